@@ -1,0 +1,503 @@
+//! Frames: what one WebSocket message holds.
+//!
+//! ```text
+//!  0        1        2                 6
+//!  +--------+--------+-----------------+------------------
+//!  | type   | flags  | stream id, BE   | payload
+//!  +--------+--------+-----------------+------------------
+//! ```
+//!
+//! The header is written by hand, control payloads by the serializer in `serial`, bodies as they
+//! are. [`Frame::decode`] takes hostile bytes: it neither panics nor allocates beyond the frame's
+//! own size and [`crate::limits`].
+
+mod control;
+mod head;
+mod headers;
+mod serial;
+
+pub use control::{
+    Challenge, Credit, DeliveryResult, GoAway, GoAwayReason, Hello, JournalMark, PreviousSession,
+    Refused, RefusedCode, Serves, VERSION, Welcome, Windows,
+};
+pub use head::{
+    BodyLength, CallAttempt, Class, RequestHead, RequestTarget, ResponseHead, TimeLeft,
+};
+pub use headers::{Headers, HeadersBuilder};
+pub use serial::Bounded;
+
+use crate::code::Failure;
+use crate::limits::{DATA_MAX_BYTES, FRAME_MAX_BYTES, HEAD_MAX_BYTES, HEADER_BYTES};
+use bytes::{Buf, Bytes};
+use control::WireReset;
+
+/// Bytes of the proof behind a [`Hello`]: an Ed25519 signature.
+pub const PROOF_BYTES: usize = 64;
+
+/// This direction of the stream ends with this frame.
+const FLAG_END: u8 = 0x01;
+/// A peer that does not know the type skips the frame.
+const FLAG_SKIPPABLE: u8 = 0x80;
+
+mod kind {
+    pub(super) const CHALLENGE: u8 = 0x01;
+    pub(super) const HELLO: u8 = 0x02;
+    pub(super) const WELCOME: u8 = 0x03;
+    pub(super) const REFUSED: u8 = 0x04;
+    pub(super) const OPEN: u8 = 0x10;
+    pub(super) const DISPATCHED: u8 = 0x11;
+    pub(super) const HEAD: u8 = 0x12;
+    pub(super) const DATA: u8 = 0x13;
+    pub(super) const TRAILERS: u8 = 0x14;
+    pub(super) const CREDIT: u8 = 0x15;
+    pub(super) const STOP: u8 = 0x16;
+    pub(super) const RESET: u8 = 0x17;
+    pub(super) const RESULT: u8 = 0x20;
+    pub(super) const RESULT_ACK: u8 = 0x21;
+    pub(super) const PING: u8 = 0x30;
+    pub(super) const PONG: u8 = 0x31;
+    pub(super) const STATUS: u8 = 0x32;
+    pub(super) const GOAWAY: u8 = 0x33;
+}
+
+/// Why bytes are not a frame. Always the sender's fault, and the session's end.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum FrameError {
+    /// Shorter than a header, or than its type needs.
+    #[error("frame is cut short")]
+    Short,
+    /// Longer than its type may be.
+    #[error("frame or head is larger than its limit")]
+    TooLarge,
+    /// A type that is not known and may not be skipped.
+    #[error("unknown frame type {0:#04x}")]
+    UnknownType(u8),
+    /// A flag that this type does not have.
+    #[error("flags {flags:#04x} are not known for frame type {kind:#04x}")]
+    UnknownFlags {
+        /// The frame's type.
+        kind: u8,
+        /// Its flags.
+        flags: u8,
+    },
+    /// A session frame with a stream id, or a stream frame without.
+    #[error("frame type {0:#04x} on the wrong stream")]
+    WrongStream(u8),
+    /// The payload does not decode.
+    #[error("payload does not decode")]
+    Payload,
+    /// The payload decodes, and bytes are left over.
+    #[error("payload has trailing bytes")]
+    TrailingBytes,
+    /// A header block that cannot be walked.
+    #[error("header block is malformed")]
+    Headers,
+    /// More header fields than [`crate::limits::HEADERS_MAX`].
+    #[error("too many header fields")]
+    TooManyHeaders,
+    /// A DATA frame that carries nothing and ends nothing.
+    #[error("empty data frame")]
+    EmptyData,
+}
+
+/// One frame.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[expect(
+    missing_docs,
+    reason = "fields are named by the frame they belong to; WIRE.md explains each"
+)]
+pub enum Frame {
+    /// Opening: the relay's first word.
+    Challenge(Challenge),
+    /// Opening: the bridge's answer and the proof behind it. `body` is what was signed.
+    Hello {
+        hello: Box<Hello>,
+        body: Bytes,
+        proof: [u8; PROOF_BYTES],
+    },
+    /// Opening: taken.
+    Welcome(Welcome),
+    /// Opening: not taken.
+    Refused(Refused),
+    /// A request, with its whole body where that is small.
+    Open {
+        id: u32,
+        head: Box<RequestHead>,
+        body: Bytes,
+        end: bool,
+    },
+    /// The first byte is about to leave for the target.
+    Dispatched { id: u32 },
+    /// A response's head, with its whole body where that is small.
+    Head {
+        id: u32,
+        head: ResponseHead,
+        body: Bytes,
+        end: bool,
+    },
+    /// A piece of a body.
+    Data { id: u32, data: Bytes, end: bool },
+    /// Trailer fields; ends its direction.
+    Trailers { id: u32, headers: Headers },
+    /// Bytes were consumed, or the window grows.
+    Credit { id: u32, credit: Credit },
+    /// Send no more; the answer still comes.
+    Stop { id: u32 },
+    /// The exchange failed or is taken back.
+    Reset { id: u32, failure: Failure },
+    /// A delivery's outcome.
+    Result(DeliveryResult),
+    /// The outcome is stored; that attempt is never sent again.
+    ResultAck(CallAttempt),
+    /// Are you there?
+    Ping(u64),
+    /// Yes.
+    Pong(u64),
+    /// What the bridge serves has changed.
+    Status(Serves),
+    /// The session will end.
+    GoAway(GoAway),
+}
+
+fn start(kind: u8, flags: u8, id: u32, capacity: usize) -> Vec<u8> {
+    let mut out = Vec::with_capacity(HEADER_BYTES + capacity);
+    out.push(kind);
+    out.push(flags);
+    out.extend_from_slice(&id.to_be_bytes());
+    out
+}
+
+fn control<T: serde::Serialize>(kind: u8, id: u32, payload: &T) -> Result<Bytes, FrameError> {
+    let mut out = start(kind, 0, id, 32);
+    serial::encode(payload, &mut out)?;
+    Ok(out.into())
+}
+
+fn with_head(
+    kind: u8,
+    id: u32,
+    body: &[u8],
+    end: bool,
+    encode: impl FnOnce(&mut Vec<u8>) -> Result<usize, FrameError>,
+) -> Result<Bytes, FrameError> {
+    if body.len() > DATA_MAX_BYTES {
+        return Err(FrameError::TooLarge);
+    }
+    let flags = if end { FLAG_END } else { 0 };
+    let mut out = start(kind, flags, id, 512 + body.len());
+    out.extend_from_slice(&[0; 4]);
+    let head_bytes = encode(&mut out)?;
+    let length = u32::try_from(head_bytes).map_err(|_| FrameError::TooLarge)?;
+    out[HEADER_BYTES..HEADER_BYTES + 4].copy_from_slice(&length.to_be_bytes());
+    out.extend_from_slice(body);
+    Ok(out.into())
+}
+
+/// Writes an OPEN frame without an owned [`Frame`].
+///
+/// # Errors
+/// [`FrameError::TooLarge`] when the head or the body is larger than its limit.
+pub fn encode_open(
+    id: u32,
+    head: &RequestHead,
+    body: &[u8],
+    end: bool,
+) -> Result<Bytes, FrameError> {
+    with_head(kind::OPEN, id, body, end, |out| head.encode(out))
+}
+
+/// Writes a HEAD frame without an owned [`Frame`].
+///
+/// # Errors
+/// [`FrameError::TooLarge`] when the head or the body is larger than its limit.
+pub fn encode_head(
+    id: u32,
+    head: &ResponseHead,
+    body: &[u8],
+    end: bool,
+) -> Result<Bytes, FrameError> {
+    with_head(kind::HEAD, id, body, end, |out| head.encode(out))
+}
+
+/// Writes a DATA frame. At most [`DATA_MAX_BYTES`] of data: the caller has cut it.
+pub fn encode_data(id: u32, data: &[u8], end: bool) -> Bytes {
+    debug_assert!(data.len() <= DATA_MAX_BYTES);
+    let mut out = start(kind::DATA, if end { FLAG_END } else { 0 }, id, data.len());
+    out.extend_from_slice(data);
+    out.into()
+}
+
+/// The bytes of a HELLO that are signed, see [`crate::opening`].
+///
+/// # Errors
+/// [`FrameError::TooLarge`] when it is larger than a control payload may be.
+pub fn encode_hello_body(hello: &Hello) -> Result<Bytes, FrameError> {
+    let mut out = Vec::new();
+    serial::encode(hello, &mut out)?;
+    Ok(out.into())
+}
+
+impl Frame {
+    /// The frame's bytes.
+    ///
+    /// # Errors
+    /// [`FrameError::TooLarge`] when a part is larger than its limit.
+    pub fn encode(&self) -> Result<Bytes, FrameError> {
+        match self {
+            Self::Challenge(challenge) => control(kind::CHALLENGE, 0, challenge),
+            Self::Hello { body, proof, .. } => {
+                let mut out = start(kind::HELLO, 0, 0, body.len() + PROOF_BYTES);
+                out.extend_from_slice(body);
+                out.extend_from_slice(proof);
+                Ok(out.into())
+            }
+            Self::Welcome(welcome) => control(kind::WELCOME, 0, welcome),
+            Self::Refused(refused) => control(kind::REFUSED, 0, refused),
+            Self::Open {
+                id,
+                head,
+                body,
+                end,
+            } => encode_open(*id, head, body, *end),
+            Self::Dispatched { id } => Ok(start(kind::DISPATCHED, 0, *id, 0).into()),
+            Self::Head {
+                id,
+                head,
+                body,
+                end,
+            } => encode_head(*id, head, body, *end),
+            Self::Data { id, data, end } => {
+                if data.len() > DATA_MAX_BYTES {
+                    return Err(FrameError::TooLarge);
+                }
+                if data.is_empty() && !end {
+                    return Err(FrameError::EmptyData);
+                }
+                Ok(encode_data(*id, data, *end))
+            }
+            Self::Trailers { id, headers } => {
+                let block = headers.block();
+                let mut out = start(kind::TRAILERS, FLAG_END, *id, block.len());
+                out.extend_from_slice(block);
+                Ok(out.into())
+            }
+            Self::Credit { id, credit } => control(kind::CREDIT, *id, credit),
+            Self::Stop { id } => Ok(start(kind::STOP, 0, *id, 0).into()),
+            Self::Reset { id, failure } => control(kind::RESET, *id, &WireReset::new(failure)),
+            Self::Result(result) => control(kind::RESULT, 0, result),
+            Self::ResultAck(attempt) => control(kind::RESULT_ACK, 0, attempt),
+            Self::Ping(token) => control(kind::PING, 0, token),
+            Self::Pong(token) => control(kind::PONG, 0, token),
+            Self::Status(serves) => control(kind::STATUS, 0, serves),
+            Self::GoAway(goaway) => control(kind::GOAWAY, 0, goaway),
+        }
+    }
+
+    /// Reads one WebSocket message. `None` for an unknown type that may be skipped.
+    ///
+    /// # Errors
+    /// Any [`FrameError`]: the peer broke the protocol.
+    pub fn decode(mut bytes: Bytes) -> Result<Option<Self>, FrameError> {
+        if bytes.len() > FRAME_MAX_BYTES {
+            return Err(FrameError::TooLarge);
+        }
+        let Some(&[kind, flags, a, b, c, d]) = bytes.first_chunk::<HEADER_BYTES>() else {
+            return Err(FrameError::Short);
+        };
+        bytes.advance(HEADER_BYTES);
+        Header {
+            kind,
+            flags,
+            id: u32::from_be_bytes([a, b, c, d]),
+        }
+        .decode_payload(bytes)
+    }
+}
+
+struct Header {
+    kind: u8,
+    flags: u8,
+    id: u32,
+}
+
+impl Header {
+    fn decode_payload(&self, payload: Bytes) -> Result<Option<Frame>, FrameError> {
+        let id = self.id;
+        let frame = match self.kind {
+            kind::CHALLENGE => Frame::Challenge(self.session_payload(&payload)?),
+            kind::HELLO => self.hello(&payload)?,
+            kind::WELCOME => Frame::Welcome(self.session_payload(&payload)?),
+            kind::REFUSED => Frame::Refused(self.session_payload(&payload)?),
+            kind::OPEN => {
+                let (head, body, end) = self.head_and_body(payload)?;
+                let head = Box::new(RequestHead::decode(&head)?);
+                Frame::Open {
+                    id,
+                    head,
+                    body,
+                    end,
+                }
+            }
+            kind::HEAD => {
+                let (head, body, end) = self.head_and_body(payload)?;
+                let head = ResponseHead::decode(&head)?;
+                Frame::Head {
+                    id,
+                    head,
+                    body,
+                    end,
+                }
+            }
+            kind::DISPATCHED => {
+                self.empty(&payload)?;
+                Frame::Dispatched { id }
+            }
+            kind::DATA => self.data(payload)?,
+            kind::TRAILERS => {
+                self.on_stream()?;
+                if self.flags != FLAG_END {
+                    return Err(self.unknown_flags());
+                }
+                if payload.len() > HEAD_MAX_BYTES {
+                    return Err(FrameError::TooLarge);
+                }
+                let headers = Headers::from_block(payload)?;
+                Frame::Trailers { id, headers }
+            }
+            kind::CREDIT => {
+                let credit = self.stream_payload(&payload)?;
+                Frame::Credit { id, credit }
+            }
+            kind::STOP => {
+                self.empty(&payload)?;
+                Frame::Stop { id }
+            }
+            kind::RESET => {
+                let wire: WireReset = self.stream_payload(&payload)?;
+                let failure = wire.into_failure().ok_or(FrameError::TooLarge)?;
+                Frame::Reset { id, failure }
+            }
+            kind::RESULT => Frame::Result(self.session_payload(&payload)?),
+            kind::RESULT_ACK => Frame::ResultAck(self.session_payload(&payload)?),
+            kind::PING => Frame::Ping(self.session_payload(&payload)?),
+            kind::PONG => Frame::Pong(self.session_payload(&payload)?),
+            kind::STATUS => Frame::Status(self.session_payload(&payload)?),
+            kind::GOAWAY => Frame::GoAway(self.session_payload(&payload)?),
+            _ if self.flags & FLAG_SKIPPABLE != 0 => return Ok(None),
+            unknown => return Err(FrameError::UnknownType(unknown)),
+        };
+        Ok(Some(frame))
+    }
+
+    fn unknown_flags(&self) -> FrameError {
+        FrameError::UnknownFlags {
+            kind: self.kind,
+            flags: self.flags,
+        }
+    }
+
+    fn no_flags(&self) -> Result<(), FrameError> {
+        if self.flags == 0 {
+            Ok(())
+        } else {
+            Err(self.unknown_flags())
+        }
+    }
+
+    fn end_flag(&self) -> Result<bool, FrameError> {
+        match self.flags {
+            0 => Ok(false),
+            FLAG_END => Ok(true),
+            _ => Err(self.unknown_flags()),
+        }
+    }
+
+    fn on_stream(&self) -> Result<(), FrameError> {
+        if self.id == 0 {
+            return Err(FrameError::WrongStream(self.kind));
+        }
+        Ok(())
+    }
+
+    fn on_session(&self) -> Result<(), FrameError> {
+        if self.id != 0 {
+            return Err(FrameError::WrongStream(self.kind));
+        }
+        self.no_flags()
+    }
+
+    fn session_payload<'a, T: serde::Deserialize<'a>>(
+        &self,
+        payload: &'a [u8],
+    ) -> Result<T, FrameError> {
+        self.on_session()?;
+        serial::decode(payload)
+    }
+
+    fn stream_payload<'a, T: serde::Deserialize<'a>>(
+        &self,
+        payload: &'a [u8],
+    ) -> Result<T, FrameError> {
+        self.on_stream()?;
+        self.no_flags()?;
+        serial::decode(payload)
+    }
+
+    fn empty(&self, payload: &[u8]) -> Result<(), FrameError> {
+        self.on_stream()?;
+        self.no_flags()?;
+        if payload.is_empty() {
+            Ok(())
+        } else {
+            Err(FrameError::TrailingBytes)
+        }
+    }
+
+    fn data(&self, data: Bytes) -> Result<Frame, FrameError> {
+        self.on_stream()?;
+        let end = self.end_flag()?;
+        if data.len() > DATA_MAX_BYTES {
+            return Err(FrameError::TooLarge);
+        }
+        if data.is_empty() && !end {
+            return Err(FrameError::EmptyData);
+        }
+        Ok(Frame::Data {
+            id: self.id,
+            data,
+            end,
+        })
+    }
+
+    fn hello(&self, payload: &Bytes) -> Result<Frame, FrameError> {
+        self.on_session()?;
+        let Some((signed, proof)) = payload.split_last_chunk::<PROOF_BYTES>() else {
+            return Err(FrameError::Short);
+        };
+        Ok(Frame::Hello {
+            hello: Box::new(serial::decode(signed)?),
+            body: payload.slice_ref(signed),
+            proof: *proof,
+        })
+    }
+
+    fn head_and_body(&self, mut payload: Bytes) -> Result<(Bytes, Bytes, bool), FrameError> {
+        self.on_stream()?;
+        let end = self.end_flag()?;
+        if payload.len() < 4 {
+            return Err(FrameError::Short);
+        }
+        let head_bytes = usize::try_from(payload.get_u32()).map_err(|_| FrameError::TooLarge)?;
+        if head_bytes > HEAD_MAX_BYTES {
+            return Err(FrameError::TooLarge);
+        }
+        if head_bytes > payload.len() {
+            return Err(FrameError::Short);
+        }
+        let head = payload.split_to(head_bytes);
+        if payload.len() > DATA_MAX_BYTES {
+            return Err(FrameError::TooLarge);
+        }
+        Ok((head, payload, end))
+    }
+}

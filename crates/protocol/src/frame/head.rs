@@ -1,0 +1,245 @@
+//! The heads of an exchange: what OPEN and HEAD say before the body.
+
+use super::headers::Headers;
+use super::{FrameError, serial};
+use crate::limits::NAME_MAX_BYTES;
+use bytes::Bytes;
+use serde::{Deserialize, Serialize};
+use std::time::Duration;
+
+/// Which traffic goes first when several streams have something to send (W-34).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub enum Class {
+    /// Call URL: small and awaited by somebody.
+    Interactive,
+    /// Synchronizer: long and patient.
+    Bulk,
+}
+
+/// Where a request goes.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum RequestTarget {
+    /// A Call URL: an absolute `http` or `https` URL.
+    Url(String),
+    /// A named endpoint, and what followed its name in the path, with the query, byte for byte.
+    Endpoint {
+        /// The name that the bridge's config declares.
+        name: String,
+        /// Empty, or from `/` or `?` on.
+        path_and_query: String,
+    },
+    /// A raw byte stream to `host:port`, as for CONNECT.
+    Connect {
+        /// A name or an address.
+        host: String,
+        /// The TCP port.
+        port: u16,
+    },
+}
+
+/// What is known of a body's length when its head is sent. Decides the framing on the other side.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub enum BodyLength {
+    /// There is no body, and no length was given.
+    None,
+    /// A length was given.
+    Known(u64),
+    /// It ends when it ends.
+    Unknown,
+}
+
+/// How much time is left, in milliseconds from now. Zero means no limit. Clock times never travel.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct TimeLeft {
+    /// Until the response's head.
+    pub head_ms: u32,
+    /// Between two signs of progress.
+    pub idle_ms: u32,
+    /// Until the end of the exchange.
+    pub total_ms: u32,
+}
+
+impl TimeLeft {
+    /// The time until the response's head, if limited.
+    pub fn head(&self) -> Option<Duration> {
+        millis(self.head_ms)
+    }
+
+    /// The time between two signs of progress, if limited.
+    pub fn idle(&self) -> Option<Duration> {
+        millis(self.idle_ms)
+    }
+
+    /// The time until the end, if limited.
+    pub fn total(&self) -> Option<Duration> {
+        millis(self.total_ms)
+    }
+}
+
+fn millis(ms: u32) -> Option<Duration> {
+    (ms != 0).then(|| Duration::from_millis(ms.into()))
+}
+
+/// Names one attempt of a stored call.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct CallAttempt {
+    /// The call's id.
+    pub call: [u8; 16],
+    /// Its attempt, from 1.
+    pub attempt: u32,
+}
+
+/// The head of a request.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RequestHead {
+    /// Its class on the way to the bridge and back.
+    pub class: Class,
+    /// Where it goes.
+    pub target: RequestTarget,
+    /// The method, as the caller wrote it.
+    pub method: String,
+    /// End-to-end header fields.
+    pub headers: Headers,
+    /// What is known of the body's length.
+    pub body: BodyLength,
+    /// Whether the caller waits for `100 Continue` (RFC 9110, 10.1.1); then nothing is inlined.
+    pub expect_continue: bool,
+    /// How much time is left.
+    pub time_left: TimeLeft,
+    /// The call that this is an attempt of, if it is a Call URL.
+    pub call: Option<CallAttempt>,
+    /// The credential that the bridge shall add, by name.
+    pub credential: Option<String>,
+}
+
+/// The head of a response. Several may come, all but the last with a status of 1xx.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ResponseHead {
+    /// The status, 100 to 999.
+    pub status: u16,
+    /// End-to-end header fields.
+    pub headers: Headers,
+    /// What is known of the body's length.
+    pub body: BodyLength,
+}
+
+impl ResponseHead {
+    /// Whether another head follows (1xx, but for 101, after which raw bytes follow).
+    pub fn is_informational(&self) -> bool {
+        (100..200).contains(&self.status) && self.status != 101
+    }
+}
+
+#[derive(Serialize, Deserialize)]
+enum WireTarget<'a> {
+    Url(&'a str),
+    Endpoint(&'a str, &'a str),
+    Connect(&'a str, u16),
+}
+
+#[derive(Serialize, Deserialize)]
+struct WireRequest<'a> {
+    class: Class,
+    #[serde(borrow)]
+    target: WireTarget<'a>,
+    method: &'a str,
+    body: BodyLength,
+    expect_continue: bool,
+    time_left: TimeLeft,
+    call: Option<CallAttempt>,
+    credential: Option<&'a str>,
+    headers: &'a [u8],
+}
+
+#[derive(Serialize, Deserialize)]
+struct WireResponse<'a> {
+    status: u16,
+    body: BodyLength,
+    headers: &'a [u8],
+}
+
+impl RequestHead {
+    /// Appends the head's encoding.
+    pub(super) fn encode(&self, out: &mut Vec<u8>) -> Result<usize, FrameError> {
+        let target = match &self.target {
+            RequestTarget::Url(url) => WireTarget::Url(url),
+            RequestTarget::Endpoint {
+                name,
+                path_and_query,
+            } => WireTarget::Endpoint(name, path_and_query),
+            RequestTarget::Connect { host, port } => WireTarget::Connect(host, *port),
+        };
+        let wire = WireRequest {
+            class: self.class,
+            target,
+            method: &self.method,
+            body: self.body,
+            expect_continue: self.expect_continue,
+            time_left: self.time_left,
+            call: self.call,
+            credential: self.credential.as_deref(),
+            headers: self.headers.block(),
+        };
+        serial::encode(&wire, out)
+    }
+
+    /// Decodes a head; header fields stay slices of `bytes`.
+    pub(super) fn decode(bytes: &Bytes) -> Result<Self, FrameError> {
+        let wire: WireRequest<'_> = serial::decode(bytes)?;
+        let short = |s: &str| s.len() <= NAME_MAX_BYTES;
+        if wire.method.is_empty() || !short(wire.method) {
+            return Err(FrameError::Payload);
+        }
+        if wire.credential.is_some_and(|name| !short(name)) {
+            return Err(FrameError::Payload);
+        }
+        let target = match wire.target {
+            WireTarget::Url(url) => RequestTarget::Url(url.to_owned()),
+            WireTarget::Endpoint(name, path) if short(name) => RequestTarget::Endpoint {
+                name: name.to_owned(),
+                path_and_query: path.to_owned(),
+            },
+            WireTarget::Connect(host, port) if short(host) => RequestTarget::Connect {
+                host: host.to_owned(),
+                port,
+            },
+            WireTarget::Endpoint(..) | WireTarget::Connect(..) => return Err(FrameError::Payload),
+        };
+        Ok(Self {
+            class: wire.class,
+            target,
+            method: wire.method.to_owned(),
+            headers: Headers::from_block(bytes.slice_ref(wire.headers))?,
+            body: wire.body,
+            expect_continue: wire.expect_continue,
+            time_left: wire.time_left,
+            call: wire.call,
+            credential: wire.credential.map(str::to_owned),
+        })
+    }
+}
+
+impl ResponseHead {
+    /// Appends the head's encoding.
+    pub(super) fn encode(&self, out: &mut Vec<u8>) -> Result<usize, FrameError> {
+        let wire = WireResponse {
+            status: self.status,
+            body: self.body,
+            headers: self.headers.block(),
+        };
+        serial::encode(&wire, out)
+    }
+
+    /// Decodes a head; header fields stay slices of `bytes`.
+    pub(super) fn decode(bytes: &Bytes) -> Result<Self, FrameError> {
+        let wire: WireResponse<'_> = serial::decode(bytes)?;
+        if !(100..1000).contains(&wire.status) {
+            return Err(FrameError::Payload);
+        }
+        Ok(Self {
+            status: wire.status,
+            headers: Headers::from_block(bytes.slice_ref(wire.headers))?,
+            body: wire.body,
+        })
+    }
+}

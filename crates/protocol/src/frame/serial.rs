@@ -1,0 +1,112 @@
+//! The one place where the serializer lives.
+//!
+//! Control payloads are bincode 2 in its standard configuration: little-endian, variable-length
+//! integers. Decoding has a byte limit, and bytes left over are an error; encoding checks the same
+//! limit, because bincode binds it on decode alone. DATA never passes through here.
+
+use super::FrameError;
+use crate::limits::HEAD_MAX_BYTES;
+use serde::de::{self, SeqAccess, Visitor};
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
+use std::fmt;
+use std::marker::PhantomData;
+
+const CONFIG: bincode::config::Configuration<
+    bincode::config::LittleEndian,
+    bincode::config::Varint,
+    bincode::config::Limit<HEAD_MAX_BYTES>,
+> = bincode::config::standard().with_limit::<HEAD_MAX_BYTES>();
+
+/// Appends the encoding of `value`.
+///
+/// # Errors
+/// [`FrameError::TooLarge`] when it is longer than [`HEAD_MAX_BYTES`].
+pub(crate) fn encode<T: Serialize>(value: &T, out: &mut Vec<u8>) -> Result<usize, FrameError> {
+    let before = out.len();
+    bincode::serde::encode_into_std_write(value, out, CONFIG).map_err(|_| FrameError::TooLarge)?;
+    let written = out.len() - before;
+    if written > HEAD_MAX_BYTES {
+        out.truncate(before);
+        return Err(FrameError::TooLarge);
+    }
+    Ok(written)
+}
+
+/// Decodes the whole of `bytes`.
+///
+/// # Errors
+/// [`FrameError::Payload`] when they are not the encoding of a `T`, or when any are left over.
+pub(crate) fn decode<'a, T: Deserialize<'a>>(bytes: &'a [u8]) -> Result<T, FrameError> {
+    if bytes.len() > HEAD_MAX_BYTES {
+        return Err(FrameError::TooLarge);
+    }
+    let (value, used) =
+        bincode::serde::borrow_decode_from_slice(bytes, CONFIG).map_err(|_| FrameError::Payload)?;
+    if used != bytes.len() {
+        return Err(FrameError::TrailingBytes);
+    }
+    Ok(value)
+}
+
+/// A list of at most `MAX` items. Decoding allocates as items arrive, never by a claimed length.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Bounded<T, const MAX: usize>(Vec<T>);
+
+impl<T, const MAX: usize> Bounded<T, MAX> {
+    /// The first `MAX` of the items.
+    pub fn truncated(items: impl IntoIterator<Item = T>) -> Self {
+        Self(items.into_iter().take(MAX).collect())
+    }
+
+    /// The items.
+    pub fn as_slice(&self) -> &[T] {
+        &self.0
+    }
+}
+
+impl<T, const MAX: usize> Default for Bounded<T, MAX> {
+    fn default() -> Self {
+        Self(Vec::new())
+    }
+}
+
+impl<T, const MAX: usize> std::ops::Deref for Bounded<T, MAX> {
+    type Target = [T];
+
+    fn deref(&self) -> &[T] {
+        &self.0
+    }
+}
+
+impl<T: Serialize, const MAX: usize> Serialize for Bounded<T, MAX> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        self.0.serialize(serializer)
+    }
+}
+
+impl<'de, T: Deserialize<'de>, const MAX: usize> Deserialize<'de> for Bounded<T, MAX> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Items<T, const MAX: usize>(PhantomData<T>);
+
+        impl<'de, T: Deserialize<'de>, const MAX: usize> Visitor<'de> for Items<T, MAX> {
+            type Value = Bounded<T, MAX>;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                write!(f, "at most {MAX} items")
+            }
+
+            fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<Self::Value, A::Error> {
+                let mut items = Vec::new();
+                while let Some(item) = seq.next_element()? {
+                    if items.len() == MAX {
+                        return Err(de::Error::custom("too many items"));
+                    }
+                    items.push(item);
+                }
+                Ok(Bounded(items))
+            }
+        }
+
+        deserializer.deserialize_seq(Items(PhantomData))
+    }
+}

@@ -1,0 +1,90 @@
+//! Every bound of the wire, with its unit and its reason. WIRE.md lists the same numbers (W-5).
+
+use std::time::Duration;
+
+/// Bytes of a frame's header: type, flags, stream id.
+pub const HEADER_BYTES: usize = 6;
+
+/// Largest payload of a DATA frame, and largest body inside OPEN or HEAD: 16 KiB, so that a small
+/// call never waits for a long write (13 ms at 10 Mbit/s), and WebSocket buffers stay small.
+pub const DATA_MAX_BYTES: usize = 16 * 1024;
+
+/// Largest encoded head in OPEN, HEAD or TRAILERS, and largest control payload: 48 KiB, room for
+/// the cookies that single sign-on leaves behind.
+pub const HEAD_MAX_BYTES: usize = 48 * 1024;
+
+/// Largest frame, and so the largest WebSocket message: a header, a head with its length, a body.
+pub const FRAME_MAX_BYTES: usize = HEADER_BYTES + 4 + HEAD_MAX_BYTES + DATA_MAX_BYTES;
+
+/// Header fields in one head.
+pub const HEADERS_MAX: usize = 256;
+
+/// Bytes of a method, an endpoint's name, a credential's name.
+pub const NAME_MAX_BYTES: usize = 256;
+
+/// Bytes of a failure's detail; longer ones are cut.
+pub const DETAIL_MAX_BYTES: usize = 512;
+
+/// Endpoint names in HELLO and STATUS.
+pub const SERVES_ENDPOINTS_MAX: usize = 256;
+
+/// Host patterns in HELLO and STATUS. A bridge with more declares none and is asked each time.
+pub const SERVES_HOSTS_MAX: usize = 512;
+
+/// Streams of the session before that HELLO may list as never dispatched.
+pub const ABANDONED_MAX: usize = 1024;
+
+/// Bytes of each stream that never count against the session's window, so that a session window
+/// smaller than the sum of its streams cannot deadlock (W-31). The size of an inlined body, so
+/// that a small call never waits for credit.
+pub const STREAM_RESERVE_BYTES: u64 = DATA_MAX_BYTES as u64;
+
+/// What a stream may have outstanding at first: 256 KiB.
+pub const STREAM_WINDOW_INITIAL_BYTES: u64 = 256 * 1024;
+
+/// Smallest stream window that a peer may announce.
+pub const STREAM_WINDOW_MIN_BYTES: u64 = STREAM_RESERVE_BYTES;
+
+/// Largest window that one stream grows to: twice the bandwidth-delay product of 1 Gbit/s at 150 ms.
+pub const STREAM_WINDOW_CAP_BYTES: u64 = 38 * 1024 * 1024;
+
+/// What all streams of a session together may have outstanding between their reserve and their
+/// initial window.
+pub const SESSION_WINDOW_BYTES: u64 = 4 * 1024 * 1024;
+
+/// Streams that are open in a session at once, unless told otherwise.
+pub const STREAMS_MAX: u32 = 1024;
+
+/// Bytes that wait unsent in one stream before its writer has to wait.
+pub const SEND_QUEUE_STREAM_BYTES: usize = 64 * 1024;
+
+/// Bytes that wait unsent in a whole session before writers with something queued have to wait.
+pub const SEND_QUEUE_SESSION_BYTES: usize = 4 * 1024 * 1024;
+
+/// Bytes chosen for one write: what is chosen cannot be overtaken any more.
+pub const WRITE_BATCH_BYTES: usize = 64 * 1024;
+
+/// Ids at which the relay asks for a new session, long before they end.
+pub const STREAM_ID_RENEW: u32 = 0x7000_0000;
+
+/// A PING after this much silence. Not 30 or 60 s, where balancers cut.
+pub const HEARTBEAT: Duration = Duration::from_secs(15);
+
+/// A peer that was silent for this long is dead. Below 30 s, so that with the redial a frozen
+/// connection is replaced within that time.
+pub const DEAD_AFTER: Duration = Duration::from_secs(25);
+
+/// A write that makes no progress for this long ends the session.
+pub const WRITE_STALL: Duration = Duration::from_secs(10);
+
+/// How long DISPATCHED may wait for other frames to travel with (W-22).
+pub const DISPATCHED_DELAY: Duration = Duration::from_millis(20);
+
+/// From the upgrade to WELCOME.
+pub const OPENING_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// HEADs with an informational status that one exchange may have.
+pub const INFORMATIONAL_MAX: u32 = 16;
+
+/// Delivery frames (RESULT, RESULT_ACK) that wait unsent in a session.
+pub const RESULTS_QUEUED_MAX: usize = 256;

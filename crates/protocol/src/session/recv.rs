@@ -1,0 +1,578 @@
+//! The way in: what each frame from the peer does.
+
+use super::event::{Event, Read};
+use super::stream::Stream;
+use super::{EndReason, Session, Side};
+use crate::code::{Code, Execution, Failure};
+use crate::frame::{BodyLength, Credit, Frame, GoAway, RequestHead, ResponseHead};
+use crate::limits::{INFORMATIONAL_MAX, STREAM_RESERVE_BYTES};
+use bytes::Bytes;
+use std::sync::Arc;
+use std::time::Instant;
+
+/// Largest window that arithmetic is done with; no peer needs more.
+const WINDOW_LIMIT: u64 = 1 << 40;
+
+/// Refusals of streams that wait to be sent. A relay that causes more floods.
+const REFUSALS_MAX: usize = 1024;
+
+/// Events that wait for the owner. It drains them after each frame, so more is a flood.
+const SERVES_EVENTS: usize = 1;
+
+fn broken(what: impl Into<String>) -> EndReason {
+    EndReason::Protocol(what.into())
+}
+
+impl Session {
+    /// Takes one message from the peer.
+    ///
+    /// # Errors
+    /// The session's end: the peer broke the protocol.
+    pub fn handle_frame(&mut self, now: Instant, message: Bytes) -> Result<(), EndReason> {
+        if let Some(reason) = &self.ended {
+            return Err(reason.clone());
+        }
+        self.timers.heard(now);
+        let frame = Frame::decode(message).map_err(|error| broken(error.to_string()))?;
+        match frame {
+            None => Ok(()),
+            Some(Frame::Data { id, data, end }) => self.on_data(id, data, end),
+            Some(Frame::Credit { id, credit }) => self.on_credit(id, credit),
+            Some(Frame::Open {
+                id,
+                head,
+                body,
+                end,
+            }) => self.on_open(id, head, body, end),
+            Some(Frame::Head {
+                id,
+                head,
+                body,
+                end,
+            }) => self.on_head(id, head, body, end),
+            Some(Frame::Dispatched { id }) => self.on_dispatched(id),
+            Some(Frame::Trailers { id, headers }) => {
+                let Some(stream) = self.receiving(id)? else {
+                    return Ok(());
+                };
+                stream.recv.trailers = Some(headers);
+                self.on_end(id);
+                Ok(())
+            }
+            Some(Frame::Stop { id }) => self.on_stop(id),
+            Some(Frame::Reset { id, failure }) => self.on_reset(id, failure),
+            Some(Frame::Ping(token)) => {
+                self.pong = Some(token);
+                Ok(())
+            }
+            Some(Frame::Pong(token)) => {
+                self.timers.pong(now, token);
+                Ok(())
+            }
+            Some(Frame::Status(serves)) => {
+                self.from(Side::Bridge, "STATUS")?;
+                self.serves = Arc::new(serves);
+                let told = self.events.iter().filter(|event| **event == Event::Serves);
+                if told.count() < SERVES_EVENTS {
+                    self.events.push_back(Event::Serves);
+                }
+                Ok(())
+            }
+            Some(Frame::GoAway(goaway)) => self.on_goaway(goaway),
+            Some(Frame::Result(result)) => {
+                self.from(Side::Bridge, "RESULT")?;
+                self.events.push_back(Event::Result(result));
+                Ok(())
+            }
+            Some(Frame::ResultAck(attempt)) => {
+                self.from(Side::Relay, "RESULT_ACK")?;
+                self.events.push_back(Event::ResultAck(attempt));
+                Ok(())
+            }
+            Some(
+                Frame::Challenge(_) | Frame::Hello { .. } | Frame::Welcome(_) | Frame::Refused(_),
+            ) => Err(broken("a frame of the opening after it")),
+        }
+    }
+
+    /// The peer may send this only if it is `side`.
+    fn from(&self, side: Side, what: &str) -> Result<(), EndReason> {
+        if self.config.side == side {
+            return Err(broken(format!("{what} from the wrong side")));
+        }
+        Ok(())
+    }
+
+    /// The stream, unless it is over: frames that were on their way then are of no interest.
+    fn known(&mut self, id: u32) -> Result<Option<&mut Stream>, EndReason> {
+        if id > self.last_id {
+            return Err(broken(format!(
+                "a frame for stream {id}, which was never opened"
+            )));
+        }
+        Ok(self
+            .streams
+            .get_mut(&id)
+            .filter(|stream| stream.failure.is_none() || stream.awaits_word))
+    }
+
+    /// The stream, if bytes may still come on it.
+    fn receiving(&mut self, id: u32) -> Result<Option<&mut Stream>, EndReason> {
+        let side = self.config.side;
+        let Some(stream) = self.known(id)? else {
+            return Ok(None);
+        };
+        if stream.awaits_word {
+            return Ok(Some(stream));
+        }
+        if stream.recv.stopped {
+            return Ok(None);
+        }
+        if stream.recv.ended {
+            return Err(broken(format!("a frame for stream {id} after its end")));
+        }
+        if side == Side::Relay && !stream.recv.final_head {
+            return Err(broken(format!("a body on stream {id} before its head")));
+        }
+        Ok(Some(stream))
+    }
+
+    fn on_open(
+        &mut self,
+        id: u32,
+        head: Box<RequestHead>,
+        body: Bytes,
+        end: bool,
+    ) -> Result<(), EndReason> {
+        self.from(Side::Relay, "OPEN")?;
+        if id <= self.last_id {
+            return Err(broken(format!("stream {id} was opened before")));
+        }
+        if self.local_goaway.is_some() {
+            // Above the last stream taken: the relay sends it elsewhere.
+            return Ok(());
+        }
+        self.last_id = id;
+        let limit = self.config.local.streams_max;
+        let held = u32::try_from(self.streams.len()).unwrap_or(u32::MAX);
+        if self.live >= limit || held >= limit.saturating_mul(2) {
+            if self.refusals.len() >= REFUSALS_MAX {
+                return Err(broken("a flood of streams above the limit"));
+            }
+            let detail = format!("the bridge has {limit} exchanges running, its limit");
+            let failure = Failure::not_dispatched(Code::Overloaded, detail);
+            self.refusals.push_back((id, failure));
+            return Ok(());
+        }
+        let mut stream = Stream::new(
+            head.class,
+            self.config.peer.stream_bytes,
+            self.config.local.stream_bytes,
+            head.body,
+        );
+        stream.recv.final_head = true;
+        self.streams.insert(id, stream);
+        self.live += 1;
+        self.take_bytes(id, body)?;
+        self.events.push_back(Event::Opened { id, head });
+        if end {
+            self.on_end(id);
+        }
+        Ok(())
+    }
+
+    fn on_head(
+        &mut self,
+        id: u32,
+        head: ResponseHead,
+        body: Bytes,
+        end: bool,
+    ) -> Result<(), EndReason> {
+        self.from(Side::Bridge, "HEAD")?;
+        let Some(stream) = self.known(id)? else {
+            return Ok(());
+        };
+        stream.dispatched = true;
+        if stream.awaits_word {
+            stream.recv.final_head |= !head.is_informational();
+            if end {
+                self.on_end(id);
+            }
+            return Ok(());
+        }
+        if stream.recv.final_head {
+            return Err(broken(format!("a second head on stream {id}")));
+        }
+        if head.is_informational() {
+            stream.recv.informational += 1;
+            if end || !body.is_empty() || stream.recv.informational > INFORMATIONAL_MAX {
+                return Err(broken(format!("too much before the head of stream {id}")));
+            }
+        } else {
+            stream.recv.final_head = true;
+            stream.recv.body = head.body;
+        }
+        stream.recv.heads.push_back(head);
+        self.events.push_back(Event::Readable(id));
+        self.take_bytes(id, body)?;
+        if end {
+            self.on_end(id);
+        }
+        Ok(())
+    }
+
+    fn on_data(&mut self, id: u32, data: Bytes, end: bool) -> Result<(), EndReason> {
+        if self.receiving(id)?.is_none() {
+            return Ok(());
+        }
+        self.take_bytes(id, data)?;
+        if end {
+            self.on_end(id);
+        }
+        Ok(())
+    }
+
+    /// Counts bytes that came, and keeps them for the reader.
+    fn take_bytes(&mut self, id: u32, data: Bytes) -> Result<(), EndReason> {
+        let session_bytes = self.config.local.session_bytes;
+        let Some(stream) = self.streams.get_mut(&id) else {
+            return Ok(());
+        };
+        if data.is_empty() || stream.awaits_word {
+            return Ok(());
+        }
+        let window = &mut stream.recv.window;
+        let before = window.charge();
+        window.outstanding += data.len() as u64;
+        if window.outstanding > window.size {
+            return Err(broken(format!("more bytes on stream {id} than its window")));
+        }
+        let was_pressed = self.recv_charge > session_bytes / 2;
+        self.recv_charge += window.charge() - before;
+        if self.recv_charge > session_bytes {
+            return Err(broken("more bytes than the session's window"));
+        }
+        let wake = stream.recv.buffered == 0;
+        stream.recv.push(data);
+        if wake {
+            self.events.push_back(Event::Readable(id));
+        }
+        if !was_pressed && self.recv_charge > session_bytes / 2 {
+            self.return_all_credit();
+        }
+        Ok(())
+    }
+
+    fn on_end(&mut self, id: u32) {
+        let Some(stream) = self.streams.get_mut(&id) else {
+            return;
+        };
+        stream.recv.ended = true;
+        if stream.awaits_word {
+            // The whole answer crossed with our RESET.
+            stream.awaits_word = false;
+            if let Some(failure) = &mut stream.failure {
+                failure.execution = Execution::Executed;
+            }
+            self.events.push_back(Event::Failed(id));
+        } else {
+            self.events.push_back(Event::Readable(id));
+        }
+        self.end_on_wire(id);
+    }
+
+    fn on_dispatched(&mut self, id: u32) -> Result<(), EndReason> {
+        self.from(Side::Bridge, "DISPATCHED")?;
+        if let Some(stream) = self.known(id)? {
+            stream.dispatched = true;
+        }
+        Ok(())
+    }
+
+    fn on_credit(&mut self, id: u32, credit: Credit) -> Result<(), EndReason> {
+        let Some(stream) = self.known(id)? else {
+            return Ok(());
+        };
+        let window = &mut stream.send.window;
+        let before = window.charge();
+        window.outstanding = if stream.send.stopped || stream.failure.is_some() {
+            0
+        } else {
+            window
+                .outstanding
+                .checked_sub(credit.returned.into())
+                .ok_or_else(|| broken(format!("stream {id} got more credit than was sent")))?
+        };
+        window.size = (window.size + u64::from(credit.grown)).min(WINDOW_LIMIT);
+        let freed = before - window.charge();
+        let was_blocked = std::mem::take(&mut stream.send.blocked);
+        self.send_charge -= freed;
+        if was_blocked {
+            // Within its reserve again, or first in line for what came free.
+            self.blocked.retain(|blocked| *blocked != id);
+        }
+        self.line_up(id);
+        if freed > 0 && !self.blocked.is_empty() {
+            self.unblock();
+        }
+        self.end_on_wire(id);
+        Ok(())
+    }
+
+    fn on_stop(&mut self, id: u32) -> Result<(), EndReason> {
+        let Some(stream) = self.known(id)? else {
+            return Ok(());
+        };
+        if stream.awaits_word {
+            return Ok(());
+        }
+        stream.send.stopped = true;
+        stream.send.ended = true;
+        self.drop_unsent(id);
+        self.events.push_back(Event::Writable(id));
+        self.end_on_wire(id);
+        Ok(())
+    }
+
+    fn on_reset(&mut self, id: u32, failure: Failure) -> Result<(), EndReason> {
+        let side = self.config.side;
+        let Some(stream) = self.known(id)? else {
+            return Ok(());
+        };
+        match side {
+            Side::Relay if stream.awaits_word => {
+                stream.awaits_word = false;
+                if let Some(own) = &mut stream.failure {
+                    own.execution = failure.execution;
+                }
+                self.events.push_back(Event::Failed(id));
+            }
+            Side::Relay => {
+                // HEAD implies that the target answered, whatever the bridge says.
+                let execution = if stream.recv.final_head {
+                    Execution::Executed
+                } else {
+                    failure.execution.max(Execution::NotDispatched)
+                };
+                self.close_stream(
+                    id,
+                    Failure {
+                        execution,
+                        ..failure
+                    },
+                );
+            }
+            Side::Bridge => {
+                let stream = &self.streams[&id];
+                let execution = self.execution_of(stream);
+                let word = Failure {
+                    execution,
+                    ..failure
+                };
+                self.close_stream(id, word.clone());
+                if let Some(stream) = self.streams.get_mut(&id) {
+                    stream.pending.reset = Some(word);
+                }
+                self.list_control(id);
+            }
+        }
+        self.end_on_wire(id);
+        Ok(())
+    }
+
+    fn on_goaway(&mut self, goaway: GoAway) -> Result<(), EndReason> {
+        if goaway.last_stream.is_some() {
+            self.from(Side::Bridge, "GOAWAY with a last stream")?;
+        }
+        if self.peer_goaway.is_some() {
+            return Ok(());
+        }
+        self.peer_goaway = Some(goaway);
+        self.events.push_back(Event::GoAway(goaway));
+        if let Some(last) = goaway.last_stream {
+            let above: Vec<u32> = self
+                .streams
+                .keys()
+                .copied()
+                .filter(|id| *id > last)
+                .collect();
+            for id in above {
+                let answered = self.streams.get(&id).is_none_or(|s| s.failure.is_some());
+                if !answered {
+                    let detail = "the bridge was leaving and did not take the request";
+                    self.close_stream(id, Failure::not_dispatched(Code::TunnelLost, detail));
+                } else if let Some(stream) = self.streams.get_mut(&id) {
+                    stream.awaits_word = false;
+                    if let Some(failure) = &mut stream.failure {
+                        failure.execution = Execution::NotDispatched;
+                    }
+                    self.events.push_back(Event::Failed(id));
+                }
+                self.end_on_wire(id);
+            }
+        }
+        self.tell_if_drained();
+        Ok(())
+    }
+
+    // ---- what readers do -----------------------------------------------------------------
+
+    /// Relay: the next head of the answer.
+    ///
+    /// # Errors
+    /// The stream's failure.
+    pub fn read_head(&mut self, id: u32) -> Result<Option<ResponseHead>, Failure> {
+        let Some(stream) = self.streams.get_mut(&id) else {
+            return Err(super::unknown_stream());
+        };
+        match (stream.recv.heads.pop_front(), &stream.failure) {
+            (Some(head), None) => Ok(Some(head)),
+            (None, None) => Ok(None),
+            (_, Some(failure)) => Err(failure.clone()),
+        }
+    }
+
+    /// What is known of the length of the body that comes in.
+    pub fn body_length(&self, id: u32) -> BodyLength {
+        self.streams
+            .get(&id)
+            .map_or(BodyLength::Unknown, |stream| stream.recv.body)
+    }
+
+    /// Whether all of the incoming body was read, or there was none.
+    pub fn is_read_to_end(&self, id: u32) -> bool {
+        self.streams.get(&id).is_some_and(|stream| {
+            let recv = &stream.recv;
+            stream.failure.is_none() && recv.ended && recv.buffered == 0 && recv.trailers.is_none()
+        })
+    }
+
+    /// The next bytes of the body. Taking them returns their credit, in due course.
+    pub fn read(&mut self, now: Instant, id: u32) -> Read {
+        let Some(stream) = self.streams.get_mut(&id) else {
+            return Read::Failed(super::unknown_stream());
+        };
+        if let Some(failure) = &stream.failure {
+            return Read::Failed(failure.clone());
+        }
+        if let Some(data) = stream.recv.pop() {
+            stream.recv.taken += data.len() as u64;
+            self.return_credit(now, id);
+            return Read::Data(data);
+        }
+        if !stream.recv.ended {
+            return Read::Pending;
+        }
+        match stream.recv.trailers.take() {
+            Some(headers) => Read::Trailers(headers),
+            None => Read::End,
+        }
+    }
+
+    /// Asks the peer to send no more of its body; the exchange goes on.
+    pub fn stop(&mut self, id: u32) {
+        let Some(stream) = self.streams.get_mut(&id) else {
+            return;
+        };
+        if stream.recv.ended || stream.failure.is_some() {
+            self.take_all(id);
+            return;
+        }
+        stream.recv.stopped = true;
+        stream.recv.ended = true;
+        stream.pending.stop = true;
+        self.drop_unread(id);
+        self.list_control(id);
+        self.end_on_wire(id);
+    }
+
+    /// Gives up what was not read, as if it had been.
+    pub(super) fn take_all(&mut self, id: u32) {
+        if let Some(stream) = self.streams.get_mut(&id) {
+            stream.recv.taken += stream.recv.discard();
+            stream.recv.trailers = None;
+            if stream.failure.is_none() && stream.recv.window.charge() > 0 {
+                stream.pending.credit = true;
+                self.list_control(id);
+            }
+        }
+    }
+
+    /// Drops what was not read, and what it was charged: the sender does the same.
+    pub(super) fn drop_unread(&mut self, id: u32) {
+        if let Some(stream) = self.streams.get_mut(&id) {
+            let charge = stream.recv.window.charge();
+            stream.recv.discard();
+            stream.recv.heads.clear();
+            stream.recv.trailers = None;
+            stream.recv.window.outstanding = 0;
+            stream.recv.taken = 0;
+            stream.pending.credit = false;
+            self.recv_charge -= charge;
+        }
+    }
+
+    /// Lists a stream for CREDIT when that is due (W-32): at half its window, or at half its
+    /// reserve when the session's window is half used, or at its end when it is still charged.
+    fn return_credit(&mut self, now: Instant, id: u32) {
+        let pressed = self.recv_charge > self.config.local.session_bytes / 2;
+        let rtt = self.timers.rtt();
+        let cap = self.config.stream_window_cap;
+        let Some(stream) = self.streams.get_mut(&id) else {
+            return;
+        };
+        let recv = &mut stream.recv;
+        let due = if recv.ended {
+            recv.buffered == 0 && recv.window.charge() > 0
+        } else if pressed {
+            recv.taken >= STREAM_RESERVE_BYTES / 2
+        } else {
+            recv.taken >= recv.window.size / 2
+        };
+        if !due || stream.pending.credit {
+            return;
+        }
+        stream.pending.credit = true;
+        // Half a window in less than a round trip: the window is below twice the path's
+        // bandwidth-delay product, and what was read is all that came, so the reader keeps up.
+        let fast = recv
+            .credited_at
+            .is_some_and(|at| now.saturating_duration_since(at) < rtt);
+        if fast && !recv.ended && recv.buffered <= recv.window.size / 4 {
+            let wanted = recv.window.size.min(cap.saturating_sub(recv.window.size));
+            if wanted > 0 && self.config.budget.try_take(wanted) {
+                recv.window.size += wanted;
+                recv.growth += wanted;
+            }
+        }
+        if recv.credited_at.is_none() {
+            recv.credited_at = Some(now);
+        }
+        if self.timers.wants_rtt(now) {
+            let token = self.timers.ping(now);
+            self.push_frame(&Frame::Ping(token));
+        }
+        self.list_control(id);
+    }
+
+    /// The session's window is half used: whatever was taken goes back.
+    fn return_all_credit(&mut self) {
+        let due = |stream: &Stream| {
+            stream.failure.is_none()
+                && stream.recv.taken >= STREAM_RESERVE_BYTES / 2
+                && !stream.pending.credit
+        };
+        let ids: Vec<u32> = self
+            .streams
+            .iter()
+            .filter(|(_, stream)| due(stream))
+            .map(|(id, _)| *id)
+            .collect();
+        for id in ids {
+            if let Some(stream) = self.streams.get_mut(&id) {
+                stream.pending.credit = true;
+            }
+            self.list_control(id);
+        }
+    }
+}

@@ -1,0 +1,309 @@
+//! The way out: which frame leaves next, and what it costs.
+
+use super::event::Event;
+use super::stream::{Outgoing, Stream};
+use super::{Session, Side};
+use crate::frame::{self, Credit, Frame};
+use crate::limits::{DATA_MAX_BYTES, SEND_QUEUE_STREAM_BYTES};
+use bytes::{Bytes, BytesMut};
+use std::time::{Duration, Instant};
+
+/// A stream that had nothing to send for this long is fresh again: long enough that a transfer
+/// which runs dry between two reads is not, short enough that somebody who clicks is.
+const IDLE: Duration = Duration::from_millis(100);
+
+impl Session {
+    /// The next frame, or `None` when nothing may leave now.
+    pub fn poll_transmit(&mut self, now: Instant) -> Option<Bytes> {
+        if self.ended.is_some() {
+            return None;
+        }
+        if let Some(token) = self.pong.take() {
+            return Some(encode(&Frame::Pong(token)));
+        }
+        if let Some(frame) = self.outbox.pop_front() {
+            self.results_queued = self.results_queued.min(self.outbox.len());
+            return Some(frame);
+        }
+        if let Some((id, failure)) = self.refusals.pop_front() {
+            return Some(encode(&Frame::Reset { id, failure }));
+        }
+        if let Some(frame) = self.next_control(now) {
+            return Some(frame);
+        }
+        self.next_scheduled(now)
+    }
+
+    fn next_control(&mut self, now: Instant) -> Option<Bytes> {
+        while let Some(id) = self.controls.front().copied() {
+            if let Some(stream) = self.streams.get_mut(&id) {
+                if let Some(failure) = stream.pending.reset.take() {
+                    stream.pending.credit = false;
+                    stream.pending.stop = false;
+                    stream.dispatched_owed = false;
+                    return Some(encode(&Frame::Reset { id, failure }));
+                }
+                if std::mem::take(&mut stream.pending.stop) {
+                    stream.pending.credit = false;
+                    return Some(encode(&Frame::Stop { id }));
+                }
+                if std::mem::take(&mut stream.pending.credit)
+                    && let Some(credit) = self.collect_credit(now, id)
+                {
+                    self.end_on_wire(id);
+                    return Some(encode(&Frame::Credit { id, credit }));
+                }
+            }
+            self.controls.pop_front();
+            if let Some(stream) = self.streams.get_mut(&id) {
+                stream.pending.listed = false;
+                self.end_on_wire(id);
+            }
+        }
+        None
+    }
+
+    /// What CREDIT says now; `None` when there is nothing to say.
+    fn collect_credit(&mut self, now: Instant, id: u32) -> Option<Credit> {
+        let stream = self.streams.get_mut(&id)?;
+        let recv = &mut stream.recv;
+        let before = recv.window.charge();
+        let returned = u32::try_from(recv.taken).unwrap_or(u32::MAX);
+        let grown = u32::try_from(recv.growth).unwrap_or(u32::MAX);
+        if returned == 0 && grown == 0 {
+            return None;
+        }
+        recv.taken -= u64::from(returned);
+        recv.growth -= u64::from(grown);
+        recv.window.outstanding -= u64::from(returned);
+        recv.credited_at = Some(now);
+        self.recv_charge -= before - recv.window.charge();
+        Some(Credit { returned, grown })
+    }
+
+    /// Puts a stream into the list of those with control frames pending.
+    pub(super) fn list_control(&mut self, id: u32) {
+        if let Some(stream) = self.streams.get_mut(&id)
+            && !stream.pending.listed
+        {
+            stream.pending.listed = true;
+            self.controls.push_back(id);
+        }
+    }
+
+    /// DISPATCHED frames that have waited long enough.
+    pub(super) fn send_owed(&mut self) {
+        debug_assert_eq!(self.config.side, Side::Bridge);
+        while let Some(id) = self.owed.pop_front() {
+            let owed = self.streams.get_mut(&id).is_some_and(|stream| {
+                stream.failure.is_none() && std::mem::take(&mut stream.dispatched_owed)
+            });
+            if owed {
+                self.outbox.push_back(encode(&Frame::Dispatched { id }));
+            }
+        }
+    }
+
+    /// Puts a stream in line if it has something that may leave.
+    pub(super) fn line_up(&mut self, id: u32) {
+        let session_left = self.config.peer.session_bytes - self.send_charge;
+        let Some(stream) = self.streams.get_mut(&id) else {
+            return;
+        };
+        if stream.send.scheduled || stream.send.blocked {
+            return;
+        }
+        match sendable(stream, session_left) {
+            Sendable::Yes => {
+                stream.send.scheduled = true;
+                let burst = stream.send.burst;
+                self.schedule.push(id, stream.class, burst);
+            }
+            Sendable::SessionFull => {
+                stream.send.blocked = true;
+                self.blocked.push_back(id);
+            }
+            Sendable::No => {}
+        }
+    }
+
+    fn next_scheduled(&mut self, now: Instant) -> Option<Bytes> {
+        loop {
+            let id = self.schedule.pop()?;
+            let session_left = self.config.peer.session_bytes - self.send_charge;
+            let Some(stream) = self.streams.get_mut(&id) else {
+                continue;
+            };
+            stream.send.scheduled = false;
+            if sendable(stream, session_left) != Sendable::Yes {
+                self.line_up(id);
+                self.end_on_wire(id);
+                continue;
+            }
+            if stream
+                .send
+                .dry_since
+                .take()
+                .is_some_and(|since| now.saturating_duration_since(since) >= IDLE)
+            {
+                stream.send.burst = 0;
+            }
+            let before = stream.send.window.charge();
+            let (frame, body) = next_frame(id, stream, session_left);
+            self.send_charge += stream.send.window.charge() - before;
+            stream.send.burst += frame.len() as u64;
+            stream.send.queued -= body;
+            self.send_queued -= body;
+            if stream.send.queue.is_empty() {
+                stream.send.dry_since = Some(now);
+            }
+            let class = stream.class;
+            let wake = stream.send.writer_waits && stream.send.queued < SEND_QUEUE_STREAM_BYTES;
+            if wake {
+                stream.send.writer_waits = false;
+                self.events.push_back(Event::Writable(id));
+            }
+            self.schedule.sent(class, frame.len() as u64);
+            self.line_up(id);
+            self.end_on_wire(id);
+            return Some(frame);
+        }
+    }
+
+    /// Bytes of a stream came back: those that waited for the session's window may go on.
+    pub(super) fn unblock(&mut self) {
+        for _ in 0..self.blocked.len() {
+            let Some(id) = self.blocked.pop_front() else {
+                return;
+            };
+            if let Some(stream) = self.streams.get_mut(&id) {
+                stream.send.blocked = false;
+                self.line_up(id);
+                if self.send_charge >= self.config.peer.session_bytes {
+                    return;
+                }
+            }
+        }
+    }
+
+    /// Drops what waits to be sent, and what it was charged.
+    pub(super) fn drop_unsent(&mut self, id: u32) {
+        let Some(stream) = self.streams.get_mut(&id) else {
+            return;
+        };
+        let charge = stream.send.window.charge();
+        if std::mem::take(&mut stream.send.blocked) {
+            self.blocked.retain(|blocked| *blocked != id);
+        }
+        stream.send.queue.clear();
+        self.send_queued -= stream.send.queued;
+        stream.send.queued = 0;
+        stream.send.window.outstanding = 0;
+        self.send_charge -= charge;
+        if charge > 0 {
+            self.unblock();
+        }
+    }
+}
+
+/// Own control frames are within their limits.
+fn encode(frame: &Frame) -> Bytes {
+    frame
+        .encode()
+        .expect("own control frames are within their limits")
+}
+
+#[derive(PartialEq, Eq)]
+enum Sendable {
+    Yes,
+    SessionFull,
+    No,
+}
+
+fn sendable(stream: &Stream, session_left: u64) -> Sendable {
+    if stream.send.ended {
+        return Sendable::No;
+    }
+    match stream.send.queue.front() {
+        None => Sendable::No,
+        // A head's body fits the reserve of a stream that has sent nothing yet.
+        Some(Outgoing::Head { .. } | Outgoing::End(_)) => Sendable::Yes,
+        Some(Outgoing::Data(_)) => {
+            let window = &stream.send.window;
+            if window.fits(1, session_left) > 0 {
+                Sendable::Yes
+            } else if window.outstanding < window.size {
+                Sendable::SessionFull
+            } else {
+                Sendable::No
+            }
+        }
+    }
+}
+
+/// Takes the next frame off a stream that is sendable, and the bytes of body in it.
+fn next_frame(id: u32, stream: &mut Stream, session_left: u64) -> (Bytes, usize) {
+    match stream.send.queue.pop_front() {
+        Some(Outgoing::Head { frame, body, end }) => {
+            stream.send.window.outstanding += body;
+            stream.send.head_left = true;
+            stream.send.ended |= end;
+            (frame, usize::try_from(body).unwrap_or(usize::MAX))
+        }
+        Some(Outgoing::Data(data)) => {
+            stream.send.queue.push_front(Outgoing::Data(data));
+            let wanted = stream.send.queued.min(DATA_MAX_BYTES) as u64;
+            let fits = stream.send.window.fits(wanted, session_left);
+            let data = gather(stream, usize::try_from(fits).unwrap_or(usize::MAX));
+            stream.send.window.outstanding += data.len() as u64;
+            let end = matches!(stream.send.queue.front(), Some(Outgoing::End(None)));
+            if end {
+                stream.send.queue.pop_front();
+                stream.send.ended = true;
+            }
+            (frame::encode_data(id, &data, end), data.len())
+        }
+        Some(Outgoing::End(trailers)) => {
+            stream.send.ended = true;
+            let frame = match trailers {
+                None => frame::encode_data(id, &[], true),
+                Some(headers) => encode(&Frame::Trailers { id, headers }),
+            };
+            (frame, 0)
+        }
+        None => unreachable!("a sendable stream has something queued"),
+    }
+}
+
+/// Up to `max` bytes from the front of the queue; small pieces go together.
+fn gather(stream: &mut Stream, max: usize) -> Bytes {
+    let queue = &mut stream.send.queue;
+    let alone = !matches!(queue.get(1), Some(Outgoing::Data(_)));
+    let Some(Outgoing::Data(first)) = queue.front_mut() else {
+        return Bytes::new();
+    };
+    if first.len() >= max {
+        let data = first.split_to(max);
+        if first.is_empty() {
+            queue.pop_front();
+        }
+        return data;
+    }
+    if alone {
+        let data = std::mem::take(first);
+        queue.pop_front();
+        return data;
+    }
+    let mut out = BytesMut::with_capacity(max);
+    while out.len() < max {
+        let Some(Outgoing::Data(piece)) = queue.front_mut() else {
+            break;
+        };
+        let take = piece.len().min(max - out.len());
+        out.extend_from_slice(&piece.split_to(take));
+        if piece.is_empty() {
+            queue.pop_front();
+        }
+    }
+    out.freeze()
+}

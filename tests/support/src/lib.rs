@@ -1,0 +1,33 @@
+//! What the tests share, from a throwaway certificate to the whole product running as processes.
+//!
+//! ```text
+//! Installation ── starts ──> integration-relay <── FlakyProxy <── integration-bridge ──> Target
+//!      │                            ^                                                   (echoes, hangs,
+//!      └─ keys, config, CA          └── Origin / Client: what a caller sends             breaks off)
+//! ```
+//!
+//! A helper that does not get what it waits for panics, and says what it had instead: the test's
+//! failure is then readable without running it again. What a test may want to see fail returns a
+//! `Result`. Everything listens on loopback, and nothing outlives the value that started it.
+
+pub mod ca;
+pub mod flaky;
+pub mod http;
+pub mod pattern;
+pub mod ports;
+pub mod process;
+pub mod raw;
+pub mod setup;
+pub mod target;
+pub mod tempdir;
+
+mod tasks;
+
+pub use ca::ThrowawayCa;
+pub use flaky::{Direction, FlakyProxy};
+pub use http::{Answer, ApiKey, Ask, Client, Origin};
+pub use process::Running;
+pub use raw::RawTarget;
+pub use setup::Installation;
+pub use target::Target;
+pub use tempdir::TempDir;

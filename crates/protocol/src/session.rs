@@ -178,7 +178,8 @@ impl Session {
         self.push_frame(&Frame::Status(Serves::clone(&self.serves)));
     }
 
-    /// Says GOAWAY. What runs may finish; [`Event::Drained`] follows when nothing runs.
+    /// Says GOAWAY. What runs may finish; [`Event::Drained`] follows when nothing runs (on the
+    /// relay: and the bridge has said GOAWAY too).
     pub fn drain(&mut self, reason: GoAwayReason, retry_after: Duration) {
         if self.local_goaway.is_some() || self.ended.is_some() {
             return;
@@ -246,6 +247,11 @@ impl Session {
                 Due::Nothing => return Ok(()),
             }
         }
+    }
+
+    /// Whether [`Self::poll_event`] has something.
+    pub fn has_events(&self) -> bool {
+        !self.events.is_empty()
     }
 
     /// What the owner should pass on, until `None`.
@@ -563,7 +569,12 @@ impl Session {
     }
 
     fn tell_if_drained(&mut self) {
-        let leaving = self.local_goaway.is_some() || self.peer_goaway.is_some();
+        // The bridge closes; the relay, once it has asked, waits for the bridge to have made its
+        // next session.
+        let leaving = match self.config.side {
+            Side::Bridge => self.local_goaway.is_some(),
+            Side::Relay => self.local_goaway.is_some() && self.peer_goaway.is_some(),
+        };
         if leaving && self.live == 0 && !self.drained_told {
             self.drained_told = true;
             self.events.push_back(Event::Drained);

@@ -1,1 +1,34 @@
-//! Scaffold.
+//! Where a session meets a socket and a clock.
+//!
+//! ```text
+//! session   handles on a live tunnel: open, send, receive, with backpressure
+//! driver    the one task that moves frames between a session and its WebSocket
+//! tunnel    the opening: CHALLENGE, HELLO, WELCOME, and who checks what
+//! websocket limits of the WebSocket, the upgrade on the relay's side
+//! dial      the way to the relay: names, proxies, TCP, TLS, upgrade, under one deadline
+//! tls, tcp  configurations and socket options
+//! http      between the heads of `http` and those of the wire
+//! backoff   when to dial again
+//! ```
+//!
+//! Nothing here decides whether a request may be made; that is `policy`.
+
+#![cfg_attr(
+    test,
+    expect(clippy::unwrap_used, reason = "a test fails by panicking")
+)]
+
+pub mod backoff;
+pub mod dial;
+mod driver;
+pub mod http;
+pub mod session;
+pub mod tcp;
+pub mod tls;
+pub mod tunnel;
+pub mod websocket;
+
+#[cfg(test)]
+mod tests;
+
+pub use session::{Incoming, PumpEnd, PumpError, RecvStream, SendStream, Session};

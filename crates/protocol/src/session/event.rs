@@ -24,7 +24,7 @@ pub enum Event {
     Serves,
     /// The peer wants the session to end.
     GoAway(GoAway),
-    /// This side or the peer said GOAWAY, and nothing runs any more: close.
+    /// This side said GOAWAY (on the relay: both did), and nothing runs any more: close.
     Drained,
     /// Relay: what became of a delivery.
     Result(DeliveryResult),

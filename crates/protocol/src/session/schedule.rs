@@ -63,6 +63,11 @@ impl Schedule {
         }
     }
 
+    /// Whether nobody stands in line.
+    pub(super) fn is_empty(&self) -> bool {
+        self.interactive.is_empty() && self.bulk.is_empty()
+    }
+
     /// The next stream.
     pub(super) fn pop(&mut self) -> Option<u32> {
         let bulk_is_due = self.interactive_burst >= INTERACTIVE_BURST_BYTES;

@@ -34,6 +34,15 @@ impl Session {
         self.next_scheduled(now)
     }
 
+    /// Whether [`Self::poll_transmit`] may have something.
+    pub fn has_frames(&self) -> bool {
+        self.pong.is_some()
+            || !self.outbox.is_empty()
+            || !self.refusals.is_empty()
+            || !self.controls.is_empty()
+            || !self.schedule.is_empty()
+    }
+
     fn next_control(&mut self, now: Instant) -> Option<Bytes> {
         while let Some(id) = self.controls.front().copied() {
             if let Some(stream) = self.streams.get_mut(&id) {

@@ -1,0 +1,119 @@
+//! When to dial again: exponential, full jitter, never giving up.
+//!
+//! The one place that uses the crate `backoff`, and of it only the exponential policy.
+
+use backoff::ExponentialBackoff;
+use backoff::backoff::Backoff as _;
+use ring::rand::{SecureRandom, SystemRandom};
+use std::time::{Duration, Instant};
+
+/// First ceiling of the wait.
+pub const INITIAL: Duration = Duration::from_millis(500);
+
+/// Highest ceiling of the wait.
+pub const MAX: Duration = Duration::from_secs(60);
+
+/// A connection that lived this long was healthy: the next wait starts small again.
+pub const HEALTHY_AFTER: Duration = Duration::from_secs(30);
+
+/// Longest `Retry-After` that is honoured; a relay cannot send a bridge away for good.
+pub const RETRY_AFTER_MAX: Duration = Duration::from_secs(600);
+
+/// The waits between connection attempts of one slot.
+#[derive(Debug)]
+pub struct Reconnect {
+    policy: ExponentialBackoff,
+    random: SystemRandom,
+}
+
+impl Default for Reconnect {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl Reconnect {
+    /// Starts at [`INITIAL`].
+    pub fn new() -> Self {
+        let policy = ExponentialBackoff {
+            current_interval: INITIAL,
+            initial_interval: INITIAL,
+            randomization_factor: 0.0,
+            multiplier: 2.0,
+            max_interval: MAX,
+            start_time: Instant::now(),
+            max_elapsed_time: None,
+            clock: backoff::SystemClock::default(),
+        };
+        Self {
+            policy,
+            random: SystemRandom::new(),
+        }
+    }
+
+    /// How long to wait now: anything up to the ceiling, and on top of what the relay asked for.
+    pub fn next_wait(&mut self, retry_after: Option<Duration>) -> Duration {
+        let ceiling = self.policy.next_backoff().unwrap_or(MAX);
+        let jitter = ceiling.mul_f64(self.fraction());
+        retry_after.unwrap_or_default().min(RETRY_AFTER_MAX) + jitter
+    }
+
+    /// A connection ended after living for `lived`.
+    pub fn ended_after(&mut self, lived: Duration) {
+        if lived >= HEALTHY_AFTER {
+            self.policy.reset();
+        }
+    }
+
+    /// Uniform in [0, 1).
+    fn fraction(&self) -> f64 {
+        let mut bytes = [0; 4];
+        // Without randomness the middle is as good a wait as any.
+        match self.random.fill(&mut bytes) {
+            Ok(()) => f64::from(u32::from_le_bytes(bytes)) / (f64::from(u32::MAX) + 1.0),
+            Err(_) => 0.5,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn waits_grow_to_the_ceiling_and_are_spread_from_zero() {
+        let mut longest = Duration::ZERO;
+        for _ in 0..50 {
+            let mut reconnect = Reconnect::new();
+            let mut ceiling = INITIAL;
+            for _ in 0..20 {
+                let wait = reconnect.next_wait(None);
+                assert!(wait <= ceiling, "{wait:?} above {ceiling:?}");
+                longest = longest.max(wait);
+                ceiling = (ceiling * 2).min(MAX);
+            }
+        }
+        assert!(longest > MAX / 2, "never got near the ceiling: {longest:?}");
+    }
+
+    #[test]
+    fn only_a_healthy_connection_starts_small_again() {
+        let mut reconnect = Reconnect::new();
+        for _ in 0..20 {
+            reconnect.next_wait(None);
+        }
+        reconnect.ended_after(Duration::from_secs(29));
+        let waits: Vec<_> = (0..32).map(|_| reconnect.next_wait(None)).collect();
+        assert!(waits.iter().any(|wait| *wait > INITIAL));
+        reconnect.ended_after(Duration::from_secs(30));
+        assert!(reconnect.next_wait(None) <= INITIAL);
+    }
+
+    #[test]
+    fn retry_after_is_honoured_and_bounded() {
+        let mut reconnect = Reconnect::new();
+        let asked = Duration::from_secs(7);
+        assert!(reconnect.next_wait(Some(asked)) >= asked);
+        assert!(reconnect.next_wait(Some(Duration::MAX)) <= RETRY_AFTER_MAX + MAX);
+    }
+}

@@ -1,0 +1,439 @@
+//! The way from the bridge to the relay, under one deadline.
+//!
+//! ```text
+//! proxy?  ->  DNS  ->  TCP  ->  (CONNECT)  ->  TLS  ->  WebSocket upgrade  ->  opening
+//! ```
+//!
+//! Each step that fails says which it was, in words for the administrator.
+
+mod proxy;
+
+pub use proxy::{Proxy, ProxyError};
+
+use crate::driver::Metered;
+use crate::session::Settings;
+use crate::tunnel::{Dialled, Identity, Introduction, OpeningError, Tunnel, bridge_opening};
+use crate::{tcp, tls, websocket};
+use http::{HeaderMap, Uri, header};
+use protocol::frame::RefusedCode;
+use rustls::ClientConfig;
+use rustls::pki_types::ServerName;
+use std::io;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::net::TcpStream;
+use tokio::time::timeout;
+use tokio_rustls::TlsConnector;
+use tokio_rustls::client::TlsStream;
+use tokio_tungstenite::tungstenite::Error as WsError;
+use tokio_tungstenite::tungstenite::handshake::client::generate_key;
+
+/// The whole dial phase, from the first name looked up to WELCOME.
+pub const DIAL_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// One address of several.
+const ADDRESS_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// Where the relay is, parsed once.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RelayUrl {
+    host: String,
+    port: u16,
+    server_name: ServerName<'static>,
+}
+
+/// Why a URL cannot be a relay's.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum RelayUrlError {
+    /// Not a URL.
+    #[error("is not a URL; it should look like https://relay.example.com")]
+    Syntax,
+    /// Another scheme than `https`.
+    #[error("must begin with https://: the tunnel always uses TLS")]
+    Scheme,
+    /// It has a path, a query, or a user.
+    #[error("must be only https://host or https://host:port, without a path, query or user")]
+    Extra,
+    /// The host is no DNS name and no address.
+    #[error("its host is neither a DNS name nor an address")]
+    Host,
+}
+
+impl std::str::FromStr for RelayUrl {
+    type Err = RelayUrlError;
+
+    fn from_str(url: &str) -> Result<Self, RelayUrlError> {
+        let uri: Uri = url.parse().map_err(|_| RelayUrlError::Syntax)?;
+        match uri.scheme_str() {
+            Some("https") => {}
+            Some(_) => return Err(RelayUrlError::Scheme),
+            None => return Err(RelayUrlError::Syntax),
+        }
+        let authority = uri.authority().ok_or(RelayUrlError::Syntax)?;
+        if !matches!(uri.path(), "" | "/")
+            || uri.query().is_some()
+            || authority.as_str().contains('@')
+            || url.contains('#')
+        {
+            return Err(RelayUrlError::Extra);
+        }
+        let host = authority
+            .host()
+            .trim_start_matches('[')
+            .trim_end_matches(']');
+        let port = match authority.as_str().rsplit_once(':') {
+            Some((_, port)) if !port.contains(']') => {
+                port.parse().map_err(|_| RelayUrlError::Syntax)?
+            }
+            Some(_) | None => 443,
+        };
+        let server_name = ServerName::try_from(host.to_owned()).map_err(|_| RelayUrlError::Host)?;
+        Ok(Self {
+            host: host.to_ascii_lowercase(),
+            port,
+            server_name,
+        })
+    }
+}
+
+impl std::fmt::Display for RelayUrl {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "https://{}", self.authority())
+    }
+}
+
+impl RelayUrl {
+    /// `host:port`, with brackets around an IPv6 address.
+    pub fn authority(&self) -> String {
+        if self.host.contains(':') {
+            format!("[{}]:{}", self.host, self.port)
+        } else {
+            format!("{}:{}", self.host, self.port)
+        }
+    }
+
+    /// The name or address, without brackets.
+    pub fn host(&self) -> &str {
+        &self.host
+    }
+
+    /// The TCP port.
+    pub fn port(&self) -> u16 {
+        self.port
+    }
+}
+
+/// Why the relay was not reached. Names the step.
+#[derive(Debug, thiserror::Error)]
+pub enum DialError {
+    /// The name could not be resolved.
+    #[error("the name {host} could not be resolved: {detail}")]
+    Dns {
+        /// The name.
+        host: String,
+        /// What the resolver said.
+        detail: String,
+    },
+    /// No address took the connection.
+    #[error("no TCP connection to {address}: {source}")]
+    Tcp {
+        /// The last address tried.
+        address: String,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// The proxy did not let it through.
+    #[error("{0}")]
+    Proxy(#[from] ProxyError),
+    /// TLS failed.
+    #[error("TLS with {host} failed: {detail}")]
+    Tls {
+        /// The relay's name.
+        host: String,
+        /// What is wrong, and what to do.
+        detail: String,
+    },
+    /// The relay, or something before it, answered the upgrade with another status.
+    #[error("the relay answered the WebSocket upgrade with HTTP {status}{hint}")]
+    Http {
+        /// The status.
+        status: u16,
+        /// When to come again.
+        retry_after: Option<Duration>,
+        /// What that may mean.
+        hint: &'static str,
+    },
+    /// The upgrade failed otherwise.
+    #[error("the WebSocket upgrade failed: {0}")]
+    Upgrade(String),
+    /// The opening failed, or the relay refused the tunnel.
+    #[error(transparent)]
+    Opening(#[from] OpeningError),
+    /// It took too long.
+    #[error("no tunnel within {DIAL_TIMEOUT:?}; it hung at: {step}")]
+    Timeout {
+        /// The step that was under way.
+        step: &'static str,
+    },
+}
+
+impl DialError {
+    /// The code of a refusal, if the relay refused.
+    pub fn refused(&self) -> Option<RefusedCode> {
+        match self {
+            Self::Opening(OpeningError::Refused(refused)) => Some(refused.code),
+            _ => None,
+        }
+    }
+
+    /// When the relay wants to be asked again.
+    pub fn retry_after(&self) -> Option<Duration> {
+        match self {
+            Self::Http { retry_after, .. } => *retry_after,
+            Self::Opening(OpeningError::Refused(refused)) if refused.retry_after_ms > 0 => {
+                Some(Duration::from_millis(refused.retry_after_ms.into()))
+            }
+            _ => None,
+        }
+    }
+
+    /// Whether asking again soon is of no use: somebody has to do something first.
+    pub fn needs_somebody(&self) -> bool {
+        match self {
+            Self::Http { status, .. } => matches!(status, 401 | 403 | 404),
+            _ => matches!(
+                self.refused(),
+                Some(
+                    RefusedCode::Unauthorized
+                        | RefusedCode::Revoked
+                        | RefusedCode::TenantSuspended
+                        | RefusedCode::Version
+                        | RefusedCode::ChannelBinding
+                        | RefusedCode::Authority
+                )
+            ),
+        }
+    }
+}
+
+/// Knows how to reach one relay.
+#[derive(Debug, Clone)]
+pub struct Dialer {
+    relay: RelayUrl,
+    tls: Arc<ClientConfig>,
+    proxy: Proxy,
+}
+
+/// A TLS connection to the relay.
+pub type RelayStream = TlsStream<TcpStream>;
+
+impl Dialer {
+    /// Dials `relay` with `tls` (ALPN is set to `http/1.1`), through `proxy`.
+    pub fn new(relay: RelayUrl, tls: &ClientConfig, proxy: Proxy) -> Self {
+        let mut tls = tls.clone();
+        tls.alpn_protocols = vec![b"http/1.1".to_vec()];
+        // RFC 9266, section 3: with TLS 1.2 a binding needs the extended master secret.
+        tls.require_ems = true;
+        Self {
+            relay,
+            tls: Arc::new(tls),
+            proxy,
+        }
+    }
+
+    /// The relay that is dialled.
+    pub fn relay(&self) -> &RelayUrl {
+        &self.relay
+    }
+
+    /// A TLS connection to the relay, for HTTP/1.1, within [`DIAL_TIMEOUT`].
+    ///
+    /// # Errors
+    /// [`DialError`] names the step.
+    pub async fn connect(&self) -> Result<RelayStream, DialError> {
+        let mut step = "TCP";
+        let connecting = self.connect_steps(&mut step);
+        match timeout(DIAL_TIMEOUT, connecting).await {
+            Ok(result) => result,
+            Err(_) => Err(DialError::Timeout { step }),
+        }
+    }
+
+    /// A tunnel to the relay, within [`DIAL_TIMEOUT`].
+    ///
+    /// # Errors
+    /// [`DialError`] names the step.
+    pub async fn tunnel(
+        &self,
+        identity: &Identity,
+        introduction: Introduction,
+        settings: Settings,
+    ) -> Result<Tunnel, DialError> {
+        let mut step = "TCP";
+        let dialling = async {
+            let stream = self.connect_steps(&mut step).await?;
+            step = "WebSocket upgrade";
+            let dialled = Dialled {
+                authority: self.relay.authority(),
+                channel: tls::channel_binding(stream.get_ref().1),
+            };
+            let (ws, _) = tokio_tungstenite::client_async_with_config(
+                self.upgrade_request(),
+                Metered::new(stream),
+                Some(websocket::config()),
+            )
+            .await
+            .map_err(upgrade_error)?;
+            step = "opening";
+            let tunnel = bridge_opening(ws, dialled, identity, introduction, settings).await?;
+            Ok(tunnel)
+        };
+        match timeout(DIAL_TIMEOUT, dialling).await {
+            Ok(result) => result,
+            Err(_) => Err(DialError::Timeout { step }),
+        }
+    }
+
+    async fn connect_steps(&self, step: &mut &'static str) -> Result<RelayStream, DialError> {
+        let relay = &self.relay;
+        let stream = match self.proxy.for_host(&relay.host, relay.port) {
+            None => connect_tcp(&relay.host, relay.port).await?,
+            Some(server) => {
+                *step = "proxy";
+                let stream = connect_tcp(server.host(), server.port()).await?;
+                server.connect(stream, &relay.authority()).await?
+            }
+        };
+        tcp::tune(&stream).map_err(|source| DialError::Tcp {
+            address: relay.authority(),
+            source,
+        })?;
+        *step = "TLS";
+        TlsConnector::from(self.tls.clone())
+            .connect(relay.server_name.clone(), stream)
+            .await
+            .map_err(|error| DialError::Tls {
+                host: relay.host.clone(),
+                detail: explain_tls(&error),
+            })
+    }
+
+    fn upgrade_request(&self) -> http::Request<()> {
+        let mut request = http::Request::new(());
+        let uri = format!("wss://{}{}", self.relay.authority(), websocket::TUNNEL_PATH);
+        *request.uri_mut() = uri.parse().expect("authority and path were parsed before");
+        let headers: &mut HeaderMap = request.headers_mut();
+        let value = |text: String| text.parse().expect("visible ASCII");
+        headers.insert(header::HOST, value(self.relay.authority()));
+        headers.insert(header::CONNECTION, value("Upgrade".into()));
+        headers.insert(header::UPGRADE, value("websocket".into()));
+        headers.insert(header::SEC_WEBSOCKET_VERSION, value("13".into()));
+        headers.insert(header::SEC_WEBSOCKET_KEY, value(generate_key()));
+        headers.insert(
+            header::SEC_WEBSOCKET_PROTOCOL,
+            value(websocket::SUBPROTOCOL.into()),
+        );
+        request
+    }
+}
+
+async fn connect_tcp(host: &str, port: u16) -> Result<TcpStream, DialError> {
+    let dns = |detail: String| DialError::Dns {
+        host: host.to_owned(),
+        detail,
+    };
+    let addresses: Vec<SocketAddr> = tokio::net::lookup_host((host, port))
+        .await
+        .map_err(|error| dns(error.to_string()))?
+        .collect();
+    let mut last = dns("it has no address".into());
+    for address in addresses {
+        let source = match timeout(ADDRESS_TIMEOUT, TcpStream::connect(address)).await {
+            Ok(Ok(stream)) => return Ok(stream),
+            Ok(Err(error)) => error,
+            Err(_) => io::Error::new(
+                io::ErrorKind::TimedOut,
+                format!("no answer within {ADDRESS_TIMEOUT:?}: is a firewall in between?"),
+            ),
+        };
+        last = DialError::Tcp {
+            address: address.to_string(),
+            source,
+        };
+    }
+    Err(last)
+}
+
+/// Adds to what TLS says what an administrator can do about it.
+pub fn explain_tls(error: &io::Error) -> String {
+    use rustls::{CertificateError, Error};
+    let inner = error.get_ref().and_then(|e| e.downcast_ref::<Error>());
+    let hint = match inner {
+        Some(Error::InvalidCertificate(certificate)) => match certificate {
+            CertificateError::UnknownIssuer => {
+                "; if the certificate comes from a private CA, or a proxy inspects TLS, give that CA's certificate as ca_file"
+            }
+            CertificateError::Expired | CertificateError::ExpiredContext { .. } => {
+                "; if the certificate is valid, check this machine's clock"
+            }
+            CertificateError::NotValidYet | CertificateError::NotValidYetContext { .. } => {
+                "; check this machine's clock"
+            }
+            CertificateError::NotValidForName | CertificateError::NotValidForNameContext { .. } => {
+                "; the certificate is for another name than the one in the URL"
+            }
+            _ => "",
+        },
+        Some(Error::InvalidMessage(_)) => "; is there really a TLS server at this port?",
+        _ => "",
+    };
+    format!("{error}{hint}")
+}
+
+fn upgrade_error(error: WsError) -> DialError {
+    let response = match error {
+        WsError::Http(response) => response,
+        other => return DialError::Upgrade(other.to_string()),
+    };
+    let status = response.status().as_u16();
+    let retry_after = response
+        .headers()
+        .get(header::RETRY_AFTER)
+        .and_then(|value| value.to_str().ok()?.parse().ok())
+        .map(Duration::from_secs);
+    let hint = match status {
+        200 | 400 | 426 => "; does something in between strip WebSocket upgrades?",
+        404 => "; is this URL that of an integration relay?",
+        407 => "; a proxy in between asks for a password",
+        429 | 503 => "; it is busy and will be asked again",
+        _ => "",
+    };
+    DialError::Http {
+        status,
+        retry_after,
+        hint,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_relay_url_is_https_and_nothing_else() {
+        let url: RelayUrl = "https://Relay.example.com".parse().unwrap();
+        assert_eq!(url.authority(), "relay.example.com:443");
+        let url: RelayUrl = "https://[::1]:8443/".parse().unwrap();
+        assert_eq!(url.authority(), "[::1]:8443");
+        for (bad, error) in [
+            ("http://relay.example.com", RelayUrlError::Scheme),
+            ("relay.example.com", RelayUrlError::Syntax),
+            ("https://relay.example.com/x", RelayUrlError::Extra),
+            ("https://me@relay.example.com", RelayUrlError::Extra),
+            ("https://relay.example.com:99999", RelayUrlError::Syntax),
+        ] {
+            assert_eq!(bad.parse::<RelayUrl>(), Err(error), "{bad}");
+        }
+    }
+}

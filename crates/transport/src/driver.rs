@@ -1,0 +1,351 @@
+//! The one task that moves frames between a session and its WebSocket.
+//!
+//! ```text
+//! loop   read   messages that are there  -> session, at most READ_RUN in a row
+//!        write  if the last batch is in the kernel: the next one, at most 64 KiB -> flush
+//!        clock  heartbeat, death, a write that makes no progress
+//! ```
+//!
+//! Reading never waits for a stream or for the writer: a stream's bytes have room by its credit,
+//! and a flush that cannot go on leaves reading as it was.
+
+use crate::session::Shared;
+use bytes::Bytes;
+use futures_util::{Sink, Stream};
+use protocol::frame::GoAwayReason;
+use protocol::limits::{WRITE_BATCH_BYTES, WRITE_STALL};
+use protocol::session::EndReason;
+use std::future::Future;
+use std::io;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll, ready};
+use std::time::{Duration, Instant};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::time::Sleep;
+use tokio_tungstenite::WebSocketStream;
+use tokio_tungstenite::tungstenite::{Error, Message};
+
+/// Messages read in a row before the writer has its turn.
+const READ_RUN: usize = 64;
+
+/// What a farewell may take: the last frames, and the closing handshake.
+const FAREWELL: Duration = Duration::from_secs(1);
+
+/// Counts what the connection takes, to tell a slow write from a stalled one.
+#[derive(Debug)]
+pub(crate) struct Metered<IO> {
+    io: IO,
+    written: u64,
+}
+
+impl<IO> Metered<IO> {
+    pub(crate) fn new(io: IO) -> Self {
+        Self { io, written: 0 }
+    }
+}
+
+impl<IO: AsyncRead + Unpin> AsyncRead for Metered<IO> {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.io).poll_read(cx, buf)
+    }
+}
+
+impl<IO: AsyncWrite + Unpin> AsyncWrite for Metered<IO> {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        let written = ready!(Pin::new(&mut self.io).poll_write(cx, buf))?;
+        self.written += written as u64;
+        Poll::Ready(Ok(written))
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.io).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.io).poll_shutdown(cx)
+    }
+}
+
+/// How far the way out is.
+enum Writing {
+    /// Everything chosen is in the kernel.
+    Idle,
+    /// A batch is on its way; how much had been written when it last made progress, and when
+    /// that will have been too long ago.
+    Flushing { written: u64, stalled_at: Instant },
+}
+
+/// Drives a session until it ends. A future: whoever spawns it owns the session's life; dropping
+/// it ends the session.
+pub(crate) struct Driver<IO> {
+    ws: WebSocketStream<Metered<IO>>,
+    shared: Arc<Shared>,
+    writing: Writing,
+    timer: Pin<Box<Sleep>>,
+    timer_at: Instant,
+    /// Why the session ends, while the farewell is on its way, and until when it may take.
+    farewell: Option<(EndReason, Instant)>,
+    batch: Vec<Bytes>,
+}
+
+impl<IO> Driver<IO>
+where
+    IO: AsyncRead + AsyncWrite + Unpin + Send,
+{
+    pub(crate) fn new(ws: WebSocketStream<Metered<IO>>, shared: Arc<Shared>) -> Self {
+        let timer_at = Instant::now();
+        Self {
+            ws,
+            shared,
+            writing: Writing::Idle,
+            timer: Box::pin(tokio::time::sleep_until(timer_at.into())),
+            timer_at,
+            farewell: None,
+            batch: Vec::new(),
+        }
+    }
+
+    /// Reads what is there. `Ready(true)` when there may be more.
+    fn poll_read(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), EndReason>> {
+        for _ in 0..READ_RUN {
+            let message = match ready!(Pin::new(&mut self.ws).poll_next(cx)) {
+                Some(Ok(Message::Binary(message))) => message,
+                Some(Ok(Message::Ping(_) | Message::Pong(_))) => continue,
+                Some(Ok(Message::Close(_))) | None => {
+                    return Poll::Ready(Err(self.peer_closed()));
+                }
+                Some(Ok(Message::Text(_) | Message::Frame(_))) => {
+                    let reason = EndReason::Protocol("a message that is not binary".into());
+                    return Poll::Ready(Err(reason));
+                }
+                Some(Err(error)) => return Poll::Ready(Err(end_reason(&error))),
+            };
+            let mut core = self.shared.lock();
+            let result = core.session.handle_frame(Instant::now(), message);
+            self.shared.settle(core);
+            if let Err(reason) = result {
+                return Poll::Ready(Err(reason));
+            }
+        }
+        Poll::Ready(Ok(()))
+    }
+
+    fn peer_closed(&self) -> EndReason {
+        let goaway = self.shared.states().borrow().goaway;
+        goaway.map_or(EndReason::Closed, |said| EndReason::PeerLeft(said.reason))
+    }
+
+    /// Flushes the batch that is on its way, then chooses the next, until there is nothing to
+    /// send (`Ready`) or the connection takes no more.
+    fn poll_write(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), EndReason>> {
+        loop {
+            if let Writing::Flushing {
+                written,
+                stalled_at,
+            } = &mut self.writing
+            {
+                match Pin::new(&mut self.ws).poll_flush(cx) {
+                    Poll::Ready(Ok(())) => self.writing = Writing::Idle,
+                    Poll::Ready(Err(error)) => return Poll::Ready(Err(end_reason(&error))),
+                    Poll::Pending => {
+                        let now = Instant::now();
+                        let so_far = self.ws.get_ref().written;
+                        if so_far != *written {
+                            *written = so_far;
+                            *stalled_at = now + WRITE_STALL;
+                        } else if now >= *stalled_at {
+                            return Poll::Ready(Err(EndReason::WriteStalled(WRITE_STALL)));
+                        }
+                        return Poll::Pending;
+                    }
+                }
+            }
+            self.choose_batch();
+            if self.batch.is_empty() {
+                return Poll::Ready(Ok(()));
+            }
+            for frame in self.batch.drain(..) {
+                let sent = Pin::new(&mut self.ws).start_send(Message::Binary(frame));
+                if let Err(error) = sent {
+                    return Poll::Ready(Err(end_reason(&error)));
+                }
+            }
+            self.writing = Writing::Flushing {
+                written: self.ws.get_ref().written,
+                stalled_at: Instant::now() + WRITE_STALL,
+            };
+        }
+    }
+
+    /// Takes frames out of the session: what leaves in one write.
+    fn choose_batch(&mut self) {
+        let mut core = self.shared.lock();
+        let mut bytes = 0;
+        let now = Instant::now();
+        while bytes < WRITE_BATCH_BYTES {
+            let Some(frame) = core.session.poll_transmit(now) else {
+                break;
+            };
+            bytes += frame.len();
+            self.batch.push(frame);
+        }
+        core.writer_idle = self.batch.is_empty();
+        if core.session.has_events() {
+            self.shared.settle(core);
+        }
+    }
+
+    /// Does what is due, and sets the timer for what comes next.
+    fn poll_clock(&mut self, cx: &mut Context<'_>) -> Result<(), EndReason> {
+        loop {
+            let now = Instant::now();
+            let mut core = self.shared.lock();
+            match &mut core.driver {
+                Some(waker) => waker.clone_from(cx.waker()),
+                None => core.driver = Some(cx.waker().clone()),
+            }
+            let result = core.session.handle_timeout(now);
+            let mut next = core.session.poll_timeout().unwrap_or(now + WRITE_STALL);
+            if core.session.has_events() {
+                self.shared.settle(core);
+            } else {
+                drop(core);
+            }
+            result?;
+            if let Writing::Flushing { stalled_at, .. } = &self.writing {
+                next = next.min(*stalled_at);
+            }
+            if let Some((_, until)) = &self.farewell {
+                next = next.min(*until);
+            }
+            // Most deadlines only move away: an early alarm costs less than setting it each time.
+            if next < self.timer_at || self.timer.is_elapsed() {
+                self.timer_at = next;
+                self.timer.as_mut().reset(next.into());
+            }
+            if self.timer.as_mut().poll(cx).is_pending() {
+                return Ok(());
+            }
+        }
+    }
+
+    /// Whether the session has come to its planned end.
+    fn planned_end(&self) -> Option<EndReason> {
+        let core = self.shared.lock();
+        if let Some(reason) = &core.closing {
+            return Some(reason.clone());
+        }
+        core.drained.then_some(EndReason::Draining)
+    }
+
+    fn poll_session(&mut self, cx: &mut Context<'_>) -> Poll<EndReason> {
+        loop {
+            let read = self.poll_read(cx);
+            if let Poll::Ready(Err(reason)) = read {
+                return Poll::Ready(reason);
+            }
+            if let Err(reason) = self.poll_clock(cx) {
+                return Poll::Ready(reason);
+            }
+            let write = self.poll_write(cx);
+            if let Poll::Ready(Err(reason)) = write {
+                return Poll::Ready(reason);
+            }
+            if self.farewell.is_none()
+                && let Some(reason) = self.planned_end()
+            {
+                self.farewell = Some((reason, Instant::now() + FAREWELL));
+                continue;
+            }
+            if let Some((reason, until)) = &self.farewell {
+                let told = write.is_ready() && Pin::new(&mut self.ws).poll_close(cx).is_ready();
+                if told || Instant::now() >= *until {
+                    return Poll::Ready(reason.clone());
+                }
+            }
+            if read.is_pending() {
+                // The flush may have given rise to a nearer deadline.
+                return match self.poll_clock(cx) {
+                    Ok(()) => Poll::Pending,
+                    Err(reason) => Poll::Ready(reason),
+                };
+            }
+            // More may be there: let others have their turn.
+            cx.waker().wake_by_ref();
+            return Poll::Pending;
+        }
+    }
+}
+
+impl<IO> Driver<IO> {
+    fn end(&self, reason: EndReason) -> EndReason {
+        self.shared.end(reason)
+    }
+}
+
+impl<IO> Future for Driver<IO>
+where
+    IO: AsyncRead + AsyncWrite + Unpin + Send,
+{
+    type Output = EndReason;
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<EndReason> {
+        let this = self.get_mut();
+        let mut reason = ready!(this.poll_session(cx));
+        if let Some((planned, _)) = this.farewell.take() {
+            reason = planned;
+        } else if matches!(reason, EndReason::Protocol(_)) {
+            this.last_word();
+        }
+        Poll::Ready(this.end(reason))
+    }
+}
+
+impl<IO> Driver<IO>
+where
+    IO: AsyncRead + AsyncWrite + Unpin + Send,
+{
+    /// Tells a peer that broke the protocol, as far as the kernel takes it without waiting.
+    fn last_word(&mut self) {
+        let mut core = self.shared.lock();
+        core.session.drain(GoAwayReason::Protocol, Duration::ZERO);
+        let frame = core.session.poll_transmit(Instant::now());
+        drop(core);
+        if let (Writing::Idle, Some(frame)) = (&self.writing, frame) {
+            let mut cx = Context::from_waker(std::task::Waker::noop());
+            let _ = Pin::new(&mut self.ws).start_send(Message::Binary(frame));
+            let _ = Pin::new(&mut self.ws).poll_flush(&mut cx);
+            let _ = Pin::new(&mut self.ws).poll_close(&mut cx);
+        }
+    }
+}
+
+impl<IO> Drop for Driver<IO> {
+    fn drop(&mut self) {
+        self.end(EndReason::Io("the session's task was ended".into()));
+    }
+}
+
+fn end_reason(error: &Error) -> EndReason {
+    match error {
+        Error::ConnectionClosed | Error::AlreadyClosed => EndReason::Closed,
+        Error::Io(error) => EndReason::Io(error.to_string()),
+        Error::Capacity(error) => EndReason::Protocol(error.to_string()),
+        Error::Protocol(error) => match error {
+            tokio_tungstenite::tungstenite::error::ProtocolError::ResetWithoutClosingHandshake => {
+                EndReason::Io("the connection was closed without a farewell".into())
+            }
+            other => EndReason::Protocol(other.to_string()),
+        },
+        other => EndReason::Io(other.to_string()),
+    }
+}

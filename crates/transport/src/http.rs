@@ -1,0 +1,141 @@
+//! Between the heads of the crate `http` and those of the wire.
+//!
+//! Hop-by-hop fields stay behind on both ways (RFC 9110, 7.6.1); everything else keeps its order
+//! and its bytes. Names and values are checked by `http` when they come off the wire, so that
+//! nothing a peer writes can break a message's framing.
+
+use http::header::{self, HeaderMap, HeaderName, HeaderValue};
+use http_body::SizeHint;
+use protocol::frame::{BodyLength, Headers, HeadersBuilder};
+
+pub use protocol::frame::FrameError;
+
+/// A field from the wire is no HTTP field.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("a header field is not valid HTTP")]
+pub struct InvalidHeader;
+
+/// Whether a field belongs to one connection (RFC 9110, 7.6.1, and the older names).
+pub fn is_hop_by_hop(name: &HeaderName) -> bool {
+    [
+        header::CONNECTION,
+        header::TRANSFER_ENCODING,
+        header::UPGRADE,
+        header::TE,
+        header::PROXY_AUTHENTICATE,
+        header::PROXY_AUTHORIZATION,
+    ]
+    .contains(name)
+        || matches!(name.as_str(), "keep-alive" | "proxy-connection")
+}
+
+/// The fields of `map` for the wire, without those of the connection and those that `skip` names.
+///
+/// # Errors
+/// [`FrameError`] when they are too many or too large for a head.
+pub fn to_wire(map: &HeaderMap, skip: impl Fn(&HeaderName) -> bool) -> Result<Headers, FrameError> {
+    let named: Vec<&str> = map
+        .get_all(header::CONNECTION)
+        .iter()
+        .filter_map(|value| value.to_str().ok())
+        .flat_map(|value| value.split(','))
+        .map(str::trim)
+        .filter(|token| !token.is_empty() && !token.eq_ignore_ascii_case("close"))
+        .collect();
+    let mut builder = HeadersBuilder::with_capacity(map.len());
+    for (name, value) in map {
+        let of_connection = is_hop_by_hop(name)
+            || named
+                .iter()
+                .any(|token| token.eq_ignore_ascii_case(name.as_str()));
+        if !of_connection && !skip(name) {
+            builder.push(name.as_str().as_bytes(), value.as_bytes())?;
+        }
+    }
+    Ok(builder.build())
+}
+
+/// The fields of a head from the wire. Values are slices of it.
+///
+/// # Errors
+/// [`InvalidHeader`] when a name or a value is not valid HTTP.
+pub fn from_wire(headers: &Headers) -> Result<HeaderMap, InvalidHeader> {
+    let mut map = HeaderMap::with_capacity(headers.len());
+    for (name, value) in headers.iter() {
+        let name = HeaderName::from_bytes(name).map_err(|_| InvalidHeader)?;
+        let value = HeaderValue::from_maybe_shared(headers.block().slice_ref(value))
+            .map_err(|_| InvalidHeader)?;
+        if !is_hop_by_hop(&name) {
+            map.append(name, value);
+        }
+    }
+    Ok(map)
+}
+
+/// What is known of a body's length: from `Content-Length`, or from the body itself.
+pub fn body_length(headers: &HeaderMap, hint: &SizeHint, is_end: bool) -> BodyLength {
+    if let Some(length) = content_length(headers) {
+        return BodyLength::Known(length);
+    }
+    match hint.exact() {
+        _ if is_end => BodyLength::None,
+        Some(length) => BodyLength::Known(length),
+        None => BodyLength::Unknown,
+    }
+}
+
+/// The value of `Content-Length`, if there is one that can be read.
+pub fn content_length(headers: &HeaderMap) -> Option<u64> {
+    headers
+        .get(header::CONTENT_LENGTH)?
+        .to_str()
+        .ok()?
+        .parse()
+        .ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn fields_of_the_connection_stay_behind_and_the_rest_keeps_its_order() {
+        let mut map = HeaderMap::new();
+        for (name, value) in [
+            ("connection", "x-hop, close"),
+            ("x-hop", "1"),
+            ("te", "gzip"),
+            ("keep-alive", "timeout=5"),
+            ("transfer-encoding", "chunked"),
+            ("cookie", "a"),
+            ("cookie", "b"),
+            ("x-secret", "s"),
+        ] {
+            map.append(
+                HeaderName::from_static(name),
+                HeaderValue::from_static(value),
+            );
+        }
+        let wire = to_wire(&map, |name| name == "x-secret").unwrap();
+        let fields: Vec<_> = wire.iter().collect();
+        assert_eq!(
+            fields,
+            [(&b"cookie"[..], &b"a"[..]), (&b"cookie"[..], &b"b"[..])]
+        );
+    }
+
+    #[test]
+    fn what_a_peer_writes_cannot_break_a_message() {
+        for (name, value) in [
+            (&b"x"[..], &b"a\r\nb: c"[..]),
+            (b"x y", b""),
+            (b"x\0", b""),
+            (b"x", b"\0"),
+            (b"x:", b""),
+        ] {
+            let mut builder = HeadersBuilder::default();
+            builder.push(name, value).unwrap();
+            assert_eq!(from_wire(&builder.build()), Err(InvalidHeader), "{name:?}");
+        }
+    }
+}

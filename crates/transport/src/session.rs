@@ -1,0 +1,189 @@
+//! Handles on a live tunnel.
+//!
+//! A [`Session`] is shared by the task that drives it (`driver`) and by everybody who has an
+//! exchange on it. They meet in one short lock around the sans-IO session: a user puts frames in
+//! and takes bytes out right there, without a channel and a task between, and wakes the driver;
+//! only the driver touches the socket and the clock.
+
+mod shared;
+mod streams;
+
+pub use streams::{PumpEnd, PumpError, RecvStream, SendStream};
+
+pub(crate) use shared::Shared;
+
+use bytes::Bytes;
+use protocol::frame::{GoAway, GoAwayReason, RequestHead, Serves, Windows};
+use protocol::session::{Budget, EndReason, OpenError};
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+/// What a side brings to a session.
+#[derive(Clone)]
+pub struct Settings {
+    /// What the peer may have outstanding here.
+    pub windows: Windows,
+    /// What the peer lets this side have outstanding is in the opening; this is where growth of
+    /// its own windows is borrowed from.
+    pub budget: Arc<Budget>,
+    /// Largest window of one stream, in bytes.
+    pub stream_window_cap: u64,
+    /// Bridge: called by the driver for each exchange that the relay opens. It must not block:
+    /// it spawns.
+    pub on_open: Option<Arc<dyn Fn(Incoming) + Send + Sync>>,
+}
+
+impl fmt::Debug for Settings {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Settings")
+            .field("windows", &self.windows)
+            .field("stream_window_cap", &self.stream_window_cap)
+            .finish_non_exhaustive()
+    }
+}
+
+/// An exchange that the relay opened, on the bridge.
+#[derive(Debug)]
+pub struct Incoming {
+    /// What is asked for.
+    pub head: RequestHead,
+    /// Where the answer goes.
+    pub send: SendStream,
+    /// The request's body.
+    pub recv: RecvStream,
+}
+
+/// A live tunnel. Cheap to clone; the session goes on while its driver runs.
+#[derive(Clone)]
+pub struct Session {
+    shared: Arc<Shared>,
+}
+
+impl fmt::Debug for Session {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Session").field("id", &self.id()).finish()
+    }
+}
+
+impl Session {
+    pub(crate) fn new(shared: Arc<Shared>) -> Self {
+        Self { shared }
+    }
+
+    /// The session's id, chosen by the relay.
+    pub fn id(&self) -> [u8; 16] {
+        self.shared.id
+    }
+
+    /// Whether both are handles on the same session.
+    pub fn is_same(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.shared, &other.shared)
+    }
+
+    /// Relay: opens an exchange. A `body` of up to 16 KiB travels with the head; `end` says that
+    /// it is the whole. Never waits.
+    ///
+    /// # Errors
+    /// [`OpenError`]; nothing was sent.
+    pub fn open(
+        &self,
+        head: &RequestHead,
+        body: &[u8],
+        end: bool,
+    ) -> Result<(SendStream, RecvStream), OpenError> {
+        let id = self
+            .shared
+            .with(|core| core.session.open(head, body, end))?;
+        Ok(streams::pair(&self.shared, id))
+    }
+
+    /// Streams that are open.
+    pub fn streams_open(&self) -> u32 {
+        self.shared.peek(|session| session.streams_live())
+    }
+
+    /// The smallest round trip measured so far.
+    pub fn rtt(&self) -> Duration {
+        self.shared.peek(|session| session.rtt())
+    }
+
+    /// What the bridge serves, as it said last.
+    pub fn serves(&self) -> Arc<Serves> {
+        self.shared.peek(|session| session.serves())
+    }
+
+    /// Whether new exchanges may be opened.
+    pub fn is_open(&self) -> bool {
+        self.shared.peek(|session| session.takes_streams())
+    }
+
+    /// Highest stream id that was opened (relay) or seen (bridge).
+    pub fn last_stream(&self) -> u32 {
+        self.shared.peek(|session| session.last_stream())
+    }
+
+    /// Says GOAWAY: what runs may finish, nothing new begins, and the session closes when
+    /// nothing runs.
+    pub fn drain(&self, reason: GoAwayReason, retry_after: Duration) {
+        self.shared
+            .with(|core| core.session.drain(reason, retry_after));
+    }
+
+    /// Ends the session now. The peer is told why, if it still listens.
+    pub fn close(&self, reason: EndReason) {
+        self.shared.close(reason);
+    }
+
+    /// The clock jumped or the network changed: the peer must show life soon.
+    pub fn probe(&self) {
+        self.shared
+            .with(|core| core.session.probe(std::time::Instant::now()));
+    }
+
+    /// Bridge: tells the relay what is served from now on.
+    pub fn set_serves(&self, serves: Serves) {
+        self.shared.with(|core| core.session.set_serves(serves));
+    }
+
+    /// Waits until the session is over, and says why. Cancel safe.
+    pub async fn ended(&self) -> EndReason {
+        let mut states = self.shared.states();
+        match states.wait_for(|state| state.ended.is_some()).await {
+            Ok(state) => state.ended.clone().unwrap_or(EndReason::Closed),
+            Err(_) => EndReason::Closed,
+        }
+    }
+
+    /// Waits until the peer says GOAWAY, or the session is over (`None`). Cancel safe.
+    pub async fn goaway(&self) -> Option<GoAway> {
+        let mut states = self.shared.states();
+        let state = states
+            .wait_for(|state| state.ended.is_some() || state.goaway.is_some())
+            .await
+            .ok()?;
+        state.goaway
+    }
+
+    /// Waits until what the bridge serves has changed since `seen`, or the session is over.
+    /// Cancel safe.
+    pub async fn serves_changed(&self, seen: &Arc<Serves>) {
+        let mut states = self.shared.states();
+        let _ = states
+            .wait_for(|state| state.ended.is_some() || !Arc::ptr_eq(&self.serves(), seen))
+            .await;
+    }
+
+    /// Bridge: what the next session of this slot says about this one, once it is over (W-51).
+    pub fn aftermath(&self) -> protocol::frame::PreviousSession {
+        self.shared.aftermath()
+    }
+}
+
+/// The largest body that travels with a head.
+pub const INLINE_MAX_BYTES: usize = protocol::limits::DATA_MAX_BYTES;
+
+/// Cuts `body` to what travels with a head, if all of it does.
+pub fn inlines(body: &Bytes) -> bool {
+    body.len() <= INLINE_MAX_BYTES
+}

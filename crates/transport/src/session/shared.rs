@@ -1,0 +1,204 @@
+//! The lock in which the driver and the users of streams meet.
+
+use super::{Incoming, streams};
+use protocol::frame::{GoAway, GoAwayReason, PreviousSession};
+use protocol::session::{EndReason, Event, Session};
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::task::Waker;
+use std::time::Duration;
+use tokio::sync::watch;
+
+/// Who waits for something on a stream.
+#[derive(Debug, Default)]
+pub(crate) struct Waiting {
+    pub(crate) reader: Option<Waker>,
+    pub(crate) writer: Option<Waker>,
+    pub(crate) closer: Option<Waker>,
+}
+
+/// What the whole session's watchers see.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct State {
+    pub(crate) ended: Option<EndReason>,
+    pub(crate) goaway: Option<GoAway>,
+}
+
+/// What the lock protects.
+pub(crate) struct Core {
+    pub(crate) session: Session,
+    pub(crate) waiting: HashMap<u32, Waiting>,
+    pub(crate) driver: Option<Waker>,
+    /// The driver has sent all it had: it wants to know of new frames.
+    pub(crate) writer_idle: bool,
+    /// The owner wants the session to end.
+    pub(crate) closing: Option<EndReason>,
+    /// Nothing runs any more after a GOAWAY.
+    pub(crate) drained: bool,
+    undispatched: Vec<u32>,
+}
+
+type OnOpen = Arc<dyn Fn(Incoming) + Send + Sync>;
+
+pub(crate) struct Shared {
+    pub(crate) id: [u8; 16],
+    core: Mutex<Core>,
+    state: watch::Sender<State>,
+    on_open: Option<OnOpen>,
+}
+
+impl Shared {
+    pub(crate) fn new(id: [u8; 16], session: Session, on_open: Option<OnOpen>) -> Arc<Self> {
+        Arc::new(Self {
+            id,
+            core: Mutex::new(Core {
+                session,
+                waiting: HashMap::new(),
+                driver: None,
+                writer_idle: true,
+                closing: None,
+                drained: false,
+                undispatched: Vec::new(),
+            }),
+            state: watch::Sender::new(State::default()),
+            on_open,
+        })
+    }
+
+    /// The lock is held for the length of a few map operations, and nothing in it can panic by
+    /// what a peer sends; a poisoned one is as good as any.
+    pub(crate) fn lock(&self) -> MutexGuard<'_, Core> {
+        self.core.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Looks at the session.
+    pub(crate) fn peek<T>(&self, look: impl FnOnce(&Session) -> T) -> T {
+        look(&self.lock().session)
+    }
+
+    /// Does something with the session, then wakes whoever that concerns.
+    pub(crate) fn with<T>(self: &Arc<Self>, act: impl FnOnce(&mut Core) -> T) -> T {
+        let mut core = self.lock();
+        let result = act(&mut core);
+        let wanted = core.writer_idle && core.session.has_frames();
+        let driver = wanted.then(|| core.driver.take()).flatten();
+        if core.session.has_events() {
+            self.settle(core);
+        } else {
+            drop(core);
+        }
+        if let Some(driver) = driver {
+            driver.wake();
+        }
+        result
+    }
+
+    /// Passes on what has happened, and gives the lock back first.
+    pub(crate) fn settle(self: &Arc<Self>, mut core: MutexGuard<'_, Core>) {
+        let mut wakers: Vec<Waker> = Vec::new();
+        let mut opened = Vec::new();
+        let mut goaway = None;
+        let mut serves = false;
+        while let Some(event) = core.session.poll_event() {
+            match event {
+                Event::Opened { id, head } => opened.push((id, head)),
+                Event::Readable(id) => {
+                    if let Some(waiting) = core.waiting.get_mut(&id) {
+                        wakers.extend(waiting.reader.take());
+                    }
+                }
+                Event::Writable(id) => {
+                    if let Some(waiting) = core.waiting.get_mut(&id) {
+                        wakers.extend(waiting.writer.take());
+                    }
+                }
+                Event::Failed(id) => {
+                    if let Some(waiting) = core.waiting.get_mut(&id) {
+                        wakers.extend(waiting.reader.take());
+                        wakers.extend(waiting.writer.take());
+                        wakers.extend(waiting.closer.take());
+                    }
+                }
+                Event::Serves => serves = true,
+                Event::GoAway(said) => goaway = Some(said),
+                Event::Drained => {
+                    core.drained = true;
+                    wakers.extend(core.driver.take());
+                }
+                // Deliveries have no users on either side yet.
+                Event::Result(_) | Event::ResultAck(_) => {}
+            }
+        }
+        drop(core);
+        for waker in wakers {
+            waker.wake();
+        }
+        if goaway.is_some() || serves {
+            self.state
+                .send_modify(|state| state.goaway = state.goaway.or(goaway));
+        }
+        for (id, head) in opened {
+            let (send, recv) = streams::incoming(self, id, head.body);
+            // Without a handler the streams are dropped, which resets the exchange.
+            if let Some(on_open) = &self.on_open {
+                on_open(Incoming {
+                    head: *head,
+                    send,
+                    recv,
+                });
+            }
+        }
+    }
+
+    /// The owner wants the session to end.
+    pub(crate) fn close(self: &Arc<Self>, reason: EndReason) {
+        self.with(|core| {
+            if core.closing.is_none() {
+                let said = match reason {
+                    EndReason::Replaced => GoAwayReason::Replaced,
+                    EndReason::Revoked => GoAwayReason::Revoked,
+                    EndReason::Protocol(_) => GoAwayReason::Protocol,
+                    EndReason::PeerLeft(_)
+                    | EndReason::Closed
+                    | EndReason::Dead(_)
+                    | EndReason::WriteStalled(_)
+                    | EndReason::Io(_)
+                    | EndReason::Draining => GoAwayReason::Draining,
+                };
+                core.session.drain(said, Duration::ZERO);
+                core.closing = Some(reason);
+            }
+            if let Some(driver) = core.driver.take() {
+                driver.wake();
+            }
+        });
+    }
+
+    /// The session is over: every stream fails, every watcher learns why.
+    pub(crate) fn end(self: &Arc<Self>, reason: EndReason) -> EndReason {
+        let mut core = self.lock();
+        if core.session.ended().is_none() {
+            core.undispatched = core.session.undispatched();
+        }
+        core.session.fail(reason);
+        let reason = core.session.ended().cloned().unwrap_or(EndReason::Closed);
+        self.settle(core);
+        self.state.send_modify(|state| {
+            state.ended.get_or_insert_with(|| reason.clone());
+        });
+        reason
+    }
+
+    pub(crate) fn states(&self) -> watch::Receiver<State> {
+        self.state.subscribe()
+    }
+
+    pub(crate) fn aftermath(&self) -> PreviousSession {
+        let core = self.lock();
+        PreviousSession {
+            session: self.id,
+            last_stream: core.session.last_stream(),
+            undispatched: protocol::frame::Bounded::truncated(core.undispatched.iter().copied()),
+        }
+    }
+}

@@ -1,0 +1,438 @@
+//! The two ends of one exchange.
+//!
+//! Dropping both ends before the exchange is over takes it back: the relay resets it with
+//! `cancelled`, the bridge with `internal`.
+
+use super::shared::{Shared, Waiting};
+use bytes::Bytes;
+use http_body::{Body, Frame, SizeHint};
+use protocol::frame::{BodyLength, ResponseHead};
+use protocol::session::{Read, Room};
+use protocol::{Code, Execution, Failure};
+use std::future::poll_fn;
+use std::pin::{Pin, pin};
+use std::sync::Arc;
+use std::task::{Context, Poll, Waker};
+use std::time::{Duration, Instant};
+
+/// What both ends hold together; the last one to go releases the stream.
+#[derive(Debug)]
+struct Stream {
+    shared: Arc<Shared>,
+    id: u32,
+}
+
+impl std::fmt::Debug for Shared {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Shared").finish_non_exhaustive()
+    }
+}
+
+impl Drop for Stream {
+    fn drop(&mut self) {
+        self.shared.with(|core| {
+            core.waiting.remove(&self.id);
+            core.session.release(self.id);
+        });
+    }
+}
+
+fn keep(slot: &mut Option<Waker>, cx: &Context<'_>) {
+    match slot {
+        Some(waker) => waker.clone_from(cx.waker()),
+        None => *slot = Some(cx.waker().clone()),
+    }
+}
+
+impl Stream {
+    fn poll_closed(
+        &self,
+        cx: &Context<'_>,
+        slot: fn(&mut Waiting) -> &mut Option<Waker>,
+    ) -> Poll<Failure> {
+        let mut core = self.shared.lock();
+        match core.session.failure(self.id) {
+            Some(failure) => Poll::Ready(failure),
+            None => {
+                keep(slot(core.waiting.entry(self.id).or_default()), cx);
+                Poll::Pending
+            }
+        }
+    }
+}
+
+pub(super) fn pair(shared: &Arc<Shared>, id: u32) -> (SendStream, RecvStream) {
+    incoming(shared, id, BodyLength::Unknown)
+}
+
+pub(super) fn incoming(
+    shared: &Arc<Shared>,
+    id: u32,
+    body: BodyLength,
+) -> (SendStream, RecvStream) {
+    let stream = Arc::new(Stream {
+        shared: shared.clone(),
+        id,
+    });
+    let send = SendStream {
+        stream: stream.clone(),
+    };
+    let recv = RecvStream {
+        stream,
+        left: length(body),
+        done: false,
+    };
+    (send, recv)
+}
+
+fn length(body: BodyLength) -> Option<u64> {
+    match body {
+        BodyLength::None => Some(0),
+        BodyLength::Known(bytes) => Some(bytes),
+        BodyLength::Unknown => None,
+    }
+}
+
+/// How a body that was pumped came to its end.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum PumpEnd {
+    /// All of it was queued, with its end.
+    Finished,
+    /// The peer wants no more of it.
+    Stopped,
+}
+
+/// Why a body could not be pumped to its end.
+#[derive(Debug)]
+pub enum PumpError<E> {
+    /// The source failed. The caller decides what to tell the peer.
+    Body(E),
+    /// The exchange failed.
+    Stream(Failure),
+}
+
+/// The direction that this side sends.
+#[derive(Debug)]
+pub struct SendStream {
+    stream: Arc<Stream>,
+}
+
+impl SendStream {
+    fn poll_room(&self, cx: &Context<'_>) -> Poll<Result<Room, Failure>> {
+        let mut core = self.stream.shared.lock();
+        match core.session.room(self.stream.id) {
+            Ok(Room::Full) => {
+                keep(
+                    &mut core.waiting.entry(self.stream.id).or_default().writer,
+                    cx,
+                );
+                Poll::Pending
+            }
+            ready => Poll::Ready(ready),
+        }
+    }
+
+    /// Waits for room, then queues bytes of the body. Returns whether the peer wants more of it.
+    /// Cancel safe: either all of `data` is queued or none.
+    ///
+    /// # Errors
+    /// The exchange's failure.
+    pub async fn data(&mut self, data: Bytes) -> Result<PumpEnd, Failure> {
+        match poll_fn(|cx| self.poll_room(cx)).await? {
+            Room::Stopped => Ok(PumpEnd::Stopped),
+            Room::Free | Room::Full => {
+                let id = self.stream.id;
+                self.stream
+                    .shared
+                    .with(|core| core.session.send_data(id, data))?;
+                Ok(PumpEnd::Finished)
+            }
+        }
+    }
+
+    /// Ends this direction.
+    ///
+    /// # Errors
+    /// The exchange's failure.
+    pub fn finish(&mut self) -> Result<(), Failure> {
+        let id = self.stream.id;
+        self.stream
+            .shared
+            .with(|core| core.session.finish(id, None))
+    }
+
+    /// Ends this direction with trailer fields.
+    ///
+    /// # Errors
+    /// The exchange's failure.
+    pub fn trailers(&mut self, trailers: protocol::frame::Headers) -> Result<(), Failure> {
+        let id = self.stream.id;
+        self.stream
+            .shared
+            .with(|core| core.session.finish(id, Some(trailers)))
+    }
+
+    /// Sends a whole body with its trailers, as fast as the peer takes it.
+    ///
+    /// # Errors
+    /// [`PumpError`].
+    pub async fn pump<B>(&mut self, body: B) -> Result<PumpEnd, PumpError<B::Error>>
+    where
+        B: Body<Data = Bytes>,
+    {
+        let mut body = pin!(body);
+        loop {
+            // Ask for room first: what the source has read it cannot take back.
+            let room = poll_fn(|cx| self.poll_room(cx)).await;
+            if room.map_err(PumpError::Stream)? == Room::Stopped {
+                return Ok(PumpEnd::Stopped);
+            }
+            let next = poll_fn(|cx| {
+                if let Poll::Ready(frame) = body.as_mut().poll_frame(cx) {
+                    return Poll::Ready(Ok(frame));
+                }
+                // While the source is slow, the peer may lose interest.
+                self.poll_interest(cx).map(Err)
+            });
+            let frame = match next.await {
+                Ok(frame) => frame,
+                Err(end) => return end.map_err(PumpError::Stream),
+            };
+            match frame {
+                None => {
+                    self.finish().map_err(PumpError::Stream)?;
+                    return Ok(PumpEnd::Finished);
+                }
+                Some(Err(error)) => return Err(PumpError::Body(error)),
+                Some(Ok(frame)) => {
+                    if let Some(end) = self.pump_frame(frame).map_err(PumpError::Stream)? {
+                        return Ok(end);
+                    }
+                }
+            }
+        }
+    }
+
+    fn poll_interest(&self, cx: &Context<'_>) -> Poll<Result<PumpEnd, Failure>> {
+        let mut core = self.stream.shared.lock();
+        match core.session.room(self.stream.id) {
+            Ok(Room::Free | Room::Full) => {
+                keep(
+                    &mut core.waiting.entry(self.stream.id).or_default().writer,
+                    cx,
+                );
+                Poll::Pending
+            }
+            Ok(Room::Stopped) => Poll::Ready(Ok(PumpEnd::Stopped)),
+            Err(failure) => Poll::Ready(Err(failure)),
+        }
+    }
+
+    /// Passes one frame of a body on; there was room.
+    fn pump_frame(&mut self, frame: Frame<Bytes>) -> Result<Option<PumpEnd>, Failure> {
+        let id = self.stream.id;
+        match frame.into_data() {
+            Ok(data) => {
+                self.stream
+                    .shared
+                    .with(|core| core.session.send_data(id, data))?;
+                Ok(None)
+            }
+            Err(frame) => {
+                let Ok(trailers) = frame.into_trailers() else {
+                    return Ok(None);
+                };
+                match crate::http::to_wire(&trailers, |_| false) {
+                    Ok(trailers) => self.trailers(trailers)?,
+                    Err(error) => {
+                        let detail = format!("the trailers cannot be passed on: {error}");
+                        let failure =
+                            Failure::new(Code::InvalidRequest, Execution::PossiblyExecuted, detail);
+                        self.reset(failure);
+                    }
+                }
+                Ok(Some(PumpEnd::Finished))
+            }
+        }
+    }
+
+    /// Bridge: the first byte is about to leave for the target.
+    ///
+    /// # Errors
+    /// The exchange was taken back: nothing may leave.
+    pub fn dispatched(&self) -> Result<(), Failure> {
+        let id = self.stream.id;
+        self.stream
+            .shared
+            .with(|core| core.session.mark_dispatched(Instant::now(), id))
+    }
+
+    /// Bridge: sends a head of the answer. Those with a status of 1xx may come before the last.
+    /// A `body` of up to 16 KiB travels with the last one; `end` says that it is the whole.
+    ///
+    /// # Errors
+    /// The exchange's failure, or `target_protocol` when the head does not fit a frame.
+    pub fn head(&mut self, head: &ResponseHead, body: &[u8], end: bool) -> Result<(), Failure> {
+        let id = self.stream.id;
+        self.stream
+            .shared
+            .with(|core| core.session.send_head(id, head, body, end))
+    }
+
+    /// Ends the exchange in both directions. On the bridge this is its answer.
+    pub fn reset(&mut self, failure: Failure) {
+        let id = self.stream.id;
+        self.stream
+            .shared
+            .with(|core| core.session.reset(id, failure));
+    }
+
+    /// Waits until the exchange has failed: taken back by the peer, or lost with the session.
+    /// Cancel safe. Does not return while all is well.
+    pub async fn closed(&self) -> Failure {
+        poll_fn(|cx| self.stream.poll_closed(cx, |waiting| &mut waiting.closer)).await
+    }
+}
+
+/// The direction that the peer sends, as a body. Credit returns as its frames are taken. A reset
+/// or a lost session is an error, never an end.
+#[derive(Debug)]
+pub struct RecvStream {
+    stream: Arc<Stream>,
+    /// Bytes that are still to come, where that is known.
+    left: Option<u64>,
+    done: bool,
+}
+
+impl RecvStream {
+    /// Relay: polls for the next head of the answer.
+    ///
+    /// # Errors
+    /// The exchange's failure; its `execution` is what callers may rely on.
+    pub fn poll_head(&mut self, cx: &Context<'_>) -> Poll<Result<ResponseHead, Failure>> {
+        let id = self.stream.id;
+        let mut core = self.stream.shared.lock();
+        match core.session.read_head(id) {
+            Ok(Some(head)) => {
+                self.left = length(head.body);
+                Poll::Ready(Ok(head))
+            }
+            Ok(None) => {
+                keep(&mut core.waiting.entry(id).or_default().reader, cx);
+                Poll::Pending
+            }
+            Err(failure) => Poll::Ready(Err(failure)),
+        }
+    }
+
+    /// Relay: the next head of the answer, those with a status of 1xx included. Cancel safe.
+    ///
+    /// # Errors
+    /// The exchange's failure; its `execution` is what callers may rely on.
+    pub async fn head(&mut self) -> Result<ResponseHead, Failure> {
+        poll_fn(|cx| self.poll_head(cx)).await
+    }
+
+    /// Asks the peer to send no more of this direction; the exchange goes on.
+    pub fn stop(&mut self) {
+        let id = self.stream.id;
+        self.stream.shared.with(|core| core.session.stop(id));
+    }
+
+    /// Relay: takes the request back, and waits up to `wait` for the bridge's word on how far it
+    /// came. Without its word the failure stays `possibly_executed`.
+    pub async fn cancel(&mut self, failure: Failure, wait: Duration) -> Failure {
+        let id = self.stream.id;
+        let given = Failure {
+            execution: Execution::PossiblyExecuted,
+            ..failure
+        };
+        self.stream
+            .shared
+            .with(|core| core.session.reset(id, given.clone()));
+        let settled = poll_fn(|cx| self.stream.poll_closed(cx, |waiting| &mut waiting.closer));
+        tokio::time::timeout(wait, settled).await.unwrap_or(given)
+    }
+
+    fn poll_read(&mut self, cx: &Context<'_>) -> Poll<Read> {
+        let id = self.stream.id;
+        let shared = self.stream.shared.clone();
+        let read = shared.with(|core| {
+            let read = core.session.read(Instant::now(), id);
+            if read == Read::Pending {
+                keep(&mut core.waiting.entry(id).or_default().reader, cx);
+            }
+            read
+        });
+        match read {
+            Read::Pending => Poll::Pending,
+            ready => Poll::Ready(ready),
+        }
+    }
+
+    fn count(&mut self, bytes: u64) -> Result<(), Failure> {
+        if let Some(left) = &mut self.left {
+            *left = left.checked_sub(bytes).ok_or_else(wrong_length)?;
+        }
+        Ok(())
+    }
+}
+
+fn wrong_length() -> Failure {
+    Failure::new(
+        Code::TargetClosed,
+        Execution::Executed,
+        "the body is not as long as its head said",
+    )
+}
+
+impl Body for RecvStream {
+    type Data = Bytes;
+    type Error = Failure;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Failure>>> {
+        if self.done {
+            return Poll::Ready(None);
+        }
+        let result = match std::task::ready!(self.poll_read(cx)) {
+            Read::Data(data) => match self.count(data.len() as u64) {
+                Ok(()) => return Poll::Ready(Some(Ok(Frame::data(data)))),
+                Err(failure) => Some(Err(failure)),
+            },
+            Read::Trailers(headers) => {
+                return Poll::Ready(Some(match crate::http::from_wire(&headers) {
+                    Ok(trailers) => Ok(Frame::trailers(trailers)),
+                    Err(_) => Err(Failure::new(
+                        Code::TargetProtocol,
+                        Execution::Executed,
+                        "the trailers are not valid HTTP",
+                    )),
+                }));
+            }
+            // A body that ends early must not look whole.
+            Read::End if self.left.is_some_and(|left| left > 0) => Some(Err(wrong_length())),
+            Read::End => None,
+            Read::Failed(failure) => Some(Err(failure)),
+            Read::Pending => return Poll::Pending,
+        };
+        self.done = true;
+        Poll::Ready(result)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        let id = self.stream.id;
+        self.done
+            || (self.left.is_none_or(|left| left == 0)
+                && self
+                    .stream
+                    .shared
+                    .peek(|session| session.is_read_to_end(id)))
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.left.map_or_else(SizeHint::new, SizeHint::with_exact)
+    }
+}

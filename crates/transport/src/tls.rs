@@ -1,0 +1,131 @@
+//! TLS: configurations for both sides, and what binds a proof to a connection.
+
+use protocol::opening::{CHANNEL_BINDING_BYTES, EXPORTER_LABEL};
+use rustls::crypto::CryptoProvider;
+use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use rustls::{ClientConfig, RootCertStore, ServerConfig, SideData};
+use std::ops::Deref;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+/// Why TLS could not be set up. Names the file.
+#[derive(Debug, thiserror::Error)]
+pub enum TlsSetupError {
+    /// A PEM file cannot be read or holds nothing of the kind.
+    #[error("{path}: {detail}", path = .path.display())]
+    File {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        detail: String,
+    },
+    /// No root certificate at all.
+    #[error("no root certificates: the system has none ({detail}) and no CA file is given")]
+    NoRoots {
+        /// What the system said.
+        detail: String,
+    },
+    /// The parts do not fit together.
+    #[error("{0}")]
+    Rustls(#[from] rustls::Error),
+}
+
+/// The cryptography that everything here uses; nothing relies on a process-wide default.
+pub fn provider() -> Arc<CryptoProvider> {
+    Arc::new(rustls::crypto::ring::default_provider())
+}
+
+/// Certificates of a PEM file.
+///
+/// # Errors
+/// [`TlsSetupError::File`] when it cannot be read or holds none.
+pub fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, TlsSetupError> {
+    let failed = |detail: String| TlsSetupError::File {
+        path: path.to_owned(),
+        detail,
+    };
+    let found = CertificateDer::pem_file_iter(path)
+        .and_then(Iterator::collect::<Result<Vec<_>, _>>)
+        .map_err(|error| failed(format!("no PEM certificates could be read: {error}")))?;
+    if found.is_empty() {
+        return Err(failed("holds no PEM certificate".into()));
+    }
+    Ok(found)
+}
+
+/// The system's roots, and those of the extra files beside them.
+///
+/// # Errors
+/// [`TlsSetupError`] when a file is unusable or there is no root at all.
+pub fn roots(extra_ca_files: &[PathBuf]) -> Result<RootCertStore, TlsSetupError> {
+    let mut store = RootCertStore::empty();
+    let system = rustls_native_certs::load_native_certs();
+    store.add_parsable_certificates(system.certs);
+    for path in extra_ca_files {
+        for certificate in certificates(path)? {
+            store
+                .add(certificate)
+                .map_err(|error| TlsSetupError::File {
+                    path: path.clone(),
+                    detail: format!("holds a certificate that cannot be a root: {error}"),
+                })?;
+        }
+    }
+    if store.is_empty() {
+        let detail = system.errors.first().map(ToString::to_string);
+        return Err(TlsSetupError::NoRoots {
+            detail: detail.unwrap_or_else(|| "none found".into()),
+        });
+    }
+    Ok(store)
+}
+
+/// A client's configuration: TLS 1.2 and 1.3, the system's roots and the extra ones.
+///
+/// # Errors
+/// [`TlsSetupError`] when a file is unusable or there is no root at all.
+pub fn client_config(
+    extra_ca_files: &[PathBuf],
+    alpn: &[&[u8]],
+) -> Result<Arc<ClientConfig>, TlsSetupError> {
+    let mut config = ClientConfig::builder_with_provider(provider())
+        .with_safe_default_protocol_versions()?
+        .with_root_certificates(roots(extra_ca_files)?)
+        .with_no_client_auth();
+    config.alpn_protocols = alpn.iter().map(|name| name.to_vec()).collect();
+    Ok(Arc::new(config))
+}
+
+/// A server's configuration from PEM files: TLS 1.2 (with extended master secret) and 1.3.
+///
+/// # Errors
+/// [`TlsSetupError`] when a file is unusable or key and certificate do not match.
+pub fn server_config(
+    cert_file: &Path,
+    key_file: &Path,
+    alpn: &[&[u8]],
+) -> Result<ServerConfig, TlsSetupError> {
+    let chain = certificates(cert_file)?;
+    let key = PrivateKeyDer::from_pem_file(key_file).map_err(|error| TlsSetupError::File {
+        path: key_file.to_owned(),
+        detail: format!("no PEM private key could be read: {error}"),
+    })?;
+    let mut config = ServerConfig::builder_with_provider(provider())
+        .with_safe_default_protocol_versions()?
+        .with_no_client_auth()
+        .with_single_cert(chain, key)?;
+    config.alpn_protocols = alpn.iter().map(|name| name.to_vec()).collect();
+    Ok(config)
+}
+
+/// The channel binding of a connection (RFC 9266, `tls-exporter`); `None` before its handshake.
+pub fn channel_binding<C, S>(connection: &C) -> Option<[u8; CHANNEL_BINDING_BYTES]>
+where
+    C: Deref<Target = rustls::ConnectionCommon<S>>,
+    S: SideData,
+{
+    connection
+        .export_keying_material([0; CHANNEL_BINDING_BYTES], EXPORTER_LABEL, None)
+        .ok()
+}

@@ -1,0 +1,419 @@
+//! The opening of a tunnel, on both sides (W-10 and following).
+//!
+//! ```text
+//! relay                                    bridge
+//!   relay_opening: CHALLENGE  ------------>
+//!   Candidate      <----------------------  HELLO + proof
+//!     .verify      looks the bridge up
+//!     .welcome     WELCOME  ------------->   -> Session and its driver, on both sides
+//!     .refuse      REFUSED  ------------->   -> DialError::Refused
+//! ```
+
+use crate::driver::{Driver, Metered};
+use crate::session::{Session, Settings, Shared};
+use crate::websocket;
+use bytes::Bytes;
+use futures_util::{SinkExt, StreamExt};
+use protocol::frame::{
+    Challenge, Frame, Hello, PROOF_BYTES, PreviousSession, Refused, RefusedCode, Serves, VERSION,
+    Welcome, Windows,
+};
+use protocol::limits::OPENING_TIMEOUT;
+use protocol::opening::{CHANNEL_BINDING_BYTES, Transcript};
+use protocol::session::{Config, EndReason, Side};
+use ring::rand::{SecureRandom, SystemRandom};
+use ring::signature::Ed25519KeyPair;
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::time::timeout;
+use tokio_tungstenite::WebSocketStream;
+use tokio_tungstenite::tungstenite::protocol::Role;
+use tokio_tungstenite::tungstenite::{Error as WsError, Message};
+
+/// A connection that a tunnel can run on.
+pub trait Io: AsyncRead + AsyncWrite + Unpin + Send + 'static {}
+
+impl<T: AsyncRead + AsyncWrite + Unpin + Send + 'static> Io for T {}
+
+/// The task of a session; it must be polled for the session to live. Ends with the reason.
+pub type SessionDriver = Pin<Box<dyn Future<Output = EndReason> + Send>>;
+
+/// Why an opening failed.
+#[derive(Debug, thiserror::Error)]
+pub enum OpeningError {
+    /// It took longer than [`OPENING_TIMEOUT`].
+    #[error("the opening took longer than {OPENING_TIMEOUT:?}")]
+    Timeout,
+    /// The connection failed.
+    #[error("the connection failed during the opening: {0}")]
+    WebSocket(Box<WsError>),
+    /// The peer closed.
+    #[error("the peer closed the connection during the opening")]
+    Closed,
+    /// The peer sent something else than was due.
+    #[error("the peer broke the protocol in the opening: {0}")]
+    Protocol(String),
+    /// The relay did not take the tunnel.
+    #[error("the relay refused the tunnel: {0:?}")]
+    Refused(Refused),
+    /// The system gave no randomness.
+    #[error("the system gave no random bytes")]
+    Random,
+}
+
+impl From<WsError> for OpeningError {
+    fn from(error: WsError) -> Self {
+        Self::WebSocket(Box::new(error))
+    }
+}
+
+/// Fresh random bytes.
+///
+/// # Errors
+/// [`OpeningError::Random`] when the system gives none.
+pub fn random<const N: usize>() -> Result<[u8; N], OpeningError> {
+    let mut bytes = [0; N];
+    SystemRandom::new()
+        .fill(&mut bytes)
+        .map_err(|_| OpeningError::Random)?;
+    Ok(bytes)
+}
+
+type Socket<IO> = WebSocketStream<Metered<IO>>;
+
+async fn send<IO: Io>(ws: &mut Socket<IO>, frame: Bytes) -> Result<(), OpeningError> {
+    Ok(ws.send(Message::Binary(frame)).await?)
+}
+
+/// The next frame, with the message that it came in.
+async fn receive<IO: Io>(ws: &mut Socket<IO>) -> Result<(Frame, Bytes), OpeningError> {
+    loop {
+        match ws.next().await {
+            Some(Ok(Message::Binary(message))) => {
+                let frame = Frame::decode(message.clone())
+                    .map_err(|error| OpeningError::Protocol(error.to_string()))?;
+                if let Some(frame) = frame {
+                    return Ok((frame, message));
+                }
+            }
+            Some(Ok(Message::Ping(_) | Message::Pong(_))) => {}
+            Some(Ok(Message::Close(_))) | None => return Err(OpeningError::Closed),
+            Some(Ok(Message::Text(_) | Message::Frame(_))) => {
+                let what = "a message that is not binary".to_owned();
+                return Err(OpeningError::Protocol(what));
+            }
+            Some(Err(error)) => return Err(error.into()),
+        }
+    }
+}
+
+fn payload(message: &Bytes) -> Bytes {
+    message.slice(protocol::limits::HEADER_BYTES..)
+}
+
+fn start<IO: Io>(
+    ws: Socket<IO>,
+    id: [u8; 16],
+    config: Config,
+    serves: Serves,
+    settings: Settings,
+) -> (Session, SessionDriver) {
+    let session = protocol::session::Session::new(Instant::now(), config, serves);
+    let shared = Shared::new(id, session, settings.on_open);
+    let driver = Driver::new(ws, shared.clone());
+    (Session::new(shared), Box::pin(driver))
+}
+
+fn config(
+    side: Side,
+    welcome: &Welcome,
+    settings: &Settings,
+    peer: Windows,
+    rtt: Duration,
+) -> Config {
+    Config {
+        local: settings.windows,
+        peer,
+        heartbeat: Duration::from_millis(welcome.heartbeat_ms.into()),
+        dead_after: Duration::from_millis(welcome.dead_after_ms.into()),
+        rtt,
+        stream_window_cap: settings.stream_window_cap,
+        budget: settings.budget.clone(),
+        ..Config::new(side)
+    }
+}
+
+// ---- the relay's side --------------------------------------------------------------------
+
+/// What the relay holds the bridge's channel binding against.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ChannelBinding {
+    /// The proof must cover this exporter of the relay's own TLS connection (RFC 9266).
+    Exporter([u8; CHANNEL_BINDING_BYTES]),
+    /// TLS ends before the relay, by its configuration: a proof without a binding passes too.
+    EndsBefore,
+}
+
+/// A connection that claims to be a bridge and has not been believed yet.
+pub struct Candidate<IO> {
+    ws: Socket<IO>,
+    challenge: Challenge,
+    challenge_payload: Bytes,
+    hello: Box<Hello>,
+    hello_body: Bytes,
+    proof: [u8; PROOF_BYTES],
+    rtt: Duration,
+}
+
+/// Sends CHALLENGE and waits for HELLO. `read_ahead` is what came behind the upgrade request.
+///
+/// # Errors
+/// [`OpeningError`]; the connection is gone.
+pub async fn relay_opening<IO: Io>(
+    io: IO,
+    read_ahead: Bytes,
+    challenge: Challenge,
+) -> Result<Candidate<IO>, OpeningError> {
+    let opening = async {
+        let config = Some(websocket::config());
+        let io = Metered::new(io);
+        let mut ws = if read_ahead.is_empty() {
+            WebSocketStream::from_raw_socket(io, Role::Server, config).await
+        } else {
+            WebSocketStream::from_partially_read(io, read_ahead.into(), Role::Server, config).await
+        };
+        let message = Frame::Challenge(challenge.clone())
+            .encode()
+            .map_err(|error| OpeningError::Protocol(error.to_string()))?;
+        let sent = Instant::now();
+        send(&mut ws, message.clone()).await?;
+        let (frame, _) = receive(&mut ws).await?;
+        let Frame::Hello { hello, body, proof } = frame else {
+            return Err(OpeningError::Protocol("something else than HELLO".into()));
+        };
+        Ok(Candidate {
+            ws,
+            challenge,
+            challenge_payload: payload(&message),
+            hello,
+            hello_body: body,
+            proof,
+            rtt: sent.elapsed(),
+        })
+    };
+    timeout(OPENING_TIMEOUT, opening)
+        .await
+        .map_err(|_| OpeningError::Timeout)?
+}
+
+impl<IO: Io> Candidate<IO> {
+    /// What it claims. Nothing of it is proved before [`Self::verify`].
+    pub fn hello(&self) -> &Hello {
+        &self.hello
+    }
+
+    /// Whether version and windows can be worked with, and the proof is that of `public_key` for
+    /// this very connection.
+    ///
+    /// # Errors
+    /// The code to refuse it with.
+    pub fn verify(&self, public_key: &[u8], channel: ChannelBinding) -> Result<(), RefusedCode> {
+        let hello = &self.hello;
+        let versions = self.challenge.version_min..=self.challenge.version_max;
+        if !versions.contains(&hello.version) || !hello.windows.are_usable() {
+            return Err(RefusedCode::Version);
+        }
+        match channel {
+            ChannelBinding::Exporter(exporter) if self.proves(public_key, Some(&exporter)) => {
+                Ok(())
+            }
+            ChannelBinding::EndsBefore if self.proves(public_key, None) => Ok(()),
+            // The key is right and the connection is not: say so, for it is worth knowing.
+            ChannelBinding::Exporter(_) if self.proves(public_key, None) => {
+                Err(RefusedCode::ChannelBinding)
+            }
+            ChannelBinding::Exporter(_) | ChannelBinding::EndsBefore => {
+                Err(RefusedCode::Unauthorized)
+            }
+        }
+    }
+
+    fn proves(&self, public_key: &[u8], channel: Option<&[u8; CHANNEL_BINDING_BYTES]>) -> bool {
+        let transcript = Transcript {
+            challenge: &self.challenge_payload,
+            challenge_nonce: &self.challenge.nonce,
+            hello_body: &self.hello_body,
+            hello: &self.hello,
+            channel,
+        };
+        transcript.is_proved_by(public_key, &self.proof)
+    }
+
+    /// Tells it no, and closes.
+    pub async fn refuse(mut self, refused: Refused) {
+        let farewell = async {
+            if let Ok(message) = Frame::Refused(refused).encode() {
+                let _ = send(&mut self.ws, message).await;
+                let _ = self.ws.close(None).await;
+            }
+        };
+        let _ = timeout(Duration::from_secs(2), farewell).await;
+    }
+
+    /// Takes it. The session lives while its driver is polled.
+    ///
+    /// # Errors
+    /// [`OpeningError`] when WELCOME cannot be sent.
+    pub async fn welcome(
+        mut self,
+        welcome: Welcome,
+        settings: Settings,
+    ) -> Result<(Session, SessionDriver), OpeningError> {
+        let message = Frame::Welcome(welcome)
+            .encode()
+            .map_err(|error| OpeningError::Protocol(error.to_string()))?;
+        timeout(OPENING_TIMEOUT, send(&mut self.ws, message))
+            .await
+            .map_err(|_| OpeningError::Timeout)??;
+        let peer = self.hello.windows;
+        let config = config(Side::Relay, &welcome, &settings, peer, self.rtt);
+        let serves = self.hello.serves;
+        Ok(start(self.ws, welcome.session, config, serves, settings))
+    }
+}
+
+// ---- the bridge's side -------------------------------------------------------------------
+
+/// Who a bridge is.
+#[derive(Debug, Clone)]
+pub struct Identity {
+    /// The tenant that it was paired with.
+    pub tenant: String,
+    /// Its id, given at pairing.
+    pub bridge: String,
+    /// This installation of it.
+    pub instance: [u8; 16],
+    /// The key that it proves itself with.
+    pub key: Arc<Ed25519KeyPair>,
+    /// The program's version, for people.
+    pub software: String,
+    /// The host's name, for people.
+    pub host: String,
+}
+
+/// What a bridge says of one connection.
+#[derive(Debug, Clone)]
+pub struct Introduction {
+    /// Which of its connections.
+    pub slot: u8,
+    /// Counts this slot's connections.
+    pub epoch: u64,
+    /// What it serves.
+    pub serves: Serves,
+    /// What became of the session that this slot had before.
+    pub previous: Option<PreviousSession>,
+}
+
+/// What the bridge knows of the connection that it dialled.
+#[derive(Debug, Clone)]
+pub(crate) struct Dialled {
+    /// `host:port` as configured.
+    pub(crate) authority: String,
+    /// The TLS exporter.
+    pub(crate) channel: Option<[u8; CHANNEL_BINDING_BYTES]>,
+}
+
+/// A tunnel that the relay took.
+pub struct Tunnel {
+    /// Handles on it.
+    pub session: Session,
+    /// Its task.
+    pub driver: SessionDriver,
+    /// What the relay said.
+    pub welcome: Welcome,
+    /// The relay's node.
+    pub node: String,
+}
+
+impl std::fmt::Debug for Tunnel {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Tunnel")
+            .field("session", &self.session)
+            .field("node", &self.node)
+            .finish_non_exhaustive()
+    }
+}
+
+/// Waits for CHALLENGE, answers it, and waits for the verdict.
+pub(crate) async fn bridge_opening<IO: Io>(
+    mut ws: Socket<IO>,
+    dialled: Dialled,
+    identity: &Identity,
+    introduction: Introduction,
+    settings: Settings,
+) -> Result<Tunnel, OpeningError> {
+    let (frame, message) = receive(&mut ws).await?;
+    let Frame::Challenge(challenge) = frame else {
+        let what = "something else than CHALLENGE".to_owned();
+        return Err(OpeningError::Protocol(what));
+    };
+    if !(challenge.version_min..=challenge.version_max).contains(&VERSION)
+        || !challenge.windows.are_usable()
+    {
+        return Err(OpeningError::Refused(Refused {
+            code: RefusedCode::Version,
+            retry_after_ms: 0,
+        }));
+    }
+    let hello = Hello {
+        version: VERSION,
+        nonce: random()?,
+        tenant: identity.tenant.clone(),
+        bridge: identity.bridge.clone(),
+        instance: identity.instance,
+        slot: introduction.slot,
+        epoch: introduction.epoch,
+        authority: dialled.authority,
+        software: identity.software.clone(),
+        host: identity.host.clone(),
+        windows: settings.windows,
+        serves: introduction.serves,
+        journal: None,
+        previous: introduction.previous,
+    };
+    let too_large = |error: protocol::frame::FrameError| OpeningError::Protocol(error.to_string());
+    let body = protocol::frame::encode_hello_body(&hello).map_err(too_large)?;
+    let transcript = Transcript {
+        challenge: &payload(&message),
+        challenge_nonce: &challenge.nonce,
+        hello_body: &body,
+        hello: &hello,
+        channel: dialled.channel.as_ref(),
+    };
+    let proof = transcript.sign(&identity.key);
+    let serves = hello.serves.clone();
+    let hello = Box::new(hello);
+    let frame = Frame::Hello { hello, body, proof };
+    let sent = Instant::now();
+    send(&mut ws, frame.encode().map_err(too_large)?).await?;
+    match receive(&mut ws).await?.0 {
+        Frame::Welcome(welcome) => {
+            let rtt = sent.elapsed();
+            let config = config(Side::Bridge, &welcome, &settings, challenge.windows, rtt);
+            let (session, driver) = start(ws, welcome.session, config, serves, settings);
+            Ok(Tunnel {
+                session,
+                driver,
+                welcome,
+                node: challenge.node,
+            })
+        }
+        Frame::Refused(refused) => Err(OpeningError::Refused(refused)),
+        _ => Err(OpeningError::Protocol(
+            "something else than WELCOME or REFUSED".into(),
+        )),
+    }
+}

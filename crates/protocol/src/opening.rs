@@ -38,8 +38,6 @@ pub struct Transcript<'a> {
     pub hello_body: &'a [u8],
     /// What that part says.
     pub hello: &'a Hello,
-    /// The TLS exporter; empty where the signer has none.
-    pub channel: Option<&'a [u8; CHANNEL_BINDING_BYTES]>,
 }
 
 impl Transcript<'_> {
@@ -58,7 +56,10 @@ impl Transcript<'_> {
         put(&mut out, &hello.instance);
         put(&mut out, &[hello.slot]);
         put(&mut out, &hello.epoch.to_be_bytes());
-        put(&mut out, self.channel.map_or(&[][..], |channel| channel));
+        put(
+            &mut out,
+            hello.channel.as_ref().map_or(&[][..], |channel| channel),
+        );
         out
     }
 
@@ -143,6 +144,7 @@ mod tests {
             slot: 0,
             epoch: 3,
             authority: "relay.example:443".into(),
+            channel: Some([3; 32]),
             software: "0.1.0".into(),
             host: "host".into(),
             windows: Windows {
@@ -166,13 +168,16 @@ mod tests {
             challenge_nonce: &[5; 32],
             hello_body: b"hello",
             hello: &hello,
-            channel: Some(&[3; 32]),
         };
         let proof = transcript.sign(&key);
         assert!(transcript.is_proved_by(&public, &proof));
 
         let other_hello = Hello {
             authority: "evil.example:443".into(),
+            ..hello.clone()
+        };
+        let other_channel = Hello {
+            channel: Some([4; 32]),
             ..hello.clone()
         };
         let others = [
@@ -193,11 +198,7 @@ mod tests {
                 ..transcript
             },
             Transcript {
-                channel: Some(&[4; 32]),
-                ..transcript
-            },
-            Transcript {
-                channel: None,
+                hello: &other_channel,
                 ..transcript
             },
         ];

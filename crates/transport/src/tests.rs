@@ -318,21 +318,13 @@ async fn a_draining_bridge_finishes_what_runs_and_closes() {
 
 #[tokio::test]
 async fn a_proof_for_another_connection_is_told_apart_from_a_wrong_key() {
+    let theirs = ChannelBinding::Exporter([1; 32]);
     for (signed, held, public_seed, expected) in [
-        (Some([1; 32]), ChannelBinding::Exporter([1; 32]), 7, Ok(())),
-        (
-            None,
-            ChannelBinding::Exporter([1; 32]),
-            7,
-            Err(RefusedCode::ChannelBinding),
-        ),
-        (
-            Some([2; 32]),
-            ChannelBinding::Exporter([1; 32]),
-            7,
-            Err(RefusedCode::Unauthorized),
-        ),
-        (None, ChannelBinding::EndsBefore, 7, Ok(())),
+        (Some([1; 32]), theirs, 7, Ok(())),
+        (None, theirs, 7, Err(RefusedCode::ChannelBinding)),
+        (Some([2; 32]), theirs, 7, Err(RefusedCode::ChannelBinding)),
+        (Some([2; 32]), theirs, 8, Err(RefusedCode::Unauthorized)),
+        (Some([2; 32]), ChannelBinding::EndsBefore, 7, Ok(())),
         (
             None,
             ChannelBinding::EndsBefore,

@@ -151,9 +151,9 @@ fn config(
 /// What the relay holds the bridge's channel binding against.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ChannelBinding {
-    /// The proof must cover this exporter of the relay's own TLS connection (RFC 9266).
+    /// The bridge must have signed this exporter of the relay's own TLS connection (RFC 9266).
     Exporter([u8; CHANNEL_BINDING_BYTES]),
-    /// TLS ends before the relay, by its configuration: a proof without a binding passes too.
+    /// TLS ends before the relay, by its configuration: what the bridge signed is not compared.
     EndsBefore,
 }
 
@@ -226,30 +226,22 @@ impl<IO: Io> Candidate<IO> {
         if !versions.contains(&hello.version) || !hello.windows.are_usable() {
             return Err(RefusedCode::Version);
         }
-        match channel {
-            ChannelBinding::Exporter(exporter) if self.proves(public_key, Some(&exporter)) => {
-                Ok(())
-            }
-            ChannelBinding::EndsBefore if self.proves(public_key, None) => Ok(()),
-            // The key is right and the connection is not: say so, for it is worth knowing.
-            ChannelBinding::Exporter(_) if self.proves(public_key, None) => {
-                Err(RefusedCode::ChannelBinding)
-            }
-            ChannelBinding::Exporter(_) | ChannelBinding::EndsBefore => {
-                Err(RefusedCode::Unauthorized)
-            }
-        }
-    }
-
-    fn proves(&self, public_key: &[u8], channel: Option<&[u8; CHANNEL_BINDING_BYTES]>) -> bool {
         let transcript = Transcript {
             challenge: &self.challenge_payload,
             challenge_nonce: &self.challenge.nonce,
             hello_body: &self.hello_body,
-            hello: &self.hello,
-            channel,
+            hello,
         };
-        transcript.is_proved_by(public_key, &self.proof)
+        if !transcript.is_proved_by(public_key, &self.proof) {
+            return Err(RefusedCode::Unauthorized);
+        }
+        match channel {
+            // The key is right and the connection is another: somebody in between ends TLS.
+            ChannelBinding::Exporter(exporter) if hello.channel != Some(exporter) => {
+                Err(RefusedCode::ChannelBinding)
+            }
+            ChannelBinding::Exporter(_) | ChannelBinding::EndsBefore => Ok(()),
+        }
     }
 
     /// Tells it no, and closes.
@@ -377,6 +369,7 @@ pub(crate) async fn bridge_opening<IO: Io>(
         slot: introduction.slot,
         epoch: introduction.epoch,
         authority: dialled.authority,
+        channel: dialled.channel,
         software: identity.software.clone(),
         host: identity.host.clone(),
         windows: settings.windows,
@@ -391,7 +384,6 @@ pub(crate) async fn bridge_opening<IO: Io>(
         challenge_nonce: &challenge.nonce,
         hello_body: &body,
         hello: &hello,
-        channel: dialled.channel.as_ref(),
     };
     let proof = transcript.sign(&identity.key);
     let serves = hello.serves.clone();

@@ -93,6 +93,8 @@ pub struct Hello {
     pub epoch: u64,
     /// The authority that was dialled, `host:port`.
     pub authority: String,
+    /// The TLS channel binding of the connection that was dialled (RFC 9266).
+    pub channel: Option<[u8; 32]>,
     /// The program's version, for people.
     pub software: String,
     /// The host's name, for people.

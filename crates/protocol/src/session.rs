@@ -493,7 +493,9 @@ impl Session {
         let Some(stream) = self.streams.get(&id) else {
             return;
         };
-        if stream.failure.is_none() && !(stream.is_closed() || self.is_answered(stream)) {
+        if self.is_answered(stream) {
+            self.stop(id);
+        } else if stream.failure.is_none() && !stream.is_closed() {
             let failure = match self.config.side {
                 Side::Relay => Failure::possibly_executed(Code::Cancelled, "the caller went away"),
                 Side::Bridge => Failure::new(
@@ -511,9 +513,10 @@ impl Session {
         self.forget_if_done(id);
     }
 
-    /// Bridge: the whole answer is queued, so that letting go is no failure.
+    /// Bridge: the whole answer is queued, so that letting go is no failure. What is still to
+    /// come of the request is of no interest.
     fn is_answered(&self, stream: &Stream) -> bool {
-        self.config.side == Side::Bridge && stream.send.finished && stream.recv.ended
+        self.config.side == Side::Bridge && stream.failure.is_none() && stream.send.finished
     }
 
     // ---- a stream's end ------------------------------------------------------------------

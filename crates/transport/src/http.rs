@@ -72,15 +72,14 @@ pub fn from_wire(headers: &Headers) -> Result<HeaderMap, InvalidHeader> {
     Ok(map)
 }
 
-/// What is known of a body's length: from `Content-Length`, or from the body itself.
+/// What is known of a body's length: from `Content-Length`, or from the body itself. A message
+/// that ends with its head has no body, whatever length it names (as answers to HEAD do).
 pub fn body_length(headers: &HeaderMap, hint: &SizeHint, is_end: bool) -> BodyLength {
-    if let Some(length) = content_length(headers) {
-        return BodyLength::Known(length);
-    }
-    match hint.exact() {
+    match content_length(headers) {
+        Some(0) => BodyLength::Known(0),
         _ if is_end => BodyLength::None,
         Some(length) => BodyLength::Known(length),
-        None => BodyLength::Unknown,
+        None => hint.exact().map_or(BodyLength::Unknown, BodyLength::Known),
     }
 }
 

@@ -427,3 +427,24 @@ async fn a_stalled_reader_leaves_the_other_exchanges_alone() {
         assert_eq!(body.unwrap().unwrap().to_bytes(), "x");
     }
 }
+
+#[tokio::test]
+async fn an_answer_before_the_request_was_read_is_whole() {
+    let handler: Handler = Arc::new(|mut incoming: Incoming| {
+        incoming
+            .send
+            .head(&ok(BodyLength::Known(5)), b"early", true)
+            .unwrap();
+    });
+    let (relay, _bridge) = tunnel(handler).await;
+    let (mut send, mut recv) = relay
+        .open(&request(BodyLength::Unknown), b"", false)
+        .unwrap();
+    recv.head().await.unwrap();
+    assert_eq!(recv.collect().await.unwrap().to_bytes(), "early");
+    let endless = StreamBody::new(futures_util::stream::repeat_with(|| {
+        Ok::<_, std::convert::Infallible>(http_body::Frame::data(Bytes::from(vec![0; 4096])))
+    }));
+    let end = tokio::time::timeout(Duration::from_secs(5), send.pump(endless)).await;
+    assert_eq!(end.unwrap().unwrap(), crate::PumpEnd::Stopped);
+}

@@ -1,1 +1,5 @@
-//! Scaffold.
+//! The relay.
+pub mod config;
+pub mod storage;
+#[cfg(test)]
+mod testing;

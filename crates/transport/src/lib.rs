@@ -31,4 +31,4 @@ pub mod websocket;
 #[cfg(test)]
 mod tests;
 
-pub use session::{Incoming, PumpEnd, PumpError, RecvStream, SendStream, Session};
+pub use session::{Cutter, Incoming, PumpEnd, PumpError, RecvStream, SendStream, Session};

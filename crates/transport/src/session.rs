@@ -8,7 +8,7 @@
 mod shared;
 mod streams;
 
-pub use streams::{PumpEnd, PumpError, RecvStream, SendStream};
+pub use streams::{Cutter, PumpEnd, PumpError, RecvStream, SendStream};
 
 pub(crate) use shared::Shared;
 
@@ -116,6 +116,11 @@ impl Session {
     /// Whether new exchanges may be opened.
     pub fn is_open(&self) -> bool {
         self.shared.peek(|session| session.takes_streams())
+    }
+
+    /// Whether it is over.
+    pub fn is_over(&self) -> bool {
+        self.shared.peek(|session| session.ended().is_some())
     }
 
     /// Highest stream id that was opened (relay) or seen (bridge).

@@ -42,7 +42,9 @@ impl ThrowawayCa {
         let mut params = CertificateParams::new(Vec::new()).expect("no names to reject");
         params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
         params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
-        params.distinguished_name.push(DnType::CommonName, "Throwaway Test CA");
+        params
+            .distinguished_name
+            .push(DnType::CommonName, "Throwaway Test CA");
         let key = KeyPair::generate().expect("the system has randomness");
         let issuer = CertifiedIssuer::self_signed(params, key).expect("sound parameters");
         Self { issuer }
@@ -67,8 +69,13 @@ impl ThrowawayCa {
         params.use_authority_key_identifier_extension = true;
         adjust(&mut params);
         let key = KeyPair::generate().expect("the system has randomness");
-        let cert = params.signed_by(&key, &self.issuer).expect("sound parameters");
-        Issued { cert_pem: cert.pem(), key_pem: key.serialize_pem() }
+        let cert = params
+            .signed_by(&key, &self.issuer)
+            .expect("sound parameters");
+        Issued {
+            cert_pem: cert.pem(),
+            key_pem: key.serialize_pem(),
+        }
     }
 
     /// The root as PEM: what `ca_file` wants.
@@ -125,6 +132,18 @@ impl Issued {
             .expect("a key that fits its certificate");
         config.alpn_protocols = alpn.iter().map(|name| name.as_bytes().to_vec()).collect();
         Arc::new(config)
+    }
+}
+
+impl std::fmt::Debug for ThrowawayCa {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("ThrowawayCa")
+    }
+}
+
+impl std::fmt::Debug for Issued {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Issued")
     }
 }
 

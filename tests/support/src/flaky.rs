@@ -110,7 +110,11 @@ impl FlakyProxy {
             down_bytes: AtomicU64::new(0),
         });
         let accepting = tokio::spawn(accept(addr, listener, Arc::clone(&shared)));
-        Self { addr, shared, _accepting: AbortOnDrop(accepting) }
+        Self {
+            addr,
+            shared,
+            _accepting: AbortOnDrop(accepting),
+        }
     }
 
     /// Where to connect.
@@ -148,7 +152,10 @@ impl FlakyProxy {
         if bytes == 0 {
             return self.cut();
         }
-        *self.shared.fuse() = Some(Fuse { direction, left_bytes: bytes });
+        *self.shared.fuse() = Some(Fuse {
+            direction,
+            left_bytes: bytes,
+        });
     }
 
     /// Makes every byte arrive this much later, in each direction: the round trip grows by twice
@@ -167,10 +174,13 @@ impl FlakyProxy {
     pub async fn refuse(&self, refuse: bool) {
         self.change(|now| now.refuse = refuse);
         let mut listening = self.shared.listening.subscribe();
-        tokio::time::timeout(Duration::from_secs(10), listening.wait_for(|now| *now != refuse))
-            .await
-            .unwrap_or_else(|_| panic!("{} could not be listened on again", self.addr))
-            .expect("the accepting task lives as long as the proxy");
+        tokio::time::timeout(
+            Duration::from_secs(10),
+            listening.wait_for(|now| *now != refuse),
+        )
+        .await
+        .unwrap_or_else(|_| panic!("{} could not be listened on again", self.addr))
+        .expect("the accepting task lives as long as the proxy");
     }
 
     /// Where new connections go from now on.

@@ -80,7 +80,10 @@ impl Sha256 {
     /// The hash of everything added, in hex.
     pub fn hex(self) -> String {
         let hash = self.0.finish();
-        hash.as_ref().iter().map(|byte| format!("{byte:02x}")).collect()
+        hash.as_ref()
+            .iter()
+            .map(|byte| format!("{byte:02x}"))
+            .collect()
     }
 }
 
@@ -120,7 +123,10 @@ impl PatternBody {
 
     /// Does not tell its length: it is sent chunked.
     pub fn chunked(self) -> Self {
-        Self { length_known: false, ..self }
+        Self {
+            length_known: false,
+            ..self
+        }
     }
 
     /// In pieces of `piece_bytes`, with a pause after each.
@@ -134,7 +140,11 @@ impl PatternBody {
 
     /// Ends with an error instead of an end, and does not tell its length.
     pub fn breaking(self) -> Self {
-        Self { breaks: true, length_known: false, ..self }
+        Self {
+            breaks: true,
+            length_known: false,
+            ..self
+        }
     }
 
     /// Whether all was handed over, without an error to come.
@@ -162,7 +172,11 @@ impl Body for PatternBody {
         let piece = chunk(self.sent_bytes, piece_len(left).min(self.piece_bytes));
         self.sent_bytes += piece.len() as u64;
         let last = self.sent_bytes == self.total_bytes;
-        let pause = if last { self.breaks.then_some(BREAK_AFTER) } else { self.pause };
+        let pause = if last {
+            self.breaks.then_some(BREAK_AFTER)
+        } else {
+            self.pause
+        };
         self.waiting = pause.map(|pause| Box::pin(tokio::time::sleep(pause)));
         Poll::Ready(Some(Ok(Frame::data(piece))))
     }
@@ -182,7 +196,9 @@ impl Body for PatternBody {
 
 /// The next piece's length where `left` bytes are left.
 fn piece_len(left: u64) -> usize {
-    usize::try_from(left).unwrap_or(usize::MAX).min(PIECE_BYTES_MAX)
+    usize::try_from(left)
+        .unwrap_or(usize::MAX)
+        .min(PIECE_BYTES_MAX)
 }
 
 #[cfg(test)]
@@ -210,9 +226,15 @@ mod tests {
 
     #[tokio::test]
     async fn a_body_is_the_pattern_and_a_breaking_one_ends_with_an_error() {
-        let whole = PatternBody::new(100_000).collect().await.expect("a whole body");
+        let whole = PatternBody::new(100_000)
+            .collect()
+            .await
+            .expect("a whole body");
         assert_eq!(whole.to_bytes(), bytes(100_000));
         let broken = PatternBody::new(10).breaking().collect().await;
-        assert_eq!(broken.expect_err("a broken body").to_string(), "the body broke off");
+        assert_eq!(
+            broken.expect_err("a broken body").to_string(),
+            "the body broke off"
+        );
     }
 }

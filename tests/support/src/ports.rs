@@ -24,12 +24,12 @@ static HELD: Mutex<Option<HashMap<u16, File>>> = Mutex::new(None);
 pub fn free() -> u16 {
     let mut held = HELD.lock().unwrap_or_else(PoisonError::into_inner);
     let held = held.get_or_insert_default();
-    let span = ephemeral_first()
-        .saturating_sub(PORT_FIRST)
-        .max(1_000);
+    let span = ephemeral_first().saturating_sub(PORT_FIRST).max(1_000);
     let start = somewhere() % u32::from(span);
     (0..u32::from(span))
-        .map(|step| PORT_FIRST + u16::try_from((start + step) % u32::from(span)).expect("below a u16"))
+        .map(|step| {
+            PORT_FIRST + u16::try_from((start + step) % u32::from(span)).expect("below a u16")
+        })
         .find(|port| {
             if held.contains_key(port) {
                 return false;

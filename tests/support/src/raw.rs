@@ -29,10 +29,16 @@ impl RawTarget {
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))
             .await
             .expect("loopback has a free port");
-        let addr = listener.local_addr().expect("a bound socket has an address");
+        let addr = listener
+            .local_addr()
+            .expect("a bound socket has an address");
         let requests = Arc::new(Mutex::new(Vec::new()));
         let serving = tokio::spawn(serve(listener, answer.into().into(), Arc::clone(&requests)));
-        Self { addr, requests, _serving: AbortOnDrop(serving) }
+        Self {
+            addr,
+            requests,
+            _serving: AbortOnDrop(serving),
+        }
     }
 
     /// Where it listens.
@@ -47,7 +53,10 @@ impl RawTarget {
 
     /// The bytes of each request so far, head and body, as they came.
     pub fn requests(&self) -> Vec<Vec<u8>> {
-        self.requests.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        self.requests
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone()
     }
 
     /// The last request as text.
@@ -56,7 +65,10 @@ impl RawTarget {
     ///
     /// Where none came.
     pub fn last_request(&self) -> String {
-        let last = self.requests().pop().expect("no request has reached the raw target");
+        let last = self
+            .requests()
+            .pop()
+            .expect("no request has reached the raw target");
         String::from_utf8_lossy(&last).into_owned()
     }
 }
@@ -64,7 +76,11 @@ impl RawTarget {
 async fn serve(listener: TcpListener, answer: Arc<[u8]>, requests: Arc<Mutex<Vec<Vec<u8>>>>) {
     let mut connections = JoinSet::new();
     while let Ok((socket, _)) = listener.accept().await {
-        connections.spawn(answer_one(socket, Arc::clone(&answer), Arc::clone(&requests)));
+        connections.spawn(answer_one(
+            socket,
+            Arc::clone(&answer),
+            Arc::clone(&requests),
+        ));
         while connections.try_join_next().is_some() {}
     }
 }
@@ -80,7 +96,10 @@ async fn answer_one(
             return Ok(());
         }
     }
-    requests.lock().unwrap_or_else(PoisonError::into_inner).push(request);
+    requests
+        .lock()
+        .unwrap_or_else(PoisonError::into_inner)
+        .push(request);
     socket.write_all(&answer).await?;
     socket.shutdown().await?;
     // A close with unread bytes would be a reset, and could take the answer with it.
@@ -98,12 +117,16 @@ fn is_whole(request: &[u8]) -> bool {
     let head = String::from_utf8_lossy(&request[..head]).to_ascii_lowercase();
     let header = |name: &str| {
         let mut lines = head.lines().filter_map(|line| line.split_once(':'));
-        lines.find(|(key, _)| *key == name).map(|(_, value)| value.trim().to_owned())
+        lines
+            .find(|(key, _)| *key == name)
+            .map(|(_, value)| value.trim().to_owned())
     };
     if header("transfer-encoding").is_some_and(|coding| coding.contains("chunked")) {
         return body.starts_with(b"0\r\n") || body.windows(5).any(|five| five == b"\r\n0\r\n");
     }
-    let length = header("content-length").and_then(|length| length.parse().ok()).unwrap_or(0);
+    let length = header("content-length")
+        .and_then(|length| length.parse().ok())
+        .unwrap_or(0);
     body.len() >= length
 }
 
@@ -117,7 +140,11 @@ mod tests {
         assert!(is_whole(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n"));
         assert!(!is_whole(b"POST / HTTP/1.1\r\nContent-Length: 3\r\n\r\nab"));
         assert!(is_whole(b"POST / HTTP/1.1\r\nContent-Length: 3\r\n\r\nabc"));
-        assert!(!is_whole(b"POST / HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n1\r\na\r\n"));
-        assert!(is_whole(b"POST / HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n1\r\na\r\n0\r\n\r\n"));
+        assert!(!is_whole(
+            b"POST / HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n1\r\na\r\n"
+        ));
+        assert!(is_whole(
+            b"POST / HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n1\r\na\r\n0\r\n\r\n"
+        ));
     }
 }

@@ -11,7 +11,7 @@ use protocol::session::{Read, Room};
 use protocol::{Code, Execution, Failure};
 use std::future::poll_fn;
 use std::pin::{Pin, pin};
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 use std::task::{Context, Poll, Waker};
 use std::time::{Duration, Instant};
 
@@ -90,6 +90,23 @@ fn length(body: BodyLength) -> Option<u64> {
         BodyLength::None => Some(0),
         BodyLength::Known(bytes) => Some(bytes),
         BodyLength::Unknown => None,
+    }
+}
+
+/// Ends an exchange from outside, without keeping it alive.
+#[derive(Debug, Clone)]
+pub struct Cutter {
+    stream: Weak<Stream>,
+}
+
+impl Cutter {
+    /// Ends the exchange in both directions, if it still runs.
+    pub fn cut(&self, failure: Failure) {
+        if let Some(stream) = self.stream.upgrade() {
+            stream
+                .shared
+                .with(|core| core.session.reset(stream.id, failure));
+        }
     }
 }
 
@@ -331,6 +348,13 @@ impl RecvStream {
     /// The exchange's failure; its `execution` is what callers may rely on.
     pub async fn head(&mut self) -> Result<ResponseHead, Failure> {
         poll_fn(|cx| self.poll_head(cx)).await
+    }
+
+    /// What ends this exchange from outside.
+    pub fn cutter(&self) -> Cutter {
+        Cutter {
+            stream: Arc::downgrade(&self.stream),
+        }
     }
 
     /// Asks the peer to send no more of this direction; the exchange goes on.

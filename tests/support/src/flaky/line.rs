@@ -83,7 +83,10 @@ async fn carry_both(
     conditions: &mut watch::Receiver<Conditions>,
     shared: &Arc<Shared>,
 ) -> io::Result<()> {
-    let upstream = match conditions.wait_for(|now| now.frozen != Some(Direction::Both)).await {
+    let upstream = match conditions
+        .wait_for(|now| now.frozen != Some(Direction::Both))
+        .await
+    {
         Ok(now) => now.upstream,
         Err(_) => return Ok(()),
     };
@@ -161,7 +164,10 @@ impl Way {
         // At a rate, as much as passes in 10 ms, so that it is a flow and not a series of bursts.
         let smooth = rate.map_or(u64::MAX, |rate| (rate / 100).max(1));
         let len = usize::try_from(allowed.min(smooth)).unwrap_or(usize::MAX);
-        Some(((*due).max(self.free_at), piece.slice(..piece.len().min(len))))
+        Some((
+            (*due).max(self.free_at),
+            piece.slice(..piece.len().min(len)),
+        ))
     }
 
     fn hold(&mut self, read: &[u8], delay: Duration) {
@@ -169,7 +175,8 @@ impl Way {
             self.ended = true;
         } else {
             self.held_bytes += read.len();
-            self.held.push_back((Instant::now() + delay, Bytes::copy_from_slice(read)));
+            self.held
+                .push_back((Instant::now() + delay, Bytes::copy_from_slice(read)));
         }
     }
 
@@ -187,7 +194,7 @@ impl Way {
         }
         if self.shared.delivered(self.direction, written as u64) {
             // Those were the last bytes: the end is on its way to this connection.
-            std::future::pending().await
+            std::future::pending::<()>().await;
         }
     }
 }

@@ -1,0 +1,132 @@
+//! `bridge.toml`: parsed once, here, into types that cannot be wrong.
+//!
+//! ```toml
+//! [relay]
+//! url = "https://relay.example.com"
+//!
+//! [bridge]
+//! name = "berlin-dc1"
+//! data_dir = "/var/lib/integration-bridge"
+//!
+//! [[endpoint]]
+//! name = "alm"
+//! url = "https://alm.corp.example:8443/qcbin/"
+//!
+//! [[allow]]
+//! host = "ci.corp.example"
+//! methods = ["POST"]
+//! ```
+//!
+//! Unknown keys are mistakes. A mistake is said with its line, what is wrong and what would be
+//! right ([`ConfigError`]). What the rules mean is the crate `policy`'s; `rules` puts its types
+//! together.
+
+mod error;
+mod rules;
+mod section;
+mod value;
+
+pub use error::ConfigError;
+pub use rules::Rules;
+pub use section::{
+    AllowSection, BridgeSection, EndpointSection, LimitsSection, LogFormat, LogLevel, LogSection,
+    ProxySetting, RelaySection, Targets,
+};
+pub use value::{FilePath, Size, Span, Within};
+
+use serde::Deserialize;
+use std::path::{Path, PathBuf};
+
+/// Largest config file, in bytes; a longer one is a mistake in `--config`.
+const FILE_MAX_BYTES: u64 = 4 * 1024 * 1024;
+
+/// A whole config that was checked.
+#[derive(Debug, Clone)]
+pub struct Config {
+    /// Where it came from.
+    pub path: PathBuf,
+    /// `[relay]`.
+    pub relay: RelaySection,
+    /// `[bridge]`.
+    pub bridge: BridgeSection,
+    /// `[targets]`.
+    pub targets: Targets,
+    /// `[limits]`.
+    pub limits: LimitsSection,
+    /// `[log]`.
+    pub log: LogSection,
+    /// `[[endpoint]]` and `[[allow]]`, as the policy has them.
+    pub rules: Rules,
+}
+
+/// The file as it is written.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct File {
+    relay: RelaySection,
+    bridge: BridgeSection,
+    #[serde(default)]
+    endpoint: Vec<EndpointSection>,
+    #[serde(default)]
+    allow: Vec<AllowSection>,
+    #[serde(default)]
+    targets: Targets,
+    #[serde(default)]
+    limits: LimitsSection,
+    #[serde(default)]
+    log: LogSection,
+}
+
+impl Config {
+    /// Reads and checks a file.
+    ///
+    /// # Errors
+    /// [`ConfigError`] with the line of the first mistake.
+    pub fn load(path: &Path) -> Result<Self, ConfigError> {
+        let unreadable = |source| ConfigError::Read {
+            path: path.to_owned(),
+            source,
+        };
+        let bytes = std::fs::metadata(path).map_err(unreadable)?.len();
+        if bytes > FILE_MAX_BYTES {
+            let what = std::io::Error::other("it is larger than any config file");
+            return Err(unreadable(what));
+        }
+        let text = std::fs::read_to_string(path).map_err(unreadable)?;
+        Self::parse(&text, path)
+    }
+
+    /// Checks a text. `path` names it in messages, and relative paths count from its directory.
+    ///
+    /// # Errors
+    /// [`ConfigError::Mistake`] with the line of the first mistake.
+    pub fn parse(text: &str, path: &Path) -> Result<Self, ConfigError> {
+        let mistake = |span, message: String| ConfigError::at(path, text, span, message);
+        let mut file: File = toml::from_str(text)
+            .map_err(|error| mistake(error.span(), error.message().trim().to_owned()))?;
+        let base = std::path::absolute(path)
+            .ok()
+            .and_then(|path| path.parent().map(Path::to_owned))
+            .unwrap_or_default();
+        file.bridge.data_dir.anchor(&base);
+        let files = [&mut file.relay.ca_file, &mut file.targets.ca_file];
+        let endpoint_files = file.endpoint.iter_mut().map(|endpoint| &mut endpoint.ca_file);
+        for file in files.into_iter().chain(endpoint_files).flatten() {
+            file.anchor(&base);
+        }
+        let rules = Rules::new(file.endpoint, file.allow)
+            .map_err(|wrong| mistake(Some(wrong.span), wrong.message))?;
+        Ok(Self {
+            path: path.to_owned(),
+            relay: file.relay,
+            bridge: file.bridge,
+            targets: file.targets,
+            limits: file.limits,
+            log: file.log,
+            rules,
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests;

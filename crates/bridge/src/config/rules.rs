@@ -1,0 +1,163 @@
+//! `[[endpoint]]` and `[[allow]]` as the policy has them, and what the policy does not know of an
+//! endpoint: its certificates and timeouts.
+
+use super::section::{AllowSection, EndpointSection};
+use super::value::Span;
+use policy::{Endpoint, HostPattern, Methods, PathPattern, Policy, PolicyError, Ports, Rule, Scheme};
+use protocol::frame::{Bounded, Serves};
+use protocol::limits::{SERVES_ENDPOINTS_MAX, SERVES_HOSTS_MAX};
+use std::collections::HashMap;
+use std::fmt::Display;
+use std::net::IpAddr;
+use std::ops::Range;
+use std::path::PathBuf;
+use toml::Spanned;
+
+/// What the config allows.
+#[derive(Debug, Clone)]
+pub struct Rules {
+    /// The allow list, in its order.
+    pub allow: Vec<Rule>,
+    /// The endpoints, in their order.
+    pub endpoints: Vec<Endpoint>,
+    settings: HashMap<String, EndpointSettings>,
+}
+
+/// What an endpoint has beside its rule. `None`: as in `[targets]`.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct EndpointSettings {
+    pub(crate) ca_file: Option<PathBuf>,
+    pub(crate) head_timeout: Option<Span>,
+    pub(crate) idle_timeout: Option<Span>,
+}
+
+/// A mistake in a rule.
+pub(super) struct Wrong {
+    pub(super) span: Range<usize>,
+    pub(super) message: String,
+}
+
+/// Names the key in front of what is wrong with its value.
+fn wrong<T>(key: &str, value: &Spanned<T>, error: impl Display) -> Wrong {
+    Wrong {
+        span: value.span(),
+        message: format!("{key}: {error}"),
+    }
+}
+
+impl Rules {
+    pub(super) fn new(
+        endpoints: Vec<EndpointSection>,
+        allow: Vec<AllowSection>,
+    ) -> Result<Self, Wrong> {
+        let mut rules = Self {
+            allow: Vec::new(),
+            endpoints: Vec::new(),
+            settings: HashMap::new(),
+        };
+        let last = allow
+            .last()
+            .map(|section| section.host.span())
+            .or_else(|| endpoints.last().map(|section| section.name.span()));
+        for section in endpoints {
+            rules.add_endpoint(section)?;
+        }
+        for section in &allow {
+            rules.allow.push(rule(section)?);
+        }
+        rules.policy(Vec::new()).map_err(|error| Wrong {
+            span: last.unwrap_or_default(),
+            message: error.to_string(),
+        })?;
+        Ok(rules)
+    }
+
+    fn add_endpoint(&mut self, section: EndpointSection) -> Result<(), Wrong> {
+        let methods = match &section.methods {
+            None => Methods::Any,
+            Some(methods) => Methods::parse(methods.get_ref())
+                .map_err(|error| wrong("methods", methods, error))?,
+        };
+        let (name, url) = (&section.name, &section.url);
+        let endpoint = Endpoint::new(name.get_ref(), url.get_ref(), methods).map_err(|error| {
+            match error {
+                policy::EndpointError::Name => wrong("name", name, error),
+                policy::EndpointError::Url(_)
+                | policy::EndpointError::Query
+                | policy::EndpointError::Path { .. }
+                | policy::EndpointError::Methods(_) => wrong("url", url, error),
+            }
+        })?;
+        let settings = EndpointSettings {
+            ca_file: section.ca_file.map(|file| file.get().to_owned()),
+            head_timeout: section.head_timeout,
+            idle_timeout: section.idle_timeout,
+        };
+        if self.settings.insert(endpoint.name.clone(), settings).is_some() {
+            let error = "there is an endpoint of this name already; each needs its own";
+            return Err(wrong("name", name, error));
+        }
+        self.endpoints.push(endpoint);
+        Ok(())
+    }
+
+    /// The policy, for a host with these addresses.
+    ///
+    /// # Errors
+    /// [`PolicyError`] when there are too many rules.
+    pub fn policy(&self, own_addresses: Vec<IpAddr>) -> Result<Policy, PolicyError> {
+        let policy = Policy::new(self.allow.clone(), self.endpoints.clone())?;
+        Ok(policy.with_own_addresses(own_addresses))
+    }
+
+    /// What the relay is told of it.
+    pub fn serves(&self, with_hosts: bool) -> Serves {
+        let endpoints = self.endpoints.iter().map(|endpoint| endpoint.name.clone());
+        if self.endpoints.len() > SERVES_ENDPOINTS_MAX {
+            tracing::warn!(
+                told = SERVES_ENDPOINTS_MAX,
+                endpoints = self.endpoints.len(),
+                "the relay is told of the first endpoints only"
+            );
+        }
+        let hosts = self.allow.iter().map(|rule| rule.host.to_string());
+        let with_hosts = with_hosts && self.allow.len() <= SERVES_HOSTS_MAX;
+        Serves {
+            endpoints: Bounded::truncated(endpoints),
+            hosts: with_hosts.then(|| Bounded::truncated(hosts)),
+        }
+    }
+
+    /// What an endpoint has beside its rule.
+    pub(crate) fn settings(&self, endpoint: &str) -> Option<&EndpointSettings> {
+        self.settings.get(endpoint)
+    }
+}
+
+fn rule(section: &AllowSection) -> Result<Rule, Wrong> {
+    let host = HostPattern::parse(section.host.get_ref())
+        .map_err(|error| wrong("host", &section.host, error))?;
+    let methods = Methods::parse(section.methods.get_ref())
+        .map_err(|error| wrong("methods", &section.methods, error))?;
+    let mut rule = Rule::new(host, methods);
+    if let Some(schemes) = &section.schemes {
+        let parsed: Option<Vec<_>> = schemes.get_ref().iter().map(|s| Scheme::parse(s)).collect();
+        let expected = "write [\"http\"], [\"https\"], or leave it out for both";
+        rule.schemes = Some(parsed.ok_or_else(|| wrong("schemes", schemes, expected))?);
+    }
+    if let Some(ports) = &section.ports {
+        let parsed: Result<Vec<u16>, _> =
+            ports.get_ref().iter().map(|port| u16::try_from(*port)).collect();
+        let expected = "a port is a number from 1 to 65535";
+        let parsed = parsed.map_err(|_| wrong("ports", ports, expected))?;
+        rule.ports = Ports::parse(&parsed).map_err(|error| wrong("ports", ports, error))?;
+    }
+    if let Some(paths) = &section.paths {
+        let parsed: Result<Vec<_>, _> = paths.get_ref().iter().map(|p| PathPattern::parse(p)).collect();
+        rule.paths = Some(parsed.map_err(|error| wrong("paths", paths, error))?);
+    }
+    rule.resolved = section.resolved;
+    rule.connect = section.connect;
+    rule.validate().map_err(|error| wrong("allow", &section.host, error))?;
+    Ok(rule)
+}

@@ -1,0 +1,275 @@
+//! The sections of the file, with their defaults.
+
+use super::value::{FilePath, Size, Span, Within, from_text, text};
+use protocol::limits::{STREAM_WINDOW_INITIAL_BYTES, STREAMS_MAX};
+use serde::de::{self, Deserializer};
+use serde::Deserialize;
+use std::str::FromStr;
+use toml::Spanned;
+use transport::dial::{Proxy, ProxyError, RelayUrl};
+
+/// `[relay]`: where the relay is, and how it is reached.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct RelaySection {
+    /// `https://host` or `https://host:port`.
+    #[serde(deserialize_with = "relay_url")]
+    pub url: RelayUrl,
+    /// PEM certificates trusted beside the system's: a private CA, or that of TLS inspection.
+    pub ca_file: Option<FilePath>,
+    /// How to get out. Default `"env"`.
+    #[serde(default)]
+    pub proxy: ProxySetting,
+    /// Connections, to different nodes where the relay has several. 1 to 8, default 2.
+    #[serde(default = "connections_default")]
+    pub connections: Within<1, 8>,
+}
+
+fn connections_default() -> Within<1, 8> {
+    Within::known(2)
+}
+
+fn relay_url<'de, D: Deserializer<'de>>(deserializer: D) -> Result<RelayUrl, D::Error> {
+    struct Url(RelayUrl);
+    impl FromStr for Url {
+        type Err = String;
+        fn from_str(url: &str) -> Result<Self, String> {
+            let url: Result<RelayUrl, _> = url.parse();
+            url.map(Self).map_err(|error| format!("the relay's URL {error}"))
+        }
+    }
+    text(deserializer, "a URL in quotes, like \"https://relay.example.com\"").map(|Url(url)| url)
+}
+
+/// How the relay is reached.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub enum ProxySetting {
+    /// `"env"`: as `HTTPS_PROXY`, `ALL_PROXY` and `NO_PROXY` say.
+    #[default]
+    Env,
+    /// `"none"`: directly.
+    Direct,
+    /// Through this one.
+    Via(Proxy),
+}
+
+impl FromStr for ProxySetting {
+    type Err = String;
+
+    fn from_str(setting: &str) -> Result<Self, String> {
+        match setting {
+            "env" => Ok(Self::Env),
+            "none" => Ok(Self::Direct),
+            url if url.contains('@') => Err(
+                "no passwords in this file: write proxy = \"env\" and give \
+                 http://user:password@host:port in the environment variable HTTPS_PROXY"
+                    .into(),
+            ),
+            url => Proxy::from_url("relay.proxy", url).map(Self::Via).map_err(|_| {
+                "is no proxy: write \"env\", \"none\", or a URL like \
+                 \"http://proxy.example.com:3128\""
+                    .into()
+            }),
+        }
+    }
+}
+
+from_text! { ProxySetting, "\"env\", \"none\" or a URL in quotes"; }
+
+impl ProxySetting {
+    /// The proxy to use now.
+    ///
+    /// # Errors
+    /// [`ProxyError`] when an environment variable is set and cannot be understood.
+    pub fn resolve(&self) -> Result<Proxy, ProxyError> {
+        match self {
+            Self::Env => Proxy::from_env(|name| std::env::var(name).ok()),
+            Self::Direct => Ok(Proxy::Direct),
+            Self::Via(proxy) => Ok(proxy.clone()),
+        }
+    }
+}
+
+/// `[bridge]`: who this bridge is.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct BridgeSection {
+    /// Its name in the tenant, 1 to 64 visible characters.
+    #[serde(deserialize_with = "bridge_name")]
+    pub name: String,
+    /// Identity and state; made with mode 0700.
+    pub data_dir: FilePath,
+    /// Whether the relay is told the allow list's host patterns, to choose among bridges. Default
+    /// true; without them it asks each bridge.
+    #[serde(default = "yes")]
+    pub advertise_hosts: bool,
+}
+
+fn yes() -> bool {
+    true
+}
+
+fn bridge_name<'de, D: Deserializer<'de>>(deserializer: D) -> Result<String, D::Error> {
+    let name = String::deserialize(deserializer)?;
+    check_name(&name).map_err(de::Error::custom)?;
+    Ok(name)
+}
+
+/// Whether a name can be a bridge's.
+pub(crate) fn check_name(name: &str) -> Result<(), String> {
+    let fits = (1..=64).contains(&name.chars().count())
+        && name.trim() == name
+        && !name.chars().any(char::is_control);
+    if fits {
+        return Ok(());
+    }
+    Err("a bridge's name has 1 to 64 visible characters, and no space at its ends".into())
+}
+
+/// One `[[endpoint]]`: a named base URL.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct EndpointSection {
+    /// Its name in URLs: reached as `/v1/endpoints/{name}/...`.
+    pub name: Spanned<String>,
+    /// What it stands for; callers reach this and what is below.
+    pub url: Spanned<String>,
+    /// The methods; without it any.
+    pub methods: Option<Spanned<Vec<String>>>,
+    /// PEM certificates trusted for this endpoint, beside those of `[targets]`.
+    pub ca_file: Option<FilePath>,
+    /// As in `[targets]`, for this endpoint.
+    pub head_timeout: Option<Span>,
+    /// As in `[targets]`, for this endpoint.
+    pub idle_timeout: Option<Span>,
+}
+
+/// One `[[allow]]`: hosts that Call URLs may go to.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct AllowSection {
+    /// Exact, `*.corp.example`, an address, or a network like `10.0.0.0/8`.
+    pub host: Spanned<String>,
+    /// `["http"]`, `["https"]`; without it both.
+    pub schemes: Option<Spanned<Vec<String>>>,
+    /// Without it the scheme's own.
+    pub ports: Option<Spanned<Vec<i64>>>,
+    /// `["*"]` for any.
+    pub methods: Spanned<Vec<String>>,
+    /// `/hooks/*` for everything below; without it every path.
+    pub paths: Option<Spanned<Vec<String>>>,
+    /// Whether a network also allows names that resolve into it. Default false.
+    #[serde(default)]
+    pub resolved: bool,
+    /// Whether raw streams (CONNECT) may be opened. Default false.
+    #[serde(default)]
+    pub connect: bool,
+}
+
+/// `[targets]`: how targets are reached.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Targets {
+    /// PEM certificates trusted for HTTPS targets, beside the system's.
+    pub ca_file: Option<FilePath>,
+    /// For a TCP connection, all addresses together, and again for its TLS. Default 5 s.
+    pub connect_timeout: Span,
+    /// From the last piece of a request to the answer's head. Default 2 m.
+    pub head_timeout: Span,
+    /// Between two pieces of an answer's body. Default 2 m.
+    pub idle_timeout: Span,
+    /// How long a connection is kept for another request. Default 30 s.
+    pub pool_idle_timeout: Span,
+    /// Idle connections to one target. 0 to 1024, default 64.
+    pub pool_idle_per_target: Within<0, 1024>,
+    /// Idle connections in all. 0 to 8192, default 512.
+    pub pool_idle_max: Within<0, 8192>,
+}
+
+impl Default for Targets {
+    fn default() -> Self {
+        Self {
+            ca_file: None,
+            connect_timeout: Span::secs(5),
+            head_timeout: Span::secs(120),
+            idle_timeout: Span::secs(120),
+            pool_idle_timeout: Span::secs(30),
+            pool_idle_per_target: Within::known(64),
+            pool_idle_max: Within::known(512),
+        }
+    }
+}
+
+/// `[limits]`: how much may be under way.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct LimitsSection {
+    /// Exchanges at once in one connection to the relay. 1 to 65536, default 1024.
+    pub streams_max: Within<1, 65536>,
+    /// Largest request body; without it any.
+    pub request_max: Option<Size>,
+    /// Largest response body; without it any.
+    pub response_max: Option<Size>,
+    /// Memory that windows may grow into beyond their initial 256 KiB, in all. Default 16 MiB.
+    pub window_budget: Size,
+}
+
+impl Default for LimitsSection {
+    fn default() -> Self {
+        Self {
+            streams_max: Within::known(STREAMS_MAX),
+            request_max: None,
+            response_max: None,
+            window_budget: Size::mib(16),
+        }
+    }
+}
+
+impl LimitsSection {
+    /// What the relay may have outstanding here.
+    pub(crate) fn windows(&self) -> protocol::frame::Windows {
+        protocol::frame::Windows {
+            streams_max: self.streams_max.get(),
+            stream_bytes: STREAM_WINDOW_INITIAL_BYTES,
+            session_bytes: protocol::limits::SESSION_WINDOW_BYTES,
+        }
+    }
+}
+
+/// `[log]`: what is written to standard error.
+#[derive(Debug, Clone, Copy, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct LogSection {
+    /// Default `"info"`.
+    pub level: LogLevel,
+    /// Default `"text"`.
+    pub format: LogFormat,
+}
+
+/// How much is logged.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum LogLevel {
+    /// What is broken.
+    Error,
+    /// And what is worth a look.
+    Warn,
+    /// And connections up and down.
+    #[default]
+    Info,
+    /// And each exchange.
+    Debug,
+    /// And everything else.
+    Trace,
+}
+
+/// How it is written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum LogFormat {
+    /// Lines for people.
+    #[default]
+    Text,
+    /// One JSON object a line.
+    Json,
+}

@@ -1,0 +1,106 @@
+//! The HTTP/1.1 client to targets.
+//!
+//! ```text
+//! Approved --> pool (an idle connection whose address is approved again)
+//!          \-> connect (TCP, TLS)  --> send --> the answer's head and body
+//! ```
+//!
+//! There is no way in here without an [`Approved`], which only the policy makes. Nothing is
+//! followed, repeated or decided here: that is the dispatcher's. One task drives each connection;
+//! it ends when its [`Connection`] is dropped, so a cancelled exchange closes its connection.
+
+mod body;
+mod connect;
+mod error;
+mod pool;
+mod request;
+mod tls;
+
+pub use body::RequestBody;
+pub use connect::Connection;
+pub use pool::Key;
+pub use request::RequestParts;
+
+pub(crate) use body::Progress;
+pub(crate) use connect::raw_stream;
+pub(crate) use error::{closed_before_answer, request_failure, response_failure};
+
+use crate::config::Targets;
+use policy::Approved;
+use pool::Pool;
+use protocol::Failure;
+use std::net::IpAddr;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+use tls::TlsConfigs;
+
+/// Response header fields; more are refused, as is a section above [`HEAD_BUFFER_BYTES`].
+pub const RESPONSE_HEADERS_MAX: usize = 100;
+
+/// Largest response header section, and what a connection buffers at most, in bytes.
+pub const HEAD_BUFFER_BYTES: usize = 64 * 1024;
+
+/// A connection that was idle for longer than this is not used again for a request that cannot be
+/// repeated: the target may be closing it at this moment.
+pub const FRESH_FOR: Duration = Duration::from_secs(2);
+
+/// Connections to targets, and what is needed to make them.
+#[derive(Debug)]
+pub struct Upstream {
+    pool: Arc<Pool>,
+    tls: TlsConfigs,
+    connect_timeout: Duration,
+}
+
+impl Upstream {
+    /// Without any connection yet; certificates are read when the first HTTPS target needs them.
+    pub fn new(targets: &Targets) -> Self {
+        Self {
+            pool: Pool::new(
+                targets.pool_idle_timeout.get(),
+                targets.pool_idle_per_target.get(),
+                targets.pool_idle_max.get(),
+            ),
+            tls: TlsConfigs::new(targets.ca_file.as_ref().map(|file| file.get().to_owned())),
+            connect_timeout: targets.connect_timeout.get(),
+        }
+    }
+
+    /// The pool's key for an approved target.
+    pub fn key(target: &policy::Target, ca_file: Option<&Path>) -> Key {
+        Key::new(target, ca_file)
+    }
+
+    /// An idle connection that was used within `idle_max` and whose address `approve` allows.
+    pub fn reuse(
+        &self,
+        key: &Key,
+        idle_max: Option<Duration>,
+        approve: impl Fn(IpAddr) -> Option<Approved>,
+    ) -> Option<(Approved, Connection)> {
+        self.pool.take(key, idle_max, approve)
+    }
+
+    /// A new connection to the first of the addresses that takes it.
+    ///
+    /// # Errors
+    /// `target_refused`, `target_tls`; nothing was dispatched.
+    pub async fn connect(
+        &self,
+        approved: Vec<Approved>,
+        key: &Key,
+    ) -> Result<(Approved, Connection), Failure> {
+        connect::connect(approved, key, &self.tls, self.connect_timeout).await
+    }
+
+    /// How long a connection may take.
+    pub fn connect_timeout(&self) -> Duration {
+        self.connect_timeout
+    }
+
+    /// Puts a connection whose exchange is over back, once it can take another request.
+    pub async fn give_back(&self, connection: Connection) {
+        self.pool.put(connection).await;
+    }
+}

@@ -1,0 +1,308 @@
+//! Idle connections, by what they are good for.
+//!
+//! Bounds: so many for each key, so many in all, so long each. The newest is taken first; those
+//! that nobody takes grow old and are closed by a sweep.
+
+use super::connect::Connection;
+use policy::{Approved, Target};
+use std::collections::{HashMap, VecDeque};
+use std::net::IpAddr;
+use std::path::Path;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::time::{Duration, Instant};
+
+/// How often old connections are closed.
+const SWEEP: Duration = Duration::from_secs(5);
+
+/// How long a connection may take to become ready after its answer's end.
+const READY_WITHIN: Duration = Duration::from_secs(1);
+
+/// What a connection is good for: scheme, host, port, and whose certificates are trusted.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct Key {
+    pub(super) is_tls: bool,
+    pub(super) host: policy::Host,
+    pub(super) port: u16,
+    pub(super) ca_file: Option<Arc<Path>>,
+}
+
+impl Key {
+    pub(super) fn new(target: &Target, ca_file: Option<&Path>) -> Self {
+        Self {
+            is_tls: target.scheme().is_tls(),
+            host: target.host().clone(),
+            port: target.port(),
+            ca_file: ca_file.map(Arc::from),
+        }
+    }
+
+    /// `host:port`, for messages.
+    pub(super) fn authority(&self) -> String {
+        match &self.host {
+            policy::Host::Name(name) => format!("{name}:{}", self.port),
+            policy::Host::Addr(address) => {
+                std::net::SocketAddr::new(*address, self.port).to_string()
+            }
+        }
+    }
+}
+
+/// What the pool has to know of a connection.
+pub(super) trait Pooled: Sized {
+    fn key(&self) -> &Key;
+    fn address(&self) -> IpAddr;
+    /// Open, and able to take a request now.
+    fn is_usable(&self) -> bool;
+}
+
+#[derive(Debug)]
+struct Idle<C> {
+    connection: C,
+    since: Instant,
+}
+
+#[derive(Debug)]
+struct Shelves<C> {
+    by_key: HashMap<Key, VecDeque<Idle<C>>>,
+    count: usize,
+    is_swept: bool,
+}
+
+/// The idle connections.
+#[derive(Debug)]
+pub(super) struct Pool<C = Connection> {
+    shelves: Mutex<Shelves<C>>,
+    idle_timeout: Duration,
+    per_key_max: usize,
+    count_max: usize,
+}
+
+impl<C: Pooled> Pool<C> {
+    pub(super) fn new(idle_timeout: Duration, per_key_max: u32, count_max: u32) -> Arc<Self> {
+        Arc::new(Self {
+            shelves: Mutex::new(Shelves {
+                by_key: HashMap::new(),
+                count: 0,
+                is_swept: false,
+            }),
+            idle_timeout,
+            per_key_max: usize::try_from(per_key_max).unwrap_or(usize::MAX),
+            count_max: usize::try_from(count_max).unwrap_or(usize::MAX),
+        })
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Shelves<C>> {
+        self.shelves.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The newest connection that is usable, young enough, and allowed.
+    pub(super) fn take<A>(
+        &self,
+        key: &Key,
+        idle_max: Option<Duration>,
+        approve: impl Fn(IpAddr) -> Option<A>,
+    ) -> Option<(A, C)> {
+        let young = idle_max.unwrap_or(self.idle_timeout).min(self.idle_timeout);
+        let mut guard = self.lock();
+        let shelves = &mut *guard;
+        let shelf = shelves.by_key.get_mut(key)?;
+        let mut found = None;
+        while let Some(idle) = shelf.pop_back() {
+            if idle.connection.is_usable() && idle.since.elapsed() > young {
+                // It may still serve a request that can be repeated.
+                shelf.push_back(idle);
+                break;
+            }
+            shelves.count -= 1;
+            if !idle.connection.is_usable() {
+                continue;
+            }
+            // One that is no longer allowed is closed.
+            if let Some(approved) = approve(idle.connection.address()) {
+                found = Some((approved, idle.connection));
+                break;
+            }
+        }
+        if shelf.is_empty() {
+            shelves.by_key.remove(key);
+        }
+        found
+    }
+
+    /// Keeps a connection; above a bound the oldest of its key goes, or this one.
+    fn keep(&self, connection: C) {
+        let mut guard = self.lock();
+        let shelves = &mut *guard;
+        let key = connection.key().clone();
+        let shelf = shelves.by_key.entry(key).or_default();
+        if shelf.len() >= self.per_key_max || shelves.count >= self.count_max {
+            if shelf.pop_front().is_none() {
+                shelves.by_key.retain(|_, shelf| !shelf.is_empty());
+                return;
+            }
+            shelves.count -= 1;
+        }
+        shelf.push_back(Idle {
+            connection,
+            since: Instant::now(),
+        });
+        shelves.count += 1;
+    }
+
+    /// Closes what is old or was closed by its target. Returns how many are left.
+    fn sweep(&self) -> usize {
+        let mut shelves = self.lock();
+        let timeout = self.idle_timeout;
+        shelves.by_key.retain(|_, shelf| {
+            shelf.retain(|idle| idle.connection.is_usable() && idle.since.elapsed() < timeout);
+            !shelf.is_empty()
+        });
+        shelves.count = shelves.by_key.values().map(VecDeque::len).sum();
+        if shelves.count == 0 {
+            shelves.is_swept = false;
+        }
+        shelves.count
+    }
+}
+
+impl Pool {
+    /// Waits until the connection can take another request, and keeps it.
+    pub(super) async fn put(self: &Arc<Self>, mut connection: Connection) {
+        if self.per_key_max == 0 || self.count_max == 0 {
+            return;
+        }
+        if !connection.is_usable() {
+            let ready = tokio::time::timeout(READY_WITHIN, connection.ready());
+            if ready.await != Ok(true) {
+                return;
+            }
+        }
+        self.keep(connection);
+        let must_sweep = !std::mem::replace(&mut self.lock().is_swept, true);
+        if must_sweep {
+            tokio::spawn(sweep(Arc::downgrade(self)));
+        }
+    }
+}
+
+/// Runs while there is anything to sweep.
+async fn sweep(pool: Weak<Pool>) {
+    loop {
+        tokio::time::sleep(SWEEP).await;
+        match pool.upgrade() {
+            Some(pool) if pool.sweep() > 0 => {}
+            Some(_) | None => return,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::net::Ipv4Addr;
+
+    #[derive(Debug, PartialEq)]
+    struct Fake {
+        number: u8,
+        key: Key,
+        is_usable: bool,
+    }
+
+    impl Pooled for Fake {
+        fn key(&self) -> &Key {
+            &self.key
+        }
+
+        fn address(&self) -> IpAddr {
+            IpAddr::V4(Ipv4Addr::new(10, 0, 0, self.number))
+        }
+
+        fn is_usable(&self) -> bool {
+            self.is_usable
+        }
+    }
+
+    fn key(port: u16) -> Key {
+        Key {
+            is_tls: false,
+            host: policy::Host::Name("ci".into()),
+            port,
+            ca_file: None,
+        }
+    }
+
+    fn fake(number: u8, port: u16) -> Fake {
+        Fake {
+            number,
+            key: key(port),
+            is_usable: true,
+        }
+    }
+
+    fn taken(pool: &Pool<Fake>, port: u16) -> Option<u8> {
+        pool.take(&key(port), None, Some)
+            .map(|(_, fake)| fake.number)
+    }
+
+    #[test]
+    fn the_newest_is_taken_and_only_by_its_own_key() {
+        let pool = Pool::new(Duration::from_secs(30), 2, 10);
+        for number in 1..=3 {
+            pool.keep(fake(number, 80));
+        }
+        assert_eq!(taken(&pool, 81), None);
+        assert_eq!(taken(&pool, 80), Some(3));
+        assert_eq!(taken(&pool, 80), Some(2));
+        assert_eq!(taken(&pool, 80), None, "two of a key at most");
+        assert_eq!(pool.lock().count, 0);
+        assert!(pool.lock().by_key.is_empty());
+    }
+
+    #[test]
+    fn there_is_a_bound_for_all_keys_together() {
+        let pool = Pool::new(Duration::from_secs(30), 5, 2);
+        pool.keep(fake(1, 1));
+        pool.keep(fake(2, 2));
+        pool.keep(fake(3, 3));
+        assert_eq!(taken(&pool, 3), None);
+        pool.keep(fake(4, 2));
+        assert_eq!(taken(&pool, 2), Some(4));
+        assert_eq!(pool.lock().count, 1);
+    }
+
+    #[test]
+    fn an_address_that_is_no_longer_allowed_is_closed() {
+        let pool = Pool::new(Duration::from_secs(30), 5, 5);
+        pool.keep(fake(1, 80));
+        pool.keep(fake(2, 80));
+        let one = IpAddr::V4(Ipv4Addr::new(10, 0, 0, 1));
+        let only_one = |address| (address == one).then_some(());
+        let (_, connection) = pool.take(&key(80), None, only_one).unwrap();
+        assert_eq!(connection.number, 1);
+        assert_eq!(pool.lock().count, 0);
+    }
+
+    #[test]
+    fn an_old_connection_waits_for_a_request_that_can_be_repeated() {
+        let pool = Pool::new(Duration::from_secs(30), 5, 5);
+        pool.keep(fake(1, 80));
+        std::thread::sleep(Duration::from_millis(5));
+        let young = Some(Duration::from_millis(1));
+        assert!(pool.take(&key(80), young, Some).is_none());
+        assert_eq!(taken(&pool, 80), Some(1));
+    }
+
+    #[test]
+    fn what_is_closed_or_old_is_swept() {
+        let pool = Pool::new(Duration::from_millis(20), 5, 5);
+        pool.keep(Fake {
+            is_usable: false,
+            ..fake(1, 80)
+        });
+        pool.keep(fake(2, 80));
+        assert_eq!(pool.sweep(), 1);
+        std::thread::sleep(Duration::from_millis(25));
+        assert_eq!(pool.sweep(), 0);
+        assert!(pool.lock().by_key.is_empty());
+    }
+}

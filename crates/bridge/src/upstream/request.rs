@@ -1,0 +1,108 @@
+//! A request as a target sees it.
+//!
+//! The request line is the approved path, byte for byte; `Host` is the approved authority, never
+//! the caller's; the framing is what the caller's was: a length, chunks, or nothing.
+
+use super::body::RequestBody;
+use http::header::{self, HeaderMap, HeaderValue};
+use http::{Method, Request, Uri};
+use policy::Approved;
+use protocol::frame::{BodyLength, RequestHead};
+use protocol::{Code, Failure};
+
+/// The head of a request, ready to be sent, more than once where it must be.
+#[derive(Debug, Clone)]
+pub struct RequestParts {
+    method: Method,
+    uri: Uri,
+    headers: HeaderMap,
+}
+
+impl RequestParts {
+    /// From the wire's head and the approved target.
+    ///
+    /// # Errors
+    /// `invalid_request` when a part is not HTTP; nothing was dispatched.
+    pub fn new(approved: &Approved, head: &RequestHead) -> Result<Self, Failure> {
+        let target = approved.target();
+        let method = Method::from_bytes(approved.method().as_bytes())
+            .map_err(|_| invalid("the method is not valid HTTP"))?;
+        let uri = Uri::try_from(target.path_and_query())
+            .map_err(|_| invalid("the path cannot be put on a request line"))?;
+        let mut headers = transport::http::from_wire(&head.headers)
+            .map_err(|error| invalid(&error.to_string()))?;
+        let host = HeaderValue::try_from(target.authority())
+            .map_err(|_| invalid("the host cannot be put into a header field"))?;
+        headers.insert(header::HOST, host);
+        frame(&mut headers, head.body);
+        Ok(Self {
+            method,
+            uri,
+            headers,
+        })
+    }
+
+    /// The method.
+    pub fn method(&self) -> &Method {
+        &self.method
+    }
+
+    /// Whether it may be sent twice without doing anything twice (RFC 9110, 9.2.1).
+    pub fn is_repeatable(&self) -> bool {
+        matches!(self.method, Method::GET | Method::HEAD | Method::OPTIONS)
+    }
+
+    /// With a body.
+    pub fn request(&self, body: RequestBody) -> Request<RequestBody> {
+        let mut request = Request::new(body);
+        *request.method_mut() = self.method.clone();
+        *request.uri_mut() = self.uri.clone();
+        *request.headers_mut() = self.headers.clone();
+        request
+    }
+}
+
+/// Writes the framing that the caller chose; whatever else the fields say of it goes.
+fn frame(headers: &mut HeaderMap, body: BodyLength) {
+    match body {
+        BodyLength::None => {
+            headers.remove(header::CONTENT_LENGTH);
+        }
+        BodyLength::Known(bytes) => {
+            headers.insert(header::CONTENT_LENGTH, bytes.into());
+        }
+        BodyLength::Unknown => {
+            headers.remove(header::CONTENT_LENGTH);
+            let chunked = HeaderValue::from_static("chunked");
+            headers.insert(header::TRANSFER_ENCODING, chunked);
+        }
+    }
+}
+
+fn invalid(detail: &str) -> Failure {
+    Failure::not_dispatched(Code::InvalidRequest, detail)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_framing_is_the_callers_and_nothing_else() {
+        for (body, length, chunked) in [
+            (BodyLength::None, None, false),
+            (BodyLength::Known(0), Some("0"), false),
+            (BodyLength::Known(7), Some("7"), false),
+            (BodyLength::Unknown, None, true),
+        ] {
+            let mut headers = HeaderMap::new();
+            headers.append(header::CONTENT_LENGTH, HeaderValue::from_static("99"));
+            headers.append(header::CONTENT_LENGTH, HeaderValue::from_static("98"));
+            frame(&mut headers, body);
+            let lengths: Vec<_> = headers.get_all(header::CONTENT_LENGTH).iter().collect();
+            assert_eq!(lengths.len(), usize::from(length.is_some()));
+            assert_eq!(lengths.first().map(|value| value.as_bytes()), length.map(str::as_bytes));
+            assert_eq!(headers.contains_key(header::TRANSFER_ENCODING), chunked);
+        }
+    }
+}

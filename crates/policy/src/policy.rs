@@ -1,0 +1,299 @@
+//! The allow list as a whole, and the ways to ask it.
+//!
+//! ```text
+//! decide_url, decide_connect, decide_redirect --> refused by name? --> every rule in order --> Candidate
+//! decide_endpoint --> that endpoint alone: method, path below its base -------------------------> Candidate
+//! ```
+//!
+//! What one rule says of a request is in [`evaluate`]; which addresses a matching rule lets
+//! through, in [`admission`].
+
+pub(crate) mod admission;
+pub(crate) mod candidate;
+pub(crate) mod error;
+pub(crate) mod evaluate;
+pub(crate) mod explain;
+pub(crate) mod refusal;
+
+pub use self::error::PolicyError;
+
+use self::admission::{Grant, Limits};
+use self::candidate::{Approved, Candidate, RuleRef};
+use self::evaluate::{Miss, Request};
+use self::explain::Explanation;
+use self::refusal::{Refusal, RefusalKind};
+use crate::rule::Rule;
+use crate::rule::endpoint::Endpoint;
+use crate::rule::methods::is_connect;
+use crate::target::host::Host;
+use crate::target::path::ambiguity;
+use crate::target::{Target, TargetError};
+use std::net::{IpAddr, Ipv6Addr};
+use std::sync::Arc;
+
+/// Rules in one policy: as many patterns as a bridge can tell its relay.
+pub const RULES_MAX: usize = 512;
+
+/// Endpoints in one policy: as many as a bridge can tell its relay.
+pub const ENDPOINTS_MAX: usize = 256;
+
+/// Rules and endpoints; without any, everything is refused. A reload makes a new one.
+#[derive(Debug, Clone, Default)]
+pub struct Policy {
+    rules: Vec<Rule>,
+    endpoints: Vec<Endpoint>,
+    /// What every rule is subject to; candidates share it.
+    limits: Arc<Limits>,
+}
+
+impl Policy {
+    /// Makes a policy of the config's `[[allow]]` and `[[endpoint]]` entries, in their order.
+    ///
+    /// # Errors
+    /// [`PolicyError`] for entries that are invalid, duplicate or too many.
+    pub fn new(rules: Vec<Rule>, endpoints: Vec<Endpoint>) -> Result<Self, PolicyError> {
+        if rules.len() > RULES_MAX {
+            return Err(PolicyError::TooManyRules { rules: rules.len() });
+        }
+        if endpoints.len() > ENDPOINTS_MAX {
+            return Err(PolicyError::TooManyEndpoints {
+                endpoints: endpoints.len(),
+            });
+        }
+        for (at, rule) in rules.iter().enumerate() {
+            rule.validate().map_err(|source| PolicyError::Rule {
+                number: at + 1,
+                source,
+            })?;
+            if let Some(first) = rules[..at].iter().position(|other| other == rule) {
+                return Err(PolicyError::SameRule {
+                    first: first + 1,
+                    second: at + 1,
+                });
+            }
+        }
+        for (at, endpoint) in endpoints.iter().enumerate() {
+            let name = endpoint.name.clone();
+            if let Err(source) = endpoint.validate() {
+                return Err(PolicyError::Endpoint {
+                    number: at + 1,
+                    name,
+                    source,
+                });
+            }
+            if endpoints[..at].iter().any(|other| other.name == name) {
+                return Err(PolicyError::SameEndpoint { name });
+            }
+        }
+        Ok(Self {
+            rules,
+            endpoints,
+            limits: Arc::default(),
+        })
+    }
+
+    /// Gives the policy the addresses of the machine's own interfaces: they are refused unless
+    /// named by address. Loopback addresses among them change nothing, as they have a rule of
+    /// their own.
+    #[must_use]
+    pub fn with_own_addresses(mut self, addresses: Vec<IpAddr>) -> Self {
+        Arc::make_mut(&mut self.limits).own = addresses
+            .into_iter()
+            .map(|addr| addr.to_canonical())
+            .filter(|addr| !addr.is_loopback())
+            .collect();
+        self
+    }
+
+    /// Restricts every rule to addresses on the public internet, also those that it names: for a
+    /// relay that calls targets directly.
+    #[must_use]
+    pub fn with_public_only(mut self) -> Self {
+        Arc::make_mut(&mut self.limits).public_only = true;
+        self
+    }
+
+    /// May `method` be called on `url`? Endpoints have no say in it.
+    ///
+    /// # Errors
+    /// [`Refusal`] of the rule that comes nearest, or that there is none.
+    pub fn decide_url(&self, method: &str, url: &str) -> Result<Candidate, Refusal> {
+        self.decide(&Request::http(method, Target::parse(url)?)?)
+    }
+
+    /// May `method` be called on an endpoint? `path_and_query` is what follows its name in
+    /// `/v1/endpoints/{name}`, untouched: empty, or beginning with `/` or `?`. It is appended to
+    /// the base path byte for byte.
+    ///
+    /// # Errors
+    /// [`Refusal`] when there is no such endpoint, or it does not allow this.
+    pub fn decide_endpoint(
+        &self,
+        name: &str,
+        method: &str,
+        path_and_query: &str,
+    ) -> Result<Candidate, Refusal> {
+        let Some(endpoint) = self.endpoints.iter().find(|endpoint| endpoint.name == name) else {
+            return Err(Refusal::unknown_endpoint(name));
+        };
+        let target = endpoint.base.join(path_and_query)?;
+        let request = Request::http(method, target)?;
+        let rule = RuleRef::Endpoint(endpoint.name.clone());
+        if is_connect(method) {
+            let detail =
+                format!("{rule} opens no raw streams: they need an allow rule with connect = true");
+            return Err(Refusal::new(RefusalKind::Connect, detail));
+        }
+        if !endpoint.methods.allows(method) {
+            return Err(Miss::Method.refusal(&rule, &request));
+        }
+        if endpoint.narrows()
+            && let Some(why) = ambiguity(request.target.path())
+        {
+            return Err(Miss::Ambiguous(why).refusal(&rule, &request));
+        }
+        self.limits.refuse_host(request.target.host())?;
+        let grant = Grant::endpoint(rule, request.target.host());
+        if let Host::Addr(addr) = request.target.host() {
+            self.limits.admit(&grant, request.target.host(), *addr)?;
+        }
+        Ok(Candidate::new(&self.limits, request, vec![grant]))
+    }
+
+    /// May a raw stream be opened to `host:port`? `host` is as in a URL; an IPv6 address may lack
+    /// its brackets. The candidate's method is `CONNECT`; its target has the scheme `http`, as
+    /// nobody here adds TLS, and the path `/`, which goes nowhere.
+    ///
+    /// # Errors
+    /// [`Refusal`] of the rule that comes nearest, or that there is none. Only rules with
+    /// `connect` allow it; they are not asked for scheme, method and path, of which a raw stream
+    /// shows nothing.
+    pub fn decide_connect(&self, host: &str, port: u16) -> Result<Candidate, Refusal> {
+        let host = match host.parse::<Ipv6Addr>() {
+            Ok(addr) => Host::Addr(addr.into()),
+            Err(_) => Host::parse(host).map_err(TargetError::from)?,
+        };
+        self.decide(&Request::raw(Target::raw(host, port)?))
+    }
+
+    /// May the answer's `Location` be followed, with `method`? The new target is decided anew by
+    /// all rules. `hops_so_far` counts the redirects that were followed already, 0 at first. No
+    /// rule on the way is exceeded: the smallest `redirects_max` of them counts.
+    ///
+    /// # Errors
+    /// [`RefusalKind::Redirect`] when no further one may be followed, so that the answer goes
+    /// back as it is; otherwise as [`decide_url`](Self::decide_url).
+    pub fn decide_redirect(
+        &self,
+        from: &Approved,
+        method: &str,
+        location: &str,
+        hops_so_far: u8,
+    ) -> Result<Candidate, Refusal> {
+        if from.redirects_max() <= hops_so_far {
+            return Err(Refusal::redirect(from));
+        }
+        let target = from.target().resolve(location)?;
+        let candidate = self.decide(&Request::http(method, target)?)?;
+        Ok(candidate.with_redirects_at_most(from.redirects_max()))
+    }
+
+    /// What every rule says to this request, for people.
+    pub fn explain(&self, method: &str, url: &str) -> Explanation {
+        let request = Target::parse(url).map_err(Refusal::from);
+        match request.and_then(|target| Request::http(method, target)) {
+            Ok(request) => Explanation {
+                rules: (0..self.rules.len())
+                    .map(|index| self.verdict(index, &request))
+                    .collect(),
+                decision: self.decide(&request),
+            },
+            Err(refusal) => Explanation {
+                rules: Vec::new(),
+                decision: Err(refusal),
+            },
+        }
+    }
+
+    /// What is allowed but rarely meant, in words, with the rule or endpoint it is about.
+    pub fn warnings(&self) -> Vec<String> {
+        let rules = self.rules.iter().enumerate().flat_map(|(index, rule)| {
+            let name = RuleRef::Allow(index, rule.host.clone());
+            rule.warnings()
+                .into_iter()
+                .map(move |warning| format!("{name}: {warning}"))
+        });
+        let endpoints = self.endpoints.iter().flat_map(|endpoint| {
+            let warnings = endpoint.warnings().into_iter();
+            warnings.map(move |warning| format!("endpoint {}: {warning}", endpoint.name))
+        });
+        rules.chain(endpoints).collect()
+    }
+
+    /// The endpoints, in the config's order.
+    pub fn endpoints(&self) -> &[Endpoint] {
+        &self.endpoints
+    }
+
+    /// The rules, in the config's order.
+    pub fn rules(&self) -> &[Rule] {
+        &self.rules
+    }
+
+    fn decide(&self, request: &Request) -> Result<Candidate, Refusal> {
+        self.limits.refuse_host(request.target.host())?;
+        let mut grants = Vec::new();
+        let mut nearest: Option<(usize, Miss)> = None;
+        for index in 0..self.rules.len() {
+            match self.check(index, request) {
+                Ok(grant) => grants.push(grant),
+                Err(miss) => {
+                    let is_nearer = |(other, known): &(usize, Miss)| {
+                        self.nearness(index, &miss, request) > self.nearness(*other, known, request)
+                    };
+                    if nearest.as_ref().is_none_or(is_nearer) {
+                        nearest = Some((index, miss));
+                    }
+                }
+            }
+        }
+        if !grants.is_empty() {
+            return Ok(Candidate::new(&self.limits, request.clone(), grants));
+        }
+        Err(match nearest {
+            None | Some((_, Miss::Host)) => Refusal::no_rule(request.target.host()),
+            Some((index, miss)) => miss.refusal(&self.rule_ref(index), request),
+        })
+    }
+
+    /// Whether one rule allows the request; an address in the URL is judged at once.
+    fn check(&self, index: usize, request: &Request) -> Result<Grant, Miss> {
+        evaluate::evaluate(&self.rules[index], request)?;
+        let rule = &self.rules[index];
+        let redirects_max = if request.raw { 0 } else { rule.redirects_max };
+        let grant = Grant::allow(self.rule_ref(index), rule.host.clone(), redirects_max);
+        let host = request.target.host();
+        self.limits.refuse_host(host).map_err(Miss::Address)?;
+        if let Host::Addr(addr) = host {
+            self.limits
+                .admit(&grant, host, *addr)
+                .map_err(Miss::Address)?;
+        }
+        Ok(grant)
+    }
+
+    /// A rule that names the host is nearer than one that any name may resolve into.
+    fn nearness(&self, index: usize, miss: &Miss, request: &Request) -> (bool, u8) {
+        (
+            self.rules[index].host.matches(request.target.host()),
+            miss.stage(),
+        )
+    }
+
+    fn rule_ref(&self, index: usize) -> RuleRef {
+        RuleRef::Allow(index, self.rules[index].host.clone())
+    }
+}
+
+#[cfg(test)]
+mod tests;

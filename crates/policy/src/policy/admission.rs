@@ -1,0 +1,309 @@
+//! Which addresses a matching rule lets through.
+//!
+//! ```text
+//! address --> always refused? --> public, where that is asked for? --> the rule's? --> loopback
+//! or the machine's own: named? --> admitted
+//! ```
+//!
+//! A rule by name admits whatever the name resolves to, private networks above all: that is what
+//! the bridge is for. Loopback and the machine's own addresses are different. Services there
+//! trust whoever is local, and whoever answers a DNS query could point a name at them; so they
+//! must be named as addresses.
+
+use super::candidate::RuleRef;
+use super::refusal::{Refusal, RefusalKind, part};
+use crate::address::{always_refused, is_loopback, is_metadata_name, is_public, readings};
+use crate::rule::host_pattern::HostPattern;
+use crate::target::host::Host;
+use std::net::IpAddr;
+
+/// What every rule is subject to.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Limits {
+    /// The machine's own addresses, canonical and without loopback.
+    pub(crate) own: Vec<IpAddr>,
+    /// Whether addresses must be on the public internet.
+    pub(crate) public_only: bool,
+}
+
+/// A rule or endpoint that allows the request, as far as its address is one of its own.
+#[derive(Debug, Clone)]
+pub(crate) struct Grant {
+    pub(crate) rule: RuleRef,
+    pattern: HostPattern,
+    pub(crate) redirects_max: u8,
+}
+
+impl Grant {
+    pub(crate) fn allow(rule: RuleRef, pattern: HostPattern, redirects_max: u8) -> Self {
+        Self {
+            rule,
+            pattern,
+            redirects_max,
+        }
+    }
+
+    /// An endpoint admits what a rule with the host of its URL would.
+    pub(crate) fn endpoint(rule: RuleRef, host: &Host) -> Self {
+        let pattern = match host {
+            Host::Name(name) => HostPattern::Name(name.clone()),
+            Host::Addr(addr) => HostPattern::Addr(*addr),
+        };
+        Self {
+            rule,
+            pattern,
+            redirects_max: 0,
+        }
+    }
+
+    /// Whether the rule names this address: by itself, or by a network of one address.
+    fn names(&self, addr: IpAddr) -> bool {
+        let single = self
+            .pattern
+            .network()
+            .is_some_and(|net| net.prefix_len() == net.max_prefix_len());
+        single && self.pattern.contains(addr)
+    }
+
+    /// Whether the rule names loopback: by an address, a network within it, or `localhost` and
+    /// exact names below it (RFC 6761 section 6.3). All but the first are for loopback itself, not
+    /// for addresses that carry it.
+    fn names_loopback(&self, addr: IpAddr) -> bool {
+        let within = match &self.pattern {
+            HostPattern::Name(name) => name == "localhost" || name.ends_with(".localhost"),
+            HostPattern::Wildcard(_) => false,
+            HostPattern::Addr(_) | HostPattern::Net(_) => {
+                let ends = self
+                    .pattern
+                    .network()
+                    .map(|net| [net.network(), net.broadcast()]);
+                ends.is_some_and(|ends| ends.iter().all(IpAddr::is_loopback))
+            }
+        };
+        self.names(addr) || (within && addr.to_canonical().is_loopback())
+    }
+}
+
+impl Limits {
+    /// Refuses hosts that no rule can allow, before anything is resolved.
+    pub(crate) fn refuse_host(&self, host: &Host) -> Result<(), Refusal> {
+        match host {
+            Host::Name(name) if is_metadata_name(name) => {
+                let detail = format!("{name} is a cloud metadata service, which no rule can allow");
+                Err(Refusal::new(RefusalKind::AlwaysRefused, detail))
+            }
+            Host::Name(_) => Ok(()),
+            Host::Addr(addr) => refuse_always(host, *addr),
+        }
+    }
+
+    /// Whether `addr`, which `host` is or was resolved to, may be connected to under this grant.
+    pub(crate) fn admit(&self, grant: &Grant, host: &Host, addr: IpAddr) -> Result<(), Refusal> {
+        self.refuse_host(host)?;
+        refuse_always(host, addr)?;
+        let refuse = |why: String| {
+            let detail = format!("{} {why}", describe(host, addr));
+            Err(Refusal::new(RefusalKind::AddressNotAllowed, detail))
+        };
+        if self.public_only && !is_public(addr) {
+            return refuse(
+                "is not on the public internet, and nothing else is called from here".into(),
+            );
+        }
+        if let Host::Addr(literal) = host
+            && literal.to_canonical() != addr.to_canonical()
+        {
+            return refuse(format!("is not the address in the URL, {literal}"));
+        }
+        let admits = match &grant.pattern {
+            // Which names they match was decided with the URL.
+            HostPattern::Name(_) | HostPattern::Wildcard(_) => true,
+            HostPattern::Addr(_) | HostPattern::Net(_) => grant.pattern.contains(addr),
+        };
+        let canonical = addr.to_canonical();
+        if !admits {
+            return refuse(format!("is outside what {} allows", grant.rule));
+        }
+        if is_loopback(addr) && !grant.names_loopback(addr) {
+            return refuse(format!(
+                "is loopback, which must be named: call it by address, with host = \"{canonical}\" in an allow rule"
+            ));
+        }
+        if readings(addr).any(|reading| self.own.contains(&reading)) && !grant.names(addr) {
+            return refuse(format!(
+                "is this machine's own, which must be named: call it by address, with host = \"{canonical}\" in an \
+                 allow rule, or in an endpoint's url"
+            ));
+        }
+        Ok(())
+    }
+}
+
+fn refuse_always(host: &Host, addr: IpAddr) -> Result<(), Refusal> {
+    match always_refused(addr) {
+        None => Ok(()),
+        Some(why) => {
+            let detail = format!(
+                "{} is or carries a {why} address, which no rule can allow",
+                describe(host, addr)
+            );
+            Err(Refusal::new(RefusalKind::AlwaysRefused, detail))
+        }
+    }
+}
+
+fn describe(host: &Host, addr: IpAddr) -> String {
+    match host {
+        Host::Name(name) => format!("{addr} (resolved from {})", part(name)),
+        Host::Addr(_) => addr.to_string(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Whether a rule for `pattern` admits `addr` for `host`; the machine itself is 10.0.0.5 and
+    /// fd00::5.
+    fn admit(pattern: &str, host: &str, addr: &str) -> Result<(), RefusalKind> {
+        let limits = Limits {
+            own: vec!["10.0.0.5".parse().unwrap(), "fd00::5".parse().unwrap()],
+            public_only: false,
+        };
+        let pattern = HostPattern::parse(pattern).unwrap();
+        let grant = Grant::allow(RuleRef::Allow(0, pattern.clone()), pattern, 0);
+        let host = Host::parse(host).unwrap();
+        limits
+            .admit(&grant, &host, addr.parse().unwrap())
+            .map_err(|refusal| {
+                assert!(refusal.detail().len() < 300);
+                refusal.kind()
+            })
+    }
+
+    const NOT_ALLOWED: Result<(), RefusalKind> = Err(RefusalKind::AddressNotAllowed);
+
+    #[test]
+    fn a_rule_by_name_admits_private_and_public_addresses() {
+        for addr in [
+            "10.1.2.3",
+            "192.168.0.1",
+            "8.8.8.8",
+            "fd12::7",
+            "::ffff:10.1.2.3",
+            "64:ff9b::a01:203",
+        ] {
+            assert_eq!(admit("ci.corp", "ci.corp", addr), Ok(()), "{addr}");
+            assert_eq!(admit("*.corp", "ci.corp", addr), Ok(()), "{addr}");
+        }
+    }
+
+    #[test]
+    fn loopback_is_admitted_only_when_named() {
+        for (pattern, host, addr) in [
+            ("127.0.0.1", "127.0.0.1", "127.0.0.1"),
+            ("127.0.0.1", "[::ffff:127.0.0.1]", "::ffff:127.0.0.1"),
+            ("::ffff:127.0.0.1", "127.0.0.1", "127.0.0.1"),
+            ("::1", "[::1]", "::1"),
+            ("127.0.0.0/8", "127.9.9.9", "127.9.9.9"),
+            ("127.0.0.0/8", "name", "127.0.0.1"),
+            ("::ffff:127.0.0.0/104", "127.9.9.9", "127.9.9.9"),
+            ("::1/128", "[::1]", "::1"),
+            ("localhost", "localhost", "127.0.0.1"),
+            ("localhost", "localhost", "::1"),
+            ("app.localhost", "app.localhost", "::ffff:127.0.0.1"),
+            ("64:ff9b::7f00:1", "[64:ff9b::7f00:1]", "64:ff9b::7f00:1"),
+        ] {
+            assert_eq!(
+                admit(pattern, host, addr),
+                Ok(()),
+                "{pattern} {host} {addr}"
+            );
+        }
+        for (pattern, host, addr) in [
+            ("ci.corp", "ci.corp", "127.0.0.1"),
+            ("ci.corp", "ci.corp", "::1"),
+            ("ci.corp", "ci.corp", "::ffff:127.0.0.1"),
+            ("ci.corp", "ci.corp", "64:ff9b::7f00:1"),
+            ("ci.corp", "ci.corp", "2002:7f00:1::"),
+            ("*.corp", "ci.corp", "127.0.0.1"),
+            ("*.localhost", "app.localhost", "127.0.0.1"),
+            ("0.0.0.0/0", "127.0.0.1", "127.0.0.1"),
+            ("0.0.0.0/0", "name", "127.0.0.1"),
+            ("126.0.0.0/7", "127.0.0.1", "127.0.0.1"),
+            ("::/0", "[::1]", "::1"),
+            ("::/0", "[::7f00:1]", "::7f00:1"),
+            ("64:ff9b::/96", "[64:ff9b::7f00:1]", "64:ff9b::7f00:1"),
+            ("localhost", "localhost", "64:ff9b::7f00:1"),
+            ("127.0.0.1", "127.0.0.1", "127.0.0.2"),
+        ] {
+            assert_eq!(
+                admit(pattern, host, addr),
+                NOT_ALLOWED,
+                "{pattern} {host} {addr}"
+            );
+        }
+    }
+
+    #[test]
+    fn the_machines_own_addresses_are_admitted_only_when_named() {
+        for (pattern, host, addr) in [
+            ("10.0.0.5", "10.0.0.5", "10.0.0.5"),
+            ("10.0.0.5/32", "10.0.0.5", "10.0.0.5"),
+            ("10.0.0.5/32", "name", "10.0.0.5"),
+            ("fd00::5", "[fd00::5]", "fd00::5"),
+            ("fd00::5/128", "[fd00::5]", "fd00::5"),
+            ("::ffff:10.0.0.5", "10.0.0.5", "10.0.0.5"),
+            ("64:ff9b::a00:5", "[64:ff9b::a00:5]", "64:ff9b::a00:5"),
+        ] {
+            assert_eq!(
+                admit(pattern, host, addr),
+                Ok(()),
+                "{pattern} {host} {addr}"
+            );
+        }
+        for (pattern, host, addr) in [
+            ("ci.corp", "ci.corp", "10.0.0.5"),
+            ("ci.corp", "ci.corp", "::ffff:10.0.0.5"),
+            ("ci.corp", "ci.corp", "fd00::5"),
+            ("ci.corp", "ci.corp", "64:ff9b::a00:5"),
+            ("ci.corp", "ci.corp", "2002:a00:5::1"),
+            ("*.corp", "ci.corp", "10.0.0.5"),
+            ("10.0.0.4/31", "10.0.0.5", "10.0.0.5"),
+            ("10.0.0.0/8", "10.0.0.5", "10.0.0.5"),
+            ("localhost", "localhost", "10.0.0.5"),
+        ] {
+            assert_eq!(
+                admit(pattern, host, addr),
+                NOT_ALLOWED,
+                "{pattern} {host} {addr}"
+            );
+        }
+    }
+
+    #[test]
+    fn an_address_in_the_url_is_the_only_one_admitted() {
+        assert_eq!(admit("10.0.0.0/8", "10.1.2.3", "10.1.2.3"), Ok(()));
+        assert_eq!(admit("10.0.0.0/8", "10.1.2.3", "::ffff:10.1.2.3"), Ok(()));
+        assert_eq!(admit("10.0.0.0/8", "10.1.2.3", "10.1.2.4"), NOT_ALLOWED);
+        assert_eq!(admit("10.0.0.0/8", "name", "11.1.2.3"), NOT_ALLOWED);
+        assert_eq!(admit("10.0.0.0/8", "name", "64:ff9b::a01:203"), NOT_ALLOWED);
+    }
+
+    #[test]
+    fn public_only_outranks_what_is_named() {
+        let limits = Limits {
+            own: vec![],
+            public_only: true,
+        };
+        for (text, admitted) in [("8.8.8.8", true), ("10.0.0.1", false), ("127.0.0.1", false)] {
+            let host = Host::parse(text).unwrap();
+            let grant = Grant::endpoint(RuleRef::Endpoint("a".into()), &host);
+            assert_eq!(
+                limits.admit(&grant, &host, text.parse().unwrap()).is_ok(),
+                admitted,
+                "{text}"
+            );
+        }
+    }
+}

@@ -1,0 +1,91 @@
+//! What every rule says to a request, for `policy test` and for whoever wonders.
+
+use super::Policy;
+use super::candidate::{Candidate, RuleRef};
+use super::evaluate::{Miss, Request};
+use super::refusal::Refusal;
+use crate::rule::Rule;
+use crate::rule::host_pattern::HostPattern;
+use crate::target::host::Host;
+use std::fmt;
+
+/// A decision, with the verdict of every rule. Its `Display` has a line for each:
+///
+/// ```text
+/// allow rule 1 (host ci.corp.example) does not allow method GET: add "GET" to its methods
+/// allow rule 2 (host *.corp.example) allows it
+/// ```
+#[derive(Debug, Clone)]
+pub struct Explanation {
+    /// Every rule in the config's order; empty when the URL or the method is invalid.
+    pub rules: Vec<RuleVerdict>,
+    /// As [`Policy::decide_url`] gives it. Addresses of a name are not resolved here: ask the
+    /// candidate about each.
+    pub decision: Result<Candidate, Refusal>,
+}
+
+/// What one rule says.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RuleVerdict {
+    /// Which rule.
+    pub rule: RuleRef,
+    /// Whether it allows the request, as far as that can be said without resolving its name.
+    pub allows: bool,
+    /// That it does, or the first reason why not, in words that can follow the rule's name.
+    pub reason: String,
+}
+
+impl fmt::Display for RuleVerdict {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} {}", self.rule, self.reason)
+    }
+}
+
+impl fmt::Display for Explanation {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for verdict in &self.rules {
+            writeln!(f, "{verdict}")?;
+        }
+        match &self.decision {
+            Ok(candidate) => {
+                write!(
+                    f,
+                    "allowed by {}: {} {}",
+                    candidate.rule(),
+                    candidate.method(),
+                    candidate.target()
+                )
+            }
+            Err(refusal) => write!(f, "refused: {refusal}"),
+        }
+    }
+}
+
+impl Policy {
+    pub(super) fn verdict(&self, index: usize, request: &Request) -> RuleVerdict {
+        let rule = &self.rules[index];
+        let host = request.target.host();
+        let (allows, reason) = match self.check(index, request) {
+            Ok(_) => (true, allowing_words(rule, host)),
+            Err(Miss::Host) => (false, Miss::host_words(rule, host)),
+            Err(Miss::Address(refusal)) => (false, format!("would allow it, but {refusal}")),
+            Err(miss) => (false, miss.words(request)),
+        };
+        RuleVerdict {
+            rule: self.rule_ref(index),
+            allows,
+            reason,
+        }
+    }
+}
+
+fn allowing_words(rule: &Rule, host: &Host) -> String {
+    match (&rule.host, host) {
+        (HostPattern::Addr(_) | HostPattern::Net(_), Host::Name(_)) => {
+            format!("allows it where the name resolves into {}", rule.host)
+        }
+        (HostPattern::Name(_) | HostPattern::Wildcard(_), _) | (_, Host::Addr(_)) => {
+            "allows it".into()
+        }
+    }
+}

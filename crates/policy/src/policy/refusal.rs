@@ -1,0 +1,173 @@
+//! A "no", in words that say what would make it a "yes".
+
+use super::candidate::Approved;
+use crate::rule::endpoint::is_endpoint_name;
+use crate::target::TargetError;
+use crate::target::host::Host;
+use std::fmt;
+use thiserror::Error;
+
+/// Longest text of a refusal; what is longer is cut.
+pub const REFUSAL_MAX_BYTES: usize = 300;
+
+/// Longest host, path or name within a text.
+pub(crate) const PART_MAX_BYTES: usize = 80;
+
+/// What stood in the way.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum RefusalKind {
+    /// The URL, path, host or `Location` cannot be parsed.
+    InvalidUrl,
+    /// No endpoint has this name.
+    UnknownEndpoint,
+    /// No rule speaks of the host.
+    NoRule,
+    /// The nearest rule does not allow the scheme.
+    Scheme,
+    /// The nearest rule does not allow the port.
+    Port,
+    /// The nearest rule or the endpoint does not allow the method, or it is no method at all.
+    Method,
+    /// The nearest rule, or any endpoint, opens no raw streams.
+    Connect,
+    /// The nearest rule does not allow the path, or the path could be read as another one.
+    Path,
+    /// The host or its address is one that no rule can allow.
+    AlwaysRefused,
+    /// The address is not one that the matching rules allow.
+    AddressNotAllowed,
+    /// The name resolved to nothing.
+    NoAddress,
+    /// The redirect is not followed: the answer goes back as it is.
+    Redirect,
+}
+
+impl RefusalKind {
+    /// A stable word for logs and metrics.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::InvalidUrl => "invalid_url",
+            Self::UnknownEndpoint => "unknown_endpoint",
+            Self::NoRule => "no_rule",
+            Self::Scheme => "scheme",
+            Self::Port => "port",
+            Self::Method => "method",
+            Self::Connect => "connect",
+            Self::Path => "path",
+            Self::AlwaysRefused => "always_refused",
+            Self::AddressNotAllowed => "address_not_allowed",
+            Self::NoAddress => "no_address",
+            Self::Redirect => "redirect",
+        }
+    }
+}
+
+/// Why a request may not go. Its `Display` is for the administrator: visible ASCII and spaces, at
+/// most [`REFUSAL_MAX_BYTES`], without the query and without user information.
+#[derive(Debug, Clone, PartialEq, Eq, Error)]
+#[error("{detail}")]
+pub struct Refusal {
+    kind: RefusalKind,
+    detail: String,
+}
+
+impl Refusal {
+    pub(crate) fn new(kind: RefusalKind, detail: impl AsRef<str>) -> Self {
+        Self {
+            kind,
+            detail: clip(detail.as_ref(), REFUSAL_MAX_BYTES),
+        }
+    }
+
+    pub(crate) fn no_rule(host: &Host) -> Self {
+        let host = part(host);
+        let detail = format!(
+            "no allow rule matches host {host}: add an [[allow]] entry with host = \"{host}\""
+        );
+        Self::new(RefusalKind::NoRule, detail)
+    }
+
+    pub(crate) fn unknown_endpoint(name: &str) -> Self {
+        let detail = if is_endpoint_name(name) {
+            format!("there is no endpoint {name}: add an [[endpoint]] entry with name = \"{name}\"")
+        } else {
+            "there is no such endpoint: its name is not one that an endpoint can have".into()
+        };
+        Self::new(RefusalKind::UnknownEndpoint, detail)
+    }
+
+    pub(crate) fn redirect(from: &Approved) -> Self {
+        let detail = match from.redirects_max() {
+            0 => format!(
+                "{} passes redirects back instead of following them",
+                from.rule()
+            ),
+            max => format!(
+                "{max} redirects were followed, as many as {} and those before allow",
+                from.rule()
+            ),
+        };
+        Self::new(RefusalKind::Redirect, detail)
+    }
+
+    /// What stood in the way.
+    pub fn kind(&self) -> RefusalKind {
+        self.kind
+    }
+
+    /// The text, as `Display` gives it.
+    pub fn detail(&self) -> &str {
+        &self.detail
+    }
+}
+
+impl From<TargetError> for Refusal {
+    fn from(error: TargetError) -> Self {
+        Self::new(RefusalKind::InvalidUrl, error.to_string())
+    }
+}
+
+/// A host, path or name, short enough that the text around it stays.
+pub(crate) fn part(text: impl fmt::Display) -> String {
+    clip(&text.to_string(), PART_MAX_BYTES)
+}
+
+/// At most `max_bytes` of `text`; dots stand for what was cut.
+fn clip(text: &str, max_bytes: usize) -> String {
+    const DOTS: &str = "...";
+    if text.len() <= max_bytes {
+        return text.to_owned();
+    }
+    let end = text.floor_char_boundary(max_bytes - DOTS.len());
+    format!("{}{DOTS}", &text[..end])
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_text_is_cut_where_a_character_ends() {
+        assert_eq!(clip("abcdef", 6), "abcdef");
+        assert_eq!(clip("abcdefg", 6), "abc...");
+        assert_eq!(clip("ab\u{e9}defg", 6), "ab...");
+        assert_eq!(
+            Refusal::new(RefusalKind::Path, "x".repeat(999))
+                .to_string()
+                .len(),
+            REFUSAL_MAX_BYTES
+        );
+    }
+
+    #[test]
+    fn what_a_caller_sent_as_a_name_is_repeated_only_when_it_is_one() {
+        let refusal = Refusal::unknown_endpoint("a\r\nb");
+        assert!(!refusal.detail().contains('\n'));
+        assert!(
+            Refusal::unknown_endpoint("alm")
+                .detail()
+                .contains("name = \"alm\"")
+        );
+    }
+}

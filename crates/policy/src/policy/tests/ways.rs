@@ -1,0 +1,236 @@
+//! The ways besides a plain URL: endpoints, raw streams, redirects, public targets alone.
+
+use super::*;
+
+#[test]
+fn an_endpoint_takes_what_is_below_its_base() {
+    let alm = endpoint("alm", "https://alm.corp.example:8443/qcbin/", &["GET"]);
+    let policy = Policy::new(vec![], vec![alm]).unwrap();
+    let candidate = policy
+        .decide_endpoint("alm", "GET", "/rest/x%2Fy?q=")
+        .unwrap();
+    assert_eq!(
+        candidate.target().to_string(),
+        "https://alm.corp.example:8443/qcbin/rest/x%2Fy?q="
+    );
+    assert_eq!(candidate.rule(), &RuleRef::Endpoint("alm".into()));
+    assert!(candidate.approve(addr("10.0.0.1")).is_ok());
+
+    for path in [
+        "/../admin",
+        "/%2e%2e/admin",
+        "/..;/admin",
+        "/a%5c..",
+        "/..%2fadmin",
+        "/%252e%252e/admin",
+        "/./x",
+    ] {
+        assert_eq!(
+            kind(policy.decide_endpoint("alm", "GET", path)),
+            RefusalKind::Path,
+            "{path}"
+        );
+    }
+    for path in [
+        "x",
+        "@evil.example/",
+        "/a b",
+        "/a\r\n",
+        "/\u{e9}",
+        "/a#b",
+        "/a\\b",
+        ":80/",
+    ] {
+        assert_eq!(
+            kind(policy.decide_endpoint("alm", "GET", path)),
+            RefusalKind::InvalidUrl,
+            "{path}"
+        );
+    }
+    let refusal = policy.decide_endpoint("alm", "DELETE", "/").unwrap_err();
+    assert_eq!(
+        refusal.to_string(),
+        "endpoint alm does not allow method DELETE: add \"DELETE\" to its methods"
+    );
+    assert_eq!(
+        kind(policy.decide_endpoint("Alm", "GET", "/")),
+        RefusalKind::UnknownEndpoint
+    );
+    assert_eq!(
+        kind(policy.decide_endpoint("alm", "G T", "/")),
+        RefusalKind::Method
+    );
+}
+
+#[test]
+fn an_endpoint_at_the_root_passes_bytes_as_they_are() {
+    let policy = Policy::new(vec![], vec![endpoint("a", "https://alm", &["*"])]).unwrap();
+    let candidate = policy
+        .decide_endpoint("a", "GET", "//evil.example/../%2e%2e/%5c?x")
+        .unwrap();
+    assert_eq!(
+        candidate.target().to_string(),
+        "https://alm//evil.example/../%2e%2e/%5c?x"
+    );
+    assert_eq!(
+        kind(policy.decide_endpoint("a", "CONNECT", "/")),
+        RefusalKind::Connect
+    );
+}
+
+#[test]
+fn an_endpoint_names_its_address() {
+    let endpoints = vec![
+        endpoint("local", "http://127.0.0.1:8080", &["*"]),
+        endpoint("own", "http://10.0.0.5", &["*"]),
+        endpoint("name", "http://me.corp.example", &["*"]),
+        endpoint("metadata", "http://169.254.169.254", &["*"]),
+    ];
+    let policy = Policy::new(vec![], endpoints)
+        .unwrap()
+        .with_own_addresses(vec![addr("10.0.0.5")]);
+    let approve = |name: &str, text: &str| {
+        policy
+            .decide_endpoint(name, "GET", "/")?
+            .approve(addr(text))
+    };
+    assert!(approve("local", "127.0.0.1").is_ok());
+    assert!(approve("own", "10.0.0.5").is_ok());
+    assert!(approve("name", "10.0.0.6").is_ok());
+    assert_eq!(
+        kind(approve("local", "127.0.0.2")),
+        RefusalKind::AddressNotAllowed
+    );
+    assert_eq!(
+        kind(approve("metadata", "169.254.169.254")),
+        RefusalKind::AlwaysRefused
+    );
+    let refusal = approve("name", "10.0.0.5").unwrap_err();
+    assert_eq!(
+        refusal.to_string(),
+        "10.0.0.5 (resolved from me.corp.example) is this machine's own, which must be named: call it by address, \
+         with host = \"10.0.0.5\" in an allow rule, or in an endpoint's url"
+    );
+    assert_eq!(policy.warnings().len(), 1);
+}
+
+#[test]
+fn raw_streams_need_a_rule_with_connect() {
+    let mut raw = rule("*.db.example");
+    raw.connect = true;
+    raw.ports = Ports::Only(vec![5432]);
+    raw.redirects_max = 3;
+    let policy = policy(vec![rule("ci"), raw, rule("fd00::/16")]);
+    let candidate = policy.decide_connect("A.db.example.", 5432).unwrap();
+    assert_eq!(candidate.method(), "CONNECT");
+    assert!(!candidate.target().scheme().is_tls());
+    let approved = candidate.approve(addr("10.0.0.1")).unwrap();
+    assert_eq!(approved.socket_addr().to_string(), "10.0.0.1:5432");
+    assert_eq!(approved.redirects_max(), 0);
+    assert_eq!(
+        kind(policy.decide_connect("a.db.example", 22)),
+        RefusalKind::Port
+    );
+    assert_eq!(kind(policy.decide_connect("ci", 443)), RefusalKind::Connect);
+    assert_eq!(
+        kind(policy.decide_connect("fd00::1", 443)),
+        RefusalKind::Connect
+    );
+    assert_eq!(
+        kind(policy.decide_connect("[fd00::1]", 443)),
+        RefusalKind::Connect
+    );
+    assert_eq!(
+        kind(policy.decide_connect("a.db.example", 0)),
+        RefusalKind::InvalidUrl
+    );
+    assert_eq!(
+        kind(policy.decide_connect("0x7f.1", 443)),
+        RefusalKind::InvalidUrl
+    );
+    assert_eq!(
+        kind(policy.decide_connect("fe80::1%eth0", 443)),
+        RefusalKind::InvalidUrl
+    );
+    assert_eq!(
+        kind(policy.decide_connect("169.254.169.254", 443)),
+        RefusalKind::AlwaysRefused
+    );
+}
+
+#[test]
+fn each_redirect_is_decided_anew_and_the_smallest_number_counts() {
+    let mut two = rule("two");
+    two.redirects_max = 2;
+    let mut many = rule("many");
+    many.redirects_max = 9;
+    let policy = policy(vec![two, many, rule("none")]);
+    let first = policy
+        .decide_url("GET", "http://two/a/b")
+        .unwrap()
+        .approve(addr("10.0.0.1"))
+        .unwrap();
+    assert_eq!(first.redirects_max(), 2);
+
+    let hop = |from: &Approved, location: &str, hops| -> Result<Approved, Refusal> {
+        policy
+            .decide_redirect(from, "GET", location, hops)?
+            .approve(addr("10.0.0.2"))
+    };
+    let second = hop(&first, "http://many/", 0).unwrap();
+    assert_eq!(second.redirects_max(), 2, "the first rule still counts");
+    let third = hop(&second, "c", 1).unwrap();
+    assert_eq!(third.target().to_string(), "http://many/c");
+    assert_eq!(kind(hop(&third, "d", 2)), RefusalKind::Redirect);
+
+    let none = hop(&first, "//none/", 0).unwrap();
+    let refusal = hop(&none, "/x", 1).unwrap_err();
+    assert_eq!(
+        refusal.to_string(),
+        "allow rule 3 (host none) passes redirects back instead of following them"
+    );
+    assert_eq!(kind(hop(&first, "http://else/", 0)), RefusalKind::NoRule);
+    assert_eq!(
+        kind(hop(&first, "http://169.254.169.254/", 0)),
+        RefusalKind::AlwaysRefused
+    );
+    assert_eq!(
+        kind(hop(&first, "http://u@two/", 0)),
+        RefusalKind::InvalidUrl
+    );
+    assert_eq!(
+        kind(policy.decide_redirect(&first, "", "/", 0)),
+        RefusalKind::Method
+    );
+}
+
+#[test]
+fn an_endpoint_passes_redirects_back() {
+    let policy = Policy::new(vec![rule("a")], vec![endpoint("alm", "http://a", &["*"])]).unwrap();
+    let from = policy
+        .decide_endpoint("alm", "GET", "/")
+        .unwrap()
+        .approve(addr("10.0.0.1"))
+        .unwrap();
+    assert_eq!(
+        kind(policy.decide_redirect(&from, "GET", "/x", 0)),
+        RefusalKind::Redirect
+    );
+}
+
+#[test]
+fn public_only_refuses_every_other_address() {
+    let mut rules = vec![rule("hook.example"), rule("127.0.0.1"), rule("10.0.0.0/8")];
+    rules[2].resolved = true;
+    let policy = policy(rules).with_public_only();
+    let candidate = policy.decide_url("POST", "https://hook.example/").unwrap();
+    assert!(candidate.approve(addr("8.8.8.8")).is_ok());
+    assert_eq!(
+        kind(candidate.approve(addr("10.0.0.1"))),
+        RefusalKind::AddressNotAllowed
+    );
+    assert_eq!(
+        kind(policy.decide_url("GET", "http://127.0.0.1/")),
+        RefusalKind::AddressNotAllowed
+    );
+}

@@ -1,0 +1,275 @@
+//! One entry of the allow list: which hosts, and what may be asked of them.
+//!
+//! ```toml
+//! [[allow]]
+//! host = "ci.corp.example"   # HostPattern
+//! ports = [443]              # Ports; without it the scheme's default
+//! methods = ["POST"]         # Methods
+//! paths = ["/hooks/*"]       # PathPattern; without it every path
+//! ```
+//!
+//! The parts parse their own text; whoever reads the config puts them together. What a rule means
+//! for a request is decided in `policy`.
+
+pub(crate) mod endpoint;
+pub(crate) mod error;
+pub(crate) mod host_pattern;
+pub(crate) mod methods;
+pub(crate) mod path_pattern;
+
+pub use self::error::PatternError;
+
+use self::host_pattern::HostPattern;
+use self::methods::Methods;
+use self::path_pattern::PathPattern;
+use crate::address;
+use crate::target::Scheme;
+use std::fmt;
+
+/// Ports, methods or paths in one rule.
+pub const ENTRIES_MAX: usize = 256;
+
+/// Largest `redirects_max`: browsers stop at 20, and each hop is a request of its own.
+pub const REDIRECTS_MAX: u8 = 20;
+
+/// A network with a shorter prefix than this draws a warning: IPv4, IPv6.
+const WIDE_PREFIX: (u8, u8) = (8, 16);
+
+/// The ports that a rule allows.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Default)]
+pub enum Ports {
+    /// That of the scheme: 80 for `http`, 443 for `https`. For raw streams, which have no scheme,
+    /// the default port of each scheme that the rule allows.
+    #[default]
+    Default,
+    /// These; at least one, none of them 0.
+    Only(Vec<u16>),
+}
+
+impl Ports {
+    /// Takes `ports = [...]` from the config.
+    ///
+    /// # Errors
+    /// [`PatternError`] when the list is empty, holds 0 or a port twice, or more than
+    /// [`ENTRIES_MAX`].
+    pub fn parse(ports: &[u16]) -> Result<Self, PatternError> {
+        check_entries("ports", ports)?;
+        if ports.contains(&0) {
+            return Err(PatternError::PortZero);
+        }
+        Ok(Self::Only(ports.to_vec()))
+    }
+
+    /// Whether a URL with this scheme may have this port.
+    pub fn allows(&self, scheme: Scheme, port: u16) -> bool {
+        match self {
+            Self::Default => port == scheme.default_port(),
+            Self::Only(ports) => ports.contains(&port),
+        }
+    }
+}
+
+impl fmt::Display for Ports {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Default => f.write_str("the scheme's default"),
+            Self::Only(ports) => f.write_str(&list(ports)),
+        }
+    }
+}
+
+/// One `[[allow]]` entry. All its parts must fit a request; the first rule that fits allows it.
+///
+/// Its `Display` explains it in words.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Rule {
+    /// The hosts.
+    pub host: HostPattern,
+    /// The schemes; `None` for both.
+    pub schemes: Option<Vec<Scheme>>,
+    /// The ports.
+    pub ports: Ports,
+    /// The methods.
+    pub methods: Methods,
+    /// The paths; `None` for all, with their bytes as they are. With patterns, paths that could be
+    /// read as another one (dot segments, backslashes, raw or encoded) are refused.
+    pub paths: Option<Vec<PathPattern>>,
+    /// Whether an address or network also allows every name that resolves into it.
+    pub resolved: bool,
+    /// Whether raw streams (CONNECT) may be opened; they show neither method nor path.
+    pub connect: bool,
+    /// How many redirects are followed, each decided anew; 0 passes them back.
+    pub redirects_max: u8,
+}
+
+impl Rule {
+    /// A rule with the config's defaults: both schemes on their default ports, every path, no
+    /// names that resolve into it, no raw streams, no redirects followed.
+    pub fn new(host: HostPattern, methods: Methods) -> Self {
+        Self {
+            host,
+            schemes: None,
+            ports: Ports::Default,
+            methods,
+            paths: None,
+            resolved: false,
+            connect: false,
+            redirects_max: 0,
+        }
+    }
+
+    /// Checks what the types of its parts cannot: built by hand, they may hold anything.
+    ///
+    /// # Errors
+    /// [`PatternError`] of the first part that its own `parse` would not have made.
+    pub fn validate(&self) -> Result<(), PatternError> {
+        if HostPattern::parse(&self.host.to_string())? != self.host {
+            return Err(PatternError::NotCanonical { what: "host" });
+        }
+        if let Some(schemes) = &self.schemes {
+            check_entries("schemes", schemes)?;
+        }
+        if let Ports::Only(ports) = &self.ports {
+            Ports::parse(ports)?;
+        }
+        self.methods.validate()?;
+        if let Some(paths) = &self.paths {
+            check_entries("paths", paths)?;
+            for path in paths {
+                if PathPattern::parse(&path.to_string())? != *path {
+                    return Err(PatternError::NotCanonical { what: "paths" });
+                }
+            }
+        }
+        if self.redirects_max > REDIRECTS_MAX {
+            return Err(PatternError::Redirects {
+                redirects: self.redirects_max,
+            });
+        }
+        Ok(())
+    }
+
+    /// What is allowed but rarely meant, in words: hosts that can never be reached, very wide
+    /// patterns, settings without effect.
+    pub fn warnings(&self) -> Vec<String> {
+        let mut warnings = Vec::new();
+        match &self.host {
+            HostPattern::Name(name) if address::is_metadata_name(name) => {
+                warnings.push(format!(
+                    "{name} is a cloud metadata service: it is refused all the same"
+                ));
+            }
+            HostPattern::Wildcard(suffix) if !suffix.contains('.') => {
+                warnings.push(format!("{} allows every host under {suffix}", self.host));
+            }
+            HostPattern::Name(_) | HostPattern::Wildcard(_) => {}
+            HostPattern::Addr(_) | HostPattern::Net(_) => self.warn_of_network(&mut warnings),
+        }
+        if self.resolved && self.host.network().is_none() {
+            warnings.push("resolved has no effect: it is for addresses and networks".into());
+        }
+        if self.connect && (self.paths.is_some() || self.methods != Methods::Any) {
+            warnings.push(
+                "connect = true opens raw streams, in which methods and paths are not seen".into(),
+            );
+        }
+        warnings
+    }
+
+    fn warn_of_network(&self, warnings: &mut Vec<String>) {
+        let Some(net) = self.host.network() else {
+            return;
+        };
+        let ends = [net.network(), net.broadcast()].map(address::always_refused);
+        if let [Some(first), Some(last)] = ends
+            && first == last
+        {
+            warnings.push(format!(
+                "{} is {first}: it is refused all the same",
+                self.host
+            ));
+        }
+        let wide = if net.addr().is_ipv4() {
+            WIDE_PREFIX.0
+        } else {
+            WIDE_PREFIX.1
+        };
+        if net.prefix_len() < wide {
+            warnings.push(format!("{} is a very large network", self.host));
+        }
+    }
+
+    /// Whether the scheme is allowed.
+    pub(crate) fn allows_scheme(&self, scheme: Scheme) -> bool {
+        self.schemes
+            .as_ref()
+            .is_none_or(|schemes| schemes.contains(&scheme))
+    }
+}
+
+impl fmt::Display for Rule {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let schemes = self
+            .schemes
+            .as_ref()
+            .map_or("http or https".into(), |schemes| list(schemes));
+        let paths = self
+            .paths
+            .as_ref()
+            .map_or("all".into(), |paths| list(paths));
+        write!(f, "host {}", self.host)?;
+        if self.resolved && self.host.network().is_some() {
+            write!(f, " (also names that resolve into it)")?;
+        }
+        write!(
+            f,
+            ", {schemes}, ports: {}, methods: {}, paths: {paths}",
+            self.ports, self.methods
+        )?;
+        write!(
+            f,
+            ", raw streams: {}",
+            if self.connect { "allowed" } else { "refused" }
+        )?;
+        match self.redirects_max {
+            0 => write!(f, ", redirects: passed back"),
+            redirects => write!(f, ", redirects: {redirects} followed"),
+        }
+    }
+}
+
+/// At least one entry, at most [`ENTRIES_MAX`], none twice.
+pub(crate) fn check_entries<T: PartialEq>(
+    what: &'static str,
+    entries: &[T],
+) -> Result<(), PatternError> {
+    if entries.is_empty() {
+        return Err(PatternError::Empty { what });
+    }
+    if entries.len() > ENTRIES_MAX {
+        return Err(PatternError::TooMany {
+            what,
+            entries: entries.len(),
+        });
+    }
+    if entries
+        .iter()
+        .enumerate()
+        .any(|(at, entry)| entries[..at].contains(entry))
+    {
+        return Err(PatternError::Twice { what });
+    }
+    Ok(())
+}
+
+/// `a, b, c`.
+pub(crate) fn list<T: ToString>(entries: &[T]) -> String {
+    entries
+        .iter()
+        .map(ToString::to_string)
+        .collect::<Vec<_>>()
+        .join(", ")
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,203 @@
+//! A named base URL: reached as `/v1/endpoints/{name}/...`, with everything below its path.
+
+use super::PatternError;
+use super::methods::Methods;
+use crate::address;
+use crate::target::host::Host;
+use crate::target::path::ambiguity;
+use crate::target::{Target, TargetError};
+use std::fmt;
+use thiserror::Error;
+
+/// Longest name of an endpoint, as long as a DNS label.
+pub const ENDPOINT_NAME_MAX_BYTES: usize = 63;
+
+/// Why an endpoint cannot be used.
+#[derive(Debug, Clone, PartialEq, Eq, Error)]
+pub enum EndpointError {
+    /// Not `[a-z0-9][a-z0-9_-]{0,62}`.
+    #[error(
+        "an endpoint's name has 1 to {ENDPOINT_NAME_MAX_BYTES} of a-z, 0-9, '-' and '_', and begins with a letter or digit"
+    )]
+    Name,
+    /// The URL cannot be parsed.
+    #[error(transparent)]
+    Url(#[from] TargetError),
+    /// The URL has a query.
+    #[error("an endpoint's URL has no query (?): callers send their own")]
+    Query,
+    /// The URL's path could be read as another one.
+    #[error("the path of the endpoint's URL holds {why}")]
+    Path {
+        /// What it holds.
+        why: String,
+    },
+    /// The methods cannot be used.
+    #[error(transparent)]
+    Methods(#[from] PatternError),
+}
+
+/// One `[[endpoint]]` entry of the config.
+///
+/// ```toml
+/// [[endpoint]]
+/// name = "alm"
+/// url = "https://alm.corp.example:8443/qcbin/"
+/// methods = ["GET", "POST", "PUT", "DELETE"]   # without it any
+/// ```
+///
+/// Its `Display` explains it in words.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Endpoint {
+    /// `[a-z0-9][a-z0-9_-]{0,62}`.
+    pub name: String,
+    /// Where it begins, without a query. Its host counts as named: a loopback address, or one of
+    /// the machine's own, is allowed here when it is written as an address.
+    pub base: Target,
+    /// The methods.
+    pub methods: Methods,
+}
+
+impl Endpoint {
+    /// Parses and checks an entry.
+    ///
+    /// # Errors
+    /// [`EndpointError`] names the first part that is wrong.
+    pub fn new(name: &str, url: &str, methods: Methods) -> Result<Self, EndpointError> {
+        let endpoint = Self {
+            name: name.to_owned(),
+            base: Target::parse(url)?,
+            methods,
+        };
+        endpoint.validate()?;
+        Ok(endpoint)
+    }
+
+    /// Checks what the types of its parts cannot.
+    ///
+    /// # Errors
+    /// [`EndpointError`] names the first part that is wrong.
+    pub fn validate(&self) -> Result<(), EndpointError> {
+        if !is_endpoint_name(&self.name) {
+            return Err(EndpointError::Name);
+        }
+        if self.base.query().is_some() {
+            return Err(EndpointError::Query);
+        }
+        if let Some(why) = ambiguity(self.base.path()) {
+            return Err(EndpointError::Path {
+                why: why.to_string(),
+            });
+        }
+        self.methods.validate()?;
+        Ok(())
+    }
+
+    /// What is allowed but cannot work, in words.
+    pub fn warnings(&self) -> Vec<String> {
+        let refused = match self.base.host() {
+            Host::Name(name) => {
+                address::is_metadata_name(name).then_some(address::AlwaysRefused::Metadata)
+            }
+            Host::Addr(addr) => address::always_refused(*addr),
+        };
+        let warn = |why| format!("{} is {why}: it is refused all the same", self.base.host());
+        refused.map(warn).into_iter().collect()
+    }
+
+    /// Whether its base path keeps callers to a part of the target.
+    pub(crate) fn narrows(&self) -> bool {
+        self.base.path() != "/"
+    }
+}
+
+impl fmt::Display for Endpoint {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(
+            f,
+            "endpoint {}: {} and below, methods: {}",
+            self.name, self.base, self.methods
+        )
+    }
+}
+
+/// Whether a text could be an endpoint's name.
+pub(crate) fn is_endpoint_name(name: &str) -> bool {
+    let plain = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit();
+    (1..=ENDPOINT_NAME_MAX_BYTES).contains(&name.len())
+        && name
+            .bytes()
+            .all(|byte| plain(byte) || matches!(byte, b'-' | b'_'))
+        && name.bytes().next().is_some_and(plain)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn endpoint(name: &str, url: &str) -> Result<Endpoint, EndpointError> {
+        Endpoint::new(name, url, Methods::Any)
+    }
+
+    #[test]
+    fn names_are_short_and_plain() {
+        let long = "a".repeat(63);
+        for name in ["alm", "0", "alm-2_b", &long] {
+            assert!(endpoint(name, "https://alm/").is_ok(), "{name}");
+        }
+        for name in [
+            "",
+            "-a",
+            "_a",
+            "Alm",
+            "a.b",
+            "a/b",
+            "a b",
+            "\u{e9}",
+            &format!("{long}a"),
+        ] {
+            assert_eq!(
+                endpoint(name, "https://alm/").unwrap_err(),
+                EndpointError::Name,
+                "{name}"
+            );
+        }
+    }
+
+    #[test]
+    fn the_url_is_a_place_and_nothing_more() {
+        assert_eq!(
+            endpoint("a", "https://alm/x?y").unwrap_err(),
+            EndpointError::Query
+        );
+        assert_eq!(
+            endpoint("a", "https://alm/x?").unwrap_err(),
+            EndpointError::Query
+        );
+        assert_eq!(
+            endpoint("a", "https://alm/#x").unwrap_err(),
+            TargetError::Fragment.into()
+        );
+        let dots = endpoint("a", "https://alm/x/%2e%2e/").unwrap_err();
+        assert!(matches!(dots, EndpointError::Path { .. }), "{dots}");
+        let methods = Endpoint::new("a", "https://alm/", Methods::Only(vec![])).unwrap_err();
+        assert_eq!(methods, PatternError::Empty { what: "methods" }.into());
+    }
+
+    #[test]
+    fn an_endpoint_explains_itself_and_warns() {
+        let alm = endpoint("alm", "https://ALM:8443/qcbin/").unwrap();
+        assert_eq!(
+            alm.to_string(),
+            "endpoint alm: https://alm:8443/qcbin/ and below, methods: any"
+        );
+        assert!(alm.warnings().is_empty());
+        assert!(alm.narrows());
+        let metadata = endpoint("m", "http://169.254.169.254").unwrap();
+        assert_eq!(
+            metadata.warnings(),
+            ["169.254.169.254 is cloud metadata: it is refused all the same"]
+        );
+        assert!(!metadata.narrows());
+    }
+}

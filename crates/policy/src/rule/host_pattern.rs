@@ -1,0 +1,262 @@
+//! Which hosts a rule speaks of.
+//!
+//! ```text
+//! ci.corp.example     that name
+//! *.corp.example      every name below it, however deep; not corp.example itself
+//! 10.1.2.3, fd12::7   that address, written as an address in the URL
+//! 10.0.0.0/8          every address in it, written as an address in the URL
+//! ```
+
+use super::PatternError;
+use crate::target::host::{Host, HostError};
+use ipnet::{IpNet, Ipv4Net, Ipv6Net};
+use std::fmt;
+use std::net::{IpAddr, Ipv6Addr};
+use std::str::FromStr;
+
+/// The bits before the IPv4 address in an IPv4-mapped one.
+const MAPPED_PREFIX: u8 = 96;
+
+/// A pattern for hosts. Its `Display` parses to an equal one.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub enum HostPattern {
+    /// Exactly this canonical name.
+    Name(String),
+    /// `Wildcard("corp.example")` is `*.corp.example`: one or more labels before it, not itself.
+    Wildcard(String),
+    /// Exactly this address; an IPv4-mapped one and its IPv4 address are the same.
+    Addr(IpAddr),
+    /// Every address in this network.
+    Net(IpNet),
+}
+
+impl HostPattern {
+    /// Parses what the config has as `host`. IPv6 addresses may have brackets.
+    ///
+    /// A wildcard below a single label (`*.internal`) is allowed, with a warning in
+    /// [`Rule::warnings`](crate::Rule::warnings): private networks have such names.
+    ///
+    /// # Errors
+    /// [`PatternError`] says what to write instead.
+    pub fn parse(text: &str) -> Result<Self, PatternError> {
+        if text == "*" {
+            return Err(PatternError::AnyHost);
+        }
+        if text.contains("://") {
+            return Err(PatternError::HostUrl);
+        }
+        if let Some((addr, prefix)) = text.split_once('/') {
+            return parse_net(addr, prefix);
+        }
+        if let Some(suffix) = text.strip_prefix("*.") {
+            return match Host::parse(suffix) {
+                Ok(Host::Name(suffix)) => Ok(Self::Wildcard(suffix)),
+                Ok(Host::Addr(_)) => Err(PatternError::HostStar),
+                Err(_) if suffix.contains('*') => Err(PatternError::HostStar),
+                Err(error) => Err(error.into()),
+            };
+        }
+        if text.contains('*') {
+            return Err(PatternError::HostStar);
+        }
+        if let Ok(addr) = text.parse::<Ipv6Addr>() {
+            return Ok(Self::Addr(addr.into()));
+        }
+        match Host::parse(text) {
+            Ok(Host::Name(name)) => Ok(Self::Name(name)),
+            Ok(Host::Addr(addr)) => Ok(Self::Addr(addr)),
+            Err(HostError::Brackets) => Err(PatternError::HostPort),
+            Err(HostError::Ipv6) if text.contains("]:") => Err(PatternError::HostPort),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    /// Whether the pattern speaks of this host. Names are not resolved here.
+    pub fn matches(&self, host: &Host) -> bool {
+        match (self, host) {
+            (Self::Name(pattern), Host::Name(name)) => pattern == name,
+            (Self::Wildcard(suffix), Host::Name(name)) => name
+                .strip_suffix(suffix.as_str())
+                .and_then(|rest| rest.strip_suffix('.'))
+                .is_some_and(|labels| !labels.is_empty()),
+            (Self::Addr(_) | Self::Net(_), Host::Addr(addr)) => self.contains(*addr),
+            (Self::Name(_) | Self::Wildcard(_), Host::Addr(_))
+            | (Self::Addr(_) | Self::Net(_), Host::Name(_)) => false,
+        }
+    }
+
+    /// The addresses of the pattern as a network, IPv4-mapped ones as IPv4; `None` for names.
+    pub(crate) fn network(&self) -> Option<IpNet> {
+        match self {
+            Self::Name(_) | Self::Wildcard(_) => None,
+            Self::Addr(addr) => Some(IpNet::from(addr.to_canonical())),
+            Self::Net(IpNet::V4(net)) => Some(IpNet::V4(*net)),
+            Self::Net(IpNet::V6(net)) => Some(unmapped(*net)),
+        }
+    }
+
+    /// Whether the address, unwrapped when it is IPv4-mapped, is among those of the pattern.
+    pub(crate) fn contains(&self, addr: IpAddr) -> bool {
+        self.network()
+            .is_some_and(|net| net.contains(&addr.to_canonical()))
+    }
+}
+
+impl fmt::Display for HostPattern {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Name(name) => f.write_str(name),
+            Self::Wildcard(suffix) => write!(f, "*.{suffix}"),
+            Self::Addr(addr) => addr.fmt(f),
+            Self::Net(net) => net.fmt(f),
+        }
+    }
+}
+
+impl FromStr for HostPattern {
+    type Err = PatternError;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        Self::parse(text)
+    }
+}
+
+fn parse_net(addr: &str, prefix: &str) -> Result<HostPattern, PatternError> {
+    let addr: IpAddr = addr.parse().map_err(|_| PatternError::HostUrl)?;
+    let digits = !prefix.is_empty() && prefix.bytes().all(|byte| byte.is_ascii_digit());
+    let canonical = digits && (prefix == "0" || !prefix.starts_with('0'));
+    let prefix = prefix
+        .parse()
+        .ok()
+        .filter(|_| canonical)
+        .ok_or(PatternError::Prefix)?;
+    let net = IpNet::new(addr, prefix).map_err(|_| PatternError::Prefix)?;
+    if net.network() != addr {
+        return Err(PatternError::HostBits {
+            network: net.trunc(),
+        });
+    }
+    Ok(HostPattern::Net(net))
+}
+
+/// `::ffff:10.0.0.0/104` is `10.0.0.0/8`; other networks stay.
+fn unmapped(net: Ipv6Net) -> IpNet {
+    let v4 = net.network().to_ipv4_mapped();
+    let prefix = net.prefix_len().checked_sub(MAPPED_PREFIX);
+    match v4
+        .zip(prefix)
+        .map(|(addr, prefix)| Ipv4Net::new(addr, prefix))
+    {
+        Some(Ok(net)) => IpNet::V4(net),
+        Some(Err(_)) | None => IpNet::V6(net),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parse(text: &str) -> HostPattern {
+        HostPattern::parse(text).unwrap()
+    }
+
+    fn matches(pattern: &str, host: &str) -> bool {
+        parse(pattern).matches(&Host::parse(host).unwrap())
+    }
+
+    #[test]
+    fn every_form_parses_and_prints_itself() {
+        for (text, printed) in [
+            ("CI.Corp.Example.", "ci.corp.example"),
+            ("*.Corp.Example", "*.corp.example"),
+            ("*.internal", "*.internal"),
+            ("10.1.2.3", "10.1.2.3"),
+            ("[FD12::7]", "fd12::7"),
+            ("fd12::7", "fd12::7"),
+            ("::ffff:10.0.0.1", "::ffff:10.0.0.1"),
+            ("10.0.0.0/8", "10.0.0.0/8"),
+            ("0.0.0.0/0", "0.0.0.0/0"),
+            ("fd00::/8", "fd00::/8"),
+            ("127.0.0.1/32", "127.0.0.1/32"),
+        ] {
+            assert_eq!(parse(text).to_string(), printed, "{text}");
+            assert_eq!(parse(printed), parse(text), "{text}");
+        }
+    }
+
+    #[test]
+    fn a_wildcard_matches_what_is_below_it_alone() {
+        assert!(matches("*.corp.example", "ci.corp.example"));
+        assert!(matches("*.corp.example", "a.b.corp.example."));
+        assert!(matches("*.corp.example", "CI.CORP.EXAMPLE"));
+        assert!(!matches("*.corp.example", "corp.example"));
+        assert!(!matches("*.corp.example", "evilcorp.example"));
+        assert!(!matches("*.corp.example", "corp.example.evil"));
+        assert!(!matches("*.corp.example", "10.0.0.1"));
+    }
+
+    #[test]
+    fn a_name_matches_itself_alone() {
+        assert!(matches("ci.corp.example", "CI.corp.example."));
+        assert!(!matches("ci.corp.example", "x.ci.corp.example"));
+        assert!(!matches("ci.corp.example", "ci.corp.example.evil"));
+        assert!(!matches("10.0.0.1", "10.0.0.1.example"));
+    }
+
+    #[test]
+    fn addresses_match_however_they_are_mapped() {
+        for pattern in [
+            "10.1.2.3",
+            "::ffff:10.1.2.3",
+            "10.1.2.3/32",
+            "10.0.0.0/8",
+            "::ffff:10.0.0.0/104",
+        ] {
+            assert!(matches(pattern, "10.1.2.3"), "{pattern}");
+            assert!(matches(pattern, "[::ffff:10.1.2.3]"), "{pattern}");
+            assert!(!matches(pattern, "11.1.2.3"), "{pattern}");
+            assert!(!matches(pattern, "[64:ff9b::10.1.2.3]"), "{pattern}");
+            assert!(!matches(pattern, "name"), "{pattern}");
+        }
+        assert!(matches("fd00::/8", "[fd12::1]"));
+        assert!(!matches("::/0", "10.1.2.3"));
+        assert!(!matches("::/0", "[::ffff:10.1.2.3]"));
+    }
+
+    #[test]
+    fn what_cannot_be_meant_is_refused_with_a_hint() {
+        for (text, error) in [
+            ("*", PatternError::AnyHost),
+            ("*.", PatternError::Host(HostError::Empty)),
+            ("*.*.example", PatternError::HostStar),
+            ("a.*.example", PatternError::HostStar),
+            ("ci*.example", PatternError::HostStar),
+            ("*example", PatternError::HostStar),
+            ("*.10.0.0.1", PatternError::HostStar),
+            ("https://ci.example", PatternError::HostUrl),
+            ("ci.example/hooks", PatternError::HostUrl),
+            ("ci.example:443", PatternError::HostPort),
+            ("[::1]:443", PatternError::HostPort),
+            ("10.0.0.0/33", PatternError::Prefix),
+            ("10.0.0.0/08", PatternError::Prefix),
+            ("10.0.0.0/+8", PatternError::Prefix),
+            ("10.0.0.0/", PatternError::Prefix),
+            ("10.0.0.0/255.0.0.0", PatternError::Prefix),
+            ("10.0.0.0/8/8", PatternError::Prefix),
+            (
+                "10.1.2.3/8",
+                PatternError::HostBits {
+                    network: "10.0.0.0/8".parse().unwrap(),
+                },
+            ),
+            ("010.0.0.0/8", PatternError::HostUrl),
+            ("10.1", PatternError::Host(HostError::Number)),
+            ("0x0a000001", PatternError::Host(HostError::Number)),
+            ("fe80::1%eth0", PatternError::Host(HostError::Percent)),
+            ("", PatternError::Host(HostError::Empty)),
+            (" ci.example", PatternError::Host(HostError::Character)),
+        ] {
+            assert_eq!(HostPattern::parse(text), Err(error), "{text}");
+        }
+    }
+}

@@ -1,0 +1,142 @@
+//! Which paths a rule allows: compared as raw bytes, by whole segments.
+//!
+//! A rule with paths refuses every path that could be read as another one, so that a prefix of
+//! bytes is a prefix for the target too.
+
+use super::PatternError;
+use crate::target::path::ambiguity;
+use std::fmt;
+use std::str::FromStr;
+
+/// A pattern for raw paths. Its `Display` parses to an equal one.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub enum PathPattern {
+    /// Exactly this path.
+    Exact(String),
+    /// `Under("/hooks/")` is `/hooks/*`: what begins with it; always ends with `/`.
+    Under(String),
+}
+
+impl PathPattern {
+    /// Parses one entry of `paths`. `/hooks/*` allows `/hooks/` and everything below it, not
+    /// `/hooks`; `/hooks` allows itself alone.
+    ///
+    /// # Errors
+    /// [`PatternError`] says what to write instead.
+    pub fn parse(text: &str) -> Result<Self, PatternError> {
+        if !text.starts_with('/') {
+            return Err(PatternError::PathStart);
+        }
+        if !text
+            .bytes()
+            .all(|byte| byte.is_ascii_graphic() && !matches!(byte, b'?' | b'#'))
+        {
+            return Err(PatternError::PathBytes);
+        }
+        if let Some(why) = ambiguity(text) {
+            return Err(PatternError::PathAmbiguous {
+                why: why.to_string(),
+            });
+        }
+        let under = text.strip_suffix('*');
+        let path = under.unwrap_or(text);
+        if path.contains('*') || (under.is_some() && !path.ends_with('/')) {
+            return Err(PatternError::PathStar);
+        }
+        Ok(match under {
+            Some(path) => Self::Under(path.into()),
+            None => Self::Exact(path.into()),
+        })
+    }
+
+    /// Whether the pattern allows this raw path.
+    pub fn matches(&self, path: &str) -> bool {
+        match self {
+            Self::Exact(exact) => path == exact,
+            Self::Under(folder) => path.starts_with(folder.as_str()),
+        }
+    }
+}
+
+impl fmt::Display for PathPattern {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Exact(path) => f.write_str(path),
+            Self::Under(folder) => write!(f, "{folder}*"),
+        }
+    }
+}
+
+impl FromStr for PathPattern {
+    type Err = PatternError;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        Self::parse(text)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_star_covers_what_is_below_and_nothing_beside() {
+        let hooks = PathPattern::parse("/hooks/*").unwrap();
+        assert_eq!(hooks.to_string(), "/hooks/*");
+        for path in ["/hooks/", "/hooks/a", "/hooks/a/b", "/hooks//a"] {
+            assert!(hooks.matches(path), "{path}");
+        }
+        for path in [
+            "/hooks",
+            "/hooksx",
+            "/hooksx/a",
+            "/Hooks/a",
+            "/a/hooks/",
+            "/%68ooks/a",
+            "/",
+        ] {
+            assert!(!hooks.matches(path), "{path}");
+        }
+    }
+
+    #[test]
+    fn without_a_star_a_path_is_exact() {
+        let hooks = PathPattern::parse("/hooks").unwrap();
+        assert!(hooks.matches("/hooks"));
+        for path in ["/hooks/", "/hooks/a", "/hook", "/hooks;x", "//hooks"] {
+            assert!(!hooks.matches(path), "{path}");
+        }
+    }
+
+    #[test]
+    fn slash_star_covers_everything() {
+        let all = PathPattern::parse("/*").unwrap();
+        assert!(all.matches("/"));
+        assert!(all.matches("/a/b"));
+    }
+
+    #[test]
+    fn what_cannot_be_meant_is_refused_with_a_hint() {
+        for (text, error) in [
+            ("", PatternError::PathStart),
+            ("hooks", PatternError::PathStart),
+            ("*", PatternError::PathStart),
+            ("/hooks*", PatternError::PathStar),
+            ("/*/hooks", PatternError::PathStar),
+            ("/hooks/**", PatternError::PathStar),
+            ("/hooks?x", PatternError::PathBytes),
+            ("/hooks#x", PatternError::PathBytes),
+            ("/a b", PatternError::PathBytes),
+            ("/\u{e9}", PatternError::PathBytes),
+        ] {
+            assert_eq!(PathPattern::parse(text), Err(error), "{text}");
+        }
+        for text in ["/a/../b", "/a/%2e%2e/*", "/a\\b", "/a%5cb", "/a%zz"] {
+            let error = PathPattern::parse(text).unwrap_err();
+            assert!(
+                matches!(error, PatternError::PathAmbiguous { .. }),
+                "{text}: {error}"
+            );
+        }
+    }
+}

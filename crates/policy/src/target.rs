@@ -1,0 +1,267 @@
+//! A URL, parsed once and strictly, so that everything after it means the same by it.
+//!
+//! ```text
+//! https://alm.corp.example:8443/qcbin/rest/x%2Fy?q=1
+//! scheme  host             port path             query     path and query: bytes as they were
+//! ```
+//!
+//! What two parsers could read differently (userinfo, backslashes, `0x7f.1`, raw spaces) is an
+//! error, not a guess. Hosts are in [`host`], dot segments and the like in [`path`], a redirect's
+//! `Location` in [`reference`].
+
+pub(crate) mod error;
+pub(crate) mod host;
+pub(crate) mod path;
+pub(crate) mod reference;
+
+pub use self::error::TargetError;
+
+use self::host::{Host, HostError};
+use std::fmt;
+use std::str::FromStr;
+
+/// Longest URL: 8 KiB, what common servers take as a request line.
+pub const URL_MAX_BYTES: usize = 8 * 1024;
+
+/// How the target is spoken to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Scheme {
+    /// Plain HTTP, port 80 unless it says otherwise.
+    Http,
+    /// HTTP over TLS, port 443 unless it says otherwise.
+    Https,
+}
+
+impl Scheme {
+    /// Reads `http` or `https`, in any case; `None` for everything else.
+    pub fn parse(text: &str) -> Option<Self> {
+        [Self::Http, Self::Https]
+            .into_iter()
+            .find(|scheme| text.eq_ignore_ascii_case(scheme.as_str()))
+    }
+
+    /// `http` or `https`.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Http => "http",
+            Self::Https => "https",
+        }
+    }
+
+    /// 80 or 443.
+    pub const fn default_port(self) -> u16 {
+        match self {
+            Self::Http => 80,
+            Self::Https => 443,
+        }
+    }
+
+    /// Whether the connection begins with a TLS handshake.
+    pub const fn is_tls(self) -> bool {
+        match self {
+            Self::Http => false,
+            Self::Https => true,
+        }
+    }
+}
+
+impl fmt::Display for Scheme {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+/// An absolute `http` or `https` URL without user information and fragment.
+///
+/// Scheme and host are canonical (lower case, no trailing dot, an address as an address); the
+/// bytes of path and query are kept as they are. Its `Display` parses to an equal one.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct Target {
+    scheme: Scheme,
+    host: Host,
+    port: u16,
+    path_and_query: String,
+    /// Where in it the path ends.
+    path_len: usize,
+}
+
+impl Target {
+    /// Parses an absolute URL.
+    ///
+    /// # Errors
+    /// [`TargetError`] names the first thing that is wrong.
+    pub fn parse(url: &str) -> Result<Self, TargetError> {
+        check_bytes(url)?;
+        let (scheme, rest) = url.split_once("://").ok_or(TargetError::NotAbsolute)?;
+        let scheme = Scheme::parse(scheme).ok_or(TargetError::Scheme)?;
+        let authority_len = rest.find(['/', '?', '#', '\\']).unwrap_or(rest.len());
+        let (authority, path_and_query) = rest.split_at(authority_len);
+        if authority.contains('@') {
+            return Err(TargetError::UserInfo);
+        }
+        let (host, port) = split_port(authority)?;
+        Self::new(
+            scheme,
+            Host::parse(host)?,
+            port.unwrap_or(scheme.default_port()),
+            path_and_query,
+        )
+    }
+
+    /// A target for raw bytes to `host:port`. Its scheme is `http`: whoever opens it adds no TLS.
+    pub(crate) fn raw(host: Host, port: u16) -> Result<Self, TargetError> {
+        if port == 0 {
+            return Err(TargetError::Port);
+        }
+        Self::new(Scheme::Http, host, port, "/")
+    }
+
+    /// This target with `rest` appended to its path, byte for byte: `/qcbin/` and `/qcbin` with
+    /// `/rest?q=` are both `/qcbin/rest?q=`. `rest` is empty or begins with `/` or `?`.
+    pub(crate) fn join(&self, rest: &str) -> Result<Self, TargetError> {
+        check_bytes(rest)?;
+        let base = self.path();
+        let base = match rest.as_bytes().first() {
+            Some(b'/') => base.strip_suffix('/').unwrap_or(base),
+            Some(b'?') | None => base,
+            Some(b'#') => return Err(TargetError::Fragment),
+            Some(b'\\') => return Err(TargetError::Backslash),
+            Some(_) => return Err(TargetError::Path),
+        };
+        self.with_path_and_query(&format!("{base}{rest}"))
+    }
+
+    /// This origin with another path and query.
+    fn with_path_and_query(&self, path_and_query: &str) -> Result<Self, TargetError> {
+        Self::new(self.scheme, self.host.clone(), self.port, path_and_query)
+    }
+
+    /// The last step of every way to a target. `path_and_query` is visible ASCII.
+    fn new(
+        scheme: Scheme,
+        host: Host,
+        port: u16,
+        path_and_query: &str,
+    ) -> Result<Self, TargetError> {
+        if path_and_query.contains('#') {
+            return Err(TargetError::Fragment);
+        }
+        let path_len = path_and_query.find('?').unwrap_or(path_and_query.len());
+        if path_and_query[..path_len].contains('\\') {
+            return Err(TargetError::Backslash);
+        }
+        let missing = if path_len == 0 { "/" } else { "" };
+        let target = Self {
+            scheme,
+            host,
+            port,
+            path_and_query: format!("{missing}{path_and_query}"),
+            path_len: path_len + missing.len(),
+        };
+        let bytes = target.origin().len() + target.path_and_query.len();
+        if bytes > URL_MAX_BYTES {
+            return Err(TargetError::TooLong { bytes });
+        }
+        Ok(target)
+    }
+
+    /// How it is spoken to.
+    pub fn scheme(&self) -> Scheme {
+        self.scheme
+    }
+
+    /// Name or address.
+    pub fn host(&self) -> &Host {
+        &self.host
+    }
+
+    /// The port, the scheme's default where the URL has none. Never 0.
+    pub fn port(&self) -> u16 {
+        self.port
+    }
+
+    /// The raw path; begins with `/`.
+    pub fn path(&self) -> &str {
+        &self.path_and_query[..self.path_len]
+    }
+
+    /// The raw query without its `?`; `Some("")` for a bare `?`.
+    pub fn query(&self) -> Option<&str> {
+        self.path_and_query[self.path_len..].strip_prefix('?')
+    }
+
+    /// Exactly what goes on the request line (origin form, RFC 9112 section 3.2.1).
+    pub fn path_and_query(&self) -> &str {
+        &self.path_and_query
+    }
+
+    /// The value of `Host`: the port is there only when it is not the scheme's default.
+    pub fn authority(&self) -> String {
+        if self.port == self.scheme.default_port() {
+            self.host.to_string()
+        } else {
+            format!("{}:{}", self.host, self.port)
+        }
+    }
+
+    /// `scheme://host[:port]`, as an HTTP origin is written (RFC 6454 section 6.2).
+    pub fn origin(&self) -> String {
+        format!("{}://{}", self.scheme, self.authority())
+    }
+}
+
+impl fmt::Display for Target {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}{}", self.origin(), self.path_and_query)
+    }
+}
+
+impl FromStr for Target {
+    type Err = TargetError;
+
+    fn from_str(url: &str) -> Result<Self, Self::Err> {
+        Self::parse(url)
+    }
+}
+
+/// Length, and no byte that would have to be encoded.
+fn check_bytes(text: &str) -> Result<(), TargetError> {
+    if text.len() > URL_MAX_BYTES {
+        return Err(TargetError::TooLong { bytes: text.len() });
+    }
+    match text
+        .bytes()
+        .enumerate()
+        .find(|(_, byte)| !byte.is_ascii_graphic())
+    {
+        Some((offset, byte)) => Err(TargetError::Byte { offset, byte }),
+        None => Ok(()),
+    }
+}
+
+/// Splits `host[:port]`; the brackets of an IPv6 address stay with the host.
+fn split_port(authority: &str) -> Result<(&str, Option<u16>), TargetError> {
+    let host_len = match authority.find(']') {
+        Some(end) if authority.starts_with('[') => end + 1,
+        _ => authority.find(':').unwrap_or(authority.len()),
+    };
+    let (host, rest) = authority.split_at(host_len);
+    match rest.strip_prefix(':') {
+        None if rest.is_empty() => Ok((host, None)),
+        None => Err(HostError::Character.into()),
+        // More colons: an IPv6 address that lacks its brackets.
+        Some(port) if port.contains(':') => Err(HostError::Brackets.into()),
+        Some(port) => Ok((host, Some(parse_port(port)?))),
+    }
+}
+
+fn parse_port(text: &str) -> Result<u16, TargetError> {
+    let canonical = text.bytes().all(|byte| byte.is_ascii_digit()) && !text.starts_with('0');
+    match text.parse() {
+        Ok(port) if canonical => Ok(port),
+        _ => Err(TargetError::Port),
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,194 @@
+//! URLs that parse, those that must not, and joining.
+
+use super::*;
+
+fn parse(url: &str) -> Target {
+    Target::parse(url).unwrap()
+}
+
+fn error(url: &str) -> TargetError {
+    Target::parse(url).unwrap_err()
+}
+
+#[test]
+fn the_parts_of_a_url_are_found() {
+    let target = parse("HTTPS://Alm.Corp.Example.:8443/qcbin/x%2fy/../?a=1&b=?");
+    assert_eq!(target.scheme(), Scheme::Https);
+    assert_eq!(target.host(), &Host::Name("alm.corp.example".into()));
+    assert_eq!(target.port(), 8443);
+    assert_eq!(target.path(), "/qcbin/x%2fy/../");
+    assert_eq!(target.query(), Some("a=1&b=?"));
+    assert_eq!(target.path_and_query(), "/qcbin/x%2fy/../?a=1&b=?");
+    assert_eq!(target.authority(), "alm.corp.example:8443");
+    assert_eq!(target.origin(), "https://alm.corp.example:8443");
+    assert_eq!(
+        target.to_string(),
+        "https://alm.corp.example:8443/qcbin/x%2fy/../?a=1&b=?"
+    );
+}
+
+#[test]
+fn a_missing_path_is_the_root_and_a_bare_question_mark_is_kept() {
+    assert_eq!(parse("http://a").path_and_query(), "/");
+    assert_eq!(parse("http://a").query(), None);
+    assert_eq!(parse("http://a?").path_and_query(), "/?");
+    assert_eq!(parse("http://a?").query(), Some(""));
+    assert_eq!(parse("http://a?x=/../\\").query(), Some("x=/../\\"));
+}
+
+#[test]
+fn a_default_port_is_not_written() {
+    assert_eq!(parse("http://a:80/").to_string(), "http://a/");
+    assert_eq!(parse("https://a:443/").authority(), "a");
+    assert_eq!(parse("https://a:80/").authority(), "a:80");
+    assert_eq!(
+        parse("https://[2001:DB8::1]:8443/").authority(),
+        "[2001:db8::1]:8443"
+    );
+}
+
+#[test]
+fn what_parsers_disagree_about_is_refused() {
+    assert_eq!(error("https://good@evil/"), TargetError::UserInfo);
+    assert_eq!(error("https://user:pw@host:443/"), TargetError::UserInfo);
+    assert_eq!(error("https://good\\@evil/"), TargetError::Backslash);
+    assert_eq!(error("https://good\\.evil/"), TargetError::Backslash);
+    assert_eq!(error("https://good/a\\b"), TargetError::Backslash);
+    assert_eq!(error("https://good/a#b"), TargetError::Fragment);
+    assert_eq!(error("https://good#@evil/"), TargetError::Fragment);
+    assert_eq!(error("https://good/?a#b"), TargetError::Fragment);
+    assert_eq!(error("https:/good/"), TargetError::NotAbsolute);
+    assert_eq!(error("https:good"), TargetError::NotAbsolute);
+    assert_eq!(error("//good/"), TargetError::NotAbsolute);
+    assert_eq!(error("/x"), TargetError::NotAbsolute);
+    assert_eq!(error(""), TargetError::NotAbsolute);
+    assert_eq!(error("ftp://good/"), TargetError::Scheme);
+    assert_eq!(error("x?://good/"), TargetError::Scheme);
+}
+
+#[test]
+fn bytes_that_need_encoding_are_refused_wherever_they_are() {
+    for (url, offset, byte) in [
+        (" http://a/", 0, b' '),
+        ("http://a/ ", 9, b' '),
+        ("http://a\t/", 8, b'\t'),
+        ("http://a/x\r\nHost: b", 10, b'\r'),
+        ("http://a/\u{0}", 9, 0),
+        ("http://a/\u{7f}", 9, 0x7f),
+        ("http://b\u{fc}cher/", 8, 0xc3),
+        ("http://\u{ff21}/", 7, 0xef),
+        ("http://a/?q=\u{e9}", 12, 0xc3),
+    ] {
+        assert_eq!(error(url), TargetError::Byte { offset, byte }, "{url:?}");
+    }
+}
+
+#[test]
+fn a_port_is_a_number_from_1_to_65535() {
+    for port in [
+        "",
+        "0",
+        "00",
+        "080",
+        "65536",
+        "99999999999",
+        "+80",
+        "-1",
+        "8o",
+        "80;",
+        "0x50",
+    ] {
+        assert_eq!(
+            error(&format!("http://a:{port}/")),
+            TargetError::Port,
+            "{port}"
+        );
+    }
+    assert_eq!(error("http://[::1]:/"), TargetError::Port);
+    assert_eq!(parse("http://a:65535/").port(), 65535);
+    assert_eq!(parse("http://a:1/").port(), 1);
+}
+
+#[test]
+fn brackets_and_colons_must_fit() {
+    assert_eq!(error("http://::1/"), HostError::Brackets.into());
+    assert_eq!(error("http://a:80:90/"), HostError::Brackets.into());
+    assert_eq!(error("http://[::1]x/"), HostError::Character.into());
+    assert_eq!(error("http://[::1]x:80/"), HostError::Character.into());
+    assert_eq!(error("http:///x"), HostError::Empty.into());
+    assert_eq!(error("http://:80/x"), HostError::Empty.into());
+    assert_eq!(error("http://?x"), HostError::Empty.into());
+}
+
+#[test]
+fn a_url_longer_than_8_kib_is_refused_also_when_only_its_canonical_form_is() {
+    let long = |path: usize| format!("http://a/{}", "x".repeat(path - "http://a/".len()));
+    assert_eq!(parse(&long(URL_MAX_BYTES)).to_string().len(), URL_MAX_BYTES);
+    assert_eq!(
+        error(&long(URL_MAX_BYTES + 1)),
+        TargetError::TooLong {
+            bytes: URL_MAX_BYTES + 1
+        }
+    );
+    let no_slash = format!("http://a?{}", "x".repeat(URL_MAX_BYTES - "http://a?".len()));
+    assert_eq!(
+        error(&no_slash),
+        TargetError::TooLong {
+            bytes: URL_MAX_BYTES + 1
+        }
+    );
+}
+
+#[test]
+fn joining_is_exact_to_the_byte() {
+    for (base, rest, joined) in [
+        (
+            "https://alm:8443/qcbin/",
+            "/rest/x%2Fy?q=",
+            "/qcbin/rest/x%2Fy?q=",
+        ),
+        ("https://alm:8443/qcbin", "/rest", "/qcbin/rest"),
+        ("https://alm:8443/qcbin/", "", "/qcbin/"),
+        ("https://alm:8443/qcbin", "", "/qcbin"),
+        ("https://alm:8443/qcbin", "/", "/qcbin/"),
+        ("https://alm:8443/qcbin", "?q", "/qcbin?q"),
+        ("https://alm:8443/qcbin/", "//rest", "/qcbin//rest"),
+        ("https://alm", "//evil.example/x", "//evil.example/x"),
+        ("https://alm", "", "/"),
+        ("https://alm/", "/a/../b?c\\d", "/a/../b?c\\d"),
+    ] {
+        let target = parse(base).join(rest).unwrap();
+        assert_eq!(target.path_and_query(), joined, "{base} + {rest}");
+        assert_eq!(target.origin(), parse(base).origin());
+    }
+}
+
+#[test]
+fn joining_takes_a_path_and_nothing_else() {
+    let base = parse("https://alm/qcbin");
+    assert_eq!(base.join("x").unwrap_err(), TargetError::Path);
+    assert_eq!(base.join("@evil/").unwrap_err(), TargetError::Path);
+    assert_eq!(base.join(";x").unwrap_err(), TargetError::Path);
+    assert_eq!(base.join("/a#b").unwrap_err(), TargetError::Fragment);
+    assert_eq!(base.join("#b").unwrap_err(), TargetError::Fragment);
+    assert_eq!(base.join("\\a").unwrap_err(), TargetError::Backslash);
+    assert_eq!(base.join("/a\\b").unwrap_err(), TargetError::Backslash);
+    assert_eq!(
+        base.join("/a b").unwrap_err(),
+        TargetError::Byte {
+            offset: 2,
+            byte: b' '
+        }
+    );
+}
+
+#[test]
+fn a_raw_target_speaks_no_tls() {
+    let target = Target::raw(Host::Name("db".into()), 443).unwrap();
+    assert!(!target.scheme().is_tls());
+    assert_eq!(target.authority(), "db:443");
+    assert_eq!(
+        Target::raw(Host::Name("db".into()), 0).unwrap_err(),
+        TargetError::Port
+    );
+}

@@ -1,0 +1,62 @@
+//! The sample target: a tiny HTTP server on loopback that plays an internal tool.
+//!
+//! `POST` anywhere answers with what it got, as JSON; `GET` greets.
+
+use bytes::Bytes;
+use http::{Method, Request, Response, header};
+use http_body_util::{BodyExt, Full, Limited};
+use hyper::body::Incoming;
+use hyper::server::conn::http1;
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use serde_json::json;
+use std::convert::Infallible;
+use std::io;
+use std::net::{Ipv4Addr, SocketAddr};
+use tokio::net::TcpListener;
+
+/// Largest body that the sample target reads, in bytes.
+const BODY_MAX_BYTES: usize = 1024 * 1024;
+
+/// Starts the target on a free loopback port; it lives as long as the process.
+///
+/// # Errors
+/// When no port can be bound.
+pub(crate) async fn start() -> io::Result<SocketAddr> {
+    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await?;
+    let address = listener.local_addr()?;
+    tokio::spawn(async move {
+        loop {
+            let Ok((stream, _)) = listener.accept().await else {
+                continue;
+            };
+            tokio::spawn(async move {
+                let _ = http1::Builder::new()
+                    .timer(TokioTimer::new())
+                    .serve_connection(TokioIo::new(stream), service_fn(answer))
+                    .await;
+            });
+        }
+    });
+    Ok(address)
+}
+
+async fn answer(request: Request<Incoming>) -> Result<Response<Full<Bytes>>, Infallible> {
+    let method = request.method().clone();
+    let path = request.uri().path().to_owned();
+    let body = Limited::new(request.into_body(), BODY_MAX_BYTES);
+    let got = match body.collect().await {
+        Ok(body) => String::from_utf8_lossy(&body.to_bytes()).into_owned(),
+        Err(error) => format!("(not read: {error})"),
+    };
+    let said = match method {
+        Method::GET => json!({"hello": "I am the sample target inside the network", "path": path}),
+        _ => json!({"received": got, "method": method.as_str(), "path": path}),
+    };
+    let mut response = Response::new(Full::from(format!("{said}\n")));
+    response.headers_mut().insert(
+        header::CONTENT_TYPE,
+        header::HeaderValue::from_static("application/json"),
+    );
+    Ok(response)
+}

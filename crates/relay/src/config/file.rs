@@ -1,0 +1,183 @@
+//! The shape of `relay.toml`, and the way from it to a [`Config`].
+//!
+//! A mistake begins with the key that it is about (`listen.public ...`), so that the caller can
+//! name the line.
+
+use super::{Config, Limits, Listen, Log, Tls, Tunnel};
+use serde::Deserialize;
+use serde::de::{self, Deserializer};
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct File {
+    #[serde(default)]
+    listen: ListenTable,
+    tls: Option<TlsTable>,
+    #[serde(default)]
+    storage: StorageTable,
+    #[serde(default)]
+    limits: Limits,
+    #[serde(default)]
+    tunnel: Tunnel,
+    #[serde(default)]
+    log: Log,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+struct ListenTable {
+    #[serde(deserialize_with = "address")]
+    public: Option<SocketAddr>,
+    #[serde(deserialize_with = "address")]
+    internal: Option<SocketAddr>,
+    #[serde(deserialize_with = "address")]
+    admin: Option<SocketAddr>,
+    insecure: bool,
+    authorities: Vec<String>,
+    behind_balancer: bool,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+struct TlsTable {
+    cert_file: Option<PathBuf>,
+    key_file: Option<PathBuf>,
+    self_signed: bool,
+    names: Vec<String>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+struct StorageTable {
+    url: String,
+}
+
+impl Default for StorageTable {
+    fn default() -> Self {
+        Self {
+            url: "sqlite://relay.db".into(),
+        }
+    }
+}
+
+fn address<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<SocketAddr>, D::Error> {
+    let text = String::deserialize(deserializer)?;
+    text.parse().map(Some).map_err(|_| {
+        de::Error::custom(format!(
+            "`{text}` is not an address: write ip:port, as in \"127.0.0.1:8443\""
+        ))
+    })
+}
+
+impl File {
+    pub(super) fn resolve(self, base: &Path) -> Result<Config, String> {
+        let database = self.storage.database(base)?;
+        let dir = database.parent().unwrap_or(base).to_owned();
+        let tls = self.tls.map(|table| table.resolve(base, dir)).transpose()?;
+        let listen = self.listen.resolve(tls.is_some())?;
+        if let Some(mistake) = self.limits.mistake().or_else(|| self.tunnel.mistake()) {
+            return Err(mistake);
+        }
+        Ok(Config {
+            listen,
+            tls,
+            database,
+            limits: self.limits,
+            tunnel: self.tunnel,
+            log: self.log,
+        })
+    }
+}
+
+impl ListenTable {
+    fn resolve(self, tls: bool) -> Result<Listen, String> {
+        if self.public.is_none() && self.internal.is_none() {
+            return Err(
+                "listen.public is missing: write where to listen, as in \
+                 public = \"0.0.0.0:8443\" under [listen]"
+                    .into(),
+            );
+        }
+        let plain = [
+            ("public", self.public.filter(|_| !tls)),
+            ("internal", self.internal),
+            ("admin", self.admin),
+        ];
+        for (key, address) in plain {
+            if let Some(address) = address
+                && !address.ip().is_loopback()
+                && !self.insecure
+            {
+                return Err(format!(
+                    "listen.{key} would speak without TLS on {address}, which other machines can \
+                     reach: use a loopback address, or add a [tls] section for listen.public, or \
+                     write insecure = true under [listen] if a balancer in front ends TLS"
+                ));
+            }
+        }
+        if self.behind_balancer && self.authorities.is_empty() {
+            return Err(
+                "listen.behind_balancer needs listen.authorities: the names by which bridges dial \
+                 the balancer, as in authorities = [\"relay.example.com\"]"
+                    .into(),
+            );
+        }
+        Ok(Listen {
+            public: self.public,
+            internal: self.internal,
+            admin: self.admin,
+            authorities: self.authorities,
+            behind_balancer: self.behind_balancer,
+        })
+    }
+}
+
+impl TlsTable {
+    fn resolve(self, base: &Path, dir: PathBuf) -> Result<Tls, String> {
+        match (self.cert_file, self.key_file, self.self_signed) {
+            (Some(cert_file), Some(key_file), false) => {
+                if !self.names.is_empty() {
+                    return Err("tls.names belongs to self_signed = true".into());
+                }
+                Ok(Tls::Files {
+                    cert_file: base.join(cert_file),
+                    key_file: base.join(key_file),
+                })
+            }
+            (None, None, true) => Ok(Tls::SelfSigned {
+                dir,
+                names: self.names,
+            }),
+            (None, None, false) => Err(
+                "tls.cert_file and tls.key_file are missing: name the PEM files, or write \
+                 self_signed = true for a trial"
+                    .into(),
+            ),
+            (Some(_), None, _) => Err("tls.cert_file is there and tls.key_file is missing".into()),
+            (None, Some(_), _) => Err("tls.key_file is there and tls.cert_file is missing".into()),
+            (Some(_), Some(_), true) => {
+                Err("tls.self_signed clashes with tls.cert_file: write either".into())
+            }
+        }
+    }
+}
+
+impl StorageTable {
+    fn database(&self, base: &Path) -> Result<PathBuf, String> {
+        match self.url.split_once("://") {
+            Some(("sqlite", path)) if !path.is_empty() => Ok(base.join(path)),
+            Some(("postgres" | "postgresql", _)) => Err(
+                "storage.url names PostgreSQL, which is not in this version: write \
+                 \"sqlite://relay.db\""
+                    .into(),
+            ),
+            _ => Err(format!(
+                "storage.url `{}` is not understood: write \"sqlite://relay.db\", a path beside \
+                 this file, or \"sqlite:///var/lib/integration-relay/relay.db\"",
+                self.url
+            )),
+        }
+    }
+}

@@ -1,0 +1,233 @@
+//! The numbers of `relay.toml`: how much may run, how large, how long.
+
+use super::units::{ByteSize, Span};
+use protocol::limits::{
+    DEAD_AFTER, HEAD_MAX_BYTES, HEADERS_MAX, HEARTBEAT, SESSION_WINDOW_BYTES, STREAM_WINDOW_CAP_BYTES,
+    STREAM_WINDOW_INITIAL_BYTES, STREAM_WINDOW_MIN_BYTES,
+};
+use serde::Deserialize;
+
+/// `[limits]`: what callers and bridges may use.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Limits {
+    /// Tunnels of all tenants together. Default 10000.
+    pub sessions_max: u32,
+    /// Tunnels of one tenant. Default 64.
+    pub sessions_per_tenant: u32,
+    /// Tunnels that have not proved themselves yet, all together. Default 256.
+    pub unproven_tunnels_max: u32,
+    /// Connections on all listeners together, tunnels included. Default 20000.
+    pub connections_max: u32,
+    /// Exchanges at once on one tunnel. Default 1024.
+    pub streams_per_session: u32,
+    /// Exchanges at once of one tenant. Default 4096.
+    pub streams_per_tenant: u32,
+    /// The JSON document of a call. Default 1 MiB.
+    pub call_request_max: ByteSize,
+    /// The target's answer to a call. Default 1 MiB.
+    pub call_response_max: ByteSize,
+    /// A request's header section. Default 32 KiB, at most 40 KiB.
+    pub header_bytes_max: ByteSize,
+    /// Fields in a request's header section. Default 96, at most 256.
+    pub headers_max: u32,
+    /// How long a call may take that does not say how long. Default 30 s.
+    pub call_timeout: Span,
+    /// How long a call may take at most. Default 300 s.
+    pub call_timeout_max: Span,
+    /// Until an endpoint's answer begins. Default 300 s.
+    pub endpoint_head_timeout: Span,
+    /// Between two pieces of an endpoint's answer. Default 60 s.
+    pub endpoint_idle_timeout: Span,
+    /// Until a request's header section is whole. Default 10 s.
+    pub header_read_timeout: Span,
+    /// Wrong keys from one address in a minute before they are answered with `overloaded`.
+    /// Default 60.
+    pub auth_failures_per_minute: u32,
+    /// Bridges of one tenant. Default 1000.
+    pub bridges_per_tenant: u32,
+    /// How long a shutdown waits for what runs. Default 30 s.
+    pub drain_timeout: Span,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            sessions_max: 10_000,
+            sessions_per_tenant: 64,
+            unproven_tunnels_max: 256,
+            connections_max: 20_000,
+            streams_per_session: 1024,
+            streams_per_tenant: 4096,
+            call_request_max: ByteSize::mib(1),
+            call_response_max: ByteSize::mib(1),
+            header_bytes_max: ByteSize::kib(32),
+            headers_max: 96,
+            call_timeout: Span::secs(30),
+            call_timeout_max: Span::secs(300),
+            endpoint_head_timeout: Span::secs(300),
+            endpoint_idle_timeout: Span::secs(60),
+            header_read_timeout: Span::secs(10),
+            auth_failures_per_minute: 60,
+            bridges_per_tenant: 1000,
+            drain_timeout: Span::secs(30),
+        }
+    }
+}
+
+/// Largest `header_bytes_max`: a head on the wire has 48 KiB, and each field costs 4 bytes there.
+const HEADER_BYTES_CAP: ByteSize = ByteSize::kib(40);
+
+impl Limits {
+    /// What is wrong with these numbers, if anything: the key and the fact.
+    pub(super) fn mistake(&self) -> Option<String> {
+        let counts = [
+            ("sessions_max", self.sessions_max),
+            ("sessions_per_tenant", self.sessions_per_tenant),
+            ("unproven_tunnels_max", self.unproven_tunnels_max),
+            ("connections_max", self.connections_max),
+            ("streams_per_session", self.streams_per_session),
+            ("streams_per_tenant", self.streams_per_tenant),
+            ("headers_max", self.headers_max),
+            ("bridges_per_tenant", self.bridges_per_tenant),
+        ];
+        if let Some((key, _)) = counts.iter().find(|(_, value)| *value == 0) {
+            return Some(format!("limits.{key} must be at least 1"));
+        }
+        let spans = [
+            ("call_timeout", self.call_timeout),
+            ("call_timeout_max", self.call_timeout_max),
+            ("endpoint_head_timeout", self.endpoint_head_timeout),
+            ("endpoint_idle_timeout", self.endpoint_idle_timeout),
+            ("header_read_timeout", self.header_read_timeout),
+        ];
+        if let Some((key, _)) = spans.iter().find(|(_, span)| span.0.is_zero()) {
+            return Some(format!("limits.{key} must be longer than zero"));
+        }
+        if self.call_timeout > self.call_timeout_max {
+            let (usual, most) = (self.call_timeout, self.call_timeout_max);
+            return Some(format!(
+                "limits.call_timeout ({usual}) is above limits.call_timeout_max ({most})"
+            ));
+        }
+        if self.header_bytes_max > HEADER_BYTES_CAP {
+            return Some(format!(
+                "limits.header_bytes_max must be at most {HEADER_BYTES_CAP}: \
+                 a head on the wire has {}KiB",
+                HEAD_MAX_BYTES / 1024
+            ));
+        }
+        if usize::try_from(self.headers_max).is_ok_and(|fields| fields > HEADERS_MAX) {
+            return Some(format!("limits.headers_max must be at most {HEADERS_MAX}"));
+        }
+        None
+    }
+}
+
+/// `[tunnel]`: how tunnels live, and what memory they may use.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Tunnel {
+    /// A sign of life after this much silence. Default 15 s.
+    pub heartbeat: Span,
+    /// The other side is dead after this much silence. Default 25 s.
+    pub dead_after: Span,
+    /// What one exchange may have outstanding at first. Default 256 KiB.
+    pub stream_window: ByteSize,
+    /// What the exchanges of one tunnel together may have outstanding. Default 4 MiB.
+    pub session_window: ByteSize,
+    /// What one exchange's window may grow to. Default 38 MiB.
+    pub stream_window_max: ByteSize,
+    /// Memory that all tunnels share for windows beyond the initial one. Default 64 MiB.
+    pub window_budget: ByteSize,
+}
+
+impl Default for Tunnel {
+    fn default() -> Self {
+        Self {
+            heartbeat: Span(HEARTBEAT),
+            dead_after: Span(DEAD_AFTER),
+            stream_window: ByteSize(STREAM_WINDOW_INITIAL_BYTES),
+            session_window: ByteSize(SESSION_WINDOW_BYTES),
+            stream_window_max: ByteSize(STREAM_WINDOW_CAP_BYTES),
+            window_budget: ByteSize::mib(64),
+        }
+    }
+}
+
+impl Tunnel {
+    /// What is wrong with these numbers, if anything: the key and the fact.
+    pub(super) fn mistake(&self) -> Option<String> {
+        let (heartbeat, dead_after) = (self.heartbeat, self.dead_after);
+        if heartbeat.0.is_zero() || dead_after <= heartbeat {
+            return Some(format!(
+                "tunnel.dead_after ({dead_after}) must be longer than tunnel.heartbeat ({heartbeat})"
+            ));
+        }
+        if self.stream_window.0 < STREAM_WINDOW_MIN_BYTES {
+            return Some(format!(
+                "tunnel.stream_window must be at least {}",
+                ByteSize(STREAM_WINDOW_MIN_BYTES)
+            ));
+        }
+        None
+    }
+}
+
+/// `[log]`: what is written to standard error.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Log {
+    /// For people or for programs. Default `text`.
+    pub format: LogFormat,
+    /// From which level on. Default `info`.
+    pub level: LogLevel,
+}
+
+impl Default for Log {
+    fn default() -> Self {
+        Self {
+            format: LogFormat::Text,
+            level: LogLevel::Info,
+        }
+    }
+}
+
+/// How log lines look.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum LogFormat {
+    /// For people.
+    Text,
+    /// One JSON object a line.
+    Json,
+}
+
+/// From which level on lines are written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum LogLevel {
+    /// Broken.
+    Error,
+    /// Worth a look.
+    Warn,
+    /// A session up or down.
+    Info,
+    /// Small turns.
+    Debug,
+    /// Frames.
+    Trace,
+}
+
+impl LogLevel {
+    /// The name that log filters know.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Error => "error",
+            Self::Warn => "warn",
+            Self::Info => "info",
+            Self::Debug => "debug",
+            Self::Trace => "trace",
+        }
+    }
+}

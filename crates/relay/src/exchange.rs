@@ -1,0 +1,358 @@
+//! One exchange, from whichever way in, through whichever tunnel.
+//!
+//! An ingress brings a head and a body; this opens a stream on the tunnel that the router
+//! chooses, and hands back the answer's head and its body. A request that provably was not
+//! dispatched, and whose body is still whole, is tried on another tunnel. Dropping anything here
+//! takes the request back.
+
+use crate::auth::Principal;
+use crate::registry::Entry;
+use crate::router::{self, Wanted};
+use crate::state::State;
+use bytes::Bytes;
+use http_body::{Body, Frame, SizeHint};
+use protocol::frame::{RequestHead, ResponseHead};
+use protocol::session::OpenError;
+use protocol::{Code, Execution, Failure};
+use std::collections::HashMap;
+use std::pin::Pin;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::task::{Context, Poll};
+use std::time::Duration;
+use transport::{Cutter, PumpError, RecvStream, SendStream};
+
+/// Tunnels that one request is tried on.
+const ATTEMPTS_MAX: usize = 3;
+
+/// How long a cancelled request waits for the bridge's word on how far it came.
+const WORD_WAIT: Duration = Duration::from_secs(2);
+
+#[derive(Debug, Default)]
+struct Running {
+    next: u64,
+    all: HashMap<u64, (Principal, Option<Cutter>)>,
+    of_tenant: HashMap<Arc<str>, u32>,
+}
+
+/// The exchanges that run: counted by tenant, and cut when their key is revoked.
+#[derive(Debug)]
+pub struct Exchanges {
+    running: Mutex<Running>,
+    per_tenant_max: u32,
+}
+
+impl Exchanges {
+    /// None yet, with a bound for each tenant.
+    pub fn new(per_tenant_max: u32) -> Arc<Self> {
+        Arc::new(Self {
+            running: Mutex::default(),
+            per_tenant_max,
+        })
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Running> {
+        self.running.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Takes a place for an exchange of this caller.
+    ///
+    /// # Errors
+    /// `overloaded` when the tenant has as many as it may.
+    pub fn begin(self: &Arc<Self>, principal: &Principal) -> Result<Place, Failure> {
+        let mut running = self.lock();
+        let of_tenant = running.of_tenant.entry(principal.tenant.clone()).or_default();
+        if *of_tenant >= self.per_tenant_max {
+            let max = self.per_tenant_max;
+            let detail = format!("the tenant has {max} requests running, its limit");
+            return Err(Failure::not_sent(Code::Overloaded, detail));
+        }
+        *of_tenant += 1;
+        running.next += 1;
+        let id = running.next;
+        running.all.insert(id, (principal.clone(), None));
+        Ok(Place {
+            exchanges: self.clone(),
+            id,
+        })
+    }
+
+    /// How many run.
+    pub fn count(&self) -> usize {
+        self.lock().all.len()
+    }
+
+    /// Cuts every exchange whose caller may no longer have one.
+    pub fn cut(&self, may_stay: impl Fn(&Principal) -> bool) -> usize {
+        let cutters: Vec<Cutter> = self
+            .lock()
+            .all
+            .values()
+            .filter(|(principal, _)| !may_stay(principal))
+            .filter_map(|(_, cutter)| cutter.clone())
+            .collect();
+        for cutter in &cutters {
+            let detail = "the API key was revoked while the request ran";
+            cutter.cut(Failure::possibly_executed(Code::Unauthorized, detail));
+        }
+        cutters.len()
+    }
+}
+
+/// A running exchange's place; given back when dropped, and the exchange taken back with it.
+#[derive(Debug)]
+pub struct Place {
+    exchanges: Arc<Exchanges>,
+    id: u64,
+}
+
+impl Place {
+    fn attach(&self, cutter: Cutter) {
+        if let Some((_, slot)) = self.exchanges.lock().all.get_mut(&self.id) {
+            *slot = Some(cutter);
+        }
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        let mut running = self.exchanges.lock();
+        let Some((principal, cutter)) = running.all.remove(&self.id) else {
+            return;
+        };
+        if let Some(count) = running.of_tenant.get_mut(&principal.tenant) {
+            *count -= 1;
+            if *count == 0 {
+                running.of_tenant.remove(&principal.tenant);
+            }
+        }
+        drop(running);
+        if let Some(cutter) = cutter {
+            // Nothing happens to an exchange that is over.
+            cutter.cut(Failure::possibly_executed(
+                Code::Cancelled,
+                "the caller went away",
+            ));
+        }
+    }
+}
+
+/// What a request's body is.
+#[derive(Debug)]
+pub enum Outbound<B> {
+    /// All of it, at most 16 KiB: travels with the head.
+    Whole(Bytes),
+    /// Still on its way from the caller.
+    Streaming(B),
+}
+
+/// What a caller asks for.
+#[derive(Debug)]
+pub struct Asked<'a> {
+    /// Who asks.
+    pub principal: &'a Principal,
+    /// Through this bridge and no other.
+    pub bridge: Option<&'a str>,
+    /// Where it goes, for the router.
+    pub wanted: Wanted<'a>,
+    /// The head for the bridge.
+    pub head: RequestHead,
+}
+
+/// The answer's head, and its body on the way.
+#[derive(Debug)]
+pub struct Answer {
+    /// The final head.
+    pub head: ResponseHead,
+    /// The body.
+    pub body: AnswerBody,
+    /// The tunnel that it came through.
+    pub through: Arc<Entry>,
+}
+
+/// The answer's body. An error breaks it off.
+#[derive(Debug)]
+pub struct AnswerBody {
+    recv: RecvStream,
+    state: Arc<State>,
+    _place: Place,
+}
+
+impl Body for AnswerBody {
+    type Data = Bytes;
+    type Error = Failure;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Failure>>> {
+        let frame = std::task::ready!(Pin::new(&mut self.recv).poll_frame(cx));
+        if let Some(Ok(frame)) = &frame
+            && let Some(data) = frame.data_ref()
+        {
+            self.state.metrics.bytes_down(data.len() as u64);
+        }
+        Poll::Ready(frame)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.recv.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.recv.size_hint()
+    }
+}
+
+/// Sends a request through a tunnel and waits for the answer's head.
+///
+/// # Errors
+/// The failure, with how far the request came.
+pub async fn run<B>(
+    state: &Arc<State>,
+    asked: Asked<'_>,
+    body: Outbound<B>,
+) -> Result<Answer, Failure>
+where
+    B: Body<Data = Bytes> + Send + 'static,
+    B::Error: Send,
+{
+    let result = attempts(state, asked, body).await;
+    state.metrics.outcome(match &result {
+        Ok(_) => Execution::Executed.as_str(),
+        Err(failure) => failure.code.as_str(),
+    });
+    result
+}
+
+async fn attempts<B>(
+    state: &Arc<State>,
+    asked: Asked<'_>,
+    mut body: Outbound<B>,
+) -> Result<Answer, Failure>
+where
+    B: Body<Data = Bytes> + Send + 'static,
+    B::Error: Send,
+{
+    let place = state.exchanges.begin(asked.principal)?;
+    let mut tried: Vec<Arc<Entry>> = Vec::new();
+    let mut last = None;
+    loop {
+        let chosen = router::choose(
+            &state.registry,
+            &*state.directory,
+            &asked.principal.tenant,
+            asked.bridge,
+            asked.wanted,
+            &tried,
+        );
+        let entry = match chosen {
+            Ok(entry) => entry,
+            // Having tried says more than having nothing left to try.
+            Err(failure) => return Err(last.unwrap_or(failure)),
+        };
+        let (inlined, end): (&[u8], bool) = match &body {
+            Outbound::Whole(bytes) => (bytes, true),
+            Outbound::Streaming(_) => (&[], false),
+        };
+        let (send, mut recv) = match entry.session.open(&asked.head, inlined, end) {
+            Ok(streams) => streams,
+            Err(error) => {
+                last = Some(not_opened(&error)?);
+                tried.push(entry);
+                if tried.len() < ATTEMPTS_MAX {
+                    continue;
+                }
+                return Err(last.unwrap_or_else(|| Failure::not_sent(Code::Overloaded, "")));
+            }
+        };
+        place.attach(recv.cutter());
+        let replayable = match body {
+            Outbound::Whole(bytes) => Some(bytes),
+            Outbound::Streaming(source) => {
+                tokio::spawn(pump(send, source));
+                None
+            }
+        };
+        match final_head(&mut recv, &asked.head).await {
+            Ok(head) => {
+                let body = AnswerBody {
+                    recv,
+                    state: state.clone(),
+                    _place: place,
+                };
+                return Ok(Answer {
+                    head,
+                    body,
+                    through: entry,
+                });
+            }
+            Err(failure) => {
+                tried.push(entry);
+                let elsewhere = matches!(failure.code, Code::TunnelLost | Code::Overloaded)
+                    && failure.execution.is_safe_to_repeat();
+                match replayable {
+                    Some(bytes) if elsewhere && tried.len() < ATTEMPTS_MAX => {
+                        body = Outbound::Whole(bytes);
+                        last = Some(failure);
+                    }
+                    _ => return Err(failure),
+                }
+            }
+        }
+    }
+}
+
+/// What it means that a stream was not opened: a failure to try elsewhere, or (`Err`) for good.
+fn not_opened(error: &OpenError) -> Result<Failure, Failure> {
+    match error {
+        OpenError::Ended | OpenError::Draining => Ok(Failure::not_sent(
+            Code::BridgeOffline,
+            "the bridge is just leaving",
+        )),
+        OpenError::Full => Ok(Failure::not_sent(
+            Code::Overloaded,
+            "the bridge has as many requests running as it takes",
+        )),
+        OpenError::Head(error) => Err(Failure::not_sent(
+            Code::HeadersTooLarge,
+            format!("the request's head does not fit the tunnel: {error}"),
+        )),
+    }
+}
+
+/// Passes a body on from the caller. If the caller breaks off, so does the request.
+async fn pump<B>(mut send: SendStream, source: B)
+where
+    B: Body<Data = Bytes>,
+{
+    match send.pump(source).await {
+        Ok(_) | Err(PumpError::Stream(_)) => {}
+        Err(PumpError::Body(_)) => send.reset(Failure::possibly_executed(
+            Code::Cancelled,
+            "the caller broke off its body",
+        )),
+    }
+}
+
+/// Waits for the head that is not informational, within the time that the request has.
+async fn final_head(recv: &mut RecvStream, request: &RequestHead) -> Result<ResponseHead, Failure> {
+    let waiting = async {
+        loop {
+            let head = recv.head().await?;
+            if !head.is_informational() {
+                return Ok(head);
+            }
+        }
+    };
+    let Some(limit) = request.time_left.head() else {
+        return waiting.await;
+    };
+    match tokio::time::timeout(limit, waiting).await {
+        Ok(result) => result,
+        Err(_) => {
+            let detail = format!("no answer within {} ms", limit.as_millis());
+            let failure = Failure::possibly_executed(Code::Timeout, detail);
+            Err(recv.cancel(failure, WORD_WAIT).await)
+        }
+    }
+}

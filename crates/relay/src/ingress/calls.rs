@@ -1,0 +1,208 @@
+//! `POST /v1/calls`: a Call URL request.
+//!
+//! ```json
+//! {"url": "http://ci.corp.example/hooks/1", "method": "POST", "headers": {"x": "1"}, "body": "..."}
+//! ```
+//!
+//! The caller waits; the answer tells what the target said, or a problem how far the call came.
+
+mod document;
+mod remembered;
+
+pub use remembered::Remembered;
+
+use crate::auth::Principal;
+use crate::body::{self, Body};
+use crate::exchange::{self, Answer, Asked, Outbound};
+use crate::problem::Problem;
+use crate::router::Wanted;
+use crate::state::State;
+use bytes::Bytes;
+use document::CallRequest;
+use http::header::{self, HeaderValue};
+use http::{Request, Response, StatusCode};
+use http_body_util::{BodyExt, Full, LengthLimitError, Limited};
+use hyper::body::Incoming;
+use protocol::{Code, Execution, Failure};
+use remembered::Place;
+use serde_json::{Value, json};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+use transport::session::INLINE_MAX_BYTES;
+
+/// A finished call: what its caller is told, and with which status.
+#[derive(Debug, Clone)]
+pub struct Told {
+    status: u16,
+    document: Arc<Value>,
+    failure: Option<Failure>,
+}
+
+/// Makes a call.
+///
+/// # Errors
+/// A problem; its `execution` says how far the call came.
+pub async fn handle(
+    state: &Arc<State>,
+    principal: &Principal,
+    request: Request<Incoming>,
+) -> Result<Response<Body>, Problem> {
+    let limits = &state.config.limits;
+    let text = super::whole_body(request.into_body(), limits.call_request_max.0).await?;
+    let call = CallRequest::parse(&text, limits)?;
+    let id = call_id()?;
+    let told = match call.idempotency_key.clone() {
+        None => make(state, principal, call, &id).await,
+        Some(key) => {
+            let digest = ring::digest::digest(&ring::digest::SHA256, &text);
+            once(state, principal, call, &id, &key, digest.as_ref()).await?
+        }
+    };
+    Ok(answer(&told, &id))
+}
+
+/// Makes the call unless one with this key was made, or runs: then its answer is this one's too.
+async fn once(
+    state: &Arc<State>,
+    principal: &Principal,
+    call: CallRequest,
+    id: &str,
+    key: &str,
+    digest: &[u8],
+) -> Result<Told, Problem> {
+    match state.remembered.place(&principal.tenant, key, digest)? {
+        Place::Told(told) => Ok(told),
+        Place::Running(running) => running.told().await,
+        Place::Mine(mine) => {
+            // The caller may go away; the call and what became of it stay.
+            let (state, principal, id) = (state.clone(), principal.clone(), id.to_owned());
+            let making = tokio::spawn(async move {
+                let told = make(&state, &principal, call, &id).await;
+                mine.tell(told.clone());
+                told
+            });
+            making.await.map_err(|_| {
+                Problem::from(Failure::possibly_executed(
+                    Code::Internal,
+                    "the call was not finished",
+                ))
+            })
+        }
+    }
+}
+
+async fn make(state: &Arc<State>, principal: &Principal, call: CallRequest, id: &str) -> Told {
+    let start = Instant::now();
+    let limit = Duration::from_millis(call.timeout_ms.into());
+    let deadline = start + limit;
+    let asked = Asked {
+        principal,
+        bridge: call.bridge.as_deref(),
+        wanted: Wanted::Host(call.target.host()),
+        head: call.head,
+    };
+    let outbound = if call.body.len() <= INLINE_MAX_BYTES {
+        Outbound::Whole(call.body)
+    } else {
+        Outbound::Streaming(Full::new(call.body))
+    };
+    let result = match exchange::run(state, asked, outbound).await {
+        Ok(answer) => collect(state, answer, id, start, deadline).await,
+        Err(failure) => Err(failure),
+    };
+    match result {
+        Ok(document) => Told {
+            status: 200,
+            document: Arc::new(document),
+            failure: None,
+        },
+        Err(failure) => {
+            let problem = Problem::from(failure.clone()).of_call(id);
+            Told {
+                status: failure.code.http_status(),
+                document: Arc::new(problem.document()),
+                failure: Some(failure),
+            }
+        }
+    }
+}
+
+/// Reads the target's answer to its end, within its limits.
+async fn collect(
+    state: &Arc<State>,
+    answer: Answer,
+    id: &str,
+    start: Instant,
+    deadline: Instant,
+) -> Result<Value, Failure> {
+    let head_ms = millis(start.elapsed());
+    let max = state.config.limits.call_response_max.0;
+    let too_large = || {
+        let detail = format!("the target's answer is larger than {max} bytes, the limit for calls");
+        Failure::new(Code::ResponseTooLarge, Execution::Executed, detail)
+    };
+    let max_bytes = usize::try_from(max).unwrap_or(usize::MAX);
+    let reading = Limited::new(answer.body, max_bytes).collect();
+    let body = match tokio::time::timeout_at(deadline.into(), reading).await {
+        Ok(Ok(body)) => body.to_bytes(),
+        Ok(Err(error)) if error.is::<LengthLimitError>() => return Err(too_large()),
+        Ok(Err(error)) => {
+            let failure = error.downcast::<Failure>().map(|failure| *failure);
+            return Err(failure.unwrap_or_else(|other| {
+                Failure::new(Code::Internal, Execution::Executed, other.to_string())
+            }));
+        }
+        Err(_) => {
+            let detail = "the time was over before the target's answer was whole";
+            return Err(Failure::new(Code::Timeout, Execution::Executed, detail));
+        }
+    };
+    let headers = transport::http::from_wire(&answer.head.headers).map_err(|_| {
+        let detail = "the target's answer has a header field that is not valid HTTP";
+        Failure::new(Code::TargetProtocol, Execution::Executed, detail)
+    })?;
+    let mut response = json!({
+        "status": answer.head.status,
+        "headers": document::headers(&headers),
+    });
+    document::put_body(&mut response, &body);
+    Ok(json!({
+        "id": id,
+        "execution": Execution::Executed.as_str(),
+        "route": "bridge",
+        "bridge": &*answer.through.owner.name,
+        "response": response,
+        "timing": {"head_ms": head_ms, "total_ms": millis(start.elapsed())},
+    }))
+}
+
+/// Milliseconds with their fraction, for people.
+fn millis(duration: Duration) -> f64 {
+    (duration.as_secs_f64() * 1e6).round() / 1e3
+}
+
+fn answer(told: &Told, id: &str) -> Response<Body> {
+    if let Some(failure) = &told.failure {
+        let id = told.document["id"].as_str().unwrap_or(id);
+        return Problem::from(failure.clone()).of_call(id).into_response();
+    }
+    let mut response = Response::new(body::full(Bytes::from(format!("{}\n", told.document))));
+    *response.status_mut() = StatusCode::from_u16(told.status).unwrap_or(StatusCode::OK);
+    response.headers_mut().insert(
+        header::CONTENT_TYPE,
+        HeaderValue::from_static("application/json"),
+    );
+    response
+}
+
+/// A new call's id: 128 random bits.
+fn call_id() -> Result<String, Problem> {
+    let bytes: [u8; 16] = transport::tunnel::random()
+        .map_err(|error| Problem::not_sent(Code::Internal, error.to_string()))?;
+    let mut id = String::with_capacity(37);
+    id.push_str("call_");
+    for byte in bytes {
+        id.push_str(&format!("{byte:02x}"));
+    }
+    Ok(id)
+}

@@ -1,0 +1,237 @@
+//! The JSON of a call: what is accepted, checked once into what cannot be wrong.
+
+use crate::config::Limits;
+use crate::problem::Problem;
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use bytes::Bytes;
+use http::header::{self, HeaderMap, HeaderName, HeaderValue};
+use policy::Target;
+use protocol::Code;
+use protocol::frame::{BodyLength, Class, RequestHead, RequestTarget, TimeLeft};
+use serde::Deserialize;
+use serde_json::{Map, Value, json};
+
+/// Characters of an idempotency key.
+const IDEMPOTENCY_KEY_MAX: usize = 128;
+
+/// A header's value, or several.
+#[derive(Debug, Deserialize)]
+#[serde(untagged)]
+enum Values {
+    One(String),
+    Many(Vec<String>),
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Document {
+    url: String,
+    method: Option<String>,
+    #[serde(default)]
+    headers: Map<String, Value>,
+    body: Option<String>,
+    body_base64: Option<String>,
+    bridge: Option<String>,
+    credential: Option<String>,
+    timeout_ms: Option<u32>,
+    mode: Option<String>,
+    idempotency_key: Option<String>,
+}
+
+/// A call that can be made.
+#[derive(Debug)]
+pub(super) struct CallRequest {
+    pub(super) target: Target,
+    pub(super) head: RequestHead,
+    pub(super) body: Bytes,
+    pub(super) bridge: Option<String>,
+    pub(super) timeout_ms: u32,
+    pub(super) idempotency_key: Option<String>,
+}
+
+impl CallRequest {
+    /// Reads a call.
+    ///
+    /// # Errors
+    /// `invalid_request`, with what is wrong and where.
+    pub(super) fn parse(text: &[u8], limits: &Limits) -> Result<Self, Problem> {
+        if !text.trim_ascii_start().starts_with(b"{") {
+            return Err(Problem::invalid(
+                "the body must be a JSON object like {\"url\": \"https://...\"}",
+            ));
+        }
+        let document: Document = serde_json::from_slice(text)
+            .map_err(|error| Problem::invalid(format!("the call is not what is expected: {error}")))?;
+        match document.mode.as_deref() {
+            None | Some("wait") => {}
+            Some("deliver") => {
+                return Err(Problem::invalid("mode \"deliver\" is not in this version; use \"wait\""));
+            }
+            Some(other) => {
+                return Err(Problem::invalid(format!("mode {other:?} is unknown; use \"wait\"")));
+            }
+        }
+        let target = Target::parse(&document.url)
+            .map_err(|error| Problem::invalid(format!("url: {error}; http or https is expected")))?;
+        let method = document.method.unwrap_or_else(|| "POST".to_owned());
+        http::Method::from_bytes(method.as_bytes())
+            .ok()
+            .filter(|method| *method != http::Method::CONNECT)
+            .ok_or_else(|| Problem::invalid(format!("method {method:?} is no HTTP method for a call")))?;
+        let body = body(document.body, document.body_base64)?;
+        let timeout_ms = timeout(document.timeout_ms, limits)?;
+        if let Some(key) = &document.idempotency_key {
+            let usable = (1..=IDEMPOTENCY_KEY_MAX).contains(&key.len());
+            if !usable || !key.bytes().all(|byte| byte.is_ascii_graphic()) {
+                return Err(Problem::invalid(format!(
+                    "idempotency_key must be 1 to {IDEMPOTENCY_KEY_MAX} visible ASCII characters"
+                )));
+            }
+        }
+        let length = match body.len() {
+            0 => BodyLength::None,
+            bytes => BodyLength::Known(bytes as u64),
+        };
+        let head = RequestHead {
+            class: Class::Interactive,
+            target: RequestTarget::Url(document.url),
+            method,
+            headers: header_fields(document.headers)?,
+            body: length,
+            expect_continue: false,
+            time_left: TimeLeft {
+                head_ms: timeout_ms,
+                idle_ms: timeout_ms,
+                total_ms: timeout_ms,
+            },
+            call: None,
+            credential: document.credential,
+        };
+        Ok(Self {
+            target,
+            head,
+            body,
+            bridge: document.bridge,
+            timeout_ms,
+            idempotency_key: document.idempotency_key,
+        })
+    }
+}
+
+fn timeout(asked: Option<u32>, limits: &Limits) -> Result<u32, Problem> {
+    let max = limits.call_timeout_max.millis();
+    match asked {
+        None => Ok(limits.call_timeout.millis()),
+        Some(ms) if ms > 0 && ms <= max => Ok(ms),
+        Some(ms) => Err(Problem::invalid(format!(
+            "timeout_ms is {ms}; it must be from 1 to {max}"
+        ))),
+    }
+}
+
+fn body(text: Option<String>, base64: Option<String>) -> Result<Bytes, Problem> {
+    match (text, base64) {
+        (Some(_), Some(_)) => Err(Problem::invalid("give body or body_base64, not both")),
+        (Some(text), None) => Ok(text.into()),
+        (None, Some(text)) => STANDARD
+            .decode(text)
+            .map(Bytes::from)
+            .map_err(|error| Problem::invalid(format!("body_base64 is not base64: {error}"))),
+        (None, None) => Ok(Bytes::new()),
+    }
+}
+
+/// Fields that a caller may not set: those of the connection, and those that others write.
+fn is_reserved(name: &HeaderName) -> bool {
+    transport::http::is_hop_by_hop(name)
+        || [header::HOST, header::CONTENT_LENGTH, header::EXPECT].contains(name)
+}
+
+fn header_fields(given: Map<String, Value>) -> Result<protocol::frame::Headers, Problem> {
+    let mut map = HeaderMap::new();
+    for (text, values) in given {
+        let name = HeaderName::from_bytes(text.as_bytes())
+            .map_err(|_| Problem::invalid(format!("headers: {text:?} is no header name")))?;
+        if is_reserved(&name) {
+            return Err(Problem::invalid(format!(
+                "headers: {name} is not the caller's to set (it follows from url and body, or belongs to a connection)"
+            )));
+        }
+        let values: Values = serde_json::from_value(values).map_err(|_| {
+            Problem::invalid(format!("headers: the value of {name} must be a string or a list of strings"))
+        })?;
+        let values = match values {
+            Values::One(value) => vec![value],
+            Values::Many(values) => values,
+        };
+        for value in values {
+            let value = HeaderValue::from_bytes(value.as_bytes())
+                .map_err(|_| Problem::invalid(format!("headers: the value of {name} has a character that no header may have")))?;
+            map.append(name.clone(), value);
+        }
+    }
+    transport::http::to_wire(&map, |_| false)
+        .map_err(|error| Problem::not_sent(Code::HeadersTooLarge, format!("headers: {error}")))
+}
+
+/// The fields of an answer: a name that repeats has a list.
+pub(super) fn headers(map: &HeaderMap) -> Value {
+    let mut out = Map::new();
+    for name in map.keys() {
+        let values: Vec<Value> = map
+            .get_all(name)
+            .iter()
+            .map(|value| json!(String::from_utf8_lossy(value.as_bytes())))
+            .collect();
+        let value = match <[Value; 1]>::try_from(values) {
+            Ok([one]) => one,
+            Err(many) => Value::Array(many),
+        };
+        out.insert(name.as_str().to_owned(), value);
+    }
+    Value::Object(out)
+}
+
+/// Adds a body: as text where it is text, else in base64.
+pub(super) fn put_body(response: &mut Value, body: &[u8]) {
+    match std::str::from_utf8(body) {
+        Ok(text) => response["body"] = json!(text),
+        Err(_) => response["body_base64"] = json!(STANDARD.encode(body)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parse(text: &str) -> Result<CallRequest, String> {
+        CallRequest::parse(text.as_bytes(), &Limits::default())
+            .map_err(|problem| problem.failure.detail)
+    }
+
+    #[test]
+    fn what_is_left_out_has_a_default() {
+        let call = parse(r#"{"url": "http://ci/hooks"}"#).unwrap();
+        assert_eq!(call.head.method, "POST");
+        assert_eq!(call.timeout_ms, 30_000);
+        assert_eq!(call.head.body, BodyLength::None);
+    }
+
+    #[test]
+    fn fields_that_are_not_the_callers_are_refused_by_name() {
+        for name in ["Host", "content-length", "Transfer-Encoding", "connection", "Proxy-Authorization"] {
+            let text = format!(r#"{{"url": "http://ci/", "headers": {{"{name}": "x"}}}}"#);
+            let error = parse(&text).unwrap_err();
+            assert!(error.contains(&name.to_lowercase()), "{error}");
+        }
+    }
+
+    #[test]
+    fn repeated_fields_are_a_list_both_ways() {
+        let call = parse(r#"{"url": "http://ci/", "headers": {"a": ["1", "2"], "b": "3"}}"#).unwrap();
+        assert_eq!(call.head.headers.len(), 3);
+        let map = transport::http::from_wire(&call.head.headers).unwrap();
+        assert_eq!(headers(&map), json!({"a": ["1", "2"], "b": "3"}));
+    }
+}

@@ -1,0 +1,147 @@
+//! `ANY /v1/endpoints/{endpoint}/{path}`: a named endpoint, as a reverse proxy.
+//!
+//! Path and query pass byte for byte, header fields as they are but for those of the connection
+//! and the relay's own. A body of known length up to 16 KiB travels with the head; anything else
+//! streams, both ways at once.
+
+use crate::auth::{self, Principal};
+use crate::body::Body;
+use crate::exchange::{self, Asked, Outbound};
+use crate::problem::{BRIDGE_ERROR, Problem};
+use crate::router::Wanted;
+use crate::state::State;
+use bytes::Bytes;
+use http::header::{self, HeaderMap, HeaderName};
+use http::{Method, Request, Response, StatusCode};
+use http_body::Body as _;
+use http_body_util::BodyExt;
+use hyper::body::Incoming;
+use protocol::frame::{RequestHead, RequestTarget, ResponseHead, TimeLeft};
+use protocol::{Code, Execution, Failure};
+use std::sync::Arc;
+use transport::session::INLINE_MAX_BYTES;
+
+/// What came in the path behind `/v1/endpoints/`: the name, and the rest from its `/` or `?` on.
+pub fn split_target(path_and_query: &str) -> Option<(&str, &str)> {
+    let rest = path_and_query.strip_prefix("/v1/endpoints/")?;
+    let end = rest.find(['/', '?']).unwrap_or(rest.len());
+    let (name, rest) = rest.split_at(end);
+    (!name.is_empty()).then_some((name, rest))
+}
+
+/// Passes a request on to a named endpoint.
+///
+/// # Errors
+/// A problem of the relay's own; the target's errors are answers.
+pub async fn handle(
+    state: &Arc<State>,
+    principal: &Principal,
+    request: Request<Incoming>,
+    endpoint: &str,
+    rest: &str,
+) -> Result<Response<Body>, Problem> {
+    let (parts, body) = request.into_parts();
+    if parts.method == Method::CONNECT {
+        return Err(Problem::method("any method but CONNECT"));
+    }
+    let is_head = parts.method == Method::HEAD;
+    let expects = parts.headers.contains_key(header::EXPECT);
+    let length = transport::http::body_length(&parts.headers, &body.size_hint(), body.is_end_stream());
+    let limits = &state.config.limits;
+    let head = RequestHead {
+        class: principal.role.class(),
+        target: RequestTarget::Endpoint {
+            name: endpoint.to_owned(),
+            path_and_query: rest.to_owned(),
+        },
+        method: parts.method.as_str().to_owned(),
+        headers: request_headers(&parts.headers)?,
+        body: length,
+        expect_continue: expects,
+        time_left: TimeLeft {
+            head_ms: limits.endpoint_head_timeout.millis(),
+            idle_ms: limits.endpoint_idle_timeout.millis(),
+            total_ms: 0,
+        },
+        call: None,
+        credential: None,
+    };
+    let asked = Asked {
+        principal,
+        bridge: None,
+        wanted: Wanted::Endpoint(endpoint),
+        head,
+    };
+    let small = body
+        .size_hint()
+        .exact()
+        .is_some_and(|bytes| bytes <= INLINE_MAX_BYTES as u64);
+    let body = if body.is_end_stream() {
+        Outbound::Whole(Bytes::new())
+    } else if small && !expects {
+        let collected = body.collect().await;
+        let collected = collected.map_err(|error| Problem::invalid(format!("the body broke off: {error}")))?;
+        Outbound::Whole(collected.to_bytes())
+    } else {
+        Outbound::Streaming(body)
+    };
+    let answer = exchange::run(state, asked, body).await?;
+    let mut response = response_head(&answer.head, is_head)?;
+    *response.body_mut() = answer.body.boxed_unsync();
+    Ok(response)
+}
+
+/// The fields for the target: without the relay's own key, and without `Host`, which is the
+/// bridge's to write.
+fn request_headers(headers: &HeaderMap) -> Result<protocol::frame::Headers, Problem> {
+    let own = auth::consumed_header(headers);
+    let skip = |name: &HeaderName| {
+        *name == header::HOST || *name == header::EXPECT || own.as_ref() == Some(name)
+    };
+    transport::http::to_wire(headers, skip).map_err(|error| {
+        let detail = format!("the header section cannot be passed on: {error}");
+        Problem::not_sent(Code::HeadersTooLarge, detail)
+    })
+}
+
+/// The answer's head, as the target wrote it.
+fn response_head(head: &ResponseHead, to_head: bool) -> Result<Response<Body>, Failure> {
+    let unusable = |what: &str| {
+        let detail = format!("the target's answer cannot be passed on: {what}");
+        Failure::new(Code::TargetProtocol, Execution::Executed, detail)
+    };
+    let status = StatusCode::from_u16(head.status).map_err(|_| unusable("its status"))?;
+    if status.is_informational() {
+        return Err(unusable("it switches protocols"));
+    }
+    let mut headers = transport::http::from_wire(&head.headers)
+        .map_err(|_| unusable("a header field is not valid HTTP"))?;
+    headers.remove(BRIDGE_ERROR);
+    // Of a message that cannot have a body, a length is all that may be said.
+    if !to_head && (status == StatusCode::NO_CONTENT) {
+        headers.remove(header::CONTENT_LENGTH);
+    }
+    let mut response = Response::new(crate::body::empty());
+    *response.status_mut() = status;
+    *response.headers_mut() = headers;
+    Ok(response)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_follows_the_name_stays_as_it_is() {
+        for (path, name, rest) in [
+            ("/v1/endpoints/alm", "alm", ""),
+            ("/v1/endpoints/alm/", "alm", "/"),
+            ("/v1/endpoints/alm?x", "alm", "?x"),
+            ("/v1/endpoints/alm/a%2Fb//c?d=/e", "alm", "/a%2Fb//c?d=/e"),
+        ] {
+            assert_eq!(split_target(path), Some((name, rest)));
+        }
+        assert_eq!(split_target("/v1/endpoints/"), None);
+        assert_eq!(split_target("/v1/endpoints//x"), None);
+    }
+}

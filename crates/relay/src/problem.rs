@@ -1,0 +1,160 @@
+//! The relay's own errors, as problem documents (RFC 9457).
+//!
+//! ```json
+//! {"type": "urn:integration-bridge:problem:bridge_offline", "title": "bridge offline", "status": 503,
+//!  "detail": "...", "code": "bridge_offline", "execution": "not_sent", "retry_after": 5}
+//! ```
+//!
+//! A header `Bridge-Error: CODE` tells them from a target's answers, which never have it.
+
+use bytes::Bytes;
+use http::header::{self, HeaderName, HeaderValue};
+use http::{Response, StatusCode};
+use protocol::{Code, Failure};
+use serde_json::{Map, Value, json};
+use std::time::Duration;
+
+use crate::body::{self, Body};
+
+/// Tells the relay's own errors from the target's answers.
+pub const BRIDGE_ERROR: HeaderName = HeaderName::from_static("bridge-error");
+
+/// When to come again while a limit is reached.
+const RETRY_OVERLOADED: Duration = Duration::from_secs(1);
+
+/// When to come again while a bridge is away: it redials within seconds of the network's return.
+const RETRY_OFFLINE: Duration = Duration::from_secs(5);
+
+/// A failure, and what else the caller is told of it.
+#[derive(Debug, Clone)]
+pub struct Problem {
+    /// Code, execution and detail.
+    pub failure: Failure,
+    /// The call's id, where there is one.
+    pub call: Option<String>,
+    /// The methods that would be taken, for `method_not_allowed`.
+    pub allow: Option<&'static str>,
+}
+
+impl From<Failure> for Problem {
+    fn from(failure: Failure) -> Self {
+        Self {
+            failure,
+            call: None,
+            allow: None,
+        }
+    }
+}
+
+impl Problem {
+    /// A problem of a request that never left the relay.
+    pub fn not_sent(code: Code, detail: impl Into<String>) -> Self {
+        Failure::not_sent(code, detail).into()
+    }
+
+    /// `invalid_request`, with what is wrong.
+    pub fn invalid(detail: impl Into<String>) -> Self {
+        Self::not_sent(Code::InvalidRequest, detail)
+    }
+
+    /// `not_found`: nothing, or nothing that this key may see.
+    pub fn not_found() -> Self {
+        Self::not_sent(Code::NotFound, "there is nothing here")
+    }
+
+    /// `method_not_allowed`, with the methods that would be taken.
+    pub fn method(allow: &'static str) -> Self {
+        let detail = format!("this path takes {allow}");
+        Self {
+            allow: Some(allow),
+            ..Self::not_sent(Code::MethodNotAllowed, detail)
+        }
+    }
+
+    /// The same, of the call with this id.
+    pub fn of_call(self, id: impl Into<String>) -> Self {
+        Self {
+            call: Some(id.into()),
+            ..self
+        }
+    }
+
+    fn retry_after(&self) -> Option<Duration> {
+        match self.failure.code {
+            Code::Overloaded => Some(RETRY_OVERLOADED),
+            Code::BridgeOffline | Code::NoBridge => Some(RETRY_OFFLINE),
+            _ => None,
+        }
+    }
+
+    /// The document.
+    pub fn document(&self) -> Value {
+        let code = self.failure.code;
+        let mut out = Map::new();
+        let kind = format!("urn:integration-bridge:problem:{code}");
+        out.insert("type".into(), json!(kind));
+        out.insert("title".into(), json!(code.as_str().replace('_', " ")));
+        out.insert("status".into(), json!(code.http_status()));
+        out.insert("detail".into(), json!(self.failure.detail));
+        out.insert("code".into(), json!(code.as_str()));
+        let execution = self.failure.execution.as_str();
+        out.insert("execution".into(), json!(execution));
+        if let Some(id) = &self.call {
+            out.insert("id".into(), json!(id));
+        }
+        if let Some(after) = self.retry_after() {
+            out.insert("retry_after".into(), json!(after.as_secs()));
+        }
+        Value::Object(out)
+    }
+
+    /// The whole answer.
+    pub fn into_response(self) -> Response<Body> {
+        let code = self.failure.code;
+        let document = Bytes::from(format!("{}\n", self.document()));
+        let mut response = Response::new(body::full(document));
+        *response.status_mut() =
+            StatusCode::from_u16(code.http_status()).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+        let headers = response.headers_mut();
+        headers.insert(
+            header::CONTENT_TYPE,
+            HeaderValue::from_static("application/problem+json"),
+        );
+        headers.insert(BRIDGE_ERROR, HeaderValue::from_static(code.as_str()));
+        if code == Code::Unauthorized {
+            headers.insert(
+                header::WWW_AUTHENTICATE,
+                HeaderValue::from_static("Basic realm=\"integration-relay\", charset=\"UTF-8\""),
+            );
+        }
+        if let Some(allow) = self.allow {
+            headers.insert(header::ALLOW, HeaderValue::from_static(allow));
+        }
+        if let Some(after) = self.retry_after() {
+            headers.insert(header::RETRY_AFTER, HeaderValue::from(after.as_secs()));
+        }
+        response
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_code_has_a_document_a_status_and_the_header() {
+        for code in Code::ALL {
+            let problem = Problem::not_sent(*code, "a fact").of_call("c1");
+            let document = problem.document();
+            assert_eq!(document["code"], code.as_str());
+            assert_eq!(document["execution"], "not_sent");
+            assert_eq!(document["id"], "c1");
+            let response = problem.into_response();
+            assert_eq!(response.status().as_u16(), code.http_status());
+            assert_eq!(response.headers()[BRIDGE_ERROR], code.as_str());
+            let again = response.headers().contains_key(header::RETRY_AFTER);
+            let expected = [Code::Overloaded, Code::BridgeOffline, Code::NoBridge];
+            assert_eq!(again, expected.contains(code));
+        }
+    }
+}

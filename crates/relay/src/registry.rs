@@ -1,0 +1,412 @@
+//! The tunnels that are up, and who may replace whom.
+//!
+//! A bridge has instances (installations) and each instance has slots (connections). A slot's
+//! connections are counted by its epoch: a higher one replaces the slot's own old session at once,
+//! unless that is draining; an equal or lower one is stale. Two machines that run on one identity
+//! keep replacing each other, and that is reported as a clone.
+
+use policy::{Host, HostPattern};
+use protocol::frame::{GoAwayReason, Hello, RefusedCode, Serves};
+use protocol::session::EndReason;
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+use transport::Session;
+
+/// Slots whose last epoch is remembered. A slot that is forgotten may begin anew.
+const REMEMBERED_MAX: usize = 100_000;
+
+/// Slots of one instance.
+const SLOT_MAX: u8 = 8;
+
+/// So many replacements within [`CLONE_WINDOW`] are a cloned identity.
+const CLONE_REPLACEMENTS: u32 = 5;
+
+/// In which replacements are counted.
+const CLONE_WINDOW: Duration = Duration::from_secs(60);
+
+/// Who a tunnel belongs to, as the directory knows it.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct Owner {
+    /// The tenant's id.
+    pub tenant: Arc<str>,
+    /// The bridge's id.
+    pub bridge: Arc<str>,
+    /// The bridge's name in its tenant.
+    pub name: Arc<str>,
+    /// The identity (key pair) that proved itself.
+    pub identity: Arc<str>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+struct Slot {
+    bridge: Arc<str>,
+    instance: [u8; 16],
+    number: u8,
+}
+
+#[derive(Debug)]
+struct Seen {
+    epoch: u64,
+    replaced: u32,
+    window: Instant,
+}
+
+/// What a bridge serves, parsed once.
+#[derive(Debug)]
+pub struct Offer {
+    /// As the bridge said it.
+    pub serves: Arc<Serves>,
+    /// Its host patterns; `None` when it keeps them to itself.
+    hosts: Option<Vec<HostPattern>>,
+}
+
+impl Offer {
+    fn new(serves: Arc<Serves>) -> Self {
+        let hosts = serves.hosts.as_ref().map(|patterns| {
+            // A pattern that this relay cannot read is one that it cannot choose by.
+            let parsed = patterns.iter().filter_map(|p| HostPattern::parse(p).ok());
+            parsed.collect()
+        });
+        Self { serves, hosts }
+    }
+
+    /// Whether it declares the endpoint.
+    pub fn has_endpoint(&self, name: &str) -> bool {
+        self.serves.endpoints.iter().any(|known| known == name)
+    }
+
+    /// Whether it may serve the host: a pattern matches, or it does not tell its patterns.
+    pub fn may_serve(&self, host: &Host) -> bool {
+        self.hosts
+            .as_ref()
+            .is_none_or(|patterns| patterns.iter().any(|pattern| pattern.matches(host)))
+    }
+}
+
+/// One tunnel that is up.
+#[derive(Debug)]
+pub struct Entry {
+    /// Whose it is.
+    pub owner: Owner,
+    /// The session.
+    pub session: Session,
+    /// What it serves, as it said last.
+    pub offer: Mutex<Arc<Offer>>,
+    /// The bridge's program version.
+    pub software: String,
+    /// The bridge's host.
+    pub host: String,
+    /// Since when it is up.
+    pub since: Instant,
+    slot: Slot,
+}
+
+impl Entry {
+    /// What it serves now.
+    pub fn offer(&self) -> Arc<Offer> {
+        self.offer
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone()
+    }
+
+    /// The bridge has said anew what it serves.
+    pub fn serves_changed(&self) {
+        let offer = Arc::new(Offer::new(self.session.serves()));
+        *self.offer.lock().unwrap_or_else(PoisonError::into_inner) = offer;
+    }
+}
+
+#[derive(Debug, Default)]
+struct Inner {
+    /// By tenant.
+    sessions: HashMap<Arc<str>, Vec<Arc<Entry>>>,
+    count: usize,
+    seen: HashMap<Slot, Seen>,
+}
+
+/// Every tunnel of this node.
+#[derive(Debug)]
+pub struct Registry {
+    inner: Mutex<Inner>,
+    sessions_max: usize,
+    sessions_per_tenant: usize,
+}
+
+impl Registry {
+    /// An empty one, with bounds on tunnels in all and of one tenant.
+    pub fn new(sessions_max: u32, sessions_per_tenant: u32) -> Self {
+        Self {
+            inner: Mutex::default(),
+            sessions_max: sessions_max as usize,
+            sessions_per_tenant: sessions_per_tenant as usize,
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Inner> {
+        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Whether a tunnel may come in: its epoch is fresh and there is room. Called before WELCOME;
+    /// a slot that passes is fenced from here on.
+    ///
+    /// # Errors
+    /// The code to refuse it with.
+    pub fn admit(&self, owner: &Owner, hello: &Hello, now: Instant) -> Result<(), RefusedCode> {
+        let mut inner = self.lock();
+        if hello.slot >= SLOT_MAX {
+            return Err(RefusedCode::Unauthorized);
+        }
+        let slot = slot_of(owner, hello);
+        let known = inner.seen.get(&slot).map(|seen| seen.epoch);
+        if let Some(current) = known.filter(|current| hello.epoch <= *current) {
+            return Err(RefusedCode::StaleEpoch { current });
+        }
+        let of_tenant = inner.sessions.get(&owner.tenant);
+        let replaces = of_tenant.is_some_and(|all| all.iter().any(|entry| entry.slot == slot));
+        let full = inner.count >= self.sessions_max
+            || of_tenant.map_or(0, Vec::len) >= self.sessions_per_tenant.max(1);
+        if full && !replaces {
+            return Err(RefusedCode::Overloaded);
+        }
+        if known.is_none() && inner.seen.len() >= REMEMBERED_MAX {
+            inner.forget_absent();
+        }
+        let seen = inner.seen.entry(slot).or_insert(Seen {
+            epoch: 0,
+            replaced: 0,
+            window: now,
+        });
+        seen.epoch = hello.epoch;
+        Ok(())
+    }
+
+    /// A tunnel is up. Its slot's old session, if any, is ended.
+    pub fn insert(&self, owner: Owner, hello: &Hello, session: Session, now: Instant) -> Arc<Entry> {
+        let slot = slot_of(&owner, hello);
+        let entry = Arc::new(Entry {
+            offer: Mutex::new(Arc::new(Offer::new(session.serves()))),
+            session,
+            software: hello.software.clone(),
+            host: hello.host.clone(),
+            since: now,
+            slot: slot.clone(),
+            owner: owner.clone(),
+        });
+        let mut inner = self.lock();
+        let all = inner.sessions.entry(owner.tenant.clone()).or_default();
+        let old: Vec<_> = all
+            .extract_if(.., |old| old.slot == slot && old.session.is_open())
+            .collect();
+        all.push(entry.clone());
+        inner.count = inner.count + 1 - old.len();
+        if !old.is_empty()
+            && let Some(seen) = inner.seen.get_mut(&slot)
+        {
+            seen.count_replacement(now);
+            if seen.is_cloned(now) {
+                tracing::warn!(
+                    bridge = %owner.name,
+                    host = %hello.host,
+                    "two machines seem to run on one identity: each replaces the other's session"
+                );
+            }
+        }
+        drop(inner);
+        for old in old {
+            old.session.close(EndReason::Replaced);
+        }
+        entry
+    }
+
+    /// A tunnel is down.
+    pub fn remove(&self, entry: &Arc<Entry>) {
+        let mut inner = self.lock();
+        let tenant = &entry.owner.tenant;
+        let Some(all) = inner.sessions.get_mut(tenant) else {
+            return;
+        };
+        let before = all.len();
+        all.retain(|other| !Arc::ptr_eq(other, entry));
+        let gone = before - all.len();
+        if all.is_empty() {
+            inner.sessions.remove(tenant);
+        }
+        inner.count -= gone;
+    }
+
+    /// The tunnels of a tenant.
+    pub fn of_tenant(&self, tenant: &str) -> Vec<Arc<Entry>> {
+        self.lock().sessions.get(tenant).cloned().unwrap_or_default()
+    }
+
+    /// Looks at the tunnels of a tenant without taking them out: the data path.
+    pub fn with_tenant<T>(&self, tenant: &str, look: impl FnOnce(&[Arc<Entry>]) -> T) -> T {
+        look(self.lock().sessions.get(tenant).map_or(&[], Vec::as_slice))
+    }
+
+    /// How many tunnels are up.
+    pub fn count(&self) -> usize {
+        self.lock().count
+    }
+
+    /// Whether a bridge's identity seems to run on two machines.
+    pub fn is_cloned(&self, bridge: &str, now: Instant) -> bool {
+        let inner = self.lock();
+        let mut slots = inner.seen.iter();
+        slots.any(|(slot, seen)| &*slot.bridge == bridge && seen.is_cloned(now))
+    }
+
+    /// Ends every tunnel whose owner may no longer have one. They are out of the registry at
+    /// once, so that nothing new is sent to them.
+    pub fn cut(&self, may_stay: impl Fn(&Owner) -> bool) -> usize {
+        let mut cut = Vec::new();
+        let mut inner = self.lock();
+        for all in inner.sessions.values_mut() {
+            cut.extend(all.extract_if(.., |entry| !may_stay(&entry.owner)));
+        }
+        inner.sessions.retain(|_, all| !all.is_empty());
+        inner.count -= cut.len();
+        drop(inner);
+        for entry in &cut {
+            entry.session.close(EndReason::Revoked);
+        }
+        cut.len()
+    }
+
+    /// Asks every bridge to leave, spread over `spread`, because this node goes down.
+    pub fn drain_all(&self, spread: Duration) {
+        let inner = self.lock();
+        for entry in inner.sessions.values().flatten() {
+            entry.session.drain(GoAwayReason::Draining, spread);
+        }
+    }
+
+    /// Ends every tunnel.
+    pub fn close_all(&self) {
+        let all: Vec<_> = self.lock().sessions.values().flatten().cloned().collect();
+        for entry in all {
+            entry.session.close(EndReason::Draining);
+        }
+    }
+}
+
+fn slot_of(owner: &Owner, hello: &Hello) -> Slot {
+    Slot {
+        bridge: owner.bridge.clone(),
+        instance: hello.instance,
+        number: hello.slot,
+    }
+}
+
+impl Inner {
+    /// Forgets the epochs of slots that are not up.
+    fn forget_absent(&mut self) {
+        let sessions = &self.sessions;
+        self.seen.retain(|slot, _| {
+            let mut up = sessions.values().flatten();
+            up.any(|entry| entry.slot == *slot)
+        });
+    }
+}
+
+impl Seen {
+    fn count_replacement(&mut self, now: Instant) {
+        if now.saturating_duration_since(self.window) > CLONE_WINDOW {
+            self.window = now;
+            self.replaced = 0;
+        }
+        self.replaced += 1;
+    }
+
+    fn is_cloned(&self, now: Instant) -> bool {
+        self.replaced >= CLONE_REPLACEMENTS
+            && now.saturating_duration_since(self.window) <= 2 * CLONE_WINDOW
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use protocol::frame::Windows;
+
+    fn owner(tenant: &str, bridge: &str) -> Owner {
+        Owner {
+            tenant: tenant.into(),
+            bridge: bridge.into(),
+            name: bridge.into(),
+            identity: "i".into(),
+        }
+    }
+
+    fn hello(slot: u8, epoch: u64) -> Hello {
+        Hello {
+            version: 1,
+            nonce: [0; 32],
+            tenant: "t".into(),
+            bridge: "b".into(),
+            instance: [1; 16],
+            slot,
+            epoch,
+            authority: "a".into(),
+            channel: None,
+            software: String::new(),
+            host: String::new(),
+            windows: Windows::default(),
+            serves: Serves::default(),
+            journal: None,
+            previous: None,
+        }
+    }
+
+    #[test]
+    fn an_epoch_that_is_not_higher_is_stale_and_told_the_current_one() {
+        let registry = Registry::new(10, 10);
+        let now = Instant::now();
+        let owner = owner("t", "b");
+        assert_eq!(registry.admit(&owner, &hello(0, 5), now), Ok(()));
+        for stale in [5, 4, 0] {
+            let refused = registry.admit(&owner, &hello(0, stale), now);
+            assert_eq!(refused, Err(RefusedCode::StaleEpoch { current: 5 }));
+        }
+        assert_eq!(registry.admit(&owner, &hello(0, 6), now), Ok(()));
+        assert_eq!(registry.admit(&owner, &hello(1, 1), now), Ok(()));
+        assert!(registry.admit(&owner, &hello(SLOT_MAX, 1), now).is_err());
+    }
+
+    #[test]
+    fn what_a_bridge_serves_decides_and_silence_means_ask() {
+        let serves = |hosts: Option<Vec<&str>>| Serves {
+            endpoints: protocol::frame::Bounded::truncated(["alm".to_owned()]),
+            hosts: hosts.map(|all| {
+                protocol::frame::Bounded::truncated(all.into_iter().map(str::to_owned))
+            }),
+        };
+        let named = Offer::new(Arc::new(serves(Some(vec!["*.corp.example", "10.0.0.0/8"]))));
+        let host = |url: &str| policy::Target::parse(url).unwrap().host().clone();
+        assert!(named.has_endpoint("alm") && !named.has_endpoint("al"));
+        assert!(named.may_serve(&host("http://ci.corp.example/")));
+        assert!(named.may_serve(&host("http://10.1.2.3/")));
+        assert!(!named.may_serve(&host("http://other.example/")));
+        let silent = Offer::new(Arc::new(serves(None)));
+        assert!(silent.may_serve(&host("http://other.example/")));
+    }
+
+    #[test]
+    fn replacing_each_other_for_a_minute_is_a_clone() {
+        let start = Instant::now();
+        let mut seen = Seen {
+            epoch: 0,
+            replaced: 0,
+            window: start,
+        };
+        for second in 0..CLONE_REPLACEMENTS {
+            let now = start + Duration::from_secs(second.into());
+            assert!(!seen.is_cloned(now));
+            seen.count_replacement(now);
+        }
+        assert!(seen.is_cloned(start + Duration::from_secs(10)));
+        assert!(!seen.is_cloned(start + Duration::from_secs(200)));
+    }
+}

@@ -1,0 +1,86 @@
+//! What every part of a running relay shares.
+
+use crate::config::Config;
+use crate::directory::Directory;
+use crate::exchange::Exchanges;
+use crate::ingress::calls::Remembered;
+use crate::metrics::Metrics;
+use crate::registry::Registry;
+use protocol::frame::Windows;
+use protocol::session::Budget;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use tokio::sync::Semaphore;
+use transport::session::Settings;
+
+/// One relay's insides.
+#[derive(Debug)]
+pub struct State {
+    /// What it was told.
+    pub config: Config,
+    /// Name of this node, for people.
+    pub node: String,
+    /// Tenants, keys and bridges.
+    pub directory: Arc<Directory>,
+    /// Tunnels that are up.
+    pub registry: Registry,
+    /// Exchanges that run.
+    pub exchanges: Arc<Exchanges>,
+    /// Answers that are remembered by idempotency key.
+    pub remembered: Remembered,
+    /// Counters.
+    pub metrics: Metrics,
+    /// Room for tunnels that have not proved themselves.
+    pub unproven: Arc<Semaphore>,
+    /// Memory that windows grow into.
+    pub budget: Arc<Budget>,
+    draining: AtomicBool,
+}
+
+impl State {
+    /// The state of a relay that begins.
+    pub fn new(config: Config, node: String, directory: Arc<Directory>, metrics: Metrics) -> Self {
+        let limits = &config.limits;
+        Self {
+            registry: Registry::new(limits.sessions_max, limits.sessions_per_tenant),
+            exchanges: Exchanges::new(limits.streams_per_tenant),
+            remembered: Remembered::default(),
+            unproven: Arc::new(Semaphore::new(limits.unproven_tunnels_max as usize)),
+            budget: Budget::new(config.tunnel.window_budget.0),
+            draining: AtomicBool::new(false),
+            node,
+            directory,
+            metrics,
+            config,
+        }
+    }
+
+    /// What bridges may have outstanding here.
+    pub fn windows(&self) -> Windows {
+        Windows {
+            streams_max: self.config.limits.streams_per_session,
+            stream_bytes: self.config.tunnel.stream_window.0,
+            session_bytes: self.config.tunnel.session_window.0,
+        }
+    }
+
+    /// What this relay brings to a session.
+    pub fn session_settings(&self) -> Settings {
+        Settings {
+            windows: self.windows(),
+            budget: self.budget.clone(),
+            stream_window_cap: self.config.tunnel.stream_window_max.0,
+            on_open: None,
+        }
+    }
+
+    /// Whether the relay is shutting down.
+    pub fn is_draining(&self) -> bool {
+        self.draining.load(Ordering::Relaxed)
+    }
+
+    /// The relay begins to shut down.
+    pub fn begin_draining(&self) {
+        self.draining.store(true, Ordering::Relaxed);
+    }
+}

@@ -1,0 +1,371 @@
+//! What is stored, in types of its own: ids that cannot be confused, and secrets that stay silent.
+
+use base64::Engine as _;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use ring::digest::{SHA256, digest};
+use ring::rand::{SecureRandom, SystemRandom};
+use serde::Serialize;
+use std::fmt;
+use std::str::FromStr;
+use std::sync::Arc;
+use std::time::{SystemTime, UNIX_EPOCH};
+
+macro_rules! ids {
+    ($($(#[$doc:meta])* $name:ident = $prefix:literal, $bytes:literal;)*) => {$(
+        $(#[$doc])*
+        #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize)]
+        #[serde(transparent)]
+        pub struct $name(Arc<str>);
+
+        impl $name {
+            /// A fresh one.
+            ///
+            /// # Errors
+            /// [`NoRandom`] when the system gives no random bytes.
+            pub fn random() -> Result<Self, NoRandom> {
+                let bytes: [u8; $bytes] = random()?;
+                Ok(Self(format!(concat!($prefix, "{}"), URL_SAFE_NO_PAD.encode(bytes)).into()))
+            }
+
+            /// Its text.
+            pub fn as_str(&self) -> &str {
+                &self.0
+            }
+        }
+
+        impl From<&str> for $name {
+            fn from(text: &str) -> Self {
+                Self(text.into())
+            }
+        }
+
+        impl From<String> for $name {
+            fn from(text: String) -> Self {
+                Self(text.into())
+            }
+        }
+
+        impl std::borrow::Borrow<str> for $name {
+            fn borrow(&self) -> &str {
+                &self.0
+            }
+        }
+
+        impl fmt::Display for $name {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str(&self.0)
+            }
+        }
+    )*};
+}
+
+ids! {
+    /// A tenant's id.
+    TenantId = "ten_", 12;
+    /// An API key's client id.
+    ClientId = "ibk_", 12;
+    /// A bridge's id.
+    BridgeId = "brg_", 12;
+    /// The id of one installation's key under a bridge's name.
+    IdentityId = "idn_", 12;
+}
+
+/// The system gave no random bytes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("the system gave no random bytes")]
+pub struct NoRandom;
+
+/// Random bytes.
+///
+/// # Errors
+/// [`NoRandom`].
+pub fn random<const N: usize>() -> Result<[u8; N], NoRandom> {
+    let mut bytes = [0; N];
+    SystemRandom::new().fill(&mut bytes).map_err(|_| NoRandom)?;
+    Ok(bytes)
+}
+
+/// Seconds since 1970.
+pub fn now() -> i64 {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH);
+    since.map_or(0, |since| i64::try_from(since.as_secs()).unwrap_or(i64::MAX))
+}
+
+/// An API key's secret: `ibs_` and 256 random bits. Its `Debug` is silent.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Secret(String);
+
+impl Secret {
+    /// A fresh one.
+    ///
+    /// # Errors
+    /// [`NoRandom`].
+    pub fn random() -> Result<Self, NoRandom> {
+        let bytes: [u8; 32] = random()?;
+        Ok(Self(format!("ibs_{}", URL_SAFE_NO_PAD.encode(bytes))))
+    }
+
+    /// What a caller presented.
+    pub fn presented(text: String) -> Self {
+        Self(text)
+    }
+
+    /// The secret itself, to show it the one time.
+    pub fn reveal(&self) -> &str {
+        &self.0
+    }
+
+    /// What is stored of it. A plain hash is enough: there are 256 bits to guess.
+    pub fn hash(&self) -> SecretHash {
+        let mut hash = [0; 32];
+        hash.copy_from_slice(digest(&SHA256, self.0.as_bytes()).as_ref());
+        SecretHash(hash)
+    }
+}
+
+impl fmt::Debug for Secret {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Secret")
+    }
+}
+
+/// SHA-256 of a secret. Compared in constant time alone.
+#[derive(Clone, Copy)]
+pub struct SecretHash([u8; 32]);
+
+impl SecretHash {
+    /// From the database.
+    pub fn from_stored(bytes: &[u8]) -> Option<Self> {
+        bytes.try_into().ok().map(Self)
+    }
+
+    /// A hash that no secret has (nobody knows a preimage of zeros).
+    pub fn nobodys() -> Self {
+        Self([0; 32])
+    }
+
+    /// Its bytes.
+    pub fn as_bytes(&self) -> &[u8] {
+        &self.0
+    }
+
+    /// Whether both are the same, in a time that does not depend on them.
+    pub fn matches(&self, other: &Self) -> bool {
+        bool::from(subtle::ConstantTimeEq::ct_eq(&self.0[..], &other.0[..]))
+    }
+}
+
+impl fmt::Debug for SecretHash {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("SecretHash")
+    }
+}
+
+macro_rules! words {
+    ($($(#[$doc:meta])* $name:ident ($what:literal) { $($(#[$vdoc:meta])* $variant:ident = $word:literal,)* })*) => {$(
+        $(#[$doc])*
+        #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+        pub enum $name {
+            $($(#[$vdoc])* $variant,)*
+        }
+
+        impl $name {
+            /// The word in the database, the API and the CLI.
+            pub fn as_str(self) -> &'static str {
+                match self { $(Self::$variant => $word,)* }
+            }
+        }
+
+        impl FromStr for $name {
+            type Err = UnknownWord;
+
+            fn from_str(text: &str) -> Result<Self, UnknownWord> {
+                match text {
+                    $($word => Ok(Self::$variant),)*
+                    _ => Err(UnknownWord {
+                        what: $what,
+                        given: text.to_owned(),
+                        known: &[$($word),*],
+                    }),
+                }
+            }
+        }
+
+        impl fmt::Display for $name {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str(self.as_str())
+            }
+        }
+    )*};
+}
+
+/// A word that is not among those that are known.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("`{given}` is no {what}; known are: {}", .known.join(", "))]
+pub struct UnknownWord {
+    what: &'static str,
+    given: String,
+    known: &'static [&'static str],
+}
+
+words! {
+    /// What an API key may do.
+    Role ("role") {
+        /// Pair bridges.
+        Bridge = "bridge",
+        /// Make calls, and use endpoints.
+        Caller = "caller",
+        /// Use endpoints, with much traffic.
+        Synchronizer = "synchronizer",
+        /// All that the tenant's keys may do, and manage its bridges.
+        Admin = "admin",
+    }
+    /// What a bridge key may do with a name under which another key pair is registered.
+    Existing ("way to treat an existing bridge") {
+        /// Nothing.
+        Refuse = "none",
+        /// Add an installation beside those that are there.
+        Join = "join",
+        /// Revoke those that are there and take the name over.
+        Replace = "replace",
+    }
+    /// Whether a tenant may work.
+    TenantState ("tenant state") {
+        /// It may.
+        Active = "active",
+        /// Its keys and bridges are refused until it is resumed.
+        Suspended = "suspended",
+    }
+}
+
+/// A customer's space.
+#[derive(Debug, Clone)]
+pub struct Tenant {
+    /// Its id.
+    pub id: TenantId,
+    /// Its name, unique.
+    pub name: String,
+    /// Whether it may work.
+    pub state: TenantState,
+    /// When it was created, in seconds since 1970.
+    pub created: i64,
+}
+
+/// An API key, without its secret.
+#[derive(Debug, Clone)]
+pub struct ApiKey {
+    /// Its client id.
+    pub client_id: ClientId,
+    /// Whose it is.
+    pub tenant: TenantId,
+    /// What it may do.
+    pub role: Role,
+    /// A name for people; may be empty.
+    pub name: String,
+    /// What is known of its secret.
+    pub secret_hash: SecretHash,
+    /// What it may do with a bridge's name that exists.
+    pub existing: Existing,
+    /// When it was created, in seconds since 1970.
+    pub created: i64,
+    /// When it stops being valid, if ever.
+    pub expires: Option<i64>,
+    /// When it was revoked, if it was.
+    pub revoked: Option<i64>,
+}
+
+/// A bridge: a name in a tenant, behind which one or more installations prove themselves.
+#[derive(Debug, Clone)]
+pub struct Bridge {
+    /// Its id.
+    pub id: BridgeId,
+    /// Whose it is.
+    pub tenant: TenantId,
+    /// Its name, unique among the tenant's bridges that are not revoked.
+    pub name: String,
+    /// When it was paired first, in seconds since 1970.
+    pub created: i64,
+    /// When it was revoked, if it was.
+    pub revoked: Option<i64>,
+}
+
+/// One installation's key pair under a bridge's name.
+#[derive(Debug, Clone)]
+pub struct BridgeIdentity {
+    /// Its id.
+    pub id: IdentityId,
+    /// The bridge that it is one of.
+    pub bridge: BridgeId,
+    /// Ed25519, 32 bytes.
+    pub public_key: Vec<u8>,
+    /// The installation.
+    pub instance: [u8; 16],
+    /// The API key that it was paired with.
+    pub paired_by: ClientId,
+    /// When it was revoked, if it was.
+    pub revoked: Option<i64>,
+}
+
+/// Everything that changed after some revision.
+#[derive(Debug, Default)]
+pub struct Changes {
+    /// The revision up to which this holds.
+    pub revision: i64,
+    /// Tenants.
+    pub tenants: Vec<Tenant>,
+    /// API keys.
+    pub keys: Vec<ApiKey>,
+    /// Bridges.
+    pub bridges: Vec<Bridge>,
+    /// Installations.
+    pub identities: Vec<BridgeIdentity>,
+}
+
+/// Longest name of a tenant, a key or a bridge.
+pub const NAME_MAX_BYTES: usize = 64;
+
+/// Whether a name may be given to a tenant or a bridge: 1 to 64 letters, digits, `.`, `_`, `-`.
+pub fn is_valid_name(name: &str) -> bool {
+    (1..=NAME_MAX_BYTES).contains(&name.len())
+        && name
+            .bytes()
+            .all(|b| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'_' | b'-'))
+        // Never a path of its own.
+        && !matches!(name, "." | "..")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn secrets_are_silent_and_their_hashes_comparable() {
+        let secret = Secret::random().unwrap();
+        assert!(secret.reveal().starts_with("ibs_"));
+        assert_eq!(secret.reveal().len(), 4 + 43);
+        assert_eq!(format!("{secret:?} {:?}", secret.hash()), "Secret SecretHash");
+        assert!(secret.hash().matches(&secret.hash()));
+        let other = Secret::random().unwrap();
+        assert!(!secret.hash().matches(&other.hash()));
+        assert!(!secret.hash().matches(&SecretHash::nobodys()));
+    }
+
+    #[test]
+    fn names_are_short_and_plain() {
+        for name in ["a", "berlin-dc1", "A.b_c-9", &"x".repeat(64)] {
+            assert!(is_valid_name(name), "{name}");
+        }
+        for name in ["", ".", "..", "a b", "a/b", "ä", &"x".repeat(65), "a\n"] {
+            assert!(!is_valid_name(name), "{name}");
+        }
+    }
+
+    #[test]
+    fn an_unknown_word_lists_those_that_are_known() {
+        let error = "boss".parse::<Role>().unwrap_err().to_string();
+        assert_eq!(
+            error,
+            "`boss` is no role; known are: bridge, caller, synchronizer, admin"
+        );
+    }
+}

@@ -1,0 +1,223 @@
+//! `GET /v1/tunnel`: from an upgraded connection to a session in the registry.
+//!
+//! ```text
+//! CHALLENGE -> HELLO -> whose is it? -> proof, channel, authority -> epoch, room -> WELCOME -> up
+//! ```
+//!
+//! Until the proof a connection has nothing but a place in a small budget of its own.
+
+use crate::registry::Owner;
+use crate::state::State;
+use bytes::Bytes;
+use protocol::frame::{Challenge, Hello, Refused, RefusedCode, VERSION, Welcome};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+use tokio::sync::OwnedSemaphorePermit;
+use transport::tunnel::{Candidate, ChannelBinding, Io, relay_opening};
+
+/// When a bridge may come again that was refused for want of room.
+const RETRY_OVERLOADED: Duration = Duration::from_secs(5);
+
+/// How a connection reached the relay.
+#[derive(Debug, Clone)]
+pub struct Arrival {
+    /// What its TLS is bound to.
+    pub channel: ChannelBinding,
+    /// The authority that its upgrade request named (`Host`).
+    pub authority: String,
+    /// Its place among the unproven.
+    pub permit: Arc<OwnedSemaphorePermit>,
+}
+
+/// Runs a tunnel from its opening to its end.
+pub async fn serve<IO: Io>(state: Arc<State>, io: IO, read_ahead: Bytes, arrival: Arrival) {
+    let nonce = match transport::tunnel::random() {
+        Ok(nonce) => nonce,
+        Err(error) => {
+            tracing::error!(%error, "no tunnel can be opened");
+            return;
+        }
+    };
+    let challenge = Challenge {
+        nonce,
+        node: state.node.clone(),
+        version_min: VERSION,
+        version_max: VERSION,
+        windows: state.windows(),
+    };
+    let candidate = match relay_opening(io, read_ahead, challenge).await {
+        Ok(candidate) => candidate,
+        Err(error) => {
+            state.metrics.tunnel_refused("opening");
+            tracing::debug!(%error, "a tunnel's opening failed");
+            return;
+        }
+    };
+    match judge(&state, &candidate, &arrival) {
+        Ok(owner) => {
+            drop(arrival);
+            run(state, candidate, owner).await;
+        }
+        Err(code) => {
+            let hello = candidate.hello();
+            state.metrics.tunnel_refused(name(code));
+            tracing::warn!(
+                reason = name(code),
+                bridge = %printable(&hello.bridge),
+                host = %printable(&hello.host),
+                "a tunnel was refused"
+            );
+            let retry_after = match code {
+                RefusedCode::Overloaded => RETRY_OVERLOADED,
+                _ => Duration::ZERO,
+            };
+            let retry_after_ms = u32::try_from(retry_after.as_millis()).unwrap_or(u32::MAX);
+            let refused = Refused {
+                code,
+                retry_after_ms,
+            };
+            candidate.refuse(refused).await;
+        }
+    }
+}
+
+/// Whose tunnel it is, if it is anybody's.
+fn judge<IO: Io>(
+    state: &State,
+    candidate: &Candidate<IO>,
+    arrival: &Arrival,
+) -> Result<Owner, RefusedCode> {
+    let hello = candidate.hello();
+    let found = state
+        .directory
+        .identity(&hello.tenant, &hello.bridge, &hello.instance);
+    // Revoked and suspended are told only to who proves to be that bridge.
+    let (owner, public_key, standing) = found.ok_or(RefusedCode::Unauthorized)?;
+    candidate.verify(&public_key, arrival.channel)?;
+    standing?;
+    if !authority_is_ours(state, hello, arrival) {
+        return Err(RefusedCode::Authority);
+    }
+    if state.is_draining() {
+        return Err(RefusedCode::Overloaded);
+    }
+    state.registry.admit(&owner, hello, Instant::now())?;
+    Ok(owner)
+}
+
+/// The bridge dialled the name under which it reached us, and that name is one of ours.
+fn authority_is_ours(state: &State, hello: &Hello, arrival: &Arrival) -> bool {
+    let ours = &state.config.listen.authorities;
+    let dialled = hello.authority.as_str();
+    let host = host_of(dialled);
+    let listed = ours.is_empty()
+        || ours.iter().any(|name| {
+            name.eq_ignore_ascii_case(dialled) || name.eq_ignore_ascii_case(host)
+        });
+    listed && host_of(&arrival.authority).eq_ignore_ascii_case(host)
+}
+
+/// An authority without its port.
+fn host_of(authority: &str) -> &str {
+    match authority.rsplit_once(':') {
+        Some((host, port)) if port.bytes().all(|byte| byte.is_ascii_digit()) => host,
+        _ => authority,
+    }
+}
+
+async fn run<IO: Io>(state: Arc<State>, candidate: Candidate<IO>, owner: Owner) {
+    let Ok(id) = transport::tunnel::random() else {
+        return;
+    };
+    let tunnel = &state.config.tunnel;
+    let welcome = Welcome {
+        session: id,
+        heartbeat_ms: tunnel.heartbeat.millis(),
+        dead_after_ms: tunnel.dead_after.millis(),
+        nodes: 1,
+    };
+    let hello = candidate.hello().clone();
+    let (session, driver) = match candidate.welcome(welcome, state.session_settings()).await {
+        Ok(opened) => opened,
+        Err(error) => {
+            tracing::debug!(%error, "a tunnel was lost at its welcome");
+            return;
+        }
+    };
+    // Revoked between the proof and here: the directory's cut came before the registry knew.
+    let entry = state
+        .registry
+        .insert(owner.clone(), &hello, session, Instant::now());
+    if !state.directory.owner_may_stay(&owner) {
+        entry
+            .session
+            .close(protocol::session::EndReason::Revoked);
+    }
+    tracing::info!(
+        tenant = %owner.tenant,
+        bridge = %owner.name,
+        host = %printable(&hello.host),
+        software = %printable(&hello.software),
+        slot = hello.slot,
+        epoch = hello.epoch,
+        "session up"
+    );
+    let watching = async {
+        loop {
+            let seen = entry.session.serves();
+            entry.session.serves_changed(&seen).await;
+            entry.serves_changed();
+            if entry.session.is_over() {
+                std::future::pending::<()>().await;
+            }
+        }
+    };
+    let reason = tokio::select! {
+        reason = driver => reason,
+        () = watching => return,
+    };
+    state.registry.remove(&entry);
+    let lived = entry.since.elapsed().as_secs();
+    tracing::info!(tenant = %owner.tenant, bridge = %owner.name, slot = hello.slot, %reason, lived_s = lived, "session down");
+}
+
+/// What a peer says of itself, fit for a log: visible ASCII, not too long.
+fn printable(text: &str) -> String {
+    text.chars()
+        .take(64)
+        .map(|c| if c.is_ascii_graphic() || c == ' ' { c } else { '?' })
+        .collect()
+}
+
+/// The code's name in logs and metrics.
+fn name(code: RefusedCode) -> &'static str {
+    match code {
+        RefusedCode::Unauthorized => "unauthorized",
+        RefusedCode::Revoked => "revoked",
+        RefusedCode::TenantSuspended => "tenant_suspended",
+        RefusedCode::StaleEpoch { .. } => "stale_epoch",
+        RefusedCode::Version => "version",
+        RefusedCode::Overloaded => "overloaded",
+        RefusedCode::ChannelBinding => "channel_binding",
+        RefusedCode::Authority => "authority",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_port_is_no_part_of_a_name() {
+        assert_eq!(host_of("relay.example:443"), "relay.example");
+        assert_eq!(host_of("relay.example"), "relay.example");
+        assert_eq!(host_of("[::1]:8443"), "[::1]");
+        assert_eq!(host_of("[::1]"), "[::1]");
+    }
+
+    #[test]
+    fn what_peers_say_of_themselves_cannot_forge_a_log_line() {
+        assert_eq!(printable("a\nb\u{1b}[31m"), "a?b?[31m");
+        assert_eq!(printable(&"x".repeat(100)).len(), 64);
+    }
+}

@@ -1,0 +1,90 @@
+//! Large bodies and slow readers: everything arrives, memory stays flat, others are not disturbed.
+
+use e2e::World;
+use std::time::{Duration, Instant};
+use support::{Ask, pattern};
+
+const MIB: u64 = 1024 * 1024;
+
+/// What relay and bridge may each grow by, in KiB.
+const GROWTH_MAX_KIB: u64 = 16 * 1024;
+
+/// Runs one small exchange and a moderate one, so that growth is measured from a warm process.
+async fn warm(world: &World) {
+    for size in [10, 4 * MIB] {
+        let ask = Ask::get(world.endpoint(&format!("/bytes/{size}"))).key(&world.caller);
+        world.api.send(ask).await.expect_status(200);
+    }
+}
+
+#[tokio::test]
+async fn a_hundred_mebibytes_down_arrive_whole_in_flat_memory() {
+    let world = World::start().await;
+    warm(&world).await;
+    let before = world.rss_kib();
+    world.reset_peaks();
+    let ask = Ask::get(world.endpoint(&format!("/bytes/{}", 100 * MIB))).key(&world.caller);
+    let reading = world.api.open(ask.within(Duration::from_secs(120))).await;
+    assert_eq!(reading.status, 200);
+    let digest = reading.digest().await;
+    assert_eq!(digest.truncated, None);
+    assert_eq!(digest.bytes, 100 * MIB);
+    assert_eq!(digest.sha256, pattern::sha256(100 * MIB));
+    world.assert_grown_less(before, GROWTH_MAX_KIB);
+}
+
+#[tokio::test]
+async fn a_hundred_mebibytes_up_arrive_whole_in_flat_memory() {
+    let world = World::start().await;
+    warm(&world).await;
+    let before = world.rss_kib();
+    world.reset_peaks();
+    let ask = Ask::post(world.endpoint("/sink")).key(&world.caller).upload(100 * MIB);
+    let answer = world.api.send(ask.within(Duration::from_secs(120))).await;
+    let answer = answer.expect_status(200).json();
+    assert_eq!(answer["received"], 100 * MIB);
+    assert_eq!(answer["sha256"], pattern::sha256(100 * MIB));
+    world.assert_grown_less(before, GROWTH_MAX_KIB);
+}
+
+#[tokio::test]
+async fn a_stalled_reader_disturbs_nobody_and_costs_a_bounded_window() {
+    let world = World::start().await;
+    warm(&world).await;
+    let before = world.rss_kib();
+    let ask = Ask::get(world.endpoint(&format!("/bytes/{}", 100 * MIB))).key(&world.caller);
+    let mut stalled = world.api.open(ask).await;
+    stalled.next().await.unwrap().unwrap();
+    // It reads no more; fifty others go on.
+    let mut others = tokio::task::JoinSet::new();
+    for _ in 0..50 {
+        let (api, key, path) = (world.api.clone(), world.caller.clone(), world.endpoint("/bytes/200000"));
+        others.spawn(async move {
+            let start = Instant::now();
+            for _ in 0..5 {
+                let ask = Ask::get(path.clone()).key(&key);
+                let body = api.send(ask).await.expect_status(200).body.unwrap();
+                assert_eq!(body.len(), 200_000);
+            }
+            start.elapsed()
+        });
+    }
+    while let Some(took) = others.join_next().await {
+        assert!(took.unwrap() < Duration::from_secs(30));
+    }
+    world.assert_grown_less(before, GROWTH_MAX_KIB);
+    drop(stalled);
+}
+
+#[tokio::test]
+async fn a_stalled_target_holds_the_upload_back() {
+    let world = World::start().await;
+    warm(&world).await;
+    let before = world.rss_kib();
+    let ask = Ask::post(world.endpoint("/hang")).key(&world.caller).upload(100 * MIB);
+    let api = world.api.clone();
+    let upload = tokio::spawn(async move { api.try_send(ask).await });
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    world.assert_grown_less(before, GROWTH_MAX_KIB);
+    upload.abort();
+}

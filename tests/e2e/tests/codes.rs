@@ -1,0 +1,238 @@
+//! Every failure that callers may rely on: its code, its execution state, its status.
+
+use e2e::World;
+use serde_json::json;
+use std::time::Duration;
+use support::{Answer, Ask, ApiKey, RawTarget, ports};
+
+#[track_caller]
+fn assert_problem(answer: &Answer, status: u16, code: &str, execution: &str) {
+    let seen = (answer.status.as_u16(), answer.code(), answer.execution());
+    assert_eq!(seen, (status, code.to_owned(), execution.to_owned()), "{:?}", answer.body);
+    assert_eq!(answer.header("bridge-error"), Some(code));
+    let document = answer.json();
+    assert_eq!(document["status"], status);
+    for member in ["type", "title", "detail"] {
+        assert!(document[member].is_string(), "{member} in {document}");
+    }
+}
+
+#[tokio::test]
+async fn keys_that_are_missing_wrong_or_of_another_role() {
+    let world = World::start().await;
+    let wrong = ApiKey::new(world.caller.client_id.clone(), "ibs_wrong");
+    let unknown = ApiKey::new("ibk_unknown", world.caller.client_secret.clone());
+    let mut bodies = Vec::new();
+    for ask in [
+        Ask::get(world.endpoint("/small")),
+        Ask::get(world.endpoint("/small")).key(&wrong),
+        Ask::get(world.endpoint("/small")).key(&unknown),
+        Ask::get(world.endpoint("/small")).header("authorization", "Basic !!!"),
+        Ask::get(world.endpoint("/small")).header("authorization", "Bearer x"),
+    ] {
+        let answer = world.api.send(ask).await;
+        assert_problem(&answer, 401, "unauthorized", "not_sent");
+        assert!(answer.header("www-authenticate").unwrap().starts_with("Basic"));
+        bodies.push(answer.text());
+    }
+    assert_eq!(bodies[1], bodies[2], "an unknown id and a wrong secret look the same");
+    let bridge_key = &world.bridge_key;
+    let call = json!({"url": world.target.url("/small")});
+    for ask in [
+        Ask::get(world.endpoint("/small")).key(bridge_key),
+        Ask::post("/v1/calls").key(bridge_key).json(&call),
+        Ask::get("/v1/bridges").key(bridge_key),
+        Ask::post("/v1/pair").key(&world.caller).json(&json!({})),
+    ] {
+        assert_problem(&world.api.send(ask).await, 403, "forbidden", "not_sent");
+    }
+}
+
+#[tokio::test]
+async fn where_there_is_no_way() {
+    let world = World::start().await;
+    let ask = Ask::get("/v1/endpoints/nothing/").key(&world.caller);
+    assert_problem(&world.api.send(ask).await, 404, "unknown_endpoint", "not_sent");
+    let ask = Ask::get("/v1/nothing").key(&world.caller);
+    assert_problem(&world.api.send(ask).await, 404, "not_found", "not_sent");
+    let ask = Ask::get("/v1/calls").key(&world.caller).header("accept", "*/*");
+    let answer = world.api.send(ask).await;
+    assert_problem(&answer, 405, "method_not_allowed", "not_sent");
+    assert!(answer.header("allow").is_some());
+    let other = world.tenant_without_bridges().await;
+    let ask = Ask::get(world.endpoint("/small")).key(&other);
+    assert_problem(&world.api.send(ask).await, 503, "no_bridge", "not_sent");
+    let call = Ask::post("/v1/calls").key(&other).json(&json!({"url": world.target.url("/small")}));
+    assert_problem(&world.api.send(call).await, 503, "no_bridge", "not_sent");
+}
+
+#[tokio::test]
+async fn a_bridge_that_is_not_there() {
+    let mut world = World::start().await;
+    world.stop_bridge().await;
+    let ask = Ask::get(world.endpoint("/small")).key(&world.caller);
+    let answer = world.api.send(ask).await;
+    assert_problem(&answer, 503, "bridge_offline", "not_sent");
+    assert!(answer.header("retry-after").is_some());
+    let call = world.call(json!({"url": world.target.url("/small")})).await;
+    assert_problem(&call, 503, "bridge_offline", "not_sent");
+}
+
+#[tokio::test]
+async fn what_the_policy_refuses() {
+    let world = World::start_with(
+        "[[allow]]\nhost = \"*.metadata.example\"\n[[allow]]\nhost = \"0.0.0.0/0\"\nports = [80, 443]\nmethods = [\"*\"]\n[[allow]]\nhost = \"narrow.example\"\nmethods = [\"POST\"]\npaths = [\"/hooks/*\"]\n",
+    )
+    .await;
+    for (url, method) in [
+        ("http://not-allowed.example/", "POST"),
+        ("http://narrow.example/hooks/a", "GET"),
+        ("http://narrow.example/other", "POST"),
+        ("http://narrow.example/hooks/%2e%2e/admin", "POST"),
+        ("http://narrow.example:8080/hooks/a", "POST"),
+        ("http://169.254.169.254/latest/meta-data/", "POST"),
+        ("http://[::ffff:169.254.169.254]/", "POST"),
+        ("http://[fd00:ec2::254]/", "POST"),
+        ("http://100.100.100.200/", "POST"),
+        ("http://metadata.google.internal/", "POST"),
+        ("http://127.0.0.2/", "POST"),
+    ] {
+        for named in [true, false] {
+            let mut call = json!({"url": url, "method": method});
+            if named {
+                call["bridge"] = json!("b1");
+            }
+            let answer = world.call(call).await;
+            let seen = (answer.status.as_u16(), answer.code());
+            assert_eq!(seen, (403, "refused_by_policy".to_owned()), "{method} {url}");
+            // Named, the bridge itself decided; else the relay may have known before.
+            let execution = answer.execution();
+            assert!(execution == "not_dispatched" || (!named && execution == "not_sent"), "{url} {execution}");
+        }
+    }
+    for url in ["http://2852039166/", "http://0xa9fea9fe/", "http://0251.0376.0251.0376/", "http://127.1/"] {
+        let answer = world.call(json!({"url": url, "bridge": "b1"})).await;
+        assert!(["refused_by_policy", "invalid_request"].contains(&answer.code().as_str()), "{url}");
+        assert!(["not_sent", "not_dispatched"].contains(&answer.execution().as_str()));
+    }
+}
+
+#[tokio::test]
+async fn a_redirect_to_the_metadata_address_is_passed_back_not_followed() {
+    let world = World::start().await;
+    let url = world.target.url("/redirect?to=http://169.254.169.254/latest/");
+    let answer = world.call(json!({"url": url, "method": "GET"})).await.expect_status(200).json();
+    assert_eq!(answer["response"]["status"], 302);
+    assert_eq!(world.target.requests(), 1);
+}
+
+#[tokio::test]
+async fn targets_that_fail_before_anything_left() {
+    let closed = ports::free();
+    let world = World::start_with(&format!(
+        "[[endpoint]]\nname = \"closed\"\nurl = \"http://127.0.0.1:{closed}/\"\n\
+         [[endpoint]]\nname = \"nodns\"\nurl = \"http://no-such-host.invalid/\"\n\
+         [[endpoint]]\nname = \"notls\"\nurl = \"https://127.0.0.1:{}/\"\n",
+        // Speaks plain HTTP.
+        e2e::PLAIN_PORT_PLACEHOLDER
+    ))
+    .await;
+    for (name, status, code) in [
+        ("closed", 502, "target_refused"),
+        ("nodns", 502, "target_dns"),
+        ("notls", 502, "target_tls"),
+    ] {
+        let ask = Ask::post(format!("/v1/endpoints/{name}/")).key(&world.caller).body("x");
+        assert_problem(&world.api.send(ask).await, status, code, "not_dispatched");
+    }
+}
+
+#[tokio::test]
+async fn targets_that_fail_after_it_left() {
+    let garbage = RawTarget::start("SSH-2.0-OpenSSH_9.2\r\n\r\n").await;
+    let world = World::start_with(&format!(
+        "[[endpoint]]\nname = \"garbage\"\nurl = \"{}\"\n",
+        garbage.url("/")
+    ))
+    .await;
+    let ask = Ask::post(world.endpoint("/close")).key(&world.caller).body("x");
+    let answer = world.api.send(ask).await;
+    if answer.status != 404 && answer.status != 405 {
+        assert_problem(&answer, 502, "target_closed", "possibly_executed");
+    }
+    let ask = Ask::get(world.endpoint("/close")).key(&world.caller);
+    assert_problem(&world.api.send(ask).await, 502, "target_closed", "possibly_executed");
+    let ask = Ask::post("/v1/endpoints/garbage/").key(&world.caller).body("x");
+    let answer = world.api.send(ask).await;
+    assert_eq!(answer.code(), "target_protocol");
+    let hang = json!({"url": world.target.url("/hang"), "method": "GET", "timeout_ms": 700});
+    let answer = world.call(hang).await;
+    assert!(["timeout", "target_timeout"].contains(&answer.code().as_str()));
+    assert_eq!((answer.status.as_u16(), answer.execution()), (504, "possibly_executed".into()));
+    world.target.wait_for_hangups(1, Duration::from_secs(1)).await;
+}
+
+#[tokio::test]
+async fn sizes_that_are_too_large() {
+    let world = World::start_full(
+        "",
+        "[limits]\ncall_request_max = \"64KiB\"\ncall_response_max = \"64KiB\"\nheader_bytes_max = \"16KiB\"\n",
+    )
+    .await;
+    let big = "x".repeat(100_000);
+    let call = world.call(json!({"url": world.target.url("/hook"), "body": big})).await;
+    assert_problem(&call, 413, "request_too_large", "not_sent");
+    let url = world.target.url("/bytes/100000");
+    let call = world.call(json!({"url": url, "method": "GET"})).await;
+    assert_problem(&call, 502, "response_too_large", "executed");
+    let ask = Ask::get(world.endpoint("/small")).key(&world.caller).header("x-big", &"y".repeat(20_000));
+    let answer = world.api.send(ask).await;
+    assert_problem(&answer, 431, "headers_too_large", "not_sent");
+    let mut many = Ask::get(world.endpoint("/small")).key(&world.caller);
+    for n in 0..120 {
+        many = many.header(&format!("x-{n}"), "1");
+    }
+    assert_eq!(world.api.send(many).await.status, 431);
+    assert_eq!(world.target.hooks().len(), 0);
+}
+
+#[tokio::test]
+async fn more_at_once_than_the_relay_takes() {
+    let world = World::start_full("", "[limits]\nstreams_per_tenant = 4\n").await;
+    let mut hanging = Vec::new();
+    for _ in 0..4 {
+        let ask = Ask::get(world.endpoint("/hang")).key(&world.caller);
+        let api = world.api.clone();
+        hanging.push(tokio::spawn(async move { api.try_send(ask).await }));
+    }
+    world.target.wait_for_requests(4, Duration::from_secs(10)).await;
+    let ask = Ask::get(world.endpoint("/small")).key(&world.caller);
+    let answer = world.api.send(ask).await;
+    assert_eq!(answer.code(), "overloaded");
+    assert!([429, 503].contains(&answer.status.as_u16()));
+    assert_eq!(answer.execution(), "not_sent");
+    assert!(answer.header("retry-after").is_some());
+    for hang in hanging {
+        hang.abort();
+    }
+    world.target.wait_for_hangups(4, Duration::from_secs(2)).await;
+    let ask = Ask::get(world.endpoint("/small")).key(&world.caller);
+    world.api.send(ask).await.expect_status(200);
+}
+
+#[tokio::test]
+async fn a_tunnel_that_breaks_while_the_target_works() {
+    let world = World::start().await;
+    let ask = Ask::post(world.endpoint("/hang")).key(&world.caller).body("x");
+    let ask_get = Ask::get(world.endpoint("/hang")).key(&world.caller);
+    drop(ask);
+    let api = world.api.clone();
+    let waiting = tokio::spawn(async move { api.send(ask_get).await });
+    world.target.wait_for_requests(1, Duration::from_secs(10)).await;
+    world.proxy.cut();
+    let answer = waiting.await.unwrap();
+    assert_problem(&answer, 502, "tunnel_lost", "possibly_executed");
+    world.wait_online().await;
+    let ask = Ask::get(world.endpoint("/small")).key(&world.caller);
+    world.api.send(ask).await.expect_status(200);
+}

@@ -1,0 +1,182 @@
+//! Named endpoints: a reverse proxy that leaves bytes as they are.
+
+use bytes::Bytes;
+use e2e::World;
+use hyper::Method;
+use std::time::{Duration, Instant};
+use support::{Ask, RawTarget, pattern};
+
+#[tokio::test]
+async fn path_query_and_headers_pass_byte_for_byte() {
+    let world = World::start().await;
+    for path in [
+        "/headers",
+        "/headers?",
+        "/headers?a=%2F&b=c+d&b=",
+        "/headers?q={x[1];y}|'",
+    ] {
+        let ask = Ask::get(world.endpoint(path))
+            .key(&world.caller)
+            .header("x-two", "1")
+            .header("x-two", "2")
+            .header("cookie", "a=b; c=d")
+            .header("connection", "x-hop")
+            .header("x-hop", "gone");
+        let seen = world.api.send(ask).await.expect_status(200).text();
+        let direct = Ask::get(path)
+            .header("x-two", "1")
+            .header("x-two", "2")
+            .header("cookie", "a=b; c=d");
+        let expected = world.target_origin().send(direct).await.expect_status(200).text();
+        assert_eq!(sorted(&seen), sorted(&expected));
+    }
+}
+
+fn sorted(text: &str) -> Vec<String> {
+    let mut lines: Vec<_> = text.lines().map(str::to_owned).collect();
+    lines[1..].sort();
+    lines
+}
+
+#[tokio::test]
+async fn authorization_belongs_to_the_relay_or_to_the_target_never_to_both() {
+    let world = World::start().await;
+    let consumed = Ask::get(world.endpoint("/headers")).key(&world.caller);
+    let seen = world.api.send(consumed).await.expect_status(200).text();
+    assert!(!seen.to_lowercase().contains("authorization"), "{seen}");
+    let passed = Ask::get(world.endpoint("/headers"))
+        .header("bridge-authorization", &world.caller.basic())
+        .header("authorization", "Bearer of-the-target");
+    let seen = world.api.send(passed).await.expect_status(200).text().to_lowercase();
+    assert!(seen.contains("authorization: bearer of-the-target"), "{seen}");
+    assert!(!seen.contains("bridge-authorization"), "{seen}");
+}
+
+#[tokio::test]
+async fn head_204_304_and_empty_answers_keep_their_framing() {
+    let world = World::start().await;
+    let head = Ask::new(Method::HEAD, world.endpoint("/bytes/1000")).key(&world.caller);
+    let answer = world.api.send(head).await.expect_status(200);
+    assert_eq!(answer.header("content-length"), Some("1000"));
+    assert_eq!(answer.body.unwrap(), "");
+    for status in [204, 304, 404, 500] {
+        let ask = Ask::get(world.endpoint(&format!("/status/{status}"))).key(&world.caller);
+        world.api.send(ask).await.expect_status(status);
+    }
+    let empty = Ask::get(world.endpoint("/bytes/0")).key(&world.caller);
+    assert_eq!(world.api.send(empty).await.expect_status(200).text(), "");
+}
+
+#[tokio::test]
+async fn bodies_of_every_size_pass_both_ways() {
+    let world = World::start().await;
+    for size in [0usize, 1, 16_383, 16_384, 16_385, 70_000, 1_000_000] {
+        let body = pattern::bytes(size);
+        let known = Ask::post(world.endpoint("/echo")).key(&world.caller).body(body.clone());
+        let answer = world.api.send(known).await.expect_status(200);
+        assert_eq!(answer.body.unwrap(), body, "{size}");
+        let unknown = Ask::post(world.endpoint("/echo"))
+            .key(&world.caller)
+            .upload_chunked(size as u64);
+        assert_eq!(world.api.send(unknown).await.expect_status(200).body.unwrap(), body);
+        let chunked = Ask::get(world.endpoint(&format!("/chunked/{size}"))).key(&world.caller);
+        assert_eq!(world.api.send(chunked).await.expect_status(200).body.unwrap(), body);
+    }
+}
+
+#[tokio::test]
+async fn pieces_arrive_when_they_are_sent_not_when_the_body_is_whole() {
+    let world = World::start().await;
+    let ask = Ask::get(world.endpoint("/drip/10/200")).key(&world.caller);
+    let mut reading = world.api.open(ask).await;
+    let start = Instant::now();
+    reading.next().await.unwrap().unwrap();
+    assert!(start.elapsed() < Duration::from_millis(1000));
+}
+
+#[tokio::test]
+async fn a_truncated_answer_never_looks_whole() {
+    let world = World::start().await;
+    for path in ["/truncated", "/truncated-chunked"] {
+        let ask = Ask::get(world.endpoint(path)).key(&world.caller);
+        let answer = world.api.send(ask).await;
+        assert!(
+            answer.body.is_err() || answer.status == 502,
+            "{path}: {} {:?}",
+            answer.status,
+            answer.body.map(|body| body.len())
+        );
+    }
+    let ask = Ask::get("/v1/endpoints/t/truncated").key(&world.caller);
+    let secure = world.public.send(ask).await;
+    assert!(secure.body.is_err() || secure.status == 502);
+}
+
+#[tokio::test]
+async fn an_answer_that_comes_before_the_request_was_read_is_passed_on() {
+    let raw = RawTarget::start("HTTP/1.1 413 No\r\ncontent-length: 2\r\nconnection: close\r\n\r\nno").await;
+    let world = World::start_with(&format!(
+        "[[endpoint]]\nname = \"raw\"\nurl = \"{}\"\n",
+        raw.url("/")
+    ))
+    .await;
+    let ask = Ask::post("/v1/endpoints/raw/").key(&world.caller).upload(5_000_000);
+    let answer = world.api.try_send(ask).await;
+    // The client may see its own write fail before it reads; if it reads, it reads this.
+    if let Ok(answer) = answer {
+        assert_eq!(answer.status, 413);
+    }
+}
+
+#[tokio::test]
+async fn a_targets_bridge_error_header_is_removed() {
+    let raw = RawTarget::start(
+        "HTTP/1.1 200 OK\r\nbridge-error: unauthorized\r\nx-own: 1\r\ncontent-length: 0\r\n\r\n",
+    )
+    .await;
+    let world = World::start_with(&format!(
+        "[[endpoint]]\nname = \"raw\"\nurl = \"{}\"\n",
+        raw.url("/")
+    ))
+    .await;
+    let ask = Ask::get("/v1/endpoints/raw/").key(&world.caller);
+    let answer = world.api.send(ask).await.expect_status(200);
+    assert_eq!(answer.header("bridge-error"), None);
+    assert_eq!(answer.header("x-own"), Some("1"));
+}
+
+#[tokio::test]
+async fn an_https_target_is_reached_through_an_extra_ca_and_only_then() {
+    let ca = support::ThrowawayCa::new();
+    let target = support::Target::start_tls(&ca).await;
+    let dir = support::TempDir::new("ca");
+    let file = ca.write_to(dir.path());
+    let endpoint = |extra: &str| {
+        format!("[[endpoint]]\nname = \"s\"\nurl = \"{}\"\n{extra}", target.url("/"))
+    };
+    let trusted = format!("[targets]\nca_file = '{}'\n{}", file.display(), endpoint(""));
+    let world = World::start_with(&trusted).await;
+    let ask = || Ask::post("/v1/endpoints/s/echo").key(&world.caller).body(Bytes::from("hi"));
+    assert_eq!(world.api.send(ask()).await.expect_status(200).text(), "hi");
+    let world = World::start_with(&endpoint("")).await;
+    let ask = Ask::get("/v1/endpoints/s/small").key(&world.caller);
+    let answer = world.api.send(ask).await;
+    assert_eq!((answer.code(), answer.execution()), ("target_tls".into(), "not_dispatched".into()));
+}
+
+#[tokio::test]
+async fn http2_callers_are_served_on_the_public_listener() {
+    let world = World::start().await;
+    let out = std::process::Command::new("curl")
+        .args(["-sS", "--http2", "--cacert"])
+        .arg(world.ca_file())
+        .args(["-u", &format!("{}:{}", world.caller.client_id, world.caller.client_secret)])
+        .args(["-w", " %{http_version} %{http_code}"])
+        .arg(format!("https://localhost:{}/v1/endpoints/t/bytes/3", world.public.addr().port()))
+        .output();
+    let Ok(out) = out else {
+        panic!("curl is needed for this test");
+    };
+    let text = String::from_utf8_lossy(&out.stdout).into_owned();
+    assert!(text.ends_with(" 2 200"), "{text} {}", String::from_utf8_lossy(&out.stderr));
+}

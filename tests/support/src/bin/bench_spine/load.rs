@@ -1,0 +1,150 @@
+//! The load: one request over and over, on keep-alive connections, with as little work around it
+//! as possible.
+
+use std::io;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+use tokio::task::JoinSet;
+
+/// A request, ready to be sent, and where to.
+#[derive(Clone)]
+pub(crate) struct Load {
+    addr: SocketAddr,
+    request: Arc<[u8]>,
+}
+
+struct Connection {
+    socket: TcpStream,
+    request: Arc<[u8]>,
+    answer: Vec<u8>,
+}
+
+impl Load {
+    pub(crate) fn get(addr: SocketAddr, path: &str, authorization: Option<&str>) -> Self {
+        let authorization =
+            authorization.map_or(String::new(), |value| format!("Authorization: {value}\r\n"));
+        let request = format!("GET {path} HTTP/1.1\r\nHost: {addr}\r\n{authorization}\r\n");
+        Self {
+            addr,
+            request: request.into_bytes().into(),
+        }
+    }
+
+    pub(crate) fn post(addr: SocketAddr, path: &str, authorization: &str, json: &str) -> Self {
+        let length = json.len();
+        let request = format!(
+            "POST {path} HTTP/1.1\r\nHost: {addr}\r\nAuthorization: {authorization}\r\n\
+             Content-Type: application/json\r\nContent-Length: {length}\r\n\r\n{json}"
+        );
+        Self {
+            addr,
+            request: request.into_bytes().into(),
+        }
+    }
+
+    /// The latency of each exchange of one connection, for this long.
+    pub(crate) async fn latencies(&self, duration: Duration) -> io::Result<Vec<Duration>> {
+        let mut connection = self.connect().await?;
+        let began = Instant::now();
+        let mut latencies = Vec::new();
+        let mut sent = began;
+        while sent - began < duration {
+            connection.exchange().await?;
+            let answered = Instant::now();
+            latencies.push(answered - sent);
+            sent = answered;
+        }
+        Ok(latencies)
+    }
+
+    /// How many exchanges that many connections complete in this time, and the time it really was.
+    pub(crate) async fn requests(
+        &self,
+        connections: usize,
+        duration: Duration,
+    ) -> io::Result<(u64, Duration)> {
+        let mut ready = Vec::with_capacity(connections);
+        for _ in 0..connections {
+            ready.push(self.connect().await?);
+        }
+        let began = Instant::now();
+        let mut tasks = JoinSet::new();
+        for mut connection in ready {
+            tasks.spawn(async move {
+                let mut requests = 0;
+                while began.elapsed() < duration {
+                    connection.exchange().await?;
+                    requests += 1;
+                }
+                io::Result::Ok(requests)
+            });
+        }
+        let mut requests: u64 = 0;
+        while let Some(done) = tasks.join_next().await {
+            requests += done.map_err(io::Error::other)??;
+        }
+        Ok((requests, began.elapsed()))
+    }
+
+    async fn connect(&self) -> io::Result<Connection> {
+        let socket = TcpStream::connect(self.addr).await?;
+        socket.set_nodelay(true)?;
+        let request = Arc::clone(&self.request);
+        Ok(Connection {
+            socket,
+            request,
+            answer: Vec::with_capacity(16 * 1024),
+        })
+    }
+}
+
+impl Connection {
+    /// Sends the request and reads one answer. Anything but a whole 200 is an error: a number of
+    /// failures a second means nothing.
+    async fn exchange(&mut self) -> io::Result<()> {
+        self.socket.write_all(&self.request).await?;
+        self.answer.clear();
+        let mut whole = None;
+        while whole.is_none_or(|whole| self.answer.len() < whole) {
+            if self.socket.read_buf(&mut self.answer).await? == 0 {
+                return Err(self.unexpected("the connection closed"));
+            }
+            if whole.is_none() {
+                whole = self.whole()?;
+            }
+        }
+        Ok(())
+    }
+
+    /// The length of the answer with its head, once the head is there.
+    fn whole(&self) -> io::Result<Option<usize>> {
+        let Some(head) = self.answer.windows(4).position(|four| four == b"\r\n\r\n") else {
+            return Ok(None);
+        };
+        if !self.answer.starts_with(b"HTTP/1.1 200 ") {
+            return Err(self.unexpected("not a 200"));
+        }
+        let head_bytes = head + 4;
+        let length = self.answer[..head_bytes]
+            .split(|byte| *byte == b'\n')
+            .find_map(|line| {
+                let (name, value) = line.split_at_checked(b"content-length:".len())?;
+                name.eq_ignore_ascii_case(b"content-length:")
+                    .then(|| value.trim_ascii())
+            })
+            .and_then(|value| str::from_utf8(value).ok()?.parse::<usize>().ok());
+        match length {
+            Some(length) => Ok(Some(head_bytes + length)),
+            None => Err(self.unexpected("an answer without a length")),
+        }
+    }
+
+    fn unexpected(&self, what: &str) -> io::Error {
+        let answer = String::from_utf8_lossy(&self.answer);
+        io::Error::other(format!("{what}: {answer:?}"))
+    }
+}

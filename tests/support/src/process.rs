@@ -1,0 +1,374 @@
+//! The real programs, as processes: started, watched, killed.
+//!
+//! ```no_run
+//! # async fn example() {
+//! use std::time::Duration;
+//! use support::process::{Running, command};
+//!
+//! let mut relay = command("integration-relay");
+//! relay.args(["serve", "--config", "relay.toml"]);
+//! let relay = Running::spawn("relay", relay);
+//! relay.wait_log("listening", Duration::from_secs(10)).await;
+//! relay.kill9();
+//! # }
+//! ```
+//!
+//! What a process writes is kept, and printed where the test fails. Memory and processor time are
+//! read from `/proc`, so those parts are for Linux.
+
+mod log;
+
+use std::path::PathBuf;
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+use std::{env, fs, thread};
+
+pub use log::{Line, Source};
+
+use log::Log;
+
+/// How often a wait looks again.
+const POLL: Duration = Duration::from_millis(5);
+/// What `/proc` counts processor time in: 100 ticks a second, on every Linux that we run on.
+const TICK: Duration = Duration::from_millis(10);
+/// Variables of the surroundings that would change what the programs do.
+const FOREIGN_VARIABLES: [&str; 8] = [
+    "ALL_PROXY",
+    "HTTPS_PROXY",
+    "HTTP_PROXY",
+    "NO_PROXY",
+    "all_proxy",
+    "https_proxy",
+    "http_proxy",
+    "no_proxy",
+];
+
+/// The path of a program of this workspace, built with the same profile as the caller.
+///
+/// # Panics
+///
+/// Where it was not built.
+pub fn bin(name: &str) -> PathBuf {
+    let mut dir = env::current_exe().expect("a process knows its own program");
+    dir.pop();
+    if dir.ends_with("deps") || dir.ends_with("examples") {
+        dir.pop();
+    }
+    let path = dir.join(format!("{name}{}", env::consts::EXE_SUFFIX));
+    assert!(
+        path.exists(),
+        "{} was not built: `cargo xtask test` does it, or `cargo build --workspace --bins`",
+        path.display()
+    );
+    path
+}
+
+/// A command for [`bin`], without a proxy from the surroundings.
+pub fn command(name: &str) -> Command {
+    let mut command = Command::new(bin(name));
+    for variable in FOREIGN_VARIABLES {
+        command.env_remove(variable);
+    }
+    command
+}
+
+/// A process and what it wrote. Killed on drop.
+#[derive(Debug)]
+pub struct Running {
+    name: String,
+    pid: u32,
+    child: Mutex<Child>,
+    log: Log,
+    readers: Mutex<Vec<JoinHandle<()>>>,
+}
+
+/// A process that came to its end by itself.
+#[derive(Debug)]
+pub struct Finished {
+    /// How it ended.
+    pub status: ExitStatus,
+    /// What it wrote to its standard output.
+    pub stdout: String,
+    /// What it wrote to its standard error.
+    pub stderr: String,
+}
+
+impl Running {
+    /// Starts `command`; `name` is what it is called in messages.
+    ///
+    /// # Panics
+    ///
+    /// Where it does not start.
+    pub fn spawn(name: impl Into<String>, mut command: Command) -> Self {
+        command
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped());
+        let mut child = command
+            .spawn()
+            .unwrap_or_else(|error| panic!("cannot start {command:?}: {error}"));
+        let log = Log::default();
+        let stdout = child.stdout.take().expect("it is piped");
+        let stderr = child.stderr.take().expect("it is piped");
+        let readers = vec![
+            log.follow(Source::Stdout, stdout),
+            log.follow(Source::Stderr, stderr),
+        ];
+        Self {
+            name: name.into(),
+            pid: child.id(),
+            child: Mutex::new(child),
+            log,
+            readers: Mutex::new(readers),
+        }
+    }
+
+    /// Its process id.
+    pub fn pid(&self) -> u32 {
+        self.pid
+    }
+
+    /// What it is called in messages.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// Kills it at once (SIGKILL) and waits until it is gone. Nothing happens where it is already.
+    pub fn kill9(&self) {
+        let mut child = self.child();
+        let _ = child.kill();
+        let _ = child.wait();
+    }
+
+    /// Asks it to end (SIGTERM).
+    pub fn terminate(&self) {
+        self.signal("TERM");
+    }
+
+    /// Sends a signal by name, such as `STOP` and `CONT`.
+    ///
+    /// # Panics
+    ///
+    /// Where there is no such process any more.
+    pub fn signal(&self, name: &str) {
+        if let Some(status) = self.exited() {
+            self.fail(&format!("is gone ({status}) and takes no SIG{name}"));
+        }
+        let sent = Command::new("kill")
+            .arg(format!("-{name}"))
+            .arg(self.pid.to_string())
+            .status();
+        if !sent.as_ref().is_ok_and(ExitStatus::success) {
+            self.fail(&format!("could not be sent SIG{name}: {sent:?}"));
+        }
+    }
+
+    /// How it ended, where it has.
+    pub fn exited(&self) -> Option<ExitStatus> {
+        self.child()
+            .try_wait()
+            .expect("our own child can be waited for")
+    }
+
+    /// Waits for its end.
+    ///
+    /// # Panics
+    ///
+    /// Where it still runs after `within`.
+    pub async fn wait_exit(&self, within: Duration) -> ExitStatus {
+        let deadline = Instant::now() + within;
+        loop {
+            if let Some(status) = self.exited() {
+                return status;
+            }
+            if Instant::now() > deadline {
+                self.fail(&format!("still runs after {within:?}"));
+            }
+            tokio::time::sleep(POLL).await;
+        }
+    }
+
+    /// Waits for a line that contains `part`, among those that were written already and those to
+    /// come, and returns it.
+    ///
+    /// # Panics
+    ///
+    /// Where none comes within this time, or the process ends without one.
+    pub async fn wait_log(&self, part: &str, within: Duration) -> String {
+        self.wait_log_since(0, part, within).await
+    }
+
+    /// The same, looking only at lines after the first `mark`; see [`Self::log_mark`].
+    ///
+    /// # Panics
+    ///
+    /// Where none comes within this time, or the process ends without one.
+    pub async fn wait_log_since(&self, mark: u64, part: &str, within: Duration) -> String {
+        let deadline = Instant::now() + within;
+        let mut mark = mark;
+        loop {
+            // In this order: what an ended process wrote last is then seen.
+            let over = self.is_over();
+            let (found, seen) = self.log.find(mark, part);
+            if let Some(line) = found {
+                return line;
+            }
+            mark = seen;
+            if over {
+                self.fail(&format!("ended without writing {part:?}"));
+            }
+            if Instant::now() > deadline {
+                self.fail(&format!("did not write {part:?} within {within:?}"));
+            }
+            tokio::time::sleep(POLL).await;
+        }
+    }
+
+    /// How many lines it has written so far.
+    pub fn log_mark(&self) -> u64 {
+        self.log.written()
+    }
+
+    /// The lines that it wrote, the latest 20 000 of them.
+    pub fn log(&self) -> Vec<Line> {
+        self.log.lines()
+    }
+
+    /// Resident memory at present (`VmRSS`), in KiB.
+    pub fn rss_kib(&self) -> u64 {
+        self.status_kib("VmRSS")
+    }
+
+    /// The most resident memory there was (`VmHWM`), in KiB, since the start or the last
+    /// [reset](Self::reset_peak_rss).
+    pub fn peak_rss_kib(&self) -> u64 {
+        self.status_kib("VmHWM")
+    }
+
+    /// Makes the memory at present the peak. Where the system forbids that, the old peak stays,
+    /// which makes a test of memory stricter.
+    pub fn reset_peak_rss(&self) {
+        let _ = fs::write(format!("/proc/{}/clear_refs", self.pid), "5");
+    }
+
+    /// Processor time that it has used, in user and system mode, in steps of 10 ms.
+    pub fn cpu_time(&self) -> Duration {
+        let stat = self.proc("stat");
+        // The name, in parentheses, may hold anything; utime and stime are fields 14 and 15.
+        let after_name = stat.rsplit_once(") ").map_or("", |(_, rest)| rest);
+        let ticks: u32 = after_name
+            .split_whitespace()
+            .skip(11)
+            .take(2)
+            .filter_map(|ticks| ticks.parse::<u32>().ok())
+            .sum();
+        TICK * ticks
+    }
+
+    fn status_kib(&self, key: &str) -> u64 {
+        let status = self.proc("status");
+        let value = status
+            .lines()
+            .find_map(|line| line.strip_prefix(key)?.strip_prefix(':'));
+        value
+            .and_then(|value| value.trim().strip_suffix(" kB")?.parse().ok())
+            .unwrap_or_else(|| self.fail(&format!("has no {key}; is it gone?")))
+    }
+
+    fn proc(&self, file: &str) -> String {
+        fs::read_to_string(format!("/proc/{}/{file}", self.pid))
+            .unwrap_or_else(|error| self.fail(&format!("has no /proc entry: {error}")))
+    }
+
+    /// Whether it has ended and all that it wrote has been read.
+    fn is_over(&self) -> bool {
+        let read = self.readers().iter().all(JoinHandle::is_finished);
+        self.exited().is_some() && read
+    }
+
+    fn child(&self) -> MutexGuard<'_, Child> {
+        self.child.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn readers(&self) -> MutexGuard<'_, Vec<JoinHandle<()>>> {
+        self.readers.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// What it wrote is printed as this panic passes its owner.
+    fn fail(&self, what: &str) -> ! {
+        panic!("{} (process {}) {what}", self.name, self.pid)
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        let status = self.exited();
+        self.kill9();
+        if thread::panicking() {
+            // The readers end with the process; what it wrote last is often what matters.
+            for reader in self.readers().drain(..) {
+                let _ = reader.join();
+            }
+            self.log.print(&self.name, self.pid, status);
+        }
+    }
+}
+
+/// Runs `command` to its end.
+///
+/// # Panics
+///
+/// Where it does not start, or still runs after `within`.
+pub async fn finish(name: &str, command: Command, within: Duration) -> Finished {
+    let running = Running::spawn(name, command);
+    let deadline = Instant::now() + within;
+    while !running.is_over() {
+        if Instant::now() > deadline {
+            running.fail(&format!("still runs after {within:?}"));
+        }
+        tokio::time::sleep(POLL).await;
+    }
+    let status = running.exited().expect("it is over");
+    Finished {
+        status,
+        stdout: running.log.text(Source::Stdout),
+        stderr: running.log.text(Source::Stderr),
+    }
+}
+
+impl Finished {
+    /// What it wrote to its standard output, if it succeeded.
+    ///
+    /// # Panics
+    ///
+    /// Where it did not, with all that it wrote.
+    #[track_caller]
+    pub fn success(self) -> String {
+        assert!(
+            self.status.success(),
+            "{}\n{}\n{}",
+            self.status,
+            self.stdout,
+            self.stderr
+        );
+        self.stdout
+    }
+
+    /// What it wrote to its standard error, if it failed.
+    ///
+    /// # Panics
+    ///
+    /// Where it did not fail.
+    #[track_caller]
+    pub fn failure(self) -> String {
+        assert!(
+            !self.status.success(),
+            "it succeeded\n{}\n{}",
+            self.stdout,
+            self.stderr
+        );
+        self.stderr
+    }
+}

@@ -1,0 +1,320 @@
+//! The relay: its files, its command line, its process.
+
+use std::fs;
+use std::net::{Ipv4Addr, SocketAddr};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use serde_json::Value;
+use toml::Table;
+
+use super::{STEP, config};
+use crate::ca::ThrowawayCa;
+use crate::http::{ApiKey, Ask, Origin};
+use crate::ports;
+use crate::process::{Finished, Running, command, finish};
+use crate::tempdir::TempDir;
+
+const PROGRAM: &str = "integration-relay";
+/// The names in its certificate.
+const NAMES: [&str; 2] = ["localhost", "127.0.0.1"];
+/// How often a wait looks again.
+const POLL: Duration = Duration::from_millis(20);
+
+/// What a relay shall be like.
+#[derive(Debug, Default)]
+pub struct RelaySetup {
+    extra: Table,
+    env: Vec<(String, String)>,
+}
+
+impl RelaySetup {
+    /// Merges TOML into the configuration: it may add tables, or keys to the tables that are there
+    /// (`[listen] proxy = …`), or replace values.
+    pub fn extra(mut self, toml: &str) -> Self {
+        config::merge(&mut self.extra, config::parse(toml));
+        self
+    }
+
+    /// Sets a variable in its environment.
+    pub fn env(mut self, name: &str, value: &str) -> Self {
+        self.env.push((name.to_owned(), value.to_owned()));
+        self
+    }
+}
+
+/// A relay with a directory and ports of its own, running or not.
+#[derive(Debug)]
+pub struct Relay {
+    running: Option<Running>,
+    config: PathBuf,
+    env: Vec<(String, String)>,
+    public: SocketAddr,
+    internal: SocketAddr,
+    admin: SocketAddr,
+    ca: Arc<ThrowawayCa>,
+    ca_file: PathBuf,
+}
+
+impl Relay {
+    /// Writes its files into `dir`, with a certificate of `ca`. It does not run yet.
+    pub fn write(setup: RelaySetup, ca: &Arc<ThrowawayCa>, dir: &TempDir) -> Self {
+        let home = dir.join("relay");
+        fs::create_dir_all(&home).expect("a directory in our own");
+        let ca_file = ca.write_to(&home);
+        let tls = ca.issue(&NAMES).write_to(&home, "relay");
+        let mut relay = Self {
+            running: None,
+            config: home.join("relay.toml"),
+            env: setup.env,
+            public: ports::free_addr(),
+            internal: ports::free_addr(),
+            admin: ports::free_addr(),
+            ca: Arc::clone(ca),
+            ca_file,
+        };
+        let mut listen = Table::new();
+        for (name, addr) in [
+            ("public", relay.public),
+            ("internal", relay.internal),
+            ("admin", relay.admin),
+        ] {
+            listen.insert(name.to_owned(), addr.to_string().into());
+        }
+        let mut files = Table::new();
+        files.insert("cert_file".to_owned(), config::path(&tls.cert_file));
+        files.insert("key_file".to_owned(), config::path(&tls.key_file));
+        let mut storage = Table::new();
+        let database = home.join("relay.db");
+        storage.insert(
+            "url".to_owned(),
+            format!("sqlite://{}", database.display()).into(),
+        );
+        let mut toml = Table::new();
+        for (name, table) in [("listen", listen), ("tls", files), ("storage", storage)] {
+            toml.insert(name.to_owned(), table.into());
+        }
+        config::merge(&mut toml, setup.extra);
+        for (name, addr) in [
+            ("public", &mut relay.public),
+            ("internal", &mut relay.internal),
+            ("admin", &mut relay.admin),
+        ] {
+            *addr = listens_on(&toml, name).unwrap_or(*addr);
+        }
+        config::write(&relay.config, &toml);
+        relay
+    }
+
+    /// Starts `serve` and waits until `/readyz` says so.
+    ///
+    /// # Panics
+    ///
+    /// Where it is not ready within 30 s, with what it wrote.
+    pub async fn start(&mut self) {
+        self.spawn();
+        self.wait_ready(STEP).await;
+    }
+
+    /// Starts `serve` without waiting.
+    pub fn spawn(&mut self) {
+        let mut command = command(PROGRAM);
+        command
+            .arg("serve")
+            .arg("--config")
+            .arg(&self.config)
+            .envs(self.env.iter().cloned());
+        self.running = Some(Running::spawn("relay", command));
+    }
+
+    /// Waits until `/readyz` on the admin listener answers 200.
+    ///
+    /// # Panics
+    ///
+    /// Where it does not within this time, or the process ends.
+    pub async fn wait_ready(&self, within: Duration) {
+        let deadline = Instant::now() + within;
+        loop {
+            let last = match self
+                .admin()
+                .try_send(Ask::get("/readyz").within(within))
+                .await
+            {
+                Ok(answer) if answer.status == 200 => return,
+                Ok(answer) => format!("{} {:?}", answer.status, answer.body),
+                Err(failure) => failure.to_string(),
+            };
+            let exited = self.process().exited();
+            assert!(
+                exited.is_none(),
+                "the relay ended before it was ready: {exited:?}"
+            );
+            assert!(
+                Instant::now() < deadline,
+                "not ready within {within:?}: /readyz: {last}"
+            );
+            tokio::time::sleep(POLL).await;
+        }
+    }
+
+    /// Runs its program with these arguments and `--config`.
+    pub async fn cli(&self, args: &[&str]) -> Finished {
+        let mut command = command(PROGRAM);
+        command
+            .args(args)
+            .arg("--config")
+            .arg(&self.config)
+            .envs(self.env.iter().cloned());
+        finish(&format!("{PROGRAM} {}", args.join(" ")), command, STEP).await
+    }
+
+    /// `tenant create NAME`.
+    pub async fn create_tenant(&self, name: &str) {
+        self.cli(&["tenant", "create", name]).await.success();
+    }
+
+    /// `key create --tenant NAME --role ROLE`.
+    pub async fn create_key(&self, tenant: &str, role: &str) -> ApiKey {
+        self.create_key_with(tenant, role, &[]).await
+    }
+
+    /// The same, with more arguments.
+    pub async fn create_key_with(&self, tenant: &str, role: &str, more: &[&str]) -> ApiKey {
+        let mut args = vec![
+            "key", "create", "--tenant", tenant, "--role", role, "--json",
+        ];
+        args.extend(more);
+        let stdout = self.cli(&args).await.success();
+        let key: Value = serde_json::from_str(stdout.trim()).unwrap_or_else(|error| {
+            panic!("`key create --json` wrote no JSON ({error}): {stdout}")
+        });
+        let half = |name: &str| match key[name].as_str() {
+            Some(half) => half.to_owned(),
+            None => panic!("`key create --json` wrote no {name}: {stdout}"),
+        };
+        ApiKey::new(half("client_id"), half("client_secret"))
+    }
+
+    /// Its HTTPS listener, by the name `localhost`.
+    pub fn public(&self) -> Origin {
+        Origin::https(self.public, "localhost", &self.ca)
+    }
+
+    /// Its listener without TLS.
+    pub fn internal(&self) -> Origin {
+        Origin::http(self.internal)
+    }
+
+    /// Its listener for health and metrics.
+    pub fn admin(&self) -> Origin {
+        Origin::http(self.admin)
+    }
+
+    /// `/metrics`, as text.
+    pub async fn metrics(&self) -> String {
+        self.admin()
+            .send(Ask::get("/metrics"))
+            .await
+            .expect_status(200)
+            .text()
+    }
+
+    /// `GET /v1/bridges` with this key: one JSON object for each bridge.
+    pub async fn bridges(&self, admin: &ApiKey) -> Vec<Value> {
+        let answer = self
+            .internal()
+            .send(Ask::get("/v1/bridges").key(admin))
+            .await;
+        bridges_in(&answer.expect_status(200).json())
+    }
+
+    /// Waits until [`Self::bridges`] shows this one online, or no longer online.
+    ///
+    /// # Panics
+    ///
+    /// Where it does not within this time.
+    pub async fn wait_bridge(&self, admin: &ApiKey, name: &str, online: bool, within: Duration) {
+        let deadline = Instant::now() + within;
+        loop {
+            let bridges = self.bridges(admin).await;
+            let is_online = bridges
+                .iter()
+                .any(|bridge| bridge["name"] == name && online_in(bridge));
+            if is_online == online {
+                return;
+            }
+            assert!(
+                Instant::now() < deadline,
+                "bridge {name} should have online = {online} within {within:?}: {bridges:?}"
+            );
+            tokio::time::sleep(POLL).await;
+        }
+    }
+
+    /// Kills it (SIGKILL). [`Self::start`] runs it again with the same data and ports.
+    pub fn kill9(&mut self) {
+        self.process().kill9();
+    }
+
+    /// Asks it to end (SIGTERM) and waits until it has, with success.
+    ///
+    /// # Panics
+    ///
+    /// Where it does not within this time, or fails.
+    pub async fn stop(&mut self, within: Duration) {
+        self.process().terminate();
+        let status = self.process().wait_exit(within).await;
+        assert!(
+            status.success(),
+            "the relay ended with {status} after SIGTERM"
+        );
+    }
+
+    /// Its process, also one that has ended.
+    ///
+    /// # Panics
+    ///
+    /// Where it was never started.
+    pub fn process(&self) -> &Running {
+        self.running.as_ref().expect("a relay that was started")
+    }
+
+    /// Its configuration file.
+    pub fn config(&self) -> &Path {
+        &self.config
+    }
+
+    /// The root that a bridge must trust.
+    pub fn ca_file(&self) -> &Path {
+        &self.ca_file
+    }
+}
+
+/// An address under `[listen]`.
+fn listens_on(toml: &Table, name: &str) -> Option<SocketAddr> {
+    let addr: SocketAddr = toml.get("listen")?.get(name)?.as_str()?.parse().ok()?;
+    // Listening everywhere includes here.
+    let ip = if addr.ip().is_unspecified() {
+        Ipv4Addr::LOCALHOST.into()
+    } else {
+        addr.ip()
+    };
+    Some(SocketAddr::new(ip, addr.port()))
+}
+
+/// The list itself, or the list inside an object that leaves room for paging.
+fn bridges_in(document: &Value) -> Vec<Value> {
+    let list = document
+        .as_array()
+        .or_else(|| document.get("bridges")?.as_array());
+    list.unwrap_or_else(|| panic!("GET /v1/bridges: no list of bridges: {document}"))
+        .clone()
+}
+
+/// What the relay says of one bridge.
+fn online_in(bridge: &Value) -> bool {
+    bridge["online"]
+        .as_bool()
+        .unwrap_or_else(|| panic!("GET /v1/bridges: no online: {bridge}"))
+}

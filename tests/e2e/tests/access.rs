@@ -1,4 +1,5 @@
 //! Who may do what: revocation, isolation of tenants, pairing.
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use e2e::World;
 use serde_json::json;
@@ -15,7 +16,11 @@ async fn a_revoked_callers_key_is_refused_and_its_running_exchange_cut_within_tw
     let start = Instant::now();
     let digest = reading.digest().await;
     assert!(digest.truncated.is_some(), "it was cut, not ended");
-    assert!(start.elapsed() < Duration::from_secs(2), "{:?}", start.elapsed());
+    assert!(
+        start.elapsed() < Duration::from_secs(2),
+        "{:?}",
+        start.elapsed()
+    );
     let ask = Ask::get(world.endpoint("/small")).key(&key);
     assert_eq!(world.api.send(ask).await.code(), "unauthorized");
     let ask = Ask::get(world.endpoint("/small")).key(&world.caller);
@@ -25,10 +30,15 @@ async fn a_revoked_callers_key_is_refused_and_its_running_exchange_cut_within_tw
 #[tokio::test]
 async fn a_revoked_bridge_is_cut_off_within_two_seconds_and_stays_out() {
     let world = World::start().await;
-    world.relay_cli(&["bridge", "revoke", "--tenant", world.tenant(), "b1"]).await;
+    world
+        .relay_cli(&["bridge", "revoke", "--tenant", world.tenant(), "b1"])
+        .await;
     world.wait_sessions(0, Duration::from_secs(2)).await;
     let mark = world.bridge().log_mark();
-    world.bridge().wait_log_since(mark, "revoked", Duration::from_secs(20)).await;
+    world
+        .bridge()
+        .wait_log_since(mark, "revoked", Duration::from_secs(20))
+        .await;
     assert_eq!(world.sessions().await, 0);
 }
 
@@ -36,11 +46,15 @@ async fn a_revoked_bridge_is_cut_off_within_two_seconds_and_stays_out() {
 async fn a_revoked_pairing_key_takes_its_bridges_with_it_unless_told_not_to() {
     let world = World::start().await;
     let key = &world.bridge_key.client_id;
-    world.relay_cli(&["key", "revoke", key, "--keep-bridges"]).await;
+    world
+        .relay_cli(&["key", "revoke", key, "--keep-bridges"])
+        .await;
     tokio::time::sleep(Duration::from_secs(2)).await;
     assert_eq!(world.sessions().await, 1);
     let world = World::start().await;
-    world.relay_cli(&["key", "revoke", &world.bridge_key.client_id]).await;
+    world
+        .relay_cli(&["key", "revoke", &world.bridge_key.client_id])
+        .await;
     world.wait_sessions(0, Duration::from_secs(2)).await;
 }
 
@@ -50,20 +64,32 @@ async fn tenants_with_the_same_names_do_not_meet() {
     let other = world.second_tenant("beta").await;
     for _ in 0..20 {
         let (mine, theirs) = tokio::join!(
-            world.api.send(Ask::get(world.endpoint("/small")).key(&world.caller)),
-            world.api.send(Ask::get(world.endpoint("/small")).key(&other.caller)),
+            world
+                .api
+                .send(Ask::get(world.endpoint("/small")).key(&world.caller)),
+            world
+                .api
+                .send(Ask::get(world.endpoint("/small")).key(&other.caller)),
         );
         mine.expect_status(200);
         theirs.expect_status(200);
     }
     assert_eq!(world.target.requests(), 20);
     assert_eq!(other.target.requests(), 20);
-    let list = world.api.send(Ask::get("/v1/bridges").key(&other.admin)).await.expect_status(200);
+    let list = world
+        .api
+        .send(Ask::get("/v1/bridges").key(&other.admin))
+        .await
+        .expect_status(200);
     assert!(!list.text().contains(world.tenant()));
     // A bridge of mine, asked for by name with their key, is what a name that never was is.
     let call = |name: &str| json!({"url": world.target.url("/small"), "bridge": name});
-    let theirs = Ask::post("/v1/calls").key(&other.caller).json(&call("only-mine"));
-    let never = Ask::post("/v1/calls").key(&other.caller).json(&call("never-was"));
+    let theirs = Ask::post("/v1/calls")
+        .key(&other.caller)
+        .json(&call("only-mine"));
+    let never = Ask::post("/v1/calls")
+        .key(&other.caller)
+        .json(&call("never-was"));
     let (theirs, never) = (world.api.send(theirs).await, world.api.send(never).await);
     assert_eq!((theirs.status, theirs.code()), (never.status, never.code()));
 }
@@ -73,16 +99,22 @@ async fn a_name_that_is_taken_needs_a_key_that_says_so() {
     let world = World::start().await;
     let plain = world.key("bridge", &[]).await;
     let said = world.pair_fails("b1", &plain).await;
-    assert!(said.contains("b1") && said.to_lowercase().contains("join"), "{said}");
+    assert!(
+        said.contains("b1") && said.to_lowercase().contains("join"),
+        "{said}"
+    );
     let join = world.key("bridge", &["--existing", "join"]).await;
-    let second = world.pair_and_run("b1", &join).await;
+    let second = world.pair_and_run("b1", &join, "second").await;
     world.wait_sessions(2, Duration::from_secs(20)).await;
     drop(second);
     world.wait_sessions(1, Duration::from_secs(20)).await;
     let replace = world.key("bridge", &["--existing", "replace"]).await;
-    let _third = world.pair_and_run("b1", &replace).await;
+    let _third = world.pair_and_run("b1", &replace, "third").await;
     let mark = 0;
-    world.bridge().wait_log_since(mark, "revoked", Duration::from_secs(20)).await;
+    world
+        .bridge()
+        .wait_log_since(mark, "revoked", Duration::from_secs(20))
+        .await;
     world.wait_sessions(1, Duration::from_secs(20)).await;
 }
 
@@ -109,7 +141,9 @@ async fn secrets_are_in_no_log_and_no_file_of_the_relay() {
     for file in world.relay_files() {
         let bytes = std::fs::read(&file).unwrap();
         for secret in secrets {
-            let found = bytes.windows(secret.len()).any(|window| window == secret.as_bytes());
+            let found = bytes
+                .windows(secret.len())
+                .any(|window| window == secret.as_bytes());
             assert!(!found, "{} holds a secret", file.display());
         }
     }

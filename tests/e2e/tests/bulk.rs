@@ -1,4 +1,5 @@
 //! Large bodies and slow readers: everything arrives, memory stays flat, others are not disturbed.
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use e2e::World;
 use std::time::{Duration, Instant};
@@ -39,7 +40,9 @@ async fn a_hundred_mebibytes_up_arrive_whole_in_flat_memory() {
     warm(&world).await;
     let before = world.rss_kib();
     world.reset_peaks();
-    let ask = Ask::post(world.endpoint("/sink")).key(&world.caller).upload(100 * MIB);
+    let ask = Ask::post(world.endpoint("/sink"))
+        .key(&world.caller)
+        .upload(100 * MIB);
     let answer = world.api.send(ask.within(Duration::from_secs(120))).await;
     let answer = answer.expect_status(200).json();
     assert_eq!(answer["received"], 100 * MIB);
@@ -58,7 +61,11 @@ async fn a_stalled_reader_disturbs_nobody_and_costs_a_bounded_window() {
     // It reads no more; fifty others go on.
     let mut others = tokio::task::JoinSet::new();
     for _ in 0..50 {
-        let (api, key, path) = (world.api.clone(), world.caller.clone(), world.endpoint("/bytes/200000"));
+        let (api, key, path) = (
+            world.api.clone(),
+            world.caller.clone(),
+            world.endpoint("/bytes/200000"),
+        );
         others.spawn(async move {
             let start = Instant::now();
             for _ in 0..5 {
@@ -81,7 +88,9 @@ async fn a_stalled_target_holds_the_upload_back() {
     let world = World::start().await;
     warm(&world).await;
     let before = world.rss_kib();
-    let ask = Ask::post(world.endpoint("/hang")).key(&world.caller).upload(100 * MIB);
+    let ask = Ask::post(world.endpoint("/hang"))
+        .key(&world.caller)
+        .upload(100 * MIB);
     let api = world.api.clone();
     let upload = tokio::spawn(async move { api.try_send(ask).await });
     tokio::time::sleep(Duration::from_secs(2)).await;

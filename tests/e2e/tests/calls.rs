@@ -1,4 +1,5 @@
 //! Call URL requests through the real binaries.
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use e2e::World;
 use serde_json::json;
@@ -9,8 +10,10 @@ use support::Ask;
 async fn a_call_is_executed_and_its_answer_comes_back() {
     let world = World::start().await;
     let answer = world
-        .call(json!({"url": world.target.url("/hook"), "body": "{\"id\":1}",
-            "headers": {"content-type": "application/json", "x-two": ["a", "b"]}}))
+        .call(
+            json!({"url": world.target.url("/hook"), "body": "{\"id\":1}",
+            "headers": {"content-type": "application/json", "x-two": ["a", "b"]}}),
+        )
         .await
         .expect_status(200)
         .json();
@@ -84,8 +87,14 @@ async fn five_hundred_calls_at_once_each_get_their_own_answer() {
             assert_eq!(answer["response"]["body"], format!("body {n}"));
         });
     }
-    let all = async { while let Some(one) = running.join_next().await { one.unwrap() } };
-    tokio::time::timeout(Duration::from_secs(60), all).await.unwrap();
+    let all = async {
+        while let Some(one) = running.join_next().await {
+            one.unwrap()
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(60), all)
+        .await
+        .unwrap();
     assert_eq!(world.target.requests(), 500);
 }
 
@@ -98,12 +107,24 @@ async fn mistakes_in_a_call_say_what_is_wrong() {
         ("{}", "url"),
         ("{\"url\": 1}", "string"),
         ("{\"url\": \"http://t/\", \"colour\": 1}", "colour"),
-        ("{\"url\": \"http://t/\", \"body\": \"a\", \"body_base64\": \"YQ==\"}", "body"),
+        (
+            "{\"url\": \"http://t/\", \"body\": \"a\", \"body_base64\": \"YQ==\"}",
+            "body",
+        ),
         ("{\"url\": \"http://t/\", \"body_base64\": \"%\"}", "base64"),
         ("{\"url\": \"http://t/\", \"method\": \"G T\"}", "method"),
-        ("{\"url\": \"http://t/\", \"headers\": {\"a b\": \"c\"}}", "header"),
-        ("{\"url\": \"http://t/\", \"headers\": {\"a\": \"b\\nc\"}}", "header"),
-        ("{\"url\": \"http://t/\", \"headers\": {\"Host\": \"x\"}}", "host"),
+        (
+            "{\"url\": \"http://t/\", \"headers\": {\"a b\": \"c\"}}",
+            "header",
+        ),
+        (
+            "{\"url\": \"http://t/\", \"headers\": {\"a\": \"b\\nc\"}}",
+            "header",
+        ),
+        (
+            "{\"url\": \"http://t/\", \"headers\": {\"Host\": \"x\"}}",
+            "host",
+        ),
         ("{\"url\": \"ftp://t/\"}", "http"),
         ("{\"url\": \"/relative\"}", "url"),
         ("{\"url\": \"http://t/\", \"timeout_ms\": 0}", "timeout_ms"),
@@ -114,7 +135,11 @@ async fn mistakes_in_a_call_say_what_is_wrong() {
             .header("content-type", "application/json")
             .body(body);
         let answer = world.api.send(ask).await;
-        assert_eq!((answer.status.as_u16(), answer.code()), (400, "invalid_request".into()), "{body}");
+        assert_eq!(
+            (answer.status.as_u16(), answer.code()),
+            (400, "invalid_request".into()),
+            "{body}"
+        );
         assert_eq!(answer.execution(), "not_sent", "{body}");
         let detail = answer.json()["detail"].as_str().unwrap().to_lowercase();
         assert!(detail.contains(words), "{body}: {detail}");

@@ -1,14 +1,20 @@
 //! Every failure that callers may rely on: its code, its execution state, its status.
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use e2e::World;
 use serde_json::json;
 use std::time::Duration;
-use support::{Answer, Ask, ApiKey, RawTarget, ports};
+use support::{Answer, ApiKey, Ask, RawTarget, ports};
 
 #[track_caller]
 fn assert_problem(answer: &Answer, status: u16, code: &str, execution: &str) {
     let seen = (answer.status.as_u16(), answer.code(), answer.execution());
-    assert_eq!(seen, (status, code.to_owned(), execution.to_owned()), "{:?}", answer.body);
+    assert_eq!(
+        seen,
+        (status, code.to_owned(), execution.to_owned()),
+        "{:?}",
+        answer.body
+    );
     assert_eq!(answer.header("bridge-error"), Some(code));
     let document = answer.json();
     assert_eq!(document["status"], status);
@@ -32,10 +38,18 @@ async fn keys_that_are_missing_wrong_or_of_another_role() {
     ] {
         let answer = world.api.send(ask).await;
         assert_problem(&answer, 401, "unauthorized", "not_sent");
-        assert!(answer.header("www-authenticate").unwrap().starts_with("Basic"));
+        assert!(
+            answer
+                .header("www-authenticate")
+                .unwrap()
+                .starts_with("Basic")
+        );
         bodies.push(answer.text());
     }
-    assert_eq!(bodies[1], bodies[2], "an unknown id and a wrong secret look the same");
+    assert_eq!(
+        bodies[1], bodies[2],
+        "an unknown id and a wrong secret look the same"
+    );
     let bridge_key = &world.bridge_key;
     let call = json!({"url": world.target.url("/small")});
     for ask in [
@@ -52,17 +66,26 @@ async fn keys_that_are_missing_wrong_or_of_another_role() {
 async fn where_there_is_no_way() {
     let world = World::start().await;
     let ask = Ask::get("/v1/endpoints/nothing/").key(&world.caller);
-    assert_problem(&world.api.send(ask).await, 404, "unknown_endpoint", "not_sent");
+    assert_problem(
+        &world.api.send(ask).await,
+        404,
+        "unknown_endpoint",
+        "not_sent",
+    );
     let ask = Ask::get("/v1/nothing").key(&world.caller);
     assert_problem(&world.api.send(ask).await, 404, "not_found", "not_sent");
-    let ask = Ask::get("/v1/calls").key(&world.caller).header("accept", "*/*");
+    let ask = Ask::get("/v1/calls")
+        .key(&world.caller)
+        .header("accept", "*/*");
     let answer = world.api.send(ask).await;
     assert_problem(&answer, 405, "method_not_allowed", "not_sent");
     assert!(answer.header("allow").is_some());
     let other = world.tenant_without_bridges().await;
     let ask = Ask::get(world.endpoint("/small")).key(&other);
     assert_problem(&world.api.send(ask).await, 503, "no_bridge", "not_sent");
-    let call = Ask::post("/v1/calls").key(&other).json(&json!({"url": world.target.url("/small")}));
+    let call = Ask::post("/v1/calls")
+        .key(&other)
+        .json(&json!({"url": world.target.url("/small")}));
     assert_problem(&world.api.send(call).await, 503, "no_bridge", "not_sent");
 }
 
@@ -104,15 +127,30 @@ async fn what_the_policy_refuses() {
             }
             let answer = world.call(call).await;
             let seen = (answer.status.as_u16(), answer.code());
-            assert_eq!(seen, (403, "refused_by_policy".to_owned()), "{method} {url}");
+            assert_eq!(
+                seen,
+                (403, "refused_by_policy".to_owned()),
+                "{method} {url}"
+            );
             // Named, the bridge itself decided; else the relay may have known before.
             let execution = answer.execution();
-            assert!(execution == "not_dispatched" || (!named && execution == "not_sent"), "{url} {execution}");
+            assert!(
+                execution == "not_dispatched" || (!named && execution == "not_sent"),
+                "{url} {execution}"
+            );
         }
     }
-    for url in ["http://2852039166/", "http://0xa9fea9fe/", "http://0251.0376.0251.0376/", "http://127.1/"] {
+    for url in [
+        "http://2852039166/",
+        "http://0xa9fea9fe/",
+        "http://0251.0376.0251.0376/",
+        "http://127.1/",
+    ] {
         let answer = world.call(json!({"url": url, "bridge": "b1"})).await;
-        assert!(["refused_by_policy", "invalid_request"].contains(&answer.code().as_str()), "{url}");
+        assert!(
+            ["refused_by_policy", "invalid_request"].contains(&answer.code().as_str()),
+            "{url}"
+        );
         assert!(["not_sent", "not_dispatched"].contains(&answer.execution().as_str()));
     }
 }
@@ -120,8 +158,14 @@ async fn what_the_policy_refuses() {
 #[tokio::test]
 async fn a_redirect_to_the_metadata_address_is_passed_back_not_followed() {
     let world = World::start().await;
-    let url = world.target.url("/redirect?to=http://169.254.169.254/latest/");
-    let answer = world.call(json!({"url": url, "method": "GET"})).await.expect_status(200).json();
+    let url = world
+        .target
+        .url("/redirect?to=http://169.254.169.254/latest/");
+    let answer = world
+        .call(json!({"url": url, "method": "GET"}))
+        .await
+        .expect_status(200)
+        .json();
     assert_eq!(answer["response"]["status"], 302);
     assert_eq!(world.target.requests(), 1);
 }
@@ -129,12 +173,13 @@ async fn a_redirect_to_the_metadata_address_is_passed_back_not_followed() {
 #[tokio::test]
 async fn targets_that_fail_before_anything_left() {
     let closed = ports::free();
+    let plain = RawTarget::start("HTTP/1.1 400 No\r\n\r\n").await;
     let world = World::start_with(&format!(
         "[[endpoint]]\nname = \"closed\"\nurl = \"http://127.0.0.1:{closed}/\"\n\
          [[endpoint]]\nname = \"nodns\"\nurl = \"http://no-such-host.invalid/\"\n\
          [[endpoint]]\nname = \"notls\"\nurl = \"https://127.0.0.1:{}/\"\n",
         // Speaks plain HTTP.
-        e2e::PLAIN_PORT_PLACEHOLDER
+        plain.addr().port()
     ))
     .await;
     for (name, status, code) in [
@@ -142,7 +187,9 @@ async fn targets_that_fail_before_anything_left() {
         ("nodns", 502, "target_dns"),
         ("notls", 502, "target_tls"),
     ] {
-        let ask = Ask::post(format!("/v1/endpoints/{name}/")).key(&world.caller).body("x");
+        let ask = Ask::post(format!("/v1/endpoints/{name}/"))
+            .key(&world.caller)
+            .body("x");
         assert_problem(&world.api.send(ask).await, status, code, "not_dispatched");
     }
 }
@@ -155,21 +202,36 @@ async fn targets_that_fail_after_it_left() {
         garbage.url("/")
     ))
     .await;
-    let ask = Ask::post(world.endpoint("/close")).key(&world.caller).body("x");
+    let ask = Ask::post(world.endpoint("/close"))
+        .key(&world.caller)
+        .body("x");
     let answer = world.api.send(ask).await;
     if answer.status != 404 && answer.status != 405 {
         assert_problem(&answer, 502, "target_closed", "possibly_executed");
     }
     let ask = Ask::get(world.endpoint("/close")).key(&world.caller);
-    assert_problem(&world.api.send(ask).await, 502, "target_closed", "possibly_executed");
-    let ask = Ask::post("/v1/endpoints/garbage/").key(&world.caller).body("x");
+    assert_problem(
+        &world.api.send(ask).await,
+        502,
+        "target_closed",
+        "possibly_executed",
+    );
+    let ask = Ask::post("/v1/endpoints/garbage/")
+        .key(&world.caller)
+        .body("x");
     let answer = world.api.send(ask).await;
     assert_eq!(answer.code(), "target_protocol");
     let hang = json!({"url": world.target.url("/hang"), "method": "GET", "timeout_ms": 700});
     let answer = world.call(hang).await;
     assert!(["timeout", "target_timeout"].contains(&answer.code().as_str()));
-    assert_eq!((answer.status.as_u16(), answer.execution()), (504, "possibly_executed".into()));
-    world.target.wait_for_hangups(1, Duration::from_secs(1)).await;
+    assert_eq!(
+        (answer.status.as_u16(), answer.execution()),
+        (504, "possibly_executed".into())
+    );
+    world
+        .target
+        .wait_for_hangups(1, Duration::from_secs(1))
+        .await;
 }
 
 #[tokio::test]
@@ -180,12 +242,16 @@ async fn sizes_that_are_too_large() {
     )
     .await;
     let big = "x".repeat(100_000);
-    let call = world.call(json!({"url": world.target.url("/hook"), "body": big})).await;
+    let call = world
+        .call(json!({"url": world.target.url("/hook"), "body": big}))
+        .await;
     assert_problem(&call, 413, "request_too_large", "not_sent");
     let url = world.target.url("/bytes/100000");
     let call = world.call(json!({"url": url, "method": "GET"})).await;
     assert_problem(&call, 502, "response_too_large", "executed");
-    let ask = Ask::get(world.endpoint("/small")).key(&world.caller).header("x-big", &"y".repeat(20_000));
+    let ask = Ask::get(world.endpoint("/small"))
+        .key(&world.caller)
+        .header("x-big", &"y".repeat(20_000));
     let answer = world.api.send(ask).await;
     assert_problem(&answer, 431, "headers_too_large", "not_sent");
     let mut many = Ask::get(world.endpoint("/small")).key(&world.caller);
@@ -205,7 +271,10 @@ async fn more_at_once_than_the_relay_takes() {
         let api = world.api.clone();
         hanging.push(tokio::spawn(async move { api.try_send(ask).await }));
     }
-    world.target.wait_for_requests(4, Duration::from_secs(10)).await;
+    world
+        .target
+        .wait_for_requests(4, Duration::from_secs(10))
+        .await;
     let ask = Ask::get(world.endpoint("/small")).key(&world.caller);
     let answer = world.api.send(ask).await;
     assert_eq!(answer.code(), "overloaded");
@@ -215,7 +284,10 @@ async fn more_at_once_than_the_relay_takes() {
     for hang in hanging {
         hang.abort();
     }
-    world.target.wait_for_hangups(4, Duration::from_secs(2)).await;
+    world
+        .target
+        .wait_for_hangups(4, Duration::from_secs(2))
+        .await;
     let ask = Ask::get(world.endpoint("/small")).key(&world.caller);
     world.api.send(ask).await.expect_status(200);
 }
@@ -223,13 +295,18 @@ async fn more_at_once_than_the_relay_takes() {
 #[tokio::test]
 async fn a_tunnel_that_breaks_while_the_target_works() {
     let world = World::start().await;
-    let ask = Ask::post(world.endpoint("/hang")).key(&world.caller).body("x");
+    let ask = Ask::post(world.endpoint("/hang"))
+        .key(&world.caller)
+        .body("x");
     let ask_get = Ask::get(world.endpoint("/hang")).key(&world.caller);
     drop(ask);
     let api = world.api.clone();
     let waiting = tokio::spawn(async move { api.send(ask_get).await });
-    world.target.wait_for_requests(1, Duration::from_secs(10)).await;
-    world.proxy.cut();
+    world
+        .target
+        .wait_for_requests(1, Duration::from_secs(10))
+        .await;
+    world.proxy().cut();
     let answer = waiting.await.unwrap();
     assert_problem(&answer, 502, "tunnel_lost", "possibly_executed");
     world.wait_online().await;

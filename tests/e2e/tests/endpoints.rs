@@ -1,4 +1,5 @@
 //! Named endpoints: a reverse proxy that leaves bytes as they are.
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use bytes::Bytes;
 use e2e::World;
@@ -27,7 +28,12 @@ async fn path_query_and_headers_pass_byte_for_byte() {
             .header("x-two", "1")
             .header("x-two", "2")
             .header("cookie", "a=b; c=d");
-        let expected = world.target_origin().send(direct).await.expect_status(200).text();
+        let expected = world
+            .target_origin()
+            .send(direct)
+            .await
+            .expect_status(200)
+            .text();
         assert_eq!(sorted(&seen), sorted(&expected));
     }
 }
@@ -47,8 +53,17 @@ async fn authorization_belongs_to_the_relay_or_to_the_target_never_to_both() {
     let passed = Ask::get(world.endpoint("/headers"))
         .header("bridge-authorization", &world.caller.basic())
         .header("authorization", "Bearer of-the-target");
-    let seen = world.api.send(passed).await.expect_status(200).text().to_lowercase();
-    assert!(seen.contains("authorization: bearer of-the-target"), "{seen}");
+    let seen = world
+        .api
+        .send(passed)
+        .await
+        .expect_status(200)
+        .text()
+        .to_lowercase();
+    assert!(
+        seen.contains("authorization: bearer of-the-target"),
+        "{seen}"
+    );
     assert!(!seen.contains("bridge-authorization"), "{seen}");
 }
 
@@ -72,15 +87,35 @@ async fn bodies_of_every_size_pass_both_ways() {
     let world = World::start().await;
     for size in [0usize, 1, 16_383, 16_384, 16_385, 70_000, 1_000_000] {
         let body = pattern::bytes(size);
-        let known = Ask::post(world.endpoint("/echo")).key(&world.caller).body(body.clone());
+        let known = Ask::post(world.endpoint("/echo"))
+            .key(&world.caller)
+            .body(body.clone());
         let answer = world.api.send(known).await.expect_status(200);
         assert_eq!(answer.body.unwrap(), body, "{size}");
         let unknown = Ask::post(world.endpoint("/echo"))
             .key(&world.caller)
             .upload_chunked(size as u64);
-        assert_eq!(world.api.send(unknown).await.expect_status(200).body.unwrap(), body);
+        assert_eq!(
+            world
+                .api
+                .send(unknown)
+                .await
+                .expect_status(200)
+                .body
+                .unwrap(),
+            body
+        );
         let chunked = Ask::get(world.endpoint(&format!("/chunked/{size}"))).key(&world.caller);
-        assert_eq!(world.api.send(chunked).await.expect_status(200).body.unwrap(), body);
+        assert_eq!(
+            world
+                .api
+                .send(chunked)
+                .await
+                .expect_status(200)
+                .body
+                .unwrap(),
+            body
+        );
     }
 }
 
@@ -114,13 +149,17 @@ async fn a_truncated_answer_never_looks_whole() {
 
 #[tokio::test]
 async fn an_answer_that_comes_before_the_request_was_read_is_passed_on() {
-    let raw = RawTarget::start("HTTP/1.1 413 No\r\ncontent-length: 2\r\nconnection: close\r\n\r\nno").await;
+    let raw =
+        RawTarget::start("HTTP/1.1 413 No\r\ncontent-length: 2\r\nconnection: close\r\n\r\nno")
+            .await;
     let world = World::start_with(&format!(
         "[[endpoint]]\nname = \"raw\"\nurl = \"{}\"\n",
         raw.url("/")
     ))
     .await;
-    let ask = Ask::post("/v1/endpoints/raw/").key(&world.caller).upload(5_000_000);
+    let ask = Ask::post("/v1/endpoints/raw/")
+        .key(&world.caller)
+        .upload(5_000_000);
     let answer = world.api.try_send(ask).await;
     // The client may see its own write fail before it reads; if it reads, it reads this.
     if let Ok(answer) = answer {
@@ -152,16 +191,30 @@ async fn an_https_target_is_reached_through_an_extra_ca_and_only_then() {
     let dir = support::TempDir::new("ca");
     let file = ca.write_to(dir.path());
     let endpoint = |extra: &str| {
-        format!("[[endpoint]]\nname = \"s\"\nurl = \"{}\"\n{extra}", target.url("/"))
+        format!(
+            "[[endpoint]]\nname = \"s\"\nurl = \"{}\"\n{extra}",
+            target.url("/")
+        )
     };
-    let trusted = format!("[targets]\nca_file = '{}'\n{}", file.display(), endpoint(""));
+    let trusted = format!(
+        "[targets]\nca_file = '{}'\n{}",
+        file.display(),
+        endpoint("")
+    );
     let world = World::start_with(&trusted).await;
-    let ask = || Ask::post("/v1/endpoints/s/echo").key(&world.caller).body(Bytes::from("hi"));
+    let ask = || {
+        Ask::post("/v1/endpoints/s/echo")
+            .key(&world.caller)
+            .body(Bytes::from("hi"))
+    };
     assert_eq!(world.api.send(ask()).await.expect_status(200).text(), "hi");
     let world = World::start_with(&endpoint("")).await;
     let ask = Ask::get("/v1/endpoints/s/small").key(&world.caller);
     let answer = world.api.send(ask).await;
-    assert_eq!((answer.code(), answer.execution()), ("target_tls".into(), "not_dispatched".into()));
+    assert_eq!(
+        (answer.code(), answer.execution()),
+        ("target_tls".into(), "not_dispatched".into())
+    );
 }
 
 #[tokio::test]
@@ -170,13 +223,23 @@ async fn http2_callers_are_served_on_the_public_listener() {
     let out = std::process::Command::new("curl")
         .args(["-sS", "--http2", "--cacert"])
         .arg(world.ca_file())
-        .args(["-u", &format!("{}:{}", world.caller.client_id, world.caller.client_secret)])
+        .args([
+            "-u",
+            &format!("{}:{}", world.caller.client_id, world.caller.client_secret),
+        ])
         .args(["-w", " %{http_version} %{http_code}"])
-        .arg(format!("https://localhost:{}/v1/endpoints/t/bytes/3", world.public.addr().port()))
+        .arg(format!(
+            "https://localhost:{}/v1/endpoints/t/bytes/3",
+            world.public.addr().port()
+        ))
         .output();
     let Ok(out) = out else {
         panic!("curl is needed for this test");
     };
     let text = String::from_utf8_lossy(&out.stdout).into_owned();
-    assert!(text.ends_with(" 2 200"), "{text} {}", String::from_utf8_lossy(&out.stderr));
+    assert!(
+        text.ends_with(" 2 200"),
+        "{text} {}",
+        String::from_utf8_lossy(&out.stderr)
+    );
 }

@@ -1,4 +1,5 @@
 //! Peers that do not play by the rules, at the relay's door.
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use e2e::World;
 use std::time::Duration;
@@ -26,7 +27,11 @@ async fn requests_that_are_not_http_or_not_clear_are_refused_and_harm_nobody() {
 async fn a_tunnel_request_that_is_no_upgrade_is_told_so() {
     let world = World::start().await;
     let answer = world.public.send(Ask::get("/v1/tunnel")).await;
-    assert!([400, 426].contains(&answer.status.as_u16()), "{}", answer.status);
+    assert!(
+        [400, 426].contains(&answer.status.as_u16()),
+        "{}",
+        answer.status
+    );
     assert_eq!(answer.code(), "invalid_request");
 }
 
@@ -42,7 +47,7 @@ async fn tunnels_that_prove_nothing_are_ended_and_cannot_crowd_out_those_that_do
     assert!(refused.header("retry-after").is_some());
     // They are ended after the opening's time, and a bridge gets in.
     world.kill_bridge().await;
-    world.start_bridge().await;
+    world.start_bridge();
     world.wait_online_within(Duration::from_secs(40)).await;
     drop(silent);
 }
@@ -63,7 +68,9 @@ async fn oversized_and_malformed_frames_end_that_tunnel_alone() {
         vec![0x82, 0x01, 0x00],
     ] {
         let mut tunnel = world.open_silent_tunnel().await;
-        let closed = tunnel.send_and_wait_for_close(&frame, Duration::from_secs(5)).await;
+        let closed = tunnel
+            .send_and_wait_for_close(&frame, Duration::from_secs(5))
+            .await;
         assert!(closed, "{frame:02x?}");
     }
     assert_eq!(world.sessions().await, 1);

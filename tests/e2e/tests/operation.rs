@@ -1,4 +1,5 @@
 //! What operators rely on: health, metrics, memory at rest, stopping.
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use e2e::World;
 use std::time::{Duration, Instant};
@@ -7,16 +8,29 @@ use support::Ask;
 #[tokio::test]
 async fn health_readiness_and_metrics_are_there() {
     let world = World::start().await;
-    world.api.send(Ask::get(world.endpoint("/small")).key(&world.caller)).await.expect_status(200);
+    world
+        .api
+        .send(Ask::get(world.endpoint("/small")).key(&world.caller))
+        .await
+        .expect_status(200);
     for path in ["/healthz", "/readyz"] {
         for origin in [&world.admin_origin, &world.public, &world.api] {
             origin.send(Ask::get(path)).await.expect_status(200);
         }
     }
-    let metrics = world.admin_origin.send(Ask::get("/metrics")).await.expect_status(200).text();
+    let metrics = world
+        .admin_origin
+        .send(Ask::get("/metrics"))
+        .await
+        .expect_status(200)
+        .text();
     assert!(metrics.contains("integration_relay_sessions"), "{metrics}");
     assert_eq!(world.public.send(Ask::get("/metrics")).await.status, 404);
-    let bridges = world.api.send(Ask::get("/v1/bridges").key(&world.admin)).await.expect_status(200);
+    let bridges = world
+        .api
+        .send(Ask::get("/v1/bridges").key(&world.admin))
+        .await
+        .expect_status(200);
     let text = bridges.text();
     assert!(text.contains("b1") && text.contains("online"), "{text}");
 }
@@ -34,11 +48,11 @@ async fn memory_at_rest_is_small() {
 #[tokio::test]
 async fn an_idle_session_costs_the_relay_less_than_64_kib() {
     let world = World::start().await;
-    let first = world.many_bridges(20).await;
+    let first = world.many_bridges(20, "first").await;
     world.wait_sessions(21, Duration::from_secs(60)).await;
     tokio::time::sleep(Duration::from_secs(1)).await;
     let before = world.rss_kib().0;
-    let second = world.many_bridges(100).await;
+    let second = world.many_bridges(100, "second").await;
     world.wait_sessions(121, Duration::from_secs(90)).await;
     tokio::time::sleep(Duration::from_secs(1)).await;
     let each = world.rss_kib().0.saturating_sub(before) / 100;
@@ -52,7 +66,10 @@ async fn sigterm_lets_the_bridge_finish_what_runs() {
     let ask = Ask::get(world.endpoint("/delay/1500")).key(&world.caller);
     let api = world.api.clone();
     let running = tokio::spawn(async move { api.send(ask).await });
-    world.target.wait_for_requests(1, Duration::from_secs(10)).await;
+    world
+        .target
+        .wait_for_requests(1, Duration::from_secs(10))
+        .await;
     let status = world.terminate_bridge(Duration::from_secs(20)).await;
     assert!(status.success(), "{status}");
     running.await.unwrap().expect_status(200);
@@ -64,7 +81,10 @@ async fn sigterm_lets_the_relay_finish_what_runs() {
     let ask = Ask::get(world.endpoint("/delay/1500")).key(&world.caller);
     let api = world.api.clone();
     let running = tokio::spawn(async move { api.send(ask).await });
-    world.target.wait_for_requests(1, Duration::from_secs(10)).await;
+    world
+        .target
+        .wait_for_requests(1, Duration::from_secs(10))
+        .await;
     let start = Instant::now();
     let status = world.terminate_relay(Duration::from_secs(20)).await;
     assert!(status.success(), "{status}");

@@ -51,6 +51,8 @@ pub struct FlakyProxy {
 struct Conditions {
     upstream: SocketAddr,
     frozen: Option<Direction>,
+    /// Connections accepted before this one are frozen in both directions.
+    frozen_before: u64,
     delay: Duration,
     bytes_per_s: Option<u64>,
     refuse: bool,
@@ -94,6 +96,7 @@ impl FlakyProxy {
         let conditions = Conditions {
             upstream,
             frozen: None,
+            frozen_before: 0,
             delay: Duration::ZERO,
             bytes_per_s: None,
             refuse: false,
@@ -130,9 +133,19 @@ impl FlakyProxy {
         self.change(|now| now.frozen = Some(direction));
     }
 
+    /// Freezes the connections that exist, in both directions; those made after this are served.
+    /// As when a firewall forgets the flows that it knew.
+    pub fn freeze_existing(&self) {
+        let accepted = self.accepted();
+        self.change(|now| now.frozen_before = accepted);
+    }
+
     /// Moves bytes again, first those that waited.
     pub fn thaw(&self) {
-        self.change(|now| now.frozen = None);
+        self.change(|now| {
+            now.frozen = None;
+            now.frozen_before = 0;
+        });
     }
 
     /// Closes all connections now, in an orderly way: each side reads an end.
@@ -273,8 +286,8 @@ async fn accept(addr: SocketAddr, listener: TcpListener, shared: Arc<Shared>) {
             // The proxy holds the sender as well, so this ends with the task alone.
             _ = conditions.changed() => {}
             accepted = accept_one(listener.as_ref()) => if let Some(client) = accepted {
-                shared.accepted.fetch_add(1, Ordering::Relaxed);
-                lines.spawn(line::run(client, Arc::clone(&shared)));
+                let serial = shared.accepted.fetch_add(1, Ordering::Relaxed);
+                lines.spawn(line::run(client, serial, Arc::clone(&shared)));
             },
             Some(_) = lines.join_next() => {}
             // Somebody else has the port for a moment: try again.

@@ -56,6 +56,8 @@ pub struct Installation {
     pub admin: ApiKey,
     /// A key with the role `caller`.
     pub caller: ApiKey,
+    /// The key with the role `bridge` that the bridge was paired with.
+    pub pairing: ApiKey,
     /// The root that vouches for the relay, and for HTTPS targets.
     pub ca: Arc<ThrowawayCa>,
     dir: TempDir,
@@ -244,6 +246,7 @@ impl Builder {
             tenant: self.tenant,
             admin,
             caller,
+            pairing,
             ca,
             dir,
         };

@@ -34,8 +34,8 @@ impl Drop for Counted {
     }
 }
 
-/// Carries one connection to its end.
-pub(super) async fn run(client: TcpStream, shared: Arc<Shared>) {
+/// Carries one connection, the `serial`th from 0, to its end.
+pub(super) async fn run(client: TcpStream, serial: u64, shared: Arc<Shared>) {
     shared.live.fetch_add(1, Ordering::Relaxed);
     let _counted = Counted(Arc::clone(&shared));
     let mut conditions = shared.conditions.subscribe();
@@ -47,7 +47,7 @@ pub(super) async fn run(client: TcpStream, shared: Arc<Shared>) {
     let ending = tokio::select! {
         biased;
         ending = ended_after(&mut ended, generation) => ending,
-        carried = carry_both(&mut client, &mut server, &mut conditions, &shared) => match carried {
+        carried = carry_both(&mut client, &mut server, serial, &mut conditions, &shared) => match carried {
             Ok(()) => return,
             Err(_) => Ending::Reset,
         },
@@ -80,6 +80,7 @@ async fn ended_after(conditions: &mut watch::Receiver<Conditions>, generation: u
 async fn carry_both(
     client: &mut TcpStream,
     server: &mut Option<TcpStream>,
+    serial: u64,
     conditions: &mut watch::Receiver<Conditions>,
     shared: &Arc<Shared>,
 ) -> io::Result<()> {
@@ -96,8 +97,8 @@ async fn carry_both(
     let (from_client, to_client) = client.split();
     let (from_server, to_server) = server.split();
     tokio::try_join!(
-        Way::new(Direction::Upstream, shared).carry(from_client, to_server),
-        Way::new(Direction::Downstream, shared).carry(from_server, to_client),
+        Way::new(Direction::Upstream, serial, shared).carry(from_client, to_server),
+        Way::new(Direction::Downstream, serial, shared).carry(from_server, to_client),
     )?;
     Ok(())
 }
@@ -105,6 +106,7 @@ async fn carry_both(
 /// One direction of one connection.
 struct Way {
     direction: Direction,
+    serial: u64,
     shared: Arc<Shared>,
     conditions: watch::Receiver<Conditions>,
     /// When each piece is due at the other end.
@@ -116,9 +118,10 @@ struct Way {
 }
 
 impl Way {
-    fn new(direction: Direction, shared: &Arc<Shared>) -> Self {
+    fn new(direction: Direction, serial: u64, shared: &Arc<Shared>) -> Self {
         Self {
             direction,
+            serial,
             shared: Arc::clone(shared),
             conditions: shared.conditions.subscribe(),
             held: VecDeque::new(),
@@ -133,7 +136,8 @@ impl Way {
         loop {
             let (frozen, delay, rate) = {
                 let now = self.conditions.borrow_and_update();
-                let frozen = now.frozen.is_some_and(|which| which.covers(self.direction));
+                let frozen = self.serial < now.frozen_before
+                    || now.frozen.is_some_and(|which| which.covers(self.direction));
                 (frozen, now.delay, now.bytes_per_s)
             };
             if self.ended && self.held.is_empty() && !frozen {

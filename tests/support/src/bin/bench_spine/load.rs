@@ -148,3 +148,33 @@ impl Connection {
         io::Error::other(format!("{what}: {answer:?}"))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::Load;
+    use std::time::Duration;
+    use support::Target;
+
+    #[tokio::test]
+    async fn whole_answers_are_counted_and_anything_else_is_an_error() {
+        let target = Target::start().await;
+        let a_moment = Duration::from_millis(50);
+        let small = Load::get(target.addr(), "/small", None);
+        assert!(
+            !small
+                .latencies(a_moment)
+                .await
+                .expect("latencies")
+                .is_empty()
+        );
+        let before = target.requests();
+        let (requests, _) = small.requests(8, a_moment).await.expect("requests");
+        assert_eq!(target.requests() - before, requests);
+        for path in ["/status/500", "/truncated", "/close", "/chunked/10"] {
+            let load = Load::get(target.addr(), path, None);
+            assert!(load.latencies(a_moment).await.is_err(), "{path}");
+        }
+        let echo = Load::post(target.addr(), "/echo", "Basic eA==", "{}");
+        assert!(echo.requests(2, a_moment).await.expect("echoes").0 > 0);
+    }
+}

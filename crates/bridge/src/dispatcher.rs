@@ -1,0 +1,140 @@
+//! From an exchange that the relay opened to a target, and back.
+//!
+//! ```text
+//! accept -> exchange: decide (policy) -> resolve -> approve (policy) -> connect -> dispatched -> answer
+//!              \-> refusal                                           \-> raw (CONNECT)
+//! ```
+//!
+//! Each exchange is a task of its own: one that fails, or panics, resets its own stream and
+//! nothing else. What the config says is swapped as a whole; an exchange keeps what it began with.
+
+mod answer;
+mod exchange;
+mod raw;
+mod refusal;
+mod resolve;
+
+use crate::config::Config;
+use crate::upstream::Upstream;
+use policy::{Policy, PolicyError};
+use protocol::frame::Serves;
+use std::net::IpAddr;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, PoisonError, RwLock};
+use std::time::Duration;
+use transport::Incoming;
+
+pub use resolve::resolve;
+
+/// What the config in force says about exchanges.
+#[derive(Debug)]
+pub struct Active {
+    pub(crate) policy: Policy,
+    pub(crate) upstream: Upstream,
+    pub(crate) config: Config,
+    own_addresses: Vec<IpAddr>,
+}
+
+impl Active {
+    /// From a config, for a host with these addresses.
+    ///
+    /// # Errors
+    /// [`PolicyError`] when there are too many rules.
+    pub fn new(config: Config, own_addresses: Vec<IpAddr>) -> Result<Self, PolicyError> {
+        Ok(Self {
+            policy: config.rules.policy(own_addresses.clone())?,
+            upstream: Upstream::new(&config.targets),
+            config,
+            own_addresses,
+        })
+    }
+
+    /// What the relay is told.
+    pub fn serves(&self) -> Serves {
+        self.config.rules.serves(self.config.bridge.advertise_hosts)
+    }
+}
+
+/// The addresses of this host, which are only reached when they are named.
+pub fn own_addresses() -> Vec<IpAddr> {
+    match if_addrs::get_if_addrs() {
+        Ok(interfaces) => {
+            let mut addresses: Vec<_> = interfaces.iter().map(if_addrs::Interface::ip).collect();
+            addresses.sort_unstable();
+            addresses.dedup();
+            addresses
+        }
+        Err(error) => {
+            tracing::warn!(%error, "this host's own addresses are not known");
+            Vec::new()
+        }
+    }
+}
+
+/// Takes exchanges and runs them.
+#[derive(Debug)]
+pub struct Dispatcher {
+    active: RwLock<Arc<Active>>,
+    running: AtomicUsize,
+}
+
+/// Counts an exchange for as long as it lives, however it ends.
+struct Running(Arc<Dispatcher>);
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        self.0.running.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+impl Dispatcher {
+    /// With the config that it begins with.
+    pub fn new(active: Active) -> Arc<Self> {
+        Arc::new(Self {
+            active: RwLock::new(Arc::new(active)),
+            running: AtomicUsize::new(0),
+        })
+    }
+
+    /// What is in force.
+    pub fn active(&self) -> Arc<Active> {
+        let active = self.active.read().unwrap_or_else(PoisonError::into_inner);
+        active.clone()
+    }
+
+    /// Puts another config in force, for exchanges that begin from now on.
+    pub fn replace(&self, active: Active) {
+        *self.active.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(active);
+    }
+
+    /// Looks at this host's addresses again; they change with its networks. Blocks shortly.
+    pub fn refresh_addresses(&self) {
+        let active = self.active();
+        let addresses = own_addresses();
+        if addresses != active.own_addresses
+            && let Ok(active) = Active::new(active.config.clone(), addresses)
+        {
+            self.replace(active);
+        }
+    }
+
+    /// Exchanges that are under way.
+    pub fn running(&self) -> usize {
+        self.running.load(Ordering::Relaxed)
+    }
+
+    /// Takes an exchange. Returns at once.
+    pub fn accept(self: &Arc<Self>, incoming: Incoming) {
+        self.running.fetch_add(1, Ordering::Relaxed);
+        let running = Running(self.clone());
+        let active = self.active();
+        // A panic ends this task alone; the streams' drop tells the relay.
+        tokio::spawn(async move {
+            exchange::run(active, incoming).await;
+            drop(running);
+        });
+    }
+}
+
+/// How long an exchange may take where neither the relay nor the config says.
+const LONGEST: Duration = Duration::from_secs(24 * 60 * 60);

@@ -1,0 +1,325 @@
+//! A target's answer, on its way back.
+//!
+//! A small one whose body is already there is one HEAD frame with its end; everything else is a
+//! HEAD and then as much as the relay takes. An answer that breaks off is a reset, never an end.
+
+use super::exchange::{Exchange, timed_out};
+use crate::upstream::{Connection, Progress, response_failure};
+use bytes::{Bytes, BytesMut};
+use http::header::CONTENT_LENGTH;
+use http::{HeaderMap, Response, StatusCode};
+use http_body::{Body, Frame};
+use http_body_util::BodyExt as _;
+use hyper::body::Incoming;
+use protocol::frame::{BodyLength, ResponseHead};
+use protocol::{Code, Execution, Failure};
+use std::future::poll_fn;
+use std::pin::Pin;
+use std::task::{Context, Poll};
+use std::time::Duration;
+use tokio::time::{Instant, Sleep, timeout, timeout_at};
+use transport::session::INLINE_MAX_BYTES;
+use transport::{PumpEnd, PumpError};
+
+/// How long a small body may take to come behind its head, to travel with it.
+const GRACE: Duration = Duration::from_millis(2);
+
+/// Passes an answer on, and gives its connection back.
+pub(super) async fn pass_on(
+    exchange: &mut Exchange,
+    response: Response<Incoming>,
+    connection: Connection,
+    progress: &Progress,
+) -> Result<(), Failure> {
+    let (parts, mut body) = response.into_parts();
+    if parts.status == StatusCode::SWITCHING_PROTOCOLS {
+        let detail = "the target switched to another protocol, which was not asked for";
+        return Err(executed(Code::TargetProtocol, detail));
+    }
+    let bytes_max = exchange.active.config.limits.response_max;
+    let bytes_max = bytes_max.map(|size| size.bytes());
+    let head = head(&exchange.head.method, parts.status, &parts.headers, &body)?;
+    if let (BodyLength::Known(bytes), Some(max)) = (head.body, bytes_max)
+        && bytes > max
+    {
+        return Err(too_large());
+    }
+    let gathered = gather(&mut body, head.body).await?;
+    let is_end = gathered.is_end && gathered.rest.is_none();
+    exchange.send.head(&head, &gathered.bytes, is_end)?;
+    if !is_end {
+        let rest = Rest {
+            first: gathered.rest,
+            body,
+            is_end: gathered.is_end,
+            bytes_left_max: bytes_max.map(|max| max.saturating_sub(gathered.bytes.len() as u64)),
+            idle: exchange.times.idle,
+            sleep: None,
+        };
+        let pumped = timeout_at(exchange.times.end_by, exchange.send.pump(rest)).await;
+        match pumped {
+            Ok(Ok(PumpEnd::Finished)) => {}
+            // Nobody wants the rest: the connection goes with it.
+            Ok(Ok(PumpEnd::Stopped)) => return Ok(()),
+            Ok(Err(PumpError::Body(failure) | PumpError::Stream(failure))) => return Err(failure),
+            Err(_) => {
+                let detail = "the time for the exchange ended before the answer was whole";
+                return Err(timed_out(Execution::Executed, detail));
+            }
+        }
+    }
+    // An answer that came before the whole request was sent: nobody waits for the rest of that.
+    if progress.is_done() {
+        exchange.active.upstream.give_back(connection).await;
+    }
+    Ok(())
+}
+
+fn executed(code: Code, detail: impl Into<String>) -> Failure {
+    Failure::new(code, Execution::Executed, detail)
+}
+
+fn too_large() -> Failure {
+    let detail = "the answer is larger than this bridge passes on (limits.response_max)";
+    executed(Code::ResponseTooLarge, detail)
+}
+
+/// The wire's head of an answer.
+fn head<B: Body>(
+    method: &str,
+    status: StatusCode,
+    headers: &HeaderMap,
+    body: &B,
+) -> Result<ResponseHead, Failure> {
+    let has_no_body = method == "HEAD"
+        || status == StatusCode::NO_CONTENT
+        || status == StatusCode::NOT_MODIFIED;
+    let hint = body.size_hint();
+    // With chunks a length says nothing (RFC 9112, 6.3), and must not go on.
+    let is_chunked = !has_no_body && hint.exact().is_none();
+    let length = match hint.exact() {
+        _ if has_no_body => BodyLength::None,
+        Some(bytes) => BodyLength::Known(bytes),
+        None => BodyLength::Unknown,
+    };
+    let headers = transport::http::to_wire(headers, |name| is_chunked && name == CONTENT_LENGTH)
+        .map_err(|error| {
+            let detail = format!("the head of the target's answer cannot be passed on: {error}");
+            executed(Code::TargetProtocol, detail)
+        })?;
+    Ok(ResponseHead {
+        status: status.as_u16(),
+        headers,
+        body: length,
+    })
+}
+
+/// The beginning of a body.
+struct Gathered {
+    bytes: Bytes,
+    rest: Option<Frame<Bytes>>,
+    is_end: bool,
+}
+
+/// Takes what is there of a body, as far as it travels with its head.
+async fn gather<B>(body: &mut B, length: BodyLength) -> Result<Gathered, Failure>
+where
+    B: Body<Data = Bytes, Error = hyper::Error> + Unpin,
+{
+    let is_small = matches!(length, BodyLength::Known(bytes) if bytes <= INLINE_MAX_BYTES as u64);
+    let mut pieces = Pieces::default();
+    let mut rest = None;
+    while !body.is_end_stream() {
+        let frame = if is_small {
+            match timeout(GRACE, body.frame()).await {
+                Ok(frame) => Poll::Ready(frame),
+                Err(_) => Poll::Pending,
+            }
+        } else {
+            poll_fn(|cx| Poll::Ready(Pin::new(&mut *body).poll_frame(cx))).await
+        };
+        let frame = match frame {
+            Poll::Pending => break,
+            Poll::Ready(None) => {
+                return Ok(Gathered {
+                    bytes: pieces.join(),
+                    rest: None,
+                    is_end: true,
+                });
+            }
+            Poll::Ready(Some(frame)) => frame.map_err(|error| response_failure(&error))?,
+        };
+        match frame.data_ref() {
+            Some(data) if pieces.len() + data.len() <= INLINE_MAX_BYTES => {
+                pieces.push(data.clone());
+            }
+            Some(_) | None => {
+                rest = Some(frame);
+                break;
+            }
+        }
+    }
+    Ok(Gathered {
+        bytes: pieces.join(),
+        rest,
+        is_end: body.is_end_stream(),
+    })
+}
+
+/// Bytes in pieces; one piece is not copied.
+#[derive(Default)]
+struct Pieces {
+    first: Bytes,
+    more: BytesMut,
+}
+
+impl Pieces {
+    fn len(&self) -> usize {
+        self.first.len() + self.more.len()
+    }
+
+    fn push(&mut self, data: Bytes) {
+        if self.first.is_empty() {
+            self.first = data;
+        } else {
+            self.more.extend_from_slice(&data);
+        }
+    }
+
+    fn join(self) -> Bytes {
+        if self.more.is_empty() {
+            return self.first;
+        }
+        let mut all = BytesMut::with_capacity(self.len());
+        all.extend_from_slice(&self.first);
+        all.extend_from_slice(&self.more);
+        all.freeze()
+    }
+}
+
+/// The rest of a body, with its limits. The time between two pieces runs while the target is
+/// waited for, not while the relay is.
+struct Rest {
+    first: Option<Frame<Bytes>>,
+    body: Incoming,
+    is_end: bool,
+    bytes_left_max: Option<u64>,
+    idle: Duration,
+    sleep: Option<Pin<Box<Sleep>>>,
+}
+
+impl Rest {
+    fn poll_idle(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        let idle = self.idle;
+        let sleep = self
+            .sleep
+            .get_or_insert_with(|| Box::pin(tokio::time::sleep(idle)));
+        sleep.as_mut().poll(cx)
+    }
+
+    fn count(&mut self, frame: &Frame<Bytes>) -> Result<(), Failure> {
+        let bytes = frame.data_ref().map_or(0, Bytes::len) as u64;
+        if let Some(left) = &mut self.bytes_left_max {
+            *left = left.checked_sub(bytes).ok_or_else(too_large)?;
+        }
+        Ok(())
+    }
+}
+
+impl Body for Rest {
+    type Data = Bytes;
+    type Error = Failure;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Failure>>> {
+        let frame = if let Some(first) = self.first.take() {
+            first
+        } else if self.is_end {
+            return Poll::Ready(None);
+        } else {
+            match Pin::new(&mut self.body).poll_frame(cx) {
+                Poll::Ready(None) => return Poll::Ready(None),
+                Poll::Ready(Some(Ok(frame))) => frame,
+                Poll::Ready(Some(Err(error))) => {
+                    return Poll::Ready(Some(Err(response_failure(&error))));
+                }
+                Poll::Pending => {
+                    std::task::ready!(self.poll_idle(cx));
+                    let detail = format!("the target sent nothing for {:?}", self.idle);
+                    return Poll::Ready(Some(Err(timed_out(Execution::Executed, detail))));
+                }
+            }
+        };
+        if let Some(sleep) = &mut self.sleep {
+            let next = Instant::now() + self.idle;
+            self.sleep.as_mut().map(|sleep| sleep.as_mut().reset(next));
+        }
+        let counted = self.count(&frame);
+        Poll::Ready(Some(counted.map(|()| frame)))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use http::HeaderValue;
+    use http_body_util::{Empty, Full, StreamBody};
+
+    fn headers(length: Option<&'static str>) -> HeaderMap {
+        let mut headers = HeaderMap::new();
+        if let Some(length) = length {
+            headers.insert(CONTENT_LENGTH, HeaderValue::from_static(length));
+        }
+        headers
+    }
+
+    fn has_length(head: &ResponseHead) -> bool {
+        head.headers.iter().any(|(name, _)| name == b"content-length")
+    }
+
+    #[test]
+    fn a_body_has_the_length_that_it_has() {
+        let full = Full::new(Bytes::from_static(b"1234567"));
+        let seven = head("GET", StatusCode::OK, &headers(Some("7")), &full).unwrap();
+        assert_eq!(seven.body, BodyLength::Known(7));
+        assert!(has_length(&seven));
+        let empty = Empty::<Bytes>::new();
+        let none = head("GET", StatusCode::OK, &headers(Some("0")), &empty).unwrap();
+        assert_eq!(none.body, BodyLength::Known(0));
+    }
+
+    #[test]
+    fn the_answer_to_head_keeps_its_length_and_has_no_body() {
+        let empty = Empty::<Bytes>::new();
+        for (method, status) in [("HEAD", 200), ("GET", 304), ("GET", 204)] {
+            let status = StatusCode::from_u16(status).unwrap();
+            let answer = head(method, status, &headers(Some("99")), &empty).unwrap();
+            assert_eq!(answer.body, BodyLength::None, "{method} {status}");
+            assert!(has_length(&answer));
+        }
+    }
+
+    #[test]
+    fn a_length_beside_chunks_is_not_passed_on() {
+        let chunks = StreamBody::new(NoFrames);
+        let answer = head("GET", StatusCode::OK, &headers(Some("5")), &chunks).unwrap();
+        assert_eq!(answer.body, BodyLength::Unknown);
+        assert!(!has_length(&answer));
+    }
+
+    struct NoFrames;
+
+    impl Body for NoFrames {
+        type Data = Bytes;
+        type Error = hyper::Error;
+
+        fn poll_frame(
+            self: Pin<&mut Self>,
+            _: &mut Context<'_>,
+        ) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
+            Poll::Pending
+        }
+    }
+}

@@ -1,0 +1,283 @@
+//! One exchange: from what the relay asks for to the head of the target's answer.
+//!
+//! Whatever ends it early ends in one [`Failure`], which resets the stream. A reset by the relay
+//! drops what is under way here, and with it the connection to the target.
+
+use super::refusal::refused;
+use super::resolve::resolve;
+use super::{Active, LONGEST, answer, raw};
+use crate::upstream::{
+    Connection, FRESH_FOR, Key, Progress, RequestBody, RequestParts, Upstream,
+    closed_before_answer, request_failure,
+};
+use http::{HeaderMap, Request, Response, StatusCode};
+use hyper::body::Incoming as Body;
+use hyper::client::conn::TrySendError;
+use policy::{Approved, Candidate};
+use protocol::frame::{BodyLength, RequestHead, RequestTarget, ResponseHead};
+use protocol::limits::INFORMATIONAL_MAX;
+use protocol::{Code, Execution, Failure};
+use std::pin::pin;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::sync::mpsc;
+use tokio::time::{Instant, sleep_until, timeout_at};
+use transport::{Incoming, RecvStream, SendStream};
+
+/// Connections that one request is tried on, when it verifiably did not leave on those before.
+const TRIES_MAX: u32 = 3;
+
+/// Runs an exchange to its end.
+pub(super) async fn run(active: Arc<Active>, incoming: Incoming) {
+    let Incoming { head, send, recv } = incoming;
+    let times = Times::new(&active, &head);
+    let started = Instant::now();
+    let mut exchange = Exchange {
+        active,
+        head,
+        send,
+        times,
+    };
+    if let Err(failure) = exchange.serve(recv).await {
+        tracing::debug!(
+            code = %failure.code, execution = %failure.execution, detail = failure.detail,
+            method = exchange.head.method, took = ?started.elapsed(), "exchange failed"
+        );
+        exchange.send.reset(failure);
+    }
+}
+
+/// When an exchange has taken too long.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Times {
+    /// The relay's own limit for the head.
+    head_by: Instant,
+    /// The end of it all.
+    pub(super) end_by: Instant,
+    /// From the last piece of the request to the head.
+    head: Duration,
+    /// Between two pieces of the answer.
+    pub(super) idle: Duration,
+}
+
+impl Times {
+    fn new(active: &Active, head: &RequestHead) -> Self {
+        let (left, targets) = (head.time_left, &active.config.targets);
+        let settings = match &head.target {
+            RequestTarget::Endpoint { name, .. } => active.config.rules.settings(name),
+            RequestTarget::Url(_) | RequestTarget::Connect { .. } => None,
+        };
+        let own_head = settings.and_then(|settings| settings.head_timeout);
+        let own_idle = settings.and_then(|settings| settings.idle_timeout);
+        let idle = own_idle.unwrap_or(targets.idle_timeout).get();
+        let now = Instant::now();
+        Self {
+            head_by: now + left.head().unwrap_or(LONGEST),
+            end_by: now + left.total().unwrap_or(LONGEST),
+            head: own_head.unwrap_or(targets.head_timeout).get(),
+            idle: left.idle().map_or(idle, |left| left.min(idle)),
+        }
+    }
+}
+
+pub(super) fn timed_out(execution: Execution, detail: impl Into<String>) -> Failure {
+    Failure::new(Code::TargetTimeout, execution, detail)
+}
+
+pub(super) struct Exchange {
+    pub(super) active: Arc<Active>,
+    pub(super) head: RequestHead,
+    pub(super) send: SendStream,
+    pub(super) times: Times,
+}
+
+/// Why no answer's head came.
+enum NoHead {
+    /// The connection to the target failed; it may give the request back.
+    Target(TrySendError<Request<RequestBody>>),
+    /// The exchange is over.
+    Over(Failure),
+}
+
+impl Exchange {
+    async fn serve(&mut self, recv: RecvStream) -> Result<(), Failure> {
+        let candidate = self.decide()?;
+        if matches!(self.head.target, RequestTarget::Connect { .. }) {
+            return raw::serve(self, &candidate, recv).await;
+        }
+        let limits = &self.active.config.limits;
+        let bytes_max = limits.request_max.map(|size| size.bytes());
+        let body = RequestBody::new(recv, self.head.body, bytes_max)?;
+        self.dispatch(&candidate, body).await
+    }
+
+    /// What the policy says of the request as it stands.
+    fn decide(&self) -> Result<Candidate, Failure> {
+        let (policy, method) = (&self.active.policy, &self.head.method);
+        if self.head.credential.is_some() {
+            let detail = "this bridge keeps no credential of that name";
+            return Err(Failure::not_dispatched(Code::InvalidRequest, detail));
+        }
+        match &self.head.target {
+            RequestTarget::Url(url) => policy.decide_url(method, url),
+            RequestTarget::Endpoint {
+                name,
+                path_and_query,
+            } => policy.decide_endpoint(name, method, path_and_query),
+            RequestTarget::Connect { host, port } => policy.decide_connect(host, *port),
+        }
+        .map_err(|refusal| refused(&refusal, &self.head))
+    }
+
+    /// Every address of the candidate's host that may be connected to.
+    pub(super) async fn approved(&self, candidate: &Candidate) -> Result<Vec<Approved>, Failure> {
+        let addresses = resolve(candidate.target().host()).await?;
+        candidate
+            .approve_any(&addresses)
+            .map_err(|refusal| refused(&refusal, &self.head))
+    }
+
+    /// Runs something that nothing was dispatched for yet; a reset or the deadline drops it.
+    pub(super) async fn before_dispatch<T>(
+        &self,
+        work: impl Future<Output = Result<T, Failure>>,
+    ) -> Result<T, Failure> {
+        tokio::select! {
+            biased;
+            failure = self.send.closed() => Err(failure),
+            result = timeout_at(self.times.end_by, work) => result.unwrap_or_else(|_| {
+                let detail = "the time for the exchange ended before the target was connected";
+                Err(timed_out(Execution::NotDispatched, detail))
+            }),
+        }
+    }
+
+    async fn connection(
+        &self,
+        candidate: &Candidate,
+        key: &Key,
+    ) -> Result<(Approved, Connection), Failure> {
+        let approved = self.approved(candidate).await?;
+        self.active.upstream.connect(approved, key).await
+    }
+
+    async fn dispatch(&mut self, candidate: &Candidate, body: RequestBody) -> Result<(), Failure> {
+        let active = self.active.clone();
+        let ca_file = match &self.head.target {
+            RequestTarget::Endpoint { name, .. } => active.config.rules.settings(name),
+            RequestTarget::Url(_) | RequestTarget::Connect { .. } => None,
+        }
+        .and_then(|settings| settings.ca_file.as_deref());
+        let key = Upstream::key(candidate.target(), ca_file);
+        let mut again = body.again().filter(|_| is_repeatable(&self.head.method));
+        let idle_max = again.is_none().then_some(FRESH_FOR);
+        let pooled = active
+            .upstream
+            .reuse(&key, idle_max, |address| candidate.approve(address).ok());
+        let (approved, mut connection) = match pooled {
+            Some(pooled) => pooled,
+            None => self.before_dispatch(self.connection(candidate, &key)).await?,
+        };
+        let parts = RequestParts::new(&approved, &self.head)?;
+        let mut body = body;
+        let mut may_have_left = false;
+        for tries_left in (0..TRIES_MAX).rev() {
+            self.send.dispatched()?;
+            let progress = body.progress();
+            let (request, informational) = with_informational(parts.request(body));
+            let answer = connection.send(request);
+            let mut error = match self.head_of(answer, informational, &progress).await {
+                Ok(response) => {
+                    return answer::pass_on(self, response, connection, &progress).await;
+                }
+                Err(NoHead::Over(failure)) => return Err(failure),
+                Err(NoHead::Target(error)) => error,
+            };
+            let was_reused = connection.is_reused();
+            drop(connection);
+            body = match (error.take_message(), again.take()) {
+                (Some(request), kept) if tries_left > 0 => {
+                    again = kept;
+                    request.into_body()
+                }
+                // The target had closed an idle connection: a repeat does nothing twice.
+                (None, Some(body)) if was_reused && closed_before_answer(error.error()) => {
+                    may_have_left = true;
+                    body
+                }
+                _ => return Err(request_failure(error.error())),
+            };
+            let connecting = self.before_dispatch(self.connection(candidate, &key)).await;
+            (_, connection) = connecting.map_err(|failure| Failure {
+                execution: if may_have_left {
+                    Execution::PossiblyExecuted
+                } else {
+                    failure.execution
+                },
+                ..failure
+            })?;
+        }
+        let detail = "the target closes its connections before they are used";
+        Err(Failure::possibly_executed(Code::TargetClosed, detail))
+    }
+
+    /// Waits for the head of the answer, and passes those with a status of 1xx on.
+    async fn head_of(
+        &mut self,
+        answer: impl Future<Output = Result<Response<Body>, TrySendError<Request<RequestBody>>>>,
+        mut informational: mpsc::Receiver<ResponseHead>,
+        progress: &Progress,
+    ) -> Result<Response<Body>, NoHead> {
+        let mut answer = pin!(answer);
+        let fixed = self.times.head_by.min(self.times.end_by);
+        loop {
+            let stalls = Instant::from_std(progress.last()) + self.times.head;
+            let head = tokio::select! {
+                biased;
+                Some(head) = informational.recv() => head,
+                result = &mut answer => return result.map_err(NoHead::Target),
+                failure = self.send.closed() => return Err(NoHead::Over(failure)),
+                () = sleep_until(stalls.min(fixed)) => {
+                    let now = Instant::now();
+                    let moved = Instant::from_std(progress.last()) + self.times.head;
+                    if now < moved.min(fixed) {
+                        continue;
+                    }
+                    let detail = "the target did not answer in time";
+                    let failure = timed_out(Execution::PossiblyExecuted, detail);
+                    return Err(NoHead::Over(failure));
+                }
+            };
+            if head.status != 100 || self.head.expect_continue {
+                self.send.head(&head, &[], false).map_err(NoHead::Over)?;
+            }
+        }
+    }
+}
+
+/// Whether it may be sent twice without doing anything twice, and usually is (RFC 9110, 9.2.1).
+fn is_repeatable(method: &str) -> bool {
+    matches!(method, "GET" | "HEAD" | "OPTIONS")
+}
+
+/// Lets heads with a status of 1xx come out beside the answer.
+fn with_informational(
+    mut request: Request<RequestBody>,
+) -> (Request<RequestBody>, mpsc::Receiver<ResponseHead>) {
+    let (sender, receiver) = mpsc::channel(INFORMATIONAL_MAX as usize);
+    hyper::ext::on_informational(&mut request, move |response| {
+        // More than the wire takes of them are dropped: they are hints.
+        if let Some(head) = informational(response.status(), response.headers()) {
+            let _ = sender.try_send(head);
+        }
+    });
+    (request, receiver)
+}
+
+fn informational(status: StatusCode, headers: &HeaderMap) -> Option<ResponseHead> {
+    Some(ResponseHead {
+        status: status.as_u16(),
+        headers: transport::http::to_wire(headers, |_| false).ok()?,
+        body: BodyLength::None,
+    })
+}

@@ -1,0 +1,161 @@
+//! One command: printed, run, timed.
+
+use std::ffi::OsStr;
+use std::fmt;
+use std::path::{Path, PathBuf};
+use std::process::{Command, ExitCode, Stdio};
+use std::time::Instant;
+
+/// How the variables begin that cargo sets for what it runs.
+const OWN_VARIABLES: [&str; 2] = ["CARGO_PKG_", "CARGO_MANIFEST_"];
+
+/// A command of a chore.
+pub(crate) struct Step {
+    command: Command,
+    text: String,
+}
+
+/// The step at which a chore ended.
+#[derive(Debug)]
+pub(crate) struct Failed {
+    what: String,
+    /// The command's own status, where it had one.
+    code: Option<u8>,
+}
+
+impl Step {
+    /// `cargo` and arguments: the cargo that runs us, at the repository's root.
+    pub(crate) fn cargo<A: AsRef<OsStr>>(args: impl IntoIterator<Item = A>) -> Self {
+        let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
+        let mut command = Command::new(cargo);
+        // Cargo tells us about our own package in these. Build scripts look at some of them, and
+        // would run again each time that cargo is called from here and then by hand.
+        for (name, _) in std::env::vars_os() {
+            let name = name.to_string_lossy();
+            if OWN_VARIABLES.iter().any(|own| name.starts_with(own)) {
+                command.env_remove(&*name);
+            }
+        }
+        Self {
+            command,
+            text: "cargo".to_owned(),
+        }
+        .args(args)
+    }
+
+    /// A program on the path.
+    pub(crate) fn program(name: &str) -> Self {
+        Self {
+            command: Command::new(name),
+            text: name.to_owned(),
+        }
+    }
+
+    /// A program of the workspace, built in release mode.
+    pub(crate) fn release_program(name: &str) -> Self {
+        let path = release_dir()
+            .join(name)
+            .with_extension(std::env::consts::EXE_EXTENSION);
+        Self {
+            command: Command::new(path),
+            text: name.to_owned(),
+        }
+    }
+
+    /// More arguments.
+    pub(crate) fn args<A: AsRef<OsStr>>(mut self, args: impl IntoIterator<Item = A>) -> Self {
+        for arg in args {
+            self.text = format!("{} {}", self.text, arg.as_ref().to_string_lossy());
+            self.command.arg(arg);
+        }
+        self
+    }
+
+    /// An environment variable, shown with the command.
+    pub(crate) fn env(mut self, name: &str, value: &str) -> Self {
+        self.text = format!("{name}={value:?} {}", self.text);
+        self.command.env(name, value);
+        self
+    }
+
+    /// Runs it to its end, with what it writes passed through.
+    pub(crate) fn run(mut self) -> Result<(), Failed> {
+        println!("== {}", self.text);
+        let began = Instant::now();
+        let status = self
+            .command
+            .current_dir(root())
+            .stdin(Stdio::null())
+            .status();
+        match status {
+            Ok(status) if status.success() => {
+                println!("   done in {:.1} s", began.elapsed().as_secs_f64());
+                Ok(())
+            }
+            Ok(status) => {
+                let code = status.code().and_then(|code| u8::try_from(code).ok());
+                Err(Failed {
+                    what: format!("`{}`: {status}", self.text),
+                    code,
+                })
+            }
+            Err(error) => Err(Failed::new(format!(
+                "`{}` cannot be run: {error}",
+                self.text
+            ))),
+        }
+    }
+
+    /// Whether it runs and succeeds; nothing of it is shown.
+    pub(crate) fn succeeds(mut self) -> bool {
+        let quiet = self
+            .command
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(Stdio::null());
+        quiet
+            .current_dir(root())
+            .status()
+            .is_ok_and(|status| status.success())
+    }
+}
+
+impl Failed {
+    /// Something that no command said.
+    pub(crate) fn new(what: impl Into<String>) -> Self {
+        Self {
+            what: what.into(),
+            code: None,
+        }
+    }
+
+    /// The failing command's status, or 1.
+    pub(crate) fn exit_code(&self) -> ExitCode {
+        ExitCode::from(self.code.unwrap_or(1))
+    }
+}
+
+impl fmt::Display for Failed {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.what)
+    }
+}
+
+/// The repository's root, wherever cargo was called.
+pub(crate) fn root() -> PathBuf {
+    // Two up from this crate. Cargo sets the variable for what it runs, so a tree that was moved
+    // after it was built is still found.
+    let here = std::env::var_os("CARGO_MANIFEST_DIR")
+        .map_or_else(|| PathBuf::from(env!("CARGO_MANIFEST_DIR")), PathBuf::from);
+    here.ancestors().nth(2).unwrap_or(Path::new(".")).to_owned()
+}
+
+/// The release profile's directory, beside the one that we run from: so it is the right one where
+/// the target directory is not at its usual place.
+fn release_dir() -> PathBuf {
+    let ours = std::env::current_exe().unwrap_or_default();
+    ours.ancestors()
+        .nth(2)
+        .unwrap_or(Path::new("target"))
+        .join("release")
+}

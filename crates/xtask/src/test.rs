@@ -1,0 +1,60 @@
+//! `cargo xtask test`: the programs, then every test.
+
+use crate::step::{Failed, Step};
+
+/// What to test.
+#[derive(Debug, clap::Args)]
+pub(crate) struct Args {
+    /// Passed on to `cargo nextest run`, or `cargo test` where nextest is not installed: a name, or
+    /// `-p CRATE`. Tests in the documentation run only without any
+    #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+    rest: Vec<String>,
+}
+
+/// Builds the programs, which the end-to-end tests start, and runs the tests.
+pub(crate) fn run(args: &Args) -> Result<(), Failed> {
+    Step::cargo(["build", "--workspace", "--bins", "--locked"]).run()?;
+    let runner: &[&str] = if has_nextest() {
+        &["nextest", "run"]
+    } else {
+        println!(
+            "   (cargo-nextest is not installed: `cargo test` does it, with less of a report)"
+        );
+        &["test", "--tests"]
+    };
+    let mut tests = Step::cargo(runner);
+    if !names_package(&args.rest) {
+        tests = tests.args(["--workspace"]);
+    }
+    tests.args(["--locked"]).args(&args.rest).run()?;
+    if args.rest.is_empty() {
+        // nextest does not run these, and `cargo test --tests` neither.
+        Step::cargo(["test", "--doc", "--workspace", "--locked"]).run()?;
+    }
+    Ok(())
+}
+
+fn has_nextest() -> bool {
+    Step::cargo(["nextest", "--version"]).succeeds()
+}
+
+/// Whether the arguments choose packages, which `--workspace` would override.
+fn names_package(args: &[String]) -> bool {
+    args.iter()
+        .take_while(|arg| *arg != "--")
+        .any(|arg| arg.starts_with("-p") || arg.starts_with("--package"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::names_package;
+
+    #[test]
+    fn a_package_is_chosen_before_the_dashes_alone() {
+        let args = |text: &str| text.split(' ').map(str::to_owned).collect::<Vec<_>>();
+        assert!(names_package(&args("some_test -p e2e")));
+        assert!(names_package(&args("--package=e2e")));
+        assert!(!names_package(&args("some_test")));
+        assert!(!names_package(&args("-- -p")));
+    }
+}

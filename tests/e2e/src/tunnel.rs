@@ -1,0 +1,61 @@
+//! A tunnel by hand: TLS, the upgrade, and whatever bytes a test wants to send.
+
+use std::time::Duration;
+use support::{Ask, Origin, ThrowawayCa};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+use tokio_rustls::TlsConnector;
+use tokio_rustls::client::TlsStream;
+use tokio_rustls::rustls::pki_types::ServerName;
+
+const KEY: &str = "dGhlIHNhbXBsZSBub25jZQ==";
+const PROTOCOL: &str = "integration-bridge.v1";
+
+/// The upgrade request, for the HTTP client.
+pub(crate) fn upgrade_ask() -> Ask {
+    Ask::get("/v1/tunnel")
+        .header("connection", "Upgrade")
+        .header("upgrade", "websocket")
+        .header("sec-websocket-version", "13")
+        .header("sec-websocket-key", KEY)
+        .header("sec-websocket-protocol", PROTOCOL)
+}
+
+/// An upgraded connection that has not proved itself.
+pub struct SilentTunnel {
+    stream: TlsStream<TcpStream>,
+}
+
+impl SilentTunnel {
+    pub(crate) async fn open(public: &Origin, ca: &ThrowawayCa) -> Self {
+        let tcp = TcpStream::connect(public.addr()).await.unwrap();
+        let name = ServerName::try_from("localhost").unwrap();
+        let connector = TlsConnector::from(ca.client_config());
+        let mut stream = connector.connect(name, tcp).await.unwrap();
+        let request = format!(
+            "GET /v1/tunnel HTTP/1.1\r\nHost: localhost\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\
+             Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: {KEY}\r\n\
+             Sec-WebSocket-Protocol: {PROTOCOL}\r\n\r\n"
+        );
+        stream.write_all(request.as_bytes()).await.unwrap();
+        let mut answer = Vec::new();
+        while !answer.ends_with(b"\r\n\r\n") {
+            answer.push(stream.read_u8().await.unwrap());
+        }
+        let text = String::from_utf8_lossy(&answer);
+        assert!(text.starts_with("HTTP/1.1 101"), "{text}");
+        Self { stream }
+    }
+
+    /// Sends bytes, and waits until the relay closes.
+    pub async fn send_and_wait_for_close(&mut self, bytes: &[u8], within: Duration) -> bool {
+        let closing = async {
+            if self.stream.write_all(bytes).await.is_err() || self.stream.flush().await.is_err() {
+                return;
+            }
+            let mut rest = [0; 4096];
+            while matches!(self.stream.read(&mut rest).await, Ok(read) if read > 0) {}
+        };
+        tokio::time::timeout(within, closing).await.is_ok()
+    }
+}

@@ -28,6 +28,7 @@ mod value;
 
 pub use error::ConfigError;
 pub use rules::Rules;
+pub(crate) use section::check_name;
 pub use section::{
     AllowSection, BridgeSection, EndpointSection, LimitsSection, LogFormat, LogLevel, LogSection,
     ProxySetting, RelaySection, Targets,

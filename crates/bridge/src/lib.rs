@@ -1,1 +1,39 @@
-//! Scaffold.
+//! The bridge: dials the relay and makes, inside the network, the requests that its own policy
+//! allows.
+//!
+//! ```text
+//! wire -> session -> dispatcher -> policy -> upstream -> target
+//!
+//! cli         what an administrator types: pair, run, config check, policy test
+//! config      bridge.toml
+//! data_dir    identity and epochs on the disk; identity, epoch
+//! pairing     registers the public key with a relay, by an API key
+//! bridge      a running bridge; slot is one of its connections, clock notices sleep
+//! dispatcher  one task for each exchange: policy, target, answer
+//! upstream    the HTTP client to targets; takes only what the policy approved
+//! ```
+//!
+//! Frames, sessions and the way to the relay are the crate `transport`'s; what may be asked of
+//! whom is the crate `policy`'s.
+
+#![cfg_attr(
+    test,
+    expect(clippy::unwrap_used, reason = "a test fails by panicking")
+)]
+
+pub mod bridge;
+pub mod cli;
+mod clock;
+pub mod config;
+pub mod data_dir;
+pub mod dispatcher;
+pub mod epoch;
+pub mod identity;
+pub mod logging;
+pub mod pairing;
+mod slot;
+pub mod upstream;
+
+pub use bridge::{Bridge, RunningBridge, StartError};
+pub use config::Config;
+pub use pairing::{ApiKey, PairError, Secret, pair};

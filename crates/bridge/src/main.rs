@@ -1,2 +1,7 @@
-//! Scaffold.
-fn main() {}
+//! `integration-bridge`: see the library's `cli`.
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    integration_bridge::cli::main()
+}

@@ -120,7 +120,7 @@ fn carried(addr: Ipv6Addr) -> [Option<Ipv4Addr>; READINGS_MAX - 1] {
             let short = bytes[8] == 0 && bytes[13..] == [0, 0, 0];
             [Some(at(12)), short.then(|| at(9))]
         }
-        [0x2002, ..] => [None, None],
+        [0x2002, ..] => [Some(at(2)), None],
         [0x2001, 0, ..] => [Some(at(4)), Some(Ipv4Addr::from_bits(!at(12).to_bits()))],
         _ => [None, None],
     }

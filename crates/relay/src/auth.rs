@@ -4,15 +4,16 @@
 //! `Authorization` belongs to the target and passes through untouched. `Bridge-Authorization`
 //! itself never leaves the relay.
 
-use crate::directory::{Directory, Principal};
-use crate::storage::Secret;
+use crate::directory::Directory;
+use crate::storage::{Existing, Role, Secret};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use http::header::{self, HeaderMap, HeaderName, HeaderValue};
+use protocol::frame::Class;
 use protocol::{Code, Failure};
 use std::collections::HashMap;
 use std::net::IpAddr;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 /// Carries the key when `Authorization` belongs to the target.
@@ -27,25 +28,55 @@ const ADDRESSES_MAX: usize = 10_000;
 /// In which failures are counted.
 const WINDOW: Duration = Duration::from_secs(60);
 
-/// Which header carried the key.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Carrier {
-    /// `Authorization`; it is consumed.
-    Authorization,
-    /// `Bridge-Authorization`; `Authorization` is the target's.
-    BridgeAuthorization,
+/// Who asks: an API key that proved itself.
+#[derive(Debug, Clone)]
+pub struct Principal {
+    /// The tenant's id. Everything that is looked up for this request is looked up in it.
+    pub tenant: Arc<str>,
+    /// The tenant's name.
+    pub tenant_name: Arc<str>,
+    /// The key's client id.
+    pub client_id: Arc<str>,
+    /// What it may do.
+    pub role: Role,
+    /// What it may do with a bridge's name that exists.
+    pub existing: Existing,
 }
 
-impl Carrier {
-    /// Whether a request's header field stays here instead of going to the target.
-    pub fn consumes(self, name: &HeaderName) -> bool {
+impl Principal {
+    /// Whether the key has one of the roles.
+    ///
+    /// # Errors
+    /// `forbidden`, naming both.
+    pub fn require(&self, roles: &[Role]) -> Result<(), Failure> {
+        if roles.contains(&self.role) {
+            return Ok(());
+        }
+        let wanted: Vec<_> = roles.iter().map(|role| role.as_str()).collect();
+        let (wanted, role) = (wanted.join(" or "), self.role);
+        Err(Failure::not_sent(
+            Code::Forbidden,
+            format!("this needs a key with the role {wanted}, and this key has the role {role}"),
+        ))
+    }
+}
+
+impl Role {
+    /// Which of a tunnel's classes the traffic of such a key is.
+    pub fn class(self) -> Class {
         match self {
-            Self::Authorization => {
-                *name == header::AUTHORIZATION || *name == BRIDGE_AUTHORIZATION
-            }
-            Self::BridgeAuthorization => *name == BRIDGE_AUTHORIZATION,
+            Self::Synchronizer => Class::Bulk,
+            Self::Bridge | Self::Caller | Self::Admin => Class::Interactive,
         }
     }
+}
+
+/// The header that carries the relay's own key, which no target may see. The other one, if it is
+/// there too, is the target's.
+pub fn consumed_header(headers: &HeaderMap) -> Option<HeaderName> {
+    [BRIDGE_AUTHORIZATION, header::AUTHORIZATION]
+        .into_iter()
+        .find(|name| headers.contains_key(name))
 }
 
 /// What a request presents.
@@ -55,8 +86,6 @@ pub struct Credentials {
     pub client_id: String,
     /// The secret.
     pub secret: Secret,
-    /// Where they were.
-    pub carrier: Carrier,
 }
 
 impl Credentials {
@@ -65,29 +94,23 @@ impl Credentials {
     /// # Errors
     /// `unauthorized` when there are none or they cannot be read.
     pub fn from_headers(headers: &HeaderMap) -> Result<Self, Failure> {
-        let carried = [
-            (BRIDGE_AUTHORIZATION, Carrier::BridgeAuthorization),
-            (header::AUTHORIZATION, Carrier::Authorization),
-        ];
-        for (name, carrier) in carried {
-            let mut values = headers.get_all(&name).iter();
-            let Some(value) = values.next() else { continue };
-            // Two of them could be read differently by two readers.
-            let parsed = basic(value).filter(|_| values.next().is_none());
-            let (client_id, secret) = parsed.ok_or_else(|| {
-                unauthorized(format!(
-                    "the header `{name}` must hold one HTTP Basic credential: client id and secret"
-                ))
-            })?;
-            return Ok(Self {
-                client_id,
-                secret: Secret::presented(secret),
-                carrier,
-            });
-        }
-        Err(unauthorized(
-            "an API key is needed: client id and secret as HTTP Basic",
-        ))
+        let Some(name) = consumed_header(headers) else {
+            return Err(unauthorized(
+                "an API key is needed: client id and secret as HTTP Basic",
+            ));
+        };
+        let mut values = headers.get_all(&name).iter();
+        let parsed = values.next().and_then(basic);
+        // Two of them could be read differently by two readers.
+        let (client_id, secret) = parsed.filter(|_| values.next().is_none()).ok_or_else(|| {
+            unauthorized(format!(
+                "the header `{name}` must hold one HTTP Basic credential: client id and secret"
+            ))
+        })?;
+        Ok(Self {
+            client_id,
+            secret: Secret::presented(secret),
+        })
     }
 }
 
@@ -122,35 +145,41 @@ impl Authenticator {
         }
     }
 
-    /// Who asks, and which header said so.
+    /// Who asks.
+    ///
+    /// A key that is not known may be one that another process created a moment ago: the
+    /// directory looks again, at most every [`crate::directory::LOOK_AGAIN`], before it says no.
     ///
     /// # Errors
     /// `unauthorized`, without a difference between an unknown client id and a wrong secret;
     /// `tenant_suspended`; `overloaded` for an address that was wrong too often. A key that is
     /// right is taken from any address: many callers may share a balancer's.
-    pub fn authenticate(
+    pub async fn authenticate(
         &self,
         headers: &HeaderMap,
         peer: IpAddr,
-    ) -> Result<(Principal, Carrier), Failure> {
-        let result = Credentials::from_headers(headers).and_then(|credentials| {
-            let principal = self.directory.authenticate(&credentials)?;
-            Ok((principal, credentials.carrier))
-        });
-        match result {
-            Err(failure) if failure.code == Code::Unauthorized => {
-                let mut attempts = self.attempts.lock().unwrap_or_else(PoisonError::into_inner);
-                if attempts.count(peer, Instant::now()) {
-                    Err(failure)
-                } else {
-                    Err(Failure::not_sent(
-                        Code::Overloaded,
-                        "too many wrong keys from this address in the last minute",
-                    ))
-                }
-            }
-            other => other,
+    ) -> Result<Principal, Failure> {
+        let credentials = Credentials::from_headers(headers)?;
+        match self.directory.authenticate(&credentials) {
+            Err(failure) if failure.code == Code::Unauthorized => {}
+            known => return known,
         }
+        if !self.attempts().has_room(peer, Instant::now()) {
+            return Err(Failure::not_sent(
+                Code::Overloaded,
+                "too many wrong keys from this address in the last minute",
+            ));
+        }
+        self.directory.look_again().await;
+        let result = self.directory.authenticate(&credentials);
+        if matches!(&result, Err(failure) if failure.code == Code::Unauthorized) {
+            self.attempts().count(peer, Instant::now());
+        }
+        result
+    }
+
+    fn attempts(&self) -> MutexGuard<'_, Attempts> {
+        self.attempts.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -169,23 +198,35 @@ impl Attempts {
         }
     }
 
-    /// Counts a failure. Returns whether there were still few enough.
-    fn count(&mut self, address: IpAddr, now: Instant) -> bool {
+    /// Whether this address may be wrong once more.
+    fn has_room(&mut self, address: IpAddr, now: Instant) -> bool {
+        let address = network(address);
+        match self.by_address.get(&address) {
+            Some((since, failures)) => {
+                now.saturating_duration_since(*since) >= WINDOW || *failures < self.per_window
+            }
+            None => {
+                if self.by_address.len() >= ADDRESSES_MAX {
+                    self.by_address
+                        .retain(|_, (since, _)| now.saturating_duration_since(*since) < WINDOW);
+                }
+                // Too many to tell apart: a new one waits, as if it had been wrong often.
+                self.by_address.len() < ADDRESSES_MAX && self.per_window > 0
+            }
+        }
+    }
+
+    /// Counts a failure of an address that had room.
+    fn count(&mut self, address: IpAddr, now: Instant) {
         let address = network(address);
         if self.by_address.len() >= ADDRESSES_MAX && !self.by_address.contains_key(&address) {
-            self.by_address
-                .retain(|_, (since, _)| now.saturating_duration_since(*since) < WINDOW);
-            if self.by_address.len() >= ADDRESSES_MAX {
-                // Too many to tell apart: this one waits for room, as if it had been wrong often.
-                return false;
-            }
+            return;
         }
         let (since, failures) = self.by_address.entry(address).or_insert((now, 0));
         if now.saturating_duration_since(*since) >= WINDOW {
             (*since, *failures) = (now, 0);
         }
         *failures = failures.saturating_add(1);
-        *failures <= self.per_window
     }
 }
 
@@ -219,12 +260,10 @@ mod tests {
         let read = Credentials::from_headers(&map).unwrap();
         assert_eq!(read.client_id, "id");
         assert_eq!(read.secret.reveal(), "a:b");
-        assert_eq!(read.carrier, Carrier::BridgeAuthorization);
-        assert!(!read.carrier.consumes(&header::AUTHORIZATION));
-        assert!(read.carrier.consumes(&BRIDGE_AUTHORIZATION));
+        assert_eq!(consumed_header(&map), Some(BRIDGE_AUTHORIZATION));
         let map = headers(&[("authorization", &own.replace("Basic", "bAsIc"))]);
-        let read = Credentials::from_headers(&map).unwrap();
-        assert!(read.carrier.consumes(&header::AUTHORIZATION));
+        assert!(Credentials::from_headers(&map).is_ok());
+        assert_eq!(consumed_header(&map), Some(header::AUTHORIZATION));
     }
 
     #[test]
@@ -253,12 +292,14 @@ mod tests {
         let mut attempts = Attempts::new(2);
         let now = Instant::now();
         let address: IpAddr = "10.0.0.1".parse().unwrap();
-        assert!(attempts.count(address, now));
-        assert!(attempts.count(address, now));
-        assert!(!attempts.count(address, now));
-        assert!(!attempts.count("::ffff:10.0.0.1".parse().unwrap(), now));
-        assert!(attempts.count("10.0.0.2".parse().unwrap(), now));
-        assert!(attempts.count(address, now + WINDOW));
+        for _ in 0..2 {
+            assert!(attempts.has_room(address, now));
+            attempts.count(address, now);
+        }
+        assert!(!attempts.has_room(address, now));
+        assert!(!attempts.has_room("::ffff:10.0.0.1".parse().unwrap(), now));
+        assert!(attempts.has_room("10.0.0.2".parse().unwrap(), now));
+        assert!(attempts.has_room(address, now + WINDOW));
         assert_eq!(
             network("2001:db8::1".parse().unwrap()),
             network("2001:db8::2".parse().unwrap())
@@ -270,11 +311,12 @@ mod tests {
         let mut attempts = Attempts::new(1);
         let now = Instant::now();
         for number in 0..u32::try_from(ADDRESSES_MAX).unwrap() {
-            assert!(attempts.count(std::net::Ipv4Addr::from(number).into(), now));
+            attempts.count(std::net::Ipv4Addr::from(number).into(), now);
         }
         let next: IpAddr = "192.0.2.1".parse().unwrap();
-        assert!(!attempts.count(next, now));
+        assert!(!attempts.has_room(next, now));
+        attempts.count(next, now);
         assert_eq!(attempts.by_address.len(), ADDRESSES_MAX);
-        assert!(attempts.count(next, now + WINDOW));
+        assert!(attempts.has_room(next, now + WINDOW));
     }
 }

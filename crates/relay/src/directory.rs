@@ -2,8 +2,7 @@
 //!
 //! ```text
 //! Storage --- revision, every 500 ms, and at once after a change here ---> Directory
-//! Directory --- Principal with a Lease ---> exchanges    (cut when the key or tenant goes)
-//! Directory --- changed() ---> tunnels whose owner is gone are cut by the registry
+//! Directory --- changed() ---> exchanges whose key and tunnels whose bridge is gone are cut
 //! ```
 //!
 //! Only rows of a newer revision are read. While the database does not answer, the last state
@@ -11,94 +10,24 @@
 
 mod state;
 
-pub use state::{BridgeSummary, Identity};
+pub use state::{BridgeSummary, Claim};
 
-use crate::auth::Credentials;
+use crate::auth::{Credentials, Principal};
 use crate::registry::Owner;
 use crate::router::Paired;
-use crate::storage::{
-    ClientId, Existing, Role, SecretHash, Storage, StorageError, TenantId, TenantState, now,
-};
-use protocol::frame::RefusedCode;
+use crate::storage::{SecretHash, Storage, StorageError, TenantState, now};
 use protocol::{Code, Failure};
 use state::State;
 use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use tokio::sync::{Mutex, watch};
 
 /// How often the database is asked for a newer revision. A key that another process revoked is
 /// cut within this, so well within the 2 s that are promised.
 pub const REFRESH: Duration = Duration::from_millis(500);
 
-/// Ends when what allowed a request is no longer true: its key revoked or expired, its tenant
-/// suspended.
-#[derive(Debug, Clone)]
-pub struct Lease(watch::Receiver<Option<Code>>);
-
-impl Lease {
-    /// Waits for the end. Cancel safe. Does not return while all is well.
-    pub async fn ended(&mut self) -> Failure {
-        let code = match self.0.wait_for(Option::is_some).await {
-            Ok(code) => code.unwrap_or(Code::Unauthorized),
-            // The key is no longer known.
-            Err(_) => Code::Unauthorized,
-        };
-        lease_failure(code)
-    }
-
-    /// The reason, if it has ended.
-    pub fn failure(&self) -> Option<Failure> {
-        match *self.0.borrow() {
-            Some(code) => Some(lease_failure(code)),
-            None if self.0.has_changed().is_err() => Some(lease_failure(Code::Unauthorized)),
-            None => None,
-        }
-    }
-}
-
-fn lease_failure(code: Code) -> Failure {
-    let detail = match code {
-        Code::TenantSuspended => "the tenant is suspended",
-        _ => "the API key is no longer valid",
-    };
-    Failure::not_sent(code, detail)
-}
-
-/// Who asks: an API key that proved itself.
-#[derive(Debug, Clone)]
-pub struct Principal {
-    /// The tenant's id. Everything that is looked up for this request is looked up in it.
-    pub tenant: TenantId,
-    /// The tenant's name.
-    pub tenant_name: Arc<str>,
-    /// The key.
-    pub client_id: ClientId,
-    /// What it may do.
-    pub role: Role,
-    /// What it may do with a bridge's name that exists.
-    pub existing: Existing,
-    /// For how long.
-    pub lease: Lease,
-}
-
-impl Principal {
-    /// Whether the key has one of the roles.
-    ///
-    /// # Errors
-    /// `forbidden`, naming both.
-    pub fn require(&self, roles: &[Role]) -> Result<(), Failure> {
-        if roles.contains(&self.role) {
-            return Ok(());
-        }
-        let wanted: Vec<_> = roles.iter().map(|role| role.as_str()).collect();
-        let wanted = wanted.join(" or ");
-        let role = self.role;
-        Err(Failure::not_sent(
-            Code::Forbidden,
-            format!("this needs a key with the role {wanted}, and this key has the role {role}"),
-        ))
-    }
-}
+/// How often, at most, the database is asked because of a key that is not known.
+pub const LOOK_AGAIN: Duration = Duration::from_millis(50);
 
 /// The state in memory.
 #[derive(Debug)]
@@ -106,7 +35,8 @@ pub struct Directory {
     storage: Storage,
     state: RwLock<State>,
     changed: watch::Sender<i64>,
-    refreshing: Mutex<()>,
+    /// When it was asked last; held while it is asked.
+    asked: Mutex<Instant>,
 }
 
 impl Directory {
@@ -119,7 +49,7 @@ impl Directory {
             storage,
             state: RwLock::default(),
             changed: watch::Sender::new(0),
-            refreshing: Mutex::new(()),
+            asked: Mutex::new(Instant::now()),
         });
         directory.refresh().await?;
         Ok(directory)
@@ -139,18 +69,36 @@ impl Directory {
     /// # Errors
     /// [`StorageError`] when the database does not answer; the last state stands.
     pub async fn refresh(&self) -> Result<(), StorageError> {
-        let _one_at_a_time = self.refreshing.lock().await;
+        let mut asked = self.asked.lock().await;
+        *asked = Instant::now();
+        self.read_newer().await
+    }
+
+    /// Reads what changed, unless that was done a moment ago.
+    pub async fn look_again(&self) {
+        let mut asked = self.asked.lock().await;
+        if asked.elapsed() < LOOK_AGAIN {
+            return;
+        }
+        *asked = Instant::now();
+        if let Err(error) = self.read_newer().await {
+            tracing::debug!(%error, "the database does not answer");
+        }
+    }
+
+    async fn read_newer(&self) -> Result<(), StorageError> {
         let known = self.state().revision();
         let newer = self.storage.revision().await? != known;
-        let changes = match newer {
-            true => Some(self.storage.changes_since(known).await?),
-            false => None,
+        let changes = if newer {
+            Some(self.storage.changes_since(known).await?)
+        } else {
+            None
         };
         let changed = {
             let mut state = self.state.write().unwrap_or_else(PoisonError::into_inner);
             let expired = state.expire(now());
             if let Some(changes) = changes {
-                state.apply(changes, now());
+                state.apply(changes);
             }
             newer || expired
         };
@@ -192,50 +140,49 @@ impl Directory {
         let entry = state.key(&credentials.client_id);
         let stored = entry.map_or_else(SecretHash::nobodys, |entry| entry.key.secret_hash);
         let matches = presented.matches(&stored);
-        let (Some(entry), true) = (entry, matches) else {
+        let valid = entry.filter(|entry| matches && !entry.is_over(now()));
+        let Some(entry) = valid else {
             return Err(Failure::not_sent(
                 Code::Unauthorized,
                 "the client id or the secret is wrong, or the key is no longer valid",
             ));
         };
-        if entry.key.expires.is_some_and(|expires| expires <= now()) {
-            return Err(lease_failure(Code::Unauthorized));
-        }
         let tenant = state.tenant(&entry.key.tenant);
         let Some(tenant) = tenant.filter(|tenant| tenant.state == TenantState::Active) else {
-            return Err(lease_failure(Code::TenantSuspended));
+            return Err(Failure::not_sent(
+                Code::TenantSuspended,
+                "the tenant is suspended",
+            ));
         };
         Ok(Principal {
-            tenant: entry.key.tenant.clone(),
+            tenant: entry.key.tenant.shared(),
             tenant_name: tenant.name.clone(),
-            client_id: entry.key.client_id.clone(),
+            client_id: entry.key.client_id.shared(),
             role: entry.key.role,
             existing: entry.key.existing,
-            lease: Lease(entry.lease.subscribe()),
         })
     }
 
-    /// Which key must have signed a tunnel's HELLO.
-    ///
-    /// # Errors
-    /// `Unauthorized` for what is not (or no longer) registered, `TenantSuspended`.
-    pub fn identity(
-        &self,
-        tenant: &str,
-        bridge: &str,
-        instance: &[u8; 16],
-    ) -> Result<Identity, RefusedCode> {
+    /// Whether a caller's key is still valid and its tenant may work.
+    pub fn principal_may_stay(&self, principal: &Principal) -> bool {
+        self.state().principal_may_stay(principal)
+    }
+
+    /// Whose tunnel it would be, the key (32 bytes) that must have signed its HELLO, and whether
+    /// that bridge may still come; `None` for what was never registered. The tenant is named by
+    /// its id or name.
+    pub fn identity(&self, tenant: &str, bridge: &str, instance: &[u8; 16]) -> Option<Claim> {
         self.state().identity(tenant, bridge, instance)
     }
 
     /// Whether a tunnel's owner may still have one.
-    pub fn may_stay(&self, owner: &Owner) -> bool {
-        self.state().may_stay(owner)
+    pub fn owner_may_stay(&self, owner: &Owner) -> bool {
+        self.state().owner_may_stay(owner)
     }
 
-    /// The tenant's bridges, by name.
-    pub fn bridges_of(&self, tenant: &TenantId) -> Vec<BridgeSummary> {
-        self.state().bridges_of(tenant.as_str())
+    /// The valid bridges of a tenant (its id), by name.
+    pub fn bridges_of(&self, tenant: &str) -> Vec<BridgeSummary> {
+        self.state().bridges_of(tenant)
     }
 }
 

@@ -361,11 +361,11 @@ impl Storage {
         rows.iter().map(sqlite::bridge).collect()
     }
 
-    /// Revokes a bridge with all its installations. Its name becomes free.
+    /// Revokes a bridge of a tenant (its id) with all its installations. Its name becomes free.
     ///
     /// # Errors
     /// [`StorageError::NotFound`] when the tenant has no valid bridge of that name.
-    pub async fn revoke_bridge(&self, tenant: &TenantId, name: &str) -> Result<(), StorageError> {
+    pub async fn revoke_bridge(&self, tenant: &str, name: &str) -> Result<(), StorageError> {
         let (mut tx, revision) = self.change().await?;
         let now = now();
         let row = sqlx::query(
@@ -374,7 +374,7 @@ impl Storage {
         )
         .bind(now)
         .bind(revision)
-        .bind(tenant.as_str())
+        .bind(tenant)
         .bind(name)
         .fetch_optional(&mut *tx)
         .await?;

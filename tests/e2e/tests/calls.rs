@@ -89,7 +89,7 @@ async fn five_hundred_calls_at_once_each_get_their_own_answer() {
     }
     let all = async {
         while let Some(one) = running.join_next().await {
-            one.unwrap()
+            one.unwrap();
         }
     };
     tokio::time::timeout(Duration::from_secs(60), all)

@@ -1,5 +1,4 @@
 //! Peers that do not play by the rules, at the relay's door.
-#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use e2e::World;
 use std::time::Duration;

@@ -132,6 +132,20 @@ async fn one_direction_freezes_alone() {
 }
 
 #[tokio::test]
+async fn only_the_existing_connections_freeze() {
+    let proxy = FlakyProxy::start(echo_server(b'a').await).await;
+    let (mut old, _) = greeted(&proxy).await;
+    proxy.freeze_existing();
+    let (mut new, _) = greeted(&proxy).await;
+    round_trip(&mut new, b"served").await;
+    old.write_all(b"x").await.expect("the kernel takes it");
+    assert!(is_silent(&mut old).await);
+    proxy.thaw();
+    let echoed = timeout(SOON, old.read_u8()).await.expect("soon");
+    assert_eq!(echoed.expect("the echo"), b'x');
+}
+
+#[tokio::test]
 async fn an_end_does_not_pass_while_frozen() {
     let proxy = FlakyProxy::start(echo_server(b'a').await).await;
     let (mut socket, _) = greeted(&proxy).await;

@@ -20,7 +20,7 @@ pub enum PolicyError {
         /// How many.
         endpoints: usize,
     },
-    /// A rule that [`Rule::validate`] refuses.
+    /// A rule that [`Rule::validate`](crate::Rule::validate) refuses.
     #[error("allow rule {number} cannot be used")]
     Rule {
         /// Which rule.
@@ -28,7 +28,7 @@ pub enum PolicyError {
         /// What is wrong with it.
         source: PatternError,
     },
-    /// An endpoint that [`Endpoint::validate`] refuses.
+    /// An endpoint that [`Endpoint::validate`](crate::Endpoint::validate) refuses.
     #[error("endpoint {number} ({name:?}) cannot be used")]
     Endpoint {
         /// Which endpoint.

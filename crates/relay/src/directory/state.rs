@@ -1,14 +1,17 @@
-//! The maps behind the directory. Holds what is valid; what is revoked leaves them.
+//! The maps behind the directory: what is valid, and which bridges are to be told that they are
+//! not any more.
 
+use crate::auth::Principal;
 use crate::registry::Owner;
 use crate::storage::{
     ApiKey, BridgeId, BridgeIdentity, Changes, ClientId, TenantId, TenantState,
 };
-use protocol::Code;
 use protocol::frame::RefusedCode;
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
-use tokio::sync::watch;
+
+/// Revoked installations of one bridge that are still told so; older ones are merely unknown.
+const REVOKED_KEPT: usize = 16;
 
 /// A valid bridge.
 #[derive(Debug, Clone)]
@@ -23,26 +26,27 @@ pub struct BridgeSummary {
     pub installations: usize,
 }
 
-/// The installation that a tunnel claims to be.
-#[derive(Debug, Clone)]
-pub struct Identity {
-    /// Whose tunnel it would be.
-    pub owner: Owner,
-    /// The key that must have signed, 32 bytes.
-    pub public_key: Vec<u8>,
-}
+/// Whose tunnel it would be, the key that must have signed, and whether that bridge may come.
+pub type Claim = (Owner, Vec<u8>, Result<(), RefusedCode>);
 
 #[derive(Debug)]
 pub(super) struct TenantEntry {
     pub(super) name: Arc<str>,
     pub(super) state: TenantState,
+    /// Valid ones.
     bridges: BTreeMap<Arc<str>, BridgeId>,
 }
 
 #[derive(Debug)]
 pub(super) struct KeyEntry {
     pub(super) key: ApiKey,
-    pub(super) lease: watch::Sender<Option<Code>>,
+}
+
+impl KeyEntry {
+    /// Whether its time is over.
+    pub(super) fn is_over(&self, now: i64) -> bool {
+        self.key.expires.is_some_and(|expires| expires <= now)
+    }
 }
 
 #[derive(Debug)]
@@ -50,7 +54,16 @@ struct BridgeEntry {
     tenant: TenantId,
     name: Arc<str>,
     created: i64,
+    is_revoked: bool,
+    /// Oldest first.
     identities: Vec<BridgeIdentity>,
+}
+
+impl BridgeEntry {
+    fn valid(&self) -> impl Iterator<Item = &BridgeIdentity> {
+        let all = self.identities.iter();
+        all.filter(|identity| !self.is_revoked && identity.revoked.is_none())
+    }
 }
 
 #[derive(Debug, Default)]
@@ -74,92 +87,67 @@ impl State {
         self.tenants.get(id)
     }
 
-    /// Takes over what changed; ends the leases of what is gone.
-    pub(super) fn apply(&mut self, changes: Changes, now: i64) {
+    /// Takes over what changed.
+    pub(super) fn apply(&mut self, changes: Changes) {
         for tenant in changes.tenants {
-            let entry = self.tenants.entry(tenant.id.clone());
+            let entry = self.tenants.entry(tenant.id);
             let entry = entry.or_insert_with(|| TenantEntry {
                 name: tenant.name.as_str().into(),
                 state: tenant.state,
                 bridges: BTreeMap::new(),
             });
             entry.state = tenant.state;
-            let ended = lease_of(tenant.state);
-            let keys = self.keys.values();
-            for key in keys.filter(|entry| entry.key.tenant == tenant.id) {
-                key.lease.send_replace(ended);
-            }
         }
         for key in changes.keys {
-            self.apply_key(key, now);
+            if key.revoked.is_some() {
+                self.keys.remove(&key.client_id);
+            } else {
+                self.keys.insert(key.client_id.clone(), KeyEntry { key });
+            }
         }
         for bridge in changes.bridges {
-            let tenant = self.tenants.get_mut(&bridge.tenant);
-            if bridge.revoked.is_some() {
-                let entry = self.bridges.remove(&bridge.id);
-                // The name may be another's by now.
-                if let (Some(tenant), Some(entry)) = (tenant, entry)
-                    && tenant.bridges.get(&entry.name) == Some(&bridge.id)
-                {
-                    tenant.bridges.remove(&entry.name);
-                }
-                continue;
-            }
             let name: Arc<str> = bridge.name.as_str().into();
-            if let Some(tenant) = tenant {
-                tenant.bridges.insert(name.clone(), bridge.id.clone());
+            let is_revoked = bridge.revoked.is_some();
+            if let Some(tenant) = self.tenants.get_mut(&bridge.tenant) {
+                if !is_revoked {
+                    tenant.bridges.insert(name.clone(), bridge.id.clone());
+                } else if tenant.bridges.get(&name) == Some(&bridge.id) {
+                    // Otherwise the name is another's by now.
+                    tenant.bridges.remove(&name);
+                }
             }
-            self.bridges.entry(bridge.id).or_insert(BridgeEntry {
+            let entry = self.bridges.entry(bridge.id).or_insert(BridgeEntry {
                 tenant: bridge.tenant,
                 name,
                 created: bridge.created,
+                is_revoked,
                 identities: Vec::new(),
             });
+            entry.is_revoked = is_revoked;
         }
         for identity in changes.identities {
             if let Some(bridge) = self.bridges.get_mut(&identity.bridge) {
                 bridge.identities.retain(|known| known.id != identity.id);
-                if identity.revoked.is_none() {
-                    bridge.identities.push(identity);
-                }
+                bridge.identities.push(identity);
+                bridge.forget_old();
             }
         }
         self.revision = changes.revision;
     }
 
-    fn apply_key(&mut self, key: ApiKey, now: i64) {
-        let over = key.revoked.is_some() || key.expires.is_some_and(|expires| expires <= now);
-        if over {
-            if let Some(entry) = self.keys.remove(&key.client_id) {
-                entry.lease.send_replace(Some(Code::Unauthorized));
-            }
-            return;
-        }
-        let ended = self
-            .tenants
-            .get(&key.tenant)
-            .and_then(|tenant| lease_of(tenant.state));
-        match self.keys.get_mut(&key.client_id) {
-            Some(entry) => entry.key = key,
-            None => {
-                let lease = watch::Sender::new(ended);
-                self.keys
-                    .insert(key.client_id.clone(), KeyEntry { key, lease });
-            }
-        }
-    }
-
     /// Drops keys whose time is over. Returns whether there were any.
     pub(super) fn expire(&mut self, now: i64) -> bool {
         let before = self.keys.len();
-        self.keys.retain(|_, entry| {
-            let over = entry.key.expires.is_some_and(|expires| expires <= now);
-            if over {
-                entry.lease.send_replace(Some(Code::Unauthorized));
-            }
-            !over
-        });
+        self.keys.retain(|_, entry| !entry.is_over(now));
         self.keys.len() != before
+    }
+
+    pub(super) fn principal_may_stay(&self, principal: &Principal) -> bool {
+        self.keys.contains_key(&*principal.client_id)
+            && self
+                .tenants
+                .get(&*principal.tenant)
+                .is_some_and(|tenant| tenant.state == TenantState::Active)
     }
 
     /// A bridge by id, within the tenant that is named by id or name.
@@ -174,34 +162,35 @@ impl State {
         tenant: &str,
         bridge: &str,
         instance: &[u8; 16],
-    ) -> Result<Identity, RefusedCode> {
-        let (owner, entry) = self
-            .bridge_in(tenant, bridge)
-            .ok_or(RefusedCode::Unauthorized)?;
-        let mut identities = entry.identities.iter();
-        let identity = identities
-            .find(|identity| identity.instance == *instance)
-            .ok_or(RefusedCode::Unauthorized)?;
-        match owner.state {
-            TenantState::Active => Ok(Identity {
-                owner: Owner {
-                    tenant: entry.tenant.as_str().into(),
-                    bridge: identity.bridge.as_str().into(),
-                    name: entry.name.clone(),
-                    identity: identity.id.as_str().into(),
-                },
-                public_key: identity.public_key.clone(),
-            }),
+    ) -> Option<Claim> {
+        let (owner, entry) = self.bridge_in(tenant, bridge)?;
+        let valid = entry.valid().find(|known| known.instance == *instance);
+        let newest = || {
+            let mut all = entry.identities.iter().rev();
+            all.find(|known| known.instance == *instance)
+        };
+        let identity = valid.or_else(newest)?;
+        let standing = match owner.state {
             TenantState::Suspended => Err(RefusedCode::TenantSuspended),
-        }
+            TenantState::Active if valid.is_none() => Err(RefusedCode::Revoked),
+            TenantState::Active => Ok(()),
+        };
+        let claimed = Owner {
+            tenant: entry.tenant.shared(),
+            bridge: identity.bridge.shared(),
+            name: entry.name.clone(),
+            identity: identity.id.shared(),
+        };
+        Some((claimed, identity.public_key.clone(), standing))
     }
 
-    pub(super) fn may_stay(&self, owner: &Owner) -> bool {
+    pub(super) fn owner_may_stay(&self, owner: &Owner) -> bool {
         self.bridge_in(&owner.tenant, &owner.bridge)
             .is_some_and(|(tenant, bridge)| {
-                let mut identities = bridge.identities.iter();
                 tenant.state == TenantState::Active
-                    && identities.any(|identity| identity.id.as_str() == &*owner.identity)
+                    && bridge
+                        .valid()
+                        .any(|identity| identity.id.as_str() == &*owner.identity)
             })
     }
 
@@ -217,16 +206,22 @@ impl State {
                     id: id.clone(),
                     name: name.clone(),
                     created: entry.created,
-                    installations: entry.identities.len(),
+                    installations: entry.valid().count(),
                 })
             })
             .collect()
     }
 }
 
-fn lease_of(state: TenantState) -> Option<Code> {
-    match state {
-        TenantState::Active => None,
-        TenantState::Suspended => Some(Code::TenantSuspended),
+impl BridgeEntry {
+    /// Keeps only the newest of those that are revoked.
+    fn forget_old(&mut self) {
+        let revoked = self.identities.iter().filter(|known| known.revoked.is_some());
+        let mut surplus = revoked.count().saturating_sub(REVOKED_KEPT);
+        self.identities.retain(|known| {
+            let forget = surplus > 0 && known.revoked.is_some();
+            surplus -= usize::from(forget);
+            !forget
+        });
     }
 }

@@ -1,10 +1,9 @@
 //! The directory on a real database.
 
 use super::*;
-use crate::auth::Carrier;
-use crate::storage::{Pairing, Secret};
+use crate::storage::{ClientId, Existing, Pairing, Role, Secret};
 use crate::testing::TempDir;
-use std::time::Instant;
+use protocol::frame::RefusedCode;
 
 struct World {
     _dir: TempDir,
@@ -28,7 +27,6 @@ fn credentials(client_id: &ClientId, secret: &Secret) -> Credentials {
     Credentials {
         client_id: client_id.to_string(),
         secret: secret.clone(),
-        carrier: Carrier::Authorization,
     }
 }
 
@@ -61,22 +59,40 @@ async fn an_unknown_client_id_and_a_wrong_secret_read_the_same() {
 }
 
 #[tokio::test]
-async fn a_revoked_key_ends_the_lease_of_what_runs() {
+async fn a_key_that_another_process_revokes_is_out_within_two_seconds() {
     let world = world().await;
     let made = world.storage.create_key("acme", Role::Caller, "", Existing::Refuse).await;
     let (key, secret) = made.unwrap();
     world.directory.refresh().await.unwrap();
     let presented = credentials(&key.client_id, &secret);
-    let mut principal = world.directory.authenticate(&presented).unwrap();
-    assert!(principal.lease.failure().is_none());
+    let principal = world.directory.authenticate(&presented).unwrap();
+    assert!(world.directory.principal_may_stay(&principal));
 
+    let mut changed = world.directory.changed();
+    changed.mark_unchanged();
     tokio::spawn(world.directory.clone().keep_fresh());
     let revoked = Instant::now();
     world.storage.revoke_key(key.client_id.as_str(), false).await.unwrap();
-    let failure = principal.lease.ended().await;
+    changed.changed().await.unwrap();
     assert!(revoked.elapsed() < Duration::from_secs(2));
-    assert_eq!(failure.code, Code::Unauthorized);
+    assert!(!world.directory.principal_may_stay(&principal));
     assert!(world.directory.authenticate(&presented).is_err());
+}
+
+#[tokio::test]
+async fn looking_again_is_not_done_twice_in_a_moment() {
+    let world = world().await;
+    world.directory.refresh().await.unwrap();
+    let made = world.storage.create_key("acme", Role::Caller, "", Existing::Refuse).await;
+    let (key, secret) = made.unwrap();
+    let presented = credentials(&key.client_id, &secret);
+    tokio::time::sleep(LOOK_AGAIN).await;
+    world.directory.look_again().await;
+    assert!(world.directory.authenticate(&presented).is_ok());
+    world.storage.revoke_key(key.client_id.as_str(), false).await.unwrap();
+    *world.directory.asked.lock().await = Instant::now();
+    world.directory.look_again().await;
+    assert!(world.directory.authenticate(&presented).is_ok());
 }
 
 #[tokio::test]
@@ -97,13 +113,13 @@ async fn a_suspended_tenant_is_refused_until_it_is_resumed() {
     set(TenantState::Suspended).await;
     let refused = world.directory.authenticate(&presented).unwrap_err();
     assert_eq!(refused.code, Code::TenantSuspended);
-    assert_eq!(running.lease.failure().unwrap().code, Code::TenantSuspended);
+    assert!(!world.directory.principal_may_stay(&running));
     set(TenantState::Active).await;
-    assert!(world.directory.authenticate(&presented).unwrap().lease.failure().is_none());
+    assert!(world.directory.authenticate(&presented).is_ok());
 }
 
 #[tokio::test]
-async fn an_identity_is_found_in_its_tenant_alone_and_leaves_with_its_bridge() {
+async fn an_identity_is_found_in_its_tenant_alone_and_is_told_when_it_is_revoked() {
     let world = world().await;
     world.storage.create_tenant("other").await.unwrap();
     let made = world.storage.create_key("acme", Role::Bridge, "", Existing::Refuse).await;
@@ -121,20 +137,25 @@ async fn an_identity_is_found_in_its_tenant_alone_and_leaves_with_its_bridge() {
     };
     let paired = world.storage.pair(&pairing).await.unwrap();
     world.directory.refresh().await.unwrap();
-    let find = |tenant: &str, instance| {
-        let found = world.directory.identity(tenant, paired.bridge.as_str(), &instance);
-        found.map(|identity| identity.owner)
+    let tenant = key.tenant.as_str();
+    let find = |directory: &Directory, tenant: &str, instance| {
+        directory.identity(tenant, paired.bridge.as_str(), &instance)
     };
-    let owner = find(key.tenant.as_str(), [8; 16]).unwrap();
-    assert_eq!(find("acme", [8; 16]).as_ref(), Ok(&owner));
-    assert_eq!(find("other", [8; 16]), Err(RefusedCode::Unauthorized));
-    assert_eq!(find("acme", [9; 16]), Err(RefusedCode::Unauthorized));
-    assert!(world.directory.may_stay(&owner));
-    assert_eq!(world.directory.bridges_of(&key.tenant)[0].installations, 1);
+    let (owner, public_key, standing) = find(&world.directory, tenant, [8; 16]).unwrap();
+    assert_eq!((public_key, standing), (vec![7; 32], Ok(())));
+    assert_eq!(find(&world.directory, "acme", [8; 16]).unwrap().0, owner);
+    assert!(find(&world.directory, "other", [8; 16]).is_none());
+    assert!(find(&world.directory, "acme", [9; 16]).is_none());
+    assert!(world.directory.owner_may_stay(&owner));
+    assert_eq!(world.directory.bridges_of(tenant)[0].installations, 1);
 
-    world.storage.revoke_bridge(&key.tenant, "dc1").await.unwrap();
+    world.storage.revoke_bridge(tenant, "dc1").await.unwrap();
     world.directory.refresh().await.unwrap();
-    assert!(!world.directory.may_stay(&owner));
-    assert!(world.directory.bridges_of(&key.tenant).is_empty());
-    assert_eq!(find("acme", [8; 16]), Err(RefusedCode::Unauthorized));
+    let restarted = Directory::load(world.storage.clone()).await.unwrap();
+    for directory in [&world.directory, &restarted] {
+        assert!(!directory.owner_may_stay(&owner));
+        assert!(directory.bridges_of(tenant).is_empty());
+        let standing = find(directory, "acme", [8; 16]).unwrap().2;
+        assert_eq!(standing, Err(RefusedCode::Revoked));
+    }
 }

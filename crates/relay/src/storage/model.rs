@@ -31,6 +31,11 @@ macro_rules! ids {
             pub fn as_str(&self) -> &str {
                 &self.0
             }
+
+            /// Its text, shared.
+            pub fn shared(&self) -> Arc<str> {
+                self.0.clone()
+            }
         }
 
         impl From<&str> for $name {
@@ -322,7 +327,7 @@ pub struct Changes {
 }
 
 /// Longest name of a tenant, a key or a bridge.
-pub const NAME_MAX_BYTES: usize = 64;
+pub(super) const NAME_MAX_BYTES: usize = 64;
 
 /// Whether a name may be given to a tenant or a bridge: 1 to 64 letters, digits, `.`, `_`, `-`.
 pub fn is_valid_name(name: &str) -> bool {

@@ -152,7 +152,10 @@ pub(super) fn identity(row: &SqliteRow) -> Result<BridgeIdentity, StorageError> 
     })
 }
 
-/// One consistent look. Revoked rows matter only to who knew them before, so not after 0.
+/// How long a revoked bridge is told so, in seconds; later it is merely unknown.
+const TOLD_REVOKED: i64 = 90 * 24 * 3600;
+
+/// One consistent look. Revoked keys matter only to who knew them before, so not after 0.
 pub(super) async fn changes_since(pool: &SqlitePool, since: i64) -> Result<Changes, StorageError> {
     let mut tx = pool.begin().await?;
     let row = sqlx::query("SELECT revision FROM meta WHERE id = 1")
@@ -178,18 +181,24 @@ pub(super) async fn changes_since(pool: &SqlitePool, since: i64) -> Result<Chang
     for row in &rows {
         changes.keys.push(key(row)?);
     }
-    let rows =
-        sqlx::query("SELECT * FROM bridges WHERE revision > $1 AND ($1 > 0 OR revoked IS NULL)")
-            .bind(since)
-            .fetch_all(&mut *tx)
-            .await?;
+    let told = super::now() - TOLD_REVOKED;
+    let rows = sqlx::query(
+        "SELECT * FROM bridges
+         WHERE revision > $1 AND ($1 > 0 OR revoked IS NULL OR revoked > $2)",
+    )
+    .bind(since)
+    .bind(told)
+    .fetch_all(&mut *tx)
+    .await?;
     for row in &rows {
         changes.bridges.push(bridge(row)?);
     }
     let rows = sqlx::query(
-        "SELECT * FROM bridge_identities WHERE revision > $1 AND ($1 > 0 OR revoked IS NULL)",
+        "SELECT * FROM bridge_identities
+         WHERE revision > $1 AND ($1 > 0 OR revoked IS NULL OR revoked > $2) ORDER BY created",
     )
     .bind(since)
+    .bind(told)
     .fetch_all(&mut *tx)
     .await?;
     for row in &rows {

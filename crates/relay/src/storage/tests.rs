@@ -114,7 +114,8 @@ async fn pairing_again_is_idempotent_and_another_key_needs_the_word() {
     let replace = key(Existing::Replace).await;
     let replaced = storage.pair(&pairing(&tenant, &replace, "dc1", 3)).await.unwrap();
     assert_eq!(replaced.bridge, first.bridge);
-    let left = storage.changes_since(0).await.unwrap().identities;
+    let mut left = storage.changes_since(0).await.unwrap().identities;
+    left.retain(|identity| identity.revoked.is_none());
     assert_eq!(left.len(), 1);
     assert_eq!(left[0].public_key, [3; 32]);
 }
@@ -152,7 +153,9 @@ async fn revoking_a_bridge_key_takes_its_bridges_along_unless_told_otherwise() {
         let revoked = storage.revoke_key(key.client_id.as_str(), keep).await.unwrap();
         assert_eq!(revoked.bridges.is_empty(), keep);
     }
-    let left = storage.changes_since(0).await.unwrap();
+    let mut left = storage.changes_since(0).await.unwrap();
+    left.bridges.retain(|bridge| bridge.revoked.is_none());
+    left.identities.retain(|identity| identity.revoked.is_none());
     assert_eq!(left.bridges.len(), 1);
     assert_eq!(left.bridges[0].name, "dc2");
     assert_eq!(left.identities.len(), 1);
@@ -167,9 +170,9 @@ async fn a_revoked_bridge_gives_its_name_back_and_stays_within_its_tenant() {
     let made = storage.create_key("acme", Role::Bridge, "", Existing::Refuse).await;
     let key = made.unwrap().0;
     let first = storage.pair(&pairing(&acme, &key, "dc1", 1)).await.unwrap();
-    let foreign = storage.revoke_bridge(&other.id, "dc1").await;
+    let foreign = storage.revoke_bridge(other.id.as_str(), "dc1").await;
     assert!(matches!(foreign, Err(StorageError::NotFound(_))));
-    storage.revoke_bridge(&acme.id, "dc1").await.unwrap();
+    storage.revoke_bridge(acme.id.as_str(), "dc1").await.unwrap();
     let second = storage.pair(&pairing(&acme, &key, "dc1", 2)).await.unwrap();
     assert_ne!(first.bridge, second.bridge);
     assert_eq!(storage.bridges(Some("acme")).await.unwrap().len(), 2);

@@ -1,0 +1,125 @@
+//! What an administrator types. An error is said once, with what caused it and what to do.
+
+mod check;
+mod pair;
+mod policy_test;
+mod run;
+
+use crate::config::{Config, ConfigError};
+use crate::slot::chain;
+use clap::{Args, Parser, Subcommand};
+use std::error::Error;
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+/// Done.
+const DONE: u8 = 0;
+/// It did not work.
+const FAILED: u8 = 1;
+/// `policy test`: the request would be refused.
+const REFUSED: u8 = 3;
+
+const EXIT_CODES: &str = "\
+Exit codes:
+  0  done; `policy test`: the request would be allowed
+  1  it did not work; standard error says why and what to do
+  2  the command line is wrong
+  3  `policy test`: the request would be refused";
+
+/// Makes requests inside this network for a relay in the cloud, as far as its own config allows.
+#[derive(Debug, Parser)]
+#[command(name = "integration-bridge", version, after_help = EXIT_CODES)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+/// Where the config is.
+#[derive(Debug, Clone, Args)]
+struct ConfigArg {
+    /// The config file
+    #[arg(long, env = "BRIDGE_CONFIG", default_value = "bridge.toml", value_name = "FILE")]
+    config: PathBuf,
+}
+
+impl ConfigArg {
+    fn load(&self) -> Result<Config, ConfigError> {
+        Config::load(&self.config)
+    }
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Register this bridge with the relay, by an API key with the role bridge
+    Pair(pair::PairArgs),
+    /// Connect to the relay and serve; this is what the service runs
+    Run(ConfigArg),
+    /// Look at the config
+    #[command(subcommand)]
+    Config(ConfigCommand),
+    /// Look at what the config allows
+    #[command(subcommand)]
+    Policy(PolicyCommand),
+}
+
+#[derive(Debug, Subcommand)]
+enum ConfigCommand {
+    /// Parse the config, explain each rule in words, say what is wrong and where
+    Check(ConfigArg),
+}
+
+#[derive(Debug, Subcommand)]
+enum PolicyCommand {
+    /// Would this request go, by which rule, and to which addresses
+    Test(policy_test::TestArgs),
+}
+
+type Outcome = Result<u8, Box<dyn Error>>;
+
+/// Runs the program.
+pub fn main() -> ExitCode {
+    let outcome = match Cli::parse().command {
+        Command::Pair(args) => pair::pair(args),
+        Command::Run(config) => run::run(&config),
+        Command::Config(ConfigCommand::Check(config)) => check::check(&config),
+        Command::Policy(PolicyCommand::Test(args)) => policy_test::test(&args),
+    };
+    match outcome {
+        Ok(code) => ExitCode::from(code),
+        Err(error) => {
+            complain(&chain(error.as_ref()));
+            ExitCode::from(FAILED)
+        }
+    }
+}
+
+#[expect(clippy::print_stdout, reason = "the answer to a command")]
+fn say(line: &str) {
+    println!("{line}");
+}
+
+#[expect(clippy::print_stderr, reason = "the one place where a command says what went wrong")]
+fn complain(line: &str) {
+    eprintln!("error: {line}");
+}
+
+/// A runtime for the commands that are done soon.
+fn short_runtime() -> std::io::Result<tokio::runtime::Runtime> {
+    tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory;
+
+    #[test]
+    fn the_command_line_is_well_formed_and_takes_no_secret() {
+        let command = Cli::command();
+        command.clone().debug_assert();
+        let pair = command.find_subcommand("pair").unwrap();
+        assert!(pair.get_arguments().all(|arg| arg.get_long() != Some("client-secret")));
+    }
+}

@@ -1,0 +1,108 @@
+//! `run`: what the service runs. SIGTERM and SIGINT drain, a second one ends at once; SIGHUP reads
+//! the config again.
+
+use super::{ConfigArg, DONE, FAILED, Outcome};
+use crate::bridge::{Bridge, RunningBridge};
+use crate::logging;
+use crate::slot::chain;
+
+pub(super) fn run(arg: &ConfigArg) -> Outcome {
+    let config = arg.load()?;
+    logging::start(config.log);
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()?;
+    let code = runtime.block_on(async {
+        let mut signals = Signals::new()?;
+        let bridge = Bridge::start(config)?;
+        Ok::<_, Box<dyn std::error::Error>>(serve(bridge, &mut signals).await)
+    })?;
+    // What blocks (a name being resolved) does not hold the end up.
+    runtime.shutdown_background();
+    Ok(code)
+}
+
+async fn serve(bridge: RunningBridge, signals: &mut Signals) -> u8 {
+    loop {
+        match signals.next().await {
+            Signal::Reload => reload(&bridge),
+            Signal::Stop => break,
+        }
+    }
+    tracing::info!(exchanges = bridge.exchanges(), "shutting down: what runs may finish");
+    tokio::select! {
+        () = bridge.shutdown() => DONE,
+        () = signals.stop() => {
+            tracing::warn!("told again to stop: ending at once");
+            FAILED
+        }
+    }
+}
+
+fn reload(bridge: &RunningBridge) {
+    match bridge.reload() {
+        Ok(()) => tracing::info!("the config was read again and is in force"),
+        Err(error) => tracing::error!(
+            error = chain(&error), "the config was not taken; the one before stays in force"
+        ),
+    }
+}
+
+/// What a signal asks for.
+enum Signal {
+    Stop,
+    Reload,
+}
+
+#[cfg(unix)]
+struct Signals {
+    terminate: tokio::signal::unix::Signal,
+    interrupt: tokio::signal::unix::Signal,
+    hangup: tokio::signal::unix::Signal,
+}
+
+#[cfg(unix)]
+impl Signals {
+    fn new() -> std::io::Result<Self> {
+        use tokio::signal::unix::{SignalKind, signal};
+        Ok(Self {
+            terminate: signal(SignalKind::terminate())?,
+            interrupt: signal(SignalKind::interrupt())?,
+            hangup: signal(SignalKind::hangup())?,
+        })
+    }
+
+    async fn next(&mut self) -> Signal {
+        tokio::select! {
+            _ = self.terminate.recv() => Signal::Stop,
+            _ = self.interrupt.recv() => Signal::Stop,
+            _ = self.hangup.recv() => Signal::Reload,
+        }
+    }
+
+    async fn stop(&mut self) {
+        while let Signal::Reload = self.next().await {}
+    }
+}
+
+#[cfg(not(unix))]
+struct Signals;
+
+#[cfg(not(unix))]
+impl Signals {
+    fn new() -> std::io::Result<Self> {
+        Ok(Self)
+    }
+
+    async fn next(&mut self) -> Signal {
+        match tokio::signal::ctrl_c().await {
+            Ok(()) => Signal::Stop,
+            // Nobody can stop it then but the system.
+            Err(_) => std::future::pending().await,
+        }
+    }
+
+    async fn stop(&mut self) {
+        while let Signal::Reload = self.next().await {}
+    }
+}

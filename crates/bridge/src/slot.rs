@@ -1,0 +1,456 @@
+//! One of the bridge's connections: kept up for as long as the bridge runs.
+//!
+//! ```text
+//!            +--------------------- wait (backoff, full jitter) <-------------------+
+//!            v                                                                      |
+//! epoch -> dial -> opening -> up --(ends)-------------------------------------------+
+//!            ^                |--(GOAWAY)--> the old session finishes by itself     |
+//!            +----------------+                                                     |
+//!                             \--(stop)---> drain, end            (refused: slow, loud)
+//! ```
+//!
+//! It never gives up. What nobody but a person can mend is said at level ERROR, once a minute.
+
+use crate::clock;
+use crate::data_dir::{DataDir, DataDirError};
+use crate::dispatcher::Dispatcher;
+use crate::epoch::Epoch;
+use protocol::frame::{GoAway, GoAwayReason, PreviousSession, RefusedCode, Windows};
+use protocol::limits::STREAM_WINDOW_CAP_BYTES;
+use protocol::session::{Budget, EndReason};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+use tokio::sync::watch;
+use tokio::task::JoinSet;
+use transport::Session;
+use transport::backoff::Reconnect;
+use transport::dial::{DialError, Dialer};
+use transport::session::Settings;
+use transport::tunnel::{Identity, Introduction, Tunnel};
+
+/// Wait before asking again what only a person can mend.
+const SLOW: Duration = Duration::from_secs(60);
+
+/// How long a drain may take.
+pub(crate) const DRAIN_WITHIN: Duration = Duration::from_secs(30);
+
+/// How long a session that the relay wants gone may go on beside its successor. Long, for what it
+/// carries may be long; the relay ends it when it has to.
+const OLD_SESSION_WITHIN: Duration = Duration::from_secs(24 * 60 * 60);
+
+/// How far the bridge is from its end.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Stage {
+    /// It runs.
+    Running,
+    /// What runs may finish; nothing new begins.
+    Draining,
+    /// Everything ends now.
+    Stopped,
+}
+
+/// What all connections share.
+pub(crate) struct Shared {
+    pub(crate) dialer: Dialer,
+    pub(crate) identity: Identity,
+    pub(crate) data_dir: DataDir,
+    pub(crate) dispatcher: Arc<Dispatcher>,
+    pub(crate) windows: Windows,
+    pub(crate) budget: Arc<Budget>,
+    pub(crate) stage: watch::Sender<Stage>,
+    /// Nodes that the relay has, as WELCOME said last.
+    pub(crate) nodes: watch::Sender<u16>,
+    /// Live sessions, those included that are on their way out.
+    pub(crate) sessions: watch::Sender<Vec<Session>>,
+    pub(crate) clock_jumps: watch::Sender<u64>,
+    pub(crate) old: Mutex<JoinSet<()>>,
+}
+
+impl Shared {
+    fn settings(&self) -> Settings {
+        let dispatcher = self.dispatcher.clone();
+        Settings {
+            windows: self.windows,
+            budget: self.budget.clone(),
+            stream_window_cap: STREAM_WINDOW_CAP_BYTES,
+            on_open: Some(Arc::new(move |incoming| dispatcher.accept(incoming))),
+        }
+    }
+
+    fn add(&self, session: &Session) {
+        self.sessions
+            .send_modify(|sessions| sessions.push(session.clone()));
+    }
+
+    fn remove(&self, session: &Session) {
+        self.sessions
+            .send_modify(|sessions| sessions.retain(|other| !other.is_same(session)));
+    }
+}
+
+/// Watches the clock for all slots.
+pub(crate) async fn watch_clock(shared: Arc<Shared>) {
+    clock::watch(shared.clock_jumps.clone()).await;
+}
+
+/// Waits until the stage is at least `stage`.
+async fn reached(stages: &mut watch::Receiver<Stage>, stage: Stage) {
+    // The sender lives as long as the shared state that every slot holds.
+    let _ = stages.wait_for(|now| *now >= stage).await;
+}
+
+/// One connection.
+pub(crate) struct Slot {
+    number: u8,
+    shared: Arc<Shared>,
+    epoch: Option<Epoch>,
+    reconnect: Reconnect,
+    previous: Option<PreviousSession>,
+    /// The relay called our epoch stale, and nothing was learned since.
+    is_stale_again: bool,
+}
+
+/// What comes after an attempt.
+enum Next {
+    /// Dial at once.
+    Now,
+    /// Dial after so long.
+    Wait(Duration),
+    /// The bridge stops.
+    End,
+}
+
+impl Slot {
+    pub(crate) fn new(number: u8, shared: Arc<Shared>) -> Self {
+        Self {
+            number,
+            shared,
+            epoch: None,
+            reconnect: Reconnect::new(),
+            previous: None,
+            is_stale_again: false,
+        }
+    }
+
+    /// Keeps the connection up until the bridge stops. A slot above the first waits until the
+    /// relay has as many nodes.
+    pub(crate) async fn run(mut self) {
+        let mut stages = self.shared.stage.subscribe();
+        let mut nodes = self.shared.nodes.subscribe();
+        let number = u16::from(self.number);
+        tokio::select! {
+            result = nodes.wait_for(|nodes| *nodes > number) => drop(result),
+            () = reached(&mut stages, Stage::Draining) => return,
+        }
+        loop {
+            let next = tokio::select! {
+                next = self.attempt() => next,
+                // Only while dialling: a session that is up looks at the stage itself.
+                () = async {
+                    reached(&mut stages, Stage::Stopped).await;
+                    // Its driver needs a moment to say GOAWAY.
+                    tokio::time::sleep(Duration::from_secs(1)).await;
+                } => return,
+            };
+            let wait = match next {
+                Next::Now => continue,
+                Next::Wait(wait) => wait,
+                Next::End => return,
+            };
+            if !self.wait(wait).await {
+                return;
+            }
+        }
+    }
+
+    /// Waits, or until the clock jumps. False when the bridge stops.
+    async fn wait(&self, wait: Duration) -> bool {
+        let mut stages = self.shared.stage.subscribe();
+        let mut jumps = self.shared.clock_jumps.subscribe();
+        tokio::select! {
+            () = tokio::time::sleep(wait) => true,
+            changed = jumps.changed() => { drop(changed); true }
+            () = reached(&mut stages, Stage::Draining) => false,
+        }
+    }
+
+    async fn next_epoch(&mut self) -> Result<u64, DataDirError> {
+        let (shared, number, known) = (self.shared.clone(), self.number, self.epoch.take());
+        let result = tokio::task::spawn_blocking(move || {
+            // Networks change while we are away from the relay.
+            shared.dispatcher.refresh_addresses();
+            let mut epoch = match known {
+                Some(epoch) => epoch,
+                None => Epoch::load(&shared.data_dir, number)?,
+            };
+            let next = epoch.next(&shared.data_dir)?;
+            Ok::<_, DataDirError>((epoch, next))
+        })
+        .await;
+        let (epoch, next) = result.expect("reading and writing a file does not panic")?;
+        self.epoch = Some(epoch);
+        Ok(next)
+    }
+
+    /// Dials, and carries the session to its end.
+    async fn attempt(&mut self) -> Next {
+        let mut stages = self.shared.stage.subscribe();
+        let dialling = async {
+            let epoch = self.next_epoch().await.map_err(Attempt::Disk)?;
+            let introduction = Introduction {
+                slot: self.number,
+                epoch,
+                serves: self.shared.dispatcher.active().serves(),
+                previous: self.previous.take(),
+            };
+            let shared = &self.shared;
+            let dialled = shared.dialer.tunnel(&shared.identity, introduction, shared.settings());
+            dialled.await.map_err(Attempt::Dial)
+        };
+        let dialled = tokio::select! {
+            dialled = dialling => dialled,
+            () = reached(&mut stages, Stage::Draining) => return Next::End,
+        };
+        match dialled {
+            Ok(tunnel) => self.carry(tunnel).await,
+            Err(Attempt::Dial(error)) => self.failed(&error),
+            Err(Attempt::Disk(error)) => {
+                tracing::error!(
+                    slot = self.number, error = %chain(&error),
+                    "no connection without a counter on the disk"
+                );
+                Next::Wait(SLOW)
+            }
+        }
+    }
+
+    fn failed(&mut self, error: &DialError) -> Next {
+        let relay = self.shared.dialer.relay().to_string();
+        if let Some(RefusedCode::StaleEpoch { current }) = error.refused() {
+            if let Some(epoch) = &mut self.epoch {
+                epoch.raise(current);
+            }
+            if !std::mem::replace(&mut self.is_stale_again, true) {
+                return Next::Now;
+            }
+            tracing::error!(
+                slot = self.number, relay, current,
+                "another process connects with this identity: was the data directory copied? \
+                 Remove the copy's identity.json and pair it anew"
+            );
+            return Next::Wait(SLOW);
+        }
+        let error_text = chain(error);
+        if error.needs_somebody() {
+            let wait = SLOW.max(self.reconnect.next_wait(error.retry_after()));
+            tracing::error!(
+                slot = self.number, relay, error = error_text, advice = advice(error), ?wait,
+                "the relay does not take this bridge"
+            );
+            return Next::Wait(wait);
+        }
+        let wait = self.reconnect.next_wait(error.retry_after());
+        tracing::warn!(slot = self.number, relay, error = error_text, ?wait, "no session");
+        Next::Wait(wait)
+    }
+
+    /// A session from its beginning to its end, or to the relay's wish to have another.
+    async fn carry(&mut self, tunnel: Tunnel) -> Next {
+        let Tunnel {
+            session,
+            driver,
+            welcome,
+            node,
+        } = tunnel;
+        self.is_stale_again = false;
+        let since = Instant::now();
+        let driver = tokio::spawn(driver);
+        self.shared.add(&session);
+        // What was served may have changed while the opening was under way.
+        session.set_serves(self.shared.dispatcher.active().serves());
+        tracing::info!(
+            slot = self.number, session = hex(&welcome.session), node, "session up"
+        );
+        self.shared.nodes.send_replace(welcome.nodes.max(1));
+        let ending = self.until_ending(&session).await;
+        self.reconnect.ended_after(since.elapsed());
+        match ending {
+            Ending::Over(reason) => {
+                drop(driver.await);
+                self.shared.remove(&session);
+                self.previous = Some(session.aftermath());
+                self.over(&session, &reason)
+            }
+            Ending::Asked(goaway) => {
+                let asked = Duration::from_millis(goaway.retry_after_ms.into());
+                let wait = self.reconnect.next_wait(Some(asked));
+                tracing::info!(
+                    slot = self.number, session = hex(&session.id()), reason = ?goaway.reason, ?wait,
+                    "the relay asks for a new session; the old one finishes what it carries"
+                );
+                self.leave_behind(session);
+                Next::Wait(wait)
+            }
+            Ending::Draining => {
+                session.drain(GoAwayReason::Draining, Duration::ZERO);
+                let ended = tokio::time::timeout(DRAIN_WITHIN, session.ended()).await;
+                if ended.is_err() {
+                    let left = session.streams_open();
+                    tracing::warn!(left, "exchanges are cut off: they took longer than {DRAIN_WITHIN:?}");
+                }
+                session.close(EndReason::Draining);
+                drop(driver.await);
+                self.shared.remove(&session);
+                tracing::info!(slot = self.number, "session down: shutting down");
+                Next::End
+            }
+        }
+    }
+
+    /// While the session is up.
+    async fn until_ending(&self, session: &Session) -> Ending {
+        let mut stages = self.shared.stage.subscribe();
+        let mut jumps = self.shared.clock_jumps.subscribe();
+        let mut asked = std::pin::pin!(session.goaway());
+        let mut ended = std::pin::pin!(session.ended());
+        loop {
+            tokio::select! {
+                biased;
+                reason = &mut ended => return Ending::Over(reason),
+                () = reached(&mut stages, Stage::Draining) => return Ending::Draining,
+                Some(goaway) = &mut asked => match goaway.reason {
+                    GoAwayReason::Draining | GoAwayReason::Renew | GoAwayReason::Overloaded => {
+                        return Ending::Asked(goaway);
+                    }
+                    // These are the session's end at once, and it says so.
+                    GoAwayReason::Revoked | GoAwayReason::Replaced | GoAwayReason::Protocol => {
+                        return Ending::Over((&mut ended).await);
+                    }
+                },
+                _ = jumps.changed() => session.probe(),
+            }
+        }
+    }
+
+    fn over(&mut self, session: &Session, reason: &EndReason) -> Next {
+        let (slot, session) = (self.number, hex(&session.id()));
+        let said = match reason {
+            EndReason::PeerLeft(said) => Some(*said),
+            EndReason::Replaced => Some(GoAwayReason::Replaced),
+            EndReason::Revoked => Some(GoAwayReason::Revoked),
+            EndReason::Closed
+            | EndReason::Dead(_)
+            | EndReason::WriteStalled(_)
+            | EndReason::Protocol(_)
+            | EndReason::Io(_)
+            | EndReason::Draining => None,
+        };
+        match said {
+            Some(GoAwayReason::Replaced) => tracing::error!(
+                slot, session, %reason,
+                "session down: another process connected with this identity. Was the data \
+                 directory copied? Remove the copy's identity.json and pair it anew"
+            ),
+            Some(GoAwayReason::Revoked) => tracing::error!(
+                slot, session, %reason,
+                "session down: this bridge or its API key was revoked; pair it again with a new key"
+            ),
+            Some(
+                GoAwayReason::Draining
+                | GoAwayReason::Renew
+                | GoAwayReason::Protocol
+                | GoAwayReason::Overloaded,
+            )
+            | None => {
+                let wait = self.reconnect.next_wait(None);
+                tracing::warn!(slot, session, %reason, ?wait, "session down");
+                return Next::Wait(wait);
+            }
+        }
+        Next::Wait(SLOW + self.reconnect.next_wait(None))
+    }
+
+    /// Lets a session finish beside its successor.
+    fn leave_behind(&self, session: Session) {
+        let shared = self.shared.clone();
+        let mut stages = shared.stage.subscribe();
+        session.drain(GoAwayReason::Draining, Duration::ZERO);
+        let mut old = self.shared.old.lock().unwrap_or_else(PoisonError::into_inner);
+        while old.try_join_next().is_some() {}
+        old.spawn(async move {
+            tokio::select! {
+                reason = session.ended() => {
+                    tracing::debug!(session = hex(&session.id()), %reason, "old session down");
+                }
+                () = reached(&mut stages, Stage::Draining) => {
+                    let _ = tokio::time::timeout(DRAIN_WITHIN, session.ended()).await;
+                }
+                () = tokio::time::sleep(OLD_SESSION_WITHIN) => {}
+            }
+            session.close(EndReason::Draining);
+            shared.remove(&session);
+        });
+    }
+}
+
+/// Why a dial did not come to a session.
+enum Attempt {
+    Dial(DialError),
+    Disk(DataDirError),
+}
+
+/// How a session's time comes to its end.
+enum Ending {
+    Over(EndReason),
+    Asked(GoAway),
+    Draining,
+}
+
+/// What a person can do about a relay that does not take this bridge.
+fn advice(error: &DialError) -> &'static str {
+    match error.refused() {
+        Some(RefusedCode::Unauthorized) => {
+            "the relay does not know this bridge: pair it again, with an API key of the right tenant"
+        }
+        Some(RefusedCode::Revoked) => {
+            "this bridge or its API key was revoked: pair it again with a new API key"
+        }
+        Some(RefusedCode::TenantSuspended) => "the tenant is suspended: ask the relay's operator",
+        Some(RefusedCode::Version) => "bridge and relay have no version in common: update the older one",
+        Some(RefusedCode::ChannelBinding) => {
+            "something between this bridge and the relay ends TLS (inspection, or a balancer that \
+             the relay is not configured for): exempt the relay from inspection, or ask its operator"
+        }
+        Some(RefusedCode::Authority) => {
+            "the relay is not known under the name in relay.url: use the URL that its operator gave"
+        }
+        Some(RefusedCode::StaleEpoch { .. } | RefusedCode::Overloaded) | None => {
+            "check that relay.url is that of an integration relay, and that nothing in between \
+             asks for credentials"
+        }
+    }
+}
+
+/// An error and what caused it, in one line.
+pub(crate) fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(error) = source {
+        let part = error.to_string();
+        // Many errors repeat their source.
+        if !text.contains(&part) {
+            text.push_str(": ");
+            text.push_str(&part);
+        }
+        source = error.source();
+    }
+    text
+}
+
+fn hex(bytes: &[u8]) -> String {
+    use std::fmt::Write as _;
+    bytes.iter().fold(String::new(), |mut text, byte| {
+        let _ = write!(text, "{byte:02x}");
+        text
+    })
+}

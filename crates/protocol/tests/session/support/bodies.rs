@@ -1,0 +1,120 @@
+//! Users of streams that do only what events tell them to: a wake-up that is missed shows as a
+//! body that never ends.
+
+use bytes::Bytes;
+use protocol::session::{Read, Room, Session};
+use std::time::Instant;
+
+/// The byte at a position of the body with this key.
+fn byte(key: u64, position: u64) -> u8 {
+    let mixed = (position ^ (key << 7)).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+    mixed.to_be_bytes()[0]
+}
+
+/// A body: its key says which bytes it has.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Body {
+    pub(crate) key: u64,
+    pub(crate) bytes: u64,
+}
+
+/// Bytes of a body from a position on.
+pub(crate) fn piece(body: Body, from: u64, bytes: u64) -> Bytes {
+    (from..(from + bytes).min(body.bytes)).map(|at| byte(body.key, at)).collect()
+}
+
+/// Writes a body. After `Full` it waits for `Writable`.
+#[derive(Debug)]
+pub(crate) struct Writer {
+    pub(crate) id: u32,
+    pub(crate) body: Body,
+    pub(crate) sent: u64,
+    pub(crate) piece_bytes: u64,
+    pub(crate) waits: bool,
+    pub(crate) done: bool,
+}
+
+impl Writer {
+    pub(crate) fn new(id: u32, body: Body) -> Self {
+        Self {
+            id,
+            body,
+            sent: 0,
+            piece_bytes: 10_000,
+            waits: false,
+            done: false,
+        }
+    }
+
+    /// Writes until there is no room; returns the bytes written.
+    pub(crate) fn write(&mut self, session: &mut Session) -> u64 {
+        let before = self.sent;
+        while !self.waits && !self.done {
+            match session.room(self.id) {
+                Err(_) | Ok(Room::Stopped) => self.done = true,
+                Ok(Room::Full) => self.waits = true,
+                Ok(Room::Free) if self.sent == self.body.bytes => {
+                    session.finish(self.id, None).unwrap();
+                    self.done = true;
+                }
+                Ok(Room::Free) => {
+                    let data = piece(self.body, self.sent, self.piece_bytes);
+                    self.sent += data.len() as u64;
+                    session.send_data(self.id, data).unwrap();
+                }
+            }
+        }
+        self.sent - before
+    }
+}
+
+/// Reads a body and checks each byte. After `Pending` it waits for `Readable`.
+#[derive(Debug)]
+pub(crate) struct Reader {
+    pub(crate) id: u32,
+    pub(crate) key: u64,
+    pub(crate) got: u64,
+    pub(crate) waits: bool,
+    pub(crate) done: bool,
+    pub(crate) failed: bool,
+}
+
+impl Reader {
+    pub(crate) fn new(id: u32, key: u64) -> Self {
+        Self {
+            id,
+            key,
+            got: 0,
+            waits: false,
+            done: false,
+            failed: false,
+        }
+    }
+
+    /// Takes one piece, if any is there. Returns whether it moved.
+    pub(crate) fn read(&mut self, now: Instant, session: &mut Session) -> bool {
+        if self.waits || self.done {
+            return false;
+        }
+        match session.read(now, self.id) {
+            Read::Data(data) => {
+                for (at, got) in (self.got..).zip(&data) {
+                    assert_eq!(*got, byte(self.key, at), "byte {at} of stream {}", self.id);
+                }
+                self.got += data.len() as u64;
+            }
+            Read::Trailers(_) => {}
+            Read::End => self.done = true,
+            Read::Pending => self.waits = true,
+            Read::Failed(_) => {
+                self.done = true;
+                self.failed = true;
+            }
+        }
+        true
+    }
+
+    pub(crate) fn read_all(&mut self, now: Instant, session: &mut Session) {
+        while self.read(now, session) {}
+    }
+}

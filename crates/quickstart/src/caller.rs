@@ -1,0 +1,63 @@
+//! A caller: one HTTPS request to the relay, as any program in the cloud would send it.
+
+use crate::setup::{Failure, Key};
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use bytes::Bytes;
+use http::{Request, header};
+use http_body_util::{BodyExt, Full};
+use hyper::client::conn::http1;
+use hyper_util::rt::TokioIo;
+use serde_json::Value;
+use std::path::Path;
+use std::time::{Duration, Instant};
+use transport::dial::{Dialer, Proxy, RelayUrl};
+
+/// What became of a call.
+#[derive(Debug)]
+pub(crate) struct Outcome {
+    /// The relay's answer.
+    pub(crate) document: Value,
+    /// From before the connection to after the answer.
+    pub(crate) took: Duration,
+}
+
+impl Outcome {
+    /// Whether the target answered.
+    pub(crate) fn executed(&self) -> bool {
+        self.document["execution"] == "executed" && self.document["response"].is_object()
+    }
+}
+
+/// `POST /v1/calls`.
+///
+/// # Errors
+/// [`Failure`] when the relay cannot be reached or does not answer with JSON.
+pub(crate) async fn call(
+    relay: &RelayUrl,
+    ca_file: &Path,
+    key: &Key,
+    call: &Value,
+) -> Result<Outcome, Failure> {
+    let tls = transport::tls::client_config(&[ca_file.to_owned()], &[])?;
+    let dialer = Dialer::new(relay.clone(), &tls, Proxy::Direct);
+    let start = Instant::now();
+    let stream = dialer.connect().await?;
+    let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await?;
+    let connection = tokio::spawn(connection);
+    let pair = format!("{}:{}", key.client_id, key.client_secret);
+    let request = Request::post("/v1/calls")
+        .header(header::HOST, relay.authority())
+        .header(header::CONTENT_TYPE, "application/json")
+        .header(header::AUTHORIZATION, format!("Basic {}", STANDARD.encode(pair)))
+        .body(Full::new(Bytes::from(call.to_string())))?;
+    let response = sender.send_request(request).await?;
+    let body = response.into_body().collect().await?.to_bytes();
+    let took = start.elapsed();
+    drop(sender);
+    connection.abort();
+    Ok(Outcome {
+        document: serde_json::from_slice(&body)?,
+        took,
+    })
+}

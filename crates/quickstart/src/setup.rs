@@ -1,0 +1,278 @@
+//! Relay, bridge and target, set up one after the other as their administrators would.
+
+use crate::caller::{self, Outcome};
+use crate::cli::Args;
+use crate::target;
+use integration_bridge::{Bridge, RunningBridge};
+use integration_relay::{Relay, RunningRelay};
+use serde_json::json;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+use toml::{Table, Value};
+use transport::dial::RelayUrl;
+
+/// Anything that keeps the quickstart from starting. Said once, as it is.
+pub(crate) type Failure = Box<dyn std::error::Error + Send + Sync>;
+
+const TENANT: &str = "quickstart";
+const BRIDGE: &str = "quickstart-bridge";
+const ENDPOINT: &str = "sample";
+
+/// Ports that `--allow HOST` opens.
+const USUAL_PORTS: [i64; 4] = [80, 443, 8080, 8443];
+
+/// What the bridge may take to connect.
+const CONNECT: Duration = Duration::from_secs(20);
+
+/// An API key.
+#[derive(Clone)]
+pub(crate) struct Key {
+    pub(crate) client_id: String,
+    pub(crate) client_secret: String,
+}
+
+/// Where everything is kept; a temporary folder goes at the end.
+struct DataDir {
+    path: PathBuf,
+    temporary: bool,
+}
+
+impl Drop for DataDir {
+    fn drop(&mut self) {
+        if self.temporary {
+            let _ = std::fs::remove_dir_all(&self.path);
+        }
+    }
+}
+
+/// The running demonstration.
+pub(crate) struct Demo {
+    bridge: RunningBridge,
+    relay: RunningRelay,
+    relay_url: RelayUrl,
+    target: SocketAddr,
+    caller: Key,
+    admin: Key,
+    endpoints: Vec<String>,
+    allowed: Vec<String>,
+    data_dir: DataDir,
+}
+
+impl Demo {
+    /// Starts everything.
+    ///
+    /// # Errors
+    /// [`Failure`], in the words of whatever failed.
+    pub(crate) async fn start(args: &Args) -> Result<Self, Failure> {
+        let data_dir = data_dir(args.data_dir.as_deref())?;
+        let target = target::start().await?;
+        let mut config = integration_relay::Config::local(&data_dir.path.join("relay"));
+        config.listen.public = Some(SocketAddr::from(([127, 0, 0, 1], args.port)));
+        let relay = Relay::start(config).await?;
+        let tenant = relay.ensure_tenant(TENANT).await?;
+        let pairing = relay.create_key(&tenant, "bridge").await?;
+        let caller = relay.create_key(&tenant, "caller").await?;
+        let admin = relay.create_key(&tenant, "admin").await?;
+        let port = relay.public_addr().port();
+        let relay_url: RelayUrl = format!("https://localhost:{port}").parse()?;
+
+        let toml = bridge_toml(args, &relay_url, relay.ca_file(), target)?;
+        let file = data_dir.path.join("bridge.toml");
+        std::fs::write(&file, &toml)?;
+        let config = integration_bridge::Config::parse(&toml, &file)?;
+        integration_bridge::pair(&config, &pairing.client_id, &pairing.client_secret).await?;
+        let bridge = Bridge::start(config).await?;
+        bridge.wait_connected(CONNECT).await?;
+        let mut endpoints = vec![ENDPOINT.to_owned()];
+        endpoints.extend(args.endpoint.iter().map(|(name, _)| name.clone()));
+        let mut allowed = vec![format!("http://{target}, the sample target")];
+        allowed.extend(args.endpoint.iter().map(|(name, url)| format!("{url}, as the endpoint {name}")));
+        allowed.extend(args.allow.iter().cloned());
+        Ok(Self {
+            bridge,
+            relay,
+            relay_url,
+            target,
+            caller: key(&caller),
+            admin: key(&admin),
+            endpoints,
+            allowed,
+            data_dir,
+        })
+    }
+
+    /// Sends the call that the quickstart is about.
+    ///
+    /// # Errors
+    /// [`Failure`] when the relay cannot be reached.
+    pub(crate) async fn call(&self) -> Result<Outcome, Failure> {
+        let call = json!({
+            "url": self.hook_url(),
+            "headers": {"content-type": "application/json"},
+            "body": "{\"event\":\"defect closed\"}",
+        });
+        caller::call(&self.relay_url, self.relay.ca_file(), &self.caller, &call).await
+    }
+
+    /// Stops bridge and relay, in this order.
+    pub(crate) async fn stop(self) {
+        self.bridge.shutdown().await;
+        self.relay.shutdown().await;
+    }
+
+    pub(crate) fn relay_url(&self) -> String {
+        self.relay_url.to_string()
+    }
+
+    pub(crate) fn internal_url(&self) -> Option<String> {
+        let addr = self.relay.internal_addr()?;
+        Some(format!("http://{addr}"))
+    }
+
+    pub(crate) fn ca_file(&self) -> &Path {
+        self.relay.ca_file()
+    }
+
+    pub(crate) fn data_dir(&self) -> &Path {
+        &self.data_dir.path
+    }
+
+    pub(crate) fn tenant(&self) -> &str {
+        TENANT
+    }
+
+    pub(crate) fn bridge_name(&self) -> &str {
+        BRIDGE
+    }
+
+    pub(crate) fn target_url(&self) -> String {
+        format!("http://{}", self.target)
+    }
+
+    pub(crate) fn hook_url(&self) -> String {
+        format!("http://{}/hooks/defect", self.target)
+    }
+
+    pub(crate) fn caller(&self) -> &Key {
+        &self.caller
+    }
+
+    pub(crate) fn admin(&self) -> &Key {
+        &self.admin
+    }
+
+    pub(crate) fn endpoints(&self) -> &[String] {
+        &self.endpoints
+    }
+
+    pub(crate) fn allowed(&self) -> &[String] {
+        &self.allowed
+    }
+}
+
+fn data_dir(given: Option<&Path>) -> Result<DataDir, Failure> {
+    let (path, temporary) = match given {
+        Some(path) => (path.to_owned(), false),
+        None => {
+            let name = format!("integration-bridge-quickstart-{}", std::process::id());
+            (std::env::temp_dir().join(name), true)
+        }
+    };
+    for folder in [path.clone(), path.join("relay")] {
+        std::fs::create_dir_all(&folder)
+            .map_err(|error| format!("the folder {} cannot be made: {error}", folder.display()))?;
+        #[cfg(unix)]
+        {
+            use std::os::unix::fs::PermissionsExt as _;
+            std::fs::set_permissions(&folder, std::fs::Permissions::from_mode(0o700))?;
+        }
+    }
+    Ok(DataDir {
+        path: std::path::absolute(path)?,
+        temporary,
+    })
+}
+
+/// The bridge's configuration, as its administrator would write it.
+fn bridge_toml(
+    args: &Args,
+    relay: &RelayUrl,
+    ca_file: &Path,
+    target: SocketAddr,
+) -> Result<String, Failure> {
+    let text = |text: &str| Value::String(text.to_owned());
+    let path = |path: &Path| path.to_str().map(text).ok_or("the data folder's path is not UTF-8");
+    let mut relay_section = Table::new();
+    relay_section.insert("url".into(), text(&relay.to_string()));
+    relay_section.insert("ca_file".into(), path(ca_file)?);
+    relay_section.insert("proxy".into(), text("none"));
+    let mut bridge = Table::new();
+    bridge.insert("name".into(), text(BRIDGE));
+    bridge.insert("data_dir".into(), text("bridge"));
+    let mut endpoints = vec![endpoint(ENDPOINT, &format!("http://{target}/"))];
+    endpoints.extend(args.endpoint.iter().map(|(name, url)| endpoint(name, url)));
+    let mut rules = vec![allow("127.0.0.1", &[target.port().into()])];
+    rules.extend(args.allow.iter().map(|pattern| pattern_rule(pattern)));
+    let mut config = Table::new();
+    config.insert("relay".into(), relay_section.into());
+    config.insert("bridge".into(), bridge.into());
+    config.insert("endpoint".into(), endpoints.into());
+    config.insert("allow".into(), rules.into());
+    Ok(config.to_string())
+}
+
+fn endpoint(name: &str, url: &str) -> Table {
+    let mut table = Table::new();
+    table.insert("name".into(), name.into());
+    table.insert("url".into(), url.into());
+    table
+}
+
+fn allow(host: &str, ports: &[i64]) -> Table {
+    let mut table = Table::new();
+    table.insert("host".into(), host.into());
+    table.insert("ports".into(), ports.to_vec().into());
+    table.insert("methods".into(), vec!["*"].into());
+    table
+}
+
+/// `HOST` or `HOST:PORT`; an IPv6 address with a port stands in brackets.
+fn pattern_rule(pattern: &str) -> Table {
+    match pattern.rsplit_once(':') {
+        Some((host, port)) if !host.contains(':') || host.ends_with(']') => match port.parse() {
+            Ok(port) => allow(host.trim_matches(['[', ']']), &[port]),
+            Err(_) => allow(pattern, &USUAL_PORTS),
+        },
+        _ => allow(pattern, &USUAL_PORTS),
+    }
+}
+
+fn key(created: &integration_relay::CreatedKey) -> Key {
+    Key {
+        client_id: created.client_id.clone(),
+        client_secret: created.client_secret.clone(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_allowed_pattern_may_name_its_port() {
+        for (pattern, host, ports) in [
+            ("ci.corp.example", "ci.corp.example", &USUAL_PORTS[..]),
+            ("ci.corp.example:9000", "ci.corp.example", &[9000]),
+            ("*.corp.example", "*.corp.example", &USUAL_PORTS),
+            ("10.0.0.0/8", "10.0.0.0/8", &USUAL_PORTS),
+            ("fd00::1", "fd00::1", &USUAL_PORTS),
+            ("[fd00::1]:9000", "fd00::1", &[9000]),
+        ] {
+            let rule = pattern_rule(pattern);
+            assert_eq!(rule["host"].as_str(), Some(host));
+            let found: Vec<_> = rule["ports"].as_array().into_iter().flatten().collect();
+            assert_eq!(found.len(), ports.len(), "{pattern}");
+        }
+    }
+}

@@ -81,8 +81,11 @@ impl Bridge {
         }
         let dialer = dialer(&config).map_err(StartError::Dial)?;
         tracing::info!(
-            relay = configured, tenant = identity.tenant, bridge = identity.name,
-            endpoints = config.rules.endpoints.len(), allow = config.rules.allow.len(),
+            relay = configured,
+            tenant = identity.tenant,
+            bridge = identity.name,
+            endpoints = config.rules.endpoints.len(),
+            allow = config.rules.allow.len(),
             "bridge starts"
         );
         let path = config.path.clone();
@@ -180,11 +183,23 @@ impl RunningBridge {
             ("relay.url", old.relay.url == new.relay.url),
             ("relay.ca_file", old.relay.ca_file == new.relay.ca_file),
             ("relay.proxy", old.relay.proxy == new.relay.proxy),
-            ("relay.connections", old.relay.connections == new.relay.connections),
+            (
+                "relay.connections",
+                old.relay.connections == new.relay.connections,
+            ),
             ("bridge.name", old.bridge.name == new.bridge.name),
-            ("bridge.data_dir", old.bridge.data_dir == new.bridge.data_dir),
-            ("limits.streams_max", old.limits.streams_max == new.limits.streams_max),
-            ("limits.window_budget", old.limits.window_budget == new.limits.window_budget),
+            (
+                "bridge.data_dir",
+                old.bridge.data_dir == new.bridge.data_dir,
+            ),
+            (
+                "limits.streams_max",
+                old.limits.streams_max == new.limits.streams_max,
+            ),
+            (
+                "limits.window_budget",
+                old.limits.window_budget == new.limits.window_budget,
+            ),
         ];
         if let Some((key, _)) = settled.iter().find(|(_, is_same)| !is_same) {
             return Err(ReloadError::NeedsRestart { key });
@@ -204,7 +219,11 @@ impl RunningBridge {
         let ending = async {
             while self.slots.join_next().await.is_some() {}
             let mut old = {
-                let mut old = self.shared.old.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+                let mut old = self
+                    .shared
+                    .old
+                    .lock()
+                    .unwrap_or_else(std::sync::PoisonError::into_inner);
                 std::mem::take(&mut *old)
             };
             while old.join_next().await.is_some() {}

@@ -38,7 +38,12 @@ struct Cli {
 #[derive(Debug, Clone, Args)]
 struct ConfigArg {
     /// The config file
-    #[arg(long, env = "BRIDGE_CONFIG", default_value = "bridge.toml", value_name = "FILE")]
+    #[arg(
+        long,
+        env = "BRIDGE_CONFIG",
+        default_value = "bridge.toml",
+        value_name = "FILE"
+    )]
     config: PathBuf,
 }
 
@@ -98,7 +103,10 @@ fn say(line: &str) {
     println!("{line}");
 }
 
-#[expect(clippy::print_stderr, reason = "the one place where a command says what went wrong")]
+#[expect(
+    clippy::print_stderr,
+    reason = "the one place where a command says what went wrong"
+)]
 fn complain(line: &str) {
     eprintln!("error: {line}");
 }
@@ -120,6 +128,9 @@ mod tests {
         let command = Cli::command();
         command.clone().debug_assert();
         let pair = command.find_subcommand("pair").unwrap();
-        assert!(pair.get_arguments().all(|arg| arg.get_long() != Some("client-secret")));
+        assert!(
+            pair.get_arguments()
+                .all(|arg| arg.get_long() != Some("client-secret"))
+        );
     }
 }

@@ -111,11 +111,14 @@ impl Config {
             .unwrap_or_default();
         file.bridge.data_dir.anchor(&base);
         let files = [&mut file.relay.ca_file, &mut file.targets.ca_file];
-        let endpoint_files = file.endpoint.iter_mut().map(|endpoint| &mut endpoint.ca_file);
+        let endpoint_files = file
+            .endpoint
+            .iter_mut()
+            .map(|endpoint| &mut endpoint.ca_file);
         for file in files.into_iter().chain(endpoint_files).flatten() {
             file.anchor(&base);
         }
-        let rules = Rules::new(file.endpoint, file.allow)
+        let rules = Rules::new(file.endpoint, &file.allow)
             .map_err(|wrong| mistake(Some(wrong.span), wrong.message))?;
         Ok(Self {
             path: path.to_owned(),

@@ -14,7 +14,9 @@ const LOCK_FILE: &str = "lock";
 #[derive(Debug, thiserror::Error)]
 pub enum DataDirError {
     /// Something in it cannot be made, read or written.
-    #[error("{action} {path} failed; is it on a writable disk, and owned by the user that runs the bridge?")]
+    #[error(
+        "{action} {path} failed; is it on a writable disk, and owned by the user that runs the bridge?"
+    )]
     Io {
         /// What was tried.
         action: &'static str,
@@ -272,7 +274,9 @@ pub(crate) mod tests {
         let temp = TempDir::new("atomic");
         let data_dir = DataDir::open(temp.path()).unwrap();
         assert_eq!(data_dir.read_private("file").unwrap(), None);
-        data_dir.write_private("file", b"a long first text").unwrap();
+        data_dir
+            .write_private("file", b"a long first text")
+            .unwrap();
         fs::write(data_dir.path("file.new"), b"half").unwrap();
         data_dir.write_private("file", b"short").unwrap();
         assert_eq!(data_dir.read_private("file").unwrap().unwrap(), b"short");

@@ -59,7 +59,10 @@ mod tests {
         again.raise(100);
         again.raise(50);
         assert_eq!(again.next(&data_dir).unwrap(), 101);
-        assert_eq!(Epoch::load(&data_dir, 1).unwrap().next(&data_dir).unwrap(), 1);
+        assert_eq!(
+            Epoch::load(&data_dir, 1).unwrap().next(&data_dir).unwrap(),
+            1
+        );
     }
 
     #[test]

@@ -32,9 +32,7 @@ pub enum IdentityError {
         path: String,
     },
     /// The file is there and is not an identity.
-    #[error(
-        "{path} is damaged ({detail}); restore it from a backup, or remove it and pair again"
-    )]
+    #[error("{path} is damaged ({detail}); restore it from a backup, or remove it and pair again")]
     Damaged {
         /// The file.
         path: String,

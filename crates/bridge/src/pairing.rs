@@ -185,7 +185,12 @@ pub async fn pair(config: &Config, api_key: &ApiKey) -> Result<Identity, PairErr
 
 /// Knows the way to the config's relay.
 pub(crate) fn dialer(config: &Config) -> Result<Dialer, PairError> {
-    let extra: Vec<_> = config.relay.ca_file.iter().map(|file| file.get().to_owned()).collect();
+    let extra: Vec<_> = config
+        .relay
+        .ca_file
+        .iter()
+        .map(|file| file.get().to_owned())
+        .collect();
     let tls = transport::tls::client_config(&extra, &[])?;
     let proxy = config.relay.proxy.resolve()?;
     Ok(Dialer::new(config.relay.url.clone(), &tls, proxy))
@@ -214,7 +219,13 @@ fn request_body(key: &Key, name: &str, client_id: &str) -> Bytes {
 /// What the proof signs.
 fn proof_message(client_id: &str, name: &str, public_key: &[u8], instance: &[u8]) -> Vec<u8> {
     let mut message = Vec::with_capacity(256);
-    let parts = [PROOF_LABEL, client_id.as_bytes(), name.as_bytes(), public_key, instance];
+    let parts = [
+        PROOF_LABEL,
+        client_id.as_bytes(),
+        name.as_bytes(),
+        public_key,
+        instance,
+    ];
     for part in parts {
         let bytes = u32::try_from(part.len()).expect("names are short");
         message.extend_from_slice(&bytes.to_be_bytes());
@@ -241,7 +252,9 @@ async fn post(dialer: &Dialer, api_key: &ApiKey, body: Bytes) -> Result<PairResp
     let response = sender.send_request(request).await;
     let response = response.map_err(|error| no_answer(&error))?;
     let status = response.status().as_u16();
-    let body = Limited::new(response.into_body(), ANSWER_MAX_BYTES).collect().await;
+    let body = Limited::new(response.into_body(), ANSWER_MAX_BYTES)
+        .collect()
+        .await;
     connection.abort();
     let body = body.map_err(|error| no_answer(&error))?.to_bytes();
     if (200..300).contains(&status) {
@@ -283,14 +296,18 @@ fn pair_request(
 fn advice(status: u16) -> &'static str {
     match status {
         401 => "the client id or the client secret is wrong, or the API key was revoked",
-        403 => "this API key may not pair bridges; it needs the role bridge, in a tenant that is active",
+        403 => {
+            "this API key may not pair bridges; it needs the role bridge, in a tenant that is active"
+        }
         404 => "there is no pairing at this URL; check relay.url",
         409 => {
             "another bridge has this name; choose another name, or use an API key that was created \
              with `--existing join` (to stand beside it) or `--existing replace` (to take its place)"
         }
         429 | 503 => "the relay is busy; try again in a minute",
-        400 | 422 => "the relay does not take the request; are bridge and relay of the same version?",
+        400 | 422 => {
+            "the relay does not take the request; are bridge and relay of the same version?"
+        }
         _ => "the relay could not do it; try again, and ask its operator if it stays so",
     }
 }

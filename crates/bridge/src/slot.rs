@@ -204,7 +204,9 @@ impl Slot {
                 previous: self.previous.take(),
             };
             let shared = &self.shared;
-            let dialled = shared.dialer.tunnel(&shared.identity, introduction, shared.settings());
+            let dialled = shared
+                .dialer
+                .tunnel(&shared.identity, introduction, shared.settings());
             dialled.await.map_err(Attempt::Dial)
         };
         let dialled = tokio::select! {
@@ -234,7 +236,9 @@ impl Slot {
                 return Next::Now;
             }
             tracing::error!(
-                slot = self.number, relay, current,
+                slot = self.number,
+                relay,
+                current,
                 "another process connects with this identity: was the data directory copied? \
                  Remove the copy's identity.json and pair it anew"
             );
@@ -244,13 +248,23 @@ impl Slot {
         if error.needs_somebody() {
             let wait = SLOW.max(self.reconnect.next_wait(error.retry_after()));
             tracing::error!(
-                slot = self.number, relay, error = error_text, advice = advice(error), ?wait,
+                slot = self.number,
+                relay,
+                error = error_text,
+                advice = advice(error),
+                ?wait,
                 "the relay does not take this bridge"
             );
             return Next::Wait(wait);
         }
         let wait = self.reconnect.next_wait(error.retry_after());
-        tracing::warn!(slot = self.number, relay, error = error_text, ?wait, "no session");
+        tracing::warn!(
+            slot = self.number,
+            relay,
+            error = error_text,
+            ?wait,
+            "no session"
+        );
         Next::Wait(wait)
     }
 
@@ -269,7 +283,10 @@ impl Slot {
         // What was served may have changed while the opening was under way.
         session.set_serves(self.shared.dispatcher.active().serves());
         tracing::info!(
-            slot = self.number, session = hex(&welcome.session), node, "session up"
+            slot = self.number,
+            session = hex(&welcome.session),
+            node,
+            "session up"
         );
         self.shared.nodes.send_replace(welcome.nodes.max(1));
         let ending = self.until_ending(&session).await;
@@ -296,7 +313,10 @@ impl Slot {
                 let ended = tokio::time::timeout(DRAIN_WITHIN, session.ended()).await;
                 if ended.is_err() {
                     let left = session.streams_open();
-                    tracing::warn!(left, "exchanges are cut off: they took longer than {DRAIN_WITHIN:?}");
+                    tracing::warn!(
+                        left,
+                        "exchanges are cut off: they took longer than {DRAIN_WITHIN:?}"
+                    );
                 }
                 session.close(EndReason::Draining);
                 drop(driver.await);
@@ -375,7 +395,11 @@ impl Slot {
         let shared = self.shared.clone();
         let mut stages = shared.stage.subscribe();
         session.drain(GoAwayReason::Draining, Duration::ZERO);
-        let mut old = self.shared.old.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut old = self
+            .shared
+            .old
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
         while old.try_join_next().is_some() {}
         old.spawn(async move {
             tokio::select! {
@@ -416,7 +440,9 @@ fn advice(error: &DialError) -> &'static str {
             "this bridge or its API key was revoked: pair it again with a new API key"
         }
         Some(RefusedCode::TenantSuspended) => "the tenant is suspended: ask the relay's operator",
-        Some(RefusedCode::Version) => "bridge and relay have no version in common: update the older one",
+        Some(RefusedCode::Version) => {
+            "bridge and relay have no version in common: update the older one"
+        }
         Some(RefusedCode::ChannelBinding) => {
             "something between this bridge and the relay ends TLS (inspection, or a balancer that \
              the relay is not configured for): exempt the relay from inspection, or ask its operator"

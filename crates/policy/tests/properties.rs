@@ -167,12 +167,11 @@ proptest! {
 
     #[test]
     fn joining_keeps_every_byte_below_the_base(
-        base in "/([a-z%0-9]{0,0}[a-z.]{1,6}/){0,3}[a-z]{0,4}",
+        base in "/([a-z][a-z0-9.]{0,5}/){0,3}[a-z]{0,4}",
         rest in "([/?][!-~]{0,30})?",
     ) {
-        let endpoint = Endpoint::new("a", &format!("http://ci{base}"), Methods::Any);
-        prop_assume!(endpoint.is_ok());
-        let endpoint = endpoint.expect("assumed");
+        let url = format!("http://ci{base}");
+        let endpoint = Endpoint::new("a", &url, Methods::Any).expect("no dot segments");
         let policy = Policy::new(vec![], vec![endpoint]).expect("one endpoint");
         if let Ok(candidate) = policy.decide_endpoint("a", "GET", &rest) {
             let got = candidate.target().path_and_query();

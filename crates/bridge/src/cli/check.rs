@@ -14,8 +14,16 @@ pub(super) fn check(arg: &ConfigArg) -> Outcome {
 fn explain(config: &Config) -> Result<Vec<String>, policy::PolicyError> {
     let mut lines = vec![
         format!("{}: no mistakes", config.path.display()),
-        format!("relay: {}, {} connections at most", config.relay.url, config.relay.connections.get()),
-        format!("bridge: {}, data in {}", config.bridge.name, config.bridge.data_dir.get().display()),
+        format!(
+            "relay: {}, {} connections at most",
+            config.relay.url,
+            config.relay.connections.get()
+        ),
+        format!(
+            "bridge: {}, data in {}",
+            config.bridge.name,
+            config.bridge.data_dir.get().display()
+        ),
     ];
     let rules = &config.rules;
     if rules.endpoints.is_empty() && rules.allow.is_empty() {
@@ -25,7 +33,11 @@ fn explain(config: &Config) -> Result<Vec<String>, policy::PolicyError> {
     let numbered = rules.allow.iter().enumerate();
     lines.extend(numbered.map(|(index, rule)| format!("allow rule {}: {rule}", index + 1)));
     let warnings = rules.policy(Vec::new())?.warnings();
-    lines.extend(warnings.into_iter().map(|warning| format!("warning: {warning}")));
+    lines.extend(
+        warnings
+            .into_iter()
+            .map(|warning| format!("warning: {warning}")),
+    );
     Ok(lines)
 }
 
@@ -38,7 +50,13 @@ mod tests {
     fn every_rule_is_explained() {
         let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../deploy/examples/bridge.toml");
         let text = explain(&Config::load(&path).unwrap()).unwrap().join("\n");
-        for part in ["endpoint alm", "allow rule 1: host ci.corp.example", "allow rule 2", "POST", "/hooks/*"] {
+        for part in [
+            "endpoint alm",
+            "allow rule 1: host ci.corp.example",
+            "allow rule 2",
+            "POST",
+            "/hooks/*",
+        ] {
             assert!(text.contains(part), "{part} is not in:\n{text}");
         }
     }

@@ -67,7 +67,10 @@ pub(super) fn pair(args: PairArgs) -> Outcome {
 fn secret(file: Option<&Path>) -> Result<Secret, String> {
     if let Some(path) = file {
         return read(path).map(|text| Secret::new(&text)).map_err(|error| {
-            format!("the client secret cannot be read from {}: {error}", path.display())
+            format!(
+                "the client secret cannot be read from {}: {error}",
+                path.display()
+            )
         });
     }
     if let Ok(text) = std::env::var(SECRET_ENV) {
@@ -86,9 +89,13 @@ fn secret(file: Option<&Path>) -> Result<Secret, String> {
 fn read(path: &Path) -> std::io::Result<String> {
     let mut text = String::new();
     if path == Path::new("-") {
-        std::io::stdin().take(SECRET_MAX_BYTES).read_to_string(&mut text)?;
+        std::io::stdin()
+            .take(SECRET_MAX_BYTES)
+            .read_to_string(&mut text)?;
     } else {
-        std::fs::File::open(path)?.take(SECRET_MAX_BYTES).read_to_string(&mut text)?;
+        std::fs::File::open(path)?
+            .take(SECRET_MAX_BYTES)
+            .read_to_string(&mut text)?;
     }
     Ok(text)
 }

@@ -33,7 +33,10 @@ pub(super) fn test(args: &TestArgs) -> Outcome {
             Ok(if is_allowed { DONE } else { REFUSED })
         }
         Err(failure) => {
-            say(&format!("{}, so the request could not go now", failure.detail));
+            say(&format!(
+                "{}, so the request could not go now",
+                failure.detail
+            ));
             Ok(REFUSED)
         }
     }

@@ -23,13 +23,13 @@ pub(super) fn run(arg: &ConfigArg) -> Outcome {
 }
 
 async fn serve(bridge: RunningBridge, signals: &mut Signals) -> u8 {
-    loop {
-        match signals.next().await {
-            Signal::Reload => reload(&bridge),
-            Signal::Stop => break,
-        }
+    while let Signal::Reload = signals.next().await {
+        reload(&bridge);
     }
-    tracing::info!(exchanges = bridge.exchanges(), "shutting down: what runs may finish");
+    tracing::info!(
+        exchanges = bridge.exchanges(),
+        "shutting down: what runs may finish"
+    );
     tokio::select! {
         () = bridge.shutdown() => DONE,
         () = signals.stop() => {
@@ -43,7 +43,8 @@ fn reload(bridge: &RunningBridge) {
     match bridge.reload() {
         Ok(()) => tracing::info!("the config was read again and is in force"),
         Err(error) => tracing::error!(
-            error = chain(&error), "the config was not taken; the one before stays in force"
+            error = chain(&error),
+            "the config was not taken; the one before stays in force"
         ),
     }
 }

@@ -3,7 +3,9 @@
 
 use super::section::{AllowSection, EndpointSection};
 use super::value::Span;
-use policy::{Endpoint, HostPattern, Methods, PathPattern, Policy, PolicyError, Ports, Rule, Scheme};
+use policy::{
+    Endpoint, HostPattern, Methods, PathPattern, Policy, PolicyError, Ports, Rule, Scheme,
+};
 use protocol::frame::{Bounded, Serves};
 use protocol::limits::{SERVES_ENDPOINTS_MAX, SERVES_HOSTS_MAX};
 use std::collections::HashMap;
@@ -48,7 +50,7 @@ fn wrong<T>(key: &str, value: &Spanned<T>, error: impl Display) -> Wrong {
 impl Rules {
     pub(super) fn new(
         endpoints: Vec<EndpointSection>,
-        allow: Vec<AllowSection>,
+        allow: &[AllowSection],
     ) -> Result<Self, Wrong> {
         let mut rules = Self {
             allow: Vec::new(),
@@ -62,7 +64,7 @@ impl Rules {
         for section in endpoints {
             rules.add_endpoint(section)?;
         }
-        for section in &allow {
+        for section in allow {
             rules.allow.push(rule(section)?);
         }
         rules.policy(Vec::new()).map_err(|error| Wrong {
@@ -79,21 +81,24 @@ impl Rules {
                 .map_err(|error| wrong("methods", methods, error))?,
         };
         let (name, url) = (&section.name, &section.url);
-        let endpoint = Endpoint::new(name.get_ref(), url.get_ref(), methods).map_err(|error| {
-            match error {
+        let endpoint =
+            Endpoint::new(name.get_ref(), url.get_ref(), methods).map_err(|error| match error {
                 policy::EndpointError::Name => wrong("name", name, error),
                 policy::EndpointError::Url(_)
                 | policy::EndpointError::Query
                 | policy::EndpointError::Path { .. }
                 | policy::EndpointError::Methods(_) => wrong("url", url, error),
-            }
-        })?;
+            })?;
         let settings = EndpointSettings {
             ca_file: section.ca_file.map(|file| file.get().to_owned()),
             head_timeout: section.head_timeout,
             idle_timeout: section.idle_timeout,
         };
-        if self.settings.insert(endpoint.name.clone(), settings).is_some() {
+        if self
+            .settings
+            .insert(endpoint.name.clone(), settings)
+            .is_some()
+        {
             let error = "there is an endpoint of this name already; each needs its own";
             return Err(wrong("name", name, error));
         }
@@ -146,18 +151,26 @@ fn rule(section: &AllowSection) -> Result<Rule, Wrong> {
         rule.schemes = Some(parsed.ok_or_else(|| wrong("schemes", schemes, expected))?);
     }
     if let Some(ports) = &section.ports {
-        let parsed: Result<Vec<u16>, _> =
-            ports.get_ref().iter().map(|port| u16::try_from(*port)).collect();
+        let parsed: Result<Vec<u16>, _> = ports
+            .get_ref()
+            .iter()
+            .map(|port| u16::try_from(*port))
+            .collect();
         let expected = "a port is a number from 1 to 65535";
         let parsed = parsed.map_err(|_| wrong("ports", ports, expected))?;
         rule.ports = Ports::parse(&parsed).map_err(|error| wrong("ports", ports, error))?;
     }
     if let Some(paths) = &section.paths {
-        let parsed: Result<Vec<_>, _> = paths.get_ref().iter().map(|p| PathPattern::parse(p)).collect();
+        let parsed: Result<Vec<_>, _> = paths
+            .get_ref()
+            .iter()
+            .map(|p| PathPattern::parse(p))
+            .collect();
         rule.paths = Some(parsed.map_err(|error| wrong("paths", paths, error))?);
     }
     rule.resolved = section.resolved;
     rule.connect = section.connect;
-    rule.validate().map_err(|error| wrong("allow", &section.host, error))?;
+    rule.validate()
+        .map_err(|error| wrong("allow", &section.host, error))?;
     Ok(rule)
 }

@@ -2,8 +2,8 @@
 
 use super::value::{FilePath, Size, Span, Within, from_text, text};
 use protocol::limits::{STREAM_WINDOW_INITIAL_BYTES, STREAMS_MAX};
-use serde::de::{self, Deserializer};
 use serde::Deserialize;
+use serde::de::{self, Deserializer};
 use std::str::FromStr;
 use toml::Spanned;
 use transport::dial::{Proxy, ProxyError, RelayUrl};
@@ -35,10 +35,15 @@ fn relay_url<'de, D: Deserializer<'de>>(deserializer: D) -> Result<RelayUrl, D::
         type Err = String;
         fn from_str(url: &str) -> Result<Self, String> {
             let url: Result<RelayUrl, _> = url.parse();
-            url.map(Self).map_err(|error| format!("the relay's URL {error}"))
+            url.map(Self)
+                .map_err(|error| format!("the relay's URL {error}"))
         }
     }
-    text(deserializer, "a URL in quotes, like \"https://relay.example.com\"").map(|Url(url)| url)
+    text(
+        deserializer,
+        "a URL in quotes, like \"https://relay.example.com\"",
+    )
+    .map(|Url(url)| url)
 }
 
 /// How the relay is reached.
@@ -60,16 +65,18 @@ impl FromStr for ProxySetting {
         match setting {
             "env" => Ok(Self::Env),
             "none" => Ok(Self::Direct),
-            url if url.contains('@') => Err(
-                "no passwords in this file: write proxy = \"env\" and give \
+            url if url.contains('@') => {
+                Err("no passwords in this file: write proxy = \"env\" and give \
                  http://user:password@host:port in the environment variable HTTPS_PROXY"
-                    .into(),
-            ),
-            url => Proxy::from_url("relay.proxy", url).map(Self::Via).map_err(|_| {
-                "is no proxy: write \"env\", \"none\", or a URL like \
+                    .into())
+            }
+            url => Proxy::from_url("relay.proxy", url)
+                .map(Self::Via)
+                .map_err(|_| {
+                    "is no proxy: write \"env\", \"none\", or a URL like \
                  \"http://proxy.example.com:3128\""
-                    .into()
-            }),
+                        .into()
+                }),
         }
     }
 }

@@ -43,19 +43,51 @@ fn a_mistake_is_said_with_its_line_and_what_would_be_right() {
     let mistakes: &[(&str, usize, &[&str])] = &[
         ("[relais]\n", 1, &["relais", "relay"]),
         ("colour = 1\n", 1, &["colour", "data_dir"]),
-        ("[targets]\nconnect_timeout = \"5\"\n", 2, &["\"5\"", "\"30s\""]),
-        ("[targets]\nconnect_timeout = 5\n", 2, &["integer", "\"30s\""]),
-        ("[targets]\nhead_timeout = \"2d\"\n", 2, &["\"2d\"", "\"1h\""]),
-        ("[targets]\nidle_timeout = \"48h\"\n", 2, &["\"48h\"", "\"24h\""]),
+        (
+            "[targets]\nconnect_timeout = \"5\"\n",
+            2,
+            &["\"5\"", "\"30s\""],
+        ),
+        (
+            "[targets]\nconnect_timeout = 5\n",
+            2,
+            &["integer", "\"30s\""],
+        ),
+        (
+            "[targets]\nhead_timeout = \"2d\"\n",
+            2,
+            &["\"2d\"", "\"1h\""],
+        ),
+        (
+            "[targets]\nidle_timeout = \"48h\"\n",
+            2,
+            &["\"48h\"", "\"24h\""],
+        ),
         ("[targets]\nca_file = \"\"\n", 2, &["empty"]),
         ("[targets]\npool_idle_max = -1\n", 2, &["-1", "0 to 8192"]),
-        ("[limits]\nwindow_budget = \"16MB\"\n", 2, &["\"16MB\"", "\"16MiB\""]),
+        (
+            "[limits]\nwindow_budget = \"16MB\"\n",
+            2,
+            &["\"16MB\"", "\"16MiB\""],
+        ),
         ("[limits]\nstreams_max = 0\n", 2, &["1 to 65536"]),
         ("[log]\nlevel = \"loud\"\n", 2, &["loud", "info"]),
         ("[log]\nformat = \"xml\"\n", 2, &["xml", "json"]),
-        ("[[endpoint]]\nname = \"ALM\"\nurl = \"https://alm/\"\n", 2, &["name", "a-z"]),
-        ("[[endpoint]]\nname = \"alm\"\nurl = \"ftp://alm/\"\n", 3, &["url", "http"]),
-        ("[[endpoint]]\nurl = \"https://alm/\"\n", 1, &["missing field", "name"]),
+        (
+            "[[endpoint]]\nname = \"ALM\"\nurl = \"https://alm/\"\n",
+            2,
+            &["name", "a-z"],
+        ),
+        (
+            "[[endpoint]]\nname = \"alm\"\nurl = \"ftp://alm/\"\n",
+            3,
+            &["url", "http"],
+        ),
+        (
+            "[[endpoint]]\nurl = \"https://alm/\"\n",
+            1,
+            &["missing field", "name"],
+        ),
         (
             "[[endpoint]]\nname = \"alm\"\nurl = \"https://alm/\"\ncredential = \"x\"\n",
             4,
@@ -66,14 +98,46 @@ fn a_mistake_is_said_with_its_line_and_what_would_be_right() {
             5,
             &["name", "already"],
         ),
-        ("[[allow]]\nhost = \"*\"\nmethods = [\"*\"]\n", 2, &["host", "*.corp.example"]),
-        ("[[allow]]\nhost = \"https://ci/\"\nmethods = [\"*\"]\n", 2, &["host", "scheme"]),
-        ("[[allow]]\nhost = \"10.0.0.1/8\"\nmethods = [\"*\"]\n", 2, &["10.0.0.0/8"]),
-        ("[[allow]]\nhost = \"ci\"\nmethods = [\"post\"]\n", 3, &["methods", "POST"]),
-        ("[[allow]]\nhost = \"ci\"\n", 1, &["missing field", "methods"]),
-        ("[[allow]]\nhost = \"ci\"\nmethods = [\"*\"]\nports = [70000]\n", 4, &["65535"]),
-        ("[[allow]]\nhost = \"ci\"\nmethods = [\"*\"]\npaths = [\"hooks\"]\n", 4, &["paths", "/"]),
-        ("[[allow]]\nhost = \"ci\"\nmethods = [\"*\"]\nschemes = [\"ftp\"]\n", 4, &["https"]),
+        (
+            "[[allow]]\nhost = \"*\"\nmethods = [\"*\"]\n",
+            2,
+            &["host", "*.corp.example"],
+        ),
+        (
+            "[[allow]]\nhost = \"https://ci/\"\nmethods = [\"*\"]\n",
+            2,
+            &["host", "scheme"],
+        ),
+        (
+            "[[allow]]\nhost = \"10.0.0.1/8\"\nmethods = [\"*\"]\n",
+            2,
+            &["10.0.0.0/8"],
+        ),
+        (
+            "[[allow]]\nhost = \"ci\"\nmethods = [\"post\"]\n",
+            3,
+            &["methods", "POST"],
+        ),
+        (
+            "[[allow]]\nhost = \"ci\"\n",
+            1,
+            &["missing field", "methods"],
+        ),
+        (
+            "[[allow]]\nhost = \"ci\"\nmethods = [\"*\"]\nports = [70000]\n",
+            4,
+            &["65535"],
+        ),
+        (
+            "[[allow]]\nhost = \"ci\"\nmethods = [\"*\"]\npaths = [\"hooks\"]\n",
+            4,
+            &["paths", "/"],
+        ),
+        (
+            "[[allow]]\nhost = \"ci\"\nmethods = [\"*\"]\nschemes = [\"ftp\"]\n",
+            4,
+            &["https"],
+        ),
         ("[bridge]\n", 1, &["duplicate", "bridge"]),
         ("data_dir = \n", 1, &[]),
     ];
@@ -81,9 +145,15 @@ fn a_mistake_is_said_with_its_line_and_what_would_be_right() {
         let text = format!("{MINIMAL}{added}");
         let error = parse(&text).expect_err(added).to_string();
         let place = format!("etc/bridge.toml:{}: ", MINIMAL.lines().count() + line);
-        assert!(error.starts_with(&place), "{added:?} gave {error:?}, not at {place:?}");
+        assert!(
+            error.starts_with(&place),
+            "{added:?} gave {error:?}, not at {place:?}"
+        );
         for word in *words {
-            assert!(error.contains(word), "{added:?} gave {error:?} without {word:?}");
+            assert!(
+                error.contains(word),
+                "{added:?} gave {error:?} without {word:?}"
+            );
         }
     }
 }
@@ -91,20 +161,51 @@ fn a_mistake_is_said_with_its_line_and_what_would_be_right() {
 #[test]
 fn mistakes_in_what_must_be_there_are_said_too() {
     for (right, mistaken, line, words) in [
-        ("https://relay.example.com", "http://relay.example.com", 3, &["https://"][..]),
-        ("https://relay.example.com", "https://relay.example.com/x", 3, &["without a path"]),
-        ("[relay]", "[relay]\nproxy = \"http://u:sesame@p\"", 3, &["HTTPS_PROXY"]),
-        ("[relay]", "[relay]\nproxy = \"ftp://p\"", 3, &["\"none\"", "http://proxy"]),
+        (
+            "https://relay.example.com",
+            "http://relay.example.com",
+            3,
+            &["https://"][..],
+        ),
+        (
+            "https://relay.example.com",
+            "https://relay.example.com/x",
+            3,
+            &["without a path"],
+        ),
+        (
+            "[relay]",
+            "[relay]\nproxy = \"http://u:sesame@p\"",
+            3,
+            &["HTTPS_PROXY"],
+        ),
+        (
+            "[relay]",
+            "[relay]\nproxy = \"ftp://p\"",
+            3,
+            &["\"none\"", "http://proxy"],
+        ),
         ("[relay]", "[relay]\nconnections = 9", 3, &["9", "1 to 8"]),
         ("berlin-dc1", "", 5, &["1 to 64"]),
-        ("data_dir = \"state\"", "", 4, &["missing field", "data_dir"]),
+        (
+            "data_dir = \"state\"",
+            "",
+            4,
+            &["missing field", "data_dir"],
+        ),
     ] {
         let text = MINIMAL.replace(right, mistaken);
         let error = parse(&text).expect_err(mistaken).to_string();
-        assert!(error.starts_with(&format!("etc/bridge.toml:{line}: ")), "{mistaken:?}: {error}");
+        assert!(
+            error.starts_with(&format!("etc/bridge.toml:{line}: ")),
+            "{mistaken:?}: {error}"
+        );
         assert!(!error.contains("sesame"), "a password is never repeated");
         for word in words {
-            assert!(error.contains(word), "{mistaken:?} gave {error:?} without {word:?}");
+            assert!(
+                error.contains(word),
+                "{mistaken:?} gave {error:?} without {word:?}"
+            );
         }
     }
 }

@@ -135,7 +135,10 @@ pub struct Within<const MIN: u32, const MAX: u32>(u32);
 impl<const MIN: u32, const MAX: u32> Within<MIN, MAX> {
     /// A default that is known to be within.
     pub(crate) const fn known(value: u32) -> Self {
-        assert!(MIN <= value && value <= MAX, "a default is within its bounds");
+        assert!(
+            MIN <= value && value <= MAX,
+            "a default is within its bounds"
+        );
         Self(value)
     }
 
@@ -215,7 +218,16 @@ mod tests {
         let span = |text: &str| text.parse::<Span>().map(Span::get);
         assert_eq!(span("500ms"), Ok(Duration::from_millis(500)));
         assert_eq!(span("5 m"), Ok(Duration::from_secs(300)));
-        for bad in ["30", "s", "-1s", "1.5s", "0s", "25h", "99999999999999999999s", "1d"] {
+        for bad in [
+            "30",
+            "s",
+            "-1s",
+            "1.5s",
+            "0s",
+            "25h",
+            "99999999999999999999s",
+            "1d",
+        ] {
             assert!(span(bad).is_err(), "{bad}");
         }
         let size = |text: &str| text.parse::<Size>().map(Size::bytes);

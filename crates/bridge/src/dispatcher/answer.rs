@@ -91,9 +91,8 @@ fn head<B: Body>(
     headers: &HeaderMap,
     body: &B,
 ) -> Result<ResponseHead, Failure> {
-    let has_no_body = method == "HEAD"
-        || status == StatusCode::NO_CONTENT
-        || status == StatusCode::NOT_MODIFIED;
+    let has_no_body =
+        method == "HEAD" || status == StatusCode::NO_CONTENT || status == StatusCode::NOT_MODIFIED;
     let hint = body.size_hint();
     // With chunks a length says nothing (RFC 9112, 6.3), and must not go on.
     let is_chunked = !has_no_body && hint.exact().is_none();
@@ -252,9 +251,9 @@ impl Body for Rest {
                 }
             }
         };
+        let next = Instant::now() + self.idle;
         if let Some(sleep) = &mut self.sleep {
-            let next = Instant::now() + self.idle;
-            self.sleep.as_mut().map(|sleep| sleep.as_mut().reset(next));
+            sleep.as_mut().reset(next);
         }
         let counted = self.count(&frame);
         Poll::Ready(Some(counted.map(|()| frame)))
@@ -265,7 +264,7 @@ impl Body for Rest {
 mod tests {
     use super::*;
     use http::HeaderValue;
-    use http_body_util::{Empty, Full, StreamBody};
+    use http_body_util::{Empty, Full};
 
     fn headers(length: Option<&'static str>) -> HeaderMap {
         let mut headers = HeaderMap::new();
@@ -276,7 +275,9 @@ mod tests {
     }
 
     fn has_length(head: &ResponseHead) -> bool {
-        head.headers.iter().any(|(name, _)| name == b"content-length")
+        head.headers
+            .iter()
+            .any(|(name, _)| name == b"content-length")
     }
 
     #[test]
@@ -303,8 +304,7 @@ mod tests {
 
     #[test]
     fn a_length_beside_chunks_is_not_passed_on() {
-        let chunks = StreamBody::new(NoFrames);
-        let answer = head("GET", StatusCode::OK, &headers(Some("5")), &chunks).unwrap();
+        let answer = head("GET", StatusCode::OK, &headers(Some("5")), &NoFrames).unwrap();
         assert_eq!(answer.body, BodyLength::Unknown);
         assert!(!has_length(&answer));
     }

@@ -94,7 +94,7 @@ pub(super) struct Exchange {
 /// Why no answer's head came.
 enum NoHead {
     /// The connection to the target failed; it may give the request back.
-    Target(TrySendError<Request<RequestBody>>),
+    Target(Box<TrySendError<Request<RequestBody>>>),
     /// The exchange is over.
     Over(Failure),
 }
@@ -133,7 +133,7 @@ impl Exchange {
     pub(super) async fn approved(&self, candidate: &Candidate) -> Result<Vec<Approved>, Failure> {
         let addresses = resolve(candidate.target().host()).await?;
         candidate
-            .approve_any(&addresses)
+            .approve_any(addresses)
             .map_err(|refusal| refused(&refusal, &self.head))
     }
 
@@ -176,7 +176,10 @@ impl Exchange {
             .reuse(&key, idle_max, |address| candidate.approve(address).ok());
         let (approved, mut connection) = match pooled {
             Some(pooled) => pooled,
-            None => self.before_dispatch(self.connection(candidate, &key)).await?,
+            None => {
+                self.before_dispatch(self.connection(candidate, &key))
+                    .await?
+            }
         };
         let parts = RequestParts::new(&approved, &self.head)?;
         let mut body = body;
@@ -235,7 +238,7 @@ impl Exchange {
             let head = tokio::select! {
                 biased;
                 Some(head) = informational.recv() => head,
-                result = &mut answer => return result.map_err(NoHead::Target),
+                result = &mut answer => return result.map_err(|error| NoHead::Target(Box::new(error))),
                 failure = self.send.closed() => return Err(NoHead::Over(failure)),
                 () = sleep_until(stalls.min(fixed)) => {
                     let now = Instant::now();

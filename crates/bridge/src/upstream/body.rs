@@ -232,9 +232,11 @@ impl Body for RequestBody {
         match &self.kind {
             _ if self.is_done => SizeHint::with_exact(0),
             Kind::Whole(bytes) => SizeHint::with_exact(bytes.len() as u64),
-            Kind::Stream { front, recv } => recv.size_hint().exact().map_or_else(SizeHint::new, |rest| {
-                SizeHint::with_exact(rest + front.len() as u64)
-            }),
+            Kind::Stream { front, recv } => {
+                recv.size_hint().exact().map_or_else(SizeHint::new, |rest| {
+                    SizeHint::with_exact(rest + front.len() as u64)
+                })
+            }
         }
     }
 }

@@ -72,10 +72,9 @@ impl Pooled for Connection {
 }
 
 impl Connection {
-    /// It comes out of the pool.
-    pub(super) fn mark_reused(mut self) -> Self {
+    /// It has served a request.
+    pub(super) fn mark_reused(&mut self) {
         self.is_reused = true;
-        self
     }
 }
 

@@ -19,18 +19,18 @@ fn is_io(error: &hyper::Error) -> bool {
 /// A request was handed to a target and no answer's head came.
 pub(crate) fn request_failure(error: &hyper::Error) -> Failure {
     // The request's own body failed: it says why.
-    if let Some(failure) = error.source().and_then(|source| source.downcast_ref::<Failure>()) {
+    if let Some(failure) = error
+        .source()
+        .and_then(|source| source.downcast_ref::<Failure>())
+    {
         return Failure {
             execution: Execution::PossiblyExecuted,
             ..failure.clone()
         };
     }
     if error.is_parse() {
-        let detail = if error.is_parse_too_large() {
-            "the target's header section is larger than is passed on".to_owned()
-        } else {
-            format!("the target's answer is not HTTP/1.1: {error}")
-        };
+        // hyper's words, which quote nothing of the message, tell a head that is too large too.
+        let detail = format!("the target's answer is not HTTP/1.1 that can be passed on: {error}");
         return Failure::possibly_executed(Code::TargetProtocol, detail);
     }
     let detail = format!("the target closed the connection before it answered: {error}");
@@ -40,7 +40,10 @@ pub(crate) fn request_failure(error: &hyper::Error) -> Failure {
 /// A target's answer began and its body failed.
 pub(crate) fn response_failure(error: &hyper::Error) -> Failure {
     let (code, detail) = if error.is_parse() {
-        (Code::TargetProtocol, "the body of the target's answer is not valid")
+        (
+            Code::TargetProtocol,
+            "the body of the target's answer is not valid",
+        )
     } else {
         (
             Code::TargetClosed,

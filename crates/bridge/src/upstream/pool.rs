@@ -4,7 +4,7 @@
 //! that nobody takes grow old and are closed by a sweep.
 
 use super::connect::Connection;
-use policy::{Approved, Target};
+use policy::Target;
 use std::collections::{HashMap, VecDeque};
 use std::net::IpAddr;
 use std::path::Path;
@@ -177,6 +177,7 @@ impl Pool {
                 return;
             }
         }
+        connection.mark_reused();
         self.keep(connection);
         let must_sweep = !std::mem::replace(&mut self.lock().is_swept, true);
         if must_sweep {

@@ -101,7 +101,10 @@ mod tests {
             frame(&mut headers, body);
             let lengths: Vec<_> = headers.get_all(header::CONTENT_LENGTH).iter().collect();
             assert_eq!(lengths.len(), usize::from(length.is_some()));
-            assert_eq!(lengths.first().map(|value| value.as_bytes()), length.map(str::as_bytes));
+            assert_eq!(
+                lengths.first().map(|value| value.as_bytes()),
+                length.map(str::as_bytes)
+            );
             assert_eq!(headers.contains_key(header::TRANSFER_ENCODING), chunked);
         }
     }

@@ -28,10 +28,7 @@ impl TlsConfigs {
         extra: Option<&Arc<Path>>,
     ) -> Result<Arc<ClientConfig>, TlsSetupError> {
         let key = extra.cloned();
-        let made = self.made.lock().unwrap_or_else(PoisonError::into_inner);
-        let known = made.get(&key).cloned();
-        drop(made);
-        if let Some(config) = known {
+        if let Some(config) = self.known(&key) {
             return Ok(config);
         }
         let files: Vec<PathBuf> = self
@@ -44,11 +41,18 @@ impl TlsConfigs {
             transport::tls::client_config(&files, &[b"http/1.1"])
         })
         .await
-        .unwrap_or_else(|_| Err(rustls::Error::General("reading certificates failed".into()).into()))?;
+        .unwrap_or_else(|_| {
+            Err(rustls::Error::General("reading certificates failed".into()).into())
+        })?;
         self.made
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
             .insert(key, config.clone());
         Ok(config)
+    }
+
+    fn known(&self, key: &Option<Arc<Path>>) -> Option<Arc<ClientConfig>> {
+        let made = self.made.lock().unwrap_or_else(PoisonError::into_inner);
+        made.get(key).cloned()
     }
 }

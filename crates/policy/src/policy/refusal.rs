@@ -15,7 +15,6 @@ pub(crate) const PART_MAX_BYTES: usize = 80;
 
 /// What stood in the way.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-#[non_exhaustive]
 pub enum RefusalKind {
     /// The URL, path, host or `Location` cannot be parsed.
     InvalidUrl,

@@ -66,7 +66,11 @@ pub(crate) fn cancelled() -> Failure {
 }
 
 pub(crate) fn refused() -> Failure {
-    Failure::new(Code::RefusedByPolicy, Execution::NotDispatched, "not allowed")
+    Failure::new(
+        Code::RefusedByPolicy,
+        Execution::NotDispatched,
+        "not allowed",
+    )
 }
 
 pub(crate) fn windows(streams_max: u32, stream_kib: u64, session_bytes: u64) -> Windows {

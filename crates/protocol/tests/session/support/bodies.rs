@@ -20,7 +20,9 @@ pub(crate) struct Body {
 
 /// Bytes of a body from a position on.
 pub(crate) fn piece(body: Body, from: u64, bytes: u64) -> Bytes {
-    (from..(from + bytes).min(body.bytes)).map(|at| byte(body.key, at)).collect()
+    (from..(from + bytes).min(body.bytes))
+        .map(|at| byte(body.key, at))
+        .collect()
 }
 
 /// Writes a body. After `Full` it waits for `Writable`.

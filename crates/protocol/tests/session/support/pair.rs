@@ -67,13 +67,16 @@ impl Way {
                 assert_eq!(decoded.encode().unwrap(), frame, "not canonical");
                 self.frames.push(decoded);
             }
-            self.flying.push_back((self.free_at.max(now) + link.latency, frame));
+            self.flying
+                .push_back((self.free_at.max(now) + link.latency, frame));
         }
         any
     }
 
     fn due(&mut self, now: Instant) -> Option<Bytes> {
-        self.flying.pop_front_if(|(at, _)| *at <= now).map(|(_, frame)| frame)
+        self.flying
+            .pop_front_if(|(at, _)| *at <= now)
+            .map(|(_, frame)| frame)
     }
 }
 
@@ -104,7 +107,10 @@ impl Pair {
 
     /// Tiny windows.
     pub(crate) fn tight(streams_max: u32, stream_kib: u64, session_bytes: u64) -> Self {
-        Self::with(Link::INSTANT, windows(streams_max, stream_kib, session_bytes))
+        Self::with(
+            Link::INSTANT,
+            windows(streams_max, stream_kib, session_bytes),
+        )
     }
 
     pub(crate) fn configured(link: Link, relay: Config, bridge: Config) -> Self {
@@ -132,15 +138,19 @@ impl Pair {
             while let Some(frame) = self.to_bridge.due(now) {
                 moved = true;
                 self.bridge.handle_frame(now, frame).unwrap();
-                self.bridge_events.extend(std::iter::from_fn(|| self.bridge.poll_event()));
+                self.bridge_events
+                    .extend(std::iter::from_fn(|| self.bridge.poll_event()));
             }
             while let Some(frame) = self.to_relay.due(now) {
                 moved = true;
                 self.relay.handle_frame(now, frame).unwrap();
-                self.relay_events.extend(std::iter::from_fn(|| self.relay.poll_event()));
+                self.relay_events
+                    .extend(std::iter::from_fn(|| self.relay.poll_event()));
             }
-            self.relay_events.extend(std::iter::from_fn(|| self.relay.poll_event()));
-            self.bridge_events.extend(std::iter::from_fn(|| self.bridge.poll_event()));
+            self.relay_events
+                .extend(std::iter::from_fn(|| self.relay.poll_event()));
+            self.bridge_events
+                .extend(std::iter::from_fn(|| self.bridge.poll_event()));
             if !moved {
                 return any;
             }
@@ -155,7 +165,10 @@ impl Pair {
             let free = session.has_frames().then_some(way.free_at);
             [arrival, free].into_iter().flatten().min()
         };
-        let ways = [way(&self.to_bridge, &self.relay), way(&self.to_relay, &self.bridge)];
+        let ways = [
+            way(&self.to_bridge, &self.relay),
+            way(&self.to_relay, &self.bridge),
+        ];
         ways.into_iter().flatten().filter(|at| *at > self.now).min()
     }
 
@@ -197,8 +210,12 @@ impl Pair {
             let next = timers.into_iter().flatten().chain(self.next_move()).min();
             self.now = next.unwrap_or(until).clamp(self.now, until);
             let (relay, bridge) = (&mut self.relay, &mut self.bridge);
-            relay.handle_timeout(self.now).map_err(|end| (Side::Relay, end))?;
-            bridge.handle_timeout(self.now).map_err(|end| (Side::Bridge, end))?;
+            relay
+                .handle_timeout(self.now)
+                .map_err(|end| (Side::Relay, end))?;
+            bridge
+                .handle_timeout(self.now)
+                .map_err(|end| (Side::Bridge, end))?;
             if self.now == until {
                 self.settle();
                 return Ok(());

@@ -33,12 +33,16 @@ impl Scripted {
     /// The peer sends a frame that ends the session.
     pub(crate) fn refuses(&mut self, frame: &Frame) {
         let end = self.says(frame);
-        assert!(matches!(end, Err(EndReason::Protocol(_))), "{end:?} after {frame:?}");
+        assert!(
+            matches!(end, Err(EndReason::Protocol(_))),
+            "{end:?} after {frame:?}"
+        );
     }
 
     /// The peer sends these bytes.
     pub(crate) fn says_raw(&mut self, bytes: &[u8]) -> Result<(), EndReason> {
-        self.session.handle_frame(self.now, Bytes::copy_from_slice(bytes))
+        self.session
+            .handle_frame(self.now, Bytes::copy_from_slice(bytes))
     }
 
     /// The next frame to the peer.

@@ -1,0 +1,177 @@
+//! Taking a request back: a cancel is complete only with the bridge's word (W-42).
+
+use super::support::{KIB, Link, MILLI, Pair, call, cancelled, count, refused, response, zeros};
+use protocol::frame::{Frame, Windows};
+use protocol::session::{EndReason, Event, Read};
+use protocol::{Code, Execution};
+
+/// Two sides 50 ms apart.
+fn apart() -> Pair {
+    let link = Link {
+        latency: 50 * MILLI,
+        ..Link::INSTANT
+    };
+    Pair::with(link, Windows::default())
+}
+
+fn execution(pair: &Pair, id: u32) -> Option<Execution> {
+    pair.relay.failure(id).map(|failure| failure.execution)
+}
+
+#[test]
+fn a_request_taken_back_before_it_left_never_leaves() {
+    let mut pair = apart();
+    let id = pair.relay.open(&call(), b"x", true).unwrap();
+    pair.relay.reset(id, cancelled());
+    assert_eq!(execution(&pair, id), Some(Execution::NotSent));
+    assert_eq!(pair.relay.failure(id).unwrap().code, Code::Cancelled);
+    pair.run();
+    assert_eq!(pair.sent_by_relay(), []);
+    assert_eq!(count(&pair.take_relay_events(), &Event::Failed(id)), 1);
+    pair.release(id);
+    pair.assert_quiescent();
+    // The id was not spent.
+    let next = pair.opened(&call());
+    assert_eq!(pair.relay.wire_id(next), Some(1));
+}
+
+#[test]
+fn cancelled_before_dispatch_is_not_dispatched() {
+    let mut pair = apart();
+    let id = pair.opened(&call());
+    pair.relay.reset(id, cancelled());
+    assert_eq!(
+        execution(&pair, id),
+        None,
+        "settled without the bridge's word"
+    );
+    assert!(matches!(pair.read_relay(id), Read::Failed(_)));
+    pair.take_relay_events();
+    pair.run();
+    assert_eq!(execution(&pair, id), Some(Execution::NotDispatched));
+    assert_eq!(count(&pair.take_relay_events(), &Event::Failed(id)), 1);
+    assert_eq!(count(&pair.take_bridge_events(), &Event::Failed(id)), 1);
+    let late = pair.bridge.mark_dispatched(pair.now, id);
+    assert!(
+        late.is_err(),
+        "a request that was taken back must not leave for the target"
+    );
+    pair.release(id);
+    pair.assert_quiescent();
+}
+
+#[test]
+fn cancelled_after_dispatch_is_possibly_executed() {
+    let mut pair = apart();
+    let id = pair.opened(&call());
+    pair.bridge.mark_dispatched(pair.now, id).unwrap();
+    pair.relay.reset(id, cancelled());
+    pair.run();
+    assert_eq!(execution(&pair, id), Some(Execution::PossiblyExecuted));
+    pair.release(id);
+    pair.advance(MILLI * 30).unwrap();
+    assert!(
+        !pair
+            .sent_by_bridge()
+            .iter()
+            .any(|f| matches!(f, Frame::Dispatched { .. }))
+    );
+    pair.assert_quiescent();
+}
+
+#[test]
+fn a_hint_from_the_target_is_not_its_answer() {
+    let mut pair = apart();
+    let id = pair.opened(&call());
+    pair.bridge
+        .send_head(id, &response(103), b"", false)
+        .unwrap();
+    pair.run();
+    pair.relay.reset(id, cancelled());
+    pair.run();
+    assert_eq!(execution(&pair, id), Some(Execution::PossiblyExecuted));
+}
+
+#[test]
+fn cancelled_after_the_head_is_executed() {
+    let mut pair = apart();
+    let id = pair.opened(&call());
+    pair.bridge
+        .send_head(id, &response(200), b"part", false)
+        .unwrap();
+    pair.run();
+    pair.relay.reset(id, cancelled());
+    pair.run();
+    assert_eq!(execution(&pair, id), Some(Execution::Executed));
+    pair.release(id);
+    pair.assert_quiescent();
+}
+
+#[test]
+fn a_cancel_that_crosses_the_whole_answer_is_executed() {
+    let mut pair = apart();
+    let id = pair.opened(&call());
+    pair.bridge
+        .send_head(id, &response(200), b"whole", true)
+        .unwrap();
+    pair.settle();
+    pair.relay.reset(id, cancelled());
+    pair.run();
+    assert_eq!(execution(&pair, id), Some(Execution::Executed));
+    pair.release(id);
+    pair.assert_quiescent();
+}
+
+#[test]
+fn a_cancel_that_crosses_the_bridges_reset_takes_its_word() {
+    let mut pair = apart();
+    let id = pair.opened(&call());
+    pair.bridge.reset(id, refused());
+    pair.settle();
+    pair.relay.reset(id, cancelled());
+    pair.run();
+    let failure = pair.relay.failure(id).unwrap();
+    assert_eq!(
+        (failure.code, failure.execution),
+        (Code::Cancelled, Execution::NotDispatched)
+    );
+    pair.release(id);
+    pair.assert_quiescent();
+}
+
+#[test]
+fn the_bridges_refusal_is_its_answer() {
+    let mut pair = apart();
+    let id = pair.opened(&call());
+    pair.bridge.reset(id, refused());
+    pair.run();
+    assert_eq!(pair.relay.failure(id), Some(refused()));
+    assert_eq!(pair.read_relay(id), Read::Failed(refused()));
+    assert_eq!(pair.relay.read_head(id), Err(refused()));
+    pair.release(id);
+    pair.assert_quiescent();
+}
+
+#[test]
+fn a_cancel_whose_word_is_lost_with_the_session_is_settled_by_what_is_known() {
+    let mut pair = apart();
+    let id = pair.opened(&call());
+    pair.relay.reset(id, cancelled());
+    pair.settle();
+    pair.relay.fail(EndReason::Closed);
+    assert_eq!(execution(&pair, id), Some(Execution::PossiblyExecuted));
+}
+
+#[test]
+fn letting_go_of_a_request_cancels_it() {
+    let mut pair = apart();
+    let id = pair.relay.open(&call(), b"", false).unwrap();
+    pair.relay.send_data(id, zeros(100 * KIB)).unwrap();
+    pair.run();
+    pair.relay.release(id);
+    pair.run();
+    assert_eq!(count(&pair.take_bridge_events(), &Event::Failed(id)), 1);
+    pair.bridge.release(id);
+    pair.run();
+    pair.assert_quiescent();
+}

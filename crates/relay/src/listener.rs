@@ -1,0 +1,237 @@
+//! Accept loops: from a socket to requests.
+//!
+//! ```text
+//! public    TCP -> TLS (10 s) -> HTTP/1.1 or HTTP/2 by ALPN -> Service
+//! internal  TCP ->               HTTP/1.1                   -> Service
+//! admin     TCP ->               HTTP/1.1                   -> health and metrics
+//! ```
+//!
+//! Every connection has a place in one budget. When the relay drains, loops end, idle connections
+//! close, and what runs is finished.
+
+pub mod connection;
+pub mod self_signed;
+pub mod tls;
+
+use crate::service::Service;
+use connection::{Arrived, Connection};
+use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use std::convert::Infallible;
+use std::io;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::{mpsc, watch};
+use tokio_rustls::TlsAcceptor;
+
+/// From the first byte to the end of the TLS handshake.
+const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// How long accepting pauses when the process has no more file descriptors.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+
+/// Connections that the system keeps for us while we are busy.
+const BACKLOG: u32 = 1024;
+
+/// HTTP/1 buffer of a connection. Beyond every limit of ours, so that who goes beyond them is
+/// answered with a problem document instead of a bare status.
+const HTTP1_BUFFER_BYTES: usize = 256 * 1024;
+
+/// HTTP/1 fields that are parsed; the limit that is told is `limits.headers_max`.
+const HTTP1_FIELDS: usize = 512;
+
+/// HTTP/2 requests at once on one connection.
+const HTTP2_STREAMS: u32 = 256;
+
+/// HTTP/2 header section; the limit that is told is `limits.header_bytes_max`.
+const HTTP2_HEADER_BYTES: u32 = 128 * 1024;
+
+/// HTTP/2 request bodies in flight: one stream, and the whole connection.
+const HTTP2_STREAM_WINDOW_BYTES: u32 = 256 * 1024;
+const HTTP2_CONNECTION_WINDOW_BYTES: u32 = 1024 * 1024;
+
+/// HTTP/2 answer that waits unsent in one stream.
+const HTTP2_SEND_BUFFER_BYTES: usize = 64 * 1024;
+
+/// HTTP/2 streams that a client may have reset before we looked at them (CVE-2023-44487).
+const HTTP2_PENDING_RESETS: usize = 32;
+
+/// What a listener needs to know of the relay that it is one of.
+#[derive(Debug, Clone)]
+pub struct Doors {
+    /// Answers requests.
+    pub service: Arc<Service>,
+    /// Turns true when connections shall come to their end.
+    pub closing: watch::Receiver<bool>,
+    /// Held by every connection that serves requests; all gone when it is over.
+    pub alive: mpsc::Sender<Infallible>,
+}
+
+/// Opens a socket.
+///
+/// # Errors
+/// When the address cannot be had; names it.
+pub fn bind(address: SocketAddr) -> io::Result<TcpListener> {
+    let open = || {
+        let socket = match address {
+            SocketAddr::V4(_) => tokio::net::TcpSocket::new_v4()?,
+            SocketAddr::V6(_) => tokio::net::TcpSocket::new_v6()?,
+        };
+        // A restart takes the port over from connections that are still closing.
+        #[cfg(not(windows))]
+        socket.set_reuseaddr(true)?;
+        socket.bind(address)?;
+        socket.listen(BACKLOG)
+    };
+    open().map_err(|error| io::Error::new(error.kind(), format!("cannot listen on {address}: {error}")))
+}
+
+/// Accepts connections until the relay drains. Without `tls`, they speak plain HTTP/1.1.
+pub async fn accept(
+    listener: TcpListener,
+    arrived: Arrived,
+    tls: Option<TlsAcceptor>,
+    mut doors: Doors,
+) {
+    loop {
+        let accepted = tokio::select! {
+            accepted = listener.accept() => accepted,
+            _ = doors.closing.wait_for(|closing| *closing) => return,
+        };
+        let (stream, peer) = match accepted {
+            Ok(accepted) => accepted,
+            Err(error) => {
+                tracing::warn!(%error, "a connection could not be accepted");
+                tokio::time::sleep(ACCEPT_PAUSE).await;
+                continue;
+            }
+        };
+        let places = doors.service.connections.clone();
+        // Health and metrics are for the moment when there is no place.
+        let place = match places.try_acquire_owned() {
+            Ok(place) => Some(place),
+            Err(_) if arrived == Arrived::Admin => None,
+            Err(_) => {
+                tracing::warn!(%peer, "a connection was closed: there are as many as there may be");
+                continue;
+            }
+        };
+        let connection = Connection {
+            peer,
+            arrived,
+            exporter: None,
+            _place: place,
+        };
+        tokio::spawn(begin(stream, connection, tls.clone(), doors.clone()));
+    }
+}
+
+async fn begin(stream: TcpStream, mut connection: Connection, tls: Option<TlsAcceptor>, doors: Doors) {
+    if let Err(error) = transport::tcp::tune(&stream) {
+        tracing::debug!(%error, peer = %connection.peer, "a connection was gone at once");
+        return;
+    }
+    let Some(acceptor) = tls else {
+        serve_http1(stream, connection, doors).await;
+        return;
+    };
+    let metrics = &doors.service.state.metrics;
+    let handshake = tokio::time::timeout(HANDSHAKE_TIMEOUT, acceptor.accept(stream));
+    let stream = match handshake.await {
+        Ok(Ok(stream)) => stream,
+        Ok(Err(error)) => {
+            metrics.handshake(false);
+            tracing::debug!(%error, peer = %connection.peer, "a TLS handshake failed");
+            return;
+        }
+        Err(_) => {
+            metrics.handshake(false);
+            tracing::debug!(peer = %connection.peer, "a TLS handshake took too long");
+            return;
+        }
+    };
+    metrics.handshake(true);
+    let session = stream.get_ref().1;
+    connection.exporter = tls::exporter(session);
+    if session.alpn_protocol() == Some(tls::ALPN_HTTP2) {
+        serve_http2(stream, connection, doors).await;
+    } else {
+        serve_http1(stream, connection, doors).await;
+    }
+}
+
+async fn serve_http1<IO>(io: IO, connection: Connection, doors: Doors)
+where
+    IO: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
+    let Doors { service, closing, alive } = doors;
+    let timeout = service.state.config.limits.header_read_timeout.0;
+    let connection = Arc::new(connection);
+    let answer = hyper::service::service_fn(move |request| {
+        let (service, connection) = (service.clone(), connection.clone());
+        async move { Ok::<_, Infallible>(service.answer(&connection, request).await) }
+    });
+    let mut serving = std::pin::pin!(
+        hyper::server::conn::http1::Builder::new()
+            .timer(TokioTimer::new())
+            .header_read_timeout(timeout)
+            .max_buf_size(HTTP1_BUFFER_BYTES)
+            .max_headers(HTTP1_FIELDS)
+            .serve_connection(TokioIo::new(io), answer)
+            .with_upgrades()
+    );
+    let result = tokio::select! {
+        result = serving.as_mut() => result,
+        () = is_closing(closing) => {
+            serving.as_mut().graceful_shutdown();
+            serving.await
+        }
+    };
+    if let Err(error) = result {
+        tracing::debug!(%error, "a connection ended in an error");
+    }
+    drop(alive);
+}
+
+async fn serve_http2<IO>(io: IO, connection: Connection, doors: Doors)
+where
+    IO: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
+    let Doors { service, closing, alive } = doors;
+    let connection = Arc::new(connection);
+    let answer = hyper::service::service_fn(move |request| {
+        let (service, connection) = (service.clone(), connection.clone());
+        async move { Ok::<_, Infallible>(service.answer(&connection, request).await) }
+    });
+    let mut serving = std::pin::pin!(
+        hyper::server::conn::http2::Builder::new(TokioExecutor::new())
+            .timer(TokioTimer::new())
+            .keep_alive_interval(Duration::from_secs(20))
+            .keep_alive_timeout(Duration::from_secs(20))
+            .max_concurrent_streams(HTTP2_STREAMS)
+            .max_header_list_size(HTTP2_HEADER_BYTES)
+            .initial_stream_window_size(HTTP2_STREAM_WINDOW_BYTES)
+            .initial_connection_window_size(HTTP2_CONNECTION_WINDOW_BYTES)
+            .max_send_buf_size(HTTP2_SEND_BUFFER_BYTES)
+            .max_pending_accept_reset_streams(HTTP2_PENDING_RESETS)
+            .serve_connection(TokioIo::new(io), answer)
+    );
+    let result = tokio::select! {
+        result = serving.as_mut() => result,
+        () = is_closing(closing) => {
+            serving.as_mut().graceful_shutdown();
+            serving.await
+        }
+    };
+    if let Err(error) = result {
+        tracing::debug!(%error, "a connection ended in an error");
+    }
+    drop(alive);
+}
+
+async fn is_closing(mut closing: watch::Receiver<bool>) {
+    // A relay that is gone closes, too.
+    let _ = closing.wait_for(|closing| *closing).await;
+}

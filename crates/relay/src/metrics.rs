@@ -1,0 +1,230 @@
+//! Counters, in the OpenMetrics text format, on the admin listener alone.
+//!
+//! The data path touches atomics; everything that can be counted by looking (tunnels, exchanges,
+//! memory) is looked at when somebody asks.
+
+use prometheus_client::encoding::text::encode;
+use prometheus_client::encoding::{EncodeLabelSet, EncodeLabelValue};
+use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::family::Family;
+use prometheus_client::metrics::gauge::Gauge;
+use prometheus_client::metrics::info::Info;
+use prometheus_client::registry::{Registry, Unit};
+use std::fmt;
+use std::sync::Mutex;
+use std::time::{SystemTime, UNIX_EPOCH};
+
+/// The content type of [`Metrics::render`].
+pub const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct Outcome {
+    outcome: &'static str,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct Reason {
+    reason: &'static str,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, EncodeLabelValue)]
+enum Direction {
+    Up,
+    Down,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct Way {
+    direction: Direction,
+}
+
+/// What is looked at when somebody asks.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Snapshot {
+    /// Tunnels that are up.
+    pub sessions: usize,
+    /// Exchanges that run.
+    pub exchanges: usize,
+    /// Connections that are open, tunnels included.
+    pub connections: usize,
+    /// Bytes of the window budget that are free.
+    pub window_budget_left: u64,
+}
+
+/// The relay's counters.
+pub struct Metrics {
+    registry: Mutex<Registry>,
+    exchanges: Family<Outcome, Counter>,
+    refused: Family<Reason, Counter>,
+    handshakes: Family<Outcome, Counter>,
+    up: Counter,
+    down: Counter,
+    sessions_now: Gauge,
+    exchanges_now: Gauge,
+    connections_now: Gauge,
+    budget_left: Gauge,
+    resident: Gauge,
+}
+
+impl fmt::Debug for Metrics {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Metrics").finish_non_exhaustive()
+    }
+}
+
+impl Default for Metrics {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl Metrics {
+    /// All at zero.
+    pub fn new() -> Self {
+        let mut registry = Registry::default();
+        let info = Info::new([("version", env!("CARGO_PKG_VERSION"))]);
+        registry.register("relay_build", "The program", info);
+        let started = Gauge::<i64>::default();
+        let since = SystemTime::now().duration_since(UNIX_EPOCH);
+        started.set(since.map_or(0, |since| whole(since.as_secs())));
+        registry.register_with_unit(
+            "process_start_time",
+            "When the process began, since 1970",
+            Unit::Seconds,
+            started,
+        );
+        let resident = Gauge::default();
+        registry.register_with_unit(
+            "process_resident_memory",
+            "Memory of the process",
+            Unit::Bytes,
+            resident.clone(),
+        );
+        let exchanges = Family::default();
+        registry.register(
+            "relay_exchanges",
+            "Requests that were answered, by the code of their failure or `executed`",
+            exchanges.clone(),
+        );
+        let refused = Family::default();
+        registry.register("relay_tunnels_refused", "Tunnels that were not taken", refused.clone());
+        let handshakes = Family::default();
+        registry.register("relay_tls_handshakes", "TLS handshakes by outcome", handshakes.clone());
+        let bytes = Family::<Way, Counter>::default();
+        registry.register_with_unit(
+            "relay_body",
+            "Bytes of bodies: up to targets, down to callers",
+            Unit::Bytes,
+            bytes.clone(),
+        );
+        let counter = |direction| bytes.get_or_create_owned(&Way { direction });
+        let mut gauge = |name: &str, help: &str| {
+            let gauge = Gauge::default();
+            registry.register(name, help, gauge.clone());
+            gauge
+        };
+        Self {
+            exchanges,
+            refused,
+            handshakes,
+            up: counter(Direction::Up),
+            down: counter(Direction::Down),
+            sessions_now: gauge("relay_sessions", "Tunnels that are up"),
+            exchanges_now: gauge("relay_exchanges_running", "Requests that run"),
+            connections_now: gauge("relay_connections", "Connections, tunnels included"),
+            budget_left: gauge("relay_window_budget_left_bytes", "Memory that windows may grow into"),
+            resident,
+            registry: Mutex::new(registry),
+        }
+    }
+
+    /// A request was answered: `executed`, or the code of its failure.
+    pub fn outcome(&self, outcome: &'static str) {
+        self.exchanges.get_or_create(&Outcome { outcome }).inc();
+    }
+
+    /// A tunnel was not taken.
+    pub fn tunnel_refused(&self, reason: &'static str) {
+        self.refused.get_or_create(&Reason { reason }).inc();
+    }
+
+    /// A TLS handshake ended.
+    pub fn handshake(&self, is_ok: bool) {
+        let outcome = if is_ok { "ok" } else { "failed" };
+        self.handshakes.get_or_create(&Outcome { outcome }).inc();
+    }
+
+    /// Bytes of a request's body went towards a target.
+    pub fn bytes_up(&self, bytes: u64) {
+        self.up.inc_by(bytes);
+    }
+
+    /// Bytes of an answer's body went towards a caller.
+    pub fn bytes_down(&self, bytes: u64) {
+        self.down.inc_by(bytes);
+    }
+
+    /// Everything as text.
+    pub fn render(&self, now: Snapshot) -> String {
+        self.sessions_now.set(counted(now.sessions));
+        self.exchanges_now.set(counted(now.exchanges));
+        self.connections_now.set(counted(now.connections));
+        self.budget_left.set(whole(now.window_budget_left));
+        if let Some(bytes) = resident_bytes() {
+            self.resident.set(whole(bytes));
+        }
+        let registry = self
+            .registry
+            .lock()
+            .unwrap_or_else(std::sync::PoisonError::into_inner);
+        let mut text = String::new();
+        // Writing to a string does not fail.
+        let _ = encode(&mut text, &registry);
+        text
+    }
+}
+
+fn counted(number: usize) -> i64 {
+    i64::try_from(number).unwrap_or(i64::MAX)
+}
+
+fn whole(number: u64) -> i64 {
+    i64::try_from(number).unwrap_or(i64::MAX)
+}
+
+/// Resident memory, where the system tells it in `/proc`.
+fn resident_bytes() -> Option<u64> {
+    let status = std::fs::read_to_string("/proc/self/status").ok()?;
+    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"))?;
+    let kib: u64 = line.trim().strip_suffix("kB")?.trim().parse().ok()?;
+    Some(kib * 1024)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_was_counted_is_in_the_text() {
+        let metrics = Metrics::new();
+        metrics.outcome("executed");
+        metrics.outcome("executed");
+        metrics.tunnel_refused("stale_epoch");
+        metrics.handshake(false);
+        metrics.bytes_down(7);
+        let text = metrics.render(Snapshot {
+            sessions: 3,
+            ..Snapshot::default()
+        });
+        for line in [
+            "relay_exchanges_total{outcome=\"executed\"} 2",
+            "relay_tunnels_refused_total{reason=\"stale_epoch\"} 1",
+            "relay_tls_handshakes_total{outcome=\"failed\"} 1",
+            "relay_body_bytes_total{direction=\"Down\"} 7",
+            "relay_sessions 3",
+            "# EOF",
+        ] {
+            assert!(text.contains(line), "{line} is missing in\n{text}");
+        }
+    }
+}

@@ -1,0 +1,210 @@
+//! One request: which handler it goes to, and who may send it there.
+//!
+//! | path | method | role |
+//! | --- | --- | --- |
+//! | `/healthz`, `/readyz` | GET | |
+//! | `/metrics` (admin listener alone) | GET | |
+//! | `/v1/tunnel` | GET | none: the bridge proves itself in the tunnel |
+//! | `/v1/pair` | POST | bridge |
+//! | `/v1/calls` | POST | caller |
+//! | `/v1/endpoints/{endpoint}/{path}` | any | caller, synchronizer |
+//! | `/v1/bridges`, `/v1/bridges/{name}` | GET | caller, synchronizer |
+//! | `/v1/bridges/{name}/revoke` | POST | |
+//!
+//! `admin` may do all that needs a key.
+
+use crate::auth::{Authenticator, Principal};
+use crate::body::{self, Body};
+use crate::ingress::{calls, endpoints};
+use crate::listener::connection::{Arrived, Connection};
+use crate::metrics::{CONTENT_TYPE, Snapshot};
+use crate::problem::Problem;
+use crate::state::State;
+use crate::storage::Role;
+use crate::{bridges, pairing, upgrade};
+use bytes::Bytes;
+use http::header::{self, HeaderMap, HeaderValue};
+use http::{Method, Request, Response, StatusCode};
+use hyper::body::Incoming;
+use protocol::Code;
+use serde_json::Value;
+use std::sync::Arc;
+use tokio::sync::Semaphore;
+
+/// What requests are answered with.
+#[derive(Debug)]
+pub struct Service {
+    /// What the relay's parts share.
+    pub state: Arc<State>,
+    /// Checks keys.
+    pub authenticator: Authenticator,
+    /// Places for connections that are free.
+    pub connections: Arc<Semaphore>,
+}
+
+const CALLING: &[Role] = &[Role::Caller, Role::Admin];
+const READING: &[Role] = &[Role::Caller, Role::Synchronizer, Role::Admin];
+const PAIRING: &[Role] = &[Role::Bridge];
+const MANAGING: &[Role] = &[Role::Admin];
+
+impl Service {
+    /// Answers a request; a failure becomes a problem document.
+    pub async fn answer(
+        &self,
+        connection: &Arc<Connection>,
+        request: Request<Incoming>,
+    ) -> Response<Body> {
+        match self.route(connection, request).await {
+            Ok(response) => response,
+            Err(problem) => problem.into_response(),
+        }
+    }
+
+    async fn route(
+        &self,
+        connection: &Arc<Connection>,
+        request: Request<Incoming>,
+    ) -> Result<Response<Body>, Problem> {
+        let target = request.uri().path_and_query().map(ToString::to_string);
+        let target = target.unwrap_or_default();
+        let path = target.split('?').next().unwrap_or_default();
+        match path {
+            "/healthz" => return get(request.method()).map(|()| plain(StatusCode::OK, "ok\n")),
+            "/readyz" => return get(request.method()).map(|()| self.readiness()),
+            "/metrics" if connection.arrived == Arrived::Admin => {
+                return get(request.method()).map(|()| self.metrics());
+            }
+            _ if connection.arrived == Arrived::Admin => return Err(Problem::not_found()),
+            _ => {}
+        }
+        self.check_head(request.headers())?;
+        let state = &self.state;
+        match path {
+            transport::websocket::TUNNEL_PATH => {
+                get(request.method())?;
+                upgrade::tunnel(state, connection, request)
+            }
+            "/v1/pair" => {
+                let principal = self.admit(connection, &request, PAIRING, Some("POST")).await?;
+                pairing::handle(state, &principal, request).await
+            }
+            "/v1/calls" => {
+                let principal = self.admit(connection, &request, CALLING, Some("POST")).await?;
+                calls::handle(state, &principal, request).await
+            }
+            "/v1/bridges" => {
+                let principal = self.admit(connection, &request, READING, Some("GET")).await?;
+                Ok(bridges::list(state, &principal))
+            }
+            _ => {
+                if let Some((endpoint, rest)) = endpoints::split_target(&target) {
+                    let principal = self.admit(connection, &request, READING, None).await?;
+                    return endpoints::handle(state, &principal, request, endpoint, rest).await;
+                }
+                let Some(below) = path.strip_prefix("/v1/bridges/") else {
+                    return Err(Problem::not_found());
+                };
+                match below.split_once('/') {
+                    None => {
+                        let principal =
+                            self.admit(connection, &request, READING, Some("GET")).await?;
+                        bridges::show(state, &principal, below)
+                    }
+                    Some((name, "revoke")) => {
+                        let principal =
+                            self.admit(connection, &request, MANAGING, Some("POST")).await?;
+                        bridges::revoke(state, &principal, name).await
+                    }
+                    Some(_) => Err(Problem::not_found()),
+                }
+            }
+        }
+    }
+
+    /// Who asks, if the method is right and the key may.
+    async fn admit(
+        &self,
+        connection: &Connection,
+        request: &Request<Incoming>,
+        roles: &[Role],
+        method: Option<&'static str>,
+    ) -> Result<Principal, Problem> {
+        if let Some(allowed) = method
+            && request.method().as_str() != allowed
+        {
+            return Err(Problem::method(allowed));
+        }
+        let peer = connection.peer.ip();
+        let principal = self
+            .authenticator
+            .authenticate(request.headers(), peer)
+            .await?;
+        principal.require(roles)?;
+        Ok(principal)
+    }
+
+    /// Whether the header section is within its limits.
+    fn check_head(&self, headers: &HeaderMap) -> Result<(), Problem> {
+        let limits = &self.state.config.limits;
+        let fields = headers.len();
+        let bytes: usize = headers
+            .iter()
+            .map(|(name, value)| name.as_str().len() + value.len())
+            .sum();
+        let too_large = |detail: String| Err(Problem::not_sent(Code::HeadersTooLarge, detail));
+        if fields > limits.headers_max as usize {
+            let max = limits.headers_max;
+            return too_large(format!("the request has {fields} header fields, the limit is {max}"));
+        }
+        if bytes > limits.header_bytes_max.bytes() {
+            let max = limits.header_bytes_max.0;
+            return too_large(format!("the header section has {bytes} bytes, the limit is {max}"));
+        }
+        Ok(())
+    }
+
+    fn readiness(&self) -> Response<Body> {
+        if self.state.is_draining() {
+            return plain(StatusCode::SERVICE_UNAVAILABLE, "draining\n");
+        }
+        plain(StatusCode::OK, "ready\n")
+    }
+
+    fn metrics(&self) -> Response<Body> {
+        let state = &self.state;
+        let free = self.connections.available_permits();
+        let text = state.metrics.render(Snapshot {
+            sessions: state.registry.count(),
+            exchanges: state.exchanges.count(),
+            connections: (state.config.limits.connections_max as usize).saturating_sub(free),
+            window_budget_left: state.budget.left(),
+        });
+        typed(StatusCode::OK, CONTENT_TYPE, text.into())
+    }
+}
+
+fn get(method: &Method) -> Result<(), Problem> {
+    match *method {
+        Method::GET | Method::HEAD => Ok(()),
+        _ => Err(Problem::method("GET")),
+    }
+}
+
+fn plain(status: StatusCode, text: &'static str) -> Response<Body> {
+    typed(status, "text/plain; charset=utf-8", text.into())
+}
+
+fn typed(status: StatusCode, content_type: &'static str, bytes: Bytes) -> Response<Body> {
+    let mut response = Response::new(body::full(bytes));
+    *response.status_mut() = status;
+    let headers = response.headers_mut();
+    headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(content_type));
+    headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    response
+}
+
+/// A JSON document, with a line's end for people.
+pub(crate) fn json_response(document: &Value) -> Response<Body> {
+    let text = format!("{document}\n");
+    typed(StatusCode::OK, "application/json", text.into())
+}

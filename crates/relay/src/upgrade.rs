@@ -1,0 +1,104 @@
+//! From `GET /v1/tunnel` to a raw connection, which [`crate::tunnel`] takes over.
+//!
+//! The handler answers `101`, and a task waits for hyper to let go of the connection. The
+//! concrete stream is taken out of hyper's hands, so that nothing boxed lies in the tunnel's way.
+
+use crate::body::{self, Body};
+use crate::listener::connection::{Arrived, Connection};
+use crate::problem::Problem;
+use crate::state::State;
+use crate::tunnel::{self, Arrival};
+use http::header;
+use http::{Request, Response};
+use hyper::body::Incoming;
+use hyper::upgrade::{OnUpgrade, Parts};
+use hyper_util::rt::TokioIo;
+use protocol::Code;
+use std::sync::Arc;
+use tokio::net::TcpStream;
+use tokio_rustls::server::TlsStream;
+use transport::tunnel::ChannelBinding;
+
+/// Begins a tunnel.
+///
+/// # Errors
+/// `invalid_request` for what is no upgrade, `forbidden` on a connection without TLS,
+/// `overloaded` when too many tunnels have not proved themselves.
+pub fn tunnel(
+    state: &Arc<State>,
+    connection: &Arc<Connection>,
+    mut request: Request<Incoming>,
+) -> Result<Response<Body>, Problem> {
+    let response = transport::websocket::accept_upgrade(&request)
+        .map_err(|error| Problem::invalid(error.to_string()))?;
+    let channel = channel(state, connection)?;
+    if state.is_draining() {
+        let detail = "this relay is shutting down";
+        return Err(Problem::not_sent(Code::Overloaded, detail));
+    }
+    let permit = state.unproven.clone().try_acquire_owned().map_err(|_| {
+        state.metrics.tunnel_refused("unproven");
+        let detail = "too many tunnels are waiting to prove themselves";
+        Problem::not_sent(Code::Overloaded, detail)
+    })?;
+    let authority = request
+        .headers()
+        .get(header::HOST)
+        .and_then(|host| host.to_str().ok())
+        .unwrap_or_default()
+        .to_owned();
+    let arrival = Arrival {
+        channel,
+        authority,
+        permit: Arc::new(permit),
+    };
+    let upgrade = hyper::upgrade::on(&mut request);
+    tokio::spawn(run(state.clone(), connection.clone(), upgrade, arrival));
+    Ok(response.map(|()| body::empty()))
+}
+
+/// What the bridge's signature is held against.
+fn channel(state: &State, connection: &Connection) -> Result<ChannelBinding, Problem> {
+    if state.config.listen.behind_balancer {
+        return Ok(ChannelBinding::EndsBefore);
+    }
+    match connection.exporter {
+        Some(exporter) => Ok(ChannelBinding::Exporter(exporter)),
+        None => Err(Problem::not_sent(
+            Code::Forbidden,
+            "tunnels must come over TLS; where a balancer ends it, the relay's configuration must \
+             say so (listen.behind_balancer)",
+        )),
+    }
+}
+
+async fn run(
+    state: Arc<State>,
+    connection: Arc<Connection>,
+    upgrade: OnUpgrade,
+    arrival: Arrival,
+) {
+    let upgraded = match upgrade.await {
+        Ok(upgraded) => upgraded,
+        Err(error) => {
+            tracing::debug!(%error, peer = %connection.peer, "a tunnel was lost at its upgrade");
+            return;
+        }
+    };
+    match connection.arrived {
+        Arrived::Tls => {
+            if let Ok(parts) = upgraded.downcast::<TokioIo<TlsStream<TcpStream>>>() {
+                let Parts { io, read_buf, .. } = parts;
+                tunnel::serve(state, io.into_inner(), read_buf, arrival).await;
+            }
+        }
+        Arrived::Plain | Arrived::Admin => {
+            if let Ok(parts) = upgraded.downcast::<TokioIo<TcpStream>>() {
+                let Parts { io, read_buf, .. } = parts;
+                tunnel::serve(state, io.into_inner(), read_buf, arrival).await;
+            }
+        }
+    }
+    // Its place among the connections is free only now.
+    drop(connection);
+}

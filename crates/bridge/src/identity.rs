@@ -92,9 +92,9 @@ impl Key {
         self.instance
     }
 
-    /// The signature of a message, 64 bytes.
-    pub fn sign(&self, message: &[u8]) -> Vec<u8> {
-        self.pair.sign(message).as_ref().to_vec()
+    /// The key pair, for signing.
+    pub(crate) fn pair(&self) -> &Ed25519KeyPair {
+        &self.pair
     }
 }
 

@@ -5,9 +5,8 @@
 //! {name, public_key, instance, host, software, proof}  ->  {tenant, tenant_id, bridge_id, name}
 //! ```
 //!
-//! `proof` is the Ed25519 signature over these parts, each after its length (u32, big-endian):
-//! the label below, client id, name, public key, instance. It shows that whoever pairs has the
-//! private key. The API key is used for this one request and is kept nowhere.
+//! `proof` is the signature of a [`PairingTranscript`]: it shows that whoever pairs has the private
+//! key. The API key is used for this one request and is kept nowhere.
 
 use crate::config::{Config, ConfigError};
 use crate::data_dir::{DataDir, DataDirError};
@@ -19,15 +18,13 @@ use http::header::{AUTHORIZATION, CONTENT_TYPE, HOST};
 use http::{HeaderValue, Method, Request};
 use http_body_util::{BodyExt as _, Full, Limited};
 use hyper_util::rt::TokioIo;
+use protocol::opening::PairingTranscript;
 use serde::{Deserialize, Serialize};
 use std::fmt;
 use std::time::Duration;
 use tokio::time::timeout;
 use transport::dial::{DialError, Dialer, ProxyError};
 use transport::tls::TlsSetupError;
-
-/// What the proof begins with, so that its signature is good for nothing else.
-const PROOF_LABEL: &[u8] = b"integration-bridge pair v1";
 
 /// Longest answer that is read, in bytes.
 const ANSWER_MAX_BYTES: usize = 64 * 1024;
@@ -197,12 +194,13 @@ pub(crate) fn dialer(config: &Config) -> Result<Dialer, PairError> {
 }
 
 fn request_body(key: &Key, name: &str, client_id: &str) -> Bytes {
-    let proof = key.sign(&proof_message(
+    let transcript = PairingTranscript {
         client_id,
         name,
-        key.public(),
-        &key.instance(),
-    ));
+        public_key: key.public(),
+        instance: &key.instance(),
+    };
+    let proof = transcript.sign(key.pair());
     let request = PairRequest {
         name,
         public_key: STANDARD.encode(key.public()),
@@ -214,24 +212,6 @@ fn request_body(key: &Key, name: &str, client_id: &str) -> Bytes {
     serde_json::to_vec(&request)
         .expect("strings are always JSON")
         .into()
-}
-
-/// What the proof signs.
-fn proof_message(client_id: &str, name: &str, public_key: &[u8], instance: &[u8]) -> Vec<u8> {
-    let mut message = Vec::with_capacity(256);
-    let parts = [
-        PROOF_LABEL,
-        client_id.as_bytes(),
-        name.as_bytes(),
-        public_key,
-        instance,
-    ];
-    for part in parts {
-        let bytes = u32::try_from(part.len()).expect("names are short");
-        message.extend_from_slice(&bytes.to_be_bytes());
-        message.extend_from_slice(part);
-    }
-    message
 }
 
 async fn post(dialer: &Dialer, api_key: &ApiKey, body: Bytes) -> Result<PairResponse, PairError> {
@@ -317,12 +297,21 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_proof_signs_every_part_with_its_length() {
-        let message = proof_message("id", "n", b"PUB", b"INST");
-        let mut expected = vec![0, 0, 0, 26];
-        expected.extend_from_slice(b"integration-bridge pair v1");
-        expected.extend_from_slice(b"\0\0\0\x02id\0\0\0\x01n\0\0\0\x03PUB\0\0\0\x04INST");
-        assert_eq!(message, expected);
+    fn the_request_proves_that_the_private_key_is_here() {
+        let key = Key::generate().unwrap();
+        let body = request_body(&key, "berlin", "id");
+        let request: serde_json::Value = serde_json::from_slice(&body).unwrap();
+        let bytes = |field: &str| STANDARD.decode(request[field].as_str().unwrap()).unwrap();
+        let instance = key.instance();
+        let transcript = |client_id| PairingTranscript {
+            client_id,
+            name: "berlin",
+            public_key: key.public(),
+            instance: &instance,
+        };
+        assert_eq!(bytes("public_key"), key.public());
+        assert!(transcript("id").is_proved_by(&bytes("proof")));
+        assert!(!transcript("other").is_proved_by(&bytes("proof")));
     }
 
     #[test]

@@ -106,6 +106,8 @@ pub(crate) struct Slot {
     epoch: Option<Epoch>,
     reconnect: Reconnect,
     previous: Option<PreviousSession>,
+    /// Sessions that the relay wants gone; they go on until the next one is up.
+    retiring: Vec<Session>,
     /// The relay called our epoch stale, and nothing was learned since.
     is_stale_again: bool,
 }
@@ -128,6 +130,7 @@ impl Slot {
             epoch: None,
             reconnect: Reconnect::new(),
             previous: None,
+            retiring: Vec::new(),
             is_stale_again: false,
         }
     }
@@ -201,7 +204,7 @@ impl Slot {
                 slot: self.number,
                 epoch,
                 serves: self.shared.dispatcher.active().serves(),
-                previous: self.previous.take(),
+                previous: self.previous.clone(),
             };
             let shared = &self.shared;
             let dialled = shared
@@ -277,6 +280,7 @@ impl Slot {
             node,
         } = tunnel;
         self.is_stale_again = false;
+        self.previous = None;
         let since = Instant::now();
         let driver = tokio::spawn(driver);
         self.shared.add(&session);
@@ -289,6 +293,9 @@ impl Slot {
             "session up"
         );
         self.shared.nodes.send_replace(welcome.nodes.max(1));
+        for old in self.retiring.drain(..) {
+            old.drain(GoAwayReason::Renew, Duration::ZERO);
+        }
         let ending = self.until_ending(&session).await;
         self.reconnect.ended_after(since.elapsed());
         match ending {
@@ -390,11 +397,12 @@ impl Slot {
         Next::Wait(SLOW + self.reconnect.next_wait(None))
     }
 
-    /// Lets a session finish beside its successor.
-    fn leave_behind(&self, session: Session) {
+    /// Lets a session go on beside its successor, until it has finished what it carries.
+    fn leave_behind(&mut self, session: Session) {
         let shared = self.shared.clone();
         let mut stages = shared.stage.subscribe();
-        session.drain(GoAwayReason::Draining, Duration::ZERO);
+        self.retiring.retain(|old| old.is_open());
+        self.retiring.push(session.clone());
         let mut old = self
             .shared
             .old
@@ -407,6 +415,7 @@ impl Slot {
                     tracing::debug!(session = hex(&session.id()), %reason, "old session down");
                 }
                 () = reached(&mut stages, Stage::Draining) => {
+                    session.drain(GoAwayReason::Draining, Duration::ZERO);
                     let _ = tokio::time::timeout(DRAIN_WITHIN, session.ended()).await;
                 }
                 () = tokio::time::sleep(OLD_SESSION_WITHIN) => {}

@@ -28,7 +28,7 @@ pub use serial::Bounded;
 
 use crate::code::Failure;
 use crate::limits::{DATA_MAX_BYTES, FRAME_MAX_BYTES, HEAD_MAX_BYTES, HEADER_BYTES};
-use bytes::{Buf, Bytes};
+use bytes::{Buf, Bytes, BytesMut};
 use control::WireReset;
 
 /// Bytes of the proof behind a [`Hello`]: an Ed25519 signature.
@@ -196,7 +196,8 @@ fn with_head(
 /// Writes an OPEN frame without an owned [`Frame`].
 ///
 /// # Errors
-/// [`FrameError::TooLarge`] when the head or the body is larger than its limit.
+/// [`FrameError::TooLarge`] when the head, the body or a name is larger than its limit,
+/// [`FrameError::Payload`] when there is no method.
 pub fn encode_open(
     id: u32,
     head: &RequestHead,
@@ -225,6 +226,17 @@ pub fn encode_data(id: u32, data: &[u8], end: bool) -> Bytes {
     let mut out = start(kind::DATA, if end { FLAG_END } else { 0 }, id, data.len());
     out.extend_from_slice(data);
     out.into()
+}
+
+/// The same frame on another stream: its id is settled only when it leaves.
+pub(crate) fn on_stream(frame: Bytes, id: u32) -> Bytes {
+    let id = id.to_be_bytes();
+    if frame.get(2..HEADER_BYTES) == Some(&id[..]) {
+        return frame;
+    }
+    let mut frame = BytesMut::from(frame);
+    frame[2..HEADER_BYTES].copy_from_slice(&id);
+    frame.freeze()
 }
 
 /// The bytes of a HELLO that are signed, see [`crate::opening`].

@@ -15,14 +15,14 @@ pub use event::{Event, OpenError, Read, Room};
 
 use crate::code::{Code, Execution, Failure};
 use crate::frame::{self, Frame, GoAway, GoAwayReason, Headers, RequestHead, ResponseHead, Serves};
-use crate::limits::{RESULTS_QUEUED_MAX, STREAM_ID_RENEW};
+use crate::limits::{INFORMATIONAL_MAX, RESULTS_QUEUED_MAX, STREAM_ID_RENEW};
 use bytes::Bytes;
 use schedule::Schedule;
 use std::collections::{HashMap, VecDeque};
 use std::hash::{BuildHasherDefault, Hasher};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
-use stream::{Outgoing, Stream};
+use stream::{Outgoing, Pending, Stream};
 use timers::{Due, Timers};
 
 /// The state of one tunnel after its opening.
@@ -43,17 +43,27 @@ use timers::{Due, Timers};
 /// After any call of the first two kinds, drain the fourth, then the third, then ask
 /// [`poll_timeout`](Self::poll_timeout) again.
 ///
-/// Nothing that a peer sends makes a session panic or hold more than its windows allow:
+/// Nothing that a peer sends makes a session panic or hold more bodies than its windows allow:
 /// `streams_max` times the reserve, plus the session's window, plus what was borrowed from the
-/// [`Budget`].
+/// [`Budget`]. Heads and trailers that nobody reads come on top: at most
+/// [`INFORMATIONAL_MAX`](crate::limits::INFORMATIONAL_MAX) + 2 a stream.
+///
+/// The relay names a stream from [`open`](Self::open) on; its id on the wire is settled when OPEN
+/// leaves, so that ids rise on the wire although an urgent OPEN may pass a patient one (W-20).
 #[derive(Debug)]
 pub struct Session {
     config: Config,
     streams: HashMap<u32, Stream, BuildHasherDefault<IdHasher>>,
     /// Streams that are not over on the wire.
     live: u32,
-    /// Highest id opened (relay) or seen (bridge).
+    /// Highest id opened (relay) or taken (bridge).
     last_id: u32,
+    /// Relay: the stream behind an id on the wire. On the bridge they are the same.
+    wired: HashMap<u32, u32, BuildHasherDefault<IdHasher>>,
+    /// Highest id on the wire in an OPEN, taken or not.
+    wire_last: u32,
+    /// The time of the last call that told it.
+    clock: Instant,
     schedule: Schedule,
     /// Streams with control frames pending.
     controls: VecDeque<u32>,
@@ -110,6 +120,9 @@ impl Session {
             streams: HashMap::default(),
             live: 0,
             last_id: 0,
+            wired: HashMap::default(),
+            wire_last: 0,
+            clock: now,
             schedule: Schedule::default(),
             controls: VecDeque::new(),
             blocked: VecDeque::new(),
@@ -161,9 +174,28 @@ impl Session {
             && self.last_id < STREAM_ID_RENEW
     }
 
-    /// Highest stream id that was opened (relay) or seen (bridge).
+    /// Highest stream id that was opened (relay) or taken (bridge).
     pub fn last_stream(&self) -> u32 {
         self.last_id
+    }
+
+    /// Relay: the id that a stream has on the wire, once its OPEN has left; what the bridge calls
+    /// it in GOAWAY and in [`PreviousSession`](frame::PreviousSession).
+    pub fn wire_id(&self, id: u32) -> Option<u32> {
+        let stream = self.streams.get(&id)?;
+        (stream.wire != 0).then_some(stream.wire)
+    }
+
+    /// Whether no stream is kept, nothing is charged, and nothing waits to leave: all that was
+    /// begun is over. For tests.
+    #[doc(hidden)]
+    pub fn is_quiescent(&self) -> bool {
+        let charged = self.live != 0
+            || self.send_charge != 0
+            || self.recv_charge != 0
+            || self.send_queued != 0;
+        let kept = !self.streams.is_empty() || !self.wired.is_empty() || !self.blocked.is_empty();
+        !charged && !kept && !self.has_frames()
     }
 
     /// Bridge: the streams that were never dispatched and will not be, for the next HELLO (W-51).
@@ -172,10 +204,22 @@ impl Session {
         self.streams.iter().filter_map(abandoned).collect()
     }
 
-    /// Bridge: tells the relay what is served from now on.
+    /// Bridge: tells the relay what is served from now on. Host patterns that do not fit a frame
+    /// are kept to itself, and so are endpoints.
     pub fn set_serves(&mut self, serves: Serves) {
-        self.serves = Arc::new(serves);
-        self.push_frame(&Frame::Status(Serves::clone(&self.serves)));
+        let mut status = Frame::Status(serves.clone());
+        if status.encode().is_err() {
+            let endpoints = serves.endpoints;
+            let hosts = None;
+            status = Frame::Status(Serves { endpoints, hosts });
+        }
+        if status.encode().is_err() {
+            status = Frame::Status(Serves::default());
+        }
+        self.push_frame(&status);
+        if let Frame::Status(told) = status {
+            self.serves = Arc::new(told);
+        }
     }
 
     /// Says GOAWAY. What runs may finish; [`Event::Drained`] follows when nothing runs (on the
@@ -212,7 +256,7 @@ impl Session {
     }
 
     fn push_result(&mut self, frame: &Frame) -> bool {
-        if self.results_queued >= RESULTS_QUEUED_MAX {
+        if self.ended.is_some() || self.results_queued >= RESULTS_QUEUED_MAX {
             return false;
         }
         self.results_queued += 1;
@@ -221,6 +265,9 @@ impl Session {
     }
 
     fn push_frame(&mut self, frame: &Frame) {
+        if self.ended.is_some() {
+            return;
+        }
         let encoded = frame.encode();
         self.outbox
             .push_back(encoded.expect("own control frames are within their limits"));
@@ -236,6 +283,7 @@ impl Session {
     /// # Errors
     /// [`EndReason::Dead`] when the peer was silent for too long.
     pub fn handle_timeout(&mut self, now: Instant) -> Result<(), EndReason> {
+        self.clock = now;
         loop {
             match self.timers.due(now) {
                 Due::Dead(silence) => return Err(EndReason::Dead(silence)),
@@ -259,8 +307,8 @@ impl Session {
         self.events.pop_front()
     }
 
-    /// Ends the session. Every stream fails exactly once, with how far it came; what was not yet
-    /// read stays unread.
+    /// Ends the session. Every stream fails exactly once, with how far it came. An answer that
+    /// had come whole can still be read; whoever writes its request learns that nobody reads on.
     pub fn fail(&mut self, reason: EndReason) {
         if self.ended.is_some() {
             return;
@@ -273,14 +321,51 @@ impl Session {
             if stream.failure.is_none() || stream.awaits_word {
                 let execution = self.execution_of(stream);
                 let whole = stream.recv.ended && !stream.awaits_word && stream.recv.final_head;
-                if !whole || self.config.side == Side::Bridge {
+                if whole && self.config.side == Side::Relay {
+                    self.stop_sending(id);
+                } else {
                     let detail = format!("the tunnel was lost: {reason}");
                     self.close_stream(id, Failure::new(Code::TunnelLost, execution, detail));
                 }
             }
-            self.end_on_wire(id);
         }
         self.ended = Some(reason);
+        self.forget_the_wire();
+    }
+
+    /// Nothing leaves any more, and nobody counts what came.
+    fn forget_the_wire(&mut self) {
+        self.schedule = Schedule::default();
+        self.controls.clear();
+        self.blocked.clear();
+        self.owed.clear();
+        self.refusals.clear();
+        self.outbox.clear();
+        self.results_queued = 0;
+        self.pong = None;
+        self.send_charge = 0;
+        self.recv_charge = 0;
+        for stream in self.streams.values_mut() {
+            stream.pending = Pending::default();
+            stream.send.scheduled = false;
+            stream.send.blocked = false;
+            stream.send.window.outstanding = 0;
+            stream.recv.window.outstanding = 0;
+        }
+        let ids: Vec<u32> = self.streams.keys().copied().collect();
+        for id in ids {
+            self.forget_if_done(id);
+        }
+    }
+
+    /// The peer takes no more of what this side sends; the exchange goes on.
+    fn stop_sending(&mut self, id: u32) {
+        if let Some(stream) = self.streams.get_mut(&id) {
+            stream.send.stopped = true;
+            stream.send.ended = true;
+            self.drop_unsent(id);
+            self.events.push_back(Event::Writable(id));
+        }
     }
 
     /// How far a stream came, as far as this side knows.
@@ -313,7 +398,7 @@ impl Session {
             return Err(OpenError::Full);
         }
         let id = self.last_id + 1;
-        let frame = frame::encode_open(id, head, body, end)?;
+        let frame = frame::encode_open(0, head, body, end)?;
         self.last_id = id;
         let mut stream = Stream::new(
             head.class,
@@ -328,6 +413,7 @@ impl Session {
             frame,
             body: body.len() as u64,
             end,
+            last: true,
         });
         self.streams.insert(id, stream);
         self.live += 1;
@@ -336,7 +422,9 @@ impl Session {
     }
 
     /// Bridge: sends a head of the answer. Only the last one has a `body` (at most 16 KiB) or an
-    /// `end`.
+    /// `end`. Heads with an informational status above
+    /// [`INFORMATIONAL_MAX`](crate::limits::INFORMATIONAL_MAX) are left out: they are only hints,
+    /// and the relay would take them for a flood.
     ///
     /// # Errors
     /// The stream's failure if it has failed; `HeadersTooLarge` when the head does not fit.
@@ -347,12 +435,26 @@ impl Session {
         body: &[u8],
         end: bool,
     ) -> Result<(), Failure> {
+        let informational = head.is_informational();
+        debug_assert!(
+            !informational || (body.is_empty() && !end),
+            "a body before the head"
+        );
         let stream = self.sending(id)?;
         let frame = frame::encode_head(id, head, body, end).map_err(|error| {
             let detail = format!("the answer's head does not fit a frame: {error}");
             Failure::new(Code::TargetProtocol, Execution::Executed, detail)
         })?;
         stream.dispatched = true;
+        if stream.send.ended {
+            return Ok(());
+        }
+        if informational {
+            if stream.send.informational >= INFORMATIONAL_MAX {
+                return Ok(());
+            }
+            stream.send.informational += 1;
+        }
         stream.dispatched_owed = false;
         stream.send.finished |= end;
         stream.send.queued += body.len();
@@ -360,6 +462,7 @@ impl Session {
             frame,
             body: body.len() as u64,
             end,
+            last: !informational,
         });
         self.send_queued += body.len();
         self.line_up(id);
@@ -395,8 +498,7 @@ impl Session {
         if stream.send.stopped {
             return Ok(Room::Stopped);
         }
-        let queued = stream.send.queued;
-        if queued >= crate::limits::SEND_QUEUE_STREAM_BYTES || (session_full && queued > 0) {
+        if stream.send.is_full() || (session_full && stream.send.queued > 0) {
             stream.send.writer_waits = true;
             return Ok(Room::Full);
         }
@@ -558,6 +660,7 @@ impl Session {
         }
         if stream.released && !stream.pending.listed && !stream.send.scheduled {
             if let Some(stream) = self.streams.remove(&id) {
+                self.wired.remove(&stream.wire);
                 self.give_growth(&stream);
             }
             self.tell_if_drained();
@@ -578,7 +681,7 @@ impl Session {
             Side::Bridge => self.local_goaway.is_some(),
             Side::Relay => self.local_goaway.is_some() && self.peer_goaway.is_some(),
         };
-        if leaving && self.live == 0 && !self.drained_told {
+        if leaving && self.live == 0 && !self.drained_told && self.ended.is_none() {
             self.drained_told = true;
             self.events.push_back(Event::Drained);
         }

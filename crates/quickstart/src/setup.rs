@@ -3,7 +3,9 @@
 use crate::caller::{self, Outcome};
 use crate::cli::Args;
 use crate::target;
-use integration_bridge::{Bridge, RunningBridge};
+use integration_bridge::{ApiKey, Bridge, RunningBridge, Secret};
+use integration_relay::config::Config as RelayConfig;
+use integration_relay::storage::{Existing, Role, StorageError};
 use integration_relay::{Relay, RunningRelay};
 use serde_json::json;
 use std::net::SocketAddr;
@@ -54,6 +56,7 @@ pub(crate) struct Demo {
     target: SocketAddr,
     caller: Key,
     admin: Key,
+    ca_file: PathBuf,
     endpoints: Vec<String>,
     allowed: Vec<String>,
     data_dir: DataDir,
@@ -67,23 +70,35 @@ impl Demo {
     pub(crate) async fn start(args: &Args) -> Result<Self, Failure> {
         let data_dir = data_dir(args.data_dir.as_deref())?;
         let target = target::start().await?;
-        let mut config = integration_relay::Config::local(&data_dir.path.join("relay"));
+        let mut config = RelayConfig::local(&data_dir.path.join("relay"));
         config.listen.public = Some(SocketAddr::from(([127, 0, 0, 1], args.port)));
         let relay = Relay::start(config).await?;
-        let tenant = relay.ensure_tenant(TENANT).await?;
-        let pairing = relay.create_key(&tenant, "bridge").await?;
-        let caller = relay.create_key(&tenant, "caller").await?;
-        let admin = relay.create_key(&tenant, "admin").await?;
-        let port = relay.public_addr().port();
+        // With a folder of its own this may be the second time.
+        match relay.create_tenant(TENANT).await {
+            Ok(_) | Err(StorageError::Conflict(_)) => {}
+            Err(error) => return Err(error.into()),
+        }
+        let pairing = new_key(&relay, Role::Bridge).await?;
+        let caller = new_key(&relay, Role::Caller).await?;
+        let admin = new_key(&relay, Role::Admin).await?;
+        let address = relay.public_addr().ok_or("the relay has no public listener")?;
+        let port = address.port();
+        let ca_file = relay.ca_path().ok_or("the relay made no CA")?.to_owned();
         let relay_url: RelayUrl = format!("https://localhost:{port}").parse()?;
 
-        let toml = bridge_toml(args, &relay_url, relay.ca_file(), target)?;
+        let toml = bridge_toml(args, &relay_url, &ca_file, target)?;
         let file = data_dir.path.join("bridge.toml");
         std::fs::write(&file, &toml)?;
         let config = integration_bridge::Config::parse(&toml, &file)?;
-        integration_bridge::pair(&config, &pairing.client_id, &pairing.client_secret).await?;
-        let bridge = Bridge::start(config).await?;
-        bridge.wait_connected(CONNECT).await?;
+        let api_key = ApiKey {
+            client_id: pairing.client_id.clone(),
+            client_secret: Secret::new(&pairing.client_secret),
+        };
+        integration_bridge::pair(&config, &api_key).await?;
+        let bridge = Bridge::start(config)?;
+        if !bridge.wait_connected(CONNECT).await {
+            return Err(format!("the bridge did not connect within {CONNECT:?}").into());
+        }
         let mut endpoints = vec![ENDPOINT.to_owned()];
         endpoints.extend(args.endpoint.iter().map(|(name, _)| name.clone()));
         let mut allowed = vec![format!("http://{target}, the sample target")];
@@ -94,8 +109,9 @@ impl Demo {
             relay,
             relay_url,
             target,
-            caller: key(&caller),
-            admin: key(&admin),
+            caller,
+            admin,
+            ca_file,
             endpoints,
             allowed,
             data_dir,
@@ -112,7 +128,7 @@ impl Demo {
             "headers": {"content-type": "application/json"},
             "body": "{\"event\":\"defect closed\"}",
         });
-        caller::call(&self.relay_url, self.relay.ca_file(), &self.caller, &call).await
+        caller::call(&self.relay_url, &self.ca_file, &self.caller, &call).await
     }
 
     /// Stops bridge and relay, in this order.
@@ -131,7 +147,7 @@ impl Demo {
     }
 
     pub(crate) fn ca_file(&self) -> &Path {
-        self.relay.ca_file()
+        &self.ca_file
     }
 
     pub(crate) fn data_dir(&self) -> &Path {
@@ -248,11 +264,14 @@ fn pattern_rule(pattern: &str) -> Table {
     }
 }
 
-fn key(created: &integration_relay::CreatedKey) -> Key {
-    Key {
-        client_id: created.client_id.clone(),
-        client_secret: created.client_secret.clone(),
-    }
+async fn new_key(relay: &RunningRelay, role: Role) -> Result<Key, Failure> {
+    // Another run with the same folder may pair under the same name.
+    let created = relay.create_key(TENANT, role, "quickstart", Existing::Replace);
+    let (key, secret) = created.await?;
+    Ok(Key {
+        client_id: key.client_id.to_string(),
+        client_secret: secret.reveal().to_owned(),
+    })
 }
 
 #[cfg(test)]

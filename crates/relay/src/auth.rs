@@ -256,7 +256,10 @@ mod tests {
     #[test]
     fn the_bridges_header_goes_first_and_leaves_the_other_to_the_target() {
         let own = format!("Basic {}", STANDARD.encode("id:a:b"));
-        let map = headers(&[("authorization", "Bearer x"), ("bridge-authorization", &own)]);
+        let map = headers(&[
+            ("authorization", "Bearer x"),
+            ("bridge-authorization", &own),
+        ]);
         let read = Credentials::from_headers(&map).unwrap();
         assert_eq!(read.client_id, "id");
         assert_eq!(read.secret.reveal(), "a:b");
@@ -278,8 +281,14 @@ mod tests {
             vec![("authorization", "Basic")],
             vec![("authorization", no_colon.as_str())],
             vec![("authorization", long.as_str())],
-            vec![("authorization", good.as_str()), ("authorization", good.as_str())],
-            vec![("authorization", good.as_str()), ("bridge-authorization", "x")],
+            vec![
+                ("authorization", good.as_str()),
+                ("authorization", good.as_str()),
+            ],
+            vec![
+                ("authorization", good.as_str()),
+                ("bridge-authorization", "x"),
+            ],
         ];
         for fields in cases {
             let failure = Credentials::from_headers(&headers(&fields)).unwrap_err();

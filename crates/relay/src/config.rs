@@ -150,7 +150,9 @@ fn line_of(text: &str, offset: usize) -> usize {
 /// The line of the key that a mistake begins with (`section.key ...`), if the file has it.
 fn key_line(text: &str, mistake: &str) -> Option<usize> {
     let (section, rest) = mistake.split_once('.')?;
-    let key = rest.split(|c: char| !c.is_alphanumeric() && c != '_').next()?;
+    let key = rest
+        .split(|c: char| !c.is_alphanumeric() && c != '_')
+        .next()?;
     let mut inside = "";
     for (index, line) in text.lines().enumerate() {
         let line = line.trim();
@@ -192,7 +194,8 @@ mod tests {
 
     #[test]
     fn the_smallest_file_is_enough() {
-        let config = parse("[listen]\npublic = \"0.0.0.0:8443\"\n[tls]\nself_signed = true").unwrap();
+        let config =
+            parse("[listen]\npublic = \"0.0.0.0:8443\"\n[tls]\nself_signed = true").unwrap();
         assert_eq!(config.database, Path::new("etc/relay.db"));
         assert!(matches!(config.tls, Some(Tls::SelfSigned { dir, .. }) if dir == Path::new("etc")));
     }
@@ -200,22 +203,86 @@ mod tests {
     #[test]
     fn mistakes_name_file_line_and_remedy() {
         let cases = [
-            ("[listen]\npublic = \"0.0.0.0:1\"\nproxy = \"127.0.0.1:2\"", "line 3", "unknown field `proxy`"),
-            ("[listen]\npublic = \"localhost\"", "line 2", "127.0.0.1:8443"),
-            ("[listen]\npublic = \"0.0.0.0:1\"", "line 2", "insecure = true"),
-            ("[listen]\ninternal = \"10.0.0.1:1\"", "line 2", "insecure = true"),
-            ("[listen]\nadmin = \"127.0.0.1:1\"", "relay.toml:", "listen.public"),
-            ("[listen]\npublic = \"127.0.0.1:1\"\n[tls]\n", "relay.toml", "self_signed = true"),
-            ("[listen]\npublic = \"127.0.0.1:1\"\n[tls]\ncert_file = \"a\"", "line 4", "tls.key_file"),
-            ("[listen]\npublic = \"127.0.0.1:1\"\n[tls]\ncert_file = \"a\"\nkey_file = \"b\"\nself_signed = true", "line 6", "either"),
-            ("[listen]\npublic = \"127.0.0.1:1\"\n[storage]\nurl = \"postgres://db/relay\"", "line 4", "not in this version"),
-            ("[listen]\npublic = \"127.0.0.1:1\"\n[storage]\nurl = \"relay.db\"", "line 4", "sqlite://relay.db"),
-            ("[listen]\npublic = \"127.0.0.1:1\"\nbehind_balancer = true", "line 3", "authorities"),
-            ("[listen]\npublic = \"127.0.0.1:1\"\n[limits]\ncall_timeout = 30", "line 4", "\"30s\""),
-            ("[listen]\npublic = \"127.0.0.1:1\"\n[limits]\ncall_timeout = \"30\"", "line 4", "\"30s\""),
-            ("[listen]\npublic = \"127.0.0.1:1\"\n[limits]\n\nsessions_max = 0", "line 5", "at least 1"),
-            ("[listen]\npublic = \"127.0.0.1:1\"\n[limits]\nheader_bytes_max = \"1MiB\"", "line 4", "40KiB"),
-            ("[listen]\npublic = \"127.0.0.1:1\"\n[tunnel]\ndead_after = \"5s\"", "line 4", "longer than tunnel.heartbeat"),
+            (
+                "[listen]\npublic = \"0.0.0.0:1\"\nproxy = \"127.0.0.1:2\"",
+                "line 3",
+                "unknown field `proxy`",
+            ),
+            (
+                "[listen]\npublic = \"localhost\"",
+                "line 2",
+                "127.0.0.1:8443",
+            ),
+            (
+                "[listen]\npublic = \"0.0.0.0:1\"",
+                "line 2",
+                "insecure = true",
+            ),
+            (
+                "[listen]\ninternal = \"10.0.0.1:1\"",
+                "line 2",
+                "insecure = true",
+            ),
+            (
+                "[listen]\nadmin = \"127.0.0.1:1\"",
+                "relay.toml:",
+                "listen.public",
+            ),
+            (
+                "[listen]\npublic = \"127.0.0.1:1\"\n[tls]\n",
+                "relay.toml",
+                "self_signed = true",
+            ),
+            (
+                "[listen]\npublic = \"127.0.0.1:1\"\n[tls]\ncert_file = \"a\"",
+                "line 4",
+                "tls.key_file",
+            ),
+            (
+                "[listen]\npublic = \"127.0.0.1:1\"\n[tls]\ncert_file = \"a\"\nkey_file = \"b\"\nself_signed = true",
+                "line 6",
+                "either",
+            ),
+            (
+                "[listen]\npublic = \"127.0.0.1:1\"\n[storage]\nurl = \"postgres://db/relay\"",
+                "line 4",
+                "not in this version",
+            ),
+            (
+                "[listen]\npublic = \"127.0.0.1:1\"\n[storage]\nurl = \"relay.db\"",
+                "line 4",
+                "sqlite://relay.db",
+            ),
+            (
+                "[listen]\npublic = \"127.0.0.1:1\"\nbehind_balancer = true",
+                "line 3",
+                "authorities",
+            ),
+            (
+                "[listen]\npublic = \"127.0.0.1:1\"\n[limits]\ncall_timeout = 30",
+                "line 4",
+                "\"30s\"",
+            ),
+            (
+                "[listen]\npublic = \"127.0.0.1:1\"\n[limits]\ncall_timeout = \"30\"",
+                "line 4",
+                "\"30s\"",
+            ),
+            (
+                "[listen]\npublic = \"127.0.0.1:1\"\n[limits]\n\nsessions_max = 0",
+                "line 5",
+                "at least 1",
+            ),
+            (
+                "[listen]\npublic = \"127.0.0.1:1\"\n[limits]\nheader_bytes_max = \"1MiB\"",
+                "line 4",
+                "40KiB",
+            ),
+            (
+                "[listen]\npublic = \"127.0.0.1:1\"\n[tunnel]\ndead_after = \"5s\"",
+                "line 4",
+                "longer than tunnel.heartbeat",
+            ),
             ("[log]\nlevel = \"loud\"", "line 2", "info"),
             ("[listen", "line 1", ""),
         ];

@@ -60,7 +60,10 @@ impl Exchanges {
     /// `overloaded` when the tenant has as many as it may.
     pub fn begin(self: &Arc<Self>, principal: &Principal) -> Result<Place, Failure> {
         let mut running = self.lock();
-        let of_tenant = running.of_tenant.entry(principal.tenant.clone()).or_default();
+        let of_tenant = running
+            .of_tenant
+            .entry(principal.tenant.clone())
+            .or_default();
         if *of_tenant >= self.per_tenant_max {
             let max = self.per_tenant_max;
             let detail = format!("the tenant has {max} requests running, its limit");

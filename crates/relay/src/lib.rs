@@ -1,11 +1,37 @@
-//! The relay.
+//! The relay: the server in the cloud that bridges dial to and callers send to.
+//!
+//! Files lie on a request's way:
+//!
+//! ```text
+//! listener -> service -> auth, directory -> ingress (calls, endpoints) -> exchange -> router -> registry -> tunnel
+//! ```
+//!
+//! Beside it: `pairing` and `bridges` (the rest of the API), `storage` (what survives a restart),
+//! `config`, `metrics`, `problem` (every error that a caller sees), `cli`. [`Relay::start`] runs
+//! the whole inside another program.
+
 pub mod auth;
 pub mod body;
+pub mod bridges;
+pub mod cli;
 pub mod config;
 pub mod directory;
+pub mod exchange;
+pub mod ingress;
+pub mod listener;
+pub mod metrics;
+pub mod pairing;
 pub mod problem;
 pub mod registry;
 pub mod router;
+mod running;
+pub mod service;
+pub mod state;
 pub mod storage;
+pub mod tunnel;
+pub mod upgrade;
+
 #[cfg(test)]
 mod testing;
+
+pub use running::{Relay, RunningRelay, StartError};

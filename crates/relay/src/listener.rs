@@ -85,7 +85,9 @@ pub fn bind(address: SocketAddr) -> io::Result<TcpListener> {
         socket.bind(address)?;
         socket.listen(BACKLOG)
     };
-    open().map_err(|error| io::Error::new(error.kind(), format!("cannot listen on {address}: {error}")))
+    open().map_err(|error| {
+        io::Error::new(error.kind(), format!("cannot listen on {address}: {error}"))
+    })
 }
 
 /// Accepts connections until the relay drains. Without `tls`, they speak plain HTTP/1.1.
@@ -128,7 +130,12 @@ pub async fn accept(
     }
 }
 
-async fn begin(stream: TcpStream, mut connection: Connection, tls: Option<TlsAcceptor>, doors: Doors) {
+async fn begin(
+    stream: TcpStream,
+    mut connection: Connection,
+    tls: Option<TlsAcceptor>,
+    doors: Doors,
+) {
     if let Err(error) = transport::tcp::tune(&stream) {
         tracing::debug!(%error, peer = %connection.peer, "a connection was gone at once");
         return;
@@ -166,7 +173,11 @@ async fn serve_http1<IO>(io: IO, connection: Connection, doors: Doors)
 where
     IO: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
-    let Doors { service, closing, alive } = doors;
+    let Doors {
+        service,
+        closing,
+        alive,
+    } = doors;
     let timeout = service.state.config.limits.header_read_timeout.0;
     let connection = Arc::new(connection);
     let answer = hyper::service::service_fn(move |request| {
@@ -199,7 +210,11 @@ async fn serve_http2<IO>(io: IO, connection: Connection, doors: Doors)
 where
     IO: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
-    let Doors { service, closing, alive } = doors;
+    let Doors {
+        service,
+        closing,
+        alive,
+    } = doors;
     let connection = Arc::new(connection);
     let answer = hyper::service::service_fn(move |request| {
         let (service, connection) = (service.clone(), connection.clone());

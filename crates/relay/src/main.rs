@@ -1,2 +1,7 @@
-//! Scaffold.
-fn main() {}
+//! The program `integration-relay`. Everything is in the library.
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    integration_relay::cli::main()
+}

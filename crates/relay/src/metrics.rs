@@ -107,9 +107,17 @@ impl Metrics {
             exchanges.clone(),
         );
         let refused = Family::default();
-        registry.register("relay_tunnels_refused", "Tunnels that were not taken", refused.clone());
+        registry.register(
+            "relay_tunnels_refused",
+            "Tunnels that were not taken",
+            refused.clone(),
+        );
         let handshakes = Family::default();
-        registry.register("relay_tls_handshakes", "TLS handshakes by outcome", handshakes.clone());
+        registry.register(
+            "relay_tls_handshakes",
+            "TLS handshakes by outcome",
+            handshakes.clone(),
+        );
         let bytes = Family::<Way, Counter>::default();
         registry.register_with_unit(
             "relay_body",
@@ -132,7 +140,10 @@ impl Metrics {
             sessions_now: gauge("relay_sessions", "Tunnels that are up"),
             exchanges_now: gauge("relay_exchanges_running", "Requests that run"),
             connections_now: gauge("relay_connections", "Connections, tunnels included"),
-            budget_left: gauge("relay_window_budget_left_bytes", "Memory that windows may grow into"),
+            budget_left: gauge(
+                "relay_window_budget_left_bytes",
+                "Memory that windows may grow into",
+            ),
             resident,
             registry: Mutex::new(registry),
         }
@@ -195,7 +206,9 @@ fn whole(number: u64) -> i64 {
 /// Resident memory, where the system tells it in `/proc`.
 fn resident_bytes() -> Option<u64> {
     let status = std::fs::read_to_string("/proc/self/status").ok()?;
-    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"))?;
+    let line = status
+        .lines()
+        .find_map(|line| line.strip_prefix("VmRSS:"))?;
     let kib: u64 = line.trim().strip_suffix("kB")?.trim().parse().ok()?;
     Some(kib * 1024)
 }

@@ -183,8 +183,14 @@ impl Registry {
     }
 
     /// A tunnel is up. Its slot's old session, if any, is ended.
-    pub fn insert(&self, owner: Owner, hello: &Hello, session: Session, now: Instant) -> Arc<Entry> {
-        let slot = slot_of(&owner, hello);
+    pub fn insert(
+        &self,
+        owner: &Owner,
+        hello: &Hello,
+        session: Session,
+        now: Instant,
+    ) -> Arc<Entry> {
+        let slot = slot_of(owner, hello);
         let entry = Arc::new(Entry {
             offer: Mutex::new(Arc::new(Offer::new(session.serves()))),
             session,
@@ -238,7 +244,11 @@ impl Registry {
 
     /// The tunnels of a tenant.
     pub fn of_tenant(&self, tenant: &str) -> Vec<Arc<Entry>> {
-        self.lock().sessions.get(tenant).cloned().unwrap_or_default()
+        self.lock()
+            .sessions
+            .get(tenant)
+            .cloned()
+            .unwrap_or_default()
     }
 
     /// Looks at the tunnels of a tenant without taking them out: the data path.
@@ -379,9 +389,8 @@ mod tests {
     fn what_a_bridge_serves_decides_and_silence_means_ask() {
         let serves = |hosts: Option<Vec<&str>>| Serves {
             endpoints: protocol::frame::Bounded::truncated(["alm".to_owned()]),
-            hosts: hosts.map(|all| {
-                protocol::frame::Bounded::truncated(all.into_iter().map(str::to_owned))
-            }),
+            hosts: hosts
+                .map(|all| protocol::frame::Bounded::truncated(all.into_iter().map(str::to_owned))),
         };
         let named = Offer::new(Arc::new(serves(Some(vec!["*.corp.example", "10.0.0.0/8"]))));
         let host = |url: &str| policy::Target::parse(url).unwrap().host().clone();

@@ -50,7 +50,9 @@ pub fn choose(
                     None => declares(entry, wanted, false),
                 }
         });
-        fitting.min_by_key(|entry| entry.session.streams_open()).cloned()
+        fitting
+            .min_by_key(|entry| entry.session.streams_open())
+            .cloned()
     });
     best.ok_or_else(|| explain(registry, paired, tenant, bridge, wanted))
 }
@@ -72,7 +74,8 @@ fn explain(
 ) -> Failure {
     let known = paired.bridges(tenant);
     if known.is_empty() && bridge.is_none() {
-        let detail = "no bridge is paired with this tenant: install one where the target can be reached";
+        let detail =
+            "no bridge is paired with this tenant: install one where the target can be reached";
         return Failure::not_sent(Code::NoBridge, detail);
     }
     let online = registry.of_tenant(tenant);

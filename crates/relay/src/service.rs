@@ -85,15 +85,21 @@ impl Service {
                 upgrade::tunnel(state, connection, request)
             }
             "/v1/pair" => {
-                let principal = self.admit(connection, &request, PAIRING, Some("POST")).await?;
+                let principal = self
+                    .admit(connection, &request, PAIRING, Some("POST"))
+                    .await?;
                 pairing::handle(state, &principal, request).await
             }
             "/v1/calls" => {
-                let principal = self.admit(connection, &request, CALLING, Some("POST")).await?;
+                let principal = self
+                    .admit(connection, &request, CALLING, Some("POST"))
+                    .await?;
                 calls::handle(state, &principal, request).await
             }
             "/v1/bridges" => {
-                let principal = self.admit(connection, &request, READING, Some("GET")).await?;
+                let principal = self
+                    .admit(connection, &request, READING, Some("GET"))
+                    .await?;
                 Ok(bridges::list(state, &principal))
             }
             _ => {
@@ -106,13 +112,15 @@ impl Service {
                 };
                 match below.split_once('/') {
                     None => {
-                        let principal =
-                            self.admit(connection, &request, READING, Some("GET")).await?;
+                        let principal = self
+                            .admit(connection, &request, READING, Some("GET"))
+                            .await?;
                         bridges::show(state, &principal, below)
                     }
                     Some((name, "revoke")) => {
-                        let principal =
-                            self.admit(connection, &request, MANAGING, Some("POST")).await?;
+                        let principal = self
+                            .admit(connection, &request, MANAGING, Some("POST"))
+                            .await?;
                         bridges::revoke(state, &principal, name).await
                     }
                     Some(_) => Err(Problem::not_found()),
@@ -154,11 +162,15 @@ impl Service {
         let too_large = |detail: String| Err(Problem::not_sent(Code::HeadersTooLarge, detail));
         if fields > limits.headers_max as usize {
             let max = limits.headers_max;
-            return too_large(format!("the request has {fields} header fields, the limit is {max}"));
+            return too_large(format!(
+                "the request has {fields} header fields, the limit is {max}"
+            ));
         }
         if bytes > limits.header_bytes_max.bytes() {
             let max = limits.header_bytes_max.0;
-            return too_large(format!("the header section has {bytes} bytes, the limit is {max}"));
+            return too_large(format!(
+                "the header section has {bytes} bytes, the limit is {max}"
+            ));
         }
         Ok(())
     }

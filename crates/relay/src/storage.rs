@@ -134,9 +134,10 @@ impl Storage {
     /// Begins a change: takes the write lock and raises the revision.
     async fn change(&self) -> Result<(Tx, i64), StorageError> {
         let mut tx = self.pool.begin_with("BEGIN IMMEDIATE").await?;
-        let row = sqlx::query("UPDATE meta SET revision = revision + 1 WHERE id = 1 RETURNING revision")
-            .fetch_one(&mut *tx)
-            .await?;
+        let row =
+            sqlx::query("UPDATE meta SET revision = revision + 1 WHERE id = 1 RETURNING revision")
+                .fetch_one(&mut *tx)
+                .await?;
         let revision = row.try_get("revision")?;
         Ok((tx, revision))
     }

@@ -111,9 +111,9 @@ fn authority_is_ours(state: &State, hello: &Hello, arrival: &Arrival) -> bool {
     let dialled = hello.authority.as_str();
     let host = host_of(dialled);
     let listed = ours.is_empty()
-        || ours.iter().any(|name| {
-            name.eq_ignore_ascii_case(dialled) || name.eq_ignore_ascii_case(host)
-        });
+        || ours
+            .iter()
+            .any(|name| name.eq_ignore_ascii_case(dialled) || name.eq_ignore_ascii_case(host));
     listed && host_of(&arrival.authority).eq_ignore_ascii_case(host)
 }
 
@@ -147,11 +147,9 @@ async fn run<IO: Io>(state: Arc<State>, candidate: Candidate<IO>, owner: Owner) 
     // Revoked between the proof and here: the directory's cut came before the registry knew.
     let entry = state
         .registry
-        .insert(owner.clone(), &hello, session, Instant::now());
+        .insert(&owner, &hello, session, Instant::now());
     if !state.directory.owner_may_stay(&owner) {
-        entry
-            .session
-            .close(protocol::session::EndReason::Revoked);
+        entry.session.close(protocol::session::EndReason::Revoked);
     }
     tracing::info!(
         tenant = %owner.tenant,
@@ -185,7 +183,13 @@ async fn run<IO: Io>(state: Arc<State>, candidate: Candidate<IO>, owner: Owner) 
 fn printable(text: &str) -> String {
     text.chars()
         .take(64)
-        .map(|c| if c.is_ascii_graphic() || c == ' ' { c } else { '?' })
+        .map(|c| {
+            if c.is_ascii_graphic() || c == ' ' {
+                c
+            } else {
+                '?'
+            }
+        })
         .collect()
 }
 

@@ -72,12 +72,7 @@ fn channel(state: &State, connection: &Connection) -> Result<ChannelBinding, Pro
     }
 }
 
-async fn run(
-    state: Arc<State>,
-    connection: Arc<Connection>,
-    upgrade: OnUpgrade,
-    arrival: Arrival,
-) {
+async fn run(state: Arc<State>, connection: Arc<Connection>, upgrade: OnUpgrade, arrival: Arrival) {
     let upgraded = match upgrade.await {
         Ok(upgraded) => upgraded,
         Err(error) => {

@@ -29,27 +29,22 @@ impl RequestParts {
             .map_err(|_| invalid("the method is not valid HTTP"))?;
         let uri = Uri::try_from(target.path_and_query())
             .map_err(|_| invalid("the path cannot be put on a request line"))?;
-        let mut headers = transport::http::from_wire(&head.headers)
+        let given = transport::http::from_wire(&head.headers)
             .map_err(|error| invalid(&error.to_string()))?;
         let host = HeaderValue::try_from(target.authority())
             .map_err(|_| invalid("the host cannot be put into a header field"))?;
+        // First, as targets expect it (RFC 9110, 7.2).
+        let mut headers = HeaderMap::with_capacity(given.len() + 2);
         headers.insert(header::HOST, host);
+        for (name, value) in given.iter().filter(|(name, _)| **name != header::HOST) {
+            headers.append(name.clone(), value.clone());
+        }
         frame(&mut headers, head.body);
         Ok(Self {
             method,
             uri,
             headers,
         })
-    }
-
-    /// The method.
-    pub fn method(&self) -> &Method {
-        &self.method
-    }
-
-    /// Whether it may be sent twice without doing anything twice (RFC 9110, 9.2.1).
-    pub fn is_repeatable(&self) -> bool {
-        matches!(self.method, Method::GET | Method::HEAD | Method::OPTIONS)
     }
 
     /// With a body.
@@ -86,6 +81,64 @@ fn invalid(detail: &str) -> Failure {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use policy::{HostPattern, Methods, Policy, Rule};
+    use protocol::frame::{Class, HeadersBuilder, RequestTarget, TimeLeft};
+
+    fn approved(url: &str) -> Approved {
+        let host = HostPattern::parse("10.0.0.1").unwrap();
+        let mut rule = Rule::new(host, Methods::Any);
+        rule.ports = policy::Ports::parse(&[80, 8080]).unwrap();
+        let policy = Policy::new(vec![rule], Vec::new()).unwrap();
+        let candidate = policy.decide_url("POST", url).unwrap();
+        candidate.approve("10.0.0.1".parse().unwrap()).unwrap()
+    }
+
+    fn head(fields: &[(&str, &str)]) -> RequestHead {
+        let mut headers = HeadersBuilder::default();
+        for (name, value) in fields {
+            headers.push(name.as_bytes(), value.as_bytes()).unwrap();
+        }
+        RequestHead {
+            class: Class::Interactive,
+            target: RequestTarget::Url(String::new()),
+            method: "POST".into(),
+            headers: headers.build(),
+            body: BodyLength::Known(2),
+            expect_continue: false,
+            time_left: TimeLeft::default(),
+            call: None,
+            credential: None,
+        }
+    }
+
+    #[test]
+    fn the_target_sees_the_approved_path_and_host_and_the_callers_fields_in_order() {
+        let approved = approved("http://10.0.0.1:8080/a%2Fb;c?x=1&y=%20");
+        let head = head(&[
+            ("X-Second", "2"),
+            ("host", "evil.example"),
+            ("connection", "close"),
+            ("transfer-encoding", "chunked"),
+            ("cookie", "a=1"),
+            ("cookie", "b=2"),
+            ("content-length", "99"),
+        ]);
+        let parts = RequestParts::new(&approved, &head).unwrap();
+        assert_eq!(parts.uri.to_string(), "/a%2Fb;c?x=1&y=%20");
+        let fields: Vec<_> = parts
+            .headers
+            .iter()
+            .map(|(name, value)| (name.as_str(), value.to_str().unwrap()))
+            .collect();
+        let expected = [
+            ("host", "10.0.0.1:8080"),
+            ("x-second", "2"),
+            ("cookie", "a=1"),
+            ("cookie", "b=2"),
+            ("content-length", "2"),
+        ];
+        assert_eq!(fields, expected);
+    }
 
     #[test]
     fn the_framing_is_the_callers_and_nothing_else() {

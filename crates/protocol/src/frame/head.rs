@@ -159,8 +159,23 @@ struct WireResponse<'a> {
 }
 
 impl RequestHead {
-    /// Appends the head's encoding.
+    /// Appends the head's encoding. Refuses what [`Self::decode`] would refuse.
     pub(super) fn encode(&self, out: &mut Vec<u8>) -> Result<usize, FrameError> {
+        if self.method.is_empty() {
+            return Err(FrameError::Payload);
+        }
+        let name = match &self.target {
+            RequestTarget::Url(_) => "",
+            RequestTarget::Endpoint { name, .. } => name,
+            RequestTarget::Connect { host, .. } => host,
+        };
+        let credential = self.credential.as_deref().unwrap_or_default();
+        if [&self.method, name, credential]
+            .iter()
+            .any(|name| name.len() > NAME_MAX_BYTES)
+        {
+            return Err(FrameError::TooLarge);
+        }
         let target = match &self.target {
             RequestTarget::Url(url) => WireTarget::Url(url),
             RequestTarget::Endpoint {
@@ -220,8 +235,11 @@ impl RequestHead {
 }
 
 impl ResponseHead {
-    /// Appends the head's encoding.
+    /// Appends the head's encoding. Refuses what [`Self::decode`] would refuse.
     pub(super) fn encode(&self, out: &mut Vec<u8>) -> Result<usize, FrameError> {
+        if !(100..1000).contains(&self.status) {
+            return Err(FrameError::Payload);
+        }
         let wire = WireResponse {
             status: self.status,
             body: self.body,

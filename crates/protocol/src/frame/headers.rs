@@ -23,8 +23,12 @@ impl Headers {
     ///
     /// # Errors
     /// [`FrameError::Headers`] when a length points past the end or a name is empty,
-    /// [`FrameError::TooManyHeaders`] above [`HEADERS_MAX`] fields.
+    /// [`FrameError::TooManyHeaders`] above [`HEADERS_MAX`] fields, [`FrameError::TooLarge`] when
+    /// the block does not fit a head.
     pub fn from_block(block: Bytes) -> Result<Self, FrameError> {
+        if block.len() > HEAD_MAX_BYTES {
+            return Err(FrameError::TooLarge);
+        }
         let mut rest: &[u8] = &block;
         let mut count = 0;
         while !rest.is_empty() {

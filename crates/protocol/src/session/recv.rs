@@ -4,7 +4,7 @@ use super::event::{Event, Read};
 use super::stream::Stream;
 use super::{EndReason, Session, Side};
 use crate::code::{Code, Execution, Failure};
-use crate::frame::{BodyLength, Credit, Frame, GoAway, RequestHead, ResponseHead};
+use crate::frame::{BodyLength, Credit, Frame, GoAway, Headers, RequestHead, ResponseHead};
 use crate::limits::{INFORMATIONAL_MAX, STREAM_RESERVE_BYTES};
 use bytes::Bytes;
 use std::sync::Arc;
@@ -23,6 +23,16 @@ fn broken(what: impl Into<String>) -> EndReason {
     EndReason::Protocol(what.into())
 }
 
+/// How far a stream came, by what the bridge says and by what came from it: a head is the
+/// target's answer, whatever the bridge says, and what the bridge speaks of was sent.
+fn as_told(stream: &Stream, word: Execution) -> Execution {
+    if stream.recv.final_head {
+        Execution::Executed
+    } else {
+        word.max(Execution::NotDispatched)
+    }
+}
+
 impl Session {
     /// Takes one message from the peer.
     ///
@@ -32,12 +42,17 @@ impl Session {
         if let Some(reason) = &self.ended {
             return Err(reason.clone());
         }
+        self.clock = now;
         self.timers.heard(now);
         let frame = Frame::decode(message).map_err(|error| broken(error.to_string()))?;
         match frame {
             None => Ok(()),
-            Some(Frame::Data { id, data, end }) => self.on_data(id, data, end),
-            Some(Frame::Credit { id, credit }) => self.on_credit(id, credit),
+            Some(Frame::Data { id, data, end }) => {
+                self.with_stream(id, |session, id| session.on_data(id, data, end))
+            }
+            Some(Frame::Credit { id, credit }) => {
+                self.with_stream(id, |session, id| session.on_credit(id, credit))
+            }
             Some(Frame::Open {
                 id,
                 head,
@@ -49,18 +64,21 @@ impl Session {
                 head,
                 body,
                 end,
-            }) => self.on_head(id, head, body, end),
-            Some(Frame::Dispatched { id }) => self.on_dispatched(id),
-            Some(Frame::Trailers { id, headers }) => {
-                let Some(stream) = self.receiving(id)? else {
-                    return Ok(());
-                };
-                stream.recv.trailers = Some(headers);
-                self.on_end(id);
-                Ok(())
+            }) => {
+                self.from(Side::Bridge, "HEAD")?;
+                self.with_stream(id, |session, id| session.on_head(id, head, body, end))
             }
-            Some(Frame::Stop { id }) => self.on_stop(id),
-            Some(Frame::Reset { id, failure }) => self.on_reset(id, failure),
+            Some(Frame::Dispatched { id }) => {
+                self.from(Side::Bridge, "DISPATCHED")?;
+                self.with_stream(id, Self::on_dispatched)
+            }
+            Some(Frame::Trailers { id, headers }) => {
+                self.with_stream(id, |session, id| session.on_trailers(id, headers))
+            }
+            Some(Frame::Stop { id }) => self.with_stream(id, Self::on_stop),
+            Some(Frame::Reset { id, failure }) => {
+                self.with_stream(id, |session, id| session.on_reset(id, failure))
+            }
             Some(Frame::Ping(token)) => {
                 self.pong = Some(token);
                 Ok(())
@@ -103,23 +121,39 @@ impl Session {
         Ok(())
     }
 
-    /// The stream, unless it is over: frames that were on their way then are of no interest.
-    fn known(&mut self, id: u32) -> Result<Option<&mut Stream>, EndReason> {
-        if id > self.last_id {
+    /// Does to a stream what its frame says. Frames that were on their way when it was over, or
+    /// that followed an OPEN which was not taken, are of no interest.
+    fn with_stream(
+        &mut self,
+        wire: u32,
+        act: impl FnOnce(&mut Self, u32) -> Result<(), EndReason>,
+    ) -> Result<(), EndReason> {
+        if wire > self.wire_last {
             return Err(broken(format!(
-                "a frame for stream {id}, which was never opened"
+                "a frame for stream {wire}, which was never opened"
             )));
         }
-        Ok(self
-            .streams
+        let id = match self.config.side {
+            Side::Relay => self.wired.get(&wire).copied(),
+            Side::Bridge => Some(wire),
+        };
+        match id {
+            Some(id) => act(self, id),
+            None => Ok(()),
+        }
+    }
+
+    /// The stream, unless it is over.
+    fn known(&mut self, id: u32) -> Option<&mut Stream> {
+        self.streams
             .get_mut(&id)
-            .filter(|stream| stream.failure.is_none() || stream.awaits_word))
+            .filter(|stream| stream.failure.is_none() || stream.awaits_word)
     }
 
     /// The stream, if bytes may still come on it.
     fn receiving(&mut self, id: u32) -> Result<Option<&mut Stream>, EndReason> {
         let side = self.config.side;
-        let Some(stream) = self.known(id)? else {
+        let Some(stream) = self.known(id) else {
             return Ok(None);
         };
         if stream.awaits_word {
@@ -145,9 +179,10 @@ impl Session {
         end: bool,
     ) -> Result<(), EndReason> {
         self.from(Side::Relay, "OPEN")?;
-        if id <= self.last_id {
+        if id <= self.wire_last {
             return Err(broken(format!("stream {id} was opened before")));
         }
+        self.wire_last = id;
         if self.local_goaway.is_some() {
             // Above the last stream taken: the relay sends it elsewhere.
             return Ok(());
@@ -170,11 +205,12 @@ impl Session {
             self.config.local.stream_bytes,
             head.body,
         );
+        stream.wire = id;
         stream.recv.final_head = true;
         self.streams.insert(id, stream);
         self.live += 1;
-        self.take_bytes(id, body)?;
         self.events.push_back(Event::Opened { id, head });
+        self.take_bytes(id, body)?;
         if end {
             self.on_end(id);
         }
@@ -188,8 +224,7 @@ impl Session {
         body: Bytes,
         end: bool,
     ) -> Result<(), EndReason> {
-        self.from(Side::Bridge, "HEAD")?;
-        let Some(stream) = self.known(id)? else {
+        let Some(stream) = self.known(id) else {
             return Ok(());
         };
         stream.dispatched = true;
@@ -198,6 +233,10 @@ impl Session {
             if end {
                 self.on_end(id);
             }
+            return Ok(());
+        }
+        if stream.recv.stopped {
+            stream.recv.final_head |= !head.is_informational();
             return Ok(());
         }
         if stream.recv.final_head {
@@ -232,9 +271,21 @@ impl Session {
         Ok(())
     }
 
+    fn on_trailers(&mut self, id: u32, headers: Headers) -> Result<(), EndReason> {
+        let Some(stream) = self.receiving(id)? else {
+            return Ok(());
+        };
+        if !stream.awaits_word {
+            stream.recv.trailers = Some(headers);
+        }
+        self.on_end(id);
+        Ok(())
+    }
+
     /// Counts bytes that came, and keeps them for the reader.
     fn take_bytes(&mut self, id: u32, data: Bytes) -> Result<(), EndReason> {
         let session_bytes = self.config.local.session_bytes;
+        let was_pressed = self.is_pressed();
         let Some(stream) = self.streams.get_mut(&id) else {
             return Ok(());
         };
@@ -247,7 +298,6 @@ impl Session {
         if window.outstanding > window.size {
             return Err(broken(format!("more bytes on stream {id} than its window")));
         }
-        let was_pressed = self.recv_charge > session_bytes / 2;
         self.recv_charge += window.charge() - before;
         if self.recv_charge > session_bytes {
             return Err(broken("more bytes than the session's window"));
@@ -257,10 +307,17 @@ impl Session {
         if wake {
             self.events.push_back(Event::Readable(id));
         }
-        if !was_pressed && self.recv_charge > session_bytes / 2 {
+        if !was_pressed && self.is_pressed() {
             self.return_all_credit();
         }
         Ok(())
+    }
+
+    /// More than half of the session's window is used, or there is none: streams may have to live
+    /// on their reserve, so credit returns at half of that (W-32).
+    fn is_pressed(&self) -> bool {
+        let session_bytes = self.config.local.session_bytes;
+        session_bytes == 0 || self.recv_charge > session_bytes / 2
     }
 
     fn on_end(&mut self, id: u32) {
@@ -276,21 +333,25 @@ impl Session {
             }
             self.events.push_back(Event::Failed(id));
         } else {
+            // Read to its end before the end was known: nothing more will return its credit.
+            if stream.recv.buffered == 0 && stream.recv.window.charge() > 0 {
+                stream.pending.credit = true;
+                self.list_control(id);
+            }
             self.events.push_back(Event::Readable(id));
         }
         self.end_on_wire(id);
     }
 
     fn on_dispatched(&mut self, id: u32) -> Result<(), EndReason> {
-        self.from(Side::Bridge, "DISPATCHED")?;
-        if let Some(stream) = self.known(id)? {
+        if let Some(stream) = self.known(id) {
             stream.dispatched = true;
         }
         Ok(())
     }
 
     fn on_credit(&mut self, id: u32, credit: Credit) -> Result<(), EndReason> {
-        let Some(stream) = self.known(id)? else {
+        let Some(stream) = self.known(id) else {
             return Ok(());
         };
         let window = &mut stream.send.window;
@@ -320,40 +381,33 @@ impl Session {
     }
 
     fn on_stop(&mut self, id: u32) -> Result<(), EndReason> {
-        let Some(stream) = self.known(id)? else {
+        let Some(stream) = self.known(id) else {
             return Ok(());
         };
         if stream.awaits_word {
             return Ok(());
         }
-        stream.send.stopped = true;
-        stream.send.ended = true;
-        self.drop_unsent(id);
-        self.events.push_back(Event::Writable(id));
+        self.stop_sending(id);
         self.end_on_wire(id);
         Ok(())
     }
 
     fn on_reset(&mut self, id: u32, failure: Failure) -> Result<(), EndReason> {
         let side = self.config.side;
-        let Some(stream) = self.known(id)? else {
+        let Some(stream) = self.known(id) else {
             return Ok(());
         };
         match side {
             Side::Relay if stream.awaits_word => {
                 stream.awaits_word = false;
+                let execution = as_told(stream, failure.execution);
                 if let Some(own) = &mut stream.failure {
-                    own.execution = failure.execution;
+                    own.execution = execution;
                 }
                 self.events.push_back(Event::Failed(id));
             }
             Side::Relay => {
-                // HEAD implies that the target answered, whatever the bridge says.
-                let execution = if stream.recv.final_head {
-                    Execution::Executed
-                } else {
-                    failure.execution.max(Execution::NotDispatched)
-                };
+                let execution = as_told(stream, failure.execution);
                 self.close_stream(
                     id,
                     Failure {
@@ -390,28 +444,45 @@ impl Session {
         self.peer_goaway = Some(goaway);
         self.events.push_back(Event::GoAway(goaway));
         if let Some(last) = goaway.last_stream {
-            let above: Vec<u32> = self
-                .streams
-                .keys()
-                .copied()
-                .filter(|id| *id > last)
-                .collect();
-            for id in above {
-                let answered = self.streams.get(&id).is_none_or(|s| s.failure.is_some());
-                if !answered {
-                    let detail = "the bridge was leaving and did not take the request";
-                    self.close_stream(id, Failure::not_dispatched(Code::TunnelLost, detail));
-                } else if let Some(stream) = self.streams.get_mut(&id) {
-                    stream.awaits_word = false;
-                    if let Some(failure) = &mut stream.failure {
-                        failure.execution = Execution::NotDispatched;
-                    }
-                    self.events.push_back(Event::Failed(id));
-                }
-                self.end_on_wire(id);
-            }
+            self.give_up_above(last)?;
         }
         self.tell_if_drained();
+        Ok(())
+    }
+
+    /// Relay: the bridge took no stream above `last`. They may go elsewhere.
+    fn give_up_above(&mut self, last: u32) -> Result<(), EndReason> {
+        let above = |stream: &Stream| stream.wire == 0 || stream.wire > last;
+        let ids: Vec<u32> = self
+            .streams
+            .iter()
+            .filter(|(_, stream)| above(stream))
+            .map(|(id, _)| *id)
+            .collect();
+        for id in ids {
+            let Some(stream) = self.streams.get_mut(&id) else {
+                continue;
+            };
+            if stream.dispatched {
+                return Err(broken(format!("GOAWAY below stream {id}, which was taken")));
+            }
+            if stream.awaits_word {
+                stream.awaits_word = false;
+                if let Some(failure) = &mut stream.failure {
+                    failure.execution = Execution::NotDispatched;
+                }
+                self.events.push_back(Event::Failed(id));
+            } else if stream.failure.is_none() {
+                let detail = "the bridge was leaving and did not take the request";
+                let failure = if stream.wire == 0 {
+                    Failure::not_sent(Code::TunnelLost, detail)
+                } else {
+                    Failure::not_dispatched(Code::TunnelLost, detail)
+                };
+                self.close_stream(id, failure);
+            }
+            self.end_on_wire(id);
+        }
         Ok(())
     }
 
@@ -515,7 +586,7 @@ impl Session {
     /// Lists a stream for CREDIT when that is due (W-32): at half its window, or at half its
     /// reserve when the session's window is half used, or at its end when it is still charged.
     fn return_credit(&mut self, now: Instant, id: u32) {
-        let pressed = self.recv_charge > self.config.local.session_bytes / 2;
+        let pressed = self.is_pressed();
         let rtt = self.timers.rtt();
         let cap = self.config.stream_window_cap;
         let Some(stream) = self.streams.get_mut(&id) else {

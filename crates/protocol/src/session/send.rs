@@ -4,7 +4,7 @@ use super::event::Event;
 use super::stream::{Outgoing, Stream};
 use super::{Session, Side};
 use crate::frame::{self, Credit, Frame};
-use crate::limits::{DATA_MAX_BYTES, SEND_QUEUE_STREAM_BYTES};
+use crate::limits::DATA_MAX_BYTES;
 use bytes::{Bytes, BytesMut};
 use std::time::{Duration, Instant};
 
@@ -15,6 +15,7 @@ const IDLE: Duration = Duration::from_millis(100);
 impl Session {
     /// The next frame, or `None` when nothing may leave now.
     pub fn poll_transmit(&mut self, now: Instant) -> Option<Bytes> {
+        self.clock = now;
         if self.ended.is_some() {
             return None;
         }
@@ -45,22 +46,26 @@ impl Session {
 
     fn next_control(&mut self, now: Instant) -> Option<Bytes> {
         while let Some(id) = self.controls.front().copied() {
-            if let Some(stream) = self.streams.get_mut(&id) {
+            // What concerns a stream follows its OPEN.
+            if let Some(stream) = self.streams.get_mut(&id)
+                && stream.wire != 0
+            {
+                let wire = stream.wire;
                 if let Some(failure) = stream.pending.reset.take() {
                     stream.pending.credit = false;
                     stream.pending.stop = false;
                     stream.dispatched_owed = false;
-                    return Some(encode(&Frame::Reset { id, failure }));
+                    return Some(encode(&Frame::Reset { id: wire, failure }));
                 }
                 if std::mem::take(&mut stream.pending.stop) {
                     stream.pending.credit = false;
-                    return Some(encode(&Frame::Stop { id }));
+                    return Some(encode(&Frame::Stop { id: wire }));
                 }
                 if std::mem::take(&mut stream.pending.credit)
                     && let Some(credit) = self.collect_credit(now, id)
                 {
                     self.end_on_wire(id);
-                    return Some(encode(&Frame::Credit { id, credit }));
+                    return Some(encode(&Frame::Credit { id: wire, credit }));
                 }
             }
             self.controls.pop_front();
@@ -116,11 +121,18 @@ impl Session {
     /// Puts a stream in line if it has something that may leave.
     pub(super) fn line_up(&mut self, id: u32) {
         let session_left = self.config.peer.session_bytes - self.send_charge;
+        let clock = self.clock;
         let Some(stream) = self.streams.get_mut(&id) else {
             return;
         };
         if stream.send.scheduled || stream.send.blocked {
             return;
+        }
+        if !stream.send.queue.is_empty()
+            && let Some(since) = stream.send.dry_since.take()
+            && clock.saturating_duration_since(since) >= IDLE
+        {
+            stream.send.burst = 0;
         }
         match sendable(stream, session_left) {
             Sendable::Yes => {
@@ -149,16 +161,13 @@ impl Session {
                 self.end_on_wire(id);
                 continue;
             }
-            if stream
-                .send
-                .dry_since
-                .take()
-                .is_some_and(|since| now.saturating_duration_since(since) >= IDLE)
-            {
-                stream.send.burst = 0;
+            if stream.wire == 0 {
+                self.wire_last += 1;
+                stream.wire = self.wire_last;
+                self.wired.insert(stream.wire, id);
             }
             let before = stream.send.window.charge();
-            let (frame, body) = next_frame(id, stream, session_left);
+            let (frame, body) = next_frame(stream, session_left);
             self.send_charge += stream.send.window.charge() - before;
             stream.send.burst += frame.len() as u64;
             stream.send.queued -= body;
@@ -167,12 +176,15 @@ impl Session {
                 stream.send.dry_since = Some(now);
             }
             let class = stream.class;
-            let wake = stream.send.writer_waits && stream.send.queued < SEND_QUEUE_STREAM_BYTES;
-            if wake {
+            if stream.send.writer_waits && !stream.send.is_full() {
                 stream.send.writer_waits = false;
                 self.events.push_back(Event::Writable(id));
             }
+            let controls_wait = stream.pending.stop || stream.pending.credit;
             self.schedule.sent(class, frame.len() as u64);
+            if controls_wait {
+                self.list_control(id);
+            }
             self.line_up(id);
             self.end_on_wire(id);
             return Some(frame);
@@ -251,12 +263,19 @@ fn sendable(stream: &Stream, session_left: u64) -> Sendable {
 }
 
 /// Takes the next frame off a stream that is sendable, and the bytes of body in it.
-fn next_frame(id: u32, stream: &mut Stream, session_left: u64) -> (Bytes, usize) {
+fn next_frame(stream: &mut Stream, session_left: u64) -> (Bytes, usize) {
+    let id = stream.wire;
     match stream.send.queue.pop_front() {
-        Some(Outgoing::Head { frame, body, end }) => {
+        Some(Outgoing::Head {
+            frame,
+            body,
+            end,
+            last,
+        }) => {
             stream.send.window.outstanding += body;
-            stream.send.head_left = true;
+            stream.send.head_left |= last;
             stream.send.ended |= end;
+            let frame = frame::on_stream(frame, id);
             (frame, usize::try_from(body).unwrap_or(usize::MAX))
         }
         Some(Outgoing::Data(data)) => {

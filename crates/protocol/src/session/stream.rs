@@ -15,7 +15,7 @@
 
 use crate::code::Failure;
 use crate::frame::{BodyLength, Class, Headers, ResponseHead};
-use crate::limits::STREAM_RESERVE_BYTES;
+use crate::limits::{SEND_QUEUE_STREAM_BYTES, SEND_QUEUE_STREAM_PIECES, STREAM_RESERVE_BYTES};
 use bytes::{Bytes, BytesMut};
 use std::collections::VecDeque;
 use std::time::Instant;
@@ -77,7 +77,13 @@ fn charge_of(outstanding: u64, initial: u64) -> u64 {
 #[derive(Debug)]
 pub(super) enum Outgoing {
     /// An encoded OPEN or HEAD, with the bytes of body inside it.
-    Head { frame: Bytes, body: u64, end: bool },
+    Head {
+        frame: Bytes,
+        body: u64,
+        end: bool,
+        /// Not one of those with an informational status.
+        last: bool,
+    },
     /// A piece of body, of any size.
     Data(Bytes),
     /// The end of the direction.
@@ -107,8 +113,17 @@ pub(super) struct SendHalf {
     pub(super) burst: u64,
     /// When it last ran dry.
     pub(super) dry_since: Option<Instant>,
-    /// A frame that carries the head has left: bytes of OPEN were handed to the socket.
+    /// The frame with the head has left: OPEN, or the last HEAD, was handed to the socket.
     pub(super) head_left: bool,
+    /// Heads with an informational status that were queued.
+    pub(super) informational: u32,
+}
+
+impl SendHalf {
+    /// As much waits to be sent as may.
+    pub(super) fn is_full(&self) -> bool {
+        self.queued >= SEND_QUEUE_STREAM_BYTES || self.queue.len() >= SEND_QUEUE_STREAM_PIECES
+    }
 }
 
 /// The receiving direction.
@@ -187,6 +202,8 @@ pub(super) struct Pending {
 /// Everything that a session knows of an exchange.
 #[derive(Debug)]
 pub(super) struct Stream {
+    /// Its id on the wire; zero on the relay until OPEN leaves.
+    pub(super) wire: u32,
     pub(super) class: Class,
     pub(super) send: SendHalf,
     pub(super) recv: RecvHalf,
@@ -208,6 +225,7 @@ pub(super) struct Stream {
 impl Stream {
     pub(super) fn new(class: Class, send_window: u64, recv_window: u64, body: BodyLength) -> Self {
         Self {
+            wire: 0,
             class,
             send: SendHalf {
                 window: Window::new(send_window),
@@ -222,6 +240,7 @@ impl Stream {
                 burst: 0,
                 dry_since: None,
                 head_left: false,
+                informational: 0,
             },
             recv: RecvHalf {
                 window: Window::new(recv_window),

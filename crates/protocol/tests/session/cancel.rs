@@ -46,6 +46,7 @@ fn cancelled_before_dispatch_is_not_dispatched() {
         "settled without the bridge's word"
     );
     assert!(matches!(pair.read_relay(id), Read::Failed(_)));
+    pair.settle();
     pair.take_relay_events();
     pair.run();
     assert_eq!(execution(&pair, id), Some(Execution::NotDispatched));

@@ -4,7 +4,7 @@ mod bodies;
 mod pair;
 mod scripted;
 
-pub(crate) use bodies::{Body, Reader, Writer, piece};
+pub(crate) use bodies::{Body, Reader, Users, Writer, piece};
 pub(crate) use pair::{Link, Pair};
 pub(crate) use scripted::Scripted;
 

@@ -94,11 +94,9 @@ impl File {
 impl ListenTable {
     fn resolve(self, tls: bool) -> Result<Listen, String> {
         if self.public.is_none() && self.internal.is_none() {
-            return Err(
-                "listen.public is missing: write where to listen, as in \
+            return Err("listen.public is missing: write where to listen, as in \
                  public = \"0.0.0.0:8443\" under [listen]"
-                    .into(),
-            );
+                .into());
         }
         let plain = [
             ("public", self.public.filter(|_| !tls)),

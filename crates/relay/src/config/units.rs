@@ -173,7 +173,15 @@ mod tests {
 
     #[test]
     fn what_has_no_unit_or_overflows_is_refused_with_an_example() {
-        for text in ["", "30", "30 x", "-1s", "1.5s", "99999999999999999999s", "s"] {
+        for text in [
+            "",
+            "30",
+            "30 x",
+            "-1s",
+            "1.5s",
+            "99999999999999999999s",
+            "s",
+        ] {
             let error = text.parse::<Span>().unwrap_err().to_string();
             assert!(error.contains("\"30s\""), "{error}");
         }

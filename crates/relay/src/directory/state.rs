@@ -3,9 +3,7 @@
 
 use crate::auth::Principal;
 use crate::registry::Owner;
-use crate::storage::{
-    ApiKey, BridgeId, BridgeIdentity, Changes, ClientId, TenantId, TenantState,
-};
+use crate::storage::{ApiKey, BridgeId, BridgeIdentity, Changes, ClientId, TenantId, TenantState};
 use protocol::frame::RefusedCode;
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
@@ -216,7 +214,10 @@ impl State {
 impl BridgeEntry {
     /// Keeps only the newest of those that are revoked.
     fn forget_old(&mut self) {
-        let revoked = self.identities.iter().filter(|known| known.revoked.is_some());
+        let revoked = self
+            .identities
+            .iter()
+            .filter(|known| known.revoked.is_some());
         let mut surplus = revoked.count().saturating_sub(REVOKED_KEPT);
         self.identities.retain(|known| {
             let forget = surplus > 0 && known.revoked.is_some();

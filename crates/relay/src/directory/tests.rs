@@ -33,7 +33,10 @@ fn credentials(client_id: &ClientId, secret: &Secret) -> Credentials {
 #[tokio::test]
 async fn a_key_of_another_process_is_known_after_a_refresh() {
     let world = world().await;
-    let made = world.storage.create_key("acme", Role::Caller, "", Existing::Refuse).await;
+    let made = world
+        .storage
+        .create_key("acme", Role::Caller, "", Existing::Refuse)
+        .await;
     let (key, secret) = made.unwrap();
     let presented = credentials(&key.client_id, &secret);
     assert!(world.directory.authenticate(&presented).is_err());
@@ -48,11 +51,16 @@ async fn a_key_of_another_process_is_known_after_a_refresh() {
 #[tokio::test]
 async fn an_unknown_client_id_and_a_wrong_secret_read_the_same() {
     let world = world().await;
-    let made = world.storage.create_key("acme", Role::Caller, "", Existing::Refuse).await;
+    let made = world
+        .storage
+        .create_key("acme", Role::Caller, "", Existing::Refuse)
+        .await;
     let (key, secret) = made.unwrap();
     world.directory.refresh().await.unwrap();
     let other = Secret::random().unwrap();
-    let wrong = world.directory.authenticate(&credentials(&key.client_id, &other));
+    let wrong = world
+        .directory
+        .authenticate(&credentials(&key.client_id, &other));
     let nobody = ClientId::random().unwrap();
     let unknown = world.directory.authenticate(&credentials(&nobody, &secret));
     assert_eq!(wrong.unwrap_err(), unknown.unwrap_err());
@@ -61,7 +69,10 @@ async fn an_unknown_client_id_and_a_wrong_secret_read_the_same() {
 #[tokio::test]
 async fn a_key_that_another_process_revokes_is_out_within_two_seconds() {
     let world = world().await;
-    let made = world.storage.create_key("acme", Role::Caller, "", Existing::Refuse).await;
+    let made = world
+        .storage
+        .create_key("acme", Role::Caller, "", Existing::Refuse)
+        .await;
     let (key, secret) = made.unwrap();
     world.directory.refresh().await.unwrap();
     let presented = credentials(&key.client_id, &secret);
@@ -72,7 +83,11 @@ async fn a_key_that_another_process_revokes_is_out_within_two_seconds() {
     changed.mark_unchanged();
     tokio::spawn(world.directory.clone().keep_fresh());
     let revoked = Instant::now();
-    world.storage.revoke_key(key.client_id.as_str(), false).await.unwrap();
+    world
+        .storage
+        .revoke_key(key.client_id.as_str(), false)
+        .await
+        .unwrap();
     changed.changed().await.unwrap();
     assert!(revoked.elapsed() < Duration::from_secs(2));
     assert!(!world.directory.principal_may_stay(&principal));
@@ -83,13 +98,20 @@ async fn a_key_that_another_process_revokes_is_out_within_two_seconds() {
 async fn looking_again_is_not_done_twice_in_a_moment() {
     let world = world().await;
     world.directory.refresh().await.unwrap();
-    let made = world.storage.create_key("acme", Role::Caller, "", Existing::Refuse).await;
+    let made = world
+        .storage
+        .create_key("acme", Role::Caller, "", Existing::Refuse)
+        .await;
     let (key, secret) = made.unwrap();
     let presented = credentials(&key.client_id, &secret);
     tokio::time::sleep(LOOK_AGAIN).await;
     world.directory.look_again().await;
     assert!(world.directory.authenticate(&presented).is_ok());
-    world.storage.revoke_key(key.client_id.as_str(), false).await.unwrap();
+    world
+        .storage
+        .revoke_key(key.client_id.as_str(), false)
+        .await
+        .unwrap();
     *world.directory.asked.lock().await = Instant::now();
     world.directory.look_again().await;
     assert!(world.directory.authenticate(&presented).is_ok());
@@ -98,7 +120,10 @@ async fn looking_again_is_not_done_twice_in_a_moment() {
 #[tokio::test]
 async fn a_suspended_tenant_is_refused_until_it_is_resumed() {
     let world = world().await;
-    let made = world.storage.create_key("acme", Role::Caller, "", Existing::Refuse).await;
+    let made = world
+        .storage
+        .create_key("acme", Role::Caller, "", Existing::Refuse)
+        .await;
     let (key, secret) = made.unwrap();
     world.directory.refresh().await.unwrap();
     let presented = credentials(&key.client_id, &secret);
@@ -122,7 +147,10 @@ async fn a_suspended_tenant_is_refused_until_it_is_resumed() {
 async fn an_identity_is_found_in_its_tenant_alone_and_is_told_when_it_is_revoked() {
     let world = world().await;
     world.storage.create_tenant("other").await.unwrap();
-    let made = world.storage.create_key("acme", Role::Bridge, "", Existing::Refuse).await;
+    let made = world
+        .storage
+        .create_key("acme", Role::Bridge, "", Existing::Refuse)
+        .await;
     let key = made.unwrap().0;
     let pairing = Pairing {
         tenant: key.tenant.clone(),

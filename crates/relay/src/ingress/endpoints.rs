@@ -46,7 +46,8 @@ pub async fn handle(
     }
     let is_head = parts.method == Method::HEAD;
     let expects = parts.headers.contains_key(header::EXPECT);
-    let length = transport::http::body_length(&parts.headers, &body.size_hint(), body.is_end_stream());
+    let length =
+        transport::http::body_length(&parts.headers, &body.size_hint(), body.is_end_stream());
     let limits = &state.config.limits;
     let head = RequestHead {
         class: principal.role.class(),
@@ -80,7 +81,8 @@ pub async fn handle(
         Outbound::Whole(Bytes::new())
     } else if small && !expects {
         let collected = body.collect().await;
-        let collected = collected.map_err(|error| Problem::invalid(format!("the body broke off: {error}")))?;
+        let collected =
+            collected.map_err(|error| Problem::invalid(format!("the body broke off: {error}")))?;
         Outbound::Whole(collected.to_bytes())
     } else {
         Outbound::Streaming(body)

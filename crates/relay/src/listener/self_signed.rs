@@ -147,7 +147,7 @@ fn valid_for(params: &mut CertificateParams, days: u64) {
 }
 
 /// The date of a day since 1970 (Howard Hinnant's `civil_from_days`).
-fn civil(day: i64) -> (i32, u8, u8) {
+pub(crate) fn civil(day: i64) -> (i32, u8, u8) {
     let day = day + 719_468;
     let era = day.div_euclid(146_097);
     let of_era = day.rem_euclid(146_097);
@@ -155,7 +155,11 @@ fn civil(day: i64) -> (i32, u8, u8) {
     let of_year = of_era - (365 * year + year / 4 - year / 100);
     let shifted = (5 * of_year + 2) / 153;
     let date = of_year - (153 * shifted + 2) / 5 + 1;
-    let month = if shifted < 10 { shifted + 3 } else { shifted - 9 };
+    let month = if shifted < 10 {
+        shifted + 3
+    } else {
+        shifted - 9
+    };
     let year = year + era * 400 + i64::from(month <= 2);
     (
         i32::try_from(year).unwrap_or(9999),
@@ -211,6 +215,6 @@ mod tests {
             let mode = fs::metadata(dir.path().join(name)).unwrap().permissions();
             assert_eq!(mode.mode() & 0o777, 0o600, "{name}");
         }
-        assert!(ensure(dir.path(), &["not a name".into()]).is_err());
+        assert!(ensure(dir.path(), &["n\u{e4}me".into()]).is_err());
     }
 }

@@ -62,5 +62,5 @@ pub fn prepare(tls: &Tls) -> Result<Ready, TlsError> {
 
 /// The channel binding of a connection after its handshake.
 pub fn exporter(session: &ServerConnection) -> Option<[u8; CHANNEL_BINDING_BYTES]> {
-    transport::tls::channel_binding(&session)
+    transport::tls::channel_binding(session)
 }

@@ -93,7 +93,9 @@ pub fn random<const N: usize>() -> Result<[u8; N], NoRandom> {
 /// Seconds since 1970.
 pub fn now() -> i64 {
     let since = SystemTime::now().duration_since(UNIX_EPOCH);
-    since.map_or(0, |since| i64::try_from(since.as_secs()).unwrap_or(i64::MAX))
+    since.map_or(0, |since| {
+        i64::try_from(since.as_secs()).unwrap_or(i64::MAX)
+    })
 }
 
 /// An API key's secret: `ibs_` and 256 random bits. Its `Debug` is silent.
@@ -348,7 +350,10 @@ mod tests {
         let secret = Secret::random().unwrap();
         assert!(secret.reveal().starts_with("ibs_"));
         assert_eq!(secret.reveal().len(), 4 + 43);
-        assert_eq!(format!("{secret:?} {:?}", secret.hash()), "Secret SecretHash");
+        assert_eq!(
+            format!("{secret:?} {:?}", secret.hash()),
+            "Secret SecretHash"
+        );
         assert!(secret.hash().matches(&secret.hash()));
         let other = Secret::random().unwrap();
         assert!(!secret.hash().matches(&other.hash()));

@@ -172,9 +172,7 @@ async fn make_room(
             "another key pair is registered as bridge `{name}`: revoke that bridge first, or pair \
              with an API key that was created with --existing join or --existing replace"
         ))),
-        Existing::Replace => {
-            sqlite::revoke_identities(tx, bridge.as_str(), now(), revision).await
-        }
+        Existing::Replace => sqlite::revoke_identities(tx, bridge.as_str(), now(), revision).await,
         Existing::Join => {
             let row = sqlx::query(
                 "SELECT COUNT(*) AS installations,

@@ -27,13 +27,10 @@ const CONNECTIONS_MAX: u32 = 2;
 const MIGRATE_ATTEMPTS: u32 = 5;
 
 pub(super) async fn open(path: &Path) -> Result<SqlitePool, StorageError> {
-    let unusable = |detail: String| {
-        StorageError::Unusable(format!("{}: {detail}", path.display()))
-    };
+    let unusable = |detail: String| StorageError::Unusable(format!("{}: {detail}", path.display()));
     if let Some(dir) = path.parent().filter(|dir| !dir.as_os_str().is_empty()) {
-        std::fs::create_dir_all(dir).map_err(|error| {
-            unusable(format!("its directory cannot be made: {error}"))
-        })?;
+        std::fs::create_dir_all(dir)
+            .map_err(|error| unusable(format!("its directory cannot be made: {error}")))?;
     }
     private(path).map_err(|error| unusable(error.to_string()))?;
     let options = SqliteConnectOptions::new()
@@ -172,12 +169,11 @@ pub(super) async fn changes_since(pool: &SqlitePool, since: i64) -> Result<Chang
     for row in &rows {
         changes.tenants.push(tenant(row)?);
     }
-    let rows = sqlx::query(
-        "SELECT * FROM api_keys WHERE revision > $1 AND ($1 > 0 OR revoked IS NULL)",
-    )
-    .bind(since)
-    .fetch_all(&mut *tx)
-    .await?;
+    let rows =
+        sqlx::query("SELECT * FROM api_keys WHERE revision > $1 AND ($1 > 0 OR revoked IS NULL)")
+            .bind(since)
+            .fetch_all(&mut *tx)
+            .await?;
     for row in &rows {
         changes.keys.push(key(row)?);
     }

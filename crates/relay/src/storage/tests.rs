@@ -4,7 +4,9 @@ use super::*;
 use crate::testing::TempDir;
 
 async fn storage(dir: &TempDir) -> Storage {
-    Storage::open(&dir.path().join("data/relay.db")).await.unwrap()
+    Storage::open(&dir.path().join("data/relay.db"))
+        .await
+        .unwrap()
 }
 
 fn pairing(tenant: &Tenant, key: &ApiKey, name: &str, seed: u8) -> Pairing {
@@ -56,7 +58,9 @@ async fn a_change_raises_the_revision_and_a_refused_one_does_not() {
     assert!(matches!(twice, StorageError::Conflict(_)), "{twice}");
     let bad = storage.create_tenant("a b").await.unwrap_err();
     assert!(matches!(bad, StorageError::Invalid(_)), "{bad}");
-    let nobody = storage.create_key("nobody", Role::Admin, "", Existing::Refuse).await;
+    let nobody = storage
+        .create_key("nobody", Role::Admin, "", Existing::Refuse)
+        .await;
     assert!(matches!(nobody, Err(StorageError::NotFound(_))));
     assert_eq!(storage.revision().await.unwrap(), start + 1);
 }
@@ -74,7 +78,10 @@ async fn changes_tell_what_is_newer_and_the_first_look_skips_what_is_revoked() {
     assert_eq!((first.tenants.len(), first.keys.len()), (1, 1));
     let none = storage.changes_since(first.revision).await.unwrap();
     assert_eq!((none.tenants.len(), none.keys.len()), (0, 0));
-    storage.revoke_key(key.client_id.as_str(), false).await.unwrap();
+    storage
+        .revoke_key(key.client_id.as_str(), false)
+        .await
+        .unwrap();
     let newer = storage.changes_since(first.revision).await.unwrap();
     assert!(newer.keys[0].revoked.is_some());
     assert!(newer.tenants.is_empty());
@@ -96,23 +103,41 @@ async fn pairing_again_is_idempotent_and_another_key_needs_the_word() {
         }
     };
     let plain = key(Existing::Refuse).await;
-    let first = storage.pair(&pairing(&tenant, &plain, "dc1", 1)).await.unwrap();
+    let first = storage
+        .pair(&pairing(&tenant, &plain, "dc1", 1))
+        .await
+        .unwrap();
     assert!(first.is_new);
     let revision = storage.revision().await.unwrap();
-    let again = storage.pair(&pairing(&tenant, &plain, "dc1", 1)).await.unwrap();
-    assert_eq!((again.bridge.clone(), again.is_new), (first.bridge.clone(), false));
+    let again = storage
+        .pair(&pairing(&tenant, &plain, "dc1", 1))
+        .await
+        .unwrap();
+    assert_eq!(
+        (again.bridge.clone(), again.is_new),
+        (first.bridge.clone(), false)
+    );
     assert_eq!(storage.revision().await.unwrap(), revision);
 
-    let other = storage.pair(&pairing(&tenant, &plain, "dc1", 2)).await.unwrap_err();
+    let other = storage
+        .pair(&pairing(&tenant, &plain, "dc1", 2))
+        .await
+        .unwrap_err();
     assert!(other.to_string().contains("--existing join"), "{other}");
 
     let join = key(Existing::Join).await;
-    let joined = storage.pair(&pairing(&tenant, &join, "dc1", 2)).await.unwrap();
+    let joined = storage
+        .pair(&pairing(&tenant, &join, "dc1", 2))
+        .await
+        .unwrap();
     assert_eq!(joined.bridge, first.bridge);
     assert_eq!(storage.changes_since(0).await.unwrap().identities.len(), 2);
 
     let replace = key(Existing::Replace).await;
-    let replaced = storage.pair(&pairing(&tenant, &replace, "dc1", 3)).await.unwrap();
+    let replaced = storage
+        .pair(&pairing(&tenant, &replace, "dc1", 3))
+        .await
+        .unwrap();
     assert_eq!(replaced.bridge, first.bridge);
     let mut left = storage.changes_since(0).await.unwrap().identities;
     left.retain(|identity| identity.revoked.is_none());
@@ -130,14 +155,29 @@ async fn bridges_and_installations_are_bounded() {
         .await
         .unwrap();
     for seed in 0..16 {
-        storage.pair(&pairing(&tenant, &key, "dc1", seed)).await.unwrap();
+        storage
+            .pair(&pairing(&tenant, &key, "dc1", seed))
+            .await
+            .unwrap();
     }
-    let many = storage.pair(&pairing(&tenant, &key, "dc1", 16)).await.unwrap_err();
+    let many = storage
+        .pair(&pairing(&tenant, &key, "dc1", 16))
+        .await
+        .unwrap_err();
     assert!(many.to_string().contains("16 installations"), "{many}");
-    storage.pair(&pairing(&tenant, &key, "dc2", 1)).await.unwrap();
-    let third = storage.pair(&pairing(&tenant, &key, "dc3", 1)).await.unwrap_err();
+    storage
+        .pair(&pairing(&tenant, &key, "dc2", 1))
+        .await
+        .unwrap();
+    let third = storage
+        .pair(&pairing(&tenant, &key, "dc3", 1))
+        .await
+        .unwrap_err();
     assert!(third.to_string().contains("2 bridges"), "{third}");
-    let bad = storage.pair(&pairing(&tenant, &key, "dc/3", 1)).await.unwrap_err();
+    let bad = storage
+        .pair(&pairing(&tenant, &key, "dc/3", 1))
+        .await
+        .unwrap_err();
     assert!(matches!(bad, StorageError::Invalid(_)), "{bad}");
 }
 
@@ -147,15 +187,24 @@ async fn revoking_a_bridge_key_takes_its_bridges_along_unless_told_otherwise() {
     let storage = storage(&dir).await;
     let tenant = storage.create_tenant("acme").await.unwrap();
     for (name, seed, keep) in [("dc1", 1, false), ("dc2", 2, true)] {
-        let made = storage.create_key("acme", Role::Bridge, "", Existing::Refuse).await;
+        let made = storage
+            .create_key("acme", Role::Bridge, "", Existing::Refuse)
+            .await;
         let key = made.unwrap().0;
-        storage.pair(&pairing(&tenant, &key, name, seed)).await.unwrap();
-        let revoked = storage.revoke_key(key.client_id.as_str(), keep).await.unwrap();
+        storage
+            .pair(&pairing(&tenant, &key, name, seed))
+            .await
+            .unwrap();
+        let revoked = storage
+            .revoke_key(key.client_id.as_str(), keep)
+            .await
+            .unwrap();
         assert_eq!(revoked.bridges.is_empty(), keep);
     }
     let mut left = storage.changes_since(0).await.unwrap();
     left.bridges.retain(|bridge| bridge.revoked.is_none());
-    left.identities.retain(|identity| identity.revoked.is_none());
+    left.identities
+        .retain(|identity| identity.revoked.is_none());
     assert_eq!(left.bridges.len(), 1);
     assert_eq!(left.bridges[0].name, "dc2");
     assert_eq!(left.identities.len(), 1);
@@ -167,12 +216,17 @@ async fn a_revoked_bridge_gives_its_name_back_and_stays_within_its_tenant() {
     let storage = storage(&dir).await;
     let acme = storage.create_tenant("acme").await.unwrap();
     let other = storage.create_tenant("other").await.unwrap();
-    let made = storage.create_key("acme", Role::Bridge, "", Existing::Refuse).await;
+    let made = storage
+        .create_key("acme", Role::Bridge, "", Existing::Refuse)
+        .await;
     let key = made.unwrap().0;
     let first = storage.pair(&pairing(&acme, &key, "dc1", 1)).await.unwrap();
     let foreign = storage.revoke_bridge(other.id.as_str(), "dc1").await;
     assert!(matches!(foreign, Err(StorageError::NotFound(_))));
-    storage.revoke_bridge(acme.id.as_str(), "dc1").await.unwrap();
+    storage
+        .revoke_bridge(acme.id.as_str(), "dc1")
+        .await
+        .unwrap();
     let second = storage.pair(&pairing(&acme, &key, "dc1", 2)).await.unwrap();
     assert_ne!(first.bridge, second.bridge);
     assert_eq!(storage.bridges(Some("acme")).await.unwrap().len(), 2);
@@ -182,8 +236,11 @@ async fn a_revoked_bridge_gives_its_name_back_and_stays_within_its_tenant() {
 async fn a_file_that_is_no_database_is_refused_with_its_name() {
     let dir = TempDir::new("storage-garbage");
     let path = dir.path().join("relay.db");
-    std::fs::write(&path, b"this is not a database, and it is long enough to be read as one")
-        .unwrap();
+    std::fs::write(
+        &path,
+        b"this is not a database, and it is long enough to be read as one",
+    )
+    .unwrap();
     let error = Storage::open(&path).await.unwrap_err().to_string();
     assert!(error.contains("relay.db"), "{error}");
 }

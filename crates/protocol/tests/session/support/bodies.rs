@@ -2,7 +2,8 @@
 //! body that never ends.
 
 use bytes::Bytes;
-use protocol::session::{Read, Room, Session};
+use protocol::session::{Event, Read, Room, Session};
+use std::collections::BTreeMap;
 use std::time::Instant;
 
 /// The byte at a position of the body with this key.
@@ -118,5 +119,64 @@ impl Reader {
 
     pub(crate) fn read_all(&mut self, now: Instant, session: &mut Session) {
         while self.read(now, session) {}
+    }
+}
+
+/// The users of one side's streams.
+#[derive(Debug, Default)]
+pub(crate) struct Users {
+    pub(crate) writers: BTreeMap<u32, Writer>,
+    pub(crate) readers: BTreeMap<u32, Reader>,
+}
+
+impl Users {
+    pub(crate) fn write(&mut self, id: u32, body: Body) {
+        self.writers.insert(id, Writer::new(id, body));
+    }
+
+    pub(crate) fn read(&mut self, id: u32, key: u64) {
+        self.readers.insert(id, Reader::new(id, key));
+    }
+
+    /// Wakes whoever an event concerns, and nobody else.
+    pub(crate) fn wake(&mut self, events: impl IntoIterator<Item = Event>) {
+        for event in events {
+            let (reader, writer) = match event {
+                Event::Readable(id) => (Some(id), None),
+                Event::Writable(id) => (None, Some(id)),
+                Event::Failed(id) => (Some(id), Some(id)),
+                _ => (None, None),
+            };
+            if let Some(reader) = reader.and_then(|id| self.readers.get_mut(&id)) {
+                reader.waits = false;
+            }
+            if let Some(writer) = writer.and_then(|id| self.writers.get_mut(&id)) {
+                writer.waits = false;
+            }
+        }
+    }
+
+    /// Lets every writer write, and every reader take at most `pieces`.
+    pub(crate) fn act(&mut self, now: Instant, session: &mut Session, pieces: usize) {
+        for writer in self.writers.values_mut() {
+            writer.write(session);
+        }
+        for reader in self.readers.values_mut() {
+            for _ in 0..pieces {
+                reader.read(now, session);
+            }
+        }
+    }
+
+    pub(crate) fn are_done(&self) -> bool {
+        self.writers.values().all(|writer| writer.done)
+            && self.readers.values().all(|reader| reader.done)
+    }
+
+    /// Whether some reader could go on by itself.
+    pub(crate) fn are_busy(&self) -> bool {
+        self.readers
+            .values()
+            .any(|reader| !reader.waits && !reader.done)
     }
 }

@@ -61,24 +61,32 @@ impl CallRequest {
                 "the body must be a JSON object like {\"url\": \"https://...\"}",
             ));
         }
-        let document: Document = serde_json::from_slice(text)
-            .map_err(|error| Problem::invalid(format!("the call is not what is expected: {error}")))?;
+        let document: Document = serde_json::from_slice(text).map_err(|error| {
+            Problem::invalid(format!("the call is not what is expected: {error}"))
+        })?;
         match document.mode.as_deref() {
             None | Some("wait") => {}
             Some("deliver") => {
-                return Err(Problem::invalid("mode \"deliver\" is not in this version; use \"wait\""));
+                return Err(Problem::invalid(
+                    "mode \"deliver\" is not in this version; use \"wait\"",
+                ));
             }
             Some(other) => {
-                return Err(Problem::invalid(format!("mode {other:?} is unknown; use \"wait\"")));
+                return Err(Problem::invalid(format!(
+                    "mode {other:?} is unknown; use \"wait\""
+                )));
             }
         }
-        let target = Target::parse(&document.url)
-            .map_err(|error| Problem::invalid(format!("url: {error}; http or https is expected")))?;
+        let target = Target::parse(&document.url).map_err(|error| {
+            Problem::invalid(format!("url: {error}; http or https is expected"))
+        })?;
         let method = document.method.unwrap_or_else(|| "POST".to_owned());
         http::Method::from_bytes(method.as_bytes())
             .ok()
             .filter(|method| *method != http::Method::CONNECT)
-            .ok_or_else(|| Problem::invalid(format!("method {method:?} is no HTTP method for a call")))?;
+            .ok_or_else(|| {
+                Problem::invalid(format!("method {method:?} is no HTTP method for a call"))
+            })?;
         let body = body(document.body, document.body_base64)?;
         let timeout_ms = timeout(document.timeout_ms, limits)?;
         if let Some(key) = &document.idempotency_key {
@@ -159,15 +167,20 @@ fn header_fields(given: Map<String, Value>) -> Result<protocol::frame::Headers, 
             )));
         }
         let values: Values = serde_json::from_value(values).map_err(|_| {
-            Problem::invalid(format!("headers: the value of {name} must be a string or a list of strings"))
+            Problem::invalid(format!(
+                "headers: the value of {name} must be a string or a list of strings"
+            ))
         })?;
         let values = match values {
             Values::One(value) => vec![value],
             Values::Many(values) => values,
         };
         for value in values {
-            let value = HeaderValue::from_bytes(value.as_bytes())
-                .map_err(|_| Problem::invalid(format!("headers: the value of {name} has a character that no header may have")))?;
+            let value = HeaderValue::from_bytes(value.as_bytes()).map_err(|_| {
+                Problem::invalid(format!(
+                    "headers: the value of {name} has a character that no header may have"
+                ))
+            })?;
             map.append(name.clone(), value);
         }
     }
@@ -220,7 +233,13 @@ mod tests {
 
     #[test]
     fn fields_that_are_not_the_callers_are_refused_by_name() {
-        for name in ["Host", "content-length", "Transfer-Encoding", "connection", "Proxy-Authorization"] {
+        for name in [
+            "Host",
+            "content-length",
+            "Transfer-Encoding",
+            "connection",
+            "Proxy-Authorization",
+        ] {
             let text = format!(r#"{{"url": "http://ci/", "headers": {{"{name}": "x"}}}}"#);
             let error = parse(&text).unwrap_err();
             assert!(error.contains(&name.to_lowercase()), "{error}");
@@ -229,7 +248,8 @@ mod tests {
 
     #[test]
     fn repeated_fields_are_a_list_both_ways() {
-        let call = parse(r#"{"url": "http://ci/", "headers": {"a": ["1", "2"], "b": "3"}}"#).unwrap();
+        let call =
+            parse(r#"{"url": "http://ci/", "headers": {"a": ["1", "2"], "b": "3"}}"#).unwrap();
         assert_eq!(call.head.headers.len(), 3);
         let map = transport::http::from_wire(&call.head.headers).unwrap();
         assert_eq!(headers(&map), json!({"a": ["1", "2"], "b": "3"}));

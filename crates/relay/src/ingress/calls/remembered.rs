@@ -103,7 +103,9 @@ impl Remembered {
             });
         }
         if keys.len() >= KEYS_PER_TENANT {
-            let detail = format!("the tenant used {KEYS_PER_TENANT} idempotency keys within ten minutes, its limit");
+            let detail = format!(
+                "the tenant used {KEYS_PER_TENANT} idempotency keys within ten minutes, its limit"
+            );
             return Err(Problem::not_sent(Code::Overloaded, detail));
         }
         let (tell, told) = watch::channel(None);

@@ -1,0 +1,145 @@
+//! The command line: parsed, run, and its errors told once.
+//!
+//! Commands open the same database as a running relay does; the relay notices within half a
+//! second. Results go to standard output, logs and errors to standard error. Exit codes: 0 done,
+//! 1 failed, 2 not understood.
+
+mod args;
+mod bridge;
+mod key;
+mod log;
+mod output;
+mod serve;
+mod tenant;
+
+use crate::config::{Config, ConfigError};
+use crate::running::StartError;
+use crate::storage::{Storage, StorageError};
+use args::{Args, Command, ConfigCommand};
+use clap::{CommandFactory as _, Parser as _};
+use std::error::Error as StdError;
+use std::io::Write as _;
+use std::path::Path;
+use std::process::ExitCode;
+
+/// Why a command failed.
+#[derive(Debug, thiserror::Error)]
+enum CliError {
+    #[error(transparent)]
+    Config(#[from] ConfigError),
+    #[error(transparent)]
+    Storage(#[from] StorageError),
+    #[error(transparent)]
+    Start(#[from] StartError),
+    #[error("the output cannot be written: {0}")]
+    Output(std::io::Error),
+    #[error("the runtime cannot start: {0}")]
+    Runtime(std::io::Error),
+    #[error("no tenant is named: write --tenant NAME ({0})")]
+    WhichTenant(String),
+}
+
+/// Runs the program.
+pub fn main() -> ExitCode {
+    let args = Args::parse();
+    if let Some(mistake) = args.mistake() {
+        let kind = clap::error::ErrorKind::ArgumentConflict;
+        Args::command().error(kind, mistake).exit();
+    }
+    match run(args) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            let _ = writeln!(std::io::stderr(), "error: {}", chain(&error));
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// An error with its causes, each said once.
+fn chain(error: &dyn StdError) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        let more = error.to_string();
+        if !text.contains(&more) {
+            text.push_str(": ");
+            text.push_str(&more);
+        }
+        cause = error.source();
+    }
+    text
+}
+
+fn run(args: Args) -> Result<(), CliError> {
+    let path = &args.config;
+    if let Command::Config(ConfigCommand::Check) = &args.command {
+        let config = Config::load(path)?;
+        return output::lines(&serve::explain(&config, path));
+    }
+    let config = Config::load(path)?;
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()
+        .map_err(CliError::Runtime)?;
+    runtime.block_on(async {
+        match args.command {
+            Command::Serve => serve::run(config).await,
+            Command::Config(ConfigCommand::Check) => Ok(()),
+            Command::Tenant(command) => tenant::run(&open(&config.database).await?, command).await,
+            Command::Key(command) => key::run(&open(&config.database).await?, command).await,
+            Command::Bridge(command) => bridge::run(&open(&config.database).await?, command).await,
+        }
+    })
+}
+
+async fn open(database: &Path) -> Result<Storage, CliError> {
+    Ok(Storage::open(database).await?)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        Args::command().debug_assert();
+    }
+
+    #[test]
+    fn commands_are_understood_with_the_config_before_or_behind() {
+        for line in [
+            "r serve --config a.toml",
+            "r --config a.toml config check",
+            "r tenant create acme --config a.toml --json",
+            "r tenant list --json",
+            "r tenant suspend acme",
+            "r key create --tenant acme --role bridge --name x --existing join --json",
+            "r key list --tenant acme",
+            "r key revoke ibk_1 --keep-bridges",
+            "r bridge list --tenant acme",
+            "r bridge revoke --tenant acme dc1",
+        ] {
+            let parsed = Args::try_parse_from(line.split(' '));
+            assert!(parsed.is_ok(), "{line}: {}", parsed.unwrap_err());
+        }
+        for line in [
+            "r",
+            "r key create --tenant acme --role boss",
+            "r tenant create",
+        ] {
+            assert!(Args::try_parse_from(line.split(' ')).is_err(), "{line}");
+        }
+        let line = "r key create --tenant acme --role caller --existing join";
+        let parsed = Args::try_parse_from(line.split(' ')).unwrap();
+        assert!(parsed.mistake().is_some());
+    }
+
+    #[test]
+    fn a_cause_is_not_told_twice() {
+        #[derive(Debug, thiserror::Error)]
+        #[error("outer: {0}")]
+        struct Outer(#[source] std::io::Error);
+        let error = Outer(std::io::Error::other("inner"));
+        assert_eq!(chain(&error), "outer: inner");
+    }
+}

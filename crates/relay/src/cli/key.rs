@@ -1,0 +1,106 @@
+//! `key create | list | revoke`.
+
+use super::args::KeyCommand;
+use super::{CliError, output};
+use crate::storage::{ApiKey, Existing, Storage, TenantId};
+use serde_json::{Value, json};
+use std::collections::HashMap;
+
+pub(super) async fn run(storage: &Storage, command: KeyCommand) -> Result<(), CliError> {
+    match command {
+        KeyCommand::Create {
+            tenant,
+            role,
+            name,
+            existing,
+            json,
+        } => {
+            let existing = existing.unwrap_or(Existing::Refuse);
+            let (key, secret) = storage.create_key(&tenant, role, &name, existing).await?;
+            if json {
+                let mut document = document(&key, &tenant);
+                document["client_secret"] = json!(secret.reveal());
+                return output::json(&document);
+            }
+            output::lines(&[
+                format!("A {role} key for tenant {tenant}:"),
+                format!("  client id      {}", key.client_id),
+                format!("  client secret  {}", secret.reveal()),
+                "Keep the secret now: it is stored as a hash and will not be shown again.".into(),
+            ])
+        }
+        KeyCommand::List { tenant, json } => {
+            let keys = storage.keys(tenant.as_deref()).await?;
+            let names = names(storage).await?;
+            let name_of = |key: &ApiKey| names.get(&key.tenant).cloned().unwrap_or_default();
+            if json {
+                let documents = keys.iter().map(|key| document(key, &name_of(key)));
+                return output::json(&documents.collect());
+            }
+            let rows: Vec<_> = keys
+                .iter()
+                .map(|key| {
+                    [
+                        key.client_id.to_string(),
+                        name_of(key),
+                        key.role.to_string(),
+                        key.name.clone(),
+                        state(key).to_owned(),
+                        output::moment(key.created),
+                    ]
+                })
+                .collect();
+            let header = ["CLIENT ID", "TENANT", "ROLE", "NAME", "STATE", "CREATED"];
+            output::table(header, &rows, "There are no keys yet.")
+        }
+        KeyCommand::Revoke {
+            client_id,
+            keep_bridges,
+        } => {
+            let revoked = storage.revoke_key(&client_id, keep_bridges).await?;
+            let mut lines = vec![format!("Key {client_id} is revoked.")];
+            if !revoked.bridges.is_empty() {
+                lines.push(format!(
+                    "Bridges that were paired with it are revoked, too: {}.",
+                    revoked.bridges.join(", ")
+                ));
+            }
+            lines.push("A running relay cuts off what uses it within two seconds.".into());
+            output::lines(&lines)
+        }
+    }
+}
+
+/// The names of tenants.
+pub(super) async fn names(storage: &Storage) -> Result<HashMap<TenantId, String>, CliError> {
+    let tenants = storage.tenants().await?;
+    Ok(tenants
+        .into_iter()
+        .map(|tenant| (tenant.id, tenant.name))
+        .collect())
+}
+
+fn state(key: &ApiKey) -> &'static str {
+    if key.revoked.is_some() {
+        "revoked"
+    } else if key
+        .expires
+        .is_some_and(|expires| expires <= crate::storage::now())
+    {
+        "expired"
+    } else {
+        "valid"
+    }
+}
+
+fn document(key: &ApiKey, tenant: &str) -> Value {
+    json!({
+        "client_id": key.client_id,
+        "tenant": tenant,
+        "role": key.role.as_str(),
+        "name": key.name,
+        "existing": key.existing.as_str(),
+        "state": state(key),
+        "created": key.created,
+    })
+}

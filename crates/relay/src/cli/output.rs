@@ -1,0 +1,68 @@
+//! What commands print: lines for people, JSON for programs. A closed pipe is an error, not a panic.
+
+use super::CliError;
+use serde_json::Value;
+use std::fmt::Write as _;
+use std::io::Write as _;
+
+/// Prints lines.
+pub(super) fn lines<T: AsRef<str>>(lines: &[T]) -> Result<(), CliError> {
+    let mut text = String::new();
+    for line in lines {
+        text.push_str(line.as_ref());
+        text.push('\n');
+    }
+    write(&text)
+}
+
+/// Prints a JSON document.
+pub(super) fn json(document: &Value) -> Result<(), CliError> {
+    write(&format!("{document:#}\n"))
+}
+
+/// Prints a table; `empty` where it has no rows.
+pub(super) fn table<const N: usize>(
+    header: [&str; N],
+    rows: &[[String; N]],
+    empty: &str,
+) -> Result<(), CliError> {
+    if rows.is_empty() {
+        return lines(&[empty]);
+    }
+    let mut widths = header.map(str::len);
+    for row in rows {
+        for (width, cell) in widths.iter_mut().zip(row) {
+            *width = (*width).max(cell.chars().count());
+        }
+    }
+    let mut text = String::new();
+    let mut put = |cells: [&str; N]| {
+        let mut line = String::new();
+        for (cell, width) in cells.iter().zip(widths) {
+            // Writing to a string does not fail.
+            let _ = write!(line, "{cell:width$}  ");
+        }
+        text.push_str(line.trim_end());
+        text.push('\n');
+    };
+    put(header);
+    for row in rows {
+        put(row.each_ref().map(String::as_str));
+    }
+    write(&text)
+}
+
+fn write(text: &str) -> Result<(), CliError> {
+    let mut out = std::io::stdout().lock();
+    out.write_all(text.as_bytes())
+        .and_then(|()| out.flush())
+        .map_err(CliError::Output)
+}
+
+/// A moment in seconds since 1970, as `2026-11-23 10:50 UTC`.
+pub(super) fn moment(seconds: i64) -> String {
+    let (year, month, day) = crate::listener::self_signed::civil(seconds.div_euclid(86_400));
+    let minutes = seconds.rem_euclid(86_400) / 60;
+    let (hour, minute) = (minutes / 60, minutes % 60);
+    format!("{year:04}-{month:02}-{day:02} {hour:02}:{minute:02} UTC")
+}

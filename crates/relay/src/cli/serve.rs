@@ -1,0 +1,78 @@
+//! `serve` and `config check`.
+
+use super::{CliError, log};
+use crate::config::{Config, Tls};
+use crate::running::Relay;
+use std::path::Path;
+
+/// Runs until SIGTERM or Ctrl-C, then drains.
+pub(super) async fn run(config: Config) -> Result<(), CliError> {
+    log::start(&config.log);
+    let running = Relay::start(config).await?;
+    if let Some(ca) = running.ca_path() {
+        tracing::info!(ca = %ca.display(), "the certificate is self-signed; give its CA to bridges and callers");
+    }
+    asked_to_end().await;
+    running.shutdown().await;
+    Ok(())
+}
+
+#[cfg(unix)]
+async fn asked_to_end() {
+    use tokio::signal::unix::{SignalKind, signal};
+    let Ok(mut terminate) = signal(SignalKind::terminate()) else {
+        let _ = tokio::signal::ctrl_c().await;
+        return;
+    };
+    tokio::select! {
+        _ = terminate.recv() => {}
+        _ = tokio::signal::ctrl_c() => {}
+    }
+}
+
+#[cfg(not(unix))]
+async fn asked_to_end() {
+    let _ = tokio::signal::ctrl_c().await;
+}
+
+/// What a configuration means, in words.
+pub(super) fn explain(config: &Config, path: &Path) -> Vec<String> {
+    let mut lines = vec![format!("{} is right.", path.display())];
+    let listen = &config.listen;
+    if let Some(address) = listen.public {
+        let how = match &config.tls {
+            Some(Tls::Files { cert_file, .. }) => {
+                format!("HTTPS with the certificate {}", cert_file.display())
+            }
+            Some(Tls::SelfSigned { dir, .. }) => format!(
+                "HTTPS with a self-signed certificate; bridges and callers trust {}",
+                dir.join("relay-ca.pem").display()
+            ),
+            None => "plain HTTP".to_owned(),
+        };
+        lines.push(format!("  public    {address}: tunnels and API, {how}"));
+    }
+    if let Some(address) = listen.internal {
+        lines.push(format!("  internal  {address}: the API without TLS"));
+    }
+    if let Some(address) = listen.admin {
+        lines.push(format!(
+            "  admin     {address}: /healthz, /readyz, /metrics"
+        ));
+    }
+    let names = match listen.authorities.as_slice() {
+        [] => "any name".to_owned(),
+        names => names.join(", "),
+    };
+    lines.push(format!("  bridges   may dial {names}"));
+    if listen.behind_balancer {
+        lines.push("  tunnels   may come without TLS: a balancer in front ends it".to_owned());
+    }
+    lines.push(format!("  database  {}", config.database.display()));
+    let limits = &config.limits;
+    lines.push(format!(
+        "  calls     up to {} each way, {} unless they say otherwise, at most {}",
+        limits.call_request_max, limits.call_timeout, limits.call_timeout_max
+    ));
+    lines
+}

@@ -1,0 +1,271 @@
+//! A relay's life: start, run, drain, stop.
+//!
+//! ```text
+//! start     database -> directory -> sockets -> accept loops
+//! shutdown  readyz says 503 -> no new connections -> GOAWAY to bridges -> what runs finishes
+//!           (at most limits.drain_timeout) -> tunnels close -> admin listener closes
+//! ```
+
+use crate::auth::Authenticator;
+use crate::config::Config;
+use crate::directory::Directory;
+use crate::listener::connection::Arrived;
+use crate::listener::tls::TlsError;
+use crate::listener::{self, Doors, tls};
+use crate::metrics::Metrics;
+use crate::service::Service;
+use crate::state::State;
+use crate::storage::{ApiKey, Existing, Role, Secret, Storage, StorageError, Tenant};
+use std::convert::Infallible;
+use std::io;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::net::TcpListener;
+use tokio::sync::{Semaphore, mpsc, watch};
+use tokio::task::JoinHandle;
+use tokio_rustls::TlsAcceptor;
+
+/// Between the last accepted connection and GOAWAY: requests that are on the wire get their
+/// stream.
+const BEFORE_GOAWAY: Duration = Duration::from_millis(100);
+
+/// When bridges may come again after a GOAWAY: another node, or this one restarted.
+const RETRY_AFTER_GOAWAY: Duration = Duration::from_secs(1);
+
+/// How long tunnels have for their farewell.
+const FAREWELL: Duration = Duration::from_secs(2);
+
+/// Why a relay did not start.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// The database.
+    #[error(transparent)]
+    Storage(#[from] StorageError),
+    /// The certificate.
+    #[error(transparent)]
+    Tls(#[from] TlsError),
+    /// A socket.
+    #[error(transparent)]
+    Listen(#[from] io::Error),
+}
+
+/// Starts relays.
+#[derive(Debug)]
+pub struct Relay;
+
+/// A relay that runs in this process. Call [`Self::shutdown`] to end it in order; dropping it
+/// ends its accept loops alone.
+#[derive(Debug)]
+pub struct RunningRelay {
+    state: Arc<State>,
+    public: Option<SocketAddr>,
+    internal: Option<SocketAddr>,
+    admin: Option<SocketAddr>,
+    ca_path: Option<PathBuf>,
+    closing: watch::Sender<bool>,
+    admin_closing: watch::Sender<bool>,
+    alive: mpsc::Receiver<Infallible>,
+    tasks: Vec<JoinHandle<()>>,
+}
+
+impl Relay {
+    /// Opens the database and the sockets, and serves. Needs a tokio runtime with IO and time.
+    ///
+    /// # Errors
+    /// [`StartError`], naming the file or the address.
+    pub async fn start(config: Config) -> Result<RunningRelay, StartError> {
+        let storage = Storage::open(&config.database).await?;
+        let directory = Directory::load(storage).await?;
+        let tls = config.tls.as_ref().map(tls::prepare).transpose()?;
+        let open = |address: Option<SocketAddr>| address.map(listener::bind).transpose();
+        let public = open(config.listen.public)?;
+        let internal = open(config.listen.internal)?;
+        let admin = open(config.listen.admin)?;
+
+        let failures = config.limits.auth_failures_per_minute;
+        let places = config.limits.connections_max as usize;
+        let state = State::new(config, node_name(), directory.clone(), Metrics::new());
+        let state = Arc::new(state);
+        let service = Arc::new(Service {
+            state: state.clone(),
+            authenticator: Authenticator::new(directory.clone(), failures),
+            connections: Arc::new(Semaphore::new(places)),
+        });
+        let (closing, closing_seen) = watch::channel(false);
+        let (admin_closing, admin_closing_seen) = watch::channel(false);
+        let (alive_held, alive) = mpsc::channel(1);
+        let (admin_held, _) = mpsc::channel(1);
+        let doors = Doors {
+            service: service.clone(),
+            closing: closing_seen,
+            alive: alive_held,
+        };
+        let admin_doors = Doors {
+            service,
+            closing: admin_closing_seen,
+            alive: admin_held,
+        };
+        let mut running = RunningRelay {
+            public: address(public.as_ref())?,
+            internal: address(internal.as_ref())?,
+            admin: address(admin.as_ref())?,
+            ca_path: tls.as_ref().and_then(|ready| ready.ca_path.clone()),
+            state: state.clone(),
+            closing,
+            admin_closing,
+            alive,
+            tasks: Vec::new(),
+        };
+        let acceptor = tls.map(|ready| ready.acceptor);
+        let arrived = match acceptor {
+            Some(_) => Arrived::Tls,
+            None => Arrived::Plain,
+        };
+        running.open("public", public, arrived, acceptor, doors.clone());
+        running.open("internal", internal, Arrived::Plain, None, doors);
+        running.open("admin", admin, Arrived::Admin, None, admin_doors);
+        let tasks = &mut running.tasks;
+        tasks.push(tokio::spawn(cut_what_may_not_stay(state)));
+        tasks.push(tokio::spawn(directory.keep_fresh()));
+        Ok(running)
+    }
+}
+
+impl RunningRelay {
+    fn open(
+        &mut self,
+        name: &str,
+        listener: Option<TcpListener>,
+        arrived: Arrived,
+        tls: Option<TlsAcceptor>,
+        doors: Doors,
+    ) {
+        let Some(listener) = listener else { return };
+        if let Ok(address) = listener.local_addr() {
+            tracing::info!(listener = name, %address, tls = tls.is_some(), "listening");
+        }
+        let accepting = listener::accept(listener, arrived, tls, doors);
+        self.tasks.push(tokio::spawn(accepting));
+    }
+
+    /// Where the public listener really is.
+    pub fn public_addr(&self) -> Option<SocketAddr> {
+        self.public
+    }
+
+    /// Where the listener without TLS really is.
+    pub fn internal_addr(&self) -> Option<SocketAddr> {
+        self.internal
+    }
+
+    /// Where the listener for health and metrics really is.
+    pub fn admin_addr(&self) -> Option<SocketAddr> {
+        self.admin
+    }
+
+    /// The self-signed CA (PEM) to trust, if the certificate is of our own making.
+    pub fn ca_path(&self) -> Option<&Path> {
+        self.ca_path.as_deref()
+    }
+
+    /// Creates a tenant.
+    ///
+    /// # Errors
+    /// As [`Storage::create_tenant`].
+    pub async fn create_tenant(&self, name: &str) -> Result<Tenant, StorageError> {
+        let directory = &self.state.directory;
+        let tenant = directory.storage().create_tenant(name).await?;
+        directory.refresh().await?;
+        Ok(tenant)
+    }
+
+    /// Creates an API key, valid at once.
+    ///
+    /// # Errors
+    /// As [`Storage::create_key`].
+    pub async fn create_key(
+        &self,
+        tenant: &str,
+        role: Role,
+        name: &str,
+        existing: Existing,
+    ) -> Result<(ApiKey, Secret), StorageError> {
+        let directory = &self.state.directory;
+        let made = directory.storage().create_key(tenant, role, name, existing);
+        let made = made.await?;
+        directory.refresh().await?;
+        Ok(made)
+    }
+
+    /// The database.
+    pub fn storage(&self) -> &Storage {
+        self.state.directory.storage()
+    }
+
+    /// What the relay's parts share, for a look inside.
+    pub fn state(&self) -> &Arc<State> {
+        &self.state
+    }
+
+    /// Drains and stops. Takes at most `limits.drain_timeout` and a little.
+    pub async fn shutdown(mut self) {
+        let limit = self.state.config.limits.drain_timeout.0;
+        tracing::info!(limit_s = limit.as_secs(), "shutting down");
+        self.state.begin_draining();
+        self.closing.send_replace(true);
+        let finished = async {
+            tokio::time::sleep(BEFORE_GOAWAY).await;
+            self.state.registry.drain_all(RETRY_AFTER_GOAWAY);
+            // Nobody sends; the channel ends with the last connection.
+            let _ = self.alive.recv().await;
+        };
+        if tokio::time::timeout(limit, finished).await.is_err() {
+            let running = self.state.exchanges.count();
+            tracing::warn!(running, "the time to finish is over; what runs is cut");
+        }
+        self.state.registry.close_all();
+        let gone = async {
+            while self.state.registry.count() > 0 {
+                tokio::time::sleep(Duration::from_millis(10)).await;
+            }
+        };
+        let _ = tokio::time::timeout(FAREWELL, gone).await;
+        self.admin_closing.send_replace(true);
+        for task in &self.tasks {
+            task.abort();
+        }
+        self.state.directory.storage().close().await;
+        tracing::info!("stopped");
+    }
+}
+
+/// Follows the directory: who lost the right to be here is cut off.
+async fn cut_what_may_not_stay(state: Arc<State>) {
+    let mut changed = state.directory.changed();
+    while changed.changed().await.is_ok() {
+        let directory = &state.directory;
+        let tunnels = state.registry.cut(|owner| directory.owner_may_stay(owner));
+        let exchanges = state
+            .exchanges
+            .cut(|principal| directory.principal_may_stay(principal));
+        if tunnels + exchanges > 0 {
+            tracing::info!(tunnels, exchanges, "cut off after a revocation");
+        }
+    }
+}
+
+fn address(listener: Option<&TcpListener>) -> io::Result<Option<SocketAddr>> {
+    listener.map(TcpListener::local_addr).transpose()
+}
+
+/// This machine's name, for people.
+fn node_name() -> String {
+    let name = std::fs::read_to_string("/proc/sys/kernel/hostname")
+        .ok()
+        .or_else(|| std::env::var("COMPUTERNAME").ok());
+    let name = name.map(|name| name.trim().to_owned());
+    name.filter(|name| !name.is_empty() && name.len() <= 255)
+        .unwrap_or_else(|| "relay".to_owned())
+}

@@ -74,12 +74,15 @@ impl Directory {
         self.read_newer().await
     }
 
-    /// Reads what changed, unless that was done a moment ago.
+    /// Reads what changed until now. Callers that come together share one look, and there is at
+    /// most one every [`LOOK_AGAIN`].
     pub async fn look_again(&self) {
+        let arrived = Instant::now();
         let mut asked = self.asked.lock().await;
-        if asked.elapsed() < LOOK_AGAIN {
+        if *asked > arrived {
             return;
         }
+        tokio::time::sleep(LOOK_AGAIN.saturating_sub(asked.elapsed())).await;
         *asked = Instant::now();
         if let Err(error) = self.read_newer().await {
             tracing::debug!(%error, "the database does not answer");

@@ -11,7 +11,8 @@ use crate::router::{self, Wanted};
 use crate::state::State;
 use bytes::Bytes;
 use http_body::{Body, Frame, SizeHint};
-use protocol::frame::{RequestHead, ResponseHead};
+use http_body_util::BodyExt;
+use protocol::frame::{RequestHead, ResponseHead, TimeLeft};
 use protocol::session::OpenError;
 use protocol::{Code, Execution, Failure};
 use std::collections::HashMap;
@@ -23,6 +24,9 @@ use transport::{Cutter, PumpError, RecvStream, SendStream};
 
 /// Tunnels that one request is tried on.
 const ATTEMPTS_MAX: usize = 3;
+
+/// The side whose word on the time being over shall not be heard first has so much more.
+const TIME_GRACE: Duration = Duration::from_secs(2);
 
 /// How long a cancelled request waits for the bridge's word on how far it came.
 const WORD_WAIT: Duration = Duration::from_secs(2);
@@ -229,7 +233,7 @@ where
 
 async fn attempts<B>(
     state: &Arc<State>,
-    asked: Asked<'_>,
+    mut asked: Asked<'_>,
     mut body: Outbound<B>,
 ) -> Result<Answer, Failure>
 where
@@ -237,6 +241,8 @@ where
     B::Error: Send,
 {
     let place = state.exchanges.begin(asked.principal)?;
+    let (head_limit, told) = share_time(asked.head.time_left);
+    asked.head.time_left = told;
     let mut tried: Vec<Arc<Entry>> = Vec::new();
     let mut last = None;
     loop {
@@ -270,13 +276,22 @@ where
         };
         place.attach(recv.cutter());
         let replayable = match body {
-            Outbound::Whole(bytes) => Some(bytes),
+            Outbound::Whole(bytes) => {
+                state.metrics.bytes_up(bytes.len() as u64);
+                Some(bytes)
+            }
             Outbound::Streaming(source) => {
-                tokio::spawn(pump(send, source));
+                let counting = state.clone();
+                let counted = source.map_frame(move |frame| {
+                    let bytes = frame.data_ref().map_or(0, Bytes::len);
+                    counting.metrics.bytes_up(bytes as u64);
+                    frame
+                });
+                tokio::spawn(pump(send, counted));
                 None
             }
         };
-        match final_head(&mut recv, &asked.head).await {
+        match final_head(&mut recv, head_limit).await {
             Ok(head) => {
                 let body = AnswerBody {
                     recv,
@@ -337,8 +352,29 @@ where
     }
 }
 
-/// Waits for the head that is not informational, within the time that the request has.
-async fn final_head(recv: &mut RecvStream, request: &RequestHead) -> Result<ResponseHead, Failure> {
+/// How long the relay waits for the head, and what the bridge is told. The time of a call is its
+/// caller's, so the relay says `timeout` first; where no caller gave a time, the bridge says
+/// `target_timeout` first. The other's limit is there in case that no word comes.
+fn share_time(given: TimeLeft) -> (Option<Duration>, TimeLeft) {
+    if given.total().is_none() {
+        return (given.head().map(|limit| limit + TIME_GRACE), given);
+    }
+    let grace = u32::try_from(TIME_GRACE.as_millis()).unwrap_or(u32::MAX);
+    // Zero means no limit, and stays.
+    let later = |ms: u32| if ms == 0 { 0 } else { ms.saturating_add(grace) };
+    let told = TimeLeft {
+        head_ms: later(given.head_ms),
+        idle_ms: later(given.idle_ms),
+        total_ms: later(given.total_ms),
+    };
+    (given.head(), told)
+}
+
+/// Waits for the head that is not informational, within the limit.
+async fn final_head(
+    recv: &mut RecvStream,
+    limit: Option<Duration>,
+) -> Result<ResponseHead, Failure> {
     let waiting = async {
         loop {
             let head = recv.head().await?;
@@ -347,7 +383,7 @@ async fn final_head(recv: &mut RecvStream, request: &RequestHead) -> Result<Resp
             }
         }
     };
-    let Some(limit) = request.time_left.head() else {
+    let Some(limit) = limit else {
         return waiting.await;
     };
     match tokio::time::timeout(limit, waiting).await {
@@ -357,5 +393,31 @@ async fn final_head(recv: &mut RecvStream, request: &RequestHead) -> Result<Resp
             let failure = Failure::possibly_executed(Code::Timeout, detail);
             Err(recv.cancel(failure, WORD_WAIT).await)
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_time_of_a_call_ends_at_the_relay_and_that_of_an_endpoint_at_the_bridge() {
+        let call = TimeLeft {
+            head_ms: 300,
+            idle_ms: 0,
+            total_ms: 300,
+        };
+        let (limit, told) = share_time(call);
+        assert_eq!(limit, call.head());
+        assert!(told.head() > limit && told.total() > limit);
+        assert_eq!(told.idle(), None);
+        let endpoint = TimeLeft {
+            total_ms: 0,
+            ..call
+        };
+        let (limit, told) = share_time(endpoint);
+        assert_eq!(told, endpoint);
+        assert!(limit > told.head());
+        assert_eq!(share_time(TimeLeft::default()), (None, TimeLeft::default()));
     }
 }

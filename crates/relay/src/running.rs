@@ -269,3 +269,6 @@ fn node_name() -> String {
     name.filter(|name| !name.is_empty() && name.len() <= 255)
         .unwrap_or_else(|| "relay".to_owned())
 }
+
+#[cfg(test)]
+mod tests;

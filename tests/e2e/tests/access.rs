@@ -30,11 +30,11 @@ async fn a_revoked_callers_key_is_refused_and_its_running_exchange_cut_within_tw
 #[tokio::test]
 async fn a_revoked_bridge_is_cut_off_within_two_seconds_and_stays_out() {
     let world = World::start().await;
+    let mark = world.bridge().log_mark();
     world
         .relay_cli(&["bridge", "revoke", "--tenant", world.tenant(), "b1"])
         .await;
     world.wait_sessions(0, Duration::from_secs(2)).await;
-    let mark = world.bridge().log_mark();
     world
         .bridge()
         .wait_log_since(mark, "revoked", Duration::from_secs(20))

@@ -104,7 +104,7 @@ async fn a_bridge_that_is_not_there() {
 #[tokio::test]
 async fn what_the_policy_refuses() {
     let world = World::start_with(
-        "[[allow]]\nhost = \"*.metadata.example\"\n[[allow]]\nhost = \"0.0.0.0/0\"\nports = [80, 443]\nmethods = [\"*\"]\n[[allow]]\nhost = \"narrow.example\"\nmethods = [\"POST\"]\npaths = [\"/hooks/*\"]\n",
+        "[[allow]]\nhost = \"*.metadata.example\"\nmethods = [\"*\"]\n[[allow]]\nhost = \"0.0.0.0/0\"\nports = [80, 443]\nmethods = [\"*\"]\n[[allow]]\nhost = \"narrow.example\"\nmethods = [\"POST\"]\npaths = [\"/hooks/*\"]\n",
     )
     .await;
     for (url, method) in [

@@ -220,7 +220,7 @@ async fn an_https_target_is_reached_through_an_extra_ca_and_only_then() {
 #[tokio::test]
 async fn http2_callers_are_served_on_the_public_listener() {
     let world = World::start().await;
-    let out = std::process::Command::new("curl")
+    let out = tokio::process::Command::new("curl")
         .args(["-sS", "--http2", "--cacert"])
         .arg(world.ca_file())
         .args([
@@ -232,7 +232,8 @@ async fn http2_callers_are_served_on_the_public_listener() {
             "https://localhost:{}/v1/endpoints/t/bytes/3",
             world.public.addr().port()
         ))
-        .output();
+        .output()
+        .await;
     let Ok(out) = out else {
         panic!("curl is needed for this test");
     };

@@ -321,6 +321,19 @@ fn growth_without_end_neither_overflows_nor_costs() {
 }
 
 #[test]
+fn windows_beyond_reason_neither_overflow_nor_shrink() {
+    let mut config = config(Side::Relay, Windows::default());
+    config.peer.stream_bytes = u64::MAX;
+    config.peer.session_bytes = u64::MAX;
+    let mut peer = Scripted::new(config);
+    let id = peer.session.open(&call(), b"", false).unwrap();
+    peer.frames();
+    peer.hears(&credit(id, 0, u32::MAX));
+    peer.session.send_data(id, zeros(900 * KIB)).unwrap();
+    assert_eq!(data_bytes(&peer.frames()), 900 * KIB);
+}
+
+#[test]
 fn frames_out_of_their_turn_end_the_session() {
     let relay = || {
         let mut peer = Scripted::new(config(Side::Relay, Windows::default()));

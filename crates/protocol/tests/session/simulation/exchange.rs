@@ -250,7 +250,10 @@ impl Exchange {
         assert!(self.down_reader.done, "a reader sleeps on");
         self.check(relay);
         let failed = self.down_reader.failed;
-        assert!(!failed || self.settled.is_some(), "failed, and nobody knows how far it came");
+        assert!(
+            !failed || self.settled.is_some(),
+            "failed, and nobody knows how far it came"
+        );
         assert!(matches!(
             relay.read(now, self.up.id),
             Read::End | Read::Failed(_)

@@ -1,0 +1,245 @@
+//! A whole relay on loopback, without bridges: what it answers by itself, and how it stops.
+
+use super::*;
+use crate::testing::TempDir;
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+
+struct World {
+    _dir: TempDir,
+    relay: RunningRelay,
+}
+
+async fn world(change: impl FnOnce(&mut Config)) -> World {
+    let dir = TempDir::new("running");
+    let mut config = Config::local(dir.path());
+    config.listen.admin = config.listen.internal;
+    change(&mut config);
+    let relay = Relay::start(config).await.unwrap();
+    relay.create_tenant("acme").await.unwrap();
+    World { _dir: dir, relay }
+}
+
+impl World {
+    async fn key(&self, role: Role) -> String {
+        let made = self.relay.create_key("acme", role, "", Existing::Refuse);
+        let (key, secret) = made.await.unwrap();
+        let pair = format!("{}:{}", key.client_id, secret.reveal());
+        format!("Authorization: Basic {}\r\n", STANDARD.encode(pair))
+    }
+
+    async fn internal(&self, line: &str, fields: &str, body: &str) -> String {
+        ask(self.relay.internal_addr().unwrap(), line, fields, body).await
+    }
+}
+
+/// One request on a connection of its own; the whole answer.
+async fn ask(address: SocketAddr, line: &str, fields: &str, body: &str) -> String {
+    let mut stream = TcpStream::connect(address).await.unwrap();
+    let length = body.len();
+    let request = format!(
+        "{line} HTTP/1.1\r\nHost: relay\r\nConnection: close\r\nContent-Length: {length}\r\n{fields}\r\n{body}"
+    );
+    stream.write_all(request.as_bytes()).await.unwrap();
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).await.unwrap();
+    answer
+}
+
+fn assert_problem(answer: &str, status: u16, code: &str) {
+    assert!(
+        answer.starts_with(&format!("HTTP/1.1 {status} ")),
+        "{answer}"
+    );
+    assert!(
+        answer.contains(&format!("bridge-error: {code}\r\n")),
+        "{answer}"
+    );
+    assert!(answer.contains("application/problem+json"), "{answer}");
+    assert!(answer.contains("\"execution\":\"not_sent\""), "{answer}");
+}
+
+#[tokio::test]
+async fn every_path_takes_its_methods_and_roles_alone() {
+    let world = world(|_| {}).await;
+    let caller = world.key(Role::Caller).await;
+    let synchronizer = world.key(Role::Synchronizer).await;
+    let bridge = world.key(Role::Bridge).await;
+    let cases = [
+        ("GET /nothing", "", 404, "not_found"),
+        ("GET /metrics", "", 404, "not_found"),
+        ("GET /v1/calls", caller.as_str(), 405, "method_not_allowed"),
+        ("POST /v1/tunnel", "", 405, "method_not_allowed"),
+        ("GET /v1/tunnel", "", 400, "invalid_request"),
+        ("POST /healthz", "", 405, "method_not_allowed"),
+        ("POST /v1/calls", "", 401, "unauthorized"),
+        (
+            "POST /v1/calls",
+            "Authorization: Bearer x\r\n",
+            401,
+            "unauthorized",
+        ),
+        ("POST /v1/calls", synchronizer.as_str(), 403, "forbidden"),
+        ("POST /v1/calls", bridge.as_str(), 403, "forbidden"),
+        ("POST /v1/pair", caller.as_str(), 403, "forbidden"),
+        ("POST /v1/pair", bridge.as_str(), 400, "invalid_request"),
+        (
+            "POST /v1/bridges/dc1/revoke",
+            caller.as_str(),
+            403,
+            "forbidden",
+        ),
+        ("GET /v1/bridges/dc1", caller.as_str(), 404, "not_found"),
+        ("GET /v1/bridges", bridge.as_str(), 403, "forbidden"),
+        (
+            "GET /v1/endpoints/alm/x",
+            synchronizer.as_str(),
+            503,
+            "no_bridge",
+        ),
+        (
+            "GET /v1/endpoints/",
+            synchronizer.as_str(),
+            404,
+            "not_found",
+        ),
+        ("POST /v1/calls", caller.as_str(), 400, "invalid_request"),
+    ];
+    for (line, fields, status, code) in cases {
+        let answer = world.internal(line, fields, "").await;
+        assert_problem(&answer, status, code);
+    }
+    let answer = world.internal("GET /v1/calls", "", "").await;
+    assert!(answer.contains("allow: POST\r\n"), "{answer}");
+    let answer = world.internal("POST /v1/calls", "", "").await;
+    assert!(answer.contains("www-authenticate: Basic"), "{answer}");
+    let answer = world.internal("GET /v1/bridges", &caller, "").await;
+    assert!(answer.ends_with("{\"bridges\":[]}\n"), "{answer}");
+    world.relay.shutdown().await;
+}
+
+#[tokio::test]
+async fn what_is_too_large_is_told_by_a_problem() {
+    let world = world(|config| {
+        config.limits.call_request_max = crate::config::ByteSize(100);
+    })
+    .await;
+    let caller = world.key(Role::Caller).await;
+    let many = format!("{caller}{}", "X-A: 1\r\n".repeat(97));
+    let answer = world.internal("POST /v1/calls", &many, "").await;
+    assert_problem(&answer, 431, "headers_too_large");
+    let long = format!("{caller}X-A: {}\r\n", "x".repeat(40 * 1024));
+    let answer = world.internal("POST /v1/calls", &long, "").await;
+    assert_problem(&answer, 431, "headers_too_large");
+    let answer = world
+        .internal("POST /v1/calls", &caller, &"x".repeat(101))
+        .await;
+    assert_problem(&answer, 413, "request_too_large");
+    world.relay.shutdown().await;
+}
+
+#[tokio::test]
+async fn an_address_that_is_wrong_too_often_is_slowed_and_a_right_key_is_not() {
+    let world = world(|config| config.limits.auth_failures_per_minute = 2).await;
+    let caller = world.key(Role::Caller).await;
+    let wrong = format!(
+        "Authorization: Basic {}\r\n",
+        STANDARD.encode("ibk_x:ibs_y")
+    );
+    for _ in 0..2 {
+        let answer = world.internal("GET /v1/bridges", &wrong, "").await;
+        assert_problem(&answer, 401, "unauthorized");
+    }
+    let answer = world.internal("GET /v1/bridges", &wrong, "").await;
+    assert_problem(&answer, 503, "overloaded");
+    assert!(answer.contains("retry-after: "), "{answer}");
+    let answer = world.internal("GET /v1/bridges", &caller, "").await;
+    assert!(answer.starts_with("HTTP/1.1 200 "), "{answer}");
+    world.relay.shutdown().await;
+}
+
+#[tokio::test]
+async fn a_key_that_another_process_made_a_moment_ago_works() {
+    let world = world(|_| {}).await;
+    let other = Storage::open(&world.relay.state().config.database)
+        .await
+        .unwrap();
+    let made = other
+        .create_key("acme", Role::Caller, "", Existing::Refuse)
+        .await;
+    let (key, secret) = made.unwrap();
+    tokio::time::sleep(crate::directory::LOOK_AGAIN).await;
+    let pair = format!("{}:{}", key.client_id, secret.reveal());
+    let field = format!("Authorization: Basic {}\r\n", STANDARD.encode(pair));
+    let answer = world.internal("GET /v1/bridges", &field, "").await;
+    assert!(answer.starts_with("HTTP/1.1 200 "), "{answer}");
+    world.relay.shutdown().await;
+}
+
+#[tokio::test]
+async fn a_tunnel_without_tls_needs_a_balancer_by_configuration() {
+    let upgrade = "Connection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\n\
+                   Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\
+                   Sec-WebSocket-Protocol: integration-bridge.v1\r\n";
+    let strict = world(|_| {}).await;
+    let answer = strict.internal("GET /v1/tunnel", upgrade, "").await;
+    assert_problem(&answer, 403, "forbidden");
+    strict.relay.shutdown().await;
+
+    let full = world(|config| {
+        config.listen.behind_balancer = true;
+        config.limits.unproven_tunnels_max = 1;
+    })
+    .await;
+    let address = full.relay.internal_addr().unwrap();
+    let mut first = TcpStream::connect(address).await.unwrap();
+    let request = format!("GET /v1/tunnel HTTP/1.1\r\nHost: relay\r\n{upgrade}\r\n");
+    first.write_all(request.as_bytes()).await.unwrap();
+    let mut head = [0; 12];
+    first.read_exact(&mut head).await.unwrap();
+    assert_eq!(&head, b"HTTP/1.1 101");
+    let answer = full.internal("GET /v1/tunnel", upgrade, "").await;
+    assert_problem(&answer, 503, "overloaded");
+    full.relay.shutdown().await;
+}
+
+#[tokio::test]
+async fn health_and_metrics_are_told_until_the_end() {
+    let world = world(|_| {}).await;
+    let admin = world.relay.admin_addr().unwrap();
+    let internal = world.relay.internal_addr().unwrap();
+    assert!(ask(admin, "GET /healthz", "", "").await.ends_with("ok\n"));
+    assert!(
+        ask(internal, "GET /readyz", "", "")
+            .await
+            .ends_with("ready\n")
+    );
+    let metrics = ask(admin, "GET /metrics", "", "").await;
+    assert!(metrics.contains("relay_sessions 0\n"), "{metrics}");
+    assert_problem(
+        &ask(admin, "GET /v1/bridges", "", "").await,
+        404,
+        "not_found",
+    );
+
+    // A caller that is still sending keeps the relay from stopping.
+    let caller = world.key(Role::Caller).await;
+    let mut slow = TcpStream::connect(internal).await.unwrap();
+    let head = format!("POST /v1/calls HTTP/1.1\r\nHost: r\r\nContent-Length: 2\r\n{caller}\r\n{{");
+    slow.write_all(head.as_bytes()).await.unwrap();
+    tokio::time::sleep(Duration::from_millis(100)).await;
+    let stopping = tokio::spawn(world.relay.shutdown());
+    tokio::time::sleep(Duration::from_millis(300)).await;
+    let readiness = ask(admin, "GET /readyz", "", "").await;
+    assert!(readiness.starts_with("HTTP/1.1 503 "), "{readiness}");
+    assert!(TcpStream::connect(internal).await.is_err());
+    assert!(!stopping.is_finished());
+    slow.write_all(b"}").await.unwrap();
+    let mut answer = String::new();
+    slow.read_to_string(&mut answer).await.unwrap();
+    assert_problem(&answer, 400, "invalid_request");
+    stopping.await.unwrap();
+    assert!(TcpStream::connect(admin).await.is_err());
+}

@@ -1,10 +1,13 @@
 //! The golden frames of `proto/vectors`: each decodes to what it says, and nothing else does.
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
+#[path = "golden/described.rs"]
+mod described;
 mod golden;
 
 use bytes::Bytes;
-use golden::{bytes, file, frame, text};
+use described::{frame, text};
+use golden::{bytes, file};
 use protocol::frame::{Frame, FrameError};
 use protocol::opening::{PairingTranscript, Transcript};
 use ring::signature::{Ed25519KeyPair, KeyPair};

@@ -49,7 +49,10 @@ pub(crate) async fn call(
     let request = Request::post("/v1/calls")
         .header(header::HOST, relay.authority())
         .header(header::CONTENT_TYPE, "application/json")
-        .header(header::AUTHORIZATION, format!("Basic {}", STANDARD.encode(pair)))
+        .header(
+            header::AUTHORIZATION,
+            format!("Basic {}", STANDARD.encode(pair)),
+        )
         .body(Full::new(Bytes::from(call.to_string())))?;
     let response = sender.send_request(request).await?;
     let body = response.into_body().collect().await?.to_bytes();

@@ -81,7 +81,9 @@ impl Demo {
         let pairing = new_key(&relay, Role::Bridge).await?;
         let caller = new_key(&relay, Role::Caller).await?;
         let admin = new_key(&relay, Role::Admin).await?;
-        let address = relay.public_addr().ok_or("the relay has no public listener")?;
+        let address = relay
+            .public_addr()
+            .ok_or("the relay has no public listener")?;
         let port = address.port();
         let ca_file = relay.ca_path().ok_or("the relay made no CA")?.to_owned();
         let relay_url: RelayUrl = format!("https://localhost:{port}").parse()?;
@@ -102,7 +104,11 @@ impl Demo {
         let mut endpoints = vec![ENDPOINT.to_owned()];
         endpoints.extend(args.endpoint.iter().map(|(name, _)| name.clone()));
         let mut allowed = vec![format!("http://{target}, the sample target")];
-        allowed.extend(args.endpoint.iter().map(|(name, url)| format!("{url}, as the endpoint {name}")));
+        allowed.extend(
+            args.endpoint
+                .iter()
+                .map(|(name, url)| format!("{url}, as the endpoint {name}")),
+        );
         allowed.extend(args.allow.iter().cloned());
         Ok(Self {
             bridge,
@@ -218,7 +224,11 @@ fn bridge_toml(
     target: SocketAddr,
 ) -> Result<String, Failure> {
     let text = |text: &str| Value::String(text.to_owned());
-    let path = |path: &Path| path.to_str().map(text).ok_or("the data folder's path is not UTF-8");
+    let path = |path: &Path| {
+        path.to_str()
+            .map(text)
+            .ok_or("the data folder's path is not UTF-8")
+    };
     let mut relay_section = Table::new();
     relay_section.insert("url".into(), text(&relay.to_string()));
     relay_section.insert("ca_file".into(), path(ca_file)?);

@@ -7,9 +7,18 @@ use serde_json::{Value, json};
 /// Who is where.
 pub(crate) fn set_up(demo: &Demo) {
     println!();
-    println!("  relay    {}   (the cloud's side; callers and bridges come here)", demo.relay_url());
-    println!("  bridge   {}   (inside the network; it dialled the relay and nothing dials it)", demo.bridge_name());
-    println!("  target   {}   (a sample of an internal tool)", demo.target_url());
+    println!(
+        "  relay    {}   (the cloud's side; callers and bridges come here)",
+        demo.relay_url()
+    );
+    println!(
+        "  bridge   {}   (inside the network; it dialled the relay and nothing dials it)",
+        demo.bridge_name()
+    );
+    println!(
+        "  target   {}   (a sample of an internal tool)",
+        demo.target_url()
+    );
     println!();
     println!("The bridge was paired with a fresh API key and is connected over one TLS WebSocket.");
     println!("Its policy allows:");
@@ -21,11 +30,17 @@ pub(crate) fn set_up(demo: &Demo) {
 /// What became of the call.
 pub(crate) fn outcome(demo: &Demo, outcome: &Outcome) {
     println!();
-    println!("Call URL: the relay was asked to POST {{\"event\":\"defect closed\"}} to {}", demo.hook_url());
+    println!(
+        "Call URL: the relay was asked to POST {{\"event\":\"defect closed\"}} to {}",
+        demo.hook_url()
+    );
     println!("  caller -> relay -> TLS WebSocket -> bridge -> policy -> target, and back");
     let document = &outcome.document;
     if outcome.executed() {
-        println!("  executed: the target answered {} with", document["response"]["status"]);
+        println!(
+            "  executed: the target answered {} with",
+            document["response"]["status"]
+        );
         let body = document["response"]["body"].as_str().unwrap_or("(bytes)");
         println!("    {}", body.trim_end());
         println!(

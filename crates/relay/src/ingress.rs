@@ -13,19 +13,24 @@ use bytes::Bytes;
 use http_body_util::{BodyExt, LengthLimitError, Limited};
 use hyper::body::Incoming;
 use protocol::Code;
+use std::time::Duration;
 
-/// Reads a whole body of at most `max` bytes.
+/// Reads a whole body of at most `max` bytes, within `limit`.
 ///
 /// # Errors
-/// `request_too_large`, or `invalid_request` when the caller broke off.
-pub async fn whole_body(body: Incoming, max: u64) -> Result<Bytes, Problem> {
+/// `request_too_large`, or `invalid_request` when the caller broke off or was too slow.
+pub async fn whole_body(body: Incoming, max: u64, limit: Duration) -> Result<Bytes, Problem> {
     let max_bytes = usize::try_from(max).unwrap_or(usize::MAX);
-    match Limited::new(body, max_bytes).collect().await {
-        Ok(body) => Ok(body.to_bytes()),
-        Err(error) if error.is::<LengthLimitError>() => {
+    let reading = Limited::new(body, max_bytes).collect();
+    match tokio::time::timeout(limit, reading).await {
+        Ok(Ok(body)) => Ok(body.to_bytes()),
+        Ok(Err(error)) if error.is::<LengthLimitError>() => {
             let detail = format!("the body is larger than {max} bytes, the limit here");
             Err(Problem::not_sent(Code::RequestTooLarge, detail))
         }
-        Err(error) => Err(Problem::invalid(format!("the body broke off: {error}"))),
+        Ok(Err(error)) => Err(Problem::invalid(format!("the body broke off: {error}"))),
+        Err(_) => Err(Problem::invalid(format!(
+            "the body was not there within {limit:?}"
+        ))),
     }
 }

@@ -3,8 +3,8 @@
 //! The data path touches atomics; everything that can be counted by looking (tunnels, exchanges,
 //! memory) is looked at when somebody asks.
 
+use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::encoding::text::encode;
-use prometheus_client::encoding::{EncodeLabelSet, EncodeLabelValue};
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
@@ -27,15 +27,9 @@ struct Reason {
     reason: &'static str,
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, EncodeLabelValue)]
-enum Direction {
-    Up,
-    Down,
-}
-
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct Way {
-    direction: Direction,
+    direction: &'static str,
 }
 
 /// What is looked at when somebody asks.
@@ -135,8 +129,8 @@ impl Metrics {
             exchanges,
             refused,
             handshakes,
-            up: counter(Direction::Up),
-            down: counter(Direction::Down),
+            up: counter("up"),
+            down: counter("down"),
             sessions_now: gauge("relay_sessions", "Tunnels that are up"),
             exchanges_now: gauge("relay_exchanges_running", "Requests that run"),
             connections_now: gauge("relay_connections", "Connections, tunnels included"),
@@ -233,7 +227,7 @@ mod tests {
             "relay_exchanges_total{outcome=\"executed\"} 2",
             "relay_tunnels_refused_total{reason=\"stale_epoch\"} 1",
             "relay_tls_handshakes_total{outcome=\"failed\"} 1",
-            "relay_body_bytes_total{direction=\"Down\"} 7",
+            "relay_body_bytes_total{direction=\"down\"} 7",
             "relay_sessions 3",
             "# EOF",
         ] {

@@ -26,9 +26,13 @@ use protocol::opening::PairingTranscript;
 use serde::Deserialize;
 use serde_json::json;
 use std::sync::Arc;
+use std::time::Duration;
 
 /// Largest document, in bytes: all its fields at their largest fit several times.
 const DOCUMENT_MAX_BYTES: u64 = 8 * 1024;
+
+/// How long that document may take to come.
+const BODY_TIMEOUT: Duration = Duration::from_secs(10);
 
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -114,7 +118,7 @@ pub async fn handle(
     principal: &Principal,
     request: Request<Incoming>,
 ) -> Result<Response<Body>, Problem> {
-    let text = whole_body(request.into_body(), DOCUMENT_MAX_BYTES).await?;
+    let text = whole_body(request.into_body(), DOCUMENT_MAX_BYTES, BODY_TIMEOUT).await?;
     let asked = Asked::parse(&text, &principal.client_id)?;
     let pairing = Pairing {
         tenant: principal.tenant.to_string().into(),

@@ -338,6 +338,10 @@ impl<IO> Drop for Driver<IO> {
 fn end_reason(error: &Error) -> EndReason {
     match error {
         Error::ConnectionClosed | Error::AlreadyClosed => EndReason::Closed,
+        // What rustls says of it is a page of documentation.
+        Error::Io(error) if error.kind() == io::ErrorKind::UnexpectedEof => {
+            EndReason::Io("the connection was closed without a farewell".into())
+        }
         Error::Io(error) => EndReason::Io(error.to_string()),
         Error::Capacity(error) => EndReason::Protocol(error.to_string()),
         Error::Protocol(error) => match error {

@@ -1,8 +1,8 @@
 //! The one place where the serializer lives.
 //!
 //! Control payloads are bincode 2 in its standard configuration: little-endian, variable-length
-//! integers. Decoding has a byte limit, and bytes left over are an error; encoding checks the same
-//! limit, because bincode binds it on decode alone. DATA never passes through here.
+//! integers. A payload has a byte limit, checked by both sides; bytes left over are an error. DATA
+//! never passes through here.
 
 use super::FrameError;
 use crate::limits::HEAD_MAX_BYTES;
@@ -11,11 +11,16 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use std::fmt;
 use std::marker::PhantomData;
 
+/// What bincode may count while it decodes a payload of [`HEAD_MAX_BYTES`], and so the largest
+/// single allocation for a length that lies. Its count takes every number at its full size, not
+/// at the size it has on the wire: 16 KiB more are enough for the longest lists there are.
+const DECODE_COUNT_MAX: usize = HEAD_MAX_BYTES + 16 * 1024;
+
 const CONFIG: bincode::config::Configuration<
     bincode::config::LittleEndian,
     bincode::config::Varint,
-    bincode::config::Limit<HEAD_MAX_BYTES>,
-> = bincode::config::standard().with_limit::<HEAD_MAX_BYTES>();
+    bincode::config::Limit<DECODE_COUNT_MAX>,
+> = bincode::config::standard().with_limit::<DECODE_COUNT_MAX>();
 
 /// Appends the encoding of `value`.
 ///
@@ -35,7 +40,8 @@ pub(crate) fn encode<T: Serialize>(value: &T, out: &mut Vec<u8>) -> Result<usize
 /// Decodes the whole of `bytes`.
 ///
 /// # Errors
-/// [`FrameError::Payload`] when they are not the encoding of a `T`, or when any are left over.
+/// [`FrameError::TooLarge`] above [`HEAD_MAX_BYTES`], [`FrameError::Payload`] when they are not
+/// the encoding of a `T`, [`FrameError::TrailingBytes`] when any are left over.
 pub(crate) fn decode<'a, T: Deserialize<'a>>(bytes: &'a [u8]) -> Result<T, FrameError> {
     if bytes.len() > HEAD_MAX_BYTES {
         return Err(FrameError::TooLarge);

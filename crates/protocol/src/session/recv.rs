@@ -364,7 +364,8 @@ impl Session {
                 .checked_sub(credit.returned.into())
                 .ok_or_else(|| broken(format!("stream {id} got more credit than was sent")))?
         };
-        window.size = (window.size + u64::from(credit.grown)).min(WINDOW_LIMIT);
+        let grown = window.size.saturating_add(credit.grown.into());
+        window.size = grown.min(WINDOW_LIMIT.max(window.initial));
         let freed = before - window.charge();
         let was_blocked = std::mem::take(&mut stream.send.blocked);
         self.send_charge -= freed;

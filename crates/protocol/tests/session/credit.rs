@@ -86,6 +86,35 @@ fn a_session_never_has_more_outstanding_than_its_window_and_the_reserves() {
     }
 }
 
+/// The worked example of W-31.
+#[test]
+fn the_credit_of_two_streams_adds_up_as_the_document_says() {
+    let mut peer = Scripted::new(config(Side::Relay, windows(8, 64, 20_000)));
+    let a = peer.session.open(&call(), b"", false).unwrap();
+    let b = peer.session.open(&call(), b"", false).unwrap();
+    peer.frames();
+    let mut sends = |peer: &mut Scripted, id, queued, sent| {
+        peer.session.send_data(id, zeros(queued)).unwrap();
+        let frames = peer.frames();
+        assert_eq!(data_bytes(&frames), sent, "of {queued} on stream {id}");
+        assert!(
+            frames
+                .iter()
+                .all(|frame| matches!(frame, Frame::Data { id: of, .. } if *of == id))
+        );
+    };
+    sends(&mut peer, a, 16_384, 16_384);
+    sends(&mut peer, a, 16_384, 16_384);
+    sends(&mut peer, b, 16_384, 16_384);
+    sends(&mut peer, b, 30_000, 3_616);
+    sends(&mut peer, a, 10_000, 0);
+    peer.hears(&credit(b, 16_384, 0));
+    assert_eq!(peer.frames(), [data(b, 12_768 + 3_616, false)]);
+    peer.session.reset(a, cancelled());
+    let rest = 30_000 - 3_616 - 16_384;
+    assert_eq!(data_bytes(&peer.frames()), rest, "what A had is free again");
+}
+
 #[test]
 fn more_than_a_streams_window_ends_the_session() {
     let local = windows(4, 32, 1 << 20);

@@ -36,6 +36,8 @@ pub struct Told {
     status: u16,
     document: Arc<Value>,
     failure: Option<Failure>,
+    /// About how much memory it takes.
+    bytes: usize,
 }
 
 /// Makes a call.
@@ -48,7 +50,8 @@ pub async fn handle(
     request: Request<Incoming>,
 ) -> Result<Response<Body>, Problem> {
     let limits = &state.config.limits;
-    let text = super::whole_body(request.into_body(), limits.call_request_max.0).await?;
+    let max = limits.call_request_max.0;
+    let text = super::whole_body(request.into_body(), max, limits.call_timeout.0).await?;
     let call = CallRequest::parse(&text, limits)?;
     let id = call_id()?;
     let told = match call.idempotency_key.clone() {
@@ -113,6 +116,7 @@ async fn make(state: &Arc<State>, principal: &Principal, call: CallRequest, id: 
     match result {
         Ok(document) => Told {
             status: 200,
+            bytes: text_bytes(&document["response"]),
             document: Arc::new(document),
             failure: None,
         },
@@ -122,6 +126,7 @@ async fn make(state: &Arc<State>, principal: &Principal, call: CallRequest, id: 
                 status: failure.code.http_status(),
                 document: Arc::new(problem.document()),
                 failure: Some(failure),
+                bytes: 0,
             }
         }
     }
@@ -174,6 +179,12 @@ async fn collect(
         "response": response,
         "timing": {"head_ms": head_ms, "total_ms": millis(start.elapsed())},
     }))
+}
+
+/// Bytes of a response's body in its document.
+fn text_bytes(response: &Value) -> usize {
+    let bytes = |member: &str| response[member].as_str().map_or(0, str::len);
+    bytes("body") + bytes("body_base64")
 }
 
 /// Milliseconds with their fraction, for people.

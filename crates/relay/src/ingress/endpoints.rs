@@ -80,10 +80,8 @@ pub async fn handle(
     let body = if body.is_end_stream() {
         Outbound::Whole(Bytes::new())
     } else if small && !expects {
-        let collected = body.collect().await;
-        let collected =
-            collected.map_err(|error| Problem::invalid(format!("the body broke off: {error}")))?;
-        Outbound::Whole(collected.to_bytes())
+        let idle = limits.endpoint_idle_timeout.0;
+        Outbound::Whole(super::whole_body(body, INLINE_MAX_BYTES as u64, idle).await?)
     } else {
         Outbound::Streaming(body)
     };

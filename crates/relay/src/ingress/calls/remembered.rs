@@ -16,11 +16,26 @@ const KEPT: Duration = Duration::from_secs(600);
 /// Keys of one tenant that are remembered.
 const KEYS_PER_TENANT: usize = 1000;
 
+/// Bytes of answers that are remembered for one tenant, about.
+const BYTES_PER_TENANT: usize = 8 * 1024 * 1024;
+
 #[derive(Debug)]
 struct Memory {
     digest: Vec<u8>,
     since: Instant,
     told: watch::Receiver<Option<Told>>,
+}
+
+impl Memory {
+    /// Whether it answers a repeat. What was certainly not done is done now instead.
+    fn stands(&self, now: Instant) -> bool {
+        let not_done = |told: &Told| {
+            let failure = told.failure.as_ref();
+            failure.is_some_and(|failure| failure.execution.is_safe_to_repeat())
+        };
+        now.saturating_duration_since(self.since) < KEPT
+            && !self.told.borrow().as_ref().is_some_and(not_done)
+    }
 }
 
 type Keys = HashMap<String, Memory>;
@@ -83,12 +98,10 @@ impl Remembered {
         let now = Instant::now();
         let mut tenants = self.tenants.lock().unwrap_or_else(PoisonError::into_inner);
         let keys = tenants.entry(tenant.clone()).or_default();
-        if keys.len() >= KEYS_PER_TENANT {
+        if is_full(keys) {
             keys.retain(|_, memory| now.saturating_duration_since(memory.since) < KEPT);
         }
-        let usable = keys
-            .get(key)
-            .filter(|memory| now.saturating_duration_since(memory.since) < KEPT);
+        let usable = keys.get(key).filter(|memory| memory.stands(now));
         if let Some(memory) = usable {
             if memory.digest != digest {
                 let detail = "this idempotency key was used for another call";
@@ -102,9 +115,10 @@ impl Remembered {
                 }),
             });
         }
-        if keys.len() >= KEYS_PER_TENANT {
+        if is_full(keys) {
             let detail = format!(
-                "the tenant used {KEYS_PER_TENANT} idempotency keys within ten minutes, its limit"
+                "the tenant's idempotency keys of the last ten minutes are at their limit, \
+                 {KEYS_PER_TENANT} keys or {BYTES_PER_TENANT} bytes of answers"
             );
             return Err(Problem::not_sent(Code::Overloaded, detail));
         }
@@ -116,5 +130,61 @@ impl Remembered {
         };
         keys.insert(key.to_owned(), memory);
         Ok(Place::Mine(Mine { tell }))
+    }
+}
+
+fn is_full(keys: &Keys) -> bool {
+    let bytes = |memory: &Memory| memory.told.borrow().as_ref().map_or(0, |told| told.bytes);
+    keys.len() >= KEYS_PER_TENANT || keys.values().map(bytes).sum::<usize>() >= BYTES_PER_TENANT
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::Value;
+
+    fn told(failure: Option<Failure>, bytes: usize) -> Told {
+        Told {
+            status: 200,
+            document: Arc::new(Value::Null),
+            failure,
+            bytes,
+        }
+    }
+
+    fn mine(place: Result<Place, Problem>) -> Mine {
+        match place {
+            Ok(Place::Mine(mine)) => mine,
+            Ok(Place::Running(_) | Place::Told(_)) => panic!("somebody else's"),
+            Err(problem) => panic!("{problem:?}"),
+        }
+    }
+
+    #[test]
+    fn what_was_certainly_not_done_may_be_asked_for_again() {
+        let remembered = Remembered::default();
+        let tenant: Arc<str> = "t".into();
+        let place = |digest: &[u8]| remembered.place(&tenant, "k", digest);
+        let failure = Failure::not_sent(Code::BridgeOffline, "away");
+        mine(place(b"a")).tell(told(Some(failure), 0));
+        let failure = Failure::possibly_executed(Code::TunnelLost, "lost");
+        mine(place(b"a")).tell(told(Some(failure), 0));
+        assert!(matches!(place(b"a"), Ok(Place::Told(_))));
+        let conflict = place(b"b").err().unwrap();
+        assert_eq!(conflict.failure.code, Code::Conflict);
+    }
+
+    #[test]
+    fn a_tenants_answers_are_bounded_in_count_and_bytes() {
+        for (count, bytes) in [(KEYS_PER_TENANT, 0), (8, BYTES_PER_TENANT / 8)] {
+            let remembered = Remembered::default();
+            let tenant: Arc<str> = "t".into();
+            for n in 0..count {
+                mine(remembered.place(&tenant, &format!("k{n}"), b"")).tell(told(None, bytes));
+            }
+            let full = remembered.place(&tenant, "one more", b"").err().unwrap();
+            assert_eq!(full.failure.code, Code::Overloaded);
+            assert!(remembered.place(&"u".into(), "other tenant", b"").is_ok());
+        }
     }
 }

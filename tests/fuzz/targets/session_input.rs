@@ -1,0 +1,7 @@
+//! Any frames into a session of each side, among what its users do.
+#![no_main]
+
+#[path = "../bodies/session_input.rs"]
+mod body;
+
+libfuzzer_sys::fuzz_target!(|data: &[u8]| body::session_input(std::time::Instant::now(), data));

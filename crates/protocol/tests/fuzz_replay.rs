@@ -40,7 +40,7 @@ fn the_corpus_of_frame_decode_does_not_panic() {
 #[test]
 fn the_corpus_of_session_input_does_not_panic() {
     replay("session_input", |data| {
-        session_input::session_input(origin(), data)
+        session_input::session_input(origin(), data);
     });
 }
 

@@ -77,10 +77,6 @@ macro_rules! limits {
 }
 
 #[test]
-#[expect(
-    clippy::useless_conversion,
-    reason = "the limits are of several integer types"
-)]
 fn the_limits_in_the_document_are_those_of_the_code() {
     let in_code = limits! {
         HEADER_BYTES as Bytes64,

@@ -38,6 +38,9 @@ pub(crate) const DRAIN_WITHIN: Duration = Duration::from_secs(30);
 /// carries may be long; the relay ends it when it has to.
 const OLD_SESSION_WITHIN: Duration = Duration::from_secs(24 * 60 * 60);
 
+/// How long a session may stay after the relay said that this is its end at once.
+const GONE_WITHIN: Duration = Duration::from_secs(2);
+
 /// How far the bridge is from its end.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Stage {
@@ -349,9 +352,14 @@ impl Slot {
                     GoAwayReason::Draining | GoAwayReason::Renew | GoAwayReason::Overloaded => {
                         return Ending::Asked(goaway);
                     }
-                    // These are the session's end at once, and it says so.
+                    // These are the session's end at once, and it says so, or we do.
                     GoAwayReason::Revoked | GoAwayReason::Replaced | GoAwayReason::Protocol => {
-                        return Ending::Over((&mut ended).await);
+                        let over = tokio::time::timeout(GONE_WITHIN, &mut ended).await;
+                        return Ending::Over(over.unwrap_or_else(|_| {
+                            let reason = EndReason::PeerLeft(goaway.reason);
+                            session.close(reason.clone());
+                            reason
+                        }));
                     }
                 },
                 _ = jumps.changed() => session.probe(),

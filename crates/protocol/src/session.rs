@@ -470,11 +470,11 @@ impl Session {
     }
 
     /// Bridge: the first byte is about to leave for the target. From here on the exchange is
-    /// `possibly_executed`.
+    /// `possibly_executed`. Returns whether [`Self::poll_timeout`] came nearer.
     ///
     /// # Errors
     /// The stream's failure: it was taken back, and nothing may leave.
-    pub fn mark_dispatched(&mut self, now: Instant, id: u32) -> Result<(), Failure> {
+    pub fn mark_dispatched(&mut self, now: Instant, id: u32) -> Result<bool, Failure> {
         let stream = self.streams.get_mut(&id).ok_or_else(unknown_stream)?;
         if let Some(failure) = &stream.failure {
             return Err(failure.clone());
@@ -483,9 +483,9 @@ impl Session {
             stream.dispatched = true;
             stream.dispatched_owed = true;
             self.owed.push_back(id);
-            self.timers.owe_dispatched(now);
+            return Ok(self.timers.owe_dispatched(now));
         }
-        Ok(())
+        Ok(false)
     }
 
     /// Whether there is room for more bytes. After `Full`, [`Event::Writable`] follows.

@@ -19,7 +19,8 @@ use std::collections::HashMap;
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll};
-use std::time::Duration;
+use std::time::{Duration, Instant};
+use tokio::task::JoinHandle;
 use transport::{Cutter, PumpError, RecvStream, SendStream};
 
 /// Tunnels that one request is tried on.
@@ -218,12 +219,13 @@ pub async fn run<B>(
     state: &Arc<State>,
     asked: Asked<'_>,
     body: Outbound<B>,
+    place: Place,
 ) -> Result<Answer, Failure>
 where
     B: Body<Data = Bytes> + Send + 'static,
     B::Error: Send,
 {
-    let result = attempts(state, asked, body).await;
+    let result = attempts(state, asked, body, place).await;
     state.metrics.outcome(match &result {
         Ok(_) => Execution::Executed.as_str(),
         Err(failure) => failure.code.as_str(),
@@ -235,14 +237,14 @@ async fn attempts<B>(
     state: &Arc<State>,
     mut asked: Asked<'_>,
     mut body: Outbound<B>,
+    place: Place,
 ) -> Result<Answer, Failure>
 where
     B: Body<Data = Bytes> + Send + 'static,
     B::Error: Send,
 {
-    let place = state.exchanges.begin(asked.principal)?;
-    let (head_limit, told) = share_time(asked.head.time_left);
-    asked.head.time_left = told;
+    let given = asked.head.time_left;
+    let began = Instant::now();
     let mut tried: Vec<Arc<Entry>> = Vec::new();
     let mut last = None;
     loop {
@@ -259,6 +261,8 @@ where
             // Having tried says more than having nothing left to try.
             Err(failure) => return Err(last.unwrap_or(failure)),
         };
+        let (head_limit, told) = share_time(left_of(given, began.elapsed())?);
+        asked.head.time_left = told;
         let (inlined, end): (&[u8], bool) = match &body {
             Outbound::Whole(bytes) => (bytes, true),
             Outbound::Streaming(_) => (&[], false),
@@ -275,6 +279,13 @@ where
             }
         };
         place.attach(recv.cutter());
+        // Revoked since it was checked: the cut that came then did not see this exchange.
+        if !state.directory.principal_may_stay(asked.principal) {
+            let detail = "the API key is no longer valid";
+            let failure = Failure::possibly_executed(Code::Unauthorized, detail);
+            return Err(recv.cancel(failure, WORD_WAIT).await);
+        }
+        let mut pumped = None;
         let replayable = match body {
             Outbound::Whole(bytes) => {
                 state.metrics.bytes_up(bytes.len() as u64);
@@ -287,11 +298,11 @@ where
                     counting.metrics.bytes_up(bytes as u64);
                     frame
                 });
-                tokio::spawn(pump(send, counted));
+                pumped = Some(tokio::spawn(pump(send, counted)));
                 None
             }
         };
-        match final_head(&mut recv, head_limit).await {
+        match final_head(&mut recv, head_limit, pumped).await {
             Ok(head) => {
                 let body = AnswerBody {
                     recv,
@@ -370,10 +381,34 @@ fn share_time(given: TimeLeft) -> (Option<Duration>, TimeLeft) {
     (given.head(), told)
 }
 
-/// Waits for the head that is not informational, within the limit.
+/// What is left of the time that a request was given, when some of it has passed.
+fn left_of(given: TimeLeft, passed: Duration) -> Result<TimeLeft, Failure> {
+    if given.total().is_none() {
+        return Ok(given);
+    }
+    let passed_ms = u32::try_from(passed.as_millis()).unwrap_or(u32::MAX);
+    let left = |ms: u32| match ms {
+        0 => Ok(0),
+        ms => ms
+            .checked_sub(passed_ms)
+            .filter(|left| *left > 0)
+            .ok_or_else(|| {
+                Failure::not_sent(Code::Timeout, "the time was over before the request left")
+            }),
+    };
+    Ok(TimeLeft {
+        head_ms: left(given.head_ms)?,
+        idle_ms: given.idle_ms,
+        total_ms: left(given.total_ms)?,
+    })
+}
+
+/// Waits for the head that is not informational, within the limit. The limit runs from the end of
+/// the request: an upload may take longer than an answer.
 async fn final_head(
     recv: &mut RecvStream,
     limit: Option<Duration>,
+    upload: Option<JoinHandle<()>>,
 ) -> Result<ResponseHead, Failure> {
     let waiting = async {
         loop {
@@ -386,19 +421,47 @@ async fn final_head(
     let Some(limit) = limit else {
         return waiting.await;
     };
-    match tokio::time::timeout(limit, waiting).await {
-        Ok(result) => result,
-        Err(_) => {
-            let detail = format!("no answer within {} ms", limit.as_millis());
-            let failure = Failure::possibly_executed(Code::Timeout, detail);
-            Err(recv.cancel(failure, WORD_WAIT).await)
+    let over = async {
+        if let Some(upload) = upload {
+            // However it ended: the answer tells.
+            let _ = upload.await;
         }
+        tokio::time::sleep(limit).await;
+    };
+    tokio::select! {
+        biased;
+        result = waiting => return result,
+        () = over => {}
     }
+    let detail = format!("no answer within {} ms", limit.as_millis());
+    let failure = Failure::possibly_executed(Code::Timeout, detail);
+    Err(recv.cancel(failure, WORD_WAIT).await)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn another_attempt_has_what_is_left_of_the_time() {
+        let given = TimeLeft {
+            head_ms: 300,
+            idle_ms: 50,
+            total_ms: 300,
+        };
+        let left = left_of(given, Duration::from_millis(100)).unwrap();
+        assert_eq!((left.head_ms, left.idle_ms, left.total_ms), (200, 50, 200));
+        let over = left_of(given, Duration::from_millis(300)).unwrap_err();
+        assert_eq!(
+            (over.code, over.execution),
+            (Code::Timeout, Execution::NotSent)
+        );
+        let endless = TimeLeft {
+            total_ms: 0,
+            ..given
+        };
+        assert_eq!(left_of(endless, Duration::from_secs(9)), Ok(endless));
+    }
 
     #[test]
     fn the_time_of_a_call_ends_at_the_relay_and_that_of_an_endpoint_at_the_bridge() {

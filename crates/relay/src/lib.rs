@@ -28,6 +28,7 @@ mod running;
 pub mod service;
 pub mod state;
 pub mod storage;
+pub mod throttle;
 pub mod tunnel;
 pub mod upgrade;
 

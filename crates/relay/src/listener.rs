@@ -14,12 +14,14 @@ pub mod self_signed;
 pub mod tls;
 
 use crate::service::Service;
+use crate::throttle::Throttle;
 use connection::{Arrived, Connection};
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use std::convert::Infallible;
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
@@ -57,6 +59,9 @@ const HTTP2_SEND_BUFFER_BYTES: usize = 64 * 1024;
 
 /// HTTP/2 streams that a client may have reset before we looked at them (CVE-2023-44487).
 const HTTP2_PENDING_RESETS: usize = 32;
+
+/// An HTTP/2 connection without a request for this long is asked to end.
+const HTTP2_IDLE: Duration = Duration::from_secs(60);
 
 /// What a listener needs to know of the relay that it is one of.
 #[derive(Debug, Clone)]
@@ -97,6 +102,7 @@ pub async fn accept(
     tls: Option<TlsAcceptor>,
     mut doors: Doors,
 ) {
+    let full = Throttle::default();
     loop {
         let accepted = tokio::select! {
             accepted = listener.accept() => accepted,
@@ -116,7 +122,10 @@ pub async fn accept(
             Ok(place) => Some(place),
             Err(_) if arrived == Arrived::Admin => None,
             Err(_) => {
-                tracing::warn!(%peer, "a connection was closed: there are as many as there may be");
+                // Once a second at most: whoever connects decides how often this happens.
+                if full.may_speak() {
+                    tracing::warn!(%peer, suppressed = full.suppressed(), "a connection was closed: there are as many as there may be");
+                }
                 continue;
             }
         };
@@ -216,7 +225,10 @@ where
         alive,
     } = doors;
     let connection = Arc::new(connection);
+    let asked = Arc::new(AtomicU64::new(0));
+    let counting = asked.clone();
     let answer = hyper::service::service_fn(move |request| {
+        counting.fetch_add(1, Ordering::Relaxed);
         let (service, connection) = (service.clone(), connection.clone());
         async move { Ok::<_, Infallible>(service.answer(&connection, request).await) }
     });
@@ -235,7 +247,8 @@ where
     );
     let result = tokio::select! {
         result = serving.as_mut() => result,
-        () = is_closing(closing) => {
+        () = async { tokio::select! { () = is_closing(closing) => {}, () = is_idle(&asked) => {} } } => {
+            // What runs is finished.
             serving.as_mut().graceful_shutdown();
             serving.await
         }
@@ -244,6 +257,19 @@ where
         tracing::debug!(%error, "a connection ended in an error");
     }
     drop(alive);
+}
+
+/// Waits until no request came for [`HTTP2_IDLE`].
+async fn is_idle(asked: &AtomicU64) {
+    let mut before = 0;
+    loop {
+        tokio::time::sleep(HTTP2_IDLE).await;
+        let now = asked.load(Ordering::Relaxed);
+        if now == before {
+            return;
+        }
+        before = now;
+    }
 }
 
 async fn is_closing(mut closing: watch::Receiver<bool>) {

@@ -164,7 +164,10 @@ impl Registry {
             return Err(RefusedCode::StaleEpoch { current });
         }
         let of_tenant = inner.sessions.get(&owner.tenant);
-        let replaces = of_tenant.is_some_and(|all| all.iter().any(|entry| entry.slot == slot));
+        let replaces = of_tenant.is_some_and(|all| {
+            let mut own = all.iter().filter(|entry| entry.slot == slot);
+            own.any(|entry| entry.session.is_open())
+        });
         let full = inner.count >= self.sessions_max
             || of_tenant.map_or(0, Vec::len) >= self.sessions_per_tenant.max(1);
         if full && !replaces {
@@ -201,9 +204,23 @@ impl Registry {
             owner: owner.clone(),
         });
         let mut inner = self.lock();
+        let newest = inner.seen.get(&slot).map_or(0, |seen| seen.epoch);
+        if newest > hello.epoch {
+            // A newer connection of the slot was admitted while this one's WELCOME was on its way.
+            drop(inner);
+            entry.session.close(EndReason::Replaced);
+            return entry;
+        }
         let all = inner.sessions.entry(owner.tenant.clone()).or_default();
+        // A draining one is spared, but only the newest: the others had their time.
+        let of_slot = || all.iter().filter(|old| old.slot == slot);
+        let spared = of_slot().rfind(|old| !old.session.is_open()).cloned();
+        let is_spared = |old: &Arc<Entry>| {
+            let spared = spared.as_ref();
+            spared.is_some_and(|spared| Arc::ptr_eq(spared, old))
+        };
         let old: Vec<_> = all
-            .extract_if(.., |old| old.slot == slot && old.session.is_open())
+            .extract_if(.., |old| old.slot == slot && !is_spared(old))
             .collect();
         all.push(entry.clone());
         inner.count = inner.count + 1 - old.len();

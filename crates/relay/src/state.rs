@@ -6,6 +6,7 @@ use crate::exchange::Exchanges;
 use crate::ingress::calls::Remembered;
 use crate::metrics::Metrics;
 use crate::registry::Registry;
+use crate::throttle::Throttle;
 use protocol::frame::Windows;
 use protocol::session::Budget;
 use std::sync::Arc;
@@ -32,6 +33,10 @@ pub struct State {
     pub metrics: Metrics,
     /// Room for tunnels that have not proved themselves.
     pub unproven: Arc<Semaphore>,
+    /// Says which tunnels are refused, not more often than somebody can read.
+    pub refused_tunnels: Throttle,
+    /// Memory that the bodies of calls may use, in KiB.
+    pub call_memory: Arc<Semaphore>,
     /// Memory that windows grow into.
     pub budget: Arc<Budget>,
     draining: AtomicBool,
@@ -46,6 +51,10 @@ impl State {
             exchanges: Exchanges::new(limits.streams_per_tenant),
             remembered: Remembered::default(),
             unproven: Arc::new(Semaphore::new(limits.unproven_tunnels_max as usize)),
+            refused_tunnels: Throttle::default(),
+            call_memory: Arc::new(Semaphore::new(
+                limits.call_memory_max.kib_up().min(Semaphore::MAX_PERMITS),
+            )),
             budget: Budget::new(config.tunnel.window_budget.0),
             draining: AtomicBool::new(false),
             node,

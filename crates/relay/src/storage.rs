@@ -38,6 +38,9 @@ pub enum StorageError {
     /// What was given is not acceptable.
     #[error("{0}")]
     Invalid(String),
+    /// The API key that is to be used was revoked, expired, or its tenant suspended meanwhile.
+    #[error("the API key is no longer valid")]
+    KeyGone,
     /// The disk is full or failing, or another process holds the database: nothing was changed.
     #[error("the database cannot be written or read now: {0}")]
     Unavailable(#[source] sqlx::Error),
@@ -69,6 +72,7 @@ impl From<StorageError> for Failure {
             StorageError::Conflict(_) => Self::not_sent(Code::Conflict, detail),
             StorageError::NotFound(_) => Self::not_sent(Code::NotFound, detail),
             StorageError::Invalid(_) => Self::not_sent(Code::InvalidRequest, detail),
+            StorageError::KeyGone => Self::not_sent(Code::Unauthorized, detail),
             StorageError::Unavailable(_) => {
                 Self::not_sent(Code::Overloaded, "the relay cannot store anything now")
             }

@@ -61,12 +61,15 @@ pub async fn serve<IO: Io>(state: Arc<State>, io: IO, read_ahead: Bytes, arrival
         Err(code) => {
             let hello = candidate.hello();
             state.metrics.tunnel_refused(name(code));
-            tracing::warn!(
-                reason = name(code),
-                bridge = %printable(&hello.bridge),
-                host = %printable(&hello.host),
-                "a tunnel was refused"
-            );
+            if state.refused_tunnels.may_speak() {
+                tracing::warn!(
+                    reason = name(code),
+                    bridge = %printable(&hello.bridge),
+                    host = %printable(&hello.host),
+                    suppressed = state.refused_tunnels.suppressed(),
+                    "a tunnel was refused"
+                );
+            }
             let retry_after = match code {
                 RefusedCode::Overloaded => RETRY_OVERLOADED,
                 _ => Duration::ZERO,
@@ -162,7 +165,7 @@ async fn run<IO: Io>(state: Arc<State>, candidate: Candidate<IO>, owner: Owner) 
     );
     let watching = async {
         loop {
-            let seen = entry.session.serves();
+            let seen = entry.offer().serves.clone();
             entry.session.serves_changed(&seen).await;
             entry.serves_changed();
             if entry.session.is_over() {

@@ -94,6 +94,8 @@ pub(crate) struct Driver<IO> {
     timer_at: Instant,
     /// Why the session ends, while the farewell is on its way, and until when it may take.
     farewell: Option<(EndReason, Instant)>,
+    /// Our Close is in the kernel.
+    said_close: bool,
     batch: Vec<Bytes>,
 }
 
@@ -110,6 +112,7 @@ where
             timer: Box::pin(tokio::time::sleep_until(timer_at.into())),
             timer_at,
             farewell: None,
+            said_close: false,
             batch: Vec::new(),
         }
     }
@@ -267,8 +270,12 @@ where
                 continue;
             }
             if let Some((reason, until)) = &self.farewell {
-                let told = write.is_ready() && Pin::new(&mut self.ws).poll_close(cx).is_ready();
-                if told || Instant::now() >= *until {
+                if write.is_ready() && !self.said_close {
+                    self.said_close = Pin::new(&mut self.ws).poll_close(cx).is_ready();
+                }
+                // The peer's Close ends the reading above. Dropping the connection before it came
+                // could take our last frames with it.
+                if Instant::now() >= *until {
                     return Poll::Ready(reason.clone());
                 }
             }

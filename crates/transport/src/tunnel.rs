@@ -360,7 +360,7 @@ pub(crate) async fn bridge_opening<IO: Io>(
             retry_after_ms: 0,
         }));
     }
-    let hello = Hello {
+    let mut hello = Hello {
         version: VERSION,
         nonce: random()?,
         tenant: identity.tenant.clone(),
@@ -378,7 +378,14 @@ pub(crate) async fn bridge_opening<IO: Io>(
         previous: introduction.previous,
     };
     let too_large = |error: protocol::frame::FrameError| OpeningError::Protocol(error.to_string());
-    let body = protocol::frame::encode_hello_body(&hello).map_err(too_large)?;
+    let body = match protocol::frame::encode_hello_body(&hello) {
+        Ok(body) => body,
+        // More patterns than fit: it declares none, and is asked each time.
+        Err(_) => {
+            hello.serves.hosts = None;
+            protocol::frame::encode_hello_body(&hello).map_err(too_large)?
+        }
+    };
     let transcript = Transcript {
         challenge: &payload(&message),
         challenge_nonce: &challenge.nonce,

@@ -6,22 +6,22 @@
 use super::exchange::{Exchange, timed_out};
 use crate::upstream::{Connection, Progress, response_failure};
 use bytes::{Bytes, BytesMut};
-use http::header::CONTENT_LENGTH;
+use http::header::{AUTHORIZATION, CONTENT_LENGTH, WWW_AUTHENTICATE};
 use http::{HeaderMap, Response, StatusCode};
 use http_body::{Body, Frame};
 use http_body_util::BodyExt as _;
 use hyper::body::Incoming;
-use protocol::frame::{BodyLength, ResponseHead};
+use protocol::frame::{BodyLength, Headers, ResponseHead};
 use protocol::{Code, Execution, Failure};
 use std::future::poll_fn;
 use std::pin::Pin;
 use std::task::{Context, Poll};
 use std::time::Duration;
-use tokio::time::{Instant, Sleep, timeout, timeout_at};
+use tokio::time::{Instant, Sleep, timeout_at};
 use transport::session::INLINE_MAX_BYTES;
 use transport::{PumpEnd, PumpError};
 
-/// How long a small body may take to come behind its head, to travel with it.
+/// How long a small body may take to come behind its head, all of it, to travel with it.
 const GRACE: Duration = Duration::from_millis(2);
 
 /// Passes an answer on, and gives its connection back.
@@ -44,6 +44,7 @@ pub(super) async fn pass_on(
     {
         return Err(too_large());
     }
+    let is_bound = is_bound(&exchange.head.headers, &parts.headers);
     let gathered = gather(&mut body, head.body).await?;
     let is_end = gathered.is_end && gathered.rest.is_none();
     exchange.send.head(&head, &gathered.bytes, is_end)?;
@@ -69,10 +70,28 @@ pub(super) async fn pass_on(
         }
     }
     // An answer that came before the whole request was sent: nobody waits for the rest of that.
-    if progress.is_done() {
+    if progress.is_done() && !is_bound {
         exchange.active.upstream.give_back(connection).await;
     }
     Ok(())
+}
+
+/// Whether the connection may now be, or be about to be, logged in as this request's caller: these
+/// schemes speak of a connection, not of a request (RFC 4559), and the next request is another's.
+fn is_bound(request: &Headers, answer: &HeaderMap) -> bool {
+    request.iter().any(|(name, value)| {
+        name.eq_ignore_ascii_case(AUTHORIZATION.as_str().as_bytes()) && names_bound_scheme(value)
+    }) || answer
+        .get_all(WWW_AUTHENTICATE)
+        .iter()
+        .any(|value| names_bound_scheme(value.as_bytes()))
+}
+
+/// A word too many costs a connection; a scheme that is missed costs more.
+fn names_bound_scheme(value: &[u8]) -> bool {
+    value
+        .split(|byte| !byte.is_ascii_alphanumeric())
+        .any(|word| word.eq_ignore_ascii_case(b"ntlm") || word.eq_ignore_ascii_case(b"negotiate"))
 }
 
 fn executed(code: Code, detail: impl Into<String>) -> Failure {
@@ -128,9 +147,10 @@ where
     let is_small = matches!(length, BodyLength::Known(bytes) if bytes <= INLINE_MAX_BYTES as u64);
     let mut pieces = Pieces::default();
     let mut rest = None;
+    let by = Instant::now() + GRACE;
     while !body.is_end_stream() {
         let frame = if is_small {
-            match timeout(GRACE, body.frame()).await {
+            match timeout_at(by, body.frame()).await {
                 Ok(frame) => Poll::Ready(frame),
                 Err(_) => Poll::Pending,
             }
@@ -265,6 +285,7 @@ mod tests {
     use super::*;
     use http::HeaderValue;
     use http_body_util::{Empty, Full};
+    use protocol::frame::HeadersBuilder;
 
     fn headers(length: Option<&'static str>) -> HeaderMap {
         let mut headers = HeaderMap::new();
@@ -307,6 +328,55 @@ mod tests {
         let answer = head("GET", StatusCode::OK, &headers(Some("5")), &NoFrames).unwrap();
         assert_eq!(answer.body, BodyLength::Unknown);
         assert!(!has_length(&answer));
+    }
+
+    #[test]
+    fn a_connection_that_may_be_logged_in_is_known() {
+        let is_bound = |request: &str, answer: &'static str| {
+            let mut headers = HeadersBuilder::default();
+            headers.push(b"x-other", b"NTLM").unwrap();
+            headers.push(b"authorization", request.as_bytes()).unwrap();
+            let mut answered = HeaderMap::new();
+            answered.append(WWW_AUTHENTICATE, HeaderValue::from_static("Digest a=b"));
+            answered.append(WWW_AUTHENTICATE, HeaderValue::from_static(answer));
+            super::is_bound(&headers.build(), &answered)
+        };
+        assert!(!is_bound("Basic YTpi", "Basic realm=\"x\""));
+        assert!(is_bound("NTLM TlRMTVNTUAAB", "Basic"));
+        assert!(is_bound("negotiate YII", "Basic"));
+        assert!(is_bound("Basic YTpi", "nTlM"));
+        assert!(is_bound("Basic YTpi", "Basic realm=\"x\", Negotiate"));
+    }
+
+    #[tokio::test]
+    async fn a_body_that_trickles_is_not_waited_for() {
+        let mut body = Trickle { is_due: false };
+        let gathered = gather(&mut body, BodyLength::Known(10_000)).await.unwrap();
+        assert!(!gathered.is_end && gathered.rest.is_none());
+        assert!(gathered.bytes.len() < 100, "{}", gathered.bytes.len());
+    }
+
+    /// A byte at every other look, without end, each in less than the grace.
+    struct Trickle {
+        is_due: bool,
+    }
+
+    impl Body for Trickle {
+        type Data = Bytes;
+        type Error = hyper::Error;
+
+        fn poll_frame(
+            mut self: Pin<&mut Self>,
+            cx: &mut Context<'_>,
+        ) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
+            std::thread::sleep(Duration::from_micros(100));
+            self.is_due = !self.is_due;
+            if self.is_due {
+                cx.waker().wake_by_ref();
+                return Poll::Pending;
+            }
+            Poll::Ready(Some(Ok(Frame::data(Bytes::from_static(b"x")))))
+        }
     }
 
     struct NoFrames;

@@ -14,7 +14,7 @@ use http::{HeaderMap, Request, Response, StatusCode};
 use hyper::body::Incoming as Body;
 use hyper::client::conn::TrySendError;
 use policy::{Approved, Candidate};
-use protocol::frame::{BodyLength, RequestHead, RequestTarget, ResponseHead};
+use protocol::frame::{BodyLength, RequestHead, RequestTarget, ResponseHead, TimeLeft};
 use protocol::limits::INFORMATIONAL_MAX;
 use protocol::{Code, Execution, Failure};
 use std::pin::pin;
@@ -50,7 +50,7 @@ pub(super) async fn run(active: Arc<Active>, incoming: Incoming) {
 /// When an exchange has taken too long.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Times {
-    /// The relay's own limit for the head.
+    /// The relay's limit for the head, where a caller gave a time for it all.
     head_by: Instant,
     /// The end of it all.
     pub(super) end_by: Instant,
@@ -71,12 +71,23 @@ impl Times {
         let own_idle = settings.and_then(|settings| settings.idle_timeout);
         let idle = own_idle.unwrap_or(targets.idle_timeout).get();
         let now = Instant::now();
+        let own_head = own_head.unwrap_or(targets.head_timeout).get();
+        let (fixed, head) = head_limits(left, own_head);
         Self {
-            head_by: now + left.head().unwrap_or(LONGEST),
+            head_by: now + fixed,
             end_by: now + left.total().unwrap_or(LONGEST),
-            head: own_head.unwrap_or(targets.head_timeout).get(),
+            head,
             idle: left.idle().map_or(idle, |left| left.min(idle)),
         }
+    }
+}
+
+/// How long the head may take from OPEN, and from the last piece of the request. Only a caller's
+/// time for it all runs while the request is on its way: without one, an upload takes what it takes.
+fn head_limits(left: TimeLeft, own: Duration) -> (Duration, Duration) {
+    match (left.total(), left.head()) {
+        (Some(_), head) => (head.unwrap_or(LONGEST), own),
+        (None, head) => (LONGEST, head.map_or(own, |head| head.min(own))),
     }
 }
 
@@ -283,4 +294,25 @@ fn informational(status: StatusCode, headers: &HeaderMap) -> Option<ResponseHead
         headers: transport::http::to_wire(headers, |_| false).ok()?,
         body: BodyLength::None,
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_limit_for_the_head_runs_from_open_only_where_a_caller_gave_a_time() {
+        let (own, second) = (Duration::from_secs(60), Duration::from_secs(1));
+        let endpoint = TimeLeft {
+            head_ms: 1000,
+            ..TimeLeft::default()
+        };
+        assert_eq!(head_limits(endpoint, own), (LONGEST, second));
+        assert_eq!(head_limits(TimeLeft::default(), own), (LONGEST, own));
+        let call = TimeLeft {
+            total_ms: 2000,
+            ..endpoint
+        };
+        assert_eq!(head_limits(call, own), (second, own));
+    }
 }

@@ -2,12 +2,20 @@
 
 use policy::Host;
 use protocol::{Code, Failure};
-use std::net::IpAddr;
+use std::io;
+use std::net::{IpAddr, SocketAddr, ToSocketAddrs as _};
 use std::time::Duration;
-use tokio::time::timeout;
+use tokio::sync::Semaphore;
+use tokio::time::{Instant, timeout_at};
 
 /// Longest wait for the resolver; its own retries add up to more.
 const WITHIN: Duration = Duration::from_secs(5);
+
+/// Names that are looked up at a time. A look-up blocks a thread and cannot be broken off: it
+/// counts until the resolver is done, whether or not anybody still waits for it.
+const LOOKUPS_MAX: usize = 32;
+
+static LOOKUPS: Semaphore = Semaphore::const_new(LOOKUPS_MAX);
 
 /// Every address of the host, each once, in the resolver's order.
 ///
@@ -22,12 +30,11 @@ pub async fn resolve(host: &Host) -> Result<Vec<IpAddr>, Failure> {
         let detail = format!("the name {name} could not be resolved: {detail}");
         Failure::not_dispatched(Code::TargetDns, detail)
     };
-    let looked_up = timeout(WITHIN, tokio::net::lookup_host((name, 0))).await;
-    let found = looked_up
-        .map_err(|_| failed(format!("no answer within {WITHIN:?}")))?
-        .map_err(|error| failed(error.to_string()))?;
+    let owned = name.to_owned();
+    let find = move || (owned.as_str(), 0).to_socket_addrs().map(Iterator::collect);
+    let found = look_up(find, &LOOKUPS, WITHIN).await.map_err(failed)?;
     let mut addresses: Vec<IpAddr> = Vec::new();
-    for address in found.map(|address| address.ip()) {
+    for address in found.iter().map(SocketAddr::ip) {
         if !addresses.contains(&address) {
             addresses.push(address);
         }
@@ -36,6 +43,29 @@ pub async fn resolve(host: &Host) -> Result<Vec<IpAddr>, Failure> {
         return Err(failed("it has no address".into()));
     }
     Ok(addresses)
+}
+
+/// Runs `find` on a thread of its own, when there is a permit for it.
+async fn look_up(
+    find: impl FnOnce() -> io::Result<Vec<SocketAddr>> + Send + 'static,
+    permits: &'static Semaphore,
+    within: Duration,
+) -> Result<Vec<SocketAddr>, String> {
+    let by = Instant::now() + within;
+    // Nobody closes the semaphore.
+    let Ok(Ok(permit)) = timeout_at(by, permits.acquire()).await else {
+        return Err("too many names are being looked up".into());
+    };
+    let finding = tokio::task::spawn_blocking(move || {
+        let found = find();
+        drop(permit);
+        found
+    });
+    match timeout_at(by, finding).await {
+        Ok(Ok(found)) => found.map_err(|error| error.to_string()),
+        Ok(Err(error)) => Err(error.to_string()),
+        Err(_) => Err(format!("no answer within {within:?}")),
+    }
 }
 
 #[cfg(test)]
@@ -50,5 +80,23 @@ mod tests {
         let failure = resolve(&host).await.unwrap_err();
         assert_eq!(failure.code, Code::TargetDns);
         assert!(failure.execution.is_safe_to_repeat());
+    }
+
+    #[tokio::test]
+    async fn a_lookup_that_nobody_waits_for_counts_until_it_is_done() {
+        static ONE: Semaphore = Semaphore::const_new(1);
+        let short = Duration::from_millis(20);
+        let (release, held) = std::sync::mpsc::channel::<()>();
+        let stuck = move || {
+            let _ = held.recv();
+            Ok(Vec::new())
+        };
+        let error = look_up(stuck, &ONE, short).await.unwrap_err();
+        assert!(error.contains("no answer"), "{error}");
+        let refused = look_up(|| Ok(Vec::new()), &ONE, short).await.unwrap_err();
+        assert!(refused.contains("too many names"), "{refused}");
+        release.send(()).unwrap();
+        let long = Duration::from_secs(10);
+        assert!(look_up(|| Ok(Vec::new()), &ONE, long).await.is_ok());
     }
 }

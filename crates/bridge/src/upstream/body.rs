@@ -62,7 +62,12 @@ pub struct RequestBody {
 #[derive(Debug)]
 enum Kind {
     Whole(Bytes),
-    Stream { front: Bytes, recv: RecvStream },
+    Stream {
+        front: Bytes,
+        /// What came behind `front`; the stream itself says it only once.
+        failed: Option<Failure>,
+        recv: RecvStream,
+    },
 }
 
 impl Drop for RequestBody {
@@ -90,18 +95,20 @@ impl RequestBody {
                 return Err(too_large(Execution::NotDispatched));
             }
             BodyLength::Known(bytes) if bytes <= INLINE_MAX_BYTES as u64 => {
-                let arrived = arrived(&mut recv, bytes);
-                if arrived.len() as u64 == bytes {
-                    Kind::Whole(arrived)
+                let (front, failed) = arrived(&mut recv, bytes);
+                if front.len() as u64 == bytes {
+                    Kind::Whole(front)
                 } else {
                     Kind::Stream {
-                        front: arrived,
+                        front,
+                        failed,
                         recv,
                     }
                 }
             }
             BodyLength::Known(_) | BodyLength::Unknown => Kind::Stream {
                 front: Bytes::new(),
+                failed: None,
                 recv,
             },
         };
@@ -158,14 +165,23 @@ fn too_large(execution: Execution) -> Failure {
     Failure::new(Code::RequestTooLarge, execution, detail)
 }
 
-/// What came with the head, without waiting. Errors stay for the next poll.
-fn arrived(recv: &mut RecvStream, wanted: u64) -> Bytes {
+/// What came with the head, without waiting, and the failure behind it.
+fn arrived<B>(recv: &mut B, wanted: u64) -> (Bytes, Option<Failure>)
+where
+    B: Body<Data = Bytes, Error = Failure> + Unpin,
+{
     let mut cx = Context::from_waker(Waker::noop());
     let mut first = Bytes::new();
     let mut more = BytesMut::new();
+    let mut failed = None;
     while ((first.len() + more.len()) as u64) < wanted {
-        let Poll::Ready(Some(Ok(frame))) = Pin::new(&mut *recv).poll_frame(&mut cx) else {
-            break;
+        let frame = match Pin::new(&mut *recv).poll_frame(&mut cx) {
+            Poll::Ready(Some(Ok(frame))) => frame,
+            Poll::Ready(Some(Err(failure))) => {
+                failed = Some(failure);
+                break;
+            }
+            Poll::Ready(None) | Poll::Pending => break,
         };
         match frame.into_data() {
             Ok(data) if first.is_empty() => first = data,
@@ -174,12 +190,12 @@ fn arrived(recv: &mut RecvStream, wanted: u64) -> Bytes {
         }
     }
     if more.is_empty() {
-        return first;
+        return (first, failed);
     }
     let mut all = BytesMut::with_capacity(first.len() + more.len());
     all.extend_from_slice(&first);
     all.extend_from_slice(&more);
-    all.freeze()
+    (all.freeze(), failed)
 }
 
 impl Body for RequestBody {
@@ -202,7 +218,10 @@ impl Body for RequestBody {
             Kind::Stream { front, .. } if !front.is_empty() => {
                 Some(Ok(Frame::data(std::mem::take(front))))
             }
-            Kind::Stream { recv, .. } => std::task::ready!(Pin::new(recv).poll_frame(cx)),
+            Kind::Stream { failed, recv, .. } => match failed.take() {
+                Some(failure) => Some(Err(failure)),
+                None => std::task::ready!(Pin::new(recv).poll_frame(cx)),
+            },
         };
         self.progress.moved();
         match &frame {
@@ -213,7 +232,7 @@ impl Body for RequestBody {
                     return Poll::Ready(Some(Err(failure)));
                 }
                 // A body of known length is never polled behind its last byte.
-                let is_end = matches!(&self.kind, Kind::Stream { front, recv }
+                let is_end = matches!(&self.kind, Kind::Stream { front, failed: None, recv }
                     if front.is_empty() && recv.is_end_stream());
                 if matches!(self.length, BodyLength::Known(_)) && is_end {
                     self.done();
@@ -232,7 +251,7 @@ impl Body for RequestBody {
         match &self.kind {
             _ if self.is_done => SizeHint::with_exact(0),
             Kind::Whole(bytes) => SizeHint::with_exact(bytes.len() as u64),
-            Kind::Stream { front, recv } => {
+            Kind::Stream { front, recv, .. } => {
                 recv.size_hint().exact().map_or_else(SizeHint::new, |rest| {
                     SizeHint::with_exact(rest + front.len() as u64)
                 })
@@ -258,5 +277,31 @@ mod tests {
         assert_eq!(frame.into_data().unwrap(), bytes);
         assert!(body.is_end_stream() && body.progress().is_done());
         assert_eq!(again.size_hint().exact(), Some(2));
+    }
+
+    #[test]
+    fn a_failure_behind_what_has_arrived_is_kept() {
+        let lost = Failure::possibly_executed(Code::BridgeLost, "lost");
+        let frames = [b"a", b"b"].map(|data| Ok(Frame::data(Bytes::from_static(data))));
+        let mut body = Frames(frames.into_iter().chain([Err(lost.clone())]).collect());
+        assert_eq!(
+            arrived(&mut body, 9),
+            (Bytes::from_static(b"ab"), Some(lost))
+        );
+    }
+
+    /// Says each of these once.
+    struct Frames(std::collections::VecDeque<Result<Frame<Bytes>, Failure>>);
+
+    impl Body for Frames {
+        type Data = Bytes;
+        type Error = Failure;
+
+        fn poll_frame(
+            mut self: Pin<&mut Self>,
+            _: &mut Context<'_>,
+        ) -> Poll<Option<Result<Frame<Bytes>, Failure>>> {
+            Poll::Ready(self.0.pop_front())
+        }
     }
 }

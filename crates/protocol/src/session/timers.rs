@@ -91,9 +91,11 @@ impl Timers {
         self.dead_at = self.dead_at.min(now + PROBE_TIMEOUT);
     }
 
-    /// DISPATCHED is owed from now on.
-    pub(super) fn owe_dispatched(&mut self, now: Instant) {
+    /// DISPATCHED is owed from now on. Returns whether that is due sooner than anything was.
+    pub(super) fn owe_dispatched(&mut self, now: Instant) -> bool {
+        let is_first = self.dispatched_at.is_none();
         self.dispatched_at.get_or_insert(now + DISPATCHED_DELAY);
+        is_first
     }
 
     /// When to ask [`Self::due`] again.

@@ -158,3 +158,45 @@ fn stalled_readers_leave_the_others_their_reserve() {
     });
     assert!(bridge.readers.values().all(|reader| !reader.failed));
 }
+
+#[test]
+fn what_a_reader_took_returns_when_others_fill_the_session() {
+    let mut pair = Pair::tight(100, 256, 256 * KIB);
+    pair.keep_frames = false;
+    let (mut relay, mut bridge) = (Users::default(), Users::default());
+    let id = pair.relay.open(&call(), b"", false).unwrap();
+    let body = Body {
+        key: 1,
+        bytes: 600 * KIB,
+    };
+    relay.write(id, body);
+    bridge.read(id, body.key);
+    // It has read all that came, less than half of its window: no credit is due.
+    while relay.writers[&id].sent < 100 * KIB {
+        relay
+            .writers
+            .get_mut(&id)
+            .unwrap()
+            .write_piece(&mut pair.relay);
+        pair.run();
+    }
+    bridge.wake(pair.take_bridge_events());
+    bridge.act(pair.now, &mut pair.bridge, 100);
+    assert_eq!(bridge.readers[&id].got, relay.writers[&id].sent);
+    // Others that nobody reads take all that is left of the session's window.
+    for _ in 0..10 {
+        let id = pair.relay.open(&call(), b"", false).unwrap();
+        let bytes = 1000 * KIB;
+        relay.write(id, Body { key: 2, bytes });
+        relay.writers.get_mut(&id).unwrap().write(&mut pair.relay);
+    }
+    pair.run();
+    pair.run_until(|pair| {
+        relay.wake(pair.take_relay_events());
+        bridge.wake(pair.take_bridge_events());
+        relay.act(pair.now, &mut pair.relay, 0);
+        bridge.act(pair.now, &mut pair.bridge, 100);
+        bridge.are_done()
+    });
+    assert_eq!(bridge.readers[&id].got, 600 * KIB);
+}

@@ -27,6 +27,8 @@ pub struct Limits {
     pub call_request_max: ByteSize,
     /// The target's answer to a call. Default 1 MiB.
     pub call_response_max: ByteSize,
+    /// The documents and answers of all calls that run. Default 64 MiB.
+    pub call_memory_max: ByteSize,
     /// A request's header section. Default 32 KiB, at most 40 KiB.
     pub header_bytes_max: ByteSize,
     /// Fields in a request's header section. Default 96, at most 256.
@@ -61,6 +63,7 @@ impl Default for Limits {
             streams_per_tenant: 4096,
             call_request_max: ByteSize::mib(1),
             call_response_max: ByteSize::mib(1),
+            call_memory_max: ByteSize::mib(64),
             header_bytes_max: ByteSize::kib(32),
             headers_max: 96,
             call_timeout: Span::secs(30),
@@ -108,6 +111,13 @@ impl Limits {
             let (usual, most) = (self.call_timeout, self.call_timeout_max);
             return Some(format!(
                 "limits.call_timeout ({usual}) is above limits.call_timeout_max ({most})"
+            ));
+        }
+        let largest = self.call_request_max.max(self.call_response_max);
+        if self.call_memory_max < largest {
+            return Some(format!(
+                "limits.call_memory_max ({}) must be at least as large as the largest call ({largest})",
+                self.call_memory_max
             ));
         }
         if self.header_bytes_max > HEADER_BYTES_CAP {

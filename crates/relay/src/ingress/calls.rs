@@ -21,6 +21,7 @@ use bytes::Bytes;
 use document::CallRequest;
 use http::header::{self, HeaderValue};
 use http::{Request, Response, StatusCode};
+use http_body::Body as _;
 use http_body_util::{BodyExt, Full, LengthLimitError, Limited};
 use hyper::body::Incoming;
 use protocol::{Code, Execution, Failure};
@@ -28,6 +29,7 @@ use remembered::Place;
 use serde_json::{Value, json};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
+use tokio::sync::OwnedSemaphorePermit;
 use transport::session::INLINE_MAX_BYTES;
 
 /// A finished call: what its caller is told, and with which status.
@@ -50,15 +52,21 @@ pub async fn handle(
     request: Request<Incoming>,
 ) -> Result<Response<Body>, Problem> {
     let limits = &state.config.limits;
+    // The place comes before the body: what is held for callers is counted.
+    let place = state.exchanges.begin(principal)?;
     let max = limits.call_request_max.0;
+    let _memory = hold(
+        state,
+        request.body().size_hint().upper().unwrap_or(max).min(max),
+    )?;
     let text = super::whole_body(request.into_body(), max, limits.call_timeout.0).await?;
     let call = CallRequest::parse(&text, limits)?;
     let id = call_id()?;
     let told = match call.idempotency_key.clone() {
-        None => make(state, principal, call, &id).await,
+        None => make(state, principal, call, &id, place).await,
         Some(key) => {
             let digest = ring::digest::digest(&ring::digest::SHA256, &text);
-            once(state, principal, call, &id, &key, digest.as_ref()).await?
+            once(state, principal, call, &id, &key, digest.as_ref(), place).await?
         }
     };
     Ok(answer(&told, &id))
@@ -72,6 +80,7 @@ async fn once(
     id: &str,
     key: &str,
     digest: &[u8],
+    place: exchange::Place,
 ) -> Result<Told, Problem> {
     match state.remembered.place(&principal.tenant, key, digest)? {
         Place::Told(told) => Ok(told),
@@ -80,7 +89,7 @@ async fn once(
             // The caller may go away; the call and what became of it stay.
             let (state, principal, id) = (state.clone(), principal.clone(), id.to_owned());
             let making = tokio::spawn(async move {
-                let told = make(&state, &principal, call, &id).await;
+                let told = make(&state, &principal, call, &id, place).await;
                 mine.tell(told.clone());
                 told
             });
@@ -94,7 +103,23 @@ async fn once(
     }
 }
 
-async fn make(state: &Arc<State>, principal: &Principal, call: CallRequest, id: &str) -> Told {
+/// Takes memory for so many bytes of a call out of what all calls together may use.
+fn hold(state: &State, bytes: u64) -> Result<OwnedSemaphorePermit, Problem> {
+    let kib = u32::try_from(bytes.div_ceil(1024)).unwrap_or(u32::MAX);
+    let held = state.call_memory.clone().try_acquire_many_owned(kib);
+    held.map_err(|_| {
+        let detail = "the bodies of the calls that run take all the memory that they may";
+        Problem::not_sent(Code::Overloaded, detail)
+    })
+}
+
+async fn make(
+    state: &Arc<State>,
+    principal: &Principal,
+    call: CallRequest,
+    id: &str,
+    place: exchange::Place,
+) -> Told {
     let start = Instant::now();
     let limit = Duration::from_millis(call.timeout_ms.into());
     let deadline = start + limit;
@@ -109,7 +134,7 @@ async fn make(state: &Arc<State>, principal: &Principal, call: CallRequest, id: 
     } else {
         Outbound::Streaming(Full::new(call.body))
     };
-    let result = match exchange::run(state, asked, outbound).await {
+    let result = match exchange::run(state, asked, outbound, place).await {
         Ok(answer) => collect(state, answer, id, start, deadline).await,
         Err(failure) => Err(failure),
     };
@@ -147,7 +172,16 @@ async fn collect(
         Failure::new(Code::ResponseTooLarge, Execution::Executed, detail)
     };
     let max_bytes = usize::try_from(max).unwrap_or(usize::MAX);
-    let reading = Limited::new(answer.body, max_bytes).collect();
+    let expected = answer.body.size_hint().upper().unwrap_or(max);
+    if expected > max {
+        return Err(too_large());
+    }
+    // The target has answered: better to wait for memory than to lose the answer.
+    let kib = u32::try_from(expected.div_ceil(1024)).unwrap_or(u32::MAX);
+    let reading = async {
+        let _memory = state.call_memory.acquire_many(kib).await;
+        Limited::new(answer.body, max_bytes).collect().await
+    };
     let body = match tokio::time::timeout_at(deadline.into(), reading).await {
         Ok(Ok(body)) => body.to_bytes(),
         Ok(Err(error)) if error.is::<LengthLimitError>() => return Err(too_large()),

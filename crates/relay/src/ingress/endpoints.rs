@@ -11,8 +11,8 @@ use crate::problem::{BRIDGE_ERROR, Problem};
 use crate::router::Wanted;
 use crate::state::State;
 use bytes::Bytes;
-use http::header::{self, HeaderMap, HeaderName};
-use http::{Method, Request, Response, StatusCode};
+use http::header::{self, HeaderMap, HeaderName, HeaderValue};
+use http::{Method, Request, Response, StatusCode, Version};
 use http_body::Body as _;
 use http_body_util::BodyExt;
 use hyper::body::Incoming;
@@ -44,6 +44,13 @@ pub async fn handle(
     if parts.method == Method::CONNECT {
         return Err(Problem::method("any method but CONNECT"));
     }
+    if parts.version < Version::HTTP_11 {
+        // An answer of unknown length would end with the connection: broken off, it would look whole.
+        return Err(Problem::invalid(
+            "endpoints take HTTP/1.1 and HTTP/2; this request is HTTP/1.0",
+        ));
+    }
+    let place = state.exchanges.begin(principal)?;
     let is_head = parts.method == Method::HEAD;
     let expects = parts.headers.contains_key(header::EXPECT);
     let length =
@@ -56,7 +63,7 @@ pub async fn handle(
             path_and_query: rest.to_owned(),
         },
         method: parts.method.as_str().to_owned(),
-        headers: request_headers(&parts.headers)?,
+        headers: request_headers(parts.headers, parts.version)?,
         body: length,
         expect_continue: expects,
         time_left: TimeLeft {
@@ -85,7 +92,7 @@ pub async fn handle(
     } else {
         Outbound::Streaming(body)
     };
-    let answer = exchange::run(state, asked, body).await?;
+    let answer = exchange::run(state, asked, body, place).await?;
     let mut response = response_head(&answer.head, is_head)?;
     *response.body_mut() = answer.body.boxed_unsync();
     Ok(response)
@@ -93,7 +100,14 @@ pub async fn handle(
 
 /// The fields for the target: without the relay's own key, and without `Host`, which is the
 /// bridge's to write.
-fn request_headers(headers: &HeaderMap) -> Result<protocol::frame::Headers, Problem> {
+fn request_headers(
+    mut headers: HeaderMap,
+    version: Version,
+) -> Result<protocol::frame::Headers, Problem> {
+    if version == Version::HTTP_2 {
+        join_cookies(&mut headers);
+    }
+    let headers = &headers;
     let own = auth::consumed_header(headers);
     let skip = |name: &HeaderName| {
         *name == header::HOST || *name == header::EXPECT || own.as_ref() == Some(name)
@@ -102,6 +116,20 @@ fn request_headers(headers: &HeaderMap) -> Result<protocol::frame::Headers, Prob
         let detail = format!("the header section cannot be passed on: {error}");
         Problem::not_sent(Code::HeadersTooLarge, detail)
     })
+}
+
+/// HTTP/2 cuts cookies into fields of their own; elsewhere they are one (RFC 9113, 8.2.3).
+fn join_cookies(headers: &mut HeaderMap) {
+    let crumbs: Vec<&[u8]> = headers
+        .get_all(header::COOKIE)
+        .iter()
+        .map(HeaderValue::as_bytes)
+        .collect();
+    if crumbs.len() > 1
+        && let Ok(joined) = HeaderValue::from_bytes(&crumbs.join(&b"; "[..]))
+    {
+        headers.insert(header::COOKIE, joined);
+    }
 }
 
 /// The answer's head, as the target wrote it.
@@ -143,5 +171,16 @@ mod tests {
         }
         assert_eq!(split_target("/v1/endpoints/"), None);
         assert_eq!(split_target("/v1/endpoints//x"), None);
+    }
+
+    #[test]
+    fn cookies_that_http2_cut_are_one_again() {
+        let mut headers = HeaderMap::new();
+        for crumb in ["a=1", "b=2"] {
+            headers.append(header::COOKIE, HeaderValue::from_static(crumb));
+        }
+        join_cookies(&mut headers);
+        assert_eq!(headers[header::COOKIE], "a=1; b=2");
+        assert_eq!(headers.len(), 1);
     }
 }

@@ -8,7 +8,7 @@
 //! another key, API key says replace            -> the others are revoked
 //! ```
 
-use super::model::{BridgeId, ClientId, Existing, IdentityId, TenantId, now};
+use super::model::{BridgeId, ClientId, Existing, IdentityId, TenantId, TenantState, now};
 use super::{IDENTITIES_MAX, Storage, StorageError, Tx, invalid_name, is_valid_name, sqlite};
 use sqlx::Row;
 
@@ -52,12 +52,17 @@ impl Storage {
     ///
     /// # Errors
     /// [`StorageError::Invalid`] for a name that may not be given, [`StorageError::Conflict`] when
-    /// another key pair has the name and the API key does not allow it, or when a bound is reached.
+    /// another key pair has the name and the API key does not allow it, or when a bound is reached,
+    /// [`StorageError::KeyGone`] when the API key was revoked meanwhile.
     pub async fn pair(&self, pairing: &Pairing) -> Result<Paired, StorageError> {
         if !is_valid_name(&pairing.name) {
             return Err(invalid_name("bridge", &pairing.name));
         }
         let (mut tx, revision) = self.change().await?;
+        // It was checked before the body came; in this transaction it cannot change any more.
+        if !key_is_valid(&mut tx, pairing).await? {
+            return Err(StorageError::KeyGone);
+        }
         let bridge = find(&mut tx, pairing).await?;
         let bridge = match bridge {
             None => create(&mut tx, pairing, revision).await?,
@@ -99,6 +104,21 @@ impl Storage {
             is_new: true,
         })
     }
+}
+
+async fn key_is_valid(tx: &mut Tx, pairing: &Pairing) -> Result<bool, StorageError> {
+    let row = sqlx::query(
+        "SELECT COUNT(*) AS valid FROM api_keys JOIN tenants ON tenants.id = api_keys.tenant_id
+         WHERE api_keys.client_id = $1 AND api_keys.tenant_id = $2 AND api_keys.revoked IS NULL
+         AND (api_keys.expires IS NULL OR api_keys.expires > $3) AND tenants.state = $4",
+    )
+    .bind(pairing.paired_by.as_str())
+    .bind(pairing.tenant.as_str())
+    .bind(now())
+    .bind(TenantState::Active.as_str())
+    .fetch_one(&mut **tx)
+    .await?;
+    Ok(row.try_get::<i64, _>("valid")? > 0)
 }
 
 async fn find(tx: &mut Tx, pairing: &Pairing) -> Result<Option<BridgeId>, StorageError> {

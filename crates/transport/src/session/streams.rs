@@ -279,9 +279,15 @@ impl SendStream {
     /// The exchange was taken back: nothing may leave.
     pub fn dispatched(&self) -> Result<(), Failure> {
         let id = self.stream.id;
-        self.stream
-            .shared
-            .with(|core| core.session.mark_dispatched(Instant::now(), id))
+        self.stream.shared.with(|core| {
+            if core.session.mark_dispatched(Instant::now(), id)?
+                && let Some(driver) = core.driver.take()
+            {
+                // Its alarm is set for later.
+                driver.wake();
+            }
+            Ok(())
+        })
     }
 
     /// Bridge: sends a head of the answer. Those with a status of 1xx may come before the last.

@@ -60,14 +60,17 @@ impl Writer {
                     session.finish(self.id, None).unwrap();
                     self.done = true;
                 }
-                Ok(Room::Free) => {
-                    let data = piece(self.body, self.sent, self.piece_bytes);
-                    self.sent += data.len() as u64;
-                    session.send_data(self.id, data).unwrap();
-                }
+                Ok(Room::Free) => self.write_piece(session),
             }
         }
         self.sent - before
+    }
+
+    /// Writes one piece, whether there is room or not.
+    pub(crate) fn write_piece(&mut self, session: &mut Session) {
+        let data = piece(self.body, self.sent, self.piece_bytes);
+        self.sent += data.len() as u64;
+        session.send_data(self.id, data).unwrap();
     }
 }
 

@@ -5,6 +5,7 @@
 use super::Told;
 use crate::problem::Problem;
 use protocol::{Code, Failure};
+use serde_json::Value;
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
@@ -15,6 +16,9 @@ const KEPT: Duration = Duration::from_secs(600);
 
 /// Keys of one tenant that are remembered.
 const KEYS_PER_TENANT: usize = 1000;
+
+/// Largest body that is remembered with its answer.
+const BODY_KEPT_BYTES: usize = 64 * 1024;
 
 /// Bytes of answers that are remembered for one tenant, about.
 const BYTES_PER_TENANT: usize = 8 * 1024 * 1024;
@@ -40,10 +44,36 @@ impl Memory {
 
 type Keys = HashMap<String, Memory>;
 
+/// How often what is too old is forgotten.
+const SWEEP: Duration = Duration::from_secs(60);
+
+#[derive(Debug, Default)]
+struct Tenants {
+    by_id: HashMap<Arc<str>, Keys>,
+    swept: Option<Instant>,
+}
+
+impl Tenants {
+    /// Forgets what is too old, of every tenant.
+    fn sweep(&mut self, now: Instant) {
+        if self
+            .swept
+            .is_some_and(|at| now.saturating_duration_since(at) < SWEEP)
+        {
+            return;
+        }
+        self.swept = Some(now);
+        for keys in self.by_id.values_mut() {
+            keys.retain(|_, memory| now.saturating_duration_since(memory.since) < KEPT);
+        }
+        self.by_id.retain(|_, keys| !keys.is_empty());
+    }
+}
+
 /// What was answered, by tenant and key.
 #[derive(Debug, Default)]
 pub struct Remembered {
-    tenants: Mutex<HashMap<Arc<str>, Keys>>,
+    tenants: Mutex<Tenants>,
 }
 
 /// What a key stands for.
@@ -63,7 +93,19 @@ pub(super) struct Mine {
 }
 
 impl Mine {
-    pub(super) fn tell(self, told: Told) {
+    /// What became of the call. A large answer is remembered without its body: many keys that ran
+    /// at once could not all keep theirs.
+    pub(super) fn tell(self, mut told: Told) {
+        if told.bytes > BODY_KEPT_BYTES {
+            let mut document = Value::clone(&told.document);
+            if let Some(response) = document["response"].as_object_mut() {
+                response.remove("body");
+                response.remove("body_base64");
+                response.insert("body_omitted".to_owned(), Value::Bool(true));
+            }
+            told.document = Arc::new(document);
+            told.bytes = 0;
+        }
         self.tell.send_replace(Some(told));
     }
 }
@@ -97,7 +139,8 @@ impl Remembered {
     ) -> Result<Place, Problem> {
         let now = Instant::now();
         let mut tenants = self.tenants.lock().unwrap_or_else(PoisonError::into_inner);
-        let keys = tenants.entry(tenant.clone()).or_default();
+        tenants.sweep(now);
+        let keys = tenants.by_id.entry(tenant.clone()).or_default();
         if is_full(keys) {
             keys.retain(|_, memory| now.saturating_duration_since(memory.since) < KEPT);
         }
@@ -141,7 +184,6 @@ fn is_full(keys: &Keys) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use serde_json::Value;
 
     fn told(failure: Option<Failure>, bytes: usize) -> Told {
         Told {
@@ -176,7 +218,8 @@ mod tests {
 
     #[test]
     fn a_tenants_answers_are_bounded_in_count_and_bytes() {
-        for (count, bytes) in [(KEYS_PER_TENANT, 0), (8, BYTES_PER_TENANT / 8)] {
+        let most = BYTES_PER_TENANT / BODY_KEPT_BYTES;
+        for (count, bytes) in [(KEYS_PER_TENANT, 0), (most, BODY_KEPT_BYTES)] {
             let remembered = Remembered::default();
             let tenant: Arc<str> = "t".into();
             for n in 0..count {

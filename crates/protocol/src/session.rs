@@ -46,7 +46,7 @@ use timers::{Due, Timers};
 /// Nothing that a peer sends makes a session panic or hold more bodies than its windows allow:
 /// `streams_max` times the reserve, plus the session's window, plus what was borrowed from the
 /// [`Budget`]. Heads and trailers that nobody reads come on top: at most
-/// [`INFORMATIONAL_MAX`](crate::limits::INFORMATIONAL_MAX) + 2 a stream.
+/// [`INFORMATIONAL_MAX`] + 2 a stream.
 ///
 /// The relay names a stream from [`open`](Self::open) on; its id on the wire is settled when OPEN
 /// leaves, so that ids rise on the wire although an urgent OPEN may pass a patient one (W-20).
@@ -423,7 +423,7 @@ impl Session {
 
     /// Bridge: sends a head of the answer. Only the last one has a `body` (at most 16 KiB) or an
     /// `end`. Heads with an informational status above
-    /// [`INFORMATIONAL_MAX`](crate::limits::INFORMATIONAL_MAX) are left out: they are only hints,
+    /// [`INFORMATIONAL_MAX`] are left out: they are only hints,
     /// and the relay would take them for a flood.
     ///
     /// # Errors

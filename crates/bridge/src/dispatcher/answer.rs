@@ -332,20 +332,20 @@ mod tests {
 
     #[test]
     fn a_connection_that_may_be_logged_in_is_known() {
-        let is_bound = |request: &str, answer: &'static str| {
+        let bound = |request: &str, answer: &'static str| {
             let mut headers = HeadersBuilder::default();
             headers.push(b"x-other", b"NTLM").unwrap();
             headers.push(b"authorization", request.as_bytes()).unwrap();
             let mut answered = HeaderMap::new();
             answered.append(WWW_AUTHENTICATE, HeaderValue::from_static("Digest a=b"));
             answered.append(WWW_AUTHENTICATE, HeaderValue::from_static(answer));
-            super::is_bound(&headers.build(), &answered)
+            is_bound(&headers.build(), &answered)
         };
-        assert!(!is_bound("Basic YTpi", "Basic realm=\"x\""));
-        assert!(is_bound("NTLM TlRMTVNTUAAB", "Basic"));
-        assert!(is_bound("negotiate YII", "Basic"));
-        assert!(is_bound("Basic YTpi", "nTlM"));
-        assert!(is_bound("Basic YTpi", "Basic realm=\"x\", Negotiate"));
+        assert!(!bound("Basic YTpi", "Basic realm=\"x\""));
+        assert!(bound("NTLM TlRMTVNTUAAB", "Basic"));
+        assert!(bound("negotiate YII", "Basic"));
+        assert!(bound("Basic YTpi", "nTlM"));
+        assert!(bound("Basic YTpi", "Basic realm=\"x\", Negotiate"));
     }
 
     #[tokio::test]

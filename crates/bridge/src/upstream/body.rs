@@ -281,7 +281,7 @@ mod tests {
 
     #[test]
     fn a_failure_behind_what_has_arrived_is_kept() {
-        let lost = Failure::possibly_executed(Code::BridgeLost, "lost");
+        let lost = Failure::possibly_executed(Code::Cancelled, "lost");
         let frames = [b"a", b"b"].map(|data| Ok(Frame::data(Bytes::from_static(data))));
         let mut body = Frames(frames.into_iter().chain([Err(lost.clone())]).collect());
         assert_eq!(

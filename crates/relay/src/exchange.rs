@@ -32,6 +32,10 @@ const TIME_GRACE: Duration = Duration::from_secs(2);
 /// How long a cancelled request waits for the bridge's word on how far it came.
 const WORD_WAIT: Duration = Duration::from_secs(2);
 
+/// How long the caller of a request whose tunnel was lost waits for the bridge's word on it: a
+/// bridge that lives redials within half a second.
+const AFTERMATH_WAIT: Duration = Duration::from_secs(3);
+
 #[derive(Debug, Default)]
 struct Running {
     next: u64,
@@ -225,12 +229,28 @@ where
     B: Body<Data = Bytes> + Send + 'static,
     B::Error: Send,
 {
+    let mut counted = Counted {
+        state,
+        outcome: Code::Cancelled.as_str(),
+    };
     let result = attempts(state, asked, body, place).await;
-    state.metrics.outcome(match &result {
+    counted.outcome = match &result {
         Ok(_) => Execution::Executed.as_str(),
         Err(failure) => failure.code.as_str(),
-    });
+    };
     result
+}
+
+/// Counts an exchange when it is over; one that is dropped was cancelled by its caller.
+struct Counted<'a> {
+    state: &'a State,
+    outcome: &'static str,
+}
+
+impl Drop for Counted<'_> {
+    fn drop(&mut self) {
+        self.state.metrics.outcome(self.outcome);
+    }
 }
 
 async fn attempts<B>(
@@ -316,6 +336,7 @@ where
                 });
             }
             Err(failure) => {
+                let failure = settle_lost(state, &entry, &recv, failure).await;
                 tried.push(entry);
                 let elsewhere = matches!(failure.code, Code::TunnelLost | Code::Overloaded)
                     && failure.execution.is_safe_to_repeat();
@@ -328,6 +349,28 @@ where
                 }
             }
         }
+    }
+}
+
+/// A tunnel that was lost leaves open how far its requests came. The bridge knows, and tells with
+/// its next session; the caller gets the better word if that comes soon.
+async fn settle_lost(state: &State, entry: &Entry, recv: &RecvStream, failure: Failure) -> Failure {
+    if failure.code != Code::TunnelLost || failure.execution != Execution::PossiblyExecuted {
+        return failure;
+    }
+    let Some(stream) = recv.wire_id() else {
+        return failure;
+    };
+    let registry = &state.registry;
+    if !registry
+        .was_not_dispatched(entry, stream, AFTERMATH_WAIT)
+        .await
+    {
+        return failure;
+    }
+    Failure {
+        execution: Execution::NotDispatched,
+        ..failure
     }
 }
 

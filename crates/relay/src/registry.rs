@@ -6,15 +6,19 @@
 //! keep replacing each other, and that is reported as a clone.
 
 use policy::{Host, HostPattern};
-use protocol::frame::{GoAwayReason, Hello, RefusedCode, Serves};
+use protocol::frame::{GoAwayReason, Hello, PreviousSession, RefusedCode, Serves};
 use protocol::session::EndReason;
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
+use tokio::sync::watch;
 use transport::Session;
 
 /// Slots whose last epoch is remembered. A slot that is forgotten may begin anew.
 const REMEMBERED_MAX: usize = 100_000;
+
+/// Lost sessions whose aftermath is kept, for the callers that wait for it.
+const AFTERMATHS_MAX: usize = 256;
 
 /// Slots of one instance.
 const SLOT_MAX: u8 = 8;
@@ -126,10 +130,18 @@ struct Inner {
     seen: HashMap<Slot, Seen>,
 }
 
+/// What a bridge said of a session that was lost.
+#[derive(Debug)]
+struct Aftermath {
+    bridge: Arc<str>,
+    told: PreviousSession,
+}
+
 /// Every tunnel of this node.
 #[derive(Debug)]
 pub struct Registry {
     inner: Mutex<Inner>,
+    aftermaths: watch::Sender<VecDeque<Aftermath>>,
     sessions_max: usize,
     sessions_per_tenant: usize,
 }
@@ -139,6 +151,7 @@ impl Registry {
     pub fn new(sessions_max: u32, sessions_per_tenant: u32) -> Self {
         Self {
             inner: Mutex::default(),
+            aftermaths: watch::Sender::new(VecDeque::new()),
             sessions_max: sessions_max as usize,
             sessions_per_tenant: sessions_per_tenant as usize,
         }
@@ -241,6 +254,37 @@ impl Registry {
             old.session.close(EndReason::Replaced);
         }
         entry
+    }
+
+    /// A bridge tells, with its next session, what became of the one that was lost.
+    pub fn tell_aftermath(&self, owner: &Owner, told: PreviousSession) {
+        self.aftermaths.send_modify(|all| {
+            if all.len() >= AFTERMATHS_MAX {
+                all.pop_front();
+            }
+            let bridge = owner.bridge.clone();
+            all.push_back(Aftermath { bridge, told });
+        });
+    }
+
+    /// Whether a stream of a tunnel that was lost was certainly not dispatched: its bridge says so
+    /// within `wait` (W-51).
+    pub async fn was_not_dispatched(&self, entry: &Entry, stream: u32, wait: Duration) -> bool {
+        let session = entry.session.id();
+        let found = |all: &VecDeque<Aftermath>| {
+            let mut fitting = all
+                .iter()
+                .filter(|one| one.told.session == session && one.bridge == entry.owner.bridge);
+            fitting
+                .next()
+                .map(|one| stream > one.told.last_stream || one.told.undispatched.contains(&stream))
+        };
+        let mut aftermaths = self.aftermaths.subscribe();
+        let told = aftermaths.wait_for(|all| found(all).is_some());
+        match tokio::time::timeout(wait, told).await {
+            Ok(Ok(all)) => found(&all).unwrap_or(false),
+            Ok(Err(_)) | Err(_) => false,
+        }
     }
 
     /// A tunnel is down.

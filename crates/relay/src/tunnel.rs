@@ -151,6 +151,9 @@ async fn run<IO: Io>(state: Arc<State>, candidate: Candidate<IO>, owner: Owner) 
     let entry = state
         .registry
         .insert(&owner, &hello, session, Instant::now());
+    if let Some(previous) = hello.previous.clone() {
+        state.registry.tell_aftermath(&owner, previous);
+    }
     if !state.directory.owner_may_stay(&owner) {
         entry.session.close(protocol::session::EndReason::Revoked);
     }

@@ -29,6 +29,9 @@ use tokio_tungstenite::tungstenite::{Error, Message};
 /// Messages read in a row before the writer has its turn.
 const READ_RUN: usize = 64;
 
+/// Frames that go to a peer that broke the protocol.
+const LAST_FRAMES: usize = 4;
+
 /// What a farewell may take: the last frames, and the closing handshake.
 const FAREWELL: Duration = Duration::from_secs(1);
 
@@ -325,11 +328,16 @@ where
     fn last_word(&mut self) {
         let mut core = self.shared.lock();
         core.session.drain(GoAwayReason::Protocol, Duration::ZERO);
-        let frame = core.session.poll_transmit(Instant::now());
+        // GOAWAY stands behind at most a few other control frames.
+        let frames: Vec<Bytes> = std::iter::from_fn(|| core.session.poll_transmit(Instant::now()))
+            .take(LAST_FRAMES)
+            .collect();
         drop(core);
-        if let (Writing::Idle, Some(frame)) = (&self.writing, frame) {
+        if matches!(self.writing, Writing::Idle) {
             let mut cx = Context::from_waker(std::task::Waker::noop());
-            let _ = Pin::new(&mut self.ws).start_send(Message::Binary(frame));
+            for frame in frames {
+                let _ = Pin::new(&mut self.ws).start_send(Message::Binary(frame));
+            }
             let _ = Pin::new(&mut self.ws).poll_flush(&mut cx);
             let _ = Pin::new(&mut self.ws).poll_close(&mut cx);
         }

@@ -33,6 +33,9 @@ use tokio_tungstenite::WebSocketStream;
 use tokio_tungstenite::tungstenite::protocol::Role;
 use tokio_tungstenite::tungstenite::{Error as WsError, Message};
 
+/// Shortest heartbeat that a bridge agrees to.
+const HEARTBEAT_MIN: Duration = Duration::from_millis(100);
+
 /// A connection that a tunnel can run on.
 pub trait Io: AsyncRead + AsyncWrite + Unpin + Send + 'static {}
 
@@ -134,11 +137,14 @@ fn config(
     peer: Windows,
     rtt: Duration,
 ) -> Config {
+    // A bridge takes the relay's word, within reason: a heartbeat of nothing would be a flood.
+    let heartbeat = Duration::from_millis(welcome.heartbeat_ms.into()).max(HEARTBEAT_MIN);
+    let dead_after = Duration::from_millis(welcome.dead_after_ms.into());
     Config {
         local: settings.windows,
         peer,
-        heartbeat: Duration::from_millis(welcome.heartbeat_ms.into()),
-        dead_after: Duration::from_millis(welcome.dead_after_ms.into()),
+        heartbeat,
+        dead_after: dead_after.max(heartbeat + HEARTBEAT_MIN),
         rtt,
         stream_window_cap: settings.stream_window_cap,
         budget: settings.budget.clone(),

@@ -140,9 +140,14 @@ impl World {
         self.site.relay.create_key_with(tenant, role, more).await
     }
 
+    /// The relay's metrics, as text.
+    pub async fn metrics(&self) -> String {
+        self.site.relay.metrics().await
+    }
+
     /// Sessions that are up, as the metrics say.
     pub async fn sessions(&self) -> u64 {
-        let metrics = self.site.relay.metrics().await;
+        let metrics = self.metrics().await;
         let line = metrics
             .lines()
             .find(|line| line.starts_with("relay_sessions "));

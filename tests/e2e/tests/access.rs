@@ -5,6 +5,8 @@ use e2e::World;
 use serde_json::json;
 use std::time::{Duration, Instant};
 use support::Ask;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
 
 #[tokio::test]
 async fn a_revoked_callers_key_is_refused_and_its_running_exchange_cut_within_two_seconds() {
@@ -147,4 +149,32 @@ async fn secrets_are_in_no_log_and_no_file_of_the_relay() {
             assert!(!found, "{} holds a secret", file.display());
         }
     }
+}
+
+#[tokio::test]
+async fn a_key_revoked_while_its_body_is_on_the_way_gets_nothing_done() {
+    let world = World::start().await;
+    let call = json!({"url": world.target.url("/hook"), "body": "x"}).to_string();
+    let head = |path: &str, key: &support::ApiKey, length: usize| {
+        format!(
+            "POST {path} HTTP/1.1\r\nHost: r\r\nAuthorization: {}\r\nContent-Length: {length}\r\n\r\n",
+            key.basic()
+        )
+    };
+    for path in ["/v1/calls", "/v1/endpoints/t/hook"] {
+        let key = world.key("caller", &[]).await;
+        let mut connection = TcpStream::connect(world.api.addr()).await.unwrap();
+        let head = head(path, &key, call.len());
+        connection.write_all(head.as_bytes()).await.unwrap();
+        let (first, last) = call.as_bytes().split_at(call.len() - 1);
+        connection.write_all(first).await.unwrap();
+        tokio::time::sleep(Duration::from_millis(300)).await;
+        world.relay_cli(&["key", "revoke", &key.client_id]).await;
+        tokio::time::sleep(Duration::from_millis(1200)).await;
+        connection.write_all(last).await.unwrap();
+        let mut answer = [0; 12];
+        connection.read_exact(&mut answer).await.unwrap();
+        assert_eq!(&answer, b"HTTP/1.1 401", "{path}");
+    }
+    assert_eq!(world.target.hooks().len(), 0);
 }

@@ -356,6 +356,12 @@ impl RecvStream {
         poll_fn(|cx| self.poll_head(cx)).await
     }
 
+    /// Relay: the exchange's id on the wire, once its OPEN has left.
+    pub fn wire_id(&self) -> Option<u32> {
+        let id = self.stream.id;
+        self.stream.shared.peek(|session| session.wire_id(id))
+    }
+
     /// What ends this exchange from outside.
     pub fn cutter(&self) -> Cutter {
         Cutter {

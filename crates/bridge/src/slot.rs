@@ -258,7 +258,7 @@ impl Slot {
                 relay,
                 error = error_text,
                 advice = advice(error),
-                ?wait,
+                wait = %shown(wait),
                 "the relay does not take this bridge"
             );
             return Next::Wait(wait);
@@ -268,7 +268,7 @@ impl Slot {
             slot = self.number,
             relay,
             error = error_text,
-            ?wait,
+            wait = %shown(wait),
             "no session"
         );
         Next::Wait(wait)
@@ -312,7 +312,7 @@ impl Slot {
                 let asked = Duration::from_millis(goaway.retry_after_ms.into());
                 let wait = self.reconnect.next_wait(Some(asked));
                 tracing::info!(
-                    slot = self.number, session = hex(&session.id()), reason = ?goaway.reason, ?wait,
+                    slot = self.number, session = hex(&session.id()), reason = ?goaway.reason, wait = %shown(wait),
                     "the relay asks for a new session; the old one finishes what it carries"
                 );
                 self.leave_behind(session);
@@ -398,7 +398,7 @@ impl Slot {
             )
             | None => {
                 let wait = self.reconnect.next_wait(None);
-                tracing::warn!(slot, session, %reason, ?wait, "session down");
+                tracing::warn!(slot, session, %reason, wait = %shown(wait), "session down");
                 return Next::Wait(wait);
             }
         }
@@ -496,4 +496,8 @@ fn hex(bytes: &[u8]) -> String {
         let _ = write!(text, "{byte:02x}");
         text
     })
+}
+/// A wait, for people.
+fn shown(wait: Duration) -> String {
+    format!("{:.1}s", wait.as_secs_f64())
 }

@@ -1,6 +1,7 @@
 //! The command line of the quickstart.
 
 use clap::Parser;
+use policy::{Endpoint, HostPattern, Methods};
 use std::path::PathBuf;
 
 /// Starts a relay, a bridge and a sample target in one process, pairs them, sends one call through
@@ -23,7 +24,7 @@ pub(crate) struct Args {
     /// Allow calls to a host, beside the sample target: a name, `*.corp.example`, an address or a
     /// CIDR, on any of the usual ports (80, 443, 8080, 8443) or on the one given as HOST:PORT. May
     /// be repeated.
-    #[arg(long, value_name = "PATTERN")]
+    #[arg(long, value_name = "PATTERN", value_parser = allow)]
     pub(crate) allow: Vec<String>,
 
     /// Port of the relay's HTTPS listener on 127.0.0.1; 0 takes a free one.
@@ -47,5 +48,19 @@ fn endpoint(text: &str) -> Result<(String, String), String> {
     let (name, url) = text
         .split_once('=')
         .ok_or("should look like ci=http://127.0.0.1:8080/")?;
+    Endpoint::new(name, url, Methods::Any).map_err(|error| error.to_string())?;
     Ok((name.to_owned(), url.to_owned()))
+}
+
+fn allow(text: &str) -> Result<String, String> {
+    let host = match text.rsplit_once(':') {
+        Some((host, port)) if port.parse::<u16>().is_ok() && !host.ends_with(':') => {
+            host.trim_matches(['[', ']'])
+        }
+        _ => text,
+    };
+    HostPattern::parse(host)
+        .or_else(|_| HostPattern::parse(text))
+        .map_err(|error| error.to_string())?;
+    Ok(text.to_owned())
 }

@@ -2,11 +2,15 @@
 //!
 //! Everything on the way is real: the relay's database and certificate, the pairing with a fresh
 //! API key, the TLS WebSocket, the bridge's policy. Only the target is a sample.
-#![expect(
-    clippy::print_stdout,
-    clippy::print_stderr,
-    reason = "a program for people to read"
-)]
+#![expect(clippy::print_stderr, reason = "a program for people to read")]
+
+/// Prints a line. Whoever reads may have gone (`quickstart | head`): that ends nothing.
+macro_rules! say {
+    ($($arg:tt)*) => {{
+        use std::io::Write as _;
+        let _ = writeln!(std::io::stdout(), $($arg)*);
+    }};
+}
 
 mod caller;
 mod cli;
@@ -45,7 +49,7 @@ async fn main() -> ExitCode {
 
 async fn run(args: &Args) -> Result<ExitCode, Failure> {
     if !args.json {
-        println!("Starting a relay, a bridge and a sample target on this machine ...");
+        say!("Starting a relay, a bridge and a sample target on this machine ...");
     }
     let demo = Demo::start(args).await?;
     if !args.json {
@@ -53,7 +57,7 @@ async fn run(args: &Args) -> Result<ExitCode, Failure> {
     }
     let outcome = demo.call().await?;
     if args.json {
-        println!("{}", tell::json(&demo, &outcome));
+        say!("{}", tell::json(&demo, &outcome));
     } else {
         tell::outcome(&demo, &outcome);
     }
@@ -68,7 +72,7 @@ async fn run(args: &Args) -> Result<ExitCode, Failure> {
         }
         wait_for_end().await;
         if !args.json {
-            println!("\nStopping.");
+            say!("\nStopping.");
         }
     }
     let _ = tokio::time::timeout(FAREWELL, demo.stop()).await;

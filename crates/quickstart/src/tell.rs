@@ -6,50 +6,50 @@ use serde_json::{Value, json};
 
 /// Who is where.
 pub(crate) fn set_up(demo: &Demo) {
-    println!();
-    println!(
+    say!();
+    say!(
         "  relay    {}   (the cloud's side; callers and bridges come here)",
         demo.relay_url()
     );
-    println!(
+    say!(
         "  bridge   {}   (inside the network; it dialled the relay and nothing dials it)",
         demo.bridge_name()
     );
-    println!(
+    say!(
         "  target   {}   (a sample of an internal tool)",
         demo.target_url()
     );
-    println!();
-    println!("The bridge was paired with a fresh API key and is connected over one TLS WebSocket.");
-    println!("Its policy allows:");
+    say!();
+    say!("The bridge was paired with a fresh API key and is connected over one TLS WebSocket.");
+    say!("Its policy allows:");
     for line in demo.allowed() {
-        println!("  {line}");
+        say!("  {line}");
     }
 }
 
 /// What became of the call.
 pub(crate) fn outcome(demo: &Demo, outcome: &Outcome) {
-    println!();
-    println!(
+    say!();
+    say!(
         "Call URL: the relay was asked to POST {{\"event\":\"defect closed\"}} to {}",
         demo.hook_url()
     );
-    println!("  caller -> relay -> TLS WebSocket -> bridge -> policy -> target, and back");
+    say!("  caller -> relay -> TLS WebSocket -> bridge -> policy -> target, and back");
     let document = &outcome.document;
     if outcome.executed() {
-        println!(
+        say!(
             "  executed: the target answered {} with",
             document["response"]["status"]
         );
         let body = document["response"]["body"].as_str().unwrap_or("(bytes)");
-        println!("    {}", body.trim_end());
-        println!(
+        say!("    {}", body.trim_end());
+        say!(
             "  {:.1} ms for the caller, {} ms of it between relay and target",
             outcome.took.as_secs_f64() * 1e3,
             document["timing"]["total_ms"]
         );
     } else {
-        println!(
+        say!(
             "  not executed: {} ({}): {}",
             document["code"].as_str().unwrap_or("?"),
             document["execution"].as_str().unwrap_or("?"),
@@ -66,30 +66,32 @@ pub(crate) fn what_next(demo: &Demo) {
         demo.caller().client_id,
         demo.caller().client_secret
     );
-    println!();
-    println!("Try it yourself, from another terminal. A call:");
-    println!();
-    println!(
+    say!();
+    say!("Try it yourself, from another terminal. A call:");
+    say!();
+    say!(
         "  {curl} {}/v1/calls -H 'Content-Type: application/json' -d '{{\"url\": \"{}\", \"body\": \"hello\"}}'",
         demo.relay_url(),
         demo.hook_url()
     );
-    println!();
-    println!("The same target as a named endpoint, like a reverse proxy:");
-    println!();
+    say!();
+    say!("The same target as a named endpoint, like a reverse proxy:");
+    say!();
     for name in demo.endpoints() {
-        println!("  {curl} {}/v1/endpoints/{name}/", demo.relay_url());
+        say!("  {curl} {}/v1/endpoints/{name}/", demo.relay_url());
     }
-    println!();
-    println!("Something that the policy refuses:");
-    println!();
-    println!(
+    say!();
+    say!("Something that the policy refuses:");
+    say!();
+    say!(
         "  {curl} {}/v1/calls -H 'Content-Type: application/json' -d '{{\"url\": \"http://169.254.169.254/\", \"bridge\": \"{}\"}}'",
         demo.relay_url(),
         demo.bridge_name()
     );
-    println!();
-    println!("Ctrl-C ends everything.");
+    say!();
+    say!(
+        "Your own servers: --endpoint NAME=URL and --allow HOST, see --help. Ctrl-C ends everything."
+    );
 }
 
 /// The whole of it, for a program.

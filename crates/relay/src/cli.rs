@@ -19,7 +19,7 @@ use args::{Args, Command, ConfigCommand};
 use clap::{CommandFactory as _, Parser as _};
 use std::error::Error as StdError;
 use std::io::Write as _;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 /// Why a command failed.
@@ -31,6 +31,12 @@ enum CliError {
     Storage(#[from] StorageError),
     #[error(transparent)]
     Start(#[from] StartError),
+    #[error(
+        "there is no database at {}: is storage.url right, and this the right config? \
+         `tenant create` and `serve` make a new one",
+        .0.display()
+    )]
+    NoDatabase(PathBuf),
     #[error("the output cannot be written: {0}")]
     Output(std::io::Error),
     #[error("the runtime cannot start: {0}")]
@@ -85,6 +91,10 @@ fn run(args: Args) -> Result<(), CliError> {
         match args.command {
             Command::Serve => serve::run(config).await,
             Command::Config(ConfigCommand::Check) => Ok(()),
+            // The first tenant may come before the first start; everything else needs one.
+            Command::Tenant(command @ args::TenantCommand::Create { .. }) => {
+                tenant::run(&Storage::open(&config.database).await?, command).await
+            }
             Command::Tenant(command) => tenant::run(&open(&config.database).await?, command).await,
             Command::Key(command) => key::run(&open(&config.database).await?, command).await,
             Command::Bridge(command) => bridge::run(&open(&config.database).await?, command).await,
@@ -92,7 +102,11 @@ fn run(args: Args) -> Result<(), CliError> {
     })
 }
 
+/// Opens a database that exists: looking at an empty one would say that all is lost.
 async fn open(database: &Path) -> Result<Storage, CliError> {
+    if !database.exists() {
+        return Err(CliError::NoDatabase(database.to_owned()));
+    }
     Ok(Storage::open(database).await?)
 }
 

@@ -16,6 +16,7 @@ use crate::auth::{Credentials, Principal};
 use crate::registry::Owner;
 use crate::router::Paired;
 use crate::storage::{SecretHash, Storage, StorageError, TenantState, now};
+use protocol::session::EndReason;
 use protocol::{Code, Failure};
 use state::State;
 use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard};
@@ -180,7 +181,12 @@ impl Directory {
 
     /// Whether a tunnel's owner may still have one.
     pub fn owner_may_stay(&self, owner: &Owner) -> bool {
-        self.state().owner_may_stay(owner)
+        self.why_cut(owner).is_none()
+    }
+
+    /// Why a tunnel must end now, if it must.
+    pub fn why_cut(&self, owner: &Owner) -> Option<EndReason> {
+        self.state().why_cut(owner)
     }
 
     /// The valid bridges of a tenant (its id), by name.

@@ -160,6 +160,8 @@ pub enum Outbound<B> {
 /// What a caller asks for.
 #[derive(Debug)]
 pub struct Asked<'a> {
+    /// The call's id, for the log.
+    pub call: Option<&'a str>,
     /// Who asks.
     pub principal: &'a Principal,
     /// Through this bridge and no other.
@@ -233,12 +235,40 @@ where
         state,
         outcome: Code::Cancelled.as_str(),
     };
+    let (principal, call, began) = (asked.principal, asked.call, Instant::now());
     let result = attempts(state, asked, body, place).await;
+    if let Err(failure) = &result {
+        log_failure(state, principal, call, failure, began);
+    }
     counted.outcome = match &result {
         Ok(_) => Execution::Executed.as_str(),
         Err(failure) => failure.code.as_str(),
     };
     result
+}
+
+/// One line for a request that failed: enough to find it by what its caller was told.
+fn log_failure(
+    state: &State,
+    principal: &Principal,
+    call: Option<&str>,
+    failure: &Failure,
+    began: Instant,
+) {
+    if state.failed_requests.may_speak() {
+        let took_ms = began.elapsed().as_secs_f64() * 1e3;
+        tracing::info!(
+            tenant = %principal.tenant_name,
+            key = %principal.client_id,
+            call,
+            code = %failure.code,
+            execution = %failure.execution,
+            detail = failure.detail,
+            took_ms = format!("{took_ms:.1}"),
+            suppressed = state.failed_requests.suppressed(),
+            "request failed"
+        );
+    }
 }
 
 /// Counts an exchange when it is over; one that is dropped was cancelled by its caller.

@@ -329,19 +329,20 @@ impl Registry {
         slots.any(|(slot, seen)| &*slot.bridge == bridge && seen.is_cloned(now))
     }
 
-    /// Ends every tunnel whose owner may no longer have one. They are out of the registry at
-    /// once, so that nothing new is sent to them.
-    pub fn cut(&self, may_stay: impl Fn(&Owner) -> bool) -> usize {
+    /// Ends every tunnel that `why` gives a reason for. They are out of the registry at once, so
+    /// that nothing new is sent to them.
+    pub fn cut(&self, why: impl Fn(&Owner) -> Option<EndReason>) -> usize {
         let mut cut = Vec::new();
         let mut inner = self.lock();
         for all in inner.sessions.values_mut() {
-            cut.extend(all.extract_if(.., |entry| !may_stay(&entry.owner)));
+            cut.extend(all.extract_if(.., |entry| why(&entry.owner).is_some()));
         }
         inner.sessions.retain(|_, all| !all.is_empty());
         inner.count -= cut.len();
         drop(inner);
         for entry in &cut {
-            entry.session.close(EndReason::Revoked);
+            let reason = why(&entry.owner).unwrap_or(EndReason::Revoked);
+            entry.session.close(reason);
         }
         cut.len()
     }

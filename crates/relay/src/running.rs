@@ -246,12 +246,12 @@ async fn cut_what_may_not_stay(state: Arc<State>) {
     let mut changed = state.directory.changed();
     while changed.changed().await.is_ok() {
         let directory = &state.directory;
-        let tunnels = state.registry.cut(|owner| directory.owner_may_stay(owner));
+        let tunnels = state.registry.cut(|owner| directory.why_cut(owner));
         let exchanges = state
             .exchanges
             .cut(|principal| directory.principal_may_stay(principal));
         if tunnels + exchanges > 0 {
-            tracing::info!(tunnels, exchanges, "cut off after a revocation");
+            tracing::info!(tunnels, exchanges, "cut off: revoked, expired or suspended");
         }
     }
 }

@@ -25,10 +25,12 @@ use crate::{bridges, pairing, upgrade};
 use bytes::Bytes;
 use http::header::{self, HeaderMap, HeaderValue};
 use http::{Method, Request, Response, StatusCode};
+use http_body_util::BodyExt;
 use hyper::body::Incoming;
 use protocol::Code;
 use serde_json::Value;
 use std::sync::Arc;
+use std::time::Duration;
 use tokio::sync::Semaphore;
 
 /// What requests are answered with.
@@ -42,6 +44,10 @@ pub struct Service {
     pub connections: Arc<Semaphore>,
 }
 
+/// How much of a refused request's body is read, and for how long.
+const DISCARD_MAX_BYTES: usize = 64 * 1024;
+const DISCARD_WITHIN: Duration = Duration::from_secs(1);
+
 const CALLING: &[Role] = &[Role::Caller, Role::Admin];
 const READING: &[Role] = &[Role::Caller, Role::Synchronizer, Role::Admin];
 const PAIRING: &[Role] = &[Role::Bridge];
@@ -54,17 +60,27 @@ impl Service {
         connection: &Arc<Connection>,
         request: Request<Incoming>,
     ) -> Response<Body> {
-        match self.route(connection, request).await {
+        let mut request = Some(request);
+        match self.route(connection, &mut request).await {
             Ok(response) => response,
-            Err(problem) => problem.into_response(),
+            Err(problem) => {
+                if let Some(request) = request {
+                    discard(request.into_body()).await;
+                }
+                problem.into_response()
+            }
         }
     }
 
+    /// Takes the request out when it is handed on; a refused one stays, with its body unread.
     async fn route(
         &self,
         connection: &Arc<Connection>,
-        request: Request<Incoming>,
+        waiting: &mut Option<Request<Incoming>>,
     ) -> Result<Response<Body>, Problem> {
+        let Some(request) = waiting.as_ref() else {
+            return Err(Problem::not_found());
+        };
         let target = request.uri().path_and_query().map(ToString::to_string);
         let target = target.unwrap_or_default();
         let path = target.split('?').next().unwrap_or_default();
@@ -82,30 +98,31 @@ impl Service {
         match path {
             transport::websocket::TUNNEL_PATH => {
                 get(request.method())?;
-                upgrade::tunnel(state, connection, request)
+                upgrade::tunnel(state, connection, taken(waiting)?)
             }
             "/v1/pair" => {
                 let principal = self
-                    .admit(connection, &request, PAIRING, Some("POST"))
+                    .admit(connection, request, PAIRING, Some("POST"))
                     .await?;
-                pairing::handle(state, &principal, request).await
+                pairing::handle(state, &principal, taken(waiting)?).await
             }
             "/v1/calls" => {
                 let principal = self
-                    .admit(connection, &request, CALLING, Some("POST"))
+                    .admit(connection, request, CALLING, Some("POST"))
                     .await?;
-                calls::handle(state, &principal, request).await
+                calls::handle(state, &principal, taken(waiting)?).await
             }
             "/v1/bridges" => {
                 let principal = self
-                    .admit(connection, &request, READING, Some("GET"))
+                    .admit(connection, request, READING, Some("GET"))
                     .await?;
                 Ok(bridges::list(state, &principal))
             }
             _ => {
                 if let Some((endpoint, rest)) = endpoints::split_target(&target) {
-                    let principal = self.admit(connection, &request, READING, None).await?;
-                    return endpoints::handle(state, &principal, request, endpoint, rest).await;
+                    let principal = self.admit(connection, request, READING, None).await?;
+                    return endpoints::handle(state, &principal, taken(waiting)?, endpoint, rest)
+                        .await;
                 }
                 let Some(below) = path.strip_prefix("/v1/bridges/") else {
                     return Err(Problem::not_found());
@@ -113,13 +130,13 @@ impl Service {
                 match below.split_once('/') {
                     None => {
                         let principal = self
-                            .admit(connection, &request, READING, Some("GET"))
+                            .admit(connection, request, READING, Some("GET"))
                             .await?;
                         bridges::show(state, &principal, below)
                     }
                     Some((name, "revoke")) => {
                         let principal = self
-                            .admit(connection, &request, MANAGING, Some("POST"))
+                            .admit(connection, request, MANAGING, Some("POST"))
                             .await?;
                         bridges::revoke(state, &principal, name).await
                     }
@@ -193,6 +210,25 @@ impl Service {
         });
         typed(StatusCode::OK, CONTENT_TYPE, text.into())
     }
+}
+
+fn taken(waiting: &mut Option<Request<Incoming>>) -> Result<Request<Incoming>, Problem> {
+    waiting.take().ok_or_else(Problem::not_found)
+}
+
+/// Reads what is left of a small body, so that the answer is not lost to a client that still
+/// sends: some give up on an HTTP/2 stream that is reset behind its answer.
+async fn discard(mut body: Incoming) {
+    let reading = async {
+        let mut bytes = 0;
+        while let Some(Ok(frame)) = body.frame().await {
+            bytes += frame.data_ref().map_or(0, Bytes::len);
+            if bytes > DISCARD_MAX_BYTES {
+                return;
+            }
+        }
+    };
+    let _ = tokio::time::timeout(DISCARD_WITHIN, reading).await;
 }
 
 fn get(method: &Method) -> Result<(), Problem> {

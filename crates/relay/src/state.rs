@@ -14,6 +14,9 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use tokio::sync::Semaphore;
 use transport::session::Settings;
 
+/// Lines a second about requests that failed.
+const FAILED_LINES: u32 = 20;
+
 /// One relay's insides.
 #[derive(Debug)]
 pub struct State {
@@ -35,6 +38,8 @@ pub struct State {
     pub unproven: Arc<Semaphore>,
     /// Says which tunnels are refused, not more often than somebody can read.
     pub refused_tunnels: Throttle,
+    /// Says which requests failed, not more often than somebody can read.
+    pub failed_requests: Throttle,
     /// Memory that the bodies of calls may use, in KiB.
     pub call_memory: Arc<Semaphore>,
     /// Memory that windows grow into.
@@ -52,6 +57,7 @@ impl State {
             remembered: Remembered::default(),
             unproven: Arc::new(Semaphore::new(limits.unproven_tunnels_max as usize)),
             refused_tunnels: Throttle::default(),
+            failed_requests: Throttle::new(FAILED_LINES),
             call_memory: Arc::new(Semaphore::new(
                 limits.call_memory_max.kib_up().min(Semaphore::MAX_PERMITS),
             )),

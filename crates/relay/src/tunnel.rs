@@ -154,8 +154,8 @@ async fn run<IO: Io>(state: Arc<State>, candidate: Candidate<IO>, owner: Owner) 
     if let Some(previous) = hello.previous.clone() {
         state.registry.tell_aftermath(&owner, previous);
     }
-    if !state.directory.owner_may_stay(&owner) {
-        entry.session.close(protocol::session::EndReason::Revoked);
+    if let Some(reason) = state.directory.why_cut(&owner) {
+        entry.session.close(reason);
     }
     tracing::info!(
         tenant = %owner.tenant,

@@ -60,7 +60,7 @@ pub enum OpeningError {
     #[error("the peer broke the protocol in the opening: {0}")]
     Protocol(String),
     /// The relay did not take the tunnel.
-    #[error("the relay refused the tunnel: {0:?}")]
+    #[error("the relay refused the tunnel: {code}", code = .0.code)]
     Refused(Refused),
     /// The system gave no randomness.
     #[error("the system gave no random bytes")]

@@ -147,6 +147,21 @@ pub enum RefusedCode {
     Authority,
 }
 
+impl std::fmt::Display for RefusedCode {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::Unauthorized => "it does not know this bridge, or the proof is wrong",
+            Self::Revoked => "this bridge or the key it was paired with was revoked",
+            Self::TenantSuspended => "the tenant is suspended",
+            Self::StaleEpoch { .. } => "a newer connection of the same slot was there before",
+            Self::Version => "it speaks another version of the protocol",
+            Self::Overloaded => "it has as many tunnels as it takes",
+            Self::ChannelBinding => "somebody between the bridge and the relay ends TLS",
+            Self::Authority => "it is not meant to be reached by this name",
+        })
+    }
+}
+
 /// The relay does not take the tunnel.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Refused {
@@ -213,6 +228,19 @@ pub enum GoAwayReason {
     Protocol,
     /// It has more than it can carry.
     Overloaded,
+}
+
+impl std::fmt::Display for GoAwayReason {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::Draining => "it is shutting down",
+            Self::Renew => "stream ids are running out",
+            Self::Revoked => "revoked",
+            Self::Replaced => "a newer session took over",
+            Self::Protocol => "it says that the protocol was broken",
+            Self::Overloaded => "it has more than it can carry",
+        })
+    }
 }
 
 /// The session will end.

@@ -103,7 +103,7 @@ impl Default for Windows {
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum EndReason {
     /// The peer said GOAWAY and closed.
-    #[error("the peer left: {0:?}")]
+    #[error("the peer left: {0}")]
     PeerLeft(GoAwayReason),
     /// Both sides were done.
     #[error("closed")]

@@ -5,6 +5,7 @@ use crate::auth::Principal;
 use crate::registry::Owner;
 use crate::storage::{ApiKey, BridgeId, BridgeIdentity, Changes, ClientId, TenantId, TenantState};
 use protocol::frame::RefusedCode;
+use protocol::session::EndReason;
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
@@ -182,14 +183,16 @@ impl State {
         Some((claimed, identity.public_key.clone(), standing))
     }
 
-    pub(super) fn owner_may_stay(&self, owner: &Owner) -> bool {
-        self.bridge_in(&owner.tenant, &owner.bridge)
-            .is_some_and(|(tenant, bridge)| {
-                tenant.state == TenantState::Active
-                    && bridge
-                        .valid()
-                        .any(|identity| identity.id.as_str() == &*owner.identity)
-            })
+    pub(super) fn why_cut(&self, owner: &Owner) -> Option<EndReason> {
+        let Some((tenant, bridge)) = self.bridge_in(&owner.tenant, &owner.bridge) else {
+            return Some(EndReason::Revoked);
+        };
+        let mut valid = bridge.valid();
+        if !valid.any(|identity| identity.id.as_str() == &*owner.identity) {
+            return Some(EndReason::Revoked);
+        }
+        // A suspended tenant's bridge may come back: it is told so when it dials again.
+        (tenant.state != TenantState::Active).then_some(EndReason::Draining)
     }
 
     pub(super) fn bridges_of(&self, tenant: &str) -> Vec<BridgeSummary> {

@@ -124,6 +124,7 @@ async fn make(
     let limit = Duration::from_millis(call.timeout_ms.into());
     let deadline = start + limit;
     let asked = Asked {
+        call: Some(id),
         principal,
         bridge: call.bridge.as_deref(),
         wanted: Wanted::Host(call.target.host()),

@@ -75,6 +75,7 @@ pub async fn handle(
         credential: None,
     };
     let asked = Asked {
+        call: None,
         principal,
         bridge: None,
         wanted: Wanted::Endpoint(endpoint),

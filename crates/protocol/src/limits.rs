@@ -56,14 +56,14 @@ pub const SESSION_WINDOW_BYTES: u64 = 4 * 1024 * 1024;
 pub const STREAMS_MAX: u32 = 1024;
 
 /// Bytes that wait unsent in one stream before its writer has to wait.
-pub const SEND_QUEUE_STREAM_BYTES: usize = 64 * 1024;
+pub const SEND_QUEUE_STREAM_BYTES: usize = 32 * 1024;
 
 /// Pieces of a body that wait unsent in one stream before its writer has to wait: a body that
 /// comes in single bytes must not cost many times its size.
 pub const SEND_QUEUE_STREAM_PIECES: usize = 256;
 
 /// Bytes that wait unsent in a whole session before writers with something queued have to wait.
-pub const SEND_QUEUE_SESSION_BYTES: usize = 4 * 1024 * 1024;
+pub const SEND_QUEUE_SESSION_BYTES: usize = 1024 * 1024;
 
 /// Bytes chosen for one write: what is chosen cannot be overtaken any more.
 pub const WRITE_BATCH_BYTES: usize = 64 * 1024;

@@ -9,8 +9,7 @@
 //!
 //! Each of the four is a process of its own. The rounds go through the three routes in turn, so
 //! that whatever else the machine does meets all of them, and the medians over the rounds are
-//! printed as a Markdown table. Arguments: the number of rounds and the seconds of each
-//! measurement.
+//! printed as a Markdown table.
 
 mod load;
 mod report;
@@ -26,6 +25,17 @@ use support::{Installation, Running};
 use load::Load;
 use report::{Report, Round};
 
+/// How often, and for how long.
+#[derive(Debug, clap::Args)]
+pub(crate) struct Args {
+    /// Rounds; the medians over them are printed
+    #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..=100))]
+    rounds: u32,
+    /// Seconds of each single measurement, of which a round has six
+    #[arg(long, default_value_t = 2, value_parser = clap::value_parser!(u64).range(1..=60))]
+    seconds: u64,
+}
+
 /// Keep-alive connections of the second measurement.
 const CONNECTIONS: usize = 64;
 /// Before anything counts: connections are made, buffers grow, pages are touched.
@@ -33,13 +43,9 @@ const WARM_UP: Duration = Duration::from_millis(700);
 /// The name of the endpoint.
 const ENDPOINT: &str = "app";
 
-// One thread: the load shall take as little as it can from those that are measured.
-#[tokio::main(flavor = "current_thread")]
-async fn main() -> Result<(), Box<dyn Error>> {
-    let mut args = std::env::args().skip(1);
-    let rounds: u32 = args.next().map_or(Ok(5), |rounds| rounds.parse())?;
-    let seconds: f64 = args.next().map_or(Ok(2.0), |seconds| seconds.parse())?;
-    let duration = Duration::try_from_secs_f64(seconds)?;
+/// Measures, and prints the table.
+pub(crate) async fn run(args: &Args) -> Result<(), Box<dyn Error>> {
+    let duration = Duration::from_secs(args.seconds);
 
     let target = Running::spawn("target", command("bench-target"));
     let line = target
@@ -54,7 +60,7 @@ async fn main() -> Result<(), Box<dyn Error>> {
         load.requests(CONNECTIONS, WARM_UP).await?;
     }
     let mut report = Report::new(CONNECTIONS, routes.each_ref().map(|(name, _)| *name));
-    for _ in 0..rounds.max(1) {
+    for _ in 0..args.rounds {
         for (route, (_, load)) in routes.iter().enumerate() {
             let latencies = load.latencies(duration).await?;
             let before = cpu(&site, &target);

@@ -1,0 +1,32 @@
+//! The measurements behind the project's figures, a module each: the real programs, started as
+//! anybody would start them, under load on loopback. Each prints a Markdown table.
+//!
+//! `cargo xtask bench NAME` builds everything in release mode and calls this.
+
+mod spine;
+
+use clap::{Parser, Subcommand};
+use std::error::Error;
+
+/// What the project's own programs can do, measured on this machine.
+#[derive(Debug, Parser)]
+#[command(name = "cargo xtask bench", bin_name = "cargo xtask bench")]
+struct Cli {
+    #[command(subcommand)]
+    measurement: Measurement,
+}
+
+#[derive(Debug, Subcommand)]
+enum Measurement {
+    /// The way through relay and bridge against the target itself: latency of one connection,
+    /// requests a second and processor time on 64
+    Spine(spine::Args),
+}
+
+// One thread: the load shall take as little as it can from those that are measured.
+#[tokio::main(flavor = "current_thread")]
+async fn main() -> Result<(), Box<dyn Error>> {
+    match Cli::parse().measurement {
+        Measurement::Spine(args) => spine::run(&args).await,
+    }
+}

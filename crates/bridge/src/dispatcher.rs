@@ -129,10 +129,11 @@ impl Dispatcher {
         let running = Running(self.clone());
         let active = self.active();
         // A panic ends this task alone; the streams' drop tells the relay.
-        tokio::spawn(async move {
+        // Boxed: a task is moved several times until it runs.
+        tokio::spawn(Box::pin(async move {
             exchange::run(active, incoming).await;
             drop(running);
-        });
+        }));
     }
 }
 

@@ -6,20 +6,22 @@
 //! ```
 //!
 //! There is no way in here without an [`Approved`], which only the policy makes. Nothing is
-//! followed, repeated or decided here: that is the dispatcher's. One task drives each connection;
-//! it ends when its [`Connection`] is dropped, so a cancelled exchange closes its connection.
+//! followed, repeated or decided here: that is the dispatcher's. An exchange moves the bytes of its
+//! own [`Connection`], and closes it by dropping it; idle ones do not move.
 
 mod body;
 mod connect;
 mod error;
 mod pool;
 mod request;
+mod stream;
 mod tls;
+mod wire;
 
 pub use body::RequestBody;
-pub use connect::Connection;
+pub use connect::{AnswerBody, Connection};
 pub use pool::Key;
-pub use request::RequestParts;
+pub use request::request_head;
 
 pub(crate) use body::Progress;
 pub(crate) use connect::raw_stream;

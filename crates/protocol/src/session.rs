@@ -56,13 +56,13 @@ use timers::{Due, Timers};
 #[derive(Debug)]
 pub struct Session {
     config: Config,
-    streams: HashMap<u32, Stream, BuildHasherDefault<IdHasher>>,
+    streams: StreamMap<Stream>,
     /// Streams that are not over on the wire.
     live: u32,
     /// Highest id opened (relay) or taken (bridge).
     last_id: u32,
     /// Relay: the stream behind an id on the wire. On the bridge they are the same.
-    wired: HashMap<u32, u32, BuildHasherDefault<IdHasher>>,
+    wired: StreamMap<u32>,
     /// Highest id on the wire in an OPEN, taken or not.
     wire_last: u32,
     /// The time of the last call that told it.
@@ -93,9 +93,12 @@ pub struct Session {
     ended: Option<EndReason>,
 }
 
+/// A map by stream id.
+pub type StreamMap<V> = HashMap<u32, V, BuildHasherDefault<IdHasher>>;
+
 /// Ids are chosen by the relay; multiplying spreads whatever it chooses.
-#[derive(Default)]
-struct IdHasher(u64);
+#[derive(Debug, Default)]
+pub struct IdHasher(u64);
 
 impl Hasher for IdHasher {
     fn finish(&self) -> u64 {

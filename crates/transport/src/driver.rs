@@ -6,6 +6,9 @@
 //!        clock  heartbeat, death, a write that makes no progress
 //! ```
 //!
+//! The first batch after a pause waits until every task that is ready has run: what they send
+//! leaves in the same write.
+//!
 //! Reading never waits for a stream or for the writer: a stream's bytes have room by its credit,
 //! and a flush that cannot go on leaves reading as it was.
 
@@ -17,7 +20,7 @@ use protocol::limits::{WRITE_BATCH_BYTES, WRITE_STALL};
 use protocol::session::EndReason;
 use std::future::Future;
 use std::io;
-use std::pin::Pin;
+use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 use std::time::{Duration, Instant};
@@ -82,6 +85,8 @@ impl<IO: AsyncWrite + Unpin> AsyncWrite for Metered<IO> {
 enum Writing {
     /// Everything chosen is in the kernel.
     Idle,
+    /// There is something to send; other tasks that are ready may add to it.
+    Gathering,
     /// A batch is on its way; how much had been written when it last made progress, and when
     /// that will have been too long ago.
     Flushing { written: u64, stalled_at: Instant },
@@ -160,7 +165,8 @@ where
             } = &mut self.writing
             {
                 match Pin::new(&mut self.ws).poll_flush(cx) {
-                    Poll::Ready(Ok(())) => self.writing = Writing::Idle,
+                    // What came up meanwhile has waited for long enough.
+                    Poll::Ready(Ok(())) => self.writing = Writing::Gathering,
                     Poll::Ready(Err(error)) => return Poll::Ready(Err(end_reason(&error))),
                     Poll::Pending => {
                         let now = Instant::now();
@@ -175,8 +181,13 @@ where
                     }
                 }
             }
+            if matches!(self.writing, Writing::Idle) && self.gathers(cx) {
+                self.writing = Writing::Gathering;
+                return Poll::Pending;
+            }
             self.choose_batch();
             if self.batch.is_empty() {
+                self.writing = Writing::Idle;
                 return Poll::Ready(Ok(()));
             }
             for frame in self.batch.drain(..) {
@@ -190,6 +201,19 @@ where
                 stalled_at: Instant::now() + WRITE_STALL,
             };
         }
+    }
+
+    /// After a pause: whether there is something to send, and the driver is polled again once the
+    /// tasks that are ready now have run.
+    fn gathers(&self, cx: &mut Context<'_>) -> bool {
+        let mut core = self.shared.lock();
+        if !core.session.has_frames() {
+            return false;
+        }
+        // Nobody else needs to wake it.
+        core.writer_idle = false;
+        drop(core);
+        pin!(tokio::task::yield_now()).poll(cx).is_pending()
     }
 
     /// Takes frames out of the session: what leaves in one write.
@@ -333,7 +357,7 @@ where
             .take(LAST_FRAMES)
             .collect();
         drop(core);
-        if matches!(self.writing, Writing::Idle) {
+        if !matches!(self.writing, Writing::Flushing { .. }) {
             let mut cx = Context::from_waker(std::task::Waker::noop());
             for frame in frames {
                 let _ = Pin::new(&mut self.ws).start_send(Message::Binary(frame));

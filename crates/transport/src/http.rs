@@ -61,15 +61,28 @@ pub fn to_wire(map: &HeaderMap, skip: impl Fn(&HeaderName) -> bool) -> Result<He
 /// [`InvalidHeader`] when a name or a value is not valid HTTP.
 pub fn from_wire(headers: &Headers) -> Result<HeaderMap, InvalidHeader> {
     let mut map = HeaderMap::with_capacity(headers.len());
+    append_from_wire(&mut map, headers, |_| false)?;
+    Ok(map)
+}
+
+/// Adds the fields of a head from the wire, but for those that `skip` names.
+///
+/// # Errors
+/// [`InvalidHeader`] when a name or a value is not valid HTTP.
+pub fn append_from_wire(
+    map: &mut HeaderMap,
+    headers: &Headers,
+    skip: impl Fn(&HeaderName) -> bool,
+) -> Result<(), InvalidHeader> {
     for (name, value) in headers.iter() {
         let name = HeaderName::from_bytes(name).map_err(|_| InvalidHeader)?;
         let value = HeaderValue::from_maybe_shared(headers.block().slice_ref(value))
             .map_err(|_| InvalidHeader)?;
-        if !is_hop_by_hop(&name) {
+        if !is_hop_by_hop(&name) && !skip(&name) {
             map.append(name, value);
         }
     }
-    Ok(map)
+    Ok(())
 }
 
 /// What is known of a body's length: from `Content-Length`, or from the body itself. A message

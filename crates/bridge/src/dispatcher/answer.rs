@@ -4,7 +4,7 @@
 //! HEAD and then as much as the relay takes. An answer that breaks off is a reset, never an end.
 
 use super::exchange::{Exchange, timed_out};
-use crate::upstream::{Connection, Progress, response_failure};
+use crate::upstream::{AnswerBody, Connection, Progress, response_failure};
 use bytes::{Bytes, BytesMut};
 use http::header::{AUTHORIZATION, CONTENT_LENGTH, WWW_AUTHENTICATE};
 use http::{HeaderMap, Response, StatusCode};
@@ -28,10 +28,15 @@ const GRACE: Duration = Duration::from_millis(2);
 pub(super) async fn pass_on(
     exchange: &mut Exchange,
     response: Response<Incoming>,
-    connection: Connection,
+    mut connection: Connection,
     progress: &Progress,
 ) -> Result<(), Failure> {
-    let (parts, mut body) = response.into_parts();
+    if !progress.is_done() {
+        // An early answer: the request goes on while the relay is waited for.
+        connection.run_alone();
+    }
+    let (parts, incoming) = response.into_parts();
+    let mut body = AnswerBody::new(incoming, &mut connection);
     if parts.status == StatusCode::SWITCHING_PROTOCOLS {
         let detail = "the target switched to another protocol, which was not asked for";
         return Err(executed(Code::TargetProtocol, detail));
@@ -57,8 +62,8 @@ pub(super) async fn pass_on(
             idle: exchange.times.idle,
             sleep: None,
         };
-        let pumped = timeout_at(exchange.times.end_by, exchange.send.pump(rest)).await;
-        match pumped {
+        let pumping = Box::pin(exchange.send.pump(rest));
+        match timeout_at(exchange.times.end_by, pumping).await {
             Ok(Ok(PumpEnd::Finished)) => {}
             // Nobody wants the rest: the connection goes with it.
             Ok(Ok(PumpEnd::Stopped)) => return Ok(()),
@@ -149,14 +154,14 @@ where
     let mut rest = None;
     let by = Instant::now() + GRACE;
     while !body.is_end_stream() {
-        let frame = if is_small {
-            match timeout_at(by, body.frame()).await {
-                Ok(frame) => Poll::Ready(frame),
-                Err(_) => Poll::Pending,
-            }
-        } else {
-            poll_fn(|cx| Poll::Ready(Pin::new(&mut *body).poll_frame(cx))).await
-        };
+        let mut frame = poll_fn(|cx| Poll::Ready(Pin::new(&mut *body).poll_frame(cx))).await;
+        if frame.is_pending()
+            && is_small
+            && Instant::now() < by
+            && let Ok(waited) = timeout_at(by, body.frame()).await
+        {
+            frame = Poll::Ready(waited);
+        }
         let frame = match frame {
             Poll::Pending => break,
             Poll::Ready(None) => {
@@ -218,16 +223,16 @@ impl Pieces {
 
 /// The rest of a body, with its limits. The time between two pieces runs while the target is
 /// waited for, not while the relay is.
-struct Rest {
+struct Rest<'a> {
     first: Option<Frame<Bytes>>,
-    body: Incoming,
+    body: AnswerBody<'a>,
     is_end: bool,
     bytes_left_max: Option<u64>,
     idle: Duration,
     sleep: Option<Pin<Box<Sleep>>>,
 }
 
-impl Rest {
+impl Rest<'_> {
     fn poll_idle(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         let idle = self.idle;
         let sleep = self
@@ -245,7 +250,7 @@ impl Rest {
     }
 }
 
-impl Body for Rest {
+impl Body for Rest<'_> {
     type Data = Bytes;
     type Error = Failure;
 

@@ -7,8 +7,8 @@ use super::refusal::refused;
 use super::resolve::resolve;
 use super::{Active, LONGEST, answer, raw};
 use crate::upstream::{
-    Connection, FRESH_FOR, Key, Progress, RequestBody, RequestParts, Upstream,
-    closed_before_answer, request_failure,
+    Connection, FRESH_FOR, Key, Progress, RequestBody, Upstream, closed_before_answer,
+    request_failure, request_head,
 };
 use http::{HeaderMap, Request, Response, StatusCode};
 use hyper::body::Incoming as Body;
@@ -17,10 +17,12 @@ use policy::{Approved, Candidate};
 use protocol::frame::{BodyLength, RequestHead, RequestTarget, ResponseHead, TimeLeft};
 use protocol::limits::INFORMATIONAL_MAX;
 use protocol::{Code, Execution, Failure};
+use std::collections::VecDeque;
+use std::future::poll_fn;
 use std::pin::pin;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::task::Poll;
 use std::time::Duration;
-use tokio::sync::mpsc;
 use tokio::time::{Instant, sleep_until, timeout_at};
 use transport::{Incoming, RecvStream, SendStream};
 
@@ -114,7 +116,7 @@ impl Exchange {
     async fn serve(&mut self, recv: RecvStream) -> Result<(), Failure> {
         let candidate = self.decide()?;
         if matches!(self.head.target, RequestTarget::Connect { .. }) {
-            return raw::serve(self, &candidate, recv).await;
+            return Box::pin(raw::serve(self, &candidate, recv)).await;
         }
         let limits = &self.active.config.limits;
         let bytes_max = limits.request_max.map(|size| size.bytes());
@@ -180,27 +182,29 @@ impl Exchange {
         }
         .and_then(|settings| settings.ca_file.as_deref());
         let key = Upstream::key(candidate.target(), ca_file);
-        let mut again = body.again().filter(|_| is_repeatable(&self.head.method));
+        // A body that is whole can be sent once more.
+        let mut again = body.whole().filter(|_| is_repeatable(&self.head.method));
         let idle_max = again.is_none().then_some(FRESH_FOR);
         let pooled = active
             .upstream
             .reuse(&key, idle_max, |address| candidate.approve(address).ok());
         let (approved, mut connection) = match pooled {
             Some(pooled) => pooled,
-            None => {
-                self.before_dispatch(self.connection(candidate, &key))
-                    .await?
-            }
+            // Boxed, as all is here that most exchanges do without: they stay small.
+            None => Box::pin(self.before_dispatch(self.connection(candidate, &key))).await?,
         };
-        let parts = RequestParts::new(&approved, &self.head)?;
+        let mut head = Some(request_head(&approved, &self.head)?);
         let mut body = body;
         let mut may_have_left = false;
         for tries_left in (0..TRIES_MAX).rev() {
+            let head = match head.take() {
+                Some(head) => head,
+                None => request_head(&approved, &self.head)?,
+            };
             self.send.dispatched()?;
             let progress = body.progress();
-            let (request, informational) = with_informational(parts.request(body));
-            let answer = connection.send(request);
-            let mut error = match self.head_of(answer, informational, &progress).await {
+            let request = head.map(|()| body);
+            let mut error = match self.head_of(&mut connection, request, &progress).await {
                 Ok(response) => {
                     return answer::pass_on(self, response, connection, &progress).await;
                 }
@@ -215,14 +219,14 @@ impl Exchange {
                     request.into_body()
                 }
                 // The target had closed an idle connection: a repeat does nothing twice.
-                (None, Some(body)) if was_reused && closed_before_answer(error.error()) => {
+                (None, Some(bytes)) if was_reused && closed_before_answer(error.error()) => {
                     may_have_left = true;
-                    body
+                    RequestBody::of_whole(bytes, self.head.body)
                 }
                 _ => return Err(request_failure(error.error())),
             };
-            let connecting = self.before_dispatch(self.connection(candidate, &key)).await;
-            (_, connection) = connecting.map_err(|failure| Failure {
+            let connecting = Box::pin(self.before_dispatch(self.connection(candidate, &key)));
+            (_, connection) = connecting.await.map_err(|failure| Failure {
                 execution: if may_have_left {
                     Execution::PossiblyExecuted
                 } else {
@@ -235,38 +239,65 @@ impl Exchange {
         Err(Failure::possibly_executed(Code::TargetClosed, detail))
     }
 
-    /// Waits for the head of the answer, and passes those with a status of 1xx on.
+    /// Sends a request, waits for the head of its answer, and passes those with a status of 1xx on.
     async fn head_of(
         &mut self,
-        answer: impl Future<Output = Result<Response<Body>, TrySendError<Request<RequestBody>>>>,
-        mut informational: mpsc::Receiver<ResponseHead>,
+        connection: &mut Connection,
+        mut request: Request<RequestBody>,
         progress: &Progress,
     ) -> Result<Response<Body>, NoHead> {
-        let mut answer = pin!(answer);
+        let hints = Hints::of(&mut request);
+        let mut answer = pin!(connection.send(request));
+        let mut answered = None;
         let fixed = self.times.head_by.min(self.times.end_by);
+        let stalls = || (Instant::from_std(progress.last()) + self.times.head).min(fixed);
+        let mut alarm = pin!(sleep_until(stalls()));
         loop {
-            let stalls = Instant::from_std(progress.last()) + self.times.head;
-            let head = tokio::select! {
-                biased;
-                Some(head) = informational.recv() => head,
-                result = &mut answer => return result.map_err(|error| NoHead::Target(Box::new(error))),
-                failure = self.send.closed() => return Err(NoHead::Over(failure)),
-                () = sleep_until(stalls.min(fixed)) => {
-                    let now = Instant::now();
-                    let moved = Instant::from_std(progress.last()) + self.times.head;
-                    if now < moved.min(fixed) {
-                        continue;
-                    }
+            let step = poll_fn(|cx| {
+                if answered.is_none()
+                    && let Poll::Ready(result) = answer.as_mut().poll(cx)
+                {
+                    answered = Some(result);
+                }
+                if let Some(hint) = hints.next() {
+                    return Poll::Ready(Step::Hint(hint));
+                }
+                if let Some(result) = answered.take() {
+                    return Poll::Ready(Step::Answer(result));
+                }
+                if let Poll::Ready(failure) = self.send.poll_closed(cx) {
+                    return Poll::Ready(Step::Over(failure));
+                }
+                alarm.as_mut().poll(cx).map(|()| Step::Late)
+            });
+            match step.await {
+                Step::Hint(hint) if hint.status == 100 && !self.head.expect_continue => {}
+                Step::Hint(hint) => self.send.head(&hint, &[], false).map_err(NoHead::Over)?,
+                Step::Answer(result) => {
+                    return result.map_err(|error| NoHead::Target(Box::new(error)));
+                }
+                Step::Over(failure) => return Err(NoHead::Over(failure)),
+                Step::Late if Instant::now() < stalls() => alarm.as_mut().reset(stalls()),
+                Step::Late => {
                     let detail = "the target did not answer in time";
                     let failure = timed_out(Execution::PossiblyExecuted, detail);
                     return Err(NoHead::Over(failure));
                 }
-            };
-            if head.status != 100 || self.head.expect_continue {
-                self.send.head(&head, &[], false).map_err(NoHead::Over)?;
             }
         }
     }
+}
+
+/// What comes while an answer is waited for.
+enum Step {
+    /// A head with a status of 1xx.
+    Hint(ResponseHead),
+    /// The answer's head, or that there is none.
+    Answer(Result<Response<Body>, TrySendError<Request<RequestBody>>>),
+    /// The exchange is over.
+    Over(Failure),
+    /// The time is over, unless the request has moved meanwhile.
+    Late,
 }
 
 /// Whether it may be sent twice without doing anything twice, and usually is (RFC 9110, 9.2.1).
@@ -274,18 +305,29 @@ fn is_repeatable(method: &str) -> bool {
     matches!(method, "GET" | "HEAD" | "OPTIONS")
 }
 
-/// Lets heads with a status of 1xx come out beside the answer.
-fn with_informational(
-    mut request: Request<RequestBody>,
-) -> (Request<RequestBody>, mpsc::Receiver<ResponseHead>) {
-    let (sender, receiver) = mpsc::channel(INFORMATIONAL_MAX as usize);
-    hyper::ext::on_informational(&mut request, move |response| {
-        // More than the wire takes of them are dropped: they are hints.
-        if let Some(head) = informational(response.status(), response.headers()) {
-            let _ = sender.try_send(head);
-        }
-    });
-    (request, receiver)
+/// Heads with a status of 1xx. They are put here while the answer is polled for.
+struct Hints(Arc<Mutex<VecDeque<ResponseHead>>>);
+
+impl Hints {
+    fn of(request: &mut Request<RequestBody>) -> Self {
+        let hints = Arc::new(Mutex::new(VecDeque::new()));
+        let sink = hints.clone();
+        hyper::ext::on_informational(request, move |response| {
+            let mut hints = sink.lock().unwrap_or_else(PoisonError::into_inner);
+            // More than the wire takes of them are dropped: they are hints.
+            if hints.len() < INFORMATIONAL_MAX as usize
+                && let Some(head) = informational(response.status(), response.headers())
+            {
+                hints.push_back(head);
+            }
+        });
+        Self(hints)
+    }
+
+    fn next(&self) -> Option<ResponseHead> {
+        let mut hints = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        hints.pop_front()
+    }
 }
 
 fn informational(status: StatusCode, headers: &HeaderMap) -> Option<ResponseHead> {

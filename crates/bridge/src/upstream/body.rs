@@ -128,14 +128,15 @@ impl RequestBody {
         }
     }
 
-    /// The same body once more, where it is whole.
-    pub fn again(&self) -> Option<Self> {
+    /// From its bytes.
+    pub fn of_whole(bytes: Bytes, length: BodyLength) -> Self {
+        Self::of(Kind::Whole(bytes), length, None)
+    }
+
+    /// Its bytes, where it is whole.
+    pub fn whole(&self) -> Option<Bytes> {
         match &self.kind {
-            Kind::Whole(bytes) => Some(Self::of(
-                Kind::Whole(bytes.clone()),
-                self.length,
-                self.bytes_left_max,
-            )),
+            Kind::Whole(bytes) => Some(bytes.clone()),
             Kind::Stream { .. } => None,
         }
     }
@@ -268,7 +269,7 @@ mod tests {
     fn a_whole_body_can_be_sent_again() {
         let bytes = Bytes::from_static(b"{}");
         let mut body = RequestBody::of(Kind::Whole(bytes.clone()), BodyLength::Known(2), None);
-        let again = body.again().unwrap();
+        let again = RequestBody::of_whole(body.whole().unwrap(), BodyLength::Known(2));
         assert!(!body.progress().is_done());
         let mut cx = Context::from_waker(Waker::noop());
         let Poll::Ready(Some(Ok(frame))) = Pin::new(&mut body).poll_frame(&mut cx) else {

@@ -2,48 +2,58 @@
 
 use super::body::RequestBody;
 use super::pool::{Key, Pooled};
+use super::stream::Stream;
 use super::tls::TlsConfigs;
+use super::wire::Wire;
 use super::{HEAD_BUFFER_BYTES, RESPONSE_HEADERS_MAX};
+use bytes::Bytes;
 use http::{Request, Response};
+use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
 use hyper::client::conn::{TrySendError, http1};
 use hyper_util::rt::TokioIo;
 use policy::Approved;
 use protocol::{Code, Failure};
 use rustls::pki_types::ServerName;
+use std::future::poll_fn;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
+use std::pin::{Pin, pin};
+use std::task::{Context, Poll, Waker};
 use std::time::{Duration, Instant};
-use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
-use tokio::task::JoinHandle;
 use tokio::time::timeout;
 use tokio_rustls::TlsConnector;
 
-/// A live connection to a target. Dropping it closes it.
+/// A live connection to a target. Its bytes move while [`Self::send`] or an [`AnswerBody`] is
+/// polled. Dropping it closes it.
 #[derive(Debug)]
 pub struct Connection {
     sender: http1::SendRequest<RequestBody>,
-    task: JoinHandle<()>,
+    wire: Wire,
     key: Key,
     address: SocketAddr,
     is_reused: bool,
 }
 
-impl Drop for Connection {
-    fn drop(&mut self) {
-        self.task.abort();
-    }
-}
-
 impl Connection {
     /// Hands a request over. The future is the answer's head.
-    pub fn send(
+    pub async fn send(
         &mut self,
         request: Request<RequestBody>,
-    ) -> impl Future<Output = Result<Response<Incoming>, TrySendError<Request<RequestBody>>>> + use<>
-    {
-        self.sender.try_send_request(request)
+    ) -> Result<Response<Incoming>, TrySendError<Request<RequestBody>>> {
+        let mut answer = pin!(self.sender.try_send_request(request));
+        let wire = &mut self.wire;
+        poll_fn(|cx| {
+            wire.poll(cx);
+            answer.as_mut().poll(cx)
+        })
+        .await
+    }
+
+    /// From now on its bytes move in both directions whoever polls.
+    pub fn run_alone(&mut self) {
+        self.wire.run_alone();
     }
 
     /// Whether it has served a request before.
@@ -53,7 +63,18 @@ impl Connection {
 
     /// Waits until it can take another request; false when it is closed.
     pub(super) async fn ready(&mut self) -> bool {
-        self.sender.ready().await.is_ok()
+        let (wire, sender) = (&mut self.wire, &mut self.sender);
+        poll_fn(|cx| {
+            wire.poll(cx);
+            sender.poll_ready(cx)
+        })
+        .await
+        .is_ok()
+    }
+
+    /// It has served a request.
+    pub(super) fn mark_reused(&mut self) {
+        self.is_reused = true;
     }
 }
 
@@ -66,15 +87,54 @@ impl Pooled for Connection {
         self.address.ip()
     }
 
-    fn is_usable(&self) -> bool {
+    fn is_usable(&mut self) -> bool {
+        // Sees what has come since: its end, as a rule.
+        self.wire.poll(&mut Context::from_waker(Waker::noop()));
         self.sender.is_ready() && !self.sender.is_closed()
     }
 }
 
-impl Connection {
-    /// It has served a request.
-    pub(super) fn mark_reused(&mut self) {
-        self.is_reused = true;
+/// The body of an answer, and the connection that it comes on.
+#[derive(Debug)]
+pub struct AnswerBody<'a> {
+    incoming: Incoming,
+    connection: &'a mut Connection,
+}
+
+impl<'a> AnswerBody<'a> {
+    /// The body of the answer to the request that was sent last.
+    pub fn new(incoming: Incoming, connection: &'a mut Connection) -> Self {
+        Self {
+            incoming,
+            connection,
+        }
+    }
+}
+
+impl Body for AnswerBody<'_> {
+    type Data = Bytes;
+    type Error = hyper::Error;
+
+    fn poll_frame(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
+        let this = self.get_mut();
+        let mut incoming = Pin::new(&mut this.incoming);
+        // Asking first tells the connection that bytes are wanted.
+        if let Poll::Ready(frame) = incoming.as_mut().poll_frame(cx) {
+            return Poll::Ready(frame);
+        }
+        this.connection.wire.poll(cx);
+        incoming.poll_frame(cx)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.incoming.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.incoming.size_hint()
     }
 }
 
@@ -87,15 +147,16 @@ pub(super) async fn connect(
 ) -> Result<(Approved, Connection), Failure> {
     let (approved, stream) = tcp(approved, limit).await?;
     let address = approved.socket_addr();
-    let (sender, task) = if key.is_tls {
-        let stream = secure(stream, key, tls, limit).await?;
-        handshake(stream).await?
+    let stream = if key.is_tls {
+        let secured = secure(stream, key, tls, limit).await?;
+        Stream::Tls(Box::new(secured))
     } else {
-        handshake(stream).await?
+        Stream::Plain(stream)
     };
+    let (sender, wire) = handshake(stream).await?;
     let connection = Connection {
         sender,
-        task,
+        wire,
         key: key.clone(),
         address,
         is_reused: false,
@@ -165,12 +226,7 @@ async fn secure(
     }
 }
 
-async fn handshake<S>(
-    stream: S,
-) -> Result<(http1::SendRequest<RequestBody>, JoinHandle<()>), Failure>
-where
-    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
-{
+async fn handshake(stream: Stream) -> Result<(http1::SendRequest<RequestBody>, Wire), Failure> {
     let (sender, connection) = http1::Builder::new()
         .max_headers(RESPONSE_HEADERS_MAX)
         .max_buf_size(HEAD_BUFFER_BYTES)
@@ -180,11 +236,5 @@ where
             let error = io::Error::other(error);
             Failure::not_dispatched(Code::TargetRefused, error.to_string())
         })?;
-    let task = tokio::spawn(async move {
-        // Its exchange learns the same from the answer; an idle one has nobody to tell.
-        if let Err(error) = connection.await {
-            tracing::debug!(%error, "connection to a target ended");
-        }
-    });
-    Ok((sender, task))
+    Ok((sender, Wire::new(connection)))
 }

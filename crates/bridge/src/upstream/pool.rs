@@ -52,7 +52,7 @@ pub(super) trait Pooled: Sized {
     fn key(&self) -> &Key;
     fn address(&self) -> IpAddr;
     /// Open, and able to take a request now.
-    fn is_usable(&self) -> bool;
+    fn is_usable(&mut self) -> bool;
 }
 
 #[derive(Debug)]
@@ -107,14 +107,15 @@ impl<C: Pooled> Pool<C> {
         let shelves = &mut *guard;
         let shelf = shelves.by_key.get_mut(key)?;
         let mut found = None;
-        while let Some(idle) = shelf.pop_back() {
-            if idle.connection.is_usable() && idle.since.elapsed() > young {
+        while let Some(mut idle) = shelf.pop_back() {
+            let is_usable = idle.connection.is_usable();
+            if is_usable && idle.since.elapsed() > young {
                 // It may still serve a request that can be repeated.
                 shelf.push_back(idle);
                 break;
             }
             shelves.count -= 1;
-            if !idle.connection.is_usable() {
+            if !is_usable {
                 continue;
             }
             // One that is no longer allowed is closed.
@@ -154,7 +155,7 @@ impl<C: Pooled> Pool<C> {
         let mut shelves = self.lock();
         let timeout = self.idle_timeout;
         shelves.by_key.retain(|_, shelf| {
-            shelf.retain(|idle| idle.connection.is_usable() && idle.since.elapsed() < timeout);
+            shelf.retain_mut(|idle| idle.connection.is_usable() && idle.since.elapsed() < timeout);
             !shelf.is_empty()
         });
         shelves.count = shelves.by_key.values().map(VecDeque::len).sum();
@@ -218,7 +219,7 @@ mod tests {
             IpAddr::V4(Ipv4Addr::new(10, 0, 0, self.number))
         }
 
-        fn is_usable(&self) -> bool {
+        fn is_usable(&mut self) -> bool {
             self.is_usable
         }
     }

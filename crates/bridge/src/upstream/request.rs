@@ -3,58 +3,35 @@
 //! The request line is the approved path, byte for byte; `Host` is the approved authority, never
 //! the caller's; the framing is what the caller's was: a length, chunks, or nothing.
 
-use super::body::RequestBody;
 use http::header::{self, HeaderMap, HeaderValue};
 use http::{Method, Request, Uri};
 use policy::Approved;
 use protocol::frame::{BodyLength, RequestHead};
 use protocol::{Code, Failure};
 
-/// The head of a request, ready to be sent, more than once where it must be.
-#[derive(Debug, Clone)]
-pub struct RequestParts {
-    method: Method,
-    uri: Uri,
-    headers: HeaderMap,
-}
-
-impl RequestParts {
-    /// From the wire's head and the approved target.
-    ///
-    /// # Errors
-    /// `invalid_request` when a part is not HTTP; nothing was dispatched.
-    pub fn new(approved: &Approved, head: &RequestHead) -> Result<Self, Failure> {
-        let target = approved.target();
-        let method = Method::from_bytes(approved.method().as_bytes())
-            .map_err(|_| invalid("the method is not valid HTTP"))?;
-        let uri = Uri::try_from(target.path_and_query())
-            .map_err(|_| invalid("the path cannot be put on a request line"))?;
-        let given = transport::http::from_wire(&head.headers)
-            .map_err(|error| invalid(&error.to_string()))?;
-        let host = HeaderValue::try_from(target.authority())
-            .map_err(|_| invalid("the host cannot be put into a header field"))?;
-        // First, as targets expect it (RFC 9110, 7.2).
-        let mut headers = HeaderMap::with_capacity(given.len() + 2);
-        headers.insert(header::HOST, host);
-        for (name, value) in given.iter().filter(|(name, _)| **name != header::HOST) {
-            headers.append(name.clone(), value.clone());
-        }
-        frame(&mut headers, head.body);
-        Ok(Self {
-            method,
-            uri,
-            headers,
-        })
-    }
-
-    /// With a body.
-    pub fn request(&self, body: RequestBody) -> Request<RequestBody> {
-        let mut request = Request::new(body);
-        *request.method_mut() = self.method.clone();
-        *request.uri_mut() = self.uri.clone();
-        *request.headers_mut() = self.headers.clone();
-        request
-    }
+/// The head of a request, from the wire's and the approved target.
+///
+/// # Errors
+/// `invalid_request` when a part is not HTTP; nothing was dispatched.
+pub fn request_head(approved: &Approved, head: &RequestHead) -> Result<Request<()>, Failure> {
+    let target = approved.target();
+    let method = Method::from_bytes(approved.method().as_bytes())
+        .map_err(|_| invalid("the method is not valid HTTP"))?;
+    let uri = Uri::try_from(target.path_and_query())
+        .map_err(|_| invalid("the path cannot be put on a request line"))?;
+    let host = HeaderValue::try_from(target.authority())
+        .map_err(|_| invalid("the host cannot be put into a header field"))?;
+    let mut request = Request::new(());
+    *request.method_mut() = method;
+    *request.uri_mut() = uri;
+    let headers = request.headers_mut();
+    headers.reserve(head.headers.len() + 2);
+    // First, as targets expect it (RFC 9110, 7.2).
+    headers.insert(header::HOST, host);
+    transport::http::append_from_wire(headers, &head.headers, |name| *name == header::HOST)
+        .map_err(|error| invalid(&error.to_string()))?;
+    frame(headers, head.body);
+    Ok(request)
 }
 
 /// Writes the framing that the caller chose; whatever else the fields say of it goes.
@@ -123,10 +100,10 @@ mod tests {
             ("cookie", "b=2"),
             ("content-length", "99"),
         ]);
-        let parts = RequestParts::new(&approved, &head).unwrap();
-        assert_eq!(parts.uri.to_string(), "/a%2Fb;c?x=1&y=%20");
-        let fields: Vec<_> = parts
-            .headers
+        let request = request_head(&approved, &head).unwrap();
+        assert_eq!(request.uri().to_string(), "/a%2Fb;c?x=1&y=%20");
+        let fields: Vec<_> = request
+            .headers()
             .iter()
             .map(|(name, value)| (name.as_str(), value.to_str().unwrap()))
             .collect();

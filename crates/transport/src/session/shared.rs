@@ -1,13 +1,15 @@
 //! The lock in which the driver and the users of streams meet.
 
 use super::{Incoming, streams};
-use protocol::frame::{GoAway, GoAwayReason, PreviousSession};
-use protocol::session::{EndReason, Event, Session};
-use std::collections::HashMap;
+use protocol::frame::{GoAway, GoAwayReason, PreviousSession, RequestHead};
+use protocol::session::{EndReason, Event, Session, StreamMap};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::Waker;
 use std::time::Duration;
 use tokio::sync::watch;
+
+/// Tasks that are woken in one go.
+const WAKE_RUN: usize = 8;
 
 /// Who waits for something on a stream.
 #[derive(Debug, Default)]
@@ -27,7 +29,7 @@ pub(crate) struct State {
 /// What the lock protects.
 pub(crate) struct Core {
     pub(crate) session: Session,
-    pub(crate) waiting: HashMap<u32, Waiting>,
+    pub(crate) waiting: StreamMap<Waiting>,
     pub(crate) driver: Option<Waker>,
     /// The driver has sent all it had: it wants to know of new frames.
     pub(crate) writer_idle: bool,
@@ -53,7 +55,7 @@ impl Shared {
             id,
             core: Mutex::new(Core {
                 session,
-                waiting: HashMap::new(),
+                waiting: StreamMap::default(),
                 driver: None,
                 writer_idle: true,
                 closing: None,
@@ -94,59 +96,78 @@ impl Shared {
     }
 
     /// Passes on what has happened, and gives the lock back first.
-    pub(crate) fn settle(self: &Arc<Self>, mut core: MutexGuard<'_, Core>) {
-        let mut wakers: Vec<Waker> = Vec::new();
-        let mut opened = Vec::new();
+    pub(crate) fn settle<'a>(self: &'a Arc<Self>, mut core: MutexGuard<'a, Core>) {
         let mut goaway = None;
         let mut serves = false;
-        while let Some(event) = core.session.poll_event() {
-            match event {
-                Event::Opened { id, head } => opened.push((id, head)),
-                Event::Readable(id) => {
-                    if let Some(waiting) = core.waiting.get_mut(&id) {
-                        wakers.extend(waiting.reader.take());
+        loop {
+            // In runs, so that the lock is given back before anybody is woken, without a list on
+            // the heap.
+            let mut wakers: [Option<Waker>; WAKE_RUN] = Default::default();
+            let mut opened = None;
+            let mut count = 0;
+            while count + 3 <= WAKE_RUN
+                && opened.is_none()
+                && let Some(event) = core.session.poll_event()
+            {
+                let mut wake = |waker: Option<Waker>| {
+                    if waker.is_some() {
+                        wakers[count] = waker;
+                        count += 1;
                     }
-                }
-                Event::Writable(id) => {
-                    if let Some(waiting) = core.waiting.get_mut(&id) {
-                        wakers.extend(waiting.writer.take());
+                };
+                match event {
+                    Event::Opened { id, head } => opened = Some((id, head)),
+                    Event::Readable(id) => {
+                        if let Some(waiting) = core.waiting.get_mut(&id) {
+                            wake(waiting.reader.take());
+                        }
                     }
-                }
-                Event::Failed(id) => {
-                    if let Some(waiting) = core.waiting.get_mut(&id) {
-                        wakers.extend(waiting.reader.take());
-                        wakers.extend(waiting.writer.take());
-                        wakers.extend(waiting.closer.take());
+                    Event::Writable(id) => {
+                        if let Some(waiting) = core.waiting.get_mut(&id) {
+                            wake(waiting.writer.take());
+                        }
                     }
+                    Event::Failed(id) => {
+                        if let Some(waiting) = core.waiting.get_mut(&id) {
+                            wake(waiting.reader.take());
+                            wake(waiting.writer.take());
+                            wake(waiting.closer.take());
+                        }
+                    }
+                    Event::Serves => serves = true,
+                    Event::GoAway(said) => goaway = Some(said),
+                    Event::Drained => {
+                        core.drained = true;
+                        wake(core.driver.take());
+                    }
+                    // Deliveries have no users on either side yet.
+                    Event::Result(_) | Event::ResultAck(_) => {}
                 }
-                Event::Serves => serves = true,
-                Event::GoAway(said) => goaway = Some(said),
-                Event::Drained => {
-                    core.drained = true;
-                    wakers.extend(core.driver.take());
-                }
-                // Deliveries have no users on either side yet.
-                Event::Result(_) | Event::ResultAck(_) => {}
             }
-        }
-        drop(core);
-        for waker in wakers {
-            waker.wake();
+            let is_last = !core.session.has_events();
+            drop(core);
+            for waker in wakers.into_iter().flatten() {
+                waker.wake();
+            }
+            if let Some((id, head)) = opened {
+                self.begin(id, *head);
+            }
+            if is_last {
+                break;
+            }
+            core = self.lock();
         }
         if goaway.is_some() || serves {
             self.state
                 .send_modify(|state| state.goaway = state.goaway.or(goaway));
         }
-        for (id, head) in opened {
-            let (send, recv) = streams::incoming(self, id, head.body);
-            // Without a handler the streams are dropped, which resets the exchange.
-            if let Some(on_open) = &self.on_open {
-                on_open(Incoming {
-                    head: *head,
-                    send,
-                    recv,
-                });
-            }
+    }
+
+    /// Bridge: hands an exchange over. Without a handler its streams are dropped, which resets it.
+    fn begin(self: &Arc<Self>, id: u32, head: RequestHead) {
+        let (send, recv) = streams::incoming(self, id, head.body);
+        if let Some(on_open) = &self.on_open {
+            on_open(Incoming { head, send, recv });
         }
     }
 

@@ -310,10 +310,14 @@ impl SendStream {
             .with(|core| core.session.reset(id, failure));
     }
 
-    /// Waits until the exchange has failed: taken back by the peer, or lost with the session.
-    /// Cancel safe. Does not return while all is well.
+    /// Polls for the exchange's failure: taken back by the peer, or lost with the session.
+    pub fn poll_closed(&self, cx: &Context<'_>) -> Poll<Failure> {
+        self.stream.poll_closed(cx, |waiting| &mut waiting.closer)
+    }
+
+    /// Waits until the exchange has failed. Cancel safe. Does not return while all is well.
     pub async fn closed(&self) -> Failure {
-        poll_fn(|cx| self.stream.poll_closed(cx, |waiting| &mut waiting.closer)).await
+        poll_fn(|cx| self.poll_closed(cx)).await
     }
 }
 

@@ -1,7 +1,10 @@
 //! `bench-work list` says what there is; `bench-work run NAME ROUNDS` does it, and nothing else,
 //! so that the difference between two numbers of rounds is the cost of the rounds alone.
 #![expect(clippy::print_stdout, reason = "the list is its output")]
-#![expect(clippy::print_stderr, reason = "telling what is wrong with its arguments")]
+#![expect(
+    clippy::print_stderr,
+    reason = "telling what is wrong with its arguments"
+)]
 
 use std::process::ExitCode;
 

@@ -5,7 +5,7 @@
 //! ```
 //!
 //! Instructions and allocations are counted instead of time, so a busy or slow machine changes
-//! nothing. What takes part: `tests/work`. What was recorded, and what of it is held: `baseline`.
+//! nothing. How they are counted is in `count`; what of them is held, in `baseline`.
 
 mod baseline;
 mod count;
@@ -38,12 +38,12 @@ pub(crate) fn run(args: &Args) -> Result<(), Failed> {
     let measures = count::measures()?;
     println!("== counting {} measures with {toolchain}", measures.len());
     let mut counts = BTreeMap::new();
-    let old = if args.record {
-        None
-    } else {
-        Some(Baseline::read()?)
+    let baseline = match Baseline::read() {
+        Ok(baseline) => Some(baseline),
+        Err(_) if args.record => None,
+        Err(failed) => return Err(failed),
     };
-    let mut verdict = Verdict::new(old.as_ref(), &toolchain);
+    let mut verdict = Verdict::new(baseline.as_ref(), &toolchain);
     for measure in &measures {
         let counted = measure.count()?;
         verdict.tell(measure, counted);

@@ -14,12 +14,12 @@ pub(crate) fn works() -> Vec<Work> {
         start,
     };
     vec![
-        work("codec/encode OPEN", 20_000, || encode(open())),
-        work("codec/decode OPEN", 20_000, || decode(&open())),
-        work("codec/encode HEAD", 20_000, || encode(head())),
-        work("codec/decode HEAD", 20_000, || decode(&head())),
-        work("codec/encode DATA", 5_000, || encode(data())),
-        work("codec/decode DATA", 50_000, || decode(&data())),
+        work("codec/encode OPEN", 5_000, || encode(open())),
+        work("codec/decode OPEN", 5_000, || decode(&open())),
+        work("codec/encode HEAD", 5_000, || encode(head())),
+        work("codec/decode HEAD", 5_000, || decode(&head())),
+        work("codec/encode DATA", 4_000, || encode(data())),
+        work("codec/decode DATA", 20_000, || decode(&data())),
     ]
 }
 

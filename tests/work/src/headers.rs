@@ -9,7 +9,7 @@ pub(crate) fn works() -> Vec<Work> {
         name,
         unit: "head",
         units: 1,
-        rounds: 10_000,
+        rounds: 5_000,
         start,
     };
     vec![

@@ -28,7 +28,7 @@ pub struct Work {
     pub unit: &'static str,
     /// How many of them.
     pub units: u32,
-    /// Rounds that are enough to count it: about a second under valgrind.
+    /// Rounds that are enough to count it: half a second under valgrind.
     pub rounds: u32,
     start: fn() -> Round,
 }

@@ -21,21 +21,21 @@ pub(crate) fn works() -> Vec<Work> {
             name: "session/one exchange",
             unit: "exchange",
             units: 1,
-            rounds: 4_000,
+            rounds: 2_000,
             start: || exchanges(1),
         },
         Work {
             name: "session/64 exchanges at once",
             unit: "exchange",
             units: BATCH,
-            rounds: 60,
+            rounds: 40,
             start: || exchanges(BATCH),
         },
         Work {
             name: "session/1 MiB of an answer",
             unit: "frame",
             units: MIB_FRAMES,
-            rounds: 100,
+            rounds: 60,
             start: || {
                 let mut pair = Pair::new();
                 let request = samples::request(Class::Bulk);

@@ -95,7 +95,7 @@ impl Baseline {
 /// How the counts compare, told line by line as they come in.
 #[derive(Debug)]
 pub(super) struct Verdict<'a> {
-    /// None while recording.
+    /// None when the first one is recorded.
     baseline: Option<&'a Baseline>,
     /// None where the instructions of another kind of processor were recorded.
     margin_percent: Option<u64>,
@@ -152,11 +152,9 @@ impl<'a> Verdict<'a> {
         );
         match recorded {
             Some(recorded) => self.compare(&measure.name, *recorded, count),
-            None if self.baseline.is_none() => {}
-            None => {
-                let name = &measure.name;
-                self.failures.push(format!("{name}: not in the baseline"));
-            }
+            None => self
+                .failures
+                .push(format!("{}: not in the baseline", measure.name)),
         }
     }
 
@@ -176,7 +174,7 @@ impl<'a> Verdict<'a> {
         let (old, new) = (recorded.allocations, count.allocations);
         if new > old + ALLOCATIONS_MARGIN {
             self.failures.push(format!(
-                "{name}: {new:.2} allocations, the baseline is {old:.2}"
+                "{name}: {new:.2} allocations; the baseline is {old:.2}"
             ));
         }
         self.fewer |= new + ALLOCATIONS_MARGIN < old;
@@ -185,7 +183,7 @@ impl<'a> Verdict<'a> {
     fn hold(&mut self, name: &str, what: &str, old: u64, new: u64, percent: u64) {
         if new * 100 > old * (100 + percent) {
             self.failures.push(format!(
-                "{name}: {new} {what}, the baseline is {old} and {percent} % more may be"
+                "{name}: {new} {what}; the baseline is {old}, and at most {percent} % more are allowed"
             ));
         }
     }
@@ -215,8 +213,8 @@ impl<'a> Verdict<'a> {
             eprintln!("   {failure}");
         }
         Err(Failed::new(format!(
-            "the data path costs more than {FILE} says, in {} places. If that is meant, `cargo xtask gate --record` \
-             records it",
+            "the counts do not hold against {FILE}, in {} places. If that is meant, `cargo xtask gate --record` \
+             records them",
             self.failures.len()
         )))
     }
@@ -262,7 +260,7 @@ mod tests {
         assert!(failures(&same, instructions(1050)).is_empty());
         assert_eq!(
             failures(&same, instructions(1051)),
-            ["m: 1051 instructions, the baseline is 1000 and 5 % more may be"]
+            ["m: 1051 instructions; the baseline is 1000, and at most 5 % more are allowed"]
         );
     }
 
@@ -281,7 +279,7 @@ mod tests {
         };
         assert_eq!(
             failures(&toolchain("2", "y"), count),
-            ["m: 4.00 allocations, the baseline is 3.00"]
+            ["m: 4.00 allocations; the baseline is 3.00"]
         );
         let none = Count { bytes: 0, ..COUNT };
         assert!(failures(&toolchain("1", "x"), none).is_empty());

@@ -56,29 +56,26 @@ impl Measure {
 
     /// Runs it four times, side by side: load does not change the counts.
     pub(super) fn count(&self) -> Result<Count, Failed> {
-        let [once, twice, memory_once, memory_twice] = thread::scope(|scope| {
-            let instructions = |rounds| scope.spawn(move || self.instructions(rounds));
-            let memory = |rounds| scope.spawn(move || self.memory(rounds));
-            let instructions = [self.rounds, self.rounds * 2].map(instructions);
-            let memory = [self.rounds, self.rounds * 2].map(memory);
-            let [once, twice] = instructions.map(|run| run.join().expect("it does not panic"));
-            let [memory_once, memory_twice] =
-                memory.map(|run| run.join().expect("it does not panic"));
-            [
-                once.map(|count| (count, 0)),
-                twice.map(|count| (count, 0)),
-                memory_once,
+        let (once, twice, memory_once, memory_twice) = thread::scope(|scope| {
+            let once = scope.spawn(|| self.instructions(self.rounds));
+            let twice = scope.spawn(|| self.instructions(self.rounds * 2));
+            let memory_once = scope.spawn(|| self.memory(self.rounds));
+            let memory_twice = self.memory(self.rounds * 2);
+            (
+                once.join().expect("it does not panic"),
+                twice.join().expect("it does not panic"),
+                memory_once.join().expect("it does not panic"),
                 memory_twice,
-            ]
+            )
         });
         let (blocks_once, bytes_once) = memory_once?;
         let (blocks_twice, bytes_twice) = memory_twice?;
         let units = self.rounds * self.units;
-        let hundredths = each((blocks_twice - blocks_once) * 100, units);
+        let hundredths = each(blocks_twice.saturating_sub(blocks_once) * 100, units);
         Ok(Count {
-            instructions: each(twice?.0 - once?.0, units),
+            instructions: each(twice?.saturating_sub(once?), units),
             allocations: hundredths as f64 / 100.0,
-            bytes: each(bytes_twice - bytes_once, units),
+            bytes: each(bytes_twice.saturating_sub(bytes_once), units),
         })
     }
 

@@ -1,4 +1,4 @@
-//! The project's chores, the same on every machine: `cargo xtask test | ci | bench`.
+//! The project's chores, the same on every machine: `cargo xtask test | ci | gate | bench`.
 //!
 //! It needs a Rust toolchain and nothing else, and depends on next to nothing, so that it is built
 //! in a moment. What a chore runs is printed, and the first command that fails gives its status.
@@ -7,11 +7,17 @@
     clippy::print_stderr,
     reason = "telling what failed is part of the work"
 )]
+#![cfg_attr(
+    test,
+    expect(clippy::unwrap_used, reason = "a test fails by panicking")
+)]
 
 mod bench;
 mod ci;
+mod gate;
 mod step;
 mod test;
+mod tool;
 mod tree;
 
 use std::process::ExitCode;
@@ -31,8 +37,11 @@ struct Cli {
 enum Chore {
     /// Builds the programs and runs all tests: units, vectors, the fuzzers' corpora, end to end
     Test(test::Args),
-    /// Everything that must hold before a change is taken: format, lints, docs, the tree, all tests
+    /// Everything that must hold before a change is taken: format, lints, docs, the tree, all tests,
+    /// the gate
     Ci,
+    /// Counts instructions and allocations of the data path, and holds them against what was recorded
+    Gate(gate::Args),
     /// Builds in release mode and measures, with nothing to set up
     Bench(bench::Args),
 }
@@ -43,6 +52,7 @@ fn main() -> ExitCode {
     let (name, done) = match &cli.chore {
         Chore::Test(args) => ("test", test::run(args)),
         Chore::Ci => ("ci", ci::run()),
+        Chore::Gate(args) => ("gate", gate::run(args)),
         Chore::Bench(args) => ("bench", bench::run(args)),
     };
     let took = began.elapsed().as_secs_f64();

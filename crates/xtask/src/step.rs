@@ -53,7 +53,12 @@ impl Step {
 
     /// A program of the workspace, built in release mode.
     pub(crate) fn release_program(name: &str) -> Self {
-        let path = release_dir()
+        Self::built_program("release", name)
+    }
+
+    /// A program of the workspace, built in a profile that has a directory of its own.
+    pub(crate) fn built_program(profile: &str, name: &str) -> Self {
+        let path = profile_dir(profile)
             .join(name)
             .with_extension(std::env::consts::EXE_EXTENSION);
         Self {
@@ -106,6 +111,27 @@ impl Step {
         }
     }
 
+    /// Runs it without a word of its own; what it writes to its standard output.
+    pub(crate) fn output(mut self) -> Result<String, Failed> {
+        let output = self
+            .command
+            .current_dir(root())
+            .stdin(Stdio::null())
+            .output()
+            .map_err(|error| Failed::new(format!("`{}` cannot be run: {error}", self.text)))?;
+        let written = String::from_utf8_lossy(&output.stdout).into_owned();
+        if output.status.success() {
+            return Ok(written);
+        }
+        eprint!("{written}{}", String::from_utf8_lossy(&output.stderr));
+        Err(Failed::new(format!("`{}`: {}", self.text, output.status)))
+    }
+
+    /// The program itself, for another one that runs it.
+    pub(crate) fn path(&self) -> &OsStr {
+        self.command.get_program()
+    }
+
     /// Whether it runs and succeeds; nothing of it is shown.
     pub(crate) fn succeeds(mut self) -> bool {
         let quiet = self
@@ -150,12 +176,12 @@ pub(crate) fn root() -> PathBuf {
     here.ancestors().nth(2).unwrap_or(Path::new(".")).to_owned()
 }
 
-/// The release profile's directory, beside the one that we run from: so it is the right one where
-/// the target directory is not at its usual place.
-fn release_dir() -> PathBuf {
+/// A profile's directory, beside the one that we run from: so it is the right one where the target
+/// directory is not at its usual place.
+fn profile_dir(profile: &str) -> PathBuf {
     let ours = std::env::current_exe().unwrap_or_default();
     ours.ancestors()
         .nth(2)
         .unwrap_or(Path::new("target"))
-        .join("release")
+        .join(profile)
 }

@@ -1,6 +1,7 @@
 //! `cargo xtask test`: the programs, then every test.
 
 use crate::step::{Failed, Step};
+use crate::tool;
 
 /// What to test.
 #[derive(Debug, clap::Args)]
@@ -13,7 +14,8 @@ pub(crate) struct Args {
 
 /// Builds the programs, which the end-to-end tests start, and runs the tests.
 pub(crate) fn run(args: &Args) -> Result<(), Failed> {
-    install_curl()?;
+    // One test is a real HTTP/2 client.
+    tool::install("curl")?;
     Step::cargo(["build", "--workspace", "--bins", "--locked"]).run()?;
     let runner: &[&str] = if has_nextest() {
         &["nextest", "run"]
@@ -33,18 +35,6 @@ pub(crate) fn run(args: &Args) -> Result<(), Failed> {
         Step::cargo(["test", "--doc", "--workspace", "--locked"]).run()?;
     }
     Ok(())
-}
-
-/// One test is a real HTTP/2 client: curl. On Debian it is installed where it is missing.
-fn install_curl() -> Result<(), Failed> {
-    if Step::program("curl").args(["--version"]).succeeds() {
-        return Ok(());
-    }
-    println!("   (curl is not installed: installing it, which needs root)");
-    Step::program("apt-get").args(["update"]).run()?;
-    Step::program("apt-get")
-        .args(["install", "--yes", "curl"])
-        .run()
 }
 
 fn has_nextest() -> bool {

@@ -1,0 +1,28 @@
+//! Programs that a chore needs beside the toolchain.
+
+use crate::step::{Failed, Step};
+
+/// Whether a program is installed.
+pub(crate) fn is_installed(name: &str) -> bool {
+    Step::program(name).args(["--version"]).succeeds()
+}
+
+/// On Debian and its kin, installs a program where it is missing; its package has its name.
+pub(crate) fn install(name: &str) -> Result<(), Failed> {
+    if is_installed(name) {
+        return Ok(());
+    }
+    println!("   ({name} is not installed: installing it, which needs root or sudo)");
+    apt_get(&["update"])?;
+    apt_get(&["install", "--yes", name])
+}
+
+fn apt_get(args: &[&str]) -> Result<(), Failed> {
+    let has_sudo = Step::program("sudo").args(["-n", "true"]).succeeds();
+    let step = if has_sudo {
+        Step::program("sudo").args(["-n", "apt-get"])
+    } else {
+        Step::program("apt-get")
+    };
+    step.args(args).run()
+}

@@ -19,6 +19,7 @@ pub use self::error::TargetError;
 use self::host::{Host, HostError};
 use std::fmt;
 use std::str::FromStr;
+use std::sync::Arc;
 
 /// Longest URL: 8 KiB, what common servers take as a request line.
 pub const URL_MAX_BYTES: usize = 8 * 1024;
@@ -80,6 +81,8 @@ pub struct Target {
     scheme: Scheme,
     host: Host,
     port: u16,
+    /// Host, and port unless it is the scheme's default. Shared by all targets of an endpoint.
+    authority: Arc<str>,
     path_and_query: String,
     /// Where in it the path ends.
     path_len: usize,
@@ -128,41 +131,65 @@ impl Target {
             Some(b'\\') => return Err(TargetError::Backslash),
             Some(_) => return Err(TargetError::Path),
         };
-        self.with_path_and_query(&format!("{base}{rest}"))
+        let mut path_and_query = String::with_capacity(base.len() + rest.len() + 1);
+        path_and_query.push_str(base);
+        path_and_query.push_str(rest);
+        self.with_path_and_query(path_and_query)
     }
 
     /// This origin with another path and query.
-    fn with_path_and_query(&self, path_and_query: &str) -> Result<Self, TargetError> {
-        Self::new(self.scheme, self.host.clone(), self.port, path_and_query)
+    fn with_path_and_query(&self, path_and_query: String) -> Result<Self, TargetError> {
+        let (host, authority) = (self.host.clone(), self.authority.clone());
+        Self::of_origin(self.scheme, host, self.port, authority, path_and_query)
     }
 
-    /// The last step of every way to a target. `path_and_query` is visible ASCII.
+    /// With an authority of its own. `path_and_query` is visible ASCII.
     fn new(
         scheme: Scheme,
         host: Host,
         port: u16,
         path_and_query: &str,
     ) -> Result<Self, TargetError> {
+        let authority = if port == scheme.default_port() {
+            host.to_string()
+        } else {
+            format!("{host}:{port}")
+        };
+        Self::of_origin(scheme, host, port, authority.into(), path_and_query.into())
+    }
+
+    /// The last step of every way to a target. `path_and_query` is visible ASCII.
+    fn of_origin(
+        scheme: Scheme,
+        host: Host,
+        port: u16,
+        authority: Arc<str>,
+        mut path_and_query: String,
+    ) -> Result<Self, TargetError> {
         if path_and_query.contains('#') {
             return Err(TargetError::Fragment);
         }
-        let path_len = path_and_query.find('?').unwrap_or(path_and_query.len());
+        let mut path_len = path_and_query.find('?').unwrap_or(path_and_query.len());
         if path_and_query[..path_len].contains('\\') {
             return Err(TargetError::Backslash);
         }
-        let missing = if path_len == 0 { "/" } else { "" };
-        let target = Self {
-            scheme,
-            host,
-            port,
-            path_and_query: format!("{missing}{path_and_query}"),
-            path_len: path_len + missing.len(),
-        };
-        let bytes = target.origin().len() + target.path_and_query.len();
+        if path_len == 0 {
+            path_and_query.insert(0, '/');
+            path_len = 1;
+        }
+        let origin = scheme.as_str().len() + "://".len() + authority.len();
+        let bytes = origin + path_and_query.len();
         if bytes > URL_MAX_BYTES {
             return Err(TargetError::TooLong { bytes });
         }
-        Ok(target)
+        Ok(Self {
+            scheme,
+            host,
+            port,
+            authority,
+            path_and_query,
+            path_len,
+        })
     }
 
     /// How it is spoken to.
@@ -196,12 +223,8 @@ impl Target {
     }
 
     /// The value of `Host`: the port is there only when it is not the scheme's default.
-    pub fn authority(&self) -> String {
-        if self.port == self.scheme.default_port() {
-            self.host.to_string()
-        } else {
-            format!("{}:{}", self.host, self.port)
-        }
+    pub fn authority(&self) -> &str {
+        &self.authority
     }
 
     /// `scheme://host[:port]`, as an HTTP origin is written (RFC 6454 section 6.2).

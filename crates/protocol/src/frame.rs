@@ -176,6 +176,7 @@ fn control<T: serde::Serialize>(kind: u8, id: u32, payload: &T) -> Result<Bytes,
 fn with_head(
     kind: u8,
     id: u32,
+    capacity: usize,
     body: &[u8],
     end: bool,
     encode: impl FnOnce(&mut Vec<u8>) -> Result<usize, FrameError>,
@@ -184,7 +185,7 @@ fn with_head(
         return Err(FrameError::TooLarge);
     }
     let flags = if end { FLAG_END } else { 0 };
-    let mut out = start(kind, flags, id, 512 + body.len());
+    let mut out = start(kind, flags, id, 4 + capacity + body.len());
     out.extend_from_slice(&[0; 4]);
     let head_bytes = encode(&mut out)?;
     let length = u32::try_from(head_bytes).map_err(|_| FrameError::TooLarge)?;
@@ -204,7 +205,9 @@ pub fn encode_open(
     body: &[u8],
     end: bool,
 ) -> Result<Bytes, FrameError> {
-    with_head(kind::OPEN, id, body, end, |out| head.encode(out))
+    with_head(kind::OPEN, id, head.size_hint(), body, end, |out| {
+        head.encode(out)
+    })
 }
 
 /// Writes a HEAD frame without an owned [`Frame`].
@@ -217,7 +220,9 @@ pub fn encode_head(
     body: &[u8],
     end: bool,
 ) -> Result<Bytes, FrameError> {
-    with_head(kind::HEAD, id, body, end, |out| head.encode(out))
+    with_head(kind::HEAD, id, head.size_hint(), body, end, |out| {
+        head.encode(out)
+    })
 }
 
 /// Writes a DATA frame. At most [`DATA_MAX_BYTES`] of data: the caller has cut it.

@@ -303,6 +303,19 @@ impl Session {
         }
     }
 
+    /// Gives back the room that more streams have used than there are now.
+    pub fn trim(&mut self) {
+        self.streams.shrink_to_fit();
+        self.wired.shrink_to_fit();
+        self.schedule.trim();
+        for queue in [&mut self.controls, &mut self.blocked, &mut self.owed] {
+            queue.shrink_to_fit();
+        }
+        self.refusals.shrink_to_fit();
+        self.outbox.shrink_to_fit();
+        self.events.shrink_to_fit();
+    }
+
     /// Whether [`Self::poll_event`] has something.
     pub fn has_events(&self) -> bool {
         !self.events.is_empty()

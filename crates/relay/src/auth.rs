@@ -170,7 +170,7 @@ impl Authenticator {
                 "too many wrong keys from this address in the last minute",
             ));
         }
-        self.directory.look_again().await;
+        Box::pin(self.directory.look_again()).await;
         let result = self.directory.authenticate(&credentials);
         if matches!(&result, Err(failure) if failure.code == Code::Unauthorized) {
             self.attempts().count(peer, Instant::now());

@@ -21,6 +21,7 @@ use std::error::Error as StdError;
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use transport::runtime::Share;
 
 /// Why a command failed.
 #[derive(Debug, thiserror::Error)]
@@ -83,8 +84,7 @@ fn run(args: Args) -> Result<(), CliError> {
         return output::lines(&serve::explain(&config, path));
     }
     let config = Config::load(path)?;
-    let runtime = tokio::runtime::Builder::new_multi_thread()
-        .enable_all()
+    let runtime = transport::runtime::builder(Share::AllButOne)
         .build()
         .map_err(CliError::Runtime)?;
     runtime.block_on(async {

@@ -15,7 +15,7 @@ use http_body_util::BodyExt;
 use protocol::frame::{RequestHead, ResponseHead, TimeLeft};
 use protocol::session::OpenError;
 use protocol::{Code, Execution, Failure};
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll};
@@ -39,7 +39,7 @@ const AFTERMATH_WAIT: Duration = Duration::from_secs(3);
 #[derive(Debug, Default)]
 struct Running {
     next: u64,
-    all: HashMap<u64, (Principal, Option<Cutter>)>,
+    all: BTreeMap<u64, (Principal, Option<Cutter>)>,
     of_tenant: HashMap<Arc<str>, u32>,
 }
 

@@ -24,6 +24,7 @@ use crate::storage::Role;
 use crate::{bridges, pairing, upgrade};
 use bytes::Bytes;
 use http::header::{self, HeaderMap, HeaderValue};
+use http::uri::PathAndQuery;
 use http::{Method, Request, Response, StatusCode};
 use http_body_util::BodyExt;
 use hyper::body::Incoming;
@@ -65,14 +66,15 @@ impl Service {
             Ok(response) => response,
             Err(problem) => {
                 if let Some(request) = request {
-                    discard(request.into_body()).await;
+                    Box::pin(discard(request.into_body())).await;
                 }
                 problem.into_response()
             }
         }
     }
 
-    /// Takes the request out when it is handed on; a refused one stays, with its body unread.
+    /// Takes the request out when it is handed on; a refused one stays, with its body unread. What
+    /// is rare is boxed, so that the place which every request needs is small.
     async fn route(
         &self,
         connection: &Arc<Connection>,
@@ -81,8 +83,9 @@ impl Service {
         let Some(request) = waiting.as_ref() else {
             return Err(Problem::not_found());
         };
-        let target = request.uri().path_and_query().map(ToString::to_string);
-        let target = target.unwrap_or_default();
+        // Its bytes are shared, not copied.
+        let target = request.uri().path_and_query().cloned();
+        let target = target.as_ref().map_or("", PathAndQuery::as_str);
         let path = target.split('?').next().unwrap_or_default();
         match path {
             "/healthz" => return get(request.method()).map(|()| plain(StatusCode::OK, "ok\n")),
@@ -104,13 +107,13 @@ impl Service {
                 let principal = self
                     .admit(connection, request, PAIRING, Some("POST"))
                     .await?;
-                pairing::handle(state, &principal, taken(waiting)?).await
+                Box::pin(pairing::handle(state, &principal, taken(waiting)?)).await
             }
             "/v1/calls" => {
                 let principal = self
                     .admit(connection, request, CALLING, Some("POST"))
                     .await?;
-                calls::handle(state, &principal, taken(waiting)?).await
+                Box::pin(calls::handle(state, &principal, taken(waiting)?)).await
             }
             "/v1/bridges" => {
                 let principal = self
@@ -119,7 +122,7 @@ impl Service {
                 Ok(bridges::list(state, &principal))
             }
             _ => {
-                if let Some((endpoint, rest)) = endpoints::split_target(&target) {
+                if let Some((endpoint, rest)) = endpoints::split_target(target) {
                     let principal = self.admit(connection, request, READING, None).await?;
                     return endpoints::handle(state, &principal, taken(waiting)?, endpoint, rest)
                         .await;
@@ -138,7 +141,7 @@ impl Service {
                         let principal = self
                             .admit(connection, request, MANAGING, Some("POST"))
                             .await?;
-                        bridges::revoke(state, &principal, name).await
+                        Box::pin(bridges::revoke(state, &principal, name)).await
                     }
                     Some(_) => Err(Problem::not_found()),
                 }

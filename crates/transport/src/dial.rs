@@ -10,8 +10,8 @@ mod proxy;
 
 pub use proxy::{Proxy, ProxyError};
 
-use crate::driver::Metered;
 use crate::session::Settings;
+use crate::socket::Metered;
 use crate::tunnel::{Dialled, Identity, Introduction, OpeningError, Tunnel, bridge_opening};
 use crate::{tcp, tls, websocket};
 use http::{HeaderMap, Uri, header};
@@ -280,8 +280,8 @@ impl Dialer {
             };
             let (ws, _) = tokio_tungstenite::client_async_with_config(
                 self.upgrade_request(),
-                Metered::new(stream),
-                Some(websocket::config()),
+                Metered::new(stream, 0),
+                Some(websocket::config(websocket::Buffers::Large)),
             )
             .await
             .map_err(upgrade_error)?;

@@ -13,8 +13,8 @@
 //! and a flush that cannot go on leaves reading as it was.
 
 use crate::session::Shared;
+use crate::socket::Socket;
 use bytes::Bytes;
-use futures_util::{Sink, Stream};
 use protocol::frame::GoAwayReason;
 use protocol::limits::{WRITE_BATCH_BYTES, WRITE_STALL};
 use protocol::session::EndReason;
@@ -24,62 +24,21 @@ use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 use std::time::{Duration, Instant};
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::time::Sleep;
-use tokio_tungstenite::WebSocketStream;
 use tokio_tungstenite::tungstenite::{Error, Message};
 
 /// Messages read in a row before the writer has its turn.
 const READ_RUN: usize = 64;
+
+/// A session without streams for this long gives its large buffers back.
+const REST: Duration = Duration::from_secs(1);
 
 /// Frames that go to a peer that broke the protocol.
 const LAST_FRAMES: usize = 4;
 
 /// What a farewell may take: the last frames, and the closing handshake.
 const FAREWELL: Duration = Duration::from_secs(1);
-
-/// Counts what the connection takes, to tell a slow write from a stalled one.
-#[derive(Debug)]
-pub(crate) struct Metered<IO> {
-    io: IO,
-    written: u64,
-}
-
-impl<IO> Metered<IO> {
-    pub(crate) fn new(io: IO) -> Self {
-        Self { io, written: 0 }
-    }
-}
-
-impl<IO: AsyncRead + Unpin> AsyncRead for Metered<IO> {
-    fn poll_read(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        buf: &mut ReadBuf<'_>,
-    ) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.io).poll_read(cx, buf)
-    }
-}
-
-impl<IO: AsyncWrite + Unpin> AsyncWrite for Metered<IO> {
-    fn poll_write(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        buf: &[u8],
-    ) -> Poll<io::Result<usize>> {
-        let written = ready!(Pin::new(&mut self.io).poll_write(cx, buf))?;
-        self.written += written as u64;
-        Poll::Ready(Ok(written))
-    }
-
-    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.io).poll_flush(cx)
-    }
-
-    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.io).poll_shutdown(cx)
-    }
-}
 
 /// How far the way out is.
 enum Writing {
@@ -95,11 +54,13 @@ enum Writing {
 /// Drives a session until it ends. A future: whoever spawns it owns the session's life; dropping
 /// it ends the session.
 pub(crate) struct Driver<IO> {
-    ws: WebSocketStream<Metered<IO>>,
+    socket: Socket<IO>,
     shared: Arc<Shared>,
     writing: Writing,
     timer: Pin<Box<Sleep>>,
     timer_at: Instant,
+    /// When the buffers are looked at.
+    fit_at: Option<Instant>,
     /// Why the session ends, while the farewell is on its way, and until when it may take.
     farewell: Option<(EndReason, Instant)>,
     /// Our Close is in the kernel.
@@ -111,14 +72,15 @@ impl<IO> Driver<IO>
 where
     IO: AsyncRead + AsyncWrite + Unpin + Send,
 {
-    pub(crate) fn new(ws: WebSocketStream<Metered<IO>>, shared: Arc<Shared>) -> Self {
+    pub(crate) fn new(socket: Socket<IO>, shared: Arc<Shared>) -> Self {
         let timer_at = Instant::now();
         Self {
-            ws,
+            socket,
             shared,
             writing: Writing::Idle,
             timer: Box::pin(tokio::time::sleep_until(timer_at.into())),
             timer_at,
+            fit_at: None,
             farewell: None,
             said_close: false,
             batch: Vec::new(),
@@ -128,7 +90,7 @@ where
     /// Reads what is there. `Ready(true)` when there may be more.
     fn poll_read(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), EndReason>> {
         for _ in 0..READ_RUN {
-            let message = match ready!(Pin::new(&mut self.ws).poll_next(cx)) {
+            let message = match ready!(self.socket.poll_next(cx)) {
                 Some(Ok(Message::Binary(message))) => message,
                 Some(Ok(Message::Ping(_) | Message::Pong(_))) => continue,
                 Some(Ok(Message::Close(_))) | None => {
@@ -164,13 +126,13 @@ where
                 stalled_at,
             } = &mut self.writing
             {
-                match Pin::new(&mut self.ws).poll_flush(cx) {
+                match self.socket.poll_flush(cx) {
                     // What came up meanwhile has waited for long enough.
                     Poll::Ready(Ok(())) => self.writing = Writing::Gathering,
                     Poll::Ready(Err(error)) => return Poll::Ready(Err(end_reason(&error))),
                     Poll::Pending => {
                         let now = Instant::now();
-                        let so_far = self.ws.get_ref().written;
+                        let so_far = self.socket.written();
                         if so_far != *written {
                             *written = so_far;
                             *stalled_at = now + WRITE_STALL;
@@ -191,13 +153,13 @@ where
                 return Poll::Ready(Ok(()));
             }
             for frame in self.batch.drain(..) {
-                let sent = Pin::new(&mut self.ws).start_send(Message::Binary(frame));
+                let sent = self.socket.start_send(frame);
                 if let Err(error) = sent {
                     return Poll::Ready(Err(end_reason(&error)));
                 }
             }
             self.writing = Writing::Flushing {
-                written: self.ws.get_ref().written,
+                written: self.socket.written(),
                 stalled_at: Instant::now() + WRITE_STALL,
             };
         }
@@ -245,6 +207,7 @@ where
             }
             let result = core.session.handle_timeout(now);
             let mut next = core.session.poll_timeout().unwrap_or(now + WRITE_STALL);
+            let is_at_rest = core.session.streams_live() == 0;
             if core.session.has_events() {
                 self.shared.settle(core);
             } else {
@@ -257,6 +220,12 @@ where
             if let Some((_, until)) = &self.farewell {
                 next = next.min(*until);
             }
+            if self.fit_at.is_none() && is_at_rest && self.socket.is_large() {
+                self.fit_at = Some(now + REST);
+            }
+            if let Some(at) = self.fit_at {
+                next = next.min(at);
+            }
             // Most deadlines only move away: an early alarm costs less than setting it each time.
             if next < self.timer_at || self.timer.is_elapsed() {
                 self.timer_at = next;
@@ -266,6 +235,24 @@ where
                 return Ok(());
             }
         }
+    }
+
+    /// Gives the socket other buffers, if it is time for that. Returns whether it has others now,
+    /// and must be read again.
+    fn fits(&mut self) -> bool {
+        let is_due = self.fit_at.is_some_and(|at| Instant::now() >= at);
+        if !matches!(self.writing, Writing::Idle) || !(is_due || self.socket.outgrew()) {
+            return false;
+        }
+        self.fit_at = None;
+        let mut core = self.shared.lock();
+        let is_at_rest = core.session.streams_live() == 0;
+        if is_at_rest {
+            core.trim();
+            self.batch = Vec::new();
+        }
+        drop(core);
+        self.socket.fit(is_at_rest)
     }
 
     /// Whether the session has come to its planned end.
@@ -298,13 +285,16 @@ where
             }
             if let Some((reason, until)) = &self.farewell {
                 if write.is_ready() && !self.said_close {
-                    self.said_close = Pin::new(&mut self.ws).poll_close(cx).is_ready();
+                    self.said_close = self.socket.poll_close(cx).is_ready();
                 }
                 // The peer's Close ends the reading above. Dropping the connection before it came
                 // could take our last frames with it.
                 if Instant::now() >= *until {
                     return Poll::Ready(reason.clone());
                 }
+            }
+            if read.is_pending() && self.fits() {
+                continue;
             }
             if read.is_pending() {
                 // The flush may have given rise to a nearer deadline.
@@ -360,10 +350,10 @@ where
         if !matches!(self.writing, Writing::Flushing { .. }) {
             let mut cx = Context::from_waker(std::task::Waker::noop());
             for frame in frames {
-                let _ = Pin::new(&mut self.ws).start_send(Message::Binary(frame));
+                let _ = self.socket.start_send(frame);
             }
-            let _ = Pin::new(&mut self.ws).poll_flush(&mut cx);
-            let _ = Pin::new(&mut self.ws).poll_close(&mut cx);
+            let _ = self.socket.poll_flush(&mut cx);
+            let _ = self.socket.poll_close(&mut cx);
         }
     }
 }

@@ -4,11 +4,13 @@
 //! session   handles on a live tunnel: open, send, receive, with backpressure
 //! driver    the one task that moves frames between a session and its WebSocket
 //! tunnel    the opening: CHALLENGE, HELLO, WELCOME, and who checks what
+//! socket    the session's WebSocket, with buffers that fit what it does
 //! websocket limits of the WebSocket, the upgrade on the relay's side
 //! dial      the way to the relay: names, proxies, TCP, TLS, upgrade, under one deadline
 //! tls, tcp  configurations and socket options
 //! http      between the heads of `http` and those of the wire
 //! backoff   when to dial again
+//! runtime   how many threads the programs work with
 //! ```
 //!
 //! Nothing here decides whether a request may be made; that is `policy`.
@@ -22,7 +24,9 @@ pub mod backoff;
 pub mod dial;
 mod driver;
 pub mod http;
+pub mod runtime;
 pub mod session;
+mod socket;
 pub mod tcp;
 pub mod tls;
 pub mod tunnel;

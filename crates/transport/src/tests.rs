@@ -1,7 +1,7 @@
 //! A relay and a bridge in one process, over a pipe instead of TLS.
 
-use crate::driver::Metered;
 use crate::session::{Incoming, Session, Settings};
+use crate::socket::Metered;
 use crate::tunnel::{
     ChannelBinding, Dialled, Identity, Introduction, OpeningError, Tunnel, bridge_opening, random,
     relay_opening,
@@ -62,9 +62,8 @@ async fn bridge(
     channel: Option<[u8; 32]>,
     handler: Handler,
 ) -> Result<Tunnel, OpeningError> {
-    let ws =
-        WebSocketStream::from_raw_socket(Metered::new(io), Role::Client, Some(websocket::config()))
-            .await;
+    let config = Some(websocket::config(websocket::Buffers::Large));
+    let ws = WebSocketStream::from_raw_socket(Metered::new(io, 0), Role::Client, config).await;
     let dialled = Dialled {
         authority: "relay:443".into(),
         channel,

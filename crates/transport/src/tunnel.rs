@@ -9,9 +9,11 @@
 //!     .refuse      REFUSED  ------------->   -> DialError::Refused
 //! ```
 
-use crate::driver::{Driver, Metered};
+use crate::driver::Driver;
 use crate::session::{Session, Settings, Shared};
+use crate::socket::{Metered, Socket, masked_bytes};
 use crate::websocket;
+use crate::websocket::Buffers;
 use bytes::Bytes;
 use futures_util::{SinkExt, StreamExt};
 use protocol::frame::{
@@ -85,14 +87,14 @@ pub fn random<const N: usize>() -> Result<[u8; N], OpeningError> {
     Ok(bytes)
 }
 
-type Socket<IO> = WebSocketStream<Metered<IO>>;
+type Ws<IO> = WebSocketStream<Metered<IO>>;
 
-async fn send<IO: Io>(ws: &mut Socket<IO>, frame: Bytes) -> Result<(), OpeningError> {
+async fn send<IO: Io>(ws: &mut Ws<IO>, frame: Bytes) -> Result<(), OpeningError> {
     Ok(ws.send(Message::Binary(frame)).await?)
 }
 
 /// The next frame, with the message that it came in.
-async fn receive<IO: Io>(ws: &mut Socket<IO>) -> Result<(Frame, Bytes), OpeningError> {
+async fn receive<IO: Io>(ws: &mut Ws<IO>) -> Result<(Frame, Bytes), OpeningError> {
     loop {
         match ws.next().await {
             Some(Ok(Message::Binary(message))) => {
@@ -118,7 +120,7 @@ fn payload(message: &Bytes) -> Bytes {
 }
 
 fn start<IO: Io>(
-    ws: Socket<IO>,
+    socket: Socket<IO>,
     id: [u8; 16],
     config: Config,
     serves: Serves,
@@ -126,7 +128,7 @@ fn start<IO: Io>(
 ) -> (Session, SessionDriver) {
     let session = protocol::session::Session::new(Instant::now(), config, serves);
     let shared = Shared::new(id, session, settings.on_open);
-    let driver = Driver::new(ws, shared.clone());
+    let driver = Driver::new(socket, shared.clone());
     (Session::new(shared), Box::pin(driver))
 }
 
@@ -165,13 +167,15 @@ pub enum ChannelBinding {
 
 /// A connection that claims to be a bridge and has not been believed yet.
 pub struct Candidate<IO> {
-    ws: Socket<IO>,
+    ws: Ws<IO>,
     challenge: Challenge,
     challenge_payload: Bytes,
     hello: Box<Hello>,
     hello_body: Bytes,
     proof: [u8; PROOF_BYTES],
     rtt: Duration,
+    /// Bytes of its HELLO on the wire.
+    understood: u64,
 }
 
 /// Sends CHALLENGE and waits for HELLO. `read_ahead` is what came behind the upgrade request.
@@ -184,8 +188,8 @@ pub async fn relay_opening<IO: Io>(
     challenge: Challenge,
 ) -> Result<Candidate<IO>, OpeningError> {
     let opening = async {
-        let config = Some(websocket::config());
-        let io = Metered::new(io);
+        let config = Some(websocket::config(Buffers::Large));
+        let io = Metered::new(io, read_ahead.len());
         let mut ws = if read_ahead.is_empty() {
             WebSocketStream::from_raw_socket(io, Role::Server, config).await
         } else {
@@ -196,7 +200,7 @@ pub async fn relay_opening<IO: Io>(
             .map_err(|error| OpeningError::Protocol(error.to_string()))?;
         let sent = Instant::now();
         send(&mut ws, message.clone()).await?;
-        let (frame, _) = receive(&mut ws).await?;
+        let (frame, received) = receive(&mut ws).await?;
         let Frame::Hello { hello, body, proof } = frame else {
             return Err(OpeningError::Protocol("something else than HELLO".into()));
         };
@@ -208,6 +212,7 @@ pub async fn relay_opening<IO: Io>(
             hello_body: body,
             proof,
             rtt: sent.elapsed(),
+            understood: masked_bytes(received.len()),
         })
     };
     timeout(OPENING_TIMEOUT, opening)
@@ -279,7 +284,8 @@ impl<IO: Io> Candidate<IO> {
         let peer = self.hello.windows;
         let config = config(Side::Relay, &welcome, &settings, peer, self.rtt);
         let serves = self.hello.serves;
-        Ok(start(self.ws, welcome.session, config, serves, settings))
+        let socket = Socket::new(self.ws, Some(self.understood));
+        Ok(start(socket, welcome.session, config, serves, settings))
     }
 }
 
@@ -347,7 +353,7 @@ impl std::fmt::Debug for Tunnel {
 
 /// Waits for CHALLENGE, answers it, and waits for the verdict.
 pub(crate) async fn bridge_opening<IO: Io>(
-    mut ws: Socket<IO>,
+    mut ws: Ws<IO>,
     dialled: Dialled,
     identity: &Identity,
     introduction: Introduction,
@@ -408,7 +414,8 @@ pub(crate) async fn bridge_opening<IO: Io>(
         Frame::Welcome(welcome) => {
             let rtt = sent.elapsed();
             let config = config(Side::Bridge, &welcome, &settings, challenge.windows, rtt);
-            let (session, driver) = start(ws, welcome.session, config, serves, settings);
+            let socket = Socket::new(ws, None);
+            let (session, driver) = start(socket, welcome.session, config, serves, settings);
             Ok(Tunnel {
                 session,
                 driver,

@@ -11,14 +11,29 @@ pub const SUBPROTOCOL: &str = "integration-bridge.v1";
 /// Where on the relay tunnels begin.
 pub const TUNNEL_PATH: &str = "/v1/tunnel";
 
-/// Bytes read at once: a full DATA frame with its header fits.
-const READ_BUFFER_BYTES: usize = 17 * 1024;
+/// How much is read at once.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Buffers {
+    /// For a session at rest: small frames.
+    Small,
+    /// A full DATA frame with its header fits.
+    Large,
+}
+
+impl Buffers {
+    fn read_bytes(self) -> usize {
+        match self {
+            Self::Small => 2 * 1024,
+            Self::Large => 17 * 1024,
+        }
+    }
+}
 
 /// Limits of a tunnel's WebSocket. A message above the largest frame is refused by its header,
 /// before any of it is buffered.
-pub(crate) fn config() -> WebSocketConfig {
+pub(crate) fn config(buffers: Buffers) -> WebSocketConfig {
     WebSocketConfig::default()
-        .read_buffer_size(READ_BUFFER_BYTES)
+        .read_buffer_size(buffers.read_bytes())
         // A batch is flushed as a whole, in one write.
         .write_buffer_size(2 * WRITE_BATCH_BYTES)
         .max_write_buffer_size(4 * WRITE_BATCH_BYTES)

@@ -5,13 +5,12 @@ use super::{ConfigArg, DONE, FAILED, Outcome};
 use crate::bridge::{Bridge, RunningBridge};
 use crate::logging;
 use crate::slot::chain;
+use transport::runtime::{Share, builder};
 
 pub(super) fn run(arg: &ConfigArg) -> Outcome {
     let config = arg.load()?;
     logging::start(config.log);
-    let runtime = tokio::runtime::Builder::new_multi_thread()
-        .enable_all()
-        .build()?;
+    let runtime = builder(Share::Half).build()?;
     let code = runtime.block_on(async {
         let mut signals = Signals::new()?;
         let bridge = Bridge::start(config)?;

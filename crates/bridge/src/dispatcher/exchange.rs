@@ -262,8 +262,8 @@ impl Exchange {
                 if let Some(hint) = hints.next() {
                     return Poll::Ready(Step::Hint(hint));
                 }
-                if let Some(result) = answered.take() {
-                    return Poll::Ready(Step::Answer(result));
+                if answered.is_some() {
+                    return Poll::Ready(Step::Answer);
                 }
                 if let Poll::Ready(failure) = self.send.poll_closed(cx) {
                     return Poll::Ready(Step::Over(failure));
@@ -273,8 +273,10 @@ impl Exchange {
             match step.await {
                 Step::Hint(hint) if hint.status == 100 && !self.head.expect_continue => {}
                 Step::Hint(hint) => self.send.head(&hint, &[], false).map_err(NoHead::Over)?,
-                Step::Answer(result) => {
-                    return result.map_err(|error| NoHead::Target(Box::new(error)));
+                Step::Answer => {
+                    if let Some(result) = answered.take() {
+                        return result.map_err(|error| NoHead::Target(Box::new(error)));
+                    }
                 }
                 Step::Over(failure) => return Err(NoHead::Over(failure)),
                 Step::Late if Instant::now() < stalls() => alarm.as_mut().reset(stalls()),
@@ -293,7 +295,7 @@ enum Step {
     /// A head with a status of 1xx.
     Hint(ResponseHead),
     /// The answer's head, or that there is none.
-    Answer(Result<Response<Body>, TrySendError<Request<RequestBody>>>),
+    Answer,
     /// The exchange is over.
     Over(Failure),
     /// The time is over, unless the request has moved meanwhile.

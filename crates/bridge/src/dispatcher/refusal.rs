@@ -67,7 +67,7 @@ fn say(refusal: &Refusal, head: &RequestHead, code: Code, left_out: u64) {
 /// The host of a URL that may be anything.
 fn host(url: &str) -> Option<String> {
     let target = policy::Target::parse(url).ok()?;
-    Some(target.authority())
+    Some(target.authority().to_owned())
 }
 
 fn code(kind: RefusalKind) -> Code {

@@ -5,6 +5,7 @@
 //! there, a path with dot segments or backslashes, raw or encoded, is refused, and so is encoding
 //! that decoders disagree about. Elsewhere bytes pass as they are, and this module is not asked.
 
+use std::borrow::Cow;
 use std::fmt;
 
 /// How often a path is decoded before it is called too deep: `%2525252e` needs four.
@@ -45,7 +46,7 @@ pub(crate) fn ambiguity(path: &str) -> Option<Ambiguity> {
     if is_malformed(path.as_bytes()) {
         return Some(Ambiguity::Malformed);
     }
-    let mut layer = path.as_bytes().to_vec();
+    let mut layer = Cow::Borrowed(path.as_bytes());
     for _ in 0..=DECODE_ROUNDS_MAX {
         if layer.contains(&b'\\') {
             return Some(Ambiguity::Backslash);
@@ -59,11 +60,14 @@ pub(crate) fn ambiguity(path: &str) -> Option<Ambiguity> {
         if layer.split(|byte| *byte == b'/').any(is_dot_segment) {
             return Some(Ambiguity::DotSegment);
         }
+        if !layer.contains(&b'%') {
+            return None;
+        }
         let decoded = decode(&layer);
         if decoded.len() == layer.len() {
             return None;
         }
-        layer = decoded;
+        layer = Cow::Owned(decoded);
     }
     Some(Ambiguity::TooDeep)
 }

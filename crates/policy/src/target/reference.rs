@@ -25,7 +25,7 @@ impl Target {
             return Self::parse(&format!("{}:{reference}", self.scheme));
         }
         if path.starts_with('/') {
-            return self.with_path_and_query(reference);
+            return self.with_path_and_query(reference.to_owned());
         }
         if path.is_empty() {
             let query = if reference.is_empty() {
@@ -33,14 +33,14 @@ impl Target {
             } else {
                 query
             };
-            return self.with_path_and_query(&format!("{}{query}", self.path()));
+            return self.with_path_and_query(format!("{}{query}", self.path()));
         }
         let folder = self
             .path()
             .rsplit_once('/')
             .map_or("", |(folder, _)| folder);
         let merged = without_dot_segments(&format!("{folder}/{path}"));
-        self.with_path_and_query(&format!("{merged}{query}"))
+        self.with_path_and_query(format!("{merged}{query}"))
     }
 }
 

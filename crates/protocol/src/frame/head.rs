@@ -148,6 +148,7 @@ struct WireRequest<'a> {
     time_left: TimeLeft,
     call: Option<CallAttempt>,
     credential: Option<&'a str>,
+    #[serde(serialize_with = "serial::as_bytes")]
     headers: &'a [u8],
 }
 
@@ -155,10 +156,29 @@ struct WireRequest<'a> {
 struct WireResponse<'a> {
     status: u16,
     body: BodyLength,
+    #[serde(serialize_with = "serial::as_bytes")]
     headers: &'a [u8],
 }
 
+/// Room for all of a head but its text and its fields.
+const FIXED_BYTES: usize = 80;
+
 impl RequestHead {
+    /// About how many bytes its encoding has; not fewer.
+    pub(super) fn size_hint(&self) -> usize {
+        let target = match &self.target {
+            RequestTarget::Url(url) => url.len(),
+            RequestTarget::Endpoint {
+                name,
+                path_and_query,
+            } => name.len() + path_and_query.len(),
+            RequestTarget::Connect { host, .. } => host.len(),
+        };
+        let credential = self.credential.as_ref().map_or(0, String::len);
+        let text = target + self.method.len() + credential;
+        FIXED_BYTES + text + self.headers.block().len()
+    }
+
     /// Appends the head's encoding. Refuses what [`Self::decode`] would refuse.
     pub(super) fn encode(&self, out: &mut Vec<u8>) -> Result<usize, FrameError> {
         if self.method.is_empty() {
@@ -235,6 +255,11 @@ impl RequestHead {
 }
 
 impl ResponseHead {
+    /// About how many bytes its encoding has; not fewer.
+    pub(super) fn size_hint(&self) -> usize {
+        FIXED_BYTES + self.headers.block().len()
+    }
+
     /// Appends the head's encoding. Refuses what [`Self::decode`] would refuse.
     pub(super) fn encode(&self, out: &mut Vec<u8>) -> Result<usize, FrameError> {
         if !(100..1000).contains(&self.status) {

@@ -37,6 +37,12 @@ pub(crate) fn encode<T: Serialize>(value: &T, out: &mut Vec<u8>) -> Result<usize
     Ok(written)
 }
 
+/// Writes bytes in one piece: the same encoding as that of a list of bytes, which is written byte
+/// by byte.
+pub(super) fn as_bytes<S: Serializer>(bytes: &[u8], serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.serialize_bytes(bytes)
+}
+
 /// Decodes the whole of `bytes`.
 ///
 /// # Errors

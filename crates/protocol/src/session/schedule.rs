@@ -63,6 +63,14 @@ impl Schedule {
         }
     }
 
+    /// Gives back the room for more streams than stand in line.
+    pub(super) fn trim(&mut self) {
+        for lane in [&mut self.interactive, &mut self.bulk] {
+            lane.fresh.shrink_to_fit();
+            lane.rotation.shrink_to_fit();
+        }
+    }
+
     /// Whether nobody stands in line.
     pub(super) fn is_empty(&self) -> bool {
         self.interactive.is_empty() && self.bulk.is_empty()

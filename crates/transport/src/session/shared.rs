@@ -40,6 +40,14 @@ pub(crate) struct Core {
     undispatched: Vec<u32>,
 }
 
+impl Core {
+    /// Nothing runs: gives room back that was for more.
+    pub(crate) fn trim(&mut self) {
+        self.session.trim();
+        self.waiting.shrink_to_fit();
+    }
+}
+
 type OnOpen = Arc<dyn Fn(Incoming) + Send + Sync>;
 
 pub(crate) struct Shared {

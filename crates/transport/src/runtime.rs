@@ -1,0 +1,49 @@
+//! How many threads a program works with.
+//!
+//! A session is moved by one task, and the tasks that it wakes do little each: on one thread they
+//! cost less than on two that hand them to each other. `TOKIO_WORKER_THREADS` says otherwise.
+
+use std::num::NonZero;
+use tokio::runtime::Builder;
+
+/// Which part of the machine a program is given.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Share {
+    /// All cores but one, which the kernel's side of the network and the database have work for.
+    AllButOne,
+    /// Half of the cores: others live on this host.
+    Half,
+}
+
+impl Share {
+    fn of(self, cores: usize) -> usize {
+        match self {
+            Self::AllButOne => cores.saturating_sub(1).max(1),
+            Self::Half => (cores / 2).max(1),
+        }
+    }
+}
+
+/// A runtime with that many worker threads, all drivers on.
+pub fn builder(share: Share) -> Builder {
+    let mut builder = Builder::new_multi_thread();
+    if std::env::var_os("TOKIO_WORKER_THREADS").is_none() {
+        let cores = std::thread::available_parallelism().map_or(1, NonZero::get);
+        builder.worker_threads(share.of(cores));
+    }
+    builder.enable_all();
+    builder
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn there_is_always_a_thread() {
+        for (cores, all_but_one, half) in [(1, 1, 1), (2, 1, 1), (4, 3, 2), (64, 63, 32)] {
+            assert_eq!(Share::AllButOne.of(cores), all_but_one);
+            assert_eq!(Share::Half.of(cores), half);
+        }
+    }
+}

@@ -41,6 +41,10 @@ pub struct Snapshot {
     pub exchanges: usize,
     /// Connections that are open, tunnels included.
     pub connections: usize,
+    /// TLS handshakes that run.
+    pub handshakes: usize,
+    /// Tunnels that have not proved themselves.
+    pub unproven: usize,
     /// Bytes of the window budget that are free.
     pub window_budget_left: u64,
 }
@@ -56,6 +60,8 @@ pub struct Metrics {
     sessions_now: Gauge,
     exchanges_now: Gauge,
     connections_now: Gauge,
+    handshakes_now: Gauge,
+    unproven_now: Gauge,
     budget_left: Gauge,
     resident: Gauge,
 }
@@ -134,6 +140,11 @@ impl Metrics {
             sessions_now: gauge("relay_sessions", "Tunnels that are up"),
             exchanges_now: gauge("relay_exchanges_running", "Requests that run"),
             connections_now: gauge("relay_connections", "Connections, tunnels included"),
+            handshakes_now: gauge("relay_tls_handshakes_running", "TLS handshakes that run"),
+            unproven_now: gauge(
+                "relay_tunnels_unproven",
+                "Tunnels that have not proved themselves",
+            ),
             budget_left: gauge(
                 "relay_window_budget_left_bytes",
                 "Memory that windows may grow into",
@@ -159,6 +170,12 @@ impl Metrics {
         self.handshakes.get_or_create(&Outcome { outcome }).inc();
     }
 
+    /// A connection waited for its TLS handshake in vain.
+    pub fn handshake_late(&self) {
+        let outcome = "late";
+        self.handshakes.get_or_create(&Outcome { outcome }).inc();
+    }
+
     /// Bytes of a request's body went towards a target.
     pub fn bytes_up(&self, bytes: u64) {
         self.up.inc_by(bytes);
@@ -174,6 +191,8 @@ impl Metrics {
         self.sessions_now.set(counted(now.sessions));
         self.exchanges_now.set(counted(now.exchanges));
         self.connections_now.set(counted(now.connections));
+        self.handshakes_now.set(counted(now.handshakes));
+        self.unproven_now.set(counted(now.unproven));
         self.budget_left.set(whole(now.window_budget_left));
         if let Some(bytes) = resident_bytes() {
             self.resident.set(whole(bytes));

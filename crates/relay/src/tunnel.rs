@@ -6,17 +6,18 @@
 //!
 //! Until the proof a connection has nothing but a place in a small budget of its own.
 
+use crate::gate::Turn;
 use crate::registry::Owner;
 use crate::state::State;
 use bytes::Bytes;
 use protocol::frame::{Challenge, Hello, Refused, RefusedCode, VERSION, Welcome};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
-use tokio::sync::OwnedSemaphorePermit;
 use transport::tunnel::{Candidate, ChannelBinding, Io, relay_opening};
 
-/// When a bridge may come again that was refused for want of room.
-const RETRY_OVERLOADED: Duration = Duration::from_secs(5);
+/// When a bridge may come again that was refused for want of room. It adds a random part of its
+/// own.
+pub const RETRY_OVERLOADED: Duration = Duration::from_secs(5);
 
 /// How a connection reached the relay.
 #[derive(Debug, Clone)]
@@ -26,7 +27,7 @@ pub struct Arrival {
     /// The authority that its upgrade request named (`Host`).
     pub authority: String,
     /// Its place among the unproven.
-    pub permit: Arc<OwnedSemaphorePermit>,
+    pub turn: Arc<Turn>,
 }
 
 /// Runs a tunnel from its opening to its end.

@@ -15,16 +15,20 @@ use hyper::upgrade::{OnUpgrade, Parts};
 use hyper_util::rt::TokioIo;
 use protocol::Code;
 use std::sync::Arc;
+use std::time::Duration;
 use tokio::net::TcpStream;
 use tokio_rustls::server::TlsStream;
 use transport::tunnel::ChannelBinding;
 
-/// Begins a tunnel.
+/// How long a tunnel waits for a place among the unproven before it is told to come later.
+const PLACE_WITHIN: Duration = Duration::from_secs(2);
+
+/// Begins a tunnel. Cancel safe.
 ///
 /// # Errors
 /// `invalid_request` for what is no upgrade, `forbidden` on a connection without TLS,
 /// `overloaded` when too many tunnels have not proved themselves.
-pub fn tunnel(
+pub async fn tunnel(
     state: &Arc<State>,
     connection: &Arc<Connection>,
     mut request: Request<Incoming>,
@@ -36,10 +40,11 @@ pub fn tunnel(
         let detail = "this relay is shutting down";
         return Err(Problem::not_sent(Code::Overloaded, detail));
     }
-    let permit = state.unproven.clone().try_acquire_owned().map_err(|_| {
+    let entering = state.unproven.enter(connection.peer.ip(), PLACE_WITHIN);
+    let turn = entering.await.ok_or_else(|| {
         state.metrics.tunnel_refused("unproven");
         let detail = "too many tunnels are waiting to prove themselves";
-        Problem::not_sent(Code::Overloaded, detail)
+        Problem::not_sent(Code::Overloaded, detail).later(tunnel::RETRY_OVERLOADED)
     })?;
     let authority = request
         .headers()
@@ -50,7 +55,7 @@ pub fn tunnel(
     let arrival = Arrival {
         channel,
         authority,
-        permit: Arc::new(permit),
+        turn: Arc::new(turn),
     };
     let upgrade = hyper::upgrade::on(&mut request);
     tokio::spawn(run(state.clone(), connection.clone(), upgrade, arrival));

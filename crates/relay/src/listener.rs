@@ -17,11 +17,13 @@ pub mod self_signed;
 pub mod tls;
 
 use crate::gate::Turn;
+use crate::metrics::Handshake;
 use crate::service::Service;
 use crate::state::State;
 use crate::throttle::Throttle;
 use connection::{Arrived, Connection};
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use rustls::HandshakeKind;
 use std::convert::Infallible;
 use std::io;
 use std::net::SocketAddr;
@@ -184,19 +186,22 @@ async fn begin(
     let stream = match handshake.await {
         Ok(Ok(stream)) => stream,
         Ok(Err(error)) => {
-            metrics.handshake(false);
+            metrics.handshake(Handshake::Failed);
             tracing::debug!(%error, peer = %connection.peer, "a TLS handshake failed");
             return;
         }
         Err(_) => {
-            metrics.handshake(false);
+            metrics.handshake(Handshake::Failed);
             tracing::debug!(peer = %connection.peer, "a TLS handshake took too long");
             return;
         }
     };
-    metrics.handshake(true);
     drop(turn);
     let session = stream.get_ref().1;
+    metrics.handshake(match session.handshake_kind() {
+        Some(HandshakeKind::Resumed) => Handshake::Resumed,
+        _ => Handshake::Full,
+    });
     connection.exporter = tls::exporter(session);
     // Boxed, so that a connection that waits is small.
     if session.alpn_protocol() == Some(tls::ALPN_HTTP2) {
@@ -211,7 +216,7 @@ async fn begin(
 async fn turn(state: &State, stream: &TcpStream, peer: SocketAddr) -> Option<Turn> {
     let spoken = tokio::time::timeout(HANDSHAKE_TIMEOUT, hello::has_spoken(stream)).await;
     if !matches!(spoken, Ok(Ok(()))) {
-        state.metrics.handshake(false);
+        state.metrics.handshake(Handshake::Failed);
         tracing::debug!(%peer, "a connection said nothing");
         return None;
     }
@@ -221,7 +226,7 @@ async fn turn(state: &State, stream: &TcpStream, peer: SocketAddr) -> Option<Tur
     };
     let turn = gate.enter(peer.ip(), TURN_WITHIN).await;
     if turn.is_none() {
-        state.metrics.handshake_late();
+        state.metrics.handshake(Handshake::Late);
         if state.late_handshakes.may_speak() {
             let suppressed = state.late_handshakes.suppressed();
             tracing::warn!(%peer, suppressed, "a connection was closed: its turn for TLS did not come in time");

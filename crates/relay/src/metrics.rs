@@ -49,6 +49,19 @@ pub struct Snapshot {
     pub window_budget_left: u64,
 }
 
+/// What became of a TLS handshake.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Handshake {
+    /// With certificate and signature.
+    Full,
+    /// With the ticket of a session before.
+    Resumed,
+    /// It came to nothing.
+    Failed,
+    /// Its turn did not come in time.
+    Late,
+}
+
 /// The relay's counters.
 pub struct Metrics {
     registry: Mutex<Registry>,
@@ -164,15 +177,14 @@ impl Metrics {
         self.refused.get_or_create(&Reason { reason }).inc();
     }
 
-    /// A TLS handshake ended.
-    pub fn handshake(&self, is_ok: bool) {
-        let outcome = if is_ok { "ok" } else { "failed" };
-        self.handshakes.get_or_create(&Outcome { outcome }).inc();
-    }
-
-    /// A connection waited for its TLS handshake in vain.
-    pub fn handshake_late(&self) {
-        let outcome = "late";
+    /// A connection's TLS handshake is over.
+    pub fn handshake(&self, handshake: Handshake) {
+        let outcome = match handshake {
+            Handshake::Full => "full",
+            Handshake::Resumed => "resumed",
+            Handshake::Failed => "failed",
+            Handshake::Late => "late",
+        };
         self.handshakes.get_or_create(&Outcome { outcome }).inc();
     }
 
@@ -236,7 +248,7 @@ mod tests {
         metrics.outcome("executed");
         metrics.outcome("executed");
         metrics.tunnel_refused("stale_epoch");
-        metrics.handshake(false);
+        metrics.handshake(Handshake::Failed);
         metrics.bytes_down(7);
         let text = metrics.render(Snapshot {
             sessions: 3,

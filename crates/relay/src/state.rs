@@ -74,7 +74,7 @@ impl State {
             exchanges: Exchanges::new(limits.streams_per_tenant),
             remembered: Remembered::default(),
             handshakes: Gate::new(limits.handshakes_max, limits.handshakes_per_address),
-            caller_handshakes: Gate::new(callers, callers),
+            caller_handshakes: Gate::new(callers, (callers / 2).max(1)),
             unproven: Gate::new(limits.unproven_tunnels_max, unproven_of_one),
             connections_by_address: PerAddress::new(limits.connections_per_address),
             late_handshakes: Throttle::default(),

@@ -162,12 +162,15 @@ impl Report {
         // The last few come long after the crowd.
         let back = self.storm.began + self.storm.most_back();
         for (name, asked) in &self.probed {
-            let during = |from: Instant, to: Instant| {
-                let within = asked.iter().filter(|one| one.at >= from && one.at < to);
+            let during = |from: Instant, is_in: &dyn Fn(&Asked) -> bool| {
+                let within = asked.iter().filter(|one| one.at >= from && is_in(one));
                 within.cloned().collect::<Vec<_>>()
             };
-            probe_row(f, name, "at rest", &during(self.calm.began, calm_end))?;
-            probe_row(f, name, "until 90 % are back", &during(up, back))?;
+            // What was under way when the relay was killed belongs to neither.
+            let at_rest = during(self.calm.began, &|one| one.at + one.took < calm_end);
+            probe_row(f, name, "at rest", &at_rest)?;
+            let in_the_storm = during(up, &|one| one.at < back);
+            probe_row(f, name, "until 90 % are back", &in_the_storm)?;
         }
         Ok(())
     }
@@ -205,6 +208,9 @@ impl Storm {
             "dials asked to come later, otherwise failed and made again",
             format!("{}, {}", seconds.turned_away, seconds.failed),
         )?;
+        for (kind, count) in &seconds.kinds {
+            row(&format!("failed: {kind}"), count.to_string())?;
+        }
         row("lost for good", seconds.lost_for_good.to_string())
     }
 }

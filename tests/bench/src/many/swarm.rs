@@ -229,7 +229,7 @@ impl Counters {
         writeln!(stdout, "{tick}")?;
         let mut kinds = self.kinds.lock().unwrap_or_else(PoisonError::into_inner);
         for (kind, count) in std::mem::take(&mut *kinds) {
-            writeln!(std::io::stderr(), "{count} x {kind}")?;
+            writeln!(std::io::stderr(), "{} {count} {kind}", tick.at_ms)?;
         }
         stdout.flush()
     }

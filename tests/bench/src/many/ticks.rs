@@ -6,7 +6,7 @@ use std::fmt;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use support::Running;
-use support::process::Source;
+use support::process::{Line, Source};
 
 /// How often a wait looks again.
 const POLL: Duration = Duration::from_millis(100);
@@ -49,6 +49,8 @@ pub(crate) struct Seconds {
     pub(crate) failed: u64,
     /// Bridges that will not come back.
     pub(crate) lost_for_good: u64,
+    /// How often each kind of failure came.
+    pub(crate) kinds: BTreeMap<String, u64>,
 }
 
 /// Now, in milliseconds since 1970: what processes can compare.
@@ -167,6 +169,9 @@ impl<'a> Ticks<'a> {
         let mut seconds = Seconds::default();
         for process in self.swarm {
             let lines = process.log();
+            for (count, kind) in lines.iter().filter_map(|line| failure(line, began_ms)) {
+                *seconds.kinds.entry(kind.to_owned()).or_default() += count;
+            }
             let ticks = lines.iter().filter_map(|line| Tick::parse(&line.text));
             for tick in ticks {
                 seconds.lost_for_good += tick.lost_for_good;
@@ -182,6 +187,17 @@ impl<'a> Ticks<'a> {
         }
         seconds
     }
+}
+
+/// How many failures of which kind a line tells of, if it was written since `began_ms`.
+fn failure(line: &Line, began_ms: u64) -> Option<(u64, &str)> {
+    if line.source != Source::Stderr {
+        return None;
+    }
+    let (at_ms, rest) = line.text.split_once(' ')?;
+    let (count, kind) = rest.split_once(' ')?;
+    let at_ms: u64 = at_ms.parse().ok()?;
+    (at_ms >= began_ms).then_some((count.parse().ok()?, kind))
 }
 
 impl Seconds {

@@ -7,7 +7,7 @@ use crate::body::{self, Body};
 use crate::listener::connection::{Arrived, Connection};
 use crate::problem::Problem;
 use crate::state::State;
-use crate::tunnel::{self, Arrival};
+use crate::tunnel::{self, Arrival, Up};
 use http::header;
 use http::{Request, Response};
 use hyper::body::Incoming;
@@ -78,27 +78,53 @@ fn channel(state: &State, connection: &Connection) -> Result<ChannelBinding, Pro
 }
 
 async fn run(state: Arc<State>, connection: Arc<Connection>, upgrade: OnUpgrade, arrival: Arrival) {
+    // Boxed: what the opening needs is given back when the tunnel is up.
+    let opening = Box::pin(open(&state, &connection, upgrade, arrival));
+    if let Some(up) = opening.await {
+        tunnel::carry(&state, up).await;
+    }
+    // Its place among the connections is free only now.
+    drop(connection);
+}
+
+async fn open(
+    state: &State,
+    connection: &Connection,
+    upgrade: OnUpgrade,
+    arrival: Arrival,
+) -> Option<Up> {
     let upgraded = match upgrade.await {
         Ok(upgraded) => upgraded,
         Err(error) => {
             tracing::debug!(%error, peer = %connection.peer, "a tunnel was lost at its upgrade");
-            return;
+            return None;
         }
     };
     match connection.arrived {
         Arrived::Tls => {
-            if let Ok(parts) = upgraded.downcast::<TokioIo<TlsStream<TcpStream>>>() {
-                let Parts { io, read_buf, .. } = parts;
-                tunnel::serve(state, io.into_inner(), read_buf, arrival).await;
-            }
+            let parts = upgraded.downcast::<TokioIo<TlsStream<TcpStream>>>().ok()?;
+            let Parts { io, read_buf, .. } = parts;
+            tunnel::open(state, io.into_inner(), read_buf, arrival).await
         }
         Arrived::Plain | Arrived::Admin => {
-            if let Ok(parts) = upgraded.downcast::<TokioIo<TcpStream>>() {
-                let Parts { io, read_buf, .. } = parts;
-                tunnel::serve(state, io.into_inner(), read_buf, arrival).await;
-            }
+            let parts = upgraded.downcast::<TokioIo<TcpStream>>().ok()?;
+            let Parts { io, read_buf, .. } = parts;
+            tunnel::open(state, io.into_inner(), read_buf, arrival).await
         }
     }
-    // Its place among the connections is free only now.
-    drop(connection);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn bytes_of_future<A, B, C, D, F: Future>(_: impl Fn(A, B, C, D) -> F) -> usize {
+        size_of::<F>()
+    }
+
+    #[test]
+    fn the_task_of_a_tunnel_is_small_for_there_are_thousands() {
+        let bytes = bytes_of_future(run);
+        assert!(bytes <= 1024, "{bytes} bytes");
+    }
 }

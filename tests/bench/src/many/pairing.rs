@@ -128,6 +128,7 @@ fn identity(line: &str) -> Result<Identity, Box<dyn Error>> {
     })
 }
 
+#[expect(clippy::needless_pass_by_value, reason = "it is what `map_err` wants")]
 fn text(error: impl ToString) -> String {
     error.to_string()
 }

@@ -36,7 +36,13 @@ pub(crate) struct Asked {
 
 /// Probes that run.
 pub(crate) struct Probes {
-    running: Vec<(&'static str, JoinHandle<()>, Arc<Mutex<Vec<Asked>>>)>,
+    running: Vec<Probe>,
+}
+
+struct Probe {
+    name: &'static str,
+    task: JoinHandle<()>,
+    seen: Arc<Mutex<Vec<Asked>>>,
 }
 
 /// What each probe saw.
@@ -88,13 +94,13 @@ impl Probes {
                 tokio::time::sleep(PAUSE).await;
             }
         });
-        self.running.push((name, task, seen));
+        self.running.push(Probe { name, task, seen });
     }
 
     /// Ends them. What was under way is not counted.
     pub(crate) async fn stop(self) -> Probed {
         let mut probed = Vec::new();
-        for (name, task, seen) in self.running {
+        for Probe { name, task, seen } in self.running {
             task.abort();
             let _ = task.await;
             let seen = std::mem::take(&mut *seen.lock().unwrap_or_else(PoisonError::into_inner));

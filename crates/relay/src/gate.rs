@@ -57,7 +57,7 @@ impl Gate {
     pub async fn enter(&self, address: IpAddr, within: Duration) -> Option<Turn> {
         let make = || Arc::new(Semaphore::new(self.most_of_one));
         let share = Shares::join(&self.addresses, network(address), make);
-        let own = share.with(|own| Arc::clone(own));
+        let own = share.with(Arc::clone);
         let entering = async {
             let own = own.acquire_owned().await.ok()?;
             let all = Arc::clone(&self.all).acquire_owned().await.ok()?;

@@ -5,6 +5,7 @@
 //! itself never leaves the relay.
 
 use crate::directory::Directory;
+use crate::gate::network;
 use crate::storage::{Existing, Role, Secret};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
@@ -227,17 +228,6 @@ impl Attempts {
             (*since, *failures) = (now, 0);
         }
         *failures = failures.saturating_add(1);
-    }
-}
-
-/// One customer often has a whole IPv6 /64.
-fn network(address: IpAddr) -> IpAddr {
-    match address.to_canonical() {
-        IpAddr::V4(address) => address.into(),
-        IpAddr::V6(address) => {
-            let prefix = u128::from(address) >> 64 << 64;
-            IpAddr::V6(prefix.into())
-        }
     }
 }
 

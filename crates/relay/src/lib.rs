@@ -6,7 +6,7 @@
 //! listener -> service -> auth, directory -> ingress (calls, endpoints) -> exchange -> router -> registry -> tunnel
 //! ```
 //!
-//! Beside it: `pairing` and `bridges` (the rest of the API), `storage` (what survives a restart),
+//! Beside it: `gate` (who waits for his turn), `pairing` and `bridges` (the rest of the API), `storage` (what survives a restart),
 //! `config`, `metrics`, `problem` (every error that a caller sees), `cli`. [`Relay::start`] runs
 //! the whole inside another program.
 
@@ -17,6 +17,7 @@ pub mod cli;
 pub mod config;
 pub mod directory;
 pub mod exchange;
+pub mod gate;
 pub mod ingress;
 pub mod listener;
 pub mod metrics;

@@ -1,22 +1,29 @@
 //! Accept loops: from a socket to requests.
 //!
 //! ```text
-//! public    TCP -> TLS (10 s) -> HTTP/1.1 or HTTP/2 by ALPN -> Service
-//! internal  TCP ->               HTTP/1.1                   -> Service
-//! admin     TCP ->               HTTP/1.1                   -> health and metrics
+//! public    TCP -> turn -> TLS (10 s) -> HTTP/1.1 or HTTP/2 by ALPN -> Service
+//! internal  TCP ->                       HTTP/1.1                   -> Service
+//! admin     TCP ->                       HTTP/1.1                   -> health and metrics
 //! ```
 //!
-//! Every connection has a place in one budget. When the relay drains, loops end, idle connections
+//! Every connection has a place in one budget. TLS handshakes run so many at once, and the rest
+//! wait for their turn: when thousands of bridges come back together, each is served in time,
+//! instead of all at once and none. A connection takes its turn only after it has spoken. When the relay drains, loops end, idle connections
 //! close, and what runs is finished.
 
 pub mod connection;
+mod hello;
 pub mod self_signed;
 pub mod tls;
 
+use crate::gate::Turn;
+use crate::metrics::Handshake;
 use crate::service::Service;
+use crate::state::State;
 use crate::throttle::Throttle;
 use connection::{Arrived, Connection};
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use rustls::HandshakeKind;
 use std::convert::Infallible;
 use std::io;
 use std::net::SocketAddr;
@@ -28,14 +35,20 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{mpsc, watch};
 use tokio_rustls::TlsAcceptor;
 
-/// From the first byte to the end of the TLS handshake.
+/// Until a connection has said something, and then again from its turn to the end of its TLS
+/// handshake.
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// How long a connection waits for its turn. Beyond, its client would give up before the end: the
+/// work would be lost for this one and late for the next.
+const TURN_WITHIN: Duration = Duration::from_secs(10);
 
 /// How long accepting pauses when the process has no more file descriptors.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
-/// Connections that the system keeps for us while we are busy.
-const BACKLOG: u32 = 1024;
+/// Connections that the system keeps for us while we are busy: what comes in a moment when
+/// thousands of bridges come back.
+const BACKLOG: u32 = 4096;
 
 /// HTTP/1 buffer of a connection. Beyond every limit of ours, so that who goes beyond them is
 /// answered with a problem document instead of a bare status.
@@ -129,11 +142,22 @@ pub async fn accept(
                 continue;
             }
         };
+        let mut own = None;
+        if tls.is_some() {
+            own = doors.service.state.connections_by_address.take(peer.ip());
+            if own.is_none() {
+                if full.may_speak() {
+                    tracing::warn!(%peer, suppressed = full.suppressed(), "a connection was closed: its address has as many as it may have");
+                }
+                continue;
+            }
+        }
         let connection = Connection {
             peer,
             arrived,
             exporter: None,
             _place: place,
+            _own: own,
         };
         tokio::spawn(begin(stream, connection, tls.clone(), doors.clone()));
     }
@@ -150,32 +174,65 @@ async fn begin(
         return;
     }
     let Some(acceptor) = tls else {
-        serve_http1(stream, connection, doors).await;
+        Box::pin(serve_http1(stream, connection, doors)).await;
         return;
     };
-    let metrics = &doors.service.state.metrics;
+    let state = &doors.service.state;
+    let metrics = &state.metrics;
+    let Some(turn) = turn(state, &stream, connection.peer).await else {
+        return;
+    };
     let handshake = tokio::time::timeout(HANDSHAKE_TIMEOUT, acceptor.accept(stream));
     let stream = match handshake.await {
         Ok(Ok(stream)) => stream,
         Ok(Err(error)) => {
-            metrics.handshake(false);
+            metrics.handshake(Handshake::Failed);
             tracing::debug!(%error, peer = %connection.peer, "a TLS handshake failed");
             return;
         }
         Err(_) => {
-            metrics.handshake(false);
+            metrics.handshake(Handshake::Failed);
             tracing::debug!(peer = %connection.peer, "a TLS handshake took too long");
             return;
         }
     };
-    metrics.handshake(true);
+    drop(turn);
     let session = stream.get_ref().1;
+    metrics.handshake(match session.handshake_kind() {
+        Some(HandshakeKind::Resumed) => Handshake::Resumed,
+        _ => Handshake::Full,
+    });
     connection.exporter = tls::exporter(session);
+    // Boxed, so that a connection that waits is small.
     if session.alpn_protocol() == Some(tls::ALPN_HTTP2) {
-        serve_http2(stream, connection, doors).await;
+        Box::pin(serve_http2(stream, connection, doors)).await;
     } else {
-        serve_http1(stream, connection, doors).await;
+        Box::pin(serve_http1(stream, connection, doors)).await;
     }
+}
+
+/// Waits for a connection's turn to have its handshake. None for one that says nothing, and when
+/// it takes too long.
+async fn turn(state: &State, stream: &TcpStream, peer: SocketAddr) -> Option<Turn> {
+    let spoken = tokio::time::timeout(HANDSHAKE_TIMEOUT, hello::has_spoken(stream)).await;
+    if !matches!(spoken, Ok(Ok(()))) {
+        state.metrics.handshake(Handshake::Failed);
+        tracing::debug!(%peer, "a connection said nothing");
+        return None;
+    }
+    let gate = match hello::offers_http2(stream).await {
+        true => &state.caller_handshakes,
+        false => &state.handshakes,
+    };
+    let turn = gate.enter(peer.ip(), TURN_WITHIN).await;
+    if turn.is_none() {
+        state.metrics.handshake(Handshake::Late);
+        if state.late_handshakes.may_speak() {
+            let suppressed = state.late_handshakes.suppressed();
+            tracing::warn!(%peer, suppressed, "a connection was closed: its turn for TLS did not come in time");
+        }
+    }
+    turn
 }
 
 async fn serve_http1<IO>(io: IO, connection: Connection, doors: Doors)

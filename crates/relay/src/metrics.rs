@@ -41,8 +41,25 @@ pub struct Snapshot {
     pub exchanges: usize,
     /// Connections that are open, tunnels included.
     pub connections: usize,
+    /// TLS handshakes that run.
+    pub handshakes: usize,
+    /// Tunnels that have not proved themselves.
+    pub unproven: usize,
     /// Bytes of the window budget that are free.
     pub window_budget_left: u64,
+}
+
+/// What became of a TLS handshake.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Handshake {
+    /// With certificate and signature.
+    Full,
+    /// With the ticket of a session before.
+    Resumed,
+    /// It came to nothing.
+    Failed,
+    /// Its turn did not come in time.
+    Late,
 }
 
 /// The relay's counters.
@@ -56,6 +73,8 @@ pub struct Metrics {
     sessions_now: Gauge,
     exchanges_now: Gauge,
     connections_now: Gauge,
+    handshakes_now: Gauge,
+    unproven_now: Gauge,
     budget_left: Gauge,
     resident: Gauge,
 }
@@ -134,6 +153,11 @@ impl Metrics {
             sessions_now: gauge("relay_sessions", "Tunnels that are up"),
             exchanges_now: gauge("relay_exchanges_running", "Requests that run"),
             connections_now: gauge("relay_connections", "Connections, tunnels included"),
+            handshakes_now: gauge("relay_tls_handshakes_running", "TLS handshakes that run"),
+            unproven_now: gauge(
+                "relay_tunnels_unproven",
+                "Tunnels that have not proved themselves",
+            ),
             budget_left: gauge(
                 "relay_window_budget_left_bytes",
                 "Memory that windows may grow into",
@@ -153,9 +177,14 @@ impl Metrics {
         self.refused.get_or_create(&Reason { reason }).inc();
     }
 
-    /// A TLS handshake ended.
-    pub fn handshake(&self, is_ok: bool) {
-        let outcome = if is_ok { "ok" } else { "failed" };
+    /// A connection's TLS handshake is over.
+    pub fn handshake(&self, handshake: Handshake) {
+        let outcome = match handshake {
+            Handshake::Full => "full",
+            Handshake::Resumed => "resumed",
+            Handshake::Failed => "failed",
+            Handshake::Late => "late",
+        };
         self.handshakes.get_or_create(&Outcome { outcome }).inc();
     }
 
@@ -174,6 +203,8 @@ impl Metrics {
         self.sessions_now.set(counted(now.sessions));
         self.exchanges_now.set(counted(now.exchanges));
         self.connections_now.set(counted(now.connections));
+        self.handshakes_now.set(counted(now.handshakes));
+        self.unproven_now.set(counted(now.unproven));
         self.budget_left.set(whole(now.window_budget_left));
         if let Some(bytes) = resident_bytes() {
             self.resident.set(whole(bytes));
@@ -217,7 +248,7 @@ mod tests {
         metrics.outcome("executed");
         metrics.outcome("executed");
         metrics.tunnel_refused("stale_epoch");
-        metrics.handshake(false);
+        metrics.handshake(Handshake::Failed);
         metrics.bytes_down(7);
         let text = metrics.render(Snapshot {
             sessions: 3,

@@ -34,6 +34,8 @@ pub struct Problem {
     pub call: Option<String>,
     /// The methods that would be taken, for `method_not_allowed`.
     pub allow: Option<&'static str>,
+    /// When to come again, where it is not what the code usually means.
+    pub later: Option<Duration>,
 }
 
 impl From<Failure> for Problem {
@@ -42,6 +44,7 @@ impl From<Failure> for Problem {
             failure,
             call: None,
             allow: None,
+            later: None,
         }
     }
 }
@@ -79,7 +82,19 @@ impl Problem {
         }
     }
 
+    /// The same, to be asked again after so long.
+    pub fn later(self, later: Duration) -> Self {
+        Self {
+            later: Some(later),
+            ..self
+        }
+    }
+
     fn retry_after(&self) -> Option<Duration> {
+        self.later.or_else(|| self.usual_retry_after())
+    }
+
+    fn usual_retry_after(&self) -> Option<Duration> {
         match self.failure.code {
             Code::Overloaded => Some(RETRY_OVERLOADED),
             Code::BridgeOffline | Code::NoBridge => Some(RETRY_OFFLINE),

@@ -8,13 +8,14 @@
 use policy::{Host, HostPattern};
 use protocol::frame::{GoAwayReason, Hello, PreviousSession, RefusedCode, Serves};
 use protocol::session::EndReason;
-use std::collections::{HashMap, VecDeque};
+use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 use tokio::sync::watch;
 use transport::Session;
 
-/// Slots whose last epoch is remembered. A slot that is forgotten may begin anew.
+/// Slots whose last epoch is remembered, if not more may be up. A slot that is forgotten may begin
+/// anew.
 const REMEMBERED_MAX: usize = 100_000;
 
 /// Lost sessions whose aftermath is kept, for the callers that wait for it.
@@ -42,7 +43,8 @@ pub struct Owner {
     pub identity: Arc<str>,
 }
 
-#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+/// Ordered by bridge first, so that a bridge's slots lie together.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 struct Slot {
     bridge: Arc<str>,
     instance: [u8; 16],
@@ -54,6 +56,8 @@ struct Seen {
     epoch: u64,
     replaced: u32,
     window: Instant,
+    /// Its tunnels: the one that is up, and one that drains. Oldest first.
+    up: Vec<Arc<Entry>>,
 }
 
 /// What a bridge serves, parsed once.
@@ -127,7 +131,7 @@ struct Inner {
     /// By tenant.
     sessions: HashMap<Arc<str>, Vec<Arc<Entry>>>,
     count: usize,
-    seen: HashMap<Slot, Seen>,
+    seen: BTreeMap<Slot, Seen>,
 }
 
 /// What a bridge said of a session that was lost.
@@ -172,29 +176,26 @@ impl Registry {
             return Err(RefusedCode::Unauthorized);
         }
         let slot = slot_of(owner, hello);
-        let known = inner.seen.get(&slot).map(|seen| seen.epoch);
-        if let Some(current) = known.filter(|current| hello.epoch <= *current) {
+        let known = inner.seen.get(&slot);
+        if let Some(current) = known.map(|seen| seen.epoch)
+            && hello.epoch <= current
+        {
             return Err(RefusedCode::StaleEpoch { current });
         }
+        let is_known = known.is_some();
+        let replaces = known.is_some_and(|seen| seen.up.iter().any(|own| own.session.is_open()));
         let of_tenant = inner.sessions.get(&owner.tenant);
-        let replaces = of_tenant.is_some_and(|all| {
-            let mut own = all.iter().filter(|entry| entry.slot == slot);
-            own.any(|entry| entry.session.is_open())
-        });
         let full = inner.count >= self.sessions_max
             || of_tenant.map_or(0, Vec::len) >= self.sessions_per_tenant.max(1);
         if full && !replaces {
             return Err(RefusedCode::Overloaded);
         }
-        if known.is_none() && inner.seen.len() >= REMEMBERED_MAX {
+        // Forgetting looks at all of them, so at least half must be free to go each time.
+        let remembered_max = REMEMBERED_MAX.max(2 * self.sessions_max);
+        if !is_known && inner.seen.len() >= remembered_max {
             inner.forget_absent();
         }
-        let seen = inner.seen.entry(slot).or_insert(Seen {
-            epoch: 0,
-            replaced: 0,
-            window: now,
-        });
-        seen.epoch = hello.epoch;
+        inner.seen_mut(slot, now).epoch = hello.epoch;
         Ok(())
     }
 
@@ -217,29 +218,24 @@ impl Registry {
             owner: owner.clone(),
         });
         let mut inner = self.lock();
-        let newest = inner.seen.get(&slot).map_or(0, |seen| seen.epoch);
+        let seen = inner.seen_mut(slot.clone(), now);
+        let newest = seen.epoch;
+        // Its slot may have been forgotten while the WELCOME was on its way.
+        seen.epoch = newest.max(hello.epoch);
         if newest > hello.epoch {
             // A newer connection of the slot was admitted while this one's WELCOME was on its way.
             drop(inner);
             entry.session.close(EndReason::Replaced);
             return entry;
         }
-        let all = inner.sessions.entry(owner.tenant.clone()).or_default();
+        let seen = inner.seen_mut(slot, now);
         // A draining one is spared, but only the newest: the others had their time.
-        let of_slot = || all.iter().filter(|old| old.slot == slot);
-        let spared = of_slot().rfind(|old| !old.session.is_open()).cloned();
-        let is_spared = |old: &Arc<Entry>| {
-            let spared = spared.as_ref();
-            spared.is_some_and(|spared| Arc::ptr_eq(spared, old))
-        };
-        let old: Vec<_> = all
-            .extract_if(.., |old| old.slot == slot && !is_spared(old))
-            .collect();
-        all.push(entry.clone());
-        inner.count = inner.count + 1 - old.len();
-        if !old.is_empty()
-            && let Some(seen) = inner.seen.get_mut(&slot)
-        {
+        let spared = seen.up.iter().rposition(|old| !old.session.is_open());
+        let spared = spared.map(|index| seen.up.remove(index));
+        let old = std::mem::take(&mut seen.up);
+        seen.up.extend(spared);
+        seen.up.push(entry.clone());
+        if !old.is_empty() {
             seen.count_replacement(now);
             if seen.is_cloned(now) {
                 tracing::warn!(
@@ -249,6 +245,12 @@ impl Registry {
                 );
             }
         }
+        for old in &old {
+            inner.take_out(old);
+        }
+        let all = inner.sessions.entry(owner.tenant.clone()).or_default();
+        all.push(entry.clone());
+        inner.count += 1;
         drop(inner);
         for old in old {
             old.session.close(EndReason::Replaced);
@@ -290,17 +292,8 @@ impl Registry {
     /// A tunnel is down.
     pub fn remove(&self, entry: &Arc<Entry>) {
         let mut inner = self.lock();
-        let tenant = &entry.owner.tenant;
-        let Some(all) = inner.sessions.get_mut(tenant) else {
-            return;
-        };
-        let before = all.len();
-        all.retain(|other| !Arc::ptr_eq(other, entry));
-        let gone = before - all.len();
-        if all.is_empty() {
-            inner.sessions.remove(tenant);
-        }
-        inner.count -= gone;
+        inner.take_out(entry);
+        inner.take_out_of_slot(entry);
     }
 
     /// The tunnels of a tenant.
@@ -325,8 +318,14 @@ impl Registry {
     /// Whether a bridge's identity seems to run on two machines.
     pub fn is_cloned(&self, bridge: &str, now: Instant) -> bool {
         let inner = self.lock();
-        let mut slots = inner.seen.iter();
-        slots.any(|(slot, seen)| &*slot.bridge == bridge && seen.is_cloned(now))
+        let first = Slot {
+            bridge: bridge.into(),
+            instance: [0; 16],
+            number: 0,
+        };
+        let onward = inner.seen.range(first..);
+        let mut own = onward.take_while(|(slot, _)| &*slot.bridge == bridge);
+        own.any(|(_, seen)| seen.is_cloned(now))
     }
 
     /// Ends every tunnel that `why` gives a reason for. They are out of the registry at once, so
@@ -339,6 +338,9 @@ impl Registry {
         }
         inner.sessions.retain(|_, all| !all.is_empty());
         inner.count -= cut.len();
+        for entry in &cut {
+            inner.take_out_of_slot(entry);
+        }
         drop(inner);
         for entry in &cut {
             let reason = why(&entry.owner).unwrap_or(EndReason::Revoked);
@@ -375,11 +377,38 @@ fn slot_of(owner: &Owner, hello: &Hello) -> Slot {
 impl Inner {
     /// Forgets the epochs of slots that are not up.
     fn forget_absent(&mut self) {
-        let sessions = &self.sessions;
-        self.seen.retain(|slot, _| {
-            let mut up = sessions.values().flatten();
-            up.any(|entry| entry.slot == *slot)
-        });
+        self.seen.retain(|_, seen| !seen.up.is_empty());
+    }
+
+    fn seen_mut(&mut self, slot: Slot, now: Instant) -> &mut Seen {
+        self.seen.entry(slot).or_insert(Seen {
+            epoch: 0,
+            replaced: 0,
+            window: now,
+            up: Vec::new(),
+        })
+    }
+
+    /// Takes a tunnel out of its tenant's, if it is there.
+    fn take_out(&mut self, entry: &Arc<Entry>) {
+        let tenant = &entry.owner.tenant;
+        let Some(all) = self.sessions.get_mut(tenant) else {
+            return;
+        };
+        let Some(index) = all.iter().position(|other| Arc::ptr_eq(other, entry)) else {
+            return;
+        };
+        all.remove(index);
+        if all.is_empty() {
+            self.sessions.remove(tenant);
+        }
+        self.count -= 1;
+    }
+
+    fn take_out_of_slot(&mut self, entry: &Arc<Entry>) {
+        if let Some(seen) = self.seen.get_mut(&entry.slot) {
+            seen.up.retain(|other| !Arc::ptr_eq(other, entry));
+        }
     }
 }
 
@@ -465,12 +494,33 @@ mod tests {
     }
 
     #[test]
+    fn a_clone_is_told_of_its_own_bridge_alone() {
+        let registry = Registry::new(10, 10);
+        let now = Instant::now();
+        for bridge in ["a", "b", "bb"] {
+            let slots = [(0, 1), (1, 1)];
+            for (slot, epoch) in slots {
+                let admitted = registry.admit(&owner("t", bridge), &hello(slot, epoch), now);
+                assert_eq!(admitted, Ok(()));
+            }
+        }
+        let slot = slot_of(&owner("t", "b"), &hello(1, 1));
+        for _ in 0..CLONE_REPLACEMENTS {
+            let mut inner = registry.lock();
+            inner.seen_mut(slot.clone(), now).count_replacement(now);
+        }
+        let cloned = ["a", "b", "bb", "c"].map(|bridge| registry.is_cloned(bridge, now));
+        assert_eq!(cloned, [false, true, false, false]);
+    }
+
+    #[test]
     fn replacing_each_other_for_a_minute_is_a_clone() {
         let start = Instant::now();
         let mut seen = Seen {
             epoch: 0,
             replaced: 0,
             window: start,
+            up: Vec::new(),
         };
         for second in 0..CLONE_REPLACEMENTS {
             let now = start + Duration::from_secs(second.into());

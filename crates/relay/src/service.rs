@@ -101,7 +101,7 @@ impl Service {
         match path {
             transport::websocket::TUNNEL_PATH => {
                 get(request.method())?;
-                upgrade::tunnel(state, connection, taken(waiting)?)
+                upgrade::tunnel(state, connection, taken(waiting)?).await
             }
             "/v1/pair" => {
                 let principal = self
@@ -209,6 +209,8 @@ impl Service {
             sessions: state.registry.count(),
             exchanges: state.exchanges.count(),
             connections: (state.config.limits.connections_max as usize).saturating_sub(free),
+            handshakes: state.handshakes.taken() + state.caller_handshakes.taken(),
+            unproven: state.unproven.taken(),
             window_budget_left: state.budget.left(),
         });
         typed(StatusCode::OK, CONTENT_TYPE, text.into())

@@ -3,6 +3,7 @@
 use crate::config::Config;
 use crate::directory::Directory;
 use crate::exchange::Exchanges;
+use crate::gate::{Gate, PerAddress};
 use crate::ingress::calls::Remembered;
 use crate::metrics::Metrics;
 use crate::registry::Registry;
@@ -16,6 +17,9 @@ use transport::session::Settings;
 
 /// Lines a second about requests that failed.
 const FAILED_LINES: u32 = 20;
+
+/// Places for the handshakes of callers, as a part of those for all others.
+const CALLERS_PART: u32 = 4;
 
 /// One relay's insides.
 #[derive(Debug)]
@@ -34,8 +38,16 @@ pub struct State {
     pub remembered: Remembered,
     /// Counters.
     pub metrics: Metrics,
+    /// Room for TLS handshakes.
+    pub handshakes: Gate,
+    /// Room for those of callers, which shall not wait behind thousands of bridges.
+    pub caller_handshakes: Gate,
     /// Room for tunnels that have not proved themselves.
-    pub unproven: Arc<Semaphore>,
+    pub unproven: Gate,
+    /// How many connections an address has on the listener with TLS.
+    pub connections_by_address: PerAddress,
+    /// Says which handshakes waited in vain, not more often than somebody can read.
+    pub late_handshakes: Throttle,
     /// Says which tunnels are refused, not more often than somebody can read.
     pub refused_tunnels: Throttle,
     /// Says which requests failed, not more often than somebody can read.
@@ -51,11 +63,21 @@ impl State {
     /// The state of a relay that begins.
     pub fn new(config: Config, node: String, directory: Arc<Directory>, metrics: Metrics) -> Self {
         let limits = &config.limits;
+        let callers = (limits.handshakes_max / CALLERS_PART).max(1);
+        // Behind a balancer, all come from its address.
+        let unproven_of_one = match config.listen.behind_balancer {
+            true => limits.unproven_tunnels_max,
+            false => limits.unproven_per_address,
+        };
         Self {
             registry: Registry::new(limits.sessions_max, limits.sessions_per_tenant),
             exchanges: Exchanges::new(limits.streams_per_tenant),
             remembered: Remembered::default(),
-            unproven: Arc::new(Semaphore::new(limits.unproven_tunnels_max as usize)),
+            handshakes: Gate::new(limits.handshakes_max, limits.handshakes_per_address),
+            caller_handshakes: Gate::new(callers, (callers / 2).max(1)),
+            unproven: Gate::new(limits.unproven_tunnels_max, unproven_of_one),
+            connections_by_address: PerAddress::new(limits.connections_per_address),
+            late_handshakes: Throttle::default(),
             refused_tunnels: Throttle::default(),
             failed_requests: Throttle::new(FAILED_LINES),
             call_memory: Arc::new(Semaphore::new(

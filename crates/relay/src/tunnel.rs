@@ -6,17 +6,18 @@
 //!
 //! Until the proof a connection has nothing but a place in a small budget of its own.
 
-use crate::registry::Owner;
+use crate::gate::Turn;
+use crate::registry::{Entry, Owner};
 use crate::state::State;
 use bytes::Bytes;
 use protocol::frame::{Challenge, Hello, Refused, RefusedCode, VERSION, Welcome};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
-use tokio::sync::OwnedSemaphorePermit;
-use transport::tunnel::{Candidate, ChannelBinding, Io, relay_opening};
+use transport::tunnel::{Candidate, ChannelBinding, Io, SessionDriver, relay_opening};
 
-/// When a bridge may come again that was refused for want of room.
-const RETRY_OVERLOADED: Duration = Duration::from_secs(5);
+/// When a bridge may come again that was refused for want of room. It adds a random part of its
+/// own.
+pub const RETRY_OVERLOADED: Duration = Duration::from_secs(5);
 
 /// How a connection reached the relay.
 #[derive(Debug, Clone)]
@@ -26,16 +27,28 @@ pub struct Arrival {
     /// The authority that its upgrade request named (`Host`).
     pub authority: String,
     /// Its place among the unproven.
-    pub permit: Arc<OwnedSemaphorePermit>,
+    pub turn: Arc<Turn>,
 }
 
-/// Runs a tunnel from its opening to its end.
-pub async fn serve<IO: Io>(state: Arc<State>, io: IO, read_ahead: Bytes, arrival: Arrival) {
+/// A tunnel that is in the registry, and runs while it is [carried](carry).
+pub struct Up {
+    entry: Arc<Entry>,
+    driver: SessionDriver,
+    slot: u8,
+}
+
+/// Opens a tunnel. `None` for one that was not taken; it knows why.
+pub async fn open<IO: Io>(
+    state: &State,
+    io: IO,
+    read_ahead: Bytes,
+    arrival: Arrival,
+) -> Option<Up> {
     let nonce = match transport::tunnel::random() {
         Ok(nonce) => nonce,
         Err(error) => {
             tracing::error!(%error, "no tunnel can be opened");
-            return;
+            return None;
         }
     };
     let challenge = Challenge {
@@ -50,13 +63,13 @@ pub async fn serve<IO: Io>(state: Arc<State>, io: IO, read_ahead: Bytes, arrival
         Err(error) => {
             state.metrics.tunnel_refused("opening");
             tracing::debug!(%error, "a tunnel's opening failed");
-            return;
+            return None;
         }
     };
-    match judge(&state, &candidate, &arrival) {
+    match judge(state, &candidate, &arrival) {
         Ok(owner) => {
             drop(arrival);
-            run(state, candidate, owner).await;
+            welcome(state, candidate, owner).await
         }
         Err(code) => {
             let hello = candidate.hello();
@@ -80,6 +93,7 @@ pub async fn serve<IO: Io>(state: Arc<State>, io: IO, read_ahead: Bytes, arrival
                 retry_after_ms,
             };
             candidate.refuse(refused).await;
+            None
         }
     }
 }
@@ -128,10 +142,8 @@ fn host_of(authority: &str) -> &str {
     }
 }
 
-async fn run<IO: Io>(state: Arc<State>, candidate: Candidate<IO>, owner: Owner) {
-    let Ok(id) = transport::tunnel::random() else {
-        return;
-    };
+async fn welcome<IO: Io>(state: &State, candidate: Candidate<IO>, owner: Owner) -> Option<Up> {
+    let id = transport::tunnel::random().ok()?;
     let tunnel = &state.config.tunnel;
     let welcome = Welcome {
         session: id,
@@ -144,7 +156,7 @@ async fn run<IO: Io>(state: Arc<State>, candidate: Candidate<IO>, owner: Owner) 
         Ok(opened) => opened,
         Err(error) => {
             tracing::debug!(%error, "a tunnel was lost at its welcome");
-            return;
+            return None;
         }
     };
     // Revoked between the proof and here: the directory's cut came before the registry knew.
@@ -166,6 +178,20 @@ async fn run<IO: Io>(state: Arc<State>, candidate: Candidate<IO>, owner: Owner) 
         epoch = hello.epoch,
         "session up"
     );
+    Some(Up {
+        entry,
+        driver,
+        slot: hello.slot,
+    })
+}
+
+/// Runs a tunnel to its end. This is what a task for each tunnel holds, so it is small.
+pub async fn carry(state: &State, up: Up) {
+    let Up {
+        entry,
+        driver,
+        slot,
+    } = up;
     let watching = async {
         loop {
             let seen = entry.offer().serves.clone();
@@ -182,7 +208,8 @@ async fn run<IO: Io>(state: Arc<State>, candidate: Candidate<IO>, owner: Owner) 
     };
     state.registry.remove(&entry);
     let lived = entry.since.elapsed().as_secs();
-    tracing::info!(tenant = %owner.tenant, bridge = %owner.name, slot = hello.slot, %reason, lived_s = lived, "session down");
+    let owner = &entry.owner;
+    tracing::info!(tenant = %owner.tenant, bridge = %owner.name, slot, %reason, lived_s = lived, "session down");
 }
 
 /// What a peer says of itself, fit for a log: visible ASCII, not too long.

@@ -7,7 +7,7 @@ use crate::body::{self, Body};
 use crate::listener::connection::{Arrived, Connection};
 use crate::problem::Problem;
 use crate::state::State;
-use crate::tunnel::{self, Arrival};
+use crate::tunnel::{self, Arrival, Up};
 use http::header;
 use http::{Request, Response};
 use hyper::body::Incoming;
@@ -15,16 +15,20 @@ use hyper::upgrade::{OnUpgrade, Parts};
 use hyper_util::rt::TokioIo;
 use protocol::Code;
 use std::sync::Arc;
+use std::time::Duration;
 use tokio::net::TcpStream;
 use tokio_rustls::server::TlsStream;
 use transport::tunnel::ChannelBinding;
 
-/// Begins a tunnel.
+/// How long a tunnel waits for a place among the unproven before it is told to come later.
+const PLACE_WITHIN: Duration = Duration::from_secs(2);
+
+/// Begins a tunnel. Cancel safe.
 ///
 /// # Errors
 /// `invalid_request` for what is no upgrade, `forbidden` on a connection without TLS,
 /// `overloaded` when too many tunnels have not proved themselves.
-pub fn tunnel(
+pub async fn tunnel(
     state: &Arc<State>,
     connection: &Arc<Connection>,
     mut request: Request<Incoming>,
@@ -36,10 +40,11 @@ pub fn tunnel(
         let detail = "this relay is shutting down";
         return Err(Problem::not_sent(Code::Overloaded, detail));
     }
-    let permit = state.unproven.clone().try_acquire_owned().map_err(|_| {
+    let entering = state.unproven.enter(connection.peer.ip(), PLACE_WITHIN);
+    let turn = entering.await.ok_or_else(|| {
         state.metrics.tunnel_refused("unproven");
         let detail = "too many tunnels are waiting to prove themselves";
-        Problem::not_sent(Code::Overloaded, detail)
+        Problem::not_sent(Code::Overloaded, detail).later(tunnel::RETRY_OVERLOADED)
     })?;
     let authority = request
         .headers()
@@ -50,7 +55,7 @@ pub fn tunnel(
     let arrival = Arrival {
         channel,
         authority,
-        permit: Arc::new(permit),
+        turn: Arc::new(turn),
     };
     let upgrade = hyper::upgrade::on(&mut request);
     tokio::spawn(run(state.clone(), connection.clone(), upgrade, arrival));
@@ -73,27 +78,53 @@ fn channel(state: &State, connection: &Connection) -> Result<ChannelBinding, Pro
 }
 
 async fn run(state: Arc<State>, connection: Arc<Connection>, upgrade: OnUpgrade, arrival: Arrival) {
+    // Boxed: what the opening needs is given back when the tunnel is up.
+    let opening = Box::pin(open(&state, &connection, upgrade, arrival));
+    if let Some(up) = opening.await {
+        tunnel::carry(&state, up).await;
+    }
+    // Its place among the connections is free only now.
+    drop(connection);
+}
+
+async fn open(
+    state: &State,
+    connection: &Connection,
+    upgrade: OnUpgrade,
+    arrival: Arrival,
+) -> Option<Up> {
     let upgraded = match upgrade.await {
         Ok(upgraded) => upgraded,
         Err(error) => {
             tracing::debug!(%error, peer = %connection.peer, "a tunnel was lost at its upgrade");
-            return;
+            return None;
         }
     };
     match connection.arrived {
         Arrived::Tls => {
-            if let Ok(parts) = upgraded.downcast::<TokioIo<TlsStream<TcpStream>>>() {
-                let Parts { io, read_buf, .. } = parts;
-                tunnel::serve(state, io.into_inner(), read_buf, arrival).await;
-            }
+            let parts = upgraded.downcast::<TokioIo<TlsStream<TcpStream>>>().ok()?;
+            let Parts { io, read_buf, .. } = parts;
+            tunnel::open(state, io.into_inner(), read_buf, arrival).await
         }
         Arrived::Plain | Arrived::Admin => {
-            if let Ok(parts) = upgraded.downcast::<TokioIo<TcpStream>>() {
-                let Parts { io, read_buf, .. } = parts;
-                tunnel::serve(state, io.into_inner(), read_buf, arrival).await;
-            }
+            let parts = upgraded.downcast::<TokioIo<TcpStream>>().ok()?;
+            let Parts { io, read_buf, .. } = parts;
+            tunnel::open(state, io.into_inner(), read_buf, arrival).await
         }
     }
-    // Its place among the connections is free only now.
-    drop(connection);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn bytes_of_future<A, B, C, D, F: Future>(_: impl Fn(A, B, C, D) -> F) -> usize {
+        size_of::<F>()
+    }
+
+    #[test]
+    fn the_task_of_a_tunnel_is_small_for_there_are_thousands() {
+        let bytes = bytes_of_future(run);
+        assert!(bytes <= 1024, "{bytes} bytes");
+    }
 }

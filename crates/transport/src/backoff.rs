@@ -52,10 +52,17 @@ impl Reconnect {
     }
 
     /// How long to wait now: anything up to the ceiling, and on top of what the relay asked for.
+    ///
+    /// It asks thousands for the same, so the ceiling is then at least that long: they come back
+    /// spread out, and not all together a little later.
     pub fn next_wait(&mut self, retry_after: Option<Duration>) -> Duration {
-        let ceiling = self.policy.next_backoff().unwrap_or(MAX);
-        let jitter = ceiling.mul_f64(self.fraction());
-        retry_after.unwrap_or_default().min(RETRY_AFTER_MAX) + jitter
+        let asked = retry_after.unwrap_or_default().min(RETRY_AFTER_MAX);
+        let ceiling = self
+            .policy
+            .next_backoff()
+            .unwrap_or(MAX)
+            .max(asked.min(MAX));
+        asked + ceiling.mul_f64(self.fraction())
     }
 
     /// A connection ended after living for `lived`.
@@ -115,5 +122,19 @@ mod tests {
         let asked = Duration::from_secs(7);
         assert!(reconnect.next_wait(Some(asked)) >= asked);
         assert!(reconnect.next_wait(Some(Duration::MAX)) <= RETRY_AFTER_MAX + MAX);
+    }
+
+    #[test]
+    fn bridges_that_are_asked_for_the_same_wait_come_back_spread_over_as_long_again() {
+        let asked = Duration::from_secs(5);
+        let waits: Vec<_> = (0..1000)
+            .map(|_| Reconnect::new().next_wait(Some(asked)))
+            .collect();
+        assert!(waits.iter().all(|wait| (asked..=2 * asked).contains(wait)));
+        for second in 5..10 {
+            let within = waits.iter().filter(|wait| wait.as_secs() == second);
+            let share = within.count();
+            assert!((100..300).contains(&share), "{share} after {second} s");
+        }
     }
 }

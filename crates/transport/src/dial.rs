@@ -19,10 +19,10 @@ use protocol::frame::RefusedCode;
 use rustls::ClientConfig;
 use rustls::pki_types::ServerName;
 use std::io;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
-use tokio::net::TcpStream;
+use tokio::net::{TcpSocket, TcpStream};
 use tokio::time::timeout;
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
@@ -223,6 +223,7 @@ pub struct Dialer {
     relay: RelayUrl,
     tls: Arc<ClientConfig>,
     proxy: Proxy,
+    from: Option<IpAddr>,
 }
 
 /// A TLS connection to the relay.
@@ -239,6 +240,16 @@ impl Dialer {
             relay,
             tls: Arc::new(tls),
             proxy,
+            from: None,
+        }
+    }
+
+    /// Dials from this address of the machine, instead of one that the system chooses.
+    #[must_use]
+    pub fn leaving_from(self, address: IpAddr) -> Self {
+        Self {
+            from: Some(address),
+            ..self
         }
     }
 
@@ -298,10 +309,10 @@ impl Dialer {
     async fn connect_steps(&self, step: &mut &'static str) -> Result<RelayStream, DialError> {
         let relay = &self.relay;
         let stream = match self.proxy.for_host(&relay.host, relay.port) {
-            None => connect_tcp(&relay.host, relay.port).await?,
+            None => connect_tcp(&relay.host, relay.port, self.from).await?,
             Some(server) => {
                 *step = "proxy";
-                let stream = connect_tcp(server.host(), server.port()).await?;
+                let stream = connect_tcp(server.host(), server.port(), self.from).await?;
                 server.connect(stream, &relay.authority()).await?
             }
         };
@@ -338,7 +349,7 @@ impl Dialer {
     }
 }
 
-async fn connect_tcp(host: &str, port: u16) -> Result<TcpStream, DialError> {
+async fn connect_tcp(host: &str, port: u16, from: Option<IpAddr>) -> Result<TcpStream, DialError> {
     let dns = |detail: String| DialError::Dns {
         host: host.to_owned(),
         detail,
@@ -349,7 +360,7 @@ async fn connect_tcp(host: &str, port: u16) -> Result<TcpStream, DialError> {
         .collect();
     let mut last = dns("it has no address".into());
     for address in addresses {
-        let source = match timeout(ADDRESS_TIMEOUT, TcpStream::connect(address)).await {
+        let source = match timeout(ADDRESS_TIMEOUT, connect_address(address, from)).await {
             Ok(Ok(stream)) => return Ok(stream),
             Ok(Err(error)) => error,
             Err(_) => io::Error::new(
@@ -363,6 +374,18 @@ async fn connect_tcp(host: &str, port: u16) -> Result<TcpStream, DialError> {
         };
     }
     Err(last)
+}
+
+async fn connect_address(to: SocketAddr, from: Option<IpAddr>) -> io::Result<TcpStream> {
+    let Some(from) = from else {
+        return TcpStream::connect(to).await;
+    };
+    let socket = match to {
+        SocketAddr::V4(_) => TcpSocket::new_v4()?,
+        SocketAddr::V6(_) => TcpSocket::new_v6()?,
+    };
+    socket.bind(SocketAddr::new(from, 0))?;
+    socket.connect(to).await
 }
 
 /// Adds to what TLS says what an administrator can do about it.
@@ -419,6 +442,23 @@ fn upgrade_error(error: WsError) -> DialError {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_busy_relay_is_asked_again_when_it_says() {
+        let answer = |status: u16, later: &str| {
+            let mut response = http::Response::new(None);
+            *response.status_mut() = status.try_into().unwrap();
+            let later = later.parse().unwrap();
+            response.headers_mut().insert(header::RETRY_AFTER, later);
+            upgrade_error(WsError::Http(Box::new(response)))
+        };
+        for status in [429, 503] {
+            let error = answer(status, "7");
+            assert_eq!(error.retry_after(), Some(Duration::from_secs(7)));
+            assert!(!error.needs_somebody(), "{error}");
+        }
+        assert_eq!(answer(503, "soon").retry_after(), None);
+    }
 
     #[test]
     fn a_relay_url_is_https_and_nothing_else() {

@@ -3,6 +3,7 @@
 //!
 //! `cargo xtask bench NAME` builds everything in release mode and calls this.
 
+mod many;
 mod spine;
 
 use clap::{Parser, Subcommand};
@@ -21,6 +22,11 @@ enum Measurement {
     /// The way through relay and bridge against the target itself: latency of one connection,
     /// requests a second and processor time on 64
     Spine(spine::Args),
+    /// Thousands of bridges on one relay: connecting, resting, and coming back after it was killed
+    Many(many::Args),
+    /// A part of them, in a process of its own
+    #[command(hide = true)]
+    Swarm(many::swarm::Args),
 }
 
 // One thread: the load shall take as little as it can from those that are measured.
@@ -28,5 +34,7 @@ enum Measurement {
 async fn main() -> Result<(), Box<dyn Error>> {
     match Cli::parse().measurement {
         Measurement::Spine(args) => spine::run(&args).await,
+        Measurement::Many(args) => many::run(&args).await,
+        Measurement::Swarm(args) => many::swarm::run(&args).await,
     }
 }

@@ -6,11 +6,16 @@ mod tunnel;
 pub use tunnel::SilentTunnel;
 
 use serde_json::Value;
+use std::net::IpAddr;
 use std::path::PathBuf;
 use std::process::ExitStatus;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 use support::setup::{Bridge, BridgeSetup};
 use support::{Answer, ApiKey, Ask, FlakyProxy, Installation, Origin, Running, Target};
+use tokio::net::TcpStream;
+use tokio_rustls::TlsConnector;
+use tokio_rustls::rustls::pki_types::ServerName;
 
 /// What any one wait may take on a loaded machine.
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -327,7 +332,26 @@ impl World {
 
     /// A tunnel that was upgraded and says nothing.
     pub async fn open_silent_tunnel(&self) -> SilentTunnel {
-        SilentTunnel::open(&self.public, &self.site.ca).await
+        self.open_silent_tunnel_from([127, 0, 0, 1].into()).await
+    }
+
+    /// The same, from another address of loopback.
+    pub async fn open_silent_tunnel_from(&self, from: IpAddr) -> SilentTunnel {
+        SilentTunnel::open(&self.public, &self.site.ca, from).await
+    }
+
+    /// A TCP connection to the relay's HTTPS listener, from an address of loopback.
+    pub async fn connect_from(&self, from: IpAddr) -> TcpStream {
+        tunnel::connect_from(&self.public, from).await
+    }
+
+    /// A TLS handshake with the relay on a connection, offering these protocols.
+    pub async fn handshake(&self, tcp: TcpStream, alpn: &[&str]) -> std::io::Result<()> {
+        let mut tls = (*self.site.ca.client_config()).clone();
+        tls.alpn_protocols = alpn.iter().map(|name| name.as_bytes().to_vec()).collect();
+        let name = ServerName::try_from("localhost").unwrap();
+        let connecting = TlsConnector::from(Arc::new(tls)).connect(name, tcp);
+        connecting.await.map(drop)
     }
 
     /// The request that such a tunnel begins with.

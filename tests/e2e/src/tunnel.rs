@@ -1,9 +1,10 @@
 //! A tunnel by hand: TLS, the upgrade, and whatever bytes a test wants to send.
 
+use std::net::IpAddr;
 use std::time::Duration;
 use support::{Ask, Origin, ThrowawayCa};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::TcpStream;
+use tokio::net::{TcpSocket, TcpStream};
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 use tokio_rustls::rustls::pki_types::ServerName;
@@ -21,14 +22,21 @@ pub(crate) fn upgrade_ask() -> Ask {
         .header("sec-websocket-protocol", PROTOCOL)
 }
 
+/// A TCP connection that leaves from an address of loopback.
+pub(crate) async fn connect_from(to: &Origin, from: IpAddr) -> TcpStream {
+    let socket = TcpSocket::new_v4().unwrap();
+    socket.bind((from, 0).into()).unwrap();
+    socket.connect(to.addr()).await.unwrap()
+}
+
 /// An upgraded connection that has not proved itself.
 pub struct SilentTunnel {
     stream: TlsStream<TcpStream>,
 }
 
 impl SilentTunnel {
-    pub(crate) async fn open(public: &Origin, ca: &ThrowawayCa) -> Self {
-        let tcp = TcpStream::connect(public.addr()).await.unwrap();
+    pub(crate) async fn open(public: &Origin, ca: &ThrowawayCa, from: IpAddr) -> Self {
+        let tcp = connect_from(public, from).await;
         let name = ServerName::try_from("localhost").unwrap();
         let connector = TlsConnector::from(ca.client_config());
         let mut stream = connector.connect(name, tcp).await.unwrap();

@@ -55,6 +55,28 @@ async fn a_connection_cut_mid_frame_is_replaced() {
     }
 }
 
+#[tokio::test]
+async fn a_bridge_that_comes_back_resumes_its_tls_session() {
+    let world = World::start().await;
+    let resumed = "relay_tls_handshakes_total{outcome=\"resumed\"}";
+    assert!(!world.metrics().await.contains(resumed));
+    // The second time with the tickets that came on the resumed one.
+    for times in 1..=2 {
+        world.proxy().cut();
+        let wanted = format!("{resumed} {times}\n");
+        let deadline = Instant::now() + Duration::from_secs(20);
+        loop {
+            let metrics = world.metrics().await;
+            if metrics.contains(&wanted) {
+                break;
+            }
+            assert!(Instant::now() < deadline, "{metrics}");
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+        world.wait_online().await;
+    }
+}
+
 /// With the heartbeat as shipped: both sides notice, and the bridge is back, within 30 s.
 #[tokio::test]
 async fn a_frozen_connection_is_noticed_by_both_sides_and_replaced_within_thirty_seconds() {

@@ -1,8 +1,16 @@
 //! Peers that do not play by the rules, at the relay's door.
 
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+
 use e2e::World;
-use std::time::Duration;
+use std::net::IpAddr;
+use std::time::{Duration, Instant};
 use support::Ask;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+/// Where everybody else is, and where an attacker is not.
+const HERE: IpAddr = IpAddr::V4(std::net::Ipv4Addr::new(127, 0, 0, 1));
+const ELSEWHERE: IpAddr = IpAddr::V4(std::net::Ipv4Addr::new(127, 0, 0, 2));
 
 #[tokio::test]
 async fn requests_that_are_not_http_or_not_clear_are_refused_and_harm_nobody() {
@@ -49,6 +57,87 @@ async fn tunnels_that_prove_nothing_are_ended_and_cannot_crowd_out_those_that_do
     world.start_bridge();
     world.wait_online_within(Duration::from_secs(40)).await;
     drop(silent);
+}
+
+#[tokio::test]
+async fn handshakes_that_stall_stand_in_the_way_of_their_own_address_alone() {
+    let limits = "[limits]\nhandshakes_max = 4\nhandshakes_per_address = 2\n";
+    let world = World::start_full("", limits).await;
+    let mut stalled = Vec::new();
+    for spoken in [b"".as_slice(), b"\x16\x03\x01\x02\x00\x01"] {
+        for _ in 0..20 {
+            let mut tcp = world.connect_from(HERE).await;
+            tcp.write_all(spoken).await.unwrap();
+            stalled.push(tcp);
+        }
+    }
+    // Time for those that have spoken to be seen.
+    tokio::time::sleep(Duration::from_millis(500)).await;
+    let metrics = world.metrics().await;
+    assert!(
+        metrics.contains("relay_tls_handshakes_running 2\n"),
+        "{metrics}"
+    );
+    let start = Instant::now();
+    let tcp = world.connect_from(ELSEWHERE).await;
+    world.handshake(tcp, &["http/1.1"]).await.unwrap();
+    // A caller shows itself by what it offers.
+    let tcp = world.connect_from(HERE).await;
+    world.handshake(tcp, &["h2", "http/1.1"]).await.unwrap();
+    assert!(
+        start.elapsed() < Duration::from_secs(3),
+        "{:?}",
+        start.elapsed()
+    );
+    drop(stalled);
+    // Their places are free at once.
+    let tcp = world.connect_from(HERE).await;
+    world.handshake(tcp, &["http/1.1"]).await.unwrap();
+    assert!(start.elapsed() < Duration::from_secs(6));
+}
+
+#[tokio::test]
+async fn one_address_can_take_neither_all_unproven_tunnels_nor_all_connections() {
+    let limits = "[limits]\nunproven_per_address = 2\nconnections_per_address = 6\n";
+    let world = World::start_full("", limits).await;
+    let mut held = Vec::new();
+    for _ in 0..2 {
+        held.push(world.open_silent_tunnel().await);
+    }
+    let refused = world.public.send(world.upgrade_ask()).await;
+    assert_eq!(refused.code(), "overloaded");
+    assert_eq!(refused.header("retry-after").unwrap(), "5");
+    held.push(world.open_silent_tunnel_from(ELSEWHERE).await);
+
+    // The bridge has one, the tunnels two; the refused request's may still be closing.
+    let mut more = Vec::new();
+    for _ in 0..4 {
+        more.push(world.connect_from(HERE).await);
+    }
+    let mut last = world.connect_from(HERE).await;
+    let closed = tokio::time::timeout(Duration::from_secs(5), last.read(&mut [0])).await;
+    assert!(matches!(closed, Ok(Ok(0) | Err(_))), "{closed:?}");
+    let tcp = world.connect_from(ELSEWHERE).await;
+    world.handshake(tcp, &["http/1.1"]).await.unwrap();
+    drop((held, more));
+}
+
+#[tokio::test]
+async fn a_bridge_that_is_turned_away_comes_again_when_it_was_told_to() {
+    let mut world = World::start_full("", "[limits]\nunproven_tunnels_max = 1\n").await;
+    world.stop_bridge().await;
+    let silent = world.open_silent_tunnel().await;
+    world.start_bridge();
+    let line = world
+        .bridge()
+        .wait_log("HTTP 503", Duration::from_secs(10))
+        .await;
+    let wait = line.split("wait=").nth(1).unwrap();
+    let wait = wait.trim_start_matches('"').split('s').next().unwrap();
+    let wait: f64 = wait.parse().unwrap();
+    assert!((5.0..=10.0).contains(&wait), "{line}");
+    drop(silent);
+    world.wait_online_within(Duration::from_secs(30)).await;
 }
 
 #[tokio::test]

@@ -15,10 +15,19 @@ pub struct Limits {
     pub sessions_max: u32,
     /// Tunnels of one tenant. Default 64.
     pub sessions_per_tenant: u32,
+    /// TLS handshakes at once; more wait for their turn. Callers that offer HTTP/2 have a quarter
+    /// as many places of their own. Default 128.
+    pub handshakes_max: u32,
+    /// TLS handshakes at once with one address; more wait. Default 32.
+    pub handshakes_per_address: u32,
     /// Tunnels that have not proved themselves yet, all together. Default 256.
     pub unproven_tunnels_max: u32,
+    /// Tunnels that have not proved themselves yet, of one address. Default 64.
+    pub unproven_per_address: u32,
     /// Connections on all listeners together, tunnels included. Default 20000.
     pub connections_max: u32,
+    /// Connections of one address on the listener with TLS, tunnels included. Default 10000.
+    pub connections_per_address: u32,
     /// Exchanges at once on one tunnel. Default 1024.
     pub streams_per_session: u32,
     /// Exchanges at once of one tenant. Default 4096.
@@ -57,8 +66,12 @@ impl Default for Limits {
         Self {
             sessions_max: 10_000,
             sessions_per_tenant: 64,
+            handshakes_max: 128,
+            handshakes_per_address: 32,
             unproven_tunnels_max: 256,
+            unproven_per_address: 64,
             connections_max: 20_000,
+            connections_per_address: 10_000,
             streams_per_session: 1024,
             streams_per_tenant: 4096,
             call_request_max: ByteSize::mib(1),
@@ -87,8 +100,12 @@ impl Limits {
         let counts = [
             ("sessions_max", self.sessions_max),
             ("sessions_per_tenant", self.sessions_per_tenant),
+            ("handshakes_max", self.handshakes_max),
+            ("handshakes_per_address", self.handshakes_per_address),
             ("unproven_tunnels_max", self.unproven_tunnels_max),
+            ("unproven_per_address", self.unproven_per_address),
             ("connections_max", self.connections_max),
+            ("connections_per_address", self.connections_per_address),
             ("streams_per_session", self.streams_per_session),
             ("streams_per_tenant", self.streams_per_tenant),
             ("headers_max", self.headers_max),

@@ -1,5 +1,6 @@
 //! What is known of the connection that a request came on.
 
+use crate::gate::AddressPlace;
 use protocol::opening::CHANNEL_BINDING_BYTES;
 use std::net::SocketAddr;
 use tokio::sync::OwnedSemaphorePermit;
@@ -26,4 +27,6 @@ pub struct Connection {
     pub exporter: Option<[u8; CHANNEL_BINDING_BYTES]>,
     /// Its place among the connections.
     pub(super) _place: Option<OwnedSemaphorePermit>,
+    /// Its place among those of its address.
+    pub(super) _own: Option<AddressPlace>,
 }

@@ -4,6 +4,8 @@ use super::self_signed;
 use crate::config::Tls;
 use protocol::opening::CHANNEL_BINDING_BYTES;
 use rustls::ServerConnection;
+use rustls::crypto::ring::Ticketer;
+use rustls::server::NoServerSessionStorage;
 use std::path::PathBuf;
 use std::sync::Arc;
 use tokio_rustls::TlsAcceptor;
@@ -21,6 +23,9 @@ pub enum TlsError {
     /// The certificate's files cannot be used.
     #[error("the certificate cannot be used: {0}")]
     Setup(#[from] TlsSetupError),
+    /// The keys for session tickets could not be made.
+    #[error("no keys for session tickets: {0}")]
+    Tickets(#[from] rustls::Error),
     /// A certificate could not be made.
     #[error("a self-signed certificate could not be made: {0}")]
     SelfSigned(#[from] self_signed::SelfSignedError),
@@ -54,6 +59,10 @@ pub fn prepare(tls: &Tls) -> Result<Ready, TlsError> {
     let mut config = transport::tls::server_config(&cert_file, &key_file, alpn)?;
     // Without it, a TLS 1.2 exporter binds nothing (RFC 9266, section 1).
     config.require_ems = true;
+    // A bridge that comes back resumes its session. What that takes is in its ticket, sealed, so
+    // that ten thousand of them cost no memory here. Early data, which could be replayed, is off.
+    config.ticketer = Ticketer::new()?;
+    config.session_storage = Arc::new(NoServerSessionStorage {});
     Ok(Ready {
         acceptor: TlsAcceptor::from(Arc::new(config)),
         ca_path,

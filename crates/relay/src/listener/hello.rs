@@ -1,0 +1,104 @@
+//! A look at a client's first words, before anything is spent on it.
+//!
+//! The bytes stay with the system: while a connection waits for its turn, it costs a socket and a
+//! task. Bridges offer HTTP/1.1 alone, so a client that offers HTTP/2 is a caller.
+
+use super::tls::ALPN_HTTP2;
+use rustls::server::Acceptor;
+use std::future::poll_fn;
+use std::io;
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+use tokio::io::ReadBuf;
+use tokio::net::TcpStream;
+
+/// How much is looked at: a ClientHello with a post-quantum key share is below.
+const LOOK_BYTES: usize = 4096;
+
+/// Looks at words that are not complete yet, and how long each waits for the rest.
+const LOOKS: u32 = 5;
+const BETWEEN: Duration = Duration::from_millis(10);
+
+/// Waits until a client has said something.
+///
+/// # Errors
+/// When it is gone.
+pub(super) async fn has_spoken(stream: &TcpStream) -> io::Result<()> {
+    stream.readable().await
+}
+
+/// Whether a client that has spoken offers HTTP/2. Who says so little that it cannot be told does
+/// not.
+pub(super) async fn offers_http2(stream: &TcpStream) -> bool {
+    for _ in 0..LOOKS {
+        match poll_fn(|cx| poll_look(stream, cx)).await {
+            Some(answer) => return answer,
+            None => tokio::time::sleep(BETWEEN).await,
+        }
+    }
+    false
+}
+
+/// `None` for a ClientHello that is not complete. The buffer lives here, not in the task.
+fn poll_look(stream: &TcpStream, cx: &mut Context<'_>) -> Poll<Option<bool>> {
+    let mut bytes = [0; LOOK_BYTES];
+    let mut seen = ReadBuf::new(&mut bytes);
+    match ready!(stream.poll_peek(cx, &mut seen)) {
+        Ok(length) if length > 0 => Poll::Ready(offer(seen.filled())),
+        Ok(_) | Err(_) => Poll::Ready(Some(false)),
+    }
+}
+
+fn offer(mut bytes: &[u8]) -> Option<bool> {
+    let mut acceptor = Acceptor::default();
+    if acceptor.read_tls(&mut bytes).is_err() {
+        return Some(false);
+    }
+    match acceptor.accept() {
+        Ok(Some(accepted)) => {
+            let hello = accepted.client_hello();
+            let mut offered = hello.alpn().into_iter().flatten();
+            Some(offered.any(|name| name == ALPN_HTTP2))
+        }
+        Ok(None) => None,
+        Err(_) => Some(false),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use rustls::{ClientConfig, ClientConnection, RootCertStore};
+    use std::sync::Arc;
+
+    fn hello(alpn: &[&[u8]]) -> Vec<u8> {
+        let mut config = ClientConfig::builder_with_provider(transport::tls::provider())
+            .with_safe_default_protocol_versions()
+            .unwrap()
+            .with_root_certificates(RootCertStore::empty())
+            .with_no_client_auth();
+        config.alpn_protocols = alpn.iter().map(|name| name.to_vec()).collect();
+        let name = "relay.example".try_into().unwrap();
+        let mut client = ClientConnection::new(Arc::new(config), name).unwrap();
+        let mut bytes = Vec::new();
+        client.write_tls(&mut bytes).unwrap();
+        bytes
+    }
+
+    #[test]
+    fn a_caller_is_told_from_a_bridge_by_its_offer_of_http2() {
+        assert_eq!(offer(&hello(&[b"h2", b"http/1.1"])), Some(true));
+        assert_eq!(offer(&hello(&[b"http/1.1"])), Some(false));
+        assert_eq!(offer(&hello(&[])), Some(false));
+    }
+
+    #[test]
+    fn words_that_are_cut_off_or_no_tls_are_no_offer() {
+        let whole = hello(&[b"h2"]);
+        for length in 1..whole.len() {
+            assert_ne!(offer(&whole[..length]), Some(true), "{length}");
+        }
+        assert_eq!(offer(&whole[..whole.len() - 1]), None);
+        assert_eq!(offer(b"GET / HTTP/1.1\r\n\r\n"), Some(false));
+    }
+}

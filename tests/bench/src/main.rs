@@ -3,7 +3,11 @@
 //!
 //! `cargo xtask bench NAME` builds everything in release mode and calls this.
 
+mod bulk;
+mod distance;
+mod load;
 mod spine;
+mod table;
 
 use clap::{Parser, Subcommand};
 use std::error::Error;
@@ -21,6 +25,8 @@ enum Measurement {
     /// The way through relay and bridge against the target itself: latency of one connection,
     /// requests a second and processor time on 64
     Spine(spine::Args),
+    /// Large transfers over a long line, and small requests beside them
+    Distance(distance::Args),
 }
 
 // One thread: the load shall take as little as it can from those that are measured.
@@ -28,5 +34,6 @@ enum Measurement {
 async fn main() -> Result<(), Box<dyn Error>> {
     match Cli::parse().measurement {
         Measurement::Spine(args) => spine::run(&args).await,
+        Measurement::Distance(args) => distance::run(&args).await,
     }
 }

@@ -1,4 +1,4 @@
-//! The load: one request over and over, on keep-alive connections, with as little work around it
+//! The load that all measurements share: one request over and over, on keep-alive connections, with as little work around it
 //! as possible.
 
 use std::io;
@@ -99,6 +99,19 @@ impl Load {
             request,
             answer: Vec::with_capacity(16 * 1024),
         })
+    }
+
+    /// The latency of exchanges of one connection after the other, each with a connection of its
+    /// own, its making included.
+    pub(crate) async fn first_latencies(&self, duration: Duration) -> io::Result<Vec<Duration>> {
+        let began = Instant::now();
+        let mut latencies = Vec::new();
+        while began.elapsed() < duration {
+            let sent = Instant::now();
+            self.connect().await?.exchange().await?;
+            latencies.push(sent.elapsed());
+        }
+        Ok(latencies)
     }
 }
 

@@ -7,7 +7,7 @@ use crate::bulk::{Way, mib_per_s};
 use crate::table::{Series, Table, percentile_ms};
 
 /// What both sides may lend to long transfers by default, and what a session's streams share.
-const LENT_MIB: [u64; 2] = [64, 16];
+const LENT_MIB: [u64; 2] = [64, 32];
 const SESSION_WINDOW_MIB: u64 = 4;
 
 /// All that was measured.

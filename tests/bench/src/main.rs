@@ -5,7 +5,9 @@
 
 mod bulk;
 mod distance;
+mod growth;
 mod load;
+mod peers;
 mod spine;
 mod table;
 
@@ -27,6 +29,10 @@ enum Measurement {
     Spine(spine::Args),
     /// Large transfers over a long line, and small requests beside them
     Distance(distance::Args),
+    /// Other programs that make a private port reachable, whichever are installed, beside us
+    Peers(peers::Args),
+    /// Requests a second and latency with more tenants, and with more exchanges at once
+    Growth(growth::Args),
 }
 
 // One thread: the load shall take as little as it can from those that are measured.
@@ -35,5 +41,7 @@ async fn main() -> Result<(), Box<dyn Error>> {
     match Cli::parse().measurement {
         Measurement::Spine(args) => spine::run(&args).await,
         Measurement::Distance(args) => distance::run(&args).await,
+        Measurement::Peers(args) => peers::run(&args).await,
+        Measurement::Growth(args) => growth::run(&args).await,
     }
 }

@@ -73,7 +73,8 @@ impl Line {
 
     /// Bytes that one round trip has room for.
     pub fn bandwidth_delay_bytes(&self) -> u64 {
-        (self.bytes_per_s as f64 * self.round_trip.as_secs_f64()) as u64
+        let byte_nanos = u128::from(self.bytes_per_s) * self.round_trip.as_nanos();
+        u64::try_from(byte_nanos / Duration::from_secs(1).as_nanos()).unwrap_or(u64::MAX)
     }
 }
 

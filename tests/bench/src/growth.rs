@@ -50,7 +50,7 @@ const ENDPOINT: &str = "app";
 const RELAY_LIMITS: &str = "[limits]\nstreams_per_session = 4096\nstreams_per_tenant = 8192\n";
 const BRIDGE_LIMITS: &str = "[relay]\nconnections = 1\n[limits]\nstreams_max = 4096\n";
 /// And who does not want to connect to the target anew for most of them.
-const BRIDGE_POOL: &str = "[targets]\npool_idle_per_target = 4096\npool_idle_max = 4096\n";
+const BRIDGE_POOL: &str = "[targets]\npool_idle_per_target = 1024\npool_idle_max = 1024\n";
 
 /// The rounds of one step.
 #[derive(Default)]
@@ -58,7 +58,8 @@ struct Step {
     requests_per_s: Series,
     p50_ms: Series,
     p99_ms: Series,
-    relay_cpu_us: Series,
+    /// Relay and bridges.
+    cpu_us: [Series; 2],
 }
 
 /// Measures, and prints the tables.
@@ -79,7 +80,8 @@ async fn tenants(args: &Args, target: SocketAddr) -> Result<(), Box<dyn Error>> 
         "requests/s at 64",
         "p50, ms",
         "p99, ms",
-        "relay CPU a request, µs",
+        "CPU a request, µs: relay",
+        "bridges",
         "relay memory, MiB",
     ]);
     for count in &args.tenants {
@@ -88,7 +90,7 @@ async fn tenants(args: &Args, target: SocketAddr) -> Result<(), Box<dyn Error>> 
         let mut step = Step::default();
         load.at_once(CALLERS, WARM_UP).await?;
         for _ in 0..args.rounds {
-            step.measure(&load, CALLERS, args.seconds, tenants.relay())
+            step.measure(&load, CALLERS, args.seconds, &tenants.processes())
                 .await?;
         }
         let rss_mib = tenants.relay().rss_kib() as f64 / 1024.0;
@@ -103,7 +105,7 @@ async fn tenants(args: &Args, target: SocketAddr) -> Result<(), Box<dyn Error>> 
 }
 
 async fn exchanges(args: &Args, target: SocketAddr) -> Result<(), Box<dyn Error>> {
-    let pools = [("64 kept", ""), ("4,096 kept", BRIDGE_POOL)];
+    let pools = [("64 kept", ""), ("1,024 kept", BRIDGE_POOL)];
     let mut sites = Vec::new();
     for (_, pool) in &pools {
         let site = Installation::builder()
@@ -129,7 +131,12 @@ async fn exchanges(args: &Args, target: SocketAddr) -> Result<(), Box<dyn Error>
         for (at, callers) in args.exchanges.iter().enumerate() {
             for ((site, load), steps) in sites.iter().zip(&mut steps) {
                 steps[at]
-                    .measure(load, *callers, args.seconds, site.relay.process())
+                    .measure(
+                        load,
+                        *callers,
+                        args.seconds,
+                        &[site.relay.process(), site.bridge.process()],
+                    )
                     .await?;
             }
         }
@@ -139,7 +146,8 @@ async fn exchanges(args: &Args, target: SocketAddr) -> Result<(), Box<dyn Error>
         "requests/s",
         "p50, ms",
         "p99, ms",
-        "relay CPU a request, µs",
+        "CPU a request, µs: relay",
+        "bridges",
         "connections to the target",
     ]);
     for (at, callers) in args.exchanges.iter().enumerate() {
@@ -161,16 +169,19 @@ impl Step {
         load: &Load,
         callers: usize,
         seconds: u64,
-        relay: &Running,
+        processes: &[&Running],
     ) -> Result<(), Box<dyn Error>> {
-        let before = relay.cpu_time();
+        let before = cpu(processes);
         let (mut latencies, took) = load.at_once(callers, Duration::from_secs(seconds)).await?;
-        let cpu = relay.cpu_time().saturating_sub(before);
+        let after = cpu(processes);
         let requests = latencies.len().max(1) as f64;
         self.requests_per_s.push(requests / took.as_secs_f64());
         self.p50_ms.push(percentile_ms(&mut latencies, 50));
         self.p99_ms.push(percentile_ms(&mut latencies, 99));
-        self.relay_cpu_us.push(cpu.as_secs_f64() * 1e6 / requests);
+        for (side, series) in self.cpu_us.iter_mut().enumerate() {
+            let used = after[side].saturating_sub(before[side]);
+            series.push(used.as_secs_f64() * 1e6 / requests);
+        }
         Ok(())
     }
 
@@ -180,7 +191,15 @@ impl Step {
             self.requests_per_s.cell(0),
             self.p50_ms.cell(2),
             self.p99_ms.cell(2),
-            self.relay_cpu_us.cell(1),
+            self.cpu_us[0].cell(1),
+            self.cpu_us[1].cell(1),
         ]
     }
+}
+
+/// Processor time of the first, the relay, and of all others together.
+fn cpu(processes: &[&Running]) -> [Duration; 2] {
+    let times: Vec<Duration> = processes.iter().map(|process| process.cpu_time()).collect();
+    let relay = times.first().copied().unwrap_or_default();
+    [relay, times.iter().skip(1).sum()]
 }

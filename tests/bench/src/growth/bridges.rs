@@ -85,4 +85,9 @@ impl Tenants {
     pub(super) fn relay(&self) -> &Running {
         self.relay.process()
     }
+
+    /// The relay, and then all bridges.
+    pub(super) fn processes(&self) -> Vec<&Running> {
+        std::iter::once(self.relay()).chain(&self.bridges).collect()
+    }
 }

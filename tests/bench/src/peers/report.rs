@@ -102,8 +102,14 @@ impl fmt::Display for Report {
         columns.extend(self.rows.iter().map(|row| row.label.as_str()));
         let mut table = Table::new(&columns);
         for (name, digits, value) in self.lines() {
+            let is_own = name.starts_with("CPU");
             let mut cells = vec![name];
             for row in &self.rows {
+                // Without a tunnel there are no processes of its own.
+                if is_own && row.peak_kib == 0 {
+                    cells.push("-".to_owned());
+                    continue;
+                }
                 let mut series = Series::default();
                 row.rounds
                     .iter()
@@ -114,7 +120,10 @@ impl fmt::Display for Report {
         }
         let mut cells = vec!["peak memory, MiB".to_owned()];
         for row in &self.rows {
-            cells.push(format!("{:.1}", row.peak_kib as f64 / 1024.0));
+            cells.push(match row.peak_kib {
+                0 => "-".to_owned(),
+                kib => format!("{:.1}", kib as f64 / 1024.0),
+            });
         }
         table.row(&cells);
         writeln!(f, "{table}")?;

@@ -5,6 +5,7 @@
 mod config;
 mod ending;
 mod event;
+mod growth;
 mod read;
 mod recv;
 mod schedule;
@@ -85,6 +86,10 @@ pub struct Session {
     recv_charge: u64,
     send_queued: usize,
     events: VecDeque<Event>,
+    /// What the last long transfer on this path needed as a window.
+    window_needed: u64,
+    /// Relay: the stream that was lent that from its beginning.
+    advanced: Option<u32>,
     timers: Timers,
     serves: Arc<Serves>,
     local_goaway: Option<GoAway>,
@@ -141,6 +146,8 @@ impl Session {
             recv_charge: 0,
             send_queued: 0,
             events: VecDeque::new(),
+            window_needed: 0,
+            advanced: None,
             timers,
             serves: Arc::new(serves),
             local_goaway: None,
@@ -329,8 +336,8 @@ impl Session {
 
 impl Drop for Session {
     fn drop(&mut self) {
-        for stream in self.streams.values() {
-            self.give_growth(stream);
+        for (id, stream) in std::mem::take(&mut self.streams) {
+            self.give_growth(id, &stream);
         }
     }
 }

@@ -1,14 +1,17 @@
 //! The target that the benchmark measures against, as a process of its own: `GET /small` answers
-//! 200 bytes of JSON. It prints where it listens and runs until it is killed.
+//! 200 bytes of JSON, `GET /bytes/N` that many bytes, and `POST /sink` takes any body. It prints
+//! where it listens and runs until it is killed.
 
 use std::convert::Infallible;
 use std::io::Write;
+use std::pin::Pin;
+use std::task::{Context, Poll};
 
 use bytes::Bytes;
 use http::header::CONTENT_TYPE;
 use http::{HeaderValue, Request, Response, StatusCode};
-use http_body_util::Full;
-use hyper::body::Incoming;
+use http_body_util::{BodyExt, Either, Full};
+use hyper::body::{Body, Frame, Incoming, SizeHint};
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
@@ -21,6 +24,14 @@ const BODY: &str = concat!(
     r#""detected":"2025-03-14T09:26:53Z","tags":[1,2,3]}"#,
 );
 const _: () = assert!(BODY.len() == 200);
+
+/// What a large body is made of.
+static PIECE: [u8; 64 * 1024] = [b'x'; 64 * 1024];
+
+/// A body of that many bytes.
+struct Large {
+    left: u64,
+}
 
 #[tokio::main]
 async fn main() -> std::io::Result<()> {
@@ -37,12 +48,50 @@ async fn main() -> std::io::Result<()> {
     }
 }
 
-async fn answer(request: Request<Incoming>) -> Result<Response<Full<Bytes>>, Infallible> {
-    let mut response = Response::new(Full::new(Bytes::from_static(BODY.as_bytes())));
+async fn answer(
+    request: Request<Incoming>,
+) -> Result<Response<Either<Full<Bytes>, Large>>, Infallible> {
+    let path = request.uri().path();
+    if let Some(left) = path
+        .strip_prefix("/bytes/")
+        .and_then(|left| left.parse().ok())
+    {
+        return Ok(Response::new(Either::Right(Large { left })));
+    }
+    let is_known = matches!(path, "/small" | "/sink");
+    let mut body = request.into_body();
+    // A body that breaks off ends the connection; there is nobody left to answer.
+    while let Some(Ok(_)) = body.frame().await {}
+    let mut response = Response::new(Either::Left(Full::new(Bytes::from_static(BODY.as_bytes()))));
     let headers = response.headers_mut();
     headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
-    if request.uri().path() != "/small" {
+    if !is_known {
         *response.status_mut() = StatusCode::NOT_FOUND;
     }
     Ok(response)
+}
+
+impl Body for Large {
+    type Data = Bytes;
+    type Error = Infallible;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        _: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
+        if self.left == 0 {
+            return Poll::Ready(None);
+        }
+        let piece = usize::try_from(self.left).map_or(PIECE.len(), |left| left.min(PIECE.len()));
+        self.left -= piece as u64;
+        Poll::Ready(Some(Ok(Frame::data(Bytes::from_static(&PIECE[..piece])))))
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.left == 0
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        SizeHint::with_exact(self.left)
+    }
 }

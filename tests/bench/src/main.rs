@@ -3,8 +3,14 @@
 //!
 //! `cargo xtask bench NAME` builds everything in release mode and calls this.
 
+mod bulk;
+mod distance;
+mod growth;
+mod load;
 mod many;
+mod peers;
 mod spine;
+mod table;
 
 use clap::{Parser, Subcommand};
 use std::error::Error;
@@ -27,6 +33,12 @@ enum Measurement {
     /// A part of them, in a process of its own
     #[command(hide = true)]
     Swarm(many::swarm::Args),
+    /// Large transfers over a long line, and small requests beside them
+    Distance(distance::Args),
+    /// Other programs that make a private port reachable, whichever are installed, beside us
+    Peers(peers::Args),
+    /// Requests a second and latency with more tenants, and with more exchanges at once
+    Growth(growth::Args),
 }
 
 // One thread: the load shall take as little as it can from those that are measured.
@@ -36,5 +48,8 @@ async fn main() -> Result<(), Box<dyn Error>> {
         Measurement::Spine(args) => spine::run(&args).await,
         Measurement::Many(args) => many::run(&args).await,
         Measurement::Swarm(args) => many::swarm::run(&args).await,
+        Measurement::Distance(args) => distance::run(&args).await,
+        Measurement::Peers(args) => peers::run(&args).await,
+        Measurement::Growth(args) => growth::run(&args).await,
     }
 }

@@ -11,7 +11,6 @@
 //! that whatever else the machine does meets all of them, and the medians over the rounds are
 //! printed as a Markdown table.
 
-mod load;
 mod report;
 
 use std::error::Error;
@@ -22,7 +21,7 @@ use serde_json::json;
 use support::process::command;
 use support::{Installation, Running};
 
-use load::Load;
+use crate::load::Load;
 use report::{Report, Round};
 
 /// How often, and for how long.

@@ -13,6 +13,7 @@
 pub mod ca;
 pub mod flaky;
 pub mod http;
+pub mod link;
 pub mod pattern;
 pub mod ports;
 pub mod process;
@@ -26,6 +27,7 @@ mod tasks;
 pub use ca::ThrowawayCa;
 pub use flaky::{Direction, FlakyProxy};
 pub use http::{Answer, ApiKey, Ask, Client, Origin};
+pub use link::{Line, Link};
 pub use process::Running;
 pub use raw::RawTarget;
 pub use setup::Installation;

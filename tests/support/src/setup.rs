@@ -29,6 +29,7 @@ use std::time::Duration;
 use crate::ca::ThrowawayCa;
 use crate::flaky::FlakyProxy;
 use crate::http::ApiKey;
+use crate::link::{Line, Link};
 use crate::target::Target;
 use crate::tempdir::TempDir;
 
@@ -48,6 +49,8 @@ pub struct Installation {
     pub bridge: Bridge,
     /// What the bridge dials through, where the builder was told [`flaky`](Builder::flaky).
     pub proxy: Option<FlakyProxy>,
+    /// What the bridge dials through, where the builder was told [`over`](Builder::over).
+    pub link: Option<Link>,
     /// The relay.
     pub relay: Relay,
     /// The tenant's name.
@@ -69,6 +72,7 @@ pub struct Builder {
     tenant: String,
     ca: Option<Arc<ThrowawayCa>>,
     flaky: bool,
+    line: Option<Line>,
     relay: RelaySetup,
     bridge: BridgeSetup,
 }
@@ -80,6 +84,7 @@ impl Installation {
             tenant: "acme".to_owned(),
             ca: None,
             flaky: false,
+            line: None,
             relay: RelaySetup::default(),
             bridge: BridgeSetup::new("berlin"),
         }
@@ -178,6 +183,14 @@ impl Builder {
         }
     }
 
+    /// Puts a [`Link`] between the bridge and the relay.
+    pub fn over(self, line: Line) -> Self {
+        Self {
+            line: Some(line),
+            ..self
+        }
+    }
+
     /// Makes `target` the endpoint `name`, and lets the bridge call it by URL, too.
     pub fn target(self, name: &str, target: &Target) -> Self {
         let port = target.port();
@@ -236,12 +249,19 @@ impl Builder {
             let started = proxy.insert(FlakyProxy::start(relay.public().addr()).await);
             setup = setup.via(started.addr());
         }
+        let link = self
+            .line
+            .map(|line| Link::start(relay.public().addr(), line));
+        if let Some(link) = &link {
+            setup = setup.via(link.addr());
+        }
         let mut bridge = Bridge::write(&relay, setup, &dir);
         bridge.pair(&pairing).await;
         bridge.start();
         let site = Installation {
             bridge,
             proxy,
+            link,
             relay,
             tenant: self.tenant,
             admin,

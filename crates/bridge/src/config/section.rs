@@ -217,7 +217,7 @@ pub struct LimitsSection {
     pub request_max: Option<Size>,
     /// Largest response body; without it any.
     pub response_max: Option<Size>,
-    /// Memory that windows may grow into beyond their initial 256 KiB, in all. Default 16 MiB.
+    /// Memory that windows may grow into beyond their initial 256 KiB, in all. Default 32 MiB.
     pub window_budget: Size,
 }
 
@@ -227,7 +227,7 @@ impl Default for LimitsSection {
             streams_max: Within::known(STREAMS_MAX),
             request_max: None,
             response_max: None,
-            window_budget: Size::mib(16),
+            window_budget: Size::mib(32),
         }
     }
 }

@@ -181,16 +181,9 @@ impl Session {
         if stream.released && !stream.pending.listed && !stream.send.scheduled {
             if let Some(stream) = self.streams.remove(&id) {
                 self.wired.remove(&stream.wire);
-                self.give_growth(&stream);
+                self.give_growth(id, &stream);
             }
             self.tell_if_drained();
-        }
-    }
-
-    pub(super) fn give_growth(&self, stream: &Stream) {
-        let grown = stream.recv.window.size - stream.recv.window.initial;
-        if grown > 0 {
-            self.config.budget.give(grown);
         }
     }
 

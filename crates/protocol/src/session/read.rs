@@ -8,6 +8,9 @@ use crate::frame::{BodyLength, Frame, ResponseHead};
 use crate::limits::STREAM_RESERVE_BYTES;
 use std::time::Instant;
 
+/// Bytes that are returned together, at least; less where that is half of the window.
+const CREDIT_BYTES_MIN: u64 = 128 * 1024;
+
 impl Session {
     /// Relay: the next head of the answer.
     ///
@@ -48,11 +51,15 @@ impl Session {
             return Read::Failed(failure.clone());
         }
         if let Some(data) = stream.recv.pop() {
-            stream.recv.taken += data.len() as u64;
+            let bytes = data.len() as u64;
+            stream.recv.taken += bytes;
+            stream.recv.total += bytes;
+            stream.recv.pace.took(now, self.timers.rtt(), bytes);
             self.return_credit(now, id);
             return Read::Data(data);
         }
         if !stream.recv.ended {
+            self.grow(id);
             return Read::Pending;
         }
         match stream.recv.trailers.take() {
@@ -104,12 +111,11 @@ impl Session {
         }
     }
 
-    /// Lists a stream for CREDIT when that is due (W-32): at half its window, or at half its
-    /// reserve when the session's window is half used, or at its end when it is still charged.
+    /// Lists a stream for CREDIT when that is due (W-32): at half its window, of a large one
+    /// earlier, or at half its reserve when the session's window is half used, or at its end when
+    /// it is still charged.
     pub(super) fn return_credit(&mut self, now: Instant, id: u32) {
         let pressed = self.is_pressed();
-        let rtt = self.timers.rtt();
-        let cap = self.config.stream_window_cap;
         let Some(stream) = self.streams.get_mut(&id) else {
             return;
         };
@@ -119,27 +125,12 @@ impl Session {
         } else if pressed {
             recv.taken >= STREAM_RESERVE_BYTES / 2
         } else {
-            recv.taken >= recv.window.size / 2
+            recv.taken >= credit_due_bytes(recv.window.size)
         };
         if !due || stream.pending.credit {
             return;
         }
         stream.pending.credit = true;
-        // Half a window in less than a round trip: the window is below twice the path's
-        // bandwidth-delay product, and what was read is all that came, so the reader keeps up.
-        let fast = recv
-            .credited_at
-            .is_some_and(|at| now.saturating_duration_since(at) < rtt);
-        if fast && !recv.ended && recv.buffered <= recv.window.size / 4 {
-            let wanted = recv.window.size.min(cap.saturating_sub(recv.window.size));
-            if wanted > 0 && self.config.budget.try_take(wanted) {
-                recv.window.size += wanted;
-                recv.growth += wanted;
-            }
-        }
-        if recv.credited_at.is_none() {
-            recv.credited_at = Some(now);
-        }
         if self.timers.wants_rtt(now) {
             let token = self.timers.ping(now);
             self.push_frame(&Frame::Ping(token));
@@ -167,4 +158,11 @@ impl Session {
             self.list_control(id);
         }
     }
+}
+
+/// What a reader takes before it is returned: half of a window; of one that has grown a sixteenth,
+/// so that little more is lent than what the path holds.
+fn credit_due_bytes(window_bytes: u64) -> u64 {
+    let some = CREDIT_BYTES_MIN.max(window_bytes / 16);
+    some.min(window_bytes / 2)
 }

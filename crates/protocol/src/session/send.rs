@@ -29,7 +29,7 @@ impl Session {
         if let Some((id, failure)) = self.refusals.pop_front() {
             return Some(encode(&Frame::Reset { id, failure }));
         }
-        if let Some(frame) = self.next_control(now) {
+        if let Some(frame) = self.next_control() {
             return Some(frame);
         }
         self.next_scheduled(now)
@@ -44,7 +44,7 @@ impl Session {
             || !self.schedule.is_empty()
     }
 
-    fn next_control(&mut self, now: Instant) -> Option<Bytes> {
+    fn next_control(&mut self) -> Option<Bytes> {
         while let Some(id) = self.controls.front().copied() {
             // What concerns a stream follows its OPEN.
             if let Some(stream) = self.streams.get_mut(&id)
@@ -62,7 +62,7 @@ impl Session {
                     return Some(encode(&Frame::Stop { id: wire }));
                 }
                 if std::mem::take(&mut stream.pending.credit)
-                    && let Some(credit) = self.collect_credit(now, id)
+                    && let Some(credit) = self.collect_credit(id)
                 {
                     self.end_on_wire(id);
                     return Some(encode(&Frame::Credit { id: wire, credit }));
@@ -78,7 +78,7 @@ impl Session {
     }
 
     /// What CREDIT says now; `None` when there is nothing to say.
-    fn collect_credit(&mut self, now: Instant, id: u32) -> Option<Credit> {
+    fn collect_credit(&mut self, id: u32) -> Option<Credit> {
         let stream = self.streams.get_mut(&id)?;
         let recv = &mut stream.recv;
         let before = recv.window.charge();
@@ -90,7 +90,6 @@ impl Session {
         recv.taken -= u64::from(returned);
         recv.growth -= u64::from(grown);
         recv.window.outstanding -= u64::from(returned);
-        recv.credited_at = Some(now);
         self.recv_charge -= before - recv.window.charge();
         Some(Credit { returned, grown })
     }

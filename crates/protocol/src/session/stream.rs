@@ -13,6 +13,7 @@
 //! A stream is forgotten when both directions are over on the wire, its user has let go of it,
 //! and nothing of it is charged to the session's window any more.
 
+use super::growth::Pace;
 use crate::code::Failure;
 use crate::frame::{BodyLength, Class, Headers, ResponseHead};
 use crate::limits::{SEND_QUEUE_STREAM_BYTES, SEND_QUEUE_STREAM_PIECES, STREAM_RESERVE_BYTES};
@@ -138,8 +139,9 @@ pub(super) struct RecvHalf {
     pub(super) taken: u64,
     /// Bytes by which the window shall grow with the next CREDIT.
     pub(super) growth: u64,
-    /// When credit was last returned.
-    pub(super) credited_at: Option<Instant>,
+    /// Bytes that the consumer took in all.
+    pub(super) total: u64,
+    pub(super) pace: Pace,
     pub(super) heads: VecDeque<ResponseHead>,
     pub(super) informational: u32,
     pub(super) final_head: bool,
@@ -249,7 +251,8 @@ impl Stream {
                 buffered: 0,
                 taken: 0,
                 growth: 0,
-                credited_at: None,
+                total: 0,
+                pace: Pace::default(),
                 heads: VecDeque::new(),
                 informational: 0,
                 final_head: false,

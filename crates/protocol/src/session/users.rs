@@ -45,6 +45,7 @@ impl Session {
         self.streams.insert(id, stream);
         self.live += 1;
         self.line_up(id);
+        self.advance(id);
         Ok(id)
     }
 

@@ -14,6 +14,8 @@ enum Reading {
     Promptly,
     /// So many bytes a second.
     Slowly(u64),
+    /// All that has come, every so often: a burst arrives faster than anybody is woken.
+    Every(Duration),
 }
 
 struct Download {
@@ -34,11 +36,22 @@ fn relay_config(budget: &Arc<Budget>, cap: u64) -> Config {
 
 /// Downloads over a link of 100 ms there and back.
 fn download(budget: &Arc<Budget>, cap: u64, rate: u64, bytes: u64, reading: Reading) -> Download {
-    let before = budget.left();
+    answer(session(budget, cap, rate), budget, bytes, reading)
+}
+
+/// A session on such a link.
+fn session(budget: &Arc<Budget>, cap: u64, rate: u64) -> Pair {
     let link = Link::new(50 * MILLI, rate);
     let bridge = config(Side::Bridge, Windows::default());
     let mut pair = Pair::configured(link, relay_config(budget, cap), bridge);
     pair.keep_frames = false;
+    pair
+}
+
+/// One answer of a session, from its OPEN.
+fn answer(mut pair: Pair, budget: &Arc<Budget>, bytes: u64, reading: Reading) -> Download {
+    let before = budget.left();
+    let start = pair.now;
     let id = pair.opened(&request(Class::Bulk));
     pair.bridge
         .send_head(id, &response(200), b"", false)
@@ -46,26 +59,32 @@ fn download(budget: &Arc<Budget>, cap: u64, rate: u64, bytes: u64, reading: Read
     let (mut relay, mut bridge) = (Users::default(), Users::default());
     bridge.write(id, Body { key: 1, bytes });
     relay.read(id, 1);
-    let start = pair.now;
     let mut borrowed_at_most = 0;
+    let mut looks_at = start;
     while !relay.are_done() {
         pair.settle();
         relay.wake(pair.take_relay_events());
         bridge.wake(pair.take_bridge_events());
-        let may_read = match reading {
-            Reading::Promptly => true,
+        let pieces = match reading {
+            Reading::Promptly => 1,
             Reading::Slowly(rate) => {
                 let passed = (pair.now - start).as_millis();
-                u128::from(relay.readers[&id].got) < passed * u128::from(rate) / 1000
+                usize::from(u128::from(relay.readers[&id].got) < passed * u128::from(rate) / 1000)
             }
+            Reading::Every(period) if pair.now >= looks_at => {
+                looks_at = pair.now + period;
+                usize::MAX
+            }
+            Reading::Every(_) => 0,
         };
         bridge.act(pair.now, &mut pair.bridge, 0);
-        relay.act(pair.now, &mut pair.relay, usize::from(may_read));
+        relay.act(pair.now, &mut pair.relay, pieces.min(10_000));
         borrowed_at_most = borrowed_at_most.max(before - budget.left());
         pair.settle();
         let waits = relay.readers[&id].waits;
-        if waits || !may_read {
-            let clock = (!may_read).then_some(pair.now + MILLI);
+        if waits || pieces == 0 {
+            let clock =
+                (pieces == 0 || matches!(reading, Reading::Every(_))).then_some(pair.now + MILLI);
             pair.now = pair
                 .next_move()
                 .into_iter()
@@ -160,4 +179,73 @@ fn what_was_borrowed_goes_back_with_the_session() {
     assert!(budget.left() < 64 * MIB);
     drop(done);
     assert_eq!(budget.left(), 64 * MIB);
+}
+
+#[test]
+fn a_reader_that_takes_bursts_at_once_keeps_up() {
+    let budget = Budget::new(64 * MIB);
+    let often = Reading::Every(20 * MILLI);
+    let done = download(&budget, 38 * MIB, 50 * MIB, 40 * MIB, often);
+    assert!(done.took < Duration::from_secs(3), "{:?}", done.took);
+}
+
+#[test]
+fn a_second_transfer_does_not_find_out_again_what_the_path_holds() {
+    let budget = Budget::new(64 * MIB);
+    let mut first = download(&budget, 38 * MIB, 50 * MIB, 40 * MIB, Reading::Promptly);
+    first.pair.release(first.id);
+    let mut second = answer(first.pair, &budget, 40 * MIB, Reading::Promptly);
+    // 0.8 s at the path's rate, and its round trip.
+    assert!(
+        second.took < Duration::from_millis(950),
+        "{:?}",
+        second.took
+    );
+    // The path holds 5 MiB.
+    assert!(
+        second.borrowed_at_most <= 10 * MIB,
+        "{}",
+        second.borrowed_at_most
+    );
+    second.pair.release(second.id);
+    assert_eq!(budget.left(), 64 * MIB);
+}
+
+#[test]
+fn only_one_stream_is_lent_window_before_it_has_shown_its_need() {
+    let budget = Budget::new(64 * MIB);
+    let mut first = download(&budget, 38 * MIB, 50 * MIB, 40 * MIB, Reading::Promptly);
+    first.pair.release(first.id);
+    let mut pair = first.pair;
+    let opened: Vec<u32> = (0..3).map(|_| pair.opened(&request(Class::Bulk))).collect();
+    let one = 64 * MIB - budget.left();
+    assert!((MIB..=10 * MIB).contains(&one), "{one}");
+    for id in opened {
+        pair.release(id);
+    }
+    assert_eq!(budget.left(), 64 * MIB);
+}
+
+#[test]
+fn a_budget_that_is_half_gone_is_left_to_those_that_have_shown_their_need() {
+    let budget = Budget::new(64 * MIB);
+    let mut first = download(&budget, 38 * MIB, 50 * MIB, 40 * MIB, Reading::Promptly);
+    first.pair.release(first.id);
+    let others = budget.left() - 4 * MIB;
+    assert!(budget.try_take(others));
+    first.pair.opened(&request(Class::Bulk));
+    assert_eq!(budget.left(), 4 * MIB);
+}
+
+#[test]
+fn a_slow_reader_makes_the_next_one_start_small() {
+    let budget = Budget::new(64 * MIB);
+    let mut fast = download(&budget, 38 * MIB, 50 * MIB, 40 * MIB, Reading::Promptly);
+    fast.pair.release(fast.id);
+    let reading = Reading::Slowly(4 * MIB);
+    let mut slow = answer(fast.pair, &budget, 40 * MIB, reading);
+    slow.pair.release(slow.id);
+    slow.pair.opened(&request(Class::Bulk));
+    let lent = 64 * MIB - budget.left();
+    assert!(lent <= MIB, "{lent}");
 }

@@ -1,4 +1,4 @@
-//! The load: one request over and over, on keep-alive connections, with as little work around it
+//! The load that all measurements share: one request over and over, on keep-alive connections, with as little work around it
 //! as possible.
 
 use std::io;
@@ -10,16 +10,18 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::task::JoinSet;
 
-/// A request, ready to be sent, and where to.
+/// A request, or several that are taken in turn, ready to be sent, and where to.
 #[derive(Clone)]
 pub(crate) struct Load {
     addr: SocketAddr,
-    request: Arc<[u8]>,
+    requests: Arc<[Vec<u8>]>,
 }
 
 struct Connection {
     socket: TcpStream,
-    request: Arc<[u8]>,
+    requests: Arc<[Vec<u8>]>,
+    /// Which of them is next.
+    next: usize,
     answer: Vec<u8>,
 }
 
@@ -30,7 +32,19 @@ impl Load {
         let request = format!("GET {path} HTTP/1.1\r\nHost: {addr}\r\n{authorization}\r\n");
         Self {
             addr,
-            request: request.into_bytes().into(),
+            requests: vec![request.into_bytes()].into(),
+        }
+    }
+
+    /// The same request with each of these in turn.
+    pub(crate) fn get_as(addr: SocketAddr, path: &str, authorizations: &[String]) -> Self {
+        let one = |authorization: &String| {
+            let Self { requests, .. } = Self::get(addr, path, Some(authorization));
+            requests.to_vec()
+        };
+        Self {
+            addr,
+            requests: authorizations.iter().flat_map(one).collect(),
         }
     }
 
@@ -42,7 +56,7 @@ impl Load {
         );
         Self {
             addr,
-            request: request.into_bytes().into(),
+            requests: vec![request.into_bytes()].into(),
         }
     }
 
@@ -93,12 +107,61 @@ impl Load {
     async fn connect(&self) -> io::Result<Connection> {
         let socket = TcpStream::connect(self.addr).await?;
         socket.set_nodelay(true)?;
-        let request = Arc::clone(&self.request);
         Ok(Connection {
             socket,
-            request,
+            requests: Arc::clone(&self.requests),
+            next: 0,
             answer: Vec::with_capacity(16 * 1024),
         })
+    }
+
+    /// The latency of every exchange of that many connections in this time, and the time it really
+    /// was.
+    pub(crate) async fn at_once(
+        &self,
+        connections: usize,
+        duration: Duration,
+    ) -> io::Result<(Vec<Duration>, Duration)> {
+        let mut ready = Vec::with_capacity(connections);
+        for number in 0..connections {
+            let mut connection = self.connect().await?;
+            // Each begins elsewhere.
+            connection.next = number * self.requests.len() / connections;
+            ready.push(connection);
+        }
+        let began = Instant::now();
+        let mut tasks = JoinSet::new();
+        for mut connection in ready {
+            tasks.spawn(async move {
+                let mut latencies = Vec::new();
+                let mut sent = Instant::now();
+                while began.elapsed() < duration {
+                    connection.exchange().await?;
+                    let answered = Instant::now();
+                    latencies.push(answered - sent);
+                    sent = answered;
+                }
+                io::Result::Ok(latencies)
+            });
+        }
+        let mut latencies = Vec::new();
+        while let Some(done) = tasks.join_next().await {
+            latencies.extend(done.map_err(io::Error::other)??);
+        }
+        Ok((latencies, began.elapsed()))
+    }
+
+    /// The latency of exchanges of one connection after the other, each with a connection of its
+    /// own, its making included.
+    pub(crate) async fn first_latencies(&self, duration: Duration) -> io::Result<Vec<Duration>> {
+        let began = Instant::now();
+        let mut latencies = Vec::new();
+        while began.elapsed() < duration {
+            let sent = Instant::now();
+            self.connect().await?.exchange().await?;
+            latencies.push(sent.elapsed());
+        }
+        Ok(latencies)
     }
 }
 
@@ -106,7 +169,9 @@ impl Connection {
     /// Sends the request and reads one answer. Anything but a whole 200 is an error: a number of
     /// failures a second means nothing.
     async fn exchange(&mut self) -> io::Result<()> {
-        self.socket.write_all(&self.request).await?;
+        let request = &self.requests[self.next % self.requests.len()];
+        self.next += 1;
+        self.socket.write_all(request).await?;
         self.answer.clear();
         let mut whole = None;
         while whole.is_none_or(|whole| self.answer.len() < whole) {

@@ -1,0 +1,113 @@
+//! How large the windows of incoming bodies grow, and why: a reader that takes most of its window
+//! in a round trip, and then waits for more, is faster than its window.
+//!
+//! What a transfer turned out to need is remembered for the session, so that the next one on the
+//! same path does not find out again, at a round trip for each doubling.
+
+use super::stream::Stream;
+use super::{Session, Side};
+use std::time::{Duration, Instant};
+
+/// What a reader has shown of its pace.
+#[derive(Debug, Default)]
+pub(super) struct Pace {
+    /// When the round trip that is looked at began, and the bytes taken since.
+    round: Option<(Instant, u64)>,
+    /// The most bytes that were taken in one.
+    best: u64,
+}
+
+impl Pace {
+    /// The reader has taken so many bytes.
+    pub(super) fn took(&mut self, now: Instant, rtt: Duration, bytes: u64) {
+        let round = match &mut self.round {
+            Some((began, taken)) if now.saturating_duration_since(*began) < rtt => {
+                *taken += bytes;
+                *taken
+            }
+            Some(_) | None => {
+                self.round = Some((now, bytes));
+                bytes
+            }
+        };
+        self.best = self.best.max(round);
+    }
+
+    /// Whether the window is what holds it up: three quarters of it in a round trip. So a window
+    /// grows until it has a third more than the path holds, and CREDIT has time to come.
+    fn outgrows(&self, window_bytes: u64) -> bool {
+        let taken = self.round.map_or(0, |(_, taken)| taken);
+        taken >= window_bytes / 4 * 3
+    }
+}
+
+impl Session {
+    /// A reader found nothing to take, so what holds it up is not itself. Lends its stream more
+    /// window where that is it: what transfers before needed, or else twice what it has.
+    pub(super) fn grow(&mut self, id: u32) {
+        let cap = self.config.stream_window_cap;
+        let Some(stream) = self.streams.get_mut(&id) else {
+            return;
+        };
+        let recv = &mut stream.recv;
+        let size = recv.window.size;
+        if recv.ended || size >= cap || !recv.pace.outgrows(size) {
+            return;
+        }
+        recv.pace.round = None;
+        let doubled = size.saturating_mul(2).min(cap);
+        let known = self.window_needed.min(cap);
+        let lent = [known, doubled]
+            .into_iter()
+            .filter_map(|wanted| wanted.checked_sub(size))
+            .find(|more| *more > 0 && self.config.budget.try_take(*more));
+        if let Some(more) = lent {
+            self.enlarge(id, more);
+        }
+    }
+
+    /// Relay: lends a new stream what transfers before it needed, before its answer has come. One
+    /// stream of a session at a time, and no more than half of what the budget has left: those
+    /// that have shown their need come first.
+    pub(super) fn advance(&mut self, id: u32) {
+        debug_assert_eq!(self.config.side, Side::Relay);
+        let wanted = self.window_needed.min(self.config.stream_window_cap);
+        let more = wanted.saturating_sub(self.config.local.stream_bytes);
+        if more > 0
+            && self.advanced.is_none()
+            && more <= self.config.budget.left() / 2
+            && self.config.budget.try_take(more)
+        {
+            self.advanced = Some(id);
+            self.enlarge(id, more);
+        }
+    }
+
+    /// CREDIT tells the peer, which has been paid for.
+    fn enlarge(&mut self, id: u32, more: u64) {
+        if let Some(stream) = self.streams.get_mut(&id) {
+            stream.recv.window.size += more;
+            stream.recv.growth += more;
+            stream.pending.credit = true;
+            self.list_control(id);
+        }
+    }
+
+    /// A stream is over: what it borrowed goes back, and what it needed is remembered.
+    pub(super) fn give_growth(&mut self, id: u32, stream: &Stream) {
+        let window = &stream.recv.window;
+        let grown = window.size - window.initial;
+        if grown == 0 {
+            return;
+        }
+        self.config.budget.give(grown);
+        if self.advanced == Some(id) {
+            self.advanced = None;
+        }
+        // Short ones have not shown what they need.
+        if stream.recv.total >= window.size {
+            let best = stream.recv.pace.best;
+            self.window_needed = (best + best / 2).min(window.size);
+        }
+    }
+}

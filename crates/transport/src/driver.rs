@@ -59,8 +59,10 @@ pub(crate) struct Driver<IO> {
     writing: Writing,
     timer: Pin<Box<Sleep>>,
     timer_at: Instant,
-    /// When the buffers are looked at.
+    /// When the buffers are to be looked at.
     fit_at: Option<Instant>,
+    /// They are to be looked at as soon as nothing is being written.
+    is_fit_due: bool,
     /// Why the session ends, while the farewell is on its way, and until when it may take.
     farewell: Option<(EndReason, Instant)>,
     /// Our Close is in the kernel.
@@ -81,6 +83,7 @@ where
             timer: Box::pin(tokio::time::sleep_until(timer_at.into())),
             timer_at,
             fit_at: None,
+            is_fit_due: false,
             farewell: None,
             said_close: false,
             batch: Vec::new(),
@@ -220,11 +223,18 @@ where
             if let Some((_, until)) = &self.farewell {
                 next = next.min(*until);
             }
-            if self.fit_at.is_none() && is_at_rest && self.socket.is_large() {
-                self.fit_at = Some(now + REST);
-            }
-            if let Some(at) = self.fit_at {
-                next = next.min(at);
+            match self.fit_at {
+                // A deadline that has passed must go: the alarm would ring on and on.
+                Some(at) if at <= now => {
+                    self.fit_at = None;
+                    self.is_fit_due = true;
+                }
+                Some(at) => next = next.min(at),
+                None if is_at_rest && !self.is_fit_due && self.socket.is_large() => {
+                    self.fit_at = Some(now + REST);
+                    next = next.min(now + REST);
+                }
+                None => {}
             }
             // Most deadlines only move away: an early alarm costs less than setting it each time.
             if next < self.timer_at || self.timer.is_elapsed() {
@@ -240,11 +250,11 @@ where
     /// Gives the socket other buffers, if it is time for that. Returns whether it has others now,
     /// and must be read again.
     fn fits(&mut self) -> bool {
-        let is_due = self.fit_at.is_some_and(|at| Instant::now() >= at);
-        if !matches!(self.writing, Writing::Idle) || !(is_due || self.socket.outgrew()) {
+        let is_due = self.is_fit_due || self.socket.outgrew();
+        if !is_due || !matches!(self.writing, Writing::Idle) {
             return false;
         }
-        self.fit_at = None;
+        self.is_fit_due = false;
         let mut core = self.shared.lock();
         let is_at_rest = core.session.streams_live() == 0;
         if is_at_rest {

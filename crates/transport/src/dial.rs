@@ -292,7 +292,7 @@ impl Dialer {
             let (ws, _) = tokio_tungstenite::client_async_with_config(
                 self.upgrade_request(),
                 Metered::new(stream, 0),
-                Some(websocket::config(websocket::Buffers::Large)),
+                Some(websocket::config(websocket::Buffers::Small)),
             )
             .await
             .map_err(upgrade_error)?;

@@ -6,13 +6,13 @@
 //!        clock  heartbeat, death, a write that makes no progress
 //! ```
 //!
-//! The first batch after a pause waits until every task that is ready has run: what they send
-//! leaves in the same write.
+//! The first batch after a pause waits for tasks that are ready: what they send leaves in the same
+//! write. Where there is one exchange, it waits for nothing.
 //!
 //! Reading never waits for a stream or for the writer: a stream's bytes have room by its credit,
 //! and a flush that cannot go on leaves reading as it was.
 
-use crate::session::Shared;
+use crate::session::{Shared, Writer};
 use crate::socket::Socket;
 use bytes::Bytes;
 use protocol::frame::GoAwayReason;
@@ -31,8 +31,12 @@ use tokio_tungstenite::tungstenite::{Error, Message};
 /// Messages read in a row before the writer has its turn.
 const READ_RUN: usize = 64;
 
-/// A session without streams for this long gives its large buffers back.
-const REST: Duration = Duration::from_secs(1);
+/// Steps of other tasks that a first batch waits for: enough to share the cost of a write, few
+/// enough that the peer has work meanwhile.
+const GATHER_MAX: u32 = 32;
+
+/// How often large buffers are looked at.
+const FIT: Duration = Duration::from_secs(1);
 
 /// Frames that go to a peer that broke the protocol.
 const LAST_FRAMES: usize = 4;
@@ -169,14 +173,14 @@ where
     }
 
     /// After a pause: whether there is something to send, and the driver is polled again once the
-    /// tasks that are ready now have run.
+    /// tasks that are ready now have run, or enough of them.
     fn gathers(&self, cx: &mut Context<'_>) -> bool {
         let mut core = self.shared.lock();
-        if !core.session.has_frames() {
+        // One exchange alone has nothing to wait for.
+        if !core.session.has_frames() || core.session.streams_live() < 2 {
             return false;
         }
-        // Nobody else needs to wake it.
-        core.writer_idle = false;
+        core.writer = Writer::Gathers { more: GATHER_MAX };
         drop(core);
         pin!(tokio::task::yield_now()).poll(cx).is_pending()
     }
@@ -193,7 +197,11 @@ where
             bytes += frame.len();
             self.batch.push(frame);
         }
-        core.writer_idle = self.batch.is_empty();
+        core.writer = if self.batch.is_empty() {
+            Writer::Idle
+        } else {
+            Writer::Busy
+        };
         if core.session.has_events() {
             self.shared.settle(core);
         }
@@ -210,7 +218,6 @@ where
             }
             let result = core.session.handle_timeout(now);
             let mut next = core.session.poll_timeout().unwrap_or(now + WRITE_STALL);
-            let is_at_rest = core.session.streams_live() == 0;
             if core.session.has_events() {
                 self.shared.settle(core);
             } else {
@@ -230,9 +237,9 @@ where
                     self.is_fit_due = true;
                 }
                 Some(at) => next = next.min(at),
-                None if is_at_rest && !self.is_fit_due && self.socket.is_large() => {
-                    self.fit_at = Some(now + REST);
-                    next = next.min(now + REST);
+                None if !self.is_fit_due && self.socket.is_large() => {
+                    self.fit_at = Some(now + FIT);
+                    next = next.min(now + FIT);
                 }
                 None => {}
             }
@@ -256,13 +263,12 @@ where
         }
         self.is_fit_due = false;
         let mut core = self.shared.lock();
-        let is_at_rest = core.session.streams_live() == 0;
-        if is_at_rest {
+        if core.session.streams_live() == 0 {
             core.trim();
             self.batch = Vec::new();
         }
         drop(core);
-        self.socket.fit(is_at_rest)
+        self.socket.fit()
     }
 
     /// Whether the session has come to its planned end.

@@ -10,7 +10,7 @@ mod streams;
 
 pub use streams::{Cutter, PumpEnd, PumpError, RecvStream, SendStream};
 
-pub(crate) use shared::Shared;
+pub(crate) use shared::{Shared, Writer};
 
 use bytes::Bytes;
 use protocol::frame::{GoAway, GoAwayReason, RequestHead, Serves, Windows};

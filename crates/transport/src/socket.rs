@@ -1,12 +1,14 @@
 //! The WebSocket of a session, with buffers that fit what it does.
 //!
-//! A relay holds thousands of sessions of which few do anything at a time. The WebSocket's own
-//! buffers never shrink, so they are exchanged: for small ones when a session has come to rest, for
-//! large ones when much comes through it.
+//! The WebSocket's own buffers never shrink, and the one for reading is filled with zeros each time
+//! that it is read into: one that suits long bodies costs small messages more than they are. So the
+//! buffers are exchanged, for larger ones when long bodies come, and for small ones when none do or
+//! the session has come to rest: a relay holds thousands of which few do anything at a time.
 
 use crate::websocket::{self, Buffers};
 use bytes::Bytes;
 use futures_util::{FutureExt as _, Sink as _, Stream as _};
+use std::future::poll_fn;
 use std::io;
 use std::pin::Pin;
 use std::task::{Context, Poll, Waker, ready};
@@ -15,8 +17,11 @@ use tokio_tungstenite::WebSocketStream;
 use tokio_tungstenite::tungstenite::protocol::Role;
 use tokio_tungstenite::tungstenite::{Error, Message};
 
-/// Between two looks at a session that come to different buffers: more is much.
-const MUCH_BYTES: u64 = 64 * 1024;
+/// Large buffers are for messages of this size and more, on average.
+const LARGE_BYTES: u64 = 2 * 1024;
+
+/// So many bytes of messages show what their average is.
+const SAMPLE_BYTES: u64 = 64 * 1024;
 
 /// Counts what the connection takes, to tell a slow write from a stalled one, and what it gives,
 /// to know when all of it was understood.
@@ -71,15 +76,20 @@ impl<IO: AsyncWrite + Unpin> AsyncWrite for Metered<IO> {
     }
 }
 
-/// Bytes that a message from a client takes on the wire at least (RFC 6455, 5.2): exactly these,
-/// if it came in one frame with the shortest length, as all do but those of strange peers.
-pub(crate) fn masked_bytes(payload: usize) -> u64 {
+/// Bytes that a message takes on the wire at least (RFC 6455, 5.2): exactly these, if it came in
+/// one frame with the shortest length, as all do but those of strange peers.
+fn wire_bytes(role: Role, payload: usize) -> u64 {
     let length = match payload {
         0..=125 => 0,
         126..=0xffff => 2,
         _ => 8,
     };
-    2 + length + 4 + payload as u64
+    // What comes from a client is masked.
+    let mask = match role {
+        Role::Server => 4,
+        Role::Client => 0,
+    };
+    2 + length + mask + payload as u64
 }
 
 /// A WebSocket and the connection under it.
@@ -87,24 +97,49 @@ pub(crate) fn masked_bytes(payload: usize) -> u64 {
 pub(crate) struct Socket<IO> {
     /// Only gone while it is exchanged.
     ws: Option<WebSocketStream<Metered<IO>>>,
-    /// Bytes of the messages that came out of it, counted as [`masked_bytes`]; `None` where nobody
-    /// knows how many came before. When they are all that was read, nothing is in its buffers: a
-    /// message takes no fewer.
-    understood: Option<u64>,
+    role: Role,
+    /// Bytes of what came out of it, counted as [`wire_bytes`]. When they are all that was read,
+    /// nothing is in its buffers: a message takes no fewer.
+    understood: u64,
     buffers: Buffers,
-    /// Bytes that had moved when the buffers were last looked at.
-    looked_at: u64,
+    /// Messages and their bytes, since the buffers were last looked at.
+    messages: u64,
+    bytes: u64,
 }
 
 impl<IO: AsyncRead + AsyncWrite + Unpin> Socket<IO> {
-    /// With what is known of the messages so far.
-    pub(crate) fn new(ws: WebSocketStream<Metered<IO>>, understood: Option<u64>) -> Self {
+    /// Before the first message. The WebSocket has small buffers.
+    pub(crate) fn new(ws: WebSocketStream<Metered<IO>>, role: Role) -> Self {
         Self {
+            understood: 0,
             ws: Some(ws),
-            understood,
-            buffers: Buffers::Large,
-            looked_at: 0,
+            role,
+            buffers: Buffers::Small,
+            messages: 0,
+            bytes: 0,
         }
+    }
+
+    /// The peer has sent nothing behind the last message, and cannot have: all that was read, also
+    /// before there was a WebSocket, is understood.
+    pub(crate) fn caught_up(&mut self) {
+        self.understood = self.meter().read;
+    }
+
+    /// The next message. Cancel safe.
+    pub(crate) async fn next(&mut self) -> Option<Result<Message, Error>> {
+        poll_fn(|cx| self.poll_next(cx)).await
+    }
+
+    /// Sends a frame, and waits until it is in the kernel.
+    pub(crate) async fn send(&mut self, frame: Bytes) -> Result<(), Error> {
+        self.start_send(frame)?;
+        poll_fn(|cx| self.poll_flush(cx)).await
+    }
+
+    /// Says Close.
+    pub(crate) async fn close(&mut self) -> Result<(), Error> {
+        poll_fn(|cx| self.poll_close(cx)).await
     }
 
     fn ws(&mut self) -> Pin<&mut WebSocketStream<Metered<IO>>> {
@@ -122,8 +157,10 @@ impl<IO: AsyncRead + AsyncWrite + Unpin> Socket<IO> {
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Message, Error>>> {
         let next = ready!(self.ws().poll_next(cx));
-        if let (Some(understood), Some(Ok(message))) = (&mut self.understood, &next) {
-            *understood += masked_bytes(message.len());
+        if let Some(Ok(message)) = &next {
+            self.understood += wire_bytes(self.role, message.len());
+            self.messages += 1;
+            self.bytes += message.len() as u64;
         }
         Poll::Ready(next)
     }
@@ -146,53 +183,48 @@ impl<IO: AsyncRead + AsyncWrite + Unpin> Socket<IO> {
         self.meter().written
     }
 
-    /// Bytes that moved so far, in both directions.
-    fn moved(&self) -> u64 {
-        let meter = self.meter();
-        meter.read + meter.written
-    }
-
-    /// Whether it has buffers that a session at rest gives back.
+    /// Whether it has buffers that it does not keep for ever.
     pub(crate) fn is_large(&self) -> bool {
-        self.understood.is_some() && self.buffers == Buffers::Large
+        self.buffers == Buffers::Large
     }
 
-    /// Whether much has come through small buffers.
+    /// Whether long bodies come through small buffers.
     pub(crate) fn outgrew(&self) -> bool {
-        self.understood.is_some() && self.buffers == Buffers::Small && self.has_moved_much()
+        self.buffers == Buffers::Small && self.bytes > SAMPLE_BYTES && self.takes_large()
     }
 
-    fn has_moved_much(&self) -> bool {
-        self.moved() - self.looked_at > MUCH_BYTES
+    fn takes_large(&self) -> bool {
+        self.bytes > self.messages * LARGE_BYTES
     }
 
     /// Gives it the buffers that it should have, if that can be done now: everything written is
     /// flushed, and nothing that came is in them. Returns whether it was done; then it is to be
     /// polled.
-    pub(crate) fn fit(&mut self, is_at_rest: bool) -> bool {
-        let wanted = match self.buffers {
-            Buffers::Large if is_at_rest && !self.has_moved_much() => Buffers::Small,
-            Buffers::Small if self.has_moved_much() => Buffers::Large,
-            Buffers::Large | Buffers::Small => {
-                self.looked_at = self.moved();
-                return false;
-            }
+    pub(crate) fn fit(&mut self) -> bool {
+        let wanted = if self.takes_large() {
+            Buffers::Large
+        } else {
+            Buffers::Small
         };
+        if wanted == self.buffers {
+            (self.messages, self.bytes) = (0, 0);
+            return false;
+        }
         // A reply to a ping may be on its way out.
         let mut cx = Context::from_waker(Waker::noop());
         let is_flushed = matches!(self.poll_flush(&mut cx), Poll::Ready(Ok(())));
-        if !is_flushed || self.understood != Some(self.meter().read) {
+        if !is_flushed || self.understood != self.meter().read {
             return false;
         }
         let Some(ws) = self.ws.take() else {
             return false;
         };
         let config = Some(websocket::config(wanted));
-        let exchanged = WebSocketStream::from_raw_socket(ws.into_inner(), Role::Server, config);
+        let exchanged = WebSocketStream::from_raw_socket(ws.into_inner(), self.role, config);
         // It waits for nothing.
         self.ws = exchanged.now_or_never();
         self.buffers = wanted;
-        self.looked_at = self.moved();
+        (self.messages, self.bytes) = (0, 0);
         true
     }
 }
@@ -201,71 +233,77 @@ impl<IO: AsyncRead + AsyncWrite + Unpin> Socket<IO> {
 mod tests {
     use super::*;
     use futures_util::{SinkExt as _, StreamExt as _};
-    use std::future::poll_fn;
     use tokio::io::{DuplexStream, duplex};
 
-    async fn pair() -> (Socket<DuplexStream>, WebSocketStream<DuplexStream>) {
+    async fn pair(role: Role) -> (Socket<DuplexStream>, WebSocketStream<DuplexStream>) {
         let (ours, theirs) = duplex(1 << 20);
-        let config = Some(websocket::config(Buffers::Large));
+        let config = Some(websocket::config(Buffers::Small));
         let meter = Metered::new(ours, 0);
-        let ws = WebSocketStream::from_raw_socket(meter, Role::Server, config).await;
-        let peer = WebSocketStream::from_raw_socket(theirs, Role::Client, config).await;
-        (Socket::new(ws, Some(0)), peer)
+        let ws = WebSocketStream::from_raw_socket(meter, role, config).await;
+        let other = match role {
+            Role::Server => Role::Client,
+            Role::Client => Role::Server,
+        };
+        let peer = WebSocketStream::from_raw_socket(theirs, other, config).await;
+        (Socket::new(ws, role), peer)
     }
 
     async fn next(socket: &mut Socket<DuplexStream>) -> Bytes {
-        let message = poll_fn(|cx| socket.poll_next(cx)).await;
-        message.unwrap().unwrap().into_data()
+        socket.next().await.unwrap().unwrap().into_data()
     }
 
     #[tokio::test]
     async fn buffers_are_exchanged_only_when_all_that_came_was_understood() {
-        let (mut socket, mut peer) = pair().await;
-        for bytes in [0, 1, 125, 126, 60_000] {
-            let message = Bytes::from(vec![7; bytes]);
-            peer.send(Message::Binary(message.clone())).await.unwrap();
-            assert_eq!(next(&mut socket).await, message);
-        }
-        let (small, large) = (Bytes::from_static(b"a"), Bytes::from(vec![1; 20_000]));
-        peer.feed(Message::Binary(small.clone())).await.unwrap();
-        peer.feed(Message::Binary(large.clone())).await.unwrap();
-        peer.flush().await.unwrap();
-        assert_eq!(next(&mut socket).await, small);
-        socket.looked_at = socket.moved();
-        // The other one is in the buffer, at least in part.
-        assert!(!socket.fit(true));
-        socket.looked_at = 0;
-        assert_eq!(next(&mut socket).await, large);
-        assert!(!socket.fit(true), "much has moved since the last look");
-        assert!(socket.fit(true));
-        assert_eq!(socket.buffers, Buffers::Small);
-        for _ in 0..10 {
+        for role in [Role::Server, Role::Client] {
+            let (mut socket, mut peer) = pair(role).await;
+            let (small, large) = (Bytes::from_static(b"a"), Bytes::from(vec![1; 20_000]));
+            for bytes in [0, 1, 125, 126, 60_000] {
+                let message = Bytes::from(vec![7; bytes]);
+                peer.send(Message::Binary(message.clone())).await.unwrap();
+                assert_eq!(next(&mut socket).await, message);
+            }
+            assert!(!socket.outgrew(), "too few bytes to tell");
+            for _ in 0..2 {
+                peer.feed(Message::Binary(small.clone())).await.unwrap();
+                peer.feed(Message::Binary(large.clone())).await.unwrap();
+            }
+            peer.flush().await.unwrap();
+            for _ in 0..2 {
+                assert_eq!(next(&mut socket).await, small);
+                // The other one is in the buffer, at least in part.
+                assert!(!socket.fit());
+                assert_eq!(next(&mut socket).await, large);
+            }
+            assert!(socket.outgrew() && socket.fit());
+            assert_eq!(socket.buffers, Buffers::Large);
+            for _ in 0..100 {
+                peer.send(Message::Binary(small.clone())).await.unwrap();
+                assert_eq!(next(&mut socket).await, small);
+            }
+            assert!(socket.fit(), "what comes now is small");
+            assert_eq!(socket.buffers, Buffers::Small);
             peer.send(Message::Binary(large.clone())).await.unwrap();
             assert_eq!(next(&mut socket).await, large);
+            socket.send(small.clone()).await.unwrap();
+            assert_eq!(peer.next().await.unwrap().unwrap().into_data(), small);
         }
-        assert!(socket.outgrew() && socket.fit(false));
-        assert_eq!(socket.buffers, Buffers::Large);
-        peer.send(Message::Binary(small.clone())).await.unwrap();
-        assert_eq!(next(&mut socket).await, small);
-        socket.start_send(small.clone()).unwrap();
-        poll_fn(|cx| socket.poll_flush(cx)).await.unwrap();
-        assert_eq!(peer.next().await.unwrap().unwrap().into_data(), small);
     }
 
     #[tokio::test]
     async fn a_message_in_pieces_leaves_the_buffers_as_they_are() {
         use tokio_tungstenite::tungstenite::protocol::frame::Frame;
         use tokio_tungstenite::tungstenite::protocol::frame::coding::{Data, OpCode};
-        let (mut socket, mut peer) = pair().await;
-        let piece = |text: &'static [u8], code, is_last| {
-            Message::Frame(Frame::message(text, OpCode::Data(code), is_last))
+        let (mut socket, mut peer) = pair(Role::Server).await;
+        let piece = |code, is_last| {
+            let bytes = vec![7; 30_000];
+            Message::Frame(Frame::message(bytes, OpCode::Data(code), is_last))
         };
-        peer.send(piece(b"ab", Data::Binary, false)).await.unwrap();
+        peer.send(piece(Data::Binary, false)).await.unwrap();
         let mut cx = Context::from_waker(Waker::noop());
         assert!(socket.poll_next(&mut cx).is_pending());
-        assert!(!socket.fit(true));
-        peer.send(piece(b"c", Data::Continue, true)).await.unwrap();
-        assert_eq!(next(&mut socket).await, &b"abc"[..]);
-        assert!(!socket.fit(true));
+        assert!(!socket.fit());
+        peer.send(piece(Data::Continue, true)).await.unwrap();
+        assert_eq!(next(&mut socket).await.len(), 60_000);
+        assert!(socket.takes_large() && !socket.fit());
     }
 }

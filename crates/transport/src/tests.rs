@@ -17,7 +17,7 @@ use protocol::session::{Budget, EndReason, OpenError};
 use protocol::{Code, Execution, Failure};
 use ring::signature::{Ed25519KeyPair, KeyPair};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream, duplex};
 use tokio_tungstenite::WebSocketStream;
 use tokio_tungstenite::tungstenite::protocol::Role;
@@ -62,7 +62,7 @@ async fn bridge(
     channel: Option<[u8; 32]>,
     handler: Handler,
 ) -> Result<Tunnel, OpeningError> {
-    let config = Some(websocket::config(websocket::Buffers::Large));
+    let config = Some(websocket::config(websocket::Buffers::Small));
     let ws = WebSocketStream::from_raw_socket(Metered::new(io, 0), Role::Client, config).await;
     let dialled = Dialled {
         authority: "relay:443".into(),
@@ -196,6 +196,36 @@ async fn megabytes_cross_both_ways_with_small_windows() {
     tokio::time::timeout(Duration::from_secs(5), forgotten)
         .await
         .unwrap();
+}
+
+/// The buffers are looked at each second while large frames come; all goes on meanwhile, also when
+/// the driver is just waiting for what it shall send.
+#[tokio::test]
+async fn exchanges_go_on_while_buffers_are_exchanged() {
+    let (relay, _bridge) = tunnel(echo()).await;
+    let began = Instant::now();
+    let exchanging = (0..4).map(|n: usize| {
+        let relay = relay.clone();
+        let body = Bytes::from(vec![7; 40_000 * (n % 2) + 1]);
+        tokio::spawn(async move {
+            while began.elapsed() < Duration::from_millis(3500) {
+                let head = request(BodyLength::Known(body.len() as u64));
+                let (mut send, mut recv) = relay.open(&head, b"", false).unwrap();
+                let echoing = async {
+                    tokio::join!(send.pump(Full::new(body.clone())), recv.head())
+                        .1
+                        .unwrap();
+                    recv.collect().await.unwrap().to_bytes()
+                };
+                let echoed = tokio::time::timeout(Duration::from_secs(5), echoing).await;
+                assert_eq!(echoed.unwrap(), body);
+            }
+        })
+    });
+    let exchanging: Vec<_> = exchanging.collect();
+    for task in exchanging {
+        task.await.unwrap();
+    }
 }
 
 #[tokio::test]

@@ -11,11 +11,10 @@
 
 use crate::driver::Driver;
 use crate::session::{Session, Settings, Shared};
-use crate::socket::{Metered, Socket, masked_bytes};
+use crate::socket::{Metered, Socket};
 use crate::websocket;
 use crate::websocket::Buffers;
 use bytes::Bytes;
-use futures_util::{SinkExt, StreamExt};
 use protocol::frame::{
     Challenge, Frame, Hello, PROOF_BYTES, PreviousSession, Refused, RefusedCode, Serves, VERSION,
     Welcome, Windows,
@@ -87,16 +86,10 @@ pub fn random<const N: usize>() -> Result<[u8; N], OpeningError> {
     Ok(bytes)
 }
 
-type Ws<IO> = WebSocketStream<Metered<IO>>;
-
-async fn send<IO: Io>(ws: &mut Ws<IO>, frame: Bytes) -> Result<(), OpeningError> {
-    Ok(ws.send(Message::Binary(frame)).await?)
-}
-
 /// The next frame, with the message that it came in.
-async fn receive<IO: Io>(ws: &mut Ws<IO>) -> Result<(Frame, Bytes), OpeningError> {
+async fn receive<IO: Io>(socket: &mut Socket<IO>) -> Result<(Frame, Bytes), OpeningError> {
     loop {
-        match ws.next().await {
+        match socket.next().await {
             Some(Ok(Message::Binary(message))) => {
                 let frame = Frame::decode(message.clone())
                     .map_err(|error| OpeningError::Protocol(error.to_string()))?;
@@ -167,15 +160,13 @@ pub enum ChannelBinding {
 
 /// A connection that claims to be a bridge and has not been believed yet.
 pub struct Candidate<IO> {
-    ws: Ws<IO>,
+    socket: Socket<IO>,
     challenge: Challenge,
     challenge_payload: Bytes,
     hello: Box<Hello>,
     hello_body: Bytes,
     proof: [u8; PROOF_BYTES],
     rtt: Duration,
-    /// Bytes of its HELLO on the wire.
-    understood: u64,
 }
 
 /// Sends CHALLENGE and waits for HELLO. `read_ahead` is what came behind the upgrade request.
@@ -188,31 +179,31 @@ pub async fn relay_opening<IO: Io>(
     challenge: Challenge,
 ) -> Result<Candidate<IO>, OpeningError> {
     let opening = async {
-        let config = Some(websocket::config(Buffers::Large));
+        let config = Some(websocket::config(Buffers::Small));
         let io = Metered::new(io, read_ahead.len());
-        let mut ws = if read_ahead.is_empty() {
+        let ws = if read_ahead.is_empty() {
             WebSocketStream::from_raw_socket(io, Role::Server, config).await
         } else {
             WebSocketStream::from_partially_read(io, read_ahead.into(), Role::Server, config).await
         };
+        let mut socket = Socket::new(ws, Role::Server);
         let message = Frame::Challenge(challenge.clone())
             .encode()
             .map_err(|error| OpeningError::Protocol(error.to_string()))?;
         let sent = Instant::now();
-        send(&mut ws, message.clone()).await?;
-        let (frame, received) = receive(&mut ws).await?;
+        socket.send(message.clone()).await?;
+        let (frame, _) = receive(&mut socket).await?;
         let Frame::Hello { hello, body, proof } = frame else {
             return Err(OpeningError::Protocol("something else than HELLO".into()));
         };
         Ok(Candidate {
-            ws,
+            socket,
             challenge,
             challenge_payload: payload(&message),
             hello,
             hello_body: body,
             proof,
             rtt: sent.elapsed(),
-            understood: masked_bytes(received.len()),
         })
     };
     timeout(OPENING_TIMEOUT, opening)
@@ -259,8 +250,8 @@ impl<IO: Io> Candidate<IO> {
     pub async fn refuse(mut self, refused: Refused) {
         let farewell = async {
             if let Ok(message) = Frame::Refused(refused).encode() {
-                let _ = send(&mut self.ws, message).await;
-                let _ = self.ws.close(None).await;
+                let _ = self.socket.send(message).await;
+                let _ = self.socket.close().await;
             }
         };
         let _ = timeout(Duration::from_secs(2), farewell).await;
@@ -278,14 +269,19 @@ impl<IO: Io> Candidate<IO> {
         let message = Frame::Welcome(welcome)
             .encode()
             .map_err(|error| OpeningError::Protocol(error.to_string()))?;
-        timeout(OPENING_TIMEOUT, send(&mut self.ws, message))
+        timeout(OPENING_TIMEOUT, self.socket.send(message))
             .await
             .map_err(|_| OpeningError::Timeout)??;
         let peer = self.hello.windows;
         let config = config(Side::Relay, &welcome, &settings, peer, self.rtt);
         let serves = self.hello.serves;
-        let socket = Socket::new(self.ws, Some(self.understood));
-        Ok(start(socket, welcome.session, config, serves, settings))
+        Ok(start(
+            self.socket,
+            welcome.session,
+            config,
+            serves,
+            settings,
+        ))
     }
 }
 
@@ -353,13 +349,16 @@ impl std::fmt::Debug for Tunnel {
 
 /// Waits for CHALLENGE, answers it, and waits for the verdict.
 pub(crate) async fn bridge_opening<IO: Io>(
-    mut ws: Ws<IO>,
+    ws: WebSocketStream<Metered<IO>>,
     dialled: Dialled,
     identity: &Identity,
     introduction: Introduction,
     settings: Settings,
 ) -> Result<Tunnel, OpeningError> {
-    let (frame, message) = receive(&mut ws).await?;
+    let mut socket = Socket::new(ws, Role::Client);
+    let (frame, message) = receive(&mut socket).await?;
+    // Until it has HELLO, a relay says nothing else.
+    socket.caught_up();
     let Frame::Challenge(challenge) = frame else {
         let what = "something else than CHALLENGE".to_owned();
         return Err(OpeningError::Protocol(what));
@@ -409,12 +408,11 @@ pub(crate) async fn bridge_opening<IO: Io>(
     let hello = Box::new(hello);
     let frame = Frame::Hello { hello, body, proof };
     let sent = Instant::now();
-    send(&mut ws, frame.encode().map_err(too_large)?).await?;
-    match receive(&mut ws).await?.0 {
+    socket.send(frame.encode().map_err(too_large)?).await?;
+    match receive(&mut socket).await?.0 {
         Frame::Welcome(welcome) => {
             let rtt = sent.elapsed();
             let config = config(Side::Bridge, &welcome, &settings, challenge.windows, rtt);
-            let socket = Socket::new(ws, None);
             let (session, driver) = start(socket, welcome.session, config, serves, settings);
             Ok(Tunnel {
                 session,

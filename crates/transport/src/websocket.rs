@@ -14,9 +14,9 @@ pub const TUNNEL_PATH: &str = "/v1/tunnel";
 /// How much is read at once.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Buffers {
-    /// For a session at rest: small frames.
+    /// For a session at rest, and for small frames.
     Small,
-    /// A full DATA frame with its header fits.
+    /// For long bodies: two full DATA frames.
     Large,
 }
 
@@ -24,7 +24,7 @@ impl Buffers {
     fn read_bytes(self) -> usize {
         match self {
             Self::Small => 2 * 1024,
-            Self::Large => 17 * 1024,
+            Self::Large => 32 * 1024,
         }
     }
 }

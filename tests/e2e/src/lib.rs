@@ -282,6 +282,29 @@ impl World {
         bridges
     }
 
+    /// Running bridges of one tenant, each with the target as an endpoint of its own name, and a key
+    /// to call them with: `{label}-0` and so on.
+    pub async fn bridges_to_call(&self, count: usize, label: &str) -> (Vec<Bridge>, ApiKey) {
+        let relay = &self.site.relay;
+        relay.create_tenant(label).await;
+        let key = relay.create_key(label, "bridge").await;
+        let caller = relay.create_key(label, "caller").await;
+        let mut bridges = Vec::with_capacity(count);
+        for n in 0..count {
+            let name = format!("{label}-{n}");
+            let endpoint = format!(
+                "[[endpoint]]\nname = \"{name}\"\nurl = \"{}\"\n",
+                self.target.url("/")
+            );
+            let setup = BridgeSetup::new(&name).extra(&endpoint);
+            let mut bridge = Bridge::write(relay, setup, self.site.dir());
+            bridge.pair(&key).await;
+            bridge.start();
+            bridges.push(bridge);
+        }
+        (bridges, caller)
+    }
+
     /// A bridge with its own files, paired under `name` with `key` and running.
     pub async fn pair_and_run(&self, name: &str, key: &ApiKey, label: &str) -> Bridge {
         let mut bridge = self.unpaired(name, label);

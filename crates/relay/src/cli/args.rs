@@ -56,7 +56,7 @@ pub(super) enum ConfigCommand {
 
 #[derive(Debug, Subcommand)]
 pub(super) enum TenantCommand {
-    /// Create one.
+    /// Create one. One that is there stays as it is.
     Create {
         /// 1 to 64 letters, digits, `.`, `_` or `-`.
         name: String,

@@ -2,13 +2,17 @@
 
 use super::args::TenantCommand;
 use super::{CliError, output};
-use crate::storage::{Storage, Tenant, TenantState};
+use crate::storage::{Storage, StorageError, Tenant, TenantState};
 use serde_json::{Value, json};
 
 pub(super) async fn run(storage: &Storage, command: TenantCommand) -> Result<(), CliError> {
     match command {
         TenantCommand::Create { name, json } => {
-            let tenant = storage.create_tenant(&name).await?;
+            // Whoever sets a relay up by a script may run it again.
+            let tenant = match storage.create_tenant(&name).await {
+                Err(StorageError::Conflict(_)) => storage.tenant(&name).await?,
+                created => created?,
+            };
             if json {
                 return output::json(&document(&tenant));
             }

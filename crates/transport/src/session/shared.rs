@@ -26,13 +26,41 @@ pub(crate) struct State {
     pub(crate) goaway: Option<GoAway>,
 }
 
+/// What the driver's way out is doing.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Writer {
+    /// It has sent all it had: it wants to know of new frames.
+    Idle,
+    /// It waits for what other tasks add, but not for more than this many.
+    Gathers { more: u32 },
+    /// It looks again by itself.
+    Busy,
+}
+
+impl Writer {
+    /// Whether the driver is to be woken for something that was added just now.
+    fn wants_to_know(&mut self) -> bool {
+        match self {
+            Self::Idle => true,
+            Self::Gathers { more: 0 } => {
+                *self = Self::Busy;
+                true
+            }
+            Self::Gathers { more } => {
+                *more -= 1;
+                false
+            }
+            Self::Busy => false,
+        }
+    }
+}
+
 /// What the lock protects.
 pub(crate) struct Core {
     pub(crate) session: Session,
     pub(crate) waiting: StreamMap<Waiting>,
     pub(crate) driver: Option<Waker>,
-    /// The driver has sent all it had: it wants to know of new frames.
-    pub(crate) writer_idle: bool,
+    pub(crate) writer: Writer,
     /// The owner wants the session to end.
     pub(crate) closing: Option<EndReason>,
     /// Nothing runs any more after a GOAWAY.
@@ -65,7 +93,7 @@ impl Shared {
                 session,
                 waiting: StreamMap::default(),
                 driver: None,
-                writer_idle: true,
+                writer: Writer::Idle,
                 closing: None,
                 drained: false,
                 undispatched: Vec::new(),
@@ -90,7 +118,7 @@ impl Shared {
     pub(crate) fn with<T>(self: &Arc<Self>, act: impl FnOnce(&mut Core) -> T) -> T {
         let mut core = self.lock();
         let result = act(&mut core);
-        let wanted = core.writer_idle && core.session.has_frames();
+        let wanted = core.session.has_frames() && core.writer.wants_to_know();
         let driver = wanted.then(|| core.driver.take()).flatten();
         if core.session.has_events() {
             self.settle(core);

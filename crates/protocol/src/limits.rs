@@ -9,6 +9,11 @@ pub const HEADER_BYTES: usize = 6;
 /// call never waits for a long write (13 ms at 10 Mbit/s), and WebSocket buffers stay small.
 pub const DATA_MAX_BYTES: usize = 16 * 1024;
 
+/// Body in a DATA frame that this side sends: with the frame's header and that of a WebSocket (8
+/// bytes, masked) it fills one TLS record (RFC 8446, 5.1), so that what is read there is whole
+/// frames, and nothing has to be moved together.
+pub const DATA_SENT_BYTES: usize = DATA_MAX_BYTES - HEADER_BYTES - 8;
+
 /// Largest encoded head in OPEN, HEAD or TRAILERS, and largest control payload: 48 KiB, room for
 /// the cookies that single sign-on leaves behind.
 pub const HEAD_MAX_BYTES: usize = 48 * 1024;

@@ -99,6 +99,7 @@ fn the_limits_in_the_document_are_those_of_the_code() {
         SEND_QUEUE_STREAM_PIECES as Count,
         SEND_QUEUE_SESSION_BYTES as Bytes64,
         WRITE_BATCH_BYTES as Bytes64,
+        DATA_SENT_BYTES as Bytes64,
         STREAM_ID_RENEW as Count,
         HEARTBEAT as Duration,
         DEAD_AFTER as Duration,

@@ -16,7 +16,7 @@ use crate::session::{Shared, Writer};
 use crate::socket::Socket;
 use bytes::Bytes;
 use protocol::frame::GoAwayReason;
-use protocol::limits::{WRITE_BATCH_BYTES, WRITE_STALL};
+use protocol::limits::{DATA_MAX_BYTES, WRITE_BATCH_BYTES, WRITE_STALL};
 use protocol::session::EndReason;
 use std::future::Future;
 use std::io;
@@ -190,7 +190,8 @@ where
         let mut core = self.shared.lock();
         let mut bytes = 0;
         let now = Instant::now();
-        while bytes < WRITE_BATCH_BYTES {
+        // As long as a full DATA frame fits.
+        while bytes + DATA_MAX_BYTES <= WRITE_BATCH_BYTES {
             let Some(frame) = core.session.poll_transmit(now) else {
                 break;
             };

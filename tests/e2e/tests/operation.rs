@@ -69,7 +69,7 @@ async fn call_each(world: &World, caller: &ApiKey, label: &str, count: usize) {
         let path = format!("/v1/endpoints/{label}-{n}/echo");
         let ask = Ask::post(path).body(body.clone()).key(caller);
         let answer = world.api.send(ask).await.expect_status(200);
-        assert_eq!(answer.bytes().len(), body.len());
+        assert_eq!(answer.body.unwrap().len(), body.len());
     }
 }
 

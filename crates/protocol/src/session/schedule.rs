@@ -6,13 +6,17 @@
 //! rotation goes. So nothing starves, and a small call never waits for more than a few frames.
 
 use crate::frame::Class;
+use crate::limits::{DATA_SENT_BYTES, HEADER_BYTES};
 use std::collections::VecDeque;
 
 /// A stream that has sent less than this since it was idle counts as fresh: two frames.
-pub(super) const FRESH_BYTES: u64 = 32 * 1024;
+pub(super) const FRESH_BYTES: u64 = 2 * FULL_FRAME_BYTES;
 
 /// Interactive bytes that may pass a waiting bulk stream: four frames, so bulk keeps a fifth.
-const INTERACTIVE_BURST_BYTES: u64 = 64 * 1024;
+const INTERACTIVE_BURST_BYTES: u64 = 4 * FULL_FRAME_BYTES;
+
+/// The longest DATA frame that is sent.
+const FULL_FRAME_BYTES: u64 = (HEADER_BYTES + DATA_SENT_BYTES) as u64;
 
 /// Fresh streams that may pass a waiting stream of the rotation.
 const FRESH_RUN: u32 = 4;

@@ -4,7 +4,7 @@ use super::event::Event;
 use super::stream::{Outgoing, Stream};
 use super::{Session, Side};
 use crate::frame::{self, Credit, Frame};
-use crate::limits::DATA_MAX_BYTES;
+use crate::limits::DATA_SENT_BYTES;
 use bytes::{Bytes, BytesMut};
 use std::time::{Duration, Instant};
 
@@ -279,7 +279,7 @@ fn next_frame(stream: &mut Stream, session_left: u64) -> (Bytes, usize) {
         }
         Some(Outgoing::Data(data)) => {
             stream.send.queue.push_front(Outgoing::Data(data));
-            let wanted = stream.send.queued.min(DATA_MAX_BYTES) as u64;
+            let wanted = stream.send.queued.min(DATA_SENT_BYTES) as u64;
             let fits = stream.send.window.fits(wanted, session_left);
             let data = gather(stream, usize::try_from(fits).unwrap_or(usize::MAX));
             stream.send.window.outstanding += data.len() as u64;

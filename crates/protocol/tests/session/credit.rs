@@ -4,6 +4,7 @@ use super::support::{
     KIB, Link, MILLI, Pair, Scripted, call, cancelled, config, response, windows, zeros,
 };
 use protocol::frame::{Credit, Frame, Windows};
+use protocol::limits::DATA_SENT_BYTES;
 use protocol::session::{Read, Side};
 use protocol::{Code, Failure};
 
@@ -146,7 +147,8 @@ fn credit_returns_when_the_reader_has_taken_the_bytes_not_when_they_came() {
     let Read::Data(first) = pair.read_bridge(id) else {
         panic!("nothing to read");
     };
-    assert_eq!(first.len() as u64, 16 * KIB);
+    assert_eq!(first.len(), DATA_SENT_BYTES);
+    pair.read_bridge(id);
     pair.run();
     assert_eq!(
         pair.sent_by_bridge(),
@@ -155,7 +157,8 @@ fn credit_returns_when_the_reader_has_taken_the_bytes_not_when_they_came() {
     );
     pair.read_bridge(id);
     pair.run();
-    assert_eq!(pair.sent_by_bridge(), [credit(id, 32 * 1024, 0)]);
+    let three = u32::try_from(3 * DATA_SENT_BYTES).unwrap();
+    assert_eq!(pair.sent_by_bridge(), [credit(id, three, 0)]);
 }
 
 #[test]

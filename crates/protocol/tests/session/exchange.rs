@@ -3,7 +3,7 @@
 use super::support::{KIB, Pair, call, headers, request, response, zeros};
 use bytes::Bytes;
 use protocol::frame::{Class, Frame};
-use protocol::limits::{DATA_MAX_BYTES, INFORMATIONAL_MAX};
+use protocol::limits::{DATA_SENT_BYTES, INFORMATIONAL_MAX};
 use protocol::session::{Event, Read, Room};
 
 /// What kinds of frames these are.
@@ -103,12 +103,12 @@ fn a_long_body_comes_in_frames_of_at_most_16_kib() {
             _ => None,
         })
         .collect();
-    let rest = 40 * 1024 - 2 * DATA_MAX_BYTES;
+    let rest = 40 * 1024 - 2 * DATA_SENT_BYTES;
     assert_eq!(
         sizes,
         [
-            (DATA_MAX_BYTES, false),
-            (DATA_MAX_BYTES, false),
+            (DATA_SENT_BYTES, false),
+            (DATA_SENT_BYTES, false),
             (rest, true)
         ]
     );

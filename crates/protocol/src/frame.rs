@@ -159,6 +159,9 @@ pub enum Frame {
     GoAway(GoAway),
 }
 
+/// Where in a frame its flags are.
+const FLAGS_AT: usize = 1;
+
 fn start(kind: u8, flags: u8, id: u32, capacity: usize) -> Vec<u8> {
     let mut out = Vec::with_capacity(HEADER_BYTES + capacity);
     out.push(kind);
@@ -227,10 +230,33 @@ pub fn encode_head(
 
 /// Writes a DATA frame. At most [`DATA_MAX_BYTES`] of data: the caller has cut it.
 pub fn encode_data(id: u32, data: &[u8], end: bool) -> Bytes {
-    debug_assert!(data.len() <= DATA_MAX_BYTES);
-    let mut out = start(kind::DATA, if end { FLAG_END } else { 0 }, id, data.len());
-    out.extend_from_slice(data);
-    out.into()
+    let mut frame = DataFrame::new(id, data.len());
+    frame.push(data);
+    frame.finish(end)
+}
+
+/// A DATA frame that is being written, from as many pieces as there are.
+pub(crate) struct DataFrame(Vec<u8>);
+
+impl DataFrame {
+    /// With room for so much data.
+    pub(crate) fn new(id: u32, capacity: usize) -> Self {
+        Self(start(kind::DATA, 0, id, capacity))
+    }
+
+    /// Adds a piece.
+    pub(crate) fn push(&mut self, data: &[u8]) {
+        self.0.extend_from_slice(data);
+    }
+
+    /// The whole frame. At most [`DATA_MAX_BYTES`] of data: the caller has cut it.
+    pub(crate) fn finish(mut self, end: bool) -> Bytes {
+        debug_assert!(self.0.len() <= HEADER_BYTES + DATA_MAX_BYTES);
+        if end {
+            self.0[FLAGS_AT] |= FLAG_END;
+        }
+        self.0.into()
+    }
 }
 
 /// The same frame on another stream: its id is settled only when it leaves.

@@ -105,7 +105,7 @@ async fn tenants(args: &Args, target: SocketAddr) -> Result<(), Box<dyn Error>> 
 }
 
 async fn exchanges(args: &Args, target: SocketAddr) -> Result<(), Box<dyn Error>> {
-    let pools = [("64 kept", ""), ("1,024 kept", BRIDGE_POOL)];
+    let pools = [("256 kept", ""), ("1,024 kept", BRIDGE_POOL)];
     let mut sites = Vec::new();
     for (_, pool) in &pools {
         let site = Installation::builder()

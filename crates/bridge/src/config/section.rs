@@ -187,7 +187,7 @@ pub struct Targets {
     pub idle_timeout: Span,
     /// How long a connection is kept for another request. Default 30 s.
     pub pool_idle_timeout: Span,
-    /// Idle connections to one target. 0 to 1024, default 64.
+    /// Idle connections to one target. 0 to 1024, default 256.
     pub pool_idle_per_target: Within<0, 1024>,
     /// Idle connections in all. 0 to 8192, default 512.
     pub pool_idle_max: Within<0, 8192>,
@@ -201,7 +201,7 @@ impl Default for Targets {
             head_timeout: Span::secs(120),
             idle_timeout: Span::secs(120),
             pool_idle_timeout: Span::secs(30),
-            pool_idle_per_target: Within::known(64),
+            pool_idle_per_target: Within::known(256),
             pool_idle_max: Within::known(512),
         }
     }

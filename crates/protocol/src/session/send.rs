@@ -3,9 +3,9 @@
 use super::event::Event;
 use super::stream::{Outgoing, Stream};
 use super::{Session, Side};
-use crate::frame::{self, Credit, Frame};
+use crate::frame::{self, Credit, DataFrame, Frame};
 use crate::limits::DATA_SENT_BYTES;
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
 use std::time::{Duration, Instant};
 
 /// A stream that had nothing to send for this long is fresh again: long enough that a transfer
@@ -281,14 +281,16 @@ fn next_frame(stream: &mut Stream, session_left: u64) -> (Bytes, usize) {
             stream.send.queue.push_front(Outgoing::Data(data));
             let wanted = stream.send.queued.min(DATA_SENT_BYTES) as u64;
             let fits = stream.send.window.fits(wanted, session_left);
-            let data = gather(stream, usize::try_from(fits).unwrap_or(usize::MAX));
-            stream.send.window.outstanding += data.len() as u64;
+            let fits = usize::try_from(fits).unwrap_or(usize::MAX);
+            let mut frame = DataFrame::new(id, fits);
+            let taken = gather(stream, &mut frame, fits);
+            stream.send.window.outstanding += taken as u64;
             let end = matches!(stream.send.queue.front(), Some(Outgoing::End(None)));
             if end {
                 stream.send.queue.pop_front();
                 stream.send.ended = true;
             }
-            (frame::encode_data(id, &data, end), data.len())
+            (frame.finish(end), taken)
         }
         Some(Outgoing::End(trailers)) => {
             stream.send.ended = true;
@@ -302,35 +304,19 @@ fn next_frame(stream: &mut Stream, session_left: u64) -> (Bytes, usize) {
     }
 }
 
-/// Up to `max` bytes from the front of the queue; small pieces go together.
-fn gather(stream: &mut Stream, max: usize) -> Bytes {
+/// Up to `max` bytes from the front of the queue, copied into a frame; pieces go together.
+fn gather(stream: &mut Stream, frame: &mut DataFrame, max: usize) -> usize {
     let queue = &mut stream.send.queue;
-    let alone = !matches!(queue.get(1), Some(Outgoing::Data(_)));
-    let Some(Outgoing::Data(first)) = queue.front_mut() else {
-        return Bytes::new();
-    };
-    if first.len() >= max {
-        let data = first.split_to(max);
-        if first.is_empty() {
-            queue.pop_front();
-        }
-        return data;
-    }
-    if alone {
-        let data = std::mem::take(first);
-        queue.pop_front();
-        return data;
-    }
-    let mut out = BytesMut::with_capacity(max);
-    while out.len() < max {
-        let Some(Outgoing::Data(piece)) = queue.front_mut() else {
-            break;
-        };
-        let take = piece.len().min(max - out.len());
-        out.extend_from_slice(&piece.split_to(take));
+    let mut left = max;
+    while left > 0
+        && let Some(Outgoing::Data(piece)) = queue.front_mut()
+    {
+        let taken = piece.split_to(piece.len().min(left));
+        frame.push(&taken);
+        left -= taken.len();
         if piece.is_empty() {
             queue.pop_front();
         }
     }
-    out.freeze()
+    max - left
 }

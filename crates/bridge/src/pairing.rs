@@ -23,7 +23,7 @@ use serde::{Deserialize, Serialize};
 use std::fmt;
 use std::time::Duration;
 use tokio::time::timeout;
-use transport::dial::{DialError, Dialer, ProxyError};
+use transport::dial::{DialError, Dialer, ProxyError, RelayUrl};
 use transport::tls::TlsSetupError;
 
 /// Longest answer that is read, in bytes.
@@ -148,7 +148,8 @@ struct Problem {
 /// Pairs this bridge and keeps its identity in the data directory.
 ///
 /// Again with the same relay the key pair is used again, so that nothing changes for who it is
-/// already; another relay gets a key pair of its own.
+/// already; another relay gets a key pair of its own. A relay that moved to another port of its
+/// host is the same.
 ///
 /// # Errors
 /// [`PairError`]; what was there before is still there.
@@ -156,7 +157,7 @@ pub async fn pair(config: &Config, api_key: &ApiKey) -> Result<Identity, PairErr
     let data_dir = DataDir::open(config.bridge.data_dir.get())?;
     let relay = config.relay.url.to_string();
     let key = match Identity::load(&data_dir) {
-        Ok(identity) if identity.relay == relay => identity.key,
+        Ok(identity) if is_same(&identity.relay, &config.relay.url) => identity.key,
         Ok(_) | Err(IdentityError::NotPaired { .. }) => Key::generate()?,
         Err(error) => return Err(error.into()),
     };
@@ -178,6 +179,12 @@ pub async fn pair(config: &Config, api_key: &ApiKey) -> Result<Identity, PairErr
     };
     identity.save(&data_dir)?;
     Ok(identity)
+}
+
+/// Whether a relay that was paired with before is this one.
+fn is_same(before: &str, now: &RelayUrl) -> bool {
+    let before = before.parse::<RelayUrl>();
+    before.is_ok_and(|before| before.host().eq_ignore_ascii_case(now.host()))
 }
 
 /// Knows the way to the config's relay.
@@ -312,6 +319,19 @@ mod tests {
         assert_eq!(bytes("public_key"), key.public());
         assert!(transcript("id").is_proved_by(&bytes("proof")));
         assert!(!transcript("other").is_proved_by(&bytes("proof")));
+    }
+
+    #[test]
+    fn a_relay_is_the_same_on_another_port_and_another_on_another_host() {
+        let now: RelayUrl = "https://relay.example:8443".parse().unwrap();
+        for (before, same) in [
+            ("https://relay.example", true),
+            ("https://RELAY.example:9", true),
+            ("https://other.example:8443", false),
+            ("", false),
+        ] {
+            assert_eq!(is_same(before, &now), same, "{before}");
+        }
     }
 
     #[test]

@@ -13,7 +13,7 @@ use serde::Deserialize;
 pub struct Limits {
     /// Tunnels of all tenants together. Default 10000.
     pub sessions_max: u32,
-    /// Tunnels of one tenant. Default 64.
+    /// Tunnels of one tenant. Default 1000.
     pub sessions_per_tenant: u32,
     /// TLS handshakes at once; more wait for their turn. Callers that offer HTTP/2 have a quarter
     /// as many places of their own. Default 128.
@@ -65,7 +65,7 @@ impl Default for Limits {
     fn default() -> Self {
         Self {
             sessions_max: 10_000,
-            sessions_per_tenant: 64,
+            sessions_per_tenant: 1_000,
             handshakes_max: 128,
             handshakes_per_address: 32,
             unproven_tunnels_max: 256,

@@ -17,17 +17,25 @@ use crate::state::State;
 use http::Response;
 use protocol::Code;
 use serde_json::{Value, json};
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Instant;
 
 /// All bridges of the caller's tenant.
 pub fn list(state: &State, principal: &Principal) -> Response<Body> {
-    let sessions = state.registry.of_tenant(&principal.tenant);
+    let mut sessions: HashMap<Arc<str>, Vec<Arc<Entry>>> = HashMap::new();
+    for entry in state.registry.of_tenant(&principal.tenant) {
+        let own = sessions.entry(entry.owner.bridge.clone()).or_default();
+        own.push(entry);
+    }
     let bridges: Vec<Value> = state
         .directory
         .bridges_of(&principal.tenant)
         .iter()
-        .map(|bridge| shown(state, bridge, &sessions))
+        .map(|bridge| {
+            let own = sessions.get(bridge.id.as_str());
+            shown(state, bridge, own.map_or(&[], Vec::as_slice))
+        })
         .collect();
     json_response(&json!({ "bridges": bridges }))
 }
@@ -37,10 +45,11 @@ pub fn list(state: &State, principal: &Principal) -> Response<Body> {
 /// # Errors
 /// `not_found`.
 pub fn show(state: &State, principal: &Principal, name: &str) -> Result<Response<Body>, Problem> {
-    let sessions = state.registry.of_tenant(&principal.tenant);
+    let mut sessions = state.registry.of_tenant(&principal.tenant);
     let bridges = state.directory.bridges_of(&principal.tenant);
     let found = bridges.iter().find(|bridge| &*bridge.name == name);
     let bridge = found.ok_or_else(unknown)?;
+    sessions.retain(|entry| &*entry.owner.bridge == bridge.id.as_str());
     Ok(json_response(&shown(state, bridge, &sessions)))
 }
 
@@ -70,11 +79,8 @@ fn unknown() -> Problem {
     Problem::not_sent(Code::NotFound, "there is no bridge of that name")
 }
 
-fn shown(state: &State, bridge: &BridgeSummary, sessions: &[Arc<Entry>]) -> Value {
-    let own: Vec<&Arc<Entry>> = sessions
-        .iter()
-        .filter(|entry| &*entry.owner.bridge == bridge.id.as_str())
-        .collect();
+/// With the sessions that are its own.
+fn shown(state: &State, bridge: &BridgeSummary, own: &[Arc<Entry>]) -> Value {
     let online = own.iter().any(|entry| entry.session.is_open());
     let sessions: Vec<Value> = own.iter().map(|entry| session(entry)).collect();
     json!({

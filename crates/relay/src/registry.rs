@@ -5,8 +5,13 @@
 //! unless that is draining; an equal or lower one is stale. Two machines that run on one identity
 //! keep replacing each other, and that is reported as a clone.
 
-use policy::{Host, HostPattern};
-use protocol::frame::{GoAwayReason, Hello, PreviousSession, RefusedCode, Serves};
+mod offer;
+mod tunnels;
+
+pub use offer::Offer;
+pub use tunnels::Tunnels;
+
+use protocol::frame::{GoAwayReason, Hello, PreviousSession, RefusedCode};
 use protocol::session::EndReason;
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -60,38 +65,6 @@ struct Seen {
     up: Vec<Arc<Entry>>,
 }
 
-/// What a bridge serves, parsed once.
-#[derive(Debug)]
-pub struct Offer {
-    /// As the bridge said it.
-    pub serves: Arc<Serves>,
-    /// Its host patterns; `None` when it keeps them to itself.
-    hosts: Option<Vec<HostPattern>>,
-}
-
-impl Offer {
-    fn new(serves: Arc<Serves>) -> Self {
-        let hosts = serves.hosts.as_ref().map(|patterns| {
-            // A pattern that this relay cannot read is one that it cannot choose by.
-            let parsed = patterns.iter().filter_map(|p| HostPattern::parse(p).ok());
-            parsed.collect()
-        });
-        Self { serves, hosts }
-    }
-
-    /// Whether it declares the endpoint.
-    pub fn has_endpoint(&self, name: &str) -> bool {
-        self.serves.endpoints.iter().any(|known| known == name)
-    }
-
-    /// Whether it may serve the host: a pattern matches, or it does not tell its patterns.
-    pub fn may_serve(&self, host: &Host) -> bool {
-        self.hosts
-            .as_ref()
-            .is_none_or(|patterns| patterns.iter().any(|pattern| pattern.matches(host)))
-    }
-}
-
 /// One tunnel that is up.
 #[derive(Debug)]
 pub struct Entry {
@@ -99,8 +72,8 @@ pub struct Entry {
     pub owner: Owner,
     /// The session.
     pub session: Session,
-    /// What it serves, as it said last.
-    pub offer: Mutex<Arc<Offer>>,
+    /// What it serves, as it said last. The registry changes it, which lists tunnels by it.
+    offer: Mutex<Arc<Offer>>,
     /// The bridge's program version.
     pub software: String,
     /// The bridge's host.
@@ -119,17 +92,15 @@ impl Entry {
             .clone()
     }
 
-    /// The bridge has said anew what it serves.
-    pub fn serves_changed(&self) {
-        let offer = Arc::new(Offer::new(self.session.serves()));
-        *self.offer.lock().unwrap_or_else(PoisonError::into_inner) = offer;
+    fn set_offer(&self, offer: Offer) {
+        *self.offer.lock().unwrap_or_else(PoisonError::into_inner) = Arc::new(offer);
     }
 }
 
 #[derive(Debug, Default)]
 struct Inner {
     /// By tenant.
-    sessions: HashMap<Arc<str>, Vec<Arc<Entry>>>,
+    sessions: HashMap<Arc<str>, Tunnels>,
     count: usize,
     seen: BTreeMap<Slot, Seen>,
 }
@@ -186,7 +157,8 @@ impl Registry {
         let replaces = known.is_some_and(|seen| seen.up.iter().any(|own| own.session.is_open()));
         let of_tenant = inner.sessions.get(&owner.tenant);
         let full = inner.count >= self.sessions_max
-            || of_tenant.map_or(0, Vec::len) >= self.sessions_per_tenant.max(1);
+            || of_tenant.map_or(0, |tunnels| tunnels.all().len())
+                >= self.sessions_per_tenant.max(1);
         if full && !replaces {
             return Err(RefusedCode::Overloaded);
         }
@@ -248,8 +220,8 @@ impl Registry {
         for old in &old {
             inner.take_out(old);
         }
-        let all = inner.sessions.entry(owner.tenant.clone()).or_default();
-        all.push(entry.clone());
+        let tunnels = inner.sessions.entry(owner.tenant.clone()).or_default();
+        tunnels.insert(&entry);
         inner.count += 1;
         drop(inner);
         for old in old {
@@ -296,18 +268,23 @@ impl Registry {
         inner.take_out_of_slot(entry);
     }
 
+    /// A bridge has said anew what it serves.
+    pub fn serves_changed(&self, entry: &Arc<Entry>) {
+        let offer = Offer::new(entry.session.serves());
+        if let Some(tunnels) = self.lock().sessions.get_mut(&entry.owner.tenant) {
+            tunnels.offer_anew(entry, offer);
+        }
+    }
+
     /// The tunnels of a tenant.
     pub fn of_tenant(&self, tenant: &str) -> Vec<Arc<Entry>> {
-        self.lock()
-            .sessions
-            .get(tenant)
-            .cloned()
+        self.with_tenant(tenant, |tunnels| tunnels.all().to_vec())
             .unwrap_or_default()
     }
 
-    /// Looks at the tunnels of a tenant without taking them out: the data path.
-    pub fn with_tenant<T>(&self, tenant: &str, look: impl FnOnce(&[Arc<Entry>]) -> T) -> T {
-        look(self.lock().sessions.get(tenant).map_or(&[], Vec::as_slice))
+    /// Looks at the tunnels of a tenant, if it has any, without taking them out: the data path.
+    pub fn with_tenant<T>(&self, tenant: &str, look: impl FnOnce(&Tunnels) -> T) -> Option<T> {
+        self.lock().sessions.get(tenant).map(look)
     }
 
     /// How many tunnels are up.
@@ -331,35 +308,34 @@ impl Registry {
     /// Ends every tunnel that `why` gives a reason for. They are out of the registry at once, so
     /// that nothing new is sent to them.
     pub fn cut(&self, why: impl Fn(&Owner) -> Option<EndReason>) -> usize {
-        let mut cut = Vec::new();
         let mut inner = self.lock();
-        for all in inner.sessions.values_mut() {
-            cut.extend(all.extract_if(.., |entry| why(&entry.owner).is_some()));
-        }
-        inner.sessions.retain(|_, all| !all.is_empty());
-        inner.count -= cut.len();
-        for entry in &cut {
+        let cut: Vec<_> = inner
+            .all()
+            .filter_map(|entry| why(&entry.owner).map(|reason| (entry.clone(), reason)))
+            .collect();
+        for (entry, _) in &cut {
+            inner.take_out(entry);
             inner.take_out_of_slot(entry);
         }
         drop(inner);
-        for entry in &cut {
-            let reason = why(&entry.owner).unwrap_or(EndReason::Revoked);
+        let count = cut.len();
+        for (entry, reason) in cut {
             entry.session.close(reason);
         }
-        cut.len()
+        count
     }
 
     /// Asks every bridge to leave, spread over `spread`, because this node goes down.
     pub fn drain_all(&self, spread: Duration) {
         let inner = self.lock();
-        for entry in inner.sessions.values().flatten() {
+        for entry in inner.all() {
             entry.session.drain(GoAwayReason::Draining, spread);
         }
     }
 
     /// Ends every tunnel.
     pub fn close_all(&self) {
-        let all: Vec<_> = self.lock().sessions.values().flatten().cloned().collect();
+        let all: Vec<_> = self.lock().all().cloned().collect();
         for entry in all {
             entry.session.close(EndReason::Draining);
         }
@@ -389,20 +365,22 @@ impl Inner {
         })
     }
 
+    fn all(&self) -> impl Iterator<Item = &Arc<Entry>> {
+        self.sessions.values().flat_map(Tunnels::all)
+    }
+
     /// Takes a tunnel out of its tenant's, if it is there.
     fn take_out(&mut self, entry: &Arc<Entry>) {
         let tenant = &entry.owner.tenant;
-        let Some(all) = self.sessions.get_mut(tenant) else {
+        let Some(tunnels) = self.sessions.get_mut(tenant) else {
             return;
         };
-        let Some(index) = all.iter().position(|other| Arc::ptr_eq(other, entry)) else {
-            return;
-        };
-        all.remove(index);
-        if all.is_empty() {
+        if tunnels.remove(entry) {
+            self.count -= 1;
+        }
+        if tunnels.all().is_empty() {
             self.sessions.remove(tenant);
         }
-        self.count -= 1;
     }
 
     fn take_out_of_slot(&mut self, entry: &Arc<Entry>) {
@@ -430,7 +408,7 @@ impl Seen {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use protocol::frame::Windows;
+    use protocol::frame::{Serves, Windows};
 
     fn owner(tenant: &str, bridge: &str) -> Owner {
         Owner {
@@ -474,23 +452,6 @@ mod tests {
         assert_eq!(registry.admit(&owner, &hello(0, 6), now), Ok(()));
         assert_eq!(registry.admit(&owner, &hello(1, 1), now), Ok(()));
         assert!(registry.admit(&owner, &hello(SLOT_MAX, 1), now).is_err());
-    }
-
-    #[test]
-    fn what_a_bridge_serves_decides_and_silence_means_ask() {
-        let serves = |hosts: Option<Vec<&str>>| Serves {
-            endpoints: protocol::frame::Bounded::truncated(["alm".to_owned()]),
-            hosts: hosts
-                .map(|all| protocol::frame::Bounded::truncated(all.into_iter().map(str::to_owned))),
-        };
-        let named = Offer::new(Arc::new(serves(Some(vec!["*.corp.example", "10.0.0.0/8"]))));
-        let host = |url: &str| policy::Target::parse(url).unwrap().host().clone();
-        assert!(named.has_endpoint("alm") && !named.has_endpoint("al"));
-        assert!(named.may_serve(&host("http://ci.corp.example/")));
-        assert!(named.may_serve(&host("http://10.1.2.3/")));
-        assert!(!named.may_serve(&host("http://other.example/")));
-        let silent = Offer::new(Arc::new(serves(None)));
-        assert!(silent.may_serve(&host("http://other.example/")));
     }
 
     #[test]

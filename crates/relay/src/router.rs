@@ -41,28 +41,44 @@ pub fn choose(
     wanted: Wanted<'_>,
     except: &[Arc<Entry>],
 ) -> Result<Arc<Entry>, Failure> {
-    let best = registry.with_tenant(tenant, |all| {
-        let fitting = all.iter().filter(|entry| {
-            entry.session.is_open()
-                && !except.iter().any(|tried| Arc::ptr_eq(tried, entry))
-                && match bridge {
-                    Some(name) => &*entry.owner.name == name && declares(entry, wanted, true),
-                    None => declares(entry, wanted, false),
-                }
-        });
-        fitting
-            .min_by_key(|entry| entry.session.streams_open())
-            .cloned()
+    let best = registry.with_tenant(tenant, |tunnels| {
+        let declaring = match wanted {
+            Wanted::Endpoint(name) => tunnels.serving(name),
+            Wanted::Host(_) => tunnels.all(),
+        };
+        least_busy(declaring.iter().filter(|entry| {
+            !except.iter().any(|tried| Arc::ptr_eq(tried, entry)) && fits(entry, bridge, wanted)
+        }))
     });
+    let best = best.flatten();
     best.ok_or_else(|| explain(registry, paired, tenant, bridge, wanted))
 }
 
-/// Whether a bridge may take it. One that was asked for by name is asked for any host.
-fn declares(entry: &Entry, wanted: Wanted<'_>, by_name: bool) -> bool {
-    match wanted {
-        Wanted::Endpoint(name) => entry.offer().has_endpoint(name),
-        Wanted::Host(host) => by_name || entry.offer().may_serve(host),
+/// Whether a tunnel that declares the endpoint may take it. A bridge that was asked for by name is
+/// asked for any host.
+fn fits(entry: &Entry, bridge: Option<&str>, wanted: Wanted<'_>) -> bool {
+    match (bridge, wanted) {
+        (Some(name), _) => &*entry.owner.name == name,
+        (None, Wanted::Endpoint(_)) => true,
+        (None, Wanted::Host(host)) => entry.offer().may_serve(host),
     }
+}
+
+/// The one with the fewest streams of those that take more.
+fn least_busy<'a>(entries: impl Iterator<Item = &'a Arc<Entry>>) -> Option<Arc<Entry>> {
+    let mut best = None;
+    for entry in entries {
+        let Some(streams) = entry.session.load() else {
+            continue;
+        };
+        if best.is_none_or(|(least, _)| streams < least) {
+            best = Some((streams, entry));
+        }
+        if streams == 0 {
+            break;
+        }
+    }
+    best.map(|(_, entry)| entry.clone())
 }
 
 fn explain(

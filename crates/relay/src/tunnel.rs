@@ -196,7 +196,7 @@ pub async fn carry(state: &State, up: Up) {
         loop {
             let seen = entry.offer().serves.clone();
             entry.session.serves_changed(&seen).await;
-            entry.serves_changed();
+            state.registry.serves_changed(&entry);
             if entry.session.is_over() {
                 std::future::pending::<()>().await;
             }

@@ -103,6 +103,14 @@ impl Session {
         self.shared.peek(|session| session.streams_live())
     }
 
+    /// Streams that are open, if new ones may be opened.
+    pub fn load(&self) -> Option<u32> {
+        self.shared.peek(|session| {
+            let takes_more = session.takes_streams();
+            takes_more.then(|| session.streams_live())
+        })
+    }
+
     /// The smallest round trip measured so far.
     pub fn rtt(&self) -> Duration {
         self.shared.peek(|session| session.rtt())

@@ -12,14 +12,14 @@ mod output;
 mod serve;
 mod tenant;
 
-use crate::config::{Config, ConfigError};
+use crate::config::{Config, ConfigError, Database};
 use crate::running::StartError;
 use crate::storage::{Storage, StorageError};
 use args::{Args, Command, ConfigCommand};
 use clap::{CommandFactory as _, Parser as _};
 use std::error::Error as StdError;
 use std::io::Write as _;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::ExitCode;
 use transport::runtime::Share;
 
@@ -103,9 +103,11 @@ fn run(args: Args) -> Result<(), CliError> {
 }
 
 /// Opens a database that exists: looking at an empty one would say that all is lost.
-async fn open(database: &Path) -> Result<Storage, CliError> {
-    if !database.exists() {
-        return Err(CliError::NoDatabase(database.to_owned()));
+async fn open(database: &Database) -> Result<Storage, CliError> {
+    if let Database::Sqlite(path) = database
+        && !path.exists()
+    {
+        return Err(CliError::NoDatabase(path.clone()));
     }
     Ok(Storage::open(database).await?)
 }

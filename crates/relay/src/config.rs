@@ -4,10 +4,12 @@
 //! file's directory, and combinations that would expose something are refused here, before
 //! anything listens. `deploy/examples/relay.toml` shows every key with its default.
 
+mod database;
 mod file;
 mod limits;
 mod units;
 
+pub use database::{Database, PostgresUrl};
 pub use limits::{Limits, Log, LogFormat, LogLevel, Tunnel};
 pub use units::{ByteSize, Span, UnitError};
 
@@ -22,8 +24,8 @@ pub struct Config {
     pub listen: Listen,
     /// How the public listener speaks TLS; `None` for a listener without.
     pub tls: Option<Tls>,
-    /// The SQLite database.
-    pub database: PathBuf,
+    /// `[storage]`: the database.
+    pub database: Database,
     /// `[limits]`.
     pub limits: Limits,
     /// `[tunnel]`.
@@ -134,7 +136,7 @@ impl Config {
                 dir: data_dir.to_owned(),
                 names: Vec::new(),
             }),
-            database: data_dir.join("relay.db"),
+            database: Database::Sqlite(data_dir.join("relay.db")),
             limits: Limits::default(),
             tunnel: Tunnel::default(),
             log: Log::default(),
@@ -189,14 +191,14 @@ mod tests {
             format!("{:?}", Tunnel::default())
         );
         assert_eq!(config.log, Log::default());
-        assert_eq!(config.database, Path::new("etc/relay.db"));
+        assert_eq!(config.database, Database::Sqlite("etc/relay.db".into()));
     }
 
     #[test]
     fn the_smallest_file_is_enough() {
         let config =
             parse("[listen]\npublic = \"0.0.0.0:8443\"\n[tls]\nself_signed = true").unwrap();
-        assert_eq!(config.database, Path::new("etc/relay.db"));
+        assert_eq!(config.database, Database::Sqlite("etc/relay.db".into()));
         assert!(matches!(config.tls, Some(Tls::SelfSigned { dir, .. }) if dir == Path::new("etc")));
     }
 
@@ -244,9 +246,9 @@ mod tests {
                 "either",
             ),
             (
-                "[listen]\npublic = \"127.0.0.1:1\"\n[storage]\nurl = \"postgres://db/relay\"",
+                "[listen]\npublic = \"127.0.0.1:1\"\n[storage]\nurl = \"mysql://db/relay\"",
                 "line 4",
-                "not in this version",
+                "postgres://",
             ),
             (
                 "[listen]\npublic = \"127.0.0.1:1\"\n[storage]\nurl = \"relay.db\"",

@@ -1,13 +1,16 @@
 //! What must survive a restart: tenants, API keys, bridges.
 //!
-//! [`Storage`] is the one interface; behind it is SQLite (`sqlite`), and there is room beside it
-//! for PostgreSQL: statements are portable, ids and times are made here. Several processes may
-//! have the same database open: every change raises one revision in its own transaction, and
+//! [`Storage`] is the one interface; behind it is SQLite or PostgreSQL (`db`): statements are the
+//! same for both, ids and times are made here. Several processes may have the same database open: every change raises one revision in its own transaction, and
 //! [`Storage::changes_since`] tells the others what it touched. Nothing on the data path comes
 //! here; that reads the `directory`.
 
+mod changes;
+mod db;
 mod model;
 mod pairing;
+mod postgres;
+mod rows;
 mod sqlite;
 #[cfg(test)]
 mod tests;
@@ -19,9 +22,10 @@ pub use model::{
 };
 pub use pairing::{Paired, Pairing};
 
+use crate::config::Database;
+use db::{Backend, Tx};
 use protocol::{Code, Failure};
-use sqlx::{Row, Sqlite, SqlitePool, Transaction};
-use std::path::Path;
+use sqlx::{AnyPool, Row};
 
 /// Installations of one bridge that are not revoked.
 pub const IDENTITIES_MAX: i64 = 16;
@@ -57,7 +61,7 @@ pub enum StorageError {
 
 impl From<sqlx::Error> for StorageError {
     fn from(error: sqlx::Error) -> Self {
-        if sqlite::is_passing(&error) {
+        if db::is_passing(&error) {
             Self::Unavailable(error)
         } else {
             Self::Database(error)
@@ -87,7 +91,8 @@ impl From<StorageError> for Failure {
 /// The database. Cheap to clone.
 #[derive(Debug, Clone)]
 pub struct Storage {
-    pool: SqlitePool,
+    pool: AnyPool,
+    backend: Backend,
 }
 
 /// What `key revoke` did.
@@ -97,18 +102,15 @@ pub struct Revoked {
     pub bridges: Vec<String>,
 }
 
-type Tx = Transaction<'static, Sqlite>;
-
 impl Storage {
-    /// Opens the SQLite database at `path`, and creates or migrates it.
+    /// Opens the database, and creates or migrates its tables.
     ///
     /// # Errors
-    /// [`StorageError::Unusable`] for a file that is none of ours, [`StorageError::Unavailable`]
-    /// when the disk or another process stands in the way.
-    pub async fn open(path: &Path) -> Result<Self, StorageError> {
-        Ok(Self {
-            pool: sqlite::open(path).await?,
-        })
+    /// [`StorageError::Unusable`] for one that is none of ours or cannot be reached,
+    /// [`StorageError::Unavailable`] when the disk or another process stands in the way.
+    pub async fn open(database: &Database) -> Result<Self, StorageError> {
+        let (pool, backend) = db::open(database).await?;
+        Ok(Self { pool, backend })
     }
 
     /// Waits until everything is on disk, and closes.
@@ -132,12 +134,12 @@ impl Storage {
     /// # Errors
     /// [`StorageError`] when the database does not answer.
     pub async fn changes_since(&self, revision: i64) -> Result<Changes, StorageError> {
-        sqlite::changes_since(&self.pool, revision).await
+        changes::changes_since(&self.pool, self.backend, revision).await
     }
 
     /// Begins a change: takes the write lock and raises the revision.
     async fn change(&self) -> Result<(Tx, i64), StorageError> {
-        let mut tx = self.pool.begin_with("BEGIN IMMEDIATE").await?;
+        let mut tx = self.pool.begin_with(self.backend.begin()).await?;
         let row =
             sqlx::query("UPDATE meta SET revision = revision + 1 WHERE id = 1 RETURNING revision")
                 .fetch_one(&mut *tx)
@@ -190,7 +192,7 @@ impl Storage {
         let rows = sqlx::query("SELECT * FROM tenants ORDER BY name")
             .fetch_all(&self.pool)
             .await?;
-        rows.iter().map(sqlite::tenant).collect()
+        rows.iter().map(rows::tenant).collect()
     }
 
     /// The tenant of that name.
@@ -203,7 +205,7 @@ impl Storage {
             .fetch_optional(&self.pool)
             .await?;
         let row = row.ok_or_else(|| no_tenant(name))?;
-        sqlite::tenant(&row)
+        rows::tenant(&row)
     }
 
     /// Suspends a tenant, or lets it work again.
@@ -291,7 +293,7 @@ impl Storage {
         .bind(only)
         .fetch_all(&self.pool)
         .await?;
-        rows.iter().map(sqlite::key).collect()
+        rows.iter().map(rows::key).collect()
     }
 
     /// Revokes an API key, and the installations of bridges that were paired with it unless
@@ -363,7 +365,7 @@ impl Storage {
         .bind(only)
         .fetch_all(&self.pool)
         .await?;
-        rows.iter().map(sqlite::bridge).collect()
+        rows.iter().map(rows::bridge).collect()
     }
 
     /// Revokes a bridge of a tenant (its id) with all its installations. Its name becomes free.
@@ -389,7 +391,7 @@ impl Storage {
             )));
         };
         let bridge: String = row.try_get("id")?;
-        sqlite::revoke_identities(&mut tx, &bridge, now, revision).await?;
+        pairing::revoke_identities(&mut tx, &bridge, now, revision).await?;
         Ok(tx.commit().await?)
     }
 

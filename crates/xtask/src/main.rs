@@ -15,6 +15,7 @@
 mod bench;
 mod ci;
 mod gate;
+mod postgres;
 mod step;
 mod test;
 mod tool;

@@ -1,5 +1,6 @@
 //! `cargo xtask test`: the programs, then every test.
 
+use crate::postgres::{self, Postgres};
 use crate::step::{Failed, Step};
 use crate::tool;
 
@@ -25,7 +26,8 @@ pub(crate) fn run(args: &Args) -> Result<(), Failed> {
         );
         &["test", "--tests"]
     };
-    let mut tests = Step::cargo(runner);
+    let postgres = Postgres::start()?;
+    let mut tests = Step::cargo(runner).env(postgres::VARIABLE, postgres.url());
     if !names_package(&args.rest) {
         tests = tests.args(["--workspace"]);
     }

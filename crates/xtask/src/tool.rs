@@ -12,6 +12,11 @@ pub(crate) fn install(name: &str) -> Result<(), Failed> {
     if is_installed(name) {
         return Ok(());
     }
+    install_package(name)
+}
+
+/// On Debian and its kin, installs a package.
+pub(crate) fn install_package(name: &str) -> Result<(), Failed> {
     println!("   ({name} is not installed: installing it, which needs root or sudo)");
     apt_get(&["update"])?;
     apt_get(&["install", "--yes", name])

@@ -68,7 +68,7 @@ pub(super) fn explain(config: &Config, path: &Path) -> Vec<String> {
     if listen.behind_balancer {
         lines.push("  tunnels   may come without TLS: a balancer in front ends it".to_owned());
     }
-    lines.push(format!("  database  {}", config.database.display()));
+    lines.push(format!("  database  {}", config.database));
     let limits = &config.limits;
     lines.push(format!(
         "  calls     up to {} each way, {} unless they say otherwise, at most {}",

@@ -3,7 +3,7 @@
 //! A mistake begins with the key that it is about (`listen.public ...`), so that the caller can
 //! name the line.
 
-use super::{Config, Limits, Listen, Log, Tls, Tunnel};
+use super::{Config, Database, Limits, Listen, Log, Tls, Tunnel};
 use serde::Deserialize;
 use serde::de::{self, Deserializer};
 use std::net::SocketAddr;
@@ -48,18 +48,11 @@ struct TlsTable {
     names: Vec<String>,
 }
 
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Default, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 struct StorageTable {
-    url: String,
-}
-
-impl Default for StorageTable {
-    fn default() -> Self {
-        Self {
-            url: "sqlite://relay.db".into(),
-        }
-    }
+    url: Option<String>,
+    url_file: Option<PathBuf>,
 }
 
 fn address<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<SocketAddr>, D::Error> {
@@ -73,8 +66,8 @@ fn address<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<SocketAd
 
 impl File {
     pub(super) fn resolve(self, base: &Path) -> Result<Config, String> {
-        let database = self.storage.database(base)?;
-        let dir = database.parent().unwrap_or(base).to_owned();
+        let database = self.storage.resolve(base)?;
+        let dir = database.dir(base);
         let tls = self.tls.map(|table| table.resolve(base, dir)).transpose()?;
         let listen = self.listen.resolve(tls.is_some())?;
         if let Some(mistake) = self.limits.mistake().or_else(|| self.tunnel.mistake()) {
@@ -163,19 +156,25 @@ impl TlsTable {
 }
 
 impl StorageTable {
-    fn database(&self, base: &Path) -> Result<PathBuf, String> {
-        match self.url.split_once("://") {
-            Some(("sqlite", path)) if !path.is_empty() => Ok(base.join(path)),
-            Some(("postgres" | "postgresql", _)) => Err(
-                "storage.url names PostgreSQL, which is not in this version: write \
-                 \"sqlite://relay.db\""
-                    .into(),
-            ),
-            _ => Err(format!(
-                "storage.url `{}` is not understood: write \"sqlite://relay.db\", a path beside \
-                 this file, or \"sqlite:///var/lib/integration-relay/relay.db\"",
-                self.url
-            )),
-        }
+    fn resolve(self, base: &Path) -> Result<Database, String> {
+        let url = match (self.url, self.url_file) {
+            (Some(_), Some(_)) => {
+                return Err("storage.url clashes with storage.url_file: write either".into());
+            }
+            (Some(url), None) => url,
+            (None, None) => "sqlite://relay.db".into(),
+            (None, Some(file)) => {
+                let file = base.join(file);
+                let text = std::fs::read_to_string(&file);
+                let text = text.map_err(|error| {
+                    format!(
+                        "storage.url_file {} cannot be read: {error}",
+                        file.display()
+                    )
+                })?;
+                text.trim().to_owned()
+            }
+        };
+        Database::parse(&url, base)
     }
 }

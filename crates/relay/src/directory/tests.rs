@@ -1,6 +1,7 @@
 //! The directory on a real database.
 
 use super::*;
+use crate::config::Database;
 use crate::storage::{ClientId, Existing, Pairing, Role, Secret};
 use crate::testing::TempDir;
 use protocol::frame::RefusedCode;
@@ -13,7 +14,9 @@ struct World {
 
 async fn world() -> World {
     let dir = TempDir::new("directory");
-    let storage = Storage::open(&dir.path().join("relay.db")).await.unwrap();
+    let storage = Storage::open(&Database::Sqlite(dir.path().join("relay.db")))
+        .await
+        .unwrap();
     storage.create_tenant("acme").await.unwrap();
     let directory = Directory::load(storage.clone()).await.unwrap();
     World {

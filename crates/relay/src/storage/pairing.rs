@@ -9,7 +9,7 @@
 //! ```
 
 use super::model::{BridgeId, ClientId, Existing, IdentityId, TenantId, TenantState, now};
-use super::{IDENTITIES_MAX, Storage, StorageError, Tx, invalid_name, is_valid_name, sqlite};
+use super::{IDENTITIES_MAX, Storage, StorageError, Tx, invalid_name, is_valid_name};
 use sqlx::Row;
 
 /// Longest text that a bridge may say of itself.
@@ -192,7 +192,7 @@ async fn make_room(
             "another key pair is registered as bridge `{name}`: revoke that bridge first, or pair \
              with an API key that was created with --existing join or --existing replace"
         ))),
-        Existing::Replace => sqlite::revoke_identities(tx, bridge.as_str(), now(), revision).await,
+        Existing::Replace => revoke_identities(tx, bridge.as_str(), now(), revision).await,
         Existing::Join => {
             let row = sqlx::query(
                 "SELECT COUNT(*) AS installations,
@@ -218,4 +218,23 @@ async fn make_room(
             Ok(())
         }
     }
+}
+
+/// Revokes the installations of a bridge.
+pub(super) async fn revoke_identities(
+    tx: &mut Tx,
+    bridge: &str,
+    now: i64,
+    revision: i64,
+) -> Result<(), StorageError> {
+    sqlx::query(
+        "UPDATE bridge_identities SET revoked = $1, revision = $2
+         WHERE bridge_id = $3 AND revoked IS NULL",
+    )
+    .bind(now)
+    .bind(revision)
+    .bind(bridge)
+    .execute(&mut **tx)
+    .await?;
+    Ok(())
 }

@@ -1,12 +1,52 @@
 //! The rules of the storage, on a real file.
 
 use super::*;
+use crate::config::PostgresUrl;
 use crate::testing::TempDir;
+use support::PostgresDatabase;
 
-async fn storage(dir: &TempDir) -> Storage {
-    Storage::open(&dir.path().join("data/relay.db"))
-        .await
-        .unwrap()
+/// A database of either kind, gone with the value.
+enum Place {
+    File(TempDir),
+    Server(PostgresDatabase),
+}
+
+impl Place {
+    fn database(&self) -> Database {
+        match self {
+            Self::File(dir) => Database::Sqlite(dir.path().join("data/relay.db")),
+            Self::Server(database) => database_at(database.url()),
+        }
+    }
+
+    async fn open(&self) -> Storage {
+        Storage::open(&self.database()).await.unwrap()
+    }
+}
+
+fn database_at(url: &str) -> Database {
+    Database::Postgres(PostgresUrl::new(url))
+}
+
+/// The same test on both.
+macro_rules! on_both {
+    ($($(#[$doc:meta])* async fn $name:ident($place:ident: Place) $body:block)*) => {
+        $(async fn $name($place: Place) $body)*
+
+        mod sqlite {
+            use super::*;
+            $($(#[$doc])* #[tokio::test] async fn $name() {
+                super::$name(Place::File(TempDir::new(stringify!($name)))).await;
+            })*
+        }
+
+        mod postgres {
+            use super::*;
+            $($(#[$doc])* #[tokio::test] async fn $name() {
+                super::$name(Place::Server(PostgresDatabase::create())).await;
+            })*
+        }
+    };
 }
 
 fn pairing(tenant: &Tenant, key: &ApiKey, name: &str, seed: u8) -> Pairing {
@@ -23,10 +63,9 @@ fn pairing(tenant: &Tenant, key: &ApiKey, name: &str, seed: u8) -> Pairing {
     }
 }
 
-#[tokio::test]
-async fn what_was_stored_is_there_after_a_restart() {
-    let dir = TempDir::new("storage-restart");
-    let first = storage(&dir).await;
+on_both! {
+async fn what_was_stored_is_there_after_a_restart(place: Place) {
+    let first = place.open().await;
     let tenant = first.create_tenant("acme").await.unwrap();
     let (key, secret) = first
         .create_key("acme", Role::Caller, "rules", Existing::Refuse)
@@ -35,22 +74,22 @@ async fn what_was_stored_is_there_after_a_restart() {
     let revision = first.revision().await.unwrap();
     first.close().await;
 
-    let again = storage(&dir).await;
+    let again = place.open().await;
     assert_eq!(again.revision().await.unwrap(), revision);
     assert_eq!(again.tenants().await.unwrap()[0].id, tenant.id);
     let keys = again.keys(Some("acme")).await.unwrap();
     assert_eq!(keys.len(), 1);
     assert_eq!(keys[0].client_id, key.client_id);
     assert!(keys[0].secret_hash.matches(&secret.hash()));
-    let file = std::fs::read(dir.path().join("data/relay.db")).unwrap();
-    let needle = secret.reveal().as_bytes();
-    assert!(!file.windows(needle.len()).any(|window| window == needle));
+    if let Place::File(dir) = &place {
+        let file = std::fs::read(dir.path().join("data/relay.db")).unwrap();
+        let needle = secret.reveal().as_bytes();
+        assert!(!file.windows(needle.len()).any(|window| window == needle));
+    }
 }
 
-#[tokio::test]
-async fn a_change_raises_the_revision_and_a_refused_one_does_not() {
-    let dir = TempDir::new("storage-revision");
-    let storage = storage(&dir).await;
+async fn a_change_raises_the_revision_and_a_refused_one_does_not(place: Place) {
+    let storage = place.open().await;
     let start = storage.revision().await.unwrap();
     storage.create_tenant("acme").await.unwrap();
     assert_eq!(storage.revision().await.unwrap(), start + 1);
@@ -65,10 +104,8 @@ async fn a_change_raises_the_revision_and_a_refused_one_does_not() {
     assert_eq!(storage.revision().await.unwrap(), start + 1);
 }
 
-#[tokio::test]
-async fn changes_tell_what_is_newer_and_the_first_look_skips_what_is_revoked() {
-    let dir = TempDir::new("storage-changes");
-    let storage = storage(&dir).await;
+async fn changes_tell_what_is_newer_and_the_first_look_skips_what_is_revoked(place: Place) {
+    let storage = place.open().await;
     storage.create_tenant("acme").await.unwrap();
     let (key, _) = storage
         .create_key("acme", Role::Caller, "", Existing::Refuse)
@@ -90,10 +127,8 @@ async fn changes_tell_what_is_newer_and_the_first_look_skips_what_is_revoked() {
     assert!(matches!(again, Err(StorageError::NotFound(_))));
 }
 
-#[tokio::test]
-async fn pairing_again_is_idempotent_and_another_key_needs_the_word() {
-    let dir = TempDir::new("storage-pair");
-    let storage = storage(&dir).await;
+async fn pairing_again_is_idempotent_and_another_key_needs_the_word(place: Place) {
+    let storage = place.open().await;
     let tenant = storage.create_tenant("acme").await.unwrap();
     let key = |existing| {
         let storage = storage.clone();
@@ -145,10 +180,8 @@ async fn pairing_again_is_idempotent_and_another_key_needs_the_word() {
     assert_eq!(left[0].public_key, [3; 32]);
 }
 
-#[tokio::test]
-async fn bridges_and_installations_are_bounded() {
-    let dir = TempDir::new("storage-bounds");
-    let storage = storage(&dir).await;
+async fn bridges_and_installations_are_bounded(place: Place) {
+    let storage = place.open().await;
     let tenant = storage.create_tenant("acme").await.unwrap();
     let (key, _) = storage
         .create_key("acme", Role::Bridge, "", Existing::Join)
@@ -181,10 +214,8 @@ async fn bridges_and_installations_are_bounded() {
     assert!(matches!(bad, StorageError::Invalid(_)), "{bad}");
 }
 
-#[tokio::test]
-async fn revoking_a_bridge_key_takes_its_bridges_along_unless_told_otherwise() {
-    let dir = TempDir::new("storage-revoke");
-    let storage = storage(&dir).await;
+async fn revoking_a_bridge_key_takes_its_bridges_along_unless_told_otherwise(place: Place) {
+    let storage = place.open().await;
     let tenant = storage.create_tenant("acme").await.unwrap();
     for (name, seed, keep) in [("dc1", 1, false), ("dc2", 2, true)] {
         let made = storage
@@ -210,10 +241,8 @@ async fn revoking_a_bridge_key_takes_its_bridges_along_unless_told_otherwise() {
     assert_eq!(left.identities.len(), 1);
 }
 
-#[tokio::test]
-async fn a_revoked_bridge_gives_its_name_back_and_stays_within_its_tenant() {
-    let dir = TempDir::new("storage-name");
-    let storage = storage(&dir).await;
+async fn a_revoked_bridge_gives_its_name_back_and_stays_within_its_tenant(place: Place) {
+    let storage = place.open().await;
     let acme = storage.create_tenant("acme").await.unwrap();
     let other = storage.create_tenant("other").await.unwrap();
     let made = storage
@@ -231,6 +260,7 @@ async fn a_revoked_bridge_gives_its_name_back_and_stays_within_its_tenant() {
     assert_ne!(first.bridge, second.bridge);
     assert_eq!(storage.bridges(Some("acme")).await.unwrap().len(), 2);
 }
+}
 
 #[tokio::test]
 async fn a_file_that_is_no_database_is_refused_with_its_name() {
@@ -241,6 +271,9 @@ async fn a_file_that_is_no_database_is_refused_with_its_name() {
         b"this is not a database, and it is long enough to be read as one",
     )
     .unwrap();
-    let error = Storage::open(&path).await.unwrap_err().to_string();
+    let error = Storage::open(&Database::Sqlite(path))
+        .await
+        .unwrap_err()
+        .to_string();
     assert!(error.contains("relay.db"), "{error}");
 }

@@ -1,0 +1,130 @@
+//! One way to two databases: SQLite, and PostgreSQL.
+//!
+//! Statements are the same for both: text, integers and bytes, placeholders `$1`, `ON CONFLICT`,
+//! `RETURNING`. What differs (how a database is opened, how a change begins, which errors pass by
+//! themselves) is here and in the module of each.
+
+use super::{StorageError, postgres, sqlite};
+use crate::config::Database;
+use sqlx::any::{Any, AnyConnectOptions, AnyPoolOptions};
+use sqlx::migrate::{MigrateError, Migrator};
+use sqlx::postgres::PgDatabaseError;
+use sqlx::{AnyPool, ConnectOptions as _, Connection as _, Transaction};
+use std::time::Duration;
+
+/// A transaction.
+pub(super) type Tx = Transaction<'static, Any>;
+
+/// Another process may be migrating the same new database.
+const MIGRATE_ATTEMPTS: u32 = 5;
+
+/// Which database it is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Backend {
+    /// A file of this machine.
+    Sqlite,
+    /// A server, version 15 or newer.
+    Postgres,
+}
+
+impl Backend {
+    /// Begins a transaction that writes.
+    pub(super) fn begin(self) -> &'static str {
+        match self {
+            // Waits for its turn here, and never fails later because somebody else was faster.
+            Self::Sqlite => "BEGIN IMMEDIATE",
+            Self::Postgres => "BEGIN",
+        }
+    }
+
+    /// Begins a transaction that sees one moment.
+    pub(super) fn look(self) -> &'static str {
+        match self {
+            Self::Sqlite => "BEGIN",
+            Self::Postgres => "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY",
+        }
+    }
+}
+
+/// How a backend wants its pool.
+pub(super) struct Opening {
+    pub(super) url: String,
+    pub(super) connections_max: u32,
+    pub(super) acquire_timeout: Duration,
+    /// Run on each connection before its first use.
+    pub(super) first: &'static str,
+    pub(super) migrator: &'static Migrator,
+    /// What people call it in errors; holds no secret.
+    pub(super) shown: String,
+}
+
+/// Opens the database, and creates or migrates its tables.
+pub(super) async fn open(database: &Database) -> Result<(AnyPool, Backend), StorageError> {
+    sqlx::any::install_default_drivers();
+    let (opening, backend) = match database {
+        Database::Sqlite(path) => (sqlite::opening(path)?, Backend::Sqlite),
+        Database::Postgres(url) => (postgres::opening(url), Backend::Postgres),
+    };
+    let shown = opening.shown;
+    let unusable = |detail: String| StorageError::Unusable(format!("{shown}: {detail}"));
+    let options: AnyConnectOptions = opening
+        .url
+        .parse()
+        .map_err(|error: sqlx::Error| unusable(error.to_string()))?;
+    let options = options.disable_statement_logging();
+    let first = opening.first;
+    // The pool would try again for as long as it may take.
+    let tried = async {
+        let mut connection = options.connect().await?;
+        sqlx::raw_sql(first).execute(&mut connection).await?;
+        connection.close().await
+    };
+    let tried: Result<(), sqlx::Error> = tried.await;
+    tried.map_err(|error| unusable(error.to_string()))?;
+    let pool = AnyPoolOptions::new()
+        .max_connections(opening.connections_max)
+        .acquire_timeout(opening.acquire_timeout)
+        // Asking before each use would cost a round trip; a connection that broke says so itself.
+        .test_before_acquire(false)
+        .after_connect(move |connection, _| {
+            Box::pin(async move {
+                sqlx::raw_sql(first).execute(connection).await?;
+                Ok(())
+            })
+        })
+        .connect_with(options)
+        .await
+        .map_err(|error| unusable(error.to_string()))?;
+    let mut attempt = 1;
+    loop {
+        match opening.migrator.run(&pool).await {
+            Ok(()) => return Ok((pool, backend)),
+            Err(MigrateError::VersionMissing(version)) => {
+                return Err(unusable(format!(
+                    "it was written by a newer version of this program (schema {version})"
+                )));
+            }
+            Err(_) if attempt < MIGRATE_ATTEMPTS => attempt += 1,
+            Err(error) => return Err(unusable(error.to_string())),
+        }
+        tokio::time::sleep(Duration::from_millis(200)).await;
+    }
+}
+
+/// Whether an error passes by itself or by freeing the disk: nothing is wrong with the request.
+pub(super) fn is_passing(error: &sqlx::Error) -> bool {
+    match error {
+        sqlx::Error::Database(error) => match error.try_downcast_ref::<PgDatabaseError>() {
+            Some(error) => postgres::is_passing(error.code()),
+            None => error
+                .code()
+                .is_some_and(|code| sqlite::is_passing(code.as_ref())),
+        },
+        sqlx::Error::PoolTimedOut
+        | sqlx::Error::PoolClosed
+        | sqlx::Error::WorkerCrashed
+        | sqlx::Error::Tls(_)
+        | sqlx::Error::Io(_) => true,
+        _ => false,
+    }
+}

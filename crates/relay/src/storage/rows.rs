@@ -1,0 +1,68 @@
+//! How rows become types.
+
+use super::StorageError;
+use super::model::{ApiKey, Bridge, BridgeIdentity, ClientId, SecretHash, Tenant, UnknownWord};
+use sqlx::Row;
+use sqlx::any::AnyRow;
+
+fn corrupt(what: &str) -> sqlx::Error {
+    sqlx::Error::Decode(format!("the column `{what}` holds something unknown").into())
+}
+
+fn word<T: std::str::FromStr<Err = UnknownWord>>(
+    row: &AnyRow,
+    column: &str,
+) -> Result<T, sqlx::Error> {
+    let text: String = row.try_get(column)?;
+    text.parse().map_err(|_| corrupt(column))
+}
+
+fn text(row: &AnyRow, column: &str) -> Result<String, sqlx::Error> {
+    row.try_get(column)
+}
+
+pub(super) fn tenant(row: &AnyRow) -> Result<Tenant, StorageError> {
+    Ok(Tenant {
+        id: text(row, "id")?.into(),
+        name: text(row, "name")?,
+        state: word(row, "state")?,
+        created: row.try_get("created")?,
+    })
+}
+
+pub(super) fn key(row: &AnyRow) -> Result<ApiKey, StorageError> {
+    let hash: Vec<u8> = row.try_get("secret_hash")?;
+    Ok(ApiKey {
+        client_id: text(row, "client_id")?.into(),
+        tenant: text(row, "tenant_id")?.into(),
+        role: word(row, "role")?,
+        name: text(row, "name")?,
+        secret_hash: SecretHash::from_stored(&hash).ok_or_else(|| corrupt("secret_hash"))?,
+        existing: word(row, "existing")?,
+        created: row.try_get("created")?,
+        expires: row.try_get("expires")?,
+        revoked: row.try_get("revoked")?,
+    })
+}
+
+pub(super) fn bridge(row: &AnyRow) -> Result<Bridge, StorageError> {
+    Ok(Bridge {
+        id: text(row, "id")?.into(),
+        tenant: text(row, "tenant_id")?.into(),
+        name: text(row, "name")?,
+        created: row.try_get("created")?,
+        revoked: row.try_get("revoked")?,
+    })
+}
+
+pub(super) fn identity(row: &AnyRow) -> Result<BridgeIdentity, StorageError> {
+    let instance: Vec<u8> = row.try_get("instance")?;
+    Ok(BridgeIdentity {
+        id: text(row, "id")?.into(),
+        bridge: text(row, "bridge_id")?.into(),
+        public_key: row.try_get("public_key")?,
+        instance: instance.try_into().map_err(|_| corrupt("instance"))?,
+        paired_by: ClientId::from(text(row, "paired_by")?),
+        revoked: row.try_get("revoked")?,
+    })
+}

@@ -189,7 +189,7 @@ impl Storage {
     /// # Errors
     /// [`StorageError`] when the database does not answer.
     pub async fn tenants(&self) -> Result<Vec<Tenant>, StorageError> {
-        let rows = sqlx::query("SELECT * FROM tenants ORDER BY name")
+        let rows = sqlx::query("SELECT * FROM tenants WHERE id <> 'site' ORDER BY name")
             .fetch_all(&self.pool)
             .await?;
         rows.iter().map(rows::tenant).collect()

@@ -59,7 +59,8 @@ impl PostgresServer {
         let mut child = child.unwrap_or_else(|error| panic!("cannot start {server:?}: {error}"));
         let deadline = Instant::now() + PATIENCE;
         let mut ready = Command::new(programs.join("pg_isready"));
-        ready.args(["-q", "-h", "127.0.0.1", "-p", &port.to_string()]);
+        ready.args(["-q", "-U", "test", "-d", "postgres", "-h", "127.0.0.1"]);
+        ready.args(["-p", &port.to_string()]);
         while !ready.status().is_ok_and(|status| status.success()) {
             let ended = child.try_wait().expect("our own child");
             assert!(ended.is_none(), "{server:?} ended: {ended:?}");

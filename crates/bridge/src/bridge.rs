@@ -2,8 +2,10 @@
 
 use crate::config::{Config, ConfigError};
 use crate::data_dir::{DataDir, DataDirError};
+use crate::deliveries::{self, Deliveries};
 use crate::dispatcher::{Active, Dispatcher, own_addresses};
 use crate::identity::{Identity, IdentityError};
+use crate::journal::{Journal, OpenError as JournalError};
 use crate::pairing::{PairError, dialer};
 use crate::slot::{DRAIN_WITHIN, Shared, Slot, Stage, watch_clock};
 use policy::PolicyError;
@@ -13,6 +15,9 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
+
+/// The journal's file in the data directory.
+const JOURNAL_FILE: &str = "journal.redb";
 
 /// Why a bridge does not start. Nothing of it runs then.
 #[derive(Debug, thiserror::Error)]
@@ -37,6 +42,9 @@ pub enum StartError {
     /// There are too many rules.
     #[error(transparent)]
     Policy(#[from] PolicyError),
+    /// There is no journal for deliveries.
+    #[error(transparent)]
+    Journal(#[from] JournalError),
     /// Proxy or certificates cannot be used.
     #[error(transparent)]
     Dial(PairError),
@@ -88,6 +96,11 @@ impl Bridge {
             allow = config.rules.allow.len(),
             "bridge starts"
         );
+        let journal = Journal::open(
+            &data_dir.path(JOURNAL_FILE),
+            deliveries::bounds(&config.deliveries),
+        )?;
+        let deliveries = Deliveries::new(journal, config.deliveries.limits());
         let path = config.path.clone();
         let connections = config.relay.connections.get();
         let shared = Arc::new(Shared {
@@ -96,7 +109,8 @@ impl Bridge {
             data_dir,
             windows: config.limits.windows(),
             budget: Budget::new(config.limits.window_budget.bytes()),
-            dispatcher: Dispatcher::new(Active::new(config, own_addresses())?),
+            dispatcher: Dispatcher::new(Active::new(config, own_addresses())?, deliveries.clone()),
+            deliveries: deliveries.clone(),
             stage: watch::Sender::new(Stage::Running),
             nodes: watch::Sender::new(1),
             sessions: watch::Sender::new(Vec::new()),
@@ -108,10 +122,12 @@ impl Bridge {
             slots.spawn(Slot::new(number, shared.clone()).run());
         }
         let clock = tokio::spawn(watch_clock(shared.clone()));
+        let reporting = tokio::spawn(deliveries.report(shared.sessions.subscribe()));
         Ok(RunningBridge {
             shared,
             slots,
             clock,
+            reporting,
             path,
         })
     }
@@ -122,6 +138,7 @@ pub struct RunningBridge {
     shared: Arc<Shared>,
     slots: JoinSet<()>,
     clock: tokio::task::JoinHandle<()>,
+    reporting: tokio::task::JoinHandle<()>,
     path: PathBuf,
 }
 
@@ -137,6 +154,7 @@ impl std::fmt::Debug for RunningBridge {
 impl Drop for RunningBridge {
     fn drop(&mut self) {
         self.clock.abort();
+        self.reporting.abort();
         self.shared.stage.send_replace(Stage::Stopped);
         for session in self.shared.sessions.borrow().iter() {
             session.close(EndReason::Draining);
@@ -196,6 +214,7 @@ impl RunningBridge {
                 "limits.streams_max",
                 old.limits.streams_max == new.limits.streams_max,
             ),
+            ("deliveries", old.deliveries == new.deliveries),
             (
                 "limits.window_budget",
                 old.limits.window_budget == new.limits.window_budget,
@@ -227,6 +246,10 @@ impl RunningBridge {
                 std::mem::take(&mut *old)
             };
             while old.join_next().await.is_some() {}
+            // Deliveries outlive their sessions.
+            while self.shared.dispatcher.running() > 0 {
+                tokio::time::sleep(Duration::from_millis(20)).await;
+            }
         };
         // A little more than the sessions' own limit, for their last words.
         let _ = tokio::time::timeout(DRAIN_WITHIN + Duration::from_secs(2), ending).await;

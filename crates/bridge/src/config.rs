@@ -30,8 +30,8 @@ pub use error::ConfigError;
 pub use rules::Rules;
 pub(crate) use section::check_name;
 pub use section::{
-    AllowSection, BridgeSection, EndpointSection, LimitsSection, LogFormat, LogLevel, LogSection,
-    ProxySetting, RelaySection, Targets,
+    AllowSection, BridgeSection, DeliveriesSection, EndpointSection, LimitsSection, LogFormat,
+    LogLevel, LogSection, ProxySetting, RelaySection, Targets,
 };
 pub use value::{FilePath, Size, Span, Within};
 
@@ -54,6 +54,8 @@ pub struct Config {
     pub targets: Targets,
     /// `[limits]`.
     pub limits: LimitsSection,
+    /// `[deliveries]`.
+    pub deliveries: DeliveriesSection,
     /// `[log]`.
     pub log: LogSection,
     /// `[[endpoint]]` and `[[allow]]`, as the policy has them.
@@ -74,6 +76,8 @@ struct File {
     targets: Targets,
     #[serde(default)]
     limits: LimitsSection,
+    #[serde(default)]
+    deliveries: DeliveriesSection,
     #[serde(default)]
     log: LogSection,
 }
@@ -126,6 +130,7 @@ impl Config {
             bridge: file.bridge,
             targets: file.targets,
             limits: file.limits,
+            deliveries: file.deliveries,
             log: file.log,
             rules,
         })

@@ -9,12 +9,14 @@
 //! nothing else. What the config says is swapped as a whole; an exchange keeps what it began with.
 
 mod answer;
+mod delivery;
 mod exchange;
 mod raw;
 mod refusal;
 mod resolve;
 
 use crate::config::Config;
+use crate::deliveries::Deliveries;
 use crate::upstream::Upstream;
 use policy::{Policy, PolicyError};
 use protocol::frame::Serves;
@@ -75,6 +77,7 @@ pub fn own_addresses() -> Vec<IpAddr> {
 #[derive(Debug)]
 pub struct Dispatcher {
     active: RwLock<Arc<Active>>,
+    deliveries: Arc<Deliveries>,
     running: AtomicUsize,
 }
 
@@ -89,9 +92,10 @@ impl Drop for Running {
 
 impl Dispatcher {
     /// With the config that it begins with.
-    pub fn new(active: Active) -> Arc<Self> {
+    pub(crate) fn new(active: Active, deliveries: Arc<Deliveries>) -> Arc<Self> {
         Arc::new(Self {
             active: RwLock::new(Arc::new(active)),
+            deliveries,
             running: AtomicUsize::new(0),
         })
     }
@@ -128,6 +132,14 @@ impl Dispatcher {
         self.running.fetch_add(1, Ordering::Relaxed);
         let running = Running(self.clone());
         let active = self.active();
+        if incoming.head.call.is_some() {
+            let deliveries = self.deliveries.clone();
+            tokio::spawn(Box::pin(async move {
+                exchange::deliver(active, deliveries, incoming).await;
+                drop(running);
+            }));
+            return;
+        }
         // A panic ends this task alone; the streams' drop tells the relay.
         // Boxed: a task is moved several times until it runs.
         tokio::spawn(Box::pin(async move {

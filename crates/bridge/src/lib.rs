@@ -10,6 +10,7 @@
 //! pairing     registers the public key with a relay, by an API key
 //! bridge      a running bridge; slot is one of its connections, clock notices sleep
 //! dispatcher  one task for each exchange: policy, target, answer
+//! deliveries  stored calls, once each, whatever becomes of the tunnel; journal is what is on disk of them
 //! upstream    the HTTP client to targets; takes only what the policy approved
 //! ```
 //!
@@ -26,12 +27,16 @@ pub mod cli;
 mod clock;
 pub mod config;
 pub mod data_dir;
+mod deliveries;
 pub mod dispatcher;
 pub mod epoch;
 pub mod identity;
+pub mod journal;
 pub mod logging;
 pub mod pairing;
 mod slot;
+#[cfg(test)]
+mod testing;
 pub mod upstream;
 
 pub use bridge::{Bridge, RunningBridge, StartError};

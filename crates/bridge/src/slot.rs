@@ -13,6 +13,7 @@
 
 use crate::clock;
 use crate::data_dir::{DataDir, DataDirError};
+use crate::deliveries::Deliveries;
 use crate::dispatcher::Dispatcher;
 use crate::epoch::Epoch;
 use protocol::frame::{GoAway, GoAwayReason, PreviousSession, RefusedCode, Windows};
@@ -58,6 +59,7 @@ pub(crate) struct Shared {
     pub(crate) identity: Identity,
     pub(crate) data_dir: DataDir,
     pub(crate) dispatcher: Arc<Dispatcher>,
+    pub(crate) deliveries: Arc<Deliveries>,
     pub(crate) windows: Windows,
     pub(crate) budget: Arc<Budget>,
     pub(crate) stage: watch::Sender<Stage>,
@@ -71,12 +73,14 @@ pub(crate) struct Shared {
 
 impl Shared {
     fn settings(&self) -> Settings {
-        let dispatcher = self.dispatcher.clone();
+        let (dispatcher, deliveries) = (self.dispatcher.clone(), self.deliveries.clone());
         Settings {
             windows: self.windows,
             budget: self.budget.clone(),
             stream_window_cap: STREAM_WINDOW_CAP_BYTES,
             on_open: Some(Arc::new(move |incoming| dispatcher.accept(incoming))),
+            on_result: None,
+            on_result_ack: Some(Arc::new(move |attempt| deliveries.acknowledged(attempt))),
         }
     }
 
@@ -208,6 +212,7 @@ impl Slot {
                 epoch,
                 serves: self.shared.dispatcher.active().serves(),
                 previous: self.previous.clone(),
+                journal: Some(self.shared.deliveries.journal.mark()),
             };
             let shared = &self.shared;
             let dialled = shared

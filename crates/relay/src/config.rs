@@ -5,17 +5,22 @@
 //! anything listens. `deploy/examples/relay.toml` shows every key with its default.
 
 mod database;
+mod deliveries;
 mod file;
 mod limits;
 mod units;
 
 pub use database::{Database, PostgresUrl};
+pub use deliveries::Deliveries;
 pub use limits::{Limits, Log, LogFormat, LogLevel, Tunnel};
 pub use units::{ByteSize, Span, UnitError};
 
 use std::fmt;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
+
+/// The name of a key file that the config does not name.
+const KEY_FILE: &str = "relay-secrets.key";
 
 /// Everything that a relay is told.
 #[derive(Debug, Clone)]
@@ -26,6 +31,10 @@ pub struct Config {
     pub tls: Option<Tls>,
     /// `[storage]`: the database.
     pub database: Database,
+    /// The key file under which is encrypted what is stored of deliveries.
+    pub key_file: PathBuf,
+    /// `[deliveries]`.
+    pub deliveries: Deliveries,
     /// `[limits]`.
     pub limits: Limits,
     /// `[tunnel]`.
@@ -137,6 +146,8 @@ impl Config {
                 names: Vec::new(),
             }),
             database: Database::Sqlite(data_dir.join("relay.db")),
+            key_file: data_dir.join(KEY_FILE),
+            deliveries: Deliveries::default(),
             limits: Limits::default(),
             tunnel: Tunnel::default(),
             log: Log::default(),

@@ -384,7 +384,12 @@ where
 
 /// A tunnel that was lost leaves open how far its requests came. The bridge knows, and tells with
 /// its next session; the caller gets the better word if that comes soon.
-async fn settle_lost(state: &State, entry: &Entry, recv: &RecvStream, failure: Failure) -> Failure {
+pub(crate) async fn settle_lost(
+    state: &State,
+    entry: &Entry,
+    recv: &RecvStream,
+    failure: Failure,
+) -> Failure {
     if failure.code != Code::TunnelLost || failure.execution != Execution::PossiblyExecuted {
         return failure;
     }
@@ -405,7 +410,7 @@ async fn settle_lost(state: &State, entry: &Entry, recv: &RecvStream, failure: F
 }
 
 /// What it means that a stream was not opened: a failure to try elsewhere, or (`Err`) for good.
-fn not_opened(error: &OpenError) -> Result<Failure, Failure> {
+pub(crate) fn not_opened(error: &OpenError) -> Result<Failure, Failure> {
     match error {
         OpenError::Ended | OpenError::Draining => Ok(Failure::not_sent(
             Code::BridgeOffline,
@@ -423,7 +428,7 @@ fn not_opened(error: &OpenError) -> Result<Failure, Failure> {
 }
 
 /// Passes a body on from the caller. If the caller breaks off, so does the request.
-async fn pump<B>(mut send: SendStream, source: B)
+pub(crate) async fn pump<B>(mut send: SendStream, source: B)
 where
     B: Body<Data = Bytes>,
 {
@@ -478,7 +483,7 @@ fn left_of(given: TimeLeft, passed: Duration) -> Result<TimeLeft, Failure> {
 
 /// Waits for the head that is not informational, within the limit. The limit runs from the end of
 /// the request: an upload may take longer than an answer.
-async fn final_head(
+pub(crate) async fn final_head(
     recv: &mut RecvStream,
     limit: Option<Duration>,
     upload: Option<JoinHandle<()>>,

@@ -15,6 +15,7 @@ pub mod body;
 pub mod bridges;
 pub mod cli;
 pub mod config;
+pub mod deliveries;
 pub mod directory;
 pub mod exchange;
 pub mod gate;
@@ -32,6 +33,7 @@ pub mod storage;
 pub mod throttle;
 pub mod tunnel;
 pub mod upgrade;
+pub mod vault;
 
 #[cfg(test)]
 mod testing;

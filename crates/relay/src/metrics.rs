@@ -3,6 +3,9 @@
 //! The data path touches atomics; everything that can be counted by looking (tunnels, exchanges,
 //! memory) is looked at when somebody asks.
 
+use crate::deliveries::state::CallState;
+use crate::storage::calls::Queued;
+use crate::storage::now_ms;
 use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::encoding::text::encode;
 use prometheus_client::metrics::counter::Counter;
@@ -67,6 +70,10 @@ pub struct Metrics {
     registry: Mutex<Registry>,
     exchanges: Family<Outcome, Counter>,
     refused: Family<Reason, Counter>,
+    deliveries: Family<Outcome, Counter>,
+    attempts: Family<Outcome, Counter>,
+    queued: Family<Outcome, Gauge>,
+    oldest: Family<Outcome, Gauge>,
     handshakes: Family<Outcome, Counter>,
     up: Counter,
     down: Counter,
@@ -125,6 +132,30 @@ impl Metrics {
             "Tunnels that were not taken",
             refused.clone(),
         );
+        let deliveries = Family::default();
+        registry.register(
+            "relay_deliveries",
+            "Stored calls that came to their end, by their state",
+            deliveries.clone(),
+        );
+        let attempts = Family::default();
+        registry.register(
+            "relay_delivery_attempts",
+            "Attempts of stored calls: `answered`, or the code of their failure",
+            attempts.clone(),
+        );
+        let queued = Family::default();
+        registry.register(
+            "relay_deliveries_queued",
+            "Stored calls that are not finished, by their state",
+            queued.clone(),
+        );
+        let oldest = Family::default();
+        registry.register(
+            "relay_deliveries_oldest_seconds",
+            "How long ago the oldest of them was handed over",
+            oldest.clone(),
+        );
         let handshakes = Family::default();
         registry.register(
             "relay_tls_handshakes",
@@ -147,6 +178,10 @@ impl Metrics {
         Self {
             exchanges,
             refused,
+            deliveries,
+            attempts,
+            queued,
+            oldest,
             handshakes,
             up: counter("up"),
             down: counter("down"),
@@ -186,6 +221,34 @@ impl Metrics {
             Handshake::Late => "late",
         };
         self.handshakes.get_or_create(&Outcome { outcome }).inc();
+    }
+
+    /// A delivery came to its end.
+    pub fn delivery(&self, outcome: &'static str) {
+        self.deliveries.get_or_create(&Outcome { outcome }).inc();
+    }
+
+    /// An attempt of a delivery is over: `answered`, or the code of its failure.
+    pub fn attempt(&self, outcome: &'static str) {
+        self.attempts.get_or_create(&Outcome { outcome }).inc();
+    }
+
+    /// What waits, as the database says.
+    pub fn deliveries_queued(&self, queued: &[Queued]) {
+        for state in CallState::ALL {
+            if state.is_final() {
+                continue;
+            }
+            let of_state = || queued.iter().filter(|group| group.state == state);
+            let calls: u64 = of_state().map(|group| group.calls).sum();
+            let oldest = of_state().map(|group| group.oldest_ms).min();
+            let age = oldest.map_or(0, |oldest| (now_ms() - oldest).max(0) / 1000);
+            let label = Outcome {
+                outcome: state.as_str(),
+            };
+            self.queued.get_or_create(&label).set(whole(calls));
+            self.oldest.get_or_create(&label).set(age);
+        }
     }
 
     /// Bytes of a request's body went towards a target.

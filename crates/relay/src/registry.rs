@@ -11,9 +11,10 @@ mod tunnels;
 pub use offer::Offer;
 pub use tunnels::Tunnels;
 
-use protocol::frame::{GoAwayReason, Hello, PreviousSession, RefusedCode};
+use protocol::frame::{GoAwayReason, Hello, JournalMark, PreviousSession, RefusedCode};
 use protocol::session::EndReason;
 use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 use tokio::sync::watch;
@@ -80,6 +81,10 @@ pub struct Entry {
     pub host: String,
     /// Since when it is up.
     pub since: Instant,
+    /// Its journal of deliveries, if it keeps one.
+    pub journal: Option<JournalMark>,
+    /// Its journal is known, and deliveries may go through.
+    delivers: AtomicBool,
     slot: Slot,
 }
 
@@ -90,6 +95,21 @@ impl Entry {
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
             .clone()
+    }
+
+    /// The installation.
+    pub fn instance(&self) -> &[u8; 16] {
+        &self.slot.instance
+    }
+
+    /// Whether deliveries may go through.
+    pub fn is_delivering(&self) -> bool {
+        self.delivers.load(Ordering::Acquire)
+    }
+
+    /// Its journal is known: deliveries may go through from now on.
+    pub fn begin_delivering(&self) {
+        self.delivers.store(true, Ordering::Release);
     }
 
     fn set_offer(&self, offer: Offer) {
@@ -186,6 +206,8 @@ impl Registry {
             software: hello.software.clone(),
             host: hello.host.clone(),
             since: now,
+            journal: hello.journal,
+            delivers: AtomicBool::new(false),
             slot: slot.clone(),
             owner: owner.clone(),
         });

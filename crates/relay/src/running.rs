@@ -8,6 +8,7 @@
 
 use crate::auth::Authenticator;
 use crate::config::Config;
+use crate::deliveries::{self, Deliveries};
 use crate::directory::Directory;
 use crate::listener::connection::Arrived;
 use crate::listener::tls::TlsError;
@@ -16,6 +17,7 @@ use crate::metrics::Metrics;
 use crate::service::Service;
 use crate::state::State;
 use crate::storage::{ApiKey, Existing, Role, Secret, Storage, StorageError, Tenant};
+use crate::vault::{KeyFileError, MasterKey, Vault};
 use std::convert::Infallible;
 use std::io;
 use std::net::SocketAddr;
@@ -46,6 +48,9 @@ pub enum StartError {
     /// The certificate.
     #[error(transparent)]
     Tls(#[from] TlsError),
+    /// The key file.
+    #[error(transparent)]
+    KeyFile(#[from] KeyFileError),
     /// A socket.
     #[error(transparent)]
     Listen(#[from] io::Error),
@@ -77,6 +82,9 @@ impl Relay {
     /// [`StartError`], naming the file or the address.
     pub async fn start(config: Config) -> Result<RunningRelay, StartError> {
         let storage = Storage::open(&config.database).await?;
+        let master = MasterKey::load_or_create(&config.key_file)?;
+        let vault = Vault::new(storage.clone(), master).await?;
+        let deliveries = Deliveries::new(storage.clone(), vault, config.deliveries.clone());
         let directory = Directory::load(storage).await?;
         let tls = config.tls.as_ref().map(tls::prepare).transpose()?;
         let open = |address: Option<SocketAddr>| address.map(listener::bind).transpose();
@@ -86,7 +94,13 @@ impl Relay {
 
         let failures = config.limits.auth_failures_per_minute;
         let places = config.limits.connections_max as usize;
-        let state = State::new(config, node_name(), directory.clone(), Metrics::new());
+        let state = State::new(
+            config,
+            node_name(),
+            directory.clone(),
+            Arc::new(deliveries),
+            Metrics::new(),
+        );
         let state = Arc::new(state);
         let service = Arc::new(Service {
             state: state.clone(),
@@ -127,6 +141,7 @@ impl Relay {
         running.open("internal", internal, Arrived::Plain, None, doors);
         running.open("admin", admin, Arrived::Admin, None, admin_doors);
         let tasks = &mut running.tasks;
+        tasks.push(tokio::spawn(deliveries::run(state.clone())));
         tasks.push(tokio::spawn(cut_what_may_not_stay(state)));
         tasks.push(tokio::spawn(directory.keep_fresh()));
         Ok(running)

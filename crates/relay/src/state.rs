@@ -1,12 +1,13 @@
 //! What every part of a running relay shares.
 
 use crate::config::Config;
+use crate::deliveries::Deliveries;
 use crate::directory::Directory;
 use crate::exchange::Exchanges;
 use crate::gate::{Gate, PerAddress};
 use crate::ingress::calls::Remembered;
 use crate::metrics::Metrics;
-use crate::registry::Registry;
+use crate::registry::{Owner, Registry};
 use crate::throttle::Throttle;
 use protocol::frame::Windows;
 use protocol::session::Budget;
@@ -28,8 +29,12 @@ pub struct State {
     pub config: Config,
     /// Name of this node, for people.
     pub node: String,
+    /// This process among those that share the database: node and listener.
+    pub holder: String,
     /// Tenants, keys and bridges.
     pub directory: Arc<Directory>,
+    /// Calls that are stored and delivered.
+    pub deliveries: Arc<Deliveries>,
     /// Tunnels that are up.
     pub registry: Registry,
     /// Exchanges that run.
@@ -61,7 +66,13 @@ pub struct State {
 
 impl State {
     /// The state of a relay that begins.
-    pub fn new(config: Config, node: String, directory: Arc<Directory>, metrics: Metrics) -> Self {
+    pub fn new(
+        config: Config,
+        node: String,
+        directory: Arc<Directory>,
+        deliveries: Arc<Deliveries>,
+        metrics: Metrics,
+    ) -> Self {
         let limits = &config.limits;
         let callers = (limits.handshakes_max / CALLERS_PART).max(1);
         // Behind a balancer, all come from its address.
@@ -85,8 +96,13 @@ impl State {
             )),
             budget: Budget::new(config.tunnel.window_budget.0),
             draining: AtomicBool::new(false),
+            holder: format!(
+                "{node} {:?}",
+                config.listen.public.or(config.listen.internal)
+            ),
             node,
             directory,
+            deliveries,
             metrics,
             config,
         }
@@ -101,13 +117,18 @@ impl State {
         }
     }
 
-    /// What this relay brings to a session.
-    pub fn session_settings(&self) -> Settings {
+    /// What this relay brings to a session of that bridge.
+    pub fn session_settings(&self, owner: &Owner, instance: [u8; 16]) -> Settings {
+        let (deliveries, owner) = (self.deliveries.clone(), owner.clone());
         Settings {
             windows: self.windows(),
             budget: self.budget.clone(),
             stream_window_cap: self.config.tunnel.stream_window_max.0,
             on_open: None,
+            on_result: Some(Arc::new(move |session, result| {
+                deliveries.on_result(&owner, instance, session, result);
+            })),
+            on_result_ack: None,
         }
     }
 

@@ -5,20 +5,25 @@
 //! [`Storage::changes_since`] tells the others what it touched. Nothing on the data path comes
 //! here; that reads the `directory`.
 
+pub mod batch;
+pub mod calls;
 mod changes;
 mod db;
+pub mod leases;
 mod model;
 mod pairing;
 mod postgres;
 mod rows;
+pub mod secrets;
 mod sqlite;
 #[cfg(test)]
 mod tests;
 
+pub(crate) use model::words;
 pub use model::{
     ApiKey, Bridge, BridgeId, BridgeIdentity, Changes, ClientId, Existing, IdentityId, NoRandom,
     Role, Secret, SecretHash, Tenant, TenantId, TenantState, UnknownWord, is_valid_name, now,
-    random,
+    now_ms, random,
 };
 pub use pairing::{Paired, Pairing};
 
@@ -57,6 +62,9 @@ pub enum StorageError {
     /// No randomness.
     #[error(transparent)]
     Random(#[from] NoRandom),
+    /// Another process has taken over the deliveries.
+    #[error("another process has taken over the deliveries")]
+    LeaseLost,
 }
 
 impl From<sqlx::Error> for StorageError {
@@ -81,7 +89,10 @@ impl From<StorageError> for Failure {
                 Self::not_sent(Code::Overloaded, "the relay cannot store anything now")
             }
             // Details of the database are for the log.
-            StorageError::Unusable(_) | StorageError::Database(_) | StorageError::Random(_) => {
+            StorageError::Unusable(_)
+            | StorageError::Database(_)
+            | StorageError::Random(_)
+            | StorageError::LeaseLost => {
                 Self::not_sent(Code::Internal, "the relay could not store it")
             }
         }

@@ -152,7 +152,8 @@ async fn welcome<IO: Io>(state: &State, candidate: Candidate<IO>, owner: Owner) 
         nodes: 1,
     };
     let hello = candidate.hello().clone();
-    let (session, driver) = match candidate.welcome(welcome, state.session_settings()).await {
+    let settings = state.session_settings(&owner, hello.instance);
+    let (session, driver) = match candidate.welcome(welcome, settings).await {
         Ok(opened) => opened,
         Err(error) => {
             tracing::debug!(%error, "a tunnel was lost at its welcome");
@@ -169,6 +170,7 @@ async fn welcome<IO: Io>(state: &State, candidate: Candidate<IO>, owner: Owner) 
     if let Some(reason) = state.directory.why_cut(&owner) {
         entry.session.close(reason);
     }
+    state.deliveries.tunnel_up(&entry);
     tracing::info!(
         tenant = %owner.tenant,
         bridge = %owner.name,
@@ -197,6 +199,7 @@ pub async fn carry(state: &State, up: Up) {
             let seen = entry.offer().serves.clone();
             entry.session.serves_changed(&seen).await;
             state.registry.serves_changed(&entry);
+            state.deliveries.ways_changed(&entry.owner.tenant);
             if entry.session.is_over() {
                 std::future::pending::<()>().await;
             }
@@ -207,6 +210,7 @@ pub async fn carry(state: &State, up: Up) {
         () = watching => return,
     };
     state.registry.remove(&entry);
+    state.deliveries.ways_changed(&entry.owner.tenant);
     let lived = entry.since.elapsed().as_secs();
     let owner = &entry.owner;
     tracing::info!(tenant = %owner.tenant, bridge = %owner.name, slot, %reason, lived_s = lived, "session down");

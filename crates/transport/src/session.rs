@@ -13,7 +13,9 @@ pub use streams::{Cutter, PumpEnd, PumpError, RecvStream, SendStream};
 pub(crate) use shared::{Shared, Writer};
 
 use bytes::Bytes;
-use protocol::frame::{GoAway, GoAwayReason, RequestHead, Serves, Windows};
+use protocol::frame::{
+    CallAttempt, DeliveryResult, GoAway, GoAwayReason, RequestHead, Serves, Windows,
+};
 use protocol::session::{Budget, EndReason, OpenError};
 use std::fmt;
 use std::sync::Arc;
@@ -32,7 +34,18 @@ pub struct Settings {
     /// Bridge: called by the driver for each exchange that the relay opens. It must not block:
     /// it spawns.
     pub on_open: Option<Arc<dyn Fn(Incoming) + Send + Sync>>,
+    /// Relay: called by the driver when the bridge tells what became of an attempt of a delivery
+    /// (W-55). It must not block.
+    pub on_result: Option<OnResult>,
+    /// Bridge: called by the driver when the relay acknowledges an outcome. It must not block.
+    pub on_result_ack: Option<OnResultAck>,
 }
+
+/// Takes a delivery's outcome, and the session that it came by.
+pub type OnResult = Arc<dyn Fn(Session, DeliveryResult) + Send + Sync>;
+
+/// Takes the acknowledgement of an outcome.
+pub type OnResultAck = Arc<dyn Fn(CallAttempt) + Send + Sync>;
 
 impl fmt::Debug for Settings {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -157,6 +170,18 @@ impl Session {
     /// Bridge: tells the relay what is served from now on.
     pub fn set_serves(&self, serves: Serves) {
         self.shared.with(|core| core.session.set_serves(serves));
+    }
+
+    /// Bridge: tells what became of an attempt of a delivery. Returns whether there was room for it;
+    /// where there was none, it is to be told later.
+    pub fn send_result(&self, result: DeliveryResult) -> bool {
+        self.shared.with(|core| core.session.send_result(result))
+    }
+
+    /// Relay: acknowledges an outcome: it is stored, and that attempt is never sent again. Returns
+    /// whether there was room for it; where there was none, the bridge tells again.
+    pub fn ack_result(&self, attempt: CallAttempt) -> bool {
+        self.shared.with(|core| core.session.ack_result(attempt))
     }
 
     /// Waits until the session is over, and says why. Cancel safe.

@@ -30,6 +30,8 @@ fn settings(on_open: Option<Handler>) -> Settings {
         budget: Budget::new(1 << 20),
         stream_window_cap: 1 << 20,
         on_open,
+        on_result: None,
+        on_result_ack: None,
     }
 }
 
@@ -54,6 +56,7 @@ fn introduction() -> Introduction {
         epoch: 1,
         serves: Serves::default(),
         previous: None,
+        journal: None,
     }
 }
 

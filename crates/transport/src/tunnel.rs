@@ -16,8 +16,8 @@ use crate::websocket;
 use crate::websocket::Buffers;
 use bytes::Bytes;
 use protocol::frame::{
-    Challenge, Frame, Hello, PROOF_BYTES, PreviousSession, Refused, RefusedCode, Serves, VERSION,
-    Welcome, Windows,
+    Challenge, Frame, Hello, JournalMark, PROOF_BYTES, PreviousSession, Refused, RefusedCode,
+    Serves, VERSION, Welcome, Windows,
 };
 use protocol::limits::OPENING_TIMEOUT;
 use protocol::opening::{CHANNEL_BINDING_BYTES, Transcript};
@@ -120,7 +120,7 @@ fn start<IO: Io>(
     settings: Settings,
 ) -> (Session, SessionDriver) {
     let session = protocol::session::Session::new(Instant::now(), config, serves);
-    let shared = Shared::new(id, session, settings.on_open);
+    let shared = Shared::new(id, session, settings);
     let driver = Driver::new(socket, shared.clone());
     (Session::new(shared), Box::pin(driver))
 }
@@ -315,6 +315,8 @@ pub struct Introduction {
     pub serves: Serves,
     /// What became of the session that this slot had before.
     pub previous: Option<PreviousSession>,
+    /// Its journal of deliveries, if it keeps one.
+    pub journal: Option<JournalMark>,
 }
 
 /// What the bridge knows of the connection that it dialled.
@@ -385,7 +387,7 @@ pub(crate) async fn bridge_opening<IO: Io>(
         host: identity.host.clone(),
         windows: settings.windows,
         serves: introduction.serves,
-        journal: None,
+        journal: introduction.journal,
         previous: introduction.previous,
     };
     let too_large = |error: protocol::frame::FrameError| OpeningError::Protocol(error.to_string());

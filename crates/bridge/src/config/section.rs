@@ -243,6 +243,42 @@ impl LimitsSection {
     }
 }
 
+/// `[deliveries]`: stored calls, which the bridge makes once and keeps a journal of.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct DeliveriesSection {
+    /// Deliveries at once. 1 to 4096, default 64.
+    pub concurrent_max: Within<1, 4096>,
+    /// Largest body of one. Default 1 MiB.
+    pub body_max: Size,
+    /// Attempts that the journal holds. Acknowledged ones give way; of others there may be no more,
+    /// and further deliveries are turned away until the relay has acknowledged some. 100 to
+    /// 10000000, default 100000.
+    pub journal_entries_max: Within<100, 10_000_000>,
+    /// Disk that the journal takes, about. Default 64 MiB.
+    pub journal_bytes_max: Size,
+}
+
+impl Default for DeliveriesSection {
+    fn default() -> Self {
+        Self {
+            concurrent_max: Within::known(64),
+            body_max: Size::mib(1),
+            journal_entries_max: Within::known(100_000),
+            journal_bytes_max: Size::mib(64),
+        }
+    }
+}
+
+impl DeliveriesSection {
+    pub(crate) fn limits(&self) -> crate::deliveries::Limits {
+        crate::deliveries::Limits {
+            concurrent_max: self.concurrent_max.get() as usize,
+            body_max: self.body_max.bytes(),
+        }
+    }
+}
+
 /// `[log]`: what is written to standard error.
 #[derive(Debug, Clone, Copy, Default, Deserialize)]
 #[serde(deny_unknown_fields, default)]

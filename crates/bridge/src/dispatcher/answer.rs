@@ -83,7 +83,7 @@ pub(super) async fn pass_on(
 
 /// Whether the connection may now be, or be about to be, logged in as this request's caller: these
 /// schemes speak of a connection, not of a request (RFC 4559), and the next request is another's.
-fn is_bound(request: &Headers, answer: &HeaderMap) -> bool {
+pub(super) fn is_bound(request: &Headers, answer: &HeaderMap) -> bool {
     request.iter().any(|(name, value)| {
         name.eq_ignore_ascii_case(AUTHORIZATION.as_str().as_bytes()) && names_bound_scheme(value)
     }) || answer

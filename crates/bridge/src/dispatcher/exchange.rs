@@ -5,7 +5,8 @@
 
 use super::refusal::refused;
 use super::resolve::resolve;
-use super::{Active, LONGEST, answer, raw};
+use super::{Active, LONGEST, answer, delivery, raw};
+use crate::deliveries::Deliveries;
 use crate::upstream::{
     Connection, FRESH_FOR, Key, Progress, RequestBody, Upstream, closed_before_answer,
     request_failure, request_head,
@@ -49,6 +50,22 @@ pub(super) async fn run(active: Arc<Active>, incoming: Incoming) {
     }
 }
 
+/// Makes an attempt of a delivery, or answers what is known of it.
+pub(super) async fn deliver(active: Arc<Active>, deliveries: Arc<Deliveries>, incoming: Incoming) {
+    let Incoming { head, send, recv } = incoming;
+    let times = Times::new(&active, &head);
+    let Some(attempt) = head.call else { return };
+    let mut exchange = Exchange {
+        active,
+        head,
+        send,
+        times,
+    };
+    if let Err(failure) = delivery::serve(&mut exchange, &deliveries, attempt, recv).await {
+        exchange.send.reset(failure);
+    }
+}
+
 /// When an exchange has taken too long.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Times {
@@ -63,6 +80,13 @@ pub(super) struct Times {
 }
 
 impl Times {
+    /// When the answer's head must be there, for a request that leaves now and as a whole.
+    pub(super) fn head_end(&self) -> Instant {
+        (Instant::now() + self.head)
+            .min(self.head_by)
+            .min(self.end_by)
+    }
+
     fn new(active: &Active, head: &RequestHead) -> Self {
         let (left, targets) = (head.time_left, &active.config.targets);
         let settings = match &head.target {
@@ -125,7 +149,7 @@ impl Exchange {
     }
 
     /// What the policy says of the request as it stands.
-    fn decide(&self) -> Result<Candidate, Failure> {
+    pub(super) fn decide(&self) -> Result<Candidate, Failure> {
         let (policy, method) = (&self.active.policy, &self.head.method);
         if self.head.credential.is_some() {
             let detail = "this bridge keeps no credential of that name";
@@ -165,7 +189,7 @@ impl Exchange {
         }
     }
 
-    async fn connection(
+    pub(super) async fn connection(
         &self,
         candidate: &Candidate,
         key: &Key,

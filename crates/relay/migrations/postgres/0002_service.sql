@@ -2,12 +2,21 @@
 -- notices, and deliveries. Times are milliseconds since 1970 where a name ends in `_ms`, else
 -- seconds. `sealed` is encrypted under the tenant's own key, and that under the key file.
 
-ALTER TABLE meta ADD COLUMN deliveries_epoch BIGINT NOT NULL DEFAULT 0;
 ALTER TABLE meta ADD COLUMN deliveries_paused BIGINT NOT NULL DEFAULT 0;
 -- Tells whether the key file is the one that sealed what is here.
 ALTER TABLE meta ADD COLUMN key_check BYTEA;
 -- Counts what may not be taken back: an older copy of the database shows by it.
 ALTER TABLE meta ADD COLUMN generation BIGINT NOT NULL DEFAULT 0;
+
+-- What one process does at a time. Whoever takes it over raises the epoch, and what an older epoch
+-- still wants to write is refused.
+CREATE TABLE leases (
+    name     TEXT PRIMARY KEY,
+    epoch    BIGINT NOT NULL,
+    holder   TEXT NOT NULL,
+    until_ms BIGINT NOT NULL
+);
+INSERT INTO leases (name, epoch, holder, until_ms) VALUES ('deliveries', 0, '', 0);
 
 -- JSON list of URL patterns that the relay may call itself.
 ALTER TABLE tenants ADD COLUMN direct_urls TEXT NOT NULL DEFAULT '[]';

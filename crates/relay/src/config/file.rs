@@ -3,7 +3,7 @@
 //! A mistake begins with the key that it is about (`listen.public ...`), so that the caller can
 //! name the line.
 
-use super::{Config, Database, Limits, Listen, Log, Tls, Tunnel};
+use super::{Config, Database, Deliveries, KEY_FILE, Limits, Listen, Log, Tls, Tunnel};
 use serde::Deserialize;
 use serde::de::{self, Deserializer};
 use std::net::SocketAddr;
@@ -17,6 +17,8 @@ pub(super) struct File {
     tls: Option<TlsTable>,
     #[serde(default)]
     storage: StorageTable,
+    #[serde(default)]
+    deliveries: Deliveries,
     #[serde(default)]
     limits: Limits,
     #[serde(default)]
@@ -53,6 +55,7 @@ struct TlsTable {
 struct StorageTable {
     url: Option<String>,
     url_file: Option<PathBuf>,
+    key_file: Option<PathBuf>,
 }
 
 fn address<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<SocketAddr>, D::Error> {
@@ -66,17 +69,22 @@ fn address<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<SocketAd
 
 impl File {
     pub(super) fn resolve(self, base: &Path) -> Result<Config, String> {
+        let key_file = self.storage.key_file.clone();
         let database = self.storage.resolve(base)?;
         let dir = database.dir(base);
+        let key_file = key_file.map_or_else(|| dir.join(KEY_FILE), |file| base.join(file));
         let tls = self.tls.map(|table| table.resolve(base, dir)).transpose()?;
         let listen = self.listen.resolve(tls.is_some())?;
-        if let Some(mistake) = self.limits.mistake().or_else(|| self.tunnel.mistake()) {
+        let mistake = self.limits.mistake().or_else(|| self.tunnel.mistake());
+        if let Some(mistake) = mistake.or_else(|| self.deliveries.mistake()) {
             return Err(mistake);
         }
         Ok(Config {
             listen,
             tls,
             database,
+            key_file,
+            deliveries: self.deliveries,
             limits: self.limits,
             tunnel: self.tunnel,
             log: self.log,

@@ -12,7 +12,7 @@ use std::time::Duration;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub struct ByteSize(pub u64);
 
-/// A length of time: `"500ms"`, `"30s"`, `"5m"`, `"1h"`.
+/// A length of time: `"500ms"`, `"30s"`, `"5m"`, `"1h"`, `"7d"`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Span(pub Duration);
 
@@ -104,6 +104,7 @@ impl FromStr for Span {
                 "s" => number.checked_mul(1000),
                 "m" => number.checked_mul(60_000),
                 "h" => number.checked_mul(3_600_000),
+                "d" => number.checked_mul(86_400_000),
                 _ => None,
             };
             millis.map(Duration::from_millis)
@@ -111,7 +112,7 @@ impl FromStr for Span {
         span.map(Self).ok_or_else(|| UnitError {
             given: text.to_owned(),
             what: "a time",
-            example: "\"30s\" or \"500ms\" (units: ms, s, m, h)",
+            example: "\"30s\" or \"500ms\" (units: ms, s, m, h, d)",
         })
     }
 }

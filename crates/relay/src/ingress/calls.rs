@@ -13,17 +13,19 @@ pub use remembered::Remembered;
 
 use crate::auth::Principal;
 use crate::body::{self, Body};
+use crate::deliveries::Handed;
 use crate::exchange::{self, Answer, Asked, Outbound};
 use crate::problem::Problem;
 use crate::router::Wanted;
 use crate::state::State;
 use bytes::Bytes;
-use document::CallRequest;
+use document::{CallRequest, Mode};
 use http::header::{self, HeaderValue};
 use http::{Request, Response, StatusCode};
 use http_body::Body as _;
 use http_body_util::{BodyExt, Full, LengthLimitError, Limited};
 use hyper::body::Incoming;
+use protocol::frame::RequestTarget;
 use protocol::{Code, Execution, Failure};
 use remembered::Place;
 use serde_json::{Value, json};
@@ -62,6 +64,10 @@ pub async fn handle(
     let text = super::whole_body(request.into_body(), max, limits.call_timeout.0).await?;
     let call = CallRequest::parse(&text, limits)?;
     let id = call_id()?;
+    if call.mode == Mode::Deliver {
+        let digest = ring::digest::digest(&ring::digest::SHA256, &text);
+        return deliver(state, principal, call, id, digest.as_ref()).await;
+    }
     let told = match call.idempotency_key.clone() {
         None => make(state, principal, call, &id, place).await,
         Some(key) => {
@@ -70,6 +76,53 @@ pub async fn handle(
         }
     };
     Ok(answer(&told, &id))
+}
+
+/// Stores the call: what is acknowledged here is delivered, or its end is told.
+async fn deliver(
+    state: &State,
+    principal: &Principal,
+    call: CallRequest,
+    id: String,
+    digest: &[u8],
+) -> Result<Response<Body>, Problem> {
+    let RequestTarget::Url(url) = call.head.target else {
+        return Err(Problem::invalid("a call goes to a URL"));
+    };
+    let handed = Handed {
+        id,
+        url,
+        host: call.target.host().to_string(),
+        method: call.head.method,
+        headers: call.head.headers,
+        body: call.body,
+        credential: call.head.credential,
+        timeout_ms: call.timeout_ms,
+        bridge: call.bridge,
+        at_least_once: call.at_least_once,
+        idempotency_key: call.idempotency_key,
+        digest: digest.to_vec(),
+    };
+    let accepted = state
+        .deliveries
+        .accept(&principal.tenant, &principal.client_id, handed)
+        .await?;
+    let location = format!("/v1/calls/{}", accepted.id);
+    let document = json!({
+        "id": accepted.id,
+        "mode": "deliver",
+        "state": accepted.state.as_str(),
+    });
+    let mut response = crate::service::json_response(&document);
+    *response.status_mut() = StatusCode::ACCEPTED;
+    let headers = response.headers_mut();
+    if let Ok(location) = HeaderValue::from_str(&location) {
+        headers.insert(header::LOCATION, location);
+    }
+    if accepted.is_repeat {
+        headers.insert("idempotency-replayed", HeaderValue::from_static("true"));
+    }
+    Ok(response)
 }
 
 /// Makes the call unless one with this key was made, or runs: then its answer is this one's too.

@@ -37,6 +37,14 @@ impl Backend {
         }
     }
 
+    /// The epoch of the deliveries' lease, which then stays what it is until the transaction ends.
+    pub(super) fn lease_check(self) -> &'static str {
+        match self {
+            Self::Sqlite => "SELECT epoch FROM leases WHERE name = 'deliveries'",
+            Self::Postgres => "SELECT epoch FROM leases WHERE name = 'deliveries' FOR SHARE",
+        }
+    }
+
     /// Begins a transaction that sees one moment.
     pub(super) fn look(self) -> &'static str {
         match self {

@@ -6,7 +6,6 @@ use ring::digest::{SHA256, digest};
 use ring::rand::{SecureRandom, SystemRandom};
 use serde::Serialize;
 use std::fmt;
-use std::str::FromStr;
 use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -98,6 +97,14 @@ pub fn now() -> i64 {
     })
 }
 
+/// Milliseconds since 1970.
+pub fn now_ms() -> i64 {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH);
+    since.map_or(0, |since| {
+        i64::try_from(since.as_millis()).unwrap_or(i64::MAX)
+    })
+}
+
 /// An API key's secret: `ibs_` and 256 random bits. Its `Debug` is silent.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Secret(String);
@@ -168,6 +175,7 @@ impl fmt::Debug for SecretHash {
     }
 }
 
+/// Enums whose variants are words in the database, the API and the CLI.
 macro_rules! words {
     ($($(#[$doc:meta])* $name:ident ($what:literal) { $($(#[$vdoc:meta])* $variant:ident = $word:literal,)* })*) => {$(
         $(#[$doc])*
@@ -183,13 +191,13 @@ macro_rules! words {
             }
         }
 
-        impl FromStr for $name {
-            type Err = UnknownWord;
+        impl std::str::FromStr for $name {
+            type Err = $crate::storage::UnknownWord;
 
-            fn from_str(text: &str) -> Result<Self, UnknownWord> {
+            fn from_str(text: &str) -> Result<Self, Self::Err> {
                 match text {
                     $($word => Ok(Self::$variant),)*
-                    _ => Err(UnknownWord {
+                    _ => Err($crate::storage::UnknownWord {
                         what: $what,
                         given: text.to_owned(),
                         known: &[$($word),*],
@@ -198,21 +206,22 @@ macro_rules! words {
             }
         }
 
-        impl fmt::Display for $name {
-            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        impl std::fmt::Display for $name {
+            fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
                 f.write_str(self.as_str())
             }
         }
     )*};
 }
+pub(crate) use words;
 
 /// A word that is not among those that are known.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("`{given}` is no {what}; known are: {}", .known.join(", "))]
 pub struct UnknownWord {
-    what: &'static str,
-    given: String,
-    known: &'static [&'static str],
+    pub(crate) what: &'static str,
+    pub(crate) given: String,
+    pub(crate) known: &'static [&'static str],
 }
 
 words! {

@@ -5,11 +5,11 @@ use super::model::{ApiKey, Bridge, BridgeIdentity, ClientId, SecretHash, Tenant,
 use sqlx::Row;
 use sqlx::any::AnyRow;
 
-fn corrupt(what: &str) -> sqlx::Error {
+pub(super) fn corrupt(what: &str) -> sqlx::Error {
     sqlx::Error::Decode(format!("the column `{what}` holds something unknown").into())
 }
 
-fn word<T: std::str::FromStr<Err = UnknownWord>>(
+pub(super) fn word<T: std::str::FromStr<Err = UnknownWord>>(
     row: &AnyRow,
     column: &str,
 ) -> Result<T, sqlx::Error> {

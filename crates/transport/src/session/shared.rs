@@ -1,7 +1,9 @@
 //! The lock in which the driver and the users of streams meet.
 
-use super::{Incoming, streams};
-use protocol::frame::{GoAway, GoAwayReason, PreviousSession, RequestHead};
+use super::{Incoming, OnResult, OnResultAck, Settings, streams};
+use protocol::frame::{
+    CallAttempt, DeliveryResult, GoAway, GoAwayReason, PreviousSession, RequestHead,
+};
 use protocol::session::{EndReason, Event, Session, StreamMap};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::Waker;
@@ -83,10 +85,18 @@ pub(crate) struct Shared {
     core: Mutex<Core>,
     state: watch::Sender<State>,
     on_open: Option<OnOpen>,
+    on_result: Option<OnResult>,
+    on_result_ack: Option<OnResultAck>,
+}
+
+/// What of a delivery is to be passed on outside of the lock.
+enum Delivery {
+    Result(DeliveryResult),
+    Ack(CallAttempt),
 }
 
 impl Shared {
-    pub(crate) fn new(id: [u8; 16], session: Session, on_open: Option<OnOpen>) -> Arc<Self> {
+    pub(crate) fn new(id: [u8; 16], session: Session, settings: Settings) -> Arc<Self> {
         Arc::new(Self {
             id,
             core: Mutex::new(Core {
@@ -99,7 +109,9 @@ impl Shared {
                 undispatched: Vec::new(),
             }),
             state: watch::Sender::new(State::default()),
-            on_open,
+            on_open: settings.on_open,
+            on_result: settings.on_result,
+            on_result_ack: settings.on_result_ack,
         })
     }
 
@@ -140,9 +152,11 @@ impl Shared {
             // the heap.
             let mut wakers: [Option<Waker>; WAKE_RUN] = Default::default();
             let mut opened = None;
+            let mut delivery = None;
             let mut count = 0;
             while count + 3 <= WAKE_RUN
                 && opened.is_none()
+                && delivery.is_none()
                 && let Some(event) = core.session.poll_event()
             {
                 let mut wake = |waker: Option<Waker>| {
@@ -176,8 +190,8 @@ impl Shared {
                         core.drained = true;
                         wake(core.driver.take());
                     }
-                    // Deliveries have no users on either side yet.
-                    Event::Result(_) | Event::ResultAck(_) => {}
+                    Event::Result(result) => delivery = Some(Delivery::Result(result)),
+                    Event::ResultAck(attempt) => delivery = Some(Delivery::Ack(attempt)),
                 }
             }
             let is_last = !core.session.has_events();
@@ -188,6 +202,9 @@ impl Shared {
             if let Some((id, head)) = opened {
                 self.begin(id, *head);
             }
+            if let Some(delivery) = delivery {
+                self.deliver(delivery);
+            }
             if is_last {
                 break;
             }
@@ -196,6 +213,22 @@ impl Shared {
         if goaway.is_some() || serves {
             self.state
                 .send_modify(|state| state.goaway = state.goaway.or(goaway));
+        }
+    }
+
+    /// Passes on what the peer says of a delivery. Without a handler nobody wants to know.
+    fn deliver(self: &Arc<Self>, delivery: Delivery) {
+        match delivery {
+            Delivery::Result(result) => {
+                if let Some(on_result) = &self.on_result {
+                    on_result(super::Session::new(self.clone()), result);
+                }
+            }
+            Delivery::Ack(attempt) => {
+                if let Some(on_result_ack) = &self.on_result_ack {
+                    on_result_ack(attempt);
+                }
+            }
         }
     }
 

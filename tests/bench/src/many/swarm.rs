@@ -89,6 +89,7 @@ pub(crate) async fn run(args: &Args) -> Result<(), Box<dyn Error>> {
             reconnect: Reconnect::new(),
             epoch: 0,
             previous: None,
+            journal: None,
         };
         tokio::spawn(bridge.run());
     }

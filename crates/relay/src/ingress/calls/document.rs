@@ -37,6 +37,17 @@ struct Document {
     timeout_ms: Option<u32>,
     mode: Option<String>,
     idempotency_key: Option<String>,
+    #[serde(default)]
+    at_least_once: bool,
+}
+
+/// Whether the caller waits for the target's answer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Mode {
+    /// It does.
+    Wait,
+    /// The call is stored, and delivered from there.
+    Deliver,
 }
 
 /// A call that can be made.
@@ -48,6 +59,8 @@ pub(super) struct CallRequest {
     pub(super) bridge: Option<String>,
     pub(super) timeout_ms: u32,
     pub(super) idempotency_key: Option<String>,
+    pub(super) mode: Mode,
+    pub(super) at_least_once: bool,
 }
 
 impl CallRequest {
@@ -64,18 +77,19 @@ impl CallRequest {
         let document: Document = serde_json::from_slice(text).map_err(|error| {
             Problem::invalid(format!("the call is not what is expected: {error}"))
         })?;
-        match document.mode.as_deref() {
-            None | Some("wait") => {}
-            Some("deliver") => {
-                return Err(Problem::invalid(
-                    "mode \"deliver\" is not in this version; use \"wait\"",
-                ));
-            }
+        let mode = match document.mode.as_deref() {
+            None | Some("wait") => Mode::Wait,
+            Some("deliver") => Mode::Deliver,
             Some(other) => {
                 return Err(Problem::invalid(format!(
-                    "mode {other:?} is unknown; use \"wait\""
+                    "mode {other:?} is unknown; use \"wait\" or \"deliver\""
                 )));
             }
+        };
+        if document.at_least_once && mode == Mode::Wait {
+            return Err(Problem::invalid(
+                "at_least_once belongs to mode \"deliver\"",
+            ));
         }
         let target = Target::parse(&document.url).map_err(|error| {
             Problem::invalid(format!("url: {error}; http or https is expected"))
@@ -123,6 +137,8 @@ impl CallRequest {
             bridge: document.bridge,
             timeout_ms,
             idempotency_key: document.idempotency_key,
+            mode,
+            at_least_once: document.at_least_once,
         })
     }
 }

@@ -1,0 +1,282 @@
+//! One attempt of a delivery: once, whatever becomes of the tunnel.
+//!
+//! ```text
+//! body whole -> known? -> policy, connect -> dispatched -> intent on disk -> request -> outcome on disk -> answer
+//!                 \-> answered from the journal                                              \-> RESULT
+//! ```
+//!
+//! "Dispatched" is said first and the intent written second: a crash between the two leaves nothing
+//! in the journal, and nothing has left, so the relay may send the attempt again. From the intent on
+//! the stream is only where the answer goes; a lost tunnel or a cancel changes nothing.
+
+use super::exchange::{Exchange, timed_out};
+use crate::deliveries::{Deliveries, Mine, Turn};
+use crate::journal::{Known, Outcome};
+use crate::upstream::{
+    AnswerBody, Connection, FRESH_FOR, RequestBody, Upstream, request_failure, request_head,
+};
+use bytes::{Bytes, BytesMut};
+use http::{HeaderMap, Request, Response};
+use http_body_util::{BodyExt as _, LengthLimitError, Limited};
+use hyper::body::Incoming as Body;
+use policy::{Approved, Candidate};
+use protocol::frame::{BodyLength, CallAttempt, Headers, ResponseHead};
+use protocol::{Code, Execution, Failure};
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::time::timeout_at;
+use transport::RecvStream;
+use transport::session::INLINE_MAX_BYTES;
+
+/// Connections that an attempt is tried on, when it verifiably did not leave on those before.
+const TRIES_MAX: usize = 2;
+
+/// How much of an answer is read beyond what is passed on, so that the connection can be kept.
+const DISCARD_MAX_BYTES: usize = 256 * 1024;
+
+/// How long the answer's body may take: what is passed on of it is for people.
+const BODY_WITHIN: Duration = Duration::from_secs(10);
+
+/// Makes an attempt, or answers what is known of it.
+pub(super) async fn serve(
+    exchange: &mut Exchange,
+    deliveries: &Arc<Deliveries>,
+    attempt: CallAttempt,
+    recv: RecvStream,
+) -> Result<(), Failure> {
+    let body = whole(exchange, recv, deliveries.limits.body_max).await?;
+    let mine = match deliveries.turn(attempt) {
+        Turn::Mine(mine) => mine,
+        Turn::Running(mut ended) => {
+            let outcome = ended.wait_for(Option::is_some).await;
+            let outcome = outcome.ok().and_then(|outcome| *outcome);
+            return match outcome {
+                Some(outcome) => answer_known(exchange, outcome),
+                // It was not begun after all.
+                None => Err(not_now("the attempt that ran was not begun")),
+            };
+        }
+        Turn::Full => return Err(not_now("as many deliveries run as may at once")),
+    };
+    match deliveries.journal.look(attempt).await {
+        Ok(Known::Nothing) => {}
+        Ok(Known::Ended(outcome)) => return answer_known(exchange, outcome),
+        Ok(Known::Begun) => return Err(not_now("the attempt runs")),
+        Err(error) => return Err(not_now(error)),
+    }
+    let candidate = exchange.decide()?;
+    let key = Upstream::key(candidate.target(), None);
+    let active = exchange.active.clone();
+    let pooled = active.upstream.reuse(&key, Some(FRESH_FOR), |address| {
+        candidate.approve(address).ok()
+    });
+    let (approved, connection) = match pooled {
+        Some(pooled) => pooled,
+        None => {
+            let connecting = exchange.connection(&candidate, &key);
+            exchange.before_dispatch(connecting).await?
+        }
+    };
+    request_head(&approved, &exchange.head)?;
+    exchange.send.dispatched()?;
+    match deliveries.journal.begin(attempt).await {
+        Ok(Known::Nothing) => {}
+        Ok(Known::Ended(outcome)) => return answer_known(exchange, outcome),
+        Ok(Known::Begun) => return Err(not_now("the attempt runs")),
+        Err(error) => return Err(not_now(error)),
+    }
+    execute(exchange, mine, &candidate, approved, connection, body).await
+}
+
+fn not_now(why: impl std::fmt::Display) -> Failure {
+    Failure::not_dispatched(Code::Overloaded, why.to_string())
+}
+
+/// The body of the request.
+async fn whole(exchange: &Exchange, recv: RecvStream, max: u64) -> Result<Bytes, Failure> {
+    let max_bytes = usize::try_from(max).unwrap_or(usize::MAX);
+    let reading = async {
+        match Limited::new(recv, max_bytes).collect().await {
+            Ok(body) => Ok(body.to_bytes()),
+            Err(error) if error.is::<LengthLimitError>() => {
+                let detail = format!(
+                    "the body is larger than {max} bytes, the limit for deliveries \
+                     (deliveries.body_max)"
+                );
+                Err(Failure::not_dispatched(Code::RequestTooLarge, detail))
+            }
+            Err(error) => Err(match error.downcast::<Failure>() {
+                Ok(failure) => Failure {
+                    execution: Execution::NotDispatched,
+                    ..*failure
+                },
+                Err(error) => Failure::not_dispatched(Code::Internal, error.to_string()),
+            }),
+        }
+    };
+    timeout_at(exchange.times.end_by, reading)
+        .await
+        .unwrap_or_else(|_| {
+            let detail = "the time for the delivery ended before its body was whole";
+            Err(timed_out(Execution::NotDispatched, detail))
+        })
+}
+
+/// What the journal says, as an answer.
+fn answer_known(exchange: &mut Exchange, outcome: Outcome) -> Result<(), Failure> {
+    match (outcome.status, outcome.code) {
+        (Some(status), None) => {
+            let head = ResponseHead {
+                status,
+                headers: Headers::default(),
+                body: BodyLength::None,
+            };
+            exchange.send.head(&head, &[], true)
+        }
+        (_, code) => Err(Failure::new(
+            code.unwrap_or(Code::Internal),
+            outcome.execution,
+            "the attempt was made before, and ended so",
+        )),
+    }
+}
+
+/// The target's answer, as far as it is passed on.
+struct Answered {
+    head: ResponseHead,
+    body: Bytes,
+}
+
+/// From the intent on: the outcome is written in any case, then the answer is passed on if anybody
+/// is there.
+async fn execute(
+    exchange: &mut Exchange,
+    mine: Mine,
+    candidate: &Candidate,
+    approved: Approved,
+    connection: Connection,
+    body: Bytes,
+) -> Result<(), Failure> {
+    let result = request(exchange, candidate, approved, connection, body).await;
+    let outcome = match &result {
+        Ok(answered) => Outcome::answered(answered.head.status),
+        Err(failure) => Outcome::failed(failure),
+    };
+    mine.ended(outcome).await;
+    let answered = result?;
+    exchange.send.head(&answered.head, &answered.body, true)
+}
+
+async fn request(
+    exchange: &Exchange,
+    candidate: &Candidate,
+    approved: Approved,
+    connection: Connection,
+    body: Bytes,
+) -> Result<Answered, Failure> {
+    let mut approved = approved;
+    let mut connection = connection;
+    let key = Upstream::key(candidate.target(), None);
+    for tries_left in (0..TRIES_MAX).rev() {
+        let head = request_head(&approved, &exchange.head)?;
+        let length = exchange.head.body;
+        let request = head.map(|()| RequestBody::of_whole(body.clone(), length));
+        let error = match send(exchange, &mut connection, request).await? {
+            Ok(response) => return Ok(collect(exchange, response, connection).await),
+            Err(error) => error,
+        };
+        let (error, was_returned) = error;
+        if !was_returned || tries_left == 0 {
+            return Err(error);
+        }
+        // The connection was closed before anything left on it.
+        drop(connection);
+        let connecting = exchange.connection(candidate, &key);
+        let connecting = timeout_at(exchange.times.end_by, connecting).await;
+        (approved, connection) = connecting.unwrap_or_else(|_| {
+            let detail = "the time for the delivery ended before the target was connected";
+            Err(timed_out(Execution::NotDispatched, detail))
+        })?;
+    }
+    Err(not_now(
+        "the target closes its connections before they are used",
+    ))
+}
+
+type Sent = Result<Response<Body>, (Failure, bool)>;
+
+/// Sends and waits for the answer's head. An error says whether the request verifiably did not
+/// leave.
+async fn send(
+    exchange: &Exchange,
+    connection: &mut Connection,
+    request: Request<RequestBody>,
+) -> Result<Sent, Failure> {
+    let by = exchange.times.head_end();
+    match timeout_at(by, connection.send(request)).await {
+        Ok(Ok(response)) => Ok(Ok(response)),
+        Ok(Err(mut error)) => {
+            let was_returned = error.take_message().is_some();
+            Ok(Err((request_failure(error.error()), was_returned)))
+        }
+        Err(_) => {
+            let detail = "the target did not answer in time";
+            Err(timed_out(Execution::PossiblyExecuted, detail))
+        }
+    }
+}
+
+/// The head, and a piece of the body. The target has answered: nothing can fail any more.
+async fn collect(
+    exchange: &Exchange,
+    response: Response<Body>,
+    mut connection: Connection,
+) -> Answered {
+    let (parts, incoming) = response.into_parts();
+    let mut piece = BytesMut::new();
+    let mut discarded = 0;
+    let is_whole = {
+        let mut body = AnswerBody::new(incoming, &mut connection);
+        let reading = async {
+            while let Some(frame) = body.frame().await {
+                let Ok(frame) = frame else { return false };
+                let Some(data) = frame.data_ref() else {
+                    continue;
+                };
+                let room = INLINE_MAX_BYTES - piece.len();
+                piece.extend_from_slice(&data[..room.min(data.len())]);
+                discarded += data.len().saturating_sub(room);
+                if discarded > DISCARD_MAX_BYTES {
+                    return false;
+                }
+            }
+            true
+        };
+        let within = exchange
+            .times
+            .end_by
+            .min(tokio::time::Instant::now() + BODY_WITHIN);
+        timeout_at(within, reading).await.unwrap_or(false)
+    };
+    if is_whole && !super::answer::is_bound(&exchange.head.headers, &parts.headers) {
+        exchange.active.upstream.give_back(connection).await;
+    }
+    let head = head(parts.status.as_u16(), &parts.headers, piece.len());
+    Answered {
+        head,
+        body: piece.freeze(),
+    }
+}
+
+/// The head for the relay. Fields that do not fit are left out: the status is what counts.
+fn head(status: u16, headers: &HeaderMap, bytes: usize) -> ResponseHead {
+    let is_framing = |name: &http::HeaderName| *name == http::header::CONTENT_LENGTH;
+    ResponseHead {
+        status,
+        headers: transport::http::to_wire(headers, is_framing).unwrap_or_default(),
+        body: match bytes {
+            0 => BodyLength::None,
+            bytes => BodyLength::Known(bytes as u64),
+        },
+    }
+}

@@ -1,0 +1,177 @@
+//! What is on disk is there after a crash, and only so much of it.
+
+use super::*;
+use crate::testing::TempDir;
+
+const BOUNDS: Bounds = Bounds {
+    entries_max: 1000,
+    bytes_max: 1 << 20,
+};
+
+fn attempt(call: u8, attempt: u32) -> CallAttempt {
+    CallAttempt {
+        call: [call; 16],
+        attempt,
+    }
+}
+
+fn open(dir: &TempDir, bounds: Bounds) -> Journal {
+    Journal::open(&dir.path().join("journal.redb"), bounds).unwrap()
+}
+
+/// Ends the journal's thread: the file is free again.
+async fn close(journal: Journal, dir: &TempDir) {
+    drop(journal);
+    let path = dir.path().join("journal.redb");
+    while let Err(OpenError::File { .. }) = Store::open(&path, BOUNDS).map(drop) {
+        tokio::time::sleep(std::time::Duration::from_millis(5)).await;
+    }
+}
+
+#[tokio::test]
+async fn an_attempt_that_comes_again_is_answered_from_disk() {
+    let dir = TempDir::new("journal-again");
+    let journal = open(&dir, BOUNDS);
+    let (first, second) = (attempt(1, 1), attempt(1, 2));
+    assert_eq!(journal.begin(first).await, Ok(Known::Nothing));
+    assert_eq!(journal.begin(first).await, Ok(Known::Begun));
+    journal.end(first, Outcome::answered(204)).await.unwrap();
+    let before = journal.mark();
+    assert_eq!(before.sequence, 2);
+    close(journal, &dir).await;
+
+    let journal = open(&dir, BOUNDS);
+    assert_eq!(journal.mark(), before);
+    let ended = Ok(Known::Ended(Outcome::answered(204)));
+    assert_eq!(journal.begin(first).await, ended);
+    assert_eq!(journal.look(first).await, ended);
+    assert_eq!(journal.look(second).await, Ok(Known::Nothing));
+    // An end without a beginning, and a second end, change nothing.
+    journal.end(second, Outcome::answered(200)).await.unwrap();
+    journal.end(first, Outcome::answered(500)).await.unwrap();
+    assert_eq!(journal.look(second).await, Ok(Known::Nothing));
+    assert_eq!(journal.look(first).await, ended);
+}
+
+#[tokio::test]
+async fn what_was_begun_before_a_crash_is_possibly_executed_after_it() {
+    let dir = TempDir::new("journal-crash");
+    let journal = open(&dir, BOUNDS);
+    journal.begin(attempt(1, 1)).await.unwrap();
+    close(journal, &dir).await;
+    let journal = open(&dir, BOUNDS);
+    let Ok(Known::Ended(outcome)) = journal.look(attempt(1, 1)).await else {
+        panic!("it has an outcome");
+    };
+    assert_eq!(outcome.execution, Execution::PossiblyExecuted);
+    assert_eq!(outcome.code, Some(Code::TunnelLost));
+    assert_eq!(journal.mark().sequence, 2);
+    let open = journal.open_outcomes(None, 10).await.unwrap();
+    assert_eq!(open, [outcome.told(attempt(1, 1))]);
+}
+
+#[tokio::test]
+async fn what_the_relay_has_acknowledged_is_not_told_again() {
+    let dir = TempDir::new("journal-acknowledged");
+    let journal = open(&dir, BOUNDS);
+    for call in 1..=5 {
+        journal.begin(attempt(call, 1)).await.unwrap();
+        let failure = Failure::possibly_executed(Code::TargetClosed, "");
+        let outcome = Outcome::failed(&failure);
+        journal.end(attempt(call, 1), outcome).await.unwrap();
+    }
+    journal.begin(attempt(6, 1)).await.unwrap();
+    journal.acknowledge(attempt(2, 1));
+    let calls = |results: Vec<DeliveryResult>| -> Vec<u8> {
+        results
+            .iter()
+            .map(|result| result.attempt.call[0])
+            .collect()
+    };
+    let first = journal.open_outcomes(None, 2).await.unwrap();
+    let last = first.last().unwrap().attempt;
+    assert_eq!(calls(first), [1, 3]);
+    let rest = journal.open_outcomes(Some(last), 10).await.unwrap();
+    assert_eq!(calls(rest), [4, 5]);
+}
+
+#[tokio::test]
+async fn a_full_journal_refuses_and_lets_go_of_what_is_acknowledged_alone() {
+    let dir = TempDir::new("journal-full");
+    let bounds = Bounds {
+        entries_max: 10,
+        ..BOUNDS
+    };
+    let journal = open(&dir, bounds);
+    for call in 0..10 {
+        journal.begin(attempt(call, 1)).await.unwrap();
+        journal
+            .end(attempt(call, 1), Outcome::answered(200))
+            .await
+            .unwrap();
+    }
+    assert_eq!(
+        journal.begin(attempt(10, 1)).await,
+        Err(JournalError::Full(10))
+    );
+    assert!(matches!(
+        journal.look(attempt(0, 1)).await,
+        Ok(Known::Ended(_))
+    ));
+    for call in 0..7 {
+        journal.acknowledge(attempt(call, 1));
+    }
+    assert_eq!(
+        journal.begin(attempt(10, 1)).await,
+        Err(JournalError::Full(3))
+    );
+    // The next commit begins with letting go of the oldest: more than half were acknowledged.
+    assert_eq!(journal.begin(attempt(10, 1)).await, Ok(Known::Nothing));
+    assert_eq!(journal.look(attempt(0, 1)).await, Ok(Known::Nothing));
+    for call in 7..10 {
+        let known = journal.look(attempt(call, 1)).await;
+        assert!(matches!(known, Ok(Known::Ended(_))), "{call}: {known:?}");
+    }
+}
+
+#[tokio::test]
+async fn a_file_that_is_no_journal_is_set_aside_and_the_new_one_has_another_id() {
+    let dir = TempDir::new("journal-broken");
+    let path = dir.path().join("journal.redb");
+    let journal = open(&dir, BOUNDS);
+    journal.begin(attempt(1, 1)).await.unwrap();
+    let before = journal.mark();
+    close(journal, &dir).await;
+    std::fs::write(&path, [b'x'; 8192]).unwrap();
+    let journal = open(&dir, BOUNDS);
+    assert_ne!(journal.mark().id, before.id);
+    assert_eq!(journal.mark().sequence, 0);
+    let names: Vec<_> = std::fs::read_dir(dir.path())
+        .unwrap()
+        .map(|entry| entry.unwrap().file_name().into_string().unwrap())
+        .collect();
+    assert!(
+        names.iter().any(|name| name.contains("unreadable")),
+        "{names:?}"
+    );
+}
+
+#[tokio::test]
+async fn many_at_once_share_commits_and_lose_nothing() {
+    let dir = TempDir::new("journal-many");
+    let journal = open(&dir, BOUNDS);
+    let mut tasks = tokio::task::JoinSet::new();
+    for call in 0..200 {
+        let journal = journal.clone();
+        tasks.spawn(async move {
+            let attempt = attempt(call, 1);
+            assert_eq!(journal.begin(attempt).await, Ok(Known::Nothing));
+            journal.end(attempt, Outcome::answered(200)).await.unwrap();
+        });
+    }
+    while let Some(done) = tasks.join_next().await {
+        done.unwrap();
+    }
+    assert_eq!(journal.mark().sequence, 400);
+    assert_eq!(journal.open_outcomes(None, 1000).await.unwrap().len(), 200);
+}

@@ -1,0 +1,326 @@
+//! Calls that are stored and delivered (`mode: "deliver"`): nothing that was acknowledged is lost,
+//! and nothing is done twice.
+//!
+//! ```text
+//! POST /v1/calls --> accept: sealed, committed --> 202
+//!                                |
+//! engine: who is due, and which way is there? --> attempt: committed, then sent to one installation
+//!                                |                      |            ^
+//!                                |            answer or RESULT       | the same attempt again, after
+//!                                v                      v            | a lost tunnel
+//!                        state::next, committed --> RESULT_ACK     reconcile
+//! ```
+//!
+//! `state` decides what follows an attempt, `sign` makes its signature, `rate` bounds what comes and
+//! how fast it goes. What is written goes through [`Batch`]; what is stored of a request is sealed
+//! by the `vault`. An attempt belongs to the installation that took it until that one's journal has
+//! spoken: `engine` asks it again, with the same number, when it comes back.
+
+mod attempt;
+mod engine;
+pub mod rate;
+mod reconcile;
+pub mod request;
+mod running;
+mod secrets;
+pub mod sign;
+pub mod state;
+
+pub use engine::run;
+pub use secrets::ShownSecret;
+
+use crate::config;
+use crate::problem::Problem;
+use crate::registry::{Entry, Owner};
+use crate::storage::batch::{Batch, WriteError};
+use crate::storage::calls::{Accepted, NewCall, Via, Write, Written};
+use crate::storage::{Storage, StorageError, now_ms};
+use crate::vault::{Vault, VaultError};
+use bytes::Bytes;
+use engine::Event;
+use protocol::frame::{DeliveryResult, Headers};
+use protocol::{Code, Failure};
+use rate::Rate;
+use request::{About, StoredRequest};
+use running::Running;
+use secrets::Secrets;
+use state::CallState;
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+use tokio::sync::mpsc;
+use transport::Session;
+
+/// Events that wait for the engine. Those that are lost are found again by its rounds.
+const EVENTS_MAX: usize = 4096;
+
+/// Whoever finds the queue full comes again after this.
+const RETRY_QUEUE_FULL: Duration = Duration::from_secs(30);
+
+/// A call that is handed over.
+#[derive(Debug)]
+pub struct Handed {
+    /// Its id.
+    pub id: String,
+    /// Where it goes.
+    pub url: String,
+    /// The URL's host.
+    pub host: String,
+    /// The request's method.
+    pub method: String,
+    /// The header fields that the caller gave.
+    pub headers: Headers,
+    /// The body.
+    pub body: Bytes,
+    /// The credential that the bridge shall add.
+    pub credential: Option<String>,
+    /// How long an attempt may take.
+    pub timeout_ms: u32,
+    /// The bridge that it shall go through.
+    pub bridge: Option<String>,
+    /// Whether it may be made again when nobody can say what became of it.
+    pub at_least_once: bool,
+    /// The caller's key for repeats.
+    pub idempotency_key: Option<String>,
+    /// Hash of the request.
+    pub digest: Vec<u8>,
+}
+
+/// What became of a call that was handed over.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Receipt {
+    /// Its id; of the one before, if it was handed over before.
+    pub id: String,
+    /// Where it stands.
+    pub state: CallState,
+    /// It had been handed over before, with the same idempotency key.
+    pub is_repeat: bool,
+}
+
+/// The deliveries of one relay.
+#[derive(Debug)]
+pub struct Deliveries {
+    storage: Storage,
+    batch: Batch,
+    vault: Vault,
+    config: config::Deliveries,
+    secrets: Secrets,
+    rate: Rate,
+    /// Calls of each tenant that are not finished.
+    queued: Mutex<HashMap<Arc<str>, u64>>,
+    running: Running,
+    events: mpsc::Sender<Event>,
+    engine: Mutex<Option<mpsc::Receiver<Event>>>,
+}
+
+impl Deliveries {
+    /// Those of a relay that begins. Nothing is delivered until [`run`] runs.
+    pub fn new(storage: Storage, vault: Vault, config: config::Deliveries) -> Self {
+        let (events, engine) = mpsc::channel(EVENTS_MAX);
+        Self {
+            batch: Batch::start(storage.clone()),
+            rate: Rate::new(config.accepted_per_second),
+            storage,
+            vault,
+            config,
+            secrets: Secrets::default(),
+            queued: Mutex::default(),
+            running: Running::default(),
+            events,
+            engine: Mutex::new(Some(engine)),
+        }
+    }
+
+    /// Stores a call. When this returns, it is on disk.
+    ///
+    /// # Errors
+    /// `conflict` when the idempotency key was used for another request, `rate_limited` when the
+    /// tenant has handed over too much, `overloaded` when nothing can be stored.
+    pub async fn accept(
+        &self,
+        tenant: &Arc<str>,
+        client_id: &str,
+        call: Handed,
+    ) -> Result<Receipt, Problem> {
+        self.rate.take(tenant, Instant::now()).map_err(|wait| {
+            let most = self.config.accepted_per_second;
+            let detail = format!("the tenant hands over more than {most} calls a second");
+            too_many(detail, wait)
+        })?;
+        let most = u64::from(self.config.queued_per_tenant);
+        if self
+            .queued()
+            .get(tenant)
+            .is_some_and(|count| *count >= most)
+        {
+            let detail = format!("the tenant has {most} calls that are not finished, its limit");
+            return Err(too_many(detail, RETRY_QUEUE_FULL));
+        }
+        let key = self.vault.of_tenant(tenant).await.map_err(sealing)?;
+        let request = StoredRequest {
+            about: About {
+                url: call.url,
+                timeout_ms: call.timeout_ms,
+                credential: call.credential,
+            },
+            headers: call.headers,
+            body: call.body,
+        };
+        let sealed = key.seal(&context(&call.id), &request.encode());
+        let new = NewCall {
+            id: call.id.clone(),
+            tenant: tenant.clone(),
+            client_id: client_id.to_owned(),
+            created_ms: now_ms(),
+            method: call.method,
+            host: call.host,
+            bridge: call.bridge,
+            at_least_once: call.at_least_once,
+            idempotency_key: call.idempotency_key,
+            digest: call.digest,
+            sealed: sealed.map_err(sealing)?,
+            bytes: i64::try_from(request.body.len()).unwrap_or(i64::MAX),
+        };
+        let written = self.batch.write(Write::Accept(Box::new(new))).await;
+        match written.map_err(unwritten)? {
+            Written::Accepted(Accepted::Stored) => {
+                self.count_in(tenant);
+                self.tell(Event::Due(tenant.clone()));
+                Ok(Receipt {
+                    id: call.id,
+                    state: CallState::Pending,
+                    is_repeat: false,
+                })
+            }
+            Written::Accepted(Accepted::Known { id, state, is_same }) => {
+                if !is_same {
+                    let detail = "this idempotency key was used for another call";
+                    return Err(Problem::not_sent(Code::Conflict, detail));
+                }
+                Ok(Receipt {
+                    id,
+                    state,
+                    is_repeat: true,
+                })
+            }
+            Written::Accepted(Accepted::NoTenant) | Written::Changed(_) | Written::Settled(_) => {
+                Err(Problem::not_sent(
+                    Code::Unauthorized,
+                    "the tenant is no longer there",
+                ))
+            }
+        }
+    }
+
+    /// A tunnel is up. Before the engine has looked at its journal, nothing is delivered through it.
+    pub fn tunnel_up(&self, entry: &Arc<Entry>) {
+        self.tell(Event::Up(entry.clone()));
+    }
+
+    /// A tunnel is gone, or serves something else.
+    pub fn ways_changed(&self, tenant: &Arc<str>) {
+        self.tell(Event::Ways(tenant.clone()));
+    }
+
+    /// A bridge tells what became of an attempt. It tells again until it is acknowledged, so what
+    /// finds no room here is not lost.
+    pub fn on_result(
+        &self,
+        owner: &Owner,
+        instance: [u8; 16],
+        session: Session,
+        result: DeliveryResult,
+    ) {
+        let via = Via {
+            bridge: owner.bridge.clone(),
+            instance: instance.to_vec(),
+        };
+        self.tell(Event::Result {
+            tenant: owner.tenant.clone(),
+            via,
+            bridge_name: owner.name.clone(),
+            session,
+            result,
+        });
+    }
+
+    /// Something that somebody else changed is due.
+    pub fn look_again(&self, tenant: &Arc<str>) {
+        self.tell(Event::Due(tenant.clone()));
+    }
+
+    /// Calls that a tenant may have unfinished and has.
+    pub fn queued_of(&self, tenant: &str) -> u64 {
+        self.queued().get(tenant).copied().unwrap_or(0)
+    }
+
+    /// The database.
+    pub fn storage(&self) -> &Storage {
+        &self.storage
+    }
+
+    /// Commits, and the changes in them, since the start.
+    pub fn commits(&self) -> (u64, u64) {
+        self.batch.counts()
+    }
+
+    fn tell(&self, event: Event) {
+        // The engine looks around by itself, too.
+        let _ = self.events.try_send(event);
+    }
+
+    fn queued(&self) -> MutexGuard<'_, HashMap<Arc<str>, u64>> {
+        self.queued.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn count_in(&self, tenant: &Arc<str>) {
+        *self.queued().entry(tenant.clone()).or_default() += 1;
+    }
+
+    fn count_out(&self, tenant: &Arc<str>) {
+        let mut queued = self.queued();
+        if let Some(count) = queued.get_mut(tenant) {
+            *count = count.saturating_sub(1);
+            if *count == 0 {
+                queued.remove(tenant);
+            }
+        }
+    }
+}
+
+/// What a request is sealed for: it opens in its own row alone.
+fn context(call: &str) -> String {
+    format!("call {call}")
+}
+
+fn too_many(detail: String, wait: Duration) -> Problem {
+    let seconds = wait.as_secs_f64().ceil().max(1.0);
+    Problem::not_sent(Code::Overloaded, detail).later(Duration::from_secs_f64(seconds))
+}
+
+fn sealing(error: VaultError) -> Problem {
+    match error {
+        VaultError::Storage(error) => crate::pairing::failed(error),
+        VaultError::Broken | VaultError::Random(_) => {
+            tracing::error!(%error, "a call could not be sealed");
+            Problem::not_sent(Code::Internal, "the relay could not store it")
+        }
+    }
+}
+
+fn unwritten(error: WriteError) -> Problem {
+    let stored = match &error {
+        WriteError::Storage(error) => &**error,
+        WriteError::LeaseLost | WriteError::Closed => {
+            return Problem::not_sent(Code::Overloaded, "the relay is stopping");
+        }
+    };
+    let passing = matches!(stored, StorageError::Unavailable(_));
+    tracing::error!(%error, "a call could not be stored");
+    let failure = if passing {
+        Failure::not_sent(Code::Overloaded, "the relay cannot store anything now")
+    } else {
+        Failure::not_sent(Code::Internal, "the relay could not store it")
+    };
+    failure.into()
+}

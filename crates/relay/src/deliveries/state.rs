@@ -1,0 +1,360 @@
+//! A delivery's life, as a pure function: what an attempt's end makes of it.
+//!
+//! ```text
+//!               +---------------- due again <-----------------+
+//!               v                                             |
+//! accept --> pending --(a way is there)--> attempting --------+--(2xx)----> succeeded
+//!             |   ^                          |  ^             |--(last step, 410)--> failed
+//!   no bridge |   | it is back               |  | the same    |--(policy)-> refused
+//!             v   |                          v  | attempt     |--(nobody can say)--> outcome_unknown
+//!        waiting_for_bridge              the tunnel is lost:  \--(asked for)-> cancelled
+//!                                        the bridge's word is waited for
+//! ```
+//!
+//! Only what a target did uses up a step of the schedule; being offline, refused by a limit or lost
+//! on the way does not.
+
+use protocol::{Code, Execution};
+use std::time::Duration;
+
+crate::storage::words! {
+    /// Where a delivery stands.
+    CallState ("state of a call") {
+        /// It waits for its time.
+        Pending = "pending",
+        /// It waits for a bridge; its clock stands still.
+        WaitingForBridge = "waiting_for_bridge",
+        /// An attempt is on its way, or its outcome is waited for.
+        Attempting = "attempting",
+        /// The target took it (2xx).
+        Succeeded = "succeeded",
+        /// The target did not take it, and nothing more is tried: a dead letter.
+        Failed = "failed",
+        /// A policy does not allow it.
+        Refused = "refused",
+        /// The target may have had it, nobody can say, and it must not be made twice.
+        OutcomeUnknown = "outcome_unknown",
+        /// It was taken back.
+        Cancelled = "cancelled",
+    }
+}
+
+impl CallState {
+    /// Every state.
+    pub const ALL: [Self; 8] = [
+        Self::Pending,
+        Self::WaitingForBridge,
+        Self::Attempting,
+        Self::Succeeded,
+        Self::Failed,
+        Self::Refused,
+        Self::OutcomeUnknown,
+        Self::Cancelled,
+    ];
+
+    /// Whether nothing follows by itself.
+    pub fn is_final(self) -> bool {
+        match self {
+            Self::Pending | Self::WaitingForBridge | Self::Attempting => false,
+            Self::Succeeded
+            | Self::Failed
+            | Self::Refused
+            | Self::OutcomeUnknown
+            | Self::Cancelled => true,
+        }
+    }
+}
+
+/// How an attempt ended.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct AttemptEnd {
+    /// The target's status, if it answered.
+    pub status: Option<u16>,
+    /// The failure's code, if it failed.
+    pub code: Option<Code>,
+    /// How far it came.
+    pub execution: Execution,
+    /// In words, for people; no body and no header value.
+    pub detail: String,
+    /// When the target wants to be asked again.
+    pub retry_after: Option<Duration>,
+    /// The bridge has not said it: its tunnel was lost, and its journal may know more.
+    pub is_open: bool,
+}
+
+/// What of a delivery decides.
+#[derive(Debug, Clone, Copy)]
+pub struct Facts<'a> {
+    /// The request's method.
+    pub method: &'a str,
+    /// The caller allows a repeat of what may have been done.
+    pub at_least_once: bool,
+    /// Steps of the schedule that were used up before.
+    pub step: u32,
+    /// Attempts that were begun, this one included.
+    pub attempt: u32,
+    /// It is to be taken back.
+    pub is_cancelled: bool,
+}
+
+/// What follows.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Next {
+    /// The attempt stays open until its bridge has spoken.
+    Stay,
+    /// Another attempt after so long.
+    Again {
+        /// From now.
+        after: Duration,
+        /// Steps that are used up then.
+        step: u32,
+    },
+    /// Nothing.
+    Final(CallState),
+}
+
+/// Longest wait that a target may ask for.
+const RETRY_AFTER_MAX: Duration = Duration::from_secs(24 * 3600);
+
+/// Shortest and longest wait after something that is not the target's doing.
+const NOT_DONE_MIN: Duration = Duration::from_millis(500);
+const NOT_DONE_MAX: Duration = Duration::from_secs(60);
+
+/// Methods that do nothing twice (RFC 9110, 9.2.2).
+pub fn is_idempotent(method: &str) -> bool {
+    matches!(
+        method,
+        "GET" | "HEAD" | "OPTIONS" | "TRACE" | "PUT" | "DELETE"
+    )
+}
+
+/// What follows an attempt's end. `schedule` are the waits after the first attempt; `random` in
+/// 0..1 spreads them.
+pub fn next(facts: Facts<'_>, end: &AttemptEnd, schedule: &[Duration], random: f64) -> Next {
+    if end.is_open {
+        return Next::Stay;
+    }
+    let next = undisturbed(facts, end, schedule, random);
+    match next {
+        Next::Again { .. } if facts.is_cancelled => Next::Final(CallState::Cancelled),
+        Next::Again { .. } | Next::Final(_) | Next::Stay => next,
+    }
+}
+
+fn undisturbed(facts: Facts<'_>, end: &AttemptEnd, schedule: &[Duration], random: f64) -> Next {
+    match end.status {
+        Some(200..=299) if end.code.is_none() => return Next::Final(CallState::Succeeded),
+        Some(410) => return Next::Final(CallState::Failed),
+        Some(_) => return later(facts.step, end.retry_after, schedule, random),
+        None => {}
+    }
+    match end.execution {
+        Execution::NotSent | Execution::NotDispatched => {
+            not_done(facts, end.code.unwrap_or(Code::Internal), schedule, random)
+        }
+        Execution::PossiblyExecuted if !facts.at_least_once && !is_idempotent(facts.method) => {
+            Next::Final(CallState::OutcomeUnknown)
+        }
+        Execution::PossiblyExecuted | Execution::Executed => {
+            later(facts.step, None, schedule, random)
+        }
+    }
+}
+
+/// It certainly was not done: whose doing was that?
+fn not_done(facts: Facts<'_>, code: Code, schedule: &[Duration], random: f64) -> Next {
+    match code {
+        Code::RefusedByPolicy
+        | Code::Forbidden
+        | Code::UnknownEndpoint
+        | Code::InvalidRequest
+        | Code::RequestTooLarge
+        | Code::HeadersTooLarge => Next::Final(CallState::Refused),
+        Code::TargetDns
+        | Code::TargetRefused
+        | Code::TargetTls
+        | Code::TargetTimeout
+        | Code::TargetClosed
+        | Code::TargetProtocol => later(facts.step, None, schedule, random),
+        _ => {
+            let elsewhere = facts.attempt.saturating_sub(facts.step).min(16);
+            let most = NOT_DONE_MIN
+                .saturating_mul(1 << elsewhere)
+                .min(NOT_DONE_MAX);
+            Next::Again {
+                after: NOT_DONE_MIN + most.mul_f64(random),
+                step: facts.step,
+            }
+        }
+    }
+}
+
+/// The target did not take it: the next step of the schedule, if there is one.
+fn later(step: u32, asked: Option<Duration>, schedule: &[Duration], random: f64) -> Next {
+    let Some(wait) = schedule.get(step as usize) else {
+        return Next::Final(CallState::Failed);
+    };
+    // A tenth more, so that what failed together does not come back together.
+    let wait = wait.mul_f64(1.0 + random / 10.0);
+    let asked = asked.unwrap_or_default().min(RETRY_AFTER_MAX);
+    Next::Again {
+        after: wait.max(asked),
+        step: step + 1,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SCHEDULE: [Duration; 2] = [Duration::from_secs(5), Duration::from_secs(300)];
+
+    fn facts(method: &str, step: u32) -> Facts<'_> {
+        Facts {
+            method,
+            at_least_once: false,
+            step,
+            attempt: step + 1,
+            is_cancelled: false,
+        }
+    }
+
+    fn answered(status: u16) -> AttemptEnd {
+        AttemptEnd {
+            status: Some(status),
+            code: None,
+            execution: Execution::Executed,
+            detail: String::new(),
+            retry_after: None,
+            is_open: false,
+        }
+    }
+
+    fn failed(code: Code, execution: Execution) -> AttemptEnd {
+        AttemptEnd {
+            status: None,
+            code: Some(code),
+            execution,
+            ..answered(0)
+        }
+    }
+
+    fn after(facts: Facts<'_>, end: &AttemptEnd) -> Next {
+        next(facts, end, &SCHEDULE, 0.0)
+    }
+
+    #[test]
+    fn two_hundreds_succeed_410_stops_and_the_rest_follows_the_schedule() {
+        for status in [200, 204, 299] {
+            let next = after(facts("POST", 0), &answered(status));
+            assert_eq!(next, Next::Final(CallState::Succeeded));
+        }
+        let gone = after(facts("POST", 0), &answered(410));
+        assert_eq!(gone, Next::Final(CallState::Failed));
+        for status in [302, 400, 429, 500, 503] {
+            for (step, wait) in [(0, 5), (1, 300)] {
+                let expected = Next::Again {
+                    after: Duration::from_secs(wait),
+                    step: step + 1,
+                };
+                assert_eq!(after(facts("POST", step), &answered(status)), expected);
+            }
+            let last = after(facts("POST", 2), &answered(status));
+            assert_eq!(last, Next::Final(CallState::Failed));
+        }
+    }
+
+    #[test]
+    fn a_target_may_ask_for_more_time_but_not_for_ever() {
+        let ask = |seconds| AttemptEnd {
+            retry_after: Some(Duration::from_secs(seconds)),
+            ..answered(503)
+        };
+        let wait = |seconds| match after(facts("POST", 0), &ask(seconds)) {
+            Next::Again { after, .. } => after.as_secs(),
+            other => panic!("{other:?}"),
+        };
+        assert_eq!(wait(1), 5);
+        assert_eq!(wait(60), 60);
+        assert_eq!(wait(1 << 40), 24 * 3600);
+    }
+
+    #[test]
+    fn what_may_have_been_done_is_repeated_only_where_that_is_allowed() {
+        let lost = failed(Code::TunnelLost, Execution::PossiblyExecuted);
+        let unknown = after(facts("POST", 0), &lost);
+        assert_eq!(unknown, Next::Final(CallState::OutcomeUnknown));
+        assert!(matches!(after(facts("PUT", 0), &lost), Next::Again { .. }));
+        let allowed = Facts {
+            at_least_once: true,
+            ..facts("POST", 0)
+        };
+        assert!(matches!(after(allowed, &lost), Next::Again { step: 1, .. }));
+    }
+
+    #[test]
+    fn an_attempt_without_its_bridges_word_stays_open() {
+        let open = AttemptEnd {
+            is_open: true,
+            ..failed(Code::TunnelLost, Execution::PossiblyExecuted)
+        };
+        assert_eq!(after(facts("POST", 0), &open), Next::Stay);
+        let cancelled = Facts {
+            is_cancelled: true,
+            ..facts("POST", 0)
+        };
+        assert_eq!(after(cancelled, &open), Next::Stay);
+    }
+
+    #[test]
+    fn refused_offline_and_failed_are_three_things() {
+        let refused = failed(Code::RefusedByPolicy, Execution::NotDispatched);
+        assert_eq!(
+            after(facts("POST", 0), &refused),
+            Next::Final(CallState::Refused)
+        );
+        let offline = failed(Code::BridgeOffline, Execution::NotSent);
+        assert!(matches!(
+            after(facts("POST", 1), &offline),
+            Next::Again { step: 1, .. }
+        ));
+        let down = failed(Code::TargetRefused, Execution::NotDispatched);
+        assert!(matches!(
+            after(facts("POST", 1), &down),
+            Next::Again { step: 2, .. }
+        ));
+    }
+
+    #[test]
+    fn being_turned_away_waits_longer_each_time_within_a_minute() {
+        let full = failed(Code::Overloaded, Execution::NotDispatched);
+        let wait = |attempt| {
+            let facts = Facts {
+                attempt,
+                ..facts("POST", 0)
+            };
+            match next(facts, &full, &SCHEDULE, 1.0) {
+                Next::Again { after, step: 0 } => after,
+                other => panic!("{other:?}"),
+            }
+        };
+        assert!(wait(1) < wait(3) && wait(3) < wait(6));
+        assert!(wait(u32::MAX) <= NOT_DONE_MIN + NOT_DONE_MAX);
+    }
+
+    #[test]
+    fn a_cancelled_one_ends_with_its_attempt() {
+        let cancelled = Facts {
+            is_cancelled: true,
+            ..facts("POST", 0)
+        };
+        assert_eq!(
+            after(cancelled, &answered(500)),
+            Next::Final(CallState::Cancelled)
+        );
+        assert_eq!(
+            after(cancelled, &answered(200)),
+            Next::Final(CallState::Succeeded)
+        );
+    }
+}

@@ -1,0 +1,165 @@
+//! Group commit: what is to be written of deliveries at the same moment is one transaction.
+//!
+//! ```text
+//! accept, attempts ... --- Write, reply ---> one task --- BEGIN, all that waits, COMMIT ---> replies
+//! ```
+//!
+//! A reply comes after the commit, so it may be relied on. While one commit waits for the disk, the
+//! next batch gathers: the more is asked for, the more shares a commit. A change that fails by
+//! itself does not take the others of its batch along: they are written again without it.
+
+use super::calls::{Write, Written};
+use super::{Storage, StorageError};
+use sqlx::Row as _;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
+use tokio::sync::{mpsc, oneshot};
+
+/// Changes of one transaction.
+const BATCH_MAX: usize = 256;
+
+/// Changes that wait for their transaction. Beyond, whoever wants one waits.
+const WAITING_MAX: usize = 1024;
+
+type Reply = oneshot::Sender<Result<Written, Arc<StorageError>>>;
+
+/// Why a change was not made.
+#[derive(Debug, Clone, thiserror::Error)]
+pub enum WriteError {
+    /// The database.
+    #[error(transparent)]
+    Storage(#[from] Arc<StorageError>),
+    /// Another process makes the deliveries now.
+    #[error("another process has taken over the deliveries")]
+    LeaseLost,
+    /// The relay stops.
+    #[error("the relay is stopping")]
+    Closed,
+}
+
+/// Makes changes of deliveries durable. Cheap to clone.
+#[derive(Debug, Clone)]
+pub struct Batch {
+    waiting: mpsc::Sender<(Write, Reply)>,
+    shared: Arc<Shared>,
+}
+
+#[derive(Debug)]
+struct Shared {
+    storage: Storage,
+    /// Of the lease that this process holds; zero for none.
+    epoch: AtomicI64,
+    commits: AtomicU64,
+    changes: AtomicU64,
+}
+
+impl Batch {
+    /// Begins to write. Ends when the last clone is dropped.
+    pub fn start(storage: Storage) -> Self {
+        let (waiting, queue) = mpsc::channel(WAITING_MAX);
+        let shared = Arc::new(Shared {
+            storage,
+            epoch: AtomicI64::new(0),
+            commits: AtomicU64::new(0),
+            changes: AtomicU64::new(0),
+        });
+        tokio::spawn(run(shared.clone(), queue));
+        Self { waiting, shared }
+    }
+
+    /// Makes a change, and returns when it is on disk.
+    ///
+    /// # Errors
+    /// [`WriteError`]; nothing was changed.
+    pub async fn write(&self, write: Write) -> Result<Written, WriteError> {
+        let (reply, answer) = oneshot::channel();
+        let sent = self.waiting.send((write, reply)).await;
+        sent.map_err(|_| WriteError::Closed)?;
+        match answer.await {
+            Ok(Ok(written)) => Ok(written),
+            Ok(Err(error)) if matches!(*error, StorageError::LeaseLost) => {
+                Err(WriteError::LeaseLost)
+            }
+            Ok(Err(error)) => Err(error.into()),
+            Err(_) => Err(WriteError::Closed),
+        }
+    }
+
+    /// Changes that need the lease are made under this epoch from now on; zero for none.
+    pub fn hold(&self, epoch: i64) {
+        self.shared.epoch.store(epoch, Ordering::Release);
+    }
+
+    /// Commits, and the changes that they made, since the start.
+    pub fn counts(&self) -> (u64, u64) {
+        let shared = &self.shared;
+        (
+            shared.commits.load(Ordering::Relaxed),
+            shared.changes.load(Ordering::Relaxed),
+        )
+    }
+}
+
+async fn run(shared: Arc<Shared>, mut queue: mpsc::Receiver<(Write, Reply)>) {
+    let mut batch = Vec::with_capacity(BATCH_MAX);
+    while queue.recv_many(&mut batch, BATCH_MAX).await > 0 {
+        let (writes, replies): (Vec<Write>, Vec<Reply>) = batch.drain(..).unzip();
+        let results = shared.commit_each_if_need_be(&writes).await;
+        for (reply, result) in replies.into_iter().zip(results) {
+            // Whoever asked may have gone.
+            let _ = reply.send(result);
+        }
+    }
+}
+
+impl Shared {
+    async fn commit_each_if_need_be(
+        &self,
+        writes: &[Write],
+    ) -> Vec<Result<Written, Arc<StorageError>>> {
+        match self.commit(writes).await {
+            Ok(written) => written.into_iter().map(Ok).collect(),
+            // Nothing gets better by asking for less; and who lost the lease lost it for all of them.
+            Err(error @ StorageError::Unavailable(_)) => all_failed(writes.len(), error),
+            Err(error) if writes.len() == 1 => all_failed(1, error),
+            Err(_) => {
+                let mut results = Vec::with_capacity(writes.len());
+                for write in writes {
+                    let alone = self.commit(std::slice::from_ref(write)).await;
+                    results.push(match alone {
+                        Ok(mut written) => Ok(written.pop().unwrap_or(Written::Changed(false))),
+                        Err(error) => Err(Arc::new(error)),
+                    });
+                }
+                results
+            }
+        }
+    }
+
+    async fn commit(&self, writes: &[Write]) -> Result<Vec<Written>, StorageError> {
+        let storage = &self.storage;
+        let mut tx = storage.pool.begin_with(storage.backend.begin()).await?;
+        if writes.iter().any(Write::needs_lease) {
+            let row = sqlx::query(storage.backend.lease_check())
+                .fetch_one(&mut *tx)
+                .await?;
+            if row.try_get::<i64, _>("epoch")? != self.epoch.load(Ordering::Acquire) {
+                return Err(StorageError::LeaseLost);
+            }
+        }
+        let mut written = Vec::with_capacity(writes.len());
+        for write in writes {
+            written.push(write.apply(&mut tx).await?);
+        }
+        tx.commit().await?;
+        self.commits.fetch_add(1, Ordering::Relaxed);
+        self.changes
+            .fetch_add(writes.len() as u64, Ordering::Relaxed);
+        Ok(written)
+    }
+}
+
+fn all_failed(count: usize, error: StorageError) -> Vec<Result<Written, Arc<StorageError>>> {
+    let error = Arc::new(error);
+    (0..count).map(|_| Err(error.clone())).collect()
+}

@@ -1,0 +1,151 @@
+//! The key file: 32 random bytes in base64, for its owner alone. Made at the first start.
+
+use super::{KEY_BYTES, SealingKey};
+use crate::storage::{NoRandom, random};
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use std::fs::{File, OpenOptions};
+use std::io::{self, Read as _, Write as _};
+use std::path::{Path, PathBuf};
+
+/// More than any key file has.
+const FILE_MAX_BYTES: u64 = 1024;
+
+/// Why there is no key.
+#[derive(Debug, thiserror::Error)]
+pub enum KeyFileError {
+    /// It cannot be read or made.
+    #[error("the key file {0} cannot be used: {1}")]
+    Io(PathBuf, #[source] io::Error),
+    /// It holds something else.
+    #[error("{0} is no key file: it must hold 32 bytes in base64, as the relay makes them")]
+    Malformed(PathBuf),
+    /// Others may read it.
+    #[error("the key file {0} can be read by others: chmod 600 {0}")]
+    Open(PathBuf),
+    /// No randomness.
+    #[error(transparent)]
+    Random(#[from] NoRandom),
+}
+
+/// The key of a key file.
+#[derive(Debug)]
+pub struct MasterKey {
+    pub(super) key: SealingKey,
+    pub(super) file: PathBuf,
+}
+
+impl MasterKey {
+    /// Reads the file, or makes it.
+    ///
+    /// # Errors
+    /// [`KeyFileError`].
+    pub fn load_or_create(path: &Path) -> Result<Self, KeyFileError> {
+        let failed = |error| KeyFileError::Io(path.to_owned(), error);
+        let file = match File::open(path) {
+            Ok(file) => file,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => match create(path)? {
+                Some(key) => return Ok(key),
+                // Another process was faster.
+                None => File::open(path).map_err(failed)?,
+            },
+            Err(error) => return Err(failed(error)),
+        };
+        check_mode(&file, path)?;
+        let mut text = String::new();
+        file.take(FILE_MAX_BYTES)
+            .read_to_string(&mut text)
+            .map_err(failed)?;
+        let bytes = STANDARD.decode(text.trim()).ok();
+        let bytes: Option<[u8; KEY_BYTES]> = bytes.and_then(|bytes| bytes.try_into().ok());
+        let bytes = bytes.ok_or_else(|| KeyFileError::Malformed(path.to_owned()))?;
+        Ok(Self {
+            key: SealingKey::new(&bytes),
+            file: path.to_owned(),
+        })
+    }
+}
+
+/// `None` when it is there already. It is whole before it has its name.
+fn create(path: &Path) -> Result<Option<MasterKey>, KeyFileError> {
+    let failed = |error| KeyFileError::Io(path.to_owned(), error);
+    if let Some(dir) = path.parent().filter(|dir| !dir.as_os_str().is_empty()) {
+        std::fs::create_dir_all(dir).map_err(failed)?;
+    }
+    let bytes: [u8; KEY_BYTES] = random()?;
+    let made = path.with_extension(format!("new-{}", std::process::id()));
+    let mut options = OpenOptions::new();
+    options.write(true).create(true).truncate(true);
+    #[cfg(unix)]
+    std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
+    let mut file = options.open(&made).map_err(failed)?;
+    file.write_all(format!("{}\n", STANDARD.encode(bytes)).as_bytes())
+        .map_err(failed)?;
+    file.sync_all().map_err(failed)?;
+    let linked = std::fs::hard_link(&made, path);
+    let _ = std::fs::remove_file(&made);
+    match linked {
+        Ok(()) => {}
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => return Ok(None),
+        Err(error) => return Err(failed(error)),
+    }
+    #[cfg(unix)]
+    if let Some(dir) = path.parent().filter(|dir| !dir.as_os_str().is_empty()) {
+        File::open(dir)
+            .and_then(|dir| dir.sync_all())
+            .map_err(failed)?;
+    }
+    tracing::info!(file = %path.display(), "a key file was made: keep a copy of it apart from backups");
+    Ok(Some(MasterKey {
+        key: SealingKey::new(&bytes),
+        file: path.to_owned(),
+    }))
+}
+
+#[cfg(unix)]
+fn check_mode(file: &File, path: &Path) -> Result<(), KeyFileError> {
+    use std::os::unix::fs::PermissionsExt as _;
+    let meta = file.metadata();
+    let meta = meta.map_err(|error| KeyFileError::Io(path.to_owned(), error))?;
+    // A group may be the service manager's way to hand it over; the world never is.
+    match meta.permissions().mode() & 0o007 {
+        0 => Ok(()),
+        _ => Err(KeyFileError::Open(path.to_owned())),
+    }
+}
+
+#[cfg(not(unix))]
+fn check_mode(_: &File, _: &Path) -> Result<(), KeyFileError> {
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing::TempDir;
+
+    #[test]
+    fn a_key_file_is_made_once_and_for_its_owner_alone() {
+        let dir = TempDir::new("key-file");
+        let path = dir.path().join("data/secret.key");
+        let first = MasterKey::load_or_create(&path).unwrap();
+        let again = MasterKey::load_or_create(&path).unwrap();
+        assert_eq!(first.key.mark("x"), again.key.mark("x"));
+        #[cfg(unix)]
+        {
+            use std::os::unix::fs::PermissionsExt as _;
+            let mode = |mode| {
+                std::fs::set_permissions(&path, std::fs::Permissions::from_mode(mode)).unwrap();
+            };
+            let made = std::fs::metadata(&path).unwrap().permissions().mode();
+            assert_eq!(made & 0o777, 0o600);
+            mode(0o604);
+            let open = MasterKey::load_or_create(&path).unwrap_err();
+            assert!(matches!(open, KeyFileError::Open(_)), "{open}");
+            mode(0o600);
+        }
+        std::fs::write(&path, "c2hvcnQ=").unwrap();
+        let short = MasterKey::load_or_create(&path).unwrap_err();
+        assert!(matches!(short, KeyFileError::Malformed(_)), "{short}");
+    }
+}

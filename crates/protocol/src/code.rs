@@ -148,6 +148,10 @@ codes! {
     TargetProtocol = 24, "target_protocol", 502;
     /// A defect on our side.
     Internal = 25, "internal", 500;
+    /// It is not as the caller has seen it any more (`If-Match`).
+    PreconditionFailed = 26, "precondition_failed", 412;
+    /// More than may be asked for in this time; `Retry-After` says when to come again.
+    RateLimited = 27, "rate_limited", 429;
 }
 
 impl fmt::Display for Code {

@@ -295,7 +295,7 @@ fn context(call: &str) -> String {
 
 fn too_many(detail: String, wait: Duration) -> Problem {
     let seconds = wait.as_secs_f64().ceil().max(1.0);
-    Problem::not_sent(Code::Overloaded, detail).later(Duration::from_secs_f64(seconds))
+    Problem::not_sent(Code::RateLimited, detail).later(Duration::from_secs_f64(seconds))
 }
 
 fn sealing(error: VaultError) -> Problem {

@@ -15,10 +15,12 @@ pub use state::{BridgeSummary, Claim};
 use crate::auth::{Credentials, Principal};
 use crate::registry::Owner;
 use crate::router::Paired;
-use crate::storage::{SecretHash, Storage, StorageError, TenantState, now};
+use crate::storage::tenants::SITE;
+use crate::storage::{ClientId, SecretHash, Storage, StorageError, TenantId, TenantState, now};
 use protocol::session::EndReason;
 use protocol::{Code, Failure};
 use state::State;
+use std::collections::HashMap;
 use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard};
 use std::time::{Duration, Instant};
 use tokio::sync::{Mutex, watch};
@@ -142,9 +144,13 @@ impl Directory {
         let presented = credentials.secret.hash();
         let state = self.state();
         let entry = state.key(&credentials.client_id);
-        let stored = entry.map_or_else(SecretHash::nobodys, |entry| entry.key.secret_hash);
-        let matches = presented.matches(&stored);
-        let valid = entry.filter(|entry| matches && !entry.is_over(now()));
+        let now = now();
+        let matches = match entry {
+            Some(entry) => entry.matches(&presented, now),
+            // As much work as for a key that is known.
+            None => presented.matches(&SecretHash::nobodys()) & presented.matches(&presented),
+        };
+        let valid = entry.filter(|entry| matches && !entry.is_over(now));
         let Some(entry) = valid else {
             return Err(Failure::not_sent(
                 Code::Unauthorized,
@@ -158,13 +164,56 @@ impl Directory {
                 "the tenant is suspended",
             ));
         };
+        entry.touch(now);
         Ok(Principal {
             tenant: entry.key.tenant.shared(),
             tenant_name: tenant.name.clone(),
             client_id: entry.key.client_id.shared(),
             role: entry.key.role,
             existing: entry.key.existing,
+            scope: entry.scope.clone(),
         })
+    }
+
+    /// When keys were used, those since `since`, in seconds since 1970.
+    pub fn used_since(&self, since: i64) -> HashMap<ClientId, i64> {
+        self.state().used_since(since)
+    }
+
+    /// The id of the tenant of that name.
+    pub fn tenant_named(&self, name: &str) -> Option<Arc<str>> {
+        let state = self.state();
+        let found = state.tenant_named(name).map(|(id, _)| id.shared());
+        found.filter(|id| &**id != SITE)
+    }
+
+    /// A tenant's name, by its id.
+    pub fn tenant_name(&self, id: &str) -> Option<Arc<str>> {
+        let state = self.state();
+        let found = state
+            .tenant(&TenantId::from(id))
+            .map(|entry| entry.name.clone());
+        found
+    }
+
+    /// Whether a tenant (its id) may work.
+    pub fn is_active(&self, id: &str) -> bool {
+        let state = self.state();
+        let found = state.tenant(&TenantId::from(id));
+        found.is_some_and(|entry| entry.state == TenantState::Active)
+    }
+
+    /// The URL patterns that the relay may call itself for a tenant (its id).
+    pub fn direct_urls(&self, id: &str) -> Arc<[String]> {
+        let state = self.state();
+        let found = state.tenant(&TenantId::from(id));
+        found.map_or_else(Arc::default, |entry| entry.direct_urls.clone())
+    }
+
+    /// The ids of all tenants.
+    pub fn tenant_ids(&self) -> Vec<Arc<str>> {
+        let state = self.state();
+        state.tenants().map(|(id, _)| id.shared()).collect()
     }
 
     /// Whether a caller's key is still valid and its tenant may work.

@@ -304,6 +304,7 @@ where
             &asked.principal.tenant,
             asked.bridge,
             asked.wanted,
+            asked.principal.scope.bridges(),
             &tried,
         );
         let entry = match chosen {

@@ -154,7 +154,7 @@ pub async fn handle(
 pub(crate) fn failed(error: crate::storage::StorageError) -> Problem {
     use crate::storage::StorageError as E;
     match &error {
-        E::Conflict(_) | E::NotFound(_) | E::Invalid(_) | E::KeyGone => {}
+        E::Conflict(_) | E::NotFound(_) | E::Invalid(_) | E::KeyGone | E::Changed => {}
         E::Unavailable(_) | E::Unusable(_) | E::Database(_) | E::Random(_) | E::LeaseLost => {
             tracing::error!(%error, "the database refused");
         }

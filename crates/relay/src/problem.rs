@@ -96,7 +96,7 @@ impl Problem {
 
     fn usual_retry_after(&self) -> Option<Duration> {
         match self.failure.code {
-            Code::Overloaded => Some(RETRY_OVERLOADED),
+            Code::Overloaded | Code::RateLimited => Some(RETRY_OVERLOADED),
             Code::BridgeOffline | Code::NoBridge => Some(RETRY_OFFLINE),
             _ => None,
         }
@@ -168,7 +168,12 @@ mod tests {
             assert_eq!(response.status().as_u16(), code.http_status());
             assert_eq!(response.headers()[BRIDGE_ERROR], code.as_str());
             let again = response.headers().contains_key(header::RETRY_AFTER);
-            let expected = [Code::Overloaded, Code::BridgeOffline, Code::NoBridge];
+            let expected = [
+                Code::Overloaded,
+                Code::RateLimited,
+                Code::BridgeOffline,
+                Code::NoBridge,
+            ];
             assert_eq!(again, expected.contains(code));
         }
     }

@@ -39,15 +39,20 @@ pub fn choose(
     tenant: &str,
     bridge: Option<&str>,
     wanted: Wanted<'_>,
+    within: &[String],
     except: &[Arc<Entry>],
 ) -> Result<Arc<Entry>, Failure> {
+    let is_within =
+        |entry: &Entry| within.is_empty() || within.iter().any(|n| **n == *entry.owner.name);
     let best = registry.with_tenant(tenant, |tunnels| {
         let declaring = match wanted {
             Wanted::Endpoint(name) => tunnels.serving(name),
             Wanted::Host(_) => tunnels.all(),
         };
         least_busy(declaring.iter().filter(|entry| {
-            !except.iter().any(|tried| Arc::ptr_eq(tried, entry)) && fits(entry, bridge, wanted)
+            !except.iter().any(|tried| Arc::ptr_eq(tried, entry))
+                && fits(entry, bridge, wanted)
+                && is_within(entry)
         }))
     });
     let best = best.flatten();
@@ -162,7 +167,7 @@ mod tests {
         let registry = Registry::new(1, 1);
         let wanted = Wanted::Endpoint("alm");
         let code = |names, bridge| {
-            let chosen = choose(&registry, &Names(names), "t", bridge, wanted, &[]);
+            let chosen = choose(&registry, &Names(names), "t", bridge, wanted, &[], &[]);
             chosen.unwrap_err().code
         };
         assert_eq!(code(&[], None), Code::NoBridge);

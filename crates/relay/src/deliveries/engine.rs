@@ -392,6 +392,7 @@ fn way_for(
         tenant,
         bridge,
         Wanted::Host(target.host()),
+        &[],
         &unfit,
     );
     chosen.map_err(|failure| {

@@ -1,13 +1,16 @@
 //! The maps behind the directory: what is valid, and which bridges are to be told that they are
 //! not any more.
 
-use crate::auth::Principal;
+use crate::auth::{KeyScope, Principal};
 use crate::registry::Owner;
-use crate::storage::{ApiKey, BridgeId, BridgeIdentity, Changes, ClientId, TenantId, TenantState};
+use crate::storage::{
+    ApiKey, BridgeId, BridgeIdentity, Changes, ClientId, SecretHash, TenantId, TenantState,
+};
 use protocol::frame::RefusedCode;
 use protocol::session::EndReason;
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicI64, Ordering};
 
 /// Revoked installations of one bridge that are still told so; older ones are merely unknown.
 const REVOKED_KEPT: usize = 16;
@@ -23,6 +26,8 @@ pub struct BridgeSummary {
     pub created: i64,
     /// Its installations.
     pub installations: usize,
+    /// Whether it is cut off until somebody enables it.
+    pub is_disabled: bool,
 }
 
 /// Whose tunnel it would be, the key that must have signed, and whether that bridge may come.
@@ -34,14 +39,44 @@ pub(super) struct TenantEntry {
     pub(super) state: TenantState,
     /// Valid ones.
     bridges: BTreeMap<Arc<str>, BridgeId>,
+    /// URL patterns that the relay may call itself.
+    pub(super) direct_urls: Arc<[String]>,
 }
 
 #[derive(Debug)]
 pub(super) struct KeyEntry {
     pub(super) key: ApiKey,
+    pub(super) scope: Arc<KeyScope>,
+    /// When it was used last, to the minute; of this process.
+    used: AtomicI64,
 }
 
 impl KeyEntry {
+    fn new(key: ApiKey, used: i64) -> Self {
+        Self {
+            scope: Arc::new(KeyScope::new(key.scope.clone())),
+            used: AtomicI64::new(used),
+            key,
+        }
+    }
+
+    /// Whether this is its secret, or the one before while that is good.
+    pub(super) fn matches(&self, presented: &SecretHash, now: i64) -> bool {
+        let (before, until) = self.key.previous.unwrap_or((SecretHash::nobodys(), 0));
+        // Both are compared in any case.
+        let is_current = presented.matches(&self.key.secret_hash);
+        let is_before = presented.matches(&before) && now < until;
+        is_current | is_before
+    }
+
+    /// It is used now.
+    pub(super) fn touch(&self, now: i64) {
+        let minute = now - now.rem_euclid(60);
+        if self.used.load(Ordering::Relaxed) != minute {
+            self.used.store(minute, Ordering::Relaxed);
+        }
+    }
+
     /// Whether its time is over.
     pub(super) fn is_over(&self, now: i64) -> bool {
         self.key.expires.is_some_and(|expires| expires <= now)
@@ -54,6 +89,7 @@ struct BridgeEntry {
     name: Arc<str>,
     created: i64,
     is_revoked: bool,
+    is_disabled: bool,
     /// Oldest first.
     identities: Vec<BridgeIdentity>,
 }
@@ -89,19 +125,28 @@ impl State {
     /// Takes over what changed.
     pub(super) fn apply(&mut self, changes: Changes) {
         for tenant in changes.tenants {
+            if tenant.state == TenantState::Deleted {
+                self.forget_tenant(&tenant.id);
+                continue;
+            }
             let entry = self.tenants.entry(tenant.id);
             let entry = entry.or_insert_with(|| TenantEntry {
                 name: tenant.name.as_str().into(),
                 state: tenant.state,
                 bridges: BTreeMap::new(),
+                direct_urls: Arc::default(),
             });
             entry.state = tenant.state;
+            entry.direct_urls = tenant.direct_urls.into();
         }
         for key in changes.keys {
             if key.revoked.is_some() {
                 self.keys.remove(&key.client_id);
             } else {
-                self.keys.insert(key.client_id.clone(), KeyEntry { key });
+                let before = self.keys.get(&key.client_id);
+                let used = before.map_or(0, |entry| entry.used.load(Ordering::Relaxed));
+                self.keys
+                    .insert(key.client_id.clone(), KeyEntry::new(key, used));
             }
         }
         for bridge in changes.bridges {
@@ -120,9 +165,11 @@ impl State {
                 name,
                 created: bridge.created,
                 is_revoked,
+                is_disabled: false,
                 identities: Vec::new(),
             });
             entry.is_revoked = is_revoked;
+            entry.is_disabled = bridge.disabled.is_some();
         }
         for identity in changes.identities {
             if let Some(bridge) = self.bridges.get_mut(&identity.bridge) {
@@ -132,6 +179,31 @@ impl State {
             }
         }
         self.revision = changes.revision;
+    }
+
+    fn forget_tenant(&mut self, tenant: &TenantId) {
+        self.tenants.remove(tenant);
+        self.keys.retain(|_, entry| entry.key.tenant != *tenant);
+        self.bridges.retain(|_, entry| entry.tenant != *tenant);
+    }
+
+    /// When keys were used, those since `since`.
+    pub(super) fn used_since(&self, since: i64) -> HashMap<ClientId, i64> {
+        let used = self.keys.iter().filter_map(|(id, entry)| {
+            let at = entry.used.load(Ordering::Relaxed);
+            (at >= since).then(|| (id.clone(), at))
+        });
+        used.collect()
+    }
+
+    /// The tenant of that name.
+    pub(super) fn tenant_named(&self, name: &str) -> Option<(&TenantId, &TenantEntry)> {
+        self.tenants.iter().find(|(_, entry)| &*entry.name == name)
+    }
+
+    /// All tenants.
+    pub(super) fn tenants(&self) -> impl Iterator<Item = (&TenantId, &TenantEntry)> {
+        self.tenants.iter()
     }
 
     /// Drops keys whose time is over. Returns whether there were any.
@@ -170,7 +242,8 @@ impl State {
         };
         let identity = valid.or_else(newest)?;
         let standing = match owner.state {
-            TenantState::Suspended => Err(RefusedCode::TenantSuspended),
+            TenantState::Suspended | TenantState::Deleted => Err(RefusedCode::TenantSuspended),
+            TenantState::Active if entry.is_disabled => Err(RefusedCode::TenantSuspended),
             TenantState::Active if valid.is_none() => Err(RefusedCode::Revoked),
             TenantState::Active => Ok(()),
         };
@@ -192,7 +265,8 @@ impl State {
             return Some(EndReason::Revoked);
         }
         // A suspended tenant's bridge may come back: it is told so when it dials again.
-        (tenant.state != TenantState::Active).then_some(EndReason::Draining)
+        let may_not = tenant.state != TenantState::Active || bridge.is_disabled;
+        may_not.then_some(EndReason::Draining)
     }
 
     pub(super) fn bridges_of(&self, tenant: &str) -> Vec<BridgeSummary> {
@@ -208,6 +282,7 @@ impl State {
                     name: name.clone(),
                     created: entry.created,
                     installations: entry.valid().count(),
+                    is_disabled: entry.is_disabled,
                 })
             })
             .collect()

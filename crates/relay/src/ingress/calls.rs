@@ -63,6 +63,11 @@ pub async fn handle(
     )?;
     let text = super::whole_body(request.into_body(), max, limits.call_timeout.0).await?;
     let call = CallRequest::parse(&text, limits)?;
+    principal.scope.check_call(
+        call.target.host(),
+        call.bridge.as_deref(),
+        call.head.credential.as_deref(),
+    )?;
     let id = call_id()?;
     if call.mode == Mode::Deliver {
         let digest = ring::digest::digest(&ring::digest::SHA256, &text);
@@ -89,6 +94,16 @@ async fn deliver(
     let RequestTarget::Url(url) = call.head.target else {
         return Err(Problem::invalid("a call goes to a URL"));
     };
+    // A stored call goes through one bridge or any; a key that is narrowed to some names one.
+    let bridge = match (call.bridge, principal.scope.bridges()) {
+        (None, [only]) => Some(only.clone()),
+        (None, [_, ..]) => {
+            return Err(Problem::invalid(
+                "this key is narrowed to several bridges: name one in \"bridge\"",
+            ));
+        }
+        (bridge, _) => bridge,
+    };
     let handed = Handed {
         id,
         url,
@@ -98,7 +113,7 @@ async fn deliver(
         body: call.body,
         credential: call.head.credential,
         timeout_ms: call.timeout_ms,
-        bridge: call.bridge,
+        bridge,
         at_least_once: call.at_least_once,
         idempotency_key: call.idempotency_key,
         digest: digest.to_vec(),

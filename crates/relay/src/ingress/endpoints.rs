@@ -40,6 +40,7 @@ pub async fn handle(
     endpoint: &str,
     rest: &str,
 ) -> Result<Response<Body>, Problem> {
+    principal.scope.check_endpoint(endpoint)?;
     let (parts, body) = request.into_parts();
     if parts.method == Method::CONNECT {
         return Err(Problem::method("any method but CONNECT"));

@@ -4,7 +4,7 @@ use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use ring::digest::{SHA256, digest};
 use ring::rand::{SecureRandom, SystemRandom};
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use std::fmt;
 use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
@@ -235,6 +235,8 @@ words! {
         Synchronizer = "synchronizer",
         /// All that the tenant's keys may do, and manage its bridges.
         Admin = "admin",
+        /// Manage tenants, and see all of them. Belongs to the relay's operators.
+        SiteAdmin = "site-admin",
     }
     /// What a bridge key may do with a name under which another key pair is registered.
     Existing ("way to treat an existing bridge") {
@@ -251,6 +253,8 @@ words! {
         Active = "active",
         /// Its keys and bridges are refused until it is resumed.
         Suspended = "suspended",
+        /// It is gone.
+        Deleted = "deleted",
     }
 }
 
@@ -265,6 +269,80 @@ pub struct Tenant {
     pub state: TenantState,
     /// When it was created, in seconds since 1970.
     pub created: i64,
+    /// URL patterns that the relay may call itself for this tenant.
+    pub direct_urls: Vec<String>,
+    /// Where notices are sent, if anywhere.
+    pub notice_url: Option<String>,
+    /// The change that last touched it.
+    pub revision: i64,
+}
+
+/// What a key is narrowed to. Of what is empty, it may use all.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize, schemars::JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct Scope {
+    /// Names of bridges that its requests may go through.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub bridges: Vec<String>,
+    /// Names of endpoints that it may use.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub endpoints: Vec<String>,
+    /// Host patterns of URLs that it may call: exact, `*.example.com`, an address, or a network.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub hosts: Vec<String>,
+    /// Names of credentials that it may ask for.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub credentials: Vec<String>,
+}
+
+/// Entries in each list of a scope.
+const SCOPE_MAX: usize = 64;
+
+impl Scope {
+    /// Whether it narrows nothing.
+    pub fn is_all(&self) -> bool {
+        *self == Self::default()
+    }
+
+    /// Whether it can be a key's.
+    pub(super) fn check(&self) -> Result<(), String> {
+        let lists = [
+            &self.bridges,
+            &self.endpoints,
+            &self.hosts,
+            &self.credentials,
+        ];
+        for list in lists {
+            if list.len() > SCOPE_MAX {
+                return Err(format!(
+                    "a key is narrowed to at most {SCOPE_MAX} of each kind"
+                ));
+            }
+            if let Some(entry) = list
+                .iter()
+                .find(|entry| entry.is_empty() || entry.len() > 255)
+            {
+                return Err(format!(
+                    "`{}` is nothing that a key can be narrowed to",
+                    entry.escape_debug().take(80).collect::<String>()
+                ));
+            }
+        }
+        for pattern in &self.hosts {
+            policy::HostPattern::parse(pattern).map_err(|error| {
+                format!("the host pattern `{}`: {error}", pattern.escape_debug())
+            })?;
+        }
+        Ok(())
+    }
+
+    pub(super) fn to_stored(&self) -> String {
+        serde_json::to_string(self).unwrap_or_else(|_| "{}".to_owned())
+    }
+
+    pub(super) fn from_stored(text: &str) -> Option<Self> {
+        serde_json::from_str(text).ok()
+    }
 }
 
 /// An API key, without its secret.
@@ -280,6 +358,8 @@ pub struct ApiKey {
     pub name: String,
     /// What is known of its secret.
     pub secret_hash: SecretHash,
+    /// What is known of the secret before, and until when that is good, in seconds since 1970.
+    pub previous: Option<(SecretHash, i64)>,
     /// What it may do with a bridge's name that exists.
     pub existing: Existing,
     /// When it was created, in seconds since 1970.
@@ -288,6 +368,10 @@ pub struct ApiKey {
     pub expires: Option<i64>,
     /// When it was revoked, if it was.
     pub revoked: Option<i64>,
+    /// When it was used last, in seconds since 1970, to the minute.
+    pub last_used: Option<i64>,
+    /// What it is narrowed to.
+    pub scope: Scope,
 }
 
 /// A bridge: a name in a tenant, behind which one or more installations prove themselves.
@@ -303,6 +387,10 @@ pub struct Bridge {
     pub created: i64,
     /// When it was revoked, if it was.
     pub revoked: Option<i64>,
+    /// Since when it is cut off, if it is.
+    pub disabled: Option<i64>,
+    /// When it was there last, in seconds since 1970.
+    pub last_seen: Option<i64>,
 }
 
 /// One installation's key pair under a bridge's name.
@@ -384,7 +472,7 @@ mod tests {
         let error = "boss".parse::<Role>().unwrap_err().to_string();
         assert_eq!(
             error,
-            "`boss` is no role; known are: bridge, caller, synchronizer, admin"
+            "`boss` is no role; known are: bridge, caller, synchronizer, admin, site-admin"
         );
     }
 }

@@ -1,7 +1,9 @@
 //! How rows become types.
 
 use super::StorageError;
-use super::model::{ApiKey, Bridge, BridgeIdentity, ClientId, SecretHash, Tenant, UnknownWord};
+use super::model::{
+    ApiKey, Bridge, BridgeIdentity, ClientId, Scope, SecretHash, Tenant, UnknownWord,
+};
 use sqlx::Row;
 use sqlx::any::AnyRow;
 
@@ -27,6 +29,10 @@ pub(super) fn tenant(row: &AnyRow) -> Result<Tenant, StorageError> {
         name: text(row, "name")?,
         state: word(row, "state")?,
         created: row.try_get("created")?,
+        direct_urls: serde_json::from_str(&text(row, "direct_urls")?)
+            .map_err(|_| corrupt("direct_urls"))?,
+        notice_url: row.try_get("notice_url")?,
+        revision: row.try_get("revision")?,
     })
 }
 
@@ -42,7 +48,20 @@ pub(super) fn key(row: &AnyRow) -> Result<ApiKey, StorageError> {
         created: row.try_get("created")?,
         expires: row.try_get("expires")?,
         revoked: row.try_get("revoked")?,
+        previous: previous(row)?,
+        last_used: row.try_get("last_used")?,
+        scope: Scope::from_stored(&text(row, "scope")?).ok_or_else(|| corrupt("scope"))?,
     })
+}
+
+fn previous(row: &AnyRow) -> Result<Option<(SecretHash, i64)>, StorageError> {
+    let hash: Option<Vec<u8>> = row.try_get("previous_hash")?;
+    let until: Option<i64> = row.try_get("previous_until")?;
+    let (Some(hash), Some(until)) = (hash, until) else {
+        return Ok(None);
+    };
+    let hash = SecretHash::from_stored(&hash).ok_or_else(|| corrupt("previous_hash"))?;
+    Ok(Some((hash, until)))
 }
 
 pub(super) fn bridge(row: &AnyRow) -> Result<Bridge, StorageError> {
@@ -52,6 +71,8 @@ pub(super) fn bridge(row: &AnyRow) -> Result<Bridge, StorageError> {
         name: text(row, "name")?,
         created: row.try_get("created")?,
         revoked: row.try_get("revoked")?,
+        disabled: row.try_get("disabled")?,
+        last_seen: row.try_get("last_seen")?,
     })
 }
 

@@ -89,7 +89,6 @@ pub(crate) async fn run(args: &Args) -> Result<(), Box<dyn Error>> {
             reconnect: Reconnect::new(),
             epoch: 0,
             previous: None,
-            journal: None,
         };
         tokio::spawn(bridge.run());
     }
@@ -148,12 +147,15 @@ impl Bridge {
                 hosts: Some(Bounded::truncated(["*.corp.example".to_owned()])),
             },
             previous: self.previous.clone(),
+            journal: None,
         };
         let settings = Settings {
             windows: Windows::default(),
             budget: Arc::clone(&self.swarm.budget),
             stream_window_cap: STREAM_WINDOW_CAP_BYTES,
             on_open: None,
+            on_result: None,
+            on_result_ack: None,
         };
         counters.add(|counters| &counters.dialled);
         let tunnel = match self

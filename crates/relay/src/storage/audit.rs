@@ -1,0 +1,231 @@
+//! The audit record: who did what, when, to what, and what came of it. Rows are added and, when
+//! they are too old, deleted; never changed.
+
+use super::db::Tx;
+use super::model::now_ms;
+use super::{Storage, StorageError};
+use sqlx::Row;
+use sqlx::any::AnyRow;
+use std::sync::Arc;
+
+/// One row to be added. It holds no body, no header value and no secret.
+#[derive(Debug, Clone, Default)]
+pub struct Act {
+    /// When, in milliseconds since 1970; zero for now.
+    pub at_ms: i64,
+    /// Whose space it happened in.
+    pub tenant: Arc<str>,
+    /// A client id, `cli:ACCOUNT`, or `relay`; empty for the storage's own actor.
+    pub actor: Arc<str>,
+    /// `key.create`, `bridge.revoke`, `call`, `endpoint`, ...
+    pub action: &'static str,
+    /// What it was done to: an id, a name, a host.
+    pub object: String,
+    /// Through which bridge.
+    pub bridge: Arc<str>,
+    /// `ok`, or the code of the failure.
+    pub result: &'static str,
+    /// How far it came.
+    pub execution: &'static str,
+    /// Bytes of bodies towards the target.
+    pub bytes_up: u64,
+    /// Bytes of bodies towards the caller.
+    pub bytes_down: u64,
+    /// How long it took, in milliseconds.
+    pub took_ms: u64,
+    /// Of how many exchanges this is the sum.
+    pub count: u64,
+    /// JSON, or empty.
+    pub detail: String,
+}
+
+impl Act {
+    /// An administrative act that was done.
+    pub(super) fn done(tenant: &str, action: &'static str, object: &str) -> Self {
+        Self {
+            tenant: tenant.into(),
+            action,
+            object: object.to_owned(),
+            result: "ok",
+            count: 1,
+            ..Self::default()
+        }
+    }
+
+    /// The same, with more to say of it.
+    pub(super) fn with(self, detail: &serde_json::Value) -> Self {
+        Self {
+            detail: detail.to_string(),
+            ..self
+        }
+    }
+}
+
+/// One row as it is shown.
+#[derive(Debug, Clone)]
+pub struct AuditRow {
+    /// Orders rows: rises.
+    pub seq: i64,
+    /// When, in milliseconds since 1970.
+    pub at_ms: i64,
+    /// Whose space it happened in (its id).
+    pub tenant: String,
+    /// Who.
+    pub actor: String,
+    /// What.
+    pub action: String,
+    /// To what.
+    pub object: String,
+    /// Through which bridge.
+    pub bridge: String,
+    /// What came of it.
+    pub result: String,
+    /// How far it came.
+    pub execution: String,
+    /// Bytes towards the target.
+    pub bytes_up: i64,
+    /// Bytes towards the caller.
+    pub bytes_down: i64,
+    /// In milliseconds.
+    pub took_ms: i64,
+    /// Of how many exchanges this is the sum.
+    pub count: i64,
+    /// More, as JSON.
+    pub detail: String,
+}
+
+/// Which rows.
+#[derive(Debug, Clone, Default)]
+pub struct AuditFilter {
+    /// Of this tenant (its id).
+    pub tenant: Option<String>,
+    /// Of this action, or with a trailing `.` of all that begin so.
+    pub action: Option<String>,
+    /// Of this actor.
+    pub actor: Option<String>,
+    /// At or after, in milliseconds since 1970.
+    pub since_ms: Option<i64>,
+    /// Before.
+    pub until_ms: Option<i64>,
+}
+
+/// Adds a row in a transaction.
+pub(super) async fn add(tx: &mut Tx, actor: &str, act: &Act) -> Result<(), StorageError> {
+    let whole = |number: u64| i64::try_from(number).unwrap_or(i64::MAX);
+    sqlx::query(
+        "INSERT INTO audit (at_ms, tenant_id, actor, action, object, bridge, result, execution,
+                            bytes_up, bytes_down, took_ms, count, detail)
+         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13)",
+    )
+    .bind(if act.at_ms == 0 { now_ms() } else { act.at_ms })
+    .bind(&*act.tenant)
+    .bind(if act.actor.is_empty() {
+        actor
+    } else {
+        &act.actor
+    })
+    .bind(act.action)
+    .bind(&act.object)
+    .bind(&*act.bridge)
+    .bind(act.result)
+    .bind(act.execution)
+    .bind(whole(act.bytes_up))
+    .bind(whole(act.bytes_down))
+    .bind(whole(act.took_ms))
+    .bind(whole(act.count))
+    .bind(if act.detail.is_empty() {
+        "{}"
+    } else {
+        &act.detail
+    })
+    .execute(&mut **tx)
+    .await?;
+    Ok(())
+}
+
+fn shown(row: &AnyRow) -> Result<AuditRow, StorageError> {
+    Ok(AuditRow {
+        seq: row.try_get("seq")?,
+        at_ms: row.try_get("at_ms")?,
+        tenant: row.try_get("tenant_id")?,
+        actor: row.try_get("actor")?,
+        action: row.try_get("action")?,
+        object: row.try_get("object")?,
+        bridge: row.try_get("bridge")?,
+        result: row.try_get("result")?,
+        execution: row.try_get("execution")?,
+        bytes_up: row.try_get("bytes_up")?,
+        bytes_down: row.try_get("bytes_down")?,
+        took_ms: row.try_get("took_ms")?,
+        count: row.try_get("count")?,
+        detail: row.try_get("detail")?,
+    })
+}
+
+impl Storage {
+    /// Adds rows in one transaction.
+    ///
+    /// # Errors
+    /// [`StorageError`] when the database does not answer; nothing was added.
+    pub async fn audit(&self, acts: &[Act]) -> Result<(), StorageError> {
+        let mut tx = self.pool.begin_with(self.backend.begin()).await?;
+        for act in acts {
+            add(&mut tx, &self.actor, act).await?;
+        }
+        Ok(tx.commit().await?)
+    }
+
+    /// Rows, newest first, those before `before` (an [`AuditRow::seq`]).
+    ///
+    /// # Errors
+    /// [`StorageError`] when the database does not answer.
+    pub async fn audit_rows(
+        &self,
+        filter: &AuditFilter,
+        before: i64,
+        limit: u32,
+    ) -> Result<Vec<AuditRow>, StorageError> {
+        let text = match filter.tenant {
+            Some(_) => {
+                "SELECT * FROM audit WHERE seq < $1 AND ($2 = '' OR action = $2)
+                 AND ($3 = '' OR actor = $3) AND at_ms >= $4 AND at_ms < $5 AND tenant_id = $7
+                 ORDER BY seq DESC LIMIT $6"
+            }
+            None => {
+                "SELECT * FROM audit WHERE seq < $1 AND ($2 = '' OR action = $2)
+                 AND ($3 = '' OR actor = $3) AND at_ms >= $4 AND at_ms < $5
+                 ORDER BY seq DESC LIMIT $6"
+            }
+        };
+        let mut query = sqlx::query(text)
+            .bind(before)
+            .bind(filter.action.clone().unwrap_or_default())
+            .bind(filter.actor.clone().unwrap_or_default())
+            .bind(filter.since_ms.unwrap_or(0))
+            .bind(filter.until_ms.unwrap_or(i64::MAX))
+            .bind(i64::from(limit));
+        if let Some(tenant) = &filter.tenant {
+            query = query.bind(tenant.clone());
+        }
+        let rows = query.fetch_all(&self.pool).await?;
+        rows.iter().map(shown).collect()
+    }
+
+    /// Deletes up to `limit` rows that are older than a moment. Returns how many.
+    ///
+    /// # Errors
+    /// [`StorageError`] when the database does not answer.
+    pub async fn forget_audit(&self, before_ms: i64, limit: u32) -> Result<u64, StorageError> {
+        let mut tx = self.pool.begin_with(self.backend.begin()).await?;
+        let gone = sqlx::query(
+            "DELETE FROM audit WHERE seq IN
+             (SELECT seq FROM audit WHERE at_ms < $1 ORDER BY at_ms LIMIT $2)",
+        )
+        .bind(before_ms)
+        .bind(i64::from(limit))
+        .execute(&mut *tx)
+        .await?;
+        tx.commit().await?;
+        Ok(gone.rows_affected())
+    }
+}

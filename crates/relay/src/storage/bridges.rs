@@ -1,0 +1,178 @@
+//! Bridges as an administrator sees them: listed, disabled, revoked; and what reports itself.
+
+use super::audit::{self, Act};
+use super::model::{Bridge, now};
+use super::{Storage, StorageError, pairing, rows};
+use sqlx::Row as _;
+use std::collections::HashMap;
+use std::sync::Arc;
+
+/// Something that reports itself with a key, such as a synchronizer.
+#[derive(Debug, Clone)]
+pub struct Service {
+    /// Whose it is (the tenant's id).
+    pub tenant: Arc<str>,
+    /// What it is.
+    pub name: String,
+    /// Its version.
+    pub version: String,
+    /// When it said so last, in seconds since 1970.
+    pub seen: i64,
+}
+
+fn no_bridge(name: &str) -> StorageError {
+    StorageError::NotFound(format!("there is no bridge `{name}`"))
+}
+
+impl Storage {
+    /// The bridges of a tenant, or of all, by name, revoked ones included.
+    ///
+    /// # Errors
+    /// [`StorageError::NotFound`] for an unknown tenant.
+    pub async fn bridges(&self, tenant: Option<&str>) -> Result<Vec<Bridge>, StorageError> {
+        let only = self.tenant_filter(tenant).await?;
+        let rows = sqlx::query(
+            "SELECT * FROM bridges WHERE ($1 = '' OR tenant_id = $1) ORDER BY name, created, id",
+        )
+        .bind(only)
+        .fetch_all(&self.pool)
+        .await?;
+        rows.iter().map(rows::bridge).collect()
+    }
+
+    /// Revokes a bridge of a tenant (its id) with all its installations. Its name becomes free.
+    ///
+    /// # Errors
+    /// [`StorageError::NotFound`] when the tenant has no valid bridge of that name.
+    pub async fn revoke_bridge(&self, tenant: &str, name: &str) -> Result<(), StorageError> {
+        let (mut tx, revision) = self.change().await?;
+        let now = now();
+        let row = sqlx::query(
+            "UPDATE bridges SET revoked = $1, revision = $2
+             WHERE tenant_id = $3 AND name = $4 AND revoked IS NULL RETURNING id",
+        )
+        .bind(now)
+        .bind(revision)
+        .bind(tenant)
+        .bind(name)
+        .fetch_optional(&mut *tx)
+        .await?;
+        let bridge: String = row.ok_or_else(|| no_bridge(name))?.try_get("id")?;
+        pairing::revoke_identities(&mut tx, &bridge, now, revision).await?;
+        let act = Act::done(tenant, "bridge.revoke", name);
+        audit::add(&mut tx, &self.actor, &act).await?;
+        Ok(tx.commit().await?)
+    }
+
+    /// Cuts a bridge of a tenant (its id) off until it is enabled again, or enables it. Its name and
+    /// its installations stay.
+    ///
+    /// # Errors
+    /// [`StorageError::NotFound`] when the tenant has no valid bridge of that name.
+    pub async fn set_bridge_disabled(
+        &self,
+        tenant: &str,
+        name: &str,
+        disabled: bool,
+    ) -> Result<(), StorageError> {
+        let (mut tx, revision) = self.change().await?;
+        let changed = sqlx::query(
+            "UPDATE bridges SET disabled = $1, revision = $2
+             WHERE tenant_id = $3 AND name = $4 AND revoked IS NULL",
+        )
+        .bind(disabled.then(now))
+        .bind(revision)
+        .bind(tenant)
+        .bind(name)
+        .execute(&mut *tx)
+        .await?;
+        if changed.rows_affected() == 0 {
+            return Err(no_bridge(name));
+        }
+        let action = if disabled {
+            "bridge.disable"
+        } else {
+            "bridge.enable"
+        };
+        audit::add(&mut tx, &self.actor, &Act::done(tenant, action, name)).await?;
+        Ok(tx.commit().await?)
+    }
+
+    /// Writes down when bridges (their ids) were there last. Not a change that anybody must follow.
+    ///
+    /// # Errors
+    /// [`StorageError`] when the database does not answer.
+    pub async fn bridges_seen(&self, seen: &HashMap<Arc<str>, i64>) -> Result<(), StorageError> {
+        let mut tx = self.pool.begin_with(self.backend.begin()).await?;
+        for (bridge, at) in seen {
+            sqlx::query("UPDATE bridges SET last_seen = $1 WHERE id = $2")
+                .bind(at)
+                .bind(&**bridge)
+                .execute(&mut *tx)
+                .await?;
+        }
+        Ok(tx.commit().await?)
+    }
+
+    /// When each bridge of a tenant (its id) was there last, by id, in seconds since 1970.
+    ///
+    /// # Errors
+    /// [`StorageError`] when the database does not answer.
+    pub async fn last_seen(&self, tenant: &str) -> Result<HashMap<String, i64>, StorageError> {
+        let rows = sqlx::query(
+            "SELECT id, last_seen FROM bridges WHERE tenant_id = $1 AND last_seen IS NOT NULL",
+        )
+        .bind(tenant)
+        .fetch_all(&self.pool)
+        .await?;
+        rows.iter()
+            .map(|row| Ok((row.try_get("id")?, row.try_get("last_seen")?)))
+            .collect()
+    }
+
+    /// Something reports itself.
+    ///
+    /// # Errors
+    /// [`StorageError::NotFound`] when its tenant is gone.
+    pub async fn service_seen(&self, service: &Service) -> Result<(), StorageError> {
+        let mut tx = self.pool.begin_with(self.backend.begin()).await?;
+        let stored = sqlx::query(
+            "INSERT INTO services (tenant_id, name, version, seen)
+             SELECT id, $1, $2, $3 FROM tenants WHERE id = $4 AND state <> 'deleted'
+             ON CONFLICT (tenant_id, name) DO UPDATE SET version = $2, seen = $3",
+        )
+        .bind(&service.name)
+        .bind(&service.version)
+        .bind(service.seen)
+        .bind(&*service.tenant)
+        .execute(&mut *tx)
+        .await?;
+        if stored.rows_affected() == 0 {
+            return Err(StorageError::NotFound("the tenant is gone".into()));
+        }
+        Ok(tx.commit().await?)
+    }
+
+    /// What reported itself in a tenant (its id; empty for all).
+    ///
+    /// # Errors
+    /// [`StorageError`] when the database does not answer.
+    pub async fn services(&self, tenant: &str) -> Result<Vec<Service>, StorageError> {
+        let rows = sqlx::query(
+            "SELECT * FROM services WHERE ($1 = '' OR tenant_id = $1) ORDER BY tenant_id, name",
+        )
+        .bind(tenant)
+        .fetch_all(&self.pool)
+        .await?;
+        rows.iter()
+            .map(|row| {
+                Ok(Service {
+                    tenant: row.try_get::<String, _>("tenant_id")?.into(),
+                    name: row.try_get("name")?,
+                    version: row.try_get("version")?,
+                    seen: row.try_get("seen")?,
+                })
+            })
+            .collect()
+    }
+}

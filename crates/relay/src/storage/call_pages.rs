@@ -1,0 +1,312 @@
+//! Stored calls as their tenant sees them: pages, one with its attempts, again, and taken back.
+
+use super::rows::word;
+use super::{Storage, StorageError};
+use crate::deliveries::state::CallState;
+use sqlx::Row;
+use sqlx::any::AnyRow;
+
+/// A call as its tenant sees it.
+#[derive(Debug, Clone)]
+pub struct CallSummary {
+    /// Orders calls: rises with each one that is handed over.
+    pub seq: i64,
+    /// Its id.
+    pub id: String,
+    /// Who handed it over.
+    pub client_id: String,
+    /// When, in milliseconds since 1970.
+    pub created_ms: i64,
+    /// Where it stands.
+    pub state: CallState,
+    /// The request's method.
+    pub method: String,
+    /// The URL's host.
+    pub host: String,
+    /// The bridge that was asked for.
+    pub bridge: Option<String>,
+    /// Whether it may be made again when nobody can say what became of it.
+    pub at_least_once: bool,
+    /// Bytes of the request's body.
+    pub bytes: i64,
+    /// Attempts that were begun.
+    pub attempts: i64,
+    /// When the next one is due, if one is.
+    pub due_ms: Option<i64>,
+    /// When it came to its end.
+    pub finished_ms: Option<i64>,
+    /// The target's last status.
+    pub status: Option<i64>,
+    /// The code of the last failure.
+    pub code: Option<String>,
+    /// How far the last attempt came.
+    pub execution: Option<String>,
+    /// In words.
+    pub detail: Option<String>,
+}
+
+/// One attempt.
+#[derive(Debug, Clone)]
+pub struct CallAttemptRow {
+    /// Its number, from 1.
+    pub attempt: i64,
+    /// When it began, in milliseconds since 1970.
+    pub began_ms: i64,
+    /// How long it took, in milliseconds.
+    pub took_ms: i64,
+    /// `bridge` or `direct`.
+    pub route: String,
+    /// Which bridge.
+    pub bridge: String,
+    /// The target's status.
+    pub status: Option<i64>,
+    /// The failure's code.
+    pub code: Option<String>,
+    /// How far it came.
+    pub execution: String,
+    /// In words.
+    pub detail: String,
+}
+
+/// Which calls.
+#[derive(Debug, Clone, Default)]
+pub struct CallFilter {
+    /// In this state.
+    pub state: Option<CallState>,
+    /// To this host.
+    pub host: Option<String>,
+    /// Handed over at or after, in milliseconds since 1970.
+    pub since_ms: Option<i64>,
+    /// Handed over before.
+    pub until_ms: Option<i64>,
+}
+
+const COLUMNS_OF_ALL: &str = "SELECT * FROM calls
+    WHERE tenant_id = $1 AND seq < $2 AND ($3 = '' OR host = $3)
+      AND created_ms >= $4 AND created_ms < $5
+    ORDER BY seq DESC LIMIT $6";
+
+const COLUMNS_OF_STATE: &str = "SELECT * FROM calls
+    WHERE tenant_id = $1 AND seq < $2 AND ($3 = '' OR host = $3)
+      AND created_ms >= $4 AND created_ms < $5 AND state = $7
+    ORDER BY seq DESC LIMIT $6";
+
+fn summary(row: &AnyRow) -> Result<CallSummary, StorageError> {
+    let state: CallState = word(row, "state")?;
+    let due_ms: i64 = row.try_get("due_ms")?;
+    Ok(CallSummary {
+        seq: row.try_get("seq")?,
+        id: row.try_get("id")?,
+        client_id: row.try_get("client_id")?,
+        created_ms: row.try_get("created_ms")?,
+        state,
+        method: row.try_get("method")?,
+        host: row.try_get("host")?,
+        bridge: row.try_get("bridge")?,
+        at_least_once: row.try_get::<i64, _>("at_least_once")? != 0,
+        bytes: row.try_get("bytes")?,
+        attempts: row.try_get("attempt")?,
+        due_ms: (state == CallState::Pending).then_some(due_ms),
+        finished_ms: if state.is_final() {
+            row.try_get("finished_ms")?
+        } else {
+            None
+        },
+        status: row.try_get("status")?,
+        code: row.try_get("code")?,
+        execution: row.try_get("execution")?,
+        detail: row.try_get("detail")?,
+    })
+}
+
+impl Storage {
+    /// A tenant's calls, newest first, those before `before` (a [`CallSummary::seq`]).
+    ///
+    /// # Errors
+    /// [`StorageError`] when the database does not answer.
+    pub async fn calls(
+        &self,
+        tenant: &str,
+        filter: &CallFilter,
+        before: i64,
+        limit: u32,
+    ) -> Result<Vec<CallSummary>, StorageError> {
+        // An index serves each: one that is all, one that knows the state.
+        let text = match filter.state {
+            Some(_) => COLUMNS_OF_STATE,
+            None => COLUMNS_OF_ALL,
+        };
+        let mut query = sqlx::query(text)
+            .bind(tenant)
+            .bind(before)
+            .bind(filter.host.clone().unwrap_or_default())
+            .bind(filter.since_ms.unwrap_or(0))
+            .bind(filter.until_ms.unwrap_or(i64::MAX))
+            .bind(i64::from(limit));
+        if let Some(state) = filter.state {
+            query = query.bind(state.as_str());
+        }
+        let rows = query.fetch_all(&self.pool).await?;
+        rows.iter().map(summary).collect()
+    }
+
+    /// A tenant's call.
+    ///
+    /// # Errors
+    /// [`StorageError::NotFound`], also for a call of another tenant.
+    pub async fn call(&self, tenant: &str, id: &str) -> Result<CallSummary, StorageError> {
+        let row = sqlx::query("SELECT * FROM calls WHERE tenant_id = $1 AND id = $2")
+            .bind(tenant)
+            .bind(id)
+            .fetch_optional(&self.pool)
+            .await?;
+        summary(&row.ok_or_else(no_call)?)
+    }
+
+    /// The attempts of a tenant's call, oldest first: the latest thousand.
+    ///
+    /// # Errors
+    /// [`StorageError`] when the database does not answer.
+    pub async fn call_attempts(
+        &self,
+        tenant: &str,
+        id: &str,
+    ) -> Result<Vec<CallAttemptRow>, StorageError> {
+        let rows = sqlx::query(
+            "SELECT * FROM call_attempts WHERE call_id = $1 AND tenant_id = $2
+             ORDER BY attempt DESC LIMIT 1000",
+        )
+        .bind(id)
+        .bind(tenant)
+        .fetch_all(&self.pool)
+        .await?;
+        let attempts = rows.iter().rev().map(|row| {
+            Ok(CallAttemptRow {
+                attempt: row.try_get("attempt")?,
+                began_ms: row.try_get("began_ms")?,
+                took_ms: row.try_get("took_ms")?,
+                route: row.try_get("route")?,
+                bridge: row.try_get("bridge")?,
+                status: row.try_get("status")?,
+                code: row.try_get("code")?,
+                execution: row.try_get("execution")?,
+                detail: row.try_get("detail")?,
+            })
+        });
+        attempts.collect()
+    }
+
+    /// Makes calls of a tenant that came to their end pending again, from the first step of the
+    /// schedule; oldest first, up to `limit`. Returns how many.
+    ///
+    /// # Errors
+    /// [`StorageError`] when the database does not answer.
+    pub async fn redeliver_calls(
+        &self,
+        tenant: &str,
+        filter: &CallFilter,
+        now_ms: i64,
+        limit: u32,
+    ) -> Result<u64, StorageError> {
+        let mut tx = self.pool.begin_with(self.backend.begin()).await?;
+        // Those that succeeded are made again one by one only.
+        let changed = sqlx::query(
+            "UPDATE calls SET state = 'pending', step = 0, due_ms = $1, left_ms = 0, cancelled = 0,
+                    finished_ms = NULL
+             WHERE seq IN (SELECT seq FROM calls
+                           WHERE tenant_id = $2 AND ($3 = '' OR state = $3)
+                             AND state IN ('failed', 'refused', 'outcome_unknown', 'cancelled')
+                             AND ($4 = '' OR host = $4) AND created_ms >= $5 AND created_ms < $6
+                           ORDER BY seq LIMIT $7)",
+        )
+        .bind(now_ms)
+        .bind(tenant)
+        .bind(filter.state.map_or("", CallState::as_str))
+        .bind(filter.host.clone().unwrap_or_default())
+        .bind(filter.since_ms.unwrap_or(0))
+        .bind(filter.until_ms.unwrap_or(i64::MAX))
+        .bind(i64::from(limit))
+        .execute(&mut *tx)
+        .await?;
+        tx.commit().await?;
+        Ok(changed.rows_affected())
+    }
+
+    /// Makes a call that came to its end pending again. False when it has not.
+    ///
+    /// # Errors
+    /// [`StorageError`] when the database does not answer.
+    pub async fn redeliver_call(
+        &self,
+        tenant: &str,
+        id: &str,
+        now_ms: i64,
+    ) -> Result<bool, StorageError> {
+        let mut tx = self.pool.begin_with(self.backend.begin()).await?;
+        let changed = sqlx::query(
+            "UPDATE calls SET state = 'pending', step = 0, due_ms = $1, left_ms = 0, cancelled = 0,
+                    finished_ms = NULL
+             WHERE tenant_id = $2 AND id = $3
+               AND state IN ('succeeded', 'failed', 'refused', 'outcome_unknown', 'cancelled')",
+        )
+        .bind(now_ms)
+        .bind(tenant)
+        .bind(id)
+        .execute(&mut *tx)
+        .await?;
+        tx.commit().await?;
+        Ok(changed.rows_affected() > 0)
+    }
+
+    /// Takes calls of a tenant back that are not finished: one by its id, or all that match. Those
+    /// whose attempt runs get no further one. Returns how many ended, and how many will.
+    ///
+    /// # Errors
+    /// [`StorageError`] when the database does not answer.
+    pub async fn cancel_calls(
+        &self,
+        tenant: &str,
+        id: Option<&str>,
+        filter: &CallFilter,
+        now_ms: i64,
+        limit: u32,
+    ) -> Result<(u64, u64), StorageError> {
+        let mut tx = self.pool.begin_with(self.backend.begin()).await?;
+        let mut done = [0, 0];
+        let texts = [
+            "UPDATE calls SET state = 'cancelled', cancelled = 1, finished_ms = $1,
+                    code = 'cancelled', detail = 'it was taken back'
+             WHERE seq IN (SELECT seq FROM calls
+                           WHERE tenant_id = $2 AND state IN ('pending', 'waiting_for_bridge')
+                             AND ($3 = '' OR id = $3) AND ($4 = '' OR state = $4)
+                             AND ($5 = '' OR host = $5) AND created_ms >= $6 AND created_ms < $7
+                           ORDER BY seq LIMIT $8)",
+            "UPDATE calls SET cancelled = 1
+             WHERE $1 > 0 AND seq IN (SELECT seq FROM calls
+                           WHERE tenant_id = $2 AND state = 'attempting' AND cancelled = 0
+                             AND ($3 = '' OR id = $3) AND ($4 = '' OR state = $4)
+                             AND ($5 = '' OR host = $5) AND created_ms >= $6 AND created_ms < $7
+                           ORDER BY seq LIMIT $8)",
+        ];
+        for (text, done) in texts.into_iter().zip(&mut done) {
+            let changed = sqlx::query(text)
+                .bind(now_ms)
+                .bind(tenant)
+                .bind(id.unwrap_or_default())
+                .bind(filter.state.map_or("", CallState::as_str))
+                .bind(filter.host.clone().unwrap_or_default())
+                .bind(filter.since_ms.unwrap_or(0))
+                .bind(filter.until_ms.unwrap_or(i64::MAX))
+                .bind(i64::from(limit))
+                .execute(&mut *tx)
+                .await?;
+            *done = changed.rows_affected();
+        }
+        tx.commit().await?;
+        Ok((done[0], done[1]))
+    }
+}
+
+fn no_call() -> StorageError {
+    StorageError::NotFound("there is no call of that id".into())
+}

@@ -1,0 +1,336 @@
+//! API keys: made, rotated, revoked. Of a secret only its hash is kept.
+
+use super::audit::{self, Act};
+use super::model::{
+    ApiKey, ClientId, Existing, NAME_MAX_BYTES, Role, Scope, Secret, TenantId, now,
+};
+use super::tenants::SITE;
+use super::{Storage, StorageError, rows};
+use serde_json::json;
+use sqlx::Row as _;
+use std::collections::HashMap;
+
+/// Longest time in which a rotated key's secret before stays good, in seconds.
+pub const OVERLAP_MAX: i64 = 30 * 24 * 3600;
+
+/// A key that is to be made.
+#[derive(Debug, Clone)]
+pub struct NewKey {
+    /// What it may do.
+    pub role: Role,
+    /// A name for people; may be empty.
+    pub name: String,
+    /// What it may do with a bridge's name that exists.
+    pub existing: Existing,
+    /// When it stops being valid, in seconds since 1970.
+    pub expires: Option<i64>,
+    /// What it is narrowed to.
+    pub scope: Scope,
+}
+
+/// What `key revoke` did.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Revoked {
+    /// Bridges that lost their last installation with the key, by name.
+    pub bridges: Vec<String>,
+}
+
+fn no_key(client_id: &str) -> StorageError {
+    StorageError::NotFound(format!(
+        "there is no valid key with the client id `{client_id}`"
+    ))
+}
+
+impl Storage {
+    /// Creates an API key without an end and for all of its tenant. Its secret exists in the answer
+    /// alone.
+    ///
+    /// # Errors
+    /// As [`Self::create_key_with`].
+    pub async fn create_key(
+        &self,
+        tenant: &str,
+        role: Role,
+        name: &str,
+        existing: Existing,
+    ) -> Result<(ApiKey, Secret), StorageError> {
+        let new = NewKey {
+            role,
+            name: name.to_owned(),
+            existing,
+            expires: None,
+            scope: Scope::default(),
+        };
+        self.create_key_with(tenant, new).await
+    }
+
+    /// Creates an API key of a tenant (its name; not looked at for a site administrator's). Its
+    /// secret exists in the answer alone.
+    ///
+    /// # Errors
+    /// [`StorageError::NotFound`] for an unknown tenant, [`StorageError::Invalid`] for a name that
+    /// is too long, an end that is past, or a scope that cannot be.
+    pub async fn create_key_with(
+        &self,
+        tenant: &str,
+        new: NewKey,
+    ) -> Result<(ApiKey, Secret), StorageError> {
+        if new.name.len() > NAME_MAX_BYTES || new.name.chars().any(char::is_control) {
+            return Err(StorageError::Invalid(format!(
+                "a key's name has at most {NAME_MAX_BYTES} bytes and no control characters"
+            )));
+        }
+        if new.expires.is_some_and(|expires| expires <= now()) {
+            return Err(StorageError::Invalid("the key's end is past".into()));
+        }
+        if new.existing != Existing::Refuse && new.role != Role::Bridge {
+            return Err(StorageError::Invalid(
+                "existing is for keys with the role bridge".into(),
+            ));
+        }
+        new.scope.check().map_err(StorageError::Invalid)?;
+        let tenant = match new.role {
+            Role::SiteAdmin => TenantId::from(SITE),
+            _ => self.tenant(tenant).await?.id,
+        };
+        let secret = Secret::random()?;
+        let key = ApiKey {
+            client_id: ClientId::random()?,
+            tenant,
+            role: new.role,
+            name: new.name,
+            secret_hash: secret.hash(),
+            previous: None,
+            existing: new.existing,
+            created: now(),
+            expires: new.expires,
+            revoked: None,
+            last_used: None,
+            scope: new.scope,
+        };
+        let (mut tx, revision) = self.change().await?;
+        let inserted = sqlx::query(
+            "INSERT INTO api_keys (client_id, tenant_id, role, name, secret_hash, existing, created,
+                                   expires, scope, revision)
+             SELECT $1, id, $2, $3, $4, $5, $6, $7, $8, $9 FROM tenants
+             WHERE id = $10 AND state <> 'deleted'",
+        )
+        .bind(key.client_id.as_str())
+        .bind(key.role.as_str())
+        .bind(&key.name)
+        .bind(key.secret_hash.as_bytes().to_vec())
+        .bind(key.existing.as_str())
+        .bind(key.created)
+        .bind(key.expires)
+        .bind(key.scope.to_stored())
+        .bind(revision)
+        .bind(key.tenant.as_str())
+        .execute(&mut *tx)
+        .await?;
+        if inserted.rows_affected() == 0 {
+            return Err(StorageError::NotFound("the tenant is gone".into()));
+        }
+        let told = json!({"role": key.role.as_str(), "name": key.name, "expires": key.expires});
+        let act = Act::done(key.tenant.as_str(), "key.create", key.client_id.as_str()).with(&told);
+        audit::add(&mut tx, &self.actor, &act).await?;
+        tx.commit().await?;
+        Ok((key, secret))
+    }
+
+    /// Whether there is a valid key of a site administrator.
+    ///
+    /// # Errors
+    /// [`StorageError`] when the database does not answer.
+    pub async fn has_site_admin(&self) -> Result<bool, StorageError> {
+        let row = sqlx::query(
+            "SELECT COUNT(*) AS keys FROM api_keys
+             WHERE tenant_id = 'site' AND role = 'site-admin' AND revoked IS NULL
+               AND (expires IS NULL OR expires > $1)",
+        )
+        .bind(now())
+        .fetch_one(&self.pool)
+        .await?;
+        Ok(row.try_get::<i64, _>("keys")? > 0)
+    }
+
+    /// The API keys of a tenant, or of all, oldest first, revoked ones included.
+    ///
+    /// # Errors
+    /// [`StorageError::NotFound`] for an unknown tenant.
+    pub async fn keys(&self, tenant: Option<&str>) -> Result<Vec<ApiKey>, StorageError> {
+        let only = self.tenant_filter(tenant).await?;
+        self.keys_after(&only, (0, ""), u32::MAX).await
+    }
+
+    /// Up to `limit` keys of a tenant (its id; empty for all) behind one that was created at a moment
+    /// with a client id, oldest first, revoked ones included.
+    ///
+    /// # Errors
+    /// [`StorageError`] when the database does not answer.
+    pub async fn keys_after(
+        &self,
+        tenant: &str,
+        after: (i64, &str),
+        limit: u32,
+    ) -> Result<Vec<ApiKey>, StorageError> {
+        let rows = sqlx::query(
+            "SELECT * FROM api_keys WHERE ($1 = '' OR tenant_id = $1)
+               AND (created > $2 OR (created = $2 AND client_id > $3))
+             ORDER BY created, client_id LIMIT $4",
+        )
+        .bind(tenant)
+        .bind(after.0)
+        .bind(after.1)
+        .bind(i64::from(limit))
+        .fetch_all(&self.pool)
+        .await?;
+        rows.iter().map(rows::key).collect()
+    }
+
+    /// A key of a tenant (its id; empty for any).
+    ///
+    /// # Errors
+    /// [`StorageError::NotFound`].
+    pub async fn key(&self, tenant: &str, client_id: &str) -> Result<ApiKey, StorageError> {
+        let row = sqlx::query(
+            "SELECT * FROM api_keys WHERE client_id = $1 AND ($2 = '' OR tenant_id = $2)",
+        )
+        .bind(client_id)
+        .bind(tenant)
+        .fetch_optional(&self.pool)
+        .await?;
+        rows::key(&row.ok_or_else(|| no_key(client_id))?)
+    }
+
+    /// Gives a key of a tenant (its id; empty for any) another secret. The one before stays good for
+    /// `overlap` seconds.
+    ///
+    /// # Errors
+    /// [`StorageError::NotFound`] for a key that is unknown or revoked, [`StorageError::Invalid`] for
+    /// an overlap that is too long.
+    pub async fn rotate_key(
+        &self,
+        tenant: &str,
+        client_id: &str,
+        overlap: i64,
+    ) -> Result<(ApiKey, Secret), StorageError> {
+        if !(0..=OVERLAP_MAX).contains(&overlap) {
+            return Err(StorageError::Invalid(
+                "the overlap is from 0 to 30 days".into(),
+            ));
+        }
+        let secret = Secret::random()?;
+        let (mut tx, revision) = self.change().await?;
+        let until = (overlap > 0).then(|| now() + overlap);
+        let row = sqlx::query(
+            "UPDATE api_keys SET
+                previous_hash = CASE WHEN $1 > 0 THEN secret_hash ELSE NULL END,
+                previous_until = $2, secret_hash = $3, revision = $4
+             WHERE client_id = $5 AND ($6 = '' OR tenant_id = $6) AND revoked IS NULL
+               AND (expires IS NULL OR expires > $7)
+             RETURNING *",
+        )
+        .bind(overlap)
+        .bind(until)
+        .bind(secret.hash().as_bytes().to_vec())
+        .bind(revision)
+        .bind(client_id)
+        .bind(tenant)
+        .bind(now())
+        .fetch_optional(&mut *tx)
+        .await?;
+        let key = rows::key(&row.ok_or_else(|| no_key(client_id))?)?;
+        let told = json!({"overlap_s": overlap});
+        let act = Act::done(key.tenant.as_str(), "key.rotate", client_id).with(&told);
+        audit::add(&mut tx, &self.actor, &act).await?;
+        tx.commit().await?;
+        Ok((key, secret))
+    }
+
+    /// Revokes an API key, and the installations of bridges that were paired with it unless
+    /// `keep_bridges`. A bridge that is left without any is revoked as a whole.
+    ///
+    /// # Errors
+    /// [`StorageError::NotFound`] for a client id that is unknown or revoked.
+    pub async fn revoke_key(
+        &self,
+        client_id: &str,
+        keep_bridges: bool,
+    ) -> Result<Revoked, StorageError> {
+        self.revoke_key_of("", client_id, keep_bridges).await
+    }
+
+    /// The same, of a tenant (its id; empty for any).
+    ///
+    /// # Errors
+    /// As [`Self::revoke_key`].
+    pub async fn revoke_key_of(
+        &self,
+        tenant: &str,
+        client_id: &str,
+        keep_bridges: bool,
+    ) -> Result<Revoked, StorageError> {
+        let (mut tx, revision) = self.change().await?;
+        let now = now();
+        let row = sqlx::query(
+            "UPDATE api_keys SET revoked = $1, revision = $2
+             WHERE client_id = $3 AND ($4 = '' OR tenant_id = $4) AND revoked IS NULL
+             RETURNING tenant_id",
+        )
+        .bind(now)
+        .bind(revision)
+        .bind(client_id)
+        .bind(tenant)
+        .fetch_optional(&mut *tx)
+        .await?;
+        let owner: String = row.ok_or_else(|| no_key(client_id))?.try_get("tenant_id")?;
+        let mut bridges = Vec::new();
+        if !keep_bridges {
+            sqlx::query(
+                "UPDATE bridge_identities SET revoked = $1, revision = $2
+                 WHERE paired_by = $3 AND revoked IS NULL",
+            )
+            .bind(now)
+            .bind(revision)
+            .bind(client_id)
+            .execute(&mut *tx)
+            .await?;
+            let rows = sqlx::query(
+                "UPDATE bridges SET revoked = $1, revision = $2
+                 WHERE revoked IS NULL
+                 AND id IN (SELECT bridge_id FROM bridge_identities WHERE revision = $2)
+                 AND NOT EXISTS (SELECT 1 FROM bridge_identities i
+                                 WHERE i.bridge_id = bridges.id AND i.revoked IS NULL)
+                 RETURNING name",
+            )
+            .bind(now)
+            .bind(revision)
+            .fetch_all(&mut *tx)
+            .await?;
+            for row in rows {
+                bridges.push(row.try_get("name")?);
+            }
+        }
+        let told = json!({"bridges": bridges});
+        let act = Act::done(&owner, "key.revoke", client_id).with(&told);
+        audit::add(&mut tx, &self.actor, &act).await?;
+        tx.commit().await?;
+        Ok(Revoked { bridges })
+    }
+
+    /// Writes down when keys were used last. Not a change that anybody must follow.
+    ///
+    /// # Errors
+    /// [`StorageError`] when the database does not answer.
+    pub async fn keys_used(&self, used: &HashMap<ClientId, i64>) -> Result<(), StorageError> {
+        let mut tx = self.pool.begin_with(self.backend.begin()).await?;
+        for (client_id, at) in used {
+            sqlx::query("UPDATE api_keys SET last_used = $1 WHERE client_id = $2")
+                .bind(at)
+                .bind(client_id.as_str())
+                .execute(&mut *tx)
+                .await?;
+        }
+        Ok(tx.commit().await?)
+    }
+}

@@ -1,0 +1,238 @@
+//! Tenants: customers' spaces.
+
+use super::audit::{self, Act};
+use super::db::Tx;
+use super::model::{Tenant, TenantId, TenantState, is_valid_name, now};
+use super::{Storage, StorageError, invalid_name, rows};
+use serde_json::json;
+
+/// The tenant of the relay's operators. No customer can name it.
+pub const SITE: &str = "site";
+
+/// What may be changed of a tenant; what is `None` stays.
+#[derive(Debug, Clone, Default)]
+pub struct TenantChange {
+    /// Whether it may work.
+    pub state: Option<TenantState>,
+    /// URL patterns that the relay may call itself.
+    pub direct_urls: Option<Vec<String>>,
+    /// Where notices are sent; `Some(None)` for nowhere.
+    pub notice_url: Option<Option<String>>,
+}
+
+fn no_tenant(name: &str) -> StorageError {
+    StorageError::NotFound(format!("there is no tenant `{name}`"))
+}
+
+impl Storage {
+    /// Creates a tenant.
+    ///
+    /// # Errors
+    /// [`StorageError::Invalid`] for a name that may not be given, [`StorageError::Conflict`] for
+    /// one that exists.
+    pub async fn create_tenant(&self, name: &str) -> Result<Tenant, StorageError> {
+        if !is_valid_name(name) {
+            return Err(invalid_name("tenant", name));
+        }
+        let (mut tx, revision) = self.change().await?;
+        let tenant = Tenant {
+            id: TenantId::random()?,
+            name: name.to_owned(),
+            state: TenantState::Active,
+            created: now(),
+            direct_urls: Vec::new(),
+            notice_url: None,
+            revision,
+        };
+        let inserted = sqlx::query(
+            "INSERT INTO tenants (id, name, state, created, revision) VALUES ($1, $2, $3, $4, $5)
+             ON CONFLICT (name) DO NOTHING",
+        )
+        .bind(tenant.id.as_str())
+        .bind(&tenant.name)
+        .bind(tenant.state.as_str())
+        .bind(tenant.created)
+        .bind(revision)
+        .execute(&mut *tx)
+        .await?;
+        if inserted.rows_affected() == 0 {
+            return Err(StorageError::Conflict(format!(
+                "there is a tenant `{name}` already"
+            )));
+        }
+        let act = Act::done(tenant.id.as_str(), "tenant.create", name);
+        audit::add(&mut tx, &self.actor, &act).await?;
+        tx.commit().await?;
+        Ok(tenant)
+    }
+
+    /// All tenants, by name.
+    ///
+    /// # Errors
+    /// [`StorageError`] when the database does not answer.
+    pub async fn tenants(&self) -> Result<Vec<Tenant>, StorageError> {
+        self.tenants_after("", u32::MAX).await
+    }
+
+    /// Up to `limit` tenants whose names come behind `after`, by name.
+    ///
+    /// # Errors
+    /// [`StorageError`] when the database does not answer.
+    pub async fn tenants_after(
+        &self,
+        after: &str,
+        limit: u32,
+    ) -> Result<Vec<Tenant>, StorageError> {
+        let rows = sqlx::query(
+            "SELECT * FROM tenants WHERE id <> 'site' AND state <> 'deleted' AND name > $1
+             ORDER BY name LIMIT $2",
+        )
+        .bind(after)
+        .bind(i64::from(limit))
+        .fetch_all(&self.pool)
+        .await?;
+        rows.iter().map(rows::tenant).collect()
+    }
+
+    /// The tenant of that name.
+    ///
+    /// # Errors
+    /// [`StorageError::NotFound`].
+    pub async fn tenant(&self, name: &str) -> Result<Tenant, StorageError> {
+        let row = sqlx::query(
+            "SELECT * FROM tenants WHERE name = $1 AND id <> 'site' AND state <> 'deleted'",
+        )
+        .bind(name)
+        .fetch_optional(&self.pool)
+        .await?;
+        rows::tenant(&row.ok_or_else(|| no_tenant(name))?)
+    }
+
+    /// Suspends a tenant, or lets it work again.
+    ///
+    /// # Errors
+    /// [`StorageError::NotFound`].
+    pub async fn set_tenant_state(
+        &self,
+        name: &str,
+        state: TenantState,
+    ) -> Result<(), StorageError> {
+        let change = TenantChange {
+            state: Some(state),
+            ..TenantChange::default()
+        };
+        self.change_tenant(name, &change, None).await.map(drop)
+    }
+
+    /// Changes a tenant, if it is still at the revision that the caller has seen.
+    ///
+    /// # Errors
+    /// [`StorageError::NotFound`], [`StorageError::Changed`] when it is at another revision.
+    pub async fn change_tenant(
+        &self,
+        name: &str,
+        change: &TenantChange,
+        seen: Option<i64>,
+    ) -> Result<Tenant, StorageError> {
+        let (mut tx, revision) = self.change().await?;
+        let row = sqlx::query(
+            "SELECT * FROM tenants WHERE name = $1 AND id <> 'site' AND state <> 'deleted'",
+        )
+        .bind(name)
+        .fetch_optional(&mut *tx)
+        .await?;
+        let mut tenant = rows::tenant(&row.ok_or_else(|| no_tenant(name))?)?;
+        if seen.is_some_and(|seen| seen != tenant.revision) {
+            return Err(StorageError::Changed);
+        }
+        if let Some(state) = change.state {
+            tenant.state = state;
+        }
+        if let Some(urls) = &change.direct_urls {
+            tenant.direct_urls.clone_from(urls);
+        }
+        if let Some(url) = &change.notice_url {
+            tenant.notice_url.clone_from(url);
+        }
+        tenant.revision = revision;
+        sqlx::query(
+            "UPDATE tenants SET state = $1, direct_urls = $2, notice_url = $3, revision = $4
+             WHERE id = $5",
+        )
+        .bind(tenant.state.as_str())
+        .bind(json!(tenant.direct_urls).to_string())
+        .bind(tenant.notice_url.clone())
+        .bind(revision)
+        .bind(tenant.id.as_str())
+        .execute(&mut *tx)
+        .await?;
+        let told = json!({
+            "state": change.state.map(TenantState::as_str),
+            "direct_urls": change.direct_urls,
+            "notice_url": change.notice_url.is_some(),
+        });
+        let act = Act::done(tenant.id.as_str(), "tenant.change", name).with(&told);
+        audit::add(&mut tx, &self.actor, &act).await?;
+        tx.commit().await?;
+        Ok(tenant)
+    }
+
+    /// Deletes a tenant and everything that is its own; only its audit rows stay until they are too
+    /// old. Its name becomes free.
+    ///
+    /// # Errors
+    /// [`StorageError::NotFound`], [`StorageError::Changed`] when it is at another revision.
+    pub async fn delete_tenant(
+        &self,
+        name: &str,
+        seen: Option<i64>,
+    ) -> Result<Tenant, StorageError> {
+        let (mut tx, revision) = self.change().await?;
+        let row = sqlx::query(
+            "SELECT * FROM tenants WHERE name = $1 AND id <> 'site' AND state <> 'deleted'",
+        )
+        .bind(name)
+        .fetch_optional(&mut *tx)
+        .await?;
+        let tenant = rows::tenant(&row.ok_or_else(|| no_tenant(name))?)?;
+        if seen.is_some_and(|seen| seen != tenant.revision) {
+            return Err(StorageError::Changed);
+        }
+        purge(&mut tx, tenant.id.as_str()).await?;
+        // The row stays, so that running relays learn of it.
+        sqlx::query(
+            "UPDATE tenants SET state = 'deleted', name = id, direct_urls = '[]',
+                    notice_url = NULL, revision = $1
+             WHERE id = $2",
+        )
+        .bind(revision)
+        .bind(tenant.id.as_str())
+        .execute(&mut *tx)
+        .await?;
+        let act = Act::done(tenant.id.as_str(), "tenant.delete", name);
+        audit::add(&mut tx, &self.actor, &act).await?;
+        tx.commit().await?;
+        Ok(tenant)
+    }
+}
+
+/// Deletes what belongs to a tenant.
+async fn purge(tx: &mut Tx, tenant: &str) -> Result<(), StorageError> {
+    let texts = [
+        "DELETE FROM call_attempts WHERE tenant_id = $1",
+        "DELETE FROM notices WHERE tenant_id = $1",
+        "DELETE FROM calls WHERE tenant_id = $1",
+        "DELETE FROM journals WHERE tenant_id = $1",
+        "DELETE FROM signing_secrets WHERE tenant_id = $1",
+        "DELETE FROM tenant_keys WHERE tenant_id = $1",
+        "DELETE FROM services WHERE tenant_id = $1",
+        "DELETE FROM bridge_identities
+         WHERE bridge_id IN (SELECT id FROM bridges WHERE tenant_id = $1)",
+        "DELETE FROM bridges WHERE tenant_id = $1",
+        "DELETE FROM api_keys WHERE tenant_id = $1",
+    ];
+    for text in texts {
+        sqlx::query(text).bind(tenant).execute(&mut **tx).await?;
+    }
+    Ok(())
+}

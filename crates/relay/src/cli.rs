@@ -5,11 +5,13 @@
 //! 1 failed, 2 not understood.
 
 mod args;
+mod backup;
 mod bridge;
 mod key;
 mod log;
 mod output;
 mod serve;
+mod site;
 mod tenant;
 
 use crate::config::{Config, ConfigError, Database};
@@ -42,6 +44,8 @@ enum CliError {
     Output(std::io::Error),
     #[error("the runtime cannot start: {0}")]
     Runtime(std::io::Error),
+    #[error("{0}")]
+    Backup(String),
     #[error("no tenant is named: write --tenant NAME ({0})")]
     WhichTenant(String),
 }
@@ -79,6 +83,9 @@ fn chain(error: &dyn StdError) -> String {
 
 fn run(args: Args) -> Result<(), CliError> {
     let path = &args.config;
+    if let Command::Openapi = &args.command {
+        return output::text(crate::api::openapi::text());
+    }
     if let Command::Config(ConfigCommand::Check) = &args.command {
         let config = Config::load(path)?;
         return output::lines(&serve::explain(&config, path));
@@ -93,11 +100,21 @@ fn run(args: Args) -> Result<(), CliError> {
             Command::Config(ConfigCommand::Check) => Ok(()),
             // The first tenant may come before the first start; everything else needs one.
             Command::Tenant(command @ args::TenantCommand::Create { .. }) => {
-                tenant::run(&Storage::open(&config.database).await?, command).await
+                tenant::run(&acting(Storage::open(&config.database).await?), command).await
             }
             Command::Tenant(command) => tenant::run(&open(&config.database).await?, command).await,
             Command::Key(command) => key::run(&open(&config.database).await?, command).await,
             Command::Bridge(command) => bridge::run(&open(&config.database).await?, command).await,
+            Command::Init { json } => {
+                site::init(&acting(Storage::open(&config.database).await?), json).await
+            }
+            Command::Deliveries(command) => {
+                site::deliveries(&open(&config.database).await?, command).await
+            }
+            Command::Audit(command) => site::audit(&open(&config.database).await?, command).await,
+            Command::Backup { file } => backup::backup(&config, &file).await,
+            Command::Restore { file, replace } => backup::restore(&config, &file, replace).await,
+            Command::Openapi => output::text(crate::api::openapi::text()),
         }
     })
 }
@@ -109,7 +126,21 @@ async fn open(database: &Database) -> Result<Storage, CliError> {
     {
         return Err(CliError::NoDatabase(path.clone()));
     }
-    Ok(Storage::open(database).await?)
+    Ok(acting(Storage::open(database).await?))
+}
+
+/// What is done here is written down as this account's.
+fn acting(storage: Storage) -> Storage {
+    let account = ["USER", "LOGNAME", "USERNAME"]
+        .iter()
+        .find_map(|name| std::env::var(name).ok().filter(|value| !value.is_empty()));
+    let account: String = account
+        .unwrap_or_else(|| "unknown".to_owned())
+        .chars()
+        .filter(|c| !c.is_control())
+        .take(64)
+        .collect();
+    storage.acting(&format!("cli:{account}"))
 }
 
 #[cfg(test)]
@@ -134,6 +165,21 @@ mod tests {
             "r key revoke ibk_1 --keep-bridges",
             "r bridge list --tenant acme",
             "r bridge revoke --tenant acme dc1",
+            "r bridge disable dc1",
+            "r bridge enable dc1 --tenant acme",
+            "r init --json",
+            "r tenant show acme",
+            "r tenant delete acme --yes",
+            "r tenant direct acme --allow https://hooks.example.com/*",
+            "r key create --role site-admin",
+            "r key create --tenant acme --role caller --expires 90d --host *.corp.example",
+            "r key rotate ibk_1 --overlap 1h --json",
+            "r audit list --tenant acme --limit 5",
+            "r deliveries status",
+            "r deliveries resume",
+            "r backup b.db",
+            "r restore b.db --replace",
+            "r openapi",
         ] {
             let parsed = Args::try_parse_from(line.split(' '));
             assert!(parsed.is_ok(), "{line}: {}", parsed.unwrap_err());

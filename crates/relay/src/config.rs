@@ -6,12 +6,15 @@
 
 mod database;
 mod deliveries;
+mod direct;
 mod file;
 mod limits;
 mod units;
 
 pub use database::{Database, PostgresUrl};
 pub use deliveries::Deliveries;
+pub use direct::Direct;
+pub use limits::{Audit, Notices};
 pub use limits::{Limits, Log, LogFormat, LogLevel, Tunnel};
 pub use units::{ByteSize, Span, UnitError};
 
@@ -35,6 +38,12 @@ pub struct Config {
     pub key_file: PathBuf,
     /// `[deliveries]`.
     pub deliveries: Deliveries,
+    /// `[direct]`.
+    pub direct: Direct,
+    /// `[audit]`.
+    pub audit: Audit,
+    /// `[notices]`.
+    pub notices: Notices,
     /// `[limits]`.
     pub limits: Limits,
     /// `[tunnel]`.
@@ -148,6 +157,9 @@ impl Config {
             database: Database::Sqlite(data_dir.join("relay.db")),
             key_file: data_dir.join(KEY_FILE),
             deliveries: Deliveries::default(),
+            direct: Direct::default(),
+            audit: Audit::default(),
+            notices: Notices::default(),
             limits: Limits::default(),
             tunnel: Tunnel::default(),
             log: Log::default(),

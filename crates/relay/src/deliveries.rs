@@ -244,9 +244,36 @@ impl Deliveries {
         });
     }
 
-    /// Something that somebody else changed is due.
-    pub fn look_again(&self, tenant: &Arc<str>) {
+    /// Calls of a tenant that had come to their end are pending again.
+    pub fn came_back(&self, tenant: &Arc<str>, calls: u64) {
+        *self.queued().entry(tenant.clone()).or_default() += calls;
+        self.tell(Event::Ways(tenant.clone()));
         self.tell(Event::Due(tenant.clone()));
+    }
+
+    /// Calls of a tenant were taken back.
+    pub fn taken_back(&self, tenant: &Arc<str>, calls: u64) {
+        if let Some(count) = self.queued().get_mut(tenant) {
+            *count = count.saturating_sub(calls);
+        }
+    }
+
+    /// A tenant is gone, and its keys with it.
+    pub fn forget_tenant(&self, tenant: &str) {
+        self.vault.forget(tenant);
+        self.secrets.forget(tenant);
+        self.queued().remove(tenant);
+    }
+
+    /// The relay stops: another process may deliver from here on.
+    pub async fn stop(&self) {
+        let epoch = self.batch.held();
+        self.batch.hold(0);
+        if epoch != 0
+            && let Err(error) = self.storage.give_lease_back(epoch).await
+        {
+            tracing::debug!(%error, "the lease ends by itself");
+        }
     }
 
     /// Calls that a tenant may have unfinished and has.
@@ -286,6 +313,14 @@ impl Deliveries {
             }
         }
     }
+}
+
+/// A new call's id: 128 random bits.
+///
+/// # Errors
+/// [`NoRandom`](crate::storage::NoRandom).
+pub fn fresh_id() -> Result<String, crate::storage::NoRandom> {
+    Ok(engine::call_id(crate::storage::random()?))
 }
 
 /// What a request is sealed for: it opens in its own row alone.

@@ -5,6 +5,7 @@
 //! dispatched, and whose body is still whole, is tried on another tunnel. Dropping anything here
 //! takes the request back.
 
+use crate::auditing::Sum;
 use crate::auth::Principal;
 use crate::registry::Entry;
 use crate::router::{self, Wanted};
@@ -157,6 +158,16 @@ pub enum Outbound<B> {
     Streaming(B),
 }
 
+impl<B> Outbound<B> {
+    /// How many bytes it is, where all of it is there.
+    pub fn known_bytes(&self) -> Option<u64> {
+        match self {
+            Self::Whole(bytes) => Some(bytes.len() as u64),
+            Self::Streaming(_) => None,
+        }
+    }
+}
+
 /// What a caller asks for.
 #[derive(Debug)]
 pub struct Asked<'a> {
@@ -188,7 +199,15 @@ pub struct Answer {
 pub struct AnswerBody {
     recv: RecvStream,
     state: Arc<State>,
+    sum: Option<Arc<Sum>>,
     _place: Place,
+}
+
+impl AnswerBody {
+    /// Counts what comes from here on.
+    pub fn count_into(&mut self, sum: Arc<Sum>) {
+        self.sum = Some(sum);
+    }
 }
 
 impl Body for AnswerBody {
@@ -203,7 +222,11 @@ impl Body for AnswerBody {
         if let Some(Ok(frame)) = &frame
             && let Some(data) = frame.data_ref()
         {
-            self.state.metrics.bytes_down(data.len() as u64);
+            let bytes = data.len() as u64;
+            self.state.metrics.bytes_down(bytes);
+            if let Some(sum) = &self.sum {
+                sum.received(bytes);
+            }
         }
         Poll::Ready(frame)
     }
@@ -358,6 +381,7 @@ where
                 let body = AnswerBody {
                     recv,
                     state: state.clone(),
+                    sum: None,
                     _place: place,
                 };
                 return Ok(Answer {

@@ -10,27 +10,33 @@
 //! `config`, `metrics`, `problem` (every error that a caller sees), `cli`. [`Relay::start`] runs
 //! the whole inside another program.
 
+pub mod api;
+pub mod auditing;
 pub mod auth;
 pub mod body;
-pub mod bridges;
 pub mod cli;
 pub mod config;
 pub mod deliveries;
+pub mod direct;
 pub mod directory;
 pub mod exchange;
+pub mod explain;
 pub mod gate;
 pub mod ingress;
 pub mod listener;
 pub mod metrics;
+pub mod notices;
 pub mod pairing;
 pub mod problem;
 pub mod registry;
+pub mod route;
 pub mod router;
 mod running;
 pub mod service;
 pub mod state;
 pub mod storage;
 pub mod throttle;
+pub mod trace;
 pub mod tunnel;
 pub mod upgrade;
 pub mod vault;

@@ -50,6 +50,8 @@ pub struct Snapshot {
     pub unproven: usize,
     /// Bytes of the window budget that are free.
     pub window_budget_left: u64,
+    /// Rows of the audit record that were lost.
+    pub audit_lost: u64,
 }
 
 /// What became of a TLS handshake.
@@ -72,6 +74,8 @@ pub struct Metrics {
     refused: Family<Reason, Counter>,
     deliveries: Family<Outcome, Counter>,
     attempts: Family<Outcome, Counter>,
+    certificate: Gauge,
+    audit_lost: Gauge,
     queued: Family<Outcome, Gauge>,
     oldest: Family<Outcome, Gauge>,
     handshakes: Family<Outcome, Counter>,
@@ -138,6 +142,18 @@ impl Metrics {
             "Stored calls that came to their end, by their state",
             deliveries.clone(),
         );
+        let certificate = Gauge::default();
+        registry.register(
+            "relay_certificate_expires_timestamp_seconds",
+            "When the relay's certificate ends, since 1970; 0 when it is not known",
+            certificate.clone(),
+        );
+        let audit_lost = Gauge::default();
+        registry.register(
+            "relay_audit_rows_lost",
+            "Rows of the audit record that the database did not take in time",
+            audit_lost.clone(),
+        );
         let attempts = Family::default();
         registry.register(
             "relay_delivery_attempts",
@@ -180,6 +196,8 @@ impl Metrics {
             refused,
             deliveries,
             attempts,
+            certificate,
+            audit_lost,
             queued,
             oldest,
             handshakes,
@@ -221,6 +239,11 @@ impl Metrics {
             Handshake::Late => "late",
         };
         self.handshakes.get_or_create(&Outcome { outcome }).inc();
+    }
+
+    /// When the relay's certificate ends, in seconds since 1970.
+    pub fn certificate_expires(&self, at: i64) {
+        self.certificate.set(at);
     }
 
     /// A delivery came to its end.
@@ -269,6 +292,7 @@ impl Metrics {
         self.handshakes_now.set(counted(now.handshakes));
         self.unproven_now.set(counted(now.unproven));
         self.budget_left.set(whole(now.window_budget_left));
+        self.audit_lost.set(whole(now.audit_lost));
         if let Some(bytes) = resident_bytes() {
             self.resident.set(whole(bytes));
         }

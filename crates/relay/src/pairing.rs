@@ -10,40 +10,36 @@
 //! that nobody can register a key that he does not have. Rules about names that exist are the
 //! storage's.
 
-use crate::auth::Principal;
-use crate::body::Body;
-use crate::ingress::whole_body;
+use crate::api::{Context, Handling, json};
 use crate::problem::Problem;
-use crate::service::json_response;
-use crate::state::State;
 use crate::storage::Pairing;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
-use http::{Request, Response};
-use hyper::body::Incoming;
+use bytes::Bytes;
+use http::StatusCode;
 use protocol::Failure;
 use protocol::opening::PairingTranscript;
-use serde::Deserialize;
-use serde_json::json;
-use std::sync::Arc;
-use std::time::Duration;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
 
-/// Largest document, in bytes: all its fields at their largest fit several times.
-const DOCUMENT_MAX_BYTES: u64 = 8 * 1024;
-
-/// How long that document may take to come.
-const BODY_TIMEOUT: Duration = Duration::from_secs(10);
-
-#[derive(Debug, Deserialize)]
+/// A bridge that is to be registered.
+#[derive(Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
-struct Document {
+pub struct PairDocument {
+    /// Its name: 1 to 64 letters, digits, `.`, `_` or `-`.
+    #[schemars(length(min = 1, max = 64), regex(pattern = r"^[A-Za-z0-9._-]+$"))]
     name: String,
+    /// Its Ed25519 key: 32 bytes in base64.
     public_key: String,
+    /// The installation: 16 bytes in base64, or 32 hexadecimal digits.
     instance: String,
+    /// The host's name, for people.
     #[serde(default)]
     host: String,
+    /// The program's version, for people.
     #[serde(default)]
     software: String,
+    /// The key's signature over all of it: 64 bytes in base64.
     proof: String,
 }
 
@@ -59,7 +55,7 @@ struct Asked {
 
 impl Asked {
     fn parse(text: &[u8], client_id: &str) -> Result<Self, Problem> {
-        let document: Document = serde_json::from_slice(text).map_err(|error| {
+        let document: PairDocument = serde_json::from_slice(text).map_err(|error| {
             Problem::invalid(format!("the pairing is not what is expected: {error}"))
         })?;
         let asked = Self {
@@ -108,46 +104,52 @@ fn instance(text: &str) -> Result<[u8; 16], Problem> {
     Ok(out)
 }
 
-/// Pairs a bridge.
-///
-/// # Errors
-/// `invalid_request` for what cannot be read or is not proved, `conflict` for a name that another
-/// key pair has.
-pub async fn handle(
-    state: &Arc<State>,
-    principal: &Principal,
-    request: Request<Incoming>,
-) -> Result<Response<Body>, Problem> {
-    let text = whole_body(request.into_body(), DOCUMENT_MAX_BYTES, BODY_TIMEOUT).await?;
-    let asked = Asked::parse(&text, &principal.client_id)?;
-    let pairing = Pairing {
-        tenant: principal.tenant.to_string().into(),
-        paired_by: principal.client_id.to_string().into(),
-        existing: principal.existing,
-        name: asked.name,
-        public_key: asked.public_key,
-        instance: asked.instance,
-        host: asked.host,
-        software: asked.software,
-        bridges_max: state.config.limits.bridges_per_tenant,
-    };
-    let storage = state.directory.storage();
-    let paired = storage.pair(&pairing).await.map_err(failed)?;
-    state.directory.refresh().await.map_err(failed)?;
-    if paired.is_new {
-        tracing::info!(
-            tenant = %principal.tenant_name,
-            bridge = %pairing.name,
-            client_id = %principal.client_id,
-            "bridge paired"
-        );
-    }
-    Ok(json_response(&json!({
-        "tenant": &*principal.tenant_name,
-        "tenant_id": &*principal.tenant,
-        "bridge_id": paired.bridge,
-        "name": pairing.name,
-    })))
+/// A bridge that is registered.
+#[derive(Debug, Serialize, JsonSchema)]
+pub struct PairedView {
+    /// The tenant's name.
+    tenant: String,
+    /// The tenant's id.
+    tenant_id: String,
+    /// The bridge's id.
+    bridge_id: String,
+    /// The bridge's name.
+    name: String,
+}
+
+pub(crate) fn pair<'a>(cx: &'a Context<'a>, request: http::Request<Bytes>) -> Handling<'a> {
+    Box::pin(async move {
+        let principal = cx.principal;
+        let asked = Asked::parse(request.body(), &principal.client_id)?;
+        let pairing = Pairing {
+            tenant: principal.tenant.to_string().into(),
+            paired_by: principal.client_id.to_string().into(),
+            existing: principal.existing,
+            name: asked.name,
+            public_key: asked.public_key,
+            instance: asked.instance,
+            host: asked.host,
+            software: asked.software,
+            bridges_max: cx.state.config.limits.bridges_per_tenant,
+        };
+        let paired = cx.storage().pair(&pairing).await.map_err(failed)?;
+        cx.state.directory.refresh().await.map_err(failed)?;
+        if paired.is_new {
+            tracing::info!(
+                tenant = %principal.tenant_name,
+                bridge = %pairing.name,
+                client_id = %principal.client_id,
+                "bridge paired"
+            );
+        }
+        let view = PairedView {
+            tenant: principal.tenant_name.to_string(),
+            tenant_id: principal.tenant.to_string(),
+            bridge_id: paired.bridge.to_string(),
+            name: pairing.name,
+        };
+        json::reply(StatusCode::OK, &view)
+    })
 }
 
 /// What the caller is told; what is ours is logged.
@@ -168,6 +170,7 @@ mod tests {
     use protocol::Code;
     use ring::signature::{Ed25519KeyPair, KeyPair};
     use serde_json::Value;
+    use serde_json::json;
 
     fn document(client_id: &str) -> Value {
         let key = Ed25519KeyPair::from_seed_unchecked(&[1; 32]).unwrap();

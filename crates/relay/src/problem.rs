@@ -12,6 +12,7 @@ use http::header::{self, HeaderName, HeaderValue};
 use http::{Response, StatusCode};
 use protocol::{Code, Failure};
 use serde_json::{Map, Value, json};
+use std::borrow::Cow;
 use std::time::Duration;
 
 use crate::body::{self, Body};
@@ -33,7 +34,7 @@ pub struct Problem {
     /// The call's id, where there is one.
     pub call: Option<String>,
     /// The methods that would be taken, for `method_not_allowed`.
-    pub allow: Option<&'static str>,
+    pub allow: Option<Cow<'static, str>>,
     /// When to come again, where it is not what the code usually means.
     pub later: Option<Duration>,
 }
@@ -69,8 +70,17 @@ impl Problem {
     pub fn method(allow: &'static str) -> Self {
         let detail = format!("this path takes {allow}");
         Self {
-            allow: Some(allow),
+            allow: Some(allow.into()),
             ..Self::not_sent(Code::MethodNotAllowed, detail)
+        }
+    }
+
+    /// `method_not_allowed`, with the methods that would be taken.
+    pub fn methods(allow: &[&str]) -> Self {
+        let allow = allow.join(", ");
+        Self {
+            allow: Some(allow.clone().into()),
+            ..Self::not_sent(Code::MethodNotAllowed, format!("this path takes {allow}"))
         }
     }
 
@@ -142,8 +152,10 @@ impl Problem {
                 HeaderValue::from_static("Basic realm=\"integration-relay\", charset=\"UTF-8\""),
             );
         }
-        if let Some(allow) = self.allow {
-            headers.insert(header::ALLOW, HeaderValue::from_static(allow));
+        if let Some(allow) = &self.allow
+            && let Ok(allow) = HeaderValue::from_str(allow)
+        {
+            headers.insert(header::ALLOW, allow);
         }
         if let Some(after) = self.retry_after() {
             headers.insert(header::RETRY_AFTER, HeaderValue::from(after.as_secs()));

@@ -13,7 +13,7 @@ pub use tunnels::Tunnels;
 
 use protocol::frame::{GoAwayReason, Hello, JournalMark, PreviousSession, RefusedCode};
 use protocol::session::EndReason;
-use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -307,6 +307,15 @@ impl Registry {
     /// Looks at the tunnels of a tenant, if it has any, without taking them out: the data path.
     pub fn with_tenant<T>(&self, tenant: &str, look: impl FnOnce(&Tunnels) -> T) -> Option<T> {
         self.lock().sessions.get(tenant).map(look)
+    }
+
+    /// The ids of the bridges that have a tunnel.
+    pub fn bridges(&self) -> HashSet<Arc<str>> {
+        let inner = self.lock();
+        inner
+            .all()
+            .map(|entry| entry.owner.bridge.clone())
+            .collect()
     }
 
     /// How many tunnels are up.

@@ -16,6 +16,7 @@ use crate::listener::{self, Doors, tls};
 use crate::metrics::Metrics;
 use crate::service::Service;
 use crate::state::State;
+use crate::storage::{self, ServingLock};
 use crate::storage::{ApiKey, Existing, Role, Secret, Storage, StorageError, Tenant};
 use crate::vault::{KeyFileError, MasterKey, Vault};
 use std::convert::Infallible;
@@ -73,6 +74,8 @@ pub struct RunningRelay {
     admin_closing: watch::Sender<bool>,
     alive: mpsc::Receiver<Infallible>,
     tasks: Vec<JoinHandle<()>>,
+    /// Nobody else serves from the database.
+    _lock: ServingLock,
 }
 
 impl Relay {
@@ -81,7 +84,9 @@ impl Relay {
     /// # Errors
     /// [`StartError`], naming the file or the address.
     pub async fn start(config: Config) -> Result<RunningRelay, StartError> {
+        let lock = storage::lock(&config.database)?;
         let storage = Storage::open(&config.database).await?;
+        generation(&storage, &config.key_file).await?;
         let master = MasterKey::load_or_create(&config.key_file)?;
         let vault = Vault::new(storage.clone(), master).await?;
         let deliveries = Deliveries::new(storage.clone(), vault, config.deliveries.clone());
@@ -131,6 +136,7 @@ impl Relay {
             admin_closing,
             alive,
             tasks: Vec::new(),
+            _lock: lock,
         };
         let acceptor = tls.map(|ready| ready.acceptor);
         let arrived = match acceptor {
@@ -142,6 +148,7 @@ impl Relay {
         running.open("admin", admin, Arrived::Admin, None, admin_doors);
         let tasks = &mut running.tasks;
         tasks.push(tokio::spawn(deliveries::run(state.clone())));
+        tasks.push(tokio::spawn(crate::notices::run(state.clone())));
         tasks.push(tokio::spawn(cut_what_may_not_stay(state)));
         tasks.push(tokio::spawn(directory.keep_fresh()));
         Ok(running)
@@ -251,9 +258,28 @@ impl RunningRelay {
         for task in &self.tasks {
             task.abort();
         }
+        self.state.deliveries.stop().await;
+        self.state.audit.flush().await;
         self.state.directory.storage().close().await;
         tracing::info!("stopped");
     }
+}
+
+/// Notices a database that is older than it was: an earlier copy was put in its place, and what was
+/// delivered since is not known. Deliveries are then paused.
+async fn generation(storage: &Storage, key_file: &Path) -> Result<(), StartError> {
+    let file = key_file.with_extension("generation");
+    let noted = std::fs::read_to_string(&file).ok();
+    let noted = noted.and_then(|text| text.trim().parse().ok()).unwrap_or(0);
+    let (next, is_older) = storage.raise_generation(noted).await?;
+    if is_older {
+        tracing::warn!(
+            "the database is an earlier copy: deliveries are paused, for what was delivered since is \
+             not known; `integration-relay deliveries resume` lets them go on"
+        );
+    }
+    std::fs::write(&file, format!("{next}\n"))?;
+    Ok(())
 }
 
 /// Follows the directory: who lost the right to be here is cut off.

@@ -5,11 +5,9 @@
 //! | `/healthz`, `/readyz` | GET | |
 //! | `/metrics` (admin listener alone) | GET | |
 //! | `/v1/tunnel` | GET | none: the bridge proves itself in the tunnel |
-//! | `/v1/pair` | POST | bridge |
 //! | `/v1/calls` | POST | caller |
 //! | `/v1/endpoints/{endpoint}/{path}` | any | caller, synchronizer |
-//! | `/v1/bridges`, `/v1/bridges/{name}` | GET | caller, synchronizer |
-//! | `/v1/bridges/{name}/revoke` | POST | |
+//! | everything else | | as the table of operations says (`api`) |
 //!
 //! `admin` may do all that needs a key.
 
@@ -21,7 +19,7 @@ use crate::metrics::{CONTENT_TYPE, Snapshot};
 use crate::problem::Problem;
 use crate::state::State;
 use crate::storage::Role;
-use crate::{bridges, pairing, upgrade};
+use crate::{api, upgrade};
 use bytes::Bytes;
 use http::header::{self, HeaderMap, HeaderValue};
 use http::uri::PathAndQuery;
@@ -29,7 +27,6 @@ use http::{Method, Request, Response, StatusCode};
 use http_body_util::BodyExt;
 use hyper::body::Incoming;
 use protocol::Code;
-use serde_json::Value;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::Semaphore;
@@ -50,9 +47,7 @@ const DISCARD_MAX_BYTES: usize = 64 * 1024;
 const DISCARD_WITHIN: Duration = Duration::from_secs(1);
 
 const CALLING: &[Role] = &[Role::Caller, Role::Admin];
-const READING: &[Role] = &[Role::Caller, Role::Synchronizer, Role::Admin];
-const PAIRING: &[Role] = &[Role::Bridge];
-const MANAGING: &[Role] = &[Role::Admin];
+const SENDING: &[Role] = &[Role::Caller, Role::Synchronizer, Role::Admin];
 
 impl Service {
     /// Answers a request; a failure becomes a problem document.
@@ -94,6 +89,11 @@ impl Service {
                 return get(request.method()).map(|()| self.metrics());
             }
             _ if connection.arrived == Arrived::Admin => return Err(Problem::not_found()),
+            "/openapi.json" => {
+                get(request.method())?;
+                let text = Bytes::from_static(api::openapi::text().as_bytes());
+                return Ok(typed(StatusCode::OK, "application/json", text));
+            }
             _ => {}
         }
         self.check_head(request.headers())?;
@@ -103,48 +103,19 @@ impl Service {
                 get(request.method())?;
                 upgrade::tunnel(state, connection, taken(waiting)?).await
             }
-            "/v1/pair" => {
-                let principal = self
-                    .admit(connection, request, PAIRING, Some("POST"))
-                    .await?;
-                Box::pin(pairing::handle(state, &principal, taken(waiting)?)).await
-            }
-            "/v1/calls" => {
+            "/v1/calls" if *request.method() == Method::POST => {
                 let principal = self
                     .admit(connection, request, CALLING, Some("POST"))
                     .await?;
                 Box::pin(calls::handle(state, &principal, taken(waiting)?)).await
             }
-            "/v1/bridges" => {
-                let principal = self
-                    .admit(connection, request, READING, Some("GET"))
-                    .await?;
-                Ok(bridges::list(state, &principal))
-            }
             _ => {
                 if let Some((endpoint, rest)) = endpoints::split_target(target) {
-                    let principal = self.admit(connection, request, READING, None).await?;
+                    let principal = self.admit(connection, request, SENDING, None).await?;
                     return endpoints::handle(state, &principal, taken(waiting)?, endpoint, rest)
                         .await;
                 }
-                let Some(below) = path.strip_prefix("/v1/bridges/") else {
-                    return Err(Problem::not_found());
-                };
-                match below.split_once('/') {
-                    None => {
-                        let principal = self
-                            .admit(connection, request, READING, Some("GET"))
-                            .await?;
-                        bridges::show(state, &principal, below)
-                    }
-                    Some((name, "revoke")) => {
-                        let principal = self
-                            .admit(connection, request, MANAGING, Some("POST"))
-                            .await?;
-                        Box::pin(bridges::revoke(state, &principal, name)).await
-                    }
-                    Some(_) => Err(Problem::not_found()),
-                }
+                Box::pin(api::dispatch(self, connection.peer.ip(), waiting)).await
             }
         }
     }
@@ -212,6 +183,7 @@ impl Service {
             handshakes: state.handshakes.taken() + state.caller_handshakes.taken(),
             unproven: state.unproven.taken(),
             window_budget_left: state.budget.left(),
+            audit_lost: state.audit.lost(),
         });
         typed(StatusCode::OK, CONTENT_TYPE, text.into())
     }
@@ -254,10 +226,4 @@ fn typed(status: StatusCode, content_type: &'static str, bytes: Bytes) -> Respon
     headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(content_type));
     headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
     response
-}
-
-/// A JSON document, with a line's end for people.
-pub(crate) fn json_response(document: &Value) -> Response<Body> {
-    let text = format!("{document}\n");
-    typed(StatusCode::OK, "application/json", text.into())
 }

@@ -1,7 +1,11 @@
 //! What every part of a running relay shares.
 
+use crate::api::once::Answers;
+use crate::api::services::Written;
+use crate::auditing::Auditing;
 use crate::config::Config;
 use crate::deliveries::Deliveries;
+use crate::direct::Direct;
 use crate::directory::Directory;
 use crate::exchange::Exchanges;
 use crate::gate::{Gate, PerAddress};
@@ -35,6 +39,14 @@ pub struct State {
     pub directory: Arc<Directory>,
     /// Calls that are stored and delivered.
     pub deliveries: Arc<Deliveries>,
+    /// The audit record of what runs.
+    pub audit: Arc<Auditing>,
+    /// Calls that the relay makes itself.
+    pub direct: Direct,
+    /// Answers that are repeated with their `Idempotency-Key`.
+    pub answers: Answers,
+    /// What was written down of services that report themselves.
+    pub services: Written,
     /// Tunnels that are up.
     pub registry: Registry,
     /// Exchanges that run.
@@ -81,6 +93,14 @@ impl State {
             false => limits.unproven_per_address,
         };
         Self {
+            audit: Auditing::start(
+                directory.storage().clone(),
+                config.audit.sums_every.0,
+                config.audit.keep.0,
+            ),
+            direct: Direct::new(config.direct.clone()),
+            answers: Answers::default(),
+            services: Written::default(),
             registry: Registry::new(limits.sessions_max, limits.sessions_per_tenant),
             exchanges: Exchanges::new(limits.streams_per_tenant),
             remembered: Remembered::default(),

@@ -6,6 +6,7 @@
 //! here; that reads the `directory`.
 
 pub mod audit;
+mod backup;
 pub mod batch;
 pub mod bridges;
 pub mod call_pages;
@@ -15,6 +16,7 @@ mod db;
 pub mod keys;
 pub mod leases;
 mod model;
+pub mod notices;
 mod pairing;
 mod postgres;
 mod rows;
@@ -24,6 +26,7 @@ pub mod tenants;
 #[cfg(test)]
 mod tests;
 
+pub use backup::{ServingLock, lock};
 pub use keys::{NewKey, Revoked};
 pub(crate) use model::words;
 pub use model::{

@@ -15,6 +15,7 @@
 mod bench;
 mod ci;
 mod gate;
+mod openapi;
 mod postgres;
 mod step;
 mod test;
@@ -43,6 +44,8 @@ enum Chore {
     Ci,
     /// Counts instructions and allocations of the data path, and holds them against what was recorded
     Gate(gate::Args),
+    /// Writes proto/openapi.json anew from the code
+    Openapi,
     /// Builds in release mode and measures, with nothing to set up
     Bench(bench::Args),
 }
@@ -54,6 +57,7 @@ fn main() -> ExitCode {
         Chore::Test(args) => ("test", test::run(args)),
         Chore::Ci => ("ci", ci::run()),
         Chore::Gate(args) => ("gate", gate::run(args)),
+        Chore::Openapi => ("openapi", openapi::run()),
         Chore::Bench(args) => ("bench", bench::run(args)),
     };
     let took = began.elapsed().as_secs_f64();

@@ -1,5 +1,6 @@
 //! What can be written on the command line.
 
+use crate::config::Span;
 use crate::storage::{Existing, Role};
 use clap::{Parser, Subcommand};
 use std::path::PathBuf;
@@ -34,6 +35,12 @@ Examples:
 pub(super) enum Command {
     /// Run the relay. SIGTERM or Ctrl-C lets what runs finish, then ends it.
     Serve,
+    /// Make the database and the first key of a site administrator, which is shown this one time.
+    Init {
+        /// Print one JSON object.
+        #[arg(long)]
+        json: bool,
+    },
     /// Look at the configuration.
     #[command(subcommand)]
     Config(ConfigCommand),
@@ -46,6 +53,71 @@ pub(super) enum Command {
     /// Bridges that are paired.
     #[command(subcommand)]
     Bridge(BridgeCommand),
+    /// Stored calls.
+    #[command(subcommand)]
+    Deliveries(DeliveriesCommand),
+    /// The record of who did what.
+    #[command(subcommand)]
+    Audit(AuditCommand),
+    /// Copy the database into a new file, while the relay runs.
+    #[command(after_help = BACKUP_HELP)]
+    Backup {
+        /// Where to; must not exist.
+        file: PathBuf,
+    },
+    /// Put a backup in the database's place. The relay must not run. Deliveries are then paused.
+    #[command(after_help = BACKUP_HELP)]
+    Restore {
+        /// A file that `backup` made.
+        file: PathBuf,
+        /// Move a database that is there aside.
+        #[arg(long)]
+        replace: bool,
+    },
+    /// Print the description of the HTTP API (OpenAPI 3.1).
+    Openapi,
+}
+
+const BACKUP_HELP: &str = "\
+The key file (storage.key_file) is not in a backup: keep a copy of it apart. Without it, what is stored of
+deliveries cannot be read. After a restore, deliveries stand still, because what has been delivered since
+the backup is not known: look at what is pending, then `integration-relay deliveries resume`.
+With PostgreSQL use pg_dump and pg_restore, and `integration-relay deliveries pause` before the relay starts.";
+
+#[derive(Debug, Subcommand)]
+pub(super) enum DeliveriesCommand {
+    /// Say whether they are paused, and what waits.
+    Status {
+        /// Print one JSON object.
+        #[arg(long)]
+        json: bool,
+    },
+    /// Begin no further attempt. Calls are still taken and stored.
+    Pause,
+    /// Go on.
+    Resume,
+}
+
+#[derive(Debug, Subcommand)]
+pub(super) enum AuditCommand {
+    /// List it, newest first.
+    List {
+        /// Only this tenant's.
+        #[arg(long, value_name = "NAME")]
+        tenant: Option<String>,
+        /// Only this action, such as key.create.
+        #[arg(long)]
+        action: Option<String>,
+        /// Only of this actor.
+        #[arg(long)]
+        actor: Option<String>,
+        /// At most so many rows, 1 to 10000.
+        #[arg(long, default_value_t = 100, value_parser = clap::value_parser!(u32).range(1..=10_000))]
+        limit: u32,
+        /// Print a JSON list.
+        #[arg(long)]
+        json: bool,
+    },
 }
 
 #[derive(Debug, Subcommand)]
@@ -80,6 +152,42 @@ pub(super) enum TenantCommand {
         /// Its name.
         name: String,
     },
+    /// Show one.
+    Show {
+        /// Its name.
+        name: String,
+        /// Print one JSON object.
+        #[arg(long)]
+        json: bool,
+    },
+    /// Say which public URLs the relay may call itself for it; none by default.
+    #[command(after_help = "\
+Examples:
+  integration-relay tenant direct acme --allow 'https://hooks.example.com/*'
+  integration-relay tenant direct acme --none")]
+    Direct {
+        /// Its name.
+        name: String,
+        /// A pattern: scheme, host (or *.host), perhaps a port and a path. Replaces those before.
+        #[arg(
+            long,
+            value_name = "PATTERN",
+            conflicts_with = "none",
+            required_unless_present = "none"
+        )]
+        allow: Vec<String>,
+        /// Allow none.
+        #[arg(long)]
+        none: bool,
+    },
+    /// Delete it with its keys, bridges, stored calls and secrets. Cannot be undone.
+    Delete {
+        /// Its name.
+        name: String,
+        /// Do not ask for the name again.
+        #[arg(long)]
+        yes: bool,
+    },
 }
 
 #[derive(Debug, Subcommand)]
@@ -91,11 +199,12 @@ Examples:
   integration-relay key create --tenant acme --role bridge --existing replace   re-install a bridge
   integration-relay key create --tenant acme --role synchronizer --json")]
     Create {
-        /// Whose it is.
+        /// Whose it is; not for site-admin.
         #[arg(long, value_name = "NAME")]
-        tenant: String,
+        tenant: Option<String>,
         /// bridge (pair bridges), caller (calls and endpoints), synchronizer (endpoints, much
-        /// traffic), admin (all of these but pairing, and revoking bridges).
+        /// traffic), admin (all of these but pairing, and managing keys and bridges), site-admin
+        /// (tenants; belongs to the relay's operators).
         #[arg(long, value_name = "ROLE")]
         role: Role,
         /// A name for people.
@@ -105,6 +214,21 @@ Examples:
         /// others, `replace` revokes the others.
         #[arg(long, value_name = "join|replace")]
         existing: Option<Existing>,
+        /// Make it valid for so long, as in 90d. Without, it has no end.
+        #[arg(long, value_name = "TIME")]
+        expires: Option<Span>,
+        /// Narrow it to this bridge; may be repeated.
+        #[arg(long, value_name = "NAME")]
+        bridge: Vec<String>,
+        /// Narrow it to this endpoint; may be repeated.
+        #[arg(long, value_name = "NAME")]
+        endpoint: Vec<String>,
+        /// Narrow it to calls to this host or pattern; may be repeated.
+        #[arg(long, value_name = "PATTERN")]
+        host: Vec<String>,
+        /// Narrow it to this credential; may be repeated.
+        #[arg(long, value_name = "NAME")]
+        credential: Vec<String>,
         /// Print one JSON object: client_id, client_secret, ...
         #[arg(long)]
         json: bool,
@@ -115,6 +239,17 @@ Examples:
         #[arg(long, value_name = "NAME")]
         tenant: Option<String>,
         /// Print a JSON list.
+        #[arg(long)]
+        json: bool,
+    },
+    /// Give one another secret, shown this one time. The one before stays good for a while.
+    Rotate {
+        /// As `key list` shows it.
+        client_id: String,
+        /// How long the secret before stays good, at most 30d.
+        #[arg(long, value_name = "TIME", default_value = "24h")]
+        overlap: Span,
+        /// Print one JSON object.
         #[arg(long)]
         json: bool,
     },
@@ -139,6 +274,22 @@ pub(super) enum BridgeCommand {
         #[arg(long)]
         json: bool,
     },
+    /// Cut one off within two seconds, until it is enabled. Its name and installations stay.
+    Disable {
+        /// Its name.
+        name: String,
+        /// Whose it is; not needed where there is one tenant.
+        #[arg(long, value_name = "NAME")]
+        tenant: Option<String>,
+    },
+    /// Let a disabled one come back, which it does within about a minute.
+    Enable {
+        /// Its name.
+        name: String,
+        /// Whose it is; not needed where there is one tenant.
+        #[arg(long, value_name = "NAME")]
+        tenant: Option<String>,
+    },
     /// Cut one off within two seconds. Its name becomes free.
     Revoke {
         /// Its name.
@@ -158,6 +309,11 @@ impl Args {
             {
                 Some("--existing is for keys with --role bridge")
             }
+            Command::Key(KeyCommand::Create { role, tenant, .. }) => match (role, tenant) {
+                (Role::SiteAdmin, Some(_)) => Some("a site-admin key has no --tenant"),
+                (Role::SiteAdmin, None) | (_, Some(_)) => None,
+                (_, None) => Some("--tenant NAME is missing: whose key shall it be?"),
+            },
             _ => None,
         }
     }

@@ -1,4 +1,4 @@
-//! `bridge list | revoke`. Whether a bridge is connected is the running relay's to say
+//! `bridge list | disable | enable | revoke`. Whether a bridge is connected is the running relay's to say
 //! (`GET /v1/bridges`).
 
 use super::args::BridgeCommand;
@@ -33,17 +33,42 @@ pub(super) async fn run(storage: &Storage, command: BridgeCommand) -> Result<(),
             let header = ["NAME", "TENANT", "ID", "STATE", "PAIRED"];
             output::table(header, &rows, "No bridge was paired yet.")
         }
+        BridgeCommand::Disable { name, tenant } => {
+            let tenant = owner(storage, tenant).await?;
+            let id = tenant.id.as_str();
+            storage.set_bridge_disabled(id, &name, true).await?;
+            output::lines(&[
+                format!("Bridge {name} of tenant {} is disabled.", tenant.name),
+                "A running relay cuts it off within two seconds.".into(),
+            ])
+        }
+        BridgeCommand::Enable { name, tenant } => {
+            let tenant = owner(storage, tenant).await?;
+            let id = tenant.id.as_str();
+            storage.set_bridge_disabled(id, &name, false).await?;
+            output::lines(&[format!(
+                "Bridge {name} of tenant {} may come back, and does within about a minute.",
+                tenant.name
+            )])
+        }
         BridgeCommand::Revoke { name, tenant } => {
-            let tenant = match tenant {
-                Some(tenant) => storage.tenant(&tenant).await?,
-                None => the_only_one(storage).await?,
-            };
+            let tenant = owner(storage, tenant).await?;
             storage.revoke_bridge(tenant.id.as_str(), &name).await?;
             output::lines(&[
                 format!("Bridge {name} of tenant {} is revoked.", tenant.name),
                 "A running relay cuts it off within two seconds.".into(),
             ])
         }
+    }
+}
+
+async fn owner(
+    storage: &Storage,
+    tenant: Option<String>,
+) -> Result<crate::storage::Tenant, CliError> {
+    match tenant {
+        Some(tenant) => Ok(storage.tenant(&tenant).await?),
+        None => the_only_one(storage).await,
     }
 }
 
@@ -59,6 +84,7 @@ async fn the_only_one(storage: &Storage) -> Result<crate::storage::Tenant, CliEr
 fn state(bridge: &Bridge) -> &'static str {
     match bridge.revoked {
         Some(_) => "revoked",
+        None if bridge.disabled.is_some() => "disabled",
         None => "paired",
     }
 }
@@ -70,5 +96,6 @@ fn document(bridge: &Bridge, tenant: &str) -> Value {
         "id": bridge.id,
         "state": state(bridge),
         "created": bridge.created,
+        "last_seen": bridge.last_seen,
     })
 }

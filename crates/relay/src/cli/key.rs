@@ -1,8 +1,10 @@
-//! `key create | list | revoke`.
+//! `key create | list | rotate | revoke`.
 
 use super::args::KeyCommand;
 use super::{CliError, output};
-use crate::storage::{ApiKey, Existing, Storage, TenantId};
+use crate::api::keys::state;
+use crate::config::Span;
+use crate::storage::{ApiKey, Existing, NewKey, Role, Scope, Secret, Storage, TenantId, now};
 use serde_json::{Value, json};
 use std::collections::HashMap;
 
@@ -13,21 +15,45 @@ pub(super) async fn run(storage: &Storage, command: KeyCommand) -> Result<(), Cl
             role,
             name,
             existing,
+            expires,
+            bridge,
+            endpoint,
+            host,
+            credential,
             json,
         } => {
-            let existing = existing.unwrap_or(Existing::Refuse);
-            let (key, secret) = storage.create_key(&tenant, role, &name, existing).await?;
-            if json {
-                let mut document = document(&key, &tenant);
-                document["client_secret"] = json!(secret.reveal());
-                return output::json(&document);
-            }
-            output::lines(&[
-                format!("A {role} key for tenant {tenant}:"),
-                format!("  client id      {}", key.client_id),
-                format!("  client secret  {}", secret.reveal()),
-                "Keep the secret now: it is stored as a hash and will not be shown again.".into(),
-            ])
+            let new = NewKey {
+                role,
+                name,
+                existing: existing.unwrap_or(Existing::Refuse),
+                expires: expires.map(|span| now().saturating_add(seconds(span))),
+                scope: Scope {
+                    bridges: bridge,
+                    endpoints: endpoint,
+                    hosts: host,
+                    credentials: credential,
+                },
+            };
+            let tenant = tenant.unwrap_or_default();
+            let (key, secret) = storage.create_key_with(&tenant, new).await?;
+            let whose = match role {
+                Role::SiteAdmin => format!("A {role} key:"),
+                _ => format!("A {role} key for tenant {tenant}:"),
+            };
+            shown(&key, &secret, &tenant, whose, json)
+        }
+        KeyCommand::Rotate {
+            client_id,
+            overlap,
+            json,
+        } => {
+            let rotated = storage.rotate_key("", &client_id, seconds(overlap)).await;
+            let (key, secret) = rotated?;
+            let names = names(storage).await?;
+            let tenant = names.get(&key.tenant).cloned().unwrap_or_default();
+            let whose =
+                format!("The key has another secret; the one before is good for {overlap}:");
+            shown(&key, &secret, &tenant, whose, json)
         }
         KeyCommand::List { tenant, json } => {
             let keys = storage.keys(tenant.as_deref()).await?;
@@ -71,6 +97,31 @@ pub(super) async fn run(storage: &Storage, command: KeyCommand) -> Result<(), Cl
     }
 }
 
+/// A key with its secret, this one time.
+pub(super) fn shown(
+    key: &ApiKey,
+    secret: &Secret,
+    tenant: &str,
+    whose: String,
+    json: bool,
+) -> Result<(), CliError> {
+    if json {
+        let mut document = document(key, tenant);
+        document["client_secret"] = json!(secret.reveal());
+        return output::json(&document);
+    }
+    output::lines(&[
+        whose,
+        format!("  client id      {}", key.client_id),
+        format!("  client secret  {}", secret.reveal()),
+        "Keep the secret now: it is stored as a hash and will not be shown again.".into(),
+    ])
+}
+
+fn seconds(span: Span) -> i64 {
+    i64::try_from(span.0.as_secs()).unwrap_or(i64::MAX)
+}
+
 /// The names of tenants.
 pub(super) async fn names(storage: &Storage) -> Result<HashMap<TenantId, String>, CliError> {
     let tenants = storage.tenants().await?;
@@ -78,19 +129,6 @@ pub(super) async fn names(storage: &Storage) -> Result<HashMap<TenantId, String>
         .into_iter()
         .map(|tenant| (tenant.id, tenant.name))
         .collect())
-}
-
-fn state(key: &ApiKey) -> &'static str {
-    if key.revoked.is_some() {
-        "revoked"
-    } else if key
-        .expires
-        .is_some_and(|expires| expires <= crate::storage::now())
-    {
-        "expired"
-    } else {
-        "valid"
-    }
 }
 
 fn document(key: &ApiKey, tenant: &str) -> Value {
@@ -102,5 +140,8 @@ fn document(key: &ApiKey, tenant: &str) -> Value {
         "existing": key.existing.as_str(),
         "state": state(key),
         "created": key.created,
+        "expires": key.expires,
+        "last_used": key.last_used,
+        "scope": key.scope,
     })
 }

@@ -15,6 +15,11 @@ pub(super) fn lines<T: AsRef<str>>(lines: &[T]) -> Result<(), CliError> {
     write(&text)
 }
 
+/// Prints a text as it is.
+pub(super) fn text(text: &str) -> Result<(), CliError> {
+    write(text)
+}
+
 /// Prints a JSON document.
 pub(super) fn json(document: &Value) -> Result<(), CliError> {
     write(&format!("{document:#}\n"))

@@ -2,19 +2,32 @@
 
 use super::{CliError, log};
 use crate::config::{Config, Tls};
-use crate::running::Relay;
+use crate::running::{Relay, RunningRelay};
 use std::path::Path;
 
 /// Runs until SIGTERM or Ctrl-C, then drains.
 pub(super) async fn run(config: Config) -> Result<(), CliError> {
     log::start(&config.log);
     let running = Relay::start(config).await?;
+    first_key(&running).await?;
     if let Some(ca) = running.ca_path() {
         tracing::info!(ca = %ca.display(), "the certificate is self-signed; give its CA to bridges and callers");
     }
     asked_to_end().await;
     running.shutdown().await;
     Ok(())
+}
+
+/// A relay that nobody can administer gets a key for that, shown this one time on standard output.
+async fn first_key(running: &RunningRelay) -> Result<(), CliError> {
+    let storage = running.storage();
+    if storage.has_site_admin().await? {
+        return Ok(());
+    }
+    let (key, secret) = super::site::new_key(storage).await?;
+    running.state().directory.refresh().await?;
+    let whose = "The first key of a site administrator, who manages tenants over the API:".into();
+    super::key::shown(&key, &secret, "", whose, false)
 }
 
 #[cfg(unix)]

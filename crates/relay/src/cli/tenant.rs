@@ -1,7 +1,8 @@
-//! `tenant create | list | suspend | resume`.
+//! `tenant create | list | show | suspend | resume | direct | delete`.
 
 use super::args::TenantCommand;
 use super::{CliError, output};
+use crate::storage::tenants::TenantChange;
 use crate::storage::{Storage, StorageError, Tenant, TenantState};
 use serde_json::{Value, json};
 
@@ -57,7 +58,66 @@ pub(super) async fn run(storage: &Storage, command: TenantCommand) -> Result<(),
             storage.set_tenant_state(&name, TenantState::Active).await?;
             output::lines(&[format!("Tenant {name} may work again.")])
         }
+        TenantCommand::Show { name, json } => {
+            let tenant = storage.tenant(&name).await?;
+            if json {
+                return output::json(&document(&tenant));
+            }
+            let direct = match tenant.direct_urls.is_empty() {
+                true => "none".to_owned(),
+                false => tenant.direct_urls.join(", "),
+            };
+            output::lines(&[
+                format!("Tenant {name}"),
+                format!("  id           {}", tenant.id),
+                format!("  state        {}", tenant.state),
+                format!("  created      {}", output::moment(tenant.created)),
+                format!("  direct URLs  {direct}"),
+                format!(
+                    "  notices to   {}",
+                    tenant.notice_url.as_deref().unwrap_or("nowhere")
+                ),
+            ])
+        }
+        TenantCommand::Direct { name, allow, .. } => {
+            crate::direct::pattern::check_all(&allow).map_err(StorageError::Invalid)?;
+            let change = TenantChange {
+                direct_urls: Some(allow.clone()),
+                ..TenantChange::default()
+            };
+            storage.change_tenant(&name, &change, None).await?;
+            output::lines(&[match allow.is_empty() {
+                true => format!("The relay calls no URL itself for tenant {name}."),
+                false => format!(
+                    "The relay may call {} itself for tenant {name}.",
+                    allow.join(", ")
+                ),
+            }])
+        }
+        TenantCommand::Delete { name, yes } => {
+            storage.tenant(&name).await?;
+            if !yes && !is_meant(&name)? {
+                return output::lines(&["Nothing was deleted."]);
+            }
+            storage.delete_tenant(&name, None).await?;
+            output::lines(&[
+                format!("Tenant {name} is deleted."),
+                "A running relay cuts off its bridges within two seconds.".into(),
+            ])
+        }
     }
+}
+
+/// Asks for the name again: what follows cannot be undone.
+fn is_meant(name: &str) -> Result<bool, CliError> {
+    output::lines(&[format!(
+        "This deletes tenant {name} with its keys, bridges, stored calls and secrets. Type its name to go on:"
+    )])?;
+    let mut typed = String::new();
+    std::io::stdin()
+        .read_line(&mut typed)
+        .map_err(CliError::Output)?;
+    Ok(typed.trim() == name)
 }
 
 fn document(tenant: &Tenant) -> Value {
@@ -66,5 +126,7 @@ fn document(tenant: &Tenant) -> Value {
         "name": tenant.name,
         "state": tenant.state.as_str(),
         "created": tenant.created,
+        "direct_urls": tenant.direct_urls,
+        "notice_url": tenant.notice_url,
     })
 }

@@ -3,7 +3,10 @@
 //! A mistake begins with the key that it is about (`listen.public ...`), so that the caller can
 //! name the line.
 
-use super::{Config, Database, Deliveries, KEY_FILE, Limits, Listen, Log, Tls, Tunnel};
+use super::{
+    Audit, Config, Database, Deliveries, Direct, KEY_FILE, Limits, Listen, Log, Notices, Tls,
+    Tunnel,
+};
 use serde::Deserialize;
 use serde::de::{self, Deserializer};
 use std::net::SocketAddr;
@@ -19,6 +22,12 @@ pub(super) struct File {
     storage: StorageTable,
     #[serde(default)]
     deliveries: Deliveries,
+    #[serde(default)]
+    direct: Direct,
+    #[serde(default)]
+    audit: Audit,
+    #[serde(default)]
+    notices: Notices,
     #[serde(default)]
     limits: Limits,
     #[serde(default)]
@@ -85,6 +94,12 @@ impl File {
             database,
             key_file,
             deliveries: self.deliveries,
+            direct: Direct {
+                ca_file: self.direct.ca_file.map(|file| base.join(file)),
+                ..self.direct
+            },
+            audit: self.audit,
+            notices: self.notices,
             limits: self.limits,
             tunnel: self.tunnel,
             log: self.log,

@@ -201,6 +201,48 @@ impl Tunnel {
     }
 }
 
+/// `[audit]`: the record of who did what.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Audit {
+    /// How long a row is kept. Default 90 d.
+    pub keep: Span,
+    /// How often the sums of endpoint exchanges are written. Default 60 s.
+    pub sums_every: Span,
+}
+
+impl Default for Audit {
+    fn default() -> Self {
+        Self {
+            keep: Span::secs(90 * 24 * 3600),
+            sums_every: Span::secs(60),
+        }
+    }
+}
+
+/// `[notices]`: what somebody is told of.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Notices {
+    /// A bridge that is away for longer. Default 15 m.
+    pub bridge_offline_after: Span,
+    /// A key that expires within. Default 14 d.
+    pub key_expires_within: Span,
+    /// The relay's own certificate that expires within. Default 21 d.
+    pub certificate_expires_within: Span,
+}
+
+impl Default for Notices {
+    fn default() -> Self {
+        const DAY: u64 = 24 * 3600;
+        Self {
+            bridge_offline_after: Span::secs(15 * 60),
+            key_expires_within: Span::secs(14 * DAY),
+            certificate_expires_within: Span::secs(21 * DAY),
+        }
+    }
+}
+
 /// `[log]`: what is written to standard error.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 #[serde(default, deny_unknown_fields)]

@@ -3,6 +3,7 @@
 use super::request::StoredRequest;
 use super::sign::{self, SigningSecret, WEBHOOK_ID, WEBHOOK_SIGNATURE, WEBHOOK_TIMESTAMP};
 use super::state::AttemptEnd;
+use crate::direct::{self, DirectRequest};
 use crate::exchange;
 use crate::registry::Entry;
 use crate::state::State;
@@ -116,6 +117,49 @@ async fn exchange_with(
     };
     let _ = tokio::time::timeout(REST_WITHIN, rest).await;
     Ok(answered(head.status, retry_after))
+}
+
+/// Makes the attempt from here, if the tenant's patterns allow its URL.
+pub(super) async fn directly(
+    state: &State,
+    tenant: Arc<str>,
+    method: &str,
+    request: StoredRequest,
+    headers: HeaderMap,
+) -> AttemptEnd {
+    let patterns = state.directory.direct_urls(&tenant);
+    let policy = match direct::pattern::policy(&patterns) {
+        Ok(policy) => policy,
+        Err(detail) => return failed(Failure::not_sent(Code::RefusedByPolicy, detail)),
+    };
+    if request.about.credential.is_some() {
+        let detail = "a direct call has no credential: those are a bridge's";
+        return failed(Failure::not_sent(Code::InvalidRequest, detail));
+    }
+    let within = Duration::from_millis(request.about.timeout_ms.into());
+    let asked = DirectRequest {
+        tenant,
+        url: request.about.url,
+        method: method.to_owned(),
+        headers,
+        body: request.body,
+        deadline: tokio::time::Instant::now() + within,
+        answer_max: state.config.limits.call_response_max.0,
+    };
+    match state.direct.call(&policy, asked).await {
+        Ok(answer) => {
+            let later = answer
+                .headers
+                .get(header::RETRY_AFTER)
+                .and_then(retry_after);
+            answered(answer.status.as_u16(), later)
+        }
+        // Nobody else knows more of it.
+        Err(failure) => AttemptEnd {
+            is_open: false,
+            ..failed(failure)
+        },
+    }
 }
 
 /// The target answered.

@@ -6,13 +6,15 @@
 
 use super::state::{AttemptEnd, CallState, Facts, Next, next};
 use super::{Deliveries, attempt, context, reconcile};
+use crate::direct::Direct;
 use crate::registry::Entry;
 use crate::router::{self, Wanted};
 use crate::state::State;
+use crate::storage::audit::Act;
 use crate::storage::batch::WriteError;
 use crate::storage::calls::{Settlement, StoredCall, Via, Write, Written};
 use crate::storage::{now, now_ms};
-use policy::Target;
+use policy::{Host, Target};
 use protocol::frame::{CallAttempt, DeliveryResult};
 use protocol::{Code, Failure};
 use std::collections::HashMap;
@@ -273,14 +275,11 @@ impl Engine {
         if deliveries.running.count() >= config.concurrent_max as usize {
             return Begun::Full;
         }
-        let way = match way(state, call) {
+        let way = match way(state, call).await {
             Ok(way) => way,
             Err(failure) => return self.no_way(call, failure).await,
         };
-        let lane = Via {
-            bridge: way.owner.bridge.clone(),
-            instance: way.instance().to_vec(),
-        };
+        let lane = way.via(&call.tenant);
         let (places, pace) = (config.concurrent_per_bridge, config.per_second_per_bridge);
         let Some(at) = deliveries.running.enter(&call.id, &lane, places, pace) else {
             return Begun::Full;
@@ -330,9 +329,11 @@ impl Engine {
             (CallState::Pending, false),
         ] {
             for group in storage.call_groups(tenant, from).await? {
-                let way = way_for(&self.state, tenant, &group.host, group.bridge.as_deref());
-                // What would be refused is pending, and ends when its time has come.
-                let is_away = way.is_err_and(|failure| is_away(&failure));
+                let way = tunnel_for(&self.state, tenant, &group.host, group.bridge.as_deref());
+                // What may go direct, or would be refused, is pending until its time has come.
+                let may_go_direct =
+                    group.bridge.is_none() && !self.state.directory.direct_urls(tenant).is_empty();
+                let is_away = !may_go_direct && way.is_err_and(|failure| is_away(&failure));
                 if is_away == wants_way {
                     continue;
                 }
@@ -370,20 +371,83 @@ fn is_away(failure: &Failure) -> bool {
     )
 }
 
-/// The tunnel for a call.
-fn way(state: &State, call: &StoredCall) -> Result<Arc<Entry>, Failure> {
-    way_for(state, &call.tenant, &call.host, call.bridge.as_deref())
+/// The way of an attempt.
+#[derive(Debug, Clone)]
+pub(super) enum Way {
+    /// Through this tunnel.
+    Bridge(Arc<Entry>),
+    /// By the relay itself, as far as its tenant's patterns allow the URL.
+    Direct,
+}
+
+impl Way {
+    /// What the attempt is bound to: an installation, or nothing. Direct ones have a lane for each
+    /// tenant.
+    fn via(&self, tenant: &Arc<str>) -> Via {
+        match self {
+            Self::Bridge(entry) => Via {
+                bridge: entry.owner.bridge.clone(),
+                instance: entry.instance().to_vec(),
+            },
+            Self::Direct => Via {
+                bridge: "".into(),
+                instance: tenant.as_bytes().to_vec(),
+            },
+        }
+    }
+
+    /// The bridge's name, for people.
+    fn name(&self) -> Arc<str> {
+        match self {
+            Self::Bridge(entry) => entry.owner.name.clone(),
+            Self::Direct => "".into(),
+        }
+    }
+}
+
+/// The way for a call.
+async fn way(state: &State, call: &StoredCall) -> Result<Way, Failure> {
+    let bridge = call.bridge.as_deref();
+    if !state.directory.is_active(&call.tenant) {
+        let detail = "the tenant is suspended";
+        return Err(Failure::not_sent(Code::TenantSuspended, detail));
+    }
+    let failure = match tunnel_for(state, &call.tenant, &call.host, bridge) {
+        Ok(entry) => return Ok(Way::Bridge(entry)),
+        Err(failure) => failure,
+    };
+    if bridge.is_none() && !state.directory.direct_urls(&call.tenant).is_empty() {
+        // Whether the URL is one of them is seen when it is opened.
+        return Ok(Way::Direct);
+    }
+    if failure.code == Code::RefusedByPolicy {
+        let host = host_of(&call.host)?;
+        if Direct::are_public(&state.direct.addresses(&host).await) {
+            let detail = format!(
+                "{} is public, and this tenant may not call it directly: a site administrator can \
+                 enable it (direct_urls), or a bridge can serve it",
+                call.host
+            );
+            return Err(Failure::not_sent(Code::RefusedByPolicy, detail));
+        }
+    }
+    Err(failure)
+}
+
+fn host_of(text: &str) -> Result<Host, Failure> {
+    let target = Target::parse(&format!("http://{text}/"))
+        .map_err(|error| Failure::not_sent(Code::InvalidRequest, error.to_string()))?;
+    Ok(target.host().clone())
 }
 
 /// The tunnel for a host, of those whose journal is known.
-fn way_for(
+fn tunnel_for(
     state: &State,
     tenant: &Arc<str>,
     host: &str,
     bridge: Option<&str>,
 ) -> Result<Arc<Entry>, Failure> {
-    let target = Target::parse(&format!("http://{host}/"))
-        .map_err(|error| Failure::not_sent(Code::InvalidRequest, error.to_string()))?;
+    let host = host_of(host)?;
     let all = state.registry.of_tenant(tenant);
     let (unfit, fit): (Vec<_>, Vec<_>) = all.into_iter().partition(|entry| !entry.is_delivering());
     let chosen = router::choose(
@@ -391,7 +455,7 @@ fn way_for(
         &*state.directory,
         tenant,
         bridge,
-        Wanted::Host(target.host()),
+        Wanted::Host(&host),
         &[],
         &unfit,
     );
@@ -405,8 +469,8 @@ fn way_for(
 }
 
 /// A new attempt: committed before it leaves.
-async fn first(state: Arc<State>, call: StoredCall, entry: Arc<Entry>, via: Via, at: Instant) {
-    let deliveries = state.deliveries.clone();
+async fn first(state: Arc<State>, call: StoredCall, way: Way, via: Via, at: Instant) {
+    let (deliveries, tenant) = (state.deliveries.clone(), call.tenant.clone());
     tokio::time::sleep_until(at.into()).await;
     let number = call.attempt + 1;
     deliveries.running.number(&call.id, number);
@@ -416,7 +480,7 @@ async fn first(state: Arc<State>, call: StoredCall, entry: Arc<Entry>, via: Via,
         via: via.clone(),
     };
     match deliveries.batch.write(begin).await {
-        Ok(Written::Changed(true)) => attempt(&state, call, &entry, &via, number).await,
+        Ok(Written::Changed(true)) => attempt(&state, call, &way, &via, number).await,
         // Cancelled, or somebody else's by now.
         Ok(_) => deliveries.running.over(&call.id),
         Err(error) => {
@@ -428,27 +492,23 @@ async fn first(state: Arc<State>, call: StoredCall, entry: Arc<Entry>, via: Via,
         }
     }
     deliveries.running.leave(&via);
-    deliveries.tell(Event::Due(via_tenant(&entry)));
-}
-
-fn via_tenant(entry: &Entry) -> Arc<str> {
-    entry.owner.tenant.clone()
+    deliveries.tell(Event::Due(tenant));
 }
 
 /// The same attempt again, at the installation that has it.
 pub(super) async fn again(state: Arc<State>, call: StoredCall, entry: Arc<Entry>, via: Via) {
-    let number = call.attempt;
+    let (number, tenant) = (call.attempt, call.tenant.clone());
     state.deliveries.running.number(&call.id, number);
-    attempt(&state, call, &entry, &via, number).await;
+    attempt(&state, call, &Way::Bridge(entry), &via, number).await;
     state.deliveries.running.leave(&via);
-    state.deliveries.tell(Event::Due(via_tenant(&entry)));
+    state.deliveries.tell(Event::Due(tenant));
 }
 
 /// Makes an attempt that is on disk, and writes down what follows.
-async fn attempt(state: &Arc<State>, call: StoredCall, entry: &Arc<Entry>, via: &Via, number: u32) {
+async fn attempt(state: &Arc<State>, call: StoredCall, way: &Way, via: &Via, number: u32) {
     let deliveries = &state.deliveries;
     let (began_ms, began) = (now_ms(), Instant::now());
-    let mut end = match make(state, &call, entry, number).await {
+    let mut end = match make(state, &call, way, number).await {
         Ok(end) => end,
         Err(failure) => attempt::failed(failure),
     };
@@ -463,7 +523,7 @@ async fn attempt(state: &Arc<State>, call: StoredCall, entry: &Arc<Entry>, via: 
     let ended = Ended {
         call: &call,
         via: via.clone(),
-        bridge_name: &entry.owner.name,
+        bridge_name: &way.name(),
         number,
         began_ms,
         took_ms,
@@ -478,7 +538,7 @@ async fn attempt(state: &Arc<State>, call: StoredCall, entry: &Arc<Entry>, via: 
 async fn make(
     state: &Arc<State>,
     call: &StoredCall,
-    entry: &Arc<Entry>,
+    way: &Way,
     number: u32,
 ) -> Result<AttemptEnd, Failure> {
     let deliveries = &state.deliveries;
@@ -510,7 +570,15 @@ async fn make(
         call: id,
         attempt: number,
     };
-    Ok(attempt::through(state, entry, number, &call.method, request, &headers).await)
+    Ok(match way {
+        Way::Bridge(entry) => {
+            attempt::through(state, entry, number, &call.method, request, &headers).await
+        }
+        Way::Direct => {
+            let tenant = call.tenant.clone();
+            attempt::directly(state, tenant, &call.method, request, headers).await
+        }
+    })
 }
 
 /// The bytes behind `call_` and 32 hexadecimal digits.
@@ -600,6 +668,7 @@ pub(super) async fn settle(state: &Arc<State>, ended: Ended<'_>) -> bool {
                     deliveries.count_out(&call.tenant);
                     state.metrics.delivery(now.as_str());
                 }
+                written_down(state, &settlement, now).await;
                 return true;
             }
             Ok(_) => return false,
@@ -610,6 +679,29 @@ pub(super) async fn settle(state: &Arc<State>, ended: Ended<'_>) -> bool {
             }
         }
     }
+}
+
+/// Writes an attempt's end into the audit record.
+async fn written_down(state: &State, end: &Settlement, now: CallState) {
+    let act = Act {
+        tenant: end.tenant.clone(),
+        actor: "relay".into(),
+        action: "delivery",
+        object: end.id.to_string(),
+        bridge: end.bridge_name.as_str().into(),
+        result: end.code.map_or("ok", Code::as_str),
+        execution: end.execution.as_str(),
+        took_ms: u64::try_from(end.took_ms).unwrap_or(0),
+        count: 1,
+        detail: serde_json::json!({
+            "attempt": end.attempt,
+            "status": end.status,
+            "state": now.as_str(),
+        })
+        .to_string(),
+        ..Act::default()
+    };
+    state.audit.record(act).await;
 }
 
 #[cfg(test)]

@@ -159,6 +159,16 @@ pub(super) async fn round(state: &Arc<State>) -> Result<(), StorageError> {
     let lost_after = deliveries.config.instance_lost_after.0.as_millis();
     let lost_after = i64::try_from(lost_after).unwrap_or(i64::MAX);
     for (tenant, via) in storage.instances_in_flight().await? {
+        if via.bridge.is_empty() {
+            // Direct ones have no journal: those that do not run here ended with their process.
+            let detail = "the relay was stopped while the target was asked";
+            for call in storage.calls_in_flight(&via).await? {
+                if !deliveries.running.has(&call.id) {
+                    nobody_knows(state, &call, via.clone(), "", detail).await;
+                }
+            }
+            continue;
+        }
         let all = state.registry.of_tenant(&tenant);
         let here = all.iter().find(|entry| {
             entry.owner.bridge == via.bridge

@@ -28,6 +28,10 @@ pub(super) struct Secrets {
 }
 
 impl Secrets {
+    pub(super) fn forget(&self, tenant: &str) {
+        self.lock().remove(tenant);
+    }
+
     fn lock(&self) -> std::sync::MutexGuard<'_, Known> {
         self.known.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -57,12 +61,7 @@ impl Deliveries {
         {
             return Ok(secrets.clone());
         }
-        let mut shown = self.shown_secrets(tenant).await?;
-        if shown.is_empty() {
-            self.add_secret(tenant, SigningSecret::random()?, 0, true)
-                .await?;
-            shown = self.shown_secrets(tenant).await?;
-        }
+        let shown = self.all_secrets(tenant).await?;
         let secrets: Arc<[SigningSecret]> = shown.into_iter().map(|shown| shown.secret).collect();
         let mut known = self.secrets.lock();
         if known.len() >= TENANTS_MAX {
@@ -72,11 +71,21 @@ impl Deliveries {
         Ok(secrets)
     }
 
-    /// A tenant's signing secrets that are still good, newest first.
+    /// A tenant's signing secrets that are still good, newest first; one is made if there is none.
     ///
     /// # Errors
     /// [`VaultError`].
-    pub async fn shown_secrets(&self, tenant: &Arc<str>) -> Result<Vec<ShownSecret>, VaultError> {
+    pub async fn all_secrets(&self, tenant: &Arc<str>) -> Result<Vec<ShownSecret>, VaultError> {
+        let shown = self.shown_secrets(tenant).await?;
+        if !shown.is_empty() {
+            return Ok(shown);
+        }
+        self.add_secret(tenant, SigningSecret::random()?, 0, true)
+            .await?;
+        self.shown_secrets(tenant).await
+    }
+
+    async fn shown_secrets(&self, tenant: &Arc<str>) -> Result<Vec<ShownSecret>, VaultError> {
         let sealed = self.storage.signing_secrets(tenant, now()).await?;
         let key = self.vault.of_tenant(tenant).await?;
         let open = sealed.into_iter().map(|sealed| {

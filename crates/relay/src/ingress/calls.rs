@@ -6,6 +6,7 @@
 //!
 //! The caller waits; the answer tells what the target said, or a problem how far the call came.
 
+pub(crate) mod described;
 mod document;
 mod remembered;
 
@@ -14,10 +15,13 @@ pub use remembered::Remembered;
 use crate::auth::Principal;
 use crate::body::{self, Body};
 use crate::deliveries::Handed;
+use crate::direct::DirectRequest;
 use crate::exchange::{self, Answer, Asked, Outbound};
 use crate::problem::Problem;
+use crate::route::{self, Route};
 use crate::router::Wanted;
 use crate::state::State;
+use crate::storage::audit::Act;
 use bytes::Bytes;
 use document::{CallRequest, Mode};
 use http::header::{self, HeaderValue};
@@ -25,6 +29,7 @@ use http::{Request, Response, StatusCode};
 use http_body::Body as _;
 use http_body_util::{BodyExt, Full, LengthLimitError, Limited};
 use hyper::body::Incoming;
+use policy::{Policy, Target};
 use protocol::frame::RequestTarget;
 use protocol::{Code, Execution, Failure};
 use remembered::Place;
@@ -61,14 +66,19 @@ pub async fn handle(
         state,
         request.body().size_hint().upper().unwrap_or(max).min(max),
     )?;
+    let trace = crate::trace::of(request.headers());
     let text = super::whole_body(request.into_body(), max, limits.call_timeout.0).await?;
-    let call = CallRequest::parse(&text, limits)?;
+    let mut call = CallRequest::parse(&text, limits)?;
+    if let Some(trace) = trace {
+        call.join_trace(&trace)?;
+    }
     principal.scope.check_call(
         call.target.host(),
         call.bridge.as_deref(),
         call.head.credential.as_deref(),
     )?;
-    let id = call_id()?;
+    let id = crate::deliveries::fresh_id()
+        .map_err(|error| Problem::not_sent(Code::Internal, error.to_string()))?;
     if call.mode == Mode::Deliver {
         let digest = ring::digest::digest(&ring::digest::SHA256, &text);
         return deliver(state, principal, call, id, digest.as_ref()).await;
@@ -123,13 +133,12 @@ async fn deliver(
         .accept(&principal.tenant, &principal.client_id, handed)
         .await?;
     let location = format!("/v1/calls/{}", accepted.id);
-    let document = json!({
-        "id": accepted.id,
-        "mode": "deliver",
-        "state": accepted.state.as_str(),
-    });
-    let mut response = crate::service::json_response(&document);
-    *response.status_mut() = StatusCode::ACCEPTED;
+    let receipt = described::CallReceipt {
+        id: accepted.id,
+        mode: "deliver",
+        state: accepted.state.as_str(),
+    };
+    let mut response = crate::api::json::reply(StatusCode::ACCEPTED, &receipt)?;
     let headers = response.headers_mut();
     if let Ok(location) = HeaderValue::from_str(&location) {
         headers.insert(header::LOCATION, location);
@@ -191,6 +200,16 @@ async fn make(
     let start = Instant::now();
     let limit = Duration::from_millis(call.timeout_ms.into());
     let deadline = start + limit;
+    let sent = Later {
+        url: match &call.head.target {
+            RequestTarget::Url(url) => url.clone(),
+            RequestTarget::Endpoint { .. } | RequestTarget::Connect { .. } => String::new(),
+        },
+        method: call.head.method.clone(),
+        headers: call.head.headers.clone(),
+        body: call.body.clone(),
+        has_credential: call.head.credential.is_some(),
+    };
     let asked = Asked {
         call: Some(id),
         principal,
@@ -205,8 +224,17 @@ async fn make(
     };
     let result = match exchange::run(state, asked, outbound, place).await {
         Ok(answer) => collect(state, answer, id, start, deadline).await,
+        // No bridge was there for it: is there another way?
+        Err(failure) if failure.execution == Execution::NotSent && call.bridge.is_none() => {
+            let way = elsewhere(state, principal, &call.target, &sent, failure).await;
+            match way {
+                Ok(policy) => direct(state, principal, &policy, sent, id, start, deadline).await,
+                Err(failure) => Err(failure),
+            }
+        }
         Err(failure) => Err(failure),
     };
+    written_down(state, principal, id, &call.target, &result, start).await;
     match result {
         Ok(document) => Told {
             status: 200,
@@ -224,6 +252,130 @@ async fn make(
             }
         }
     }
+}
+
+/// What a call needs that goes another way.
+struct Later {
+    url: String,
+    method: String,
+    headers: protocol::frame::Headers,
+    body: Bytes,
+    has_credential: bool,
+}
+
+/// The tenant's policy for a direct call; or the better word on why there is no way.
+async fn elsewhere(
+    state: &State,
+    principal: &Principal,
+    target: &Target,
+    sent: &Later,
+    failure: Failure,
+) -> Result<Box<Policy>, Failure> {
+    let may_help = matches!(
+        failure.code,
+        Code::NoBridge | Code::BridgeOffline | Code::RefusedByPolicy
+    );
+    if !may_help {
+        return Err(failure);
+    }
+    let way = route::decide(
+        state,
+        route::Sent {
+            tenant: &principal.tenant,
+            bridge: None,
+            within: principal.scope.bridges(),
+            target,
+            url: &sent.url,
+            method: &sent.method,
+            except: &[],
+        },
+    )
+    .await;
+    match way {
+        Route::Direct(_) if sent.has_credential => {
+            let detail = "a direct call has no credential: those are a bridge's";
+            Err(Failure::not_sent(Code::InvalidRequest, detail))
+        }
+        Route::Direct(policy) => Ok(policy),
+        Route::Refused(better) => Err(better),
+        // It came back at this moment: the caller asks again.
+        Route::Bridge(_) => Err(failure),
+    }
+}
+
+/// Makes the call from here.
+async fn direct(
+    state: &State,
+    principal: &Principal,
+    policy: &Policy,
+    sent: Later,
+    id: &str,
+    start: Instant,
+    deadline: Instant,
+) -> Result<Value, Failure> {
+    let headers = transport::http::from_wire(&sent.headers).unwrap_or_default();
+    let request = DirectRequest {
+        tenant: principal.tenant.clone(),
+        url: sent.url,
+        method: sent.method,
+        headers,
+        body: sent.body,
+        deadline: deadline.into(),
+        answer_max: state.config.limits.call_response_max.0,
+    };
+    let answer = state.direct.call(policy, request).await?;
+    let total_ms = millis(start.elapsed());
+    let mut response = json!({
+        "status": answer.status.as_u16(),
+        "headers": document::headers(&answer.headers),
+    });
+    document::put_body(&mut response, &answer.body);
+    Ok(json!({
+        "id": id,
+        "execution": Execution::Executed.as_str(),
+        "route": "direct",
+        "bridge": null,
+        "response": response,
+        "timing": {"head_ms": total_ms, "total_ms": total_ms},
+    }))
+}
+
+/// Writes a call's outcome into the audit record: the host, never the rest of the URL.
+async fn written_down(
+    state: &State,
+    principal: &Principal,
+    id: &str,
+    target: &Target,
+    result: &Result<Value, Failure>,
+    start: Instant,
+) {
+    let (word, execution, bridge, down) = match result {
+        Ok(document) => {
+            let bridge = document["bridge"].as_str().unwrap_or_default();
+            let down = text_bytes(&document["response"]);
+            ("ok", Execution::Executed, bridge, down)
+        }
+        Err(failure) => (failure.code.as_str(), failure.execution, "", 0),
+    };
+    let status = result
+        .as_ref()
+        .ok()
+        .map(|document| &document["response"]["status"]);
+    let act = Act {
+        tenant: principal.tenant.clone(),
+        actor: principal.client_id.clone(),
+        action: "call",
+        object: id.to_owned(),
+        bridge: bridge.into(),
+        result: word,
+        execution: execution.as_str(),
+        bytes_down: down as u64,
+        took_ms: u64::try_from(start.elapsed().as_millis()).unwrap_or(u64::MAX),
+        count: 1,
+        detail: json!({"host": target.host().to_string(), "status": status}).to_string(),
+        ..Act::default()
+    };
+    state.audit.record(act).await;
 }
 
 /// Reads the target's answer to its end, within its limits.
@@ -307,16 +459,4 @@ fn answer(told: &Told, id: &str) -> Response<Body> {
         HeaderValue::from_static("application/json"),
     );
     response
-}
-
-/// A new call's id: 128 random bits.
-fn call_id() -> Result<String, Problem> {
-    let bytes: [u8; 16] = transport::tunnel::random()
-        .map_err(|error| Problem::not_sent(Code::Internal, error.to_string()))?;
-    let mut id = String::with_capacity(37);
-    id.push_str("call_");
-    for byte in bytes {
-        id.push_str(&format!("{byte:02x}"));
-    }
-    Ok(id)
 }

@@ -16,9 +16,10 @@ use http::{Method, Request, Response, StatusCode, Version};
 use http_body::Body as _;
 use http_body_util::BodyExt;
 use hyper::body::Incoming;
-use protocol::frame::{RequestHead, RequestTarget, ResponseHead, TimeLeft};
+use protocol::frame::{BodyLength, RequestHead, RequestTarget, ResponseHead, TimeLeft};
 use protocol::{Code, Execution, Failure};
 use std::sync::Arc;
+use std::time::Instant;
 use transport::session::INLINE_MAX_BYTES;
 
 /// What came in the path behind `/v1/endpoints/`: the name, and the rest from its `/` or `?` on.
@@ -56,6 +57,10 @@ pub async fn handle(
     let expects = parts.headers.contains_key(header::EXPECT);
     let length =
         transport::http::body_length(&parts.headers, &body.size_hint(), body.is_end_stream());
+    let declared = match length {
+        BodyLength::Known(bytes) => Some(bytes),
+        BodyLength::None | BodyLength::Unknown => None,
+    };
     let limits = &state.config.limits;
     let head = RequestHead {
         class: principal.role.class(),
@@ -94,7 +99,22 @@ pub async fn handle(
     } else {
         Outbound::Streaming(body)
     };
-    let answer = exchange::run(state, asked, body, place).await?;
+    let (began, up) = (Instant::now(), body.known_bytes());
+    let mut answer = match exchange::run(state, asked, body, place).await {
+        Ok(answer) => answer,
+        Err(failure) => {
+            let nobody = Arc::default();
+            let sum = state
+                .audit
+                .endpoint(principal, endpoint, &nobody, failure.code.as_str());
+            sum.answered(began.elapsed(), 0);
+            return Err(failure.into());
+        }
+    };
+    let bridge = &answer.through.owner.name;
+    let sum = state.audit.endpoint(principal, endpoint, bridge, "ok");
+    sum.answered(began.elapsed(), up.or(declared).unwrap_or(0));
+    answer.body.count_into(sum);
     let mut response = response_head(&answer.head, is_head)?;
     *response.body_mut() = answer.body.boxed_unsync();
     Ok(response)

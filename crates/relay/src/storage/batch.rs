@@ -90,6 +90,11 @@ impl Batch {
         self.shared.epoch.store(epoch, Ordering::Release);
     }
 
+    /// The epoch that changes are made under; zero for none.
+    pub fn held(&self) -> i64 {
+        self.shared.epoch.load(Ordering::Acquire)
+    }
+
     /// Commits, and the changes that they made, since the start.
     pub fn counts(&self) -> (u64, u64) {
         let shared = &self.shared;

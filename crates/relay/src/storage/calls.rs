@@ -88,7 +88,7 @@ pub struct StoredCall {
 pub struct Via {
     /// The bridge's id; empty for a direct one.
     pub bridge: Arc<str>,
-    /// The installation; empty for a direct one.
+    /// The installation; for a direct one its tenant.
     pub instance: Vec<u8>,
 }
 

@@ -143,6 +143,29 @@ impl CallRequest {
     }
 }
 
+impl CallRequest {
+    /// Passes the caller's trace on, unless the call names one for the target.
+    ///
+    /// # Errors
+    /// `headers_too_large`.
+    pub(super) fn join_trace(
+        &mut self,
+        trace: &(HeaderValue, Option<HeaderValue>),
+    ) -> Result<(), Problem> {
+        let mut map = transport::http::from_wire(&self.head.headers).unwrap_or_default();
+        if map.contains_key(crate::trace::TRACEPARENT) {
+            return Ok(());
+        }
+        map.insert(crate::trace::TRACEPARENT, trace.0.clone());
+        if let Some(state) = &trace.1 {
+            map.insert(crate::trace::TRACESTATE, state.clone());
+        }
+        self.head.headers = transport::http::to_wire(&map, |_| false)
+            .map_err(|error| Problem::not_sent(Code::HeadersTooLarge, error.to_string()))?;
+        Ok(())
+    }
+}
+
 fn timeout(asked: Option<u32>, limits: &Limits) -> Result<u32, Problem> {
     let max = limits.call_timeout_max.millis();
     match asked {

@@ -1,0 +1,98 @@
+//! `GET /v1/audit`: who did what, when, and what came of it.
+
+use super::{Context, Handling, json, page::Page};
+use crate::pairing::failed;
+use crate::storage::audit::{AuditFilter, AuditRow};
+use bytes::Bytes;
+use http::{Request, StatusCode};
+use schemars::JsonSchema;
+use serde::Serialize;
+use serde_json::Value;
+
+/// One row of the audit record.
+#[derive(Debug, Serialize, JsonSchema)]
+pub struct AuditView {
+    /// Rises with each row.
+    seq: i64,
+    /// When, in milliseconds since 1970.
+    at_ms: i64,
+    /// Whose space it happened in; its id where it is gone.
+    tenant: String,
+    /// A client id, `cli:ACCOUNT`, or `relay`.
+    actor: String,
+    /// `key.create`, `call`, `endpoint`, ...
+    action: String,
+    /// What it was done to: an id, a name, a host.
+    object: String,
+    /// Through which bridge.
+    bridge: Option<String>,
+    /// `ok`, or the code of the failure.
+    result: String,
+    /// How far a request came.
+    execution: Option<String>,
+    /// Bytes of bodies towards the target.
+    bytes_up: i64,
+    /// Bytes of bodies towards the caller.
+    bytes_down: i64,
+    /// How long it took, in milliseconds; for a sum, all together.
+    took_ms: i64,
+    /// Of how many exchanges this is the sum.
+    count: i64,
+    /// More of it.
+    detail: Value,
+}
+
+/// A page of the audit record.
+#[derive(Debug, Serialize, JsonSchema)]
+pub struct AuditPage {
+    /// Newest first.
+    audit: Vec<AuditView>,
+    /// For the next page; null on the last one.
+    next_cursor: Option<String>,
+}
+
+fn view(cx: &Context<'_>, row: AuditRow) -> AuditView {
+    let filled = |text: String| (!text.is_empty()).then_some(text);
+    let tenant = cx.state.directory.tenant_name(&row.tenant);
+    AuditView {
+        seq: row.seq,
+        at_ms: row.at_ms,
+        tenant: tenant.map_or(row.tenant, |name| name.to_string()),
+        actor: row.actor,
+        action: row.action,
+        object: row.object,
+        bridge: filled(row.bridge),
+        result: row.result,
+        execution: filled(row.execution),
+        bytes_up: row.bytes_up,
+        bytes_down: row.bytes_down,
+        took_ms: row.took_ms,
+        count: row.count,
+        detail: serde_json::from_str(&row.detail).unwrap_or(Value::Null),
+    }
+}
+
+pub(super) fn list<'a>(cx: &'a Context<'a>, _: Request<Bytes>) -> Handling<'a> {
+    Box::pin(async move {
+        let tenant = if cx.is_site_admin() && cx.query.text("tenant").is_none() {
+            None
+        } else {
+            Some(cx.tenant()?.to_string())
+        };
+        let page = Page::of(&cx.query)?;
+        let text = |name| cx.query.text(name).map(str::to_owned);
+        let filter = AuditFilter {
+            tenant,
+            action: text("action"),
+            actor: text("actor"),
+            since_ms: cx.query.moment_ms("since")?,
+            until_ms: cx.query.moment_ms("until")?,
+        };
+        let storage = cx.state.directory.storage();
+        let rows = storage.audit_rows(&filter, page.before()?, page.rows());
+        let mut rows = rows.await.map_err(failed)?;
+        let next_cursor = page.cut(&mut rows, |row| row.seq.to_string());
+        let audit = rows.into_iter().map(|row| view(cx, row)).collect();
+        json::reply(StatusCode::OK, &AuditPage { audit, next_cursor })
+    })
+}

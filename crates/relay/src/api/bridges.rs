@@ -1,0 +1,225 @@
+//! `/v1/bridges ...`: what a tenant's bridges are doing; disabled, enabled, revoked.
+
+use super::{Context, Handling, json, page::Page};
+use crate::directory::BridgeSummary;
+use crate::pairing::failed;
+use crate::problem::Problem;
+use crate::registry::Entry;
+use crate::storage::now;
+use bytes::Bytes;
+use http::{Request, StatusCode};
+use protocol::Code;
+use schemars::JsonSchema;
+use serde::Serialize;
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::Instant;
+
+/// A bridge.
+#[derive(Debug, Serialize, JsonSchema)]
+pub struct BridgeView {
+    /// Its name.
+    name: String,
+    /// Its id.
+    id: String,
+    /// Whether a tunnel of it is up and takes requests.
+    online: bool,
+    /// Whether it is cut off until somebody enables it.
+    disabled: bool,
+    /// Whether two machines seem to run on one identity.
+    cloned: bool,
+    /// When it was paired first, in seconds since 1970.
+    created: i64,
+    /// When a tunnel of it was up last.
+    last_seen: Option<i64>,
+    /// Installations that may prove themselves as it.
+    installations: usize,
+    /// Its tunnels.
+    sessions: Vec<SessionView>,
+}
+
+/// A tunnel.
+#[derive(Debug, Serialize, JsonSchema)]
+pub struct SessionView {
+    /// The bridge's host, as it says.
+    host: String,
+    /// The bridge's version.
+    software: String,
+    /// For how many seconds it is up.
+    up_s: u64,
+    /// Requests that run on it.
+    streams: u32,
+    /// The smallest round trip so far, in milliseconds.
+    rtt_ms: f64,
+    /// Whether it takes nothing new.
+    draining: bool,
+    /// Whether stored calls are delivered through it.
+    delivers: bool,
+    /// Endpoints that it declares.
+    endpoints: Vec<EndpointView>,
+    /// Host patterns that it serves; null when it keeps them to itself.
+    hosts: Option<Vec<String>>,
+}
+
+/// An endpoint that a bridge declares.
+#[derive(Debug, Serialize, JsonSchema)]
+pub struct EndpointView {
+    /// Its name.
+    name: String,
+    /// `unknown`: bridges do not report the health of their endpoints yet.
+    health: &'static str,
+}
+
+/// A page of bridges.
+#[derive(Debug, Serialize, JsonSchema)]
+pub struct BridgePage {
+    /// By name.
+    bridges: Vec<BridgeView>,
+    /// For the next page; null on the last one.
+    next_cursor: Option<String>,
+}
+
+/// What was done to a bridge.
+#[derive(Debug, Serialize, JsonSchema)]
+pub struct BridgeDone {
+    /// Its name.
+    name: String,
+    /// Whether it is revoked.
+    revoked: bool,
+    /// Whether it is cut off until somebody enables it.
+    disabled: bool,
+}
+
+fn unknown() -> Problem {
+    Problem::not_sent(Code::NotFound, "there is no bridge of that name")
+}
+
+/// With the sessions that are its own.
+fn view(
+    cx: &Context<'_>,
+    bridge: &BridgeSummary,
+    own: &[Arc<Entry>],
+    last: Option<i64>,
+) -> BridgeView {
+    let online = own.iter().any(|entry| entry.session.is_open());
+    let registry = &cx.state.registry;
+    BridgeView {
+        name: bridge.name.to_string(),
+        id: bridge.id.to_string(),
+        online,
+        disabled: bridge.is_disabled,
+        cloned: registry.is_cloned(bridge.id.as_str(), Instant::now()),
+        created: bridge.created,
+        last_seen: if online { Some(now()) } else { last },
+        installations: bridge.installations,
+        sessions: own.iter().map(|entry| session(entry)).collect(),
+    }
+}
+
+fn session(entry: &Entry) -> SessionView {
+    let serves = entry.session.serves();
+    let endpoints = serves.endpoints.iter().map(|name| EndpointView {
+        name: name.clone(),
+        health: "unknown",
+    });
+    SessionView {
+        host: entry.host.clone(),
+        software: entry.software.clone(),
+        up_s: entry.since.elapsed().as_secs(),
+        streams: entry.session.streams_open(),
+        rtt_ms: entry.session.rtt().as_micros() as f64 / 1e3,
+        draining: !entry.session.is_open(),
+        delivers: entry.is_delivering(),
+        endpoints: endpoints.collect(),
+        hosts: serves.hosts.as_ref().map(|hosts| hosts.as_slice().to_vec()),
+    }
+}
+
+pub(super) fn list<'a>(cx: &'a Context<'a>, _: Request<Bytes>) -> Handling<'a> {
+    Box::pin(async move {
+        let tenant = cx.tenant()?;
+        let page = Page::of(&cx.query)?;
+        let mut sessions: HashMap<Arc<str>, Vec<Arc<Entry>>> = HashMap::new();
+        for entry in cx.state.registry.of_tenant(&tenant) {
+            let own = sessions.entry(entry.owner.bridge.clone()).or_default();
+            own.push(entry);
+        }
+        let mut known = cx.state.directory.bridges_of(&tenant);
+        if let Some(after) = &page.after {
+            known.retain(|bridge| *bridge.name > **after);
+        }
+        known.truncate(page.rows() as usize);
+        let next_cursor = page.cut(&mut known, |bridge| bridge.name.to_string());
+        let storage = cx.state.directory.storage();
+        let seen = storage.last_seen(&tenant).await.map_err(failed)?;
+        let bridges = known
+            .iter()
+            .map(|bridge| {
+                let own = sessions.get(bridge.id.as_str());
+                let last = seen.get(bridge.id.as_str()).copied();
+                view(cx, bridge, own.map_or(&[], Vec::as_slice), last)
+            })
+            .collect();
+        json::reply(
+            StatusCode::OK,
+            &BridgePage {
+                bridges,
+                next_cursor,
+            },
+        )
+    })
+}
+
+pub(super) fn show<'a>(cx: &'a Context<'a>, _: Request<Bytes>) -> Handling<'a> {
+    Box::pin(async move {
+        let (tenant, name) = (cx.tenant()?, cx.path("bridge"));
+        let bridges = cx.state.directory.bridges_of(&tenant);
+        let found = bridges.iter().find(|bridge| &*bridge.name == name);
+        let bridge = found.ok_or_else(unknown)?;
+        let mut own = cx.state.registry.of_tenant(&tenant);
+        own.retain(|entry| &*entry.owner.bridge == bridge.id.as_str());
+        let storage = cx.state.directory.storage();
+        let seen = storage.last_seen(&tenant).await.map_err(failed)?;
+        let last = seen.get(bridge.id.as_str()).copied();
+        json::reply(StatusCode::OK, &view(cx, bridge, &own, last))
+    })
+}
+
+pub(super) fn revoke<'a>(cx: &'a Context<'a>, _: Request<Bytes>) -> Handling<'a> {
+    Box::pin(async move {
+        let (tenant, name) = (cx.tenant()?, cx.path("bridge"));
+        let revoked = cx.storage().revoke_bridge(&tenant, name).await;
+        revoked.map_err(failed)?;
+        cx.state.directory.refresh().await.map_err(failed)?;
+        tracing::info!(%tenant, bridge = name, client_id = %cx.principal.client_id, "bridge revoked");
+        let document = BridgeDone {
+            name: name.to_owned(),
+            revoked: true,
+            disabled: false,
+        };
+        json::reply(StatusCode::OK, &document)
+    })
+}
+
+async fn switch(cx: &Context<'_>, disabled: bool) -> Result<BridgeDone, Problem> {
+    let (tenant, name) = (cx.tenant()?, cx.path("bridge"));
+    let done = cx
+        .storage()
+        .set_bridge_disabled(&tenant, name, disabled)
+        .await;
+    done.map_err(failed)?;
+    cx.state.directory.refresh().await.map_err(failed)?;
+    Ok(BridgeDone {
+        name: name.to_owned(),
+        revoked: false,
+        disabled,
+    })
+}
+
+pub(super) fn disable<'a>(cx: &'a Context<'a>, _: Request<Bytes>) -> Handling<'a> {
+    Box::pin(async move { json::reply(StatusCode::OK, &switch(cx, true).await?) })
+}
+
+pub(super) fn enable<'a>(cx: &'a Context<'a>, _: Request<Bytes>) -> Handling<'a> {
+    Box::pin(async move { json::reply(StatusCode::OK, &switch(cx, false).await?) })
+}

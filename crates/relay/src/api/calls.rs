@@ -1,0 +1,339 @@
+//! `/v1/calls ...`: what became of stored calls, again, and taken back.
+
+use super::{Context, Handling, json, page::Page};
+use crate::deliveries::state::CallState;
+use crate::pairing::failed;
+use crate::problem::Problem;
+use crate::storage::audit::Act;
+use crate::storage::call_pages::{CallAttemptRow, CallFilter, CallSummary};
+use crate::storage::now_ms;
+use bytes::Bytes;
+use http::{Request, StatusCode};
+use protocol::Code;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+use std::sync::Arc;
+
+/// Calls that one request redelivers or cancels.
+const AT_ONCE: u32 = 1000;
+
+/// A stored call. Its URL, header fields and body are not shown.
+#[derive(Debug, Serialize, JsonSchema)]
+pub struct CallView {
+    /// Its id; also its `webhook-id`.
+    id: String,
+    /// `pending`, `waiting_for_bridge`, `attempting`, `succeeded`, `failed`, `refused`,
+    /// `outcome_unknown` or `cancelled`.
+    state: &'static str,
+    /// When it was handed over, in milliseconds since 1970.
+    created_ms: i64,
+    /// The key that handed it over.
+    client_id: String,
+    /// The request's method.
+    method: String,
+    /// The URL's host.
+    host: String,
+    /// The bridge that was asked for.
+    bridge: Option<String>,
+    /// Whether it may be made again when nobody can say what became of it.
+    at_least_once: bool,
+    /// Bytes of its body.
+    bytes: i64,
+    /// Attempts that were begun.
+    attempts: i64,
+    /// When the next one is due, in milliseconds since 1970.
+    due_ms: Option<i64>,
+    /// When it came to its end.
+    finished_ms: Option<i64>,
+    /// The target's last status.
+    status: Option<i64>,
+    /// The code of the last failure.
+    code: Option<String>,
+    /// How far the last attempt came.
+    execution: Option<String>,
+    /// In words.
+    detail: Option<String>,
+}
+
+/// One attempt.
+#[derive(Debug, Serialize, JsonSchema)]
+pub struct AttemptView {
+    /// Its number, from 1.
+    attempt: i64,
+    /// When it began, in milliseconds since 1970.
+    began_ms: i64,
+    /// How long it took.
+    took_ms: i64,
+    /// `bridge` or `direct`.
+    route: String,
+    /// Through which bridge.
+    bridge: Option<String>,
+    /// The target's status.
+    status: Option<i64>,
+    /// The failure's code.
+    code: Option<String>,
+    /// How far it came.
+    execution: String,
+    /// In words.
+    detail: String,
+}
+
+/// A stored call with its attempts.
+#[derive(Debug, Serialize, JsonSchema)]
+pub struct CallWithAttempts {
+    /// The call.
+    #[serde(flatten)]
+    call: CallView,
+    /// Attempts that are over, oldest first: the latest thousand.
+    attempt_list: Vec<AttemptView>,
+}
+
+/// A page of calls.
+#[derive(Debug, Serialize, JsonSchema)]
+pub struct CallPage {
+    /// Newest first.
+    calls: Vec<CallView>,
+    /// For the next page; null on the last one.
+    next_cursor: Option<String>,
+}
+
+/// Which calls.
+#[derive(Debug, Default, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct Matching {
+    /// In this state. Redelivering takes `failed`, `refused`, `outcome_unknown` and `cancelled` ones,
+    /// all of them if nothing is said; cancelling those that are not finished.
+    #[schemars(with = "Option<StateName>")]
+    state: Option<String>,
+    /// To this host.
+    host: Option<String>,
+    /// Handed over at or after this moment, in seconds since 1970.
+    #[schemars(range(min = 0, max = 253_402_300_799_i64))]
+    since: Option<i64>,
+    /// Handed over before this moment.
+    #[schemars(range(min = 0, max = 253_402_300_799_i64))]
+    until: Option<i64>,
+}
+
+/// Where a call stands, for the document.
+#[derive(JsonSchema)]
+#[schemars(rename_all = "snake_case")]
+#[expect(dead_code, reason = "it is read by the document alone")]
+enum StateName {
+    Pending,
+    WaitingForBridge,
+    Attempting,
+    Succeeded,
+    Failed,
+    Refused,
+    OutcomeUnknown,
+    Cancelled,
+}
+
+/// How many were redelivered.
+#[derive(Debug, Serialize, JsonSchema)]
+pub struct Redelivered {
+    /// Calls that are pending again.
+    redelivered: u64,
+    /// Whether there may be more: ask again.
+    more: bool,
+}
+
+/// How many were taken back.
+#[derive(Debug, Serialize, JsonSchema)]
+pub struct Cancelled {
+    /// Calls that are cancelled.
+    cancelled: u64,
+    /// Calls whose attempt runs: no other follows it.
+    cancelling: u64,
+    /// Whether there may be more: ask again.
+    more: bool,
+}
+
+fn view(call: CallSummary) -> CallView {
+    CallView {
+        id: call.id,
+        state: call.state.as_str(),
+        created_ms: call.created_ms,
+        client_id: call.client_id,
+        method: call.method,
+        host: call.host,
+        bridge: call.bridge,
+        at_least_once: call.at_least_once,
+        bytes: call.bytes,
+        attempts: call.attempts,
+        due_ms: call.due_ms,
+        finished_ms: call.finished_ms,
+        status: call.status,
+        code: call.code,
+        execution: call.execution,
+        detail: call.detail,
+    }
+}
+
+fn attempt(row: CallAttemptRow) -> AttemptView {
+    AttemptView {
+        attempt: row.attempt,
+        began_ms: row.began_ms,
+        took_ms: row.took_ms,
+        route: row.route,
+        bridge: (!row.bridge.is_empty()).then_some(row.bridge),
+        status: row.status,
+        code: row.code,
+        execution: row.execution,
+        detail: row.detail,
+    }
+}
+
+fn state_of(text: Option<&str>) -> Result<Option<CallState>, Problem> {
+    let parsed = text.map(str::parse::<CallState>).transpose();
+    parsed.map_err(|error| Problem::invalid(error.to_string()))
+}
+
+fn filter(matching: Matching) -> Result<CallFilter, Problem> {
+    let moment = |name: &str, seconds: Option<i64>| match seconds {
+        Some(seconds) if !(0..=253_402_300_799).contains(&seconds) => Err(Problem::invalid(
+            format!("{name} is no moment in seconds since 1970"),
+        )),
+        seconds => Ok(seconds.map(|seconds| seconds * 1000)),
+    };
+    Ok(CallFilter {
+        state: state_of(matching.state.as_deref())?,
+        host: matching.host,
+        since_ms: moment("since", matching.since)?,
+        until_ms: moment("until", matching.until)?,
+    })
+}
+
+pub(super) fn list<'a>(cx: &'a Context<'a>, _: Request<Bytes>) -> Handling<'a> {
+    Box::pin(async move {
+        let page = Page::of(&cx.query)?;
+        let filter = CallFilter {
+            state: state_of(cx.query.text("state"))?,
+            host: cx.query.text("host").map(str::to_owned),
+            since_ms: cx.query.moment_ms("since")?,
+            until_ms: cx.query.moment_ms("until")?,
+        };
+        let storage = cx.state.directory.storage();
+        let tenant = cx.tenant()?;
+        let calls = storage.calls(&tenant, &filter, page.before()?, page.rows());
+        let mut calls = calls.await.map_err(failed)?;
+        let next_cursor = page.cut(&mut calls, |call| call.seq.to_string());
+        let calls = calls.into_iter().map(view).collect();
+        json::reply(StatusCode::OK, &CallPage { calls, next_cursor })
+    })
+}
+
+pub(super) fn show<'a>(cx: &'a Context<'a>, _: Request<Bytes>) -> Handling<'a> {
+    Box::pin(async move { with_attempts(cx, &cx.tenant()?, StatusCode::OK).await })
+}
+
+async fn with_attempts(
+    cx: &Context<'_>,
+    tenant: &Arc<str>,
+    status: StatusCode,
+) -> Result<http::Response<crate::body::Body>, Problem> {
+    let (storage, id) = (cx.state.directory.storage(), cx.path("id"));
+    let call = storage.call(tenant, id).await.map_err(failed)?;
+    let attempts = storage.call_attempts(tenant, id).await.map_err(failed)?;
+    let document = CallWithAttempts {
+        call: view(call),
+        attempt_list: attempts.into_iter().map(attempt).collect(),
+    };
+    json::reply(status, &document)
+}
+
+async fn written_down(
+    cx: &Context<'_>,
+    tenant: &Arc<str>,
+    action: &'static str,
+    object: &str,
+    count: u64,
+) -> Result<(), Problem> {
+    let act = Act {
+        tenant: tenant.clone(),
+        action,
+        object: object.to_owned(),
+        result: "ok",
+        count,
+        ..Act::default()
+    };
+    cx.storage().audit(&[act]).await.map_err(failed)
+}
+
+pub(super) fn redeliver<'a>(cx: &'a Context<'a>, _: Request<Bytes>) -> Handling<'a> {
+    Box::pin(async move {
+        let (tenant, id) = (cx.tenant()?, cx.path("id"));
+        let storage = cx.storage();
+        storage.call(&tenant, id).await.map_err(failed)?;
+        let done = storage.redeliver_call(&tenant, id, now_ms()).await;
+        if !done.map_err(failed)? {
+            let detail = "the call has not come to its end yet";
+            return Err(Problem::not_sent(Code::Conflict, detail));
+        }
+        written_down(cx, &tenant, "call.redeliver", id, 1).await?;
+        cx.state.deliveries.came_back(&tenant, 1);
+        with_attempts(cx, &tenant, StatusCode::ACCEPTED).await
+    })
+}
+
+pub(super) fn redeliver_all<'a>(cx: &'a Context<'a>, request: Request<Bytes>) -> Handling<'a> {
+    Box::pin(async move {
+        let filter = filter(json::read(&request)?)?;
+        let tenant = cx.tenant()?;
+        let storage = cx.storage();
+        let done = storage.redeliver_calls(&tenant, &filter, now_ms(), AT_ONCE);
+        let redelivered = done.await.map_err(failed)?;
+        if redelivered > 0 {
+            written_down(cx, &tenant, "call.redeliver", "", redelivered).await?;
+            cx.state.deliveries.came_back(&tenant, redelivered);
+        }
+        let more = redelivered == u64::from(AT_ONCE);
+        json::reply(StatusCode::ACCEPTED, &Redelivered { redelivered, more })
+    })
+}
+
+async fn take_back(
+    cx: &Context<'_>,
+    id: Option<&str>,
+    filter: CallFilter,
+) -> Result<Cancelled, Problem> {
+    let tenant = cx.tenant()?;
+    let storage = cx.storage();
+    let done = storage
+        .cancel_calls(&tenant, id, &filter, now_ms(), AT_ONCE)
+        .await;
+    let (cancelled, cancelling) = done.map_err(failed)?;
+    if cancelled + cancelling > 0 {
+        let object = id.unwrap_or_default();
+        written_down(cx, &tenant, "call.cancel", object, cancelled + cancelling).await?;
+        cx.state.deliveries.taken_back(&tenant, cancelled);
+    }
+    let more = cancelled.max(cancelling) == u64::from(AT_ONCE);
+    Ok(Cancelled {
+        cancelled,
+        cancelling,
+        more,
+    })
+}
+
+pub(super) fn cancel<'a>(cx: &'a Context<'a>, _: Request<Bytes>) -> Handling<'a> {
+    Box::pin(async move {
+        let id = cx.path("id");
+        let storage = cx.state.directory.storage();
+        storage.call(&cx.tenant()?, id).await.map_err(failed)?;
+        let done = take_back(cx, Some(id), CallFilter::default()).await?;
+        if done.cancelled + done.cancelling == 0 {
+            let detail = "the call has come to its end already";
+            return Err(Problem::not_sent(Code::Conflict, detail));
+        }
+        json::reply(StatusCode::OK, &done)
+    })
+}
+
+pub(super) fn cancel_all<'a>(cx: &'a Context<'a>, request: Request<Bytes>) -> Handling<'a> {
+    Box::pin(async move {
+        let filter = filter(json::read(&request)?)?;
+        json::reply(StatusCode::OK, &take_back(cx, None, filter).await?)
+    })
+}

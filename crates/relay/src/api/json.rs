@@ -1,0 +1,71 @@
+//! Documents: read with a bound and an exact error, written as they are described.
+
+use crate::body::{self, Body};
+use crate::ingress::whole_body;
+use crate::problem::Problem;
+use bytes::Bytes;
+use http::header::{self, HeaderValue};
+use http::{Request, Response, StatusCode};
+use hyper::body::Incoming;
+use protocol::Code;
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use std::time::Duration;
+
+/// Largest document of a resource.
+const DOCUMENT_MAX_BYTES: u64 = 64 * 1024;
+
+/// How long one may take to arrive.
+const DOCUMENT_WITHIN: Duration = Duration::from_secs(30);
+
+/// The whole body of a request.
+///
+/// # Errors
+/// `request_too_large`, `invalid_request`.
+pub async fn body(incoming: Incoming) -> Result<Bytes, Problem> {
+    whole_body(incoming, DOCUMENT_MAX_BYTES, DOCUMENT_WITHIN).await
+}
+
+/// The document that a request brings.
+///
+/// # Errors
+/// `invalid_request` with what is wrong and where.
+pub fn read<T: DeserializeOwned>(request: &Request<Bytes>) -> Result<T, Problem> {
+    // Nothing at all is an empty document.
+    let text = match request.body().trim_ascii() {
+        b"" => b"{}",
+        text => text,
+    };
+    if !text.starts_with(b"{") {
+        return Err(Problem::invalid("the body must be a JSON object"));
+    }
+    serde_json::from_slice(text)
+        .map_err(|error| Problem::invalid(format!("the document is not what is expected: {error}")))
+}
+
+/// An answer with a document.
+///
+/// # Errors
+/// `internal` when it cannot be written, which is a defect.
+pub fn reply<T: Serialize>(status: StatusCode, document: &T) -> Result<Response<Body>, Problem> {
+    let mut text = serde_json::to_vec(document)
+        .map_err(|error| Problem::not_sent(Code::Internal, error.to_string()))?;
+    text.push(b'\n');
+    let mut response = Response::new(body::full(text));
+    *response.status_mut() = status;
+    let headers = response.headers_mut();
+    headers.insert(
+        header::CONTENT_TYPE,
+        HeaderValue::from_static("application/json"),
+    );
+    // Whoever stands in between keeps nothing of it.
+    headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    Ok(response)
+}
+
+/// An answer without a document.
+pub fn empty() -> Response<Body> {
+    let mut response = Response::new(body::empty());
+    *response.status_mut() = StatusCode::NO_CONTENT;
+    response
+}

@@ -1,0 +1,282 @@
+//! `/v1/keys ...`: API keys of a tenant, for its administrators.
+
+use super::{Context, Handling, json, page::Page, page::wrong_cursor};
+use crate::pairing::failed;
+use crate::problem::Problem;
+use crate::storage::keys::{NewKey, OVERLAP_MAX};
+use crate::storage::{ApiKey, Existing, Role, Scope, Secret, now};
+use bytes::Bytes;
+use http::{Request, StatusCode};
+use protocol::Code;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+/// An API key, without its secret.
+#[derive(Debug, Serialize, JsonSchema)]
+pub struct KeyView {
+    /// Its client id.
+    client_id: String,
+    /// Whose it is.
+    tenant: String,
+    /// What it may do.
+    role: &'static str,
+    /// A name for people.
+    name: String,
+    /// `valid`, `expired` or `revoked`.
+    state: &'static str,
+    /// What a bridge key may do with a name that exists: `none`, `join` or `replace`.
+    existing: &'static str,
+    /// When it was created, in seconds since 1970.
+    created: i64,
+    /// When it stops being valid.
+    expires: Option<i64>,
+    /// When it was revoked.
+    revoked: Option<i64>,
+    /// When it was used last, to the minute or two.
+    last_used: Option<i64>,
+    /// Until when the secret before the last rotation is good.
+    previous_secret_until: Option<i64>,
+    /// What it is narrowed to; of what is left out it may use all.
+    scope: Scope,
+}
+
+/// An API key with its secret, shown this once.
+#[derive(Debug, Serialize, JsonSchema)]
+pub struct KeyWithSecret {
+    /// The key.
+    #[serde(flatten)]
+    key: KeyView,
+    /// The secret.
+    client_secret: String,
+}
+
+/// A page of keys.
+#[derive(Debug, Serialize, JsonSchema)]
+pub struct KeyPage {
+    /// Oldest first, revoked ones included.
+    keys: Vec<KeyView>,
+    /// For the next page; null on the last one.
+    next_cursor: Option<String>,
+}
+
+/// The roles that a key may be given.
+#[derive(Debug, Clone, Copy, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum RoleWord {
+    /// Pair bridges.
+    Bridge,
+    /// Make calls, and use endpoints.
+    Caller,
+    /// Use endpoints, with much traffic.
+    Synchronizer,
+    /// All that the tenant's keys may do, and manage them.
+    Admin,
+    /// Manage tenants; given by site administrators alone.
+    SiteAdmin,
+}
+
+/// What a bridge key may do with a bridge's name that exists.
+#[derive(Debug, Clone, Copy, Default, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum ExistingWord {
+    /// Nothing.
+    #[default]
+    None,
+    /// Add an installation beside those that are there.
+    Join,
+    /// Revoke those that are there and take the name over.
+    Replace,
+}
+
+/// A key that is to be created.
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct NewKeyDocument {
+    /// What it may do.
+    role: RoleWord,
+    /// A name for people, at most 64 bytes.
+    #[serde(default)]
+    #[schemars(length(max = 64))]
+    name: String,
+    /// Its tenant; named by site administrators alone.
+    tenant: Option<String>,
+    /// When it stops being valid, in seconds since 1970.
+    expires: Option<i64>,
+    /// For the role `bridge`.
+    #[serde(default)]
+    existing: ExistingWord,
+    /// What it is narrowed to.
+    #[serde(default)]
+    scope: Scope,
+}
+
+/// How a key is rotated.
+#[derive(Debug, Default, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct Rotation {
+    /// For how many seconds the secret before stays good: 0 to 2592000, default 86400.
+    #[schemars(range(min = 0, max = 2_592_000))]
+    overlap_s: Option<i64>,
+}
+
+/// What went with a key.
+#[derive(Debug, Serialize, JsonSchema)]
+pub struct RevokedKey {
+    /// The key.
+    client_id: String,
+    /// Bridges that were revoked with it.
+    bridges: Vec<String>,
+}
+
+/// How long the secret before a rotation stays good, if it is not said.
+const OVERLAP: i64 = 24 * 3600;
+
+pub(crate) fn state(key: &ApiKey) -> &'static str {
+    if key.revoked.is_some() {
+        "revoked"
+    } else if key.expires.is_some_and(|expires| expires <= now()) {
+        "expired"
+    } else {
+        "valid"
+    }
+}
+
+fn view(cx: &Context<'_>, key: &ApiKey) -> KeyView {
+    let tenant = cx.state.directory.tenant_name(key.tenant.as_str());
+    let previous = key.previous.map(|(_, until)| until);
+    KeyView {
+        client_id: key.client_id.to_string(),
+        tenant: tenant.map_or_else(String::new, |name| name.to_string()),
+        role: key.role.as_str(),
+        name: key.name.clone(),
+        state: state(key),
+        existing: key.existing.as_str(),
+        created: key.created,
+        expires: key.expires,
+        revoked: key.revoked,
+        last_used: key.last_used,
+        previous_secret_until: previous.filter(|until| *until > now()),
+        scope: key.scope.clone(),
+    }
+}
+
+fn with_secret(cx: &Context<'_>, key: &ApiKey, secret: &Secret) -> KeyWithSecret {
+    KeyWithSecret {
+        key: view(cx, key),
+        client_secret: secret.reveal().to_owned(),
+    }
+}
+
+/// The tenant whose keys are looked at: empty for all, which a site administrator sees who names
+/// none.
+fn looked_at(cx: &Context<'_>) -> Result<String, Problem> {
+    if cx.is_site_admin() && cx.query.text("tenant").is_none() {
+        return Ok(String::new());
+    }
+    cx.tenant().map(|tenant| tenant.to_string())
+}
+
+pub(super) fn list<'a>(cx: &'a Context<'a>, _: Request<Bytes>) -> Handling<'a> {
+    Box::pin(async move {
+        let tenant = looked_at(cx)?;
+        let page = Page::of(&cx.query)?;
+        let after = page.after.clone().unwrap_or_else(|| "0 ".to_owned());
+        let (created, client_id) = after.split_once(' ').ok_or_else(wrong_cursor)?;
+        let created = created.parse().map_err(|_| wrong_cursor())?;
+        let storage = cx.state.directory.storage();
+        let keys = storage.keys_after(&tenant, (created, client_id), page.rows());
+        let mut keys = keys.await.map_err(failed)?;
+        let next_cursor = page.cut(&mut keys, |key| {
+            format!("{} {}", key.created, key.client_id)
+        });
+        let keys = keys.iter().map(|key| view(cx, key)).collect();
+        json::reply(StatusCode::OK, &KeyPage { keys, next_cursor })
+    })
+}
+
+pub(super) fn create<'a>(cx: &'a Context<'a>, request: Request<Bytes>) -> Handling<'a> {
+    Box::pin(async move {
+        let new: NewKeyDocument = json::read(&request)?;
+        let role = match new.role {
+            RoleWord::Bridge => Role::Bridge,
+            RoleWord::Caller => Role::Caller,
+            RoleWord::Synchronizer => Role::Synchronizer,
+            RoleWord::Admin => Role::Admin,
+            RoleWord::SiteAdmin if cx.is_site_admin() => Role::SiteAdmin,
+            RoleWord::SiteAdmin => {
+                let detail = "only a site administrator may create a site administrator's key";
+                return Err(Problem::not_sent(Code::Forbidden, detail));
+            }
+        };
+        let tenant = match role {
+            Role::SiteAdmin if new.tenant.is_some() => {
+                return Err(Problem::invalid("a site administrator's key has no tenant"));
+            }
+            Role::SiteAdmin => String::new(),
+            _ => {
+                let id = cx.tenant_of(new.tenant.as_deref())?;
+                let name = cx.state.directory.tenant_name(&id);
+                name.map_or_else(String::new, |name| name.to_string())
+            }
+        };
+        let new = NewKey {
+            role,
+            name: new.name,
+            existing: match new.existing {
+                ExistingWord::None => Existing::Refuse,
+                ExistingWord::Join => Existing::Join,
+                ExistingWord::Replace => Existing::Replace,
+            },
+            expires: new.expires,
+            scope: new.scope,
+        };
+        let created = cx.storage().create_key_with(&tenant, new).await;
+        let (key, secret) = created.map_err(failed)?;
+        cx.state.directory.refresh().await.map_err(failed)?;
+        json::reply(StatusCode::CREATED, &with_secret(cx, &key, &secret))
+    })
+}
+
+pub(super) fn show<'a>(cx: &'a Context<'a>, _: Request<Bytes>) -> Handling<'a> {
+    Box::pin(async move {
+        let storage = cx.state.directory.storage();
+        let found = storage.key(&looked_at(cx)?, cx.path("client_id")).await;
+        json::reply(StatusCode::OK, &view(cx, &found.map_err(failed)?))
+    })
+}
+
+pub(super) fn rotate<'a>(cx: &'a Context<'a>, request: Request<Bytes>) -> Handling<'a> {
+    Box::pin(async move {
+        let rotation: Rotation = json::read(&request)?;
+        let overlap = rotation.overlap_s.unwrap_or(OVERLAP);
+        if !(0..=OVERLAP_MAX).contains(&overlap) {
+            return Err(Problem::invalid(format!(
+                "overlap_s must be from 0 to {OVERLAP_MAX}"
+            )));
+        }
+        let storage = cx.storage();
+        let tenant = looked_at(cx)?;
+        let rotated = storage.rotate_key(&tenant, cx.path("client_id"), overlap);
+        let (key, secret) = rotated.await.map_err(failed)?;
+        cx.state.directory.refresh().await.map_err(failed)?;
+        json::reply(StatusCode::OK, &with_secret(cx, &key, &secret))
+    })
+}
+
+pub(super) fn revoke<'a>(cx: &'a Context<'a>, _: Request<Bytes>) -> Handling<'a> {
+    Box::pin(async move {
+        let keep = cx.query.flag("keep_bridges")?;
+        let client_id = cx.path("client_id");
+        let storage = cx.storage();
+        let revoked = storage
+            .revoke_key_of(&looked_at(cx)?, client_id, keep)
+            .await;
+        let revoked = revoked.map_err(failed)?;
+        cx.state.directory.refresh().await.map_err(failed)?;
+        let document = RevokedKey {
+            client_id: client_id.to_owned(),
+            bridges: revoked.bridges,
+        };
+        json::reply(StatusCode::OK, &document)
+    })
+}

@@ -1,0 +1,281 @@
+//! The OpenAPI 3.1 document, made from the table of operations.
+
+use super::{Operation, operations};
+use protocol::{Code, Execution};
+use schemars::generate::SchemaSettings;
+use serde_json::{Map, Value, json};
+use std::collections::BTreeMap;
+use std::sync::LazyLock;
+
+static DOCUMENT: LazyLock<String> = LazyLock::new(|| format!("{:#}\n", document()));
+
+/// The document as text, as it is served and checked in.
+pub fn text() -> &'static str {
+    &DOCUMENT
+}
+
+/// What any request may be answered with, before its operation sees it.
+const ALWAYS: &[Code] = &[
+    Code::InvalidRequest,
+    Code::HeadersTooLarge,
+    Code::Overloaded,
+    Code::Internal,
+];
+
+/// What a request with a key may be answered with.
+const KEYED: &[Code] = &[
+    Code::Unauthorized,
+    Code::Forbidden,
+    Code::TenantSuspended,
+    Code::NotFound,
+];
+
+fn document() -> Value {
+    let settings = SchemaSettings::draft2020_12().with(|settings| {
+        settings.definitions_path = "/components/schemas".into();
+        settings.meta_schema = None;
+    });
+    let mut generator = settings.into_generator();
+    let mut paths: BTreeMap<&str, Map<String, Value>> = BTreeMap::new();
+    for operation in operations() {
+        let shown = shown(operation, &mut generator);
+        let method = operation.method.as_str().to_lowercase();
+        let path = paths.entry(operation.path).or_default();
+        path.insert(method, shown);
+        path.entry("parameters")
+            .or_insert_with(|| path_parameters(operation.path));
+    }
+    let mut schemas = generator.take_definitions(true);
+    schemas.insert("Problem".to_owned(), problem());
+    json!({
+        "openapi": "3.1.0",
+        "info": {
+            "title": "Integration Bridge relay",
+            "version": env!("CARGO_PKG_VERSION"),
+            "description": "Tenants, API keys, bridges, calls and deliveries of a relay. Times are \
+                            numbers since 1970: seconds, or milliseconds where a name ends in _ms.",
+            "license": {"name": "Apache-2.0", "identifier": "Apache-2.0"},
+        },
+        "servers": [{"url": "/"}],
+        "security": [{"key": []}],
+        "paths": paths,
+        "components": {
+            "securitySchemes": {
+                "key": {
+                    "type": "http",
+                    "scheme": "basic",
+                    "description": "Client id and client secret of an API key. May be sent in \
+                                    Bridge-Authorization, too: then Authorization is the target's.",
+                },
+            },
+            "responses": problems(),
+            "schemas": schemas,
+        },
+    })
+}
+
+fn path_parameters(path: &str) -> Value {
+    let names = path.split('/').filter_map(|part| {
+        let name = part.strip_prefix('{')?.strip_suffix('}')?;
+        Some(json!({
+            "name": name,
+            "in": "path",
+            "required": true,
+            "schema": {"type": "string", "minLength": 1},
+        }))
+    });
+    names.collect()
+}
+
+fn shown(operation: &Operation, generator: &mut schemars::SchemaGenerator) -> Value {
+    let mut out = Map::new();
+    out.insert("operationId".into(), json!(operation.id));
+    out.insert("tags".into(), json!([operation.tag]));
+    out.insert("summary".into(), json!(operation.summary));
+    let roles: Vec<_> = operation.roles.iter().map(|role| role.as_str()).collect();
+    let who = match roles.is_empty() {
+        true => "Needs no key.".to_owned(),
+        false => format!("Needs a key with the role {}.", roles.join(" or ")),
+    };
+    let description = format!("{who} {}", operation.description);
+    out.insert("description".into(), json!(description.trim()));
+    if roles.is_empty() {
+        out.insert("security".into(), json!([]));
+    }
+    let mut parameters: Vec<Value> = operation
+        .query
+        .iter()
+        .map(|parameter| {
+            let schema = match parameter.name {
+                "limit" => {
+                    json!({"type": "integer", "minimum": 1, "maximum": 1000, "default": 100})
+                }
+                "since" | "until" => {
+                    json!({"type": "integer", "minimum": 0, "maximum": 253_402_300_799_i64})
+                }
+                _ => json!({"type": parameter.kind}),
+            };
+            json!({
+                "name": parameter.name,
+                "in": "query",
+                "required": false,
+                "description": parameter.description,
+                "schema": schema,
+            })
+        })
+        .collect();
+    let mut header = |name: &str, description: &str, schema: Value| {
+        parameters.push(json!({
+            "name": name,
+            "in": "header",
+            "required": false,
+            "description": description,
+            "schema": schema,
+        }));
+    };
+    if operation.is_once {
+        header(
+            "Idempotency-Key",
+            "The same key again within ten minutes gets the first answer, with Idempotency-Replayed.",
+            json!({"type": "string", "minLength": 1, "maxLength": 128, "pattern": "^[\\x21-\\x7e]+$"}),
+        );
+    }
+    if operation.takes_match {
+        header(
+            "If-Match",
+            "The ETag that was seen: nothing happens if it is another by now.",
+            json!({"type": "string"}),
+        );
+    }
+    if !parameters.is_empty() {
+        out.insert("parameters".into(), Value::Array(parameters));
+    }
+    if let Some(request) = operation.request {
+        let schema = request(generator);
+        out.insert(
+            "requestBody".into(),
+            json!({"required": true, "content": {"application/json": {"schema": schema}}}),
+        );
+    }
+    out.insert("responses".into(), responses(operation, generator));
+    Value::Object(out)
+}
+
+fn responses(operation: &Operation, generator: &mut schemars::SchemaGenerator) -> Value {
+    let mut all: BTreeMap<String, Value> = BTreeMap::new();
+    for success in operation.success {
+        let mut answer = json!({"description": success.description});
+        if let Some(schema) = success.schema {
+            let schema = schema(generator);
+            answer["content"] = json!({"application/json": {"schema": schema}});
+        }
+        if operation.takes_match && success.schema.is_some() {
+            answer["headers"] = json!({"ETag": {"schema": {"type": "string"}}});
+        }
+        all.insert(success.status.to_string(), answer);
+    }
+    let mut codes: Vec<Code> = ALWAYS.to_vec();
+    if !operation.roles.is_empty() {
+        codes.extend(KEYED);
+    }
+    if operation.request.is_some() {
+        codes.push(Code::RequestTooLarge);
+    }
+    if operation.is_once {
+        codes.extend([Code::Conflict, Code::RateLimited]);
+    }
+    if operation.takes_match {
+        codes.push(Code::PreconditionFailed);
+    }
+    if operation.id == "makeCall" {
+        codes.push(Code::RateLimited);
+    }
+    codes.extend(operation.problems);
+    for code in codes {
+        let status = code.http_status().to_string();
+        let name = format!("#/components/responses/Problem{status}");
+        all.entry(status).or_insert(json!({ "$ref": name }));
+    }
+    json!(all)
+}
+
+/// The problems of each status.
+fn problems() -> Value {
+    let mut by_status: BTreeMap<u16, Vec<&str>> = BTreeMap::new();
+    for code in Code::ALL {
+        let names = by_status.entry(code.http_status()).or_default();
+        names.push(code.as_str());
+    }
+    let all = by_status.into_iter().map(|(status, names)| {
+        let described = json!({
+            "description": format!("A problem: {}.", names.join(", ")),
+            "headers": {"Bridge-Error": {"schema": {"type": "string"}}},
+            "content": {
+                "application/problem+json": {"schema": {"$ref": "#/components/schemas/Problem"}},
+            },
+        });
+        (format!("Problem{status}"), described)
+    });
+    Value::Object(all.collect())
+}
+
+/// A problem document (RFC 9457).
+fn problem() -> Value {
+    let codes: Vec<_> = Code::ALL.iter().map(|code| code.as_str()).collect();
+    let executions = [
+        Execution::NotSent,
+        Execution::NotDispatched,
+        Execution::PossiblyExecuted,
+        Execution::Executed,
+    ];
+    let executions = executions.map(Execution::as_str);
+    json!({
+        "type": "object",
+        "description": "What went wrong (RFC 9457), and how far the request came.",
+        "required": ["type", "title", "status", "detail", "code", "execution"],
+        "properties": {
+            "type": {"type": "string"},
+            "title": {"type": "string"},
+            "status": {"type": "integer"},
+            "detail": {"type": "string"},
+            "code": {"type": "string", "enum": codes},
+            "execution": {"type": "string", "enum": executions},
+            "id": {"type": "string", "description": "The call's id, where there is one."},
+            "retry_after": {"type": "integer", "description": "When to come again, in seconds."},
+        },
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_document_that_is_checked_in_is_the_one_that_is_served() {
+        let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../../proto/openapi.json");
+        let checked_in = std::fs::read_to_string(path).unwrap_or_default();
+        assert!(
+            checked_in == text(),
+            "proto/openapi.json is not what the code says: run `cargo xtask openapi`"
+        );
+    }
+
+    #[test]
+    fn every_reference_leads_somewhere() {
+        let document = document();
+        let text = document.to_string();
+        for part in text.split("\"$ref\":\"").skip(1) {
+            let target = part.split('"').next().unwrap();
+            let pointer = target.strip_prefix('#').unwrap();
+            assert!(document.pointer(pointer).is_some(), "{target}");
+        }
+        assert_eq!(document["openapi"], "3.1.0");
+        for (path, item) in document["paths"].as_object().unwrap() {
+            for (method, operation) in item.as_object().unwrap() {
+                if method != "parameters" {
+                    assert!(operation["responses"].is_object(), "{method} {path}");
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,117 @@
+//! The parameters in a query. One that an operation does not have is refused: a filter that is
+//! misspelt would otherwise show everything.
+
+use super::Parameter;
+use crate::problem::Problem;
+
+/// Bytes of a query that are looked at.
+const QUERY_MAX_BYTES: usize = 4096;
+
+/// The parameters of a request.
+#[derive(Debug, Default)]
+pub struct Query {
+    given: Vec<(String, String)>,
+}
+
+impl Query {
+    /// Reads the query of a request.
+    ///
+    /// # Errors
+    /// `invalid_request` for a parameter that is not known, or comes twice.
+    pub fn read(query: Option<&str>, known: &[Parameter]) -> Result<Self, Problem> {
+        let query = query.unwrap_or_default();
+        if query.len() > QUERY_MAX_BYTES {
+            return Err(Problem::invalid("the query is too long"));
+        }
+        let mut given: Vec<(String, String)> = Vec::new();
+        for (name, value) in form_urlencoded::parse(query.as_bytes()) {
+            if !known.iter().any(|parameter| parameter.name == name) {
+                let names: Vec<_> = known.iter().map(|parameter| parameter.name).collect();
+                let shown: String = name.escape_debug().take(80).collect();
+                return Err(Problem::invalid(match names.is_empty() {
+                    true => format!("there is no parameter `{shown}` here, and no other"),
+                    false => format!(
+                        "there is no parameter `{shown}` here; known are: {}",
+                        names.join(", ")
+                    ),
+                }));
+            }
+            if given.iter().any(|(other, _)| *other == name) {
+                return Err(Problem::invalid(format!(
+                    "the parameter {name} comes twice"
+                )));
+            }
+            given.push((name.into_owned(), value.into_owned()));
+        }
+        Ok(Self { given })
+    }
+
+    /// A parameter's text.
+    pub fn text(&self, name: &str) -> Option<&str> {
+        let found = self.given.iter().find(|(known, _)| known == name);
+        found.map(|(_, value)| value.as_str())
+    }
+
+    /// A parameter that is a number within bounds.
+    ///
+    /// # Errors
+    /// `invalid_request`, with the bounds.
+    pub fn number(&self, name: &str, min: i64, max: i64) -> Result<Option<i64>, Problem> {
+        let Some(text) = self.text(name) else {
+            return Ok(None);
+        };
+        let number = text.parse().ok().filter(|n| (min..=max).contains(n));
+        let number = number.ok_or_else(|| {
+            Problem::invalid(format!("{name} must be a whole number from {min} to {max}"))
+        })?;
+        Ok(Some(number))
+    }
+
+    /// A parameter that is `true` or `false`.
+    ///
+    /// # Errors
+    /// `invalid_request`.
+    pub fn flag(&self, name: &str) -> Result<bool, Problem> {
+        match self.text(name) {
+            None | Some("false") => Ok(false),
+            Some("true") => Ok(true),
+            Some(_) => Err(Problem::invalid(format!("{name} must be true or false"))),
+        }
+    }
+
+    /// A moment, in seconds since 1970, as milliseconds.
+    ///
+    /// # Errors
+    /// `invalid_request`.
+    pub fn moment_ms(&self, name: &str) -> Result<Option<i64>, Problem> {
+        let seconds = self.number(name, 0, 253_402_300_799)?;
+        Ok(seconds.map(|seconds| seconds * 1000))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const KNOWN: &[Parameter] = &[Parameter {
+        name: "limit",
+        description: "",
+        kind: "integer",
+    }];
+
+    #[test]
+    fn a_parameter_that_is_not_known_is_refused_by_name() {
+        let wrong = Query::read(Some("limt=3"), KNOWN).unwrap_err();
+        let detail = wrong.failure.detail;
+        assert!(
+            detail.contains("limt") && detail.contains("limit"),
+            "{detail}"
+        );
+        assert!(Query::read(Some("limit=1&limit=2"), KNOWN).is_err());
+        assert!(Query::read(Some("a=b"), &[]).is_err());
+        let query = Query::read(Some("limit=%33"), KNOWN).unwrap();
+        assert_eq!(query.number("limit", 1, 10).unwrap(), Some(3));
+        assert!(query.number("limit", 4, 10).is_err());
+        assert_eq!(Query::read(None, KNOWN).unwrap().text("limit"), None);
+    }
+}

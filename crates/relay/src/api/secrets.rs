@@ -1,0 +1,125 @@
+//! `/v1/signing-secrets ...`: what signs a tenant's deliveries, for its administrators.
+
+use super::{Context, Handling, json};
+use crate::deliveries::ShownSecret;
+use crate::deliveries::sign::SigningSecret;
+use crate::pairing::failed;
+use crate::problem::Problem;
+use crate::storage::audit::Act;
+use crate::vault::VaultError;
+use bytes::Bytes;
+use http::{Request, StatusCode};
+use protocol::Code;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+use std::time::Duration;
+
+/// How long the secrets before sign beside a new one, if it is not said, in seconds.
+const OVERLAP: u64 = 24 * 3600;
+
+/// The longest that may be said.
+const OVERLAP_MAX: u64 = 30 * 24 * 3600;
+
+/// A signing secret.
+#[derive(Debug, Serialize, JsonSchema)]
+pub struct SecretView {
+    /// Its id.
+    id: String,
+    /// When it was made, in seconds since 1970.
+    created: i64,
+    /// Until when it signs beside a newer one; null for the newest.
+    expires: Option<i64>,
+    /// `whsec_` and base64, as a library of Standard Webhooks takes it.
+    secret: String,
+}
+
+/// The secrets that sign.
+#[derive(Debug, Serialize, JsonSchema)]
+pub struct SecretList {
+    /// Newest first.
+    signing_secrets: Vec<SecretView>,
+}
+
+/// A secret that is to sign from now on.
+#[derive(Debug, Default, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct NewSecret {
+    /// For how many seconds those before sign beside it: 0 to 2592000, default 86400.
+    #[schemars(range(min = 0, max = 2_592_000))]
+    overlap_s: Option<u64>,
+    /// `whsec_` and base64 of 24 to 64 bytes; left out: a random one.
+    secret: Option<String>,
+}
+
+fn view(shown: ShownSecret) -> SecretView {
+    SecretView {
+        id: shown.id,
+        created: shown.created,
+        expires: shown.expires,
+        secret: shown.secret.reveal(),
+    }
+}
+
+fn sealed(error: VaultError) -> Problem {
+    match error {
+        VaultError::Storage(error) => failed(error),
+        VaultError::Broken | VaultError::Random(_) => {
+            tracing::error!(%error, "a signing secret cannot be used");
+            Problem::not_sent(Code::Internal, "the signing secrets cannot be used")
+        }
+    }
+}
+
+pub(super) fn list<'a>(cx: &'a Context<'a>, _: Request<Bytes>) -> Handling<'a> {
+    Box::pin(async move {
+        let tenant = cx.tenant()?;
+        let shown = cx.state.deliveries.all_secrets(&tenant).await;
+        let shown = shown.map_err(sealed)?;
+        // Whoever has seen a secret can sign: that is written down.
+        let act = Act {
+            tenant: tenant.clone(),
+            action: "signing_secret.reveal",
+            result: "ok",
+            count: 1,
+            ..Act::default()
+        };
+        cx.storage().audit(&[act]).await.map_err(failed)?;
+        let signing_secrets = shown.into_iter().map(view).collect();
+        json::reply(StatusCode::OK, &SecretList { signing_secrets })
+    })
+}
+
+pub(super) fn rotate<'a>(cx: &'a Context<'a>, request: Request<Bytes>) -> Handling<'a> {
+    Box::pin(async move {
+        let new: NewSecret = json::read(&request)?;
+        let overlap = new.overlap_s.unwrap_or(OVERLAP);
+        if overlap > OVERLAP_MAX {
+            return Err(Problem::invalid(format!(
+                "overlap_s must be from 0 to {OVERLAP_MAX}"
+            )));
+        }
+        let secret = match new.secret {
+            Some(text) => SigningSecret::parse(&text).ok_or_else(|| {
+                Problem::invalid("secret must be whsec_ and base64 of 24 to 64 bytes")
+            })?,
+            None => SigningSecret::random()
+                .map_err(|error| Problem::not_sent(Code::Internal, error.to_string()))?,
+        };
+        let tenant = cx.tenant()?;
+        let rotated =
+            cx.state
+                .deliveries
+                .rotate_secret(&tenant, secret, Duration::from_secs(overlap));
+        let shown = rotated.await.map_err(sealed)?;
+        let act = Act {
+            tenant: tenant.clone(),
+            action: "signing_secret.rotate",
+            object: shown.id.clone(),
+            result: "ok",
+            count: 1,
+            ..Act::default()
+        };
+        cx.storage().audit(&[act]).await.map_err(failed)?;
+        json::reply(StatusCode::CREATED, &view(shown))
+    })
+}

@@ -1,0 +1,228 @@
+//! `/v1/tenants ...`: customers' spaces, for site administrators.
+
+use super::{Context, Handling, etag, json, page::Page};
+use crate::body::Body;
+use crate::pairing::failed;
+use crate::problem::Problem;
+use crate::storage::bridges::Service;
+use crate::storage::tenants::TenantChange;
+use crate::storage::{Tenant, TenantState, now};
+use bytes::Bytes;
+use http::{Request, Response, StatusCode};
+use schemars::JsonSchema;
+use serde::{Deserialize, Deserializer, Serialize};
+use std::collections::HashMap;
+
+/// A service that has not reported itself for longer than this is gone, in seconds.
+pub const SERVICE_GONE_AFTER: i64 = 180;
+
+/// A tenant.
+#[derive(Debug, Serialize, JsonSchema)]
+pub struct TenantView {
+    /// Its id.
+    id: String,
+    /// Its name, unique.
+    name: String,
+    /// `active` or `suspended`.
+    state: &'static str,
+    /// When it was created, in seconds since 1970.
+    created: i64,
+    /// URL patterns that the relay may call itself for this tenant.
+    direct_urls: Vec<String>,
+    /// Where notices are sent.
+    notice_url: Option<String>,
+    /// The newest version among its connected bridges, or `-`.
+    bridge_service: String,
+    /// The version of its synchronizer, or `-`.
+    synchronizer_service: String,
+}
+
+/// A page of tenants.
+#[derive(Debug, Serialize, JsonSchema)]
+pub struct TenantPage {
+    /// By name.
+    tenants: Vec<TenantView>,
+    /// For the next page; null on the last one.
+    next_cursor: Option<String>,
+}
+
+/// A tenant that is to be created.
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct NewTenant {
+    /// 1 to 64 letters, digits, `.`, `_` or `-`.
+    #[schemars(length(min = 1, max = 64), regex(pattern = r"^[A-Za-z0-9._-]+$"))]
+    name: String,
+}
+
+/// What is to be changed; what is left out stays.
+#[derive(Debug, Default, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct TenantPatch {
+    /// `active` or `suspended`.
+    #[schemars(with = "Option<StateWord>")]
+    state: Option<StateWord>,
+    /// URL patterns that the relay may call itself, such as `https://hooks.example.com/*`.
+    direct_urls: Option<Vec<String>>,
+    /// Where notices are sent; null for nowhere.
+    #[serde(deserialize_with = "given")]
+    #[schemars(with = "Option<String>")]
+    notice_url: Option<Option<String>>,
+}
+
+/// Whether a tenant may work.
+#[derive(Debug, Clone, Copy, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum StateWord {
+    /// It may.
+    Active,
+    /// It is refused until it is active again.
+    Suspended,
+}
+
+/// Tells null from left out.
+fn given<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Option<String>>, D::Error> {
+    Option::deserialize(deserializer).map(Some)
+}
+
+/// Most URL patterns of a tenant.
+const DIRECT_URLS_MAX: usize = 256;
+
+fn view(cx: &Context<'_>, tenant: &Tenant, services: &[Service]) -> TenantView {
+    let id = tenant.id.as_str();
+    let synchronizer = services.iter().find(|service| {
+        &*service.tenant == id
+            && service.name == "synchronizer"
+            && now() - service.seen <= SERVICE_GONE_AFTER
+    });
+    TenantView {
+        id: id.to_owned(),
+        name: tenant.name.clone(),
+        state: tenant.state.as_str(),
+        created: tenant.created,
+        direct_urls: tenant.direct_urls.clone(),
+        notice_url: tenant.notice_url.clone(),
+        bridge_service: newest_bridge(cx, id).unwrap_or_else(|| "-".to_owned()),
+        synchronizer_service: synchronizer.map_or("-".to_owned(), |s| s.version.clone()),
+    }
+}
+
+/// The newest version among a tenant's connected bridges.
+fn newest_bridge(cx: &Context<'_>, tenant: &str) -> Option<String> {
+    let entries = cx.state.registry.of_tenant(tenant);
+    let versions = entries.iter().map(|entry| entry.software.as_str());
+    // By their numbers: 0.10 is newer than 0.9.
+    let numbers = |version: &str| -> Vec<u64> {
+        let parts = version.split(|c: char| !c.is_ascii_digit());
+        parts.filter_map(|part| part.parse().ok()).collect()
+    };
+    let newest = versions.max_by_key(|version| numbers(version));
+    newest.map(str::to_owned)
+}
+
+async fn shown(
+    cx: &Context<'_>,
+    tenant: &Tenant,
+    status: StatusCode,
+) -> Result<Response<Body>, Problem> {
+    let storage = cx.state.directory.storage();
+    let services = storage.services(tenant.id.as_str()).await.map_err(failed)?;
+    let mut response = json::reply(status, &view(cx, tenant, &services))?;
+    etag::put(response.headers_mut(), tenant.revision);
+    Ok(response)
+}
+
+pub(super) fn list<'a>(cx: &'a Context<'a>, _: Request<Bytes>) -> Handling<'a> {
+    Box::pin(async move {
+        let page = Page::of(&cx.query)?;
+        let storage = cx.state.directory.storage();
+        let after = page.after.clone().unwrap_or_default();
+        let mut tenants = storage
+            .tenants_after(&after, page.rows())
+            .await
+            .map_err(failed)?;
+        let next_cursor = page.cut(&mut tenants, |tenant| tenant.name.clone());
+        let services = storage.services("").await.map_err(failed)?;
+        let mut by_tenant: HashMap<&str, Vec<Service>> = HashMap::new();
+        for service in &services {
+            let of_tenant = by_tenant.entry(&service.tenant).or_default();
+            of_tenant.push(service.clone());
+        }
+        let tenants = tenants
+            .iter()
+            .map(|tenant| {
+                let services = by_tenant.get(tenant.id.as_str());
+                view(cx, tenant, services.map_or(&[], Vec::as_slice))
+            })
+            .collect();
+        json::reply(
+            StatusCode::OK,
+            &TenantPage {
+                tenants,
+                next_cursor,
+            },
+        )
+    })
+}
+
+pub(super) fn create<'a>(cx: &'a Context<'a>, request: Request<Bytes>) -> Handling<'a> {
+    Box::pin(async move {
+        let new: NewTenant = json::read(&request)?;
+        let created = cx.storage().create_tenant(&new.name).await;
+        let tenant = created.map_err(failed)?;
+        cx.state.directory.refresh().await.map_err(failed)?;
+        shown(cx, &tenant, StatusCode::CREATED).await
+    })
+}
+
+pub(super) fn show<'a>(cx: &'a Context<'a>, _: Request<Bytes>) -> Handling<'a> {
+    Box::pin(async move {
+        let storage = cx.state.directory.storage();
+        let tenant = storage.tenant(cx.path("tenant")).await.map_err(failed)?;
+        shown(cx, &tenant, StatusCode::OK).await
+    })
+}
+
+pub(super) fn change<'a>(cx: &'a Context<'a>, request: Request<Bytes>) -> Handling<'a> {
+    Box::pin(async move {
+        let patch: TenantPatch = json::read(&request)?;
+        let seen = etag::wanted(request.headers())?;
+        if let Some(urls) = &patch.direct_urls {
+            if urls.len() > DIRECT_URLS_MAX {
+                return Err(Problem::invalid(format!(
+                    "direct_urls has {} patterns, the most is {DIRECT_URLS_MAX}",
+                    urls.len()
+                )));
+            }
+            crate::direct::pattern::check_all(urls).map_err(Problem::invalid)?;
+        }
+        if let Some(Some(url)) = &patch.notice_url {
+            policy::Target::parse(url)
+                .map_err(|error| Problem::invalid(format!("notice_url: {error}")))?;
+        }
+        let change = TenantChange {
+            state: patch.state.map(|state| match state {
+                StateWord::Active => TenantState::Active,
+                StateWord::Suspended => TenantState::Suspended,
+            }),
+            direct_urls: patch.direct_urls,
+            notice_url: patch.notice_url,
+        };
+        let name = cx.path("tenant");
+        let changed = cx.storage().change_tenant(name, &change, seen).await;
+        let tenant = changed.map_err(failed)?;
+        cx.state.directory.refresh().await.map_err(failed)?;
+        shown(cx, &tenant, StatusCode::OK).await
+    })
+}
+
+pub(super) fn delete<'a>(cx: &'a Context<'a>, request: Request<Bytes>) -> Handling<'a> {
+    Box::pin(async move {
+        let seen = etag::wanted(request.headers())?;
+        let deleted = cx.storage().delete_tenant(cx.path("tenant"), seen).await;
+        let tenant = deleted.map_err(failed)?;
+        cx.state.directory.refresh().await.map_err(failed)?;
+        cx.state.deliveries.forget_tenant(tenant.id.as_str());
+        Ok(json::empty())
+    })
+}

@@ -1,0 +1,394 @@
+//! What is written into the audit record while requests run, without holding them up.
+//!
+//! ```text
+//! calls, deliveries --- a row each ---> bounded queue ---> one task, a transaction for many rows
+//! endpoint exchanges --- added to a sum in memory ---> written once a minute, and at the end
+//! ```
+//!
+//! A full queue makes whoever has something to say wait, for a few seconds at most; what then still
+//! has no room is counted as lost and said at level ERROR.
+
+use crate::auth::Principal;
+use crate::storage::audit::Act;
+use crate::storage::{Storage, now_ms};
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+use tokio::sync::{mpsc, oneshot};
+
+/// Rows that wait to be written.
+const WAITING_MAX: usize = 8192;
+
+/// Rows of one transaction.
+const BATCH_MAX: usize = 500;
+
+/// How long a batch gathers.
+const GATHER: Duration = Duration::from_millis(100);
+
+/// After a failure of the database.
+const AGAIN: Duration = Duration::from_secs(1);
+
+/// How long somebody waits for room.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+/// Different sums in memory; beyond, a row is written at once.
+const SUMS_MAX: usize = 50_000;
+
+/// Rows that are deleted in one transaction.
+const FORGOTTEN_AT_ONCE: u32 = 500;
+
+/// How often rows that are too old are deleted.
+const FORGET_EVERY: Duration = Duration::from_secs(600);
+
+/// What exchanges of one kind add up to.
+#[derive(Debug, Default)]
+pub struct Sum {
+    count: AtomicU64,
+    up: AtomicU64,
+    down: AtomicU64,
+    took_us: AtomicU64,
+}
+
+impl Sum {
+    /// An exchange was answered, after so long.
+    pub fn answered(&self, took: Duration, up: u64) {
+        self.count.fetch_add(1, Ordering::Relaxed);
+        self.up.fetch_add(up, Ordering::Relaxed);
+        let micros = u64::try_from(took.as_micros()).unwrap_or(u64::MAX);
+        self.took_us.fetch_add(micros, Ordering::Relaxed);
+    }
+
+    /// Bytes went towards the target, behind the head.
+    pub fn sent(&self, bytes: u64) {
+        self.up.fetch_add(bytes, Ordering::Relaxed);
+    }
+
+    /// Bytes came back.
+    pub fn received(&self, bytes: u64) {
+        self.down.fetch_add(bytes, Ordering::Relaxed);
+    }
+
+    /// What there is, which is then nobody's any more.
+    fn take(&self) -> Option<[u64; 4]> {
+        let taken = [&self.count, &self.up, &self.down, &self.took_us]
+            .map(|number| number.swap(0, Ordering::Relaxed));
+        taken.iter().any(|number| *number > 0).then_some(taken)
+    }
+}
+
+#[derive(Debug)]
+struct Row {
+    endpoint: Box<str>,
+    bridge: Arc<str>,
+    result: &'static str,
+    sum: Arc<Sum>,
+}
+
+#[derive(Debug)]
+struct OfKey {
+    tenant: Arc<str>,
+    rows: Vec<Row>,
+}
+
+#[derive(Debug, Default)]
+struct Sums {
+    by_key: HashMap<Arc<str>, OfKey>,
+    count: usize,
+}
+
+enum Message {
+    Act(Box<Act>),
+    /// Answers when everything before is written.
+    Flush(oneshot::Sender<()>),
+}
+
+/// Writes the audit record of what runs.
+#[derive(Debug)]
+pub struct Auditing {
+    queue: mpsc::Sender<Message>,
+    sums: Mutex<Sums>,
+    lost: AtomicU64,
+}
+
+impl Auditing {
+    /// Begins to write, and to delete what is older than `keep`.
+    pub fn start(storage: Storage, sums_every: Duration, keep: Duration) -> Arc<Self> {
+        let (queue, waiting) = mpsc::channel(WAITING_MAX);
+        tokio::spawn(write(storage.clone(), waiting));
+        let auditing = Arc::new(Self {
+            queue,
+            sums: Mutex::default(),
+            lost: AtomicU64::new(0),
+        });
+        tokio::spawn(summing(
+            Arc::downgrade(&auditing),
+            storage,
+            sums_every,
+            keep,
+        ));
+        auditing
+    }
+
+    /// Adds a row. Waits for room; when this returns, it will be written.
+    pub async fn record(&self, act: Act) {
+        let act = Act {
+            at_ms: now_ms(),
+            ..act
+        };
+        let message = Message::Act(Box::new(act));
+        let sent = match self.queue.try_send(message) {
+            Ok(()) => return,
+            Err(error) => {
+                let message = error.into_inner();
+                tokio::time::timeout(PATIENCE, self.queue.send(message)).await
+            }
+        };
+        if !matches!(sent, Ok(Ok(()))) && self.lost.fetch_add(1, Ordering::Relaxed) == 0 {
+            tracing::error!("rows of the audit record are lost: the database takes none");
+        }
+    }
+
+    /// The sum that an endpoint exchange belongs to.
+    pub fn endpoint(
+        &self,
+        principal: &Principal,
+        endpoint: &str,
+        bridge: &Arc<str>,
+        result: &'static str,
+    ) -> Arc<Sum> {
+        let mut sums = self.sums.lock().unwrap_or_else(PoisonError::into_inner);
+        let fits = |row: &&Row| {
+            row.result == result && *row.endpoint == *endpoint && row.bridge == *bridge
+        };
+        if let Some(of_key) = sums.by_key.get(&principal.client_id)
+            && let Some(row) = of_key.rows.iter().find(fits)
+        {
+            return row.sum.clone();
+        }
+        let sum = Arc::new(Sum::default());
+        if sums.count >= SUMS_MAX {
+            // Names that somebody makes up; they all end alike.
+            return sum;
+        }
+        sums.count += 1;
+        let of_key = sums.by_key.entry(principal.client_id.clone());
+        let of_key = of_key.or_insert_with(|| OfKey {
+            tenant: principal.tenant.clone(),
+            rows: Vec::new(),
+        });
+        of_key.rows.push(Row {
+            endpoint: endpoint.into(),
+            bridge: bridge.clone(),
+            result,
+            sum: sum.clone(),
+        });
+        sum
+    }
+
+    /// Rows that were lost since the start.
+    pub fn lost(&self) -> u64 {
+        self.lost.load(Ordering::Relaxed)
+    }
+
+    /// Writes the sums as they are, and waits until everything is written.
+    pub async fn flush(&self) {
+        for act in self.sums() {
+            self.record(act).await;
+        }
+        let (done, waiting) = oneshot::channel();
+        if self.queue.send(Message::Flush(done)).await.is_ok() {
+            let _ = tokio::time::timeout(PATIENCE, waiting).await;
+        }
+    }
+
+    fn sums(&self) -> Vec<Act> {
+        let mut sums = self.sums.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut acts = Vec::new();
+        for (client_id, of_key) in &sums.by_key {
+            for row in &of_key.rows {
+                let Some([count, up, down, took_us]) = row.sum.take() else {
+                    continue;
+                };
+                acts.push(Act {
+                    tenant: of_key.tenant.clone(),
+                    actor: client_id.clone(),
+                    action: "endpoint",
+                    object: row.endpoint.to_string(),
+                    bridge: row.bridge.clone(),
+                    result: row.result,
+                    bytes_up: up,
+                    bytes_down: down,
+                    took_ms: took_us / 1000,
+                    count,
+                    ..Act::default()
+                });
+            }
+        }
+        // Those that nobody holds begin anew when they are needed.
+        let mut kept = 0;
+        for of_key in sums.by_key.values_mut() {
+            of_key.rows.retain(|row| Arc::strong_count(&row.sum) > 1);
+            kept += of_key.rows.len();
+        }
+        sums.by_key.retain(|_, of_key| !of_key.rows.is_empty());
+        sums.count = kept;
+        acts
+    }
+}
+
+async fn write(storage: Storage, mut waiting: mpsc::Receiver<Message>) {
+    let mut messages = Vec::with_capacity(BATCH_MAX);
+    while waiting.recv_many(&mut messages, BATCH_MAX).await > 0 {
+        let has_flush = |all: &[Message]| all.iter().any(|m| matches!(m, Message::Flush(_)));
+        if messages.len() < BATCH_MAX && !has_flush(&messages) {
+            tokio::time::sleep(GATHER).await;
+            let room = BATCH_MAX - messages.len();
+            let _ =
+                tokio::time::timeout(Duration::ZERO, waiting.recv_many(&mut messages, room)).await;
+        }
+        let mut acts = Vec::with_capacity(messages.len());
+        let mut flushes = Vec::new();
+        for message in messages.drain(..) {
+            match message {
+                Message::Act(act) => acts.push(*act),
+                Message::Flush(done) => flushes.push(done),
+            }
+        }
+        let mut told = false;
+        while !acts.is_empty() {
+            match storage.audit(&acts).await {
+                Ok(()) => break,
+                Err(error) => {
+                    if !told {
+                        told = true;
+                        tracing::error!(%error, "the audit record cannot be written; it waits");
+                    }
+                    tokio::time::sleep(AGAIN).await;
+                }
+            }
+        }
+        for done in flushes {
+            let _ = done.send(());
+        }
+    }
+}
+
+/// Writes the sums now and then, and forgets what is too old.
+async fn summing(
+    auditing: std::sync::Weak<Auditing>,
+    storage: Storage,
+    every: Duration,
+    keep: Duration,
+) {
+    let mut forgotten = tokio::time::Instant::now();
+    loop {
+        tokio::time::sleep(every).await;
+        let Some(auditing) = auditing.upgrade() else {
+            return;
+        };
+        for act in auditing.sums() {
+            auditing.record(act).await;
+        }
+        drop(auditing);
+        if forgotten.elapsed() >= FORGET_EVERY {
+            forgotten = tokio::time::Instant::now();
+            let kept_ms = i64::try_from(keep.as_millis()).unwrap_or(i64::MAX);
+            let before = now_ms().saturating_sub(kept_ms);
+            while matches!(storage.forget_audit(before, FORGOTTEN_AT_ONCE).await, Ok(gone) if gone > 0)
+            {
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::auth::KeyScope;
+    use crate::config::Database;
+    use crate::storage::audit::AuditFilter;
+    use crate::storage::{Existing, Role};
+    use crate::testing::TempDir;
+
+    fn principal(client_id: &str) -> Principal {
+        Principal {
+            tenant: "t".into(),
+            tenant_name: "acme".into(),
+            client_id: client_id.into(),
+            role: Role::Synchronizer,
+            existing: Existing::Refuse,
+            scope: Arc::new(KeyScope::default()),
+        }
+    }
+
+    #[tokio::test]
+    async fn exchanges_are_one_row_for_each_kind_and_calls_a_row_each() {
+        let dir = TempDir::new("auditing");
+        let database = Database::Sqlite(dir.path().join("relay.db"));
+        let storage = Storage::open(&database).await.unwrap();
+        let long = Duration::from_secs(3600);
+        let auditing = Auditing::start(storage.clone(), long, long);
+        let bridge: Arc<str> = "b1".into();
+        for (key, result) in [
+            ("k1", "ok"),
+            ("k1", "ok"),
+            ("k1", "target_closed"),
+            ("k2", "ok"),
+        ] {
+            let sum = auditing.endpoint(&principal(key), "alm", &bridge, result);
+            sum.answered(Duration::from_millis(2), 10);
+            sum.received(100);
+        }
+        for n in 0..3 {
+            let act = Act {
+                tenant: "t".into(),
+                actor: "k1".into(),
+                action: "call",
+                object: format!("call_{n}"),
+                result: "ok",
+                count: 1,
+                ..Act::default()
+            };
+            auditing.record(act).await;
+        }
+        auditing.flush().await;
+        let of = |action: &str| {
+            let (storage, action) = (storage.clone(), action.to_owned());
+            async move {
+                let filter = AuditFilter {
+                    action: Some(action),
+                    ..AuditFilter::default()
+                };
+                storage.audit_rows(&filter, i64::MAX, 100).await.unwrap()
+            }
+        };
+        assert_eq!(of("call").await.len(), 3);
+        let mut sums: Vec<_> = of("endpoint")
+            .await
+            .into_iter()
+            .map(|row| {
+                (
+                    row.actor,
+                    row.result,
+                    row.count,
+                    row.bytes_up,
+                    row.bytes_down,
+                )
+            })
+            .collect();
+        sums.sort();
+        assert_eq!(
+            sums,
+            [
+                ("k1".to_owned(), "ok".to_owned(), 2, 20, 200),
+                ("k1".to_owned(), "target_closed".to_owned(), 1, 10, 100),
+                ("k2".to_owned(), "ok".to_owned(), 1, 10, 100),
+            ]
+        );
+        // Nothing is written twice, and nothing of what nobody uses is kept.
+        auditing.flush().await;
+        assert_eq!(of("endpoint").await.len(), 3);
+        assert_eq!(auditing.lost(), 0);
+    }
+}

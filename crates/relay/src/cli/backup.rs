@@ -1,0 +1,129 @@
+//! `backup` and `restore`: a SQLite database as one file.
+
+use super::{CliError, output};
+use crate::config::{Config, Database};
+use crate::storage::{Storage, StorageError};
+use std::fs::{self, File};
+use std::path::{Path, PathBuf};
+
+fn failed(what: impl Into<String>) -> CliError {
+    CliError::Backup(what.into())
+}
+
+/// The SQLite file, or what to do instead.
+fn file_of(config: &Config) -> Result<&Path, CliError> {
+    match &config.database {
+        Database::Sqlite(path) => Ok(path),
+        Database::Postgres(_) => Err(failed(
+            "the database is PostgreSQL: use pg_dump and pg_restore, and before the relay starts on a \
+             restored database `integration-relay deliveries pause`",
+        )),
+    }
+}
+
+/// Copies the database, as it is at one moment.
+pub(super) async fn backup(config: &Config, to: &Path) -> Result<(), CliError> {
+    let from = file_of(config)?;
+    if !from.exists() {
+        return Err(CliError::NoDatabase(from.to_owned()));
+    }
+    if to.exists() {
+        return Err(failed(format!("{} is there already", to.display())));
+    }
+    let storage = Storage::open(&config.database).await?;
+    storage.copy_to(to).await?;
+    let synced = File::open(to).and_then(|file| file.sync_all());
+    synced.map_err(|error| failed(format!("{}: {error}", to.display())))?;
+    output::lines(&[
+        format!("The database is copied to {}.", to.display()),
+        format!(
+            "Keep a copy of the key file, too, and apart from it: {}",
+            config.key_file.display()
+        ),
+    ])
+}
+
+/// Puts a backup in the database's place.
+pub(super) async fn restore(config: &Config, from: &Path, replace: bool) -> Result<(), CliError> {
+    let to = file_of(config)?;
+    // Whoever serves holds this.
+    let _lock = crate::storage::lock(&config.database)?;
+    if to.exists() && !replace {
+        return Err(failed(format!(
+            "there is a database at {}: --replace moves it aside",
+            to.display()
+        )));
+    }
+    let made = beside(to, "restoring");
+    let copied = fs::copy(from, &made);
+    copied.map_err(|error| failed(format!("{} cannot be copied: {error}", from.display())))?;
+    let opened = Storage::open(&Database::Sqlite(made.clone())).await;
+    let checked = match opened {
+        Ok(storage) => {
+            let paused = storage.set_deliveries_paused(true).await;
+            storage.close().await;
+            paused
+        }
+        Err(error) => Err(error),
+    };
+    if let Err(error) = checked {
+        remove(&made);
+        return Err(error.into());
+    }
+    let mut lines = Vec::new();
+    if to.exists() {
+        let aside = beside(to, &format!("replaced-{}", crate::storage::now()));
+        rename(to, &aside)?;
+        lines.push(format!(
+            "The database that was there is now {}.",
+            aside.display()
+        ));
+    }
+    rename(&made, to)?;
+    lines.push(format!(
+        "{} is restored from {}.",
+        to.display(),
+        from.display()
+    ));
+    lines.push(
+        "Deliveries are paused, for what was delivered since the backup is not known: look at what is \
+         pending, then run `integration-relay deliveries resume`."
+            .to_owned(),
+    );
+    output::lines(&lines)
+}
+
+fn beside(path: &Path, what: &str) -> PathBuf {
+    let mut name = path.file_name().unwrap_or_default().to_owned();
+    name.push(format!(".{what}"));
+    path.with_file_name(name)
+}
+
+/// With what SQLite keeps beside it.
+fn rename(from: &Path, to: &Path) -> Result<(), CliError> {
+    for part in ["", "-wal", "-shm"] {
+        let (mut old, mut new) = (from.as_os_str().to_owned(), to.as_os_str().to_owned());
+        old.push(part);
+        new.push(part);
+        match fs::rename(&old, &new) {
+            Ok(()) => {}
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound && !part.is_empty() => {}
+            Err(error) => {
+                return Err(StorageError::Unusable(format!(
+                    "{} cannot be moved: {error}",
+                    from.display()
+                ))
+                .into());
+            }
+        }
+    }
+    Ok(())
+}
+
+fn remove(path: &Path) {
+    for part in ["", "-wal", "-shm"] {
+        let mut file = path.as_os_str().to_owned();
+        file.push(part);
+        let _ = fs::remove_file(file);
+    }
+}

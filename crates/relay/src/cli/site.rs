@@ -1,0 +1,156 @@
+//! `init`, `deliveries ...` and `audit list`: what concerns the relay as a whole.
+
+use super::args::{AuditCommand, DeliveriesCommand};
+use super::{CliError, key, output};
+use crate::storage::audit::{AuditFilter, AuditRow};
+use crate::storage::{
+    ApiKey, Existing, NewKey, Role, Scope, Secret, Storage, StorageError, now_ms,
+};
+use serde_json::{Value, json};
+
+/// A key of a site administrator.
+pub(super) async fn new_key(storage: &Storage) -> Result<(ApiKey, Secret), StorageError> {
+    let new = NewKey {
+        role: Role::SiteAdmin,
+        name: "first".to_owned(),
+        existing: Existing::Refuse,
+        expires: None,
+        scope: Scope::default(),
+    };
+    storage.create_key_with("", new).await
+}
+
+pub(super) async fn init(storage: &Storage, json: bool) -> Result<(), CliError> {
+    if storage.has_site_admin().await? {
+        return Err(CliError::Storage(StorageError::Conflict(
+            "there is a site administrator's key already: `key create --role site-admin` makes \
+             another"
+                .into(),
+        )));
+    }
+    let (made, secret) = new_key(storage).await?;
+    let whose = "The database is there. The first key of a site administrator:".into();
+    key::shown(&made, &secret, "", whose, json)
+}
+
+pub(super) async fn deliveries(
+    storage: &Storage,
+    command: DeliveriesCommand,
+) -> Result<(), CliError> {
+    match command {
+        DeliveriesCommand::Pause => {
+            storage.set_deliveries_paused(true).await?;
+            output::lines(&[
+                "Deliveries are paused: calls are taken and stored, and no attempt begins.",
+            ])
+        }
+        DeliveriesCommand::Resume => {
+            storage.set_deliveries_paused(false).await?;
+            output::lines(&["Deliveries go on; a running relay begins within a second."])
+        }
+        DeliveriesCommand::Status { json } => {
+            let paused = storage.deliveries_paused().await?;
+            let queued = storage.queued_calls().await?;
+            let names = key::names(storage).await?;
+            let name = |tenant: &str| names.get(tenant).cloned().unwrap_or_default();
+            let age = |oldest: i64| (now_ms() - oldest).max(0) / 1000;
+            if json {
+                let rows = queued.iter().map(|group| {
+                    json!({
+                        "tenant": name(&group.tenant),
+                        "state": group.state.as_str(),
+                        "calls": group.calls,
+                        "oldest_s": age(group.oldest_ms),
+                    })
+                });
+                let rows: Vec<Value> = rows.collect();
+                return output::json(&json!({"paused": paused, "queued": rows}));
+            }
+            output::lines(&[match paused {
+                true => "Deliveries are paused.",
+                false => "Deliveries are not paused.",
+            }])?;
+            let rows: Vec<_> = queued
+                .iter()
+                .map(|group| {
+                    [
+                        name(&group.tenant),
+                        group.state.to_string(),
+                        group.calls.to_string(),
+                        format!("{} s", age(group.oldest_ms)),
+                    ]
+                })
+                .collect();
+            output::table(
+                ["TENANT", "STATE", "CALLS", "OLDEST"],
+                &rows,
+                "Nothing waits.",
+            )
+        }
+    }
+}
+
+pub(super) async fn audit(storage: &Storage, command: AuditCommand) -> Result<(), CliError> {
+    let AuditCommand::List {
+        tenant,
+        action,
+        actor,
+        limit,
+        json,
+    } = command;
+    let tenant = match tenant {
+        Some(name) => Some(storage.tenant(&name).await?.id.to_string()),
+        None => None,
+    };
+    let filter = AuditFilter {
+        tenant,
+        action,
+        actor,
+        ..AuditFilter::default()
+    };
+    let rows = storage.audit_rows(&filter, i64::MAX, limit).await?;
+    if json {
+        return output::json(&rows.iter().map(document).collect());
+    }
+    let names = key::names(storage).await?;
+    let rows: Vec<_> = rows
+        .iter()
+        .map(|row| {
+            [
+                output::moment(row.at_ms / 1000),
+                names
+                    .get(row.tenant.as_str())
+                    .unwrap_or(&row.tenant)
+                    .clone(),
+                row.actor.clone(),
+                row.action.clone(),
+                row.object.clone(),
+                row.bridge.clone(),
+                row.result.clone(),
+            ]
+        })
+        .collect();
+    let header = [
+        "WHEN", "TENANT", "WHO", "WHAT", "TO WHAT", "BRIDGE", "RESULT",
+    ];
+    output::table(header, &rows, "Nothing has happened yet.")
+}
+
+fn document(row: &AuditRow) -> Value {
+    json!({
+        "seq": row.seq,
+        "at_ms": row.at_ms,
+        "tenant_id": row.tenant,
+        "actor": row.actor,
+        "action": row.action,
+        "object": row.object,
+        "bridge": row.bridge,
+        "result": row.result,
+        "execution": row.execution,
+        "bytes_up": row.bytes_up,
+        "bytes_down": row.bytes_down,
+        "took_ms": row.took_ms,
+        "count": row.count,
+        "detail": serde_json::from_str(&row.detail).unwrap_or(Value::Null),
+    })
+}

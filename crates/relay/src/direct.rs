@@ -1,0 +1,364 @@
+//! Calls that the relay makes itself, to public URLs that a site administrator has enabled for the
+//! tenant.
+//!
+//! ```text
+//! policy (the tenant's patterns, public addresses alone) -> resolve -> every address approved
+//!   -> TCP, TLS to one of them -> request -> the answer, bounded
+//! ```
+//!
+//! A name with one address that is not public is refused as a whole: who controls a name's
+//! addresses could otherwise choose which is tried. The connection goes to an address that was
+//! checked, and is not used again. Redirects are passed back, not followed.
+
+pub mod pattern;
+
+use crate::config;
+use bytes::Bytes;
+use http::header::{self, HeaderMap, HeaderValue};
+use http::{Method, Request, StatusCode, Uri};
+use http_body_util::{BodyExt, Full, LengthLimitError, Limited};
+use hyper::client::conn::http1;
+use hyper_util::rt::TokioIo;
+use policy::{Approved, Host, Policy, Scheme, Target};
+use protocol::{Code, Execution, Failure};
+use rustls::ClientConfig;
+use rustls::pki_types::ServerName;
+use std::collections::HashMap;
+use std::io;
+use std::net::IpAddr;
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::time::Duration;
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::TcpStream;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::time::{Instant, timeout, timeout_at};
+use tokio_rustls::TlsConnector;
+
+/// How long a connection may take, and then its TLS.
+const CONNECT_WITHIN: Duration = Duration::from_secs(10);
+
+/// How long a name may take to be resolved.
+const RESOLVE_WITHIN: Duration = Duration::from_secs(5);
+
+/// Names that are looked up at a time.
+const LOOKUPS_MAX: usize = 32;
+
+/// Header fields of an answer, and its largest header section.
+const ANSWER_HEADERS_MAX: usize = 100;
+const ANSWER_HEAD_MAX_BYTES: usize = 64 * 1024;
+
+/// A request that the relay makes itself.
+#[derive(Debug)]
+pub struct DirectRequest {
+    /// Whose request it is.
+    pub tenant: Arc<str>,
+    /// Where it goes.
+    pub url: String,
+    /// Its method.
+    pub method: String,
+    /// Its header fields, without those of the connection.
+    pub headers: HeaderMap,
+    /// Its body.
+    pub body: Bytes,
+    /// Until when all of it may take.
+    pub deadline: Instant,
+    /// Bytes of the answer's body. Beyond, it is an error.
+    pub answer_max: u64,
+}
+
+/// The answer.
+#[derive(Debug)]
+pub struct DirectAnswer {
+    /// Its status.
+    pub status: StatusCode,
+    /// Its header fields.
+    pub headers: HeaderMap,
+    /// Its body.
+    pub body: Bytes,
+}
+
+/// Makes direct calls.
+#[derive(Debug)]
+pub struct Direct {
+    config: config::Direct,
+    places: Arc<Semaphore>,
+    of_tenant: Arc<Mutex<HashMap<Arc<str>, u32>>>,
+    lookups: Arc<Semaphore>,
+    tls: OnceLock<Arc<ClientConfig>>,
+}
+
+/// A place among the calls that run.
+struct Place {
+    _permit: OwnedSemaphorePermit,
+    of_tenant: Arc<Mutex<HashMap<Arc<str>, u32>>>,
+    tenant: Arc<str>,
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        let mut all = self
+            .of_tenant
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        if let Some(count) = all.get_mut(&self.tenant) {
+            *count = count.saturating_sub(1);
+            if *count == 0 {
+                all.remove(&self.tenant);
+            }
+        }
+    }
+}
+
+impl Direct {
+    /// As configured.
+    pub fn new(config: config::Direct) -> Self {
+        Self {
+            places: Arc::new(Semaphore::new(config.concurrent_max as usize)),
+            of_tenant: Arc::default(),
+            lookups: Arc::new(Semaphore::new(LOOKUPS_MAX)),
+            tls: OnceLock::new(),
+            config,
+        }
+    }
+
+    fn place(&self, tenant: &Arc<str>) -> Result<Place, Failure> {
+        let full = |whose: &str, max: u32| {
+            let detail = format!("{whose} {max} direct calls running, the limit");
+            Failure::not_sent(Code::Overloaded, detail)
+        };
+        let permit = self.places.clone().try_acquire_owned();
+        let permit = permit.map_err(|_| full("the relay has", self.config.concurrent_max))?;
+        let mut all = self
+            .of_tenant
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        let count = all.entry(tenant.clone()).or_default();
+        if *count >= self.config.concurrent_per_tenant {
+            return Err(full("the tenant has", self.config.concurrent_per_tenant));
+        }
+        *count += 1;
+        drop(all);
+        Ok(Place {
+            _permit: permit,
+            of_tenant: self.of_tenant.clone(),
+            tenant: tenant.clone(),
+        })
+    }
+
+    /// Every address of a host. What is not there is not an error: an empty list.
+    pub async fn addresses(&self, host: &Host) -> Vec<IpAddr> {
+        let name = match host {
+            Host::Addr(address) => return vec![*address],
+            Host::Name(name) => name.clone(),
+        };
+        let looking = async {
+            let permit = self.lookups.clone().acquire_owned().await.ok()?;
+            let found = tokio::task::spawn_blocking(move || {
+                use std::net::ToSocketAddrs as _;
+                let found = (name.as_str(), 0).to_socket_addrs();
+                let found = found.map(|all| all.map(|address| address.ip()).collect::<Vec<_>>());
+                drop(permit);
+                found
+            });
+            found.await.ok()?.ok()
+        };
+        let found = timeout(RESOLVE_WITHIN, looking).await;
+        let mut found = found.ok().flatten().unwrap_or_default();
+        found.sort_unstable();
+        found.dedup();
+        found
+    }
+
+    /// Whether every one of the addresses is on the public internet, and there is one.
+    pub fn are_public(addresses: &[IpAddr]) -> bool {
+        !addresses.is_empty() && addresses.iter().all(|a| policy::address::is_public(*a))
+    }
+
+    /// Makes a call that the tenant's policy allows.
+    ///
+    /// # Errors
+    /// The failure, with how far the call came.
+    pub async fn call(
+        &self,
+        policy: &Policy,
+        request: DirectRequest,
+    ) -> Result<DirectAnswer, Failure> {
+        let refused = |why: &dyn std::fmt::Display| {
+            Failure::not_dispatched(Code::RefusedByPolicy, why.to_string())
+        };
+        let candidate = policy
+            .decide_url(&request.method, &request.url)
+            .map_err(|refusal| refused(&refusal))?;
+        let _place = self.place(&request.tenant)?;
+        let host = candidate.target().host().clone();
+        let addresses = self.addresses(&host).await;
+        if addresses.is_empty() {
+            let detail = format!("the name {host} could not be resolved");
+            return Err(Failure::not_dispatched(Code::TargetDns, detail));
+        }
+        let mut approved: Vec<Approved> = Vec::new();
+        for address in addresses {
+            match candidate.approve(address) {
+                Ok(address) => approved.push(address),
+                Err(refusal) => return Err(refused(&refusal)),
+            }
+        }
+        let deadline = request.deadline;
+        let late = |execution| {
+            let detail = "the time for the call was over before the target had answered";
+            Failure::new(Code::TargetTimeout, execution, detail)
+        };
+        let connecting = self.connect(candidate.target(), approved);
+        let stream = timeout_at(deadline, connecting).await;
+        let stream = stream.map_err(|_| late(Execution::NotDispatched))??;
+        let exchange = exchange(stream, candidate.target(), request);
+        // Its first byte may have left from here on.
+        timeout_at(deadline, exchange)
+            .await
+            .unwrap_or_else(|_| Err(late(Execution::PossiblyExecuted)))
+    }
+
+    async fn connect(&self, target: &Target, approved: Vec<Approved>) -> Result<Stream, Failure> {
+        let stream = tcp(approved).await?;
+        let _ = stream.set_nodelay(true);
+        if target.scheme() == Scheme::Http {
+            return Ok(Stream(Box::new(stream)));
+        }
+        let failed = |detail: String| {
+            let detail = format!("TLS with {} failed: {detail}", target.authority());
+            Failure::not_dispatched(Code::TargetTls, detail)
+        };
+        let config = self.tls_config().map_err(failed)?;
+        let name = match target.host() {
+            Host::Name(name) => ServerName::try_from(name.clone())
+                .map_err(|_| failed("the host is no name that a certificate can have".into()))?,
+            Host::Addr(address) => ServerName::IpAddress((*address).into()),
+        };
+        let connecting = TlsConnector::from(config).connect(name, stream);
+        match timeout(CONNECT_WITHIN, connecting).await {
+            Ok(Ok(stream)) => Ok(Stream(Box::new(stream))),
+            Ok(Err(error)) => Err(failed(transport::dial::explain_tls(&error))),
+            Err(_) => Err(failed(format!("no handshake within {CONNECT_WITHIN:?}"))),
+        }
+    }
+
+    fn tls_config(&self) -> Result<Arc<ClientConfig>, String> {
+        if let Some(config) = self.tls.get() {
+            return Ok(config.clone());
+        }
+        let extra: Vec<_> = self.config.ca_file.iter().cloned().collect();
+        let config = transport::tls::client_config(&extra, &[b"http/1.1"]);
+        let config = config.map_err(|error| error.to_string())?;
+        Ok(self.tls.get_or_init(|| config).clone())
+    }
+}
+
+trait Io: AsyncRead + AsyncWrite + Send + Unpin {}
+impl<T: AsyncRead + AsyncWrite + Send + Unpin> Io for T {}
+
+struct Stream(Box<dyn Io>);
+
+async fn tcp(approved: Vec<Approved>) -> Result<TcpStream, Failure> {
+    let deadline = Instant::now() + CONNECT_WITHIN;
+    let count = approved.len();
+    let mut last = String::from("it has no address");
+    for (index, approved) in approved.into_iter().enumerate() {
+        let address = approved.socket_addr();
+        let left = deadline.saturating_duration_since(Instant::now());
+        let share = u32::try_from(count - index).map_or(left, |rest| left / rest);
+        last = match timeout(share, TcpStream::connect(address)).await {
+            Ok(Ok(stream)) => return Ok(stream),
+            Ok(Err(error)) => format!("{address}: {error}"),
+            Err(_) => format!("{address}: no answer within {share:?}"),
+        };
+    }
+    let detail = format!("the target did not take a connection: {last}");
+    Err(Failure::not_dispatched(Code::TargetRefused, detail))
+}
+
+async fn exchange(
+    stream: Stream,
+    target: &Target,
+    request: DirectRequest,
+) -> Result<DirectAnswer, Failure> {
+    let invalid = |what: &str| Failure::not_dispatched(Code::InvalidRequest, what);
+    let method = Method::from_bytes(request.method.as_bytes());
+    let method = method.map_err(|_| invalid("the method is not valid HTTP"))?;
+    let uri = Uri::try_from(target.path_and_query());
+    let uri = uri.map_err(|_| invalid("the path cannot be put on a request line"))?;
+    let host = HeaderValue::try_from(target.authority());
+    let host = host.map_err(|_| invalid("the host cannot be put into a header field"))?;
+    let mut outgoing = Request::new(Full::new(request.body));
+    *outgoing.method_mut() = method;
+    *outgoing.uri_mut() = uri;
+    outgoing.headers_mut().insert(header::HOST, host);
+    for (name, value) in &request.headers {
+        if *name != header::HOST && !transport::http::is_hop_by_hop(name) {
+            outgoing.headers_mut().append(name.clone(), value.clone());
+        }
+    }
+    let shaken = http1::Builder::new()
+        .max_headers(ANSWER_HEADERS_MAX)
+        .max_buf_size(ANSWER_HEAD_MAX_BYTES)
+        .handshake(TokioIo::new(stream.0))
+        .await;
+    let (mut sender, connection) = shaken.map_err(|error| {
+        let error = io::Error::other(error);
+        Failure::not_dispatched(Code::TargetRefused, error.to_string())
+    })?;
+    let moving = AbortOnDrop(tokio::spawn(async move {
+        if let Err(error) = connection.await {
+            tracing::debug!(%error, "a direct connection ended");
+        }
+    }));
+    let response = sender.send_request(outgoing).await;
+    let response = response.map_err(|error| {
+        if error.is_parse() {
+            let detail = format!("the target's answer is not HTTP/1.1: {error}");
+            return Failure::possibly_executed(Code::TargetProtocol, detail);
+        }
+        let detail = format!("the target closed the connection before it answered: {error}");
+        Failure::possibly_executed(Code::TargetClosed, detail)
+    })?;
+    let (parts, body) = response.into_parts();
+    let max = usize::try_from(request.answer_max).unwrap_or(usize::MAX);
+    let body = match Limited::new(body, max).collect().await {
+        Ok(body) => body.to_bytes(),
+        Err(error) if error.is::<LengthLimitError>() => {
+            let detail = format!(
+                "the target's answer is larger than {} bytes, the limit for calls",
+                request.answer_max
+            );
+            return Err(Failure::new(
+                Code::ResponseTooLarge,
+                Execution::Executed,
+                detail,
+            ));
+        }
+        Err(_) => {
+            let detail = "the target closed the connection before its answer was whole";
+            return Err(Failure::new(
+                Code::TargetClosed,
+                Execution::Executed,
+                detail,
+            ));
+        }
+    };
+    drop(moving);
+    Ok(DirectAnswer {
+        status: parts.status,
+        headers: parts.headers,
+        body,
+    })
+}
+
+struct AbortOnDrop(tokio::task::JoinHandle<()>);
+
+impl Drop for AbortOnDrop {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,153 @@
+//! Direct calls on loopback, which only a policy of these tests allows.
+
+use super::*;
+use policy::{HostPattern, Methods, Ports, Rule};
+use support::{RawTarget, Target as TestTarget};
+
+fn direct() -> Direct {
+    Direct::new(config::Direct::default())
+}
+
+/// Allows loopback, unlike any tenant's.
+fn loopback(port: u16) -> Policy {
+    let host = HostPattern::parse("127.0.0.1").unwrap();
+    let rule = Rule {
+        ports: Ports::parse(&[port]).unwrap(),
+        ..Rule::new(host, Methods::parse(&["*"]).unwrap())
+    };
+    Policy::new(vec![rule], Vec::new()).unwrap()
+}
+
+fn request(url: String) -> DirectRequest {
+    DirectRequest {
+        tenant: "t".into(),
+        url,
+        method: "POST".to_owned(),
+        headers: HeaderMap::new(),
+        body: Bytes::from_static(b"{\"n\":1}"),
+        deadline: Instant::now() + Duration::from_secs(5),
+        answer_max: 1000,
+    }
+}
+
+#[tokio::test]
+async fn a_call_reaches_its_target_with_its_own_host_and_body() {
+    let target = TestTarget::start().await;
+    let mut ask = request(target.url("/hook?x=1"));
+    ask.headers.insert("x-own", HeaderValue::from_static("1"));
+    ask.headers
+        .insert("connection", HeaderValue::from_static("x-own"));
+    let answer = direct().call(&loopback(target.port()), ask).await.unwrap();
+    assert_eq!(answer.status, 200);
+    let hook = target.hooks().pop().unwrap();
+    assert_eq!(&hook.body[..], b"{\"n\":1}");
+    assert_eq!(hook.path, "/hook?x=1");
+    assert_eq!(hook.headers["host"], format!("127.0.0.1:{}", target.port()));
+    assert_eq!(hook.headers["x-own"], "1");
+}
+
+#[tokio::test]
+async fn a_redirect_is_passed_back_and_not_followed() {
+    let target = TestTarget::start().await;
+    let url = target.url("/redirect?to=http://169.254.169.254/latest");
+    let answer = direct().call(&loopback(target.port()), request(url)).await;
+    let answer = answer.unwrap();
+    assert_eq!(answer.status, 302);
+    assert_eq!(answer.headers["location"], "http://169.254.169.254/latest");
+    assert_eq!(target.requests(), 1);
+}
+
+#[tokio::test]
+async fn each_end_has_its_code_and_says_how_far_it_came() {
+    let target = TestTarget::start().await;
+    let policy = loopback(target.port());
+    let end = |path: &'static str| {
+        let (policy, url) = (policy.clone(), target.url(path));
+        async move {
+            let failure = direct().call(&policy, request(url)).await.unwrap_err();
+            (failure.code, failure.execution)
+        }
+    };
+    let executed = Execution::Executed;
+    assert_eq!(end("/bytes/1001").await, (Code::ResponseTooLarge, executed));
+    assert_eq!(end("/truncated").await.1, executed);
+    let closed = (Code::TargetClosed, Execution::PossiblyExecuted);
+    assert_eq!(end("/close").await, closed);
+    let mut slow = request(target.url("/hang"));
+    slow.deadline = Instant::now() + Duration::from_millis(200);
+    let late = direct().call(&policy, slow).await.unwrap_err();
+    assert_eq!(late.code, Code::TargetTimeout);
+    assert_eq!(late.execution, Execution::PossiblyExecuted);
+    let raw = RawTarget::start(b"nonsense\r\n\r\n").await;
+    let url = format!("http://{}/", raw.addr());
+    let odd = direct()
+        .call(&loopback(raw.addr().port()), request(url))
+        .await;
+    assert_eq!(odd.unwrap_err().code, Code::TargetProtocol);
+    let free = support::ports::free();
+    let url = format!("http://127.0.0.1:{free}/");
+    let down = direct()
+        .call(&loopback(free), request(url))
+        .await
+        .unwrap_err();
+    assert_eq!(down.code, Code::TargetRefused);
+    assert_eq!(down.execution, Execution::NotDispatched);
+}
+
+#[tokio::test]
+async fn no_tenants_pattern_reaches_what_is_not_public() {
+    let target = TestTarget::start().await;
+    let direct = Direct::new(config::Direct::default());
+    for host in [
+        "127.0.0.1",
+        "localhost",
+        "[::1]",
+        "[::ffff:127.0.0.1]",
+        "10.0.0.1",
+        "169.254.169.254",
+        "2130706433",
+        "0x7f000001",
+    ] {
+        let url = format!("http://{host}:{}/hook", target.port());
+        // Whatever a site administrator has written.
+        let pattern = format!("http://{host}:{}/*", target.port());
+        let failure = match pattern::policy(&[pattern]) {
+            Err(_) => continue,
+            Ok(policy) => direct.call(&policy, request(url)).await.unwrap_err(),
+        };
+        assert!(failure.execution.is_safe_to_repeat(), "{host}: {failure:?}");
+        assert!(
+            matches!(failure.code, Code::RefusedByPolicy | Code::TargetDns),
+            "{host}: {failure:?}"
+        );
+    }
+    assert_eq!(target.requests(), 0);
+}
+
+#[tokio::test]
+async fn a_tenant_has_so_many_at_once() {
+    let target = TestTarget::start().await;
+    let config = config::Direct {
+        concurrent_per_tenant: 1,
+        ..config::Direct::default()
+    };
+    let direct = Direct::new(config);
+    let policy = loopback(target.port());
+    let (first, second) = tokio::join!(
+        direct.call(&policy, request(target.url("/delay/300"))),
+        async {
+            target.wait_for_requests(1, Duration::from_secs(5)).await;
+            direct.call(&policy, request(target.url("/small"))).await
+        }
+    );
+    assert_eq!(first.unwrap().status, 200);
+    let second = second.unwrap_err();
+    assert_eq!(
+        (second.code, second.execution),
+        (Code::Overloaded, Execution::NotSent)
+    );
+    direct
+        .call(&policy, request(target.url("/small")))
+        .await
+        .unwrap();
+}

@@ -1,0 +1,226 @@
+//! What somebody should know: a bridge that is away, dead letters, keys and certificates that are
+//! about to expire. In the API, and by signed webhook where the tenant has a `notice_url`.
+//!
+//! A notice is raised once, and cleared when its cause is gone. Its webhook is a delivery like any
+//! other: stored, signed, tried again.
+
+use crate::api::{Context, Handling, json, page::Page};
+use crate::config::Tls;
+use crate::deliveries::Handed;
+use crate::pairing::failed;
+use crate::state::State;
+use crate::storage::notices::{Cause, Notice};
+use crate::storage::tenants::SITE;
+use crate::storage::{StorageError, now};
+use bytes::Bytes;
+use http::{Request, StatusCode};
+use policy::Target;
+use schemars::JsonSchema;
+use serde::Serialize;
+use serde_json::json;
+use std::collections::{HashMap, HashSet};
+use std::sync::Arc;
+use std::time::Duration;
+
+/// How often causes are looked for.
+const ROUND_EVERY: Duration = Duration::from_secs(30);
+
+/// How long a cleared notice is kept, in seconds.
+const KEPT: i64 = 90 * 24 * 3600;
+
+/// How long the webhook of a notice may take.
+const TIMEOUT_MS: u32 = 30_000;
+
+/// A notice.
+#[derive(Debug, Serialize, JsonSchema)]
+pub struct NoticeView {
+    /// Its id.
+    id: String,
+    /// Whose it is.
+    tenant: String,
+    /// `bridge_offline`, `dead_letters`, `key_expires` or `certificate_expires`.
+    kind: String,
+    /// What it is about: a bridge's name, a client id, a file.
+    object: String,
+    /// In words.
+    detail: String,
+    /// When it was raised, in seconds since 1970.
+    raised: i64,
+    /// When its cause was gone.
+    cleared: Option<i64>,
+}
+
+/// A page of notices.
+#[derive(Debug, Serialize, JsonSchema)]
+pub struct NoticePage {
+    /// Newest first.
+    notices: Vec<NoticeView>,
+    /// For the next page; null on the last one.
+    next_cursor: Option<String>,
+}
+
+fn view(state: &State, notice: Notice) -> NoticeView {
+    let tenant = state.directory.tenant_name(&notice.tenant);
+    NoticeView {
+        id: notice.id,
+        tenant: tenant.map_or_else(String::new, |name| name.to_string()),
+        kind: notice.kind,
+        object: notice.object,
+        detail: notice.detail,
+        raised: notice.raised,
+        cleared: notice.cleared,
+    }
+}
+
+pub(crate) fn list<'a>(cx: &'a Context<'a>, _: Request<Bytes>) -> Handling<'a> {
+    Box::pin(async move {
+        let tenant = if cx.is_site_admin() && cx.query.text("tenant").is_none() {
+            String::new()
+        } else {
+            cx.tenant()?.to_string()
+        };
+        let page = Page::of(&cx.query)?;
+        let only_open = cx.query.flag("open")?;
+        let before = page.after.clone().unwrap_or_default();
+        let storage = cx.state.directory.storage();
+        let notices = storage.notices(&tenant, only_open, &before, page.rows());
+        let mut notices = notices.await.map_err(failed)?;
+        let next_cursor = page.cut(&mut notices, |notice| notice.id.clone());
+        let notices = notices.into_iter().map(|notice| view(cx.state, notice));
+        let document = NoticePage {
+            notices: notices.collect(),
+            next_cursor,
+        };
+        json::reply(StatusCode::OK, &document)
+    })
+}
+
+/// Looks for causes until the relay stops; and writes down what is only noted in memory: when
+/// bridges were there, and when keys were used.
+pub async fn run(state: Arc<State>) {
+    let mut used_until = now() - 60;
+    loop {
+        tokio::time::sleep(ROUND_EVERY).await;
+        if let Err(error) = round(&state, &mut used_until).await {
+            tracing::warn!(%error, "notices wait: the database does not answer");
+        }
+    }
+}
+
+async fn round(state: &Arc<State>, used_until: &mut i64) -> Result<(), StorageError> {
+    let storage = state.directory.storage();
+    let moment = now();
+    let used = state.directory.used_since(*used_until);
+    if !used.is_empty() {
+        storage.keys_used(&used).await?;
+    }
+    *used_until = moment - 60;
+    let online: HashSet<Arc<str>> = state.registry.bridges();
+    let seen: HashMap<Arc<str>, i64> = online.iter().map(|id| (id.clone(), moment)).collect();
+    if !seen.is_empty() {
+        storage.bridges_seen(&seen).await?;
+    }
+    let config = &state.config.notices;
+    let span = |span: crate::config::Span| i64::try_from(span.0.as_secs()).unwrap_or(i64::MAX);
+    let since = moment.saturating_sub(span(config.bridge_offline_after));
+    let away = storage.bridges_away(since).await?;
+    let away: Vec<Cause> = away
+        .into_iter()
+        .filter(|(_, id)| !online.contains(id.as_str()))
+        .map(|(cause, _)| cause)
+        .collect();
+    settle(state, "bridge_offline", &away).await?;
+    let before = moment.saturating_add(span(config.key_expires_within));
+    settle(state, "key_expires", &storage.keys_expiring(before).await?).await?;
+    settle(state, "dead_letters", &storage.dead_letters().await?).await?;
+    let soon = certificate(state, span(config.certificate_expires_within));
+    settle(state, "certificate_expires", &soon).await?;
+    storage.forget_notices(moment - KEPT).await
+}
+
+/// The relay's own certificate, if it expires soon.
+fn certificate(state: &State, within: i64) -> Vec<Cause> {
+    let Some(Tls::Files { cert_file, .. }) = &state.config.tls else {
+        return Vec::new();
+    };
+    let Some(expires) = crate::listener::tls::expires(cert_file) else {
+        return Vec::new();
+    };
+    state.metrics.certificate_expires(expires);
+    if expires - now() > within {
+        return Vec::new();
+    }
+    vec![Cause {
+        tenant: SITE.into(),
+        object: cert_file.display().to_string(),
+        detail: "the relay's certificate is about to expire, or has expired".into(),
+    }]
+}
+
+async fn settle(state: &Arc<State>, kind: &str, causes: &[Cause]) -> Result<(), StorageError> {
+    let storage = state.directory.storage();
+    for notice in storage.settle_notices(kind, causes).await? {
+        tracing::warn!(
+            tenant = %notice.tenant,
+            kind,
+            object = notice.object,
+            detail = notice.detail,
+            "notice"
+        );
+        send(state, notice).await?;
+    }
+    Ok(())
+}
+
+/// Sends a notice, if its tenant wants that.
+async fn send(state: &Arc<State>, notice: Notice) -> Result<(), StorageError> {
+    let tenant = notice.tenant.clone();
+    let Some(name) = state
+        .directory
+        .tenant_name(&tenant)
+        .filter(|_| &*tenant != SITE)
+    else {
+        return Ok(());
+    };
+    let stored = state.directory.storage().tenant(&name).await?;
+    let Some(url) = stored.notice_url else {
+        return Ok(());
+    };
+    // It was checked when it was set.
+    let Ok(target) = Target::parse(&url) else {
+        return Ok(());
+    };
+    let document = json!({
+        "type": format!("notice.{}", notice.kind),
+        "timestamp": notice.raised,
+        "data": {
+            "id": notice.id,
+            "tenant": &*name,
+            "object": notice.object,
+            "detail": notice.detail,
+        },
+    });
+    let mut headers = http::HeaderMap::new();
+    let json = http::HeaderValue::from_static("application/json");
+    headers.insert(http::header::CONTENT_TYPE, json);
+    let handed = Handed {
+        id: crate::deliveries::fresh_id()?,
+        host: target.host().to_string(),
+        url,
+        method: "POST".to_owned(),
+        headers: transport::http::to_wire(&headers, |_| false).unwrap_or_default(),
+        body: document.to_string().into(),
+        credential: None,
+        timeout_ms: TIMEOUT_MS,
+        bridge: None,
+        at_least_once: true,
+        // The same notice is handed over once.
+        idempotency_key: Some(notice.id.clone()),
+        digest: Vec::new(),
+    };
+    if let Err(problem) = state.deliveries.accept(&tenant, "relay", handed).await {
+        let detail = problem.failure.detail;
+        tracing::warn!(notice = notice.id, detail, "a notice could not be sent");
+    }
+    Ok(())
+}

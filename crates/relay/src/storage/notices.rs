@@ -1,0 +1,240 @@
+//! Notices: raised once while their cause lasts, and cleared when it is gone.
+
+use super::model::now;
+use super::{NoRandom, Storage, StorageError, random};
+use sqlx::Row;
+use sqlx::any::AnyRow;
+use std::sync::Arc;
+
+/// A notice.
+#[derive(Debug, Clone)]
+pub struct Notice {
+    /// Its id; sorts by when it was raised.
+    pub id: String,
+    /// Whose it is (the tenant's id).
+    pub tenant: Arc<str>,
+    /// `bridge_offline`, `dead_letters`, `key_expires`, `certificate_expires`.
+    pub kind: String,
+    /// What it is about: a bridge's name, a client id, ...
+    pub object: String,
+    /// In words.
+    pub detail: String,
+    /// When it was raised, in seconds since 1970.
+    pub raised: i64,
+    /// When its cause was gone.
+    pub cleared: Option<i64>,
+}
+
+/// A cause of a notice, as it is now.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Cause {
+    /// Whose (the tenant's id).
+    pub tenant: Arc<str>,
+    /// What it is about.
+    pub object: String,
+    /// In words.
+    pub detail: String,
+}
+
+fn shown(row: &AnyRow) -> Result<Notice, StorageError> {
+    Ok(Notice {
+        id: row.try_get("id")?,
+        tenant: row.try_get::<String, _>("tenant_id")?.into(),
+        kind: row.try_get("kind")?,
+        object: row.try_get("object")?,
+        detail: row.try_get("detail")?,
+        raised: row.try_get("raised")?,
+        cleared: row.try_get("cleared")?,
+    })
+}
+
+/// Rises with time, so that a page's cursor is an id.
+fn fresh_id(raised: i64) -> Result<String, NoRandom> {
+    let mut id = format!("ntc_{raised:011}");
+    for byte in random::<6>()? {
+        id.push_str(&format!("{byte:02x}"));
+    }
+    Ok(id)
+}
+
+impl Storage {
+    /// Makes the open notices of a kind those of these causes: new ones are raised and returned,
+    /// those whose cause is gone are cleared.
+    ///
+    /// # Errors
+    /// [`StorageError`] when the database does not answer.
+    pub async fn settle_notices(
+        &self,
+        kind: &str,
+        causes: &[Cause],
+    ) -> Result<Vec<Notice>, StorageError> {
+        let mut tx = self.pool.begin_with(self.backend.begin()).await?;
+        let open = sqlx::query("SELECT * FROM notices WHERE kind = $1 AND cleared IS NULL")
+            .bind(kind)
+            .fetch_all(&mut *tx)
+            .await?;
+        let open: Vec<Notice> = open.iter().map(shown).collect::<Result<_, _>>()?;
+        let is = |notice: &Notice, cause: &Cause| {
+            notice.tenant == cause.tenant && notice.object == cause.object
+        };
+        for notice in &open {
+            if !causes.iter().any(|cause| is(notice, cause)) {
+                sqlx::query("UPDATE notices SET cleared = $1 WHERE id = $2")
+                    .bind(now())
+                    .bind(&notice.id)
+                    .execute(&mut *tx)
+                    .await?;
+            }
+        }
+        let mut raised = Vec::new();
+        for cause in causes {
+            if open.iter().any(|notice| is(notice, cause)) {
+                continue;
+            }
+            let moment = now();
+            let notice = Notice {
+                id: fresh_id(moment)?,
+                tenant: cause.tenant.clone(),
+                kind: kind.to_owned(),
+                object: cause.object.clone(),
+                detail: cause.detail.clone(),
+                raised: moment,
+                cleared: None,
+            };
+            let inserted = sqlx::query(
+                "INSERT INTO notices (id, tenant_id, kind, object, detail, raised)
+                 SELECT $1, id, $2, $3, $4, $5 FROM tenants WHERE id = $6 AND state <> 'deleted'
+                 ON CONFLICT DO NOTHING",
+            )
+            .bind(&notice.id)
+            .bind(kind)
+            .bind(&notice.object)
+            .bind(&notice.detail)
+            .bind(moment)
+            .bind(&*notice.tenant)
+            .execute(&mut *tx)
+            .await?;
+            if inserted.rows_affected() > 0 {
+                raised.push(notice);
+            }
+        }
+        tx.commit().await?;
+        Ok(raised)
+    }
+
+    /// Notices, newest first, those before `before` (an id; empty for the newest), of a tenant (its
+    /// id; empty for all).
+    ///
+    /// # Errors
+    /// [`StorageError`] when the database does not answer.
+    pub async fn notices(
+        &self,
+        tenant: &str,
+        only_open: bool,
+        before: &str,
+        limit: u32,
+    ) -> Result<Vec<Notice>, StorageError> {
+        let rows = sqlx::query(
+            "SELECT * FROM notices WHERE ($1 = '' OR tenant_id = $1)
+               AND ($2 = 0 OR cleared IS NULL) AND ($3 = '' OR id < $3)
+             ORDER BY id DESC LIMIT $4",
+        )
+        .bind(tenant)
+        .bind(i64::from(only_open))
+        .bind(before)
+        .bind(i64::from(limit))
+        .fetch_all(&self.pool)
+        .await?;
+        rows.iter().map(shown).collect()
+    }
+
+    /// Deletes notices that were cleared before a moment, in seconds since 1970.
+    ///
+    /// # Errors
+    /// [`StorageError`] when the database does not answer.
+    pub async fn forget_notices(&self, before: i64) -> Result<(), StorageError> {
+        let mut tx = self.pool.begin_with(self.backend.begin()).await?;
+        sqlx::query("DELETE FROM notices WHERE cleared IS NOT NULL AND cleared < $1")
+            .bind(before)
+            .execute(&mut *tx)
+            .await?;
+        Ok(tx.commit().await?)
+    }
+
+    /// Bridges that were there and have not been since a moment, and are meant to be.
+    ///
+    /// # Errors
+    /// [`StorageError`] when the database does not answer.
+    pub async fn bridges_away(&self, since: i64) -> Result<Vec<(Cause, String)>, StorageError> {
+        let rows = sqlx::query(
+            "SELECT b.tenant_id, b.id, b.name, b.last_seen FROM bridges b
+             JOIN tenants t ON t.id = b.tenant_id
+             WHERE b.revoked IS NULL AND b.disabled IS NULL AND t.state = 'active'
+               AND b.last_seen IS NOT NULL AND b.last_seen < $1
+             ORDER BY b.tenant_id, b.name LIMIT 10000",
+        )
+        .bind(since)
+        .fetch_all(&self.pool)
+        .await?;
+        let causes = rows.iter().map(|row| {
+            let name: String = row.try_get("name")?;
+            let cause = Cause {
+                tenant: row.try_get::<String, _>("tenant_id")?.into(),
+                detail: format!("the bridge {name} is not connected"),
+                object: name,
+            };
+            Ok((cause, row.try_get("id")?))
+        });
+        causes.collect()
+    }
+
+    /// Keys that are valid and expire before a moment.
+    ///
+    /// # Errors
+    /// [`StorageError`] when the database does not answer.
+    pub async fn keys_expiring(&self, before: i64) -> Result<Vec<Cause>, StorageError> {
+        let rows = sqlx::query(
+            "SELECT k.tenant_id, k.client_id, k.name, k.role FROM api_keys k
+             JOIN tenants t ON t.id = k.tenant_id
+             WHERE k.revoked IS NULL AND k.expires IS NOT NULL AND k.expires > $1
+               AND k.expires < $2 AND t.state <> 'deleted'
+             ORDER BY k.tenant_id, k.client_id LIMIT 10000",
+        )
+        .bind(now())
+        .bind(before)
+        .fetch_all(&self.pool)
+        .await?;
+        let causes = rows.iter().map(|row| {
+            let (role, name): (String, String) = (row.try_get("role")?, row.try_get("name")?);
+            Ok(Cause {
+                tenant: row.try_get::<String, _>("tenant_id")?.into(),
+                object: row.try_get("client_id")?,
+                detail: format!("the {role} key {name:?} is about to expire"),
+            })
+        });
+        causes.collect()
+    }
+
+    /// Tenants with dead letters.
+    ///
+    /// # Errors
+    /// [`StorageError`] when the database does not answer.
+    pub async fn dead_letters(&self) -> Result<Vec<Cause>, StorageError> {
+        let rows = sqlx::query(
+            "SELECT t.id AS tenant_id FROM tenants t
+             WHERE t.state <> 'deleted' AND EXISTS
+               (SELECT 1 FROM calls c WHERE c.tenant_id = t.id AND c.state = 'failed')
+             ORDER BY t.id LIMIT 10000",
+        )
+        .fetch_all(&self.pool)
+        .await?;
+        let causes = rows.iter().map(|row| {
+            Ok(Cause {
+                tenant: row.try_get::<String, _>("tenant_id")?.into(),
+                object: "calls".to_owned(),
+                detail: "stored calls have failed for good: see GET /v1/calls?state=failed".into(),
+            })
+        });
+        causes.collect()
+    }
+}

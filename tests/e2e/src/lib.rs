@@ -126,6 +126,11 @@ impl World {
         self.site.relay.ca_file().to_owned()
     }
 
+    /// Where the bridge keeps its identity and its journal.
+    pub fn bridge_data_dir(&self) -> PathBuf {
+        self.site.bridge.data_dir().to_owned()
+    }
+
     /// Every file that the relay keeps, but for its TLS key.
     pub fn relay_files(&self) -> Vec<PathBuf> {
         let home = self.site.relay.config().parent().unwrap();

@@ -70,7 +70,9 @@ async fn every_path_takes_its_methods_and_roles_alone() {
     let cases = [
         ("GET /nothing", "", 404, "not_found"),
         ("GET /metrics", "", 404, "not_found"),
-        ("GET /v1/calls", caller.as_str(), 405, "method_not_allowed"),
+        ("PUT /v1/calls", caller.as_str(), 405, "method_not_allowed"),
+        ("GET /v1/tenants", caller.as_str(), 403, "forbidden"),
+        ("GET /v1/keys?x=y", caller.as_str(), 403, "forbidden"),
         ("POST /v1/tunnel", "", 405, "method_not_allowed"),
         ("GET /v1/tunnel", "", 400, "invalid_request"),
         ("POST /healthz", "", 405, "method_not_allowed"),

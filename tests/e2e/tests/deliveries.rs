@@ -1,0 +1,231 @@
+//! Calls that are stored and delivered: once, in every weather.
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+use e2e::World;
+use serde_json::{Value, json};
+use std::time::{Duration, Instant};
+use support::Ask;
+
+const PATIENCE: Duration = Duration::from_secs(30);
+
+/// Short waits, so that a test sees several attempts.
+const SCHEDULE: &str = "[deliveries]\nschedule = [\"200ms\", \"200ms\", \"200ms\"]\n";
+
+async fn hand_over(world: &World, call: Value) -> String {
+    let answer = world.call(call).await.expect_status(202);
+    assert!(
+        answer.headers["location"]
+            .to_str()
+            .unwrap()
+            .starts_with("/v1/calls/call_")
+    );
+    answer.json()["id"].as_str().unwrap().to_owned()
+}
+
+async fn show(world: &World, id: &str) -> Value {
+    let ask = Ask::get(format!("/v1/calls/{id}")).key(&world.caller);
+    world.api.send(ask).await.expect_status(200).json()
+}
+
+async fn wait_state(world: &World, id: &str, wanted: &str) -> Value {
+    let deadline = Instant::now() + PATIENCE;
+    loop {
+        let call = show(world, id).await;
+        if call["state"] == wanted {
+            return call;
+        }
+        assert!(Instant::now() < deadline, "not {wanted}: {call:#}");
+        tokio::time::sleep(Duration::from_millis(30)).await;
+    }
+}
+
+fn deliver(url: &str, body: &str) -> Value {
+    json!({"mode": "deliver", "url": url, "body": body, "headers": {"x-own": "1"}})
+}
+
+#[tokio::test]
+async fn a_call_is_delivered_once_with_its_signature_and_shown_with_its_attempt() {
+    let world = World::start().await;
+    let id = hand_over(&world, deliver(&world.target.url("/hook?a=b"), "{\"n\":1}")).await;
+    let call = wait_state(&world, &id, "succeeded").await;
+    assert_eq!(call["attempts"], 1);
+    assert_eq!(call["status"], 200);
+    assert_eq!(call["attempt_list"][0]["bridge"], "b1");
+    let hooks = world.target.hooks();
+    assert_eq!(hooks.len(), 1);
+    let hook = &hooks[0];
+    assert_eq!(hook.path, "/hook?a=b");
+    assert_eq!(&hook.body[..], b"{\"n\":1}");
+    assert_eq!(hook.headers["webhook-id"], id.as_str());
+    assert_eq!(hook.headers["x-own"], "1");
+    assert!(
+        hook.headers["webhook-signature"]
+            .to_str()
+            .unwrap()
+            .starts_with("v1,")
+    );
+    // Neither the URL nor the body is in a file of the relay.
+    for file in world.relay_files() {
+        let bytes = std::fs::read(&file).unwrap();
+        for needle in [&b"/hook?a=b"[..], b"{\"n\":1}"] {
+            let found = bytes.windows(needle.len()).any(|window| window == needle);
+            assert!(
+                !found,
+                "{} is readable in {}",
+                String::from_utf8_lossy(needle),
+                file.display()
+            );
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_target_that_fails_is_asked_again_until_the_schedule_ends() {
+    let world = World::start_full("", SCHEDULE).await;
+    let id = hand_over(&world, deliver(&world.target.url("/status/500"), "")).await;
+    let call = wait_state(&world, &id, "failed").await;
+    assert_eq!(call["attempts"], 4);
+    assert_eq!(world.target.requests(), 4);
+    // A dead letter can be delivered again, from the first step.
+    let ask = Ask::post(format!("/v1/calls/{id}/redeliver")).key(&world.caller);
+    world.api.send(ask).await.expect_status(202);
+    let call = wait_state(&world, &id, "failed").await;
+    assert_eq!(call["attempts"], 8);
+    let gone = hand_over(&world, deliver(&world.target.url("/status/410"), "")).await;
+    assert_eq!(wait_state(&world, &gone, "failed").await["attempts"], 1);
+}
+
+#[tokio::test]
+async fn refused_waiting_and_failed_are_told_apart() {
+    let mut world = World::start_full("", SCHEDULE).await;
+    let refused = hand_over(&world, deliver("http://10.9.8.7/hook", "")).await;
+    let call = wait_state(&world, &refused, "refused").await;
+    assert_eq!(call["code"], "refused_by_policy");
+    assert_eq!(call["attempts"], 0);
+    world.stop_bridge().await;
+    let waiting = hand_over(&world, deliver(&world.target.url("/hook"), "later")).await;
+    wait_state(&world, &waiting, "waiting_for_bridge").await;
+    world.start_bridge();
+    let call = wait_state(&world, &waiting, "succeeded").await;
+    assert_eq!(call["attempts"], 1);
+    assert_eq!(world.target.hooks().len(), 1);
+}
+
+#[tokio::test]
+async fn one_that_is_taken_back_is_not_made() {
+    let mut world = World::start().await;
+    world.stop_bridge().await;
+    let id = hand_over(&world, deliver(&world.target.url("/hook"), "")).await;
+    wait_state(&world, &id, "waiting_for_bridge").await;
+    let cancel = Ask::post(format!("/v1/calls/{id}/cancel")).key(&world.caller);
+    world.api.send(cancel).await.expect_status(200);
+    world.start_bridge();
+    world.wait_online().await;
+    let again = Ask::post(format!("/v1/calls/{id}/cancel")).key(&world.caller);
+    world.api.send(again).await.expect_status(409);
+    assert_eq!(show(&world, &id).await["state"], "cancelled");
+    assert!(world.target.hooks().is_empty());
+}
+
+#[tokio::test]
+async fn the_same_idempotency_key_stores_one_call() {
+    let world = World::start().await;
+    let url = world.target.url("/hook");
+    let with_key = |body: &str| {
+        let mut call = deliver(&url, body);
+        call["idempotency_key"] = json!("k1");
+        call
+    };
+    let first = hand_over(&world, with_key("a")).await;
+    let again = world.call(with_key("a")).await.expect_status(202);
+    assert_eq!(again.json()["id"], first.as_str());
+    assert_eq!(again.headers["idempotency-replayed"], "true");
+    world.call(with_key("b")).await.expect_status(409);
+    wait_state(&world, &first, "succeeded").await;
+    assert_eq!(world.target.hooks().len(), 1);
+}
+
+#[tokio::test]
+async fn a_tunnel_that_is_lost_between_answer_and_relay_fires_nothing_twice() {
+    let mut world = World::start().await;
+    let id = hand_over(&world, deliver(&world.target.url("/delay/1500"), "")).await;
+    world.target.wait_for_requests(1, PATIENCE).await;
+    // The relay dies while the target works, and the bridge's answer finds nobody.
+    world.kill_relay().await;
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    world.start_relay().await;
+    let call = wait_state(&world, &id, "succeeded").await;
+    assert_eq!(call["attempts"], 1);
+    assert_eq!(world.target.requests(), 1);
+}
+
+#[tokio::test]
+async fn a_bridge_that_dies_while_the_target_works_leaves_an_unknown_outcome() {
+    let mut world = World::start_full("", SCHEDULE).await;
+    let url = world.target.url("/hang");
+    let once = hand_over(&world, deliver(&url, "")).await;
+    world.target.wait_for_requests(1, PATIENCE).await;
+    let mut more = deliver(&world.target.url("/hang"), "");
+    more["at_least_once"] = json!(true);
+    let more = hand_over(&world, more).await;
+    world.target.wait_for_requests(2, PATIENCE).await;
+    world.kill_bridge().await;
+    world.start_bridge();
+    let call = wait_state(&world, &once, "outcome_unknown").await;
+    assert_eq!(call["execution"], "possibly_executed");
+    // The one that may be repeated is.
+    world.target.wait_for_requests(3, PATIENCE).await;
+    assert_eq!(show(&world, &more).await["state"], "attempting");
+}
+
+#[tokio::test]
+async fn a_journal_that_is_lost_is_noticed() {
+    let mut world = World::start_full("", SCHEDULE).await;
+    let id = hand_over(&world, deliver(&world.target.url("/hang"), "")).await;
+    world.target.wait_for_requests(1, PATIENCE).await;
+    world.kill_bridge().await;
+    std::fs::remove_file(world.bridge_data_dir().join("journal.redb")).unwrap();
+    world.start_bridge();
+    let call = wait_state(&world, &id, "outcome_unknown").await;
+    assert!(
+        call["detail"].as_str().unwrap().contains("journal"),
+        "{call:#}"
+    );
+    assert_eq!(world.target.requests(), 1);
+}
+
+#[tokio::test]
+async fn another_tenants_call_is_as_if_it_did_not_exist() {
+    let world = World::start().await;
+    let id = hand_over(&world, deliver(&world.target.url("/hook"), "")).await;
+    wait_state(&world, &id, "succeeded").await;
+    let stranger = world.tenant_without_bridges().await;
+    for (method, path) in [
+        ("GET", format!("/v1/calls/{id}")),
+        ("POST", format!("/v1/calls/{id}/redeliver")),
+        ("POST", format!("/v1/calls/{id}/cancel")),
+    ] {
+        let ask = |path: &str| match method {
+            "GET" => Ask::get(path.to_owned()).key(&stranger),
+            _ => Ask::post(path.to_owned()).key(&stranger),
+        };
+        let theirs = world.api.send(ask(&path)).await.expect_status(404);
+        let nobodys = path.replace(&id, &format!("call_{}", "0".repeat(32)));
+        let none = world.api.send(ask(&nobodys)).await.expect_status(404);
+        assert_eq!(theirs.text(), none.text());
+    }
+    let list = Ask::get("/v1/calls").key(&stranger);
+    let list = world.api.send(list).await.expect_status(200).json();
+    assert_eq!(list["calls"], json!([]));
+}
+
+#[tokio::test]
+async fn paused_deliveries_are_taken_and_wait() {
+    let world = World::start().await;
+    world.relay_cli(&["deliveries", "pause"]).await;
+    let id = hand_over(&world, deliver(&world.target.url("/hook"), "")).await;
+    tokio::time::sleep(Duration::from_millis(1500)).await;
+    assert!(world.target.hooks().is_empty());
+    world.relay_cli(&["deliveries", "resume"]).await;
+    wait_state(&world, &id, "succeeded").await;
+}

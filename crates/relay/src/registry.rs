@@ -14,7 +14,7 @@ pub use tunnels::Tunnels;
 use protocol::frame::{GoAwayReason, Hello, JournalMark, PreviousSession, RefusedCode};
 use protocol::session::EndReason;
 use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 use tokio::sync::watch;
@@ -85,6 +85,8 @@ pub struct Entry {
     pub journal: Option<JournalMark>,
     /// Its journal is known, and deliveries may go through.
     delivers: AtomicBool,
+    /// Attempts that were begun and answered through it.
+    delivered: AtomicU64,
     slot: Slot,
 }
 
@@ -110,6 +112,17 @@ impl Entry {
     /// Its journal is known: deliveries may go through from now on.
     pub fn begin_delivering(&self) {
         self.delivers.store(true, Ordering::Release);
+    }
+
+    /// An attempt that was begun on this tunnel was answered on it: its journal has an intent and an
+    /// outcome more than at its HELLO. What it must have reached by now.
+    pub fn journal_reached(&self) -> Option<JournalMark> {
+        let answered = self.delivered.fetch_add(1, Ordering::Relaxed) + 1;
+        let mark = self.journal?;
+        Some(JournalMark {
+            sequence: mark.sequence.saturating_add(2 * answered),
+            ..mark
+        })
     }
 
     fn set_offer(&self, offer: Offer) {
@@ -208,6 +221,7 @@ impl Registry {
             since: now,
             journal: hello.journal,
             delivers: AtomicBool::new(false),
+            delivered: AtomicU64::new(0),
             slot: slot.clone(),
             owner: owner.clone(),
         });

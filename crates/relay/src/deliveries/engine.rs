@@ -15,7 +15,7 @@ use crate::storage::batch::WriteError;
 use crate::storage::calls::{Settlement, StoredCall, Via, Write, Written};
 use crate::storage::{now, now_ms};
 use policy::{Host, Target};
-use protocol::frame::{CallAttempt, DeliveryResult};
+use protocol::frame::{CallAttempt, DeliveryResult, JournalMark};
 use protocol::{Code, Failure};
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -480,7 +480,7 @@ async fn first(state: Arc<State>, call: StoredCall, way: Way, via: Via, at: Inst
         via: via.clone(),
     };
     match deliveries.batch.write(begin).await {
-        Ok(Written::Changed(true)) => attempt(&state, call, &way, &via, number).await,
+        Ok(Written::Changed(true)) => attempt(&state, call, &way, &via, number, true).await,
         // Cancelled, or somebody else's by now.
         Ok(_) => deliveries.running.over(&call.id),
         Err(error) => {
@@ -499,13 +499,20 @@ async fn first(state: Arc<State>, call: StoredCall, way: Way, via: Via, at: Inst
 pub(super) async fn again(state: Arc<State>, call: StoredCall, entry: Arc<Entry>, via: Via) {
     let (number, tenant) = (call.attempt, call.tenant.clone());
     state.deliveries.running.number(&call.id, number);
-    attempt(&state, call, &Way::Bridge(entry), &via, number).await;
+    attempt(&state, call, &Way::Bridge(entry), &via, number, false).await;
     state.deliveries.running.leave(&via);
     state.deliveries.tell(Event::Due(tenant));
 }
 
 /// Makes an attempt that is on disk, and writes down what follows.
-async fn attempt(state: &Arc<State>, call: StoredCall, way: &Way, via: &Via, number: u32) {
+async fn attempt(
+    state: &Arc<State>,
+    call: StoredCall,
+    way: &Way,
+    via: &Via,
+    number: u32,
+    is_first: bool,
+) {
     let deliveries = &state.deliveries;
     let (began_ms, began) = (now_ms(), Instant::now());
     let mut end = match make(state, &call, way, number).await {
@@ -527,8 +534,11 @@ async fn attempt(state: &Arc<State>, call: StoredCall, way: &Way, via: &Via, num
         number,
         began_ms,
         took_ms,
-        // The intent and the outcome, which the journal wrote before it answered.
-        journal_grown: i64::from(end.status.is_some()) * 2,
+        // One that is made again was in the journal before.
+        journal_reached: match way {
+            Way::Bridge(entry) if is_first && end.status.is_some() => entry.journal_reached(),
+            Way::Bridge(_) | Way::Direct => None,
+        },
         end,
     };
     settle(state, ended).await;
@@ -613,7 +623,7 @@ pub(super) struct Ended<'a> {
     pub(super) number: u32,
     pub(super) began_ms: i64,
     pub(super) took_ms: i64,
-    pub(super) journal_grown: i64,
+    pub(super) journal_reached: Option<JournalMark>,
     pub(super) end: AttemptEnd,
 }
 
@@ -654,7 +664,7 @@ pub(super) async fn settle(state: &Arc<State>, ended: Ended<'_>) -> bool {
         code: end.code,
         execution: end.execution,
         detail: end.detail,
-        journal_grown: ended.journal_grown,
+        journal_reached: ended.journal_reached,
     };
     loop {
         let write = Write::Settle(Box::new(settlement.clone()));

@@ -127,7 +127,7 @@ async fn over(
         number: call.attempt,
         began_ms: now_ms(),
         took_ms: 0,
-        journal_grown: 0,
+        journal_reached: None,
         end,
     };
     settle(state, ended).await

@@ -8,6 +8,7 @@ use super::db::Tx;
 use super::rows::{corrupt, word};
 use super::{Storage, StorageError};
 use crate::deliveries::state::CallState;
+use protocol::frame::JournalMark;
 use protocol::{Code, Execution};
 use sqlx::Row;
 use sqlx::any::AnyRow;
@@ -123,8 +124,8 @@ pub struct Settlement {
     pub execution: Execution,
     /// In words.
     pub detail: String,
-    /// Records that the installation's journal has more of, by what was seen.
-    pub journal_grown: i64,
+    /// What the installation's journal must have reached by what was seen.
+    pub journal_reached: Option<JournalMark>,
 }
 
 /// One change of a stored call.
@@ -339,13 +340,15 @@ async fn settle(tx: &mut Tx, end: &Settlement) -> Result<Option<CallState>, Stor
     .bind(&end.detail)
     .execute(&mut **tx)
     .await?;
-    if end.journal_grown > 0 {
+    if let Some(reached) = end.journal_reached {
         sqlx::query(
-            "UPDATE journals SET sequence = sequence + $1 WHERE bridge_id = $2 AND instance = $3",
+            "UPDATE journals SET sequence = $1
+             WHERE bridge_id = $2 AND instance = $3 AND journal = $4 AND sequence < $1",
         )
-        .bind(end.journal_grown)
+        .bind(i64::try_from(reached.sequence).unwrap_or(i64::MAX))
         .bind(&*end.via.bridge)
         .bind(end.via.instance.clone())
+        .bind(reached.id.to_vec())
         .execute(&mut **tx)
         .await?;
     }

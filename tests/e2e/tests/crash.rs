@@ -1,0 +1,277 @@
+//! Kill storms: relay, bridge and target are killed at random moments while calls are handed over.
+//! Nothing that was acknowledged is lost, and nothing is done twice.
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+use serde_json::json;
+use std::collections::{HashMap, HashSet};
+use std::path::PathBuf;
+use std::process::Command;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+use support::{ApiKey, Ask, Installation, Origin, PostgresDatabase, Running, ports, process};
+
+/// Many short waits: a target that is down is asked again soon.
+const DELIVERIES: &str = "[deliveries]\nschedule = [\"100ms\", \"300ms\", \"300ms\", \"1s\", \"1s\", \
+                          \"1s\", \"1s\", \"1s\", \"1s\", \"2s\", \"2s\", \"2s\", \"2s\", \"2s\", \"2s\"]\n";
+
+/// Who hands calls over.
+const CALLERS: usize = 4;
+
+/// A small generator of our own, so that a run can be told by its seed.
+struct Dice(u64);
+
+impl Dice {
+    fn below(&mut self, most: u64) -> u64 {
+        self.0 ^= self.0 << 13;
+        self.0 ^= self.0 >> 7;
+        self.0 ^= self.0 << 17;
+        self.0 % most
+    }
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Victim {
+    Relay,
+    Bridge,
+    Target,
+}
+
+struct Storm {
+    site: Installation,
+    target: Option<Running>,
+    port: u16,
+    seen: PathBuf,
+    acknowledged: Arc<Mutex<HashSet<String>>>,
+    over: Arc<AtomicBool>,
+}
+
+impl Storm {
+    async fn start(relay_extra: &str) -> Self {
+        let port = ports::free();
+        let site = Installation::builder()
+            .bridge_extra(&format!(
+                "[[allow]]\nhost = \"127.0.0.1\"\nports = [{port}]\nmethods = [\"POST\"]\n"
+            ))
+            .relay_extra(DELIVERIES)
+            .relay_extra(relay_extra)
+            .start()
+            .await;
+        let seen = site.dir().join("seen");
+        let mut storm = Self {
+            site,
+            target: None,
+            port,
+            seen,
+            acknowledged: Arc::default(),
+            over: Arc::default(),
+        };
+        storm.start_target();
+        storm
+    }
+
+    fn start_target(&mut self) {
+        let mut command: Command = process::command("hook-target");
+        command.arg(self.port.to_string()).arg(&self.seen);
+        self.target = Some(Running::spawn("target", command));
+    }
+
+    /// Hands calls over until the storm is over.
+    fn callers(&self) -> tokio::task::JoinSet<()> {
+        let mut callers = tokio::task::JoinSet::new();
+        for n in 0..CALLERS {
+            let (origin, key) = (self.site.relay.internal(), self.site.caller.clone());
+            let (port, over) = (self.port, self.over.clone());
+            let acknowledged = self.acknowledged.clone();
+            callers.spawn(async move {
+                let mut count = 0;
+                while !over.load(Ordering::Relaxed) {
+                    count += 1;
+                    let url = format!("http://127.0.0.1:{port}/{n}/{count}");
+                    match hand_over(&origin, &key, &url).await {
+                        Some(id) => assert!(acknowledged.lock().unwrap().insert(id)),
+                        None => tokio::time::sleep(Duration::from_millis(50)).await,
+                    }
+                    tokio::time::sleep(Duration::from_millis(10)).await;
+                }
+            });
+        }
+        callers
+    }
+
+    /// Kills one of the victims and starts it again, now and then, for so long.
+    async fn rage(&mut self, victims: &[Victim], lasting: Duration, dice: &mut Dice) -> usize {
+        let until = Instant::now() + lasting;
+        let mut kills = 0;
+        while Instant::now() < until {
+            tokio::time::sleep(Duration::from_millis(100 + dice.below(1400))).await;
+            let pick = usize::try_from(dice.below(victims.len() as u64)).unwrap();
+            let dead_for = Duration::from_millis(dice.below(500));
+            kills += 1;
+            match victims[pick] {
+                Victim::Relay => {
+                    self.site.relay.kill9();
+                    tokio::time::sleep(dead_for).await;
+                    self.site.relay.start().await;
+                }
+                Victim::Bridge => {
+                    self.site.bridge.kill9();
+                    tokio::time::sleep(dead_for).await;
+                    self.site.bridge.start();
+                }
+                Victim::Target => {
+                    self.target.as_ref().unwrap().kill9();
+                    tokio::time::sleep(dead_for).await;
+                    self.start_target();
+                }
+            }
+        }
+        kills
+    }
+
+    /// Where every call stands, once all that were acknowledged have come to their end.
+    async fn settle(&mut self) -> HashMap<String, String> {
+        // It may wait for up to a minute before it dials again; a new process dials at once.
+        self.site.bridge.stop(Duration::from_secs(40)).await;
+        self.site.bridge.start();
+        let deadline = Instant::now() + Duration::from_secs(120);
+        loop {
+            let states = self.states().await;
+            let acknowledged = self.acknowledged.lock().unwrap().clone();
+            let open: Vec<_> = acknowledged
+                .iter()
+                .filter(|id| {
+                    let state = states.get(*id).map(String::as_str);
+                    matches!(
+                        state,
+                        None | Some("pending" | "waiting_for_bridge" | "attempting")
+                    )
+                })
+                .collect();
+            if open.is_empty() {
+                return states;
+            }
+            assert!(
+                Instant::now() < deadline,
+                "{} of {} are not at their end, such as {} ({:?})",
+                open.len(),
+                acknowledged.len(),
+                open[0],
+                states.get(open[0])
+            );
+            tokio::time::sleep(Duration::from_millis(300)).await;
+        }
+    }
+
+    async fn states(&self) -> HashMap<String, String> {
+        let origin = self.site.relay.internal();
+        let mut states = HashMap::new();
+        let mut cursor = String::new();
+        loop {
+            let path = format!("/v1/calls?limit=1000{cursor}");
+            let ask = Ask::get(path).key(&self.site.caller);
+            let page = origin.send(ask).await.expect_status(200).json();
+            for call in page["calls"].as_array().unwrap() {
+                let id = call["id"].as_str().unwrap().to_owned();
+                let state = call["state"].as_str().unwrap().to_owned();
+                assert!(states.insert(id, state).is_none(), "a call is listed twice");
+            }
+            match page["next_cursor"].as_str() {
+                Some(next) => cursor = format!("&cursor={next}"),
+                None => return states,
+            }
+        }
+    }
+
+    /// How often the target has seen each id.
+    fn seen(&self) -> HashMap<String, usize> {
+        let mut seen = HashMap::new();
+        for line in std::fs::read_to_string(&self.seen).unwrap().lines() {
+            *seen.entry(line.to_owned()).or_default() += 1;
+        }
+        seen
+    }
+
+    /// What must hold after any storm. Returns how many outcomes are unknown.
+    fn check(&self, states: &HashMap<String, String>, kills: usize) -> usize {
+        let seen = self.seen();
+        let twice: Vec<_> = seen.iter().filter(|(_, count)| **count > 1).collect();
+        assert!(twice.is_empty(), "seen more than once: {twice:?}");
+        let acknowledged = self.acknowledged.lock().unwrap();
+        let mut of_state: HashMap<&str, usize> = HashMap::new();
+        for id in acknowledged.iter() {
+            let state = states[id].as_str();
+            *of_state.entry(state).or_default() += 1;
+            let count = seen.get(id).copied().unwrap_or(0);
+            match state {
+                "succeeded" => assert_eq!(count, 1, "{id} succeeded, and was seen {count} times"),
+                "failed" => assert_eq!(count, 0, "{id} failed, and was seen"),
+                "outcome_unknown" => {}
+                other => panic!("{id} is {other}"),
+            }
+        }
+        let succeeded = of_state.get("succeeded").copied().unwrap_or(0);
+        println!("{kills} kills, {} calls: {of_state:?}", acknowledged.len());
+        assert!(acknowledged.len() > 100, "too few calls to tell anything");
+        assert!(succeeded * 2 > acknowledged.len(), "{of_state:?}");
+        of_state.get("outcome_unknown").copied().unwrap_or(0)
+    }
+}
+
+/// The id of a call that is acknowledged.
+async fn hand_over(origin: &Origin, key: &ApiKey, url: &str) -> Option<String> {
+    let call = json!({"mode": "deliver", "url": url, "body": "{}"});
+    let ask = Ask::post("/v1/calls").key(key).json(&call);
+    let answer = origin
+        .try_send(ask.within(Duration::from_secs(5)))
+        .await
+        .ok()?;
+    (answer.status == 202).then(|| answer.json()["id"].as_str().unwrap().to_owned())
+}
+
+async fn storm(relay_extra: &str, victims: &[Victim], lasting: Duration) -> (usize, usize) {
+    let seed = u64::from(std::process::id()) << 20 | 0x9e37;
+    println!("seed {seed}");
+    let mut dice = Dice(seed);
+    let mut storm = Storm::start(relay_extra).await;
+    let mut callers = storm.callers();
+    let kills = storm.rage(victims, lasting, &mut dice).await;
+    storm.over.store(true, Ordering::Relaxed);
+    while let Some(done) = callers.join_next().await {
+        done.unwrap();
+    }
+    let states = storm.settle().await;
+    let unknown = storm.check(&states, kills);
+    (kills, unknown)
+}
+
+const ALL: [Victim; 3] = [Victim::Relay, Victim::Bridge, Victim::Target];
+
+/// Each kill of a bridge or a target leaves at most as many unknown outcomes as were on their way.
+const IN_FLIGHT_MAX: usize = 32;
+
+#[tokio::test]
+async fn nothing_acknowledged_is_lost_and_nothing_fires_twice() {
+    let (kills, unknown) = storm("", &ALL, Duration::from_secs(60)).await;
+    assert!(
+        unknown <= kills * IN_FLIGHT_MAX,
+        "{unknown} of {kills} kills"
+    );
+}
+
+#[tokio::test]
+async fn nothing_acknowledged_is_lost_and_nothing_fires_twice_on_postgresql() {
+    let database = PostgresDatabase::create();
+    let storage = format!("[storage]\nurl = \"{}\"\n", database.url());
+    let (kills, unknown) = storm(&storage, &ALL, Duration::from_secs(60)).await;
+    assert!(
+        unknown <= kills * IN_FLIGHT_MAX,
+        "{unknown} of {kills} kills"
+    );
+}
+
+#[tokio::test]
+async fn kills_of_the_relay_alone_leave_no_outcome_unknown() {
+    let (_, unknown) = storm("", &[Victim::Relay], Duration::from_secs(20)).await;
+    assert_eq!(unknown, 0);
+}

@@ -100,13 +100,13 @@ fn run(args: Args) -> Result<(), CliError> {
             Command::Config(ConfigCommand::Check) => Ok(()),
             // The first tenant may come before the first start; everything else needs one.
             Command::Tenant(command @ args::TenantCommand::Create { .. }) => {
-                tenant::run(&acting(Storage::open(&config.database).await?), command).await
+                tenant::run(&acting(&Storage::open(&config.database).await?), command).await
             }
             Command::Tenant(command) => tenant::run(&open(&config.database).await?, command).await,
             Command::Key(command) => key::run(&open(&config.database).await?, command).await,
             Command::Bridge(command) => bridge::run(&open(&config.database).await?, command).await,
             Command::Init { json } => {
-                site::init(&acting(Storage::open(&config.database).await?), json).await
+                site::init(&acting(&Storage::open(&config.database).await?), json).await
             }
             Command::Deliveries(command) => {
                 site::deliveries(&open(&config.database).await?, command).await
@@ -126,11 +126,11 @@ async fn open(database: &Database) -> Result<Storage, CliError> {
     {
         return Err(CliError::NoDatabase(path.clone()));
     }
-    Ok(acting(Storage::open(database).await?))
+    Ok(acting(&Storage::open(database).await?))
 }
 
 /// What is done here is written down as this account's.
-fn acting(storage: Storage) -> Storage {
+fn acting(storage: &Storage) -> Storage {
     let account = ["USER", "LOGNAME", "USERNAME"]
         .iter()
         .find_map(|name| std::env::var(name).ok().filter(|value| !value.is_empty()));

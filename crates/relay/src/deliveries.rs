@@ -182,7 +182,7 @@ impl Deliveries {
             bytes: i64::try_from(request.body.len()).unwrap_or(i64::MAX),
         };
         let written = self.batch.write(Write::Accept(Box::new(new))).await;
-        match written.map_err(unwritten)? {
+        match written.map_err(|error| unwritten(&error))? {
             Written::Accepted(Accepted::Stored) => {
                 self.count_in(tenant);
                 self.tell(Event::Due(tenant.clone()));
@@ -343,8 +343,8 @@ fn sealing(error: VaultError) -> Problem {
     }
 }
 
-fn unwritten(error: WriteError) -> Problem {
-    let stored = match &error {
+fn unwritten(error: &WriteError) -> Problem {
+    let stored = match error {
         WriteError::Storage(error) => &**error,
         WriteError::LeaseLost | WriteError::Closed => {
             return Problem::not_sent(Code::Overloaded, "the relay is stopping");

@@ -190,10 +190,9 @@ impl Directory {
     /// A tenant's name, by its id.
     pub fn tenant_name(&self, id: &str) -> Option<Arc<str>> {
         let state = self.state();
-        let found = state
+        state
             .tenant(&TenantId::from(id))
-            .map(|entry| entry.name.clone());
-        found
+            .map(|entry| entry.name.clone())
     }
 
     /// Whether a tenant (its id) may work.

@@ -1,6 +1,7 @@
 //! Kill storms: relay, bridge and target are killed at random moments while calls are handed over.
 //! Nothing that was acknowledged is lost, and nothing is done twice.
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+#![expect(clippy::print_stdout, reason = "the seed and the counts tell a run")]
 
 use serde_json::json;
 use std::collections::{HashMap, HashSet};

@@ -48,9 +48,12 @@ pub struct ServiceList {
     services: Vec<ServiceView>,
 }
 
-/// What was written down of each tenant's services: version, and when.
+/// A version, and when it was written down.
+type Noted = (String, i64);
+
+/// What was written down of each tenant's services, by tenant and name.
 #[derive(Debug, Default)]
-pub struct Written(Mutex<HashMap<(Arc<str>, String), (String, i64)>>);
+pub struct Written(Mutex<HashMap<(Arc<str>, String), Noted>>);
 
 /// Entries before those that are old are forgotten.
 const ENTRIES_MAX: usize = 10_000;

@@ -90,6 +90,7 @@ pub(crate) struct Shared {
 }
 
 /// What of a delivery is to be passed on outside of the lock.
+#[derive(Clone, Copy)]
 enum Delivery {
     Result(DeliveryResult),
     Ack(CallAttempt),

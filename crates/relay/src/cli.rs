@@ -96,7 +96,7 @@ fn run(args: Args) -> Result<(), CliError> {
         .map_err(CliError::Runtime)?;
     runtime.block_on(async {
         match args.command {
-            Command::Serve => serve::run(config).await,
+            Command::Serve => serve::run(config, path).await,
             Command::Config(ConfigCommand::Check) => Ok(()),
             // The first tenant may come before the first start; everything else needs one.
             Command::Tenant(command @ args::TenantCommand::Create { .. }) => {

@@ -214,6 +214,14 @@ mod tests {
             format!("{:?}", Tunnel::default())
         );
         assert_eq!(config.log, Log::default());
+        let deliveries = Deliveries::default();
+        assert_eq!(
+            format!("{:?}", config.deliveries),
+            format!("{deliveries:?}")
+        );
+        assert_eq!(config.direct, Direct::default());
+        assert_eq!(config.audit, Audit::default());
+        assert_eq!(config.notices, Notices::default());
         assert_eq!(config.database, Database::Sqlite("etc/relay.db".into()));
     }
 

@@ -29,6 +29,7 @@ pub mod notices;
 pub mod pairing;
 pub mod problem;
 pub mod registry;
+pub mod reload;
 pub mod route;
 pub mod router;
 mod running;

@@ -18,6 +18,7 @@ pub mod tls;
 
 use crate::gate::Turn;
 use crate::metrics::Handshake;
+use crate::reload::Acceptor;
 use crate::service::Service;
 use crate::state::State;
 use crate::throttle::Throttle;
@@ -112,7 +113,7 @@ pub fn bind(address: SocketAddr) -> io::Result<TcpListener> {
 pub async fn accept(
     listener: TcpListener,
     arrived: Arrived,
-    tls: Option<TlsAcceptor>,
+    tls: Option<Acceptor>,
     mut doors: Doors,
 ) {
     let full = Throttle::default();
@@ -159,7 +160,8 @@ pub async fn accept(
             _place: place,
             _own: own,
         };
-        tokio::spawn(begin(stream, connection, tls.clone(), doors.clone()));
+        let acceptor = tls.as_ref().map(Acceptor::current);
+        tokio::spawn(begin(stream, connection, acceptor, doors.clone()));
     }
 }
 
@@ -244,7 +246,7 @@ where
         closing,
         alive,
     } = doors;
-    let timeout = service.state.config.limits.header_read_timeout.0;
+    let timeout = service.state.limits().header_read_timeout.0;
     let connection = Arc::new(connection);
     let answer = hyper::service::service_fn(move |request| {
         let (service, connection) = (service.clone(), connection.clone());

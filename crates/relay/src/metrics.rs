@@ -11,11 +11,12 @@ use prometheus_client::encoding::text::encode;
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
+use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::metrics::info::Info;
 use prometheus_client::registry::{Registry, Unit};
 use std::fmt;
 use std::sync::Mutex;
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 /// The content type of [`Metrics::render`].
 pub const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
@@ -23,6 +24,20 @@ pub const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; cha
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct Outcome {
     outcome: &'static str,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct CallLabel {
+    route: &'static str,
+    outcome: &'static str,
+}
+
+/// From a millisecond to minutes.
+fn histogram() -> Histogram {
+    Histogram::new([
+        0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0,
+        300.0,
+    ])
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -75,6 +90,9 @@ pub struct Metrics {
     deliveries: Family<Outcome, Counter>,
     attempts: Family<Outcome, Counter>,
     certificate: Gauge,
+    reloads: Family<Outcome, Counter>,
+    calls: Family<CallLabel, Histogram, fn() -> Histogram>,
+    heads: Histogram,
     audit_lost: Gauge,
     queued: Family<Outcome, Gauge>,
     oldest: Family<Outcome, Gauge>,
@@ -142,6 +160,26 @@ impl Metrics {
             "Stored calls that came to their end, by their state",
             deliveries.clone(),
         );
+        let reloads = Family::default();
+        registry.register(
+            "relay_reloads",
+            "Configurations and certificates that were put in force, or refused",
+            reloads.clone(),
+        );
+        let calls = Family::new_with_constructor(histogram as fn() -> Histogram);
+        registry.register_with_unit(
+            "relay_call_duration",
+            "How long calls took that were waited for, by route and outcome",
+            Unit::Seconds,
+            calls.clone(),
+        );
+        let heads = histogram();
+        registry.register_with_unit(
+            "relay_endpoint_head",
+            "How long the heads of endpoints' answers took",
+            Unit::Seconds,
+            heads.clone(),
+        );
         let certificate = Gauge::default();
         registry.register(
             "relay_certificate_expires_timestamp_seconds",
@@ -197,6 +235,9 @@ impl Metrics {
             deliveries,
             attempts,
             certificate,
+            reloads,
+            calls,
+            heads,
             audit_lost,
             queued,
             oldest,
@@ -239,6 +280,23 @@ impl Metrics {
             Handshake::Late => "late",
         };
         self.handshakes.get_or_create(&Outcome { outcome }).inc();
+    }
+
+    /// Another configuration or certificate was put in force, or was not.
+    pub fn reloaded(&self, taken: bool) {
+        let outcome = if taken { "taken" } else { "refused" };
+        self.reloads.get_or_create(&Outcome { outcome }).inc();
+    }
+
+    /// A call was answered, or failed: `bridge`, `direct` or `none`, and `ok` or the failure's code.
+    pub fn call_took(&self, route: &'static str, outcome: &'static str, took: Duration) {
+        let label = CallLabel { route, outcome };
+        self.calls.get_or_create(&label).observe(took.as_secs_f64());
+    }
+
+    /// The head of an endpoint's answer was there.
+    pub fn endpoint_took(&self, took: Duration) {
+        self.heads.observe(took.as_secs_f64());
     }
 
     /// When the relay's certificate ends, in seconds since 1970.

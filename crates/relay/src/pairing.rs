@@ -130,7 +130,7 @@ pub(crate) fn pair<'a>(cx: &'a Context<'a>, request: http::Request<Bytes>) -> Ha
             instance: asked.instance,
             host: asked.host,
             software: asked.software,
-            bridges_max: cx.state.config.limits.bridges_per_tenant,
+            bridges_max: cx.state.limits().bridges_per_tenant,
         };
         let paired = cx.storage().pair(&pairing).await.map_err(failed)?;
         cx.state.directory.refresh().await.map_err(failed)?;

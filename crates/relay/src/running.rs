@@ -14,6 +14,7 @@ use crate::listener::connection::Arrived;
 use crate::listener::tls::TlsError;
 use crate::listener::{self, Doors, tls};
 use crate::metrics::Metrics;
+use crate::reload::{self, Acceptor, ReloadError};
 use crate::service::Service;
 use crate::state::State;
 use crate::storage::{self, ServingLock};
@@ -28,7 +29,6 @@ use std::time::Duration;
 use tokio::net::TcpListener;
 use tokio::sync::{Semaphore, mpsc, watch};
 use tokio::task::JoinHandle;
-use tokio_rustls::TlsAcceptor;
 
 /// Between the last accepted connection and GOAWAY: requests that are on the wire get their
 /// stream.
@@ -63,7 +63,6 @@ pub struct Relay;
 
 /// A relay that runs in this process. Call [`Self::shutdown`] to end it in order; dropping it
 /// ends its accept loops alone.
-#[derive(Debug)]
 pub struct RunningRelay {
     state: Arc<State>,
     public: Option<SocketAddr>,
@@ -74,6 +73,7 @@ pub struct RunningRelay {
     admin_closing: watch::Sender<bool>,
     alive: mpsc::Receiver<Infallible>,
     tasks: Vec<JoinHandle<()>>,
+    acceptor: Option<Acceptor>,
     /// Nobody else serves from the database.
     _lock: ServingLock,
 }
@@ -136,9 +136,11 @@ impl Relay {
             admin_closing,
             alive,
             tasks: Vec::new(),
+            acceptor: None,
             _lock: lock,
         };
-        let acceptor = tls.map(|ready| ready.acceptor);
+        let acceptor = tls.map(|ready| Acceptor::new(ready.acceptor));
+        running.acceptor.clone_from(&acceptor);
         let arrived = match acceptor {
             Some(_) => Arrived::Tls,
             None => Arrived::Plain,
@@ -146,12 +148,25 @@ impl Relay {
         running.open("public", public, arrived, acceptor, doors.clone());
         running.open("internal", internal, Arrived::Plain, None, doors);
         running.open("admin", admin, Arrived::Admin, None, admin_doors);
+        let following = running.acceptor.clone();
         let tasks = &mut running.tasks;
+        if let Some(acceptor) = following {
+            tasks.push(tokio::spawn(reload::follow(state.clone(), acceptor)));
+        }
         tasks.push(tokio::spawn(deliveries::run(state.clone())));
         tasks.push(tokio::spawn(crate::notices::run(state.clone())));
         tasks.push(tokio::spawn(cut_what_may_not_stay(state)));
         tasks.push(tokio::spawn(directory.keep_fresh()));
         Ok(running)
+    }
+}
+
+impl std::fmt::Debug for RunningRelay {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("RunningRelay")
+            .field("public", &self.public)
+            .field("internal", &self.internal)
+            .finish_non_exhaustive()
     }
 }
 
@@ -161,7 +176,7 @@ impl RunningRelay {
         name: &str,
         listener: Option<TcpListener>,
         arrived: Arrived,
-        tls: Option<TlsAcceptor>,
+        tls: Option<Acceptor>,
         doors: Doors,
     ) {
         let Some(listener) = listener else { return };
@@ -231,9 +246,17 @@ impl RunningRelay {
         &self.state
     }
 
+    /// Puts another configuration in force for what begins from now on.
+    ///
+    /// # Errors
+    /// [`ReloadError`]; nothing was changed.
+    pub fn reload(&self, config: &Config) -> Result<(), ReloadError> {
+        reload::take(&self.state, self.acceptor.as_ref(), config)
+    }
+
     /// Drains and stops. Takes at most `limits.drain_timeout` and a little.
     pub async fn shutdown(mut self) {
-        let limit = self.state.config.limits.drain_timeout.0;
+        let limit = self.state.limits().drain_timeout.0;
         tracing::info!(limit_s = limit.as_secs(), "shutting down");
         self.state.begin_draining();
         self.closing.send_replace(true);

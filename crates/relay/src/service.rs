@@ -144,7 +144,7 @@ impl Service {
 
     /// Whether the header section is within its limits.
     fn check_head(&self, headers: &HeaderMap) -> Result<(), Problem> {
-        let limits = &self.state.config.limits;
+        let limits = self.state.limits();
         let fields = headers.len();
         let bytes: usize = headers
             .iter()

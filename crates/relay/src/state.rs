@@ -3,7 +3,7 @@
 use crate::api::once::Answers;
 use crate::api::services::Written;
 use crate::auditing::Auditing;
-use crate::config::Config;
+use crate::config::{Config, Limits};
 use crate::deliveries::Deliveries;
 use crate::direct::Direct;
 use crate::directory::Directory;
@@ -12,6 +12,7 @@ use crate::gate::{Gate, PerAddress};
 use crate::ingress::calls::Remembered;
 use crate::metrics::Metrics;
 use crate::registry::{Owner, Registry};
+use crate::reload::InForce;
 use crate::throttle::Throttle;
 use protocol::frame::Windows;
 use protocol::session::Budget;
@@ -73,6 +74,7 @@ pub struct State {
     pub call_memory: Arc<Semaphore>,
     /// Memory that windows grow into.
     pub budget: Arc<Budget>,
+    limits: InForce,
     draining: AtomicBool,
 }
 
@@ -115,6 +117,7 @@ impl State {
                 limits.call_memory_max.kib_up().min(Semaphore::MAX_PERMITS),
             )),
             budget: Budget::new(config.tunnel.window_budget.0),
+            limits: InForce::new(config.limits.clone()),
             draining: AtomicBool::new(false),
             holder: format!(
                 "{node} {:?}",
@@ -128,10 +131,20 @@ impl State {
         }
     }
 
+    /// The limits in force; those of `config` are what it began with.
+    pub fn limits(&self) -> Arc<Limits> {
+        self.limits.get()
+    }
+
+    /// Puts other limits in force, for requests that begin from now on.
+    pub(crate) fn set_limits(&self, limits: Limits) {
+        self.limits.set(limits);
+    }
+
     /// What bridges may have outstanding here.
     pub fn windows(&self) -> Windows {
         Windows {
-            streams_max: self.config.limits.streams_per_session,
+            streams_max: self.limits().streams_per_session,
             stream_bytes: self.config.tunnel.stream_window.0,
             session_bytes: self.config.tunnel.session_window.0,
         }

@@ -190,8 +190,11 @@ impl Connection {
         let Some(head) = self.answer.windows(4).position(|four| four == b"\r\n\r\n") else {
             return Ok(None);
         };
-        if !self.answer.starts_with(b"HTTP/1.1 200 ") {
-            return Err(self.unexpected("not a 200"));
+        let is_good = [&b"HTTP/1.1 200 "[..], b"HTTP/1.1 202 "]
+            .iter()
+            .any(|line| self.answer.starts_with(line));
+        if !is_good {
+            return Err(self.unexpected("neither 200 nor 202"));
         }
         let head_bytes = head + 4;
         let length = self.answer[..head_bytes]

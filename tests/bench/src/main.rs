@@ -4,6 +4,7 @@
 //! `cargo xtask bench NAME` builds everything in release mode and calls this.
 
 mod bulk;
+mod deliveries;
 mod distance;
 mod growth;
 mod load;
@@ -28,6 +29,8 @@ enum Measurement {
     /// The way through relay and bridge against the target itself: latency of one connection,
     /// requests a second and processor time on 64
     Spine(spine::Args),
+    /// Stored calls: how many a second are accepted, and what a hundred thousand cost to list
+    Deliveries(deliveries::Args),
     /// Thousands of bridges on one relay: connecting, resting, and coming back after it was killed
     Many(many::Args),
     /// A part of them, in a process of its own
@@ -46,6 +49,7 @@ enum Measurement {
 async fn main() -> Result<(), Box<dyn Error>> {
     match Cli::parse().measurement {
         Measurement::Spine(args) => spine::run(&args).await,
+        Measurement::Deliveries(args) => deliveries::run(&args).await,
         Measurement::Many(args) => many::run(&args).await,
         Measurement::Swarm(args) => many::swarm::run(&args).await,
         Measurement::Distance(args) => distance::run(&args).await,

@@ -126,6 +126,11 @@ impl World {
         self.site.relay.ca_file().to_owned()
     }
 
+    /// The relay's configuration.
+    pub fn relay_config(&self) -> PathBuf {
+        self.site.relay.config().to_owned()
+    }
+
     /// Where the bridge keeps its identity and its journal.
     pub fn bridge_data_dir(&self) -> PathBuf {
         self.site.bridge.data_dir().to_owned()

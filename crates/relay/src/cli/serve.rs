@@ -6,14 +6,17 @@ use crate::running::{Relay, RunningRelay};
 use std::path::Path;
 
 /// Runs until SIGTERM or Ctrl-C, then drains.
-pub(super) async fn run(config: Config) -> Result<(), CliError> {
+pub(super) async fn run(config: Config, path: &Path) -> Result<(), CliError> {
     log::start(&config.log);
     let running = Relay::start(config).await?;
     first_key(&running).await?;
     if let Some(ca) = running.ca_path() {
         tracing::info!(ca = %ca.display(), "the certificate is self-signed; give its CA to bridges and callers");
     }
-    asked_to_end().await;
+    tokio::select! {
+        () = asked_to_end() => {}
+        () = follow(&running, path) => {}
+    }
     running.shutdown().await;
     Ok(())
 }
@@ -28,6 +31,37 @@ async fn first_key(running: &RunningRelay) -> Result<(), CliError> {
     running.state().directory.refresh().await?;
     let whose = "The first key of a site administrator, who manages tenants over the API:".into();
     super::key::shown(&key, &secret, "", whose, false)
+}
+
+/// SIGHUP: the file is read again.
+#[cfg(unix)]
+async fn follow(running: &RunningRelay, path: &Path) {
+    use tokio::signal::unix::{SignalKind, signal};
+    let Ok(mut hangup) = signal(SignalKind::hangup()) else {
+        return std::future::pending().await;
+    };
+    while hangup.recv().await.is_some() {
+        let taken = Config::load(path)
+            .map_err(|error| error.to_string())
+            .and_then(|config| running.reload(&config).map_err(|error| error.to_string()));
+        match taken {
+            Ok(()) => {
+                tracing::info!(config = %path.display(), "the configuration was read again, and is in force")
+            }
+            Err(error) => {
+                tracing::error!(
+                    error,
+                    "the configuration was not taken; the one before is in force"
+                );
+            }
+        }
+    }
+    std::future::pending().await
+}
+
+#[cfg(not(unix))]
+async fn follow(_: &RunningRelay, _: &Path) {
+    std::future::pending().await
 }
 
 #[cfg(unix)]

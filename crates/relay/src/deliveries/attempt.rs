@@ -144,7 +144,7 @@ pub(super) async fn directly(
         headers,
         body: request.body,
         deadline: tokio::time::Instant::now() + within,
-        answer_max: state.config.limits.call_response_max.0,
+        answer_max: state.limits().call_response_max.0,
     };
     match state.direct.call(&policy, asked).await {
         Ok(answer) => {

@@ -58,7 +58,7 @@ pub async fn handle(
     principal: &Principal,
     request: Request<Incoming>,
 ) -> Result<Response<Body>, Problem> {
-    let limits = &state.config.limits;
+    let limits = &*state.limits();
     // The place comes before the body: what is held for callers is counted.
     let place = state.exchanges.begin(principal)?;
     let max = limits.call_request_max.0;
@@ -321,7 +321,7 @@ async fn direct(
         headers,
         body: sent.body,
         deadline: deadline.into(),
-        answer_max: state.config.limits.call_response_max.0,
+        answer_max: state.limits().call_response_max.0,
     };
     let answer = state.direct.call(policy, request).await?;
     let total_ms = millis(start.elapsed());
@@ -357,6 +357,12 @@ async fn written_down(
         }
         Err(failure) => (failure.code.as_str(), failure.execution, "", 0),
     };
+    let route = match result {
+        Ok(document) if document["route"] == "direct" => "direct",
+        Ok(_) => "bridge",
+        Err(_) => "none",
+    };
+    state.metrics.call_took(route, word, start.elapsed());
     let status = result
         .as_ref()
         .ok()
@@ -387,7 +393,7 @@ async fn collect(
     deadline: Instant,
 ) -> Result<Value, Failure> {
     let head_ms = millis(start.elapsed());
-    let max = state.config.limits.call_response_max.0;
+    let max = state.limits().call_response_max.0;
     let too_large = || {
         let detail = format!("the target's answer is larger than {max} bytes, the limit for calls");
         Failure::new(Code::ResponseTooLarge, Execution::Executed, detail)

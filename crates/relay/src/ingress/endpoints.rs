@@ -61,7 +61,7 @@ pub async fn handle(
         BodyLength::Known(bytes) => Some(bytes),
         BodyLength::None | BodyLength::Unknown => None,
     };
-    let limits = &state.config.limits;
+    let limits = state.limits();
     let head = RequestHead {
         class: principal.role.class(),
         target: RequestTarget::Endpoint {
@@ -113,7 +113,9 @@ pub async fn handle(
     };
     let bridge = &answer.through.owner.name;
     let sum = state.audit.endpoint(principal, endpoint, bridge, "ok");
-    sum.answered(began.elapsed(), up.or(declared).unwrap_or(0));
+    let took = began.elapsed();
+    state.metrics.endpoint_took(took);
+    sum.answered(took, up.or(declared).unwrap_or(0));
     answer.body.count_into(sum);
     let mut response = response_head(&answer.head, is_head)?;
     *response.body_mut() = answer.body.boxed_unsync();

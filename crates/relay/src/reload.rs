@@ -1,0 +1,231 @@
+//! A new configuration or certificate for a relay that runs: all of it or nothing.
+//!
+//! Limits that are looked at for each request, and certificates, change at once; what is built once
+//! (sockets, database, places) needs a restart, and is named. What runs is left alone.
+
+use crate::config::{Config, Limits, Tls};
+use crate::listener::tls::{self, TlsError};
+use crate::state::State;
+use std::path::PathBuf;
+use std::sync::{Arc, PoisonError, RwLock};
+use std::time::{Duration, SystemTime};
+use tokio_rustls::TlsAcceptor;
+
+/// How often the certificate's files are looked at.
+const LOOK_EVERY: Duration = Duration::from_secs(10);
+
+/// Takes handshakes with the certificate that is in force.
+#[derive(Clone)]
+pub struct Acceptor(Arc<RwLock<TlsAcceptor>>);
+
+impl Acceptor {
+    /// With a first certificate.
+    pub fn new(acceptor: TlsAcceptor) -> Self {
+        Self(Arc::new(RwLock::new(acceptor)))
+    }
+
+    /// The one in force.
+    pub fn current(&self) -> TlsAcceptor {
+        self.0
+            .read()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone()
+    }
+
+    fn replace(&self, acceptor: TlsAcceptor) {
+        *self.0.write().unwrap_or_else(PoisonError::into_inner) = acceptor;
+    }
+}
+
+/// Why a configuration was not taken. The one before is in force as it was.
+#[derive(Debug, thiserror::Error)]
+pub enum ReloadError {
+    /// It asks for something that needs a restart.
+    #[error("{0} has changed, which takes a restart; the rest of the file was not taken either")]
+    NeedsRestart(&'static str),
+    /// Its certificate cannot be used.
+    #[error(transparent)]
+    Tls(#[from] TlsError),
+}
+
+/// What of a configuration cannot change while the relay runs.
+fn settled(old: &Config, new: &Config) -> Option<&'static str> {
+    let is = |old: &dyn std::fmt::Debug, new: &dyn std::fmt::Debug| {
+        format!("{old:?}") == format!("{new:?}")
+    };
+    let (was, now) = (&old.limits, &new.limits);
+    let all = [
+        ("[listen]", is(&old.listen, &new.listen)),
+        ("[tls]", old.tls.is_some() == new.tls.is_some()),
+        (
+            "[storage]",
+            old.database == new.database && old.key_file == new.key_file,
+        ),
+        ("[deliveries]", is(&old.deliveries, &new.deliveries)),
+        ("[direct]", old.direct == new.direct),
+        ("[audit]", old.audit == new.audit),
+        ("[notices]", old.notices == new.notices),
+        ("[tunnel]", is(&old.tunnel, &new.tunnel)),
+        ("[log]", old.log == new.log),
+        ("limits.sessions_max", was.sessions_max == now.sessions_max),
+        (
+            "limits.sessions_per_tenant",
+            was.sessions_per_tenant == now.sessions_per_tenant,
+        ),
+        (
+            "limits.handshakes_max",
+            was.handshakes_max == now.handshakes_max,
+        ),
+        (
+            "limits.handshakes_per_address",
+            was.handshakes_per_address == now.handshakes_per_address,
+        ),
+        (
+            "limits.unproven_tunnels_max",
+            was.unproven_tunnels_max == now.unproven_tunnels_max,
+        ),
+        (
+            "limits.unproven_per_address",
+            was.unproven_per_address == now.unproven_per_address,
+        ),
+        (
+            "limits.connections_max",
+            was.connections_max == now.connections_max,
+        ),
+        (
+            "limits.connections_per_address",
+            was.connections_per_address == now.connections_per_address,
+        ),
+        (
+            "limits.streams_per_tenant",
+            was.streams_per_tenant == now.streams_per_tenant,
+        ),
+        (
+            "limits.call_memory_max",
+            was.call_memory_max == now.call_memory_max,
+        ),
+        (
+            "limits.auth_failures_per_minute",
+            was.auth_failures_per_minute == now.auth_failures_per_minute,
+        ),
+    ];
+    let changed = all.iter().find(|(_, is_same)| !is_same);
+    changed.map(|(key, _)| *key)
+}
+
+/// Puts a configuration in force.
+///
+/// # Errors
+/// [`ReloadError`]; nothing was changed.
+pub fn take(
+    state: &State,
+    acceptor: Option<&Acceptor>,
+    config: &Config,
+) -> Result<(), ReloadError> {
+    let taken = try_take(state, acceptor, config);
+    state.metrics.reloaded(taken.is_ok());
+    taken
+}
+
+fn try_take(
+    state: &State,
+    acceptor: Option<&Acceptor>,
+    config: &Config,
+) -> Result<(), ReloadError> {
+    if let Some(key) = settled(&state.config, config) {
+        return Err(ReloadError::NeedsRestart(key));
+    }
+    let ready = config.tls.as_ref().map(tls::prepare).transpose()?;
+    if let (Some(acceptor), Some(ready)) = (acceptor, ready) {
+        acceptor.replace(ready.acceptor);
+    }
+    state.set_limits(config.limits.clone());
+    Ok(())
+}
+
+/// Follows the certificate's files: a new pair is used for the next handshake, a broken one is said
+/// once and not used.
+pub async fn follow(state: Arc<State>, acceptor: Acceptor) {
+    let Some(tls) = state.config.tls.clone() else {
+        return;
+    };
+    let mut known = stamps(&tls);
+    loop {
+        tokio::time::sleep(LOOK_EVERY).await;
+        let now = stamps(&tls);
+        if now == known {
+            continue;
+        }
+        known = now;
+        match tls::prepare(&tls) {
+            Ok(ready) => {
+                acceptor.replace(ready.acceptor);
+                state.metrics.reloaded(true);
+                tracing::info!("the certificate has changed, and is used from now on");
+            }
+            Err(error) => {
+                state.metrics.reloaded(false);
+                tracing::error!(%error, "the new certificate is not used; the one before is");
+            }
+        }
+    }
+}
+
+/// What tells that a file is another.
+fn stamps(tls: &Tls) -> Vec<Option<(SystemTime, u64)>> {
+    let files: Vec<&PathBuf> = match tls {
+        Tls::Files {
+            cert_file,
+            key_file,
+        } => vec![cert_file, key_file],
+        // It is our own, and made anew by us alone.
+        Tls::SelfSigned { .. } => Vec::new(),
+    };
+    files
+        .into_iter()
+        .map(|file| {
+            let meta = std::fs::metadata(file).ok()?;
+            Some((meta.modified().ok()?, meta.len()))
+        })
+        .collect()
+}
+
+/// The limits in force.
+#[derive(Debug)]
+pub(crate) struct InForce(RwLock<Arc<Limits>>);
+
+impl InForce {
+    pub(crate) fn new(limits: Limits) -> Self {
+        Self(RwLock::new(Arc::new(limits)))
+    }
+
+    pub(crate) fn get(&self) -> Arc<Limits> {
+        self.0
+            .read()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone()
+    }
+
+    pub(crate) fn set(&self, limits: Limits) {
+        *self.0.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(limits);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_needs_a_restart_is_named() {
+        let old = Config::local(std::path::Path::new("data"));
+        assert_eq!(settled(&old, &old.clone()), None);
+        let mut new = old.clone();
+        new.limits.call_timeout = crate::config::Span::secs(7);
+        assert_eq!(settled(&old, &new), None);
+        new.limits.connections_max += 1;
+        assert_eq!(settled(&old, &new), Some("limits.connections_max"));
+        let mut new = old.clone();
+        new.listen.admin = Some(([127, 0, 0, 1], 1).into());
+        assert_eq!(settled(&old, &new), Some("[listen]"));
+    }
+}

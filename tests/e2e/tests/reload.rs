@@ -1,0 +1,56 @@
+//! A new certificate and new limits, while everything runs.
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+use e2e::World;
+use serde_json::json;
+use std::time::Duration;
+use support::{Ask, ThrowawayCa};
+
+#[tokio::test]
+async fn a_reload_changes_certificates_and_limits_and_leaves_what_runs_alone() {
+    let world = World::start().await;
+    let before = world.sessions().await;
+    let slow = Ask::get(world.endpoint("/delay/1500")).key(&world.caller);
+    let api = world.api.clone();
+    let running = tokio::spawn(async move { api.send(slow).await });
+    world
+        .target
+        .wait_for_requests(1, Duration::from_secs(10))
+        .await;
+
+    let home = world.relay_config().parent().unwrap().to_owned();
+    let other = ThrowawayCa::new();
+    other
+        .issue(&["localhost", "127.0.0.1"])
+        .write_to(&home, "relay");
+    let config = std::fs::read_to_string(world.relay_config()).unwrap();
+    let smaller = format!("{config}\n[limits]\ncall_request_max = \"200B\"\n");
+    std::fs::write(world.relay_config(), &smaller).unwrap();
+    let mark = world.relay().log_mark();
+    world.relay().signal("HUP");
+    let patience = Duration::from_secs(10);
+    world
+        .relay()
+        .wait_log_since(mark, "is in force", patience)
+        .await;
+
+    // The next handshake is with the new certificate, which the old root does not vouch for.
+    let refused = world.public.try_send(Ask::get("/healthz")).await;
+    assert!(refused.is_err(), "the old certificate is still there");
+    let long = json!({"url": world.target.url("/hook"), "body": "x".repeat(300)});
+    world.call(long.clone()).await.expect_status(413);
+    running.await.unwrap().expect_status(200);
+    assert_eq!(world.sessions().await, before);
+
+    // What needs a restart is named, and nothing of the file is taken.
+    let more = smaller.replace("200B", "1MiB") + "connections_max = 7\n";
+    std::fs::write(world.relay_config(), more).unwrap();
+    let mark = world.relay().log_mark();
+    world.relay().signal("HUP");
+    let line = world
+        .relay()
+        .wait_log_since(mark, "was not taken", patience)
+        .await;
+    assert!(line.contains("connections_max"), "{line}");
+    world.call(long).await.expect_status(413);
+}

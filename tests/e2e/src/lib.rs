@@ -346,8 +346,10 @@ impl World {
         relay.create_tenant(name).await;
         let target = Target::start().await;
         let endpoint = format!(
-            "[bridge]\nname = \"b1\"\n[[endpoint]]\nname = \"t\"\nurl = \"{}\"\n",
-            target.url("/")
+            "[bridge]\nname = \"b1\"\n[[endpoint]]\nname = \"t\"\nurl = \"{}\"\n\
+             [[allow]]\nhost = \"127.0.0.1\"\nports = [{}]\nmethods = [\"*\"]\n",
+            target.url("/"),
+            target.port()
         );
         let setup = BridgeSetup::new(name).extra(&endpoint);
         let mut bridge = Bridge::write(relay, setup, self.site.dir());

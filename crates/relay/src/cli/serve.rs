@@ -46,7 +46,7 @@ async fn follow(running: &RunningRelay, path: &Path) {
             .and_then(|config| running.reload(&config).map_err(|error| error.to_string()));
         match taken {
             Ok(()) => {
-                tracing::info!(config = %path.display(), "the configuration was read again, and is in force")
+                tracing::info!(config = %path.display(), "the configuration was read again, and is in force");
             }
             Err(error) => {
                 tracing::error!(
@@ -56,7 +56,7 @@ async fn follow(running: &RunningRelay, path: &Path) {
             }
         }
     }
-    std::future::pending().await
+    std::future::pending::<()>().await;
 }
 
 #[cfg(not(unix))]

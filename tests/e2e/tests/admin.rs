@@ -1,0 +1,333 @@
+//! What administrators do, over the API and the command line, with the real binaries.
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+use e2e::World;
+use hyper::Method;
+use serde_json::{Value, json};
+use std::time::{Duration, Instant};
+use support::{ApiKey, Ask, Origin};
+
+const TWO_SECONDS: Duration = Duration::from_secs(2);
+
+async fn site_admin(world: &World) -> ApiKey {
+    let made = world
+        .relay_cli(&["key", "create", "--role", "site-admin", "--json"])
+        .await;
+    key_of(&serde_json::from_str(&made).unwrap())
+}
+
+fn key_of(document: &Value) -> ApiKey {
+    let text = |name: &str| document[name].as_str().unwrap().to_owned();
+    ApiKey::new(text("client_id"), text("client_secret"))
+}
+
+async fn get(api: &Origin, path: &str, key: &ApiKey) -> Value {
+    api.send(Ask::get(path.to_owned()).key(key))
+        .await
+        .expect_status(200)
+        .json()
+}
+
+/// Asks until the answer has this status.
+async fn until(world: &World, status: u16, ask: impl Fn() -> Ask) {
+    let deadline = Instant::now() + TWO_SECONDS;
+    loop {
+        let answer = world.api.send(ask()).await;
+        if answer.status == status {
+            return;
+        }
+        assert!(Instant::now() < deadline, "still {}", answer.status);
+        tokio::time::sleep(Duration::from_millis(30)).await;
+    }
+}
+
+#[tokio::test]
+async fn a_rotated_key_has_two_secrets_until_the_overlap_ends() {
+    let world = World::start().await;
+    let path = format!("/v1/keys/{}/rotate", world.caller.client_id);
+    let rotate = Ask::post(path)
+        .key(&world.admin)
+        .json(&json!({"overlap_s": 2}));
+    let rotated = world.api.send(rotate).await.expect_status(200).json();
+    let new = key_of(&rotated);
+    let small = world.endpoint("/small");
+    for key in [&world.caller, &new] {
+        let ask = Ask::get(small.clone()).key(key);
+        world.api.send(ask).await.expect_status(200);
+    }
+    tokio::time::sleep(Duration::from_millis(2500)).await;
+    let old = Ask::get(small.clone()).key(&world.caller);
+    world.api.send(old).await.expect_status(401);
+    world
+        .api
+        .send(Ask::get(small).key(&new))
+        .await
+        .expect_status(200);
+}
+
+#[tokio::test]
+async fn a_disabled_bridge_is_cut_off_and_comes_back_when_it_is_enabled() {
+    let mut world = World::start().await;
+    let switch = |what: &str| Ask::post(format!("/v1/bridges/b1/{what}")).key(&world.admin);
+    world.api.send(switch("disable")).await.expect_status(200);
+    world.wait_sessions(0, TWO_SECONDS).await;
+    let shown = get(&world.api, "/v1/bridges/b1", &world.admin).await;
+    assert_eq!(
+        (&shown["disabled"], &shown["online"]),
+        (&json!(true), &json!(false))
+    );
+    world.api.send(switch("enable")).await.expect_status(200);
+    // It asks again within a minute by itself; a new process asks at once.
+    world.kill_bridge().await;
+    world.start_bridge();
+    world.wait_online().await;
+}
+
+#[tokio::test]
+async fn a_deleted_tenant_is_cut_off_and_leaves_nothing_of_its_own() {
+    let world = World::start().await;
+    let site = site_admin(&world).await;
+    let call =
+        json!({"mode": "deliver", "url": world.target.url("/hook"), "body": "leaves-no-trace"});
+    world.call(call).await.expect_status(202);
+    let name = world.tenant().to_owned();
+    let delete = Ask::new(Method::DELETE, format!("/v1/tenants/{name}")).key(&site);
+    world.api.send(delete).await.expect_status(204);
+    world.wait_sessions(0, TWO_SECONDS).await;
+    until(&world, 401, || Ask::get("/v1/bridges").key(&world.admin)).await;
+    let gone = Ask::get(format!("/v1/tenants/{name}")).key(&site);
+    world.api.send(gone).await.expect_status(404);
+    let listed = get(&world.api, "/v1/tenants", &site).await;
+    assert_eq!(listed["tenants"], json!([]));
+    assert_eq!(
+        get(&world.api, "/v1/keys", &site).await["keys"]
+            .as_array()
+            .unwrap()
+            .len(),
+        1
+    );
+    // Its name is free, and the new tenant has nothing of the old one.
+    let again = Ask::post("/v1/tenants")
+        .key(&site)
+        .json(&json!({"name": name}));
+    world.api.send(again).await.expect_status(201);
+    let path = format!("/v1/calls?tenant={name}");
+    assert_eq!(get(&world.api, &path, &site).await["calls"], json!([]));
+}
+
+#[tokio::test]
+async fn a_narrowed_key_does_what_it_is_narrowed_to() {
+    let world = World::start().await;
+    let host = world.key("caller", &["--host", "127.0.0.1"]).await;
+    let other = world.key("caller", &["--host", "*.corp.example"]).await;
+    let endpoint = world
+        .key("synchronizer", &["--endpoint", "elsewhere"])
+        .await;
+    let bridge = world.key("caller", &["--bridge", "b2"]).await;
+    let url = world.target.url("/small");
+    let call = json!({"url": url, "method": "GET"});
+    let ask = |key: &ApiKey| Ask::post("/v1/calls").key(key).json(&call);
+    world.api.send(ask(&host)).await.expect_status(200);
+    let refused = world.api.send(ask(&other)).await.expect_status(403);
+    assert!(
+        refused.text().contains("corp.example"),
+        "{}",
+        refused.text()
+    );
+    let small = Ask::get(world.endpoint("/small")).key(&endpoint);
+    let refused = world.api.send(small).await.expect_status(403);
+    assert_eq!(refused.json()["code"], "forbidden");
+    let away = world.api.send(ask(&bridge)).await;
+    assert!(away.status.as_u16() >= 400, "{}", away.status);
+    assert_eq!(world.target.requests(), 1);
+}
+
+#[tokio::test]
+async fn what_was_done_is_in_the_audit_record_and_no_secret_is() {
+    let world = World::start_full("", "[audit]\nsums_every = \"200ms\"\n").await;
+    let site = site_admin(&world).await;
+    let create = json!({"role": "caller", "name": "audited"});
+    let create = Ask::post("/v1/keys").key(&world.admin).json(&create);
+    let made = world.api.send(create).await.expect_status(201).json();
+    let call = json!({"url": world.target.url("/hook?token=in-the-url"), "body": "in-the-body",
+                      "headers": {"x-secret": "in-a-header"}});
+    world.call(call).await.expect_status(200);
+    for _ in 0..3 {
+        let ask = Ask::get(world.endpoint("/small")).key(&world.caller);
+        world.api.send(ask).await.expect_status(200);
+    }
+    let deadline = Instant::now() + Duration::from_secs(10);
+    let rows = loop {
+        let page = get(&world.api, "/v1/audit?limit=1000", &world.admin).await;
+        let rows = page["audit"].as_array().unwrap().clone();
+        let exchanges: i64 = rows
+            .iter()
+            .filter(|row| row["action"] == "endpoint" && row["object"] == "t")
+            .map(|row| row["count"].as_i64().unwrap())
+            .sum();
+        if exchanges >= 3 && rows.iter().any(|row| row["action"] == "call") {
+            break rows;
+        }
+        assert!(Instant::now() < deadline, "{rows:#?}");
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    };
+    let created = rows
+        .iter()
+        .find(|row| row["object"] == made["client_id"])
+        .unwrap();
+    assert_eq!(created["action"], "key.create");
+    assert_eq!(created["actor"], world.admin.client_id.as_str());
+    let called = rows.iter().find(|row| row["action"] == "call").unwrap();
+    assert_eq!(
+        (&called["result"], &called["bridge"]),
+        (&json!("ok"), &json!("b1"))
+    );
+    let secret = made["client_secret"].as_str().unwrap();
+    for file in world.relay_files() {
+        let bytes = std::fs::read(&file).unwrap();
+        for needle in [secret, "in-the-url", "in-the-body", "in-a-header"] {
+            let found = bytes
+                .windows(needle.len())
+                .any(|window| window == needle.as_bytes());
+            assert!(!found, "{needle} is in {}", file.display());
+        }
+    }
+    // A site administrator sees every tenant's, a tenant its own.
+    let all = get(&world.api, "/v1/audit?action=key.create", &site).await;
+    assert!(all["audit"].as_array().unwrap().len() > 3);
+}
+
+#[tokio::test]
+async fn site_administrators_see_versions_and_change_what_nobody_changed_meanwhile() {
+    let world = World::start().await;
+    let site = site_admin(&world).await;
+    let synchronizer = world.key("synchronizer", &[]).await;
+    let report = Ask::new(Method::PUT, "/v1/services/synchronizer")
+        .key(&synchronizer)
+        .json(&json!({"version": "7.1"}));
+    world.api.send(report).await.expect_status(200);
+    let path = format!("/v1/tenants/{}", world.tenant());
+    let shown = world
+        .api
+        .send(Ask::get(path.clone()).key(&site))
+        .await
+        .expect_status(200);
+    assert_eq!(shown.json()["synchronizer_service"], "7.1");
+    assert_eq!(shown.json()["bridge_service"], env!("CARGO_PKG_VERSION"));
+    let tag = shown.headers["etag"].to_str().unwrap().to_owned();
+    let change = |tag: &str| {
+        Ask::new(Method::PATCH, path.clone())
+            .key(&site)
+            .header("if-match", tag)
+            .json(&json!({"direct_urls": ["https://hooks.example.com/*"]}))
+    };
+    world.api.send(change(&tag)).await.expect_status(200);
+    let late = world.api.send(change(&tag)).await.expect_status(412);
+    assert_eq!(late.json()["code"], "precondition_failed");
+    // Nobody else is a site administrator.
+    for key in [&world.admin, &world.caller] {
+        let ask = Ask::get("/v1/tenants").key(key);
+        world.api.send(ask).await.expect_status(403);
+    }
+    let escalate = Ask::post("/v1/keys")
+        .key(&world.admin)
+        .json(&json!({"role": "site-admin"}));
+    world.api.send(escalate).await.expect_status(403);
+}
+
+#[tokio::test]
+async fn a_repeat_with_its_idempotency_key_makes_nothing_twice() {
+    let world = World::start().await;
+    let create = |name: &str| {
+        Ask::post("/v1/keys")
+            .key(&world.admin)
+            .header("idempotency-key", "k1")
+            .json(&json!({"role": "caller", "name": name}))
+    };
+    let first = world.api.send(create("a")).await.expect_status(201);
+    let again = world.api.send(create("a")).await.expect_status(201);
+    assert_eq!(first.json(), again.json());
+    assert_eq!(again.headers["idempotency-replayed"], "true");
+    world.api.send(create("b")).await.expect_status(409);
+    let keys = get(&world.api, "/v1/keys", &world.admin).await;
+    let named = keys["keys"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .filter(|key| key["name"] == "a");
+    assert_eq!(named.count(), 1);
+}
+
+#[tokio::test]
+async fn ten_tenants_with_the_same_names_stay_apart() {
+    let world = World::start().await;
+    let mut neighbours = Vec::new();
+    for n in 0..10 {
+        neighbours.push(world.second_tenant(&format!("tenant-{n}")).await);
+    }
+    let mut tasks = tokio::task::JoinSet::new();
+    for (n, neighbour) in neighbours.iter().enumerate() {
+        let (api, key) = (world.api.clone(), neighbour.caller.clone());
+        let url = neighbour.target.url("/hook");
+        for m in 0..20 {
+            let (api, key, url) = (api.clone(), key.clone(), url.clone());
+            tasks.spawn(async move {
+                let body = format!("tenant-{n}");
+                let mode = if m % 2 == 0 { "wait" } else { "deliver" };
+                let call = json!({"url": url, "body": body, "mode": mode, "idempotency_key": format!("same-{m}")});
+                let answer = api.send(Ask::post("/v1/calls").key(&key).json(&call)).await;
+                assert!(matches!(answer.status.as_u16(), 200 | 202), "{}", answer.text());
+                let ask = Ask::get("/v1/endpoints/t/headers").key(&key);
+                api.send(ask).await.expect_status(200);
+            });
+        }
+    }
+    while let Some(done) = tasks.join_next().await {
+        done.unwrap();
+    }
+    for (n, neighbour) in neighbours.iter().enumerate() {
+        let deadline = Instant::now() + Duration::from_secs(30);
+        while neighbour.target.hooks().len() < 20 {
+            assert!(Instant::now() < deadline, "tenant {n} has too few");
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+        let hooks = neighbour.target.hooks();
+        assert_eq!(hooks.len(), 20, "tenant {n}");
+        let own = format!("tenant-{n}");
+        assert!(
+            hooks.iter().all(|hook| hook.body == own.as_bytes()),
+            "tenant {n}"
+        );
+        let bridges = get(&world.api, "/v1/bridges", &neighbour.admin).await;
+        assert_eq!(bridges["bridges"].as_array().unwrap().len(), 1);
+    }
+}
+
+#[tokio::test]
+async fn a_backup_is_restored_with_its_deliveries_paused() {
+    let mut world = World::start().await;
+    let dir = world.relay_config().parent().unwrap().to_owned();
+    let file = dir.join("copy.db");
+    world.relay_cli(&["backup", file.to_str().unwrap()]).await;
+    let after = world.key("caller", &[]).await;
+    world.kill_relay().await;
+    let said = world
+        .relay_cli(&["restore", file.to_str().unwrap(), "--replace"])
+        .await;
+    assert!(said.contains("paused"), "{said}");
+    world.start_relay().await;
+    world.wait_online().await;
+    // What came after the backup is gone; what was before is there.
+    let gone = Ask::get(world.endpoint("/small")).key(&after);
+    world.api.send(gone).await.expect_status(401);
+    let call = json!({"mode": "deliver", "url": world.target.url("/hook")});
+    world.call(call).await.expect_status(202);
+    tokio::time::sleep(Duration::from_millis(1500)).await;
+    assert!(world.target.hooks().is_empty());
+    world.relay_cli(&["deliveries", "resume"]).await;
+    let deadline = Instant::now() + Duration::from_secs(20);
+    while world.target.hooks().is_empty() {
+        assert!(Instant::now() < deadline, "nothing is delivered");
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+}

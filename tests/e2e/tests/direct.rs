@@ -1,0 +1,84 @@
+//! Which way a URL goes, and that no way leads the relay into a private network.
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+use e2e::World;
+use serde_json::json;
+use support::Ask;
+
+async fn explain(world: &World, url: &str) -> serde_json::Value {
+    let ask = Ask::post("/v1/calls/explain")
+        .key(&world.caller)
+        .json(&json!({"url": url}));
+    world.api.send(ask).await.expect_status(200).json()
+}
+
+#[tokio::test]
+async fn explain_says_the_way_and_sends_nothing() {
+    let world = World::start().await;
+    let served = explain(&world, &world.target.url("/hook")).await;
+    assert_eq!(
+        (&served["route"], &served["bridge"]),
+        (&json!("bridge"), &json!("b1"))
+    );
+    let private = explain(&world, "http://10.1.2.3/").await;
+    assert_eq!(private["route"], "refused");
+    assert!(
+        private["reason"]
+            .as_str()
+            .unwrap()
+            .contains("install a bridge"),
+        "{private}"
+    );
+    let public = explain(&world, "https://8.8.8.8/hook").await;
+    assert_eq!(public["route"], "refused");
+    assert!(
+        public["reason"]
+            .as_str()
+            .unwrap()
+            .contains("site administrator"),
+        "{public}"
+    );
+    let tenant = world.tenant().to_owned();
+    world
+        .relay_cli(&["tenant", "direct", &tenant, "--allow", "https://8.8.8.8/*"])
+        .await;
+    let deadline = std::time::Instant::now() + std::time::Duration::from_secs(5);
+    while explain(&world, "https://8.8.8.8/hook").await["route"] != "direct" {
+        assert!(std::time::Instant::now() < deadline);
+        tokio::time::sleep(std::time::Duration::from_millis(50)).await;
+    }
+    assert_eq!(world.target.requests(), 0);
+}
+
+#[tokio::test]
+async fn no_pattern_lets_the_relay_call_a_private_address() {
+    let mut world = World::start().await;
+    let port = world.target.port();
+    let tenant = world.tenant().to_owned();
+    let mut args = vec!["tenant", "direct", tenant.as_str()];
+    let patterns = ["localhost", "127.0.0.1"].map(|host| format!("http://{host}:{port}/*"));
+    for pattern in &patterns {
+        args.extend(["--allow", pattern]);
+    }
+    world.relay_cli(&args).await;
+    // Without its bridge there would be no other way.
+    world.stop_bridge().await;
+    for host in ["localhost", "127.0.0.1"] {
+        let url = format!("http://{host}:{port}/hook");
+        let answer = world.call(json!({"url": url})).await;
+        let problem = answer.json();
+        assert_eq!(problem["code"], "refused_by_policy", "{host}: {problem}");
+        assert_eq!(problem["execution"], "not_dispatched", "{host}: {problem}");
+    }
+    for url in [
+        format!("http://[::1]:{port}/hook"),
+        format!("http://[::ffff:127.0.0.1]:{port}/hook"),
+        format!("http://2130706433:{port}/hook"),
+        format!("http://0x7f.1:{port}/hook"),
+        "http://169.254.169.254/latest/meta-data".to_owned(),
+    ] {
+        let answer = world.call(json!({"url": url})).await;
+        assert!(answer.status.as_u16() >= 400, "{url}: {}", answer.text());
+    }
+    assert_eq!(world.target.requests(), 0);
+}

@@ -127,6 +127,33 @@ mod tests {
         assert!(signatures(&[], "id", 1, b"x").is_none());
     }
 
+    /// A receiver with either secret, old or new, and the specification's own library.
+    #[test]
+    fn the_reference_library_verifies_each_and_nothing_else() {
+        let secrets = [
+            SigningSecret::random().unwrap(),
+            SigningSecret::random().unwrap(),
+        ];
+        let now = crate::storage::now_ms() / 1_000;
+        let signature = signatures(&secrets, "call_1", now, b"body").unwrap();
+        let mut headers = http::HeaderMap::new();
+        headers.insert(WEBHOOK_ID, HeaderValue::from_static("call_1"));
+        headers.insert(WEBHOOK_TIMESTAMP, HeaderValue::from(now));
+        headers.insert(WEBHOOK_SIGNATURE, signature);
+        let verify = |secret: &SigningSecret, body: &[u8], headers: &http::HeaderMap| {
+            let receiver = standardwebhooks::Webhook::new(&secret.reveal()).unwrap();
+            receiver.verify(body, headers).is_ok()
+        };
+        for secret in &secrets {
+            assert!(verify(secret, b"body", &headers));
+            assert!(!verify(secret, b"another body", &headers));
+        }
+        let stranger = SigningSecret::random().unwrap();
+        assert!(!verify(&stranger, b"body", &headers));
+        headers.insert(WEBHOOK_ID, HeaderValue::from_static("call_2"));
+        assert!(!verify(&secrets[0], b"body", &headers));
+    }
+
     #[test]
     fn a_secret_is_24_to_64_bytes_of_base64() {
         for text in [

@@ -168,3 +168,80 @@ fn all_failed(count: usize, error: StorageError) -> Vec<Result<Written, Arc<Stor
     let error = Arc::new(error);
     (0..count).map(|_| Err(error.clone())).collect()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::Database;
+    use crate::storage::calls::{Accepted, NewCall};
+    use crate::testing::TempDir;
+
+    /// Every connection of the pool may use so many pages.
+    async fn allow_pages(storage: &Storage, pages: u32) {
+        let mut held = Vec::new();
+        for _ in 0..4 {
+            let mut connection = storage.pool.acquire().await.unwrap();
+            let limit = format!("PRAGMA max_page_count = {pages}");
+            let _: i64 = sqlx::query_scalar(sqlx::AssertSqlSafe(limit))
+                .fetch_one(&mut *connection)
+                .await
+                .unwrap();
+            held.push(connection);
+        }
+    }
+
+    fn call(tenant: &str, number: u32) -> Write {
+        Write::Accept(Box::new(NewCall {
+            id: format!("call_{number}"),
+            tenant: tenant.into(),
+            client_id: "client".to_owned(),
+            created_ms: 1,
+            method: "POST".to_owned(),
+            host: "a.example".to_owned(),
+            bridge: None,
+            at_least_once: false,
+            idempotency_key: None,
+            digest: vec![0; 32],
+            sealed: vec![0; 16 << 10],
+            bytes: 16 << 10,
+        }))
+    }
+
+    /// What was accepted before is there, what was refused is not, and it goes on with more room.
+    #[tokio::test]
+    async fn a_full_disk_refuses_as_unavailable_and_passes() {
+        let dir = TempDir::new("full_disk");
+        let database = Database::Sqlite(dir.path().join("relay.db"));
+        let storage = Storage::open(&database).await.unwrap();
+        let tenant = storage.create_tenant("acme").await.unwrap();
+        let batch = Batch::start(storage.clone());
+        allow_pages(&storage, 256).await;
+        let mut stored = 0;
+        let refused = loop {
+            match batch.write(call(tenant.id.as_str(), stored)).await {
+                Ok(written) => {
+                    assert!(matches!(written, Written::Accepted(Accepted::Stored)));
+                    stored += 1;
+                    assert!(stored < 256, "a mebibyte holds no 256 such calls");
+                }
+                Err(error) => break error,
+            }
+        };
+        let WriteError::Storage(error) = refused else {
+            panic!("{refused:?}");
+        };
+        assert!(matches!(*error, StorageError::Unavailable(_)), "{error:?}");
+        assert!(stored > 0);
+        let count = || async {
+            let count: i64 = sqlx::query_scalar("SELECT COUNT(*) FROM calls")
+                .fetch_one(&storage.pool)
+                .await
+                .unwrap();
+            count
+        };
+        assert_eq!(count().await, i64::from(stored));
+        allow_pages(&storage, 1 << 20).await;
+        batch.write(call(tenant.id.as_str(), stored)).await.unwrap();
+        assert_eq!(count().await, i64::from(stored) + 1);
+    }
+}

@@ -222,7 +222,7 @@ impl Authenticator {
     ///
     /// # Errors
     /// `unauthorized`, without a difference between an unknown client id and a wrong secret;
-    /// `tenant_suspended`; `overloaded` for an address that was wrong too often. A key that is
+    /// `tenant_suspended`; `rate_limited` for an address that was wrong too often. A key that is
     /// right is taken from any address: many callers may share a balancer's.
     pub async fn authenticate(
         &self,
@@ -236,7 +236,7 @@ impl Authenticator {
         }
         if !self.attempts().has_room(peer, Instant::now()) {
             return Err(Failure::not_sent(
-                Code::Overloaded,
+                Code::RateLimited,
                 "too many wrong keys from this address in the last minute",
             ));
         }

@@ -2,6 +2,7 @@
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use e2e::World;
+use hyper::Method;
 use serde_json::json;
 use std::time::Duration;
 use support::{Answer, ApiKey, Ask, Direction, RawTarget, ports};
@@ -74,7 +75,7 @@ async fn where_there_is_no_way() {
     );
     let ask = Ask::get("/v1/nothing").key(&world.caller);
     assert_problem(&world.api.send(ask).await, 404, "not_found", "not_sent");
-    let ask = Ask::get("/v1/calls")
+    let ask = Ask::new(Method::PUT, "/v1/calls")
         .key(&world.caller)
         .header("accept", "*/*");
     let answer = world.api.send(ask).await;

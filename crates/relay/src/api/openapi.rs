@@ -24,6 +24,7 @@ const ALWAYS: &[Code] = &[
 
 /// What a request with a key may be answered with.
 const KEYED: &[Code] = &[
+    Code::RateLimited,
     Code::Unauthorized,
     Code::Forbidden,
     Code::TenantSuspended,
@@ -182,13 +183,10 @@ fn responses(operation: &Operation, generator: &mut schemars::SchemaGenerator) -
         codes.push(Code::RequestTooLarge);
     }
     if operation.is_once {
-        codes.extend([Code::Conflict, Code::RateLimited]);
+        codes.push(Code::Conflict);
     }
     if operation.takes_match {
         codes.push(Code::PreconditionFailed);
-    }
-    if operation.id == "makeCall" {
-        codes.push(Code::RateLimited);
     }
     codes.extend(operation.problems);
     for code in codes {

@@ -52,7 +52,7 @@ pub struct Limits {
     pub endpoint_idle_timeout: Span,
     /// Until a request's header section is whole. Default 10 s.
     pub header_read_timeout: Span,
-    /// Wrong keys from one address in a minute before they are answered with `overloaded`.
+    /// Wrong keys from one address in a minute before they are answered with `rate_limited`.
     /// Default 60.
     pub auth_failures_per_minute: u32,
     /// Bridges of one tenant. Default 1000.

@@ -155,7 +155,7 @@ async fn an_address_that_is_wrong_too_often_is_slowed_and_a_right_key_is_not() {
         assert_problem(&answer, 401, "unauthorized");
     }
     let answer = world.internal("GET /v1/bridges", &wrong, "").await;
-    assert_problem(&answer, 503, "overloaded");
+    assert_problem(&answer, 429, "rate_limited");
     assert!(answer.contains("retry-after: "), "{answer}");
     let answer = world.internal("GET /v1/bridges", &caller, "").await;
     assert!(answer.starts_with("HTTP/1.1 200 "), "{answer}");

@@ -275,8 +275,12 @@ fn pattern_rule(pattern: &str) -> Table {
 }
 
 async fn new_key(relay: &RunningRelay, role: Role) -> Result<Key, Failure> {
-    // Another run with the same folder may pair under the same name.
-    let created = relay.create_key(TENANT, role, "quickstart", Existing::Replace);
+    let existing = match role {
+        // Another run with the same folder may pair under the same name.
+        Role::Bridge => Existing::Replace,
+        _ => Existing::Refuse,
+    };
+    let created = relay.create_key(TENANT, role, "quickstart", existing);
     let (key, secret) = created.await?;
     Ok(Key {
         client_id: key.client_id.to_string(),

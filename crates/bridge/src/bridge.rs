@@ -4,10 +4,11 @@ use crate::config::{Config, ConfigError};
 use crate::data_dir::{DataDir, DataDirError};
 use crate::deliveries::{self, Deliveries};
 use crate::dispatcher::{Active, Dispatcher, own_addresses};
+use crate::health::Health;
 use crate::identity::{Identity, IdentityError};
 use crate::journal::{Journal, OpenError as JournalError};
 use crate::pairing::{PairError, dialer};
-use crate::slot::{DRAIN_WITHIN, Shared, Slot, Stage, watch_clock};
+use crate::slot::{DRAIN_WITHIN, Shared, Slot, Stage, chain, watch_clock, watch_health};
 use policy::PolicyError;
 use protocol::session::{Budget, EndReason};
 use std::path::{Path, PathBuf};
@@ -116,6 +117,7 @@ impl Bridge {
             sessions: watch::Sender::new(Vec::new()),
             clock_jumps: watch::Sender::new(0),
             old: Mutex::default(),
+            health: Health::default(),
         });
         let mut slots = JoinSet::new();
         for number in 0..u8::try_from(connections).unwrap_or(u8::MAX) {
@@ -123,11 +125,13 @@ impl Bridge {
         }
         let clock = tokio::spawn(watch_clock(shared.clone()));
         let reporting = tokio::spawn(deliveries.report(shared.sessions.subscribe()));
+        let looking = tokio::spawn(watch_health(shared.clone()));
         Ok(RunningBridge {
             shared,
             slots,
             clock,
             reporting,
+            looking,
             path,
         })
     }
@@ -139,6 +143,7 @@ pub struct RunningBridge {
     slots: JoinSet<()>,
     clock: tokio::task::JoinHandle<()>,
     reporting: tokio::task::JoinHandle<()>,
+    looking: tokio::task::JoinHandle<()>,
     path: PathBuf,
 }
 
@@ -155,6 +160,7 @@ impl Drop for RunningBridge {
     fn drop(&mut self) {
         self.clock.abort();
         self.reporting.abort();
+        self.looking.abort();
         self.shared.stage.send_replace(Stage::Stopped);
         for session in self.shared.sessions.borrow().iter() {
             session.close(EndReason::Draining);
@@ -186,7 +192,14 @@ impl RunningBridge {
     /// # Errors
     /// [`ReloadError`]; the config before is still in force.
     pub fn reload(&self) -> Result<(), ReloadError> {
-        self.take(Config::load(&self.path)?)
+        let taken = Config::load(&self.path)
+            .map_err(ReloadError::from)
+            .and_then(|config| self.take(config));
+        let refused = taken.as_ref().err().map(|error| chain(error));
+        self.shared.health.set_config_refused(refused);
+        self.shared.report();
+        self.shared.health.ask();
+        taken
     }
 
     /// The file that [`Self::reload`] reads.

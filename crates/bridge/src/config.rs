@@ -33,7 +33,7 @@ pub use section::{
     AllowSection, BridgeSection, DeliveriesSection, EndpointSection, LimitsSection, LogFormat,
     LogLevel, LogSection, ProxySetting, RelaySection, Targets,
 };
-pub use value::{FilePath, Size, Span, Within};
+pub use value::{Every, FilePath, Size, Span, Within};
 
 use serde::Deserialize;
 use std::path::{Path, PathBuf};

@@ -11,6 +11,7 @@
 //! bridge      a running bridge; slot is one of its connections, clock notices sleep
 //! dispatcher  one task for each exchange: policy, target, answer
 //! deliveries  stored calls, once each, whatever becomes of the tunnel; journal is what is on disk of them
+//! health      whether endpoints can be reached, apart from the tunnel
 //! upstream    the HTTP client to targets; takes only what the policy approved
 //! ```
 //!
@@ -30,6 +31,7 @@ pub mod data_dir;
 mod deliveries;
 pub mod dispatcher;
 pub mod epoch;
+mod health;
 pub mod identity;
 pub mod journal;
 pub mod logging;

@@ -16,6 +16,7 @@ use crate::data_dir::{DataDir, DataDirError};
 use crate::deliveries::Deliveries;
 use crate::dispatcher::Dispatcher;
 use crate::epoch::Epoch;
+use crate::health::Health;
 use protocol::frame::{GoAway, GoAwayReason, PreviousSession, RefusedCode, Windows};
 use protocol::limits::STREAM_WINDOW_CAP_BYTES;
 use protocol::session::{Budget, EndReason};
@@ -69,6 +70,7 @@ pub(crate) struct Shared {
     pub(crate) sessions: watch::Sender<Vec<Session>>,
     pub(crate) clock_jumps: watch::Sender<u64>,
     pub(crate) old: Mutex<JoinSet<()>>,
+    pub(crate) health: Health,
 }
 
 impl Shared {
@@ -82,6 +84,19 @@ impl Shared {
             on_result: None,
             on_result_ack: Some(Arc::new(move |attempt| deliveries.acknowledged(attempt))),
         }
+    }
+
+    /// Tells the relay how this bridge is, on every session.
+    pub(crate) fn report(&self) {
+        for session in self.sessions.borrow().iter() {
+            self.report_on(session);
+        }
+    }
+
+    fn report_on(&self, session: &Session) {
+        let serves = session.serves();
+        let names = serves.endpoints.iter().map(String::as_str);
+        session.send_report(self.health.report(names));
     }
 
     fn add(&self, session: &Session) {
@@ -98,6 +113,12 @@ impl Shared {
 /// Watches the clock for all slots.
 pub(crate) async fn watch_clock(shared: Arc<Shared>) {
     clock::watch(shared.clock_jumps.clone()).await;
+}
+
+/// Looks at the endpoints, and tells the relay.
+pub(crate) async fn watch_health(shared: Arc<Shared>) {
+    let active = || shared.dispatcher.active();
+    shared.health.watch(active, || shared.report()).await;
 }
 
 /// Waits until the stage is at least `stage`.
@@ -294,6 +315,7 @@ impl Slot {
         self.shared.add(&session);
         // What was served may have changed while the opening was under way.
         session.set_serves(self.shared.dispatcher.active().serves());
+        self.shared.report_on(&session);
         tracing::info!(
             slot = self.number,
             session = hex(&welcome.session),

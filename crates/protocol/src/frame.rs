@@ -17,8 +17,9 @@ mod headers;
 mod serial;
 
 pub use control::{
-    Challenge, Credit, DeliveryResult, GoAway, GoAwayReason, Hello, JournalMark, PreviousSession,
-    Refused, RefusedCode, Serves, VERSION, Welcome, Windows,
+    AuditHead, Challenge, Credit, DeliveryResult, EndpointHealth, GoAway, GoAwayReason, Hello,
+    JournalMark, PreviousSession, Reach, Refused, RefusedCode, Report, Serves, VERSION, Welcome,
+    Windows,
 };
 pub use head::{
     BodyLength, CallAttempt, Class, RequestHead, RequestTarget, ResponseHead, TimeLeft,
@@ -58,6 +59,7 @@ mod kind {
     pub(super) const PONG: u8 = 0x31;
     pub(super) const STATUS: u8 = 0x32;
     pub(super) const GOAWAY: u8 = 0x33;
+    pub(super) const REPORT: u8 = 0x34;
 }
 
 /// Why bytes are not a frame. Always the sender's fault, and the session's end.
@@ -157,6 +159,8 @@ pub enum Frame {
     Status(Serves),
     /// The session will end.
     GoAway(GoAway),
+    /// How the bridge is. Peers that do not know it skip it.
+    Report(Box<Report>),
 }
 
 /// Where in a frame its flags are.
@@ -333,6 +337,12 @@ impl Frame {
             Self::Pong(token) => control(kind::PONG, 0, token),
             Self::Status(serves) => control(kind::STATUS, 0, serves),
             Self::GoAway(goaway) => control(kind::GOAWAY, 0, goaway),
+            Self::Report(report) if !report.fits() => Err(FrameError::TooLarge),
+            Self::Report(report) => {
+                let mut out = start(kind::REPORT, FLAG_SKIPPABLE, 0, 64);
+                serial::encode(report, &mut out)?;
+                Ok(out.into())
+            }
         }
     }
 
@@ -426,6 +436,7 @@ impl Header {
             kind::PONG => Frame::Pong(self.session_payload(&payload)?),
             kind::STATUS => Frame::Status(self.session_payload(&payload)?),
             kind::GOAWAY => Frame::GoAway(self.session_payload(&payload)?),
+            kind::REPORT => self.report(&payload)?,
             _ if self.flags & FLAG_SKIPPABLE != 0 => return Ok(None),
             unknown => return Err(FrameError::UnknownType(unknown)),
         };
@@ -475,6 +486,20 @@ impl Header {
     ) -> Result<T, FrameError> {
         self.on_session()?;
         serial::decode(payload)
+    }
+
+    fn report(&self, payload: &[u8]) -> Result<Frame, FrameError> {
+        if self.id != 0 {
+            return Err(FrameError::WrongStream(self.kind));
+        }
+        if self.flags != FLAG_SKIPPABLE {
+            return Err(self.unknown_flags());
+        }
+        let report: Box<Report> = serial::decode(payload)?;
+        if !report.fits() {
+            return Err(FrameError::TooLarge);
+        }
+        Ok(Frame::Report(report))
     }
 
     fn stream_payload<'a, T: serde::Deserialize<'a>>(

@@ -18,6 +18,9 @@ use ring::signature::{ED25519, Ed25519KeyPair, UnparsedPublicKey};
 /// First part of every transcript: what the signature is for.
 const LABEL: &[u8] = b"integration-bridge tunnel v1";
 
+/// First part of the transcript of an audit file's head.
+const AUDIT_LABEL: &[u8] = b"integration-bridge audit v1";
+
 /// First part of a pairing's transcript.
 const PAIR_LABEL: &[u8] = b"integration-bridge pair v1";
 
@@ -71,6 +74,38 @@ impl Transcript<'_> {
     /// Whether `proof` is the signature of this transcript under `public_key` (32 bytes).
     pub fn is_proved_by(&self, public_key: &[u8], proof: &[u8; PROOF_BYTES]) -> bool {
         verify(public_key, &self.bytes(), proof)
+    }
+}
+
+/// What is signed to fix how far an audit file has got (W-64).
+#[derive(Debug, Clone, Copy)]
+pub struct AuditTranscript<'a> {
+    /// The file's id, 16 bytes.
+    pub id: &'a [u8; 16],
+    /// Its lines so far.
+    pub sequence: u64,
+    /// The hash of the last one.
+    pub hash: &'a [u8; 32],
+}
+
+impl AuditTranscript<'_> {
+    fn bytes(&self) -> Vec<u8> {
+        let mut out = Vec::with_capacity(128);
+        put(&mut out, AUDIT_LABEL);
+        put(&mut out, self.id);
+        put(&mut out, &self.sequence.to_be_bytes());
+        put(&mut out, self.hash);
+        out
+    }
+
+    /// Signs the transcript.
+    pub fn sign(&self, key: &Ed25519KeyPair) -> [u8; PROOF_BYTES] {
+        signature(key, &self.bytes())
+    }
+
+    /// Whether `signature` is that of this transcript under `public_key` (32 bytes).
+    pub fn is_signed_by(&self, public_key: &[u8], signature: &[u8]) -> bool {
+        verify(public_key, &self.bytes(), signature)
     }
 }
 

@@ -18,7 +18,7 @@ pub use config::{Budget, Config, EndReason, Side};
 pub use event::{Event, OpenError, Read, Room};
 
 use crate::code::{Code, Execution, Failure};
-use crate::frame::{self, Frame, GoAway, GoAwayReason, Serves};
+use crate::frame::{self, Frame, GoAway, GoAwayReason, Report, Serves};
 use crate::limits::{RESULTS_QUEUED_MAX, STREAM_ID_RENEW};
 use bytes::Bytes;
 use schedule::Schedule;
@@ -92,6 +92,7 @@ pub struct Session {
     advanced: Option<u32>,
     timers: Timers,
     serves: Arc<Serves>,
+    report: Option<Arc<Report>>,
     local_goaway: Option<GoAway>,
     peer_goaway: Option<GoAway>,
     drained_told: bool,
@@ -150,6 +151,7 @@ impl Session {
             advanced: None,
             timers,
             serves: Arc::new(serves),
+            report: None,
             local_goaway: None,
             peer_goaway: None,
             drained_told: false,
@@ -172,6 +174,11 @@ impl Session {
     /// What the bridge serves, as it said last.
     pub fn serves(&self) -> Arc<Serves> {
         self.serves.clone()
+    }
+
+    /// Relay: how the bridge is, if it has said so of what it serves now.
+    pub fn report(&self) -> Option<Arc<Report>> {
+        self.report.clone()
     }
 
     /// Why the session is over, once it is.
@@ -233,6 +240,16 @@ impl Session {
         if let Frame::Status(told) = status {
             self.serves = Arc::new(told);
         }
+    }
+
+    /// Bridge: tells the relay how the bridge is (W-63). Returns whether it left: not beside many
+    /// frames that wait already.
+    pub fn send_report(&mut self, report: Report) -> bool {
+        if self.ended.is_some() || self.outbox.len() >= RESULTS_QUEUED_MAX {
+            return false;
+        }
+        self.push_frame(&Frame::Report(Box::new(report.cut())));
+        true
     }
 
     /// Says GOAWAY. What runs may finish; [`Event::Drained`] follows when nothing runs (on the

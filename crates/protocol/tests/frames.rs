@@ -8,9 +8,10 @@ use proptest::option;
 use proptest::prelude::*;
 use proptest::sample::Index;
 use protocol::frame::{
-    BodyLength, Bounded, CallAttempt, Challenge, Class, Credit, DeliveryResult, Frame, FrameError,
-    GoAway, GoAwayReason, Headers, HeadersBuilder, Hello, JournalMark, PreviousSession, Refused,
-    RefusedCode, RequestHead, RequestTarget, ResponseHead, Serves, TimeLeft, Welcome, Windows,
+    AuditHead, BodyLength, Bounded, CallAttempt, Challenge, Class, Credit, DeliveryResult,
+    EndpointHealth, Frame, FrameError, GoAway, GoAwayReason, Headers, HeadersBuilder, Hello,
+    JournalMark, PreviousSession, Reach, Refused, RefusedCode, Report, RequestHead, RequestTarget,
+    ResponseHead, Serves, TimeLeft, Welcome, Windows,
 };
 use protocol::limits::{
     ABANDONED_MAX, DATA_MAX_BYTES, DETAIL_MAX_BYTES, FRAME_MAX_BYTES, HEAD_MAX_BYTES, HEADER_BYTES,
@@ -288,6 +289,7 @@ fn life() -> impl Strategy<Value = Frame> {
         any::<u64>().prop_map(Frame::Ping),
         any::<u64>().prop_map(Frame::Pong),
         serves().prop_map(Frame::Status),
+        report().prop_map(|report| Frame::Report(Box::new(report))),
         (option::of(any::<u32>()), reason, any::<u32>()).prop_map(
             |(last_stream, reason, retry_after_ms)| Frame::GoAway(GoAway {
                 last_stream,
@@ -296,6 +298,44 @@ fn life() -> impl Strategy<Value = Frame> {
             })
         ),
     ]
+}
+
+fn report() -> impl Strategy<Value = Report> {
+    let reach = prop_oneof![Just(Reach::Unknown), Just(Reach::Up), Just(Reach::Down)];
+    let endpoint = (
+        reach,
+        option::of(any::<u16>()),
+        option::of(any::<u16>()),
+        any::<u32>(),
+    )
+        .prop_map(|(reach, status, code, age_s)| EndpointHealth {
+            reach,
+            status,
+            code,
+            age_s,
+        });
+    let audit = (
+        any::<[u8; 16]>(),
+        any::<u64>(),
+        any::<[u8; 32]>(),
+        vec(any::<u8>(), 64),
+    )
+        .prop_map(|(id, sequence, hash, signature)| AuditHead {
+            id,
+            sequence,
+            hash,
+            signature: Bounded::truncated(signature),
+        });
+    (
+        vec(endpoint, 0..20),
+        option::of(".{0,40}"),
+        option::of(audit),
+    )
+        .prop_map(|(endpoints, config_refused, audit)| Report {
+            endpoints: Bounded::truncated(endpoints),
+            config_refused,
+            audit,
+        })
 }
 
 fn frame() -> impl Strategy<Value = Frame> {

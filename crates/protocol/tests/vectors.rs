@@ -54,10 +54,11 @@ fn every_kind_of_frame_has_a_valid_vector() {
         "PONG",
         "STATUS",
         "GOAWAY",
+        "REPORT",
     ] {
         assert!(kinds.contains(kind), "{kind}");
     }
-    assert_eq!(kinds.len(), 18);
+    assert_eq!(kinds.len(), 19);
 }
 
 #[test]

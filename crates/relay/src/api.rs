@@ -88,6 +88,8 @@ pub struct Success {
     pub description: &'static str,
     /// Its document; none for an empty answer.
     pub schema: Option<SchemaOf>,
+    /// The media type of what is no document of ours.
+    pub media: Option<&'static str>,
 }
 
 /// One operation of the API.

@@ -9,6 +9,7 @@ mod deliveries;
 mod direct;
 mod file;
 mod limits;
+mod telemetry;
 mod units;
 
 pub use database::{Database, PostgresUrl};
@@ -16,6 +17,7 @@ pub use deliveries::Deliveries;
 pub use direct::Direct;
 pub use limits::{Audit, Notices};
 pub use limits::{Limits, Log, LogFormat, LogLevel, Tunnel};
+pub use telemetry::Telemetry;
 pub use units::{ByteSize, Span, UnitError};
 
 use std::fmt;
@@ -48,6 +50,8 @@ pub struct Config {
     pub limits: Limits,
     /// `[tunnel]`.
     pub tunnel: Tunnel,
+    /// `[telemetry]`.
+    pub telemetry: Telemetry,
     /// `[log]`.
     pub log: Log,
 }
@@ -162,6 +166,7 @@ impl Config {
             notices: Notices::default(),
             limits: Limits::default(),
             tunnel: Tunnel::default(),
+            telemetry: Telemetry::default(),
             log: Log::default(),
         }
     }

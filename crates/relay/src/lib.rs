@@ -6,8 +6,8 @@
 //! listener -> service -> auth, directory -> ingress (calls, endpoints) -> exchange -> router -> registry -> tunnel
 //! ```
 //!
-//! Beside it: `gate` (who waits for his turn), `pairing` and `bridges` (the rest of the API), `storage` (what survives a restart),
-//! `config`, `metrics`, `problem` (every error that a caller sees), `cli`. [`Relay::start`] runs
+//! Beside it: `gate` (who waits for his turn), `pairing` and `api` (the rest of the API), `storage` (what survives a restart),
+//! `config`, `metrics`, `telemetry`, `problem` (every error that a caller sees), `cli`. [`Relay::start`] runs
 //! the whole inside another program.
 
 pub mod api;
@@ -36,6 +36,7 @@ mod running;
 pub mod service;
 pub mod state;
 pub mod storage;
+pub mod telemetry;
 pub mod throttle;
 pub mod trace;
 pub mod tunnel;

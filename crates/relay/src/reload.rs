@@ -67,6 +67,7 @@ fn settled(old: &Config, new: &Config) -> Option<&'static str> {
         ("[notices]", old.notices == new.notices),
         ("[tunnel]", is(&old.tunnel, &new.tunnel)),
         ("[log]", old.log == new.log),
+        ("[telemetry]", old.telemetry == new.telemetry),
         ("limits.sessions_max", was.sessions_max == now.sessions_max),
         (
             "limits.sessions_per_tenant",

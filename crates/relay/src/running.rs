@@ -19,6 +19,7 @@ use crate::service::Service;
 use crate::state::State;
 use crate::storage::{self, ServingLock};
 use crate::storage::{ApiKey, Existing, Role, Secret, Storage, StorageError, Tenant};
+use crate::telemetry::{Spans, TelemetryError};
 use crate::vault::{KeyFileError, MasterKey, Vault};
 use std::convert::Infallible;
 use std::io;
@@ -52,6 +53,9 @@ pub enum StartError {
     /// The key file.
     #[error(transparent)]
     KeyFile(#[from] KeyFileError),
+    /// Where traces go.
+    #[error(transparent)]
+    Telemetry(#[from] TelemetryError),
     /// A socket.
     #[error(transparent)]
     Listen(#[from] io::Error),
@@ -99,12 +103,15 @@ impl Relay {
 
         let failures = config.limits.auth_failures_per_minute;
         let places = config.limits.connections_max as usize;
+        let node = node_name();
+        let (spans, sending) = Spans::start(&config.telemetry, &node)?.unzip();
         let state = State::new(
             config,
-            node_name(),
+            node,
             directory.clone(),
             Arc::new(deliveries),
             Metrics::new(),
+            spans.map(Arc::new),
         );
         let state = Arc::new(state);
         let service = Arc::new(Service {
@@ -150,6 +157,7 @@ impl Relay {
         running.open("admin", admin, Arrived::Admin, None, admin_doors);
         let following = running.acceptor.clone();
         let tasks = &mut running.tasks;
+        tasks.extend(sending);
         if let Some(acceptor) = following {
             tasks.push(tokio::spawn(reload::follow(state.clone(), acceptor)));
         }

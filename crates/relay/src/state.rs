@@ -13,6 +13,7 @@ use crate::ingress::calls::Remembered;
 use crate::metrics::Metrics;
 use crate::registry::{Owner, Registry};
 use crate::reload::InForce;
+use crate::telemetry::{Span, Spans};
 use crate::throttle::Throttle;
 use protocol::frame::Windows;
 use protocol::session::Budget;
@@ -56,6 +57,8 @@ pub struct State {
     pub remembered: Remembered,
     /// Counters.
     pub metrics: Metrics,
+    /// Traces, where somebody wants them.
+    pub spans: Option<Arc<Spans>>,
     /// Room for TLS handshakes.
     pub handshakes: Gate,
     /// Room for those of callers, which shall not wait behind thousands of bridges.
@@ -86,6 +89,7 @@ impl State {
         directory: Arc<Directory>,
         deliveries: Arc<Deliveries>,
         metrics: Metrics,
+        spans: Option<Arc<Spans>>,
     ) -> Self {
         let limits = &config.limits;
         let callers = (limits.handshakes_max / CALLERS_PART).max(1);
@@ -127,6 +131,7 @@ impl State {
             directory,
             deliveries,
             metrics,
+            spans,
             config,
         }
     }
@@ -163,6 +168,16 @@ impl State {
             })),
             on_result_ack: None,
         }
+    }
+
+    /// A span for a request that brings these fields, where traces are wanted.
+    pub(crate) fn span(
+        &self,
+        name: &'static str,
+        kind: opentelemetry::trace::SpanKind,
+        headers: &http::HeaderMap,
+    ) -> Option<Span> {
+        self.spans.as_ref()?.begin(name, kind, headers)
     }
 
     /// Whether the relay is shutting down.

@@ -14,7 +14,7 @@ pub(crate) use shared::{Shared, Writer};
 
 use bytes::Bytes;
 use protocol::frame::{
-    CallAttempt, DeliveryResult, GoAway, GoAwayReason, RequestHead, Serves, Windows,
+    CallAttempt, DeliveryResult, GoAway, GoAwayReason, Report, RequestHead, Serves, Windows,
 };
 use protocol::session::{Budget, EndReason, OpenError};
 use std::fmt;
@@ -170,6 +170,16 @@ impl Session {
     /// Bridge: tells the relay what is served from now on.
     pub fn set_serves(&self, serves: Serves) {
         self.shared.with(|core| core.session.set_serves(serves));
+    }
+
+    /// Bridge: tells the relay how the bridge is. Returns whether there was room for it.
+    pub fn send_report(&self, report: Report) -> bool {
+        self.shared.with(|core| core.session.send_report(report))
+    }
+
+    /// Relay: how the bridge is, if it has said so.
+    pub fn report(&self) -> Option<Arc<Report>> {
+        self.shared.peek(|session| session.report())
     }
 
     /// Bridge: tells what became of an attempt of a delivery. Returns whether there was room for it;

@@ -2,6 +2,7 @@
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use e2e::World;
+use serde_json::json;
 use std::time::{Duration, Instant};
 use support::{ApiKey, Ask};
 
@@ -105,4 +106,99 @@ async fn sigterm_lets_the_relay_finish_what_runs() {
     assert!(status.success(), "{status}");
     assert!(start.elapsed() > Duration::from_millis(500));
     running.await.unwrap().expect_status(200);
+}
+
+#[tokio::test]
+async fn traces_reach_a_collector_and_join_the_callers() {
+    let collector = support::Target::start().await;
+    let config = format!(
+        "[telemetry]\notlp_endpoint = \"{}\"\nratio = 0.0\n",
+        collector.url("/hook")
+    );
+    let world = World::start_full("", &config).await;
+    let trace = "4bf92f3577b34da6a3ce929d0e0e4736";
+    let parent = format!("00-{trace}-00f067aa0ba902b7-01");
+    let url = world.target.url("/hook");
+    let call = |mode: &str| json!({"mode": mode, "url": url, "headers": {"traceparent": parent}});
+    world.call(call("wait")).await.expect_status(200);
+    world.call(call("deliver")).await.expect_status(202);
+    let small = Ask::get(world.endpoint("/small")).key(&world.caller);
+    let small = small.header("traceparent", &parent);
+    world.api.send(small).await.expect_status(200);
+    // Not sampled: no span of it leaves.
+    world
+        .call(json!({"url": world.target.url("/hook?quiet")}))
+        .await
+        .expect_status(200);
+
+    let id: Vec<u8> = (0..16)
+        .map(|at| u8::from_str_radix(&trace[2 * at..2 * at + 2], 16).unwrap())
+        .collect();
+    let has = |all: &[u8], part: &[u8]| all.windows(part.len()).any(|window| window == part);
+    let deadline = Instant::now() + Duration::from_secs(20);
+    loop {
+        let sent: Vec<u8> = collector
+            .hooks()
+            .iter()
+            .inspect(|hook| assert_eq!(hook.headers["content-type"], "application/x-protobuf"))
+            .flat_map(|hook| hook.body.to_vec())
+            .collect();
+        let names: [&[u8]; 3] = [b"\x2a\x04call", b"\x2a\x08endpoint", b"\x2a\x07deliver"];
+        if names.iter().all(|name| has(&sent, name)) {
+            let spans = sent.windows(16).filter(|window| *window == id).count();
+            assert_eq!(
+                spans, 3,
+                "each span is of the caller's trace, and there is no other"
+            );
+            assert!(has(&sent, b"integration-relay"));
+            assert!(!has(&sent, b"quiet"), "a URL's query is nobody's business");
+            return;
+        }
+        assert!(
+            Instant::now() < deadline,
+            "{} bytes came",
+            sent.len()
+        );
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+}
+
+#[tokio::test]
+async fn the_health_of_an_endpoint_is_told_apart_from_the_tunnels() {
+    let extra = "[[endpoint]]\nname = \"gone\"\nurl = \"http://127.0.0.1:9/\"\n\
+                 [[endpoint]]\nname = \"ill\"\nurl = \"TARGET/status\"\nhealth_path = \"/503\"\n\
+                 [targets]\nhealth_interval = \"200ms\"\n";
+    let ill = support::Target::start().await;
+    let world =
+        World::start_with(&extra.replace("TARGET", ill.url("").trim_end_matches('/'))).await;
+    let deadline = Instant::now() + Duration::from_secs(20);
+    loop {
+        let ask = Ask::get("/v1/bridges/b1").key(&world.admin);
+        let bridge = world.api.send(ask).await.expect_status(200).json();
+        assert_eq!(bridge["online"], true);
+        let endpoints = &bridge["sessions"][0]["endpoints"];
+        let health = |name: &str| {
+            let all = endpoints.as_array().unwrap();
+            let found = all
+                .iter()
+                .find(|endpoint| endpoint["name"] == name)
+                .unwrap();
+            (
+                found["health"].clone(),
+                found["status"].clone(),
+                found["code"].clone(),
+            )
+        };
+        let found = [health("t"), health("gone"), health("ill")];
+        let wanted = [
+            (json!("up"), json!(null), json!(null)),
+            (json!("down"), json!(null), json!("target_refused")),
+            (json!("down"), json!(503), json!(null)),
+        ];
+        if found == wanted {
+            return;
+        }
+        assert!(Instant::now() < deadline, "{endpoints:#}");
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
 }

@@ -31,6 +31,7 @@ pub(crate) struct EndpointSettings {
     pub(crate) ca_file: Option<PathBuf>,
     pub(crate) head_timeout: Option<Span>,
     pub(crate) idle_timeout: Option<Span>,
+    pub(crate) health_path: Option<String>,
 }
 
 /// A mistake in a rule.
@@ -89,10 +90,18 @@ impl Rules {
                 | policy::EndpointError::Path { .. }
                 | policy::EndpointError::Methods(_) => wrong("url", url, error),
             })?;
+        if let Some(path) = &section.health_path {
+            let checking = Policy::new(Vec::new(), vec![endpoint.clone()]);
+            let decided = checking
+                .map(|policy| policy.decide_endpoint(&endpoint.name, "GET", path.get_ref()))
+                .map_err(|error| wrong("health_path", path, error))?;
+            decided.map_err(|refusal| wrong("health_path", path, refusal))?;
+        }
         let settings = EndpointSettings {
             ca_file: section.ca_file.map(|file| file.get().to_owned()),
             head_timeout: section.head_timeout,
             idle_timeout: section.idle_timeout,
+            health_path: section.health_path.map(Spanned::into_inner),
         };
         if self
             .settings

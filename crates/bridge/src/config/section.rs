@@ -1,6 +1,6 @@
 //! The sections of the file, with their defaults.
 
-use super::value::{FilePath, Size, Span, Within, from_text, text};
+use super::value::{Every, FilePath, Size, Span, Within, from_text, text};
 use protocol::limits::{STREAM_WINDOW_INITIAL_BYTES, STREAMS_MAX};
 use serde::Deserialize;
 use serde::de::{self, Deserializer};
@@ -149,6 +149,9 @@ pub struct EndpointSection {
     pub head_timeout: Option<Span>,
     /// As in `[targets]`, for this endpoint.
     pub idle_timeout: Option<Span>,
+    /// What its health is asked for with GET: a path below `url`, beginning with `/` or `?`. An
+    /// answer below 500 is good. Without it a connection is enough, and no request is made.
+    pub health_path: Option<Spanned<String>>,
 }
 
 /// One `[[allow]]`: hosts that Call URLs may go to.
@@ -191,6 +194,8 @@ pub struct Targets {
     pub pool_idle_per_target: Within<0, 1024>,
     /// Idle connections in all. 0 to 8192, default 512.
     pub pool_idle_max: Within<0, 8192>,
+    /// How often endpoints are looked at, or `"off"`. Default 60 s.
+    pub health_interval: Every,
 }
 
 impl Default for Targets {
@@ -203,6 +208,7 @@ impl Default for Targets {
             pool_idle_timeout: Span::secs(30),
             pool_idle_per_target: Within::known(256),
             pool_idle_max: Within::known(512),
+            health_interval: Every::secs(60),
         }
     }
 }

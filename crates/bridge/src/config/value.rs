@@ -63,6 +63,36 @@ impl fmt::Display for Span {
     }
 }
 
+/// How often something is done: a duration, or `"off"`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Every(Option<Span>);
+
+impl Every {
+    /// Every so many seconds.
+    pub(crate) const fn secs(seconds: u64) -> Self {
+        Self(Some(Span::secs(seconds)))
+    }
+
+    /// The time between two; none for never.
+    pub fn get(self) -> Option<Duration> {
+        self.0.map(Span::get)
+    }
+}
+
+impl FromStr for Every {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        if text == "off" {
+            return Ok(Self(None));
+        }
+        let span = text
+            .parse()
+            .map_err(|error| format!("{error}, or \"off\""))?;
+        Ok(Self(Some(span)))
+    }
+}
+
 /// A number of bytes with its unit: `B`, `KiB`, `MiB` or `GiB`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Size(u64);
@@ -205,6 +235,7 @@ pub(crate) use from_text;
 
 from_text! {
     Span, "a duration in quotes with its unit, like \"30s\"";
+    Every, "a duration in quotes with its unit, like \"60s\", or \"off\"";
     Size, "a size in quotes with its unit, like \"16MiB\"";
     FilePath, "a path in quotes";
 }

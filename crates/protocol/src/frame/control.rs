@@ -180,6 +180,15 @@ pub struct Credit {
     pub grown: u32,
 }
 
+/// Cuts a text to [`DETAIL_MAX_BYTES`], at a character.
+fn cut(text: &mut String) {
+    let mut end = text.len().min(DETAIL_MAX_BYTES);
+    while !text.is_char_boundary(end) {
+        end -= 1;
+    }
+    text.truncate(end);
+}
+
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct WireReset {
     code: u16,
@@ -190,11 +199,7 @@ pub(super) struct WireReset {
 impl WireReset {
     pub(super) fn new(failure: &Failure) -> Self {
         let mut detail = failure.detail.clone();
-        let mut end = detail.len().min(DETAIL_MAX_BYTES);
-        while !detail.is_char_boundary(end) {
-            end -= 1;
-        }
-        detail.truncate(end);
+        cut(&mut detail);
         Self {
             code: failure.code.to_wire(),
             execution: failure.execution.to_wire(),
@@ -265,4 +270,71 @@ pub struct DeliveryResult {
     pub code: Option<u16>,
     /// How far it came (W-40).
     pub execution: u8,
+}
+
+/// Whether an endpoint can be reached from the bridge.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub enum Reach {
+    /// It was not looked at.
+    #[default]
+    Unknown,
+    /// It answered.
+    Up,
+    /// It did not.
+    Down,
+}
+
+/// What a bridge found when it looked at an endpoint last.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct EndpointHealth {
+    /// Whether it can be reached.
+    pub reach: Reach,
+    /// The status that it answered with.
+    pub status: Option<u16>,
+    /// The code of what failed (W-40).
+    pub code: Option<u16>,
+    /// How long ago that was, in seconds.
+    pub age_s: u32,
+}
+
+/// How far a bridge's audit file has got, signed by its key.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AuditHead {
+    /// Random, made with the file.
+    pub id: [u8; 16],
+    /// Lines so far.
+    pub sequence: u64,
+    /// The hash of the last one.
+    pub hash: [u8; 32],
+    /// Ed25519, 64 bytes, see [`crate::opening::AuditTranscript`].
+    pub signature: Bounded<u8, { super::PROOF_BYTES }>,
+}
+
+/// How the bridge is, beside its tunnel (W-63).
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct Report {
+    /// Of the endpoints that HELLO or the last STATUS listed, in that order; those beyond are unknown.
+    pub endpoints: Bounded<EndpointHealth, SERVES_ENDPOINTS_MAX>,
+    /// Why its config was not taken when it was read last; the one before is in force.
+    pub config_refused: Option<String>,
+    /// Its audit file, if it keeps one.
+    pub audit: Option<AuditHead>,
+}
+
+impl Report {
+    /// The same, with its text cut to [`DETAIL_MAX_BYTES`].
+    #[must_use]
+    pub fn cut(mut self) -> Self {
+        if let Some(text) = &mut self.config_refused {
+            cut(text);
+        }
+        self
+    }
+
+    /// Whether its text keeps to its limit.
+    pub(super) fn fits(&self) -> bool {
+        self.config_refused
+            .as_ref()
+            .is_none_or(|text| text.len() <= DETAIL_MAX_BYTES)
+    }
 }

@@ -90,10 +90,17 @@ impl Session {
             Some(Frame::Status(serves)) => {
                 self.from(Side::Bridge, "STATUS")?;
                 self.serves = Arc::new(serves);
+                // It was about the endpoints of before.
+                self.report = None;
                 let told = self.events.iter().filter(|event| **event == Event::Serves);
                 if told.count() < SERVES_EVENTS {
                     self.events.push_back(Event::Serves);
                 }
+                Ok(())
+            }
+            Some(Frame::Report(report)) => {
+                self.from(Side::Bridge, "REPORT")?;
+                self.report = Some(Arc::from(report));
                 Ok(())
             }
             Some(Frame::GoAway(goaway)) => self.on_goaway(goaway),

@@ -3,9 +3,10 @@
 use crate::golden::{bytes, number};
 use bytes::Bytes;
 use protocol::frame::{
-    BodyLength, Bounded, CallAttempt, Challenge, Class, Credit, DeliveryResult, Frame, GoAway,
-    GoAwayReason, Headers, HeadersBuilder, Hello, JournalMark, PreviousSession, Refused,
-    RefusedCode, RequestHead, RequestTarget, ResponseHead, Serves, TimeLeft, Welcome, Windows,
+    AuditHead, BodyLength, Bounded, CallAttempt, Challenge, Class, Credit, DeliveryResult,
+    EndpointHealth, Frame, GoAway, GoAwayReason, Headers, HeadersBuilder, Hello, JournalMark,
+    PreviousSession, Reach, Refused, RefusedCode, Report, RequestHead, RequestTarget, ResponseHead,
+    Serves, TimeLeft, Welcome, Windows,
 };
 use protocol::{Code, Execution, Failure};
 use serde_json::Value;
@@ -53,6 +54,29 @@ fn serves(value: &Value) -> Serves {
     Serves {
         endpoints: list(&value["endpoints"], text),
         hosts: option(&value["hosts"], |hosts| list(hosts, text)),
+    }
+}
+
+fn report(value: &Value) -> Report {
+    Report {
+        endpoints: list(&value["endpoints"], |endpoint| EndpointHealth {
+            reach: match &*text(&endpoint["reach"]) {
+                "unknown" => Reach::Unknown,
+                "up" => Reach::Up,
+                "down" => Reach::Down,
+                other => panic!("no reach is called {other}"),
+            },
+            status: option(&endpoint["status"], number),
+            code: option(&endpoint["code"], number),
+            age_s: number(&endpoint["age_s"]),
+        }),
+        config_refused: option(&value["config_refused"], text),
+        audit: option(&value["audit"], |audit| AuditHead {
+            id: array(&audit["id"]),
+            sequence: number(&audit["sequence"]),
+            hash: array(&audit["hash"]),
+            signature: Bounded::truncated(array::<64>(&audit["signature"])),
+        }),
     }
 }
 
@@ -255,6 +279,7 @@ pub(crate) fn frame(value: &Value) -> Frame {
             reason: reason(&value["reason"]),
             retry_after_ms: number(&value["retry_after_ms"]),
         }),
+        "REPORT" => Frame::Report(Box::new(report(value))),
         other => panic!("no frame is called {other}"),
     }
 }

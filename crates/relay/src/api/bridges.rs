@@ -9,6 +9,7 @@ use crate::storage::now;
 use bytes::Bytes;
 use http::{Request, StatusCode};
 use protocol::Code;
+use protocol::frame::{EndpointHealth, Reach};
 use schemars::JsonSchema;
 use serde::Serialize;
 use std::collections::HashMap;
@@ -57,6 +58,8 @@ pub struct SessionView {
     delivers: bool,
     /// Endpoints that it declares.
     endpoints: Vec<EndpointView>,
+    /// Why the bridge's config was not taken when it was read last; null when it was.
+    config_refused: Option<String>,
     /// Host patterns that it serves; null when it keeps them to itself.
     hosts: Option<Vec<String>>,
 }
@@ -66,8 +69,14 @@ pub struct SessionView {
 pub struct EndpointView {
     /// Its name.
     name: String,
-    /// `unknown`: bridges do not report the health of their endpoints yet.
+    /// `up`, `down`, or `unknown` where the bridge has not looked, or does not tell.
     health: &'static str,
+    /// The status that it answered with, where the bridge asks for one.
+    status: Option<u16>,
+    /// The code of what failed.
+    code: Option<String>,
+    /// When the bridge looked last, in seconds since 1970.
+    checked: Option<i64>,
 }
 
 /// A page of bridges.
@@ -118,10 +127,16 @@ fn view(
 
 fn session(entry: &Entry) -> SessionView {
     let serves = entry.session.serves();
-    let endpoints = serves.endpoints.iter().map(|name| EndpointView {
-        name: name.clone(),
-        health: "unknown",
-    });
+    let report = entry.session.report();
+    let health = |at: usize| {
+        let found = report.as_ref().and_then(|report| report.endpoints.get(at));
+        found.copied().unwrap_or_default()
+    };
+    let endpoints = serves
+        .endpoints
+        .iter()
+        .enumerate()
+        .map(|(at, name)| endpoint(name, health(at)));
     SessionView {
         host: entry.host.clone(),
         software: entry.software.clone(),
@@ -131,7 +146,23 @@ fn session(entry: &Entry) -> SessionView {
         draining: !entry.session.is_open(),
         delivers: entry.is_delivering(),
         endpoints: endpoints.collect(),
+        config_refused: report.and_then(|report| report.config_refused.clone()),
         hosts: serves.hosts.as_ref().map(|hosts| hosts.as_slice().to_vec()),
+    }
+}
+
+fn endpoint(name: &str, found: EndpointHealth) -> EndpointView {
+    let (health, is_known) = match found.reach {
+        Reach::Unknown => ("unknown", false),
+        Reach::Up => ("up", true),
+        Reach::Down => ("down", true),
+    };
+    EndpointView {
+        name: name.to_owned(),
+        health,
+        status: found.status,
+        code: found.code.map(|code| Code::from_wire(code).to_string()),
+        checked: is_known.then(|| now() - i64::from(found.age_s)),
     }
 }
 

@@ -170,6 +170,13 @@ fn responses(operation: &Operation, generator: &mut schemars::SchemaGenerator) -
             let schema = schema(generator);
             answer["content"] = json!({"application/json": {"schema": schema}});
         }
+        if let Some(media) = success.media {
+            let schema = match media {
+                "text/plain" => json!({"type": "string"}),
+                _ => json!({"type": "object"}),
+            };
+            answer["content"] = json!({media: {"schema": schema}});
+        }
         if operation.takes_match && success.schema.is_some() {
             answer["headers"] = json!({"ETag": {"schema": {"type": "string"}}});
         }

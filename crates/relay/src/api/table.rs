@@ -58,8 +58,20 @@ fn answers<T: schemars::JsonSchema>(status: u16, description: &'static str) -> &
         status,
         description,
         schema: Some(schema::<T>),
+        media: None,
     };
     // A few dozen, once.
+    Box::leak(Box::new([success]))
+}
+
+/// What is no document of ours, of this media type.
+fn plainly(status: u16, media: &'static str, description: &'static str) -> &'static [Success] {
+    let success = Success {
+        status,
+        description,
+        schema: None,
+        media: Some(media),
+    };
     Box::leak(Box::new([success]))
 }
 
@@ -68,6 +80,7 @@ fn nothing(status: u16, description: &'static str) -> &'static [Success] {
         status,
         description,
         schema: None,
+        media: None,
     };
     Box::leak(Box::new([success]))
 }
@@ -392,7 +405,7 @@ fn data_path() -> Vec<Operation> {
             Method::GET,
             "/healthz",
             &[],
-            nothing(200, "The process runs."),
+            plainly(200, "text/plain", "The process runs."),
             None,
         )
         .says("Whether the process runs"),
@@ -401,7 +414,7 @@ fn data_path() -> Vec<Operation> {
             Method::GET,
             "/readyz",
             &[],
-            nothing(200, "It takes requests."),
+            plainly(200, "text/plain", "It takes requests."),
             None,
         )
         .says("Whether it takes requests")
@@ -411,7 +424,7 @@ fn data_path() -> Vec<Operation> {
             Method::GET,
             "/openapi.json",
             &[],
-            nothing(200, "This document."),
+            plainly(200, "application/json", "This document."),
             None,
         )
         .says("This document"),

@@ -4,8 +4,8 @@
 //! name the line.
 
 use super::{
-    Audit, Config, Database, Deliveries, Direct, KEY_FILE, Limits, Listen, Log, Notices, Tls,
-    Tunnel,
+    Audit, Config, Database, Deliveries, Direct, KEY_FILE, Limits, Listen, Log, Notices, Telemetry,
+    Tls, Tunnel,
 };
 use serde::Deserialize;
 use serde::de::{self, Deserializer};
@@ -32,6 +32,8 @@ pub(super) struct File {
     limits: Limits,
     #[serde(default)]
     tunnel: Tunnel,
+    #[serde(default)]
+    telemetry: Telemetry,
     #[serde(default)]
     log: Log,
 }
@@ -85,7 +87,8 @@ impl File {
         let tls = self.tls.map(|table| table.resolve(base, dir)).transpose()?;
         let listen = self.listen.resolve(tls.is_some())?;
         let mistake = self.limits.mistake().or_else(|| self.tunnel.mistake());
-        if let Some(mistake) = mistake.or_else(|| self.deliveries.mistake()) {
+        let mistake = mistake.or_else(|| self.deliveries.mistake());
+        if let Some(mistake) = mistake.or_else(|| self.telemetry.mistake()) {
             return Err(mistake);
         }
         Ok(Config {
@@ -102,6 +105,10 @@ impl File {
             notices: self.notices,
             limits: self.limits,
             tunnel: self.tunnel,
+            telemetry: Telemetry {
+                ca_file: self.telemetry.ca_file.map(|file| base.join(file)),
+                ..self.telemetry
+            },
             log: self.log,
         })
     }

@@ -14,6 +14,7 @@ use crate::storage::audit::Act;
 use crate::storage::batch::WriteError;
 use crate::storage::calls::{Settlement, StoredCall, Via, Write, Written};
 use crate::storage::{now, now_ms};
+use opentelemetry::trace::SpanKind;
 use policy::{Host, Target};
 use protocol::frame::{CallAttempt, DeliveryResult, JournalMark};
 use protocol::{Code, Failure};
@@ -580,7 +581,14 @@ async fn make(
         call: id,
         attempt: number,
     };
-    Ok(match way {
+    let mut span = state.span("deliver", SpanKind::Client, &headers);
+    if let Some(span) = &mut span {
+        span.set("http.request.method", call.method.clone());
+        span.set("server.address", call.host.clone());
+        span.set("bridge.call", call.id.clone());
+        span.set("bridge.attempt", i64::from(number.attempt));
+    }
+    let end = match way {
         Way::Bridge(entry) => {
             attempt::through(state, entry, number, &call.method, request, &headers).await
         }
@@ -588,7 +596,18 @@ async fn make(
             let tenant = call.tenant.clone();
             attempt::directly(state, tenant, &call.method, request, headers).await
         }
-    })
+    };
+    if let Some(mut span) = span {
+        match (end.status, end.code) {
+            (Some(status), None) => span.answered(status),
+            (_, code) => span.failed(&Failure::new(
+                code.unwrap_or(Code::Internal),
+                end.execution,
+                "",
+            )),
+        }
+    }
+    Ok(end)
 }
 
 /// The bytes behind `call_` and 32 hexadecimal digits.

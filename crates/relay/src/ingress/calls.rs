@@ -22,6 +22,7 @@ use crate::route::{self, Route};
 use crate::router::Wanted;
 use crate::state::State;
 use crate::storage::audit::Act;
+use crate::telemetry::Span;
 use bytes::Bytes;
 use document::{CallRequest, Mode};
 use http::header::{self, HeaderValue};
@@ -29,6 +30,7 @@ use http::{Request, Response, StatusCode};
 use http_body::Body as _;
 use http_body_util::{BodyExt, Full, LengthLimitError, Limited};
 use hyper::body::Incoming;
+use opentelemetry::trace::SpanKind;
 use policy::{Policy, Target};
 use protocol::frame::RequestTarget;
 use protocol::{Code, Execution, Failure};
@@ -198,6 +200,7 @@ async fn make(
     place: exchange::Place,
 ) -> Told {
     let start = Instant::now();
+    let span = begin_span(state, principal, &call, id);
     let limit = Duration::from_millis(call.timeout_ms.into());
     let deadline = start + limit;
     let sent = Later {
@@ -234,6 +237,7 @@ async fn make(
         }
         Err(failure) => Err(failure),
     };
+    end_span(span, &result);
     written_down(state, principal, id, &call.target, &result, start).await;
     match result {
         Ok(document) => Told {
@@ -251,6 +255,35 @@ async fn make(
                 bytes: 0,
             }
         }
+    }
+}
+
+fn begin_span(state: &State, principal: &Principal, call: &CallRequest, id: &str) -> Option<Span> {
+    state.spans.as_ref()?;
+    let headers = transport::http::from_wire(&call.head.headers).unwrap_or_default();
+    let mut span = state.span("call", SpanKind::Server, &headers)?;
+    span.set("http.request.method", call.head.method.clone());
+    span.set("server.address", call.target.host().to_string());
+    span.set("bridge.tenant", principal.tenant_name.to_string());
+    span.set("bridge.call", id.to_owned());
+    Some(span)
+}
+
+fn end_span(span: Option<Span>, result: &Result<Value, Failure>) {
+    let Some(mut span) = span else { return };
+    match result {
+        Ok(document) => {
+            let status = document["response"]["status"].as_u64();
+            span.answered(
+                status
+                    .and_then(|status| u16::try_from(status).ok())
+                    .unwrap_or(0),
+            );
+            if let Some(bridge) = document["bridge"].as_str() {
+                span.set("bridge.name", bridge.to_owned());
+            }
+        }
+        Err(failure) => span.failed(failure),
     }
 }
 

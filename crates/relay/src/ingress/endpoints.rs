@@ -16,6 +16,7 @@ use http::{Method, Request, Response, StatusCode, Version};
 use http_body::Body as _;
 use http_body_util::BodyExt;
 use hyper::body::Incoming;
+use opentelemetry::trace::SpanKind;
 use protocol::frame::{BodyLength, RequestHead, RequestTarget, ResponseHead, TimeLeft};
 use protocol::{Code, Execution, Failure};
 use std::sync::Arc;
@@ -53,6 +54,12 @@ pub async fn handle(
         ));
     }
     let place = state.exchanges.begin(principal)?;
+    let mut span = state.span("endpoint", SpanKind::Server, &parts.headers);
+    if let Some(span) = &mut span {
+        span.set("http.request.method", parts.method.to_string());
+        span.set("bridge.tenant", principal.tenant_name.to_string());
+        span.set("bridge.endpoint", endpoint.to_owned());
+    }
     let is_head = parts.method == Method::HEAD;
     let expects = parts.headers.contains_key(header::EXPECT);
     let length =
@@ -108,10 +115,17 @@ pub async fn handle(
                 .audit
                 .endpoint(principal, endpoint, &nobody, failure.code.as_str());
             sum.answered(began.elapsed(), 0);
+            if let Some(span) = &mut span {
+                span.failed(&failure);
+            }
             return Err(failure.into());
         }
     };
     let bridge = &answer.through.owner.name;
+    if let Some(mut span) = span {
+        span.set("bridge.name", bridge.to_string());
+        span.answered(answer.head.status);
+    }
     let sum = state.audit.endpoint(principal, endpoint, bridge, "ok");
     let took = began.elapsed();
     state.metrics.endpoint_took(took);

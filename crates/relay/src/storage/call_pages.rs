@@ -81,12 +81,12 @@ pub struct CallFilter {
     pub until_ms: Option<i64>,
 }
 
-const COLUMNS_OF_ALL: &str = "SELECT * FROM calls
+pub(super) const COLUMNS_OF_ALL: &str = "SELECT * FROM calls
     WHERE tenant_id = $1 AND seq < $2 AND ($3 = '' OR host = $3)
       AND created_ms >= $4 AND created_ms < $5
     ORDER BY seq DESC LIMIT $6";
 
-const COLUMNS_OF_STATE: &str = "SELECT * FROM calls
+pub(super) const COLUMNS_OF_STATE: &str = "SELECT * FROM calls
     WHERE tenant_id = $1 AND seq < $2 AND ($3 = '' OR host = $3)
       AND created_ms >= $4 AND created_ms < $5 AND state = $7
     ORDER BY seq DESC LIMIT $6";

@@ -385,6 +385,12 @@ macro_rules! stored_columns {
     };
 }
 
+/// The next calls of a tenant that are due.
+pub(super) const DUE: &str = stored_columns!(
+    "WHERE tenant_id = $1 AND state = 'pending' AND due_ms <= $2
+     ORDER BY due_ms, seq LIMIT $3"
+);
+
 /// What waits, or is to wait, in one tenant: the same host and the same wish for a bridge have the
 /// same way.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -406,15 +412,12 @@ impl Storage {
         now_ms: i64,
         limit: u32,
     ) -> Result<Vec<StoredCall>, StorageError> {
-        let rows = sqlx::query(stored_columns!(
-            "WHERE tenant_id = $1 AND state = 'pending' AND due_ms <= $2
-             ORDER BY due_ms, seq LIMIT $3"
-        ))
-        .bind(tenant)
-        .bind(now_ms)
-        .bind(i64::from(limit))
-        .fetch_all(&self.pool)
-        .await?;
+        let rows = sqlx::query(DUE)
+            .bind(tenant)
+            .bind(now_ms)
+            .bind(i64::from(limit))
+            .fetch_all(&self.pool)
+            .await?;
         rows.iter().map(stored).collect()
     }
 

@@ -278,3 +278,32 @@ async fn a_file_that_is_no_database_is_refused_with_its_name() {
         .to_string();
     assert!(error.contains("relay.db"), "{error}");
 }
+
+/// What is asked for all the time reads an index in its order, whatever is stored: neither a scan of
+/// the table nor a sort.
+#[tokio::test]
+async fn pages_and_due_calls_are_read_from_an_index_in_order() {
+    use sqlx::Row as _;
+    let dir = TempDir::new("query-plans");
+    let storage = Place::File(dir).open().await;
+    for (statement, index) in [
+        (call_pages::COLUMNS_OF_ALL, "calls_by_tenant"),
+        (call_pages::COLUMNS_OF_STATE, "calls_by_state"),
+        (calls::DUE, "calls_due"),
+    ] {
+        let explain = format!("EXPLAIN QUERY PLAN {statement}");
+        let mut query = sqlx::query(sqlx::AssertSqlSafe(explain)).bind("ten_1");
+        // Their kinds do not matter to the plan.
+        for _ in 1..statement.matches('$').count() {
+            query = query.bind(0_i64);
+        }
+        let rows = query.fetch_all(&storage.pool).await.unwrap();
+        let plan: Vec<String> = rows.iter().map(|row| row.get("detail")).collect();
+        let plan = plan.join("; ");
+        assert!(plan.contains(&format!("USING INDEX {index}")), "{plan}");
+        assert!(
+            !plan.contains("SCAN calls") && !plan.contains("TEMP B-TREE"),
+            "{plan}"
+        );
+    }
+}

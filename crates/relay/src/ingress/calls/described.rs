@@ -129,11 +129,13 @@ pub(crate) fn answers() -> &'static [Success] {
             status: 200,
             description: "The target has answered, whatever it says.",
             schema: Some(schema::<CallAnswer>),
+            media: None,
         },
         Success {
             status: 202,
             description: "The call is stored, and will be delivered.",
             schema: Some(schema::<CallReceipt>),
+            media: None,
         },
     ]
 }

@@ -1,0 +1,60 @@
+//! What spans are made, of which requests.
+
+use super::*;
+
+fn spans(ratio: f64) -> (Arc<Spans>, mpsc::Receiver<SpanData>) {
+    let (queue, waiting) = mpsc::channel(2);
+    let spans = Spans {
+        queue,
+        dropped: Arc::default(),
+        ratio,
+        scope: InstrumentationScope::builder("test").build(),
+    };
+    (Arc::new(spans), waiting)
+}
+
+fn with_parent(flags: &str) -> HeaderMap {
+    let mut headers = HeaderMap::new();
+    let parent = format!("00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-{flags}");
+    headers.insert(trace::TRACEPARENT, parent.parse().unwrap());
+    headers
+}
+
+#[test]
+fn a_span_joins_the_trace_that_the_caller_names_if_that_is_sampled() {
+    let (spans, mut waiting) = spans(0.0);
+    let begin = |headers: &HeaderMap| spans.begin("call", SpanKind::Server, headers);
+    assert!(begin(&with_parent("00")).is_none());
+    let mut span = begin(&with_parent("01")).unwrap();
+    span.answered(204);
+    drop(span);
+    let data = waiting.try_recv().unwrap();
+    let trace = data.span_context.trace_id().to_string();
+    assert_eq!(trace, "4bf92f3577b34da6a3ce929d0e0e4736");
+    assert_eq!(data.parent_span_id.to_string(), "00f067aa0ba902b7");
+    assert!(data.parent_span_is_remote);
+    let status = KeyValue::new("http.response.status_code", 204);
+    assert!(data.attributes.contains(&status));
+}
+
+#[test]
+fn without_a_trace_the_ratio_decides() {
+    let none = HeaderMap::new();
+    let (never, _) = spans(0.0);
+    assert!(never.begin("call", SpanKind::Server, &none).is_none());
+    let (always, mut waiting) = spans(1.0);
+    drop(always.begin("call", SpanKind::Server, &none).unwrap());
+    let data = waiting.try_recv().unwrap();
+    assert_ne!(data.span_context.trace_id(), TraceId::INVALID);
+    assert_eq!(data.parent_span_id, SpanId::INVALID);
+}
+
+#[test]
+fn a_collector_that_is_away_costs_spans_and_nothing_else() {
+    let (spans, waiting) = spans(1.0);
+    for _ in 0..5 {
+        drop(spans.begin("call", SpanKind::Server, &HeaderMap::new()));
+    }
+    assert_eq!(waiting.len(), 2);
+    assert_eq!(spans.dropped.load(Ordering::Relaxed), 3);
+}

@@ -1,6 +1,7 @@
 //! A running bridge: its connections, its dispatcher, and how it stops.
 
-use crate::config::{Config, ConfigError};
+use crate::config::{Config, ConfigError, FilePath};
+use crate::credentials::{Credentials, Store, StoreError};
 use crate::data_dir::{DataDir, DataDirError};
 use crate::deliveries::{self, Deliveries};
 use crate::dispatcher::{Active, Dispatcher, own_addresses};
@@ -43,6 +44,9 @@ pub enum StartError {
     /// There are too many rules.
     #[error(transparent)]
     Policy(#[from] PolicyError),
+    /// The credentials cannot be read.
+    #[error(transparent)]
+    Credentials(#[from] StoreError),
     /// There is no journal for deliveries.
     #[error(transparent)]
     Journal(#[from] JournalError),
@@ -60,6 +64,9 @@ pub enum ReloadError {
     /// There are too many rules.
     #[error(transparent)]
     Policy(#[from] PolicyError),
+    /// The credentials cannot be read.
+    #[error(transparent)]
+    Credentials(#[from] StoreError),
     /// It cannot be taken without a restart.
     #[error("{key} has changed, which takes a restart; the rest of the file was not taken either")]
     NeedsRestart {
@@ -102,15 +109,19 @@ impl Bridge {
             deliveries::bounds(&config.deliveries),
         )?;
         let deliveries = Deliveries::new(journal, config.deliveries.limits());
+        let credentials = load_credentials(&config)?;
         let path = config.path.clone();
         let connections = config.relay.connections.get();
+        let windows = config.limits.windows();
+        let budget = Budget::new(config.limits.window_budget.bytes());
+        let active = Active::new(config, own_addresses(), credentials)?;
         let shared = Arc::new(Shared {
             dialer,
             identity: identity.for_tunnel(),
             data_dir,
-            windows: config.limits.windows(),
-            budget: Budget::new(config.limits.window_budget.bytes()),
-            dispatcher: Dispatcher::new(Active::new(config, own_addresses())?, deliveries.clone()),
+            windows,
+            budget,
+            dispatcher: Dispatcher::new(active, deliveries.clone()),
             deliveries: deliveries.clone(),
             stage: watch::Sender::new(Stage::Running),
             nodes: watch::Sender::new(1),
@@ -135,6 +146,12 @@ impl Bridge {
             path,
         })
     }
+}
+
+fn load_credentials(config: &Config) -> Result<Arc<Credentials>, StoreError> {
+    let key_file = config.bridge.key_file.as_ref().map(FilePath::get);
+    let store = Store::new(config.bridge.data_dir.get(), key_file)?;
+    Ok(Arc::new(store.load()?))
 }
 
 /// A bridge that runs. Dropping it ends it without a word; [`Self::shutdown`] drains.
@@ -236,7 +253,8 @@ impl RunningBridge {
         if let Some((key, _)) = settled.iter().find(|(_, is_same)| !is_same) {
             return Err(ReloadError::NeedsRestart { key });
         }
-        let active = Active::new(config, own_addresses())?;
+        let credentials = load_credentials(&config)?;
+        let active = Active::new(config, own_addresses(), credentials)?;
         let serves = active.serves();
         self.shared.dispatcher.replace(active);
         for session in self.shared.sessions.borrow().iter() {

@@ -30,8 +30,8 @@ pub use error::ConfigError;
 pub use rules::Rules;
 pub(crate) use section::check_name;
 pub use section::{
-    AllowSection, BridgeSection, DeliveriesSection, EndpointSection, LimitsSection, LogFormat,
-    LogLevel, LogSection, ProxySetting, RelaySection, Targets,
+    AllowSection, BridgeSection, CallerCredentials, DeliveriesSection, EndpointSection, LimitsSection, LogFormat,
+    LogLevel, LogSection, ProxySetting, RelaySection, Targets, TlsMin,
 };
 pub use value::{Every, FilePath, Size, Span, Within};
 
@@ -114,7 +114,11 @@ impl Config {
             .and_then(|path| path.parent().map(Path::to_owned))
             .unwrap_or_default();
         file.bridge.data_dir.anchor(&base);
-        let files = [&mut file.relay.ca_file, &mut file.targets.ca_file];
+        let files = [
+            &mut file.relay.ca_file,
+            &mut file.targets.ca_file,
+            &mut file.bridge.key_file,
+        ];
         let endpoint_files = file
             .endpoint
             .iter_mut()

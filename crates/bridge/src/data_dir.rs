@@ -5,7 +5,7 @@ use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
 /// Longest file that is read from it, in bytes; its own files are far smaller.
-const FILE_MAX_BYTES: u64 = 64 * 1024;
+const FILE_MAX_BYTES: u64 = 4 * 1024 * 1024;
 
 /// Name of the file that the running process has locked.
 const LOCK_FILE: &str = "lock";
@@ -55,11 +55,25 @@ pub enum DataDirError {
     },
 }
 
+/// A directory for this user's eyes alone.
+#[derive(Debug, Clone)]
+pub struct PrivateDir {
+    path: PathBuf,
+}
+
 /// The directory, locked for as long as this lives.
 #[derive(Debug)]
 pub struct DataDir {
-    path: PathBuf,
+    dir: PrivateDir,
     _lock: File,
+}
+
+impl std::ops::Deref for DataDir {
+    type Target = PrivateDir;
+
+    fn deref(&self) -> &PrivateDir {
+        &self.dir
+    }
 }
 
 impl DataDir {
@@ -68,31 +82,71 @@ impl DataDir {
     /// # Errors
     /// [`DataDirError`]: not writable, open to others, in use.
     pub fn open(path: &Path) -> Result<Self, DataDirError> {
-        let failed = |action| {
-            move |source| DataDirError::Io {
-                action,
-                path: path.display().to_string(),
-                source,
-            }
-        };
-        make_private_dir(path).map_err(failed("creating the directory"))?;
-        check_private(path, "700")?;
-        let mut options = OpenOptions::new();
-        options.create(true).truncate(false).write(true);
-        private_mode(&mut options);
-        let lock = options
-            .open(path.join(LOCK_FILE))
-            .map_err(failed("writing to the directory"))?;
+        let dir = PrivateDir::open(path)?;
+        let lock = dir.lock_file(LOCK_FILE)?;
         match lock.try_lock() {
-            Ok(()) => Ok(Self {
-                path: path.to_owned(),
-                _lock: lock,
-            }),
+            Ok(()) => Ok(Self { dir, _lock: lock }),
             Err(TryLockError::WouldBlock) => Err(DataDirError::InUse {
                 path: path.display().to_string(),
             }),
-            Err(TryLockError::Error(source)) => Err(failed("locking the directory")(source)),
+            Err(TryLockError::Error(source)) => Err(DataDirError::Io {
+                action: "locking the directory",
+                path: path.display().to_string(),
+                source,
+            }),
         }
+    }
+}
+
+impl PrivateDir {
+    /// Makes it where it is missing (mode 0700). It is not locked.
+    ///
+    /// # Errors
+    /// [`DataDirError`]: not writable, open to others.
+    pub fn open(path: &Path) -> Result<Self, DataDirError> {
+        make_private_dir(path).map_err(|source| DataDirError::Io {
+            action: "creating the directory",
+            path: path.display().to_string(),
+            source,
+        })?;
+        check_private(path, "700")?;
+        Ok(Self {
+            path: path.to_owned(),
+        })
+    }
+
+    /// A directory that is somebody else's: only the files that are read from it must be private.
+    pub(crate) fn of_others(path: &Path) -> Self {
+        Self {
+            path: path.to_owned(),
+        }
+    }
+
+    fn lock_file(&self, name: &str) -> Result<File, DataDirError> {
+        let mut options = OpenOptions::new();
+        options.create(true).truncate(false).write(true);
+        private_mode(&mut options);
+        options
+            .open(self.path.join(name))
+            .map_err(|source| DataDirError::Io {
+                action: "writing to the directory",
+                path: self.path.display().to_string(),
+                source,
+            })
+    }
+
+    /// Waits for the lock of this name, which is given back with the value.
+    ///
+    /// # Errors
+    /// [`DataDirError::Io`].
+    pub(crate) fn lock(&self, name: &str) -> Result<File, DataDirError> {
+        let file = self.lock_file(name)?;
+        file.lock().map_err(|source| DataDirError::Io {
+            action: "locking",
+            path: self.path(name).display().to_string(),
+            source,
+        })?;
+        Ok(file)
     }
 
     /// The path of a file in it.

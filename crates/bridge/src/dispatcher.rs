@@ -9,6 +9,7 @@
 //! nothing else. What the config says is swapped as a whole; an exchange keeps what it began with.
 
 mod answer;
+mod authorize;
 mod delivery;
 mod exchange;
 mod raw;
@@ -16,6 +17,7 @@ mod refusal;
 mod resolve;
 
 use crate::config::Config;
+use crate::credentials::Credentials;
 use crate::deliveries::Deliveries;
 use crate::upstream::Upstream;
 use policy::{Policy, PolicyError};
@@ -34,6 +36,7 @@ pub struct Active {
     pub(crate) policy: Policy,
     pub(crate) upstream: Upstream,
     pub(crate) config: Config,
+    pub(crate) credentials: Arc<Credentials>,
     own_addresses: Vec<IpAddr>,
 }
 
@@ -42,11 +45,16 @@ impl Active {
     ///
     /// # Errors
     /// [`PolicyError`] when there are too many rules.
-    pub fn new(config: Config, own_addresses: Vec<IpAddr>) -> Result<Self, PolicyError> {
+    pub(crate) fn new(
+        config: Config,
+        own_addresses: Vec<IpAddr>,
+        credentials: Arc<Credentials>,
+    ) -> Result<Self, PolicyError> {
         Ok(Self {
             policy: config.rules.policy(own_addresses.clone())?,
             upstream: Upstream::new(&config.targets),
             config,
+            credentials,
             own_addresses,
         })
     }
@@ -116,7 +124,8 @@ impl Dispatcher {
         let active = self.active();
         let addresses = own_addresses();
         if addresses != active.own_addresses
-            && let Ok(active) = Active::new(active.config.clone(), addresses)
+            && let Ok(active) =
+                Active::new(active.config.clone(), addresses, active.credentials.clone())
         {
             self.replace(active);
         }

@@ -12,6 +12,7 @@
 //! dispatcher  one task for each exchange: policy, target, answer
 //! deliveries  stored calls, once each, whatever becomes of the tunnel; journal is what is on disk of them
 //! health      whether endpoints can be reached, apart from the tunnel
+//! credentials named secrets, sealed on the disk, added to requests after the policy
 //! upstream    the HTTP client to targets; takes only what the policy approved
 //! ```
 //!
@@ -27,6 +28,7 @@ pub mod bridge;
 pub mod cli;
 mod clock;
 pub mod config;
+pub mod credentials;
 pub mod data_dir;
 mod deliveries;
 pub mod dispatcher;
@@ -36,6 +38,7 @@ pub mod identity;
 pub mod journal;
 pub mod logging;
 pub mod pairing;
+pub mod secret;
 mod slot;
 #[cfg(test)]
 mod testing;

@@ -11,6 +11,7 @@
 use crate::config::{Config, ConfigError};
 use crate::data_dir::{DataDir, DataDirError};
 use crate::identity::{self, Identity, IdentityError, Key};
+pub use crate::secret::Secret;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
@@ -24,7 +25,7 @@ use std::fmt;
 use std::time::Duration;
 use tokio::time::timeout;
 use transport::dial::{DialError, Dialer, ProxyError, RelayUrl};
-use transport::tls::TlsSetupError;
+use transport::tls::{ClientTls, TlsSetupError};
 
 /// Longest answer that is read, in bytes.
 const ANSWER_MAX_BYTES: usize = 64 * 1024;
@@ -39,28 +40,6 @@ pub struct ApiKey {
     pub client_id: String,
     /// Its client secret.
     pub client_secret: Secret,
-}
-
-/// Text that is never shown.
-#[derive(Clone)]
-pub struct Secret(String);
-
-impl Secret {
-    /// Takes a secret as it was typed or read: without the line break behind it.
-    pub fn new(text: &str) -> Self {
-        Self(text.trim_end_matches(['\r', '\n']).to_owned())
-    }
-
-    /// Whether there is nothing.
-    pub fn is_empty(&self) -> bool {
-        self.0.is_empty()
-    }
-}
-
-impl fmt::Debug for Secret {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("Secret(..)")
-    }
 }
 
 impl fmt::Debug for ApiKey {
@@ -195,7 +174,12 @@ pub(crate) fn dialer(config: &Config) -> Result<Dialer, PairError> {
         .iter()
         .map(|file| file.get().to_owned())
         .collect();
-    let tls = transport::tls::client_config(&extra, &[])?;
+    let tls = ClientTls {
+        ca_files: &extra,
+        oldest: config.relay.tls_min.oldest(),
+        ..ClientTls::default()
+    }
+    .config()?;
     let proxy = config.relay.proxy.resolve()?;
     Ok(Dialer::new(config.relay.url.clone(), &tls, proxy))
 }
@@ -263,7 +247,7 @@ fn pair_request(
     api_key: &ApiKey,
     body: Bytes,
 ) -> Result<Request<Full<Bytes>>, PairError> {
-    let basic = format!("{}:{}", api_key.client_id, api_key.client_secret.0);
+    let basic = format!("{}:{}", api_key.client_id, api_key.client_secret.expose());
     let basic = format!("Basic {}", STANDARD.encode(basic));
     let mut authorization = HeaderValue::try_from(basic).expect("base64 is visible ASCII");
     authorization.set_sensitive(true);
@@ -340,7 +324,7 @@ mod tests {
             client_id: "id".into(),
             client_secret: Secret::new("sesame\n"),
         };
-        assert_eq!(key.client_secret.0, "sesame");
+        assert_eq!(key.client_secret.expose(), "sesame");
         assert!(!format!("{key:?} {:?}", key.client_secret).contains("sesame"));
         let request = pair_request("relay:443", &key, Bytes::new()).unwrap();
         assert!(!format!("{request:?}").contains("Basic"));

@@ -10,6 +10,7 @@
 //! own [`Connection`], and closes it by dropping it; idle ones do not move.
 
 mod body;
+mod client_cert;
 mod connect;
 mod error;
 mod pool;
@@ -19,6 +20,7 @@ mod tls;
 mod wire;
 
 pub use body::RequestBody;
+pub use client_cert::ClientCert;
 pub use connect::{AnswerBody, Connection};
 pub use pool::Key;
 pub use request::request_head;
@@ -64,14 +66,21 @@ impl Upstream {
                 targets.pool_idle_per_target.get(),
                 targets.pool_idle_max.get(),
             ),
-            tls: TlsConfigs::new(targets.ca_file.as_ref().map(|file| file.get().to_owned())),
+            tls: TlsConfigs::new(
+                targets.ca_file.as_ref().map(|file| file.get().to_owned()),
+                targets.tls_min.oldest(),
+            ),
             connect_timeout: targets.connect_timeout.get(),
         }
     }
 
     /// The pool's key for an approved target.
-    pub fn key(target: &policy::Target, ca_file: Option<&Path>) -> Key {
-        Key::new(target, ca_file)
+    pub fn key(
+        target: &policy::Target,
+        ca_file: Option<&Path>,
+        own: Option<&Arc<ClientCert>>,
+    ) -> Key {
+        Key::new(target, ca_file, own)
     }
 
     /// An idle connection that was used within `idle_max` and whose address `approve` allows.

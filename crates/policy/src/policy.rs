@@ -24,7 +24,7 @@ use self::explain::Explanation;
 use self::refusal::{Refusal, RefusalKind};
 use crate::rule::Rule;
 use crate::rule::endpoint::Endpoint;
-use crate::rule::methods::is_connect;
+use crate::rule::methods::{Methods, is_connect};
 use crate::target::host::Host;
 use crate::target::path::ambiguity;
 use crate::target::{Target, TargetError};
@@ -158,6 +158,28 @@ impl Policy {
             self.limits.admit(&grant, request.target.host(), *addr)?;
         }
         Ok(Candidate::new(&self.limits, request, vec![grant]))
+    }
+
+    /// As [`decide_endpoint`](Self::decide_endpoint), for a request that the bridge makes for itself,
+    /// like signing in: whatever methods callers may use. The rest counts as always.
+    ///
+    /// # Errors
+    /// [`Refusal`] as there.
+    pub fn decide_own(
+        &self,
+        name: &str,
+        method: &str,
+        path_and_query: &str,
+    ) -> Result<Candidate, Refusal> {
+        let own = self.endpoints.iter().find(|endpoint| endpoint.name == name);
+        let mut own = own.cloned().ok_or_else(|| Refusal::unknown_endpoint(name))?;
+        own.methods = Methods::Any;
+        let policy = Self {
+            rules: Vec::new(),
+            endpoints: vec![own],
+            limits: Arc::clone(&self.limits),
+        };
+        policy.decide_endpoint(name, method, path_and_query)
     }
 
     /// May a raw stream be opened to `host:port`? `host` is as in a URL; an IPv6 address may lack

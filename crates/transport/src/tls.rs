@@ -81,20 +81,66 @@ pub fn roots(extra_ca_files: &[PathBuf]) -> Result<RootCertStore, TlsSetupError>
     Ok(store)
 }
 
+/// The oldest version of TLS that is spoken.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Oldest {
+    /// TLS 1.2.
+    #[default]
+    Tls12,
+    /// TLS 1.3.
+    Tls13,
+}
+
+/// How a client speaks TLS. The system's roots are always trusted.
+#[derive(Debug, Default)]
+pub struct ClientTls<'a> {
+    /// PEM files with more roots.
+    pub ca_files: &'a [PathBuf],
+    /// Protocols that are offered, the first one preferred.
+    pub alpn: &'a [&'a [u8]],
+    /// The oldest version.
+    pub oldest: Oldest,
+    /// Its own certificate, leaf first, and the key of that.
+    pub own: Option<(Vec<CertificateDer<'static>>, PrivateKeyDer<'static>)>,
+}
+
+impl ClientTls<'_> {
+    /// The configuration.
+    ///
+    /// # Errors
+    /// [`TlsSetupError`] when a file is unusable, there is no root at all, or key and certificate do
+    /// not match.
+    pub fn config(self) -> Result<Arc<ClientConfig>, TlsSetupError> {
+        let versions: &[&rustls::SupportedProtocolVersion] = match self.oldest {
+            Oldest::Tls12 => rustls::DEFAULT_VERSIONS,
+            Oldest::Tls13 => &[&rustls::version::TLS13],
+        };
+        let builder = ClientConfig::builder_with_provider(provider())
+            .with_protocol_versions(versions)?
+            .with_root_certificates(roots(self.ca_files)?);
+        let mut config = match self.own {
+            None => builder.with_no_client_auth(),
+            Some((chain, key)) => builder.with_client_auth_cert(chain, key)?,
+        };
+        config.alpn_protocols = self.alpn.iter().map(|name| name.to_vec()).collect();
+        Ok(Arc::new(config))
+    }
+}
+
 /// A client's configuration: TLS 1.2 and 1.3, the system's roots and the extra ones.
 ///
 /// # Errors
 /// [`TlsSetupError`] when a file is unusable or there is no root at all.
 pub fn client_config(
-    extra_ca_files: &[PathBuf],
+    ca_files: &[PathBuf],
     alpn: &[&[u8]],
 ) -> Result<Arc<ClientConfig>, TlsSetupError> {
-    let mut config = ClientConfig::builder_with_provider(provider())
-        .with_safe_default_protocol_versions()?
-        .with_root_certificates(roots(extra_ca_files)?)
-        .with_no_client_auth();
-    config.alpn_protocols = alpn.iter().map(|name| name.to_vec()).collect();
-    Ok(Arc::new(config))
+    let tls = ClientTls {
+        ca_files,
+        alpn,
+        ..ClientTls::default()
+    };
+    tls.config()
 }
 
 /// A server's configuration from PEM files: TLS 1.2 (with extended master secret) and 1.3.

@@ -1,7 +1,7 @@
 //! `[[endpoint]]` and `[[allow]]` as the policy has them, and what the policy does not know of an
 //! endpoint: its certificates and timeouts.
 
-use super::section::{AllowSection, EndpointSection};
+use super::section::{AllowSection, CallerCredentials, EndpointSection};
 use super::value::Span;
 use policy::{
     Endpoint, HostPattern, Methods, PathPattern, Policy, PolicyError, Ports, Rule, Scheme,
@@ -32,6 +32,8 @@ pub(crate) struct EndpointSettings {
     pub(crate) head_timeout: Option<Span>,
     pub(crate) idle_timeout: Option<Span>,
     pub(crate) health_path: Option<String>,
+    pub(crate) credential: Option<String>,
+    pub(crate) caller_credentials: CallerCredentials,
 }
 
 /// A mistake in a rule.
@@ -97,11 +99,17 @@ impl Rules {
                 .map_err(|error| wrong("health_path", path, error))?;
             decided.map_err(|refusal| wrong("health_path", path, refusal))?;
         }
+        if let Some(name) = &section.credential {
+            crate::credentials::check_name(name.get_ref())
+                .map_err(|error| wrong("credential", name, error))?;
+        }
         let settings = EndpointSettings {
             ca_file: section.ca_file.map(|file| file.get().to_owned()),
             head_timeout: section.head_timeout,
             idle_timeout: section.idle_timeout,
             health_path: section.health_path.map(Spanned::into_inner),
+            credential: section.credential.map(Spanned::into_inner),
+            caller_credentials: section.caller_credentials,
         };
         if self
             .settings

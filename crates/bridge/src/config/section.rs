@@ -20,6 +20,9 @@ pub struct RelaySection {
     /// How to get out. Default `"env"`.
     #[serde(default)]
     pub proxy: ProxySetting,
+    /// The oldest version of TLS that is spoken with the relay: `"1.2"` (the default) or `"1.3"`.
+    #[serde(default)]
+    pub tls_min: TlsMin,
     /// Connections, to different nodes where the relay has several. 1 to 8, default 2.
     #[serde(default = "connections_default")]
     pub connections: Within<1, 8>,
@@ -45,6 +48,40 @@ fn relay_url<'de, D: Deserializer<'de>>(deserializer: D) -> Result<RelayUrl, D::
     )
     .map(|Url(url)| url)
 }
+
+/// The oldest version of TLS.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum TlsMin {
+    /// `"1.2"`.
+    #[default]
+    Tls12,
+    /// `"1.3"`.
+    Tls13,
+}
+
+impl TlsMin {
+    /// As the transport has it.
+    pub(crate) fn oldest(self) -> transport::tls::Oldest {
+        match self {
+            Self::Tls12 => transport::tls::Oldest::Tls12,
+            Self::Tls13 => transport::tls::Oldest::Tls13,
+        }
+    }
+}
+
+impl FromStr for TlsMin {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text {
+            "1.2" => Ok(Self::Tls12),
+            "1.3" => Ok(Self::Tls13),
+            _ => Err("is no version of TLS that is spoken here: write \"1.2\" or \"1.3\"".into()),
+        }
+    }
+}
+
+from_text! { TlsMin, "a version of TLS in quotes, \"1.2\" or \"1.3\""; }
 
 /// How the relay is reached.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -106,6 +143,9 @@ pub struct BridgeSection {
     pub name: String,
     /// Identity and state; made with mode 0700.
     pub data_dir: FilePath,
+    /// The key under which credentials are sealed: 32 bytes or more, mode 0600. Without it the one that
+    /// the service manager gives, or one that is made in the data directory.
+    pub key_file: Option<FilePath>,
     /// Whether the relay is told the allow list's host patterns, to choose among bridges. Default
     /// true; without them it asks each bridge.
     #[serde(default = "yes")]
@@ -145,6 +185,11 @@ pub struct EndpointSection {
     pub methods: Option<Spanned<Vec<String>>>,
     /// PEM certificates trusted for this endpoint, beside those of `[targets]`.
     pub ca_file: Option<FilePath>,
+    /// The credential that is added to every request, by name.
+    pub credential: Option<Spanned<String>>,
+    /// What becomes of a request that brings its own: `"refuse"` (the default) or `"override"`.
+    #[serde(default)]
+    pub caller_credentials: CallerCredentials,
     /// As in `[targets]`, for this endpoint.
     pub head_timeout: Option<Span>,
     /// As in `[targets]`, for this endpoint.
@@ -152,6 +197,17 @@ pub struct EndpointSection {
     /// What its health is asked for with GET: a path below `url`, beginning with `/` or `?`. An
     /// answer below 500 is good. Without it a connection is enough, and no request is made.
     pub health_path: Option<Spanned<String>>,
+}
+
+/// What becomes of a caller's own credential where this bridge adds one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum CallerCredentials {
+    /// The request is refused.
+    #[default]
+    Refuse,
+    /// It is taken out, and this bridge's is sent.
+    Override,
 }
 
 /// One `[[allow]]`: hosts that Call URLs may go to.
@@ -182,6 +238,8 @@ pub struct AllowSection {
 pub struct Targets {
     /// PEM certificates trusted for HTTPS targets, beside the system's.
     pub ca_file: Option<FilePath>,
+    /// The oldest version of TLS that is spoken with targets: `"1.2"` (the default) or `"1.3"`.
+    pub tls_min: TlsMin,
     /// For a TCP connection, all addresses together, and again for its TLS. Default 5 s.
     pub connect_timeout: Span,
     /// From the last piece of a request to the answer's head. Default 2 m.
@@ -202,6 +260,7 @@ impl Default for Targets {
     fn default() -> Self {
         Self {
             ca_file: None,
+            tls_min: TlsMin::default(),
             connect_timeout: Span::secs(5),
             head_timeout: Span::secs(120),
             idle_timeout: Span::secs(120),

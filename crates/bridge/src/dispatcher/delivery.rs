@@ -10,10 +10,11 @@
 //! the stream is only where the answer goes; a lost tunnel or a cancel changes nothing.
 
 use super::exchange::{Exchange, timed_out};
+use crate::credentials::Injection;
 use crate::deliveries::{Deliveries, Mine, Turn};
 use crate::journal::{Known, Outcome};
 use crate::upstream::{
-    AnswerBody, Connection, FRESH_FOR, RequestBody, Upstream, request_failure, request_head,
+    AnswerBody, Connection, FRESH_FOR, Key, RequestBody, Upstream, request_failure,
 };
 use bytes::{Bytes, BytesMut};
 use http::{HeaderMap, Request, Response};
@@ -65,7 +66,9 @@ pub(super) async fn serve(
         Err(error) => return Err(not_now(error)),
     }
     let candidate = exchange.decide()?;
-    let key = Upstream::key(candidate.target(), None);
+    let injection = exchange.injection(&candidate)?;
+    let own = injection.as_ref().and_then(Injection::client_cert);
+    let key = Upstream::key(candidate.target(), None, own);
     let active = exchange.active.clone();
     let pooled = active.upstream.reuse(&key, Some(FRESH_FOR), |address| {
         candidate.approve(address).ok()
@@ -77,7 +80,7 @@ pub(super) async fn serve(
             exchange.before_dispatch(connecting).await?
         }
     };
-    request_head(&approved, &exchange.head)?;
+    exchange.head_for(&approved, injection.as_ref())?;
     exchange.send.dispatched()?;
     match deliveries.journal.begin(attempt).await {
         Ok(Known::Nothing) => {}
@@ -85,7 +88,20 @@ pub(super) async fn serve(
         Ok(Known::Begun) => return Err(not_now("the attempt runs")),
         Err(error) => return Err(not_now(error)),
     }
-    execute(exchange, mine, &candidate, approved, connection, body).await
+    let way = Way {
+        candidate: &candidate,
+        key: &key,
+        injection: injection.as_ref(),
+    };
+    execute(exchange, mine, way, approved, connection, body).await
+}
+
+/// Where an attempt goes, and with what.
+#[derive(Clone, Copy)]
+struct Way<'a> {
+    candidate: &'a Candidate,
+    key: &'a Key,
+    injection: Option<&'a Injection>,
 }
 
 fn not_now(why: impl std::fmt::Display) -> Failure {
@@ -152,12 +168,12 @@ struct Answered {
 async fn execute(
     exchange: &mut Exchange,
     mine: Mine,
-    candidate: &Candidate,
+    way: Way<'_>,
     approved: Approved,
     connection: Connection,
     body: Bytes,
 ) -> Result<(), Failure> {
-    let result = request(exchange, candidate, approved, connection, body).await;
+    let result = request(exchange, way, approved, connection, body).await;
     let outcome = match &result {
         Ok(answered) => Outcome::answered(answered.head.status),
         Err(failure) => Outcome::failed(failure),
@@ -169,20 +185,24 @@ async fn execute(
 
 async fn request(
     exchange: &Exchange,
-    candidate: &Candidate,
+    way: Way<'_>,
     approved: Approved,
     connection: Connection,
     body: Bytes,
 ) -> Result<Answered, Failure> {
     let mut approved = approved;
     let mut connection = connection;
-    let key = Upstream::key(candidate.target(), None);
     for tries_left in (0..TRIES_MAX).rev() {
-        let head = request_head(&approved, &exchange.head)?;
+        let head = exchange.head_for(&approved, way.injection)?;
         let length = exchange.head.body;
         let request = head.map(|()| RequestBody::of_whole(body.clone(), length));
         let error = match send(exchange, &mut connection, request).await? {
-            Ok(response) => return Ok(collect(exchange, response, connection).await),
+            Ok(mut response) => {
+                if let Some(injection) = way.injection {
+                    injection.clean(response.headers_mut());
+                }
+                return Ok(collect(exchange, response, connection).await);
+            }
             Err(error) => error,
         };
         let (error, was_returned) = error;
@@ -191,7 +211,7 @@ async fn request(
         }
         // The connection was closed before anything left on it.
         drop(connection);
-        let connecting = exchange.connection(candidate, &key);
+        let connecting = exchange.connection(way.candidate, way.key);
         let connecting = timeout_at(exchange.times.end_by, connecting).await;
         (approved, connection) = connecting.unwrap_or_else(|_| {
             let detail = "the time for the delivery ended before the target was connected";

@@ -6,10 +6,11 @@
 use super::refusal::refused;
 use super::resolve::resolve;
 use super::{Active, LONGEST, answer, delivery, raw};
+use crate::credentials::Injection;
 use crate::deliveries::Deliveries;
 use crate::upstream::{
     Connection, FRESH_FOR, Key, Progress, RequestBody, Upstream, closed_before_answer,
-    request_failure, request_head,
+    request_failure,
 };
 use http::{HeaderMap, Request, Response, StatusCode};
 use hyper::body::Incoming as Body;
@@ -151,10 +152,6 @@ impl Exchange {
     /// What the policy says of the request as it stands.
     pub(super) fn decide(&self) -> Result<Candidate, Failure> {
         let (policy, method) = (&self.active.policy, &self.head.method);
-        if self.head.credential.is_some() {
-            let detail = "this bridge keeps no credential of that name";
-            return Err(Failure::not_dispatched(Code::InvalidRequest, detail));
-        }
         match &self.head.target {
             RequestTarget::Url(url) => policy.decide_url(method, url),
             RequestTarget::Endpoint {
@@ -205,7 +202,16 @@ impl Exchange {
             RequestTarget::Url(_) | RequestTarget::Connect { .. } => None,
         }
         .and_then(|settings| settings.ca_file.as_deref());
-        let key = Upstream::key(candidate.target(), ca_file);
+        let mut injection = self.injection(candidate)?;
+        let own = injection.as_ref().and_then(Injection::client_cert);
+        let key = Upstream::key(candidate.target(), ca_file, own);
+        if let Some(injection) = &mut injection
+            && injection.sign_in().is_some()
+        {
+            Box::pin(self.before_dispatch(self.sign_in(injection))).await?;
+        }
+        // Until the sign-in was found to be over.
+        let mut unsigned = injection.as_ref().and_then(Injection::jar).and(body.whole());
         // A body that is whole can be sent once more.
         let mut again = body.whole().filter(|_| is_repeatable(&self.head.method));
         let idle_max = again.is_none().then_some(FRESH_FOR);
@@ -217,19 +223,37 @@ impl Exchange {
             // Boxed, as all is here that most exchanges do without: they stay small.
             None => Box::pin(self.before_dispatch(self.connection(candidate, &key))).await?,
         };
-        let mut head = Some(request_head(&approved, &self.head)?);
+        let mut head = Some(self.head_for(&approved, injection.as_ref())?);
         let mut body = body;
         let mut may_have_left = false;
         for tries_left in (0..TRIES_MAX).rev() {
             let head = match head.take() {
                 Some(head) => head,
-                None => request_head(&approved, &self.head)?,
+                None => self.head_for(&approved, injection.as_ref())?,
             };
             self.send.dispatched()?;
             let progress = body.progress();
             let request = head.map(|()| body);
             let mut error = match self.head_of(&mut connection, request, &progress).await {
-                Ok(response) => {
+                Ok(response)
+                    if response.status() == StatusCode::UNAUTHORIZED
+                        && tries_left > 0
+                        && unsigned.is_some()
+                        && let Some(injection) = &mut injection =>
+                {
+                    // The sign-in is over, and nothing was done: once more, with a new one.
+                    Box::pin(self.sign_in(injection)).await?;
+                    let bytes = unsigned.take().unwrap_or_default();
+                    body = RequestBody::of_whole(bytes, self.head.body);
+                    drop((response, connection));
+                    let connecting = Box::pin(self.connection(candidate, &key));
+                    (_, connection) = connecting.await?;
+                    continue;
+                }
+                Ok(mut response) => {
+                    if let Some(injection) = &injection {
+                        injection.clean(response.headers_mut());
+                    }
                     return answer::pass_on(self, response, connection, &progress).await;
                 }
                 Err(NoHead::Over(failure)) => return Err(failure),

@@ -52,6 +52,13 @@ pub(super) fn refused(refusal: &Refusal, head: &RequestHead) -> Failure {
     Failure::not_dispatched(code, refusal.to_string())
 }
 
+/// Says something about what a relay asked for, unless too much was said in this second.
+pub(super) fn limited(say: impl FnOnce()) {
+    if LINES.next(START.elapsed().as_secs()).is_some() {
+        say();
+    }
+}
+
 fn say(refusal: &Refusal, head: &RequestHead, code: Code, left_out: u64) {
     let (endpoint, host) = match &head.target {
         RequestTarget::Url(url) => (None, host(url)),

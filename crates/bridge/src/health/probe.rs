@@ -66,7 +66,7 @@ async fn look(active: &Active, name: &str, probe: &mut Probe) -> Result<(), Fail
         .approve_any(probe.addresses.clone())
         .map_err(|refusal| refused(&refusal))?;
     let ca_file = settings.and_then(|settings| settings.ca_file.as_deref());
-    let key = Upstream::key(candidate.target(), ca_file);
+    let key = Upstream::key(candidate.target(), ca_file, None);
     let (approved, connection) = active.upstream.connect(approved, &key).await?;
     probe.connected = Some(approved.socket_addr());
     if path.is_some() {

@@ -210,7 +210,7 @@ async fn secure(
         Failure::not_dispatched(Code::TargetTls, detail)
     };
     let config = tls
-        .get(key.ca_file.as_ref())
+        .get(key.ca_file.as_ref(), key.own.as_ref())
         .await
         .map_err(|error| failed(error.to_string()))?;
     let name = match &key.host {

@@ -3,6 +3,7 @@
 //! Bounds: so many for each key, so many in all, so long each. The newest is taken first; those
 //! that nobody takes grow old and are closed by a sweep.
 
+use super::client_cert::ClientCert;
 use super::connect::Connection;
 use policy::Target;
 use std::collections::{HashMap, VecDeque};
@@ -17,22 +18,29 @@ const SWEEP: Duration = Duration::from_secs(5);
 /// How long a connection may take to become ready after its answer's end.
 const READY_WITHIN: Duration = Duration::from_secs(1);
 
-/// What a connection is good for: scheme, host, port, and whose certificates are trusted.
+/// What a connection is good for: scheme, host, port, whose certificates are trusted, and which one of
+/// our own was shown.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Key {
     pub(super) is_tls: bool,
     pub(super) host: policy::Host,
     pub(super) port: u16,
     pub(super) ca_file: Option<Arc<Path>>,
+    pub(super) own: Option<Arc<ClientCert>>,
 }
 
 impl Key {
-    pub(super) fn new(target: &Target, ca_file: Option<&Path>) -> Self {
+    pub(super) fn new(
+        target: &Target,
+        ca_file: Option<&Path>,
+        own: Option<&Arc<ClientCert>>,
+    ) -> Self {
         Self {
             is_tls: target.scheme().is_tls(),
             host: target.host().clone(),
             port: target.port(),
             ca_file: ca_file.map(Arc::from),
+            own: own.cloned(),
         }
     }
 

@@ -1,33 +1,58 @@
-//! TLS towards targets: read when the first HTTPS target needs it, kept for the next.
+//! TLS towards targets: read when the first HTTPS target needs it, kept until a file changes.
 
+use super::client_cert::ClientCert;
 use rustls::ClientConfig;
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
-use transport::tls::TlsSetupError;
+use std::time::SystemTime;
+use transport::tls::{ClientTls, Oldest, TlsSetupError};
 
-/// One configuration for each CA file that an endpoint brings, and one without.
+/// Configurations that are kept. There is one for each CA file and each client certificate in use; where
+/// certificates are set anew, the old ones go with the next clearing.
+const KEPT_MAX: usize = 256;
+
+/// What a configuration is for.
+type For = (Option<Arc<Path>>, Option<Arc<ClientCert>>);
+
+/// A configuration, and the files that it was made from as they were.
+#[derive(Debug)]
+struct Made {
+    config: Arc<ClientConfig>,
+    files: Vec<(PathBuf, Option<SystemTime>)>,
+}
+
+/// One configuration for each CA file that an endpoint brings and each certificate that a credential
+/// is, and one without.
 #[derive(Debug)]
 pub(super) struct TlsConfigs {
     ca_file: Option<PathBuf>,
-    made: Mutex<HashMap<Option<Arc<Path>>, Arc<ClientConfig>>>,
+    oldest: Oldest,
+    made: Mutex<HashMap<For, Made>>,
+}
+
+fn changed(path: &Path) -> Option<SystemTime> {
+    std::fs::metadata(path).and_then(|file| file.modified()).ok()
 }
 
 impl TlsConfigs {
     /// With the CA file of all targets, beside the system's roots.
-    pub(super) fn new(ca_file: Option<PathBuf>) -> Self {
+    pub(super) fn new(ca_file: Option<PathBuf>, oldest: Oldest) -> Self {
         Self {
             ca_file,
+            oldest,
             made: Mutex::default(),
         }
     }
 
-    /// The configuration for targets that also trust `extra`. The first time it reads files.
+    /// The configuration for targets that also trust `extra`, and to which `own` is shown. Reads files the
+    /// first time, and when they have changed since.
     pub(super) async fn get(
         &self,
         extra: Option<&Arc<Path>>,
+        own: Option<&Arc<ClientCert>>,
     ) -> Result<Arc<ClientConfig>, TlsSetupError> {
-        let key = extra.cloned();
+        let key = (extra.cloned(), own.cloned());
         if let Some(config) = self.known(&key) {
             return Ok(config);
         }
@@ -37,22 +62,45 @@ impl TlsConfigs {
             .cloned()
             .chain(extra.map(|path| path.to_path_buf()))
             .collect();
-        let config = tokio::task::spawn_blocking(move || {
-            transport::tls::client_config(&files, &[b"http/1.1"])
-        })
-        .await
-        .unwrap_or_else(|_| {
-            Err(rustls::Error::General("reading certificates failed".into()).into())
-        })?;
-        self.made
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .insert(key, config.clone());
+        let stamped = files.iter().map(|file| (file.clone(), changed(file)));
+        let stamped = stamped.collect();
+        let (oldest, own) = (self.oldest, own.cloned());
+        let making = move || {
+            let wrong = |detail| TlsSetupError::from(rustls::Error::General(detail));
+            let own = own.map(|own| own.parts()).transpose().map_err(wrong)?;
+            ClientTls {
+                ca_files: &files,
+                alpn: &[b"http/1.1"],
+                oldest,
+                own,
+            }
+            .config()
+        };
+        let config = tokio::task::spawn_blocking(making)
+            .await
+            .unwrap_or_else(|_| {
+                Err(rustls::Error::General("reading certificates failed".into()).into())
+            })?;
+        let mut made = self.made.lock().unwrap_or_else(PoisonError::into_inner);
+        if made.len() >= KEPT_MAX {
+            made.clear();
+        }
+        let kept = Made {
+            config: config.clone(),
+            files: stamped,
+        };
+        made.insert(key, kept);
         Ok(config)
     }
 
-    fn known(&self, key: &Option<Arc<Path>>) -> Option<Arc<ClientConfig>> {
+    /// The one that was made, unless a file has changed since; a file that cannot be read any more is no
+    /// reason to forget what was in it.
+    fn known(&self, key: &For) -> Option<Arc<ClientConfig>> {
         let made = self.made.lock().unwrap_or_else(PoisonError::into_inner);
-        made.get(key).cloned()
+        let made = made.get(key)?;
+        let is_same = |(path, then): &(PathBuf, Option<SystemTime>)| {
+            changed(path).is_none_or(|now| Some(now) == *then)
+        };
+        made.files.iter().all(is_same).then(|| made.config.clone())
     }
 }

@@ -6,7 +6,7 @@ use super::model::now_ms;
 use super::{Storage, StorageError};
 use sqlx::Row;
 use sqlx::any::AnyRow;
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock};
 
 /// One row to be added. It holds no body, no header value and no secret.
 #[derive(Debug, Clone, Default)]
@@ -109,38 +109,70 @@ pub struct AuditFilter {
     pub until_ms: Option<i64>,
 }
 
+/// Rows that one statement adds, where there are as many: each statement is a hop to the database.
+const ROWS_AT_ONCE: usize = 32;
+
+const INTO: &str = "INSERT INTO audit (at_ms, tenant_id, actor, action, object, bridge, result, execution,
+                    bytes_up, bytes_down, took_ms, count, detail) VALUES ";
+
+/// Columns of a row.
+const COLUMNS: usize = 13;
+
+static ONE: LazyLock<String> = LazyLock::new(|| insert(1));
+static MANY: LazyLock<String> = LazyLock::new(|| insert(ROWS_AT_ONCE));
+
+/// The statement that adds so many rows.
+fn insert(rows: usize) -> String {
+    let row = |row: usize| {
+        let columns = (1..=COLUMNS).map(|column| format!("${}", row * COLUMNS + column));
+        format!("({})", columns.collect::<Vec<_>>().join(", "))
+    };
+    let rows: Vec<String> = (0..rows).map(row).collect();
+    format!("{INTO}{}", rows.join(", "))
+}
+
 /// Adds a row in a transaction.
 pub(super) async fn add(tx: &mut Tx, actor: &str, act: &Act) -> Result<(), StorageError> {
-    let whole = |number: u64| i64::try_from(number).unwrap_or(i64::MAX);
-    sqlx::query(
-        "INSERT INTO audit (at_ms, tenant_id, actor, action, object, bridge, result, execution,
-                            bytes_up, bytes_down, took_ms, count, detail)
-         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13)",
-    )
-    .bind(if act.at_ms == 0 { now_ms() } else { act.at_ms })
-    .bind(&*act.tenant)
-    .bind(if act.actor.is_empty() {
-        actor
-    } else {
-        &act.actor
-    })
-    .bind(act.action)
-    .bind(&act.object)
-    .bind(&*act.bridge)
-    .bind(act.result)
-    .bind(act.execution)
-    .bind(whole(act.bytes_up))
-    .bind(whole(act.bytes_down))
-    .bind(whole(act.took_ms))
-    .bind(whole(act.count))
-    .bind(if act.detail.is_empty() {
-        "{}"
-    } else {
-        &act.detail
-    })
-    .execute(&mut **tx)
-    .await?;
+    let one = sqlx::query(ONE.as_str());
+    bind(one, actor, act).execute(&mut **tx).await?;
     Ok(())
+}
+
+/// Adds rows in a transaction, in this order.
+async fn add_all(tx: &mut Tx, actor: &str, acts: &[Act]) -> Result<(), StorageError> {
+    let mut chunks = acts.chunks_exact(ROWS_AT_ONCE);
+    for chunk in chunks.by_ref() {
+        let mut many = sqlx::query(MANY.as_str());
+        for act in chunk {
+            many = bind(many, actor, act);
+        }
+        many.execute(&mut **tx).await?;
+    }
+    for act in chunks.remainder() {
+        add(tx, actor, act).await?;
+    }
+    Ok(())
+}
+
+type Query<'q> = sqlx::query::Query<'q, sqlx::Any, sqlx::any::AnyArguments>;
+
+fn bind<'q>(query: Query<'q>, actor: &'q str, act: &'q Act) -> Query<'q> {
+    let whole = |number: u64| i64::try_from(number).unwrap_or(i64::MAX);
+    let or = |text: &'q str, other: &'q str| if text.is_empty() { other } else { text };
+    query
+        .bind(if act.at_ms == 0 { now_ms() } else { act.at_ms })
+        .bind(&*act.tenant)
+        .bind(or(&act.actor, actor))
+        .bind(act.action)
+        .bind(&*act.object)
+        .bind(&*act.bridge)
+        .bind(act.result)
+        .bind(act.execution)
+        .bind(whole(act.bytes_up))
+        .bind(whole(act.bytes_down))
+        .bind(whole(act.took_ms))
+        .bind(whole(act.count))
+        .bind(or(&act.detail, "{}"))
 }
 
 fn shown(row: &AnyRow) -> Result<AuditRow, StorageError> {
@@ -169,9 +201,7 @@ impl Storage {
     /// [`StorageError`] when the database does not answer; nothing was added.
     pub async fn audit(&self, acts: &[Act]) -> Result<(), StorageError> {
         let mut tx = self.pool.begin_with(self.backend.begin()).await?;
-        for act in acts {
-            add(&mut tx, &self.actor, act).await?;
-        }
+        add_all(&mut tx, &self.actor, acts).await?;
         Ok(tx.commit().await?)
     }
 

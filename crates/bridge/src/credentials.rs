@@ -1,0 +1,139 @@
+//! Credentials: named secrets that stay on this machine. The relay knows the names alone.
+//!
+//! ```text
+//! credential set  --> store: sealed in credentials.json, under a key file
+//! a request       --> policy --> which credential? --> may it go to this origin? --> inject --> target
+//! the answer      <-- what gives the secret away is taken out <---------------------------------'
+//! ```
+//!
+//! An endpoint names its credential in the config; a Call URL request may ask for one by name. In
+//! either case the credential itself lists the origins that it may be sent to, so that neither the
+//! relay nor a slip in the config can send it elsewhere.
+
+pub(crate) mod alm;
+mod inject;
+mod origin;
+pub(crate) mod store;
+
+pub(crate) use inject::Injection;
+pub use origin::{Origin, OriginError};
+pub use store::{Store, StoreError};
+
+use crate::secret::Secret;
+use crate::upstream::ClientCert;
+use http::HeaderName;
+use std::collections::BTreeMap;
+use std::fmt;
+use std::sync::Arc;
+
+/// Credentials in one store.
+pub const CREDENTIALS_MAX: usize = 256;
+
+/// Origins of one credential.
+pub const ORIGINS_MAX: usize = 64;
+
+/// Longest name.
+pub const NAME_MAX: usize = 64;
+
+/// What a credential is.
+#[derive(Debug, Clone)]
+pub(crate) enum Kind {
+    /// `Authorization: Basic` (RFC 7617).
+    Basic {
+        /// Who.
+        user: String,
+        /// The password.
+        password: Secret,
+    },
+    /// `Authorization: Bearer` (RFC 6750).
+    Bearer {
+        /// The token.
+        token: Secret,
+    },
+    /// A field of its own.
+    Header {
+        /// Its name.
+        name: HeaderName,
+        /// Its value.
+        value: Secret,
+    },
+    /// A client certificate in TLS.
+    Certificate(Arc<ClientCert>),
+    /// The two-step sign-in of ALM: cookies and XSRF token, kept here and renewed when they expire.
+    Alm {
+        /// Who.
+        user: String,
+        /// The password.
+        password: Secret,
+        /// Where it is signed in.
+        sessions: Arc<alm::Sessions>,
+    },
+}
+
+impl Kind {
+    /// As the command line and the file call it.
+    pub(crate) fn word(&self) -> &'static str {
+        match self {
+            Self::Basic { .. } => "basic",
+            Self::Bearer { .. } => "bearer",
+            Self::Header { .. } => "header",
+            Self::Certificate(_) => "certificate",
+            Self::Alm { .. } => "alm",
+        }
+    }
+
+    /// Who it is, for people.
+    pub(crate) fn user(&self) -> Option<&str> {
+        match self {
+            Self::Basic { user, .. } | Self::Alm { user, .. } => Some(user),
+            Self::Bearer { .. } | Self::Header { .. } | Self::Certificate(_) => None,
+        }
+    }
+}
+
+/// A credential.
+#[derive(Debug, Clone)]
+pub(crate) struct Credential {
+    pub(crate) name: String,
+    pub(crate) kind: Kind,
+    pub(crate) origins: Vec<Origin>,
+}
+
+/// All of them, by name.
+#[derive(Default)]
+pub(crate) struct Credentials(BTreeMap<String, Arc<Credential>>);
+
+impl fmt::Debug for Credentials {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_list().entries(self.0.keys()).finish()
+    }
+}
+
+impl Credentials {
+    pub(crate) fn new(all: Vec<Credential>) -> Self {
+        let named = |one: Credential| (one.name.clone(), Arc::new(one));
+        Self(all.into_iter().map(named).collect())
+    }
+
+    pub(crate) fn get(&self, name: &str) -> Option<&Arc<Credential>> {
+        self.0.get(name)
+    }
+
+    pub(crate) fn all(&self) -> impl Iterator<Item = &Arc<Credential>> {
+        self.0.values()
+    }
+}
+
+/// Whether a name can be a credential's.
+///
+/// # Errors
+/// What would be right.
+pub(crate) fn check_name(name: &str) -> Result<(), String> {
+    let fits = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_' | b'.');
+    if (1..=NAME_MAX).contains(&name.len()) && name.bytes().all(fits) {
+        return Ok(());
+    }
+    Err(format!(
+        "a credential's name has 1 to {NAME_MAX} letters, digits, '-', '_' and '.'"
+    ))
+}

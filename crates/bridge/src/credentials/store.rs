@@ -1,0 +1,527 @@
+//! The file of credentials: names, kinds and origins in the clear, secrets sealed.
+//!
+//! `credentials.json` (mode 0600) holds for each credential its secret part, sealed with
+//! ChaCha20-Poly1305 under a fresh nonce; name, kind and origins are bound to it, so that nobody who can
+//! write the file can point a secret elsewhere. The key is derived (HKDF-SHA-256) from a key file:
+//!
+//! 1. `bridge.key_file`, if the config names one;
+//! 2. `integration-bridge.key` in `$CREDENTIALS_DIRECTORY`, where the service manager gives it
+//!    (systemd's `LoadCredential`);
+//! 3. `credentials.key` in the data directory, which is made when it is needed.
+//!
+//! The command line changes the file beside a running bridge, which notices: the file has a lock of
+//! its own, and is replaced as a whole.
+
+use super::{CREDENTIALS_MAX, Credential, Credentials, Kind, ORIGINS_MAX, Origin, check_name};
+use crate::data_dir::{DataDirError, PrivateDir};
+use crate::secret::Secret;
+use crate::upstream::ClientCert;
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use ring::aead::{Aad, CHACHA20_POLY1305, LessSafeKey, NONCE_LEN, Nonce, UnboundKey};
+use ring::hkdf::{HKDF_SHA256, Salt};
+use ring::rand::{SecureRandom as _, SystemRandom};
+use serde::{Deserialize, Serialize};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+/// The file in the data directory.
+pub(crate) const FILE: &str = "credentials.json";
+
+/// The key file that is made where none is given.
+const OWN_KEY_FILE: &str = "credentials.key";
+
+/// What the service manager calls the key.
+const MANAGED_KEY_FILE: &str = "integration-bridge.key";
+
+const LOCK_FILE: &str = "credentials.lock";
+const VERSION: u32 = 1;
+const KEY_LABEL: &[u8] = b"integration-bridge credentials v1";
+
+/// Bytes of a key file, at least and at most.
+const KEY_BYTES: std::ops::RangeInclusive<usize> = 32..=4096;
+
+/// Why credentials cannot be read or written.
+#[derive(Debug, thiserror::Error)]
+pub enum StoreError {
+    /// The data directory does not work.
+    #[error(transparent)]
+    DataDir(#[from] DataDirError),
+    /// The key file cannot be used.
+    #[error("the key file {path}: {detail}")]
+    Key {
+        /// The file.
+        path: String,
+        /// What is wrong.
+        detail: String,
+    },
+    /// The file is not what was written.
+    #[error("{path} is damaged ({detail}); restore it from a backup, or remove it and set the credentials again")]
+    Damaged {
+        /// The file.
+        path: String,
+        /// What is wrong.
+        detail: String,
+    },
+    /// A credential does not open.
+    #[error(
+        "the credential {name} does not open: its entry was changed, or the key file is another one \
+         than it was written with; set it again with `integration-bridge credential set {name}`"
+    )]
+    Sealed {
+        /// Its name.
+        name: String,
+    },
+    /// There are too many.
+    #[error("there are {CREDENTIALS_MAX} credentials already, as many as there may be")]
+    Full,
+    /// There is none of that name.
+    #[error("there is no credential named {name}")]
+    Unknown {
+        /// The name.
+        name: String,
+    },
+    /// The system gave no randomness.
+    #[error("the system gave no random bytes")]
+    Random,
+}
+
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct File {
+    version: u32,
+    credentials: Vec<Entry>,
+}
+
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Entry {
+    name: String,
+    kind: String,
+    origins: Vec<String>,
+    sealed: String,
+}
+
+/// The secret part.
+#[derive(Serialize, Deserialize, Default)]
+#[serde(default, deny_unknown_fields)]
+struct Parts {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    user: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    header: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    certificate: Option<String>,
+    secret: String,
+}
+
+/// Where credentials are kept.
+#[derive(Debug, Clone)]
+pub struct Store {
+    dir: PrivateDir,
+    key_file: Option<PathBuf>,
+}
+
+impl Store {
+    /// In a data directory, which is made where it is missing. `key_file` is the config's.
+    ///
+    /// # Errors
+    /// [`StoreError::DataDir`] when the directory cannot be used.
+    pub fn new(data_dir: &Path, key_file: Option<&Path>) -> Result<Self, StoreError> {
+        Ok(Self {
+            dir: PrivateDir::open(data_dir)?,
+            key_file: key_file.map(Path::to_owned),
+        })
+    }
+
+    /// The file's path.
+    pub(crate) fn path(&self) -> PathBuf {
+        self.dir.path(FILE)
+    }
+
+    fn damaged(&self, detail: impl std::fmt::Display) -> StoreError {
+        StoreError::Damaged {
+            path: self.path().display().to_string(),
+            detail: detail.to_string(),
+        }
+    }
+
+    fn file(&self) -> Result<File, StoreError> {
+        let Some(bytes) = self.dir.read_private(FILE)? else {
+            return Ok(File {
+                version: VERSION,
+                credentials: Vec::new(),
+            });
+        };
+        let file: File = serde_json::from_slice(&bytes).map_err(|error| self.damaged(error))?;
+        if file.version != VERSION {
+            return Err(self.damaged(format!("version {} is not known", file.version)));
+        }
+        if file.credentials.len() > CREDENTIALS_MAX {
+            return Err(self.damaged("too many credentials"));
+        }
+        Ok(file)
+    }
+
+    /// Reads all of them.
+    ///
+    /// # Errors
+    /// [`StoreError`]; none of them is used then.
+    pub(crate) fn load(&self) -> Result<Credentials, StoreError> {
+        let file = self.file()?;
+        if file.credentials.is_empty() {
+            return Ok(Credentials::default());
+        }
+        let key = self.key(false)?;
+        let all: Result<Vec<_>, _> = file
+            .credentials
+            .iter()
+            .map(|entry| self.open(&key, entry))
+            .collect();
+        Ok(Credentials::new(all?))
+    }
+
+    /// Writes one, in place of any of that name.
+    ///
+    /// # Errors
+    /// [`StoreError`]; the file is then as it was.
+    pub(crate) fn set(&self, credential: &Credential) -> Result<(), StoreError> {
+        let _lock = self.dir.lock(LOCK_FILE)?;
+        let mut file = self.file()?;
+        file.credentials.retain(|entry| entry.name != credential.name);
+        if file.credentials.len() >= CREDENTIALS_MAX {
+            return Err(StoreError::Full);
+        }
+        let key = self.key(true)?;
+        file.credentials.push(seal(&key, credential)?);
+        file.credentials.sort_by(|a, b| a.name.cmp(&b.name));
+        self.write(&file)
+    }
+
+    /// Removes one.
+    ///
+    /// # Errors
+    /// [`StoreError::Unknown`] when there is none of that name.
+    pub(crate) fn remove(&self, name: &str) -> Result<(), StoreError> {
+        let _lock = self.dir.lock(LOCK_FILE)?;
+        let mut file = self.file()?;
+        let before = file.credentials.len();
+        file.credentials.retain(|entry| entry.name != name);
+        if file.credentials.len() == before {
+            return Err(StoreError::Unknown {
+                name: name.to_owned(),
+            });
+        }
+        self.write(&file)
+    }
+
+    fn write(&self, file: &File) -> Result<(), StoreError> {
+        let bytes = serde_json::to_vec_pretty(file).map_err(|error| self.damaged(error))?;
+        self.dir.write_private(FILE, &bytes)?;
+        Ok(())
+    }
+
+    /// The sealing key. `make` one where there is none.
+    fn key(&self, make: bool) -> Result<LessSafeKey, StoreError> {
+        let managed = std::env::var_os("CREDENTIALS_DIRECTORY")
+            .map(|dir| Path::new(&dir).join(MANAGED_KEY_FILE))
+            .filter(|path| path.exists());
+        let bytes = match self.key_file.clone().or(managed) {
+            Some(path) => self.given_key(&path)?,
+            None => self.own_key(make)?,
+        };
+        if !KEY_BYTES.contains(&bytes.len()) {
+            let detail = format!("it has {} bytes; a key has 32 or more", bytes.len());
+            return Err(self.key_error(detail));
+        }
+        derive(&bytes).ok_or(StoreError::Random)
+    }
+
+    fn key_error(&self, detail: impl Into<String>) -> StoreError {
+        let own = || self.dir.path(OWN_KEY_FILE);
+        let path = self.key_file.clone().unwrap_or_else(own);
+        StoreError::Key {
+            path: path.display().to_string(),
+            detail: detail.into(),
+        }
+    }
+
+    fn given_key(&self, path: &Path) -> Result<Vec<u8>, StoreError> {
+        let dir = path.parent().unwrap_or(Path::new("."));
+        let name = path.file_name().and_then(|name| name.to_str());
+        let name = name.ok_or_else(|| self.key_error("it has no name"))?;
+        // What the service manager gives is read-only, for its user alone.
+        let read = PrivateDir::of_others(dir).read_private(name)?;
+        read.ok_or_else(|| self.key_error("it does not exist"))
+    }
+
+    fn own_key(&self, make: bool) -> Result<Vec<u8>, StoreError> {
+        if let Some(bytes) = self.dir.read_private(OWN_KEY_FILE)? {
+            return Ok(bytes);
+        }
+        if !make {
+            return Err(self.key_error("it does not exist, and the credentials were sealed with it"));
+        }
+        let mut bytes = vec![0; 32];
+        let random = SystemRandom::new();
+        random.fill(&mut bytes).map_err(|_| StoreError::Random)?;
+        self.dir.write_private(OWN_KEY_FILE, &bytes)?;
+        Ok(bytes)
+    }
+
+    fn open(&self, key: &LessSafeKey, entry: &Entry) -> Result<Credential, StoreError> {
+        let sealed = || StoreError::Sealed {
+            name: entry.name.clone(),
+        };
+        let bytes = STANDARD.decode(&entry.sealed).map_err(|_| sealed())?;
+        let (nonce, text) = bytes.split_first_chunk::<NONCE_LEN>().ok_or_else(sealed)?;
+        let nonce = Nonce::assume_unique_for_key(*nonce);
+        let mut text = text.to_vec();
+        let about = about(&entry.name, &entry.kind, &entry.origins);
+        let plain = key
+            .open_in_place(nonce, Aad::from(about), &mut text)
+            .map_err(|_| sealed())?;
+        let parts: Parts = serde_json::from_slice(plain).map_err(|_| sealed())?;
+        let origins: Result<Vec<Origin>, _> =
+            entry.origins.iter().map(|origin| origin.parse()).collect();
+        Ok(Credential {
+            kind: parts.into_kind(&entry.kind).map_err(|error| self.damaged(error))?,
+            origins: origins.map_err(|error| self.damaged(error))?,
+            name: entry.name.clone(),
+        })
+    }
+}
+
+/// What is bound to the sealed part.
+fn about(name: &str, kind: &str, origins: &[String]) -> Vec<u8> {
+    let mut out = Vec::new();
+    let parts = [name, kind].into_iter().chain(origins.iter().map(String::as_str));
+    for part in parts {
+        out.extend_from_slice(&(part.len() as u64).to_be_bytes());
+        out.extend_from_slice(part.as_bytes());
+    }
+    out
+}
+
+fn derive(bytes: &[u8]) -> Option<LessSafeKey> {
+    let prk = Salt::new(HKDF_SHA256, KEY_LABEL).extract(bytes);
+    let okm = prk.expand(&[KEY_LABEL], &CHACHA20_POLY1305).ok()?;
+    Some(LessSafeKey::new(UnboundKey::from(okm)))
+}
+
+fn seal(key: &LessSafeKey, credential: &Credential) -> Result<Entry, StoreError> {
+    let origins: Vec<String> = credential.origins.iter().map(ToString::to_string).collect();
+    let kind = credential.kind.word().to_owned();
+    let parts = Parts::of(&credential.kind);
+    let mut text = serde_json::to_vec(&parts).map_err(|_| StoreError::Random)?;
+    let mut nonce = [0; NONCE_LEN];
+    let random = SystemRandom::new();
+    random.fill(&mut nonce).map_err(|_| StoreError::Random)?;
+    let about = about(&credential.name, &kind, &origins);
+    let unique = Nonce::assume_unique_for_key(nonce);
+    key.seal_in_place_append_tag(unique, Aad::from(about), &mut text)
+        .map_err(|_| StoreError::Random)?;
+    Ok(Entry {
+        name: credential.name.clone(),
+        kind,
+        origins,
+        sealed: STANDARD.encode([&nonce[..], &text].concat()),
+    })
+}
+
+impl Parts {
+    fn of(kind: &Kind) -> Self {
+        let secret = |secret: &Secret| secret.expose().to_owned();
+        match kind {
+            Kind::Basic { user, password } | Kind::Alm { user, password, .. } => Self {
+                user: Some(user.clone()),
+                secret: secret(password),
+                ..Self::default()
+            },
+            Kind::Bearer { token } => Self {
+                secret: secret(token),
+                ..Self::default()
+            },
+            Kind::Header { name, value } => Self {
+                header: Some(name.to_string()),
+                secret: secret(value),
+                ..Self::default()
+            },
+            Kind::Certificate(certificate) => Self {
+                certificate: Some(certificate.chain_pem().to_owned()),
+                secret: secret(certificate.key_pem()),
+                ..Self::default()
+            },
+        }
+    }
+
+    fn into_kind(self, word: &str) -> Result<Kind, String> {
+        make_kind(
+            word,
+            self.user,
+            self.header.as_deref(),
+            self.certificate,
+            Secret::new(&self.secret),
+        )
+    }
+}
+
+/// A credential's kind from its parts, as the file or the command line has them.
+///
+/// # Errors
+/// What is missing, or what would be right.
+pub(crate) fn make_kind(
+    word: &str,
+    user: Option<String>,
+    header: Option<&str>,
+    certificate: Option<String>,
+    secret: Secret,
+) -> Result<Kind, String> {
+    if secret.is_empty() {
+        return Err("the secret is empty".into());
+    }
+    let needed = || user.clone().filter(|user| !user.is_empty() && !user.contains(':'));
+    let no_user = "this kind needs a user (--user), without ':'";
+    let is_field = |text: &str| text.bytes().all(|byte| byte >= b' ' && byte != 0x7f);
+    match word {
+        "basic" => Ok(Kind::Basic {
+            user: needed().ok_or(no_user)?,
+            password: secret,
+        }),
+        "alm" => Ok(Kind::Alm {
+            user: needed().ok_or(no_user)?,
+            password: secret,
+            sessions: Arc::default(),
+        }),
+        "bearer" if !is_field(secret.expose()) => Err("a token is one line of text".into()),
+        "bearer" => Ok(Kind::Bearer { token: secret }),
+        "header" if !is_field(secret.expose()) => {
+            Err("a field's value is one line of text".into())
+        }
+        "header" => {
+            let name = header.ok_or("this kind needs the field's name (--header)")?;
+            let name = name.parse().map_err(|_| "--header is no name of a field")?;
+            let forbidden = [
+                http::header::HOST,
+                http::header::CONTENT_LENGTH,
+                http::header::TRANSFER_ENCODING,
+                http::header::CONNECTION,
+                http::header::UPGRADE,
+                http::header::TE,
+                http::header::TRAILER,
+            ];
+            if forbidden.contains(&name) {
+                return Err(format!("the field {name} belongs to the connection"));
+            }
+            Ok(Kind::Header {
+                name,
+                value: secret,
+            })
+        }
+        "certificate" => {
+            let chain = certificate
+                .ok_or("this kind needs the certificate's file (--certificate-file)")?;
+            let certificate = ClientCert::new(chain, secret)?;
+            Ok(Kind::Certificate(Arc::new(certificate)))
+        }
+        other => Err(format!("{other} is no kind of credential")),
+    }
+}
+
+/// Checks what the command line was given of a credential.
+///
+/// # Errors
+/// What would be right.
+pub(crate) fn checked(name: &str, kind: Kind, origins: Vec<Origin>) -> Result<Credential, String> {
+    check_name(name)?;
+    if origins.is_empty() || origins.len() > ORIGINS_MAX {
+        return Err(format!(
+            "a credential names 1 to {ORIGINS_MAX} origins that it may be sent to: add \
+             --origin https://host, or name the credential in an [[endpoint]] of the config first"
+        ));
+    }
+    Ok(Credential {
+        name: name.to_owned(),
+        kind,
+        origins,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing::TempDir;
+
+    fn basic(name: &str, origin: &str) -> Credential {
+        let kind = make_kind("basic", Some("me".into()), None, None, Secret::new("sesame"));
+        checked(name, kind.unwrap(), vec![origin.parse().unwrap()]).unwrap()
+    }
+
+    #[test]
+    fn what_is_set_comes_back_and_is_not_in_the_file() {
+        let dir = TempDir::new("credentials");
+        let store = Store::new(dir.path(), None).unwrap();
+        assert_eq!(store.load().unwrap().all().count(), 0);
+        store.set(&basic("alm", "https://alm.corp.example")).unwrap();
+        store.set(&basic("ci", "http://ci.corp.example:8080")).unwrap();
+        let text = std::fs::read_to_string(store.path()).unwrap();
+        assert!(!text.contains("sesame") && text.contains("https://alm.corp.example"));
+        let all = store.load().unwrap();
+        let Kind::Basic { user, password } = &all.get("alm").unwrap().kind else {
+            panic!("another kind");
+        };
+        assert_eq!((user.as_str(), password.expose()), ("me", "sesame"));
+        store.remove("alm").unwrap();
+        assert!(store.load().unwrap().get("alm").is_none());
+        assert!(matches!(store.remove("alm"), Err(StoreError::Unknown { .. })));
+    }
+
+    #[test]
+    fn an_entry_that_was_pointed_elsewhere_does_not_open() {
+        let dir = TempDir::new("credentials-moved");
+        let store = Store::new(dir.path(), None).unwrap();
+        store.set(&basic("alm", "https://alm.corp.example")).unwrap();
+        let text = std::fs::read_to_string(store.path()).unwrap();
+        let moved = text.replace("alm.corp.example", "evil.example");
+        store.dir.write_private(FILE, moved.as_bytes()).unwrap();
+        assert!(matches!(store.load(), Err(StoreError::Sealed { .. })));
+        let renamed = text.replace("\"alm\"", "\"ci\"");
+        store.dir.write_private(FILE, renamed.as_bytes()).unwrap();
+        assert!(matches!(store.load(), Err(StoreError::Sealed { .. })));
+    }
+
+    #[test]
+    fn another_key_opens_nothing_and_a_missing_one_is_said() {
+        let dir = TempDir::new("credentials-key");
+        let store = Store::new(dir.path(), None).unwrap();
+        store.set(&basic("alm", "https://alm.corp.example")).unwrap();
+        store.dir.write_private(OWN_KEY_FILE, &[7; 32]).unwrap();
+        assert!(matches!(store.load(), Err(StoreError::Sealed { .. })));
+        store.dir.write_private(OWN_KEY_FILE, &[7; 5]).unwrap();
+        assert!(matches!(store.load(), Err(StoreError::Key { .. })));
+        std::fs::remove_file(store.dir.path(OWN_KEY_FILE)).unwrap();
+        assert!(matches!(store.load(), Err(StoreError::Key { .. })));
+    }
+
+    #[test]
+    fn parts_that_are_missing_or_wrong_are_named() {
+        let make = |kind: &str, user: Option<&str>, header: Option<&str>, secret: &str| {
+            make_kind(kind, user.map(Into::into), header, None, Secret::new(secret)).map(|_| ())
+        };
+        for (made, part) in [
+            (make("basic", None, None, "x"), "--user"),
+            (make("basic", Some("a:b"), None, "x"), "':'"),
+            (make("basic", Some("a"), None, ""), "empty"),
+            (make("header", None, None, "x"), "--header"),
+            (make("header", None, Some("Host"), "x"), "connection"),
+            (make("header", None, Some("a b"), "x"), "no name"),
+            (make("bearer", None, None, "a\nb"), "one line"),
+            (make("certificate", None, None, "x"), "--certificate-file"),
+            (make("kerberos", None, None, "x"), "no kind"),
+        ] {
+            let error = made.unwrap_err();
+            assert!(error.contains(part), "{error}");
+        }
+        assert!(make("header", None, Some("x-api-key"), "k").is_ok());
+    }
+}

@@ -1,18 +1,25 @@
 //! A running bridge: its connections, its dispatcher, and how it stops.
 
-use crate::config::{Config, ConfigError, FilePath};
-use crate::credentials::{Credentials, Store, StoreError};
+use crate::answers;
+use crate::audit::Audit;
+use crate::board::{Board, now_s};
+use crate::config::Config;
+use crate::credentials::StoreError;
 use crate::data_dir::{DataDir, DataDirError};
 use crate::deliveries::{self, Deliveries};
-use crate::dispatcher::{Active, Dispatcher, own_addresses};
+use crate::dispatcher::{Active, Dispatcher, Records, own_addresses};
 use crate::health::Health;
 use crate::identity::{Identity, IdentityError};
 use crate::journal::{Journal, OpenError as JournalError};
 use crate::pairing::{PairError, dialer};
-use crate::slot::{DRAIN_WITHIN, Shared, Slot, Stage, chain, watch_clock, watch_health};
+use crate::reload;
+pub use crate::reload::ReloadError;
+use crate::slot::{DRAIN_WITHIN, Shared, Slot, Stage, watch_clock, watch_health};
 use policy::PolicyError;
 use protocol::session::{Budget, EndReason};
+use serde_json::json;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 use tokio::sync::watch;
@@ -47,32 +54,28 @@ pub enum StartError {
     /// The credentials cannot be read.
     #[error(transparent)]
     Credentials(#[from] StoreError),
+    /// The audit file cannot be written.
+    #[error("the audit file {path} cannot be used")]
+    Audit {
+        /// The file.
+        path: String,
+        /// What the system said.
+        source: std::io::Error,
+    },
+    /// The address for metrics is taken, or not this machine's.
+    #[error("metrics.listen = \"{address}\" cannot be used")]
+    Metrics {
+        /// The address.
+        address: std::net::SocketAddr,
+        /// What the system said.
+        source: std::io::Error,
+    },
     /// There is no journal for deliveries.
     #[error(transparent)]
     Journal(#[from] JournalError),
     /// Proxy or certificates cannot be used.
     #[error(transparent)]
     Dial(PairError),
-}
-
-/// Why a config was not taken; the one before is still in force.
-#[derive(Debug, thiserror::Error)]
-pub enum ReloadError {
-    /// It has a mistake.
-    #[error(transparent)]
-    Config(#[from] ConfigError),
-    /// There are too many rules.
-    #[error(transparent)]
-    Policy(#[from] PolicyError),
-    /// The credentials cannot be read.
-    #[error(transparent)]
-    Credentials(#[from] StoreError),
-    /// It cannot be taken without a restart.
-    #[error("{key} has changed, which takes a restart; the rest of the file was not taken either")]
-    NeedsRestart {
-        /// The key.
-        key: &'static str,
-    },
 }
 
 /// Starts bridges.
@@ -109,19 +112,34 @@ impl Bridge {
             deliveries::bounds(&config.deliveries),
         )?;
         let deliveries = Deliveries::new(journal, config.deliveries.limits());
-        let credentials = load_credentials(&config)?;
+        let credentials = reload::load_credentials(&config)?;
         let path = config.path.clone();
         let connections = config.relay.connections.get();
         let windows = config.limits.windows();
         let budget = Budget::new(config.limits.window_budget.bytes());
         let active = Active::new(config, own_addresses(), credentials)?;
+        let board = Arc::new(Board::default());
+        let audit = open_audit(&active.config, &identity)?;
+        if let Some(audit) = &audit {
+            audit.add(json!({"event": "start", "software": crate::identity::software()}));
+        }
+        let metrics = active.config.metrics.listen;
+        let records = Records {
+            board: board.clone(),
+            audit: audit.clone(),
+        };
         let shared = Arc::new(Shared {
-            dialer,
+            board,
+            audit,
+            dialer: Mutex::new(dialer),
+            tenant: identity.tenant.clone(),
+            name: identity.name.clone(),
+            config_taken: AtomicU64::new(now_s()),
             identity: identity.for_tunnel(),
             data_dir,
             windows,
             budget,
-            dispatcher: Dispatcher::new(active, deliveries.clone()),
+            dispatcher: Dispatcher::new(active, deliveries.clone(), records),
             deliveries: deliveries.clone(),
             stage: watch::Sender::new(Stage::Running),
             nodes: watch::Sender::new(1),
@@ -134,33 +152,44 @@ impl Bridge {
         for number in 0..u8::try_from(connections).unwrap_or(u8::MAX) {
             slots.spawn(Slot::new(number, shared.clone()).run());
         }
-        let clock = tokio::spawn(watch_clock(shared.clone()));
-        let reporting = tokio::spawn(deliveries.report(shared.sessions.subscribe()));
-        let looking = tokio::spawn(watch_health(shared.clone()));
+        let mut tasks = JoinSet::new();
+        tasks.spawn(watch_clock(shared.clone()));
+        tasks.spawn(deliveries.report(shared.sessions.subscribe()));
+        tasks.spawn(watch_health(shared.clone()));
+        tasks.spawn(reload::watch_files(shared.clone()));
+        answers::listen(&shared, &mut tasks);
+        if let Some(address) = metrics {
+            crate::metrics::listen(&shared, address, &mut tasks)
+                .map_err(|source| StartError::Metrics { address, source })?;
+        }
         Ok(RunningBridge {
             shared,
             slots,
-            clock,
-            reporting,
-            looking,
+            _tasks: tasks,
             path,
         })
     }
 }
 
-fn load_credentials(config: &Config) -> Result<Arc<Credentials>, StoreError> {
-    let key_file = config.bridge.key_file.as_ref().map(FilePath::get);
-    let store = Store::new(config.bridge.data_dir.get(), key_file)?;
-    Ok(Arc::new(store.load()?))
+fn open_audit(config: &Config, identity: &Identity) -> Result<Option<Arc<Audit>>, StartError> {
+    let section = &config.audit;
+    if !section.enabled {
+        return Ok(None);
+    }
+    let path = section.path(config.bridge.data_dir.get());
+    let opened = Audit::open(&path, section.keep(), identity.key.clone());
+    opened.map(Some).map_err(|source| StartError::Audit {
+        path: path.display().to_string(),
+        source,
+    })
 }
 
 /// A bridge that runs. Dropping it ends it without a word; [`Self::shutdown`] drains.
 pub struct RunningBridge {
     shared: Arc<Shared>,
     slots: JoinSet<()>,
-    clock: tokio::task::JoinHandle<()>,
-    reporting: tokio::task::JoinHandle<()>,
-    looking: tokio::task::JoinHandle<()>,
+    /// What runs beside the sessions; it ends with the value.
+    _tasks: JoinSet<()>,
     path: PathBuf,
 }
 
@@ -175,9 +204,6 @@ impl std::fmt::Debug for RunningBridge {
 
 impl Drop for RunningBridge {
     fn drop(&mut self) {
-        self.clock.abort();
-        self.reporting.abort();
-        self.looking.abort();
         self.shared.stage.send_replace(Stage::Stopped);
         for session in self.shared.sessions.borrow().iter() {
             session.close(EndReason::Draining);
@@ -209,58 +235,12 @@ impl RunningBridge {
     /// # Errors
     /// [`ReloadError`]; the config before is still in force.
     pub fn reload(&self) -> Result<(), ReloadError> {
-        let taken = Config::load(&self.path)
-            .map_err(ReloadError::from)
-            .and_then(|config| self.take(config));
-        let refused = taken.as_ref().err().map(|error| chain(error));
-        self.shared.health.set_config_refused(refused);
-        self.shared.report();
-        self.shared.health.ask();
-        taken
+        reload::reload(&self.shared)
     }
 
     /// The file that [`Self::reload`] reads.
     pub fn config_path(&self) -> &Path {
         &self.path
-    }
-
-    fn take(&self, config: Config) -> Result<(), ReloadError> {
-        let before = self.shared.dispatcher.active();
-        let (old, new) = (&before.config, &config);
-        let settled = [
-            ("relay.url", old.relay.url == new.relay.url),
-            ("relay.ca_file", old.relay.ca_file == new.relay.ca_file),
-            ("relay.proxy", old.relay.proxy == new.relay.proxy),
-            (
-                "relay.connections",
-                old.relay.connections == new.relay.connections,
-            ),
-            ("bridge.name", old.bridge.name == new.bridge.name),
-            (
-                "bridge.data_dir",
-                old.bridge.data_dir == new.bridge.data_dir,
-            ),
-            (
-                "limits.streams_max",
-                old.limits.streams_max == new.limits.streams_max,
-            ),
-            ("deliveries", old.deliveries == new.deliveries),
-            (
-                "limits.window_budget",
-                old.limits.window_budget == new.limits.window_budget,
-            ),
-        ];
-        if let Some((key, _)) = settled.iter().find(|(_, is_same)| !is_same) {
-            return Err(ReloadError::NeedsRestart { key });
-        }
-        let credentials = load_credentials(&config)?;
-        let active = Active::new(config, own_addresses(), credentials)?;
-        let serves = active.serves();
-        self.shared.dispatcher.replace(active);
-        for session in self.shared.sessions.borrow().iter() {
-            session.set_serves(serves.clone());
-        }
-        Ok(())
     }
 
     /// Takes nothing new, finishes what runs (at most 30 s), and ends.
@@ -284,5 +264,9 @@ impl RunningBridge {
         };
         // A little more than the sessions' own limit, for their last words.
         let _ = tokio::time::timeout(DRAIN_WITHIN + Duration::from_secs(2), ending).await;
+        if let Some(audit) = self.shared.audit.clone() {
+            audit.add(json!({"event": "stop"}));
+            let _ = tokio::task::spawn_blocking(move || audit.stop()).await;
+        }
     }
 }

@@ -1,9 +1,13 @@
 //! What an administrator types. An error is said once, with what caused it and what to do.
 
+mod audit;
 mod check;
+mod credential;
 mod pair;
 mod policy_test;
 mod run;
+mod secret_input;
+mod status;
 
 use crate::config::{Config, ConfigError};
 use crate::slot::chain;
@@ -21,10 +25,10 @@ const REFUSED: u8 = 3;
 
 const EXIT_CODES: &str = "\
 Exit codes:
-  0  done; `policy test`: the request would be allowed
-  1  it did not work; standard error says why and what to do
+  0  done; `policy test`: the request would be allowed; `status`: the bridge is online
+  1  it did not work; standard error says why and what to do. `status`: the bridge runs and is offline
   2  the command line is wrong
-  3  `policy test`: the request would be refused";
+  3  `policy test`: the request would be refused; `credential test`: a target does not accept it";
 
 /// Makes requests inside this network for a relay in the cloud, as far as its own config allows.
 #[derive(Debug, Parser)]
@@ -48,6 +52,11 @@ struct ConfigArg {
 }
 
 impl ConfigArg {
+    /// Where the data is, whatever else is wrong with the config.
+    fn data_dir(&self) -> Result<PathBuf, ConfigError> {
+        Config::data_dir_of(&self.config)
+    }
+
     fn load(&self) -> Result<Config, ConfigError> {
         Config::load(&self.config)
     }
@@ -65,6 +74,18 @@ enum Command {
     /// Look at what the config allows
     #[command(subcommand)]
     Policy(PolicyCommand),
+    /// Keep credentials for targets on this machine
+    #[command(subcommand)]
+    Credential(credential::CredentialCommand),
+    /// Ask the running bridge how it is
+    Status(status::StatusArgs),
+    /// Have the running bridge read its config again
+    Reload(ConfigArg),
+    /// Change what the running bridge logs
+    LogLevel(status::LogLevelArgs),
+    /// Look at the audit file
+    #[command(subcommand)]
+    Audit(audit::AuditCommand),
 }
 
 #[derive(Debug, Subcommand)]
@@ -88,6 +109,11 @@ pub fn main() -> ExitCode {
         Command::Run(config) => run::run(&config),
         Command::Config(ConfigCommand::Check(config)) => check::check(&config),
         Command::Policy(PolicyCommand::Test(args)) => policy_test::test(&args),
+        Command::Credential(command) => credential::run(command),
+        Command::Status(args) => status::status(&args),
+        Command::Reload(config) => status::reload(&config),
+        Command::LogLevel(args) => status::log_level(&args),
+        Command::Audit(command) => audit::run(&command),
     };
     match outcome {
         Ok(code) => ExitCode::from(code),

@@ -30,8 +30,9 @@ pub use error::ConfigError;
 pub use rules::Rules;
 pub(crate) use section::check_name;
 pub use section::{
-    AllowSection, BridgeSection, CallerCredentials, DeliveriesSection, EndpointSection, LimitsSection, LogFormat,
-    LogLevel, LogSection, ProxySetting, RelaySection, Targets, TlsMin,
+    AllowSection, AuditSection, BridgeSection, CallerCredentials, DeliveriesSection,
+    EndpointSection, LimitsSection, LogFormat, LogLevel, LogSection, MetricsSection, ProxySetting,
+    RelaySection, Targets, TlsMin,
 };
 pub use value::{Every, FilePath, Size, Span, Within};
 
@@ -56,6 +57,10 @@ pub struct Config {
     pub limits: LimitsSection,
     /// `[deliveries]`.
     pub deliveries: DeliveriesSection,
+    /// `[audit]`.
+    pub audit: AuditSection,
+    /// `[metrics]`.
+    pub metrics: MetricsSection,
     /// `[log]`.
     pub log: LogSection,
     /// `[[endpoint]]` and `[[allow]]`, as the policy has them.
@@ -79,6 +84,10 @@ struct File {
     #[serde(default)]
     deliveries: DeliveriesSection,
     #[serde(default)]
+    audit: AuditSection,
+    #[serde(default)]
+    metrics: MetricsSection,
+    #[serde(default)]
     log: LogSection,
 }
 
@@ -101,6 +110,27 @@ impl Config {
         Self::parse(&text, path)
     }
 
+    /// Where a config's data is, also when the rest of it has mistakes: whoever asks a running bridge has
+    /// nothing to do with those.
+    ///
+    /// # Errors
+    /// [`ConfigError`] when the file does not say it.
+    pub fn data_dir_of(path: &Path) -> Result<PathBuf, ConfigError> {
+        let mistake = match Self::load(path) {
+            Ok(config) => return Ok(config.bridge.data_dir.get().to_owned()),
+            Err(error) => error,
+        };
+        let table: Option<toml::Table> = std::fs::read_to_string(path)
+            .ok()
+            .and_then(|text| text.parse().ok());
+        let dir = table.as_ref().and_then(|table| table.get("bridge")?.get("data_dir")?.as_str());
+        let Some(Ok(mut dir)) = dir.map(str::parse::<FilePath>) else {
+            return Err(mistake);
+        };
+        dir.anchor(&base_of(path));
+        Ok(dir.get().to_owned())
+    }
+
     /// Checks a text. `path` names it in messages, and relative paths count from its directory.
     ///
     /// # Errors
@@ -109,15 +139,14 @@ impl Config {
         let mistake = |span, message: String| ConfigError::at(path, text, span, message);
         let mut file: File = toml::from_str(text)
             .map_err(|error| mistake(error.span(), error.message().trim().to_owned()))?;
-        let base = std::path::absolute(path)
-            .ok()
-            .and_then(|path| path.parent().map(Path::to_owned))
-            .unwrap_or_default();
+        let base = base_of(path);
         file.bridge.data_dir.anchor(&base);
         let files = [
             &mut file.relay.ca_file,
             &mut file.targets.ca_file,
             &mut file.bridge.key_file,
+            &mut file.audit.file,
+            &mut file.log.file,
         ];
         let endpoint_files = file
             .endpoint
@@ -135,10 +164,20 @@ impl Config {
             targets: file.targets,
             limits: file.limits,
             deliveries: file.deliveries,
+            audit: file.audit,
+            metrics: file.metrics,
             log: file.log,
             rules,
         })
     }
+}
+
+/// The directory that relative paths count from.
+fn base_of(path: &Path) -> PathBuf {
+    std::path::absolute(path)
+        .ok()
+        .and_then(|path| path.parent().map(Path::to_owned))
+        .unwrap_or_default()
 }
 
 #[cfg(test)]

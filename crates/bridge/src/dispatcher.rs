@@ -16,6 +16,8 @@ mod raw;
 mod refusal;
 mod resolve;
 
+use crate::audit::Audit;
+use crate::board::Board;
 use crate::config::Config;
 use crate::credentials::Credentials;
 use crate::deliveries::Deliveries;
@@ -81,11 +83,19 @@ pub fn own_addresses() -> Vec<IpAddr> {
     }
 }
 
+/// Where it is written down what became of exchanges.
+#[derive(Debug, Clone)]
+pub(crate) struct Records {
+    pub(crate) board: Arc<Board>,
+    pub(crate) audit: Option<Arc<Audit>>,
+}
+
 /// Takes exchanges and runs them.
 #[derive(Debug)]
 pub struct Dispatcher {
     active: RwLock<Arc<Active>>,
     deliveries: Arc<Deliveries>,
+    records: Records,
     running: AtomicUsize,
 }
 
@@ -100,10 +110,11 @@ impl Drop for Running {
 
 impl Dispatcher {
     /// With the config that it begins with.
-    pub(crate) fn new(active: Active, deliveries: Arc<Deliveries>) -> Arc<Self> {
+    pub(crate) fn new(active: Active, deliveries: Arc<Deliveries>, records: Records) -> Arc<Self> {
         Arc::new(Self {
             active: RwLock::new(Arc::new(active)),
             deliveries,
+            records,
             running: AtomicUsize::new(0),
         })
     }
@@ -141,10 +152,11 @@ impl Dispatcher {
         self.running.fetch_add(1, Ordering::Relaxed);
         let running = Running(self.clone());
         let active = self.active();
+        let records = self.records.clone();
         if incoming.head.call.is_some() {
             let deliveries = self.deliveries.clone();
             tokio::spawn(Box::pin(async move {
-                exchange::deliver(active, deliveries, incoming).await;
+                exchange::deliver(active, deliveries, &records, incoming).await;
                 drop(running);
             }));
             return;
@@ -152,7 +164,7 @@ impl Dispatcher {
         // A panic ends this task alone; the streams' drop tells the relay.
         // Boxed: a task is moved several times until it runs.
         tokio::spawn(Box::pin(async move {
-            exchange::run(active, incoming).await;
+            exchange::run(active, &records, incoming).await;
             drop(running);
         }));
     }

@@ -172,7 +172,7 @@ async fn round(active: &Arc<Active>) -> Vec<Found> {
         looks.spawn(async move {
             // Nobody closes the semaphore.
             let _permit = permits.acquire_owned().await;
-            let probe = probe(&active, &name).await;
+            let probe = probe(&active, &name, false).await;
             (index, Found::of(name, probe))
         });
     }

@@ -8,7 +8,7 @@
 //! `identity.json` holds the private key. It is written atomically with mode 0600, and refused
 //! when others can read it. The API key that pairing needs is never stored.
 
-use crate::data_dir::{DataDir, DataDirError};
+use crate::data_dir::{DataDir, DataDirError, PrivateDir};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use ring::rand::SystemRandom;
@@ -133,7 +133,7 @@ impl Identity {
     ///
     /// # Errors
     /// [`IdentityError`]: not paired, readable by others, damaged.
-    pub fn load(data_dir: &DataDir) -> Result<Self, IdentityError> {
+    pub fn load(data_dir: &PrivateDir) -> Result<Self, IdentityError> {
         let path = data_dir.path(IDENTITY_FILE).display().to_string();
         let text = data_dir
             .read_private(IDENTITY_FILE)?

@@ -8,6 +8,7 @@
 //! config      bridge.toml
 //! data_dir    identity and epochs on the disk; identity, epoch
 //! pairing     registers the public key with a relay, by an API key
+//! local       the socket on which commands of this machine ask; status is the answer, board what it is made of
 //! bridge      a running bridge; slot is one of its connections, clock notices sleep
 //! dispatcher  one task for each exchange: policy, target, answer
 //! deliveries  stored calls, once each, whatever becomes of the tunnel; journal is what is on disk of them
@@ -24,6 +25,9 @@
     expect(clippy::unwrap_used, reason = "a test fails by panicking")
 )]
 
+mod answers;
+mod audit;
+mod board;
 pub mod bridge;
 pub mod cli;
 mod clock;
@@ -36,10 +40,14 @@ pub mod epoch;
 mod health;
 pub mod identity;
 pub mod journal;
+pub mod local;
 pub mod logging;
+mod metrics;
 pub mod pairing;
+pub mod reload;
 pub mod secret;
 mod slot;
+pub mod status;
 #[cfg(test)]
 mod testing;
 pub mod upstream;

@@ -1,17 +1,31 @@
-//! Logs to standard error, as text or as one JSON object a line.
+//! Logs to standard error or to a file, as text or as one JSON object a line.
 //!
 //! INFO a session up or down, WARN worth a look (what the policy refused), ERROR what somebody has
 //! to mend. Never a header's value, a body, a query or a secret. The environment variable
-//! `BRIDGE_LOG` sets filters by module, for looking into a problem.
+//! `BRIDGE_LOG` sets filters by module, for looking into a problem; `integration-bridge log-level` does so
+//! while it runs. Under systemd, standard error is the journal.
+
+mod rotated;
 
 use crate::config::{LogFormat, LogLevel, LogSection};
-use tracing_subscriber::EnvFilter;
+use rotated::Rotated;
+use std::sync::{Arc, OnceLock};
+use tracing_subscriber::fmt::MakeWriter;
+use tracing_subscriber::fmt::writer::BoxMakeWriter;
+use tracing_subscriber::layer::SubscriberExt as _;
+use tracing_subscriber::util::SubscriberInitExt as _;
+use tracing_subscriber::{EnvFilter, Registry, reload};
 
 /// The environment variable with filters, as `tracing-subscriber` has them.
 pub const LOG_ENV: &str = "BRIDGE_LOG";
 
+static FILTER: OnceLock<reload::Handle<EnvFilter, Registry>> = OnceLock::new();
+
 /// Begins to log. A second call changes nothing.
-pub fn start(section: LogSection) {
+///
+/// # Errors
+/// What the system says of the log's file.
+pub fn start(section: &LogSection) -> std::io::Result<()> {
     let level = match section.level {
         LogLevel::Error => "error",
         LogLevel::Warn => "warn",
@@ -20,18 +34,52 @@ pub fn start(section: LogSection) {
         LogLevel::Trace => "trace",
     };
     let filter = EnvFilter::try_from_env(LOG_ENV).unwrap_or_else(|_| EnvFilter::new(level));
-    let builder = tracing_subscriber::fmt()
-        .with_env_filter(filter)
-        .with_target(false)
-        .with_writer(std::io::stderr);
-    let started = match section.format {
-        LogFormat::Text => {
+    let (filter, handle) = reload::Layer::new(filter);
+    let (writer, is_terminal) = match &section.file {
+        None => {
             let is_terminal = std::io::IsTerminal::is_terminal(&std::io::stderr());
-            builder.with_ansi(is_terminal).try_init()
+            (BoxMakeWriter::new(std::io::stderr), is_terminal)
         }
-        LogFormat::Json => builder.json().flatten_event(true).try_init(),
+        Some(file) => {
+            let rotated = Rotated::open(file.get(), section.file_max.bytes(), section.files.get())?;
+            (BoxMakeWriter::new(ToFile(Arc::new(rotated))), false)
+        }
     };
-    if let Err(error) = started {
-        tracing::debug!(%error, "logging was set up already");
+    let layer = tracing_subscriber::fmt::layer()
+        .with_target(false)
+        .with_writer(writer);
+    let registry = tracing_subscriber::registry().with(filter);
+    let started = match section.format {
+        LogFormat::Text => registry.with(layer.with_ansi(is_terminal)).try_init(),
+        LogFormat::Json => registry.with(layer.json().flatten_event(true)).try_init(),
+    };
+    match started {
+        Ok(()) => {
+            let _ = FILTER.set(handle);
+        }
+        Err(error) => tracing::debug!(%error, "logging was set up already"),
+    }
+    Ok(())
+}
+
+/// Logs by another filter from now on.
+///
+/// # Errors
+/// What is wrong with it.
+pub(crate) fn set_filter(filter: &str) -> Result<(), String> {
+    let filter = EnvFilter::try_new(filter)
+        .map_err(|error| format!("{filter:?} is no filter for the log: {error}"))?;
+    let handle = FILTER.get().ok_or("this program's log is another's")?;
+    handle.reload(filter).map_err(|error| error.to_string())
+}
+
+/// Writes events to a file.
+struct ToFile(Arc<Rotated>);
+
+impl<'a> MakeWriter<'a> for ToFile {
+    type Writer = &'a Rotated;
+
+    fn make_writer(&'a self) -> &'a Rotated {
+        &self.0
     }
 }

@@ -11,6 +11,8 @@
 //!
 //! It never gives up. What nobody but a person can mend is said at level ERROR, once a minute.
 
+use crate::audit::Audit;
+use crate::board::Board;
 use crate::clock;
 use crate::data_dir::{DataDir, DataDirError};
 use crate::deliveries::Deliveries;
@@ -20,6 +22,7 @@ use crate::health::Health;
 use protocol::frame::{GoAway, GoAwayReason, PreviousSession, RefusedCode, Windows};
 use protocol::limits::STREAM_WINDOW_CAP_BYTES;
 use protocol::session::{Budget, EndReason};
+use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 use tokio::sync::watch;
@@ -56,7 +59,11 @@ pub(crate) enum Stage {
 
 /// What all connections share.
 pub(crate) struct Shared {
-    pub(crate) dialer: Dialer,
+    pub(crate) dialer: Mutex<Dialer>,
+    pub(crate) tenant: String,
+    pub(crate) name: String,
+    /// When the config in force was taken, in seconds since 1970.
+    pub(crate) config_taken: AtomicU64,
     pub(crate) identity: Identity,
     pub(crate) data_dir: DataDir,
     pub(crate) dispatcher: Arc<Dispatcher>,
@@ -71,6 +78,8 @@ pub(crate) struct Shared {
     pub(crate) clock_jumps: watch::Sender<u64>,
     pub(crate) old: Mutex<JoinSet<()>>,
     pub(crate) health: Health,
+    pub(crate) board: Arc<Board>,
+    pub(crate) audit: Option<Arc<Audit>>,
 }
 
 impl Shared {
@@ -86,6 +95,17 @@ impl Shared {
         }
     }
 
+    /// How the relay is dialled now.
+    pub(crate) fn dialer(&self) -> Dialer {
+        let dialer = self.dialer.lock().unwrap_or_else(PoisonError::into_inner);
+        dialer.clone()
+    }
+
+    /// How it is dialled from now on.
+    pub(crate) fn set_dialer(&self, dialer: Dialer) {
+        *self.dialer.lock().unwrap_or_else(PoisonError::into_inner) = dialer;
+    }
+
     /// Tells the relay how this bridge is, on every session.
     pub(crate) fn report(&self) {
         for session in self.sessions.borrow().iter() {
@@ -96,7 +116,9 @@ impl Shared {
     fn report_on(&self, session: &Session) {
         let serves = session.serves();
         let names = serves.endpoints.iter().map(String::as_str);
-        session.send_report(self.health.report(names));
+        let mut report = self.health.report(names);
+        report.audit = self.audit.as_ref().and_then(|audit| audit.head());
+        session.send_report(report);
     }
 
     fn add(&self, session: &Session) {
@@ -169,6 +191,9 @@ impl Slot {
         let mut stages = self.shared.stage.subscribe();
         let mut nodes = self.shared.nodes.subscribe();
         let number = u16::from(self.number);
+        if number > 0 {
+            self.shared.board.unused(self.number);
+        }
         tokio::select! {
             result = nodes.wait_for(|nodes| *nodes > number) => drop(result),
             () = reached(&mut stages, Stage::Draining) => return,
@@ -226,6 +251,7 @@ impl Slot {
     /// Dials, and carries the session to its end.
     async fn attempt(&mut self) -> Next {
         let mut stages = self.shared.stage.subscribe();
+        self.shared.board.connecting(self.number);
         let dialling = async {
             let epoch = self.next_epoch().await.map_err(Attempt::Disk)?;
             let introduction = Introduction {
@@ -236,9 +262,8 @@ impl Slot {
                 journal: Some(self.shared.deliveries.journal.mark()),
             };
             let shared = &self.shared;
-            let dialled = shared
-                .dialer
-                .tunnel(&shared.identity, introduction, shared.settings());
+            let dialer = shared.dialer();
+            let dialled = dialer.tunnel(&shared.identity, introduction, shared.settings());
             dialled.await.map_err(Attempt::Dial)
         };
         let dialled = tokio::select! {
@@ -249,6 +274,7 @@ impl Slot {
             Ok(tunnel) => self.carry(tunnel).await,
             Err(Attempt::Dial(error)) => self.failed(&error),
             Err(Attempt::Disk(error)) => {
+                self.shared.board.down(self.number, chain(&error), None);
                 tracing::error!(
                     slot = self.number, error = %chain(&error),
                     "no connection without a counter on the disk"
@@ -259,7 +285,7 @@ impl Slot {
     }
 
     fn failed(&mut self, error: &DialError) -> Next {
-        let relay = self.shared.dialer.relay().to_string();
+        let relay = self.shared.dialer().relay().to_string();
         if let Some(RefusedCode::StaleEpoch { current }) = error.refused() {
             if let Some(epoch) = &mut self.epoch {
                 epoch.raise(current);
@@ -267,6 +293,10 @@ impl Slot {
             if !std::mem::replace(&mut self.is_stale_again, true) {
                 return Next::Now;
             }
+            let error = "another process connects with this identity".to_owned();
+            let advice =
+                "was the data directory copied? Remove the copy's identity.json and pair it anew";
+            self.shared.board.down(self.number, error, Some(advice));
             tracing::error!(
                 slot = self.number,
                 relay,
@@ -277,6 +307,10 @@ impl Slot {
             return Next::Wait(SLOW);
         }
         let error_text = chain(error);
+        let help = error.needs_somebody().then(|| advice(error));
+        self.shared
+            .board
+            .down(self.number, error_text.clone(), help);
         if error.needs_somebody() {
             let wait = SLOW.max(self.reconnect.next_wait(error.retry_after()));
             tracing::error!(
@@ -322,6 +356,7 @@ impl Slot {
             node,
             "session up"
         );
+        self.shared.board.up(self.number, &node);
         self.shared.nodes.send_replace(welcome.nodes.max(1));
         for old in self.retiring.drain(..) {
             old.drain(GoAwayReason::Renew, Duration::ZERO);
@@ -396,6 +431,7 @@ impl Slot {
 
     fn over(&mut self, session: &Session, reason: &EndReason) -> Next {
         let (slot, session) = (self.number, hex(&session.id()));
+        self.shared.board.down(slot, reason.to_string(), None);
         let said = match reason {
             EndReason::PeerLeft(said) => Some(*said),
             EndReason::Replaced => Some(GoAwayReason::Replaced),
@@ -517,7 +553,7 @@ pub(crate) fn chain(error: &dyn std::error::Error) -> String {
     text
 }
 
-fn hex(bytes: &[u8]) -> String {
+pub(crate) fn hex(bytes: &[u8]) -> String {
     use std::fmt::Write as _;
     bytes.iter().fold(String::new(), |mut text, byte| {
         let _ = write!(text, "{byte:02x}");

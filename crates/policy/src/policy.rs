@@ -172,7 +172,9 @@ impl Policy {
         path_and_query: &str,
     ) -> Result<Candidate, Refusal> {
         let own = self.endpoints.iter().find(|endpoint| endpoint.name == name);
-        let mut own = own.cloned().ok_or_else(|| Refusal::unknown_endpoint(name))?;
+        let mut own = own
+            .cloned()
+            .ok_or_else(|| Refusal::unknown_endpoint(name))?;
         own.methods = Methods::Any;
         let policy = Self {
             rules: Vec::new(),

@@ -176,6 +176,11 @@ impl Session {
         self.serves.clone()
     }
 
+    /// How long nothing was heard of the peer: what comes over the session is an echo of what it carries.
+    pub fn silent_for(&self, now: Instant) -> Duration {
+        self.timers.silent_for(now)
+    }
+
     /// Relay: how the bridge is, if it has said so of what it serves now.
     pub fn report(&self) -> Option<Arc<Report>> {
         self.report.clone()

@@ -11,6 +11,7 @@
 //! the whole inside another program.
 
 pub mod api;
+pub mod audit_heads;
 pub mod auditing;
 pub mod auth;
 pub mod body;

@@ -312,6 +312,14 @@ impl Registry {
         }
     }
 
+    /// Every tunnel.
+    pub fn all(&self) -> Vec<Arc<Entry>> {
+        let inner = self.lock();
+        let all = inner.sessions.values();
+        all.flat_map(|tunnels| tunnels.all().iter().cloned())
+            .collect()
+    }
+
     /// The tunnels of a tenant.
     pub fn of_tenant(&self, tenant: &str) -> Vec<Arc<Entry>> {
         self.with_tenant(tenant, |tunnels| tunnels.all().to_vec())

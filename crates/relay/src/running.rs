@@ -163,6 +163,7 @@ impl Relay {
         }
         tasks.push(tokio::spawn(deliveries::run(state.clone())));
         tasks.push(tokio::spawn(crate::notices::run(state.clone())));
+        tasks.push(tokio::spawn(crate::audit_heads::run(state.clone())));
         tasks.push(tokio::spawn(cut_what_may_not_stay(state)));
         tasks.push(tokio::spawn(directory.keep_fresh()));
         Ok(running)

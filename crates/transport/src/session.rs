@@ -177,6 +177,12 @@ impl Session {
         self.shared.with(|core| core.session.send_report(report))
     }
 
+    /// How long nothing was heard of the peer.
+    pub fn silent_for(&self) -> Duration {
+        let now = std::time::Instant::now();
+        self.shared.peek(|session| session.silent_for(now))
+    }
+
     /// Relay: how the bridge is, if it has said so.
     pub fn report(&self) -> Option<Arc<Report>> {
         self.shared.peek(|session| session.report())

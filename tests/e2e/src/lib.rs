@@ -149,6 +149,16 @@ impl World {
         self.site.relay.cli(args).await.success()
     }
 
+    /// Runs the bridge's command line.
+    pub async fn bridge_cli(&self, args: &[&str]) -> support::process::Finished {
+        self.site.bridge.cli(args).await
+    }
+
+    /// The bridge's configuration file.
+    pub fn bridge_config(&self) -> PathBuf {
+        self.site.bridge.config().to_owned()
+    }
+
     /// A new key of the tenant.
     pub async fn key(&self, role: &str, more: &[&str]) -> ApiKey {
         let tenant = self.tenant();

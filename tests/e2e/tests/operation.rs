@@ -154,11 +154,7 @@ async fn traces_reach_a_collector_and_join_the_callers() {
             assert!(!has(&sent, b"quiet"), "a URL's query is nobody's business");
             return;
         }
-        assert!(
-            Instant::now() < deadline,
-            "{} bytes came",
-            sent.len()
-        );
+        assert!(Instant::now() < deadline, "{} bytes came", sent.len());
         tokio::time::sleep(Duration::from_millis(50)).await;
     }
 }

@@ -10,6 +10,7 @@
 //! failure is then readable without running it again. What a test may want to see fail returns a
 //! `Result`. Everything listens on loopback, and nothing outlives the value that started it.
 
+pub mod alm;
 pub mod ca;
 pub mod flaky;
 pub mod http;
@@ -25,6 +26,7 @@ pub mod tempdir;
 
 mod tasks;
 
+pub use alm::Alm;
 pub use ca::ThrowawayCa;
 pub use flaky::{Direction, FlakyProxy};
 pub use http::{Answer, ApiKey, Ask, Client, Origin};

@@ -1,18 +1,15 @@
 //! `pair`: registers this bridge with the relay. The secret comes from a file, the environment,
 //! standard input or a prompt, and never from the command line, where other users could see it.
 
+use super::secret_input::secret;
 use super::{ConfigArg, DONE, Outcome, say, short_runtime};
 use crate::config::check_name;
-use crate::pairing::{self, ApiKey, Secret};
+use crate::pairing::{self, ApiKey};
 use clap::Args;
-use std::io::{IsTerminal as _, Read as _};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 /// The environment variable with the client secret.
-const SECRET_ENV: &str = "BRIDGE_CLIENT_SECRET";
-
-/// Longest secret that is read, in bytes.
-const SECRET_MAX_BYTES: u64 = 4096;
+pub(super) const SECRET_ENV: &str = "BRIDGE_CLIENT_SECRET";
 
 /// What pairing needs.
 #[derive(Debug, Args)]
@@ -45,7 +42,12 @@ pub(super) fn pair(args: PairArgs) -> Outcome {
         check_name(&name)?;
         config.bridge.name = name;
     }
-    let client_secret = secret(args.client_secret_file.as_deref())?;
+    let client_secret = secret(
+        "client secret",
+        "--client-secret-file",
+        args.client_secret_file.as_deref(),
+        Some(SECRET_ENV),
+    )?;
     if client_secret.is_empty() {
         return Err("the client secret is empty; it was shown when the API key was created".into());
     }
@@ -62,40 +64,4 @@ pub(super) fn pair(args: PairArgs) -> Outcome {
         config.path.display()
     ));
     Ok(DONE)
-}
-
-fn secret(file: Option<&Path>) -> Result<Secret, String> {
-    if let Some(path) = file {
-        return read(path).map(|text| Secret::new(&text)).map_err(|error| {
-            format!(
-                "the client secret cannot be read from {}: {error}",
-                path.display()
-            )
-        });
-    }
-    if let Ok(text) = std::env::var(SECRET_ENV) {
-        return Ok(Secret::new(&text));
-    }
-    if !std::io::stdin().is_terminal() {
-        return Err(format!(
-            "no client secret: give --client-secret-file FILE (\"-\" for standard input), or set {SECRET_ENV}"
-        ));
-    }
-    rpassword::prompt_password("client secret: ")
-        .map(|text| Secret::new(&text))
-        .map_err(|error| format!("the client secret cannot be read: {error}"))
-}
-
-fn read(path: &Path) -> std::io::Result<String> {
-    let mut text = String::new();
-    if path == Path::new("-") {
-        std::io::stdin()
-            .take(SECRET_MAX_BYTES)
-            .read_to_string(&mut text)?;
-    } else {
-        std::fs::File::open(path)?
-            .take(SECRET_MAX_BYTES)
-            .read_to_string(&mut text)?;
-    }
-    Ok(text)
 }

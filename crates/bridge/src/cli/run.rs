@@ -4,12 +4,11 @@
 use super::{ConfigArg, DONE, FAILED, Outcome};
 use crate::bridge::{Bridge, RunningBridge};
 use crate::logging;
-use crate::slot::chain;
 use transport::runtime::{Share, builder};
 
 pub(super) fn run(arg: &ConfigArg) -> Outcome {
     let config = arg.load()?;
-    logging::start(config.log);
+    logging::start(&config.log)?;
     let runtime = builder(Share::Half).build()?;
     let code = runtime.block_on(async {
         let mut signals = Signals::new()?;
@@ -23,7 +22,8 @@ pub(super) fn run(arg: &ConfigArg) -> Outcome {
 
 async fn serve(bridge: RunningBridge, signals: &mut Signals) -> u8 {
     while let Signal::Reload = signals.next().await {
-        reload(&bridge);
+        // What came of it is in the log, in `status`, and on the relay.
+        let _ = bridge.reload();
     }
     tracing::info!(
         exchanges = bridge.exchanges(),
@@ -35,16 +35,6 @@ async fn serve(bridge: RunningBridge, signals: &mut Signals) -> u8 {
             tracing::warn!("told again to stop: ending at once");
             FAILED
         }
-    }
-}
-
-fn reload(bridge: &RunningBridge) {
-    match bridge.reload() {
-        Ok(()) => tracing::info!("the config was read again and is in force"),
-        Err(error) => tracing::error!(
-            error = chain(&error),
-            "the config was not taken; the one before stays in force"
-        ),
     }
 }
 

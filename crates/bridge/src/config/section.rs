@@ -146,6 +146,9 @@ pub struct BridgeSection {
     /// The key under which credentials are sealed: 32 bytes or more, mode 0600. Without it the one that
     /// the service manager gives, or one that is made in the data directory.
     pub key_file: Option<FilePath>,
+    /// Nothing is taken while this is true: requests are turned away, and deliveries wait. Default false.
+    #[serde(default)]
+    pub paused: bool,
     /// Whether the relay is told the allow list's host patterns, to choose among bridges. Default
     /// true; without them it asks each bridge.
     #[serde(default = "yes")]
@@ -344,14 +347,102 @@ impl DeliveriesSection {
     }
 }
 
-/// `[log]`: what is written to standard error.
-#[derive(Debug, Clone, Copy, Default, Deserialize)]
+/// `[audit]`: the record of what was asked and what came of it.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct AuditSection {
+    /// Whether it is kept. Default true.
+    pub enabled: bool,
+    /// Its file. Default `audit.jsonl` in the data directory.
+    pub file: Option<FilePath>,
+    /// A file that is larger is rotated. Default 16 MiB.
+    pub file_max: Size,
+    /// A file that is older is rotated. Default 24 h.
+    pub file_max_age: Span,
+    /// Rotated files that are kept. 1 to 9999, default 30.
+    pub files: Within<1, 9999>,
+}
+
+impl Default for AuditSection {
+    fn default() -> Self {
+        Self {
+            enabled: true,
+            file: None,
+            file_max: Size::mib(16),
+            file_max_age: Span::secs(24 * 60 * 60),
+            files: Within::known(30),
+        }
+    }
+}
+
+impl AuditSection {
+    /// The file.
+    pub(crate) fn path(&self, data_dir: &std::path::Path) -> std::path::PathBuf {
+        let own = || data_dir.join(crate::audit::FILE);
+        self.file
+            .as_ref()
+            .map_or_else(own, |file| file.get().to_owned())
+    }
+
+    pub(crate) fn keep(&self) -> crate::audit::Keep {
+        crate::audit::Keep {
+            file_max_bytes: self.file_max.bytes(),
+            file_max_age: self.file_max_age.get(),
+            files: self.files.get(),
+        }
+    }
+}
+
+/// `[metrics]`: for Prometheus.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct MetricsSection {
+    /// A loopback address with its port; without it there are none.
+    #[serde(deserialize_with = "loopback")]
+    pub listen: Option<std::net::SocketAddr>,
+}
+
+fn loopback<'de, D: Deserializer<'de>>(
+    deserializer: D,
+) -> Result<Option<std::net::SocketAddr>, D::Error> {
+    let text = String::deserialize(deserializer)?;
+    let right = "write a loopback address with its port, like \"127.0.0.1:9091\"";
+    let address: std::net::SocketAddr = text
+        .parse()
+        .map_err(|_| de::Error::custom(format!("{text:?} is no address: {right}")))?;
+    if !address.ip().is_loopback() {
+        let wrong = format!("{address} can be reached from other machines: {right}");
+        return Err(de::Error::custom(wrong));
+    }
+    Ok(Some(address))
+}
+
+/// `[log]`: what is written to standard error, or to a file.
+#[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct LogSection {
     /// Default `"info"`.
     pub level: LogLevel,
     /// Default `"text"`.
     pub format: LogFormat,
+    /// A file, in place of standard error.
+    pub file: Option<FilePath>,
+    /// A file that is larger is rotated. Default 16 MiB.
+    pub file_max: Size,
+    /// Rotated files that are kept. 1 to 999, default 5.
+    pub files: Within<1, 999>,
+}
+
+impl Default for LogSection {
+    fn default() -> Self {
+        Self {
+            level: LogLevel::default(),
+            format: LogFormat::default(),
+            file: None,
+            file_max: Size::mib(16),
+            files: Within::known(5),
+        }
+    }
 }
 
 /// How much is logged.

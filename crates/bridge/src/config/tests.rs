@@ -89,9 +89,9 @@ fn a_mistake_is_said_with_its_line_and_what_would_be_right() {
             &["missing field", "name"],
         ),
         (
-            "[[endpoint]]\nname = \"alm\"\nurl = \"https://alm/\"\ncredential = \"x\"\n",
+            "[[endpoint]]\nname = \"alm\"\nurl = \"https://alm/\"\ncredential = \"two words\"\n",
             4,
-            &["credential", "ca_file"],
+            &["credential", "letters"],
         ),
         (
             "[[endpoint]]\nname = \"a\"\nurl = \"https://a/\"\n[[endpoint]]\nname = \"a\"\nurl = \"https://b/\"\n",

@@ -171,7 +171,11 @@ impl SignIn {
         not: Option<&Arc<Jar>>,
     ) -> Result<Arc<Jar>, Failure> {
         let place = {
-            let mut all = self.sessions.0.lock().unwrap_or_else(PoisonError::into_inner);
+            let mut all = self
+                .sessions
+                .0
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner);
             all.entry(endpoint.to_owned()).or_default().clone()
         };
         let mut place = place.lock().await;
@@ -196,7 +200,9 @@ impl SignIn {
             }
             Err(failure) => {
                 tracing::warn!(
-                    endpoint, credential = self.name, detail = failure.detail,
+                    endpoint,
+                    credential = self.name,
+                    detail = failure.detail,
                     "the sign-in to ALM failed"
                 );
                 if failure.code == Code::Forbidden {
@@ -214,10 +220,12 @@ impl SignIn {
             escaped(&self.user),
             escaped(self.password.expose())
         );
-        self.step(active, endpoint, AUTHENTICATE, &document, &jar).await?;
+        self.step(active, endpoint, AUTHENTICATE, &document, &jar)
+            .await?;
         let session = "<session-parameters><client-type>Integration Bridge</client-type>\
                        </session-parameters>";
-        self.step(active, endpoint, SITE_SESSION, session, &jar).await?;
+        self.step(active, endpoint, SITE_SESSION, session, &jar)
+            .await?;
         Ok(jar)
     }
 
@@ -264,7 +272,10 @@ async fn ask(
 ) -> Result<(StatusCode, HeaderMap), Failure> {
     let body = Bytes::copy_from_slice(document.as_bytes());
     let mut fields = HeadersBuilder::default();
-    for (name, value) in [("content-type", "application/xml"), ("accept", "application/xml")] {
+    for (name, value) in [
+        ("content-type", "application/xml"),
+        ("accept", "application/xml"),
+    ] {
         let pushed = fields.push(name.as_bytes(), value.as_bytes());
         pushed.map_err(|error| Failure::not_dispatched(Code::Internal, error.to_string()))?;
     }
@@ -345,7 +356,10 @@ mod tests {
         request.append(header::COOKIE, "own=1; XSRF-TOKEN=forged".parse().unwrap());
         request.insert(XSRF_FIELD, "forged".parse().unwrap());
         jar.apply(&Method::POST, &mut request);
-        assert_eq!(request[header::COOKIE], "own=1; LWSSO_COOKIE_KEY=abc; XSRF-TOKEN=t2");
+        assert_eq!(
+            request[header::COOKIE],
+            "own=1; LWSSO_COOKIE_KEY=abc; XSRF-TOKEN=t2"
+        );
         assert_eq!(request[XSRF_FIELD], "t2");
         jar.apply(&Method::GET, &mut request);
         assert!(!request.contains_key(XSRF_FIELD));

@@ -54,7 +54,9 @@ impl Injection {
     pub(crate) fn client_cert(&self) -> Option<&Arc<ClientCert>> {
         match &self.credential.kind {
             Kind::Certificate(certificate) => Some(certificate),
-            Kind::Basic { .. } | Kind::Bearer { .. } | Kind::Header { .. } | Kind::Alm { .. } => None,
+            Kind::Basic { .. } | Kind::Bearer { .. } | Kind::Header { .. } | Kind::Alm { .. } => {
+                None
+            }
         }
     }
 
@@ -104,7 +106,11 @@ impl Injection {
     ///
     /// # Errors
     /// `invalid_request` when it cannot stand in a field.
-    pub(crate) fn apply(&self, method: &http::Method, headers: &mut HeaderMap) -> Result<(), Failure> {
+    pub(crate) fn apply(
+        &self,
+        method: &http::Method,
+        headers: &mut HeaderMap,
+    ) -> Result<(), Failure> {
         if let Some(name) = self.field() {
             headers.remove(name);
         }

@@ -67,7 +67,12 @@ mod tests {
         assert_eq!("https://alm.corp.example".parse(), Ok(origin.clone()));
         assert_ne!("http://alm.corp.example".parse(), Ok(origin.clone()));
         assert_ne!("https://alm.corp.example:8443".parse(), Ok(origin));
-        for wrong in ["alm.corp.example", "https://a/qcbin", "https://u@a", "ftp://a"] {
+        for wrong in [
+            "alm.corp.example",
+            "https://a/qcbin",
+            "https://u@a",
+            "ftp://a",
+        ] {
             assert!(wrong.parse::<Origin>().is_err(), "{wrong}");
         }
     }

@@ -56,7 +56,9 @@ pub enum StoreError {
         detail: String,
     },
     /// The file is not what was written.
-    #[error("{path} is damaged ({detail}); restore it from a backup, or remove it and set the credentials again")]
+    #[error(
+        "{path} is damaged ({detail}); restore it from a backup, or remove it and set the credentials again"
+    )]
     Damaged {
         /// The file.
         path: String,
@@ -188,7 +190,8 @@ impl Store {
     pub(crate) fn set(&self, credential: &Credential) -> Result<(), StoreError> {
         let _lock = self.dir.lock(LOCK_FILE)?;
         let mut file = self.file()?;
-        file.credentials.retain(|entry| entry.name != credential.name);
+        file.credentials
+            .retain(|entry| entry.name != credential.name);
         if file.credentials.len() >= CREDENTIALS_MAX {
             return Err(StoreError::Full);
         }
@@ -260,7 +263,9 @@ impl Store {
             return Ok(bytes);
         }
         if !make {
-            return Err(self.key_error("it does not exist, and the credentials were sealed with it"));
+            return Err(
+                self.key_error("it does not exist, and the credentials were sealed with it")
+            );
         }
         let mut bytes = vec![0; 32];
         let random = SystemRandom::new();
@@ -285,7 +290,9 @@ impl Store {
         let origins: Result<Vec<Origin>, _> =
             entry.origins.iter().map(|origin| origin.parse()).collect();
         Ok(Credential {
-            kind: parts.into_kind(&entry.kind).map_err(|error| self.damaged(error))?,
+            kind: parts
+                .into_kind(&entry.kind)
+                .map_err(|error| self.damaged(error))?,
             origins: origins.map_err(|error| self.damaged(error))?,
             name: entry.name.clone(),
         })
@@ -295,7 +302,9 @@ impl Store {
 /// What is bound to the sealed part.
 fn about(name: &str, kind: &str, origins: &[String]) -> Vec<u8> {
     let mut out = Vec::new();
-    let parts = [name, kind].into_iter().chain(origins.iter().map(String::as_str));
+    let parts = [name, kind]
+        .into_iter()
+        .chain(origins.iter().map(String::as_str));
     for part in parts {
         out.extend_from_slice(&(part.len() as u64).to_be_bytes());
         out.extend_from_slice(part.as_bytes());
@@ -380,7 +389,10 @@ pub(crate) fn make_kind(
     if secret.is_empty() {
         return Err("the secret is empty".into());
     }
-    let needed = || user.clone().filter(|user| !user.is_empty() && !user.contains(':'));
+    let needed = || {
+        user.clone()
+            .filter(|user| !user.is_empty() && !user.contains(':'))
+    };
     let no_user = "this kind needs a user (--user), without ':'";
     let is_field = |text: &str| text.bytes().all(|byte| byte >= b' ' && byte != 0x7f);
     match word {
@@ -395,9 +407,7 @@ pub(crate) fn make_kind(
         }),
         "bearer" if !is_field(secret.expose()) => Err("a token is one line of text".into()),
         "bearer" => Ok(Kind::Bearer { token: secret }),
-        "header" if !is_field(secret.expose()) => {
-            Err("a field's value is one line of text".into())
-        }
+        "header" if !is_field(secret.expose()) => Err("a field's value is one line of text".into()),
         "header" => {
             let name = header.ok_or("this kind needs the field's name (--header)")?;
             let name = name.parse().map_err(|_| "--header is no name of a field")?;
@@ -419,8 +429,8 @@ pub(crate) fn make_kind(
             })
         }
         "certificate" => {
-            let chain = certificate
-                .ok_or("this kind needs the certificate's file (--certificate-file)")?;
+            let chain =
+                certificate.ok_or("this kind needs the certificate's file (--certificate-file)")?;
             let certificate = ClientCert::new(chain, secret)?;
             Ok(Kind::Certificate(Arc::new(certificate)))
         }
@@ -453,17 +463,27 @@ mod tests {
     use crate::testing::TempDir;
 
     fn basic(name: &str, origin: &str) -> Credential {
-        let kind = make_kind("basic", Some("me".into()), None, None, Secret::new("sesame"));
+        let kind = make_kind(
+            "basic",
+            Some("me".into()),
+            None,
+            None,
+            Secret::new("sesame"),
+        );
         checked(name, kind.unwrap(), vec![origin.parse().unwrap()]).unwrap()
     }
 
     #[test]
     fn what_is_set_comes_back_and_is_not_in_the_file() {
         let dir = TempDir::new("credentials");
-        let store = Store::new(dir.path(), None).unwrap();
+        let store = Store::new(&dir.path().join("data"), None).unwrap();
         assert_eq!(store.load().unwrap().all().count(), 0);
-        store.set(&basic("alm", "https://alm.corp.example")).unwrap();
-        store.set(&basic("ci", "http://ci.corp.example:8080")).unwrap();
+        store
+            .set(&basic("alm", "https://alm.corp.example"))
+            .unwrap();
+        store
+            .set(&basic("ci", "http://ci.corp.example:8080"))
+            .unwrap();
         let text = std::fs::read_to_string(store.path()).unwrap();
         assert!(!text.contains("sesame") && text.contains("https://alm.corp.example"));
         let all = store.load().unwrap();
@@ -473,14 +493,19 @@ mod tests {
         assert_eq!((user.as_str(), password.expose()), ("me", "sesame"));
         store.remove("alm").unwrap();
         assert!(store.load().unwrap().get("alm").is_none());
-        assert!(matches!(store.remove("alm"), Err(StoreError::Unknown { .. })));
+        assert!(matches!(
+            store.remove("alm"),
+            Err(StoreError::Unknown { .. })
+        ));
     }
 
     #[test]
     fn an_entry_that_was_pointed_elsewhere_does_not_open() {
         let dir = TempDir::new("credentials-moved");
-        let store = Store::new(dir.path(), None).unwrap();
-        store.set(&basic("alm", "https://alm.corp.example")).unwrap();
+        let store = Store::new(&dir.path().join("data"), None).unwrap();
+        store
+            .set(&basic("alm", "https://alm.corp.example"))
+            .unwrap();
         let text = std::fs::read_to_string(store.path()).unwrap();
         let moved = text.replace("alm.corp.example", "evil.example");
         store.dir.write_private(FILE, moved.as_bytes()).unwrap();
@@ -493,8 +518,10 @@ mod tests {
     #[test]
     fn another_key_opens_nothing_and_a_missing_one_is_said() {
         let dir = TempDir::new("credentials-key");
-        let store = Store::new(dir.path(), None).unwrap();
-        store.set(&basic("alm", "https://alm.corp.example")).unwrap();
+        let store = Store::new(&dir.path().join("data"), None).unwrap();
+        store
+            .set(&basic("alm", "https://alm.corp.example"))
+            .unwrap();
         store.dir.write_private(OWN_KEY_FILE, &[7; 32]).unwrap();
         assert!(matches!(store.load(), Err(StoreError::Sealed { .. })));
         store.dir.write_private(OWN_KEY_FILE, &[7; 5]).unwrap();
@@ -506,7 +533,14 @@ mod tests {
     #[test]
     fn parts_that_are_missing_or_wrong_are_named() {
         let make = |kind: &str, user: Option<&str>, header: Option<&str>, secret: &str| {
-            make_kind(kind, user.map(Into::into), header, None, Secret::new(secret)).map(|_| ())
+            make_kind(
+                kind,
+                user.map(Into::into),
+                header,
+                None,
+                Secret::new(secret),
+            )
+            .map(|_| ())
         };
         for (made, part) in [
             (make("basic", None, None, "x"), "--user"),

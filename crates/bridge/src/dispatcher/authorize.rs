@@ -45,7 +45,9 @@ impl Exchange {
         };
         let method = &self.head.method;
         let injection = Injection::new(credential.clone(), candidate.target(), method)
-            .inspect_err(|failure| limited(|| tracing::warn!(detail = failure.detail, "refused")))?;
+            .inspect_err(|failure| {
+                limited(|| tracing::warn!(detail = failure.detail, "refused"))
+            })?;
         let is_url = matches!(self.head.target, RequestTarget::Url(_));
         if is_url && injection.sign_in().is_some() {
             return Err(invalid(

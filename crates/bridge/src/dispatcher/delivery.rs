@@ -180,6 +180,7 @@ async fn execute(
     };
     mine.ended(outcome).await;
     let answered = result?;
+    exchange.status = Some(answered.head.status);
     exchange.send.head(&answered.head, &answered.body, true)
 }
 

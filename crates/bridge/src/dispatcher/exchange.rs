@@ -5,7 +5,7 @@
 
 use super::refusal::refused;
 use super::resolve::resolve;
-use super::{Active, LONGEST, answer, delivery, raw};
+use super::{Active, LONGEST, Records, answer, delivery, raw};
 use crate::credentials::Injection;
 use crate::deliveries::Deliveries;
 use crate::upstream::{
@@ -19,6 +19,7 @@ use policy::{Approved, Candidate};
 use protocol::frame::{BodyLength, RequestHead, RequestTarget, ResponseHead, TimeLeft};
 use protocol::limits::INFORMATIONAL_MAX;
 use protocol::{Code, Execution, Failure};
+use serde_json::{Value, json};
 use std::collections::VecDeque;
 use std::future::poll_fn;
 use std::pin::pin;
@@ -32,7 +33,7 @@ use transport::{Incoming, RecvStream, SendStream};
 const TRIES_MAX: u32 = 3;
 
 /// Runs an exchange to its end.
-pub(super) async fn run(active: Arc<Active>, incoming: Incoming) {
+pub(super) async fn run(active: Arc<Active>, records: &Records, incoming: Incoming) {
     let Incoming { head, send, recv } = incoming;
     let times = Times::new(&active, &head);
     let started = Instant::now();
@@ -41,8 +42,11 @@ pub(super) async fn run(active: Arc<Active>, incoming: Incoming) {
         head,
         send,
         times,
+        status: None,
     };
-    if let Err(failure) = exchange.serve(recv).await {
+    let result = exchange.serve(recv).await;
+    exchange.note(records, started.elapsed(), &result);
+    if let Err(failure) = result {
         tracing::debug!(
             code = %failure.code, execution = %failure.execution, detail = failure.detail,
             method = exchange.head.method, took = ?started.elapsed(), "exchange failed"
@@ -52,17 +56,26 @@ pub(super) async fn run(active: Arc<Active>, incoming: Incoming) {
 }
 
 /// Makes an attempt of a delivery, or answers what is known of it.
-pub(super) async fn deliver(active: Arc<Active>, deliveries: Arc<Deliveries>, incoming: Incoming) {
+pub(super) async fn deliver(
+    active: Arc<Active>,
+    deliveries: Arc<Deliveries>,
+    records: &Records,
+    incoming: Incoming,
+) {
     let Incoming { head, send, recv } = incoming;
     let times = Times::new(&active, &head);
+    let started = Instant::now();
     let Some(attempt) = head.call else { return };
     let mut exchange = Exchange {
         active,
         head,
         send,
         times,
+        status: None,
     };
-    if let Err(failure) = delivery::serve(&mut exchange, &deliveries, attempt, recv).await {
+    let result = delivery::serve(&mut exchange, &deliveries, attempt, recv).await;
+    exchange.note(records, started.elapsed(), &result);
+    if let Err(failure) = result {
         exchange.send.reset(failure);
     }
 }
@@ -127,6 +140,8 @@ pub(super) struct Exchange {
     pub(super) head: RequestHead,
     pub(super) send: SendStream,
     pub(super) times: Times,
+    /// What the target answered with.
+    pub(super) status: Option<u16>,
 }
 
 /// Why no answer's head came.
@@ -138,6 +153,71 @@ enum NoHead {
 }
 
 impl Exchange {
+    /// Writes down how it ended. Endpoints are busy: on the board are only those that failed, and in the
+    /// audit file their sums.
+    fn note(&self, records: &Records, took: Duration, result: &Result<(), Failure>) {
+        match result {
+            Ok(()) => records.board.answered(),
+            Err(failure) => records.board.failed(failure),
+        }
+        let method = &*self.head.method;
+        let outcome = || match (result, self.status) {
+            (Ok(()), Some(status)) => status.to_string(),
+            (Ok(()), None) => "done".to_owned(),
+            (Err(failure), _) => failure.code.to_string(),
+        };
+        let to = match &self.head.target {
+            RequestTarget::Endpoint { name, .. } => {
+                if let Some(audit) = &records.audit {
+                    audit.endpoint(name, method, outcome(), took);
+                }
+                if result.is_ok() {
+                    return;
+                }
+                format!("endpoint {name}")
+            }
+            RequestTarget::Connect { host, port } => format!("{host}:{port}"),
+            RequestTarget::Url(url) => policy::Target::parse(url).map_or_else(
+                |_| "(no URL)".to_owned(),
+                |target| target.authority().to_owned(),
+            ),
+        };
+        records.board.call(method, to, outcome(), took);
+        if let Some(audit) = &records.audit {
+            audit.add(self.line(outcome(), took, result));
+        }
+    }
+
+    /// A line for the audit file.
+    fn line(&self, outcome: String, took: Duration, result: &Result<(), Failure>) -> Value {
+        let (to, path) = match &self.head.target {
+            RequestTarget::Endpoint { name, .. } => (format!("endpoint {name}"), None),
+            RequestTarget::Connect { host, port } => (format!("{host}:{port}"), None),
+            RequestTarget::Url(url) => match policy::Target::parse(url) {
+                Ok(target) => (
+                    format!("{}://{}", target.scheme(), target.authority()),
+                    Some(target.path().to_owned()),
+                ),
+                Err(_) => ("(no URL)".to_owned(), None),
+            },
+        };
+        let failure = result.as_ref().err();
+        let call = self.head.call.map(|call| crate::slot::hex(&call.call));
+        json!({
+            "event": if failure.is_some_and(|f| f.code == Code::RefusedByPolicy) { "refused" } else { "call" },
+            "method": self.head.method,
+            "to": to,
+            "path": path,
+            "credential": self.head.credential,
+            "call": call,
+            "attempt": self.head.call.map(|call| call.attempt),
+            "outcome": outcome,
+            "execution": failure.map_or(Execution::Executed, |f| f.execution).as_str(),
+            "detail": failure.map(|failure| &failure.detail),
+            "took_ms": u64::try_from(took.as_millis()).unwrap_or(u64::MAX),
+        })
+    }
+
     async fn serve(&mut self, recv: RecvStream) -> Result<(), Failure> {
         let candidate = self.decide()?;
         if matches!(self.head.target, RequestTarget::Connect { .. }) {
@@ -152,6 +232,10 @@ impl Exchange {
     /// What the policy says of the request as it stands.
     pub(super) fn decide(&self) -> Result<Candidate, Failure> {
         let (policy, method) = (&self.active.policy, &self.head.method);
+        if self.active.config.bridge.paused {
+            let detail = "this bridge is paused by its administrator";
+            return Err(Failure::not_dispatched(Code::Overloaded, detail));
+        }
         match &self.head.target {
             RequestTarget::Url(url) => policy.decide_url(method, url),
             RequestTarget::Endpoint {
@@ -211,7 +295,10 @@ impl Exchange {
             Box::pin(self.before_dispatch(self.sign_in(injection))).await?;
         }
         // Until the sign-in was found to be over.
-        let mut unsigned = injection.as_ref().and_then(Injection::jar).and(body.whole());
+        let mut unsigned = injection
+            .as_ref()
+            .and_then(Injection::jar)
+            .and(body.whole());
         // A body that is whole can be sent once more.
         let mut again = body.whole().filter(|_| is_repeatable(&self.head.method));
         let idle_max = again.is_none().then_some(FRESH_FOR);
@@ -254,6 +341,7 @@ impl Exchange {
                     if let Some(injection) = &injection {
                         injection.clean(response.headers_mut());
                     }
+                    self.status = Some(response.status().as_u16());
                     return answer::pass_on(self, response, connection, &progress).await;
                 }
                 Err(NoHead::Over(failure)) => return Err(failure),

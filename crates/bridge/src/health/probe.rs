@@ -1,10 +1,12 @@
 //! One look at one endpoint, step by step, as far as it goes.
 
 use super::PROBE_WITHIN;
+use crate::credentials::Injection;
 use crate::dispatcher::{Active, resolve};
 use crate::upstream::{Connection, RequestBody, Upstream, request_failure, request_head};
 use bytes::Bytes;
-use policy::{Approved, Endpoint, Methods};
+use http::Method;
+use policy::{Approved, Target};
 use protocol::frame::{BodyLength, Class, Headers, RequestHead, RequestTarget, TimeLeft};
 use protocol::{Code, Failure};
 use std::net::{IpAddr, SocketAddr};
@@ -23,10 +25,12 @@ pub(crate) struct Probe {
     pub(crate) failure: Option<Failure>,
 }
 
-/// Looks at an endpoint: resolves, connects, and asks for its `health_path` if it has one.
-pub(crate) async fn probe(active: &Active, name: &str) -> Probe {
+/// Looks at an endpoint: resolves, connects, and asks for its `health_path` if it has one. With `asks`, it
+/// asks in any case, for the base URL where there is no such path. The endpoint's credential goes with
+/// the request.
+pub(crate) async fn probe(active: &Active, name: &str, asks: bool) -> Probe {
     let mut probe = Probe::default();
-    let looked = timeout(PROBE_WITHIN, look(active, name, &mut probe)).await;
+    let looked = timeout(PROBE_WITHIN, look(active, name, asks, &mut probe)).await;
     let late = || {
         let detail = format!("it took longer than {PROBE_WITHIN:?}");
         Err(Failure::not_dispatched(Code::TargetTimeout, detail))
@@ -35,21 +39,18 @@ pub(crate) async fn probe(active: &Active, name: &str) -> Probe {
     probe
 }
 
-async fn look(active: &Active, name: &str, probe: &mut Probe) -> Result<(), Failure> {
+async fn look(active: &Active, name: &str, asks: bool, probe: &mut Probe) -> Result<(), Failure> {
     let settings = active.config.rules.settings(name);
     let path = settings.and_then(|settings| settings.health_path.as_deref());
-    let endpoint = active.policy.endpoints().iter().find(|e| e.name == name);
-    let method = match path {
-        Some(_) => "GET".to_owned(),
-        None => endpoint.map_or_else(|| "GET".to_owned(), a_method_of),
-    };
+    let asks = asks || path.is_some();
+    let path = path.unwrap_or_default();
     let head = RequestHead {
         class: Class::Bulk,
         target: RequestTarget::Endpoint {
             name: name.to_owned(),
-            path_and_query: path.unwrap_or_default().to_owned(),
+            path_and_query: path.to_owned(),
         },
-        method,
+        method: "GET".into(),
         headers: Headers::default(),
         body: BodyLength::None,
         expect_continue: false,
@@ -59,30 +60,58 @@ async fn look(active: &Active, name: &str, probe: &mut Probe) -> Result<(), Fail
     };
     let candidate = active
         .policy
-        .decide_endpoint(name, &head.method, path.unwrap_or_default())
+        .decide_own(name, "GET", path)
         .map_err(|refusal| refused(&refusal))?;
     probe.addresses = resolve(candidate.target().host()).await?;
     let approved = candidate
         .approve_any(probe.addresses.clone())
         .map_err(|refusal| refused(&refusal))?;
+    let mut injection = injection(active, name, candidate.target())?;
     let ca_file = settings.and_then(|settings| settings.ca_file.as_deref());
-    let key = Upstream::key(candidate.target(), ca_file, None);
+    let own = injection.as_ref().and_then(Injection::client_cert);
+    let key = Upstream::key(candidate.target(), ca_file, own);
     let (approved, connection) = active.upstream.connect(approved, &key).await?;
     probe.connected = Some(approved.socket_addr());
-    if path.is_some() {
-        probe.status = Some(ask(&approved, &head, connection).await?);
+    if !asks {
+        return Ok(());
     }
+    if let Some(injection) = &mut injection
+        && let Some(sign_in) = injection.sign_in()
+    {
+        injection.signed_in(sign_in.at(active, name, None).await?);
+    }
+    probe.status = Some(ask(&approved, &head, injection.as_ref(), connection).await?);
     Ok(())
+}
+
+/// The endpoint's credential.
+fn injection(active: &Active, name: &str, target: &Target) -> Result<Option<Injection>, Failure> {
+    let settings = active.config.rules.settings(name);
+    let Some(credential) = settings.and_then(|settings| settings.credential.as_deref()) else {
+        return Ok(None);
+    };
+    let Some(credential) = active.credentials.get(credential) else {
+        let detail = format!(
+            "there is no credential named {credential}: set it with `integration-bridge credential set \
+             {credential}`"
+        );
+        return Err(Failure::not_dispatched(Code::InvalidRequest, detail));
+    };
+    Injection::new(credential.clone(), target, "GET").map(Some)
 }
 
 /// Makes the request. The answer's body is not read; the connection is closed.
 async fn ask(
     approved: &Approved,
     head: &RequestHead,
+    injection: Option<&Injection>,
     mut connection: Connection,
 ) -> Result<u16, Failure> {
-    let request = request_head(approved, head)?
-        .map(|()| RequestBody::of_whole(Bytes::new(), BodyLength::None));
+    let mut request = request_head(approved, head)?;
+    if let Some(injection) = injection {
+        injection.apply(&Method::GET, request.headers_mut())?;
+    }
+    let request = request.map(|()| RequestBody::of_whole(Bytes::new(), BodyLength::None));
     let answer = connection.send(request).await;
     let response = answer.map_err(|error| request_failure(error.error()))?;
     Ok(response.status().as_u16())
@@ -90,14 +119,4 @@ async fn ask(
 
 fn refused(refusal: &policy::Refusal) -> Failure {
     Failure::not_dispatched(Code::RefusedByPolicy, refusal.to_string())
-}
-
-/// A method that the endpoint allows: without a request it only has to pass the policy.
-fn a_method_of(endpoint: &Endpoint) -> String {
-    match &endpoint.methods {
-        Methods::Any => "GET".into(),
-        Methods::Only(methods) => methods
-            .first()
-            .map_or_else(|| "GET".into(), ToString::to_string),
-    }
 }

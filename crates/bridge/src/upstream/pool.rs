@@ -238,6 +238,7 @@ mod tests {
             host: policy::Host::Name("ci".into()),
             port,
             ca_file: None,
+            own: None,
         }
     }
 

@@ -32,7 +32,9 @@ pub(super) struct TlsConfigs {
 }
 
 fn changed(path: &Path) -> Option<SystemTime> {
-    std::fs::metadata(path).and_then(|file| file.modified()).ok()
+    std::fs::metadata(path)
+        .and_then(|file| file.modified())
+        .ok()
 }
 
 impl TlsConfigs {

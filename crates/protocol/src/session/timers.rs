@@ -56,6 +56,11 @@ impl Timers {
     }
 
     /// Anything came from the peer.
+    /// How long nothing was heard of the peer.
+    pub(super) fn silent_for(&self, now: Instant) -> Duration {
+        now.saturating_duration_since(self.heard)
+    }
+
     pub(super) fn heard(&mut self, now: Instant) {
         self.heard = now;
         self.dead_at = now + self.dead_after;

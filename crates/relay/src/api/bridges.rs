@@ -1,6 +1,7 @@
 //! `/v1/bridges ...`: what a tenant's bridges are doing; disabled, enabled, revoked.
 
 use super::{Context, Handling, json, page::Page};
+use crate::audit_heads::hex;
 use crate::directory::BridgeSummary;
 use crate::pairing::failed;
 use crate::problem::Problem;
@@ -58,10 +59,21 @@ pub struct SessionView {
     delivers: bool,
     /// Endpoints that it declares.
     endpoints: Vec<EndpointView>,
+    /// How far its audit file has got, as it said last; null when it keeps none.
+    audit: Option<AuditHeadView>,
     /// Why the bridge's config was not taken when it was read last; null when it was.
     config_refused: Option<String>,
     /// Host patterns that it serves; null when it keeps them to itself.
     hosts: Option<Vec<String>>,
+}
+
+/// How far an audit file has got.
+#[derive(Debug, Serialize, JsonSchema)]
+pub struct AuditHeadView {
+    /// Its lines.
+    lines: u64,
+    /// The SHA-256 of the last one, in hexadecimal.
+    hash: String,
 }
 
 /// An endpoint that a bridge declares.
@@ -146,6 +158,13 @@ fn session(entry: &Entry) -> SessionView {
         draining: !entry.session.is_open(),
         delivers: entry.is_delivering(),
         endpoints: endpoints.collect(),
+        audit: report
+            .as_ref()
+            .and_then(|report| report.audit.as_ref())
+            .map(|head| AuditHeadView {
+                lines: head.sequence,
+                hash: hex(&head.hash),
+            }),
         config_refused: report.and_then(|report| report.config_refused.clone()),
         hosts: serves.hosts.as_ref().map(|hosts| hosts.as_slice().to_vec()),
     }

@@ -112,7 +112,8 @@ pub struct AuditFilter {
 /// Rows that one statement adds, where there are as many: each statement is a hop to the database.
 const ROWS_AT_ONCE: usize = 32;
 
-const INTO: &str = "INSERT INTO audit (at_ms, tenant_id, actor, action, object, bridge, result, execution,
+const INTO: &str =
+    "INSERT INTO audit (at_ms, tenant_id, actor, action, object, bridge, result, execution,
                     bytes_up, bytes_down, took_ms, count, detail) VALUES ";
 
 /// Columns of a row.

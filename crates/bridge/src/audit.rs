@@ -1,0 +1,290 @@
+//! The audit file: what was asked of this bridge and what came of it, in lines that cannot be changed
+//! or cut off without that showing.
+//!
+//! ```text
+//! exchanges --> bounded queue --> one thread --> audit.jsonl  (rotated: audit.jsonl.1, .2, ...)
+//!                                     \--> every minute: audit.head.json, signed; and REPORT to the relay
+//! ```
+//!
+//! Each line is a JSON object with its number (`seq`), its time (`at`, milliseconds since 1970), the SHA-256
+//! of the line before it (`prev`, without its line break; zeros for the first), and an `event`. The head
+//! (number and hash of the last line) is signed with the bridge's key and told to the relay: a line that is
+//! changed breaks the chain, and a tail that is cut off is missed by the head. Calls have a line each,
+//! exchanges of endpoints are summed up by the minute. Never a query, a header field or a body.
+
+mod lines;
+pub(crate) mod verify;
+
+use crate::identity::Key;
+use lines::Lines;
+use protocol::frame::{AuditHead, Bounded};
+use protocol::opening::AuditTranscript;
+use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
+use std::collections::BTreeMap;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+/// The file in the data directory, where the config names no other.
+pub(crate) const FILE: &str = "audit.jsonl";
+
+/// Lines that wait to be written. What finds no room is counted, and the count is a line.
+const WAITING_MAX: usize = 8192;
+
+/// How long lines gather before they are written.
+const GATHER: Duration = Duration::from_millis(200);
+
+/// How often the head is signed, and sums are written.
+const HEAD_EVERY: Duration = Duration::from_secs(60);
+
+/// Different sums in memory.
+const SUMS_MAX: usize = 4096;
+
+/// What is kept, and for how long.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Keep {
+    /// A file that is larger is rotated.
+    pub(crate) file_max_bytes: u64,
+    /// A file that is older is rotated.
+    pub(crate) file_max_age: Duration,
+    /// Rotated files that are kept.
+    pub(crate) files: u32,
+}
+
+/// The head as it is kept beside the file. Hexadecimal for bytes.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct HeadFile {
+    pub(crate) id: String,
+    pub(crate) seq: u64,
+    pub(crate) hash: String,
+    pub(crate) signature: String,
+}
+
+enum Message {
+    Line(Value),
+    Stop,
+}
+
+#[derive(Debug, Default)]
+struct Sum {
+    count: u64,
+    took_ms: u64,
+}
+
+/// Endpoint, method, outcome.
+type SumKey = (String, String, String);
+
+/// The audit file of a running bridge.
+pub(crate) struct Audit {
+    queue: SyncSender<Message>,
+    lost: Arc<AtomicU64>,
+    seq: Arc<AtomicU64>,
+    head: Arc<Mutex<Option<AuditHead>>>,
+    sums: Arc<Mutex<BTreeMap<SumKey, Sum>>>,
+    writer: Mutex<Option<std::thread::JoinHandle<()>>>,
+}
+
+impl std::fmt::Debug for Audit {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Audit")
+            .field("lines", &self.lines())
+            .finish_non_exhaustive()
+    }
+}
+
+impl Audit {
+    /// Opens the file, goes on behind its last line, and starts to write.
+    ///
+    /// # Errors
+    /// What the system says of the file.
+    pub(crate) fn open(path: &Path, keep: Keep, key: Key) -> io::Result<Arc<Self>> {
+        let lines = Lines::open(path, keep)?;
+        let (queue, waiting) = sync_channel(WAITING_MAX);
+        let (lost, seq) = (
+            Arc::new(AtomicU64::new(0)),
+            Arc::new(AtomicU64::new(lines.seq())),
+        );
+        let (head, sums) = (Arc::default(), Arc::default());
+        let writer = Writer {
+            lines,
+            key,
+            waiting,
+            lost: lost.clone(),
+            seq: seq.clone(),
+            head: Arc::clone(&head),
+            sums: Arc::clone(&sums),
+        };
+        let writer = std::thread::Builder::new()
+            .name("audit".into())
+            .spawn(move || writer.run())?;
+        Ok(Arc::new(Self {
+            queue,
+            lost,
+            seq,
+            head,
+            sums,
+            writer: Mutex::new(Some(writer)),
+        }))
+    }
+
+    /// Lines so far.
+    pub(crate) fn lines(&self) -> u64 {
+        self.seq.load(Ordering::Relaxed)
+    }
+
+    /// The head that was signed last.
+    pub(crate) fn head(&self) -> Option<AuditHead> {
+        let head = self.head.lock().unwrap_or_else(PoisonError::into_inner);
+        head.clone()
+    }
+
+    /// Adds a line. `event` is an object with a field `event`. Never waits.
+    pub(crate) fn add(&self, event: Value) {
+        if self.queue.try_send(Message::Line(event)).is_err() {
+            self.lost.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
+    /// Adds an exchange of an endpoint to its sum.
+    pub(crate) fn endpoint(&self, name: &str, method: &str, outcome: String, took: Duration) {
+        let mut sums = self.sums.lock().unwrap_or_else(PoisonError::into_inner);
+        let key = (name.to_owned(), method.to_owned(), outcome);
+        if sums.len() >= SUMS_MAX && !sums.contains_key(&key) {
+            self.lost.fetch_add(1, Ordering::Relaxed);
+            return;
+        }
+        let sum = sums.entry(key).or_default();
+        sum.count += 1;
+        sum.took_ms += u64::try_from(took.as_millis()).unwrap_or(u64::MAX);
+    }
+
+    /// Writes what waits, signs the head, and ends.
+    pub(crate) fn stop(&self) {
+        let _ = self.queue.send(Message::Stop);
+        let mut writer = self.writer.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(writer) = writer.take() {
+            let _ = writer.join();
+        }
+    }
+}
+
+/// The thread that writes.
+struct Writer {
+    lines: Lines,
+    key: Key,
+    waiting: Receiver<Message>,
+    lost: Arc<AtomicU64>,
+    seq: Arc<AtomicU64>,
+    head: Arc<Mutex<Option<AuditHead>>>,
+    sums: Arc<Mutex<BTreeMap<SumKey, Sum>>>,
+}
+
+impl Writer {
+    fn run(mut self) {
+        let mut next_head = Instant::now();
+        loop {
+            let mut stops = false;
+            match self.waiting.recv_timeout(GATHER) {
+                Ok(Message::Line(event)) => {
+                    let mut events = vec![event];
+                    while let Ok(message) = self.waiting.try_recv() {
+                        match message {
+                            Message::Line(event) => events.push(event),
+                            Message::Stop => stops = true,
+                        }
+                        if events.len() >= WAITING_MAX {
+                            break;
+                        }
+                    }
+                    events.into_iter().for_each(|event| self.write(event));
+                }
+                Ok(Message::Stop) | Err(RecvTimeoutError::Disconnected) => stops = true,
+                Err(RecvTimeoutError::Timeout) => {}
+            }
+            let lost = self.lost.swap(0, Ordering::Relaxed);
+            if lost > 0 {
+                self.write(json!({"event": "lost", "count": lost}));
+            }
+            if stops || Instant::now() >= next_head {
+                self.write_sums();
+                self.sign();
+                next_head = Instant::now() + HEAD_EVERY;
+            }
+            if stops {
+                return;
+            }
+        }
+    }
+
+    fn write(&mut self, event: Value) {
+        if let Err(error) = self.lines.append(event) {
+            // The next line that can be written says how many could not.
+            self.lost.fetch_add(1, Ordering::Relaxed);
+            tracing::error!(%error, file = %self.lines.path().display(), "the audit file cannot be written");
+        }
+        self.seq.store(self.lines.seq(), Ordering::Relaxed);
+    }
+
+    fn write_sums(&mut self) {
+        let sums = {
+            let mut sums = self.sums.lock().unwrap_or_else(PoisonError::into_inner);
+            std::mem::take(&mut *sums)
+        };
+        for ((endpoint, method, outcome), sum) in sums {
+            self.write(json!({
+                "event": "endpoint", "endpoint": endpoint, "method": method,
+                "outcome": outcome, "count": sum.count, "took_ms": sum.took_ms,
+            }));
+        }
+    }
+
+    fn sign(&mut self) {
+        let (id, seq, hash) = (self.lines.id(), self.lines.seq(), self.lines.hash());
+        let transcript = AuditTranscript {
+            id: &id,
+            sequence: seq,
+            hash: &hash,
+        };
+        let signature = transcript.sign(self.key.pair());
+        let head = HeadFile {
+            id: hex(&id),
+            seq,
+            hash: hex(&hash),
+            signature: hex(&signature),
+        };
+        if let Err(error) = self.lines.keep_head(&head) {
+            tracing::error!(%error, "the head of the audit file cannot be written");
+            return;
+        }
+        *self.head.lock().unwrap_or_else(PoisonError::into_inner) = Some(AuditHead {
+            id,
+            sequence: seq,
+            hash,
+            signature: Bounded::truncated(signature),
+        });
+    }
+}
+
+/// Where the head of a file is kept.
+pub(crate) fn head_path(file: &Path) -> PathBuf {
+    file.with_extension("head.json")
+}
+
+pub(crate) fn hex(bytes: &[u8]) -> String {
+    crate::slot::hex(bytes)
+}
+
+pub(crate) fn unhex(text: &str) -> Option<Vec<u8>> {
+    let text = text.as_bytes();
+    if !text.len().is_multiple_of(2) {
+        return None;
+    }
+    text.chunks(2)
+        .map(|pair| u8::from_str_radix(std::str::from_utf8(pair).ok()?, 16).ok())
+        .collect()
+}

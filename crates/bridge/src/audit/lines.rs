@@ -1,0 +1,218 @@
+//! The lines on the disk: chained, rotated, and taken up again after a crash.
+
+use super::{HeadFile, Keep, head_path, hex, unhex};
+use ring::digest::{SHA256, digest};
+use serde_json::{Value, json};
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, Read as _, Seek as _, SeekFrom, Write as _};
+use std::path::{Path, PathBuf};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+/// Longest line that is read back.
+const LINE_MAX_BYTES: u64 = 64 * 1024;
+
+/// The file that is written, and how far it is.
+pub(super) struct Lines {
+    path: PathBuf,
+    keep: Keep,
+    file: File,
+    bytes: u64,
+    since: SystemTime,
+    id: [u8; 16],
+    seq: u64,
+    hash: [u8; 32],
+}
+
+fn sha256(line: &[u8]) -> [u8; 32] {
+    let mut hash = [0; 32];
+    hash.copy_from_slice(digest(&SHA256, line).as_ref());
+    hash
+}
+
+fn millis(time: SystemTime) -> u64 {
+    let since = time.duration_since(UNIX_EPOCH).unwrap_or_default();
+    u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
+}
+
+fn open(path: &Path) -> io::Result<File> {
+    let mut options = OpenOptions::new();
+    options.create(true).read(true).append(true);
+    #[cfg(unix)]
+    {
+        use std::os::unix::fs::OpenOptionsExt as _;
+        options.mode(0o600);
+    }
+    options.open(path)
+}
+
+/// `audit.jsonl.1` is the youngest of those that were rotated.
+pub(super) fn rotated(path: &Path, number: u32) -> PathBuf {
+    let mut name = path.as_os_str().to_owned();
+    name.push(format!(".{number}"));
+    PathBuf::from(name)
+}
+
+impl Lines {
+    pub(super) fn open(path: &Path, keep: Keep) -> io::Result<Self> {
+        if let Some(dir) = path.parent() {
+            fs::create_dir_all(dir)?;
+        }
+        let mut file = open(path)?;
+        let cut = cut_half_line(&mut file)?;
+        let bytes = file.metadata()?.len();
+        let mut last = last_line(&mut file, bytes)?;
+        if last.is_none()
+            && let Ok(mut before) = File::open(rotated(path, 1))
+        {
+            let bytes = before.metadata()?.len();
+            last = last_line(&mut before, bytes)?;
+        }
+        let damaged =
+            || io::Error::other("its last line is none of an audit file; move the file away");
+        let mut lines = Self {
+            path: path.to_owned(),
+            keep,
+            file,
+            bytes,
+            since: SystemTime::now(),
+            id: transport::tunnel::random().map_err(|_| io::Error::other("no random bytes"))?,
+            seq: 0,
+            hash: [0; 32],
+        };
+        if let Some(line) = &last {
+            let value: Value = serde_json::from_slice(line).map_err(|_| damaged())?;
+            lines.seq = value["seq"].as_u64().ok_or_else(damaged)?;
+            lines.hash = sha256(line);
+            lines.id = lines.id_of_head()?.ok_or_else(damaged)?;
+            let at = value["at"].as_u64().unwrap_or_default();
+            lines.since = UNIX_EPOCH + Duration::from_millis(at);
+        }
+        lines.append(json!({
+            "event": "opened", "id": hex(&lines.id), "half_line_bytes": cut,
+        }))?;
+        // The head is there before anything else happens.
+        if last.is_none() {
+            lines.keep_head(&HeadFile {
+                id: hex(&lines.id),
+                seq: 0,
+                hash: hex(&[0; 32]),
+                signature: String::new(),
+            })?;
+        }
+        Ok(lines)
+    }
+
+    fn id_of_head(&self) -> io::Result<Option<[u8; 16]>> {
+        let text = match fs::read(head_path(&self.path)) {
+            Ok(text) => text,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+            Err(error) => return Err(error),
+        };
+        let head: Option<HeadFile> = serde_json::from_slice(&text).ok();
+        Ok(head
+            .and_then(|head| unhex(&head.id))
+            .and_then(|id| id.try_into().ok()))
+    }
+
+    pub(super) fn path(&self) -> &Path {
+        &self.path
+    }
+
+    pub(super) fn id(&self) -> [u8; 16] {
+        self.id
+    }
+
+    pub(super) fn seq(&self) -> u64 {
+        self.seq
+    }
+
+    pub(super) fn hash(&self) -> [u8; 32] {
+        self.hash
+    }
+
+    /// Adds a line, in a new file where it is time for one.
+    pub(super) fn append(&mut self, event: Value) -> io::Result<()> {
+        let now = SystemTime::now();
+        let age = now.duration_since(self.since).unwrap_or_default();
+        if self.bytes > 0
+            && (self.bytes >= self.keep.file_max_bytes || age >= self.keep.file_max_age)
+        {
+            self.rotate()?;
+        }
+        let mut line = json!({"seq": self.seq + 1, "at": millis(now), "prev": hex(&self.hash)});
+        if let (Some(line), Value::Object(event)) = (line.as_object_mut(), event) {
+            line.extend(event);
+        }
+        let mut text = serde_json::to_vec(&line)?;
+        let hash = sha256(&text);
+        text.push(b'\n');
+        if let Err(error) = self.file.write_all(&text) {
+            // Half a line would end up in front of the next one.
+            let _ = self.file.set_len(self.bytes);
+            return Err(error);
+        }
+        self.bytes += text.len() as u64;
+        self.seq += 1;
+        self.hash = hash;
+        Ok(())
+    }
+
+    fn rotate(&mut self) -> io::Result<()> {
+        self.file.sync_data()?;
+        let _ = fs::remove_file(rotated(&self.path, self.keep.files));
+        for number in (1..self.keep.files).rev() {
+            let (from, to) = (rotated(&self.path, number), rotated(&self.path, number + 1));
+            match fs::rename(from, to) {
+                Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+                Ok(()) | Err(_) => {}
+            }
+        }
+        fs::rename(&self.path, rotated(&self.path, 1))?;
+        self.file = open(&self.path)?;
+        self.bytes = 0;
+        self.since = SystemTime::now();
+        Ok(())
+    }
+
+    /// Puts a head beside the file; what it speaks of is on the disk before.
+    pub(super) fn keep_head(&self, head: &HeadFile) -> io::Result<()> {
+        self.file.sync_data()?;
+        let path = head_path(&self.path);
+        let new = path.with_extension("json.new");
+        let _ = fs::remove_file(&new);
+        let mut file = open(&new)?;
+        file.write_all(&serde_json::to_vec(head)?)?;
+        file.sync_data()?;
+        fs::rename(new, path)
+    }
+}
+
+/// A crash may leave half a line. Returns how many bytes were cut.
+fn cut_half_line(file: &mut File) -> io::Result<u64> {
+    let bytes = file.metadata()?.len();
+    let from = bytes.saturating_sub(LINE_MAX_BYTES);
+    file.seek(SeekFrom::Start(from))?;
+    let mut tail = Vec::new();
+    io::Read::take(&mut *file, LINE_MAX_BYTES).read_to_end(&mut tail)?;
+    let whole = match tail.iter().rposition(|byte| *byte == b'\n') {
+        Some(end) => from + end as u64 + 1,
+        None if from == 0 => 0,
+        None => return Err(io::Error::other("it holds a line that is too long")),
+    };
+    file.set_len(whole)?;
+    Ok(bytes - whole)
+}
+
+/// The last line, without its line break.
+fn last_line(file: &mut File, bytes: u64) -> io::Result<Option<Vec<u8>>> {
+    if bytes == 0 {
+        return Ok(None);
+    }
+    let from = bytes.saturating_sub(LINE_MAX_BYTES);
+    file.seek(SeekFrom::Start(from))?;
+    let mut tail = Vec::new();
+    io::Read::take(&mut *file, LINE_MAX_BYTES).read_to_end(&mut tail)?;
+    let text = tail.strip_suffix(b"\n").unwrap_or(&tail);
+    let start = text.iter().rposition(|byte| *byte == b'\n');
+    Ok(Some(text[start.map_or(0, |at| at + 1)..].to_vec()))
+}

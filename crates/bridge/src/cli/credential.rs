@@ -1,0 +1,250 @@
+//! `credential`: named secrets for targets, kept on this machine.
+
+use super::secret_input::secret;
+use super::{ConfigArg, DONE, Outcome, REFUSED, say, short_runtime};
+use crate::config::{Config, FilePath};
+use crate::credentials::store::{checked, make_kind};
+use crate::credentials::{Origin, Store};
+use crate::dispatcher::{Active, own_addresses};
+use crate::health::probe;
+use clap::{Args, Subcommand, ValueEnum};
+use serde_json::json;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+/// What can be done.
+#[derive(Debug, Subcommand)]
+pub(super) enum CredentialCommand {
+    /// Keep a credential, in place of any of that name; the secret is asked for
+    Set(SetArgs),
+    /// List the credentials, without their secrets
+    List {
+        #[command(flatten)]
+        config: ConfigArg,
+        /// As JSON
+        #[arg(long)]
+        json: bool,
+    },
+    /// Forget a credential
+    Remove {
+        /// Its name
+        name: String,
+        #[command(flatten)]
+        config: ConfigArg,
+    },
+    /// Ask the endpoints that name a credential whether they accept it
+    Test {
+        /// Its name
+        name: String,
+        #[command(flatten)]
+        config: ConfigArg,
+    },
+}
+
+/// What a credential is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum KindArg {
+    /// User and password in `Authorization: Basic`
+    Basic,
+    /// A token in `Authorization: Bearer`
+    Bearer,
+    /// A value in a header field of its own
+    Header,
+    /// A client certificate in TLS
+    Certificate,
+    /// ALM's sign-in: user and password, exchanged for cookies by the bridge
+    Alm,
+}
+
+impl KindArg {
+    fn word(self) -> &'static str {
+        match self {
+            Self::Basic => "basic",
+            Self::Bearer => "bearer",
+            Self::Header => "header",
+            Self::Certificate => "certificate",
+            Self::Alm => "alm",
+        }
+    }
+}
+
+/// `credential set`.
+#[derive(Debug, Args)]
+pub(super) struct SetArgs {
+    /// Its name, as endpoints and calls refer to it
+    name: String,
+    /// What it is
+    #[arg(long, value_enum, default_value = "basic")]
+    kind: KindArg,
+    /// The user, for basic and alm
+    #[arg(long)]
+    user: Option<String>,
+    /// The field's name, for header
+    #[arg(long, value_name = "FIELD")]
+    header: Option<String>,
+    /// The PEM file of the certificate and its chain, for certificate; the secret is its key in PEM
+    #[arg(long, value_name = "FILE")]
+    certificate_file: Option<PathBuf>,
+    /// Where it may be sent to, like https://alm.corp.example:8443; may be repeated. Without it, to the
+    /// endpoints of the config that name it
+    #[arg(long, value_name = "ORIGIN")]
+    origin: Vec<String>,
+    /// The file with the secret; "-" is standard input. Without it a prompt
+    #[arg(long, value_name = "FILE")]
+    secret_file: Option<PathBuf>,
+    #[command(flatten)]
+    config: ConfigArg,
+}
+
+pub(super) fn run(command: CredentialCommand) -> Outcome {
+    match command {
+        CredentialCommand::Set(args) => set(args),
+        CredentialCommand::List { config, json } => list(&config.load()?, json),
+        CredentialCommand::Remove { name, config } => {
+            store(&config.load()?)?.remove(&name)?;
+            say(&format!(
+                "{name}: removed; a running bridge stops using it within seconds"
+            ));
+            Ok(DONE)
+        }
+        CredentialCommand::Test { name, config } => test(config.load()?, &name),
+    }
+}
+
+fn store(config: &Config) -> Result<Store, crate::credentials::StoreError> {
+    let key_file = config.bridge.key_file.as_ref().map(FilePath::get);
+    Store::new(config.bridge.data_dir.get(), key_file)
+}
+
+/// The origins of the endpoints that name a credential.
+fn origins_in(config: &Config, name: &str) -> Vec<Origin> {
+    let mut origins = Vec::new();
+    for endpoint in &config.rules.endpoints {
+        let settings = config.rules.settings(&endpoint.name);
+        let own = settings.and_then(|settings| settings.credential.as_deref());
+        let origin = Origin::of(&endpoint.base);
+        if own == Some(name) && !origins.contains(&origin) {
+            origins.push(origin);
+        }
+    }
+    origins
+}
+
+fn set(args: SetArgs) -> Outcome {
+    let config = args.config.load()?;
+    let origins: Result<Vec<Origin>, _> = args
+        .origin
+        .iter()
+        .map(|text| {
+            text.parse()
+                .map_err(|error| format!("--origin {text}: {error}"))
+        })
+        .collect();
+    let origins = match origins? {
+        none if none.is_empty() => origins_in(&config, &args.name),
+        some => some,
+    };
+    crate::credentials::check_name(&args.name)?;
+    let certificate = args.certificate_file.as_ref().map(|path| {
+        std::fs::read_to_string(path)
+            .map_err(|error| format!("--certificate-file {}: {error}", path.display()))
+    });
+    let what = match args.kind {
+        KindArg::Basic | KindArg::Alm => "password",
+        KindArg::Bearer => "token",
+        KindArg::Header => "value",
+        KindArg::Certificate => "key",
+    };
+    let secret = secret(what, "--secret-file", args.secret_file.as_deref(), None)?;
+    let certificate = certificate.transpose()?;
+    let header = args.header.as_deref();
+    let kind = make_kind(args.kind.word(), args.user, header, certificate, secret)?;
+    let credential = checked(&args.name, kind, origins)?;
+    store(&config)?.set(&credential)?;
+    let origins: Vec<String> = credential.origins.iter().map(ToString::to_string).collect();
+    say(&format!(
+        "{}: kept, for {}; a running bridge uses it within seconds",
+        args.name,
+        origins.join(", ")
+    ));
+    Ok(DONE)
+}
+
+fn list(config: &Config, as_json: bool) -> Outcome {
+    let all = store(config)?.load()?;
+    if as_json {
+        let all: Vec<_> = all
+            .all()
+            .map(|one| {
+                let origins: Vec<String> = one.origins.iter().map(ToString::to_string).collect();
+                json!({
+                    "name": one.name,
+                    "kind": one.kind.word(),
+                    "user": one.kind.user(),
+                    "origins": origins,
+                })
+            })
+            .collect();
+        say(&serde_json::to_string_pretty(&all)?);
+        return Ok(DONE);
+    }
+    let mut is_empty = true;
+    for one in all.all() {
+        is_empty = false;
+        let user = one.kind.user().map(|user| format!(", user {user}"));
+        let origins: Vec<String> = one.origins.iter().map(ToString::to_string).collect();
+        say(&format!(
+            "{}: {}{}, for {}",
+            one.name,
+            one.kind.word(),
+            user.unwrap_or_default(),
+            origins.join(", ")
+        ));
+    }
+    if is_empty {
+        say("no credentials: `integration-bridge credential set NAME` keeps one");
+    }
+    Ok(DONE)
+}
+
+/// Asks with it. An endpoint without a `health_path` is asked for its base URL.
+fn test(config: Config, name: &str) -> Outcome {
+    let credentials = store(&config)?.load()?;
+    if credentials.get(name).is_none() {
+        return Err(format!("there is no credential named {name}").into());
+    }
+    let named: Vec<String> = config
+        .rules
+        .endpoints
+        .iter()
+        .map(|endpoint| endpoint.name.clone())
+        .filter(|endpoint| {
+            let settings = config.rules.settings(endpoint);
+            settings.and_then(|settings| settings.credential.as_deref()) == Some(name)
+        })
+        .collect();
+    if named.is_empty() {
+        return Err(format!("no [[endpoint]] of the config names the credential {name}").into());
+    }
+    let active = Arc::new(Active::new(config, own_addresses(), Arc::new(credentials))?);
+    let mut is_accepted = true;
+    for endpoint in named {
+        let found = short_runtime()?.block_on(probe(&active, &endpoint, true));
+        let line = match (&found.failure, found.status) {
+            (Some(failure), _) => {
+                is_accepted = false;
+                format!("not accepted: {}", failure.detail)
+            }
+            (None, Some(status @ (401 | 403))) => {
+                is_accepted = false;
+                format!("not accepted: the target answered {status}")
+            }
+            (None, status) => format!(
+                "accepted: the target answered {}",
+                status.map_or_else(|| "nothing".to_owned(), |status| status.to_string())
+            ),
+        };
+        say(&format!("endpoint {endpoint}: {line}"));
+    }
+    Ok(if is_accepted { DONE } else { REFUSED })
+}

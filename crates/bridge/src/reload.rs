@@ -1,0 +1,177 @@
+//! A new config, new credentials, new certificates for a bridge that runs: all of it or nothing.
+//!
+//! Files are looked at every few seconds; `SIGHUP` and `integration-bridge reload` do it at once. What runs
+//! is left alone: an exchange keeps what it began with. A file with a mistake changes nothing: the one
+//! before stays in force, the log, `status` and the relay say so.
+
+use crate::board::now_s;
+use crate::config::{Config, ConfigError, FilePath};
+use crate::credentials::{Credentials, Store, StoreError};
+use crate::dispatcher::{Active, own_addresses};
+use crate::pairing::{PairError, dialer};
+use crate::slot::{Shared, chain};
+use policy::PolicyError;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::{Duration, SystemTime};
+
+/// How often files are looked at.
+const LOOK_EVERY: Duration = Duration::from_secs(2);
+
+/// Why a config was not taken; the one before is still in force.
+#[derive(Debug, thiserror::Error)]
+pub enum ReloadError {
+    /// It has a mistake.
+    #[error(transparent)]
+    Config(#[from] ConfigError),
+    /// There are too many rules.
+    #[error(transparent)]
+    Policy(#[from] PolicyError),
+    /// The credentials cannot be read.
+    #[error(transparent)]
+    Credentials(#[from] StoreError),
+    /// Proxy or certificates for the relay cannot be used.
+    #[error(transparent)]
+    Dial(#[from] PairError),
+    /// It cannot be taken without a restart.
+    #[error("{key} has changed, which takes a restart; the rest of the file was not taken either")]
+    NeedsRestart {
+        /// The key.
+        key: &'static str,
+    },
+}
+
+/// The credentials that a config's data directory has.
+///
+/// # Errors
+/// [`StoreError`] when they cannot be read.
+pub(crate) fn load_credentials(config: &Config) -> Result<Arc<Credentials>, StoreError> {
+    let key_file = config.bridge.key_file.as_ref().map(FilePath::get);
+    let store = Store::new(config.bridge.data_dir.get(), key_file)?;
+    Ok(Arc::new(store.load()?))
+}
+
+/// Reads the config and all that belongs to it again, and puts it in force for exchanges and
+/// connections that begin from now on. Blocks shortly.
+///
+/// # Errors
+/// [`ReloadError`]; what was in force still is.
+pub(crate) fn reload(shared: &Shared) -> Result<(), ReloadError> {
+    let path = shared.dispatcher.active().config.path.clone();
+    let taken = Config::load(&path)
+        .map_err(ReloadError::from)
+        .and_then(|config| take(shared, config));
+    let refused = taken.as_ref().err().map(|error| chain(error));
+    match &refused {
+        None => {
+            shared.config_taken.store(now_s(), Ordering::Relaxed);
+            tracing::info!("the config was read again and is in force");
+        }
+        Some(error) => tracing::error!(
+            error,
+            "the config was not taken; the one before stays in force"
+        ),
+    }
+    shared.health.set_config_refused(refused);
+    shared.report();
+    shared.health.ask();
+    taken
+}
+
+fn take(shared: &Shared, config: Config) -> Result<(), ReloadError> {
+    let before = shared.dispatcher.active();
+    let (old, new) = (&before.config, &config);
+    let settled = [
+        ("relay.url", old.relay.url == new.relay.url),
+        (
+            "relay.connections",
+            old.relay.connections == new.relay.connections,
+        ),
+        ("bridge.name", old.bridge.name == new.bridge.name),
+        (
+            "bridge.data_dir",
+            old.bridge.data_dir == new.bridge.data_dir,
+        ),
+        (
+            "limits.streams_max",
+            old.limits.streams_max == new.limits.streams_max,
+        ),
+        ("deliveries", old.deliveries == new.deliveries),
+        (
+            "limits.window_budget",
+            old.limits.window_budget == new.limits.window_budget,
+        ),
+        ("metrics", old.metrics == new.metrics),
+        ("audit", old.audit == new.audit),
+    ];
+    if let Some((key, _)) = settled.iter().find(|(_, is_same)| !is_same) {
+        return Err(ReloadError::NeedsRestart { key });
+    }
+    let credentials = load_credentials(&config)?;
+    let dialer = dialer(&config)?;
+    let active = Active::new(config, own_addresses(), credentials)?;
+    let serves = active.serves();
+    shared.set_dialer(dialer);
+    shared.dispatcher.replace(active);
+    for session in shared.sessions.borrow().iter() {
+        session.set_serves(serves.clone());
+    }
+    Ok(())
+}
+
+/// How the files looked that a config depends on. Those of targets are looked at when they are used.
+#[derive(Debug, PartialEq, Eq)]
+struct Seen(Vec<(PathBuf, Option<(SystemTime, u64)>)>);
+
+impl Seen {
+    fn now(config: &Config) -> Self {
+        let own = [
+            config.path.clone(),
+            config
+                .bridge
+                .data_dir
+                .get()
+                .join(crate::credentials::store::FILE),
+        ];
+        let files = [&config.relay.ca_file, &config.bridge.key_file];
+        let files = files
+            .into_iter()
+            .flatten()
+            .map(|file| file.get().to_owned());
+        let look = |path: PathBuf| {
+            let found = stamp(&path);
+            (path, found)
+        };
+        Self(own.into_iter().chain(files).map(look).collect())
+    }
+}
+
+fn stamp(path: &Path) -> Option<(SystemTime, u64)> {
+    let found = std::fs::metadata(path).ok()?;
+    Some((found.modified().ok()?, found.len()))
+}
+
+/// Reads everything again when a file has changed, once it has stopped changing.
+pub(crate) async fn watch_files(shared: Arc<Shared>) {
+    let look = || Seen::now(&shared.dispatcher.active().config);
+    let mut taken = look();
+    let mut last = None;
+    loop {
+        tokio::time::sleep(LOOK_EVERY).await;
+        let now = look();
+        if now == taken {
+            last = None;
+            continue;
+        }
+        // Somebody may be writing it at this moment.
+        if last.as_ref() != Some(&now) {
+            last = Some(now);
+            continue;
+        }
+        let reloading = shared.clone();
+        let _ = tokio::task::spawn_blocking(move || reload(&reloading)).await;
+        taken = now;
+        last = None;
+    }
+}

@@ -1,0 +1,210 @@
+//! What the bridge's administrator relies on: status, reload, pause, metrics, the audit file.
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+use e2e::World;
+use serde_json::{Value, json};
+use std::time::{Duration, Instant};
+use support::Ask;
+
+const PATIENCE: Duration = Duration::from_secs(20);
+
+async fn status(world: &World) -> Value {
+    let said = world.bridge_cli(&["status", "--json"]).await;
+    serde_json::from_str(&said.stdout).unwrap_or_else(|_| panic!("{} {}", said.stdout, said.stderr))
+}
+
+/// Asks for the status until it is as wanted.
+async fn until(world: &World, wanted: impl Fn(&Value) -> bool) -> Value {
+    let deadline = Instant::now() + PATIENCE;
+    loop {
+        let status = status(world).await;
+        if wanted(&status) {
+            return status;
+        }
+        assert!(Instant::now() < deadline, "{status:#}");
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+}
+
+/// Changes the bridge's configuration file.
+fn edit(world: &World, change: impl Fn(&str) -> String) {
+    let file = world.bridge_config();
+    let text = std::fs::read_to_string(&file).unwrap();
+    std::fs::write(&file, change(&text)).unwrap();
+}
+
+#[tokio::test]
+async fn status_tells_what_is_and_what_is_not() {
+    let mut world = World::start().await;
+    world
+        .call(json!({"url": world.target.url("/hook?token=x")}))
+        .await
+        .expect_status(200);
+    world
+        .call(json!({"url": "http://never.allowed.example/", "bridge": "b1"}))
+        .await
+        .expect_status(403);
+    let now = until(&world, |status| status["endpoints"][0]["health"] == "up").await;
+    assert_eq!(now["online"], true);
+    assert_eq!(now["bridge"], "b1");
+    assert_eq!(now["connections"][0]["state"], "up");
+    assert_eq!(now["exchanges_failed"]["refused_by_policy"], 1);
+    let calls = now["last_calls"].as_array().unwrap();
+    assert_eq!(calls[0]["outcome"], "refused_by_policy");
+    assert_eq!(calls[1]["outcome"], "200");
+    assert!(
+        !now.to_string().contains("token"),
+        "a query is nobody's business"
+    );
+    let text = world.bridge_cli(&["status"]).await.success();
+    assert!(text.contains("bridge b1 of tenant acme: online"), "{text}");
+
+    world.kill_relay().await;
+    let now = until(&world, |status| status["online"] == false).await;
+    assert_eq!(now["sessions"], json!([]));
+    assert_ne!(now["connections"][0]["state"], "up");
+    until(&world, |status| {
+        status["connections"][0]["error"].is_string()
+    })
+    .await;
+    let text = world.bridge_cli(&["status"]).await;
+    assert!(
+        !text.status.success() && text.stdout.contains("OFFLINE"),
+        "{}",
+        text.stdout
+    );
+    world.start_relay().await;
+    until(&world, |status| status["online"] == true).await;
+
+    world.stop_bridge().await;
+    let gone = world.bridge_cli(&["status"]).await.failure();
+    assert!(gone.contains("no running bridge"), "{gone}");
+}
+
+#[tokio::test]
+async fn a_changed_file_is_taken_and_a_bad_one_is_said_everywhere() {
+    let world = World::start().await;
+    let small = || Ask::get(world.endpoint("/small")).key(&world.caller);
+    world.api.send(small()).await.expect_status(200);
+    edit(&world, |text| format!("{text}\n[nonsense]\nx = 1\n"));
+    let now = until(&world, |status| status["config_refused"].is_string()).await;
+    let why = now["config_refused"].as_str().unwrap();
+    assert!(
+        why.contains("nonsense") && why.contains("bridge.toml"),
+        "{why}"
+    );
+    world.api.send(small()).await.expect_status(200);
+    let deadline = Instant::now() + PATIENCE;
+    loop {
+        let ask = Ask::get("/v1/bridges/b1").key(&world.admin);
+        let bridge = world.api.send(ask).await.expect_status(200).json();
+        if bridge["sessions"][0]["config_refused"].is_string() {
+            break;
+        }
+        assert!(Instant::now() < deadline, "{bridge:#}");
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+    let refused = world.bridge_cli(&["reload"]).await.failure();
+    assert!(refused.contains("nonsense"), "{refused}");
+
+    // Paused: nothing is taken, and it says so.
+    edit(&world, |text| {
+        let text = text.replace("\n[nonsense]\nx = 1\n", "");
+        text.replace("[bridge]\n", "[bridge]\npaused = true\n")
+    });
+    until(&world, |status| status["paused"] == true).await;
+    let turned_away = world.api.send(small()).await;
+    assert_eq!(turned_away.code(), "overloaded");
+    assert_eq!(turned_away.execution(), "not_dispatched");
+    edit(&world, |text| text.replace("paused = true\n", ""));
+    world.bridge_cli(&["reload"]).await.success();
+    world.api.send(small()).await.expect_status(200);
+    assert_eq!(status(&world).await["config_refused"], Value::Null);
+}
+
+#[tokio::test]
+async fn the_audit_file_holds_over_kills_and_a_change_in_it_shows() {
+    let mut world = World::start_with("[audit]\nfile_max = \"4KiB\"\n").await;
+    let hook = world.target.url("/hook?token=x");
+    for round in 0..3 {
+        for _ in 0..15 {
+            world
+                .call(json!({"url": hook, "headers": {"x-secret": "y"}}))
+                .await
+                .expect_status(200);
+        }
+        let small = Ask::get(world.endpoint("/small")).key(&world.caller);
+        world.api.send(small).await.expect_status(200);
+        // What gathers is written.
+        tokio::time::sleep(Duration::from_millis(500)).await;
+        if round < 2 {
+            world.kill_bridge().await;
+            world.start_bridge();
+            world.wait_online().await;
+        }
+    }
+    world.stop_bridge().await;
+    let said = world.bridge_cli(&["audit", "verify"]).await.success();
+    assert!(said.contains("holds"), "{said}");
+    let files: Vec<_> = std::fs::read_dir(world.bridge_data_dir())
+        .unwrap()
+        .map(|entry| entry.unwrap().path())
+        .filter(|path| path.to_str().unwrap().contains("audit.jsonl"))
+        .collect();
+    assert!(files.len() > 2, "{files:?}");
+    let all: String = files
+        .iter()
+        .map(|file| std::fs::read_to_string(file).unwrap())
+        .collect();
+    assert_eq!(all.matches("\"event\":\"call\"").count(), 45);
+    assert!(
+        all.contains("\"path\":\"/hook\"") && !all.contains("token"),
+        "{all}"
+    );
+    let file = &files[0];
+    let changed = std::fs::read_to_string(file)
+        .unwrap()
+        .replacen("\"200\"", "\"500\"", 1);
+    std::fs::write(file, changed).unwrap();
+    let said = world.bridge_cli(&["audit", "verify"]).await.failure();
+    assert!(said.contains("does not hold"), "{said}");
+}
+
+#[tokio::test]
+async fn metrics_are_there_when_asked_for_and_on_loopback_alone() {
+    let port = support::ports::free();
+    let config = format!("[metrics]\nlisten = \"127.0.0.1:{port}\"\n");
+    let world = World::start_with(&config).await;
+    let small = Ask::get(world.endpoint("/small")).key(&world.caller);
+    world.api.send(small).await.expect_status(200);
+    let metrics = support::Origin::http(([127, 0, 0, 1], port).into());
+    let text = metrics
+        .send(Ask::get("/metrics"))
+        .await
+        .expect_status(200)
+        .text();
+    assert!(text.contains("integration_bridge_online 1"), "{text}");
+    assert!(
+        text.contains("integration_bridge_exchanges_answered_total 1"),
+        "{text}"
+    );
+    metrics.send(Ask::get("/")).await.expect_status(404);
+    edit(&world, |text| {
+        text.replace("listen = \"127.0.0.1", "listen = \"0.0.0.0")
+    });
+    let said = world.bridge_cli(&["config", "check"]).await.failure();
+    assert!(said.contains("loopback"), "{said}");
+}
+
+#[tokio::test]
+async fn the_logs_filter_changes_while_it_runs() {
+    let world = World::start().await;
+    world.bridge_cli(&["log-level", "debug"]).await.success();
+    world
+        .api
+        .send(Ask::get(world.endpoint("/close")).key(&world.caller))
+        .await;
+    world.bridge().wait_log("exchange failed", PATIENCE).await;
+    let wrong = world.bridge_cli(&["log-level", "[=loud"]).await.failure();
+    assert!(wrong.contains("no filter"), "{wrong}");
+}

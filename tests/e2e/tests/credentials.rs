@@ -1,0 +1,220 @@
+//! Credentials for targets: kept by the bridge, added behind the policy, seen by nobody else.
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+use e2e::World;
+use hyper::Method;
+use serde_json::json;
+use std::time::{Duration, Instant};
+use support::{Alm, Answer, Ask, Target};
+
+const PASSWORD: &str = "correct horse battery";
+/// `me:` and the password.
+const BASIC: &str = "Basic bWU6Y29ycmVjdCBob3JzZSBiYXR0ZXJ5";
+
+/// Keeps a credential, by way of the command line.
+async fn set(world: &World, name: &str, more: &[&str], secret: &str) {
+    let file = world.bridge_data_dir().join("a secret for the test");
+    std::fs::write(&file, format!("{secret}\n")).unwrap();
+    let file = file.to_str().unwrap();
+    let mut args = vec!["credential", "set", name, "--secret-file", file];
+    args.extend(more);
+    let said = world.bridge_cli(&args).await.success();
+    assert!(!said.contains(secret), "{said}");
+}
+
+/// Asks until the answer is good, as a running bridge takes a moment to notice.
+async fn until_good(world: &World, ask: impl Fn() -> Ask) -> Answer {
+    let deadline = Instant::now() + Duration::from_secs(20);
+    loop {
+        let answer = world.api.send(ask()).await;
+        if answer.status == 200 {
+            return answer;
+        }
+        assert!(Instant::now() < deadline, "{}", answer.text());
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+}
+
+/// A bridge with an endpoint `private` that names the credential `own`, on its own target.
+async fn start(more: &str) -> (World, Target) {
+    let target = Target::start().await;
+    let config = format!(
+        "[[endpoint]]\nname = \"private\"\nurl = \"{}\"\ncredential = \"own\"\n{more}\n",
+        target.url("/")
+    );
+    (World::start_with(&config).await, target)
+}
+
+#[tokio::test]
+async fn an_endpoints_credential_reaches_its_target_and_nobody_else() {
+    let (world, target) = start("").await;
+    let ask = || Ask::get("/v1/endpoints/private/headers").key(&world.caller);
+    let missing = world.api.send(ask()).await;
+    assert_eq!(missing.code(), "invalid_request");
+    assert_eq!(missing.execution(), "not_dispatched");
+    set(&world, "own", &["--user", "me"], PASSWORD).await;
+    let seen = until_good(&world, ask).await.text();
+    assert!(seen.contains(&format!("authorization: {BASIC}")), "{seen}");
+
+    // The caller's own would take its place: refused, and nothing reaches the target.
+    let before = target.requests();
+    let own = Ask::get("/v1/endpoints/private/headers")
+        .header("bridge-authorization", &world.caller.basic())
+        .header("authorization", "Basic Zm9yZ2VkOmZvcmdlZA==");
+    let refused = world.api.send(own).await;
+    assert_eq!(refused.code(), "invalid_request");
+    assert_eq!(target.requests(), before);
+
+    // Nor does TRACE have it repeated.
+    let trace = Ask::new(Method::TRACE, "/v1/endpoints/private/echo").key(&world.caller);
+    let refused = world.api.send(trace).await;
+    assert_eq!(refused.code(), "refused_by_policy");
+
+    let listed = world
+        .bridge_cli(&["credential", "list", "--json"])
+        .await
+        .success();
+    assert!(
+        listed.contains("\"basic\"") && !listed.contains(PASSWORD),
+        "{listed}"
+    );
+    let on_disk =
+        std::fs::read_to_string(world.bridge_data_dir().join("credentials.json")).unwrap();
+    let log: Vec<String> = world
+        .bridge()
+        .log()
+        .iter()
+        .map(|line| format!("{line:?}"))
+        .collect();
+    for text in [&on_disk, &log.join("\n")] {
+        assert!(
+            !text.contains(PASSWORD) && !text.contains(&BASIC[6..]),
+            "{text}"
+        );
+    }
+    let test = world
+        .bridge_cli(&["credential", "test", "own"])
+        .await
+        .success();
+    assert!(test.contains("accepted"), "{test}");
+
+    world
+        .bridge_cli(&["credential", "remove", "own"])
+        .await
+        .success();
+    let deadline = Instant::now() + Duration::from_secs(20);
+    while world.api.send(ask()).await.status == 200 {
+        assert!(Instant::now() < deadline, "it is still used");
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+}
+
+#[tokio::test]
+async fn where_the_config_says_so_the_callers_own_is_replaced() {
+    let (world, _target) = start("caller_credentials = \"override\"").await;
+    set(&world, "own", &["--kind", "bearer"], "token-of-the-bridge").await;
+    let ask = || {
+        Ask::get("/v1/endpoints/private/headers")
+            .header("bridge-authorization", &world.caller.basic())
+            .header("authorization", "Bearer of-the-caller")
+    };
+    let seen = until_good(&world, ask).await.text();
+    assert!(
+        seen.contains("authorization: Bearer token-of-the-bridge"),
+        "{seen}"
+    );
+    assert!(!seen.contains("of-the-caller"), "{seen}");
+}
+
+#[tokio::test]
+async fn a_call_names_a_credential_that_goes_to_its_own_origins_alone() {
+    let (world, _target) = start("").await;
+    let origin = world.target.url("");
+    let origin = origin.trim_end_matches('/');
+    let field = [
+        "--kind",
+        "header",
+        "--header",
+        "X-Api-Key",
+        "--origin",
+        origin,
+    ];
+    set(&world, "api", &field, "key-number-one").await;
+    let elsewhere = ["--kind", "bearer", "--origin", "https://elsewhere.example"];
+    set(&world, "foreign", &elsewhere, "never-to-be-seen").await;
+    let url = world.target.url("/headers");
+    let call = |name: &str| {
+        let document = json!({"url": url, "method": "GET", "credential": name});
+        Ask::post("/v1/calls").key(&world.caller).json(&document)
+    };
+    let answer = until_good(&world, || call("api")).await.json();
+    let seen = answer["response"]["body"].as_str().unwrap().to_lowercase();
+    assert!(seen.contains("x-api-key: key-number-one"), "{seen}");
+    for (name, code) in [
+        ("foreign", "refused_by_policy"),
+        ("unheard-of", "invalid_request"),
+    ] {
+        let before = world.target.requests();
+        let refused = world.api.send(call(name)).await;
+        assert_eq!(refused.code(), code, "{name}");
+        assert_eq!(refused.execution(), "not_dispatched");
+        assert_eq!(world.target.requests(), before);
+    }
+}
+
+#[tokio::test]
+async fn a_caller_of_alm_needs_no_password_and_an_expired_session_is_renewed() {
+    let alm = Alm::start("sync", "s3cret<&>").await;
+    // The simulation compares what came as XML.
+    alm.set_password("s3cret&lt;&amp;&gt;");
+    let config = format!(
+        "[[endpoint]]\nname = \"alm\"\nurl = \"{}\"\ncredential = \"alm-sync\"\nmethods = [\"GET\", \"PUT\"]\n",
+        alm.url()
+    );
+    let world = World::start_with(&config).await;
+    set(
+        &world,
+        "alm-sync",
+        &["--kind", "alm", "--user", "sync"],
+        "s3cret<&>",
+    )
+    .await;
+    let get = || Ask::get("/v1/endpoints/alm/rest/defects").key(&world.caller);
+    let answer = until_good(&world, get).await;
+    assert!(
+        answer.header("set-cookie").is_none(),
+        "the sign-in stays on the bridge"
+    );
+    let put = || {
+        Ask::new(Method::PUT, "/v1/endpoints/alm/rest/defects/1")
+            .key(&world.caller)
+            .header("cookie", "own=1")
+            .body("{\"n\":1}")
+    };
+    let answer = world.api.send(put()).await.expect_status(200).json();
+    assert_eq!(answer["body"], "{\"n\":1}");
+    assert!(
+        answer["cookies"].as_str().unwrap().contains("own=1"),
+        "{answer}"
+    );
+    assert_eq!(alm.sign_ins(), 1, "one sign-in serves all");
+
+    // Many at once meet an expired session: each is answered, and few sign in.
+    alm.expire();
+    let asks = (0..20).map(|_| world.api.send(put()));
+    let answers = futures_util::future::join_all(asks).await;
+    assert!(answers.iter().all(|answer| answer.status == 200));
+    assert!(alm.sign_ins() <= 4, "{} sign-ins", alm.sign_ins());
+
+    // A password that is not taken any more is not tried again and again.
+    alm.set_password("another");
+    alm.expire();
+    let before = alm.sign_ins();
+    for _ in 0..10 {
+        let refused = world.api.send(get()).await;
+        assert_eq!(refused.code(), "forbidden");
+    }
+    assert!(alm.sign_ins() <= before + 1, "the account would be locked");
+    let test = world.bridge_cli(&["credential", "test", "alm-sync"]).await;
+    assert!(!test.status.success());
+}

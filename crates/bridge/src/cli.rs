@@ -3,6 +3,7 @@
 mod audit;
 mod check;
 mod credential;
+mod doctor;
 mod pair;
 mod policy_test;
 mod run;
@@ -77,6 +78,8 @@ enum Command {
     /// Keep credentials for targets on this machine
     #[command(subcommand)]
     Credential(credential::CredentialCommand),
+    /// Look at this machine, the way to the relay, and every endpoint: name the hop that fails
+    Doctor(doctor::DoctorArgs),
     /// Ask the running bridge how it is
     Status(status::StatusArgs),
     /// Have the running bridge read its config again
@@ -110,6 +113,7 @@ pub fn main() -> ExitCode {
         Command::Config(ConfigCommand::Check(config)) => check::check(&config),
         Command::Policy(PolicyCommand::Test(args)) => policy_test::test(&args),
         Command::Credential(command) => credential::run(command),
+        Command::Doctor(args) => doctor::doctor(&args),
         Command::Status(args) => status::status(&args),
         Command::Reload(config) => status::reload(&config),
         Command::LogLevel(args) => status::log_level(&args),

@@ -123,7 +123,9 @@ impl Config {
         let table: Option<toml::Table> = std::fs::read_to_string(path)
             .ok()
             .and_then(|text| text.parse().ok());
-        let dir = table.as_ref().and_then(|table| table.get("bridge")?.get("data_dir")?.as_str());
+        let dir = table
+            .as_ref()
+            .and_then(|table| table.get("bridge")?.get("data_dir")?.as_str());
         let Some(Ok(mut dir)) = dir.map(str::parse::<FilePath>) else {
             return Err(mistake);
         };

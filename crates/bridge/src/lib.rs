@@ -36,6 +36,7 @@ pub mod credentials;
 pub mod data_dir;
 mod deliveries;
 pub mod dispatcher;
+mod doctor;
 pub mod epoch;
 mod health;
 pub mod identity;

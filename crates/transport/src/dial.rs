@@ -6,8 +6,10 @@
 //!
 //! Each step that fails says which it was, in words for the administrator.
 
+mod look;
 mod proxy;
 
+pub use look::{Look, look};
 pub use proxy::{Proxy, ProxyError};
 
 use crate::session::Settings;

@@ -1,0 +1,203 @@
+//! This machine: what it has, and who else lives on it.
+
+use super::Check;
+use crate::config::Config;
+use crate::data_dir::PrivateDir;
+use ring::rand::{SecureRandom as _, SystemRandom};
+use std::path::Path;
+
+const GIB: u64 = 1 << 30;
+const MIB: u64 = 1 << 20;
+
+/// Memory that should be free.
+const MEMORY_MIN_BYTES: u64 = 128 * MIB;
+
+/// Disk that should be free where the data is: journal, audit file, log.
+const DISK_MIN_BYTES: u64 = GIB;
+
+/// Open files that a busy bridge needs.
+const FILES_MIN: u64 = 4096;
+
+/// What needs no config.
+pub(super) fn check() -> Vec<Check> {
+    let mut checks = vec![cores(), memory(), files(), randomness()];
+    checks.extend(neighbours());
+    checks
+}
+
+/// What is about the data directory.
+pub(super) fn check_with(config: &Config) -> Vec<Check> {
+    let path = config.bridge.data_dir.get();
+    let mut checks = Vec::new();
+    match PrivateDir::open(path) {
+        Ok(dir) => {
+            let probe = dir.write_private("doctor", b"writable");
+            let _ = std::fs::remove_file(dir.path("doctor"));
+            checks.push(match probe {
+                Ok(()) => Check::ok(
+                    "data",
+                    format!("{} is private and writable", path.display()),
+                ),
+                Err(error) => failed_data(&error),
+            });
+        }
+        Err(error) => checks.push(failed_data(&error)),
+    }
+    checks.extend(disk(path));
+    checks
+}
+
+fn failed_data(error: &dyn std::error::Error) -> Check {
+    Check::fail(
+        "data",
+        crate::slot::chain(error),
+        "run this as the user that runs the bridge",
+    )
+}
+
+fn cores() -> Check {
+    match std::thread::available_parallelism() {
+        Ok(cores) => Check::ok("system", format!("{cores} cores, {}", std::env::consts::OS)),
+        Err(error) => Check::warn("system", format!("cores are not known: {error}"), ""),
+    }
+}
+
+fn memory() -> Check {
+    let text = std::fs::read_to_string("/proc/meminfo").unwrap_or_default();
+    let line = text
+        .lines()
+        .find_map(|line| line.strip_prefix("MemAvailable:"));
+    let kib = line.and_then(|line| {
+        line.trim()
+            .trim_end_matches("kB")
+            .trim()
+            .parse::<u64>()
+            .ok()
+    });
+    match kib.map(|kib| kib * 1024) {
+        None => Check::skipped("memory", "this system does not tell"),
+        Some(bytes) if bytes < MEMORY_MIN_BYTES => Check::warn(
+            "memory",
+            format!("{} MiB are free", bytes / MIB),
+            "a bridge needs little, but not less than 128 MiB",
+        ),
+        Some(bytes) => Check::ok("memory", format!("{} MiB are free", bytes / MIB)),
+    }
+}
+
+#[cfg(unix)]
+fn files() -> Check {
+    let limit = rustix::process::getrlimit(rustix::process::Resource::Nofile);
+    match limit.current {
+        Some(files) if files < FILES_MIN => Check::warn(
+            "files",
+            format!("this process may open {files} files"),
+            "raise it (LimitNOFILE in the service's unit, ulimit -n in a shell): each exchange needs one",
+        ),
+        Some(files) => Check::ok("files", format!("this process may open {files} files")),
+        None => Check::ok("files", "this process may open any number of files"),
+    }
+}
+
+#[cfg(not(unix))]
+fn files() -> Check {
+    let _ = FILES_MIN;
+    Check::skipped("files", "this system has no such limit")
+}
+
+fn randomness() -> Check {
+    let mut bytes = [0; 32];
+    match SystemRandom::new().fill(&mut bytes) {
+        Ok(()) => Check::ok("random", "the system gives random bytes"),
+        Err(_) => Check::fail(
+            "random",
+            "the system gives no random bytes",
+            "nothing can be secret here: is /dev/urandom there?",
+        ),
+    }
+}
+
+#[cfg(unix)]
+fn disk(path: &Path) -> Option<Check> {
+    let found = rustix::fs::statvfs(path).ok()?;
+    let free = found.f_bavail.saturating_mul(found.f_frsize);
+    let text = format!("{} MiB are free at {}", free / MIB, path.display());
+    Some(if free < DISK_MIN_BYTES {
+        Check::warn("disk", text, "leave 1 GiB for journal, audit file and log")
+    } else {
+        Check::ok("disk", text)
+    })
+}
+
+#[cfg(not(unix))]
+fn disk(_: &Path) -> Option<Check> {
+    let _ = DISK_MIN_BYTES;
+    None
+}
+
+/// Whether ALM or Octane seem to run here: then whoever takes this machine has both, and both want
+/// its memory.
+fn neighbours() -> Option<Check> {
+    let mut found = Vec::new();
+    for entry in std::fs::read_dir("/proc").ok()?.flatten() {
+        let is_process = entry
+            .file_name()
+            .to_str()
+            .is_some_and(|name| name.parse::<u32>().is_ok());
+        let Some(line) = is_process
+            .then(|| std::fs::read(entry.path().join("cmdline")).ok())
+            .flatten()
+        else {
+            continue;
+        };
+        if let Some(name) = neighbour(&String::from_utf8_lossy(&line))
+            && !found.contains(&name)
+        {
+            found.push(name);
+        }
+    }
+    Some(if found.is_empty() {
+        Check::ok(
+            "neighbours",
+            "no ALM and no Octane run on this host, as it seems",
+        )
+    } else {
+        Check::warn(
+            "neighbours",
+            format!("{} seems to run on this same host", found.join(" and ")),
+            "give the bridge a host of its own: who breaks into one would have both, and both compete \
+             for memory",
+        )
+    })
+}
+
+/// Which of them a command line is of.
+fn neighbour(line: &str) -> Option<&'static str> {
+    let line = line.to_ascii_lowercase();
+    let is_java = line.contains("java") || line.contains("wrapper");
+    if !is_java {
+        return None;
+    }
+    if line.contains("octane") {
+        return Some("Octane");
+    }
+    let alm = ["qcbin", "/alm/", "\\alm\\", "hpalm", "almserver"];
+    alm.iter().any(|part| line.contains(part)).then_some("ALM")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_neighbour_is_known_by_its_command_line() {
+        let alm = "/opt/jre/bin/java\0-Dserver=/var/opt/ALM/webapps/qcbin\0";
+        assert_eq!(neighbour(alm), Some("ALM"));
+        assert_eq!(
+            neighbour("wrapper\0/opt/octane/wrapper.conf"),
+            Some("Octane")
+        );
+        assert_eq!(neighbour("vim\0octane-notes.txt"), None);
+        assert_eq!(neighbour("java\0-jar\0app.jar"), None);
+    }
+}

@@ -157,6 +157,8 @@ impl Bridge {
         tasks.spawn(deliveries.report(shared.sessions.subscribe()));
         tasks.spawn(watch_health(shared.clone()));
         tasks.spawn(reload::watch_files(shared.clone()));
+        let dispatcher = shared.dispatcher.clone();
+        tasks.spawn(async move { dispatcher.watch_memory().await });
         answers::listen(&shared, &mut tasks);
         if let Some(address) = metrics {
             crate::metrics::listen(&shared, address, &mut tasks)

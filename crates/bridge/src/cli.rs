@@ -8,7 +8,9 @@ mod pair;
 mod policy_test;
 mod run;
 mod secret_input;
+mod service;
 mod status;
+mod support_bundle;
 
 use crate::config::{Config, ConfigError};
 use crate::slot::chain;
@@ -86,6 +88,11 @@ enum Command {
     Reload(ConfigArg),
     /// Change what the running bridge logs
     LogLevel(status::LogLevelArgs),
+    /// Install the bridge as a service of this machine
+    #[command(subcommand)]
+    Service(service::ServiceCommand),
+    /// Put everything that support needs into one archive, without secrets
+    SupportBundle(support_bundle::BundleArgs),
     /// Look at the audit file
     #[command(subcommand)]
     Audit(audit::AuditCommand),
@@ -117,6 +124,8 @@ pub fn main() -> ExitCode {
         Command::Status(args) => status::status(&args),
         Command::Reload(config) => status::reload(&config),
         Command::LogLevel(args) => status::log_level(&args),
+        Command::Service(command) => service::run(&command),
+        Command::SupportBundle(args) => support_bundle::run(&args),
         Command::Audit(command) => audit::run(&command),
     };
     match outcome {

@@ -17,10 +17,11 @@
 //! methods = ["POST"]
 //! ```
 //!
-//! Unknown keys are mistakes. A mistake is said with its line, what is wrong and what would be
+//! What the environment says stands above the file (`environment`). Unknown keys are mistakes. A mistake is said with its line, what is wrong and what would be
 //! right ([`ConfigError`]). What the rules mean is the crate `policy`'s; `rules` puts its types
 //! together.
 
+mod environment;
 mod error;
 mod rules;
 mod section;
@@ -92,22 +93,48 @@ struct File {
 }
 
 impl Config {
-    /// Reads and checks a file.
+    /// Reads and checks a file, and what the environment sets above it. Where the environment sets anything,
+    /// the file need not be there.
     ///
     /// # Errors
-    /// [`ConfigError`] with the line of the first mistake.
+    /// [`ConfigError`] with the line of the first mistake, or the variable.
     pub fn load(path: &Path) -> Result<Self, ConfigError> {
-        let unreadable = |source| ConfigError::Read {
-            path: path.to_owned(),
-            source,
+        Self::load_with(path, |name| std::env::var(name).ok())
+    }
+
+    fn load_with(path: &Path, get: impl Fn(&str) -> Option<String>) -> Result<Self, ConfigError> {
+        let given = environment::given(get);
+        let text = match read(path) {
+            Err(ConfigError::Read { source, .. })
+                if !given.is_empty() && source.kind() == std::io::ErrorKind::NotFound =>
+            {
+                String::new()
+            }
+            text => text?,
         };
-        let bytes = std::fs::metadata(path).map_err(unreadable)?.len();
-        if bytes > FILE_MAX_BYTES {
-            let what = std::io::Error::other("it is larger than any config file");
-            return Err(unreadable(what));
+        if given.is_empty() {
+            return Self::parse(&text, path);
         }
-        let text = std::fs::read_to_string(path).map_err(unreadable)?;
-        Self::parse(&text, path)
+        let mut table: toml::Table = text.parse().map_err(|error: toml::de::Error| {
+            ConfigError::at(path, &text, error.span(), error.message().trim())
+        })?;
+        let in_environment = |message: String| ConfigError::Environment {
+            path: path.to_owned(),
+            message,
+        };
+        environment::put(&mut table, &given).map_err(in_environment)?;
+        let merged = table.to_string();
+        Self::parse(&merged, path).map_err(|error| {
+            let ConfigError::Mistake { line, message, .. } = error else {
+                return error;
+            };
+            // The line is of no file: it is shown itself.
+            let line = merged
+                .lines()
+                .nth(line.saturating_sub(1))
+                .unwrap_or_default();
+            in_environment(format!("`{}`: {message}", line.trim()))
+        })
     }
 
     /// Where a config's data is, also when the rest of it has mistakes: whoever asks a running bridge has
@@ -120,12 +147,12 @@ impl Config {
             Ok(config) => return Ok(config.bridge.data_dir.get().to_owned()),
             Err(error) => error,
         };
-        let table: Option<toml::Table> = std::fs::read_to_string(path)
-            .ok()
-            .and_then(|text| text.parse().ok());
+        let set = std::env::var("BRIDGE_DATA_DIR").ok();
+        let table: Option<toml::Table> = read(path).ok().and_then(|text| text.parse().ok());
         let dir = table
             .as_ref()
             .and_then(|table| table.get("bridge")?.get("data_dir")?.as_str());
+        let dir = set.as_deref().filter(|set| !set.is_empty()).or(dir);
         let Some(Ok(mut dir)) = dir.map(str::parse::<FilePath>) else {
             return Err(mistake);
         };
@@ -172,6 +199,19 @@ impl Config {
             rules,
         })
     }
+}
+
+fn read(path: &Path) -> Result<String, ConfigError> {
+    let unreadable = |source| ConfigError::Read {
+        path: path.to_owned(),
+        source,
+    };
+    let bytes = std::fs::metadata(path).map_err(unreadable)?.len();
+    if bytes > FILE_MAX_BYTES {
+        let what = std::io::Error::other("it is larger than any config file");
+        return Err(unreadable(what));
+    }
+    std::fs::read_to_string(path).map_err(unreadable)
 }
 
 /// The directory that relative paths count from.

@@ -82,6 +82,20 @@ impl Kind {
         }
     }
 
+    /// What of it is secret.
+    pub(crate) fn secrets(&self) -> Vec<Secret> {
+        match self {
+            Self::Basic { user, password } | Self::Alm { user, password, .. } => vec![
+                password.clone(),
+                Secret::new(&format!("{user}:{}", password.expose())),
+            ],
+            Self::Bearer { token: secret } | Self::Header { value: secret, .. } => {
+                vec![secret.clone()]
+            }
+            Self::Certificate(certificate) => vec![certificate.key_pem().clone()],
+        }
+    }
+
     /// Who it is, for people.
     pub(crate) fn user(&self) -> Option<&str> {
         match self {

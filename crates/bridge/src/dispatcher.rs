@@ -24,8 +24,9 @@ use crate::deliveries::Deliveries;
 use crate::upstream::Upstream;
 use policy::{Policy, PolicyError};
 use protocol::frame::Serves;
+use protocol::{Code, Failure};
 use std::net::IpAddr;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 use transport::Incoming;
@@ -90,6 +91,9 @@ pub(crate) struct Records {
     pub(crate) audit: Option<Arc<Audit>>,
 }
 
+/// How often the memory is looked at.
+const LOOK_AT_MEMORY: Duration = Duration::from_millis(500);
+
 /// Takes exchanges and runs them.
 #[derive(Debug)]
 pub struct Dispatcher {
@@ -97,6 +101,8 @@ pub struct Dispatcher {
     deliveries: Arc<Deliveries>,
     records: Records,
     running: AtomicUsize,
+    /// The process uses more memory than its config allows.
+    is_full: AtomicBool,
 }
 
 /// Counts an exchange for as long as it lives, however it ends.
@@ -116,6 +122,7 @@ impl Dispatcher {
             deliveries,
             records,
             running: AtomicUsize::new(0),
+            is_full: AtomicBool::new(false),
         })
     }
 
@@ -147,8 +154,32 @@ impl Dispatcher {
         self.running.load(Ordering::Relaxed)
     }
 
+    /// Looks at the memory of the process for as long as it is polled.
+    pub(crate) async fn watch_memory(&self) {
+        loop {
+            let max = self.active().config.limits.memory_max;
+            let used = max.and_then(|_| crate::answers::memory());
+            let is_full = max.zip(used).is_some_and(|(max, used)| used > max.bytes());
+            if is_full && !self.is_full.swap(is_full, Ordering::Relaxed) {
+                tracing::warn!(
+                    used,
+                    "limits.memory_max is reached: new exchanges are turned away"
+                );
+            }
+            self.is_full.store(is_full, Ordering::Relaxed);
+            tokio::time::sleep(LOOK_AT_MEMORY).await;
+        }
+    }
+
     /// Takes an exchange. Returns at once.
-    pub fn accept(self: &Arc<Self>, incoming: Incoming) {
+    pub fn accept(self: &Arc<Self>, mut incoming: Incoming) {
+        if self.is_full.load(Ordering::Relaxed) {
+            let detail = "this bridge uses all the memory that it may (limits.memory_max)";
+            let failure = Failure::not_dispatched(Code::Overloaded, detail);
+            self.records.board.failed(&failure);
+            incoming.send.reset(failure);
+            return;
+        }
         self.running.fetch_add(1, Ordering::Relaxed);
         let running = Running(self.clone());
         let active = self.active();

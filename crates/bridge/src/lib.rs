@@ -45,6 +45,7 @@ pub mod local;
 pub mod logging;
 mod metrics;
 pub mod pairing;
+mod redact;
 pub mod reload;
 pub mod secret;
 mod slot;

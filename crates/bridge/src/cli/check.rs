@@ -11,7 +11,7 @@ pub(super) fn check(arg: &ConfigArg) -> Outcome {
     Ok(DONE)
 }
 
-fn explain(config: &Config) -> Result<Vec<String>, policy::PolicyError> {
+pub(super) fn explain(config: &Config) -> Result<Vec<String>, policy::PolicyError> {
     let mut lines = vec![
         format!("{}: no mistakes", config.path.display()),
         format!(

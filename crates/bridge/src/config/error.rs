@@ -14,6 +14,13 @@ pub enum ConfigError {
         /// What the system said.
         source: std::io::Error,
     },
+    /// Something is wrong once the environment was put above the file.
+    Environment {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong, and what would be right.
+        message: String,
+    },
     /// The file can be read and something in it is wrong.
     Mistake {
         /// The file.
@@ -51,6 +58,11 @@ impl fmt::Display for ConfigError {
                 "the config file {} cannot be read; name another with --config or BRIDGE_CONFIG",
                 path.display()
             ),
+            Self::Environment { path, message } => write!(
+                f,
+                "{} with the environment's BRIDGE_ variables: {message}",
+                path.display()
+            ),
             Self::Mistake {
                 path,
                 line,
@@ -64,7 +76,7 @@ impl std::error::Error for ConfigError {
     fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
         match self {
             Self::Read { source, .. } => Some(source),
-            Self::Mistake { .. } => None,
+            Self::Mistake { .. } | Self::Environment { .. } => None,
         }
     }
 }

@@ -285,6 +285,9 @@ pub struct LimitsSection {
     pub request_max: Option<Size>,
     /// Largest response body; without it any.
     pub response_max: Option<Size>,
+    /// Memory of the process above which new exchanges are turned away, and none that runs is ended. At
+    /// least 32 MiB; without it there is no such limit.
+    pub memory_max: Option<Size>,
     /// Memory that windows may grow into beyond their initial 256 KiB, in all. Default 32 MiB.
     pub window_budget: Size,
 }
@@ -295,6 +298,7 @@ impl Default for LimitsSection {
             streams_max: Within::known(STREAMS_MAX),
             request_max: None,
             response_max: None,
+            memory_max: None,
             window_budget: Size::mib(32),
         }
     }

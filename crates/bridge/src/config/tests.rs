@@ -215,3 +215,67 @@ fn a_file_that_is_not_there_is_named() {
     let error = Config::load(Path::new("no/such/bridge.toml")).unwrap_err();
     assert!(error.to_string().contains("no/such/bridge.toml"), "{error}");
 }
+
+#[test]
+fn the_environment_stands_above_the_file_and_a_mistake_in_it_is_named() {
+    let dir = crate::testing::TempDir::new("environment");
+    let path = dir.path().join("bridge.toml");
+    std::fs::write(&path, MINIMAL).unwrap();
+    let load = |pairs: &'static [(&str, &str)], path: &Path| {
+        let get = move |name: &str| {
+            let found = pairs.iter().find(|(key, _)| *key == name);
+            found.map(|(_, value)| (*value).to_owned())
+        };
+        Config::load_with(path, get)
+    };
+    let config = load(
+        &[
+            ("BRIDGE_NAME", "from-env"),
+            ("BRIDGE_RELAY_CONNECTIONS", "3"),
+            (
+                "BRIDGE_ALLOW",
+                "[{host = \"ci.corp.example\", methods = [\"POST\"]}]",
+            ),
+        ],
+        &path,
+    )
+    .unwrap();
+    assert_eq!(config.bridge.name, "from-env");
+    assert_eq!(config.relay.connections.get(), 3);
+    assert_eq!(config.rules.allow.len(), 1);
+    assert!(config.bridge.data_dir.get().ends_with("state"));
+
+    // Without any file.
+    let nowhere = dir.path().join("none.toml");
+    let all: &[(&str, &str)] = &[
+        ("BRIDGE_RELAY_URL", "https://relay.example.com"),
+        ("BRIDGE_NAME", "b"),
+        ("BRIDGE_DATA_DIR", "/data"),
+    ];
+    assert_eq!(load(all, &nowhere).unwrap().bridge.name, "b");
+    assert!(matches!(load(&[], &nowhere), Err(ConfigError::Read { .. })));
+
+    for (pairs, words) in [
+        (
+            &[("BRIDGE_RELAY_CONNECTIONS", "many")][..],
+            &["BRIDGE_RELAY_CONNECTIONS", "many"][..],
+        ),
+        (
+            &[("BRIDGE_RELAY_CONNECTIONS", "99")],
+            &["connections = 99", "1 to 8"],
+        ),
+        (
+            &[("BRIDGE_TARGETS_HEAD_TIMEOUT", "5")],
+            &["head_timeout", "\"30s\""],
+        ),
+        (
+            &[("BRIDGE_ENDPOINTS", "alm")],
+            &["BRIDGE_ENDPOINTS", "inline tables"],
+        ),
+    ] {
+        let error = load(pairs, &path).unwrap_err().to_string();
+        for word in words {
+            assert!(error.contains(word), "{error}");
+        }
+    }
+}

@@ -122,7 +122,7 @@ impl Board {
     }
 
     /// Remembers a call.
-    pub(crate) fn call(&self, method: &str, to: String, outcome: String, took: Duration) {
+    pub(crate) fn call(&self, method: &str, to: &str, outcome: String, took: Duration) {
         let mut calls = lock(&self.calls);
         if calls.len() >= CALLS_MAX {
             calls.pop_front();
@@ -236,7 +236,7 @@ mod tests {
         let board = Board::default();
         for number in 0..CALLS_MAX + 3 {
             let to = format!("host-{number}");
-            board.call("POST", to, "200".into(), Duration::from_millis(5));
+            board.call("POST", &to, "200".into(), Duration::from_millis(5));
         }
         let calls = board.calls();
         assert_eq!(calls.len(), CALLS_MAX);

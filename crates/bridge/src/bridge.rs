@@ -7,7 +7,7 @@ use crate::config::Config;
 use crate::credentials::StoreError;
 use crate::data_dir::{DataDir, DataDirError};
 use crate::deliveries::{self, Deliveries};
-use crate::dispatcher::{Active, Dispatcher, Records, own_addresses};
+use crate::dispatcher::{Active, ActiveError, Dispatcher, Records, own_addresses};
 use crate::health::Health;
 use crate::identity::{Identity, IdentityError};
 use crate::journal::{Journal, OpenError as JournalError};
@@ -15,7 +15,6 @@ use crate::pairing::{PairError, dialer};
 use crate::reload;
 pub use crate::reload::ReloadError;
 use crate::slot::{DRAIN_WITHIN, Shared, Slot, Stage, watch_clock, watch_health};
-use policy::PolicyError;
 use protocol::session::{Budget, EndReason};
 use serde_json::json;
 use std::path::{Path, PathBuf};
@@ -48,9 +47,9 @@ pub enum StartError {
         /// The relay of the config.
         configured: String,
     },
-    /// There are too many rules.
+    /// What it says about exchanges cannot be.
     #[error(transparent)]
-    Policy(#[from] PolicyError),
+    Active(#[from] ActiveError),
     /// The credentials cannot be read.
     #[error(transparent)]
     Credentials(#[from] StoreError),
@@ -98,7 +97,8 @@ impl Bridge {
                 configured,
             });
         }
-        let dialer = dialer(&config).map_err(StartError::Dial)?;
+        let credentials = reload::load_credentials(&config)?;
+        let dialer = dialer(&config, &credentials).map_err(StartError::Dial)?;
         tracing::info!(
             relay = configured,
             tenant = identity.tenant,
@@ -112,7 +112,6 @@ impl Bridge {
             deliveries::bounds(&config.deliveries),
         )?;
         let deliveries = Deliveries::new(journal, config.deliveries.limits());
-        let credentials = reload::load_credentials(&config)?;
         let path = config.path.clone();
         let connections = config.relay.connections.get();
         let windows = config.limits.windows();

@@ -28,6 +28,7 @@ mod section;
 mod value;
 
 pub use error::ConfigError;
+pub(crate) use rules::Quotas;
 pub use rules::Rules;
 pub(crate) use section::check_name;
 pub use section::{

@@ -25,6 +25,7 @@ use http::HeaderName;
 use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::Arc;
+use transport::dial::Proxy;
 
 /// Credentials in one store.
 pub const CREDENTIALS_MAX: usize = 256;
@@ -136,6 +137,39 @@ impl Credentials {
     pub(crate) fn all(&self) -> impl Iterator<Item = &Arc<Credential>> {
         self.0.values()
     }
+}
+
+/// A proxy with the credential that the config names for it.
+///
+/// # Errors
+/// What is wrong with the name.
+pub(crate) fn with_credential(
+    proxy: Proxy,
+    name: Option<&str>,
+    credentials: &Credentials,
+) -> Result<Proxy, ProxyCredentialError> {
+    let Some(name) = name else { return Ok(proxy) };
+    match credentials.get(name).map(|credential| &credential.kind) {
+        Some(Kind::Basic { user, password }) => Ok(proxy.with_basic(user, password.expose())),
+        Some(_) => Err(ProxyCredentialError::Kind(name.to_owned())),
+        None => Err(ProxyCredentialError::Unknown(name.to_owned())),
+    }
+}
+
+/// Why a proxy has no credential.
+#[derive(Debug, thiserror::Error)]
+pub enum ProxyCredentialError {
+    /// There is none.
+    #[error(
+        "proxy_credential: there is no credential named {0}; set it with `integration-bridge credential \
+         set {0} --user U --origin http://the-proxy:3128`"
+    )]
+    Unknown(String),
+    /// It is of another kind.
+    #[error(
+        "proxy_credential: {0} is not of the kind basic, which is all that is spoken with proxies"
+    )]
+    Kind(String),
 }
 
 /// Whether a name can be a credential's.

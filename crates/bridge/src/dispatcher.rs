@@ -18,8 +18,8 @@ mod resolve;
 
 use crate::audit::Audit;
 use crate::board::Board;
-use crate::config::Config;
-use crate::credentials::Credentials;
+use crate::config::{Config, Quotas};
+use crate::credentials::{Credentials, ProxyCredentialError, with_credential};
 use crate::deliveries::Deliveries;
 use crate::upstream::Upstream;
 use policy::{Policy, PolicyError};
@@ -30,8 +30,23 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 use transport::Incoming;
+use transport::dial::ProxyError;
 
 pub use resolve::resolve;
+
+/// Why a config cannot be put in force.
+#[derive(Debug, thiserror::Error)]
+pub enum ActiveError {
+    /// There are too many rules.
+    #[error(transparent)]
+    Policy(#[from] PolicyError),
+    /// The proxy for targets is no proxy.
+    #[error("targets.proxy: {0}")]
+    Proxy(#[from] ProxyError),
+    /// Its credential cannot be used.
+    #[error("targets: {0}")]
+    ProxyCredential(#[from] ProxyCredentialError),
+}
 
 /// What the config in force says about exchanges.
 #[derive(Debug)]
@@ -40,6 +55,7 @@ pub struct Active {
     pub(crate) upstream: Upstream,
     pub(crate) config: Config,
     pub(crate) credentials: Arc<Credentials>,
+    pub(crate) quotas: Quotas,
     own_addresses: Vec<IpAddr>,
 }
 
@@ -47,15 +63,18 @@ impl Active {
     /// From a config, for a host with these addresses.
     ///
     /// # Errors
-    /// [`PolicyError`] when there are too many rules.
+    /// [`ActiveError`] when there are too many rules, or the proxy for targets cannot be used.
     pub(crate) fn new(
         config: Config,
         own_addresses: Vec<IpAddr>,
         credentials: Arc<Credentials>,
-    ) -> Result<Self, PolicyError> {
+    ) -> Result<Self, ActiveError> {
+        let name = config.targets.proxy_credential.as_deref();
+        let proxy = with_credential(config.targets.proxy.resolve()?, name, &credentials)?;
         Ok(Self {
             policy: config.rules.policy(own_addresses.clone())?,
-            upstream: Upstream::new(&config.targets),
+            upstream: Upstream::new(&config.targets, proxy),
+            quotas: config.rules.quotas(),
             config,
             credentials,
             own_addresses,

@@ -14,6 +14,7 @@
 //! deliveries  stored calls, once each, whatever becomes of the tunnel; journal is what is on disk of them
 //! health      whether endpoints can be reached, apart from the tunnel
 //! credentials named secrets, sealed on the disk, added to requests after the policy
+//! quota       how much may go to one endpoint or by one rule, and when
 //! upstream    the HTTP client to targets; takes only what the policy approved
 //! ```
 //!
@@ -45,6 +46,7 @@ pub mod local;
 pub mod logging;
 mod metrics;
 pub mod pairing;
+pub mod quota;
 mod redact;
 pub mod reload;
 pub mod secret;

@@ -9,8 +9,10 @@
 //! key. The API key is used for this one request and is kept nowhere.
 
 use crate::config::{Config, ConfigError};
+use crate::credentials::{Credentials, ProxyCredentialError, StoreError, with_credential};
 use crate::data_dir::{DataDir, DataDirError};
 use crate::identity::{self, Identity, IdentityError, Key};
+use crate::reload::load_credentials;
 pub use crate::secret::Secret;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
@@ -65,6 +67,12 @@ pub enum PairError {
     /// The proxy setting cannot be used.
     #[error(transparent)]
     Proxy(#[from] ProxyError),
+    /// The proxy's credential cannot be used.
+    #[error(transparent)]
+    ProxyCredential(#[from] ProxyCredentialError),
+    /// The credentials cannot be read.
+    #[error(transparent)]
+    Credentials(#[from] StoreError),
     /// Certificates cannot be read.
     #[error(transparent)]
     Tls(#[from] TlsSetupError),
@@ -140,7 +148,7 @@ pub async fn pair(config: &Config, api_key: &ApiKey) -> Result<Identity, PairErr
         Ok(_) | Err(IdentityError::NotPaired { .. }) => Key::generate()?,
         Err(error) => return Err(error.into()),
     };
-    let dialer = dialer(config)?;
+    let dialer = dialer(config, &*load_credentials(config)?)?;
     let body = request_body(&key, &config.bridge.name, &api_key.client_id);
     let answer = timeout(ANSWER_WITHIN, post(&dialer, api_key, body))
         .await
@@ -167,7 +175,7 @@ fn is_same(before: &str, now: &RelayUrl) -> bool {
 }
 
 /// Knows the way to the config's relay.
-pub(crate) fn dialer(config: &Config) -> Result<Dialer, PairError> {
+pub(crate) fn dialer(config: &Config, credentials: &Credentials) -> Result<Dialer, PairError> {
     let extra: Vec<_> = config
         .relay
         .ca_file
@@ -180,7 +188,8 @@ pub(crate) fn dialer(config: &Config) -> Result<Dialer, PairError> {
         ..ClientTls::default()
     }
     .config()?;
-    let proxy = config.relay.proxy.resolve()?;
+    let name = config.relay.proxy_credential.as_deref();
+    let proxy = with_credential(config.relay.proxy.resolve()?, name, credentials)?;
     Ok(Dialer::new(config.relay.url.clone(), &tls, proxy))
 }
 

@@ -7,10 +7,9 @@
 use crate::board::now_s;
 use crate::config::{Config, ConfigError, FilePath};
 use crate::credentials::{Credentials, Store, StoreError};
-use crate::dispatcher::{Active, own_addresses};
+use crate::dispatcher::{Active, ActiveError, own_addresses};
 use crate::pairing::{PairError, dialer};
 use crate::slot::{Shared, chain};
-use policy::PolicyError;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -25,9 +24,9 @@ pub enum ReloadError {
     /// It has a mistake.
     #[error(transparent)]
     Config(#[from] ConfigError),
-    /// There are too many rules.
+    /// What it says about exchanges cannot be.
     #[error(transparent)]
-    Policy(#[from] PolicyError),
+    Active(#[from] ActiveError),
     /// The credentials cannot be read.
     #[error(transparent)]
     Credentials(#[from] StoreError),
@@ -109,7 +108,7 @@ fn take(shared: &Shared, config: Config) -> Result<(), ReloadError> {
         return Err(ReloadError::NeedsRestart { key });
     }
     let credentials = load_credentials(&config)?;
-    let dialer = dialer(&config)?;
+    let dialer = dialer(&config, &credentials)?;
     let active = Active::new(config, own_addresses(), credentials)?;
     let serves = active.serves();
     shared.set_dialer(dialer);

@@ -26,7 +26,6 @@ pub use pool::Key;
 pub use request::request_head;
 
 pub(crate) use body::Progress;
-pub(crate) use connect::raw_stream;
 pub(crate) use error::{closed_before_answer, request_failure, response_failure};
 
 use crate::config::Targets;
@@ -38,6 +37,8 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 use tls::TlsConfigs;
+use tokio::net::TcpStream;
+use transport::dial::Proxy;
 
 /// Response header fields; more are refused, as is a section above [`HEAD_BUFFER_BYTES`].
 pub const RESPONSE_HEADERS_MAX: usize = 100;
@@ -54,12 +55,13 @@ pub const FRESH_FOR: Duration = Duration::from_secs(2);
 pub struct Upstream {
     pool: Arc<Pool>,
     tls: TlsConfigs,
+    proxy: Proxy,
     connect_timeout: Duration,
 }
 
 impl Upstream {
     /// Without any connection yet; certificates are read when the first HTTPS target needs them.
-    pub fn new(targets: &Targets) -> Self {
+    pub fn new(targets: &Targets, proxy: Proxy) -> Self {
         Self {
             pool: Pool::new(
                 targets.pool_idle_timeout.get(),
@@ -70,6 +72,7 @@ impl Upstream {
                 targets.ca_file.as_ref().map(|file| file.get().to_owned()),
                 targets.tls_min.oldest(),
             ),
+            proxy,
             connect_timeout: targets.connect_timeout.get(),
         }
     }
@@ -93,7 +96,8 @@ impl Upstream {
         self.pool.take(key, idle_max, approve)
     }
 
-    /// A new connection to the first of the addresses that takes it.
+    /// A new connection to the first of the addresses that takes it, within this time or that of
+    /// `[targets]`.
     ///
     /// # Errors
     /// `target_refused`, `target_tls`; nothing was dispatched.
@@ -101,13 +105,18 @@ impl Upstream {
         &self,
         approved: Vec<Approved>,
         key: &Key,
+        within: Option<Duration>,
     ) -> Result<(Approved, Connection), Failure> {
-        connect::connect(approved, key, &self.tls, self.connect_timeout).await
+        let within = within.unwrap_or(self.connect_timeout);
+        connect::connect(approved, key, &self.tls, &self.proxy, within).await
     }
 
-    /// How long a connection may take.
-    pub fn connect_timeout(&self) -> Duration {
-        self.connect_timeout
+    /// A plain TCP stream to the first of the addresses that takes it, for raw streams.
+    ///
+    /// # Errors
+    /// `target_refused`; nothing was dispatched.
+    pub(crate) async fn raw(&self, approved: Vec<Approved>) -> Result<TcpStream, Failure> {
+        connect::raw_stream(approved, &self.proxy, self.connect_timeout).await
     }
 
     /// Puts a connection whose exchange is over back, once it can take another request.

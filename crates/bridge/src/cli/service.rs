@@ -53,13 +53,13 @@ pub(super) fn run(command: &ServiceCommand) -> Outcome {
             let shown = Command::new("systemctl")
                 .args(["status", "--no-pager", NAME])
                 .status()
-                .map_err(no_systemctl)?;
+                .map_err(|error| no_systemctl(&error))?;
             Ok(if shown.success() { DONE } else { FAILED })
         }
     }
 }
 
-fn no_systemctl(error: std::io::Error) -> String {
+fn no_systemctl(error: &std::io::Error) -> String {
     format!("systemctl cannot be run ({error}): is this machine run by systemd?")
 }
 
@@ -67,7 +67,7 @@ fn systemctl(args: &[&str]) -> Result<(), String> {
     let status = Command::new("systemctl")
         .args(args)
         .status()
-        .map_err(no_systemctl)?;
+        .map_err(|error| no_systemctl(&error))?;
     match status.success() {
         true => Ok(()),
         false => Err(format!("systemctl {} failed ({status})", args.join(" "))),

@@ -38,6 +38,7 @@ variables! {
     "BRIDGE_RELAY_URL" "relay" "url" Text;
     "BRIDGE_RELAY_CA_FILE" "relay" "ca_file" Text;
     "BRIDGE_RELAY_PROXY" "relay" "proxy" Text;
+    "BRIDGE_RELAY_PROXY_CREDENTIAL" "relay" "proxy_credential" Text;
     "BRIDGE_RELAY_TLS_MIN" "relay" "tls_min" Text;
     "BRIDGE_RELAY_CONNECTIONS" "relay" "connections" Bare;
     "BRIDGE_NAME" "bridge" "name" Text;
@@ -48,6 +49,8 @@ variables! {
     "BRIDGE_ENDPOINTS" "" "endpoint" Array;
     "BRIDGE_ALLOW" "" "allow" Array;
     "BRIDGE_TARGETS_CA_FILE" "targets" "ca_file" Text;
+    "BRIDGE_TARGETS_PROXY" "targets" "proxy" Text;
+    "BRIDGE_TARGETS_PROXY_CREDENTIAL" "targets" "proxy_credential" Text;
     "BRIDGE_TARGETS_TLS_MIN" "targets" "tls_min" Text;
     "BRIDGE_TARGETS_CONNECT_TIMEOUT" "targets" "connect_timeout" Text;
     "BRIDGE_TARGETS_HEAD_TIMEOUT" "targets" "head_timeout" Text;

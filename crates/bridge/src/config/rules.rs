@@ -3,8 +3,9 @@
 
 use super::section::{AllowSection, CallerCredentials, EndpointSection};
 use super::value::Span;
+use crate::quota::{Quota, QuotaSection};
 use policy::{
-    Endpoint, HostPattern, Methods, PathPattern, Policy, PolicyError, Ports, Rule, Scheme,
+    Endpoint, HostPattern, Methods, PathPattern, Policy, PolicyError, Ports, Rule, RuleRef, Scheme,
 };
 use protocol::frame::{Bounded, Serves};
 use protocol::limits::{SERVES_ENDPOINTS_MAX, SERVES_HOSTS_MAX};
@@ -23,6 +24,8 @@ pub struct Rules {
     /// The endpoints, in their order.
     pub endpoints: Vec<Endpoint>,
     settings: HashMap<String, EndpointSettings>,
+    /// How much may go by each rule of the allow list, in its order.
+    quotas: Vec<QuotaSection>,
 }
 
 /// What an endpoint has beside its rule. `None`: as in `[targets]`.
@@ -34,6 +37,25 @@ pub(crate) struct EndpointSettings {
     pub(crate) health_path: Option<String>,
     pub(crate) credential: Option<String>,
     pub(crate) caller_credentials: CallerCredentials,
+    pub(crate) connect_timeout: Option<Span>,
+    pub(crate) quota: QuotaSection,
+}
+
+/// What is used of the quotas.
+#[derive(Debug)]
+pub(crate) struct Quotas {
+    endpoints: HashMap<String, Quota>,
+    allow: Vec<Quota>,
+}
+
+impl Quotas {
+    /// That of the entry which allows a request.
+    pub(crate) fn of(&self, rule: &RuleRef) -> Option<&Quota> {
+        match rule {
+            RuleRef::Endpoint(name) => self.endpoints.get(name),
+            RuleRef::Allow(index, _) => self.allow.get(*index),
+        }
+    }
 }
 
 /// A mistake in a rule.
@@ -59,6 +81,7 @@ impl Rules {
             allow: Vec::new(),
             endpoints: Vec::new(),
             settings: HashMap::new(),
+            quotas: Vec::new(),
         };
         let last = allow
             .last()
@@ -69,6 +92,7 @@ impl Rules {
         }
         for section in allow {
             rules.allow.push(rule(section)?);
+            rules.quotas.push(section.quota());
         }
         rules.policy(Vec::new()).map_err(|error| Wrong {
             span: last.unwrap_or_default(),
@@ -103,7 +127,10 @@ impl Rules {
             crate::credentials::check_name(name.get_ref())
                 .map_err(|error| wrong("credential", name, error))?;
         }
+        let quota = section.quota();
         let settings = EndpointSettings {
+            quota,
+            connect_timeout: section.connect_timeout,
             ca_file: section.ca_file.map(|file| file.get().to_owned()),
             head_timeout: section.head_timeout,
             idle_timeout: section.idle_timeout,
@@ -147,6 +174,17 @@ impl Rules {
         Serves {
             endpoints: Bounded::truncated(endpoints),
             hosts: with_hosts.then(|| Bounded::truncated(hosts)),
+        }
+    }
+
+    /// The quotas: by endpoint, and by rule of the allow list.
+    pub(crate) fn quotas(&self) -> Quotas {
+        let of_endpoint = |(name, settings): (&String, &EndpointSettings)| {
+            (name.clone(), Quota::new(settings.quota.clone()))
+        };
+        Quotas {
+            endpoints: self.settings.iter().map(of_endpoint).collect(),
+            allow: self.quotas.iter().cloned().map(Quota::new).collect(),
         }
     }
 

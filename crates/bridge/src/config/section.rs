@@ -1,6 +1,7 @@
 //! The sections of the file, with their defaults.
 
 use super::value::{Every, FilePath, Size, Span, Within, from_text, text};
+use crate::quota::{QuotaSection, Rate, Window};
 use protocol::limits::{STREAM_WINDOW_INITIAL_BYTES, STREAMS_MAX};
 use serde::Deserialize;
 use serde::de::{self, Deserializer};
@@ -20,6 +21,8 @@ pub struct RelaySection {
     /// How to get out. Default `"env"`.
     #[serde(default)]
     pub proxy: ProxySetting,
+    /// The credential (of the kind basic) for the proxy, by name.
+    pub proxy_credential: Option<String>,
     /// The oldest version of TLS that is spoken with the relay: `"1.2"` (the default) or `"1.3"`.
     #[serde(default)]
     pub tls_min: TlsMin,
@@ -103,8 +106,9 @@ impl FromStr for ProxySetting {
             "env" => Ok(Self::Env),
             "none" => Ok(Self::Direct),
             url if url.contains('@') => {
-                Err("no passwords in this file: write proxy = \"env\" and give \
-                 http://user:password@host:port in the environment variable HTTPS_PROXY"
+                Err("no passwords in this file: name a credential in proxy_credential, or write \
+                 proxy = \"env\" and give http://user:password@host:port in the environment variable \
+                 HTTPS_PROXY"
                     .into())
             }
             url => Proxy::from_url("relay.proxy", url)
@@ -200,6 +204,35 @@ pub struct EndpointSection {
     /// What its health is asked for with GET: a path below `url`, beginning with `/` or `?`. An
     /// answer below 500 is good. Without it a connection is enough, and no request is made.
     pub health_path: Option<Spanned<String>>,
+    /// As in `[targets]`, for this endpoint.
+    pub connect_timeout: Option<Span>,
+    /// See [`QuotaSection`], as the following.
+    pub concurrent_max: Option<Within<1, 65536>>,
+    /// Exchanges in a time, like `"10/s"`.
+    pub rate: Option<Rate>,
+    /// Largest request body.
+    pub request_max: Option<Size>,
+    /// Largest response body.
+    pub response_max: Option<Size>,
+    /// For all of an exchange.
+    pub total_timeout: Option<Span>,
+    /// When nothing is taken.
+    #[serde(default)]
+    pub maintenance: Vec<Window>,
+}
+
+impl EndpointSection {
+    /// How much may go to it.
+    pub(crate) fn quota(&self) -> QuotaSection {
+        QuotaSection {
+            concurrent_max: self.concurrent_max,
+            rate: self.rate,
+            request_max: self.request_max,
+            response_max: self.response_max,
+            total_timeout: self.total_timeout,
+            maintenance: self.maintenance.clone(),
+        }
+    }
 }
 
 /// What becomes of a caller's own credential where this bridge adds one.
@@ -233,6 +266,38 @@ pub struct AllowSection {
     /// Whether raw streams (CONNECT) may be opened. Default false.
     #[serde(default)]
     pub connect: bool,
+    /// See [`QuotaSection`], as the following.
+    pub concurrent_max: Option<Within<1, 65536>>,
+    /// Exchanges in a time, like `"10/s"`.
+    pub rate: Option<Rate>,
+    /// Largest request body.
+    pub request_max: Option<Size>,
+    /// Largest response body.
+    pub response_max: Option<Size>,
+    /// For all of an exchange.
+    pub total_timeout: Option<Span>,
+    /// When nothing is taken.
+    #[serde(default)]
+    pub maintenance: Vec<Window>,
+}
+
+impl AllowSection {
+    /// How much may go by it.
+    pub(crate) fn quota(&self) -> QuotaSection {
+        QuotaSection {
+            concurrent_max: self.concurrent_max,
+            rate: self.rate,
+            request_max: self.request_max,
+            response_max: self.response_max,
+            total_timeout: self.total_timeout,
+            maintenance: self.maintenance.clone(),
+        }
+    }
+}
+
+from_text! {
+    Rate, "a rate in quotes, like \"10/s\"";
+    Window, "a maintenance window in quotes, like \"daily 02:00-02:30\"";
 }
 
 /// `[targets]`: how targets are reached.
@@ -241,6 +306,11 @@ pub struct AllowSection {
 pub struct Targets {
     /// PEM certificates trusted for HTTPS targets, beside the system's.
     pub ca_file: Option<FilePath>,
+    /// How targets are reached: as `relay.proxy`, but by default `"none"`. Names are resolved here, and the
+    /// proxy is asked for an address that was checked.
+    pub proxy: ProxySetting,
+    /// The credential (of the kind basic) for that proxy, by name.
+    pub proxy_credential: Option<String>,
     /// The oldest version of TLS that is spoken with targets: `"1.2"` (the default) or `"1.3"`.
     pub tls_min: TlsMin,
     /// For a TCP connection, all addresses together, and again for its TLS. Default 5 s.
@@ -263,6 +333,8 @@ impl Default for Targets {
     fn default() -> Self {
         Self {
             ca_file: None,
+            proxy: ProxySetting::Direct,
+            proxy_credential: None,
             tls_min: TlsMin::default(),
             connect_timeout: Span::secs(5),
             head_timeout: Span::secs(120),

@@ -304,7 +304,7 @@ async fn ask(
     let settings = active.config.rules.settings(endpoint);
     let ca_file = settings.and_then(|settings| settings.ca_file.as_deref());
     let key: Key = Upstream::key(candidate.target(), ca_file, None);
-    let (approved, mut connection) = active.upstream.connect(approved, &key).await?;
+    let (approved, mut connection) = active.upstream.connect(approved, &key, None).await?;
     let mut request = request_head(&approved, &head)?;
     jar.apply(&Method::POST, request.headers_mut());
     let request = request.map(|()| RequestBody::of_whole(body, head.body));

@@ -389,19 +389,16 @@ pub(crate) fn make_kind(
     if secret.is_empty() {
         return Err("the secret is empty".into());
     }
-    let needed = || {
-        user.clone()
-            .filter(|user| !user.is_empty() && !user.contains(':'))
-    };
+    let user = user.filter(|user| !user.is_empty() && !user.contains(':'));
     let no_user = "this kind needs a user (--user), without ':'";
     let is_field = |text: &str| text.bytes().all(|byte| byte >= b' ' && byte != 0x7f);
     match word {
         "basic" => Ok(Kind::Basic {
-            user: needed().ok_or(no_user)?,
+            user: user.ok_or(no_user)?,
             password: secret,
         }),
         "alm" => Ok(Kind::Alm {
-            user: needed().ok_or(no_user)?,
+            user: user.ok_or(no_user)?,
             password: secret,
             sessions: Arc::default(),
         }),

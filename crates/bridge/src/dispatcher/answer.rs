@@ -41,8 +41,7 @@ pub(super) async fn pass_on(
         let detail = "the target switched to another protocol, which was not asked for";
         return Err(executed(Code::TargetProtocol, detail));
     }
-    let bytes_max = exchange.active.config.limits.response_max;
-    let bytes_max = bytes_max.map(|size| size.bytes());
+    let bytes_max = exchange.response_max;
     let head = head(&exchange.head.method, parts.status, &parts.headers, &body)?;
     if let (BodyLength::Known(bytes), Some(max)) = (head.body, bytes_max)
         && bytes > max
@@ -104,7 +103,7 @@ fn executed(code: Code, detail: impl Into<String>) -> Failure {
 }
 
 fn too_large() -> Failure {
-    let detail = "the answer is larger than this bridge passes on (limits.response_max)";
+    let detail = "the answer is larger than this bridge passes on (response_max)";
     executed(Code::ResponseTooLarge, detail)
 }
 

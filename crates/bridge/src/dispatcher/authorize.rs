@@ -46,7 +46,7 @@ impl Exchange {
         let method = &self.head.method;
         let injection = Injection::new(credential.clone(), candidate.target(), method)
             .inspect_err(|failure| {
-                limited(|| tracing::warn!(detail = failure.detail, "refused"))
+                limited(|| tracing::warn!(detail = failure.detail, "refused"));
             })?;
         let is_url = matches!(self.head.target, RequestTarget::Url(_));
         if is_url && injection.sign_in().is_some() {

@@ -66,6 +66,7 @@ pub(super) async fn serve(
         Err(error) => return Err(not_now(error)),
     }
     let candidate = exchange.decide()?;
+    let _place = exchange.enter(&candidate)?;
     let injection = exchange.injection(&candidate)?;
     let own = injection.as_ref().and_then(Injection::client_cert);
     let key = Upstream::key(candidate.target(), None, own);

@@ -6,8 +6,10 @@
 use super::refusal::refused;
 use super::resolve::resolve;
 use super::{Active, LONGEST, Records, answer, delivery, raw};
+use crate::config::Span;
 use crate::credentials::Injection;
 use crate::deliveries::Deliveries;
+use crate::quota::Place;
 use crate::upstream::{
     Connection, FRESH_FOR, Key, Progress, RequestBody, Upstream, closed_before_answer,
     request_failure,
@@ -43,6 +45,7 @@ pub(super) async fn run(active: Arc<Active>, records: &Records, incoming: Incomi
         send,
         times,
         status: None,
+        response_max: None,
     };
     let result = exchange.serve(recv).await;
     exchange.note(records, started.elapsed(), &result);
@@ -72,6 +75,7 @@ pub(super) async fn deliver(
         send,
         times,
         status: None,
+        response_max: None,
     };
     let result = delivery::serve(&mut exchange, &deliveries, attempt, recv).await;
     exchange.note(records, started.elapsed(), &result);
@@ -142,6 +146,8 @@ pub(super) struct Exchange {
     pub(super) times: Times,
     /// What the target answered with.
     pub(super) status: Option<u16>,
+    /// Bytes of an answer's body that are passed on.
+    pub(super) response_max: Option<u64>,
 }
 
 /// Why no answer's head came.
@@ -182,14 +188,14 @@ impl Exchange {
                 |target| target.authority().to_owned(),
             ),
         };
-        records.board.call(method, to, outcome(), took);
+        records.board.call(method, &to, outcome(), took);
         if let Some(audit) = &records.audit {
-            audit.add(self.line(outcome(), took, result));
+            audit.add(self.line(&outcome(), took, result));
         }
     }
 
     /// A line for the audit file.
-    fn line(&self, outcome: String, took: Duration, result: &Result<(), Failure>) -> Value {
+    fn line(&self, outcome: &str, took: Duration, result: &Result<(), Failure>) -> Value {
         let (to, path) = match &self.head.target {
             RequestTarget::Endpoint { name, .. } => (format!("endpoint {name}"), None),
             RequestTarget::Connect { host, port } => (format!("{host}:{port}"), None),
@@ -220,13 +226,30 @@ impl Exchange {
 
     async fn serve(&mut self, recv: RecvStream) -> Result<(), Failure> {
         let candidate = self.decide()?;
+        let _place = self.enter(&candidate)?;
         if matches!(self.head.target, RequestTarget::Connect { .. }) {
             return Box::pin(raw::serve(self, &candidate, recv)).await;
         }
         let limits = &self.active.config.limits;
         let bytes_max = limits.request_max.map(|size| size.bytes());
+        let quota = self.active.quotas.of(candidate.rule());
+        let bytes_max = quota.map_or(bytes_max, |quota| quota.request_max(bytes_max));
         let body = RequestBody::new(recv, self.head.body, bytes_max)?;
         self.dispatch(&candidate, body).await
+    }
+
+    /// Takes a place in the quota of what allows the request, and keeps to its times and sizes.
+    pub(super) fn enter(&mut self, candidate: &Candidate) -> Result<Place, Failure> {
+        let Some(quota) = self.active.quotas.of(candidate.rule()) else {
+            return Ok(Place::default());
+        };
+        let place = quota.enter(candidate.rule())?;
+        if let Some(total) = quota.total() {
+            self.times.end_by = self.times.end_by.min(Instant::now() + total);
+        }
+        let limit = self.active.config.limits.response_max;
+        self.response_max = quota.response_max(limit.map(|size| size.bytes()));
+        Ok(place)
     }
 
     /// What the policy says of the request as it stands.
@@ -276,7 +299,13 @@ impl Exchange {
         key: &Key,
     ) -> Result<(Approved, Connection), Failure> {
         let approved = self.approved(candidate).await?;
-        self.active.upstream.connect(approved, key).await
+        let settings = match &self.head.target {
+            RequestTarget::Endpoint { name, .. } => self.active.config.rules.settings(name),
+            RequestTarget::Url(_) | RequestTarget::Connect { .. } => None,
+        };
+        let within = settings.and_then(|settings| settings.connect_timeout);
+        let within = within.map(Span::get);
+        self.active.upstream.connect(approved, key, within).await
     }
 
     async fn dispatch(&mut self, candidate: &Candidate, body: RequestBody) -> Result<(), Failure> {

@@ -1,7 +1,6 @@
 //! A raw stream to a target (CONNECT): bytes both ways, each direction with its own end.
 
 use super::exchange::Exchange;
-use crate::upstream::raw_stream;
 use bytes::BytesMut;
 use http_body_util::BodyExt as _;
 use policy::Candidate;
@@ -19,12 +18,11 @@ pub(super) async fn serve(
     candidate: &Candidate,
     recv: RecvStream,
 ) -> Result<(), Failure> {
-    let limit = exchange.active.upstream.connect_timeout();
     let connecting = async {
         let approved = exchange.approved(candidate).await?;
-        raw_stream(approved, limit).await
+        exchange.active.upstream.raw(approved).await
     };
-    let (_, stream) = exchange.before_dispatch(connecting).await?;
+    let stream = exchange.before_dispatch(connecting).await?;
     exchange.send.dispatched()?;
     let head = ResponseHead {
         status: 200,

@@ -4,6 +4,7 @@ use super::certificates::chain;
 use super::{Check, State};
 use crate::board::now_s;
 use crate::config::Config;
+use crate::credentials::with_credential;
 use crate::data_dir::PrivateDir;
 use crate::identity::Identity;
 use crate::local::{self, Question, Reply};
@@ -17,12 +18,22 @@ const EXPIRES_WITHIN_S: i64 = 14 * 24 * 60 * 60;
 
 pub(super) async fn check(config: &Config, checks: &mut Vec<Check>) {
     checks.push(identity(config));
-    let proxy = match config.relay.proxy.resolve() {
+    let name = config.relay.proxy_credential.as_deref();
+    let credentials = crate::reload::load_credentials(config).unwrap_or_default();
+    let proxy = config
+        .relay
+        .proxy
+        .resolve()
+        .map_err(|error| error.to_string());
+    let proxy = proxy.and_then(|proxy| {
+        with_credential(proxy, name, &credentials).map_err(|error| error.to_string())
+    });
+    let proxy = match proxy {
         Ok(proxy) => proxy,
         Err(error) => {
             checks.push(Check::fail(
                 "proxy",
-                error.to_string(),
+                error,
                 "correct the variable or relay.proxy",
             ));
             return;

@@ -70,7 +70,7 @@ async fn look(active: &Active, name: &str, asks: bool, probe: &mut Probe) -> Res
     let ca_file = settings.and_then(|settings| settings.ca_file.as_deref());
     let own = injection.as_ref().and_then(Injection::client_cert);
     let key = Upstream::key(candidate.target(), ca_file, own);
-    let (approved, connection) = active.upstream.connect(approved, &key).await?;
+    let (approved, connection) = active.upstream.connect(approved, &key, None).await?;
     probe.connected = Some(approved.socket_addr());
     if !asks {
         return Ok(());

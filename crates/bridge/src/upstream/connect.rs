@@ -24,6 +24,7 @@ use std::time::{Duration, Instant};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 use tokio_rustls::TlsConnector;
+use transport::dial::Proxy;
 
 /// A live connection to a target. Its bytes move while [`Self::send`] or an [`AnswerBody`] is
 /// polled. Dropping it closes it.
@@ -143,9 +144,10 @@ pub(super) async fn connect(
     approved: Vec<Approved>,
     key: &Key,
     tls: &TlsConfigs,
+    proxy: &Proxy,
     limit: Duration,
 ) -> Result<(Approved, Connection), Failure> {
-    let (approved, stream) = tcp(approved, limit).await?;
+    let (approved, stream) = tcp(approved, proxy, limit).await?;
     let address = approved.socket_addr();
     let stream = if key.is_tls {
         let secured = secure(stream, key, tls, limit).await?;
@@ -165,17 +167,36 @@ pub(super) async fn connect(
 }
 
 /// A plain TCP stream to the first address that answers, for raw streams.
-///
-/// # Errors
-/// `target_refused`; nothing was dispatched.
-pub(crate) async fn raw_stream(
+pub(super) async fn raw_stream(
     approved: Vec<Approved>,
+    proxy: &Proxy,
     limit: Duration,
-) -> Result<(Approved, TcpStream), Failure> {
-    tcp(approved, limit).await
+) -> Result<TcpStream, Failure> {
+    let (_, stream) = tcp(approved, proxy, limit).await?;
+    Ok(stream)
 }
 
-async fn tcp(approved: Vec<Approved>, limit: Duration) -> Result<(Approved, TcpStream), Failure> {
+/// To an address that was approved: through the proxy for targets, or directly.
+async fn reach(approved: &Approved, proxy: &Proxy) -> Result<TcpStream, String> {
+    let address = approved.socket_addr();
+    let host = approved.target().host().to_string();
+    let through = proxy
+        .through(&host, address.port(), &address.to_string())
+        .await;
+    match through {
+        Some(Ok(stream)) => Ok(stream),
+        Some(Err(error)) => Err(error.to_string()),
+        None => TcpStream::connect(address)
+            .await
+            .map_err(|error| error.to_string()),
+    }
+}
+
+async fn tcp(
+    approved: Vec<Approved>,
+    proxy: &Proxy,
+    limit: Duration,
+) -> Result<(Approved, TcpStream), Failure> {
     let deadline = Instant::now() + limit;
     let count = approved.len();
     let mut last = String::from("it has no address that may be used");
@@ -184,7 +205,7 @@ async fn tcp(approved: Vec<Approved>, limit: Duration) -> Result<(Approved, TcpS
         // What is left is shared evenly, so that one silent address does not use it all.
         let left = deadline.saturating_duration_since(Instant::now());
         let share = u32::try_from(count - index).map_or(left, |rest| left / rest);
-        last = match timeout(share, TcpStream::connect(address)).await {
+        last = match timeout(share, reach(&approved, proxy)).await {
             Ok(Ok(stream)) => {
                 if let Err(error) = stream.set_nodelay(true) {
                     tracing::debug!(%address, %error, "TCP_NODELAY");

@@ -114,6 +114,39 @@ impl Proxy {
         })
     }
 
+    /// With a user and a password, in place of those of its URL.
+    #[must_use]
+    pub fn with_basic(mut self, user: &str, password: &str) -> Self {
+        if let Self::Via { server, .. } = &mut self {
+            let pair = STANDARD.encode(format!("{user}:{password}"));
+            server.authorization = Some(format!("Basic {pair}"));
+        }
+        self
+    }
+
+    /// A connection to `authority` (`host:port`), through the proxy if it is to be used for that host and
+    /// port; `None` where it is not, and nothing was done.
+    ///
+    /// # Errors
+    /// [`ProxyError`] when the proxy cannot be reached or does not let it through.
+    pub async fn through(
+        &self,
+        host: &str,
+        port: u16,
+        authority: &str,
+    ) -> Option<Result<TcpStream, ProxyError>> {
+        let server = self.for_host(host, port)?;
+        let connected = TcpStream::connect((server.host.as_str(), server.port)).await;
+        let stream = match connected {
+            Ok(stream) => stream,
+            Err(source) => {
+                let proxy = server.name();
+                return Some(Err(ProxyError::Io { proxy, source }));
+            }
+        };
+        Some(server.connect(stream, authority).await)
+    }
+
     /// The proxy for a host, if it is to be used there.
     pub(super) fn for_host(&self, host: &str, port: u16) -> Option<&ProxyServer> {
         match self {
@@ -221,12 +254,26 @@ impl ProxyServer {
         let Some(status) = response.code.filter(|_| parsed.is_ok()) else {
             return Err(ProxyError::NotHttp { proxy: self.name() });
         };
+        // It names no scheme that is spoken here.
+        let mut schemes = response
+            .headers
+            .iter()
+            .filter(|field| field.name.eq_ignore_ascii_case("proxy-authenticate"));
+        let is_basic = |value: &[u8]| value.to_ascii_lowercase().starts_with(b"basic");
+        let wants_other =
+            schemes.clone().next().is_some() && !schemes.any(|field| is_basic(field.value));
         let hint = match status {
             200..=299 => return Ok(()),
             407 if self.authorization.is_some() => ": it does not accept the user and password",
-            407 => ": it wants a user and password (http://user:password@host:port in HTTPS_PROXY)",
-            403 => ": it does not allow connections to the relay",
-            502..=504 => ": it could not reach the relay",
+            407 if wants_other => {
+                ": it wants NTLM or Negotiate, which are not spoken here; have Basic allowed for this machine"
+            }
+            407 => {
+                ": it wants a user and password: proxy_credential, or http://user:password@host:port in \
+                 HTTPS_PROXY"
+            }
+            403 => ": it does not allow connections to that host and port",
+            502..=504 => ": it could not reach that host",
             _ => "",
         };
         Err(ProxyError::Status {

@@ -1,0 +1,275 @@
+//! `doctor` and what goes with it for whoever helps: the support bundle, and a bridge in a container.
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+use e2e::World;
+use serde_json::Value;
+use std::time::Duration;
+use support::process::{command, finish};
+use support::{Ask, Running, Target, TempDir};
+
+const PATIENCE: Duration = Duration::from_secs(60);
+
+async fn doctor(world: &World) -> Value {
+    let said = world.bridge_cli(&["doctor", "--json"]).await;
+    let report: Value = serde_json::from_str(&said.stdout)
+        .unwrap_or_else(|_| panic!("{} {}", said.stdout, said.stderr));
+    assert_eq!(
+        said.status.success(),
+        report["state"] != "fail",
+        "{report:#}"
+    );
+    report
+}
+
+fn check<'a>(report: &'a Value, hop: &str) -> &'a Value {
+    let checks = report["checks"].as_array().unwrap();
+    let found = checks.iter().find(|check| check["hop"] == hop);
+    found.unwrap_or_else(|| panic!("no {hop} in {report:#}"))
+}
+
+#[tokio::test]
+async fn a_bridge_that_works_passes_every_check() {
+    let world = World::start().await;
+    let report = doctor(&world).await;
+    assert_eq!(report["fails_at"], Value::Null, "{report:#}");
+    for hop in [
+        "identity",
+        "dns",
+        "tcp",
+        "tls",
+        "relay",
+        "websocket",
+        "tunnel",
+        "endpoint",
+    ] {
+        assert_eq!(check(&report, hop)["state"], "ok", "{report:#}");
+    }
+    let tls = check(&report, "tls")["found"].as_str().unwrap();
+    assert!(
+        tls.contains("TLSv1.3") && tls.contains("signed by"),
+        "{tls}"
+    );
+    let text = world.bridge_cli(&["doctor"]).await.success();
+    assert!(text.contains("ok    endpoint   t:"), "{text}");
+}
+
+#[tokio::test]
+async fn the_hop_that_fails_is_named() {
+    let extra = "[[endpoint]]\nname = \"gone\"\nurl = \"http://127.0.0.1:9/\"\n";
+    let mut world = World::start_with(extra).await;
+    let report = doctor(&world).await;
+    assert_eq!(report["fails_at"], "endpoint");
+    let text = world.bridge_cli(&["doctor"]).await.stdout;
+    assert!(
+        text.contains("FAIL  endpoint   gone:") && text.contains("does it run"),
+        "{text}"
+    );
+
+    // Another CA than the relay's.
+    let other = support::ThrowawayCa::new();
+    let file = world.bridge_data_dir().join("other-ca.pem");
+    std::fs::write(&file, other.pem()).unwrap();
+    let set = |key: &str, value: &str| {
+        let path = world.bridge_config();
+        let text = std::fs::read_to_string(&path).unwrap();
+        let changed: Vec<String> = text
+            .lines()
+            .map(|line| match line.split_once(" = ") {
+                Some((name, _)) if name == key && !line.contains("data") => {
+                    format!("{key} = \"{value}\"")
+                }
+                _ => line.to_owned(),
+            })
+            .collect();
+        std::fs::write(path, changed.join("\n") + "\n").unwrap();
+    };
+    let before = std::fs::read_to_string(world.bridge_config()).unwrap();
+    set("ca_file", file.to_str().unwrap());
+    let report = doctor(&world).await;
+    assert_eq!(report["fails_at"], "tls", "{report:#}");
+    let tls = check(&report, "tls");
+    assert!(
+        tls["found"].as_str().unwrap().contains("It showed:"),
+        "{tls:#}"
+    );
+    assert!(
+        tls["advice"].as_str().unwrap().contains("inspected"),
+        "{tls:#}"
+    );
+
+    std::fs::write(world.bridge_config(), &before).unwrap();
+    set("url", "https://no-such-host.invalid");
+    let report = doctor(&world).await;
+    assert_eq!(check(&report, "dns")["state"], "fail", "{report:#}");
+
+    std::fs::write(world.bridge_config(), &before).unwrap();
+    world.kill_relay().await;
+    let report = doctor(&world).await;
+    // What stands between may still be up, and nothing is behind it.
+    let hop = report["fails_at"].as_str().unwrap();
+    assert!(["tcp", "tls"].contains(&hop), "{report:#}");
+
+    std::fs::write(world.bridge_config(), "[relay]\nurl = 1\n").unwrap();
+    let said = world.bridge_cli(&["doctor"]).await;
+    assert!(said.stdout.contains("FAIL  config"), "{}", said.stdout);
+}
+
+#[tokio::test]
+async fn an_archive_for_support_holds_no_secret() {
+    let log = TempDir::new("bridge-log");
+    let file = log.join("bridge.log");
+    let target = Target::start().await;
+    let config = format!(
+        "[log]\nfile = \"{}\"\nlevel = \"debug\"\n\
+         [[endpoint]]\nname = \"private\"\nurl = \"{}\"\ncredential = \"own\"\n",
+        file.display(),
+        target.url("/")
+    );
+    let world = World::start_with(&config).await;
+    let secrets = [
+        "planted-password",
+        "planted-in-config",
+        "planted-in-log",
+        "PlantedT0kenOfManyLetters",
+    ];
+    let secret_file = log.join("secret");
+    std::fs::write(&secret_file, secrets[0]).unwrap();
+    let secret_file = secret_file.to_str().unwrap();
+    let set = [
+        "credential",
+        "set",
+        "own",
+        "--user",
+        "planted-user",
+        "--secret-file",
+        secret_file,
+    ];
+    world.bridge_cli(&set).await.success();
+    // An administrator's notes, and what another program wrote into the log.
+    let path = world.bridge_config();
+    let text = std::fs::read_to_string(&path).unwrap();
+    std::fs::write(&path, format!("# the password is {}\n{text}", secrets[1])).unwrap();
+    let mut lines = std::fs::read_to_string(&file).unwrap();
+    assert!(lines.contains("session up"), "{lines}");
+    lines.push_str(&format!("Authorization: Basic {}\n", secrets[2]));
+    lines.push_str(&format!(
+        "the login was planted-user:{} and {}\n",
+        secrets[0], secrets[3]
+    ));
+    std::fs::write(&file, lines).unwrap();
+
+    let archive = log.join("bundle.tar");
+    let said = world
+        .bridge_cli(&["support-bundle", "--output", archive.to_str().unwrap()])
+        .await
+        .success();
+    assert!(
+        said.contains("doctor.txt") && said.contains("status.txt"),
+        "{said}"
+    );
+    let bytes = std::fs::read(&archive).unwrap();
+    let text = String::from_utf8_lossy(&bytes);
+    assert!(text.contains("session up") && text.contains("berlin") | text.contains("b1"));
+    let identity = std::fs::read_to_string(world.bridge_data_dir().join("identity.json")).unwrap();
+    let identity: Value = serde_json::from_str(&identity).unwrap();
+    let private: Vec<&str> = identity
+        .as_object()
+        .unwrap()
+        .values()
+        .filter_map(Value::as_str)
+        .filter(|text| text.len() > 40)
+        .collect();
+    assert!(!private.is_empty());
+    let of_key = [world.bridge_key.client_secret.as_str()];
+    for secret in secrets.iter().chain(&private).chain(&of_key) {
+        assert!(!text.contains(secret), "{secret} is in the archive");
+    }
+    let again = world
+        .bridge_cli(&["support-bundle", "--output", archive.to_str().unwrap()])
+        .await
+        .failure();
+    assert!(again.contains("cannot be written"), "{again}");
+}
+
+#[tokio::test]
+async fn a_container_needs_no_file_and_pairs_by_itself() {
+    let world = World::start().await;
+    let home = TempDir::new("container");
+    let secret = home.join("client-secret");
+    std::fs::write(&secret, &world.bridge_key.client_secret).unwrap();
+    let target = Target::start().await;
+    let endpoints = format!("[{{name = \"boxed\", url = \"{}\"}}]", target.url("/"));
+    let data = home.join("data ünd state");
+    let environment = [
+        (
+            "BRIDGE_CONFIG",
+            home.join("none.toml").display().to_string(),
+        ),
+        (
+            "BRIDGE_RELAY_URL",
+            world.public.url("").replace("127.0.0.1", "localhost"),
+        ),
+        (
+            "BRIDGE_RELAY_CA_FILE",
+            world.ca_file().display().to_string(),
+        ),
+        ("BRIDGE_RELAY_PROXY", "none".to_owned()),
+        ("BRIDGE_NAME", "boxed".to_owned()),
+        ("BRIDGE_DATA_DIR", data.display().to_string()),
+        ("BRIDGE_ENDPOINTS", endpoints),
+        ("BRIDGE_CLIENT_ID", world.bridge_key.client_id.clone()),
+        ("BRIDGE_CLIENT_SECRET_FILE", secret.display().to_string()),
+    ];
+    let program = |args: &[&str]| {
+        let mut command = command("integration-bridge");
+        command
+            .args(args)
+            .envs(environment.iter().map(|(name, value)| (name, value)));
+        command.env_remove("HOME");
+        command
+    };
+    let running = Running::spawn("boxed bridge", program(&["run"]));
+    running.wait_log("paired by the API key", PATIENCE).await;
+    running.wait_log("session up", PATIENCE).await;
+    let small = Ask::get("/v1/endpoints/boxed/small").key(&world.caller);
+    world.api.send(small).await.expect_status(200);
+    let said = finish("status", program(&["status"]), PATIENCE)
+        .await
+        .success();
+    assert!(
+        said.contains("bridge boxed of tenant acme: online"),
+        "{said}"
+    );
+    running.terminate();
+    assert!(running.wait_exit(PATIENCE).await.success());
+    // It has an identity now, and needs the key no more.
+    std::fs::remove_file(&secret).unwrap();
+    let again = Running::spawn("boxed bridge", program(&["run"]));
+    again.wait_log("session up", PATIENCE).await;
+}
+
+#[tokio::test]
+async fn the_service_is_written_for_this_machine_and_removed_again() {
+    let world = World::start().await;
+    let units = TempDir::new("units");
+    let dir = units.path().to_str().unwrap();
+    let install = [
+        "service",
+        "install",
+        "--unit-dir",
+        dir,
+        "--no-start",
+        "--user",
+        "svc",
+    ];
+    world.bridge_cli(&install).await.success();
+    let unit = std::fs::read_to_string(units.join("integration-bridge.service")).unwrap();
+    assert!(
+        unit.contains("bridge.toml\"") && unit.contains("User=svc"),
+        "{unit}"
+    );
+    let mut removal = command("integration-bridge");
+    removal.args(["service", "uninstall", "--unit-dir", dir, "--no-start"]);
+    finish("uninstall", removal, PATIENCE).await.success();
+    assert!(!units.join("integration-bridge.service").exists());
+}

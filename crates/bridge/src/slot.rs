@@ -525,7 +525,8 @@ fn advice(error: &DialError) -> &'static str {
         }
         Some(RefusedCode::ChannelBinding) => {
             "something between this bridge and the relay ends TLS (inspection, or a balancer that \
-             the relay is not configured for): exempt the relay from inspection, or ask its operator"
+             the relay is not configured for): exempt the relay from inspection, or ask its operator to \
+             mark this bridge as inspected"
         }
         Some(RefusedCode::Authority) => {
             "the relay is not known under the name in relay.url: use the URL that its operator gave"

@@ -109,9 +109,14 @@ fn judge<IO: Io>(
         .directory
         .identity(&hello.tenant, &hello.bridge, &hello.instance);
     // Revoked and suspended are told only to who proves to be that bridge.
-    let (owner, public_key, standing) = found.ok_or(RefusedCode::Unauthorized)?;
-    candidate.verify(&public_key, arrival.channel)?;
-    standing?;
+    let claim = found.ok_or(RefusedCode::Unauthorized)?;
+    let channel = match claim.is_inspected {
+        true => ChannelBinding::EndsBefore,
+        false => arrival.channel,
+    };
+    candidate.verify(&claim.public_key, channel)?;
+    claim.standing?;
+    let owner = claim.owner;
     if !authority_is_ours(state, hello, arrival) {
         return Err(RefusedCode::Authority);
     }

@@ -396,7 +396,7 @@ pub fn explain_tls(error: &io::Error) -> String {
     let inner = error.get_ref().and_then(|e| e.downcast_ref::<Error>());
     let hint = match inner {
         Some(Error::InvalidCertificate(certificate)) => match certificate {
-            CertificateError::UnknownIssuer => {
+            CertificateError::UnknownIssuer | CertificateError::BadSignature => {
                 "; if the certificate comes from a private CA, or a proxy inspects TLS, give that CA's certificate as ca_file"
             }
             CertificateError::Expired | CertificateError::ExpiredContext { .. } => {

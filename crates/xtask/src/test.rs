@@ -3,6 +3,7 @@
 use crate::postgres::{self, Postgres};
 use crate::step::{Failed, Step};
 use crate::tool;
+use std::path::Path;
 
 /// What to test.
 #[derive(Debug, clap::Args)]
@@ -15,8 +16,11 @@ pub(crate) struct Args {
 
 /// Builds the programs, which the end-to-end tests start, and runs the tests.
 pub(crate) fn run(args: &Args) -> Result<(), Failed> {
-    // One test is a real HTTP/2 client.
+    // One test is a real HTTP/2 client, and others go through a real proxy.
     tool::install("curl")?;
+    if !Path::new("/usr/sbin/squid").exists() {
+        tool::install_package("squid")?;
+    }
     Step::cargo(["build", "--workspace", "--bins", "--locked"]).run()?;
     let runner: &[&str] = if has_nextest() {
         &["nextest", "run"]

@@ -28,6 +28,8 @@ pub struct BridgeView {
     online: bool,
     /// Whether it is cut off until somebody enables it.
     disabled: bool,
+    /// Whether something between it and the relay ends TLS, as an administrator has said.
+    inspected: bool,
     /// Whether two machines seem to run on one identity.
     cloned: bool,
     /// When it was paired first, in seconds since 1970.
@@ -111,6 +113,15 @@ pub struct BridgeDone {
     disabled: bool,
 }
 
+/// Whether a bridge is behind TLS inspection.
+#[derive(Debug, Serialize, JsonSchema)]
+pub struct InspectionView {
+    /// Its name.
+    name: String,
+    /// Whether its tunnels need not be bound to the relay's own TLS connection.
+    inspected: bool,
+}
+
 fn unknown() -> Problem {
     Problem::not_sent(Code::NotFound, "there is no bridge of that name")
 }
@@ -129,6 +140,7 @@ fn view(
         id: bridge.id.to_string(),
         online,
         disabled: bridge.is_disabled,
+        inspected: bridge.is_inspected,
         cloned: registry.is_cloned(bridge.id.as_str(), Instant::now()),
         created: bridge.created,
         last_seen: if online { Some(now()) } else { last },
@@ -272,4 +284,26 @@ pub(super) fn disable<'a>(cx: &'a Context<'a>, _: Request<Bytes>) -> Handling<'a
 
 pub(super) fn enable<'a>(cx: &'a Context<'a>, _: Request<Bytes>) -> Handling<'a> {
     Box::pin(async move { json::reply(StatusCode::OK, &switch(cx, false).await?) })
+}
+
+async fn mark(cx: &Context<'_>, inspected: bool) -> Result<InspectionView, Problem> {
+    let (tenant, name) = (cx.tenant()?, cx.path("bridge"));
+    let done = cx
+        .storage()
+        .set_bridge_inspected(&tenant, name, inspected)
+        .await;
+    done.map_err(failed)?;
+    cx.state.directory.refresh().await.map_err(failed)?;
+    Ok(InspectionView {
+        name: name.to_owned(),
+        inspected,
+    })
+}
+
+pub(super) fn inspected<'a>(cx: &'a Context<'a>, _: Request<Bytes>) -> Handling<'a> {
+    Box::pin(async move { json::reply(StatusCode::OK, &mark(cx, true).await?) })
+}
+
+pub(super) fn not_inspected<'a>(cx: &'a Context<'a>, _: Request<Bytes>) -> Handling<'a> {
+    Box::pin(async move { json::reply(StatusCode::OK, &mark(cx, false).await?) })
 }

@@ -270,6 +270,13 @@ fn bridges_and_services() -> Vec<Operation> {
         operation("enableBridge", Method::POST, "/v1/bridges/{bridge}/enable", ADMIN, answers::<bridges::BridgeDone>(200, "It may come back, and does within about a minute."), Some(bridges::enable))
             .says("Let a disabled bridge come back")
             .query(OF_TENANT),
+        operation("markInspected", Method::PUT, "/v1/bridges/{bridge}/inspection", ADMIN, answers::<bridges::InspectionView>(200, "It may come through TLS inspection."), Some(bridges::inspected))
+            .says("Say that something between a bridge and the relay ends TLS")
+            .more("Its tunnels are then no longer bound to the relay's own TLS connection: who inspects could carry a proof on to the relay.")
+            .query(OF_TENANT),
+        operation("unmarkInspected", Method::DELETE, "/v1/bridges/{bridge}/inspection", ADMIN, answers::<bridges::InspectionView>(200, "It may not any more, from its next tunnel on."), Some(bridges::not_inspected))
+            .says("Take that back")
+            .query(OF_TENANT),
         operation("pairBridge", Method::POST, "/v1/pair", PAIRING, answers::<pairing::PairedView>(200, "It is registered."), Some(pairing::pair))
             .says("Register a bridge's public key under a name")
             .more("What `integration-bridge pair` sends. The proof is an Ed25519 signature that is explained in WIRE.md.")

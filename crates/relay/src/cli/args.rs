@@ -290,6 +290,18 @@ pub(super) enum BridgeCommand {
         #[arg(long, value_name = "NAME")]
         tenant: Option<String>,
     },
+    /// Say that something between one and the relay ends TLS (inspection by a proxy); without this such a
+    /// bridge is refused with `channel_binding`.
+    Inspected {
+        /// Its name.
+        name: String,
+        /// Whose it is; not needed where there is one tenant.
+        #[arg(long, value_name = "NAME")]
+        tenant: Option<String>,
+        /// Take it back.
+        #[arg(long)]
+        no: bool,
+    },
     /// Cut one off within two seconds. Its name becomes free.
     Revoke {
         /// Its name.

@@ -1,4 +1,4 @@
-//! `bridge list | disable | enable | revoke`. Whether a bridge is connected is the running relay's to say
+//! `bridge list | disable | enable | inspected | revoke`. Whether a bridge is connected is the running relay's to say
 //! (`GET /v1/bridges`).
 
 use super::args::BridgeCommand;
@@ -48,6 +48,17 @@ pub(super) async fn run(storage: &Storage, command: BridgeCommand) -> Result<(),
             storage.set_bridge_disabled(id, &name, false).await?;
             output::lines(&[format!(
                 "Bridge {name} of tenant {} may come back, and does within about a minute.",
+                tenant.name
+            )])
+        }
+        BridgeCommand::Inspected { name, tenant, no } => {
+            let tenant = owner(storage, tenant).await?;
+            let id = tenant.id.as_str();
+            storage.set_bridge_inspected(id, &name, !no).await?;
+            let now = if no { "no longer" } else { "now" };
+            output::lines(&[format!(
+                "Bridge {name} of tenant {} is {now} known to be behind TLS inspection; it counts from its \
+                 next tunnel on.",
                 tenant.name
             )])
         }

@@ -28,10 +28,22 @@ pub struct BridgeSummary {
     pub installations: usize,
     /// Whether it is cut off until somebody enables it.
     pub is_disabled: bool,
+    /// Whether it is behind TLS inspection.
+    pub is_inspected: bool,
 }
 
-/// Whose tunnel it would be, the key that must have signed, and whether that bridge may come.
-pub type Claim = (Owner, Vec<u8>, Result<(), RefusedCode>);
+/// A tunnel that somebody wants to open, as far as it is known here.
+#[derive(Debug)]
+pub struct Claim {
+    /// Whose it would be.
+    pub owner: Owner,
+    /// The key that must have signed.
+    pub public_key: Vec<u8>,
+    /// Whether that bridge may come.
+    pub standing: Result<(), RefusedCode>,
+    /// Whether something between it and this relay ends TLS, as its administrator has said.
+    pub is_inspected: bool,
+}
 
 #[derive(Debug)]
 pub(super) struct TenantEntry {
@@ -90,6 +102,7 @@ struct BridgeEntry {
     created: i64,
     is_revoked: bool,
     is_disabled: bool,
+    is_inspected: bool,
     /// Oldest first.
     identities: Vec<BridgeIdentity>,
 }
@@ -166,10 +179,12 @@ impl State {
                 created: bridge.created,
                 is_revoked,
                 is_disabled: false,
+                is_inspected: false,
                 identities: Vec::new(),
             });
             entry.is_revoked = is_revoked;
             entry.is_disabled = bridge.disabled.is_some();
+            entry.is_inspected = bridge.inspected.is_some();
         }
         for identity in changes.identities {
             if let Some(bridge) = self.bridges.get_mut(&identity.bridge) {
@@ -253,7 +268,12 @@ impl State {
             name: entry.name.clone(),
             identity: identity.id.shared(),
         };
-        Some((claimed, identity.public_key.clone(), standing))
+        Some(Claim {
+            owner: claimed,
+            public_key: identity.public_key.clone(),
+            standing,
+            is_inspected: entry.is_inspected,
+        })
     }
 
     pub(super) fn why_cut(&self, owner: &Owner) -> Option<EndReason> {
@@ -283,6 +303,7 @@ impl State {
                     created: entry.created,
                     installations: entry.valid().count(),
                     is_disabled: entry.is_disabled,
+                    is_inspected: entry.is_inspected,
                 })
             })
             .collect()

@@ -98,6 +98,40 @@ impl Storage {
         Ok(tx.commit().await?)
     }
 
+    /// Marks a bridge of a tenant (its id) as behind something that ends TLS, or takes that back. Its tunnels
+    /// then need not be bound to this relay's own TLS connection.
+    ///
+    /// # Errors
+    /// [`StorageError::NotFound`] when the tenant has no valid bridge of that name.
+    pub async fn set_bridge_inspected(
+        &self,
+        tenant: &str,
+        name: &str,
+        inspected: bool,
+    ) -> Result<(), StorageError> {
+        let (mut tx, revision) = self.change().await?;
+        let changed = sqlx::query(
+            "UPDATE bridges SET inspected = $1, revision = $2
+             WHERE tenant_id = $3 AND name = $4 AND revoked IS NULL",
+        )
+        .bind(inspected.then(now))
+        .bind(revision)
+        .bind(tenant)
+        .bind(name)
+        .execute(&mut *tx)
+        .await?;
+        if changed.rows_affected() == 0 {
+            return Err(no_bridge(name));
+        }
+        let action = if inspected {
+            "bridge.inspected"
+        } else {
+            "bridge.not_inspected"
+        };
+        audit::add(&mut tx, &self.actor, &Act::done(tenant, action, name)).await?;
+        Ok(tx.commit().await?)
+    }
+
     /// Writes down when bridges (their ids) were there last. Not a change that anybody must follow.
     ///
     /// # Errors

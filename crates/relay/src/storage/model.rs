@@ -389,6 +389,8 @@ pub struct Bridge {
     pub revoked: Option<i64>,
     /// Since when it is cut off, if it is.
     pub disabled: Option<i64>,
+    /// Since when it is known to be behind TLS inspection, if it is.
+    pub inspected: Option<i64>,
     /// When it was there last, in seconds since 1970.
     pub last_seen: Option<i64>,
 }

@@ -72,6 +72,7 @@ pub(super) fn bridge(row: &AnyRow) -> Result<Bridge, StorageError> {
         created: row.try_get("created")?,
         revoked: row.try_get("revoked")?,
         disabled: row.try_get("disabled")?,
+        inspected: row.try_get("inspected")?,
         last_seen: row.try_get("last_seen")?,
     })
 }

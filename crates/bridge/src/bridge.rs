@@ -123,10 +123,7 @@ impl Bridge {
             audit.add(json!({"event": "start", "software": crate::identity::software()}));
         }
         let metrics = active.config.metrics.listen;
-        let records = Records {
-            board: board.clone(),
-            audit: audit.clone(),
-        };
+        let records = Records::new(board.clone(), audit.clone());
         let shared = Arc::new(Shared {
             board,
             audit,

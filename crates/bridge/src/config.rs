@@ -34,7 +34,7 @@ pub(crate) use section::check_name;
 pub use section::{
     AllowSection, AuditSection, BridgeSection, CallerCredentials, DeliveriesSection,
     EndpointSection, LimitsSection, LogFormat, LogLevel, LogSection, MetricsSection, ProxySetting,
-    RelaySection, Targets, TlsMin,
+    RelaySection, SignedCallsSection, Targets, TlsMin,
 };
 pub use value::{Every, FilePath, Size, Span, Within};
 
@@ -59,6 +59,8 @@ pub struct Config {
     pub limits: LimitsSection,
     /// `[deliveries]`.
     pub deliveries: DeliveriesSection,
+    /// `[signed_calls]`.
+    pub signed_calls: SignedCallsSection,
     /// `[audit]`.
     pub audit: AuditSection,
     /// `[metrics]`.
@@ -85,6 +87,8 @@ struct File {
     limits: LimitsSection,
     #[serde(default)]
     deliveries: DeliveriesSection,
+    #[serde(default)]
+    signed_calls: SignedCallsSection,
     #[serde(default)]
     audit: AuditSection,
     #[serde(default)]
@@ -176,6 +180,7 @@ impl Config {
             &mut file.targets.ca_file,
             &mut file.bridge.key_file,
             &mut file.audit.file,
+            &mut file.signed_calls.public_key_file,
             &mut file.log.file,
         ];
         let endpoint_files = file
@@ -194,6 +199,7 @@ impl Config {
             targets: file.targets,
             limits: file.limits,
             deliveries: file.deliveries,
+            signed_calls: file.signed_calls,
             audit: file.audit,
             metrics: file.metrics,
             log: file.log,

@@ -15,12 +15,15 @@ mod exchange;
 mod raw;
 mod refusal;
 mod resolve;
+mod signed;
 
+use self::signed::NonceStore;
 use crate::audit::Audit;
 use crate::board::Board;
 use crate::config::{Config, Quotas};
 use crate::credentials::{Credentials, ProxyCredentialError, with_credential};
 use crate::deliveries::Deliveries;
+use crate::signed::TenantKey;
 use crate::upstream::Upstream;
 use policy::{Policy, PolicyError};
 use protocol::frame::Serves;
@@ -40,6 +43,14 @@ pub enum ActiveError {
     /// There are too many rules.
     #[error(transparent)]
     Policy(#[from] PolicyError),
+    /// The tenant's key cannot be used.
+    #[error("signed_calls.public_key_file {path}: {detail}")]
+    TenantKey {
+        /// The file.
+        path: String,
+        /// What is wrong.
+        detail: String,
+    },
     /// The proxy for targets is no proxy.
     #[error("targets.proxy: {0}")]
     Proxy(#[from] ProxyError),
@@ -56,6 +67,8 @@ pub struct Active {
     pub(crate) config: Config,
     pub(crate) credentials: Arc<Credentials>,
     pub(crate) quotas: Quotas,
+    /// The tenant's key, where calls must be signed.
+    pub(crate) tenant_key: Option<TenantKey>,
     own_addresses: Vec<IpAddr>,
 }
 
@@ -71,7 +84,18 @@ impl Active {
     ) -> Result<Self, ActiveError> {
         let name = config.targets.proxy_credential.as_deref();
         let proxy = with_credential(config.targets.proxy.resolve()?, name, &credentials)?;
+        let key_file = config.signed_calls.public_key_file.as_ref();
+        let tenant_key = key_file
+            .map(|file| {
+                let read = TenantKey::read(file.get());
+                read.map_err(|detail| ActiveError::TenantKey {
+                    path: file.get().display().to_string(),
+                    detail,
+                })
+            })
+            .transpose()?;
         Ok(Self {
+            tenant_key,
             policy: config.rules.policy(own_addresses.clone())?,
             upstream: Upstream::new(&config.targets, proxy),
             quotas: config.rules.quotas(),
@@ -108,6 +132,17 @@ pub fn own_addresses() -> Vec<IpAddr> {
 pub(crate) struct Records {
     pub(crate) board: Arc<Board>,
     pub(crate) audit: Option<Arc<Audit>>,
+    nonces: Arc<NonceStore>,
+}
+
+impl Records {
+    pub(crate) fn new(board: Arc<Board>, audit: Option<Arc<Audit>>) -> Self {
+        Self {
+            board,
+            audit,
+            nonces: Arc::default(),
+        }
+    }
 }
 
 /// How often the memory is looked at.

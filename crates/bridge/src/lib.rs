@@ -15,6 +15,7 @@
 //! health      whether endpoints can be reached, apart from the tunnel
 //! credentials named secrets, sealed on the disk, added to requests after the policy
 //! quota       how much may go to one endpoint or by one rule, and when
+//! signed      calls that the tenant's own application has signed (RFC 9421)
 //! upstream    the HTTP client to targets; takes only what the policy approved
 //! ```
 //!
@@ -50,6 +51,7 @@ pub mod quota;
 mod redact;
 pub mod reload;
 pub mod secret;
+mod signed;
 mod slot;
 pub mod status;
 #[cfg(test)]

@@ -68,6 +68,9 @@ variables! {
     "BRIDGE_DELIVERIES_BODY_MAX" "deliveries" "body_max" Text;
     "BRIDGE_DELIVERIES_JOURNAL_ENTRIES_MAX" "deliveries" "journal_entries_max" Bare;
     "BRIDGE_DELIVERIES_JOURNAL_BYTES_MAX" "deliveries" "journal_bytes_max" Text;
+    "BRIDGE_SIGNED_CALLS_PUBLIC_KEY_FILE" "signed_calls" "public_key_file" Text;
+    "BRIDGE_SIGNED_CALLS_VALIDITY_MAX" "signed_calls" "validity_max" Text;
+    "BRIDGE_SIGNED_CALLS_BODY_MAX" "signed_calls" "body_max" Text;
     "BRIDGE_AUDIT_ENABLED" "audit" "enabled" Bare;
     "BRIDGE_AUDIT_FILE" "audit" "file" Text;
     "BRIDGE_AUDIT_FILE_MAX" "audit" "file_max" Text;

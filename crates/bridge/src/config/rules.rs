@@ -38,6 +38,7 @@ pub(crate) struct EndpointSettings {
     pub(crate) credential: Option<String>,
     pub(crate) caller_credentials: CallerCredentials,
     pub(crate) connect_timeout: Option<Span>,
+    pub(crate) unsigned: bool,
     pub(crate) quota: QuotaSection,
 }
 
@@ -131,6 +132,7 @@ impl Rules {
         let settings = EndpointSettings {
             quota,
             connect_timeout: section.connect_timeout,
+            unsigned: section.unsigned,
             ca_file: section.ca_file.map(|file| file.get().to_owned()),
             head_timeout: section.head_timeout,
             idle_timeout: section.idle_timeout,

@@ -194,6 +194,9 @@ pub struct EndpointSection {
     pub ca_file: Option<FilePath>,
     /// The credential that is added to every request, by name.
     pub credential: Option<Spanned<String>>,
+    /// Whether it is taken without a signature where `[signed_calls]` asks for one. Default false.
+    #[serde(default)]
+    pub unsigned: bool,
     /// What becomes of a request that brings its own: `"refuse"` (the default) or `"override"`.
     #[serde(default)]
     pub caller_credentials: CallerCredentials,
@@ -419,6 +422,28 @@ impl DeliveriesSection {
         crate::deliveries::Limits {
             concurrent_max: self.concurrent_max.get() as usize,
             body_max: self.body_max.bytes(),
+        }
+    }
+}
+
+/// `[signed_calls]`: only what the tenant's own application has signed is executed.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct SignedCallsSection {
+    /// The tenant's Ed25519 public key in PEM; without it nothing needs to be signed.
+    pub public_key_file: Option<FilePath>,
+    /// The longest that a signature may be valid. Default 24 h, so that deliveries may be tried again.
+    pub validity_max: Span,
+    /// Largest body of a signed request: it is held until its digest was checked. Default 1 MiB.
+    pub body_max: Size,
+}
+
+impl Default for SignedCallsSection {
+    fn default() -> Self {
+        Self {
+            public_key_file: None,
+            validity_max: Span::secs(24 * 60 * 60),
+            body_max: Size::mib(1),
         }
     }
 }

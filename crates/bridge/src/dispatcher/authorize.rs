@@ -78,6 +78,11 @@ impl Exchange {
         injection: Option<&Injection>,
     ) -> Result<Request<()>, Failure> {
         let mut request = request_head(approved, &self.head)?;
+        if self.must_be_signed() {
+            for field in crate::signed::OWN_FIELDS {
+                request.headers_mut().remove(field);
+            }
+        }
         let Some(injection) = injection else {
             return Ok(request);
         };

@@ -10,6 +10,7 @@
 //! the stream is only where the answer goes; a lost tunnel or a cancel changes nothing.
 
 use super::exchange::{Exchange, timed_out};
+use super::signed::NonceStore;
 use crate::credentials::Injection;
 use crate::deliveries::{Deliveries, Mine, Turn};
 use crate::journal::{Known, Outcome};
@@ -18,7 +19,7 @@ use crate::upstream::{
 };
 use bytes::{Bytes, BytesMut};
 use http::{HeaderMap, Request, Response};
-use http_body_util::{BodyExt as _, LengthLimitError, Limited};
+use http_body_util::BodyExt as _;
 use hyper::body::Incoming as Body;
 use policy::{Approved, Candidate};
 use protocol::frame::{BodyLength, CallAttempt, Headers, ResponseHead};
@@ -42,10 +43,12 @@ const BODY_WITHIN: Duration = Duration::from_secs(10);
 pub(super) async fn serve(
     exchange: &mut Exchange,
     deliveries: &Arc<Deliveries>,
+    nonces: &NonceStore,
     attempt: CallAttempt,
     recv: RecvStream,
 ) -> Result<(), Failure> {
-    let body = whole(exchange, recv, deliveries.limits.body_max).await?;
+    let max = (deliveries.limits.body_max, "deliveries.body_max");
+    let body = exchange.whole(recv, max).await?;
     let mine = match deliveries.turn(attempt) {
         Turn::Mine(mine) => mine,
         Turn::Running(mut ended) => {
@@ -82,7 +85,17 @@ pub(super) async fn serve(
         }
     };
     exchange.head_for(&approved, injection.as_ref())?;
-    exchange.send.dispatched()?;
+    let ticket = match exchange.must_be_signed() {
+        true => Some(exchange.signed(nonces, &body).await?),
+        false => None,
+    };
+    if let Err(failure) = exchange.send.dispatched() {
+        let over = Err(failure);
+        if let Some(ticket) = ticket {
+            ticket.ended(None, &over).await;
+        }
+        return over;
+    }
     match deliveries.journal.begin(attempt).await {
         Ok(Known::Nothing) => {}
         Ok(Known::Ended(outcome)) => return answer_known(exchange, outcome),
@@ -94,7 +107,11 @@ pub(super) async fn serve(
         key: &key,
         injection: injection.as_ref(),
     };
-    execute(exchange, mine, way, approved, connection, body).await
+    let result = execute(exchange, mine, way, approved, connection, body).await;
+    if let Some(ticket) = ticket {
+        ticket.ended(exchange.status, &result).await;
+    }
+    result
 }
 
 /// Where an attempt goes, and with what.
@@ -107,36 +124,6 @@ struct Way<'a> {
 
 fn not_now(why: impl std::fmt::Display) -> Failure {
     Failure::not_dispatched(Code::Overloaded, why.to_string())
-}
-
-/// The body of the request.
-async fn whole(exchange: &Exchange, recv: RecvStream, max: u64) -> Result<Bytes, Failure> {
-    let max_bytes = usize::try_from(max).unwrap_or(usize::MAX);
-    let reading = async {
-        match Limited::new(recv, max_bytes).collect().await {
-            Ok(body) => Ok(body.to_bytes()),
-            Err(error) if error.is::<LengthLimitError>() => {
-                let detail = format!(
-                    "the body is larger than {max} bytes, the limit for deliveries \
-                     (deliveries.body_max)"
-                );
-                Err(Failure::not_dispatched(Code::RequestTooLarge, detail))
-            }
-            Err(error) => Err(match error.downcast::<Failure>() {
-                Ok(failure) => Failure {
-                    execution: Execution::NotDispatched,
-                    ..*failure
-                },
-                Err(error) => Failure::not_dispatched(Code::Internal, error.to_string()),
-            }),
-        }
-    };
-    timeout_at(exchange.times.end_by, reading)
-        .await
-        .unwrap_or_else(|_| {
-            let detail = "the time for the delivery ended before its body was whole";
-            Err(timed_out(Execution::NotDispatched, detail))
-        })
 }
 
 /// What the journal says, as an answer.

@@ -5,6 +5,7 @@
 
 use super::refusal::refused;
 use super::resolve::resolve;
+use super::signed::NonceStore;
 use super::{Active, LONGEST, Records, answer, delivery, raw};
 use crate::config::Span;
 use crate::credentials::Injection;
@@ -14,7 +15,9 @@ use crate::upstream::{
     Connection, FRESH_FOR, Key, Progress, RequestBody, Upstream, closed_before_answer,
     request_failure,
 };
+use bytes::Bytes;
 use http::{HeaderMap, Request, Response, StatusCode};
+use http_body_util::{BodyExt as _, LengthLimitError, Limited};
 use hyper::body::Incoming as Body;
 use hyper::client::conn::TrySendError;
 use policy::{Approved, Candidate};
@@ -47,7 +50,7 @@ pub(super) async fn run(active: Arc<Active>, records: &Records, incoming: Incomi
         status: None,
         response_max: None,
     };
-    let result = exchange.serve(recv).await;
+    let result = exchange.serve(&records.nonces, recv).await;
     exchange.note(records, started.elapsed(), &result);
     if let Err(failure) = result {
         tracing::debug!(
@@ -77,7 +80,7 @@ pub(super) async fn deliver(
         status: None,
         response_max: None,
     };
-    let result = delivery::serve(&mut exchange, &deliveries, attempt, recv).await;
+    let result = delivery::serve(&mut exchange, &deliveries, &records.nonces, attempt, recv).await;
     exchange.note(records, started.elapsed(), &result);
     if let Err(failure) = result {
         exchange.send.reset(failure);
@@ -224,9 +227,12 @@ impl Exchange {
         })
     }
 
-    async fn serve(&mut self, recv: RecvStream) -> Result<(), Failure> {
+    async fn serve(&mut self, nonces: &NonceStore, recv: RecvStream) -> Result<(), Failure> {
         let candidate = self.decide()?;
         let _place = self.enter(&candidate)?;
+        if self.must_be_signed() {
+            return Box::pin(self.serve_signed(nonces, &candidate, recv)).await;
+        }
         if matches!(self.head.target, RequestTarget::Connect { .. }) {
             return Box::pin(raw::serve(self, &candidate, recv)).await;
         }
@@ -236,6 +242,54 @@ impl Exchange {
         let bytes_max = quota.map_or(bytes_max, |quota| quota.request_max(bytes_max));
         let body = RequestBody::new(recv, self.head.body, bytes_max)?;
         self.dispatch(&candidate, body).await
+    }
+
+    /// An exchange that has to be signed: its body is held until its digest was checked.
+    async fn serve_signed(
+        &mut self,
+        nonces: &NonceStore,
+        candidate: &Candidate,
+        recv: RecvStream,
+    ) -> Result<(), Failure> {
+        let max = self.active.config.signed_calls.body_max.bytes();
+        let body = self.whole(recv, (max, "signed_calls.body_max")).await?;
+        let ticket = self.signed(nonces, &body).await?;
+        let body = RequestBody::of_whole(body, self.head.body);
+        let result = self.dispatch(candidate, body).await;
+        ticket.ended(self.status, &result).await;
+        result
+    }
+
+    /// The whole body of the request, of at most so many bytes: a limit, and the key that sets it.
+    pub(super) async fn whole(
+        &self,
+        recv: RecvStream,
+        (max, key): (u64, &str),
+    ) -> Result<Bytes, Failure> {
+        let max_bytes = usize::try_from(max).unwrap_or(usize::MAX);
+        let reading = async {
+            match Limited::new(recv, max_bytes).collect().await {
+                Ok(body) => Ok(body.to_bytes()),
+                Err(error) if error.is::<LengthLimitError>() => {
+                    let detail =
+                        format!("the body is larger than {max} bytes, the limit here ({key})");
+                    Err(Failure::not_dispatched(Code::RequestTooLarge, detail))
+                }
+                Err(error) => Err(match error.downcast::<Failure>() {
+                    Ok(failure) => Failure {
+                        execution: Execution::NotDispatched,
+                        ..*failure
+                    },
+                    Err(error) => Failure::not_dispatched(Code::Internal, error.to_string()),
+                }),
+            }
+        };
+        timeout_at(self.times.end_by, reading)
+            .await
+            .unwrap_or_else(|_| {
+                let detail = "the time for the exchange ended before its body was whole";
+                Err(timed_out(Execution::NotDispatched, detail))
+            })
     }
 
     /// Takes a place in the quota of what allows the request, and keeps to its times and sizes.

@@ -177,9 +177,17 @@ async fn an_identity_is_found_in_its_tenant_alone_and_is_told_when_it_is_revoked
     let find = |directory: &Directory, tenant: &str, instance| {
         directory.identity(tenant, paired.bridge.as_str(), &instance)
     };
-    let (owner, public_key, standing) = find(&world.directory, tenant, [8; 16]).unwrap();
+    let Claim {
+        owner,
+        public_key,
+        standing,
+        ..
+    } = find(&world.directory, tenant, [8; 16]).unwrap();
     assert_eq!((public_key, standing), (vec![7; 32], Ok(())));
-    assert_eq!(find(&world.directory, "acme", [8; 16]).unwrap().0, owner);
+    assert_eq!(
+        find(&world.directory, "acme", [8; 16]).unwrap().owner,
+        owner
+    );
     assert!(find(&world.directory, "other", [8; 16]).is_none());
     assert!(find(&world.directory, "acme", [9; 16]).is_none());
     assert!(world.directory.owner_may_stay(&owner));
@@ -191,7 +199,7 @@ async fn an_identity_is_found_in_its_tenant_alone_and_is_told_when_it_is_revoked
     for directory in [&world.directory, &restarted] {
         assert!(!directory.owner_may_stay(&owner));
         assert!(directory.bridges_of(tenant).is_empty());
-        let standing = find(directory, "acme", [8; 16]).unwrap().2;
+        let standing = find(directory, "acme", [8; 16]).unwrap().standing;
         assert_eq!(standing, Err(RefusedCode::Revoked));
     }
 }

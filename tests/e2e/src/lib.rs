@@ -1,6 +1,7 @@
 //! What the end-to-end tests share: a relay, a bridge behind a flaky proxy, and a target.
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
+pub mod hostile_relay;
 mod tunnel;
 
 pub use tunnel::SilentTunnel;

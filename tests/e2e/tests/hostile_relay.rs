@@ -1,0 +1,305 @@
+//! A relay that lies: whatever it asks for, nothing outside the policy is dialled, no credential leaves, the
+//! memory stays under its ceiling, and the session ends with a reason.
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+use e2e::hostile_relay::{Came, HostileRelay, ask, begin, came, head, url};
+use protocol::Code;
+use protocol::frame::{BodyLength, HeadersBuilder, RequestTarget};
+use protocol::session::EndReason;
+
+use std::time::{Duration, Instant};
+use support::{Installation, Target};
+use transport::Session;
+
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// A bridge whose relay has fallen into wrong hands, and what it may and may not reach.
+struct Fallen {
+    site: Installation,
+    relay: HostileRelay,
+    session: Session,
+    /// It may be called, and is the endpoint `t`.
+    allowed: Target,
+    /// It listens, and nothing allows it.
+    forbidden: Target,
+}
+
+async fn fall() -> Fallen {
+    let (allowed, forbidden) = (Target::start().await, Target::start().await);
+    let extra = "[limits]\nstreams_max = 200\nrequest_max = \"1MiB\"\nmemory_max = \"200MiB\"\n";
+    let site = Installation::builder()
+        .flaky()
+        .target("t", &allowed)
+        .bridge_extra(extra)
+        .start()
+        .await;
+    let secret = site.dir().join("secret");
+    std::fs::write(&secret, "never-to-be-seen").unwrap();
+    let secret = secret.to_str().unwrap();
+    // For a host of its own; another for the one that may be called.
+    for (name, origin) in [
+        ("vault", "https://vault.corp.example".to_owned()),
+        ("own", allowed.url("").trim_end_matches('/').to_owned()),
+    ] {
+        let set = [
+            "credential",
+            "set",
+            name,
+            "--user",
+            "me",
+            "--secret-file",
+            secret,
+            "--origin",
+            &origin,
+        ];
+        site.bridge.cli(&set).await.success();
+    }
+    site.bridge.cli(&["reload"]).await.success();
+    let mut relay = HostileRelay::start(&site.ca).await;
+    site.proxy().retarget(relay.addr);
+    site.proxy().reset();
+    let session = relay.session().await;
+    Fallen {
+        site,
+        relay,
+        session,
+        allowed,
+        forbidden,
+    }
+}
+
+#[tokio::test]
+async fn nothing_outside_the_policy_is_dialled_whatever_it_is_called() {
+    let fallen = fall().await;
+    let port = fallen.forbidden.port();
+    let allowed = fallen.allowed.port();
+    let mut wrong = vec![
+        fallen.forbidden.url("/small"),
+        format!("http://localhost:{port}/"),
+        format!("http://127.1:{port}/"),
+        format!("http://0x7f000001:{port}/"),
+        format!("http://2130706433:{port}/"),
+        format!("http://[::1]:{port}/"),
+        format!("http://[::ffff:127.0.0.1]:{port}/"),
+        format!("http://127.0.0.1:{allowed}@127.0.0.1:{port}/"),
+        format!("http://127.0.0.1:{allowed}\\@127.0.0.1:{port}/"),
+        format!("http://127.0.0.1:{allowed}#@127.0.0.1:{port}/"),
+        format!("http://127.0.0.1:{allowed} .example:{port}/"),
+        format!("http://127.0.0.1:{port}/\r\nHost: 127.0.0.1:{allowed}"),
+        "http://169.254.169.254/latest/meta-data/".to_owned(),
+        "http://metadata.google.internal/".to_owned(),
+        "http://[fd00:ec2::254]/".to_owned(),
+        "http://[::ffff:169.254.169.254]/".to_owned(),
+        "http://0.0.0.0/".to_owned(),
+        "file:///etc/passwd".to_owned(),
+        "gopher://127.0.0.1/".to_owned(),
+        String::new(),
+        "x".repeat(20_000),
+    ];
+    wrong.push(format!("http://127.0.0.1:{port}"));
+    let mut heads: Vec<_> = wrong.iter().map(|wrong| url("GET", wrong)).collect();
+    heads.extend(
+        [
+            "../../small",
+            "@127.0.0.1:1/",
+            "//127.0.0.1:1/",
+            "/../..\\x",
+        ]
+        .map(|rest| {
+            head(
+                "GET",
+                RequestTarget::Endpoint {
+                    name: "t".into(),
+                    path_and_query: rest.into(),
+                },
+            )
+        }),
+    );
+    heads.push(head(
+        "GET",
+        RequestTarget::Endpoint {
+            name: "no-such".into(),
+            path_and_query: "/".into(),
+        },
+    ));
+    for host in ["127.0.0.1", "localhost", "169.254.169.254"] {
+        let host = host.to_owned();
+        heads.push(head(
+            "CONNECT",
+            RequestTarget::Connect {
+                host: host.clone(),
+                port,
+            },
+        ));
+        heads.push(head(
+            "CONNECT",
+            RequestTarget::Connect {
+                host,
+                port: allowed,
+            },
+        ));
+    }
+    heads.push(url("CONNECT", &fallen.allowed.url("/small")));
+    heads.push(url("GE T", &fallen.allowed.url("/small")));
+    let before = fallen.allowed.requests();
+    for head in &heads {
+        let came = ask(&fallen.session, head).await;
+        let code = came.code();
+        let is_no = matches!(
+            code,
+            Some(Code::RefusedByPolicy | Code::InvalidRequest | Code::UnknownEndpoint)
+        );
+        // What stays below the endpoint is the target's to answer.
+        let is_below = matches!(&head.target, RequestTarget::Endpoint { name, .. } if name == "t");
+        assert!(is_no || is_below, "{:?} came to {came:?}", head.target);
+    }
+    assert_eq!(fallen.forbidden.accepted(), 0, "something was dialled");
+    assert!(fallen.allowed.requests() <= before + 4);
+    // And what is allowed still goes.
+    let good = ask(&fallen.session, &url("GET", &fallen.allowed.url("/small"))).await;
+    assert!(matches!(good, Came::Answer { status: 200, .. }), "{good:?}");
+}
+
+#[tokio::test]
+async fn a_redirect_goes_back_and_is_not_followed() {
+    let fallen = fall().await;
+    for to in [
+        "http://169.254.169.254/latest/meta-data/".to_owned(),
+        fallen.forbidden.url("/small"),
+    ] {
+        let from = fallen.allowed.url(&format!("/redirect?to={to}"));
+        let came = ask(&fallen.session, &url("GET", &from)).await;
+        let Came::Answer { status, fields } = came else {
+            panic!("{came:?}");
+        };
+        assert_eq!(status, 302);
+        assert!(fields.contains(&to), "{fields}");
+    }
+    assert_eq!(fallen.forbidden.accepted(), 0);
+}
+
+#[tokio::test]
+async fn a_credential_goes_nowhere_but_where_it_belongs() {
+    let fallen = fall().await;
+    for (name, to) in [
+        ("vault", fallen.allowed.url("/headers")),
+        ("own", fallen.forbidden.url("/headers")),
+        ("own", "http://evil.example/".to_owned()),
+        ("no-such", fallen.allowed.url("/headers")),
+        ("../vault", fallen.allowed.url("/headers")),
+    ] {
+        let mut asked = url("GET", &to);
+        asked.credential = Some(name.to_owned());
+        let came = ask(&fallen.session, &asked).await;
+        let code = came.code();
+        assert!(
+            matches!(code, Some(Code::RefusedByPolicy | Code::InvalidRequest)),
+            "{name} to {to}: {came:?}"
+        );
+    }
+    // Where it belongs, it is not repeated in the answer's fields, and TRACE is refused.
+    let mut asked = url("TRACE", &fallen.allowed.url("/echo"));
+    asked.credential = Some("own".into());
+    assert_eq!(
+        ask(&fallen.session, &asked).await.code(),
+        Some(Code::RefusedByPolicy)
+    );
+    let log = fallen.site.bridge.process().log();
+    let log: String = log.iter().map(|line| format!("{line:?}")).collect();
+    assert!(!log.contains("never-to-be-seen"));
+}
+
+#[tokio::test]
+async fn injected_header_fields_never_reach_a_target() {
+    let fallen = fall().await;
+    let before = fallen.allowed.requests();
+    let evil: [(&[u8], &[u8]); 6] = [
+        (b"x", b"1\r\nx-injected: 1"),
+        (b"x\r\nx-injected: 1", b"1"),
+        (b"x: 1\r\nx-injected", b"1"),
+        (b"x", b"1\nx-injected: 1"),
+        (b"x", b"a\0b"),
+        (b" x", b"1"),
+    ];
+    for (name, value) in evil {
+        let mut headers = HeadersBuilder::default();
+        headers.push(name, value).unwrap();
+        let mut asked = url("GET", &fallen.allowed.url("/headers"));
+        asked.headers = headers.build();
+        let came = ask(&fallen.session, &asked).await;
+        assert_eq!(came.code(), Some(Code::InvalidRequest), "{came:?}");
+    }
+    assert_eq!(fallen.allowed.requests(), before);
+    // Framing is the bridge's to write.
+    let mut headers = HeadersBuilder::default();
+    headers.push(b"transfer-encoding", b"chunked").unwrap();
+    headers.push(b"content-length", b"5").unwrap();
+    headers.push(b"host", b"evil.example").unwrap();
+    headers.push(b"connection", b"x-gone").unwrap();
+    let mut asked = url("POST", &fallen.allowed.url("/headers"));
+    asked.headers = headers.build();
+    assert!(matches!(
+        ask(&fallen.session, &asked).await,
+        Came::Answer { status: 200, .. }
+    ));
+}
+
+#[tokio::test]
+async fn endless_bodies_floods_of_streams_and_of_fields_stay_within_their_bounds() {
+    let fallen = fall().await;
+    let process = fallen.site.bridge.process();
+    process.reset_peak_rss();
+    // A body without end.
+    let mut asked = url("POST", &fallen.allowed.url("/sink"));
+    asked.body = BodyLength::Unknown;
+    let (mut send, recv) = begin(&fallen.session, &asked, false);
+    let feeding = tokio::spawn(async move {
+        let piece = bytes::Bytes::from(vec![b'x'; 16 * 1024]);
+        while send
+            .data(piece.clone())
+            .await
+            .is_ok_and(|end| end == transport::PumpEnd::Finished)
+        {}
+    });
+    let endless = came(recv).await;
+    assert_eq!(endless.code(), Some(Code::RequestTooLarge), "{endless:?}");
+    feeding.abort();
+    // More streams than were announced, all of which hang.
+    let hang = url("GET", &fallen.allowed.url("/hang"));
+    let mut hanging = Vec::new();
+    for _ in 0..5_000 {
+        match fallen.session.open(&hang, &[], true) {
+            Ok(streams) => hanging.push(streams),
+            Err(_) => break,
+        }
+    }
+    assert!(hanging.len() <= 200, "{} streams", hanging.len());
+    drop(hanging);
+    // Fields up to what a frame takes.
+    let mut headers = HeadersBuilder::default();
+    for _ in 0..11 {
+        headers.push(b"x-large", &[b'y'; 4_000]).unwrap();
+    }
+    let mut large = url("GET", &fallen.allowed.url("/small"));
+    large.headers = headers.build();
+    for _ in 0..50 {
+        let _ = ask(&fallen.session, &large).await;
+    }
+    let peak = process.peak_rss_kib();
+    assert!(peak < 100 * 1024, "{peak} KiB");
+    let good = ask(&fallen.session, &url("GET", &fallen.allowed.url("/small"))).await;
+    assert!(matches!(good, Came::Answer { status: 200, .. }), "{good:?}");
+}
+
+#[tokio::test]
+async fn a_session_that_breaks_the_protocol_ends_with_a_reason_and_another_follows() {
+    let mut fallen = fall().await;
+    let process = fallen.site.bridge.process();
+    fallen.session.close(EndReason::Protocol("nonsense".into()));
+    process.wait_log("session down", PATIENCE).await;
+    let start = Instant::now();
+    let next = fallen.relay.session().await;
+    assert!(start.elapsed() < PATIENCE);
+    let good = ask(&next, &url("GET", &fallen.allowed.url("/small"))).await;
+    assert!(matches!(good, Came::Answer { status: 200, .. }), "{good:?}");
+}

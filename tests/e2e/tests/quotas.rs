@@ -1,0 +1,172 @@
+//! Limits of endpoints and rules, and calls that have to be signed.
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use e2e::World;
+use ring::rand::SystemRandom;
+use ring::signature::{Ed25519KeyPair, KeyPair as _};
+use serde_json::{Value, json};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use support::{Ask, Target, TempDir};
+
+#[tokio::test]
+async fn what_is_beyond_a_limit_is_turned_away_at_once() {
+    let target = Target::start().await;
+    let url = target.url("/");
+    let config = format!(
+        "[[endpoint]]\nname = \"one\"\nurl = \"{url}\"\nconcurrent_max = 1\n\
+         [[endpoint]]\nname = \"few\"\nurl = \"{url}\"\nrate = \"3/h\"\n\
+         [[endpoint]]\nname = \"small\"\nurl = \"{url}\"\nrequest_max = \"1KiB\"\nresponse_max = \"1KiB\"\n\
+         [[endpoint]]\nname = \"short\"\nurl = \"{url}\"\ntotal_timeout = \"300ms\"\n\
+         [[endpoint]]\nname = \"closed\"\nurl = \"{url}\"\nmaintenance = [\"daily 00:00-12:00\", \"daily 12:00-00:00\"]\n"
+    );
+    let world = World::start_with(&config).await;
+    let get = |path: &str| Ask::get(format!("/v1/endpoints/{path}")).key(&world.caller);
+    let hanging = world.api.send(get("one/delay/1500"));
+    let beside = async {
+        tokio::time::sleep(Duration::from_millis(400)).await;
+        world.api.send(get("one/small")).await
+    };
+    let (first, second) = tokio::join!(hanging, beside);
+    first.expect_status(200);
+    assert_eq!(
+        (second.code(), second.execution()),
+        ("overloaded".into(), "not_dispatched".into())
+    );
+    world.api.send(get("one/small")).await.expect_status(200);
+
+    for _ in 0..3 {
+        world.api.send(get("few/small")).await.expect_status(200);
+    }
+    let refused = world.api.send(get("few/small")).await;
+    assert!(refused.text().contains("rate"), "{}", refused.text());
+
+    let large = Ask::post("/v1/endpoints/small/sink")
+        .key(&world.caller)
+        .upload(5000);
+    assert_eq!(world.api.send(large).await.code(), "request_too_large");
+    assert_eq!(
+        world.api.send(get("small/bytes/5000")).await.code(),
+        "response_too_large"
+    );
+
+    let start = Instant::now();
+    let late = world.api.send(get("short/hang")).await;
+    assert_eq!(late.code(), "target_timeout");
+    assert!(start.elapsed() < Duration::from_secs(10));
+
+    let closed = world.api.send(get("closed/small")).await;
+    assert_eq!(closed.code(), "overloaded");
+    assert!(closed.text().contains("maintenance"), "{}", closed.text());
+}
+
+struct Tenant(Ed25519KeyPair);
+
+impl Tenant {
+    fn new() -> Self {
+        let pkcs8 = Ed25519KeyPair::generate_pkcs8(&SystemRandom::new()).unwrap();
+        Self(Ed25519KeyPair::from_pkcs8(pkcs8.as_ref()).unwrap())
+    }
+
+    /// As `openssl pkey -pubout` writes it.
+    fn pem(&self) -> String {
+        let mut der = vec![
+            0x30, 0x2a, 0x30, 0x05, 0x06, 0x03, 0x2b, 0x65, 0x70, 0x03, 0x21, 0x00,
+        ];
+        der.extend_from_slice(self.0.public_key().as_ref());
+        format!(
+            "-----BEGIN PUBLIC KEY-----\n{}\n-----END PUBLIC KEY-----\n",
+            STANDARD.encode(der)
+        )
+    }
+
+    /// A signed `POST` as the document of a call.
+    fn call(&self, mode: &str, url: &str, body: &str, nonce: &str) -> Value {
+        let hash = ring::digest::digest(&ring::digest::SHA256, body.as_bytes());
+        let digest = format!("sha-256=:{}:", STANDARD.encode(hash));
+        let now = SystemTime::now()
+            .duration_since(UNIX_EPOCH)
+            .unwrap()
+            .as_secs();
+        let covered = format!(
+            "(\"@method\" \"@target-uri\" \"content-digest\" \"bridge-name\" \"bridge-call\")\
+             ;created={now};expires={};nonce=\"{nonce}\";alg=\"ed25519\"",
+            now + 600
+        );
+        let base = format!(
+            "\"@method\": POST\n\"@target-uri\": {url}\n\"content-digest\": {digest}\n\
+             \"bridge-name\": b1\n\"bridge-call\": c-1\n\"@signature-params\": {covered}"
+        );
+        let signature = STANDARD.encode(self.0.sign(base.as_bytes()));
+        json!({
+            "mode": mode, "url": url, "body": body,
+            "headers": {
+                "content-digest": digest, "bridge-name": "b1", "bridge-call": "c-1",
+                "signature-input": format!("sig={covered}"), "signature": format!("sig=:{signature}:"),
+            },
+        })
+    }
+}
+
+#[tokio::test]
+async fn only_what_the_tenant_signed_is_executed_and_only_once() {
+    let tenant = Tenant::new();
+    let dir = TempDir::new("tenant");
+    let file = dir.write("tenant.pem", tenant.pem());
+    let open = Target::start().await;
+    let config = format!(
+        "[signed_calls]\npublic_key_file = \"{}\"\n\
+         [[endpoint]]\nname = \"open\"\nurl = \"{}\"\nunsigned = true\n",
+        file.display(),
+        open.url("/")
+    );
+    let world = World::start_full(
+        &config,
+        "[deliveries]\nschedule = [\"200ms\", \"200ms\", \"200ms\"]\n",
+    )
+    .await;
+    let hook = world.target.url("/hook");
+
+    let unsigned = world.call(json!({"url": hook, "body": "{}"})).await;
+    assert_eq!(unsigned.code(), "refused_by_policy");
+    let endpoint = Ask::get(world.endpoint("/small")).key(&world.caller);
+    assert_eq!(world.api.send(endpoint).await.code(), "refused_by_policy");
+    let exempt = Ask::get("/v1/endpoints/open/small").key(&world.caller);
+    world.api.send(exempt).await.expect_status(200);
+    let forged = Tenant::new().call("wait", &hook, "{}", "nonce-of-a-forger");
+    assert_eq!(world.call(forged).await.code(), "refused_by_policy");
+    assert_eq!(world.target.requests(), 0);
+
+    let signed = tenant.call("wait", &hook, "{\"n\":1}", "nonce-number-one-");
+    world.call(signed.clone()).await.expect_status(200);
+    let seen = &world.target.hooks()[0];
+    assert!(seen.headers.get("signature").is_none() && seen.headers.get("bridge-call").is_none());
+    assert_eq!(&seen.body[..], b"{\"n\":1}");
+    // The relay says it again: nothing happens.
+    let again = world.call(signed).await;
+    assert_eq!(again.code(), "refused_by_policy");
+    assert!(again.text().contains("nonce"), "{}", again.text());
+    assert_eq!(world.target.hooks().len(), 1);
+
+    // A delivery that the target did not take comes again with the same signature.
+    let failing = world.target.url("/status/500");
+    let id = world
+        .call(tenant.call("deliver", &failing, "{}", "nonce-number-two-"))
+        .await;
+    let id = id.expect_status(202).json()["id"]
+        .as_str()
+        .unwrap()
+        .to_owned();
+    let deadline = Instant::now() + Duration::from_secs(30);
+    loop {
+        let ask = Ask::get(format!("/v1/calls/{id}")).key(&world.caller);
+        let call = world.api.send(ask).await.expect_status(200).json();
+        if call["state"] == "failed" {
+            assert_eq!(call["attempts"], 4, "{call:#}");
+            break;
+        }
+        assert!(Instant::now() < deadline, "{call:#}");
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+}

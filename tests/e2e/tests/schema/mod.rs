@@ -307,7 +307,7 @@ impl Operation {
         }
         // Those of the path need not be listed as parameters.
         while let (Some(from), Some(to)) = (path.find('{'), path.find('}')) {
-            let junk: &str = dice.of(&JUNK[1..]);
+            let junk: &&str = dice.of(&JUNK[1..]);
             let value = encoded(junk);
             path.replace_range(from..=to, &value);
         }

@@ -1,7 +1,7 @@
 //! What administrators do, over the API and the command line, with the real binaries.
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
-use e2e::World;
+use e2e::{Neighbour, World};
 use hyper::Method;
 use serde_json::{Value, json};
 use std::time::{Duration, Instant};
@@ -301,6 +301,52 @@ async fn ten_tenants_with_the_same_names_stay_apart() {
         let bridges = get(&world.api, "/v1/bridges", &neighbour.admin).await;
         assert_eq!(bridges["bridges"].as_array().unwrap().len(), 1);
     }
+    for pair in neighbours.windows(2) {
+        ids_of_others_do_not_exist(&world, &pair[0], &pair[1].admin).await;
+    }
+}
+
+/// What one tenant has, asked for with another's key: as if it had never been, in the same words.
+async fn ids_of_others_do_not_exist(world: &World, owner: &Neighbour, other: &ApiKey) {
+    let calls = get(&world.api, "/v1/calls", &owner.admin).await;
+    let call = calls["calls"][0]["id"].as_str().unwrap().to_owned();
+    let key = owner.caller.client_id.clone();
+    // The operations on it, and an id of the same shape that there is not.
+    let never = "call_00000000000000000000000000000000";
+    for (method, path, id, nobody) in [
+        (Method::GET, "/v1/calls/{}", &call, never),
+        (Method::POST, "/v1/calls/{}/cancel", &call, never),
+        (Method::POST, "/v1/calls/{}/redeliver", &call, never),
+        (Method::GET, "/v1/keys/{}", &key, "ibk_0000000000000000"),
+        (Method::DELETE, "/v1/keys/{}", &key, "ibk_0000000000000000"),
+        (
+            Method::POST,
+            "/v1/keys/{}/rotate",
+            &key,
+            "ibk_0000000000000000",
+        ),
+    ] {
+        let ask = |id: &str, query: &str| {
+            let path = format!("{}{query}", path.replace("{}", id));
+            Ask::new(method.clone(), path).key(other).json(&json!({}))
+        };
+        for query in ["", "?tenant=tenant-0", "?tenant=acme"] {
+            let theirs = world.api.send(ask(id, query)).await;
+            let none = world.api.send(ask(nobody, query)).await;
+            assert_eq!(
+                theirs.status,
+                none.status,
+                "{method} {path}{query}: {}",
+                theirs.text()
+            );
+            assert!(theirs.status.is_client_error(), "{}", theirs.text());
+            let words = theirs.text().replace(id.as_str(), nobody);
+            assert_eq!(words, none.text(), "{method} {path}{query}");
+        }
+    }
+    // And it is all still there.
+    get(&world.api, &format!("/v1/calls/{call}"), &owner.admin).await;
+    get(&world.api, &format!("/v1/keys/{key}"), &owner.admin).await;
 }
 
 #[tokio::test]

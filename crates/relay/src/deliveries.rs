@@ -11,7 +11,7 @@
 //!                        state::next, committed --> RESULT_ACK     reconcile
 //! ```
 //!
-//! `state` decides what follows an attempt, `sign` makes its signature, `rate` bounds what comes and
+//! `way` finds the tunnel, `state` decides what follows an attempt and `settle` writes it down, `sign` makes its signature, `rate` bounds what comes and
 //! how fast it goes. What is written goes through [`Batch`]; what is stored of a request is sealed
 //! by the `vault`. An attempt belongs to the installation that took it until that one's journal has
 //! spoken: `engine` asks it again, with the same number, when it comes back.
@@ -23,8 +23,10 @@ mod reconcile;
 pub mod request;
 mod running;
 mod secrets;
+mod settle;
 pub mod sign;
 pub mod state;
+mod way;
 
 pub use engine::run;
 pub use secrets::ShownSecret;

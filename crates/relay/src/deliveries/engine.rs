@@ -4,19 +4,17 @@
 //! is due, and asks the database only for those whose time has come. Attempts are tasks of their
 //! own; they tell when they are over.
 
-use super::state::{AttemptEnd, CallState, Facts, Next, next};
+use super::settle::{Ended, settle};
+use super::state::{AttemptEnd, CallState};
+use super::way::{Way, tunnel_for, way};
 use super::{Deliveries, attempt, context, reconcile};
-use crate::direct::Direct;
 use crate::registry::Entry;
-use crate::router::{self, Wanted};
 use crate::state::State;
-use crate::storage::audit::Act;
 use crate::storage::batch::WriteError;
-use crate::storage::calls::{Settlement, StoredCall, Via, Write, Written};
+use crate::storage::calls::{StoredCall, Via, Write, Written};
 use crate::storage::{now, now_ms};
 use opentelemetry::trace::SpanKind;
-use policy::{Host, Target};
-use protocol::frame::{CallAttempt, DeliveryResult, JournalMark};
+use protocol::frame::{CallAttempt, DeliveryResult};
 use protocol::{Code, Failure};
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -372,103 +370,6 @@ fn is_away(failure: &Failure) -> bool {
     )
 }
 
-/// The way of an attempt.
-#[derive(Debug, Clone)]
-pub(super) enum Way {
-    /// Through this tunnel.
-    Bridge(Arc<Entry>),
-    /// By the relay itself, as far as its tenant's patterns allow the URL.
-    Direct,
-}
-
-impl Way {
-    /// What the attempt is bound to: an installation, or nothing. Direct ones have a lane for each
-    /// tenant.
-    fn via(&self, tenant: &Arc<str>) -> Via {
-        match self {
-            Self::Bridge(entry) => Via {
-                bridge: entry.owner.bridge.clone(),
-                instance: entry.instance().to_vec(),
-            },
-            Self::Direct => Via {
-                bridge: "".into(),
-                instance: tenant.as_bytes().to_vec(),
-            },
-        }
-    }
-
-    /// The bridge's name, for people.
-    fn name(&self) -> Arc<str> {
-        match self {
-            Self::Bridge(entry) => entry.owner.name.clone(),
-            Self::Direct => "".into(),
-        }
-    }
-}
-
-/// The way for a call.
-async fn way(state: &State, call: &StoredCall) -> Result<Way, Failure> {
-    let bridge = call.bridge.as_deref();
-    if !state.directory.is_active(&call.tenant) {
-        let detail = "the tenant is suspended";
-        return Err(Failure::not_sent(Code::TenantSuspended, detail));
-    }
-    let failure = match tunnel_for(state, &call.tenant, &call.host, bridge) {
-        Ok(entry) => return Ok(Way::Bridge(entry)),
-        Err(failure) => failure,
-    };
-    if bridge.is_none() && !state.directory.direct_urls(&call.tenant).is_empty() {
-        // Whether the URL is one of them is seen when it is opened.
-        return Ok(Way::Direct);
-    }
-    if failure.code == Code::RefusedByPolicy {
-        let host = host_of(&call.host)?;
-        if Direct::are_public(&state.direct.addresses(&host).await) {
-            let detail = format!(
-                "{} is public, and this tenant may not call it directly: a site administrator can \
-                 enable it (direct_urls), or a bridge can serve it",
-                call.host
-            );
-            return Err(Failure::not_sent(Code::RefusedByPolicy, detail));
-        }
-    }
-    Err(failure)
-}
-
-fn host_of(text: &str) -> Result<Host, Failure> {
-    let target = Target::parse(&format!("http://{text}/"))
-        .map_err(|error| Failure::not_sent(Code::InvalidRequest, error.to_string()))?;
-    Ok(target.host().clone())
-}
-
-/// The tunnel for a host, of those whose journal is known.
-fn tunnel_for(
-    state: &State,
-    tenant: &Arc<str>,
-    host: &str,
-    bridge: Option<&str>,
-) -> Result<Arc<Entry>, Failure> {
-    let host = host_of(host)?;
-    let all = state.registry.of_tenant(tenant);
-    let (unfit, fit): (Vec<_>, Vec<_>) = all.into_iter().partition(|entry| !entry.is_delivering());
-    let chosen = router::choose(
-        &state.registry,
-        &*state.directory,
-        tenant,
-        bridge,
-        Wanted::Host(&host),
-        &[],
-        &unfit,
-    );
-    chosen.map_err(|failure| {
-        if fit.is_empty() && !unfit.is_empty() {
-            let detail = "no connected bridge keeps a journal of deliveries";
-            return Failure::not_sent(Code::BridgeOffline, detail);
-        }
-        failure
-    })
-}
-
 /// A new attempt: committed before it leaves.
 async fn first(state: Arc<State>, call: StoredCall, way: Way, via: Via, at: Instant) {
     let (deliveries, tenant) = (state.deliveries.clone(), call.tenant.clone());
@@ -632,105 +533,6 @@ pub(super) fn call_id(bytes: [u8; 16]) -> String {
         id.push_str(&format!("{byte:02x}"));
     }
     id
-}
-
-/// An attempt that is over.
-pub(super) struct Ended<'a> {
-    pub(super) call: &'a StoredCall,
-    pub(super) via: Via,
-    pub(super) bridge_name: &'a str,
-    pub(super) number: u32,
-    pub(super) began_ms: i64,
-    pub(super) took_ms: i64,
-    pub(super) journal_reached: Option<JournalMark>,
-    pub(super) end: AttemptEnd,
-}
-
-/// Writes down how an attempt ended and what follows. Does not give up while this process delivers.
-pub(super) async fn settle(state: &Arc<State>, ended: Ended<'_>) -> bool {
-    let deliveries = &state.deliveries;
-    let (call, end) = (ended.call, ended.end);
-    let facts = Facts {
-        method: &call.method,
-        at_least_once: call.at_least_once,
-        step: call.step,
-        attempt: ended.number,
-        is_cancelled: call.is_cancelled,
-    };
-    let random = crate::storage::random::<4>().map_or(0.5, |bytes| {
-        f64::from(u32::from_le_bytes(bytes)) / f64::from(u32::MAX)
-    });
-    let (to, due_ms, step) = match next(facts, &end, &deliveries.config.waits(), random) {
-        Next::Stay => return false,
-        Next::Again { after, step } => {
-            let after = i64::try_from(after.as_millis()).unwrap_or(i64::MAX);
-            (CallState::Pending, now_ms().saturating_add(after), step)
-        }
-        Next::Final(to) => (to, now_ms(), call.step),
-    };
-    let settlement = Settlement {
-        id: call.id.clone(),
-        tenant: call.tenant.clone(),
-        attempt: ended.number,
-        via: ended.via,
-        bridge_name: ended.bridge_name.to_owned(),
-        state: to,
-        due_ms,
-        step,
-        began_ms: ended.began_ms,
-        took_ms: ended.took_ms,
-        status: end.status,
-        code: end.code,
-        execution: end.execution,
-        detail: end.detail,
-        journal_reached: ended.journal_reached,
-    };
-    loop {
-        let write = Write::Settle(Box::new(settlement.clone()));
-        match deliveries.batch.write(write).await {
-            Ok(Written::Settled(Some(now))) => {
-                tracing::debug!(call = %call.id, attempt = ended.number, state = %now, "attempt over");
-                state
-                    .metrics
-                    .attempt(settlement.code.map_or("answered", Code::as_str));
-                if now.is_final() {
-                    deliveries.count_out(&call.tenant);
-                    state.metrics.delivery(now.as_str());
-                }
-                written_down(state, &settlement, now).await;
-                return true;
-            }
-            Ok(_) => return false,
-            Err(WriteError::LeaseLost | WriteError::Closed) => return false,
-            Err(error) => {
-                tracing::warn!(%error, call = %call.id, "an outcome cannot be stored yet");
-                tokio::time::sleep(AGAIN_AFTER_FAILURE).await;
-            }
-        }
-    }
-}
-
-/// Writes an attempt's end into the audit record.
-async fn written_down(state: &State, end: &Settlement, now: CallState) {
-    let act = Act {
-        tenant: end.tenant.clone(),
-        actor: "relay".into(),
-        action: "delivery",
-        object: end.id.to_string(),
-        bridge: end.bridge_name.as_str().into(),
-        result: end.code.map_or("ok", Code::as_str),
-        execution: end.execution.as_str(),
-        took_ms: u64::try_from(end.took_ms).unwrap_or(0),
-        count: 1,
-        detail: serde_json::json!({
-            "attempt": end.attempt,
-            "status": end.status,
-            "state": now.as_str(),
-        })
-        .to_string(),
-        ..Act::default()
-    };
-    state.audit.record(act).await;
 }
 
 #[cfg(test)]

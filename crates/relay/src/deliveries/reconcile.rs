@@ -9,7 +9,8 @@
 //! ```
 
 use super::attempt;
-use super::engine::{Ended, again, call_id, settle};
+use super::engine::{again, call_id};
+use super::settle::{Ended, settle};
 use super::state::AttemptEnd;
 use crate::registry::Entry;
 use crate::state::State;

@@ -126,13 +126,14 @@ impl PrivateDir {
         let mut options = OpenOptions::new();
         options.create(true).truncate(false).write(true);
         private_mode(&mut options);
-        options
-            .open(self.path.join(name))
-            .map_err(|source| DataDirError::Io {
-                action: "writing to the directory",
-                path: self.path.display().to_string(),
-                source,
-            })
+        let path = self.path.join(name);
+        let file = options.open(&path).map_err(|source| DataDirError::Io {
+            action: "writing to the directory",
+            path: self.path.display().to_string(),
+            source,
+        })?;
+        give_to_owner_of(&self.path, &path);
+        Ok(file)
     }
 
     /// Waits for the lock of this name, which is given back with the value.
@@ -205,6 +206,7 @@ fn replace(dir: &Path, name: &str, bytes: &[u8]) -> io::Result<()> {
     options.create_new(true).write(true);
     private_mode(&mut options);
     let mut file = options.open(&temporary)?;
+    give_to_owner_of(dir, &temporary);
     file.write_all(bytes)?;
     file.sync_all()?;
     drop(file);
@@ -221,6 +223,22 @@ fn sync_dir(dir: &Path) -> io::Result<()> {
 fn sync_dir(_: &Path) -> io::Result<()> {
     Ok(())
 }
+
+/// What root writes here is for the user whose directory it is: the one that runs the bridge.
+#[cfg(unix)]
+fn give_to_owner_of(dir: &Path, file: &Path) {
+    use std::os::unix::fs::{MetadataExt as _, chown};
+    let (Ok(dir), Ok(now)) = (fs::metadata(dir), fs::metadata(file)) else {
+        return;
+    };
+    if now.uid() != dir.uid() {
+        // Only root may, and only root needs to.
+        let _ = chown(file, Some(dir.uid()), Some(dir.gid()));
+    }
+}
+
+#[cfg(not(unix))]
+fn give_to_owner_of(_: &Path, _: &Path) {}
 
 #[cfg(unix)]
 fn private_mode(options: &mut OpenOptions) {

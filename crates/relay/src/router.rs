@@ -49,11 +49,18 @@ pub fn choose(
             Wanted::Endpoint(name) => tunnels.serving(name),
             Wanted::Host(_) => tunnels.all(),
         };
-        least_busy(declaring.iter().filter(|entry| {
+        // Where there is a choice, one that reaches the target is better than one that does not.
+        let has_choice = declaring.len() > 1;
+        let is_ill = |entry: &Entry| match wanted {
+            Wanted::Endpoint(name) => has_choice && entry.session.endpoint_is_down(name),
+            Wanted::Host(_) => false,
+        };
+        let fit = declaring.iter().filter(|entry| {
             !except.iter().any(|tried| Arc::ptr_eq(tried, entry))
                 && fits(entry, bridge, wanted)
                 && is_within(entry)
-        }))
+        });
+        least_busy(fit, is_ill)
     });
     let best = best.flatten();
     best.ok_or_else(|| explain(registry, paired, tenant, bridge, wanted))
@@ -69,17 +76,21 @@ fn fits(entry: &Entry, bridge: Option<&str>, wanted: Wanted<'_>) -> bool {
     }
 }
 
-/// The one with the fewest streams of those that take more.
-fn least_busy<'a>(entries: impl Iterator<Item = &'a Arc<Entry>>) -> Option<Arc<Entry>> {
+/// The one with the fewest streams of those that take more; one that is ill only if all are.
+fn least_busy<'a>(
+    entries: impl Iterator<Item = &'a Arc<Entry>>,
+    is_ill: impl Fn(&Entry) -> bool,
+) -> Option<Arc<Entry>> {
     let mut best = None;
     for entry in entries {
         let Some(streams) = entry.session.load() else {
             continue;
         };
-        if best.is_none_or(|(least, _)| streams < least) {
-            best = Some((streams, entry));
+        let rank = (is_ill(entry), streams);
+        if best.is_none_or(|(least, _)| rank < least) {
+            best = Some((rank, entry));
         }
-        if streams == 0 {
+        if rank == (false, 0) {
             break;
         }
     }

@@ -14,7 +14,7 @@ pub(crate) use shared::{Shared, Writer};
 
 use bytes::Bytes;
 use protocol::frame::{
-    CallAttempt, DeliveryResult, GoAway, GoAwayReason, Report, RequestHead, Serves, Windows,
+    CallAttempt, DeliveryResult, GoAway, GoAwayReason, Reach, Report, RequestHead, Serves, Windows,
 };
 use protocol::session::{Budget, EndReason, OpenError};
 use std::fmt;
@@ -175,6 +175,19 @@ impl Session {
     /// Bridge: tells the relay how the bridge is. Returns whether there was room for it.
     pub fn send_report(&self, report: Report) -> bool {
         self.shared.with(|core| core.session.send_report(report))
+    }
+
+    /// Relay: whether the bridge has said that it does not reach this endpoint.
+    pub fn endpoint_is_down(&self, endpoint: &str) -> bool {
+        self.shared.peek(|session| {
+            let Some(report) = session.report() else {
+                return false;
+            };
+            let serves = session.serves();
+            let at = serves.endpoints.iter().position(|name| name == endpoint);
+            at.and_then(|at| report.endpoints.get(at))
+                .is_some_and(|found| found.reach == Reach::Down)
+        })
     }
 
     /// How long nothing was heard of the peer.

@@ -334,6 +334,16 @@ impl World {
         bridge
     }
 
+    /// One more bridge of the tenant, with this configuration, connected.
+    pub async fn add_bridge(&self, name: &str, key: &ApiKey, toml: &str) -> Bridge {
+        let setup = BridgeSetup::new(name).extra(toml);
+        let mut bridge = Bridge::write(&self.site.relay, setup, self.site.dir());
+        bridge.pair(key).await;
+        bridge.start();
+        bridge.process().wait_log("session up", PATIENCE).await;
+        bridge
+    }
+
     /// What the bridge's program says when it may not pair.
     pub async fn pair_fails(&self, name: &str, key: &ApiKey) -> String {
         self.unpaired(name, "refused").try_pair(key).await.failure()

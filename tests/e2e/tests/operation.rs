@@ -198,3 +198,33 @@ async fn the_health_of_an_endpoint_is_told_apart_from_the_tunnels() {
         tokio::time::sleep(Duration::from_millis(50)).await;
     }
 }
+
+#[tokio::test]
+async fn of_two_bridges_the_one_that_reaches_the_target_is_chosen() {
+    let world = World::start().await;
+    let target = support::Target::start().await;
+    let endpoint = |url: &str| {
+        format!(
+            "[[endpoint]]\nname = \"shared\"\nurl = \"{url}\"\n[targets]\nhealth_interval = \"200ms\"\n"
+        )
+    };
+    let key = world.key("bridge", &[]).await;
+    let _ill = world
+        .add_bridge("ill", &key, &endpoint("http://127.0.0.1:9/"))
+        .await;
+    let _well = world
+        .add_bridge("well", &key, &endpoint(&target.url("/")))
+        .await;
+    let deadline = Instant::now() + Duration::from_secs(20);
+    // Once the relay knows, nothing goes the wrong way any more.
+    let mut in_a_row = 0;
+    while in_a_row < 30 {
+        assert!(Instant::now() < deadline, "it is still asked");
+        let small = Ask::get("/v1/endpoints/shared/small").key(&world.caller);
+        match world.api.send(small).await.status.as_u16() {
+            200 => in_a_row += 1,
+            _ => in_a_row = 0,
+        }
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+}

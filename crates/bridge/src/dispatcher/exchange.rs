@@ -412,12 +412,17 @@ impl Exchange {
                         && let Some(injection) = &mut injection =>
                 {
                     // The sign-in is over, and nothing was done: once more, with a new one.
-                    Box::pin(self.sign_in(injection)).await?;
+                    let answered = |failure: Failure| Failure {
+                        execution: Execution::Executed,
+                        ..failure
+                    };
+                    let signing = Box::pin(self.sign_in(injection));
+                    signing.await.map_err(answered)?;
                     let bytes = unsigned.take().unwrap_or_default();
                     body = RequestBody::of_whole(bytes, self.head.body);
                     drop((response, connection));
                     let connecting = Box::pin(self.connection(candidate, &key));
-                    (_, connection) = connecting.await?;
+                    (_, connection) = connecting.await.map_err(answered)?;
                     continue;
                 }
                 Ok(mut response) => {

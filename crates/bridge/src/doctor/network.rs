@@ -19,7 +19,10 @@ const EXPIRES_WITHIN_S: i64 = 14 * 24 * 60 * 60;
 pub(super) async fn check(config: &Config, checks: &mut Vec<Check>) {
     checks.push(identity(config));
     let name = config.relay.proxy_credential.as_deref();
-    let credentials = crate::reload::load_credentials(config).unwrap_or_default();
+    let credentials = match config.bridge.data_dir.get().exists() {
+        true => crate::reload::load_credentials(config).unwrap_or_default(),
+        false => std::sync::Arc::default(),
+    };
     let proxy = config
         .relay
         .proxy
@@ -182,6 +185,10 @@ fn clock(date: &str) -> Option<Check> {
 }
 
 fn identity(config: &Config) -> Check {
+    if !config.bridge.data_dir.get().exists() {
+        let advice = "pair it: `integration-bridge pair --client-id ID`";
+        return Check::fail("identity", "this bridge is not paired yet", advice);
+    }
     let loaded = PrivateDir::open(config.bridge.data_dir.get())
         .map_err(crate::identity::IdentityError::from)
         .and_then(|dir| Identity::load(&dir));

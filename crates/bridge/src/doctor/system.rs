@@ -29,6 +29,11 @@ pub(super) fn check() -> Vec<Check> {
 pub(super) fn check_with(config: &Config) -> Vec<Check> {
     let path = config.bridge.data_dir.get();
     let mut checks = Vec::new();
+    if !path.exists() {
+        // Made here, it would be of the wrong user.
+        let found = format!("{} does not exist yet; `pair` makes it", path.display());
+        return vec![Check::skipped("data", found)];
+    }
     match PrivateDir::open(path) {
         Ok(dir) => {
             let probe = dir.write_private("doctor", b"writable");

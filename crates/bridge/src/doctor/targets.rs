@@ -35,6 +35,13 @@ pub(super) fn config(config: &Config) -> Check {
 
 /// The policy's warnings, and every endpoint.
 pub(super) async fn check(config: &Config, checks: &mut Vec<Check>) {
+    if !config.bridge.data_dir.get().exists() && !config.rules.endpoints.is_empty() {
+        checks.push(Check::skipped(
+            "endpoint",
+            "endpoints are looked at once this bridge is paired",
+        ));
+        return;
+    }
     let credentials = match load_credentials(config) {
         Ok(credentials) => credentials,
         Err(error) => {

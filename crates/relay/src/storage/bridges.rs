@@ -75,27 +75,13 @@ impl Storage {
         name: &str,
         disabled: bool,
     ) -> Result<(), StorageError> {
-        let (mut tx, revision) = self.change().await?;
-        let changed = sqlx::query(
-            "UPDATE bridges SET disabled = $1, revision = $2
-             WHERE tenant_id = $3 AND name = $4 AND revoked IS NULL",
-        )
-        .bind(disabled.then(now))
-        .bind(revision)
-        .bind(tenant)
-        .bind(name)
-        .execute(&mut *tx)
-        .await?;
-        if changed.rows_affected() == 0 {
-            return Err(no_bridge(name));
-        }
-        let action = if disabled {
-            "bridge.disable"
-        } else {
-            "bridge.enable"
+        let text = "UPDATE bridges SET disabled = $1, revision = $2
+             WHERE tenant_id = $3 AND name = $4 AND revoked IS NULL";
+        let action = match disabled {
+            true => "bridge.disable",
+            false => "bridge.enable",
         };
-        audit::add(&mut tx, &self.actor, &Act::done(tenant, action, name)).await?;
-        Ok(tx.commit().await?)
+        self.mark_bridge(tenant, name, text, disabled, action).await
     }
 
     /// Marks a bridge of a tenant (its id) as behind something that ends TLS, or takes that back. Its tunnels
@@ -109,25 +95,36 @@ impl Storage {
         name: &str,
         inspected: bool,
     ) -> Result<(), StorageError> {
+        let text = "UPDATE bridges SET inspected = $1, revision = $2
+             WHERE tenant_id = $3 AND name = $4 AND revoked IS NULL";
+        let action = match inspected {
+            true => "bridge.inspected",
+            false => "bridge.not_inspected",
+        };
+        self.mark_bridge(tenant, name, text, inspected, action)
+            .await
+    }
+
+    /// Sets the time of a mark by `text`, or takes it away, and writes that into the audit record.
+    async fn mark_bridge(
+        &self,
+        tenant: &str,
+        name: &str,
+        text: &'static str,
+        is_set: bool,
+        action: &'static str,
+    ) -> Result<(), StorageError> {
         let (mut tx, revision) = self.change().await?;
-        let changed = sqlx::query(
-            "UPDATE bridges SET inspected = $1, revision = $2
-             WHERE tenant_id = $3 AND name = $4 AND revoked IS NULL",
-        )
-        .bind(inspected.then(now))
-        .bind(revision)
-        .bind(tenant)
-        .bind(name)
-        .execute(&mut *tx)
-        .await?;
+        let changed = sqlx::query(text)
+            .bind(is_set.then(now))
+            .bind(revision)
+            .bind(tenant)
+            .bind(name)
+            .execute(&mut *tx)
+            .await?;
         if changed.rows_affected() == 0 {
             return Err(no_bridge(name));
         }
-        let action = if inspected {
-            "bridge.inspected"
-        } else {
-            "bridge.not_inspected"
-        };
         audit::add(&mut tx, &self.actor, &Act::done(tenant, action, name)).await?;
         Ok(tx.commit().await?)
     }

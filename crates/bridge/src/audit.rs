@@ -33,10 +33,7 @@ use std::time::{Duration, Instant};
 pub(crate) const FILE: &str = "audit.jsonl";
 
 /// Lines that wait to be written. What finds no room is counted, and the count is a line.
-const WAITING_MAX: usize = 8192;
-
-/// How long lines gather before they are written.
-const GATHER: Duration = Duration::from_millis(200);
+const WAITING_MAX: usize = 2048;
 
 /// How often the head is signed, and sums are written.
 const HEAD_EVERY: Duration = Duration::from_secs(60);
@@ -189,7 +186,8 @@ impl Writer {
         let mut next_head = Instant::now();
         loop {
             let mut stops = false;
-            match self.waiting.recv_timeout(GATHER) {
+            let wait = next_head.saturating_duration_since(Instant::now());
+            match self.waiting.recv_timeout(wait) {
                 Ok(Message::Line(event)) => {
                     let mut events = vec![event];
                     while let Ok(message) = self.waiting.try_recv() {

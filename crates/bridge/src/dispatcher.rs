@@ -145,6 +145,9 @@ impl Records {
     }
 }
 
+/// How often it is looked whether there is a limit by now.
+const LOOK_FOR_LIMIT: Duration = Duration::from_secs(5);
+
 /// How often the memory is looked at.
 const LOOK_AT_MEMORY: Duration = Duration::from_millis(500);
 
@@ -212,6 +215,11 @@ impl Dispatcher {
     pub(crate) async fn watch_memory(&self) {
         loop {
             let max = self.active().config.limits.memory_max;
+            if max.is_none() {
+                self.is_full.store(false, Ordering::Relaxed);
+                tokio::time::sleep(LOOK_FOR_LIMIT).await;
+                continue;
+            }
             let used = max.and_then(|_| crate::answers::memory());
             let is_full = max.zip(used).is_some_and(|(max, used)| used > max.bytes());
             if is_full && !self.is_full.swap(is_full, Ordering::Relaxed) {

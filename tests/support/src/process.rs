@@ -241,6 +241,11 @@ impl Running {
         self.status_kib("VmRSS")
     }
 
+    /// Resident memory of its own at present (`RssAnon`), without the pages of files, in KiB.
+    pub fn anonymous_rss_kib(&self) -> u64 {
+        self.status_kib("RssAnon")
+    }
+
     /// The most resident memory there was (`VmHWM`), in KiB, since the start or the last
     /// [reset](Self::reset_peak_rss).
     pub fn peak_rss_kib(&self) -> u64 {

@@ -285,7 +285,8 @@ async fn a_file_that_is_no_database_is_refused_with_its_name() {
 async fn pages_and_due_calls_are_read_from_an_index_in_order() {
     use sqlx::Row as _;
     let dir = TempDir::new("query-plans");
-    let storage = Place::File(dir).open().await;
+    let place = Place::File(dir);
+    let storage = place.open().await;
     for (statement, index) in [
         (call_pages::COLUMNS_OF_ALL, "calls_by_tenant"),
         (call_pages::COLUMNS_OF_STATE, "calls_by_state"),

@@ -22,6 +22,9 @@ use tokio::task::JoinSet;
 /// Endpoints that are looked at at once.
 const AT_ONCE_MAX: usize = 8;
 
+/// How often endpoints are looked at while one of them is down, unless it is more often anyway.
+const DOWN_EVERY: Duration = Duration::from_secs(10);
+
 /// Longest that one look may take, all its steps together.
 pub(crate) const PROBE_WITHIN: Duration = Duration::from_secs(20);
 
@@ -128,6 +131,12 @@ impl Health {
                 self.keep(found);
                 told();
             }
+            // What is down is looked at sooner: somebody may be mending it.
+            let is_down = self.found().iter().any(|found| found.reach == Reach::Down);
+            let interval = interval.map(|interval| match is_down {
+                true => interval.min(DOWN_EVERY),
+                false => interval,
+            });
             let pause = async {
                 match interval {
                     Some(interval) => tokio::time::sleep(interval).await,

@@ -193,6 +193,16 @@ impl Storm {
         seen
     }
 
+    /// Shows the attempts of calls that the target saw more than once: there must be none.
+    async fn tell_twice(&self) {
+        let seen = self.seen();
+        for (id, _) in seen.iter().filter(|(_, count)| **count > 1).take(4) {
+            let ask = Ask::get(format!("/v1/calls/{id}")).key(&self.site.caller);
+            let call = self.site.relay.internal().send(ask).await.text();
+            println!("seen more than once: {call}");
+        }
+    }
+
     /// What must hold after any storm. Returns how many outcomes are unknown.
     fn check(&self, states: &HashMap<String, String>, kills: usize) -> usize {
         let seen = self.seen();
@@ -242,6 +252,7 @@ async fn storm(relay_extra: &str, victims: &[Victim], lasting: Duration) -> (usi
         done.unwrap();
     }
     let states = storm.settle().await;
+    storm.tell_twice().await;
     let unknown = storm.check(&states, kills);
     (kills, unknown)
 }

@@ -191,6 +191,29 @@ pub(super) fn failed(failure: Failure) -> AttemptEnd {
     }
 }
 
+/// Whether an end is the word of a bridge that has looked into its journal: an outcome, or a failure that
+/// it comes to only after the journal had nothing of the attempt. What ends a question before that (the
+/// bridge is leaving, has no place, or was not reached) is none.
+pub(super) fn is_word(end: &AttemptEnd) -> bool {
+    if end.status.is_some() {
+        return true;
+    }
+    match end.execution {
+        Execution::Executed | Execution::PossiblyExecuted => true,
+        Execution::NotSent => false,
+        Execution::NotDispatched => matches!(
+            end.code,
+            Some(
+                Code::RefusedByPolicy
+                    | Code::InvalidRequest
+                    | Code::TargetDns
+                    | Code::TargetRefused
+                    | Code::TargetTls
+            )
+        ),
+    }
+}
+
 /// What a bridge's journal says.
 pub(super) fn told(result: &DeliveryResult) -> AttemptEnd {
     let execution = Execution::from_wire(result.execution);
@@ -253,6 +276,27 @@ mod tests {
         assert_ne!(made["webhook-signature"], "forged");
         assert_eq!(made.get_all("webhook-signature").iter().count(), 1);
         assert_eq!(made["x-own"], "forged");
+    }
+
+    #[test]
+    fn a_question_that_came_to_nothing_is_no_word_on_the_attempt() {
+        for failure in [
+            Failure::not_dispatched(Code::TunnelLost, "the bridge was leaving"),
+            Failure::not_dispatched(Code::Overloaded, "it has no place"),
+            Failure::not_dispatched(Code::TargetTimeout, "its body was not whole"),
+            Failure::not_sent(Code::BridgeOffline, ""),
+            Failure::not_sent(Code::InvalidRequest, "the stored call cannot be read"),
+        ] {
+            assert!(!is_word(&failed(failure.clone())), "{failure:?}");
+        }
+        for failure in [
+            Failure::not_dispatched(Code::TargetRefused, ""),
+            Failure::not_dispatched(Code::RefusedByPolicy, ""),
+            Failure::possibly_executed(Code::TargetClosed, ""),
+        ] {
+            assert!(is_word(&failed(failure.clone())), "{failure:?}");
+        }
+        assert!(is_word(&answered(500, None)));
     }
 
     #[test]

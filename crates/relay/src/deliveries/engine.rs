@@ -421,6 +421,9 @@ async fn attempt(
         Ok(end) => end,
         Err(failure) => attempt::failed(failure),
     };
+    // Asked again, only the journal's word counts: that this question came to nothing says nothing of
+    // the attempt, which may have been made when it was asked first.
+    end.is_open |= !is_first && !attempt::is_word(&end);
     if end.is_open {
         match deliveries.running.heard_or_gone(&call.id) {
             Some(heard) => end = attempt::told(&heard),

@@ -59,6 +59,12 @@ pub struct QuotaSection {
     pub request_max: Option<Size>,
     /// Largest response body; beside that of `[limits]`.
     pub response_max: Option<Size>,
+    /// For a TCP connection, and again for its TLS. Without it that of `[targets]`, as the following.
+    pub connect_timeout: Option<Span>,
+    /// From the last piece of a request to the answer's head.
+    pub head_timeout: Option<Span>,
+    /// Between two pieces of an answer's body.
+    pub idle_timeout: Option<Span>,
     /// For all of an exchange. Without it 24 hours.
     pub total_timeout: Option<Span>,
     /// When nothing is taken, in UTC: `"daily 02:00-02:30"`, `"sat 22:00-23:30"`.
@@ -167,6 +173,21 @@ impl Quota {
     /// The largest response body.
     pub(crate) fn response_max(&self, other: Option<u64>) -> Option<u64> {
         smaller(self.section.response_max, other)
+    }
+
+    /// How long a connection may take to be made.
+    pub(crate) fn connect(&self) -> Option<Duration> {
+        self.section.connect_timeout.map(Span::get)
+    }
+
+    /// How long the answer's head may take.
+    pub(crate) fn head(&self) -> Option<Duration> {
+        self.section.head_timeout.map(Span::get)
+    }
+
+    /// How long an answer may stand still.
+    pub(crate) fn idle(&self) -> Option<Duration> {
+        self.section.idle_timeout.map(Span::get)
     }
 
     /// How long an exchange may take in all.

@@ -115,8 +115,13 @@ impl Upstream {
     ///
     /// # Errors
     /// `target_refused`; nothing was dispatched.
-    pub(crate) async fn raw(&self, approved: Vec<Approved>) -> Result<TcpStream, Failure> {
-        connect::raw_stream(approved, &self.proxy, self.connect_timeout).await
+    pub(crate) async fn raw(
+        &self,
+        approved: Vec<Approved>,
+        within: Option<Duration>,
+    ) -> Result<TcpStream, Failure> {
+        let within = within.unwrap_or(self.connect_timeout);
+        connect::raw_stream(approved, &self.proxy, within).await
     }
 
     /// Puts a connection whose exchange is over back, once it can take another request.

@@ -5,7 +5,7 @@ use e2e::World;
 use hyper::Method;
 use serde_json::json;
 use std::time::{Duration, Instant};
-use support::{Alm, Answer, Ask, Target};
+use support::{Alm, Answer, Ask, Target, TempDir, ThrowawayCa};
 
 const PASSWORD: &str = "correct horse battery";
 /// `me:` and the password.
@@ -217,4 +217,35 @@ async fn a_caller_of_alm_needs_no_password_and_an_expired_session_is_renewed() {
     assert!(alm.sign_ins() <= before + 1, "the account would be locked");
     let test = world.bridge_cli(&["credential", "test", "alm-sync"]).await;
     assert!(!test.status.success());
+}
+
+#[tokio::test]
+async fn a_target_that_wants_a_client_certificate_gets_the_bridges() {
+    let ca = ThrowawayCa::new();
+    let target = Target::start_mutual(&ca).await;
+    let dir = TempDir::new("mutual");
+    let own = ca
+        .issue(&["bridge.corp.example"])
+        .write_to(dir.path(), "own");
+    let (url, ca_file) = (target.url("/"), ca.write_to(dir.path()));
+    let endpoint = |name: &str| {
+        let ca_file = ca_file.display();
+        format!("[[endpoint]]\nname = \"{name}\"\nurl = \"{url}\"\nca_file = \"{ca_file}\"\n")
+    };
+    let config = format!(
+        "{}{}credential = \"own\"\n",
+        endpoint("bare"),
+        endpoint("private")
+    );
+    let world = World::start_with(&config).await;
+    let ask = |name: &str| Ask::get(format!("/v1/endpoints/{name}/small")).key(&world.caller);
+    world.api.send(ask("bare")).await.expect_status(502);
+    let key = std::fs::read_to_string(&own.key_file).unwrap();
+    let certificate = own.cert_file.to_str().unwrap();
+    let kind = ["--kind", "certificate", "--certificate-file", certificate];
+    set(&world, "own", &kind, &key).await;
+    until_good(&world, || ask("private")).await;
+    // It is that endpoint's alone.
+    world.api.send(ask("bare")).await.expect_status(502);
+    assert_eq!(target.requests(), 1);
 }

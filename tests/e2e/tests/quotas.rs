@@ -8,6 +8,7 @@ use ring::rand::SystemRandom;
 use ring::signature::{Ed25519KeyPair, KeyPair as _};
 use serde_json::{Value, json};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use support::pattern::PatternBody;
 use support::{Ask, Target, TempDir};
 
 #[tokio::test]
@@ -59,6 +60,85 @@ async fn what_is_beyond_a_limit_is_turned_away_at_once() {
     let closed = world.api.send(get("closed/small")).await;
     assert_eq!(closed.code(), "overloaded");
     assert!(closed.text().contains("maintenance"), "{}", closed.text());
+}
+
+#[tokio::test]
+async fn a_rule_has_times_of_its_own() {
+    let (prompt, steady) = (Target::start().await, Target::start().await);
+    let rule = |target: &Target, times: &str| {
+        let port = target.port();
+        format!("[[allow]]\nhost = \"127.0.0.1\"\nports = [{port}]\nmethods = [\"GET\"]\n{times}\n")
+    };
+    let rules = [
+        rule(&prompt, "head_timeout = \"300ms\""),
+        rule(&steady, "idle_timeout = \"300ms\""),
+    ];
+    let world = World::start_with(&rules.concat()).await;
+    let call = |target: &Target, path: &str| json!({"mode": "wait", "method": "GET", "url": target.url(path)});
+    let late = world.call(call(&prompt, "/delay/5000")).await;
+    assert_eq!(late.code(), "target_timeout", "{}", late.text());
+    // Its head is there in time, and the rest may take what it takes.
+    let slow = world.call(call(&prompt, "/drip/4/500")).await;
+    slow.expect_status(200);
+    let stuck = world.call(call(&steady, "/drip/2/5000")).await;
+    assert_eq!(stuck.code(), "target_timeout", "{}", stuck.text());
+    let late = world.call(call(&steady, "/delay/900")).await;
+    late.expect_status(200);
+}
+
+/// A body that must be signed is held: that is how this test uses memory.
+#[tokio::test]
+async fn above_its_memory_a_bridge_turns_away_what_is_new_and_ends_nothing() {
+    const HELD_BYTES: u64 = 48 * 1024 * 1024;
+    const PIECE_BYTES: usize = 64 * 1024;
+    let tenant = Tenant::new();
+    let dir = TempDir::new("memory");
+    let file = dir.write("tenant.pem", tenant.pem());
+    let target = Target::start().await;
+    let config = format!(
+        "[limits]\nmemory_max = \"40MiB\"\n\
+         [signed_calls]\npublic_key_file = \"{}\"\nbody_max = \"64MiB\"\n\
+         [[endpoint]]\nname = \"open\"\nurl = \"{}\"\nunsigned = true\n",
+        file.display(),
+        target.url("/")
+    );
+    let world = World::start_with(&config).await;
+    let open = |path: &str| Ask::get(format!("/v1/endpoints/open/{path}")).key(&world.caller);
+    world.api.send(open("small")).await.expect_status(200);
+    // Began before, and outlives it.
+    let running = world.api.send(open("drip/40/250"));
+    let held = async {
+        let body = PatternBody::new(HELD_BYTES).chunked();
+        let body = body.dripping(PIECE_BYTES, Duration::from_millis(5));
+        let ask = Ask::post(world.endpoint("/sink"))
+            .key(&world.caller)
+            .stream(body);
+        world.api.send(ask).await
+    };
+    let until = async |wanted: &str, within: Duration| {
+        let deadline = Instant::now() + within;
+        loop {
+            let answer = world.api.send(open("small")).await;
+            let is_turned_away = answer.status != 200;
+            if is_turned_away {
+                assert_eq!(answer.code(), "overloaded", "{}", answer.text());
+                assert_eq!(answer.execution(), "not_dispatched");
+                assert!(answer.text().contains("memory_max"), "{}", answer.text());
+            }
+            if is_turned_away == (wanted == "full") {
+                return;
+            }
+            assert!(Instant::now() < deadline, "it is not {wanted}");
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    };
+    let watching = async {
+        until("full", Duration::from_secs(8)).await;
+    };
+    let (running, held, ()) = tokio::join!(running, held, watching);
+    assert_eq!(running.expect_status(200).body.len(), 40);
+    assert_eq!(held.code(), "refused_by_policy", "{}", held.text());
+    until("free", Duration::from_secs(10)).await;
 }
 
 struct Tenant(Ed25519KeyPair);

@@ -10,6 +10,8 @@ use rcgen::{
 };
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use rustls::server::WebPkiClientVerifier;
+use rustls::server::danger::ClientCertVerifier;
 use rustls::{ClientConfig, RootCertStore, ServerConfig};
 
 /// A fresh root, with its key in memory.
@@ -97,14 +99,18 @@ impl ThrowawayCa {
 
     /// A client's side that trusts this root and nothing else.
     pub fn client_config(&self) -> Arc<ClientConfig> {
-        let mut roots = RootCertStore::empty();
-        roots.add(self.issuer.der().clone()).expect("our own root");
         let config = ClientConfig::builder_with_provider(provider())
             .with_safe_default_protocol_versions()
             .expect("ring has TLS 1.2 and 1.3")
-            .with_root_certificates(roots)
+            .with_root_certificates(self.roots())
             .with_no_client_auth();
         Arc::new(config)
+    }
+
+    fn roots(&self) -> RootCertStore {
+        let mut roots = RootCertStore::empty();
+        roots.add(self.issuer.der().clone()).expect("our own root");
+        roots
     }
 }
 
@@ -122,12 +128,25 @@ impl Issued {
 
     /// A server's side with this certificate.
     pub fn server_config(&self, alpn: &[&str]) -> Arc<ServerConfig> {
+        self.server(WebPkiClientVerifier::no_client_auth(), alpn)
+    }
+
+    /// The same, for clients with a certificate of `ca` alone.
+    pub fn mutual_config(&self, ca: &ThrowawayCa, alpn: &[&str]) -> Arc<ServerConfig> {
+        let roots = Arc::new(ca.roots());
+        let verifier = WebPkiClientVerifier::builder_with_provider(roots, provider())
+            .build()
+            .expect("there is a root");
+        self.server(verifier, alpn)
+    }
+
+    fn server(&self, clients: Arc<dyn ClientCertVerifier>, alpn: &[&str]) -> Arc<ServerConfig> {
         let cert = CertificateDer::from_pem_slice(self.cert_pem.as_bytes()).expect("our own PEM");
         let key = PrivateKeyDer::from_pem_slice(self.key_pem.as_bytes()).expect("our own PEM");
         let mut config = ServerConfig::builder_with_provider(provider())
             .with_safe_default_protocol_versions()
             .expect("ring has TLS 1.2 and 1.3")
-            .with_no_client_auth()
+            .with_client_cert_verifier(clients)
             .with_single_cert(vec![cert], key)
             .expect("a key that fits its certificate");
         config.alpn_protocols = alpn.iter().map(|name| name.as_bytes().to_vec()).collect();

@@ -93,6 +93,12 @@ impl Target {
         Self::serve(Some(TlsAcceptor::from(issued.server_config(&["http/1.1"])))).await
     }
 
+    /// The same as [`Self::start_tls`], for clients with a certificate of `ca` alone.
+    pub async fn start_mutual(ca: &ThrowawayCa) -> Self {
+        let config = ca.issue(&NAMES).mutual_config(ca, &["http/1.1"]);
+        Self::serve(Some(TlsAcceptor::from(config))).await
+    }
+
     async fn serve(tls: Option<TlsAcceptor>) -> Self {
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))
             .await

@@ -1,8 +1,7 @@
 //! `[[endpoint]]` and `[[allow]]` as the policy has them, and what the policy does not know of an
-//! endpoint: its certificates and timeouts.
+//! endpoint: its certificates, credential and limits.
 
 use super::section::{AllowSection, CallerCredentials, EndpointSection};
-use super::value::Span;
 use crate::quota::{Quota, QuotaSection};
 use policy::{
     Endpoint, HostPattern, Methods, PathPattern, Policy, PolicyError, Ports, Rule, RuleRef, Scheme,
@@ -28,16 +27,13 @@ pub struct Rules {
     quotas: Vec<QuotaSection>,
 }
 
-/// What an endpoint has beside its rule. `None`: as in `[targets]`.
+/// What an endpoint has beside its rule.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct EndpointSettings {
     pub(crate) ca_file: Option<PathBuf>,
-    pub(crate) head_timeout: Option<Span>,
-    pub(crate) idle_timeout: Option<Span>,
     pub(crate) health_path: Option<String>,
     pub(crate) credential: Option<String>,
     pub(crate) caller_credentials: CallerCredentials,
-    pub(crate) connect_timeout: Option<Span>,
     pub(crate) unsigned: bool,
     pub(crate) quota: QuotaSection,
 }
@@ -131,11 +127,8 @@ impl Rules {
         let quota = section.quota();
         let settings = EndpointSettings {
             quota,
-            connect_timeout: section.connect_timeout,
             unsigned: section.unsigned,
             ca_file: section.ca_file.map(|file| file.get().to_owned()),
-            head_timeout: section.head_timeout,
-            idle_timeout: section.idle_timeout,
             health_path: section.health_path.map(Spanned::into_inner),
             credential: section.credential.map(Spanned::into_inner),
             caller_credentials: section.caller_credentials,

@@ -200,15 +200,9 @@ pub struct EndpointSection {
     /// What becomes of a request that brings its own: `"refuse"` (the default) or `"override"`.
     #[serde(default)]
     pub caller_credentials: CallerCredentials,
-    /// As in `[targets]`, for this endpoint.
-    pub head_timeout: Option<Span>,
-    /// As in `[targets]`, for this endpoint.
-    pub idle_timeout: Option<Span>,
     /// What its health is asked for with GET: a path below `url`, beginning with `/` or `?`. An
     /// answer below 500 is good. Without it a connection is enough, and no request is made.
     pub health_path: Option<Spanned<String>>,
-    /// As in `[targets]`, for this endpoint.
-    pub connect_timeout: Option<Span>,
     /// See [`QuotaSection`], as the following.
     pub concurrent_max: Option<Within<1, 65536>>,
     /// Exchanges in a time, like `"10/s"`.
@@ -217,6 +211,12 @@ pub struct EndpointSection {
     pub request_max: Option<Size>,
     /// Largest response body.
     pub response_max: Option<Size>,
+    /// As in `[targets]`, as the following.
+    pub connect_timeout: Option<Span>,
+    /// To the answer's head.
+    pub head_timeout: Option<Span>,
+    /// Between two pieces of the answer.
+    pub idle_timeout: Option<Span>,
     /// For all of an exchange.
     pub total_timeout: Option<Span>,
     /// When nothing is taken.
@@ -232,6 +232,9 @@ impl EndpointSection {
             rate: self.rate,
             request_max: self.request_max,
             response_max: self.response_max,
+            connect_timeout: self.connect_timeout,
+            head_timeout: self.head_timeout,
+            idle_timeout: self.idle_timeout,
             total_timeout: self.total_timeout,
             maintenance: self.maintenance.clone(),
         }
@@ -277,6 +280,12 @@ pub struct AllowSection {
     pub request_max: Option<Size>,
     /// Largest response body.
     pub response_max: Option<Size>,
+    /// As in `[targets]`, as the following.
+    pub connect_timeout: Option<Span>,
+    /// To the answer's head.
+    pub head_timeout: Option<Span>,
+    /// Between two pieces of the answer.
+    pub idle_timeout: Option<Span>,
     /// For all of an exchange.
     pub total_timeout: Option<Span>,
     /// When nothing is taken.
@@ -292,6 +301,9 @@ impl AllowSection {
             rate: self.rate,
             request_max: self.request_max,
             response_max: self.response_max,
+            connect_timeout: self.connect_timeout,
+            head_timeout: self.head_timeout,
+            idle_timeout: self.idle_timeout,
             total_timeout: self.total_timeout,
             maintenance: self.maintenance.clone(),
         }

@@ -7,10 +7,9 @@ use super::refusal::refused;
 use super::resolve::resolve;
 use super::signed::NonceStore;
 use super::{Active, LONGEST, Records, answer, delivery, raw};
-use crate::config::Span;
 use crate::credentials::Injection;
 use crate::deliveries::Deliveries;
-use crate::quota::Place;
+use crate::quota::{Place, Quota};
 use crate::upstream::{
     Connection, FRESH_FOR, Key, Progress, RequestBody, Upstream, closed_before_answer,
     request_failure,
@@ -110,23 +109,33 @@ impl Times {
 
     fn new(active: &Active, head: &RequestHead) -> Self {
         let (left, targets) = (head.time_left, &active.config.targets);
-        let settings = match &head.target {
-            RequestTarget::Endpoint { name, .. } => active.config.rules.settings(name),
-            RequestTarget::Url(_) | RequestTarget::Connect { .. } => None,
-        };
-        let own_head = settings.and_then(|settings| settings.head_timeout);
-        let own_idle = settings.and_then(|settings| settings.idle_timeout);
-        let idle = own_idle.unwrap_or(targets.idle_timeout).get();
         let now = Instant::now();
-        let own_head = own_head.unwrap_or(targets.head_timeout).get();
-        let (fixed, head) = head_limits(left, own_head);
+        let (fixed, head) = head_limits(left, targets.head_timeout.get());
         Self {
             head_by: now + fixed,
             end_by: now + left.total().unwrap_or(LONGEST),
             head,
-            idle: left.idle().map_or(idle, |left| left.min(idle)),
+            idle: idle_limit(left, targets.idle_timeout.get()),
         }
     }
+
+    /// What the entry that allows the request says in place of `[targets]`.
+    fn keep_to(&mut self, left: TimeLeft, quota: &Quota) {
+        if let Some(head) = quota.head() {
+            self.head = head_limits(left, head).1;
+        }
+        if let Some(idle) = quota.idle() {
+            self.idle = idle_limit(left, idle);
+        }
+        if let Some(total) = quota.total() {
+            self.end_by = self.end_by.min(Instant::now() + total);
+        }
+    }
+}
+
+/// How long an answer may stand still.
+fn idle_limit(left: TimeLeft, own: Duration) -> Duration {
+    left.idle().map_or(own, |left| left.min(own))
 }
 
 /// How long the head may take from OPEN, and from the last piece of the request. Only a caller's
@@ -298,9 +307,7 @@ impl Exchange {
             return Ok(Place::default());
         };
         let place = quota.enter(candidate.rule())?;
-        if let Some(total) = quota.total() {
-            self.times.end_by = self.times.end_by.min(Instant::now() + total);
-        }
+        self.times.keep_to(self.head.time_left, quota);
         let limit = self.active.config.limits.response_max;
         self.response_max = quota.response_max(limit.map(|size| size.bytes()));
         Ok(place)
@@ -347,18 +354,19 @@ impl Exchange {
         }
     }
 
+    /// How long a connection may take, where what allows the request says so.
+    pub(super) fn connect_timeout(&self, candidate: &Candidate) -> Option<Duration> {
+        let quota = self.active.quotas.of(candidate.rule());
+        quota.and_then(Quota::connect)
+    }
+
     pub(super) async fn connection(
         &self,
         candidate: &Candidate,
         key: &Key,
     ) -> Result<(Approved, Connection), Failure> {
         let approved = self.approved(candidate).await?;
-        let settings = match &self.head.target {
-            RequestTarget::Endpoint { name, .. } => self.active.config.rules.settings(name),
-            RequestTarget::Url(_) | RequestTarget::Connect { .. } => None,
-        };
-        let within = settings.and_then(|settings| settings.connect_timeout);
-        let within = within.map(Span::get);
+        let within = self.connect_timeout(candidate);
         self.active.upstream.connect(approved, key, within).await
     }
 

@@ -20,7 +20,8 @@ pub(super) async fn serve(
 ) -> Result<(), Failure> {
     let connecting = async {
         let approved = exchange.approved(candidate).await?;
-        exchange.active.upstream.raw(approved).await
+        let within = exchange.connect_timeout(candidate);
+        exchange.active.upstream.raw(approved, within).await
     };
     let stream = exchange.before_dispatch(connecting).await?;
     exchange.send.dispatched()?;

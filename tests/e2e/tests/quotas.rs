@@ -136,7 +136,7 @@ async fn above_its_memory_a_bridge_turns_away_what_is_new_and_ends_nothing() {
         until("full", Duration::from_secs(8)).await;
     };
     let (running, held, ()) = tokio::join!(running, held, watching);
-    assert_eq!(running.expect_status(200).body.len(), 40);
+    assert_eq!(running.expect_status(200).body.unwrap().len(), 40);
     assert_eq!(held.code(), "refused_by_policy", "{}", held.text());
     until("free", Duration::from_secs(10)).await;
 }

@@ -98,7 +98,7 @@ pub(crate) fn status(shared: &Shared) -> Status {
         exchanges_running: shared.dispatcher.running() as u64,
         exchanges_answered: board.answered_count(),
         exchanges_failed: board.failures(),
-        memory_bytes: memory(),
+        memory_bytes: memory::resident(),
         config_file: config.path.display().to_string(),
         config_taken: shared.config_taken.load(Ordering::Relaxed),
         config_refused: shared.health.config_refused(),
@@ -119,14 +119,4 @@ fn session(session: &Session) -> SessionStatus {
         exchanges: session.streams_open(),
         open: session.is_open(),
     }
-}
-
-/// Resident memory of this process.
-pub(crate) fn memory() -> Option<u64> {
-    let status = std::fs::read_to_string("/proc/self/status").ok()?;
-    let line = status
-        .lines()
-        .find_map(|line| line.strip_prefix("VmRSS:"))?;
-    let kib: u64 = line.trim().trim_end_matches("kB").trim().parse().ok()?;
-    Some(kib * 1024)
 }

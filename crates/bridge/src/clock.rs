@@ -35,10 +35,11 @@ impl Clocks {
     }
 }
 
-/// Counts up `jumps` whenever the clocks went apart. Runs until nobody listens.
+/// Counts up `jumps` whenever the clocks went apart, for as long as it is polled: who listens comes and
+/// goes.
 pub(crate) async fn watch(jumps: watch::Sender<u64>) {
     let mut before = Clocks::now();
-    while !jumps.is_closed() {
+    loop {
         tokio::time::sleep(EVERY).await;
         let now = Clocks::now();
         let apart = now.apart_since(&before);

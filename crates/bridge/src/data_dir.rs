@@ -59,6 +59,7 @@ pub enum DataDirError {
 #[derive(Debug, Clone)]
 pub struct PrivateDir {
     path: PathBuf,
+    is_of_others: bool,
 }
 
 /// The directory, locked for as long as this lives.
@@ -112,13 +113,17 @@ impl PrivateDir {
         check_private(path, "700")?;
         Ok(Self {
             path: path.to_owned(),
+            is_of_others: false,
         })
     }
 
     /// A directory that is somebody else's: only the files that are read from it must be private.
+    /// Those of root may be read by their group, which is how service managers give a file to a
+    /// process of another user (systemd's `LoadCredential=`, Kubernetes' `fsGroup`).
     pub(crate) fn of_others(path: &Path) -> Self {
         Self {
             path: path.to_owned(),
+            is_of_others: true,
         }
     }
 
@@ -176,7 +181,9 @@ impl PrivateDir {
                 path: path.display().to_string(),
             });
         }
-        check_private(&path, "600")?;
+        if !(self.is_of_others && is_given(&path)) {
+            check_private(&path, "600")?;
+        }
         fs::read(&path).map(Some).map_err(failed)
     }
 
@@ -279,6 +286,18 @@ fn check_private(path: &Path, remedy: &'static str) -> Result<(), DataDirError> 
     })
 }
 
+/// Root's, and for the eyes of one group at most.
+#[cfg(unix)]
+fn is_given(path: &Path) -> bool {
+    use std::os::unix::fs::MetadataExt as _;
+    fs::metadata(path).is_ok_and(|file| file.uid() == 0 && file.mode() & 0o037 == 0)
+}
+
+#[cfg(not(unix))]
+fn is_given(_: &Path) -> bool {
+    false
+}
+
 #[cfg(not(unix))]
 fn check_private(_: &Path, _: &'static str) -> Result<(), DataDirError> {
     Ok(())
@@ -339,6 +358,26 @@ pub(crate) mod tests {
         fs::set_permissions(temp.path(), fs::Permissions::from_mode(0o755)).unwrap();
         let error = DataDir::open(temp.path()).unwrap_err();
         assert!(error.to_string().contains("chmod 700"), "{error}");
+    }
+
+    #[cfg(unix)]
+    #[test]
+    fn a_file_that_a_service_manager_gave_may_be_its_groups_and_nobody_elses() {
+        use std::os::unix::fs::{MetadataExt as _, PermissionsExt};
+        let temp = TempDir::new("given");
+        let own = PrivateDir::open(temp.path()).unwrap();
+        own.write_private("key", b"1").unwrap();
+        let given = PrivateDir::of_others(temp.path());
+        let file = own.path("key");
+        let set = |mode| fs::set_permissions(&file, fs::Permissions::from_mode(mode)).unwrap();
+        set(0o440);
+        let is_roots = fs::metadata(&file).unwrap().uid() == 0;
+        assert_eq!(given.read_private("key").is_ok(), is_roots);
+        assert!(own.read_private("key").is_err());
+        for mode in [0o444, 0o460, 0o401] {
+            set(mode);
+            assert!(given.read_private("key").is_err(), "{mode:o}");
+        }
     }
 
     #[test]

@@ -220,8 +220,14 @@ impl Dispatcher {
                 tokio::time::sleep(LOOK_FOR_LIMIT).await;
                 continue;
             }
-            let used = max.and_then(|_| crate::answers::memory());
-            let is_full = max.zip(used).is_some_and(|(max, used)| used > max.bytes());
+            let is_above = |used: &u64| max.is_some_and(|max| *used > max.bytes());
+            let mut used = memory::resident().filter(is_above);
+            if used.is_some() {
+                // What a burst left behind in the allocator is not in use.
+                let _ = tokio::task::spawn_blocking(memory::give_back).await;
+                used = memory::resident().filter(is_above);
+            }
+            let is_full = used.is_some();
             if is_full && !self.is_full.swap(is_full, Ordering::Relaxed) {
                 tracing::warn!(
                     used,

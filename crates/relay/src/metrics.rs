@@ -351,7 +351,7 @@ impl Metrics {
         self.unproven_now.set(counted(now.unproven));
         self.budget_left.set(whole(now.window_budget_left));
         self.audit_lost.set(whole(now.audit_lost));
-        if let Some(bytes) = resident_bytes() {
+        if let Some(bytes) = memory::resident() {
             self.resident.set(whole(bytes));
         }
         let registry = self
@@ -371,16 +371,6 @@ fn counted(number: usize) -> i64 {
 
 fn whole(number: u64) -> i64 {
     i64::try_from(number).unwrap_or(i64::MAX)
-}
-
-/// Resident memory, where the system tells it in `/proc`.
-fn resident_bytes() -> Option<u64> {
-    let status = std::fs::read_to_string("/proc/self/status").ok()?;
-    let line = status
-        .lines()
-        .find_map(|line| line.strip_prefix("VmRSS:"))?;
-    let kib: u64 = line.trim().strip_suffix("kB")?.trim().parse().ok()?;
-    Some(kib * 1024)
 }
 
 #[cfg(test)]

@@ -14,12 +14,25 @@ pub(crate) struct Args {
     rest: Vec<String>,
 }
 
+/// Files that tests need, and the Debian packages that they come with.
+const PACKAGES: [(&str, &str); 3] = [
+    ("/usr/sbin/squid", "squid"),
+    ("/usr/sbin/ip", "iproute2"),
+    (
+        "/usr/lib/x86_64-linux-gnu/faketime/libfaketimeMT.so.1",
+        "libfaketime",
+    ),
+];
+
 /// Builds the programs, which the end-to-end tests start, and runs the tests.
 pub(crate) fn run(args: &Args) -> Result<(), Failed> {
-    // One test is a real HTTP/2 client, and others go through a real proxy.
+    // One test is a real HTTP/2 client; others go through a real proxy, make networks of their own, or set a
+    // program's clock.
     tool::install("curl")?;
-    if !Path::new("/usr/sbin/squid").exists() {
-        tool::install_package("squid")?;
+    for (file, package) in PACKAGES {
+        if !Path::new(file).exists() {
+            tool::install_package(package)?;
+        }
     }
     Step::cargo(["build", "--workspace", "--bins", "--locked"]).run()?;
     let runner: &[&str] = if has_nextest() {

@@ -4,7 +4,7 @@
 use e2e::World;
 use serde_json::Value;
 use std::time::{Duration, Instant};
-use support::{Ask, Direction};
+use support::{Ask, Direction, Installation, Target, TempDir};
 
 /// What a return may take.
 const BACK_WITHIN: Duration = Duration::from_secs(60);
@@ -54,4 +54,48 @@ async fn a_silent_network_is_noticed_told_and_outlived() {
     }
     let after = status(&world).await["sessions"].clone();
     assert_eq!(before[0]["id"], after[0]["id"]);
+}
+
+/// libfaketime, where Debian puts it.
+const FAKETIME: &str = "/usr/lib/x86_64-linux-gnu/faketime/libfaketimeMT.so.1";
+
+#[tokio::test]
+async fn a_clock_that_jumps_by_an_hour_is_noticed_told_and_harmless() {
+    let target = Target::start().await;
+    let clock = TempDir::new("clock");
+    let offset = clock.write("offset", "+0");
+    let site = Installation::builder()
+        .target("t", &target)
+        .bridge_env("LD_PRELOAD", FAKETIME)
+        .bridge_env("FAKETIME_TIMESTAMP_FILE", offset.to_str().unwrap())
+        .bridge_env("FAKETIME_NO_CACHE", "1")
+        .bridge_env("FAKETIME_DONT_FAKE_MONOTONIC", "1")
+        .start()
+        .await;
+    let small = async || {
+        let ask = Ask::get("/v1/endpoints/t/small").key(&site.caller);
+        site.relay.internal().send(ask).await.expect_status(200);
+    };
+    small().await;
+    for jump in ["+3600", "-3600"] {
+        let mark = site.bridge.process().log_mark();
+        std::fs::write(&offset, jump).unwrap();
+        let jumped = site.bridge.process();
+        jumped
+            .wait_log_since(mark, "the clock jumped", BACK_WITHIN)
+            .await;
+        small().await;
+        let doctor = site.bridge.cli(&["doctor", "--json"]).await;
+        let report: Value = serde_json::from_str(&doctor.stdout).unwrap();
+        let checks = report["checks"].as_array().unwrap();
+        let clock = checks.iter().find(|check| check["hop"] == "clock").unwrap();
+        assert_ne!(clock["state"], "ok", "{report:#}");
+        assert!(clock.to_string().contains("NTP"), "{clock:#}");
+    }
+    // The tunnel that was there is there still.
+    let sessions = site.bridge.process().log();
+    let up = sessions
+        .iter()
+        .filter(|line| format!("{line:?}").contains("session up"));
+    assert_eq!(up.count(), 1);
 }

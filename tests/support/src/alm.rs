@@ -1,214 +1,284 @@
-//! A simulated ALM: its sign-in, and a page that needs one.
+//! A simulated ALM (Quality Center): its REST API, as far as a synchronizer meets it.
 //!
-//! | route | does |
-//! | --- | --- |
-//! | `POST /qcbin/authentication-point/alm-authenticate` | 200 and `LWSSO_COOKIE_KEY`, or 401 |
-//! | `POST /qcbin/rest/site-session` | with that cookie: 201 and `QCSession`, `XSRF-TOKEN`, `ALM_USER` |
-//! | `GET /qcbin/rest/is-authenticated` | 200 with that cookie, or 401 |
-//! | anything else below `/qcbin/rest` | with both cookies, and `X-XSRF-TOKEN` unless it is GET: what was asked, as JSON; else 401 |
+//! ```text
+//! /qcbin
+//!   authentication-point/alm-authenticate, /logout         sign_in, sessions
+//!   rest/oauth2/login, is-authenticated, site-session
+//!   rest/domains/{D}/projects/{P}                          routes, room, project
+//!     {defects|requirements|releases|release-cycles|release-folders}
+//!       GET: query, fields, order-by, page-size, start-index   listing, filter
+//!       POST, PUT, DELETE of one, or ;type=collection          write, rules, tree, bulk
+//!       {id}/lock, versions/…, attachments/…                   locks, versions, attachment
+//!     customization/…                                      customization, schema
+//!   rest/…                                                 what was asked, as JSON
+//! ```
+//!
+//! Bodies are read by `draft` and written by `envelope`, errors by `fault`. It behaves as ALM 26.1 was
+//! seen to, or as its vendor says where nobody looked: also where that is awkward, as an answer of 500
+//! after a commit is; see [`Alm::commit_then_fail`]. One project is there from the start:
+//! [`Alm::DOMAIN`] and [`Alm::PROJECT`].
+//!
+//! Not simulated: tests and runs, relations and audits, filters on other entities' fields, sanitizing
+//! of HTML, permissions.
 
-use std::collections::HashMap;
+mod attachment;
+mod bulk;
+mod call;
+mod clock;
+mod customization;
+mod draft;
+mod entity;
+mod envelope;
+mod fault;
+mod filter;
+mod listing;
+mod locks;
+mod look;
+mod media;
+mod multipart;
+mod params;
+mod project;
+mod reply;
+mod room;
+mod routes;
+mod rules;
+mod schema;
+mod sessions;
+mod sign_in;
+#[cfg(test)]
+mod tests;
+mod tree;
+mod versions;
+mod write;
+mod xml;
+
+use std::collections::BTreeMap;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
-use bytes::Bytes;
-use http::header::{COOKIE, SET_COOKIE, WWW_AUTHENTICATE};
-use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode};
-use http_body_util::{BodyExt, Full};
+use http::Request;
 use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
-use serde_json::json;
-use tokio::net::TcpListener;
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::task::JoinSet;
+use tokio_rustls::TlsAcceptor;
 
+use crate::ca::ThrowawayCa;
 use crate::tasks::AbortOnDrop;
+use call::{Call, Received};
+use clock::Clock;
+use project::Project;
+use reply::Reply;
+use routes::State;
+use sessions::{ApiKey, Sessions};
 
-/// A running ALM.
+pub use look::AttachmentSeen;
+
+/// The names that its certificate holds.
+const NAMES: [&str; 2] = ["localhost", "127.0.0.1"];
+
+/// A running ALM; it closes everything when dropped.
 #[derive(Debug)]
 pub struct Alm {
     addr: SocketAddr,
-    seen: Arc<Seen>,
+    shared: Arc<Shared>,
     _serving: AbortOnDrop,
 }
 
-#[derive(Debug, Default)]
-struct Seen {
-    user: String,
-    password: Mutex<String>,
-    sign_ins: AtomicU64,
-    next: AtomicU64,
-    /// The XSRF token, by `QCSession`.
-    sessions: Mutex<HashMap<String, String>>,
+#[derive(Debug)]
+struct Shared {
+    scheme: &'static str,
+    requests: AtomicU64,
+    state: Mutex<State>,
 }
 
 impl Alm {
-    /// With one user.
+    /// The domain that is there from the start.
+    pub const DOMAIN: &'static str = "DEFAULT";
+    /// The project that is there from the start, without versions.
+    pub const PROJECT: &'static str = "Demo";
+
+    /// With one user, on plain HTTP.
     ///
     /// # Panics
     ///
     /// Where loopback has no free port.
     pub async fn start(user: &str, password: &str) -> Self {
+        Self::serve(user, password, None).await
+    }
+
+    /// With one user, on HTTPS as `localhost` and `127.0.0.1`, with a certificate of `ca`.
+    ///
+    /// # Panics
+    ///
+    /// Where loopback has no free port.
+    pub async fn start_tls(user: &str, password: &str, ca: &ThrowawayCa) -> Self {
+        let config = ca.issue(&NAMES).server_config(&["http/1.1"]);
+        Self::serve(user, password, Some(TlsAcceptor::from(config))).await
+    }
+
+    async fn serve(user: &str, password: &str, tls: Option<TlsAcceptor>) -> Self {
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))
             .await
             .expect("loopback has a free port");
         let addr = listener.local_addr().expect("it is bound");
-        let seen = Arc::new(Seen {
-            user: user.to_owned(),
-            password: Mutex::new(password.to_owned()),
-            ..Seen::default()
+        let shared = Arc::new(Shared {
+            scheme: if tls.is_some() { "https" } else { "http" },
+            requests: AtomicU64::new(0),
+            state: Mutex::new(State {
+                sessions: Sessions::new(user, password),
+                domains: BTreeMap::new(),
+                clock: Clock::default(),
+                commits_to_fail: 0,
+            }),
         });
-        let serving = tokio::spawn(accept(listener, Arc::clone(&seen)));
-        Self {
+        let serving = tokio::spawn(accept(listener, tls, Arc::clone(&shared)));
+        let alm = Self {
             addr,
-            seen,
+            shared,
             _serving: AbortOnDrop(serving),
-        }
+        };
+        alm.add_project(Self::DOMAIN, Self::PROJECT, false);
+        alm
+    }
+
+    /// Where it listens.
+    pub fn addr(&self) -> SocketAddr {
+        self.addr
     }
 
     /// Its base URL.
     pub fn url(&self) -> String {
-        format!("http://{}/qcbin/", self.addr)
+        format!("{}://{}/qcbin/", self.shared.scheme, self.addr)
+    }
+
+    /// The path of a collection of the first project, as in `/qcbin/rest/…/defects`.
+    pub fn path(collection: &str) -> String {
+        let (domain, project) = (Self::DOMAIN, Self::PROJECT);
+        format!("/qcbin/rest/domains/{domain}/projects/{project}/{collection}")
+    }
+
+    /// Requests so far.
+    pub fn requests(&self) -> u64 {
+        self.shared.requests.load(Ordering::Relaxed)
     }
 
     /// Tries to sign in so far, good and bad.
     pub fn sign_ins(&self) -> u64 {
-        self.seen.sign_ins.load(Ordering::Relaxed)
+        self.state().sessions.sign_ins
     }
 
-    /// Ends every session.
+    /// Ends every session, and with it what it had locked. Who is signed in stays so.
     pub fn expire(&self) {
-        self.seen.sessions().clear();
+        self.state().sessions.close_all();
     }
 
-    /// Takes another password from now on.
+    /// Takes another password from now on, of every user. It may be written as XML has it.
     pub fn set_password(&self, password: &str) {
-        *self.seen.password() = password.to_owned();
-    }
-}
-
-impl Seen {
-    fn sessions(&self) -> std::sync::MutexGuard<'_, HashMap<String, String>> {
-        self.sessions.lock().unwrap_or_else(PoisonError::into_inner)
+        for known in self.state().sessions.passwords.values_mut() {
+            password.clone_into(known);
+        }
     }
 
-    fn password(&self) -> std::sync::MutexGuard<'_, String> {
-        self.password.lock().unwrap_or_else(PoisonError::into_inner)
+    /// Adds a user.
+    pub fn add_user(&self, user: &str, password: &str) {
+        let mut state = self.state();
+        let passwords = &mut state.sessions.passwords;
+        passwords.insert(user.to_owned(), password.to_owned());
     }
 
-    fn fresh(&self, name: &str) -> String {
-        format!("{name}-{:04}", self.next.fetch_add(1, Ordering::Relaxed))
-    }
-}
-
-async fn accept(listener: TcpListener, seen: Arc<Seen>) {
-    loop {
-        let Ok((socket, _)) = listener.accept().await else {
-            return;
+    /// Adds an API key of a user, or sets it anew; one that is not active is refused with 403.
+    pub fn set_api_key(&self, client_id: &str, secret: &str, user: &str, is_active: bool) {
+        let key = ApiKey {
+            secret: secret.to_owned(),
+            user: user.to_owned(),
+            is_active,
         };
-        let seen = Arc::clone(&seen);
-        tokio::spawn(async move {
-            let service = service_fn(|request| answer(request, Arc::clone(&seen)));
-            let _ = http1::Builder::new()
-                .serve_connection(TokioIo::new(socket), service)
-                .await;
-        });
+        let mut state = self.state();
+        state.sessions.api_keys.insert(client_id.to_owned(), key);
+    }
+
+    /// How long a session that is opened from now on lives unused; 60 minutes unless told otherwise.
+    pub fn set_idle_max(&self, idle_max: Duration) {
+        self.state().sessions.idle_max = idle_max;
+    }
+
+    /// Adds an empty project, or empties one.
+    pub fn add_project(&self, domain: &str, project: &str, is_versioned: bool) {
+        let mut new = Project::new();
+        new.is_versioned = is_versioned;
+        let mut state = self.state();
+        let projects = state.domains.entry(domain.to_owned()).or_default();
+        projects.insert(project.to_owned(), new);
+    }
+
+    /// Stops the clock of `last-modified` at a `yyyy-MM-dd HH:mm:ss`, or lets it run again.
+    ///
+    /// # Panics
+    ///
+    /// Where it is another text.
+    pub fn stop_clock(&self, at: Option<&str>) {
+        assert!(at.is_none_or(clock::is_date_time), "{at:?} is no time");
+        self.state().clock.stop_at(at);
+    }
+
+    /// The next `writes` are committed, and answered with 500 all the same.
+    pub fn commit_then_fail(&self, writes: u32) {
+        self.state().commits_to_fail = writes;
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.shared.state()
     }
 }
 
-fn cookie(headers: &HeaderMap, name: &str) -> Option<String> {
-    let all = headers.get_all(COOKIE);
-    let crumbs = all.iter().filter_map(|value| value.to_str().ok());
-    crumbs
-        .flat_map(|value| value.split(';'))
-        .filter_map(|crumb| crumb.trim().split_once('='))
-        .find(|(known, _)| *known == name)
-        .map(|(_, value)| value.to_owned())
-}
-
-fn reply(status: StatusCode, cookies: &[(&str, &str)], body: String) -> Response<Full<Bytes>> {
-    let mut response = Response::new(Full::new(body.into()));
-    *response.status_mut() = status;
-    for (name, value) in cookies {
-        let text = format!("{name}={value}; Path=/; HttpOnly");
-        let value = HeaderValue::from_str(&text).expect("visible ASCII");
-        response.headers_mut().append(SET_COOKIE, value);
+impl Shared {
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
-    response
 }
 
-async fn answer(
-    request: Request<Incoming>,
-    seen: Arc<Seen>,
-) -> Result<Response<Full<Bytes>>, hyper::Error> {
+async fn accept(listener: TcpListener, tls: Option<TlsAcceptor>, shared: Arc<Shared>) {
+    let mut connections = JoinSet::new();
+    loop {
+        tokio::select! {
+            accepted = listener.accept() => if let Ok((socket, _)) = accepted {
+                connections.spawn(connection(socket, tls.clone(), Arc::clone(&shared)));
+            },
+            Some(_) = connections.join_next() => {}
+        }
+    }
+}
+
+async fn connection(socket: TcpStream, tls: Option<TlsAcceptor>, shared: Arc<Shared>) {
+    let _ = socket.set_nodelay(true);
+    match tls {
+        None => serve_http(socket, shared).await,
+        Some(tls) => {
+            if let Ok(socket) = tls.accept(socket).await {
+                serve_http(socket, shared).await;
+            }
+        }
+    }
+}
+
+async fn serve_http(socket: impl AsyncRead + AsyncWrite + Unpin, shared: Arc<Shared>) {
+    let service = service_fn(|request| answer(request, Arc::clone(&shared)));
+    // A client may leave at any time.
+    let _ = http1::Builder::new()
+        .serve_connection(TokioIo::new(socket), service)
+        .await;
+}
+
+async fn answer(request: Request<Incoming>, shared: Arc<Shared>) -> Result<Reply, hyper::Error> {
+    shared.requests.fetch_add(1, Ordering::Relaxed);
     let (parts, body) = request.into_parts();
-    let body = body.collect().await?.to_bytes();
-    let denied = |why: &str| {
-        let mut response = reply(
-            StatusCode::UNAUTHORIZED,
-            &[],
-            json!({"Id": "qccore.general-error", "Title": why}).to_string(),
-        );
-        let challenge = HeaderValue::from_static("ALMAUTH");
-        response.headers_mut().insert(WWW_AUTHENTICATE, challenge);
-        Ok(response)
-    };
-    let sso = cookie(&parts.headers, "LWSSO_COOKIE_KEY").filter(|key| key.starts_with("lwsso-"));
-    let path = parts.uri.path();
-    match path {
-        "/qcbin/authentication-point/alm-authenticate" => {
-            seen.sign_ins.fetch_add(1, Ordering::Relaxed);
-            let wanted = format!(
-                "<alm-authentication><user>{}</user><password>{}</password></alm-authentication>",
-                seen.user,
-                seen.password()
-            );
-            if body != wanted.as_bytes() {
-                return denied("Authentication failed");
-            }
-            let key = seen.fresh("lwsso");
-            Ok(reply(
-                StatusCode::OK,
-                &[("LWSSO_COOKIE_KEY", &key)],
-                String::new(),
-            ))
-        }
-        _ if sso.is_none() => denied("Not authenticated"),
-        "/qcbin/rest/site-session" if parts.method == Method::POST => {
-            let (session, token) = (seen.fresh("session"), seen.fresh("token"));
-            seen.sessions().insert(session.clone(), token.clone());
-            let user = seen.user.clone();
-            let cookies = [
-                ("QCSession", session.as_str()),
-                ("XSRF-TOKEN", token.as_str()),
-                ("ALM_USER", user.as_str()),
-            ];
-            Ok(reply(StatusCode::CREATED, &cookies, String::new()))
-        }
-        "/qcbin/rest/is-authenticated" => Ok(reply(StatusCode::OK, &[], String::new())),
-        _ => {
-            let session = cookie(&parts.headers, "QCSession").unwrap_or_default();
-            let token = seen.sessions().get(&session).cloned();
-            let Some(token) = token else {
-                return denied("Session has expired");
-            };
-            let given = parts.headers.get("x-xsrf-token");
-            if parts.method != Method::GET && given.is_none_or(|given| *given != *token) {
-                return denied("Unauthorized request. XSRF token is missing");
-            }
-            let what = json!({
-                "method": parts.method.as_str(),
-                "path": path,
-                "body": String::from_utf8_lossy(&body),
-                "cookies": parts.headers.get(COOKIE).and_then(|value| value.to_str().ok()),
-            });
-            let renewed = seen.fresh("lwsso");
-            Ok(reply(
-                StatusCode::OK,
-                &[("LWSSO_COOKIE_KEY", &renewed)],
-                what.to_string(),
-            ))
-        }
-    }
+    let body = Received::all_of(body).await?;
+    let call = Call::new(parts, body, shared.scheme);
+    Ok(routes::answer(&mut shared.state(), &call))
 }

@@ -12,10 +12,12 @@
 
 pub mod alm;
 pub mod ca;
+pub mod dns;
 pub mod flaky;
 pub mod http;
 pub mod interceptor;
 pub mod link;
+pub mod network;
 pub mod pattern;
 pub mod ports;
 pub mod postgres;
@@ -30,10 +32,12 @@ mod tasks;
 
 pub use alm::Alm;
 pub use ca::ThrowawayCa;
+pub use dns::Dns;
 pub use flaky::{Direction, FlakyProxy};
 pub use http::{Answer, ApiKey, Ask, Client, Origin};
 pub use interceptor::Interceptor;
 pub use link::{Line, Link};
+pub use network::Network;
 pub use postgres::PostgresDatabase;
 pub use process::Running;
 pub use raw::RawTarget;

@@ -67,7 +67,20 @@ pub fn bin(name: &str) -> PathBuf {
 
 /// A command for [`bin`], without a proxy from the surroundings.
 pub fn command(name: &str) -> Command {
-    let mut command = Command::new(bin(name));
+    command_in(None, name)
+}
+
+/// The same, in a network namespace.
+pub fn command_in(namespace: Option<&str>, name: &str) -> Command {
+    let mut command = match namespace {
+        None => Command::new(bin(name)),
+        // `ip` becomes the program: the process is the same.
+        Some(namespace) => {
+            let mut command = Command::new("ip");
+            command.args(["netns", "exec", namespace]).arg(bin(name));
+            command
+        }
+    };
     for variable in FOREIGN_VARIABLES {
         command.env_remove(variable);
     }

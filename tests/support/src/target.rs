@@ -80,7 +80,12 @@ struct Seen {
 impl Target {
     /// Serves plain HTTP on a free port of loopback.
     pub async fn start() -> Self {
-        Self::serve(None).await
+        Self::start_on(Ipv4Addr::LOCALHOST).await
+    }
+
+    /// Serves plain HTTP on a free port of this address.
+    pub async fn start_on(ip: Ipv4Addr) -> Self {
+        Self::serve(ip, None).await
     }
 
     /// Serves HTTPS as `localhost` and `127.0.0.1`, with a certificate of `ca`.
@@ -90,19 +95,20 @@ impl Target {
 
     /// Serves HTTPS with this certificate, whatever is wrong with it.
     pub async fn start_tls_with(issued: &Issued) -> Self {
-        Self::serve(Some(TlsAcceptor::from(issued.server_config(&["http/1.1"])))).await
+        let config = issued.server_config(&["http/1.1"]);
+        Self::serve(Ipv4Addr::LOCALHOST, Some(TlsAcceptor::from(config))).await
     }
 
     /// The same as [`Self::start_tls`], for clients with a certificate of `ca` alone.
     pub async fn start_mutual(ca: &ThrowawayCa) -> Self {
         let config = ca.issue(&NAMES).mutual_config(ca, &["http/1.1"]);
-        Self::serve(Some(TlsAcceptor::from(config))).await
+        Self::serve(Ipv4Addr::LOCALHOST, Some(TlsAcceptor::from(config))).await
     }
 
-    async fn serve(tls: Option<TlsAcceptor>) -> Self {
-        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))
+    async fn serve(ip: Ipv4Addr, tls: Option<TlsAcceptor>) -> Self {
+        let listener = TcpListener::bind((ip, 0))
             .await
-            .expect("loopback has a free port");
+            .expect("an address of our own has a free port");
         let addr = listener
             .local_addr()
             .expect("a bound socket has an address");

@@ -8,6 +8,14 @@ use tokio::task::JoinHandle;
 #[derive(Debug)]
 pub(crate) struct AbortOnDrop(pub(crate) JoinHandle<()>);
 
+impl AbortOnDrop {
+    /// Aborts it and waits until it is gone, with what it owned.
+    pub(crate) async fn end(&mut self) {
+        self.0.abort();
+        let _ = (&mut self.0).await;
+    }
+}
+
 impl Drop for AbortOnDrop {
     fn drop(&mut self) {
         self.0.abort();

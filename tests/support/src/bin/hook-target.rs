@@ -1,5 +1,6 @@
-//! A target that can be killed: `hook-target PORT FILE` appends the `webhook-id` of every request to
-//! a file, then answers 200 after a few milliseconds. What it has seen outlives it.
+//! A target that can be killed: `hook-target PORT FILE [ADDRESS]` appends the `webhook-id` of every request
+//! to a file, then answers 200 after a few milliseconds. What it has seen outlives it. It says `accepted` for
+//! each connection. ADDRESS is loopback's by default.
 
 use bytes::Bytes;
 use http_body_util::{BodyExt as _, Full};
@@ -19,13 +20,18 @@ async fn main() -> io::Result<()> {
     let mut args = std::env::args().skip(1);
     let port = args.next().and_then(|port| port.parse().ok());
     let (Some(port), Some(file)) = (port, args.next()) else {
-        return Err(io::Error::other("usage: hook-target PORT FILE"));
+        return Err(io::Error::other("usage: hook-target PORT FILE [ADDRESS]"));
     };
+    let address = args.next().and_then(|address| address.parse().ok());
+    let address: Ipv4Addr = address.unwrap_or(Ipv4Addr::LOCALHOST);
     let seen = Arc::new(OpenOptions::new().create(true).append(true).open(file)?);
-    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, port)).await?;
+    let listener = TcpListener::bind((address, port)).await?;
     let mut count: u64 = 0;
+    let mut out = io::stdout();
+    writeln!(out, "listening")?;
     loop {
         let (stream, _) = listener.accept().await?;
+        writeln!(out, "accepted")?;
         count += 1;
         let (seen, pause) = (seen.clone(), Duration::from_millis(count % 7 * 3));
         tokio::spawn(async move {

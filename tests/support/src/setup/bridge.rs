@@ -9,7 +9,7 @@ use toml::Table;
 
 use super::{Relay, STEP, config};
 use crate::http::ApiKey;
-use crate::process::{Finished, Running, command, finish};
+use crate::process::{Finished, Running, command_in, finish};
 use crate::tempdir::TempDir;
 
 const PROGRAM: &str = "integration-bridge";
@@ -21,6 +21,7 @@ pub struct BridgeSetup {
     via: Option<SocketAddr>,
     extra: Table,
     env: Vec<(String, String)>,
+    namespace: Option<String>,
 }
 
 impl BridgeSetup {
@@ -31,6 +32,7 @@ impl BridgeSetup {
             via: None,
             extra: Table::new(),
             env: Vec::new(),
+            namespace: None,
         }
     }
 
@@ -55,6 +57,14 @@ impl BridgeSetup {
         self.env.push((name.to_owned(), value.to_owned()));
         self
     }
+
+    /// Runs it in this network namespace.
+    pub fn in_namespace(self, namespace: &str) -> Self {
+        Self {
+            namespace: Some(namespace.to_owned()),
+            ..self
+        }
+    }
 }
 
 /// A bridge with a data directory of its own, running or not.
@@ -66,6 +76,7 @@ pub struct Bridge {
     config: PathBuf,
     data_dir: PathBuf,
     env: Vec<(String, String)>,
+    namespace: Option<String>,
 }
 
 impl Bridge {
@@ -79,6 +90,7 @@ impl Bridge {
             data_dir: home.join("data"),
             name: setup.name,
             env: setup.env,
+            namespace: setup.namespace,
             home,
         };
         let relay_addr = setup.via.unwrap_or_else(|| relay.public().addr());
@@ -129,7 +141,7 @@ impl Bridge {
 
     /// Starts `run`, without waiting. Its data survives [`Self::kill9`].
     pub fn start(&mut self) {
-        let mut command = command(PROGRAM);
+        let mut command = command_in(self.namespace.as_deref(), PROGRAM);
         command
             .arg("run")
             .arg("--config")
@@ -140,7 +152,7 @@ impl Bridge {
 
     /// Runs its program with these arguments and `--config`.
     pub async fn cli(&self, args: &[&str]) -> Finished {
-        let mut command = command(PROGRAM);
+        let mut command = command_in(self.namespace.as_deref(), PROGRAM);
         command
             .args(args)
             .arg("--config")

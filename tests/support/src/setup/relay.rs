@@ -13,12 +13,12 @@ use super::{STEP, config};
 use crate::ca::ThrowawayCa;
 use crate::http::{ApiKey, Ask, Origin};
 use crate::ports;
-use crate::process::{Finished, Running, command, finish};
+use crate::process::{Finished, Running, command_in, finish};
 use crate::tempdir::TempDir;
 
 const PROGRAM: &str = "integration-relay";
 /// The names in its certificate.
-const NAMES: [&str; 2] = ["localhost", "127.0.0.1"];
+const NAMES: [&str; 3] = ["localhost", "127.0.0.1", "relay.test"];
 /// How often a wait looks again.
 const POLL: Duration = Duration::from_millis(20);
 
@@ -27,6 +27,7 @@ const POLL: Duration = Duration::from_millis(20);
 pub struct RelaySetup {
     extra: Table,
     env: Vec<(String, String)>,
+    namespace: Option<String>,
 }
 
 impl RelaySetup {
@@ -42,6 +43,14 @@ impl RelaySetup {
         self.env.push((name.to_owned(), value.to_owned()));
         self
     }
+
+    /// Runs it in this network namespace.
+    pub fn in_namespace(self, namespace: &str) -> Self {
+        Self {
+            namespace: Some(namespace.to_owned()),
+            ..self
+        }
+    }
 }
 
 /// A relay with a directory and ports of its own, running or not.
@@ -50,6 +59,7 @@ pub struct Relay {
     running: Option<Running>,
     config: PathBuf,
     env: Vec<(String, String)>,
+    namespace: Option<String>,
     public: SocketAddr,
     internal: SocketAddr,
     admin: SocketAddr,
@@ -68,6 +78,7 @@ impl Relay {
             running: None,
             config: home.join("relay.toml"),
             env: setup.env,
+            namespace: setup.namespace,
             public: ports::free_addr(),
             internal: ports::free_addr(),
             admin: ports::free_addr(),
@@ -119,7 +130,7 @@ impl Relay {
 
     /// Starts `serve` without waiting.
     pub fn spawn(&mut self) {
-        let mut command = command(PROGRAM);
+        let mut command = command_in(self.namespace.as_deref(), PROGRAM);
         command
             .arg("serve")
             .arg("--config")
@@ -160,7 +171,7 @@ impl Relay {
 
     /// Runs its program with these arguments and `--config`.
     pub async fn cli(&self, args: &[&str]) -> Finished {
-        let mut command = command(PROGRAM);
+        let mut command = command_in(self.namespace.as_deref(), PROGRAM);
         command
             .args(args)
             .arg("--config")

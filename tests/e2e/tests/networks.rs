@@ -1,0 +1,231 @@
+//! What networks do to a bridge, in namespaces of the test's own: packets lost, a line gone silent, names
+//! without answers and with wrong ones, an address that moved.
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+use serde_json::{Value, json};
+use std::net::Ipv4Addr;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+use support::process::{Running, command_in};
+use support::setup::{Bridge, BridgeSetup, Relay, RelaySetup};
+use support::{Answer, ApiKey, Ask, Dns, Network, Target, TempDir, ThrowawayCa, ports};
+
+const PATIENCE: Duration = Duration::from_secs(60);
+/// What a return may take, from the moment at which the network is well again.
+const BACK_WITHIN: Duration = Duration::from_secs(60);
+/// A tunnel without a byte for so long is dead (30 s), and a little more.
+const NOTICED_WITHIN: Duration = Duration::from_secs(45);
+/// Loses every packet.
+const SILENT: u32 = 1000;
+
+/// A relay and a bridge, each in a network of its own.
+struct Site {
+    bridge: Bridge,
+    relay: Relay,
+    target: Target,
+    caller: ApiKey,
+    dns: Dns,
+    network: Network,
+    dir: TempDir,
+}
+
+impl Site {
+    /// With more in the bridge's configuration, where `TARGET` stands for the target's port.
+    async fn start(toml: &str) -> Self {
+        let network = Network::start().await;
+        let dns = Dns::start(network.outside()).await;
+        dns.set("relay.test", network.relay_address());
+        let target = Target::start_on(network.outside()).await;
+        let dir = TempDir::new("network-site");
+        let ca = Arc::new(ThrowawayCa::new());
+        let (api, port) = (network.relay_api(), ports::free());
+        let [internal, admin] = [(); 2].map(|()| ports::free());
+        let listen = format!(
+            "[listen]\npublic = \"0.0.0.0:{port}\"\ninternal = \"{api}:{internal}\"\n\
+             admin = \"{api}:{admin}\"\ninsecure = true\n"
+        );
+        let setup = RelaySetup::default()
+            .extra(&listen)
+            .in_namespace(&network.relay());
+        let mut relay = Relay::write(setup, &ca, &dir);
+        relay.create_tenant("acme").await;
+        let key = relay.create_key("acme", "bridge").await;
+        let caller = relay.create_key("acme", "caller").await;
+        relay.start().await;
+        let toml = format!(
+            "[relay]\nurl = \"https://relay.test:{port}\"\nconnections = 1\n\
+             [[endpoint]]\nname = \"t\"\nurl = \"{}\"\n{}\n",
+            target.url("/"),
+            toml.replace("TARGET", &target.port().to_string())
+        );
+        let setup = BridgeSetup::new("b1")
+            .extra(&toml)
+            .in_namespace(&network.bridge());
+        let mut bridge = Bridge::write(&relay, setup, &dir);
+        bridge.pair(&key).await;
+        bridge.start();
+        bridge.process().wait_log("session up", PATIENCE).await;
+        let site = Self {
+            bridge,
+            relay,
+            target,
+            caller,
+            dns,
+            network,
+            dir,
+        };
+        site.until_online(true, PATIENCE).await;
+        site
+    }
+
+    async fn small(&self) -> Result<Answer, support::http::Failure> {
+        let ask = Ask::get("/v1/endpoints/t/small").key(&self.caller);
+        let ask = ask.within(Duration::from_secs(10));
+        self.relay.internal().try_send(ask).await
+    }
+
+    async fn call(&self, url: &str) -> Answer {
+        let call = json!({"mode": "wait", "method": "GET", "url": url});
+        let ask = Ask::post("/v1/calls").key(&self.caller).json(&call);
+        self.relay.internal().send(ask).await
+    }
+
+    async fn status(&self) -> Value {
+        let said = self.bridge.cli(&["status", "--json"]).await;
+        serde_json::from_str(&said.stdout).unwrap_or_else(|_| panic!("{}", said.stderr))
+    }
+
+    async fn until_online(&self, wanted: bool, within: Duration) {
+        let deadline = Instant::now() + within;
+        while self.status().await["online"] != wanted {
+            assert!(
+                Instant::now() < deadline,
+                "online should be {wanted} within {within:?}: {:#}",
+                self.status().await
+            );
+            tokio::time::sleep(Duration::from_millis(200)).await;
+        }
+    }
+
+    /// Is online, says so, and carries requests, soon enough after now.
+    async fn comes_back(&self) {
+        let deadline = Instant::now() + BACK_WITHIN;
+        self.until_online(true, BACK_WITHIN).await;
+        while !self.small().await.is_ok_and(|answer| answer.status == 200) {
+            assert!(Instant::now() < deadline, "online, but of no use");
+            tokio::time::sleep(Duration::from_millis(200)).await;
+        }
+    }
+
+    /// The hop at which `doctor` says that it fails.
+    async fn fails_at(&self) -> String {
+        let said = self.bridge.cli(&["doctor", "--json"]).await;
+        let report: Value = serde_json::from_str(&said.stdout).unwrap();
+        report["fails_at"].as_str().unwrap_or_default().to_owned()
+    }
+}
+
+#[tokio::test]
+async fn a_line_that_is_long_and_loses_packets_is_slow_and_nothing_else() {
+    let site = Site::start("").await;
+    site.network.set_line(20, Duration::from_millis(150));
+    let session = site.status().await["sessions"][0]["id"].clone();
+    for _ in 0..20 {
+        site.small().await.unwrap().expect_status(200);
+    }
+    let ask = Ask::get("/v1/endpoints/t/bytes/1000000").key(&site.caller);
+    let large = site.relay.internal().send(ask).await.expect_status(200);
+    assert_eq!(large.body.unwrap().len(), 1_000_000);
+    assert_eq!(site.status().await["sessions"][0]["id"], session);
+    assert_eq!(site.fails_at().await, "");
+}
+
+#[tokio::test]
+async fn a_line_that_went_silent_is_told_and_outlived() {
+    let site = Site::start("").await;
+    site.network.set_line(SILENT, Duration::ZERO);
+    site.until_online(false, NOTICED_WITHIN).await;
+    assert_eq!(site.fails_at().await, "tcp");
+    site.network.set_line(0, Duration::ZERO);
+    site.comes_back().await;
+    assert_eq!(site.fails_at().await, "");
+}
+
+#[tokio::test]
+async fn without_a_resolver_doctor_says_dns_and_with_it_the_bridge_is_back() {
+    let mut site = Site::start("").await;
+    site.dns.silence(true);
+    // What is connected needs no names.
+    site.small().await.unwrap().expect_status(200);
+    site.relay.kill9();
+    site.relay.start().await;
+    site.until_online(false, NOTICED_WITHIN).await;
+    assert_eq!(site.fails_at().await, "dns");
+    let deadline = Instant::now() + PATIENCE;
+    loop {
+        let status = site.status().await;
+        let why = status["connections"][0]["error"].to_string();
+        if why.contains("relay.test") {
+            break;
+        }
+        assert!(Instant::now() < deadline, "{status:#}");
+        tokio::time::sleep(Duration::from_millis(200)).await;
+    }
+    site.dns.silence(false);
+    site.comes_back().await;
+}
+
+#[tokio::test]
+async fn a_relay_that_moved_to_another_address_is_found_there() {
+    let site = Site::start("").await;
+    let new = site.network.move_relay();
+    site.dns.set("relay.test", new);
+    // The session that is left leads nowhere; that shows when nothing comes back.
+    site.until_online(false, NOTICED_WITHIN).await;
+    site.comes_back().await;
+}
+
+#[tokio::test]
+async fn a_name_that_changes_never_leads_to_an_address_that_was_not_checked() {
+    let metadata = Ipv4Addr::new(169, 254, 169, 254);
+    let rules = "[targets]\npool_idle_per_target = 0\n[[allow]]\nhost = \"*.corp.test\"\nports = [TARGET]\nmethods = [\"GET\"]\n";
+    let site = Site::start(rules).await;
+    let good = site.network.outside();
+    site.network.add_to_bridge(metadata);
+    let port = site.target.port();
+    // Whatever is asked of the bridge's own machine ends here.
+    let mut command = command_in(Some(&site.network.bridge()), "hook-target");
+    command.arg(port.to_string()).arg(site.dir.join("hooks"));
+    command.arg("0.0.0.0");
+    let evil = Running::spawn("what must not be reached", command);
+    evil.wait_log("listening", PATIENCE).await;
+
+    let turns: [&[Ipv4Addr]; 3] = [&[good], &[metadata], &[Ipv4Addr::LOCALHOST]];
+    site.dns.set_in_turn("turns.corp.test", &turns);
+    site.dns
+        .set_in_turn("mixed.corp.test", &[&[metadata, good], &[good, metadata]]);
+    let (mut answered, mut refused) = (0, 0);
+    for n in 0..30 {
+        let name = if n % 5 == 4 { "mixed" } else { "turns" };
+        // A connection of its own each time, and with it another answer of the resolver.
+        let url = format!("http://{name}.corp.test:{port}/status/200?{n}");
+        let answer = site.call(&url).await;
+        match answer.status.as_u16() {
+            200 => answered += 1,
+            403 => {
+                assert_eq!(answer.code(), "refused_by_policy");
+                assert_eq!(answer.execution(), "not_dispatched");
+                refused += 1;
+            }
+            _ => panic!("{}", answer.text()),
+        }
+    }
+    let accepted = evil.log();
+    let accepted = accepted
+        .iter()
+        .filter(|line| format!("{line:?}").contains("accepted"))
+        .count();
+    assert_eq!(accepted, 0, "an address that must never be reached was");
+    assert!(answered > 0 && refused > 0, "{answered}, {refused}");
+    assert!(site.dns.asked("turns.corp.test") > 3);
+}

@@ -16,6 +16,7 @@ mod raw;
 mod refusal;
 mod resolve;
 mod signed;
+mod websocket;
 
 use self::signed::NonceStore;
 use crate::audit::Audit;

@@ -26,6 +26,7 @@ pub use pool::Key;
 pub use request::request_head;
 
 pub(crate) use body::Progress;
+pub(crate) use connect::switched;
 pub(crate) use error::{closed_before_answer, request_failure, response_failure};
 
 use crate::config::Targets;

@@ -164,12 +164,21 @@ impl Credentials {
     /// # Errors
     /// `unauthorized` when there are none or they cannot be read.
     pub fn from_headers(headers: &HeaderMap) -> Result<Self, Failure> {
-        let Some(name) = consumed_header(headers) else {
+        let name = consumed_header(headers).unwrap_or(header::AUTHORIZATION);
+        Self::from_header(headers, &name)
+    }
+
+    /// Reads them from the header of this name.
+    ///
+    /// # Errors
+    /// `unauthorized` when there are none or they cannot be read.
+    pub fn from_header(headers: &HeaderMap, name: &HeaderName) -> Result<Self, Failure> {
+        if !headers.contains_key(name) {
             return Err(unauthorized(
                 "an API key is needed: client id and secret as HTTP Basic",
             ));
-        };
-        let mut values = headers.get_all(&name).iter();
+        }
+        let mut values = headers.get_all(name).iter();
         let parsed = values.next().and_then(basic);
         // Two of them could be read differently by two readers.
         let (client_id, secret) = parsed.filter(|_| values.next().is_none()).ok_or_else(|| {
@@ -229,7 +238,24 @@ impl Authenticator {
         headers: &HeaderMap,
         peer: IpAddr,
     ) -> Result<Principal, Failure> {
-        let credentials = Credentials::from_headers(headers)?;
+        self.check(Credentials::from_headers(headers)?, peer).await
+    }
+
+    /// Who asks, by the header of this name.
+    ///
+    /// # Errors
+    /// As [`Self::authenticate`].
+    pub async fn authenticate_by(
+        &self,
+        headers: &HeaderMap,
+        name: &HeaderName,
+        peer: IpAddr,
+    ) -> Result<Principal, Failure> {
+        self.check(Credentials::from_header(headers, name)?, peer)
+            .await
+    }
+
+    async fn check(&self, credentials: Credentials, peer: IpAddr) -> Result<Principal, Failure> {
         match self.directory.authenticate(&credentials) {
             Err(failure) if failure.code == Code::Unauthorized => {}
             known => return known,

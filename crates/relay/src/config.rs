@@ -63,6 +63,10 @@ pub struct Listen {
     pub public: Option<SocketAddr>,
     /// The same without TLS.
     pub internal: Option<SocketAddr>,
+    /// The forward proxy.
+    pub proxy: Option<SocketAddr>,
+    /// Whether its clients speak TLS with it, too.
+    pub proxy_tls: bool,
     /// Health and metrics, without TLS.
     pub admin: Option<SocketAddr>,
     /// The names (`host` or `host:port`) by which bridges may dial; empty for any.
@@ -242,9 +246,19 @@ mod tests {
     fn mistakes_name_file_line_and_remedy() {
         let cases = [
             (
-                "[listen]\npublic = \"0.0.0.0:1\"\nproxy = \"127.0.0.1:2\"",
+                "[listen]\npublic = \"0.0.0.0:1\"\nproxies = \"127.0.0.1:2\"",
                 "line 3",
-                "unknown field `proxy`",
+                "unknown field `proxies`",
+            ),
+            (
+                "[listen]\npublic = \"127.0.0.1:1\"\nproxy = \"0.0.0.0:2\"",
+                "line 3",
+                "proxy_tls = true",
+            ),
+            (
+                "[listen]\npublic = \"127.0.0.1:1\"\nproxy_tls = true",
+                "line 3",
+                "[tls]",
             ),
             (
                 "[listen]\npublic = \"localhost\"",

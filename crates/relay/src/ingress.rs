@@ -4,9 +4,15 @@
 //! | --- | --- |
 //! | `POST /v1/calls` | `calls` |
 //! | `ANY /v1/endpoints/{endpoint}/{path}` | `endpoints` |
+//! | the listener `proxy`: absolute-form and CONNECT | `forward` |
+//!
+//! What passes through as it is does so in `pass`; bytes that are not HTTP in `raw`.
 
 pub mod calls;
 pub mod endpoints;
+pub mod forward;
+pub mod pass;
+pub mod raw;
 
 use crate::problem::Problem;
 use bytes::Bytes;

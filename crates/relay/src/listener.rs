@@ -13,6 +13,7 @@
 
 pub mod connection;
 mod hello;
+pub(crate) mod line_ends;
 pub mod self_signed;
 pub mod tls;
 
@@ -24,12 +25,13 @@ use crate::state::State;
 use crate::throttle::Throttle;
 use connection::{Arrived, Connection};
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use line_ends::ByLines;
 use rustls::HandshakeKind;
 use std::convert::Infallible;
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
@@ -157,6 +159,7 @@ pub async fn accept(
             peer,
             arrived,
             exporter: None,
+            is_raw: AtomicBool::new(false),
             _place: place,
             _own: own,
         };
@@ -248,6 +251,7 @@ where
     } = doors;
     let timeout = service.state.limits().header_read_timeout.0;
     let connection = Arc::new(connection);
+    let io = ByLines::new(io, connection.clone());
     let answer = hyper::service::service_fn(move |request| {
         let (service, connection) = (service.clone(), connection.clone());
         async move { Ok::<_, Infallible>(service.answer(&connection, request).await) }

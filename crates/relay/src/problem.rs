@@ -37,6 +37,11 @@ pub struct Problem {
     pub allow: Option<Cow<'static, str>>,
     /// When to come again, where it is not what the code usually means.
     pub later: Option<Duration>,
+    /// Whether the connection ends with this answer: what follows on it may not be what it seems.
+    pub closes: bool,
+    /// Whether it is a proxy's client that is told: a key that is missing is then another status (RFC
+    /// 9110, 15.5.8).
+    pub at_proxy: bool,
 }
 
 impl From<Failure> for Problem {
@@ -46,6 +51,8 @@ impl From<Failure> for Problem {
             call: None,
             allow: None,
             later: None,
+            closes: false,
+            at_proxy: false,
         }
     }
 }
@@ -100,6 +107,29 @@ impl Problem {
         }
     }
 
+    /// A failure, as a proxy's client is told it.
+    pub fn at_proxy(failure: Failure) -> Self {
+        Self {
+            at_proxy: true,
+            ..failure.into()
+        }
+    }
+
+    /// The same, with the end of the connection (HTTP/1.1) behind it.
+    pub fn closing(self) -> Self {
+        Self {
+            closes: true,
+            ..self
+        }
+    }
+
+    fn status(&self) -> u16 {
+        match self.failure.code {
+            Code::Unauthorized if self.at_proxy => 407,
+            code => code.http_status(),
+        }
+    }
+
     fn retry_after(&self) -> Option<Duration> {
         self.later.or_else(|| self.usual_retry_after())
     }
@@ -119,7 +149,7 @@ impl Problem {
         let kind = format!("urn:integration-bridge:problem:{code}");
         out.insert("type".into(), json!(kind));
         out.insert("title".into(), json!(code.as_str().replace('_', " ")));
-        out.insert("status".into(), json!(code.http_status()));
+        out.insert("status".into(), json!(self.status()));
         out.insert("detail".into(), json!(self.failure.detail));
         out.insert("code".into(), json!(code.as_str()));
         let execution = self.failure.execution.as_str();
@@ -139,7 +169,7 @@ impl Problem {
         let document = Bytes::from(format!("{}\n", self.document()));
         let mut response = Response::new(body::full(document));
         *response.status_mut() =
-            StatusCode::from_u16(code.http_status()).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+            StatusCode::from_u16(self.status()).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
         let headers = response.headers_mut();
         headers.insert(
             header::CONTENT_TYPE,
@@ -147,10 +177,17 @@ impl Problem {
         );
         headers.insert(BRIDGE_ERROR, HeaderValue::from_static(code.as_str()));
         if code == Code::Unauthorized {
+            let name = match self.at_proxy {
+                true => header::PROXY_AUTHENTICATE,
+                false => header::WWW_AUTHENTICATE,
+            };
             headers.insert(
-                header::WWW_AUTHENTICATE,
+                name,
                 HeaderValue::from_static("Basic realm=\"integration-relay\", charset=\"UTF-8\""),
             );
+        }
+        if self.closes {
+            headers.insert(header::CONNECTION, HeaderValue::from_static("close"));
         }
         if let Some(allow) = &self.allow
             && let Ok(allow) = HeaderValue::from_str(allow)

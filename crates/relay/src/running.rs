@@ -41,6 +41,9 @@ const RETRY_AFTER_GOAWAY: Duration = Duration::from_secs(1);
 /// How long tunnels have for their farewell.
 const FAREWELL: Duration = Duration::from_secs(2);
 
+/// How often it is looked whether requests still run.
+const LOOK_AT_RUNNING: Duration = Duration::from_millis(20);
+
 /// Why a relay did not start.
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {
@@ -71,6 +74,7 @@ pub struct RunningRelay {
     state: Arc<State>,
     public: Option<SocketAddr>,
     internal: Option<SocketAddr>,
+    proxy: Option<SocketAddr>,
     admin: Option<SocketAddr>,
     ca_path: Option<PathBuf>,
     closing: watch::Sender<bool>,
@@ -99,6 +103,8 @@ impl Relay {
         let open = |address: Option<SocketAddr>| address.map(listener::bind).transpose();
         let public = open(config.listen.public)?;
         let internal = open(config.listen.internal)?;
+        let proxy = open(config.listen.proxy)?;
+        let has_proxy_tls = config.listen.proxy_tls;
         let admin = open(config.listen.admin)?;
 
         let failures = config.limits.auth_failures_per_minute;
@@ -136,6 +142,7 @@ impl Relay {
         let mut running = RunningRelay {
             public: address(public.as_ref())?,
             internal: address(internal.as_ref())?,
+            proxy: address(proxy.as_ref())?,
             admin: address(admin.as_ref())?,
             ca_path: tls.as_ref().and_then(|ready| ready.ca_path.clone()),
             state: state.clone(),
@@ -152,7 +159,9 @@ impl Relay {
             Some(_) => Arrived::Tls,
             None => Arrived::Plain,
         };
+        let at_proxy = acceptor.clone().filter(|_| has_proxy_tls);
         running.open("public", public, arrived, acceptor, doors.clone());
+        running.open("proxy", proxy, Arrived::Proxy, at_proxy, doors.clone());
         running.open("internal", internal, Arrived::Plain, None, doors);
         running.open("admin", admin, Arrived::Admin, None, admin_doors);
         let following = running.acceptor.clone();
@@ -204,6 +213,11 @@ impl RunningRelay {
     /// Where the listener without TLS really is.
     pub fn internal_addr(&self) -> Option<SocketAddr> {
         self.internal
+    }
+
+    /// Where the forward proxy really is.
+    pub fn proxy_addr(&self) -> Option<SocketAddr> {
+        self.proxy
     }
 
     /// Where the listener for health and metrics really is.
@@ -274,6 +288,10 @@ impl RunningRelay {
             self.state.registry.drain_all(RETRY_AFTER_GOAWAY);
             // Nobody sends; the channel ends with the last connection.
             let _ = self.alive.recv().await;
+            // Raw streams have left their connections.
+            while self.state.exchanges.count() > 0 {
+                tokio::time::sleep(LOOK_AT_RUNNING).await;
+            }
         };
         if tokio::time::timeout(limit, finished).await.is_err() {
             let running = self.state.exchanges.count();

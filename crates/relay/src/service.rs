@@ -8,12 +8,13 @@
 //! | `/v1/calls` | POST | caller |
 //! | `/v1/endpoints/{endpoint}/{path}` | any | caller, synchronizer |
 //! | everything else | | as the table of operations says (`api`) |
+//! | whole URLs and CONNECT (proxy listener alone) | any | caller, synchronizer |
 //!
 //! `admin` may do all that needs a key.
 
 use crate::auth::{Authenticator, Principal};
 use crate::body::{self, Body};
-use crate::ingress::{calls, endpoints};
+use crate::ingress::{calls, endpoints, forward};
 use crate::listener::connection::{Arrived, Connection};
 use crate::metrics::{CONTENT_TYPE, Snapshot};
 use crate::problem::Problem;
@@ -23,7 +24,7 @@ use crate::{api, upgrade};
 use bytes::Bytes;
 use http::header::{self, HeaderMap, HeaderValue};
 use http::uri::PathAndQuery;
-use http::{Method, Request, Response, StatusCode};
+use http::{Method, Request, Response, StatusCode, Version};
 use http_body_util::BodyExt;
 use hyper::body::Incoming;
 use protocol::Code;
@@ -47,7 +48,8 @@ const DISCARD_MAX_BYTES: usize = 64 * 1024;
 const DISCARD_WITHIN: Duration = Duration::from_secs(1);
 
 const CALLING: &[Role] = &[Role::Caller, Role::Admin];
-const SENDING: &[Role] = &[Role::Caller, Role::Synchronizer, Role::Admin];
+/// Who may send requests that pass through as they are.
+pub(crate) const SENDING: &[Role] = &[Role::Caller, Role::Synchronizer, Role::Admin];
 
 impl Service {
     /// Answers a request; a failure becomes a problem document.
@@ -78,6 +80,20 @@ impl Service {
         let Some(request) = waiting.as_ref() else {
             return Err(Problem::not_found());
         };
+        check_host(request)?;
+        if connection.arrived == Arrived::Proxy {
+            self.check_head(request.headers())?;
+            let is_connect = *request.method() == Method::CONNECT;
+            let answer = Box::pin(forward::handle(self, connection, waiting)).await;
+            // Whoever spoke as if it were connected was not speaking to us.
+            return answer.map_err(|problem| {
+                if is_connect {
+                    problem.closing()
+                } else {
+                    problem
+                }
+            });
+        }
         // Its bytes are shared, not copied.
         let target = request.uri().path_and_query().cloned();
         let target = target.as_ref().map_or("", PathAndQuery::as_str);
@@ -112,8 +128,11 @@ impl Service {
             _ => {
                 if let Some((endpoint, rest)) = endpoints::split_target(target) {
                     let principal = self.admit(connection, request, SENDING, None).await?;
-                    return endpoints::handle(state, &principal, taken(waiting)?, endpoint, rest)
-                        .await;
+                    let request = taken(waiting)?;
+                    return endpoints::handle(
+                        state, &principal, connection, request, endpoint, rest,
+                    )
+                    .await;
                 }
                 Box::pin(api::dispatch(self, connection.peer.ip(), waiting)).await
             }
@@ -187,6 +206,17 @@ impl Service {
         });
         typed(StatusCode::OK, CONTENT_TYPE, text.into())
     }
+}
+
+/// A request of HTTP/1.1 says once whom it is for, so that everybody on its way reads the same (RFC
+/// 9112, 3.2).
+fn check_host(request: &Request<Incoming>) -> Result<(), Problem> {
+    let hosts = request.headers().get_all(header::HOST).iter().count();
+    if request.version() == Version::HTTP_11 && hosts != 1 {
+        let detail = format!("the request has {hosts} Host fields; it must have one");
+        return Err(Problem::invalid(detail).closing());
+    }
+    Ok(())
 }
 
 fn taken(waiting: &mut Option<Request<Incoming>>) -> Result<Request<Incoming>, Problem> {

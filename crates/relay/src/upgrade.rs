@@ -5,6 +5,7 @@
 
 use crate::body::{self, Body};
 use crate::listener::connection::{Arrived, Connection};
+use crate::listener::line_ends::ByLines;
 use crate::problem::Problem;
 use crate::state::State;
 use crate::tunnel::{self, Arrival, Up};
@@ -58,6 +59,7 @@ pub async fn tunnel(
         turn: Arc::new(turn),
     };
     let upgrade = hyper::upgrade::on(&mut request);
+    connection.turns_raw();
     tokio::spawn(run(state.clone(), connection.clone(), upgrade, arrival));
     Ok(response.map(|()| body::empty()))
 }
@@ -102,14 +104,16 @@ async fn open(
     };
     match connection.arrived {
         Arrived::Tls => {
-            let parts = upgraded.downcast::<TokioIo<TlsStream<TcpStream>>>().ok()?;
+            let parts = upgraded
+                .downcast::<TokioIo<ByLines<TlsStream<TcpStream>>>>()
+                .ok()?;
             let Parts { io, read_buf, .. } = parts;
-            tunnel::open(state, io.into_inner(), read_buf, arrival).await
+            tunnel::open(state, io.into_inner().into_inner(), read_buf, arrival).await
         }
-        Arrived::Plain | Arrived::Admin => {
-            let parts = upgraded.downcast::<TokioIo<TcpStream>>().ok()?;
+        Arrived::Plain | Arrived::Proxy | Arrived::Admin => {
+            let parts = upgraded.downcast::<TokioIo<ByLines<TcpStream>>>().ok()?;
             let Parts { io, read_buf, .. } = parts;
-            tunnel::open(state, io.into_inner(), read_buf, arrival).await
+            tunnel::open(state, io.into_inner().into_inner(), read_buf, arrival).await
         }
     }
 }

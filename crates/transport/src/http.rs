@@ -29,11 +29,54 @@ pub fn is_hop_by_hop(name: &HeaderName) -> bool {
         || matches!(name.as_str(), "keep-alive" | "proxy-connection")
 }
 
+/// The one protocol that a connection may be switched to (RFC 6455).
+pub const WEBSOCKET: &str = "websocket";
+
+/// Whether a request's fields ask to speak WebSocket from here on (RFC 9110, 7.8).
+pub fn asks_for_websocket(map: &HeaderMap) -> bool {
+    let named = |name: HeaderName, token: &str| {
+        let values = map.get_all(name);
+        let mut tokens = values
+            .iter()
+            .filter_map(|value| value.to_str().ok())
+            .flat_map(|value| value.split(','));
+        tokens.any(|other| other.trim().eq_ignore_ascii_case(token))
+    };
+    named(header::UPGRADE, WEBSOCKET) && named(header::CONNECTION, "upgrade")
+}
+
+/// Whether a request from the wire asks to speak WebSocket (W-29).
+pub fn wire_asks_for_websocket(headers: &Headers) -> bool {
+    headers
+        .iter()
+        .any(|(name, value)| name == b"upgrade" && value == WEBSOCKET.as_bytes())
+}
+
+/// As [`to_wire`], for a request that asks to speak WebSocket (W-29).
+///
+/// # Errors
+/// [`FrameError`] when they are too many or too large for a head.
+pub fn to_wire_for_websocket(
+    map: &HeaderMap,
+    skip: impl Fn(&HeaderName) -> bool,
+) -> Result<Headers, FrameError> {
+    let mut builder = builder(map, skip)?;
+    builder.push(header::UPGRADE.as_str().as_bytes(), WEBSOCKET.as_bytes())?;
+    Ok(builder.build())
+}
+
 /// The fields of `map` for the wire, without those of the connection and those that `skip` names.
 ///
 /// # Errors
 /// [`FrameError`] when they are too many or too large for a head.
 pub fn to_wire(map: &HeaderMap, skip: impl Fn(&HeaderName) -> bool) -> Result<Headers, FrameError> {
+    Ok(builder(map, skip)?.build())
+}
+
+fn builder(
+    map: &HeaderMap,
+    skip: impl Fn(&HeaderName) -> bool,
+) -> Result<HeadersBuilder, FrameError> {
     let named: Vec<&str> = map
         .get_all(header::CONNECTION)
         .iter()
@@ -52,7 +95,7 @@ pub fn to_wire(map: &HeaderMap, skip: impl Fn(&HeaderName) -> bool) -> Result<He
             builder.push(name.as_str().as_bytes(), value.as_bytes())?;
         }
     }
-    Ok(builder.build())
+    Ok(builder)
 }
 
 /// The fields of a head from the wire. Values are slices of it.

@@ -9,6 +9,7 @@
 //! dial      the way to the relay: names, proxies, TCP, TLS, upgrade, under one deadline
 //! tls, tcp  configurations and socket options
 //! http      between the heads of `http` and those of the wire
+//! raw       raw bytes between a socket and a stream
 //! backoff   when to dial again
 //! runtime   how many threads the programs work with
 //! ```
@@ -24,6 +25,7 @@ pub mod backoff;
 pub mod dial;
 mod driver;
 pub mod http;
+pub mod raw;
 pub mod runtime;
 pub mod session;
 mod socket;

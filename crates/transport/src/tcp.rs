@@ -12,6 +12,13 @@ const NOTSENT_LOWAT_BYTES: u32 = 64 * 1024;
 /// Below the idle limits of the balancers that cut silently.
 const KEEPALIVE: Duration = Duration::from_secs(30);
 
+/// Makes the end of a connection one that no peer takes for an orderly one: a reset, once it is dropped.
+/// For what was broken off in the middle.
+pub fn will_reset(stream: &TcpStream) {
+    // A socket that is gone already has ended.
+    let _ = SockRef::from(stream).set_linger(Some(Duration::ZERO));
+}
+
 /// Sets `TCP_NODELAY`, `TCP_NOTSENT_LOWAT` where the system has it, and keepalive probes.
 ///
 /// # Errors

@@ -7,7 +7,7 @@ mod tunnel;
 pub use tunnel::SilentTunnel;
 
 use serde_json::Value;
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::process::ExitStatus;
 use std::sync::Arc;
@@ -110,6 +110,11 @@ impl World {
     /// What the bridge dials through.
     pub fn proxy(&self) -> &FlakyProxy {
         self.site.proxy()
+    }
+
+    /// The relay's forward proxy.
+    pub fn forward(&self) -> SocketAddr {
+        self.site.relay.proxy()
     }
 
     /// The relay's process.

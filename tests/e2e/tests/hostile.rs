@@ -30,6 +30,131 @@ async fn requests_that_are_not_http_or_not_clear_are_refused_and_harm_nobody() {
     world.api.send(ask).await.expect_status(200);
 }
 
+/// Requests that two readers could take for different ones, each followed by one that must not be made.
+#[tokio::test]
+async fn what_two_readers_could_read_differently_is_refused_and_its_connection_closed() {
+    let world = World::start().await;
+    let key = world.caller.basic();
+    let own = format!("Host: x\r\nBridge-Authorization: {key}\r\n");
+    let line = "POST /v1/endpoints/t/hook HTTP/1.1\r\n";
+    let hidden = format!("GET /v1/endpoints/t/small HTTP/1.1\r\n{own}\r\n");
+    let fields = |fields: &str| format!("{line}{own}{fields}\r\n{hidden}");
+    let cases = [
+        (
+            "two lengths",
+            fields("Content-Length: 0\r\nContent-Length: 5\r\n"),
+        ),
+        ("lengths in a list", fields("Content-Length: 0, 5\r\n")),
+        ("a length with a sign", fields("Content-Length: +0\r\n")),
+        ("a negative length", fields("Content-Length: -1\r\n")),
+        ("a length in hex", fields("Content-Length: 0x0\r\n")),
+        ("an empty length", fields("Content-Length: \r\n")),
+        (
+            "a length beyond all",
+            fields("Content-Length: 99999999999999999999999\r\n"),
+        ),
+        (
+            "length and chunks",
+            fields("Content-Length: 4\r\nTransfer-Encoding: chunked\r\n") + "0\r\n\r\n",
+        ),
+        (
+            "chunks and length",
+            fields("Transfer-Encoding: chunked\r\nContent-Length: 4\r\n") + "0\r\n\r\n",
+        ),
+        ("another coding", fields("Transfer-Encoding: gzip\r\n")),
+        (
+            "chunks that are not last",
+            fields("Transfer-Encoding: chunked, gzip\r\n"),
+        ),
+        (
+            "chunks with another name",
+            fields("Transfer-Encoding: xchunked\r\n"),
+        ),
+        (
+            "chunks twice",
+            fields("Transfer-Encoding: chunked\r\nTransfer-Encoding: identity\r\n"),
+        ),
+        ("a folded field", fields("X-Folded: a\r\n b\r\n")),
+        ("a folded length", fields("Content-Length:\r\n 0\r\n")),
+        ("space before the colon", fields("Content-Length : 0\r\n")),
+        ("a field without a colon", fields("Nonsense\r\n")),
+        ("a field without a name", fields(": value\r\n")),
+        (
+            "space before the first field",
+            format!("{line} X: 1\r\n{own}\r\n{hidden}"),
+        ),
+        ("a NUL in a value", fields("X-Nul: a\0b\r\n")),
+        ("a bare CR in a value", fields("X-Cr: a\rb\r\n")),
+        ("a control byte in a value", fields("X-Bell: a\u{7}b\r\n")),
+        ("a control byte in a name", fields("X\u{1}: a\r\n")),
+        ("a bare LF behind a field", fields("X-Lf: a\n")),
+        (
+            "a bare LF behind the line",
+            format!("POST /v1/endpoints/t/hook HTTP/1.1\n{own}\r\n{hidden}"),
+        ),
+        ("a bare LF as the end", format!("{line}{own}\n{hidden}")),
+        (
+            "two spaces in the line",
+            format!("POST  /v1/endpoints/t/hook HTTP/1.1\r\n{own}\r\n{hidden}"),
+        ),
+        (
+            "a space in the target",
+            format!("POST /v1/endpoints/t/ho ok HTTP/1.1\r\n{own}\r\n{hidden}"),
+        ),
+        (
+            "a tab in the line",
+            format!("POST\t/v1/endpoints/t/hook HTTP/1.1\r\n{own}\r\n{hidden}"),
+        ),
+        ("two hosts", fields("Host: y\r\n")),
+        (
+            "no host",
+            format!("{line}Bridge-Authorization: {key}\r\n\r\n{hidden}"),
+        ),
+        (
+            "a chunk's size that is none",
+            fields("Transfer-Encoding: chunked\r\n").replace(&hidden, "") + "zz\r\nab\r\n0\r\n\r\n",
+        ),
+        (
+            "a chunk's size with a sign",
+            fields("Transfer-Encoding: chunked\r\n").replace(&hidden, "") + "+2\r\nab\r\n0\r\n\r\n",
+        ),
+        (
+            "a chunk's size beyond all",
+            fields("Transfer-Encoding: chunked\r\n").replace(&hidden, "")
+                + "fffffffffffffffff\r\nab\r\n0\r\n\r\n",
+        ),
+        (
+            "a chunk without its end",
+            fields("Transfer-Encoding: chunked\r\n").replace(&hidden, "")
+                + "2\r\nabcd\r\n0\r\n\r\n",
+        ),
+        (
+            "a chunk with a bare LF",
+            fields("Transfer-Encoding: chunked\r\n").replace(&hidden, "") + "2\nab\r\n0\r\n\r\n",
+        ),
+    ];
+    let mut wrong = Vec::new();
+    for (name, text) in &cases {
+        let before = world.target.requests();
+        let answer = world
+            .api
+            .raw(text.as_bytes(), Duration::from_millis(700))
+            .await;
+        let answer = String::from_utf8_lossy(&answer);
+        let status = answer.split(' ').nth(1).unwrap_or("nothing").to_owned();
+        let answers = answer.matches("HTTP/1.1 ").count();
+        let seen = world.target.requests() - before;
+        if !status.starts_with('4') || answers != 1 || seen != 0 {
+            wrong.push(format!(
+                "{name}: status {status}, {answers} answers, {seen} requests at the target"
+            ));
+        }
+    }
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+    let ask = Ask::get(world.endpoint("/small")).key(&world.caller);
+    world.api.send(ask).await.expect_status(200);
+}
+
 #[tokio::test]
 async fn a_tunnel_request_that_is_no_upgrade_is_told_so() {
     let world = World::start().await;

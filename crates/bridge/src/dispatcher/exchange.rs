@@ -6,7 +6,7 @@
 use super::refusal::refused;
 use super::resolve::resolve;
 use super::signed::NonceStore;
-use super::{Active, LONGEST, Records, answer, delivery, raw};
+use super::{Active, LONGEST, Records, answer, delivery, raw, websocket};
 use crate::credentials::Injection;
 use crate::deliveries::Deliveries;
 use crate::quota::{Place, Quota};
@@ -31,6 +31,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::task::Poll;
 use std::time::Duration;
 use tokio::time::{Instant, sleep_until, timeout_at};
+use transport::http::wire_asks_for_websocket;
 use transport::{Incoming, RecvStream, SendStream};
 
 /// Connections that one request is tried on, when it verifiably did not leave on those before.
@@ -163,7 +164,7 @@ pub(super) struct Exchange {
 }
 
 /// Why no answer's head came.
-enum NoHead {
+pub(super) enum NoHead {
     /// The connection to the target failed; it may give the request back.
     Target(Box<TrySendError<Request<RequestBody>>>),
     /// The exchange is over.
@@ -239,11 +240,21 @@ impl Exchange {
     async fn serve(&mut self, nonces: &NonceStore, recv: RecvStream) -> Result<(), Failure> {
         let candidate = self.decide()?;
         let _place = self.enter(&candidate)?;
+        let is_connect = matches!(self.head.target, RequestTarget::Connect { .. });
+        let is_raw = is_connect || wire_asks_for_websocket(&self.head.headers);
         if self.must_be_signed() {
+            if is_raw {
+                let detail =
+                    "a raw stream cannot be signed, and this bridge takes signed requests only";
+                return Err(Failure::not_dispatched(Code::RefusedByPolicy, detail));
+            }
             return Box::pin(self.serve_signed(nonces, &candidate, recv)).await;
         }
-        if matches!(self.head.target, RequestTarget::Connect { .. }) {
+        if is_connect {
             return Box::pin(raw::serve(self, &candidate, recv)).await;
+        }
+        if is_raw {
+            return Box::pin(websocket::serve(self, &candidate, recv)).await;
         }
         let limits = &self.active.config.limits;
         let bytes_max = limits.request_max.map(|size| size.bytes());
@@ -472,7 +483,7 @@ impl Exchange {
     }
 
     /// Sends a request, waits for the head of its answer, and passes those with a status of 1xx on.
-    async fn head_of(
+    pub(super) async fn head_of(
         &mut self,
         connection: &mut Connection,
         mut request: Request<RequestBody>,

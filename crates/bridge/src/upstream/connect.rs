@@ -57,6 +57,11 @@ impl Connection {
         self.wire.run_alone();
     }
 
+    /// As [`Self::run_alone`], for a request whose answer may be another protocol.
+    pub(crate) fn run_for_upgrade(&mut self) {
+        self.wire.run_for_upgrade();
+    }
+
     /// Whether it has served a request before.
     pub fn is_reused(&self) -> bool {
         self.is_reused
@@ -93,6 +98,12 @@ impl Pooled for Connection {
         self.wire.poll(&mut Context::from_waker(Waker::noop()));
         self.sender.is_ready() && !self.sender.is_closed()
     }
+}
+
+/// The stream below a connection whose target switched protocols, and what it has sent since.
+pub(crate) fn switched(upgraded: hyper::upgrade::Upgraded) -> Option<(Stream, Bytes)> {
+    let parts = upgraded.downcast::<TokioIo<Stream>>().ok()?;
+    Some((parts.io.into_inner(), parts.read_buf))
 }
 
 /// The body of an answer, and the connection that it comes on.

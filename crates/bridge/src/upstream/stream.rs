@@ -23,9 +23,19 @@ fn gathered<'a>(small: &'a mut [u8; SMALL_BYTES], bufs: &[IoSlice<'_>]) -> Optio
 
 /// One type for both, so that an idle connection is one type too.
 #[derive(Debug)]
-pub(super) enum Stream {
+pub(crate) enum Stream {
     Plain(TcpStream),
     Tls(Box<TlsStream<TcpStream>>),
+}
+
+impl Stream {
+    /// Its end will be one that no target takes for an orderly one.
+    pub(crate) fn will_reset(&self) {
+        transport::tcp::will_reset(match self {
+            Self::Plain(stream) => stream,
+            Self::Tls(stream) => stream.get_ref().0,
+        });
+    }
 }
 
 impl AsyncRead for Stream {

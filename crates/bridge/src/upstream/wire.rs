@@ -53,6 +53,14 @@ impl Wire {
             self.task = Some(tokio::spawn(async move { ended(http.await) }));
         }
     }
+
+    /// As [`Self::run_alone`], and lets go of the stream if the target switches protocols.
+    pub(super) fn run_for_upgrade(&mut self) {
+        if let Some(http) = self.held.take() {
+            let http = http.with_upgrades();
+            self.task = Some(tokio::spawn(async move { ended(http.await) }));
+        }
+    }
 }
 
 /// Its exchange learns the same from the answer; an idle one has nobody to tell.

@@ -46,6 +46,9 @@ struct ListenTable {
     #[serde(deserialize_with = "address")]
     internal: Option<SocketAddr>,
     #[serde(deserialize_with = "address")]
+    proxy: Option<SocketAddr>,
+    proxy_tls: bool,
+    #[serde(deserialize_with = "address")]
     admin: Option<SocketAddr>,
     insecure: bool,
     authorities: Vec<String>,
@@ -121,7 +124,13 @@ impl ListenTable {
                  public = \"0.0.0.0:8443\" under [listen]"
                 .into());
         }
+        if self.proxy_tls && !tls {
+            return Err(
+                "listen.proxy_tls needs a certificate: add a [tls] section, or leave it out".into(),
+            );
+        }
         let plain = [
+            ("proxy", self.proxy.filter(|_| !self.proxy_tls)),
             ("public", self.public.filter(|_| !tls)),
             ("internal", self.internal),
             ("admin", self.admin),
@@ -133,8 +142,8 @@ impl ListenTable {
             {
                 return Err(format!(
                     "listen.{key} would speak without TLS on {address}, which other machines can \
-                     reach: use a loopback address, or add a [tls] section for listen.public, or \
-                     write insecure = true under [listen] if a balancer in front ends TLS"
+                     reach: use a loopback address, or add a [tls] section for listen.public \
+                     (and proxy_tls = true for listen.proxy), or write insecure = true under [listen] if a balancer in front ends TLS"
                 ));
             }
         }
@@ -148,6 +157,8 @@ impl ListenTable {
         Ok(Listen {
             public: self.public,
             internal: self.internal,
+            proxy: self.proxy,
+            proxy_tls: self.proxy_tls,
             admin: self.admin,
             authorities: self.authorities,
             behind_balancer: self.behind_balancer,

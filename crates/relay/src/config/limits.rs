@@ -50,6 +50,8 @@ pub struct Limits {
     pub endpoint_head_timeout: Span,
     /// Between two pieces of an endpoint's answer. Default 60 s.
     pub endpoint_idle_timeout: Span,
+    /// Without a byte in either direction of a raw stream (CONNECT, WebSocket). Default 1 h.
+    pub raw_idle_timeout: Span,
     /// Until a request's header section is whole. Default 10 s.
     pub header_read_timeout: Span,
     /// Wrong keys from one address in a minute before they are answered with `rate_limited`.
@@ -83,6 +85,7 @@ impl Default for Limits {
             call_timeout_max: Span::secs(300),
             endpoint_head_timeout: Span::secs(300),
             endpoint_idle_timeout: Span::secs(60),
+            raw_idle_timeout: Span::secs(3600),
             header_read_timeout: Span::secs(10),
             auth_failures_per_minute: 60,
             bridges_per_tenant: 1000,
@@ -118,6 +121,7 @@ impl Limits {
             ("call_timeout", self.call_timeout),
             ("call_timeout_max", self.call_timeout_max),
             ("endpoint_head_timeout", self.endpoint_head_timeout),
+            ("raw_idle_timeout", self.raw_idle_timeout),
             ("endpoint_idle_timeout", self.endpoint_idle_timeout),
             ("header_read_timeout", self.header_read_timeout),
         ];

@@ -3,6 +3,7 @@
 use crate::gate::AddressPlace;
 use protocol::opening::CHANNEL_BINDING_BYTES;
 use std::net::SocketAddr;
+use std::sync::atomic::{AtomicBool, Ordering};
 use tokio::sync::OwnedSemaphorePermit;
 
 /// How a connection came in.
@@ -12,6 +13,8 @@ pub enum Arrived {
     Tls,
     /// Without TLS.
     Plain,
+    /// On the listener of the forward proxy.
+    Proxy,
     /// On the listener for health and metrics.
     Admin,
 }
@@ -25,8 +28,22 @@ pub struct Connection {
     pub arrived: Arrived,
     /// What its TLS is bound to (RFC 9266).
     pub exporter: Option<[u8; CHANNEL_BINDING_BYTES]>,
+    /// Whether it is no longer HTTP.
+    pub(super) is_raw: AtomicBool,
     /// Its place among the connections.
     pub(super) _place: Option<OwnedSemaphorePermit>,
     /// Its place among those of its address.
     pub(super) _own: Option<AddressPlace>,
+}
+
+impl Connection {
+    /// The next bytes on it will not be HTTP: it is about to be answered that protocols are switched.
+    pub(crate) fn turns_raw(&self) {
+        self.is_raw.store(true, Ordering::Relaxed);
+    }
+
+    /// Whether it is no longer HTTP.
+    pub(super) fn is_raw(&self) -> bool {
+        self.is_raw.load(Ordering::Relaxed)
+    }
 }

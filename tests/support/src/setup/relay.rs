@@ -62,6 +62,7 @@ pub struct Relay {
     namespace: Option<String>,
     public: SocketAddr,
     internal: SocketAddr,
+    proxy: SocketAddr,
     admin: SocketAddr,
     ca: Arc<ThrowawayCa>,
     ca_file: PathBuf,
@@ -81,6 +82,7 @@ impl Relay {
             namespace: setup.namespace,
             public: ports::free_addr(),
             internal: ports::free_addr(),
+            proxy: ports::free_addr(),
             admin: ports::free_addr(),
             ca: Arc::clone(ca),
             ca_file,
@@ -89,6 +91,7 @@ impl Relay {
         for (name, addr) in [
             ("public", relay.public),
             ("internal", relay.internal),
+            ("proxy", relay.proxy),
             ("admin", relay.admin),
         ] {
             listen.insert(name.to_owned(), addr.to_string().into());
@@ -110,6 +113,7 @@ impl Relay {
         for (name, addr) in [
             ("public", &mut relay.public),
             ("internal", &mut relay.internal),
+            ("proxy", &mut relay.proxy),
             ("admin", &mut relay.admin),
         ] {
             *addr = listens_on(&toml, name).unwrap_or(*addr);
@@ -215,6 +219,11 @@ impl Relay {
     /// Its listener without TLS.
     pub fn internal(&self) -> Origin {
         Origin::http(self.internal)
+    }
+
+    /// Its forward proxy, which speaks HTTP/1.1 without TLS.
+    pub fn proxy(&self) -> SocketAddr {
+        self.proxy
     }
 
     /// Its listener for health and metrics.

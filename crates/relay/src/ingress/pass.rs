@@ -1,0 +1,346 @@
+//! A request that passes through as it is: to a named endpoint, or to a URL by the forward proxy.
+//!
+//! Path and query pass byte for byte, header fields as they are but for those of the connection
+//! and the relay's own. A body of known length up to 16 KiB travels with the head; anything else
+//! streams, both ways at once. Who asks to speak WebSocket, and whose target agrees, has raw bytes
+//! from then on.
+
+use super::raw;
+use crate::auth::Principal;
+use crate::body::Body;
+use crate::exchange::{self, Answer, Asked, Outbound};
+use crate::listener::connection::Connection;
+use crate::problem::{BRIDGE_ERROR, Problem};
+use crate::router::Wanted;
+use crate::state::State;
+use crate::telemetry::Span;
+use bytes::Bytes;
+use http::header::{self, HeaderMap, HeaderName, HeaderValue};
+use http::request::Parts;
+use http::{Method, Request, Response, StatusCode, Version};
+use http_body::Body as _;
+use http_body_util::BodyExt;
+use hyper::body::Incoming;
+use opentelemetry::trace::SpanKind;
+use protocol::frame::{BodyLength, Headers, RequestHead, RequestTarget, ResponseHead, TimeLeft};
+use protocol::{Code, Execution, Failure};
+use std::sync::Arc;
+use std::time::Instant;
+use transport::http::{FrameError, WEBSOCKET, asks_for_websocket, to_wire, to_wire_for_websocket};
+use transport::session::INLINE_MAX_BYTES;
+
+/// Where a request goes, and what of it is not for its target.
+#[derive(Debug)]
+pub struct Way<'a> {
+    /// For the bridge.
+    pub target: RequestTarget,
+    /// For the router.
+    pub wanted: Wanted<'a>,
+    /// The endpoint, or what stands for it in the audit record's sums.
+    pub name: &'a str,
+    /// The field that carries the relay's own key.
+    pub own: Option<HeaderName>,
+}
+
+/// Passes a request on.
+///
+/// # Errors
+/// A problem of the relay's own; the target's errors are answers.
+pub async fn on(
+    state: &Arc<State>,
+    principal: &Principal,
+    connection: &Arc<Connection>,
+    request: Request<Incoming>,
+    way: Way<'_>,
+) -> Result<Response<Body>, Problem> {
+    if request.version() < Version::HTTP_11 {
+        // An answer of unknown length would end with the connection: broken off, it would look whole.
+        return Err(Problem::invalid(
+            "only HTTP/1.1 and HTTP/2 pass through; this request is HTTP/1.0",
+        ));
+    }
+    if request.version() == Version::HTTP_11 && asks_for_websocket(request.headers()) {
+        return Box::pin(websocket(state, principal, connection, request, way)).await;
+    }
+    let place = state.exchanges.begin(principal)?;
+    let noting = Noting::begin(state, principal, &way, &request);
+    let (parts, body) = request.into_parts();
+    let is_head = parts.method == Method::HEAD;
+    let expects = parts.headers.contains_key(header::EXPECT);
+    let length =
+        transport::http::body_length(&parts.headers, &body.size_hint(), body.is_end_stream());
+    let declared = match length {
+        BodyLength::Known(bytes) => Some(bytes),
+        BodyLength::None | BodyLength::Unknown => None,
+    };
+    let asked = asked(state, principal, parts, length, way)?;
+    let small = body
+        .size_hint()
+        .exact()
+        .is_some_and(|bytes| bytes <= INLINE_MAX_BYTES as u64);
+    let body = if body.is_end_stream() {
+        Outbound::Whole(Bytes::new())
+    } else if small && !expects {
+        let idle = state.limits().endpoint_idle_timeout.0;
+        Outbound::Whole(super::whole_body(body, INLINE_MAX_BYTES as u64, idle).await?)
+    } else {
+        Outbound::Streaming(body)
+    };
+    let up = body.known_bytes().or(declared).unwrap_or(0);
+    let mut result = exchange::run(state, asked, body, place).await;
+    noting.end(result.as_mut().map_err(|failure| &*failure), up);
+    let answer = result?;
+    let mut response = response_head(&answer.head, is_head)?;
+    *response.body_mut() = answer.body.boxed_unsync();
+    Ok(response)
+}
+
+/// Passes a request to speak WebSocket on; what the target answers with is for it to say.
+async fn websocket(
+    state: &Arc<State>,
+    principal: &Principal,
+    connection: &Arc<Connection>,
+    mut request: Request<Incoming>,
+    way: Way<'_>,
+) -> Result<Response<Body>, Problem> {
+    if !request.body().is_end_stream() {
+        return Err(Problem::invalid(
+            "a request to speak WebSocket has no body (RFC 6455, 4.1)",
+        ));
+    }
+    let place = state.exchanges.begin(principal)?;
+    let noting = Noting::begin(state, principal, &way, &request);
+    let upgrade = hyper::upgrade::on(&mut request);
+    let fields = to_wire_for_websocket(request.headers(), |name| is_not_for_target(name, &way));
+    let asked = asked_raw(
+        state,
+        principal,
+        request.method(),
+        fields.map_err(too_large)?,
+        way,
+    );
+    let mut result = raw::ask(state, asked, place).await;
+    let noted = result.as_mut().map(|(answer, _)| answer);
+    noting.end(noted.map_err(|failure| &*failure), 0);
+    let (answer, raw) = result?;
+    if answer.head.status != StatusCode::SWITCHING_PROTOCOLS.as_u16() {
+        let mut response = response_head(&answer.head, false)?;
+        let close = HeaderValue::from_static("close");
+        response.headers_mut().insert(header::CONNECTION, close);
+        *response.body_mut() = answer.body.boxed_unsync();
+        return Ok(response);
+    }
+    let mut response = Response::new(crate::body::empty());
+    *response.status_mut() = StatusCode::SWITCHING_PROTOCOLS;
+    let headers = response.headers_mut();
+    *headers = response_headers(&answer.head)?;
+    headers.insert(header::CONNECTION, HeaderValue::from_static("upgrade"));
+    headers.insert(header::UPGRADE, HeaderValue::from_static(WEBSOCKET));
+    raw.begin(upgrade, answer.body, connection.clone());
+    Ok(response)
+}
+
+/// What the bridge is asked for.
+fn asked<'a>(
+    state: &State,
+    principal: &'a Principal,
+    parts: Parts,
+    length: BodyLength,
+    way: Way<'a>,
+) -> Result<Asked<'a>, Problem> {
+    let limits = state.limits();
+    let expects = parts.headers.contains_key(header::EXPECT);
+    let headers = request_headers(parts.headers, parts.version, &way)?;
+    Ok(Asked {
+        call: None,
+        principal,
+        bridge: None,
+        wanted: way.wanted,
+        head: RequestHead {
+            class: principal.role.class(),
+            target: way.target,
+            method: parts.method.as_str().to_owned(),
+            headers,
+            body: length,
+            expect_continue: expects,
+            time_left: TimeLeft {
+                head_ms: limits.endpoint_head_timeout.millis(),
+                idle_ms: limits.endpoint_idle_timeout.millis(),
+                total_ms: 0,
+            },
+            call: None,
+            credential: None,
+        },
+    })
+}
+
+/// What the bridge is asked for where bytes are raw once it agreed.
+pub(super) fn asked_raw<'a>(
+    state: &State,
+    principal: &'a Principal,
+    method: &Method,
+    headers: Headers,
+    way: Way<'a>,
+) -> Asked<'a> {
+    let limits = state.limits();
+    Asked {
+        call: None,
+        principal,
+        bridge: None,
+        wanted: way.wanted,
+        head: RequestHead {
+            class: principal.role.class(),
+            target: way.target,
+            method: method.as_str().to_owned(),
+            headers,
+            body: BodyLength::Unknown,
+            expect_continue: false,
+            time_left: TimeLeft {
+                head_ms: limits.endpoint_head_timeout.millis(),
+                idle_ms: limits.raw_idle_timeout.millis(),
+                total_ms: 0,
+            },
+            call: None,
+            credential: None,
+        },
+    }
+}
+
+/// Writes down how a request ended: in the audit record's sums, the metrics and the trace.
+pub(super) struct Noting<'a> {
+    state: &'a Arc<State>,
+    principal: &'a Principal,
+    name: &'a str,
+    began: Instant,
+    span: Option<Span>,
+}
+
+impl<'a> Noting<'a> {
+    pub(super) fn begin(
+        state: &'a Arc<State>,
+        principal: &'a Principal,
+        way: &Way<'a>,
+        request: &Request<Incoming>,
+    ) -> Self {
+        let mut span = state.span("endpoint", SpanKind::Server, request.headers());
+        if let Some(span) = &mut span {
+            span.set("http.request.method", request.method().to_string());
+            span.set("bridge.tenant", principal.tenant_name.to_string());
+            span.set("bridge.endpoint", way.name.to_owned());
+        }
+        Self {
+            state,
+            principal,
+            name: way.name,
+            began: Instant::now(),
+            span,
+        }
+    }
+
+    /// Notes the answer, whose bytes are counted from here on, or the failure.
+    pub(super) fn end(self, result: Result<&mut Answer, &Failure>, up: u64) {
+        let (audit, took) = (&self.state.audit, self.began.elapsed());
+        match result {
+            Ok(answer) => {
+                let bridge = &answer.through.owner.name;
+                if let Some(mut span) = self.span {
+                    span.set("bridge.name", bridge.to_string());
+                    span.answered(answer.head.status);
+                }
+                let sum = audit.endpoint(self.principal, self.name, bridge, "ok");
+                self.state.metrics.endpoint_took(took);
+                sum.answered(took, up);
+                answer.body.count_into(sum);
+            }
+            Err(failure) => {
+                let code = failure.code.as_str();
+                let sum = audit.endpoint(self.principal, self.name, &Arc::default(), code);
+                sum.answered(took, 0);
+                if let Some(mut span) = self.span {
+                    span.failed(failure);
+                }
+            }
+        }
+    }
+}
+
+/// The fields for the target: without the relay's own key, and without `Host`, which is the
+/// bridge's to write.
+fn request_headers(
+    mut headers: HeaderMap,
+    version: Version,
+    way: &Way<'_>,
+) -> Result<Headers, Problem> {
+    if version == Version::HTTP_2 {
+        join_cookies(&mut headers);
+    }
+    to_wire(&headers, |name| is_not_for_target(name, way)).map_err(too_large)
+}
+
+fn is_not_for_target(name: &HeaderName, way: &Way<'_>) -> bool {
+    *name == header::HOST || *name == header::EXPECT || way.own.as_ref() == Some(name)
+}
+
+fn too_large(error: FrameError) -> Problem {
+    let detail = format!("the header section cannot be passed on: {error}");
+    Problem::not_sent(Code::HeadersTooLarge, detail)
+}
+
+/// HTTP/2 cuts cookies into fields of their own; elsewhere they are one (RFC 9113, 8.2.3).
+fn join_cookies(headers: &mut HeaderMap) {
+    let crumbs: Vec<&[u8]> = headers
+        .get_all(header::COOKIE)
+        .iter()
+        .map(HeaderValue::as_bytes)
+        .collect();
+    if crumbs.len() > 1
+        && let Ok(joined) = HeaderValue::from_bytes(&crumbs.join(&b"; "[..]))
+    {
+        headers.insert(header::COOKIE, joined);
+    }
+}
+
+fn unusable(what: &str) -> Failure {
+    let detail = format!("the target's answer cannot be passed on: {what}");
+    Failure::new(Code::TargetProtocol, Execution::Executed, detail)
+}
+
+/// The answer's head, as the target wrote it.
+fn response_head(head: &ResponseHead, to_head: bool) -> Result<Response<Body>, Failure> {
+    let status = StatusCode::from_u16(head.status).map_err(|_| unusable("its status"))?;
+    if status.is_informational() {
+        return Err(unusable("it switches protocols, which nobody asked for"));
+    }
+    let mut headers = response_headers(head)?;
+    // Of a message that cannot have a body, a length is all that may be said.
+    if !to_head && (status == StatusCode::NO_CONTENT) {
+        headers.remove(header::CONTENT_LENGTH);
+    }
+    let mut response = Response::new(crate::body::empty());
+    *response.status_mut() = status;
+    *response.headers_mut() = headers;
+    Ok(response)
+}
+
+fn response_headers(head: &ResponseHead) -> Result<HeaderMap, Failure> {
+    let mut headers = transport::http::from_wire(&head.headers)
+        .map_err(|_| unusable("a header field is not valid HTTP"))?;
+    headers.remove(BRIDGE_ERROR);
+    Ok(headers)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn cookies_that_http2_cut_are_one_again() {
+        let mut headers = HeaderMap::new();
+        for crumb in ["a=1", "b=2"] {
+            headers.append(header::COOKIE, HeaderValue::from_static(crumb));
+        }
+        join_cookies(&mut headers);
+        assert_eq!(headers[header::COOKIE], "a=1; b=2");
+        assert_eq!(headers.len(), 1);
+    }
+}

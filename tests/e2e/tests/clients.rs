@@ -1,0 +1,199 @@
+//! HTTP clients as people have them, through both ways into the relay.
+//!
+//! ```text
+//! curl, requests, httpx, ──> named endpoints, with TLS and without ──┐
+//! Node, Java, git,                                                   ├─ relay ── bridge ──> target, website
+//! Chromium               ──> forward proxy, CONNECT and absolute ────┘                  (with TLS and without)
+//! ```
+//!
+//! What a client does, and what must come of it, is in `clients/`, in the client's own language; here is what it does
+//! that to. The clients are Debian's: `cargo xtask test` installs them, and where one is missing its test fails.
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+use std::fs;
+use std::path::Path;
+use std::process::Command;
+use std::sync::Arc;
+use std::time::Duration;
+use support::ca::IssuedFiles;
+use support::process::{Running, finish};
+use support::{Installation, Target, TempDir, ThrowawayCa, pattern};
+
+/// What a server may take to start on a loaded machine.
+const PATIENCE: Duration = Duration::from_secs(30);
+/// What a client may take for all that it does. Alone on two cores none needs more than 12 s.
+const CLIENT: Duration = Duration::from_secs(120);
+
+/// The file that clients send and get: more than a window of the tunnel.
+const BODY_BYTES: usize = 3_000_007;
+/// The body of curl's long transfers.
+const LARGE_BYTES: u64 = 20_000_003;
+
+const PYTHON: &str = "/usr/bin/python3";
+const NODE: &str = "/usr/bin/node";
+const JAVA: &str = "/usr/bin/java";
+
+/// The variables that clients and servers start with, and no others: not a proxy of the surroundings', nor
+/// settings of somebody's own.
+const SURROUNDINGS: [(&str, &str); 2] = [("PATH", "/usr/bin:/bin"), ("LANG", "C.UTF-8")];
+
+/// A relay, and a bridge that reaches a target and a website.
+struct Site {
+    site: Installation,
+    target: Target,
+    target_tls: Target,
+    web: Web,
+    web_tls: Web,
+    dir: TempDir,
+}
+
+/// The website in `clients/web.py`.
+struct Web {
+    url: String,
+    port: u16,
+    _running: Running,
+}
+
+impl Site {
+    async fn start() -> Self {
+        let dir = TempDir::new("clients");
+        for name in ["files", "git", "home"] {
+            fs::create_dir(dir.join(name)).unwrap();
+        }
+        dir.write("files/body.bin", pattern::bytes(BODY_BYTES));
+        let ca = Arc::new(ThrowawayCa::new());
+        let issued = ca.issue(&["127.0.0.1"]).write_to(dir.path(), "web");
+        let target = Target::start().await;
+        let target_tls = Target::start_tls(&ca).await;
+        let web = Web::start(dir.path(), None).await;
+        let web_tls = Web::start(dir.path(), Some(&issued)).await;
+        let ports = [target.port(), target_tls.port(), web.port, web_tls.port];
+        let rule = format!(
+            "[[allow]]\nhost = \"127.0.0.1\"\nports = {ports:?}\nmethods = [\"*\"]\nconnect = true\n"
+        );
+        let site = Installation::builder()
+            .ca(&ca)
+            .endpoint("t", &target.url("/"))
+            .endpoint("web", &format!("{}/", web.url))
+            .bridge_extra(&rule)
+            .start()
+            .await;
+        Self {
+            site,
+            target,
+            target_tls,
+            web,
+            web_tls,
+            dir,
+        }
+    }
+
+    /// Runs a script of `clients/` to its end, which it reaches only if all was right.
+    async fn run(&self, program: &str, name: &str, args: &[&str]) {
+        let mut command = Command::new(program);
+        command.arg(script(name)).args(args);
+        command.env_clear().envs(SURROUNDINGS);
+        command
+            .envs(self.environment())
+            .current_dir(self.path("home"));
+        let said = finish(name, command, CLIENT).await.success();
+        assert!(said.ends_with("done\n"), "{name} ended early: {said}");
+    }
+
+    /// What the scripts know of the site. URLs have no slash at their ends.
+    fn environment(&self) -> [(&'static str, String); 18] {
+        let (relay, key) = (&self.site.relay, &self.site.caller);
+        let ca_file = relay.ca_file().display().to_string();
+        [
+            ("HOME", self.path("home")),
+            ("RELAY", relay.internal().url("/v1/endpoints")),
+            ("RELAY_TLS", relay.public().url("/v1/endpoints")),
+            ("PROXY", relay.proxy().to_string()),
+            ("CLIENT_ID", key.client_id.clone()),
+            ("CLIENT_SECRET", key.client_secret.clone()),
+            ("NODE_EXTRA_CA_CERTS", ca_file.clone()),
+            ("CA", ca_file),
+            ("TARGET", self.target.url("")),
+            ("TARGET_TLS", self.target_tls.url("")),
+            ("WEB", self.web.url.clone()),
+            ("WEB_TLS", self.web_tls.url.clone()),
+            ("WEB_HOME", self.path("")),
+            ("BODY", self.path("files/body.bin")),
+            ("BODY_BYTES", BODY_BYTES.to_string()),
+            ("BODY_SHA256", pattern::sha256(BODY_BYTES as u64)),
+            ("LARGE_BYTES", LARGE_BYTES.to_string()),
+            ("LARGE_SHA256", pattern::sha256(LARGE_BYTES)),
+        ]
+    }
+
+    /// A path in the site's directory: `home` is for what clients write.
+    fn path(&self, name: &str) -> String {
+        self.dir.join(name).display().to_string()
+    }
+}
+
+impl Web {
+    async fn start(dir: &Path, tls: Option<&IssuedFiles>) -> Self {
+        let mut command = Command::new(PYTHON);
+        command.env_clear().envs(SURROUNDINGS);
+        command.arg(script("web.py")).arg(dir);
+        if let Some(files) = tls {
+            command.args([&files.cert_file, &files.key_file]);
+        }
+        let running = Running::spawn("web", command);
+        let line = running.wait_log("listening on ", PATIENCE).await;
+        let port: u16 = line.rsplit(':').next().unwrap().parse().unwrap();
+        let scheme = if tls.is_some() { "https" } else { "http" };
+        Self {
+            url: format!("{scheme}://127.0.0.1:{port}"),
+            port,
+            _running: running,
+        }
+    }
+}
+
+/// The path of a file in `clients/`.
+fn script(name: &str) -> String {
+    format!("{}/tests/clients/{name}", env!("CARGO_MANIFEST_DIR"))
+}
+
+#[tokio::test]
+async fn curl_has_what_it_asks_for_and_learns_what_it_may_not() {
+    Site::start().await.run(PYTHON, "via_curl.py", &[]).await;
+}
+
+#[tokio::test]
+async fn pythons_requests_keeps_cookies_streams_and_sends_forms() {
+    Site::start()
+        .await
+        .run(PYTHON, "via_requests.py", &[])
+        .await;
+}
+
+#[tokio::test]
+async fn pythons_httpx_makes_many_requests_at_once_also_by_http2() {
+    Site::start().await.run(PYTHON, "via_httpx.py", &[]).await;
+}
+
+#[tokio::test]
+async fn node_fetches_streams_and_opens_tunnels() {
+    Site::start().await.run(NODE, "via_node.mjs", &[]).await;
+}
+
+#[tokio::test]
+async fn javas_client_answers_challenges_and_asks_for_http2() {
+    Site::start().await.run(JAVA, "ViaJava.java", &[]).await;
+}
+
+#[tokio::test]
+async fn git_clones_pushes_and_pulls() {
+    Site::start().await.run(PYTHON, "via_git.py", &[]).await;
+}
+
+#[tokio::test]
+async fn chromium_shows_pages_sends_forms_and_speaks_websocket() {
+    let site = Site::start().await;
+    for way in ["endpoint", "proxy"] {
+        site.run(NODE, "via_chromium.mjs", &[way]).await;
+    }
+}

@@ -15,20 +15,40 @@ pub(crate) struct Args {
 }
 
 /// Files that tests need, and the Debian packages that they come with.
-const PACKAGES: [(&str, &str); 3] = [
+const PACKAGES: [(&str, &str); 11] = [
     ("/usr/sbin/squid", "squid"),
     ("/usr/sbin/ip", "iproute2"),
     (
         "/usr/lib/x86_64-linux-gnu/faketime/libfaketimeMT.so.1",
         "libfaketime",
     ),
+    // HTTP clients, and what they speak.
+    ("/usr/bin/curl", "curl"),
+    ("/usr/lib/git-core/git-http-backend", "git"),
+    ("/usr/bin/node", "nodejs"),
+    ("/usr/bin/javac", "default-jdk-headless"),
+    (
+        "/usr/bin/chromium-headless-shell",
+        "chromium-headless-shell",
+    ),
+    (
+        "/usr/lib/python3/dist-packages/requests/__init__.py",
+        "python3-requests",
+    ),
+    (
+        "/usr/lib/python3/dist-packages/httpx/__init__.py",
+        "python3-httpx",
+    ),
+    (
+        "/usr/lib/python3/dist-packages/h2/__init__.py",
+        "python3-h2",
+    ),
 ];
 
 /// Builds the programs, which the end-to-end tests start, and runs the tests.
 pub(crate) fn run(args: &Args) -> Result<(), Failed> {
-    // One test is a real HTTP/2 client; others go through a real proxy, make networks of their own, or set a
+    // Some tests are real HTTP clients; others go through a real proxy, make networks of their own, or set a
     // program's clock.
-    tool::install("curl")?;
     for (file, package) in PACKAGES {
         if !Path::new(file).exists() {
             tool::install_package(package)?;

@@ -1,10 +1,12 @@
 //! HTTP clients as people have them, through both ways into the relay.
 //!
 //! ```text
-//! curl, requests, httpx, ──> named endpoints, with TLS and without ──┐
-//! Node, Java, git,                                                   ├─ relay ── bridge ──> target, website
-//! Chromium               ──> forward proxy, CONNECT and absolute ────┘                  (with TLS and without)
+//! curl, requests, httpx, ──> named endpoints ──┐
+//! Node, Java, git,                             ├── relay ── bridge ──> target, website
+//! Chromium               ──> forward proxy ────┘
 //! ```
+//!
+//! Each of these is met with TLS and without.
 //!
 //! What a client does, and what must come of it, is in `clients/`, in the client's own language; here is what it does
 //! that to. The clients are Debian's: `cargo xtask test` installs them, and where one is missing its test fails.

@@ -6,13 +6,14 @@
 use super::exchange::{Exchange, timed_out};
 use crate::upstream::{AnswerBody, Connection, Progress, response_failure};
 use bytes::{Bytes, BytesMut};
-use http::header::{AUTHORIZATION, CONTENT_LENGTH, WWW_AUTHENTICATE};
+use http::header::{AUTHORIZATION, CONTENT_LENGTH, HeaderValue, WWW_AUTHENTICATE};
 use http::{HeaderMap, Response, StatusCode};
 use http_body::{Body, Frame};
 use http_body_util::BodyExt as _;
 use hyper::body::Incoming;
 use protocol::frame::{BodyLength, Headers, ResponseHead};
 use protocol::{Code, Execution, Failure};
+use std::borrow::Cow;
 use std::future::poll_fn;
 use std::pin::Pin;
 use std::task::{Context, Poll};
@@ -124,16 +125,45 @@ fn head<B: Body>(
         Some(bytes) => BodyLength::Known(bytes),
         None => BodyLength::Unknown,
     };
-    let headers = transport::http::to_wire(headers, |name| is_chunked && name == CONTENT_LENGTH)
+    let headers = one_length(headers)?;
+    let headers = transport::http::to_wire(&headers, |name| is_chunked && name == CONTENT_LENGTH)
         .map_err(|error| {
-            let detail = format!("the head of the target's answer cannot be passed on: {error}");
-            executed(Code::TargetProtocol, detail)
-        })?;
+        let detail = format!("the head of the target's answer cannot be passed on: {error}");
+        executed(Code::TargetProtocol, detail)
+    })?;
     Ok(ResponseHead {
         status: status.as_u16(),
         headers,
         body: length,
     })
+}
+
+/// The fields with the length once, where the target said the same several times: the next reader might
+/// not take that (RFC 9110, 8.6).
+fn one_length(headers: &HeaderMap) -> Result<Cow<'_, HeaderMap>, Failure> {
+    let mut values = headers.get_all(CONTENT_LENGTH).iter();
+    let Some(first) = values.next() else {
+        return Ok(Cow::Borrowed(headers));
+    };
+    if values.next().is_none() && first.as_bytes().iter().all(u8::is_ascii_digit) {
+        return Ok(Cow::Borrowed(headers));
+    }
+    let values = headers.get_all(CONTENT_LENGTH).iter();
+    let mut numbers = values.flat_map(|value| value.as_bytes().split(|byte| *byte == b','));
+    let first = numbers.next().unwrap_or_default().trim_ascii();
+    let is_number = !first.is_empty() && first.iter().all(u8::is_ascii_digit);
+    let value = HeaderValue::from_bytes(first).ok().filter(|_| is_number);
+    match value {
+        Some(value) if numbers.all(|other| other.trim_ascii() == first) => {
+            let mut headers = headers.clone();
+            headers.insert(CONTENT_LENGTH, value);
+            Ok(Cow::Owned(headers))
+        }
+        _ => Err(executed(
+            Code::TargetProtocol,
+            "the target's answer names several lengths",
+        )),
+    }
 }
 
 /// The beginning of a body.
@@ -287,9 +317,31 @@ impl Body for Rest<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use http::HeaderValue;
     use http_body_util::{Empty, Full};
     use protocol::frame::HeadersBuilder;
+
+    #[test]
+    fn a_length_that_is_said_several_times_is_said_once_or_not_taken() {
+        let said = |values: &[&'static str]| {
+            let mut map = HeaderMap::new();
+            for value in values {
+                map.append(CONTENT_LENGTH, HeaderValue::from_static(value));
+            }
+            one_length(&map).map(|map| {
+                map.get_all(CONTENT_LENGTH)
+                    .iter()
+                    .cloned()
+                    .collect::<Vec<_>>()
+            })
+        };
+        assert_eq!(said(&[]).unwrap(), Vec::<HeaderValue>::new());
+        for values in [&["3"][..], &["3", "3"], &["3, 3"], &["3,3", " 3"]] {
+            assert_eq!(said(values).unwrap(), ["3"], "{values:?}");
+        }
+        for values in [&["3", "4"][..], &["3, 4"], &["x"], &["3,"], &[""; 2]] {
+            assert!(said(values).is_err(), "{values:?}");
+        }
+    }
 
     fn headers(length: Option<&'static str>) -> HeaderMap {
         let mut headers = HeaderMap::new();

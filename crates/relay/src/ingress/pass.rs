@@ -8,7 +8,7 @@
 use super::raw;
 use crate::auth::Principal;
 use crate::body::Body;
-use crate::exchange::{self, Answer, Asked, Outbound};
+use crate::exchange::{self, Answer, AnswerBody, Asked, Outbound};
 use crate::listener::connection::Connection;
 use crate::problem::{BRIDGE_ERROR, Problem};
 use crate::router::Wanted;
@@ -18,13 +18,15 @@ use bytes::Bytes;
 use http::header::{self, HeaderMap, HeaderName, HeaderValue};
 use http::request::Parts;
 use http::{Method, Request, Response, StatusCode, Version};
-use http_body::Body as _;
+use http_body::{Body as _, Frame, SizeHint};
 use http_body_util::BodyExt;
 use hyper::body::Incoming;
 use opentelemetry::trace::SpanKind;
 use protocol::frame::{BodyLength, Headers, RequestHead, RequestTarget, ResponseHead, TimeLeft};
 use protocol::{Code, Execution, Failure};
+use std::pin::Pin;
 use std::sync::Arc;
+use std::task::{Context, Poll};
 use std::time::Instant;
 use transport::http::{FrameError, WEBSOCKET, asks_for_websocket, to_wire, to_wire_for_websocket};
 use transport::session::INLINE_MAX_BYTES;
@@ -91,8 +93,50 @@ pub async fn on(
     noting.end(result.as_mut().map_err(|failure| &*failure), up);
     let answer = result?;
     let mut response = response_head(&answer.head, is_head)?;
-    *response.body_mut() = answer.body.boxed_unsync();
+    *response.body_mut() = as_said(&answer.head, answer.body);
     Ok(response)
+}
+
+/// The answer's body. The HTTP library takes one that has ended for one of no bytes, and says so in the
+/// head; what the target said was another thing where it named no length, or that of another answer (RFC
+/// 9110, 15.4.5).
+fn as_said(head: &ResponseHead, body: AnswerBody) -> Body {
+    let is_304 = head.status == StatusCode::NOT_MODIFIED.as_u16();
+    if !body.is_end_stream() || !(is_304 || head.body == BodyLength::Unknown) {
+        return body.boxed_unsync();
+    }
+    let length = head.headers.iter().find_map(|(name, value)| {
+        let value = std::str::from_utf8(value).ok()?;
+        (name == header::CONTENT_LENGTH.as_str().as_bytes()).then(|| value.parse().ok())?
+    });
+    let hint = match length.filter(|_| is_304) {
+        Some(length) => SizeHint::with_exact(length),
+        None if is_304 => return body.boxed_unsync(),
+        None => SizeHint::default(),
+    };
+    Ended { body, hint }.boxed_unsync()
+}
+
+/// A body that has ended, of which something else is said.
+struct Ended {
+    body: AnswerBody,
+    hint: SizeHint,
+}
+
+impl http_body::Body for Ended {
+    type Data = Bytes;
+    type Error = Failure;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Failure>>> {
+        Pin::new(&mut self.body).poll_frame(cx)
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.hint.clone()
+    }
 }
 
 /// Passes a request to speak WebSocket on; what the target answers with is for it to say.

@@ -116,7 +116,7 @@ class Browser {
   }
 }
 
-// What the pages do: a hash of what came, and the pattern's first bytes as a body.
+// What the code in the pages may use.
 const IN_PAGE = `
   const hex = (bytes) => [...new Uint8Array(bytes)].map((byte) => byte.toString(16).padStart(2, "0")).join("");
   const sha256 = async (response) => hex(await crypto.subtle.digest("SHA-256", await response.arrayBuffer()));

@@ -6,17 +6,17 @@ It listens on a free port of loopback, with TLS if it has a certificate, and say
 /files/ serves, DIRECTORY/git what /git/ and, with a password, /private-git/ serve. The user is alice, her password
 wonder:land.
 
-| route              | does                                                                |
-| ------------------ | ------------------------------------------------------------------- |
-| /files/NAME        | a file, or one range of it; with ?cut=N it breaks off after N bytes |
-| /login, /cookies   | sets two cookies and redirects to the other; what cookies came      |
-| POST /form         | name, file name, length and SHA-256 of each part of a form          |
-| POST /moved        | redirects to /form, where the same form is to be sent again         |
-| /private, /digest  | who signed in, by Basic and by Digest                               |
-| /gzip              | compressed, if the client takes that                                |
-| /git/, /private-git/ | `git http-backend`                                                |
-| /socket            | WebSocket: sends back what comes                                    |
-| /page, /script     | what the browser opens                                              |
+| route                | does                                                                |
+| -------------------- | ------------------------------------------------------------------- |
+| /files/NAME          | a file, or one range of it; with ?cut=N it breaks off after N bytes |
+| /login, /cookies     | sets two cookies and redirects to the other; what cookies came      |
+| POST /form           | name, file name, length and SHA-256 of each part of a form          |
+| POST /moved          | redirects to /form, where the same form is to be sent again         |
+| /private, /digest    | who signed in, by Basic and by Digest                               |
+| /gzip                | compressed, if the client takes that                                |
+| /git/, /private-git/ | `git http-backend`                                                  |
+| /socket              | WebSocket: sends back what comes                                    |
+| /page, /script       | what the browser opens                                              |
 """
 
 import base64

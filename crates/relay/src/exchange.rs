@@ -21,6 +21,7 @@ use std::pin::Pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
+use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
 use transport::{Cutter, PumpError, RecvStream, SendStream};
 
@@ -33,6 +34,9 @@ const TIME_GRACE: Duration = Duration::from_secs(2);
 /// How long a cancelled request waits for the bridge's word on how far it came.
 const WORD_WAIT: Duration = Duration::from_secs(2);
 
+/// How long the bridge's word is waited for that the target wants a body; it has one after a second.
+const GO_AHEAD_WAIT: Duration = Duration::from_secs(3);
+
 /// How long the caller of a request whose tunnel was lost waits for the bridge's word on it: a
 /// bridge that lives redials within half a second.
 const AFTERMATH_WAIT: Duration = Duration::from_secs(3);
@@ -42,21 +46,35 @@ struct Running {
     next: u64,
     all: BTreeMap<u64, (Principal, Option<Cutter>)>,
     of_tenant: HashMap<Arc<str>, u32>,
+    of_key: HashMap<Arc<str>, u32>,
 }
 
-/// The exchanges that run: counted by tenant, and cut when their key is revoked.
+/// Takes one away, and what has none left.
+fn less(counts: &mut HashMap<Arc<str>, u32>, of: &Arc<str>) {
+    if let Some(count) = counts.get_mut(of) {
+        *count -= 1;
+        if *count == 0 {
+            counts.remove(of);
+        }
+    }
+}
+
+/// The exchanges that run: counted by tenant and by key, and cut when their key is revoked.
 #[derive(Debug)]
 pub struct Exchanges {
     running: Mutex<Running>,
     per_tenant_max: u32,
+    per_key_max: u32,
 }
 
 impl Exchanges {
-    /// None yet, with a bound for each tenant.
-    pub fn new(per_tenant_max: u32) -> Arc<Self> {
+    /// None yet, with a bound for each tenant, and one for each key: what one caller leaves open is there
+    /// for the others.
+    pub fn new(per_tenant_max: u32, per_key_max: u32) -> Arc<Self> {
         Arc::new(Self {
             running: Mutex::default(),
             per_tenant_max,
+            per_key_max,
         })
     }
 
@@ -70,16 +88,27 @@ impl Exchanges {
     /// `overloaded` when the tenant has as many as it may.
     pub fn begin(self: &Arc<Self>, principal: &Principal) -> Result<Place, Failure> {
         let mut running = self.lock();
-        let of_tenant = running
-            .of_tenant
-            .entry(principal.tenant.clone())
-            .or_default();
+        let Running {
+            of_tenant, of_key, ..
+        } = &mut *running;
+        let of_tenant = of_tenant.entry(principal.tenant.clone()).or_default();
+        let of_key = of_key.entry(principal.client_id.clone()).or_default();
+        let full = |what: &str, max: u32| {
+            let detail = format!("the {what} has {max} requests running, its limit");
+            Failure::not_sent(Code::Overloaded, detail)
+        };
         if *of_tenant >= self.per_tenant_max {
-            let max = self.per_tenant_max;
-            let detail = format!("the tenant has {max} requests running, its limit");
-            return Err(Failure::not_sent(Code::Overloaded, detail));
+            let failure = full("tenant", self.per_tenant_max);
+            if *of_key == 0 {
+                running.of_key.remove(&principal.client_id);
+            }
+            return Err(failure);
+        }
+        if *of_key >= self.per_key_max {
+            return Err(full("key", self.per_key_max));
         }
         *of_tenant += 1;
+        *of_key += 1;
         running.next += 1;
         let id = running.next;
         running.all.insert(id, (principal.clone(), None));
@@ -132,12 +161,8 @@ impl Drop for Place {
         let Some((principal, cutter)) = running.all.remove(&self.id) else {
             return;
         };
-        if let Some(count) = running.of_tenant.get_mut(&principal.tenant) {
-            *count -= 1;
-            if *count == 0 {
-                running.of_tenant.remove(&principal.tenant);
-            }
-        }
+        less(&mut running.of_tenant, &principal.tenant);
+        less(&mut running.of_key, &principal.client_id);
         drop(running);
         if let Some(cutter) = cutter {
             // Nothing happens to an exchange that is over.
@@ -359,7 +384,7 @@ where
             let failure = Failure::possibly_executed(Code::Unauthorized, detail);
             return Err(recv.cancel(failure, WORD_WAIT).await);
         }
-        let mut pumped = None;
+        let (mut pumped, mut go_ahead) = (None, None);
         let replayable = match body {
             Outbound::Whole(bytes) => {
                 state.metrics.bytes_up(bytes.len() as u64);
@@ -372,11 +397,17 @@ where
                     counting.metrics.bytes_up(bytes as u64);
                     frame
                 });
-                pumped = Some(tokio::spawn(pump(send, counted)));
+                pumped = Some(if asked.head.expect_continue {
+                    let (go, went) = oneshot::channel();
+                    go_ahead = Some(go);
+                    tokio::spawn(pump(send, Expected::new(went, counted)))
+                } else {
+                    tokio::spawn(pump(send, counted))
+                });
                 None
             }
         };
-        match final_head(&mut recv, head_limit, pumped).await {
+        match final_head(&mut recv, head_limit, pumped, go_ahead).await {
             Ok(head) => {
                 let body = AnswerBody {
                     recv,
@@ -506,17 +537,78 @@ fn left_of(given: TimeLeft, passed: Duration) -> Result<TimeLeft, Failure> {
     })
 }
 
+/// A body that its caller holds back until the target wants it (RFC 9110, 10.1.1). Asking for it makes the
+/// HTTP library say 100.
+struct Expected<B> {
+    wanted: Wanting,
+    /// The bridge does not let the caller wait without end; nor does the relay, should it be silent.
+    latest: Pin<Box<tokio::time::Sleep>>,
+    body: Pin<Box<B>>,
+}
+
+/// Whether a body is wanted.
+enum Wanting {
+    NotYet(oneshot::Receiver<()>),
+    Yes,
+    /// An error came instead. The stream is told when nobody takes the body any more.
+    No,
+}
+
+impl<B> Expected<B> {
+    fn new(word: oneshot::Receiver<()>, body: B) -> Self {
+        Self {
+            wanted: Wanting::NotYet(word),
+            latest: Box::pin(tokio::time::sleep(GO_AHEAD_WAIT)),
+            body: Box::pin(body),
+        }
+    }
+}
+
+impl<B: Body<Data = Bytes>> Body for Expected<B> {
+    type Data = Bytes;
+    type Error = B::Error;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, B::Error>>> {
+        let this = &mut *self;
+        if let Wanting::NotYet(word) = &mut this.wanted {
+            this.wanted = match Pin::new(word).poll(cx) {
+                Poll::Ready(Ok(())) => Wanting::Yes,
+                Poll::Ready(Err(_)) => Wanting::No,
+                Poll::Pending => {
+                    std::task::ready!(this.latest.as_mut().poll(cx));
+                    Wanting::Yes
+                }
+            };
+        }
+        match this.wanted {
+            Wanting::Yes => this.body.as_mut().poll_frame(cx),
+            Wanting::No | Wanting::NotYet(_) => Poll::Pending,
+        }
+    }
+}
+
 /// Waits for the head that is not informational, within the limit. The limit runs from the end of
 /// the request: an upload may take longer than an answer.
 pub(crate) async fn final_head(
     recv: &mut RecvStream,
     limit: Option<Duration>,
     upload: Option<JoinHandle<()>>,
+    mut go_ahead: Option<oneshot::Sender<()>>,
 ) -> Result<ResponseHead, Failure> {
     let waiting = async {
         loop {
             let head = recv.head().await?;
-            if !head.is_informational() {
+            let is_final = !head.is_informational();
+            // An answer that is no error may come while its request goes on.
+            let is_wanted = head.status == 100 || (is_final && head.status < 400);
+            if is_wanted && let Some(go) = go_ahead.take() {
+                // A request that has ended meanwhile needs no word.
+                let _ = go.send(());
+            }
+            if is_final {
                 return Ok(head);
             }
         }

@@ -102,6 +102,10 @@ fn settled(old: &Config, new: &Config) -> Option<&'static str> {
             was.streams_per_tenant == now.streams_per_tenant,
         ),
         (
+            "limits.streams_per_key",
+            was.streams_per_key == now.streams_per_key,
+        ),
+        (
             "limits.call_memory_max",
             was.call_memory_max == now.call_memory_max,
         ),

@@ -108,7 +108,7 @@ impl State {
             answers: Answers::default(),
             services: Written::default(),
             registry: Registry::new(limits.sessions_max, limits.sessions_per_tenant),
-            exchanges: Exchanges::new(limits.streams_per_tenant),
+            exchanges: Exchanges::new(limits.streams_per_tenant, limits.streams_per_key),
             remembered: Remembered::default(),
             handshakes: Gate::new(limits.handshakes_max, limits.handshakes_per_address),
             caller_handshakes: Gate::new(callers, (callers / 2).max(1)),

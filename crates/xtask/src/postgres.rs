@@ -20,7 +20,7 @@ impl Postgres {
     /// Starts one. The program `test-postgres` must be built.
     pub(crate) fn start() -> Result<Self, Failed> {
         if !Path::new("/usr/lib/postgresql").exists() && !tool::is_installed("initdb") {
-            tool::install_package("postgresql")?;
+            tool::install_packages(&["postgresql"])?;
         }
         let program = Step::built_program("debug", "test-postgres");
         let helper = Command::new(program.path())

@@ -49,11 +49,11 @@ const PACKAGES: [(&str, &str); 11] = [
 pub(crate) fn run(args: &Args) -> Result<(), Failed> {
     // Some tests are real HTTP clients; others go through a real proxy, make networks of their own, or set a
     // program's clock.
-    for (file, package) in PACKAGES {
-        if !Path::new(file).exists() {
-            tool::install_package(package)?;
-        }
-    }
+    let missing = PACKAGES
+        .iter()
+        .filter(|(file, _)| !Path::new(file).exists());
+    let missing: Vec<&str> = missing.map(|(_, package)| *package).collect();
+    tool::install_packages(&missing)?;
     Step::cargo(["build", "--workspace", "--bins", "--locked"]).run()?;
     let runner: &[&str] = if has_nextest() {
         &["nextest", "run"]

@@ -12,14 +12,18 @@ pub(crate) fn install(name: &str) -> Result<(), Failed> {
     if is_installed(name) {
         return Ok(());
     }
-    install_package(name)
+    install_packages(&[name])
 }
 
-/// On Debian and its kin, installs a package.
-pub(crate) fn install_package(name: &str) -> Result<(), Failed> {
-    println!("   ({name} is not installed: installing it, which needs root or sudo)");
+/// On Debian and its kin, installs packages, without what they merely recommend.
+pub(crate) fn install_packages(names: &[&str]) -> Result<(), Failed> {
+    if names.is_empty() {
+        return Ok(());
+    }
+    let listed = names.join(", ");
+    println!("   ({listed}: not installed; installing, which needs root or sudo)");
     apt_get(&["update"])?;
-    apt_get(&["install", "--yes", name])
+    apt_get(&[&["install", "--yes", "--no-install-recommends"], names].concat())
 }
 
 fn apt_get(args: &[&str]) -> Result<(), Failed> {

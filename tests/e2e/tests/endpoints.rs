@@ -6,6 +6,8 @@ use e2e::World;
 use hyper::Method;
 use std::time::{Duration, Instant};
 use support::{Ask, RawTarget, pattern};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpStream};
 
 #[tokio::test]
 async fn path_query_and_headers_pass_byte_for_byte() {
@@ -243,4 +245,120 @@ async fn http2_callers_are_served_on_the_public_listener() {
         "{text} {}",
         String::from_utf8_lossy(&out.stderr)
     );
+}
+
+/// What any one wait may take on a loaded machine.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+/// A target of the test's own, as the endpoint `own`.
+async fn listening() -> (World, TcpListener) {
+    let own = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let url = format!("http://{}/", own.local_addr().unwrap());
+    let toml = format!("[[endpoint]]\nname = \"own\"\nurl = \"{url}\"\n");
+    (World::start_with(&toml).await, own)
+}
+
+/// A request that the target gets, up to the end of its head.
+async fn asked(own: &TcpListener) -> (TcpStream, String) {
+    loop {
+        let accepting = tokio::time::timeout(PATIENCE, own.accept()).await;
+        let (mut stream, _) = accepting.expect("no request came").unwrap();
+        let mut head = Vec::new();
+        while !head.ends_with(b"\r\n\r\n") {
+            match tokio::time::timeout(PATIENCE, stream.read_u8()).await {
+                Ok(Ok(byte)) => head.push(byte),
+                // A look at the endpoint's health.
+                Ok(Err(_)) => break,
+                Err(_) => panic!("no more than {}", head.escape_ascii()),
+            }
+        }
+        if !head.is_empty() {
+            return (stream, String::from_utf8(head).unwrap());
+        }
+    }
+}
+
+/// The next of what comes, as text; empty where nothing does for so long.
+async fn next(stream: &mut TcpStream, quiet: Duration) -> String {
+    let mut piece = vec![0; 4096];
+    match tokio::time::timeout(quiet, stream.read(&mut piece)).await {
+        Ok(read) => String::from_utf8(piece[..read.unwrap()].to_vec()).unwrap(),
+        Err(_) => String::new(),
+    }
+}
+
+#[tokio::test]
+async fn a_body_that_is_held_back_is_asked_for_by_the_target_and_by_nobody_else() {
+    let (world, own) = listening().await;
+    let head = format!(
+        "PUT /v1/endpoints/own/x HTTP/1.1\r\nHost: x\r\nBridge-Authorization: {}\r\n\
+         Content-Length: 4\r\nExpect: 100-continue\r\n\r\n",
+        world.caller.basic()
+    );
+    let ask = async || {
+        let mut client = TcpStream::connect(world.api.addr()).await.unwrap();
+        client.write_all(head.as_bytes()).await.unwrap();
+        let (target, seen) = asked(&own).await;
+        let seen = seen.to_lowercase();
+        assert!(seen.contains("expect: 100-continue\r\n"), "{seen}");
+        (client, target)
+    };
+    let (soon, long) = (Duration::from_millis(300), Duration::from_secs(5));
+
+    // It asks when it is ready, and the body comes then.
+    let (mut client, mut target) = ask().await;
+    assert_eq!(next(&mut client, soon).await, "");
+    let word = b"HTTP/1.1 100 Continue\r\n\r\n";
+    target.write_all(word).await.unwrap();
+    let told = next(&mut client, long).await;
+    assert!(told.starts_with("HTTP/1.1 100"), "{told}");
+    client.write_all(b"body").await.unwrap();
+    assert_eq!(next(&mut target, long).await, "body");
+    let answer = b"HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: 0\r\n\r\n";
+    target.write_all(answer).await.unwrap();
+    let told = next(&mut client, long).await;
+    assert!(told.starts_with("HTTP/1.1 200"), "{told}");
+
+    // It does not want it: nobody says that it does.
+    let (mut client, mut target) = ask().await;
+    let answer = b"HTTP/1.1 417 No\r\nConnection: close\r\nContent-Length: 0\r\n\r\n";
+    target.write_all(answer).await.unwrap();
+    let told = next(&mut client, long).await;
+    assert!(told.starts_with("HTTP/1.1 417"), "{told}");
+    assert_eq!(next(&mut target, soon).await, "");
+
+    // It has never heard of the question.
+    let (mut client, mut target) = ask().await;
+    let told = next(&mut client, long).await;
+    assert!(told.starts_with("HTTP/1.1 100"), "{told}");
+    client.write_all(b"body").await.unwrap();
+    assert_eq!(next(&mut target, long).await, "body");
+}
+
+#[tokio::test]
+async fn one_key_cannot_take_every_place() {
+    let world = World::start_full("", "[limits]\nstreams_per_key = 2\n").await;
+    let get = async |path: &str, key| {
+        world
+            .api
+            .send(Ask::get(world.endpoint(path)).key(key))
+            .await
+    };
+    let later = async {
+        tokio::time::sleep(Duration::from_millis(700)).await;
+        let own = get("/small", &world.caller).await;
+        (own, get("/small", &world.admin).await)
+    };
+    let (first, second, (own, other)) = tokio::join!(
+        get("/delay/3000", &world.caller),
+        get("/delay/3000", &world.caller),
+        later
+    );
+    first.expect_status(200);
+    second.expect_status(200);
+    assert_eq!(own.code(), "overloaded");
+    assert_eq!(own.execution(), "not_sent");
+    assert!(own.headers.contains_key("retry-after"));
+    other.expect_status(200);
+    get("/small", &world.caller).await.expect_status(200);
 }

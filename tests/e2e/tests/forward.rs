@@ -365,7 +365,12 @@ async fn an_idle_raw_stream_costs_relay_and_bridge_less_than_64_kib_each() {
     const STREAMS: u64 = 2000;
     const EACH_MAX_KIB: u64 = 64;
     let limits = "[limits]\nstreams_max = 4096\n";
-    let site = Site::start_with("", limits, "[limits]\nstreams_per_session = 4096\n").await;
+    let site = Site::start_with(
+        "",
+        limits,
+        "[limits]\nstreams_per_session = 4096\nstreams_per_key = 4096\n",
+    )
+    .await;
     let (relay, bridge) = (site.site.relay.process(), site.site.bridge.process());
     // What the first ones cost is the programs' own.
     let mut held = Vec::new();

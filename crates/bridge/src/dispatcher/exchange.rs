@@ -37,6 +37,10 @@ use transport::{Incoming, RecvStream, SendStream};
 /// Connections that one request is tried on, when it verifiably did not leave on those before.
 const TRIES_MAX: u32 = 3;
 
+/// How long a target may be silent that was asked whether it wants a body: many have never heard of the
+/// question (RFC 9110, 10.1.1).
+const GO_AHEAD_WITHIN: Duration = Duration::from_secs(1);
+
 /// Runs an exchange to its end.
 pub(super) async fn run(active: Arc<Active>, records: &Records, incoming: Incoming) {
     let Incoming { head, send, recv } = incoming;
@@ -494,7 +498,12 @@ impl Exchange {
         let mut answered = None;
         let fixed = self.times.head_by.min(self.times.end_by);
         let stalls = || (Instant::from_std(progress.last()) + self.times.head).min(fixed);
-        let mut alarm = pin!(sleep_until(stalls()));
+        // The caller holds its body back until the target wants it, or has said nothing for long enough.
+        let mut go_ahead_by = self
+            .head
+            .expect_continue
+            .then(|| Instant::now() + GO_AHEAD_WITHIN);
+        let mut alarm = pin!(sleep_until(go_ahead_by.unwrap_or(fixed).min(stalls())));
         loop {
             let step = poll_fn(|cx| {
                 if answered.is_none()
@@ -515,13 +524,25 @@ impl Exchange {
             });
             match step.await {
                 Step::Hint(hint) if hint.status == 100 && !self.head.expect_continue => {}
-                Step::Hint(hint) => self.send.head(&hint, &[], false).map_err(NoHead::Over)?,
+                Step::Hint(hint) => {
+                    if hint.status == 100 {
+                        go_ahead_by = None;
+                    }
+                    self.send.head(&hint, &[], false).map_err(NoHead::Over)?;
+                }
                 Step::Answer => {
                     if let Some(result) = answered.take() {
                         return result.map_err(|error| NoHead::Target(Box::new(error)));
                     }
                 }
                 Step::Over(failure) => return Err(NoHead::Over(failure)),
+                Step::Late if go_ahead_by.is_some_and(|by| Instant::now() >= by) => {
+                    go_ahead_by = None;
+                    self.send
+                        .head(&go_ahead(), &[], false)
+                        .map_err(NoHead::Over)?;
+                    alarm.as_mut().reset(stalls());
+                }
                 Step::Late if Instant::now() < stalls() => alarm.as_mut().reset(stalls()),
                 Step::Late => {
                     let detail = "the target did not answer in time";
@@ -530,6 +551,15 @@ impl Exchange {
                 }
             }
         }
+    }
+}
+
+/// The word that the body is wanted.
+fn go_ahead() -> ResponseHead {
+    ResponseHead {
+        status: StatusCode::CONTINUE.as_u16(),
+        headers: protocol::frame::Headers::default(),
+        body: BodyLength::None,
     }
 }
 

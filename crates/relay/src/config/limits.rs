@@ -32,6 +32,9 @@ pub struct Limits {
     pub streams_per_session: u32,
     /// Exchanges at once of one tenant. Default 4096.
     pub streams_per_tenant: u32,
+    /// Exchanges at once of one API key: fewer than a tunnel takes, so that one caller cannot have it all
+    /// to itself. Default 768.
+    pub streams_per_key: u32,
     /// The JSON document of a call. Default 1 MiB.
     pub call_request_max: ByteSize,
     /// The target's answer to a call. Default 1 MiB.
@@ -76,6 +79,7 @@ impl Default for Limits {
             connections_per_address: 10_000,
             streams_per_session: 1024,
             streams_per_tenant: 4096,
+            streams_per_key: 768,
             call_request_max: ByteSize::mib(1),
             call_response_max: ByteSize::mib(1),
             call_memory_max: ByteSize::mib(64),
@@ -111,6 +115,7 @@ impl Limits {
             ("connections_per_address", self.connections_per_address),
             ("streams_per_session", self.streams_per_session),
             ("streams_per_tenant", self.streams_per_tenant),
+            ("streams_per_key", self.streams_per_key),
             ("headers_max", self.headers_max),
             ("bridges_per_tenant", self.bridges_per_tenant),
         ];

@@ -100,7 +100,7 @@ async fn exchange_with(
     state.metrics.bytes_up(body.len() as u64);
     let upload = (!inlined).then(|| tokio::spawn(exchange::pump(send, Full::new(body))));
     let limit = Duration::from_millis(timeout_ms.into()) + GRACE;
-    let head = match exchange::final_head(&mut recv, Some(limit), upload).await {
+    let head = match exchange::final_head(&mut recv, Some(limit), upload, None).await {
         Ok(head) => head,
         Err(failure) => {
             return Err(exchange::settle_lost(state, entry, &recv, failure).await);

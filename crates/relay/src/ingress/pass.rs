@@ -68,14 +68,14 @@ pub async fn on(
     let noting = Noting::begin(state, principal, &way, &request);
     let (parts, body) = request.into_parts();
     let is_head = parts.method == Method::HEAD;
-    let expects = parts.headers.contains_key(header::EXPECT);
+    let expects = !body.is_end_stream() && expects_continue(&parts.headers);
     let length =
         transport::http::body_length(&parts.headers, &body.size_hint(), body.is_end_stream());
     let declared = match length {
         BodyLength::Known(bytes) => Some(bytes),
         BodyLength::None | BodyLength::Unknown => None,
     };
-    let asked = asked(state, principal, parts, length, way)?;
+    let asked = asked(state, principal, parts, (length, expects), way)?;
     let small = body
         .size_hint()
         .exact()
@@ -184,16 +184,21 @@ async fn websocket(
     Ok(response)
 }
 
+/// Whether the caller holds its body back until it is wanted.
+fn expects_continue(headers: &HeaderMap) -> bool {
+    let value = headers.get(header::EXPECT).map(HeaderValue::as_bytes);
+    value.is_some_and(|value| value.eq_ignore_ascii_case(b"100-continue"))
+}
+
 /// What the bridge is asked for.
 fn asked<'a>(
     state: &State,
     principal: &'a Principal,
     parts: Parts,
-    length: BodyLength,
+    (length, expects): (BodyLength, bool),
     way: Way<'a>,
 ) -> Result<Asked<'a>, Problem> {
     let limits = state.limits();
-    let expects = parts.headers.contains_key(header::EXPECT);
     let headers = request_headers(parts.headers, parts.version, &way)?;
     Ok(Asked {
         call: None,
@@ -318,11 +323,15 @@ fn request_headers(
     if version == Version::HTTP_2 {
         join_cookies(&mut headers);
     }
+    // The bridge asks the question anew; what else may be expected is the target's to know.
+    if expects_continue(&headers) {
+        headers.remove(header::EXPECT);
+    }
     to_wire(&headers, |name| is_not_for_target(name, way)).map_err(too_large)
 }
 
 fn is_not_for_target(name: &HeaderName, way: &Way<'_>) -> bool {
-    *name == header::HOST || *name == header::EXPECT || way.own.as_ref() == Some(name)
+    *name == header::HOST || way.own.as_ref() == Some(name)
 }
 
 fn too_large(error: FrameError) -> Problem {

@@ -45,14 +45,14 @@ pub fn asks_for_websocket(map: &HeaderMap) -> bool {
     named(header::UPGRADE, WEBSOCKET) && named(header::CONNECTION, "upgrade")
 }
 
-/// Whether a request from the wire asks to speak WebSocket (W-29).
+/// Whether a request from the wire asks to speak WebSocket (W-65).
 pub fn wire_asks_for_websocket(headers: &Headers) -> bool {
     headers
         .iter()
         .any(|(name, value)| name == b"upgrade" && value == WEBSOCKET.as_bytes())
 }
 
-/// As [`to_wire`], for a request that asks to speak WebSocket (W-29).
+/// As [`to_wire`], for a request that asks to speak WebSocket (W-65).
 ///
 /// # Errors
 /// [`FrameError`] when they are too many or too large for a head.

@@ -287,6 +287,7 @@ async fn next(stream: &mut TcpStream, quiet: Duration) -> String {
     }
 }
 
+/// W-66.
 #[tokio::test]
 async fn a_body_that_is_held_back_is_asked_for_by_the_target_and_by_nobody_else() {
     let (world, own) = listening().await;

@@ -132,6 +132,7 @@ fn field(key: &ApiKey) -> String {
 
 fn reset(stream: TcpStream) {
     stream.set_zero_linger().unwrap();
+    drop(stream);
 }
 
 #[tokio::test]
@@ -226,6 +227,7 @@ async fn raw_streams_end_in_each_direction_alone_and_early_bytes_are_not_lost() 
     drop(client);
 }
 
+/// W-67.
 #[tokio::test]
 async fn what_is_broken_off_is_reset_and_never_ends() {
     let mut site = Site::start().await;
@@ -285,6 +287,7 @@ async fn a_raw_stream_needs_a_rule_that_says_so_and_moves_or_ends() {
 const HANDSHAKE: &str = "Connection: keep-alive, Upgrade\r\nUpgrade: websocket\r\n\
      Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n";
 
+/// W-65, W-67.
 #[tokio::test]
 async fn websocket_passes_by_both_ways_and_a_refusal_is_the_targets() {
     let site = Site::start().await;
@@ -389,10 +392,9 @@ async fn an_idle_raw_stream_costs_relay_and_bridge_less_than_64_kib_each() {
         each(relay.rss_kib(), before.0),
         each(bridge.rss_kib(), before.1),
     );
-    println!("an idle stream costs {relay} KiB in the relay and {bridge} KiB in the bridge");
     assert!(
         relay < EACH_MAX_KIB && bridge < EACH_MAX_KIB,
-        "{relay}, {bridge} KiB"
+        "an idle stream costs {relay} KiB in the relay and {bridge} KiB in the bridge"
     );
     // They are alive.
     for (client, target) in held.iter_mut().step_by(100) {

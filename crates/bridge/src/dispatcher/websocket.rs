@@ -1,4 +1,4 @@
-//! A request to speak WebSocket (W-29): the target answers, and where it agrees bytes are raw from then on.
+//! A request to speak WebSocket (W-65): the target answers, and where it agrees bytes are raw from then on.
 
 use super::exchange::{Exchange, NoHead};
 use super::{answer, raw};

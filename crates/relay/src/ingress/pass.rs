@@ -135,7 +135,7 @@ impl http_body::Body for Ended {
     }
 
     fn size_hint(&self) -> SizeHint {
-        self.hint.clone()
+        self.hint
     }
 }
 

@@ -78,6 +78,18 @@ impl KeyScope {
         within("endpoint", &self.given.endpoints, name)
     }
 
+    /// Whether the key may reach a host by the forward proxy. One that is narrowed to endpoints and says
+    /// nothing of hosts is meant for those endpoints.
+    ///
+    /// # Errors
+    /// `forbidden`, with what it is narrowed to.
+    pub fn check_host(&self, host: &Host) -> Result<(), Failure> {
+        if self.given.hosts.is_empty() && !self.given.endpoints.is_empty() {
+            return Err(narrowed("endpoint", &self.given.endpoints));
+        }
+        self.check_call(host, None, None)
+    }
+
     /// Whether the key may make a call.
     ///
     /// # Errors

@@ -188,6 +188,31 @@ async fn a_url_is_asked_for_with_a_key_and_as_far_as_the_policy_goes() {
 }
 
 #[tokio::test]
+async fn a_key_that_is_narrowed_reaches_nothing_else_by_the_proxy() {
+    let site = Site::start().await;
+    let to = site.address();
+    let url = format!("http://{}/small", site.target.addr());
+    for (more, status) in [
+        (["--endpoint", "t"], "403"),
+        (["--host", "elsewhere.example"], "403"),
+        (["--host", "127.0.0.1"], "200"),
+    ] {
+        let relay = &site.site.relay;
+        let making = relay.create_key_with(&site.site.tenant, "synchronizer", &more);
+        let own = field(&making.await);
+        let get = format!("GET {url} HTTP/1.1\r\nHost: x\r\n{own}\r\n");
+        let connect = format!("CONNECT {to} HTTP/1.1\r\nHost: {to}\r\n{own}\r\n");
+        for text in [get, connect] {
+            let (_, head) = site.ask(&text).await;
+            assert!(
+                head.starts_with(&format!("HTTP/1.1 {status}")),
+                "{more:?}: {head}"
+            );
+        }
+    }
+}
+
+#[tokio::test]
 async fn raw_streams_end_in_each_direction_alone_and_early_bytes_are_not_lost() {
     let site = Site::start().await;
     let (mut client, mut target) = site.connected().await;

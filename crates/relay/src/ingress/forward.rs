@@ -45,7 +45,7 @@ pub async fn handle(
         true => of_authority(request.uri())?,
         false => of_url(request.uri())?,
     };
-    principal.scope.check_call(target.host(), None, None)?;
+    principal.scope.check_host(target.host())?;
     let Some(request) = waiting.take() else {
         return Err(Problem::not_found());
     };

@@ -153,6 +153,13 @@ impl Place {
             *slot = Some(cutter);
         }
     }
+
+    /// What is queued of the exchange shall still leave: dropping this takes nothing back.
+    fn detach(&self) {
+        if let Some((_, slot)) = self.exchanges.lock().all.get_mut(&self.id) {
+            *slot = None;
+        }
+    }
 }
 
 impl Drop for Place {
@@ -225,10 +232,15 @@ pub struct AnswerBody {
     recv: RecvStream,
     state: Arc<State>,
     sum: Option<Arc<Sum>>,
-    _place: Place,
+    place: Place,
 }
 
 impl AnswerBody {
+    /// Both directions have come to their end here; what is on its way of the request still arrives.
+    pub fn both_ended(self) {
+        self.place.detach();
+    }
+
     /// Counts what comes from here on.
     pub fn count_into(&mut self, sum: Arc<Sum>) {
         self.sum = Some(sum);
@@ -413,7 +425,7 @@ where
                     recv,
                     state: state.clone(),
                     sum: None,
-                    _place: place,
+                    place,
                 };
                 return Ok(Answer {
                     head,

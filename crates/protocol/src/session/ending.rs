@@ -112,14 +112,15 @@ impl Session {
         self.end_on_wire(id);
     }
 
-    /// The user of a stream lets go of it. An exchange that is not over is reset.
+    /// The user of a stream lets go of it. An exchange that is not over is reset; one of which all was said
+    /// and all was heard is over, though some of it may still have to leave.
     pub fn release(&mut self, id: u32) {
         let Some(stream) = self.streams.get(&id) else {
             return;
         };
         if self.is_answered(stream) {
             self.stop(id);
-        } else if stream.failure.is_none() && !stream.is_closed() {
+        } else if stream.failure.is_none() && !stream.is_closed() && !stream.is_said_and_heard() {
             let failure = match self.config.side {
                 Side::Relay => Failure::possibly_executed(Code::Cancelled, "the caller went away"),
                 Side::Bridge => Failure::new(

@@ -276,6 +276,11 @@ impl Stream {
         self.send.window.charge() == 0 && self.recv.window.charge() == 0
     }
 
+    /// Whether this side queued all that it had to say, and got all that the other had.
+    pub(super) fn is_said_and_heard(&self) -> bool {
+        self.send.finished && self.recv.ended && !self.awaits_word
+    }
+
     /// Both directions are over on the wire.
     pub(super) fn is_closed(&self) -> bool {
         self.send.ended && self.recv.ended && !self.awaits_word

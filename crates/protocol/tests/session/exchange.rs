@@ -305,6 +305,27 @@ fn an_early_answer_leaves_the_request_running() {
 }
 
 #[test]
+fn what_is_queued_still_arrives_when_its_sender_has_let_go_of_an_answered_stream() {
+    let mut pair = Pair::new();
+    let id = pair.relay.open(&call(), b"", false).unwrap();
+    pair.run();
+    pair.bridge
+        .send_head(id, &response(200), b"early", true)
+        .unwrap();
+    pair.run();
+    assert_eq!(read_body(|| pair.read_relay(id)), b"early");
+    pair.relay.send_data(id, zeros(30 * KIB)).unwrap();
+    pair.relay.finish(id, None).unwrap();
+    pair.relay.release(id);
+    pair.run();
+    assert_eq!(read_body(|| pair.read_bridge(id)).len(), 30 * 1024);
+    assert_eq!(pair.bridge.failure(id), None);
+    pair.bridge.release(id);
+    pair.run();
+    pair.assert_quiescent();
+}
+
+#[test]
 fn letting_go_of_an_unfinished_answer_resets_it() {
     let mut pair = Pair::new();
     let id = pair.opened(&call());

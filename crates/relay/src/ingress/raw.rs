@@ -191,7 +191,7 @@ async fn carry<R, W>(
     }
     let _ = write.shutdown().await;
     // Its own direction may go on; dropping the answer would take the exchange back.
-    if !has_caller_ended {
-        let _ = end.await;
+    if has_caller_ended || end.await.is_ok() {
+        body.both_ended();
     }
 }

@@ -58,6 +58,7 @@ impl Service {
         connection: &Arc<Connection>,
         request: Request<Incoming>,
     ) -> Response<Body> {
+        let is_connect = *request.method() == Method::CONNECT;
         let mut request = Some(request);
         match self.route(connection, &mut request).await {
             Ok(response) => response,
@@ -65,6 +66,12 @@ impl Service {
                 if let Some(request) = request {
                     Box::pin(discard(request.into_body())).await;
                 }
+                // Whoever spoke on as if it were connected was not speaking to us (RFC 9110, 9.3.6).
+                let problem = if is_connect {
+                    problem.closing()
+                } else {
+                    problem
+                };
                 problem.into_response()
             }
         }
@@ -83,16 +90,7 @@ impl Service {
         check_host(request)?;
         if connection.arrived == Arrived::Proxy {
             self.check_head(request.headers())?;
-            let is_connect = *request.method() == Method::CONNECT;
-            let answer = Box::pin(forward::handle(self, connection, waiting)).await;
-            // Whoever spoke as if it were connected was not speaking to us.
-            return answer.map_err(|problem| {
-                if is_connect {
-                    problem.closing()
-                } else {
-                    problem
-                }
-            });
+            return Box::pin(forward::handle(self, connection, waiting)).await;
         }
         // Its bytes are shared, not copied.
         let target = request.uri().path_and_query().cloned();

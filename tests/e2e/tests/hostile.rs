@@ -105,6 +105,10 @@ async fn what_two_readers_could_read_differently_is_refused_and_its_connection_c
             "a tab in the line",
             format!("POST\t/v1/endpoints/t/hook HTTP/1.1\r\n{own}\r\n{hidden}"),
         ),
+        (
+            "a tunnel where there are none",
+            format!("CONNECT x:1 HTTP/1.1\r\n{own}\r\n{hidden}"),
+        ),
         ("two hosts", fields("Host: y\r\n")),
         (
             "no host",

@@ -8,15 +8,15 @@
 use super::raw;
 use crate::auth::Principal;
 use crate::body::Body;
+use crate::config::Span;
 use crate::exchange::{self, Answer, AnswerBody, Asked, Outbound};
 use crate::listener::connection::Connection;
 use crate::problem::{BRIDGE_ERROR, Problem};
 use crate::router::Wanted;
 use crate::state::State;
-use crate::telemetry::Span;
+use crate::telemetry;
 use bytes::Bytes;
 use http::header::{self, HeaderMap, HeaderName, HeaderValue};
-use http::request::Parts;
 use http::{Method, Request, Response, StatusCode, Version};
 use http_body::{Body as _, Frame, SizeHint};
 use http_body_util::BodyExt;
@@ -75,7 +75,10 @@ pub async fn on(
         BodyLength::Known(bytes) => Some(bytes),
         BodyLength::None | BodyLength::Unknown => None,
     };
-    let asked = asked(state, principal, parts, (length, expects), way)?;
+    let headers = request_headers(parts.headers, parts.version, &way)?;
+    let idle = state.limits().endpoint_idle_timeout;
+    let (head, known) = ((&parts.method, headers), (length, expects));
+    let asked = asked(state, principal, head, known, idle, way);
     let small = body
         .size_hint()
         .exact()
@@ -83,8 +86,7 @@ pub async fn on(
     let body = if body.is_end_stream() {
         Outbound::Whole(Bytes::new())
     } else if small && !expects {
-        let idle = state.limits().endpoint_idle_timeout.0;
-        Outbound::Whole(super::whole_body(body, INLINE_MAX_BYTES as u64, idle).await?)
+        Outbound::Whole(super::whole_body(body, INLINE_MAX_BYTES as u64, idle.0).await?)
     } else {
         Outbound::Streaming(body)
     };
@@ -190,48 +192,16 @@ fn expects_continue(headers: &HeaderMap) -> bool {
     value.is_some_and(|value| value.eq_ignore_ascii_case(b"100-continue"))
 }
 
-/// What the bridge is asked for.
+/// What the bridge is asked for: with a body of which so much is known, which may be held back until it is
+/// wanted, and so much time without a sign of progress.
 fn asked<'a>(
     state: &State,
     principal: &'a Principal,
-    parts: Parts,
-    (length, expects): (BodyLength, bool),
-    way: Way<'a>,
-) -> Result<Asked<'a>, Problem> {
-    let limits = state.limits();
-    let headers = request_headers(parts.headers, parts.version, &way)?;
-    Ok(Asked {
-        call: None,
-        principal,
-        bridge: None,
-        wanted: way.wanted,
-        head: RequestHead {
-            class: principal.role.class(),
-            target: way.target,
-            method: parts.method.as_str().to_owned(),
-            headers,
-            body: length,
-            expect_continue: expects,
-            time_left: TimeLeft {
-                head_ms: limits.endpoint_head_timeout.millis(),
-                idle_ms: limits.endpoint_idle_timeout.millis(),
-                total_ms: 0,
-            },
-            call: None,
-            credential: None,
-        },
-    })
-}
-
-/// What the bridge is asked for where bytes are raw once it agreed.
-pub(super) fn asked_raw<'a>(
-    state: &State,
-    principal: &'a Principal,
-    method: &Method,
-    headers: Headers,
+    (method, headers): (&Method, Headers),
+    (body, expect_continue): (BodyLength, bool),
+    idle: Span,
     way: Way<'a>,
 ) -> Asked<'a> {
-    let limits = state.limits();
     Asked {
         call: None,
         principal,
@@ -242,11 +212,11 @@ pub(super) fn asked_raw<'a>(
             target: way.target,
             method: method.as_str().to_owned(),
             headers,
-            body: BodyLength::Unknown,
-            expect_continue: false,
+            body,
+            expect_continue,
             time_left: TimeLeft {
-                head_ms: limits.endpoint_head_timeout.millis(),
-                idle_ms: limits.raw_idle_timeout.millis(),
+                head_ms: state.limits().endpoint_head_timeout.millis(),
+                idle_ms: idle.millis(),
                 total_ms: 0,
             },
             call: None,
@@ -255,13 +225,26 @@ pub(super) fn asked_raw<'a>(
     }
 }
 
+/// What the bridge is asked for where bytes are raw once it agreed.
+pub(super) fn asked_raw<'a>(
+    state: &State,
+    principal: &'a Principal,
+    method: &Method,
+    headers: Headers,
+    way: Way<'a>,
+) -> Asked<'a> {
+    let idle = state.limits().raw_idle_timeout;
+    let body = (BodyLength::Unknown, false);
+    asked(state, principal, (method, headers), body, idle, way)
+}
+
 /// Writes down how a request ended: in the audit record's sums, the metrics and the trace.
 pub(super) struct Noting<'a> {
     state: &'a Arc<State>,
     principal: &'a Principal,
     name: &'a str,
     began: Instant,
-    span: Option<Span>,
+    span: Option<telemetry::Span>,
 }
 
 impl<'a> Noting<'a> {

@@ -15,6 +15,7 @@ mod exchange;
 mod raw;
 mod refusal;
 mod resolve;
+pub(crate) mod rewrite;
 mod signed;
 mod websocket;
 

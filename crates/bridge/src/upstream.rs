@@ -1,4 +1,4 @@
-//! The HTTP/1.1 client to targets.
+//! The HTTP client to targets: HTTP/1.1, and HTTP/2 with those that choose it.
 //!
 //! ```text
 //! Approved --> pool (an idle connection whose address is approved again)
@@ -13,6 +13,7 @@ mod body;
 mod client_cert;
 mod connect;
 mod error;
+mod http2;
 mod pool;
 mod request;
 mod stream;
@@ -27,15 +28,19 @@ pub use request::request_head;
 
 pub(crate) use body::Progress;
 pub(crate) use connect::switched;
+pub use error::BodyError;
+
 pub(crate) use error::{closed_before_answer, request_failure, response_failure};
+pub(crate) use http2::{Refused, refused};
 
 use crate::config::Targets;
 use policy::Approved;
 use pool::Pool;
 use protocol::Failure;
+use std::collections::HashSet;
 use std::net::IpAddr;
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 use tls::TlsConfigs;
 use tokio::net::TcpStream;
@@ -51,6 +56,9 @@ pub const HEAD_BUFFER_BYTES: usize = 64 * 1024;
 /// repeated: the target may be closing it at this moment.
 pub const FRESH_FOR: Duration = Duration::from_secs(2);
 
+/// Targets that are remembered to want HTTP/1.1.
+const WANT_HTTP1_MAX: usize = 256;
+
 /// Connections to targets, and what is needed to make them.
 #[derive(Debug)]
 pub struct Upstream {
@@ -58,6 +66,9 @@ pub struct Upstream {
     tls: TlsConfigs,
     proxy: Proxy,
     connect_timeout: Duration,
+    http2: bool,
+    /// Targets that chose HTTP/2 and then wanted HTTP/1.1, [`WANT_HTTP1_MAX`] at most.
+    want_http1: Mutex<HashSet<Key>>,
 }
 
 impl Upstream {
@@ -75,6 +86,8 @@ impl Upstream {
             ),
             proxy,
             connect_timeout: targets.connect_timeout.get(),
+            http2: targets.http2,
+            want_http1: Mutex::default(),
         }
     }
 
@@ -109,7 +122,24 @@ impl Upstream {
         within: Option<Duration>,
     ) -> Result<(Approved, Connection), Failure> {
         let within = within.unwrap_or(self.connect_timeout);
-        connect::connect(approved, key, &self.tls, &self.proxy, within).await
+        let http2 = self.http2 && key.http2 && !self.want_http1().contains(key);
+        connect::connect(approved, (key, http2), &self.tls, &self.proxy, within).await
+    }
+
+    fn want_http1(&self) -> MutexGuard<'_, HashSet<Key>> {
+        let targets = self.want_http1.lock();
+        targets.unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// What the target said of a request: one that wants HTTP/1.1 gets new connections of that kind.
+    pub(crate) fn note(&self, key: &Key, refused: Refused) {
+        if refused == Refused::WantsHttp1 {
+            let mut targets = self.want_http1();
+            if targets.len() >= WANT_HTTP1_MAX {
+                targets.clear();
+            }
+            targets.insert(key.clone());
+        }
     }
 
     /// A plain TCP stream to the first of the addresses that takes it, for raw streams.

@@ -22,7 +22,7 @@ pub use control::{
     Windows,
 };
 pub use head::{
-    BodyLength, CallAttempt, Class, RequestHead, RequestTarget, ResponseHead, TimeLeft,
+    BodyLength, CallAttempt, Class, RequestHead, RequestTarget, ResponseHead, Share, TimeLeft,
 };
 pub use headers::{Headers, HeadersBuilder};
 pub use serial::Bounded;

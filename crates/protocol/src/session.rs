@@ -12,6 +12,7 @@ mod schedule;
 mod send;
 mod stream;
 mod timers;
+mod turns;
 mod users;
 
 pub use config::{Budget, Config, EndReason, Side};
@@ -234,9 +235,10 @@ impl Session {
     pub fn set_serves(&mut self, serves: Serves) {
         let mut status = Frame::Status(serves.clone());
         if status.encode().is_err() {
-            let endpoints = serves.endpoints;
-            let hosts = None;
-            status = Frame::Status(Serves { endpoints, hosts });
+            status = Frame::Status(Serves {
+                hosts: None,
+                ..serves
+            });
         }
         if status.encode().is_err() {
             status = Frame::Status(Serves::default());

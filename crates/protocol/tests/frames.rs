@@ -11,7 +11,7 @@ use protocol::frame::{
     AuditHead, BodyLength, Bounded, CallAttempt, Challenge, Class, Credit, DeliveryResult,
     EndpointHealth, Frame, FrameError, GoAway, GoAwayReason, Headers, HeadersBuilder, Hello,
     JournalMark, PreviousSession, Reach, Refused, RefusedCode, Report, RequestHead, RequestTarget,
-    ResponseHead, Serves, TimeLeft, Welcome, Windows,
+    ResponseHead, Serves, Share, TimeLeft, Welcome, Windows,
 };
 use protocol::limits::{
     ABANDONED_MAX, DATA_MAX_BYTES, DETAIL_MAX_BYTES, FRAME_MAX_BYTES, HEAD_MAX_BYTES, HEADER_BYTES,
@@ -28,9 +28,11 @@ fn windows() -> impl Strategy<Value = Windows> {
 }
 
 fn serves() -> impl Strategy<Value = Serves> {
-    (vec(".{0,8}", 0..20), option::of(vec(".{0,8}", 0..20))).prop_map(|(endpoints, hosts)| Serves {
+    let names = || vec(".{0,8}", 0..20);
+    (names(), option::of(names()), names()).prop_map(|(endpoints, hosts, repeatable)| Serves {
         endpoints: Bounded::truncated(endpoints),
         hosts: hosts.map(Bounded::truncated),
+        repeatable: Bounded::truncated(repeatable),
     })
 }
 
@@ -183,11 +185,13 @@ fn request() -> impl Strategy<Value = RequestHead> {
         total_ms,
     });
     let first = (class, target(), ".{1,60}", headers(), body_length());
+    let share = (any::<u32>(), any::<u8>()).prop_map(|(caller, weight)| Share::new(caller, weight));
     let second = (
         any::<bool>(),
         time_left,
         option::of(attempt()),
         option::of(".{0,60}"),
+        share,
     );
     (first, second).prop_map(|(first, second)| RequestHead {
         class: first.0,
@@ -199,6 +203,7 @@ fn request() -> impl Strategy<Value = RequestHead> {
         time_left: second.1,
         call: second.2,
         credential: second.3,
+        share: second.4,
     })
 }
 
@@ -445,6 +450,7 @@ proptest! {
         let serves = Serves {
             endpoints: Bounded::truncated(names(endpoints)),
             hosts: Some(Bounded::truncated(names(hosts))),
+            repeatable: Bounded::default(),
         };
         let frame = Frame::Status(serves);
         match frame.encode() {
@@ -497,6 +503,7 @@ fn a_hello_with_the_longest_lists_decodes() {
             serves: Serves {
                 endpoints: Bounded::truncated(vec!["e".repeat(40); SERVES_ENDPOINTS_MAX]),
                 hosts: Some(Bounded::truncated(vec!["h".repeat(60); SERVES_HOSTS_MAX])),
+                repeatable: Bounded::default(),
             },
             journal: None,
             previous: Some(PreviousSession {
@@ -584,6 +591,7 @@ fn a_length_that_lies_is_refused_wherever_it_stands() {
         Frame::Status(Serves {
             endpoints: Bounded::truncated(["a".to_owned(), "b".to_owned()]),
             hosts: Some(Bounded::truncated(["c".to_owned()])),
+            repeatable: Bounded::truncated(["a".to_owned()]),
         }),
         Frame::Reset {
             id: 1,

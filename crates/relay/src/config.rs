@@ -11,6 +11,7 @@ mod file;
 mod limits;
 mod telemetry;
 mod units;
+mod weights;
 
 pub use database::{Database, PostgresUrl};
 pub use deliveries::Deliveries;
@@ -19,6 +20,9 @@ pub use limits::{Audit, Notices};
 pub use limits::{Limits, Log, LogFormat, LogLevel, Tunnel};
 pub use telemetry::Telemetry;
 pub use units::{ByteSize, Span, UnitError};
+pub use weights::Weights;
+
+pub use crate::ingress::forwarded::Hops;
 
 use std::fmt;
 use std::net::SocketAddr;
@@ -48,6 +52,10 @@ pub struct Config {
     pub notices: Notices,
     /// `[limits]`.
     pub limits: Limits,
+    /// `[weights]`.
+    pub weights: Weights,
+    /// `[hops]`.
+    pub hops: Hops,
     /// `[tunnel]`.
     pub tunnel: Tunnel,
     /// `[telemetry]`.
@@ -170,6 +178,8 @@ impl Config {
             notices: Notices::default(),
             limits: Limits::default(),
             tunnel: Tunnel::default(),
+            weights: Weights::default(),
+            hops: Hops::default(),
             telemetry: Telemetry::default(),
             log: Log::default(),
         }

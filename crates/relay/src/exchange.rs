@@ -1,9 +1,19 @@
 //! One exchange, from whichever way in, through whichever tunnel.
 //!
 //! An ingress brings a head and a body; this opens a stream on the tunnel that the router
-//! chooses, and hands back the answer's head and its body. A request that provably was not
-//! dispatched, and whose body is still whole, is tried on another tunnel. Dropping anything here
-//! takes the request back.
+//! chooses, and hands back the answer's head and its body. A request that may be made again, and
+//! whose body is still whole, is tried on another tunnel. Dropping anything here takes the request
+//! back.
+//!
+//! `places`: who may begin one; `upload`: the body on its way.
+
+mod places;
+mod upload;
+
+pub use places::{Exchanges, Place, Room};
+pub use upload::Kept;
+
+pub(crate) use upload::pump;
 
 use crate::auditing::Sum;
 use crate::auth::Principal;
@@ -12,18 +22,17 @@ use crate::router::{self, Wanted};
 use crate::state::State;
 use bytes::Bytes;
 use http_body::{Body, Frame, SizeHint};
-use http_body_util::BodyExt;
 use protocol::frame::{RequestHead, ResponseHead, TimeLeft};
 use protocol::session::OpenError;
 use protocol::{Code, Execution, Failure};
-use std::collections::{BTreeMap, HashMap};
 use std::pin::Pin;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
-use transport::{Cutter, PumpError, RecvStream, SendStream};
+use transport::RecvStream;
+use upload::{Expected, Upload};
 
 /// Tunnels that one request is tried on.
 const ATTEMPTS_MAX: usize = 3;
@@ -34,152 +43,12 @@ const TIME_GRACE: Duration = Duration::from_secs(2);
 /// How long a cancelled request waits for the bridge's word on how far it came.
 const WORD_WAIT: Duration = Duration::from_secs(2);
 
-/// How long the bridge's word is waited for that the target wants a body; it has one after a second.
-const GO_AHEAD_WAIT: Duration = Duration::from_secs(3);
+/// How often it is looked for another way while a lost tunnel's word is waited for.
+const LOOK_FOR_WAY: Duration = Duration::from_millis(50);
 
 /// How long the caller of a request whose tunnel was lost waits for the bridge's word on it: a
 /// bridge that lives redials within half a second.
 const AFTERMATH_WAIT: Duration = Duration::from_secs(3);
-
-#[derive(Debug, Default)]
-struct Running {
-    next: u64,
-    all: BTreeMap<u64, (Principal, Option<Cutter>)>,
-    of_tenant: HashMap<Arc<str>, u32>,
-    of_key: HashMap<Arc<str>, u32>,
-}
-
-/// Takes one away, and what has none left.
-fn less(counts: &mut HashMap<Arc<str>, u32>, of: &Arc<str>) {
-    if let Some(count) = counts.get_mut(of) {
-        *count -= 1;
-        if *count == 0 {
-            counts.remove(of);
-        }
-    }
-}
-
-/// The exchanges that run: counted by tenant and by key, and cut when their key is revoked.
-#[derive(Debug)]
-pub struct Exchanges {
-    running: Mutex<Running>,
-    per_tenant_max: u32,
-    per_key_max: u32,
-}
-
-impl Exchanges {
-    /// None yet, with a bound for each tenant, and one for each key: what one caller leaves open is there
-    /// for the others.
-    pub fn new(per_tenant_max: u32, per_key_max: u32) -> Arc<Self> {
-        Arc::new(Self {
-            running: Mutex::default(),
-            per_tenant_max,
-            per_key_max,
-        })
-    }
-
-    fn lock(&self) -> MutexGuard<'_, Running> {
-        self.running.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// Takes a place for an exchange of this caller.
-    ///
-    /// # Errors
-    /// `overloaded` when the tenant has as many as it may.
-    pub fn begin(self: &Arc<Self>, principal: &Principal) -> Result<Place, Failure> {
-        let mut running = self.lock();
-        let Running {
-            of_tenant, of_key, ..
-        } = &mut *running;
-        let of_tenant = of_tenant.entry(principal.tenant.clone()).or_default();
-        let of_key = of_key.entry(principal.client_id.clone()).or_default();
-        let full = |what: &str, max: u32| {
-            let detail = format!("the {what} has {max} requests running, its limit");
-            Failure::not_sent(Code::Overloaded, detail)
-        };
-        if *of_tenant >= self.per_tenant_max {
-            let failure = full("tenant", self.per_tenant_max);
-            if *of_key == 0 {
-                running.of_key.remove(&principal.client_id);
-            }
-            return Err(failure);
-        }
-        if *of_key >= self.per_key_max {
-            return Err(full("key", self.per_key_max));
-        }
-        *of_tenant += 1;
-        *of_key += 1;
-        running.next += 1;
-        let id = running.next;
-        running.all.insert(id, (principal.clone(), None));
-        Ok(Place {
-            exchanges: self.clone(),
-            id,
-        })
-    }
-
-    /// How many run.
-    pub fn count(&self) -> usize {
-        self.lock().all.len()
-    }
-
-    /// Cuts every exchange whose caller may no longer have one.
-    pub fn cut(&self, may_stay: impl Fn(&Principal) -> bool) -> usize {
-        let cutters: Vec<Cutter> = self
-            .lock()
-            .all
-            .values()
-            .filter(|(principal, _)| !may_stay(principal))
-            .filter_map(|(_, cutter)| cutter.clone())
-            .collect();
-        for cutter in &cutters {
-            let detail = "the API key was revoked while the request ran";
-            cutter.cut(Failure::possibly_executed(Code::Unauthorized, detail));
-        }
-        cutters.len()
-    }
-}
-
-/// A running exchange's place; given back when dropped, and the exchange taken back with it.
-#[derive(Debug)]
-pub struct Place {
-    exchanges: Arc<Exchanges>,
-    id: u64,
-}
-
-impl Place {
-    fn attach(&self, cutter: Cutter) {
-        if let Some((_, slot)) = self.exchanges.lock().all.get_mut(&self.id) {
-            *slot = Some(cutter);
-        }
-    }
-
-    /// What is queued of the exchange shall still leave: dropping this takes nothing back.
-    fn detach(&self) {
-        if let Some((_, slot)) = self.exchanges.lock().all.get_mut(&self.id) {
-            *slot = None;
-        }
-    }
-}
-
-impl Drop for Place {
-    fn drop(&mut self) {
-        let mut running = self.exchanges.lock();
-        let Some((principal, cutter)) = running.all.remove(&self.id) else {
-            return;
-        };
-        less(&mut running.of_tenant, &principal.tenant);
-        less(&mut running.of_key, &principal.client_id);
-        drop(running);
-        if let Some(cutter) = cutter {
-            // Nothing happens to an exchange that is over.
-            cutter.cut(Failure::possibly_executed(
-                Code::Cancelled,
-                "the caller went away",
-            ));
-        }
-    }
-}
 
 /// What a request's body is.
 #[derive(Debug)]
@@ -187,7 +56,12 @@ pub enum Outbound<B> {
     /// All of it, at most 16 KiB: travels with the head.
     Whole(Bytes),
     /// Still on its way from the caller.
-    Streaming(B),
+    Streaming {
+        /// The body.
+        body: B,
+        /// How long the caller may send nothing of it; `None` for without a limit.
+        idle: Option<Duration>,
+    },
 }
 
 impl<B> Outbound<B> {
@@ -195,7 +69,7 @@ impl<B> Outbound<B> {
     pub fn known_bytes(&self) -> Option<u64> {
         match self {
             Self::Whole(bytes) => Some(bytes.len() as u64),
-            Self::Streaming(_) => None,
+            Self::Streaming { .. } => None,
         }
     }
 }
@@ -233,9 +107,15 @@ pub struct AnswerBody {
     state: Arc<State>,
     sum: Option<Arc<Sum>>,
     place: Place,
+    is_raw: bool,
 }
 
 impl AnswerBody {
+    /// From here on it is a raw stream, which may stand still for as long as its own limit says.
+    pub fn turns_raw(&mut self) {
+        self.is_raw = true;
+    }
+
     /// Both directions have come to their end here; what is on its way of the request still arrives.
     pub fn both_ended(self) {
         self.place.detach();
@@ -255,7 +135,13 @@ impl Body for AnswerBody {
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, Failure>>> {
-        let frame = std::task::ready!(Pin::new(&mut self.recv).poll_frame(cx));
+        let Poll::Ready(frame) = Pin::new(&mut self.recv).poll_frame(cx) else {
+            self.place.waits();
+            return Poll::Pending;
+        };
+        if !self.is_raw {
+            self.place.given();
+        }
         if let Some(Ok(frame)) = &frame
             && let Some(data) = frame.data_ref()
         {
@@ -346,7 +232,7 @@ impl Drop for Counted<'_> {
 async fn attempts<B>(
     state: &Arc<State>,
     mut asked: Asked<'_>,
-    mut body: Outbound<B>,
+    body: Outbound<B>,
     place: Place,
 ) -> Result<Answer, Failure>
 where
@@ -357,28 +243,20 @@ where
     let began = Instant::now();
     let mut tried: Vec<Arc<Entry>> = Vec::new();
     let mut last = None;
+    let (whole, upload) = match body {
+        Outbound::Whole(bytes) => (bytes, None),
+        Outbound::Streaming { body, idle } => (Bytes::new(), Some(Upload::new(state, body, idle))),
+    };
     loop {
-        let chosen = router::choose(
-            &state.registry,
-            &*state.directory,
-            &asked.principal.tenant,
-            asked.bridge,
-            asked.wanted,
-            asked.principal.scope.bridges(),
-            &tried,
-        );
-        let entry = match chosen {
+        let entry = match choose(state, &asked, &tried) {
             Ok(entry) => entry,
             // Having tried says more than having nothing left to try.
             Err(failure) => return Err(last.unwrap_or(failure)),
         };
         let (head_limit, told) = share_time(left_of(given, began.elapsed())?);
         asked.head.time_left = told;
-        let (inlined, end): (&[u8], bool) = match &body {
-            Outbound::Whole(bytes) => (bytes, true),
-            Outbound::Streaming(_) => (&[], false),
-        };
-        let (send, mut recv) = match entry.session.open(&asked.head, inlined, end) {
+        let opened = entry.session.open(&asked.head, &whole, upload.is_none());
+        let (send, mut recv) = match opened {
             Ok(streams) => streams,
             Err(error) => {
                 last = Some(not_opened(&error)?);
@@ -397,35 +275,27 @@ where
             return Err(recv.cancel(failure, WORD_WAIT).await);
         }
         let (mut pumped, mut go_ahead) = (None, None);
-        let replayable = match body {
-            Outbound::Whole(bytes) => {
-                state.metrics.bytes_up(bytes.len() as u64);
-                Some(bytes)
+        match &upload {
+            None => state.metrics.bytes_up(whole.len() as u64),
+            Some(upload) if asked.head.expect_continue => {
+                let (go, went) = oneshot::channel();
+                go_ahead = Some(go);
+                let expected = Expected::new(went, upload.reader());
+                pumped = Some(tokio::spawn(pump(send, expected)));
             }
-            Outbound::Streaming(source) => {
-                let counting = state.clone();
-                let counted = source.map_frame(move |frame| {
-                    let bytes = frame.data_ref().map_or(0, Bytes::len);
-                    counting.metrics.bytes_up(bytes as u64);
-                    frame
-                });
-                pumped = Some(if asked.head.expect_continue {
-                    let (go, went) = oneshot::channel();
-                    go_ahead = Some(go);
-                    tokio::spawn(pump(send, Expected::new(went, counted)))
-                } else {
-                    tokio::spawn(pump(send, counted))
-                });
-                None
-            }
-        };
+            Some(upload) => pumped = Some(tokio::spawn(pump(send, upload.reader()))),
+        }
         match final_head(&mut recv, head_limit, pumped, go_ahead).await {
             Ok(head) => {
+                if let Some(upload) = upload {
+                    upload.forget();
+                }
                 let body = AnswerBody {
                     recv,
                     state: state.clone(),
                     sum: None,
                     place,
+                    is_raw: false,
                 };
                 return Ok(Answer {
                     head,
@@ -434,18 +304,89 @@ where
                 });
             }
             Err(failure) => {
-                let failure = settle_lost(state, &entry, &recv, failure).await;
+                let is_whole = upload.as_ref().is_none_or(Upload::is_whole);
+                let may_repeat = is_whole && tried.len() + 1 < ATTEMPTS_MAX;
                 tried.push(entry);
-                let elsewhere = matches!(failure.code, Code::TunnelLost | Code::Overloaded)
-                    && failure.execution.is_safe_to_repeat();
-                match replayable {
-                    Some(bytes) if elsewhere && tried.len() < ATTEMPTS_MAX => {
-                        body = Outbound::Whole(bytes);
-                        last = Some(failure);
-                    }
-                    _ => return Err(failure),
+                let failed = Failed {
+                    state,
+                    asked: &asked,
+                    tried: &tried,
+                    recv: &recv,
+                };
+                let (failure, again) = failed.settle(failure, may_repeat).await;
+                if !again {
+                    return Err(failure);
                 }
+                last = Some(failure);
             }
+        }
+    }
+}
+
+/// The tunnel for the next attempt.
+fn choose(state: &State, asked: &Asked<'_>, tried: &[Arc<Entry>]) -> Result<Arc<Entry>, Failure> {
+    router::choose(
+        &state.registry,
+        &*state.directory,
+        &asked.principal.tenant,
+        asked.bridge,
+        asked.wanted,
+        asked.principal.scope.bridges(),
+        tried,
+    )
+}
+
+/// An attempt that came to no answer.
+struct Failed<'a> {
+    state: &'a State,
+    asked: &'a Asked<'a>,
+    /// The tunnels that were tried, its own last.
+    tried: &'a [Arc<Entry>],
+    recv: &'a RecvStream,
+}
+
+impl Failed<'_> {
+    /// How far it came, and whether it is made again: what provably was not dispatched is, and what a lost
+    /// tunnel left open where that does nothing twice (W-68).
+    async fn settle(&self, failure: Failure, may_repeat: bool) -> (Failure, bool) {
+        let is_lost = failure.code == Code::TunnelLost;
+        if !is_lost || failure.execution != Execution::PossiblyExecuted {
+            let elsewhere = is_lost || failure.code == Code::Overloaded;
+            let again = may_repeat && elsewhere && failure.execution.is_safe_to_repeat();
+            return (failure, again);
+        }
+        let method = &*self.asked.head.method;
+        let is_safe = may_repeat && matches!(method, "GET" | "HEAD" | "OPTIONS");
+        let (Some(entry), Some(stream)) = (self.tried.last(), self.recv.wire_id()) else {
+            return (failure, is_safe);
+        };
+        // A request that changes nothing goes as soon as there is another way; others wait for the word
+        // that the bridge is done with them.
+        let other_way = async {
+            while !is_safe || choose(self.state, self.asked, self.tried).is_err() {
+                tokio::time::sleep(LOOK_FOR_WAY).await;
+            }
+        };
+        let word = tokio::select! {
+            biased;
+            () = other_way => return (failure, true),
+            word = self.state.registry.word_on(entry, stream, AFTERMATH_WAIT) => word,
+        };
+        match word {
+            Some(true) => {
+                let failure = Failure {
+                    execution: Execution::NotDispatched,
+                    ..failure
+                };
+                (failure, may_repeat)
+            }
+            Some(false) => {
+                let opted_in = may_repeat
+                    && matches!(method, "PUT" | "DELETE")
+                    && matches!(self.asked.wanted, Wanted::Endpoint(name) if entry.offer().is_repeatable(name));
+                (failure, is_safe || opted_in)
+            }
+            None => (failure, false),
         }
     }
 }
@@ -464,16 +405,12 @@ pub(crate) async fn settle_lost(
     let Some(stream) = recv.wire_id() else {
         return failure;
     };
-    let registry = &state.registry;
-    if !registry
-        .was_not_dispatched(entry, stream, AFTERMATH_WAIT)
-        .await
-    {
-        return failure;
-    }
-    Failure {
-        execution: Execution::NotDispatched,
-        ..failure
+    match state.registry.word_on(entry, stream, AFTERMATH_WAIT).await {
+        Some(true) => Failure {
+            execution: Execution::NotDispatched,
+            ..failure
+        },
+        Some(false) | None => failure,
     }
 }
 
@@ -491,20 +428,6 @@ pub(crate) fn not_opened(error: &OpenError) -> Result<Failure, Failure> {
         OpenError::Head(error) => Err(Failure::not_sent(
             Code::HeadersTooLarge,
             format!("the request's head does not fit the tunnel: {error}"),
-        )),
-    }
-}
-
-/// Passes a body on from the caller. If the caller breaks off, so does the request.
-pub(crate) async fn pump<B>(mut send: SendStream, source: B)
-where
-    B: Body<Data = Bytes>,
-{
-    match send.pump(source).await {
-        Ok(_) | Err(PumpError::Stream(_)) => {}
-        Err(PumpError::Body(_)) => send.reset(Failure::possibly_executed(
-            Code::Cancelled,
-            "the caller broke off its body",
         )),
     }
 }
@@ -547,59 +470,6 @@ fn left_of(given: TimeLeft, passed: Duration) -> Result<TimeLeft, Failure> {
         idle_ms: given.idle_ms,
         total_ms: left(given.total_ms)?,
     })
-}
-
-/// A body that its caller holds back until the target wants it (RFC 9110, 10.1.1). Asking for it makes the
-/// HTTP library say 100.
-struct Expected<B> {
-    wanted: Wanting,
-    /// The bridge does not let the caller wait without end; nor does the relay, should it be silent.
-    latest: Pin<Box<tokio::time::Sleep>>,
-    body: Pin<Box<B>>,
-}
-
-/// Whether a body is wanted.
-enum Wanting {
-    NotYet(oneshot::Receiver<()>),
-    Yes,
-    /// An error came instead. The stream is told when nobody takes the body any more.
-    No,
-}
-
-impl<B> Expected<B> {
-    fn new(word: oneshot::Receiver<()>, body: B) -> Self {
-        Self {
-            wanted: Wanting::NotYet(word),
-            latest: Box::pin(tokio::time::sleep(GO_AHEAD_WAIT)),
-            body: Box::pin(body),
-        }
-    }
-}
-
-impl<B: Body<Data = Bytes>> Body for Expected<B> {
-    type Data = Bytes;
-    type Error = B::Error;
-
-    fn poll_frame(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, B::Error>>> {
-        let this = &mut *self;
-        if let Wanting::NotYet(word) = &mut this.wanted {
-            this.wanted = match Pin::new(word).poll(cx) {
-                Poll::Ready(Ok(())) => Wanting::Yes,
-                Poll::Ready(Err(_)) => Wanting::No,
-                Poll::Pending => {
-                    std::task::ready!(this.latest.as_mut().poll(cx));
-                    Wanting::Yes
-                }
-            };
-        }
-        match this.wanted {
-            Wanting::Yes => this.body.as_mut().poll_frame(cx),
-            Wanting::No | Wanting::NotYet(_) => Poll::Pending,
-        }
-    }
 }
 
 /// Waits for the head that is not informational, within the limit. The limit runs from the end of

@@ -11,6 +11,7 @@
 pub mod calls;
 pub mod endpoints;
 pub mod forward;
+pub mod forwarded;
 pub mod pass;
 pub mod raw;
 
@@ -35,8 +36,9 @@ pub async fn whole_body(body: Incoming, max: u64, limit: Duration) -> Result<Byt
             Err(Problem::not_sent(Code::RequestTooLarge, detail))
         }
         Ok(Err(error)) => Err(Problem::invalid(format!("the body broke off: {error}"))),
-        Err(_) => Err(Problem::invalid(format!(
-            "the body was not there within {limit:?}"
-        ))),
+        Err(_) => {
+            let detail = format!("the body was not there within {limit:?}");
+            Err(Problem::not_sent(Code::Timeout, detail))
+        }
     }
 }

@@ -14,6 +14,7 @@
 pub mod connection;
 mod hello;
 pub(crate) mod line_ends;
+mod patience;
 pub mod self_signed;
 pub mod tls;
 
@@ -26,6 +27,7 @@ use crate::throttle::Throttle;
 use connection::{Arrived, Connection};
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use line_ends::ByLines;
+use patience::Patience;
 use rustls::HandshakeKind;
 use std::convert::Infallible;
 use std::io;
@@ -251,7 +253,8 @@ where
     } = doors;
     let timeout = service.state.limits().header_read_timeout.0;
     let connection = Arc::new(connection);
-    let io = ByLines::new(io, connection.clone());
+    let patience = Patience::new(service.state.limits().caller_idle_timeout.0);
+    let io = ByLines::new(io, connection.clone(), patience);
     let answer = hyper::service::service_fn(move |request| {
         let (service, connection) = (service.clone(), connection.clone());
         async move { Ok::<_, Infallible>(service.answer(&connection, request).await) }

@@ -277,9 +277,9 @@ impl Registry {
         });
     }
 
-    /// Whether a stream of a tunnel that was lost was certainly not dispatched: its bridge says so
-    /// within `wait` (W-51).
-    pub async fn was_not_dispatched(&self, entry: &Entry, stream: u32, wait: Duration) -> bool {
+    /// What the bridge of a tunnel that was lost says within `wait` of a stream of it (W-51): whether it
+    /// certainly was not dispatched. With any word, the tunnel is over for the bridge, too.
+    pub async fn word_on(&self, entry: &Entry, stream: u32, wait: Duration) -> Option<bool> {
         let session = entry.session.id();
         let found = |all: &VecDeque<Aftermath>| {
             let mut fitting = all
@@ -292,8 +292,8 @@ impl Registry {
         let mut aftermaths = self.aftermaths.subscribe();
         let told = aftermaths.wait_for(|all| found(all).is_some());
         match tokio::time::timeout(wait, told).await {
-            Ok(Ok(all)) => found(&all).unwrap_or(false),
-            Ok(Err(_)) | Err(_) => false,
+            Ok(Ok(all)) => found(&all),
+            Ok(Err(_)) | Err(_) => None,
         }
     }
 

@@ -65,6 +65,8 @@ fn settled(old: &Config, new: &Config) -> Option<&'static str> {
         ("[direct]", old.direct == new.direct),
         ("[audit]", old.audit == new.audit),
         ("[notices]", old.notices == new.notices),
+        ("[weights]", old.weights == new.weights),
+        ("[hops]", old.hops == new.hops),
         ("[tunnel]", is(&old.tunnel, &new.tunnel)),
         ("[log]", old.log == new.log),
         ("[telemetry]", old.telemetry == new.telemetry),
@@ -97,6 +99,7 @@ fn settled(old: &Config, new: &Config) -> Option<&'static str> {
             "limits.connections_per_address",
             was.connections_per_address == now.connections_per_address,
         ),
+        ("limits.streams_max", was.streams_max == now.streams_max),
         (
             "limits.streams_per_tenant",
             was.streams_per_tenant == now.streams_per_tenant,

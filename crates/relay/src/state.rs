@@ -3,11 +3,12 @@
 use crate::api::once::Answers;
 use crate::api::services::Written;
 use crate::auditing::Auditing;
+use crate::auth::Principal;
 use crate::config::{Config, Limits};
 use crate::deliveries::Deliveries;
 use crate::direct::Direct;
 use crate::directory::Directory;
-use crate::exchange::Exchanges;
+use crate::exchange::{Exchanges, Kept, Place, Room};
 use crate::gate::{Gate, PerAddress};
 use crate::ingress::calls::Remembered;
 use crate::metrics::Metrics;
@@ -15,10 +16,12 @@ use crate::registry::{Owner, Registry};
 use crate::reload::InForce;
 use crate::telemetry::{Span, Spans};
 use crate::throttle::Throttle;
-use protocol::frame::Windows;
+use protocol::Failure;
+use protocol::frame::{Share, Windows};
 use protocol::session::Budget;
-use std::sync::Arc;
+use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use tokio::sync::Semaphore;
 use transport::session::Settings;
 
@@ -77,6 +80,10 @@ pub struct State {
     pub call_memory: Arc<Semaphore>,
     /// Memory that windows grow into.
     pub budget: Arc<Budget>,
+    /// Each tenant's part of it; of those that had a tunnel.
+    budgets: Mutex<HashMap<Arc<str>, Arc<Budget>>>,
+    /// Bytes that are kept of requests' bodies, for another attempt.
+    pub uploads_kept: Kept,
     limits: InForce,
     draining: AtomicBool,
 }
@@ -108,7 +115,15 @@ impl State {
             answers: Answers::default(),
             services: Written::default(),
             registry: Registry::new(limits.sessions_max, limits.sessions_per_tenant),
-            exchanges: Exchanges::new(limits.streams_per_tenant, limits.streams_per_key),
+            exchanges: Exchanges::new(
+                Room {
+                    node: limits.streams_max,
+                    tenant: limits.streams_per_tenant,
+                    key: limits.streams_per_key,
+                },
+                config.weights.clone(),
+            ),
+            uploads_kept: Kept::default(),
             remembered: Remembered::default(),
             handshakes: Gate::new(limits.handshakes_max, limits.handshakes_per_address),
             caller_handshakes: Gate::new(callers, (callers / 2).max(1)),
@@ -121,6 +136,7 @@ impl State {
                 limits.call_memory_max.kib_up().min(Semaphore::MAX_PERMITS),
             )),
             budget: Budget::new(config.tunnel.window_budget.0),
+            budgets: Mutex::default(),
             limits: InForce::new(config.limits.clone()),
             draining: AtomicBool::new(false),
             holder: format!(
@@ -160,7 +176,7 @@ impl State {
         let (deliveries, owner) = (self.deliveries.clone(), owner.clone());
         Settings {
             windows: self.windows(),
-            budget: self.budget.clone(),
+            budget: self.budget_of(&owner.tenant),
             stream_window_cap: self.config.tunnel.stream_window_max.0,
             on_open: None,
             on_result: Some(Arc::new(move |session, result| {
@@ -168,6 +184,35 @@ impl State {
             })),
             on_result_ack: None,
         }
+    }
+
+    /// A tenant's part of the memory for windows.
+    fn budget_of(&self, tenant: &Arc<str>) -> Arc<Budget> {
+        let mut budgets = self.budgets.lock().unwrap_or_else(PoisonError::into_inner);
+        let make = || {
+            let name = self.directory.tenant_name(tenant).unwrap_or_default();
+            Budget::share(&self.budget, self.config.weights.of_tenant(&name))
+        };
+        budgets.entry(tenant.clone()).or_insert_with(make).clone()
+    }
+
+    /// Takes a place for an exchange of this caller.
+    ///
+    /// # Errors
+    /// `overloaded` when it may not have one more.
+    pub fn begin(&self, principal: &Principal) -> Result<Place, Failure> {
+        let tunnels = self
+            .registry
+            .with_tenant(&principal.tenant, |tunnels| tunnels.all().len());
+        let tunnels = u32::try_from(tunnels.unwrap_or(0)).unwrap_or(u32::MAX);
+        let take = tunnels.saturating_mul(self.limits().streams_per_session);
+        self.exchanges.begin(principal, take)
+    }
+
+    /// Whose a stream of this caller is.
+    pub fn share_of(&self, principal: &Principal) -> Share {
+        let weight = self.config.weights.of_key(&principal.client_id);
+        Share::new(number_of(&principal.client_id), weight)
     }
 
     /// A span for a request that brings these fields, where traces are wanted.
@@ -189,4 +234,11 @@ impl State {
     pub fn begin_draining(&self) {
         self.draining.store(true, Ordering::Relaxed);
     }
+}
+
+/// A number that tells a key from others (FNV-1a). Two that share one share their turns, no more.
+fn number_of(client_id: &str) -> u32 {
+    client_id.bytes().fold(0x811c_9dc5, |hash, byte| {
+        (hash ^ u32::from(byte)).wrapping_mul(0x0100_0193)
+    })
 }

@@ -349,6 +349,16 @@ impl World {
         bridge
     }
 
+    /// The same, dialling through the proxy of the first one.
+    pub async fn add_bridge_behind_proxy(&self, name: &str, key: &ApiKey, toml: &str) -> Bridge {
+        let setup = BridgeSetup::new(name).extra(toml).via(self.proxy().addr());
+        let mut bridge = Bridge::write(&self.site.relay, setup, self.site.dir());
+        bridge.pair(key).await;
+        bridge.start();
+        bridge.process().wait_log("session up", PATIENCE).await;
+        bridge
+    }
+
     /// What the bridge's program says when it may not pair.
     pub async fn pair_fails(&self, name: &str, key: &ApiKey) -> String {
         self.unpaired(name, "refused").try_pair(key).await.failure()

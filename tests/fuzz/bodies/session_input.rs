@@ -178,6 +178,7 @@ impl Run {
 pub(crate) fn request() -> RequestHead {
     RequestHead {
         class: Class::Interactive,
+        share: protocol::frame::Share::default(),
         target: RequestTarget::Url("http://a/".into()),
         method: "GET".into(),
         headers: Headers::default(),

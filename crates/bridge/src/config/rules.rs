@@ -2,6 +2,7 @@
 //! endpoint: its certificates, credential and limits.
 
 use super::section::{AllowSection, CallerCredentials, EndpointSection};
+use crate::dispatcher::rewrite::Rewrite;
 use crate::quota::{Quota, QuotaSection};
 use policy::{
     Endpoint, HostPattern, Methods, PathPattern, Policy, PolicyError, Ports, Rule, RuleRef, Scheme,
@@ -35,6 +36,8 @@ pub(crate) struct EndpointSettings {
     pub(crate) credential: Option<String>,
     pub(crate) caller_credentials: CallerCredentials,
     pub(crate) unsigned: bool,
+    pub(crate) rewrite: Rewrite,
+    pub(crate) repeatable: bool,
     pub(crate) quota: QuotaSection,
 }
 
@@ -124,10 +127,18 @@ impl Rules {
             crate::credentials::check_name(name.get_ref())
                 .map_err(|error| wrong("credential", name, error))?;
         }
+        let rewrite = match &section.rewrite {
+            None => Rewrite::default(),
+            Some(words) => {
+                Rewrite::parse(words.get_ref()).map_err(|error| wrong("rewrite", words, error))?
+            }
+        };
         let quota = section.quota();
         let settings = EndpointSettings {
             quota,
             unsigned: section.unsigned,
+            rewrite,
+            repeatable: section.repeatable,
             ca_file: section.ca_file.map(|file| file.get().to_owned()),
             health_path: section.health_path.map(Spanned::into_inner),
             credential: section.credential.map(Spanned::into_inner),
@@ -166,9 +177,15 @@ impl Rules {
         }
         let hosts = self.allow.iter().map(|rule| rule.host.to_string());
         let with_hosts = with_hosts && self.allow.len() <= SERVES_HOSTS_MAX;
+        let is_repeatable = |name: &&String| {
+            self.settings(name)
+                .is_some_and(|settings| settings.repeatable)
+        };
+        let names = self.endpoints.iter().map(|endpoint| &endpoint.name);
         Serves {
             endpoints: Bounded::truncated(endpoints),
             hosts: with_hosts.then(|| Bounded::truncated(hosts)),
+            repeatable: Bounded::truncated(names.filter(is_repeatable).cloned()),
         }
     }
 

@@ -203,6 +203,11 @@ pub struct EndpointSection {
     /// What its health is asked for with GET: a path below `url`, beginning with `/` or `?`. An
     /// answer below 500 is good. Without it a connection is enough, and no request is made.
     pub health_path: Option<Spanned<String>>,
+    /// What of its answers is rewritten for clients that browse: `"location"`, `"cookies"`. Without it nothing.
+    pub rewrite: Option<Spanned<Vec<String>>>,
+    /// Whether the relay may make a PUT or DELETE once more whose tunnel was lost while it ran. Default false.
+    #[serde(default)]
+    pub repeatable: bool,
     /// See [`QuotaSection`], as the following.
     pub concurrent_max: Option<Within<1, 65536>>,
     /// Exchanges in a time, like `"10/s"`.
@@ -328,6 +333,8 @@ pub struct Targets {
     pub proxy_credential: Option<String>,
     /// The oldest version of TLS that is spoken with targets: `"1.2"` (the default) or `"1.3"`.
     pub tls_min: TlsMin,
+    /// Whether HTTPS targets may choose HTTP/2 (by ALPN). Default true.
+    pub http2: bool,
     /// For a TCP connection, all addresses together, and again for its TLS. Default 5 s.
     pub connect_timeout: Span,
     /// From the last piece of a request to the answer's head. Default 2 m.
@@ -351,6 +358,7 @@ impl Default for Targets {
             proxy: ProxySetting::Direct,
             proxy_credential: None,
             tls_min: TlsMin::default(),
+            http2: true,
             connect_timeout: Span::secs(5),
             head_timeout: Span::secs(120),
             idle_timeout: Span::secs(120),

@@ -281,6 +281,7 @@ async fn ask(
     }
     let head = RequestHead {
         class: Class::Bulk,
+        share: protocol::frame::Share::default(),
         target: RequestTarget::Endpoint {
             name: endpoint.to_owned(),
             path_and_query: path.to_owned(),

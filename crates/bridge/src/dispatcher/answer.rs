@@ -4,7 +4,7 @@
 //! HEAD and then as much as the relay takes. An answer that breaks off is a reset, never an end.
 
 use super::exchange::{Exchange, timed_out};
-use crate::upstream::{AnswerBody, Connection, Progress, response_failure};
+use crate::upstream::{AnswerBody, BodyError, Connection, Progress, response_failure};
 use bytes::{Bytes, BytesMut};
 use http::header::{AUTHORIZATION, CONTENT_LENGTH, HeaderValue, WWW_AUTHENTICATE};
 use http::{HeaderMap, Response, StatusCode};
@@ -176,7 +176,7 @@ struct Gathered {
 /// Takes what is there of a body, as far as it travels with its head.
 async fn gather<B>(body: &mut B, length: BodyLength) -> Result<Gathered, Failure>
 where
-    B: Body<Data = Bytes, Error = hyper::Error> + Unpin,
+    B: Body<Data = Bytes, Error = BodyError> + Unpin,
 {
     let is_small = matches!(length, BodyLength::Known(bytes) if bytes <= INLINE_MAX_BYTES as u64);
     let mut pieces = Pieces::default();
@@ -419,12 +419,12 @@ mod tests {
 
     impl Body for Trickle {
         type Data = Bytes;
-        type Error = hyper::Error;
+        type Error = BodyError;
 
         fn poll_frame(
             mut self: Pin<&mut Self>,
             cx: &mut Context<'_>,
-        ) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
+        ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
             std::thread::sleep(Duration::from_micros(100));
             self.is_due = !self.is_due;
             if self.is_due {
@@ -439,12 +439,12 @@ mod tests {
 
     impl Body for NoFrames {
         type Data = Bytes;
-        type Error = hyper::Error;
+        type Error = BodyError;
 
         fn poll_frame(
             self: Pin<&mut Self>,
             _: &mut Context<'_>,
-        ) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
+        ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
             Poll::Pending
         }
     }

@@ -15,7 +15,8 @@ use crate::credentials::Injection;
 use crate::deliveries::{Deliveries, Mine, Turn};
 use crate::journal::{Known, Outcome};
 use crate::upstream::{
-    AnswerBody, Connection, FRESH_FOR, Key, RequestBody, Upstream, request_failure,
+    AnswerBody, Connection, FRESH_FOR, Key, Refused, RequestBody, Upstream, refused,
+    request_failure,
 };
 use bytes::{Bytes, BytesMut};
 use http::{HeaderMap, Request, Response};
@@ -194,7 +195,10 @@ async fn request(
             }
             Err(error) => error,
         };
-        let (error, was_returned) = error;
+        let (error, was_returned, refused) = error;
+        if let Some(refused) = refused {
+            exchange.active.upstream.note(way.key, refused);
+        }
         if !was_returned || tries_left == 0 {
             return Err(error);
         }
@@ -212,7 +216,7 @@ async fn request(
     ))
 }
 
-type Sent = Result<Response<Body>, (Failure, bool)>;
+type Sent = Result<Response<Body>, (Failure, bool, Option<Refused>)>;
 
 /// Sends and waits for the answer's head. An error says whether the request verifiably did not
 /// leave.
@@ -225,8 +229,10 @@ async fn send(
     match timeout_at(by, connection.send(request)).await {
         Ok(Ok(response)) => Ok(Ok(response)),
         Ok(Err(mut error)) => {
-            let was_returned = error.take_message().is_some();
-            Ok(Err((request_failure(error.error()), was_returned)))
+            let refused = refused(error.error());
+            let was_returned = error.take_message().is_some() || refused.is_some();
+            let failure = request_failure(error.error());
+            Ok(Err((failure, was_returned, refused)))
         }
         Err(_) => {
             let detail = "the target did not answer in time";

@@ -3,7 +3,7 @@
 //! Whatever ends it early ends in one [`Failure`], which resets the stream. A reset by the relay
 //! drops what is under way here, and with it the connection to the target.
 
-use super::refusal::refused;
+use super::refusal::refused as refused_by;
 use super::resolve::resolve;
 use super::signed::NonceStore;
 use super::{Active, LONGEST, Records, answer, delivery, raw, websocket};
@@ -11,7 +11,7 @@ use crate::credentials::Injection;
 use crate::deliveries::Deliveries;
 use crate::quota::{Place, Quota};
 use crate::upstream::{
-    Connection, FRESH_FOR, Key, Progress, RequestBody, Upstream, closed_before_answer,
+    Connection, FRESH_FOR, Key, Progress, RequestBody, Upstream, closed_before_answer, refused,
     request_failure,
 };
 use bytes::Bytes;
@@ -343,7 +343,7 @@ impl Exchange {
             } => policy.decide_endpoint(name, method, path_and_query),
             RequestTarget::Connect { host, port } => policy.decide_connect(host, *port),
         }
-        .map_err(|refusal| refused(&refusal, &self.head))
+        .map_err(|refusal| refused_by(&refusal, &self.head))
     }
 
     /// Every address of the candidate's host that may be connected to.
@@ -351,7 +351,7 @@ impl Exchange {
         let addresses = resolve(candidate.target().host()).await?;
         candidate
             .approve_any(addresses)
-            .map_err(|refusal| refused(&refusal, &self.head))
+            .map_err(|refusal| refused_by(&refusal, &self.head))
     }
 
     /// Runs something that nothing was dispatched for yet; a reset or the deadline drops it.
@@ -406,7 +406,8 @@ impl Exchange {
             .and_then(Injection::jar)
             .and(body.whole());
         // A body that is whole can be sent once more.
-        let mut again = body.whole().filter(|_| is_repeatable(&self.head.method));
+        let whole = body.whole();
+        let mut again = whole.clone().filter(|_| is_repeatable(&self.head.method));
         let idle_max = again.is_none().then_some(FRESH_FOR);
         let pooled = active
             .upstream
@@ -452,6 +453,7 @@ impl Exchange {
                     if let Some(injection) = &injection {
                         injection.clean(response.headers_mut());
                     }
+                    self.rewrite(response.headers_mut());
                     self.status = Some(response.status().as_u16());
                     return answer::pass_on(self, response, connection, &progress).await;
                 }
@@ -460,10 +462,20 @@ impl Exchange {
             };
             let was_reused = connection.is_reused();
             drop(connection);
+            let refused = refused(error.error());
+            if let Some(refused) = refused {
+                active.upstream.note(&key, refused);
+            }
             body = match (error.take_message(), again.take()) {
                 (Some(request), kept) if tries_left > 0 => {
                     again = kept;
                     request.into_body()
+                }
+                // The target says that it did nothing with it.
+                (None, kept) if refused.is_some() && whole.is_some() && tries_left > 0 => {
+                    again = kept;
+                    may_have_left = true;
+                    RequestBody::of_whole(whole.clone().unwrap_or_default(), self.head.body)
                 }
                 // The target had closed an idle connection: a repeat does nothing twice.
                 (None, Some(bytes)) if was_reused && closed_before_answer(error.error()) => {
@@ -484,6 +496,22 @@ impl Exchange {
         }
         let detail = "the target closes its connections before they are used";
         Err(Failure::possibly_executed(Code::TargetClosed, detail))
+    }
+
+    /// Rewrites an answer's fields for a client that browses, where the endpoint's entry says so.
+    pub(super) fn rewrite(&self, headers: &mut HeaderMap) {
+        let RequestTarget::Endpoint { name, .. } = &self.head.target else {
+            return;
+        };
+        let rules = &self.active.config.rules;
+        let rewrite = rules.settings(name).map(|settings| settings.rewrite);
+        let Some(rewrite) = rewrite.filter(|rewrite| !rewrite.is_none()) else {
+            return;
+        };
+        let mut endpoints = rules.endpoints.iter();
+        if let Some(endpoint) = endpoints.find(|endpoint| endpoint.name == *name) {
+            rewrite.answer(headers, endpoint);
+        }
     }
 
     /// Sends a request, waits for the head of its answer, and passes those with a status of 1xx on.

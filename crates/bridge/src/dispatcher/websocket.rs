@@ -28,7 +28,8 @@ pub(super) async fn serve(
     let ca_file = settings.and_then(|settings| settings.ca_file.as_deref());
     let mut injection = exchange.injection(candidate)?;
     let own = injection.as_ref().and_then(Injection::client_cert);
-    let key = Upstream::key(candidate.target(), ca_file, own);
+    // Only HTTP/1.1 connections are switched to it here.
+    let key = Upstream::key(candidate.target(), ca_file, own).of_http1();
     if let Some(injection) = &mut injection
         && injection.sign_in().is_some()
     {
@@ -57,6 +58,7 @@ pub(super) async fn serve(
     if let Some(injection) = &injection {
         injection.clean(response.headers_mut());
     }
+    exchange.rewrite(response.headers_mut());
     exchange.status = Some(response.status().as_u16());
     if response.status() != StatusCode::SWITCHING_PROTOCOLS {
         return answer::pass_on(exchange, response, connection, &progress).await;

@@ -46,6 +46,7 @@ async fn look(active: &Active, name: &str, asks: bool, probe: &mut Probe) -> Res
     let path = path.unwrap_or_default();
     let head = RequestHead {
         class: Class::Bulk,
+        share: protocol::frame::Share::default(),
         target: RequestTarget::Endpoint {
             name: name.to_owned(),
             path_and_query: path.to_owned(),

@@ -1,6 +1,8 @@
-//! A connection to a target: TCP to an approved address, TLS by the URL's name, HTTP/1.1.
+//! A connection to a target: TCP to an approved address, TLS by the URL's name, HTTP/1.1 or HTTP/2.
 
 use super::body::RequestBody;
+use super::error::BodyError;
+use super::http2::{self, Running};
 use super::pool::{Key, Pooled};
 use super::stream::Stream;
 use super::tls::TlsConfigs;
@@ -10,7 +12,9 @@ use bytes::Bytes;
 use http::{Request, Response};
 use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
-use hyper::client::conn::{TrySendError, http1};
+use hyper::client::conn::TrySendError;
+use hyper::client::conn::http1;
+use hyper::client::conn::http2::SendRequest as SendRequest2;
 use hyper_util::rt::TokioIo;
 use policy::Approved;
 use protocol::{Code, Failure};
@@ -30,11 +34,33 @@ use transport::dial::Proxy;
 /// polled. Dropping it closes it.
 #[derive(Debug)]
 pub struct Connection {
-    sender: http1::SendRequest<RequestBody>,
-    wire: Wire,
+    line: Line,
     key: Key,
     address: SocketAddr,
     is_reused: bool,
+}
+
+/// What is spoken on it.
+#[derive(Debug)]
+enum Line {
+    Http1 {
+        sender: http1::SendRequest<RequestBody>,
+        wire: Wire,
+    },
+    Http2 {
+        sender: SendRequest2<RequestBody>,
+        _running: Running,
+    },
+}
+
+impl Line {
+    /// Moves what nobody else moves.
+    fn poll(&mut self, cx: &mut Context<'_>) {
+        match self {
+            Self::Http1 { wire, .. } => wire.poll(cx),
+            Self::Http2 { .. } => {}
+        }
+    }
 }
 
 impl Connection {
@@ -43,23 +69,35 @@ impl Connection {
         &mut self,
         request: Request<RequestBody>,
     ) -> Result<Response<Incoming>, TrySendError<Request<RequestBody>>> {
-        let mut answer = pin!(self.sender.try_send_request(request));
-        let wire = &mut self.wire;
-        poll_fn(|cx| {
-            wire.poll(cx);
-            answer.as_mut().poll(cx)
-        })
-        .await
+        match &mut self.line {
+            Line::Http1 { sender, wire } => {
+                let mut answer = pin!(sender.try_send_request(request));
+                poll_fn(|cx| {
+                    wire.poll(cx);
+                    answer.as_mut().poll(cx)
+                })
+                .await
+            }
+            Line::Http2 { sender, .. } => {
+                // Boxed: most targets do without.
+                let request = http2::in_its_form(request);
+                Box::pin(sender.try_send_request(request)).await
+            }
+        }
     }
 
     /// From now on its bytes move in both directions whoever polls.
     pub fn run_alone(&mut self) {
-        self.wire.run_alone();
+        if let Line::Http1 { wire, .. } = &mut self.line {
+            wire.run_alone();
+        }
     }
 
     /// As [`Self::run_alone`], for a request whose answer may be another protocol.
     pub(crate) fn run_for_upgrade(&mut self) {
-        self.wire.run_for_upgrade();
+        if let Line::Http1 { wire, .. } = &mut self.line {
+            wire.run_for_upgrade();
+        }
     }
 
     /// Whether it has served a request before.
@@ -69,10 +107,12 @@ impl Connection {
 
     /// Waits until it can take another request; false when it is closed.
     pub(super) async fn ready(&mut self) -> bool {
-        let (wire, sender) = (&mut self.wire, &mut self.sender);
-        poll_fn(|cx| {
-            wire.poll(cx);
-            sender.poll_ready(cx)
+        poll_fn(|cx| match &mut self.line {
+            Line::Http1 { sender, wire } => {
+                wire.poll(cx);
+                sender.poll_ready(cx)
+            }
+            Line::Http2 { sender, .. } => sender.poll_ready(cx),
         })
         .await
         .is_ok()
@@ -95,8 +135,11 @@ impl Pooled for Connection {
 
     fn is_usable(&mut self) -> bool {
         // Sees what has come since: its end, as a rule.
-        self.wire.poll(&mut Context::from_waker(Waker::noop()));
-        self.sender.is_ready() && !self.sender.is_closed()
+        self.line.poll(&mut Context::from_waker(Waker::noop()));
+        match &self.line {
+            Line::Http1 { sender, .. } => sender.is_ready() && !sender.is_closed(),
+            Line::Http2 { sender, .. } => sender.is_ready() && !sender.is_closed(),
+        }
     }
 }
 
@@ -123,22 +166,37 @@ impl<'a> AnswerBody<'a> {
     }
 }
 
+impl AnswerBody<'_> {
+    /// Whether the end that the HTTP library tells of is one. It takes an HTTP/2 stream that is reset
+    /// without an error for ended, which is right only behind the whole answer (RFC 9113, 8.1).
+    fn is_whole(&self) -> bool {
+        matches!(self.connection.line, Line::Http1 { .. })
+            || self.incoming.is_end_stream()
+            || self.incoming.size_hint().exact() == Some(0)
+    }
+}
+
 impl Body for AnswerBody<'_> {
     type Data = Bytes;
-    type Error = hyper::Error;
+    type Error = BodyError;
 
     fn poll_frame(
         self: Pin<&mut Self>,
         cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
+    ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
         let this = self.get_mut();
         let mut incoming = Pin::new(&mut this.incoming);
         // Asking first tells the connection that bytes are wanted.
-        if let Poll::Ready(frame) = incoming.as_mut().poll_frame(cx) {
-            return Poll::Ready(frame);
+        let mut frame = incoming.as_mut().poll_frame(cx);
+        if frame.is_pending() {
+            this.connection.line.poll(cx);
+            frame = incoming.poll_frame(cx);
         }
-        this.connection.wire.poll(cx);
-        incoming.poll_frame(cx)
+        let frame = std::task::ready!(frame);
+        if frame.is_none() && !this.is_whole() {
+            return Poll::Ready(Some(Err(BodyError::Short)));
+        }
+        Poll::Ready(frame.map(|frame| frame.map_err(BodyError::Http)))
     }
 
     fn is_end_stream(&self) -> bool {
@@ -153,23 +211,24 @@ impl Body for AnswerBody<'_> {
 /// Connects to the first address that answers, within `limit` for all of them together.
 pub(super) async fn connect(
     approved: Vec<Approved>,
-    key: &Key,
+    (key, http2): (&Key, bool),
     tls: &TlsConfigs,
     proxy: &Proxy,
     limit: Duration,
 ) -> Result<(Approved, Connection), Failure> {
     let (approved, stream) = tcp(approved, proxy, limit).await?;
     let address = approved.socket_addr();
+    let mut chosen = None;
     let stream = if key.is_tls {
-        let secured = secure(stream, key, tls, limit).await?;
+        let secured = secure(stream, (key, http2), tls, limit).await?;
+        chosen = secured.get_ref().1.alpn_protocol().map(<[u8]>::to_vec);
         Stream::Tls(Box::new(secured))
     } else {
         Stream::Plain(stream)
     };
-    let (sender, wire) = handshake(stream).await?;
+    let is_http2 = chosen.is_some_and(|name| name == http2::ALPN);
     let connection = Connection {
-        sender,
-        wire,
+        line: line(stream, is_http2).await?,
         key: key.clone(),
         address,
         is_reused: false,
@@ -233,7 +292,7 @@ async fn tcp(
 
 async fn secure(
     stream: TcpStream,
-    key: &Key,
+    (key, http2): (&Key, bool),
     tls: &TlsConfigs,
     limit: Duration,
 ) -> Result<tokio_rustls::client::TlsStream<TcpStream>, Failure> {
@@ -242,7 +301,7 @@ async fn secure(
         Failure::not_dispatched(Code::TargetTls, detail)
     };
     let config = tls
-        .get(key.ca_file.as_ref(), key.own.as_ref())
+        .get(key.ca_file.as_ref(), key.own.as_ref(), http2)
         .await
         .map_err(|error| failed(error.to_string()))?;
     let name = match &key.host {
@@ -258,15 +317,28 @@ async fn secure(
     }
 }
 
-async fn handshake(stream: Stream) -> Result<(http1::SendRequest<RequestBody>, Wire), Failure> {
-    let (sender, connection) = http1::Builder::new()
-        .max_headers(RESPONSE_HEADERS_MAX)
-        .max_buf_size(HEAD_BUFFER_BYTES)
-        .handshake(TokioIo::new(stream))
-        .await
-        .map_err(|error| {
-            let error = io::Error::other(error);
-            Failure::not_dispatched(Code::TargetRefused, error.to_string())
-        })?;
-    Ok((sender, Wire::new(connection)))
+/// Begins to speak HTTP.
+async fn line(stream: Stream, is_http2: bool) -> Result<Line, Failure> {
+    let made = if is_http2 {
+        http2::handshake(stream)
+            .await
+            .map(|(sender, running)| Line::Http2 {
+                sender,
+                _running: running,
+            })
+    } else {
+        http1::Builder::new()
+            .max_headers(RESPONSE_HEADERS_MAX)
+            .max_buf_size(HEAD_BUFFER_BYTES)
+            .handshake(TokioIo::new(stream))
+            .await
+            .map(|(sender, connection)| Line::Http1 {
+                sender,
+                wire: Wire::new(connection),
+            })
+    };
+    made.map_err(|error| {
+        let error = io::Error::other(error);
+        Failure::not_dispatched(Code::TargetRefused, error.to_string())
+    })
 }

@@ -1,11 +1,27 @@
 //! What hyper says, as what a caller can rely on.
 
+use super::http2;
 use protocol::{Code, Execution, Failure};
 use std::error::Error as _;
 
+/// Why an answer's body is not whole.
+#[derive(Debug, thiserror::Error)]
+pub enum BodyError {
+    /// What the HTTP library says.
+    #[error(transparent)]
+    Http(hyper::Error),
+    /// The target let go of its stream before the end, without an error.
+    #[error("the stream was let go of before its end")]
+    Short,
+}
+
 /// Whether the connection was closed before any byte of an answer came.
 pub(crate) fn closed_before_answer(error: &hyper::Error) -> bool {
-    error.is_incomplete_message() || error.is_closed() || error.is_canceled() || is_io(error)
+    error.is_incomplete_message()
+        || error.is_closed()
+        || error.is_canceled()
+        || is_io(error)
+        || http2::cause(error).is_some_and(|error| error.is_io() || error.is_go_away())
 }
 
 fn is_io(error: &hyper::Error) -> bool {
@@ -28,6 +44,9 @@ pub(crate) fn request_failure(error: &hyper::Error) -> Failure {
             ..failure.clone()
         };
     }
+    if let Some(cause) = http2::cause(error) {
+        return of_http2(cause, Execution::PossiblyExecuted);
+    }
     if error.is_parse() {
         // hyper's words, which quote nothing of the message, tell a head that is too large too.
         let detail = format!("the target's answer is not HTTP/1.1 that can be passed on: {error}");
@@ -38,7 +57,17 @@ pub(crate) fn request_failure(error: &hyper::Error) -> Failure {
 }
 
 /// A target's answer began and its body failed.
-pub(crate) fn response_failure(error: &hyper::Error) -> Failure {
+pub(crate) fn response_failure(error: &BodyError) -> Failure {
+    let error = match error {
+        BodyError::Http(error) => error,
+        BodyError::Short => {
+            let detail = "the target let go of its answer before that was whole";
+            return Failure::new(Code::TargetClosed, Execution::Executed, detail);
+        }
+    };
+    if let Some(cause) = http2::cause(error) {
+        return of_http2(cause, Execution::Executed);
+    }
     let (code, detail) = if error.is_parse() {
         (
             Code::TargetProtocol,
@@ -51,4 +80,24 @@ pub(crate) fn response_failure(error: &hyper::Error) -> Failure {
         )
     };
     Failure::new(code, Execution::Executed, detail)
+}
+
+/// An exchange that HTTP/2 ended: its words quote nothing of the message.
+fn of_http2(cause: &h2::Error, execution: Execution) -> Failure {
+    let ended_by_target = cause.is_remote() || cause.is_io();
+    let code = if ended_by_target {
+        Code::TargetClosed
+    } else {
+        Code::TargetProtocol
+    };
+    let when = match execution {
+        Execution::Executed => "before its answer was whole",
+        _ => "before it answered",
+    };
+    let detail = if ended_by_target {
+        format!("the target ended the exchange {when}: {cause}")
+    } else {
+        format!("the target broke the rules of HTTP/2 {when}: {cause}")
+    };
+    Failure::new(code, execution, detail)
 }

@@ -18,8 +18,8 @@ const SWEEP: Duration = Duration::from_secs(5);
 /// How long a connection may take to become ready after its answer's end.
 const READY_WITHIN: Duration = Duration::from_secs(1);
 
-/// What a connection is good for: scheme, host, port, whose certificates are trusted, and which one of
-/// our own was shown.
+/// What a connection is good for: scheme, host, port, whose certificates are trusted, which one of our own
+/// was shown, and which HTTP was offered.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Key {
     pub(super) is_tls: bool,
@@ -27,6 +27,8 @@ pub struct Key {
     pub(super) port: u16,
     pub(super) ca_file: Option<Arc<Path>>,
     pub(super) own: Option<Arc<ClientCert>>,
+    /// Whether the target may choose HTTP/2.
+    pub(super) http2: bool,
 }
 
 impl Key {
@@ -41,6 +43,15 @@ impl Key {
             port: target.port(),
             ca_file: ca_file.map(Arc::from),
             own: own.cloned(),
+            http2: true,
+        }
+    }
+
+    /// For what HTTP/1.1 alone can do.
+    pub(crate) fn of_http1(self) -> Self {
+        Self {
+            http2: false,
+            ..self
         }
     }
 
@@ -239,6 +250,7 @@ mod tests {
             port,
             ca_file: None,
             own: None,
+            http2: true,
         }
     }
 

@@ -1,6 +1,7 @@
 //! TLS towards targets: read when the first HTTPS target needs it, kept until a file changes.
 
 use super::client_cert::ClientCert;
+use super::http2;
 use rustls::ClientConfig;
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
@@ -12,8 +13,12 @@ use transport::tls::{ClientTls, Oldest, TlsSetupError};
 /// certificates are set anew, the old ones go with the next clearing.
 const KEPT_MAX: usize = 256;
 
-/// What a configuration is for.
-type For = (Option<Arc<Path>>, Option<Arc<ClientCert>>);
+/// The protocols that are offered.
+const BOTH: &[&[u8]] = &[http2::ALPN, b"http/1.1"];
+const HTTP1: &[&[u8]] = &[b"http/1.1"];
+
+/// What a configuration is for; with HTTP/2 or without.
+type For = (Option<Arc<Path>>, Option<Arc<ClientCert>>, bool);
 
 /// A configuration, and the files that it was made from as they were.
 #[derive(Debug)]
@@ -47,14 +52,15 @@ impl TlsConfigs {
         }
     }
 
-    /// The configuration for targets that also trust `extra`, and to which `own` is shown. Reads files the
-    /// first time, and when they have changed since.
+    /// The configuration for targets that also trust `extra`, to which `own` is shown, and which may choose
+    /// HTTP/2. Reads files the first time, and when they have changed since.
     pub(super) async fn get(
         &self,
         extra: Option<&Arc<Path>>,
         own: Option<&Arc<ClientCert>>,
+        http2: bool,
     ) -> Result<Arc<ClientConfig>, TlsSetupError> {
-        let key = (extra.cloned(), own.cloned());
+        let key = (extra.cloned(), own.cloned(), http2);
         if let Some(config) = self.known(&key) {
             return Ok(config);
         }
@@ -72,7 +78,7 @@ impl TlsConfigs {
             let own = own.map(|own| own.parts()).transpose().map_err(wrong)?;
             ClientTls {
                 ca_files: &files,
-                alpn: &[b"http/1.1"],
+                alpn: if http2 { BOTH } else { HTTP1 },
                 oldest,
                 own,
             }

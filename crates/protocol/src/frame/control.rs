@@ -52,6 +52,8 @@ pub struct Serves {
     pub endpoints: Bounded<String, SERVES_ENDPOINTS_MAX>,
     /// Host patterns of the allow list; none when the bridge keeps them to itself.
     pub hosts: Option<Bounded<String, SERVES_HOSTS_MAX>>,
+    /// Names of those endpoints where a PUT or DELETE may be made twice (W-68).
+    pub repeatable: Bounded<String, SERVES_ENDPOINTS_MAX>,
 }
 
 /// Which delivery journal a bridge has, and how far it got.

@@ -5,6 +5,7 @@ use super::{FrameError, serial};
 use crate::limits::NAME_MAX_BYTES;
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
+use std::num::NonZeroU8;
 use std::time::Duration;
 
 /// Which traffic goes first when several streams have something to send (W-34).
@@ -14,6 +15,32 @@ pub enum Class {
     Interactive,
     /// Synchronizer: long and patient.
     Bulk,
+}
+
+/// Whose a stream is, among the streams of its class (W-34).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct Share {
+    /// Tells callers apart. The relay's choice, without a meaning.
+    pub caller: u32,
+    /// How many shares this caller has where there is not enough for all. 1 to 255.
+    pub weight: NonZeroU8,
+}
+
+impl Share {
+    /// With a weight of at least one.
+    pub fn new(caller: u32, weight: u8) -> Self {
+        Self {
+            caller,
+            weight: NonZeroU8::new(weight).unwrap_or(NonZeroU8::MIN),
+        }
+    }
+}
+
+impl Default for Share {
+    /// Of nobody in particular, with a weight of one.
+    fn default() -> Self {
+        Self::new(0, 1)
+    }
 }
 
 /// Where a request goes.
@@ -94,6 +121,8 @@ pub struct CallAttempt {
 pub struct RequestHead {
     /// Its class on the way to the bridge and back.
     pub class: Class,
+    /// Whose it is, for the same.
+    pub share: Share,
     /// Where it goes.
     pub target: RequestTarget,
     /// The method, as the caller wrote it.
@@ -140,6 +169,7 @@ enum WireTarget<'a> {
 #[derive(Serialize, Deserialize)]
 struct WireRequest<'a> {
     class: Class,
+    share: Share,
     #[serde(borrow)]
     target: WireTarget<'a>,
     method: &'a str,
@@ -206,6 +236,7 @@ impl RequestHead {
         };
         let wire = WireRequest {
             class: self.class,
+            share: self.share,
             target,
             method: &self.method,
             body: self.body,
@@ -242,6 +273,7 @@ impl RequestHead {
         };
         Ok(Self {
             class: wire.class,
+            share: wire.share,
             target,
             method: wire.method.to_owned(),
             headers: Headers::from_block(bytes.slice_ref(wire.headers))?,

@@ -207,7 +207,7 @@ impl Session {
             return Ok(());
         }
         let mut stream = Stream::new(
-            head.class,
+            (head.class, head.share),
             self.config.peer.stream_bytes,
             self.config.local.stream_bytes,
             head.body,

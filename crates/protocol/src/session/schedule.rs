@@ -3,11 +3,12 @@
 //! Two classes: interactive before bulk, but after [`INTERACTIVE_BURST_BYTES`] of interactive
 //! traffic while bulk waits, one bulk frame goes. Within a class, streams that have sent little
 //! since they were idle go before those in the rotation; after [`FRESH_RUN`] of them, one of the
-//! rotation goes. So nothing starves, and a small call never waits for more than a few frames.
+//! rotation goes. So nothing starves, and a small call never waits for more than a few frames. Among
+//! those that are equal so far, callers take [turns](super::turns).
 
-use crate::frame::Class;
+use super::turns::Turns;
+use crate::frame::{Class, Share};
 use crate::limits::{DATA_SENT_BYTES, HEADER_BYTES};
-use std::collections::VecDeque;
 
 /// A stream that has sent less than this since it was idle counts as fresh: two frames.
 pub(super) const FRESH_BYTES: u64 = 2 * FULL_FRAME_BYTES;
@@ -16,16 +17,18 @@ pub(super) const FRESH_BYTES: u64 = 2 * FULL_FRAME_BYTES;
 const INTERACTIVE_BURST_BYTES: u64 = 4 * FULL_FRAME_BYTES;
 
 /// The longest DATA frame that is sent.
-const FULL_FRAME_BYTES: u64 = (HEADER_BYTES + DATA_SENT_BYTES) as u64;
+pub(super) const FULL_FRAME_BYTES: u64 = (HEADER_BYTES + DATA_SENT_BYTES) as u64;
 
 /// Fresh streams that may pass a waiting stream of the rotation.
 const FRESH_RUN: u32 = 4;
 
 #[derive(Debug, Default)]
 struct Lane {
-    fresh: VecDeque<u32>,
-    rotation: VecDeque<u32>,
+    fresh: Turns,
+    rotation: Turns,
     fresh_run: u32,
+    /// Whether a fresh one was popped last.
+    was_fresh: bool,
 }
 
 impl Lane {
@@ -35,13 +38,23 @@ impl Lane {
 
     fn pop(&mut self) -> Option<u32> {
         if (self.fresh_run < FRESH_RUN || self.rotation.is_empty())
-            && let Some(id) = self.fresh.pop_front()
+            && let Some(id) = self.fresh.pop()
         {
             self.fresh_run += 1;
+            self.was_fresh = true;
             return Some(id);
         }
         self.fresh_run = 0;
-        self.rotation.pop_front()
+        self.was_fresh = false;
+        self.rotation.pop()
+    }
+
+    fn sent(&mut self, bytes: u64) {
+        if self.was_fresh {
+            self.fresh.sent(bytes);
+        } else {
+            self.rotation.sent(bytes);
+        }
     }
 }
 
@@ -55,23 +68,23 @@ pub(super) struct Schedule {
 
 impl Schedule {
     /// Puts a stream in line. The caller keeps it from standing there twice.
-    pub(super) fn push(&mut self, id: u32, class: Class, burst: u64) {
+    pub(super) fn push(&mut self, id: u32, (class, share): (Class, Share), burst: u64) {
         let lane = match class {
             Class::Interactive => &mut self.interactive,
             Class::Bulk => &mut self.bulk,
         };
         if burst < FRESH_BYTES {
-            lane.fresh.push_back(id);
+            lane.fresh.push(id, share);
         } else {
-            lane.rotation.push_back(id);
+            lane.rotation.push(id, share);
         }
     }
 
     /// Gives back the room for more streams than stand in line.
     pub(super) fn trim(&mut self) {
         for lane in [&mut self.interactive, &mut self.bulk] {
-            lane.fresh.shrink_to_fit();
-            lane.rotation.shrink_to_fit();
+            lane.fresh.trim();
+            lane.rotation.trim();
         }
     }
 
@@ -92,8 +105,14 @@ impl Schedule {
 
     /// Tells what the stream that was popped last has sent.
     pub(super) fn sent(&mut self, class: Class, bytes: u64) {
-        if class == Class::Interactive && !self.bulk.is_empty() {
-            self.interactive_burst += bytes;
+        match class {
+            Class::Interactive => {
+                self.interactive.sent(bytes);
+                if !self.bulk.is_empty() {
+                    self.interactive_burst += bytes;
+                }
+            }
+            Class::Bulk => self.bulk.sent(bytes),
         }
     }
 }
@@ -106,8 +125,8 @@ mod tests {
     fn interactive_goes_first_and_bulk_keeps_a_fifth() {
         let mut schedule = Schedule::default();
         let mut bulk = 0;
-        schedule.push(1, Class::Interactive, FRESH_BYTES);
-        schedule.push(2, Class::Bulk, FRESH_BYTES);
+        schedule.push(1, (Class::Interactive, Share::default()), FRESH_BYTES);
+        schedule.push(2, (Class::Bulk, Share::default()), FRESH_BYTES);
         for _ in 0..1000 {
             let id = schedule.pop().unwrap();
             let class = if id == 1 {
@@ -119,7 +138,7 @@ mod tests {
                 bulk += 1;
             }
             schedule.sent(class, 16 * 1024);
-            schedule.push(id, class, FRESH_BYTES);
+            schedule.push(id, (class, Share::default()), FRESH_BYTES);
         }
         assert_eq!(bulk, 200);
     }
@@ -127,13 +146,29 @@ mod tests {
     #[test]
     fn fresh_streams_pass_the_rotation_and_do_not_starve_it() {
         let mut schedule = Schedule::default();
-        schedule.push(1, Class::Bulk, FRESH_BYTES);
+        schedule.push(1, (Class::Bulk, Share::default()), FRESH_BYTES);
         for id in 10..30 {
-            schedule.push(id, Class::Bulk, 0);
+            schedule.push(id, (Class::Bulk, Share::default()), 0);
         }
         let order: Vec<_> = std::iter::from_fn(|| schedule.pop()).collect();
         assert_eq!(order[0], 10);
         assert_eq!(order.iter().position(|id| *id == 1), Some(4));
         assert_eq!(order.len(), 21);
+    }
+
+    #[test]
+    fn a_crowd_of_fresh_streams_of_one_caller_is_not_in_front_of_another() {
+        let mut schedule = Schedule::default();
+        for id in 0..100 {
+            schedule.push(id, (Class::Bulk, Share::new(1, 1)), 0);
+        }
+        schedule.push(100, (Class::Bulk, Share::new(2, 1)), 0);
+        let mut order = Vec::new();
+        while let Some(id) = schedule.pop() {
+            schedule.sent(Class::Bulk, 16 * 1024);
+            order.push(id);
+        }
+        let place = order.iter().position(|id| *id == 100).unwrap();
+        assert!(place <= 2, "{place}");
     }
 }

@@ -137,7 +137,7 @@ impl Session {
             Sendable::Yes => {
                 stream.send.scheduled = true;
                 let burst = stream.send.burst;
-                self.schedule.push(id, stream.class, burst);
+                self.schedule.push(id, (stream.class, stream.share), burst);
             }
             Sendable::SessionFull => {
                 stream.send.blocked = true;

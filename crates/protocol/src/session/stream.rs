@@ -15,7 +15,7 @@
 
 use super::growth::Pace;
 use crate::code::Failure;
-use crate::frame::{BodyLength, Class, Headers, ResponseHead};
+use crate::frame::{BodyLength, Class, Headers, ResponseHead, Share};
 use crate::limits::{SEND_QUEUE_STREAM_BYTES, SEND_QUEUE_STREAM_PIECES, STREAM_RESERVE_BYTES};
 use bytes::{Bytes, BytesMut};
 use std::collections::VecDeque;
@@ -207,6 +207,7 @@ pub(super) struct Stream {
     /// Its id on the wire; zero on the relay until OPEN leaves.
     pub(super) wire: u32,
     pub(super) class: Class,
+    pub(super) share: Share,
     pub(super) send: SendHalf,
     pub(super) recv: RecvHalf,
     pub(super) pending: Pending,
@@ -225,10 +226,16 @@ pub(super) struct Stream {
 }
 
 impl Stream {
-    pub(super) fn new(class: Class, send_window: u64, recv_window: u64, body: BodyLength) -> Self {
+    pub(super) fn new(
+        (class, share): (Class, Share),
+        send_window: u64,
+        recv_window: u64,
+        body: BodyLength,
+    ) -> Self {
         Self {
             wire: 0,
             class,
+            share,
             send: SendHalf {
                 window: Window::new(send_window),
                 queue: VecDeque::new(),
@@ -329,7 +336,7 @@ mod tests {
 
     #[test]
     fn small_pieces_are_copied_together() {
-        let mut stream = Stream::new(Class::Bulk, 1, 1, BodyLength::Unknown);
+        let mut stream = Stream::new((Class::Bulk, Share::default()), 1, 1, BodyLength::Unknown);
         for _ in 0..1000 {
             stream.recv.push(Bytes::from_static(b"x"));
         }

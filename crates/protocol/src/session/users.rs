@@ -28,7 +28,7 @@ impl Session {
         let frame = frame::encode_open(0, head, body, end)?;
         self.last_id = id;
         let mut stream = Stream::new(
-            head.class,
+            (head.class, head.share),
             self.config.peer.stream_bytes,
             self.config.local.stream_bytes,
             frame::BodyLength::Unknown,

@@ -54,6 +54,7 @@ fn serves(value: &Value) -> Serves {
     Serves {
         endpoints: list(&value["endpoints"], text),
         hosts: option(&value["hosts"], |hosts| list(hosts, text)),
+        repeatable: list(&value["repeatable"], text),
     }
 }
 
@@ -120,6 +121,7 @@ fn request(value: &Value) -> RequestHead {
             "bulk" => Class::Bulk,
             other => panic!("{other}"),
         },
+        share: protocol::frame::Share::new(number(&value["caller"]), number(&value["weight"])),
         target: target(&value["target"]),
         method: text(&value["method"]),
         headers: headers(&value["headers"]),

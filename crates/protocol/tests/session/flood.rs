@@ -207,7 +207,7 @@ fn what_a_bridge_serves_is_told_once_for_many_changes() {
     for round in 0..1000 {
         let serves = Serves {
             endpoints: Bounded::truncated([format!("alm-{round}")]),
-            hosts: None,
+            ..Serves::default()
         };
         peer.hears(&Frame::Status(serves));
     }
@@ -223,21 +223,23 @@ fn what_does_not_fit_a_frame_is_kept_to_oneself() {
     pair.bridge.set_serves(Serves {
         endpoints: endpoints.clone(),
         hosts: Some(Bounded::truncated(hosts)),
+        repeatable: endpoints.clone(),
     });
     pair.run();
     let told = pair.relay.serves();
     assert_eq!(
         *told,
         Serves {
-            endpoints,
-            hosts: None
+            endpoints: endpoints.clone(),
+            hosts: None,
+            repeatable: endpoints,
         }
     );
     assert_eq!(told, pair.bridge.serves());
     let names = (0..256).map(|n| format!("{n:0>250}"));
     pair.bridge.set_serves(Serves {
         endpoints: Bounded::truncated(names),
-        hosts: None,
+        ..Serves::default()
     });
     pair.run();
     assert_eq!(*pair.relay.serves(), Serves::default());

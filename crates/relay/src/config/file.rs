@@ -4,8 +4,8 @@
 //! name the line.
 
 use super::{
-    Audit, Config, Database, Deliveries, Direct, KEY_FILE, Limits, Listen, Log, Notices, Telemetry,
-    Tls, Tunnel,
+    Audit, Config, Database, Deliveries, Direct, Hops, KEY_FILE, Limits, Listen, Log, Notices,
+    Telemetry, Tls, Tunnel, Weights,
 };
 use serde::Deserialize;
 use serde::de::{self, Deserializer};
@@ -30,6 +30,10 @@ pub(super) struct File {
     notices: Notices,
     #[serde(default)]
     limits: Limits,
+    #[serde(default)]
+    weights: Weights,
+    #[serde(default)]
+    hops: Hops,
     #[serde(default)]
     tunnel: Tunnel,
     #[serde(default)]
@@ -91,6 +95,7 @@ impl File {
         let listen = self.listen.resolve(tls.is_some())?;
         let mistake = self.limits.mistake().or_else(|| self.tunnel.mistake());
         let mistake = mistake.or_else(|| self.deliveries.mistake());
+        let mistake = mistake.or_else(|| self.weights.mistake());
         if let Some(mistake) = mistake.or_else(|| self.telemetry.mistake()) {
             return Err(mistake);
         }
@@ -107,6 +112,8 @@ impl File {
             audit: self.audit,
             notices: self.notices,
             limits: self.limits,
+            weights: self.weights,
+            hops: self.hops,
             tunnel: self.tunnel,
             telemetry: Telemetry {
                 ca_file: self.telemetry.ca_file.map(|file| base.join(file)),

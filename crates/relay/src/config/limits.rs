@@ -30,6 +30,9 @@ pub struct Limits {
     pub connections_per_address: u32,
     /// Exchanges at once on one tunnel. Default 1024.
     pub streams_per_session: u32,
+    /// Exchanges at once of all tenants. Of these each tenant may have its weight times what is left, see
+    /// `[weights]`. Default 20000.
+    pub streams_max: u32,
     /// Exchanges at once of one tenant. Default 4096.
     pub streams_per_tenant: u32,
     /// Exchanges at once of one API key: fewer than a tunnel takes, so that one caller cannot have it all
@@ -49,10 +52,14 @@ pub struct Limits {
     pub call_timeout: Span,
     /// How long a call may take at most. Default 300 s.
     pub call_timeout_max: Span,
-    /// Until an endpoint's answer begins. Default 300 s.
+    /// The most that a bridge may wait for an endpoint's answer to begin: how long it does is in its own
+    /// config, by endpoint. Default 12 h.
     pub endpoint_head_timeout: Span,
-    /// Between two pieces of an endpoint's answer. Default 60 s.
+    /// The same between two pieces of an endpoint's answer. Default 12 h.
     pub endpoint_idle_timeout: Span,
+    /// How long a caller may send nothing of its request's body, or take nothing of its answer. Default
+    /// 2 m.
+    pub caller_idle_timeout: Span,
     /// Without a byte in either direction of a raw stream (CONNECT, WebSocket). Default 1 h.
     pub raw_idle_timeout: Span,
     /// Until a request's header section is whole. Default 10 s.
@@ -78,6 +85,7 @@ impl Default for Limits {
             connections_max: 20_000,
             connections_per_address: 10_000,
             streams_per_session: 1024,
+            streams_max: 20_000,
             streams_per_tenant: 4096,
             streams_per_key: 768,
             call_request_max: ByteSize::mib(1),
@@ -87,8 +95,9 @@ impl Default for Limits {
             headers_max: 96,
             call_timeout: Span::secs(30),
             call_timeout_max: Span::secs(300),
-            endpoint_head_timeout: Span::secs(300),
-            endpoint_idle_timeout: Span::secs(60),
+            endpoint_head_timeout: Span::secs(12 * 3600),
+            endpoint_idle_timeout: Span::secs(12 * 3600),
+            caller_idle_timeout: Span::secs(120),
             raw_idle_timeout: Span::secs(3600),
             header_read_timeout: Span::secs(10),
             auth_failures_per_minute: 60,
@@ -114,6 +123,7 @@ impl Limits {
             ("connections_max", self.connections_max),
             ("connections_per_address", self.connections_per_address),
             ("streams_per_session", self.streams_per_session),
+            ("streams_max", self.streams_max),
             ("streams_per_tenant", self.streams_per_tenant),
             ("streams_per_key", self.streams_per_key),
             ("headers_max", self.headers_max),
@@ -128,6 +138,7 @@ impl Limits {
             ("endpoint_head_timeout", self.endpoint_head_timeout),
             ("raw_idle_timeout", self.raw_idle_timeout),
             ("endpoint_idle_timeout", self.endpoint_idle_timeout),
+            ("caller_idle_timeout", self.caller_idle_timeout),
             ("header_read_timeout", self.header_read_timeout),
         ];
         if let Some((key, _)) = spans.iter().find(|(_, span)| span.0.is_zero()) {

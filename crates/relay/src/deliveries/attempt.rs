@@ -73,6 +73,7 @@ async fn exchange_with(
     let timeout_ms = request.about.timeout_ms;
     let head = RequestHead {
         class: Class::Interactive,
+        share: protocol::frame::Share::default(),
         target: RequestTarget::Url(request.about.url),
         method: method.to_owned(),
         headers,

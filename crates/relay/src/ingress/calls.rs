@@ -62,7 +62,7 @@ pub async fn handle(
 ) -> Result<Response<Body>, Problem> {
     let limits = &*state.limits();
     // The place comes before the body: what is held for callers is counted.
-    let place = state.exchanges.begin(principal)?;
+    let place = state.begin(principal)?;
     let max = limits.call_request_max.0;
     let _memory = hold(
         state,
@@ -195,10 +195,11 @@ fn hold(state: &State, bytes: u64) -> Result<OwnedSemaphorePermit, Problem> {
 async fn make(
     state: &Arc<State>,
     principal: &Principal,
-    call: CallRequest,
+    mut call: CallRequest,
     id: &str,
     place: exchange::Place,
 ) -> Told {
+    call.head.share = state.share_of(principal);
     let start = Instant::now();
     let span = begin_span(state, principal, &call, id);
     let limit = Duration::from_millis(call.timeout_ms.into());
@@ -223,7 +224,10 @@ async fn make(
     let outbound = if call.body.len() <= INLINE_MAX_BYTES {
         Outbound::Whole(call.body)
     } else {
-        Outbound::Streaming(Full::new(call.body))
+        Outbound::Streaming {
+            body: Full::new(call.body),
+            idle: None,
+        }
     };
     let result = match exchange::run(state, asked, outbound, place).await {
         Ok(answer) => collect(state, answer, id, start, deadline).await,

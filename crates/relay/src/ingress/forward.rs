@@ -93,7 +93,7 @@ async fn connect(
     target: &Target,
 ) -> Result<Response<Body>, Problem> {
     let state = &service.state;
-    let place = state.exchanges.begin(principal)?;
+    let place = state.begin(principal)?;
     let name = format!("proxy {}:{}", target.host(), target.port());
     let way = Way {
         target: RequestTarget::Connect {

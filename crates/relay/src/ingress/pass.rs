@@ -5,19 +5,20 @@
 //! streams, both ways at once. Who asks to speak WebSocket, and whose target agrees, has raw bytes
 //! from then on.
 
+use super::forwarded::{self, Caller};
 use super::raw;
 use crate::auth::Principal;
 use crate::body::Body;
-use crate::config::Span;
+use crate::config::{Hops, Span};
 use crate::exchange::{self, Answer, AnswerBody, Asked, Outbound};
-use crate::listener::connection::Connection;
+use crate::listener::connection::{Arrived, Connection};
 use crate::problem::{BRIDGE_ERROR, Problem};
 use crate::router::Wanted;
 use crate::state::State;
 use crate::telemetry;
 use bytes::Bytes;
 use http::header::{self, HeaderMap, HeaderName, HeaderValue};
-use http::{Method, Request, Response, StatusCode, Version};
+use http::{Method, Request, Response, StatusCode, Uri, Version};
 use http_body::{Body as _, Frame, SizeHint};
 use http_body_util::BodyExt;
 use hyper::body::Incoming;
@@ -64,9 +65,9 @@ pub async fn on(
     if request.version() == Version::HTTP_11 && asks_for_websocket(request.headers()) {
         return Box::pin(websocket(state, principal, connection, request, way)).await;
     }
-    let place = state.exchanges.begin(principal)?;
+    let place = state.begin(principal)?;
     let noting = Noting::begin(state, principal, &way, &request);
-    let (parts, body) = request.into_parts();
+    let (mut parts, body) = request.into_parts();
     let is_head = parts.method == Method::HEAD;
     let expects = !body.is_end_stream() && expects_continue(&parts.headers);
     let length =
@@ -75,7 +76,14 @@ pub async fn on(
         BodyLength::Known(bytes) => Some(bytes),
         BodyLength::None | BodyLength::Unknown => None,
     };
+    note_request(
+        state,
+        connection,
+        (&parts.uri, parts.version),
+        &mut parts.headers,
+    );
     let headers = request_headers(parts.headers, parts.version, &way)?;
+    let patience = state.limits().caller_idle_timeout.0;
     let idle = state.limits().endpoint_idle_timeout;
     let (head, known) = ((&parts.method, headers), (length, expects));
     let asked = asked(state, principal, head, known, idle, way);
@@ -86,17 +94,54 @@ pub async fn on(
     let body = if body.is_end_stream() {
         Outbound::Whole(Bytes::new())
     } else if small && !expects {
-        Outbound::Whole(super::whole_body(body, INLINE_MAX_BYTES as u64, idle.0).await?)
+        let bytes = super::whole_body(body, INLINE_MAX_BYTES as u64, patience).await?;
+        if declared.is_some_and(|declared| declared != bytes.len() as u64) {
+            return Err(Problem::invalid("the body ended before its length"));
+        }
+        Outbound::Whole(bytes)
     } else {
-        Outbound::Streaming(body)
+        let is_http2 = parts.version == Version::HTTP_2;
+        Outbound::Streaming {
+            body: ToItsEnd { body, is_http2 },
+            idle: Some(patience),
+        }
     };
     let up = body.known_bytes().or(declared).unwrap_or(0);
     let mut result = exchange::run(state, asked, body, place).await;
     noting.end(result.as_mut().map_err(|failure| &*failure), up);
     let answer = result?;
     let mut response = response_head(&answer.head, is_head)?;
+    forwarded::note_answer(state.config.hops, response.headers_mut());
     *response.body_mut() = as_said(&answer.head, answer.body);
     Ok(response)
+}
+
+/// A request's body that ends in order or in an error. The HTTP library takes an HTTP/2 stream that its
+/// caller resets without an error for ended.
+struct ToItsEnd {
+    body: Incoming,
+    is_http2: bool,
+}
+
+/// The caller let go of its body before the end.
+struct LetGo;
+
+impl http_body::Body for ToItsEnd {
+    type Data = Bytes;
+    type Error = LetGo;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, LetGo>>> {
+        let frame = std::task::ready!(Pin::new(&mut self.body).poll_frame(cx));
+        let is_short = self.is_http2 && !self.body.is_end_stream();
+        Poll::Ready(match frame {
+            None if is_short => Some(Err(LetGo)),
+            None => None,
+            Some(frame) => Some(frame.map_err(|_| LetGo)),
+        })
+    }
 }
 
 /// The answer's body. The HTTP library takes one that has ended for one of no bytes, and says so in the
@@ -154,9 +199,11 @@ async fn websocket(
             "a request to speak WebSocket has no body (RFC 6455, 4.1)",
         ));
     }
-    let place = state.exchanges.begin(principal)?;
+    let place = state.begin(principal)?;
     let noting = Noting::begin(state, principal, &way, &request);
     let upgrade = hyper::upgrade::on(&mut request);
+    let (uri, version) = (request.uri().clone(), request.version());
+    note_request(state, connection, (&uri, version), request.headers_mut());
     let fields = to_wire_for_websocket(request.headers(), |name| is_not_for_target(name, &way));
     let asked = asked_raw(
         state,
@@ -171,6 +218,7 @@ async fn websocket(
     let (answer, raw) = result?;
     if answer.head.status != StatusCode::SWITCHING_PROTOCOLS.as_u16() {
         let mut response = response_head(&answer.head, false)?;
+        forwarded::note_answer(state.config.hops, response.headers_mut());
         let close = HeaderValue::from_static("close");
         response.headers_mut().insert(header::CONNECTION, close);
         *response.body_mut() = answer.body.boxed_unsync();
@@ -180,10 +228,38 @@ async fn websocket(
     *response.status_mut() = StatusCode::SWITCHING_PROTOCOLS;
     let headers = response.headers_mut();
     *headers = response_headers(&answer.head)?;
+    forwarded::note_answer(state.config.hops, headers);
     headers.insert(header::CONNECTION, HeaderValue::from_static("upgrade"));
     headers.insert(header::UPGRADE, HeaderValue::from_static(WEBSOCKET));
     raw.begin(upgrade, answer.body, connection.clone());
     Ok(response)
+}
+
+/// Says of the way that a request took what `[hops]` asks for.
+fn note_request(
+    state: &State,
+    connection: &Connection,
+    (uri, version): (&Uri, Version),
+    headers: &mut HeaderMap,
+) {
+    let config = &state.config;
+    if config.hops == Hops::default() {
+        return;
+    }
+    let authority = uri
+        .authority()
+        .map(|authority| authority.as_str().to_owned());
+    let host = authority.or_else(|| Some(headers.get(header::HOST)?.to_str().ok()?.to_owned()));
+    let caller = Caller {
+        address: connection.peer.ip(),
+        host: host.as_deref(),
+        is_tls: match connection.arrived {
+            Arrived::Tls => true,
+            Arrived::Proxy => config.listen.proxy_tls,
+            Arrived::Plain | Arrived::Admin => false,
+        },
+    };
+    forwarded::note_request(config.hops, headers, version, caller);
 }
 
 /// Whether the caller holds its body back until it is wanted.
@@ -209,6 +285,7 @@ fn asked<'a>(
         wanted: way.wanted,
         head: RequestHead {
             class: principal.role.class(),
+            share: state.share_of(principal),
             target: way.target,
             method: method.as_str().to_owned(),
             headers,

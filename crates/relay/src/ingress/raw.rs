@@ -63,7 +63,12 @@ pub async fn ask(
         reader: None,
     };
     let limit = state.limits().endpoint_head_timeout.0;
-    let running = exchange::run(state, asked, Outbound::Streaming(body), place);
+    let running = exchange::run(
+        state,
+        asked,
+        Outbound::Streaming { body, idle: None },
+        place,
+    );
     match tokio::time::timeout(limit + TIME_GRACE, running).await {
         Ok(result) => result.map(|answer| (answer, Raw { give })),
         Err(_) => {
@@ -116,7 +121,8 @@ impl Body for RawBody {
 impl Raw {
     /// Carries bytes as soon as the connection is raw, until both directions have ended. The
     /// connection keeps its place meanwhile.
-    pub fn begin(self, upgrade: OnUpgrade, body: AnswerBody, connection: Arc<Connection>) {
+    pub fn begin(self, upgrade: OnUpgrade, mut body: AnswerBody, connection: Arc<Connection>) {
+        body.turns_raw();
         connection.turns_raw();
         tokio::spawn(async move {
             // Boxed: what the handshake needs is given back.

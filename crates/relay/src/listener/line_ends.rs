@@ -6,6 +6,7 @@
 //! connection. Bodies are not touched, and neither is what follows when a connection turns raw.
 
 use super::connection::Connection;
+use super::patience::Patience;
 use std::io::{self, IoSlice};
 use std::pin::Pin;
 use std::sync::Arc;
@@ -21,14 +22,16 @@ pub(crate) struct ByLines<IO> {
     io: IO,
     connection: Arc<Connection>,
     lines: Lines,
+    patience: Patience,
 }
 
 impl<IO> ByLines<IO> {
     /// From its first byte on.
-    pub(super) fn new(io: IO, connection: Arc<Connection>) -> Self {
+    pub(super) fn new(io: IO, connection: Arc<Connection>, patience: Patience) -> Self {
         Self {
             io,
             connection,
+            patience,
             lines: Lines::default(),
         }
     }
@@ -61,7 +64,9 @@ impl<IO: AsyncWrite + Unpin> AsyncWrite for ByLines<IO> {
         cx: &mut Context<'_>,
         buf: &[u8],
     ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.get_mut().io).poll_write(cx, buf)
+        let this = self.get_mut();
+        let written = Pin::new(&mut this.io).poll_write(cx, buf);
+        this.patience.see(cx, written)
     }
 
     fn poll_write_vectored(
@@ -69,7 +74,9 @@ impl<IO: AsyncWrite + Unpin> AsyncWrite for ByLines<IO> {
         cx: &mut Context<'_>,
         bufs: &[IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.get_mut().io).poll_write_vectored(cx, bufs)
+        let this = self.get_mut();
+        let written = Pin::new(&mut this.io).poll_write_vectored(cx, bufs);
+        this.patience.see(cx, written)
     }
 
     fn is_write_vectored(&self) -> bool {
@@ -77,7 +84,9 @@ impl<IO: AsyncWrite + Unpin> AsyncWrite for ByLines<IO> {
     }
 
     fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.get_mut().io).poll_flush(cx)
+        let this = self.get_mut();
+        let flushed = Pin::new(&mut this.io).poll_flush(cx);
+        this.patience.see(cx, flushed)
     }
 
     fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {

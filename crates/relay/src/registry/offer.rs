@@ -28,6 +28,11 @@ impl Offer {
         self.serves.endpoints.iter().map(String::as_str)
     }
 
+    /// Whether a PUT or DELETE to the endpoint may be made twice.
+    pub fn is_repeatable(&self, endpoint: &str) -> bool {
+        self.serves.repeatable.iter().any(|name| name == endpoint)
+    }
+
     /// Whether it may serve the host: a pattern matches, or it does not tell its patterns.
     pub fn may_serve(&self, host: &Host) -> bool {
         self.hosts
@@ -46,6 +51,7 @@ mod tests {
         let serves = |hosts: Option<Vec<&str>>| Serves {
             endpoints: Bounded::truncated(["alm".to_owned()]),
             hosts: hosts.map(|all| Bounded::truncated(all.into_iter().map(str::to_owned))),
+            repeatable: Bounded::default(),
         };
         let named = Offer::new(Arc::new(serves(Some(vec!["*.corp.example", "10.0.0.0/8"]))));
         let host = |url: &str| policy::Target::parse(url).unwrap().host().clone();

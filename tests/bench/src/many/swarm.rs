@@ -145,6 +145,7 @@ impl Bridge {
             serves: Serves {
                 endpoints: Bounded::truncated(["alm".to_owned()]),
                 hosts: Some(Bounded::truncated(["*.corp.example".to_owned()])),
+                repeatable: Bounded::default(),
             },
             previous: self.previous.clone(),
             journal: None,

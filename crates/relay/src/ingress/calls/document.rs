@@ -117,6 +117,7 @@ impl CallRequest {
         };
         let head = RequestHead {
             class: Class::Interactive,
+            share: protocol::frame::Share::default(),
             target: RequestTarget::Url(document.url),
             method,
             headers: header_fields(document.headers)?,

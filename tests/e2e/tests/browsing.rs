@@ -1,0 +1,273 @@
+//! Clients that browse through a named endpoint: where answers lead, where cookies belong, and what is
+//! said of the way.
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+use e2e::World;
+use std::net::SocketAddr;
+use std::time::Duration;
+use support::recorder::{CASE, Message, Step};
+use support::{Answer, Ask, Recorder};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::process::Command;
+
+/// What any one wait may take on a loaded machine.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+/// The relay says all that it can of itself and of its callers.
+const HOPS: &str = "[hops]\nvia = true\nforwarded = true\n";
+
+/// The target as the endpoint `own`, from `/base/` on.
+fn own(addr: SocketAddr, more: &str) -> String {
+    format!("[[endpoint]]\nname = \"own\"\nurl = \"http://{addr}/base/\"\n{more}")
+}
+
+/// A request that the target gets, up to the end of its head.
+async fn asked(target: &TcpListener) -> (TcpStream, String) {
+    loop {
+        let accepting = tokio::time::timeout(PATIENCE, target.accept()).await;
+        let (mut stream, _) = accepting.expect("no request came").unwrap();
+        let mut head = Vec::new();
+        while !head.ends_with(b"\r\n\r\n") {
+            match tokio::time::timeout(PATIENCE, stream.read_u8()).await {
+                Ok(Ok(byte)) => head.push(byte),
+                // A look at the endpoint's health.
+                Ok(Err(_)) => break,
+                Err(_) => panic!("no more than {}", head.escape_ascii()),
+            }
+        }
+        if !head.is_empty() {
+            return (stream, String::from_utf8(head).unwrap());
+        }
+    }
+}
+
+/// The values of a field in a text of heads, in their order.
+fn fields<'a>(heads: &'a str, name: &str) -> Vec<&'a str> {
+    let fields = heads.lines().filter_map(|line| line.split_once(": "));
+    let named = fields.filter(|(own, _)| own.eq_ignore_ascii_case(name));
+    named.map(|(_, value)| value).collect()
+}
+
+/// The values of a field in an answer, byte for byte and in their order.
+fn values<'a>(answer: &'a Answer, name: &str) -> Vec<&'a [u8]> {
+    let values = answer.headers.get_all(name).iter();
+    values.map(|value| value.as_bytes()).collect()
+}
+
+/// The values of a field in a request that the target got.
+fn seen<'a>(request: &'a Message, name: &'a str) -> Vec<&'a str> {
+    let values = request.values(name);
+    values
+        .map(|value| std::str::from_utf8(value).unwrap())
+        .collect()
+}
+
+/// The one request of a case.
+fn only(target: &Recorder, case: usize) -> Message {
+    let mut requests = target.take(case);
+    assert_eq!(requests.len(), 1);
+    requests.remove(0)
+}
+
+/// A target that answers the first case so, and a world with it as the endpoint `own`.
+async fn answering(fields: &[u8], relay_toml: &str) -> (World, Recorder) {
+    let target = Recorder::start().await;
+    let head = b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n";
+    let answer = [&head[..], fields, b"\r\n"].concat();
+    target.answer(1, vec![Step::ReadBody, Step::Send(answer)]);
+    let world = World::start_full(&own(target.addr(), ""), relay_toml).await;
+    (world, target)
+}
+
+/// The first case of [`answering`], asked for at `/x`.
+fn first_case(world: &World) -> Ask {
+    let ask = Ask::get("/v1/endpoints/own/x").header(CASE, "1");
+    ask.header("bridge-authorization", &world.caller.basic())
+}
+
+#[tokio::test]
+async fn a_client_that_browses_follows_a_sign_in_and_keeps_its_cookie() {
+    let target = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let addr = target.local_addr().unwrap();
+    let rewrite = "rewrite = [\"location\", \"cookies\"]\n";
+    let world = World::start_with(&own(addr, rewrite)).await;
+    let key = format!("{}:{}", world.caller.client_id, world.caller.client_secret);
+    let url = world.api.url("/v1/endpoints/own/sign-in");
+    let mut browser = Command::new("curl");
+    browser
+        .args(["-sS", "--noproxy", "*", "--max-time", "60"])
+        .args(["--include", "--location", "--cookie", "", "--user", &key])
+        .arg(url);
+    let serving = async {
+        let (mut stream, first) = asked(&target).await;
+        let answer = format!(
+            "HTTP/1.1 302 Found\r\nLocation: http://{addr}/base/next?x=%2F\r\n\
+             Set-Cookie: sid=1; Path=/base; HttpOnly; Domain=127.0.0.1\r\n\
+             Set-Cookie: other=2; path=/elsewhere\r\n\
+             Connection: close\r\nContent-Length: 0\r\n\r\n"
+        );
+        stream.write_all(answer.as_bytes()).await.unwrap();
+        drop(stream);
+        let (mut stream, second) = asked(&target).await;
+        let answer = b"HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: 7\r\n\r\nwelcome";
+        stream.write_all(answer).await.unwrap();
+        (first, second)
+    };
+    let (out, (first, second)) = tokio::join!(browser.output(), serving);
+    let out = out.expect("curl is needed for this test");
+    let shown = String::from_utf8(out.stdout).unwrap();
+    assert!(
+        first.starts_with("GET /base/sign-in HTTP/1.1\r\n"),
+        "{first}"
+    );
+    assert_eq!(fields(&first, "cookie"), [""; 0]);
+    assert_eq!(
+        fields(&shown, "location"),
+        ["/v1/endpoints/own/next?x=%2F"],
+        "{shown}"
+    );
+    assert_eq!(
+        fields(&shown, "set-cookie"),
+        [
+            "sid=1; Path=/v1/endpoints/own/; HttpOnly",
+            "other=2; path=/elsewhere"
+        ],
+        "{shown}"
+    );
+    assert!(
+        second.starts_with("GET /base/next?x=%2F HTTP/1.1\r\n"),
+        "{second}"
+    );
+    assert_eq!(fields(&second, "cookie"), ["sid=1"]);
+    assert!(shown.ends_with("welcome"), "{shown}");
+}
+
+#[tokio::test]
+async fn each_word_rewrites_its_own_fields_and_no_other() {
+    for (word, location, cookie) in [
+        ("location", "/v1/endpoints/own/a", "sid=1; Path=/base/"),
+        ("cookies", "/base/a", "sid=1; Path=/v1/endpoints/own/"),
+    ] {
+        let target = Recorder::start().await;
+        let answer = b"HTTP/1.1 201 Created\r\nLocation: /base/a\r\nContent-Location: /base/a\r\n\
+                       Set-Cookie: sid=1; Path=/base/\r\nContent-Length: 0\r\n\r\n";
+        target.answer(1, vec![Step::ReadBody, Step::Send(answer.to_vec())]);
+        let more = format!("rewrite = [\"{word}\"]\n");
+        let world = World::start_with(&own(target.addr(), &more)).await;
+        let answer = world.api.send(first_case(&world)).await.expect_status(201);
+        assert_eq!(answer.header("location"), Some(location), "{word}");
+        assert_eq!(answer.header("content-location"), Some(location), "{word}");
+        assert_eq!(answer.header("set-cookie"), Some(cookie), "{word}");
+    }
+}
+
+#[tokio::test]
+async fn without_rewrite_every_byte_of_an_answer_passes_as_it_is() {
+    let target = Recorder::start().await;
+    let addr = target.addr();
+    let location = format!("http://{addr}/base/next?x=%2F#y");
+    let cookies = [
+        &b"sid=1; Path=/base; HttpOnly; Domain=127.0.0.1"[..],
+        b"sid=2;pATh=/base/;  x ;; n=\xe9",
+    ];
+    let mut answer = format!("HTTP/1.1 302 Found\r\nLocation: {location}\r\n").into_bytes();
+    for cookie in cookies {
+        answer.extend_from_slice(b"Set-Cookie: ");
+        answer.extend_from_slice(cookie);
+        answer.extend_from_slice(b"\r\n");
+    }
+    answer.extend_from_slice(b"Content-Length: 0\r\n\r\n");
+    target.answer(1, vec![Step::ReadBody, Step::Send(answer)]);
+    let world = World::start_with(&own(addr, "")).await;
+    let answer = world.api.send(first_case(&world)).await.expect_status(302);
+    assert_eq!(values(&answer, "location"), [location.as_bytes()]);
+    assert_eq!(values(&answer, "set-cookie"), cookies);
+}
+
+#[tokio::test]
+async fn with_hops_the_relay_stands_behind_what_the_caller_said() {
+    let (world, target) = answering(b"Via: 1.1 squid\r\n", HOPS).await;
+    for (origin, host, proto) in [
+        (&world.api, "127.0.0.1", "http"),
+        (&world.public, "localhost", "https"),
+    ] {
+        let forwarded = format!(
+            "for=127.0.0.1;host=\"{host}:{}\";proto={proto}",
+            origin.addr().port()
+        );
+        let answer = origin.send(first_case(&world)).await.expect_status(200);
+        let request = only(&target, 1);
+        assert_eq!(seen(&request, "via"), ["1.1 integration-relay"]);
+        assert_eq!(seen(&request, "forwarded"), [&*forwarded]);
+        let via = [&b"1.1 squid"[..], b"1.1 integration-relay"];
+        assert_eq!(values(&answer, "via"), via);
+        assert_eq!(values(&answer, "forwarded"), [b""; 0]);
+
+        let ask = first_case(&world)
+            .header("via", "1.0 fred, 1.1 p.example")
+            .header("forwarded", "for=192.0.2.43")
+            .header("forwarded", "for=\"[2001:db8::1]\"")
+            .header("connection", "via, Forwarded");
+        origin.send(ask).await.expect_status(200);
+        let request = only(&target, 1);
+        assert_eq!(
+            seen(&request, "via"),
+            ["1.0 fred, 1.1 p.example", "1.1 integration-relay"]
+        );
+        assert_eq!(
+            seen(&request, "forwarded"),
+            ["for=192.0.2.43", "for=\"[2001:db8::1]\"", &*forwarded]
+        );
+    }
+}
+
+#[tokio::test]
+async fn with_hops_a_caller_of_http2_is_told_of_as_one() {
+    let (world, target) = answering(b"", HOPS).await;
+    let port = world.public.addr().port();
+    let out = Command::new("curl")
+        .args(["-sS", "--noproxy", "*", "--max-time", "60", "--http2"])
+        .args(["--include", "--header", &format!("{CASE}: 1"), "--user"])
+        .arg(format!(
+            "{}:{}",
+            world.caller.client_id, world.caller.client_secret
+        ))
+        .arg("--cacert")
+        .arg(world.ca_file())
+        .arg(format!("https://localhost:{port}/v1/endpoints/own/x"))
+        .output()
+        .await
+        .expect("curl is needed for this test");
+    let shown = String::from_utf8(out.stdout).unwrap();
+    assert!(shown.starts_with("HTTP/2 200"), "{shown}");
+    assert_eq!(fields(&shown, "via"), ["1.1 integration-relay"], "{shown}");
+    let request = only(&target, 1);
+    assert_eq!(seen(&request, "via"), ["2 integration-relay"]);
+    let forwarded = seen(&request, "forwarded");
+    assert_eq!(forwarded.len(), 1, "{forwarded:?}");
+    // The name may lead to an address of either kind; the relay listens on this one.
+    let host = format!(";host=\"localhost:{port}\";proto=https");
+    assert_eq!(forwarded[0], format!("for=127.0.0.1{host}"));
+}
+
+#[tokio::test]
+async fn by_default_nothing_is_said_of_the_way() {
+    let (world, target) = answering(b"", "").await;
+    for origin in [&world.api, &world.public] {
+        let answer = origin.send(first_case(&world)).await.expect_status(200);
+        let request = only(&target, 1);
+        let names = ["via", "forwarded", "x-forwarded-for", "x-forwarded-proto"];
+        for name in names {
+            assert_eq!(seen(&request, name), [""; 0], "{name}");
+            assert_eq!(answer.header(name), None, "{name}");
+        }
+    }
+    let ask = first_case(&world)
+        .header("via", "1.0 fred")
+        .header("forwarded", "for=192.0.2.43");
+    world.api.send(ask).await.expect_status(200);
+    let request = only(&target, 1);
+    assert_eq!(seen(&request, "via"), ["1.0 fred"]);
+    assert_eq!(seen(&request, "forwarded"), ["for=192.0.2.43"]);
+}

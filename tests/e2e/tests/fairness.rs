@@ -1,0 +1,86 @@
+//! Where there is not enough for all: one caller's crowd takes nothing from another caller, and one
+//! tenant's nothing from another tenant.
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+use e2e::World;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+use support::{ApiKey, Ask, Origin};
+use tokio::task::JoinSet;
+
+/// What the line to the relay carries: far less than the machine.
+const LINE_BYTES_PER_S: u64 = 8 * 1024 * 1024;
+/// Transfers of the caller with many.
+const CROWD: usize = 30;
+/// How long is measured.
+const WHILE: Duration = Duration::from_secs(4);
+
+/// Takes a body without end until it is dropped, and counts.
+async fn take(api: Origin, path: String, key: ApiKey, taken: Arc<AtomicU64>) {
+    let ask = Ask::get(path).key(&key).within(Duration::from_secs(120));
+    let mut reading = api.open(ask).await;
+    while let Some(Ok(piece)) = reading.next().await {
+        taken.fetch_add(piece.len() as u64, Ordering::Relaxed);
+    }
+}
+
+#[tokio::test]
+async fn a_caller_with_many_transfers_gets_no_more_of_a_line_than_one_with_a_single_one() {
+    let world = World::start().await;
+    let (crowd, alone) = (
+        world.key("synchronizer", &[]).await,
+        world.key("synchronizer", &[]).await,
+    );
+    world.proxy().rate(Some(LINE_BYTES_PER_S));
+    let path = world.endpoint("/bytes/10000000000");
+    let counts = [Arc::<AtomicU64>::default(), Arc::default()];
+    let mut taking = JoinSet::new();
+    for _ in 0..CROWD {
+        let count = counts[0].clone();
+        taking.spawn(take(world.api.clone(), path.clone(), crowd.clone(), count));
+    }
+    let count = counts[1].clone();
+    taking.spawn(take(world.api.clone(), path, alone, count));
+    // The first seconds empty what was buffered on the way.
+    tokio::time::sleep(Duration::from_secs(3)).await;
+    let read = || [0, 1].map(|n| counts[n].load(Ordering::Relaxed));
+    let before = read();
+    tokio::time::sleep(WHILE).await;
+    let after = read();
+    let [crowd, alone] = [0, 1].map(|n| after[n] - before[n]);
+    assert!(crowd > 0, "nothing moved");
+    // Alike would be one half; by transfers it would be one in thirty-one.
+    let share = alone * 100 / (crowd + alone);
+    assert!((30..=70).contains(&share), "{share} % of {}", crowd + alone);
+}
+
+#[tokio::test]
+async fn a_caller_that_leaves_everything_open_leaves_places_for_the_next() {
+    let limits =
+        "[limits]\nstreams_per_tenant = 200\nstreams_per_key = 200\nstreams_per_session = 200\n";
+    let world = World::start_full("", limits).await;
+    let greedy = world.key("caller", &[]).await;
+    let mut open = JoinSet::new();
+    for _ in 0..200 {
+        let ask = Ask::get(world.endpoint("/hang")).key(&greedy);
+        let api = world.api.clone();
+        open.spawn(async move { api.try_send(ask).await });
+    }
+    // Those that found no place were told so, and when to come again.
+    let mut turned_away = 0;
+    while let Ok(Some(answer)) =
+        tokio::time::timeout(Duration::from_secs(2), open.join_next()).await
+    {
+        let answer = answer.unwrap().unwrap().expect_status(503);
+        assert_eq!(
+            (answer.code(), answer.execution()),
+            ("overloaded".into(), "not_sent".into())
+        );
+        assert!(answer.header("retry-after").is_some());
+        turned_away += 1;
+    }
+    assert!((50..=150).contains(&turned_away), "{turned_away}");
+    let ask = Ask::get(world.endpoint("/small")).key(&world.caller);
+    world.api.send(ask).await.expect_status(200);
+}

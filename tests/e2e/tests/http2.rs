@@ -1,0 +1,131 @@
+//! Callers that speak HTTP/2 against its rules, at the relay's HTTPS listener.
+//!
+//! ```text
+//! frames by hand ── TLS, h2 ──> relay ── tunnel ──> bridge ── HTTP/1.1 ──> recorder
+//! ```
+//!
+//! What two readers could read differently must not get as far as the target, where HTTP/2 becomes
+//! HTTP/1.1 and a line end in a value becomes a request. What costs the caller little must not cost
+//! the relay much. No HTTP library has a part in the caller, so that any bytes can be sent.
+//!
+//! | where | what |
+//! | --- | --- |
+//! | this file, with `heads`, `bodies`, `breaches` | requests and frames that are wrong |
+//! | `floods` | too much of what is right |
+//! | `slow` | too little of it |
+
+use futures_util::{StreamExt as _, stream};
+use std::time::Duration;
+use support::recorder::Message;
+
+// Beside this file.
+#[path = "http2/bodies.rs"]
+mod bodies;
+#[path = "http2/breaches.rs"]
+mod breaches;
+#[path = "http2/caller.rs"]
+mod caller;
+#[path = "http2/case.rs"]
+mod case;
+#[path = "http2/floods.rs"]
+mod floods;
+#[path = "http2/frames.rs"]
+mod frames;
+#[path = "http2/ground.rs"]
+mod ground;
+#[path = "http2/heads.rs"]
+mod heads;
+#[path = "http2/record.rs"]
+mod record;
+#[path = "http2/request.rs"]
+mod request;
+#[path = "http2/seen.rs"]
+mod seen;
+#[path = "http2/slow.rs"]
+mod slow;
+
+use caller::{Caller, WITHIN};
+use case::{Case, Expected, Table};
+use ground::{Ground, SETTLED};
+use seen::{Ending, Seen};
+
+/// Cases that run at once.
+const AT_ONCE: usize = 8;
+/// Less would be another test.
+const CASES_MIN: usize = 120;
+/// Requests that say no case. A request that was hidden in another says none.
+const NO_CASE: usize = 0;
+
+#[tokio::test]
+async fn what_http2_forbids_never_reaches_a_target() {
+    let ground = Ground::start("").await;
+    let mut table = Table::new(ground.key());
+    heads::add(&mut table);
+    bodies::add(&mut table);
+    breaches::add(&mut table);
+    let cases = table.cases;
+    assert!(cases.len() >= CASES_MIN, "{} cases", cases.len());
+    let endings: Vec<Option<Ending>> = stream::iter(cases.iter())
+        .map(|case| play(&ground, case))
+        .buffered(AT_ONCE)
+        .collect()
+        .await;
+    ground.serves_others().await;
+    tokio::time::sleep(SETTLED).await;
+    let mut wrong = Vec::new();
+    for (case, ending) in cases.iter().zip(endings) {
+        let seen = ground.recorder.take(case.number);
+        let found = judge(case.expected, ending, &seen);
+        let lines = found.iter().map(|what| format!("{}: {what}", case.name));
+        wrong.extend(lines);
+    }
+    for hidden in ground.recorder.take(NO_CASE) {
+        let head = hidden.head.escape_ascii();
+        wrong.push(format!("nobody asked for: {head}"));
+    }
+    assert!(
+        wrong.is_empty(),
+        "of {} cases:\n{}",
+        cases.len(),
+        wrong.join("\n")
+    );
+}
+
+/// Writes a case on a connection of its own, and waits for what comes of it.
+async fn play(ground: &Ground, case: &Case) -> Option<Ending> {
+    ground.answers(case.number);
+    let mut caller = Caller::open(&ground.site).await;
+    caller.send(&case.bytes).await;
+    let has_ended = |seen: &Seen| seen.ending(case.stream).is_some();
+    caller.wait(WITHIN, has_ended).await;
+    // An answer that comes behind an error would be another ending.
+    caller.wait(Duration::from_millis(100), |_| false).await;
+    caller.seen().ending(case.stream)
+}
+
+/// What is not as expected, a line each.
+fn judge(expected: Expected, ending: Option<Ending>, seen: &[Message]) -> Vec<String> {
+    let mut found = Vec::new();
+    let is_told = ending.is_some_and(Ending::is_refusal);
+    let is_right = match expected {
+        Expected::Refused | Expected::BrokenOff | Expected::Told => is_told,
+        Expected::Harmless => ending.is_some(),
+    };
+    if !is_right {
+        found.push(format!("came to {ending:?}"));
+    }
+    let seen_max = match expected {
+        Expected::Refused => 0,
+        Expected::BrokenOff | Expected::Told | Expected::Harmless => 1,
+    };
+    if seen.len() > seen_max {
+        found.push(format!("the target saw {} requests", seen.len()));
+    }
+    for request in seen {
+        found.extend(record::faults(request));
+        if expected == Expected::BrokenOff && request.is_whole {
+            found.push("the target saw a whole request".to_owned());
+        }
+    }
+    found
+}

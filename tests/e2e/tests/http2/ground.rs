@@ -1,0 +1,124 @@
+//! A relay and a bridge that lead to a recorder, and what holds whatever a caller does: others are
+//! served, the relay's memory stays small, and the target sees clear requests.
+
+use crate::caller::Caller;
+use crate::record;
+use crate::request::Marked;
+use crate::seen::{Ending, Seen};
+use std::collections::BTreeSet;
+use std::time::{Duration, Instant};
+use support::recorder::{Message, Step};
+use support::{Installation, Recorder, Target};
+use tokio::time::sleep;
+
+/// The case of requests that are right.
+const HONEST: usize = 1_000_000;
+/// What a request that is right may take, with its handshake.
+const HONEST_WITHIN: Duration = Duration::from_secs(5);
+/// Until what was on its way is in the target's record.
+pub(crate) const SETTLED: Duration = Duration::from_millis(700);
+/// What the relay may grow by.
+const GROWTH_MAX_KIB: u64 = 32 * 1024;
+
+/// What the target answers with, once it has the body.
+const ANSWER: &[u8] = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok";
+
+pub(crate) struct Ground {
+    // Dropped first: it has the connections to the targets.
+    pub(crate) site: Installation,
+    /// The endpoint `t`.
+    pub(crate) recorder: Recorder,
+    key: String,
+    /// The endpoint `big`.
+    _big: Target,
+}
+
+impl Ground {
+    /// With more in the relay's configuration.
+    pub(crate) async fn start(relay: &str) -> Self {
+        let recorder = Recorder::start().await;
+        let big = Target::start().await;
+        let rule = format!(
+            "[[allow]]\nhost = \"127.0.0.1\"\nports = [{}]\nmethods = [\"*\"]\n",
+            recorder.addr().port()
+        );
+        let site = Installation::builder()
+            .endpoint("t", &recorder.url("/"))
+            .bridge_extra(&rule)
+            .target("big", &big)
+            .relay_extra(relay)
+            .start()
+            .await;
+        let key = site.caller.basic();
+        let ground = Self {
+            site,
+            recorder,
+            key,
+            _big: big,
+        };
+        ground.answers(HONEST);
+        ground
+    }
+
+    /// From now on the target answers requests of this case with 200.
+    pub(crate) fn answers(&self, case: usize) {
+        let steps = vec![Step::ReadBody, Step::Send(ANSWER.to_vec())];
+        self.recorder.answer(case, steps);
+    }
+
+    /// The value of `authorization`.
+    pub(crate) fn key(&self) -> &str {
+        &self.key
+    }
+
+    /// Makes requests of a case.
+    pub(crate) fn marked(&self, case: usize) -> Marked<'_> {
+        let key = self.key();
+        Marked { key, case }
+    }
+
+    /// A request that is right, on a connection of its own, is answered soon and reaches the target
+    /// once.
+    pub(crate) async fn serves_others(&self) {
+        let began = Instant::now();
+        let mut other = Caller::open(&self.site).await;
+        other.send(&self.marked(HONEST).get().whole(1)).await;
+        let is_answered = |seen: &Seen| seen.ending(1).is_some();
+        other.wait(HONEST_WITHIN, is_answered).await;
+        assert_eq!(other.seen().ending(1), Some(Ending::Answered(200)));
+        let took = began.elapsed();
+        assert!(took < HONEST_WITHIN, "another caller waited for {took:?}");
+        let seen = self.recorder.take(HONEST);
+        let faults: Vec<_> = seen.iter().flat_map(record::faults).collect();
+        assert!(faults.is_empty(), "{faults:?}");
+        assert_eq!(seen.len(), 1, "{seen:?}");
+    }
+
+    /// The relay's memory at present, in KiB, when it has served somebody. Its peak begins anew.
+    pub(crate) async fn memory(&self) -> u64 {
+        self.serves_others().await;
+        let relay = self.site.relay.process();
+        relay.reset_peak_rss();
+        relay.rss_kib()
+    }
+
+    /// The relay has not grown much since its memory was this.
+    pub(crate) fn assert_grown_little(&self, before: u64, what: &str) {
+        let peak = self.site.relay.process().peak_rss_kib();
+        assert!(
+            peak < before + GROWTH_MAX_KIB,
+            "{what}: the relay grew from {before} to {peak} KiB"
+        );
+    }
+
+    /// What the target saw of a case when all is settled: clear requests, each path once.
+    pub(crate) async fn seen_of(&self, case: usize) -> Vec<Message> {
+        sleep(SETTLED).await;
+        let seen = self.recorder.take(case);
+        let faults: Vec<_> = seen.iter().flat_map(record::faults).collect();
+        assert!(faults.is_empty(), "case {case}: {}", faults.join("\n"));
+        let paths: BTreeSet<_> = seen.iter().map(record::path).collect();
+        assert_eq!(paths.len(), seen.len(), "case {case}: a path came twice");
+        seen
+    }
+}

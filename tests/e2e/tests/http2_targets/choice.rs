@@ -1,0 +1,88 @@
+//! The target chooses the protocol among those that the bridge offers.
+
+use crate::site::{BOTH, HTTP2_ALONE, PATIENCE, Site, ok};
+use hyper::Version;
+use std::sync::Arc;
+use std::time::Duration;
+use support::{Ask, H2Target, Installation, ThrowawayCa};
+
+/// Targets that offer different protocols, as the endpoints `t0`, `t1` and so on of one bridge.
+async fn targets(offers: &[&[&str]], bridge: &str) -> (Installation, Vec<H2Target>) {
+    let ca = Arc::new(ThrowawayCa::new());
+    let mut builder = Installation::builder().ca(&ca).bridge_extra(bridge);
+    let mut targets = Vec::new();
+    for (n, alpn) in offers.iter().enumerate() {
+        let target = H2Target::start(&ca, alpn).await;
+        target.answer("/a", ok("done"));
+        builder = builder.endpoint(&format!("t{n}"), &target.url("/"));
+        targets.push(target);
+    }
+    (builder.start().await, targets)
+}
+
+/// The version by which a target sees a request, whose body came whole, as its answer did.
+async fn version(site: &Installation, n: usize, target: &H2Target) -> Version {
+    let ask = Ask::post(format!("/v1/endpoints/t{n}/a"))
+        .key(&site.caller)
+        .body("small")
+        .within(PATIENCE);
+    let answer = site.relay.internal().send(ask).await.expect_status(200);
+    assert_eq!(answer.text(), "done");
+    let seen = target.take("/a");
+    assert_eq!(seen.len(), 1);
+    assert_eq!(seen[0].body, b"small");
+    assert_eq!(seen[0].authority, target.addr().to_string());
+    seen[0].version
+}
+
+#[tokio::test]
+async fn a_target_that_offers_both_is_spoken_to_by_http2() {
+    let site = Site::start(BOTH).await;
+    site.target.answer("/a", ok("done"));
+    for _ in 0..3 {
+        let ask = site.post("/a", "small");
+        site.send(ask).await.expect_status(200);
+        // The bridge puts the connection back behind the answer.
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    let seen = site.target.take("/a");
+    let versions: Vec<_> = seen.iter().map(|seen| seen.version).collect();
+    assert_eq!(versions, [Version::HTTP_2; 3]);
+    // One after the other, they need no connection each.
+    assert_eq!(seen[1].connection, seen[0].connection);
+    assert_eq!(seen[2].connection, seen[0].connection);
+}
+
+#[tokio::test]
+async fn a_target_is_spoken_to_by_the_protocol_that_it_chooses() {
+    let offers: [(&[&str], Version); 5] = [
+        (BOTH, Version::HTTP_2),
+        (HTTP2_ALONE, Version::HTTP_2),
+        (&["http/1.1"], Version::HTTP_11),
+        (&["http/1.1", "h2"], Version::HTTP_11),
+        (&[], Version::HTTP_11),
+    ];
+    let (site, targets) = targets(&offers.map(|(alpn, _)| alpn), "").await;
+    for (n, (alpn, expected)) in offers.into_iter().enumerate() {
+        let version = version(&site, n, &targets[n]).await;
+        assert_eq!(version, expected, "a target that offers {alpn:?}");
+    }
+}
+
+#[tokio::test]
+async fn where_the_configuration_says_so_http1_alone_is_offered() {
+    let offers: [&[&str]; 4] = [BOTH, &["http/1.1"], &[], HTTP2_ALONE];
+    let (site, targets) = targets(&offers, "[targets]\nhttp2 = false\n").await;
+    for (n, target) in targets.iter().enumerate().take(3) {
+        let version = version(&site, n, target).await;
+        assert_eq!(version, Version::HTTP_11, "{:?}", offers[n]);
+    }
+    // There is nothing that both speak.
+    let ask = Ask::get("/v1/endpoints/t3/a").key(&site.caller);
+    let answer = site.relay.internal().send(ask.within(PATIENCE)).await;
+    assert_eq!(
+        (answer.code(), answer.execution()),
+        ("target_tls".into(), "not_dispatched".into())
+    );
+    assert!(targets[3].take("/a").is_empty());
+}

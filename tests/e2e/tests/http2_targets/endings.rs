@@ -1,0 +1,219 @@
+//! An exchange that one end leaves, or lets stand still.
+
+use crate::caller::Door;
+use crate::case::{Case, KEY};
+use crate::site::{BOTH, FOREVER, HTTP2_ALONE, PATIENCE, Site, ok};
+use crate::{ENDPOINT, WITHIN};
+use h2::Reason;
+use std::time::Duration;
+use support::h2_target::{BodyEnd, Ended, Head, Seen, Step};
+use support::pattern;
+use tokio::io::AsyncWriteExt;
+use tokio::net::TcpStream;
+use tokio::task::JoinSet;
+
+/// How long a target may go on for nobody.
+const NOTICED_WITHIN: Duration = Duration::from_secs(3);
+
+fn all_left(seen: &[Seen]) -> bool {
+    !seen.is_empty() && seen.iter().all(|seen| seen.ended == Ended::Left)
+}
+
+fn is_running(seen: &[Seen]) -> bool {
+    let mut seen = seen.iter();
+    seen.any(|seen| seen.ended == Ended::Running && seen.body_end == BodyEnd::Whole)
+}
+
+/// A target that answers slowly, before its head and behind the first piece.
+fn slow(site: &Site) {
+    let (head, piece) = (Head::new(200), b"first".to_vec());
+    let late = [Step::ReadBody, Step::Pause(FOREVER)];
+    site.target.answer("/late", late.to_vec());
+    let endless = [
+        Step::ReadBody,
+        Step::Head(head),
+        Step::Send(piece),
+        Step::Pause(FOREVER),
+        Step::End,
+    ];
+    site.target.answer("/endless", endless.to_vec());
+}
+
+#[tokio::test]
+async fn a_cancelled_request_ends_at_the_target() {
+    let site = Site::start(BOTH).await;
+    slow(&site);
+    let short = Duration::from_millis(1500);
+    let beside = [
+        Step::ReadBody,
+        Step::Pause(short),
+        Step::Head(Head::new(200)),
+        Step::Send(b"first".to_vec()),
+        Step::Pause(short),
+        Step::Send(b", second".to_vec()),
+        Step::End,
+    ];
+    site.target.answer("/beside", beside.to_vec());
+
+    // What runs beside those that are left goes on.
+    let (relay, ask) = (site.relay(), site.post("/beside", "small"));
+    let beside = tokio::spawn(async move { relay.send(ask).await });
+    site.target
+        .wait_until("/beside", PATIENCE, is_running)
+        .await;
+
+    let (relay, ask) = (site.relay(), site.post("/late", "small"));
+    let asking = tokio::spawn(async move { relay.try_send(ask).await.is_ok() });
+    site.target.wait_until("/late", PATIENCE, is_running).await;
+    asking.abort();
+    let noticed = site.target.wait_until("/late", NOTICED_WITHIN, all_left);
+    assert_eq!(noticed.await.len(), 1);
+
+    let mut reading = site.relay().open(site.get("/endless")).await;
+    let first = tokio::time::timeout(PATIENCE, reading.next()).await;
+    assert_eq!(first.unwrap().unwrap().unwrap(), "first");
+    drop(reading);
+    let noticed = site.target.wait_until("/endless", NOTICED_WITHIN, all_left);
+    assert_eq!(noticed.await.len(), 1);
+
+    let answer = tokio::time::timeout(PATIENCE, beside).await;
+    let answer = answer.unwrap().unwrap().expect_status(200);
+    assert_eq!(answer.text(), "first, second");
+}
+
+#[tokio::test]
+async fn a_caller_that_leaves_by_http2_is_missed_by_the_target_too() {
+    let site = Site::start(HTTP2_ALONE).await;
+    let late = [Step::ReadBody, Step::Pause(FOREVER)];
+    site.target.answer("1", late.to_vec());
+    let key = site.installation.caller.basic().into_bytes();
+    let relay = site.installation.relay.public().addr();
+    let own = vec![(KEY.to_owned(), key)];
+    let door = Door::new(relay, &site.installation.ca, ENDPOINT, own);
+    let asking = tokio::spawn(async move {
+        let case = Case::post("left").body("small");
+        door.ask(&case, 1, FOREVER).await.is_ok()
+    });
+    site.target.wait_until("1", PATIENCE, is_running).await;
+    asking.abort();
+    site.target.wait_until("1", NOTICED_WITHIN, all_left).await;
+}
+
+#[tokio::test]
+async fn a_target_that_resets_in_the_middle_never_looks_whole() {
+    let site = Site::start(BOTH).await;
+    for reason in [
+        Reason::NO_ERROR,
+        Reason::CANCEL,
+        Reason::INTERNAL_ERROR,
+        Reason::ENHANCE_YOUR_CALM,
+    ] {
+        for length in [None, Some("100000")] {
+            let head = Head::new(200);
+            let head = match length {
+                Some(length) => head.field("content-length", length),
+                None => head,
+            };
+            let steps = [
+                Step::ReadBody,
+                Step::Head(head),
+                Step::Send(pattern::bytes(50_000).to_vec()),
+                Step::Pause(Duration::from_millis(100)),
+                Step::Reset(reason),
+            ];
+            site.target.answer("/reset", steps.to_vec());
+            let what = format!("{reason:?}, with the length {length:?}");
+            for origin in [site.relay(), site.installation.relay.public()] {
+                let ask = site.get("/reset").within(WITHIN);
+                let answer = origin.send(ask).await;
+                let is_told = answer.status == 502;
+                assert!(answer.body.is_err() || is_told, "{what} looks whole");
+            }
+        }
+    }
+}
+
+#[tokio::test]
+async fn an_upload_that_is_broken_off_never_looks_whole_to_the_target() {
+    let site = Site::start(HTTP2_ALONE).await;
+    site.target.answer("/upload", ok("done"));
+    let key = site.installation.caller.basic();
+    let begin = async |framing: &str, piece: &str| {
+        let mut caller = TcpStream::connect(site.relay().addr()).await.unwrap();
+        let head = format!(
+            "POST {ENDPOINT}/upload HTTP/1.1\r\nHost: x\r\n{KEY}: {key}\r\n{framing}\r\n\r\n{piece}"
+        );
+        caller.write_all(head.as_bytes()).await.unwrap();
+        caller
+    };
+    for (framing, piece) in [
+        ("Transfer-Encoding: chunked", "5\r\nhello\r\n"),
+        ("Content-Length: 100000", "hello"),
+    ] {
+        let caller = begin(framing, piece).await;
+        let has_begun = |seen: &[Seen]| seen.iter().any(|seen| seen.body == b"hello");
+        site.target.wait_until("/upload", PATIENCE, has_begun).await;
+        drop(caller);
+        let is_cut = |seen: &[Seen]| {
+            let mut seen = seen.iter();
+            seen.all(|seen| {
+                seen.ended == Ended::Left && matches!(seen.body_end, BodyEnd::BrokenOff(_))
+            })
+        };
+        site.target
+            .wait_until("/upload", NOTICED_WITHIN, is_cut)
+            .await;
+        assert_eq!(site.target.take("/upload").len(), 1, "{framing}");
+    }
+}
+
+/// Its windows stay as they are: it takes 64 KiB of each body.
+#[tokio::test]
+async fn a_target_that_takes_nothing_holds_up_nobody() {
+    const STUCK: usize = 3;
+    const OTHERS: usize = 20;
+    const BYTES: u64 = 5_000_000;
+    let site = Site::start(BOTH).await;
+    site.target.answer("/stuck", vec![Step::Pause(FOREVER)]);
+    site.target.answer("/free", ok("done"));
+    let mut uploads = JoinSet::new();
+    for n in 0..STUCK {
+        let ask = site.post("/stuck", "").within(FOREVER);
+        let ask = match n {
+            0 => ask.upload_chunked(BYTES),
+            _ => ask.upload(BYTES),
+        };
+        let relay = site.relay();
+        uploads.spawn(async move { relay.try_send(ask).await.is_ok() });
+    }
+    let have_come = |seen: &[Seen]| seen.len() == STUCK;
+    site.target.wait_until("/stuck", PATIENCE, have_come).await;
+    // They fill what there is to fill.
+    tokio::time::sleep(Duration::from_millis(500)).await;
+
+    let mut others = JoinSet::new();
+    for n in 0..OTHERS {
+        let ask = match n % 3 {
+            0 => site.get("/free"),
+            1 => site.post("/free", "small"),
+            _ => site.post("/free", "").upload(200_000),
+        };
+        let (relay, ask) = (site.relay(), ask.within(Duration::from_secs(10)));
+        others.spawn(async move {
+            let answer = relay.send(ask).await;
+            assert_eq!(answer.expect_status(200).text(), "done");
+        });
+    }
+    let all = async {
+        while let Some(one) = others.join_next().await {
+            one.unwrap();
+        }
+    };
+    tokio::time::timeout(PATIENCE, all).await.unwrap();
+    let seen = site.target.take("/free");
+    assert_eq!(seen.len(), OTHERS);
+    assert!(seen.iter().all(|seen| seen.body_end == BodyEnd::Whole));
+    let is_held = |seen: &Seen| seen.ended == Ended::Running;
+    assert!(site.target.take("/stuck").iter().all(is_held));
+    assert!(uploads.try_join_next().is_none());
+}

@@ -1,0 +1,124 @@
+//! What a target says that it did nothing with is sent again, and done once.
+
+use crate::site::{BOTH, HTTP2_ALONE, Site, ok};
+use h2::Reason;
+use hyper::Version;
+use std::time::Duration;
+use support::h2_target::{BodyEnd, Ended, Seen, Step};
+
+/// More attempts than anybody should make.
+const ATTEMPTS_MAX: usize = 10;
+
+/// Those that the target did something with.
+fn processed(seen: &[Seen]) -> Vec<&Seen> {
+    let seen = seen.iter();
+    seen.filter(|seen| seen.ended != Ended::Broken).collect()
+}
+
+#[tokio::test]
+async fn a_refused_stream_is_sent_again_and_seen_once_complete() {
+    let site = Site::start(BOTH).await;
+    let refused = vec![Step::Reset(Reason::REFUSED_STREAM)];
+    for key in ["/get", "/post"] {
+        let scripts = vec![refused.clone(), ok("done")];
+        site.target.answers(key, scripts);
+    }
+    for (key, ask, body) in [
+        ("/get", site.get("/get"), ""),
+        ("/post", site.post("/post", "small"), "small"),
+    ] {
+        let answer = site.send(ask).await.expect_status(200);
+        assert_eq!(answer.text(), "done");
+        let seen = site.target.take(key);
+        assert_eq!(seen.len(), 2, "{key}");
+        let done = processed(&seen);
+        assert_eq!(done.len(), 1, "{key}");
+        assert_eq!(done[0].body, body.as_bytes(), "{key}");
+        assert_eq!(done[0].body_end, BodyEnd::Whole, "{key}");
+        assert_eq!(done[0].version, Version::HTTP_2, "{key}");
+    }
+}
+
+#[tokio::test]
+async fn a_target_that_refuses_every_stream_is_not_asked_for_ever() {
+    let site = Site::start(BOTH).await;
+    let refused = vec![Step::Reset(Reason::REFUSED_STREAM)];
+    site.target.answer("/never", refused);
+    let answer = site.send(site.post("/never", "small")).await;
+    assert!(answer.status.is_server_error(), "{}", answer.status);
+    let attempts = site.target.take("/never").len();
+    assert!(
+        (1..=ATTEMPTS_MAX).contains(&attempts),
+        "{attempts} attempts"
+    );
+}
+
+#[tokio::test]
+async fn a_target_that_wants_http1_is_asked_again_by_http1() {
+    let site = Site::start(BOTH).await;
+    let wants = vec![Step::Reset(Reason::HTTP_1_1_REQUIRED)];
+    for key in ["/get", "/post"] {
+        let scripts = vec![wants.clone(), ok("done")];
+        site.target.answers(key, scripts);
+    }
+    for (key, ask, body) in [
+        ("/get", site.get("/get"), ""),
+        ("/post", site.post("/post", "small"), "small"),
+    ] {
+        let answer = site.send(ask).await.expect_status(200);
+        assert_eq!(answer.text(), "done");
+        let seen = site.target.take(key);
+        let done = processed(&seen);
+        assert_eq!(done.len(), 1, "{key}");
+        assert_eq!(done[0].version, Version::HTTP_11, "{key}");
+        assert_eq!(done[0].body, body.as_bytes(), "{key}");
+        assert_eq!(done[0].body_end, BodyEnd::Whole, "{key}");
+    }
+}
+
+/// Each request ends with GOAWAY.
+#[tokio::test]
+async fn a_connection_that_takes_no_more_is_not_used_for_the_next_request() {
+    const ROUNDS: usize = 5;
+    let site = Site::start(HTTP2_ALONE).await;
+    let mut steps = ok("done");
+    steps.push(Step::GoAway);
+    site.target.answer("/last", steps);
+    for _ in 0..ROUNDS {
+        let answer = site.send(site.post("/last", "small")).await;
+        assert_eq!(answer.expect_status(200).text(), "done");
+        tokio::time::sleep(Duration::from_millis(300)).await;
+    }
+    let seen = site.target.take("/last");
+    assert_eq!(seen.len(), ROUNDS);
+    for pair in seen.windows(2) {
+        assert_ne!(pair[0].connection, pair[1].connection);
+    }
+    for seen in &seen {
+        assert_eq!(seen.body, b"small");
+        assert_eq!(seen.body_end, BodyEnd::Whole);
+    }
+    // Nor does a request fail that comes in the same moment, and can be repeated.
+    for _ in 0..ROUNDS {
+        let answer = site.send(site.get("/last")).await;
+        assert_eq!(answer.expect_status(200).text(), "done");
+    }
+}
+
+/// GOAWAY comes while the answer is on its way.
+#[tokio::test]
+async fn what_runs_when_a_connection_takes_no_more_is_finished() {
+    let site = Site::start(HTTP2_ALONE).await;
+    let pause = || Step::Pause(Duration::from_millis(200));
+    let mut steps = ok("done");
+    // Behind the head, and behind the body.
+    steps.insert(2, pause());
+    steps.insert(2, Step::GoAway);
+    steps.insert(5, pause());
+    site.target.answer("/running", steps);
+    for _ in 0..2 {
+        let answer = site.send(site.post("/running", "small")).await;
+        assert_eq!(answer.expect_status(200).text(), "done");
+    }
+    assert_eq!(site.target.take("/running").len(), 2);
+}

@@ -1,0 +1,126 @@
+//! What is made again when a tunnel is lost, and what is not: as the README's table of `execution` says.
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+use e2e::World;
+use hyper::Method;
+use std::time::Duration;
+use support::pattern;
+use support::{Answer, Ask};
+
+/// How long the target takes: long enough to cut the tunnel meanwhile.
+const SLOW: &str = "/delay/1500";
+
+/// Asks for something slow and cuts the tunnel when the target has it.
+async fn cut_while_asked(world: &World, method: Method, path: &str) -> Answer {
+    let before = world.target.requests();
+    let ask = Ask::new(method, path).key(&world.caller);
+    let asking = tokio::spawn({
+        let api = world.api.clone();
+        async move { api.send(ask).await }
+    });
+    let seen = world
+        .target
+        .wait_for_requests(before + 1, Duration::from_secs(10));
+    seen.await;
+    world.proxy().cut();
+    let answer = asking.await.unwrap();
+    world.wait_online().await;
+    answer
+}
+
+/// Requests that the target has seen of `work`, besides those that only looked whether it is online.
+async fn seen_of<T>(world: &World, work: impl Future<Output = T>) -> (T, u64) {
+    let before = world.target.hangups();
+    let result = work.await;
+    (result, world.target.hangups() - before)
+}
+
+#[tokio::test]
+async fn a_request_that_changes_nothing_is_made_again_when_its_tunnel_is_lost() {
+    let world = World::start().await;
+    for method in [Method::GET, Method::HEAD, Method::OPTIONS] {
+        let path = world.endpoint(SLOW);
+        let asking = cut_while_asked(&world, method.clone(), &path);
+        let (answer, hangups) = seen_of(&world, asking).await;
+        assert_eq!(answer.status, 200, "{method}: {}", answer.text());
+        assert!(answer.body.is_ok(), "{method}");
+        assert_eq!(hangups, 1, "{method}: the first was let go of");
+    }
+}
+
+#[tokio::test]
+async fn what_may_have_changed_something_is_left_to_its_caller() {
+    let world = World::start().await;
+    for method in [Method::POST, Method::PUT, Method::DELETE, Method::PATCH] {
+        let answer = cut_while_asked(&world, method.clone(), &world.endpoint(SLOW)).await;
+        assert_eq!(answer.status, 502, "{method}");
+        assert_eq!(answer.code(), "tunnel_lost", "{method}");
+        assert_eq!(answer.execution(), "possibly_executed", "{method}");
+    }
+}
+
+#[tokio::test]
+async fn an_endpoint_may_say_that_put_and_delete_can_be_made_twice() {
+    let world = World::start().await;
+    let key = world.key("bridge", &[]).await;
+    let toml = format!(
+        "[[endpoint]]\nname = \"twice\"\nurl = \"{}\"\nrepeatable = true\n",
+        world.target.url("/")
+    );
+    // Through the proxy that is cut, as the first bridge.
+    let bridge = world.add_bridge_behind_proxy("b2", &key, &toml).await;
+    for (method, status) in [
+        (Method::PUT, 200),
+        (Method::DELETE, 200),
+        (Method::POST, 502),
+    ] {
+        let path = format!("/v1/endpoints/twice{SLOW}");
+        let answer = cut_while_asked(&world, method.clone(), &path).await;
+        assert_eq!(answer.status, status, "{method}: {}", answer.text());
+    }
+    drop(bridge);
+}
+
+#[tokio::test]
+async fn a_request_survives_that_its_bridge_is_killed_where_it_changes_nothing() {
+    let mut world = World::start().await;
+    let ask = Ask::get(world.endpoint(SLOW)).key(&world.caller);
+    let asking = tokio::spawn({
+        let api = world.api.clone();
+        async move { api.send(ask).await }
+    });
+    world
+        .target
+        .wait_for_requests(1, Duration::from_secs(10))
+        .await;
+    world.kill_bridge().await;
+    world.start_bridge();
+    asking.await.unwrap().expect_status(200);
+}
+
+/// A bridge that turns requests away has seen their beginning; another one gets them whole.
+#[tokio::test]
+async fn a_body_that_one_bridge_turned_away_reaches_another_from_its_first_byte() {
+    let world = World::start_with("[bridge]\npaused = true\n").await;
+    let key = world.key("bridge", &[]).await;
+    let toml = format!(
+        "[[endpoint]]\nname = \"t\"\nurl = \"{}\"\n",
+        world.target.url("/")
+    );
+    let _bridge = world.add_bridge("b2", &key, &toml).await;
+    for bytes in [0, 1, 16 * 1024, 16 * 1024 + 1, 50_000] {
+        for round in 0..4 {
+            let ask = Ask::post(world.endpoint("/sink")).key(&world.caller);
+            let ask = match round % 2 {
+                0 => ask.upload(bytes),
+                _ => ask.upload_chunked(bytes),
+            };
+            let before = world.target.requests();
+            let answer = world.api.send(ask).await.expect_status(200);
+            assert_eq!(answer.json()["received"], bytes, "{bytes}");
+            let sum = pattern::sha256(bytes);
+            assert_eq!(answer.json()["sha256"], sum, "{bytes}");
+            assert_eq!(world.target.requests() - before, 1, "{bytes}");
+        }
+    }
+}

@@ -22,6 +22,7 @@ use crate::code::{Code, Execution, Failure};
 use crate::frame::{self, Frame, GoAway, GoAwayReason, Report, Serves};
 use crate::limits::{RESULTS_QUEUED_MAX, STREAM_ID_RENEW};
 use bytes::Bytes;
+use growth::Crowds;
 use schedule::Schedule;
 use std::collections::{HashMap, VecDeque};
 use std::hash::{BuildHasherDefault, Hasher};
@@ -91,6 +92,9 @@ pub struct Session {
     window_needed: u64,
     /// Relay: the stream that was lent that from its beginning.
     advanced: Option<u32>,
+    /// What callers have outstanding, and when that was added up.
+    crowds: Crowds,
+    crowds_at: Option<Instant>,
     timers: Timers,
     serves: Arc<Serves>,
     report: Option<Arc<Report>>,
@@ -150,6 +154,8 @@ impl Session {
             events: VecDeque::new(),
             window_needed: 0,
             advanced: None,
+            crowds: Crowds::default(),
+            crowds_at: None,
             timers,
             serves: Arc::new(serves),
             report: None,

@@ -290,6 +290,7 @@ where
         closing,
         alive,
     } = doors;
+    let patience = service.state.limits().header_read_timeout.0;
     let connection = Arc::new(connection);
     let asked = Arc::new(AtomicU64::new(0));
     let counting = asked.clone();
@@ -301,8 +302,9 @@ where
     let mut serving = std::pin::pin!(
         hyper::server::conn::http2::Builder::new(TokioExecutor::new())
             .timer(TokioTimer::new())
-            .keep_alive_interval(Duration::from_secs(20))
-            .keep_alive_timeout(Duration::from_secs(20))
+            // Who is in the middle of a header section cannot answer: it has as long as in HTTP/1.1.
+            .keep_alive_interval(patience)
+            .keep_alive_timeout(patience)
             .max_concurrent_streams(HTTP2_STREAMS)
             .max_header_list_size(HTTP2_HEADER_BYTES)
             .initial_stream_window_size(HTTP2_STREAM_WINDOW_BYTES)

@@ -206,11 +206,16 @@ impl Service {
     }
 }
 
-/// A request of HTTP/1.1 says once whom it is for, so that everybody on its way reads the same (RFC
-/// 9112, 3.2).
+/// A request says once whom it is for, so that everybody on its way reads the same (RFC 9112, 3.2): in
+/// `Host`, or in HTTP/2's `:authority` (RFC 9113, 8.3.1).
 fn check_host(request: &Request<Incoming>) -> Result<(), Problem> {
     let hosts = request.headers().get_all(header::HOST).iter().count();
-    if request.version() == Version::HTTP_11 && hosts != 1 {
+    let is_said_once = match request.version() {
+        Version::HTTP_11 => hosts == 1,
+        Version::HTTP_2 => hosts == 1 || (hosts == 0 && request.uri().authority().is_some()),
+        _ => true,
+    };
+    if !is_said_once {
         let detail = format!("the request has {hosts} Host fields; it must have one");
         return Err(Problem::invalid(detail).closing());
     }

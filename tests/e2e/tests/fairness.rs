@@ -27,7 +27,7 @@ async fn take(api: Origin, path: String, key: ApiKey, taken: Arc<AtomicU64>) {
 
 #[tokio::test]
 async fn a_caller_with_many_transfers_gets_no_more_of_a_line_than_one_with_a_single_one() {
-    let world = World::start().await;
+    let world = World::start_with("[relay]\nconnections = 1\n").await;
     let (crowd, alone) = (
         world.key("synchronizer", &[]).await,
         world.key("synchronizer", &[]).await,

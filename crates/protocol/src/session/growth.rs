@@ -6,7 +6,55 @@
 
 use super::stream::Stream;
 use super::{Session, Side};
+use crate::frame::Share;
 use std::time::{Duration, Instant};
+
+/// How often the transfers of a session are added up by caller.
+const LOOK_AT_CROWDS: Duration = Duration::from_millis(50);
+
+/// What the callers of a session have outstanding in their transfers.
+#[derive(Debug, Default)]
+pub(super) struct Crowds {
+    of: Vec<(Share, u64)>,
+}
+
+impl Crowds {
+    /// Counts the streams that have moved more than a window: they are transfers.
+    fn of<'a>(streams: impl Iterator<Item = &'a Stream>) -> Self {
+        let mut of: Vec<(Share, u64)> = Vec::new();
+        for stream in streams {
+            let recv = &stream.recv;
+            if recv.ended || recv.total < recv.window.initial {
+                continue;
+            }
+            let found = of
+                .iter_mut()
+                .find(|(share, _)| share.caller == stream.share.caller);
+            match found {
+                Some((_, bytes)) => *bytes += recv.window.size,
+                None => of.push((stream.share, recv.window.size)),
+            }
+        }
+        Self { of }
+    }
+
+    /// Whether a caller has less than its share of what all have.
+    fn is_behind(&self, share: Share) -> bool {
+        if self.of.len() < 2 {
+            return false;
+        }
+        let all: u64 = self.of.iter().map(|(_, bytes)| bytes).sum();
+        let weights: u64 = self
+            .of
+            .iter()
+            .map(|(of, _)| u64::from(of.weight.get()))
+            .sum();
+        let own = self.of.iter().find(|(of, _)| of.caller == share.caller);
+        own.is_some_and(|(of, bytes)| {
+            bytes.saturating_mul(weights) < all.saturating_mul(u64::from(of.weight.get()))
+        })
+    }
+}
 
 /// What a reader has shown of its pace.
 #[derive(Debug, Default)]
@@ -15,6 +63,8 @@ pub(super) struct Pace {
     round: Option<(Instant, u64)>,
     /// The most bytes that were taken in one.
     best: u64,
+    /// Bytes that were taken since the window has its size.
+    turned: u64,
 }
 
 impl Pace {
@@ -31,6 +81,7 @@ impl Pace {
             }
         };
         self.best = self.best.max(round);
+        self.turned += bytes;
     }
 
     /// Whether the window is what holds it up: three quarters of it in a round trip. So a window
@@ -44,17 +95,19 @@ impl Pace {
 impl Session {
     /// A reader found nothing to take, so what holds it up is not itself. Lends its stream more
     /// window where that is it: what transfers before needed, or else twice what it has.
-    pub(super) fn grow(&mut self, id: u32) {
+    pub(super) fn grow(&mut self, now: Instant, id: u32) {
         let cap = self.config.stream_window_cap;
+        let is_behind = self.is_behind(now, id);
         let Some(stream) = self.streams.get_mut(&id) else {
             return;
         };
         let recv = &mut stream.recv;
         let size = recv.window.size;
-        if recv.ended || size >= cap || !recv.pace.outgrows(size) {
+        if recv.ended || size >= cap || !(is_behind || recv.pace.outgrows(size)) {
             return;
         }
         recv.pace.round = None;
+        recv.pace.turned = 0;
         let doubled = size.saturating_mul(2).min(cap);
         let known = self.window_needed.min(cap);
         let lent = [known, doubled]
@@ -64,6 +117,25 @@ impl Session {
         if let Some(more) = lent {
             self.enlarge(id, more);
         }
+    }
+
+    /// Whether a stream's caller has less of the path than its share: where transfers queue on the way,
+    /// each gets as much of it as it may have outstanding, and one window is little beside a hundred.
+    fn is_behind(&mut self, now: Instant, id: u32) -> bool {
+        let Some(stream) = self.streams.get(&id) else {
+            return false;
+        };
+        let recv = &stream.recv;
+        if recv.ended || recv.pace.turned < recv.window.size {
+            return false;
+        }
+        let share = stream.share;
+        let since = self.crowds_at.map(|at| now.saturating_duration_since(at));
+        if since.is_none_or(|since| since >= LOOK_AT_CROWDS) {
+            self.crowds_at = Some(now);
+            self.crowds = Crowds::of(self.streams.values());
+        }
+        self.crowds.is_behind(share)
     }
 
     /// Relay: lends a new stream what transfers before it needed, before its answer has come. One

@@ -59,7 +59,7 @@ impl Session {
             return Read::Data(data);
         }
         if !stream.recv.ended {
-            self.grow(id);
+            self.grow(now, id);
             return Read::Pending;
         }
         match stream.recv.trailers.take() {

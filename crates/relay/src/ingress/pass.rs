@@ -112,7 +112,7 @@ pub async fn on(
     let answer = result?;
     let mut response = response_head(&answer.head, is_head)?;
     forwarded::note_answer(state.config.hops, response.headers_mut());
-    *response.body_mut() = as_said(&answer.head, answer.body);
+    *response.body_mut() = as_said(&answer.head, answer.body, parts.version);
     Ok(response)
 }
 
@@ -147,7 +147,7 @@ impl http_body::Body for ToItsEnd {
 /// The answer's body. The HTTP library takes one that has ended for one of no bytes, and says so in the
 /// head; what the target said was another thing where it named no length, or that of another answer (RFC
 /// 9110, 15.4.5).
-fn as_said(head: &ResponseHead, body: AnswerBody) -> Body {
+fn as_said(head: &ResponseHead, body: AnswerBody, version: Version) -> Body {
     let is_304 = head.status == StatusCode::NOT_MODIFIED.as_u16();
     if !body.is_end_stream() || !(is_304 || head.body == BodyLength::Unknown) {
         return body.boxed_unsync();
@@ -161,13 +161,16 @@ fn as_said(head: &ResponseHead, body: AnswerBody) -> Body {
         None if is_304 => return body.boxed_unsync(),
         None => SizeHint::default(),
     };
-    Ended { body, hint }.boxed_unsync()
+    // HTTP/2 says in the head itself that nothing follows.
+    let is_end = version == Version::HTTP_2;
+    Ended { body, hint, is_end }.boxed_unsync()
 }
 
 /// A body that has ended, of which something else is said.
 struct Ended {
     body: AnswerBody,
     hint: SizeHint,
+    is_end: bool,
 }
 
 impl http_body::Body for Ended {
@@ -179,6 +182,10 @@ impl http_body::Body for Ended {
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, Failure>>> {
         Pin::new(&mut self.body).poll_frame(cx)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.is_end
     }
 
     fn size_hint(&self) -> SizeHint {

@@ -24,7 +24,8 @@ const BETWEEN: Duration = Duration::from_millis(10);
 /// # Errors
 /// When it is gone.
 pub(super) async fn has_spoken(stream: &TcpStream) -> io::Result<()> {
-    stream.readable().await
+    // Being readable alone is a guess, and wrong at times.
+    stream.peek(&mut [0]).await.map(drop)
 }
 
 /// Whether a client that has spoken offers HTTP/2. Who says so little that it cannot be told does

@@ -6,6 +6,7 @@ mod config;
 mod ending;
 mod event;
 mod growth;
+mod queued;
 mod read;
 mod recv;
 mod schedule;
@@ -23,6 +24,7 @@ use crate::frame::{self, Frame, GoAway, GoAwayReason, Report, Serves};
 use crate::limits::{RESULTS_QUEUED_MAX, STREAM_ID_RENEW};
 use bytes::Bytes;
 use growth::Crowds;
+use queued::Queued;
 use schedule::Schedule;
 use std::collections::{HashMap, VecDeque};
 use std::hash::{BuildHasherDefault, Hasher};
@@ -86,7 +88,8 @@ pub struct Session {
     /// Bytes charged to the session, as sender and as receiver.
     send_charge: u64,
     recv_charge: u64,
-    send_queued: usize,
+    send_queued: Queued,
+    ran_dry: bool,
     events: VecDeque<Event>,
     /// What the last long transfer on this path needed as a window.
     window_needed: u64,
@@ -150,7 +153,8 @@ impl Session {
             pong: None,
             send_charge: 0,
             recv_charge: 0,
-            send_queued: 0,
+            send_queued: Queued::default(),
+            ran_dry: false,
             events: VecDeque::new(),
             window_needed: 0,
             advanced: None,
@@ -225,7 +229,7 @@ impl Session {
         let charged = self.live != 0
             || self.send_charge != 0
             || self.recv_charge != 0
-            || self.send_queued != 0;
+            || !self.send_queued.is_empty();
         let kept = !self.streams.is_empty() || !self.wired.is_empty() || !self.blocked.is_empty();
         !charged && !kept && !self.has_frames()
     }

@@ -239,6 +239,8 @@ mod tests {
             format!("{deliveries:?}")
         );
         assert_eq!(config.direct, Direct::default());
+        assert_eq!(config.weights, Weights::default());
+        assert_eq!(config.hops, Hops::default());
         assert_eq!(config.audit, Audit::default());
         assert_eq!(config.notices, Notices::default());
         assert_eq!(config.database, Database::Sqlite("etc/relay.db".into()));
@@ -255,6 +257,11 @@ mod tests {
     #[test]
     fn mistakes_name_file_line_and_remedy() {
         let cases = [
+            (
+                "[listen]\npublic = \"0.0.0.0:1\"\n[weights]\ntenants = { acme = 0 }",
+                "",
+                "acme has a weight of 0",
+            ),
             (
                 "[listen]\npublic = \"0.0.0.0:1\"\nproxies = \"127.0.0.1:2\"",
                 "line 3",

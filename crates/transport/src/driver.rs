@@ -135,7 +135,13 @@ where
             {
                 match self.socket.poll_flush(cx) {
                     // What came up meanwhile has waited for long enough.
-                    Poll::Ready(Ok(())) => self.writing = Writing::Gathering,
+                    Poll::Ready(Ok(())) => {
+                        self.writing = Writing::Gathering;
+                        let ran_dry = self.shared.lock().session.take_ran_dry();
+                        if ran_dry && pin!(tokio::task::yield_now()).poll(cx).is_pending() {
+                            return Poll::Pending;
+                        }
+                    }
                     Poll::Ready(Err(error)) => return Poll::Ready(Err(end_reason(&error))),
                     Poll::Pending => {
                         let now = Instant::now();

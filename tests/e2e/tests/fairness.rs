@@ -25,13 +25,8 @@ async fn take(api: Origin, path: String, key: ApiKey, taken: Arc<AtomicU64>) {
     }
 }
 
-#[tokio::test]
-async fn a_caller_with_many_transfers_gets_no_more_of_a_line_than_one_with_a_single_one() {
-    let world = World::start_with("[relay]\nconnections = 1\n").await;
-    let (crowd, alone) = (
-        world.key("synchronizer", &[]).await,
-        world.key("synchronizer", &[]).await,
-    );
+/// How many per cent of the line the caller with a single transfer gets.
+async fn share_of_the_lone(world: &World, crowd: &ApiKey, alone: &ApiKey) -> u64 {
     world.proxy().rate(Some(LINE_BYTES_PER_S));
     let path = world.endpoint("/bytes/10000000000");
     let counts = [Arc::<AtomicU64>::default(), Arc::default()];
@@ -41,18 +36,76 @@ async fn a_caller_with_many_transfers_gets_no_more_of_a_line_than_one_with_a_sin
         taking.spawn(take(world.api.clone(), path.clone(), crowd.clone(), count));
     }
     let count = counts[1].clone();
-    taking.spawn(take(world.api.clone(), path, alone, count));
-    // The first seconds empty what was buffered on the way.
-    tokio::time::sleep(Duration::from_secs(3)).await;
+    taking.spawn(take(world.api.clone(), path, alone.clone(), count));
+    // The first seconds empty what was buffered on the way, and windows find their size.
+    tokio::time::sleep(Duration::from_secs(5)).await;
     let read = || [0, 1].map(|n| counts[n].load(Ordering::Relaxed));
     let before = read();
     tokio::time::sleep(WHILE).await;
     let after = read();
     let [crowd, alone] = [0, 1].map(|n| after[n] - before[n]);
     assert!(crowd > 0, "nothing moved");
+    alone * 100 / (crowd + alone)
+}
+
+#[tokio::test]
+async fn a_caller_with_many_transfers_gets_no_more_of_a_line_than_one_with_a_single_one() {
+    let mut world = World::start_with("[relay]\nconnections = 1\n").await;
+    let (crowd, alone) = (
+        world.key("synchronizer", &[]).await,
+        world.key("synchronizer", &[]).await,
+    );
     // Alike would be one half; by transfers it would be one in thirty-one.
-    let share = alone * 100 / (crowd + alone);
-    assert!((30..=70).contains(&share), "{share} % of {}", crowd + alone);
+    let share = share_of_the_lone(&world, &crowd, &alone).await;
+    assert!((30..=70).contains(&share), "{share} %");
+    println!("{share} %");
+
+    world.proxy().rate(None);
+    world.kill_relay().await;
+    let config = world.relay_config();
+    let weights = format!("\n[weights]\nkeys = {{ {} = 4 }}\n", crowd.client_id);
+    let text = std::fs::read_to_string(&config).unwrap() + &weights;
+    std::fs::write(&config, text).unwrap();
+    world.start_relay().await;
+    world.wait_online().await;
+    let share = share_of_the_lone(&world, &crowd, &alone).await;
+    assert!(
+        (8..=32).contains(&share),
+        "{share} % against four times the weight"
+    );
+}
+
+/// A tenant's transfers, as many as its bridges, and what one of another tenant gets beside them.
+#[tokio::test]
+async fn a_tenants_crowd_leaves_another_tenant_its_share_of_the_node() {
+    let world = World::start().await;
+    let neighbour = world.second_tenant("globex").await;
+    let path = world.endpoint("/bytes/100000000000");
+    let counts = [Arc::<AtomicU64>::default(), Arc::default()];
+    let mut taking = JoinSet::new();
+    for _ in 0..CROWD {
+        let (api, key, count) = (world.api.clone(), world.caller.clone(), counts[0].clone());
+        taking.spawn(take(api, path.clone(), key, count));
+    }
+    let (api, key, count) = (
+        world.api.clone(),
+        neighbour.caller.clone(),
+        counts[1].clone(),
+    );
+    taking.spawn(take(api, path, key, count));
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    let read = || [0, 1].map(|n| counts[n].load(Ordering::Relaxed));
+    let before = read();
+    tokio::time::sleep(WHILE).await;
+    let after = read();
+    let [crowd, alone] = [0, 1].map(|n| after[n] - before[n]);
+    let share = alone * 100 / (crowd + alone).max(1);
+    // By transfers it would be three in a hundred.
+    assert!(
+        share >= 15,
+        "{share} % of {} MB",
+        (crowd + alone) / 1_000_000
+    );
 }
 
 #[tokio::test]

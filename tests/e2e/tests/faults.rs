@@ -1,9 +1,12 @@
 //! Broken connections and killed processes.
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use e2e::World;
 use serde_json::json;
 use std::time::{Duration, Instant};
 use support::{Ask, Direction};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
 
 /// The highest ceiling of a bridge's wait before it dials again.
 const LONGEST_WAIT: Duration = Duration::from_secs(60);
@@ -30,6 +33,48 @@ async fn a_caller_that_hangs_up_is_felt_by_the_target_within_a_second() {
             .wait_for_hangups(n as u64 + 1, Duration::from_secs(1))
             .await;
     }
+}
+
+#[tokio::test]
+async fn a_caller_that_takes_nothing_of_its_answer_is_let_go_of() {
+    let limits = "[limits]\ncaller_idle_timeout = \"2s\"\nstreams_per_key = 1\n";
+    let world = World::start_full("", limits).await;
+    let mut caller = TcpStream::connect(world.api.addr()).await.unwrap();
+    let path = world.endpoint("/bytes/1000000000");
+    let asked = format!(
+        "GET {path} HTTP/1.1\r\nHost: relay\r\nAuthorization: {}\r\n\r\n",
+        world.caller.basic()
+    );
+    caller.write_all(asked.as_bytes()).await.unwrap();
+    world
+        .target
+        .wait_for_requests(1, Duration::from_secs(10))
+        .await;
+    let began = Instant::now();
+    world
+        .target
+        .wait_for_hangups(1, Duration::from_secs(15))
+        .await;
+    assert!(began.elapsed() > Duration::from_secs(1));
+    // Its place is free again, and its connection closed without an end of the answer.
+    let ask = Ask::get(world.endpoint("/small")).key(&world.caller);
+    world.api.send(ask).await.expect_status(200);
+    let mut rest = Vec::new();
+    let reading = caller.read_to_end(&mut rest);
+    let read = tokio::time::timeout(Duration::from_secs(10), reading).await;
+    assert!(read.is_ok());
+    assert!(rest.len() < 1_000_000_000);
+}
+
+/// Somebody who waits takes nothing either, and is not let go of.
+#[tokio::test]
+async fn a_caller_whose_target_says_nothing_for_long_keeps_its_exchange() {
+    let limits = "[limits]\ncaller_idle_timeout = \"1s\"\n";
+    let world = World::start_full("", limits).await;
+    // A byte every three seconds.
+    let ask = Ask::get(world.endpoint("/drip/3/3000")).key(&world.caller);
+    let answer = world.api.send(ask).await.expect_status(200);
+    assert_eq!(answer.body.unwrap().len(), 3);
 }
 
 #[tokio::test]

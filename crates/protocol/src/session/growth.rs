@@ -20,8 +20,9 @@ pub(super) struct Crowds {
 
 impl Crowds {
     /// Counts the streams that have moved more than a window: they are transfers.
-    fn of<'a>(streams: impl Iterator<Item = &'a Stream>) -> Self {
-        let mut of: Vec<(Share, u64)> = Vec::new();
+    fn count<'a>(&mut self, streams: impl Iterator<Item = &'a Stream>) {
+        let of = &mut self.of;
+        of.clear();
         for stream in streams {
             let recv = &stream.recv;
             if recv.ended || recv.total < recv.window.initial {
@@ -35,13 +36,12 @@ impl Crowds {
                 None => of.push((stream.share, recv.window.size)),
             }
         }
-        Self { of }
     }
 
-    /// Whether a caller has less than its share of what all have.
-    fn is_behind(&self, share: Share) -> bool {
+    /// What a caller lacks of its share of what all have, in bytes, where it has less than half of it.
+    fn lacks(&self, share: Share) -> u64 {
         if self.of.len() < 2 {
-            return false;
+            return 0;
         }
         let all: u64 = self.of.iter().map(|(_, bytes)| bytes).sum();
         let weights: u64 = self
@@ -50,9 +50,19 @@ impl Crowds {
             .map(|(of, _)| u64::from(of.weight.get()))
             .sum();
         let own = self.of.iter().find(|(of, _)| of.caller == share.caller);
-        own.is_some_and(|(of, bytes)| {
-            bytes.saturating_mul(weights) < all.saturating_mul(u64::from(of.weight.get()))
+        own.map_or(0, |(of, bytes)| {
+            let due = all.saturating_mul(u64::from(of.weight.get())) / weights.max(1);
+            let lacks = due.saturating_sub(*bytes);
+            if lacks > *bytes { lacks } else { 0 }
         })
+    }
+
+    /// A caller was lent more.
+    fn lent(&mut self, share: Share, more: u64) {
+        let own = self.of.iter_mut().find(|(of, _)| of.caller == share.caller);
+        if let Some((_, bytes)) = own {
+            *bytes += more;
+        }
     }
 }
 
@@ -97,45 +107,53 @@ impl Session {
     /// window where that is it: what transfers before needed, or else twice what it has.
     pub(super) fn grow(&mut self, now: Instant, id: u32) {
         let cap = self.config.stream_window_cap;
-        let is_behind = self.is_behind(now, id);
+        let lacks = self.lacks(now, id);
         let Some(stream) = self.streams.get_mut(&id) else {
             return;
         };
         let recv = &mut stream.recv;
         let size = recv.window.size;
-        if recv.ended || size >= cap || !(is_behind || recv.pace.outgrows(size)) {
+        if recv.ended || size >= cap || !(lacks > 0 || recv.pace.outgrows(size)) {
             return;
         }
         recv.pace.round = None;
         recv.pace.turned = 0;
-        let doubled = size.saturating_mul(2).min(cap);
+        let share = stream.share;
+        // Beside a crowd each round trip is long, so there it grows faster.
+        let larger = match lacks {
+            0 => size.saturating_mul(2),
+            lacks => size + lacks.min(size.saturating_mul(3)),
+        };
+        let larger = larger.min(cap);
         let known = self.window_needed.min(cap);
-        let lent = [known, doubled]
+        let lent = [known, larger]
             .into_iter()
             .filter_map(|wanted| wanted.checked_sub(size))
             .find(|more| *more > 0 && self.config.budget.try_take(*more));
         if let Some(more) = lent {
+            self.crowds.lent(share, more);
             self.enlarge(id, more);
         }
     }
 
-    /// Whether a stream's caller has less of the path than its share: where transfers queue on the way,
-    /// each gets as much of it as it may have outstanding, and one window is little beside a hundred.
-    fn is_behind(&mut self, now: Instant, id: u32) -> bool {
+    /// What a stream's caller lacks of its share of the path, where that is so: where transfers queue on
+    /// the way, each gets as much of it as it may have outstanding, and one window is little beside a
+    /// hundred.
+    fn lacks(&mut self, now: Instant, id: u32) -> u64 {
         let Some(stream) = self.streams.get(&id) else {
-            return false;
+            return 0;
         };
         let recv = &stream.recv;
         if recv.ended || recv.pace.turned < recv.window.size {
-            return false;
+            return 0;
         }
         let share = stream.share;
         let since = self.crowds_at.map(|at| now.saturating_duration_since(at));
         if since.is_none_or(|since| since >= LOOK_AT_CROWDS) {
             self.crowds_at = Some(now);
-            self.crowds = Crowds::of(self.streams.values());
+            self.crowds.count(self.streams.values());
         }
-        self.crowds.is_behind(share)
+        self.crowds.lacks(share)
     }
 
     /// Relay: lends a new stream what transfers before it needed, before its answer has come. One

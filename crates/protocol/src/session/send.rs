@@ -35,6 +35,12 @@ impl Session {
         self.next_scheduled(now)
     }
 
+    /// Whether, since this was asked last, a caller ran out of what it had queued while others have more:
+    /// who fills its queue should be let do so before the next batch, or that is theirs alone.
+    pub fn take_ran_dry(&mut self) -> bool {
+        std::mem::take(&mut self.ran_dry)
+    }
+
     /// Whether [`Self::poll_transmit`] may have something.
     pub fn has_frames(&self) -> bool {
         self.pong.is_some()
@@ -170,9 +176,11 @@ impl Session {
             self.send_charge += stream.send.window.charge() - before;
             stream.send.burst += frame.len() as u64;
             stream.send.queued -= body;
-            self.send_queued -= body;
+            self.send_queued.less(stream.share.caller, body);
             if stream.send.queue.is_empty() {
                 stream.send.dry_since = Some(now);
+                let has_more = !stream.send.ended && !stream.send.finished;
+                self.ran_dry |= has_more && self.send_queued.is_only_of_others(stream.share.caller);
             }
             let class = stream.class;
             if stream.send.writer_waits && !stream.send.is_full() {
@@ -216,7 +224,8 @@ impl Session {
             self.blocked.retain(|blocked| *blocked != id);
         }
         stream.send.queue.clear();
-        self.send_queued -= stream.send.queued;
+        self.send_queued
+            .less(stream.share.caller, stream.send.queued);
         stream.send.queued = 0;
         stream.send.window.outstanding = 0;
         self.send_charge -= charge;

@@ -35,7 +35,7 @@ impl Session {
         );
         stream.send.finished = end;
         stream.send.queued = body.len();
-        self.send_queued += body.len();
+        self.send_queued.add(head.share.caller, body.len());
         stream.send.queue.push_back(Outgoing::Head {
             frame,
             body: body.len() as u64,
@@ -85,6 +85,7 @@ impl Session {
         }
         stream.dispatched_owed = false;
         stream.send.finished |= end;
+        let caller = stream.share.caller;
         stream.send.queued += body.len();
         stream.send.queue.push_back(Outgoing::Head {
             frame,
@@ -92,7 +93,7 @@ impl Session {
             end,
             last: !informational,
         });
-        self.send_queued += body.len();
+        self.send_queued.add(caller, body.len());
         self.line_up(id);
         Ok(())
     }
@@ -121,7 +122,8 @@ impl Session {
     /// # Errors
     /// The stream's failure.
     pub fn room(&mut self, id: u32) -> Result<Room, Failure> {
-        let session_full = self.send_queued >= crate::limits::SEND_QUEUE_SESSION_BYTES;
+        let caller = self.sending(id)?.share.caller;
+        let session_full = self.send_queued.is_full_for(caller);
         let stream = self.sending(id)?;
         if stream.send.stopped {
             return Ok(Room::Stopped);
@@ -146,7 +148,8 @@ impl Session {
         let bytes = data.len();
         stream.send.queued += bytes;
         stream.send.queue.push_back(Outgoing::Data(data));
-        self.send_queued += bytes;
+        let caller = stream.share.caller;
+        self.send_queued.add(caller, bytes);
         self.line_up(id);
         Ok(())
     }

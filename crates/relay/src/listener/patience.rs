@@ -43,11 +43,11 @@ mod tests {
     use super::*;
     use std::future::poll_fn;
 
-    #[tokio::test(start_paused = true)]
+    #[tokio::test]
     async fn a_write_that_waits_too_long_is_an_error_and_one_that_moves_begins_anew() {
-        let mut patience = Patience::new(Duration::from_secs(5));
+        let mut patience = Patience::new(Duration::from_millis(100));
         let mut stuck = |cx: &mut Context<'_>| patience.see(cx, Poll::<io::Result<()>>::Pending);
-        let early = tokio::time::timeout(Duration::from_secs(4), poll_fn(&mut stuck)).await;
+        let early = tokio::time::timeout(Duration::from_millis(20), poll_fn(&mut stuck)).await;
         assert!(early.is_err());
         let error = poll_fn(&mut stuck).await.unwrap_err();
         assert_eq!(error.kind(), io::ErrorKind::TimedOut);

@@ -58,7 +58,6 @@ async fn a_caller_with_many_transfers_gets_no_more_of_a_line_than_one_with_a_sin
     // Alike would be one half; by transfers it would be one in thirty-one.
     let share = share_of_the_lone(&world, &crowd, &alone).await;
     assert!((30..=70).contains(&share), "{share} %");
-    println!("{share} %");
 
     world.proxy().rate(None);
     world.kill_relay().await;

@@ -7,7 +7,8 @@
 //!
 //! There is no way in here without an [`Approved`], which only the policy makes. Nothing is
 //! followed, repeated or decided here: that is the dispatcher's. An exchange moves the bytes of its
-//! own [`Connection`], and closes it by dropping it; idle ones do not move.
+//! own [`Connection`], and closes it by dropping it; idle ones do not move. Those of HTTP/2 move in tasks of
+//! their own.
 
 mod body;
 mod client_cert;
@@ -30,7 +31,7 @@ pub(crate) use body::Progress;
 pub(crate) use connect::switched;
 pub use error::BodyError;
 
-pub(crate) use error::{closed_before_answer, request_failure, response_failure};
+pub(crate) use error::{closed_before_answer, request_failure, response_failure, untouched};
 pub(crate) use http2::{Refused, refused};
 
 use crate::config::Targets;
@@ -46,7 +47,7 @@ use tls::TlsConfigs;
 use tokio::net::TcpStream;
 use transport::dial::Proxy;
 
-/// Response header fields; more are refused, as is a section above [`HEAD_BUFFER_BYTES`].
+/// Response header fields by HTTP/1.1; more are refused, as is a section above [`HEAD_BUFFER_BYTES`].
 pub const RESPONSE_HEADERS_MAX: usize = 100;
 
 /// Largest response header section, and what a connection buffers at most, in bytes.

@@ -22,6 +22,7 @@ use crate::router::{self, Wanted};
 use crate::state::State;
 use bytes::Bytes;
 use http_body::{Body, Frame, SizeHint};
+use http_body_util::BodyExt as _;
 use protocol::frame::{RequestHead, ResponseHead, TimeLeft};
 use protocol::session::OpenError;
 use protocol::{Code, Execution, Failure};
@@ -229,11 +230,36 @@ impl Drop for Counted<'_> {
     }
 }
 
+/// Attempts until one is answered, or none may follow. A later attempt that did not come as far as one
+/// before says less than that.
 async fn attempts<B>(
+    state: &Arc<State>,
+    asked: Asked<'_>,
+    body: Outbound<B>,
+    place: Place,
+) -> Result<Answer, Failure>
+where
+    B: Body<Data = Bytes> + Send + 'static,
+    B::Error: Send,
+{
+    let mut lost = None;
+    let result = try_tunnels(state, asked, body, place, &mut lost).await;
+    match (result, lost) {
+        (Err(failure), Some(lost)) if failure.execution.is_safe_to_repeat() => {
+            tracing::debug!(code = %failure.code, "a repeat failed, too");
+            Err(lost)
+        }
+        (result, _) => result,
+    }
+}
+
+/// As [`attempts`]; `lost` is an attempt that may have been executed before the last one.
+async fn try_tunnels<B>(
     state: &Arc<State>,
     mut asked: Asked<'_>,
     body: Outbound<B>,
     place: Place,
+    lost: &mut Option<Failure>,
 ) -> Result<Answer, Failure>
 where
     B: Body<Data = Bytes> + Send + 'static,
@@ -245,7 +271,16 @@ where
     let mut last = None;
     let (whole, upload) = match body {
         Outbound::Whole(bytes) => (bytes, None),
-        Outbound::Streaming { body, idle } => (Bytes::new(), Some(Upload::new(state, body, idle))),
+        Outbound::Streaming { body, idle } => {
+            let counting = state.clone();
+            let counted = body.map_frame(move |frame| {
+                let bytes = frame.data_ref().map_or(0, Bytes::len);
+                counting.metrics.bytes_up(bytes as u64);
+                frame
+            });
+            let upload = Upload::new(&state.uploads_kept, counted, idle);
+            (Bytes::new(), Some(upload))
+        }
     };
     loop {
         let entry = match choose(state, &asked, &tried) {
@@ -288,7 +323,7 @@ where
         match final_head(&mut recv, head_limit, pumped, go_ahead).await {
             Ok(head) => {
                 if let Some(upload) = upload {
-                    upload.forget();
+                    upload.release();
                 }
                 let body = AnswerBody {
                     recv,
@@ -304,7 +339,7 @@ where
                 });
             }
             Err(failure) => {
-                let is_whole = upload.as_ref().is_none_or(Upload::is_whole);
+                let is_whole = upload.as_ref().is_none_or(Upload::take_back);
                 let may_repeat = is_whole && tried.len() + 1 < ATTEMPTS_MAX;
                 tried.push(entry);
                 let failed = Failed {
@@ -317,6 +352,9 @@ where
                 if !again {
                     return Err(failure);
                 }
+                if failure.execution == Execution::PossiblyExecuted {
+                    *lost = Some(failure.clone());
+                }
                 last = Some(failure);
             }
         }
@@ -325,9 +363,21 @@ where
 
 /// The tunnel for the next attempt.
 fn choose(state: &State, asked: &Asked<'_>, tried: &[Arc<Entry>]) -> Result<Arc<Entry>, Failure> {
-    router::choose(
+    find(state, asked, tried).ok_or_else(|| {
+        router::explain(
+            &state.registry,
+            &*state.directory,
+            &asked.principal.tenant,
+            asked.bridge,
+            asked.wanted,
+        )
+    })
+}
+
+/// The same, without a word on why there is none.
+fn find(state: &State, asked: &Asked<'_>, tried: &[Arc<Entry>]) -> Option<Arc<Entry>> {
+    router::find(
         &state.registry,
-        &*state.directory,
         &asked.principal.tenant,
         asked.bridge,
         asked.wanted,
@@ -363,7 +413,7 @@ impl Failed<'_> {
         // A request that changes nothing goes as soon as there is another way; others wait for the word
         // that the bridge is done with them.
         let other_way = async {
-            while !is_safe || choose(self.state, self.asked, self.tried).is_err() {
+            while !is_safe || find(self.state, self.asked, self.tried).is_none() {
                 tokio::time::sleep(LOOK_FOR_WAY).await;
             }
         };
@@ -381,13 +431,26 @@ impl Failed<'_> {
                 (failure, may_repeat)
             }
             Some(false) => {
-                let opted_in = may_repeat
-                    && matches!(method, "PUT" | "DELETE")
-                    && matches!(self.asked.wanted, Wanted::Endpoint(name) if entry.offer().is_repeatable(name));
+                let opted_in =
+                    may_repeat && matches!(method, "PUT" | "DELETE") && self.is_repeatable();
                 (failure, is_safe || opted_in)
             }
             None => (failure, false),
         }
+    }
+}
+
+impl Failed<'_> {
+    /// Whether a PUT or DELETE may be made twice, as both bridges say: the one that had it, and the one
+    /// that would get it.
+    fn is_repeatable(&self) -> bool {
+        let Wanted::Endpoint(name) = self.asked.wanted else {
+            return false;
+        };
+        let next = find(self.state, self.asked, self.tried);
+        let both = [self.tried.last(), next.as_ref()];
+        both.iter()
+            .all(|entry| entry.is_some_and(|entry| entry.offer().is_repeatable(name)))
     }
 }
 

@@ -11,6 +11,7 @@
 //! instead of all at once and none. A connection takes its turn only after it has spoken. When the relay drains, loops end, idle connections
 //! close, and what runs is finished.
 
+mod by_frames;
 pub mod connection;
 mod hello;
 pub(crate) mod line_ends;
@@ -24,6 +25,7 @@ use crate::reload::Acceptor;
 use crate::service::Service;
 use crate::state::State;
 use crate::throttle::Throttle;
+use by_frames::ByFrames;
 use connection::{Arrived, Connection};
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use line_ends::ByLines;
@@ -70,13 +72,16 @@ const HTTP2_HEADER_BYTES: u32 = 128 * 1024;
 
 /// HTTP/2 request bodies in flight: one stream, and the whole connection.
 const HTTP2_STREAM_WINDOW_BYTES: u32 = 256 * 1024;
-const HTTP2_CONNECTION_WINDOW_BYTES: u32 = 1024 * 1024;
+const HTTP2_CONNECTION_WINDOW_BYTES: u32 = 4 * 1024 * 1024;
 
 /// HTTP/2 answer that waits unsent in one stream.
 const HTTP2_SEND_BUFFER_BYTES: usize = 64 * 1024;
 
 /// HTTP/2 streams that a client may have reset before we looked at them (CVE-2023-44487).
 const HTTP2_PENDING_RESETS: usize = 32;
+
+/// An HTTP/2 connection that says nothing for this long is asked whether it is there.
+const HTTP2_PING: Duration = Duration::from_secs(30);
 
 /// An HTTP/2 connection without a request for this long is asked to end.
 const HTTP2_IDLE: Duration = Duration::from_secs(60);
@@ -290,7 +295,9 @@ where
         closing,
         alive,
     } = doors;
-    let patience = service.state.limits().header_read_timeout.0;
+    let limits = service.state.limits();
+    let patience = limits.caller_idle_timeout.0;
+    let io = ByFrames::new(io, limits.header_read_timeout.0, Patience::new(patience));
     let connection = Arc::new(connection);
     let asked = Arc::new(AtomicU64::new(0));
     let counting = asked.clone();
@@ -302,8 +309,8 @@ where
     let mut serving = std::pin::pin!(
         hyper::server::conn::http2::Builder::new(TokioExecutor::new())
             .timer(TokioTimer::new())
-            // Who is in the middle of a header section cannot answer: it has as long as in HTTP/1.1.
-            .keep_alive_interval(patience)
+            // Some clients read only while they are asked to.
+            .keep_alive_interval(HTTP2_PING)
             .keep_alive_timeout(patience)
             .max_concurrent_streams(HTTP2_STREAMS)
             .max_header_list_size(HTTP2_HEADER_BYTES)

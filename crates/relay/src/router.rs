@@ -42,6 +42,19 @@ pub fn choose(
     within: &[String],
     except: &[Arc<Entry>],
 ) -> Result<Arc<Entry>, Failure> {
+    find(registry, tenant, bridge, wanted, within, except)
+        .ok_or_else(|| explain(registry, paired, tenant, bridge, wanted))
+}
+
+/// As [`choose`], where nobody asks why there is none.
+pub fn find(
+    registry: &Registry,
+    tenant: &str,
+    bridge: Option<&str>,
+    wanted: Wanted<'_>,
+    within: &[String],
+    except: &[Arc<Entry>],
+) -> Option<Arc<Entry>> {
     let is_within =
         |entry: &Entry| within.is_empty() || within.iter().any(|n| **n == *entry.owner.name);
     let best = registry.with_tenant(tenant, |tunnels| {
@@ -62,8 +75,7 @@ pub fn choose(
         });
         least_busy(fit, is_ill)
     });
-    let best = best.flatten();
-    best.ok_or_else(|| explain(registry, paired, tenant, bridge, wanted))
+    best.flatten()
 }
 
 /// Whether a tunnel that declares the endpoint may take it. A bridge that was asked for by name is
@@ -97,7 +109,8 @@ fn least_busy<'a>(
     best.map(|(_, entry)| entry.clone())
 }
 
-fn explain(
+/// Why there is no tunnel.
+pub fn explain(
     registry: &Registry,
     paired: &impl Paired,
     tenant: &str,

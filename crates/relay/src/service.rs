@@ -212,11 +212,23 @@ fn check_host(request: &Request<Incoming>) -> Result<(), Problem> {
     let hosts = request.headers().get_all(header::HOST).iter().count();
     let is_said_once = match request.version() {
         Version::HTTP_11 => hosts == 1,
-        Version::HTTP_2 => hosts == 1 || (hosts == 0 && request.uri().authority().is_some()),
+        Version::HTTP_2 => match (request.uri().authority(), hosts) {
+            (Some(_), 0) | (None, 1) => true,
+            (Some(authority), 1) => {
+                let host = request.headers().get(header::HOST);
+                let is_same = |host: &HeaderValue| {
+                    let host = host.as_bytes();
+                    host.eq_ignore_ascii_case(authority.as_str().as_bytes())
+                };
+                host.is_some_and(is_same)
+            }
+            _ => false,
+        },
         _ => true,
     };
     if !is_said_once {
-        let detail = format!("the request has {hosts} Host fields; it must have one");
+        let detail =
+            format!("the request has {hosts} Host fields; it must say once whom it is for");
         return Err(Problem::invalid(detail).closing());
     }
     Ok(())

@@ -83,7 +83,7 @@ pub struct State {
     /// Each tenant's part of it; of those that had a tunnel.
     budgets: Mutex<HashMap<Arc<str>, Arc<Budget>>>,
     /// Bytes that are kept of requests' bodies, for another attempt.
-    pub uploads_kept: Kept,
+    pub uploads_kept: Arc<Kept>,
     limits: InForce,
     draining: AtomicBool,
 }
@@ -123,7 +123,7 @@ impl State {
                 },
                 config.weights.clone(),
             ),
-            uploads_kept: Kept::default(),
+            uploads_kept: Arc::default(),
             remembered: Remembered::default(),
             handshakes: Gate::new(limits.handshakes_max, limits.handshakes_per_address),
             caller_handshakes: Gate::new(callers, (callers / 2).max(1)),

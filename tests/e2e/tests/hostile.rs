@@ -139,7 +139,7 @@ async fn what_two_readers_could_read_differently_is_refused_and_its_connection_c
     ];
     let mut wrong = Vec::new();
     for (name, text) in &cases {
-        let before = world.target.requests();
+        let (before, broken) = (world.target.requests(), world.target.hangups());
         let answer = world
             .api
             .raw(text.as_bytes(), Duration::from_millis(700))
@@ -148,7 +148,13 @@ async fn what_two_readers_could_read_differently_is_refused_and_its_connection_c
         let status = answer.split(' ').nth(1).unwrap_or("nothing").to_owned();
         let answers = answer.matches("HTTP/1.1 ").count();
         let seen = world.target.requests() - before;
-        if !status.starts_with('4') || answers != 1 || seen != 0 {
+        // The head before a chunk may have gone on already: then it was broken off, and never whole.
+        let is_late = name.starts_with("a chunk") && seen == 1;
+        if is_late {
+            let within = Duration::from_secs(5);
+            world.target.wait_for_hangups(broken + 1, within).await;
+        }
+        if !status.starts_with('4') || answers != 1 || (seen != 0 && !is_late) {
             wrong.push(format!(
                 "{name}: status {status}, {answers} answers, {seen} requests at the target"
             ));

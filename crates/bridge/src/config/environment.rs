@@ -52,6 +52,7 @@ variables! {
     "BRIDGE_TARGETS_PROXY" "targets" "proxy" Text;
     "BRIDGE_TARGETS_PROXY_CREDENTIAL" "targets" "proxy_credential" Text;
     "BRIDGE_TARGETS_TLS_MIN" "targets" "tls_min" Text;
+    "BRIDGE_TARGETS_HTTP2" "targets" "http2" Bare;
     "BRIDGE_TARGETS_CONNECT_TIMEOUT" "targets" "connect_timeout" Text;
     "BRIDGE_TARGETS_HEAD_TIMEOUT" "targets" "head_timeout" Text;
     "BRIDGE_TARGETS_IDLE_TIMEOUT" "targets" "idle_timeout" Text;
@@ -169,7 +170,7 @@ mod tests {
             };
             let is_key = key
                 .bytes()
-                .all(|byte| byte.is_ascii_lowercase() || byte == b'_');
+                .all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'_');
             if is_key && !section.starts_with('[') {
                 keys.insert((section.clone(), key.to_owned()));
             }

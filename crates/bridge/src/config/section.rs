@@ -2,7 +2,7 @@
 
 use super::value::{Every, FilePath, Size, Span, Within, from_text, text};
 use crate::quota::{QuotaSection, Rate, Window};
-use protocol::limits::{STREAM_WINDOW_INITIAL_BYTES, STREAMS_MAX};
+use protocol::limits::STREAM_WINDOW_INITIAL_BYTES;
 use serde::Deserialize;
 use serde::de::{self, Deserializer};
 use std::str::FromStr;
@@ -374,7 +374,7 @@ impl Default for Targets {
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct LimitsSection {
-    /// Exchanges at once in one connection to the relay. 1 to 65536, default 1024.
+    /// Exchanges at once in one connection to the relay. 1 to 65536, default 4096.
     pub streams_max: Within<1, 65536>,
     /// Largest request body; without it any.
     pub request_max: Option<Size>,
@@ -390,7 +390,7 @@ pub struct LimitsSection {
 impl Default for LimitsSection {
     fn default() -> Self {
         Self {
-            streams_max: Within::known(STREAMS_MAX),
+            streams_max: Within::known(4096),
             request_max: None,
             response_max: None,
             memory_max: None,

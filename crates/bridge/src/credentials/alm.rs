@@ -11,7 +11,10 @@
 
 use crate::dispatcher::{Active, resolve};
 use crate::secret::Secret;
-use crate::upstream::{AnswerBody, Key, RequestBody, Upstream, request_failure, request_head};
+use crate::upstream::{
+    AnswerBody, Key, RequestBody, Upstream, refused as refused_by_target, request_failure,
+    request_head,
+};
 use bytes::Bytes;
 use http::header::{self, HeaderMap, HeaderName, HeaderValue};
 use http::{Method, StatusCode};
@@ -305,14 +308,24 @@ async fn ask(
     let settings = active.config.rules.settings(endpoint);
     let ca_file = settings.and_then(|settings| settings.ca_file.as_deref());
     let key: Key = Upstream::key(candidate.target(), ca_file, None);
-    let (approved, mut connection) = active.upstream.connect(approved, &key, None).await?;
-    let mut request = request_head(&approved, &head)?;
-    jar.apply(&Method::POST, request.headers_mut());
-    let request = request.map(|()| RequestBody::of_whole(body, head.body));
     // Nothing of the caller's request has left: whatever fails here, it was not dispatched.
     let not_sent = |failure: Failure| Failure::not_dispatched(failure.code, failure.detail);
-    let answer = connection.send(request).await;
-    let response = answer.map_err(|error| not_sent(request_failure(error.error())))?;
+    let mut is_first = true;
+    let (response, mut connection) = loop {
+        let connecting = active.upstream.connect(approved.clone(), &key, None);
+        let (approved, mut connection) = connecting.await?;
+        let mut request = request_head(&approved, &head)?;
+        jar.apply(&Method::POST, request.headers_mut());
+        let request = request.map(|()| RequestBody::of_whole(body.clone(), head.body));
+        let error = match connection.send(request).await {
+            Ok(response) => break (response, connection),
+            Err(error) => error,
+        };
+        match refused_by_target(error.error()) {
+            Some(refused) if std::mem::take(&mut is_first) => active.upstream.note(&key, refused),
+            _ => return Err(not_sent(request_failure(error.error()))),
+        }
+    };
     let (parts, incoming) = response.into_parts();
     let body = AnswerBody::new(incoming, &mut connection);
     let _ = Limited::new(body, ANSWER_MAX_BYTES).collect().await;

@@ -16,7 +16,7 @@ use crate::deliveries::{Deliveries, Mine, Turn};
 use crate::journal::{Known, Outcome};
 use crate::upstream::{
     AnswerBody, Connection, FRESH_FOR, Key, Refused, RequestBody, Upstream, refused,
-    request_failure,
+    request_failure, untouched,
 };
 use bytes::{Bytes, BytesMut};
 use http::{HeaderMap, Request, Response};
@@ -200,7 +200,10 @@ async fn request(
             exchange.active.upstream.note(way.key, refused);
         }
         if !was_returned || tries_left == 0 {
-            return Err(error);
+            return Err(match refused {
+                Some(Refused::Untouched) => untouched(),
+                Some(Refused::WantsHttp1) | None => error,
+            });
         }
         // The connection was closed before anything left on it.
         drop(connection);

@@ -11,8 +11,8 @@ use crate::credentials::Injection;
 use crate::deliveries::Deliveries;
 use crate::quota::{Place, Quota};
 use crate::upstream::{
-    Connection, FRESH_FOR, Key, Progress, RequestBody, Upstream, closed_before_answer, refused,
-    request_failure,
+    Connection, FRESH_FOR, Key, Progress, Refused, RequestBody, Upstream, closed_before_answer,
+    refused, request_failure, untouched,
 };
 use bytes::Bytes;
 use http::{HeaderMap, Request, Response, StatusCode};
@@ -394,7 +394,12 @@ impl Exchange {
         .and_then(|settings| settings.ca_file.as_deref());
         let mut injection = self.injection(candidate)?;
         let own = injection.as_ref().and_then(Injection::client_cert);
-        let key = Upstream::key(candidate.target(), ca_file, own);
+        let both = Upstream::key(candidate.target(), ca_file, own);
+        // By HTTP/2 the library does not tell whether the target wants a body.
+        let key = match self.head.expect_continue {
+            true => both.clone().of_http1(),
+            false => both.clone(),
+        };
         if let Some(injection) = &mut injection
             && injection.sign_in().is_some()
         {
@@ -415,7 +420,18 @@ impl Exchange {
         let (approved, mut connection) = match pooled {
             Some(pooled) => pooled,
             // Boxed, as all is here that most exchanges do without: they stay small.
-            None => Box::pin(self.before_dispatch(self.connection(candidate, &key))).await?,
+            None => {
+                let connecting = async {
+                    match self.connection(candidate, &key).await {
+                        // It speaks HTTP/2 alone.
+                        Err(failure) if key != both && failure.code == Code::TargetTls => {
+                            self.connection(candidate, &both).await
+                        }
+                        connected => connected,
+                    }
+                };
+                Box::pin(self.before_dispatch(connecting)).await?
+            }
         };
         let mut head = Some(self.head_for(&approved, injection.as_ref())?);
         let mut body = body;
@@ -474,8 +490,10 @@ impl Exchange {
                 // The target says that it did nothing with it.
                 (None, kept) if refused.is_some() && whole.is_some() && tries_left > 0 => {
                     again = kept;
-                    may_have_left = true;
                     RequestBody::of_whole(whole.clone().unwrap_or_default(), self.head.body)
+                }
+                _ if refused == Some(Refused::Untouched) && !may_have_left => {
+                    return Err(untouched());
                 }
                 // The target had closed an idle connection: a repeat does nothing twice.
                 (None, Some(bytes)) if was_reused && closed_before_answer(error.error()) => {
@@ -500,7 +518,11 @@ impl Exchange {
 
     /// Rewrites an answer's fields for a client that browses, where the endpoint's entry says so.
     pub(super) fn rewrite(&self, headers: &mut HeaderMap) {
-        let RequestTarget::Endpoint { name, .. } = &self.head.target else {
+        let RequestTarget::Endpoint {
+            name,
+            path_and_query,
+        } = &self.head.target
+        else {
             return;
         };
         let rules = &self.active.config.rules;
@@ -510,7 +532,7 @@ impl Exchange {
         };
         let mut endpoints = rules.endpoints.iter();
         if let Some(endpoint) = endpoints.find(|endpoint| endpoint.name == *name) {
-            rewrite.answer(headers, endpoint);
+            rewrite.answer(headers, endpoint, path_and_query);
         }
     }
 
@@ -560,7 +582,13 @@ impl Exchange {
                 }
                 Step::Answer => {
                     if let Some(result) = answered.take() {
-                        return result.map_err(|error| NoHead::Target(Box::new(error)));
+                        return result.map_err(|error| match progress.failure() {
+                            Some(failure) => NoHead::Over(Failure {
+                                execution: Execution::PossiblyExecuted,
+                                ..failure
+                            }),
+                            None => NoHead::Target(Box::new(error)),
+                        });
                     }
                 }
                 Step::Over(failure) => return Err(NoHead::Over(failure)),

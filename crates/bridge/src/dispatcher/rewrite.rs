@@ -55,14 +55,16 @@ impl Rewrite {
         *self == Self::default()
     }
 
-    /// Rewrites the fields of an answer from this endpoint, in place and in their order.
-    pub(crate) fn answer(&self, headers: &mut HeaderMap, endpoint: &Endpoint) {
+    /// Rewrites the fields of an answer from this endpoint, in place and in their order. `asked` is what
+    /// stood behind the endpoint's name in the request.
+    pub(crate) fn answer(&self, headers: &mut HeaderMap, endpoint: &Endpoint, asked: &str) {
+        let is_in_folder = asked.starts_with('/');
         for (name, value) in headers {
             let is_location = *name == header::LOCATION || *name == header::CONTENT_LOCATION;
             let rewritten = if is_location && self.location {
                 location(value.as_bytes(), endpoint)
             } else if *name == header::SET_COOKIE && self.cookies {
-                cookie(value.as_bytes(), endpoint)
+                cookie(value.as_bytes(), endpoint, is_in_folder)
             } else {
                 None
             };
@@ -150,9 +152,10 @@ impl<'a> Attribute<'a> {
 
 /// A cookie that belongs to the endpoint; `None` where it stays as it is.
 ///
-/// A cookie without `Path` belongs to the folder of the request's path (RFC 6265, 5.1.4), which is below
-/// the endpoint already.
-fn cookie(value: &[u8], endpoint: &Endpoint) -> Option<Vec<u8>> {
+/// A cookie without a `Path` that begins with a slash belongs to the folder of the request's path (RFC
+/// 6265, 5.1.4 and 5.2.4). Where the request had only the endpoint's name, that is the folder of all
+/// endpoints: then it is told the endpoint's own.
+fn cookie(value: &[u8], endpoint: &Endpoint, is_in_folder: bool) -> Option<Vec<u8>> {
     let mut parts = value.split(|byte| *byte == b';');
     let pair = parts.next()?;
     // Clients take `__Host-` cookies with `Path=/` and without `Domain` alone, and names in any case
@@ -166,6 +169,8 @@ fn cookie(value: &[u8], endpoint: &Endpoint) -> Option<Vec<u8>> {
     let domain = attributes.iter().rfind(|own| own.is(b"domain"));
     let host = endpoint.base.host();
     let drops_domain = domain.is_some_and(|domain| is_in_domain(host, domain.value));
+    let path = attributes.iter().rfind(|own| own.is(b"path"));
+    let has_path = path.is_some_and(|path| path.value.starts_with(b"/"));
     let mut written = pair.to_vec();
     for attribute in attributes {
         if drops_domain && attribute.is(b"domain") {
@@ -180,6 +185,10 @@ fn cookie(value: &[u8], endpoint: &Endpoint) -> Option<Vec<u8>> {
         written.extend_from_slice(attribute.before);
         written.extend_from_slice(path.as_deref().unwrap_or(attribute.value));
         written.extend_from_slice(attribute.behind);
+    }
+    if !has_path && !is_in_folder {
+        written.extend_from_slice(b"; Path=");
+        written.extend_from_slice(&path_of(endpoint, b"/"));
     }
     Some(written)
 }
@@ -239,7 +248,7 @@ mod tests {
     fn rewritten(url: &str, name: &'static str, value: &[u8]) -> Vec<u8> {
         let mut headers = HeaderMap::new();
         headers.append(name, HeaderValue::from_bytes(value).unwrap());
-        BOTH.answer(&mut headers, &endpoint(url));
+        BOTH.answer(&mut headers, &endpoint(url), "/");
         assert_eq!(headers.len(), 1);
         headers[name].as_bytes().to_vec()
     }
@@ -314,7 +323,7 @@ mod tests {
             for (name, value) in fields {
                 headers.append(name, HeaderValue::from_static(value));
             }
-            rewrite.answer(&mut headers, &alm);
+            rewrite.answer(&mut headers, &alm, "/");
             let changed = fields
                 .iter()
                 .filter(|(name, value)| headers[*name] != value);
@@ -700,7 +709,7 @@ mod tests {
         headers.append("x-other", HeaderValue::from_static("/qcbin/"));
         headers.append("set-cookie", HeaderValue::from_static("b=2; Path=/other"));
         headers.append("set-cookie", HeaderValue::from_static("a=3; Path=/"));
-        BOTH.answer(&mut headers, &endpoint(ALM));
+        BOTH.answer(&mut headers, &endpoint(ALM), "/");
         let cookies: Vec<_> = headers.get_all("set-cookie").iter().collect();
         assert_eq!(
             cookies,
@@ -712,5 +721,22 @@ mod tests {
         );
         assert_eq!(headers["x-other"], "/qcbin/");
         assert_eq!(headers.len(), 4);
+    }
+
+    #[test]
+    fn a_cookie_of_an_answer_to_the_bare_name_stays_with_its_endpoint() {
+        let given = |asked: &str, cookie: &'static str| {
+            let mut headers = HeaderMap::new();
+            headers.append(header::SET_COOKIE, HeaderValue::from_static(cookie));
+            BOTH.answer(&mut headers, &endpoint(ALM), asked);
+            headers[header::SET_COOKIE].to_str().unwrap().to_owned()
+        };
+        for asked in ["", "?x=1"] {
+            for cookie in ["a=1", "a=1; Secure", "a=1; Path=", "a=1; Path=x"] {
+                let expected = format!("{cookie}; Path=/v1/endpoints/alm/");
+                assert_eq!(given(asked, cookie), expected, "{asked}");
+            }
+        }
+        assert_eq!(given("/", "a=1; Secure"), "a=1; Secure");
     }
 }

@@ -3,9 +3,12 @@
 use super::PROBE_WITHIN;
 use crate::credentials::Injection;
 use crate::dispatcher::{Active, resolve};
-use crate::upstream::{Connection, RequestBody, Upstream, request_failure, request_head};
+use crate::upstream::{
+    Connection, RequestBody, Upstream, refused as refused_by_target, request_failure, request_head,
+};
 use bytes::Bytes;
 use http::Method;
+use hyper::client::conn::TrySendError;
 use policy::{Approved, Target};
 use protocol::frame::{BodyLength, Class, Headers, RequestHead, RequestTarget, TimeLeft};
 use protocol::{Code, Failure};
@@ -71,8 +74,9 @@ async fn look(active: &Active, name: &str, asks: bool, probe: &mut Probe) -> Res
     let ca_file = settings.and_then(|settings| settings.ca_file.as_deref());
     let own = injection.as_ref().and_then(Injection::client_cert);
     let key = Upstream::key(candidate.target(), ca_file, own);
-    let (approved, connection) = active.upstream.connect(approved, &key, None).await?;
-    probe.connected = Some(approved.socket_addr());
+    let connecting = active.upstream.connect(approved.clone(), &key, None);
+    let (used, connection) = connecting.await?;
+    probe.connected = Some(used.socket_addr());
     if !asks {
         return Ok(());
     }
@@ -81,7 +85,17 @@ async fn look(active: &Active, name: &str, asks: bool, probe: &mut Probe) -> Res
     {
         injection.signed_in(sign_in.at(active, name, None).await?);
     }
-    probe.status = Some(ask(&approved, &head, injection.as_ref(), connection).await?);
+    let injection = injection.as_ref();
+    let asked = match ask(&used, &head, injection, connection).await? {
+        Err(error) if let Some(refused) = refused_by_target(error.error()) => {
+            active.upstream.note(&key, refused);
+            let connecting = active.upstream.connect(approved, &key, None);
+            let (used, connection) = connecting.await?;
+            ask(&used, &head, injection, connection).await?
+        }
+        asked => asked,
+    };
+    probe.status = Some(asked.map_err(|error| request_failure(error.error()))?);
     Ok(())
 }
 
@@ -101,21 +115,23 @@ fn injection(active: &Active, name: &str, target: &Target) -> Result<Option<Inje
     Injection::new(credential.clone(), target, "GET").map(Some)
 }
 
+/// The status of an answer, or why there is none.
+type Asked = Result<u16, TrySendError<http::Request<RequestBody>>>;
+
 /// Makes the request. The answer's body is not read; the connection is closed.
 async fn ask(
     approved: &Approved,
     head: &RequestHead,
     injection: Option<&Injection>,
     mut connection: Connection,
-) -> Result<u16, Failure> {
+) -> Result<Asked, Failure> {
     let mut request = request_head(approved, head)?;
     if let Some(injection) = injection {
         injection.apply(&Method::GET, request.headers_mut())?;
     }
     let request = request.map(|()| RequestBody::of_whole(Bytes::new(), BodyLength::None));
     let answer = connection.send(request).await;
-    let response = answer.map_err(|error| request_failure(error.error()))?;
-    Ok(response.status().as_u16())
+    Ok(answer.map(|response| response.status().as_u16()))
 }
 
 fn refused(refusal: &policy::Refusal) -> Failure {

@@ -9,8 +9,8 @@ use http_body::{Body, Frame, SizeHint};
 use protocol::frame::BodyLength;
 use protocol::{Code, Execution, Failure};
 use std::pin::Pin;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::task::{Context, Poll, Waker};
 use std::time::{Duration, Instant};
 use transport::RecvStream;
@@ -22,6 +22,7 @@ pub(crate) struct Progress {
     start: Instant,
     millis: AtomicU64,
     is_done: AtomicBool,
+    failed: OnceLock<Failure>,
 }
 
 impl Progress {
@@ -30,6 +31,7 @@ impl Progress {
             start: Instant::now(),
             millis: AtomicU64::new(0),
             is_done: AtomicBool::new(false),
+            failed: OnceLock::new(),
         })
     }
 
@@ -41,6 +43,15 @@ impl Progress {
     /// When a piece of it was last handed to the target's connection.
     pub(crate) fn last(&self) -> Instant {
         self.start + Duration::from_millis(self.millis.load(Ordering::Relaxed))
+    }
+
+    /// Why the body came to no end. The HTTP library does not always say.
+    pub(crate) fn failure(&self) -> Option<Failure> {
+        self.failed.get().cloned()
+    }
+
+    fn failed(&self, failure: &Failure) {
+        let _ = self.failed.set(failure.clone());
     }
 
     /// Whether the whole body was handed over.
@@ -230,6 +241,7 @@ impl Body for RequestBody {
             Some(Ok(frame)) => {
                 let bytes = frame.data_ref().map_or(0, Bytes::len);
                 if let Err(failure) = self.count(bytes) {
+                    self.progress.failed(&failure);
                     return Poll::Ready(Some(Err(failure)));
                 }
                 // A body of known length is never polled behind its last byte.
@@ -239,7 +251,7 @@ impl Body for RequestBody {
                     self.done();
                 }
             }
-            Some(Err(_)) => {}
+            Some(Err(failure)) => self.progress.failed(failure),
         }
         Poll::Ready(frame)
     }

@@ -31,7 +31,7 @@ use tokio_rustls::TlsConnector;
 use transport::dial::Proxy;
 
 /// A live connection to a target. Its bytes move while [`Self::send`] or an [`AnswerBody`] is
-/// polled. Dropping it closes it.
+/// polled; by HTTP/2 they move by themselves. Dropping it closes it.
 #[derive(Debug)]
 pub struct Connection {
     line: Line,

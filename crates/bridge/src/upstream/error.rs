@@ -82,22 +82,24 @@ pub(crate) fn response_failure(error: &BodyError) -> Failure {
     Failure::new(code, Execution::Executed, detail)
 }
 
-/// An exchange that HTTP/2 ended: its words quote nothing of the message.
+/// The target did nothing with a request, as it said.
+pub(crate) fn untouched() -> Failure {
+    let detail = "the target refused the request, and did nothing with it (HTTP/2)";
+    Failure::not_dispatched(Code::TargetRefused, detail)
+}
+
+/// An exchange that HTTP/2 ended. Of what the target said, the reason is told and no words of its own.
 fn of_http2(cause: &h2::Error, execution: Execution) -> Failure {
-    let ended_by_target = cause.is_remote() || cause.is_io();
-    let code = if ended_by_target {
-        Code::TargetClosed
-    } else {
-        Code::TargetProtocol
-    };
+    let reason = cause
+        .reason()
+        .map_or_else(String::new, |reason| format!(": {}", reason.description()));
     let when = match execution {
         Execution::Executed => "before its answer was whole",
         _ => "before it answered",
     };
-    let detail = if ended_by_target {
-        format!("the target ended the exchange {when}: {cause}")
-    } else {
-        format!("the target broke the rules of HTTP/2 {when}: {cause}")
+    let (code, what) = match cause {
+        cause if cause.is_library() => (Code::TargetProtocol, "broke the rules of HTTP/2"),
+        _ => (Code::TargetClosed, "ended the exchange"),
     };
-    Failure::new(code, execution, detail)
+    Failure::new(code, execution, format!("the target {what} {when}{reason}"))
 }

@@ -18,6 +18,10 @@ use tokio::task::AbortHandle;
 /// What a target may send before the relay has taken it.
 const WINDOW_BYTES: u32 = 256 * 1024;
 
+/// The same for the connection. The library ends one whose unread frames take more than half of this in
+/// memory beyond their bytes, as many small ones do.
+const CONNECTION_WINDOW_BYTES: u32 = 2 * 1024 * 1024;
+
 /// What is buffered of a request for a target that does not take it yet.
 const SEND_BUFFER_BYTES: usize = 64 * 1024;
 
@@ -80,7 +84,7 @@ pub(super) async fn handshake(
     let header_list_max = u32::try_from(HEAD_BUFFER_BYTES).unwrap_or(u32::MAX);
     let (sender, connection) = Builder::new(tasks.clone())
         .initial_stream_window_size(WINDOW_BYTES)
-        .initial_connection_window_size(WINDOW_BYTES)
+        .initial_connection_window_size(CONNECTION_WINDOW_BYTES)
         .max_header_list_size(header_list_max)
         .max_send_buf_size(SEND_BUFFER_BYTES)
         .handshake(TokioIo::new(stream))
@@ -114,21 +118,21 @@ pub(super) fn in_its_form(mut request: Request<RequestBody>) -> Request<RequestB
 pub(crate) enum Refused {
     /// It did nothing with it (RFC 9113, 8.7).
     Untouched,
-    /// It did nothing with it, and wants to be asked by HTTP/1.1.
+    /// It wants to be asked by HTTP/1.1 (RFC 9113, 7). That it did nothing yet is what clients take this
+    /// for; servers say it where they need a client certificate or a sign-in of the connection.
     WantsHttp1,
 }
 
-/// Whether the target says that it did nothing with the request.
+/// Whether the target says that it did nothing with the request. GOAWAY is not taken for that: the
+/// library tells of it also to a request that has left a moment before.
 pub(crate) fn refused(error: &hyper::Error) -> Option<Refused> {
     let error = cause(error)?;
-    let is_from_target = error.is_remote();
-    match error.reason() {
-        Some(h2::Reason::HTTP_1_1_REQUIRED) if is_from_target => Some(Refused::WantsHttp1),
-        Some(h2::Reason::REFUSED_STREAM) if is_from_target && error.is_reset() => {
-            Some(Refused::Untouched)
-        }
-        // Told only to requests above the last one that the target took.
-        _ if is_from_target && error.is_go_away() => Some(Refused::Untouched),
+    if !error.is_remote() || !error.is_reset() {
+        return None;
+    }
+    match error.reason()? {
+        h2::Reason::HTTP_1_1_REQUIRED => Some(Refused::WantsHttp1),
+        h2::Reason::REFUSED_STREAM => Some(Refused::Untouched),
         _ => None,
     }
 }

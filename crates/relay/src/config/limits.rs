@@ -28,15 +28,15 @@ pub struct Limits {
     pub connections_max: u32,
     /// Connections of one address on the listener with TLS, tunnels included. Default 10000.
     pub connections_per_address: u32,
-    /// Exchanges at once on one tunnel. Default 1024.
+    /// Exchanges at once on one tunnel. Default 4096.
     pub streams_per_session: u32,
     /// Exchanges at once of all tenants. Of these each tenant may have its weight times what is left, see
     /// `[weights]`. Default 20000.
     pub streams_max: u32,
     /// Exchanges at once of one tenant. Default 4096.
     pub streams_per_tenant: u32,
-    /// Exchanges at once of one API key: fewer than a tunnel takes, so that one caller cannot have it all
-    /// to itself. Default 768.
+    /// Exchanges at once of one API key, which has no more than its weight times what its tenant has left.
+    /// Default 3072.
     pub streams_per_key: u32,
     /// The JSON document of a call. Default 1 MiB.
     pub call_request_max: ByteSize,
@@ -84,10 +84,10 @@ impl Default for Limits {
             unproven_per_address: 64,
             connections_max: 20_000,
             connections_per_address: 10_000,
-            streams_per_session: 1024,
+            streams_per_session: 4096,
             streams_max: 20_000,
             streams_per_tenant: 4096,
-            streams_per_key: 768,
+            streams_per_key: 3072,
             call_request_max: ByteSize::mib(1),
             call_response_max: ByteSize::mib(1),
             call_memory_max: ByteSize::mib(64),

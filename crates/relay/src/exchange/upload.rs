@@ -4,7 +4,6 @@
 //! reason to trouble the caller, for the next one gets the body from its first byte. Bounded for each
 //! body and for all together; what is longer is not repeated.
 
-use crate::state::State;
 use bytes::Bytes;
 use http_body::{Body, Frame};
 use protocol::{Code, Failure};
@@ -21,7 +20,10 @@ use transport::{PumpError, SendStream};
 /// What is kept of one body, in bytes.
 const KEPT_MAX_BYTES: usize = 64 * 1024;
 
-/// What is kept of all of them.
+/// Pieces that are kept of one body.
+const KEPT_MAX_PIECES: usize = 256;
+
+/// What is kept of all of them, in bytes.
 const ALL_KEPT_MAX_BYTES: usize = 32 * 1024 * 1024;
 
 /// How long the bridge's word is waited for that the target wants a body; it has one after a second.
@@ -84,13 +86,15 @@ pub(super) struct Upload<B>(Arc<Mutex<Source<B>>>);
 
 #[derive(Debug)]
 struct Source<B> {
-    state: Arc<State>,
+    all_kept: Arc<Kept>,
     body: Pin<Box<B>>,
-    /// Its beginning; nothing once it is longer than what is kept.
+    /// Its beginning, as far as it is kept.
     kept: Vec<Bytes>,
     kept_bytes: usize,
+    /// Whether all that was taken of it is kept.
     is_whole: bool,
-    has_ended: bool,
+    /// How it ended.
+    end: Option<Result<(), Broken>>,
     /// Which reader may read.
     reader: u32,
     idle: Option<Duration>,
@@ -105,33 +109,49 @@ impl<B> Drop for Source<B> {
 
 impl<B> Source<B> {
     fn forget(&mut self) {
-        self.state.uploads_kept.less(self.kept_bytes);
+        self.all_kept.less(self.kept_bytes);
         self.kept = Vec::new();
         self.kept_bytes = 0;
         self.is_whole = false;
     }
 
+    /// Its reader has all that is kept.
     fn keep(&mut self, data: &Bytes) {
         if !self.is_whole {
             return;
         }
-        let fits = self.kept_bytes + data.len() <= KEPT_MAX_BYTES;
-        if fits && self.state.uploads_kept.add(data.len()) {
+        let fits = self.kept_bytes + data.len() <= KEPT_MAX_BYTES
+            && self.kept.len() < KEPT_MAX_PIECES
+            && self.all_kept.add(data.len());
+        if fits {
             self.kept_bytes += data.len();
             self.kept.push(data.clone());
         } else {
             self.forget();
         }
     }
+
+    /// A piece of what is kept. It goes with its reader where nobody will want it once more.
+    fn piece(&mut self, at: &mut usize) -> Option<Bytes> {
+        let piece = self.kept.get(*at)?.clone();
+        *at += 1;
+        if !self.is_whole && *at == self.kept.len() {
+            self.forget();
+            *at = 0;
+        }
+        Some(piece)
+    }
 }
 
 impl<B: Body<Data = Bytes>> Source<B> {
     fn poll_next(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Broken>>> {
-        if self.has_ended {
-            return Poll::Ready(None);
+        match self.end {
+            None => {}
+            Some(Ok(())) => return Poll::Ready(None),
+            Some(Err(broken)) => return Poll::Ready(Some(Err(broken))),
         }
         let frame = match self.body.as_mut().poll_frame(cx) {
-            Poll::Ready(frame) => frame,
+            Poll::Ready(frame) => frame.map(|frame| frame.map_err(|_| Broken::Off)),
             Poll::Pending => {
                 let Some(idle) = self.idle else {
                     return Poll::Pending;
@@ -140,43 +160,39 @@ impl<B: Body<Data = Bytes>> Source<B> {
                     .sleep
                     .get_or_insert_with(|| Box::pin(tokio::time::sleep(idle)));
                 std::task::ready!(sleep.as_mut().poll(cx));
-                return Poll::Ready(Some(Err(Broken::Idle(idle))));
+                Some(Err(Broken::Idle(idle)))
             }
         };
         if let (Some(sleep), Some(idle)) = (&mut self.sleep, self.idle) {
             sleep.as_mut().reset(Instant::now() + idle);
         }
-        Poll::Ready(match frame {
-            None => {
-                self.has_ended = true;
-                None
+        match &frame {
+            None => self.end = Some(Ok(())),
+            // It is said once; whoever asks again must not take it for an end.
+            Some(Err(broken)) => {
+                self.end = Some(Err(*broken));
+                self.forget();
             }
-            Some(Err(_)) => Some(Err(Broken::Off)),
-            Some(Ok(frame)) => {
-                match frame.data_ref() {
-                    Some(data) => {
-                        self.state.metrics.bytes_up(data.len() as u64);
-                        self.keep(data);
-                    }
-                    // Trailers are told once.
-                    None => self.forget(),
-                }
-                Some(Ok(frame))
-            }
-        })
+            Some(Ok(frame)) => match frame.data_ref() {
+                Some(data) => self.keep(data),
+                // Trailers are told once.
+                None => self.forget(),
+            },
+        }
+        Poll::Ready(frame)
     }
 }
 
 impl<B> Upload<B> {
     /// With the time that the caller may be silent for.
-    pub(super) fn new(state: &Arc<State>, body: B, idle: Option<Duration>) -> Self {
+    pub(super) fn new(all_kept: &Arc<Kept>, body: B, idle: Option<Duration>) -> Self {
         Self(Arc::new(Mutex::new(Source {
-            state: state.clone(),
+            all_kept: all_kept.clone(),
             body: Box::pin(body),
             kept: Vec::new(),
             kept_bytes: 0,
             is_whole: true,
-            has_ended: false,
+            end: None,
             reader: 0,
             idle,
             sleep: None,
@@ -187,17 +203,20 @@ impl<B> Upload<B> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Whether another attempt can have it from its first byte.
-    pub(super) fn is_whole(&self) -> bool {
-        self.lock().is_whole
+    /// Takes it from its reader, for good. Whether another can have it from its first byte.
+    pub(super) fn take_back(&self) -> bool {
+        let mut source = self.lock();
+        source.reader += 1;
+        source.is_whole
     }
 
-    /// Nobody will want it once more.
-    pub(super) fn forget(&self) {
-        self.lock().forget();
+    /// Nobody will want it once more. What its reader has not read of it stays.
+    pub(super) fn release(&self) {
+        let mut source = self.lock();
+        source.is_whole = false;
     }
 
-    /// The body for an attempt, in place of any before.
+    /// The body for an attempt.
     pub(super) fn reader(&self) -> Reader<B> {
         let mut source = self.lock();
         source.reader += 1;
@@ -231,9 +250,8 @@ impl<B: Body<Data = Bytes>> Body for Reader<B> {
         if source.reader != this.number {
             return Poll::Ready(Some(Err(Broken::Handed)));
         }
-        if let Some(piece) = source.kept.get(this.at) {
-            this.at += 1;
-            return Poll::Ready(Some(Ok(Frame::data(piece.clone()))));
+        if let Some(piece) = source.piece(&mut this.at) {
+            return Poll::Ready(Some(Ok(Frame::data(piece))));
         }
         let next = source.poll_next(cx);
         this.at = source.kept.len();
@@ -302,5 +320,133 @@ impl<B: Body<Data = Bytes>> Body for Expected<B> {
             Wanting::Yes => this.body.as_mut().poll_frame(cx),
             Wanting::No | Wanting::NotYet(_) => Poll::Pending,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::collections::VecDeque;
+    use std::task::Waker;
+
+    /// Says each of these once, and then nothing, as a caller that is slow.
+    struct Script(VecDeque<Option<Result<Frame<Bytes>, ()>>>);
+
+    impl Body for Script {
+        type Data = Bytes;
+        type Error = ();
+
+        fn poll_frame(
+            mut self: Pin<&mut Self>,
+            _: &mut Context<'_>,
+        ) -> Poll<Option<Result<Frame<Bytes>, ()>>> {
+            self.0.pop_front().map_or(Poll::Pending, Poll::Ready)
+        }
+    }
+
+    fn data(bytes: &'static [u8]) -> Option<Result<Frame<Bytes>, ()>> {
+        Some(Ok(Frame::data(Bytes::from_static(bytes))))
+    }
+
+    fn upload(said: impl IntoIterator<Item = Option<Result<Frame<Bytes>, ()>>>) -> Upload<Script> {
+        let script = Script(said.into_iter().collect());
+        Upload::new(&Arc::default(), script, None)
+    }
+
+    type Polled = Poll<Option<Result<Bytes, Broken>>>;
+
+    fn next(reader: &mut Reader<Script>) -> Polled {
+        let mut cx = Context::from_waker(Waker::noop());
+        Pin::new(reader).poll_frame(&mut cx).map(|frame| {
+            frame.map(|frame| frame.map(|frame| frame.into_data().unwrap_or_default()))
+        })
+    }
+
+    fn piece(bytes: &'static [u8]) -> Polled {
+        Poll::Ready(Some(Ok(Bytes::from_static(bytes))))
+    }
+
+    #[test]
+    fn the_next_attempt_gets_it_from_its_first_byte() {
+        let upload = upload([data(b"a"), data(b"b"), data(b"c"), None]);
+        let mut first = upload.reader();
+        assert_eq!(
+            (next(&mut first), next(&mut first)),
+            (piece(b"a"), piece(b"b"))
+        );
+        assert!(upload.take_back());
+        assert_eq!(next(&mut first), Poll::Ready(Some(Err(Broken::Handed))));
+        let mut second = upload.reader();
+        for expected in [piece(b"a"), piece(b"b"), piece(b"c"), Poll::Ready(None)] {
+            assert_eq!(next(&mut second), expected);
+        }
+        assert_eq!(next(&mut second), Poll::Ready(None));
+    }
+
+    #[test]
+    fn an_early_answer_takes_nothing_out_of_the_middle() {
+        let upload = upload([data(b"a"), data(b"b"), None]);
+        let mut first = upload.reader();
+        let _ = (next(&mut first), next(&mut first));
+        assert!(upload.take_back());
+        let mut second = upload.reader();
+        assert_eq!(next(&mut second), piece(b"a"));
+        upload.release();
+        assert_eq!(
+            (next(&mut second), next(&mut second)),
+            (piece(b"b"), Poll::Ready(None))
+        );
+        assert_eq!(upload.lock().kept_bytes, 0);
+        assert!(!upload.take_back());
+    }
+
+    #[test]
+    fn what_is_longer_or_in_more_pieces_than_is_kept_is_not_repeated() {
+        const CHUNK: &[u8] = &[b'x'; 16 * 1024];
+        for (chunk, fits) in [(CHUNK, 4), (&b"x"[..], KEPT_MAX_PIECES)] {
+            let upload = upload(std::iter::repeat_n(chunk, fits + 1).map(data));
+            let mut reader = upload.reader();
+            for _ in 0..fits {
+                assert_eq!(next(&mut reader), piece(chunk));
+            }
+            assert!(upload.lock().is_whole);
+            assert_eq!(next(&mut reader), piece(chunk));
+            assert_eq!(next(&mut reader), Poll::Pending);
+            assert!(!upload.take_back());
+            assert_eq!(upload.lock().all_kept.0.load(Ordering::Relaxed), 0);
+        }
+    }
+
+    #[test]
+    fn what_broke_off_stays_broken_and_is_not_repeated() {
+        let upload = upload([data(b"a"), Some(Err(())), None]);
+        let mut reader = upload.reader();
+        assert_eq!(next(&mut reader), piece(b"a"));
+        for _ in 0..2 {
+            assert_eq!(next(&mut reader), Poll::Ready(Some(Err(Broken::Off))));
+        }
+        assert!(!upload.take_back());
+    }
+
+    #[test]
+    fn trailers_are_told_once() {
+        let trailers = Some(Ok(Frame::trailers(http::HeaderMap::new())));
+        let upload = upload([data(b"a"), trailers, None]);
+        let mut reader = upload.reader();
+        let _ = (next(&mut reader), next(&mut reader));
+        assert!(!upload.take_back());
+    }
+
+    #[test]
+    fn what_is_kept_of_all_is_bounded_and_given_back() {
+        let all = Arc::<Kept>::default();
+        assert!(all.add(ALL_KEPT_MAX_BYTES));
+        let script = Script([data(b"a"), data(b"b")].into());
+        let upload = Upload::new(&all, script, None);
+        assert_eq!(next(&mut upload.reader()), piece(b"a"));
+        assert!(!upload.take_back());
+        all.less(ALL_KEPT_MAX_BYTES);
+        drop(upload);
+        assert_eq!(all.0.load(Ordering::Relaxed), 0);
     }
 }

@@ -54,7 +54,8 @@ pub fn note_request(hops: Hops, headers: &mut HeaderMap, version: Version, calle
     }
 }
 
-/// Adds to an answer what the caller is told, behind what is there. Bridges speak HTTP/1.1 with targets.
+/// Adds to an answer what the caller is told, behind what is there. The relay has it from a bridge: what that spoke with
+/// the target is not told.
 pub fn note_answer(hops: Hops, headers: &mut HeaderMap) {
     if hops.via {
         headers.append(header::VIA, via(Version::HTTP_11));

@@ -36,6 +36,18 @@ impl<IO> ByLines<IO> {
         }
     }
 
+    /// What becomes of a write. A raw stream may stand still for as long as its own limit says.
+    fn see<T>(
+        &mut self,
+        cx: &mut Context<'_>,
+        written: Poll<io::Result<T>>,
+    ) -> Poll<io::Result<T>> {
+        if self.connection.is_raw() {
+            return written;
+        }
+        self.patience.see(cx, written)
+    }
+
     /// The connection itself.
     pub(crate) fn into_inner(self) -> IO {
         self.io
@@ -66,7 +78,7 @@ impl<IO: AsyncWrite + Unpin> AsyncWrite for ByLines<IO> {
     ) -> Poll<io::Result<usize>> {
         let this = self.get_mut();
         let written = Pin::new(&mut this.io).poll_write(cx, buf);
-        this.patience.see(cx, written)
+        this.see(cx, written)
     }
 
     fn poll_write_vectored(
@@ -76,7 +88,7 @@ impl<IO: AsyncWrite + Unpin> AsyncWrite for ByLines<IO> {
     ) -> Poll<io::Result<usize>> {
         let this = self.get_mut();
         let written = Pin::new(&mut this.io).poll_write_vectored(cx, bufs);
-        this.patience.see(cx, written)
+        this.see(cx, written)
     }
 
     fn is_write_vectored(&self) -> bool {
@@ -86,11 +98,13 @@ impl<IO: AsyncWrite + Unpin> AsyncWrite for ByLines<IO> {
     fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let this = self.get_mut();
         let flushed = Pin::new(&mut this.io).poll_flush(cx);
-        this.patience.see(cx, flushed)
+        this.see(cx, flushed)
     }
 
     fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.get_mut().io).poll_shutdown(cx)
+        let this = self.get_mut();
+        let shut = Pin::new(&mut this.io).poll_shutdown(cx);
+        this.see(cx, shut)
     }
 }
 

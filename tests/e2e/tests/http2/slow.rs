@@ -55,17 +55,19 @@ fn failed<const N: usize>(checks: [(&str, bool); N]) -> Vec<String> {
 }
 
 async fn slow_headers(ground: &Ground) -> Vec<String> {
-    let (trickled_1, stopped_1, trickled_2, stopped_2) = tokio::join!(
+    let (trickled_1, stopped_1, trickled_2, stopped_2, no_preface) = tokio::join!(
         trickled_over_http1(ground),
         stopped_over_http1(ground),
         trickled_over_http2(ground),
         stopped_over_http2(ground),
+        without_a_preface(ground),
     );
     failed([
         ("HTTP/1.1: a head that trickles goes on", trickled_1),
         ("HTTP/1.1: half a head is waited for", stopped_1),
         ("HTTP/2: a head that trickles goes on", trickled_2),
         ("HTTP/2: half a head is waited for", stopped_2),
+        ("HTTP/2: a preface is waited for", no_preface),
     ])
 }
 
@@ -101,6 +103,16 @@ async fn stopped_over_http1(ground: &Ground) -> bool {
     ended.is_ok()
 }
 
+async fn without_a_preface(ground: &Ground) -> bool {
+    let mut stream = caller::connect(&ground.site, "h2").await;
+    stream.write_all(b"PRI * HTT").await.expect("half of it");
+    stream.flush().await.expect("half of it");
+    let mut answer = Vec::new();
+    let ended = timeout(HEADERS_WITHIN, stream.read_to_end(&mut answer)).await;
+    ended.is_ok()
+}
+
+/// Whether it was ended.
 async fn trickled_over_http2(ground: &Ground) -> bool {
     let mut caller = Caller::open(&ground.site).await;
     // An acknowledgement in the middle of a frame would be another mistake.

@@ -46,6 +46,8 @@ async fn a_target_that_refuses_every_stream_is_not_asked_for_ever() {
     site.target.answer("/never", refused);
     let answer = site.send(site.post("/never", "small")).await;
     assert!(answer.status.is_server_error(), "{}", answer.status);
+    // Its target says that nothing was done: the caller may come again.
+    assert_eq!(answer.execution(), "not_dispatched");
     let attempts = site.target.take("/never").len();
     assert!(
         (1..=ATTEMPTS_MAX).contains(&attempts),

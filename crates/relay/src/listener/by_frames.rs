@@ -1,0 +1,263 @@
+//! A header section in HTTP/2 has as long to arrive as in HTTP/1.1.
+//!
+//! The HTTP library waits for the rest of one without end, as it does for the preface of a connection. So
+//! what comes in is followed from frame to frame (RFC 9113, 4.1): while a preface, a frame's own head, or a
+//! header section is not whole, a clock runs.
+
+use super::patience::Patience;
+use std::io::{self, IoSlice};
+use std::pin::Pin;
+use std::task::{Context, Poll};
+use std::time::Duration;
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::time::Sleep;
+
+/// The preface of a client (RFC 9113, 3.4).
+const PREFACE_BYTES: u32 = 24;
+
+/// The head of a frame.
+const HEAD_BYTES: usize = 9;
+
+/// Types of frames that carry a header section (RFC 9113, 6.2 and 6.10), and the flag of the last one.
+const HEADERS: u8 = 1;
+const CONTINUATION: u8 = 9;
+const END_HEADERS: u8 = 4;
+
+/// A connection that is read by frames.
+#[derive(Debug)]
+pub(super) struct ByFrames<IO> {
+    io: IO,
+    patience: Patience,
+    frames: Frames,
+    /// How long what has begun may take.
+    limit: Duration,
+    /// Runs while something has begun that is not whole.
+    clock: Option<Pin<Box<Sleep>>>,
+}
+
+impl<IO> ByFrames<IO> {
+    /// From its first byte on.
+    pub(super) fn new(io: IO, limit: Duration, patience: Patience) -> Self {
+        Self {
+            io,
+            patience,
+            frames: Frames::default(),
+            limit,
+            clock: None,
+        }
+    }
+}
+
+impl<IO: AsyncRead + Unpin> AsyncRead for ByFrames<IO> {
+    fn poll_read(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        let this = self.get_mut();
+        let before = buf.filled().len();
+        let read = Pin::new(&mut this.io).poll_read(cx, buf);
+        let had_all = this.frames.see(&buf.filled()[before..]);
+        if had_all {
+            this.clock = None;
+        }
+        if this.frames.is_between() {
+            return read;
+        }
+        let limit = this.limit;
+        let clock = this
+            .clock
+            .get_or_insert_with(|| Box::pin(tokio::time::sleep(limit)));
+        if clock.as_mut().poll(cx).is_ready() {
+            let detail = format!("a header section was not whole within {limit:?}");
+            return Poll::Ready(Err(io::Error::new(io::ErrorKind::TimedOut, detail)));
+        }
+        read
+    }
+}
+
+impl<IO: AsyncWrite + Unpin> AsyncWrite for ByFrames<IO> {
+    fn poll_write(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        let this = self.get_mut();
+        let written = Pin::new(&mut this.io).poll_write(cx, buf);
+        this.patience.see(cx, written)
+    }
+
+    fn poll_write_vectored(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bufs: &[IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        let this = self.get_mut();
+        let written = Pin::new(&mut this.io).poll_write_vectored(cx, bufs);
+        this.patience.see(cx, written)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.io.is_write_vectored()
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let this = self.get_mut();
+        let flushed = Pin::new(&mut this.io).poll_flush(cx);
+        this.patience.see(cx, flushed)
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let this = self.get_mut();
+        let shut = Pin::new(&mut this.io).poll_shutdown(cx);
+        this.patience.see(cx, shut)
+    }
+}
+
+/// Follows the bytes of a connection.
+#[derive(Debug)]
+struct Frames {
+    /// Bytes that are left of the preface, or of a frame's payload.
+    left: u32,
+    /// The head of the next frame, as far as it is there.
+    head: [u8; HEAD_BYTES],
+    head_len: usize,
+    /// Something has begun that has to be whole soon.
+    is_open: bool,
+    /// It is whole when `left` has come.
+    ends: bool,
+}
+
+impl Default for Frames {
+    fn default() -> Self {
+        Self {
+            left: PREFACE_BYTES,
+            head: [0; HEAD_BYTES],
+            head_len: 0,
+            is_open: true,
+            ends: true,
+        }
+    }
+}
+
+impl Frames {
+    /// Whether nothing is open now.
+    fn is_between(&self) -> bool {
+        !self.is_open && self.head_len == 0
+    }
+
+    /// Looks at what came. Whether something that was open is whole now, or was in between.
+    fn see(&mut self, mut bytes: &[u8]) -> bool {
+        let mut was_whole = false;
+        loop {
+            let taken = bytes.len().min(self.left as usize);
+            self.left -= u32::try_from(taken).unwrap_or(self.left);
+            bytes = &bytes[taken..];
+            if self.left > 0 {
+                return was_whole;
+            }
+            if self.ends {
+                self.ends = false;
+                self.is_open = false;
+            }
+            was_whole |= self.is_between();
+            let wanted = (HEAD_BYTES - self.head_len).min(bytes.len());
+            if wanted == 0 {
+                return was_whole;
+            }
+            self.head[self.head_len..self.head_len + wanted].copy_from_slice(&bytes[..wanted]);
+            self.head_len += wanted;
+            bytes = &bytes[wanted..];
+            if self.head_len == HEAD_BYTES {
+                self.begin();
+            }
+        }
+    }
+
+    /// A frame begins.
+    fn begin(&mut self) {
+        let [a, b, c, kind, flags, ..] = self.head;
+        self.head_len = 0;
+        self.left = u32::from_be_bytes([0, a, b, c]);
+        if matches!(kind, HEADERS | CONTINUATION) {
+            self.is_open = true;
+            self.ends = flags & END_HEADERS != 0;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+    const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+
+    fn frame(kind: u8, flags: u8, length: u8) -> Vec<u8> {
+        let mut frame = vec![0, 0, length, kind, flags, 0, 0, 0, 1];
+        frame.extend(vec![0; length.into()]);
+        frame
+    }
+
+    fn seen(bytes: &[u8], step: usize) -> Frames {
+        let mut frames = Frames::default();
+        for piece in bytes.chunks(step) {
+            frames.see(piece);
+        }
+        frames
+    }
+
+    #[test]
+    fn what_is_whole_is_known_however_it_comes() {
+        let settings = frame(4, 0, 12);
+        let head = frame(HEADERS, 0, 5);
+        let rest = frame(CONTINUATION, 0, 0);
+        let last = frame(CONTINUATION, END_HEADERS, 7);
+        let data = frame(0, 1, 100);
+        let all = [PREFACE, &settings, &head, &rest, &last, &data].concat();
+        for step in [1, 2, 7, 1000] {
+            assert!(!seen(&PREFACE[..23], step).is_between());
+            assert!(seen(PREFACE, step).is_between());
+            let begun = [PREFACE, &settings, &head].concat();
+            assert!(!seen(&begun, step).is_between());
+            let more = [PREFACE, &settings, &head, &rest].concat();
+            assert!(!seen(&more, step).is_between());
+            assert!(seen(&all, step).is_between());
+            // A body that is on its way is no header section.
+            assert!(seen(&all[..all.len() - 50], step).is_between());
+            assert!(!seen(&[&all[..], &[0, 0]].concat(), step).is_between());
+        }
+    }
+
+    #[tokio::test]
+    async fn a_header_section_that_trickles_is_ended_and_others_are_not() {
+        let limit = Duration::from_millis(200);
+        let (mut client, server) = tokio::io::duplex(1024);
+        let mut server = ByFrames::new(server, limit, Patience::new(Duration::from_secs(60)));
+        let reading = tokio::spawn(async move {
+            let mut taken = Vec::new();
+            let error = server.read_to_end(&mut taken).await.unwrap_err();
+            (error.kind(), taken.len())
+        });
+        client.write_all(PREFACE).await.unwrap();
+        // Whole ones, with pauses that are longer than the limit together.
+        for _ in 0..5 {
+            tokio::time::sleep(limit / 3).await;
+            client
+                .write_all(&frame(HEADERS, END_HEADERS, 3))
+                .await
+                .unwrap();
+        }
+        tokio::time::sleep(limit * 2).await;
+        assert!(!reading.is_finished());
+        for byte in frame(HEADERS, END_HEADERS, 100) {
+            if client.write_all(&[byte]).await.is_err() {
+                break;
+            }
+            tokio::time::sleep(limit / 20).await;
+        }
+        let (kind, taken) = reading.await.unwrap();
+        assert_eq!(kind, io::ErrorKind::TimedOut);
+        assert!((PREFACE.len() + 60..PREFACE.len() + 60 + 100).contains(&taken));
+    }
+}

@@ -258,7 +258,7 @@ mod tests {
     fn mistakes_name_file_line_and_remedy() {
         let cases = [
             (
-                "[listen]\npublic = \"0.0.0.0:1\"\n[weights]\ntenants = { acme = 0 }",
+                "[listen]\npublic = \"127.0.0.1:1\"\n[weights]\ntenants = { acme = 0 }",
                 "",
                 "acme has a weight of 0",
             ),

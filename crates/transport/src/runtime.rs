@@ -1,4 +1,4 @@
-//! How many threads a program works with.
+//! How many threads a program works with, and how many files.
 //!
 //! A session is moved by one task, and the tasks that it wakes do little each: on one thread they
 //! cost less than on two that hand them to each other. `TOKIO_WORKER_THREADS` says otherwise.
@@ -24,8 +24,30 @@ impl Share {
     }
 }
 
-/// A runtime with that many worker threads, all drivers on.
+/// Each connection is an open file: takes as many as the system lets the program have. What is preset for
+/// a shell is often 1,024, and the limit behind it far higher.
+#[cfg(unix)]
+fn raise_files() {
+    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+    let limit = getrlimit(Resource::Nofile);
+    let raised = Rlimit {
+        current: limit.maximum,
+        ..limit
+    };
+    if limit.current != limit.maximum
+        && let Err(error) = setrlimit(Resource::Nofile, raised)
+    {
+        tracing::debug!(%error, "the limit of open files stays as it is");
+    }
+}
+
+#[cfg(not(unix))]
+fn raise_files() {}
+
+/// A runtime with that many worker threads, all drivers on, in a process that may have as many open
+/// files as the system allows.
 pub fn builder(share: Share) -> Builder {
+    raise_files();
     let mut builder = Builder::new_multi_thread();
     if std::env::var_os("TOKIO_WORKER_THREADS").is_none() {
         let cores = std::thread::available_parallelism().map_or(1, NonZero::get);

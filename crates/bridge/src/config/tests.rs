@@ -20,7 +20,7 @@ fn the_least_config_has_the_documented_defaults() {
     assert_eq!(config.relay.proxy, ProxySetting::Env);
     assert!(config.bridge.advertise_hosts);
     assert_eq!(config.targets.connect_timeout.get(), Duration::from_secs(5));
-    assert_eq!(config.limits.streams_max.get(), 1024);
+    assert_eq!(config.limits.streams_max.get(), 4096);
     assert_eq!(config.limits.window_budget.bytes(), 32 << 20);
     assert!(config.bridge.data_dir.get().is_absolute());
     assert!(config.bridge.data_dir.get().ends_with("etc/state"));

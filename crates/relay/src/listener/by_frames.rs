@@ -33,6 +33,7 @@ pub(super) struct ByFrames<IO> {
     limit: Duration,
     /// Runs while something has begun that is not whole.
     clock: Option<Pin<Box<Sleep>>>,
+    is_late: bool,
 }
 
 impl<IO> ByFrames<IO> {
@@ -44,6 +45,7 @@ impl<IO> ByFrames<IO> {
             frames: Frames::default(),
             limit,
             clock: None,
+            is_late: false,
         }
     }
 }
@@ -55,6 +57,14 @@ impl<IO: AsyncRead + Unpin> AsyncRead for ByFrames<IO> {
         buf: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
         let this = self.get_mut();
+        let limit = this.limit;
+        let late = || {
+            let detail = format!("a header section was not whole within {limit:?}");
+            Poll::Ready(Err(io::Error::new(io::ErrorKind::TimedOut, detail)))
+        };
+        if this.is_late {
+            return late();
+        }
         let before = buf.filled().len();
         let read = Pin::new(&mut this.io).poll_read(cx, buf);
         let had_all = this.frames.see(&buf.filled()[before..]);
@@ -64,13 +74,12 @@ impl<IO: AsyncRead + Unpin> AsyncRead for ByFrames<IO> {
         if this.frames.is_between() {
             return read;
         }
-        let limit = this.limit;
         let clock = this
             .clock
             .get_or_insert_with(|| Box::pin(tokio::time::sleep(limit)));
-        if clock.as_mut().poll(cx).is_ready() {
-            let detail = format!("a header section was not whole within {limit:?}");
-            return Poll::Ready(Err(io::Error::new(io::ErrorKind::TimedOut, detail)));
+        this.is_late = clock.as_mut().poll(cx).is_ready();
+        if this.is_late && read.is_pending() {
+            return late();
         }
         read
     }

@@ -286,7 +286,9 @@ where
         let entry = match choose(state, &asked, &tried) {
             Ok(entry) => entry,
             // Having tried says more than having nothing left to try.
-            Err(failure) => return Err(last.unwrap_or(failure)),
+            Err(failure) => way_back(state, &asked, &tried, last.take())
+                .await
+                .map_err(|last| last.unwrap_or(failure))?,
         };
         let (head_limit, told) = share_time(left_of(given, began.elapsed())?);
         asked.head.time_left = told;
@@ -384,6 +386,28 @@ fn find(state: &State, asked: &Asked<'_>, tried: &[Arc<Entry>]) -> Option<Arc<En
         asked.principal.scope.bridges(),
         tried,
     )
+}
+
+/// The next tunnel of a bridge whose last one was just lost with the attempt before: one that lives redials
+/// within half a second.
+async fn way_back(
+    state: &State,
+    asked: &Asked<'_>,
+    tried: &[Arc<Entry>],
+    last: Option<Failure>,
+) -> Result<Arc<Entry>, Option<Failure>> {
+    let is_lost = |last: &Failure| matches!(last.code, Code::TunnelLost | Code::BridgeOffline);
+    if !last.as_ref().is_some_and(is_lost) {
+        return Err(last);
+    }
+    let until = Instant::now() + AFTERMATH_WAIT;
+    while Instant::now() < until {
+        tokio::time::sleep(LOOK_FOR_WAY).await;
+        if let Some(entry) = find(state, asked, tried) {
+            return Ok(entry);
+        }
+    }
+    Err(last)
 }
 
 /// An attempt that came to no answer.

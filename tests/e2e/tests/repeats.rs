@@ -6,6 +6,8 @@ use hyper::Method;
 use std::time::Duration;
 use support::pattern;
 use support::{Answer, Ask};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
 
 /// How long the target takes: long enough to cut the tunnel meanwhile.
 const SLOW: &str = "/delay/1500";
@@ -96,6 +98,59 @@ async fn a_request_survives_that_its_bridge_is_killed_where_it_changes_nothing()
     world.kill_bridge().await;
     world.start_bridge();
     asking.await.unwrap().expect_status(200);
+}
+
+/// A target whose queue of connections is full: who connects waits, and nothing can be dispatched.
+#[tokio::test]
+async fn what_was_not_dispatched_when_every_tunnel_was_lost_is_made_once_when_one_is_back() {
+    let socket = tokio::net::TcpSocket::new_v4().unwrap();
+    socket.bind("127.0.0.1:0".parse().unwrap()).unwrap();
+    let listener = socket.listen(1).unwrap();
+    let address = listener.local_addr().unwrap();
+    let mut queued = Vec::new();
+    while let Ok(connected) =
+        tokio::time::timeout(Duration::from_millis(300), TcpStream::connect(address)).await
+    {
+        queued.push(connected.unwrap());
+    }
+    let world = World::start().await;
+    let key = world.key("bridge", &[]).await;
+    let toml = format!(
+        "[[endpoint]]\nname = \"full\"\nurl = \"http://{address}/\"\nconnect_timeout = \"20s\"\n\
+         [targets]\nhealth_interval = \"off\"\n"
+    );
+    let _bridge = world.add_bridge_behind_proxy("b2", &key, &toml).await;
+    let mut asking = tokio::spawn({
+        let ask = Ask::post("/v1/endpoints/full/x").key(&world.caller);
+        // Long enough to be on its way, short enough to be kept.
+        let ask = ask.upload_chunked(40_000);
+        let api = world.api.clone();
+        async move { api.send(ask).await }
+    });
+    tokio::time::sleep(Duration::from_millis(500)).await;
+    assert!(!asking.is_finished());
+    world.proxy().cut();
+    tokio::time::sleep(Duration::from_millis(50)).await;
+    drop(queued);
+    let mut seen = 0;
+    let answer = loop {
+        let (mut stream, _) = tokio::select! {
+            accepted = listener.accept() => accepted.unwrap(),
+            answer = &mut asking => break answer.unwrap(),
+        };
+        let mut bytes = Vec::new();
+        // Those that only stood in the queue have nothing to say.
+        while let Ok(1..) = stream.read_buf(&mut bytes).await {
+            if bytes.ends_with(b"\r\n0\r\n\r\n") {
+                seen += 1;
+                let answer = b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\nConnection: close\r\n\r\n";
+                stream.write_all(answer).await.unwrap();
+                break;
+            }
+        }
+    };
+    answer.expect_status(200);
+    assert_eq!(seen, 1);
 }
 
 /// A bridge that turns requests away has seen their beginning; another one gets them whole.

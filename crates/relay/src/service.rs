@@ -64,7 +64,11 @@ impl Service {
             Ok(response) => response,
             Err(problem) => {
                 if let Some(request) = request {
-                    Box::pin(discard(request.into_body())).await;
+                    let is_http2 = request.version() == Version::HTTP_2;
+                    let rest = Box::pin(discard(request.into_body())).await;
+                    if let Some(rest) = rest.filter(|_| is_http2) {
+                        crate::ingress::drain(rest);
+                    }
                 }
                 // Whoever spoke on as if it were connected was not speaking to us (RFC 9110, 9.3.6).
                 let problem = if is_connect {
@@ -239,8 +243,8 @@ fn taken(waiting: &mut Option<Request<Incoming>>) -> Result<Request<Incoming>, P
 }
 
 /// Reads what is left of a small body, so that the answer is not lost to a client that still
-/// sends: some give up on an HTTP/2 stream that is reset behind its answer.
-async fn discard(mut body: Incoming) {
+/// sends: some give up on an HTTP/2 stream that is reset behind its answer. What is left of a larger one.
+async fn discard(mut body: Incoming) -> Option<Incoming> {
     let reading = async {
         let mut bytes = 0;
         while let Some(Ok(frame)) = body.frame().await {
@@ -251,6 +255,7 @@ async fn discard(mut body: Incoming) {
         }
     };
     let _ = tokio::time::timeout(DISCARD_WITHIN, reading).await;
+    (!http_body::Body::is_end_stream(&body)).then_some(body)
 }
 
 fn get(method: &Method) -> Result<(), Problem> {

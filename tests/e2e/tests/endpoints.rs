@@ -250,6 +250,37 @@ async fn http2_callers_are_served_on_the_public_listener() {
 /// What any one wait may take on a loaded machine.
 const PATIENCE: Duration = Duration::from_secs(30);
 
+/// Some clients lose an answer that comes before their body is gone when the stream is reset behind it.
+#[tokio::test]
+async fn an_uploader_by_http2_gets_the_answer_that_comes_early() {
+    let world = World::start().await;
+    let file = std::env::temp_dir().join(format!("upload-{}", std::process::id()));
+    std::fs::write(&file, pattern::bytes(1_500_000)).unwrap();
+    let url = |path: &str| format!("https://localhost:{}{path}", world.public.addr().port());
+    let own = format!("{}:{}", world.caller.client_id, world.caller.client_secret);
+    for (key, path, status) in [
+        (own.as_str(), "/v1/endpoints/unknown/x", "404"),
+        ("nobody:nothing", "/v1/endpoints/t/x", "401"),
+        // The target answers this without reading.
+        (own.as_str(), "/v1/endpoints/t/status/413", "413"),
+    ] {
+        let output = tokio::process::Command::new("curl")
+            .args(["-sS", "--http2", "--max-time", "20", "-o", "/dev/null"])
+            .args(["-w", "%{http_version} %{http_code}", "-u", key, "-T"])
+            .arg(&file)
+            .arg("--cacert")
+            .arg(world.ca_file())
+            .arg(url(path))
+            .output()
+            .await
+            .unwrap();
+        let told = String::from_utf8_lossy(&output.stderr).into_owned();
+        let said = String::from_utf8_lossy(&output.stdout).into_owned();
+        assert_eq!(said, format!("2 {status}"), "{path}: {told}");
+    }
+    std::fs::remove_file(&file).unwrap();
+}
+
 /// A target of the test's own, as the endpoint `own`.
 async fn listening() -> (World, TcpListener) {
     let own = TcpListener::bind("127.0.0.1:0").await.unwrap();

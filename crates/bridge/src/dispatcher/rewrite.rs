@@ -63,6 +63,7 @@ impl Rewrite {
             let is_location = *name == header::LOCATION || *name == header::CONTENT_LOCATION;
             let rewritten = if is_location && self.location {
                 location(value.as_bytes(), endpoint)
+                    .or_else(|| beside(value.as_bytes(), endpoint, is_in_folder))
             } else if *name == header::SET_COOKIE && self.cookies {
                 cookie(value.as_bytes(), endpoint, is_in_folder)
             } else {
@@ -73,6 +74,19 @@ impl Rewrite {
             }
         }
     }
+}
+
+/// A relative reference in an answer to the bare name: it counts from the endpoint, and a client would
+/// count it from the folder of all endpoints.
+fn beside(value: &[u8], endpoint: &Endpoint, is_in_folder: bool) -> Option<Vec<u8>> {
+    let is_relative = value.first().is_some_and(u8::is_ascii_alphanumeric)
+        && !value.contains(&b':')
+        && !value.windows(2).any(|two| two == b"..");
+    let has_folder = endpoint.base.path().ends_with('/');
+    if is_in_folder || !is_relative || !has_folder {
+        return None;
+    }
+    Some(path_of(endpoint, &[b"/", value].concat()))
 }
 
 /// The relay's path of what an endpoint has at `rest`.
@@ -721,6 +735,22 @@ mod tests {
         );
         assert_eq!(headers["x-other"], "/qcbin/");
         assert_eq!(headers.len(), 4);
+    }
+
+    #[test]
+    fn a_relative_redirect_of_the_bare_name_stays_with_its_endpoint() {
+        let given = |asked: &str, place: &'static str| {
+            let mut headers = HeaderMap::new();
+            headers.append(header::LOCATION, HeaderValue::from_static(place));
+            BOTH.answer(&mut headers, &endpoint(ALM), asked);
+            headers[header::LOCATION].to_str().unwrap().to_owned()
+        };
+        assert_eq!(given("", "login?a=b"), "/v1/endpoints/alm/login?a=b");
+        assert_eq!(given("?x", "a/b"), "/v1/endpoints/alm/a/b");
+        for place in ["../up", "?x=1", "#top", "mailto:a", "//other/x"] {
+            assert_eq!(given("", place), place);
+        }
+        assert_eq!(given("/", "login"), "login");
     }
 
     #[test]

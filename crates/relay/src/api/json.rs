@@ -1,7 +1,7 @@
 //! Documents: read with a bound and an exact error, written as they are described.
 
 use crate::body::{self, Body};
-use crate::ingress::whole_body;
+use crate::ingress::{Within, whole_body};
 use crate::problem::Problem;
 use bytes::Bytes;
 use http::header::{self, HeaderValue};
@@ -23,7 +23,7 @@ const DOCUMENT_WITHIN: Duration = Duration::from_secs(30);
 /// # Errors
 /// `request_too_large`, `invalid_request`.
 pub async fn body(incoming: Incoming) -> Result<Bytes, Problem> {
-    whole_body(incoming, DOCUMENT_MAX_BYTES, DOCUMENT_WITHIN).await
+    whole_body(incoming, DOCUMENT_MAX_BYTES, Within::All(DOCUMENT_WITHIN)).await
 }
 
 /// The document that a request brings.

@@ -12,6 +12,7 @@ mod remembered;
 
 pub use remembered::Remembered;
 
+use super::Within;
 use crate::auth::Principal;
 use crate::body::{self, Body};
 use crate::deliveries::Handed;
@@ -69,7 +70,8 @@ pub async fn handle(
         request.body().size_hint().upper().unwrap_or(max).min(max),
     )?;
     let trace = crate::trace::of(request.headers());
-    let text = super::whole_body(request.into_body(), max, limits.call_timeout.0).await?;
+    let text =
+        super::whole_body(request.into_body(), max, Within::All(limits.call_timeout.0)).await?;
     let mut call = CallRequest::parse(&text, limits)?;
     if let Some(trace) = trace {
         call.join_trace(&trace)?;

@@ -6,7 +6,7 @@
 //! from then on.
 
 use super::forwarded::{self, Caller};
-use super::raw;
+use super::{Within, raw};
 use crate::auth::Principal;
 use crate::body::Body;
 use crate::config::{Hops, Span};
@@ -94,7 +94,8 @@ pub async fn on(
     let body = if body.is_end_stream() {
         Outbound::Whole(Bytes::new())
     } else if small && !expects {
-        let bytes = super::whole_body(body, INLINE_MAX_BYTES as u64, patience).await?;
+        let bytes =
+            super::whole_body(body, INLINE_MAX_BYTES as u64, Within::Piece(patience)).await?;
         if declared.is_some_and(|declared| declared != bytes.len() as u64) {
             return Err(Problem::invalid("the body ended before its length"));
         }
@@ -102,7 +103,10 @@ pub async fn on(
     } else {
         let is_http2 = parts.version == Version::HTTP_2;
         Outbound::Streaming {
-            body: ToItsEnd { body, is_http2 },
+            body: ToItsEnd {
+                body: Some(body),
+                is_http2,
+            },
             idle: Some(patience),
         }
     };
@@ -119,8 +123,19 @@ pub async fn on(
 /// A request's body that ends in order or in an error. The HTTP library takes an HTTP/2 stream that its
 /// caller resets without an error for ended.
 struct ToItsEnd {
-    body: Incoming,
+    body: Option<Incoming>,
     is_http2: bool,
+}
+
+impl Drop for ToItsEnd {
+    fn drop(&mut self) {
+        if let Some(body) = self.body.take()
+            && self.is_http2
+            && !body.is_end_stream()
+        {
+            super::drain(body);
+        }
+    }
 }
 
 /// The caller let go of its body before the end.
@@ -134,12 +149,20 @@ impl http_body::Body for ToItsEnd {
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, LetGo>>> {
-        let frame = std::task::ready!(Pin::new(&mut self.body).poll_frame(cx));
-        let is_short = self.is_http2 && !self.body.is_end_stream();
+        let is_http2 = self.is_http2;
+        let Some(body) = &mut self.body else {
+            return Poll::Ready(None);
+        };
+        let frame = std::task::ready!(Pin::new(&mut *body).poll_frame(cx));
+        let is_short = is_http2 && !body.is_end_stream();
         Poll::Ready(match frame {
-            None if is_short => Some(Err(LetGo)),
-            None => None,
-            Some(frame) => Some(frame.map_err(|_| LetGo)),
+            Some(Ok(frame)) => Some(Ok(frame)),
+            None if !is_short => None,
+            // Nothing more will come of it.
+            None | Some(Err(_)) => {
+                self.body = None;
+                Some(Err(LetGo))
+            }
         })
     }
 }

@@ -20,7 +20,7 @@ pub use limits::{Audit, Notices};
 pub use limits::{Limits, Log, LogFormat, LogLevel, Tunnel};
 pub use telemetry::Telemetry;
 pub use units::{ByteSize, Span, UnitError};
-pub use weights::Weights;
+pub use weights::{Weight, Weights};
 
 pub use crate::ingress::forwarded::Hops;
 
@@ -259,8 +259,8 @@ mod tests {
         let cases = [
             (
                 "[listen]\npublic = \"127.0.0.1:1\"\n[weights]\ntenants = { acme = 0 }",
-                "",
-                "acme has a weight of 0",
+                "line 4",
+                "a weight is 1 to 255, not 0",
             ),
             (
                 "[listen]\npublic = \"0.0.0.0:1\"\nproxies = \"127.0.0.1:2\"",

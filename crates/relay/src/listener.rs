@@ -18,6 +18,7 @@ pub(crate) mod line_ends;
 mod patience;
 pub mod self_signed;
 pub mod tls;
+mod watched;
 
 use crate::gate::Turn;
 use crate::metrics::Handshake;
@@ -25,10 +26,10 @@ use crate::reload::Acceptor;
 use crate::service::Service;
 use crate::state::State;
 use crate::throttle::Throttle;
-use by_frames::ByFrames;
+use by_frames::{ByFrames, HeaderClock};
 use connection::{Arrived, Connection};
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
-use line_ends::ByLines;
+use line_ends::{ByLines, LineEnds};
 use patience::Patience;
 use rustls::HandshakeKind;
 use std::convert::Infallible;
@@ -259,7 +260,7 @@ where
     let timeout = service.state.limits().header_read_timeout.0;
     let connection = Arc::new(connection);
     let patience = Patience::new(service.state.limits().caller_idle_timeout.0);
-    let io = ByLines::new(io, connection.clone(), patience);
+    let io = ByLines::new(io, LineEnds::new(connection.clone()), patience);
     let answer = hyper::service::service_fn(move |request| {
         let (service, connection) = (service.clone(), connection.clone());
         async move { Ok::<_, Infallible>(service.answer(&connection, request).await) }
@@ -297,7 +298,8 @@ where
     } = doors;
     let limits = service.state.limits();
     let patience = limits.caller_idle_timeout.0;
-    let io = ByFrames::new(io, limits.header_read_timeout.0, Patience::new(patience));
+    let clock = HeaderClock::new(limits.header_read_timeout.0);
+    let io = ByFrames::new(io, clock, Patience::new(patience));
     let connection = Arc::new(connection);
     let asked = Arc::new(AtomicU64::new(0));
     let counting = asked.clone();

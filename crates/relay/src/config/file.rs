@@ -95,7 +95,6 @@ impl File {
         let listen = self.listen.resolve(tls.is_some())?;
         let mistake = self.limits.mistake().or_else(|| self.tunnel.mistake());
         let mistake = mistake.or_else(|| self.deliveries.mistake());
-        let mistake = mistake.or_else(|| self.weights.mistake());
         if let Some(mistake) = mistake.or_else(|| self.telemetry.mistake()) {
             return Err(mistake);
         }

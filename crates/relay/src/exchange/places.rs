@@ -131,9 +131,9 @@ impl Exchanges {
         principal: &Principal,
         tunnels_take: u32,
     ) -> Result<Place, Failure> {
-        let full = |whose: &str, running: u32, room: u32| {
+        let full = |whose: &str, running: u32, room: u32, limits: &str| {
             let detail = format!(
-                "{whose} has {running} requests running, as many as it may have now of {room}"
+                "{whose} has {running} requests running, as many as it may have now of {room} ({limits})"
             );
             Failure::not_sent(Code::Overloaded, detail)
         };
@@ -143,19 +143,21 @@ impl Exchanges {
         let of_key = of(&running.of_key, &principal.client_id);
         let on_node = u32::try_from(running.all.len()).unwrap_or(u32::MAX);
         let weight = self.weights.of_tenant(&principal.tenant_name);
+        let room = self.room.tenant;
+        let room = room.min(may_reach(on_node - of_tenant, self.room.node, weight));
         if of_tenant >= self.room.tenant || !may_have(of_tenant, on_node, self.room.node, weight) {
-            return Err(full("the tenant", of_tenant, self.room.tenant));
+            let limits = "limits.streams_per_tenant, and its share of limits.streams_max";
+            return Err(full("the tenant", of_tenant, room, limits));
         }
         // Where no tunnel is up, that is for the router to say.
         let room = match tunnels_take {
-            0 => self.room.tenant,
-            most => self.room.tenant.min(most),
+            0 => room,
+            most => room.min(most),
         };
-        // Nor are there more for its keys than the tenant itself may have.
-        let room = room.min(may_reach(on_node - of_tenant, self.room.node, weight));
         let weight = self.weights.of_key(&principal.client_id);
         if of_key >= self.room.key || !may_have(of_key, of_tenant, room, weight) {
-            return Err(full("the key", of_key, self.room.key.min(room)));
+            let limits = "limits.streams_per_key, and its share of what its tenant may have";
+            return Err(full("the key", of_key, self.room.key.min(room), limits));
         }
         *running
             .of_tenant
@@ -283,6 +285,7 @@ impl Drop for Place {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::config::Weight;
     use crate::storage::{Existing, Role};
 
     fn principal(tenant: &str, key: &str) -> Principal {
@@ -327,8 +330,8 @@ mod tests {
     #[test]
     fn a_weight_is_a_larger_share() {
         let weights = Weights {
-            tenants: [("b".to_owned(), 3)].into(),
-            keys: [("heavy".to_owned(), 3)].into(),
+            tenants: [("b".to_owned(), Weight(3))].into(),
+            keys: [("heavy".to_owned(), Weight(3))].into(),
         };
         let exchanges = exchanges(1000, 900, 900, weights);
         let heavy = greedy(&exchanges, "b", "heavy");

@@ -4,12 +4,11 @@
 //! what comes in is followed from frame to frame (RFC 9113, 4.1): while a preface, a frame's own head, or a
 //! header section is not whole, a clock runs.
 
-use super::patience::Patience;
-use std::io::{self, IoSlice};
+use super::watched::{Watch, Watched};
+use std::io;
 use std::pin::Pin;
 use std::task::{Context, Poll};
 use std::time::Duration;
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::Sleep;
 
 /// The preface of a client (RFC 9113, 3.4).
@@ -24,102 +23,62 @@ const CONTINUATION: u8 = 9;
 const END_HEADERS: u8 = 4;
 
 /// A connection that is read by frames.
+pub(super) type ByFrames<IO> = Watched<IO, HeaderClock>;
+
+/// Runs while something has begun that is not whole.
 #[derive(Debug)]
-pub(super) struct ByFrames<IO> {
-    io: IO,
-    patience: Patience,
+pub(super) struct HeaderClock {
     frames: Frames,
     /// How long what has begun may take.
     limit: Duration,
-    /// Runs while something has begun that is not whole.
-    clock: Option<Pin<Box<Sleep>>>,
+    sleep: Option<Pin<Box<Sleep>>>,
     is_late: bool,
 }
 
-impl<IO> ByFrames<IO> {
-    /// From its first byte on.
-    pub(super) fn new(io: IO, limit: Duration, patience: Patience) -> Self {
+impl HeaderClock {
+    /// From a connection's first byte on.
+    pub(super) fn new(limit: Duration) -> Self {
         Self {
-            io,
-            patience,
             frames: Frames::default(),
             limit,
-            clock: None,
+            sleep: None,
             is_late: false,
         }
     }
 }
 
-impl<IO: AsyncRead + Unpin> AsyncRead for ByFrames<IO> {
-    fn poll_read(
-        self: Pin<&mut Self>,
+impl Watch for HeaderClock {
+    fn may_read(&self) -> io::Result<()> {
+        if !self.is_late {
+            return Ok(());
+        }
+        let detail = format!("a header section was not whole within {:?}", self.limit);
+        Err(io::Error::new(io::ErrorKind::TimedOut, detail))
+    }
+
+    fn see(
+        &mut self,
         cx: &mut Context<'_>,
-        buf: &mut ReadBuf<'_>,
+        result: Poll<io::Result<()>>,
+        bytes: &mut [u8],
     ) -> Poll<io::Result<()>> {
-        let this = self.get_mut();
-        let limit = this.limit;
-        let late = || {
-            let detail = format!("a header section was not whole within {limit:?}");
-            Poll::Ready(Err(io::Error::new(io::ErrorKind::TimedOut, detail)))
-        };
-        if this.is_late {
-            return late();
-        }
-        let before = buf.filled().len();
-        let read = Pin::new(&mut this.io).poll_read(cx, buf);
-        let had_all = this.frames.see(&buf.filled()[before..]);
+        let had_all = self.frames.see(bytes);
         if had_all {
-            this.clock = None;
+            self.sleep = None;
         }
-        if this.frames.is_between() {
-            return read;
+        if self.frames.is_between() {
+            return result;
         }
-        let clock = this
-            .clock
+        let limit = self.limit;
+        let sleep = self
+            .sleep
             .get_or_insert_with(|| Box::pin(tokio::time::sleep(limit)));
-        this.is_late = clock.as_mut().poll(cx).is_ready();
-        if this.is_late && read.is_pending() {
-            return late();
+        self.is_late = sleep.as_mut().poll(cx).is_ready();
+        // What was read is passed on first.
+        if result.is_pending() {
+            self.may_read()?;
         }
-        read
-    }
-}
-
-impl<IO: AsyncWrite + Unpin> AsyncWrite for ByFrames<IO> {
-    fn poll_write(
-        self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        buf: &[u8],
-    ) -> Poll<io::Result<usize>> {
-        let this = self.get_mut();
-        let written = Pin::new(&mut this.io).poll_write(cx, buf);
-        this.patience.see(cx, written)
-    }
-
-    fn poll_write_vectored(
-        self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        bufs: &[IoSlice<'_>],
-    ) -> Poll<io::Result<usize>> {
-        let this = self.get_mut();
-        let written = Pin::new(&mut this.io).poll_write_vectored(cx, bufs);
-        this.patience.see(cx, written)
-    }
-
-    fn is_write_vectored(&self) -> bool {
-        self.io.is_write_vectored()
-    }
-
-    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        let this = self.get_mut();
-        let flushed = Pin::new(&mut this.io).poll_flush(cx);
-        this.patience.see(cx, flushed)
-    }
-
-    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        let this = self.get_mut();
-        let shut = Pin::new(&mut this.io).poll_shutdown(cx);
-        this.patience.see(cx, shut)
+        result
     }
 }
 
@@ -197,6 +156,7 @@ impl Frames {
 
 #[cfg(test)]
 mod tests {
+    use super::super::patience::Patience;
     use super::*;
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
@@ -242,7 +202,11 @@ mod tests {
     async fn a_header_section_that_trickles_is_ended_and_others_are_not() {
         let limit = Duration::from_millis(200);
         let (mut client, server) = tokio::io::duplex(1024);
-        let mut server = ByFrames::new(server, limit, Patience::new(Duration::from_secs(60)));
+        let mut server = ByFrames::new(
+            server,
+            HeaderClock::new(limit),
+            Patience::new(Duration::from_secs(60)),
+        );
         let reading = tokio::spawn(async move {
             let mut taken = Vec::new();
             let error = server.read_to_end(&mut taken).await.unwrap_err();

@@ -6,105 +6,50 @@
 //! connection. Bodies are not touched, and neither is what follows when a connection turns raw.
 
 use super::connection::Connection;
-use super::patience::Patience;
-use std::io::{self, IoSlice};
-use std::pin::Pin;
+use super::watched::{Watch, Watched};
+use std::io;
 use std::sync::Arc;
 use std::task::{Context, Poll};
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 /// Of a line, what is kept to look at: a name, and a value of which only a number or a word matters.
 const LINE_KEPT_BYTES: usize = 128;
 
 /// A connection that is read by lines, where it has lines.
+pub(crate) type ByLines<IO> = Watched<IO, LineEnds>;
+
+/// Follows the lines of a connection until it turns raw.
 #[derive(Debug)]
-pub(crate) struct ByLines<IO> {
-    io: IO,
+pub(crate) struct LineEnds {
     connection: Arc<Connection>,
     lines: Lines,
-    patience: Patience,
 }
 
-impl<IO> ByLines<IO> {
+impl LineEnds {
     /// From its first byte on.
-    pub(super) fn new(io: IO, connection: Arc<Connection>, patience: Patience) -> Self {
+    pub(super) fn new(connection: Arc<Connection>) -> Self {
         Self {
-            io,
             connection,
-            patience,
             lines: Lines::default(),
         }
     }
+}
 
-    /// What becomes of a write. A raw stream may stand still for as long as its own limit says.
-    fn see<T>(
+impl Watch for LineEnds {
+    fn see(
         &mut self,
-        cx: &mut Context<'_>,
-        written: Poll<io::Result<T>>,
-    ) -> Poll<io::Result<T>> {
-        if self.connection.is_raw() {
-            return written;
-        }
-        self.patience.see(cx, written)
-    }
-
-    /// The connection itself.
-    pub(crate) fn into_inner(self) -> IO {
-        self.io
-    }
-}
-
-impl<IO: AsyncRead + Unpin> AsyncRead for ByLines<IO> {
-    fn poll_read(
-        self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        buf: &mut ReadBuf<'_>,
+        _: &mut Context<'_>,
+        result: Poll<io::Result<()>>,
+        bytes: &mut [u8],
     ) -> Poll<io::Result<()>> {
-        let this = self.get_mut();
-        let before = buf.filled().len();
-        std::task::ready!(Pin::new(&mut this.io).poll_read(cx, buf))?;
-        if !this.connection.is_raw() {
-            this.lines.see(&mut buf.filled_mut()[before..]);
+        if !self.connection.is_raw() {
+            self.lines.see(bytes);
         }
-        Poll::Ready(Ok(()))
-    }
-}
-
-impl<IO: AsyncWrite + Unpin> AsyncWrite for ByLines<IO> {
-    fn poll_write(
-        self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        buf: &[u8],
-    ) -> Poll<io::Result<usize>> {
-        let this = self.get_mut();
-        let written = Pin::new(&mut this.io).poll_write(cx, buf);
-        this.see(cx, written)
+        result
     }
 
-    fn poll_write_vectored(
-        self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        bufs: &[IoSlice<'_>],
-    ) -> Poll<io::Result<usize>> {
-        let this = self.get_mut();
-        let written = Pin::new(&mut this.io).poll_write_vectored(cx, bufs);
-        this.see(cx, written)
-    }
-
-    fn is_write_vectored(&self) -> bool {
-        self.io.is_write_vectored()
-    }
-
-    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        let this = self.get_mut();
-        let flushed = Pin::new(&mut this.io).poll_flush(cx);
-        this.see(cx, flushed)
-    }
-
-    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        let this = self.get_mut();
-        let shut = Pin::new(&mut this.io).poll_shutdown(cx);
-        this.see(cx, shut)
+    /// A raw stream may stand still for as long as its own limit says.
+    fn may_stand_still(&self) -> bool {
+        self.connection.is_raw()
     }
 }
 

@@ -1,0 +1,118 @@
+//! A connection of which somebody looks at what comes in, and that does not wait for ever to write.
+
+use super::patience::Patience;
+use std::io::{self, IoSlice};
+use std::pin::Pin;
+use std::task::{Context, Poll};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+
+/// Looks at what comes in.
+pub(crate) trait Watch {
+    /// Whether there may be another read.
+    ///
+    /// # Errors
+    /// Why not.
+    fn may_read(&self) -> io::Result<()> {
+        Ok(())
+    }
+
+    /// What becomes of a read that came to `result`, with these bytes.
+    fn see(
+        &mut self,
+        cx: &mut Context<'_>,
+        result: Poll<io::Result<()>>,
+        bytes: &mut [u8],
+    ) -> Poll<io::Result<()>>;
+
+    /// Whether a write may wait for as long as it takes.
+    fn may_stand_still(&self) -> bool {
+        false
+    }
+}
+
+/// A connection with its watch.
+#[derive(Debug)]
+pub(crate) struct Watched<IO, W> {
+    io: IO,
+    watch: W,
+    patience: Patience,
+}
+
+impl<IO, W: Watch> Watched<IO, W> {
+    /// From its first byte on.
+    pub(super) fn new(io: IO, watch: W, patience: Patience) -> Self {
+        Self {
+            io,
+            watch,
+            patience,
+        }
+    }
+
+    /// The connection itself.
+    pub(crate) fn into_inner(self) -> IO {
+        self.io
+    }
+
+    fn written<T>(
+        &mut self,
+        cx: &mut Context<'_>,
+        result: Poll<io::Result<T>>,
+    ) -> Poll<io::Result<T>> {
+        if self.watch.may_stand_still() {
+            return result;
+        }
+        self.patience.see(cx, result)
+    }
+}
+
+impl<IO: AsyncRead + Unpin, W: Watch + Unpin> AsyncRead for Watched<IO, W> {
+    fn poll_read(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        let this = self.get_mut();
+        this.watch.may_read()?;
+        let before = buf.filled().len();
+        let result = Pin::new(&mut this.io).poll_read(cx, buf);
+        this.watch.see(cx, result, &mut buf.filled_mut()[before..])
+    }
+}
+
+impl<IO: AsyncWrite + Unpin, W: Watch + Unpin> AsyncWrite for Watched<IO, W> {
+    fn poll_write(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        let this = self.get_mut();
+        let result = Pin::new(&mut this.io).poll_write(cx, buf);
+        this.written(cx, result)
+    }
+
+    fn poll_write_vectored(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bufs: &[IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        let this = self.get_mut();
+        let result = Pin::new(&mut this.io).poll_write_vectored(cx, bufs);
+        this.written(cx, result)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.io.is_write_vectored()
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let this = self.get_mut();
+        let result = Pin::new(&mut this.io).poll_flush(cx);
+        this.written(cx, result)
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let this = self.get_mut();
+        let result = Pin::new(&mut this.io).poll_shutdown(cx);
+        this.written(cx, result)
+    }
+}

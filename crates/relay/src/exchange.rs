@@ -365,15 +365,15 @@ where
 
 /// The tunnel for the next attempt.
 fn choose(state: &State, asked: &Asked<'_>, tried: &[Arc<Entry>]) -> Result<Arc<Entry>, Failure> {
-    find(state, asked, tried).ok_or_else(|| {
-        router::explain(
-            &state.registry,
-            &*state.directory,
-            &asked.principal.tenant,
-            asked.bridge,
-            asked.wanted,
-        )
-    })
+    router::choose(
+        &state.registry,
+        &*state.directory,
+        &asked.principal.tenant,
+        asked.bridge,
+        asked.wanted,
+        asked.principal.scope.bridges(),
+        tried,
+    )
 }
 
 /// The same, without a word on why there is none.
@@ -462,9 +462,7 @@ impl Failed<'_> {
             None => (failure, false),
         }
     }
-}
 
-impl Failed<'_> {
     /// Whether a PUT or DELETE may be made twice, as both bridges say: the one that had it, and the one
     /// that would get it.
     fn is_repeatable(&self) -> bool {

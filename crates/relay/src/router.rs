@@ -110,7 +110,7 @@ fn least_busy<'a>(
 }
 
 /// Why there is no tunnel.
-pub fn explain(
+fn explain(
     registry: &Registry,
     paired: &impl Paired,
     tenant: &str,

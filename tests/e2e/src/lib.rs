@@ -14,12 +14,36 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 use support::setup::{Bridge, BridgeSetup};
 use support::{Answer, ApiKey, Ask, FlakyProxy, Installation, Origin, Running, Target};
-use tokio::net::TcpStream;
+use tokio::io::AsyncReadExt as _;
+use tokio::net::{TcpListener, TcpStream};
 use tokio_rustls::TlsConnector;
 use tokio_rustls::rustls::pki_types::ServerName;
 
 /// What any one wait may take on a loaded machine.
 const PATIENCE: Duration = Duration::from_secs(30);
+
+/// A request that the target gets, up to the end of its head.
+///
+/// # Panics
+/// Where none comes.
+pub async fn asked(own: &TcpListener) -> (TcpStream, String) {
+    loop {
+        let accepting = tokio::time::timeout(PATIENCE, own.accept()).await;
+        let (mut stream, _) = accepting.expect("no request came").unwrap();
+        let mut head = Vec::new();
+        while !head.ends_with(b"\r\n\r\n") {
+            match tokio::time::timeout(PATIENCE, stream.read_u8()).await {
+                Ok(Ok(byte)) => head.push(byte),
+                // A look at the endpoint's health.
+                Ok(Err(_)) => break,
+                Err(_) => panic!("no more than {}", head.escape_ascii()),
+            }
+        }
+        if !head.is_empty() {
+            return (stream, String::from_utf8(head).unwrap());
+        }
+    }
+}
 
 /// The whole product, with a target that the bridge `b1` has as the endpoint `t` and may call.
 pub struct World {

@@ -2,7 +2,7 @@
 //! said of the way.
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
-use e2e::World;
+use e2e::{World, asked};
 use std::net::SocketAddr;
 use std::time::Duration;
 use support::recorder::{CASE, Message, Step};
@@ -20,26 +20,6 @@ const HOPS: &str = "[hops]\nvia = true\nforwarded = true\n";
 /// The target as the endpoint `own`, from `/base/` on.
 fn own(addr: SocketAddr, more: &str) -> String {
     format!("[[endpoint]]\nname = \"own\"\nurl = \"http://{addr}/base/\"\n{more}")
-}
-
-/// A request that the target gets, up to the end of its head.
-async fn asked(target: &TcpListener) -> (TcpStream, String) {
-    loop {
-        let accepting = tokio::time::timeout(PATIENCE, target.accept()).await;
-        let (mut stream, _) = accepting.expect("no request came").unwrap();
-        let mut head = Vec::new();
-        while !head.ends_with(b"\r\n\r\n") {
-            match tokio::time::timeout(PATIENCE, stream.read_u8()).await {
-                Ok(Ok(byte)) => head.push(byte),
-                // A look at the endpoint's health.
-                Ok(Err(_)) => break,
-                Err(_) => panic!("no more than {}", head.escape_ascii()),
-            }
-        }
-        if !head.is_empty() {
-            return (stream, String::from_utf8(head).unwrap());
-        }
-    }
 }
 
 /// The values of a field in a text of heads, in their order.

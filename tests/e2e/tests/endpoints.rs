@@ -2,7 +2,7 @@
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use bytes::Bytes;
-use e2e::World;
+use e2e::{World, asked};
 use hyper::Method;
 use std::time::{Duration, Instant};
 use support::{Ask, RawTarget, pattern};
@@ -247,9 +247,6 @@ async fn http2_callers_are_served_on_the_public_listener() {
     );
 }
 
-/// What any one wait may take on a loaded machine.
-const PATIENCE: Duration = Duration::from_secs(30);
-
 /// Some clients lose an answer that comes before their body is gone when the stream is reset behind it.
 #[tokio::test]
 async fn an_uploader_by_http2_gets_the_answer_that_comes_early() {
@@ -287,26 +284,6 @@ async fn listening() -> (World, TcpListener) {
     let url = format!("http://{}/", own.local_addr().unwrap());
     let toml = format!("[[endpoint]]\nname = \"own\"\nurl = \"{url}\"\n");
     (World::start_with(&toml).await, own)
-}
-
-/// A request that the target gets, up to the end of its head.
-async fn asked(own: &TcpListener) -> (TcpStream, String) {
-    loop {
-        let accepting = tokio::time::timeout(PATIENCE, own.accept()).await;
-        let (mut stream, _) = accepting.expect("no request came").unwrap();
-        let mut head = Vec::new();
-        while !head.ends_with(b"\r\n\r\n") {
-            match tokio::time::timeout(PATIENCE, stream.read_u8()).await {
-                Ok(Ok(byte)) => head.push(byte),
-                // A look at the endpoint's health.
-                Ok(Err(_)) => break,
-                Err(_) => panic!("no more than {}", head.escape_ascii()),
-            }
-        }
-        if !head.is_empty() {
-            return (stream, String::from_utf8(head).unwrap());
-        }
-    }
 }
 
 /// The next of what comes, as text; empty where nothing does for so long.

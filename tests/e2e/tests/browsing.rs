@@ -4,15 +4,11 @@
 
 use e2e::{World, asked};
 use std::net::SocketAddr;
-use std::time::Duration;
 use support::recorder::{CASE, Message, Step};
 use support::{Answer, Ask, Recorder};
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::{TcpListener, TcpStream};
+use tokio::io::AsyncWriteExt;
+use tokio::net::TcpListener;
 use tokio::process::Command;
-
-/// What any one wait may take on a loaded machine.
-const PATIENCE: Duration = Duration::from_secs(30);
 
 /// The relay says all that it can of itself and of its callers.
 const HOPS: &str = "[hops]\nvia = true\nforwarded = true\n";

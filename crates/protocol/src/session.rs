@@ -2,6 +2,7 @@
 //!
 //! See [`Session`] for the contract with its owner.
 
+mod budget;
 mod config;
 mod ending;
 mod event;
@@ -16,7 +17,8 @@ mod timers;
 mod turns;
 mod users;
 
-pub use config::{Budget, Config, EndReason, Side};
+pub use budget::Budget;
+pub use config::{Config, EndReason, Side};
 pub use event::{Event, OpenError, Read, Room};
 
 use crate::code::{Code, Execution, Failure};

@@ -13,10 +13,12 @@
 pub mod pattern;
 
 use crate::config;
+use crate::exchange::Reservation;
+use crate::ingress::{Unread, whole_response};
 use bytes::Bytes;
 use http::header::{self, HeaderMap, HeaderValue};
 use http::{Method, Request, StatusCode, Uri};
-use http_body_util::{BodyExt, Full, LengthLimitError, Limited};
+use http_body_util::Full;
 use hyper::client::conn::http1;
 use hyper_util::rt::TokioIo;
 use policy::{Approved, Host, Policy, Scheme, Target};
@@ -64,6 +66,8 @@ pub struct DirectRequest {
     pub deadline: Instant,
     /// Bytes of the answer's body. Beyond, it is an error.
     pub answer_max: u64,
+    /// Memory for the answer's body.
+    pub memory: Reservation,
 }
 
 /// The answer.
@@ -75,6 +79,8 @@ pub struct DirectAnswer {
     pub headers: HeaderMap,
     /// Its body.
     pub body: Bytes,
+    /// The memory that the body takes.
+    pub memory: Reservation,
 }
 
 /// Makes direct calls.
@@ -321,10 +327,10 @@ async fn exchange(
         Failure::possibly_executed(Code::TargetClosed, detail)
     })?;
     let (parts, body) = response.into_parts();
-    let max = usize::try_from(request.answer_max).unwrap_or(usize::MAX);
-    let body = match Limited::new(body, max).collect().await {
-        Ok(body) => body.to_bytes(),
-        Err(error) if error.is::<LengthLimitError>() => {
+    let mut memory = request.memory;
+    let body = match whole_response(body, request.answer_max, &mut memory).await {
+        Ok(body) => body,
+        Err(Unread::TooLarge) => {
             let detail = format!(
                 "the target's answer is larger than {} bytes, the limit for calls",
                 request.answer_max
@@ -335,7 +341,7 @@ async fn exchange(
                 detail,
             ));
         }
-        Err(_) => {
+        Err(Unread::Broken(_)) => {
             let detail = "the target closed the connection before its answer was whole";
             return Err(Failure::new(
                 Code::TargetClosed,
@@ -349,6 +355,7 @@ async fn exchange(
         status: parts.status,
         headers: parts.headers,
         body,
+        memory,
     })
 }
 

@@ -34,6 +34,7 @@ pub mod reload;
 pub mod route;
 pub mod router;
 mod running;
+pub mod sending;
 pub mod service;
 pub mod state;
 pub mod storage;

@@ -14,6 +14,7 @@
 mod by_frames;
 pub mod connection;
 mod hello;
+mod idle;
 pub(crate) mod line_ends;
 mod patience;
 pub mod self_signed;
@@ -23,12 +24,14 @@ mod watched;
 use crate::gate::Turn;
 use crate::metrics::Handshake;
 use crate::reload::Acceptor;
+use crate::sending::Progress;
 use crate::service::Service;
 use crate::state::State;
 use crate::throttle::Throttle;
 use by_frames::{ByFrames, HeaderClock};
-use connection::{Arrived, Connection};
-use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use connection::{Arrived, ByteCount, Connection};
+use hyper_util::rt::{TokioIo, TokioTimer};
+use idle::{IdleClock, IdleLimits, StreamExecutor, current_stream};
 use line_ends::{ByLines, LineEnds};
 use patience::Patience;
 use rustls::HandshakeKind;
@@ -170,6 +173,8 @@ pub async fn accept(
             is_raw: AtomicBool::new(false),
             _place: place,
             _own: own,
+            memory: ByteCount::default(),
+            unsent: ByteCount::default(),
         };
         let acceptor = tls.as_ref().map(Acceptor::current);
         tokio::spawn(begin(stream, connection, acceptor, doors.clone()));
@@ -257,13 +262,17 @@ where
         closing,
         alive,
     } = doors;
-    let timeout = service.state.limits().header_read_timeout.0;
+    let limits = idle_limits(&service.state);
+    let timeout = limits.without_permit;
     let connection = Arc::new(connection);
-    let patience = Patience::new(service.state.limits().caller_idle_timeout.0);
+    let patience = Patience::new(limits.usual);
     let io = ByLines::new(io, LineEnds::new(connection.clone()), patience);
+    let progress = Arc::<Progress>::default();
+    let mut clock = IdleClock::new(progress.clone(), limits);
     let answer = hyper::service::service_fn(move |request| {
         let (service, connection) = (service.clone(), connection.clone());
-        async move { Ok::<_, Infallible>(service.answer(&connection, request).await) }
+        let progress = progress.clone();
+        async move { Ok::<_, Infallible>(service.answer(&connection, &progress, request).await) }
     });
     let mut serving = std::pin::pin!(
         hyper::server::conn::http1::Builder::new()
@@ -275,16 +284,38 @@ where
             .with_upgrades()
     );
     let result = tokio::select! {
-        result = serving.as_mut() => result,
+        biased;
+        result = serving.as_mut() => Some(result),
+        () = clock.over() => None,
         () = is_closing(closing) => {
             serving.as_mut().graceful_shutdown();
-            serving.await
+            tokio::select! {
+                biased;
+                result = serving.as_mut() => Some(result),
+                () = clock.over() => None,
+            }
         }
     };
-    if let Err(error) = result {
-        tracing::debug!(%error, "a connection ended in an error");
-    }
+    ended(result);
     drop(alive);
+}
+
+/// Says how a connection ended; `None` is for one whose caller did not read the responses.
+fn ended(result: Option<hyper::Result<()>>) {
+    match result {
+        Some(Ok(())) => {}
+        Some(Err(error)) => tracing::debug!(%error, "a connection ended in an error"),
+        None => tracing::debug!("a connection was closed: its caller did not read the response"),
+    }
+}
+
+/// How long callers may read nothing.
+fn idle_limits(state: &State) -> IdleLimits {
+    let limits = state.limits();
+    IdleLimits {
+        usual: limits.caller_idle_timeout.0,
+        without_permit: limits.header_read_timeout.0,
+    }
 }
 
 async fn serve_http2<IO>(io: IO, connection: Connection, doors: Doors)
@@ -296,20 +327,24 @@ where
         closing,
         alive,
     } = doors;
-    let limits = service.state.limits();
-    let patience = limits.caller_idle_timeout.0;
-    let clock = HeaderClock::new(limits.header_read_timeout.0);
-    let io = ByFrames::new(io, clock, Patience::new(patience));
+    let limits = idle_limits(&service.state);
+    let patience = limits.usual;
+    let header_clock = HeaderClock::new(limits.without_permit);
+    let io = ByFrames::new(io, header_clock, Patience::new(patience));
     let connection = Arc::new(connection);
+    let mut clock = IdleClock::new(connection.clone(), limits);
     let asked = Arc::new(AtomicU64::new(0));
     let counting = asked.clone();
     let answer = hyper::service::service_fn(move |request| {
         counting.fetch_add(1, Ordering::Relaxed);
         let (service, connection) = (service.clone(), connection.clone());
-        async move { Ok::<_, Infallible>(service.answer(&connection, request).await) }
+        async move {
+            let progress = current_stream();
+            Ok::<_, Infallible>(service.answer(&connection, &progress, request).await)
+        }
     });
     let mut serving = std::pin::pin!(
-        hyper::server::conn::http2::Builder::new(TokioExecutor::new())
+        hyper::server::conn::http2::Builder::new(StreamExecutor::new(limits))
             .timer(TokioTimer::new())
             // Some clients read only while they are asked to.
             .keep_alive_interval(HTTP2_PING)
@@ -323,16 +358,20 @@ where
             .serve_connection(TokioIo::new(io), answer)
     );
     let result = tokio::select! {
-        result = serving.as_mut() => result,
+        biased;
+        result = serving.as_mut() => Some(result),
+        () = clock.over() => None,
         () = async { tokio::select! { () = is_closing(closing) => {}, () = is_idle(&asked) => {} } } => {
             // What runs is finished.
             serving.as_mut().graceful_shutdown();
-            serving.await
+            tokio::select! {
+                biased;
+                result = serving.as_mut() => Some(result),
+                () = clock.over() => None,
+            }
         }
     };
-    if let Err(error) = result {
-        tracing::debug!(%error, "a connection ended in an error");
-    }
+    ended(result);
     drop(alive);
 }
 

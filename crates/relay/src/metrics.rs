@@ -67,6 +67,8 @@ pub struct Snapshot {
     pub window_budget_left: u64,
     /// Rows of the audit record that were lost.
     pub audit_lost: u64,
+    /// Bytes of request and response bodies in memory.
+    pub body_memory: u64,
 }
 
 /// What became of a TLS handshake.
@@ -105,6 +107,7 @@ pub struct Metrics {
     handshakes_now: Gauge,
     unproven_now: Gauge,
     budget_left: Gauge,
+    body_memory: Gauge,
     resident: Gauge,
 }
 
@@ -256,6 +259,10 @@ impl Metrics {
                 "relay_window_budget_left_bytes",
                 "Memory that windows may grow into",
             ),
+            body_memory: gauge(
+                "relay_body_memory_bytes",
+                "Memory of request and response bodies, see limits.call_memory_max",
+            ),
             resident,
             registry: Mutex::new(registry),
         }
@@ -351,6 +358,7 @@ impl Metrics {
         self.unproven_now.set(counted(now.unproven));
         self.budget_left.set(whole(now.window_budget_left));
         self.audit_lost.set(whole(now.audit_lost));
+        self.body_memory.set(whole(now.body_memory));
         if let Some(bytes) = memory::resident() {
             self.resident.set(whole(bytes));
         }

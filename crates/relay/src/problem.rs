@@ -16,6 +16,7 @@ use std::borrow::Cow;
 use std::time::Duration;
 
 use crate::body::{self, Body};
+use crate::exchange::Place;
 
 /// Tells the relay's own errors from the target's answers.
 pub const BRIDGE_ERROR: HeaderName = HeaderName::from_static("bridge-error");
@@ -42,6 +43,8 @@ pub struct Problem {
     /// Whether it is a proxy's client that is told: a key that is missing is then another status (RFC
     /// 9110, 15.5.8).
     pub at_proxy: bool,
+    /// The request's place, which its response keeps until it is written.
+    pub permit: Option<Place>,
 }
 
 impl From<Failure> for Problem {
@@ -53,6 +56,7 @@ impl From<Failure> for Problem {
             later: None,
             closes: false,
             at_proxy: false,
+            permit: None,
         }
     }
 }
@@ -103,6 +107,14 @@ impl Problem {
     pub fn later(self, later: Duration) -> Self {
         Self {
             later: Some(later),
+            ..self
+        }
+    }
+
+    /// The same, of a request that has this place.
+    pub fn holding(self, permit: Place) -> Self {
+        Self {
+            permit: Some(permit),
             ..self
         }
     }
@@ -167,7 +179,11 @@ impl Problem {
     pub fn into_response(self) -> Response<Body> {
         let code = self.failure.code;
         let document = Bytes::from(format!("{}\n", self.document()));
-        let mut response = Response::new(body::full(document));
+        let mut body = body::full(document);
+        if let Some(permit) = self.permit.clone() {
+            body = body.with_permit(permit);
+        }
+        let mut response = Response::new(body);
         *response.status_mut() =
             StatusCode::from_u16(self.status()).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
         let headers = response.headers_mut();

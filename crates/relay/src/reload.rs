@@ -113,6 +113,10 @@ fn settled(old: &Config, new: &Config) -> Option<&'static str> {
             was.call_memory_max == now.call_memory_max,
         ),
         (
+            "limits.operations_max",
+            was.operations_max == now.operations_max,
+        ),
+        (
             "limits.auth_failures_per_minute",
             was.auth_failures_per_minute == now.auth_failures_per_minute,
         ),

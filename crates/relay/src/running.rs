@@ -173,7 +173,6 @@ impl Relay {
         tasks.push(tokio::spawn(deliveries::run(state.clone())));
         tasks.push(tokio::spawn(crate::notices::run(state.clone())));
         tasks.push(tokio::spawn(crate::audit_heads::run(state.clone())));
-        tasks.push(tokio::spawn(cut_what_is_not_taken(state.clone())));
         tasks.push(tokio::spawn(cut_what_may_not_stay(state)));
         tasks.push(tokio::spawn(directory.keep_fresh()));
         Ok(running)
@@ -331,20 +330,6 @@ async fn generation(storage: &Storage, key_file: &Path) -> Result<(), StartError
     }
     std::fs::write(&file, format!("{next}\n"))?;
     Ok(())
-}
-
-/// Ends the exchanges whose callers take nothing of their answers.
-async fn cut_what_is_not_taken(state: Arc<State>) {
-    loop {
-        tokio::time::sleep(Duration::from_secs(1)).await;
-        let limit = state.limits().caller_idle_timeout.0.as_secs();
-        let cut = state
-            .exchanges
-            .tick(u32::try_from(limit).unwrap_or(u32::MAX));
-        if cut > 0 {
-            tracing::info!(cut, "ended: their callers took nothing of the answers");
-        }
-    }
 }
 
 /// Follows the directory: who lost the right to be here is cut off.

@@ -18,6 +18,7 @@ use crate::ingress::{calls, endpoints, forward};
 use crate::listener::connection::{Arrived, Connection};
 use crate::metrics::{CONTENT_TYPE, Snapshot};
 use crate::problem::Problem;
+use crate::sending::{Progress, ResponseBody};
 use crate::state::State;
 use crate::storage::Role;
 use crate::{api, upgrade};
@@ -52,8 +53,20 @@ const CALLING: &[Role] = &[Role::Caller, Role::Admin];
 pub(crate) const SENDING: &[Role] = &[Role::Caller, Role::Synchronizer, Role::Admin];
 
 impl Service {
-    /// Answers a request; a failure becomes a problem document.
+    /// Answers a request; a failure becomes a problem document. `progress` says whether the caller reads the
+    /// response.
     pub async fn answer(
+        &self,
+        connection: &Arc<Connection>,
+        progress: &Arc<Progress>,
+        request: Request<Incoming>,
+    ) -> Response<ResponseBody> {
+        let is_http2 = request.version() == Version::HTTP_2;
+        let response = self.respond(connection, request).await;
+        response.map(|body| ResponseBody::new(body, connection, progress, is_http2))
+    }
+
+    async fn respond(
         &self,
         connection: &Arc<Connection>,
         request: Request<Incoming>,
@@ -125,7 +138,13 @@ impl Service {
                 let principal = self
                     .admit(connection, request, CALLING, Some("POST"))
                     .await?;
-                Box::pin(calls::handle(state, &principal, taken(waiting)?)).await
+                Box::pin(calls::handle(
+                    state,
+                    &principal,
+                    connection,
+                    taken(waiting)?,
+                ))
+                .await
             }
             _ => {
                 if let Some((endpoint, rest)) = endpoints::split_target(target) {
@@ -136,7 +155,7 @@ impl Service {
                     )
                     .await;
                 }
-                Box::pin(api::dispatch(self, connection.peer.ip(), waiting)).await
+                Box::pin(api::dispatch(self, connection, waiting)).await
             }
         }
     }
@@ -205,6 +224,7 @@ impl Service {
             unproven: state.unproven.taken(),
             window_budget_left: state.budget.left(),
             audit_lost: state.audit.lost(),
+            body_memory: state.exchanges.memory_bytes(),
         });
         typed(StatusCode::OK, CONTENT_TYPE, text.into())
     }

@@ -8,7 +8,7 @@ use crate::config::{Config, Limits};
 use crate::deliveries::Deliveries;
 use crate::direct::Direct;
 use crate::directory::Directory;
-use crate::exchange::{Exchanges, Kept, Place, Room};
+use crate::exchange::{Exchanges, Place, Room};
 use crate::gate::{Gate, PerAddress};
 use crate::ingress::calls::Remembered;
 use crate::metrics::Metrics;
@@ -22,7 +22,6 @@ use protocol::session::Budget;
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
-use tokio::sync::Semaphore;
 use transport::session::Settings;
 
 /// Lines a second about requests that failed.
@@ -76,14 +75,10 @@ pub struct State {
     pub refused_tunnels: Throttle,
     /// Says which requests failed, not more often than somebody can read.
     pub failed_requests: Throttle,
-    /// Memory that the bodies of calls may use, in KiB.
-    pub call_memory: Arc<Semaphore>,
     /// Memory that windows grow into.
     pub budget: Arc<Budget>,
     /// Each tenant's part of it; of those that had a tunnel.
     budgets: Mutex<HashMap<Arc<str>, Arc<Budget>>>,
-    /// Bytes that are kept of requests' bodies, for another attempt.
-    pub uploads_kept: Arc<Kept>,
     limits: InForce,
     draining: AtomicBool,
 }
@@ -120,10 +115,11 @@ impl State {
                     node: limits.streams_max,
                     tenant: limits.streams_per_tenant,
                     key: limits.streams_per_key,
+                    operations: limits.operations_max,
                 },
                 config.weights.clone(),
+                limits.call_memory_max.0,
             ),
-            uploads_kept: Arc::default(),
             remembered: Remembered::default(),
             handshakes: Gate::new(limits.handshakes_max, limits.handshakes_per_address),
             caller_handshakes: Gate::new(callers, (callers / 2).max(1)),
@@ -132,9 +128,6 @@ impl State {
             late_handshakes: Throttle::default(),
             refused_tunnels: Throttle::default(),
             failed_requests: Throttle::new(FAILED_LINES),
-            call_memory: Arc::new(Semaphore::new(
-                limits.call_memory_max.kib_up().min(Semaphore::MAX_PERMITS),
-            )),
             budget: Budget::new(config.tunnel.window_budget.0),
             budgets: Mutex::default(),
             limits: InForce::new(config.limits.clone()),

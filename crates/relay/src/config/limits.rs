@@ -42,8 +42,15 @@ pub struct Limits {
     pub call_request_max: ByteSize,
     /// The target's answer to a call. Default 1 MiB.
     pub call_response_max: ByteSize,
-    /// The documents and answers of all calls that run. Default 64 MiB.
+    /// Memory for the bodies of requests and responses of all tenants: calls, documents of the API, and what
+    /// callers have not read yet. Each tenant, and each key in a tenant, may use its weight times what is left,
+    /// see `[weights]`. Default 64 MiB.
     pub call_memory_max: ByteSize,
+    /// The part of it that one connection may use. Default 8 MiB.
+    pub connection_memory_max: ByteSize,
+    /// Requests to the API at once, calls and endpoints aside, shared by tenants and keys likewise. One counts
+    /// until its response is read. Default 1024.
+    pub operations_max: u32,
     /// A request's header section. Default 32 KiB, at most 40 KiB.
     pub header_bytes_max: ByteSize,
     /// Fields in a request's header section. Default 96, at most 256.
@@ -57,8 +64,8 @@ pub struct Limits {
     pub endpoint_head_timeout: Span,
     /// The same between two pieces of an endpoint's answer. Default 12 h.
     pub endpoint_idle_timeout: Span,
-    /// How long a caller may send nothing of its request's body, or take nothing of its answer. Default
-    /// 2 m.
+    /// How long a caller may send nothing of its request's body, or take nothing of its response: at most
+    /// 64 KiB in one piece. Default 2 m.
     pub caller_idle_timeout: Span,
     /// Without a byte in either direction of a raw stream (CONNECT, WebSocket). Default 1 h.
     pub raw_idle_timeout: Span,
@@ -91,6 +98,8 @@ impl Default for Limits {
             call_request_max: ByteSize::mib(1),
             call_response_max: ByteSize::mib(1),
             call_memory_max: ByteSize::mib(64),
+            connection_memory_max: ByteSize::mib(8),
+            operations_max: 1024,
             header_bytes_max: ByteSize::kib(32),
             headers_max: 96,
             call_timeout: Span::secs(30),
@@ -126,6 +135,7 @@ impl Limits {
             ("streams_max", self.streams_max),
             ("streams_per_tenant", self.streams_per_tenant),
             ("streams_per_key", self.streams_per_key),
+            ("operations_max", self.operations_max),
             ("headers_max", self.headers_max),
             ("bridges_per_tenant", self.bridges_per_tenant),
         ];
@@ -155,6 +165,12 @@ impl Limits {
             return Some(format!(
                 "limits.call_memory_max ({}) must be at least as large as the largest call ({largest})",
                 self.call_memory_max
+            ));
+        }
+        if self.connection_memory_max < largest {
+            return Some(format!(
+                "limits.connection_memory_max ({}) must be at least as large as the largest call ({largest})",
+                self.connection_memory_max
             ));
         }
         if self.header_bytes_max > HEADER_BYTES_CAP {

@@ -4,7 +4,7 @@ use super::request::StoredRequest;
 use super::sign::{self, SigningSecret, WEBHOOK_ID, WEBHOOK_SIGNATURE, WEBHOOK_TIMESTAMP};
 use super::state::AttemptEnd;
 use crate::direct::{self, DirectRequest};
-use crate::exchange;
+use crate::exchange::{self, Reservation};
 use crate::registry::Entry;
 use crate::state::State;
 use bytes::Bytes;
@@ -127,6 +127,7 @@ pub(super) async fn directly(
     method: &str,
     request: StoredRequest,
     headers: HeaderMap,
+    memory: Reservation,
 ) -> AttemptEnd {
     let patterns = state.directory.direct_urls(&tenant);
     let policy = match direct::pattern::policy(&patterns) {
@@ -146,6 +147,7 @@ pub(super) async fn directly(
         body: request.body,
         deadline: tokio::time::Instant::now() + within,
         answer_max: state.limits().call_response_max.0,
+        memory,
     };
     match state.direct.call(&policy, asked).await {
         Ok(answer) => {

@@ -40,6 +40,9 @@ const MOVED_AT_ONCE: u32 = 500;
 /// Calls that are forgotten in one transaction.
 const FORGOTTEN_AT_ONCE: u32 = 500;
 
+/// Memory that is there before a stored request is read, whose size is not known then.
+const BEFORE_READING_BYTES: u64 = 64 * 1024;
+
 /// After a failure of the database.
 const AGAIN_AFTER_FAILURE: Duration = Duration::from_secs(1);
 
@@ -468,8 +471,20 @@ async fn make(
         tracing::warn!(%error, call = %call.id, "a stored call cannot be read now");
         Failure::not_sent(Code::Overloaded, "the database does not answer")
     };
+    // Held until the attempt is over, in the tenant's own share: a target that is slow to take the bodies of
+    // one tenant does not use up the memory of others.
+    let tenant_name = state.directory.tenant_name(&call.tenant);
+    let tenant_name = tenant_name.unwrap_or_default();
+    let place = state.exchanges.begin_delivery(&call.tenant, &tenant_name);
+    let mut memory = place.reservation();
+    memory
+        .grow_to(BEFORE_READING_BYTES, BEFORE_READING_BYTES)
+        .await;
     let sealed = deliveries.storage.sealed_request(&call.id).await;
     let sealed = sealed.map_err(|error| unavailable(&error))?;
+    let bytes = sealed.len() as u64;
+    memory.grow_to(bytes, bytes).await;
+    memory.shrink_to(bytes);
     let key = deliveries.vault.of_tenant(&call.tenant).await;
     let key = key.map_err(|error| unavailable(&error))?;
     let plain = key.open(&context(&call.id), sealed);
@@ -498,7 +513,8 @@ async fn make(
         }
         Way::Direct => {
             let tenant = call.tenant.clone();
-            attempt::directly(state, tenant, &call.method, request, headers).await
+            let memory = memory.sibling();
+            attempt::directly(state, tenant, &call.method, request, headers, memory).await
         }
     };
     if let Some(mut span) = span {

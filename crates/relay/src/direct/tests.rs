@@ -1,6 +1,7 @@
 //! Direct calls on loopback, which only a policy of these tests allows.
 
 use super::*;
+use crate::exchange::{BodyMemory, KeyMemory, TenantMemory};
 use policy::{HostPattern, Methods, Ports, Rule};
 use support::{RawTarget, Target as TestTarget};
 
@@ -27,7 +28,13 @@ fn request(url: String) -> DirectRequest {
         body: Bytes::from_static(b"{\"n\":1}"),
         deadline: Instant::now() + Duration::from_secs(5),
         answer_max: 1000,
+        memory: memory(),
     }
+}
+
+fn memory() -> Reservation {
+    let pool = BodyMemory::new(1024 * 1024);
+    Reservation::new(KeyMemory::new(&TenantMemory::new(&pool, 1), 1))
 }
 
 #[tokio::test]

@@ -3,7 +3,7 @@
 use crate::gate::AddressPlace;
 use protocol::opening::CHANNEL_BINDING_BYTES;
 use std::net::SocketAddr;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use tokio::sync::OwnedSemaphorePermit;
 
 /// How a connection came in.
@@ -34,12 +34,53 @@ pub struct Connection {
     pub(super) _place: Option<OwnedSemaphorePermit>,
     /// Its place among those of its address.
     pub(super) _own: Option<AddressPlace>,
+    /// Bytes of request and response bodies that are held in memory for it.
+    pub(super) memory: ByteCount,
+    /// Bytes of responses in the HTTP library's queue.
+    pub(super) unsent: ByteCount,
+}
+
+/// Bytes of one kind that a connection has in memory.
+#[derive(Debug, Default)]
+pub(crate) struct ByteCount {
+    bytes: AtomicU64,
+    /// Raised whenever some are released.
+    moves: AtomicU32,
+}
+
+impl ByteCount {
+    pub(crate) fn add(&self, bytes: u64) {
+        self.bytes.fetch_add(bytes, Ordering::Relaxed);
+    }
+
+    pub(crate) fn release(&self, bytes: u64) {
+        self.bytes.fetch_sub(bytes, Ordering::Relaxed);
+        self.moves.fetch_add(1, Ordering::Relaxed);
+    }
+
+    pub(crate) fn bytes(&self) -> u64 {
+        self.bytes.load(Ordering::Relaxed)
+    }
+
+    pub(crate) fn moves(&self) -> u32 {
+        self.moves.load(Ordering::Relaxed)
+    }
 }
 
 impl Connection {
     /// The next bytes on it will not be HTTP: it is about to be answered that protocols are switched.
     pub(crate) fn turns_raw(&self) {
         self.is_raw.store(true, Ordering::Relaxed);
+    }
+
+    /// Bytes of request and response bodies that are held in memory for it.
+    pub(crate) fn memory(&self) -> &ByteCount {
+        &self.memory
+    }
+
+    /// Bytes of responses in the HTTP library's queue.
+    pub(crate) fn unsent(&self) -> &ByteCount {
+        &self.unsent
     }
 
     /// Whether it is no longer HTTP.

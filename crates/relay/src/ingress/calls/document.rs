@@ -246,14 +246,6 @@ pub(super) fn headers(map: &HeaderMap) -> Value {
     Value::Object(out)
 }
 
-/// Adds a body: as text where it is text, else in base64.
-pub(super) fn put_body(response: &mut Value, body: &[u8]) {
-    match std::str::from_utf8(body) {
-        Ok(text) => response["body"] = json!(text),
-        Err(_) => response["body_base64"] = json!(STANDARD.encode(body)),
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;

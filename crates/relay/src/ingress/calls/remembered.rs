@@ -98,9 +98,8 @@ impl Mine {
     pub(super) fn tell(self, mut told: Told) {
         if told.bytes > BODY_KEPT_BYTES {
             let mut document = Value::clone(&told.document);
+            told.body = None;
             if let Some(response) = document["response"].as_object_mut() {
-                response.remove("body");
-                response.remove("body_base64");
                 response.insert("body_omitted".to_owned(), Value::Bool(true));
             }
             told.document = Arc::new(document);
@@ -189,6 +188,7 @@ mod tests {
         Told {
             status: 200,
             document: Arc::new(Value::Null),
+            body: None,
             failure,
             bytes,
         }

@@ -39,6 +39,7 @@ pub use table::operations;
 
 use crate::auth::Principal;
 use crate::body::Body;
+use crate::listener::connection::Connection;
 use crate::problem::Problem;
 use crate::service::Service;
 use crate::state::State;
@@ -50,7 +51,6 @@ use protocol::Code;
 use query::Query;
 use schemars::{Schema, SchemaGenerator};
 use std::future::Future;
-use std::net::IpAddr;
 use std::pin::Pin;
 use std::sync::Arc;
 
@@ -223,12 +223,13 @@ fn fit(template: &'static str, path: &str) -> Option<Vec<(&'static str, String)>
 /// A problem; `not_found` and `method_not_allowed` before anybody is asked for a key.
 pub async fn dispatch(
     service: &Service,
-    peer: IpAddr,
+    connection: &Connection,
     waiting: &mut Option<Request<Incoming>>,
 ) -> Result<Response<Body>, Problem> {
     let Some(request) = waiting.as_ref() else {
         return Err(Problem::not_found());
     };
+    let peer = connection.peer.ip();
     let path = request.uri().path();
     if path.split('/').count() > SEGMENTS_MAX {
         return Err(Problem::not_found());
@@ -262,6 +263,7 @@ pub async fn dispatch(
         .authenticator
         .authenticate(request.headers(), peer)
         .await?;
+    connection.authenticated(&principal.tenant);
     principal.require(operation.roles)?;
     let query = Query::read(request.uri().query(), operation.query)?;
     let request = waiting.take().ok_or_else(Problem::not_found)?;

@@ -6,10 +6,12 @@
 //! admin     TCP ->                       HTTP/1.1                   -> health and metrics
 //! ```
 //!
-//! Every connection has a place in one budget. TLS handshakes run so many at once, and the rest
-//! wait for their turn: when thousands of bridges come back together, each is served in time,
-//! instead of all at once and none. A connection takes its turn only after it has spoken. When the relay drains, loops end, idle connections
-//! close, and what runs is finished.
+//! Each listener has a budget of its own for connections (`gate`): a connection is pending until a bridge
+//! has proved itself or an API key was accepted on it, and a pending one may be evicted. TLS handshakes run
+//! so many at once, and the rest wait for their turn: when thousands of bridges come back together, each is
+//! served in time, instead of all at once and none. A connection takes its turn when its ClientHello is
+//! complete, and has it for a short time. When the relay drains, loops end, idle connections close, and
+//! what runs is finished.
 
 mod by_frames;
 pub mod connection;
@@ -20,7 +22,7 @@ pub mod self_signed;
 pub mod tls;
 mod watched;
 
-use crate::gate::Turn;
+use crate::gate::{ListenerConnections, Turn};
 use crate::metrics::Handshake;
 use crate::reload::Acceptor;
 use crate::service::Service;
@@ -35,13 +37,14 @@ use rustls::HandshakeKind;
 use std::convert::Infallible;
 use std::io;
 use std::net::SocketAddr;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{mpsc, watch};
 use tokio_rustls::TlsAcceptor;
+use tokio_rustls::server::TlsStream;
 
 /// Until a connection has said something, and then again from its turn to the end of its TLS
 /// handshake.
@@ -51,16 +54,30 @@ const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
 /// work would be lost for this one and late for the next.
 const TURN_WITHIN: Duration = Duration::from_secs(10);
 
+/// How long a connection has its turn. A client that takes longer goes on without: the turn is for the
+/// relay's own work, and a silent client keeps it from nobody.
+const TURN_FOR: Duration = Duration::from_millis(100);
+
 /// How long accepting pauses when the process has no more file descriptors.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+
+/// How long it pauses when pending connections were evicted, whose descriptors are free in a moment.
+const EVICTED_PAUSE: Duration = Duration::from_millis(10);
+
+/// Pending connections that are evicted at once for want of descriptors.
+const EVICTED_AT_ONCE: usize = 16;
+
+/// What a pending connection is charged: a socket and its task; with TLS; with HTTP/2.
+const SOCKET_BYTES: usize = 2 * 1024;
+const TLS_BYTES: usize = 24 * 1024;
+const HTTP2_BYTES: usize = 48 * 1024;
 
 /// Connections that the system keeps for us while we are busy: what comes in a moment when
 /// thousands of bridges come back.
 const BACKLOG: u32 = 4096;
 
-/// HTTP/1 buffer of a connection. Beyond every limit of ours, so that who goes beyond them is
-/// answered with a problem document instead of a bare status.
-const HTTP1_BUFFER_BYTES: usize = 256 * 1024;
+/// HTTP/1 buffer of a connection. Above every head that can pass (a head on the wire has 48 KiB).
+const HTTP1_BUFFER_BYTES: usize = 64 * 1024;
 
 /// HTTP/1 fields that are parsed; the limit that is told is `limits.headers_max`.
 const HTTP1_FIELDS: usize = 512;
@@ -69,7 +86,7 @@ const HTTP1_FIELDS: usize = 512;
 const HTTP2_STREAMS: u32 = 256;
 
 /// HTTP/2 header section; the limit that is told is `limits.header_bytes_max`.
-const HTTP2_HEADER_BYTES: u32 = 128 * 1024;
+const HTTP2_HEADER_BYTES: u32 = 64 * 1024;
 
 /// HTTP/2 request bodies in flight: one stream, and the whole connection.
 const HTTP2_STREAM_WINDOW_BYTES: u32 = 256 * 1024;
@@ -123,9 +140,11 @@ pub fn bind(address: SocketAddr) -> io::Result<TcpListener> {
 pub async fn accept(
     listener: TcpListener,
     arrived: Arrived,
+    connections: Arc<ListenerConnections>,
     tls: Option<Acceptor>,
     mut doors: Doors,
 ) {
+    let state = doors.service.state.clone();
     let full = Throttle::default();
     loop {
         let accepted = tokio::select! {
@@ -135,44 +154,59 @@ pub async fn accept(
         let (stream, peer) = match accepted {
             Ok(accepted) => accepted,
             Err(error) => {
-                tracing::warn!(%error, "a connection could not be accepted");
-                tokio::time::sleep(ACCEPT_PAUSE).await;
+                tokio::time::sleep(not_accepted(&state, &error)).await;
                 continue;
             }
         };
-        let places = doors.service.connections.clone();
-        // Health and metrics are for the moment when there is no place.
-        let place = match places.try_acquire_owned() {
-            Ok(place) => Some(place),
-            Err(_) if arrived == Arrived::Admin => None,
-            Err(_) => {
-                // Once a second at most: whoever connects decides how often this happens.
-                if full.may_speak() {
-                    tracing::warn!(%peer, suppressed = full.suppressed(), "a connection was closed: there are as many as there may be");
+        let open = match arrived {
+            // Health and metrics are for the moment when descriptors are short.
+            Arrived::Admin => state.connections.open_always(),
+            Arrived::Tls | Arrived::Plain | Arrived::Proxy => match state.connections.open() {
+                Some(open) => open,
+                None => {
+                    // Once a second at most: the peers decide how often this happens.
+                    if full.may_speak() {
+                        tracing::warn!(%peer, suppressed = full.suppressed(), "a connection was closed: the process has no file descriptors left for it");
+                    }
+                    continue;
                 }
-                continue;
-            }
+            },
         };
-        let mut own = None;
-        if tls.is_some() {
-            own = doors.service.state.connections_by_address.take(peer.ip());
-            if own.is_none() {
-                if full.may_speak() {
-                    tracing::warn!(%peer, suppressed = full.suppressed(), "a connection was closed: its address has as many as it may have");
-                }
-                continue;
-            }
-        }
         let connection = Connection {
             peer,
             arrived,
             exporter: None,
             is_raw: AtomicBool::new(false),
-            _place: place,
-            _own: own,
+            is_cut: AtomicBool::new(false),
+            pending: connections.pending.admit(peer.ip(), SOCKET_BYTES),
+            established: OnceLock::new(),
+            listener: connections.clone(),
+            _open: open,
         };
         let acceptor = tls.as_ref().map(Acceptor::current);
         tokio::spawn(begin(stream, connection, acceptor, doors.clone()));
+    }
+}
+
+/// Says that a connection could not be accepted. Where descriptors are short, pending connections make
+/// room. Returns how long to pause.
+fn not_accepted(state: &State, error: &io::Error) -> Duration {
+    state.metrics.accept_failed();
+    if transport::tcp::is_gone(error) {
+        // The next connection may be better.
+        return Duration::ZERO;
+    }
+    let evicted = match transport::tcp::is_own_want(error) {
+        true => state.connections.evict(EVICTED_AT_ONCE),
+        false => 0,
+    };
+    if state.failed_accepts.may_speak() {
+        let suppressed = state.failed_accepts.suppressed();
+        tracing::warn!(%error, evicted, suppressed, "a connection could not be accepted");
+    }
+    match evicted {
+        0 => ACCEPT_PAUSE,
+        _ => EVICTED_PAUSE,
     }
 }
 
@@ -190,32 +224,12 @@ async fn begin(
         Box::pin(serve_http1(stream, connection, doors)).await;
         return;
     };
-    let state = &doors.service.state;
-    let metrics = &state.metrics;
-    let Some(turn) = turn(state, &stream, connection.peer).await else {
+    let state = doors.service.state.clone();
+    let handshake = shake_hands(&state, stream, &mut connection, &acceptor);
+    let Some(stream) = Box::pin(handshake).await else {
         return;
     };
-    let handshake = tokio::time::timeout(HANDSHAKE_TIMEOUT, acceptor.accept(stream));
-    let stream = match handshake.await {
-        Ok(Ok(stream)) => stream,
-        Ok(Err(error)) => {
-            metrics.handshake(Handshake::Failed);
-            tracing::debug!(%error, peer = %connection.peer, "a TLS handshake failed");
-            return;
-        }
-        Err(_) => {
-            metrics.handshake(Handshake::Failed);
-            tracing::debug!(peer = %connection.peer, "a TLS handshake took too long");
-            return;
-        }
-    };
-    drop(turn);
     let session = stream.get_ref().1;
-    metrics.handshake(match session.handshake_kind() {
-        Some(HandshakeKind::Resumed) => Handshake::Resumed,
-        _ => Handshake::Full,
-    });
-    connection.exporter = tls::exporter(session);
     // Boxed, so that a connection that waits is small.
     if session.alpn_protocol() == Some(tls::ALPN_HTTP2) {
         Box::pin(serve_http2(stream, connection, doors)).await;
@@ -224,16 +238,74 @@ async fn begin(
     }
 }
 
+/// Has the TLS handshake when it is the connection's turn. `None` where it failed or the connection was
+/// evicted.
+async fn shake_hands(
+    state: &State,
+    stream: TcpStream,
+    connection: &mut Connection,
+    acceptor: &TlsAcceptor,
+) -> Option<TlsStream<TcpStream>> {
+    let metrics = &state.metrics;
+    let peer = connection.peer;
+    let turn = tokio::select! {
+        turn = turn(state, &stream, peer) => turn?,
+        () = connection.evicted() => {
+            tracing::debug!(%peer, "evicted before its TLS handshake");
+            return None;
+        }
+    };
+    connection.charge(TLS_BYTES);
+    let handshake = async {
+        let handshake = tokio::time::timeout(HANDSHAKE_TIMEOUT, acceptor.accept(stream));
+        let mut handshake = std::pin::pin!(handshake);
+        let early = tokio::time::timeout(TURN_FOR, handshake.as_mut()).await;
+        drop(turn);
+        match early {
+            Ok(done) => done,
+            Err(_) => handshake.await,
+        }
+    };
+    let done = tokio::select! {
+        done = handshake => done,
+        () = connection.evicted() => {
+            metrics.handshake(Handshake::Failed);
+            tracing::debug!(%peer, "evicted in its TLS handshake");
+            return None;
+        }
+    };
+    let stream = match done {
+        Ok(Ok(stream)) => stream,
+        Ok(Err(error)) => {
+            metrics.handshake(Handshake::Failed);
+            tracing::debug!(%error, %peer, "a TLS handshake failed");
+            return None;
+        }
+        Err(_) => {
+            metrics.handshake(Handshake::Failed);
+            tracing::debug!(%peer, "a TLS handshake took too long");
+            return None;
+        }
+    };
+    let session = stream.get_ref().1;
+    metrics.handshake(match session.handshake_kind() {
+        Some(HandshakeKind::Resumed) => Handshake::Resumed,
+        _ => Handshake::Full,
+    });
+    connection.exporter = tls::exporter(session);
+    Some(stream)
+}
+
 /// Waits for a connection's turn to have its handshake. None for one that says nothing, and when
 /// it takes too long.
 async fn turn(state: &State, stream: &TcpStream, peer: SocketAddr) -> Option<Turn> {
-    let spoken = tokio::time::timeout(HANDSHAKE_TIMEOUT, hello::has_spoken(stream)).await;
-    if !matches!(spoken, Ok(Ok(()))) {
+    let offer = tokio::time::timeout(HANDSHAKE_TIMEOUT, hello::read_offer(stream)).await;
+    let Ok(Ok(offers_http2)) = offer else {
         state.metrics.handshake(Handshake::Failed);
-        tracing::debug!(%peer, "a connection said nothing");
+        tracing::debug!(%peer, "a connection did not complete its ClientHello");
         return None;
-    }
-    let gate = match hello::offers_http2(stream).await {
+    };
+    let gate = match offers_http2 {
         true => &state.caller_handshakes,
         false => &state.handshakes,
     };
@@ -259,6 +331,7 @@ where
     } = doors;
     let timeout = service.state.limits().header_read_timeout.0;
     let connection = Arc::new(connection);
+    let evicted = connection.clone();
     let patience = Patience::new(service.state.limits().caller_idle_timeout.0);
     let io = ByLines::new(io, LineEnds::new(connection.clone()), patience);
     let answer = hyper::service::service_fn(move |request| {
@@ -276,6 +349,10 @@ where
     );
     let result = tokio::select! {
         result = serving.as_mut() => result,
+        () = evicted.evicted() => {
+            tracing::debug!(peer = %evicted.peer, "evicted before it authenticated");
+            return;
+        }
         () = is_closing(closing) => {
             serving.as_mut().graceful_shutdown();
             serving.await
@@ -298,9 +375,11 @@ where
     } = doors;
     let limits = service.state.limits();
     let patience = limits.caller_idle_timeout.0;
-    let clock = HeaderClock::new(limits.header_read_timeout.0);
-    let io = ByFrames::new(io, clock, Patience::new(patience));
     let connection = Arc::new(connection);
+    let evicted = connection.clone();
+    connection.charge(HTTP2_BYTES);
+    let clock = HeaderClock::new(limits.header_read_timeout.0, Some(connection.clone()));
+    let io = ByFrames::new(io, clock, Patience::new(patience));
     let asked = Arc::new(AtomicU64::new(0));
     let counting = asked.clone();
     let answer = hyper::service::service_fn(move |request| {
@@ -324,6 +403,10 @@ where
     );
     let result = tokio::select! {
         result = serving.as_mut() => result,
+        () = evicted.evicted() => {
+            tracing::debug!(peer = %evicted.peer, "evicted before it authenticated");
+            return;
+        }
         () = async { tokio::select! { () = is_closing(closing) => {}, () = is_idle(&asked) => {} } } => {
             // What runs is finished.
             serving.as_mut().graceful_shutdown();

@@ -59,6 +59,12 @@ pub struct Snapshot {
     pub exchanges: usize,
     /// Connections that are open, tunnels included.
     pub connections: usize,
+    /// Connections that have not authenticated.
+    pub connections_pending: usize,
+    /// Bytes that these cost.
+    pub pending_bytes: usize,
+    /// Connections and tunnels that were evicted before they had authenticated, since the start.
+    pub connections_evicted: u64,
     /// TLS handshakes that run.
     pub handshakes: usize,
     /// Tunnels that have not proved themselves.
@@ -102,6 +108,10 @@ pub struct Metrics {
     sessions_now: Gauge,
     exchanges_now: Gauge,
     connections_now: Gauge,
+    pending_now: Gauge,
+    pending_bytes: Gauge,
+    evicted: Counter,
+    accept_failures: Counter,
     handshakes_now: Gauge,
     unproven_now: Gauge,
     budget_left: Gauge,
@@ -216,6 +226,18 @@ impl Metrics {
             "TLS handshakes by outcome",
             handshakes.clone(),
         );
+        let evicted = Counter::default();
+        registry.register(
+            "relay_connections_evicted",
+            "Connections and tunnels that were evicted before they had authenticated",
+            evicted.clone(),
+        );
+        let accept_failures = Counter::default();
+        registry.register(
+            "relay_accept_failures",
+            "Connections that could not be accepted, mostly for want of file descriptors",
+            accept_failures.clone(),
+        );
         let bytes = Family::<Way, Counter>::default();
         registry.register_with_unit(
             "relay_body",
@@ -246,7 +268,17 @@ impl Metrics {
             down: counter("down"),
             sessions_now: gauge("relay_sessions", "Tunnels that are up"),
             exchanges_now: gauge("relay_exchanges_running", "Requests that run"),
+            accept_failures,
             connections_now: gauge("relay_connections", "Connections, tunnels included"),
+            pending_now: gauge(
+                "relay_connections_pending",
+                "Connections that have not authenticated",
+            ),
+            pending_bytes: gauge(
+                "relay_connections_pending_bytes",
+                "Memory that they are charged",
+            ),
+            evicted,
             handshakes_now: gauge("relay_tls_handshakes_running", "TLS handshakes that run"),
             unproven_now: gauge(
                 "relay_tunnels_unproven",
@@ -280,6 +312,11 @@ impl Metrics {
             Handshake::Late => "late",
         };
         self.handshakes.get_or_create(&Outcome { outcome }).inc();
+    }
+
+    /// A connection could not be accepted.
+    pub fn accept_failed(&self) {
+        self.accept_failures.inc();
     }
 
     /// Another configuration or certificate was put in force, or was not.
@@ -347,6 +384,12 @@ impl Metrics {
         self.sessions_now.set(counted(now.sessions));
         self.exchanges_now.set(counted(now.exchanges));
         self.connections_now.set(counted(now.connections));
+        self.pending_now.set(counted(now.connections_pending));
+        self.pending_bytes.set(counted(now.pending_bytes));
+        let evicted = now.connections_evicted;
+        self.evicted
+            .inner()
+            .store(evicted, std::sync::atomic::Ordering::Relaxed);
         self.handshakes_now.set(counted(now.handshakes));
         self.unproven_now.set(counted(now.unproven));
         self.budget_left.set(whole(now.window_budget_left));

@@ -92,6 +92,26 @@ fn settled(old: &Config, new: &Config) -> Option<&'static str> {
             was.unproven_per_address == now.unproven_per_address,
         ),
         (
+            "limits.pending_connections_max",
+            was.pending_connections_max == now.pending_connections_max,
+        ),
+        (
+            "limits.pending_memory_max",
+            was.pending_memory_max == now.pending_memory_max,
+        ),
+        (
+            "limits.internal_connections_max",
+            was.internal_connections_max == now.internal_connections_max,
+        ),
+        (
+            "limits.proxy_connections_max",
+            was.proxy_connections_max == now.proxy_connections_max,
+        ),
+        (
+            "limits.admin_connections_max",
+            was.admin_connections_max == now.admin_connections_max,
+        ),
+        (
             "limits.connections_max",
             was.connections_max == now.connections_max,
         ),

@@ -10,6 +10,7 @@ use crate::auth::Authenticator;
 use crate::config::Config;
 use crate::deliveries::{self, Deliveries};
 use crate::directory::Directory;
+use crate::gate::ListenerConnections;
 use crate::listener::connection::Arrived;
 use crate::listener::tls::TlsError;
 use crate::listener::{self, Doors, tls};
@@ -28,7 +29,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::net::TcpListener;
-use tokio::sync::{Semaphore, mpsc, watch};
+use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
 
 /// Between the last accepted connection and GOAWAY: requests that are on the wire get their
@@ -108,7 +109,6 @@ impl Relay {
         let admin = open(config.listen.admin)?;
 
         let failures = config.limits.auth_failures_per_minute;
-        let places = config.limits.connections_max as usize;
         let node = node_name();
         let (spans, sending) = Spans::start(&config.telemetry, &node)?.unzip();
         let state = State::new(
@@ -123,7 +123,6 @@ impl Relay {
         let service = Arc::new(Service {
             state: state.clone(),
             authenticator: Authenticator::new(directory.clone(), failures),
-            connections: Arc::new(Semaphore::new(places)),
         });
         let (closing, closing_seen) = watch::channel(false);
         let (admin_closing, admin_closing_seen) = watch::channel(false);
@@ -160,10 +159,29 @@ impl Relay {
             None => Arrived::Plain,
         };
         let at_proxy = acceptor.clone().filter(|_| has_proxy_tls);
-        running.open("public", public, arrived, acceptor, doors.clone());
-        running.open("proxy", proxy, Arrived::Proxy, at_proxy, doors.clone());
-        running.open("internal", internal, Arrived::Plain, None, doors);
-        running.open("admin", admin, Arrived::Admin, None, admin_doors);
+        let of = &state.connections;
+        let mut open = |name, listener, arrived, connections: &Arc<_>, tls, doors| {
+            running.open(name, listener, arrived, Arc::clone(connections), tls, doors);
+        };
+        let plain = Arrived::Plain;
+        open(
+            "public",
+            public,
+            arrived,
+            &of.public,
+            acceptor,
+            doors.clone(),
+        );
+        open(
+            "proxy",
+            proxy,
+            Arrived::Proxy,
+            &of.proxy,
+            at_proxy,
+            doors.clone(),
+        );
+        open("internal", internal, plain, &of.internal, None, doors);
+        open("admin", admin, Arrived::Admin, &of.admin, None, admin_doors);
         let following = running.acceptor.clone();
         let tasks = &mut running.tasks;
         tasks.extend(sending);
@@ -195,6 +213,7 @@ impl RunningRelay {
         name: &str,
         listener: Option<TcpListener>,
         arrived: Arrived,
+        connections: Arc<ListenerConnections>,
         tls: Option<Acceptor>,
         doors: Doors,
     ) {
@@ -202,7 +221,7 @@ impl RunningRelay {
         if let Ok(address) = listener.local_addr() {
             tracing::info!(listener = name, %address, tls = tls.is_some(), "listening");
         }
-        let accepting = listener::accept(listener, arrived, tls, doors);
+        let accepting = listener::accept(listener, arrived, connections, tls, doors);
         self.tasks.push(tokio::spawn(accepting));
     }
 

@@ -30,7 +30,6 @@ use hyper::body::Incoming;
 use protocol::Code;
 use std::sync::Arc;
 use std::time::Duration;
-use tokio::sync::Semaphore;
 
 /// What requests are answered with.
 #[derive(Debug)]
@@ -39,8 +38,6 @@ pub struct Service {
     pub state: Arc<State>,
     /// Checks keys.
     pub authenticator: Authenticator,
-    /// Places for connections that are free.
-    pub connections: Arc<Semaphore>,
 }
 
 /// How much of a refused request's body is read, and for how long.
@@ -91,6 +88,12 @@ impl Service {
         let Some(request) = waiting.as_ref() else {
             return Err(Problem::not_found());
         };
+        if connection.has_cut_head() {
+            let max = self.state.limits().header_bytes_max;
+            let detail =
+                format!("the header section is longer than {max} (limits.header_bytes_max)");
+            return Err(Problem::not_sent(Code::HeadersTooLarge, detail).closing());
+        }
         check_host(request)?;
         if connection.arrived == Arrived::Proxy {
             self.check_head(request.headers())?;
@@ -136,7 +139,7 @@ impl Service {
                     )
                     .await;
                 }
-                Box::pin(api::dispatch(self, connection.peer.ip(), waiting)).await
+                Box::pin(api::dispatch(self, connection, waiting)).await
             }
         }
     }
@@ -159,6 +162,7 @@ impl Service {
             .authenticator
             .authenticate(request.headers(), peer)
             .await?;
+        connection.authenticated(&principal.tenant);
         principal.require(roles)?;
         Ok(principal)
     }
@@ -196,13 +200,15 @@ impl Service {
 
     fn metrics(&self) -> Response<Body> {
         let state = &self.state;
-        let free = self.connections.available_permits();
         let text = state.metrics.render(Snapshot {
             sessions: state.registry.count(),
             exchanges: state.exchanges.count(),
-            connections: (state.config.limits.connections_max as usize).saturating_sub(free),
+            connections: state.connections.count(),
+            connections_pending: state.connections.pending(),
+            pending_bytes: state.connections.pending_bytes(),
+            connections_evicted: state.connections.evicted() + state.unproven.evicted(),
             handshakes: state.handshakes.taken() + state.caller_handshakes.taken(),
-            unproven: state.unproven.taken(),
+            unproven: state.unproven.count(),
             window_budget_left: state.budget.left(),
             audit_lost: state.audit.lost(),
         });

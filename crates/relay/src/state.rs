@@ -9,7 +9,7 @@ use crate::deliveries::Deliveries;
 use crate::direct::Direct;
 use crate::directory::Directory;
 use crate::exchange::{Exchanges, Kept, Place, Room};
-use crate::gate::{Gate, PerAddress};
+use crate::gate::{Connections, Gate, PendingLimits, PendingPool};
 use crate::ingress::calls::Remembered;
 use crate::metrics::Metrics;
 use crate::registry::{Owner, Registry};
@@ -66,10 +66,12 @@ pub struct State {
     pub handshakes: Gate,
     /// Room for those of callers, which shall not wait behind thousands of bridges.
     pub caller_handshakes: Gate,
-    /// Room for tunnels that have not proved themselves.
-    pub unproven: Gate,
-    /// How many connections an address has on the listener with TLS.
-    pub connections_by_address: PerAddress,
+    /// Tunnels that have not proved themselves.
+    pub unproven: Arc<PendingPool>,
+    /// The connections of every listener.
+    pub connections: Connections,
+    /// Limits the log lines about connections that could not be accepted.
+    pub failed_accepts: Throttle,
     /// Says which handshakes waited in vain, not more often than somebody can read.
     pub late_handshakes: Throttle,
     /// Says which tunnels are refused, not more often than somebody can read.
@@ -105,6 +107,12 @@ impl State {
             true => limits.unproven_tunnels_max,
             false => limits.unproven_per_address,
         };
+        let connections = Connections::new(limits, transport::runtime::files_max());
+        let unproven = PendingLimits {
+            count_max: limits.unproven_tunnels_max as usize,
+            per_address_max: unproven_of_one as usize,
+            bytes_max: usize::MAX,
+        };
         Self {
             audit: Auditing::start(
                 directory.storage().clone(),
@@ -127,8 +135,9 @@ impl State {
             remembered: Remembered::default(),
             handshakes: Gate::new(limits.handshakes_max, limits.handshakes_per_address),
             caller_handshakes: Gate::new(callers, (callers / 2).max(1)),
-            unproven: Gate::new(limits.unproven_tunnels_max, unproven_of_one),
-            connections_by_address: PerAddress::new(limits.connections_per_address),
+            unproven: PendingPool::new(unproven, connections.proven.clone()),
+            connections,
+            failed_accepts: Throttle::default(),
             late_handshakes: Throttle::default(),
             refused_tunnels: Throttle::default(),
             failed_requests: Throttle::new(FAILED_LINES),

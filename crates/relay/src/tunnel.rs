@@ -4,9 +4,10 @@
 //! CHALLENGE -> HELLO -> whose is it? -> proof, channel, authority -> epoch, room -> WELCOME -> up
 //! ```
 //!
-//! Until the proof a connection has nothing but a place in a small budget of its own.
+//! Until the proof a connection is pending: a newcomer may evict it.
 
-use crate::gate::Turn;
+use crate::gate::PendingPlace;
+use crate::listener::connection::Connection;
 use crate::registry::{Entry, Owner};
 use crate::state::State;
 use bytes::Bytes;
@@ -26,8 +27,10 @@ pub struct Arrival {
     pub channel: ChannelBinding,
     /// The authority that its upgrade request named (`Host`).
     pub authority: String,
+    /// The connection that it came on.
+    pub connection: Arc<Connection>,
     /// Its place among the unproven.
-    pub turn: Arc<Turn>,
+    pub place: Arc<PendingPlace>,
 }
 
 /// A tunnel that is in the registry, and runs while it is [carried](carry).
@@ -68,6 +71,8 @@ pub async fn open<IO: Io>(
     };
     match judge(state, &candidate, &arrival) {
         Ok(owner) => {
+            arrival.connection.proved(&state.connections.proven);
+            arrival.place.leave();
             drop(arrival);
             welcome(state, candidate, owner).await
         }

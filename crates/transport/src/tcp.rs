@@ -1,4 +1,4 @@
-//! Socket options of a tunnel's connection.
+//! Socket options of a tunnel's connection, and what an error of a socket means.
 
 use socket2::{SockRef, TcpKeepalive};
 use std::io;
@@ -29,4 +29,73 @@ pub fn tune(stream: &TcpStream) -> io::Result<()> {
     #[cfg(any(target_os = "linux", target_os = "android"))]
     socket.set_tcp_notsent_lowat(NOTSENT_LOWAT_BYTES)?;
     socket.set_tcp_keepalive(&TcpKeepalive::new().with_time(KEEPALIVE))
+}
+
+/// Whether a call on a socket failed because this host or process has no more descriptors, memory or
+/// ports: the peer had no part in it.
+pub fn is_own_want(error: &io::Error) -> bool {
+    if matches!(
+        error.kind(),
+        io::ErrorKind::AddrNotAvailable | io::ErrorKind::OutOfMemory
+    ) {
+        return true;
+    }
+    error.raw_os_error().is_some_and(is_want)
+}
+
+#[cfg(unix)]
+fn is_want(code: i32) -> bool {
+    use rustix::io::Errno;
+    [
+        Errno::MFILE,
+        Errno::NFILE,
+        Errno::NOBUFS,
+        Errno::NOMEM,
+        // As connect(2) has it where no port is left.
+        Errno::AGAIN,
+    ]
+    .iter()
+    .any(|want| want.raw_os_error() == code)
+}
+
+#[cfg(windows)]
+fn is_want(code: i32) -> bool {
+    const WSAEMFILE: i32 = 10_024;
+    const WSAENOBUFS: i32 = 10_055;
+    [WSAEMFILE, WSAENOBUFS].contains(&code)
+}
+
+/// Whether a connection failed before it was accepted: nothing is wrong with the listener.
+pub fn is_gone(error: &io::Error) -> bool {
+    matches!(
+        error.kind(),
+        io::ErrorKind::ConnectionAborted
+            | io::ErrorKind::ConnectionReset
+            | io::ErrorKind::ConnectionRefused
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    #[cfg(unix)]
+    fn own_want_is_told_from_the_peers_refusal() {
+        use rustix::io::Errno;
+        let of = |errno: Errno| io::Error::from_raw_os_error(errno.raw_os_error());
+        for want in [
+            Errno::MFILE,
+            Errno::NFILE,
+            Errno::NOBUFS,
+            Errno::NOMEM,
+            Errno::ADDRNOTAVAIL,
+        ] {
+            assert!(is_own_want(&of(want)) && !is_gone(&of(want)), "{want:?}");
+        }
+        for refusal in [Errno::CONNREFUSED, Errno::CONNRESET, Errno::TIMEDOUT] {
+            assert!(!is_own_want(&of(refusal)), "{refusal:?}");
+        }
+        assert!(is_gone(&of(Errno::CONNABORTED)));
+    }
 }

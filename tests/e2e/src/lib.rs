@@ -17,6 +17,8 @@ use support::{Answer, ApiKey, Ask, FlakyProxy, Installation, Origin, Running, Ta
 use tokio::io::AsyncReadExt as _;
 use tokio::net::{TcpListener, TcpStream};
 use tokio_rustls::TlsConnector;
+use tokio_rustls::client::TlsStream;
+use tokio_rustls::rustls::ClientConnection;
 use tokio_rustls::rustls::pki_types::ServerName;
 
 /// What any one wait may take on a loaded machine.
@@ -438,6 +440,20 @@ impl World {
     /// A TCP connection to the relay's HTTPS listener, from an address of loopback.
     pub async fn connect_from(&self, from: IpAddr) -> TcpStream {
         tunnel::connect_from(&self.public, from).await
+    }
+
+    /// A connection with TLS to the same listener, from an address of loopback.
+    pub async fn tls_from(&self, from: IpAddr) -> TlsStream<TcpStream> {
+        tunnel::tls_from(&self.public, &self.site.ca, from).await
+    }
+
+    /// A whole ClientHello, as a bridge sends it.
+    pub fn client_hello(&self) -> Vec<u8> {
+        let name = ServerName::try_from("localhost").unwrap();
+        let mut client = ClientConnection::new(self.site.ca.client_config(), name).unwrap();
+        let mut bytes = Vec::new();
+        client.write_tls(&mut bytes).unwrap();
+        bytes
     }
 
     /// A TLS handshake with the relay on a connection, offering these protocols.

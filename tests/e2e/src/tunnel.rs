@@ -29,6 +29,18 @@ pub(crate) async fn connect_from(to: &Origin, from: IpAddr) -> TcpStream {
     socket.connect(to.addr()).await.unwrap()
 }
 
+/// A connection with TLS, from an address of loopback.
+pub(crate) async fn tls_from(
+    public: &Origin,
+    ca: &ThrowawayCa,
+    from: IpAddr,
+) -> TlsStream<TcpStream> {
+    let tcp = connect_from(public, from).await;
+    let name = ServerName::try_from("localhost").unwrap();
+    let connector = TlsConnector::from(ca.client_config());
+    connector.connect(name, tcp).await.unwrap()
+}
+
 /// An upgraded connection that has not proved itself.
 pub struct SilentTunnel {
     stream: TlsStream<TcpStream>,
@@ -36,10 +48,7 @@ pub struct SilentTunnel {
 
 impl SilentTunnel {
     pub(crate) async fn open(public: &Origin, ca: &ThrowawayCa, from: IpAddr) -> Self {
-        let tcp = connect_from(public, from).await;
-        let name = ServerName::try_from("localhost").unwrap();
-        let connector = TlsConnector::from(ca.client_config());
-        let mut stream = connector.connect(name, tcp).await.unwrap();
+        let mut stream = tls_from(public, ca, from).await;
         let request = format!(
             "GET /v1/tunnel HTTP/1.1\r\nHost: localhost\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\
              Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: {KEY}\r\n\
@@ -53,6 +62,14 @@ impl SilentTunnel {
         let text = String::from_utf8_lossy(&answer);
         assert!(text.starts_with("HTTP/1.1 101"), "{text}");
         Self { stream }
+    }
+
+    /// Waits until the relay closes.
+    pub async fn is_closed_within(&mut self, within: Duration) -> bool {
+        let mut rest = [0; 4096];
+        let closing =
+            async { while matches!(self.stream.read(&mut rest).await, Ok(read) if read > 0) {} };
+        tokio::time::timeout(within, closing).await.is_ok()
     }
 
     /// Sends bytes, and waits until the relay closes.

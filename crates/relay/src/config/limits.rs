@@ -20,14 +20,26 @@ pub struct Limits {
     pub handshakes_max: u32,
     /// TLS handshakes at once with one address; more wait. Default 32.
     pub handshakes_per_address: u32,
-    /// Tunnels that have not proved themselves yet, all together. Default 256.
+    /// Tunnels that have not proved themselves yet, all together; one more evicts the oldest. Default 1024.
     pub unproven_tunnels_max: u32,
-    /// Tunnels that have not proved themselves yet, of one address. Default 64.
+    /// Tunnels that have not proved themselves yet, of one address. Default 512.
     pub unproven_per_address: u32,
-    /// Connections on all listeners together, tunnels included. Default 20000.
+    /// Connections on the public listener that have not authenticated, which one more evicts: neither a
+    /// bridge has proved itself nor an API key was accepted. Default 10000.
+    pub pending_connections_max: u32,
+    /// Memory that they may cost: TLS, and header sections that are not complete. Default 32 MiB.
+    pub pending_memory_max: ByteSize,
+    /// Connections of callers on the public listener whose API key was accepted; beyond, they count as
+    /// pending. Each tenant may have as many as are left. Default 20000.
     pub connections_max: u32,
-    /// Connections of one address on the listener with TLS, tunnels included. Default 10000.
+    /// The same of one address. Default 10000.
     pub connections_per_address: u32,
+    /// Connections on the internal listener: pending ones, and as many with an accepted key. Default 5000.
+    pub internal_connections_max: u32,
+    /// The same on the listener of the forward proxy. Default 5000.
+    pub proxy_connections_max: u32,
+    /// Connections on the admin listener; one more evicts the oldest. Default 64.
+    pub admin_connections_max: u32,
     /// Exchanges at once on one tunnel. Default 4096.
     pub streams_per_session: u32,
     /// Exchanges at once of all tenants. Of these each tenant may have its weight times what is left, see
@@ -80,10 +92,15 @@ impl Default for Limits {
             sessions_per_tenant: 1_000,
             handshakes_max: 128,
             handshakes_per_address: 32,
-            unproven_tunnels_max: 256,
-            unproven_per_address: 64,
+            unproven_tunnels_max: 1024,
+            unproven_per_address: 512,
+            pending_connections_max: 10_000,
+            pending_memory_max: ByteSize::mib(32),
             connections_max: 20_000,
             connections_per_address: 10_000,
+            internal_connections_max: 5_000,
+            proxy_connections_max: 5_000,
+            admin_connections_max: 64,
             streams_per_session: 4096,
             streams_max: 20_000,
             streams_per_tenant: 4096,
@@ -110,6 +127,9 @@ impl Default for Limits {
 /// Largest `header_bytes_max`: a head on the wire has 48 KiB, and each field costs 4 bytes there.
 const HEADER_BYTES_CAP: ByteSize = ByteSize::kib(40);
 
+/// Smallest `pending_memory_max`: several connections with TLS and a long header section each.
+const PENDING_MEMORY_MIN: ByteSize = ByteSize::mib(1);
+
 impl Limits {
     /// What is wrong with these numbers, if anything: the key and the fact.
     pub(super) fn mistake(&self) -> Option<String> {
@@ -120,8 +140,12 @@ impl Limits {
             ("handshakes_per_address", self.handshakes_per_address),
             ("unproven_tunnels_max", self.unproven_tunnels_max),
             ("unproven_per_address", self.unproven_per_address),
+            ("pending_connections_max", self.pending_connections_max),
             ("connections_max", self.connections_max),
             ("connections_per_address", self.connections_per_address),
+            ("internal_connections_max", self.internal_connections_max),
+            ("proxy_connections_max", self.proxy_connections_max),
+            ("admin_connections_max", self.admin_connections_max),
             ("streams_per_session", self.streams_per_session),
             ("streams_max", self.streams_max),
             ("streams_per_tenant", self.streams_per_tenant),
@@ -155,6 +179,11 @@ impl Limits {
             return Some(format!(
                 "limits.call_memory_max ({}) must be at least as large as the largest call ({largest})",
                 self.call_memory_max
+            ));
+        }
+        if self.pending_memory_max < PENDING_MEMORY_MIN {
+            return Some(format!(
+                "limits.pending_memory_max must be at least {PENDING_MEMORY_MIN}"
             ));
         }
         if self.header_bytes_max > HEADER_BYTES_CAP {

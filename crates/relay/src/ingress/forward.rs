@@ -39,6 +39,7 @@ pub async fn handle(
     let name = http::header::PROXY_AUTHORIZATION;
     let principal = authenticator.authenticate_by(request.headers(), &name, peer);
     let principal = principal.await.map_err(Problem::at_proxy)?;
+    connection.authenticated(&principal.tenant);
     principal.require(SENDING)?;
     let is_connect = *request.method() == Method::CONNECT;
     let target = match is_connect {

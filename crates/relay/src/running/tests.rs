@@ -203,8 +203,14 @@ async fn a_tunnel_without_tls_needs_a_balancer_by_configuration() {
     let mut head = [0; 12];
     first.read_exact(&mut head).await.unwrap();
     assert_eq!(&head, b"HTTP/1.1 101");
-    let answer = full.internal("GET /v1/tunnel", upgrade, "").await;
-    assert_problem(&answer, 503, "overloaded");
+    // Another one takes its place.
+    let mut second = TcpStream::connect(address).await.unwrap();
+    second.write_all(request.as_bytes()).await.unwrap();
+    second.read_exact(&mut head).await.unwrap();
+    assert_eq!(&head, b"HTTP/1.1 101");
+    let mut rest = Vec::new();
+    let closed = tokio::time::timeout(Duration::from_secs(5), first.read_to_end(&mut rest)).await;
+    assert!(closed.is_ok(), "the oldest was not evicted");
     full.relay.shutdown().await;
 }
 

@@ -71,7 +71,10 @@ pub async fn decide(state: &State, sent: Sent<'_>) -> Route {
     if matches!(failure.code, Code::BridgeOffline | Code::Overloaded) {
         return Route::Refused(failure);
     }
-    let addresses = state.direct.addresses(sent.target.host()).await;
+    let addresses = state
+        .direct
+        .addresses(sent.tenant, sent.target.host())
+        .await;
     if Direct::are_public(&addresses) {
         let detail = format!(
             "{} is public, and this tenant may not call it directly: a site administrator can \

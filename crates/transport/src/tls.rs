@@ -1,10 +1,13 @@
 //! TLS: configurations for both sides, and what binds a proof to a connection.
 
+use crate::tcp::is_own_want;
 use protocol::opening::{CHANNEL_BINDING_BYTES, EXPORTER_LABEL};
 use rustls::crypto::CryptoProvider;
-use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::pem::{self, PemObject};
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::{ClientConfig, RootCertStore, ServerConfig, SideData};
+use rustls_native_certs::ErrorKind;
+use std::io;
 use std::ops::Deref;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -26,6 +29,9 @@ pub enum TlsSetupError {
         /// What the system said.
         detail: String,
     },
+    /// This process lacks file descriptors or memory to read certificates: later it may have them.
+    #[error("certificates could not be read: {0}")]
+    OwnWant(io::Error),
     /// The parts do not fit together.
     #[error("{0}")]
     Rustls(#[from] rustls::Error),
@@ -47,7 +53,10 @@ pub fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, TlsSetu
     };
     let found = CertificateDer::pem_file_iter(path)
         .and_then(Iterator::collect::<Result<Vec<_>, _>>)
-        .map_err(|error| failed(format!("no PEM certificates could be read: {error}")))?;
+        .map_err(|error| match error {
+            pem::Error::Io(error) if is_own_want(&error) => TlsSetupError::OwnWant(error),
+            error => failed(format!("no PEM certificates could be read: {error}")),
+        })?;
     if found.is_empty() {
         return Err(failed("holds no PEM certificate".into()));
     }
@@ -61,6 +70,17 @@ pub fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, TlsSetu
 pub fn roots(extra_ca_files: &[PathBuf]) -> Result<RootCertStore, TlsSetupError> {
     let mut store = RootCertStore::empty();
     let system = rustls_native_certs::load_native_certs();
+    // A store without the roots that cannot be read now would be kept.
+    let want = system.errors.iter().find_map(|error| match &error.kind {
+        ErrorKind::Io { inner, .. } | ErrorKind::Pem(pem::Error::Io(inner)) => {
+            is_own_want(inner).then_some(inner)
+        }
+        _ => None,
+    });
+    if let Some(want) = want {
+        let want = io::Error::new(want.kind(), want.to_string());
+        return Err(TlsSetupError::OwnWant(want));
+    }
     store.add_parsable_certificates(system.certs);
     for path in extra_ca_files {
         for certificate in certificates(path)? {

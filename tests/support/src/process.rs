@@ -271,6 +271,36 @@ impl Running {
         let _ = fs::write(format!("/proc/{}/clear_refs", self.pid), "5");
     }
 
+    /// Lets it open so many files, those that it has included, or as many as the test may have (`None`).
+    ///
+    /// # Panics
+    ///
+    /// Where the system does not allow it.
+    pub fn limit_files(&self, count: Option<u64>) {
+        let count = count.map_or_else(|| self.files_hard_limit(), |count| count.to_string());
+        let pid = self.pid.to_string();
+        let status = Command::new("prlimit")
+            .args(["--pid", &pid, &format!("--nofile={count}:")])
+            .status();
+        let is_set = status.is_ok_and(|status| status.success());
+        assert!(is_set, "{} cannot be limited to {count} files", self.name);
+    }
+
+    fn files_hard_limit(&self) -> String {
+        let limits = self.proc("limits");
+        let line = limits
+            .lines()
+            .find(|line| line.starts_with("Max open files"));
+        let hard = line.and_then(|line| line.split_whitespace().nth(4));
+        hard.unwrap_or_else(|| self.fail("has no limit of open files"))
+            .to_owned()
+    }
+
+    /// How many files it has open.
+    pub fn files(&self) -> usize {
+        fs::read_dir(format!("/proc/{}/fd", self.pid)).map_or(0, Iterator::count)
+    }
+
     /// Processor time that it has used, in user and system mode, in steps of 10 ms.
     pub fn cpu_time(&self) -> Duration {
         let stat = self.proc("stat");

@@ -4,7 +4,7 @@
 //! drops what is under way here, and with it the connection to the target.
 
 use super::refusal::refused as refused_by;
-use super::resolve::resolve;
+use super::resolve::resolve_for;
 use super::signed::NonceStore;
 use super::{Active, LONGEST, Records, answer, delivery, raw, websocket};
 use crate::credentials::Injection;
@@ -348,7 +348,7 @@ impl Exchange {
 
     /// Every address of the candidate's host that may be connected to.
     pub(super) async fn approved(&self, candidate: &Candidate) -> Result<Vec<Approved>, Failure> {
-        let addresses = resolve(candidate.target().host()).await?;
+        let addresses = resolve_for(candidate.target().host(), self.head.share).await?;
         candidate
             .approve_any(addresses)
             .map_err(|refusal| refused_by(&refusal, &self.head))

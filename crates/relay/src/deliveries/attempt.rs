@@ -140,6 +140,7 @@ pub(super) async fn directly(
     let within = Duration::from_millis(request.about.timeout_ms.into());
     let asked = DirectRequest {
         tenant,
+        caller: "deliveries".into(),
         url: request.about.url,
         method: method.to_owned(),
         headers,

@@ -60,7 +60,7 @@ pub(super) async fn way(state: &State, call: &StoredCall) -> Result<Way, Failure
     }
     if failure.code == Code::RefusedByPolicy {
         let host = host_of(&call.host)?;
-        if Direct::are_public(&state.direct.addresses(&host).await) {
+        if Direct::are_public(&state.direct.addresses(&call.tenant, &host).await) {
             let detail = format!(
                 "{} is public, and this tenant may not call it directly: a site administrator can \
                  enable it (direct_urls), or a bridge can serve it",

@@ -21,6 +21,7 @@ fn loopback(port: u16) -> Policy {
 fn request(url: String) -> DirectRequest {
     DirectRequest {
         tenant: "t".into(),
+        caller: "k".into(),
         url,
         method: "POST".to_owned(),
         headers: HeaderMap::new(),
@@ -150,4 +151,21 @@ async fn a_tenant_has_so_many_at_once() {
         .call(&policy, request(target.url("/small")))
         .await
         .unwrap();
+}
+
+#[test]
+fn tenant_leaves_direct_calls_for_others() {
+    let direct = Direct::new(config::Direct {
+        concurrent_max: 8,
+        concurrent_per_tenant: 8,
+        ..config::Direct::default()
+    });
+    let greedy = |tenant: &str| -> Vec<Permit> {
+        std::iter::from_fn(|| direct.permit(&tenant.into()).ok()).collect()
+    };
+    let all = ["a", "b", "c"].map(greedy);
+    assert_eq!(all.each_ref().map(Vec::len), [4, 2, 1]);
+    drop(all);
+    let running = direct.running.lock().unwrap();
+    assert!(running.all == 0 && running.of_tenant.is_empty());
 }

@@ -355,6 +355,7 @@ async fn direct(
     let headers = transport::http::from_wire(&sent.headers).unwrap_or_default();
     let request = DirectRequest {
         tenant: principal.tenant.clone(),
+        caller: principal.client_id.clone(),
         url: sent.url,
         method: sent.method,
         headers,

@@ -43,6 +43,9 @@ pub(crate) const DRAIN_WITHIN: Duration = Duration::from_secs(30);
 /// carries may be long; the relay ends it when it has to.
 const OLD_SESSION_WITHIN: Duration = Duration::from_secs(24 * 60 * 60);
 
+/// How long a relay that left in order may take until its successor is there.
+const SUCCESSOR_AFTER: Duration = Duration::from_secs(1);
+
 /// How long a session may stay after the relay said that this is its end at once.
 const GONE_WITHIN: Duration = Duration::from_secs(2);
 
@@ -213,10 +216,29 @@ impl Slot {
                 Next::Wait(wait) => wait,
                 Next::End => return,
             };
-            if !self.wait(wait).await {
+            if !self.wait_or_successor(wait).await {
                 return;
             }
         }
+    }
+
+    /// Waits, and not much longer than until the relay that asked for a new session is gone: what comes
+    /// in its place may be there soon, and waits that grew while it drained would be too long. False when
+    /// the bridge stops.
+    async fn wait_or_successor(&mut self, wait: Duration) -> bool {
+        let Some(session) = self.retiring.last().cloned() else {
+            return self.wait(wait).await;
+        };
+        let until = tokio::time::Instant::now() + wait;
+        tokio::select! {
+            goes_on = self.wait(wait) => return goes_on,
+            _ = session.ended() => {}
+        }
+        self.retiring.retain(|old| !old.is_over());
+        self.reconnect.begin_again();
+        let left = until.saturating_duration_since(tokio::time::Instant::now());
+        let wait = left.min(self.reconnect.next_wait(Some(SUCCESSOR_AFTER)));
+        self.wait(wait).await
     }
 
     /// Waits, or until the clock jumps. False when the bridge stops.
@@ -368,11 +390,13 @@ impl Slot {
                 drop(driver.await);
                 self.shared.remove(&session);
                 self.previous = Some(session.aftermath());
-                self.over(&session, &reason)
+                // It is over, so this does not wait.
+                let asked = session.goaway().await;
+                self.over(&session, &reason, asked)
             }
             Ending::Asked(goaway) => {
                 let asked = Duration::from_millis(goaway.retry_after_ms.into());
-                let wait = self.reconnect.next_wait(Some(asked));
+                let wait = self.reconnect.wait_as_asked(asked);
                 tracing::info!(
                     slot = self.number, session = hex(&session.id()), reason = ?goaway.reason, wait = %shown(wait),
                     "the relay asks for a new session; the old one finishes what it carries"
@@ -429,7 +453,8 @@ impl Slot {
         }
     }
 
-    fn over(&mut self, session: &Session, reason: &EndReason) -> Next {
+    /// A session ended, perhaps after the relay said GOAWAY (`asked`).
+    fn over(&mut self, session: &Session, reason: &EndReason, asked: Option<GoAway>) -> Next {
         let (slot, session) = (self.number, hex(&session.id()));
         self.shared.board.down(slot, reason.to_string(), None);
         let said = match reason {
@@ -460,7 +485,18 @@ impl Slot {
                 | GoAwayReason::Overloaded,
             )
             | None => {
-                let wait = self.reconnect.next_wait(None);
+                let wait = match asked {
+                    Some(GoAway {
+                        reason:
+                            GoAwayReason::Draining | GoAwayReason::Renew | GoAwayReason::Overloaded,
+                        retry_after_ms,
+                        ..
+                    }) => {
+                        let asked = Duration::from_millis(retry_after_ms.into());
+                        self.reconnect.wait_as_asked(asked)
+                    }
+                    Some(_) | None => self.reconnect.next_wait(None),
+                };
                 tracing::warn!(slot, session, %reason, wait = %shown(wait), "session down");
                 return Next::Wait(wait);
             }

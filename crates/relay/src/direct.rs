@@ -167,7 +167,7 @@ impl Direct {
             group: tenant.clone(),
             member: caller.clone(),
         };
-        let found = self.lookups.resolve(owner, name, RESOLVE_WITHIN).await;
+        let found = self.lookups.resolve(&owner, name, RESOLVE_WITHIN).await;
         let mut found = found.map_err(|error| {
             let code = match error.is_own_want() {
                 true => Code::Overloaded,

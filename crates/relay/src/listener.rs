@@ -72,6 +72,11 @@ const SOCKET_BYTES: usize = 2 * 1024;
 const TLS_BYTES: usize = 24 * 1024;
 const HTTP2_BYTES: usize = 48 * 1024;
 
+/// What it is charged when its handshake takes longer than this: the longest message of a handshake, which
+/// the library collects.
+const SLOW_TLS_BYTES: usize = 64 * 1024;
+const SLOW_AFTER: Duration = Duration::from_secs(1);
+
 /// Connections that the system keeps for us while we are busy: what comes in a moment when
 /// thousands of bridges come back.
 const BACKLOG: u32 = 4096;
@@ -256,6 +261,7 @@ async fn shake_hands(
         }
     };
     connection.charge(TLS_BYTES);
+    let pending = &*connection;
     let handshake = async {
         let handshake = tokio::time::timeout(HANDSHAKE_TIMEOUT, acceptor.accept(stream));
         let mut handshake = std::pin::pin!(handshake);
@@ -263,7 +269,13 @@ async fn shake_hands(
         drop(turn);
         match early {
             Ok(done) => done,
-            Err(_) => handshake.await,
+            Err(_) => match tokio::time::timeout(SLOW_AFTER, handshake.as_mut()).await {
+                Ok(done) => done,
+                Err(_) => {
+                    pending.charge(SLOW_TLS_BYTES);
+                    handshake.await
+                }
+            },
         }
     };
     let done = tokio::select! {

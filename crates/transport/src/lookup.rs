@@ -97,7 +97,7 @@ impl Lookups {
     /// [`LookupError`].
     pub async fn resolve(
         self: &Arc<Self>,
-        owner: Owner,
+        owner: &Owner,
         name: &str,
         within: Duration,
     ) -> Result<Vec<IpAddr>, LookupError> {
@@ -118,12 +118,12 @@ impl Lookups {
 
     async fn run(
         self: &Arc<Self>,
-        owner: Owner,
+        owner: &Owner,
         find: impl FnOnce() -> io::Result<Vec<SocketAddr>> + Send + 'static,
         within: Duration,
     ) -> Result<Vec<SocketAddr>, LookupError> {
         let by = Instant::now() + within;
-        let permit = timeout_at(by, self.permit(&owner)).await;
+        let permit = timeout_at(by, self.permit(owner)).await;
         let permit = permit.map_err(|_| LookupError::Busy("caller"))?;
         let finding = tokio::task::spawn_blocking(move || {
             let _permit = permit;
@@ -280,17 +280,17 @@ mod tests {
                 let _ = held.recv();
                 Ok(Vec::new())
             };
-            match lookups.run(slow.clone(), stuck, SHORT).await {
+            match lookups.run(&slow, stuck, SHORT).await {
                 Err(LookupError::Timeout(_)) => {}
                 Err(LookupError::Busy(_)) => break,
                 end => panic!("{end:?}"),
             }
         }
-        let found = lookups.run(other, || Ok(Vec::new()), LONG).await;
+        let found = lookups.run(&other, || Ok(Vec::new()), LONG).await;
         assert!(found.is_ok(), "{found:?}");
         // Its own lookups end: it goes on.
         drop(released);
-        let again = lookups.run(slow, || Ok(Vec::new()), LONG).await;
+        let again = lookups.run(&slow, || Ok(Vec::new()), LONG).await;
         assert!(again.is_ok(), "{again:?}");
     }
 
@@ -299,11 +299,11 @@ mod tests {
         let lookups = Lookups::new(4);
         let owner = owner("a", "1");
         let error = lookups
-            .resolve(owner.clone(), "no-such-host.invalid", LONG)
+            .resolve(&owner, "no-such-host.invalid", LONG)
             .await
             .unwrap_err();
         assert!(!error.is_own_want(), "{error:?}");
-        let found = lookups.resolve(owner, "localhost", LONG).await.unwrap();
+        let found = lookups.resolve(&owner, "localhost", LONG).await.unwrap();
         assert!(found.iter().all(IpAddr::is_loopback), "{found:?}");
     }
 }

@@ -49,7 +49,7 @@ async fn look_up(
         group,
         member: "".into(),
     };
-    let found = lookups.resolve(owner, name, WITHIN).await;
+    let found = lookups.resolve(&owner, name, WITHIN).await;
     found.map_err(|error| {
         let code = match error.is_own_want() {
             true => Code::Overloaded,

@@ -5,11 +5,13 @@
 //!               \--------(the pool is full)----------------> evicted: the connection ends
 //! ```
 //!
-//! A newcomer always gets a place. When the pool is full, the address with the most bytes loses its
-//! oldest connection: an address gets as much as the others leave, and a flood evicts itself. What is
-//! used from addresses where a bridge has proved itself is spared while it is at most half of the pool.
+//! A newcomer always gets a place. When the pool is full, the address with the most connections (or bytes,
+//! where these are too many) loses its oldest one: an address gets as much as the others leave, and a flood
+//! evicts itself. Among equal addresses the one with the oldest connection loses it. What is used from
+//! addresses where a bridge has proved itself is spared while it is at most half of the pool.
 
 use super::{ProvenAddresses, network};
+use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::IpAddr;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -36,17 +38,35 @@ pub struct PendingPool {
     evicted: AtomicU64,
 }
 
+/// Addresses with fewer bytes are equal: each of their connections may have come as far as TLS.
+const EQUAL_BYTES: usize = 64 * 1024;
+
 #[derive(Debug, Default)]
 struct Inner {
     next: u64,
+    by_address: HashMap<IpAddr, OfAddress>,
+    unproven: Class,
+    proven: Class,
+}
+
+/// The addresses from which a bridge has proved itself, or the others.
+#[derive(Debug, Default)]
+struct Class {
     count: usize,
     bytes: usize,
-    by_address: HashMap<IpAddr, OfAddress>,
-    /// Addresses by their bytes.
-    unproven: BTreeSet<(usize, IpAddr)>,
-    proven: BTreeSet<(usize, IpAddr)>,
-    proven_count: usize,
-    proven_bytes: usize,
+    /// The last one is the next to lose a connection for want of places, or of bytes.
+    by_count: BTreeSet<Rank>,
+    by_bytes: BTreeSet<Rank>,
+}
+
+/// How much an address has, and its oldest connection.
+type Rank = (usize, Reverse<u64>, IpAddr);
+
+/// What is wanting.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Want {
+    Places,
+    Bytes,
 }
 
 #[derive(Debug, Default)]
@@ -55,6 +75,42 @@ struct OfAddress {
     is_proven: bool,
     /// Oldest first.
     connections: BTreeMap<u64, Held>,
+}
+
+impl OfAddress {
+    fn ranks(&self, address: IpAddr) -> Option<(Rank, Rank)> {
+        let (oldest, _) = self.connections.first_key_value()?;
+        let rank = |number| (number, Reverse(*oldest), address);
+        let by_bytes = rank(self.bytes / EQUAL_BYTES);
+        Some((rank(self.connections.len()), by_bytes))
+    }
+}
+
+impl Class {
+    fn remove(&mut self, address: IpAddr, of_address: &OfAddress) {
+        self.count -= of_address.connections.len();
+        self.bytes -= of_address.bytes;
+        if let Some((by_count, by_bytes)) = of_address.ranks(address) {
+            self.by_count.remove(&by_count);
+            self.by_bytes.remove(&by_bytes);
+        }
+    }
+
+    fn insert(&mut self, address: IpAddr, of_address: &OfAddress) {
+        self.count += of_address.connections.len();
+        self.bytes += of_address.bytes;
+        if let Some((by_count, by_bytes)) = of_address.ranks(address) {
+            self.by_count.insert(by_count);
+            self.by_bytes.insert(by_bytes);
+        }
+    }
+
+    fn largest(&self, want: Want) -> Option<&Rank> {
+        match want {
+            Want::Places => self.by_count.last(),
+            Want::Bytes => self.by_bytes.last(),
+        }
+    }
 }
 
 #[derive(Debug)]
@@ -128,7 +184,7 @@ impl PendingPool {
     pub fn evict(&self, count: usize) -> usize {
         let mut inner = self.lock();
         let evicted: Vec<_> = (0..count)
-            .map_while(|_| inner.evict_one(&self.limits))
+            .map_while(|_| inner.evict_one(&self.limits, Want::Places))
             .collect();
         drop(inner);
         self.fire(&evicted);
@@ -137,12 +193,12 @@ impl PendingPool {
 
     /// How many connections are pending.
     pub fn count(&self) -> usize {
-        self.lock().count
+        self.lock().count()
     }
 
     /// What they cost, as far as it is charged.
     pub fn bytes(&self) -> usize {
-        self.lock().bytes
+        self.lock().bytes()
     }
 
     /// How many were evicted since the start.
@@ -164,64 +220,51 @@ impl PendingPool {
 }
 
 impl Inner {
-    fn insert(&mut self, address: IpAddr, is_proven: bool, id: u64, held: Held) {
-        let bytes = held.bytes;
-        let of_address = self.by_address.entry(address).or_insert_with(|| OfAddress {
+    /// Changes what an address has, and forgets one that has nothing left.
+    fn update<T>(
+        &mut self,
+        address: IpAddr,
+        is_proven: bool,
+        change: impl FnOnce(&mut OfAddress) -> T,
+    ) -> T {
+        let mut of_address = self.by_address.remove(&address).unwrap_or(OfAddress {
             is_proven,
             ..OfAddress::default()
         });
-        of_address.connections.insert(id, held);
-        self.count += 1;
-        if of_address.is_proven {
-            self.proven_count += 1;
-        }
-        self.add_bytes(address, bytes);
-    }
-
-    fn ranks(&mut self, is_proven: bool) -> &mut BTreeSet<(usize, IpAddr)> {
-        match is_proven {
+        let class = match of_address.is_proven {
             true => &mut self.proven,
             false => &mut self.unproven,
+        };
+        class.remove(address, &of_address);
+        let result = change(&mut of_address);
+        class.insert(address, &of_address);
+        if !of_address.connections.is_empty() {
+            self.by_address.insert(address, of_address);
         }
+        result
     }
 
-    fn add_bytes(&mut self, address: IpAddr, bytes: usize) {
-        let Some(of_address) = self.by_address.get_mut(&address) else {
-            return;
-        };
-        let before = of_address.bytes;
-        of_address.bytes += bytes;
-        let (after, is_proven) = (of_address.bytes, of_address.is_proven);
-        self.bytes += bytes;
-        if is_proven {
-            self.proven_bytes += bytes;
-        }
-        let ranks = self.ranks(is_proven);
-        ranks.remove(&(before, address));
-        ranks.insert((after, address));
+    fn insert(&mut self, address: IpAddr, is_proven: bool, id: u64, held: Held) {
+        self.update(address, is_proven, |of_address| {
+            of_address.bytes += held.bytes;
+            of_address.connections.insert(id, held);
+        });
     }
 
     fn remove(&mut self, address: IpAddr, id: u64) -> Option<Held> {
-        let of_address = self.by_address.get_mut(&address)?;
-        let held = of_address.connections.remove(&id)?;
-        let before = of_address.bytes;
-        of_address.bytes -= held.bytes;
-        let (after, is_proven) = (of_address.bytes, of_address.is_proven);
-        let is_empty = of_address.connections.is_empty();
-        self.count -= 1;
-        self.bytes -= held.bytes;
-        if is_proven {
-            self.proven_count -= 1;
-            self.proven_bytes -= held.bytes;
-        }
-        let ranks = self.ranks(is_proven);
-        ranks.remove(&(before, address));
-        if is_empty {
-            self.by_address.remove(&address);
-        } else {
-            ranks.insert((after, address));
-        }
-        Some(held)
+        self.update(address, false, |of_address| {
+            let held = of_address.connections.remove(&id)?;
+            of_address.bytes -= held.bytes;
+            Some(held)
+        })
+    }
+
+    fn count(&self) -> usize {
+        self.unproven.count + self.proven.count
+    }
+
+    fn bytes(&self) -> usize {
+        self.unproven.bytes + self.proven.bytes
     }
 
     /// Evicts what is beyond the limits after a change at `address`.
@@ -231,26 +274,32 @@ impl Inner {
         if of_address.is_some_and(|of| of.connections.len() > limits.per_address_max) {
             evicted.extend(self.evict_oldest_of(address));
         }
-        while self.count > limits.count_max || self.bytes > limits.bytes_max {
-            match self.evict_one(limits) {
+        loop {
+            let want = if self.count() > limits.count_max {
+                Want::Places
+            } else if self.bytes() > limits.bytes_max {
+                Want::Bytes
+            } else {
+                return evicted;
+            };
+            match self.evict_one(limits, want) {
                 Some(signal) => evicted.push(signal),
-                None => break,
+                None => return evicted,
             }
         }
-        evicted
     }
 
-    /// Evicts the oldest connection of the address that has the most bytes.
-    fn evict_one(&mut self, limits: &PendingLimits) -> Option<Arc<Signal>> {
-        let is_spared = self.proven_count <= limits.count_max / 2
-            && self.proven_bytes <= limits.bytes_max / 2
-            && !self.unproven.is_empty();
-        let largest = self.unproven.last();
+    /// Evicts the oldest connection of the address that has the most.
+    fn evict_one(&mut self, limits: &PendingLimits, want: Want) -> Option<Arc<Signal>> {
+        let is_spared = self.proven.count <= limits.count_max / 2
+            && self.proven.bytes <= limits.bytes_max / 2
+            && self.unproven.count > 0;
+        let largest = self.unproven.largest(want);
         let largest = match is_spared {
             true => largest,
-            false => largest.max(self.proven.last()),
+            false => largest.max(self.proven.largest(want)),
         };
-        let (_, address) = *largest?;
+        let (_, _, address) = *largest?;
         self.evict_oldest_of(address)
     }
 
@@ -269,15 +318,18 @@ impl PendingPlace {
             return;
         }
         let mut inner = self.pool.lock();
-        let of_address = inner.by_address.get_mut(&self.address);
-        let held = of_address.and_then(|of_address| of_address.connections.get_mut(&self.id));
-        let Some(held) = held else { return };
-        let more = bytes.saturating_sub(held.bytes);
-        if more == 0 {
+        let is_more = inner.update(self.address, false, |of_address| {
+            let Some(held) = of_address.connections.get_mut(&self.id) else {
+                return false;
+            };
+            let more = bytes.saturating_sub(held.bytes);
+            held.bytes += more;
+            of_address.bytes += more;
+            more > 0
+        });
+        if !is_more {
             return;
         }
-        held.bytes = bytes;
-        inner.add_bytes(self.address, more);
         let evicted = inner.evict_surplus(&self.pool.limits, self.address);
         drop(inner);
         self.pool.fire(&evicted);
@@ -375,21 +427,22 @@ mod tests {
 
     #[test]
     fn bytes_are_one_budget_and_the_largest_address_pays() {
-        let pool = pool(100, 100, 64 * KIB);
+        const MAX: usize = 1024 * KIB;
+        let pool = pool(100, 100, MAX);
         let honest = pool.admit(address("10.0.0.2"), KIB);
         let places: Vec<_> = (0..10)
             .map(|_| pool.admit(address("10.0.0.1"), KIB))
             .collect();
         for place in &places {
-            place.charge(20 * KIB);
-            assert!(pool.bytes() <= 64 * KIB);
+            place.charge(200 * KIB);
+            assert!(pool.bytes() <= MAX);
         }
         honest.charge(8 * KIB);
         assert!(!is_evicted(&honest));
-        assert!(survivors(&places) <= 3);
+        assert!((1..=5).contains(&survivors(&places)));
         // Larger than all of the budget: it cannot stay.
-        honest.charge(65 * KIB);
-        assert!(is_evicted(&honest) && pool.bytes() <= 64 * KIB);
+        honest.charge(MAX + 1);
+        assert!(is_evicted(&honest) && pool.bytes() <= MAX);
     }
 
     #[test]
@@ -411,6 +464,22 @@ mod tests {
         assert!(!is_evicted(&last) && survivors(&proven) + survivors(&more) >= 4);
     }
 
+    /// A flood from as many addresses as it has connections, which cost less than an honest one.
+    #[test]
+    fn oldest_of_equal_addresses_is_evicted() {
+        let pool = pool(100, 100, 1024 * KIB);
+        let flood: Vec<_> = (0..200)
+            .map(|n| pool.admit(address(&format!("10.1.0.{n}")), KIB))
+            .collect();
+        let honest = pool.admit(address("10.200.0.1"), KIB);
+        honest.charge(24 * KIB);
+        let more: Vec<_> = (0..98)
+            .map(|n| pool.admit(address(&format!("10.2.0.{n}")), KIB))
+            .collect();
+        assert!(!is_evicted(&honest));
+        assert_eq!((survivors(&flood), survivors(&more)), (1, 98));
+    }
+
     #[test]
     fn place_that_left_is_neither_counted_nor_evicted() {
         let pool = pool(2, 2, 1024 * KIB);
@@ -424,7 +493,7 @@ mod tests {
         assert_eq!(pool.count(), 2);
         drop((authenticated, others));
         let inner = pool.lock();
-        assert_eq!((inner.count, inner.bytes), (0, 0));
-        assert!(inner.by_address.is_empty() && inner.unproven.is_empty());
+        assert_eq!((inner.count(), inner.bytes()), (0, 0));
+        assert!(inner.by_address.is_empty() && inner.unproven.by_count.is_empty());
     }
 }

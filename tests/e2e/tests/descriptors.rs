@@ -3,7 +3,6 @@
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use e2e::World;
-use serde_json::json;
 use std::time::{Duration, Instant};
 use support::Ask;
 use tokio::net::TcpStream;
@@ -51,45 +50,4 @@ async fn relay_without_descriptors_serves_what_runs_and_recovers() {
         .iter()
         .filter(|line| line.text.contains("could not be accepted"));
     assert!((1..30).contains(&said.count()), "rate-limited");
-}
-
-/// What the relay lacks is not the target's refusal.
-#[tokio::test]
-async fn direct_call_without_descriptors_is_overloaded() {
-    let world = World::start().await;
-    let tenant = world.tenant().to_owned();
-    let urls = [
-        "http://8.8.8.8:1/",
-        "http://name.invalid/",
-        "https://8.8.8.8:1/",
-    ];
-    let patterns: Vec<_> = urls.iter().map(|url| format!("{url}*")).collect();
-    let mut args = vec!["tenant", "direct", tenant.as_str()];
-    for pattern in &patterns {
-        args.extend(["--allow", pattern]);
-    }
-    world.relay_cli(&args).await;
-    let mut caller = world.api.client().await.unwrap();
-    let call = |url: &str| {
-        Ask::post("/v1/calls")
-            .key(&world.caller)
-            .json(&json!({"url": url, "method": "GET", "timeout_ms": 2000}))
-    };
-    // The relay follows its database twice a second.
-    let deadline = Instant::now() + Duration::from_secs(10);
-    while caller.send(call(urls[1])).await.code() != "target_dns" {
-        assert!(Instant::now() < deadline, "not enabled");
-    }
-    world.relay().limit_files(Some(5));
-    for url in urls {
-        let answer = caller.send(call(url)).await;
-        assert_eq!(answer.status, 503, "{url}");
-        assert_eq!(answer.code(), "overloaded", "{url}");
-        assert_eq!(answer.json()["execution"], "not_dispatched", "{url}");
-    }
-    world.relay().limit_files(None);
-    assert_eq!(caller.send(call(urls[1])).await.code(), "target_dns");
-    // No way leads there from a test; what matters is that it was tried.
-    let answer = caller.send(call(urls[0])).await;
-    assert_ne!(answer.code(), "overloaded");
 }

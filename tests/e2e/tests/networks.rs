@@ -322,3 +322,47 @@ async fn slow_names_of_a_tenant_leave_direct_calls_for_others() {
     }
     drop(slow);
 }
+
+/// What the relay lacks is not the target's refusal. From the relay's namespace no way leads to the addresses.
+#[tokio::test]
+async fn direct_call_without_descriptors_is_overloaded() {
+    let site = Site::start("").await;
+    let _dns = Dns::start(site.network.relay_outside()).await;
+    let urls = [
+        "http://8.8.8.8:1/",
+        "http://unknown.test/",
+        "https://8.8.8.8:1/",
+    ];
+    site.relay.create_tenant("direct").await;
+    let patterns = urls.map(|url| format!("{url}*"));
+    let mut args = vec!["tenant", "direct", "direct"];
+    for pattern in &patterns {
+        args.extend(["--allow", pattern]);
+    }
+    site.relay.cli(&args).await.success();
+    let key = site.relay.create_key("direct", "caller").await;
+    let call = |url: &str| {
+        let call = json!({"url": url, "method": "GET", "timeout_ms": 5000});
+        Ask::post("/v1/calls").key(&key).json(&call)
+    };
+    let mut caller = site.relay.internal().client().await.ok().unwrap();
+    let until = Instant::now() + PATIENCE;
+    while caller.send(call(urls[1])).await.code() != "target_dns" {
+        assert!(
+            Instant::now() < until,
+            "the relay does not know its patterns"
+        );
+    }
+    assert_eq!(caller.send(call(urls[0])).await.code(), "target_refused");
+    let process = site.relay.process();
+    process.limit_files(Some(5));
+    for url in urls {
+        let answer = caller.send(call(url)).await;
+        assert_eq!(answer.status, 503, "{url}");
+        assert_eq!(answer.code(), "overloaded", "{url}");
+        assert_eq!(answer.execution(), "not_dispatched", "{url}");
+    }
+    process.limit_files(None);
+    assert_eq!(caller.send(call(urls[1])).await.code(), "target_dns");
+    assert_eq!(caller.send(call(urls[2])).await.code(), "target_refused");
+}

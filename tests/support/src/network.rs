@@ -77,13 +77,14 @@ impl Network {
             ip(&format!("-n {namespace} addr add {there}/24 dev {inside}"));
             ip(&format!("-n {namespace} link set {inside} up"));
         }
-        for (namespace, resolver) in [
-            (self.bridge(), self.outside()),
-            (self.relay(), self.relay_outside()),
+        for (namespace, resolver, timeout_s) in [
+            (self.bridge(), self.outside(), 1),
+            // As long as it is by default.
+            (self.relay(), self.relay_outside(), 5),
         ] {
             let etc = PathBuf::from(ETC).join(namespace);
             fs::create_dir_all(&etc).expect("root may write there");
-            let text = format!("nameserver {resolver}\noptions timeout:1 attempts:2\n");
+            let text = format!("nameserver {resolver}\noptions timeout:{timeout_s} attempts:2\n");
             fs::write(etc.join("resolv.conf"), text).expect("our own directory");
         }
     }

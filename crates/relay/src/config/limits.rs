@@ -27,7 +27,7 @@ pub struct Limits {
     /// Connections on the public listener that have not authenticated, which one more evicts: neither a
     /// bridge has proved itself nor an API key was accepted. Default 10000.
     pub pending_connections_max: u32,
-    /// Memory that they may cost: TLS, and header sections that are not complete. Default 32 MiB.
+    /// Memory that they may cost: TLS, and header sections that are not complete. Default 64 MiB.
     pub pending_memory_max: ByteSize,
     /// Connections of callers on the public listener whose API key was accepted; beyond, they count as
     /// pending. Each tenant may have as many as are left. Default 20000.
@@ -95,7 +95,7 @@ impl Default for Limits {
             unproven_tunnels_max: 1024,
             unproven_per_address: 512,
             pending_connections_max: 10_000,
-            pending_memory_max: ByteSize::mib(32),
+            pending_memory_max: ByteSize::mib(64),
             connections_max: 20_000,
             connections_per_address: 10_000,
             internal_connections_max: 5_000,

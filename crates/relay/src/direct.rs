@@ -47,6 +47,11 @@ const LOOKUPS_MAX: usize = 32;
 const ANSWER_HEADERS_MAX: usize = 100;
 const ANSWER_HEAD_MAX_BYTES: usize = 64 * 1024;
 
+/// How much is read of a response's body that nobody wants, and for how long, so that the target is not
+/// cut off while it writes.
+const DISCARDED_MAX_BYTES: usize = 256 * 1024;
+const DISCARD_WITHIN: Duration = Duration::from_secs(10);
+
 /// A request that the relay makes itself.
 #[derive(Debug)]
 pub struct DirectRequest {
@@ -64,6 +69,9 @@ pub struct DirectRequest {
     pub deadline: Instant,
     /// Bytes of the answer's body. Beyond, it is an error.
     pub answer_max: u64,
+    /// The caller wants the status and the header fields alone: whatever becomes of the response's body,
+    /// the request was executed with that status.
+    pub is_status_enough: bool,
 }
 
 /// The answer.
@@ -322,6 +330,18 @@ async fn exchange(
     })?;
     let (parts, body) = response.into_parts();
     let max = usize::try_from(request.answer_max).unwrap_or(usize::MAX);
+    if request.is_status_enough {
+        let reading = Limited::new(body, max.min(DISCARDED_MAX_BYTES)).collect();
+        // Not beyond the call's deadline, which would take the status away again.
+        let until = request.deadline.min(Instant::now() + DISCARD_WITHIN);
+        let _ = timeout_at(until, reading).await;
+        drop(moving);
+        return Ok(DirectAnswer {
+            status: parts.status,
+            headers: parts.headers,
+            body: Bytes::new(),
+        });
+    }
     let body = match Limited::new(body, max).collect().await {
         Ok(body) => body.to_bytes(),
         Err(error) if error.is::<LengthLimitError>() => {

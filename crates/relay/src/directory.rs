@@ -14,7 +14,7 @@ pub use state::{BridgeSummary, Claim};
 
 use crate::auth::{Credentials, Principal};
 use crate::registry::Owner;
-use crate::router::Paired;
+use crate::router::{Paired, PairedBridge};
 use crate::storage::tenants::SITE;
 use crate::storage::{ClientId, SecretHash, Storage, StorageError, TenantId, TenantState, now};
 use protocol::session::EndReason;
@@ -244,9 +244,13 @@ impl Directory {
 }
 
 impl Paired for Directory {
-    fn bridges(&self, tenant: &str) -> Vec<Arc<str>> {
-        let bridges = self.state().bridges_of(tenant);
-        bridges.into_iter().map(|bridge| bridge.name).collect()
+    fn bridges(&self, tenant: &str) -> Vec<PairedBridge> {
+        let bridges = self.state().bridges_of(tenant).into_iter();
+        let paired = bridges.map(|bridge| PairedBridge {
+            name: bridge.name,
+            installations: bridge.installations,
+        });
+        paired.collect()
     }
 }
 

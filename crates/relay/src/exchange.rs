@@ -42,7 +42,7 @@ const ATTEMPTS_MAX: usize = 3;
 const TIME_GRACE: Duration = Duration::from_secs(2);
 
 /// How long a cancelled request waits for the bridge's word on how far it came.
-const WORD_WAIT: Duration = Duration::from_secs(2);
+pub(crate) const WORD_WAIT: Duration = Duration::from_secs(2);
 
 /// How often it is looked for another way while a lost tunnel's word is waited for.
 const LOOK_FOR_WAY: Duration = Duration::from_millis(50);

@@ -54,6 +54,7 @@ pub(crate) fn handle<'a>(cx: &'a Context<'a>, request: Request<Bytes>) -> Handli
             target: &target,
             url: &question.url,
             method,
+            has_credential: false,
             except: &[],
         };
         let way = route::decide(cx.state, sent).await;

@@ -2,21 +2,24 @@
 //! about to expire. In the API, and by signed webhook where the tenant has a `notice_url`.
 //!
 //! A notice is raised once, and cleared when its cause is gone. Its webhook is a delivery like any
-//! other: stored, signed, tried again.
+//! other: stored, signed, tried again. One about a bridge that is away does not wait for that bridge: it goes
+//! by another route, or only the API shows it.
 
 use crate::api::{Context, Handling, json, page::Page};
 use crate::config::Tls;
 use crate::deliveries::Handed;
 use crate::pairing::failed;
+use crate::problem::Problem;
+use crate::route::{self, StoredRoute, Way};
 use crate::state::State;
 use crate::storage::notices::{Cause, Notice};
-use crate::storage::tenants::SITE;
+use crate::storage::tenants::{SITE, TenantChange};
 use crate::storage::{StorageError, now};
 use bytes::Bytes;
 use http::{Request, StatusCode};
 use policy::Target;
 use schemars::JsonSchema;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use serde_json::json;
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
@@ -30,6 +33,12 @@ const KEPT: i64 = 90 * 24 * 3600;
 
 /// How long the webhook of a notice may take.
 const TIMEOUT_MS: u32 = 30_000;
+
+/// Longest URL that notices are sent to, in bytes.
+const NOTICE_URL_MAX_BYTES: usize = 2048;
+
+/// The kind of a notice about a bridge that is away.
+const BRIDGE_OFFLINE: &str = "bridge_offline";
 
 /// A notice.
 #[derive(Debug, Serialize, JsonSchema)]
@@ -95,6 +104,63 @@ pub(crate) fn list<'a>(cx: &'a Context<'a>, _: Request<Bytes>) -> Handling<'a> {
     })
 }
 
+/// Where a tenant's notices are sent.
+#[derive(Debug, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct NoticeUrl {
+    /// An absolute `http` or `https` URL; null for nowhere. The way there is that of any stored call.
+    #[schemars(length(max = 2048))]
+    url: Option<String>,
+}
+
+/// Whether notices can be sent to a URL.
+///
+/// # Errors
+/// Why not.
+pub fn check_url(url: &str) -> Result<(), String> {
+    if url.len() > NOTICE_URL_MAX_BYTES {
+        return Err(format!(
+            "notice_url has {} bytes, the limit is {NOTICE_URL_MAX_BYTES}",
+            url.len()
+        ));
+    }
+    let parsed = Target::parse(url).map_err(|error| format!("notice_url: {error}"));
+    parsed.map(drop)
+}
+
+pub(crate) fn show_url<'a>(cx: &'a Context<'a>, _: Request<Bytes>) -> Handling<'a> {
+    Box::pin(async move {
+        let name = tenant_name(cx)?;
+        let tenant = cx.storage().tenant(&name).await.map_err(failed)?;
+        let document = NoticeUrl {
+            url: tenant.notice_url,
+        };
+        json::reply(StatusCode::OK, &document)
+    })
+}
+
+pub(crate) fn change_url<'a>(cx: &'a Context<'a>, request: Request<Bytes>) -> Handling<'a> {
+    Box::pin(async move {
+        let wanted: NoticeUrl = json::read(&request)?;
+        if let Some(url) = &wanted.url {
+            check_url(url).map_err(Problem::invalid)?;
+        }
+        let change = TenantChange {
+            notice_url: Some(wanted.url.clone()),
+            ..TenantChange::default()
+        };
+        let name = tenant_name(cx)?;
+        let changed = cx.storage().change_tenant(&name, &change, None).await;
+        changed.map_err(failed)?;
+        json::reply(StatusCode::OK, &wanted)
+    })
+}
+
+fn tenant_name(cx: &Context<'_>) -> Result<Arc<str>, Problem> {
+    let name = cx.state.directory.tenant_name(&cx.tenant()?);
+    name.ok_or_else(Problem::not_found)
+}
+
 /// Looks for causes until the relay stops; and writes down what is only noted in memory: when
 /// bridges were there, and when keys were used.
 pub async fn run(state: Arc<State>) {
@@ -129,7 +195,7 @@ async fn round(state: &Arc<State>, used_until: &mut i64) -> Result<(), StorageEr
         .filter(|(_, id)| !online.contains(id.as_str()))
         .map(|(cause, _)| cause)
         .collect();
-    settle(state, "bridge_offline", &away).await?;
+    settle(state, BRIDGE_OFFLINE, &away).await?;
     let before = moment.saturating_add(span(config.key_expires_within));
     settle(state, "key_expires", &storage.keys_expiring(before).await?).await?;
     settle(state, "dead_letters", &storage.dead_letters().await?).await?;
@@ -190,6 +256,27 @@ async fn send(state: &Arc<State>, notice: Notice) -> Result<(), StorageError> {
     let Ok(target) = Target::parse(&url) else {
         return Ok(());
     };
+    let class = route::classify(&state.directory.direct_urls(&tenant), "POST", &url, false);
+    let host = target.host().to_string();
+    let stored = StoredRoute {
+        tenant: &tenant,
+        bridge: None,
+        host: &host,
+        is_direct: class.is_direct,
+    };
+    if notice.kind == BRIDGE_OFFLINE
+        && !matches!(
+            route::decide_stored(state, stored),
+            Way::Bridge(_) | Way::Direct
+        )
+    {
+        // Handed over, it would wait for the bridge that it is about.
+        tracing::warn!(
+            notice = notice.id,
+            "a notice is only shown in the API: its URL cannot be reached without the bridge that is away"
+        );
+        return Ok(());
+    }
     let document = json!({
         "type": format!("notice.{}", notice.kind),
         "timestamp": notice.raised,
@@ -205,8 +292,9 @@ async fn send(state: &Arc<State>, notice: Notice) -> Result<(), StorageError> {
     headers.insert(http::header::CONTENT_TYPE, json);
     let handed = Handed {
         id: crate::deliveries::fresh_id()?,
-        host: target.host().to_string(),
+        host,
         url,
+        class,
         method: "POST".to_owned(),
         headers: transport::http::to_wire(&headers, |_| false).unwrap_or_default(),
         body: document.to_string().into(),

@@ -204,7 +204,7 @@ pub async fn carry(state: &State, up: Up) {
             let seen = entry.offer().serves.clone();
             entry.session.serves_changed(&seen).await;
             state.registry.serves_changed(&entry);
-            state.deliveries.ways_changed(&entry.owner.tenant);
+            state.deliveries.routes_changed(&entry.owner.tenant);
             if entry.session.is_over() {
                 std::future::pending::<()>().await;
             }
@@ -215,7 +215,7 @@ pub async fn carry(state: &State, up: Up) {
         () = watching => return,
     };
     state.registry.remove(&entry);
-    state.deliveries.ways_changed(&entry.owner.tenant);
+    state.deliveries.routes_changed(&entry.owner.tenant);
     let lived = entry.since.elapsed().as_secs();
     let owner = &entry.owner;
     tracing::info!(tenant = %owner.tenant, bridge = %owner.name, slot, %reason, lived_s = lived, "session down");

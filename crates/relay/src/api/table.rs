@@ -250,6 +250,14 @@ fn tenants_and_keys() -> Vec<Operation> {
                 CURSOR_PARAMETER,
                 Parameter { name: "open", description: "Only those whose cause is not gone.", kind: "boolean" },
             ] }),
+        operation("showNoticeUrl", Method::GET, "/v1/notice-url", ADMIN, answers::<notices::NoticeUrl>(200, "The URL, or null."), Some(notices::show_url))
+            .says("Show where a tenant's notices are sent")
+            .query(OF_TENANT),
+        operation("changeNoticeUrl", Method::PUT, "/v1/notice-url", ADMIN, answers::<notices::NoticeUrl>(200, "The URL as it is now."), Some(notices::change_url))
+            .says("Say where a tenant's notices are sent, as signed deliveries")
+            .more("A notice about a bridge that is away is sent only if another route leads to the URL.")
+            .query(OF_TENANT)
+            .takes(schema::<notices::NoticeUrl>),
     ]
 }
 

@@ -197,8 +197,7 @@ pub(super) fn change<'a>(cx: &'a Context<'a>, request: Request<Bytes>) -> Handli
             crate::direct::pattern::check_all(urls).map_err(Problem::invalid)?;
         }
         if let Some(Some(url)) = &patch.notice_url {
-            policy::Target::parse(url)
-                .map_err(|error| Problem::invalid(format!("notice_url: {error}")))?;
+            crate::notices::check_url(url).map_err(Problem::invalid)?;
         }
         let change = TenantChange {
             state: patch.state.map(|state| match state {

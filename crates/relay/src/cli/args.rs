@@ -180,6 +180,21 @@ Examples:
         #[arg(long)]
         none: bool,
     },
+    /// Say where its notices are sent as signed deliveries; nowhere by default.
+    #[command(after_help = "\
+Examples:
+  integration-relay tenant notices acme --url https://ops.example.com/hooks/bridge
+  integration-relay tenant notices acme --none")]
+    Notices {
+        /// Its name.
+        name: String,
+        /// An absolute http or https URL.
+        #[arg(long, conflicts_with = "none", required_unless_present = "none")]
+        url: Option<String>,
+        /// Send them nowhere. The API shows them in any case.
+        #[arg(long)]
+        none: bool,
+    },
     /// Delete it with its keys, bridges, stored calls and secrets. Cannot be undone.
     Delete {
         /// Its name.

@@ -1,4 +1,4 @@
-//! `tenant create | list | show | suspend | resume | direct | delete`.
+//! `tenant create | list | show | suspend | resume | direct | notices | delete`.
 
 use super::args::TenantCommand;
 use super::{CliError, output};
@@ -92,6 +92,20 @@ pub(super) async fn run(storage: &Storage, command: TenantCommand) -> Result<(),
                     "The relay may call {} itself for tenant {name}.",
                     allow.join(", ")
                 ),
+            }])
+        }
+        TenantCommand::Notices { name, url, .. } => {
+            if let Some(url) = &url {
+                crate::notices::check_url(url).map_err(StorageError::Invalid)?;
+            }
+            let change = TenantChange {
+                notice_url: Some(url.clone()),
+                ..TenantChange::default()
+            };
+            storage.change_tenant(&name, &change, None).await?;
+            output::lines(&[match url {
+                Some(url) => format!("Notices of tenant {name} are sent to {url}."),
+                None => format!("Notices of tenant {name} are only shown in the API."),
             }])
         }
         TenantCommand::Delete { name, yes } => {

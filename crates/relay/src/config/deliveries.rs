@@ -15,7 +15,7 @@ pub struct Deliveries {
     pub queued_per_tenant: u32,
     /// Calls that a tenant may hand over in a second, over ten seconds. Default 5000.
     pub accepted_per_second: u32,
-    /// Attempts at once, of all tenants. Default 512.
+    /// Attempts at once, of all tenants. A tenant may have as many as it leaves for the others. Default 512.
     pub concurrent_max: u32,
     /// Attempts at once through one bridge's installation, or direct for one tenant. Default 32.
     pub concurrent_per_bridge: u32,

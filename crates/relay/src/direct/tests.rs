@@ -27,6 +27,7 @@ fn request(url: String) -> DirectRequest {
         body: Bytes::from_static(b"{\"n\":1}"),
         deadline: Instant::now() + Duration::from_secs(5),
         answer_max: 1000,
+        is_status_enough: false,
     }
 }
 

@@ -118,9 +118,16 @@ async fn deliver(
         }
         (bridge, _) => bridge,
     };
+    let class = route::classify(
+        &state.directory.direct_urls(&principal.tenant),
+        &call.head.method,
+        &url,
+        bridge.is_some() || call.head.credential.is_some(),
+    );
     let handed = Handed {
         id,
         url,
+        class,
         host: call.target.host().to_string(),
         method: call.head.method,
         headers: call.head.headers,
@@ -326,15 +333,12 @@ async fn elsewhere(
             target,
             url: &sent.url,
             method: &sent.method,
+            has_credential: sent.has_credential,
             except: &[],
         },
     )
     .await;
     match way {
-        Route::Direct(_) if sent.has_credential => {
-            let detail = "a direct call has no credential: those are a bridge's";
-            Err(Failure::not_sent(Code::InvalidRequest, detail))
-        }
         Route::Direct(policy) => Ok(policy),
         Route::Refused(better) => Err(better),
         // It came back at this moment: the caller asks again.
@@ -361,6 +365,7 @@ async fn direct(
         body: sent.body,
         deadline: deadline.into(),
         answer_max: state.limits().call_response_max.0,
+        is_status_enough: false,
     };
     let answer = state.direct.call(policy, request).await?;
     let total_ms = millis(start.elapsed());

@@ -75,14 +75,26 @@ impl Batch {
         let (reply, answer) = oneshot::channel();
         let sent = self.waiting.send((write, reply)).await;
         sent.map_err(|_| WriteError::Closed)?;
-        match answer.await {
-            Ok(Ok(written)) => Ok(written),
-            Ok(Err(error)) if matches!(*error, StorageError::LeaseLost) => {
-                Err(WriteError::LeaseLost)
-            }
-            Ok(Err(error)) => Err(error.into()),
-            Err(_) => Err(WriteError::Closed),
+        answered(answer).await
+    }
+
+    /// Makes several changes, which share a commit as far as they fit into one, and returns when each is on
+    /// disk or has failed. The results are in the order of the changes.
+    pub async fn write_all(&self, writes: Vec<Write>) -> Vec<Result<Written, WriteError>> {
+        let mut answers = Vec::with_capacity(writes.len());
+        for write in writes {
+            let (reply, answer) = oneshot::channel();
+            let sent = self.waiting.send((write, reply)).await;
+            answers.push(sent.map(|()| answer).map_err(|_| WriteError::Closed));
         }
+        let mut results = Vec::with_capacity(answers.len());
+        for answer in answers {
+            results.push(match answer {
+                Ok(answer) => answered(answer).await,
+                Err(closed) => Err(closed),
+            });
+        }
+        results
     }
 
     /// Changes that need the lease are made under this epoch from now on; zero for none.
@@ -102,6 +114,17 @@ impl Batch {
             shared.commits.load(Ordering::Relaxed),
             shared.changes.load(Ordering::Relaxed),
         )
+    }
+}
+
+async fn answered(
+    answer: oneshot::Receiver<Result<Written, Arc<StorageError>>>,
+) -> Result<Written, WriteError> {
+    match answer.await {
+        Ok(Ok(written)) => Ok(written),
+        Ok(Err(error)) if matches!(*error, StorageError::LeaseLost) => Err(WriteError::LeaseLost),
+        Ok(Err(error)) => Err(error.into()),
+        Err(_) => Err(WriteError::Closed),
     }
 }
 
@@ -204,6 +227,7 @@ mod tests {
             digest: vec![0; 32],
             sealed: vec![0; 16 << 10],
             bytes: 16 << 10,
+            class: crate::route::DirectClass::default(),
         }))
     }
 

@@ -212,7 +212,7 @@ impl Storage {
         // Those that succeeded are made again one by one only.
         let changed = sqlx::query(
             "UPDATE calls SET state = 'pending', step = 0, due_ms = $1, left_ms = 0, cancelled = 0,
-                    finished_ms = NULL
+                    finished_ms = NULL, direct = CASE WHEN direct = 2 THEN 1 ELSE direct END
              WHERE seq IN (SELECT seq FROM calls
                            WHERE tenant_id = $2 AND ($3 = '' OR state = $3)
                              AND state IN ('failed', 'refused', 'outcome_unknown', 'cancelled')
@@ -245,7 +245,7 @@ impl Storage {
         let mut tx = self.pool.begin_with(self.backend.begin()).await?;
         let changed = sqlx::query(
             "UPDATE calls SET state = 'pending', step = 0, due_ms = $1, left_ms = 0, cancelled = 0,
-                    finished_ms = NULL
+                    finished_ms = NULL, direct = CASE WHEN direct = 2 THEN 1 ELSE direct END
              WHERE tenant_id = $2 AND id = $3
                AND state IN ('succeeded', 'failed', 'refused', 'outcome_unknown', 'cancelled')",
         )

@@ -8,6 +8,7 @@ use super::db::Tx;
 use super::rows::{corrupt, word};
 use super::{Storage, StorageError};
 use crate::deliveries::state::CallState;
+use crate::route::DirectClass;
 use protocol::frame::JournalMark;
 use protocol::{Code, Execution};
 use sqlx::Row;
@@ -41,6 +42,8 @@ pub struct NewCall {
     pub sealed: Vec<u8>,
     /// Bytes of the request's body.
     pub bytes: i64,
+    /// Whether it may go direct.
+    pub class: DirectClass,
 }
 
 /// What became of a call that was to be stored.
@@ -82,6 +85,8 @@ pub struct StoredCall {
     pub step: u32,
     /// It is to be taken back.
     pub is_cancelled: bool,
+    /// Whether it may go direct.
+    pub class: DirectClass,
 }
 
 /// Where an attempt went.
@@ -126,6 +131,8 @@ pub struct Settlement {
     pub detail: String,
     /// What the installation's journal must have reached by what was seen.
     pub journal_reached: Option<JournalMark>,
+    /// The relay cannot make this call itself after all, by the patterns that the tenant has now.
+    pub is_misrouted: bool,
 }
 
 /// One change of a stored call.
@@ -133,7 +140,8 @@ pub struct Settlement {
 pub enum Write {
     /// Stores a call.
     Accept(Box<NewCall>),
-    /// An attempt is about to leave.
+    /// An attempt is about to leave. Made twice, it changes nothing the second time and says that it is
+    /// done: after a commit whose answer was lost it can be repeated.
     Begin {
         /// The call.
         id: Arc<str>,
@@ -190,8 +198,11 @@ impl Write {
                 let changed = sqlx::query(
                     "UPDATE calls SET state = 'attempting', attempt = $1, via_bridge = $2,
                             via_instance = $3
-                     WHERE id = $4 AND state IN ('pending', 'waiting_for_bridge')
-                       AND attempt = $5 AND cancelled = 0",
+                     WHERE id = $4
+                       AND (state IN ('pending', 'waiting_for_bridge') AND attempt = $5
+                              AND cancelled = 0
+                            OR state = 'attempting' AND attempt = $1 AND via_bridge = $2
+                              AND via_instance = $3)",
                 )
                 .bind(i64::from(*attempt))
                 .bind(&*via.bridge)
@@ -243,8 +254,9 @@ async fn accept(tx: &mut Tx, call: &NewCall) -> Result<Accepted, StorageError> {
     // One statement: a tenant that is deleted at this moment gets nothing stored.
     let inserted = sqlx::query(
         "INSERT INTO calls (id, tenant_id, client_id, created_ms, state, method, host, bridge,
-                            at_least_once, idempotency_key, digest, sealed, bytes, due_ms)
-         SELECT $1, id, $2, $3, 'pending', $4, $5, $6, $7, $8, $9, $10, $11, $3
+                            at_least_once, idempotency_key, digest, sealed, bytes, due_ms,
+                            direct, direct_mark)
+         SELECT $1, id, $2, $3, 'pending', $4, $5, $6, $7, $8, $9, $10, $11, $3, $13, $14
          FROM tenants WHERE id = $12 AND state <> 'deleted'
          ON CONFLICT DO NOTHING",
     )
@@ -260,6 +272,8 @@ async fn accept(tx: &mut Tx, call: &NewCall) -> Result<Accepted, StorageError> {
     .bind(call.sealed.clone())
     .bind(call.bytes)
     .bind(&*call.tenant)
+    .bind(i64::from(call.class.is_direct))
+    .bind(call.class.mark)
     .execute(&mut **tx)
     .await?;
     if inserted.rows_affected() > 0 {
@@ -293,7 +307,8 @@ async fn settle(tx: &mut Tx, end: &Settlement) -> Result<Option<CallState>, Stor
             state = CASE WHEN cancelled = 1 AND $1 = 'pending' THEN 'cancelled' ELSE $1 END,
             finished_ms = CASE WHEN cancelled = 1 AND $1 = 'pending' THEN $2 ELSE $3 END,
             due_ms = $4, step = $5, status = $6, code = $7, execution = $8, detail = $9,
-            via_bridge = NULL, via_instance = NULL
+            via_bridge = NULL, via_instance = NULL,
+            direct = CASE WHEN $15 = 1 THEN 2 ELSE direct END
          WHERE id = $10 AND tenant_id = $11 AND state = 'attempting' AND attempt = $12
            AND via_bridge = $13 AND via_instance = $14
          RETURNING state",
@@ -312,6 +327,7 @@ async fn settle(tx: &mut Tx, end: &Settlement) -> Result<Option<CallState>, Stor
     .bind(i64::from(end.attempt))
     .bind(&*end.via.bridge)
     .bind(end.via.instance.clone())
+    .bind(i64::from(end.is_misrouted))
     .fetch_optional(&mut **tx)
     .await?;
     let Some(row) = row else {
@@ -360,6 +376,14 @@ fn small(row: &AnyRow, column: &'static str) -> Result<u32, StorageError> {
     Ok(u32::try_from(number).map_err(|_| corrupt(column))?)
 }
 
+fn class(row: &AnyRow) -> Result<DirectClass, StorageError> {
+    Ok(DirectClass {
+        // 2: it was tried, and is none after all.
+        is_direct: row.try_get::<i64, _>("direct")? == 1,
+        mark: row.try_get("direct_mark")?,
+    })
+}
+
 fn stored(row: &AnyRow) -> Result<StoredCall, StorageError> {
     Ok(StoredCall {
         id: row.try_get::<String, _>("id")?.into(),
@@ -371,6 +395,7 @@ fn stored(row: &AnyRow) -> Result<StoredCall, StorageError> {
         attempt: small(row, "attempt")?,
         step: small(row, "step")?,
         is_cancelled: row.try_get::<i64, _>("cancelled")? != 0,
+        class: class(row)?,
     })
 }
 
@@ -378,8 +403,8 @@ fn stored(row: &AnyRow) -> Result<StoredCall, StorageError> {
 macro_rules! stored_columns {
     ($rest:literal) => {
         concat!(
-            "SELECT id, tenant_id, method, host, bridge, at_least_once, attempt, step, cancelled \
-             FROM calls ",
+            "SELECT id, tenant_id, method, host, bridge, at_least_once, attempt, step, cancelled, \
+                    direct, direct_mark FROM calls ",
             $rest
         )
     };
@@ -391,14 +416,16 @@ pub(super) const DUE: &str = stored_columns!(
      ORDER BY due_ms, seq LIMIT $3"
 );
 
-/// What waits, or is to wait, in one tenant: the same host and the same wish for a bridge have the
-/// same way.
+/// What waits, or is to wait, in one tenant: calls of the same host, the same wish for a bridge and the same
+/// class have the same way.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Group {
     /// The URL's host.
     pub host: String,
     /// The bridge that was asked for.
     pub bridge: Option<String>,
+    /// Whether they may go direct.
+    pub class: DirectClass,
 }
 
 impl Storage {
@@ -504,6 +531,29 @@ impl Storage {
         row.as_ref().map(stored).transpose()
     }
 
+    /// Whether a call has this attempt open at this installation.
+    ///
+    /// # Errors
+    /// [`StorageError`] when the database does not answer.
+    pub async fn is_attempting(
+        &self,
+        id: &str,
+        attempt: u32,
+        via: &Via,
+    ) -> Result<bool, StorageError> {
+        let row = sqlx::query(
+            "SELECT id FROM calls WHERE id = $1 AND state = 'attempting' AND attempt = $2
+               AND via_bridge = $3 AND via_instance = $4",
+        )
+        .bind(id)
+        .bind(i64::from(attempt))
+        .bind(&*via.bridge)
+        .bind(via.instance.clone())
+        .fetch_optional(&self.pool)
+        .await?;
+        Ok(row.is_some())
+    }
+
     /// The sealed request of a call.
     ///
     /// # Errors
@@ -527,7 +577,8 @@ impl Storage {
         state: CallState,
     ) -> Result<Vec<Group>, StorageError> {
         let rows = sqlx::query(
-            "SELECT DISTINCT host, bridge FROM calls WHERE tenant_id = $1 AND state = $2",
+            "SELECT DISTINCT host, bridge, direct, direct_mark FROM calls
+             WHERE tenant_id = $1 AND state = $2",
         )
         .bind(tenant)
         .bind(state.as_str())
@@ -538,9 +589,56 @@ impl Storage {
                 Ok(Group {
                     host: row.try_get("host")?,
                     bridge: row.try_get("bridge")?,
+                    class: class(row)?,
                 })
             })
             .collect()
+    }
+
+    /// Up to `limit` calls of a tenant that wait for an attempt, and whose class was decided by other
+    /// patterns than those of this mark.
+    ///
+    /// # Errors
+    /// [`StorageError`] when the database does not answer.
+    pub async fn calls_of_other_patterns(
+        &self,
+        tenant: &str,
+        mark: i64,
+        limit: u32,
+    ) -> Result<Vec<StoredCall>, StorageError> {
+        let rows = sqlx::query(stored_columns!(
+            "WHERE tenant_id = $1 AND state IN ('pending', 'waiting_for_bridge')
+               AND direct_mark <> $2 LIMIT $3"
+        ))
+        .bind(tenant)
+        .bind(mark)
+        .bind(i64::from(limit))
+        .fetch_all(&self.pool)
+        .await?;
+        rows.iter().map(stored).collect()
+    }
+
+    /// Stores the classes of calls that wait for an attempt.
+    ///
+    /// # Errors
+    /// [`StorageError`] when the database does not answer.
+    pub async fn classify_calls(
+        &self,
+        classes: &[(Arc<str>, DirectClass)],
+    ) -> Result<(), StorageError> {
+        let mut tx = self.pool.begin_with(self.backend.begin()).await?;
+        for (id, class) in classes {
+            sqlx::query(
+                "UPDATE calls SET direct = $1, direct_mark = $2
+                 WHERE id = $3 AND state IN ('pending', 'waiting_for_bridge')",
+            )
+            .bind(i64::from(class.is_direct))
+            .bind(class.mark)
+            .bind(&**id)
+            .execute(&mut *tx)
+            .await?;
+        }
+        Ok(tx.commit().await?)
     }
 
     /// A way is there again: up to `limit` of the calls that waited for it are pending, each with
@@ -561,6 +659,7 @@ impl Storage {
              WHERE seq IN (SELECT seq FROM calls
                            WHERE tenant_id = $2 AND state = 'waiting_for_bridge' AND host = $3
                              AND bridge IS NOT DISTINCT FROM $4
+                             AND CASE WHEN direct = 1 THEN 1 ELSE 0 END = $6 AND direct_mark = $7
                            ORDER BY seq LIMIT $5)
                AND state = 'waiting_for_bridge'",
         )
@@ -569,6 +668,8 @@ impl Storage {
         .bind(&group.host)
         .bind(group.bridge.clone())
         .bind(i64::from(limit))
+        .bind(i64::from(group.class.is_direct))
+        .bind(group.class.mark)
         .execute(&mut *tx)
         .await?;
         tx.commit().await?;
@@ -594,6 +695,7 @@ impl Storage {
              WHERE seq IN (SELECT seq FROM calls
                            WHERE tenant_id = $2 AND state = 'pending' AND host = $3
                              AND bridge IS NOT DISTINCT FROM $4
+                             AND CASE WHEN direct = 1 THEN 1 ELSE 0 END = $6 AND direct_mark = $7
                            ORDER BY seq LIMIT $5)
                AND state = 'pending'",
         )
@@ -602,6 +704,8 @@ impl Storage {
         .bind(&group.host)
         .bind(group.bridge.clone())
         .bind(i64::from(limit))
+        .bind(i64::from(group.class.is_direct))
+        .bind(group.class.mark)
         .execute(&mut *tx)
         .await?;
         tx.commit().await?;

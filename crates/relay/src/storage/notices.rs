@@ -215,7 +215,8 @@ impl Storage {
         causes.collect()
     }
 
-    /// Tenants with dead letters.
+    /// Tenants with dead letters: stored calls that came to their end without success, and that nobody
+    /// cancelled. The notices' own webhooks are none.
     ///
     /// # Errors
     /// [`StorageError`] when the database does not answer.
@@ -223,7 +224,9 @@ impl Storage {
         let rows = sqlx::query(
             "SELECT t.id AS tenant_id FROM tenants t
              WHERE t.state <> 'deleted' AND EXISTS
-               (SELECT 1 FROM calls c WHERE c.tenant_id = t.id AND c.state = 'failed')
+               (SELECT 1 FROM calls c WHERE c.tenant_id = t.id
+                  AND c.state IN ('failed', 'refused', 'outcome_unknown')
+                  AND c.client_id <> 'relay')
              ORDER BY t.id LIMIT 10000",
         )
         .fetch_all(&self.pool)
@@ -232,7 +235,9 @@ impl Storage {
             Ok(Cause {
                 tenant: row.try_get::<String, _>("tenant_id")?.into(),
                 object: "calls".to_owned(),
-                detail: "stored calls have failed for good: see GET /v1/calls?state=failed".into(),
+                detail: "stored calls have come to their end without success: see GET \
+                         /v1/calls?state=failed, and the same with refused and outcome_unknown"
+                    .into(),
             })
         });
         causes.collect()

@@ -150,6 +150,29 @@ impl Storage {
         Ok(added.rows_affected() > 0)
     }
 
+    /// Whether a journal of this mark can hold what the relay knows of the installation: the same one, and not
+    /// behind what was seen. Changes nothing.
+    ///
+    /// # Errors
+    /// [`StorageError`] when the database does not answer.
+    pub async fn journal_holds(
+        &self,
+        via: &Via,
+        journal: &[u8],
+        sequence: i64,
+    ) -> Result<bool, StorageError> {
+        let row = sqlx::query(
+            "SELECT journal, sequence FROM journals WHERE bridge_id = $1 AND instance = $2",
+        )
+        .bind(&*via.bridge)
+        .bind(via.instance.clone())
+        .fetch_optional(&self.pool)
+        .await?;
+        let Some(row) = row else { return Ok(true) };
+        let known: Vec<u8> = row.try_get("journal")?;
+        Ok(known == journal && sequence >= row.try_get::<i64, _>("sequence")?)
+    }
+
     /// An installation has shown its journal's mark. Returns whether that journal is one that can
     /// hold what the relay knows of it: the same one, and not behind what was seen.
     ///

@@ -49,6 +49,8 @@ macro_rules! on_both {
     };
 }
 
+mod stored_calls;
+
 fn pairing(tenant: &Tenant, key: &ApiKey, name: &str, seed: u8) -> Pairing {
     Pairing {
         tenant: tenant.id.clone(),

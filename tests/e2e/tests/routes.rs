@@ -226,6 +226,31 @@ async fn private_name_that_matches_a_pattern_waits(site: Builder) {
     assert_eq!(target.hooks().len(), 2);
 }
 
+/// The relay believes in a tunnel whose bridge is gone, and another bridge of the tenant serves other hosts.
+/// What was sent into that tunnel is made once, by the bridge that comes back.
+async fn half_open_tunnel_ends_no_delivery(site: Builder) {
+    let target = Target::start().await;
+    let mut site = site.flaky().target("t", &target).relay_extra(SCHEDULE).start().await;
+    let other = "[[allow]]\nhost = \"other.example\"\nports = [80]\nmethods = [\"*\"]\n";
+    let _other = site.add_bridge(BridgeSetup::new("other").extra(other)).await;
+    site.proxy().freeze_existing();
+    let mut ids = Vec::new();
+    for _ in 0..3 {
+        let call = json!({"url": target.url("/hook"), "timeout_ms": 1000});
+        ids.push(hand_over(&site, call).await);
+    }
+    for id in &ids {
+        wait_state(&site, id, "attempting").await;
+    }
+    site.bridge.kill9();
+    site.bridge.start();
+    for id in &ids {
+        let call = wait_state(&site, id, "succeeded").await;
+        assert_eq!(call["attempts"], 1, "{call:#}");
+    }
+    assert_eq!(target.hooks().len(), 3);
+}
+
 /// A bridge that is unknown, disabled or not paired yet is no refusal.
 async fn missing_bridge_ends_no_delivery(site: Builder) {
     let target = Target::start().await;

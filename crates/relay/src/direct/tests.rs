@@ -58,6 +58,41 @@ async fn a_redirect_is_passed_back_and_not_followed() {
     assert_eq!(target.requests(), 1);
 }
 
+/// A delivery needs no more than the status: with it, the request was executed.
+#[tokio::test]
+async fn status_survives_whatever_becomes_of_the_body() {
+    let target = TestTarget::start().await;
+    let policy = loopback(target.port());
+    for path in ["/bytes/1001", "/truncated"] {
+        let ask = DirectRequest {
+            is_status_enough: true,
+            ..request(target.url(path))
+        };
+        let answer = direct().call(&policy, ask).await.unwrap();
+        assert_eq!(answer.status, 200, "{path}");
+    }
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let addr = listener.local_addr().unwrap();
+    let stalling = tokio::spawn(async move {
+        use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+        let (mut stream, _) = listener.accept().await.unwrap();
+        let mut head = [0; 1024];
+        let _ = stream.read(&mut head).await.unwrap();
+        let answer = b"HTTP/1.1 201 Created\r\ncontent-length: 5\r\n\r\nab";
+        stream.write_all(answer).await.unwrap();
+        // Until the caller gives up.
+        let _ = stream.read(&mut head).await;
+    });
+    let ask = DirectRequest {
+        is_status_enough: true,
+        deadline: Instant::now() + Duration::from_millis(700),
+        ..request(format!("http://{addr}/"))
+    };
+    let answer = direct().call(&loopback(addr.port()), ask).await.unwrap();
+    assert_eq!(answer.status, 201);
+    stalling.abort();
+}
+
 #[tokio::test]
 async fn each_end_has_its_code_and_says_how_far_it_came() {
     let target = TestTarget::start().await;

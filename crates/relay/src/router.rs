@@ -447,6 +447,10 @@ mod tests {
         }
     }
 
+    /// What is the case, which bridges are paired, which tunnels there are, and why a stored call and a request
+    /// find none.
+    type Row = (&'static str, Vec<PairedBridge>, Vec<Seen>, Reason, Reason);
+
     #[test]
     fn only_bridges_that_are_all_ready_refuse() {
         use Reason::{Away, NoBridge, NotReady, NotServed, UnknownBridge};
@@ -463,9 +467,8 @@ mod tests {
             explain(known, seen, search).reason
         };
         let (a, b) = (paired("a", 1), paired("b", 1));
-        // Which bridges are paired, which tunnels there are, and what stored calls and requests get.
         let both = || vec![a.clone(), b.clone()];
-        let table: Vec<(&str, Vec<PairedBridge>, Vec<Seen>, Reason, Reason)> = vec![
+        let table: Vec<Row> = vec![
             ("nothing is paired", vec![], vec![], NoBridge, NoBridge),
             (
                 "all are ready",
@@ -581,9 +584,7 @@ mod tests {
         let within = ["b".to_owned()];
         let got = reason(&both(), &[ready("b", 2)], None, &within, Purpose::Request);
         assert_eq!(got, NotServed);
-        for is_final in [NotServed] {
-            assert!(is_final.is_refusal());
-        }
+        assert!(NotServed.is_refusal());
         for waits in [NoBridge, UnknownBridge, Away, NotReady] {
             assert!(!waits.is_refusal());
         }

@@ -46,6 +46,8 @@ enum CliError {
     Runtime(std::io::Error),
     #[error("{0}")]
     Backup(String),
+    #[error("{0} rows of the audit record are missing")]
+    AuditLost(i64),
     #[error("no tenant is named: write --tenant NAME ({0})")]
     WhichTenant(String),
 }

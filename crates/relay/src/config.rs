@@ -14,7 +14,7 @@ mod units;
 mod weights;
 
 pub use database::{Database, PostgresUrl};
-pub use deliveries::Deliveries;
+pub use deliveries::{Deliveries, EXPIRES_IN_MAX_S};
 pub use direct::Direct;
 pub use limits::{Audit, Notices};
 pub use limits::{Limits, Log, LogFormat, LogLevel, Tunnel};

@@ -18,6 +18,7 @@
 
 mod attempt;
 mod engine;
+mod expiry;
 pub mod rate;
 mod reconcile;
 pub mod request;
@@ -29,19 +30,20 @@ pub mod state;
 mod way;
 
 pub use engine::run;
+pub use expiry::expire;
 pub use secrets::ShownSecret;
 
 use crate::config;
 use crate::problem::Problem;
 use crate::registry::{Entry, Owner};
 use crate::storage::batch::{Batch, WriteError};
-use crate::storage::calls::{Accepted, NewCall, Via, Write, Written};
+use crate::storage::calls::{Accepted, ExpiresIn, NewCall, Via, Write, Written};
 use crate::storage::{Storage, StorageError, now_ms};
 use crate::vault::{Vault, VaultError};
 use bytes::Bytes;
 use engine::Event;
 use protocol::frame::{DeliveryResult, Headers};
-use protocol::{Code, Failure};
+use protocol::{Code, Execution, Failure};
 use rate::Rate;
 use request::{About, StoredRequest};
 use running::Running;
@@ -86,6 +88,8 @@ pub struct Handed {
     pub idempotency_key: Option<String>,
     /// Hash of the request.
     pub digest: Vec<u8>,
+    /// After how many seconds it expires, if it says so; zero: never.
+    pub expires_in: Option<u32>,
 }
 
 /// What became of a call that was handed over.
@@ -182,6 +186,10 @@ impl Deliveries {
             digest: call.digest,
             sealed: sealed.map_err(sealing)?,
             bytes: i64::try_from(request.body.len()).unwrap_or(i64::MAX),
+            expires_in: match call.expires_in {
+                Some(seconds) => ExpiresIn::Own(i64::from(seconds) * 1000),
+                None => ExpiresIn::Default(self.config.expires_in_ms()),
+            },
         };
         let written = self.batch.write(Write::Accept(Box::new(new))).await;
         match written.map_err(|error| unwritten(&error))? {
@@ -352,12 +360,29 @@ fn unwritten(error: &WriteError) -> Problem {
             return Problem::not_sent(Code::Overloaded, "the relay is stopping");
         }
     };
-    let passing = matches!(stored, StorageError::Unavailable(_));
     tracing::error!(%error, "a call could not be stored");
-    let failure = if passing {
-        Failure::not_sent(Code::Overloaded, "the relay cannot store anything now")
-    } else {
-        Failure::not_sent(Code::Internal, "the relay could not store it")
+    let failure = match stored {
+        StorageError::Unavailable(_) => {
+            Failure::not_sent(Code::Overloaded, "the relay cannot store anything now")
+        }
+        // It may be stored, and is then delivered.
+        StorageError::Unknown(_) => Failure::new(
+            Code::Overloaded,
+            Execution::PossiblyExecuted,
+            "the database did not say whether the call was stored; a repeat with the same \
+             idempotency key makes no second one",
+        ),
+        StorageError::Conflict(_)
+        | StorageError::NotFound(_)
+        | StorageError::Invalid(_)
+        | StorageError::Changed
+        | StorageError::KeyGone
+        | StorageError::Unusable(_)
+        | StorageError::Database(_)
+        | StorageError::Random(_)
+        | StorageError::LeaseLost => {
+            Failure::not_sent(Code::Internal, "the relay could not store it")
+        }
     };
     failure.into()
 }

@@ -77,6 +77,14 @@ impl Directory {
         self.read_newer().await
     }
 
+    /// Reads what changed after a change that is committed. Where that fails the next look brings it:
+    /// the change itself was made, and the response says so.
+    pub async fn refresh_or_later(&self) {
+        if let Err(error) = self.refresh().await {
+            tracing::warn!(%error, "a change is stored, and is not yet followed");
+        }
+    }
+
     /// Reads what changed until now. Callers that come together share one look, and there is at
     /// most one every [`LOOK_AGAIN`].
     pub async fn look_again(&self) {

@@ -217,6 +217,7 @@ async fn send(state: &Arc<State>, notice: Notice) -> Result<(), StorageError> {
         // The same notice is handed over once.
         idempotency_key: Some(notice.id.clone()),
         digest: Vec::new(),
+        expires_in: None,
     };
     if let Err(problem) = state.deliveries.accept(&tenant, "relay", handed).await {
         let detail = problem.failure.detail;

@@ -17,8 +17,8 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
 use http::StatusCode;
-use protocol::Failure;
 use protocol::opening::PairingTranscript;
+use protocol::{Execution, Failure};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
@@ -133,7 +133,7 @@ pub(crate) fn pair<'a>(cx: &'a Context<'a>, request: http::Request<Bytes>) -> Ha
             bridges_max: cx.state.limits().bridges_per_tenant,
         };
         let paired = cx.storage().pair(&pairing).await.map_err(failed)?;
-        cx.state.directory.refresh().await.map_err(failed)?;
+        cx.state.directory.refresh_or_later().await;
         if paired.is_new {
             tracing::info!(
                 tenant = %principal.tenant_name,
@@ -157,11 +157,22 @@ pub(crate) fn failed(error: crate::storage::StorageError) -> Problem {
     use crate::storage::StorageError as E;
     match &error {
         E::Conflict(_) | E::NotFound(_) | E::Invalid(_) | E::KeyGone | E::Changed => {}
+        E::Unknown(_) => tracing::error!(%error, "a change has an unknown outcome"),
         E::Unavailable(_) | E::Unusable(_) | E::Database(_) | E::Random(_) | E::LeaseLost => {
             tracing::error!(%error, "the database refused");
         }
     }
     Failure::from(error).into()
+}
+
+/// A failure after a change that was made: the response cannot show the result.
+pub(crate) fn unshown(error: crate::storage::StorageError) -> Problem {
+    let problem = failed(error);
+    let detail = format!(
+        "the change was made; what came of it: {}",
+        problem.failure.detail
+    );
+    Failure::new(problem.failure.code, Execution::Executed, detail).into()
 }
 
 #[cfg(test)]

@@ -10,6 +10,7 @@ use crate::auth::Authenticator;
 use crate::config::Config;
 use crate::deliveries::{self, Deliveries};
 use crate::directory::Directory;
+use crate::generation::Generation;
 use crate::listener::connection::Arrived;
 use crate::listener::tls::TlsError;
 use crate::listener::{self, Doors, tls};
@@ -82,6 +83,7 @@ pub struct RunningRelay {
     alive: mpsc::Receiver<Infallible>,
     tasks: Vec<JoinHandle<()>>,
     acceptor: Option<Acceptor>,
+    generation: Arc<Generation>,
     /// Nobody else serves from the database.
     _lock: ServingLock,
 }
@@ -94,7 +96,7 @@ impl Relay {
     pub async fn start(config: Config) -> Result<RunningRelay, StartError> {
         let lock = storage::lock(&config.database)?;
         let storage = Storage::open(&config.database).await?;
-        generation(&storage, &config.key_file).await?;
+        let generation = Generation::begin(storage.clone(), &config.key_file).await?;
         let master = MasterKey::load_or_create(&config.key_file)?;
         let vault = Vault::new(storage.clone(), master).await?;
         let deliveries = Deliveries::new(storage.clone(), vault, config.deliveries.clone());
@@ -151,6 +153,7 @@ impl Relay {
             alive,
             tasks: Vec::new(),
             acceptor: None,
+            generation: generation.clone(),
             _lock: lock,
         };
         let acceptor = tls.map(|ready| Acceptor::new(ready.acceptor));
@@ -170,7 +173,9 @@ impl Relay {
         if let Some(acceptor) = following {
             tasks.push(tokio::spawn(reload::follow(state.clone(), acceptor)));
         }
+        tasks.push(tokio::spawn(generation.follow()));
         tasks.push(tokio::spawn(deliveries::run(state.clone())));
+        tasks.push(tokio::spawn(deliveries::expire(state.clone())));
         tasks.push(tokio::spawn(crate::notices::run(state.clone())));
         tasks.push(tokio::spawn(crate::audit_heads::run(state.clone())));
         tasks.push(tokio::spawn(cut_what_is_not_taken(state.clone())));
@@ -311,26 +316,12 @@ impl RunningRelay {
         }
         self.state.deliveries.stop().await;
         self.state.audit.flush().await;
+        if let Err(error) = self.generation.advance().await {
+            tracing::error!(%error, "the database's last generation was not noted");
+        }
         self.state.directory.storage().close().await;
         tracing::info!("stopped");
     }
-}
-
-/// Notices a database that is older than it was: an earlier copy was put in its place, and what was
-/// delivered since is not known. Deliveries are then paused.
-async fn generation(storage: &Storage, key_file: &Path) -> Result<(), StartError> {
-    let file = key_file.with_extension("generation");
-    let noted = std::fs::read_to_string(&file).ok();
-    let noted = noted.and_then(|text| text.trim().parse().ok()).unwrap_or(0);
-    let (next, is_older) = storage.raise_generation(noted).await?;
-    if is_older {
-        tracing::warn!(
-            "the database is an earlier copy: deliveries are paused, for what was delivered since is \
-             not known; `integration-relay deliveries resume` lets them go on"
-        );
-    }
-    std::fs::write(&file, format!("{next}\n"))?;
-    Ok(())
 }
 
 /// Ends the exchanges whose callers take nothing of their answers.

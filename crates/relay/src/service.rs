@@ -102,7 +102,10 @@ impl Service {
         let path = target.split('?').next().unwrap_or_default();
         match path {
             "/healthz" => return get(request.method()).map(|()| plain(StatusCode::OK, "ok\n")),
-            "/readyz" => return get(request.method()).map(|()| self.readiness()),
+            "/readyz" => {
+                get(request.method())?;
+                return Ok(self.readiness().await);
+            }
             "/metrics" if connection.arrived == Arrived::Admin => {
                 return get(request.method()).map(|()| self.metrics());
             }
@@ -187,9 +190,14 @@ impl Service {
         Ok(())
     }
 
-    fn readiness(&self) -> Response<Body> {
-        if self.state.is_draining() {
+    async fn readiness(&self) -> Response<Body> {
+        let state = &self.state;
+        if state.is_draining() {
             return plain(StatusCode::SERVICE_UNAVAILABLE, "draining\n");
+        }
+        if !state.readiness.can_write(state.directory.storage()).await {
+            let text = "not ready: the database cannot be written\n";
+            return plain(StatusCode::SERVICE_UNAVAILABLE, text);
         }
         plain(StatusCode::OK, "ready\n")
     }

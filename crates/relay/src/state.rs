@@ -12,6 +12,7 @@ use crate::exchange::{Exchanges, Kept, Place, Room};
 use crate::gate::{Gate, PerAddress};
 use crate::ingress::calls::Remembered;
 use crate::metrics::Metrics;
+use crate::readiness::Readiness;
 use crate::registry::{Owner, Registry};
 use crate::reload::InForce;
 use crate::telemetry::{Span, Spans};
@@ -58,6 +59,8 @@ pub struct State {
     pub exchanges: Arc<Exchanges>,
     /// Answers that are remembered by idempotency key.
     pub remembered: Remembered,
+    /// Whether the database can be written.
+    pub readiness: Readiness,
     /// Counters.
     pub metrics: Metrics,
     /// Traces, where somebody wants them.
@@ -125,6 +128,7 @@ impl State {
             ),
             uploads_kept: Arc::default(),
             remembered: Remembered::default(),
+            readiness: Readiness::default(),
             handshakes: Gate::new(limits.handshakes_max, limits.handshakes_per_address),
             caller_handshakes: Gate::new(callers, (callers / 2).max(1)),
             unproven: Gate::new(limits.unproven_tunnels_max, unproven_of_one),

@@ -18,6 +18,7 @@ pub mod leases;
 mod model;
 pub mod notices;
 mod pairing;
+mod pool;
 mod postgres;
 mod rows;
 pub mod secrets;
@@ -37,13 +38,19 @@ pub use model::{
 pub use pairing::{Paired, Pairing};
 
 use crate::config::Database;
-use db::{Backend, Tx};
-use protocol::{Code, Failure};
-use sqlx::{AnyPool, Row};
+use db::Backend;
+use pool::{Pool, Tx};
+use protocol::{Code, Execution, Failure};
+use sqlx::Row;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use tokio::sync::Notify;
 
 /// Installations of one bridge that are not revoked.
 pub const IDENTITIES_MAX: i64 = 16;
+
+/// Bytes by which [`Storage::try_write`] tries: about those of a large call.
+const TRIED_BYTES: usize = 16 << 10;
 
 /// Why something was not stored or found.
 #[derive(Debug, thiserror::Error)]
@@ -66,6 +73,9 @@ pub enum StorageError {
     /// The disk is full or failing, or another process holds the database: nothing was changed.
     #[error("the database cannot be written or read now: {0}")]
     Unavailable(#[source] sqlx::Error),
+    /// The database did not say whether the change was made, and could not be asked again.
+    #[error("the database did not say whether it was stored: {0}")]
+    Unknown(#[source] sqlx::Error),
     /// The file is no database of this program, or of a newer version of it.
     #[error("the database cannot be used: {0}")]
     Unusable(String),
@@ -102,6 +112,12 @@ impl From<StorageError> for Failure {
             StorageError::Unavailable(_) => {
                 Self::not_sent(Code::Overloaded, "the relay cannot store anything now")
             }
+            StorageError::Unknown(_) => Self::new(
+                Code::Overloaded,
+                Execution::PossiblyExecuted,
+                "the database did not say whether it was stored: look whether it was before you \
+                 ask again",
+            ),
             // Details of the database are for the log.
             StorageError::Unusable(_)
             | StorageError::Database(_)
@@ -116,10 +132,18 @@ impl From<StorageError> for Failure {
 /// The database. Cheap to clone.
 #[derive(Debug, Clone)]
 pub struct Storage {
-    pool: AnyPool,
+    pool: Pool,
     backend: Backend,
     /// Who is written down as having done what this handle does.
     actor: Arc<str>,
+    touched: Arc<Touched>,
+}
+
+/// Says that something was stored by which an earlier copy of the database must show.
+#[derive(Debug, Default)]
+struct Touched {
+    is_set: AtomicBool,
+    set: Notify,
 }
 
 impl Storage {
@@ -134,6 +158,7 @@ impl Storage {
             pool,
             backend,
             actor: "relay".into(),
+            touched: Arc::default(),
         })
     }
 
@@ -143,6 +168,43 @@ impl Storage {
             actor: actor.into(),
             ..self.clone()
         }
+    }
+
+    /// A change of deliveries was stored. An older copy of the database must be noticed from here on.
+    pub(crate) fn touched(&self) {
+        self.touched.is_set.store(true, Ordering::Release);
+        self.touched.set.notify_one();
+    }
+
+    /// Waits until [`Self::take_touched`] has something to return.
+    pub(crate) async fn wait_touched(&self) {
+        while !self.touched.is_set.load(Ordering::Acquire) {
+            self.touched.set.notified().await;
+        }
+    }
+
+    /// Whether changes of deliveries were stored since this was asked last.
+    pub(crate) fn take_touched(&self) -> bool {
+        self.touched.is_set.swap(false, Ordering::AcqRel)
+    }
+
+    /// Writes one row that no code reads, to test whether the database can be written now.
+    ///
+    /// # Errors
+    /// [`StorageError`] when it cannot.
+    pub async fn try_write(&self) -> Result<(), StorageError> {
+        let mut tx = self.pool.begin_with(self.backend.begin()).await?;
+        // On a full disk a smaller change may still fit where a larger one began and did not fit.
+        let payload = match self.backend {
+            Backend::Sqlite => vec![0; TRIED_BYTES],
+            Backend::Postgres => Vec::new(),
+        };
+        sqlx::query("UPDATE readiness SET at_ms = $1, payload = $2 WHERE id = 1")
+            .bind(now_ms())
+            .bind(payload)
+            .execute(&mut *tx)
+            .await?;
+        tx.commit().await
     }
 
     /// Waits until everything is on disk, and closes.

@@ -2,11 +2,10 @@
 
 use super::{Context, Handling, json, page::Page};
 use crate::deliveries::state::CallState;
-use crate::pairing::failed;
+use crate::pairing::{failed, unshown};
 use crate::problem::Problem;
-use crate::storage::audit::Act;
 use crate::storage::call_pages::{CallAttemptRow, CallFilter, CallSummary};
-use crate::storage::now_ms;
+use crate::storage::{StorageError, now_ms};
 use bytes::Bytes;
 use http::{Request, StatusCode};
 use protocol::Code;
@@ -23,7 +22,7 @@ pub struct CallView {
     /// Its id; also its `webhook-id`.
     id: String,
     /// `pending`, `waiting_for_bridge`, `attempting`, `succeeded`, `failed`, `refused`,
-    /// `outcome_unknown` or `cancelled`.
+    /// `outcome_unknown`, `cancelled` or `expired`.
     state: &'static str,
     /// When it was handed over, in milliseconds since 1970.
     created_ms: i64,
@@ -43,6 +42,8 @@ pub struct CallView {
     attempts: i64,
     /// When the next one is due, in milliseconds since 1970.
     due_ms: Option<i64>,
+    /// When it expires if it still waits then, in milliseconds since 1970.
+    expires_ms: Option<i64>,
     /// When it came to its end.
     finished_ms: Option<i64>,
     /// The target's last status.
@@ -101,8 +102,8 @@ pub struct CallPage {
 #[derive(Debug, Default, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct Matching {
-    /// In this state. Redelivering takes `failed`, `refused`, `outcome_unknown` and `cancelled` ones,
-    /// all of them if nothing is said; cancelling those that are not finished.
+    /// In this state. Redelivering takes `failed`, `refused`, `outcome_unknown`, `cancelled` and
+    /// `expired` ones, all of them if nothing is said; cancelling those that are not finished.
     #[schemars(with = "Option<StateName>")]
     state: Option<String>,
     /// To this host.
@@ -128,6 +129,7 @@ enum StateName {
     Refused,
     OutcomeUnknown,
     Cancelled,
+    Expired,
 }
 
 /// How many were redelivered.
@@ -163,6 +165,7 @@ fn view(call: CallSummary) -> CallView {
         bytes: call.bytes,
         attempts: call.attempts,
         due_ms: call.due_ms,
+        expires_ms: call.expires_ms,
         finished_ms: call.finished_ms,
         status: call.status,
         code: call.code,
@@ -225,40 +228,25 @@ pub(super) fn list<'a>(cx: &'a Context<'a>, _: Request<Bytes>) -> Handling<'a> {
 }
 
 pub(super) fn show<'a>(cx: &'a Context<'a>, _: Request<Bytes>) -> Handling<'a> {
-    Box::pin(async move { with_attempts(cx, &cx.tenant()?, StatusCode::OK).await })
+    Box::pin(async move {
+        let shown = with_attempts(cx, &cx.tenant()?, StatusCode::OK).await;
+        shown.map_err(failed)?
+    })
 }
 
 async fn with_attempts(
     cx: &Context<'_>,
     tenant: &Arc<str>,
     status: StatusCode,
-) -> Result<http::Response<crate::body::Body>, Problem> {
+) -> Result<Result<http::Response<crate::body::Body>, Problem>, StorageError> {
     let (storage, id) = (cx.state.directory.storage(), cx.path("id"));
-    let call = storage.call(tenant, id).await.map_err(failed)?;
-    let attempts = storage.call_attempts(tenant, id).await.map_err(failed)?;
+    let call = storage.call(tenant, id).await?;
+    let attempts = storage.call_attempts(tenant, id).await?;
     let document = CallWithAttempts {
         call: view(call),
         attempt_list: attempts.into_iter().map(attempt).collect(),
     };
-    json::reply(status, &document)
-}
-
-async fn written_down(
-    cx: &Context<'_>,
-    tenant: &Arc<str>,
-    action: &'static str,
-    object: &str,
-    count: u64,
-) -> Result<(), Problem> {
-    let act = Act {
-        tenant: tenant.clone(),
-        action,
-        object: object.to_owned(),
-        result: "ok",
-        count,
-        ..Act::default()
-    };
-    cx.storage().audit(&[act]).await.map_err(failed)
+    Ok(json::reply(status, &document))
 }
 
 pub(super) fn redeliver<'a>(cx: &'a Context<'a>, _: Request<Bytes>) -> Handling<'a> {
@@ -271,9 +259,9 @@ pub(super) fn redeliver<'a>(cx: &'a Context<'a>, _: Request<Bytes>) -> Handling<
             let detail = "the call has not come to its end yet";
             return Err(Problem::not_sent(Code::Conflict, detail));
         }
-        written_down(cx, &tenant, "call.redeliver", id, 1).await?;
         cx.state.deliveries.came_back(&tenant, 1);
-        with_attempts(cx, &tenant, StatusCode::ACCEPTED).await
+        let shown = with_attempts(cx, &tenant, StatusCode::ACCEPTED).await;
+        shown.map_err(unshown)?
     })
 }
 
@@ -285,7 +273,6 @@ pub(super) fn redeliver_all<'a>(cx: &'a Context<'a>, request: Request<Bytes>) ->
         let done = storage.redeliver_calls(&tenant, &filter, now_ms(), AT_ONCE);
         let redelivered = done.await.map_err(failed)?;
         if redelivered > 0 {
-            written_down(cx, &tenant, "call.redeliver", "", redelivered).await?;
             cx.state.deliveries.came_back(&tenant, redelivered);
         }
         let more = redelivered == u64::from(AT_ONCE);
@@ -305,11 +292,9 @@ async fn take_back(
         .await;
     let (cancelled, cancelling) = done.map_err(failed)?;
     if cancelled + cancelling > 0 {
-        let object = id.unwrap_or_default();
-        written_down(cx, &tenant, "call.cancel", object, cancelled + cancelling).await?;
         cx.state.deliveries.taken_back(&tenant, cancelled);
     }
-    let more = cancelled.max(cancelling) == u64::from(AT_ONCE);
+    let more = cancelled + cancelling == u64::from(AT_ONCE);
     Ok(Cancelled {
         cancelled,
         cancelling,

@@ -100,6 +100,12 @@ pub(super) enum DeliveriesCommand {
 
 #[derive(Debug, Subcommand)]
 pub(super) enum AuditCommand {
+    /// Count its rows, and those that could not be written. Exit code 1 if any could not.
+    Verify {
+        /// Print one JSON object.
+        #[arg(long)]
+        json: bool,
+    },
     /// List it, newest first.
     List {
         /// Only this tenant's.
@@ -179,6 +185,25 @@ Examples:
         /// Allow none.
         #[arg(long)]
         none: bool,
+    },
+    /// Say after how long its stored calls expire, where they do not say so themselves.
+    #[command(after_help = "\
+Examples:
+  integration-relay tenant expires acme --after 7d
+  integration-relay tenant expires acme --never
+  integration-relay tenant expires acme --default     as deliveries.expires_in in relay.toml says")]
+    Expires {
+        /// Its name.
+        name: String,
+        /// After so long, at most 3650d.
+        #[arg(long, value_name = "TIME", required_unless_present_any = ["never", "default"])]
+        after: Option<Span>,
+        /// Never.
+        #[arg(long, conflicts_with_all = ["after", "default"])]
+        never: bool,
+        /// As the relay's configuration says.
+        #[arg(long, conflicts_with = "after")]
+        default: bool,
     },
     /// Delete it with its keys, bridges, stored calls and secrets. Cannot be undone.
     Delete {

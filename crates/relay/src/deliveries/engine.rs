@@ -43,6 +43,9 @@ const FORGOTTEN_AT_ONCE: u32 = 500;
 /// After a failure of the database.
 const AGAIN_AFTER_FAILURE: Duration = Duration::from_secs(1);
 
+/// A wall clock that shows this much less than expected, in milliseconds, has stepped back.
+const CLOCK_STEP_MS: i64 = 1_000;
+
 /// What happens outside of the engine.
 #[derive(Debug)]
 pub(super) enum Event {
@@ -90,6 +93,7 @@ pub async fn run(state: Arc<State>) {
                     deliveries: deliveries.clone(),
                     due: HashMap::new(),
                     epoch,
+                    clock: (now_ms(), Instant::now()),
                 };
                 if let Err(error) = engine.work(&mut events).await {
                     tracing::warn!(%error, "deliveries pause: the database does not answer");
@@ -113,6 +117,8 @@ struct Engine {
     /// When each tenant's next pending call is due, in milliseconds since 1970.
     due: HashMap<Arc<str>, i64>,
     epoch: i64,
+    /// The wall clock, and when it was read.
+    clock: (i64, Instant),
 }
 
 impl Engine {
@@ -121,6 +127,8 @@ impl Engine {
         &mut self,
         events: &mut mpsc::Receiver<Event>,
     ) -> Result<(), crate::storage::StorageError> {
+        // Another process, or this one before, may have had a clock that was ahead.
+        self.deliveries.storage.correct_due_times(now_ms()).await?;
         self.round().await?;
         let mut lease = tokio::time::interval(LEASE_EVERY);
         let mut round = tokio::time::interval(ROUND_EVERY);
@@ -147,11 +155,31 @@ impl Engine {
                         tracing::warn!("another process has taken over the deliveries");
                         return Ok(());
                     }
+                    self.follow_clock().await?;
                 }
                 _ = round.tick() => self.round().await?,
             }
             self.begin_due().await?;
         }
+    }
+
+    /// Corrects retry times where the wall clock has stepped back.
+    async fn follow_clock(&mut self) -> Result<(), crate::storage::StorageError> {
+        let (wall_ms, read) = std::mem::replace(&mut self.clock, (now_ms(), Instant::now()));
+        let passed = i64::try_from(read.elapsed().as_millis()).unwrap_or(i64::MAX);
+        let expected = wall_ms.saturating_add(passed);
+        if expected.saturating_sub(self.clock.0) < CLOCK_STEP_MS {
+            return Ok(());
+        }
+        let storage = &self.deliveries.storage;
+        let corrected = storage.correct_due_times(self.clock.0).await?;
+        self.due = storage.next_due().await?.into_iter().collect();
+        tracing::warn!(
+            stepped_back_ms = expected - self.clock.0,
+            corrected,
+            "the clock has stepped back: retry times were corrected"
+        );
+        Ok(())
     }
 
     async fn take(&mut self, event: Event) -> Result<(), crate::storage::StorageError> {
@@ -376,12 +404,25 @@ async fn first(state: Arc<State>, call: StoredCall, way: Way, via: Via, at: Inst
     tokio::time::sleep_until(at.into()).await;
     let number = call.attempt + 1;
     deliveries.running.number(&call.id, number);
-    let begin = Write::Begin {
-        id: call.id.clone(),
-        attempt: number,
-        via: via.clone(),
+    let begun = loop {
+        let begin = Write::Begin {
+            id: call.id.clone(),
+            attempt: number,
+            via: via.clone(),
+            now_ms: now_ms(),
+        };
+        match deliveries.batch.write(begin).await {
+            // It may be begun, and nothing has left: the same change again says it.
+            Err(WriteError::Storage(error))
+                if matches!(*error, crate::storage::StorageError::Unknown(_)) =>
+            {
+                tracing::warn!(%error, call = %call.id, "an attempt may have been begun");
+                tokio::time::sleep(AGAIN_AFTER_FAILURE).await;
+            }
+            begun => break begun,
+        }
     };
-    match deliveries.batch.write(begin).await {
+    match begun {
         Ok(Written::Changed(true)) => attempt(&state, call, &way, &via, number, true).await,
         // Cancelled, or somebody else's by now.
         Ok(_) => deliveries.running.over(&call.id),

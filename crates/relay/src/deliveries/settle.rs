@@ -40,13 +40,14 @@ pub(super) async fn settle(state: &Arc<State>, ended: Ended<'_>) -> bool {
     let random = crate::storage::random::<4>().map_or(0.5, |bytes| {
         f64::from(u32::from_le_bytes(bytes)) / f64::from(u32::MAX)
     });
+    let now_ms = now_ms();
     let (to, due_ms, step) = match next(facts, &end, &deliveries.config.waits(), random) {
         Next::Stay => return false,
         Next::Again { after, step } => {
             let after = i64::try_from(after.as_millis()).unwrap_or(i64::MAX);
-            (CallState::Pending, now_ms().saturating_add(after), step)
+            (CallState::Pending, now_ms.saturating_add(after), step)
         }
-        Next::Final(to) => (to, now_ms(), call.step),
+        Next::Final(to) => (to, now_ms, call.step),
     };
     let settlement = Settlement {
         id: call.id.clone(),
@@ -56,6 +57,7 @@ pub(super) async fn settle(state: &Arc<State>, ended: Ended<'_>) -> bool {
         bridge_name: ended.bridge_name.to_owned(),
         state: to,
         due_ms,
+        now_ms,
         step,
         began_ms: ended.began_ms,
         took_ms: ended.took_ms,

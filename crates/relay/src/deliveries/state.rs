@@ -36,12 +36,14 @@ crate::storage::words! {
         OutcomeUnknown = "outcome_unknown",
         /// It was taken back.
         Cancelled = "cancelled",
+        /// Its time ran out before a target took it: a dead letter.
+        Expired = "expired",
     }
 }
 
 impl CallState {
     /// Every state.
-    pub const ALL: [Self; 8] = [
+    pub const ALL: [Self; 9] = [
         Self::Pending,
         Self::WaitingForBridge,
         Self::Attempting,
@@ -50,6 +52,7 @@ impl CallState {
         Self::Refused,
         Self::OutcomeUnknown,
         Self::Cancelled,
+        Self::Expired,
     ];
 
     /// Whether nothing follows by itself.
@@ -60,7 +63,8 @@ impl CallState {
             | Self::Failed
             | Self::Refused
             | Self::OutcomeUnknown
-            | Self::Cancelled => true,
+            | Self::Cancelled
+            | Self::Expired => true,
         }
     }
 }

@@ -131,6 +131,7 @@ async fn deliver(
         at_least_once: call.at_least_once,
         idempotency_key: call.idempotency_key,
         digest: digest.to_vec(),
+        expires_in: call.expires_in,
     };
     let accepted = state
         .deliveries

@@ -70,6 +70,22 @@ impl Storage {
         Ok(())
     }
 
+    /// Raises the database's generation by one, and returns it.
+    ///
+    /// # Errors
+    /// [`StorageError`] when the database does not answer.
+    pub async fn advance_generation(&self) -> Result<i64, StorageError> {
+        use sqlx::Row as _;
+        let mut tx = self.pool.begin_with(self.backend.begin()).await?;
+        let row = sqlx::query(
+            "UPDATE meta SET generation = generation + 1 WHERE id = 1 RETURNING generation",
+        )
+        .fetch_one(&mut *tx)
+        .await?;
+        tx.commit().await?;
+        Ok(row.try_get("generation")?)
+    }
+
     /// Raises the database's generation above what is noted beside it. Returns whether the database
     /// is older than that: somebody has put an earlier copy in its place.
     ///
@@ -78,22 +94,21 @@ impl Storage {
     pub async fn raise_generation(&self, noted: i64) -> Result<(i64, bool), StorageError> {
         use sqlx::Row as _;
         let mut tx = self.pool.begin_with(self.backend.begin()).await?;
-        let row = sqlx::query("SELECT generation FROM meta WHERE id = 1")
-            .fetch_one(&mut *tx)
-            .await?;
-        let known: i64 = row.try_get("generation")?;
-        let is_older = known < noted;
-        let next = known.max(noted) + 1;
-        sqlx::query(
-            "UPDATE meta SET generation = $1,
-                    deliveries_paused = CASE WHEN $2 = 1 THEN 1 ELSE deliveries_paused END
-             WHERE id = 1",
+        // In this order: another process may be raising it, too, and a row is locked by its change.
+        let paused = sqlx::query(
+            "UPDATE meta SET deliveries_paused = 1, generation = $1
+             WHERE id = 1 AND generation < $1",
         )
-        .bind(next)
-        .bind(i64::from(is_older))
+        .bind(noted)
         .execute(&mut *tx)
         .await?;
+        let is_older = paused.rows_affected() > 0;
+        let row = sqlx::query(
+            "UPDATE meta SET generation = generation + 1 WHERE id = 1 RETURNING generation",
+        )
+        .fetch_one(&mut *tx)
+        .await?;
         tx.commit().await?;
-        Ok((next, is_older))
+        Ok((row.try_get("generation")?, is_older))
     }
 }

@@ -70,7 +70,7 @@ impl Batch {
     /// Makes a change, and returns when it is on disk.
     ///
     /// # Errors
-    /// [`WriteError`]; nothing was changed.
+    /// [`WriteError`]. Nothing was changed, unless it is [`StorageError::Unknown`].
     pub async fn write(&self, write: Write) -> Result<Written, WriteError> {
         let (reply, answer) = oneshot::channel();
         let sent = self.waiting.send((write, reply)).await;
@@ -81,7 +81,8 @@ impl Batch {
                 Err(WriteError::LeaseLost)
             }
             Ok(Err(error)) => Err(error.into()),
-            Err(_) => Err(WriteError::Closed),
+            // It was on its way when the process began to stop.
+            Err(_) => Err(Arc::new(StorageError::Unknown(sqlx::Error::PoolClosed)).into()),
         }
     }
 
@@ -124,8 +125,10 @@ impl Shared {
     ) -> Vec<Result<Written, Arc<StorageError>>> {
         match self.commit(writes).await {
             Ok(written) => written.into_iter().map(Ok).collect(),
-            // Nothing gets better by asking for less; and who lost the lease lost it for all of them.
-            Err(error @ StorageError::Unavailable(_)) => all_failed(writes.len(), error),
+            // Nothing gets better by asking for less; and what may have been done is not done again.
+            Err(error @ (StorageError::Unavailable(_) | StorageError::Unknown(_))) => {
+                all_failed(writes.len(), error)
+            }
             Err(error) if writes.len() == 1 => all_failed(1, error),
             Err(_) => {
                 let mut results = Vec::with_capacity(writes.len());
@@ -157,6 +160,7 @@ impl Shared {
             written.push(write.apply(&mut tx).await?);
         }
         tx.commit().await?;
+        storage.touched();
         self.commits.fetch_add(1, Ordering::Relaxed);
         self.changes
             .fetch_add(writes.len() as u64, Ordering::Relaxed);
@@ -173,7 +177,7 @@ fn all_failed(count: usize, error: StorageError) -> Vec<Result<Written, Arc<Stor
 mod tests {
     use super::*;
     use crate::config::Database;
-    use crate::storage::calls::{Accepted, NewCall};
+    use crate::storage::calls::{Accepted, ExpiresIn, NewCall};
     use crate::testing::TempDir;
 
     /// Every connection of the pool may use so many pages.
@@ -183,7 +187,7 @@ mod tests {
             let mut connection = storage.pool.acquire().await.unwrap();
             let limit = format!("PRAGMA max_page_count = {pages}");
             let _: i64 = sqlx::query_scalar(sqlx::AssertSqlSafe(limit))
-                .fetch_one(&mut *connection)
+                .fetch_one(&mut connection)
                 .await
                 .unwrap();
             held.push(connection);
@@ -204,6 +208,7 @@ mod tests {
             digest: vec![0; 32],
             sealed: vec![0; 16 << 10],
             bytes: 16 << 10,
+            expires_in: ExpiresIn::Default(0),
         }))
     }
 

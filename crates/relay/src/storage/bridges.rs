@@ -167,6 +167,7 @@ impl Storage {
     /// [`StorageError::NotFound`] when its tenant is gone.
     pub async fn service_seen(&self, service: &Service) -> Result<(), StorageError> {
         let mut tx = self.pool.begin_with(self.backend.begin()).await?;
+        tx.lock_tenant(&service.tenant).await?;
         let stored = sqlx::query(
             "INSERT INTO services (tenant_id, name, version, seen)
              SELECT id, $1, $2, $3 FROM tenants WHERE id = $4 AND state <> 'deleted'

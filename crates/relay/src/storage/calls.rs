@@ -4,7 +4,8 @@
 //! what comes together into one commit; a state is only left from where it is expected, so that
 //! what comes late, or twice, or from somebody who lost the lease, changes nothing.
 
-use super::db::Tx;
+use super::db::Backend;
+use super::pool::Tx;
 use super::rows::{corrupt, word};
 use super::{Storage, StorageError};
 use crate::deliveries::state::CallState;
@@ -13,6 +14,10 @@ use protocol::{Code, Execution};
 use sqlx::Row;
 use sqlx::any::AnyRow;
 use std::sync::Arc;
+
+/// A retry time that was computed this much later than now, in milliseconds, is of a clock that has
+/// stepped back. Clocks of two machines may differ by less.
+const CLOCK_SLACK_MS: i64 = 2_000;
 
 /// A call that is to be stored.
 #[derive(Debug)]
@@ -41,6 +46,17 @@ pub struct NewCall {
     pub sealed: Vec<u8>,
     /// Bytes of the request's body.
     pub bytes: i64,
+    /// How long it may wait before it expires.
+    pub expires_in: ExpiresIn,
+}
+
+/// After how long a call expires.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ExpiresIn {
+    /// As the call itself says, in milliseconds; zero: never.
+    Own(i64),
+    /// As its tenant says; where that says nothing, after so many milliseconds; zero: never.
+    Default(i64),
 }
 
 /// What became of a call that was to be stored.
@@ -110,6 +126,8 @@ pub struct Settlement {
     pub state: CallState,
     /// When, if it is pending again.
     pub due_ms: i64,
+    /// When that was computed, by the same clock.
+    pub now_ms: i64,
     /// Steps of the schedule that are used up then.
     pub step: u32,
     /// When the attempt began and how long it took.
@@ -141,6 +159,8 @@ pub enum Write {
         attempt: u32,
         /// Where it goes.
         via: Via,
+        /// A call that has expired by now does not leave.
+        now_ms: i64,
     },
     /// An attempt is over.
     Settle(Box<Settlement>),
@@ -186,18 +206,28 @@ impl Write {
     pub(super) async fn apply(&self, tx: &mut Tx) -> Result<Written, StorageError> {
         match self {
             Self::Accept(call) => accept(tx, call).await.map(Written::Accepted),
-            Self::Begin { id, attempt, via } => {
+            Self::Begin {
+                id,
+                attempt,
+                via,
+                now_ms,
+            } => {
+                // The second half is this same change: a repeat of one with an unknown outcome.
                 let changed = sqlx::query(
                     "UPDATE calls SET state = 'attempting', attempt = $1, via_bridge = $2,
                             via_instance = $3
-                     WHERE id = $4 AND state IN ('pending', 'waiting_for_bridge')
-                       AND attempt = $5 AND cancelled = 0",
+                     WHERE id = $4
+                       AND ((state IN ('pending', 'waiting_for_bridge') AND attempt = $5
+                             AND cancelled = 0 AND (expires_ms IS NULL OR expires_ms > $6))
+                         OR (state = 'attempting' AND attempt = $1 AND via_bridge = $2
+                             AND via_instance = $3))",
                 )
                 .bind(i64::from(*attempt))
                 .bind(&*via.bridge)
                 .bind(via.instance.clone())
                 .bind(&**id)
                 .bind(i64::from(*attempt) - 1)
+                .bind(now_ms)
                 .execute(&mut **tx)
                 .await?;
                 Ok(Written::Changed(changed.rows_affected() > 0))
@@ -239,29 +269,51 @@ impl Write {
     }
 }
 
+/// Stores a call. Its tenant's row says when it expires, unless the call does; zero is never.
+macro_rules! insert_call {
+    ($lock:literal) => {
+        concat!(
+            "INSERT INTO calls (id, tenant_id, client_id, created_ms, state, method, host, bridge, \
+                                at_least_once, idempotency_key, digest, sealed, bytes, due_ms, \
+                                due_set_ms, expires_in_ms, expires_ms) \
+             SELECT $1, id, $2, $3, 'pending', $4, $5, $6, $7, $8, $9, $10, $11, $3, $3, \
+                    NULLIF(COALESCE($13, expires_in * 1000, $14), 0), \
+                    $3 + NULLIF(COALESCE($13, expires_in * 1000, $14), 0) \
+             FROM tenants WHERE id = $12 AND state <> 'deleted'",
+            $lock,
+            " ON CONFLICT DO NOTHING"
+        )
+    };
+}
+
 async fn accept(tx: &mut Tx, call: &NewCall) -> Result<Accepted, StorageError> {
-    // One statement: a tenant that is deleted at this moment gets nothing stored.
-    let inserted = sqlx::query(
-        "INSERT INTO calls (id, tenant_id, client_id, created_ms, state, method, host, bridge,
-                            at_least_once, idempotency_key, digest, sealed, bytes, due_ms)
-         SELECT $1, id, $2, $3, 'pending', $4, $5, $6, $7, $8, $9, $10, $11, $3
-         FROM tenants WHERE id = $12 AND state <> 'deleted'
-         ON CONFLICT DO NOTHING",
-    )
-    .bind(&call.id)
-    .bind(&call.client_id)
-    .bind(call.created_ms)
-    .bind(&call.method)
-    .bind(&call.host)
-    .bind(call.bridge.clone())
-    .bind(i64::from(call.at_least_once))
-    .bind(call.idempotency_key.clone())
-    .bind(call.digest.clone())
-    .bind(call.sealed.clone())
-    .bind(call.bytes)
-    .bind(&*call.tenant)
-    .execute(&mut **tx)
-    .await?;
+    // One statement: a tenant that is deleted at this moment gets nothing stored. PostgreSQL must
+    // lock its row for that, or would read what the deletion is about to change.
+    let text = match tx.backend() {
+        Backend::Sqlite => insert_call!(""),
+        Backend::Postgres => insert_call!(" FOR KEY SHARE"),
+    };
+    let (own, default) = match call.expires_in {
+        ExpiresIn::Own(ms) => (Some(ms), 0),
+        ExpiresIn::Default(ms) => (None, ms),
+    };
+    let inserted = sqlx::query(text)
+        .bind(&call.id)
+        .bind(&call.client_id)
+        .bind(call.created_ms)
+        .bind(&call.method)
+        .bind(&call.host)
+        .bind(call.bridge.clone())
+        .bind(i64::from(call.at_least_once))
+        .bind(call.idempotency_key.clone())
+        .bind(call.digest.clone())
+        .bind(call.sealed.clone())
+        .bind(call.bytes)
+        .bind(&*call.tenant)
+        .bind(own)
+        .bind(default)
+        .execute(&mut **tx)
+        .await?;
     if inserted.rows_affected() > 0 {
         return Ok(Accepted::Stored);
     }
@@ -292,7 +344,7 @@ async fn settle(tx: &mut Tx, end: &Settlement) -> Result<Option<CallState>, Stor
         "UPDATE calls SET
             state = CASE WHEN cancelled = 1 AND $1 = 'pending' THEN 'cancelled' ELSE $1 END,
             finished_ms = CASE WHEN cancelled = 1 AND $1 = 'pending' THEN $2 ELSE $3 END,
-            due_ms = $4, step = $5, status = $6, code = $7, execution = $8, detail = $9,
+            due_ms = $4, due_set_ms = $15, step = $5, status = $6, code = $7, execution = $8, detail = $9,
             via_bridge = NULL, via_instance = NULL
          WHERE id = $10 AND tenant_id = $11 AND state = 'attempting' AND attempt = $12
            AND via_bridge = $13 AND via_instance = $14
@@ -312,6 +364,7 @@ async fn settle(tx: &mut Tx, end: &Settlement) -> Result<Option<CallState>, Stor
     .bind(i64::from(end.attempt))
     .bind(&*end.via.bridge)
     .bind(end.via.instance.clone())
+    .bind(end.now_ms)
     .fetch_optional(&mut **tx)
     .await?;
     let Some(row) = row else {
@@ -388,6 +441,7 @@ macro_rules! stored_columns {
 /// The next calls of a tenant that are due.
 pub(super) const DUE: &str = stored_columns!(
     "WHERE tenant_id = $1 AND state = 'pending' AND due_ms <= $2
+       AND (expires_ms IS NULL OR expires_ms > $2)
      ORDER BY due_ms, seq LIMIT $3"
 );
 
@@ -557,7 +611,7 @@ impl Storage {
     ) -> Result<u64, StorageError> {
         let mut tx = self.pool.begin_with(self.backend.begin()).await?;
         let changed = sqlx::query(
-            "UPDATE calls SET state = 'pending', due_ms = $1 + left_ms, left_ms = 0
+            "UPDATE calls SET state = 'pending', due_ms = $1 + left_ms, due_set_ms = $1, left_ms = 0
              WHERE seq IN (SELECT seq FROM calls
                            WHERE tenant_id = $2 AND state = 'waiting_for_bridge' AND host = $3
                              AND bridge IS NOT DISTINCT FROM $4
@@ -590,7 +644,8 @@ impl Storage {
         let mut tx = self.pool.begin_with(self.backend.begin()).await?;
         let changed = sqlx::query(
             "UPDATE calls SET state = 'waiting_for_bridge',
-                    left_ms = CASE WHEN due_ms > $1 THEN due_ms - $1 ELSE 0 END
+                    left_ms = CASE WHEN due_set_ms > $1 THEN due_ms - due_set_ms
+                                   WHEN due_ms > $1 THEN due_ms - $1 ELSE 0 END
              WHERE seq IN (SELECT seq FROM calls
                            WHERE tenant_id = $2 AND state = 'pending' AND host = $3
                              AND bridge IS NOT DISTINCT FROM $4
@@ -606,6 +661,69 @@ impl Storage {
         .await?;
         tx.commit().await?;
         Ok(changed.rows_affected())
+    }
+
+    /// Corrects retry times that were computed by a clock that has stepped back since: each such call
+    /// waits as long from now as it was to wait then. Returns how many.
+    ///
+    /// # Errors
+    /// [`StorageError`] when the database does not answer.
+    pub async fn correct_due_times(&self, now_ms: i64) -> Result<u64, StorageError> {
+        let mut tx = self.pool.begin_with(self.backend.begin()).await?;
+        let changed = sqlx::query(
+            "UPDATE calls SET due_ms = $1 + (due_ms - due_set_ms), due_set_ms = $1
+             WHERE state = 'pending' AND due_set_ms > $2",
+        )
+        .bind(now_ms)
+        .bind(now_ms.saturating_add(CLOCK_SLACK_MS))
+        .execute(&mut *tx)
+        .await?;
+        tx.commit().await?;
+        Ok(changed.rows_affected())
+    }
+
+    /// Ends up to `limit` calls whose time has run out before an attempt took them. Returns them.
+    ///
+    /// # Errors
+    /// [`StorageError`] when the database does not answer.
+    pub async fn expire_calls(
+        &self,
+        now_ms: i64,
+        limit: u32,
+    ) -> Result<Vec<ExpiredCall>, StorageError> {
+        let any = sqlx::query(
+            "SELECT seq FROM calls WHERE expires_ms <= $1
+               AND state IN ('pending', 'waiting_for_bridge') ORDER BY expires_ms LIMIT 1",
+        );
+        if any.bind(now_ms).fetch_optional(&self.pool).await?.is_none() {
+            return Ok(Vec::new());
+        }
+        let mut tx = self.pool.begin_with(self.backend.begin()).await?;
+        let rows = sqlx::query(
+            "UPDATE calls SET state = 'expired', finished_ms = $1, code = 'timeout',
+                    execution = COALESCE(execution, 'not_sent'),
+                    detail = 'it expired before a target took it'
+             WHERE seq IN (SELECT seq FROM calls WHERE expires_ms <= $1
+                             AND state IN ('pending', 'waiting_for_bridge')
+                           ORDER BY expires_ms LIMIT $2)
+               AND expires_ms <= $1 AND state IN ('pending', 'waiting_for_bridge')
+             RETURNING id, tenant_id, attempt, execution",
+        )
+        .bind(now_ms)
+        .bind(i64::from(limit))
+        .fetch_all(&mut *tx)
+        .await?;
+        tx.commit().await?;
+        self.touched();
+        let ended = rows.iter().map(|row| {
+            Ok(ExpiredCall {
+                id: row.try_get("id")?,
+                tenant: row.try_get::<String, _>("tenant_id")?.into(),
+                attempts: small(row, "attempt")?,
+                execution: row.try_get("execution")?,
+            })
+        });
+        ended.collect()
     }
 
     /// How many calls of each tenant are in each state that is not final, and when the oldest of
@@ -645,7 +763,8 @@ impl Storage {
             "DELETE FROM calls WHERE seq IN (
                  SELECT seq FROM calls WHERE finished_ms IS NOT NULL AND finished_ms < $1
                  ORDER BY finished_ms LIMIT $2)
-               AND state IN ('succeeded', 'failed', 'refused', 'outcome_unknown', 'cancelled')
+               AND finished_ms < $1 AND state IN ('succeeded', 'failed', 'refused',
+                                                  'outcome_unknown', 'cancelled', 'expired')
              RETURNING id",
         )
         .bind(before_ms)
@@ -661,6 +780,19 @@ impl Storage {
         tx.commit().await?;
         Ok(rows.len() as u64)
     }
+}
+
+/// A call that has expired.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ExpiredCall {
+    /// Its id.
+    pub id: String,
+    /// Whose it was.
+    pub tenant: Arc<str>,
+    /// Attempts that were begun.
+    pub attempts: u32,
+    /// How far the last one came.
+    pub execution: String,
 }
 
 /// Calls of one tenant in one state.

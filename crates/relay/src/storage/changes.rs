@@ -2,15 +2,16 @@
 
 use super::db::Backend;
 use super::model::{Changes, now};
+use super::pool::Pool;
 use super::{StorageError, rows};
-use sqlx::{AnyPool, Row};
+use sqlx::Row;
 
 /// How long a revoked bridge is told so, in seconds; later it is merely unknown.
 const TOLD_REVOKED: i64 = 90 * 24 * 3600;
 
 /// One consistent look. Revoked keys matter only to who knew them before, so not after 0.
 pub(super) async fn changes_since(
-    pool: &AnyPool,
+    pool: &Pool,
     backend: Backend,
     since: i64,
 ) -> Result<Changes, StorageError> {

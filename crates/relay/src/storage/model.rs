@@ -273,6 +273,8 @@ pub struct Tenant {
     pub direct_urls: Vec<String>,
     /// Where notices are sent, if anywhere.
     pub notice_url: Option<String>,
+    /// After how many seconds its stored calls expire; zero: never; `None`: as the relay says.
+    pub expires_in: Option<i64>,
     /// The change that last touched it.
     pub revision: i64,
 }

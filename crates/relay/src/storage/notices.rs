@@ -79,7 +79,7 @@ impl Storage {
         };
         for notice in &open {
             if !causes.iter().any(|cause| is(notice, cause)) {
-                sqlx::query("UPDATE notices SET cleared = $1 WHERE id = $2")
+                sqlx::query("UPDATE notices SET cleared = $1 WHERE id = $2 AND cleared IS NULL")
                     .bind(now())
                     .bind(&notice.id)
                     .execute(&mut *tx)
@@ -101,6 +101,7 @@ impl Storage {
                 raised: moment,
                 cleared: None,
             };
+            tx.lock_tenant(&notice.tenant).await?;
             let inserted = sqlx::query(
                 "INSERT INTO notices (id, tenant_id, kind, object, detail, raised)
                  SELECT $1, id, $2, $3, $4, $5 FROM tenants WHERE id = $6 AND state <> 'deleted'
@@ -223,7 +224,7 @@ impl Storage {
         let rows = sqlx::query(
             "SELECT t.id AS tenant_id FROM tenants t
              WHERE t.state <> 'deleted' AND EXISTS
-               (SELECT 1 FROM calls c WHERE c.tenant_id = t.id AND c.state = 'failed')
+               (SELECT 1 FROM calls c WHERE c.tenant_id = t.id AND c.state IN ('failed', 'expired'))
              ORDER BY t.id LIMIT 10000",
         )
         .fetch_all(&self.pool)

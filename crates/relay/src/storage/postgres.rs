@@ -37,6 +37,23 @@ pub(super) fn is_passing(code: &str) -> bool {
         || matches!(code, "55P03" | "25006")
 }
 
+/// Whether the server says that it ends the connection: it stops, or another session ended this one.
+pub(super) fn is_disconnect(code: &str) -> bool {
+    code.starts_with("08") || matches!(code, "57P01" | "57P02" | "57P03" | "57P05")
+}
+
+/// Whether a transaction may be committed although COMMIT failed so: unless the server refused it,
+/// for a rule (23), as not serializable (40, but not 40003) or for want of something (53).
+pub(super) fn may_be_committed(error: &sqlx::Error) -> bool {
+    let sqlx::Error::Database(error) = error else {
+        return true;
+    };
+    match error.code() {
+        Some(code) => code == "40003" || !matches!(code.get(..2), Some("23" | "25" | "40" | "53")),
+        None => true,
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

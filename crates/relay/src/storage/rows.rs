@@ -32,6 +32,7 @@ pub(super) fn tenant(row: &AnyRow) -> Result<Tenant, StorageError> {
         direct_urls: serde_json::from_str(&text(row, "direct_urls")?)
             .map_err(|_| corrupt("direct_urls"))?,
         notice_url: row.try_get("notice_url")?,
+        expires_in: row.try_get("expires_in")?,
         revision: row.try_get("revision")?,
     })
 }

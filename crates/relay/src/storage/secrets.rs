@@ -50,6 +50,7 @@ impl Storage {
             return Ok(row.try_get("sealed")?);
         }
         let mut tx = self.pool.begin_with(self.backend.begin()).await?;
+        tx.lock_tenant(tenant).await?;
         sqlx::query(
             "INSERT INTO tenant_keys (tenant_id, sealed)
              SELECT id, $1 FROM tenants WHERE id = $2 AND state <> 'deleted'
@@ -111,6 +112,7 @@ impl Storage {
         only_first: bool,
     ) -> Result<bool, StorageError> {
         let mut tx = self.pool.begin_with(self.backend.begin()).await?;
+        tx.lock_tenant(tenant).await?;
         let guard = match only_first {
             true => {
                 "INSERT INTO signing_secrets (id, tenant_id, sealed, created)
@@ -164,6 +166,7 @@ impl Storage {
         now_ms: i64,
     ) -> Result<bool, StorageError> {
         let mut tx = self.pool.begin_with(self.backend.begin()).await?;
+        tx.lock_tenant(tenant).await?;
         let row = sqlx::query(
             "SELECT journal, sequence FROM journals WHERE bridge_id = $1 AND instance = $2",
         )

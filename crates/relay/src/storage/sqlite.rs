@@ -72,6 +72,18 @@ pub(super) fn is_passing(code: &str) -> bool {
     code.is_ok_and(|code| matches!(code & 0xff, 5 | 6 | 8 | 10 | 13 | 14))
 }
 
+/// Whether a failed COMMIT may have left a whole transaction in the log, where no reader sees it until
+/// a recovery reads the log after a crash: a failed sync or write (IOERR 10), or an unknown end.
+pub(super) fn may_reappear(error: &sqlx::Error) -> bool {
+    match error {
+        sqlx::Error::Database(error) => {
+            let code = error.code().and_then(|code| code.parse::<u32>().ok());
+            code.is_none_or(|code| code & 0xff == 10)
+        }
+        _ => true,
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

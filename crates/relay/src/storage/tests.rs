@@ -1,9 +1,81 @@
 //! The rules of the storage, on a real file.
 
+use super::batch::Batch;
+use super::calls::{Write, Written};
 use super::*;
 use crate::config::PostgresUrl;
+use crate::deliveries::state::CallState;
 use crate::testing::TempDir;
+use std::time::{Duration, Instant};
 use support::PostgresDatabase;
+
+/// How long something may take that must come, on a busy machine.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// A stored call of a tenant that is due at once.
+fn call(tenant: &str, id: &str) -> calls::NewCall {
+    calls::NewCall {
+        id: id.to_owned(),
+        tenant: tenant.into(),
+        client_id: "client".to_owned(),
+        created_ms: 1_000,
+        method: "POST".to_owned(),
+        host: "a.example".to_owned(),
+        bridge: None,
+        at_least_once: false,
+        idempotency_key: None,
+        digest: vec![0; 32],
+        sealed: vec![0; 64],
+        bytes: 64,
+        expires_in: calls::ExpiresIn::Default(0),
+    }
+}
+
+fn via() -> calls::Via {
+    calls::Via {
+        bridge: "brg_1".into(),
+        instance: vec![7; 16],
+    }
+}
+
+/// An attempt's end at `now_ms`; `state` follows, `after_ms` later.
+fn settlement(tenant: &str, id: &str, state: CallState, now_ms: i64, after_ms: i64) -> Write {
+    Write::Settle(Box::new(calls::Settlement {
+        id: id.into(),
+        tenant: tenant.into(),
+        attempt: 1,
+        via: via(),
+        bridge_name: "dc1".to_owned(),
+        state,
+        due_ms: now_ms + after_ms,
+        now_ms,
+        step: 1,
+        began_ms: now_ms,
+        took_ms: 1,
+        status: Some(503),
+        code: None,
+        execution: Execution::Executed,
+        detail: String::new(),
+        journal_reached: None,
+    }))
+}
+
+fn begin(id: &str, now_ms: i64) -> Write {
+    Write::Begin {
+        id: id.into(),
+        attempt: 1,
+        via: via(),
+        now_ms,
+    }
+}
+
+/// A writer that holds the lease of the deliveries.
+async fn batch(storage: &Storage) -> Batch {
+    let batch = Batch::start(storage.clone());
+    let epoch = storage.take_lease("test", now_ms(), true).await.unwrap();
+    batch.hold(epoch.unwrap());
+    batch
+}
 
 /// A database of either kind, gone with the value.
 enum Place {
@@ -48,6 +120,10 @@ macro_rules! on_both {
         }
     };
 }
+
+mod due;
+mod faults;
+mod interleaving;
 
 fn pairing(tenant: &Tenant, key: &ApiKey, name: &str, seed: u8) -> Pairing {
     Pairing {

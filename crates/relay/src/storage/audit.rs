@@ -206,7 +206,7 @@ impl Storage {
     pub async fn audit(&self, acts: &[Act]) -> Result<(), StorageError> {
         let mut tx = self.pool.begin_with(self.backend.begin()).await?;
         add_all(&mut tx, &self.actor, acts).await?;
-        Ok(tx.commit().await?)
+        tx.commit().await
     }
 
     /// Rows, newest first, those before `before` (an [`AuditRow::seq`]).

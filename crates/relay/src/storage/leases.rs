@@ -60,7 +60,7 @@ impl Storage {
             .bind(epoch)
             .execute(&mut *tx)
             .await?;
-        Ok(tx.commit().await?)
+        tx.commit().await
     }
 
     /// Whether deliveries stand still until somebody resumes them.
@@ -84,7 +84,7 @@ impl Storage {
             .bind(i64::from(paused))
             .execute(&mut *tx)
             .await?;
-        Ok(tx.commit().await?)
+        tx.commit().await
     }
 
     /// Whether this is the only process that can have the database open.

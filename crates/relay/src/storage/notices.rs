@@ -159,7 +159,7 @@ impl Storage {
             .bind(before)
             .execute(&mut *tx)
             .await?;
-        Ok(tx.commit().await?)
+        tx.commit().await
     }
 
     /// Bridges that were there and have not been since a moment, and are meant to be.

@@ -211,7 +211,7 @@ impl Storage {
             .bind(via.instance.clone())
             .execute(&mut *tx)
             .await?;
-        Ok(tx.commit().await?)
+        tx.commit().await
     }
 
     /// When an installation was last there, in milliseconds since 1970.

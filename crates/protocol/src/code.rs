@@ -152,6 +152,12 @@ codes! {
     PreconditionFailed = 26, "precondition_failed", 412;
     /// More than may be asked for in this time; `Retry-After` says when to come again.
     RateLimited = 27, "rate_limited", 429;
+    /// This relay stands by: another one serves.
+    Standby = 28, "standby", 503;
+    /// The relay could not read its database for too long: nobody can be checked.
+    DirectoryStale = 29, "directory_stale", 503;
+    /// A request with this idempotency key was begun, and nobody can say what became of it.
+    OutcomeUnknown = 30, "outcome_unknown", 409;
 }
 
 impl fmt::Display for Code {

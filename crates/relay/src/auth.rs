@@ -239,11 +239,11 @@ impl Authenticator {
     /// Who asks.
     ///
     /// A key that is not known may be one that another process created a moment ago: the
-    /// directory looks again, at most every [`crate::directory::LOOK_AGAIN`], before it says no.
+    /// directory looks again before it says no ([`Directory::look_for`]).
     ///
     /// # Errors
     /// `unauthorized`, without a difference between an unknown client id and a wrong secret;
-    /// `tenant_suspended`; `rate_limited` for an address that was wrong too often. A key that is
+    /// `overloaded` where the database cannot be asked; `directory_stale`; `tenant_suspended`; `rate_limited` for an address that was wrong too often. A key that is
     /// right is taken from any address: many callers may share a balancer's.
     pub async fn authenticate(
         &self,
@@ -269,7 +269,8 @@ impl Authenticator {
 
     async fn check(&self, credentials: Credentials, peer: IpAddr) -> Result<Principal, Failure> {
         match self.directory.authenticate(&credentials) {
-            Err(failure) if failure.code == Code::Unauthorized => {}
+            // Either may have changed a moment ago, by another process.
+            Err(failure) if matches!(failure.code, Code::Unauthorized | Code::TenantSuspended) => {}
             known => return known,
         }
         if !self.attempts().has_room(peer, Instant::now()) {
@@ -278,8 +279,14 @@ impl Authenticator {
                 "too many wrong keys from this address in the last minute",
             ));
         }
-        Box::pin(self.directory.look_again()).await;
-        let result = self.directory.authenticate(&credentials);
+        let is_answered = Box::pin(self.directory.look_for(peer)).await;
+        let mut result = self.directory.authenticate(&credentials);
+        if !is_answered && matches!(&result, Err(failure) if failure.code == Code::Unauthorized) {
+            self.attempts().count(peer, Instant::now());
+            let detail = "this key is not known here, and the database does not answer now: it cannot \
+                          be checked";
+            result = Err(Failure::not_sent(Code::Overloaded, detail));
+        }
         if matches!(&result, Err(failure) if failure.code == Code::Unauthorized) {
             self.attempts().count(peer, Instant::now());
         }

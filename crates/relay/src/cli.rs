@@ -100,13 +100,13 @@ fn run(args: Args) -> Result<(), CliError> {
             Command::Config(ConfigCommand::Check) => Ok(()),
             // The first tenant may come before the first start; everything else needs one.
             Command::Tenant(command @ args::TenantCommand::Create { .. }) => {
-                tenant::run(&acting(&Storage::open(&config.database).await?), command).await
+                tenant::run(&open_or_create(&config.database).await?, command).await
             }
             Command::Tenant(command) => tenant::run(&open(&config.database).await?, command).await,
             Command::Key(command) => key::run(&open(&config.database).await?, command).await,
             Command::Bridge(command) => bridge::run(&open(&config.database).await?, command).await,
             Command::Init { json } => {
-                site::init(&acting(&Storage::open(&config.database).await?), json).await
+                site::init(&open_or_create(&config.database).await?, json).await
             }
             Command::Deliveries(command) => {
                 site::deliveries(&open(&config.database).await?, command).await
@@ -126,6 +126,12 @@ async fn open(database: &Database) -> Result<Storage, CliError> {
     {
         return Err(CliError::NoDatabase(path.clone()));
     }
+    open_or_create(database).await
+}
+
+/// Opens a database, a new one too.
+async fn open_or_create(database: &Database) -> Result<Storage, CliError> {
+    crate::storage::check_name(database)?;
     Ok(acting(&Storage::open(database).await?))
 }
 

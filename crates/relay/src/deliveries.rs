@@ -205,12 +205,17 @@ impl Deliveries {
                     is_repeat: true,
                 })
             }
-            Written::Accepted(Accepted::NoTenant) | Written::Changed(_) | Written::Settled(_) => {
-                Err(Problem::not_sent(
-                    Code::Unauthorized,
-                    "the tenant is no longer there",
-                ))
+            Written::Accepted(Accepted::KeyInUse) => {
+                let detail = "this idempotency key was used for another call";
+                Err(Problem::not_sent(Code::Conflict, detail))
             }
+            Written::Accepted(Accepted::NoTenant)
+            | Written::Changed(_)
+            | Written::Settled(_)
+            | Written::Keyed(_) => Err(Problem::not_sent(
+                Code::Unauthorized,
+                "the tenant is no longer there",
+            )),
         }
     }
 
@@ -267,15 +272,28 @@ impl Deliveries {
         self.queued().remove(tenant);
     }
 
-    /// The relay stops: another process may deliver from here on.
-    pub async fn stop(&self) {
-        let epoch = self.batch.held();
-        self.batch.hold(0);
-        if epoch != 0
-            && let Err(error) = self.storage.give_lease_back(epoch).await
-        {
-            tracing::debug!(%error, "the lease ends by itself");
-        }
+    /// What is written of deliveries is written under this epoch of the lease from now on; zero for
+    /// none.
+    pub fn hold(&self, epoch: i64) {
+        self.batch.hold(epoch);
+    }
+
+    /// Makes a change, and returns when it is on disk.
+    ///
+    /// # Errors
+    /// As [`Batch::write`].
+    pub(crate) async fn write(&self, write: Write) -> Result<Written, WriteError> {
+        self.batch.write(write).await
+    }
+
+    /// The tenants' keys.
+    pub(crate) fn vault(&self) -> &Vault {
+        &self.vault
+    }
+
+    /// Attempts that run.
+    pub fn attempts_running(&self) -> usize {
+        self.running.count()
     }
 
     /// Calls that a tenant may have unfinished and has.
@@ -348,7 +366,8 @@ fn sealing(error: VaultError) -> Problem {
 fn unwritten(error: &WriteError) -> Problem {
     let stored = match error {
         WriteError::Storage(error) => &**error,
-        WriteError::LeaseLost | WriteError::Closed => {
+        WriteError::LeaseLost => return Problem::not_sent(Code::Standby, error.to_string()),
+        WriteError::Closed => {
             return Problem::not_sent(Code::Overloaded, "the relay is stopping");
         }
     };

@@ -39,7 +39,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use tokio::sync::{mpsc, watch};
 use tokio_rustls::TlsAcceptor;
 
@@ -103,18 +103,39 @@ pub struct Doors {
 /// # Errors
 /// When the address cannot be had; names it.
 pub fn bind(address: SocketAddr) -> io::Result<TcpListener> {
+    listen(reserve(address)?)
+}
+
+/// Listens on a socket that was reserved.
+///
+/// # Errors
+/// When another process listens there by now; names the address.
+pub fn listen(socket: TcpSocket) -> io::Result<TcpListener> {
+    let address = socket.local_addr();
+    socket.listen(BACKLOG).map_err(|error| {
+        let address = address.map_or_else(|_| "its address".to_owned(), |at| at.to_string());
+        io::Error::new(error.kind(), format!("cannot listen on {address}: {error}"))
+    })
+}
+
+/// Takes an address without listening: who connects is refused at once, and goes on to another
+/// address.
+///
+/// # Errors
+/// When the address cannot be had; names it.
+pub fn reserve(address: SocketAddr) -> io::Result<TcpSocket> {
     let open = || {
         let socket = match address {
-            SocketAddr::V4(_) => tokio::net::TcpSocket::new_v4()?,
-            SocketAddr::V6(_) => tokio::net::TcpSocket::new_v6()?,
+            SocketAddr::V4(_) => TcpSocket::new_v4()?,
+            SocketAddr::V6(_) => TcpSocket::new_v6()?,
         };
         // A restart takes the port over from connections that are still closing.
         #[cfg(not(windows))]
         socket.set_reuseaddr(true)?;
         socket.bind(address)?;
-        socket.listen(BACKLOG)
+        Ok(socket)
     };
-    open().map_err(|error| {
+    open().map_err(|error: io::Error| {
         io::Error::new(error.kind(), format!("cannot listen on {address}: {error}"))
     })
 }

@@ -16,6 +16,7 @@ use prometheus_client::metrics::info::Info;
 use prometheus_client::registry::{Registry, Unit};
 use std::fmt;
 use std::sync::Mutex;
+use std::sync::atomic::AtomicU64;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 /// The content type of [`Metrics::render`].
@@ -67,6 +68,10 @@ pub struct Snapshot {
     pub window_budget_left: u64,
     /// Rows of the audit record that were lost.
     pub audit_lost: u64,
+    /// Whether this relay serves, and does not stand by.
+    pub is_active: bool,
+    /// How long ago the database answered last.
+    pub directory_age: Duration,
 }
 
 /// What became of a TLS handshake.
@@ -105,6 +110,8 @@ pub struct Metrics {
     handshakes_now: Gauge,
     unproven_now: Gauge,
     budget_left: Gauge,
+    active: Gauge,
+    directory_age: Gauge<f64, AtomicU64>,
     resident: Gauge,
 }
 
@@ -216,6 +223,13 @@ impl Metrics {
             "TLS handshakes by outcome",
             handshakes.clone(),
         );
+        let directory_age = Gauge::<f64, AtomicU64>::default();
+        registry.register_with_unit(
+            "relay_directory_age",
+            "How long ago the database answered last: cached keys and bridges are as old",
+            Unit::Seconds,
+            directory_age.clone(),
+        );
         let bytes = Family::<Way, Counter>::default();
         registry.register_with_unit(
             "relay_body",
@@ -256,6 +270,11 @@ impl Metrics {
                 "relay_window_budget_left_bytes",
                 "Memory that windows may grow into",
             ),
+            active: gauge(
+                "relay_active",
+                "1 when this relay serves, 0 when it stands by",
+            ),
+            directory_age,
             resident,
             registry: Mutex::new(registry),
         }
@@ -351,6 +370,8 @@ impl Metrics {
         self.unproven_now.set(counted(now.unproven));
         self.budget_left.set(whole(now.window_budget_left));
         self.audit_lost.set(whole(now.audit_lost));
+        self.active.set(i64::from(now.is_active));
+        self.directory_age.set(now.directory_age.as_secs_f64());
         if let Some(bytes) = memory::resident() {
             self.resident.set(whole(bytes));
         }

@@ -38,7 +38,7 @@ pub struct NoticeView {
     id: String,
     /// Whose it is.
     tenant: String,
-    /// `bridge_offline`, `dead_letters`, `key_expires` or `certificate_expires`.
+    /// `bridge_offline`, `dead_letters`, `key_expires`, `certificate_expires` or `database_silent`.
     kind: String,
     /// What it is about: a bridge's name, a client id, a file.
     object: String,
@@ -101,6 +101,10 @@ pub async fn run(state: Arc<State>) {
     let mut used_until = now() - 60;
     loop {
         tokio::time::sleep(ROUND_EVERY).await;
+        // A relay that stands by sees no bridge, and would report all of them.
+        if !state.serving.is_active() {
+            continue;
+        }
         if let Err(error) = round(&state, &mut used_until).await {
             tracing::warn!(%error, "notices wait: the database does not answer");
         }
@@ -133,9 +137,25 @@ async fn round(state: &Arc<State>, used_until: &mut i64) -> Result<(), StorageEr
     let before = moment.saturating_add(span(config.key_expires_within));
     settle(state, "key_expires", &storage.keys_expiring(before).await?).await?;
     settle(state, "dead_letters", &storage.dead_letters().await?).await?;
+    let silent = state.directory.take_silence();
+    let silent: Vec<Cause> = silent.into_iter().map(database_was_silent).collect();
+    settle(state, "database_silent", &silent).await?;
     let soon = certificate(state, span(config.certificate_expires_within));
     settle(state, "certificate_expires", &soon).await?;
     storage.forget_notices(moment - KEPT).await
+}
+
+/// The database did not answer for a while. It could not be written down then.
+fn database_was_silent(silent: Duration) -> Cause {
+    let seconds = silent.as_secs();
+    Cause {
+        tenant: SITE.into(),
+        object: "database".into(),
+        detail: format!(
+            "the database did not answer for {seconds} s; keys and bridges were valid as they were \
+             known before, at most for directory.stale_max"
+        ),
+    }
 }
 
 /// The relay's own certificate, if it expires soon.

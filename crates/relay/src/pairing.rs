@@ -133,7 +133,7 @@ pub(crate) fn pair<'a>(cx: &'a Context<'a>, request: http::Request<Bytes>) -> Ha
             bridges_max: cx.state.limits().bridges_per_tenant,
         };
         let paired = cx.storage().pair(&pairing).await.map_err(failed)?;
-        cx.state.directory.refresh().await.map_err(failed)?;
+        cx.state.directory.follow_change().await;
         if paired.is_new {
             tracing::info!(
                 tenant = %principal.tenant_name,

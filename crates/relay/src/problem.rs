@@ -23,6 +23,12 @@ pub const BRIDGE_ERROR: HeaderName = HeaderName::from_static("bridge-error");
 /// When to come again while a limit is reached.
 const RETRY_OVERLOADED: Duration = Duration::from_secs(1);
 
+/// When to come again to a relay that stands by: another one serves, or will within seconds.
+const RETRY_STANDBY: Duration = Duration::from_secs(1);
+
+/// When to come again while the database is away.
+const RETRY_STALE: Duration = Duration::from_secs(5);
+
 /// When to come again while a bridge is away: it redials within seconds of the network's return.
 const RETRY_OFFLINE: Duration = Duration::from_secs(5);
 
@@ -138,6 +144,8 @@ impl Problem {
         match self.failure.code {
             Code::Overloaded | Code::RateLimited => Some(RETRY_OVERLOADED),
             Code::BridgeOffline | Code::NoBridge => Some(RETRY_OFFLINE),
+            Code::Standby => Some(RETRY_STANDBY),
+            Code::DirectoryStale => Some(RETRY_STALE),
             _ => None,
         }
     }
@@ -222,6 +230,8 @@ mod tests {
                 Code::RateLimited,
                 Code::BridgeOffline,
                 Code::NoBridge,
+                Code::Standby,
+                Code::DirectoryStale,
             ];
             assert_eq!(again, expected.contains(code));
         }

@@ -63,6 +63,7 @@ fn settled(old: &Config, new: &Config) -> Option<&'static str> {
         ),
         ("[deliveries]", is(&old.deliveries, &new.deliveries)),
         ("[direct]", old.direct == new.direct),
+        ("[directory]", old.directory == new.directory),
         ("[audit]", old.audit == new.audit),
         ("[notices]", old.notices == new.notices),
         ("[weights]", old.weights == new.weights),

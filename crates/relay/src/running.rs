@@ -1,7 +1,7 @@
 //! A relay's life: start, run, drain, stop.
 //!
 //! ```text
-//! start     database -> directory -> sockets -> accept loops
+//! start     database -> directory -> sockets -> lease -> accept loops (`keeper`)
 //! shutdown  readyz says 503 -> no new connections -> GOAWAY to bridges -> what runs finishes
 //!           (at most limits.drain_timeout) -> tunnels close -> admin listener closes
 //! ```
@@ -21,6 +21,7 @@ use crate::storage::{self, ServingLock};
 use crate::storage::{ApiKey, Existing, Role, Secret, Storage, StorageError, Tenant};
 use crate::telemetry::{Spans, TelemetryError};
 use crate::vault::{KeyFileError, MasterKey, Vault};
+use keeper::{ActivateError, Door, Identity, Keeper};
 use std::convert::Infallible;
 use std::io;
 use std::net::SocketAddr;
@@ -40,6 +41,9 @@ const RETRY_AFTER_GOAWAY: Duration = Duration::from_secs(1);
 
 /// How long tunnels have for their farewell.
 const FAREWELL: Duration = Duration::from_secs(2);
+
+/// How long giving the lease back may take.
+const LEASE_BACK_WITHIN: Duration = Duration::from_secs(10);
 
 /// How often it is looked whether requests still run.
 const LOOK_AT_RUNNING: Duration = Duration::from_millis(20);
@@ -64,6 +68,15 @@ pub enum StartError {
     Listen(#[from] io::Error),
 }
 
+impl From<ActivateError> for StartError {
+    fn from(error: ActivateError) -> Self {
+        match error {
+            ActivateError::Storage(error) => error.into(),
+            ActivateError::Listen(error) => error.into(),
+        }
+    }
+}
+
 /// Starts relays.
 #[derive(Debug)]
 pub struct Relay;
@@ -77,6 +90,9 @@ pub struct RunningRelay {
     proxy: Option<SocketAddr>,
     admin: Option<SocketAddr>,
     ca_path: Option<PathBuf>,
+    /// Tells the keeper of the lease to give it back.
+    stop: watch::Sender<bool>,
+    keeper: Option<JoinHandle<()>>,
     closing: watch::Sender<bool>,
     admin_closing: watch::Sender<bool>,
     alive: mpsc::Receiver<Infallible>,
@@ -93,19 +109,32 @@ impl Relay {
     /// [`StartError`], naming the file or the address.
     pub async fn start(config: Config) -> Result<RunningRelay, StartError> {
         let lock = storage::lock(&config.database)?;
-        let storage = Storage::open(&config.database).await?;
+        let storage = Storage::open(&config.database).await?.fenced();
         generation(&storage, &config.key_file).await?;
         let master = MasterKey::load_or_create(&config.key_file)?;
         let vault = Vault::new(storage.clone(), master).await?;
         let deliveries = Deliveries::new(storage.clone(), vault, config.deliveries.clone());
-        let directory = Directory::load(storage).await?;
+        let directory = Directory::load_for(storage, config.directory.stale_max.0).await?;
         let tls = config.tls.as_ref().map(tls::prepare).transpose()?;
+        let ca_path = tls.as_ref().and_then(|ready| ready.ca_path.clone());
+        let acceptor = tls.map(|ready| Acceptor::new(ready.acceptor));
+        let arrived = match acceptor {
+            Some(_) => Arrived::Tls,
+            None => Arrived::Plain,
+        };
+        let reserve = |name, address: Option<SocketAddr>, arrived, tls: Option<Acceptor>| {
+            address
+                .map(|address| Door::reserve(name, address, arrived, tls))
+                .transpose()
+        };
+        let listen = &config.listen;
+        let at_proxy = acceptor.clone().filter(|_| listen.proxy_tls);
+        let public = reserve("public", listen.public, arrived, acceptor.clone())?;
+        let proxy = reserve("proxy", listen.proxy, Arrived::Proxy, at_proxy)?;
         let open = |address: Option<SocketAddr>| address.map(listener::bind).transpose();
-        let public = open(config.listen.public)?;
-        let internal = open(config.listen.internal)?;
-        let proxy = open(config.listen.proxy)?;
-        let has_proxy_tls = config.listen.proxy_tls;
-        let admin = open(config.listen.admin)?;
+        let internal = open(listen.internal)?;
+        let admin = open(listen.admin)?;
+        let identity = Identity::of(&config.key_file.with_extension("node"))?;
 
         let failures = config.limits.auth_failures_per_minute;
         let places = config.limits.connections_max as usize;
@@ -126,6 +155,7 @@ impl Relay {
             connections: Arc::new(Semaphore::new(places)),
         });
         let (closing, closing_seen) = watch::channel(false);
+        let (stop, stop_seen) = watch::channel(false);
         let (admin_closing, admin_closing_seen) = watch::channel(false);
         let (alive_held, alive) = mpsc::channel(1);
         let (admin_held, _) = mpsc::channel(1);
@@ -140,37 +170,36 @@ impl Relay {
             alive: admin_held,
         };
         let mut running = RunningRelay {
-            public: address(public.as_ref())?,
+            public: public.as_ref().map(Door::address),
             internal: address(internal.as_ref())?,
-            proxy: address(proxy.as_ref())?,
+            proxy: proxy.as_ref().map(Door::address),
             admin: address(admin.as_ref())?,
-            ca_path: tls.as_ref().and_then(|ready| ready.ca_path.clone()),
+            ca_path,
             state: state.clone(),
+            stop,
+            keeper: None,
             closing,
             admin_closing,
             alive,
             tasks: Vec::new(),
-            acceptor: None,
+            acceptor: acceptor.clone(),
             _lock: lock,
         };
-        let acceptor = tls.map(|ready| Acceptor::new(ready.acceptor));
-        running.acceptor.clone_from(&acceptor);
-        let arrived = match acceptor {
-            Some(_) => Arrived::Tls,
-            None => Arrived::Plain,
-        };
-        let at_proxy = acceptor.clone().filter(|_| has_proxy_tls);
-        running.open("public", public, arrived, acceptor, doors.clone());
-        running.open("proxy", proxy, Arrived::Proxy, at_proxy, doors.clone());
-        running.open("internal", internal, Arrived::Plain, None, doors);
+        running.open("internal", internal, Arrived::Plain, None, doors.clone());
         running.open("admin", admin, Arrived::Admin, None, admin_doors);
-        let following = running.acceptor.clone();
+        let guarded = public.into_iter().chain(proxy).collect();
+        let mut keeper = Keeper::new(state.clone(), identity, guarded, doors);
+        // What cannot be had now may be had later, but an operator learns of it at once.
+        keeper.try_take().await?;
+        running.keeper = Some(tokio::spawn(keeper.run(stop_seen)));
+        let following = acceptor;
         let tasks = &mut running.tasks;
         tasks.extend(sending);
         if let Some(acceptor) = following {
             tasks.push(tokio::spawn(reload::follow(state.clone(), acceptor)));
         }
         tasks.push(tokio::spawn(deliveries::run(state.clone())));
+        tasks.push(tokio::spawn(crate::idempotency::keep_clean(state.clone())));
         tasks.push(tokio::spawn(crate::notices::run(state.clone())));
         tasks.push(tokio::spawn(crate::audit_heads::run(state.clone())));
         tasks.push(tokio::spawn(cut_what_is_not_taken(state.clone())));
@@ -204,6 +233,11 @@ impl RunningRelay {
         }
         let accepting = listener::accept(listener, arrived, tls, doors);
         self.tasks.push(tokio::spawn(accepting));
+    }
+
+    /// Waits until this relay serves. It stands by before while another one holds the lease.
+    pub async fn active(&self) {
+        self.state.serving.active().await;
     }
 
     /// Where the public listener really is.
@@ -283,6 +317,7 @@ impl RunningRelay {
         let limit = self.state.limits().drain_timeout.0;
         tracing::info!(limit_s = limit.as_secs(), "shutting down");
         self.state.begin_draining();
+        self.stop.send_replace(true);
         self.closing.send_replace(true);
         let finished = async {
             tokio::time::sleep(BEFORE_GOAWAY).await;
@@ -309,7 +344,10 @@ impl RunningRelay {
         for task in &self.tasks {
             task.abort();
         }
-        self.state.deliveries.stop().await;
+        if let Some(keeper) = self.keeper.take() {
+            // The lease ends by itself if it cannot be given back.
+            let _ = tokio::time::timeout(LEASE_BACK_WITHIN, keeper).await;
+        }
         self.state.audit.flush().await;
         self.state.directory.storage().close().await;
         tracing::info!("stopped");
@@ -376,5 +414,6 @@ fn node_name() -> String {
         .unwrap_or_else(|| "relay".to_owned())
 }
 
+mod keeper;
 #[cfg(test)]
 mod tests;

@@ -47,6 +47,9 @@ pub struct Service {
 const DISCARD_MAX_BYTES: usize = 64 * 1024;
 const DISCARD_WITHIN: Duration = Duration::from_secs(1);
 
+/// A directory of this age is shown by `/readyz`: the database does not answer.
+const AGE_SHOWN: Duration = Duration::from_secs(3);
+
 const CALLING: &[Role] = &[Role::Caller, Role::Admin];
 /// Who may send requests that pass through as they are.
 pub(crate) const SENDING: &[Role] = &[Role::Caller, Role::Synchronizer, Role::Admin];
@@ -93,6 +96,7 @@ impl Service {
         };
         check_host(request)?;
         if connection.arrived == Arrived::Proxy {
+            self.state.serving.check().await?;
             self.check_head(request.headers())?;
             return Box::pin(forward::handle(self, connection, waiting)).await;
         }
@@ -107,6 +111,10 @@ impl Service {
                 return get(request.method()).map(|()| self.metrics());
             }
             _ if connection.arrived == Arrived::Admin => return Err(Problem::not_found()),
+            _ => {}
+        }
+        self.state.serving.check().await?;
+        match path {
             "/openapi.json" => {
                 get(request.method())?;
                 let text = Bytes::from_static(api::openapi::text().as_bytes());
@@ -191,6 +199,23 @@ impl Service {
         if self.state.is_draining() {
             return plain(StatusCode::SERVICE_UNAVAILABLE, "draining\n");
         }
+        let serving = &self.state.serving;
+        if !serving.is_active() {
+            let why = format!("standby: {}\n", serving.why());
+            return plain(StatusCode::SERVICE_UNAVAILABLE, why);
+        }
+        if let Err(stale) = self.state.directory.check_fresh() {
+            let why = format!("stale: {}\n", stale.detail);
+            return plain(StatusCode::SERVICE_UNAVAILABLE, why);
+        }
+        let age = self.state.directory.age();
+        if age > AGE_SHOWN {
+            let age = age.as_secs();
+            return plain(
+                StatusCode::OK,
+                format!("ready: the database has not answered for {age} s\n"),
+            );
+        }
         plain(StatusCode::OK, "ready\n")
     }
 
@@ -205,6 +230,8 @@ impl Service {
             unproven: state.unproven.taken(),
             window_budget_left: state.budget.left(),
             audit_lost: state.audit.lost(),
+            is_active: state.serving.is_active(),
+            directory_age: state.directory.age(),
         });
         typed(StatusCode::OK, CONTENT_TYPE, text.into())
     }
@@ -265,7 +292,7 @@ fn get(method: &Method) -> Result<(), Problem> {
     }
 }
 
-fn plain(status: StatusCode, text: &'static str) -> Response<Body> {
+fn plain(status: StatusCode, text: impl Into<Bytes>) -> Response<Body> {
     typed(status, "text/plain; charset=utf-8", text.into())
 }
 

@@ -1,6 +1,5 @@
 //! What every part of a running relay shares.
 
-use crate::api::once::Answers;
 use crate::api::services::Written;
 use crate::auditing::Auditing;
 use crate::auth::Principal;
@@ -10,10 +9,11 @@ use crate::direct::Direct;
 use crate::directory::Directory;
 use crate::exchange::{Exchanges, Kept, Place, Room};
 use crate::gate::{Gate, PerAddress};
-use crate::ingress::calls::Remembered;
+use crate::idempotency::Idempotency;
 use crate::metrics::Metrics;
 use crate::registry::{Owner, Registry};
 use crate::reload::InForce;
+use crate::serving::Serving;
 use crate::telemetry::{Span, Spans};
 use crate::throttle::Throttle;
 use protocol::Failure;
@@ -38,8 +38,8 @@ pub struct State {
     pub config: Config,
     /// Name of this node, for people.
     pub node: String,
-    /// This process among those that share the database: node and listener.
-    pub holder: String,
+    /// Whether this process serves, or stands by.
+    pub serving: Serving,
     /// Tenants, keys and bridges.
     pub directory: Arc<Directory>,
     /// Calls that are stored and delivered.
@@ -48,16 +48,14 @@ pub struct State {
     pub audit: Arc<Auditing>,
     /// Calls that the relay makes itself.
     pub direct: Direct,
-    /// Answers that are repeated with their `Idempotency-Key`.
-    pub answers: Answers,
+    /// Requests with an idempotency key.
+    pub idempotency: Idempotency,
     /// What was written down of services that report themselves.
     pub services: Written,
     /// Tunnels that are up.
     pub registry: Registry,
     /// Exchanges that run.
     pub exchanges: Arc<Exchanges>,
-    /// Answers that are remembered by idempotency key.
-    pub remembered: Remembered,
     /// Counters.
     pub metrics: Metrics,
     /// Traces, where somebody wants them.
@@ -112,7 +110,7 @@ impl State {
                 config.audit.keep.0,
             ),
             direct: Direct::new(config.direct.clone()),
-            answers: Answers::default(),
+            idempotency: Idempotency::default(),
             services: Written::default(),
             registry: Registry::new(limits.sessions_max, limits.sessions_per_tenant),
             exchanges: Exchanges::new(
@@ -124,7 +122,6 @@ impl State {
                 config.weights.clone(),
             ),
             uploads_kept: Arc::default(),
-            remembered: Remembered::default(),
             handshakes: Gate::new(limits.handshakes_max, limits.handshakes_per_address),
             caller_handshakes: Gate::new(callers, (callers / 2).max(1)),
             unproven: Gate::new(limits.unproven_tunnels_max, unproven_of_one),
@@ -139,10 +136,7 @@ impl State {
             budgets: Mutex::default(),
             limits: InForce::new(config.limits.clone()),
             draining: AtomicBool::new(false),
-            holder: format!(
-                "{node} {:?}",
-                config.listen.public.or(config.listen.internal)
-            ),
+            serving: Serving::new(),
             node,
             directory,
             deliveries,

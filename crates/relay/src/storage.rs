@@ -13,8 +13,10 @@ pub mod call_pages;
 pub mod calls;
 mod changes;
 mod db;
+pub mod idempotency;
 pub mod keys;
 pub mod leases;
+mod lock;
 mod model;
 pub mod notices;
 mod pairing;
@@ -26,8 +28,8 @@ pub mod tenants;
 #[cfg(test)]
 mod tests;
 
-pub use backup::{ServingLock, lock};
 pub use keys::{NewKey, Revoked};
+pub use lock::{ServingLock, check_name, lock, lock_existing};
 pub(crate) use model::words;
 pub use model::{
     ApiKey, Bridge, BridgeId, BridgeIdentity, Changes, ClientId, Existing, IdentityId, NoRandom,
@@ -37,10 +39,11 @@ pub use model::{
 pub use pairing::{Paired, Pairing};
 
 use crate::config::Database;
-use db::{Backend, Tx};
+use db::{Backend, Connecting, Tx};
 use protocol::{Code, Failure};
 use sqlx::{AnyPool, Row};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicI64, Ordering};
 
 /// Installations of one bridge that are not revoked.
 pub const IDENTITIES_MAX: i64 = 16;
@@ -75,8 +78,8 @@ pub enum StorageError {
     /// No randomness.
     #[error(transparent)]
     Random(#[from] NoRandom),
-    /// Another process has taken over the deliveries.
-    #[error("another process has taken over the deliveries")]
+    /// Another process serves now.
+    #[error("this relay does not hold the lease: another one serves")]
     LeaseLost,
 }
 
@@ -103,10 +106,8 @@ impl From<StorageError> for Failure {
                 Self::not_sent(Code::Overloaded, "the relay cannot store anything now")
             }
             // Details of the database are for the log.
-            StorageError::Unusable(_)
-            | StorageError::Database(_)
-            | StorageError::Random(_)
-            | StorageError::LeaseLost => {
+            StorageError::LeaseLost => Self::not_sent(Code::Standby, detail),
+            StorageError::Unusable(_) | StorageError::Database(_) | StorageError::Random(_) => {
                 Self::not_sent(Code::Internal, "the relay could not store it")
             }
         }
@@ -118,8 +119,12 @@ impl From<StorageError> for Failure {
 pub struct Storage {
     pool: AnyPool,
     backend: Backend,
+    connecting: Connecting,
     /// Who is written down as having done what this handle does.
     actor: Arc<str>,
+    /// The epoch that changes are made under, in a process that serves; zero for none. Commands have
+    /// no fence.
+    fence: Option<Arc<AtomicI64>>,
 }
 
 impl Storage {
@@ -129,12 +134,35 @@ impl Storage {
     /// [`StorageError::Unusable`] for one that is none of ours or cannot be reached,
     /// [`StorageError::Unavailable`] when the disk or another process stands in the way.
     pub async fn open(database: &Database) -> Result<Self, StorageError> {
-        let (pool, backend) = db::open(database).await?;
+        let (pool, backend, connecting) = db::open(database).await?;
         Ok(Self {
             pool,
             backend,
+            connecting,
             actor: "relay".into(),
+            fence: None,
         })
+    }
+
+    /// The same database, for a process that serves: what it changes needs the lease from now on.
+    #[must_use]
+    pub fn fenced(self) -> Self {
+        Self {
+            fence: Some(Arc::default()),
+            ..self
+        }
+    }
+
+    /// Changes are made under this epoch of the lease from now on; zero for none.
+    pub fn hold(&self, epoch: i64) {
+        if let Some(fence) = &self.fence {
+            fence.store(epoch, Ordering::Release);
+        }
+    }
+
+    /// A connection beside the pool.
+    async fn connect(&self) -> Result<sqlx::AnyConnection, sqlx::Error> {
+        self.connecting.connect().await
     }
 
     /// The same database, for what is done in the name of `actor`: a client id, or `cli:ACCOUNT`.
@@ -172,6 +200,11 @@ impl Storage {
     /// Begins a change: takes the write lock and raises the revision.
     async fn change(&self) -> Result<(Tx, i64), StorageError> {
         let mut tx = self.pool.begin_with(self.backend.begin()).await?;
+        if let Some(fence) = &self.fence
+            && leases::epoch_of(&mut tx, self.backend).await? != fence.load(Ordering::Acquire)
+        {
+            return Err(StorageError::LeaseLost);
+        }
         let row =
             sqlx::query("UPDATE meta SET revision = revision + 1 WHERE id = 1 RETURNING revision")
                 .fetch_one(&mut *tx)

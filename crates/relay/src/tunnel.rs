@@ -8,9 +8,12 @@
 
 use crate::gate::Turn;
 use crate::registry::{Entry, Owner};
+use crate::serving::Role;
 use crate::state::State;
 use bytes::Bytes;
 use protocol::frame::{Challenge, Hello, Refused, RefusedCode, VERSION, Welcome};
+use protocol::session::EndReason;
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use transport::tunnel::{Candidate, ChannelBinding, Io, SessionDriver, relay_opening};
@@ -24,6 +27,8 @@ pub const RETRY_OVERLOADED: Duration = Duration::from_secs(5);
 pub struct Arrival {
     /// What its TLS is bound to.
     pub channel: ChannelBinding,
+    /// The other end: the bridge, or the balancer in front.
+    pub peer: IpAddr,
     /// The authority that its upgrade request named (`Host`).
     pub authority: String,
     /// Its place among the unproven.
@@ -66,7 +71,7 @@ pub async fn open<IO: Io>(
             return None;
         }
     };
-    match judge(state, &candidate, &arrival) {
+    match judge_by_database(state, &candidate, &arrival).await {
         Ok(owner) => {
             drop(arrival);
             welcome(state, candidate, owner).await
@@ -98,13 +103,39 @@ pub async fn open<IO: Io>(
     }
 }
 
-/// Whose tunnel it is, if it is anybody's.
+/// Whose tunnel it is. A bridge is told that it may not come only after the database was asked: it may
+/// have been paired, enabled or exempted a moment ago, and would stay away for a minute.
+async fn judge_by_database<IO: Io>(
+    state: &State,
+    candidate: &Candidate<IO>,
+    arrival: &Arrival,
+) -> Result<Owner, RefusedCode> {
+    let first = judge(state, candidate, arrival);
+    let Err(
+        RefusedCode::Unauthorized
+        | RefusedCode::Revoked
+        | RefusedCode::TenantSuspended
+        | RefusedCode::ChannelBinding,
+    ) = first
+    else {
+        return first;
+    };
+    match state.directory.look_for(arrival.peer).await {
+        true => judge(state, candidate, arrival),
+        false => Err(RefusedCode::Overloaded),
+    }
+}
+
+/// Whose tunnel it is, as far as the directory knows.
 fn judge<IO: Io>(
     state: &State,
     candidate: &Candidate<IO>,
     arrival: &Arrival,
 ) -> Result<Owner, RefusedCode> {
     let hello = candidate.hello();
+    if state.directory.is_stale() {
+        return Err(RefusedCode::Overloaded);
+    }
     let found = state
         .directory
         .identity(&hello.tenant, &hello.bridge, &hello.instance);
@@ -174,6 +205,10 @@ async fn welcome<IO: Io>(state: &State, candidate: Candidate<IO>, owner: Owner) 
     }
     if let Some(reason) = state.directory.why_cut(&owner) {
         entry.session.close(reason);
+    }
+    // The same for a relay that has lost its lease meanwhile.
+    if matches!(state.serving.role(), Role::Standby { .. }) {
+        entry.session.close(EndReason::Draining);
     }
     state.deliveries.tunnel_up(&entry);
     tracing::info!(

@@ -37,6 +37,8 @@ pub async fn tunnel(
     let response = transport::websocket::accept_upgrade(&request)
         .map_err(|error| Problem::invalid(error.to_string()))?;
     let channel = channel(state, connection)?;
+    state.serving.check_tunnel().await?;
+    state.directory.check_fresh()?;
     if state.is_draining() {
         let detail = "this relay is shutting down";
         return Err(Problem::not_sent(Code::Overloaded, detail));
@@ -55,6 +57,7 @@ pub async fn tunnel(
         .to_owned();
     let arrival = Arrival {
         channel,
+        peer: connection.peer.ip(),
         authority,
         turn: Arc::new(turn),
     };

@@ -252,7 +252,7 @@ pub(super) fn revoke<'a>(cx: &'a Context<'a>, _: Request<Bytes>) -> Handling<'a>
         let (tenant, name) = (cx.tenant()?, cx.path("bridge"));
         let revoked = cx.storage().revoke_bridge(&tenant, name).await;
         revoked.map_err(failed)?;
-        cx.state.directory.refresh().await.map_err(failed)?;
+        cx.state.directory.follow_change().await;
         tracing::info!(%tenant, bridge = name, client_id = %cx.principal.client_id, "bridge revoked");
         let document = BridgeDone {
             name: name.to_owned(),
@@ -270,7 +270,7 @@ async fn switch(cx: &Context<'_>, disabled: bool) -> Result<BridgeDone, Problem>
         .set_bridge_disabled(&tenant, name, disabled)
         .await;
     done.map_err(failed)?;
-    cx.state.directory.refresh().await.map_err(failed)?;
+    cx.state.directory.follow_change().await;
     Ok(BridgeDone {
         name: name.to_owned(),
         revoked: false,
@@ -293,7 +293,7 @@ async fn mark(cx: &Context<'_>, inspected: bool) -> Result<InspectionView, Probl
         .set_bridge_inspected(&tenant, name, inspected)
         .await;
     done.map_err(failed)?;
-    cx.state.directory.refresh().await.map_err(failed)?;
+    cx.state.directory.follow_change().await;
     Ok(InspectionView {
         name: name.to_owned(),
         inspected,

@@ -232,7 +232,7 @@ pub(super) fn create<'a>(cx: &'a Context<'a>, request: Request<Bytes>) -> Handli
         };
         let created = cx.storage().create_key_with(&tenant, new).await;
         let (key, secret) = created.map_err(failed)?;
-        cx.state.directory.refresh().await.map_err(failed)?;
+        cx.state.directory.follow_change().await;
         json::reply(StatusCode::CREATED, &with_secret(cx, &key, &secret))
     })
 }
@@ -258,7 +258,7 @@ pub(super) fn rotate<'a>(cx: &'a Context<'a>, request: Request<Bytes>) -> Handli
         let tenant = looked_at(cx)?;
         let rotated = storage.rotate_key(&tenant, cx.path("client_id"), overlap);
         let (key, secret) = rotated.await.map_err(failed)?;
-        cx.state.directory.refresh().await.map_err(failed)?;
+        cx.state.directory.follow_change().await;
         json::reply(StatusCode::OK, &with_secret(cx, &key, &secret))
     })
 }
@@ -272,7 +272,7 @@ pub(super) fn revoke<'a>(cx: &'a Context<'a>, _: Request<Bytes>) -> Handling<'a>
             .revoke_key_of(&looked_at(cx)?, client_id, keep)
             .await;
         let revoked = revoked.map_err(failed)?;
-        cx.state.directory.refresh().await.map_err(failed)?;
+        cx.state.directory.follow_change().await;
         let document = RevokedKey {
             client_id: client_id.to_owned(),
             bridges: revoked.bridges,

@@ -170,7 +170,7 @@ pub(super) fn create<'a>(cx: &'a Context<'a>, request: Request<Bytes>) -> Handli
         let new: NewTenant = json::read(&request)?;
         let created = cx.storage().create_tenant(&new.name).await;
         let tenant = created.map_err(failed)?;
-        cx.state.directory.refresh().await.map_err(failed)?;
+        cx.state.directory.follow_change().await;
         shown(cx, &tenant, StatusCode::CREATED).await
     })
 }
@@ -211,7 +211,7 @@ pub(super) fn change<'a>(cx: &'a Context<'a>, request: Request<Bytes>) -> Handli
         let name = cx.path("tenant");
         let changed = cx.storage().change_tenant(name, &change, seen).await;
         let tenant = changed.map_err(failed)?;
-        cx.state.directory.refresh().await.map_err(failed)?;
+        cx.state.directory.follow_change().await;
         shown(cx, &tenant, StatusCode::OK).await
     })
 }
@@ -221,7 +221,7 @@ pub(super) fn delete<'a>(cx: &'a Context<'a>, request: Request<Bytes>) -> Handli
         let seen = etag::wanted(request.headers())?;
         let deleted = cx.storage().delete_tenant(cx.path("tenant"), seen).await;
         let tenant = deleted.map_err(failed)?;
-        cx.state.directory.refresh().await.map_err(failed)?;
+        cx.state.directory.follow_change().await;
         cx.state.deliveries.forget_tenant(tenant.id.as_str());
         Ok(json::empty())
     })

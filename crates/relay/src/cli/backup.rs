@@ -30,6 +30,7 @@ pub(super) async fn backup(config: &Config, to: &Path) -> Result<(), CliError> {
     if to.exists() {
         return Err(failed(format!("{} is there already", to.display())));
     }
+    crate::storage::check_name(&config.database)?;
     let storage = Storage::open(&config.database).await?;
     storage.copy_to(to).await?;
     let synced = File::open(to).and_then(|file| file.sync_all());
@@ -47,7 +48,7 @@ pub(super) async fn backup(config: &Config, to: &Path) -> Result<(), CliError> {
 pub(super) async fn restore(config: &Config, from: &Path, replace: bool) -> Result<(), CliError> {
     let to = file_of(config)?;
     // Whoever serves holds this.
-    let _lock = crate::storage::lock(&config.database)?;
+    let _lock = crate::storage::lock_existing(&config.database)?;
     if to.exists() && !replace {
         return Err(failed(format!(
             "there is a database at {}: --replace moves it aside",

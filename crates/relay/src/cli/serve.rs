@@ -9,16 +9,22 @@ use std::path::Path;
 pub(super) async fn run(config: Config, path: &Path) -> Result<(), CliError> {
     log::start(&config.log);
     let running = Relay::start(config).await?;
-    first_key(&running).await?;
     if let Some(ca) = running.ca_path() {
         tracing::info!(ca = %ca.display(), "the certificate is self-signed; give its CA to bridges and callers");
     }
-    tokio::select! {
-        () = asked_to_end() => {}
-        () = follow(&running, path) => {}
-    }
+    // A relay that stands by makes no key: the active one does.
+    let first_key = async {
+        running.active().await;
+        first_key(&running).await?;
+        std::future::pending().await
+    };
+    let result = tokio::select! {
+        () = asked_to_end() => Ok(()),
+        () = follow(&running, path) => Ok(()),
+        result = first_key => result,
+    };
     running.shutdown().await;
-    Ok(())
+    result
 }
 
 /// A relay that nobody can administer gets a key for that, shown this one time on standard output.

@@ -6,6 +6,7 @@ use protocol::limits::{
     STREAM_WINDOW_CAP_BYTES, STREAM_WINDOW_INITIAL_BYTES, STREAM_WINDOW_MIN_BYTES,
 };
 use serde::Deserialize;
+use std::time::Duration;
 
 /// `[limits]`: what callers and bridges may use.
 #[derive(Debug, Clone, Deserialize)]
@@ -237,6 +238,30 @@ impl Default for Audit {
             keep: Span::secs(90 * 24 * 3600),
             sums_every: Span::secs(60),
         }
+    }
+}
+
+/// `[directory]`: keys and bridges as they are known from the database.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Directory {
+    /// How long they are valid while the database does not answer. Default 24 h.
+    pub stale_max: Span,
+}
+
+impl Default for Directory {
+    fn default() -> Self {
+        Self {
+            stale_max: Span::secs(24 * 3600),
+        }
+    }
+}
+
+impl Directory {
+    /// What is wrong with it, if anything: the key and the fact.
+    pub(super) fn mistake(&self) -> Option<String> {
+        let is_short = self.stale_max.0 < Duration::from_secs(1);
+        is_short.then(|| "directory.stale_max must be at least 1s".to_owned())
     }
 }
 

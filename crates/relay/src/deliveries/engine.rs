@@ -1,6 +1,6 @@
 //! Who is due, and which way is there: the one task that begins attempts.
 //!
-//! It holds a lease (one process delivers at a time), keeps in memory when each tenant's next call
+//! It works while this process is active (`crate::serving`), keeps in memory when each tenant's next call
 //! is due, and asks the database only for those whose time has come. Attempts are tasks of their
 //! own; they tell when they are over.
 
@@ -22,10 +22,8 @@ use std::time::{Duration, Instant};
 use tokio::sync::mpsc;
 use transport::Session;
 
-/// How often somebody tries to get the lease, and renews it.
-const LEASE_EVERY: Duration = Duration::from_secs(3);
-/// Between two tries to get it.
-const LEASE_AGAIN: Duration = Duration::from_millis(500);
+/// After the engine has failed or lost the lease.
+const WORK_AGAIN: Duration = Duration::from_millis(500);
 
 /// How often the engine looks around by itself: for what was missed, for installations that are
 /// gone for good, and for what is to be forgotten.
@@ -76,34 +74,21 @@ pub async fn run(state: Arc<State>) {
         .unwrap_or_else(std::sync::PoisonError::into_inner)
         .take();
     let Some(mut events) = taken else { return };
-    let holder = state.holder.clone();
-    let storage = deliveries.storage.clone();
-    let mut told = false;
     loop {
-        let is_alone = storage.is_of_one_machine();
-        match storage.take_lease(&holder, now_ms(), is_alone).await {
-            Ok(Some(epoch)) => {
-                told = false;
-                deliveries.batch.hold(epoch);
-                let mut engine = Engine {
-                    state: state.clone(),
-                    deliveries: deliveries.clone(),
-                    due: HashMap::new(),
-                    epoch,
-                };
-                if let Err(error) = engine.work(&mut events).await {
-                    tracing::warn!(%error, "deliveries pause: the database does not answer");
-                }
-                deliveries.batch.hold(0);
-            }
-            Ok(None) if !told => {
-                told = true;
-                tracing::info!("another process makes the deliveries; this one stands by");
-            }
-            Ok(None) => {}
-            Err(error) => tracing::warn!(%error, "deliveries wait: the database does not answer"),
+        // What was known before may have changed while another process served.
+        let epoch = state.serving.active().await;
+        let mut engine = Engine {
+            state: state.clone(),
+            deliveries: deliveries.clone(),
+            due: HashMap::new(),
+        };
+        tokio::select! {
+            worked = engine.work(&mut events) => if let Err(error) = worked {
+                tracing::warn!(%error, "deliveries pause: the database does not answer");
+            },
+            () = state.serving.ended(epoch) => {}
         }
-        tokio::time::sleep(LEASE_AGAIN).await;
+        tokio::time::sleep(WORK_AGAIN).await;
     }
 }
 
@@ -112,17 +97,15 @@ struct Engine {
     deliveries: Arc<Deliveries>,
     /// When each tenant's next pending call is due, in milliseconds since 1970.
     due: HashMap<Arc<str>, i64>,
-    epoch: i64,
 }
 
 impl Engine {
-    /// Works while it has the lease.
+    /// Works until the database fails. Dropped when the lease is lost.
     async fn work(
         &mut self,
         events: &mut mpsc::Receiver<Event>,
     ) -> Result<(), crate::storage::StorageError> {
         self.round().await?;
-        let mut lease = tokio::time::interval(LEASE_EVERY);
         let mut round = tokio::time::interval(ROUND_EVERY);
         round.reset();
         loop {
@@ -142,12 +125,6 @@ impl Engine {
                     }
                 }
                 () = tokio::time::sleep(wait) => {}
-                _ = lease.tick() => {
-                    if !self.deliveries.storage.renew_lease(self.epoch, now_ms()).await? {
-                        tracing::warn!("another process has taken over the deliveries");
-                        return Ok(());
-                    }
-                }
                 _ = round.tick() => self.round().await?,
             }
             self.begin_due().await?;

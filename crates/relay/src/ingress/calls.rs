@@ -8,9 +8,6 @@
 
 pub(crate) mod described;
 mod document;
-mod remembered;
-
-pub use remembered::Remembered;
 
 use super::Within;
 use crate::auth::Principal;
@@ -18,11 +15,13 @@ use crate::body::{self, Body};
 use crate::deliveries::Handed;
 use crate::direct::DirectRequest;
 use crate::exchange::{self, Answer, Asked, Outbound};
+use crate::idempotency::{self, Kept, Keyed, Made};
 use crate::problem::Problem;
 use crate::route::{self, Route};
 use crate::router::Wanted;
 use crate::state::State;
 use crate::storage::audit::Act;
+use crate::storage::idempotency::CALL;
 use crate::telemetry::Span;
 use bytes::Bytes;
 use document::{CallRequest, Mode};
@@ -35,12 +34,14 @@ use opentelemetry::trace::SpanKind;
 use policy::{Policy, Target};
 use protocol::frame::RequestTarget;
 use protocol::{Code, Execution, Failure};
-use remembered::Place;
 use serde_json::{Value, json};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use tokio::sync::OwnedSemaphorePermit;
 use transport::session::INLINE_MAX_BYTES;
+
+/// The largest body that a repeat gets with its response.
+const BODY_KEPT_BYTES: usize = 64 * 1024;
 
 /// A finished call: what its caller is told, and with which status.
 #[derive(Debug, Clone)]
@@ -87,14 +88,71 @@ pub async fn handle(
         let digest = ring::digest::digest(&ring::digest::SHA256, &text);
         return deliver(state, principal, call, id, digest.as_ref()).await;
     }
-    let told = match call.idempotency_key.clone() {
-        None => make(state, principal, call, &id, place).await,
-        Some(key) => {
-            let digest = ring::digest::digest(&ring::digest::SHA256, &text);
-            once(state, principal, call, &id, &key, digest.as_ref(), place).await?
-        }
+    let Some(key) = call.idempotency_key.clone() else {
+        let told = make(state, principal, call, &id, place).await;
+        return Ok(answer(&told, &id));
     };
-    Ok(answer(&told, &id))
+    let keyed = Keyed {
+        tenant: principal.tenant.clone(),
+        client_id: principal.client_id.clone(),
+        operation: CALL,
+        key,
+        digest: ring::digest::digest(&ring::digest::SHA256, &text)
+            .as_ref()
+            .to_vec(),
+    };
+    let (own, principal) = (state.clone(), principal.clone());
+    let making = async move {
+        let told = make(&own, &principal, call, &id, place).await;
+        told.made(&id).await
+    };
+    idempotency::once(state, keyed, making).await
+}
+
+impl Told {
+    /// The response, and what a repeat gets: not more than [`BODY_KEPT_BYTES`] of the target's body.
+    async fn made(self, id: &str) -> Made {
+        let small = self.without_body();
+        let kept = match &small {
+            Some(small) if self.bytes > BODY_KEPT_BYTES => small,
+            _ => &self,
+        };
+        let failure = self.failure.as_ref();
+        Made {
+            response: answer(&self, id),
+            kept: kept.kept(id).await,
+            small: match &small {
+                Some(small) => Some(small.kept(id).await),
+                None => None,
+            },
+            had_no_effect: failure.is_some_and(|failure| failure.execution.is_safe_to_repeat()),
+        }
+    }
+
+    async fn kept(&self, id: &str) -> Kept {
+        Kept::read(answer(self, id))
+            .await
+            .expect("the body is whole, and no error")
+    }
+
+    /// The same without the target's body, where it has one.
+    fn without_body(&self) -> Option<Self> {
+        if self.bytes == 0 {
+            return None;
+        }
+        let mut document = Value::clone(&self.document);
+        if let Some(response) = document["response"].as_object_mut() {
+            response.remove("body");
+            response.remove("body_base64");
+            response.insert("body_omitted".to_owned(), Value::Bool(true));
+        }
+        Some(Self {
+            document: Arc::new(document),
+            failure: self.failure.clone(),
+            bytes: 0,
+            ..*self
+        })
+    }
 }
 
 /// Stores the call: what is acknowledged here is delivered, or its end is told.
@@ -151,37 +209,6 @@ async fn deliver(
         headers.insert("idempotency-replayed", HeaderValue::from_static("true"));
     }
     Ok(response)
-}
-
-/// Makes the call unless one with this key was made, or runs: then its answer is this one's too.
-async fn once(
-    state: &Arc<State>,
-    principal: &Principal,
-    call: CallRequest,
-    id: &str,
-    key: &str,
-    digest: &[u8],
-    place: exchange::Place,
-) -> Result<Told, Problem> {
-    match state.remembered.place(&principal.tenant, key, digest)? {
-        Place::Told(told) => Ok(told),
-        Place::Running(running) => running.told().await,
-        Place::Mine(mine) => {
-            // The caller may go away; the call and what became of it stay.
-            let (state, principal, id) = (state.clone(), principal.clone(), id.to_owned());
-            let making = tokio::spawn(async move {
-                let told = make(&state, &principal, call, &id, place).await;
-                mine.tell(told.clone());
-                told
-            });
-            making.await.map_err(|_| {
-                Problem::from(Failure::possibly_executed(
-                    Code::Internal,
-                    "the call was not finished",
-                ))
-            })
-        }
-    }
 }
 
 /// Takes memory for so many bytes of a call out of what all calls together may use.

@@ -1,50 +1,8 @@
-//! Copies of a SQLite database, and who may have it open to serve.
+//! Copies of a SQLite database.
 
 use super::{Storage, StorageError};
-use crate::config::Database;
-use std::fs::{File, OpenOptions, TryLockError};
-use std::path::{Path, PathBuf};
-
-/// Held by the process that serves from a SQLite database.
-#[derive(Debug)]
-pub struct ServingLock {
-    _file: Option<File>,
-}
-
-/// Takes the lock beside a SQLite database; PostgreSQL has none.
-///
-/// # Errors
-/// [`StorageError::Unusable`] when another process serves from it.
-pub fn lock(database: &Database) -> Result<ServingLock, StorageError> {
-    let Database::Sqlite(path) = database else {
-        return Ok(ServingLock { _file: None });
-    };
-    let path = beside(path, ".lock");
-    let unusable = |detail: String| StorageError::Unusable(format!("{}: {detail}", path.display()));
-    if let Some(dir) = path.parent().filter(|dir| !dir.as_os_str().is_empty()) {
-        std::fs::create_dir_all(dir).map_err(|error| unusable(error.to_string()))?;
-    }
-    let mut options = OpenOptions::new();
-    options.create(true).truncate(false).write(true);
-    #[cfg(unix)]
-    std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
-    let file = options
-        .open(&path)
-        .map_err(|error| unusable(error.to_string()))?;
-    match file.try_lock() {
-        Ok(()) => Ok(ServingLock { _file: Some(file) }),
-        Err(TryLockError::WouldBlock) => Err(unusable(
-            "another integration-relay serves from this database".to_owned(),
-        )),
-        Err(TryLockError::Error(error)) => Err(unusable(error.to_string())),
-    }
-}
-
-fn beside(path: &Path, end: &str) -> PathBuf {
-    let mut name = path.as_os_str().to_owned();
-    name.push(end);
-    name.into()
-}
+use std::fs::OpenOptions;
+use std::path::Path;
 
 impl Storage {
     /// Copies a SQLite database, as it is at one moment, into a new file for its owner alone.

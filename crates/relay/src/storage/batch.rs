@@ -10,7 +10,6 @@
 
 use super::calls::{Write, Written};
 use super::{Storage, StorageError};
-use sqlx::Row as _;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 use tokio::sync::{mpsc, oneshot};
@@ -29,8 +28,8 @@ pub enum WriteError {
     /// The database.
     #[error(transparent)]
     Storage(#[from] Arc<StorageError>),
-    /// Another process makes the deliveries now.
-    #[error("another process has taken over the deliveries")]
+    /// Another process serves now.
+    #[error("this relay does not hold the lease: another one serves")]
     LeaseLost,
     /// The relay stops.
     #[error("the relay is stopping")]
@@ -145,10 +144,8 @@ impl Shared {
         let storage = &self.storage;
         let mut tx = storage.pool.begin_with(storage.backend.begin()).await?;
         if writes.iter().any(Write::needs_lease) {
-            let row = sqlx::query(storage.backend.lease_check())
-                .fetch_one(&mut *tx)
-                .await?;
-            if row.try_get::<i64, _>("epoch")? != self.epoch.load(Ordering::Acquire) {
+            let epoch = super::leases::epoch_of(&mut tx, storage.backend).await?;
+            if epoch != self.epoch.load(Ordering::Acquire) {
                 return Err(StorageError::LeaseLost);
             }
         }

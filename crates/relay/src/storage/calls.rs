@@ -5,6 +5,7 @@
 //! what comes late, or twice, or from somebody who lost the lease, changes nothing.
 
 use super::db::Tx;
+use super::idempotency::{self, Begun};
 use super::rows::{corrupt, word};
 use super::{Storage, StorageError};
 use crate::deliveries::state::CallState;
@@ -57,6 +58,8 @@ pub enum Accepted {
         /// Whether its request is the same.
         is_same: bool,
     },
+    /// A waiting call has the same idempotency key.
+    KeyInUse,
     /// Its tenant is gone.
     NoTenant,
 }
@@ -164,6 +167,10 @@ pub enum Write {
         /// When.
         now_ms: i64,
     },
+    /// A request with an idempotency key is about to be made.
+    BeginKeyed(Box<idempotency::Begin>),
+    /// Such a request is over.
+    FinishKeyed(Box<idempotency::Finish>),
 }
 
 /// What a change did.
@@ -175,17 +182,36 @@ pub enum Written {
     Changed(bool),
     /// An attempt was settled: where the call stands now; `None` if that was known before.
     Settled(Option<CallState>),
+    /// A request with an idempotency key was to begin.
+    Keyed(Begun),
 }
 
 impl Write {
     /// Whether only the holder of the lease may do it.
     pub(super) fn needs_lease(&self) -> bool {
-        !matches!(self, Self::Accept(_))
+        match self {
+            Self::Accept(_)
+            | Self::Begin { .. }
+            | Self::Settle(_)
+            | Self::Park { .. }
+            | Self::Drop { .. }
+            | Self::BeginKeyed(_) => true,
+            // What was made was made, whoever serves now; the row's token is its fence.
+            Self::FinishKeyed(_) => false,
+        }
     }
 
     pub(super) async fn apply(&self, tx: &mut Tx) -> Result<Written, StorageError> {
         match self {
             Self::Accept(call) => accept(tx, call).await.map(Written::Accepted),
+            Self::BeginKeyed(begin) => {
+                let begun = idempotency::begin(tx, begin).await?;
+                Ok(Written::Keyed(begun))
+            }
+            Self::FinishKeyed(finish) => {
+                let changed = idempotency::finish(tx, finish).await?;
+                Ok(Written::Changed(changed))
+            }
             Self::Begin { id, attempt, via } => {
                 let changed = sqlx::query(
                     "UPDATE calls SET state = 'attempting', attempt = $1, via_bridge = $2,
@@ -240,6 +266,11 @@ impl Write {
 }
 
 async fn accept(tx: &mut Tx, call: &NewCall) -> Result<Accepted, StorageError> {
+    if let Some(key) = &call.idempotency_key
+        && idempotency::is_of_call(tx, &call.tenant, key).await?
+    {
+        return Ok(Accepted::KeyInUse);
+    }
     // One statement: a tenant that is deleted at this moment gets nothing stored.
     let inserted = sqlx::query(
         "INSERT INTO calls (id, tenant_id, client_id, created_ms, state, method, host, bridge,

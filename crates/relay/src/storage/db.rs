@@ -9,7 +9,7 @@ use crate::config::Database;
 use sqlx::any::{Any, AnyConnectOptions, AnyPoolOptions};
 use sqlx::migrate::{MigrateError, Migrator};
 use sqlx::postgres::PgDatabaseError;
-use sqlx::{AnyPool, ConnectOptions as _, Connection as _, Transaction};
+use sqlx::{AnyConnection, AnyPool, ConnectOptions as _, Connection as _, Transaction};
 use std::time::Duration;
 
 /// A transaction.
@@ -37,11 +37,19 @@ impl Backend {
         }
     }
 
-    /// The epoch of the deliveries' lease, which then stays what it is until the transaction ends.
+    /// The epoch of the relay's lease, which then stays what it is until the transaction ends.
     pub(super) fn lease_check(self) -> &'static str {
         match self {
-            Self::Sqlite => "SELECT epoch FROM leases WHERE name = 'deliveries'",
-            Self::Postgres => "SELECT epoch FROM leases WHERE name = 'deliveries' FOR SHARE",
+            Self::Sqlite => "SELECT epoch FROM leases WHERE name = 'relay'",
+            Self::Postgres => "SELECT epoch FROM leases WHERE name = 'relay' FOR SHARE",
+        }
+    }
+
+    /// The database's own clock, as an expression: milliseconds since 1970.
+    pub(super) fn clock_ms(self) -> &'static str {
+        match self {
+            Self::Sqlite => "CAST(unixepoch('subsec') * 1000 AS INTEGER)",
+            Self::Postgres => "CAST(EXTRACT(EPOCH FROM clock_timestamp()) * 1000 AS BIGINT)",
         }
     }
 
@@ -66,8 +74,26 @@ pub(super) struct Opening {
     pub(super) shown: String,
 }
 
+/// How a connection beside the pool is made.
+#[derive(Debug, Clone)]
+pub(super) struct Connecting {
+    options: AnyConnectOptions,
+    first: &'static str,
+}
+
+impl Connecting {
+    /// A connection that is ready for use.
+    pub(super) async fn connect(&self) -> Result<AnyConnection, sqlx::Error> {
+        let mut connection = self.options.connect().await?;
+        sqlx::raw_sql(self.first).execute(&mut connection).await?;
+        Ok(connection)
+    }
+}
+
 /// Opens the database, and creates or migrates its tables.
-pub(super) async fn open(database: &Database) -> Result<(AnyPool, Backend), StorageError> {
+pub(super) async fn open(
+    database: &Database,
+) -> Result<(AnyPool, Backend, Connecting), StorageError> {
     sqlx::any::install_default_drivers();
     let (opening, backend) = match database {
         Database::Sqlite(path) => (sqlite::opening(path)?, Backend::Sqlite),
@@ -81,12 +107,12 @@ pub(super) async fn open(database: &Database) -> Result<(AnyPool, Backend), Stor
         .map_err(|error: sqlx::Error| unusable(error.to_string()))?;
     let options = options.disable_statement_logging();
     let first = opening.first;
-    // The pool would try again for as long as it may take.
-    let tried = async {
-        let mut connection = options.connect().await?;
-        sqlx::raw_sql(first).execute(&mut connection).await?;
-        connection.close().await
+    let connecting = Connecting {
+        options: options.clone(),
+        first,
     };
+    // The pool would try again for as long as it may take.
+    let tried = async { connecting.connect().await?.close().await };
     let tried: Result<(), sqlx::Error> = tried.await;
     tried.map_err(|error| unusable(error.to_string()))?;
     let pool = AnyPoolOptions::new()
@@ -106,7 +132,7 @@ pub(super) async fn open(database: &Database) -> Result<(AnyPool, Backend), Stor
     let mut attempt = 1;
     loop {
         match opening.migrator.run(&pool).await {
-            Ok(()) => return Ok((pool, backend)),
+            Ok(()) => return Ok((pool, backend, connecting)),
             Err(MigrateError::VersionMissing(version)) => {
                 return Err(unusable(format!(
                     "it was written by a newer version of this program (schema {version})"

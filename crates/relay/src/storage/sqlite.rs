@@ -21,13 +21,19 @@ const CONNECTIONS_MAX: u32 = 4;
 const FIRST: &str = "PRAGMA busy_timeout = 5000; PRAGMA journal_mode = WAL; \
                      PRAGMA synchronous = FULL; PRAGMA foreign_keys = ON";
 
-pub(super) fn opening(path: &Path) -> Result<Opening, StorageError> {
+/// Creates the file and its directory, if they are not there.
+pub(super) fn create(path: &Path) -> Result<(), StorageError> {
     let unusable = |detail: String| StorageError::Unusable(format!("{}: {detail}", path.display()));
     if let Some(dir) = path.parent().filter(|dir| !dir.as_os_str().is_empty()) {
         std::fs::create_dir_all(dir)
             .map_err(|error| unusable(format!("its directory cannot be made: {error}")))?;
     }
-    private(path).map_err(|error| unusable(error.to_string()))?;
+    private(path).map_err(|error| unusable(error.to_string()))
+}
+
+pub(super) fn opening(path: &Path) -> Result<Opening, StorageError> {
+    let unusable = |detail: String| StorageError::Unusable(format!("{}: {detail}", path.display()));
+    create(path)?;
     let whole = std::path::absolute(path).map_err(|error| unusable(error.to_string()))?;
     let whole = whole
         .to_str()
@@ -57,8 +63,12 @@ fn url(path: &str) -> String {
     url
 }
 
-/// Creates the file for its owner alone.
+/// Creates the file for its owner alone. One that exists is not opened: closing it again would drop
+/// SQLite's own locks, if this process has the database open already (POSIX advisory locks).
 fn private(path: &Path) -> std::io::Result<()> {
+    if path.exists() {
+        return Ok(());
+    }
     let mut options = std::fs::OpenOptions::new();
     options.create(true).append(true);
     #[cfg(unix)]

@@ -225,6 +225,7 @@ async fn purge(tx: &mut Tx, tenant: &str) -> Result<(), StorageError> {
         "DELETE FROM journals WHERE tenant_id = $1",
         "DELETE FROM signing_secrets WHERE tenant_id = $1",
         "DELETE FROM tenant_keys WHERE tenant_id = $1",
+        "DELETE FROM idempotency WHERE tenant_id = $1",
         "DELETE FROM services WHERE tenant_id = $1",
         "DELETE FROM bridge_identities
          WHERE bridge_id IN (SELECT id FROM bridges WHERE tenant_id = $1)",

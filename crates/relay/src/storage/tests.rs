@@ -308,3 +308,5 @@ async fn pages_and_due_calls_are_read_from_an_index_in_order() {
         );
     }
 }
+
+mod standby;

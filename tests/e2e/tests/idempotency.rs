@@ -99,9 +99,9 @@ async fn one_key_has_one_effect_after_a_kill(relay_extra: &str) {
     let named = named.iter().filter(|key| key["name"] == "once").count();
     assert_eq!(named, 1);
     let hooks = world.target.hooks();
-    let waited = hooks.iter().filter(|hook| hook.body == b"x").count();
+    let waited = hooks.iter().filter(|hook| hook.body == "x").count();
     assert_eq!(waited, 1);
-    let delivered = hooks.iter().filter(|hook| hook.body == b"later").count();
+    let delivered = hooks.iter().filter(|hook| hook.body == "later").count();
     assert!(delivered <= 1, "{delivered}");
 }
 

@@ -27,6 +27,7 @@ use protocol::{Code, Failure};
 use state::State;
 use std::collections::HashMap;
 use std::net::IpAddr;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 use std::time::{Duration, Instant};
 use tokio::sync::{Mutex, watch};
@@ -61,6 +62,9 @@ pub struct Directory {
     asked: Mutex<Instant>,
     /// When the last look began that was answered.
     read: watch::Sender<Instant>,
+    /// The same for the data path: milliseconds since `origin`.
+    read_ms: AtomicU64,
+    origin: Instant,
     stale_max: Duration,
     /// Looks that addresses may cause.
     looks: Buckets,
@@ -91,6 +95,8 @@ impl Directory {
             changed: watch::Sender::new(0),
             asked: Mutex::new(Instant::now()),
             read: watch::Sender::new(Instant::now()),
+            read_ms: AtomicU64::new(0),
+            origin: Instant::now(),
             stale_max,
             looks: Buckets::default(),
             silence: std::sync::Mutex::default(),
@@ -186,6 +192,7 @@ impl Directory {
             if let Some(changes) = changes {
                 self.state_mut().apply(changes);
             }
+            self.read_ms.store(self.millis(began), Ordering::Release);
             self.read.send_replace(began);
         });
         if newer || expired || was_stale != self.is_stale() {
@@ -204,7 +211,13 @@ impl Directory {
 
     /// How old the state is: how long ago the database answered last.
     pub fn age(&self) -> Duration {
-        self.read.borrow().elapsed()
+        let read = self.read_ms.load(Ordering::Acquire);
+        Duration::from_millis(self.millis(Instant::now()).saturating_sub(read))
+    }
+
+    fn millis(&self, at: Instant) -> u64 {
+        let since = at.saturating_duration_since(self.origin);
+        u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
     }
 
     /// Whether the state is too old to let anybody in.

@@ -339,24 +339,36 @@ impl Dialer {
         let mut step = "TCP";
         let connecting = async {
             let routes = self.routes().await?;
-            let mut worst = Worst::default();
-            for (index, route) in routes.iter().enumerate() {
-                let connecting = self.connect_steps(*route, &mut step);
-                let is_last = index + 1 == routes.len();
-                let connected = in_time(*route, is_last, connecting).await;
-                let connected =
-                    connected.unwrap_or_else(|address| Err(DialError::Silent { address, step }));
-                match connected {
-                    Err(error) if error.may_differ_elsewhere() => worst.add(error),
-                    result => return result,
-                }
-            }
-            Err(self.no_route(worst))
+            self.connect_by(&routes, &mut step).await
         };
         match timeout(DIAL_TIMEOUT, connecting).await {
             Ok(result) => result,
             Err(_) => Err(DialError::Timeout { step }),
         }
+    }
+
+    async fn connect_by(
+        &self,
+        routes: &[Route],
+        step: &mut &'static str,
+    ) -> Result<RelayStream, DialError> {
+        let mut worst = Worst::default();
+        for (index, route) in routes.iter().enumerate() {
+            let connecting = self.connect_steps(*route, step);
+            let is_last = index + 1 == routes.len();
+            let connected = in_time(*route, is_last, connecting).await;
+            let connected = connected.unwrap_or_else(|address| {
+                Err(DialError::Silent {
+                    address,
+                    step: *step,
+                })
+            });
+            match connected {
+                Err(error) if error.may_differ_elsewhere() => worst.add(error),
+                result => return result,
+            }
+        }
+        Err(self.no_route(worst))
     }
 
     /// A tunnel to the relay, within [`DIAL_TIMEOUT`].
@@ -616,6 +628,85 @@ fn upgrade_error(error: WsError) -> DialError {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use rustls::pki_types::PrivateKeyDer;
+    use tokio::net::TcpListener;
+
+    /// A relay that takes TLS connections on an address of its own, and a client's trust in it.
+    async fn relay() -> (SocketAddr, ClientConfig) {
+        let made = rcgen::generate_simple_self_signed(vec!["localhost".to_owned()]).unwrap();
+        let certificate = made.cert.der().clone();
+        let key = PrivateKeyDer::Pkcs8(made.signing_key.serialize_der().into());
+        let server = rustls::ServerConfig::builder_with_provider(tls::provider())
+            .with_safe_default_protocol_versions()
+            .unwrap()
+            .with_no_client_auth()
+            .with_single_cert(vec![certificate.clone()], key)
+            .unwrap();
+        let mut roots = rustls::RootCertStore::empty();
+        roots.add(certificate).unwrap();
+        let client = ClientConfig::builder_with_provider(tls::provider())
+            .with_safe_default_protocol_versions()
+            .unwrap()
+            .with_root_certificates(roots)
+            .with_no_client_auth();
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let acceptor = tokio_rustls::TlsAcceptor::from(Arc::new(server));
+        tokio::spawn(async move {
+            while let Ok((stream, _)) = listener.accept().await {
+                let accepted = acceptor.accept(stream).await;
+                tokio::spawn(async move {
+                    tokio::time::sleep(DIAL_TIMEOUT).await;
+                    drop(accepted);
+                });
+            }
+        });
+        (address, client)
+    }
+
+    #[tokio::test]
+    async fn address_that_refuses_or_hangs_up_costs_the_next_one_nothing() {
+        let (good, client) = relay().await;
+        let closed = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let refuses = closed.local_addr().unwrap();
+        drop(closed);
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let hangs_up = listener.local_addr().unwrap();
+        tokio::spawn(async move { while listener.accept().await.is_ok() {} });
+        let url = "https://localhost:1".parse().unwrap();
+        let dialer = Dialer::new(url, &client, Proxy::Direct);
+        let mut step = "";
+        let routes = [refuses, hangs_up, good].map(Route::Direct);
+        let stream = dialer.connect_by(&routes, &mut step).await.unwrap();
+        assert_eq!(stream.get_ref().0.peer_addr().unwrap(), good);
+        // The error that tells most is shown, whatever came last.
+        let routes = [hangs_up, refuses].map(Route::Direct);
+        let error = dialer.connect_by(&routes, &mut step).await.unwrap_err();
+        assert!(matches!(error, DialError::Tls { .. }), "{error}");
+        let error = dialer.connect_by(&[], &mut step).await.unwrap_err();
+        assert!(matches!(error, DialError::Dns { .. }), "{error}");
+    }
+
+    #[test]
+    fn relays_word_ends_a_dial_and_a_busy_or_silent_relay_does_not() {
+        let refused = |code| {
+            DialError::Opening(OpeningError::Refused(protocol::frame::Refused {
+                code,
+                retry_after_ms: 0,
+            }))
+        };
+        let http = |status| DialError::Http {
+            status,
+            retry_after: None,
+            hint: "",
+        };
+        for error in [http(503), http(502), refused(RefusedCode::Overloaded)] {
+            assert!(error.may_differ_elsewhere(), "{error}");
+        }
+        for error in [http(404), http(403), refused(RefusedCode::Revoked)] {
+            assert!(!error.may_differ_elsewhere(), "{error}");
+        }
+    }
 
     #[test]
     fn a_busy_relay_is_asked_again_when_it_says() {

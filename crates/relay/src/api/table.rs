@@ -281,7 +281,8 @@ fn bridges_and_services() -> Vec<Operation> {
             .says("Register a bridge's public key under a name")
             .more("What `integration-bridge pair` sends. The proof is an Ed25519 signature that is explained in WIRE.md.")
             .takes(schema::<pairing::PairDocument>)
-            .may(&[Code::Conflict]),
+            .may(&[Code::Conflict])
+            .once(),
         operation("listServices", Method::GET, "/v1/services", ADMIN, answers::<services::ServiceList>(200, "The services."), Some(services::list))
             .says("List what reported itself in a tenant")
             .query(OF_TENANT),

@@ -177,6 +177,10 @@ impl Keeper {
             let _ = self.lease.release(epoch).await;
             return Err(error);
         }
+        if self.storage.is_of_one_machine() {
+            // It is not needed until the end.
+            self.lease.close().await;
+        }
         tracing::info!(epoch, "active: this relay serves");
         Ok(())
     }

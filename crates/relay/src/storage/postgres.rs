@@ -13,10 +13,12 @@ const CONNECTIONS_MAX: u32 = 8;
 /// How long somebody waits for one of them.
 const ACQUIRE_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// A statement that takes longer was forgotten by somebody; and a commit is on disk before it is
-/// acknowledged, whatever the server's default.
+/// A statement that takes longer was forgotten by somebody; a process that is frozen or cut off
+/// within a transaction does not keep the lease's row from the one that takes over; and a commit is on
+/// disk before it is acknowledged, whatever the server's default.
 const FIRST: &str = "SET synchronous_commit = on; SET statement_timeout = '30s'; \
-                     SET lock_timeout = '5s'; SET client_min_messages = warning";
+                     SET lock_timeout = '5s'; SET client_min_messages = warning; \
+                     SET idle_in_transaction_session_timeout = '5s'";
 
 pub(super) fn opening(url: &PostgresUrl) -> Opening {
     Opening {

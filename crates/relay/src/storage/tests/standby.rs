@@ -76,6 +76,35 @@ async fn lease_has_one_holder_and_passes_on_by_the_databases_clock() {
     assert_eq!(taken, Taken::Epoch(epoch + 3));
 }
 
+/// A process that is frozen within a transaction holds the lease's row, and not for ever.
+#[tokio::test]
+async fn lease_passes_on_from_a_process_that_froze_in_a_transaction() {
+    let database = PostgresDatabase::create();
+    let frozen = Storage::open(&database_at(database.url()))
+        .await
+        .unwrap()
+        .fenced();
+    let mut first = LeaseConnection::new(frozen.clone());
+    let Taken::Epoch(epoch) = first.take("a", "node-a").await.unwrap() else {
+        panic!("nobody has it");
+    };
+    frozen.hold(epoch);
+    let began = frozen.change().await.unwrap();
+    let other = Storage::open(&database_at(database.url())).await.unwrap();
+    let mut second = LeaseConnection::new(other);
+    let deadline = std::time::Instant::now() + std::time::Duration::from_secs(40);
+    loop {
+        match second.take("b", "node-b").await {
+            Ok(Taken::Epoch(taken)) => break assert_eq!(taken, epoch + 1),
+            Ok(Taken::Held(_)) | Err(StorageError::Unavailable(_)) => {}
+            Err(error) => panic!("{error}"),
+        }
+        assert!(std::time::Instant::now() < deadline, "nobody takes over");
+        tokio::time::sleep(std::time::Duration::from_millis(200)).await;
+    }
+    assert!(began.0.commit().await.is_err());
+}
+
 /// Of many that see a lease expire, one gets it.
 #[tokio::test]
 async fn expired_lease_is_taken_by_one_of_many() {

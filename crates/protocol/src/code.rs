@@ -154,9 +154,9 @@ codes! {
     RateLimited = 27, "rate_limited", 429;
     /// This relay stands by: another one serves.
     Standby = 28, "standby", 503;
-    /// The relay could not read its database for too long: nobody can be checked.
+    /// The relay could not read its database for too long: no key and no bridge can be checked.
     DirectoryStale = 29, "directory_stale", 503;
-    /// A request with this idempotency key was begun, and nobody can say what became of it.
+    /// A request with this idempotency key was begun, and its outcome is not known.
     OutcomeUnknown = 30, "outcome_unknown", 409;
 }
 

@@ -118,8 +118,8 @@ pub fn listen(socket: TcpSocket) -> io::Result<TcpListener> {
     })
 }
 
-/// Takes an address without listening: who connects is refused at once, and goes on to another
-/// address.
+/// Takes an address without listening: the system refuses connections at once, and clients go on to
+/// another address.
 ///
 /// # Errors
 /// When the address cannot be had; names it.

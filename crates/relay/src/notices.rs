@@ -145,7 +145,7 @@ async fn round(state: &Arc<State>, used_until: &mut i64) -> Result<(), StorageEr
     storage.forget_notices(moment - KEPT).await
 }
 
-/// The database did not answer for a while. It could not be written down then.
+/// The database did not answer for a while. No notice could be stored then.
 fn database_was_silent(silent: Duration) -> Cause {
     let seconds = silent.as_secs();
     Cause {

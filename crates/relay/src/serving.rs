@@ -151,7 +151,7 @@ impl Serving {
         self.looks.send_modify(|looks| *looks += 1);
     }
 
-    /// This process has the lease, asked for at `began`. Without `began`, nobody else can have it.
+    /// This process has the lease, asked for at `began`. Without `began`, no other process can have it.
     pub(crate) fn activate(&self, epoch: i64, began: Option<Instant>) {
         match began {
             Some(began) => self.renewed(began, false),
@@ -205,7 +205,7 @@ impl Serving {
         let mut looks = self.looks.subscribe();
         let checked = looks.wait_for(|_| !self.is_active() || self.is_checked());
         let _ = tokio::time::timeout(CHECK_TIMEOUT, checked).await;
-        // Draining is answered by those who know what may still begin.
+        // A relay that drains decides later which requests may still begin.
         let may = match &*self.role.borrow() {
             Role::Active { .. } => self.is_checked(),
             Role::Leaving => true,

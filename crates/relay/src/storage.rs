@@ -160,7 +160,7 @@ impl Storage {
         }
     }
 
-    /// A connection beside the pool.
+    /// A connection that is not in the pool.
     async fn connect(&self) -> Result<sqlx::AnyConnection, sqlx::Error> {
         self.connecting.connect().await
     }

@@ -259,7 +259,7 @@ impl DialError {
         }
     }
 
-    /// How much it tells the administrator, beside the errors of other addresses.
+    /// How much it tells the administrator, compared with the errors of other addresses.
     fn telling(&self) -> u8 {
         match self {
             Self::Dns { .. } => 0,

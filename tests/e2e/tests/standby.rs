@@ -248,7 +248,7 @@ async fn sqlite_database_is_served_by_one_process_under_any_name() {
         let second = Relay::write(setup, &site.ca, &dir);
         let said = second.cli(&["serve"]).await.failure();
         assert!(said.contains("serves from this database"), "{said}");
-        // Commands work beside the relay by its own name, and destroy nothing by another.
+        // Commands work next to the relay by its own name, and destroy nothing by another.
         let listed = second.cli(&["tenant", "list"]).await;
         assert_eq!(listed.status.success(), name == &link, "{}", listed.stderr);
     }
@@ -347,7 +347,7 @@ async fn process_renews(lonely: &Lonely) {
 }
 
 #[tokio::test]
-async fn stale_directory_lets_nobody_in_until_the_database_is_back() {
+async fn stale_directory_refuses_all_until_the_database_is_back() {
     let lonely = Lonely::start("[directory]\nstale_max = \"4s\"\n").await;
     assert_eq!(lonely.status().await, 200);
     lonely.set_away(true).await;

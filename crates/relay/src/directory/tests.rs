@@ -231,7 +231,7 @@ async fn what_is_known_is_valid_for_stale_max() {
     let mut changed = directory.changed();
     changed.mark_unchanged();
     tokio::spawn(directory.clone().keep_fresh());
-    // Who runs is cut when the directory says that it has changed.
+    // Running requests are cut when the directory reports a change.
     changed.changed().await.unwrap();
     assert!(directory.age() > Duration::from_secs(3));
     let stale = directory.authenticate(&presented).unwrap_err();
@@ -265,7 +265,7 @@ async fn key_expires_by_time_while_the_database_is_away() {
 }
 
 #[tokio::test]
-async fn nobody_is_called_unknown_while_the_database_is_away() {
+async fn unknown_key_is_not_refused_without_the_database() {
     let (world, presented, _) = without_database(STALE_MAX).await;
     let authenticator = crate::auth::Authenticator::new(world.directory.clone(), 60);
     let headers = |credentials: &Credentials| {

@@ -39,7 +39,7 @@ pub(super) struct Door {
     arrived: Arrived,
     tls: Option<Acceptor>,
     address: SocketAddr,
-    /// The address is taken, and nobody listens.
+    /// The address is taken, and no connection is accepted.
     reserved: Option<TcpSocket>,
     accepting: Option<JoinHandle<()>>,
 }
@@ -81,7 +81,7 @@ impl Door {
         Ok(())
     }
 
-    /// Waits until nobody listens, and takes the address again, so that no other program does.
+    /// Waits until the listener is closed, and takes the address again, so that no other program does.
     async fn closed(&mut self) {
         if let Some(mut accepting) = self.accepting.take()
             && tokio::time::timeout(CLOSES_WITHIN, &mut accepting)
@@ -306,7 +306,7 @@ impl Keeper {
     }
 }
 
-/// Who this process is, for the lease. A process that is started again after it was killed is known
+/// The identity of this process, for the lease. A process that is started again after it was killed is known
 /// by its lock on a file, and need not wait until its lease has expired.
 #[derive(Debug)]
 pub(super) struct Identity {

@@ -196,7 +196,7 @@ impl Write {
             | Self::Park { .. }
             | Self::Drop { .. }
             | Self::BeginKeyed(_) => true,
-            // What was made was made, whoever serves now; the row's token is its fence.
+            // The request was made, also if another process serves now; the row's token is its fence.
             Self::FinishKeyed(_) => false,
         }
     }

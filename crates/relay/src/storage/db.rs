@@ -74,7 +74,7 @@ pub(super) struct Opening {
     pub(super) shown: String,
 }
 
-/// How a connection beside the pool is made.
+/// How a connection that is not in the pool is made.
 #[derive(Debug, Clone)]
 pub(super) struct Connecting {
     options: AnyConnectOptions,

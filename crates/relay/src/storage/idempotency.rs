@@ -18,7 +18,7 @@ use std::sync::Arc;
 /// How long an outcome is kept, in milliseconds.
 pub const DONE_KEPT_MS: i64 = 600_000;
 
-/// How long a request is remembered whose outcome nobody knows, in milliseconds.
+/// How long a request is remembered whose outcome is not known, in milliseconds.
 pub const BEGUN_KEPT_MS: i64 = 24 * 3600 * 1000;
 
 /// Rows that are deleted in one transaction.

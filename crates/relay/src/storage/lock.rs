@@ -1,6 +1,6 @@
 //! One process serves from a SQLite database.
 //!
-//! Two locks, both of the kind `flock`: one on a file beside the database, by its name without
+//! Two locks, both of the kind `flock`: one on a file next to the database, by its name without
 //! symbolic links, and one on the database itself, which is the same under every name: through
 //! symbolic and hard links, and through mounts. Linux keeps such locks apart from the record locks that SQLite
 //! takes on the same file. Neither is taken from a network file system, where WAL does not work either.
@@ -53,7 +53,7 @@ pub fn lock_existing(database: &Database) -> Result<ServingLock, StorageError> {
     let unusable = |detail: String| StorageError::Unusable(format!("{}: {detail}", path.display()));
     let taken = || unusable("another integration-relay serves from this database".to_owned());
     let failed = |error: io::Error| unusable(format!("it cannot be locked: {error}"));
-    let by_name = beside(&real(path), ".lock");
+    let by_name = with_suffix(&real(path), ".lock");
     let mut options = OpenOptions::new();
     options.create(true).truncate(false).write(true);
     #[cfg(unix)]
@@ -112,7 +112,7 @@ fn tried(lock: impl Fn() -> Result<(), TryLockError>) -> io::Result<bool> {
     Ok(false)
 }
 
-/// Whether a command may use the database by this name beside a relay that serves from it. Under
+/// Whether a command may use the database by this name while a relay serves from it. Under
 /// another hard link or mount, SQLite would not find the relay's log of changes, and would destroy
 /// the file.
 ///
@@ -128,7 +128,7 @@ pub fn check_name(database: &Database) -> Result<(), StorageError> {
             && File::open(path)
                 .is_ok_and(|file| matches!(file.try_lock_shared(), Err(TryLockError::WouldBlock)));
         // The log is there as long as the relay has a connection.
-        if !is_served || beside(&real(path), "-wal").exists() {
+        if !is_served || with_suffix(&real(path), "-wal").exists() {
             break;
         }
         if attempt >= TRIES {
@@ -156,7 +156,7 @@ fn real(path: &Path) -> PathBuf {
     }
 }
 
-fn beside(path: &Path, end: &str) -> PathBuf {
+fn with_suffix(path: &Path, end: &str) -> PathBuf {
     let mut name = path.as_os_str().to_owned();
     name.push(end);
     name.into()

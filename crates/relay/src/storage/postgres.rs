@@ -13,7 +13,7 @@ const CONNECTIONS_MAX: u32 = 8;
 /// How long somebody waits for one of them.
 const ACQUIRE_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// A statement that takes longer was forgotten by somebody; a process that is frozen or cut off
+/// A statement that takes longer is forgotten work; a process that is frozen or cut off
 /// within a transaction does not keep the lease's row from the one that takes over; and a commit is on
 /// disk before it is acknowledged, whatever the server's default.
 const FIRST: &str = "SET synchronous_commit = on; SET statement_timeout = '30s'; \

@@ -146,7 +146,7 @@ async fn change_of_another_epoch_is_refused(place: Place) {
     lease.take("a", "node").await.unwrap();
     let refused = storage.create_tenant("late").await.unwrap_err();
     assert!(matches!(refused, StorageError::LeaseLost), "{refused}");
-    // Commands need no lease, and what was made is written down whoever serves.
+    // Commands need no lease, and what was made is written down, also if another process serves.
     place.open().await.create_tenant("by-command").await.unwrap();
     let finished = batch.write(finish(&keyed, Some(b"x"))).await.unwrap();
     assert_eq!(finished, Written::Changed(true));

@@ -250,7 +250,7 @@ async fn health_and_metrics_are_told_until_the_end() {
 /// A bridge that dials the relay of this test.
 struct Dialling {
     dialer: transport::dial::Dialer,
-    key: std::sync::Arc<ring::signature::Ed25519KeyPair>,
+    key: Arc<ring::signature::Ed25519KeyPair>,
     seed: u8,
 }
 
@@ -263,7 +263,7 @@ impl Dialling {
         let key = ring::signature::Ed25519KeyPair::from_seed_unchecked(&[seed; 32]).unwrap();
         Self {
             dialer: transport::dial::Dialer::new(url, &tls, transport::dial::Proxy::Direct),
-            key: std::sync::Arc::new(key),
+            key: Arc::new(key),
             seed,
         }
     }

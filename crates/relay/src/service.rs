@@ -114,13 +114,10 @@ impl Service {
             _ => {}
         }
         self.state.serving.check().await?;
-        match path {
-            "/openapi.json" => {
-                get(request.method())?;
-                let text = Bytes::from_static(api::openapi::text().as_bytes());
-                return Ok(typed(StatusCode::OK, "application/json", text));
-            }
-            _ => {}
+        if path == "/openapi.json" {
+            get(request.method())?;
+            let text = Bytes::from_static(api::openapi::text().as_bytes());
+            return Ok(typed(StatusCode::OK, "application/json", text));
         }
         self.check_head(request.headers())?;
         let state = &self.state;

@@ -357,12 +357,8 @@ impl Dialer {
             let connecting = self.connect_steps(*route, step);
             let is_last = index + 1 == routes.len();
             let connected = in_time(*route, is_last, connecting).await;
-            let connected = connected.unwrap_or_else(|address| {
-                Err(DialError::Silent {
-                    address,
-                    step: *step,
-                })
-            });
+            let connected =
+                connected.unwrap_or_else(|address| Err(DialError::Silent { address, step }));
             match connected {
                 Err(error) if error.may_differ_elsewhere() => worst.add(error),
                 result => return result,

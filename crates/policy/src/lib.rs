@@ -42,7 +42,9 @@ pub use crate::policy::candidate::{Approved, Candidate, RESOLVED_MAX, RuleRef};
 pub use crate::policy::explain::{Explanation, RuleVerdict};
 pub use crate::policy::refusal::{REFUSAL_MAX_BYTES, Refusal, RefusalKind};
 pub use crate::policy::{ENDPOINTS_MAX, Policy, PolicyError, RULES_MAX};
-pub use crate::rule::endpoint::{ENDPOINT_NAME_MAX_BYTES, Endpoint, EndpointError};
+pub use crate::rule::endpoint::{
+    ENDPOINT_NAME_MAX_BYTES, Endpoint, EndpointError, is_endpoint_name,
+};
 pub use crate::rule::host_pattern::HostPattern;
 pub use crate::rule::methods::{METHOD_MAX_BYTES, Methods};
 pub use crate::rule::path_pattern::PathPattern;

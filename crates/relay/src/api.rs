@@ -37,6 +37,7 @@ pub mod tenants;
 
 pub use table::operations;
 
+use crate::access::{Object, Resource};
 use crate::auth::Principal;
 use crate::body::Body;
 use crate::problem::Problem;
@@ -104,6 +105,8 @@ pub struct Operation {
     pub path: &'static str,
     /// Who may; empty for anybody, without a key.
     pub roles: &'static [Role],
+    /// What it acts on, which decides what a narrowed key may do with it.
+    pub resource: Resource,
     /// What it does, in a line.
     pub summary: &'static str,
     /// What else is to be known.
@@ -157,6 +160,14 @@ impl Context<'_> {
     /// Whether a site administrator asks.
     pub fn is_site_admin(&self) -> bool {
         self.principal.role == Role::SiteAdmin
+    }
+
+    /// Refuses what is not within the key's scope.
+    ///
+    /// # Errors
+    /// `forbidden`.
+    pub fn check(&self, object: Object<'_>) -> Result<(), Problem> {
+        Ok(self.principal.scope.check(object)?)
     }
 
     /// The tenant (its id) that the request is about: the key's own, or the one that a site
@@ -262,7 +273,7 @@ pub async fn dispatch(
         .authenticator
         .authenticate(request.headers(), peer)
         .await?;
-    principal.require(operation.roles)?;
+    principal.admit(operation.roles, operation.resource)?;
     let query = Query::read(request.uri().query(), operation.query)?;
     let request = waiting.take().ok_or_else(Problem::not_found)?;
     let (parts, incoming) = request.into_parts();

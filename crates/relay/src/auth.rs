@@ -4,13 +4,14 @@
 //! `Authorization` belongs to the target and passes through untouched. `Bridge-Authorization`
 //! itself never leaves the relay.
 
+pub use crate::access::KeyScope;
+
 use crate::directory::Directory;
 use crate::gate::network;
-use crate::storage::{Existing, Role, Scope, Secret};
+use crate::storage::{Existing, Role, Secret};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use http::header::{self, HeaderMap, HeaderName, HeaderValue};
-use policy::{Host, HostPattern};
 use protocol::frame::Class;
 use protocol::{Code, Failure};
 use std::collections::HashMap;
@@ -45,84 +46,6 @@ pub struct Principal {
     pub existing: Existing,
     /// What it is narrowed to.
     pub scope: Arc<KeyScope>,
-}
-
-/// What a key is narrowed to, parsed once.
-#[derive(Debug, Default)]
-pub struct KeyScope {
-    /// As it was given.
-    pub given: Scope,
-    hosts: Vec<HostPattern>,
-}
-
-impl KeyScope {
-    /// From what is stored. A pattern that this version cannot read allows nothing.
-    pub fn new(given: Scope) -> Self {
-        let hosts = given.hosts.iter();
-        Self {
-            hosts: hosts.filter_map(|p| HostPattern::parse(p).ok()).collect(),
-            given,
-        }
-    }
-
-    /// The bridges that a request may go through; empty for any.
-    pub fn bridges(&self) -> &[String] {
-        &self.given.bridges
-    }
-
-    /// Whether the key may use an endpoint.
-    ///
-    /// # Errors
-    /// `forbidden`, with what it is narrowed to.
-    pub fn check_endpoint(&self, name: &str) -> Result<(), Failure> {
-        within("endpoint", &self.given.endpoints, name)
-    }
-
-    /// Whether the key may reach a host by the forward proxy. One that is narrowed to endpoints and says
-    /// nothing of hosts is meant for those endpoints.
-    ///
-    /// # Errors
-    /// `forbidden`, with what it is narrowed to.
-    pub fn check_host(&self, host: &Host) -> Result<(), Failure> {
-        if self.given.hosts.is_empty() && !self.given.endpoints.is_empty() {
-            return Err(narrowed("endpoint", &self.given.endpoints));
-        }
-        self.check_call(host, None, None)
-    }
-
-    /// Whether the key may make a call.
-    ///
-    /// # Errors
-    /// `forbidden`, with what it is narrowed to.
-    pub fn check_call(
-        &self,
-        host: &Host,
-        bridge: Option<&str>,
-        credential: Option<&str>,
-    ) -> Result<(), Failure> {
-        if !self.given.hosts.is_empty() && !self.hosts.iter().any(|known| known.matches(host)) {
-            return Err(narrowed("host", &self.given.hosts));
-        }
-        if let Some(bridge) = bridge {
-            within("bridge", &self.given.bridges, bridge)?;
-        }
-        match credential {
-            Some(credential) => within("credential", &self.given.credentials, credential),
-            None => Ok(()),
-        }
-    }
-}
-
-fn within(what: &str, allowed: &[String], wanted: &str) -> Result<(), Failure> {
-    if allowed.is_empty() || allowed.iter().any(|known| known == wanted) {
-        return Ok(());
-    }
-    Err(narrowed(what, allowed))
-}
-
-fn narrowed(what: &str, allowed: &[String]) -> Failure {
-    let detail = format!("this key is narrowed to the {what} {}", allowed.join(", "));
-    Failure::not_sent(Code::Forbidden, detail)
 }
 
 impl Principal {

@@ -10,6 +10,7 @@
 //! `config`, `metrics`, `telemetry`, `problem` (every error that a caller sees), `cli`. [`Relay::start`] runs
 //! the whole inside another program.
 
+pub mod access;
 pub mod api;
 pub mod audit_heads;
 pub mod auditing;

@@ -10,6 +10,7 @@
 //! that nobody can register a key that he does not have. Rules about names that exist are the
 //! storage's.
 
+use crate::access::Object;
 use crate::api::{Context, Handling, json};
 use crate::problem::Problem;
 use crate::storage::Pairing;
@@ -121,6 +122,7 @@ pub(crate) fn pair<'a>(cx: &'a Context<'a>, request: http::Request<Bytes>) -> Ha
     Box::pin(async move {
         let principal = cx.principal;
         let asked = Asked::parse(request.body(), &principal.client_id)?;
+        cx.check(Object::Pairing(&asked.name))?;
         let pairing = Pairing {
             tenant: principal.tenant.to_string().into(),
             paired_by: principal.client_id.to_string().into(),

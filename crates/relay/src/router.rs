@@ -43,7 +43,7 @@ pub fn choose(
     except: &[Arc<Entry>],
 ) -> Result<Arc<Entry>, Failure> {
     find(registry, tenant, bridge, wanted, within, except)
-        .ok_or_else(|| explain(registry, paired, tenant, bridge, wanted))
+        .ok_or_else(|| explain(registry, paired, tenant, bridge, wanted, within))
 }
 
 /// As [`choose`], where nobody asks why there is none.
@@ -116,8 +116,11 @@ fn explain(
     tenant: &str,
     bridge: Option<&str>,
     wanted: Wanted<'_>,
+    within: &[String],
 ) -> Failure {
-    let known = paired.bridges(tenant);
+    let mut known = paired.bridges(tenant);
+    // Other bridges cannot help a caller that is narrowed to some.
+    known.retain(|name| within.is_empty() || within.iter().any(|other| **other == **name));
     if known.is_empty() && bridge.is_none() {
         let detail =
             "no bridge is paired with this tenant: install one where the target can be reached";

@@ -12,6 +12,7 @@
 //!
 //! `admin` may do all that needs a key.
 
+use crate::access::{CALLING, Resource, SENDING};
 use crate::auth::{Authenticator, Principal};
 use crate::body::{self, Body};
 use crate::ingress::{calls, endpoints, forward};
@@ -46,10 +47,6 @@ pub struct Service {
 /// How much of a refused request's body is read, and for how long.
 const DISCARD_MAX_BYTES: usize = 64 * 1024;
 const DISCARD_WITHIN: Duration = Duration::from_secs(1);
-
-const CALLING: &[Role] = &[Role::Caller, Role::Admin];
-/// Who may send requests that pass through as they are.
-pub(crate) const SENDING: &[Role] = &[Role::Caller, Role::Synchronizer, Role::Admin];
 
 impl Service {
     /// Answers a request; a failure becomes a problem document.
@@ -123,13 +120,19 @@ impl Service {
             }
             "/v1/calls" if *request.method() == Method::POST => {
                 let principal = self
-                    .admit(connection, request, CALLING, Some("POST"))
+                    .admit(
+                        connection,
+                        request,
+                        (CALLING, Resource::Hosts),
+                        Some("POST"),
+                    )
                     .await?;
                 Box::pin(calls::handle(state, &principal, taken(waiting)?)).await
             }
             _ => {
                 if let Some((endpoint, rest)) = endpoints::split_target(target) {
-                    let principal = self.admit(connection, request, SENDING, None).await?;
+                    let allowed = (SENDING, Resource::Endpoints);
+                    let principal = self.admit(connection, request, allowed, None).await?;
                     let request = taken(waiting)?;
                     return endpoints::handle(
                         state, &principal, connection, request, endpoint, rest,
@@ -146,7 +149,7 @@ impl Service {
         &self,
         connection: &Connection,
         request: &Request<Incoming>,
-        roles: &[Role],
+        (roles, resource): (&[Role], Resource),
         method: Option<&'static str>,
     ) -> Result<Principal, Problem> {
         if let Some(allowed) = method
@@ -159,7 +162,7 @@ impl Service {
             .authenticator
             .authenticate(request.headers(), peer)
             .await?;
-        principal.require(roles)?;
+        principal.admit(roles, resource)?;
         Ok(principal)
     }
 

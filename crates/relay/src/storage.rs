@@ -10,6 +10,7 @@ mod backup;
 pub mod batch;
 pub mod bridges;
 pub mod call_pages;
+pub mod call_scan;
 pub mod calls;
 mod changes;
 mod db;

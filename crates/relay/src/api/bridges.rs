@@ -1,6 +1,7 @@
 //! `/v1/bridges ...`: what a tenant's bridges are doing; disabled, enabled, revoked.
 
 use super::{Context, Handling, json, page::Page};
+use crate::access::{KeyScope, Object};
 use crate::audit_heads::hex;
 use crate::directory::BridgeSummary;
 use crate::pairing::failed;
@@ -59,13 +60,14 @@ pub struct SessionView {
     draining: bool,
     /// Whether stored calls are delivered through it.
     delivers: bool,
-    /// Endpoints that it declares.
+    /// Endpoints that it declares; for a narrowed key, those that the key may use.
     endpoints: Vec<EndpointView>,
     /// How far its audit file has got, as it said last; null when it keeps none.
     audit: Option<AuditHeadView>,
     /// Why the bridge's config was not taken when it was read last; null when it was.
     config_refused: Option<String>,
-    /// Host patterns that it serves; null when it keeps them to itself.
+    /// Host patterns that it serves; null when it keeps them to itself, and for keys that are narrowed
+    /// to hosts or endpoints.
     hosts: Option<Vec<String>>,
 }
 
@@ -145,11 +147,14 @@ fn view(
         created: bridge.created,
         last_seen: if online { Some(now()) } else { last },
         installations: bridge.installations,
-        sessions: own.iter().map(|entry| session(entry)).collect(),
+        sessions: own
+            .iter()
+            .map(|entry| session(entry, &cx.principal.scope))
+            .collect(),
     }
 }
 
-fn session(entry: &Entry) -> SessionView {
+fn session(entry: &Entry, scope: &KeyScope) -> SessionView {
     let serves = entry.session.serves();
     let report = entry.session.report();
     let health = |at: usize| {
@@ -160,6 +165,7 @@ fn session(entry: &Entry) -> SessionView {
         .endpoints
         .iter()
         .enumerate()
+        .filter(|(_, name)| scope.sees(Object::Endpoint(name)))
         .map(|(at, name)| endpoint(name, health(at)));
     SessionView {
         host: entry.host.clone(),
@@ -178,7 +184,10 @@ fn session(entry: &Entry) -> SessionView {
                 hash: hex(&head.hash),
             }),
         config_refused: report.and_then(|report| report.config_refused.clone()),
-        hosts: serves.hosts.as_ref().map(|hosts| hosts.as_slice().to_vec()),
+        hosts: match scope.has_targets() {
+            true => None,
+            false => serves.hosts.as_ref().map(|hosts| hosts.as_slice().to_vec()),
+        },
     }
 }
 
@@ -207,6 +216,7 @@ pub(super) fn list<'a>(cx: &'a Context<'a>, _: Request<Bytes>) -> Handling<'a> {
             own.push(entry);
         }
         let mut known = cx.state.directory.bridges_of(&tenant);
+        known.retain(|bridge| cx.principal.scope.sees(Object::Bridge(&bridge.name)));
         if let Some(after) = &page.after {
             known.retain(|bridge| *bridge.name > **after);
         }
@@ -235,6 +245,9 @@ pub(super) fn list<'a>(cx: &'a Context<'a>, _: Request<Bytes>) -> Handling<'a> {
 pub(super) fn show<'a>(cx: &'a Context<'a>, _: Request<Bytes>) -> Handling<'a> {
     Box::pin(async move {
         let (tenant, name) = (cx.tenant()?, cx.path("bridge"));
+        if !cx.principal.scope.sees(Object::Bridge(name)) {
+            return Err(unknown());
+        }
         let bridges = cx.state.directory.bridges_of(&tenant);
         let found = bridges.iter().find(|bridge| &*bridge.name == name);
         let bridge = found.ok_or_else(unknown)?;
@@ -250,6 +263,7 @@ pub(super) fn show<'a>(cx: &'a Context<'a>, _: Request<Bytes>) -> Handling<'a> {
 pub(super) fn revoke<'a>(cx: &'a Context<'a>, _: Request<Bytes>) -> Handling<'a> {
     Box::pin(async move {
         let (tenant, name) = (cx.tenant()?, cx.path("bridge"));
+        cx.check(Object::BridgeChange(name))?;
         let revoked = cx.storage().revoke_bridge(&tenant, name).await;
         revoked.map_err(failed)?;
         cx.state.directory.refresh().await.map_err(failed)?;
@@ -265,6 +279,7 @@ pub(super) fn revoke<'a>(cx: &'a Context<'a>, _: Request<Bytes>) -> Handling<'a>
 
 async fn switch(cx: &Context<'_>, disabled: bool) -> Result<BridgeDone, Problem> {
     let (tenant, name) = (cx.tenant()?, cx.path("bridge"));
+    cx.check(Object::BridgeChange(name))?;
     let done = cx
         .storage()
         .set_bridge_disabled(&tenant, name, disabled)
@@ -288,6 +303,7 @@ pub(super) fn enable<'a>(cx: &'a Context<'a>, _: Request<Bytes>) -> Handling<'a>
 
 async fn mark(cx: &Context<'_>, inspected: bool) -> Result<InspectionView, Problem> {
     let (tenant, name) = (cx.tenant()?, cx.path("bridge"));
+    cx.check(Object::BridgeChange(name))?;
     let done = cx
         .storage()
         .set_bridge_inspected(&tenant, name, inspected)

@@ -1,11 +1,14 @@
 //! `/v1/calls ...`: what became of stored calls, again, and taken back.
 
-use super::{Context, Handling, json, page::Page};
+use super::page::{Page, SCANNED_MAX};
+use super::{Context, Handling, json};
+use crate::access::Object;
 use crate::deliveries::state::CallState;
 use crate::pairing::failed;
 use crate::problem::Problem;
 use crate::storage::audit::Act;
-use crate::storage::call_pages::{CallAttemptRow, CallFilter, CallSummary};
+use crate::storage::call_pages::{CallAttemptRow, CallFilter, CallSummary, no_call};
+use crate::storage::call_scan::Purpose;
 use crate::storage::now_ms;
 use bytes::Bytes;
 use http::{Request, StatusCode};
@@ -16,6 +19,12 @@ use std::sync::Arc;
 
 /// Calls that one request redelivers or cancels.
 const AT_ONCE: u32 = 1000;
+
+/// The same, for a narrowed key: its calls are changed one by one.
+const NARROWED_AT_ONCE: usize = 200;
+
+/// Calls that are looked at in one statement, to find those that a narrowed key sees.
+const SCANNED_AT_ONCE: u32 = 1000;
 
 /// A stored call. Its URL, header fields and body are not shown.
 #[derive(Debug, Serialize, JsonSchema)]
@@ -214,14 +223,92 @@ pub(super) fn list<'a>(cx: &'a Context<'a>, _: Request<Bytes>) -> Handling<'a> {
             since_ms: cx.query.moment_ms("since")?,
             until_ms: cx.query.moment_ms("until")?,
         };
-        let storage = cx.state.directory.storage();
-        let tenant = cx.tenant()?;
-        let calls = storage.calls(&tenant, &filter, page.before()?, page.rows());
-        let mut calls = calls.await.map_err(failed)?;
-        let next_cursor = page.cut(&mut calls, |call| call.seq.to_string());
+        let (calls, next_cursor) = visible(cx, &cx.tenant()?, &filter, &page).await?;
         let calls = calls.into_iter().map(view).collect();
         json::reply(StatusCode::OK, &CallPage { calls, next_cursor })
     })
+}
+
+/// Whether the key sees a stored call.
+fn sees(cx: &Context<'_>, host: &str, bridge: Option<&str>, client_id: &str) -> bool {
+    cx.principal.scope.sees(Object::StoredCall {
+        host,
+        bridge,
+        is_own: client_id == &*cx.principal.client_id,
+    })
+}
+
+/// A page of the calls that the key sees, newest first, and the cursor of the next one.
+async fn visible(
+    cx: &Context<'_>,
+    tenant: &str,
+    filter: &CallFilter,
+    page: &Page,
+) -> Result<(Vec<CallSummary>, Option<String>), Problem> {
+    let storage = cx.state.directory.storage();
+    let (mut before, mut calls, mut scanned) = (page.before()?, Vec::new(), 0);
+    loop {
+        let rows = storage.calls(tenant, filter, before, page.rows()).await;
+        let rows = rows.map_err(failed)?;
+        let is_end = rows.len() <= page.limit();
+        for call in rows.into_iter().take(page.limit()) {
+            if calls.len() == page.limit() {
+                return Ok((calls, Some(Page::cursor(&before.to_string()))));
+            }
+            scanned += 1;
+            before = call.seq;
+            if sees(cx, &call.host, call.bridge.as_deref(), &call.client_id) {
+                calls.push(call);
+            }
+        }
+        if is_end {
+            return Ok((calls, None));
+        }
+        if calls.len() == page.limit() || scanned >= SCANNED_MAX {
+            return Ok((calls, Some(Page::cursor(&before.to_string()))));
+        }
+    }
+}
+
+/// The calls of one bulk request, for a key that is narrowed: the ids of the oldest that it sees and
+/// that fit, and whether there may be more.
+async fn seen_ids(
+    cx: &Context<'_>,
+    tenant: &str,
+    filter: &CallFilter,
+    purpose: Purpose,
+) -> Result<(Vec<String>, bool), Problem> {
+    let storage = cx.state.directory.storage();
+    let (mut after, mut ids) = (0, Vec::new());
+    loop {
+        let calls = storage.scan_calls(tenant, filter, purpose, after, SCANNED_AT_ONCE);
+        let calls = calls.await.map_err(failed)?;
+        let is_end = calls.len() < SCANNED_AT_ONCE as usize;
+        for call in calls {
+            after = call.seq;
+            if !sees(cx, &call.host, call.bridge.as_deref(), &call.client_id) {
+                continue;
+            }
+            if ids.len() == NARROWED_AT_ONCE {
+                return Ok((ids, true));
+            }
+            ids.push(call.id);
+        }
+        if is_end {
+            return Ok((ids, false));
+        }
+    }
+}
+
+/// A stored call of the tenant that the key sees.
+async fn seen_call(cx: &Context<'_>, tenant: &str) -> Result<CallSummary, Problem> {
+    let storage = cx.state.directory.storage();
+    let call = storage.call(tenant, cx.path("id")).await.map_err(failed)?;
+    match sees(cx, &call.host, call.bridge.as_deref(), &call.client_id) {
+        true => Ok(call),
+        // In the same words as for a call that does not exist.
+        false => Err(failed(no_call())),
+    }
 }
 
 pub(super) fn show<'a>(cx: &'a Context<'a>, _: Request<Bytes>) -> Handling<'a> {
@@ -234,7 +321,7 @@ async fn with_attempts(
     status: StatusCode,
 ) -> Result<http::Response<crate::body::Body>, Problem> {
     let (storage, id) = (cx.state.directory.storage(), cx.path("id"));
-    let call = storage.call(tenant, id).await.map_err(failed)?;
+    let call = seen_call(cx, tenant).await?;
     let attempts = storage.call_attempts(tenant, id).await.map_err(failed)?;
     let document = CallWithAttempts {
         call: view(call),
@@ -265,7 +352,7 @@ pub(super) fn redeliver<'a>(cx: &'a Context<'a>, _: Request<Bytes>) -> Handling<
     Box::pin(async move {
         let (tenant, id) = (cx.tenant()?, cx.path("id"));
         let storage = cx.storage();
-        storage.call(&tenant, id).await.map_err(failed)?;
+        seen_call(cx, &tenant).await?;
         let done = storage.redeliver_call(&tenant, id, now_ms()).await;
         if !done.map_err(failed)? {
             let detail = "the call has not come to its end yet";
@@ -282,13 +369,23 @@ pub(super) fn redeliver_all<'a>(cx: &'a Context<'a>, request: Request<Bytes>) ->
         let filter = filter(json::read(&request)?)?;
         let tenant = cx.tenant()?;
         let storage = cx.storage();
-        let done = storage.redeliver_calls(&tenant, &filter, now_ms(), AT_ONCE);
-        let redelivered = done.await.map_err(failed)?;
+        let (redelivered, more) = if cx.principal.scope.given.is_all() {
+            let done = storage.redeliver_calls(&tenant, &filter, now_ms(), AT_ONCE);
+            let redelivered = done.await.map_err(failed)?;
+            (redelivered, redelivered == u64::from(AT_ONCE))
+        } else {
+            let (ids, more) = seen_ids(cx, &tenant, &filter, Purpose::Redeliver).await?;
+            let mut redelivered = 0;
+            for id in ids {
+                let done = storage.redeliver_call(&tenant, &id, now_ms()).await;
+                redelivered += u64::from(done.map_err(failed)?);
+            }
+            (redelivered, more)
+        };
         if redelivered > 0 {
             written_down(cx, &tenant, "call.redeliver", "", redelivered).await?;
             cx.state.deliveries.came_back(&tenant, redelivered);
         }
-        let more = redelivered == u64::from(AT_ONCE);
         json::reply(StatusCode::ACCEPTED, &Redelivered { redelivered, more })
     })
 }
@@ -300,16 +397,30 @@ async fn take_back(
 ) -> Result<Cancelled, Problem> {
     let tenant = cx.tenant()?;
     let storage = cx.storage();
-    let done = storage
-        .cancel_calls(&tenant, id, &filter, now_ms(), AT_ONCE)
-        .await;
-    let (cancelled, cancelling) = done.map_err(failed)?;
+    let (mut cancelled, mut cancelling, more);
+    if id.is_some() || cx.principal.scope.given.is_all() {
+        let done = storage
+            .cancel_calls(&tenant, id, &filter, now_ms(), AT_ONCE)
+            .await;
+        (cancelled, cancelling) = done.map_err(failed)?;
+        more = cancelled.max(cancelling) == u64::from(AT_ONCE);
+    } else {
+        let (ids, has_more) = seen_ids(cx, &tenant, &filter, Purpose::Cancel).await?;
+        (cancelled, cancelling, more) = (0, 0, has_more);
+        for id in ids {
+            let done = storage
+                .cancel_calls(&tenant, Some(&id), &filter, now_ms(), 1)
+                .await;
+            let (ended, will_end) = done.map_err(failed)?;
+            cancelled += ended;
+            cancelling += will_end;
+        }
+    }
     if cancelled + cancelling > 0 {
         let object = id.unwrap_or_default();
         written_down(cx, &tenant, "call.cancel", object, cancelled + cancelling).await?;
         cx.state.deliveries.taken_back(&tenant, cancelled);
     }
-    let more = cancelled.max(cancelling) == u64::from(AT_ONCE);
     Ok(Cancelled {
         cancelled,
         cancelling,
@@ -320,8 +431,7 @@ async fn take_back(
 pub(super) fn cancel<'a>(cx: &'a Context<'a>, _: Request<Bytes>) -> Handling<'a> {
     Box::pin(async move {
         let id = cx.path("id");
-        let storage = cx.state.directory.storage();
-        storage.call(&cx.tenant()?, id).await.map_err(failed)?;
+        seen_call(cx, &cx.tenant()?).await?;
         let done = take_back(cx, Some(id), CallFilter::default()).await?;
         if done.cancelled + done.cancelling == 0 {
             let detail = "the call has come to its end already";

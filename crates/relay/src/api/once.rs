@@ -25,7 +25,9 @@ const KEYS_PER_TENANT: usize = 256;
 const KEYS_MAX: usize = 16 * 1024;
 const KEY_MAX_BYTES: usize = 128;
 
-type Key = (Arc<str>, &'static str, String);
+/// Tenant, client id, operation, and what the caller sent. Another key of the tenant, which may be
+/// allowed less, never gets an answer that was not its own.
+type Key = (Arc<str>, Arc<str>, &'static str, String);
 
 #[derive(Debug, Clone)]
 struct Kept {
@@ -123,7 +125,13 @@ pub async fn answer(
             "Idempotency-Key must be 1 to {KEY_MAX_BYTES} visible ASCII characters"
         )));
     }
-    let key: Key = (cx.principal.tenant.clone(), operation, text.to_owned());
+    let principal = cx.principal;
+    let key: Key = (
+        principal.tenant.clone(),
+        principal.client_id.clone(),
+        operation,
+        text.to_owned(),
+    );
     let mut digest = ring::digest::Context::new(&ring::digest::SHA256);
     digest.update(request.uri().to_string().as_bytes());
     digest.update(&[0]);
@@ -168,7 +176,7 @@ mod tests {
     #[test]
     fn a_key_stands_for_one_request_and_a_tenant_has_so_many() {
         let answers = Answers::default();
-        let key = |name: &str| -> Key { ("t".into(), "op", name.to_owned()) };
+        let key = |name: &str| -> Key { ("t".into(), "k".into(), "op", name.to_owned()) };
         assert!(matches!(answers.place(&key("a"), b"1"), Ok(Place::Mine)));
         let running = answers.place(&key("a"), b"1").err().unwrap();
         assert_eq!(running.failure.code, Code::Conflict);
@@ -179,14 +187,22 @@ mod tests {
         }
         let full = answers.place(&key("more"), b"").err().unwrap();
         assert_eq!(full.failure.code, Code::RateLimited);
-        let theirs: Key = ("u".into(), "op", "a".to_owned());
+        let theirs: Key = ("u".into(), "k".into(), "op", "a".to_owned());
         assert!(answers.place(&theirs, b"").is_ok());
+    }
+
+    #[test]
+    fn idempotency_key_of_another_client_is_another_one() {
+        let answers = Answers::default();
+        let key = |client: &str| -> Key { ("t".into(), client.into(), "op", "a".to_owned()) };
+        assert!(matches!(answers.place(&key("k"), b"1"), Ok(Place::Mine)));
+        assert!(matches!(answers.place(&key("l"), b"1"), Ok(Place::Mine)));
     }
 
     #[test]
     fn a_request_that_was_not_answered_may_be_asked_again() {
         let answers = Answers::default();
-        let key: Key = ("t".into(), "op", "a".to_owned());
+        let key: Key = ("t".into(), "k".into(), "op", "a".to_owned());
         answers.place(&key, b"1").unwrap();
         drop(Pending {
             answers: &answers,

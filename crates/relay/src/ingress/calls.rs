@@ -13,6 +13,7 @@ mod remembered;
 pub use remembered::Remembered;
 
 use super::Within;
+use crate::access::Object;
 use crate::auth::Principal;
 use crate::body::{self, Body};
 use crate::deliveries::Handed;
@@ -76,11 +77,11 @@ pub async fn handle(
     if let Some(trace) = trace {
         call.join_trace(&trace)?;
     }
-    principal.scope.check_call(
-        call.target.host(),
-        call.bridge.as_deref(),
-        call.head.credential.as_deref(),
-    )?;
+    principal.scope.check(Object::Host {
+        host: call.target.host(),
+        bridge: call.bridge.as_deref(),
+        credential: call.head.credential.as_deref(),
+    })?;
     let id = crate::deliveries::fresh_id()
         .map_err(|error| Problem::not_sent(Code::Internal, error.to_string()))?;
     if call.mode == Mode::Deliver {

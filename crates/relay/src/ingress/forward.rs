@@ -10,12 +10,13 @@
 
 use super::pass::{self, Noting, Way};
 use super::raw;
+use crate::access::{Object, Resource, SENDING};
 use crate::auth::{BRIDGE_AUTHORIZATION, Principal};
 use crate::body::{self, Body};
 use crate::listener::connection::Connection;
 use crate::problem::Problem;
 use crate::router::Wanted;
-use crate::service::{SENDING, Service};
+use crate::service::Service;
 use http::{Method, Request, Response, StatusCode, Uri};
 use hyper::body::Incoming;
 use policy::Target;
@@ -39,13 +40,17 @@ pub async fn handle(
     let name = http::header::PROXY_AUTHORIZATION;
     let principal = authenticator.authenticate_by(request.headers(), &name, peer);
     let principal = principal.await.map_err(Problem::at_proxy)?;
-    principal.require(SENDING)?;
+    principal.admit(SENDING, Resource::Hosts)?;
     let is_connect = *request.method() == Method::CONNECT;
     let target = match is_connect {
         true => of_authority(request.uri())?,
         false => of_url(request.uri())?,
     };
-    principal.scope.check_host(target.host())?;
+    principal.scope.check(Object::Host {
+        host: target.host(),
+        bridge: None,
+        credential: None,
+    })?;
     let Some(request) = waiting.take() else {
         return Err(Problem::not_found());
     };

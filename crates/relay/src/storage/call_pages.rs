@@ -307,6 +307,6 @@ impl Storage {
     }
 }
 
-fn no_call() -> StorageError {
+pub(crate) fn no_call() -> StorageError {
     StorageError::NotFound("there is no call of that id".into())
 }

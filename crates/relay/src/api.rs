@@ -47,7 +47,7 @@ use crate::storage::{Role, Storage};
 use bytes::Bytes;
 use http::{Method, Request, Response};
 use hyper::body::Incoming;
-use protocol::Code;
+use protocol::{Code, Failure};
 use query::Query;
 use schemars::{Schema, SchemaGenerator};
 use std::future::Future;
@@ -139,6 +139,8 @@ pub struct Context<'a> {
     pub state: &'a Arc<State>,
     /// Who asks.
     pub principal: &'a Principal,
+    /// Where the request came from.
+    pub peer: IpAddr,
     /// The parameters in the query.
     pub query: Query,
     path: Vec<(&'static str, String)>,
@@ -273,7 +275,11 @@ pub async fn dispatch(
         .authenticator
         .authenticate(request.headers(), peer)
         .await?;
-    principal.admit(operation.roles, operation.resource)?;
+    let state = &service.state;
+    let note = |failure: &Failure| state.note_denial(&principal, failure.code, peer);
+    principal
+        .admit(operation.roles, operation.resource)
+        .inspect_err(note)?;
     let query = Query::read(request.uri().query(), operation.query)?;
     let request = waiting.take().ok_or_else(Problem::not_found)?;
     let (parts, incoming) = request.into_parts();
@@ -285,13 +291,19 @@ pub async fn dispatch(
     let cx = Context {
         state: &service.state,
         principal: &principal,
+        peer,
         query,
         path,
     };
-    if operation.is_once {
-        return once::answer(&cx, operation.id, handler, request).await;
-    }
-    handler(&cx, request).await
+    let result = match operation.is_once {
+        true => once::answer(&cx, operation.id, handler, request).await,
+        false => handler(&cx, request).await,
+    };
+    result.inspect_err(|problem| match operation.resource {
+        // It notes by itself whatever fails.
+        Resource::Pairing => {}
+        _ => note(&problem.failure),
+    })
 }
 
 #[cfg(test)]

@@ -2,19 +2,20 @@
 //!
 //! ```text
 //! calls, deliveries --- a row each ---> bounded queue ---> one task, a transaction for many rows
-//! endpoint exchanges --- added to a sum in memory ---> written once a minute, and at the end
+//! endpoint exchanges, denials --- added to a sum in memory ---> written once a minute, and at the end
 //! ```
 //!
 //! A full queue makes whoever has something to say wait, for a few seconds at most; what then still
 //! has no room is counted as lost and said at level ERROR.
 
 use crate::auth::Principal;
+use crate::denials::Denials;
 use crate::storage::audit::Act;
 use crate::storage::{Storage, now_ms};
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use tokio::sync::{mpsc, oneshot};
 
 /// Rows that wait to be written.
@@ -108,6 +109,8 @@ enum Message {
 pub struct Auditing {
     queue: mpsc::Sender<Message>,
     sums: Mutex<Sums>,
+    /// What was denied, until it is written.
+    pub denials: Denials,
     lost: AtomicU64,
 }
 
@@ -119,6 +122,7 @@ impl Auditing {
         let auditing = Arc::new(Self {
             queue,
             sums: Mutex::default(),
+            denials: Denials::default(),
             lost: AtomicU64::new(0),
         });
         tokio::spawn(summing(
@@ -194,6 +198,9 @@ impl Auditing {
     /// Writes the sums as they are, and waits until everything is written.
     pub async fn flush(&self) {
         for act in self.sums() {
+            self.record(act).await;
+        }
+        for act in self.denials.acts(Instant::now(), true) {
             self.record(act).await;
         }
         let (done, waiting) = oneshot::channel();
@@ -288,6 +295,9 @@ async fn summing(
             return;
         };
         for act in auditing.sums() {
+            auditing.record(act).await;
+        }
+        for act in auditing.denials.acts(Instant::now(), false) {
             auditing.record(act).await;
         }
         drop(auditing);

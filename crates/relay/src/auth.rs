@@ -6,8 +6,9 @@
 
 pub use crate::access::KeyScope;
 
-use crate::directory::Directory;
+use crate::denials::{Denied, Who};
 use crate::gate::network;
+use crate::state::State;
 use crate::storage::{Existing, Role, Secret};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
@@ -146,15 +147,15 @@ fn unauthorized(detail: impl Into<String>) -> Failure {
 /// Checks keys, and counts those that are wrong.
 #[derive(Debug)]
 pub struct Authenticator {
-    directory: Arc<Directory>,
+    state: Arc<State>,
     attempts: Mutex<Attempts>,
 }
 
 impl Authenticator {
     /// With so many failures of one address that are told apart in a minute.
-    pub fn new(directory: Arc<Directory>, failures_per_minute: u32) -> Self {
+    pub fn new(state: Arc<State>, failures_per_minute: u32) -> Self {
         Self {
-            directory,
+            state,
             attempts: Mutex::new(Attempts::new(failures_per_minute)),
         }
     }
@@ -173,7 +174,7 @@ impl Authenticator {
         headers: &HeaderMap,
         peer: IpAddr,
     ) -> Result<Principal, Failure> {
-        self.check(Credentials::from_headers(headers)?, peer).await
+        self.check(Credentials::from_headers(headers), peer).await
     }
 
     /// Who asks, by the header of this name.
@@ -186,12 +187,33 @@ impl Authenticator {
         name: &HeaderName,
         peer: IpAddr,
     ) -> Result<Principal, Failure> {
-        self.check(Credentials::from_header(headers, name)?, peer)
+        self.check(Credentials::from_header(headers, name), peer)
             .await
     }
 
-    async fn check(&self, credentials: Credentials, peer: IpAddr) -> Result<Principal, Failure> {
-        match self.directory.authenticate(&credentials) {
+    async fn check(
+        &self,
+        credentials: Result<Credentials, Failure>,
+        peer: IpAddr,
+    ) -> Result<Principal, Failure> {
+        let credentials = credentials.inspect_err(|failure| {
+            self.note(failure, Who::default(), peer);
+        })?;
+        let result = self.known(&credentials, peer).await;
+        result.inspect_err(|failure| {
+            let who = self.state.directory.whose(&credentials.client_id);
+            self.note(failure, who, peer);
+        })
+    }
+
+    fn note(&self, failure: &Failure, who: Who, peer: IpAddr) {
+        let code = failure.code.as_str();
+        self.state.denied(Denied::Request, code, who, peer);
+    }
+
+    async fn known(&self, credentials: &Credentials, peer: IpAddr) -> Result<Principal, Failure> {
+        let directory = &self.state.directory;
+        match directory.authenticate(credentials) {
             Err(failure) if failure.code == Code::Unauthorized => {}
             known => return known,
         }
@@ -201,8 +223,8 @@ impl Authenticator {
                 "too many wrong keys from this address in the last minute",
             ));
         }
-        Box::pin(self.directory.look_again()).await;
-        let result = self.directory.authenticate(&credentials);
+        Box::pin(directory.look_again()).await;
+        let result = directory.authenticate(credentials);
         if matches!(&result, Err(failure) if failure.code == Code::Unauthorized) {
             self.attempts().count(peer, Instant::now());
         }

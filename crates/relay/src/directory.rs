@@ -10,9 +10,10 @@
 
 mod state;
 
-pub use state::{BridgeSummary, Claim};
+pub use state::{BridgeSummary, Standing, TunnelClaim};
 
 use crate::auth::{Credentials, Principal};
+use crate::denials::Who;
 use crate::registry::Owner;
 use crate::router::Paired;
 use crate::storage::tenants::SITE;
@@ -175,6 +176,17 @@ impl Directory {
         })
     }
 
+    /// Whose a client id is, if there is a valid key with it: nothing is proved of who names it.
+    pub fn whose(&self, client_id: &str) -> Who {
+        let state = self.state();
+        let found = state.key(client_id).map(|entry| Who {
+            tenant: entry.key.tenant.shared(),
+            object: entry.key.client_id.shared(),
+            is_proved: false,
+        });
+        found.unwrap_or_default()
+    }
+
     /// When keys were used, those since `since`, in seconds since 1970.
     pub fn used_since(&self, since: i64) -> HashMap<ClientId, i64> {
         self.state().used_since(since)
@@ -223,8 +235,33 @@ impl Directory {
     /// Whose tunnel it would be, the key (32 bytes) that must have signed its HELLO, and whether
     /// that bridge may still come; `None` for what was never registered. The tenant is named by
     /// its id or name.
-    pub fn identity(&self, tenant: &str, bridge: &str, instance: &[u8; 16]) -> Option<Claim> {
+    pub fn identity(&self, tenant: &str, bridge: &str, instance: &[u8; 16]) -> Option<TunnelClaim> {
         self.state().identity(tenant, bridge, instance)
+    }
+
+    /// What a bridge may do with each of the endpoints that it declares, in their order; and whether
+    /// it may serve hosts, which a bridge whose key lists endpoints may not.
+    pub fn endpoints_of<'a>(
+        &self,
+        owner: &Owner,
+        declared: impl Iterator<Item = &'a str>,
+    ) -> (Vec<Standing>, bool) {
+        self.state().endpoints_of(owner, declared)
+    }
+
+    /// The names of the valid bridges of a tenant (its id) that have an endpoint's name.
+    pub fn holders_of(&self, tenant: &str, endpoint: &str) -> Vec<Arc<str>> {
+        self.state().holders_of(tenant, endpoint)
+    }
+
+    /// The endpoint names that belong to a bridge (its id) of a tenant (its id), in order.
+    pub fn claimed_by(&self, tenant: &str, bridge: &str) -> Vec<String> {
+        self.state().claimed_by(tenant, bridge)
+    }
+
+    /// The revision at which the outcome of [`Self::endpoints_of`] may have changed last.
+    pub fn claims_revision(&self) -> i64 {
+        self.state().claims_revision()
     }
 
     /// Whether a tunnel's owner may still have one.

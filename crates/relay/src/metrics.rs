@@ -67,6 +67,10 @@ pub struct Snapshot {
     pub window_budget_left: u64,
     /// Rows of the audit record that were lost.
     pub audit_lost: u64,
+    /// Bridges on whose identity two processes seem to run.
+    pub bridges_cloned: usize,
+    /// Endpoints that bridges declare whose names are not their own.
+    pub endpoints_refused: usize,
 }
 
 /// What became of a TLS handshake.
@@ -87,6 +91,11 @@ pub struct Metrics {
     registry: Mutex<Registry>,
     exchanges: Family<Outcome, Counter>,
     refused: Family<Reason, Counter>,
+    denied: Family<Reason, Counter>,
+    pairings: Family<Outcome, Counter>,
+    paused: Gauge,
+    cloned_now: Gauge,
+    endpoints_refused_now: Gauge,
     deliveries: Family<Outcome, Counter>,
     attempts: Family<Outcome, Counter>,
     certificate: Gauge,
@@ -153,6 +162,18 @@ impl Metrics {
             "relay_tunnels_refused",
             "Tunnels that were not taken",
             refused.clone(),
+        );
+        let denied = Family::default();
+        registry.register(
+            "relay_requests_denied",
+            "Requests whose key is missing, wrong, or may not do this, by code",
+            denied.clone(),
+        );
+        let pairings = Family::default();
+        registry.register(
+            "relay_pairings",
+            "Pairings of bridges: `ok`, or the code of their failure",
+            pairings.clone(),
         );
         let deliveries = Family::default();
         registry.register(
@@ -232,6 +253,20 @@ impl Metrics {
         Self {
             exchanges,
             refused,
+            denied,
+            pairings,
+            paused: gauge(
+                "relay_deliveries_paused",
+                "1 while deliveries are paused, as the database said last",
+            ),
+            cloned_now: gauge(
+                "relay_bridges_cloned",
+                "Bridges on whose identity two processes seem to run",
+            ),
+            endpoints_refused_now: gauge(
+                "relay_endpoints_refused",
+                "Endpoints that connected bridges declare whose names are not their own",
+            ),
             deliveries,
             attempts,
             certificate,
@@ -269,6 +304,21 @@ impl Metrics {
     /// A tunnel was not taken.
     pub fn tunnel_refused(&self, reason: &'static str) {
         self.refused.get_or_create(&Reason { reason }).inc();
+    }
+
+    /// A request was denied.
+    pub fn request_denied(&self, reason: &'static str) {
+        self.denied.get_or_create(&Reason { reason }).inc();
+    }
+
+    /// A bridge was paired, or was not: `ok`, or the code of the failure.
+    pub fn pairing(&self, outcome: &'static str) {
+        self.pairings.get_or_create(&Outcome { outcome }).inc();
+    }
+
+    /// Whether deliveries are paused.
+    pub fn deliveries_paused(&self, paused: bool) {
+        self.paused.set(i64::from(paused));
     }
 
     /// A connection's TLS handshake is over.
@@ -351,6 +401,9 @@ impl Metrics {
         self.unproven_now.set(counted(now.unproven));
         self.budget_left.set(whole(now.window_budget_left));
         self.audit_lost.set(whole(now.audit_lost));
+        self.cloned_now.set(counted(now.bridges_cloned));
+        self.endpoints_refused_now
+            .set(counted(now.endpoints_refused));
         if let Some(bytes) = memory::resident() {
             self.resident.set(whole(bytes));
         }

@@ -7,8 +7,11 @@
 use crate::api::{Context, Handling, json, page::Page};
 use crate::config::Tls;
 use crate::deliveries::Handed;
+use crate::ownership::Conflict;
 use crate::pairing::failed;
+use crate::registry::Owner;
 use crate::state::State;
+use crate::storage::audit::Act;
 use crate::storage::notices::{Cause, Notice};
 use crate::storage::tenants::SITE;
 use crate::storage::{StorageError, now};
@@ -20,10 +23,13 @@ use serde::Serialize;
 use serde_json::json;
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// How often causes are looked for.
 const ROUND_EVERY: Duration = Duration::from_secs(30);
+
+/// How long after something that cannot wait: what comes together is looked at once.
+const ROUND_AFTER: Duration = Duration::from_secs(1);
 
 /// How long a cleared notice is kept, in seconds.
 const KEPT: i64 = 90 * 24 * 3600;
@@ -38,7 +44,8 @@ pub struct NoticeView {
     id: String,
     /// Whose it is.
     tenant: String,
-    /// `bridge_offline`, `dead_letters`, `key_expires` or `certificate_expires`.
+    /// `bridge_offline`, `bridge_cloned`, `endpoint_conflict`, `dead_letters`, `key_expires` or
+    /// `certificate_expires`.
     kind: String,
     /// What it is about: a bridge's name, a client id, a file.
     object: String,
@@ -99,10 +106,31 @@ pub(crate) fn list<'a>(cx: &'a Context<'a>, _: Request<Bytes>) -> Handling<'a> {
 /// bridges were there, and when keys were used.
 pub async fn run(state: Arc<State>) {
     let mut used_until = now() - 60;
+    let mut was_paused = false;
     loop {
-        tokio::time::sleep(ROUND_EVERY).await;
+        tokio::select! {
+            () = tokio::time::sleep(ROUND_EVERY) => {}
+            () = state.notices_wanted.notified() => tokio::time::sleep(ROUND_AFTER).await,
+        }
+        look_at_pause(&state, &mut was_paused).await;
         if let Err(error) = round(&state, &mut used_until).await {
             tracing::warn!(%error, "notices wait: the database does not answer");
+        }
+    }
+}
+
+/// Says that deliveries were paused or resumed, which any process with the database can do.
+async fn look_at_pause(state: &State, was_paused: &mut bool) {
+    let Ok(paused) = state.directory.storage().deliveries_paused().await else {
+        return;
+    };
+    state.metrics.deliveries_paused(paused);
+    if paused != std::mem::replace(was_paused, paused) {
+        match paused {
+            true => {
+                tracing::warn!("deliveries are paused: calls are stored, and no attempt begins")
+            }
+            false => tracing::info!("deliveries are resumed"),
         }
     }
 }
@@ -133,9 +161,61 @@ async fn round(state: &Arc<State>, used_until: &mut i64) -> Result<(), StorageEr
     let before = moment.saturating_add(span(config.key_expires_within));
     settle(state, "key_expires", &storage.keys_expiring(before).await?).await?;
     settle(state, "dead_letters", &storage.dead_letters().await?).await?;
+    let moment_now = Instant::now();
+    let cloned = state.registry.cloned(moment_now).into_iter();
+    let cloned: Vec<Cause> = cloned.map(|owner| cloned_cause(&owner)).collect();
+    let raised = settle(state, "bridge_cloned", &cloned).await?;
+    written_down(state, "bridge.cloned", raised).await;
+    let conflicts = state.ownership.conflicts(moment_now).into_iter();
+    let conflicts: Vec<Cause> = conflicts.map(conflict_cause).collect();
+    let raised = settle(state, "endpoint_conflict", &conflicts).await?;
+    written_down(state, "endpoint.conflict", raised).await;
     let soon = certificate(state, span(config.certificate_expires_within));
     settle(state, "certificate_expires", &soon).await?;
     storage.forget_notices(moment - KEPT).await
+}
+
+fn cloned_cause(owner: &Owner) -> Cause {
+    Cause {
+        tenant: owner.tenant.clone(),
+        object: owner.name.to_string(),
+        detail: format!(
+            "two processes connect as the bridge {}: its data directory was copied. Stop one of them, \
+             and pair it again under a name of its own",
+            owner.name
+        ),
+    }
+}
+
+fn conflict_cause(conflict: Conflict) -> Cause {
+    let name = &conflict.owner.name;
+    Cause {
+        detail: format!(
+            "the bridge {name} declares endpoints that are not its own, and gets no requests for \
+             them: {}. If that is meant: integration-relay bridge assign {name} --endpoint NAME",
+            conflict.detail
+        ),
+        object: name.to_string(),
+        tenant: conflict.owner.tenant,
+    }
+}
+
+/// Writes what was raised into the audit record.
+async fn written_down(state: &State, action: &'static str, raised: Vec<Notice>) {
+    for notice in raised {
+        let act = Act {
+            tenant: notice.tenant,
+            actor: "relay".into(),
+            action,
+            bridge: notice.object.as_str().into(),
+            object: notice.object,
+            result: "refused",
+            count: 1,
+            detail: json!({"detail": notice.detail}).to_string(),
+            ..Act::default()
+        };
+        state.audit.record(act).await;
+    }
 }
 
 /// The relay's own certificate, if it expires soon.
@@ -157,9 +237,15 @@ fn certificate(state: &State, within: i64) -> Vec<Cause> {
     }]
 }
 
-async fn settle(state: &Arc<State>, kind: &str, causes: &[Cause]) -> Result<(), StorageError> {
+/// Raises and clears the notices of a kind. Returns those that were raised.
+async fn settle(
+    state: &Arc<State>,
+    kind: &str,
+    causes: &[Cause],
+) -> Result<Vec<Notice>, StorageError> {
     let storage = state.directory.storage();
-    for notice in storage.settle_notices(kind, causes).await? {
+    let raised = storage.settle_notices(kind, causes).await?;
+    for notice in raised.clone() {
         tracing::warn!(
             tenant = %notice.tenant,
             kind,
@@ -169,7 +255,7 @@ async fn settle(state: &Arc<State>, kind: &str, causes: &[Cause]) -> Result<(), 
         );
         send(state, notice).await?;
     }
-    Ok(())
+    Ok(raised)
 }
 
 /// Sends a notice, if its tenant wants that.

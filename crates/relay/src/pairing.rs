@@ -12,12 +12,14 @@
 
 use crate::access::Object;
 use crate::api::{Context, Handling, json};
+use crate::body::Body;
+use crate::denials::{Denied, Who};
 use crate::problem::Problem;
 use crate::storage::Pairing;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
-use http::StatusCode;
+use http::{Response, StatusCode};
 use protocol::Failure;
 use protocol::opening::PairingTranscript;
 use schemars::JsonSchema;
@@ -120,38 +122,51 @@ pub struct PairedView {
 
 pub(crate) fn pair<'a>(cx: &'a Context<'a>, request: http::Request<Bytes>) -> Handling<'a> {
     Box::pin(async move {
-        let principal = cx.principal;
-        let asked = Asked::parse(request.body(), &principal.client_id)?;
-        cx.check(Object::Pairing(&asked.name))?;
-        let pairing = Pairing {
-            tenant: principal.tenant.to_string().into(),
-            paired_by: principal.client_id.to_string().into(),
-            existing: principal.existing,
-            name: asked.name,
-            public_key: asked.public_key,
-            instance: asked.instance,
-            host: asked.host,
-            software: asked.software,
-            bridges_max: cx.state.limits().bridges_per_tenant,
-        };
-        let paired = cx.storage().pair(&pairing).await.map_err(failed)?;
-        cx.state.directory.refresh().await.map_err(failed)?;
-        if paired.is_new {
-            tracing::info!(
-                tenant = %principal.tenant_name,
-                bridge = %pairing.name,
-                client_id = %principal.client_id,
-                "bridge paired"
-            );
-        }
-        let view = PairedView {
-            tenant: principal.tenant_name.to_string(),
-            tenant_id: principal.tenant.to_string(),
-            bridge_id: paired.bridge.to_string(),
-            name: pairing.name,
-        };
-        json::reply(StatusCode::OK, &view)
+        let result = register(cx, request).await;
+        result.inspect_err(|problem| {
+            let (code, who) = (problem.failure.code.as_str(), Who::of(cx.principal));
+            cx.state.denied(Denied::Pairing, code, who, cx.peer);
+        })
     })
+}
+
+async fn register(
+    cx: &Context<'_>,
+    request: http::Request<Bytes>,
+) -> Result<Response<Body>, Problem> {
+    let principal = cx.principal;
+    let asked = Asked::parse(request.body(), &principal.client_id)?;
+    cx.check(Object::Pairing(&asked.name))?;
+    let pairing = Pairing {
+        tenant: principal.tenant.to_string().into(),
+        paired_by: principal.client_id.to_string().into(),
+        existing: principal.existing,
+        endpoints: principal.scope.given.endpoints.clone(),
+        name: asked.name,
+        public_key: asked.public_key,
+        instance: asked.instance,
+        host: asked.host,
+        software: asked.software,
+        bridges_max: cx.state.limits().bridges_per_tenant,
+    };
+    let paired = cx.storage().pair(&pairing).await.map_err(failed)?;
+    cx.state.directory.refresh().await.map_err(failed)?;
+    if paired.is_new {
+        tracing::info!(
+            tenant = %principal.tenant_name,
+            bridge = %pairing.name,
+            client_id = %principal.client_id,
+            "bridge paired"
+        );
+    }
+    cx.state.metrics.pairing("ok");
+    let view = PairedView {
+        tenant: principal.tenant_name.to_string(),
+        tenant_id: principal.tenant.to_string(),
+        bridge_id: paired.bridge.to_string(),
+        name: pairing.name,
+    };
+    json::reply(StatusCode::OK, &view)
 }
 
 /// What the caller is told; what is ours is logged.

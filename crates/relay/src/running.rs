@@ -17,6 +17,8 @@ use crate::metrics::Metrics;
 use crate::reload::{self, Acceptor, ReloadError};
 use crate::service::Service;
 use crate::state::State;
+use crate::storage::audit::Act;
+use crate::storage::tenants::SITE;
 use crate::storage::{self, ServingLock};
 use crate::storage::{ApiKey, Existing, Role, Secret, Storage, StorageError, Tenant};
 use crate::telemetry::{Spans, TelemetryError};
@@ -122,7 +124,7 @@ impl Relay {
         let state = Arc::new(state);
         let service = Arc::new(Service {
             state: state.clone(),
-            authenticator: Authenticator::new(directory.clone(), failures),
+            authenticator: Authenticator::new(state.clone(), failures),
             connections: Arc::new(Semaphore::new(places)),
         });
         let (closing, closing_seen) = watch::channel(false);
@@ -173,6 +175,7 @@ impl Relay {
         tasks.push(tokio::spawn(deliveries::run(state.clone())));
         tasks.push(tokio::spawn(crate::notices::run(state.clone())));
         tasks.push(tokio::spawn(crate::audit_heads::run(state.clone())));
+        tasks.push(tokio::spawn(crate::ownership::follow(state.clone())));
         tasks.push(tokio::spawn(cut_what_is_not_taken(state.clone())));
         tasks.push(tokio::spawn(cut_what_may_not_stay(state)));
         tasks.push(tokio::spawn(directory.keep_fresh()));
@@ -324,6 +327,14 @@ async fn generation(storage: &Storage, key_file: &Path) -> Result<(), StartError
     let noted = noted.and_then(|text| text.trim().parse().ok()).unwrap_or(0);
     let (next, is_older) = storage.raise_generation(noted).await?;
     if is_older {
+        let act = Act {
+            tenant: SITE.into(),
+            action: "database.older_copy",
+            result: "ok",
+            count: 1,
+            ..Act::default()
+        };
+        storage.audit(&[act]).await?;
         tracing::warn!(
             "the database is an earlier copy: deliveries are paused, for what was delivered since is \
              not known; `integration-relay deliveries resume` lets them go on"

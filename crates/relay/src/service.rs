@@ -30,7 +30,7 @@ use http_body_util::BodyExt;
 use hyper::body::Incoming;
 use protocol::Code;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use tokio::sync::Semaphore;
 
 /// What requests are answered with.
@@ -127,17 +127,20 @@ impl Service {
                         Some("POST"),
                     )
                     .await?;
-                Box::pin(calls::handle(state, &principal, taken(waiting)?)).await
+                let result = Box::pin(calls::handle(state, &principal, taken(waiting)?)).await;
+                result.inspect_err(|problem| note_denial(state, &principal, problem, connection))
             }
             _ => {
                 if let Some((endpoint, rest)) = endpoints::split_target(target) {
                     let allowed = (SENDING, Resource::Endpoints);
                     let principal = self.admit(connection, request, allowed, None).await?;
                     let request = taken(waiting)?;
-                    return endpoints::handle(
-                        state, &principal, connection, request, endpoint, rest,
-                    )
-                    .await;
+                    let result =
+                        endpoints::handle(state, &principal, connection, request, endpoint, rest)
+                            .await;
+                    return result.inspect_err(|problem| {
+                        note_denial(state, &principal, problem, connection);
+                    });
                 }
                 Box::pin(api::dispatch(self, connection.peer.ip(), waiting)).await
             }
@@ -157,12 +160,13 @@ impl Service {
         {
             return Err(Problem::method(allowed));
         }
-        let peer = connection.peer.ip();
+        let (state, peer) = (&self.state, connection.peer.ip());
         let principal = self
             .authenticator
             .authenticate(request.headers(), peer)
             .await?;
-        principal.admit(roles, resource)?;
+        let admitted = principal.admit(roles, resource);
+        admitted.inspect_err(|failure| state.note_denial(&principal, failure.code, peer))?;
         Ok(principal)
     }
 
@@ -208,9 +212,16 @@ impl Service {
             unproven: state.unproven.taken(),
             window_budget_left: state.budget.left(),
             audit_lost: state.audit.lost(),
+            bridges_cloned: state.registry.cloned(Instant::now()).len(),
+            endpoints_refused: state.registry.refused_endpoints(),
         });
         typed(StatusCode::OK, CONTENT_TYPE, text.into())
     }
+}
+
+/// Notes what a key that proved itself may not do, if that is the problem.
+fn note_denial(state: &State, principal: &Principal, problem: &Problem, connection: &Connection) {
+    state.note_denial(principal, problem.failure.code, connection.peer.ip());
 }
 
 /// A request says once whom it is for, so that everybody on its way reads the same (RFC 9112, 3.2): in

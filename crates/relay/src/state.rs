@@ -6,23 +6,26 @@ use crate::auditing::Auditing;
 use crate::auth::Principal;
 use crate::config::{Config, Limits};
 use crate::deliveries::Deliveries;
+use crate::denials::{self, Denied, Who};
 use crate::direct::Direct;
 use crate::directory::Directory;
 use crate::exchange::{Exchanges, Kept, Place, Room};
 use crate::gate::{Gate, PerAddress};
 use crate::ingress::calls::Remembered;
 use crate::metrics::Metrics;
+use crate::ownership::Ownership;
 use crate::registry::{Owner, Registry};
 use crate::reload::InForce;
 use crate::telemetry::{Span, Spans};
 use crate::throttle::Throttle;
-use protocol::Failure;
 use protocol::frame::{Share, Windows};
 use protocol::session::Budget;
+use protocol::{Code, Failure};
 use std::collections::HashMap;
+use std::net::IpAddr;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
-use tokio::sync::Semaphore;
+use tokio::sync::{Notify, Semaphore};
 use transport::session::Settings;
 
 /// Lines a second about requests that failed.
@@ -54,6 +57,10 @@ pub struct State {
     pub services: Written,
     /// Tunnels that are up.
     pub registry: Registry,
+    /// Which endpoint names bridges declare that are not their own.
+    pub ownership: Ownership,
+    /// Wakes the task that looks for causes of notices, for one that cannot wait for its round.
+    pub notices_wanted: Notify,
     /// Exchanges that run.
     pub exchanges: Arc<Exchanges>,
     /// Answers that are remembered by idempotency key.
@@ -130,6 +137,8 @@ impl State {
             unproven: Gate::new(limits.unproven_tunnels_max, unproven_of_one),
             connections_by_address: PerAddress::new(limits.connections_per_address),
             late_handshakes: Throttle::default(),
+            ownership: Ownership::default(),
+            notices_wanted: Notify::new(),
             refused_tunnels: Throttle::default(),
             failed_requests: Throttle::new(FAILED_LINES),
             call_memory: Arc::new(Semaphore::new(
@@ -223,6 +232,24 @@ impl State {
         headers: &http::HeaderMap,
     ) -> Option<Span> {
         self.spans.as_ref()?.begin(name, kind, headers)
+    }
+
+    /// Notes that a request, a pairing or a tunnel was denied.
+    pub fn denied(&self, denied: Denied, code: &'static str, who: Who, address: IpAddr) {
+        match denied {
+            Denied::Request => self.metrics.request_denied(code),
+            Denied::Pairing => self.metrics.pairing(code),
+            // Counted with all tunnels that are refused.
+            Denied::Tunnel => {}
+        }
+        self.audit.denials.note(denied, code, who, address);
+    }
+
+    /// Notes what a key that proved itself may not do, if that is the problem.
+    pub fn note_denial(&self, principal: &Principal, code: Code, address: IpAddr) {
+        if denials::is_denial(code) {
+            self.denied(Denied::Request, code.as_str(), Who::of(principal), address);
+        }
     }
 
     /// Whether the relay is shutting down.

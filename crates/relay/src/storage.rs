@@ -13,6 +13,7 @@ pub mod call_pages;
 pub mod call_scan;
 pub mod calls;
 mod changes;
+pub mod claims;
 mod db;
 pub mod keys;
 pub mod leases;
@@ -28,6 +29,7 @@ pub mod tenants;
 mod tests;
 
 pub use backup::{ServingLock, lock};
+pub use claims::{Claim, ClaimKind};
 pub use keys::{NewKey, Revoked};
 pub(crate) use model::words;
 pub use model::{

@@ -6,11 +6,14 @@
 //!
 //! Until the proof a connection has nothing but a place in a small budget of its own.
 
+use crate::denials::{Denied, Who};
 use crate::gate::Turn;
+use crate::ownership;
 use crate::registry::{Entry, Owner};
 use crate::state::State;
 use bytes::Bytes;
 use protocol::frame::{Challenge, Hello, Refused, RefusedCode, VERSION, Welcome};
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use transport::tunnel::{Candidate, ChannelBinding, Io, SessionDriver, relay_opening};
@@ -26,6 +29,8 @@ pub struct Arrival {
     pub channel: ChannelBinding,
     /// The authority that its upgrade request named (`Host`).
     pub authority: String,
+    /// Where it came from.
+    pub peer: IpAddr,
     /// Its place among the unproven.
     pub turn: Arc<Turn>,
 }
@@ -69,11 +74,13 @@ pub async fn open<IO: Io>(
     match judge(state, &candidate, &arrival) {
         Ok(owner) => {
             drop(arrival);
+            ownership::claim(state, &owner, &candidate.hello().serves).await;
             welcome(state, candidate, owner).await
         }
         Err(code) => {
             let hello = candidate.hello();
             state.metrics.tunnel_refused(name(code));
+            note_denial(state, hello, code, arrival.peer);
             if state.refused_tunnels.may_speak() {
                 tracing::warn!(
                     reason = name(code),
@@ -96,6 +103,27 @@ pub async fn open<IO: Io>(
             None
         }
     }
+}
+
+/// Notes a refusal that is a matter of who may come, and not of when.
+fn note_denial(state: &State, hello: &Hello, code: RefusedCode, peer: IpAddr) {
+    match code {
+        RefusedCode::Unauthorized
+        | RefusedCode::Revoked
+        | RefusedCode::TenantSuspended
+        | RefusedCode::ChannelBinding
+        | RefusedCode::Authority => {}
+        RefusedCode::StaleEpoch { .. } | RefusedCode::Version | RefusedCode::Overloaded => return,
+    }
+    let claim = state
+        .directory
+        .identity(&hello.tenant, &hello.bridge, &hello.instance);
+    let who = claim.map(|claim| Who {
+        tenant: claim.owner.tenant,
+        object: claim.owner.name,
+        is_proved: false,
+    });
+    state.denied(Denied::Tunnel, name(code), who.unwrap_or_default(), peer);
 }
 
 /// Whose tunnel it is, if it is anybody's.
@@ -123,7 +151,13 @@ fn judge<IO: Io>(
     if state.is_draining() {
         return Err(RefusedCode::Overloaded);
     }
-    state.registry.admit(&owner, hello, Instant::now())?;
+    let now = Instant::now();
+    let was_cloned = state.registry.is_cloned(&owner.bridge, now);
+    let admitted = state.registry.admit(&owner, hello, now);
+    if !was_cloned && state.registry.is_cloned(&owner.bridge, now) {
+        state.notices_wanted.notify_one();
+    }
+    admitted?;
     Ok(owner)
 }
 
@@ -166,9 +200,13 @@ async fn welcome<IO: Io>(state: &State, candidate: Candidate<IO>, owner: Owner) 
         }
     };
     // Revoked between the proof and here: the directory's cut came before the registry knew.
+    let offer = ownership::offer(state, &owner, session.serves());
+    ownership::report(state, &owner, &offer);
     let entry = state
         .registry
-        .insert(&owner, &hello, session, Instant::now());
+        .insert(&owner, &hello, (session, offer), Instant::now());
+    // Reassigned between the look at the directory and here: the follower did not see this tunnel.
+    ownership::route(state, &entry);
     if let Some(previous) = hello.previous.clone() {
         state.registry.tell_aftermath(&owner, previous);
     }
@@ -203,7 +241,8 @@ pub async fn carry(state: &State, up: Up) {
         loop {
             let seen = entry.offer().serves.clone();
             entry.session.serves_changed(&seen).await;
-            state.registry.serves_changed(&entry);
+            // Boxed: it is rare, and a task for each tunnel holds this.
+            Box::pin(ownership::serves_changed(state, &entry)).await;
             state.deliveries.ways_changed(&entry.owner.tenant);
             if entry.session.is_over() {
                 std::future::pending::<()>().await;

@@ -56,6 +56,7 @@ pub async fn tunnel(
     let arrival = Arrival {
         channel,
         authority,
+        peer: connection.peer.ip(),
         turn: Arc::new(turn),
     };
     let upgrade = hyper::upgrade::on(&mut request);

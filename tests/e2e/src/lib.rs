@@ -22,6 +22,25 @@ use tokio_rustls::rustls::pki_types::ServerName;
 /// What any one wait may take on a loaded machine.
 const PATIENCE: Duration = Duration::from_secs(30);
 
+/// Asks again and again until there is something, and returns it.
+///
+/// # Panics
+/// Where there is nothing within this time; `what` is what was waited for.
+pub async fn eventually<T, F: Future<Output = Option<T>>>(
+    what: &str,
+    within: Duration,
+    ask: impl Fn() -> F,
+) -> T {
+    let deadline = Instant::now() + within;
+    loop {
+        if let Some(found) = ask().await {
+            return found;
+        }
+        assert!(Instant::now() < deadline, "no {what} within {within:?}");
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+}
+
 /// A request that the target gets, up to the end of its head.
 ///
 /// # Panics
@@ -177,6 +196,11 @@ impl World {
     /// Runs the relay's command line.
     pub async fn relay_cli(&self, args: &[&str]) -> String {
         self.site.relay.cli(args).await.success()
+    }
+
+    /// Runs the relay's command line, which must fail; what it says.
+    pub async fn relay_cli_fails(&self, args: &[&str]) -> String {
+        self.site.relay.cli(args).await.failure()
     }
 
     /// Runs the bridge's command line.
@@ -386,6 +410,30 @@ impl World {
     /// What the bridge's program says when it may not pair.
     pub async fn pair_fails(&self, name: &str, key: &ApiKey) -> String {
         self.unpaired(name, "refused").try_pair(key).await.failure()
+    }
+
+    /// A copy of the bridge with its data directory, as of a machine that was cloned, with another
+    /// target behind the endpoint `t`. It does not run yet. The bridge must not run meanwhile.
+    ///
+    /// # Panics
+    /// Where the files cannot be copied.
+    pub fn copy_of_bridge(&self, target: &Target) -> Bridge {
+        let toml = format!(
+            "[bridge]\nname = \"b1\"\n[[endpoint]]\nname = \"t\"\nurl = \"{}\"\n",
+            target.url("/")
+        );
+        let setup = BridgeSetup::new("copy")
+            .extra(&toml)
+            .via(self.proxy().addr());
+        let copy = Bridge::write(&self.site.relay, setup, self.site.dir());
+        std::fs::create_dir_all(copy.data_dir()).unwrap();
+        for entry in std::fs::read_dir(self.bridge_data_dir()).unwrap() {
+            let entry = entry.unwrap();
+            if entry.file_type().unwrap().is_file() {
+                std::fs::copy(entry.path(), copy.data_dir().join(entry.file_name())).unwrap();
+            }
+        }
+        copy
     }
 
     fn unpaired(&self, name: &str, label: &str) -> Bridge {

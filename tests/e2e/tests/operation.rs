@@ -222,6 +222,10 @@ async fn of_two_bridges_the_one_that_reaches_the_target_is_chosen() {
     let _well = world
         .add_bridge("well", &key, &endpoint(&target.url("/")))
         .await;
+    // They are meant as a pair.
+    world
+        .relay_cli(&["bridge", "assign", "well", "--endpoint", "shared", "--also"])
+        .await;
     let deadline = Instant::now() + Duration::from_secs(20);
     // Once the relay knows, nothing goes the wrong way any more.
     let mut in_a_row = 0;

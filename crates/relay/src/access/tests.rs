@@ -65,6 +65,8 @@ const RULES: &[(&str, &str, Resource)] = &[
     ("enableBridge", "AS", Resource::BridgeChanges),
     ("markInspected", "AS", Resource::BridgeChanges),
     ("unmarkInspected", "AS", Resource::BridgeChanges),
+    ("assignEndpoint", "AS", Resource::BridgeChanges),
+    ("releaseEndpoint", "AS", Resource::BridgeChanges),
     ("pairBridge", "b", Resource::Pairing),
     ("listServices", "AS", Resource::Tenant),
     ("reportService", "y", Resource::OwnService),

@@ -277,6 +277,15 @@ fn bridges_and_services() -> Vec<Operation> {
         operation("unmarkInspected", Method::DELETE, "/v1/bridges/{bridge}/inspection", (ADMIN, Resource::BridgeChanges), answers::<bridges::InspectionView>(200, "It may not any more, from its next tunnel on."), Some(bridges::not_inspected))
             .says("Take that back")
             .query(OF_TENANT),
+        operation("assignEndpoint", Method::PUT, "/v1/bridges/{bridge}/endpoints/{endpoint}", (ADMIN, Resource::BridgeChanges), answers::<bridges::EndpointHolders>(200, "The bridges that have the name now."), Some(bridges::assign_endpoint))
+            .says("Give an endpoint's name to a bridge")
+            .more("A name belongs to the bridge that declared it first. From then on only that bridge gets the endpoint's requests, until an administrator assigns or releases the name. With `also`, the bridges that have it keep it, as for a redundant pair.")
+            .query(const { &[TENANT, Parameter { name: "also", description: "Leave it to the bridges that have it, too.", kind: "boolean" }] })
+            .may(&[Code::Conflict]),
+        operation("releaseEndpoint", Method::DELETE, "/v1/bridges/{bridge}/endpoints/{endpoint}", (ADMIN, Resource::BridgeChanges), answers::<bridges::EndpointHolders>(200, "The bridges that have the name still."), Some(bridges::release_endpoint))
+            .says("Take an endpoint's name from a bridge")
+            .more("A name that no bridge has goes to the first connected bridge that declares it.")
+            .query(OF_TENANT),
         operation("pairBridge", Method::POST, "/v1/pair", (PAIRING, Resource::Pairing), answers::<pairing::PairedView>(200, "It is registered."), Some(pairing::pair))
             .says("Register a bridge's public key under a name")
             .more("What `integration-bridge pair` sends. The proof is an Ed25519 signature that is explained in WIRE.md.")

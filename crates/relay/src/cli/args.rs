@@ -290,6 +290,40 @@ pub(super) enum BridgeCommand {
         #[arg(long, value_name = "NAME")]
         tenant: Option<String>,
     },
+    /// List which endpoint names belong to which bridges.
+    Endpoints {
+        /// Only this tenant's.
+        #[arg(long, value_name = "NAME")]
+        tenant: Option<String>,
+        /// Print a JSON list.
+        #[arg(long)]
+        json: bool,
+    },
+    /// Give an endpoint's name to a bridge. Without this it belongs to the one that declared it first.
+    Assign {
+        /// The bridge's name.
+        name: String,
+        /// The endpoint's name.
+        #[arg(long, value_name = "NAME")]
+        endpoint: String,
+        /// Leave it to the bridges that have it, too, as for a redundant pair.
+        #[arg(long)]
+        also: bool,
+        /// Whose it is; not needed where there is one tenant.
+        #[arg(long, value_name = "NAME")]
+        tenant: Option<String>,
+    },
+    /// Take an endpoint's name from a bridge. A name that none has goes to the first that declares it.
+    Release {
+        /// The bridge's name.
+        name: String,
+        /// The endpoint's name.
+        #[arg(long, value_name = "NAME")]
+        endpoint: String,
+        /// Whose it is; not needed where there is one tenant.
+        #[arg(long, value_name = "NAME")]
+        tenant: Option<String>,
+    },
     /// Say that something between one and the relay ends TLS (inspection by a proxy); without this such a
     /// bridge is refused with `channel_binding`.
     Inspected {

@@ -2,6 +2,8 @@
 
 use super::{CliError, output};
 use crate::config::{Config, Database};
+use crate::storage::audit::Act;
+use crate::storage::tenants::SITE;
 use crate::storage::{Storage, StorageError};
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
@@ -60,9 +62,9 @@ pub(super) async fn restore(config: &Config, from: &Path, replace: bool) -> Resu
     let opened = Storage::open(&Database::Sqlite(made.clone())).await;
     let checked = match opened {
         Ok(storage) => {
-            let paused = storage.set_deliveries_paused(true).await;
+            let noted = written_down(&super::acting(&storage), from).await;
             storage.close().await;
-            paused
+            noted
         }
         Err(error) => Err(error),
     };
@@ -91,6 +93,21 @@ pub(super) async fn restore(config: &Config, from: &Path, replace: bool) -> Resu
             .to_owned(),
     );
     output::lines(&lines)
+}
+
+/// Pauses deliveries, and writes the restore into the audit record of the database that is restored.
+async fn written_down(storage: &Storage, from: &Path) -> Result<(), StorageError> {
+    storage.set_deliveries_paused(true).await?;
+    let name = from.file_name().unwrap_or_default();
+    let act = Act {
+        tenant: SITE.into(),
+        action: "database.restore",
+        object: name.to_string_lossy().into_owned(),
+        result: "ok",
+        count: 1,
+        ..Act::default()
+    };
+    storage.audit(&[act]).await
 }
 
 fn beside(path: &Path, what: &str) -> PathBuf {

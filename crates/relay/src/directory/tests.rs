@@ -164,6 +164,7 @@ async fn an_identity_is_found_in_its_tenant_alone_and_is_told_when_it_is_revoked
         tenant: key.tenant.clone(),
         paired_by: key.client_id.clone(),
         existing: Existing::Refuse,
+        endpoints: Vec::new(),
         name: "dc1".into(),
         public_key: [7; 32],
         instance: [8; 16],
@@ -177,7 +178,7 @@ async fn an_identity_is_found_in_its_tenant_alone_and_is_told_when_it_is_revoked
     let find = |directory: &Directory, tenant: &str, instance| {
         directory.identity(tenant, paired.bridge.as_str(), &instance)
     };
-    let Claim {
+    let TunnelClaim {
         owner,
         public_key,
         standing,

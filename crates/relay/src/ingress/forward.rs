@@ -40,6 +40,21 @@ pub async fn handle(
     let name = http::header::PROXY_AUTHORIZATION;
     let principal = authenticator.authenticate_by(request.headers(), &name, peer);
     let principal = principal.await.map_err(Problem::at_proxy)?;
+    let state = &service.state;
+    let result = admitted(service, &principal, connection, waiting).await;
+    result.inspect_err(|problem| state.note_denial(&principal, problem.failure.code, peer))
+}
+
+/// The same, for a key that proved itself.
+async fn admitted(
+    service: &Service,
+    principal: &Principal,
+    connection: &Arc<Connection>,
+    waiting: &mut Option<Request<Incoming>>,
+) -> Result<Response<Body>, Problem> {
+    let Some(request) = waiting.as_ref() else {
+        return Err(Problem::not_found());
+    };
     principal.admit(SENDING, Resource::Hosts)?;
     let is_connect = *request.method() == Method::CONNECT;
     let target = match is_connect {
@@ -55,7 +70,7 @@ pub async fn handle(
         return Err(Problem::not_found());
     };
     if is_connect {
-        return connect(service, &principal, connection, request, &target).await;
+        return connect(service, principal, connection, request, &target).await;
     }
     let name = format!("proxy {}:{}", target.host(), target.port());
     let way = Way {
@@ -64,7 +79,7 @@ pub async fn handle(
         name: &name,
         own: Some(BRIDGE_AUTHORIZATION),
     };
-    pass::on(&service.state, &principal, connection, request, way).await
+    pass::on(&service.state, principal, connection, request, way).await
 }
 
 /// The target of a request in absolute-form.

@@ -20,7 +20,7 @@ pub struct Service {
     pub seen: i64,
 }
 
-fn no_bridge(name: &str) -> StorageError {
+pub(super) fn no_bridge(name: &str) -> StorageError {
     StorageError::NotFound(format!("there is no bridge `{name}`"))
 }
 

@@ -2,7 +2,7 @@
 
 use super::db::Backend;
 use super::model::{Changes, now};
-use super::{StorageError, rows};
+use super::{StorageError, claims, rows};
 use sqlx::{AnyPool, Row};
 
 /// How long a revoked bridge is told so, in seconds; later it is merely unknown.
@@ -59,6 +59,15 @@ pub(super) async fn changes_since(
     .await?;
     for row in &found {
         changes.identities.push(rows::identity(row)?);
+    }
+    let found = sqlx::query(
+        "SELECT * FROM bridge_claims WHERE revision > $1 AND ($1 > 0 OR removed IS NULL)",
+    )
+    .bind(since)
+    .fetch_all(&mut *tx)
+    .await?;
+    for row in &found {
+        changes.claims.push(claims::claim(row)?);
     }
     tx.commit().await?;
     Ok(changes)

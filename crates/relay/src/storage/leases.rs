@@ -1,5 +1,7 @@
 //! Who makes the deliveries: one process at a time, fenced by an epoch.
 
+use super::audit::{self, Act};
+use super::tenants::SITE;
 use super::{Storage, StorageError};
 use sqlx::Row as _;
 
@@ -84,6 +86,11 @@ impl Storage {
             .bind(i64::from(paused))
             .execute(&mut *tx)
             .await?;
+        let action = match paused {
+            true => "deliveries.pause",
+            false => "deliveries.resume",
+        };
+        audit::add(&mut tx, &self.actor, &Act::done(SITE, action, "")).await?;
         Ok(tx.commit().await?)
     }
 

@@ -490,6 +490,8 @@ pub struct BridgeIdentity {
     pub instance: [u8; 16],
     /// The API key that it was paired with.
     pub paired_by: ClientId,
+    /// The endpoints that it may declare, from that key; empty for any.
+    pub endpoints: Vec<String>,
     /// When it was revoked, if it was.
     pub revoked: Option<i64>,
 }
@@ -507,6 +509,8 @@ pub struct Changes {
     pub bridges: Vec<Bridge>,
     /// Installations.
     pub identities: Vec<BridgeIdentity>,
+    /// Names that belong to bridges.
+    pub claims: Vec<super::Claim>,
 }
 
 /// Longest name of a tenant, a key or a bridge.

@@ -13,7 +13,8 @@ pub struct Notice {
     pub id: String,
     /// Whose it is (the tenant's id).
     pub tenant: Arc<str>,
-    /// `bridge_offline`, `dead_letters`, `key_expires`, `certificate_expires`.
+    /// `bridge_offline`, `bridge_cloned`, `endpoint_conflict`, `dead_letters`, `key_expires`,
+    /// `certificate_expires`.
     pub kind: String,
     /// What it is about: a bridge's name, a client id, ...
     pub object: String,

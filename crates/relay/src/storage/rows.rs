@@ -85,6 +85,8 @@ pub(super) fn identity(row: &AnyRow) -> Result<BridgeIdentity, StorageError> {
         public_key: row.try_get("public_key")?,
         instance: instance.try_into().map_err(|_| corrupt("instance"))?,
         paired_by: ClientId::from(text(row, "paired_by")?),
+        endpoints: serde_json::from_str(&text(row, "endpoints")?)
+            .map_err(|_| corrupt("endpoints"))?,
         revoked: row.try_get("revoked")?,
     })
 }

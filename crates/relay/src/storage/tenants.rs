@@ -226,6 +226,7 @@ async fn purge(tx: &mut Tx, tenant: &str) -> Result<(), StorageError> {
         "DELETE FROM signing_secrets WHERE tenant_id = $1",
         "DELETE FROM tenant_keys WHERE tenant_id = $1",
         "DELETE FROM services WHERE tenant_id = $1",
+        "DELETE FROM bridge_claims WHERE tenant_id = $1",
         "DELETE FROM bridge_identities
          WHERE bridge_id IN (SELECT id FROM bridges WHERE tenant_id = $1)",
         "DELETE FROM bridges WHERE tenant_id = $1",

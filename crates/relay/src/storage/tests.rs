@@ -54,6 +54,7 @@ fn pairing(tenant: &Tenant, key: &ApiKey, name: &str, seed: u8) -> Pairing {
         tenant: tenant.id.clone(),
         paired_by: key.client_id.clone(),
         existing: key.existing,
+        endpoints: Vec::new(),
         name: name.to_owned(),
         public_key: [seed; 32],
         instance: [seed; 16],

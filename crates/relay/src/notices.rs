@@ -31,6 +31,9 @@ const ROUND_EVERY: Duration = Duration::from_secs(30);
 /// How long after something that cannot wait: what comes together is looked at once.
 const ROUND_AFTER: Duration = Duration::from_secs(1);
 
+/// How often it is looked whether deliveries are paused.
+const PAUSE_EVERY: Duration = Duration::from_secs(2);
+
 /// How long a cleared notice is kept, in seconds.
 const KEPT: i64 = 90 * 24 * 3600;
 
@@ -106,13 +109,11 @@ pub(crate) fn list<'a>(cx: &'a Context<'a>, _: Request<Bytes>) -> Handling<'a> {
 /// bridges were there, and when keys were used.
 pub async fn run(state: Arc<State>) {
     let mut used_until = now() - 60;
-    let mut was_paused = false;
     loop {
         tokio::select! {
             () = tokio::time::sleep(ROUND_EVERY) => {}
             () = state.notices_wanted.notified() => tokio::time::sleep(ROUND_AFTER).await,
         }
-        look_at_pause(&state, &mut was_paused).await;
         if let Err(error) = round(&state, &mut used_until).await {
             tracing::warn!(%error, "notices wait: the database does not answer");
         }
@@ -120,18 +121,21 @@ pub async fn run(state: Arc<State>) {
 }
 
 /// Says that deliveries were paused or resumed, which any process with the database can do.
-async fn look_at_pause(state: &State, was_paused: &mut bool) {
-    let Ok(paused) = state.directory.storage().deliveries_paused().await else {
-        return;
-    };
-    state.metrics.deliveries_paused(paused);
-    if paused != std::mem::replace(was_paused, paused) {
-        match paused {
-            true => {
-                tracing::warn!("deliveries are paused: calls are stored, and no attempt begins")
+pub async fn watch_pause(state: Arc<State>) {
+    let mut was_paused = false;
+    loop {
+        if let Ok(paused) = state.directory.storage().deliveries_paused().await {
+            state.metrics.deliveries_paused(paused);
+            match (was_paused, paused) {
+                (false, true) => {
+                    tracing::warn!("deliveries are paused: calls are stored, and no attempt begins")
+                }
+                (true, false) => tracing::info!("deliveries are resumed"),
+                (true, true) | (false, false) => {}
             }
-            false => tracing::info!("deliveries are resumed"),
+            was_paused = paused;
         }
+        tokio::time::sleep(PAUSE_EVERY).await;
     }
 }
 

@@ -174,6 +174,7 @@ impl Relay {
         }
         tasks.push(tokio::spawn(deliveries::run(state.clone())));
         tasks.push(tokio::spawn(crate::notices::run(state.clone())));
+        tasks.push(tokio::spawn(crate::notices::watch_pause(state.clone())));
         tasks.push(tokio::spawn(crate::audit_heads::run(state.clone())));
         tasks.push(tokio::spawn(crate::ownership::follow(state.clone())));
         tasks.push(tokio::spawn(cut_what_is_not_taken(state.clone())));

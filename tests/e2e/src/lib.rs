@@ -433,6 +433,11 @@ impl World {
                 std::fs::copy(entry.path(), copy.data_dir().join(entry.file_name())).unwrap();
             }
         }
+        // As the bridge wants it: it holds a private key.
+        let mode = std::fs::metadata(self.bridge_data_dir())
+            .unwrap()
+            .permissions();
+        std::fs::set_permissions(copy.data_dir(), mode).unwrap();
         copy
     }
 

@@ -112,7 +112,7 @@ async fn flood_of_denials_leaves_the_history_readable() {
 
 #[tokio::test]
 async fn pairing_leaves_rows_whether_it_works_or_not() {
-    let world = World::start_full("", AUDIT).await;
+    let mut world = World::start_full("", AUDIT).await;
     let paired = rows(&world, &world.admin, "bridge.pair", "ok", 1).await;
     assert_eq!(paired[0]["object"], "b1");
     assert_eq!(paired[0]["actor"], world.bridge_key.client_id.as_str());
@@ -130,8 +130,11 @@ async fn pairing_leaves_rows_whether_it_works_or_not() {
         assert!(metrics.contains(&line), "{line} in {metrics}");
     }
     world.relay().wait_log("bridge paired", PATIENCE).await;
-    // A bridge that is not let in.
+    // A bridge that is not let in; a new process asks at once.
     world.relay_cli(&["bridge", "revoke", "b1"]).await;
+    world.wait_sessions(0, PATIENCE).await;
+    world.kill_bridge().await;
+    world.start_bridge();
     let refused = rows(&world, &world.admin, "tunnel.denied", "revoked", 1).await;
     assert_eq!(refused[0]["object"], "b1");
 }
@@ -143,7 +146,7 @@ async fn pause_resume_and_restore_leave_rows() {
     world.relay_cli(&["deliveries", "pause"]).await;
     world
         .relay()
-        .wait_log("deliveries are paused", PATIENCE * 2)
+        .wait_log("deliveries are paused", PATIENCE)
         .await;
     let metrics = world.metrics().await;
     assert!(metrics.contains("relay_deliveries_paused 1"), "{metrics}");
@@ -162,6 +165,6 @@ async fn pause_resume_and_restore_leave_rows() {
     assert_eq!(restored[0]["object"], "copy.db");
     world
         .relay()
-        .wait_log("deliveries are paused", PATIENCE * 2)
+        .wait_log("deliveries are paused", PATIENCE)
         .await;
 }

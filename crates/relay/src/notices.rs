@@ -128,7 +128,9 @@ pub async fn watch_pause(state: Arc<State>) {
             state.metrics.deliveries_paused(paused);
             match (was_paused, paused) {
                 (false, true) => {
-                    tracing::warn!("deliveries are paused: calls are stored, and no attempt begins")
+                    tracing::warn!(
+                        "deliveries are paused: calls are stored, and no attempt begins"
+                    );
                 }
                 (true, false) => tracing::info!("deliveries are resumed"),
                 (true, true) | (false, false) => {}

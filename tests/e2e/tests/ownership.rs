@@ -22,11 +22,16 @@ async fn get(world: &World, path: &str) -> Value {
     world.api.send(ask).await.expect_status(200).json()
 }
 
-/// Twenty requests to the endpoint `t`.
+/// Twenty requests to the endpoint `t`, at once: a tunnel that is busy is not the only choice.
 async fn use_t(world: &World) {
+    let mut tasks = tokio::task::JoinSet::new();
     for _ in 0..20 {
-        let ask = Ask::get(world.endpoint("/small")).key(&world.caller);
-        world.api.send(ask).await.expect_status(200);
+        let ask = Ask::get(world.endpoint("/delay/200")).key(&world.caller);
+        let api = world.api.clone();
+        tasks.spawn(async move { api.send(ask).await.expect_status(200) });
+    }
+    while let Some(answer) = tasks.join_next().await {
+        answer.unwrap();
     }
 }
 

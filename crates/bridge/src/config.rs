@@ -133,12 +133,16 @@ impl Config {
             let ConfigError::Mistake { line, message, .. } = error else {
                 return error;
             };
-            // The line is of no file: it is shown itself.
-            let line = merged
-                .lines()
-                .nth(line.saturating_sub(1))
-                .unwrap_or_default();
-            in_environment(format!("`{}`: {message}", line.trim()))
+            // A mistake of the file itself has its line there.
+            if let Err(own) = Self::parse(&text, path)
+                && matches!(&own, ConfigError::Mistake { message: same, .. } if *same == message)
+            {
+                return own;
+            }
+            in_environment(match key_at(&merged, line) {
+                Some(key) => format!("`{key}`: {message}"),
+                None => message,
+            })
         })
     }
 
@@ -219,6 +223,27 @@ fn read(path: &Path) -> Result<String, ConfigError> {
         return Err(unreadable(what));
     }
     std::fs::read_to_string(path).map_err(unreadable)
+}
+
+/// The key at a line of a config, with its section. The value may be a secret, and is left out.
+fn key_at(text: &str, line: usize) -> Option<String> {
+    let mut section = "";
+    let mut key = None;
+    for line in text.lines().take(line) {
+        key = None;
+        if let Some(name) = line.strip_prefix('[') {
+            section = name.trim_end_matches(']').trim_start_matches('[');
+        } else if let Some((name, _)) = line.split_once('=') {
+            key = Some(name.trim());
+        }
+    }
+    let is_bare = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'_' | b'-');
+    let key = key.filter(|key| key.bytes().all(is_bare));
+    match (section, key) {
+        ("", key) => key.map(str::to_owned),
+        (section, Some(key)) => Some(format!("{section}.{key}")),
+        (section, None) => Some(section.to_owned()),
+    }
 }
 
 /// The directory that relative paths count from.

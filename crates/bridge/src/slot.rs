@@ -78,6 +78,8 @@ pub(crate) struct Shared {
     pub(crate) clock_jumps: watch::Sender<u64>,
     pub(crate) old: Mutex<JoinSet<()>>,
     pub(crate) health: Health,
+    /// Where this bridge runs, for work that a thread outside it begins.
+    pub(crate) runtime: tokio::runtime::Handle,
     pub(crate) board: Arc<Board>,
     pub(crate) audit: Option<Arc<Audit>>,
 }

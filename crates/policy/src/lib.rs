@@ -48,4 +48,5 @@ pub use crate::rule::methods::{METHOD_MAX_BYTES, Methods};
 pub use crate::rule::path_pattern::PathPattern;
 pub use crate::rule::{ENTRIES_MAX, PatternError, Ports, REDIRECTS_MAX, Rule};
 pub use crate::target::host::{Host, HostError};
+pub use crate::target::path::path_ambiguity;
 pub use crate::target::{Scheme, Target, TargetError, URL_MAX_BYTES};

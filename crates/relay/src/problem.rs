@@ -136,7 +136,9 @@ impl Problem {
 
     fn usual_retry_after(&self) -> Option<Duration> {
         match self.failure.code {
-            Code::Overloaded | Code::RateLimited => Some(RETRY_OVERLOADED),
+            Code::Overloaded | Code::RateLimited => {
+                self.failure.retry_after().or(Some(RETRY_OVERLOADED))
+            }
             Code::BridgeOffline | Code::NoBridge => Some(RETRY_OFFLINE),
             _ => None,
         }

@@ -86,33 +86,27 @@ pub(super) async fn serve(
         }
     };
     exchange.head_for(&approved, injection.as_ref())?;
-    let ticket = match exchange.must_be_signed() {
-        true => Some(exchange.signed(nonces, &body).await?),
-        false => None,
-    };
-    if let Err(failure) = exchange.send.dispatched() {
-        let over = Err(failure);
-        if let Some(ticket) = ticket {
-            ticket.ended(None, &over).await;
-        }
-        return over;
+    if exchange.must_be_signed() {
+        exchange.sign(nonces, &body).await?;
     }
+    exchange.send.dispatched()?;
     match deliveries.journal.begin(attempt).await {
         Ok(Known::Nothing) => {}
         Ok(Known::Ended(outcome)) => return answer_known(exchange, outcome),
         Ok(Known::Begun) => return Err(not_now("the attempt runs")),
         Err(error) => return Err(not_now(error)),
     }
+    // After the journal: until here the same attempt may come again with its nonce, whatever fails.
+    if let Err(failure) = exchange.spend().await {
+        mine.ended(Outcome::failed(&failure)).await;
+        return Err(failure);
+    }
     let way = Way {
         candidate: &candidate,
         key: &key,
         injection: injection.as_ref(),
     };
-    let result = execute(exchange, mine, way, approved, connection, body).await;
-    if let Some(ticket) = ticket {
-        ticket.ended(exchange.status, &result).await;
-    }
-    result
+    execute(exchange, mine, way, approved, connection, body).await
 }
 
 /// Where an attempt goes, and with what.
@@ -163,13 +157,16 @@ async fn execute(
     body: Bytes,
 ) -> Result<(), Failure> {
     let result = request(exchange, way, approved, connection, body).await;
+    exchange.status = result.as_ref().ok().map(|answered| answered.head.status);
+    // Before the relay learns of it: the next attempt may come at once.
+    let over = result.as_ref().map(|_| ()).map_err(Failure::clone);
+    exchange.settle(&over).await;
     let outcome = match &result {
         Ok(answered) => Outcome::answered(answered.head.status),
         Err(failure) => Outcome::failed(failure),
     };
     mine.ended(outcome).await;
     let answered = result?;
-    exchange.status = Some(answered.head.status);
     exchange.send.head(&answered.head, &answered.body, true)
 }
 

@@ -3,6 +3,7 @@
 use super::exchange::{Exchange, NoHead};
 use super::{answer, raw};
 use crate::credentials::Injection;
+use crate::credentials::alm::Over;
 use crate::upstream::{RequestBody, Upstream, request_failure};
 use bytes::Bytes;
 use http::header::{self, HeaderValue};
@@ -56,11 +57,14 @@ pub(super) async fn serve(
         NoHead::Target(error) => request_failure(error.error()),
     })?;
     if let Some(injection) = &injection {
+        let reason = (response.status() == StatusCode::UNAUTHORIZED).then_some(Over::Unauthorized);
+        exchange.follow_session(injection, response.headers(), reason);
         injection.clean(response.headers_mut());
     }
     exchange.rewrite(response.headers_mut());
     exchange.status = Some(response.status().as_u16());
     if response.status() != StatusCode::SWITCHING_PROTOCOLS {
+        let response = response.map(answer::Peeked::from);
         return answer::pass_on(exchange, response, connection, &progress).await;
     }
     switch(exchange, candidate, response, recv).await

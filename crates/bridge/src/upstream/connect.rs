@@ -167,6 +167,11 @@ impl<'a> AnswerBody<'a> {
 }
 
 impl AnswerBody<'_> {
+    /// What is left of the body, without its connection.
+    pub(crate) fn into_rest(self) -> Incoming {
+        self.incoming
+    }
+
     /// Whether the end that the HTTP library tells of is one. It takes an HTTP/2 stream that is reset
     /// without an error for ended, which is right only behind the whole answer (RFC 9113, 8.1).
     fn is_whole(&self) -> bool {

@@ -10,6 +10,7 @@ use crate::credentials::{Credentials, Store, StoreError, alm};
 use crate::dispatcher::{Active, ActiveError, own_addresses};
 use crate::health::Refused;
 use crate::pairing::{PairError, dialer};
+use crate::redact::Redactor;
 use crate::slot::{Shared, chain};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -78,7 +79,10 @@ pub(crate) fn reload(shared: &Shared) -> Result<(), ReloadError> {
         .map_err(ReloadError::from)
         .and_then(|config| take(shared, config));
     let refused = taken.as_ref().err().map(|error| Refused {
-        detail: chain(error),
+        detail: Redactor::default()
+            .clean(&chain(error))
+            .trim_end()
+            .to_owned(),
         for_relay: error.for_relay(),
     });
     match &refused {

@@ -59,6 +59,7 @@ pub(super) async fn run(active: Arc<Active>, records: &Records, incoming: Incomi
         status: None,
         response_max: None,
         ticket: None,
+        has_credential: false,
     };
     let result = exchange.serve(&records.nonces, recv).await;
     exchange.note(records, started.elapsed(), &result);
@@ -90,8 +91,11 @@ pub(super) async fn deliver(
         status: None,
         response_max: None,
         ticket: None,
+        has_credential: false,
     };
     let result = delivery::serve(&mut exchange, &deliveries, &records.nonces, attempt, recv).await;
+    // Before the relay learns of it: the same attempt may come again at once.
+    exchange.ticket = None;
     exchange.note(records, started.elapsed(), &result);
     if let Err(failure) = result {
         exchange.send.reset(failure);
@@ -174,6 +178,8 @@ pub(super) struct Exchange {
     pub(super) response_max: Option<u64>,
     /// The nonce of a signed request.
     pub(super) ticket: Option<Ticket>,
+    /// Whether this bridge adds a credential, which heads with a status of 1xx could repeat.
+    pub(super) has_credential: bool,
 }
 
 /// Why no answer's head came.
@@ -402,6 +408,7 @@ impl Exchange {
         }
         .and_then(|settings| settings.ca_file.as_deref());
         let mut injection = self.injection(candidate)?;
+        self.has_credential = injection.is_some();
         let own = injection.as_ref().and_then(Injection::client_cert);
         let both = Upstream::key(candidate.target(), ca_file, own);
         // By HTTP/2 the library does not tell whether the target wants a body.
@@ -642,6 +649,7 @@ impl Exchange {
             });
             match step.await {
                 Step::Hint(hint) if hint.status == 100 && !self.head.expect_continue => {}
+                Step::Hint(hint) if hint.status != 100 && self.has_credential => {}
                 Step::Hint(hint) => {
                     if hint.status == 100 {
                         go_ahead_by = None;

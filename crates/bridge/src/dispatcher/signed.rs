@@ -89,7 +89,10 @@ impl Exchange {
             .unwrap_or_else(|error| Err(error.to_string()));
         let reserved = match taken.map_err(|error| unwritable(&error))? {
             Taken::Reserved(reserved) => reserved,
-            Taken::InUse => return Err(refused("a request with this nonce is on its way")),
+            Taken::InUse => {
+                let detail = "a request with this nonce is on its way";
+                return Err(Failure::not_dispatched(Code::Overloaded, detail));
+            }
             Taken::Used => return Err(refused("a request with this nonce was executed already")),
             Taken::TooOld => {
                 return Err(refused(

@@ -28,6 +28,7 @@ pub(super) async fn serve(
     };
     let ca_file = settings.and_then(|settings| settings.ca_file.as_deref());
     let mut injection = exchange.injection(candidate)?;
+    exchange.has_credential = injection.is_some();
     let own = injection.as_ref().and_then(Injection::client_cert);
     // Only HTTP/1.1 connections are switched to it here.
     let key = Upstream::key(candidate.target(), ca_file, own).of_http1();

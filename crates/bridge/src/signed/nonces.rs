@@ -14,7 +14,10 @@
 
 use protocol::frame::CallAttempt;
 use redb::backends::FileBackend;
-use redb::{Database, Durability, ReadableTable as _, ReadableTableMetadata as _, TableDefinition};
+use redb::{
+    Database, Durability, ReadableDatabase as _, ReadableTable as _, ReadableTableMetadata as _,
+    TableDefinition,
+};
 use ring::digest::{SHA256, digest};
 use std::collections::HashSet;
 use std::path::{Path, PathBuf};
@@ -181,16 +184,13 @@ impl Nonces {
             is_spent: false,
         };
         let (known, count, since) = self.with(|database| {
-            let write = database.begin_write().map_err(text)?;
-            let found = {
-                let uses = write.open_table(USES).map_err(text)?;
-                let known = uses.get(&key).map_err(text)?.map(|value| value.value());
-                let about = write.open_table(ABOUT).map_err(text)?;
-                let since = about.get(SINCE).map_err(text)?.map(|value| value.value());
-                (known, uses.len().map_err(text)?, since.unwrap_or(u64::MAX))
-            };
-            write.abort().map_err(text)?;
-            Ok(found)
+            let read = database.begin_read().map_err(text)?;
+            let uses = read.open_table(USES).map_err(text)?;
+            let known = uses.get(&key).map_err(text)?.map(|value| value.value());
+            let about = read.open_table(ABOUT).map_err(text)?;
+            let since = about.get(SINCE).map_err(text)?.map(|value| value.value());
+            let count = uses.len().map_err(text)?;
+            Ok((known, count, since.unwrap_or(u64::MAX)))
         })?;
         reserved.executions = match known {
             Some((REPEATABLE, _, bound, executions))
@@ -249,7 +249,6 @@ impl Nonces {
     /// Nonces that are known. For tests.
     #[cfg(test)]
     fn count(&self) -> u64 {
-        use redb::ReadableDatabase as _;
         self.with(|database| {
             let read = database.begin_read().map_err(text)?;
             let uses = read.open_table(USES).map_err(text)?;

@@ -225,7 +225,8 @@ fn read(path: &Path) -> Result<String, ConfigError> {
     std::fs::read_to_string(path).map_err(unreadable)
 }
 
-/// The key at a line of a config, with its section. The value may be a secret, and is left out.
+/// The key at a line of a config, with its section. The value is shown where it is a number; a text may
+/// be a secret.
 fn key_at(text: &str, line: usize) -> Option<String> {
     let mut section = "";
     let mut key = None;
@@ -233,14 +234,19 @@ fn key_at(text: &str, line: usize) -> Option<String> {
         key = None;
         if let Some(name) = line.strip_prefix('[') {
             section = name.trim_end_matches(']').trim_start_matches('[');
-        } else if let Some((name, _)) = line.split_once('=') {
-            key = Some(name.trim());
+        } else if let Some((name, value)) = line.split_once('=') {
+            key = Some((name.trim(), value.trim()));
         }
     }
     let is_bare = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'_' | b'-');
-    let key = key.filter(|key| key.bytes().all(is_bare));
+    let key = key
+        .filter(|(name, _)| name.bytes().all(is_bare))
+        .map(|(name, value)| match value.parse::<i64>() {
+            Ok(number) => format!("{name} = {number}"),
+            Err(_) => name.to_owned(),
+        });
     match (section, key) {
-        ("", key) => key.map(str::to_owned),
+        ("", key) => key,
         (section, Some(key)) => Some(format!("{section}.{key}")),
         (section, None) => Some(section.to_owned()),
     }

@@ -10,7 +10,7 @@ use protocol::frame::{BodyLength, CallAttempt, HeadersBuilder, RequestHead};
 use ring::digest::{SHA256, digest};
 use ring::rand::SystemRandom;
 use ring::signature::{Ed25519KeyPair, KeyPair as _};
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use support::{Installation, Target, TempDir};
 use transport::Session;
 
@@ -105,10 +105,16 @@ struct Site {
 
 impl Site {
     async fn start(application: &Application) -> Self {
+        Self::start_with(application, "").await
+    }
+
+    /// With more in the bridge's config.
+    async fn start_with(application: &Application, more: &str) -> Self {
         let target = Target::start().await;
         let dir = TempDir::new("signed-calls");
         let file = dir.write("tenant.pem", application.pem());
-        let extra = format!("[signed_calls]\npublic_key_file = \"{}\"\n", file.display());
+        let file = file.display();
+        let extra = format!("[signed_calls]\npublic_key_file = \"{file}\"\n{more}");
         let site = Installation::builder()
             .bridge_name("b1")
             .flaky()
@@ -288,6 +294,46 @@ async fn what_was_not_dispatched_keeps_its_nonce() {
 }
 
 #[tokio::test]
+async fn an_attempt_without_a_journal_entry_keeps_its_nonce() {
+    const ENTRIES_MAX: u8 = 100;
+    let application = Application::new();
+    let more = format!("[deliveries]\njournal_entries_max = {ENTRIES_MAX}\n");
+    let site = Site::start_with(&application, &more).await;
+    let hook = site.target.url("/hook");
+    let head = |call: u8| {
+        let nonce = format!("nonce-number-{call:03}");
+        let signed = application.sign(&hook, &nonce, &[]);
+        RequestHead {
+            call: attempt(call, 1),
+            ..signed.head(&[])
+        }
+    };
+    // Nothing is acknowledged, until the journal takes no more.
+    for call in 0..ENTRIES_MAX {
+        assert_eq!(site.status(&head(call)).await, 200);
+    }
+    let late = head(ENTRIES_MAX);
+    for _ in 0..2 {
+        let came = site.send(&late).await;
+        assert_eq!(came.code(), Some(Code::Overloaded), "{came:?}");
+    }
+    for call in 0..ENTRIES_MAX {
+        let first = attempt(call, 1).unwrap();
+        assert!(site.session.ack_result(first));
+    }
+    let deadline = Instant::now() + Duration::from_secs(30);
+    loop {
+        match site.send(&late).await {
+            Came::Answer { status, .. } => break assert_eq!(status, 200),
+            came => assert_eq!(came.code(), Some(Code::Overloaded), "{came:?}"),
+        }
+        assert!(Instant::now() < deadline);
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    assert_eq!(site.target.hooks().len(), usize::from(ENTRIES_MAX) + 1);
+}
+
+#[tokio::test]
 async fn another_data_directory_refuses_an_older_signature() {
     let application = Application::new();
     let first = Site::start(&application).await;
@@ -297,7 +343,7 @@ async fn another_data_directory_refuses_an_older_signature() {
     // The next second: a signature has no finer time.
     let made = SystemTime::now();
     while made.elapsed().unwrap().as_secs() < 1 {
-        tokio::time::sleep(std::time::Duration::from_millis(50)).await;
+        tokio::time::sleep(Duration::from_millis(50)).await;
     }
     let second = Site::start(&application).await;
     let came = second.send(&head).await;

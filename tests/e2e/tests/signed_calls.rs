@@ -345,7 +345,9 @@ async fn another_data_directory_refuses_an_older_signature() {
     while made.elapsed().unwrap().as_secs() < 1 {
         tokio::time::sleep(Duration::from_millis(50)).await;
     }
-    let second = Site::start(&application).await;
+    let port = first.target.port();
+    let more = format!("[[allow]]\nhost = \"127.0.0.1\"\nports = [{port}]\nmethods = [\"POST\"]\n");
+    let second = Site::start_with(&application, &more).await;
     let came = second.send(&head).await;
     let Came::Failed(failure) = came else {
         panic!("{came:?}");

@@ -147,7 +147,8 @@ impl Exchange {
                 Execution::NotSent | Execution::NotDispatched
             )
         });
-        if !is_free && !(ticket.is_delivery && is_failure) {
+        let is_repeatable = ticket.is_delivery && is_failure;
+        if !(is_free || is_repeatable) {
             return;
         }
         let settling = move || match is_free {

@@ -30,6 +30,10 @@ const ABOUT: TableDefinition<'_, &str, u64> = TableDefinition::new("about");
 /// The key in `about` of the time since which every use is in the file, in seconds since 1970.
 const SINCE: &str = "since";
 
+/// The key in `about` of the time of the last sweep. A signature that had ended by then is refused also after
+/// the clock was set back: its nonce may have been removed.
+const SWEPT: &str = "swept";
+
 /// Nonces at once. Beyond, signed requests are rejected until some have expired.
 const NONCES_MAX: u64 = 200_000;
 
@@ -74,7 +78,7 @@ pub(crate) enum Taken {
     InUse,
     /// A request with it was executed.
     Used,
-    /// The signature is older than the store, which does not know what was used before.
+    /// The signature is older than the store, or than its last sweep: it may have been used.
     TooOld,
     /// There are as many as there may be.
     Full,
@@ -183,14 +187,16 @@ impl Nonces {
             executions: 0,
             is_spent: false,
         };
-        let (known, count, since) = self.with(|database| {
+        let (known, count, is_too_old) = self.with(|database| {
             let read = database.begin_read().map_err(text)?;
             let uses = read.open_table(USES).map_err(text)?;
             let known = uses.get(&key).map_err(text)?.map(|value| value.value());
             let about = read.open_table(ABOUT).map_err(text)?;
             let since = about.get(SINCE).map_err(text)?.map(|value| value.value());
+            let swept = about.get(SWEPT).map_err(text)?.map(|value| value.value());
+            let is_too_old = created < since.unwrap_or(u64::MAX) || expires <= swept.unwrap_or(0);
             let count = uses.len().map_err(text)?;
-            Ok((known, count, since.unwrap_or(u64::MAX)))
+            Ok((known, count, is_too_old))
         })?;
         reserved.executions = match known {
             Some((REPEATABLE, _, bound, executions))
@@ -199,7 +205,7 @@ impl Nonces {
                 executions
             }
             Some(_) => return Ok(Taken::Used),
-            None if created < since => return Ok(Taken::TooOld),
+            None if is_too_old => return Ok(Taken::TooOld),
             None if count >= NONCES_MAX => return Ok(Taken::Full),
             None => 0,
         };
@@ -241,6 +247,10 @@ impl Nonces {
                 let now = now();
                 uses.retain(|_, (_, expires, _, _)| expires > now)
                     .map_err(text)?;
+                let mut about = write.open_table(ABOUT).map_err(text)?;
+                let before = about.get(SWEPT).map_err(text)?.map(|value| value.value());
+                let swept = before.unwrap_or(0).max(now);
+                about.insert(SWEPT, swept).map_err(text)?;
             }
             write.commit().map_err(text)
         })
@@ -449,14 +459,14 @@ mod tests {
         let nonces = Nonces::new(dir.path().join("nonces.redb"));
         let now = now();
         for (nonce, expires) in [("old", now - 1), ("new", now + 600)] {
-            let taken = nonces.reserve(nonce, (now + 5, expires), of(None));
-            let Ok(Taken::Reserved(mut reserved)) = taken else {
-                panic!("{taken:?}");
-            };
-            reserved.spend().unwrap();
+            let used = (USED, expires, 0, 1);
+            nonces.write(&key(nonce), Some(used)).unwrap();
         }
         *nonces.since_sweep.lock().unwrap() = SWEEP_EVERY;
         assert!(!is_used(&nonces, of(None)));
         assert_eq!(nonces.count(), 1);
+        // The clock was set back: the old signature seems valid again.
+        let again = nonces.reserve("old", (now + 5, now - 1), of(None));
+        assert!(matches!(again, Ok(Taken::TooOld)), "{again:?}");
     }
 }

@@ -253,7 +253,7 @@ mod tests {
         use std::time::Duration;
         let busy = Failure::not_dispatched(Code::Overloaded, "ALM is busy");
         assert_eq!(busy.retry_after(), None);
-        let later = busy.clone().with_retry_after(Duration::from_millis(1500));
+        let later = busy.with_retry_after(Duration::from_millis(1500));
         assert_eq!(later.detail, "ALM is busy; retry after 2 s");
         assert_eq!(later.retry_after(), Some(Duration::from_secs(2)));
         let again = later.with_retry_after(Duration::from_secs(1_000_000));

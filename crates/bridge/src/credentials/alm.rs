@@ -382,9 +382,9 @@ impl SignIn {
         running.tell.send_replace(Some(signed));
     }
 
-    /// A response says that the session is over. False when it may not be replaced now, because responses
-    /// have ended too many: then the response stands.
-    pub(crate) fn is_over(
+    /// Ends the session, because a response says that it is over. False when it may not be replaced now,
+    /// because responses have ended too many: then the response stands.
+    pub(crate) fn end_session(
         &self,
         active: &Arc<Active>,
         endpoint: &str,

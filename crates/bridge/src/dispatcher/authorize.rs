@@ -87,7 +87,7 @@ impl Exchange {
         let Some((sign_in, jar)) = injection.sign_in().zip(injection.jar()) else {
             return false;
         };
-        let over = |why| sign_in.is_over(&self.active, name, jar, why);
+        let over = |why| sign_in.end_session(&self.active, name, jar, why);
         if !jar.follow(headers) {
             over(Over::Deleted);
         }

@@ -107,9 +107,9 @@ async fn look(
     if let Some((sign_in, jar)) = injection.and_then(|own| own.sign_in().zip(own.jar())) {
         let is_whole = jar.follow(response.headers());
         if response.status() == StatusCode::UNAUTHORIZED {
-            sign_in.is_over(active, name, jar, Over::Unauthorized);
+            sign_in.end_session(active, name, jar, Over::Unauthorized);
         } else if !is_whole {
-            sign_in.is_over(active, name, jar, Over::Deleted);
+            sign_in.end_session(active, name, jar, Over::Deleted);
         }
     }
     Ok(())

@@ -401,6 +401,9 @@ mod tests {
         is_key_required: bool,
     }
 
+    /// What a relay does to a request.
+    type Change = fn(&mut Request);
+
     impl Request {
         /// A `POST` with these fields besides the usual ones.
         fn new(body: &str, more: &[(&str, &str)]) -> Self {
@@ -510,10 +513,10 @@ mod tests {
         let signed = signer.check(&request).unwrap();
         assert_eq!((signed.created, signed.expires), (NOW - 5, NOW + 60));
         assert!(Signer::new().check(&request).is_err());
-        let changes: [(&str, fn(&mut Request)); 14] = [
+        let changes: [(&str, Change); 14] = [
             ("method", |request| request.method = "PUT".into()),
             ("url", |request| {
-                request.url = "https://evil.example/".into()
+                request.url = "https://evil.example/".into();
             }),
             ("query", |request| request.url.push('1')),
             ("body", |request| request.body = "{\"n\":1}".into()),
@@ -530,7 +533,7 @@ mod tests {
             ("signature", |request| request.remove("signature")),
             ("input", |request| request.remove("signature-input")),
             ("credential", |request| {
-                request.credential = Some("ci".into())
+                request.credential = Some("ci".into());
             }),
         ];
         for (name, change) in changes {

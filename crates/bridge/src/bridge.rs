@@ -107,10 +107,8 @@ impl Bridge {
             allow = config.rules.allow.len(),
             "bridge starts"
         );
-        let journal = Journal::open(
-            &data_dir.path(JOURNAL_FILE),
-            deliveries::bounds(&config.deliveries),
-        )?;
+        let bounds = deliveries::bounds(&config.deliveries);
+        let journal = Journal::open(&data_dir, JOURNAL_FILE, bounds)?;
         let deliveries = Deliveries::new(journal, config.deliveries.limits());
         let path = config.path.clone();
         let connections = config.relay.connections.get();

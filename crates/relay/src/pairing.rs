@@ -134,6 +134,8 @@ pub(crate) fn pair<'a>(cx: &'a Context<'a>, request: http::Request<Bytes>) -> Ha
         };
         let paired = cx.storage().pair(&pairing).await.map_err(failed)?;
         cx.state.directory.refresh().await.map_err(failed)?;
+        let registry = &cx.state.registry;
+        registry.reset_epochs(&paired.bridge.to_string(), &pairing.instance);
         if paired.is_new {
             tracing::info!(
                 tenant = %principal.tenant_name,

@@ -204,6 +204,16 @@ impl Registry {
         Ok(())
     }
 
+    /// An installation was paired: it starts its epochs again, and so does this.
+    pub fn reset_epochs(&self, bridge: &str, instance: &[u8; 16]) {
+        let mut inner = self.lock();
+        for (slot, seen) in &mut inner.seen {
+            if *slot.bridge == *bridge && slot.instance == *instance {
+                seen.epoch = 0;
+            }
+        }
+    }
+
     /// A tunnel is up. Its slot's old session, if any, is ended.
     pub fn insert(
         &self,
@@ -505,6 +515,30 @@ mod tests {
         assert_eq!(registry.admit(&owner, &hello(0, 6), now), Ok(()));
         assert_eq!(registry.admit(&owner, &hello(1, 1), now), Ok(()));
         assert!(registry.admit(&owner, &hello(SLOT_MAX, 1), now).is_err());
+    }
+
+    #[test]
+    fn pairing_resets_epochs_of_its_installation_only() {
+        let registry = Registry::new(10, 10);
+        let now = Instant::now();
+        let (owner, other) = (owner("t", "b"), owner("t", "c"));
+        let elsewhere = Hello {
+            instance: [2; 16],
+            ..hello(0, u64::MAX)
+        };
+        for (owner, hello) in [
+            (&owner, hello(0, u64::MAX)),
+            (&owner, hello(1, 7)),
+            (&owner, elsewhere.clone()),
+            (&other, hello(0, u64::MAX)),
+        ] {
+            assert_eq!(registry.admit(owner, &hello, now), Ok(()));
+        }
+        registry.reset_epochs("b", &[1; 16]);
+        assert_eq!(registry.admit(&owner, &hello(0, 1), now), Ok(()));
+        assert_eq!(registry.admit(&owner, &hello(1, 1), now), Ok(()));
+        assert!(registry.admit(&owner, &elsewhere, now).is_err());
+        assert!(registry.admit(&other, &hello(0, 1), now).is_err());
     }
 
     #[test]

@@ -13,7 +13,7 @@
 //! its own, and is replaced as a whole.
 
 use super::{CREDENTIALS_MAX, Credential, Credentials, Kind, ORIGINS_MAX, Origin, check_name};
-use crate::data_dir::{DataDirError, PrivateDir};
+use crate::data_dir::{DataDirError, PrivateDir, read_given};
 use crate::secret::Secret;
 use crate::upstream::ClientCert;
 use base64::Engine as _;
@@ -250,12 +250,8 @@ impl Store {
     }
 
     fn given_key(&self, path: &Path) -> Result<Vec<u8>, StoreError> {
-        let dir = path.parent().unwrap_or(Path::new("."));
-        let name = path.file_name().and_then(|name| name.to_str());
-        let name = name.ok_or_else(|| self.key_error("it has no name"))?;
         // What the service manager gives is read-only, for its user alone.
-        let read = PrivateDir::of_others(dir).read_private(name)?;
-        read.ok_or_else(|| self.key_error("it does not exist"))
+        read_given(path)?.ok_or_else(|| self.key_error("it does not exist"))
     }
 
     fn own_key(&self, make: bool) -> Result<Vec<u8>, StoreError> {

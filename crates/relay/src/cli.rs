@@ -20,7 +20,7 @@ use crate::storage::{Storage, StorageError};
 use args::{Args, Command, ConfigCommand};
 use clap::{CommandFactory as _, Parser as _};
 use std::error::Error as StdError;
-use std::io::Write as _;
+use std::io::ErrorKind;
 use std::path::PathBuf;
 use std::process::ExitCode;
 use transport::runtime::Share;
@@ -57,10 +57,14 @@ pub fn main() -> ExitCode {
         let kind = clap::error::ErrorKind::ArgumentConflict;
         Args::command().error(kind, mistake).exit();
     }
-    match run(args) {
+    let result = run(args);
+    machine::log::flush();
+    match result {
         Ok(()) => ExitCode::SUCCESS,
+        // Whoever read the output has gone (`| head`): that is no news.
+        Err(CliError::Output(error)) if error.kind() == ErrorKind::BrokenPipe => ExitCode::FAILURE,
         Err(error) => {
-            let _ = writeln!(std::io::stderr(), "error: {}", chain(&error));
+            machine::output::complain(&chain(&error));
             ExitCode::FAILURE
         }
     }

@@ -55,7 +55,9 @@ pub(super) async fn restore(config: &Config, from: &Path, replace: bool) -> Resu
         )));
     }
     let made = beside(to, "restoring");
-    let copied = fs::copy(from, &made);
+    // What a crash left there goes, and so does a link that another user put there.
+    remove(&made);
+    let copied = copy_to_new(from, &made);
     copied.map_err(|error| failed(format!("{} cannot be copied: {error}", from.display())))?;
     let opened = Storage::open(&Database::Sqlite(made.clone())).await;
     let checked = match opened {
@@ -91,6 +93,17 @@ pub(super) async fn restore(config: &Config, from: &Path, replace: bool) -> Resu
             .to_owned(),
     );
     output::lines(&lines)
+}
+
+/// Copies a file into one that is not there yet, for its owner alone.
+fn copy_to_new(from: &Path, to: &Path) -> std::io::Result<()> {
+    let mut options = fs::OpenOptions::new();
+    options.create_new(true).write(true);
+    #[cfg(unix)]
+    std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
+    let mut out = options.open(to)?;
+    std::io::copy(&mut File::open(from)?, &mut out)?;
+    out.sync_all()
 }
 
 fn beside(path: &Path, what: &str) -> PathBuf {

@@ -43,10 +43,11 @@ pub(crate) struct Found {
 impl Found {
     fn of(endpoint: String, probe: Probe) -> Self {
         let answers = probe.status.is_none_or(|status| status < 500);
-        let reach = if probe.failure.is_none() && answers {
-            Reach::Up
-        } else {
-            Reach::Down
+        let reach = match &probe.failure {
+            None if answers => Reach::Up,
+            // This machine is short of something: that says nothing of the endpoint.
+            Some(failure) if failure.code == Code::Overloaded => Reach::Unknown,
+            None | Some(_) => Reach::Down,
         };
         let detail = match (&probe.failure, probe.status) {
             (Some(failure), _) => Some(failure.detail.clone()),

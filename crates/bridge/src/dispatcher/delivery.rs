@@ -15,8 +15,8 @@ use crate::credentials::Injection;
 use crate::deliveries::{Deliveries, Mine, Turn};
 use crate::journal::{Known, Outcome};
 use crate::upstream::{
-    AnswerBody, Connection, FRESH_FOR, Key, Refused, RequestBody, Upstream, refused,
-    request_failure, untouched,
+    AnswerBody, Connection, Key, Refused, RequestBody, Reuse, Upstream, refused, request_failure,
+    untouched,
 };
 use bytes::{Bytes, BytesMut};
 use http::{HeaderMap, Request, Response};
@@ -53,7 +53,15 @@ pub(super) async fn serve(
     let mine = match deliveries.turn(attempt) {
         Turn::Mine(mine) => mine,
         Turn::Running(mut ended) => {
-            let outcome = ended.wait_for(Option::is_some).await;
+            // While the disk takes nothing this may be long, and the relay may ask again and again.
+            let ending = ended.wait_for(Option::is_some);
+            let outcome = tokio::select! {
+                failure = exchange.send.closed() => return Err(failure),
+                outcome = timeout_at(exchange.times.end_by, ending) => outcome,
+            };
+            let Ok(outcome) = outcome else {
+                return Err(not_now("the attempt runs"));
+            };
             let outcome = outcome.ok().and_then(|outcome| *outcome);
             return match outcome {
                 Some(outcome) => answer_known(exchange, outcome),
@@ -75,14 +83,16 @@ pub(super) async fn serve(
     let own = injection.as_ref().and_then(Injection::client_cert);
     let key = Upstream::key(candidate.target(), None, own);
     let active = exchange.active.clone();
-    let pooled = active.upstream.reuse(&key, Some(FRESH_FOR), |address| {
-        candidate.approve(address).ok()
-    });
+    let pooled = active
+        .upstream
+        .take_idle(&key, Reuse::Once, |address| candidate.approve(address).ok());
     let (approved, connection) = match pooled {
         Some(pooled) => pooled,
         None => {
             let connecting = exchange.connection(&candidate, &key);
-            exchange.before_dispatch(connecting).await?
+            let (approved, mut connection) = exchange.before_dispatch(connecting).await?;
+            connection.mark_for_once();
+            (approved, connection)
         }
     };
     exchange.head_for(&approved, injection.as_ref())?;

@@ -11,7 +11,7 @@ use crate::credentials::Injection;
 use crate::deliveries::Deliveries;
 use crate::quota::{Place, Quota};
 use crate::upstream::{
-    Connection, FRESH_FOR, Key, Progress, Refused, RequestBody, Upstream, closed_before_answer,
+    Connection, Key, Progress, Refused, RequestBody, Reuse, Upstream, closed_before_answer,
     refused, request_failure, untouched,
 };
 use bytes::Bytes;
@@ -413,10 +413,13 @@ impl Exchange {
         // A body that is whole can be sent once more.
         let whole = body.whole();
         let mut again = whole.clone().filter(|_| is_repeatable(&self.head.method));
-        let idle_max = again.is_none().then_some(FRESH_FOR);
+        let reuse = match again {
+            Some(_) => Reuse::Repeatable,
+            None => Reuse::Once,
+        };
         let pooled = active
             .upstream
-            .reuse(&key, idle_max, |address| candidate.approve(address).ok());
+            .take_idle(&key, reuse, |address| candidate.approve(address).ok());
         let (approved, mut connection) = match pooled {
             Some(pooled) => pooled,
             // Boxed, as all is here that most exchanges do without: they stay small.
@@ -430,7 +433,11 @@ impl Exchange {
                         connected => connected,
                     }
                 };
-                Box::pin(self.before_dispatch(connecting)).await?
+                let (approved, mut connection) = Box::pin(self.before_dispatch(connecting)).await?;
+                if reuse == Reuse::Once {
+                    connection.mark_for_once();
+                }
+                (approved, connection)
             }
         };
         let mut head = Some(self.head_for(&approved, injection.as_ref())?);

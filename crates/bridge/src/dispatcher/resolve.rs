@@ -1,5 +1,6 @@
 //! A target's host, as the addresses that the policy then decides on.
 
+use machine::shortage;
 use policy::Host;
 use protocol::{Code, Failure};
 use std::io;
@@ -20,15 +21,20 @@ static LOOKUPS: Semaphore = Semaphore::const_new(LOOKUPS_MAX);
 /// Every address of the host, each once, in the resolver's order.
 ///
 /// # Errors
-/// `target_dns` when there is none, or none in time.
+/// `target_dns` when there is none, or none in time; `overloaded` where as many names are looked up as may
+/// be, or this machine has no descriptor or thread left for it.
 pub async fn resolve(host: &Host) -> Result<Vec<IpAddr>, Failure> {
     let name = match host {
         Host::Addr(address) => return Ok(vec![*address]),
         Host::Name(name) => name.as_str(),
     };
-    let failed = |detail: String| {
+    let failed = |unresolved: Unresolved| {
+        let (code, detail) = match unresolved {
+            Unresolved::Name(detail) => (Code::TargetDns, detail),
+            Unresolved::Shortage(detail) => (Code::Overloaded, detail),
+        };
         let detail = format!("the name {name} could not be resolved: {detail}");
-        Failure::not_dispatched(Code::TargetDns, detail)
+        Failure::not_dispatched(code, detail)
     };
     let owned = name.to_owned();
     let find = move || (owned.as_str(), 0).to_socket_addrs().map(Iterator::collect);
@@ -40,9 +46,29 @@ pub async fn resolve(host: &Host) -> Result<Vec<IpAddr>, Failure> {
         }
     }
     if addresses.is_empty() {
-        return Err(failed("it has no address".into()));
+        return Err(failed(Unresolved::Name("it has no address".into())));
     }
     Ok(addresses)
+}
+
+/// Why a name has no address.
+#[derive(Debug)]
+enum Unresolved {
+    /// The resolver says so, or says nothing.
+    Name(String),
+    /// This machine cannot ask.
+    Shortage(String),
+}
+
+/// The resolver hides that it could open no file or socket.
+fn unresolved(error: &io::Error) -> Unresolved {
+    let detail = error.to_string();
+    match shortage::is_shortage(error) || shortage::has_few_descriptors() {
+        true => Unresolved::Shortage(format!(
+            "{detail} (this bridge has no file descriptors left)"
+        )),
+        false => Unresolved::Name(detail),
+    }
 }
 
 /// Runs `find` on a thread of its own, when there is a permit for it.
@@ -50,21 +76,24 @@ async fn look_up(
     find: impl FnOnce() -> io::Result<Vec<SocketAddr>> + Send + 'static,
     permits: &'static Semaphore,
     within: Duration,
-) -> Result<Vec<SocketAddr>, String> {
+) -> Result<Vec<SocketAddr>, Unresolved> {
     let by = Instant::now() + within;
     // Nobody closes the semaphore.
     let Ok(Ok(permit)) = timeout_at(by, permits.acquire()).await else {
-        return Err("too many names are being looked up".into());
+        let detail = format!("{LOOKUPS_MAX} names are being looked up, as many as may be");
+        return Err(Unresolved::Shortage(detail));
     };
     let finding = tokio::task::spawn_blocking(move || {
-        let found = find();
+        // Looked at at once: a descriptor that is missing may be free in a moment.
+        let found = find().map_err(|error| unresolved(&error));
         drop(permit);
         found
     });
     match timeout_at(by, finding).await {
-        Ok(Ok(found)) => found.map_err(|error| error.to_string()),
-        Ok(Err(error)) => Err(error.to_string()),
-        Err(_) => Err(format!("no answer within {within:?}")),
+        Ok(Ok(found)) => found,
+        // The thread could not be started.
+        Ok(Err(error)) => Err(Unresolved::Shortage(error.to_string())),
+        Err(_) => Err(Unresolved::Name(format!("no answer within {within:?}"))),
     }
 }
 
@@ -92,9 +121,12 @@ mod tests {
             Ok(Vec::new())
         };
         let error = look_up(stuck, &ONE, short).await.unwrap_err();
-        assert!(error.contains("no answer"), "{error}");
+        assert!(
+            matches!(&error, Unresolved::Name(detail) if detail.contains("no answer")),
+            "{error:?}"
+        );
         let refused = look_up(|| Ok(Vec::new()), &ONE, short).await.unwrap_err();
-        assert!(refused.contains("too many names"), "{refused}");
+        assert!(matches!(refused, Unresolved::Shortage(_)), "{refused:?}");
         release.send(()).unwrap();
         let long = Duration::from_secs(10);
         assert!(look_up(|| Ok(Vec::new()), &ONE, long).await.is_ok());

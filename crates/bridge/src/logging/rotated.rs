@@ -105,7 +105,7 @@ impl Rotated {
         Ok(())
     }
 
-    fn to_file(&mut self, line: &[u8]) -> io::Result<()> {
+    fn append(&mut self, line: &[u8]) -> io::Result<()> {
         self.check()?;
         let bytes = self.open.as_ref().map_or(0, |open| open.bytes);
         if bytes > 0 && bytes + line.len() as u64 > self.max_bytes {
@@ -126,7 +126,7 @@ impl Rotated {
 
 impl Sink for Rotated {
     fn write_line(&mut self, line: &[u8]) -> io::Result<()> {
-        let written = self.to_file(line);
+        let written = self.append(line);
         written.or_else(|_| StandardError.write_line(line))
     }
 }
@@ -153,7 +153,7 @@ mod tests {
         let mut log = opened(&path, 100, 2);
         for number in 0..20 {
             let line = format!("line {number:02} {}\n", "x".repeat(20));
-            log.to_file(line.as_bytes()).unwrap();
+            log.append(line.as_bytes()).unwrap();
         }
         assert!(read(&path).contains("line 19"));
         assert!(log.numbered(1).exists() && log.numbered(2).exists());
@@ -166,14 +166,14 @@ mod tests {
         let dir = TempDir::new("log-gone");
         let path = dir.path().join("logs").join("bridge.log");
         let mut log = opened(&path, 1000, 2);
-        log.to_file(b"one\n").unwrap();
+        log.append(b"one\n").unwrap();
         fs::rename(&path, dir.path().join("moved")).unwrap();
         log.check_at = Instant::now();
-        log.to_file(b"two\n").unwrap();
+        log.append(b"two\n").unwrap();
         assert_eq!(read(&path), "two\n");
         fs::remove_dir_all(dir.path().join("logs")).unwrap();
         log.check_at = Instant::now();
-        log.to_file(b"three\n").unwrap();
+        log.append(b"three\n").unwrap();
         assert_eq!(read(&path), "three\n");
     }
 
@@ -185,15 +185,15 @@ mod tests {
         };
         let path = disk.path().join("bridge.log");
         let mut log = opened(&path, 1 << 20, 2);
-        log.to_file(b"one\n").unwrap();
+        log.append(b"one\n").unwrap();
         disk.fill();
         let long = [b'x'; 8192];
-        log.to_file(&long).unwrap_err();
+        log.append(&long).unwrap_err();
         // The line is not lost, for standard error takes it, and fails nothing.
         log.write_line(b"(a line on standard error)\n").unwrap();
         disk.free();
         log.check_at = Instant::now();
-        log.to_file(b"two\n").unwrap();
+        log.append(b"two\n").unwrap();
         assert_eq!(read(&path), "one\ntwo\n");
     }
 
@@ -204,10 +204,10 @@ mod tests {
         fs::create_dir(&path).unwrap();
         let (mut log, result) = Rotated::open(&path, 1000, 2);
         result.unwrap_err();
-        log.to_file(b"one\n").unwrap_err();
+        log.append(b"one\n").unwrap_err();
         fs::remove_dir(&path).unwrap();
         log.check_at = Instant::now();
-        log.to_file(b"two\n").unwrap();
+        log.append(b"two\n").unwrap();
         assert_eq!(read(&path), "two\n");
     }
 }

@@ -83,6 +83,7 @@ pub(crate) fn status(shared: &Shared) -> Status {
         pid: std::process::id(),
         uptime_s: board.uptime().as_secs(),
         bridge: shared.name.clone(),
+        key: shared.dispatcher.fingerprint().to_owned(),
         tenant: shared.tenant.clone(),
         relay: config.relay.url.to_string(),
         online: sessions.iter().any(is_alive),

@@ -38,6 +38,9 @@ const WAITING_MAX: usize = 2048;
 /// How often the head is signed, and sums are written.
 const HEAD_EVERY: Duration = Duration::from_secs(60);
 
+/// The pause before a file that failed is opened again.
+const REOPEN_AFTER: Duration = Duration::from_secs(2);
+
 /// Different sums in memory.
 const SUMS_MAX: usize = 4096;
 
@@ -95,20 +98,32 @@ impl std::fmt::Debug for Audit {
 }
 
 impl Audit {
-    /// Opens the file, goes on behind its last line, and starts to write.
+    /// Opens the file, goes on behind its last line, and starts to write. Where the disk fails for a while,
+    /// the file is opened later; what is lost until then is counted.
     ///
     /// # Errors
-    /// What the system says of the file.
+    /// What the system says of the file, where waiting does not help.
     pub(crate) fn open(path: &Path, keep: Keep, key: Key) -> io::Result<Arc<Self>> {
-        let lines = Lines::open(path, keep)?;
+        let lines = match Lines::open(path, keep.clone()) {
+            Ok(lines) => Some(lines),
+            Err(error) if machine::shortage::is_disk_trouble(&error) => {
+                tracing::error!(%error, file = %path.display(), "the audit file cannot be written");
+                None
+            }
+            Err(error) => return Err(error),
+        };
         let (queue, waiting) = sync_channel(WAITING_MAX);
         let (lost, seq) = (
             Arc::new(AtomicU64::new(0)),
-            Arc::new(AtomicU64::new(lines.seq())),
+            Arc::new(AtomicU64::new(lines.as_ref().map_or(0, Lines::seq))),
         );
         let (head, sums) = (Arc::default(), Arc::default());
         let writer = Writer {
+            is_failing: lines.is_none(),
             lines,
+            path: path.to_owned(),
+            keep,
+            reopen_at: Instant::now() + REOPEN_AFTER,
             key,
             waiting,
             lost: lost.clone(),
@@ -172,7 +187,12 @@ impl Audit {
 
 /// The thread that writes.
 struct Writer {
-    lines: Lines,
+    /// None after an error, until the file is opened again.
+    lines: Option<Lines>,
+    path: PathBuf,
+    keep: Keep,
+    reopen_at: Instant,
+    is_failing: bool,
     key: Key,
     waiting: Receiver<Message>,
     lost: Arc<AtomicU64>,
@@ -204,10 +224,7 @@ impl Writer {
                 Ok(Message::Stop) | Err(RecvTimeoutError::Disconnected) => stops = true,
                 Err(RecvTimeoutError::Timeout) => {}
             }
-            let lost = self.lost.swap(0, Ordering::Relaxed);
-            if lost > 0 {
-                self.write(json!({"event": "lost", "count": lost}));
-            }
+            self.write_lost();
             if stops || Instant::now() >= next_head {
                 self.write_sums();
                 self.sign();
@@ -220,12 +237,47 @@ impl Writer {
     }
 
     fn write(&mut self, event: Value) {
-        if let Err(error) = self.lines.append(event) {
+        if !self.append(event) {
             // The next line that can be written says how many could not.
             self.lost.fetch_add(1, Ordering::Relaxed);
-            tracing::error!(%error, file = %self.lines.path().display(), "the audit file cannot be written");
         }
-        self.seq.store(self.lines.seq(), Ordering::Relaxed);
+    }
+
+    fn write_lost(&mut self) {
+        let lost = self.lost.swap(0, Ordering::Relaxed);
+        if lost > 0 && !self.append(json!({"event": "lost", "count": lost})) {
+            self.lost.fetch_add(lost, Ordering::Relaxed);
+        }
+    }
+
+    /// Whether the line is in the file.
+    fn append(&mut self, event: Value) -> bool {
+        let appended = match &mut self.lines {
+            Some(lines) => lines.append(event),
+            None if Instant::now() < self.reopen_at => return false,
+            None => Lines::open(&self.path, self.keep.clone()).and_then(|mut lines| {
+                let appended = lines.append(event);
+                self.lines = Some(lines);
+                appended
+            }),
+        };
+        let was_failing = std::mem::replace(&mut self.is_failing, appended.is_err());
+        match &appended {
+            Err(error) => {
+                // What failed once is not used again as it is.
+                self.lines = None;
+                self.reopen_at = Instant::now() + REOPEN_AFTER;
+                if !was_failing {
+                    tracing::error!(%error, file = %self.path.display(), "the audit file cannot be written");
+                }
+            }
+            Ok(()) if was_failing => tracing::info!("the audit file can be written again"),
+            Ok(()) => {}
+        }
+        if let Some(lines) = &self.lines {
+            self.seq.store(lines.seq(), Ordering::Relaxed);
+        }
+        appended.is_ok()
     }
 
     fn write_sums(&mut self) {
@@ -242,7 +294,10 @@ impl Writer {
     }
 
     fn sign(&mut self) {
-        let (id, seq, hash) = (self.lines.id(), self.lines.seq(), self.lines.hash());
+        let Some(lines) = &self.lines else {
+            return;
+        };
+        let (id, seq, hash) = (lines.id(), lines.seq(), lines.hash());
         let transcript = AuditTranscript {
             id: &id,
             sequence: seq,
@@ -255,7 +310,7 @@ impl Writer {
             hash: hex(&hash),
             signature: hex(&signature),
         };
-        if let Err(error) = self.lines.keep_head(&head) {
+        if let Err(error) = lines.keep_head(&head) {
             tracing::error!(%error, "the head of the audit file cannot be written");
             return;
         }

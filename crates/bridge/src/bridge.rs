@@ -4,7 +4,7 @@ use crate::answers;
 use crate::audit::Audit;
 use crate::board::{Board, now_s};
 use crate::config::Config;
-use crate::credentials::StoreError;
+use crate::credentials::{StoreError, alm};
 use crate::data_dir::{DataDir, DataDirError};
 use crate::deliveries::{self, Deliveries};
 use crate::dispatcher::{Active, ActiveError, Dispatcher, Records, own_addresses};
@@ -107,10 +107,8 @@ impl Bridge {
             allow = config.rules.allow.len(),
             "bridge starts"
         );
-        let journal = Journal::open(
-            &data_dir.path(JOURNAL_FILE),
-            deliveries::bounds(&config.deliveries),
-        )?;
+        let bounds = deliveries::bounds(&config.deliveries);
+        let journal = Journal::open(&data_dir, JOURNAL_FILE, bounds)?;
         let deliveries = Deliveries::new(journal, config.deliveries.limits());
         let path = config.path.clone();
         let connections = config.relay.connections.get();
@@ -123,7 +121,7 @@ impl Bridge {
             audit.add(json!({"event": "start", "software": crate::identity::software()}));
         }
         let metrics = active.config.metrics.listen;
-        let records = Records::new(board.clone(), audit.clone());
+        let records = Records::new(board.clone(), audit.clone(), identity.key.public());
         let shared = Arc::new(Shared {
             board,
             audit,
@@ -143,6 +141,7 @@ impl Bridge {
             clock_jumps: watch::Sender::new(0),
             old: Mutex::default(),
             health: Health::default(),
+            runtime: tokio::runtime::Handle::current(),
         });
         let mut slots = JoinSet::new();
         for number in 0..u8::try_from(connections).unwrap_or(u8::MAX) {
@@ -262,6 +261,8 @@ impl RunningBridge {
         };
         // A little more than the sessions' own limit, for their last words.
         let _ = tokio::time::timeout(DRAIN_WITHIN + Duration::from_secs(2), ending).await;
+        // ALM keeps a session and its locks for an hour.
+        alm::sign_out_of_all(&self.shared.dispatcher.active()).await;
         if let Some(audit) = self.shared.audit.clone() {
             audit.add(json!({"event": "stop"}));
             let _ = tokio::task::spawn_blocking(move || audit.stop()).await;

@@ -128,7 +128,10 @@ pub fn main() -> ExitCode {
         Command::SupportBundle(args) => support_bundle::run(&args),
         Command::Audit(command) => audit::run(&command),
     };
+    machine::log::flush();
     match outcome {
+        // A command whose output was lost has failed.
+        Ok(DONE) if machine::output::is_lost() => ExitCode::from(FAILED),
         Ok(code) => ExitCode::from(code),
         Err(error) => {
             complain(&chain(error.as_ref()));
@@ -137,17 +140,14 @@ pub fn main() -> ExitCode {
     }
 }
 
-#[expect(clippy::print_stdout, reason = "the answer to a command")]
+/// Prints a line of a command's answer.
 fn say(line: &str) {
-    println!("{line}");
+    machine::output::print(&format!("{line}\n"));
 }
 
-#[expect(
-    clippy::print_stderr,
-    reason = "the one place where a command says what went wrong"
-)]
+/// Says what went wrong.
 fn complain(line: &str) {
-    eprintln!("error: {line}");
+    machine::output::complain(line);
 }
 
 /// A runtime for the commands that are done soon.

@@ -133,12 +133,16 @@ impl Config {
             let ConfigError::Mistake { line, message, .. } = error else {
                 return error;
             };
-            // The line is of no file: it is shown itself.
-            let line = merged
-                .lines()
-                .nth(line.saturating_sub(1))
-                .unwrap_or_default();
-            in_environment(format!("`{}`: {message}", line.trim()))
+            // A mistake of the file itself has its line there.
+            if let Err(own) = Self::parse(&text, path)
+                && matches!(&own, ConfigError::Mistake { message: same, .. } if *same == message)
+            {
+                return own;
+            }
+            in_environment(match key_at(&merged, line) {
+                Some(key) => format!("`{key}`: {message}"),
+                None => message,
+            })
         })
     }
 
@@ -219,6 +223,33 @@ fn read(path: &Path) -> Result<String, ConfigError> {
         return Err(unreadable(what));
     }
     std::fs::read_to_string(path).map_err(unreadable)
+}
+
+/// The key at a line of a config, with its section. The value is shown where it is a number; a text may
+/// be a secret.
+fn key_at(text: &str, line: usize) -> Option<String> {
+    let mut section = "";
+    let mut key = None;
+    for line in text.lines().take(line) {
+        key = None;
+        if let Some(name) = line.strip_prefix('[') {
+            section = name.trim_end_matches(']').trim_start_matches('[');
+        } else if let Some((name, value)) = line.split_once('=') {
+            key = Some((name.trim(), value.trim()));
+        }
+    }
+    let is_bare = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'_' | b'-');
+    let key = key
+        .filter(|(name, _)| name.bytes().all(is_bare))
+        .map(|(name, value)| match value.parse::<i64>() {
+            Ok(number) => format!("{name} = {number}"),
+            Err(_) => name.to_owned(),
+        });
+    match (section, key) {
+        ("", key) => key,
+        (section, Some(key)) => Some(format!("{section}.{key}")),
+        (section, None) => Some(section.to_owned()),
+    }
 }
 
 /// The directory that relative paths count from.

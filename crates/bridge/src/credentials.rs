@@ -60,12 +60,10 @@ pub(crate) enum Kind {
     },
     /// A client certificate in TLS.
     Certificate(Arc<ClientCert>),
-    /// The two-step sign-in of ALM: cookies and XSRF token, kept here and renewed when they expire.
+    /// The sign-in of ALM: cookies and XSRF token, kept here and renewed when they expire.
     Alm {
-        /// Who.
-        user: String,
-        /// The password.
-        password: Secret,
+        /// What it signs in with.
+        login: alm::Login,
         /// Where it is signed in.
         sessions: Arc<alm::Sessions>,
     },
@@ -86,10 +84,8 @@ impl Kind {
     /// What of it is secret.
     pub(crate) fn secrets(&self) -> Vec<Secret> {
         match self {
-            Self::Basic { user, password } | Self::Alm { user, password, .. } => vec![
-                password.clone(),
-                Secret::new(&format!("{user}:{}", password.expose())),
-            ],
+            Self::Basic { user, password } => both(user, password),
+            Self::Alm { login, .. } => both(login.name(), login.secret()),
             Self::Bearer { token: secret } | Self::Header { value: secret, .. } => {
                 vec![secret.clone()]
             }
@@ -100,10 +96,17 @@ impl Kind {
     /// Who it is, for people.
     pub(crate) fn user(&self) -> Option<&str> {
         match self {
-            Self::Basic { user, .. } | Self::Alm { user, .. } => Some(user),
+            Self::Basic { user, .. } => Some(user),
+            Self::Alm { login, .. } => Some(login.name()),
             Self::Bearer { .. } | Self::Header { .. } | Self::Certificate(_) => None,
         }
     }
+}
+
+/// A secret, and the pair with its user as `Authorization: Basic` has it.
+fn both(user: &str, secret: &Secret) -> Vec<Secret> {
+    let pair = Secret::new(&format!("{user}:{}", secret.expose()));
+    vec![secret.clone(), pair]
 }
 
 /// A credential.
@@ -128,6 +131,17 @@ impl Credentials {
     pub(crate) fn new(all: Vec<Credential>) -> Self {
         let named = |one: Credential| (one.name.clone(), Arc::new(one));
         Self(all.into_iter().map(named).collect())
+    }
+
+    /// The same credentials, which go on with the open sessions of those before where nothing of the
+    /// credential has changed.
+    pub(crate) fn adopting(&self, before: &Self) -> Self {
+        let all = self.all().map(|one| {
+            let mut one = Credential::clone(one);
+            alm::adopt(&mut one, before);
+            one
+        });
+        Self::new(all.collect())
     }
 
     pub(crate) fn get(&self, name: &str) -> Option<&Arc<Credential>> {

@@ -1,8 +1,10 @@
 //! The data directory: private, locked by its process, written whole or not at all.
 
-use std::fs::{self, File, OpenOptions, TryLockError};
-use std::io::{self, Write};
+use machine::files::{Content, Dir, Owner};
+use std::fs::{self, File, TryLockError};
+use std::io::{self, Read as _};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 /// Longest file that is read from it, in bytes; its own files are far smaller.
 const FILE_MAX_BYTES: u64 = 4 * 1024 * 1024;
@@ -55,11 +57,11 @@ pub enum DataDirError {
     },
 }
 
-/// A directory for this user's eyes alone.
+/// A directory for this user's eyes alone. It is opened once: what happens in it happens by its descriptor,
+/// and follows no link.
 #[derive(Debug, Clone)]
 pub struct PrivateDir {
-    path: PathBuf,
-    is_of_others: bool,
+    dir: Arc<Dir>,
 }
 
 /// The directory, locked for as long as this lives.
@@ -84,7 +86,14 @@ impl DataDir {
     /// [`DataDirError`]: not writable, open to others, in use.
     pub fn open(path: &Path) -> Result<Self, DataDirError> {
         let dir = PrivateDir::open(path)?;
-        let lock = dir.lock_file(LOCK_FILE)?;
+        let lock = match dir.dir.open_or_create(LOCK_FILE, Owner::Directory) {
+            // A lock needs no writing, and neither does most of what the bridge does.
+            Err(error) if error.kind() == io::ErrorKind::ReadOnlyFilesystem => {
+                dir.dir.open_file(LOCK_FILE)
+            }
+            opened => opened,
+        };
+        let lock = lock.map_err(dir.failed("opening", LOCK_FILE))?;
         match lock.try_lock() {
             Ok(()) => Ok(Self { dir, _lock: lock }),
             Err(TryLockError::WouldBlock) => Err(DataDirError::InUse {
@@ -105,40 +114,65 @@ impl PrivateDir {
     /// # Errors
     /// [`DataDirError`]: not writable, open to others.
     pub fn open(path: &Path) -> Result<Self, DataDirError> {
-        make_private_dir(path).map_err(|source| DataDirError::Io {
-            action: "creating the directory",
-            path: path.display().to_string(),
-            source,
-        })?;
-        check_private(path, "700")?;
-        Ok(Self {
-            path: path.to_owned(),
-            is_of_others: false,
-        })
+        let failed = |action| {
+            move |source| DataDirError::Io {
+                action,
+                path: path.display().to_string(),
+                source,
+            }
+        };
+        make_private_dir(path).map_err(failed("creating the directory"))?;
+        let dir = Dir::open(path).map_err(failed("opening the directory"))?;
+        let mode = dir.mode().map_err(failed("opening the directory"))?;
+        check_private(path, mode, "700")?;
+        Ok(Self { dir: Arc::new(dir) })
     }
 
-    /// A directory that is somebody else's: only the files that are read from it must be private.
-    /// Those of root may be read by their group, which is how service managers give a file to a
-    /// process of another user (systemd's `LoadCredential=`, Kubernetes' `fsGroup`).
-    pub(crate) fn of_others(path: &Path) -> Self {
-        Self {
-            path: path.to_owned(),
-            is_of_others: true,
+    fn failed(&self, action: &'static str, name: &str) -> impl FnOnce(io::Error) -> DataDirError {
+        let path = self.path(name).display().to_string();
+        move |source| DataDirError::Io {
+            action,
+            path,
+            source,
         }
     }
 
-    fn lock_file(&self, name: &str) -> Result<File, DataDirError> {
-        let mut options = OpenOptions::new();
-        options.create(true).truncate(false).write(true);
-        private_mode(&mut options);
-        let path = self.path.join(name);
-        let file = options.open(&path).map_err(|source| DataDirError::Io {
-            action: "writing to the directory",
-            path: self.path.display().to_string(),
-            source,
-        })?;
-        give_to_owner_of(&self.path, &path);
-        Ok(file)
+    /// Opens a private file for reading and writing, or makes it.
+    ///
+    /// # Errors
+    /// [`DataDirError::Io`].
+    pub(crate) fn open_or_create(&self, name: &str) -> Result<File, DataDirError> {
+        let opened = self.dir.open_or_create(name, Owner::Directory);
+        opened.map_err(self.failed("opening", name))
+    }
+
+    /// Opens a private file that is there, for reading and writing.
+    ///
+    /// # Errors
+    /// What the system says.
+    pub(crate) fn open_existing(&self, name: &str) -> io::Result<File> {
+        self.dir.open_rw(name)
+    }
+
+    /// Renames a file in it.
+    ///
+    /// # Errors
+    /// What the system says.
+    pub(crate) fn rename(&self, from: &str, to: &str) -> io::Result<()> {
+        self.dir.rename(from, to)
+    }
+
+    /// Removes a file in it, if it is there.
+    ///
+    /// # Errors
+    /// [`DataDirError::Io`].
+    pub(crate) fn remove(&self, name: &str) -> Result<(), DataDirError> {
+        match self.dir.remove(name) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                Err(self.failed("removing", name)(error))
+            }
+            Ok(()) | Err(_) => Ok(()),
+        }
     }
 
     /// Waits for the lock of this name, which is given back with the value.
@@ -146,18 +180,14 @@ impl PrivateDir {
     /// # Errors
     /// [`DataDirError::Io`].
     pub(crate) fn lock(&self, name: &str) -> Result<File, DataDirError> {
-        let file = self.lock_file(name)?;
-        file.lock().map_err(|source| DataDirError::Io {
-            action: "locking",
-            path: self.path(name).display().to_string(),
-            source,
-        })?;
+        let file = self.open_or_create(name)?;
+        file.lock().map_err(self.failed("locking", name))?;
         Ok(file)
     }
 
     /// The path of a file in it.
     pub fn path(&self, name: &str) -> PathBuf {
-        self.path.join(name)
+        self.dir.path().join(name)
     }
 
     /// A private file's bytes; `None` when there is no such file.
@@ -165,96 +195,65 @@ impl PrivateDir {
     /// # Errors
     /// [`DataDirError`]: not readable, open to others, too large.
     pub fn read_private(&self, name: &str) -> Result<Option<Vec<u8>>, DataDirError> {
+        let read = self.dir.read(name, FILE_MAX_BYTES);
+        let Some(content) = read.map_err(self.failed("reading", name))? else {
+            return Ok(None);
+        };
         let path = self.path(name);
-        let failed = |source| DataDirError::Io {
-            action: "reading",
-            path: path.display().to_string(),
-            source,
-        };
-        let bytes = match fs::metadata(&path) {
-            Ok(metadata) => metadata.len(),
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
-            Err(error) => return Err(failed(error)),
-        };
-        if bytes > FILE_MAX_BYTES {
-            return Err(DataDirError::TooLarge {
-                path: path.display().to_string(),
-            });
-        }
-        if !(self.is_of_others && is_given(&path)) {
-            check_private(&path, "600")?;
-        }
-        fs::read(&path).map(Some).map_err(failed)
+        let content = within_bounds(&path, content)?;
+        check_private(&path, content.mode, "600")?;
+        Ok(Some(content.bytes))
     }
 
-    /// Writes a private file (mode 0600): after a crash it is the old one or the new one.
+    /// Writes a private file (mode 0600): after a crash it is the old one or the new one. What root writes
+    /// is for the user whose directory it is: the one that runs the bridge.
     ///
     /// # Errors
     /// [`DataDirError::Io`].
     pub fn write_private(&self, name: &str, bytes: &[u8]) -> Result<(), DataDirError> {
-        let path = self.path(name);
-        let replaced = replace(&self.path, name, bytes);
-        replaced.map_err(|source| DataDirError::Io {
-            action: "writing",
-            path: path.display().to_string(),
-            source,
-        })
+        let replaced = self.dir.replace(name, bytes, 0o600, Owner::Directory);
+        replaced.map_err(self.failed("writing", name))
     }
 }
 
-fn replace(dir: &Path, name: &str, bytes: &[u8]) -> io::Result<()> {
-    let temporary = dir.join(format!("{name}.new"));
-    // One left behind by a crash may have any mode.
-    match fs::remove_file(&temporary) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-        Ok(()) | Err(_) => {}
-    }
-    let mut options = OpenOptions::new();
-    options.create_new(true).write(true);
-    private_mode(&mut options);
-    let mut file = options.open(&temporary)?;
-    give_to_owner_of(dir, &temporary);
-    file.write_all(bytes)?;
-    file.sync_all()?;
-    drop(file);
-    fs::rename(&temporary, dir.join(name))?;
-    sync_dir(dir)
-}
-
-#[cfg(unix)]
-fn sync_dir(dir: &Path) -> io::Result<()> {
-    File::open(dir)?.sync_all()
-}
-
-#[cfg(not(unix))]
-fn sync_dir(_: &Path) -> io::Result<()> {
-    Ok(())
-}
-
-/// What root writes here is for the user whose directory it is: the one that runs the bridge.
-#[cfg(unix)]
-fn give_to_owner_of(dir: &Path, file: &Path) {
-    use std::os::unix::fs::{MetadataExt as _, chown};
-    let (Ok(dir), Ok(now)) = (fs::metadata(dir), fs::metadata(file)) else {
-        return;
+/// Reads a file that is another's to keep, such as a key that a service manager gives; `None` when it is not
+/// there. Links are followed: Kubernetes gives files by way of them. It must be private, but one of root may
+/// be read by its group, which is how service managers give a file to a process of another user (systemd's
+/// `LoadCredential=`, Kubernetes' `fsGroup`).
+///
+/// # Errors
+/// [`DataDirError`]: not readable, open to others, too large.
+pub(crate) fn read_given(path: &Path) -> Result<Option<Vec<u8>>, DataDirError> {
+    let failed = |source| DataDirError::Io {
+        action: "reading",
+        path: path.display().to_string(),
+        source,
     };
-    if now.uid() != dir.uid() {
-        // Only root may, and only root needs to.
-        let _ = chown(file, Some(dir.uid()), Some(dir.gid()));
+    let file = match File::open(path) {
+        Ok(file) => file,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+        Err(error) => return Err(failed(error)),
+    };
+    let about = file.metadata().map_err(failed)?;
+    let (is_given, mode) = given(&about);
+    let mut bytes = Vec::new();
+    let mut limited = file.take(FILE_MAX_BYTES.saturating_add(1));
+    limited.read_to_end(&mut bytes).map_err(failed)?;
+    let content = within_bounds(path, Content { bytes, mode })?;
+    if !is_given {
+        check_private(path, content.mode, "600")?;
     }
+    Ok(Some(content.bytes))
 }
 
-#[cfg(not(unix))]
-fn give_to_owner_of(_: &Path, _: &Path) {}
-
-#[cfg(unix)]
-fn private_mode(options: &mut OpenOptions) {
-    use std::os::unix::fs::OpenOptionsExt;
-    options.mode(0o600);
+fn within_bounds(path: &Path, content: Content) -> Result<Content, DataDirError> {
+    if content.bytes.len() as u64 > FILE_MAX_BYTES {
+        return Err(DataDirError::TooLarge {
+            path: path.display().to_string(),
+        });
+    }
+    Ok(content)
 }
-
-#[cfg(not(unix))]
-fn private_mode(_: &mut OpenOptions) {}
 
 fn make_private_dir(path: &Path) -> io::Result<()> {
     let mut builder = fs::DirBuilder::new();
@@ -267,15 +266,7 @@ fn make_private_dir(path: &Path) -> io::Result<()> {
     builder.create(path)
 }
 
-#[cfg(unix)]
-fn check_private(path: &Path, remedy: &'static str) -> Result<(), DataDirError> {
-    use std::os::unix::fs::PermissionsExt;
-    let metadata = fs::metadata(path).map_err(|source| DataDirError::Io {
-        action: "reading",
-        path: path.display().to_string(),
-        source,
-    })?;
-    let mode = metadata.permissions().mode() & 0o7777;
+fn check_private(path: &Path, mode: u32, remedy: &'static str) -> Result<(), DataDirError> {
     if mode & 0o077 == 0 {
         return Ok(());
     }
@@ -286,21 +277,17 @@ fn check_private(path: &Path, remedy: &'static str) -> Result<(), DataDirError> 
     })
 }
 
-/// Root's, and for the eyes of one group at most.
+/// Whether a file is root's, and for the eyes of one group at most; and its mode.
 #[cfg(unix)]
-fn is_given(path: &Path) -> bool {
+fn given(file: &fs::Metadata) -> (bool, u32) {
     use std::os::unix::fs::MetadataExt as _;
-    fs::metadata(path).is_ok_and(|file| file.uid() == 0 && file.mode() & 0o037 == 0)
+    let is_given = file.uid() == 0 && file.mode() & 0o037 == 0;
+    (is_given, file.mode() & 0o7777)
 }
 
 #[cfg(not(unix))]
-fn is_given(_: &Path) -> bool {
-    false
-}
-
-#[cfg(not(unix))]
-fn check_private(_: &Path, _: &'static str) -> Result<(), DataDirError> {
-    Ok(())
+fn given(_: &fs::Metadata) -> (bool, u32) {
+    (false, 0o600)
 }
 
 #[cfg(test)]
@@ -367,16 +354,15 @@ pub(crate) mod tests {
         let temp = TempDir::new("given");
         let own = PrivateDir::open(temp.path()).unwrap();
         own.write_private("key", b"1").unwrap();
-        let given = PrivateDir::of_others(temp.path());
         let file = own.path("key");
         let set = |mode| fs::set_permissions(&file, fs::Permissions::from_mode(mode)).unwrap();
         set(0o440);
         let is_roots = fs::metadata(&file).unwrap().uid() == 0;
-        assert_eq!(given.read_private("key").is_ok(), is_roots);
+        assert_eq!(read_given(&file).is_ok(), is_roots);
         assert!(own.read_private("key").is_err());
         for mode in [0o444, 0o460, 0o401] {
             set(mode);
-            assert!(given.read_private("key").is_err(), "{mode:o}");
+            assert!(read_given(&file).is_err(), "{mode:o}");
         }
     }
 

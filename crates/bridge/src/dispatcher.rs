@@ -138,11 +138,23 @@ pub(crate) struct Records {
 }
 
 impl Records {
-    pub(crate) fn new(board: Arc<Board>, audit: Option<Arc<Audit>>) -> Self {
+    /// `public_key` is the bridge's own.
+    pub(crate) fn new(board: Arc<Board>, audit: Option<Arc<Audit>>, public_key: &[u8]) -> Self {
+        let fingerprint = crate::signed::fingerprint(public_key);
         Self {
             board,
             audit,
-            nonces: Arc::default(),
+            nonces: Arc::new(NonceStore::new(fingerprint)),
+        }
+    }
+
+    /// Opens the store of nonces where calls must be signed: signatures from then on are taken.
+    pub(crate) fn open_nonces(&self, config: &Config) {
+        if config.signed_calls.public_key_file.is_none() {
+            return;
+        }
+        if let Err(error) = self.nonces.get(config.bridge.data_dir.get()).open() {
+            tracing::warn!(error, "the store of nonces cannot be opened yet");
         }
     }
 }
@@ -176,6 +188,7 @@ impl Drop for Running {
 impl Dispatcher {
     /// With the config that it begins with.
     pub(crate) fn new(active: Active, deliveries: Arc<Deliveries>, records: Records) -> Arc<Self> {
+        records.open_nonces(&active.config);
         Arc::new(Self {
             active: RwLock::new(Arc::new(active)),
             deliveries,
@@ -193,6 +206,7 @@ impl Dispatcher {
 
     /// Puts another config in force, for exchanges that begin from now on.
     pub fn replace(&self, active: Active) {
+        self.records.open_nonces(&active.config);
         *self.active.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(active);
     }
 
@@ -206,6 +220,11 @@ impl Dispatcher {
         {
             self.replace(active);
         }
+    }
+
+    /// The fingerprint of the bridge's key.
+    pub(crate) fn fingerprint(&self) -> &str {
+        self.records.nonces.fingerprint()
     }
 
     /// Exchanges that are under way.

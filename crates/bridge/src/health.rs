@@ -43,10 +43,11 @@ pub(crate) struct Found {
 impl Found {
     fn of(endpoint: String, probe: Probe) -> Self {
         let answers = probe.status.is_none_or(|status| status < 500);
-        let reach = if probe.failure.is_none() && answers {
-            Reach::Up
-        } else {
-            Reach::Down
+        let reach = match &probe.failure {
+            None if answers => Reach::Up,
+            // This machine is short of something: that says nothing of the endpoint.
+            Some(failure) if failure.code == Code::Overloaded => Reach::Unknown,
+            None | Some(_) => Reach::Down,
         };
         let detail = match (&probe.failure, probe.status) {
             (Some(failure), _) => Some(failure.detail.clone()),
@@ -64,11 +65,20 @@ impl Found {
     }
 }
 
+/// Why a config was not taken.
+#[derive(Debug, Clone)]
+pub(crate) struct Refused {
+    /// In full, for this machine.
+    pub(crate) detail: String,
+    /// What the relay is told.
+    pub(crate) for_relay: String,
+}
+
 /// What is known of the endpoints, and what else the relay is told of this bridge.
 #[derive(Debug, Default)]
 pub(crate) struct Health {
     found: Mutex<Vec<Found>>,
-    config_refused: Mutex<Option<String>>,
+    config_refused: Mutex<Option<Refused>>,
     asked: Notify,
 }
 
@@ -85,16 +95,16 @@ impl Health {
     }
 
     /// Why the config was not taken when it was read last; none when it was.
-    pub(crate) fn set_config_refused(&self, why: Option<String>) {
+    pub(crate) fn set_config_refused(&self, why: Option<Refused>) {
         *self.refused() = why;
     }
 
-    /// See [`Self::set_config_refused`].
+    /// See [`Self::set_config_refused`]; in full.
     pub(crate) fn config_refused(&self) -> Option<String> {
-        self.refused().clone()
+        self.refused().as_ref().map(|why| why.detail.clone())
     }
 
-    fn refused(&self) -> std::sync::MutexGuard<'_, Option<String>> {
+    fn refused(&self) -> std::sync::MutexGuard<'_, Option<Refused>> {
         self.config_refused
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
@@ -116,7 +126,7 @@ impl Health {
         };
         Report {
             endpoints: Bounded::truncated(endpoints.map(of)),
-            config_refused: self.config_refused(),
+            config_refused: self.refused().as_ref().map(|why| why.for_relay.clone()),
             audit: None,
         }
     }

@@ -10,18 +10,18 @@
 //! An attempt that comes again is answered from here. An intent without an outcome, after a crash,
 //! becomes one that nobody can be sure of: the relay decides whether it is made again. One thread
 //! owns the database (`store`) and writes what is asked for at the same moment in one commit;
-//! nothing is told before its commit is on disk.
+//! nothing is told before its commit is on disk. While the disk fails, every request ends in
+//! [`JournalError::Disk`], and the store is opened again until it works.
 
 mod store;
 
 pub use store::{Bounds, OpenError};
 
+use crate::data_dir::PrivateDir;
 use protocol::frame::{CallAttempt, DeliveryResult, JournalMark};
 use protocol::{Code, Execution, Failure};
-use std::path::Path;
-use std::sync::{Arc, Mutex, PoisonError};
 use store::Store;
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{mpsc, oneshot, watch};
 
 /// Changes that are written in one commit.
 const BATCH_MAX: usize = 128;
@@ -85,7 +85,9 @@ pub enum Known {
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum JournalError {
     /// It holds as much as it may, and the relay has not acknowledged enough of it.
-    #[error("the journal of deliveries is full: {0} entries wait for the relay's word")]
+    #[error(
+        "the journal of deliveries is full: {0} entries wait for the relay's word (deliveries.journal_entries_max)"
+    )]
     Full(u64),
     /// The disk.
     #[error("the journal of deliveries cannot be written: {0}")]
@@ -116,7 +118,7 @@ type Reply = Option<oneshot::Sender<Result<Answer, JournalError>>>;
 #[derive(Clone)]
 pub struct Journal {
     asks: mpsc::Sender<(Ask, Reply)>,
-    mark: Arc<Mutex<JournalMark>>,
+    mark: watch::Receiver<Option<JournalMark>>,
 }
 
 impl std::fmt::Debug for Journal {
@@ -128,16 +130,15 @@ impl std::fmt::Debug for Journal {
 }
 
 impl Journal {
-    /// Opens the journal at `path`, or makes it. One that cannot be read is set aside, and the relay
-    /// learns by the new one's id that it was lost.
+    /// Opens the journal of this name, or makes it. One that cannot be read is set aside, and the relay
+    /// learns by the new one's id that it was lost. Where the disk fails for a while, it is opened later.
     ///
     /// # Errors
-    /// [`OpenError`] when the disk does not let us.
-    pub fn open(path: &Path, bounds: Bounds) -> Result<Self, OpenError> {
-        let store = Store::open(path, bounds)?;
-        let mark = Arc::new(Mutex::new(store.mark()));
+    /// [`OpenError`] when the file cannot be used, and waiting does not help.
+    pub fn open(dir: &PrivateDir, name: &str, bounds: Bounds) -> Result<Self, OpenError> {
+        let store = Store::open(dir, name, bounds)?;
+        let (shown, mark) = watch::channel(store.mark());
         let (asks, queue) = mpsc::channel(WAITING_MAX);
-        let shown = mark.clone();
         std::thread::Builder::new()
             .name("journal".to_owned())
             .spawn(move || serve(store, queue, &shown))
@@ -145,9 +146,19 @@ impl Journal {
         Ok(Self { asks, mark })
     }
 
-    /// Its id, and how many records were written to it.
-    pub fn mark(&self) -> JournalMark {
-        *self.mark.lock().unwrap_or_else(PoisonError::into_inner)
+    /// Its id, and how many records were written to it. None until the disk could be read for the first
+    /// time.
+    pub fn mark(&self) -> Option<JournalMark> {
+        *self.mark.borrow()
+    }
+
+    /// Waits until [`Self::mark`] is known. Cancel safe.
+    pub(crate) async fn known_mark(&self) {
+        let mut mark = self.mark.clone();
+        if mark.wait_for(Option::is_some).await.is_err() {
+            // The thread has ended: there will be none.
+            std::future::pending::<()>().await;
+        }
     }
 
     async fn ask(&self, ask: Ask) -> Result<Answer, JournalError> {
@@ -212,7 +223,11 @@ impl Journal {
 }
 
 /// The thread that owns the store.
-fn serve(mut store: Store, mut queue: mpsc::Receiver<(Ask, Reply)>, shown: &Mutex<JournalMark>) {
+fn serve(
+    mut store: Store,
+    mut queue: mpsc::Receiver<(Ask, Reply)>,
+    shown: &watch::Sender<Option<JournalMark>>,
+) {
     while let Some(first) = queue.blocking_recv() {
         let mut batch = vec![first];
         while batch.len() < BATCH_MAX
@@ -221,7 +236,8 @@ fn serve(mut store: Store, mut queue: mpsc::Receiver<(Ask, Reply)>, shown: &Mute
             batch.push(next);
         }
         let answers = store.commit(batch.iter().map(|(ask, _)| ask));
-        *shown.lock().unwrap_or_else(PoisonError::into_inner) = store.mark();
+        let mark = store.mark();
+        shown.send_if_modified(|known| std::mem::replace(known, mark) != mark);
         for ((_, reply), answer) in batch.into_iter().zip(answers) {
             if let Some(reply) = reply {
                 let _ = reply.send(answer);

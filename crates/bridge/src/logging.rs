@@ -4,14 +4,17 @@
 //! to mend. Never a header's value, a body, a query or a secret. The environment variable
 //! `BRIDGE_LOG` sets filters by module, for looking into a problem; `integration-bridge log-level` does so
 //! while it runs. Under systemd, standard error is the journal.
+//!
+//! Lines pass through a bounded queue (`machine::log`): a log that cannot be written costs lines, and neither
+//! a request nor the bridge.
 
 mod rotated;
 
 use crate::config::{LogFormat, LogLevel, LogSection};
+use machine::log::StandardError;
 use rotated::Rotated;
-use std::sync::{Arc, OnceLock};
-use tracing_subscriber::fmt::MakeWriter;
-use tracing_subscriber::fmt::writer::BoxMakeWriter;
+use std::io::IsTerminal as _;
+use std::sync::OnceLock;
 use tracing_subscriber::layer::SubscriberExt as _;
 use tracing_subscriber::util::SubscriberInitExt as _;
 use tracing_subscriber::{EnvFilter, Registry, reload};
@@ -21,11 +24,9 @@ pub const LOG_ENV: &str = "BRIDGE_LOG";
 
 static FILTER: OnceLock<reload::Handle<EnvFilter, Registry>> = OnceLock::new();
 
-/// Begins to log. A second call changes nothing.
-///
-/// # Errors
-/// What the system says of the log's file.
-pub fn start(section: &LogSection) -> std::io::Result<()> {
+/// Begins to log. A second call changes nothing. A file that cannot be opened is tried again; until then lines
+/// go to standard error.
+pub fn start(section: &LogSection) {
     let level = match section.level {
         LogLevel::Error => "error",
         LogLevel::Warn => "warn",
@@ -35,19 +36,23 @@ pub fn start(section: &LogSection) -> std::io::Result<()> {
     };
     let filter = EnvFilter::try_from_env(LOG_ENV).unwrap_or_else(|_| EnvFilter::new(level));
     let (filter, handle) = reload::Layer::new(filter);
-    let (writer, is_terminal) = match &section.file {
-        None => {
-            let is_terminal = std::io::IsTerminal::is_terminal(&std::io::stderr());
-            (BoxMakeWriter::new(std::io::stderr), is_terminal)
-        }
+    let mut not_opened = None;
+    let (lines, is_terminal) = match &section.file {
+        None => (
+            machine::log::start(StandardError),
+            std::io::stderr().is_terminal(),
+        ),
         Some(file) => {
-            let rotated = Rotated::open(file.get(), section.file_max.bytes(), section.files.get())?;
-            (BoxMakeWriter::new(ToFile(Arc::new(rotated))), false)
+            let (path, files) = (file.get(), section.files.get());
+            let (rotated, opened) = Rotated::open(path, section.file_max.bytes(), files);
+            not_opened = opened.err();
+            (machine::log::start(rotated), false)
         }
     };
     let layer = tracing_subscriber::fmt::layer()
         .with_target(false)
-        .with_writer(writer);
+        .log_internal_errors(false)
+        .with_writer(move || lines.clone());
     let registry = tracing_subscriber::registry().with(filter);
     let started = match section.format {
         LogFormat::Text => registry.with(layer.with_ansi(is_terminal)).try_init(),
@@ -59,7 +64,9 @@ pub fn start(section: &LogSection) -> std::io::Result<()> {
         }
         Err(error) => tracing::debug!(%error, "logging was set up already"),
     }
-    Ok(())
+    if let Some(error) = not_opened {
+        tracing::error!(%error, "log.file cannot be opened: lines go to standard error until it can");
+    }
 }
 
 /// Logs by another filter from now on.
@@ -71,15 +78,4 @@ pub(crate) fn set_filter(filter: &str) -> Result<(), String> {
         .map_err(|error| format!("{filter:?} is no filter for the log: {error}"))?;
     let handle = FILTER.get().ok_or("this program's log is another's")?;
     handle.reload(filter).map_err(|error| error.to_string())
-}
-
-/// Writes events to a file.
-struct ToFile(Arc<Rotated>);
-
-impl<'a> MakeWriter<'a> for ToFile {
-    type Writer = &'a Rotated;
-
-    fn make_writer(&'a self) -> &'a Rotated {
-        &self.0
-    }
 }

@@ -11,6 +11,7 @@
 use crate::config::{Config, ConfigError};
 use crate::credentials::{Credentials, ProxyCredentialError, StoreError, with_credential};
 use crate::data_dir::{DataDir, DataDirError};
+use crate::epoch::Epoch;
 use crate::identity::{self, Identity, IdentityError, Key};
 use crate::reload::load_credentials;
 pub use crate::secret::Secret;
@@ -165,6 +166,8 @@ pub async fn pair(config: &Config, api_key: &ApiKey) -> Result<Identity, PairErr
         key,
     };
     identity.save(&data_dir)?;
+    // The relay has forgotten them, too.
+    Epoch::reset_all(&data_dir)?;
     Ok(identity)
 }
 

@@ -6,9 +6,11 @@
 
 use crate::board::now_s;
 use crate::config::{Config, ConfigError, FilePath};
-use crate::credentials::{Credentials, Store, StoreError};
+use crate::credentials::{Credentials, Store, StoreError, alm};
 use crate::dispatcher::{Active, ActiveError, own_addresses};
+use crate::health::Refused;
 use crate::pairing::{PairError, dialer};
+use crate::redact::Redactor;
 use crate::slot::{Shared, chain};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -41,6 +43,21 @@ pub enum ReloadError {
     },
 }
 
+impl ReloadError {
+    /// What the relay, and with it every caller, learns of it: never a text of the file, which may hold a
+    /// secret.
+    fn for_relay(&self) -> String {
+        let what = match self {
+            Self::Config(error) => error.place(),
+            Self::NeedsRestart { key } => format!("{key} has changed, which takes a restart"),
+            Self::Active(_) => "the config was refused".into(),
+            Self::Credentials(_) => "the credentials cannot be read".into(),
+            Self::Dial(_) => "proxy or certificates for the relay cannot be used".into(),
+        };
+        format!("{what}; the bridge's log and `integration-bridge status` say why")
+    }
+}
+
 /// The credentials that a config's data directory has.
 ///
 /// # Errors
@@ -61,14 +78,20 @@ pub(crate) fn reload(shared: &Shared) -> Result<(), ReloadError> {
     let taken = Config::load(&path)
         .map_err(ReloadError::from)
         .and_then(|config| take(shared, config));
-    let refused = taken.as_ref().err().map(|error| chain(error));
+    let refused = taken.as_ref().err().map(|error| Refused {
+        detail: Redactor::default()
+            .clean(&chain(error))
+            .trim_end()
+            .to_owned(),
+        for_relay: error.for_relay(),
+    });
     match &refused {
         None => {
             shared.config_taken.store(now_s(), Ordering::Relaxed);
             tracing::info!("the config was read again and is in force");
         }
-        Some(error) => tracing::error!(
-            error,
+        Some(refused) => tracing::error!(
+            error = refused.detail,
             "the config was not taken; the one before stays in force"
         ),
     }
@@ -108,11 +131,16 @@ fn take(shared: &Shared, config: Config) -> Result<(), ReloadError> {
         return Err(ReloadError::NeedsRestart { key });
     }
     let credentials = load_credentials(&config)?;
+    let credentials = Arc::new(credentials.adopting(&before.credentials));
     let dialer = dialer(&config, &credentials)?;
     let active = Active::new(config, own_addresses(), credentials)?;
     let serves = active.serves();
     shared.set_dialer(dialer);
     shared.dispatcher.replace(active);
+    let now = shared.dispatcher.active();
+    shared
+        .runtime
+        .spawn(async move { alm::sign_out_of_replaced(&before, &now) });
     for session in shared.sessions.borrow().iter() {
         session.set_serves(serves.clone());
     }

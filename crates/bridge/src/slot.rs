@@ -9,7 +9,8 @@
 //!                             \--(stop)---> drain, end            (refused: slow, loud)
 //! ```
 //!
-//! It never gives up. What nobody but a person can mend is said at level ERROR, once a minute.
+//! It never gives up. What nobody but a person can mend is said at level ERROR, once a minute. A disk that
+//! takes nothing does not keep it away: the epoch in memory grows all the same.
 
 use crate::audit::Audit;
 use crate::board::Board;
@@ -17,7 +18,7 @@ use crate::clock;
 use crate::data_dir::{DataDir, DataDirError};
 use crate::deliveries::Deliveries;
 use crate::dispatcher::Dispatcher;
-use crate::epoch::Epoch;
+use crate::epoch::{Epoch, TooFar};
 use crate::health::Health;
 use protocol::frame::{GoAway, GoAwayReason, PreviousSession, RefusedCode, Windows};
 use protocol::limits::STREAM_WINDOW_CAP_BYTES;
@@ -42,6 +43,9 @@ pub(crate) const DRAIN_WITHIN: Duration = Duration::from_secs(30);
 /// How long a session that the relay wants gone may go on beside its successor. Long, for what it
 /// carries may be long; the relay ends it when it has to.
 const OLD_SESSION_WITHIN: Duration = Duration::from_secs(24 * 60 * 60);
+
+/// How long a relay that left in order may take until its successor is there.
+const SUCCESSOR_AFTER: Duration = Duration::from_secs(1);
 
 /// How long a session may stay after the relay said that this is its end at once.
 const GONE_WITHIN: Duration = Duration::from_secs(2);
@@ -78,6 +82,8 @@ pub(crate) struct Shared {
     pub(crate) clock_jumps: watch::Sender<u64>,
     pub(crate) old: Mutex<JoinSet<()>>,
     pub(crate) health: Health,
+    /// Where this bridge runs, for work that a thread outside it begins.
+    pub(crate) runtime: tokio::runtime::Handle,
     pub(crate) board: Arc<Board>,
     pub(crate) audit: Option<Arc<Audit>>,
 }
@@ -160,6 +166,8 @@ pub(crate) struct Slot {
     retiring: Vec<Session>,
     /// The relay called our epoch stale, and nothing was learned since.
     is_stale_again: bool,
+    /// The disk did not take the last epoch.
+    is_disk_failing: bool,
 }
 
 /// What comes after an attempt.
@@ -182,6 +190,7 @@ impl Slot {
             previous: None,
             retiring: Vec::new(),
             is_stale_again: false,
+            is_disk_failing: false,
         }
     }
 
@@ -213,10 +222,29 @@ impl Slot {
                 Next::Wait(wait) => wait,
                 Next::End => return,
             };
-            if !self.wait(wait).await {
+            if !self.wait_or_successor(wait).await {
                 return;
             }
         }
+    }
+
+    /// Waits, and not much longer than until the relay that asked for a new session is gone: what comes
+    /// in its place may be there soon, and waits that grew while it drained would be too long. False when
+    /// the bridge stops.
+    async fn wait_or_successor(&mut self, wait: Duration) -> bool {
+        let Some(session) = self.retiring.last().cloned() else {
+            return self.wait(wait).await;
+        };
+        let until = tokio::time::Instant::now() + wait;
+        tokio::select! {
+            goes_on = self.wait(wait) => return goes_on,
+            _ = session.ended() => {}
+        }
+        self.retiring.retain(|old| !old.is_over());
+        self.reconnect.begin_again();
+        let left = until.saturating_duration_since(tokio::time::Instant::now());
+        let wait = left.min(self.reconnect.next_wait(Some(SUCCESSOR_AFTER)));
+        self.wait(wait).await
     }
 
     /// Waits, or until the clock jumps. False when the bridge stops.
@@ -237,14 +265,37 @@ impl Slot {
             shared.dispatcher.refresh_addresses();
             let mut epoch = match known {
                 Some(epoch) => epoch,
-                None => Epoch::load(&shared.data_dir, number)?,
+                None => match Epoch::load(&shared.data_dir, number) {
+                    Ok(epoch) => epoch,
+                    Err(error) if is_passing(&error) => {
+                        tracing::error!(
+                            slot = number,
+                            error = chain(&error),
+                            "the epoch cannot be read; the relay says which one it saw last"
+                        );
+                        Epoch::unread(number)
+                    }
+                    Err(error) => return Err(error),
+                },
             };
-            let next = epoch.next(&shared.data_dir)?;
-            Ok::<_, DataDirError>((epoch, next))
+            let (next, written) = epoch.next(&shared.data_dir);
+            Ok::<_, DataDirError>((epoch, next, written))
         })
         .await;
-        let (epoch, next) = result.expect("reading and writing a file does not panic")?;
+        let (epoch, next, written) = result.expect("reading and writing a file does not panic")?;
         self.epoch = Some(epoch);
+        let was_failing = std::mem::replace(&mut self.is_disk_failing, written.is_err());
+        match written {
+            Err(error) if !was_failing => tracing::error!(
+                slot = self.number,
+                error = chain(&error),
+                "the epoch cannot be written; the one in memory is used"
+            ),
+            Ok(()) if was_failing => {
+                tracing::info!(slot = self.number, "the epoch can be written again");
+            }
+            Ok(()) | Err(_) => {}
+        }
         Ok(next)
     }
 
@@ -259,25 +310,27 @@ impl Slot {
                 epoch,
                 serves: self.shared.dispatcher.active().serves(),
                 previous: self.previous.clone(),
-                journal: Some(self.shared.deliveries.journal.mark()),
+                journal: self.shared.deliveries.journal.mark(),
             };
+            let has_journal = introduction.journal.is_some();
             let shared = &self.shared;
             let dialer = shared.dialer();
             let dialled = dialer.tunnel(&shared.identity, introduction, shared.settings());
-            dialled.await.map_err(Attempt::Dial)
+            let tunnel = dialled.await.map_err(Attempt::Dial)?;
+            Ok::<_, Attempt>((tunnel, has_journal))
         };
         let dialled = tokio::select! {
             dialled = dialling => dialled,
             () = reached(&mut stages, Stage::Draining) => return Next::End,
         };
         match dialled {
-            Ok(tunnel) => self.carry(tunnel).await,
+            Ok((tunnel, has_journal)) => self.carry(tunnel, has_journal).await,
             Err(Attempt::Dial(error)) => self.failed(&error),
             Err(Attempt::Disk(error)) => {
                 self.shared.board.down(self.number, chain(&error), None);
                 tracing::error!(
                     slot = self.number, error = %chain(&error),
-                    "no connection without a counter on the disk"
+                    "no connection without an epoch: its file cannot be used"
                 );
                 Next::Wait(SLOW)
             }
@@ -287,8 +340,8 @@ impl Slot {
     fn failed(&mut self, error: &DialError) -> Next {
         let relay = self.shared.dialer().relay().to_string();
         if let Some(RefusedCode::StaleEpoch { current }) = error.refused() {
-            if let Some(epoch) = &mut self.epoch {
-                epoch.raise(current);
+            if let Some(Err(error)) = self.epoch.as_mut().map(|epoch| epoch.raise(current)) {
+                return self.is_far_off(&error, &relay);
             }
             if !std::mem::replace(&mut self.is_stale_again, true) {
                 return Next::Now;
@@ -334,8 +387,23 @@ impl Slot {
         Next::Wait(wait)
     }
 
+    /// The relay has seen an epoch that this bridge cannot have used.
+    fn is_far_off(&self, error: &TooFar, relay: &str) -> Next {
+        let advice = "pair the bridge again: that starts the epochs again on both sides";
+        let text = error.to_string();
+        tracing::error!(
+            slot = self.number,
+            relay,
+            error = text,
+            advice,
+            "no session"
+        );
+        self.shared.board.down(self.number, text, Some(advice));
+        Next::Wait(SLOW)
+    }
+
     /// A session from its beginning to its end, or to the relay's wish to have another.
-    async fn carry(&mut self, tunnel: Tunnel) -> Next {
+    async fn carry(&mut self, tunnel: Tunnel, has_journal: bool) -> Next {
         let Tunnel {
             session,
             driver,
@@ -361,24 +429,36 @@ impl Slot {
         for old in self.retiring.drain(..) {
             old.drain(GoAwayReason::Renew, Duration::ZERO);
         }
-        let ending = self.until_ending(&session).await;
+        let ending = self.until_ending(&session, has_journal).await;
         self.reconnect.ended_after(since.elapsed());
         match ending {
             Ending::Over(reason) => {
                 drop(driver.await);
                 self.shared.remove(&session);
                 self.previous = Some(session.aftermath());
-                self.over(&session, &reason)
+                // It is over, so this does not wait.
+                let asked = session.goaway().await;
+                self.over(&session, &reason, asked)
             }
             Ending::Asked(goaway) => {
                 let asked = Duration::from_millis(goaway.retry_after_ms.into());
-                let wait = self.reconnect.next_wait(Some(asked));
+                let wait = self.reconnect.wait_as_asked(asked);
                 tracing::info!(
                     slot = self.number, session = hex(&session.id()), reason = ?goaway.reason, wait = %shown(wait),
                     "the relay asks for a new session; the old one finishes what it carries"
                 );
                 self.leave_behind(session);
                 Next::Wait(wait)
+            }
+            Ending::HasJournal => {
+                tracing::info!(
+                    slot = self.number,
+                    session = hex(&session.id()),
+                    "the journal of deliveries can be read: a new session tells the relay of it"
+                );
+                session.drain(GoAwayReason::Renew, Duration::ZERO);
+                self.leave_behind(session);
+                Next::Now
             }
             Ending::Draining => {
                 session.drain(GoAwayReason::Draining, Duration::ZERO);
@@ -400,11 +480,12 @@ impl Slot {
     }
 
     /// While the session is up.
-    async fn until_ending(&self, session: &Session) -> Ending {
+    async fn until_ending(&self, session: &Session, has_journal: bool) -> Ending {
         let mut stages = self.shared.stage.subscribe();
         let mut jumps = self.shared.clock_jumps.subscribe();
         let mut asked = std::pin::pin!(session.goaway());
         let mut ended = std::pin::pin!(session.ended());
+        let mut known = std::pin::pin!(self.shared.deliveries.journal.known_mark());
         loop {
             tokio::select! {
                 biased;
@@ -425,11 +506,13 @@ impl Slot {
                     }
                 },
                 _ = jumps.changed() => session.probe(),
+                () = &mut known, if !has_journal => return Ending::HasJournal,
             }
         }
     }
 
-    fn over(&mut self, session: &Session, reason: &EndReason) -> Next {
+    /// A session ended, perhaps after the relay said GOAWAY (`asked`).
+    fn over(&mut self, session: &Session, reason: &EndReason, asked: Option<GoAway>) -> Next {
         let (slot, session) = (self.number, hex(&session.id()));
         self.shared.board.down(slot, reason.to_string(), None);
         let said = match reason {
@@ -460,7 +543,18 @@ impl Slot {
                 | GoAwayReason::Overloaded,
             )
             | None => {
-                let wait = self.reconnect.next_wait(None);
+                let wait = match asked {
+                    Some(GoAway {
+                        reason:
+                            GoAwayReason::Draining | GoAwayReason::Renew | GoAwayReason::Overloaded,
+                        retry_after_ms,
+                        ..
+                    }) => {
+                        let asked = Duration::from_millis(retry_after_ms.into());
+                        self.reconnect.wait_as_asked(asked)
+                    }
+                    Some(_) | None => self.reconnect.next_wait(None),
+                };
                 tracing::warn!(slot, session, %reason, wait = %shown(wait), "session down");
                 return Next::Wait(wait);
             }
@@ -507,7 +601,14 @@ enum Attempt {
 enum Ending {
     Over(EndReason),
     Asked(GoAway),
+    /// The relay was not told of the journal, which could not be read then.
+    HasJournal,
     Draining,
+}
+
+/// Whether a file cannot be used for a while only.
+fn is_passing(error: &DataDirError) -> bool {
+    machine::shortage::io_error(error).is_some_and(machine::shortage::is_disk_trouble)
 }
 
 /// What a person can do about a relay that does not take this bridge.

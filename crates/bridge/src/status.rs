@@ -16,6 +16,9 @@ pub struct Status {
     pub uptime_s: u64,
     /// Its name.
     pub bridge: String,
+    /// The fingerprint of its key, as a signed call names it in `Bridge-Key`.
+    #[serde(default)]
+    pub key: String,
     /// Its tenant.
     pub tenant: String,
     /// The relay.
@@ -118,6 +121,7 @@ impl fmt::Display for Status {
                 .map(|bytes| format!(", {:.1} MiB", bytes as f64 / 1_048_576.0))
                 .unwrap_or_default()
         )?;
+        writeln!(f, "  key {}", self.key)?;
         writeln!(f, "  config {}", self.config_file)?;
         if let Some(why) = &self.config_refused {
             writeln!(f, "  NOT TAKEN when it was read last: {why}")?;

@@ -24,7 +24,7 @@ mod wire;
 pub use body::RequestBody;
 pub use client_cert::ClientCert;
 pub use connect::{AnswerBody, Connection};
-pub use pool::Key;
+pub use pool::{Key, Reuse};
 pub use request::request_head;
 
 pub(crate) use body::Progress;
@@ -52,10 +52,6 @@ pub const RESPONSE_HEADERS_MAX: usize = 100;
 
 /// Largest response header section, and what a connection buffers at most, in bytes.
 pub const HEAD_BUFFER_BYTES: usize = 64 * 1024;
-
-/// A connection that was idle for longer than this is not used again for a request that cannot be
-/// repeated: the target may be closing it at this moment.
-pub const FRESH_FOR: Duration = Duration::from_secs(2);
 
 /// Targets that are remembered to want HTTP/1.1.
 const WANT_HTTP1_MAX: usize = 256;
@@ -101,21 +97,22 @@ impl Upstream {
         Key::new(target, ca_file, own)
     }
 
-    /// An idle connection that was used within `idle_max` and whose address `approve` allows.
-    pub fn reuse(
+    /// An idle connection that is good for such a request, and whose address `approve` allows.
+    pub fn take_idle(
         &self,
         key: &Key,
-        idle_max: Option<Duration>,
+        reuse: Reuse,
         approve: impl Fn(IpAddr) -> Option<Approved>,
     ) -> Option<(Approved, Connection)> {
-        self.pool.take(key, idle_max, approve)
+        self.pool.take(key, reuse, approve)
     }
 
     /// A new connection to the first of the addresses that takes it, within this time or that of
     /// `[targets]`.
     ///
     /// # Errors
-    /// `target_refused`, `target_tls`; nothing was dispatched.
+    /// `target_refused`, `target_tls`, and `overloaded` where this machine has no descriptor, port or memory
+    /// left for it; nothing was dispatched.
     pub async fn connect(
         &self,
         approved: Vec<Approved>,
@@ -146,7 +143,7 @@ impl Upstream {
     /// A plain TCP stream to the first of the addresses that takes it, for raw streams.
     ///
     /// # Errors
-    /// `target_refused`; nothing was dispatched.
+    /// `target_refused`, `overloaded`; nothing was dispatched.
     pub(crate) async fn raw(
         &self,
         approved: Vec<Approved>,

@@ -42,10 +42,13 @@ pub use crate::policy::candidate::{Approved, Candidate, RESOLVED_MAX, RuleRef};
 pub use crate::policy::explain::{Explanation, RuleVerdict};
 pub use crate::policy::refusal::{REFUSAL_MAX_BYTES, Refusal, RefusalKind};
 pub use crate::policy::{ENDPOINTS_MAX, Policy, PolicyError, RULES_MAX};
-pub use crate::rule::endpoint::{ENDPOINT_NAME_MAX_BYTES, Endpoint, EndpointError};
+pub use crate::rule::endpoint::{
+    ENDPOINT_NAME_MAX_BYTES, Endpoint, EndpointError, is_endpoint_name,
+};
 pub use crate::rule::host_pattern::HostPattern;
 pub use crate::rule::methods::{METHOD_MAX_BYTES, Methods};
 pub use crate::rule::path_pattern::PathPattern;
 pub use crate::rule::{ENTRIES_MAX, PatternError, Ports, REDIRECTS_MAX, Rule};
 pub use crate::target::host::{Host, HostError};
+pub use crate::target::path::path_ambiguity;
 pub use crate::target::{Scheme, Target, TargetError, URL_MAX_BYTES};

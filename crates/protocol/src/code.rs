@@ -152,6 +152,12 @@ codes! {
     PreconditionFailed = 26, "precondition_failed", 412;
     /// More than may be asked for in this time; `Retry-After` says when to come again.
     RateLimited = 27, "rate_limited", 429;
+    /// This relay stands by: another one serves.
+    Standby = 28, "standby", 503;
+    /// The relay could not read its database for too long: no key and no bridge can be checked.
+    DirectoryStale = 29, "directory_stale", 503;
+    /// A request with this idempotency key was begun, and its outcome is not known.
+    OutcomeUnknown = 30, "outcome_unknown", 409;
 }
 
 impl fmt::Display for Code {
@@ -198,7 +204,39 @@ impl Failure {
     pub fn possibly_executed(code: Code, detail: impl Into<String>) -> Self {
         Self::new(code, Execution::PossiblyExecuted, detail)
     }
+
+    /// The same failure, which says after how long a repeat makes sense. The wait is rounded up to seconds
+    /// and is at most [`RETRY_AFTER_MAX_S`]. It travels at the end of the detail.
+    #[must_use]
+    pub fn with_retry_after(mut self, wait: std::time::Duration) -> Self {
+        let whole = wait.as_secs() + u64::from(wait.subsec_nanos() > 0);
+        if self.retry_after().is_some()
+            && let Some(at) = self.detail.rfind(RETRY_AFTER)
+        {
+            self.detail.truncate(at);
+        }
+        let seconds = whole.clamp(1, RETRY_AFTER_MAX_S);
+        self.detail.push_str(&format!("{RETRY_AFTER}{seconds} s"));
+        self
+    }
+
+    /// Returns after how long a repeat makes sense, where the failure says it.
+    pub fn retry_after(&self) -> Option<std::time::Duration> {
+        let at = self.detail.rfind(RETRY_AFTER)?;
+        let text = self.detail[at + RETRY_AFTER.len()..].strip_suffix(" s")?;
+        let is_number = text.bytes().all(|byte| byte.is_ascii_digit());
+        let seconds: u64 = text.parse().ok().filter(|_| is_number)?;
+        Some(std::time::Duration::from_secs(
+            seconds.clamp(1, RETRY_AFTER_MAX_S),
+        ))
+    }
 }
+
+/// How a detail ends that says after how long a repeat makes sense: `; retry after 30 s`.
+const RETRY_AFTER: &str = "; retry after ";
+
+/// The longest wait that a failure names, in seconds.
+pub const RETRY_AFTER_MAX_S: u64 = 3600;
 
 #[cfg(test)]
 mod tests {
@@ -214,6 +252,26 @@ mod tests {
             assert!((400..600).contains(&code.http_status()));
         }
         assert_eq!(Code::from_wire(60_000), Code::Internal);
+    }
+
+    #[test]
+    fn a_wait_travels_at_the_end_of_the_detail() {
+        use std::time::Duration;
+        let busy = Failure::not_dispatched(Code::Overloaded, "ALM is busy");
+        assert_eq!(busy.retry_after(), None);
+        let later = busy.with_retry_after(Duration::from_millis(1500));
+        assert_eq!(later.detail, "ALM is busy; retry after 2 s");
+        assert_eq!(later.retry_after(), Some(Duration::from_secs(2)));
+        let again = later.with_retry_after(Duration::from_secs(1_000_000));
+        assert_eq!(again.detail, "ALM is busy; retry after 3600 s");
+        for wrong in [
+            "; retry after  s",
+            "; retry after +1 s",
+            "; retry after 1 s.",
+        ] {
+            let failure = Failure::not_dispatched(Code::Overloaded, wrong);
+            assert_eq!(failure.retry_after(), None, "{wrong}");
+        }
     }
 
     #[test]

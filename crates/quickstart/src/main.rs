@@ -2,7 +2,6 @@
 //!
 //! Everything on the way is real: the relay's database and certificate, the pairing with a fresh
 //! API key, the TLS WebSocket, the bridge's policy. Only the target is a sample.
-#![expect(clippy::print_stderr, reason = "a program for people to read")]
 
 /// Prints a line. Whoever reads may have gone (`quickstart | head`): that ends nothing.
 macro_rules! say {
@@ -21,6 +20,7 @@ mod tell;
 use clap::Parser;
 use cli::Args;
 use setup::{Demo, Failure};
+use std::io::IsTerminal as _;
 use std::process::ExitCode;
 use std::time::Duration;
 
@@ -31,17 +31,24 @@ const FAREWELL: Duration = Duration::from_secs(5);
 async fn main() -> ExitCode {
     let args = Args::parse();
     // Only what is worth a look: the words below tell the rest.
-    tracing_subscriber::fmt()
+    let lines = machine::log::start(machine::log::StandardError);
+    let started = tracing_subscriber::fmt()
         .with_env_filter(
             tracing_subscriber::EnvFilter::try_from_default_env()
                 .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("error")),
         )
-        .with_writer(std::io::stderr)
-        .init();
-    match run(&args).await {
+        .with_ansi(std::io::stderr().is_terminal())
+        .log_internal_errors(false)
+        .with_writer(move || lines.clone())
+        .try_init();
+    // Nothing else logs in this process.
+    drop(started);
+    let result = run(&args).await;
+    machine::log::flush();
+    match result {
         Ok(code) => code,
         Err(failure) => {
-            eprintln!("quickstart: {failure}");
+            machine::output::complain(&format!("quickstart: {failure}"));
             ExitCode::FAILURE
         }
     }

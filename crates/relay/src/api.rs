@@ -37,16 +37,19 @@ pub mod tenants;
 
 pub use table::operations;
 
+use crate::access::{Object, Resource};
 use crate::auth::Principal;
 use crate::body::Body;
+use crate::exchange::{Place, Reservation};
+use crate::listener::connection::Connection;
 use crate::problem::Problem;
 use crate::service::Service;
 use crate::state::State;
 use crate::storage::{Role, Storage};
 use bytes::Bytes;
-use http::{Method, Request, Response};
+use http::{Method, Request, Response, Version};
 use hyper::body::Incoming;
-use protocol::Code;
+use protocol::{Code, Failure};
 use query::Query;
 use schemars::{Schema, SchemaGenerator};
 use std::future::Future;
@@ -104,6 +107,8 @@ pub struct Operation {
     pub path: &'static str,
     /// Who may; empty for anybody, without a key.
     pub roles: &'static [Role],
+    /// What it acts on, which decides what a narrowed key may do with it.
+    pub resource: Resource,
     /// What it does, in a line.
     pub summary: &'static str,
     /// What else is to be known.
@@ -136,6 +141,8 @@ pub struct Context<'a> {
     pub state: &'a Arc<State>,
     /// Who asks.
     pub principal: &'a Principal,
+    /// Where the request came from.
+    pub peer: IpAddr,
     /// The parameters in the query.
     pub query: Query,
     path: Vec<(&'static str, String)>,
@@ -157,6 +164,14 @@ impl Context<'_> {
     /// Whether a site administrator asks.
     pub fn is_site_admin(&self) -> bool {
         self.principal.role == Role::SiteAdmin
+    }
+
+    /// Refuses what is not within the key's scope.
+    ///
+    /// # Errors
+    /// `forbidden`.
+    pub fn check(&self, object: Object<'_>) -> Result<(), Problem> {
+        Ok(self.principal.scope.check(object)?)
     }
 
     /// The tenant (its id) that the request is about: the key's own, or the one that a site
@@ -223,12 +238,13 @@ fn fit(template: &'static str, path: &str) -> Option<Vec<(&'static str, String)>
 /// A problem; `not_found` and `method_not_allowed` before anybody is asked for a key.
 pub async fn dispatch(
     service: &Service,
-    peer: IpAddr,
+    connection: &Arc<Connection>,
     waiting: &mut Option<Request<Incoming>>,
 ) -> Result<Response<Body>, Problem> {
     let Some(request) = waiting.as_ref() else {
         return Err(Problem::not_found());
     };
+    let peer = connection.peer.ip();
     let path = request.uri().path();
     if path.split('/').count() > SEGMENTS_MAX {
         return Err(Problem::not_found());
@@ -260,27 +276,102 @@ pub async fn dispatch(
     };
     let principal = service
         .authenticator
-        .authenticate(request.headers(), peer)
+        .authenticate(request.headers(), connection.peer.ip())
         .await?;
-    principal.require(operation.roles)?;
+    connection.authenticated(&principal.tenant);
+    let state = &service.state;
+    let note = |failure: &Failure| state.note_denial(&principal, failure.code, peer);
+    principal
+        .admit(operation.roles, operation.resource)
+        .inspect_err(note)?;
     let query = Query::read(request.uri().query(), operation.query)?;
+    let state = &service.state;
+    // Held until the response is written, as is the memory that the response takes.
+    let permit = state.exchanges.begin_operation(&principal)?;
     let request = waiting.take().ok_or_else(Problem::not_found)?;
-    let (parts, incoming) = request.into_parts();
-    let body = match parts.method {
-        Method::POST | Method::PUT | Method::PATCH => json::body(incoming).await?,
-        _ => Bytes::new(),
-    };
-    let request = Request::from_parts(parts, body);
-    let cx = Context {
-        state: &service.state,
+    let is_read = wanted == Method::GET;
+    let admitted = Admitted {
+        state,
         principal: &principal,
-        query,
-        path,
+        permit: &permit,
+        operation,
+        handler,
+        peer,
     };
-    if operation.is_once {
-        return once::answer(&cx, operation.id, handler, request).await;
+    let result = admitted.answer(query, path, request).await;
+    let result = result.inspect_err(|problem| match operation.resource {
+        // It notes by itself whatever fails.
+        Resource::Pairing => {}
+        _ => note(&problem.failure),
+    });
+    let mut reservation = reservation(state, connection, &permit);
+    let held = result.and_then(|response| {
+        let bytes = response.body().unreserved_bytes();
+        match reservation.try_grow_to(bytes) {
+            Ok(()) => {}
+            // What was done is said in any case.
+            Err(_) if !is_read => reservation.grow_anyway_to(bytes),
+            Err(none) => return Err(none.problem()),
+        }
+        let (permit, memory) = (permit.clone(), reservation);
+        Ok(response.map(|body| body.with_permit(permit).with_memory(memory)))
+    });
+    held.map_err(|problem| problem.holding(permit))
+}
+
+/// An empty reservation for what a connection asks for.
+pub(crate) fn reservation(
+    state: &State,
+    connection: &Arc<Connection>,
+    permit: &Place,
+) -> Reservation {
+    let max = state.limits().connection_memory_max.0;
+    permit.reservation().on(connection, max)
+}
+
+/// A request that has a permit.
+struct Admitted<'a> {
+    state: &'a Arc<State>,
+    principal: &'a Principal,
+    permit: &'a Place,
+    operation: &'static Operation,
+    handler: Handler,
+    peer: IpAddr,
+}
+
+impl Admitted<'_> {
+    async fn answer(
+        self,
+        query: Query,
+        path: Vec<(&'static str, String)>,
+        request: Request<Incoming>,
+    ) -> Result<Response<Body>, Problem> {
+        let (parts, mut incoming) = request.into_parts();
+        let mut memory = self.permit.reservation();
+        let body = match parts.method {
+            Method::POST | Method::PUT | Method::PATCH => {
+                let idle = self.state.limits().caller_idle_timeout.0;
+                let body = json::body(&mut incoming, idle, &mut memory).await;
+                if body.is_err() && parts.version == Version::HTTP_2 {
+                    crate::ingress::drain(incoming);
+                }
+                body?
+            }
+            _ => Bytes::new(),
+        };
+        let request = Request::from_parts(parts, body);
+        let cx = Context {
+            state: self.state,
+            principal: self.principal,
+            peer: self.peer,
+            query,
+            path,
+        };
+        if self.operation.is_once {
+            return once::answer(&cx, self.operation.id, self.handler, request).await;
+        }
+        (self.handler)(&cx, request).await
     }
-    handler(&cx, request).await
 }
 
 #[cfg(test)]

@@ -2,19 +2,22 @@
 //!
 //! ```text
 //! calls, deliveries --- a row each ---> bounded queue ---> one task, a transaction for many rows
-//! endpoint exchanges --- added to a sum in memory ---> written once a minute, and at the end
+//! endpoint exchanges, denials --- added to a sum in memory ---> written once a minute, and at the end
 //! ```
 //!
-//! A full queue makes whoever has something to say wait, for a few seconds at most; what then still
-//! has no room is counted as lost and said at level ERROR.
+//! A full queue makes a request wait for a few seconds at most, and not at all while the database
+//! takes nothing. What then has no room is counted as lost and said at level ERROR; when the database
+//! takes rows again, the count is written as a row of its own (`audit.lost`). Sums wait in memory.
 
 use crate::auth::Principal;
-use crate::storage::audit::Act;
-use crate::storage::{Storage, now_ms};
+use crate::denials::Denials;
+use crate::storage::audit::{Act, LOST};
+use crate::storage::tenants::SITE;
+use crate::storage::{Storage, StorageError, now_ms};
 use std::collections::HashMap;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use tokio::sync::{mpsc, oneshot};
 
 /// Rows that wait to be written.
@@ -108,18 +111,38 @@ enum Message {
 pub struct Auditing {
     queue: mpsc::Sender<Message>,
     sums: Mutex<Sums>,
+    /// What was denied, until it is written.
+    pub denials: Denials,
+    shared: Arc<Shared>,
+}
+
+#[derive(Debug, Default)]
+struct Shared {
+    /// Rows that were lost since the start.
     lost: AtomicU64,
+    /// The database takes nothing now.
+    is_failing: AtomicBool,
+}
+
+impl Shared {
+    fn lose(&self, rows: u64) {
+        if self.lost.fetch_add(rows, Ordering::Relaxed) == 0 {
+            tracing::error!("rows of the audit record are lost: the database takes none");
+        }
+    }
 }
 
 impl Auditing {
     /// Begins to write, and to delete what is older than `keep`.
     pub fn start(storage: Storage, sums_every: Duration, keep: Duration) -> Arc<Self> {
         let (queue, waiting) = mpsc::channel(WAITING_MAX);
-        tokio::spawn(write(storage.clone(), waiting));
+        let shared = Arc::new(Shared::default());
+        tokio::spawn(write(storage.clone(), waiting, shared.clone()));
         let auditing = Arc::new(Self {
             queue,
             sums: Mutex::default(),
-            lost: AtomicU64::new(0),
+            denials: Denials::default(),
+            shared,
         });
         tokio::spawn(summing(
             Arc::downgrade(&auditing),
@@ -130,7 +153,7 @@ impl Auditing {
         auditing
     }
 
-    /// Adds a row. Waits for room; when this returns, it will be written.
+    /// Adds a row. Waits for room; when this returns, it will be written, or is counted as lost.
     pub async fn record(&self, act: Act) {
         let act = Act {
             at_ms: now_ms(),
@@ -139,13 +162,18 @@ impl Auditing {
         let message = Message::Act(Box::new(act));
         let sent = match self.queue.try_send(message) {
             Ok(()) => return,
+            // Nothing leaves the queue: the request does not wait in vain.
+            Err(_) if self.shared.is_failing.load(Ordering::Relaxed) => {
+                self.shared.lose(1);
+                return;
+            }
             Err(error) => {
                 let message = error.into_inner();
                 tokio::time::timeout(PATIENCE, self.queue.send(message)).await
             }
         };
-        if !matches!(sent, Ok(Ok(()))) && self.lost.fetch_add(1, Ordering::Relaxed) == 0 {
-            tracing::error!("rows of the audit record are lost: the database takes none");
+        if !matches!(sent, Ok(Ok(()))) {
+            self.shared.lose(1);
         }
     }
 
@@ -188,12 +216,15 @@ impl Auditing {
 
     /// Rows that were lost since the start.
     pub fn lost(&self) -> u64 {
-        self.lost.load(Ordering::Relaxed)
+        self.shared.lost.load(Ordering::Relaxed)
     }
 
     /// Writes the sums as they are, and waits until everything is written.
     pub async fn flush(&self) {
         for act in self.sums() {
+            self.record(act).await;
+        }
+        for act in self.denials.acts(Instant::now(), true) {
             self.record(act).await;
         }
         let (done, waiting) = oneshot::channel();
@@ -237,7 +268,9 @@ impl Auditing {
     }
 }
 
-async fn write(storage: Storage, mut waiting: mpsc::Receiver<Message>) {
+async fn write(storage: Storage, mut waiting: mpsc::Receiver<Message>, shared: Arc<Shared>) {
+    // Of the lost ones, those that the record says.
+    let mut said = 0;
     let mut messages = Vec::with_capacity(BATCH_MAX);
     while waiting.recv_many(&mut messages, BATCH_MAX).await > 0 {
         let has_flush = |all: &[Message]| all.iter().any(|m| matches!(m, Message::Flush(_)));
@@ -255,23 +288,68 @@ async fn write(storage: Storage, mut waiting: mpsc::Receiver<Message>) {
                 Message::Flush(done) => flushes.push(done),
             }
         }
-        let mut told = false;
-        while !acts.is_empty() {
-            match storage.audit(&acts).await {
-                Ok(()) => break,
-                Err(error) => {
-                    if !told {
-                        told = true;
-                        tracing::error!(%error, "the audit record cannot be written; it waits");
-                    }
-                    tokio::time::sleep(AGAIN).await;
-                }
-            }
+        let lost = shared.lost.load(Ordering::Relaxed);
+        if lost > said && !acts.is_empty() {
+            acts.push(lost_rows(lost - said));
+            said = lost;
         }
+        write_all(&storage, &acts, &shared).await;
         for done in flushes {
             let _ = done.send(());
         }
     }
+}
+
+/// The row that says how many there are not.
+fn lost_rows(count: u64) -> Act {
+    Act {
+        at_ms: now_ms(),
+        tenant: SITE.into(),
+        actor: "relay".into(),
+        action: LOST,
+        object: "audit".to_owned(),
+        result: "lost",
+        count,
+        ..Act::default()
+    }
+}
+
+/// Writes rows, and does not give up while the database cannot.
+async fn write_all(storage: &Storage, acts: &[Act], shared: &Shared) {
+    while !acts.is_empty() {
+        match storage.audit(acts).await {
+            Ok(()) => break,
+            // The database works and does not take one of them: the others do not wait for that.
+            Err(error) if !is_passing(&error) && acts.len() > 1 => {
+                for act in acts {
+                    Box::pin(write_all(storage, std::slice::from_ref(act), shared)).await;
+                }
+                break;
+            }
+            Err(error) if !is_passing(&error) => {
+                tracing::error!(%error, "the database does not take a row of the audit record");
+                shared.lose(1);
+                break;
+            }
+            Err(error) => {
+                if !shared.is_failing.swap(true, Ordering::Relaxed) {
+                    tracing::error!(%error, "the audit record cannot be written; it waits");
+                }
+                tokio::time::sleep(AGAIN).await;
+            }
+        }
+    }
+    if !acts.is_empty() && shared.is_failing.swap(false, Ordering::Relaxed) {
+        tracing::info!("the audit record is written again");
+    }
+}
+
+/// Whether the same rows may be taken later.
+fn is_passing(error: &StorageError) -> bool {
+    matches!(
+        error,
+        StorageError::Unavailable(_) | StorageError::Unknown(_)
+    )
 }
 
 /// Writes the sums now and then, and forgets what is too old.
@@ -287,7 +365,12 @@ async fn summing(
         let Some(auditing) = auditing.upgrade() else {
             return;
         };
-        for act in auditing.sums() {
+        if !auditing.shared.is_failing.load(Ordering::Relaxed) {
+            for act in auditing.sums() {
+                auditing.record(act).await;
+            }
+        }
+        for act in auditing.denials.acts(Instant::now(), false) {
             auditing.record(act).await;
         }
         drop(auditing);
@@ -390,5 +473,55 @@ mod tests {
         auditing.flush().await;
         assert_eq!(of("endpoint").await.len(), 3);
         assert_eq!(auditing.lost(), 0);
+    }
+
+    /// While the database takes nothing a request loses its row instead of its time; afterwards the
+    /// record says how many there are not.
+    #[tokio::test]
+    async fn rows_that_are_lost_are_counted_in_the_record() {
+        let disk = support::SmallDisk::mount(32 << 20);
+        let database = Database::Sqlite(disk.path().join("relay.db"));
+        let storage = Storage::open(&database).await.unwrap();
+        let long = Duration::from_secs(3600);
+        let auditing = Auditing::start(storage.clone(), long, long);
+        let act = |number: usize| Act {
+            tenant: "t".into(),
+            actor: "k1".into(),
+            action: "call",
+            // Too large for what a checkpoint may leave free in the log.
+            object: format!("{number} {}", "x".repeat(1_000)),
+            result: "ok",
+            count: 1,
+            ..Act::default()
+        };
+        disk.fill();
+        let patience = tokio::time::Instant::now() + Duration::from_secs(60);
+        while !auditing.shared.is_failing.load(Ordering::Relaxed) {
+            assert!(tokio::time::Instant::now() < patience);
+            auditing.record(act(0)).await;
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        let began = tokio::time::Instant::now();
+        for number in 0..WAITING_MAX + BATCH_MAX + 300 {
+            auditing.record(act(number)).await;
+        }
+        assert!(began.elapsed() < PATIENCE, "a request waits for the record");
+        let lost = auditing.lost();
+        assert!(lost >= 300, "{lost}");
+        disk.free();
+        let patience = tokio::time::Instant::now() + Duration::from_secs(60);
+        loop {
+            auditing.record(act(0)).await;
+            auditing.flush().await;
+            let (rows, said) = storage.audit_totals().await.unwrap();
+            if said > 0 {
+                assert!(rows > i64::try_from(WAITING_MAX).unwrap(), "{rows}");
+                assert_eq!(u64::try_from(said).unwrap(), auditing.lost());
+                break;
+            }
+            assert!(tokio::time::Instant::now() < patience, "{rows} rows");
+        }
+        let (_, said) = storage.audit_totals().await.unwrap();
+        assert_eq!(u64::try_from(said).unwrap(), auditing.lost());
     }
 }

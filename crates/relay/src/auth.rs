@@ -4,13 +4,16 @@
 //! `Authorization` belongs to the target and passes through untouched. `Bridge-Authorization`
 //! itself never leaves the relay.
 
+pub use crate::access::KeyScope;
+
+use crate::denials::{Denied, Who};
 use crate::directory::Directory;
 use crate::gate::network;
-use crate::storage::{Existing, Role, Scope, Secret};
+use crate::state::State;
+use crate::storage::{Existing, Role, Secret};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use http::header::{self, HeaderMap, HeaderName, HeaderValue};
-use policy::{Host, HostPattern};
 use protocol::frame::Class;
 use protocol::{Code, Failure};
 use std::collections::HashMap;
@@ -45,84 +48,6 @@ pub struct Principal {
     pub existing: Existing,
     /// What it is narrowed to.
     pub scope: Arc<KeyScope>,
-}
-
-/// What a key is narrowed to, parsed once.
-#[derive(Debug, Default)]
-pub struct KeyScope {
-    /// As it was given.
-    pub given: Scope,
-    hosts: Vec<HostPattern>,
-}
-
-impl KeyScope {
-    /// From what is stored. A pattern that this version cannot read allows nothing.
-    pub fn new(given: Scope) -> Self {
-        let hosts = given.hosts.iter();
-        Self {
-            hosts: hosts.filter_map(|p| HostPattern::parse(p).ok()).collect(),
-            given,
-        }
-    }
-
-    /// The bridges that a request may go through; empty for any.
-    pub fn bridges(&self) -> &[String] {
-        &self.given.bridges
-    }
-
-    /// Whether the key may use an endpoint.
-    ///
-    /// # Errors
-    /// `forbidden`, with what it is narrowed to.
-    pub fn check_endpoint(&self, name: &str) -> Result<(), Failure> {
-        within("endpoint", &self.given.endpoints, name)
-    }
-
-    /// Whether the key may reach a host by the forward proxy. One that is narrowed to endpoints and says
-    /// nothing of hosts is meant for those endpoints.
-    ///
-    /// # Errors
-    /// `forbidden`, with what it is narrowed to.
-    pub fn check_host(&self, host: &Host) -> Result<(), Failure> {
-        if self.given.hosts.is_empty() && !self.given.endpoints.is_empty() {
-            return Err(narrowed("endpoint", &self.given.endpoints));
-        }
-        self.check_call(host, None, None)
-    }
-
-    /// Whether the key may make a call.
-    ///
-    /// # Errors
-    /// `forbidden`, with what it is narrowed to.
-    pub fn check_call(
-        &self,
-        host: &Host,
-        bridge: Option<&str>,
-        credential: Option<&str>,
-    ) -> Result<(), Failure> {
-        if !self.given.hosts.is_empty() && !self.hosts.iter().any(|known| known.matches(host)) {
-            return Err(narrowed("host", &self.given.hosts));
-        }
-        if let Some(bridge) = bridge {
-            within("bridge", &self.given.bridges, bridge)?;
-        }
-        match credential {
-            Some(credential) => within("credential", &self.given.credentials, credential),
-            None => Ok(()),
-        }
-    }
-}
-
-fn within(what: &str, allowed: &[String], wanted: &str) -> Result<(), Failure> {
-    if allowed.is_empty() || allowed.iter().any(|known| known == wanted) {
-        return Ok(());
-    }
-    Err(narrowed(what, allowed))
-}
-
-fn narrowed(what: &str, allowed: &[String]) -> Failure {
-    let detail = format!("this key is narrowed to the {what} {}", allowed.join(", "));
-    Failure::not_sent(Code::Forbidden, detail)
 }
 
 impl Principal {
@@ -223,34 +148,35 @@ fn unauthorized(detail: impl Into<String>) -> Failure {
 /// Checks keys, and counts those that are wrong.
 #[derive(Debug)]
 pub struct Authenticator {
-    directory: Arc<Directory>,
-    attempts: Mutex<Attempts>,
+    state: Arc<State>,
+    keys: KeyCheck,
 }
 
 impl Authenticator {
     /// With so many failures of one address that are told apart in a minute.
-    pub fn new(directory: Arc<Directory>, failures_per_minute: u32) -> Self {
+    pub fn new(state: Arc<State>, failures_per_minute: u32) -> Self {
         Self {
-            directory,
-            attempts: Mutex::new(Attempts::new(failures_per_minute)),
+            keys: KeyCheck::new(state.directory.clone(), failures_per_minute),
+            state,
         }
     }
 
     /// Who asks.
     ///
     /// A key that is not known may be one that another process created a moment ago: the
-    /// directory looks again, at most every [`crate::directory::LOOK_AGAIN`], before it says no.
+    /// directory looks again before it says no ([`Directory::look_for`]).
     ///
     /// # Errors
     /// `unauthorized`, without a difference between an unknown client id and a wrong secret;
-    /// `tenant_suspended`; `rate_limited` for an address that was wrong too often. A key that is
-    /// right is taken from any address: many callers may share a balancer's.
+    /// `overloaded` where the database cannot be asked; `directory_stale`; `tenant_suspended`;
+    /// `rate_limited` for an address that was wrong too often. A key that is right is taken from any
+    /// address: many callers may share a balancer's.
     pub async fn authenticate(
         &self,
         headers: &HeaderMap,
         peer: IpAddr,
     ) -> Result<Principal, Failure> {
-        self.check(Credentials::from_headers(headers)?, peer).await
+        self.check(Credentials::from_headers(headers), peer).await
     }
 
     /// Who asks, by the header of this name.
@@ -263,13 +189,57 @@ impl Authenticator {
         name: &HeaderName,
         peer: IpAddr,
     ) -> Result<Principal, Failure> {
-        self.check(Credentials::from_header(headers, name)?, peer)
+        self.check(Credentials::from_header(headers, name), peer)
             .await
     }
 
-    async fn check(&self, credentials: Credentials, peer: IpAddr) -> Result<Principal, Failure> {
-        match self.directory.authenticate(&credentials) {
-            Err(failure) if failure.code == Code::Unauthorized => {}
+    async fn check(
+        &self,
+        credentials: Result<Credentials, Failure>,
+        peer: IpAddr,
+    ) -> Result<Principal, Failure> {
+        let credentials = credentials.inspect_err(|failure| {
+            self.note(failure, Who::default(), peer);
+        })?;
+        let result = self.keys.check(&credentials, peer).await;
+        result.inspect_err(|failure| {
+            let who = self.state.directory.whose(&credentials.client_id);
+            self.note(failure, who, peer);
+        })
+    }
+
+    fn note(&self, failure: &Failure, who: Who, peer: IpAddr) {
+        let code = failure.code.as_str();
+        self.state.denied(Denied::Request, code, who, peer);
+    }
+}
+
+/// Checks credentials against the directory, and asks the database before it calls them unknown.
+#[derive(Debug)]
+pub(crate) struct KeyCheck {
+    directory: Arc<Directory>,
+    attempts: Mutex<Attempts>,
+}
+
+impl KeyCheck {
+    /// With so many failures of one address that are told apart in a minute.
+    pub(crate) fn new(directory: Arc<Directory>, failures_per_minute: u32) -> Self {
+        Self {
+            directory,
+            attempts: Mutex::new(Attempts::new(failures_per_minute)),
+        }
+    }
+
+    /// Whose these credentials are. Errors as of [`Authenticator::authenticate`].
+    pub(crate) async fn check(
+        &self,
+        credentials: &Credentials,
+        peer: IpAddr,
+    ) -> Result<Principal, Failure> {
+        let directory = &self.directory;
+        match directory.authenticate(credentials) {
+            // Either may have changed a moment ago, by another process.
+            Err(failure) if matches!(failure.code, Code::Unauthorized | Code::TenantSuspended) => {}
             known => return known,
         }
         if !self.attempts().has_room(peer, Instant::now()) {
@@ -278,8 +248,14 @@ impl Authenticator {
                 "too many wrong keys from this address in the last minute",
             ));
         }
-        Box::pin(self.directory.look_again()).await;
-        let result = self.directory.authenticate(&credentials);
+        let is_answered = Box::pin(directory.look_for(peer)).await;
+        let mut result = directory.authenticate(credentials);
+        if !is_answered && matches!(&result, Err(failure) if failure.code == Code::Unauthorized) {
+            self.attempts().count(peer, Instant::now());
+            let detail = "this key is not known here, and the database does not answer now: it cannot \
+                          be checked";
+            result = Err(Failure::not_sent(Code::Overloaded, detail));
+        }
         if matches!(&result, Err(failure) if failure.code == Code::Unauthorized) {
             self.attempts().count(peer, Instant::now());
         }

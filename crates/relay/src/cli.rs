@@ -20,7 +20,7 @@ use crate::storage::{Storage, StorageError};
 use args::{Args, Command, ConfigCommand};
 use clap::{CommandFactory as _, Parser as _};
 use std::error::Error as StdError;
-use std::io::Write as _;
+use std::io::ErrorKind;
 use std::path::PathBuf;
 use std::process::ExitCode;
 use transport::runtime::Share;
@@ -46,6 +46,8 @@ enum CliError {
     Runtime(std::io::Error),
     #[error("{0}")]
     Backup(String),
+    #[error("{0} rows of the audit record are missing")]
+    AuditLost(i64),
     #[error("no tenant is named: write --tenant NAME ({0})")]
     WhichTenant(String),
 }
@@ -57,10 +59,14 @@ pub fn main() -> ExitCode {
         let kind = clap::error::ErrorKind::ArgumentConflict;
         Args::command().error(kind, mistake).exit();
     }
-    match run(args) {
+    let result = run(args);
+    machine::log::flush();
+    match result {
         Ok(()) => ExitCode::SUCCESS,
+        // Whoever read the output has gone (`| head`): that is no news.
+        Err(CliError::Output(error)) if error.kind() == ErrorKind::BrokenPipe => ExitCode::FAILURE,
         Err(error) => {
-            let _ = writeln!(std::io::stderr(), "error: {}", chain(&error));
+            machine::output::complain(&chain(&error));
             ExitCode::FAILURE
         }
     }
@@ -100,13 +106,13 @@ fn run(args: Args) -> Result<(), CliError> {
             Command::Config(ConfigCommand::Check) => Ok(()),
             // The first tenant may come before the first start; everything else needs one.
             Command::Tenant(command @ args::TenantCommand::Create { .. }) => {
-                tenant::run(&acting(&Storage::open(&config.database).await?), command).await
+                tenant::run(&open_or_create(&config.database).await?, command).await
             }
             Command::Tenant(command) => tenant::run(&open(&config.database).await?, command).await,
             Command::Key(command) => key::run(&open(&config.database).await?, command).await,
             Command::Bridge(command) => bridge::run(&open(&config.database).await?, command).await,
             Command::Init { json } => {
-                site::init(&acting(&Storage::open(&config.database).await?), json).await
+                site::init(&open_or_create(&config.database).await?, json).await
             }
             Command::Deliveries(command) => {
                 site::deliveries(&open(&config.database).await?, command).await
@@ -126,6 +132,12 @@ async fn open(database: &Database) -> Result<Storage, CliError> {
     {
         return Err(CliError::NoDatabase(path.clone()));
     }
+    open_or_create(database).await
+}
+
+/// Opens a database, a new one too.
+async fn open_or_create(database: &Database) -> Result<Storage, CliError> {
+    crate::storage::check_name(database)?;
     Ok(acting(&Storage::open(database).await?))
 }
 
@@ -167,6 +179,9 @@ mod tests {
             "r bridge revoke --tenant acme dc1",
             "r bridge disable dc1",
             "r bridge enable dc1 --tenant acme",
+            "r bridge endpoints --tenant acme --json",
+            "r bridge assign dc1 --endpoint alm --also",
+            "r bridge release dc1 --endpoint alm --tenant acme",
             "r init --json",
             "r tenant show acme",
             "r tenant delete acme --yes",

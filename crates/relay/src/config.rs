@@ -14,9 +14,9 @@ mod units;
 mod weights;
 
 pub use database::{Database, PostgresUrl};
-pub use deliveries::Deliveries;
+pub use deliveries::{Deliveries, EXPIRES_IN_MAX_S};
 pub use direct::Direct;
-pub use limits::{Audit, Notices};
+pub use limits::{Audit, Directory, Notices};
 pub use limits::{Limits, Log, LogFormat, LogLevel, Tunnel};
 pub use telemetry::Telemetry;
 pub use units::{ByteSize, Span, UnitError};
@@ -46,6 +46,8 @@ pub struct Config {
     pub deliveries: Deliveries,
     /// `[direct]`.
     pub direct: Direct,
+    /// `[directory]`.
+    pub directory: Directory,
     /// `[audit]`.
     pub audit: Audit,
     /// `[notices]`.
@@ -174,6 +176,7 @@ impl Config {
             key_file: data_dir.join(KEY_FILE),
             deliveries: Deliveries::default(),
             direct: Direct::default(),
+            directory: Directory::default(),
             audit: Audit::default(),
             notices: Notices::default(),
             limits: Limits::default(),
@@ -241,6 +244,7 @@ mod tests {
         assert_eq!(config.direct, Direct::default());
         assert_eq!(config.weights, Weights::default());
         assert_eq!(config.hops, Hops::default());
+        assert_eq!(config.directory, Directory::default());
         assert_eq!(config.audit, Audit::default());
         assert_eq!(config.notices, Notices::default());
         assert_eq!(config.database, Database::Sqlite("etc/relay.db".into()));
@@ -351,6 +355,11 @@ mod tests {
                 "[listen]\npublic = \"127.0.0.1:1\"\n[tunnel]\ndead_after = \"5s\"",
                 "line 4",
                 "longer than tunnel.heartbeat",
+            ),
+            (
+                "[listen]\npublic = \"127.0.0.1:1\"\n[directory]\nstale_max = \"0s\"",
+                "line 4",
+                "at least 1s",
             ),
             ("[log]\nlevel = \"loud\"", "line 2", "info"),
             ("[listen", "line 1", ""),

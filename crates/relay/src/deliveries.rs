@@ -4,20 +4,24 @@
 //! ```text
 //! POST /v1/calls --> accept: sealed, committed --> 202
 //!                                |
-//! engine: who is due, and which way is there? --> attempt: committed, then sent to one installation
+//! engine: who is due, and which route is there? -> task: committed, then sent to one installation
 //!                                |                      |            ^
 //!                                |            answer or RESULT       | the same attempt again, after
 //!                                v                      v            | a lost tunnel
 //!                        state::next, committed --> RESULT_ACK     reconcile
 //! ```
 //!
-//! `way` finds the tunnel, `state` decides what follows an attempt and `settle` writes it down, `sign` makes its signature, `rate` bounds what comes and
-//! how fast it goes. What is written goes through [`Batch`]; what is stored of a request is sealed
-//! by the `vault`. An attempt belongs to the installation that took it until that one's journal has
-//! spoken: `engine` asks it again, with the same number, when it comes back.
+//! [`route`](crate::route) decides where a call goes, `state` what follows an attempt, and `settle` writes it
+//! down; `inbox` holds what the engine is told; `sign` makes a signature; `rate` bounds what comes and how
+//! fast it goes. What is written goes through [`Batch`]; what is stored of a request is sealed by the
+//! `vault`. An attempt belongs to the installation that took it until that one's journal says how it ended:
+//! the engine asks it again, with the same number, when it comes back.
 
 mod attempt;
 mod engine;
+mod expiry;
+mod id;
+mod inbox;
 pub mod rate;
 mod reconcile;
 pub mod request;
@@ -26,35 +30,36 @@ mod secrets;
 mod settle;
 pub mod sign;
 pub mod state;
+mod task;
 mod way;
 
 pub use engine::run;
+pub use expiry::expire;
 pub use secrets::ShownSecret;
 
 use crate::config;
 use crate::problem::Problem;
 use crate::registry::{Entry, Owner};
+use crate::route::DirectClass;
 use crate::storage::batch::{Batch, WriteError};
-use crate::storage::calls::{Accepted, NewCall, Via, Write, Written};
+use crate::storage::calls::{Accepted, ExpiresIn, NewCall, Via, Write, Written};
 use crate::storage::{Storage, StorageError, now_ms};
 use crate::vault::{Vault, VaultError};
 use bytes::Bytes;
-use engine::Event;
+use inbox::Inbox;
 use protocol::frame::{DeliveryResult, Headers};
-use protocol::{Code, Failure};
+use protocol::{Code, Execution, Failure};
 use rate::Rate;
+use reconcile::Heard;
 use request::{About, StoredRequest};
 use running::Running;
 use secrets::Secrets;
 use state::CallState;
 use std::collections::HashMap;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
-use tokio::sync::mpsc;
 use transport::Session;
-
-/// Events that wait for the engine. Those that are lost are found again by its rounds.
-const EVENTS_MAX: usize = 4096;
 
 /// Whoever finds the queue full comes again after this.
 const RETRY_QUEUE_FULL: Duration = Duration::from_secs(30);
@@ -66,6 +71,8 @@ pub struct Handed {
     pub id: String,
     /// Where it goes.
     pub url: String,
+    /// Whether it may go direct.
+    pub class: DirectClass,
     /// The URL's host.
     pub host: String,
     /// The request's method.
@@ -86,6 +93,8 @@ pub struct Handed {
     pub idempotency_key: Option<String>,
     /// Hash of the request.
     pub digest: Vec<u8>,
+    /// After how many seconds it expires, if it says so; zero: never.
+    pub expires_in: Option<u32>,
 }
 
 /// What became of a call that was handed over.
@@ -111,14 +120,14 @@ pub struct Deliveries {
     /// Calls of each tenant that are not finished.
     queued: Mutex<HashMap<Arc<str>, u64>>,
     running: Running,
-    events: mpsc::Sender<Event>,
-    engine: Mutex<Option<mpsc::Receiver<Event>>>,
+    inbox: Inbox,
+    /// The engine was started.
+    has_engine: AtomicBool,
 }
 
 impl Deliveries {
     /// Those of a relay that begins. Nothing is delivered until [`run`] runs.
     pub fn new(storage: Storage, vault: Vault, config: config::Deliveries) -> Self {
-        let (events, engine) = mpsc::channel(EVENTS_MAX);
         Self {
             batch: Batch::start(storage.clone()),
             rate: Rate::new(config.accepted_per_second),
@@ -128,8 +137,8 @@ impl Deliveries {
             secrets: Secrets::default(),
             queued: Mutex::default(),
             running: Running::default(),
-            events,
-            engine: Mutex::new(Some(engine)),
+            inbox: Inbox::default(),
+            has_engine: AtomicBool::new(false),
         }
     }
 
@@ -182,12 +191,17 @@ impl Deliveries {
             digest: call.digest,
             sealed: sealed.map_err(sealing)?,
             bytes: i64::try_from(request.body.len()).unwrap_or(i64::MAX),
+            expires_in: match call.expires_in {
+                Some(seconds) => ExpiresIn::Own(i64::from(seconds) * 1000),
+                None => ExpiresIn::Default(self.config.expires_in_ms()),
+            },
+            class: call.class,
         };
         let written = self.batch.write(Write::Accept(Box::new(new))).await;
         match written.map_err(|error| unwritten(&error))? {
             Written::Accepted(Accepted::Stored) => {
                 self.count_in(tenant);
-                self.tell(Event::Due(tenant.clone()));
+                self.inbox.due(tenant);
                 Ok(Receipt {
                     id: call.id,
                     state: CallState::Pending,
@@ -205,27 +219,33 @@ impl Deliveries {
                     is_repeat: true,
                 })
             }
-            Written::Accepted(Accepted::NoTenant) | Written::Changed(_) | Written::Settled(_) => {
-                Err(Problem::not_sent(
-                    Code::Unauthorized,
-                    "the tenant is no longer there",
-                ))
+            Written::Accepted(Accepted::KeyInUse) => {
+                let detail = "this idempotency key was used for another call";
+                Err(Problem::not_sent(Code::Conflict, detail))
             }
+            Written::Accepted(Accepted::NoTenant)
+            | Written::Changed(_)
+            | Written::Settled(_)
+            | Written::Keyed(_) => Err(Problem::not_sent(
+                Code::Unauthorized,
+                "the tenant is no longer there",
+            )),
         }
     }
 
-    /// A tunnel is up. Before the engine has looked at its journal, nothing is delivered through it.
-    pub fn tunnel_up(&self, entry: &Arc<Entry>) {
-        self.tell(Event::Up(entry.clone()));
+    /// A tunnel is up. Before the engine has compared its journal with what it knows, nothing is delivered
+    /// through it. The engine finds it in the registry.
+    pub fn tunnel_up(&self, entry: &Entry) {
+        self.inbox.routes(&entry.owner.tenant);
     }
 
     /// A tunnel is gone, or serves something else.
-    pub fn ways_changed(&self, tenant: &Arc<str>) {
-        self.tell(Event::Ways(tenant.clone()));
+    pub fn routes_changed(&self, tenant: &Arc<str>) {
+        self.inbox.routes(tenant);
     }
 
-    /// A bridge tells what became of an attempt. It tells again until it is acknowledged, so what
-    /// finds no room here is not lost.
+    /// A bridge says what became of an attempt. It says so again until it is acknowledged, and it is asked
+    /// as long as the attempt is open, so what finds no room here is not lost.
     pub fn on_result(
         &self,
         owner: &Owner,
@@ -237,20 +257,28 @@ impl Deliveries {
             bridge: owner.bridge.clone(),
             instance: instance.to_vec(),
         };
-        self.tell(Event::Result {
+        let id = id::call_id(result.attempt.call);
+        if self
+            .running
+            .hear(&id, &owner.tenant, &via, result, &session)
+        {
+            return;
+        }
+        let heard = Heard {
             tenant: owner.tenant.clone(),
             via,
             bridge_name: owner.name.clone(),
             session,
             result,
-        });
+        };
+        self.inbox.result(&owner.tenant, heard);
     }
 
     /// Calls of a tenant that had come to their end are pending again.
     pub fn came_back(&self, tenant: &Arc<str>, calls: u64) {
         *self.queued().entry(tenant.clone()).or_default() += calls;
-        self.tell(Event::Ways(tenant.clone()));
-        self.tell(Event::Due(tenant.clone()));
+        self.inbox.routes(tenant);
+        self.inbox.due(tenant);
     }
 
     /// Calls of a tenant were taken back.
@@ -267,15 +295,28 @@ impl Deliveries {
         self.queued().remove(tenant);
     }
 
-    /// The relay stops: another process may deliver from here on.
-    pub async fn stop(&self) {
-        let epoch = self.batch.held();
-        self.batch.hold(0);
-        if epoch != 0
-            && let Err(error) = self.storage.give_lease_back(epoch).await
-        {
-            tracing::debug!(%error, "the lease ends by itself");
-        }
+    /// What is written of deliveries is written under this epoch of the lease from now on; zero for
+    /// none.
+    pub fn hold(&self, epoch: i64) {
+        self.batch.hold(epoch);
+    }
+
+    /// Makes a change, and returns when it is on disk.
+    ///
+    /// # Errors
+    /// As [`Batch::write`].
+    pub(crate) async fn write(&self, write: Write) -> Result<Written, WriteError> {
+        self.batch.write(write).await
+    }
+
+    /// The tenants' keys.
+    pub(crate) fn vault(&self) -> &Vault {
+        &self.vault
+    }
+
+    /// Attempts that run.
+    pub fn attempts_running(&self) -> usize {
+        self.running.count()
     }
 
     /// Calls that a tenant may have unfinished and has.
@@ -293,9 +334,9 @@ impl Deliveries {
         self.batch.counts()
     }
 
-    fn tell(&self, event: Event) {
-        // The engine looks around by itself, too.
-        let _ = self.events.try_send(event);
+    /// Whether the caller is the first to start the engine.
+    fn take_engine(&self) -> bool {
+        !self.has_engine.swap(true, Ordering::AcqRel)
     }
 
     fn queued(&self) -> MutexGuard<'_, HashMap<Arc<str>, u64>> {
@@ -322,7 +363,7 @@ impl Deliveries {
 /// # Errors
 /// [`NoRandom`](crate::storage::NoRandom).
 pub fn fresh_id() -> Result<String, crate::storage::NoRandom> {
-    Ok(engine::call_id(crate::storage::random()?))
+    Ok(id::call_id(crate::storage::random()?))
 }
 
 /// What a request is sealed for: it opens in its own row alone.
@@ -348,16 +389,34 @@ fn sealing(error: VaultError) -> Problem {
 fn unwritten(error: &WriteError) -> Problem {
     let stored = match error {
         WriteError::Storage(error) => &**error,
-        WriteError::LeaseLost | WriteError::Closed => {
+        WriteError::LeaseLost => return Problem::not_sent(Code::Standby, error.to_string()),
+        WriteError::Closed => {
             return Problem::not_sent(Code::Overloaded, "the relay is stopping");
         }
     };
-    let passing = matches!(stored, StorageError::Unavailable(_));
     tracing::error!(%error, "a call could not be stored");
-    let failure = if passing {
-        Failure::not_sent(Code::Overloaded, "the relay cannot store anything now")
-    } else {
-        Failure::not_sent(Code::Internal, "the relay could not store it")
+    let failure = match stored {
+        StorageError::Unavailable(_) => {
+            Failure::not_sent(Code::Overloaded, "the relay cannot store anything now")
+        }
+        // It may be stored, and is then delivered.
+        StorageError::Unknown(_) => Failure::new(
+            Code::Overloaded,
+            Execution::PossiblyExecuted,
+            "the database did not say whether the call was stored; a repeat with the same \
+             idempotency key makes no second one",
+        ),
+        StorageError::Conflict(_)
+        | StorageError::NotFound(_)
+        | StorageError::Invalid(_)
+        | StorageError::Changed
+        | StorageError::KeyGone
+        | StorageError::Unusable(_)
+        | StorageError::Database(_)
+        | StorageError::Random(_)
+        | StorageError::LeaseLost => {
+            Failure::not_sent(Code::Internal, "the relay could not store it")
+        }
     };
     failure.into()
 }

@@ -13,12 +13,16 @@
 pub mod pattern;
 
 use crate::config;
+use crate::exchange::Reservation;
+use crate::gate::may_have;
+use crate::ingress::{Unread, whole_response};
 use bytes::Bytes;
 use http::header::{self, HeaderMap, HeaderValue};
 use http::{Method, Request, StatusCode, Uri};
-use http_body_util::{BodyExt, Full, LengthLimitError, Limited};
+use http_body_util::{BodyExt as _, Full, Limited};
 use hyper::client::conn::http1;
 use hyper_util::rt::TokioIo;
+use machine::shortage::is_connect_shortage;
 use policy::{Approved, Host, Policy, Scheme, Target};
 use protocol::{Code, Execution, Failure};
 use rustls::ClientConfig;
@@ -30,9 +34,10 @@ use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::{Instant, timeout, timeout_at};
 use tokio_rustls::TlsConnector;
+use transport::lookup::{Lookups, Owner};
+use transport::tls::TlsSetupError;
 
 /// How long a connection may take, and then its TLS.
 const CONNECT_WITHIN: Duration = Duration::from_secs(10);
@@ -40,18 +45,22 @@ const CONNECT_WITHIN: Duration = Duration::from_secs(10);
 /// How long a name may take to be resolved.
 const RESOLVE_WITHIN: Duration = Duration::from_secs(5);
 
-/// Names that are looked up at a time.
-const LOOKUPS_MAX: usize = 32;
-
 /// Header fields of an answer, and its largest header section.
 const ANSWER_HEADERS_MAX: usize = 100;
 const ANSWER_HEAD_MAX_BYTES: usize = 64 * 1024;
+
+/// How much is read of a response's body that nobody wants, and for how long, so that the target is not
+/// cut off while it writes.
+const DISCARDED_MAX_BYTES: usize = 256 * 1024;
+const DISCARD_WITHIN: Duration = Duration::from_secs(10);
 
 /// A request that the relay makes itself.
 #[derive(Debug)]
 pub struct DirectRequest {
     /// Whose request it is.
     pub tenant: Arc<str>,
+    /// Which of the tenant's callers it is for.
+    pub caller: Arc<str>,
     /// Where it goes.
     pub url: String,
     /// Its method.
@@ -64,6 +73,11 @@ pub struct DirectRequest {
     pub deadline: Instant,
     /// Bytes of the answer's body. Beyond, it is an error.
     pub answer_max: u64,
+    /// Memory for the answer's body.
+    pub memory: Reservation,
+    /// The caller wants the status and the header fields alone: whatever becomes of the response's body,
+    /// the request was executed with that status.
+    pub is_status_enough: bool,
 }
 
 /// The answer.
@@ -75,35 +89,40 @@ pub struct DirectAnswer {
     pub headers: HeaderMap,
     /// Its body.
     pub body: Bytes,
+    /// The memory that the body takes.
+    pub memory: Reservation,
 }
 
 /// Makes direct calls.
 #[derive(Debug)]
 pub struct Direct {
     config: config::Direct,
-    places: Arc<Semaphore>,
-    of_tenant: Arc<Mutex<HashMap<Arc<str>, u32>>>,
-    lookups: Arc<Semaphore>,
+    running: Arc<Mutex<Running>>,
+    lookups: Arc<Lookups>,
     tls: OnceLock<Arc<ClientConfig>>,
 }
 
-/// A place among the calls that run.
-struct Place {
-    _permit: OwnedSemaphorePermit,
-    of_tenant: Arc<Mutex<HashMap<Arc<str>, u32>>>,
+/// The direct calls that run, by tenant.
+#[derive(Debug, Default)]
+struct Running {
+    all: u32,
+    of_tenant: HashMap<Arc<str>, u32>,
+}
+
+/// A running call's permit; given back when dropped.
+struct Permit {
+    running: Arc<Mutex<Running>>,
     tenant: Arc<str>,
 }
 
-impl Drop for Place {
+impl Drop for Permit {
     fn drop(&mut self) {
-        let mut all = self
-            .of_tenant
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner);
-        if let Some(count) = all.get_mut(&self.tenant) {
-            *count = count.saturating_sub(1);
+        let mut running = self.running.lock().unwrap_or_else(PoisonError::into_inner);
+        running.all -= 1;
+        if let Some(count) = running.of_tenant.get_mut(&self.tenant) {
+            *count -= 1;
             if *count == 0 {
-                all.remove(&self.tenant);
+                running.of_tenant.remove(&self.tenant);
             }
         }
     }
@@ -113,60 +132,75 @@ impl Direct {
     /// As configured.
     pub fn new(config: config::Direct) -> Self {
         Self {
-            places: Arc::new(Semaphore::new(config.concurrent_max as usize)),
-            of_tenant: Arc::default(),
-            lookups: Arc::new(Semaphore::new(LOOKUPS_MAX)),
+            running: Arc::default(),
+            lookups: Lookups::new(config.lookups_max as usize),
             tls: OnceLock::new(),
             config,
         }
     }
 
-    fn place(&self, tenant: &Arc<str>) -> Result<Place, Failure> {
-        let full = |whose: &str, max: u32| {
-            let detail = format!("{whose} {max} direct calls running, the limit");
-            Failure::not_sent(Code::Overloaded, detail)
+    /// A permit for a call of this tenant, which may have as many as it leaves for others.
+    fn permit(&self, tenant: &Arc<str>) -> Result<Permit, Failure> {
+        let mut running = self.running.lock().unwrap_or_else(PoisonError::into_inner);
+        let (all, max) = (running.all, self.config.concurrent_max);
+        let own = running.of_tenant.get(tenant).copied().unwrap_or(0);
+        let full = |limits: &str| {
+            let detail = format!(
+                "the tenant has {own} direct calls running, as many as it may have now ({limits})"
+            );
+            Err(Failure::not_sent(Code::Overloaded, detail))
         };
-        let permit = self.places.clone().try_acquire_owned();
-        let permit = permit.map_err(|_| full("the relay has", self.config.concurrent_max))?;
-        let mut all = self
-            .of_tenant
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner);
-        let count = all.entry(tenant.clone()).or_default();
-        if *count >= self.config.concurrent_per_tenant {
-            return Err(full("the tenant has", self.config.concurrent_per_tenant));
+        if own >= self.config.concurrent_per_tenant {
+            return full("direct.concurrent_per_tenant");
         }
-        *count += 1;
-        drop(all);
-        Ok(Place {
-            _permit: permit,
-            of_tenant: self.of_tenant.clone(),
+        if !may_have(own, all, max) {
+            return full("its share of direct.concurrent_max");
+        }
+        running.all += 1;
+        *running.of_tenant.entry(tenant.clone()).or_default() += 1;
+        Ok(Permit {
+            running: self.running.clone(),
             tenant: tenant.clone(),
         })
     }
 
-    /// Every address of a host. What is not there is not an error: an empty list.
-    pub async fn addresses(&self, host: &Host) -> Vec<IpAddr> {
+    /// Every address of a host, looked up for this tenant's `caller`.
+    ///
+    /// # Errors
+    /// `overloaded` where the relay or the tenant cannot look up one more name now, else `target_dns`.
+    pub async fn resolve(
+        &self,
+        tenant: &Arc<str>,
+        caller: &Arc<str>,
+        host: &Host,
+    ) -> Result<Vec<IpAddr>, Failure> {
         let name = match host {
-            Host::Addr(address) => return vec![*address],
-            Host::Name(name) => name.clone(),
+            Host::Addr(address) => return Ok(vec![*address]),
+            Host::Name(name) => name,
         };
-        let looking = async {
-            let permit = self.lookups.clone().acquire_owned().await.ok()?;
-            let found = tokio::task::spawn_blocking(move || {
-                use std::net::ToSocketAddrs as _;
-                let found = (name.as_str(), 0).to_socket_addrs();
-                let found = found.map(|all| all.map(|address| address.ip()).collect::<Vec<_>>());
-                drop(permit);
-                found
-            });
-            found.await.ok()?.ok()
+        let owner = Owner {
+            group: tenant.clone(),
+            member: caller.clone(),
         };
-        let found = timeout(RESOLVE_WITHIN, looking).await;
-        let mut found = found.ok().flatten().unwrap_or_default();
+        let found = self.lookups.resolve(&owner, name, RESOLVE_WITHIN).await;
+        let mut found = found.map_err(|error| {
+            let code = match error.is_shortage() {
+                true => Code::Overloaded,
+                false => Code::TargetDns,
+            };
+            let detail = format!("the name {host} could not be resolved: {error}");
+            Failure::not_dispatched(code, detail)
+        })?;
         found.sort_unstable();
-        found.dedup();
-        found
+        Ok(found)
+    }
+
+    /// Every address of a host. What cannot be looked up is not an error: an empty list.
+    pub async fn addresses(&self, tenant: &Arc<str>, host: &Host) -> Vec<IpAddr> {
+        let caller = Arc::from("");
+        self.resolve(tenant, &caller, host)
+            .await
+            .unwrap_or_default()
     }
 
     /// Whether every one of the addresses is on the public internet, and there is one.
@@ -189,13 +223,16 @@ impl Direct {
         let candidate = policy
             .decide_url(&request.method, &request.url)
             .map_err(|refusal| refused(&refusal))?;
-        let _place = self.place(&request.tenant)?;
+        let _permit = self.permit(&request.tenant)?;
+        let deadline = request.deadline;
+        let late = |execution| {
+            let detail = "the time for the call was over before the target had answered";
+            Failure::new(Code::TargetTimeout, execution, detail)
+        };
         let host = candidate.target().host().clone();
-        let addresses = self.addresses(&host).await;
-        if addresses.is_empty() {
-            let detail = format!("the name {host} could not be resolved");
-            return Err(Failure::not_dispatched(Code::TargetDns, detail));
-        }
+        let resolving = self.resolve(&request.tenant, &request.caller, &host);
+        let addresses = timeout_at(deadline, resolving).await;
+        let addresses = addresses.map_err(|_| late(Execution::NotDispatched))??;
         let mut approved: Vec<Approved> = Vec::new();
         for address in addresses {
             match candidate.approve(address) {
@@ -203,11 +240,6 @@ impl Direct {
                 Err(refusal) => return Err(refused(&refusal)),
             }
         }
-        let deadline = request.deadline;
-        let late = |execution| {
-            let detail = "the time for the call was over before the target had answered";
-            Failure::new(Code::TargetTimeout, execution, detail)
-        };
         let connecting = self.connect(candidate.target(), approved);
         let stream = timeout_at(deadline, connecting).await;
         let stream = stream.map_err(|_| late(Execution::NotDispatched))??;
@@ -228,7 +260,13 @@ impl Direct {
             let detail = format!("TLS with {} failed: {detail}", target.authority());
             Failure::not_dispatched(Code::TargetTls, detail)
         };
-        let config = self.tls_config().map_err(failed)?;
+        let config = self.tls_config().map_err(|error| match error {
+            TlsSetupError::Shortage(_) => {
+                let detail = format!("the relay cannot speak TLS now: {error}");
+                Failure::not_dispatched(Code::Overloaded, detail)
+            }
+            error => failed(error.to_string()),
+        })?;
         let name = match target.host() {
             Host::Name(name) => ServerName::try_from(name.clone())
                 .map_err(|_| failed("the host is no name that a certificate can have".into()))?,
@@ -242,13 +280,12 @@ impl Direct {
         }
     }
 
-    fn tls_config(&self) -> Result<Arc<ClientConfig>, String> {
+    fn tls_config(&self) -> Result<Arc<ClientConfig>, TlsSetupError> {
         if let Some(config) = self.tls.get() {
             return Ok(config.clone());
         }
         let extra: Vec<_> = self.config.ca_file.iter().cloned().collect();
-        let config = transport::tls::client_config(&extra, &[b"http/1.1"]);
-        let config = config.map_err(|error| error.to_string())?;
+        let config = transport::tls::client_config(&extra, &[b"http/1.1"])?;
         Ok(self.tls.get_or_init(|| config).clone())
     }
 }
@@ -262,15 +299,26 @@ async fn tcp(approved: Vec<Approved>) -> Result<TcpStream, Failure> {
     let deadline = Instant::now() + CONNECT_WITHIN;
     let count = approved.len();
     let mut last = String::from("it has no address");
+    let mut shortage = None;
     for (index, approved) in approved.into_iter().enumerate() {
         let address = approved.socket_addr();
         let left = deadline.saturating_duration_since(Instant::now());
         let share = u32::try_from(count - index).map_or(left, |rest| left / rest);
         last = match timeout(share, TcpStream::connect(address)).await {
             Ok(Ok(stream)) => return Ok(stream),
+            Ok(Err(error)) if is_connect_shortage(&error, || true) => {
+                shortage = Some(error);
+                continue;
+            }
             Ok(Err(error)) => format!("{address}: {error}"),
             Err(_) => format!("{address}: no answer within {share:?}"),
         };
+    }
+    // Another address may have been tried in vain, but the relay has not tried all that it could.
+    if let Some(error) = shortage {
+        let detail =
+            format!("the relay lacks file descriptors, memory or ports for a connection: {error}");
+        return Err(Failure::not_dispatched(Code::Overloaded, detail));
     }
     let detail = format!("the target did not take a connection: {last}");
     Err(Failure::not_dispatched(Code::TargetRefused, detail))
@@ -321,10 +369,24 @@ async fn exchange(
         Failure::possibly_executed(Code::TargetClosed, detail)
     })?;
     let (parts, body) = response.into_parts();
-    let max = usize::try_from(request.answer_max).unwrap_or(usize::MAX);
-    let body = match Limited::new(body, max).collect().await {
-        Ok(body) => body.to_bytes(),
-        Err(error) if error.is::<LengthLimitError>() => {
+    let mut memory = request.memory;
+    if request.is_status_enough {
+        let max = usize::try_from(request.answer_max).unwrap_or(usize::MAX);
+        let reading = Limited::new(body, max.min(DISCARDED_MAX_BYTES)).collect();
+        // Not beyond the call's deadline, which would take the status away again.
+        let until = request.deadline.min(Instant::now() + DISCARD_WITHIN);
+        let _ = timeout_at(until, reading).await;
+        drop(moving);
+        return Ok(DirectAnswer {
+            status: parts.status,
+            headers: parts.headers,
+            body: Bytes::new(),
+            memory,
+        });
+    }
+    let body = match whole_response(body, request.answer_max, &mut memory).await {
+        Ok(body) => body,
+        Err(Unread::TooLarge) => {
             let detail = format!(
                 "the target's answer is larger than {} bytes, the limit for calls",
                 request.answer_max
@@ -335,7 +397,7 @@ async fn exchange(
                 detail,
             ));
         }
-        Err(_) => {
+        Err(Unread::Broken(_)) => {
             let detail = "the target closed the connection before its answer was whole";
             return Err(Failure::new(
                 Code::TargetClosed,
@@ -349,6 +411,7 @@ async fn exchange(
         status: parts.status,
         headers: parts.headers,
         body,
+        memory,
     })
 }
 

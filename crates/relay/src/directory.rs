@@ -6,22 +6,30 @@
 //! ```
 //!
 //! Only rows of a newer revision are read. While the database does not answer, the last state
-//! stands.
+//! stands, for `directory.stale_max`: then no key and no bridge is valid. Keys expire by time meanwhile.
+//!
+//! Before a caller or a bridge is told that it is not known, the database is asked ([`Directory::look_for`]).
 
+mod looks;
 mod state;
 
-pub use state::{BridgeSummary, Claim};
+pub use state::{BridgeSummary, Standing, TunnelClaim};
 
 use crate::auth::{Credentials, Principal};
+use crate::denials::Who;
+use crate::gate::network;
 use crate::registry::Owner;
-use crate::router::Paired;
+use crate::router::{Paired, PairedBridge};
 use crate::storage::tenants::SITE;
 use crate::storage::{ClientId, SecretHash, Storage, StorageError, TenantId, TenantState, now};
+use looks::Buckets;
 use protocol::session::EndReason;
 use protocol::{Code, Failure};
 use state::State;
 use std::collections::HashMap;
-use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard};
+use std::net::IpAddr;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 use std::time::{Duration, Instant};
 use tokio::sync::{Mutex, watch};
 
@@ -32,6 +40,19 @@ pub const REFRESH: Duration = Duration::from_millis(500);
 /// How often, at most, the database is asked because of a key that is not known.
 pub const LOOK_AGAIN: Duration = Duration::from_millis(50);
 
+/// How long the last state is valid while the database does not answer, unless the config says
+/// otherwise.
+pub const STALE_MAX: Duration = Duration::from_secs(24 * 3600);
+
+/// How long a look at the database may take.
+const LOOK_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// How long a peer that is not known waits for the next regular look.
+const REGULAR_LOOK_WITHIN: Duration = Duration::from_secs(7);
+
+/// A silence of the database that is worth a notice.
+const SILENCE_NOTICED: Duration = Duration::from_secs(60);
+
 /// The state in memory.
 #[derive(Debug)]
 pub struct Directory {
@@ -40,6 +61,16 @@ pub struct Directory {
     changed: watch::Sender<i64>,
     /// When it was asked last; held while it is asked.
     asked: Mutex<Instant>,
+    /// When the last look began that was answered.
+    read: watch::Sender<Instant>,
+    /// The same for the data path: milliseconds since `origin`.
+    read_ms: AtomicU64,
+    origin: Instant,
+    stale_max: Duration,
+    /// Looks that addresses may cause.
+    looks: Buckets,
+    /// The last silence of the database that is over, until a notice is made of it.
+    silence: std::sync::Mutex<Option<Duration>>,
 }
 
 impl Directory {
@@ -48,11 +79,28 @@ impl Directory {
     /// # Errors
     /// [`StorageError`] when the database does not answer.
     pub async fn load(storage: Storage) -> Result<Arc<Self>, StorageError> {
+        Self::load_for(storage, STALE_MAX).await
+    }
+
+    /// The same, valid for `stale_max` without the database.
+    ///
+    /// # Errors
+    /// [`StorageError`] when the database does not answer.
+    pub async fn load_for(
+        storage: Storage,
+        stale_max: Duration,
+    ) -> Result<Arc<Self>, StorageError> {
         let directory = Arc::new(Self {
             storage,
             state: RwLock::default(),
             changed: watch::Sender::new(0),
             asked: Mutex::new(Instant::now()),
+            read: watch::Sender::new(Instant::now()),
+            read_ms: AtomicU64::new(0),
+            origin: Instant::now(),
+            stale_max,
+            looks: Buckets::default(),
+            silence: std::sync::Mutex::default(),
         });
         directory.refresh().await?;
         Ok(directory)
@@ -60,6 +108,10 @@ impl Directory {
 
     fn state(&self) -> RwLockReadGuard<'_, State> {
         self.state.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn state_mut(&self) -> RwLockWriteGuard<'_, State> {
+        self.state.write().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// The database behind it.
@@ -77,55 +129,163 @@ impl Directory {
         self.read_newer().await
     }
 
-    /// Reads what changed until now. Callers that come together share one look, and there is at
-    /// most one every [`LOOK_AGAIN`].
-    pub async fn look_again(&self) {
-        let arrived = Instant::now();
-        let mut asked = self.asked.lock().await;
-        if *asked > arrived {
-            return;
-        }
-        tokio::time::sleep(LOOK_AGAIN.saturating_sub(asked.elapsed())).await;
-        *asked = Instant::now();
-        if let Err(error) = self.read_newer().await {
-            tracing::debug!(%error, "the database does not answer");
+    /// Reads what this process has just changed. The change is committed, so it has not failed if
+    /// it cannot be read now: the next look finds it.
+    pub async fn follow_change(&self) {
+        if let Err(error) = self.refresh().await {
+            tracing::warn!(%error, "a change is stored, and becomes known when the database answers again");
         }
     }
 
-    async fn read_newer(&self) -> Result<(), StorageError> {
-        let known = self.state().revision();
-        let newer = self.storage.revision().await? != known;
-        let changes = if newer {
-            Some(self.storage.changes_since(known).await?)
-        } else {
-            None
-        };
-        let changed = {
-            let mut state = self.state.write().unwrap_or_else(PoisonError::into_inner);
-            let expired = state.expire(now());
-            if let Some(changes) = changes {
-                state.apply(changes);
+    /// Reads what changed until now. Callers that come together share one look, and there is at
+    /// most one every [`LOOK_AGAIN`]. Returns whether the database answered.
+    pub async fn look_again(&self) -> bool {
+        let arrived = Instant::now();
+        let mut asked = self.asked.lock().await;
+        if *asked <= arrived {
+            tokio::time::sleep(LOOK_AGAIN.saturating_sub(asked.elapsed())).await;
+            *asked = Instant::now();
+            if let Err(error) = self.read_newer().await {
+                tracing::debug!(%error, "the database does not answer");
             }
-            newer || expired
+        }
+        *self.read.borrow() >= arrived
+    }
+
+    /// Reads what changed until now, because of a peer that is not known. An address that causes many
+    /// looks waits for the next regular one. Returns whether the database answered.
+    pub async fn look_for(&self, peer: IpAddr) -> bool {
+        if self.looks.take(network(peer), Instant::now()) {
+            return self.look_again().await;
+        }
+        let arrived = Instant::now();
+        let mut read = self.read.subscribe();
+        let looked = read.wait_for(|began| *began > arrived);
+        matches!(
+            tokio::time::timeout(REGULAR_LOOK_WITHIN, looked).await,
+            Ok(Ok(_))
+        )
+    }
+
+    async fn read_newer(&self) -> Result<(), StorageError> {
+        let began = Instant::now();
+        let was_stale = self.is_stale();
+        // By time, whether the database answers or not.
+        let expired = self.state_mut().expire(now());
+        // The first look may have much to read.
+        let limit = match self.state().revision() {
+            0 => Duration::MAX,
+            _ => LOOK_TIMEOUT,
         };
-        if changed {
+        let read = match tokio::time::timeout(limit, self.changes()).await {
+            Ok(read) => read,
+            Err(_) => {
+                let detail = format!("no answer within {LOOK_TIMEOUT:?}");
+                let error = std::io::Error::new(std::io::ErrorKind::TimedOut, detail);
+                Err(StorageError::Unavailable(sqlx::Error::Io(error)))
+            }
+        };
+        let mut newer = false;
+        if let Ok(changes) = &read {
+            newer = changes.is_some();
+        }
+        let read = read.map(|changes| {
+            if let Some(changes) = changes {
+                self.state_mut().apply(changes);
+            }
+            self.read_ms.store(self.millis(began), Ordering::Release);
+            self.read.send_replace(began);
+        });
+        if newer || expired || was_stale != self.is_stale() {
             self.changed.send_modify(|turn| *turn += 1);
         }
-        Ok(())
+        read
+    }
+
+    async fn changes(&self) -> Result<Option<crate::storage::Changes>, StorageError> {
+        let known = self.state().revision();
+        match self.storage.revision().await? != known {
+            true => self.storage.changes_since(known).await.map(Some),
+            false => Ok(None),
+        }
+    }
+
+    /// How old the state is: how long ago the database answered last.
+    pub fn age(&self) -> Duration {
+        let read = self.read_ms.load(Ordering::Acquire);
+        Duration::from_millis(self.millis(Instant::now()).saturating_sub(read))
+    }
+
+    fn millis(&self, at: Instant) -> u64 {
+        let since = at.saturating_duration_since(self.origin);
+        u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
+    }
+
+    /// Whether the state is too old to let anybody in.
+    pub fn is_stale(&self) -> bool {
+        self.age() > self.stale_max
+    }
+
+    /// Whether the state is fresh enough to let anybody in.
+    ///
+    /// # Errors
+    /// `directory_stale`.
+    pub fn check_fresh(&self) -> Result<(), Failure> {
+        if !self.is_stale() {
+            return Ok(());
+        }
+        let (age, most) = (self.age().as_secs(), self.stale_max);
+        let detail = format!(
+            "the relay's database has not answered for {age} s, and what is known is valid for \
+             {most:?} (directory.stale_max)"
+        );
+        Err(Failure::not_sent(Code::DirectoryStale, detail))
+    }
+
+    /// The last long silence of the database that is over; told once.
+    pub fn take_silence(&self) -> Option<Duration> {
+        let mut silence = self.silence.lock().unwrap_or_else(PoisonError::into_inner);
+        silence.take()
     }
 
     /// Keeps the state fresh until it is dropped.
     pub async fn keep_fresh(self: Arc<Self>) {
-        let mut failing = false;
+        let mut silent_since = None;
+        let mut was_stale = false;
+        let mut seen_stale = false;
         loop {
             tokio::time::sleep(REFRESH).await;
+            let before = *self.read.borrow();
             match self.refresh().await {
-                Ok(()) => failing = false,
-                Err(error) if !failing => {
-                    failing = true;
-                    tracing::warn!(%error, "the database does not answer; what is known stays valid");
+                Ok(()) => {
+                    let silent = silent_since.take().map(|since: Instant| since.elapsed());
+                    if let Some(silent) = silent {
+                        tracing::info!(silent_s = silent.as_secs(), "the database answers again");
+                        if silent >= SILENCE_NOTICED || was_stale {
+                            let mut last =
+                                self.silence.lock().unwrap_or_else(PoisonError::into_inner);
+                            *last = Some(silent);
+                        }
+                    }
+                    was_stale = false;
+                }
+                Err(error) if silent_since.is_none() => {
+                    silent_since = Some(before);
+                    tracing::warn!(%error, "the database does not answer; what is known stays valid for directory.stale_max");
                 }
                 Err(_) => {}
+            }
+            let is_stale = self.is_stale();
+            if is_stale && !was_stale {
+                was_stale = true;
+                tracing::error!(
+                    age_s = self.age().as_secs(),
+                    "the database has not answered for directory.stale_max: no key and no bridge is valid until it does"
+                );
+            }
+            // It may have become so between two looks.
+            if std::mem::replace(&mut seen_stale, is_stale) != is_stale {
+                self.changed.send_modify(|turn| *turn += 1);
             }
         }
     }
@@ -139,8 +299,9 @@ impl Directory {
     ///
     /// # Errors
     /// `unauthorized`, the same in words and work for an unknown client id and a wrong secret;
-    /// `tenant_suspended`.
+    /// `tenant_suspended`; `directory_stale`.
     pub fn authenticate(&self, credentials: &Credentials) -> Result<Principal, Failure> {
+        self.check_fresh()?;
         let presented = credentials.secret.hash();
         let state = self.state();
         let entry = state.key(&credentials.client_id);
@@ -173,6 +334,17 @@ impl Directory {
             existing: entry.key.existing,
             scope: entry.scope.clone(),
         })
+    }
+
+    /// Whose a client id is, if there is a valid key with it: nothing is proved of who names it.
+    pub fn whose(&self, client_id: &str) -> Who {
+        let state = self.state();
+        let found = state.key(client_id).map(|entry| Who {
+            tenant: entry.key.tenant.shared(),
+            object: entry.key.client_id.shared(),
+            is_proved: false,
+        });
+        found.unwrap_or_default()
     }
 
     /// When keys were used, those since `since`, in seconds since 1970.
@@ -217,14 +389,39 @@ impl Directory {
 
     /// Whether a caller's key is still valid and its tenant may work.
     pub fn principal_may_stay(&self, principal: &Principal) -> bool {
-        self.state().principal_may_stay(principal)
+        !self.is_stale() && self.state().principal_may_stay(principal)
     }
 
     /// Whose tunnel it would be, the key (32 bytes) that must have signed its HELLO, and whether
     /// that bridge may still come; `None` for what was never registered. The tenant is named by
     /// its id or name.
-    pub fn identity(&self, tenant: &str, bridge: &str, instance: &[u8; 16]) -> Option<Claim> {
+    pub fn identity(&self, tenant: &str, bridge: &str, instance: &[u8; 16]) -> Option<TunnelClaim> {
         self.state().identity(tenant, bridge, instance)
+    }
+
+    /// What a bridge may do with each of the endpoints that it declares, in their order; and whether
+    /// it may serve hosts, which a bridge whose key lists endpoints may not.
+    pub fn endpoints_of<'a>(
+        &self,
+        owner: &Owner,
+        declared: impl Iterator<Item = &'a str>,
+    ) -> (Vec<Standing>, bool) {
+        self.state().endpoints_of(owner, declared)
+    }
+
+    /// The names of the valid bridges of a tenant (its id) that have an endpoint's name.
+    pub fn holders_of(&self, tenant: &str, endpoint: &str) -> Vec<Arc<str>> {
+        self.state().holders_of(tenant, endpoint)
+    }
+
+    /// The endpoint names that belong to a bridge (its id) of a tenant (its id), in order.
+    pub fn claimed_by(&self, tenant: &str, bridge: &str) -> Vec<String> {
+        self.state().claimed_by(tenant, bridge)
+    }
+
+    /// The revision at which the outcome of [`Self::endpoints_of`] may have changed last.
+    pub fn claims_revision(&self) -> i64 {
+        self.state().claims_revision()
     }
 
     /// Whether a tunnel's owner may still have one.
@@ -234,7 +431,9 @@ impl Directory {
 
     /// Why a tunnel must end now, if it must.
     pub fn why_cut(&self, owner: &Owner) -> Option<EndReason> {
-        self.state().why_cut(owner)
+        // It may come back when the database answers again.
+        let stale = self.is_stale().then_some(EndReason::Draining);
+        self.state().why_cut(owner).or(stale)
     }
 
     /// The valid bridges of a tenant (its id), by name.
@@ -244,9 +443,13 @@ impl Directory {
 }
 
 impl Paired for Directory {
-    fn bridges(&self, tenant: &str) -> Vec<Arc<str>> {
-        let bridges = self.state().bridges_of(tenant);
-        bridges.into_iter().map(|bridge| bridge.name).collect()
+    fn bridges(&self, tenant: &str) -> Vec<PairedBridge> {
+        let bridges = self.state().bridges_of(tenant).into_iter();
+        let paired = bridges.map(|bridge| PairedBridge {
+            name: bridge.name,
+            installations: bridge.installations,
+        });
+        paired.collect()
     }
 }
 

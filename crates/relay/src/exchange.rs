@@ -5,13 +5,15 @@
 //! whose body is still whole, is tried on another tunnel. Dropping anything here takes the request
 //! back.
 //!
-//! `places`: who may begin one; `upload`: the body on its way.
+//! `places`: who may begin one; `memory`: how many bytes of bodies may be in memory, and whose; `upload`: the
+//! body on its way.
 
+mod memory;
 mod places;
 mod upload;
 
+pub use memory::{BodyMemory, KeyMemory, NoMemory, Reservation, TenantMemory};
 pub use places::{Exchanges, Place, Room};
-pub use upload::Kept;
 
 pub(crate) use upload::pump;
 
@@ -42,7 +44,7 @@ const ATTEMPTS_MAX: usize = 3;
 const TIME_GRACE: Duration = Duration::from_secs(2);
 
 /// How long a cancelled request waits for the bridge's word on how far it came.
-const WORD_WAIT: Duration = Duration::from_secs(2);
+pub(crate) const WORD_WAIT: Duration = Duration::from_secs(2);
 
 /// How often it is looked for another way while a lost tunnel's word is waited for.
 const LOOK_FOR_WAY: Duration = Duration::from_millis(50);
@@ -108,13 +110,12 @@ pub struct AnswerBody {
     state: Arc<State>,
     sum: Option<Arc<Sum>>,
     place: Place,
-    is_raw: bool,
 }
 
 impl AnswerBody {
-    /// From here on it is a raw stream, which may stand still for as long as its own limit says.
-    pub fn turns_raw(&mut self) {
-        self.is_raw = true;
+    /// The exchange's place, for what outlives the body.
+    pub(crate) fn permit(&self) -> Place {
+        self.place.clone()
     }
 
     /// Both directions have come to their end here; what is on its way of the request still arrives.
@@ -136,13 +137,7 @@ impl Body for AnswerBody {
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, Failure>>> {
-        let Poll::Ready(frame) = Pin::new(&mut self.recv).poll_frame(cx) else {
-            self.place.waits();
-            return Poll::Pending;
-        };
-        if !self.is_raw {
-            self.place.given();
-        }
+        let frame = std::task::ready!(Pin::new(&mut self.recv).poll_frame(cx));
         if let Some(Ok(frame)) = &frame
             && let Some(data) = frame.data_ref()
         {
@@ -278,7 +273,7 @@ where
                 counting.metrics.bytes_up(bytes as u64);
                 frame
             });
-            let upload = Upload::new(&state.uploads_kept, counted, idle);
+            let upload = Upload::new(place.memory(), counted, idle);
             (Bytes::new(), Some(upload))
         }
     };
@@ -332,7 +327,6 @@ where
                     state: state.clone(),
                     sum: None,
                     place,
-                    is_raw: false,
                 };
                 return Ok(Answer {
                     head,

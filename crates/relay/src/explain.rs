@@ -1,5 +1,6 @@
 //! `POST /v1/calls/explain`: which way a URL would go, and why. Nothing is sent.
 
+use crate::access::Object;
 use crate::api::{Context, Handling, json};
 use crate::problem::Problem;
 use crate::route::{self, Route, Sent};
@@ -45,7 +46,11 @@ pub(crate) fn handle<'a>(cx: &'a Context<'a>, request: Request<Bytes>) -> Handli
         })?;
         let bridge = question.bridge.as_deref();
         let scope = &cx.principal.scope;
-        scope.check_call(target.host(), bridge, None)?;
+        scope.check(Object::Host {
+            host: target.host(),
+            bridge,
+            credential: None,
+        })?;
         let method = question.method.as_deref().unwrap_or("POST");
         let sent = Sent {
             tenant: &cx.principal.tenant,
@@ -54,6 +59,7 @@ pub(crate) fn handle<'a>(cx: &'a Context<'a>, request: Request<Bytes>) -> Handli
             target: &target,
             url: &question.url,
             method,
+            has_credential: false,
             except: &[],
         };
         let way = route::decide(cx.state, sent).await;
@@ -63,6 +69,7 @@ pub(crate) fn handle<'a>(cx: &'a Context<'a>, request: Request<Bytes>) -> Handli
             .of_tenant(&cx.principal.tenant)
             .iter()
             .filter(|entry| entry.session.is_open())
+            .filter(|entry| scope.sees(Object::Bridge(&entry.owner.name)))
             .filter(|entry| match bridge {
                 Some(name) => &*entry.owner.name == name,
                 None => entry.offer().may_serve(target.host()),

@@ -5,7 +5,20 @@
 //! ```
 //!
 //! Both queues are first come, first served. Whoever waits is a connection, and of those there are
-//! `limits.connections_max`, so that nothing here grows beyond that.
+//! `limits.pending_connections_max`, so that nothing here grows beyond that.
+//!
+//! [`Connections`] has the places of connections, by listener: before they have authenticated
+//! ([`PendingPool`]), and afterwards ([`EstablishedPool`]; a tunnel's place is in the registry).
+
+mod connections;
+mod established;
+mod pending;
+mod proven;
+
+pub use connections::{Connections, ListenerConnections, OpenConnection};
+pub use established::{EstablishedPlace, EstablishedPool};
+pub use pending::{PendingLimits, PendingPlace, PendingPool};
+pub use proven::ProvenAddresses;
 
 use std::collections::HashMap;
 use std::net::IpAddr;
@@ -22,6 +35,12 @@ pub fn network(address: IpAddr) -> IpAddr {
             IpAddr::V6(prefix.into())
         }
     }
+}
+
+/// Whether an owner that has `own` places may have one more, of `room` where `taken` are taken: as many
+/// as it leaves for others (a dynamic threshold, as of Choudhury and Hahne).
+pub(crate) fn may_have(own: u32, taken: u32, room: u32) -> bool {
+    own < room.saturating_sub(taken)
 }
 
 /// Lets so many in at once, and so many of one address.
@@ -76,32 +95,6 @@ impl Gate {
     }
 }
 
-/// How many connections an address has.
-#[derive(Debug)]
-pub struct PerAddress {
-    most_of_one: usize,
-    addresses: Arc<Shares<()>>,
-}
-
-/// A place among those of an address, until it is dropped.
-pub type AddressPlace = Share<()>;
-
-impl PerAddress {
-    /// With so many for one address.
-    pub fn new(most_of_one: u32) -> Self {
-        Self {
-            most_of_one: most_of_one as usize,
-            addresses: Arc::default(),
-        }
-    }
-
-    /// A place for `address`, if it may have one more.
-    pub fn take(&self, address: IpAddr) -> Option<AddressPlace> {
-        let share = Shares::join(&self.addresses, network(address), || ());
-        (share.members() <= self.most_of_one).then_some(share)
-    }
-}
-
 /// Something that all members of an address share. It goes with the last of them.
 #[derive(Debug)]
 struct Shares<T> {
@@ -148,11 +141,6 @@ impl<T> Share<T> {
             .get(&self.address)
             .expect("it stays while it has members");
         look(shared)
-    }
-
-    fn members(&self) -> usize {
-        let all = self.shares.lock();
-        all.get(&self.address).map_or(0, |(members, _)| *members)
     }
 }
 
@@ -221,13 +209,6 @@ mod tests {
         let gate = Gate::new(4, 2);
         drop(gate.enter(address("10.0.0.1"), SOON).await);
         assert!(gate.addresses.lock().is_empty());
-        let places = PerAddress::new(1);
-        let held = places.take(address("10.0.0.1")).unwrap();
-        assert!(places.take(address("10.0.0.1")).is_none());
-        assert!(places.take(address("10.0.0.2")).is_some());
-        drop(held);
-        assert!(places.addresses.lock().is_empty());
-        assert!(places.take(address("10.0.0.1")).is_some());
     }
 
     #[test]

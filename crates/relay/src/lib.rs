@@ -6,10 +6,11 @@
 //! listener -> service -> auth, directory -> ingress (calls, endpoints) -> exchange -> router -> registry -> tunnel
 //! ```
 //!
-//! Beside it: `gate` (who waits for his turn), `pairing` and `api` (the rest of the API), `storage` (what survives a restart),
+//! Beside it: `serving` (active or standby), `idempotency`, `gate` (who waits for his turn), `pairing` and `api` (the rest of the API), `storage` (what survives a restart),
 //! `config`, `metrics`, `telemetry`, `problem` (every error that a caller sees), `cli`. [`Relay::start`] runs
 //! the whole inside another program.
 
+pub mod access;
 pub mod api;
 pub mod audit_heads;
 pub mod auditing;
@@ -18,23 +19,30 @@ pub mod body;
 pub mod cli;
 pub mod config;
 pub mod deliveries;
+pub mod denials;
 pub mod direct;
 pub mod directory;
 pub mod exchange;
 pub mod explain;
 pub mod gate;
+mod generation;
+pub mod idempotency;
 pub mod ingress;
 pub mod listener;
 pub mod metrics;
 pub mod notices;
+pub mod ownership;
 pub mod pairing;
 pub mod problem;
+pub mod readiness;
 pub mod registry;
 pub mod reload;
 pub mod route;
 pub mod router;
 mod running;
+pub mod sending;
 pub mod service;
+pub mod serving;
 pub mod state;
 pub mod storage;
 pub mod telemetry;

@@ -6,42 +6,48 @@
 //! admin     TCP ->                       HTTP/1.1                   -> health and metrics
 //! ```
 //!
-//! Every connection has a place in one budget. TLS handshakes run so many at once, and the rest
-//! wait for their turn: when thousands of bridges come back together, each is served in time,
-//! instead of all at once and none. A connection takes its turn only after it has spoken. When the relay drains, loops end, idle connections
-//! close, and what runs is finished.
+//! Each listener has a budget of its own for connections (`gate`): a connection is pending until a bridge
+//! has proved itself or an API key was accepted on it, and a pending one may be evicted. TLS handshakes run
+//! so many at once, and the rest wait for their turn: when thousands of bridges come back together, each is
+//! served in time, instead of all at once and none. A connection takes its turn when its ClientHello is
+//! complete, and has it for a short time. When the relay drains, loops end, idle connections close, and
+//! what runs is finished.
 
 mod by_frames;
 pub mod connection;
 mod hello;
+mod idle;
 pub(crate) mod line_ends;
 mod patience;
 pub mod self_signed;
 pub mod tls;
 mod watched;
 
-use crate::gate::Turn;
+use crate::gate::{ListenerConnections, Turn};
 use crate::metrics::Handshake;
 use crate::reload::Acceptor;
+use crate::sending::Progress;
 use crate::service::Service;
 use crate::state::State;
 use crate::throttle::Throttle;
 use by_frames::{ByFrames, HeaderClock};
-use connection::{Arrived, Connection};
-use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use connection::{Arrived, ByteCount, Connection};
+use hyper_util::rt::{TokioIo, TokioTimer};
+use idle::{IdleClock, IdleLimits, StreamExecutor, current_stream};
 use line_ends::{ByLines, LineEnds};
 use patience::Patience;
 use rustls::HandshakeKind;
 use std::convert::Infallible;
 use std::io;
 use std::net::SocketAddr;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use tokio::sync::{mpsc, watch};
 use tokio_rustls::TlsAcceptor;
+use tokio_rustls::server::TlsStream;
 
 /// Until a connection has said something, and then again from its turn to the end of its TLS
 /// handshake.
@@ -51,16 +57,35 @@ const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
 /// work would be lost for this one and late for the next.
 const TURN_WITHIN: Duration = Duration::from_secs(10);
 
+/// How long a connection has its turn. A client that takes longer goes on without: the turn is for the
+/// relay's own work, and a silent client keeps it from nobody.
+const TURN_FOR: Duration = Duration::from_millis(100);
+
 /// How long accepting pauses when the process has no more file descriptors.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+
+/// How long it pauses when pending connections were evicted, whose descriptors are free in a moment.
+const EVICTED_PAUSE: Duration = Duration::from_millis(10);
+
+/// Pending connections that are evicted at once for want of descriptors.
+const EVICTED_AT_ONCE: usize = 16;
+
+/// What a pending connection is charged: a socket and its task; with TLS; with HTTP/2.
+const SOCKET_BYTES: usize = 2 * 1024;
+const TLS_BYTES: usize = 24 * 1024;
+const HTTP2_BYTES: usize = 48 * 1024;
+
+/// What it is charged when its handshake takes longer than this: the longest message of a handshake, which
+/// the library collects.
+const SLOW_TLS_BYTES: usize = 64 * 1024;
+const SLOW_AFTER: Duration = Duration::from_secs(1);
 
 /// Connections that the system keeps for us while we are busy: what comes in a moment when
 /// thousands of bridges come back.
 const BACKLOG: u32 = 4096;
 
-/// HTTP/1 buffer of a connection. Beyond every limit of ours, so that who goes beyond them is
-/// answered with a problem document instead of a bare status.
-const HTTP1_BUFFER_BYTES: usize = 256 * 1024;
+/// HTTP/1 buffer of a connection. Above every head that can pass (a head on the wire has 48 KiB).
+const HTTP1_BUFFER_BYTES: usize = 64 * 1024;
 
 /// HTTP/1 fields that are parsed; the limit that is told is `limits.headers_max`.
 const HTTP1_FIELDS: usize = 512;
@@ -69,7 +94,7 @@ const HTTP1_FIELDS: usize = 512;
 const HTTP2_STREAMS: u32 = 256;
 
 /// HTTP/2 header section; the limit that is told is `limits.header_bytes_max`.
-const HTTP2_HEADER_BYTES: u32 = 128 * 1024;
+const HTTP2_HEADER_BYTES: u32 = 64 * 1024;
 
 /// HTTP/2 request bodies in flight: one stream, and the whole connection.
 const HTTP2_STREAM_WINDOW_BYTES: u32 = 256 * 1024;
@@ -103,18 +128,39 @@ pub struct Doors {
 /// # Errors
 /// When the address cannot be had; names it.
 pub fn bind(address: SocketAddr) -> io::Result<TcpListener> {
+    listen(reserve(address)?)
+}
+
+/// Listens on a socket that was reserved.
+///
+/// # Errors
+/// When another process listens there by now; names the address.
+pub fn listen(socket: TcpSocket) -> io::Result<TcpListener> {
+    let address = socket.local_addr();
+    socket.listen(BACKLOG).map_err(|error| {
+        let address = address.map_or_else(|_| "its address".to_owned(), |at| at.to_string());
+        io::Error::new(error.kind(), format!("cannot listen on {address}: {error}"))
+    })
+}
+
+/// Takes an address without listening: the system refuses connections at once, and clients go on to
+/// another address.
+///
+/// # Errors
+/// When the address cannot be had; names it.
+pub fn reserve(address: SocketAddr) -> io::Result<TcpSocket> {
     let open = || {
         let socket = match address {
-            SocketAddr::V4(_) => tokio::net::TcpSocket::new_v4()?,
-            SocketAddr::V6(_) => tokio::net::TcpSocket::new_v6()?,
+            SocketAddr::V4(_) => TcpSocket::new_v4()?,
+            SocketAddr::V6(_) => TcpSocket::new_v6()?,
         };
         // A restart takes the port over from connections that are still closing.
         #[cfg(not(windows))]
         socket.set_reuseaddr(true)?;
         socket.bind(address)?;
-        socket.listen(BACKLOG)
+        Ok(socket)
     };
-    open().map_err(|error| {
+    open().map_err(|error: io::Error| {
         io::Error::new(error.kind(), format!("cannot listen on {address}: {error}"))
     })
 }
@@ -123,9 +169,11 @@ pub fn bind(address: SocketAddr) -> io::Result<TcpListener> {
 pub async fn accept(
     listener: TcpListener,
     arrived: Arrived,
+    connections: Arc<ListenerConnections>,
     tls: Option<Acceptor>,
     mut doors: Doors,
 ) {
+    let state = doors.service.state.clone();
     let full = Throttle::default();
     loop {
         let accepted = tokio::select! {
@@ -135,44 +183,61 @@ pub async fn accept(
         let (stream, peer) = match accepted {
             Ok(accepted) => accepted,
             Err(error) => {
-                tracing::warn!(%error, "a connection could not be accepted");
-                tokio::time::sleep(ACCEPT_PAUSE).await;
+                tokio::time::sleep(not_accepted(&state, &error)).await;
                 continue;
             }
         };
-        let places = doors.service.connections.clone();
-        // Health and metrics are for the moment when there is no place.
-        let place = match places.try_acquire_owned() {
-            Ok(place) => Some(place),
-            Err(_) if arrived == Arrived::Admin => None,
-            Err(_) => {
-                // Once a second at most: whoever connects decides how often this happens.
-                if full.may_speak() {
-                    tracing::warn!(%peer, suppressed = full.suppressed(), "a connection was closed: there are as many as there may be");
+        let open = match arrived {
+            // Health and metrics are for the moment when descriptors are short.
+            Arrived::Admin => state.connections.open_always(),
+            Arrived::Tls | Arrived::Plain | Arrived::Proxy => match state.connections.open() {
+                Some(open) => open,
+                None => {
+                    // Once a second at most: the peers decide how often this happens.
+                    if full.may_speak() {
+                        tracing::warn!(%peer, suppressed = full.suppressed(), "a connection was closed: the process has no file descriptors left for it");
+                    }
+                    continue;
                 }
-                continue;
-            }
+            },
         };
-        let mut own = None;
-        if tls.is_some() {
-            own = doors.service.state.connections_by_address.take(peer.ip());
-            if own.is_none() {
-                if full.may_speak() {
-                    tracing::warn!(%peer, suppressed = full.suppressed(), "a connection was closed: its address has as many as it may have");
-                }
-                continue;
-            }
-        }
         let connection = Connection {
             peer,
             arrived,
             exporter: None,
             is_raw: AtomicBool::new(false),
-            _place: place,
-            _own: own,
+            memory: ByteCount::default(),
+            unsent: ByteCount::default(),
+            is_cut: AtomicBool::new(false),
+            pending: connections.pending.admit(peer.ip(), SOCKET_BYTES),
+            established: OnceLock::new(),
+            listener: connections.clone(),
+            _open: open,
         };
         let acceptor = tls.as_ref().map(Acceptor::current);
         tokio::spawn(begin(stream, connection, acceptor, doors.clone()));
+    }
+}
+
+/// Says that a connection could not be accepted. Where descriptors are short, pending connections make
+/// room. Returns how long to pause.
+fn not_accepted(state: &State, error: &io::Error) -> Duration {
+    state.metrics.accept_failed();
+    if transport::tcp::is_gone(error) {
+        // The next connection may be better.
+        return Duration::ZERO;
+    }
+    let evicted = match machine::shortage::is_shortage(error) {
+        true => state.connections.evict(EVICTED_AT_ONCE),
+        false => 0,
+    };
+    if state.failed_accepts.may_speak() {
+        let suppressed = state.failed_accepts.suppressed();
+        tracing::warn!(%error, evicted, suppressed, "a connection could not be accepted");
+    }
+    match evicted {
+        0 => ACCEPT_PAUSE,
+        _ => EVICTED_PAUSE,
     }
 }
 
@@ -190,32 +255,12 @@ async fn begin(
         Box::pin(serve_http1(stream, connection, doors)).await;
         return;
     };
-    let state = &doors.service.state;
-    let metrics = &state.metrics;
-    let Some(turn) = turn(state, &stream, connection.peer).await else {
+    let state = doors.service.state.clone();
+    let handshake = shake_hands(&state, stream, &mut connection, &acceptor);
+    let Some(stream) = Box::pin(handshake).await else {
         return;
     };
-    let handshake = tokio::time::timeout(HANDSHAKE_TIMEOUT, acceptor.accept(stream));
-    let stream = match handshake.await {
-        Ok(Ok(stream)) => stream,
-        Ok(Err(error)) => {
-            metrics.handshake(Handshake::Failed);
-            tracing::debug!(%error, peer = %connection.peer, "a TLS handshake failed");
-            return;
-        }
-        Err(_) => {
-            metrics.handshake(Handshake::Failed);
-            tracing::debug!(peer = %connection.peer, "a TLS handshake took too long");
-            return;
-        }
-    };
-    drop(turn);
     let session = stream.get_ref().1;
-    metrics.handshake(match session.handshake_kind() {
-        Some(HandshakeKind::Resumed) => Handshake::Resumed,
-        _ => Handshake::Full,
-    });
-    connection.exporter = tls::exporter(session);
     // Boxed, so that a connection that waits is small.
     if session.alpn_protocol() == Some(tls::ALPN_HTTP2) {
         Box::pin(serve_http2(stream, connection, doors)).await;
@@ -224,16 +269,81 @@ async fn begin(
     }
 }
 
+/// Has the TLS handshake when it is the connection's turn. `None` where it failed or the connection was
+/// evicted.
+async fn shake_hands(
+    state: &State,
+    stream: TcpStream,
+    connection: &mut Connection,
+    acceptor: &TlsAcceptor,
+) -> Option<TlsStream<TcpStream>> {
+    let metrics = &state.metrics;
+    let peer = connection.peer;
+    let turn = tokio::select! {
+        turn = turn(state, &stream, peer) => turn?,
+        () = connection.evicted() => {
+            tracing::debug!(%peer, "evicted before its TLS handshake");
+            return None;
+        }
+    };
+    connection.charge(TLS_BYTES);
+    let pending = &*connection;
+    let handshake = async {
+        let handshake = tokio::time::timeout(HANDSHAKE_TIMEOUT, acceptor.accept(stream));
+        let mut handshake = std::pin::pin!(handshake);
+        let early = tokio::time::timeout(TURN_FOR, handshake.as_mut()).await;
+        drop(turn);
+        match early {
+            Ok(done) => done,
+            Err(_) => match tokio::time::timeout(SLOW_AFTER, handshake.as_mut()).await {
+                Ok(done) => done,
+                Err(_) => {
+                    pending.charge(SLOW_TLS_BYTES);
+                    handshake.await
+                }
+            },
+        }
+    };
+    let done = tokio::select! {
+        done = handshake => done,
+        () = connection.evicted() => {
+            metrics.handshake(Handshake::Failed);
+            tracing::debug!(%peer, "evicted in its TLS handshake");
+            return None;
+        }
+    };
+    let stream = match done {
+        Ok(Ok(stream)) => stream,
+        Ok(Err(error)) => {
+            metrics.handshake(Handshake::Failed);
+            tracing::debug!(%error, %peer, "a TLS handshake failed");
+            return None;
+        }
+        Err(_) => {
+            metrics.handshake(Handshake::Failed);
+            tracing::debug!(%peer, "a TLS handshake took too long");
+            return None;
+        }
+    };
+    let session = stream.get_ref().1;
+    metrics.handshake(match session.handshake_kind() {
+        Some(HandshakeKind::Resumed) => Handshake::Resumed,
+        _ => Handshake::Full,
+    });
+    connection.exporter = tls::exporter(session);
+    Some(stream)
+}
+
 /// Waits for a connection's turn to have its handshake. None for one that says nothing, and when
 /// it takes too long.
 async fn turn(state: &State, stream: &TcpStream, peer: SocketAddr) -> Option<Turn> {
-    let spoken = tokio::time::timeout(HANDSHAKE_TIMEOUT, hello::has_spoken(stream)).await;
-    if !matches!(spoken, Ok(Ok(()))) {
+    let offer = tokio::time::timeout(HANDSHAKE_TIMEOUT, hello::read_offer(stream)).await;
+    let Ok(Ok(offers_http2)) = offer else {
         state.metrics.handshake(Handshake::Failed);
-        tracing::debug!(%peer, "a connection said nothing");
+        tracing::debug!(%peer, "a connection did not complete its ClientHello");
         return None;
-    }
-    let gate = match hello::offers_http2(stream).await {
+    };
+    let gate = match offers_http2 {
         true => &state.caller_handshakes,
         false => &state.handshakes,
     };
@@ -257,13 +367,18 @@ where
         closing,
         alive,
     } = doors;
-    let timeout = service.state.limits().header_read_timeout.0;
+    let limits = idle_limits(&service.state);
+    let timeout = limits.without_permit;
     let connection = Arc::new(connection);
-    let patience = Patience::new(service.state.limits().caller_idle_timeout.0);
+    let evicted = connection.clone();
+    let patience = Patience::new(limits.usual);
     let io = ByLines::new(io, LineEnds::new(connection.clone()), patience);
+    let progress = Arc::<Progress>::default();
+    let mut clock = IdleClock::new(progress.clone(), limits);
     let answer = hyper::service::service_fn(move |request| {
         let (service, connection) = (service.clone(), connection.clone());
-        async move { Ok::<_, Infallible>(service.answer(&connection, request).await) }
+        let progress = progress.clone();
+        async move { Ok::<_, Infallible>(service.answer(&connection, &progress, request).await) }
     });
     let mut serving = std::pin::pin!(
         hyper::server::conn::http1::Builder::new()
@@ -275,16 +390,42 @@ where
             .with_upgrades()
     );
     let result = tokio::select! {
-        result = serving.as_mut() => result,
+        biased;
+        result = serving.as_mut() => Some(result),
+        () = clock.over() => None,
+        () = evicted.evicted() => {
+            tracing::debug!(peer = %evicted.peer, "evicted before it authenticated");
+            return;
+        }
         () = is_closing(closing) => {
             serving.as_mut().graceful_shutdown();
-            serving.await
+            tokio::select! {
+                biased;
+                result = serving.as_mut() => Some(result),
+                () = clock.over() => None,
+            }
         }
     };
-    if let Err(error) = result {
-        tracing::debug!(%error, "a connection ended in an error");
-    }
+    ended(result);
     drop(alive);
+}
+
+/// Says how a connection ended; `None` is for one whose caller did not read the responses.
+fn ended(result: Option<hyper::Result<()>>) {
+    match result {
+        Some(Ok(())) => {}
+        Some(Err(error)) => tracing::debug!(%error, "a connection ended in an error"),
+        None => tracing::debug!("a connection was closed: its caller did not read the response"),
+    }
+}
+
+/// How long callers may read nothing.
+fn idle_limits(state: &State) -> IdleLimits {
+    let limits = state.limits();
+    IdleLimits {
+        usual: limits.caller_idle_timeout.0,
+        without_permit: limits.header_read_timeout.0,
+    }
 }
 
 async fn serve_http2<IO>(io: IO, connection: Connection, doors: Doors)
@@ -296,20 +437,26 @@ where
         closing,
         alive,
     } = doors;
-    let limits = service.state.limits();
-    let patience = limits.caller_idle_timeout.0;
-    let clock = HeaderClock::new(limits.header_read_timeout.0);
-    let io = ByFrames::new(io, clock, Patience::new(patience));
+    let limits = idle_limits(&service.state);
+    let patience = limits.usual;
     let connection = Arc::new(connection);
+    let evicted = connection.clone();
+    connection.charge(HTTP2_BYTES);
+    let header_clock = HeaderClock::new(limits.without_permit, Some(connection.clone()));
+    let io = ByFrames::new(io, header_clock, Patience::new(patience));
+    let mut clock = IdleClock::new(connection.clone(), limits);
     let asked = Arc::new(AtomicU64::new(0));
     let counting = asked.clone();
     let answer = hyper::service::service_fn(move |request| {
         counting.fetch_add(1, Ordering::Relaxed);
         let (service, connection) = (service.clone(), connection.clone());
-        async move { Ok::<_, Infallible>(service.answer(&connection, request).await) }
+        async move {
+            let progress = current_stream();
+            Ok::<_, Infallible>(service.answer(&connection, &progress, request).await)
+        }
     });
     let mut serving = std::pin::pin!(
-        hyper::server::conn::http2::Builder::new(TokioExecutor::new())
+        hyper::server::conn::http2::Builder::new(StreamExecutor::new(limits))
             .timer(TokioTimer::new())
             // Some clients read only while they are asked to.
             .keep_alive_interval(HTTP2_PING)
@@ -323,16 +470,24 @@ where
             .serve_connection(TokioIo::new(io), answer)
     );
     let result = tokio::select! {
-        result = serving.as_mut() => result,
+        biased;
+        result = serving.as_mut() => Some(result),
+        () = clock.over() => None,
+        () = evicted.evicted() => {
+            tracing::debug!(peer = %evicted.peer, "evicted before it authenticated");
+            return;
+        }
         () = async { tokio::select! { () = is_closing(closing) => {}, () = is_idle(&asked) => {} } } => {
             // What runs is finished.
             serving.as_mut().graceful_shutdown();
-            serving.await
+            tokio::select! {
+                biased;
+                result = serving.as_mut() => Some(result),
+                () = clock.over() => None,
+            }
         }
     };
-    if let Err(error) = result {
-        tracing::debug!(%error, "a connection ended in an error");
-    }
+    ended(result);
     drop(alive);
 }
 

@@ -16,6 +16,7 @@ use prometheus_client::metrics::info::Info;
 use prometheus_client::registry::{Registry, Unit};
 use std::fmt;
 use std::sync::Mutex;
+use std::sync::atomic::AtomicU64;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 /// The content type of [`Metrics::render`].
@@ -59,6 +60,12 @@ pub struct Snapshot {
     pub exchanges: usize,
     /// Connections that are open, tunnels included.
     pub connections: usize,
+    /// Connections that have not authenticated.
+    pub connections_pending: usize,
+    /// Bytes that these cost.
+    pub pending_bytes: usize,
+    /// Connections and tunnels that were evicted before they had authenticated, since the start.
+    pub connections_evicted: u64,
     /// TLS handshakes that run.
     pub handshakes: usize,
     /// Tunnels that have not proved themselves.
@@ -67,6 +74,16 @@ pub struct Snapshot {
     pub window_budget_left: u64,
     /// Rows of the audit record that were lost.
     pub audit_lost: u64,
+    /// Whether this relay serves, and does not stand by.
+    pub is_active: bool,
+    /// How long ago the database answered last.
+    pub directory_age: Duration,
+    /// Bridges on whose identity two processes seem to run.
+    pub bridges_cloned: usize,
+    /// Endpoints that bridges declare whose names are not their own.
+    pub endpoints_refused: usize,
+    /// Bytes of request and response bodies in memory.
+    pub body_memory: u64,
 }
 
 /// What became of a TLS handshake.
@@ -87,6 +104,11 @@ pub struct Metrics {
     registry: Mutex<Registry>,
     exchanges: Family<Outcome, Counter>,
     refused: Family<Reason, Counter>,
+    denied: Family<Reason, Counter>,
+    pairings: Family<Outcome, Counter>,
+    paused: Gauge,
+    cloned_now: Gauge,
+    endpoints_refused_now: Gauge,
     deliveries: Family<Outcome, Counter>,
     attempts: Family<Outcome, Counter>,
     certificate: Gauge,
@@ -102,9 +124,16 @@ pub struct Metrics {
     sessions_now: Gauge,
     exchanges_now: Gauge,
     connections_now: Gauge,
+    pending_now: Gauge,
+    pending_bytes: Gauge,
+    evicted: Counter,
+    accept_failures: Counter,
     handshakes_now: Gauge,
     unproven_now: Gauge,
     budget_left: Gauge,
+    active: Gauge,
+    directory_age: Gauge<f64, AtomicU64>,
+    body_memory: Gauge,
     resident: Gauge,
 }
 
@@ -153,6 +182,18 @@ impl Metrics {
             "relay_tunnels_refused",
             "Tunnels that were not taken",
             refused.clone(),
+        );
+        let denied = Family::default();
+        registry.register(
+            "relay_requests_denied",
+            "Requests whose key is missing, wrong, or may not do this, by code",
+            denied.clone(),
+        );
+        let pairings = Family::default();
+        registry.register(
+            "relay_pairings",
+            "Pairings of bridges: `ok`, or the code of their failure",
+            pairings.clone(),
         );
         let deliveries = Family::default();
         registry.register(
@@ -216,6 +257,25 @@ impl Metrics {
             "TLS handshakes by outcome",
             handshakes.clone(),
         );
+        let directory_age = Gauge::<f64, AtomicU64>::default();
+        registry.register_with_unit(
+            "relay_directory_age",
+            "How long ago the database answered last: cached keys and bridges are as old",
+            Unit::Seconds,
+            directory_age.clone(),
+        );
+        let evicted = Counter::default();
+        registry.register(
+            "relay_connections_evicted",
+            "Connections and tunnels that were evicted before they had authenticated",
+            evicted.clone(),
+        );
+        let accept_failures = Counter::default();
+        registry.register(
+            "relay_accept_failures",
+            "Connections that could not be accepted, mostly for want of file descriptors",
+            accept_failures.clone(),
+        );
         let bytes = Family::<Way, Counter>::default();
         registry.register_with_unit(
             "relay_body",
@@ -232,6 +292,20 @@ impl Metrics {
         Self {
             exchanges,
             refused,
+            denied,
+            pairings,
+            paused: gauge(
+                "relay_deliveries_paused",
+                "1 while deliveries are paused, as the database said last",
+            ),
+            cloned_now: gauge(
+                "relay_bridges_cloned",
+                "Bridges on whose identity two processes seem to run",
+            ),
+            endpoints_refused_now: gauge(
+                "relay_endpoints_refused",
+                "Endpoints that connected bridges declare whose names are not their own",
+            ),
             deliveries,
             attempts,
             certificate,
@@ -246,7 +320,17 @@ impl Metrics {
             down: counter("down"),
             sessions_now: gauge("relay_sessions", "Tunnels that are up"),
             exchanges_now: gauge("relay_exchanges_running", "Requests that run"),
+            accept_failures,
             connections_now: gauge("relay_connections", "Connections, tunnels included"),
+            pending_now: gauge(
+                "relay_connections_pending",
+                "Connections that have not authenticated",
+            ),
+            pending_bytes: gauge(
+                "relay_connections_pending_bytes",
+                "Memory that they are charged",
+            ),
+            evicted,
             handshakes_now: gauge("relay_tls_handshakes_running", "TLS handshakes that run"),
             unproven_now: gauge(
                 "relay_tunnels_unproven",
@@ -255,6 +339,15 @@ impl Metrics {
             budget_left: gauge(
                 "relay_window_budget_left_bytes",
                 "Memory that windows may grow into",
+            ),
+            active: gauge(
+                "relay_active",
+                "1 when this relay serves, 0 when it stands by",
+            ),
+            directory_age,
+            body_memory: gauge(
+                "relay_body_memory_bytes",
+                "Memory of request and response bodies, see limits.call_memory_max",
             ),
             resident,
             registry: Mutex::new(registry),
@@ -271,6 +364,21 @@ impl Metrics {
         self.refused.get_or_create(&Reason { reason }).inc();
     }
 
+    /// A request was denied.
+    pub fn request_denied(&self, reason: &'static str) {
+        self.denied.get_or_create(&Reason { reason }).inc();
+    }
+
+    /// A bridge was paired, or was not: `ok`, or the code of the failure.
+    pub fn pairing(&self, outcome: &'static str) {
+        self.pairings.get_or_create(&Outcome { outcome }).inc();
+    }
+
+    /// Whether deliveries are paused.
+    pub fn deliveries_paused(&self, paused: bool) {
+        self.paused.set(i64::from(paused));
+    }
+
     /// A connection's TLS handshake is over.
     pub fn handshake(&self, handshake: Handshake) {
         let outcome = match handshake {
@@ -280,6 +388,11 @@ impl Metrics {
             Handshake::Late => "late",
         };
         self.handshakes.get_or_create(&Outcome { outcome }).inc();
+    }
+
+    /// A connection could not be accepted.
+    pub fn accept_failed(&self) {
+        self.accept_failures.inc();
     }
 
     /// Another configuration or certificate was put in force, or was not.
@@ -347,10 +460,22 @@ impl Metrics {
         self.sessions_now.set(counted(now.sessions));
         self.exchanges_now.set(counted(now.exchanges));
         self.connections_now.set(counted(now.connections));
+        self.pending_now.set(counted(now.connections_pending));
+        self.pending_bytes.set(counted(now.pending_bytes));
+        let evicted = now.connections_evicted;
+        self.evicted
+            .inner()
+            .store(evicted, std::sync::atomic::Ordering::Relaxed);
         self.handshakes_now.set(counted(now.handshakes));
         self.unproven_now.set(counted(now.unproven));
         self.budget_left.set(whole(now.window_budget_left));
         self.audit_lost.set(whole(now.audit_lost));
+        self.active.set(i64::from(now.is_active));
+        self.directory_age.set(now.directory_age.as_secs_f64());
+        self.cloned_now.set(counted(now.bridges_cloned));
+        self.endpoints_refused_now
+            .set(counted(now.endpoints_refused));
+        self.body_memory.set(whole(now.body_memory));
         if let Some(bytes) = memory::resident() {
             self.resident.set(whole(bytes));
         }

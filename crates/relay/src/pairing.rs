@@ -10,15 +10,18 @@
 //! that nobody can register a key that he does not have. Rules about names that exist are the
 //! storage's.
 
+use crate::access::Object;
 use crate::api::{Context, Handling, json};
+use crate::body::Body;
+use crate::denials::{Denied, Who};
 use crate::problem::Problem;
 use crate::storage::Pairing;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
-use http::StatusCode;
-use protocol::Failure;
+use http::{Response, StatusCode};
 use protocol::opening::PairingTranscript;
+use protocol::{Execution, Failure};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
@@ -119,37 +122,53 @@ pub struct PairedView {
 
 pub(crate) fn pair<'a>(cx: &'a Context<'a>, request: http::Request<Bytes>) -> Handling<'a> {
     Box::pin(async move {
-        let principal = cx.principal;
-        let asked = Asked::parse(request.body(), &principal.client_id)?;
-        let pairing = Pairing {
-            tenant: principal.tenant.to_string().into(),
-            paired_by: principal.client_id.to_string().into(),
-            existing: principal.existing,
-            name: asked.name,
-            public_key: asked.public_key,
-            instance: asked.instance,
-            host: asked.host,
-            software: asked.software,
-            bridges_max: cx.state.limits().bridges_per_tenant,
-        };
-        let paired = cx.storage().pair(&pairing).await.map_err(failed)?;
-        cx.state.directory.refresh().await.map_err(failed)?;
-        if paired.is_new {
-            tracing::info!(
-                tenant = %principal.tenant_name,
-                bridge = %pairing.name,
-                client_id = %principal.client_id,
-                "bridge paired"
-            );
-        }
-        let view = PairedView {
-            tenant: principal.tenant_name.to_string(),
-            tenant_id: principal.tenant.to_string(),
-            bridge_id: paired.bridge.to_string(),
-            name: pairing.name,
-        };
-        json::reply(StatusCode::OK, &view)
+        let result = register(cx, request).await;
+        result.inspect_err(|problem| {
+            let (code, who) = (problem.failure.code.as_str(), Who::of(cx.principal));
+            cx.state.denied(Denied::Pairing, code, who, cx.peer);
+        })
     })
+}
+
+async fn register(
+    cx: &Context<'_>,
+    request: http::Request<Bytes>,
+) -> Result<Response<Body>, Problem> {
+    let principal = cx.principal;
+    let asked = Asked::parse(request.body(), &principal.client_id)?;
+    cx.check(Object::Pairing(&asked.name))?;
+    let pairing = Pairing {
+        tenant: principal.tenant.to_string().into(),
+        paired_by: principal.client_id.to_string().into(),
+        existing: principal.existing,
+        endpoints: principal.scope.given.endpoints.clone(),
+        name: asked.name,
+        public_key: asked.public_key,
+        instance: asked.instance,
+        host: asked.host,
+        software: asked.software,
+        bridges_max: cx.state.limits().bridges_per_tenant,
+    };
+    let paired = cx.storage().pair(&pairing).await.map_err(failed)?;
+    cx.state.directory.follow_change().await;
+    let registry = &cx.state.registry;
+    registry.reset_epochs(&paired.bridge.to_string(), &pairing.instance);
+    if paired.is_new {
+        tracing::info!(
+            tenant = %principal.tenant_name,
+            bridge = %pairing.name,
+            client_id = %principal.client_id,
+            "bridge paired"
+        );
+    }
+    cx.state.metrics.pairing("ok");
+    let view = PairedView {
+        tenant: principal.tenant_name.to_string(),
+        tenant_id: principal.tenant.to_string(),
+        bridge_id: paired.bridge.to_string(),
+        name: pairing.name,
+    };
+    json::reply(StatusCode::OK, &view)
 }
 
 /// What the caller is told; what is ours is logged.
@@ -157,11 +176,22 @@ pub(crate) fn failed(error: crate::storage::StorageError) -> Problem {
     use crate::storage::StorageError as E;
     match &error {
         E::Conflict(_) | E::NotFound(_) | E::Invalid(_) | E::KeyGone | E::Changed => {}
+        E::Unknown(_) => tracing::error!(%error, "a change has an unknown outcome"),
         E::Unavailable(_) | E::Unusable(_) | E::Database(_) | E::Random(_) | E::LeaseLost => {
             tracing::error!(%error, "the database refused");
         }
     }
     Failure::from(error).into()
+}
+
+/// A failure after a change that was made: the response cannot show the result.
+pub(crate) fn unshown(error: crate::storage::StorageError) -> Problem {
+    let problem = failed(error);
+    let detail = format!(
+        "the change was made; what came of it: {}",
+        problem.failure.detail
+    );
+    Failure::new(problem.failure.code, Execution::Executed, detail).into()
 }
 
 #[cfg(test)]

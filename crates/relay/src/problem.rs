@@ -16,12 +16,19 @@ use std::borrow::Cow;
 use std::time::Duration;
 
 use crate::body::{self, Body};
+use crate::exchange::Place;
 
 /// Tells the relay's own errors from the target's answers.
 pub const BRIDGE_ERROR: HeaderName = HeaderName::from_static("bridge-error");
 
 /// When to come again while a limit is reached.
 const RETRY_OVERLOADED: Duration = Duration::from_secs(1);
+
+/// When to come again to a relay that stands by: another one serves, or will within seconds.
+const RETRY_STANDBY: Duration = Duration::from_secs(1);
+
+/// When to come again while the database is away.
+const RETRY_STALE: Duration = Duration::from_secs(5);
 
 /// When to come again while a bridge is away: it redials within seconds of the network's return.
 const RETRY_OFFLINE: Duration = Duration::from_secs(5);
@@ -42,6 +49,8 @@ pub struct Problem {
     /// Whether it is a proxy's client that is told: a key that is missing is then another status (RFC
     /// 9110, 15.5.8).
     pub at_proxy: bool,
+    /// The request's place, which its response keeps until it is written.
+    pub permit: Option<Place>,
 }
 
 impl From<Failure> for Problem {
@@ -53,6 +62,7 @@ impl From<Failure> for Problem {
             later: None,
             closes: false,
             at_proxy: false,
+            permit: None,
         }
     }
 }
@@ -107,6 +117,14 @@ impl Problem {
         }
     }
 
+    /// The same, of a request that has this place.
+    pub fn holding(self, permit: Place) -> Self {
+        Self {
+            permit: Some(permit),
+            ..self
+        }
+    }
+
     /// A failure, as a proxy's client is told it.
     pub fn at_proxy(failure: Failure) -> Self {
         Self {
@@ -136,8 +154,12 @@ impl Problem {
 
     fn usual_retry_after(&self) -> Option<Duration> {
         match self.failure.code {
-            Code::Overloaded | Code::RateLimited => Some(RETRY_OVERLOADED),
+            Code::Overloaded | Code::RateLimited => {
+                self.failure.retry_after().or(Some(RETRY_OVERLOADED))
+            }
             Code::BridgeOffline | Code::NoBridge => Some(RETRY_OFFLINE),
+            Code::Standby => Some(RETRY_STANDBY),
+            Code::DirectoryStale => Some(RETRY_STALE),
             _ => None,
         }
     }
@@ -167,7 +189,11 @@ impl Problem {
     pub fn into_response(self) -> Response<Body> {
         let code = self.failure.code;
         let document = Bytes::from(format!("{}\n", self.document()));
-        let mut response = Response::new(body::full(document));
+        let mut body = body::full(document);
+        if let Some(permit) = self.permit.clone() {
+            body = body.with_permit(permit);
+        }
+        let mut response = Response::new(body);
         *response.status_mut() =
             StatusCode::from_u16(self.status()).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
         let headers = response.headers_mut();
@@ -222,6 +248,8 @@ mod tests {
                 Code::RateLimited,
                 Code::BridgeOffline,
                 Code::NoBridge,
+                Code::Standby,
+                Code::DirectoryStale,
             ];
             assert_eq!(again, expected.contains(code));
         }

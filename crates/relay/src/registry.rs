@@ -2,12 +2,14 @@
 //!
 //! A bridge has instances (installations) and each instance has slots (connections). A slot's
 //! connections are counted by its epoch: a higher one replaces the slot's own old session at once,
-//! unless that is draining; an equal or lower one is stale. Two machines that run on one identity
-//! keep replacing each other, and that is reported as a clone.
+//! unless that is draining; an equal or lower one is stale. Two processes that run on one identity
+//! replace each other once, and that is reported as a clone (`clones`).
 
+mod clones;
 mod offer;
 mod tunnels;
 
+use clones::{Clones, Live, SessionId};
 pub use offer::Offer;
 pub use tunnels::Tunnels;
 
@@ -29,12 +31,6 @@ const AFTERMATHS_MAX: usize = 256;
 
 /// Slots of one instance.
 const SLOT_MAX: u8 = 8;
-
-/// So many replacements within [`CLONE_WINDOW`] are a cloned identity.
-const CLONE_REPLACEMENTS: u32 = 5;
-
-/// In which replacements are counted.
-const CLONE_WINDOW: Duration = Duration::from_secs(60);
 
 /// Who a tunnel belongs to, as the directory knows it.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -59,9 +55,9 @@ struct Slot {
 
 #[derive(Debug)]
 struct Seen {
+    owner: Owner,
     epoch: u64,
-    replaced: u32,
-    window: Instant,
+    clones: Clones,
     /// Its tunnels: the one that is up, and one that drains. Oldest first.
     up: Vec<Arc<Entry>>,
 }
@@ -81,6 +77,8 @@ pub struct Entry {
     pub host: String,
     /// Since when it is up.
     pub since: Instant,
+    /// The session that its process had before.
+    before: Option<SessionId>,
     /// Its journal of deliveries, if it keeps one.
     pub journal: Option<JournalMark>,
     /// Its journal is known, and deliveries may go through.
@@ -187,6 +185,13 @@ impl Registry {
             return Err(RefusedCode::StaleEpoch { current });
         }
         let is_known = known.is_some();
+        if let Some(seen) = inner.seen.get_mut(&slot)
+            && !seen.may_replace(hello, now)
+        {
+            let current = seen.epoch;
+            return Err(RefusedCode::StaleEpoch { current });
+        }
+        let known = inner.seen.get(&slot);
         let replaces = known.is_some_and(|seen| seen.up.iter().any(|own| own.session.is_open()));
         let of_tenant = inner.sessions.get(&owner.tenant);
         let full = inner.count >= self.sessions_max
@@ -200,8 +205,18 @@ impl Registry {
         if !is_known && inner.seen.len() >= remembered_max {
             inner.forget_absent();
         }
-        inner.seen_mut(slot, now).epoch = hello.epoch;
+        inner.seen_mut(slot, owner).epoch = hello.epoch;
         Ok(())
+    }
+
+    /// An installation was paired: it starts its epochs again, and so does this.
+    pub fn reset_epochs(&self, bridge: &str, instance: &[u8; 16]) {
+        let mut inner = self.lock();
+        for (slot, seen) in &mut inner.seen {
+            if *slot.bridge == *bridge && slot.instance == *instance {
+                seen.epoch = 0;
+            }
+        }
     }
 
     /// A tunnel is up. Its slot's old session, if any, is ended.
@@ -209,16 +224,17 @@ impl Registry {
         &self,
         owner: &Owner,
         hello: &Hello,
-        session: Session,
+        (session, offer): (Session, Offer),
         now: Instant,
     ) -> Arc<Entry> {
         let slot = slot_of(owner, hello);
         let entry = Arc::new(Entry {
-            offer: Mutex::new(Arc::new(Offer::new(session.serves()))),
+            offer: Mutex::new(Arc::new(offer)),
             session,
             software: hello.software.clone(),
             host: hello.host.clone(),
             since: now,
+            before: before(hello),
             journal: hello.journal,
             delivers: AtomicBool::new(false),
             delivered: AtomicU64::new(0),
@@ -226,7 +242,7 @@ impl Registry {
             owner: owner.clone(),
         });
         let mut inner = self.lock();
-        let seen = inner.seen_mut(slot.clone(), now);
+        let seen = inner.seen_mut(slot.clone(), owner);
         let newest = seen.epoch;
         // Its slot may have been forgotten while the WELCOME was on its way.
         seen.epoch = newest.max(hello.epoch);
@@ -236,22 +252,15 @@ impl Registry {
             entry.session.close(EndReason::Replaced);
             return entry;
         }
-        let seen = inner.seen_mut(slot, now);
+        let seen = inner.seen_mut(slot, owner);
         // A draining one is spared, but only the newest: the others had their time.
         let spared = seen.up.iter().rposition(|old| !old.session.is_open());
         let spared = spared.map(|index| seen.up.remove(index));
         let old = std::mem::take(&mut seen.up);
         seen.up.extend(spared);
         seen.up.push(entry.clone());
-        if !old.is_empty() {
-            seen.count_replacement(now);
-            if seen.is_cloned(now) {
-                tracing::warn!(
-                    bridge = %owner.name,
-                    host = %hello.host,
-                    "two machines seem to run on one identity: each replaces the other's session"
-                );
-            }
+        for old in &old {
+            seen.clones.replaces(old.session.id());
         }
         for old in &old {
             inner.take_out(old);
@@ -304,9 +313,8 @@ impl Registry {
         inner.take_out_of_slot(entry);
     }
 
-    /// A bridge has said anew what it serves.
-    pub fn serves_changed(&self, entry: &Arc<Entry>) {
-        let offer = Offer::new(entry.session.serves());
+    /// Changes what is routed to a tunnel.
+    pub fn set_offer(&self, entry: &Arc<Entry>, offer: Offer) {
         if let Some(tunnels) = self.lock().sessions.get_mut(&entry.owner.tenant) {
             tunnels.offer_anew(entry, offer);
         }
@@ -345,7 +353,7 @@ impl Registry {
         self.lock().count
     }
 
-    /// Whether a bridge's identity seems to run on two machines.
+    /// Whether two processes seem to run on a bridge's identity.
     pub fn is_cloned(&self, bridge: &str, now: Instant) -> bool {
         let inner = self.lock();
         let first = Slot {
@@ -355,7 +363,29 @@ impl Registry {
         };
         let onward = inner.seen.range(first..);
         let mut own = onward.take_while(|(slot, _)| &*slot.bridge == bridge);
-        own.any(|(_, seen)| seen.is_cloned(now))
+        own.any(|(_, seen)| seen.clones.is_cloned(now))
+    }
+
+    /// The bridges on whose identity two processes seem to run.
+    pub fn cloned(&self, now: Instant) -> Vec<Owner> {
+        let inner = self.lock();
+        let cloned = inner
+            .seen
+            .values()
+            .filter(|seen| seen.clones.is_cloned(now));
+        let mut owners: Vec<Owner> = cloned.map(|seen| seen.owner.clone()).collect();
+        // A bridge's slots lie together.
+        owners.dedup_by(|one, other| one.bridge == other.bridge);
+        owners
+    }
+
+    /// How many endpoints bridges declare whose names are not their own.
+    pub fn refused_endpoints(&self) -> usize {
+        let inner = self.lock();
+        inner
+            .all()
+            .map(|entry| entry.offer().refused().count())
+            .sum()
     }
 
     /// Ends every tunnel that `why` gives a reason for. They are out of the registry at once, so
@@ -395,6 +425,11 @@ impl Registry {
     }
 }
 
+/// The session that the process had before, as it says.
+fn before(hello: &Hello) -> Option<SessionId> {
+    hello.previous.as_ref().map(|previous| previous.session)
+}
+
 fn slot_of(owner: &Owner, hello: &Hello) -> Slot {
     Slot {
         bridge: owner.bridge.clone(),
@@ -409,11 +444,11 @@ impl Inner {
         self.seen.retain(|_, seen| !seen.up.is_empty());
     }
 
-    fn seen_mut(&mut self, slot: Slot, now: Instant) -> &mut Seen {
-        self.seen.entry(slot).or_insert(Seen {
+    fn seen_mut(&mut self, slot: Slot, owner: &Owner) -> &mut Seen {
+        self.seen.entry(slot).or_insert_with(|| Seen {
+            owner: owner.clone(),
             epoch: 0,
-            replaced: 0,
-            window: now,
+            clones: Clones::default(),
             up: Vec::new(),
         })
     }
@@ -444,17 +479,27 @@ impl Inner {
 }
 
 impl Seen {
-    fn count_replacement(&mut self, now: Instant) {
-        if now.saturating_duration_since(self.window) > CLONE_WINDOW {
-            self.window = now;
-            self.replaced = 0;
+    /// Whether a connection may replace the slot's session, if one is up.
+    fn may_replace(&mut self, hello: &Hello, now: Instant) -> bool {
+        let Some(up) = self.up.iter().rfind(|own| own.session.is_open()) else {
+            return true;
+        };
+        let live = Live {
+            id: up.session.id(),
+            before: up.before,
+        };
+        let was_cloned = self.clones.is_cloned(now);
+        let may = self.clones.may_replace(live, before(hello), now);
+        if !was_cloned && self.clones.is_cloned(now) {
+            tracing::warn!(
+                tenant = %self.owner.tenant,
+                bridge = %self.owner.name,
+                host = up.host.escape_debug().to_string(),
+                "two processes connect as this bridge: was its data directory copied? The one that \
+                 was there first stays connected"
+            );
         }
-        self.replaced += 1;
-    }
-
-    fn is_cloned(&self, now: Instant) -> bool {
-        self.replaced >= CLONE_REPLACEMENTS
-            && now.saturating_duration_since(self.window) <= 2 * CLONE_WINDOW
+        may
     }
 }
 
@@ -508,6 +553,30 @@ mod tests {
     }
 
     #[test]
+    fn pairing_resets_epochs_of_its_installation_only() {
+        let registry = Registry::new(10, 10);
+        let now = Instant::now();
+        let (owner, other) = (owner("t", "b"), owner("t", "c"));
+        let elsewhere = Hello {
+            instance: [2; 16],
+            ..hello(0, u64::MAX)
+        };
+        for (owner, hello) in [
+            (&owner, hello(0, u64::MAX)),
+            (&owner, hello(1, 7)),
+            (&owner, elsewhere.clone()),
+            (&other, hello(0, u64::MAX)),
+        ] {
+            assert_eq!(registry.admit(owner, &hello, now), Ok(()));
+        }
+        registry.reset_epochs("b", &[1; 16]);
+        assert_eq!(registry.admit(&owner, &hello(0, 1), now), Ok(()));
+        assert_eq!(registry.admit(&owner, &hello(1, 1), now), Ok(()));
+        assert!(registry.admit(&owner, &elsewhere, now).is_err());
+        assert!(registry.admit(&other, &hello(0, 1), now).is_err());
+    }
+
+    #[test]
     fn a_clone_is_told_of_its_own_bridge_alone() {
         let registry = Registry::new(10, 10);
         let now = Instant::now();
@@ -519,29 +588,19 @@ mod tests {
             }
         }
         let slot = slot_of(&owner("t", "b"), &hello(1, 1));
-        for _ in 0..CLONE_REPLACEMENTS {
+        {
             let mut inner = registry.lock();
-            inner.seen_mut(slot.clone(), now).count_replacement(now);
+            let seen = inner.seen_mut(slot, &owner("t", "b"));
+            seen.clones.replaces([1; 16]);
+            let live = Live {
+                id: [2; 16],
+                before: None,
+            };
+            assert!(seen.clones.may_replace(live, Some([1; 16]), now));
         }
+        let named: Vec<_> = registry.cloned(now).into_iter().map(|o| o.bridge).collect();
+        assert_eq!(named, ["b".into()]);
         let cloned = ["a", "b", "bb", "c"].map(|bridge| registry.is_cloned(bridge, now));
         assert_eq!(cloned, [false, true, false, false]);
-    }
-
-    #[test]
-    fn replacing_each_other_for_a_minute_is_a_clone() {
-        let start = Instant::now();
-        let mut seen = Seen {
-            epoch: 0,
-            replaced: 0,
-            window: start,
-            up: Vec::new(),
-        };
-        for second in 0..CLONE_REPLACEMENTS {
-            let now = start + Duration::from_secs(second.into());
-            assert!(!seen.is_cloned(now));
-            seen.count_replacement(now);
-        }
-        assert!(seen.is_cloned(start + Duration::from_secs(10)));
-        assert!(!seen.is_cloned(start + Duration::from_secs(200)));
     }
 }

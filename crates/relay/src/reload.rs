@@ -63,6 +63,7 @@ fn settled(old: &Config, new: &Config) -> Option<&'static str> {
         ),
         ("[deliveries]", is(&old.deliveries, &new.deliveries)),
         ("[direct]", old.direct == new.direct),
+        ("[directory]", old.directory == new.directory),
         ("[audit]", old.audit == new.audit),
         ("[notices]", old.notices == new.notices),
         ("[weights]", old.weights == new.weights),
@@ -92,6 +93,26 @@ fn settled(old: &Config, new: &Config) -> Option<&'static str> {
             was.unproven_per_address == now.unproven_per_address,
         ),
         (
+            "limits.pending_connections_max",
+            was.pending_connections_max == now.pending_connections_max,
+        ),
+        (
+            "limits.pending_memory_max",
+            was.pending_memory_max == now.pending_memory_max,
+        ),
+        (
+            "limits.internal_connections_max",
+            was.internal_connections_max == now.internal_connections_max,
+        ),
+        (
+            "limits.proxy_connections_max",
+            was.proxy_connections_max == now.proxy_connections_max,
+        ),
+        (
+            "limits.admin_connections_max",
+            was.admin_connections_max == now.admin_connections_max,
+        ),
+        (
             "limits.connections_max",
             was.connections_max == now.connections_max,
         ),
@@ -111,6 +132,10 @@ fn settled(old: &Config, new: &Config) -> Option<&'static str> {
         (
             "limits.call_memory_max",
             was.call_memory_max == now.call_memory_max,
+        ),
+        (
+            "limits.operations_max",
+            was.operations_max == now.operations_max,
         ),
         (
             "limits.auth_failures_per_minute",

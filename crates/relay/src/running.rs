@@ -1,7 +1,7 @@
 //! A relay's life: start, run, drain, stop.
 //!
 //! ```text
-//! start     database -> directory -> sockets -> accept loops
+//! start     database -> directory -> sockets -> lease -> accept loops (`keeper`)
 //! shutdown  readyz says 503 -> no new connections -> GOAWAY to bridges -> what runs finishes
 //!           (at most limits.drain_timeout) -> tunnels close -> admin listener closes
 //! ```
@@ -10,6 +10,8 @@ use crate::auth::Authenticator;
 use crate::config::Config;
 use crate::deliveries::{self, Deliveries};
 use crate::directory::Directory;
+use crate::gate::ListenerConnections;
+use crate::generation::Generation;
 use crate::listener::connection::Arrived;
 use crate::listener::tls::TlsError;
 use crate::listener::{self, Doors, tls};
@@ -21,6 +23,7 @@ use crate::storage::{self, ServingLock};
 use crate::storage::{ApiKey, Existing, Role, Secret, Storage, StorageError, Tenant};
 use crate::telemetry::{Spans, TelemetryError};
 use crate::vault::{KeyFileError, MasterKey, Vault};
+use keeper::{ActivateError, Door, Identity, Keeper};
 use std::convert::Infallible;
 use std::io;
 use std::net::SocketAddr;
@@ -28,7 +31,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::net::TcpListener;
-use tokio::sync::{Semaphore, mpsc, watch};
+use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
 
 /// Between the last accepted connection and GOAWAY: requests that are on the wire get their
@@ -40,6 +43,9 @@ const RETRY_AFTER_GOAWAY: Duration = Duration::from_secs(1);
 
 /// How long tunnels have for their farewell.
 const FAREWELL: Duration = Duration::from_secs(2);
+
+/// How long giving the lease back may take.
+const LEASE_BACK_WITHIN: Duration = Duration::from_secs(10);
 
 /// How often it is looked whether requests still run.
 const LOOK_AT_RUNNING: Duration = Duration::from_millis(20);
@@ -64,6 +70,15 @@ pub enum StartError {
     Listen(#[from] io::Error),
 }
 
+impl From<ActivateError> for StartError {
+    fn from(error: ActivateError) -> Self {
+        match error {
+            ActivateError::Storage(error) => error.into(),
+            ActivateError::Listen(error) => error.into(),
+        }
+    }
+}
+
 /// Starts relays.
 #[derive(Debug)]
 pub struct Relay;
@@ -77,11 +92,15 @@ pub struct RunningRelay {
     proxy: Option<SocketAddr>,
     admin: Option<SocketAddr>,
     ca_path: Option<PathBuf>,
+    /// Tells the keeper of the lease to give it back.
+    stop: watch::Sender<bool>,
+    keeper: Option<JoinHandle<()>>,
     closing: watch::Sender<bool>,
     admin_closing: watch::Sender<bool>,
     alive: mpsc::Receiver<Infallible>,
     tasks: Vec<JoinHandle<()>>,
     acceptor: Option<Acceptor>,
+    generation: Arc<Generation>,
     /// Nobody else serves from the database.
     _lock: ServingLock,
 }
@@ -93,22 +112,34 @@ impl Relay {
     /// [`StartError`], naming the file or the address.
     pub async fn start(config: Config) -> Result<RunningRelay, StartError> {
         let lock = storage::lock(&config.database)?;
-        let storage = Storage::open(&config.database).await?;
-        generation(&storage, &config.key_file).await?;
+        let storage = Storage::open(&config.database).await?.fenced();
+        let generation = Generation::begin(storage.clone(), &config.key_file).await?;
         let master = MasterKey::load_or_create(&config.key_file)?;
         let vault = Vault::new(storage.clone(), master).await?;
         let deliveries = Deliveries::new(storage.clone(), vault, config.deliveries.clone());
-        let directory = Directory::load(storage).await?;
+        let directory = Directory::load_for(storage, config.directory.stale_max.0).await?;
         let tls = config.tls.as_ref().map(tls::prepare).transpose()?;
+        let ca_path = tls.as_ref().and_then(|ready| ready.ca_path.clone());
+        let acceptor = tls.map(|ready| Acceptor::new(ready.acceptor));
+        let arrived = match acceptor {
+            Some(_) => Arrived::Tls,
+            None => Arrived::Plain,
+        };
+        let reserve = |name, address: Option<SocketAddr>, arrived, tls: Option<Acceptor>| {
+            address
+                .map(|address| Door::reserve(name, address, arrived, tls))
+                .transpose()
+        };
+        let listen = &config.listen;
+        let at_proxy = acceptor.clone().filter(|_| listen.proxy_tls);
+        let public = reserve("public", listen.public, arrived, acceptor.clone())?;
+        let proxy = reserve("proxy", listen.proxy, Arrived::Proxy, at_proxy)?;
         let open = |address: Option<SocketAddr>| address.map(listener::bind).transpose();
-        let public = open(config.listen.public)?;
-        let internal = open(config.listen.internal)?;
-        let proxy = open(config.listen.proxy)?;
-        let has_proxy_tls = config.listen.proxy_tls;
-        let admin = open(config.listen.admin)?;
+        let internal = open(listen.internal)?;
+        let admin = open(listen.admin)?;
+        let identity = Identity::of(&config.key_file.with_extension("node"))?;
 
         let failures = config.limits.auth_failures_per_minute;
-        let places = config.limits.connections_max as usize;
         let node = node_name();
         let (spans, sending) = Spans::start(&config.telemetry, &node)?.unzip();
         let state = State::new(
@@ -122,10 +153,10 @@ impl Relay {
         let state = Arc::new(state);
         let service = Arc::new(Service {
             state: state.clone(),
-            authenticator: Authenticator::new(directory.clone(), failures),
-            connections: Arc::new(Semaphore::new(places)),
+            authenticator: Authenticator::new(state.clone(), failures),
         });
         let (closing, closing_seen) = watch::channel(false);
+        let (stop, stop_seen) = watch::channel(false);
         let (admin_closing, admin_closing_seen) = watch::channel(false);
         let (alive_held, alive) = mpsc::channel(1);
         let (admin_held, _) = mpsc::channel(1);
@@ -140,40 +171,59 @@ impl Relay {
             alive: admin_held,
         };
         let mut running = RunningRelay {
-            public: address(public.as_ref())?,
+            public: public.as_ref().map(Door::address),
             internal: address(internal.as_ref())?,
-            proxy: address(proxy.as_ref())?,
+            proxy: proxy.as_ref().map(Door::address),
             admin: address(admin.as_ref())?,
-            ca_path: tls.as_ref().and_then(|ready| ready.ca_path.clone()),
+            ca_path,
             state: state.clone(),
+            stop,
+            keeper: None,
             closing,
             admin_closing,
             alive,
             tasks: Vec::new(),
-            acceptor: None,
+            acceptor: acceptor.clone(),
+            generation: generation.clone(),
             _lock: lock,
         };
-        let acceptor = tls.map(|ready| Acceptor::new(ready.acceptor));
-        running.acceptor.clone_from(&acceptor);
-        let arrived = match acceptor {
-            Some(_) => Arrived::Tls,
-            None => Arrived::Plain,
-        };
-        let at_proxy = acceptor.clone().filter(|_| has_proxy_tls);
-        running.open("public", public, arrived, acceptor, doors.clone());
-        running.open("proxy", proxy, Arrived::Proxy, at_proxy, doors.clone());
-        running.open("internal", internal, Arrived::Plain, None, doors);
-        running.open("admin", admin, Arrived::Admin, None, admin_doors);
-        let following = running.acceptor.clone();
+        let of = &state.connections;
+        let plain = Arrived::Plain;
+        running.open(
+            "internal",
+            internal,
+            plain,
+            of.internal.clone(),
+            None,
+            doors.clone(),
+        );
+        running.open(
+            "admin",
+            admin,
+            Arrived::Admin,
+            of.admin.clone(),
+            None,
+            admin_doors,
+        );
+        let guarded = public.into_iter().chain(proxy).collect();
+        let mut keeper = Keeper::new(state.clone(), identity, guarded, doors);
+        // What cannot be had now may be had later, but an operator learns of it at once.
+        keeper.try_take().await?;
+        running.keeper = Some(tokio::spawn(keeper.run(stop_seen)));
+        let following = acceptor;
         let tasks = &mut running.tasks;
         tasks.extend(sending);
         if let Some(acceptor) = following {
             tasks.push(tokio::spawn(reload::follow(state.clone(), acceptor)));
         }
+        tasks.push(tokio::spawn(generation.follow()));
         tasks.push(tokio::spawn(deliveries::run(state.clone())));
+        tasks.push(tokio::spawn(deliveries::expire(state.clone())));
+        tasks.push(tokio::spawn(crate::idempotency::keep_clean(state.clone())));
         tasks.push(tokio::spawn(crate::notices::run(state.clone())));
+        tasks.push(tokio::spawn(crate::notices::watch_pause(state.clone())));
         tasks.push(tokio::spawn(crate::audit_heads::run(state.clone())));
-        tasks.push(tokio::spawn(cut_what_is_not_taken(state.clone())));
+        tasks.push(tokio::spawn(crate::ownership::follow(state.clone())));
         tasks.push(tokio::spawn(cut_what_may_not_stay(state)));
         tasks.push(tokio::spawn(directory.keep_fresh()));
         Ok(running)
@@ -195,6 +245,7 @@ impl RunningRelay {
         name: &str,
         listener: Option<TcpListener>,
         arrived: Arrived,
+        connections: Arc<ListenerConnections>,
         tls: Option<Acceptor>,
         doors: Doors,
     ) {
@@ -202,8 +253,13 @@ impl RunningRelay {
         if let Ok(address) = listener.local_addr() {
             tracing::info!(listener = name, %address, tls = tls.is_some(), "listening");
         }
-        let accepting = listener::accept(listener, arrived, tls, doors);
+        let accepting = listener::accept(listener, arrived, connections, tls, doors);
         self.tasks.push(tokio::spawn(accepting));
+    }
+
+    /// Waits until this relay serves. It stands by before while another one holds the lease.
+    pub async fn active(&self) {
+        self.state.serving.active().await;
     }
 
     /// Where the public listener really is.
@@ -283,6 +339,7 @@ impl RunningRelay {
         let limit = self.state.limits().drain_timeout.0;
         tracing::info!(limit_s = limit.as_secs(), "shutting down");
         self.state.begin_draining();
+        self.stop.send_replace(true);
         self.closing.send_replace(true);
         let finished = async {
             tokio::time::sleep(BEFORE_GOAWAY).await;
@@ -309,41 +366,16 @@ impl RunningRelay {
         for task in &self.tasks {
             task.abort();
         }
-        self.state.deliveries.stop().await;
+        if let Some(keeper) = self.keeper.take() {
+            // The lease ends by itself if it cannot be given back.
+            let _ = tokio::time::timeout(LEASE_BACK_WITHIN, keeper).await;
+        }
         self.state.audit.flush().await;
+        if let Err(error) = self.generation.advance().await {
+            tracing::error!(%error, "the database's last generation was not noted");
+        }
         self.state.directory.storage().close().await;
         tracing::info!("stopped");
-    }
-}
-
-/// Notices a database that is older than it was: an earlier copy was put in its place, and what was
-/// delivered since is not known. Deliveries are then paused.
-async fn generation(storage: &Storage, key_file: &Path) -> Result<(), StartError> {
-    let file = key_file.with_extension("generation");
-    let noted = std::fs::read_to_string(&file).ok();
-    let noted = noted.and_then(|text| text.trim().parse().ok()).unwrap_or(0);
-    let (next, is_older) = storage.raise_generation(noted).await?;
-    if is_older {
-        tracing::warn!(
-            "the database is an earlier copy: deliveries are paused, for what was delivered since is \
-             not known; `integration-relay deliveries resume` lets them go on"
-        );
-    }
-    std::fs::write(&file, format!("{next}\n"))?;
-    Ok(())
-}
-
-/// Ends the exchanges whose callers take nothing of their answers.
-async fn cut_what_is_not_taken(state: Arc<State>) {
-    loop {
-        tokio::time::sleep(Duration::from_secs(1)).await;
-        let limit = state.limits().caller_idle_timeout.0.as_secs();
-        let cut = state
-            .exchanges
-            .tick(u32::try_from(limit).unwrap_or(u32::MAX));
-        if cut > 0 {
-            tracing::info!(cut, "ended: their callers took nothing of the answers");
-        }
     }
 }
 
@@ -376,5 +408,6 @@ fn node_name() -> String {
         .unwrap_or_else(|| "relay".to_owned())
 }
 
+mod keeper;
 #[cfg(test)]
 mod tests;

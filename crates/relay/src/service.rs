@@ -12,12 +12,14 @@
 //!
 //! `admin` may do all that needs a key.
 
+use crate::access::{CALLING, Resource, SENDING};
 use crate::auth::{Authenticator, Principal};
 use crate::body::{self, Body};
 use crate::ingress::{calls, endpoints, forward};
 use crate::listener::connection::{Arrived, Connection};
 use crate::metrics::{CONTENT_TYPE, Snapshot};
 use crate::problem::Problem;
+use crate::sending::{Progress, ResponseBody};
 use crate::state::State;
 use crate::storage::Role;
 use crate::{api, upgrade};
@@ -29,8 +31,7 @@ use http_body_util::BodyExt;
 use hyper::body::Incoming;
 use protocol::Code;
 use std::sync::Arc;
-use std::time::Duration;
-use tokio::sync::Semaphore;
+use std::time::{Duration, Instant};
 
 /// What requests are answered with.
 #[derive(Debug)]
@@ -39,21 +40,27 @@ pub struct Service {
     pub state: Arc<State>,
     /// Checks keys.
     pub authenticator: Authenticator,
-    /// Places for connections that are free.
-    pub connections: Arc<Semaphore>,
 }
 
 /// How much of a refused request's body is read, and for how long.
 const DISCARD_MAX_BYTES: usize = 64 * 1024;
 const DISCARD_WITHIN: Duration = Duration::from_secs(1);
 
-const CALLING: &[Role] = &[Role::Caller, Role::Admin];
-/// Who may send requests that pass through as they are.
-pub(crate) const SENDING: &[Role] = &[Role::Caller, Role::Synchronizer, Role::Admin];
-
 impl Service {
-    /// Answers a request; a failure becomes a problem document.
+    /// Answers a request; a failure becomes a problem document. `progress` says whether the caller reads the
+    /// response.
     pub async fn answer(
+        &self,
+        connection: &Arc<Connection>,
+        progress: &Arc<Progress>,
+        request: Request<Incoming>,
+    ) -> Response<ResponseBody> {
+        let is_http2 = request.version() == Version::HTTP_2;
+        let response = self.respond(connection, request).await;
+        response.map(|body| ResponseBody::new(body, connection, progress, is_http2))
+    }
+
+    async fn respond(
         &self,
         connection: &Arc<Connection>,
         request: Request<Incoming>,
@@ -91,8 +98,15 @@ impl Service {
         let Some(request) = waiting.as_ref() else {
             return Err(Problem::not_found());
         };
+        if connection.has_cut_head() {
+            let max = self.state.limits().header_bytes_max;
+            let detail =
+                format!("the header section is longer than {max} (limits.header_bytes_max)");
+            return Err(Problem::not_sent(Code::HeadersTooLarge, detail).closing());
+        }
         check_host(request)?;
         if connection.arrived == Arrived::Proxy {
+            self.state.serving.check().await?;
             self.check_head(request.headers())?;
             return Box::pin(forward::handle(self, connection, waiting)).await;
         }
@@ -102,17 +116,21 @@ impl Service {
         let path = target.split('?').next().unwrap_or_default();
         match path {
             "/healthz" => return get(request.method()).map(|()| plain(StatusCode::OK, "ok\n")),
-            "/readyz" => return get(request.method()).map(|()| self.readiness()),
+            "/readyz" => {
+                get(request.method())?;
+                return Ok(self.readiness().await);
+            }
             "/metrics" if connection.arrived == Arrived::Admin => {
                 return get(request.method()).map(|()| self.metrics());
             }
             _ if connection.arrived == Arrived::Admin => return Err(Problem::not_found()),
-            "/openapi.json" => {
-                get(request.method())?;
-                let text = Bytes::from_static(api::openapi::text().as_bytes());
-                return Ok(typed(StatusCode::OK, "application/json", text));
-            }
             _ => {}
+        }
+        self.state.serving.check().await?;
+        if path == "/openapi.json" {
+            get(request.method())?;
+            let text = Bytes::from_static(api::openapi::text().as_bytes());
+            return Ok(typed(StatusCode::OK, "application/json", text));
         }
         self.check_head(request.headers())?;
         let state = &self.state;
@@ -123,20 +141,31 @@ impl Service {
             }
             "/v1/calls" if *request.method() == Method::POST => {
                 let principal = self
-                    .admit(connection, request, CALLING, Some("POST"))
+                    .admit(
+                        connection,
+                        request,
+                        (CALLING, Resource::Hosts),
+                        Some("POST"),
+                    )
                     .await?;
-                Box::pin(calls::handle(state, &principal, taken(waiting)?)).await
+                let handled = calls::handle(state, &principal, connection, taken(waiting)?);
+                Box::pin(handled)
+                    .await
+                    .inspect_err(|problem| note_denial(state, &principal, problem, connection))
             }
             _ => {
                 if let Some((endpoint, rest)) = endpoints::split_target(target) {
-                    let principal = self.admit(connection, request, SENDING, None).await?;
+                    let allowed = (SENDING, Resource::Endpoints);
+                    let principal = self.admit(connection, request, allowed, None).await?;
                     let request = taken(waiting)?;
-                    return endpoints::handle(
-                        state, &principal, connection, request, endpoint, rest,
-                    )
-                    .await;
+                    let result =
+                        endpoints::handle(state, &principal, connection, request, endpoint, rest)
+                            .await;
+                    return result.inspect_err(|problem| {
+                        note_denial(state, &principal, problem, connection);
+                    });
                 }
-                Box::pin(api::dispatch(self, connection.peer.ip(), waiting)).await
+                Box::pin(api::dispatch(self, connection, waiting)).await
             }
         }
     }
@@ -146,7 +175,7 @@ impl Service {
         &self,
         connection: &Connection,
         request: &Request<Incoming>,
-        roles: &[Role],
+        (roles, resource): (&[Role], Resource),
         method: Option<&'static str>,
     ) -> Result<Principal, Problem> {
         if let Some(allowed) = method
@@ -154,12 +183,14 @@ impl Service {
         {
             return Err(Problem::method(allowed));
         }
-        let peer = connection.peer.ip();
+        let (state, peer) = (&self.state, connection.peer.ip());
         let principal = self
             .authenticator
             .authenticate(request.headers(), peer)
             .await?;
-        principal.require(roles)?;
+        connection.authenticated(&principal.tenant);
+        let admitted = principal.admit(roles, resource);
+        admitted.inspect_err(|failure| state.note_denial(&principal, failure.code, peer))?;
         Ok(principal)
     }
 
@@ -187,27 +218,53 @@ impl Service {
         Ok(())
     }
 
-    fn readiness(&self) -> Response<Body> {
-        if self.state.is_draining() {
+    async fn readiness(&self) -> Response<Body> {
+        let state = &self.state;
+        if state.is_draining() {
             return plain(StatusCode::SERVICE_UNAVAILABLE, "draining\n");
+        }
+        let serving = &state.serving;
+        if !serving.is_active() {
+            let why = format!("standby: {}\n", serving.why());
+            return plain(StatusCode::SERVICE_UNAVAILABLE, why);
+        }
+        if let Err(stale) = state.directory.check_fresh() {
+            let why = format!("stale: {}\n", stale.detail);
+            return plain(StatusCode::SERVICE_UNAVAILABLE, why);
+        }
+        if !state.readiness.can_write(state.directory.storage()).await {
+            let text = "not ready: the database cannot be written\n";
+            return plain(StatusCode::SERVICE_UNAVAILABLE, text);
         }
         plain(StatusCode::OK, "ready\n")
     }
 
     fn metrics(&self) -> Response<Body> {
         let state = &self.state;
-        let free = self.connections.available_permits();
         let text = state.metrics.render(Snapshot {
             sessions: state.registry.count(),
             exchanges: state.exchanges.count(),
-            connections: (state.config.limits.connections_max as usize).saturating_sub(free),
+            connections: state.connections.count(),
+            connections_pending: state.connections.pending(),
+            pending_bytes: state.connections.pending_bytes(),
+            connections_evicted: state.connections.evicted() + state.unproven.evicted(),
             handshakes: state.handshakes.taken() + state.caller_handshakes.taken(),
-            unproven: state.unproven.taken(),
+            unproven: state.unproven.count(),
             window_budget_left: state.budget.left(),
             audit_lost: state.audit.lost(),
+            is_active: state.serving.is_active(),
+            directory_age: state.directory.age(),
+            bridges_cloned: state.registry.cloned(Instant::now()).len(),
+            endpoints_refused: state.registry.refused_endpoints(),
+            body_memory: state.exchanges.memory_bytes(),
         });
         typed(StatusCode::OK, CONTENT_TYPE, text.into())
     }
+}
+
+/// Notes what a key that proved itself may not do, if that is the problem.
+fn note_denial(state: &State, principal: &Principal, problem: &Problem, connection: &Connection) {
+    state.note_denial(principal, problem.failure.code, connection.peer.ip());
 }
 
 /// A request says once whom it is for, so that everybody on its way reads the same (RFC 9112, 3.2): in
@@ -265,7 +322,7 @@ fn get(method: &Method) -> Result<(), Problem> {
     }
 }
 
-fn plain(status: StatusCode, text: &'static str) -> Response<Body> {
+fn plain(status: StatusCode, text: impl Into<Bytes>) -> Response<Body> {
     typed(status, "text/plain; charset=utf-8", text.into())
 }
 

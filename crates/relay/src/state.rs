@@ -1,28 +1,32 @@
 //! What every part of a running relay shares.
 
-use crate::api::once::Answers;
 use crate::api::services::Written;
 use crate::auditing::Auditing;
 use crate::auth::Principal;
 use crate::config::{Config, Limits};
 use crate::deliveries::Deliveries;
+use crate::denials::{self, Denied, Who};
 use crate::direct::Direct;
 use crate::directory::Directory;
-use crate::exchange::{Exchanges, Kept, Place, Room};
-use crate::gate::{Gate, PerAddress};
-use crate::ingress::calls::Remembered;
+use crate::exchange::{Exchanges, Place, Room};
+use crate::gate::{Connections, Gate, PendingLimits, PendingPool};
+use crate::idempotency::Idempotency;
 use crate::metrics::Metrics;
+use crate::ownership::Ownership;
+use crate::readiness::Readiness;
 use crate::registry::{Owner, Registry};
 use crate::reload::InForce;
+use crate::serving::Serving;
 use crate::telemetry::{Span, Spans};
 use crate::throttle::Throttle;
-use protocol::Failure;
 use protocol::frame::{Share, Windows};
 use protocol::session::Budget;
+use protocol::{Code, Failure};
 use std::collections::HashMap;
+use std::net::IpAddr;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
-use tokio::sync::Semaphore;
+use tokio::sync::Notify;
 use transport::session::Settings;
 
 /// Lines a second about requests that failed.
@@ -38,8 +42,8 @@ pub struct State {
     pub config: Config,
     /// Name of this node, for people.
     pub node: String,
-    /// This process among those that share the database: node and listener.
-    pub holder: String,
+    /// Whether this process serves, or stands by.
+    pub serving: Serving,
     /// Tenants, keys and bridges.
     pub directory: Arc<Directory>,
     /// Calls that are stored and delivered.
@@ -48,16 +52,20 @@ pub struct State {
     pub audit: Arc<Auditing>,
     /// Calls that the relay makes itself.
     pub direct: Direct,
-    /// Answers that are repeated with their `Idempotency-Key`.
-    pub answers: Answers,
+    /// Requests with an idempotency key.
+    pub idempotency: Idempotency,
     /// What was written down of services that report themselves.
     pub services: Written,
     /// Tunnels that are up.
     pub registry: Registry,
+    /// Which endpoint names bridges declare that are not their own.
+    pub ownership: Ownership,
+    /// Wakes the task that looks for causes of notices, for one that cannot wait for its round.
+    pub notices_wanted: Notify,
     /// Exchanges that run.
     pub exchanges: Arc<Exchanges>,
-    /// Answers that are remembered by idempotency key.
-    pub remembered: Remembered,
+    /// Whether the database can be written.
+    pub readiness: Readiness,
     /// Counters.
     pub metrics: Metrics,
     /// Traces, where somebody wants them.
@@ -66,24 +74,22 @@ pub struct State {
     pub handshakes: Gate,
     /// Room for those of callers, which shall not wait behind thousands of bridges.
     pub caller_handshakes: Gate,
-    /// Room for tunnels that have not proved themselves.
-    pub unproven: Gate,
-    /// How many connections an address has on the listener with TLS.
-    pub connections_by_address: PerAddress,
+    /// Tunnels that have not proved themselves.
+    pub unproven: Arc<PendingPool>,
+    /// The connections of every listener.
+    pub connections: Connections,
+    /// Limits the log lines about connections that could not be accepted.
+    pub failed_accepts: Throttle,
     /// Says which handshakes waited in vain, not more often than somebody can read.
     pub late_handshakes: Throttle,
     /// Says which tunnels are refused, not more often than somebody can read.
     pub refused_tunnels: Throttle,
     /// Says which requests failed, not more often than somebody can read.
     pub failed_requests: Throttle,
-    /// Memory that the bodies of calls may use, in KiB.
-    pub call_memory: Arc<Semaphore>,
     /// Memory that windows grow into.
     pub budget: Arc<Budget>,
     /// Each tenant's part of it; of those that had a tunnel.
     budgets: Mutex<HashMap<Arc<str>, Arc<Budget>>>,
-    /// Bytes that are kept of requests' bodies, for another attempt.
-    pub uploads_kept: Arc<Kept>,
     limits: InForce,
     draining: AtomicBool,
 }
@@ -105,6 +111,12 @@ impl State {
             true => limits.unproven_tunnels_max,
             false => limits.unproven_per_address,
         };
+        let connections = Connections::new(limits, transport::runtime::files_max());
+        let unproven = PendingLimits {
+            count_max: limits.unproven_tunnels_max as usize,
+            per_address_max: unproven_of_one as usize,
+            bytes_max: usize::MAX,
+        };
         Self {
             audit: Auditing::start(
                 directory.storage().clone(),
@@ -112,7 +124,7 @@ impl State {
                 config.audit.keep.0,
             ),
             direct: Direct::new(config.direct.clone()),
-            answers: Answers::default(),
+            idempotency: Idempotency::default(),
             services: Written::default(),
             registry: Registry::new(limits.sessions_max, limits.sessions_per_tenant),
             exchanges: Exchanges::new(
@@ -120,29 +132,27 @@ impl State {
                     node: limits.streams_max,
                     tenant: limits.streams_per_tenant,
                     key: limits.streams_per_key,
+                    operations: limits.operations_max,
                 },
                 config.weights.clone(),
+                limits.call_memory_max.0,
             ),
-            uploads_kept: Arc::default(),
-            remembered: Remembered::default(),
+            readiness: Readiness::default(),
             handshakes: Gate::new(limits.handshakes_max, limits.handshakes_per_address),
             caller_handshakes: Gate::new(callers, (callers / 2).max(1)),
-            unproven: Gate::new(limits.unproven_tunnels_max, unproven_of_one),
-            connections_by_address: PerAddress::new(limits.connections_per_address),
+            unproven: PendingPool::new(unproven, connections.proven.clone()),
+            connections,
+            failed_accepts: Throttle::default(),
             late_handshakes: Throttle::default(),
+            ownership: Ownership::default(),
+            notices_wanted: Notify::new(),
             refused_tunnels: Throttle::default(),
             failed_requests: Throttle::new(FAILED_LINES),
-            call_memory: Arc::new(Semaphore::new(
-                limits.call_memory_max.kib_up().min(Semaphore::MAX_PERMITS),
-            )),
             budget: Budget::new(config.tunnel.window_budget.0),
             budgets: Mutex::default(),
             limits: InForce::new(config.limits.clone()),
             draining: AtomicBool::new(false),
-            holder: format!(
-                "{node} {:?}",
-                config.listen.public.or(config.listen.internal)
-            ),
+            serving: Serving::new(),
             node,
             directory,
             deliveries,
@@ -223,6 +233,24 @@ impl State {
         headers: &http::HeaderMap,
     ) -> Option<Span> {
         self.spans.as_ref()?.begin(name, kind, headers)
+    }
+
+    /// Notes that a request, a pairing or a tunnel was denied.
+    pub fn denied(&self, denied: Denied, code: &'static str, who: Who, address: IpAddr) {
+        match denied {
+            Denied::Request => self.metrics.request_denied(code),
+            Denied::Pairing => self.metrics.pairing(code),
+            // Counted with all tunnels that are refused.
+            Denied::Tunnel => {}
+        }
+        self.audit.denials.note(denied, code, who, address);
+    }
+
+    /// Notes what a key that proved itself may not do, if that is the problem.
+    pub fn note_denial(&self, principal: &Principal, code: Code, address: IpAddr) {
+        if denials::is_denial(code) {
+            self.denied(Denied::Request, code.as_str(), Who::of(principal), address);
+        }
     }
 
     /// Whether the relay is shutting down.

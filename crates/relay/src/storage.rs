@@ -10,14 +10,19 @@ mod backup;
 pub mod batch;
 pub mod bridges;
 pub mod call_pages;
+pub mod call_scan;
 pub mod calls;
 mod changes;
+pub mod claims;
 mod db;
+pub mod idempotency;
 pub mod keys;
 pub mod leases;
+mod lock;
 mod model;
 pub mod notices;
 mod pairing;
+mod pool;
 mod postgres;
 mod rows;
 pub mod secrets;
@@ -26,8 +31,9 @@ pub mod tenants;
 #[cfg(test)]
 mod tests;
 
-pub use backup::{ServingLock, lock};
+pub use claims::{Claim, ClaimKind};
 pub use keys::{NewKey, Revoked};
+pub use lock::{ServingLock, check_name, lock, lock_existing};
 pub(crate) use model::words;
 pub use model::{
     ApiKey, Bridge, BridgeId, BridgeIdentity, Changes, ClientId, Existing, IdentityId, NoRandom,
@@ -37,13 +43,19 @@ pub use model::{
 pub use pairing::{Paired, Pairing};
 
 use crate::config::Database;
-use db::{Backend, Tx};
-use protocol::{Code, Failure};
-use sqlx::{AnyPool, Row};
+use db::{Backend, Connecting};
+use pool::{Pool, Tx};
+use protocol::{Code, Execution, Failure};
+use sqlx::Row;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
+use tokio::sync::Notify;
 
 /// Installations of one bridge that are not revoked.
 pub const IDENTITIES_MAX: i64 = 16;
+
+/// Bytes by which [`Storage::try_write`] tries: about those of a large call.
+const TRIED_BYTES: usize = 16 << 10;
 
 /// Why something was not stored or found.
 #[derive(Debug, thiserror::Error)]
@@ -66,6 +78,9 @@ pub enum StorageError {
     /// The disk is full or failing, or another process holds the database: nothing was changed.
     #[error("the database cannot be written or read now: {0}")]
     Unavailable(#[source] sqlx::Error),
+    /// The database did not say whether the change was made, and could not be asked again.
+    #[error("the database did not say whether it was stored: {0}")]
+    Unknown(#[source] sqlx::Error),
     /// The file is no database of this program, or of a newer version of it.
     #[error("the database cannot be used: {0}")]
     Unusable(String),
@@ -75,8 +90,8 @@ pub enum StorageError {
     /// No randomness.
     #[error(transparent)]
     Random(#[from] NoRandom),
-    /// Another process has taken over the deliveries.
-    #[error("another process has taken over the deliveries")]
+    /// Another process serves now.
+    #[error("this relay does not hold the lease: another one serves")]
     LeaseLost,
 }
 
@@ -102,11 +117,15 @@ impl From<StorageError> for Failure {
             StorageError::Unavailable(_) => {
                 Self::not_sent(Code::Overloaded, "the relay cannot store anything now")
             }
+            StorageError::Unknown(_) => Self::new(
+                Code::Overloaded,
+                Execution::PossiblyExecuted,
+                "the database did not say whether it was stored: look whether it was before you \
+                 ask again",
+            ),
             // Details of the database are for the log.
-            StorageError::Unusable(_)
-            | StorageError::Database(_)
-            | StorageError::Random(_)
-            | StorageError::LeaseLost => {
+            StorageError::LeaseLost => Self::not_sent(Code::Standby, detail),
+            StorageError::Unusable(_) | StorageError::Database(_) | StorageError::Random(_) => {
                 Self::not_sent(Code::Internal, "the relay could not store it")
             }
         }
@@ -116,10 +135,22 @@ impl From<StorageError> for Failure {
 /// The database. Cheap to clone.
 #[derive(Debug, Clone)]
 pub struct Storage {
-    pool: AnyPool,
+    pool: Pool,
     backend: Backend,
+    connecting: Connecting,
     /// Who is written down as having done what this handle does.
     actor: Arc<str>,
+    /// The epoch that changes are made under, in a process that serves; zero for none. Commands have
+    /// no fence.
+    fence: Option<Arc<AtomicI64>>,
+    touched: Arc<Touched>,
+}
+
+/// Says that something was stored by which an earlier copy of the database must show.
+#[derive(Debug, Default)]
+struct Touched {
+    is_set: AtomicBool,
+    set: Notify,
 }
 
 impl Storage {
@@ -129,12 +160,36 @@ impl Storage {
     /// [`StorageError::Unusable`] for one that is none of ours or cannot be reached,
     /// [`StorageError::Unavailable`] when the disk or another process stands in the way.
     pub async fn open(database: &Database) -> Result<Self, StorageError> {
-        let (pool, backend) = db::open(database).await?;
+        let (pool, backend, connecting) = db::open(database).await?;
         Ok(Self {
             pool,
             backend,
+            connecting,
             actor: "relay".into(),
+            fence: None,
+            touched: Arc::default(),
         })
+    }
+
+    /// The same database, for a process that serves: what it changes needs the lease from now on.
+    #[must_use]
+    pub fn fenced(self) -> Self {
+        Self {
+            fence: Some(Arc::default()),
+            ..self
+        }
+    }
+
+    /// Changes are made under this epoch of the lease from now on; zero for none.
+    pub fn hold(&self, epoch: i64) {
+        if let Some(fence) = &self.fence {
+            fence.store(epoch, Ordering::Release);
+        }
+    }
+
+    /// A connection that is not in the pool.
+    async fn connect(&self) -> Result<sqlx::AnyConnection, sqlx::Error> {
+        self.connecting.connect().await
     }
 
     /// The same database, for what is done in the name of `actor`: a client id, or `cli:ACCOUNT`.
@@ -143,6 +198,43 @@ impl Storage {
             actor: actor.into(),
             ..self.clone()
         }
+    }
+
+    /// A change of deliveries was stored. An older copy of the database must be noticed from here on.
+    pub(crate) fn touched(&self) {
+        self.touched.is_set.store(true, Ordering::Release);
+        self.touched.set.notify_one();
+    }
+
+    /// Waits until [`Self::take_touched`] has something to return.
+    pub(crate) async fn wait_touched(&self) {
+        while !self.touched.is_set.load(Ordering::Acquire) {
+            self.touched.set.notified().await;
+        }
+    }
+
+    /// Whether changes of deliveries were stored since this was asked last.
+    pub(crate) fn take_touched(&self) -> bool {
+        self.touched.is_set.swap(false, Ordering::AcqRel)
+    }
+
+    /// Writes one row that no code reads, to test whether the database can be written now.
+    ///
+    /// # Errors
+    /// [`StorageError`] when it cannot.
+    pub async fn try_write(&self) -> Result<(), StorageError> {
+        let mut tx = self.pool.begin_with(self.backend.begin()).await?;
+        // On a full disk a smaller change may still fit where a larger one began and did not fit.
+        let payload = match self.backend {
+            Backend::Sqlite => vec![0; TRIED_BYTES],
+            Backend::Postgres => Vec::new(),
+        };
+        sqlx::query("UPDATE readiness SET at_ms = $1, payload = $2 WHERE id = 1")
+            .bind(now_ms())
+            .bind(payload)
+            .execute(&mut *tx)
+            .await?;
+        tx.commit().await
     }
 
     /// Waits until everything is on disk, and closes.
@@ -172,6 +264,11 @@ impl Storage {
     /// Begins a change: takes the write lock and raises the revision.
     async fn change(&self) -> Result<(Tx, i64), StorageError> {
         let mut tx = self.pool.begin_with(self.backend.begin()).await?;
+        if let Some(fence) = &self.fence
+            && leases::epoch_of(&mut tx, self.backend).await? != fence.load(Ordering::Acquire)
+        {
+            return Err(StorageError::LeaseLost);
+        }
         let row =
             sqlx::query("UPDATE meta SET revision = revision + 1 WHERE id = 1 RETURNING revision")
                 .fetch_one(&mut *tx)

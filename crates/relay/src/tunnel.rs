@@ -4,13 +4,19 @@
 //! CHALLENGE -> HELLO -> whose is it? -> proof, channel, authority -> epoch, room -> WELCOME -> up
 //! ```
 //!
-//! Until the proof a connection has nothing but a place in a small budget of its own.
+//! Until the proof a connection is pending: a newcomer may evict it.
 
-use crate::gate::Turn;
+use crate::denials::{Denied, Who};
+use crate::gate::PendingPlace;
+use crate::listener::connection::Connection;
+use crate::ownership;
 use crate::registry::{Entry, Owner};
+use crate::serving::Role;
 use crate::state::State;
 use bytes::Bytes;
 use protocol::frame::{Challenge, Hello, Refused, RefusedCode, VERSION, Welcome};
+use protocol::session::EndReason;
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use transport::tunnel::{Candidate, ChannelBinding, Io, SessionDriver, relay_opening};
@@ -26,8 +32,10 @@ pub struct Arrival {
     pub channel: ChannelBinding,
     /// The authority that its upgrade request named (`Host`).
     pub authority: String,
+    /// The connection that it came on.
+    pub connection: Arc<Connection>,
     /// Its place among the unproven.
-    pub turn: Arc<Turn>,
+    pub place: Arc<PendingPlace>,
 }
 
 /// A tunnel that is in the registry, and runs while it is [carried](carry).
@@ -66,14 +74,18 @@ pub async fn open<IO: Io>(
             return None;
         }
     };
-    match judge(state, &candidate, &arrival) {
+    match judge_by_database(state, &candidate, &arrival).await {
         Ok(owner) => {
+            arrival.connection.proved(&state.connections.proven);
+            arrival.place.leave();
             drop(arrival);
+            ownership::claim(state, &owner, &candidate.hello().serves).await;
             welcome(state, candidate, owner).await
         }
         Err(code) => {
             let hello = candidate.hello();
             state.metrics.tunnel_refused(name(code));
+            note_denial(state, hello, code, arrival.connection.peer.ip());
             if state.refused_tunnels.may_speak() {
                 tracing::warn!(
                     reason = name(code),
@@ -98,13 +110,60 @@ pub async fn open<IO: Io>(
     }
 }
 
-/// Whose tunnel it is, if it is anybody's.
+/// Notes a refusal that is a matter of who may come, and not of when.
+fn note_denial(state: &State, hello: &Hello, code: RefusedCode, peer: IpAddr) {
+    match code {
+        RefusedCode::Unauthorized
+        | RefusedCode::Revoked
+        | RefusedCode::TenantSuspended
+        | RefusedCode::ChannelBinding
+        | RefusedCode::Authority => {}
+        RefusedCode::StaleEpoch { .. } | RefusedCode::Version | RefusedCode::Overloaded => return,
+    }
+    let claim = state
+        .directory
+        .identity(&hello.tenant, &hello.bridge, &hello.instance);
+    let who = claim.map(|claim| Who {
+        tenant: claim.owner.tenant,
+        object: claim.owner.name,
+        is_proved: false,
+    });
+    state.denied(Denied::Tunnel, name(code), who.unwrap_or_default(), peer);
+}
+
+/// Whose tunnel it is. A bridge is told that it may not come only after the database was asked: it may
+/// have been paired, enabled or exempted a moment ago, and would stay away for a minute.
+async fn judge_by_database<IO: Io>(
+    state: &State,
+    candidate: &Candidate<IO>,
+    arrival: &Arrival,
+) -> Result<Owner, RefusedCode> {
+    let first = judge(state, candidate, arrival);
+    let Err(
+        RefusedCode::Unauthorized
+        | RefusedCode::Revoked
+        | RefusedCode::TenantSuspended
+        | RefusedCode::ChannelBinding,
+    ) = first
+    else {
+        return first;
+    };
+    match state.directory.look_for(arrival.connection.peer.ip()).await {
+        true => judge(state, candidate, arrival),
+        false => Err(RefusedCode::Overloaded),
+    }
+}
+
+/// Whose tunnel it is, as far as the directory knows.
 fn judge<IO: Io>(
     state: &State,
     candidate: &Candidate<IO>,
     arrival: &Arrival,
 ) -> Result<Owner, RefusedCode> {
     let hello = candidate.hello();
+    if state.directory.is_stale() {
+        return Err(RefusedCode::Overloaded);
+    }
     let found = state
         .directory
         .identity(&hello.tenant, &hello.bridge, &hello.instance);
@@ -123,7 +182,13 @@ fn judge<IO: Io>(
     if state.is_draining() {
         return Err(RefusedCode::Overloaded);
     }
-    state.registry.admit(&owner, hello, Instant::now())?;
+    let now = Instant::now();
+    let was_cloned = state.registry.is_cloned(&owner.bridge, now);
+    let admitted = state.registry.admit(&owner, hello, now);
+    if !was_cloned && state.registry.is_cloned(&owner.bridge, now) {
+        state.notices_wanted.notify_one();
+    }
+    admitted?;
     Ok(owner)
 }
 
@@ -166,14 +231,22 @@ async fn welcome<IO: Io>(state: &State, candidate: Candidate<IO>, owner: Owner) 
         }
     };
     // Revoked between the proof and here: the directory's cut came before the registry knew.
+    let offer = ownership::offer(state, &owner, session.serves());
+    ownership::report(state, &owner, &offer);
     let entry = state
         .registry
-        .insert(&owner, &hello, session, Instant::now());
+        .insert(&owner, &hello, (session, offer), Instant::now());
+    // Reassigned between the look at the directory and here: the follower did not see this tunnel.
+    ownership::route(state, &entry);
     if let Some(previous) = hello.previous.clone() {
         state.registry.tell_aftermath(&owner, previous);
     }
     if let Some(reason) = state.directory.why_cut(&owner) {
         entry.session.close(reason);
+    }
+    // The same for a relay that has lost its lease meanwhile.
+    if matches!(state.serving.role(), Role::Standby { .. }) {
+        entry.session.close(EndReason::Draining);
     }
     state.deliveries.tunnel_up(&entry);
     tracing::info!(
@@ -203,8 +276,9 @@ pub async fn carry(state: &State, up: Up) {
         loop {
             let seen = entry.offer().serves.clone();
             entry.session.serves_changed(&seen).await;
-            state.registry.serves_changed(&entry);
-            state.deliveries.ways_changed(&entry.owner.tenant);
+            // Boxed: it is rare, and a task for each tunnel holds this.
+            Box::pin(ownership::serves_changed(state, &entry)).await;
+            state.deliveries.routes_changed(&entry.owner.tenant);
             if entry.session.is_over() {
                 std::future::pending::<()>().await;
             }
@@ -215,7 +289,7 @@ pub async fn carry(state: &State, up: Up) {
         () = watching => return,
     };
     state.registry.remove(&entry);
-    state.deliveries.ways_changed(&entry.owner.tenant);
+    state.deliveries.routes_changed(&entry.owner.tenant);
     let lived = entry.since.elapsed().as_secs();
     let owner = &entry.owner;
     tracing::info!(tenant = %owner.tenant, bridge = %owner.name, slot, %reason, lived_s = lived, "session down");

@@ -16,19 +16,18 @@ use hyper::upgrade::{OnUpgrade, Parts};
 use hyper_util::rt::TokioIo;
 use protocol::Code;
 use std::sync::Arc;
-use std::time::Duration;
 use tokio::net::TcpStream;
 use tokio_rustls::server::TlsStream;
 use transport::tunnel::ChannelBinding;
 
-/// How long a tunnel waits for a place among the unproven before it is told to come later.
-const PLACE_WITHIN: Duration = Duration::from_secs(2);
+/// What a tunnel that has not proved itself is charged, in addition to its connection.
+const UNPROVEN_BYTES: usize = 8 * 1024;
 
 /// Begins a tunnel. Cancel safe.
 ///
 /// # Errors
 /// `invalid_request` for what is no upgrade, `forbidden` on a connection without TLS,
-/// `overloaded` when too many tunnels have not proved themselves.
+/// `overloaded` when the relay is shutting down.
 pub async fn tunnel(
     state: &Arc<State>,
     connection: &Arc<Connection>,
@@ -37,16 +36,13 @@ pub async fn tunnel(
     let response = transport::websocket::accept_upgrade(&request)
         .map_err(|error| Problem::invalid(error.to_string()))?;
     let channel = channel(state, connection)?;
+    state.serving.check_tunnel().await?;
+    state.directory.check_fresh()?;
     if state.is_draining() {
         let detail = "this relay is shutting down";
         return Err(Problem::not_sent(Code::Overloaded, detail));
     }
-    let entering = state.unproven.enter(connection.peer.ip(), PLACE_WITHIN);
-    let turn = entering.await.ok_or_else(|| {
-        state.metrics.tunnel_refused("unproven");
-        let detail = "too many tunnels are waiting to prove themselves";
-        Problem::not_sent(Code::Overloaded, detail).later(tunnel::RETRY_OVERLOADED)
-    })?;
+    let place = state.unproven.admit(connection.peer.ip(), UNPROVEN_BYTES);
     let authority = request
         .headers()
         .get(header::HOST)
@@ -56,7 +52,8 @@ pub async fn tunnel(
     let arrival = Arrival {
         channel,
         authority,
-        turn: Arc::new(turn),
+        connection: connection.clone(),
+        place: Arc::new(place),
     };
     let upgrade = hyper::upgrade::on(&mut request);
     connection.turns_raw();
@@ -81,12 +78,31 @@ fn channel(state: &State, connection: &Connection) -> Result<ChannelBinding, Pro
 
 async fn run(state: Arc<State>, connection: Arc<Connection>, upgrade: OnUpgrade, arrival: Arrival) {
     // Boxed: what the opening needs is given back when the tunnel is up.
-    let opening = Box::pin(open(&state, &connection, upgrade, arrival));
+    let opening = Box::pin(open_unless_evicted(&state, &connection, upgrade, arrival));
     if let Some(up) = opening.await {
         tunnel::carry(&state, up).await;
+        // For as long as addresses are remembered, from the end of the session on.
+        state.connections.proven.remember(connection.peer.ip());
     }
     // Its place among the connections is free only now.
     drop(connection);
+}
+
+async fn open_unless_evicted(
+    state: &State,
+    connection: &Connection,
+    upgrade: OnUpgrade,
+    arrival: Arrival,
+) -> Option<Up> {
+    let place = arrival.place.clone();
+    tokio::select! {
+        up = open(state, connection, upgrade, arrival) => return up,
+        () = connection.evicted() => {}
+        () = place.evicted() => {}
+    }
+    state.metrics.tunnel_refused("evicted");
+    tracing::debug!(peer = %connection.peer, "a tunnel was evicted before it proved itself");
+    None
 }
 
 async fn open(

@@ -19,11 +19,17 @@ pub const HEALTHY_AFTER: Duration = Duration::from_secs(30);
 /// Longest `Retry-After` that is honoured; a relay cannot send a bridge away for good.
 pub const RETRY_AFTER_MAX: Duration = Duration::from_secs(600);
 
+/// Orderly ends in a row, of connections that were not healthy, from which on they no longer make the
+/// waits short again.
+const LEAVES_MAX: u32 = 7;
+
 /// The waits between connection attempts of one slot.
 #[derive(Debug)]
 pub struct Reconnect {
     policy: ExponentialBackoff,
     random: SystemRandom,
+    /// Orderly ends in a row, of connections that were not healthy.
+    leaves: u32,
 }
 
 impl Default for Reconnect {
@@ -48,6 +54,7 @@ impl Reconnect {
         Self {
             policy,
             random: SystemRandom::new(),
+            leaves: 0,
         }
     }
 
@@ -65,10 +72,33 @@ impl Reconnect {
         asked + ceiling.mul_f64(self.fraction())
     }
 
+    /// How long to wait when the relay ended a connection in order and said when to come back: that
+    /// long, and as much again at random. What failed before it does not count, and attempts that fail
+    /// afterwards begin with short waits. A relay that asks again and again, of connections that were
+    /// never healthy, is obeyed ever more slowly.
+    pub fn wait_as_asked(&mut self, asked: Duration) -> Duration {
+        let asked = asked.min(RETRY_AFTER_MAX);
+        let slowed = INITIAL * (1 << self.leaves.min(LEAVES_MAX));
+        if self.leaves < LEAVES_MAX {
+            self.policy.reset();
+        }
+        self.leaves = (self.leaves + 1).min(LEAVES_MAX);
+        let ceiling = slowed.max(asked).min(MAX);
+        asked + ceiling.mul_f64(self.fraction())
+    }
+
+    /// The relay that ended a connection in order is gone now: a successor may be there soon.
+    pub fn begin_again(&mut self) {
+        if self.leaves < LEAVES_MAX {
+            self.policy.reset();
+        }
+    }
+
     /// A connection ended after living for `lived`.
     pub fn ended_after(&mut self, lived: Duration) {
         if lived >= HEALTHY_AFTER {
             self.policy.reset();
+            self.leaves = 0;
         }
     }
 
@@ -114,6 +144,34 @@ mod tests {
         assert!(waits.iter().any(|wait| *wait > INITIAL));
         reconnect.ended_after(Duration::from_secs(30));
         assert!(reconnect.next_wait(None) <= INITIAL);
+    }
+
+    #[test]
+    fn orderly_end_brings_the_bridge_back_when_it_was_asked() {
+        let asked = Duration::from_secs(1);
+        for _ in 0..100 {
+            let mut reconnect = Reconnect::new();
+            // The relay was away for long, and the session that followed was short.
+            for _ in 0..20 {
+                reconnect.next_wait(None);
+            }
+            reconnect.ended_after(Duration::from_secs(5));
+            let wait = reconnect.wait_as_asked(asked);
+            assert!((asked..=2 * asked).contains(&wait), "{wait:?}");
+            assert!(reconnect.next_wait(None) <= INITIAL);
+        }
+    }
+
+    #[test]
+    fn relay_that_always_ends_connections_is_obeyed_slowly() {
+        let mut longest = Duration::ZERO;
+        for _ in 0..50 {
+            let mut reconnect = Reconnect::new();
+            for _ in 0..20 {
+                longest = longest.max(reconnect.wait_as_asked(Duration::ZERO));
+            }
+        }
+        assert!(longest > MAX / 2 && longest <= MAX, "{longest:?}");
     }
 
     #[test]

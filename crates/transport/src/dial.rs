@@ -4,7 +4,9 @@
 //! proxy?  ->  DNS  ->  TCP  ->  (CONNECT)  ->  TLS  ->  WebSocket upgrade  ->  opening
 //! ```
 //!
-//! Each step that fails says which it was, in words for the administrator.
+//! Each step that fails says which it was, in words for the administrator. Without a proxy, every
+//! address of the relay's name is tried: a relay that refuses the connection, stays silent, or is not
+//! the one that serves, costs a moment and not a whole wait.
 
 mod look;
 mod proxy;
@@ -20,6 +22,7 @@ use http::{HeaderMap, Uri, header};
 use protocol::frame::RefusedCode;
 use rustls::ClientConfig;
 use rustls::pki_types::ServerName;
+use std::future::Future;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
@@ -36,6 +39,12 @@ pub const DIAL_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// One address of several.
 const ADDRESS_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// The steps after TCP, with one address of several. The last address may take what is left.
+const ROUTE_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// Addresses that one dial tries.
+const ROUTES_MAX: usize = 8;
 
 /// Where the relay is, parsed once.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -178,6 +187,39 @@ pub enum DialError {
         /// The step that was under way.
         step: &'static str,
     },
+    /// One address of several took the connection and then said nothing.
+    #[error("{address} took the connection and did not go on in time; it hung at: {step}")]
+    Silent {
+        /// The address.
+        address: SocketAddr,
+        /// The step that was under way.
+        step: &'static str,
+    },
+}
+
+/// One way to the relay.
+#[derive(Debug, Clone, Copy)]
+enum Route {
+    /// To this address of the relay.
+    Direct(SocketAddr),
+    /// Through the proxy, which chooses the address.
+    Proxied,
+}
+
+/// The error that says most, of several addresses.
+#[derive(Debug, Default)]
+struct Worst(Option<DialError>);
+
+impl Worst {
+    fn add(&mut self, error: DialError) {
+        let is_better = self
+            .0
+            .as_ref()
+            .is_none_or(|known| error.telling() >= known.telling());
+        if is_better {
+            self.0 = Some(error);
+        }
+    }
 }
 
 impl DialError {
@@ -197,6 +239,35 @@ impl DialError {
                 Some(Duration::from_millis(refused.retry_after_ms.into()))
             }
             _ => None,
+        }
+    }
+
+    /// Whether another address of the relay may take the bridge.
+    fn may_differ_elsewhere(&self) -> bool {
+        match self {
+            Self::Tcp { .. } | Self::Tls { .. } | Self::Upgrade(_) | Self::Silent { .. } => true,
+            Self::Http { status, .. } => matches!(status, 429 | 500..=599),
+            Self::Opening(error) => match error {
+                OpeningError::Refused(refused) => refused.code == RefusedCode::Overloaded,
+                OpeningError::Timeout
+                | OpeningError::WebSocket(_)
+                | OpeningError::Closed
+                | OpeningError::Protocol(_) => true,
+                OpeningError::Random => false,
+            },
+            Self::Dns { .. } | Self::Proxy(_) | Self::Timeout { .. } => false,
+        }
+    }
+
+    /// How much it tells the administrator, compared with the errors of other addresses.
+    fn telling(&self) -> u8 {
+        match self {
+            Self::Dns { .. } => 0,
+            Self::Tcp { .. } => 1,
+            Self::Silent { .. } | Self::Timeout { .. } => 2,
+            Self::Upgrade(_) => 3,
+            Self::Tls { .. } | Self::Proxy(_) => 4,
+            Self::Http { .. } | Self::Opening(_) => 5,
         }
     }
 
@@ -266,11 +337,34 @@ impl Dialer {
     /// [`DialError`] names the step.
     pub async fn connect(&self) -> Result<RelayStream, DialError> {
         let mut step = "TCP";
-        let connecting = self.connect_steps(&mut step);
+        let connecting = async {
+            let routes = self.routes().await?;
+            self.connect_by(&routes, &mut step).await
+        };
         match timeout(DIAL_TIMEOUT, connecting).await {
             Ok(result) => result,
             Err(_) => Err(DialError::Timeout { step }),
         }
+    }
+
+    async fn connect_by(
+        &self,
+        routes: &[Route],
+        step: &mut &'static str,
+    ) -> Result<RelayStream, DialError> {
+        let mut worst = Worst::default();
+        for (index, route) in routes.iter().enumerate() {
+            let connecting = self.connect_steps(*route, step);
+            let is_last = index + 1 == routes.len();
+            let connected = in_time(*route, is_last, connecting).await;
+            let connected =
+                connected.unwrap_or_else(|address| Err(DialError::Silent { address, step }));
+            match connected {
+                Err(error) if error.may_differ_elsewhere() => worst.add(error),
+                result => return result,
+            }
+        }
+        Err(self.no_route(worst))
     }
 
     /// A tunnel to the relay, within [`DIAL_TIMEOUT`].
@@ -285,22 +379,22 @@ impl Dialer {
     ) -> Result<Tunnel, DialError> {
         let mut step = "TCP";
         let dialling = async {
-            let stream = self.connect_steps(&mut step).await?;
-            step = "WebSocket upgrade";
-            let dialled = Dialled {
-                authority: self.relay.authority(),
-                channel: tls::channel_binding(stream.get_ref().1),
-            };
-            let (ws, _) = tokio_tungstenite::client_async_with_config(
-                self.upgrade_request(),
-                Metered::new(stream, 0),
-                Some(websocket::config(websocket::Buffers::Small)),
-            )
-            .await
-            .map_err(upgrade_error)?;
-            step = "opening";
-            let tunnel = bridge_opening(ws, dialled, identity, introduction, settings).await?;
-            Ok(tunnel)
+            let routes = self.routes().await?;
+            let mut worst = Worst::default();
+            for (index, route) in routes.iter().enumerate() {
+                let (introduction, settings) = (introduction.clone(), settings.clone());
+                let opening =
+                    self.tunnel_steps(*route, &mut step, identity, introduction, settings);
+                let is_last = index + 1 == routes.len();
+                let opened = in_time(*route, is_last, opening).await;
+                let opened =
+                    opened.unwrap_or_else(|address| Err(DialError::Silent { address, step }));
+                match opened {
+                    Err(error) if error.may_differ_elsewhere() => worst.add(error),
+                    result => return result,
+                }
+            }
+            Err(self.no_route(worst))
         };
         match timeout(DIAL_TIMEOUT, dialling).await {
             Ok(result) => result,
@@ -308,15 +402,64 @@ impl Dialer {
         }
     }
 
-    async fn connect_steps(&self, step: &mut &'static str) -> Result<RelayStream, DialError> {
+    async fn tunnel_steps(
+        &self,
+        route: Route,
+        step: &mut &'static str,
+        identity: &Identity,
+        introduction: Introduction,
+        settings: Settings,
+    ) -> Result<Tunnel, DialError> {
+        let stream = self.connect_steps(route, step).await?;
+        *step = "WebSocket upgrade";
+        let dialled = Dialled {
+            authority: self.relay.authority(),
+            channel: tls::channel_binding(stream.get_ref().1),
+        };
+        let (ws, _) = tokio_tungstenite::client_async_with_config(
+            self.upgrade_request(),
+            Metered::new(stream, 0),
+            Some(websocket::config(websocket::Buffers::Small)),
+        )
+        .await
+        .map_err(upgrade_error)?;
+        *step = "opening";
+        let tunnel = bridge_opening(ws, dialled, identity, introduction, settings).await?;
+        Ok(tunnel)
+    }
+
+    /// The ways to the relay, in the order in which they are tried.
+    async fn routes(&self) -> Result<Vec<Route>, DialError> {
         let relay = &self.relay;
-        let stream = match self.proxy.for_host(&relay.host, relay.port) {
-            None => connect_tcp(&relay.host, relay.port, self.from).await?,
-            Some(server) => {
+        if self.proxy.for_host(&relay.host, relay.port).is_some() {
+            return Ok(vec![Route::Proxied]);
+        }
+        let addresses = look_up(&relay.host, relay.port).await?;
+        let addresses = addresses.into_iter().take(ROUTES_MAX);
+        Ok(addresses.map(Route::Direct).collect())
+    }
+
+    fn no_route(&self, worst: Worst) -> DialError {
+        worst.0.unwrap_or_else(|| no_address(&self.relay.host))
+    }
+
+    async fn connect_steps(
+        &self,
+        route: Route,
+        step: &mut &'static str,
+    ) -> Result<RelayStream, DialError> {
+        let relay = &self.relay;
+        let stream = match (route, self.proxy.for_host(&relay.host, relay.port)) {
+            (Route::Direct(address), _) => {
+                *step = "TCP";
+                connect_to(address, self.from).await?
+            }
+            (Route::Proxied, Some(server)) => {
                 *step = "proxy";
                 let stream = connect_tcp(server.host(), server.port(), self.from).await?;
                 server.connect(stream, &relay.authority()).await?
             }
+            (Route::Proxied, None) => connect_tcp(&relay.host, relay.port, self.from).await?,
         };
         tcp::tune(&stream).map_err(|source| DialError::Tcp {
             address: relay.authority(),
@@ -351,31 +494,68 @@ impl Dialer {
     }
 }
 
-async fn connect_tcp(host: &str, port: u16, from: Option<IpAddr>) -> Result<TcpStream, DialError> {
-    let dns = |detail: String| DialError::Dns {
+/// Waits for one way of several, but not for so long that the others have no time. The address that
+/// took too long otherwise.
+async fn in_time<T>(
+    route: Route,
+    is_last: bool,
+    steps: impl Future<Output = T>,
+) -> Result<T, SocketAddr> {
+    match route {
+        Route::Direct(address) if !is_last => {
+            let limit = ADDRESS_TIMEOUT + ROUTE_TIMEOUT;
+            timeout(limit, steps).await.map_err(|_| address)
+        }
+        Route::Direct(_) | Route::Proxied => Ok(steps.await),
+    }
+}
+
+async fn look_up(host: &str, port: u16) -> Result<Vec<SocketAddr>, DialError> {
+    let found = tokio::net::lookup_host((host, port)).await;
+    let found = found.map_err(|error| DialError::Dns {
         host: host.to_owned(),
-        detail,
-    };
-    let addresses: Vec<SocketAddr> = tokio::net::lookup_host((host, port))
-        .await
-        .map_err(|error| dns(error.to_string()))?
-        .collect();
-    let mut last = dns("it has no address".into());
-    for address in addresses {
-        let source = match timeout(ADDRESS_TIMEOUT, connect_address(address, from)).await {
-            Ok(Ok(stream)) => return Ok(stream),
-            Ok(Err(error)) => error,
-            Err(_) => io::Error::new(
-                io::ErrorKind::TimedOut,
-                format!("no answer within {ADDRESS_TIMEOUT:?}: is a firewall in between?"),
-            ),
-        };
-        last = DialError::Tcp {
-            address: address.to_string(),
-            source,
-        };
+        detail: error.to_string(),
+    })?;
+    let mut addresses: Vec<SocketAddr> = Vec::new();
+    for address in found {
+        if !addresses.contains(&address) {
+            addresses.push(address);
+        }
+    }
+    Ok(addresses)
+}
+
+fn no_address(host: &str) -> DialError {
+    DialError::Dns {
+        host: host.to_owned(),
+        detail: "it has no address".to_owned(),
+    }
+}
+
+async fn connect_tcp(host: &str, port: u16, from: Option<IpAddr>) -> Result<TcpStream, DialError> {
+    let mut last = no_address(host);
+    for address in look_up(host, port).await? {
+        match connect_to(address, from).await {
+            Ok(stream) => return Ok(stream),
+            Err(error) => last = error,
+        }
     }
     Err(last)
+}
+
+async fn connect_to(address: SocketAddr, from: Option<IpAddr>) -> Result<TcpStream, DialError> {
+    let source = match timeout(ADDRESS_TIMEOUT, connect_address(address, from)).await {
+        Ok(Ok(stream)) => return Ok(stream),
+        Ok(Err(error)) => error,
+        Err(_) => io::Error::new(
+            io::ErrorKind::TimedOut,
+            format!("no answer within {ADDRESS_TIMEOUT:?}: is a firewall in between?"),
+        ),
+    };
+    Err(DialError::Tcp {
+        address: address.to_string(),
+        source,
+    })
 }
 
 async fn connect_address(to: SocketAddr, from: Option<IpAddr>) -> io::Result<TcpStream> {
@@ -444,6 +624,85 @@ fn upgrade_error(error: WsError) -> DialError {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use rustls::pki_types::PrivateKeyDer;
+    use tokio::net::TcpListener;
+
+    /// A relay that takes TLS connections on an address of its own, and a client's trust in it.
+    async fn relay() -> (SocketAddr, ClientConfig) {
+        let made = rcgen::generate_simple_self_signed(vec!["localhost".to_owned()]).unwrap();
+        let certificate = made.cert.der().clone();
+        let key = PrivateKeyDer::Pkcs8(made.signing_key.serialize_der().into());
+        let server = rustls::ServerConfig::builder_with_provider(tls::provider())
+            .with_safe_default_protocol_versions()
+            .unwrap()
+            .with_no_client_auth()
+            .with_single_cert(vec![certificate.clone()], key)
+            .unwrap();
+        let mut roots = rustls::RootCertStore::empty();
+        roots.add(certificate).unwrap();
+        let client = ClientConfig::builder_with_provider(tls::provider())
+            .with_safe_default_protocol_versions()
+            .unwrap()
+            .with_root_certificates(roots)
+            .with_no_client_auth();
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let acceptor = tokio_rustls::TlsAcceptor::from(Arc::new(server));
+        tokio::spawn(async move {
+            while let Ok((stream, _)) = listener.accept().await {
+                let accepted = acceptor.accept(stream).await;
+                tokio::spawn(async move {
+                    tokio::time::sleep(DIAL_TIMEOUT).await;
+                    drop(accepted);
+                });
+            }
+        });
+        (address, client)
+    }
+
+    #[tokio::test]
+    async fn address_that_refuses_or_hangs_up_costs_the_next_one_nothing() {
+        let (good, client) = relay().await;
+        let closed = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let refuses = closed.local_addr().unwrap();
+        drop(closed);
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let hangs_up = listener.local_addr().unwrap();
+        tokio::spawn(async move { while listener.accept().await.is_ok() {} });
+        let url = "https://localhost:1".parse().unwrap();
+        let dialer = Dialer::new(url, &client, Proxy::Direct);
+        let mut step = "";
+        let routes = [refuses, hangs_up, good].map(Route::Direct);
+        let stream = dialer.connect_by(&routes, &mut step).await.unwrap();
+        assert_eq!(stream.get_ref().0.peer_addr().unwrap(), good);
+        // The error that tells most is shown, whatever came last.
+        let routes = [hangs_up, refuses].map(Route::Direct);
+        let error = dialer.connect_by(&routes, &mut step).await.unwrap_err();
+        assert!(matches!(error, DialError::Tls { .. }), "{error}");
+        let error = dialer.connect_by(&[], &mut step).await.unwrap_err();
+        assert!(matches!(error, DialError::Dns { .. }), "{error}");
+    }
+
+    #[test]
+    fn relays_word_ends_a_dial_and_a_busy_or_silent_relay_does_not() {
+        let refused = |code| {
+            DialError::Opening(OpeningError::Refused(protocol::frame::Refused {
+                code,
+                retry_after_ms: 0,
+            }))
+        };
+        let http = |status| DialError::Http {
+            status,
+            retry_after: None,
+            hint: "",
+        };
+        for error in [http(503), http(502), refused(RefusedCode::Overloaded)] {
+            assert!(error.may_differ_elsewhere(), "{error}");
+        }
+        for error in [http(404), http(403), refused(RefusedCode::Revoked)] {
+            assert!(!error.may_differ_elsewhere(), "{error}");
+        }
+    }
 
     #[test]
     fn a_busy_relay_is_asked_again_when_it_says() {

@@ -25,6 +25,7 @@ pub mod backoff;
 pub mod dial;
 mod driver;
 pub mod http;
+pub mod lookup;
 pub mod raw;
 pub mod runtime;
 pub mod session;

@@ -44,6 +44,20 @@ fn raise_files() {
 #[cfg(not(unix))]
 fn raise_files() {}
 
+/// How many open files the process may have.
+#[cfg(unix)]
+pub fn files_max() -> usize {
+    let limit = rustix::process::getrlimit(rustix::process::Resource::Nofile);
+    let current = limit.current.unwrap_or(u64::MAX);
+    usize::try_from(current).unwrap_or(usize::MAX)
+}
+
+/// How many open files the process may have: the system says no number.
+#[cfg(not(unix))]
+pub fn files_max() -> usize {
+    usize::MAX
+}
+
 /// A runtime with that many worker threads, all drivers on, in a process that may have as many open
 /// files as the system allows.
 pub fn builder(share: Share) -> Builder {

@@ -1,4 +1,4 @@
-//! Socket options of a tunnel's connection.
+//! Socket options of a tunnel's connection, and what an error of a socket means.
 
 use socket2::{SockRef, TcpKeepalive};
 use std::io;
@@ -29,4 +29,32 @@ pub fn tune(stream: &TcpStream) -> io::Result<()> {
     #[cfg(any(target_os = "linux", target_os = "android"))]
     socket.set_tcp_notsent_lowat(NOTSENT_LOWAT_BYTES)?;
     socket.set_tcp_keepalive(&TcpKeepalive::new().with_time(KEEPALIVE))
+}
+
+/// Whether a connection failed before it was accepted: nothing is wrong with the listener.
+pub fn is_gone(error: &io::Error) -> bool {
+    matches!(
+        error.kind(),
+        io::ErrorKind::ConnectionAborted
+            | io::ErrorKind::ConnectionReset
+            | io::ErrorKind::ConnectionRefused
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    #[cfg(unix)]
+    fn connection_that_is_gone_is_no_shortage() {
+        use rustix::io::Errno;
+        let of = |errno: Errno| io::Error::from_raw_os_error(errno.raw_os_error());
+        for gone in [Errno::CONNABORTED, Errno::CONNRESET, Errno::CONNREFUSED] {
+            assert!(is_gone(&of(gone)), "{gone:?}");
+        }
+        for shortage in [Errno::MFILE, Errno::NFILE, Errno::NOBUFS, Errno::NOMEM] {
+            assert!(!is_gone(&of(shortage)), "{shortage:?}");
+        }
+    }
 }

@@ -2,7 +2,7 @@
 
 use protocol::opening::{CHANNEL_BINDING_BYTES, EXPORTER_LABEL};
 use rustls::crypto::CryptoProvider;
-use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::pem::{self, PemObject};
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::{ClientConfig, RootCertStore, ServerConfig, SideData};
 use std::ops::Deref;
@@ -26,6 +26,10 @@ pub enum TlsSetupError {
         /// What the system said.
         detail: String,
     },
+    /// Certificates cannot be read now: this machine has no descriptor or memory left. What was read until
+    /// then is not used: without all roots, targets would be taken for untrusted.
+    #[error("certificates cannot be read now: {0}")]
+    Shortage(#[source] std::io::Error),
     /// The parts do not fit together.
     #[error("{0}")]
     Rustls(#[from] rustls::Error),
@@ -47,7 +51,12 @@ pub fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, TlsSetu
     };
     let found = CertificateDer::pem_file_iter(path)
         .and_then(Iterator::collect::<Result<Vec<_>, _>>)
-        .map_err(|error| failed(format!("no PEM certificates could be read: {error}")))?;
+        .map_err(|error| match error {
+            pem::Error::Io(error) if machine::shortage::is_shortage(&error) => {
+                TlsSetupError::Shortage(error)
+            }
+            error => failed(format!("no PEM certificates could be read: {error}")),
+        })?;
     if found.is_empty() {
         return Err(failed("holds no PEM certificate".into()));
     }
@@ -60,7 +69,15 @@ pub fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, TlsSetu
 /// [`TlsSetupError`] when a file is unusable or there is no root at all.
 pub fn roots(extra_ca_files: &[PathBuf]) -> Result<RootCertStore, TlsSetupError> {
     let mut store = RootCertStore::empty();
-    let system = rustls_native_certs::load_native_certs();
+    let mut system = rustls_native_certs::load_native_certs();
+    let shortage = |error: &rustls_native_certs::Error| machine::shortage::is_in(error);
+    if let Some(at) = system.errors.iter().position(shortage) {
+        let error = system.errors.swap_remove(at);
+        return Err(TlsSetupError::Shortage(match error.kind {
+            rustls_native_certs::ErrorKind::Io { inner, .. } => inner,
+            _ => std::io::Error::other(error),
+        }));
+    }
     store.add_parsable_certificates(system.certs);
     for path in extra_ca_files {
         for certificate in certificates(path)? {

@@ -4,7 +4,7 @@
 pub mod hostile_relay;
 mod tunnel;
 
-pub use tunnel::SilentTunnel;
+pub use tunnel::{SilentTunnel, upgrade_request};
 
 use serde_json::Value;
 use std::net::{IpAddr, SocketAddr};
@@ -12,15 +12,36 @@ use std::path::PathBuf;
 use std::process::ExitStatus;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
-use support::setup::{Bridge, BridgeSetup};
+use support::setup::{Bridge, BridgeSetup, Builder};
 use support::{Answer, ApiKey, Ask, FlakyProxy, Installation, Origin, Running, Target};
 use tokio::io::AsyncReadExt as _;
 use tokio::net::{TcpListener, TcpStream};
 use tokio_rustls::TlsConnector;
+use tokio_rustls::client::TlsStream;
+use tokio_rustls::rustls::ClientConnection;
 use tokio_rustls::rustls::pki_types::ServerName;
 
 /// What any one wait may take on a loaded machine.
 const PATIENCE: Duration = Duration::from_secs(30);
+
+/// Asks again and again until there is something, and returns it.
+///
+/// # Panics
+/// Where there is nothing within this time; `what` is what was waited for.
+pub async fn eventually<T, F: Future<Output = Option<T>>>(
+    what: &str,
+    within: Duration,
+    ask: impl Fn() -> F,
+) -> T {
+    let deadline = Instant::now() + within;
+    loop {
+        if let Some(found) = ask().await {
+            return found;
+        }
+        assert!(Instant::now() < deadline, "no {what} within {within:?}");
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+}
 
 /// A request that the target gets, up to the end of its head.
 ///
@@ -88,15 +109,15 @@ impl World {
 
     /// With more in both configurations.
     pub async fn start_full(bridge_toml: &str, relay_toml: &str) -> Self {
+        let builder = Installation::builder().bridge_extra(bridge_toml);
+        Self::start_from(builder.relay_extra(relay_toml)).await
+    }
+
+    /// As the builder says, with the bridge `b1` and its target.
+    pub async fn start_from(builder: Builder) -> Self {
         let target = Target::start().await;
-        let site = Installation::builder()
-            .bridge_name("b1")
-            .flaky()
-            .target("t", &target)
-            .bridge_extra(bridge_toml)
-            .relay_extra(relay_toml)
-            .start()
-            .await;
+        let builder = builder.bridge_name("b1").flaky().target("t", &target);
+        let site = builder.start().await;
         Self {
             api: site.relay.internal(),
             public: site.relay.public(),
@@ -177,6 +198,11 @@ impl World {
     /// Runs the relay's command line.
     pub async fn relay_cli(&self, args: &[&str]) -> String {
         self.site.relay.cli(args).await.success()
+    }
+
+    /// Runs the relay's command line, which must fail; what it says.
+    pub async fn relay_cli_fails(&self, args: &[&str]) -> String {
+        self.site.relay.cli(args).await.failure()
     }
 
     /// Runs the bridge's command line.
@@ -388,6 +414,35 @@ impl World {
         self.unpaired(name, "refused").try_pair(key).await.failure()
     }
 
+    /// A copy of the bridge with its data directory, as of a machine that was cloned, with another
+    /// target behind the endpoint `t`. It does not run yet. The bridge must not run meanwhile.
+    ///
+    /// # Panics
+    /// Where the files cannot be copied.
+    pub fn copy_of_bridge(&self, target: &Target) -> Bridge {
+        let toml = format!(
+            "[bridge]\nname = \"b1\"\n[[endpoint]]\nname = \"t\"\nurl = \"{}\"\n",
+            target.url("/")
+        );
+        let setup = BridgeSetup::new("copy")
+            .extra(&toml)
+            .via(self.proxy().addr());
+        let copy = Bridge::write(&self.site.relay, setup, self.site.dir());
+        std::fs::create_dir_all(copy.data_dir()).unwrap();
+        for entry in std::fs::read_dir(self.bridge_data_dir()).unwrap() {
+            let entry = entry.unwrap();
+            if entry.file_type().unwrap().is_file() {
+                std::fs::copy(entry.path(), copy.data_dir().join(entry.file_name())).unwrap();
+            }
+        }
+        // As the bridge wants it: it holds a private key.
+        let mode = std::fs::metadata(self.bridge_data_dir())
+            .unwrap()
+            .permissions();
+        std::fs::set_permissions(copy.data_dir(), mode).unwrap();
+        copy
+    }
+
     fn unpaired(&self, name: &str, label: &str) -> Bridge {
         let setup = BridgeSetup::new(label);
         let setup = setup.extra(&format!("[bridge]\nname = \"{name}\"\n"));
@@ -440,13 +495,38 @@ impl World {
         tunnel::connect_from(&self.public, from).await
     }
 
+    /// A connection with TLS to the same listener, from an address of loopback.
+    pub async fn tls_from(&self, from: IpAddr) -> TlsStream<TcpStream> {
+        tunnel::tls_from(&self.public, &self.site.ca, from).await
+    }
+
+    /// A whole ClientHello, as a bridge sends it.
+    pub fn client_hello(&self) -> Vec<u8> {
+        let name = ServerName::try_from("localhost").unwrap();
+        let mut client = ClientConnection::new(self.site.ca.client_config(), name).unwrap();
+        let mut bytes = Vec::new();
+        client.write_tls(&mut bytes).unwrap();
+        bytes
+    }
+
     /// A TLS handshake with the relay on a connection, offering these protocols.
     pub async fn handshake(&self, tcp: TcpStream, alpn: &[&str]) -> std::io::Result<()> {
+        self.tls(tcp, alpn).await.map(drop)
+    }
+
+    /// The TLS stream of such a handshake.
+    ///
+    /// # Errors
+    /// What went wrong with the handshake.
+    pub async fn tls(
+        &self,
+        tcp: TcpStream,
+        alpn: &[&str],
+    ) -> std::io::Result<TlsStream<TcpStream>> {
         let mut tls = (*self.site.ca.client_config()).clone();
         tls.alpn_protocols = alpn.iter().map(|name| name.as_bytes().to_vec()).collect();
         let name = ServerName::try_from("localhost").unwrap();
-        let connecting = TlsConnector::from(Arc::new(tls)).connect(name, tcp);
-        connecting.await.map(drop)
+        TlsConnector::from(Arc::new(tls)).connect(name, tcp).await
     }
 
     /// The request that such a tunnel begins with.

@@ -22,11 +22,31 @@ pub(crate) fn upgrade_ask() -> Ask {
         .header("sec-websocket-protocol", PROTOCOL)
 }
 
+/// The same, as it stands on the wire.
+pub fn upgrade_request() -> String {
+    format!(
+        "GET /v1/tunnel HTTP/1.1\r\nHost: localhost\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\
+         Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: {KEY}\r\nSec-WebSocket-Protocol: {PROTOCOL}\r\n\r\n"
+    )
+}
+
 /// A TCP connection that leaves from an address of loopback.
 pub(crate) async fn connect_from(to: &Origin, from: IpAddr) -> TcpStream {
     let socket = TcpSocket::new_v4().unwrap();
     socket.bind((from, 0).into()).unwrap();
     socket.connect(to.addr()).await.unwrap()
+}
+
+/// A connection with TLS, from an address of loopback.
+pub(crate) async fn tls_from(
+    public: &Origin,
+    ca: &ThrowawayCa,
+    from: IpAddr,
+) -> TlsStream<TcpStream> {
+    let tcp = connect_from(public, from).await;
+    let name = ServerName::try_from("localhost").unwrap();
+    let connector = TlsConnector::from(ca.client_config());
+    connector.connect(name, tcp).await.unwrap()
 }
 
 /// An upgraded connection that has not proved itself.
@@ -36,16 +56,11 @@ pub struct SilentTunnel {
 
 impl SilentTunnel {
     pub(crate) async fn open(public: &Origin, ca: &ThrowawayCa, from: IpAddr) -> Self {
-        let tcp = connect_from(public, from).await;
-        let name = ServerName::try_from("localhost").unwrap();
-        let connector = TlsConnector::from(ca.client_config());
-        let mut stream = connector.connect(name, tcp).await.unwrap();
-        let request = format!(
-            "GET /v1/tunnel HTTP/1.1\r\nHost: localhost\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\
-             Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: {KEY}\r\n\
-             Sec-WebSocket-Protocol: {PROTOCOL}\r\n\r\n"
-        );
-        stream.write_all(request.as_bytes()).await.unwrap();
+        let mut stream = tls_from(public, ca, from).await;
+        stream
+            .write_all(upgrade_request().as_bytes())
+            .await
+            .unwrap();
         let mut answer = Vec::new();
         while !answer.ends_with(b"\r\n\r\n") {
             answer.push(stream.read_u8().await.unwrap());
@@ -53,6 +68,14 @@ impl SilentTunnel {
         let text = String::from_utf8_lossy(&answer);
         assert!(text.starts_with("HTTP/1.1 101"), "{text}");
         Self { stream }
+    }
+
+    /// Waits until the relay closes.
+    pub async fn is_closed_within(&mut self, within: Duration) -> bool {
+        let mut rest = [0; 4096];
+        let closing =
+            async { while matches!(self.stream.read(&mut rest).await, Ok(read) if read > 0) {} };
+        tokio::time::timeout(within, closing).await.is_ok()
     }
 
     /// Sends bytes, and waits until the relay closes.

@@ -200,3 +200,28 @@ async fn two_hundred_bridges_are_back_after_the_relay_was_killed_and_not_all_at_
     }
     drop(bridges);
 }
+
+/// The bridge's waits had grown, and the session that followed was short.
+#[tokio::test]
+async fn bridge_is_back_when_a_relay_that_stopped_in_order_says() {
+    let mut world = World::start().await;
+    world.kill_relay().await;
+    let mut mark = world.bridge().log_mark();
+    // Waits of up to 16 s, at random.
+    for _ in 0..6 {
+        let line = world
+            .bridge()
+            .wait_log_since(mark, "no session", LONGEST_WAIT)
+            .await;
+        assert!(line.contains("wait="), "{line}");
+        mark = world.bridge().log_mark();
+    }
+    world.start_relay().await;
+    world.wait_online_within(LONGEST_WAIT).await;
+    let stopped = world.terminate_relay(LONGEST_WAIT).await;
+    assert!(stopped.success(), "{stopped}");
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    world.start_relay().await;
+    // Asked for one second; the relay's start and a busy machine take the rest.
+    world.wait_online_within(Duration::from_secs(8)).await;
+}

@@ -13,6 +13,7 @@
 //! | this file, with `heads`, `bodies`, `breaches` | requests and frames that are wrong |
 //! | `floods` | too much of what is right |
 //! | `slow` | too little of it |
+//! | `unread` | responses that are not read |
 
 use futures_util::{StreamExt as _, stream};
 use std::time::Duration;
@@ -43,6 +44,8 @@ mod request;
 mod seen;
 #[path = "http2/slow.rs"]
 mod slow;
+#[path = "http2/unread.rs"]
+mod unread;
 
 use caller::{Caller, WITHIN};
 use case::{Case, Expected, Table};

@@ -234,3 +234,135 @@ async fn a_name_that_changes_never_leads_to_an_address_that_was_not_checked() {
     assert!(answered > 0 && refused > 0, "{answered}, {refused}");
     assert!(site.dns.asked("turns.corp.test") > 3);
 }
+
+/// Calls at once, to names that get no answer.
+const SLOW_CALLS: usize = 150;
+
+/// Below the time that a lookup may take.
+const QUICK: Duration = Duration::from_secs(4);
+
+async fn call_by(relay: &Relay, key: &ApiKey, url: &str) -> Answer {
+    let call = json!({"mode": "wait", "method": "GET", "url": url, "timeout_ms": 10_000});
+    let ask = Ask::post("/v1/calls").key(key).json(&call);
+    let client = relay.internal();
+    client.send(ask.within(PATIENCE)).await
+}
+
+/// Sends calls to many slow names with this key, and does not wait for them.
+fn call_slow_names(relay: &Relay, key: &ApiKey, url: &str) -> tokio::task::JoinSet<()> {
+    let mut calls = tokio::task::JoinSet::new();
+    for n in 0..SLOW_CALLS {
+        let (origin, key) = (relay.internal(), key.clone());
+        let url = url.replace('*', &format!("n{n}"));
+        calls.spawn(async move {
+            let call = json!({"mode": "wait", "method": "GET", "url": url, "timeout_ms": 10_000});
+            let ask = Ask::post("/v1/calls").key(&key).json(&call);
+            let _ = origin.try_send(ask).await;
+        });
+    }
+    calls
+}
+
+#[tokio::test]
+async fn slow_names_of_a_caller_leave_lookups_for_others() {
+    let rules = "[[allow]]\nhost = \"*.corp.test\"\nports = [TARGET]\nmethods = [\"GET\"]\n";
+    let site = Site::start(rules).await;
+    let port = site.target.port();
+    site.dns.set("ok.corp.test", site.network.outside());
+    site.dns.silence_below(".slow.corp.test");
+    let other = site.relay.create_key("acme", "caller").await;
+    let url = format!("http://*.slow.corp.test:{port}/small");
+    let slow = call_slow_names(&site.relay, &site.caller, &url);
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    for n in 0..5 {
+        let began = Instant::now();
+        let url = format!("http://ok.corp.test:{port}/status/200?{n}");
+        let answer = call_by(&site.relay, &other, &url).await;
+        assert_eq!(answer.status, 200, "{}", answer.text());
+        assert!(began.elapsed() < QUICK, "{:?}", began.elapsed());
+    }
+    drop(slow);
+}
+
+#[tokio::test]
+async fn slow_names_of_a_tenant_leave_direct_calls_for_others() {
+    let site = Site::start("").await;
+    let dns = Dns::start(site.network.relay_outside()).await;
+    dns.silence_below(".slow.test");
+    dns.set("ok.test", site.network.outside());
+    let mut keys = Vec::new();
+    for (tenant, pattern) in [
+        ("hostile", "http://*.slow.test/*"),
+        ("other", "http://ok.test/*"),
+    ] {
+        site.relay.create_tenant(tenant).await;
+        let args = ["tenant", "direct", tenant, "--allow", pattern];
+        site.relay.cli(&args).await.success();
+        keys.push(site.relay.create_key(tenant, "caller").await);
+    }
+    // The name resolves, and not to a public address: so far a call comes from a test.
+    let until = Instant::now() + PATIENCE;
+    while call_by(&site.relay, &keys[1], "http://ok.test/")
+        .await
+        .code()
+        != "refused_by_policy"
+    {
+        assert!(
+            Instant::now() < until,
+            "the relay does not know its patterns"
+        );
+    }
+    let slow = call_slow_names(&site.relay, &keys[0], "http://*.slow.test/");
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    for _ in 0..5 {
+        let began = Instant::now();
+        let answer = call_by(&site.relay, &keys[1], "http://ok.test/").await;
+        assert_eq!(answer.code(), "refused_by_policy", "{}", answer.text());
+        assert!(began.elapsed() < QUICK, "{:?}", began.elapsed());
+    }
+    drop(slow);
+}
+
+/// What the relay lacks is not the target's refusal. From the relay's namespace no way leads to the addresses.
+#[tokio::test]
+async fn direct_call_without_descriptors_is_overloaded() {
+    let site = Site::start("").await;
+    let _dns = Dns::start(site.network.relay_outside()).await;
+    let urls = [
+        "http://8.8.8.8:1/",
+        "http://unknown.test/",
+        "https://8.8.8.8:1/",
+    ];
+    site.relay.create_tenant("direct").await;
+    let patterns = urls.map(|url| format!("{url}*"));
+    let mut args = vec!["tenant", "direct", "direct"];
+    for pattern in &patterns {
+        args.extend(["--allow", pattern]);
+    }
+    site.relay.cli(&args).await.success();
+    let key = site.relay.create_key("direct", "caller").await;
+    let call = |url: &str| {
+        let call = json!({"url": url, "method": "GET", "timeout_ms": 5000});
+        Ask::post("/v1/calls").key(&key).json(&call)
+    };
+    let mut caller = site.relay.internal().client().await.ok().unwrap();
+    let until = Instant::now() + PATIENCE;
+    while caller.send(call(urls[1])).await.code() != "target_dns" {
+        assert!(
+            Instant::now() < until,
+            "the relay does not know its patterns"
+        );
+    }
+    assert_eq!(caller.send(call(urls[0])).await.code(), "target_refused");
+    let process = site.relay.process();
+    process.limit_files(Some(5));
+    for url in urls {
+        let answer = caller.send(call(url)).await;
+        assert_eq!(answer.status, 503, "{url}");
+        assert_eq!(answer.code(), "overloaded", "{url}");
+        assert_eq!(answer.execution(), "not_dispatched", "{url}");
+    }
+    process.limit_files(None);
+    assert_eq!(caller.send(call(urls[1])).await.code(), "target_dns");
+    assert_eq!(caller.send(call(urls[2])).await.code(), "target_refused");
+}

@@ -163,6 +163,12 @@ async fn a_body_that_one_bridge_turned_away_reaches_another_from_its_first_byte(
         world.target.url("/")
     );
     let _bridge = world.add_bridge("b2", &key, &toml).await;
+    // They are meant as a pair.
+    world
+        .relay_cli(&["bridge", "assign", "b2", "--endpoint", "t", "--also"])
+        .await;
+    // The relay follows its database within a moment.
+    world.wait_online().await;
     for bytes in [0, 1, 16 * 1024, 16 * 1024 + 1, 50_000] {
         for round in 0..4 {
             let ask = Ask::post(world.endpoint("/sink")).key(&world.caller);

@@ -94,6 +94,7 @@ pub struct Alm {
 struct Shared {
     scheme: &'static str,
     requests: AtomicU64,
+    sign_in_delay_ms: AtomicU64,
     state: Mutex<State>,
 }
 
@@ -130,6 +131,7 @@ impl Alm {
         let shared = Arc::new(Shared {
             scheme: if tls.is_some() { "https" } else { "http" },
             requests: AtomicU64::new(0),
+            sign_in_delay_ms: AtomicU64::new(0),
             state: Mutex::new(State {
                 sessions: Sessions::new(user, password),
                 domains: BTreeMap::new(),
@@ -176,6 +178,29 @@ impl Alm {
     /// Ends every session, and with it what it had locked. Who is signed in stays so.
     pub fn expire(&self) {
         self.state().sessions.close_all();
+    }
+
+    /// Signs every user out: cookies of before are answered with 500 from now on.
+    pub fn log_out_all(&self) {
+        self.state().sessions.log_out_all();
+    }
+
+    /// Sessions that are open.
+    pub fn open_sessions(&self) -> usize {
+        self.state().sessions.count()
+    }
+
+    /// Answers every sign-in with 503 and this `Retry-After` in seconds, or takes them again.
+    pub fn set_busy(&self, retry_after: Option<u32>) {
+        self.state().sessions.busy = retry_after;
+    }
+
+    /// How long the answer to a sign-in takes from now on.
+    pub fn set_sign_in_delay(&self, delay: Duration) {
+        let millis = u64::try_from(delay.as_millis()).unwrap_or(u64::MAX);
+        self.shared
+            .sign_in_delay_ms
+            .store(millis, Ordering::Relaxed);
     }
 
     /// Takes another password from now on, of every user. It may be written as XML has it.
@@ -280,5 +305,11 @@ async fn answer(request: Request<Incoming>, shared: Arc<Shared>) -> Result<Reply
     let (parts, body) = request.into_parts();
     let body = Received::all_of(body).await?;
     let call = Call::new(parts, body, shared.scheme);
-    Ok(routes::answer(&mut shared.state(), &call))
+    let reply = routes::answer(&mut shared.state(), &call);
+    let is_sign_in = call.path.ends_with("/alm-authenticate") || call.path.ends_with("/login");
+    let delay = shared.sign_in_delay_ms.load(Ordering::Relaxed);
+    if is_sign_in && delay > 0 {
+        tokio::time::sleep(Duration::from_millis(delay)).await;
+    }
+    Ok(reply)
 }

@@ -26,6 +26,8 @@ struct Shared {
     names: HashMap<String, Vec<Vec<Ipv4Addr>>>,
     asked: HashMap<String, usize>,
     is_silent: bool,
+    /// Names that end so get no answer.
+    silent_suffix: Option<String>,
 }
 
 impl Dns {
@@ -62,6 +64,11 @@ impl Dns {
         self.shared().is_silent = is_silent;
     }
 
+    /// From now on it answers nothing about names that end so.
+    pub fn silence_below(&self, suffix: &str) {
+        self.shared().silent_suffix = Some(suffix.to_owned());
+    }
+
     /// How often the address of this name was asked for.
     pub fn asked(&self, name: &str) -> usize {
         self.shared().asked.get(name).copied().unwrap_or_default()
@@ -89,7 +96,8 @@ impl Shared {
     /// The whole message (RFC 1035, 4); `None` where nothing is said.
     fn answer(&mut self, message: &[u8]) -> Option<Vec<u8>> {
         let (name, kind, question) = question(message)?;
-        if self.is_silent {
+        let is_silent = |suffix: &String| name.ends_with(suffix.as_str());
+        if self.is_silent || self.silent_suffix.as_ref().is_some_and(is_silent) {
             return None;
         }
         let mut addresses = &Vec::new();

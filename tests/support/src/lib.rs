@@ -12,6 +12,7 @@
 
 pub mod alm;
 pub mod ca;
+pub mod commit_proxy;
 pub mod dns;
 pub mod flaky;
 pub mod h2_target;
@@ -26,6 +27,7 @@ pub mod process;
 pub mod raw;
 pub mod recorder;
 pub mod setup;
+pub mod small_disk;
 pub mod squid;
 pub mod target;
 pub mod tempdir;
@@ -34,6 +36,7 @@ mod tasks;
 
 pub use alm::Alm;
 pub use ca::ThrowawayCa;
+pub use commit_proxy::{CommitProxy, Cut};
 pub use dns::Dns;
 pub use flaky::{Direction, FlakyProxy};
 pub use h2_target::H2Target;
@@ -46,6 +49,7 @@ pub use process::Running;
 pub use raw::RawTarget;
 pub use recorder::Recorder;
 pub use setup::Installation;
+pub use small_disk::SmallDisk;
 pub use squid::Squid;
 pub use target::Target;
 pub use tempdir::TempDir;

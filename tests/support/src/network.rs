@@ -77,13 +77,16 @@ impl Network {
             ip(&format!("-n {namespace} addr add {there}/24 dev {inside}"));
             ip(&format!("-n {namespace} link set {inside} up"));
         }
-        let etc = PathBuf::from(ETC).join(self.bridge());
-        fs::create_dir_all(&etc).expect("root may write there");
-        let resolver = format!(
-            "nameserver {}\noptions timeout:1 attempts:2\n",
-            self.outside()
-        );
-        fs::write(etc.join("resolv.conf"), resolver).expect("our own directory");
+        for (namespace, resolver, timeout_s) in [
+            (self.bridge(), self.outside(), 1),
+            // As long as it is by default.
+            (self.relay(), self.relay_outside(), 5),
+        ] {
+            let etc = PathBuf::from(ETC).join(namespace);
+            fs::create_dir_all(&etc).expect("root may write there");
+            let text = format!("nameserver {resolver}\noptions timeout:{timeout_s} attempts:2\n");
+            fs::write(etc.join("resolv.conf"), text).expect("our own directory");
+        }
     }
 
     async fn make_line(&mut self) {
@@ -121,6 +124,11 @@ impl Network {
     /// Where the test itself can be reached by the bridge: its resolver, its targets.
     pub fn outside(&self) -> Ipv4Addr {
         self.address(0, 1)
+    }
+
+    /// Where the test itself can be reached by the relay: its resolver.
+    pub fn relay_outside(&self) -> Ipv4Addr {
+        self.address(1, 1)
     }
 
     /// Where the test reaches the relay.

@@ -18,7 +18,7 @@
 
 mod log;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
@@ -72,7 +72,7 @@ pub fn command(name: &str) -> Command {
 
 /// The same, in a network namespace.
 pub fn command_in(namespace: Option<&str>, name: &str) -> Command {
-    let mut command = match namespace {
+    let command = match namespace {
         None => Command::new(bin(name)),
         // `ip` becomes the program: the process is the same.
         Some(namespace) => {
@@ -81,6 +81,20 @@ pub fn command_in(namespace: Option<&str>, name: &str) -> Command {
             command
         }
     };
+    without_foreign_variables(command)
+}
+
+/// The same, with this file as its `/etc/resolv.conf`. Needs root and Linux.
+pub fn command_with_resolver(resolv_conf: &Path, name: &str) -> Command {
+    // The shell becomes the program: the process is the same.
+    let script = "mount --bind \"$0\" /etc/resolv.conf && exec \"$@\"";
+    let mut command = Command::new("unshare");
+    command.args(["--mount", "sh", "-c", script]);
+    command.arg(resolv_conf).arg(bin(name));
+    without_foreign_variables(command)
+}
+
+fn without_foreign_variables(mut command: Command) -> Command {
     for variable in FOREIGN_VARIABLES {
         command.env_remove(variable);
     }
@@ -114,21 +128,40 @@ impl Running {
     /// # Panics
     ///
     /// Where it does not start.
-    pub fn spawn(name: impl Into<String>, mut command: Command) -> Self {
+    pub fn spawn(name: impl Into<String>, command: Command) -> Self {
+        Self::spawn_with_stderr(name, command, None)
+    }
+
+    /// The same, with this file as its standard error, if there is one. What it writes there is not kept.
+    ///
+    /// # Panics
+    ///
+    /// Where it does not start, or the file cannot be opened for writing.
+    pub fn spawn_with_stderr(
+        name: impl Into<String>,
+        mut command: Command,
+        stderr: Option<&Path>,
+    ) -> Self {
+        let stderr = match stderr {
+            None => Stdio::piped(),
+            Some(path) => match fs::OpenOptions::new().append(true).open(path) {
+                Ok(file) => file.into(),
+                Err(error) => panic!("cannot open {}: {error}", path.display()),
+            },
+        };
         command
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
-            .stderr(Stdio::piped());
+            .stderr(stderr);
         let mut child = command
             .spawn()
             .unwrap_or_else(|error| panic!("cannot start {command:?}: {error}"));
         let log = Log::default();
         let stdout = child.stdout.take().expect("it is piped");
-        let stderr = child.stderr.take().expect("it is piped");
-        let readers = vec![
-            log.follow(Source::Stdout, stdout),
-            log.follow(Source::Stderr, stderr),
-        ];
+        let mut readers = vec![log.follow(Source::Stdout, stdout)];
+        if let Some(stderr) = child.stderr.take() {
+            readers.push(log.follow(Source::Stderr, stderr));
+        }
         Self {
             name: name.into(),
             pid: child.id(),
@@ -269,6 +302,36 @@ impl Running {
     /// which makes a test of memory stricter.
     pub fn reset_peak_rss(&self) {
         let _ = fs::write(format!("/proc/{}/clear_refs", self.pid), "5");
+    }
+
+    /// Lets it open so many files, those that it has included, or as many as the test may have (`None`).
+    ///
+    /// # Panics
+    ///
+    /// Where the system does not allow it.
+    pub fn limit_files(&self, count: Option<u64>) {
+        let count = count.map_or_else(|| self.files_hard_limit(), |count| count.to_string());
+        let pid = self.pid.to_string();
+        let status = Command::new("prlimit")
+            .args(["--pid", &pid, &format!("--nofile={count}:")])
+            .status();
+        let is_set = status.is_ok_and(|status| status.success());
+        assert!(is_set, "{} cannot be limited to {count} files", self.name);
+    }
+
+    fn files_hard_limit(&self) -> String {
+        let limits = self.proc("limits");
+        let line = limits
+            .lines()
+            .find(|line| line.starts_with("Max open files"));
+        let hard = line.and_then(|line| line.split_whitespace().nth(4));
+        hard.unwrap_or_else(|| self.fail("has no limit of open files"))
+            .to_owned()
+    }
+
+    /// How many files it has open.
+    pub fn files(&self) -> usize {
+        fs::read_dir(format!("/proc/{}/fd", self.pid)).map_or(0, Iterator::count)
     }
 
     /// Processor time that it has used, in user and system mode, in steps of 10 ms.

@@ -216,6 +216,19 @@ impl Builder {
         self
     }
 
+    /// Gives the relay a resolver of its own: see [`RelaySetup::resolver`].
+    pub fn relay_resolver(mut self, server: std::net::Ipv4Addr) -> Self {
+        self.relay = self.relay.resolver(server);
+        self
+    }
+
+    /// Opens these files as the standard errors of relay and bridge.
+    pub fn stderr(mut self, relay: &std::path::Path, bridge: &std::path::Path) -> Self {
+        self.relay = self.relay.stderr(relay);
+        self.bridge = self.bridge.stderr(bridge);
+        self
+    }
+
     /// Sets a variable in the bridge's environment.
     pub fn bridge_env(mut self, name: &str, value: &str) -> Self {
         self.bridge = self.bridge.env(name, value);

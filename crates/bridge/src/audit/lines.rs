@@ -1,9 +1,10 @@
 //! The lines on the disk: chained, rotated, and taken up again after a crash.
 
 use super::{HeadFile, Keep, head_path, hex, unhex};
+use machine::files::{Dir, Owner};
 use ring::digest::{SHA256, digest};
 use serde_json::{Value, json};
-use std::fs::{self, File, OpenOptions};
+use std::fs::{self, File};
 use std::io::{self, Read as _, Seek as _, SeekFrom, Write as _};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -13,7 +14,8 @@ const LINE_MAX_BYTES: u64 = 64 * 1024;
 
 /// The file that is written, and how far it is.
 pub(super) struct Lines {
-    path: PathBuf,
+    dir: Dir,
+    name: String,
     keep: Keep,
     file: File,
     bytes: u64,
@@ -34,15 +36,12 @@ fn millis(time: SystemTime) -> u64 {
     u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
 }
 
-fn open(path: &Path) -> io::Result<File> {
-    let mut options = OpenOptions::new();
-    options.create(true).read(true).append(true);
-    #[cfg(unix)]
-    {
-        use std::os::unix::fs::OpenOptionsExt as _;
-        options.mode(0o600);
-    }
-    options.open(path)
+fn open(dir: &Dir, name: &str) -> io::Result<File> {
+    dir.open_append(name, 0o600, Owner::Directory)
+}
+
+fn rotated_name(name: &str, number: u32) -> String {
+    format!("{name}.{number}")
 }
 
 /// `audit.jsonl.1` is the youngest of those that were rotated.
@@ -54,15 +53,20 @@ pub(super) fn rotated(path: &Path, number: u32) -> PathBuf {
 
 impl Lines {
     pub(super) fn open(path: &Path, keep: Keep) -> io::Result<Self> {
-        if let Some(dir) = path.parent() {
-            fs::create_dir_all(dir)?;
-        }
-        let mut file = open(path)?;
+        let parent = path.parent().filter(|dir| !dir.as_os_str().is_empty());
+        let parent = parent.unwrap_or(Path::new("."));
+        fs::create_dir_all(parent)?;
+        let dir = Dir::open(parent)?;
+        let name = path.file_name().and_then(|name| name.to_str());
+        let name = name
+            .ok_or_else(|| io::Error::other("its name is not UTF-8"))?
+            .to_owned();
+        let mut file = open(&dir, &name)?;
         let cut = cut_half_line(&mut file)?;
         let bytes = file.metadata()?.len();
         let mut last = last_line(&mut file, bytes)?;
         if last.is_none()
-            && let Ok(mut before) = File::open(rotated(path, 1))
+            && let Ok(mut before) = dir.open_file(&rotated_name(&name, 1))
         {
             let bytes = before.metadata()?.len();
             last = last_line(&mut before, bytes)?;
@@ -70,7 +74,8 @@ impl Lines {
         let damaged =
             || io::Error::other("its last line is none of an audit file; move the file away");
         let mut lines = Self {
-            path: path.to_owned(),
+            dir,
+            name,
             keep,
             file,
             bytes,
@@ -86,12 +91,8 @@ impl Lines {
             lines.id = lines.id_of_head()?.ok_or_else(damaged)?;
             let at = value["at"].as_u64().unwrap_or_default();
             lines.since = UNIX_EPOCH + Duration::from_millis(at);
-        }
-        lines.append(json!({
-            "event": "opened", "id": hex(&lines.id), "half_line_bytes": cut,
-        }))?;
-        // The head is there before anything else happens.
-        if last.is_none() {
+        } else {
+            // Before the first line: lines without a head are taken for damaged.
             lines.keep_head(&HeadFile {
                 id: hex(&lines.id),
                 seq: 0,
@@ -99,23 +100,27 @@ impl Lines {
                 signature: String::new(),
             })?;
         }
+        lines.append(json!({
+            "event": "opened", "id": hex(&lines.id), "half_line_bytes": cut,
+        }))?;
         Ok(lines)
     }
 
+    fn head_name(&self) -> io::Result<String> {
+        let head = head_path(Path::new(&self.name));
+        head.to_str()
+            .map(str::to_owned)
+            .ok_or_else(|| io::Error::other("its name is not UTF-8"))
+    }
+
     fn id_of_head(&self) -> io::Result<Option<[u8; 16]>> {
-        let text = match fs::read(head_path(&self.path)) {
-            Ok(text) => text,
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
-            Err(error) => return Err(error),
+        let Some(content) = self.dir.read(&self.head_name()?, LINE_MAX_BYTES)? else {
+            return Ok(None);
         };
-        let head: Option<HeadFile> = serde_json::from_slice(&text).ok();
+        let head: Option<HeadFile> = serde_json::from_slice(&content.bytes).ok();
         Ok(head
             .and_then(|head| unhex(&head.id))
             .and_then(|id| id.try_into().ok()))
-    }
-
-    pub(super) fn path(&self) -> &Path {
-        &self.path
     }
 
     pub(super) fn id(&self) -> [u8; 16] {
@@ -159,16 +164,16 @@ impl Lines {
 
     fn rotate(&mut self) -> io::Result<()> {
         self.file.sync_data()?;
-        let _ = fs::remove_file(rotated(&self.path, self.keep.files));
+        let numbered = |number| rotated_name(&self.name, number);
+        let _ = self.dir.remove(&numbered(self.keep.files));
         for number in (1..self.keep.files).rev() {
-            let (from, to) = (rotated(&self.path, number), rotated(&self.path, number + 1));
-            match fs::rename(from, to) {
+            match self.dir.rename(&numbered(number), &numbered(number + 1)) {
                 Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
                 Ok(()) | Err(_) => {}
             }
         }
-        fs::rename(&self.path, rotated(&self.path, 1))?;
-        self.file = open(&self.path)?;
+        self.dir.rename(&self.name, &numbered(1))?;
+        self.file = open(&self.dir, &self.name)?;
         self.bytes = 0;
         self.since = SystemTime::now();
         Ok(())
@@ -177,13 +182,9 @@ impl Lines {
     /// Puts a head beside the file; what it speaks of is on the disk before.
     pub(super) fn keep_head(&self, head: &HeadFile) -> io::Result<()> {
         self.file.sync_data()?;
-        let path = head_path(&self.path);
-        let new = path.with_extension("json.new");
-        let _ = fs::remove_file(&new);
-        let mut file = open(&new)?;
-        file.write_all(&serde_json::to_vec(head)?)?;
-        file.sync_data()?;
-        fs::rename(new, path)
+        let text = serde_json::to_vec(head)?;
+        self.dir
+            .replace(&self.head_name()?, &text, 0o600, Owner::Directory)
     }
 }
 

@@ -4,7 +4,7 @@ use super::secret_input::secret;
 use super::{ConfigArg, DONE, Outcome, REFUSED, say, short_runtime};
 use crate::config::{Config, FilePath};
 use crate::credentials::store::{checked, make_kind};
-use crate::credentials::{Origin, Store};
+use crate::credentials::{Origin, Store, alm};
 use crate::dispatcher::{Active, own_addresses};
 use crate::health::probe;
 use clap::{Args, Subcommand, ValueEnum};
@@ -52,7 +52,7 @@ enum KindArg {
     Header,
     /// A client certificate in TLS
     Certificate,
-    /// ALM's sign-in: user and password, exchanged for cookies by the bridge
+    /// ALM's sign-in: user and password, or an API key, exchanged for cookies by the bridge
     Alm,
 }
 
@@ -79,6 +79,9 @@ pub(super) struct SetArgs {
     /// The user, for basic and alm
     #[arg(long)]
     user: Option<String>,
+    /// The client id of an API key, for alm in place of a user; the secret is the key's
+    #[arg(long, value_name = "ID", conflicts_with = "user")]
+    client_id: Option<String>,
     /// The field's name, for header
     #[arg(long, value_name = "FIELD")]
     header: Option<String>,
@@ -150,6 +153,7 @@ fn set(args: SetArgs) -> Outcome {
             .map_err(|error| format!("--certificate-file {}: {error}", path.display()))
     });
     let what = match args.kind {
+        KindArg::Alm if args.client_id.is_some() => "client secret",
         KindArg::Basic | KindArg::Alm => "password",
         KindArg::Bearer => "token",
         KindArg::Header => "value",
@@ -158,7 +162,8 @@ fn set(args: SetArgs) -> Outcome {
     let secret = secret(what, "--secret-file", args.secret_file.as_deref(), None)?;
     let certificate = certificate.transpose()?;
     let header = args.header.as_deref();
-    let kind = make_kind(args.kind.word(), args.user, header, certificate, secret)?;
+    let word = args.kind.word();
+    let kind = make_kind(word, args.user, args.client_id, header, certificate, secret)?;
     let credential = checked(&args.name, kind, origins)?;
     store(&config)?.set(&credential)?;
     let origins: Vec<String> = credential.origins.iter().map(ToString::to_string).collect();
@@ -229,7 +234,11 @@ fn test(config: Config, name: &str) -> Outcome {
     let active = Arc::new(Active::new(config, own_addresses(), Arc::new(credentials))?);
     let mut is_accepted = true;
     for endpoint in named {
-        let found = short_runtime()?.block_on(probe(&active, &endpoint, true));
+        let found = short_runtime()?.block_on(async {
+            let found = probe(&active, &endpoint, true).await;
+            alm::sign_out_of(&active, &endpoint).await;
+            found
+        });
         let line = match (&found.failure, found.status) {
             (Some(failure), _) => {
                 is_accepted = false;

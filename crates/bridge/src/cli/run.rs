@@ -21,7 +21,7 @@ const SECRET_FILE_ENV: &str = "BRIDGE_CLIENT_SECRET_FILE";
 
 pub(super) fn run(arg: &ConfigArg) -> Outcome {
     let config = arg.load()?;
-    logging::start(&config.log)?;
+    logging::start(&config.log);
     let runtime = builder(Share::Half).build()?;
     let code = runtime.block_on(async {
         let mut signals = Signals::new()?;

@@ -49,6 +49,9 @@ pub(super) fn status(args: &StatusArgs) -> Outcome {
             }
             say(status.to_string().trim_end());
         }
+        if machine::output::is_lost() {
+            return Ok(FAILED);
+        }
         if !args.watch {
             return Ok(if status.online { DONE } else { FAILED });
         }

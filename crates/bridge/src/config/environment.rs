@@ -60,6 +60,7 @@ variables! {
     "BRIDGE_TARGETS_POOL_IDLE_PER_TARGET" "targets" "pool_idle_per_target" Bare;
     "BRIDGE_TARGETS_POOL_IDLE_MAX" "targets" "pool_idle_max" Bare;
     "BRIDGE_TARGETS_HEALTH_INTERVAL" "targets" "health_interval" Text;
+    "BRIDGE_TARGETS_ALM_SESSION_MAX_AGE" "targets" "alm_session_max_age" Text;
     "BRIDGE_LIMITS_STREAMS_MAX" "limits" "streams_max" Bare;
     "BRIDGE_LIMITS_REQUEST_MAX" "limits" "request_max" Text;
     "BRIDGE_LIMITS_RESPONSE_MAX" "limits" "response_max" Text;
@@ -72,6 +73,7 @@ variables! {
     "BRIDGE_SIGNED_CALLS_PUBLIC_KEY_FILE" "signed_calls" "public_key_file" Text;
     "BRIDGE_SIGNED_CALLS_VALIDITY_MAX" "signed_calls" "validity_max" Text;
     "BRIDGE_SIGNED_CALLS_BODY_MAX" "signed_calls" "body_max" Text;
+    "BRIDGE_SIGNED_CALLS_REQUIRE_BRIDGE_KEY" "signed_calls" "require_bridge_key" Bare;
     "BRIDGE_AUDIT_ENABLED" "audit" "enabled" Bare;
     "BRIDGE_AUDIT_FILE" "audit" "file" Text;
     "BRIDGE_AUDIT_FILE_MAX" "audit" "file_max" Text;

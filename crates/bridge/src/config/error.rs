@@ -50,6 +50,20 @@ impl ConfigError {
     }
 }
 
+impl ConfigError {
+    /// Where the mistake is, without a word of the file: a config may hold secrets, and this text leaves the
+    /// machine.
+    pub(crate) fn place(&self) -> String {
+        match self {
+            Self::Read { .. } => "the config file cannot be read".into(),
+            Self::Environment { .. } => {
+                "the config with the environment's BRIDGE_ variables was refused".into()
+            }
+            Self::Mistake { line, .. } => format!("the config was refused at line {line}"),
+        }
+    }
+}
+
 impl fmt::Display for ConfigError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {

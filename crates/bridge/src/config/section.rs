@@ -349,6 +349,9 @@ pub struct Targets {
     pub pool_idle_max: Within<0, 8192>,
     /// How often endpoints are looked at, or `"off"`. Default 60 s.
     pub health_interval: Every,
+    /// The greatest age of a session that a credential of the kind `alm` has opened; the next request opens
+    /// another one. Default 8 h.
+    pub alm_session_max_age: Span,
 }
 
 impl Default for Targets {
@@ -366,6 +369,7 @@ impl Default for Targets {
             pool_idle_per_target: Within::known(256),
             pool_idle_max: Within::known(512),
             health_interval: Every::secs(60),
+            alm_session_max_age: Span::secs(8 * 60 * 60),
         }
     }
 }
@@ -456,6 +460,9 @@ pub struct SignedCallsSection {
     pub validity_max: Span,
     /// Largest body of a signed request: it is held until its digest was checked. Default 1 MiB.
     pub body_max: Size,
+    /// Whether a signature must cover `Bridge-Key`, the fingerprint of this bridge's key: then no other
+    /// installation of the same name accepts it. Default false.
+    pub require_bridge_key: bool,
 }
 
 impl Default for SignedCallsSection {
@@ -464,6 +471,7 @@ impl Default for SignedCallsSection {
             public_key_file: None,
             validity_max: Span::secs(24 * 60 * 60),
             body_max: Size::mib(1),
+            require_bridge_key: false,
         }
     }
 }

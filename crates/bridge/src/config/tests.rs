@@ -279,3 +279,27 @@ fn the_environment_stands_above_the_file_and_a_mistake_in_it_is_named() {
         }
     }
 }
+
+#[test]
+fn a_mistake_of_the_environment_shows_no_text_value() {
+    let dir = crate::testing::TempDir::new("environment-secret");
+    let path = dir.path().join("bridge.toml");
+    let proxy = "http://robot:canary@proxy.corp.example:3128";
+    let load = |file: &str, variable: (&str, &str)| {
+        std::fs::write(&path, file).unwrap();
+        let get = |name: &str| (name == variable.0).then(|| variable.1.to_owned());
+        Config::load_with(&path, get).unwrap_err()
+    };
+    // In the environment: the key is named.
+    let error = load(MINIMAL, ("BRIDGE_RELAY_PROXY", proxy));
+    assert!(error.to_string().contains("relay.proxy"), "{error}");
+    assert!(!error.to_string().contains("canary"), "{error}");
+    assert!(!error.place().contains("canary"), "{}", error.place());
+    // In the file: its line is named, whatever the environment says besides.
+    let file = MINIMAL.replace("[relay]\n", &format!("[relay]\nproxy = \"{proxy}\"\n"));
+    let line = 1 + file[..file.find("proxy").unwrap()].matches('\n').count();
+    let error = load(&file, ("BRIDGE_LOG_LEVEL", "debug"));
+    assert!(!error.to_string().contains("canary"), "{error}");
+    let place = format!("the config was refused at line {line}");
+    assert_eq!(error.place(), place, "{error}");
+}

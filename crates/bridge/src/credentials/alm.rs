@@ -1,63 +1,158 @@
-//! ALM's sign-in in two steps, so that a caller needs no ALM password.
+//! ALM's sign-in, so that a caller needs no ALM password.
 //!
 //! ```text
-//! POST {base}/authentication-point/alm-authenticate   user, password  -> LWSSO_COOKIE_KEY
-//! POST {base}/rest/site-session                       that cookie     -> QCSession, XSRF-TOKEN, ...
+//! user and password                                     API key
+//! POST {base}/authentication-point/alm-authenticate     POST {base}/rest/oauth2/login
+//! POST {base}/rest/site-session
+//!        \---> LWSSO_COOKIE_KEY, QCSession, XSRF-TOKEN, ... <---/
 //! every request: these cookies; and X-XSRF-TOKEN where the method is not GET
 //! ```
 //!
-//! One sign-in serves all callers of an endpoint. An answer of 401 ends it; the next request signs in
-//! again. A password that was not accepted is not tried again for a minute: some servers lock accounts.
+//! One session serves all callers of an endpoint:
+//!
+//! ```text
+//!            first request             a response of 401, "TokenId is invalid",
+//!            or after the end          a deleted core cookie, greatest age, idle
+//! (none) ---------------------> open -------------------------------------------> (none)
+//!    ^        |                                   \--> signed out once no request uses it
+//!    |        | fails
+//!    +-- wait <-   the failure is the response to every caller until the wait is over
+//! ```
+//!
+//! A sign-in runs in a task of its own: a caller that hangs up does not end it, and callers that come
+//! meanwhile wait for the same one. A caller's own sign-in and sign-out are not forwarded (`paths`).
 
-use crate::dispatcher::{Active, resolve};
+mod cookie;
+mod jar;
+pub(crate) mod paths;
+mod requests;
+
+pub(crate) use jar::Jar;
+
+use super::{Credentials, Kind};
+use crate::config::Config;
+use crate::dispatcher::Active;
 use crate::secret::Secret;
-use crate::upstream::{
-    AnswerBody, Key, RequestBody, Upstream, refused as refused_by_target, request_failure,
-    request_head,
-};
-use bytes::Bytes;
-use http::header::{self, HeaderMap, HeaderName, HeaderValue};
-use http::{Method, StatusCode};
-use http_body_util::{BodyExt as _, Limited};
-use protocol::frame::{BodyLength, Class, HeadersBuilder, RequestHead, RequestTarget, TimeLeft};
 use protocol::{Code, Failure};
 use std::collections::HashMap;
 use std::fmt;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
-use tokio::sync::Mutex as AsyncMutex;
-use tokio::time::timeout;
+use tokio::sync::watch;
 
-const AUTHENTICATE: &str = "/authentication-point/alm-authenticate";
-const SITE_SESSION: &str = "/rest/site-session";
-const XSRF_COOKIE: &str = "XSRF-TOKEN";
-const XSRF_FIELD: HeaderName = HeaderName::from_static("x-xsrf-token");
+/// The wait after a sign-in that ALM refused, at first and at most. It doubles each time: ALM locks
+/// accounts.
+const REFUSED_WAIT_MIN: Duration = Duration::from_secs(60);
+const REFUSED_WAIT_MAX: Duration = Duration::from_secs(60 * 60);
 
-/// How long one of the two requests may take.
-const STEP_WITHIN: Duration = Duration::from_secs(30);
+/// The wait after a sign-in that failed otherwise, at first and at most. It doubles each time.
+const FAILED_WAIT_MIN: Duration = Duration::from_millis(500);
+const FAILED_WAIT_MAX: Duration = Duration::from_secs(10);
 
-/// Bytes of their answers that are read.
-const ANSWER_MAX_BYTES: usize = 64 * 1024;
+/// The wait after a sign-in that ALM was too busy for: where it names none, and at most.
+const BUSY_WAIT: Duration = Duration::from_secs(5);
+const BUSY_WAIT_MAX: Duration = Duration::from_secs(5 * 60);
 
-/// How long a sign-in that was refused is not tried again.
-const REFUSED_FOR: Duration = Duration::from_secs(60);
+/// Sessions of an endpoint that responses may end at once, and how long until one more may. A resource
+/// that always responds with 401 must not make the bridge sign in without end.
+const ENDINGS_MAX: u32 = 60;
+const ENDING_EVERY: Duration = Duration::from_secs(1);
 
-/// A sign-in that was not used for so long is made anew: ALM forgets one after 60 minutes.
-const IDLE_MAX: Duration = Duration::from_secs(50 * 60);
+/// How long requests may go on to use a session that was replaced, until it is signed out.
+const USERS_WITHIN: Duration = Duration::from_secs(30);
+const USERS_POLL: Duration = Duration::from_millis(20);
 
-/// Cookies in one sign-in, and bytes of one.
-const COOKIES_MAX: usize = 32;
-const COOKIE_MAX_BYTES: usize = 4096;
+/// How long the end of the process waits for all sign-outs.
+const STOP_WITHIN: Duration = Duration::from_secs(6);
 
-/// Where a credential is signed in, by endpoint.
+/// Sign-ins and sign-outs that are under way.
+static UNDER_WAY: AtomicUsize = AtomicUsize::new(0);
+
+/// What ALM is signed in with.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Login {
+    /// A user and the password.
+    Password {
+        /// The user.
+        user: String,
+        /// The password.
+        password: Secret,
+    },
+    /// An API key of ALM.
+    ApiKey {
+        /// Its client id.
+        client_id: String,
+        /// Its secret.
+        secret: Secret,
+    },
+}
+
+impl Login {
+    /// The user or the client id.
+    pub(crate) fn name(&self) -> &str {
+        match self {
+            Self::Password { user, .. } => user,
+            Self::ApiKey { client_id, .. } => client_id,
+        }
+    }
+
+    /// The password, or the secret of the API key.
+    pub(crate) fn secret(&self) -> &Secret {
+        match self {
+            Self::Password { password, .. } => password,
+            Self::ApiKey { secret, .. } => secret,
+        }
+    }
+}
+
+/// The sessions of one credential, by endpoint.
 #[derive(Default)]
-pub(crate) struct Sessions(Mutex<HashMap<String, Arc<AsyncMutex<Place>>>>);
+pub(crate) struct Sessions {
+    places: Mutex<HashMap<At, Arc<Place>>>,
+    is_closed: AtomicBool,
+}
 
-/// One endpoint's sign-in.
+/// An endpoint, and the base URL that its session is for.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+struct At {
+    endpoint: String,
+    base: String,
+}
+
+impl At {
+    fn of(config: &Config, endpoint: &str) -> Self {
+        let mut endpoints = config.rules.endpoints.iter();
+        let base = endpoints.find(|own| own.name == endpoint);
+        Self {
+            endpoint: endpoint.to_owned(),
+            base: base.map(|own| own.base.to_string()).unwrap_or_default(),
+        }
+    }
+}
+
+/// The session of one endpoint.
 #[derive(Default)]
-struct Place {
+struct Place(Mutex<State>);
+
+#[derive(Default)]
+struct State {
     jar: Option<Arc<Jar>>,
-    refused: Option<(Instant, Failure)>,
+    /// A sign-in that is under way.
+    signing: Option<watch::Receiver<Signed>>,
+    failed: Option<Failed>,
+    endings: Endings,
+    is_closed: bool,
+}
+
+/// What a sign-in came to; `None` while it is under way.
+type Signed = Option<Result<Arc<Jar>, Failure>>;
+
+/// The last sign-in failed.
+struct Failed {
+    failure: Failure,
+    until: Instant,
+    wait: Duration,
 }
 
 impl fmt::Debug for Sessions {
@@ -66,284 +161,435 @@ impl fmt::Debug for Sessions {
     }
 }
 
-/// The cookies of a sign-in.
-pub(crate) struct Jar {
-    cookies: Mutex<Vec<(String, String)>>,
-    used: Mutex<Instant>,
-}
+impl Place {
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
 
-impl fmt::Debug for Jar {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("Jar")
+    /// Ends it for good and returns its session.
+    fn close(&self) -> Option<Arc<Jar>> {
+        let mut state = self.lock();
+        state.is_closed = true;
+        state.jar.take()
     }
 }
 
-impl Jar {
-    fn new() -> Self {
+impl Sessions {
+    fn lock(&self) -> MutexGuard<'_, HashMap<At, Arc<Place>>> {
+        self.places.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The endpoint's place.
+    ///
+    /// # Errors
+    /// The credential was removed or replaced.
+    fn place(&self, config: &Config, endpoint: &str) -> Result<Arc<Place>, Failure> {
+        // One lock for both: `close` sets the flag before it takes the lock.
+        let mut places = self.lock();
+        if self.is_closed.load(Ordering::SeqCst) {
+            return Err(replaced());
+        }
+        Ok(places.entry(At::of(config, endpoint)).or_default().clone())
+    }
+
+    /// Ends the sessions of all endpoints that are not `kept`, and returns them.
+    fn close(&self, kept: impl Fn(&At) -> bool) -> Vec<(At, Arc<Jar>)> {
+        let mut places = self.lock();
+        let gone: Vec<At> = places.keys().filter(|at| !kept(at)).cloned().collect();
+        gone.into_iter()
+            .filter_map(|at| {
+                let jar = places.remove(&at)?.close()?;
+                Some((at, jar))
+            })
+            .collect()
+    }
+
+    /// As [`Self::close`], of all, for good.
+    fn close_all(&self) -> Vec<(At, Arc<Jar>)> {
+        self.is_closed.store(true, Ordering::SeqCst);
+        self.close(|_| false)
+    }
+
+    /// Lets the next request sign in at once, whatever failed before.
+    fn forget_failures(&self) {
+        for place in self.lock().values() {
+            place.lock().failed = None;
+        }
+    }
+}
+
+fn replaced() -> Failure {
+    let detail = "the credential was removed or replaced at this moment";
+    Failure::not_dispatched(Code::Overloaded, detail)
+}
+
+/// How often responses may still end the endpoint's session: a token bucket.
+struct Endings {
+    left: u32,
+    since: Instant,
+}
+
+impl Default for Endings {
+    fn default() -> Self {
         Self {
-            cookies: Mutex::default(),
-            used: Mutex::new(Instant::now()),
+            left: ENDINGS_MAX,
+            since: Instant::now(),
         }
     }
+}
 
-    fn lock(&self) -> MutexGuard<'_, Vec<(String, String)>> {
-        self.cookies.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn is_idle(&self) -> bool {
-        let used = self.used.lock().unwrap_or_else(PoisonError::into_inner);
-        used.elapsed() > IDLE_MAX
-    }
-
-    /// Takes the cookies that an answer sets.
-    pub(crate) fn keep_cookies_of(&self, headers: &HeaderMap) {
-        let mut cookies = self.lock();
-        for value in headers.get_all(header::SET_COOKIE) {
-            let Ok(text) = value.to_str() else { continue };
-            let pair = text.split(';').next().unwrap_or_default();
-            let Some((name, value)) = pair.split_once('=') else {
-                continue;
-            };
-            let (name, value) = (name.trim(), value.trim());
-            cookies.retain(|(known, _)| known != name);
-            let fits = pair.len() <= COOKIE_MAX_BYTES && cookies.len() < COOKIES_MAX;
-            if !value.is_empty() && fits {
-                cookies.push((name.to_owned(), value.to_owned()));
-            }
+impl Endings {
+    fn take(&mut self, now: Instant) -> bool {
+        let passed = now.saturating_duration_since(self.since).as_secs() / ENDING_EVERY.as_secs();
+        let more = u32::try_from(passed).unwrap_or(u32::MAX);
+        if more > 0 {
+            self.since = now;
+            self.left = self.left.saturating_add(more).min(ENDINGS_MAX);
         }
-    }
-
-    /// Writes the sign-in into a request's fields, beside the caller's own cookies of other names.
-    pub(super) fn apply(&self, method: &Method, headers: &mut HeaderMap) {
-        *self.used.lock().unwrap_or_else(PoisonError::into_inner) = Instant::now();
-        let cookies = self.lock();
-        let mut crumbs: Vec<Vec<u8>> = Vec::new();
-        for value in headers.get_all(header::COOKIE) {
-            for crumb in value.as_bytes().split(|byte| *byte == b';') {
-                let crumb = crumb.trim_ascii();
-                let name = crumb.split(|byte| *byte == b'=').next().unwrap_or_default();
-                if !crumb.is_empty() && !cookies.iter().any(|(own, _)| own.as_bytes() == name) {
-                    crumbs.push(crumb.to_vec());
-                }
-            }
-        }
-        crumbs.extend(
-            cookies
-                .iter()
-                .map(|(name, value)| format!("{name}={value}").into_bytes()),
-        );
-        if let Ok(mut value) = HeaderValue::from_bytes(&crumbs.join(&b"; "[..])) {
-            value.set_sensitive(true);
-            headers.insert(header::COOKIE, value);
-        }
-        let token = cookies.iter().find(|(name, _)| name == XSRF_COOKIE);
-        headers.remove(XSRF_FIELD);
-        if let Some((_, token)) = token
-            && *method != Method::GET
-            && let Ok(mut value) = HeaderValue::from_str(token)
-        {
-            value.set_sensitive(true);
-            headers.insert(XSRF_FIELD, value);
-        }
-    }
-
-    /// What must not be seen.
-    pub(super) fn values(&self) -> Vec<String> {
-        self.lock().iter().map(|(_, value)| value.clone()).collect()
+        self.left = match self.left.checked_sub(1) {
+            Some(left) => left,
+            None => return false,
+        };
+        true
     }
 }
 
 /// What signing in needs.
+#[derive(Clone)]
 pub(crate) struct SignIn {
     pub(super) name: String,
-    pub(super) user: String,
-    pub(super) password: Secret,
+    pub(super) login: Login,
     pub(super) sessions: Arc<Sessions>,
 }
 
+/// What a caller of [`SignIn::at`] has to do.
+enum Step {
+    Use(Arc<Jar>),
+    Wait(watch::Receiver<Signed>),
+}
+
 impl SignIn {
-    /// The sign-in at an endpoint: the one there is, or a new one. One at a time for each endpoint. `not`
-    /// is one that has just been refused.
+    /// Returns the session at an endpoint: the open one, or a new one. Cancel safe: the sign-in goes on
+    /// without its caller.
     ///
     /// # Errors
-    /// What failed on the way; nothing of the request was dispatched.
+    /// What failed, now or a moment ago; nothing of the caller's request was dispatched.
     pub(crate) async fn at(
         &self,
-        active: &Active,
+        active: &Arc<Active>,
         endpoint: &str,
-        not: Option<&Arc<Jar>>,
     ) -> Result<Arc<Jar>, Failure> {
-        let place = {
-            let mut all = self
-                .sessions
-                .0
-                .lock()
-                .unwrap_or_else(PoisonError::into_inner);
-            all.entry(endpoint.to_owned()).or_default().clone()
+        let place = self.sessions.place(&active.config, endpoint)?;
+        let mut signing = match self.step(active, endpoint, &place)? {
+            Step::Use(jar) => return Ok(jar),
+            Step::Wait(signing) => signing,
         };
-        let mut place = place.lock().await;
-        if let Some(jar) = &place.jar
-            && !jar.is_idle()
-            && not.is_none_or(|not| !Arc::ptr_eq(not, jar))
-        {
-            return Ok(jar.clone());
+        let signed = signing.wait_for(Option::is_some).await;
+        let signed = signed.ok().and_then(|signed| signed.clone());
+        signed.unwrap_or_else(|| {
+            let detail = "the sign-in to ALM ended without a result";
+            Err(Failure::not_dispatched(Code::Internal, detail))
+        })
+    }
+
+    fn step(
+        &self,
+        active: &Arc<Active>,
+        endpoint: &str,
+        place: &Arc<Place>,
+    ) -> Result<Step, Failure> {
+        let mut state = place.lock();
+        if state.is_closed {
+            return Err(replaced());
         }
-        if let Some((at, failure)) = &place.refused
-            && at.elapsed() < REFUSED_FOR
+        let age_max = active.config.targets.alm_session_max_age.get();
+        if let Some(jar) = &state.jar
+            && jar.is_fresh(age_max)
         {
-            return Err(failure.clone());
+            return Ok(Step::Use(jar.clone()));
         }
-        place.jar = None;
-        match self.fresh(active, endpoint).await {
+        if let Some(old) = state.jar.take() {
+            sign_out_later(active, endpoint, old);
+        }
+        if let Some(signing) = &state.signing {
+            return Ok(Step::Wait(signing.clone()));
+        }
+        if let Some(failed) = &state.failed {
+            let left = failed.until.saturating_duration_since(Instant::now());
+            if !left.is_zero() {
+                return Err(again(&failed.failure, left));
+            }
+        }
+        let (tell, signing) = watch::channel(None);
+        state.signing = Some(signing.clone());
+        let running = Running {
+            place: place.clone(),
+            tell,
+            _counted: Counted::new(),
+        };
+        let (own, active, endpoint) = (self.clone(), active.clone(), endpoint.to_owned());
+        tokio::spawn(async move {
+            let signed = requests::sign_in(&own, &active, &endpoint).await;
+            own.ended(&active, &endpoint, &running, signed);
+        });
+        Ok(Step::Wait(signing))
+    }
+
+    /// A sign-in has come to its end.
+    fn ended(
+        &self,
+        active: &Arc<Active>,
+        endpoint: &str,
+        running: &Running,
+        signed: Result<Jar, Failure>,
+    ) {
+        let mut state = running.place.lock();
+        state.signing = None;
+        let signed = match signed {
             Ok(jar) => {
-                tracing::info!(endpoint, credential = self.name, "signed in to ALM");
-                place.refused = None;
-                place.jar = Some(jar.clone());
-                Ok(jar)
+                let jar = Arc::new(jar);
+                state.failed = None;
+                if state.is_closed {
+                    drop(state);
+                    sign_out_later(active, endpoint, jar);
+                    Err(replaced())
+                } else {
+                    tracing::info!(endpoint, credential = self.name, "signed in to ALM");
+                    state.jar = Some(jar.clone());
+                    drop(state);
+                    Ok(jar)
+                }
             }
             Err(failure) => {
+                let before = state.failed.as_ref();
+                let wait = wait_after(&failure, before.map(|failed| failed.wait));
                 tracing::warn!(
                     endpoint,
                     credential = self.name,
                     detail = failure.detail,
+                    ?wait,
                     "the sign-in to ALM failed"
                 );
-                if failure.code == Code::Forbidden {
-                    place.refused = Some((Instant::now(), failure.clone()));
-                }
-                Err(failure)
+                state.failed = Some(Failed {
+                    failure: failure.clone(),
+                    until: Instant::now() + wait,
+                    wait,
+                });
+                drop(state);
+                Err(again(&failure, wait))
             }
-        }
-    }
-
-    async fn fresh(&self, active: &Active, endpoint: &str) -> Result<Arc<Jar>, Failure> {
-        let jar = Arc::new(Jar::new());
-        let document = format!(
-            "<alm-authentication><user>{}</user><password>{}</password></alm-authentication>",
-            escaped(&self.user),
-            escaped(self.password.expose())
-        );
-        self.step(active, endpoint, AUTHENTICATE, &document, &jar)
-            .await?;
-        let session = "<session-parameters><client-type>Integration Bridge</client-type>\
-                       </session-parameters>";
-        self.step(active, endpoint, SITE_SESSION, session, &jar)
-            .await?;
-        Ok(jar)
-    }
-
-    async fn step(
-        &self,
-        active: &Active,
-        endpoint: &str,
-        path: &str,
-        document: &str,
-        jar: &Jar,
-    ) -> Result<(), Failure> {
-        let asking = ask(active, endpoint, path, document, jar);
-        let answered = timeout(STEP_WITHIN, asking).await;
-        let (status, headers) = answered.unwrap_or_else(|_| {
-            let detail = format!("the sign-in to ALM took longer than {STEP_WITHIN:?} at {path}");
-            Err(Failure::not_dispatched(Code::TargetTimeout, detail))
-        })?;
-        jar.keep_cookies_of(&headers);
-        match status.as_u16() {
-            200 | 201 => Ok(()),
-            401 | 403 => {
-                let detail = format!(
-                    "ALM did not accept the credential {} (HTTP {status} at {path}); set it again with \
-                     `integration-bridge credential set {}`",
-                    self.name, self.name
-                );
-                Err(Failure::not_dispatched(Code::Forbidden, detail))
-            }
-            _ => {
-                let detail = format!("ALM answered the sign-in with HTTP {status} at {path}");
-                Err(Failure::not_dispatched(Code::TargetProtocol, detail))
-            }
-        }
-    }
-}
-
-/// One request of the sign-in, by the way that every request goes.
-async fn ask(
-    active: &Active,
-    endpoint: &str,
-    path: &str,
-    document: &str,
-    jar: &Jar,
-) -> Result<(StatusCode, HeaderMap), Failure> {
-    let body = Bytes::copy_from_slice(document.as_bytes());
-    let mut fields = HeadersBuilder::default();
-    for (name, value) in [
-        ("content-type", "application/xml"),
-        ("accept", "application/xml"),
-    ] {
-        let pushed = fields.push(name.as_bytes(), value.as_bytes());
-        pushed.map_err(|error| Failure::not_dispatched(Code::Internal, error.to_string()))?;
-    }
-    let head = RequestHead {
-        class: Class::Bulk,
-        share: protocol::frame::Share::default(),
-        target: RequestTarget::Endpoint {
-            name: endpoint.to_owned(),
-            path_and_query: path.to_owned(),
-        },
-        method: "POST".into(),
-        headers: fields.build(),
-        body: BodyLength::Known(body.len() as u64),
-        expect_continue: false,
-        time_left: TimeLeft::default(),
-        call: None,
-        credential: None,
-    };
-    let refused = |refusal: policy::Refusal| {
-        let detail = format!("the sign-in to ALM is refused: {refusal}");
-        Failure::not_dispatched(Code::RefusedByPolicy, detail)
-    };
-    let decided = active.policy.decide_own(endpoint, "POST", path);
-    let candidate = decided.map_err(refused)?;
-    let addresses = resolve(candidate.target().host()).await?;
-    let approved = candidate.approve_any(addresses).map_err(refused)?;
-    let settings = active.config.rules.settings(endpoint);
-    let ca_file = settings.and_then(|settings| settings.ca_file.as_deref());
-    let key: Key = Upstream::key(candidate.target(), ca_file, None);
-    // Nothing of the caller's request has left: whatever fails here, it was not dispatched.
-    let not_sent = |failure: Failure| Failure::not_dispatched(failure.code, failure.detail);
-    let mut is_first = true;
-    let (response, mut connection) = loop {
-        let connecting = active.upstream.connect(approved.clone(), &key, None);
-        let (approved, mut connection) = connecting.await?;
-        let mut request = request_head(&approved, &head)?;
-        jar.apply(&Method::POST, request.headers_mut());
-        let request = request.map(|()| RequestBody::of_whole(body.clone(), head.body));
-        let error = match connection.send(request).await {
-            Ok(response) => break (response, connection),
-            Err(error) => error,
         };
-        match refused_by_target(error.error()) {
-            Some(refused) if std::mem::take(&mut is_first) => active.upstream.note(&key, refused),
-            _ => return Err(not_sent(request_failure(error.error()))),
+        running.tell.send_replace(Some(signed));
+    }
+
+    /// Ends the session, because a response says that it is over. False when it may not be replaced now,
+    /// because responses have ended too many: then the response stands.
+    pub(crate) fn end_session(
+        &self,
+        active: &Arc<Active>,
+        endpoint: &str,
+        jar: &Arc<Jar>,
+        why: Over,
+    ) -> bool {
+        let Ok(place) = self.sessions.place(&active.config, endpoint) else {
+            return false;
+        };
+        let mut state = place.lock();
+        // Another request has found it before.
+        if !state.jar.as_ref().is_some_and(|own| Arc::ptr_eq(own, jar)) {
+            return true;
         }
-    };
-    let (parts, incoming) = response.into_parts();
-    let body = AnswerBody::new(incoming, &mut connection);
-    let _ = Limited::new(body, ANSWER_MAX_BYTES).collect().await;
-    Ok((parts.status, parts.headers))
+        if !state.endings.take(Instant::now()) {
+            tracing::warn!(endpoint, "too many responses of ALM end the session");
+            return false;
+        }
+        state.jar = None;
+        drop(state);
+        tracing::debug!(endpoint, ?why, "the session with ALM is over");
+        match why {
+            // Its cookies may live on: ALM keeps a session and its locks for an hour.
+            Over::Unauthorized => sign_out_later(active, endpoint, jar.clone()),
+            Over::SignedOut | Over::Deleted => {}
+        }
+        true
+    }
+
+    /// Asks ALM whether a session still lives. A session without a response to that is taken for alive.
+    pub(crate) async fn is_alive(active: &Active, endpoint: &str, jar: &Jar) -> bool {
+        let alive = requests::is_signed_in(active, endpoint, jar).await;
+        alive.unwrap_or(true)
+    }
 }
 
-/// Text for XML (XML 1.0, 2.4).
-fn escaped(text: &str) -> String {
-    let mut out = String::with_capacity(text.len());
-    for character in text.chars() {
-        match character {
-            '&' => out.push_str("&amp;"),
-            '<' => out.push_str("&lt;"),
-            '>' => out.push_str("&gt;"),
-            other => out.push(other),
+/// Why a session is over.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Over {
+    /// A response of 401.
+    Unauthorized,
+    /// The identity was signed out: 500 "TokenId is invalid".
+    SignedOut,
+    /// A response has deleted a core cookie.
+    Deleted,
+}
+
+/// A sign-in that is under way. However its task ends, the next caller can start another.
+struct Running {
+    place: Arc<Place>,
+    tell: watch::Sender<Signed>,
+    _counted: Counted,
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        let mut state = self.place.lock();
+        let is_own = |own: &watch::Receiver<Signed>| own.same_channel(&self.tell.subscribe());
+        if state.signing.as_ref().is_some_and(is_own) {
+            state.signing = None;
         }
     }
-    out
+}
+
+/// How long no further sign-in is tried after a failure, `before` being the last wait.
+fn wait_after(failure: &Failure, before: Option<Duration>) -> Duration {
+    let (min, max) = match failure.code {
+        Code::Forbidden => (REFUSED_WAIT_MIN, REFUSED_WAIT_MAX),
+        Code::Overloaded => {
+            return failure
+                .retry_after()
+                .unwrap_or(BUSY_WAIT)
+                .min(BUSY_WAIT_MAX);
+        }
+        _ => (FAILED_WAIT_MIN, FAILED_WAIT_MAX),
+    };
+    before.map_or(min, |before| (before * 2).clamp(min, max))
+}
+
+/// A failure, for a caller who may come again after `left`.
+fn again(failure: &Failure, left: Duration) -> Failure {
+    match failure.code {
+        Code::Overloaded => failure.clone().with_retry_after(left),
+        _ => failure.clone(),
+    }
+}
+
+/// Counts a sign-in or a sign-out for as long as it runs.
+struct Counted;
+
+impl Counted {
+    fn new() -> Self {
+        UNDER_WAY.fetch_add(1, Ordering::SeqCst);
+        Self
+    }
+}
+
+impl Drop for Counted {
+    fn drop(&mut self) {
+        UNDER_WAY.fetch_sub(1, Ordering::SeqCst);
+    }
+}
+
+/// Signs out in the background, once no request uses the session any more.
+fn sign_out_later(active: &Arc<Active>, endpoint: &str, jar: Arc<Jar>) {
+    let (active, endpoint, counted) = (active.clone(), endpoint.to_owned(), Counted::new());
+    tokio::spawn(async move {
+        let by = Instant::now() + USERS_WITHIN;
+        while Arc::strong_count(&jar) > 1 && Instant::now() < by {
+            tokio::time::sleep(USERS_POLL).await;
+        }
+        requests::sign_out(&active, &endpoint, &jar).await;
+        drop(counted);
+    });
+}
+
+fn sessions_of(kind: &Kind) -> Option<&Arc<Sessions>> {
+    match kind {
+        Kind::Alm { sessions, .. } => Some(sessions),
+        Kind::Basic { .. } | Kind::Bearer { .. } | Kind::Header { .. } | Kind::Certificate(_) => {
+            None
+        }
+    }
+}
+
+/// Signs out wherever the config or the credentials before have a session that those of now do not use.
+/// Must run in a runtime; the sign-outs go on in the background.
+pub(crate) fn sign_out_of_replaced(before: &Arc<Active>, now: &Active) {
+    for old in before.credentials.all() {
+        let Some(sessions) = sessions_of(&old.kind) else {
+            continue;
+        };
+        let is_shared = now
+            .credentials
+            .get(&old.name)
+            .and_then(|new| sessions_of(&new.kind))
+            .is_some_and(|new| Arc::ptr_eq(new, sessions));
+        let kept = |at: &At| {
+            let settings = now.config.rules.settings(&at.endpoint);
+            let named = settings.and_then(|settings| settings.credential.as_deref());
+            named == Some(old.name.as_str()) && At::of(&now.config, &at.endpoint) == *at
+        };
+        let over = match is_shared {
+            true => sessions.close(kept),
+            false => sessions.close_all(),
+        };
+        for (at, jar) in over {
+            sign_out_later(before, &at.endpoint, jar);
+        }
+    }
+}
+
+/// Signs out of everything, before the end of the process. Takes [`STOP_WITHIN`] at most.
+pub(crate) async fn sign_out_of_all(active: &Arc<Active>) {
+    for one in active.credentials.all() {
+        let sessions = sessions_of(&one.kind);
+        for (at, jar) in sessions.into_iter().flat_map(|one| one.close_all()) {
+            sign_out_later(active, &at.endpoint, jar);
+        }
+    }
+    signed_out().await;
+}
+
+/// Signs out of one endpoint, for a command that has signed in to look at it. Takes [`STOP_WITHIN`] at
+/// most.
+pub(crate) async fn sign_out_of(active: &Arc<Active>, endpoint: &str) {
+    for one in active.credentials.all() {
+        let sessions = sessions_of(&one.kind).into_iter();
+        let over = sessions.flat_map(|one| one.close(|at| at.endpoint != endpoint));
+        for (at, jar) in over {
+            sign_out_later(active, &at.endpoint, jar);
+        }
+    }
+    signed_out().await;
+}
+
+/// Waits until no sign-in and no sign-out is under way.
+async fn signed_out() {
+    let over = async {
+        while UNDER_WAY.load(Ordering::SeqCst) > 0 {
+            tokio::time::sleep(USERS_POLL).await;
+        }
+    };
+    let _ = tokio::time::timeout(STOP_WITHIN, over).await;
+}
+
+/// Gives credentials that were read again the open sessions of those before, where nothing of the
+/// credential has changed. A sign-in that failed before is tried again at once.
+pub(super) fn adopt(new: &mut super::Credential, before: &Credentials) {
+    let old = before.get(&new.name);
+    let Some(old) = old.filter(|old| old.origins == new.origins) else {
+        return;
+    };
+    if let (
+        Kind::Alm { login, sessions },
+        Kind::Alm {
+            login: old_login,
+            sessions: open,
+        },
+    ) = (&mut new.kind, &old.kind)
+        && login == old_login
+    {
+        open.forget_failures();
+        *sessions = open.clone();
+    }
 }
 
 #[cfg(test)]
@@ -351,36 +597,34 @@ mod tests {
     use super::*;
 
     #[test]
-    fn cookies_are_kept_joined_and_renewed() {
-        let jar = Jar::new();
-        let mut answer = HeaderMap::new();
-        for cookie in [
-            "LWSSO_COOKIE_KEY=abc; Path=/; HttpOnly",
-            "XSRF-TOKEN=t1",
-            "QCSession=s==; Secure",
-        ] {
-            answer.append(header::SET_COOKIE, cookie.parse().unwrap());
+    fn waits_after_failed_sign_ins_grow_to_a_bound() {
+        let refused = Failure::not_dispatched(Code::Forbidden, "");
+        let mut wait = wait_after(&refused, None);
+        assert_eq!(wait, REFUSED_WAIT_MIN);
+        for _ in 0..10 {
+            wait = wait_after(&refused, Some(wait));
         }
-        jar.keep_cookies_of(&answer);
-        let mut renewed = HeaderMap::new();
-        renewed.append(header::SET_COOKIE, "XSRF-TOKEN=t2; Path=/".parse().unwrap());
-        renewed.append(header::SET_COOKIE, "QCSession=; Max-Age=0".parse().unwrap());
-        jar.keep_cookies_of(&renewed);
-        let mut request = HeaderMap::new();
-        request.append(header::COOKIE, "own=1; XSRF-TOKEN=forged".parse().unwrap());
-        request.insert(XSRF_FIELD, "forged".parse().unwrap());
-        jar.apply(&Method::POST, &mut request);
-        assert_eq!(
-            request[header::COOKIE],
-            "own=1; LWSSO_COOKIE_KEY=abc; XSRF-TOKEN=t2"
-        );
-        assert_eq!(request[XSRF_FIELD], "t2");
-        jar.apply(&Method::GET, &mut request);
-        assert!(!request.contains_key(XSRF_FIELD));
+        assert_eq!(wait, REFUSED_WAIT_MAX);
+        let closed = Failure::not_dispatched(Code::TargetClosed, "");
+        assert_eq!(wait_after(&closed, None), FAILED_WAIT_MIN);
+        assert_eq!(wait_after(&closed, Some(wait)), FAILED_WAIT_MAX);
+        let busy = Failure::not_dispatched(Code::Overloaded, "");
+        assert_eq!(wait_after(&busy, Some(wait)), BUSY_WAIT);
+        let named = busy.clone().with_retry_after(Duration::from_secs(30));
+        assert_eq!(wait_after(&named, None), Duration::from_secs(30));
+        let long = busy.with_retry_after(Duration::from_secs(1_000_000));
+        assert_eq!(wait_after(&long, None), BUSY_WAIT_MAX);
     }
 
     #[test]
-    fn a_password_cannot_break_out_of_its_element() {
-        assert_eq!(escaped("a<&>\"'"), "a&lt;&amp;&gt;\"'");
+    fn responses_end_a_bounded_number_of_sessions() {
+        let mut endings = Endings::default();
+        let start = endings.since;
+        for _ in 0..ENDINGS_MAX {
+            assert!(endings.take(start));
+        }
+        assert!(!endings.take(start));
+        assert!(endings.take(start + ENDING_EVERY));
+        assert!(!endings.take(start + ENDING_EVERY));
     }
 }

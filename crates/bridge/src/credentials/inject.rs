@@ -1,6 +1,6 @@
 //! A credential on its way into one request, and out of its answer.
 
-use super::alm::{Jar, SignIn};
+use super::alm::{Jar, Login, SignIn, paths};
 use super::{Credential, Kind, Origin};
 use crate::upstream::ClientCert;
 use base64::Engine as _;
@@ -50,6 +50,25 @@ impl Injection {
         })
     }
 
+    /// Whether a caller may ask for this target with it. A session of ALM is one for all callers: none of
+    /// them may open, change or end it.
+    ///
+    /// # Errors
+    /// `refused_by_policy` for a path that signs in or out.
+    pub(crate) fn check_caller(&self, target: &Target) -> Result<(), Failure> {
+        let Kind::Alm { .. } = self.credential.kind else {
+            return Ok(());
+        };
+        let Some(why) = paths::rejection(target) else {
+            return Ok(());
+        };
+        let detail = format!(
+            "the bridge itself signs in to ALM on this endpoint, and {why}: such a path is not \
+             forwarded; send requests without a sign-in or a sign-out of your own"
+        );
+        Err(refused(Code::RefusedByPolicy, detail))
+    }
+
     /// What to show in TLS.
     pub(crate) fn client_cert(&self) -> Option<&Arc<ClientCert>> {
         match &self.credential.kind {
@@ -62,18 +81,12 @@ impl Injection {
 
     /// What has to be done before the request, if it is a credential that signs in.
     pub(crate) fn sign_in(&self) -> Option<SignIn> {
-        let Kind::Alm {
-            user,
-            password,
-            sessions,
-        } = &self.credential.kind
-        else {
+        let Kind::Alm { login, sessions } = &self.credential.kind else {
             return None;
         };
         Some(SignIn {
             name: self.credential.name.clone(),
-            user: user.clone(),
-            password: password.clone(),
+            login: login.clone(),
             sessions: sessions.clone(),
         })
     }
@@ -144,11 +157,10 @@ impl Injection {
         Ok(Some((name, value)))
     }
 
-    /// Takes out of an answer's fields what would give it away: fields that repeat it, and the cookies
-    /// of a sign-in, which are kept here.
+    /// Takes out of a response's fields what would give it away: fields that repeat it, and the cookies
+    /// of a session, which stay here.
     pub(crate) fn clean(&self, headers: &mut HeaderMap) {
-        if let Some(jar) = &self.jar {
-            jar.keep_cookies_of(headers);
+        if self.jar.is_some() {
             headers.remove(http::header::SET_COOKIE);
         }
         let secrets = self.secrets();
@@ -178,11 +190,16 @@ impl Injection {
             Kind::Bearer { token: secret } | Kind::Header { value: secret, .. } => {
                 all.push(secret.expose().to_owned());
             }
-            Kind::Alm { password, .. } => all.push(password.expose().to_owned()),
+            Kind::Alm { login, .. } => {
+                if let Login::Password { user, password } = login {
+                    all.push(STANDARD.encode(format!("{user}:{}", password.expose())));
+                }
+                all.push(login.secret().expose().to_owned());
+            }
             Kind::Certificate(_) => {}
         }
         if let Some(jar) = &self.jar {
-            all.extend(jar.values());
+            all.extend(jar.secrets());
         }
         all.retain(|text| text.len() >= 6);
         all.into_iter().map(String::into_bytes).collect()
@@ -198,7 +215,7 @@ mod tests {
 
     fn of(kind: &str, header: Option<&str>) -> Injection {
         let user = Some("me".to_owned());
-        let kind = make_kind(kind, user, header, None, Secret::new("open-sesame")).unwrap();
+        let kind = make_kind(kind, user, None, header, None, Secret::new("open-sesame")).unwrap();
         let origin = vec!["https://alm.corp.example".parse().unwrap()];
         let credential = Arc::new(checked("alm", kind, origin).unwrap());
         let target = Target::parse("https://alm.corp.example/qcbin/rest").unwrap();

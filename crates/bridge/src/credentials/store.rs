@@ -12,8 +12,9 @@
 //! The command line changes the file beside a running bridge, which notices: the file has a lock of
 //! its own, and is replaced as a whole.
 
+use super::alm::Login;
 use super::{CREDENTIALS_MAX, Credential, Credentials, Kind, ORIGINS_MAX, Origin, check_name};
-use crate::data_dir::{DataDirError, PrivateDir};
+use crate::data_dir::{DataDirError, PrivateDir, read_given};
 use crate::secret::Secret;
 use crate::upstream::ClientCert;
 use base64::Engine as _;
@@ -110,6 +111,8 @@ struct Entry {
 struct Parts {
     #[serde(skip_serializing_if = "Option::is_none")]
     user: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    client_id: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     header: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -250,12 +253,8 @@ impl Store {
     }
 
     fn given_key(&self, path: &Path) -> Result<Vec<u8>, StoreError> {
-        let dir = path.parent().unwrap_or(Path::new("."));
-        let name = path.file_name().and_then(|name| name.to_str());
-        let name = name.ok_or_else(|| self.key_error("it has no name"))?;
         // What the service manager gives is read-only, for its user alone.
-        let read = PrivateDir::of_others(dir).read_private(name)?;
-        read.ok_or_else(|| self.key_error("it does not exist"))
+        read_given(path)?.ok_or_else(|| self.key_error("it does not exist"))
     }
 
     fn own_key(&self, make: bool) -> Result<Vec<u8>, StoreError> {
@@ -342,11 +341,24 @@ impl Parts {
     fn of(kind: &Kind) -> Self {
         let secret = |secret: &Secret| secret.expose().to_owned();
         match kind {
-            Kind::Basic { user, password } | Kind::Alm { user, password, .. } => Self {
+            Kind::Basic { user, password } => Self {
                 user: Some(user.clone()),
                 secret: secret(password),
                 ..Self::default()
             },
+            Kind::Alm { login, .. } => {
+                let name = Some(login.name().to_owned());
+                let (user, client_id) = match login {
+                    Login::Password { .. } => (name, None),
+                    Login::ApiKey { .. } => (None, name),
+                };
+                Self {
+                    user,
+                    client_id,
+                    secret: secret(login.secret()),
+                    ..Self::default()
+                }
+            }
             Kind::Bearer { token } => Self {
                 secret: secret(token),
                 ..Self::default()
@@ -368,6 +380,7 @@ impl Parts {
         make_kind(
             word,
             self.user,
+            self.client_id,
             self.header.as_deref(),
             self.certificate,
             Secret::new(&self.secret),
@@ -382,6 +395,7 @@ impl Parts {
 pub(crate) fn make_kind(
     word: &str,
     user: Option<String>,
+    client_id: Option<String>,
     header: Option<&str>,
     certificate: Option<String>,
     secret: Secret,
@@ -391,6 +405,10 @@ pub(crate) fn make_kind(
     }
     let user = user.filter(|user| !user.is_empty() && !user.contains(':'));
     let no_user = "this kind needs a user (--user), without ':'";
+    if client_id.is_some() && word != "alm" {
+        return Err("--client-id belongs to the kind alm".into());
+    }
+    let client_id = client_id.filter(|id| !id.is_empty() && !id.contains(char::is_control));
     let is_field = |text: &str| text.bytes().all(|byte| byte >= b' ' && byte != 0x7f);
     match word {
         "basic" => Ok(Kind::Basic {
@@ -398,8 +416,20 @@ pub(crate) fn make_kind(
             password: secret,
         }),
         "alm" => Ok(Kind::Alm {
-            user: user.ok_or(no_user)?,
-            password: secret,
+            login: match (user, client_id) {
+                (Some(user), None) => Login::Password {
+                    user,
+                    password: secret,
+                },
+                (None, Some(client_id)) => Login::ApiKey { client_id, secret },
+                _ => {
+                    return Err(
+                        "this kind needs a user (--user), without ':', or the client id of \
+                                an API key (--client-id)"
+                            .into(),
+                    );
+                }
+            },
             sessions: Arc::default(),
         }),
         "bearer" if !is_field(secret.expose()) => Err("a token is one line of text".into()),
@@ -463,6 +493,7 @@ mod tests {
         let kind = make_kind(
             "basic",
             Some("me".into()),
+            None,
             None,
             None,
             Secret::new("sesame"),
@@ -533,6 +564,7 @@ mod tests {
             make_kind(
                 kind,
                 user.map(Into::into),
+                None,
                 header,
                 None,
                 Secret::new(secret),

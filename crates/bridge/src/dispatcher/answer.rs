@@ -8,12 +8,13 @@ use crate::upstream::{AnswerBody, BodyError, Connection, Progress, response_fail
 use bytes::{Bytes, BytesMut};
 use http::header::{AUTHORIZATION, CONTENT_LENGTH, HeaderValue, WWW_AUTHENTICATE};
 use http::{HeaderMap, Response, StatusCode};
-use http_body::{Body, Frame};
+use http_body::{Body, Frame, SizeHint};
 use http_body_util::BodyExt as _;
 use hyper::body::Incoming;
 use protocol::frame::{BodyLength, Headers, ResponseHead};
 use protocol::{Code, Execution, Failure};
 use std::borrow::Cow;
+use std::collections::VecDeque;
 use std::future::poll_fn;
 use std::pin::Pin;
 use std::task::{Context, Poll};
@@ -28,7 +29,7 @@ const GRACE: Duration = Duration::from_millis(2);
 /// Passes an answer on, and gives its connection back.
 pub(super) async fn pass_on(
     exchange: &mut Exchange,
-    response: Response<Incoming>,
+    response: Response<Peeked>,
     mut connection: Connection,
     progress: &Progress,
 ) -> Result<(), Failure> {
@@ -36,8 +37,8 @@ pub(super) async fn pass_on(
         // An early answer: the request goes on while the relay is waited for.
         connection.run_alone();
     }
-    let (parts, incoming) = response.into_parts();
-    let mut body = AnswerBody::new(incoming, &mut connection);
+    let (parts, peeked) = response.into_parts();
+    let mut body = peeked.whole(&mut connection);
     if parts.status == StatusCode::SWITCHING_PROTOCOLS {
         let detail = "the target switched to another protocol, which was not asked for";
         return Err(executed(Code::TargetProtocol, detail));
@@ -79,6 +80,122 @@ pub(super) async fn pass_on(
         exchange.active.upstream.give_back(connection).await;
     }
     Ok(())
+}
+
+/// Bytes of a body that are looked at, and how long they are waited for.
+const PEEK_MAX_BYTES: usize = 16 * 1024;
+const PEEK_WITHIN: Duration = Duration::from_secs(5);
+
+/// A response's body, of which the beginning may have been read.
+#[derive(Debug)]
+pub(super) struct Peeked {
+    front: VecDeque<Frame<Bytes>>,
+    /// How the reading ended, where it did not end at the limit.
+    failed: Option<BodyError>,
+    incoming: Incoming,
+}
+
+impl From<Incoming> for Peeked {
+    fn from(incoming: Incoming) -> Self {
+        Self {
+            front: VecDeque::new(),
+            failed: None,
+            incoming,
+        }
+    }
+}
+
+impl Peeked {
+    /// Reads the beginning of a body, and returns whether it holds `text` along with the body, of which
+    /// nothing is lost.
+    pub(super) async fn look_for(
+        text: &[u8],
+        incoming: Incoming,
+        connection: &mut Connection,
+    ) -> (Self, bool) {
+        let mut read = Vec::new();
+        let mut front = VecDeque::new();
+        let mut failed = None;
+        let mut body = AnswerBody::new(incoming, connection);
+        let reading = async {
+            while read.len() < PEEK_MAX_BYTES {
+                match body.frame().await {
+                    Some(Ok(frame)) => {
+                        if let Some(data) = frame.data_ref() {
+                            read.extend_from_slice(data);
+                        }
+                        front.push_back(frame);
+                        if read.windows(text.len()).any(|part| part == text) {
+                            return true;
+                        }
+                    }
+                    Some(Err(error)) => {
+                        failed = Some(error);
+                        return false;
+                    }
+                    None => return false,
+                }
+            }
+            false
+        };
+        let reading = tokio::time::timeout(PEEK_WITHIN, reading);
+        let is_found = reading.await.unwrap_or(false);
+        let incoming = body.into_rest();
+        let peeked = Self {
+            front,
+            failed,
+            incoming,
+        };
+        (peeked, is_found)
+    }
+
+    /// The whole body, as it comes on its connection.
+    fn whole(self, connection: &mut Connection) -> Whole<'_> {
+        Whole {
+            front: self.front,
+            failed: self.failed,
+            rest: AnswerBody::new(self.incoming, connection),
+        }
+    }
+}
+
+/// What was read of a body, and the rest of it.
+struct Whole<'a> {
+    front: VecDeque<Frame<Bytes>>,
+    failed: Option<BodyError>,
+    rest: AnswerBody<'a>,
+}
+
+impl Body for Whole<'_> {
+    type Data = Bytes;
+    type Error = BodyError;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        if let Some(frame) = self.front.pop_front() {
+            return Poll::Ready(Some(Ok(frame)));
+        }
+        match self.failed.take() {
+            Some(error) => Poll::Ready(Some(Err(error))),
+            None => Pin::new(&mut self.rest).poll_frame(cx),
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.front.is_empty() && self.failed.is_none() && self.rest.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        let rest = self.rest.size_hint();
+        let front = self.front.iter().filter_map(|frame| frame.data_ref());
+        let front: u64 = front.map(|data| data.len() as u64).sum();
+        match rest.exact() {
+            Some(rest) => SizeHint::with_exact(rest + front),
+            None => SizeHint::new(),
+        }
+    }
 }
 
 /// Whether the connection may now be, or be about to be, logged in as this request's caller: these
@@ -254,7 +371,7 @@ impl Pieces {
 /// waited for, not while the relay is.
 struct Rest<'a> {
     first: Option<Frame<Bytes>>,
-    body: AnswerBody<'a>,
+    body: Whole<'a>,
     is_end: bool,
     bytes_left_max: Option<u64>,
     idle: Duration,

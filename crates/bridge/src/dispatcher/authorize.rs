@@ -4,8 +4,9 @@ use super::exchange::Exchange;
 use super::refusal::limited;
 use crate::config::CallerCredentials;
 use crate::credentials::Injection;
+use crate::credentials::alm::{Over, SignIn};
 use crate::upstream::request_head;
-use http::Request;
+use http::{HeaderMap, Request};
 use policy::{Approved, Candidate};
 use protocol::frame::RequestTarget;
 use protocol::{Code, Failure};
@@ -48,6 +49,7 @@ impl Exchange {
             .inspect_err(|failure| {
                 limited(|| tracing::warn!(detail = failure.detail, "refused"));
             })?;
+        injection.check_caller(candidate.target())?;
         let is_url = matches!(self.head.target, RequestTarget::Url(_));
         if is_url && injection.sign_in().is_some() {
             return Err(invalid(
@@ -65,10 +67,43 @@ impl Exchange {
         let Some(sign_in) = injection.sign_in() else {
             return Ok(());
         };
-        let before = injection.jar().cloned();
-        let jar = sign_in.at(&self.active, name, before.as_ref()).await?;
+        let jar = sign_in.at(&self.active, name).await?;
         injection.signed_in(jar);
         Ok(())
+    }
+
+    /// Takes changed cookies of the session that a request used from its response, and ends the session
+    /// for the reason that the response gives, or because a core cookie was deleted. True where that
+    /// reason is that the request had no effect, and a new session may be opened.
+    pub(super) fn follow_session(
+        &self,
+        injection: &Injection,
+        headers: &HeaderMap,
+        reason: Option<Over>,
+    ) -> bool {
+        let RequestTarget::Endpoint { name, .. } = &self.head.target else {
+            return false;
+        };
+        let Some((sign_in, jar)) = injection.sign_in().zip(injection.jar()) else {
+            return false;
+        };
+        let over = |why| sign_in.end_session(&self.active, name, jar, why);
+        if !jar.follow(headers) {
+            over(Over::Deleted);
+        }
+        reason.is_some_and(over)
+    }
+
+    /// Whether ALM's identity behind a request's session is signed in, for a response that does not show
+    /// it.
+    pub(super) async fn is_alive(&self, injection: &Injection) -> bool {
+        let RequestTarget::Endpoint { name, .. } = &self.head.target else {
+            return true;
+        };
+        match injection.jar() {
+            Some(jar) => SignIn::is_alive(&self.active, name, jar).await,
+            None => true,
+        }
     }
 
     /// The head of the request, with its credential.
@@ -78,11 +113,6 @@ impl Exchange {
         injection: Option<&Injection>,
     ) -> Result<Request<()>, Failure> {
         let mut request = request_head(approved, &self.head)?;
-        if self.must_be_signed() {
-            for field in crate::signed::OWN_FIELDS {
-                request.headers_mut().remove(field);
-            }
-        }
         let Some(injection) = injection else {
             return Ok(request);
         };

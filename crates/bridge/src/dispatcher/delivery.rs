@@ -15,8 +15,8 @@ use crate::credentials::Injection;
 use crate::deliveries::{Deliveries, Mine, Turn};
 use crate::journal::{Known, Outcome};
 use crate::upstream::{
-    AnswerBody, Connection, FRESH_FOR, Key, Refused, RequestBody, Upstream, refused,
-    request_failure, untouched,
+    AnswerBody, Connection, Key, Refused, RequestBody, Reuse, Upstream, refused, request_failure,
+    untouched,
 };
 use bytes::{Bytes, BytesMut};
 use http::{HeaderMap, Request, Response};
@@ -53,7 +53,15 @@ pub(super) async fn serve(
     let mine = match deliveries.turn(attempt) {
         Turn::Mine(mine) => mine,
         Turn::Running(mut ended) => {
-            let outcome = ended.wait_for(Option::is_some).await;
+            // While the disk takes nothing this may be long, and the relay may ask again and again.
+            let ending = ended.wait_for(Option::is_some);
+            let outcome = tokio::select! {
+                failure = exchange.send.closed() => return Err(failure),
+                outcome = timeout_at(exchange.times.end_by, ending) => outcome,
+            };
+            let Ok(outcome) = outcome else {
+                return Err(not_now("the attempt runs"));
+            };
             let outcome = outcome.ok().and_then(|outcome| *outcome);
             return match outcome {
                 Some(outcome) => answer_known(exchange, outcome),
@@ -75,44 +83,40 @@ pub(super) async fn serve(
     let own = injection.as_ref().and_then(Injection::client_cert);
     let key = Upstream::key(candidate.target(), None, own);
     let active = exchange.active.clone();
-    let pooled = active.upstream.reuse(&key, Some(FRESH_FOR), |address| {
-        candidate.approve(address).ok()
-    });
+    let pooled = active
+        .upstream
+        .take_idle(&key, Reuse::Once, |address| candidate.approve(address).ok());
     let (approved, connection) = match pooled {
         Some(pooled) => pooled,
         None => {
             let connecting = exchange.connection(&candidate, &key);
-            exchange.before_dispatch(connecting).await?
+            let (approved, mut connection) = exchange.before_dispatch(connecting).await?;
+            connection.mark_for_once();
+            (approved, connection)
         }
     };
     exchange.head_for(&approved, injection.as_ref())?;
-    let ticket = match exchange.must_be_signed() {
-        true => Some(exchange.signed(nonces, &body).await?),
-        false => None,
-    };
-    if let Err(failure) = exchange.send.dispatched() {
-        let over = Err(failure);
-        if let Some(ticket) = ticket {
-            ticket.ended(None, &over).await;
-        }
-        return over;
+    if exchange.must_be_signed() {
+        exchange.sign(nonces, &body).await?;
     }
+    exchange.send.dispatched()?;
     match deliveries.journal.begin(attempt).await {
         Ok(Known::Nothing) => {}
         Ok(Known::Ended(outcome)) => return answer_known(exchange, outcome),
         Ok(Known::Begun) => return Err(not_now("the attempt runs")),
         Err(error) => return Err(not_now(error)),
     }
+    // After the journal: until here the same attempt may come again with its nonce, whatever fails.
+    if let Err(failure) = exchange.spend().await {
+        mine.ended(Outcome::failed(&failure)).await;
+        return Err(failure);
+    }
     let way = Way {
         candidate: &candidate,
         key: &key,
         injection: injection.as_ref(),
     };
-    let result = execute(exchange, mine, way, approved, connection, body).await;
-    if let Some(ticket) = ticket {
-        ticket.ended(exchange.status, &result).await;
-    }
-    result
+    execute(exchange, mine, way, approved, connection, body).await
 }
 
 /// Where an attempt goes, and with what.
@@ -163,13 +167,16 @@ async fn execute(
     body: Bytes,
 ) -> Result<(), Failure> {
     let result = request(exchange, way, approved, connection, body).await;
+    exchange.status = result.as_ref().ok().map(|answered| answered.head.status);
+    // Before the relay learns of it: the next attempt may come at once.
+    let over = result.as_ref().map(|_| ()).map_err(Failure::clone);
+    exchange.settle(&over).await;
     let outcome = match &result {
         Ok(answered) => Outcome::answered(answered.head.status),
         Err(failure) => Outcome::failed(failure),
     };
     mine.ended(outcome).await;
     let answered = result?;
-    exchange.status = Some(answered.head.status);
     exchange.send.head(&answered.head, &answered.body, true)
 }
 

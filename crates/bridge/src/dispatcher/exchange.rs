@@ -3,15 +3,17 @@
 //! Whatever ends it early ends in one [`Failure`], which resets the stream. A reset by the relay
 //! drops what is under way here, and with it the connection to the target.
 
+use super::answer::Peeked;
 use super::refusal::refused as refused_by;
-use super::resolve::resolve;
-use super::signed::NonceStore;
+use super::resolve::resolve_for;
+use super::signed::{NonceStore, Ticket};
 use super::{Active, LONGEST, Records, answer, delivery, raw, websocket};
 use crate::credentials::Injection;
+use crate::credentials::alm::Over;
 use crate::deliveries::Deliveries;
 use crate::quota::{Place, Quota};
 use crate::upstream::{
-    Connection, FRESH_FOR, Key, Progress, Refused, RequestBody, Upstream, closed_before_answer,
+    Connection, Key, Progress, Refused, RequestBody, Reuse, Upstream, closed_before_answer,
     refused, request_failure, untouched,
 };
 use bytes::Bytes;
@@ -41,6 +43,9 @@ const TRIES_MAX: u32 = 3;
 /// question (RFC 9110, 10.1.1).
 const GO_AHEAD_WITHIN: Duration = Duration::from_secs(1);
 
+/// What ALM says in a response of 500 to a session that was signed out. It has done nothing then.
+const TOKEN_INVALID: &[u8] = b"TokenId is invalid";
+
 /// Runs an exchange to its end.
 pub(super) async fn run(active: Arc<Active>, records: &Records, incoming: Incoming) {
     let Incoming { head, send, recv } = incoming;
@@ -53,6 +58,8 @@ pub(super) async fn run(active: Arc<Active>, records: &Records, incoming: Incomi
         times,
         status: None,
         response_max: None,
+        ticket: None,
+        has_credential: false,
     };
     let result = exchange.serve(&records.nonces, recv).await;
     exchange.note(records, started.elapsed(), &result);
@@ -83,8 +90,12 @@ pub(super) async fn deliver(
         times,
         status: None,
         response_max: None,
+        ticket: None,
+        has_credential: false,
     };
     let result = delivery::serve(&mut exchange, &deliveries, &records.nonces, attempt, recv).await;
+    // Before the relay learns of it: the same attempt may come again at once.
+    exchange.ticket = None;
     exchange.note(records, started.elapsed(), &result);
     if let Err(failure) = result {
         exchange.send.reset(failure);
@@ -165,6 +176,10 @@ pub(super) struct Exchange {
     pub(super) status: Option<u16>,
     /// Bytes of an answer's body that are passed on.
     pub(super) response_max: Option<u64>,
+    /// The nonce of a signed request.
+    pub(super) ticket: Option<Ticket>,
+    /// Whether this bridge adds a credential, which heads with a status of 1xx could repeat.
+    pub(super) has_credential: bool,
 }
 
 /// Why no answer's head came.
@@ -277,10 +292,10 @@ impl Exchange {
     ) -> Result<(), Failure> {
         let max = self.active.config.signed_calls.body_max.bytes();
         let body = self.whole(recv, (max, "signed_calls.body_max")).await?;
-        let ticket = self.signed(nonces, &body).await?;
+        self.sign(nonces, &body).await?;
         let body = RequestBody::of_whole(body, self.head.body);
         let result = self.dispatch(candidate, body).await;
-        ticket.ended(self.status, &result).await;
+        self.settle(&result).await;
         result
     }
 
@@ -348,7 +363,7 @@ impl Exchange {
 
     /// Every address of the candidate's host that may be connected to.
     pub(super) async fn approved(&self, candidate: &Candidate) -> Result<Vec<Approved>, Failure> {
-        let addresses = resolve(candidate.target().host()).await?;
+        let addresses = resolve_for(candidate.target().host(), self.head.share).await?;
         candidate
             .approve_any(addresses)
             .map_err(|refusal| refused_by(&refusal, &self.head))
@@ -393,6 +408,7 @@ impl Exchange {
         }
         .and_then(|settings| settings.ca_file.as_deref());
         let mut injection = self.injection(candidate)?;
+        self.has_credential = injection.is_some();
         let own = injection.as_ref().and_then(Injection::client_cert);
         let both = Upstream::key(candidate.target(), ca_file, own);
         // By HTTP/2 the library does not tell whether the target wants a body.
@@ -405,7 +421,8 @@ impl Exchange {
         {
             Box::pin(self.before_dispatch(self.sign_in(injection))).await?;
         }
-        // Until the sign-in was found to be over.
+        // Until the session was found to be over.
+        let mut is_renewed = false;
         let mut unsigned = injection
             .as_ref()
             .and_then(Injection::jar)
@@ -413,10 +430,13 @@ impl Exchange {
         // A body that is whole can be sent once more.
         let whole = body.whole();
         let mut again = whole.clone().filter(|_| is_repeatable(&self.head.method));
-        let idle_max = again.is_none().then_some(FRESH_FOR);
+        let reuse = match again {
+            Some(_) => Reuse::Repeatable,
+            None => Reuse::Once,
+        };
         let pooled = active
             .upstream
-            .reuse(&key, idle_max, |address| candidate.approve(address).ok());
+            .take_idle(&key, reuse, |address| candidate.approve(address).ok());
         let (approved, mut connection) = match pooled {
             Some(pooled) => pooled,
             // Boxed, as all is here that most exchanges do without: they stay small.
@@ -430,7 +450,11 @@ impl Exchange {
                         connected => connected,
                     }
                 };
-                Box::pin(self.before_dispatch(connecting)).await?
+                let (approved, mut connection) = Box::pin(self.before_dispatch(connecting)).await?;
+                if reuse == Reuse::Once {
+                    connection.mark_for_once();
+                }
+                (approved, connection)
             }
         };
         let mut head = Some(self.head_for(&approved, injection.as_ref())?);
@@ -441,31 +465,47 @@ impl Exchange {
                 Some(head) => head,
                 None => self.head_for(&approved, injection.as_ref())?,
             };
+            if self.ticket.is_some() {
+                Box::pin(self.spend()).await?;
+            }
             self.send.dispatched()?;
             let progress = body.progress();
             let request = head.map(|()| body);
             let mut error = match self.head_of(&mut connection, request, &progress).await {
-                Ok(response)
-                    if response.status() == StatusCode::UNAUTHORIZED
-                        && tries_left > 0
-                        && unsigned.is_some()
-                        && let Some(injection) = &mut injection =>
-                {
-                    // The sign-in is over, and nothing was done: once more, with a new one.
-                    let answered = |failure: Failure| Failure {
-                        execution: Execution::Executed,
-                        ..failure
+                Ok(response) => {
+                    let used = injection.as_ref().filter(|own| own.jar().is_some());
+                    let (mut response, is_over) = match used {
+                        None => (response.map(Peeked::from), false),
+                        Some(own) => {
+                            let looking =
+                                self.session_of(own, response, &mut connection, is_renewed);
+                            Box::pin(looking).await?
+                        }
                     };
-                    let signing = Box::pin(self.sign_in(injection));
-                    signing.await.map_err(answered)?;
-                    let bytes = unsigned.take().unwrap_or_default();
-                    body = RequestBody::of_whole(bytes, self.head.body);
-                    drop((response, connection));
-                    let connecting = Box::pin(self.connection(candidate, &key));
-                    (_, connection) = connecting.await.map_err(answered)?;
-                    continue;
-                }
-                Ok(mut response) => {
+                    if is_over
+                        && tries_left > 0
+                        && let Some(own) = &mut injection
+                        && let Some(bytes) = unsigned.take()
+                    {
+                        // The request had no effect: once more, with a new session. Where there is none,
+                        // the caller may repeat it.
+                        let no_effect = |failure: Failure| Failure {
+                            execution: match may_have_left {
+                                true => Execution::PossiblyExecuted,
+                                false => Execution::NotDispatched,
+                            },
+                            ..failure
+                        };
+                        is_renewed = true;
+                        drop((response, connection));
+                        let signing = Box::pin(self.before_dispatch(self.sign_in(own)));
+                        signing.await.map_err(no_effect)?;
+                        body = RequestBody::of_whole(bytes, self.head.body);
+                        let connecting = self.connection(candidate, &key);
+                        let connecting = Box::pin(self.before_dispatch(connecting));
+                        (_, connection) = connecting.await.map_err(no_effect)?;
+                        continue;
+                    }
                     if let Some(injection) = &injection {
                         injection.clean(response.headers_mut());
                     }
@@ -514,6 +554,48 @@ impl Exchange {
         }
         let detail = "the target closes its connections before they are used";
         Err(Failure::possibly_executed(Code::TargetClosed, detail))
+    }
+
+    /// Looks at a response for the session that its request used, and says whether it is over, so that the
+    /// request had no effect. Where only the body of a response tells, its beginning is read. A session
+    /// that was opened for this request (`is_renewed`) is not ended by the response: the target refuses
+    /// the request itself.
+    async fn session_of(
+        &self,
+        injection: &Injection,
+        response: Response<Body>,
+        connection: &mut Connection,
+        is_renewed: bool,
+    ) -> Result<(Response<Peeked>, bool), Failure> {
+        let looking = async {
+            let (parts, incoming) = response.into_parts();
+            let is_encoded = parts.headers.contains_key(http::header::CONTENT_ENCODING);
+            match parts.status {
+                StatusCode::UNAUTHORIZED if !is_renewed => {
+                    (parts, Peeked::from(incoming), Some(Over::Unauthorized))
+                }
+                StatusCode::INTERNAL_SERVER_ERROR if is_encoded || self.head.method == "HEAD" => {
+                    if !self.is_alive(injection).await {
+                        // Whether this response means that is open, so nothing is repeated.
+                        let none = HeaderMap::new();
+                        self.follow_session(injection, &none, Some(Over::SignedOut));
+                    }
+                    (parts, Peeked::from(incoming), None)
+                }
+                StatusCode::INTERNAL_SERVER_ERROR if !is_renewed => {
+                    let looking = Peeked::look_for(TOKEN_INVALID, incoming, connection);
+                    let (peeked, is_found) = looking.await;
+                    (parts, peeked, is_found.then_some(Over::SignedOut))
+                }
+                _ => (parts, Peeked::from(incoming), None),
+            }
+        };
+        let (parts, peeked, reason) = tokio::select! {
+            failure = self.send.closed() => return Err(failure),
+            looked = looking => looked,
+        };
+        let is_over = self.follow_session(injection, &parts.headers, reason);
+        Ok((Response::from_parts(parts, peeked), is_over))
     }
 
     /// Rewrites an answer's fields for a client that browses, where the endpoint's entry says so.
@@ -574,6 +656,7 @@ impl Exchange {
             });
             match step.await {
                 Step::Hint(hint) if hint.status == 100 && !self.head.expect_continue => {}
+                Step::Hint(hint) if hint.status != 100 && self.has_credential => {}
                 Step::Hint(hint) => {
                     if hint.status == 100 {
                         go_ahead_by = None;

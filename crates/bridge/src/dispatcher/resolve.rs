@@ -1,71 +1,63 @@
 //! A target's host, as the addresses that the policy then decides on.
+//!
+//! The threads for lookups are shared: each caller may have as many as it leaves for others, so that a
+//! caller with slow names keeps only itself waiting.
 
 use policy::Host;
+use protocol::frame::Share;
 use protocol::{Code, Failure};
-use std::io;
-use std::net::{IpAddr, SocketAddr, ToSocketAddrs as _};
+use std::net::IpAddr;
+use std::sync::{Arc, LazyLock};
 use std::time::Duration;
-use tokio::sync::Semaphore;
-use tokio::time::{Instant, timeout_at};
+use transport::lookup::{Lookups, Owner};
 
 /// Longest wait for the resolver; its own retries add up to more.
 const WITHIN: Duration = Duration::from_secs(5);
 
-/// Names that are looked up at a time. A look-up blocks a thread and cannot be broken off: it
-/// counts until the resolver is done, whether or not anybody still waits for it.
-const LOOKUPS_MAX: usize = 32;
+/// Names that are looked up at a time.
+const LOOKUPS_MAX: usize = 64;
 
-static LOOKUPS: Semaphore = Semaphore::const_new(LOOKUPS_MAX);
+static LOOKUPS: LazyLock<Arc<Lookups>> = LazyLock::new(|| Lookups::new(LOOKUPS_MAX));
 
-/// Every address of the host, each once, in the resolver's order.
+/// Every address of the host, each once, in the resolver's order. Looked up for the bridge itself.
 ///
 /// # Errors
-/// `target_dns` when there is none, or none in time.
+/// As [`resolve_for`].
 pub async fn resolve(host: &Host) -> Result<Vec<IpAddr>, Failure> {
+    look_up(&LOOKUPS, host, "bridge".into()).await
+}
+
+/// The same, looked up for a caller.
+///
+/// # Errors
+/// `target_dns` when there is no address, or none in time; `overloaded` when the caller, or this host, can
+/// look up no more names now.
+pub(super) async fn resolve_for(host: &Host, caller: Share) -> Result<Vec<IpAddr>, Failure> {
+    look_up(&LOOKUPS, host, caller.caller.to_string().into()).await
+}
+
+async fn look_up(
+    lookups: &Arc<Lookups>,
+    host: &Host,
+    group: Arc<str>,
+) -> Result<Vec<IpAddr>, Failure> {
     let name = match host {
         Host::Addr(address) => return Ok(vec![*address]),
         Host::Name(name) => name.as_str(),
     };
-    let failed = |detail: String| {
-        let detail = format!("the name {name} could not be resolved: {detail}");
-        Failure::not_dispatched(Code::TargetDns, detail)
+    let owner = Owner {
+        group,
+        member: "".into(),
     };
-    let owned = name.to_owned();
-    let find = move || (owned.as_str(), 0).to_socket_addrs().map(Iterator::collect);
-    let found = look_up(find, &LOOKUPS, WITHIN).await.map_err(failed)?;
-    let mut addresses: Vec<IpAddr> = Vec::new();
-    for address in found.iter().map(SocketAddr::ip) {
-        if !addresses.contains(&address) {
-            addresses.push(address);
-        }
-    }
-    if addresses.is_empty() {
-        return Err(failed("it has no address".into()));
-    }
-    Ok(addresses)
-}
-
-/// Runs `find` on a thread of its own, when there is a permit for it.
-async fn look_up(
-    find: impl FnOnce() -> io::Result<Vec<SocketAddr>> + Send + 'static,
-    permits: &'static Semaphore,
-    within: Duration,
-) -> Result<Vec<SocketAddr>, String> {
-    let by = Instant::now() + within;
-    // Nobody closes the semaphore.
-    let Ok(Ok(permit)) = timeout_at(by, permits.acquire()).await else {
-        return Err("too many names are being looked up".into());
-    };
-    let finding = tokio::task::spawn_blocking(move || {
-        let found = find();
-        drop(permit);
-        found
-    });
-    match timeout_at(by, finding).await {
-        Ok(Ok(found)) => found.map_err(|error| error.to_string()),
-        Ok(Err(error)) => Err(error.to_string()),
-        Err(_) => Err(format!("no answer within {within:?}")),
-    }
+    let found = lookups.resolve(&owner, name, WITHIN).await;
+    found.map_err(|error| {
+        let code = match error.is_shortage() {
+            true => Code::Overloaded,
+            false => Code::TargetDns,
+        };
+        let detail = format!("the name {name} could not be resolved: {error}");
+        Failure::not_dispatched(code, detail)
+    })
 }
 
 #[cfg(test)]
@@ -80,23 +72,5 @@ mod tests {
         let failure = resolve(&host).await.unwrap_err();
         assert_eq!(failure.code, Code::TargetDns);
         assert!(failure.execution.is_safe_to_repeat());
-    }
-
-    #[tokio::test]
-    async fn a_lookup_that_nobody_waits_for_counts_until_it_is_done() {
-        static ONE: Semaphore = Semaphore::const_new(1);
-        let short = Duration::from_millis(20);
-        let (release, held) = std::sync::mpsc::channel::<()>();
-        let stuck = move || {
-            let _ = held.recv();
-            Ok(Vec::new())
-        };
-        let error = look_up(stuck, &ONE, short).await.unwrap_err();
-        assert!(error.contains("no answer"), "{error}");
-        let refused = look_up(|| Ok(Vec::new()), &ONE, short).await.unwrap_err();
-        assert!(refused.contains("too many names"), "{refused}");
-        release.send(()).unwrap();
-        let long = Duration::from_secs(10);
-        assert!(look_up(|| Ok(Vec::new()), &ONE, long).await.is_ok());
     }
 }

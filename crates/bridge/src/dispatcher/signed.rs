@@ -1,22 +1,33 @@
 //! Signed calls, where the config asks for them: verified before anything is done, used up before anything
 //! leaves.
+//!
+//! ```text
+//! whole body -> sign: verify, reserve the nonce, keep the covered fields -> ... -> spend -> dispatched -> settle
+//! ```
 
 use super::exchange::Exchange;
-use crate::signed::{Asked, Nonces, Signed, Use, verify};
+use crate::signed::{Asked, Audience, Binding, Nonces, Reserved, Taken, verify};
 use bytes::Bytes;
-use protocol::frame::RequestTarget;
+use protocol::frame::{Headers, HeadersBuilder, RequestTarget};
 use protocol::{Code, Execution, Failure};
-use std::sync::Arc;
+use std::path::Path;
+use std::sync::{Arc, OnceLock};
 use std::time::SystemTime;
 
-/// A nonce that this exchange has used; it is good again if the exchange came to nothing.
+/// The nonce that this exchange may use.
 pub(super) struct Ticket {
-    nonces: Arc<Nonces>,
-    signed: Signed,
+    reserved: Reserved,
+    /// Whether another attempt may follow one that the target responded to with a failure.
+    is_delivery: bool,
 }
 
 fn refused(detail: impl Into<String>) -> Failure {
     Failure::not_dispatched(Code::RefusedByPolicy, detail)
+}
+
+fn unwritable(error: &str) -> Failure {
+    let detail = format!("the nonce cannot be written down: {error}");
+    Failure::not_dispatched(Code::Overloaded, detail)
 }
 
 impl Exchange {
@@ -34,12 +45,9 @@ impl Exchange {
         }
     }
 
-    /// Verifies the signature over a request whose whole body is this, and uses its nonce up.
-    pub(super) async fn signed(
-        &self,
-        nonces: &NonceStore,
-        body: &Bytes,
-    ) -> Result<Ticket, Failure> {
+    /// Verifies the signature over a request whose whole body is this, reserves its nonce, and removes the
+    /// fields that the signature does not cover.
+    pub(super) async fn sign(&mut self, nonces: &NonceStore, body: &Bytes) -> Result<(), Failure> {
         let Some(key) = &self.active.tenant_key else {
             return Err(refused("there is no key"));
         };
@@ -60,75 +68,135 @@ impl Exchange {
             target_uri: &target_uri,
             headers: &self.head.headers,
             body,
+            credential: self.head.credential.as_deref(),
         };
         let config = &self.active.config;
-        let validity = config.signed_calls.validity_max.get();
-        let signed = verify(
-            key,
-            &config.bridge.name,
-            validity,
-            &asked,
-            SystemTime::now(),
-        )
-        .map_err(refused)?;
-        let nonces = nonces.get(config.bridge.data_dir.get()).await?;
-        let (store, nonce, expires) = (nonces.clone(), signed.nonce.clone(), signed.expires);
-        let taken = tokio::task::spawn_blocking(move || store.take(&nonce, expires)).await;
-        match taken.unwrap_or_else(|error| Err(error.to_string())) {
-            Ok(Use::Fresh) => Ok(Ticket { nonces, signed }),
-            Ok(Use::Again) => Err(refused("a request with this nonce was executed already")),
-            Ok(Use::Full) => {
-                let detail = "as many nonces are remembered as may be; some expire soon";
-                Err(Failure::not_dispatched(Code::Overloaded, detail))
-            }
-            Err(error) => {
-                let detail = format!("the nonce cannot be written down: {error}");
-                Err(Failure::not_dispatched(Code::Overloaded, detail))
-            }
-        }
-    }
-}
-
-impl Ticket {
-    /// The exchange is over: what certainly did nothing may come again.
-    pub(super) async fn ended(self, status: Option<u16>, result: &Result<(), Failure>) {
-        let is_free = match (result, status) {
-            (Err(failure), _) => matches!(
-                failure.execution,
-                Execution::NotSent | Execution::NotDispatched
-            ),
-            // The target took nothing of it.
-            (Ok(()), Some(status)) => status >= 300,
-            (Ok(()), None) => false,
+        let section = &config.signed_calls;
+        let audience = Audience {
+            name: &config.bridge.name,
+            key: nonces.fingerprint(),
+            is_key_required: section.require_bridge_key,
         };
-        if !is_free {
+        let validity = section.validity_max.get();
+        let signed =
+            verify(key, &audience, validity, &asked, SystemTime::now()).map_err(refused)?;
+        let binding = Binding::of(self.head.call, &signed.base);
+        let store = nonces.get(config.bridge.data_dir.get());
+        let (nonce, times) = (signed.nonce.clone(), (signed.created, signed.expires));
+        let reserving = tokio::task::spawn_blocking(move || store.reserve(&nonce, times, binding));
+        let taken = reserving
+            .await
+            .unwrap_or_else(|error| Err(error.to_string()));
+        let reserved = match taken.map_err(|error| unwritable(&error))? {
+            Taken::Reserved(reserved) => reserved,
+            Taken::InUse => {
+                let detail = "a request with this nonce is on its way";
+                return Err(Failure::not_dispatched(Code::Overloaded, detail));
+            }
+            Taken::Used => return Err(refused("a request with this nonce was executed already")),
+            Taken::TooOld => {
+                return Err(refused(
+                    "the signature is older than this bridge's store of nonces: sign the request again",
+                ));
+            }
+            Taken::Full => {
+                let detail = "as many nonces are remembered as may be; some expire soon";
+                return Err(Failure::not_dispatched(Code::Overloaded, detail));
+            }
+        };
+        self.head.headers = passed(&self.head.headers, |name| signed.passes(name))?;
+        self.ticket = Some(Ticket {
+            reserved,
+            is_delivery: self.head.call.is_some(),
+        });
+        Ok(())
+    }
+
+    /// Uses the nonce up, where the exchange is signed. To be called before anything leaves.
+    pub(super) async fn spend(&mut self) -> Result<(), Failure> {
+        let Some(mut ticket) = self.ticket.take() else {
+            return Ok(());
+        };
+        if ticket.reserved.is_spent {
+            self.ticket = Some(ticket);
+            return Ok(());
+        }
+        let spending = tokio::task::spawn_blocking(move || {
+            let spent = ticket.reserved.spend();
+            (ticket, spent)
+        });
+        let (ticket, spent) = spending
+            .await
+            .map_err(|error| unwritable(&error.to_string()))?;
+        self.ticket = Some(ticket);
+        spent.map_err(|error| unwritable(&error))
+    }
+
+    /// The exchange is over: what was not dispatched may come again with its nonce.
+    pub(super) async fn settle(&mut self, result: &Result<(), Failure>) {
+        let Some(ticket) = self.ticket.take() else {
+            return;
+        };
+        if !ticket.reserved.is_spent {
             return;
         }
-        let Self { nonces, signed } = self;
-        let freeing = move || nonces.free(&signed.nonce, signed.expires);
-        if let Ok(Err(error)) = tokio::task::spawn_blocking(freeing).await {
+        let is_failure = self.status.is_some_and(|status| status >= 300);
+        let is_free = result.as_ref().is_err_and(|failure| {
+            matches!(
+                failure.execution,
+                Execution::NotSent | Execution::NotDispatched
+            )
+        });
+        let is_repeatable = ticket.is_delivery && is_failure;
+        if !(is_free || is_repeatable) {
+            return;
+        }
+        let settling = move || match is_free {
+            true => ticket.reserved.free(),
+            false => ticket.reserved.repeatable(),
+        };
+        if let Ok(Err(error)) = tokio::task::spawn_blocking(settling).await {
             tracing::warn!(error, "a nonce stays used");
         }
     }
 }
 
-/// The store of nonces, opened when it is first needed.
-#[derive(Debug, Default)]
-pub(super) struct NonceStore(tokio::sync::OnceCell<Arc<Nonces>>);
+/// The fields that go on.
+fn passed(headers: &Headers, passes: impl Fn(&str) -> bool) -> Result<Headers, Failure> {
+    let mut kept = HeadersBuilder::default();
+    for (name, value) in headers.iter() {
+        let is_kept =
+            std::str::from_utf8(name).is_ok_and(|name| passes(&name.to_ascii_lowercase()));
+        if is_kept {
+            let pushed = kept.push(name, value);
+            pushed.map_err(|error| Failure::not_dispatched(Code::Internal, error.to_string()))?;
+        }
+    }
+    Ok(kept.build())
+}
+
+/// The store of nonces, and what the bridge's own key is known by.
+#[derive(Debug)]
+pub(crate) struct NonceStore {
+    nonces: OnceLock<Arc<Nonces>>,
+    fingerprint: String,
+}
 
 impl NonceStore {
-    async fn get(&self, data_dir: &std::path::Path) -> Result<Arc<Nonces>, Failure> {
-        let path = data_dir.join("nonces.redb");
-        let opening = || async {
-            let opened = tokio::task::spawn_blocking(move || Nonces::open(&path)).await;
-            opened
-                .unwrap_or_else(|error| Err(error.to_string()))
-                .map(Arc::new)
-                .map_err(|error| {
-                    let detail = format!("the store of nonces cannot be opened: {error}");
-                    Failure::not_dispatched(Code::Overloaded, detail)
-                })
-        };
-        self.0.get_or_try_init(opening).await.cloned()
+    pub(super) fn new(fingerprint: String) -> Self {
+        Self {
+            nonces: OnceLock::new(),
+            fingerprint,
+        }
+    }
+
+    pub(super) fn fingerprint(&self) -> &str {
+        &self.fingerprint
+    }
+
+    /// The store in the data directory, which does not change while the bridge runs.
+    pub(super) fn get(&self, data_dir: &Path) -> Arc<Nonces> {
+        let made = || Nonces::new(data_dir.join("nonces.redb"));
+        self.nonces.get_or_init(made).clone()
     }
 }

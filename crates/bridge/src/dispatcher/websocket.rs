@@ -3,6 +3,7 @@
 use super::exchange::{Exchange, NoHead};
 use super::{answer, raw};
 use crate::credentials::Injection;
+use crate::credentials::alm::Over;
 use crate::upstream::{RequestBody, Upstream, request_failure};
 use bytes::Bytes;
 use http::header::{self, HeaderValue};
@@ -27,6 +28,7 @@ pub(super) async fn serve(
     };
     let ca_file = settings.and_then(|settings| settings.ca_file.as_deref());
     let mut injection = exchange.injection(candidate)?;
+    exchange.has_credential = injection.is_some();
     let own = injection.as_ref().and_then(Injection::client_cert);
     // Only HTTP/1.1 connections are switched to it here.
     let key = Upstream::key(candidate.target(), ca_file, own).of_http1();
@@ -56,11 +58,14 @@ pub(super) async fn serve(
         NoHead::Target(error) => request_failure(error.error()),
     })?;
     if let Some(injection) = &injection {
+        let reason = (response.status() == StatusCode::UNAUTHORIZED).then_some(Over::Unauthorized);
+        exchange.follow_session(injection, response.headers(), reason);
         injection.clean(response.headers_mut());
     }
     exchange.rewrite(response.headers_mut());
     exchange.status = Some(response.status().as_u16());
     if response.status() != StatusCode::SWITCHING_PROTOCOLS {
+        let response = response.map(answer::Peeked::from);
         return answer::pass_on(exchange, response, connection, &progress).await;
     }
     switch(exchange, candidate, response, recv).await

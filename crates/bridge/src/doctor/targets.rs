@@ -2,6 +2,7 @@
 
 use super::Check;
 use crate::config::Config;
+use crate::credentials::alm;
 use crate::dispatcher::{Active, own_addresses};
 use crate::health::probe;
 use crate::reload::load_credentials;
@@ -80,6 +81,7 @@ pub(super) async fn check(config: &Config, checks: &mut Vec<Check>) {
 /// One endpoint: name, connection, TLS, HTTP, and its credential.
 async fn look_at(active: &Arc<Active>, name: &str) -> Check {
     let found = probe(active, name, true).await;
+    alm::sign_out_of(active, name).await;
     let settings = active.config.rules.settings(name);
     let credential = settings.and_then(|settings| settings.credential.as_deref());
     let addresses: Vec<String> = found.addresses.iter().map(ToString::to_string).collect();

@@ -2,17 +2,19 @@
 
 use super::PROBE_WITHIN;
 use crate::credentials::Injection;
+use crate::credentials::alm::Over;
 use crate::dispatcher::{Active, resolve};
 use crate::upstream::{
     Connection, RequestBody, Upstream, refused as refused_by_target, request_failure, request_head,
 };
 use bytes::Bytes;
-use http::Method;
+use http::{Method, Response, StatusCode};
 use hyper::client::conn::TrySendError;
 use policy::{Approved, Target};
 use protocol::frame::{BodyLength, Class, Headers, RequestHead, RequestTarget, TimeLeft};
 use protocol::{Code, Failure};
 use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
 use tokio::time::timeout;
 
 /// What a look found, up to where it ended.
@@ -31,7 +33,7 @@ pub(crate) struct Probe {
 /// Looks at an endpoint: resolves, connects, and asks for its `health_path` if it has one. With `asks`, it
 /// asks in any case, for the base URL where there is no such path. The endpoint's credential goes with
 /// the request.
-pub(crate) async fn probe(active: &Active, name: &str, asks: bool) -> Probe {
+pub(crate) async fn probe(active: &Arc<Active>, name: &str, asks: bool) -> Probe {
     let mut probe = Probe::default();
     let looked = timeout(PROBE_WITHIN, look(active, name, asks, &mut probe)).await;
     let late = || {
@@ -42,7 +44,12 @@ pub(crate) async fn probe(active: &Active, name: &str, asks: bool) -> Probe {
     probe
 }
 
-async fn look(active: &Active, name: &str, asks: bool, probe: &mut Probe) -> Result<(), Failure> {
+async fn look(
+    active: &Arc<Active>,
+    name: &str,
+    asks: bool,
+    probe: &mut Probe,
+) -> Result<(), Failure> {
     let settings = active.config.rules.settings(name);
     let path = settings.and_then(|settings| settings.health_path.as_deref());
     let asks = asks || path.is_some();
@@ -83,7 +90,7 @@ async fn look(active: &Active, name: &str, asks: bool, probe: &mut Probe) -> Res
     if let Some(injection) = &mut injection
         && let Some(sign_in) = injection.sign_in()
     {
-        injection.signed_in(sign_in.at(active, name, None).await?);
+        injection.signed_in(sign_in.at(active, name).await?);
     }
     let injection = injection.as_ref();
     let asked = match ask(&used, &head, injection, connection).await? {
@@ -95,7 +102,16 @@ async fn look(active: &Active, name: &str, asks: bool, probe: &mut Probe) -> Res
         }
         asked => asked,
     };
-    probe.status = Some(asked.map_err(|error| request_failure(error.error()))?);
+    let response = asked.map_err(|error| request_failure(error.error()))?;
+    probe.status = Some(response.status().as_u16());
+    if let Some((sign_in, jar)) = injection.and_then(|own| own.sign_in().zip(own.jar())) {
+        let is_whole = jar.follow(response.headers());
+        if response.status() == StatusCode::UNAUTHORIZED {
+            sign_in.end_session(active, name, jar, Over::Unauthorized);
+        } else if !is_whole {
+            sign_in.end_session(active, name, jar, Over::Deleted);
+        }
+    }
     Ok(())
 }
 
@@ -115,10 +131,10 @@ fn injection(active: &Active, name: &str, target: &Target) -> Result<Option<Inje
     Injection::new(credential.clone(), target, "GET").map(Some)
 }
 
-/// The status of an answer, or why there is none.
-type Asked = Result<u16, TrySendError<http::Request<RequestBody>>>;
+/// The head of a response, or why there is none.
+type Asked = Result<Response<()>, TrySendError<http::Request<RequestBody>>>;
 
-/// Makes the request. The answer's body is not read; the connection is closed.
+/// Makes the request. The response's body is not read; the connection is closed.
 async fn ask(
     approved: &Approved,
     head: &RequestHead,
@@ -131,7 +147,7 @@ async fn ask(
     }
     let request = request.map(|()| RequestBody::of_whole(Bytes::new(), BodyLength::None));
     let answer = connection.send(request).await;
-    Ok(answer.map(|response| response.status().as_u16()))
+    Ok(answer.map(|response| response.map(drop)))
 }
 
 fn refused(refusal: &policy::Refusal) -> Failure {

@@ -2,21 +2,32 @@
 //!
 //! ```text
 //! entries  call id, attempt        -> state, number, seconds since 1970, status, code, execution
-//! order    number of the record    -> call id, attempt       oldest first, to let go of
+//! order    number of the record    -> call id, attempt       oldest first, to drop acknowledged ones
 //! about    "id", "sequence"
+//!
+//! open --(any error)--> closed --(next request, after a pause)--> opened again
 //! ```
+//!
+//! A database that had one I/O error is of no use any more: it is closed, and opened again when something is
+//! wanted of it, after a pause that grows. What this process has begun stays begun over that, because its
+//! outcome is still to be written; an intent whose commit failed is removed, because nothing has left.
 
 use super::{Answer, Ask, JournalError, Known, Outcome};
+use crate::data_dir::PrivateDir;
+use machine::shortage;
 use protocol::frame::{CallAttempt, DeliveryResult, JournalMark};
 use protocol::{Code, Execution};
+use redb::backends::FileBackend;
 use redb::{
-    Database, DatabaseError, Durability, ReadableDatabase as _, ReadableTable, Table,
-    TableDefinition, WriteTransaction,
+    Database, Durability, ReadableDatabase as _, ReadableTable, Table, TableDefinition, TableError,
+    WriteTransaction,
 };
-use std::fs::OpenOptions;
+use std::collections::HashSet;
 use std::io;
-use std::path::{Path, PathBuf};
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::ops::Bound::{Excluded, Unbounded};
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::PathBuf;
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 type Key = [u8; 20];
 type Value = [u8; 22];
@@ -34,14 +45,18 @@ const CACHE_BYTES: usize = 256 * 1024;
 /// About what an entry takes on disk, its place in both tables included.
 const ENTRY_BYTES: u64 = 128;
 
-/// How long an entry answers repeats, and waits for the relay's word.
-const KEPT: Duration = Duration::from_secs(7 * 24 * 3600);
+/// Acknowledged entries that are dropped in one commit.
+const DROPPED_AT_ONCE: usize = 128;
 
-/// Entries that are let go of in one commit.
-const DROPPED_AT_ONCE: usize = 64;
-
-/// Entries that are looked at for that.
+/// Entries that are looked at for that. Each commit goes on where the one before ended.
 const LOOKED_AT: usize = 256;
+
+/// The pause before a database that failed is opened again: at first, and at most.
+const REOPEN_AFTER: Duration = Duration::from_secs(1);
+const REOPEN_AFTER_MAX: Duration = Duration::from_secs(15);
+
+/// How often the log says that the journal still does not work.
+const SAY_AGAIN: Duration = Duration::from_secs(60);
 
 /// How much a journal holds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -72,9 +87,6 @@ pub enum OpenError {
     /// The thread.
     #[error("the journal's thread cannot be started")]
     Thread(#[source] io::Error),
-    /// The system gave no random bytes.
-    #[error("the system gave no random bytes")]
-    Random,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -90,7 +102,7 @@ struct Entry {
     state: State,
     /// The number of its intent.
     number: u64,
-    /// When that was, in seconds since 1970.
+    /// When that was, in seconds since 1970: for people. Nothing depends on it, for a clock may be wrong.
     at: u64,
     outcome: Outcome,
 }
@@ -176,8 +188,40 @@ fn now() -> u64 {
         .map_or(0, |since| since.as_secs())
 }
 
-fn disk(error: impl std::fmt::Display) -> JournalError {
-    JournalError::Disk(error.to_string())
+/// Why the database does not do what it should.
+#[derive(Debug, Clone)]
+struct Fault {
+    detail: String,
+    /// It is the disk's, or the machine's, and may pass.
+    may_pass: bool,
+    /// The file is not what was written.
+    is_damage: bool,
+}
+
+impl Fault {
+    fn lasting(detail: impl Into<String>) -> Self {
+        Self {
+            detail: detail.into(),
+            may_pass: false,
+            is_damage: false,
+        }
+    }
+}
+
+fn disk(error: impl Into<redb::Error>) -> Fault {
+    let error = error.into();
+    let (may_pass, is_damage) = match &error {
+        redb::Error::Io(error) if error.kind() == io::ErrorKind::InvalidData => (false, true),
+        redb::Error::Io(error) => (shortage::is_disk_trouble(error), false),
+        redb::Error::PreviousIo | redb::Error::DatabaseClosed => (true, false),
+        redb::Error::Corrupted(_) => (false, true),
+        _ => (false, false),
+    };
+    Fault {
+        detail: error.to_string(),
+        may_pass,
+        is_damage,
+    }
 }
 
 /// Numbers that follow from what is on disk.
@@ -190,76 +234,161 @@ struct Counts {
 
 /// The journal's file.
 pub(super) struct Store {
-    database: Database,
-    id: [u8; 16],
-    counts: Counts,
+    dir: PrivateDir,
+    name: String,
     bounds: Bounds,
+    /// None after an error, until it is opened again.
+    database: Option<Database>,
+    /// None until the file could be read for the first time.
+    id: Option<[u8; 16]>,
+    /// What a process before this one left without an outcome has one.
+    is_settled: bool,
+    counts: Counts,
+    /// Attempts of this process whose intent is on disk and whose outcome is not. As many as deliveries run.
+    running: HashSet<Key>,
+    /// The number of the record up to which acknowledged entries were looked for.
+    looked_up_to: u64,
+    trouble: Option<Trouble>,
+}
+
+/// The time since something last failed, until something is on disk again.
+struct Trouble {
+    fault: Fault,
+    reopen_at: Instant,
+    /// The pause before the next try.
+    pause: Duration,
+    say_at: Instant,
 }
 
 impl Store {
-    /// Opens or makes it. What was begun and has no outcome gets one that nobody can be sure of.
-    pub(super) fn open(path: &Path, bounds: Bounds) -> Result<Self, OpenError> {
-        let failed = |detail: String| OpenError::File {
-            path: path.to_owned(),
-            detail,
-        };
-        let database = match create(path) {
-            Ok(database) => database,
-            Err(DatabaseError::Storage(redb::StorageError::Corrupted(what))) => {
-                set_aside(path, &what).map_err(|error| failed(error.to_string()))?;
-                create(path).map_err(|error| failed(error.to_string()))?
-            }
-            Err(DatabaseError::Storage(redb::StorageError::Io(error)))
-                if error.kind() == io::ErrorKind::InvalidData =>
-            {
-                set_aside(path, &error.to_string()).map_err(|error| failed(error.to_string()))?;
-                create(path).map_err(|error| failed(error.to_string()))?
-            }
-            Err(error) => return Err(failed(error.to_string())),
-        };
-        let fresh: [u8; 16] = transport::tunnel::random().map_err(|_| OpenError::Random)?;
+    /// Opens or makes it. What was begun and has no outcome gets one that nobody can be sure of. Where the
+    /// disk fails for a while, the journal is opened later: until then nothing is begun.
+    pub(super) fn open(dir: &PrivateDir, name: &str, bounds: Bounds) -> Result<Self, OpenError> {
         let mut store = Self {
-            database,
-            id: fresh,
-            counts: Counts::default(),
+            dir: dir.clone(),
+            name: name.to_owned(),
             bounds,
+            database: None,
+            id: None,
+            is_settled: false,
+            counts: Counts::default(),
+            running: HashSet::new(),
+            looked_up_to: 0,
+            trouble: None,
         };
-        store.settle().map_err(|error| failed(error.to_string()))?;
+        match store.reopen() {
+            Ok(()) => {}
+            Err(fault) if fault.may_pass => store.failed(fault),
+            Err(fault) => {
+                return Err(OpenError::File {
+                    path: dir.path(name),
+                    detail: fault.detail,
+                });
+            }
+        }
         Ok(store)
     }
 
-    pub(super) fn mark(&self) -> JournalMark {
-        JournalMark {
-            id: self.id,
+    /// None until the file could be read for the first time.
+    pub(super) fn mark(&self) -> Option<JournalMark> {
+        self.id.map(|id| JournalMark {
+            id,
             sequence: self.counts.sequence,
+        })
+    }
+
+    fn reopen(&mut self) -> Result<(), Fault> {
+        let database = match self.id {
+            None => self.create()?,
+            // The relay knows this journal: no other may take its place while the process lives.
+            Some(_) => {
+                let file = self.dir.open_existing(&self.name);
+                database(file.map_err(redb::Error::Io).map_err(disk)?)?
+            }
+        };
+        let (id, sequence) = read_about(&database)?;
+        if self.id.is_some() && self.id != id {
+            return Err(Fault::lasting("another file is in its place"));
+        }
+        if id.is_some() {
+            self.id = id;
+            self.counts.sequence = sequence;
+        }
+        self.settle(&database)?;
+        self.database = Some(database);
+        Ok(())
+    }
+
+    /// Opens the file or makes it; one that is no journal is set aside.
+    fn create(&self) -> Result<Database, Fault> {
+        let open = || {
+            let file = self.dir.open_or_create(&self.name);
+            let file = file.map_err(|error| match shortage::io_error(&error) {
+                Some(source) => Fault {
+                    may_pass: shortage::is_disk_trouble(source),
+                    ..Fault::lasting(crate::slot::chain(&error))
+                },
+                None => Fault::lasting(error.to_string()),
+            })?;
+            database(file)
+        };
+        match open() {
+            Err(fault) if fault.is_damage => {
+                self.set_aside(&fault.detail)
+                    .map_err(redb::Error::Io)
+                    .map_err(disk)?;
+                open()
+            }
+            opened => opened,
         }
     }
 
-    /// Reads what it is, and ends what a crash left without an end.
-    fn settle(&mut self) -> Result<(), JournalError> {
-        let write = self.begin_write()?;
-        let mut counts = Counts::default();
-        {
+    /// Keeps a journal that cannot be read for whoever wants to look at it.
+    fn set_aside(&self, why: &str) -> io::Result<()> {
+        let stem = self.name.trim_end_matches(".redb");
+        let aside = format!("{stem}.unreadable-{}", now());
+        self.dir.rename(&self.name, &aside)?;
+        tracing::error!(
+            journal = %self.dir.path(&self.name).display(),
+            kept_as = aside,
+            why,
+            "the journal of deliveries cannot be read; a new one is begun, and the relay will say of what \
+             was on its way that its outcome is unknown"
+        );
+        Ok(())
+    }
+
+    /// Counts what is there, and ends what has no end: after a crash nobody can be sure of it; after an
+    /// error of this process nothing has left, and the entry goes.
+    fn settle(&mut self, database: &Database) -> Result<(), Fault> {
+        let write = begin_write(database)?;
+        let mut counts = Counts {
+            sequence: self.counts.sequence,
+            ..Counts::default()
+        };
+        let mut has_changed = false;
+        let id = {
             let mut about = write.open_table(ABOUT).map_err(disk)?;
-            let known = about.get(ID).map_err(disk)?.map(|id| id.value());
-            match known {
-                Some(id) => self.id = id.to_be_bytes(),
-                None => drop(
-                    about
-                        .insert(ID, u128::from_be_bytes(self.id))
-                        .map_err(disk)?,
-                ),
-            }
-            let sequence = about.get(SEQUENCE).map_err(disk)?.map(|at| at.value());
-            counts.sequence = sequence.and_then(|at| at.try_into().ok()).unwrap_or(0);
+            let id = match self.id {
+                Some(id) => id,
+                None => {
+                    let fresh = transport::tunnel::random();
+                    let id: [u8; 16] =
+                        fresh.map_err(|_| Fault::lasting("the system gave no random bytes"))?;
+                    about.insert(ID, u128::from_be_bytes(id)).map_err(disk)?;
+                    has_changed = true;
+                    id
+                }
+            };
             let mut entries = write.open_table(ENTRIES).map_err(disk)?;
-            write.open_table(ORDER).map_err(disk)?;
+            let mut order = write.open_table(ORDER).map_err(disk)?;
             let mut begun = Vec::new();
             for item in entries.iter().map_err(disk)? {
                 let (key, value) = item.map_err(disk)?;
                 let entry = Entry::read(value.value());
                 counts.entries += 1;
                 match entry.state {
+                    State::Begun if self.running.contains(key.value()) => {}
                     State::Begun => begun.push((*key.value(), entry)),
                     State::Acknowledged => counts.acknowledged += 1,
                     State::Ended => {}
@@ -267,6 +396,13 @@ impl Store {
             }
             for (key, entry) in begun {
                 counts.sequence += 1;
+                has_changed = true;
+                if self.is_settled {
+                    entries.remove(&key).map_err(disk)?;
+                    order.remove(entry.number).map_err(disk)?;
+                    counts.entries -= 1;
+                    continue;
+                }
                 let ended = Entry {
                     state: State::Ended,
                     outcome: Outcome {
@@ -280,53 +416,126 @@ impl Store {
             about
                 .insert(SEQUENCE, u128::from(counts.sequence))
                 .map_err(disk)?;
+            id
+        };
+        if has_changed {
+            write.commit().map_err(disk)?;
+        } else {
+            // A start on a full disk needs no room then.
+            write.abort().map_err(disk)?;
         }
-        write.commit().map_err(disk)?;
+        self.id = Some(id);
         self.counts = counts;
+        self.is_settled = true;
         Ok(())
     }
 
-    fn begin_write(&self) -> Result<WriteTransaction, JournalError> {
-        let mut write = self.database.begin_write().map_err(disk)?;
-        write.set_durability(Durability::Immediate).map_err(disk)?;
-        Ok(write)
+    /// The database is not used again as it is.
+    fn failed(&mut self, fault: Fault) {
+        // Closed before it is opened again: it has a lock.
+        self.database = None;
+        let now = Instant::now();
+        let (pause, say_at) = match &self.trouble {
+            None => (REOPEN_AFTER, now),
+            Some(trouble) => ((2 * trouble.pause).min(REOPEN_AFTER_MAX), trouble.say_at),
+        };
+        let mut trouble = Trouble {
+            fault,
+            reopen_at: now + pause,
+            pause,
+            say_at,
+        };
+        if now >= trouble.say_at {
+            trouble.say_at = now + SAY_AGAIN;
+            tracing::error!(
+                error = trouble.fault.detail,
+                journal = %self.dir.path(&self.name).display(),
+                "the journal of deliveries does not work: deliveries wait"
+            );
+        }
+        self.trouble = Some(trouble);
     }
 
-    /// Does what is asked for in one commit. Where that fails, nothing of it was done.
+    /// The database, opened again where it is time for that.
+    fn ready(&mut self) -> Result<(), Fault> {
+        if self.database.is_some() {
+            return Ok(());
+        }
+        self.reopen()
+    }
+
+    /// Does what is asked for in one commit. Where that fails, nothing of it counts as done.
     pub(super) fn commit<'a>(
         &mut self,
         asks: impl ExactSizeIterator<Item = &'a Ask> + Clone,
     ) -> Vec<Result<Answer, JournalError>> {
         let count = asks.len();
+        let refused = |fault: &Fault| {
+            let error = JournalError::Disk(fault.detail.clone());
+            (0..count).map(|_| Err(error.clone())).collect()
+        };
+        if self.database.is_none()
+            && let Some(trouble) = &self.trouble
+            && Instant::now() < trouble.reopen_at
+        {
+            return refused(&trouble.fault);
+        }
         let only_reads = asks
             .clone()
             .all(|ask| matches!(ask, Ask::Look(_) | Ask::Open(..)));
-        let done = if only_reads {
-            self.read(asks)
-        } else {
-            self.write(asks)
-        };
-        done.unwrap_or_else(|error| {
-            tracing::error!(%error, "deliveries wait");
-            (0..count).map(|_| Err(error.clone())).collect()
-        })
+        // A library that fails a disk by a panic must not end this thread: nothing would be delivered
+        // until the next start.
+        let done = catch_unwind(AssertUnwindSafe(|| {
+            self.ready()?;
+            match only_reads {
+                true => self.read(asks),
+                false => self.write(asks),
+            }
+        }));
+        let done = done.unwrap_or_else(|_| Err(Fault::lasting("the database failed by a panic")));
+        match done {
+            Ok(answers) => {
+                // That something can be read says nothing of the room for more.
+                if !only_reads && self.trouble.take().is_some() {
+                    tracing::info!("the journal of deliveries works again");
+                }
+                answers
+            }
+            Err(fault) => {
+                let answers = refused(&fault);
+                self.failed(fault);
+                answers
+            }
+        }
     }
 
     fn read<'a>(
         &self,
         asks: impl Iterator<Item = &'a Ask>,
-    ) -> Result<Vec<Result<Answer, JournalError>>, JournalError> {
-        let read = self.database.begin_read().map_err(disk)?;
-        let entries = read.open_table(ENTRIES).map_err(disk)?;
+    ) -> Result<Vec<Result<Answer, JournalError>>, Fault> {
+        let read = self.open_database()?.begin_read().map_err(disk)?;
+        let entries = match read.open_table(ENTRIES) {
+            Ok(entries) => entries,
+            Err(TableError::TableDoesNotExist(_)) => {
+                return Ok(asks.map(|ask| Ok(nothing(ask))).collect());
+            }
+            Err(error) => return Err(disk(error)),
+        };
         asks.map(|ask| look(&entries, ask).map(Ok)).collect()
+    }
+
+    fn open_database(&self) -> Result<&Database, Fault> {
+        let database = self.database.as_ref();
+        database.ok_or_else(|| Fault::lasting("it is closed"))
     }
 
     fn write<'a>(
         &mut self,
-        asks: impl Iterator<Item = &'a Ask>,
-    ) -> Result<Vec<Result<Answer, JournalError>>, JournalError> {
-        let write = self.begin_write()?;
+        asks: impl Iterator<Item = &'a Ask> + Clone,
+    ) -> Result<Vec<Result<Answer, JournalError>>, Fault> {
+        let write = begin_write(self.open_database()?)?;
         let mut counts = self.counts;
+        let mut looked_up_to = self.looked_up_to;
         let answers = {
             let mut tables = Tables {
                 entries: write.open_table(ENTRIES).map_err(disk)?,
@@ -334,9 +543,9 @@ impl Store {
                 counts: &mut counts,
                 bounds: self.bounds,
             };
-            tables.let_go()?;
+            tables.drop_acknowledged(&mut looked_up_to)?;
             let mut answers = Vec::new();
-            for ask in asks {
+            for ask in asks.clone() {
                 answers.push(tables.apply(ask)?);
             }
             let sequence = u128::from(tables.counts.sequence);
@@ -347,8 +556,49 @@ impl Store {
         };
         write.commit().map_err(disk)?;
         self.counts = counts;
+        self.looked_up_to = looked_up_to;
+        for (ask, answer) in asks.zip(&answers) {
+            match (ask, answer) {
+                (Ask::Begin(attempt), Ok(Answer::Known(Known::Nothing))) => {
+                    self.running.insert(key(*attempt));
+                }
+                (Ask::End(attempt, _), Ok(_)) => {
+                    self.running.remove(&key(*attempt));
+                }
+                _ => {}
+            }
+        }
         Ok(answers)
     }
+}
+
+/// A database in a file, which it locks.
+fn database(file: std::fs::File) -> Result<Database, Fault> {
+    let backend = FileBackend::new(file).map_err(disk)?;
+    redb::Builder::new()
+        .set_cache_size(CACHE_BYTES)
+        .create_with_backend(backend)
+        .map_err(disk)
+}
+
+/// Its id, if it has one yet, and its sequence.
+fn read_about(database: &Database) -> Result<(Option<[u8; 16]>, u64), Fault> {
+    let read = database.begin_read().map_err(disk)?;
+    let about = match read.open_table(ABOUT) {
+        Ok(about) => about,
+        Err(TableError::TableDoesNotExist(_)) => return Ok((None, 0)),
+        Err(error) => return Err(disk(error)),
+    };
+    let id = about.get(ID).map_err(disk)?;
+    let sequence = about.get(SEQUENCE).map_err(disk)?;
+    let sequence = sequence.and_then(|at| at.value().try_into().ok());
+    Ok((id.map(|id| id.value().to_be_bytes()), sequence.unwrap_or(0)))
+}
+
+fn begin_write(database: &Database) -> Result<WriteTransaction, Fault> {
+    let mut write = database.begin_write().map_err(disk)?;
+    write.set_durability(Durability::Immediate).map_err(disk)?;
+    Ok(write)
 }
 
 struct Tables<'a> {
@@ -359,16 +609,16 @@ struct Tables<'a> {
 }
 
 impl Tables<'_> {
-    fn get(&self, key: &Key) -> Result<Option<Entry>, JournalError> {
+    fn get(&self, key: &Key) -> Result<Option<Entry>, Fault> {
         get(&self.entries, key)
     }
 
-    fn put(&mut self, key: &Key, entry: &Entry) -> Result<(), JournalError> {
+    fn put(&mut self, key: &Key, entry: &Entry) -> Result<(), Fault> {
         self.entries.insert(key, &entry.write()).map_err(disk)?;
         Ok(())
     }
 
-    fn apply(&mut self, ask: &Ask) -> Result<Result<Answer, JournalError>, JournalError> {
+    fn apply(&mut self, ask: &Ask) -> Result<Result<Answer, JournalError>, Fault> {
         match ask {
             Ask::Look(_) | Ask::Open(..) => look(&self.entries, ask).map(Ok),
             Ask::Begin(attempt) => self.begin(&key(*attempt)),
@@ -404,7 +654,7 @@ impl Tables<'_> {
         }
     }
 
-    fn begin(&mut self, key: &Key) -> Result<Result<Answer, JournalError>, JournalError> {
+    fn begin(&mut self, key: &Key) -> Result<Result<Answer, JournalError>, Fault> {
         if let Some(entry) = self.get(key)? {
             return Ok(Ok(Answer::Known(entry.known())));
         }
@@ -425,47 +675,66 @@ impl Tables<'_> {
         Ok(Ok(Answer::Known(Known::Nothing)))
     }
 
-    /// Lets go of the oldest: those that are too old, and while acknowledged ones take more than
-    /// half of the room, those.
-    fn let_go(&mut self) -> Result<(), JournalError> {
-        let too_old = now().saturating_sub(KEPT.as_secs());
-        let half = self.bounds.entries() / 2;
-        let mut surplus = self.counts.acknowledged.saturating_sub(half);
+    /// Drops acknowledged entries, the oldest first, while they take more than half of the room, or the room
+    /// that the next intents need. What is not acknowledged stays, however old it seems: a clock may be
+    /// wrong, and an entry that is gone is a delivery that is made twice.
+    fn drop_acknowledged(&mut self, looked_up_to: &mut u64) -> Result<(), Fault> {
+        let (most, acknowledged) = (self.bounds.entries(), self.counts.acknowledged);
+        let spare = (most / 8).min(DROPPED_AT_ONCE as u64);
+        let above = self.counts.entries.saturating_sub(most - spare);
+        let mut surplus = acknowledged
+            .saturating_sub(most / 2)
+            .max(above.min(acknowledged));
+        if surplus == 0 {
+            return Ok(());
+        }
         let mut gone = Vec::new();
-        for item in self.order.iter().map_err(disk)?.take(LOOKED_AT) {
+        let mut looked = 0;
+        let from = (Excluded(*looked_up_to), Unbounded);
+        for item in self.order.range::<u64>(from).map_err(disk)? {
             let (number, key) = item.map_err(disk)?;
-            let Some(entry) = self.get(key.value())? else {
-                gone.push((number.value(), *key.value(), None));
-                continue;
-            };
-            let is_acknowledged = entry.state == State::Acknowledged;
-            let is_old = entry.at < too_old && entry.state != State::Begun;
-            if is_old || (is_acknowledged && surplus > 0) {
-                surplus = surplus.saturating_sub(u64::from(is_acknowledged));
-                gone.push((number.value(), *key.value(), Some(is_acknowledged)));
-            } else if surplus == 0 && entry.at >= too_old {
-                break;
+            looked += 1;
+            *looked_up_to = number.value();
+            match self.get(key.value())? {
+                Some(entry) if entry.state != State::Acknowledged => {}
+                found => {
+                    surplus = surplus.saturating_sub(u64::from(found.is_some()));
+                    gone.push((number.value(), *key.value(), found.is_some()));
+                }
             }
-            if gone.len() == DROPPED_AT_ONCE {
+            if looked >= LOOKED_AT || gone.len() >= DROPPED_AT_ONCE || surplus == 0 {
                 break;
             }
         }
-        for (number, key, was_acknowledged) in gone {
+        if looked < LOOKED_AT && surplus > 0 && gone.len() < DROPPED_AT_ONCE {
+            // The end: older ones were acknowledged since.
+            *looked_up_to = 0;
+        }
+        for (number, key, is_entry) in gone {
             self.order.remove(number).map_err(disk)?;
-            if let Some(was_acknowledged) = was_acknowledged {
+            if is_entry {
                 self.entries.remove(&key).map_err(disk)?;
                 self.counts.entries -= 1;
-                self.counts.acknowledged -= u64::from(was_acknowledged);
+                self.counts.acknowledged -= 1;
             }
         }
         Ok(())
     }
 }
 
+/// What an empty journal answers.
+fn nothing(ask: &Ask) -> Answer {
+    match ask {
+        Ask::Look(_) => Answer::Known(Known::Nothing),
+        Ask::Open(..) => Answer::Open(Vec::new()),
+        Ask::Begin(_) | Ask::End(..) | Ask::Acknowledge(_) => Answer::Done,
+    }
+}
+
 fn get(
     entries: &impl ReadableTable<&'static Key, &'static Value>,
     key: &Key,
-) -> Result<Option<Entry>, JournalError> {
+) -> Result<Option<Entry>, Fault> {
     let found = entries.get(key).map_err(disk)?;
     Ok(found.map(|value| Entry::read(value.value())))
 }
@@ -473,7 +742,7 @@ fn get(
 fn look(
     entries: &impl ReadableTable<&'static Key, &'static Value>,
     ask: &Ask,
-) -> Result<Answer, JournalError> {
+) -> Result<Answer, Fault> {
     match ask {
         Ask::Look(attempt) => {
             let entry = get(entries, &key(*attempt))?;
@@ -500,29 +769,28 @@ fn look(
     }
 }
 
-/// Opens the file, or makes it for its owner alone.
-fn create(path: &Path) -> Result<Database, DatabaseError> {
-    let mut options = OpenOptions::new();
-    options.read(true).write(true).create(true).truncate(false);
-    #[cfg(unix)]
-    std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
-    let opened = options.open(path);
-    drop(opened.map_err(|error| DatabaseError::Storage(redb::StorageError::Io(error)))?);
-    redb::Builder::new()
-        .set_cache_size(CACHE_BYTES)
-        .create(path)
-}
+#[cfg(test)]
+pub(super) mod tests {
+    use super::*;
 
-/// Keeps a journal that cannot be read for whoever wants to look at it.
-fn set_aside(path: &Path, why: &str) -> io::Result<()> {
-    let aside = path.with_extension(format!("unreadable-{}", now()));
-    std::fs::rename(path, &aside)?;
-    tracing::error!(
-        journal = %path.display(),
-        kept_as = %aside.display(),
-        why,
-        "the journal of deliveries cannot be read; a new one is begun, and the relay will say of what \
-         was on its way that its outcome is unknown"
-    );
-    Ok(())
+    /// Makes all entries of a journal that nobody has open look as old as this.
+    pub(crate) fn set_times(dir: &PrivateDir, name: &str, at: u64) {
+        let database = database(dir.open_existing(name).unwrap()).unwrap();
+        let write = begin_write(&database).unwrap();
+        {
+            let mut entries = write.open_table(ENTRIES).unwrap();
+            let all: Vec<(Key, Entry)> = entries
+                .iter()
+                .unwrap()
+                .map(Result::unwrap)
+                .map(|(key, value)| (*key.value(), Entry::read(value.value())))
+                .collect();
+            for (key, entry) in all {
+                entries
+                    .insert(&key, &Entry { at, ..entry }.write())
+                    .unwrap();
+            }
+        }
+        write.commit().unwrap();
+    }
 }

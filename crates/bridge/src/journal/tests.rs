@@ -1,7 +1,10 @@
 //! What is on disk is there after a crash, and only so much of it.
 
 use super::*;
+use crate::data_dir::PrivateDir;
 use crate::testing::TempDir;
+
+const NAME: &str = "journal.redb";
 
 const BOUNDS: Bounds = Bounds {
     entries_max: 1000,
@@ -16,14 +19,21 @@ fn attempt(call: u8, attempt: u32) -> CallAttempt {
 }
 
 fn open(dir: &TempDir, bounds: Bounds) -> Journal {
-    Journal::open(&dir.path().join("journal.redb"), bounds).unwrap()
+    Journal::open(&private(dir.path()), NAME, bounds).unwrap()
+}
+
+fn private(path: &std::path::Path) -> PrivateDir {
+    use std::os::unix::fs::PermissionsExt as _;
+    std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o700)).unwrap();
+    PrivateDir::open(path).unwrap()
 }
 
 /// Ends the journal's thread: the file is free again.
 async fn close(journal: Journal, dir: &TempDir) {
     drop(journal);
-    let path = dir.path().join("journal.redb");
-    while let Err(OpenError::File { .. }) = Store::open(&path, BOUNDS).map(drop) {
+    while let Err(OpenError::File { .. }) =
+        Store::open(&private(dir.path()), NAME, BOUNDS).map(drop)
+    {
         tokio::time::sleep(std::time::Duration::from_millis(5)).await;
     }
 }
@@ -37,7 +47,7 @@ async fn an_attempt_that_comes_again_is_answered_from_disk() {
     assert_eq!(journal.begin(first).await, Ok(Known::Begun));
     journal.end(first, Outcome::answered(204)).await.unwrap();
     let before = journal.mark();
-    assert_eq!(before.sequence, 2);
+    assert_eq!(before.unwrap().sequence, 2);
     close(journal, &dir).await;
 
     let journal = open(&dir, BOUNDS);
@@ -65,7 +75,7 @@ async fn what_was_begun_before_a_crash_is_possibly_executed_after_it() {
     };
     assert_eq!(outcome.execution, Execution::PossiblyExecuted);
     assert_eq!(outcome.code, Some(Code::TunnelLost));
-    assert_eq!(journal.mark().sequence, 2);
+    assert_eq!(journal.mark().unwrap().sequence, 2);
     let open = journal.open_outcomes(None, 10).await.unwrap();
     assert_eq!(open, [outcome.told(attempt(1, 1))]);
 }
@@ -144,8 +154,8 @@ async fn a_file_that_is_no_journal_is_set_aside_and_the_new_one_has_another_id()
     close(journal, &dir).await;
     std::fs::write(&path, [b'x'; 8192]).unwrap();
     let journal = open(&dir, BOUNDS);
-    assert_ne!(journal.mark().id, before.id);
-    assert_eq!(journal.mark().sequence, 0);
+    assert_ne!(journal.mark().unwrap().id, before.unwrap().id);
+    assert_eq!(journal.mark().unwrap().sequence, 0);
     let names: Vec<_> = std::fs::read_dir(dir.path())
         .unwrap()
         .map(|entry| entry.unwrap().file_name().into_string().unwrap())
@@ -172,6 +182,130 @@ async fn many_at_once_share_commits_and_lose_nothing() {
     while let Some(done) = tasks.join_next().await {
         done.unwrap();
     }
-    assert_eq!(journal.mark().sequence, 400);
+    assert_eq!(journal.mark().unwrap().sequence, 400);
     assert_eq!(journal.open_outcomes(None, 1000).await.unwrap().len(), 200);
+}
+
+#[tokio::test]
+async fn entry_without_acknowledgement_is_never_dropped_by_age() {
+    let dir = TempDir::new("journal-age");
+    let bounds = Bounds {
+        entries_max: 400,
+        ..BOUNDS
+    };
+    let journal = open(&dir, bounds);
+    for call in 0..=255 {
+        let attempt = attempt(call, 1);
+        journal.begin(attempt).await.unwrap();
+        journal.end(attempt, Outcome::answered(200)).await.unwrap();
+    }
+    close(journal, &dir).await;
+    // As if a clock eight days ahead, and one far behind, had been at work.
+    for at in [0, u64::MAX] {
+        store::tests::set_times(&private(dir.path()), NAME, at);
+        let journal = open(&dir, bounds);
+        for call in 0..=255 {
+            assert_eq!(
+                journal.begin(attempt(call, 1)).await,
+                Ok(Known::Ended(Outcome::answered(200))),
+                "{call}"
+            );
+        }
+        close(journal, &dir).await;
+    }
+    // Behind many that wait for the relay's word, acknowledged ones give way all the same.
+    let journal = open(&dir, bounds);
+    for number in 2..=100 {
+        for call in 0..4 {
+            let attempt = attempt(call, number);
+            assert_eq!(journal.begin(attempt).await, Ok(Known::Nothing), "{number}");
+            journal.end(attempt, Outcome::answered(500)).await.unwrap();
+            journal.acknowledge(attempt);
+        }
+    }
+    for call in 0..=255 {
+        let known = journal.look(attempt(call, 1)).await;
+        assert!(matches!(known, Ok(Known::Ended(_))), "{call}: {known:?}");
+    }
+}
+
+/// Waits until the journal takes something: it is opened again after a pause.
+#[cfg(target_os = "linux")]
+async fn until_begun(journal: &Journal, attempt: CallAttempt) -> Known {
+    let until = std::time::Instant::now() + std::time::Duration::from_secs(60);
+    loop {
+        match journal.begin(attempt).await {
+            Ok(known) => return known,
+            Err(error) => assert!(std::time::Instant::now() < until, "{error}"),
+        }
+        tokio::time::sleep(std::time::Duration::from_millis(50)).await;
+    }
+}
+
+#[cfg(target_os = "linux")]
+#[tokio::test]
+async fn journal_works_again_after_a_full_disk() {
+    let Some(disk) = crate::testing::SmallDisk::new("journal-disk", 2048) else {
+        return;
+    };
+    let journal = Journal::open(&private(disk.path()), NAME, BOUNDS).unwrap();
+    let mark = journal.mark();
+    let mut ended = 0;
+    let mut failed = None;
+    for call in 0..=255 {
+        assert_eq!(journal.begin(attempt(call, 1)).await, Ok(Known::Nothing));
+        if call == 10 {
+            disk.fill();
+            // Until a commit fails, for what the file has room for.
+            for number in 2.. {
+                if let Err(error) = journal.begin(attempt(call, number)).await {
+                    assert!(matches!(error, JournalError::Disk(_)), "{error}");
+                    failed = Some((attempt(call, number), number));
+                    break;
+                }
+            }
+            break;
+        }
+        ended += 1;
+        journal
+            .end(attempt(call, 1), Outcome::answered(200))
+            .await
+            .unwrap();
+    }
+    let (refused, number) = failed.unwrap();
+    // An outcome that cannot be written, and one that is written later.
+    let running = attempt(10, 1);
+    let unwritten = journal.end(running, Outcome::answered(201)).await;
+    assert!(
+        matches!(unwritten, Err(JournalError::Disk(_))),
+        "{unwritten:?}"
+    );
+    disk.free();
+    // Nothing has left of what was refused: it may be begun.
+    assert_eq!(until_begun(&journal, refused).await, Known::Nothing);
+    journal.end(running, Outcome::answered(201)).await.unwrap();
+    let known = journal.look(running).await;
+    assert_eq!(known, Ok(Known::Ended(Outcome::answered(201))));
+    // What runs in this process is no crash's leftover.
+    assert_eq!(journal.look(attempt(10, 2)).await, Ok(Known::Begun));
+    assert_eq!(journal.mark().unwrap().id, mark.unwrap().id);
+    let open = journal.open_outcomes(None, 1000).await.unwrap();
+    assert_eq!(open.len(), ended + 1, "{number}");
+}
+
+#[cfg(target_os = "linux")]
+#[tokio::test]
+async fn journal_opens_on_a_full_disk_and_works_later() {
+    let Some(disk) = crate::testing::SmallDisk::new("journal-start", 2048) else {
+        return;
+    };
+    disk.fill();
+    // There is no file yet, and no room for one.
+    let journal = Journal::open(&private(disk.path()), NAME, BOUNDS).unwrap();
+    let refused = journal.begin(attempt(1, 1)).await;
+    assert!(matches!(refused, Err(JournalError::Disk(_))), "{refused:?}");
+    disk.free();
+    assert_eq!(until_begun(&journal, attempt(1, 1)).await, Known::Nothing);
+    journal.known_mark().await;
+    assert!(journal.mark().is_some());
 }

@@ -44,6 +44,26 @@ impl Place {
     }
 }
 
+/// The socket that is asked, by the descriptor of its file where the system can: root asks in a directory of
+/// another user, who could put a link to another program's socket there.
+#[cfg(target_os = "linux")]
+fn socket(data_dir: &Path) -> io::Result<(PathBuf, Option<rustix::fd::OwnedFd>)> {
+    let dir = machine::files::Dir::open(data_dir)?;
+    let socket = dir.open_socket(SOCKET)?;
+    let path = PathBuf::from(format!("/proc/self/fd/{}", socket.as_raw_fd()));
+    Ok((path, Some(socket)))
+}
+
+#[cfg(not(target_os = "linux"))]
+fn socket(data_dir: &Path) -> io::Result<(PathBuf, Option<rustix::fd::OwnedFd>)> {
+    use std::os::unix::fs::FileTypeExt as _;
+    let path = data_dir.join(SOCKET);
+    if !std::fs::symlink_metadata(&path)?.file_type().is_socket() {
+        return Err(io::Error::other("it is no socket"));
+    }
+    Ok((path, None))
+}
+
 /// The listening side. The socket's file goes with it.
 pub(crate) struct Server {
     listener: UnixListener,
@@ -69,13 +89,19 @@ pub(crate) fn listen(data_dir: &Path) -> io::Result<Server> {
     }
     let place = Place::of(data_dir)?;
     let listener = UnixListener::bind(&place.path)?;
-    std::fs::set_permissions(&file, std::fs::Permissions::from_mode(0o600))?;
+    make_private(data_dir, &file)?;
     let owner = std::fs::metadata(&file)?.uid();
     Ok(Server {
         listener,
         file,
         owner,
     })
+}
+
+/// Only its own user may ask, by the mode of the socket's file.
+fn make_private(data_dir: &Path, file: &Path) -> io::Result<()> {
+    let (path, _socket) = socket(data_dir).unwrap_or_else(|_| (file.to_owned(), None));
+    std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o600))
 }
 
 impl Server {
@@ -133,8 +159,8 @@ pub(super) fn ask(data_dir: &Path, question: &Question) -> Result<Reply, AskErro
         source,
     };
     let no_answer = |error: io::Error| AskError::NoAnswer(error.to_string());
-    let place = Place::of(data_dir).map_err(not_running)?;
-    let mut stream = UnixStream::connect(&place.path).map_err(not_running)?;
+    let (path, _socket) = socket(data_dir).map_err(not_running)?;
+    let mut stream = UnixStream::connect(&path).map_err(not_running)?;
     let limit = Some(ANSWER_WITHIN);
     stream.set_read_timeout(limit).map_err(no_answer)?;
     stream.set_write_timeout(limit).map_err(no_answer)?;

@@ -1,17 +1,25 @@
 //! A log file that is rotated by size.
+//!
+//! Whatever happens to the file is passing: one that is gone, was replaced, or had an error is opened again,
+//! and what it does not take goes to standard error meanwhile.
 
-use std::fs::{self, File, OpenOptions};
-use std::io::{self, Write};
+use machine::log::{Sink, StandardError};
+use std::fs::{self, File, Metadata};
+use std::io::{self, Write as _};
 use std::path::{Path, PathBuf};
-use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
-/// The file, `FILE.1` and so on behind it.
+/// How often it is checked that the file is still the one at its path, and a failed one is opened again.
+const CHECK_EVERY: Duration = Duration::from_secs(1);
+
+/// The file, and `FILE.1` and so on, which are older.
 #[derive(Debug)]
 pub(super) struct Rotated {
     path: PathBuf,
     max_bytes: u64,
     files: u32,
-    open: Mutex<Open>,
+    open: Option<Open>,
+    check_at: Instant,
 }
 
 #[derive(Debug)]
@@ -21,29 +29,40 @@ struct Open {
 }
 
 fn open(path: &Path) -> io::Result<Open> {
-    let mut options = OpenOptions::new();
-    options.create(true).append(true);
-    #[cfg(unix)]
-    {
-        use std::os::unix::fs::OpenOptionsExt as _;
-        options.mode(0o640);
+    if let Some(dir) = path.parent() {
+        fs::create_dir_all(dir)?;
     }
-    let file = options.open(path)?;
+    let file = machine::files::open_append(path, 0o640)?;
     let bytes = file.metadata()?.len();
     Ok(Open { file, bytes })
 }
 
+#[cfg(unix)]
+fn is_same(one: &Metadata, other: &Metadata) -> bool {
+    use std::os::unix::fs::MetadataExt as _;
+    one.dev() == other.dev() && one.ino() == other.ino()
+}
+
+#[cfg(not(unix))]
+fn is_same(_: &Metadata, _: &Metadata) -> bool {
+    true
+}
+
 impl Rotated {
-    pub(super) fn open(path: &Path, max_bytes: u64, files: u32) -> io::Result<Self> {
-        if let Some(dir) = path.parent() {
-            fs::create_dir_all(dir)?;
-        }
-        Ok(Self {
+    /// Opens the file. Where that fails now, it is tried again with the lines that come.
+    pub(super) fn open(path: &Path, max_bytes: u64, files: u32) -> (Self, io::Result<()>) {
+        let (open, result) = match open(path) {
+            Ok(open) => (Some(open), Ok(())),
+            Err(error) => (None, Err(error)),
+        };
+        let rotated = Self {
             path: path.to_owned(),
             max_bytes,
             files,
-            open: Mutex::new(open(path)?),
-        })
+            open,
+            check_at: Instant::now() + CHECK_EVERY,
+        };
+        (rotated, result)
     }
 
     fn numbered(&self, number: u32) -> PathBuf {
@@ -52,32 +71,63 @@ impl Rotated {
         PathBuf::from(name)
     }
 
-    fn rotate(&self, now: &mut Open) -> io::Result<()> {
+    /// Checks now and then that the open file is the one at the path: an administrator, or another program
+    /// that rotates logs, may have moved or shortened it.
+    fn check(&mut self) -> io::Result<()> {
+        let now = Instant::now();
+        if now < self.check_at {
+            return Ok(());
+        }
+        self.check_at = now + CHECK_EVERY;
+        if let Some(own) = &mut self.open {
+            let (at_path, found) = (fs::metadata(&self.path), own.file.metadata()?);
+            own.bytes = found.len();
+            if at_path.is_ok_and(|at_path| is_same(&at_path, &found)) {
+                return Ok(());
+            }
+            self.open = None;
+        }
+        self.open = Some(open(&self.path)?);
+        Ok(())
+    }
+
+    fn rotate(&mut self) -> io::Result<()> {
+        // A terminal or a pipe is not moved.
+        if !fs::symlink_metadata(&self.path)?.is_file() {
+            return Ok(());
+        }
         let _ = fs::remove_file(self.numbered(self.files));
         for number in (1..self.files).rev() {
             let _ = fs::rename(self.numbered(number), self.numbered(number + 1));
         }
         fs::rename(&self.path, self.numbered(1))?;
-        *now = open(&self.path)?;
+        self.open = Some(open(&self.path)?);
+        Ok(())
+    }
+
+    fn append(&mut self, line: &[u8]) -> io::Result<()> {
+        self.check()?;
+        let bytes = self.open.as_ref().map_or(0, |open| open.bytes);
+        if bytes > 0 && bytes + line.len() as u64 > self.max_bytes {
+            // Where it cannot be rotated it grows: a log is worth more than its limit.
+            let _ = self.rotate();
+        }
+        let open = self.open.as_mut().ok_or(io::ErrorKind::NotFound)?;
+        if let Err(error) = open.file.write_all(line) {
+            // Half a line would end up in front of the next one.
+            let _ = open.file.set_len(open.bytes);
+            self.open = None;
+            return Err(error);
+        }
+        open.bytes += line.len() as u64;
         Ok(())
     }
 }
 
-impl Write for &Rotated {
-    /// One event at a time comes here, whole.
-    fn write(&mut self, line: &[u8]) -> io::Result<usize> {
-        let mut now = self.open.lock().unwrap_or_else(PoisonError::into_inner);
-        if now.bytes > 0 && now.bytes + line.len() as u64 > self.max_bytes {
-            // Where it cannot be rotated it grows: a log is worth more than its limit.
-            let _ = self.rotate(&mut now);
-        }
-        now.file.write_all(line)?;
-        now.bytes += line.len() as u64;
-        Ok(line.len())
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        Ok(())
+impl Sink for Rotated {
+    fn write_line(&mut self, line: &[u8]) -> io::Result<()> {
+        let written = self.append(line);
+        written.or_else(|_| StandardError.write_line(line))
     }
 }
 
@@ -86,18 +136,78 @@ mod tests {
     use super::*;
     use crate::testing::TempDir;
 
+    fn opened(path: &Path, max_bytes: u64, files: u32) -> Rotated {
+        let (rotated, opened) = Rotated::open(path, max_bytes, files);
+        opened.unwrap();
+        rotated
+    }
+
+    fn read(path: &Path) -> String {
+        fs::read_to_string(path).unwrap()
+    }
+
     #[test]
     fn the_file_is_rotated_and_the_oldest_goes() {
         let dir = TempDir::new("log");
         let path = dir.path().join("bridge.log");
-        let log = Rotated::open(&path, 100, 2).unwrap();
+        let mut log = opened(&path, 100, 2);
         for number in 0..20 {
-            writeln!(&log, "line {number:02} {}", "x".repeat(20)).unwrap();
+            let line = format!("line {number:02} {}\n", "x".repeat(20));
+            log.append(line.as_bytes()).unwrap();
         }
-        let read = |path: &Path| fs::read_to_string(path).unwrap();
         assert!(read(&path).contains("line 19"));
         assert!(log.numbered(1).exists() && log.numbered(2).exists());
         assert!(!log.numbered(3).exists());
         assert!(read(&path).len() <= 100);
+    }
+
+    #[test]
+    fn file_that_is_moved_or_removed_is_opened_again() {
+        let dir = TempDir::new("log-gone");
+        let path = dir.path().join("logs").join("bridge.log");
+        let mut log = opened(&path, 1000, 2);
+        log.append(b"one\n").unwrap();
+        fs::rename(&path, dir.path().join("moved")).unwrap();
+        log.check_at = Instant::now();
+        log.append(b"two\n").unwrap();
+        assert_eq!(read(&path), "two\n");
+        fs::remove_dir_all(dir.path().join("logs")).unwrap();
+        log.check_at = Instant::now();
+        log.append(b"three\n").unwrap();
+        assert_eq!(read(&path), "three\n");
+    }
+
+    #[cfg(target_os = "linux")]
+    #[test]
+    fn log_on_a_full_disk_works_again_when_there_is_room() {
+        let Some(disk) = crate::testing::SmallDisk::new("log-disk", 256) else {
+            return;
+        };
+        let path = disk.path().join("bridge.log");
+        let mut log = opened(&path, 1 << 20, 2);
+        log.append(b"one\n").unwrap();
+        disk.fill();
+        let long = [b'x'; 8192];
+        log.append(&long).unwrap_err();
+        // The line is not lost, for standard error takes it, and fails nothing.
+        log.write_line(b"(a line on standard error)\n").unwrap();
+        disk.free();
+        log.check_at = Instant::now();
+        log.append(b"two\n").unwrap();
+        assert_eq!(read(&path), "one\ntwo\n");
+    }
+
+    #[test]
+    fn file_that_cannot_be_opened_is_tried_again() {
+        let dir = TempDir::new("log-later");
+        let path = dir.path().join("bridge.log");
+        fs::create_dir(&path).unwrap();
+        let (mut log, result) = Rotated::open(&path, 1000, 2);
+        result.unwrap_err();
+        log.append(b"one\n").unwrap_err();
+        fs::remove_dir(&path).unwrap();
+        log.check_at = Instant::now();
+        log.append(b"two\n").unwrap();
+        assert_eq!(read(&path), "two\n");
     }
 }

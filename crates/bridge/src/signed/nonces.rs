@@ -1,47 +1,113 @@
 //! The nonces that were used, on the disk until they expire: a restart makes none good again.
 //!
 //! ```text
-//! nonce (SHA-256) -> state, when it expires
+//!            reserve               spend, on disk           the target responded with a failure
+//! (unknown) ---------> reserved ---------------------> used -----------------------------------> repeatable
+//!     ^                   |                             |     (an attempt of a delivery)            |
+//!     |     dropped       |       not dispatched        |                                           |
+//!     +-------------------+<----------------------------+      reserve, for the same call alone     |
+//!                                                              and the same signature <-------------+
 //! ```
+//!
+//! A reservation is in memory only: an exchange that ends before anything left takes nothing with it,
+//! however it ends. What the file is: nonce (SHA-256) -> state, end, binding, executions.
 
+use protocol::frame::CallAttempt;
 use redb::backends::FileBackend;
-use redb::{Database, Durability, ReadableTable as _, ReadableTableMetadata as _, TableDefinition};
+use redb::{
+    Database, Durability, ReadableDatabase as _, ReadableTable as _, ReadableTableMetadata as _,
+    TableDefinition,
+};
 use ring::digest::{SHA256, digest};
-use std::path::Path;
-use std::sync::Mutex;
+use std::collections::HashSet;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{SystemTime, UNIX_EPOCH};
 
-const NONCES: TableDefinition<'_, &[u8; 32], (u8, u64)> = TableDefinition::new("nonces");
+const USES: TableDefinition<'_, &[u8; 32], (u8, u64, u128, u8)> = TableDefinition::new("uses");
+const ABOUT: TableDefinition<'_, &str, u64> = TableDefinition::new("about");
 
-/// Nonces at once. Beyond, signed requests are turned away until some have expired.
+/// The key in `about` of the time since which every use is in the file, in seconds since 1970.
+const SINCE: &str = "since";
+
+/// The key in `about` of the time of the last sweep. A signature that had ended by then is refused also after
+/// the clock was set back: its nonce may have been removed.
+const SWEPT: &str = "swept";
+
+/// Nonces at once. Beyond, signed requests are rejected until some have expired.
 const NONCES_MAX: u64 = 200_000;
 
-/// Those that have expired are let go of when so many more have come.
+/// Expired nonces are removed each time that so many more have come.
 const SWEEP_EVERY: u32 = 1000;
 
 /// What the database keeps in memory.
 const CACHE_BYTES: usize = 256 * 1024;
 
-/// A request with it is on its way, or came to the target.
+/// Executions of one signed delivery: its attempts, those included that an operator asks for.
+const EXECUTIONS_MAX: u8 = 64;
+
+/// A request with it is on its way, or was executed.
 const USED: u8 = 1;
-/// It did not, or the target answered with a failure: it may come again.
-const FREE: u8 = 2;
+/// The target responded to an attempt with a failure: another attempt of the same call may follow.
+const REPEATABLE: u8 = 2;
+
+/// What a nonce is bound to: the call that has used it, and what was signed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Binding(u128);
+
+impl Binding {
+    /// Of a request that is an attempt of a delivery, or none.
+    pub(crate) fn of(attempt: Option<CallAttempt>, base: &[u8; 32]) -> Self {
+        let mut all = base.to_vec();
+        if let Some(attempt) = attempt {
+            all.extend_from_slice(&attempt.call);
+        }
+        let hash = digest(&SHA256, &all);
+        let mut first = [0; 16];
+        first.copy_from_slice(&hash.as_ref()[..16]);
+        Self(u128::from_be_bytes(first))
+    }
+}
 
 /// Whether a nonce may be used.
-#[derive(Debug, PartialEq, Eq)]
-pub(crate) enum Use {
-    /// It may, and is used from now on.
-    Fresh,
-    /// It was used.
-    Again,
+#[derive(Debug)]
+pub(crate) enum Taken {
+    /// It may, by this request alone.
+    Reserved(Reserved),
+    /// A request with it is on its way.
+    InUse,
+    /// A request with it was executed.
+    Used,
+    /// The signature is older than the store, or than its last sweep: it may have been used.
+    TooOld,
     /// There are as many as there may be.
     Full,
+}
+
+/// A nonce that this request may use. Dropped unspent, it is as if it had never come.
+#[derive(Debug)]
+pub(crate) struct Reserved {
+    nonces: Arc<Nonces>,
+    key: [u8; 32],
+    expires: u64,
+    binding: Binding,
+    executions: u8,
+    pub(crate) is_spent: bool,
+}
+
+impl Drop for Reserved {
+    fn drop(&mut self) {
+        self.nonces.reserved().remove(&self.key);
+    }
 }
 
 /// The store.
 #[derive(Debug)]
 pub(crate) struct Nonces {
-    database: Database,
+    path: PathBuf,
+    /// None until it is needed, and after an error: a handle that has failed once is not used again.
+    database: Mutex<Option<Database>>,
+    reserved: Mutex<HashSet<[u8; 32]>>,
     since_sweep: Mutex<u32>,
 }
 
@@ -56,86 +122,110 @@ fn key(nonce: &str) -> [u8; 32] {
     key
 }
 
+fn text(error: impl std::fmt::Display) -> String {
+    error.to_string()
+}
+
 impl Nonces {
-    /// Opens the store. Blocks.
-    ///
-    /// # Errors
-    /// What is wrong with the file.
-    pub(crate) fn open(path: &Path) -> Result<Self, String> {
-        let mut options = std::fs::OpenOptions::new();
-        options.create(true).truncate(false).read(true).write(true);
-        #[cfg(unix)]
-        {
-            use std::os::unix::fs::OpenOptionsExt as _;
-            options.mode(0o600);
-        }
-        let file = options.open(path).map_err(|error| error.to_string())?;
-        let backend = FileBackend::new(file).map_err(|error| error.to_string())?;
-        let database = Database::builder()
-            .set_cache_size(CACHE_BYTES)
-            .create_with_backend(backend)
-            .map_err(|error| error.to_string())?;
-        Ok(Self {
-            database,
+    /// A store in this file, which is opened when it is needed.
+    pub(crate) fn new(path: PathBuf) -> Arc<Self> {
+        Arc::new(Self {
+            path,
+            database: Mutex::new(None),
+            reserved: Mutex::default(),
             since_sweep: Mutex::new(SWEEP_EVERY),
         })
     }
 
-    /// Uses a nonce, on the disk before this returns. Blocks.
-    ///
-    /// # Errors
-    /// What is wrong with the disk; the nonce must not be taken for used then.
-    pub(crate) fn take(&self, nonce: &str, expires: u64) -> Result<Use, String> {
-        self.sweep_now_and_then()?;
-        let mut write = self
-            .database
-            .begin_write()
-            .map_err(|error| error.to_string())?;
-        write
-            .set_durability(Durability::Immediate)
-            .map_err(|error| error.to_string())?;
-        let used = {
-            let mut table = write
-                .open_table(NONCES)
-                .map_err(|error| error.to_string())?;
-            let key = key(nonce);
-            let known = table.get(&key).map_err(|error| error.to_string())?;
-            let known = known.map(|value| value.value());
-            let count = table.len().map_err(|error| error.to_string())?;
-            match known {
-                Some((USED, _)) => Use::Again,
-                None if count >= NONCES_MAX => Use::Full,
-                _ => {
-                    let stored = table.insert(&key, (USED, expires));
-                    stored.map_err(|error| error.to_string())?;
-                    Use::Fresh
-                }
-            }
-        };
-        if used == Use::Fresh {
-            write.commit().map_err(|error| error.to_string())?;
-        }
-        Ok(used)
+    fn reserved(&self) -> MutexGuard<'_, HashSet<[u8; 32]>> {
+        self.reserved.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The request with it did not come to the target, or the target answered with a failure: it may come
-    /// again. Blocks.
+    /// Opens the file, so that signatures from now on are taken. Blocks.
     ///
     /// # Errors
-    /// What is wrong with the disk; the nonce stays used.
-    pub(crate) fn free(&self, nonce: &str, expires: u64) -> Result<(), String> {
-        let write = self
-            .database
-            .begin_write()
-            .map_err(|error| error.to_string())?;
-        {
-            let mut table = write
-                .open_table(NONCES)
-                .map_err(|error| error.to_string())?;
-            let stored = table.insert(&key(nonce), (FREE, expires));
-            stored.map_err(|error| error.to_string())?;
+    /// What is wrong with the file.
+    pub(crate) fn open(&self) -> Result<(), String> {
+        self.with(|_| Ok(()))
+    }
+
+    /// Works with the database. One that fails is closed, and opened again by the next use.
+    fn with<T>(&self, work: impl FnOnce(&Database) -> Result<T, String>) -> Result<T, String> {
+        let mut slot = self.database.lock().unwrap_or_else(PoisonError::into_inner);
+        let database = match slot.take() {
+            Some(database) => database,
+            None => open(&self.path)?,
+        };
+        let result = work(&database);
+        if result.is_ok() {
+            *slot = Some(database);
         }
-        write.commit().map_err(|error| error.to_string())
+        result
+    }
+
+    /// Reserves a nonce for a request that was signed at `created`. Blocks.
+    ///
+    /// # Errors
+    /// What is wrong with the disk.
+    pub(crate) fn reserve(
+        self: &Arc<Self>,
+        nonce: &str,
+        (created, expires): (u64, u64),
+        binding: Binding,
+    ) -> Result<Taken, String> {
+        self.sweep_now_and_then()?;
+        let key = key(nonce);
+        // Before the look at the disk: a request that is just ending must not be seen in neither place.
+        if !self.reserved().insert(key) {
+            return Ok(Taken::InUse);
+        }
+        let mut reserved = Reserved {
+            nonces: self.clone(),
+            key,
+            expires,
+            binding,
+            executions: 0,
+            is_spent: false,
+        };
+        let (known, count, is_too_old) = self.with(|database| {
+            let read = database.begin_read().map_err(text)?;
+            let uses = read.open_table(USES).map_err(text)?;
+            let known = uses.get(&key).map_err(text)?.map(|value| value.value());
+            let about = read.open_table(ABOUT).map_err(text)?;
+            let since = about.get(SINCE).map_err(text)?.map(|value| value.value());
+            let swept = about.get(SWEPT).map_err(text)?.map(|value| value.value());
+            let is_too_old = created < since.unwrap_or(u64::MAX) || expires <= swept.unwrap_or(0);
+            let count = uses.len().map_err(text)?;
+            Ok((known, count, is_too_old))
+        })?;
+        reserved.executions = match known {
+            Some((REPEATABLE, _, bound, executions))
+                if bound == binding.0 && executions < EXECUTIONS_MAX =>
+            {
+                executions
+            }
+            Some(_) => return Ok(Taken::Used),
+            None if is_too_old => return Ok(Taken::TooOld),
+            None if count >= NONCES_MAX => return Ok(Taken::Full),
+            None => 0,
+        };
+        Ok(Taken::Reserved(reserved))
+    }
+
+    fn write(&self, key: &[u8; 32], value: Option<(u8, u64, u128, u8)>) -> Result<(), String> {
+        self.with(|database| {
+            let mut write = database.begin_write().map_err(text)?;
+            write.set_durability(Durability::Immediate).map_err(text)?;
+            {
+                let mut uses = write.open_table(USES).map_err(text)?;
+                match value {
+                    Some(value) => uses.insert(key, value).map(drop),
+                    None => uses.remove(key).map(drop),
+                }
+                .map_err(text)?;
+            }
+            write.commit().map_err(text)
+        })
     }
 
     fn sweep_now_and_then(&self) -> Result<(), String> {
@@ -143,35 +233,106 @@ impl Nonces {
             let mut since = self
                 .since_sweep
                 .lock()
-                .unwrap_or_else(std::sync::PoisonError::into_inner);
+                .unwrap_or_else(PoisonError::into_inner);
             *since += 1;
             if *since < SWEEP_EVERY {
                 return Ok(());
             }
             *since = 0;
         }
-        let write = self
-            .database
-            .begin_write()
-            .map_err(|error| error.to_string())?;
-        {
-            let mut table = write
-                .open_table(NONCES)
-                .map_err(|error| error.to_string())?;
-            let now = now();
-            let kept = table.retain(|_, (_, expires)| expires > now);
-            kept.map_err(|error| error.to_string())?;
-        }
-        write.commit().map_err(|error| error.to_string())
+        self.with(|database| {
+            let write = database.begin_write().map_err(text)?;
+            {
+                let mut uses = write.open_table(USES).map_err(text)?;
+                let now = now();
+                uses.retain(|_, (_, expires, _, _)| expires > now)
+                    .map_err(text)?;
+                let mut about = write.open_table(ABOUT).map_err(text)?;
+                let before = about.get(SWEPT).map_err(text)?.map(|value| value.value());
+                let swept = before.unwrap_or(0).max(now);
+                about.insert(SWEPT, swept).map_err(text)?;
+            }
+            write.commit().map_err(text)
+        })
     }
 
     /// Nonces that are known. For tests.
     #[cfg(test)]
     fn count(&self) -> u64 {
-        use redb::ReadableDatabase as _;
-        let read = self.database.begin_read().unwrap();
-        read.open_table(NONCES).unwrap().len().unwrap()
+        self.with(|database| {
+            let read = database.begin_read().map_err(text)?;
+            let uses = read.open_table(USES).map_err(text)?;
+            uses.len().map_err(text)
+        })
+        .unwrap()
     }
+}
+
+impl Reserved {
+    /// Uses the nonce up, on the disk before this returns. To be called before anything leaves. Blocks.
+    ///
+    /// # Errors
+    /// What is wrong with the disk. Nothing must leave then.
+    pub(crate) fn spend(&mut self) -> Result<(), String> {
+        let executions = self.executions + 1;
+        let value = (USED, self.expires, self.binding.0, executions);
+        self.nonces.write(&self.key, Some(value))?;
+        self.is_spent = true;
+        Ok(())
+    }
+
+    /// Nothing was dispatched: the nonce is as it was before. Blocks.
+    ///
+    /// # Errors
+    /// What is wrong with the disk; the nonce stays used.
+    pub(crate) fn free(&self) -> Result<(), String> {
+        let before = (self.executions > 0).then_some((
+            REPEATABLE,
+            self.expires,
+            self.binding.0,
+            self.executions,
+        ));
+        self.nonces.write(&self.key, before)
+    }
+
+    /// The target responded to this attempt of a delivery with a failure: another attempt of the same call
+    /// may use the nonce. Blocks.
+    ///
+    /// # Errors
+    /// What is wrong with the disk; the nonce stays used.
+    pub(crate) fn repeatable(&self) -> Result<(), String> {
+        let executions = self.executions + 1;
+        let value = (REPEATABLE, self.expires, self.binding.0, executions);
+        self.nonces.write(&self.key, Some(value))
+    }
+}
+
+/// Opens the file, and notes the time in a new one.
+fn open(path: &Path) -> Result<Database, String> {
+    let mut options = std::fs::OpenOptions::new();
+    options.create(true).truncate(false).read(true).write(true);
+    #[cfg(unix)]
+    {
+        use std::os::unix::fs::OpenOptionsExt as _;
+        options.mode(0o600);
+    }
+    let file = options.open(path).map_err(text)?;
+    let backend = FileBackend::new(file).map_err(text)?;
+    let database = Database::builder()
+        .set_cache_size(CACHE_BYTES)
+        .create_with_backend(backend)
+        .map_err(text)?;
+    let write = database.begin_write().map_err(text)?;
+    {
+        let mut about = write.open_table(ABOUT).map_err(text)?;
+        let is_new = about.get(SINCE).map_err(text)?.is_none();
+        if is_new {
+            about.insert(SINCE, now()).map_err(text)?;
+        }
+        write.open_table(USES).map_err(text)?;
+    }
+    write.commit().map_err(text)?;
+    Ok(database)
 }
 
 #[cfg(test)]
@@ -179,30 +340,133 @@ mod tests {
     use super::*;
     use crate::testing::TempDir;
 
-    #[test]
-    fn a_nonce_is_good_once_also_after_a_restart_until_it_is_free() {
-        let dir = TempDir::new("nonces");
-        let path = dir.path().join("nonces.redb");
-        let later = now() + 600;
-        let nonces = Nonces::open(&path).unwrap();
-        assert_eq!(nonces.take("a", later), Ok(Use::Fresh));
-        assert_eq!(nonces.take("a", later), Ok(Use::Again));
-        drop(nonces);
-        let nonces = Nonces::open(&path).unwrap();
-        assert_eq!(nonces.take("a", later), Ok(Use::Again));
-        nonces.free("a", later).unwrap();
-        assert_eq!(nonces.take("a", later), Ok(Use::Fresh));
-        assert_eq!(nonces.take("a", later), Ok(Use::Again));
+    fn attempt(call: u8, attempt: u32) -> Option<CallAttempt> {
+        Some(CallAttempt {
+            call: [call; 16],
+            attempt,
+        })
+    }
+
+    fn of(call: Option<CallAttempt>) -> Binding {
+        Binding::of(call, &[7; 32])
+    }
+
+    fn reserve(nonces: &Arc<Nonces>, binding: Binding) -> Taken {
+        let now = now();
+        let times = (now, now + 600);
+        nonces.reserve("a", times, binding).unwrap()
+    }
+
+    fn reserved(nonces: &Arc<Nonces>, binding: Binding) -> Reserved {
+        match reserve(nonces, binding) {
+            Taken::Reserved(reserved) => reserved,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    fn is_used(nonces: &Arc<Nonces>, binding: Binding) -> bool {
+        matches!(reserve(nonces, binding), Taken::Used)
     }
 
     #[test]
-    fn those_that_have_expired_are_let_go_of() {
+    fn a_nonce_is_good_once_also_after_a_restart() {
+        let dir = TempDir::new("nonces");
+        let path = dir.path().join("nonces.redb");
+        let nonces = Nonces::new(path.clone());
+        reserved(&nonces, of(None)).spend().unwrap();
+        assert!(is_used(&nonces, of(None)));
+        drop(nonces);
+        let nonces = Nonces::new(path);
+        for binding in [of(None), of(attempt(1, 1)), Binding::of(None, &[8; 32])] {
+            assert!(is_used(&nonces, binding));
+        }
+    }
+
+    #[test]
+    fn a_reservation_excludes_others_and_leaves_nothing() {
+        let dir = TempDir::new("nonces-reserved");
+        let nonces = Nonces::new(dir.path().join("nonces.redb"));
+        let first = reserved(&nonces, of(attempt(1, 1)));
+        assert!(matches!(reserve(&nonces, of(None)), Taken::InUse));
+        drop(first);
+        assert_eq!(nonces.count(), 0);
+        let second = reserved(&nonces, of(None));
+        drop(second);
+    }
+
+    #[test]
+    fn what_was_not_dispatched_frees_its_nonce() {
+        let dir = TempDir::new("nonces-free");
+        let nonces = Nonces::new(dir.path().join("nonces.redb"));
+        let mut first = reserved(&nonces, of(None));
+        first.spend().unwrap();
+        first.free().unwrap();
+        drop(first);
+        reserved(&nonces, of(attempt(2, 1))).spend().unwrap();
+        assert!(is_used(&nonces, of(None)));
+    }
+
+    #[test]
+    fn a_failed_delivery_repeats_for_its_own_call() {
+        let dir = TempDir::new("nonces-repeat");
+        let nonces = Nonces::new(dir.path().join("nonces.redb"));
+        let mut first = reserved(&nonces, of(attempt(1, 1)));
+        first.spend().unwrap();
+        first.repeatable().unwrap();
+        drop(first);
+        for other in [
+            of(None),
+            of(attempt(2, 1)),
+            Binding::of(attempt(1, 2), &[8; 32]),
+        ] {
+            assert!(is_used(&nonces, other));
+        }
+        let mut second = reserved(&nonces, of(attempt(1, 2)));
+        second.spend().unwrap();
+        second.free().unwrap();
+        drop(second);
+        assert!(is_used(&nonces, of(None)), "it was executed once");
+        reserved(&nonces, of(attempt(1, 3))).spend().unwrap();
+        assert!(is_used(&nonces, of(attempt(1, 4))));
+    }
+
+    #[test]
+    fn executions_of_one_delivery_are_bounded() {
+        let dir = TempDir::new("nonces-bound");
+        let nonces = Nonces::new(dir.path().join("nonces.redb"));
+        for _ in 0..EXECUTIONS_MAX {
+            let mut one = reserved(&nonces, of(attempt(1, 1)));
+            one.spend().unwrap();
+            one.repeatable().unwrap();
+        }
+        assert!(is_used(&nonces, of(attempt(1, 1))));
+    }
+
+    #[test]
+    fn signatures_older_than_the_store_are_refused() {
+        let dir = TempDir::new("nonces-since");
+        let nonces = Nonces::new(dir.path().join("nonces.redb"));
+        nonces.open().unwrap();
+        let now = now();
+        let old = nonces.reserve("a", (now - 5, now + 600), of(None));
+        assert!(matches!(old, Ok(Taken::TooOld)));
+        reserved(&nonces, of(None));
+    }
+
+    #[test]
+    fn expired_nonces_are_removed() {
         let dir = TempDir::new("nonces-sweep");
-        let nonces = Nonces::open(&dir.path().join("nonces.redb")).unwrap();
-        nonces.take("old", now() - 1).unwrap();
-        nonces.take("new", now() + 600).unwrap();
+        let nonces = Nonces::new(dir.path().join("nonces.redb"));
+        let now = now();
+        for (nonce, expires) in [("old", now - 1), ("new", now + 600)] {
+            let used = (USED, expires, 0, 1);
+            nonces.write(&key(nonce), Some(used)).unwrap();
+        }
         *nonces.since_sweep.lock().unwrap() = SWEEP_EVERY;
-        assert_eq!(nonces.take("new", now() + 600), Ok(Use::Again));
+        assert!(!is_used(&nonces, of(None)));
         assert_eq!(nonces.count(), 1);
+        // The clock was set back: the old signature seems valid again.
+        let again = nonces.reserve("old", (now + 5, now - 1), of(None));
+        assert!(matches!(again, Ok(Taken::TooOld)), "{again:?}");
     }
 }

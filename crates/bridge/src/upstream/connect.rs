@@ -3,7 +3,7 @@
 use super::body::RequestBody;
 use super::error::BodyError;
 use super::http2::{self, Running};
-use super::pool::{Key, Pooled};
+use super::pool::{Key, Pooled, announced};
 use super::stream::Stream;
 use super::tls::TlsConfigs;
 use super::wire::Wire;
@@ -16,6 +16,7 @@ use hyper::client::conn::TrySendError;
 use hyper::client::conn::http1;
 use hyper::client::conn::http2::SendRequest as SendRequest2;
 use hyper_util::rt::TokioIo;
+use machine::shortage;
 use policy::Approved;
 use protocol::{Code, Failure};
 use rustls::pki_types::ServerName;
@@ -38,6 +39,9 @@ pub struct Connection {
     key: Key,
     address: SocketAddr,
     is_reused: bool,
+    is_for_once: bool,
+    /// When the head of the last response came, and for how long the target keeps the connection idle.
+    announced: Option<(Instant, Duration)>,
 }
 
 /// What is spoken on it.
@@ -72,11 +76,16 @@ impl Connection {
         match &mut self.line {
             Line::Http1 { sender, wire } => {
                 let mut answer = pin!(sender.try_send_request(request));
-                poll_fn(|cx| {
+                let answer = poll_fn(|cx| {
                     wire.poll(cx);
                     answer.as_mut().poll(cx)
                 })
-                .await
+                .await;
+                if let Ok(response) = &answer {
+                    let timeout = announced(response.headers());
+                    self.announced = timeout.map(|timeout| (Instant::now(), timeout));
+                }
+                answer
             }
             Line::Http2 { sender, .. } => {
                 // Boxed: most targets do without.
@@ -118,6 +127,11 @@ impl Connection {
         .is_ok()
     }
 
+    /// It was made for a request that may leave only once.
+    pub(crate) fn mark_for_once(&mut self) {
+        self.is_for_once = true;
+    }
+
     /// It has served a request.
     pub(super) fn mark_reused(&mut self) {
         self.is_reused = true;
@@ -131,6 +145,14 @@ impl Pooled for Connection {
 
     fn address(&self) -> IpAddr {
         self.address.ip()
+    }
+
+    fn announced(&self) -> Option<(Instant, Duration)> {
+        self.announced
+    }
+
+    fn is_for_once(&self) -> bool {
+        self.is_for_once
     }
 
     fn is_usable(&mut self) -> bool {
@@ -167,6 +189,11 @@ impl<'a> AnswerBody<'a> {
 }
 
 impl AnswerBody<'_> {
+    /// What is left of the body, without its connection.
+    pub(crate) fn into_rest(self) -> Incoming {
+        self.incoming
+    }
+
     /// Whether the end that the HTTP library tells of is one. It takes an HTTP/2 stream that is reset
     /// without an error for ended, which is right only behind the whole answer (RFC 9113, 8.1).
     fn is_whole(&self) -> bool {
@@ -232,6 +259,8 @@ pub(super) async fn connect(
         key: key.clone(),
         address,
         is_reused: false,
+        is_for_once: false,
+        announced: None,
     };
     Ok((approved, connection))
 }
@@ -246,8 +275,40 @@ pub(super) async fn raw_stream(
     Ok(stream)
 }
 
+/// Why an address was not reached.
+struct NotReached {
+    detail: String,
+    /// This machine is short of something, and the target has done nothing.
+    is_shortage: bool,
+}
+
+impl NotReached {
+    fn of(address: SocketAddr, error: &(dyn std::error::Error + 'static)) -> Self {
+        let is_shortage = shortage::io_error(error)
+            .is_some_and(|error| shortage::is_connect_shortage(error, || has_way_to(address.ip())));
+        Self {
+            detail: error.to_string(),
+            is_shortage,
+        }
+    }
+}
+
+/// Whether this machine has an address from which another of that family can be reached. Without one, IPv6
+/// fails with the error that tells of no free port, too.
+fn has_way_to(address: IpAddr) -> bool {
+    let IpAddr::V6(address) = address else {
+        return true;
+    };
+    if_addrs::get_if_addrs().is_ok_and(|all| {
+        all.iter().any(|interface| match interface.ip() {
+            IpAddr::V6(own) => own.is_loopback() == address.is_loopback(),
+            IpAddr::V4(_) => false,
+        })
+    })
+}
+
 /// To an address that was approved: through the proxy for targets, or directly.
-async fn reach(approved: &Approved, proxy: &Proxy) -> Result<TcpStream, String> {
+async fn reach(approved: &Approved, proxy: &Proxy) -> Result<TcpStream, NotReached> {
     let address = approved.socket_addr();
     let host = approved.target().host().to_string();
     let through = proxy
@@ -255,11 +316,17 @@ async fn reach(approved: &Approved, proxy: &Proxy) -> Result<TcpStream, String> 
         .await;
     match through {
         Some(Ok(stream)) => Ok(stream),
-        Some(Err(error)) => Err(error.to_string()),
+        Some(Err(error)) => Err(NotReached::of(address, &error)),
         None => TcpStream::connect(address)
             .await
-            .map_err(|error| error.to_string()),
+            .map_err(|error| NotReached::of(address, &error)),
     }
+}
+
+/// What this machine is short of, as the relay is told: nothing was dispatched, and it may come again.
+fn overloaded(detail: impl std::fmt::Display) -> Failure {
+    let detail = format!("this bridge's machine is short of resources: {detail}");
+    Failure::not_dispatched(Code::Overloaded, detail)
 }
 
 async fn tcp(
@@ -270,6 +337,7 @@ async fn tcp(
     let deadline = Instant::now() + limit;
     let count = approved.len();
     let mut last = String::from("it has no address that may be used");
+    let mut own = None;
     for (index, approved) in approved.into_iter().enumerate() {
         let address = approved.socket_addr();
         // What is left is shared evenly, so that one silent address does not use it all.
@@ -282,9 +350,19 @@ async fn tcp(
                 }
                 return Ok((approved, stream));
             }
-            Ok(Err(error)) => format!("{address}: {error}"),
+            Ok(Err(error)) => {
+                let detail = format!("{address}: {}", error.detail);
+                if error.is_shortage {
+                    own = Some(detail.clone());
+                }
+                detail
+            }
             Err(_) => format!("{address}: no answer within {share:?}"),
         };
+    }
+    if let Some(own) = own {
+        // The address that was not asked might have been the one that works.
+        return Err(overloaded(own));
     }
     let detail = format!("the target did not take a connection: {last}");
     Err(Failure::not_dispatched(Code::TargetRefused, detail))
@@ -303,7 +381,10 @@ async fn secure(
     let config = tls
         .get(key.ca_file.as_ref(), key.own.as_ref(), http2)
         .await
-        .map_err(|error| failed(error.to_string()))?;
+        .map_err(|error| match shortage::is_in(&error) {
+            true => overloaded(&error),
+            false => failed(error.to_string()),
+        })?;
     let name = match &key.host {
         policy::Host::Name(name) => ServerName::try_from(name.clone())
             .map_err(|_| failed("the host is no name that a certificate can have".into()))?,

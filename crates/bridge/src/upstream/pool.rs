@@ -2,9 +2,14 @@
 //!
 //! Bounds: so many for each key, so many in all, so long each. The newest is taken first; those
 //! that nobody takes grow old and are closed by a sweep.
+//!
+//! A target may close an idle connection at any moment, also at the moment when a request is on its way to
+//! it. A request that can be repeated is then repeated; one that cannot takes an idle connection only if the
+//! target has announced that it keeps it for longer ([`Reuse::allows`]), and a new one otherwise.
 
 use super::client_cert::ClientCert;
 use super::connect::Connection;
+use http::HeaderMap;
 use policy::Target;
 use std::collections::{HashMap, VecDeque};
 use std::net::IpAddr;
@@ -17,6 +22,53 @@ const SWEEP: Duration = Duration::from_secs(5);
 
 /// How long a connection may take to become ready after its answer's end.
 const READY_WITHIN: Duration = Duration::from_secs(1);
+
+/// What must be left of the time for which a target has announced to keep an idle connection: what the
+/// request's way there takes, and what clocks and loaded machines differ by.
+const KEEP_ALIVE_MARGIN: Duration = Duration::from_secs(1);
+
+/// What a request asks of an idle connection.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Reuse {
+    /// The request can be repeated: any connection that seems open will do.
+    Repeatable,
+    /// The request may leave only once.
+    Once,
+}
+
+impl Reuse {
+    /// Whether a connection may be used whose last response began so long ago, by what the target announced
+    /// in it (`Keep-Alive: timeout=5`). The target counts from the response's end, which is later.
+    fn allows(self, since_response: Duration, announced: Option<Duration>) -> bool {
+        match self {
+            Self::Repeatable => true,
+            Self::Once => announced
+                .and_then(|timeout| timeout.checked_sub(KEEP_ALIVE_MARGIN))
+                .is_some_and(|left| since_response < left),
+        }
+    }
+}
+
+/// For how long a target says that it keeps a connection: the `timeout` of its `Keep-Alive` fields. None
+/// where it says nothing that is understood, or takes no further request (`max=0`).
+pub(super) fn announced(headers: &HeaderMap) -> Option<Duration> {
+    let mut shortest = None;
+    for value in headers.get_all("keep-alive") {
+        for parameter in value.to_str().ok()?.split(',') {
+            let Some((name, value)) = parameter.split_once('=') else {
+                continue;
+            };
+            let (name, value) = (name.trim(), value.trim().trim_matches('"'));
+            if name.eq_ignore_ascii_case("timeout") {
+                let timeout = Duration::from_secs(value.parse::<u32>().ok()?.into());
+                shortest = Some(shortest.map_or(timeout, |other: Duration| other.min(timeout)));
+            } else if name.eq_ignore_ascii_case("max") && value.parse() == Ok(0_u32) {
+                return None;
+            }
+        }
+    }
+    shortest
+}
 
 /// What a connection is good for: scheme, host, port, whose certificates are trusted, which one of our own
 /// was shown, and which HTTP was offered.
@@ -72,6 +124,10 @@ pub(super) trait Pooled: Sized {
     fn address(&self) -> IpAddr;
     /// Open, and able to take a request now.
     fn is_usable(&mut self) -> bool;
+    /// When the head of its last response came, and for how long the target keeps it from there on.
+    fn announced(&self) -> Option<(Instant, Duration)>;
+    /// It was made for a request that may leave only once.
+    fn is_for_once(&self) -> bool;
 }
 
 #[derive(Debug)]
@@ -114,25 +170,33 @@ impl<C: Pooled> Pool<C> {
         self.shelves.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The newest connection that is usable, young enough, and allowed.
+    /// The newest connection that is usable, young enough, good for such a request, and allowed.
     pub(super) fn take<A>(
         &self,
         key: &Key,
-        idle_max: Option<Duration>,
+        reuse: Reuse,
         approve: impl Fn(IpAddr) -> Option<A>,
     ) -> Option<(A, C)> {
-        let young = idle_max.unwrap_or(self.idle_timeout).min(self.idle_timeout);
         let mut guard = self.lock();
         let shelves = &mut *guard;
         let shelf = shelves.by_key.get_mut(key)?;
         let mut found = None;
-        while let Some(mut idle) = shelf.pop_back() {
-            let is_usable = idle.connection.is_usable();
-            if is_usable && idle.since.elapsed() > young {
-                // It may still serve a request that can be repeated.
-                shelf.push_back(idle);
+        let mut at = shelf.len();
+        while at > 0 {
+            at -= 1;
+            let Some(idle) = shelf.get_mut(at) else { break };
+            if idle.since.elapsed() > self.idle_timeout {
+                // So are all that are left; the sweep closes them.
                 break;
             }
+            let is_usable = idle.connection.is_usable();
+            let announced = idle.connection.announced();
+            let since_response = announced.map_or(Duration::ZERO, |(since, _)| since.elapsed());
+            if is_usable && !reuse.allows(since_response, announced.map(|(_, timeout)| timeout)) {
+                // It may still serve a request that can be repeated.
+                continue;
+            }
+            let Some(idle) = shelf.remove(at) else { break };
             shelves.count -= 1;
             if !is_usable {
                 continue;
@@ -155,6 +219,10 @@ impl<C: Pooled> Pool<C> {
         let shelves = &mut *guard;
         let key = connection.key().clone();
         let shelf = shelves.by_key.entry(key).or_default();
+        // The next such request makes another one: they would pile up.
+        if connection.is_for_once() && connection.announced().is_none() && !shelf.is_empty() {
+            return;
+        }
         if shelf.len() >= self.per_key_max || shelves.count >= self.count_max {
             if shelf.pop_front().is_none() {
                 shelves.by_key.retain(|_, shelf| !shelf.is_empty());
@@ -227,9 +295,19 @@ mod tests {
         number: u8,
         key: Key,
         is_usable: bool,
+        announced: Option<(Instant, Duration)>,
+        is_for_once: bool,
     }
 
     impl Pooled for Fake {
+        fn announced(&self) -> Option<(Instant, Duration)> {
+            self.announced
+        }
+
+        fn is_for_once(&self) -> bool {
+            self.is_for_once
+        }
+
         fn key(&self) -> &Key {
             &self.key
         }
@@ -259,11 +337,13 @@ mod tests {
             number,
             key: key(port),
             is_usable: true,
+            announced: None,
+            is_for_once: false,
         }
     }
 
     fn taken(pool: &Pool<Fake>, port: u16) -> Option<u8> {
-        pool.take(&key(port), None, Some)
+        pool.take(&key(port), Reuse::Repeatable, Some)
             .map(|(_, fake)| fake.number)
     }
 
@@ -300,19 +380,80 @@ mod tests {
         pool.keep(fake(2, 80));
         let one = IpAddr::V4(Ipv4Addr::new(10, 0, 0, 1));
         let only_one = |address| (address == one).then_some(());
-        let (_, connection) = pool.take(&key(80), None, only_one).unwrap();
+        let (_, connection) = pool.take(&key(80), Reuse::Repeatable, only_one).unwrap();
         assert_eq!(connection.number, 1);
         assert_eq!(pool.lock().count, 0);
     }
 
     #[test]
-    fn an_old_connection_waits_for_a_request_that_can_be_repeated() {
+    fn request_that_leaves_once_takes_what_its_target_keeps() {
+        let pool: Arc<Pool<Fake>> = Pool::new(Duration::from_secs(30), 5, 5);
+        let once = || {
+            pool.take(&key(80), Reuse::Once, Some)
+                .map(|(_, fake)| fake.number)
+        };
+        let ago = |ms| {
+            Instant::now()
+                .checked_sub(Duration::from_millis(ms))
+                .unwrap()
+        };
+        let second = Duration::from_secs(1);
+        let keeps = |number, announced| Fake {
+            announced,
+            ..fake(number, 80)
+        };
+        // Nothing announced, too short, too old: one of these may be closing.
+        pool.keep(keeps(1, None));
+        pool.keep(keeps(2, Some((ago(0), second))));
+        pool.keep(keeps(3, Some((ago(4100), 5 * second))));
+        assert_eq!(once(), None);
+        pool.keep(keeps(4, Some((ago(0), 5 * second))));
+        pool.keep(keeps(5, None));
+        assert_eq!(once(), Some(4));
+        assert_eq!(once(), None);
+        // They still serve requests that can be repeated.
+        for number in [5, 3, 2, 1] {
+            assert_eq!(taken(&pool, 80), Some(number));
+        }
+        assert_eq!(pool.lock().count, 0);
+    }
+
+    #[test]
+    fn connections_for_one_request_do_not_pile_up() {
         let pool = Pool::new(Duration::from_secs(30), 5, 5);
-        pool.keep(fake(1, 80));
-        std::thread::sleep(Duration::from_millis(5));
-        let young = Some(Duration::from_millis(1));
-        assert!(pool.take(&key(80), young, Some).is_none());
+        for number in 1..=3 {
+            pool.keep(Fake {
+                is_for_once: true,
+                ..fake(number, 80)
+            });
+        }
         assert_eq!(taken(&pool, 80), Some(1));
+        assert_eq!(taken(&pool, 80), None);
+    }
+
+    #[test]
+    fn keep_alive_is_read_with_care() {
+        let seconds = |values: &[&str]| {
+            let mut headers = HeaderMap::new();
+            for value in values {
+                headers.append("keep-alive", value.parse().unwrap());
+            }
+            announced(&headers).map(|timeout| timeout.as_secs())
+        };
+        for (values, expected) in [
+            (&["timeout=5"] as &[&str], Some(5)),
+            (&["timeout=5, max=100"], Some(5)),
+            (&["max=100,Timeout = \"15\""], Some(15)),
+            (&["timeout=5", "timeout=3"], Some(3)),
+            (&["timeout=5, max=0"], None),
+            (&["max=7"], None),
+            (&["timeout=-1"], None),
+            (&["timeout=99999999999999"], None),
+            (&["timeout"], None),
+            (&[], None),
+        ] {
+            assert_eq!(seconds(values), expected, "{values:?}");
+        }
     }
 
     #[test]

@@ -122,7 +122,7 @@ impl fmt::Display for Endpoint {
 }
 
 /// Whether a text could be an endpoint's name.
-pub(crate) fn is_endpoint_name(name: &str) -> bool {
+pub fn is_endpoint_name(name: &str) -> bool {
     let plain = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit();
     (1..=ENDPOINT_NAME_MAX_BYTES).contains(&name.len())
         && name

@@ -85,6 +85,27 @@ impl HostPattern {
         }
     }
 
+    /// Whether every host that `other` matches is one that this pattern matches. Two patterns that
+    /// list the same addresses in different ways cover each other.
+    pub fn covers(&self, other: &Self) -> bool {
+        match (self, other) {
+            (Self::Name(own), Self::Name(other)) => own == other,
+            (Self::Wildcard(_), Self::Name(name)) => self.matches(&Host::Name(name.clone())),
+            (Self::Wildcard(own), Self::Wildcard(suffix)) => {
+                own == suffix || self.matches(&Host::Name(suffix.clone()))
+            }
+            (Self::Addr(_) | Self::Net(_), Self::Addr(_) | Self::Net(_)) => {
+                match (self.network(), other.network()) {
+                    (Some(own), Some(other)) => own.contains(&other),
+                    (None, _) | (_, None) => false,
+                }
+            }
+            (Self::Name(_), Self::Wildcard(_) | Self::Addr(_) | Self::Net(_))
+            | (Self::Wildcard(_), Self::Addr(_) | Self::Net(_))
+            | (Self::Addr(_) | Self::Net(_), Self::Name(_) | Self::Wildcard(_)) => false,
+        }
+    }
+
     /// The addresses of the pattern as a network, IPv4-mapped ones as IPv4; `None` for names.
     pub(crate) fn network(&self) -> Option<IpNet> {
         match self {
@@ -221,6 +242,38 @@ mod tests {
         assert!(matches("fd00::/8", "[fd12::1]"));
         assert!(!matches("::/0", "10.1.2.3"));
         assert!(!matches("::/0", "[::ffff:10.1.2.3]"));
+    }
+
+    #[test]
+    fn pattern_covers_only_what_it_matches_wholly() {
+        let covers = |own: &str, other: &str| parse(own).covers(&parse(other));
+        for (own, other) in [
+            ("ci.corp.example", "CI.corp.example."),
+            ("*.corp.example", "ci.corp.example"),
+            ("*.corp.example", "*.corp.example"),
+            ("*.corp.example", "*.a.corp.example"),
+            ("10.0.0.0/8", "10.1.2.3"),
+            ("10.0.0.0/8", "10.1.0.0/16"),
+            ("10.0.0.0/8", "::ffff:10.1.2.3"),
+            ("10.1.2.3", "10.1.2.3/32"),
+            ("fd00::/8", "fd12::/16"),
+        ] {
+            assert!(covers(own, other), "{own} {other}");
+        }
+        for (own, other) in [
+            ("ci.corp.example", "*.corp.example"),
+            ("ci.corp.example", "x.ci.corp.example"),
+            ("*.corp.example", "corp.example"),
+            ("*.corp.example", "*.example"),
+            ("*.corp.example", "*.evilcorp.example"),
+            ("10.1.0.0/16", "10.0.0.0/8"),
+            ("10.0.0.0/8", "11.0.0.1"),
+            ("::/0", "10.1.2.3"),
+            ("0.0.0.0/0", "ci.corp.example"),
+            ("*.corp.example", "10.0.0.1"),
+        ] {
+            assert!(!covers(own, other), "{own} {other}");
+        }
     }
 
     #[test]

@@ -41,6 +41,12 @@ impl fmt::Display for Ambiguity {
     }
 }
 
+/// Returns in words why a raw path, without its query, could be read as another path: dot segments,
+/// backslashes, and encoding that decoders disagree about, raw or encoded. `None` where it could not.
+pub fn path_ambiguity(path: &str) -> Option<String> {
+    ambiguity(path).map(|why| why.to_string())
+}
+
 /// The first reason why `path` (raw, without query) could be read as another path.
 pub(crate) fn ambiguity(path: &str) -> Option<Ambiguity> {
     if is_malformed(path.as_bytes()) {

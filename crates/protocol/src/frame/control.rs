@@ -317,7 +317,8 @@ pub struct AuditHead {
 pub struct Report {
     /// Of the endpoints that HELLO or the last STATUS listed, in that order; those beyond are unknown.
     pub endpoints: Bounded<EndpointHealth, SERVES_ENDPOINTS_MAX>,
-    /// Why its config was not taken when it was read last; the one before is in force.
+    /// That its config was refused when it was read last, and at which line; the one before is active. Without
+    /// text of the config: callers can read it.
     pub config_refused: Option<String>,
     /// Its audit file, if it keeps one.
     pub audit: Option<AuditHead>,

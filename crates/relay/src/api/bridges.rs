@@ -1,8 +1,10 @@
 //! `/v1/bridges ...`: what a tenant's bridges are doing; disabled, enabled, revoked.
 
 use super::{Context, Handling, json, page::Page};
+use crate::access::{KeyScope, Object};
 use crate::audit_heads::hex;
-use crate::directory::BridgeSummary;
+use crate::directory::{BridgeSummary, Standing};
+use crate::ownership;
 use crate::pairing::failed;
 use crate::problem::Problem;
 use crate::registry::Entry;
@@ -38,6 +40,9 @@ pub struct BridgeView {
     last_seen: Option<i64>,
     /// Installations that may prove themselves as it.
     installations: usize,
+    /// Endpoint names that belong to it, whether it declares them now or not; for a narrowed key, those
+    /// that the key may use.
+    owned_endpoints: Vec<String>,
     /// Its tunnels.
     sessions: Vec<SessionView>,
 }
@@ -59,13 +64,14 @@ pub struct SessionView {
     draining: bool,
     /// Whether stored calls are delivered through it.
     delivers: bool,
-    /// Endpoints that it declares.
+    /// Endpoints that it declares; for a narrowed key, those that the key may use.
     endpoints: Vec<EndpointView>,
     /// How far its audit file has got, as it said last; null when it keeps none.
     audit: Option<AuditHeadView>,
     /// Why the bridge's config was not taken when it was read last; null when it was.
     config_refused: Option<String>,
-    /// Host patterns that it serves; null when it keeps them to itself.
+    /// Host patterns that it serves; null when it keeps them to itself, and for keys that are narrowed
+    /// to hosts or endpoints.
     hosts: Option<Vec<String>>,
 }
 
@@ -83,6 +89,9 @@ pub struct AuditHeadView {
 pub struct EndpointView {
     /// Its name.
     name: String,
+    /// Why nothing is routed to it: its name belongs to another bridge, or is not in the scope of the
+    /// key that the bridge was paired with; null when it is routed.
+    refused: Option<String>,
     /// `up`, `down`, or `unknown` where the bridge has not looked, or does not tell.
     health: &'static str,
     /// The status that it answered with, where the bridge asks for one.
@@ -122,8 +131,24 @@ pub struct InspectionView {
     inspected: bool,
 }
 
+/// The bridges that an endpoint's name belongs to.
+#[derive(Debug, Serialize, JsonSchema)]
+pub struct EndpointHolders {
+    /// The endpoint's name.
+    endpoint: String,
+    /// The bridges, by name; empty when the first one that declares it may have it.
+    bridges: Vec<String>,
+}
+
 fn unknown() -> Problem {
     Problem::not_sent(Code::NotFound, "there is no bridge of that name")
+}
+
+fn owned_endpoints(cx: &Context<'_>, bridge: &BridgeSummary) -> Vec<String> {
+    let tenant = bridge.tenant.as_str();
+    let mut owned = cx.state.directory.claimed_by(tenant, bridge.id.as_str());
+    owned.retain(|name| cx.principal.scope.sees(Object::Endpoint(name)));
+    owned
 }
 
 /// With the sessions that are its own.
@@ -145,22 +170,26 @@ fn view(
         created: bridge.created,
         last_seen: if online { Some(now()) } else { last },
         installations: bridge.installations,
-        sessions: own.iter().map(|entry| session(entry)).collect(),
+        owned_endpoints: owned_endpoints(cx, bridge),
+        sessions: own
+            .iter()
+            .map(|entry| session(entry, &cx.principal.scope))
+            .collect(),
     }
 }
 
-fn session(entry: &Entry) -> SessionView {
-    let serves = entry.session.serves();
+fn session(entry: &Entry, scope: &KeyScope) -> SessionView {
+    let offer = entry.offer();
     let report = entry.session.report();
     let health = |at: usize| {
         let found = report.as_ref().and_then(|report| report.endpoints.get(at));
         found.copied().unwrap_or_default()
     };
-    let endpoints = serves
-        .endpoints
-        .iter()
+    let endpoints = offer
+        .declared()
         .enumerate()
-        .map(|(at, name)| endpoint(name, health(at)));
+        .filter(|(_, (name, _))| scope.sees(Object::Endpoint(name)))
+        .map(|(at, (name, standing))| endpoint(name, standing, health(at)));
     SessionView {
         host: entry.host.clone(),
         software: entry.software.clone(),
@@ -178,11 +207,18 @@ fn session(entry: &Entry) -> SessionView {
                 hash: hex(&head.hash),
             }),
         config_refused: report.and_then(|report| report.config_refused.clone()),
-        hosts: serves.hosts.as_ref().map(|hosts| hosts.as_slice().to_vec()),
+        hosts: match scope.has_targets() {
+            true => None,
+            false => offer
+                .serves
+                .hosts
+                .as_ref()
+                .map(|hosts| hosts.as_slice().to_vec()),
+        },
     }
 }
 
-fn endpoint(name: &str, found: EndpointHealth) -> EndpointView {
+fn endpoint(name: &str, standing: &Standing, found: EndpointHealth) -> EndpointView {
     let (health, is_known) = match found.reach {
         Reach::Unknown => ("unknown", false),
         Reach::Up => ("up", true),
@@ -190,6 +226,7 @@ fn endpoint(name: &str, found: EndpointHealth) -> EndpointView {
     };
     EndpointView {
         name: name.to_owned(),
+        refused: ownership::why(standing),
         health,
         status: found.status,
         code: found.code.map(|code| Code::from_wire(code).to_string()),
@@ -207,6 +244,7 @@ pub(super) fn list<'a>(cx: &'a Context<'a>, _: Request<Bytes>) -> Handling<'a> {
             own.push(entry);
         }
         let mut known = cx.state.directory.bridges_of(&tenant);
+        known.retain(|bridge| cx.principal.scope.sees(Object::Bridge(&bridge.name)));
         if let Some(after) = &page.after {
             known.retain(|bridge| *bridge.name > **after);
         }
@@ -235,6 +273,9 @@ pub(super) fn list<'a>(cx: &'a Context<'a>, _: Request<Bytes>) -> Handling<'a> {
 pub(super) fn show<'a>(cx: &'a Context<'a>, _: Request<Bytes>) -> Handling<'a> {
     Box::pin(async move {
         let (tenant, name) = (cx.tenant()?, cx.path("bridge"));
+        if !cx.principal.scope.sees(Object::Bridge(name)) {
+            return Err(unknown());
+        }
         let bridges = cx.state.directory.bridges_of(&tenant);
         let found = bridges.iter().find(|bridge| &*bridge.name == name);
         let bridge = found.ok_or_else(unknown)?;
@@ -250,9 +291,10 @@ pub(super) fn show<'a>(cx: &'a Context<'a>, _: Request<Bytes>) -> Handling<'a> {
 pub(super) fn revoke<'a>(cx: &'a Context<'a>, _: Request<Bytes>) -> Handling<'a> {
     Box::pin(async move {
         let (tenant, name) = (cx.tenant()?, cx.path("bridge"));
+        cx.check(Object::BridgeChange(name))?;
         let revoked = cx.storage().revoke_bridge(&tenant, name).await;
         revoked.map_err(failed)?;
-        cx.state.directory.refresh().await.map_err(failed)?;
+        cx.state.directory.follow_change().await;
         tracing::info!(%tenant, bridge = name, client_id = %cx.principal.client_id, "bridge revoked");
         let document = BridgeDone {
             name: name.to_owned(),
@@ -265,12 +307,13 @@ pub(super) fn revoke<'a>(cx: &'a Context<'a>, _: Request<Bytes>) -> Handling<'a>
 
 async fn switch(cx: &Context<'_>, disabled: bool) -> Result<BridgeDone, Problem> {
     let (tenant, name) = (cx.tenant()?, cx.path("bridge"));
+    cx.check(Object::BridgeChange(name))?;
     let done = cx
         .storage()
         .set_bridge_disabled(&tenant, name, disabled)
         .await;
     done.map_err(failed)?;
-    cx.state.directory.refresh().await.map_err(failed)?;
+    cx.state.directory.follow_change().await;
     Ok(BridgeDone {
         name: name.to_owned(),
         revoked: false,
@@ -288,12 +331,13 @@ pub(super) fn enable<'a>(cx: &'a Context<'a>, _: Request<Bytes>) -> Handling<'a>
 
 async fn mark(cx: &Context<'_>, inspected: bool) -> Result<InspectionView, Problem> {
     let (tenant, name) = (cx.tenant()?, cx.path("bridge"));
+    cx.check(Object::BridgeChange(name))?;
     let done = cx
         .storage()
         .set_bridge_inspected(&tenant, name, inspected)
         .await;
     done.map_err(failed)?;
-    cx.state.directory.refresh().await.map_err(failed)?;
+    cx.state.directory.follow_change().await;
     Ok(InspectionView {
         name: name.to_owned(),
         inspected,
@@ -306,4 +350,44 @@ pub(super) fn inspected<'a>(cx: &'a Context<'a>, _: Request<Bytes>) -> Handling<
 
 pub(super) fn not_inspected<'a>(cx: &'a Context<'a>, _: Request<Bytes>) -> Handling<'a> {
     Box::pin(async move { json::reply(StatusCode::OK, &mark(cx, false).await?) })
+}
+
+async fn holders(cx: &Context<'_>, tenant: &Arc<str>) -> Result<EndpointHolders, Problem> {
+    cx.state.directory.refresh().await.map_err(failed)?;
+    let endpoint = cx.path("endpoint");
+    let mut bridges = cx.state.directory.holders_of(tenant, endpoint);
+    bridges.retain(|name| cx.principal.scope.sees(Object::Bridge(name)));
+    bridges.sort_unstable();
+    Ok(EndpointHolders {
+        endpoint: endpoint.to_owned(),
+        bridges: bridges.iter().map(|name| name.to_string()).collect(),
+    })
+}
+
+pub(super) fn assign_endpoint<'a>(cx: &'a Context<'a>, _: Request<Bytes>) -> Handling<'a> {
+    Box::pin(async move {
+        let (tenant, name) = (cx.tenant()?, cx.path("bridge"));
+        let endpoint = cx.path("endpoint");
+        cx.check(Object::BridgeChange(name))?;
+        // What it is taken from, or shared with, is changed too.
+        for holder in cx.state.directory.holders_of(&tenant, endpoint) {
+            cx.check(Object::BridgeChange(&holder))?;
+        }
+        let also = cx.query.flag("also")?;
+        let storage = cx.storage();
+        let assigned = storage.assign_endpoint(&tenant, name, endpoint, also);
+        assigned.await.map_err(failed)?;
+        json::reply(StatusCode::OK, &holders(cx, &tenant).await?)
+    })
+}
+
+pub(super) fn release_endpoint<'a>(cx: &'a Context<'a>, _: Request<Bytes>) -> Handling<'a> {
+    Box::pin(async move {
+        let (tenant, name) = (cx.tenant()?, cx.path("bridge"));
+        cx.check(Object::BridgeChange(name))?;
+        let storage = cx.storage();
+        let released = storage.release_endpoint(&tenant, name, cx.path("endpoint"));
+        released.await.map_err(failed)?;
+        json::reply(StatusCode::OK, &holders(cx, &tenant).await?)
+    })
 }

@@ -1,12 +1,14 @@
 //! `/v1/calls ...`: what became of stored calls, again, and taken back.
 
-use super::{Context, Handling, json, page::Page};
+use super::page::{Page, SCANNED_MAX};
+use super::{Context, Handling, json};
+use crate::access::Object;
 use crate::deliveries::state::CallState;
-use crate::pairing::failed;
+use crate::pairing::{failed, unshown};
 use crate::problem::Problem;
-use crate::storage::audit::Act;
-use crate::storage::call_pages::{CallAttemptRow, CallFilter, CallSummary};
-use crate::storage::now_ms;
+use crate::storage::call_pages::{CallAttemptRow, CallFilter, CallSummary, no_call};
+use crate::storage::call_scan::Purpose;
+use crate::storage::{StorageError, now_ms};
 use bytes::Bytes;
 use http::{Request, StatusCode};
 use protocol::Code;
@@ -17,13 +19,19 @@ use std::sync::Arc;
 /// Calls that one request redelivers or cancels.
 const AT_ONCE: u32 = 1000;
 
+/// The same, for a narrowed key: its calls are changed one by one.
+const NARROWED_AT_ONCE: usize = 200;
+
+/// Calls that are looked at in one statement, to find those that a narrowed key sees.
+const SCANNED_AT_ONCE: u32 = 1000;
+
 /// A stored call. Its URL, header fields and body are not shown.
 #[derive(Debug, Serialize, JsonSchema)]
 pub struct CallView {
     /// Its id; also its `webhook-id`.
     id: String,
     /// `pending`, `waiting_for_bridge`, `attempting`, `succeeded`, `failed`, `refused`,
-    /// `outcome_unknown` or `cancelled`.
+    /// `outcome_unknown`, `cancelled` or `expired`.
     state: &'static str,
     /// When it was handed over, in milliseconds since 1970.
     created_ms: i64,
@@ -43,6 +51,8 @@ pub struct CallView {
     attempts: i64,
     /// When the next one is due, in milliseconds since 1970.
     due_ms: Option<i64>,
+    /// When it expires if it still waits then, in milliseconds since 1970.
+    expires_ms: Option<i64>,
     /// When it came to its end.
     finished_ms: Option<i64>,
     /// The target's last status.
@@ -101,8 +111,8 @@ pub struct CallPage {
 #[derive(Debug, Default, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct Matching {
-    /// In this state. Redelivering takes `failed`, `refused`, `outcome_unknown` and `cancelled` ones,
-    /// all of them if nothing is said; cancelling those that are not finished.
+    /// In this state. Redelivering takes `failed`, `refused`, `outcome_unknown`, `cancelled` and
+    /// `expired` ones, all of them if nothing is said; cancelling those that are not finished.
     #[schemars(with = "Option<StateName>")]
     state: Option<String>,
     /// To this host.
@@ -128,6 +138,7 @@ enum StateName {
     Refused,
     OutcomeUnknown,
     Cancelled,
+    Expired,
 }
 
 /// How many were redelivered.
@@ -163,6 +174,7 @@ fn view(call: CallSummary) -> CallView {
         bytes: call.bytes,
         attempts: call.attempts,
         due_ms: call.due_ms,
+        expires_ms: call.expires_ms,
         finished_ms: call.finished_ms,
         status: call.status,
         code: call.code,
@@ -214,66 +226,133 @@ pub(super) fn list<'a>(cx: &'a Context<'a>, _: Request<Bytes>) -> Handling<'a> {
             since_ms: cx.query.moment_ms("since")?,
             until_ms: cx.query.moment_ms("until")?,
         };
-        let storage = cx.state.directory.storage();
-        let tenant = cx.tenant()?;
-        let calls = storage.calls(&tenant, &filter, page.before()?, page.rows());
-        let mut calls = calls.await.map_err(failed)?;
-        let next_cursor = page.cut(&mut calls, |call| call.seq.to_string());
+        let (calls, next_cursor) = visible(cx, &cx.tenant()?, &filter, &page).await?;
         let calls = calls.into_iter().map(view).collect();
         json::reply(StatusCode::OK, &CallPage { calls, next_cursor })
     })
 }
 
+/// Whether the key sees a stored call.
+fn sees(cx: &Context<'_>, host: &str, bridge: Option<&str>, client_id: &str) -> bool {
+    cx.principal.scope.sees(Object::StoredCall {
+        host,
+        bridge,
+        is_own: client_id == &*cx.principal.client_id,
+    })
+}
+
+/// A page of the calls that the key sees, newest first, and the cursor of the next one.
+async fn visible(
+    cx: &Context<'_>,
+    tenant: &str,
+    filter: &CallFilter,
+    page: &Page,
+) -> Result<(Vec<CallSummary>, Option<String>), Problem> {
+    let storage = cx.state.directory.storage();
+    let (mut before, mut calls, mut scanned) = (page.before()?, Vec::new(), 0);
+    loop {
+        let rows = storage.calls(tenant, filter, before, page.rows()).await;
+        let rows = rows.map_err(failed)?;
+        let is_end = rows.len() <= page.limit();
+        for call in rows.into_iter().take(page.limit()) {
+            if calls.len() == page.limit() {
+                return Ok((calls, Some(Page::cursor(&before.to_string()))));
+            }
+            scanned += 1;
+            before = call.seq;
+            if sees(cx, &call.host, call.bridge.as_deref(), &call.client_id) {
+                calls.push(call);
+            }
+        }
+        if is_end {
+            return Ok((calls, None));
+        }
+        if calls.len() == page.limit() || scanned >= SCANNED_MAX {
+            return Ok((calls, Some(Page::cursor(&before.to_string()))));
+        }
+    }
+}
+
+/// The calls of one bulk request, for a key that is narrowed: the ids of the oldest that it sees and
+/// that fit, and whether there may be more.
+async fn seen_ids(
+    cx: &Context<'_>,
+    tenant: &str,
+    filter: &CallFilter,
+    purpose: Purpose,
+) -> Result<(Vec<String>, bool), Problem> {
+    let storage = cx.state.directory.storage();
+    let (mut after, mut ids) = (0, Vec::new());
+    loop {
+        let calls = storage.scan_calls(tenant, filter, purpose, after, SCANNED_AT_ONCE);
+        let calls = calls.await.map_err(failed)?;
+        let is_end = calls.len() < SCANNED_AT_ONCE as usize;
+        for call in calls {
+            after = call.seq;
+            if !sees(cx, &call.host, call.bridge.as_deref(), &call.client_id) {
+                continue;
+            }
+            if ids.len() == NARROWED_AT_ONCE {
+                return Ok((ids, true));
+            }
+            ids.push(call.id);
+        }
+        if is_end {
+            return Ok((ids, false));
+        }
+    }
+}
+
+/// A stored call of the tenant that the key sees.
+async fn seen_call(cx: &Context<'_>, tenant: &str) -> Result<CallSummary, Problem> {
+    let storage = cx.state.directory.storage();
+    let call = storage.call(tenant, cx.path("id")).await.map_err(failed)?;
+    match sees(cx, &call.host, call.bridge.as_deref(), &call.client_id) {
+        true => Ok(call),
+        // In the same words as for a call that does not exist.
+        false => Err(failed(no_call())),
+    }
+}
+
 pub(super) fn show<'a>(cx: &'a Context<'a>, _: Request<Bytes>) -> Handling<'a> {
-    Box::pin(async move { with_attempts(cx, &cx.tenant()?, StatusCode::OK).await })
+    Box::pin(async move {
+        let shown = with_attempts(cx, &cx.tenant()?, StatusCode::OK).await;
+        shown.map_err(failed)?
+    })
 }
 
 async fn with_attempts(
     cx: &Context<'_>,
     tenant: &Arc<str>,
     status: StatusCode,
-) -> Result<http::Response<crate::body::Body>, Problem> {
+) -> Result<Result<http::Response<crate::body::Body>, Problem>, StorageError> {
     let (storage, id) = (cx.state.directory.storage(), cx.path("id"));
-    let call = storage.call(tenant, id).await.map_err(failed)?;
-    let attempts = storage.call_attempts(tenant, id).await.map_err(failed)?;
+    let call = storage.call(tenant, id).await?;
+    if !sees(cx, &call.host, call.bridge.as_deref(), &call.client_id) {
+        // In the same words as for a call that does not exist.
+        return Ok(Err(failed(no_call())));
+    }
+    let attempts = storage.call_attempts(tenant, id).await?;
     let document = CallWithAttempts {
         call: view(call),
         attempt_list: attempts.into_iter().map(attempt).collect(),
     };
-    json::reply(status, &document)
-}
-
-async fn written_down(
-    cx: &Context<'_>,
-    tenant: &Arc<str>,
-    action: &'static str,
-    object: &str,
-    count: u64,
-) -> Result<(), Problem> {
-    let act = Act {
-        tenant: tenant.clone(),
-        action,
-        object: object.to_owned(),
-        result: "ok",
-        count,
-        ..Act::default()
-    };
-    cx.storage().audit(&[act]).await.map_err(failed)
+    Ok(json::reply(status, &document))
 }
 
 pub(super) fn redeliver<'a>(cx: &'a Context<'a>, _: Request<Bytes>) -> Handling<'a> {
     Box::pin(async move {
         let (tenant, id) = (cx.tenant()?, cx.path("id"));
         let storage = cx.storage();
-        storage.call(&tenant, id).await.map_err(failed)?;
+        seen_call(cx, &tenant).await?;
         let done = storage.redeliver_call(&tenant, id, now_ms()).await;
         if !done.map_err(failed)? {
             let detail = "the call has not come to its end yet";
             return Err(Problem::not_sent(Code::Conflict, detail));
         }
-        written_down(cx, &tenant, "call.redeliver", id, 1).await?;
         cx.state.deliveries.came_back(&tenant, 1);
-        with_attempts(cx, &tenant, StatusCode::ACCEPTED).await
+        let shown = with_attempts(cx, &tenant, StatusCode::ACCEPTED).await;
+        shown.map_err(unshown)?
     })
 }
 
@@ -282,13 +361,22 @@ pub(super) fn redeliver_all<'a>(cx: &'a Context<'a>, request: Request<Bytes>) ->
         let filter = filter(json::read(&request)?)?;
         let tenant = cx.tenant()?;
         let storage = cx.storage();
-        let done = storage.redeliver_calls(&tenant, &filter, now_ms(), AT_ONCE);
-        let redelivered = done.await.map_err(failed)?;
+        let (redelivered, more) = if cx.principal.scope.given.is_all() {
+            let done = storage.redeliver_calls(&tenant, &filter, now_ms(), AT_ONCE);
+            let redelivered = done.await.map_err(failed)?;
+            (redelivered, redelivered == u64::from(AT_ONCE))
+        } else {
+            let (ids, more) = seen_ids(cx, &tenant, &filter, Purpose::Redeliver).await?;
+            let mut redelivered = 0;
+            for id in ids {
+                let done = storage.redeliver_call(&tenant, &id, now_ms()).await;
+                redelivered += u64::from(done.map_err(failed)?);
+            }
+            (redelivered, more)
+        };
         if redelivered > 0 {
-            written_down(cx, &tenant, "call.redeliver", "", redelivered).await?;
             cx.state.deliveries.came_back(&tenant, redelivered);
         }
-        let more = redelivered == u64::from(AT_ONCE);
         json::reply(StatusCode::ACCEPTED, &Redelivered { redelivered, more })
     })
 }
@@ -300,16 +388,28 @@ async fn take_back(
 ) -> Result<Cancelled, Problem> {
     let tenant = cx.tenant()?;
     let storage = cx.storage();
-    let done = storage
-        .cancel_calls(&tenant, id, &filter, now_ms(), AT_ONCE)
-        .await;
-    let (cancelled, cancelling) = done.map_err(failed)?;
+    let (mut cancelled, mut cancelling, more);
+    if id.is_some() || cx.principal.scope.given.is_all() {
+        let done = storage
+            .cancel_calls(&tenant, id, &filter, now_ms(), AT_ONCE)
+            .await;
+        (cancelled, cancelling) = done.map_err(failed)?;
+        more = cancelled + cancelling == u64::from(AT_ONCE);
+    } else {
+        let (ids, has_more) = seen_ids(cx, &tenant, &filter, Purpose::Cancel).await?;
+        (cancelled, cancelling, more) = (0, 0, has_more);
+        for id in ids {
+            let done = storage
+                .cancel_calls(&tenant, Some(&id), &filter, now_ms(), 1)
+                .await;
+            let (ended, will_end) = done.map_err(failed)?;
+            cancelled += ended;
+            cancelling += will_end;
+        }
+    }
     if cancelled + cancelling > 0 {
-        let object = id.unwrap_or_default();
-        written_down(cx, &tenant, "call.cancel", object, cancelled + cancelling).await?;
         cx.state.deliveries.taken_back(&tenant, cancelled);
     }
-    let more = cancelled.max(cancelling) == u64::from(AT_ONCE);
     Ok(Cancelled {
         cancelled,
         cancelling,
@@ -320,8 +420,7 @@ async fn take_back(
 pub(super) fn cancel<'a>(cx: &'a Context<'a>, _: Request<Bytes>) -> Handling<'a> {
     Box::pin(async move {
         let id = cx.path("id");
-        let storage = cx.state.directory.storage();
-        storage.call(&cx.tenant()?, id).await.map_err(failed)?;
+        seen_call(cx, &cx.tenant()?).await?;
         let done = take_back(cx, Some(id), CallFilter::default()).await?;
         if done.cancelled + done.cancelling == 0 {
             let detail = "the call has come to its end already";

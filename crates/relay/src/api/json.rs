@@ -1,7 +1,8 @@
 //! Documents: read with a bound and an exact error, written as they are described.
 
 use crate::body::{self, Body};
-use crate::ingress::{Within, whole_body};
+use crate::exchange::Reservation;
+use crate::ingress::{BodyLimits, whole_body};
 use crate::problem::Problem;
 use bytes::Bytes;
 use http::header::{self, HeaderValue};
@@ -18,12 +19,21 @@ const DOCUMENT_MAX_BYTES: u64 = 64 * 1024;
 /// How long one may take to arrive.
 const DOCUMENT_WITHIN: Duration = Duration::from_secs(30);
 
-/// The whole body of a request.
+/// The whole body of a request, whose caller may send nothing of it for `idle`.
 ///
 /// # Errors
-/// `request_too_large`, `invalid_request`.
-pub async fn body(incoming: Incoming) -> Result<Bytes, Problem> {
-    whole_body(incoming, DOCUMENT_MAX_BYTES, Within::All(DOCUMENT_WITHIN)).await
+/// `request_too_large`, `invalid_request`, `timeout`, `overloaded`.
+pub async fn body(
+    incoming: &mut Incoming,
+    idle: Duration,
+    memory: &mut Reservation,
+) -> Result<Bytes, Problem> {
+    let limits = BodyLimits {
+        max_bytes: DOCUMENT_MAX_BYTES,
+        total: DOCUMENT_WITHIN,
+        idle,
+    };
+    whole_body(incoming, limits, memory).await
 }
 
 /// The document that a request brings.

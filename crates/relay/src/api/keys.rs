@@ -1,9 +1,11 @@
 //! `/v1/keys ...`: API keys of a tenant, for its administrators.
 
-use super::{Context, Handling, json, page::Page, page::wrong_cursor};
+use super::page::{Page, SCANNED_MAX, wrong_cursor};
+use super::{Context, Handling, json};
+use crate::access::Object;
 use crate::pairing::failed;
 use crate::problem::Problem;
-use crate::storage::keys::{NewKey, OVERLAP_MAX};
+use crate::storage::keys::{NewKey, OVERLAP_MAX, no_key};
 use crate::storage::{ApiKey, Existing, Role, Scope, Secret, now};
 use bytes::Bytes;
 use http::{Request, StatusCode};
@@ -105,9 +107,41 @@ pub struct NewKeyDocument {
     /// For the role `bridge`.
     #[serde(default)]
     existing: ExistingWord,
-    /// What it is narrowed to.
+    /// What it is narrowed to. A list must not be empty: leave it out to narrow nothing.
     #[serde(default)]
-    scope: Scope,
+    scope: ScopeDocument,
+}
+
+/// What a key that is to be created is narrowed to.
+#[derive(Debug, Default, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct ScopeDocument {
+    /// Names of bridges that its requests may go through, or that it may manage or pair.
+    bridges: Option<Vec<String>>,
+    /// Names of endpoints that it may use. Of a bridge key: that its bridges may declare.
+    endpoints: Option<Vec<String>>,
+    /// Host patterns of URLs that it may call: exact, `*.example.com`, an address, or a network.
+    hosts: Option<Vec<String>>,
+    /// Names of credentials that it may ask for.
+    credentials: Option<Vec<String>>,
+}
+
+impl ScopeDocument {
+    fn into_scope(self) -> Result<Scope, Problem> {
+        let list = |name: &str, given: Option<Vec<String>>| match given {
+            Some(list) if list.is_empty() => Err(Problem::invalid(format!(
+                "scope.{name} is an empty list: leave it out to narrow nothing, or name what is \
+                 allowed"
+            ))),
+            given => Ok(given.unwrap_or_default()),
+        };
+        Ok(Scope {
+            bridges: list("bridges", self.bridges)?,
+            endpoints: list("endpoints", self.endpoints)?,
+            hosts: list("hosts", self.hosts)?,
+            credentials: list("credentials", self.credentials)?,
+        })
+    }
 }
 
 /// How a key is rotated.
@@ -183,15 +217,54 @@ pub(super) fn list<'a>(cx: &'a Context<'a>, _: Request<Bytes>) -> Handling<'a> {
         let after = page.after.clone().unwrap_or_else(|| "0 ".to_owned());
         let (created, client_id) = after.split_once(' ').ok_or_else(wrong_cursor)?;
         let created = created.parse().map_err(|_| wrong_cursor())?;
-        let storage = cx.state.directory.storage();
-        let keys = storage.keys_after(&tenant, (created, client_id), page.rows());
-        let mut keys = keys.await.map_err(failed)?;
-        let next_cursor = page.cut(&mut keys, |key| {
-            format!("{} {}", key.created, key.client_id)
-        });
+        let after = (created, client_id.to_owned());
+        let (keys, next_cursor) = visible(cx, &tenant, &page, after).await?;
         let keys = keys.iter().map(|key| view(cx, key)).collect();
         json::reply(StatusCode::OK, &KeyPage { keys, next_cursor })
     })
+}
+
+/// A page of the keys that this key may manage, and the cursor of the next one.
+async fn visible(
+    cx: &Context<'_>,
+    tenant: &str,
+    page: &Page,
+    (mut created, mut client_id): (i64, String),
+) -> Result<(Vec<ApiKey>, Option<String>), Problem> {
+    let storage = cx.state.directory.storage();
+    let (mut keys, mut scanned) = (Vec::new(), 0);
+    loop {
+        let rows = storage.keys_after(tenant, (created, &client_id), page.rows());
+        let rows = rows.await.map_err(failed)?;
+        let is_end = rows.len() <= page.limit();
+        for key in rows.into_iter().take(page.limit()) {
+            if keys.len() == page.limit() {
+                return Ok((keys, Some(Page::cursor(&format!("{created} {client_id}")))));
+            }
+            scanned += 1;
+            (created, client_id) = (key.created, key.client_id.to_string());
+            if cx.principal.sees_key(&key) {
+                keys.push(key);
+            }
+        }
+        if is_end {
+            return Ok((keys, None));
+        }
+        if keys.len() == page.limit() || scanned >= SCANNED_MAX {
+            return Ok((keys, Some(Page::cursor(&format!("{created} {client_id}")))));
+        }
+    }
+}
+
+/// A key that this key may manage, of the tenant whose keys are looked at.
+async fn managed(cx: &Context<'_>, tenant: &str) -> Result<ApiKey, Problem> {
+    let client_id = cx.path("client_id");
+    let found = cx.state.directory.storage().key(tenant, client_id).await;
+    let key = found.map_err(failed)?;
+    if !cx.principal.sees_key(&key) {
+        return Err(failed(no_key(client_id)));
+    }
+    Ok(key)
 }
 
 pub(super) fn create<'a>(cx: &'a Context<'a>, request: Request<Bytes>) -> Handling<'a> {
@@ -219,6 +292,8 @@ pub(super) fn create<'a>(cx: &'a Context<'a>, request: Request<Bytes>) -> Handli
                 name.map_or_else(String::new, |name| name.to_string())
             }
         };
+        let scope = new.scope.into_scope()?;
+        cx.check(Object::Key(role, &scope))?;
         let new = NewKey {
             role,
             name: new.name,
@@ -228,20 +303,19 @@ pub(super) fn create<'a>(cx: &'a Context<'a>, request: Request<Bytes>) -> Handli
                 ExistingWord::Replace => Existing::Replace,
             },
             expires: new.expires,
-            scope: new.scope,
+            scope,
         };
         let created = cx.storage().create_key_with(&tenant, new).await;
         let (key, secret) = created.map_err(failed)?;
-        cx.state.directory.refresh().await.map_err(failed)?;
+        cx.state.directory.follow_change().await;
         json::reply(StatusCode::CREATED, &with_secret(cx, &key, &secret))
     })
 }
 
 pub(super) fn show<'a>(cx: &'a Context<'a>, _: Request<Bytes>) -> Handling<'a> {
     Box::pin(async move {
-        let storage = cx.state.directory.storage();
-        let found = storage.key(&looked_at(cx)?, cx.path("client_id")).await;
-        json::reply(StatusCode::OK, &view(cx, &found.map_err(failed)?))
+        let found = managed(cx, &looked_at(cx)?).await?;
+        json::reply(StatusCode::OK, &view(cx, &found))
     })
 }
 
@@ -256,9 +330,10 @@ pub(super) fn rotate<'a>(cx: &'a Context<'a>, request: Request<Bytes>) -> Handli
         }
         let storage = cx.storage();
         let tenant = looked_at(cx)?;
+        managed(cx, &tenant).await?;
         let rotated = storage.rotate_key(&tenant, cx.path("client_id"), overlap);
         let (key, secret) = rotated.await.map_err(failed)?;
-        cx.state.directory.refresh().await.map_err(failed)?;
+        cx.state.directory.follow_change().await;
         json::reply(StatusCode::OK, &with_secret(cx, &key, &secret))
     })
 }
@@ -267,12 +342,11 @@ pub(super) fn revoke<'a>(cx: &'a Context<'a>, _: Request<Bytes>) -> Handling<'a>
     Box::pin(async move {
         let keep = cx.query.flag("keep_bridges")?;
         let client_id = cx.path("client_id");
-        let storage = cx.storage();
-        let revoked = storage
-            .revoke_key_of(&looked_at(cx)?, client_id, keep)
-            .await;
+        let tenant = looked_at(cx)?;
+        managed(cx, &tenant).await?;
+        let revoked = cx.storage().revoke_key_of(&tenant, client_id, keep).await;
         let revoked = revoked.map_err(failed)?;
-        cx.state.directory.refresh().await.map_err(failed)?;
+        cx.state.directory.follow_change().await;
         let document = RevokedKey {
             client_id: client_id.to_owned(),
             bridges: revoked.bridges,

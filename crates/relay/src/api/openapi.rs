@@ -137,7 +137,7 @@ fn shown(operation: &Operation, generator: &mut schemars::SchemaGenerator) -> Va
     if operation.is_once {
         header(
             "Idempotency-Key",
-            "The same key again within ten minutes gets the first answer, with Idempotency-Replayed.",
+            "The same key again within ten minutes gets the first response, with Idempotency-Replayed, also after a restart of the relay. `outcome_unknown` when the relay ended before it knew the outcome.",
             json!({"type": "string", "minLength": 1, "maxLength": 128, "pattern": "^[\\x21-\\x7e]+$"}),
         );
     }

@@ -26,6 +26,10 @@ pub const CURSOR_PARAMETER: Parameter = Parameter {
     kind: "string",
 };
 
+/// Rows that one request looks at where a narrowed key sees only some of them. Its page may then be
+/// shorter than `limit`, with a cursor.
+pub const SCANNED_MAX: usize = 10_000;
+
 /// The page that is asked for.
 #[derive(Debug)]
 pub struct Page {
@@ -66,6 +70,16 @@ impl Page {
     /// How many rows to ask for: one more than are shown tells whether there is another page.
     pub fn rows(&self) -> u32 {
         self.limit + 1
+    }
+
+    /// How many rows are shown at most.
+    pub fn limit(&self) -> usize {
+        self.limit as usize
+    }
+
+    /// The cursor of a page that begins after this key.
+    pub fn cursor(key: &str) -> String {
+        URL_SAFE_NO_PAD.encode(key)
     }
 
     /// Cuts the rows to the page; the cursor of the next one, if there is one.

@@ -8,7 +8,7 @@ use crate::problem::Problem;
 const QUERY_MAX_BYTES: usize = 4096;
 
 /// The parameters of a request.
-#[derive(Debug, Default)]
+#[derive(Debug, Clone, Default)]
 pub struct Query {
     given: Vec<(String, String)>,
 }

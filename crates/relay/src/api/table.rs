@@ -5,6 +5,7 @@ use super::{
     Handler, Operation, Parameter, SchemaOf, Success, audit, bridges, calls, keys, schema, secrets,
     services, tenants,
 };
+use crate::access::{CALLING, Resource, SENDING};
 use crate::explain;
 use crate::ingress::calls::described as call;
 use crate::notices;
@@ -16,7 +17,6 @@ use std::sync::LazyLock;
 
 const ADMIN: &[Role] = &[Role::Admin, Role::SiteAdmin];
 const SITE: &[Role] = &[Role::SiteAdmin];
-const CALLING: &[Role] = &[Role::Caller, Role::Admin];
 const CALLS: &[Role] = &[Role::Caller, Role::Admin, Role::SiteAdmin];
 const READING: &[Role] = &[
     Role::Caller,
@@ -24,7 +24,6 @@ const READING: &[Role] = &[
     Role::Admin,
     Role::SiteAdmin,
 ];
-const SENDING: &[Role] = &[Role::Caller, Role::Synchronizer, Role::Admin];
 const REPORTING: &[Role] = &[Role::Synchronizer];
 const PAIRING: &[Role] = &[Role::Bridge];
 
@@ -90,7 +89,7 @@ fn operation(
     id: &'static str,
     method: Method,
     path: &'static str,
-    roles: &'static [Role],
+    (roles, resource): (&'static [Role], Resource),
     success: &'static [Success],
     handler: Option<Handler>,
 ) -> Operation {
@@ -101,6 +100,7 @@ fn operation(
         method,
         path,
         roles,
+        resource,
         summary: "",
         description: "",
         query: &[],
@@ -184,53 +184,53 @@ fn all() -> Vec<Operation> {
 
 fn tenants_and_keys() -> Vec<Operation> {
     vec![
-        operation("listTenants", Method::GET, "/v1/tenants", SITE, answers::<tenants::TenantPage>(200, "A page of tenants."), Some(tenants::list))
+        operation("listTenants", Method::GET, "/v1/tenants", (SITE, Resource::Site), answers::<tenants::TenantPage>(200, "A page of tenants."), Some(tenants::list))
             .says("List tenants, with the versions of their bridge and synchronizer services")
             .query(PAGED),
-        operation("createTenant", Method::POST, "/v1/tenants", SITE, answers::<tenants::TenantView>(201, "The tenant."), Some(tenants::create))
+        operation("createTenant", Method::POST, "/v1/tenants", (SITE, Resource::Site), answers::<tenants::TenantView>(201, "The tenant."), Some(tenants::create))
             .says("Create a tenant")
             .takes(schema::<tenants::NewTenant>)
             .may(&[Code::Conflict])
             .once(),
-        operation("showTenant", Method::GET, "/v1/tenants/{tenant}", SITE, answers::<tenants::TenantView>(200, "The tenant."), Some(tenants::show))
+        operation("showTenant", Method::GET, "/v1/tenants/{tenant}", (SITE, Resource::Site), answers::<tenants::TenantView>(200, "The tenant."), Some(tenants::show))
             .says("Show a tenant")
             .more("Its `ETag` goes into `If-Match` of a change."),
-        operation("changeTenant", Method::PATCH, "/v1/tenants/{tenant}", SITE, answers::<tenants::TenantView>(200, "The tenant as it is now."), Some(tenants::change))
+        operation("changeTenant", Method::PATCH, "/v1/tenants/{tenant}", (SITE, Resource::Site), answers::<tenants::TenantView>(200, "The tenant as it is now."), Some(tenants::change))
             .says("Suspend or resume a tenant, or change what it may do")
             .takes(schema::<tenants::TenantPatch>)
             .matched(),
-        operation("deleteTenant", Method::DELETE, "/v1/tenants/{tenant}", SITE, nothing(204, "It is gone, with its keys, bridges, stored calls and secrets."), Some(tenants::delete))
+        operation("deleteTenant", Method::DELETE, "/v1/tenants/{tenant}", (SITE, Resource::Site), nothing(204, "It is gone, with its keys, bridges, stored calls and secrets."), Some(tenants::delete))
             .says("Delete a tenant and everything that is its own")
             .matched(),
-        operation("listKeys", Method::GET, "/v1/keys", ADMIN, answers::<keys::KeyPage>(200, "A page of keys."), Some(keys::list))
+        operation("listKeys", Method::GET, "/v1/keys", (ADMIN, Resource::Keys), answers::<keys::KeyPage>(200, "A page of keys."), Some(keys::list))
             .says("List API keys, without their secrets")
             .query(PAGED_OF_TENANT),
-        operation("createKey", Method::POST, "/v1/keys", ADMIN, answers::<keys::KeyWithSecret>(201, "The key, with its secret this one time."), Some(keys::create))
+        operation("createKey", Method::POST, "/v1/keys", (ADMIN, Resource::Keys), answers::<keys::KeyWithSecret>(201, "The key, with its secret this one time."), Some(keys::create))
             .says("Create an API key")
             .takes(schema::<keys::NewKeyDocument>)
             .once(),
-        operation("showKey", Method::GET, "/v1/keys/{client_id}", ADMIN, answers::<keys::KeyView>(200, "The key."), Some(keys::show))
+        operation("showKey", Method::GET, "/v1/keys/{client_id}", (ADMIN, Resource::Keys), answers::<keys::KeyView>(200, "The key."), Some(keys::show))
             .says("Show an API key")
             .query(OF_TENANT),
-        operation("revokeKey", Method::DELETE, "/v1/keys/{client_id}", ADMIN, answers::<keys::RevokedKey>(200, "It is revoked; what uses it is cut off within two seconds."), Some(keys::revoke))
+        operation("revokeKey", Method::DELETE, "/v1/keys/{client_id}", (ADMIN, Resource::Keys), answers::<keys::RevokedKey>(200, "It is revoked; what uses it is cut off within two seconds."), Some(keys::revoke))
             .says("Revoke an API key")
             .query(const { &[TENANT, Parameter { name: "keep_bridges", description: "Leave the bridges alone that were paired with it.", kind: "boolean" }] }),
-        operation("rotateKey", Method::POST, "/v1/keys/{client_id}/rotate", ADMIN, answers::<keys::KeyWithSecret>(200, "The key, with its new secret this one time."), Some(keys::rotate))
+        operation("rotateKey", Method::POST, "/v1/keys/{client_id}/rotate", (ADMIN, Resource::Keys), answers::<keys::KeyWithSecret>(200, "The key, with its new secret this one time."), Some(keys::rotate))
             .says("Give an API key another secret; the one before stays good for a while")
             .query(OF_TENANT)
             .takes(schema::<keys::Rotation>)
             .once(),
-        operation("listSigningSecrets", Method::GET, "/v1/signing-secrets", ADMIN, answers::<secrets::SecretList>(200, "The secrets."), Some(secrets::list))
+        operation("listSigningSecrets", Method::GET, "/v1/signing-secrets", (ADMIN, Resource::Tenant), answers::<secrets::SecretList>(200, "The secrets."), Some(secrets::list))
             .says("Show what signs the tenant's deliveries")
             .more("Made when it is first needed. That somebody looked is written into the audit record.")
             .query(OF_TENANT),
-        operation("rotateSigningSecret", Method::POST, "/v1/signing-secrets", ADMIN, answers::<secrets::SecretView>(201, "The secret that signs from now on."), Some(secrets::rotate))
+        operation("rotateSigningSecret", Method::POST, "/v1/signing-secrets", (ADMIN, Resource::Tenant), answers::<secrets::SecretView>(201, "The secret that signs from now on."), Some(secrets::rotate))
             .says("Sign deliveries with another secret; those before sign beside it for a while")
             .query(OF_TENANT)
             .takes(schema::<secrets::NewSecret>)
             .may(&[Code::Conflict])
             .once(),
-        operation("listAudit", Method::GET, "/v1/audit", ADMIN, answers::<audit::AuditPage>(200, "A page of the audit record."), Some(audit::list))
+        operation("listAudit", Method::GET, "/v1/audit", (ADMIN, Resource::Tenant), answers::<audit::AuditPage>(200, "A page of the audit record."), Some(audit::list))
             .says("Read the audit record, newest first")
             .more("Administrative acts, the outcome of every call, and sums of endpoint exchanges; never a body, a header value or a secret.")
             .query(const { &[
@@ -242,7 +242,7 @@ fn tenants_and_keys() -> Vec<Operation> {
                 moment("since", "At or after this moment, in seconds since 1970."),
                 moment("until", "Before this moment."),
             ] }),
-        operation("listNotices", Method::GET, "/v1/notices", ADMIN, answers::<notices::NoticePage>(200, "A page of notices."), Some(notices::list))
+        operation("listNotices", Method::GET, "/v1/notices", (ADMIN, Resource::Tenant), answers::<notices::NoticePage>(200, "A page of notices."), Some(notices::list))
             .says("List what needs somebody's attention, newest first")
             .query(const { &[
                 TENANT,
@@ -250,42 +250,60 @@ fn tenants_and_keys() -> Vec<Operation> {
                 CURSOR_PARAMETER,
                 Parameter { name: "open", description: "Only those whose cause is not gone.", kind: "boolean" },
             ] }),
+        operation("showNoticeUrl", Method::GET, "/v1/notice-url", (ADMIN, Resource::Tenant), answers::<notices::NoticeUrl>(200, "The URL, or null."), Some(notices::show_url))
+            .says("Show where a tenant's notices are sent")
+            .query(OF_TENANT),
+        operation("changeNoticeUrl", Method::PUT, "/v1/notice-url", (ADMIN, Resource::Tenant), answers::<notices::NoticeUrl>(200, "The URL as it is now."), Some(notices::change_url))
+            .says("Say where a tenant's notices are sent, as signed deliveries")
+            .more("A notice about a bridge that is away is sent only if another route leads to the URL.")
+            .query(OF_TENANT)
+            .takes(schema::<notices::NoticeUrl>),
     ]
 }
 
 fn bridges_and_services() -> Vec<Operation> {
     vec![
-        operation("listBridges", Method::GET, "/v1/bridges", READING, answers::<bridges::BridgePage>(200, "A page of bridges."), Some(bridges::list))
+        operation("listBridges", Method::GET, "/v1/bridges", (READING, Resource::Bridges), answers::<bridges::BridgePage>(200, "A page of bridges."), Some(bridges::list))
             .says("List a tenant's bridges and what they are doing")
             .query(PAGED_OF_TENANT),
-        operation("showBridge", Method::GET, "/v1/bridges/{bridge}", READING, answers::<bridges::BridgeView>(200, "The bridge."), Some(bridges::show))
+        operation("showBridge", Method::GET, "/v1/bridges/{bridge}", (READING, Resource::Bridges), answers::<bridges::BridgeView>(200, "The bridge."), Some(bridges::show))
             .says("Show a bridge")
             .query(OF_TENANT),
-        operation("revokeBridge", Method::POST, "/v1/bridges/{bridge}/revoke", ADMIN, answers::<bridges::BridgeDone>(200, "It is revoked and cut off; its name is free."), Some(bridges::revoke))
+        operation("revokeBridge", Method::POST, "/v1/bridges/{bridge}/revoke", (ADMIN, Resource::BridgeChanges), answers::<bridges::BridgeDone>(200, "It is revoked and cut off; its name is free."), Some(bridges::revoke))
             .says("Revoke a bridge with all its installations")
             .query(OF_TENANT),
-        operation("disableBridge", Method::POST, "/v1/bridges/{bridge}/disable", ADMIN, answers::<bridges::BridgeDone>(200, "It is cut off."), Some(bridges::disable))
+        operation("disableBridge", Method::POST, "/v1/bridges/{bridge}/disable", (ADMIN, Resource::BridgeChanges), answers::<bridges::BridgeDone>(200, "It is cut off."), Some(bridges::disable))
             .says("Cut a bridge off until it is enabled again")
             .query(OF_TENANT),
-        operation("enableBridge", Method::POST, "/v1/bridges/{bridge}/enable", ADMIN, answers::<bridges::BridgeDone>(200, "It may come back, and does within about a minute."), Some(bridges::enable))
+        operation("enableBridge", Method::POST, "/v1/bridges/{bridge}/enable", (ADMIN, Resource::BridgeChanges), answers::<bridges::BridgeDone>(200, "It may come back, and does within about a minute."), Some(bridges::enable))
             .says("Let a disabled bridge come back")
             .query(OF_TENANT),
-        operation("markInspected", Method::PUT, "/v1/bridges/{bridge}/inspection", ADMIN, answers::<bridges::InspectionView>(200, "It may come through TLS inspection."), Some(bridges::inspected))
+        operation("markInspected", Method::PUT, "/v1/bridges/{bridge}/inspection", (ADMIN, Resource::BridgeChanges), answers::<bridges::InspectionView>(200, "It may come through TLS inspection."), Some(bridges::inspected))
             .says("Say that something between a bridge and the relay ends TLS")
             .more("Its tunnels are then no longer bound to the relay's own TLS connection: who inspects could carry a proof on to the relay.")
             .query(OF_TENANT),
-        operation("unmarkInspected", Method::DELETE, "/v1/bridges/{bridge}/inspection", ADMIN, answers::<bridges::InspectionView>(200, "It may not any more, from its next tunnel on."), Some(bridges::not_inspected))
+        operation("unmarkInspected", Method::DELETE, "/v1/bridges/{bridge}/inspection", (ADMIN, Resource::BridgeChanges), answers::<bridges::InspectionView>(200, "It may not any more, from its next tunnel on."), Some(bridges::not_inspected))
             .says("Take that back")
             .query(OF_TENANT),
-        operation("pairBridge", Method::POST, "/v1/pair", PAIRING, answers::<pairing::PairedView>(200, "It is registered."), Some(pairing::pair))
+        operation("assignEndpoint", Method::PUT, "/v1/bridges/{bridge}/endpoints/{endpoint}", (ADMIN, Resource::BridgeChanges), answers::<bridges::EndpointHolders>(200, "The bridges that have the name now."), Some(bridges::assign_endpoint))
+            .says("Give an endpoint's name to a bridge")
+            .more("A name belongs to the bridge that declared it first. From then on only that bridge gets the endpoint's requests, until an administrator assigns or releases the name. With `also`, the bridges that have it keep it, as for a redundant pair.")
+            .query(const { &[TENANT, Parameter { name: "also", description: "Leave it to the bridges that have it, too.", kind: "boolean" }] })
+            .may(&[Code::Conflict]),
+        operation("releaseEndpoint", Method::DELETE, "/v1/bridges/{bridge}/endpoints/{endpoint}", (ADMIN, Resource::BridgeChanges), answers::<bridges::EndpointHolders>(200, "The bridges that have the name still."), Some(bridges::release_endpoint))
+            .says("Take an endpoint's name from a bridge")
+            .more("A name that no bridge has goes to the first connected bridge that declares it.")
+            .query(OF_TENANT),
+        operation("pairBridge", Method::POST, "/v1/pair", (PAIRING, Resource::Pairing), answers::<pairing::PairedView>(200, "It is registered."), Some(pairing::pair))
             .says("Register a bridge's public key under a name")
             .more("What `integration-bridge pair` sends. The proof is an Ed25519 signature that is explained in WIRE.md.")
             .takes(schema::<pairing::PairDocument>)
-            .may(&[Code::Conflict]),
-        operation("listServices", Method::GET, "/v1/services", ADMIN, answers::<services::ServiceList>(200, "The services."), Some(services::list))
+            .may(&[Code::Conflict])
+            .once(),
+        operation("listServices", Method::GET, "/v1/services", (ADMIN, Resource::Tenant), answers::<services::ServiceList>(200, "The services."), Some(services::list))
             .says("List what reported itself in a tenant")
             .query(OF_TENANT),
-        operation("reportService", Method::PUT, "/v1/services/{service}", REPORTING, answers::<services::ServiceView>(200, "It is noted."), Some(services::report))
+        operation("reportService", Method::PUT, "/v1/services/{service}", (REPORTING, Resource::OwnService), answers::<services::ServiceView>(200, "It is noted."), Some(services::report))
             .says("Report a service, such as `synchronizer`, with its version; again every minute as a heartbeat")
             .takes(schema::<services::Report>),
     ]
@@ -297,7 +315,7 @@ fn stored_calls() -> Vec<Operation> {
             "listCalls",
             Method::GET,
             "/v1/calls",
-            CALLS,
+            (CALLS, Resource::StoredCalls),
             answers::<calls::CallPage>(200, "A page of stored calls."),
             Some(calls::list),
         )
@@ -322,7 +340,7 @@ fn stored_calls() -> Vec<Operation> {
             "showCall",
             Method::GET,
             "/v1/calls/{id}",
-            CALLS,
+            (CALLS, Resource::StoredCalls),
             answers::<calls::CallWithAttempts>(200, "The call."),
             Some(calls::show),
         )
@@ -332,7 +350,7 @@ fn stored_calls() -> Vec<Operation> {
             "redeliverCall",
             Method::POST,
             "/v1/calls/{id}/redeliver",
-            CALLS,
+            (CALLS, Resource::StoredCalls),
             answers::<calls::CallWithAttempts>(202, "It is pending again."),
             Some(calls::redeliver),
         )
@@ -343,7 +361,7 @@ fn stored_calls() -> Vec<Operation> {
             "redeliverCalls",
             Method::POST,
             "/v1/calls/redeliver",
-            CALLS,
+            (CALLS, Resource::StoredCalls),
             answers::<calls::Redelivered>(202, "They are pending again."),
             Some(calls::redeliver_all),
         )
@@ -354,7 +372,7 @@ fn stored_calls() -> Vec<Operation> {
             "cancelCall",
             Method::POST,
             "/v1/calls/{id}/cancel",
-            CALLS,
+            (CALLS, Resource::StoredCalls),
             answers::<calls::Cancelled>(200, "It is taken back."),
             Some(calls::cancel),
         )
@@ -365,7 +383,7 @@ fn stored_calls() -> Vec<Operation> {
             "cancelCalls",
             Method::POST,
             "/v1/calls/cancel",
-            CALLS,
+            (CALLS, Resource::StoredCalls),
             answers::<calls::Cancelled>(200, "They are taken back."),
             Some(calls::cancel_all),
         )
@@ -376,7 +394,7 @@ fn stored_calls() -> Vec<Operation> {
             "explainCall",
             Method::POST,
             "/v1/calls/explain",
-            CALLING,
+            (CALLING, Resource::Hosts),
             answers::<explain::Explained>(200, "The way, and why."),
             Some(explain::handle),
         )
@@ -391,7 +409,7 @@ fn data_path() -> Vec<Operation> {
             "makeCall",
             Method::POST,
             "/v1/calls",
-            CALLING,
+            (CALLING, Resource::Hosts),
             call::answers(),
             None,
         )
@@ -402,7 +420,7 @@ fn data_path() -> Vec<Operation> {
             "openTunnel",
             Method::GET,
             "/v1/tunnel",
-            &[],
+            (&[], Resource::Public),
             nothing(101, "The tunnel is open."),
             None,
         )
@@ -411,7 +429,7 @@ fn data_path() -> Vec<Operation> {
             "health",
             Method::GET,
             "/healthz",
-            &[],
+            (&[], Resource::Public),
             plainly(200, "text/plain", "The process runs."),
             None,
         )
@@ -420,7 +438,7 @@ fn data_path() -> Vec<Operation> {
             "readiness",
             Method::GET,
             "/readyz",
-            &[],
+            (&[], Resource::Public),
             plainly(200, "text/plain", "It takes requests."),
             None,
         )
@@ -430,7 +448,7 @@ fn data_path() -> Vec<Operation> {
             "openapi",
             Method::GET,
             "/openapi.json",
-            &[],
+            (&[], Resource::Public),
             plainly(200, "application/json", "This document."),
             None,
         )
@@ -450,7 +468,7 @@ fn data_path() -> Vec<Operation> {
             id,
             method,
             "/v1/endpoints/{endpoint}/{path}",
-            SENDING,
+            (SENDING, Resource::Endpoints),
             nothing(
                 200,
                 "The target's answer, whatever it is: any status, any type.",

@@ -2,11 +2,12 @@
 
 use super::{Context, Handling, etag, json, page::Page};
 use crate::body::Body;
-use crate::pairing::failed;
+use crate::config::EXPIRES_IN_MAX_S;
+use crate::pairing::{failed, unshown};
 use crate::problem::Problem;
 use crate::storage::bridges::Service;
 use crate::storage::tenants::TenantChange;
-use crate::storage::{Tenant, TenantState, now};
+use crate::storage::{StorageError, Tenant, TenantState, now};
 use bytes::Bytes;
 use http::{Request, Response, StatusCode};
 use schemars::JsonSchema;
@@ -31,6 +32,9 @@ pub struct TenantView {
     direct_urls: Vec<String>,
     /// Where notices are sent.
     notice_url: Option<String>,
+    /// After how many seconds its stored calls expire, where they do not say so themselves; 0: never;
+    /// null: as the relay's `deliveries.expires_in` says.
+    expires_in: Option<i64>,
     /// The newest version among its connected bridges, or `-`.
     bridge_service: String,
     /// The version of its synchronizer, or `-`.
@@ -68,6 +72,11 @@ pub struct TenantPatch {
     #[serde(deserialize_with = "given")]
     #[schemars(with = "Option<String>")]
     notice_url: Option<Option<String>>,
+    /// After how many seconds its stored calls expire, where they do not say so themselves; 0: never;
+    /// null: as the relay's `deliveries.expires_in` says.
+    #[serde(deserialize_with = "given")]
+    #[schemars(with = "Option<i64>", range(min = 0, max = 315_360_000))]
+    expires_in: Option<Option<i64>>,
 }
 
 /// Whether a tenant may work.
@@ -81,7 +90,9 @@ pub enum StateWord {
 }
 
 /// Tells null from left out.
-fn given<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Option<String>>, D::Error> {
+fn given<'de, D: Deserializer<'de>, T: Deserialize<'de>>(
+    deserializer: D,
+) -> Result<Option<Option<T>>, D::Error> {
     Option::deserialize(deserializer).map(Some)
 }
 
@@ -102,6 +113,7 @@ fn view(cx: &Context<'_>, tenant: &Tenant, services: &[Service]) -> TenantView {
         created: tenant.created,
         direct_urls: tenant.direct_urls.clone(),
         notice_url: tenant.notice_url.clone(),
+        expires_in: tenant.expires_in,
         bridge_service: newest_bridge(cx, id).unwrap_or_else(|| "-".to_owned()),
         synchronizer_service: synchronizer.map_or("-".to_owned(), |s| s.version.clone()),
     }
@@ -124,9 +136,10 @@ async fn shown(
     cx: &Context<'_>,
     tenant: &Tenant,
     status: StatusCode,
+    unread: fn(StorageError) -> Problem,
 ) -> Result<Response<Body>, Problem> {
     let storage = cx.state.directory.storage();
-    let services = storage.services(tenant.id.as_str()).await.map_err(failed)?;
+    let services = storage.services(tenant.id.as_str()).await.map_err(unread)?;
     let mut response = json::reply(status, &view(cx, tenant, &services))?;
     etag::put(response.headers_mut(), tenant.revision);
     Ok(response)
@@ -170,8 +183,8 @@ pub(super) fn create<'a>(cx: &'a Context<'a>, request: Request<Bytes>) -> Handli
         let new: NewTenant = json::read(&request)?;
         let created = cx.storage().create_tenant(&new.name).await;
         let tenant = created.map_err(failed)?;
-        cx.state.directory.refresh().await.map_err(failed)?;
-        shown(cx, &tenant, StatusCode::CREATED).await
+        cx.state.directory.follow_change().await;
+        shown(cx, &tenant, StatusCode::CREATED, unshown).await
     })
 }
 
@@ -179,7 +192,7 @@ pub(super) fn show<'a>(cx: &'a Context<'a>, _: Request<Bytes>) -> Handling<'a> {
     Box::pin(async move {
         let storage = cx.state.directory.storage();
         let tenant = storage.tenant(cx.path("tenant")).await.map_err(failed)?;
-        shown(cx, &tenant, StatusCode::OK).await
+        shown(cx, &tenant, StatusCode::OK, failed).await
     })
 }
 
@@ -197,10 +210,17 @@ pub(super) fn change<'a>(cx: &'a Context<'a>, request: Request<Bytes>) -> Handli
             crate::direct::pattern::check_all(urls).map_err(Problem::invalid)?;
         }
         if let Some(Some(url)) = &patch.notice_url {
-            policy::Target::parse(url)
-                .map_err(|error| Problem::invalid(format!("notice_url: {error}")))?;
+            crate::notices::check_url(url).map_err(Problem::invalid)?;
+        }
+        if let Some(Some(seconds)) = patch.expires_in
+            && !(0..=i64::from(EXPIRES_IN_MAX_S)).contains(&seconds)
+        {
+            return Err(Problem::invalid(format!(
+                "expires_in is {seconds}; it must be from 0 to {EXPIRES_IN_MAX_S} seconds"
+            )));
         }
         let change = TenantChange {
+            expires_in: patch.expires_in,
             state: patch.state.map(|state| match state {
                 StateWord::Active => TenantState::Active,
                 StateWord::Suspended => TenantState::Suspended,
@@ -211,8 +231,8 @@ pub(super) fn change<'a>(cx: &'a Context<'a>, request: Request<Bytes>) -> Handli
         let name = cx.path("tenant");
         let changed = cx.storage().change_tenant(name, &change, seen).await;
         let tenant = changed.map_err(failed)?;
-        cx.state.directory.refresh().await.map_err(failed)?;
-        shown(cx, &tenant, StatusCode::OK).await
+        cx.state.directory.follow_change().await;
+        shown(cx, &tenant, StatusCode::OK, unshown).await
     })
 }
 
@@ -221,7 +241,7 @@ pub(super) fn delete<'a>(cx: &'a Context<'a>, request: Request<Bytes>) -> Handli
         let seen = etag::wanted(request.headers())?;
         let deleted = cx.storage().delete_tenant(cx.path("tenant"), seen).await;
         let tenant = deleted.map_err(failed)?;
-        cx.state.directory.refresh().await.map_err(failed)?;
+        cx.state.directory.follow_change().await;
         cx.state.deliveries.forget_tenant(tenant.id.as_str());
         Ok(json::empty())
     })

@@ -100,6 +100,12 @@ pub(super) enum DeliveriesCommand {
 
 #[derive(Debug, Subcommand)]
 pub(super) enum AuditCommand {
+    /// Count its rows, and those that could not be written. Exit code 1 if any could not.
+    Verify {
+        /// Print one JSON object.
+        #[arg(long)]
+        json: bool,
+    },
     /// List it, newest first.
     List {
         /// Only this tenant's.
@@ -177,6 +183,40 @@ Examples:
         )]
         allow: Vec<String>,
         /// Allow none.
+        #[arg(long)]
+        none: bool,
+    },
+    /// Say after how long its stored calls expire, where they do not say so themselves.
+    #[command(after_help = "\
+Examples:
+  integration-relay tenant expires acme --after 7d
+  integration-relay tenant expires acme --never
+  integration-relay tenant expires acme --default     as deliveries.expires_in in relay.toml says")]
+    Expires {
+        /// Its name.
+        name: String,
+        /// After so long, at most 3650d.
+        #[arg(long, value_name = "TIME", required_unless_present_any = ["never", "default"])]
+        after: Option<Span>,
+        /// Never.
+        #[arg(long, conflicts_with_all = ["after", "default"])]
+        never: bool,
+        /// As the relay's configuration says.
+        #[arg(long, conflicts_with = "after")]
+        default: bool,
+    },
+    /// Say where its notices are sent as signed deliveries; nowhere by default.
+    #[command(after_help = "\
+Examples:
+  integration-relay tenant notices acme --url https://ops.example.com/hooks/bridge
+  integration-relay tenant notices acme --none")]
+    Notices {
+        /// Its name.
+        name: String,
+        /// An absolute http or https URL.
+        #[arg(long, conflicts_with = "none", required_unless_present = "none")]
+        url: Option<String>,
+        /// Send them nowhere. The API shows them in any case.
         #[arg(long)]
         none: bool,
     },
@@ -286,6 +326,40 @@ pub(super) enum BridgeCommand {
     Enable {
         /// Its name.
         name: String,
+        /// Whose it is; not needed where there is one tenant.
+        #[arg(long, value_name = "NAME")]
+        tenant: Option<String>,
+    },
+    /// List which endpoint names belong to which bridges.
+    Endpoints {
+        /// Only this tenant's.
+        #[arg(long, value_name = "NAME")]
+        tenant: Option<String>,
+        /// Print a JSON list.
+        #[arg(long)]
+        json: bool,
+    },
+    /// Give an endpoint's name to a bridge. Without this it belongs to the one that declared it first.
+    Assign {
+        /// The bridge's name.
+        name: String,
+        /// The endpoint's name.
+        #[arg(long, value_name = "NAME")]
+        endpoint: String,
+        /// Leave it to the bridges that have it, too, as for a redundant pair.
+        #[arg(long)]
+        also: bool,
+        /// Whose it is; not needed where there is one tenant.
+        #[arg(long, value_name = "NAME")]
+        tenant: Option<String>,
+    },
+    /// Take an endpoint's name from a bridge. A name that none has goes to the first that declares it.
+    Release {
+        /// The bridge's name.
+        name: String,
+        /// The endpoint's name.
+        #[arg(long, value_name = "NAME")]
+        endpoint: String,
         /// Whose it is; not needed where there is one tenant.
         #[arg(long, value_name = "NAME")]
         tenant: Option<String>,

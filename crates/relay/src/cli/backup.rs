@@ -2,6 +2,8 @@
 
 use super::{CliError, output};
 use crate::config::{Config, Database};
+use crate::storage::audit::Act;
+use crate::storage::tenants::SITE;
 use crate::storage::{Storage, StorageError};
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
@@ -30,6 +32,7 @@ pub(super) async fn backup(config: &Config, to: &Path) -> Result<(), CliError> {
     if to.exists() {
         return Err(failed(format!("{} is there already", to.display())));
     }
+    crate::storage::check_name(&config.database)?;
     let storage = Storage::open(&config.database).await?;
     storage.copy_to(to).await?;
     let synced = File::open(to).and_then(|file| file.sync_all());
@@ -47,7 +50,7 @@ pub(super) async fn backup(config: &Config, to: &Path) -> Result<(), CliError> {
 pub(super) async fn restore(config: &Config, from: &Path, replace: bool) -> Result<(), CliError> {
     let to = file_of(config)?;
     // Whoever serves holds this.
-    let _lock = crate::storage::lock(&config.database)?;
+    let _lock = crate::storage::lock_existing(&config.database)?;
     if to.exists() && !replace {
         return Err(failed(format!(
             "there is a database at {}: --replace moves it aside",
@@ -55,14 +58,16 @@ pub(super) async fn restore(config: &Config, from: &Path, replace: bool) -> Resu
         )));
     }
     let made = beside(to, "restoring");
-    let copied = fs::copy(from, &made);
+    // What a crash left there goes, and so does a link that another user put there.
+    remove(&made);
+    let copied = copy_to_new(from, &made);
     copied.map_err(|error| failed(format!("{} cannot be copied: {error}", from.display())))?;
     let opened = Storage::open(&Database::Sqlite(made.clone())).await;
     let checked = match opened {
         Ok(storage) => {
-            let paused = storage.set_deliveries_paused(true).await;
+            let noted = written_down(&super::acting(&storage), from).await;
             storage.close().await;
-            paused
+            noted
         }
         Err(error) => Err(error),
     };
@@ -91,6 +96,32 @@ pub(super) async fn restore(config: &Config, from: &Path, replace: bool) -> Resu
             .to_owned(),
     );
     output::lines(&lines)
+}
+
+/// Copies a file into one that is not there yet, for its owner alone.
+fn copy_to_new(from: &Path, to: &Path) -> std::io::Result<()> {
+    let mut options = fs::OpenOptions::new();
+    options.create_new(true).write(true);
+    #[cfg(unix)]
+    std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
+    let mut out = options.open(to)?;
+    std::io::copy(&mut File::open(from)?, &mut out)?;
+    out.sync_all()
+}
+
+/// Pauses deliveries, and writes the restore into the audit record of the database that is restored.
+async fn written_down(storage: &Storage, from: &Path) -> Result<(), StorageError> {
+    storage.set_deliveries_paused(true).await?;
+    let name = from.file_name().unwrap_or_default();
+    let act = Act {
+        tenant: SITE.into(),
+        action: "database.restore",
+        object: name.to_string_lossy().into_owned(),
+        result: "ok",
+        count: 1,
+        ..Act::default()
+    };
+    storage.audit(&[act]).await
 }
 
 fn beside(path: &Path, what: &str) -> PathBuf {

@@ -1,21 +1,29 @@
-//! `bridge list | disable | enable | inspected | revoke`. Whether a bridge is connected is the running relay's to say
+//! `bridge list | disable | enable | endpoints | assign | release | inspected | revoke`. Whether a bridge is connected is the running relay's to say
 //! (`GET /v1/bridges`).
 
 use super::args::BridgeCommand;
 use super::{CliError, key, output};
+use crate::storage::notices::Notice;
 use crate::storage::{Bridge, Storage};
 use serde_json::{Value, json};
+
+/// Open notices that are looked at for what is wrong with bridges.
+const ALARMS_MAX: u32 = 10_000;
+
+const CLONED: &str = "bridge_cloned";
+const CONFLICT: &str = "endpoint_conflict";
 
 pub(super) async fn run(storage: &Storage, command: BridgeCommand) -> Result<(), CliError> {
     match command {
         BridgeCommand::List { tenant, json } => {
             let bridges = storage.bridges(tenant.as_deref()).await?;
+            let alarms = Alarms::open(storage).await?;
             let names = key::names(storage).await?;
             let name_of = |bridge: &Bridge| names.get(&bridge.tenant).cloned().unwrap_or_default();
             if json {
                 let documents = bridges
                     .iter()
-                    .map(|bridge| document(bridge, &name_of(bridge)));
+                    .map(|bridge| document(bridge, &name_of(bridge), &alarms));
                 return output::json(&documents.collect());
             }
             let rows: Vec<_> = bridges
@@ -25,7 +33,7 @@ pub(super) async fn run(storage: &Storage, command: BridgeCommand) -> Result<(),
                         bridge.name.clone(),
                         name_of(bridge),
                         bridge.id.to_string(),
-                        state(bridge).to_owned(),
+                        alarms.state(bridge),
                         output::moment(bridge.created),
                     ]
                 })
@@ -48,6 +56,66 @@ pub(super) async fn run(storage: &Storage, command: BridgeCommand) -> Result<(),
             storage.set_bridge_disabled(id, &name, false).await?;
             output::lines(&[format!(
                 "Bridge {name} of tenant {} may come back, and does within about a minute.",
+                tenant.name
+            )])
+        }
+        BridgeCommand::Endpoints { tenant, json } => {
+            let claims = storage.claimed_endpoints(tenant.as_deref()).await?;
+            let names = key::names(storage).await?;
+            let name_of = |id: &str| names.get(id).cloned().unwrap_or_default();
+            if json {
+                let documents = claims.iter().map(|claim| {
+                    json!({
+                        "endpoint": claim.endpoint,
+                        "bridge": claim.bridge,
+                        "tenant": name_of(&claim.tenant),
+                        "created": claim.created,
+                    })
+                });
+                return output::json(&documents.collect());
+            }
+            let rows: Vec<_> = claims
+                .iter()
+                .map(|claim| {
+                    [
+                        claim.endpoint.clone(),
+                        claim.bridge.clone(),
+                        name_of(&claim.tenant),
+                        output::moment(claim.created),
+                    ]
+                })
+                .collect();
+            let header = ["ENDPOINT", "BRIDGE", "TENANT", "SINCE"];
+            output::table(header, &rows, "No bridge has declared an endpoint yet.")
+        }
+        BridgeCommand::Assign {
+            name,
+            endpoint,
+            also,
+            tenant,
+        } => {
+            let tenant = owner(storage, tenant).await?;
+            let id = tenant.id.as_str();
+            storage.assign_endpoint(id, &name, &endpoint, also).await?;
+            let alone = if also { "too" } else { "alone" };
+            output::lines(&[
+                format!(
+                    "Endpoint {endpoint} of tenant {} belongs to bridge {name} {alone}.",
+                    tenant.name
+                ),
+                "A running relay follows within a second.".into(),
+            ])
+        }
+        BridgeCommand::Release {
+            name,
+            endpoint,
+            tenant,
+        } => {
+            let tenant = owner(storage, tenant).await?;
+            let id = tenant.id.as_str();
+            storage.release_endpoint(id, &name, &endpoint).await?;
+            output::lines(&[format!(
+                "Endpoint {endpoint} of tenant {} no longer belongs to bridge {name}.",
                 tenant.name
             )])
         }
@@ -100,12 +168,46 @@ fn state(bridge: &Bridge) -> &'static str {
     }
 }
 
-fn document(bridge: &Bridge, tenant: &str) -> Value {
+/// What running relays have noticed of bridges.
+struct Alarms(Vec<Notice>);
+
+impl Alarms {
+    async fn open(storage: &Storage) -> Result<Self, CliError> {
+        let mut open = storage.notices("", true, "", ALARMS_MAX).await?;
+        open.retain(|notice| notice.kind == CLONED || notice.kind == CONFLICT);
+        Ok(Self(open))
+    }
+
+    fn has(&self, bridge: &Bridge, kind: &str) -> bool {
+        bridge.revoked.is_none()
+            && self.0.iter().any(|notice| {
+                notice.kind == kind
+                    && *notice.tenant == *bridge.tenant.as_str()
+                    && notice.object == bridge.name
+            })
+    }
+
+    /// The bridge's state, and what is wrong with it.
+    fn state(&self, bridge: &Bridge) -> String {
+        let mut words = vec![state(bridge)];
+        if self.has(bridge, CLONED) {
+            words.push("cloned");
+        }
+        if self.has(bridge, CONFLICT) {
+            words.push("endpoints refused");
+        }
+        words.join(", ")
+    }
+}
+
+fn document(bridge: &Bridge, tenant: &str, alarms: &Alarms) -> Value {
     json!({
         "name": bridge.name,
         "tenant": tenant,
         "id": bridge.id,
         "state": state(bridge),
+        "cloned": alarms.has(bridge, CLONED),
+        "endpoints_refused": alarms.has(bridge, CONFLICT),
         "created": bridge.created,
         "last_seen": bridge.last_seen,
     })

@@ -1,6 +1,7 @@
-//! Log lines, to standard error.
+//! Log lines, to standard error, which may be stuck or gone: that costs lines and nothing else.
 
 use crate::config::{Log, LogFormat, LogLevel};
+use machine::log::StandardError;
 use std::io::IsTerminal as _;
 use tracing_subscriber::EnvFilter;
 
@@ -15,9 +16,11 @@ pub(super) fn start(log: &Log) {
             "warn,integration_relay={level},transport={level},protocol={level}"
         )),
     };
+    let queue = machine::log::start(StandardError);
     let lines = tracing_subscriber::fmt()
         .with_env_filter(filter)
-        .with_writer(std::io::stderr)
+        .log_internal_errors(false)
+        .with_writer(move || queue.clone())
         .with_ansi(std::io::stderr().is_terminal());
     // An error means that somebody else logs already.
     let _ = match log.format {

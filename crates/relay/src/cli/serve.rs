@@ -4,21 +4,32 @@ use super::{CliError, log};
 use crate::config::{Config, Tls};
 use crate::running::{Relay, RunningRelay};
 use std::path::Path;
+use std::time::Duration;
+use tokio::sync::oneshot;
+
+/// How long standard output may take for the first key.
+const SHOW_WITHIN: Duration = Duration::from_secs(2);
 
 /// Runs until SIGTERM or Ctrl-C, then drains.
 pub(super) async fn run(config: Config, path: &Path) -> Result<(), CliError> {
     log::start(&config.log);
     let running = Relay::start(config).await?;
-    first_key(&running).await?;
     if let Some(ca) = running.ca_path() {
         tracing::info!(ca = %ca.display(), "the certificate is self-signed; give its CA to bridges and callers");
     }
-    tokio::select! {
-        () = asked_to_end() => {}
-        () = follow(&running, path) => {}
-    }
+    // A relay that stands by makes no key: the active one does.
+    let first_key = async {
+        running.active().await;
+        first_key(&running).await?;
+        std::future::pending().await
+    };
+    let result = tokio::select! {
+        () = asked_to_end() => Ok(()),
+        () = follow(&running, path) => Ok(()),
+        result = first_key => result,
+    };
     running.shutdown().await;
-    Ok(())
+    result
 }
 
 /// A relay that nobody can administer gets a key for that, shown this one time on standard output.
@@ -29,8 +40,24 @@ async fn first_key(running: &RunningRelay) -> Result<(), CliError> {
     }
     let (key, secret) = super::site::new_key(storage).await?;
     running.state().directory.refresh().await?;
-    let whose = "The first key of a site administrator, who manages tenants over the API:".into();
-    super::key::shown(&key, &secret, "", whose, false)
+    // On a thread of its own: what standard output leads to may be stuck or gone, and the relay serves.
+    let (tell, told) = oneshot::channel();
+    let showing = std::thread::Builder::new().name("first key".to_owned());
+    let spawned = showing.spawn(move || {
+        let whose = "The first key of a site administrator, who manages tenants over the API:";
+        let _ = tell.send(super::key::shown(&key, &secret, "", whose.into(), false));
+    });
+    let shown = match spawned {
+        Ok(_) => tokio::time::timeout(SHOW_WITHIN, told).await,
+        Err(error) => Ok(Ok(Err(CliError::Output(error)))),
+    };
+    if !matches!(shown, Ok(Ok(Ok(())))) {
+        tracing::warn!(
+            "the first key of a site administrator could not be shown on standard output; \
+             `integration-relay key create --role site-admin` makes another"
+        );
+    }
+    Ok(())
 }
 
 /// SIGHUP: the file is read again.

@@ -1,4 +1,4 @@
-//! `init`, `deliveries ...` and `audit list`: what concerns the relay as a whole.
+//! `init`, `deliveries ...` and `audit ...`: what concerns the relay as a whole.
 
 use super::args::{AuditCommand, DeliveriesCommand};
 use super::{CliError, key, output};
@@ -91,13 +91,16 @@ pub(super) async fn deliveries(
 }
 
 pub(super) async fn audit(storage: &Storage, command: AuditCommand) -> Result<(), CliError> {
-    let AuditCommand::List {
-        tenant,
-        action,
-        actor,
-        limit,
-        json,
-    } = command;
+    let (tenant, action, actor, limit, json) = match command {
+        AuditCommand::Verify { json } => return verify(storage, json).await,
+        AuditCommand::List {
+            tenant,
+            action,
+            actor,
+            limit,
+            json,
+        } => (tenant, action, actor, limit, json),
+    };
     let tenant = match tenant {
         Some(name) => Some(storage.tenant(&name).await?.id.to_string()),
         None => None,
@@ -134,6 +137,25 @@ pub(super) async fn audit(storage: &Storage, command: AuditCommand) -> Result<()
         "WHEN", "TENANT", "WHO", "WHAT", "TO WHAT", "BRIDGE", "RESULT",
     ];
     output::table(header, &rows, "Nothing has happened yet.")
+}
+
+/// Says how much of the record there is, and how much is missing.
+async fn verify(storage: &Storage, json: bool) -> Result<(), CliError> {
+    let (rows, lost) = storage.audit_totals().await?;
+    if json {
+        output::json(&json!({"rows": rows, "lost": lost}))?;
+    } else {
+        output::lines(&[
+            format!("The audit record has {rows} rows."),
+            format!(
+                "Rows that could not be written: {lost} (see `audit list --action audit.lost`)."
+            ),
+        ])?;
+    }
+    match lost {
+        0 => Ok(()),
+        _ => Err(CliError::AuditLost(lost)),
+    }
 }
 
 fn document(row: &AuditRow) -> Value {

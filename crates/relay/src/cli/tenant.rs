@@ -1,7 +1,8 @@
-//! `tenant create | list | show | suspend | resume | direct | delete`.
+//! `tenant create | list | show | suspend | resume | direct | expires | notices | delete`.
 
 use super::args::TenantCommand;
 use super::{CliError, output};
+use crate::config::EXPIRES_IN_MAX_S;
 use crate::storage::tenants::TenantChange;
 use crate::storage::{Storage, StorageError, Tenant, TenantState};
 use serde_json::{Value, json};
@@ -77,6 +78,7 @@ pub(super) async fn run(storage: &Storage, command: TenantCommand) -> Result<(),
                     "  notices to   {}",
                     tenant.notice_url.as_deref().unwrap_or("nowhere")
                 ),
+                format!("  calls expire {}", expiry(tenant.expires_in)),
             ])
         }
         TenantCommand::Direct { name, allow, .. } => {
@@ -94,6 +96,40 @@ pub(super) async fn run(storage: &Storage, command: TenantCommand) -> Result<(),
                 ),
             }])
         }
+        TenantCommand::Expires {
+            name, after, never, ..
+        } => {
+            let after = after.map(|span| i64::try_from(span.0.as_secs()).unwrap_or(i64::MAX));
+            if after.is_some_and(|seconds| !(1..=i64::from(EXPIRES_IN_MAX_S)).contains(&seconds)) {
+                let text = "--after must be from 1s to 3650d".to_owned();
+                return Err(StorageError::Invalid(text).into());
+            }
+            let expires_in = if never { Some(0) } else { after };
+            let change = TenantChange {
+                expires_in: Some(expires_in),
+                ..TenantChange::default()
+            };
+            storage.change_tenant(&name, &change, None).await?;
+            output::lines(&[format!(
+                "Calls that tenant {name} hands over from now on expire {}, unless they say \
+                 otherwise.",
+                expiry(expires_in)
+            )])
+        }
+        TenantCommand::Notices { name, url, .. } => {
+            if let Some(url) = &url {
+                crate::notices::check_url(url).map_err(StorageError::Invalid)?;
+            }
+            let change = TenantChange {
+                notice_url: Some(url.clone()),
+                ..TenantChange::default()
+            };
+            storage.change_tenant(&name, &change, None).await?;
+            output::lines(&[match url {
+                Some(url) => format!("Notices of tenant {name} are sent to {url}."),
+                None => format!("Notices of tenant {name} are only shown in the API."),
+            }])
+        }
         TenantCommand::Delete { name, yes } => {
             storage.tenant(&name).await?;
             if !yes && !is_meant(&name)? {
@@ -105,6 +141,15 @@ pub(super) async fn run(storage: &Storage, command: TenantCommand) -> Result<(),
                 "A running relay cuts off its bridges within two seconds.".into(),
             ])
         }
+    }
+}
+
+/// When a tenant's calls expire, in words.
+fn expiry(expires_in: Option<i64>) -> String {
+    match expires_in {
+        None => "as deliveries.expires_in says".to_owned(),
+        Some(0) => "never".to_owned(),
+        Some(seconds) => format!("after {seconds} s"),
     }
 }
 
@@ -128,5 +173,6 @@ fn document(tenant: &Tenant) -> Value {
         "created": tenant.created,
         "direct_urls": tenant.direct_urls,
         "notice_url": tenant.notice_url,
+        "expires_in": tenant.expires_in,
     })
 }

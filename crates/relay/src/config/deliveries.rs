@@ -15,7 +15,7 @@ pub struct Deliveries {
     pub queued_per_tenant: u32,
     /// Calls that a tenant may hand over in a second, over ten seconds. Default 5000.
     pub accepted_per_second: u32,
-    /// Attempts at once, of all tenants. Default 512.
+    /// Attempts at once, of all tenants. A tenant may have as many as it leaves for the others. Default 512.
     pub concurrent_max: u32,
     /// Attempts at once through one bridge's installation, or direct for one tenant. Default 32.
     pub concurrent_per_bridge: u32,
@@ -27,7 +27,13 @@ pub struct Deliveries {
     /// After so long without a sign of it, nobody waits for the word of a bridge's installation any
     /// more. Default 24 h.
     pub instance_lost_after: Span,
+    /// How long a call may wait before it expires, where neither the call nor its tenant says; `0s`:
+    /// for ever. Default 30 d.
+    pub expires_in: Span,
 }
+
+/// Longest time after which a call may expire, in seconds: ten years.
+pub const EXPIRES_IN_MAX_S: u32 = 3650 * 24 * 3600;
 
 /// Most steps of a schedule.
 const SCHEDULE_MAX: usize = 50;
@@ -59,6 +65,7 @@ impl Default for Deliveries {
             per_second_per_bridge: 200,
             keep: Span::secs(30 * 24 * HOUR),
             instance_lost_after: Span::secs(24 * HOUR),
+            expires_in: Span::secs(30 * 24 * HOUR),
         }
     }
 }
@@ -87,7 +94,18 @@ impl Deliveries {
                 "deliveries.schedule has a wait of {wait}, the longest is 7d"
             ));
         }
+        if self.expires_in.0 > Duration::from_secs(EXPIRES_IN_MAX_S.into()) {
+            return Some(format!(
+                "deliveries.expires_in is {}, the longest is 3650d",
+                self.expires_in
+            ));
+        }
         None
+    }
+
+    /// How long a call may wait by default, in milliseconds; zero: for ever.
+    pub fn expires_in_ms(&self) -> i64 {
+        i64::try_from(self.expires_in.0.as_millis()).unwrap_or(i64::MAX)
     }
 
     /// The waits.

@@ -7,10 +7,12 @@ use std::path::PathBuf;
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Direct {
-    /// At once, of all tenants. Default 256.
+    /// At once, of all tenants; each may have as many as it leaves for others. Default 256.
     pub concurrent_max: u32,
     /// At once, of one tenant. Default 32.
     pub concurrent_per_tenant: u32,
+    /// Names that are looked up at a time, of all tenants. Default 128.
+    pub lookups_max: u32,
     /// PEM certificates trusted for HTTPS targets, beside the system's.
     pub ca_file: Option<PathBuf>,
 }
@@ -20,6 +22,7 @@ impl Default for Direct {
         Self {
             concurrent_max: 256,
             concurrent_per_tenant: 32,
+            lookups_max: 128,
             ca_file: None,
         }
     }

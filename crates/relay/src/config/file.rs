@@ -4,8 +4,8 @@
 //! name the line.
 
 use super::{
-    Audit, Config, Database, Deliveries, Direct, Hops, KEY_FILE, Limits, Listen, Log, Notices,
-    Telemetry, Tls, Tunnel, Weights,
+    Audit, Config, Database, Deliveries, Direct, Directory, Hops, KEY_FILE, Limits, Listen, Log,
+    Notices, Telemetry, Tls, Tunnel, Weights,
 };
 use serde::Deserialize;
 use serde::de::{self, Deserializer};
@@ -24,6 +24,8 @@ pub(super) struct File {
     deliveries: Deliveries,
     #[serde(default)]
     direct: Direct,
+    #[serde(default)]
+    directory: Directory,
     #[serde(default)]
     audit: Audit,
     #[serde(default)]
@@ -95,6 +97,7 @@ impl File {
         let listen = self.listen.resolve(tls.is_some())?;
         let mistake = self.limits.mistake().or_else(|| self.tunnel.mistake());
         let mistake = mistake.or_else(|| self.deliveries.mistake());
+        let mistake = mistake.or_else(|| self.directory.mistake());
         if let Some(mistake) = mistake.or_else(|| self.telemetry.mistake()) {
             return Err(mistake);
         }
@@ -108,6 +111,7 @@ impl File {
                 ca_file: self.direct.ca_file.map(|file| base.join(file)),
                 ..self.direct
             },
+            directory: self.directory,
             audit: self.audit,
             notices: self.notices,
             limits: self.limits,

@@ -6,6 +6,7 @@ use protocol::limits::{
     STREAM_WINDOW_CAP_BYTES, STREAM_WINDOW_INITIAL_BYTES, STREAM_WINDOW_MIN_BYTES,
 };
 use serde::Deserialize;
+use std::time::Duration;
 
 /// `[limits]`: what callers and bridges may use.
 #[derive(Debug, Clone, Deserialize)]
@@ -20,14 +21,26 @@ pub struct Limits {
     pub handshakes_max: u32,
     /// TLS handshakes at once with one address; more wait. Default 32.
     pub handshakes_per_address: u32,
-    /// Tunnels that have not proved themselves yet, all together. Default 256.
+    /// Tunnels that have not proved themselves yet, all together; one more evicts the oldest. Default 1024.
     pub unproven_tunnels_max: u32,
-    /// Tunnels that have not proved themselves yet, of one address. Default 64.
+    /// Tunnels that have not proved themselves yet, of one address. Default 512.
     pub unproven_per_address: u32,
-    /// Connections on all listeners together, tunnels included. Default 20000.
+    /// Connections on the public listener that have not authenticated, which one more evicts: neither a
+    /// bridge has proved itself nor an API key was accepted. Default 10000.
+    pub pending_connections_max: u32,
+    /// Memory that they may cost: TLS, and header sections that are not complete. Default 64 MiB.
+    pub pending_memory_max: ByteSize,
+    /// Connections of callers on the public listener whose API key was accepted; beyond, they count as
+    /// pending. Each tenant may have as many as are left. Default 20000.
     pub connections_max: u32,
-    /// Connections of one address on the listener with TLS, tunnels included. Default 10000.
+    /// The same of one address. Default 10000.
     pub connections_per_address: u32,
+    /// Connections on the internal listener: pending ones, and as many with an accepted key. Default 5000.
+    pub internal_connections_max: u32,
+    /// The same on the listener of the forward proxy. Default 5000.
+    pub proxy_connections_max: u32,
+    /// Connections on the admin listener; one more evicts the oldest. Default 64.
+    pub admin_connections_max: u32,
     /// Exchanges at once on one tunnel. Default 4096.
     pub streams_per_session: u32,
     /// Exchanges at once of all tenants. Of these each tenant may have its weight times what is left, see
@@ -42,8 +55,15 @@ pub struct Limits {
     pub call_request_max: ByteSize,
     /// The target's answer to a call. Default 1 MiB.
     pub call_response_max: ByteSize,
-    /// The documents and answers of all calls that run. Default 64 MiB.
+    /// Memory for the bodies of requests and responses of all tenants: calls, documents of the API, and what
+    /// callers have not read yet. Each tenant, and each key in a tenant, may use its weight times what is left,
+    /// see `[weights]`. Default 64 MiB.
     pub call_memory_max: ByteSize,
+    /// The part of it that one connection may use. Default 8 MiB.
+    pub connection_memory_max: ByteSize,
+    /// Requests to the API at once, calls and endpoints aside, shared by tenants and keys likewise. One counts
+    /// until its response is read. Default 1024.
+    pub operations_max: u32,
     /// A request's header section. Default 32 KiB, at most 40 KiB.
     pub header_bytes_max: ByteSize,
     /// Fields in a request's header section. Default 96, at most 256.
@@ -57,8 +77,8 @@ pub struct Limits {
     pub endpoint_head_timeout: Span,
     /// The same between two pieces of an endpoint's answer. Default 12 h.
     pub endpoint_idle_timeout: Span,
-    /// How long a caller may send nothing of its request's body, or take nothing of its answer. Default
-    /// 2 m.
+    /// How long a caller may send nothing of its request's body, or take nothing of its response: at most
+    /// 64 KiB in one piece. Default 2 m.
     pub caller_idle_timeout: Span,
     /// Without a byte in either direction of a raw stream (CONNECT, WebSocket). Default 1 h.
     pub raw_idle_timeout: Span,
@@ -80,10 +100,15 @@ impl Default for Limits {
             sessions_per_tenant: 1_000,
             handshakes_max: 128,
             handshakes_per_address: 32,
-            unproven_tunnels_max: 256,
-            unproven_per_address: 64,
+            unproven_tunnels_max: 1024,
+            unproven_per_address: 512,
+            pending_connections_max: 10_000,
+            pending_memory_max: ByteSize::mib(64),
             connections_max: 20_000,
             connections_per_address: 10_000,
+            internal_connections_max: 5_000,
+            proxy_connections_max: 5_000,
+            admin_connections_max: 64,
             streams_per_session: 4096,
             streams_max: 20_000,
             streams_per_tenant: 4096,
@@ -91,6 +116,8 @@ impl Default for Limits {
             call_request_max: ByteSize::mib(1),
             call_response_max: ByteSize::mib(1),
             call_memory_max: ByteSize::mib(64),
+            connection_memory_max: ByteSize::mib(8),
+            operations_max: 1024,
             header_bytes_max: ByteSize::kib(32),
             headers_max: 96,
             call_timeout: Span::secs(30),
@@ -110,6 +137,9 @@ impl Default for Limits {
 /// Largest `header_bytes_max`: a head on the wire has 48 KiB, and each field costs 4 bytes there.
 const HEADER_BYTES_CAP: ByteSize = ByteSize::kib(40);
 
+/// Smallest `pending_memory_max`: several connections with TLS and a long header section each.
+const PENDING_MEMORY_MIN: ByteSize = ByteSize::mib(1);
+
 impl Limits {
     /// What is wrong with these numbers, if anything: the key and the fact.
     pub(super) fn mistake(&self) -> Option<String> {
@@ -120,12 +150,17 @@ impl Limits {
             ("handshakes_per_address", self.handshakes_per_address),
             ("unproven_tunnels_max", self.unproven_tunnels_max),
             ("unproven_per_address", self.unproven_per_address),
+            ("pending_connections_max", self.pending_connections_max),
             ("connections_max", self.connections_max),
             ("connections_per_address", self.connections_per_address),
+            ("internal_connections_max", self.internal_connections_max),
+            ("proxy_connections_max", self.proxy_connections_max),
+            ("admin_connections_max", self.admin_connections_max),
             ("streams_per_session", self.streams_per_session),
             ("streams_max", self.streams_max),
             ("streams_per_tenant", self.streams_per_tenant),
             ("streams_per_key", self.streams_per_key),
+            ("operations_max", self.operations_max),
             ("headers_max", self.headers_max),
             ("bridges_per_tenant", self.bridges_per_tenant),
         ];
@@ -155,6 +190,17 @@ impl Limits {
             return Some(format!(
                 "limits.call_memory_max ({}) must be at least as large as the largest call ({largest})",
                 self.call_memory_max
+            ));
+        }
+        if self.connection_memory_max < largest {
+            return Some(format!(
+                "limits.connection_memory_max ({}) must be at least as large as the largest call ({largest})",
+                self.connection_memory_max
+            ));
+        }
+        if self.pending_memory_max < PENDING_MEMORY_MIN {
+            return Some(format!(
+                "limits.pending_memory_max must be at least {PENDING_MEMORY_MIN}"
             ));
         }
         if self.header_bytes_max > HEADER_BYTES_CAP {
@@ -237,6 +283,30 @@ impl Default for Audit {
             keep: Span::secs(90 * 24 * 3600),
             sums_every: Span::secs(60),
         }
+    }
+}
+
+/// `[directory]`: keys and bridges as they are known from the database.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Directory {
+    /// How long they are valid while the database does not answer. Default 24 h.
+    pub stale_max: Span,
+}
+
+impl Default for Directory {
+    fn default() -> Self {
+        Self {
+            stale_max: Span::secs(24 * 3600),
+        }
+    }
+}
+
+impl Directory {
+    /// What is wrong with it, if anything: the key and the fact.
+    pub(super) fn mistake(&self) -> Option<String> {
+        let is_short = self.stale_max.0 < Duration::from_secs(1);
+        is_short.then(|| "directory.stale_max must be at least 1s".to_owned())
     }
 }
 

@@ -36,11 +36,6 @@ impl ByteSize {
         Self(count * 1024 * 1024)
     }
 
-    /// Whole KiB, rounded up.
-    pub fn kib_up(self) -> usize {
-        usize::try_from(self.0.div_ceil(1024)).unwrap_or(usize::MAX)
-    }
-
     /// The number of bytes, as large as this machine can address.
     pub fn bytes(self) -> usize {
         usize::try_from(self.0).unwrap_or(usize::MAX)

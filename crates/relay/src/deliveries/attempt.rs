@@ -1,22 +1,31 @@
 //! One attempt: the request with its signature, through one installation, and how that ended.
+//!
+//! An end without a status is final only where the bridge's journal, or the lack of any dispatch, stands
+//! behind it. After a lost session or a cancel of the relay's own, the attempt stays open: the bridge
+//! sends RESULT, or answers from its journal when it is asked again.
 
 use super::request::StoredRequest;
 use super::sign::{self, SigningSecret, WEBHOOK_ID, WEBHOOK_SIGNATURE, WEBHOOK_TIMESTAMP};
 use super::state::AttemptEnd;
 use crate::direct::{self, DirectRequest};
-use crate::exchange;
+use crate::exchange::{self, Reservation};
 use crate::registry::Entry;
+use crate::route;
 use crate::state::State;
 use bytes::Bytes;
 use http::HeaderValue;
 use http::header::{self, HeaderMap};
 use http_body_util::{BodyExt, Full};
+use policy::Target;
 use protocol::frame::{
-    BodyLength, CallAttempt, Class, DeliveryResult, RequestHead, RequestTarget, TimeLeft,
+    BodyLength, CallAttempt, Class, DeliveryResult, RequestHead, RequestTarget, ResponseHead,
+    TimeLeft,
 };
 use protocol::{Code, Execution, Failure};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
+use tokio::task::JoinHandle;
+use transport::RecvStream;
 use transport::session::INLINE_MAX_BYTES;
 
 /// The bridge ends an attempt first; the relay's own limit is there in case that no word comes.
@@ -58,6 +67,16 @@ pub(super) async fn through(
     result.unwrap_or_else(failed)
 }
 
+/// How an exchange that was opened came to its head, or to none.
+enum Ended {
+    Head(ResponseHead),
+    /// The bridge reset the stream, or the session ended.
+    Failed(Failure),
+    /// The relay's own limit passed, and it cancelled the stream.
+    Cancelled(Failure),
+}
+
+/// An error is a failure before the exchange was opened.
 async fn exchange_with(
     state: &Arc<State>,
     entry: &Arc<Entry>,
@@ -101,10 +120,17 @@ async fn exchange_with(
     state.metrics.bytes_up(body.len() as u64);
     let upload = (!inlined).then(|| tokio::spawn(exchange::pump(send, Full::new(body))));
     let limit = Duration::from_millis(timeout_ms.into()) + GRACE;
-    let head = match exchange::final_head(&mut recv, Some(limit), upload, None).await {
-        Ok(head) => head,
-        Err(failure) => {
-            return Err(exchange::settle_lost(state, entry, &recv, failure).await);
+    let head = match final_head(&mut recv, limit, upload).await {
+        Ended::Head(head) => head,
+        Ended::Cancelled(failure) => return Ok(cancelled(failure)),
+        Ended::Failed(failure) => {
+            let is_lost = failure.code == Code::TunnelLost && entry.session.is_over();
+            let failure = exchange::settle_lost(state, entry, &recv, failure).await;
+            return Ok(if is_lost {
+                lost(failure)
+            } else {
+                failed(failure)
+            });
         }
     };
     let fields = transport::http::from_wire(&head.headers).unwrap_or_default();
@@ -120,6 +146,31 @@ async fn exchange_with(
     Ok(answered(head.status, retry_after))
 }
 
+/// Waits for the final head. The limit runs from the end of the upload.
+async fn final_head(
+    recv: &mut RecvStream,
+    limit: Duration,
+    upload: Option<JoinHandle<()>>,
+) -> Ended {
+    let over = async {
+        if let Some(upload) = upload {
+            // However the upload ended, the response tells.
+            let _ = upload.await;
+        }
+        tokio::time::sleep(limit).await;
+    };
+    tokio::select! {
+        biased;
+        result = exchange::final_head(recv, None, None, None) => {
+            return result.map_or_else(Ended::Failed, Ended::Head);
+        }
+        () = over => {}
+    }
+    let detail = format!("no response within {} ms", limit.as_millis());
+    let failure = Failure::possibly_executed(Code::Timeout, detail);
+    Ended::Cancelled(recv.cancel(failure, exchange::WORD_WAIT).await)
+}
+
 /// Makes the attempt from here, if the tenant's patterns allow its URL.
 pub(super) async fn directly(
     state: &State,
@@ -127,25 +178,31 @@ pub(super) async fn directly(
     method: &str,
     request: StoredRequest,
     headers: HeaderMap,
+    memory: Reservation,
 ) -> AttemptEnd {
+    // The patterns may have changed since the call was routed.
+    let misrouted = |failure: Failure| AttemptEnd {
+        is_misrouted: true,
+        ..failed(failure)
+    };
     let patterns = state.directory.direct_urls(&tenant);
     let policy = match direct::pattern::policy(&patterns) {
         Ok(policy) => policy,
-        Err(detail) => return failed(Failure::not_sent(Code::RefusedByPolicy, detail)),
+        Err(detail) => return misrouted(Failure::not_sent(Code::RefusedByPolicy, detail)),
     };
-    if request.about.credential.is_some() {
-        let detail = "a direct call has no credential: those are a bridge's";
-        return failed(Failure::not_sent(Code::InvalidRequest, detail));
-    }
+    let host = Target::parse(&request.about.url).map(|target| target.host().clone());
     let within = Duration::from_millis(request.about.timeout_ms.into());
     let asked = DirectRequest {
-        tenant,
+        tenant: tenant.clone(),
+        caller: "deliveries".into(),
         url: request.about.url,
         method: method.to_owned(),
         headers,
         body: request.body,
         deadline: tokio::time::Instant::now() + within,
         answer_max: state.limits().call_response_max.0,
+        memory,
+        is_status_enough: true,
     };
     match state.direct.call(&policy, asked).await {
         Ok(answer) => {
@@ -155,11 +212,17 @@ pub(super) async fn directly(
                 .and_then(retry_after);
             answered(answer.status.as_u16(), later)
         }
-        // Nobody else knows more of it.
-        Err(failure) => AttemptEnd {
-            is_open: false,
-            ..failed(failure)
-        },
+        Err(failure) if !failure.execution.is_safe_to_repeat() => failed(failure),
+        // The name has an address that is not public, or a pattern was taken away.
+        Err(failure) if failure.code == Code::RefusedByPolicy => misrouted(failure),
+        // A name that only resolves inside the network of a bridge that is away.
+        Err(failure)
+            if failure.code == Code::TargetDns
+                && host.is_ok_and(|host| route::is_waited_for(state, &tenant, &host)) =>
+        {
+            misrouted(failure)
+        }
+        Err(failure) => failed(failure),
     }
 }
 
@@ -172,24 +235,37 @@ pub(super) fn answered(status: u16, retry_after: Option<Duration>) -> AttemptEnd
         detail: format!("the target answered {status}"),
         retry_after,
         is_open: false,
+        is_misrouted: false,
     }
 }
 
-/// The attempt failed, as the relay sees it: where that is because the way broke, its bridge's
-/// journal knows more.
+/// The attempt failed, and nothing knows more of it: it was not opened, or the bridge itself reset it.
+/// After the intent, a bridge resets with the outcome that it has just written into its journal.
 pub(super) fn failed(failure: Failure) -> AttemptEnd {
-    let broke = matches!(
-        failure.code,
-        Code::TunnelLost | Code::Timeout | Code::Cancelled
-    );
     AttemptEnd {
         status: None,
         code: Some(failure.code),
         execution: failure.execution,
         detail: failure.detail,
         retry_after: None,
-        is_open: broke && failure.execution == Execution::PossiblyExecuted,
+        is_open: false,
+        is_misrouted: false,
     }
+}
+
+/// The relay cancelled the attempt. What the bridge says then is how far the stream came; the request goes
+/// on, and only the journal knows how it ends.
+fn cancelled(failure: Failure) -> AttemptEnd {
+    AttemptEnd {
+        is_open: !failure.execution.is_safe_to_repeat(),
+        ..failed(failure)
+    }
+}
+
+/// The session ended first. The bridge's journal knows more, unless the attempt provably was not
+/// dispatched.
+fn lost(failure: Failure) -> AttemptEnd {
+    cancelled(failure)
 }
 
 /// Whether an end is the word of a bridge that has looked into its journal: an outcome, or a failure that
@@ -229,6 +305,7 @@ pub(super) fn told(result: &DeliveryResult) -> AttemptEnd {
                 detail: "the bridge's journal tells how it ended".to_owned(),
                 retry_after: None,
                 is_open: false,
+                is_misrouted: false,
             }
         }
     }
@@ -301,13 +378,21 @@ mod tests {
     }
 
     #[test]
-    fn a_lost_way_leaves_the_attempt_open_and_a_bridges_word_does_not() {
-        let lost = Failure::possibly_executed(Code::TunnelLost, "");
-        assert!(failed(lost).is_open);
-        let closed = Failure::possibly_executed(Code::TargetClosed, "");
-        assert!(!failed(closed).is_open);
-        let never = Failure::not_dispatched(Code::TunnelLost, "");
-        assert!(!failed(never).is_open);
+    fn lost_and_cancelled_attempts_stay_open_unless_not_dispatched() {
+        for execution in [Execution::PossiblyExecuted, Execution::Executed] {
+            for code in [Code::TunnelLost, Code::Timeout, Code::Cancelled] {
+                let failure = Failure::new(code, execution, "");
+                assert!(lost(failure.clone()).is_open, "{failure:?}");
+                assert!(cancelled(failure.clone()).is_open, "{failure:?}");
+                // The bridge's own reset is its journal's outcome.
+                assert!(!failed(failure).is_open);
+            }
+        }
+        for execution in [Execution::NotSent, Execution::NotDispatched] {
+            let failure = Failure::new(Code::TunnelLost, execution, "");
+            assert!(!lost(failure.clone()).is_open);
+            assert!(!cancelled(failure).is_open);
+        }
         let result = DeliveryResult {
             attempt: CallAttempt {
                 call: [0; 16],

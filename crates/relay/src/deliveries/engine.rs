@@ -1,37 +1,69 @@
-//! Who is due, and which way is there: the one task that begins attempts.
+//! Who is due, and which route is there: the one task that begins attempts.
 //!
 //! It holds a lease (one process delivers at a time), keeps in memory when each tenant's next call
 //! is due, and asks the database only for those whose time has come. Attempts are tasks of their
 //! own; they tell when they are over.
+//!
+//! The task waits for the database alone, never for the network: no name is resolved here, and nothing that
+//! a tenant controls can hold it up. Its work comes in slices, each bounded, and tenants take turns:
+//!
+//! ```text
+//! inbox, registry, clock --> outcomes (RESULT)                 slice: RESULTS_AT_ONCE, tenants in turn
+//!                        --> routes: journals of new tunnels,  slice: ROUTES_AT_ONCE tenants, of each
+//!                            classes, park and unpark                 TUNNELS_AT_ONCE or one page
+//!                        --> open attempts of installations    slice: INSTALLATIONS_AT_ONCE
+//!                        --> due calls                         slice: TENANTS_AT_ONCE, of each one page
+//! ```
+//!
+//! What fails stays to be done. And every few seconds the engine compares what is connected with what it
+//! knows, so that nothing depends on an event.
 
-use super::settle::{Ended, settle};
-use super::state::{AttemptEnd, CallState};
-use super::way::{Way, tunnel_for, way};
-use super::{Deliveries, attempt, context, reconcile};
+use super::reconcile::{self, Heard};
+use super::running::Room;
+use super::state::CallState;
+use super::task::first;
+use super::way::Way;
+use super::{Deliveries, context, request::StoredRequest};
 use crate::registry::Entry;
+use crate::route::{self, StoredRoute};
 use crate::state::State;
+use crate::storage::StorageError;
 use crate::storage::batch::WriteError;
-use crate::storage::calls::{StoredCall, Via, Write, Written};
-use crate::storage::{now, now_ms};
-use opentelemetry::trace::SpanKind;
-use protocol::frame::{CallAttempt, DeliveryResult};
-use protocol::{Code, Failure};
-use std::collections::HashMap;
+use crate::storage::calls::{Group, StoredCall, Via, Write, Written};
+use crate::storage::now_ms;
+use std::collections::{HashMap, HashSet, VecDeque};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
-use tokio::sync::mpsc;
-use transport::Session;
 
-/// How often somebody tries to get the lease, and renews it.
-const LEASE_EVERY: Duration = Duration::from_secs(3);
-/// Between two tries to get it.
-const LEASE_AGAIN: Duration = Duration::from_millis(500);
+/// How often the wall clock is compared.
+const CLOCK_EVERY: Duration = Duration::from_secs(3);
 
-/// How often the engine looks around by itself: for what was missed, for installations that are
-/// gone for good, and for what is to be forgotten.
+/// A wall clock that shows this much less than expected, in milliseconds, has stepped back.
+const CLOCK_STEP_MS: i64 = 1_000;
+
+/// Before the engine begins again after the lease was lost.
+const WORK_AGAIN: Duration = Duration::from_millis(500);
+
+/// How often the engine counts what is queued, and looks for calls that are due or to be forgotten.
 const ROUND_EVERY: Duration = Duration::from_secs(30);
 
-/// Calls that are looked at in one go, and goes for one tenant before others have theirs.
+/// How often it compares the connected tunnels and the open attempts with what it knows.
+const COMPARE_EVERY: Duration = Duration::from_secs(5);
+
+/// Outcomes that are handled in one slice.
+const RESULTS_AT_ONCE: usize = 64;
+/// Tenants whose routes are looked at in one slice.
+const ROUTES_AT_ONCE: usize = 16;
+/// New tunnels of one tenant whose journals are compared in one slice.
+const TUNNELS_AT_ONCE: usize = 16;
+/// Calls of one tenant whose class is decided again in one slice; each is up to a mebibyte.
+const CLASSIFIED_AT_ONCE: u32 = 16;
+/// Installations whose open attempts are looked at in one slice.
+const INSTALLATIONS_AT_ONCE: usize = 32;
+/// Tenants whose due calls are looked at in one slice.
+const TENANTS_AT_ONCE: usize = 64;
+
+/// Calls of one tenant that are looked at in one go, before others have theirs.
 const PAGE: u32 = 128;
 
 /// Calls that are moved to or from waiting in one transaction.
@@ -43,67 +75,86 @@ const FORGOTTEN_AT_ONCE: u32 = 500;
 /// After a failure of the database.
 const AGAIN_AFTER_FAILURE: Duration = Duration::from_secs(1);
 
-/// What happens outside of the engine.
-#[derive(Debug)]
-pub(super) enum Event {
-    /// Something of a tenant may be due.
-    Due(Arc<str>),
-    /// A tunnel is up.
-    Up(Arc<Entry>),
-    /// A tenant's tunnels, or what they serve, have changed.
-    Ways(Arc<str>),
-    /// A bridge tells what became of an attempt.
-    Result {
-        /// Whose bridge it is.
-        tenant: Arc<str>,
-        /// The installation.
-        via: Via,
-        /// The bridge's name.
-        bridge_name: Arc<str>,
-        /// Where to acknowledge.
-        session: Session,
-        /// What it tells.
-        result: DeliveryResult,
-    },
+/// When a tenant's due calls are looked at again that found no room.
+const FULL_AGAIN_MS: i64 = 200;
+
+/// When a tenant is looked at again whose rows made an error.
+const ERROR_AGAIN_MS: i64 = 5_000;
+
+/// Why a slice of work was not done.
+#[derive(Debug, Clone, thiserror::Error)]
+pub(super) enum EngineError {
+    /// The database.
+    #[error(transparent)]
+    Storage(Arc<StorageError>),
+    /// Another process makes the deliveries, or this one stops.
+    #[error("another process has taken over the deliveries")]
+    LeaseLost,
 }
 
-/// Delivers until the relay stops.
-pub async fn run(state: Arc<State>) {
-    let deliveries = state.deliveries.clone();
-    let taken = deliveries
-        .engine
-        .lock()
-        .unwrap_or_else(std::sync::PoisonError::into_inner)
-        .take();
-    let Some(mut events) = taken else { return };
-    let holder = state.holder.clone();
-    let storage = deliveries.storage.clone();
-    let mut told = false;
-    loop {
-        let is_alone = storage.is_of_one_machine();
-        match storage.take_lease(&holder, now_ms(), is_alone).await {
-            Ok(Some(epoch)) => {
-                told = false;
-                deliveries.batch.hold(epoch);
-                let mut engine = Engine {
-                    state: state.clone(),
-                    deliveries: deliveries.clone(),
-                    due: HashMap::new(),
-                    epoch,
-                };
-                if let Err(error) = engine.work(&mut events).await {
-                    tracing::warn!(%error, "deliveries pause: the database does not answer");
-                }
-                deliveries.batch.hold(0);
-            }
-            Ok(None) if !told => {
-                told = true;
-                tracing::info!("another process makes the deliveries; this one stands by");
-            }
-            Ok(None) => {}
-            Err(error) => tracing::warn!(%error, "deliveries wait: the database does not answer"),
+impl EngineError {
+    /// Whether it is about some rows, and not about the database as a whole.
+    pub(super) fn is_local(&self) -> bool {
+        match self {
+            Self::Storage(error) => !matches!(
+                **error,
+                StorageError::Unavailable(_) | StorageError::Unknown(_)
+            ),
+            Self::LeaseLost => false,
         }
-        tokio::time::sleep(LEASE_AGAIN).await;
+    }
+}
+
+impl From<StorageError> for EngineError {
+    fn from(error: StorageError) -> Self {
+        Self::Storage(Arc::new(error))
+    }
+}
+
+impl From<WriteError> for EngineError {
+    fn from(error: WriteError) -> Self {
+        match error {
+            WriteError::Storage(error) => Self::Storage(error),
+            WriteError::LeaseLost | WriteError::Closed => Self::LeaseLost,
+        }
+    }
+}
+
+/// Delivers while this process serves, until the relay stops.
+pub async fn run(state: Arc<State>) {
+    if !state.deliveries.take_engine() {
+        return;
+    }
+    loop {
+        // What was known before may have changed while another process served.
+        let epoch = state.serving.active().await;
+        let mut engine = Engine::new(&state);
+        tokio::select! {
+            () = engine.work() => {}
+            () = state.serving.ended(epoch) => {}
+        }
+        tokio::time::sleep(WORK_AGAIN).await;
+    }
+}
+
+/// Tenants that wait for their turn, each once.
+#[derive(Debug, Default)]
+struct Turns {
+    queue: VecDeque<Arc<str>>,
+    queued: HashSet<Arc<str>>,
+}
+
+impl Turns {
+    fn push(&mut self, tenant: Arc<str>) {
+        if self.queued.insert(tenant.clone()) {
+            self.queue.push_back(tenant);
+        }
+    }
+
+    fn pop(&mut self) -> Option<Arc<str>> {
+        let tenant = self.queue.pop_front()?;
+        self.queued.remove(&tenant);
+        Some(tenant)
     }
 }
 
@@ -112,82 +163,147 @@ struct Engine {
     deliveries: Arc<Deliveries>,
     /// When each tenant's next pending call is due, in milliseconds since 1970.
     due: HashMap<Arc<str>, i64>,
-    epoch: i64,
+    /// Tenants whose routes are to be looked at.
+    routes: Turns,
+    /// Where open attempts are, as it was read last.
+    in_flight: VecDeque<(Arc<str>, Via)>,
+    /// The patterns by which each tenant's calls were classified, and whether the tenant was active.
+    tenants: HashMap<Arc<str>, (i64, bool)>,
+    /// The patterns up to which no call of a tenant needs another class.
+    classified: HashMap<Arc<str>, i64>,
+    /// Finished calls are to be forgotten.
+    forgets: bool,
+    /// When it was noted last which installations are here, and whether this comparison notes it again.
+    noted_at: Option<Instant>,
+    notes: bool,
+    /// The wall clock, and when it was read.
+    clock: Option<(i64, Instant)>,
+    clock_at: Instant,
+    round_at: Instant,
+    compare_at: Instant,
 }
 
 impl Engine {
-    /// Works while it has the lease.
-    async fn work(
-        &mut self,
-        events: &mut mpsc::Receiver<Event>,
-    ) -> Result<(), crate::storage::StorageError> {
-        self.round().await?;
-        let mut lease = tokio::time::interval(LEASE_EVERY);
-        let mut round = tokio::time::interval(ROUND_EVERY);
-        round.reset();
+    fn new(state: &Arc<State>) -> Self {
+        let now = Instant::now();
+        Self {
+            state: state.clone(),
+            deliveries: state.deliveries.clone(),
+            due: HashMap::new(),
+            routes: Turns::default(),
+            in_flight: VecDeque::new(),
+            tenants: HashMap::new(),
+            classified: HashMap::new(),
+            forgets: false,
+            noted_at: None,
+            notes: false,
+            clock: None,
+            clock_at: now,
+            round_at: now,
+            compare_at: now,
+        }
+    }
+
+    /// Works while it has the lease. A failing database does not end that: another process takes the lease
+    /// over if it has run out, and what this one writes is fenced.
+    async fn work(&mut self) {
+        let deliveries = self.deliveries.clone();
+        let mut directory = self.state.directory.changed();
         loop {
+            match self.step().await {
+                Ok(true) => continue,
+                Ok(false) => {}
+                Err(EngineError::LeaseLost) => return,
+                Err(error) => {
+                    tracing::warn!(%error, "deliveries wait: the database does not answer");
+                    tokio::time::sleep(AGAIN_AFTER_FAILURE).await;
+                    continue;
+                }
+            }
+            let alarms = [self.clock_at, self.round_at, self.compare_at];
+            let alarm = alarms.into_iter().min().unwrap_or(self.clock_at);
             let next = self.due.values().min().copied();
             let wait = next.map_or(ROUND_EVERY, |due| {
                 Duration::from_millis(u64::try_from(due - now_ms()).unwrap_or(0))
             });
             tokio::select! {
-                event = events.recv() => {
-                    // The sender lives as long as the state.
-                    let Some(event) = event else { return Ok(()) };
-                    self.take(event).await?;
-                    // What came meanwhile is taken before anything is looked up.
-                    for _ in 0..256 {
-                        let Ok(event) = events.try_recv() else { break };
-                        self.take(event).await?;
-                    }
-                }
+                () = deliveries.inbox.news() => {}
                 () = tokio::time::sleep(wait) => {}
-                _ = lease.tick() => {
-                    if !self.deliveries.storage.renew_lease(self.epoch, now_ms()).await? {
-                        tracing::warn!("another process has taken over the deliveries");
-                        return Ok(());
-                    }
-                }
-                _ = round.tick() => self.round().await?,
+                () = tokio::time::sleep_until(alarm.into()) => {}
+                changed = directory.changed() => match changed {
+                    Ok(()) => self.compare_tenants(),
+                    // The directory lives as long as the state.
+                    Err(_) => return,
+                },
             }
-            self.begin_due().await?;
         }
     }
 
-    async fn take(&mut self, event: Event) -> Result<(), crate::storage::StorageError> {
-        match event {
-            Event::Due(tenant) => {
-                self.due.insert(tenant, 0);
-            }
-            Event::Up(entry) => {
-                reconcile::tunnel_up(&self.state, &entry).await?;
-                self.ways(&entry.owner.tenant).await?;
-            }
-            Event::Ways(tenant) => self.ways(&tenant).await?,
-            Event::Result {
-                tenant,
-                via,
-                bridge_name,
-                session,
-                result,
-            } => {
-                let heard = reconcile::Heard {
-                    tenant: &tenant,
-                    via,
-                    bridge_name: &bridge_name,
-                    session,
-                    result,
-                };
-                if reconcile::result(&self.state, heard).await? {
-                    self.due.insert(tenant, 0);
-                }
-            }
+    /// One slice of each kind of work. Returns whether more is left to be done at once.
+    async fn step(&mut self) -> Result<bool, EngineError> {
+        if Instant::now() >= self.clock_at {
+            unless_local(self.follow_clock().await, "retry times cannot be corrected")?;
+            self.clock_at = Instant::now() + CLOCK_EVERY;
+        }
+        self.collect();
+        if Instant::now() >= self.round_at {
+            unless_local(self.round().await, "queued calls cannot be counted")?;
+            self.round_at = Instant::now() + ROUND_EVERY;
+        }
+        if Instant::now() >= self.compare_at {
+            unless_local(self.compare().await, "open attempts cannot be read")?;
+            self.compare_at = Instant::now() + COMPARE_EVERY;
+        }
+        self.handle_results().await?;
+        self.handle_routes().await?;
+        self.handle_installations().await?;
+        let has_due = self.begin_due().await?;
+        self.forget().await?;
+        Ok(has_due
+            || self.deliveries.inbox.has_results()
+            || !self.routes.queue.is_empty()
+            || !self.in_flight.is_empty()
+            || self.forgets)
+    }
+
+    /// Corrects retry times where the wall clock has stepped back, and once at the start: another process,
+    /// or this one before, may have had a clock that was ahead.
+    async fn follow_clock(&mut self) -> Result<(), EngineError> {
+        let read = (now_ms(), Instant::now());
+        let stepped_back_ms = self.clock.map_or(0, |(wall_ms, at)| {
+            let passed = i64::try_from(at.elapsed().as_millis()).unwrap_or(i64::MAX);
+            wall_ms.saturating_add(passed).saturating_sub(read.0)
+        });
+        if self.clock.is_some() && stepped_back_ms < CLOCK_STEP_MS {
+            self.clock = Some(read);
+            return Ok(());
+        }
+        let storage = &self.deliveries.storage;
+        let corrected = storage.correct_due_times(read.0).await?;
+        self.due = storage.next_due().await?.into_iter().collect();
+        self.clock = Some(read);
+        if stepped_back_ms >= CLOCK_STEP_MS {
+            tracing::warn!(
+                stepped_back_ms,
+                corrected,
+                "the clock has stepped back: retry times were corrected"
+            );
         }
         Ok(())
     }
 
-    /// Looks at everything once.
-    async fn round(&mut self) -> Result<(), crate::storage::StorageError> {
+    fn collect(&mut self) {
+        let (due, routes) = self.deliveries.inbox.take_tenants();
+        for tenant in due {
+            self.due.insert(tenant, 0);
+        }
+        for tenant in routes {
+            self.routes.push(tenant);
+        }
+    }
+
+    /// Counts what is queued, and reads what is due.
+    async fn round(&mut self) -> Result<(), EngineError> {
         let storage = self.deliveries.storage.clone();
         let queued = storage.queued_calls().await?;
         self.state.metrics.deliveries_queued(&queued);
@@ -196,71 +312,311 @@ impl Engine {
             *counts.entry(group.tenant.clone()).or_default() += group.calls;
         }
         for tenant in counts.keys() {
-            self.ways(tenant).await?;
+            self.routes.push(tenant.clone());
         }
+        self.tenants.retain(|tenant, _| counts.contains_key(tenant));
+        self.classified
+            .retain(|tenant, _| counts.contains_key(tenant));
         *self.deliveries.queued() = counts;
-        self.due = storage.next_due().await?.into_iter().collect();
-        reconcile::round(&self.state).await?;
-        let kept_ms = i64::try_from(self.deliveries.config.keep.0.as_millis()).unwrap_or(i64::MAX);
-        let before = now_ms().saturating_sub(kept_ms);
-        while storage.forget_calls(before, FORGOTTEN_AT_ONCE).await? > 0 {}
+        self.compare_tenants();
+        for (tenant, due) in storage.next_due().await? {
+            let known = self.due.entry(tenant).or_insert(due);
+            *known = due.min(*known);
+        }
+        self.forgets = true;
         Ok(())
     }
 
-    /// Begins what is due.
-    async fn begin_due(&mut self) -> Result<(), crate::storage::StorageError> {
+    /// Compares what is connected with what the engine knows, and reads where attempts are open.
+    async fn compare(&mut self) -> Result<(), EngineError> {
+        for entry in self.state.registry.all() {
+            if is_to_be_compared(&entry) {
+                self.routes.push(entry.owner.tenant.clone());
+            }
+        }
+        if self.in_flight.is_empty() {
+            let all = self.deliveries.storage.instances_in_flight().await?;
+            self.in_flight.extend(all);
+            let is_recent = |at: Instant| at.elapsed() < ROUND_EVERY;
+            self.notes = !self.noted_at.is_some_and(is_recent);
+            if self.notes {
+                self.noted_at = Some(Instant::now());
+            }
+        }
+        Ok(())
+    }
+
+    /// A tenant's patterns, or whether it may work, may have changed.
+    fn compare_tenants(&mut self) {
+        let queued: Vec<Arc<str>> = self.deliveries.queued().keys().cloned().collect();
+        for tenant in queued {
+            let directory = &self.state.directory;
+            let mark = route::patterns_mark(&directory.direct_urls(&tenant));
+            let now = (mark, directory.is_active(&tenant));
+            if self.tenants.insert(tenant.clone(), now) != Some(now) {
+                self.routes.push(tenant);
+            }
+        }
+    }
+
+    async fn handle_results(&mut self) -> Result<(), EngineError> {
+        let inbox = &self.deliveries.inbox;
+        let mut heard: Vec<Heard> = inbox.take_results(RESULTS_AT_ONCE);
+        if heard.is_empty() {
+            return Ok(());
+        }
+        match reconcile::results(&self.state, &mut heard).await {
+            Ok(tenants) => {
+                self.due
+                    .extend(tenants.into_iter().map(|tenant| (tenant, 0)));
+                Ok(())
+            }
+            Err(error) => {
+                for heard in heard {
+                    inbox.result(&heard.tenant.clone(), heard);
+                }
+                Err(error)
+            }
+        }
+    }
+
+    /// Looks at the routes of some tenants.
+    async fn handle_routes(&mut self) -> Result<(), EngineError> {
+        for _ in 0..ROUTES_AT_ONCE {
+            let Some(tenant) = self.routes.pop() else {
+                return Ok(());
+            };
+            match self.routes_of(&tenant).await {
+                Ok(true) => self.routes.push(tenant),
+                Ok(false) => {}
+                Err(error) if error.is_local() => {
+                    tracing::error!(%error, %tenant, "a tenant's stored calls cannot be routed");
+                }
+                Err(error) => {
+                    self.routes.push(tenant);
+                    return Err(error);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// A tenant's tunnels, or its patterns, may have changed: what has a route goes on, what has none
+    /// waits with its clock standing still. Returns whether more is left to be done.
+    async fn routes_of(&mut self, tenant: &Arc<str>) -> Result<bool, EngineError> {
+        let mut has_more = false;
+        let tunnels = self.state.registry.of_tenant(tenant);
+        let mut new = tunnels.iter().filter(|entry| is_to_be_compared(entry));
+        for entry in new.by_ref().take(TUNNELS_AT_ONCE) {
+            reconcile::tunnel_up(&self.state, entry).await?;
+        }
+        has_more |= new.next().is_some();
+        has_more |= self.classify(tenant).await?;
+        let storage = self.deliveries.storage.clone();
+        let patterns = route::patterns_mark(&self.state.directory.direct_urls(tenant));
+        for (from, wants_route) in [
+            (CallState::WaitingForBridge, true),
+            (CallState::Pending, false),
+        ] {
+            for group in storage.call_groups(tenant, from).await? {
+                // Whether those of another class have a route is seen when they have this one.
+                let is_classified = group.class.mark == patterns;
+                let is_later = match self.route_of_group(tenant, &group) {
+                    route::Way::Later(_) => true,
+                    // What would be refused is pending until its time has come.
+                    route::Way::Bridge(_) | route::Way::Direct | route::Way::Refused(_) => false,
+                };
+                if is_later == wants_route || (is_later && !is_classified) {
+                    continue;
+                }
+                let now = now_ms();
+                let moved = if wants_route {
+                    storage.unpark(tenant, &group, now, MOVED_AT_ONCE).await?
+                } else {
+                    storage.park(tenant, &group, now, MOVED_AT_ONCE).await?
+                };
+                if wants_route && moved > 0 {
+                    self.due.insert(tenant.clone(), 0);
+                }
+                has_more |= moved >= u64::from(MOVED_AT_ONCE);
+            }
+        }
+        Ok(has_more)
+    }
+
+    fn route_of_group(&self, tenant: &Arc<str>, group: &Group) -> route::Way<Arc<Entry>> {
+        let stored = StoredRoute {
+            tenant,
+            bridge: group.bridge.as_deref(),
+            host: &group.host,
+            is_direct: group.class.is_direct,
+        };
+        route::decide_stored(&self.state, stored)
+    }
+
+    /// Decides again which calls of a tenant may go direct, after its patterns have changed. Returns whether
+    /// more are left.
+    async fn classify(&mut self, tenant: &Arc<str>) -> Result<bool, EngineError> {
+        let patterns = self.state.directory.direct_urls(tenant);
+        let mark = route::patterns_mark(&patterns);
+        if self.classified.get(tenant) == Some(&mark) {
+            return Ok(false);
+        }
+        let storage = &self.deliveries.storage;
+        let calls = storage
+            .calls_of_other_patterns(tenant, mark, CLASSIFIED_AT_ONCE)
+            .await?;
+        let mut classes = Vec::with_capacity(calls.len());
+        for call in &calls {
+            let mut class = route::DirectClass {
+                is_direct: false,
+                mark,
+            };
+            if !patterns.is_empty() && call.bridge.is_none() {
+                match self.open(call).await? {
+                    Some(request) => {
+                        let is_pinned = request.about.credential.is_some();
+                        let url = &request.about.url;
+                        class = route::classify(&patterns, &call.method, url, is_pinned);
+                    }
+                    None => tracing::error!(call = %call.id, "a stored call cannot be read"),
+                }
+            }
+            classes.push((call.id.clone(), class));
+        }
+        storage.classify_calls(&classes).await?;
+        if calls.len() < CLASSIFIED_AT_ONCE as usize {
+            self.classified.insert(tenant.clone(), mark);
+            return Ok(false);
+        }
+        Ok(true)
+    }
+
+    /// The request of a stored call; `None` where it cannot be opened.
+    async fn open(&self, call: &StoredCall) -> Result<Option<StoredRequest>, EngineError> {
+        let deliveries = &self.deliveries;
+        let sealed = match deliveries.storage.sealed_request(&call.id).await {
+            Err(StorageError::NotFound(_)) => return Ok(None),
+            sealed => sealed?,
+        };
+        let key = match deliveries.vault.of_tenant(&call.tenant).await {
+            Ok(key) => key,
+            Err(crate::vault::VaultError::Storage(error)) => return Err(error.into()),
+            Err(_) => return Ok(None),
+        };
+        let plain = key.open(&context(&call.id), sealed).ok();
+        Ok(plain.and_then(StoredRequest::decode))
+    }
+
+    async fn handle_installations(&mut self) -> Result<(), EngineError> {
+        for _ in 0..INSTALLATIONS_AT_ONCE {
+            let Some((tenant, via)) = self.in_flight.pop_front() else {
+                return Ok(());
+            };
+            match reconcile::installation(&self.state, &tenant, &via, self.notes).await {
+                Ok(()) => {}
+                Err(error) if error.is_local() => {
+                    tracing::error!(%error, %tenant, "open attempts cannot be looked at");
+                }
+                // The next comparison finds it again.
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(())
+    }
+
+    async fn forget(&mut self) -> Result<(), EngineError> {
+        if !self.forgets {
+            return Ok(());
+        }
+        let kept_ms = i64::try_from(self.deliveries.config.keep.0.as_millis()).unwrap_or(i64::MAX);
+        let before = now_ms().saturating_sub(kept_ms);
+        let storage = &self.deliveries.storage;
+        let forgotten = storage.forget_calls(before, FORGOTTEN_AT_ONCE).await?;
+        self.forgets = forgotten > 0;
+        Ok(())
+    }
+
+    /// Begins what is due. Returns whether some tenants had no turn.
+    async fn begin_due(&mut self) -> Result<bool, EngineError> {
         let now = now_ms();
-        let ready: Vec<Arc<str>> = self
+        let mut ready: Vec<(i64, Arc<str>)> = self
             .due
             .iter()
             .filter(|(_, due)| **due <= now)
-            .map(|(tenant, _)| tenant.clone())
+            .map(|(tenant, due)| (*due, tenant.clone()))
             .collect();
         if ready.is_empty() {
-            return Ok(());
+            return Ok(false);
         }
         if self.deliveries.storage.deliveries_paused().await? {
             // Somebody resumes them, and tells nobody.
-            for tenant in ready {
+            for (_, tenant) in ready {
                 self.due.insert(tenant, now + 1000);
             }
-            return Ok(());
+            return Ok(false);
         }
-        for tenant in ready {
-            let next = self.begin_due_of(&tenant, now).await?;
+        // Those that had their turn come behind those that wait for it.
+        ready.sort_unstable();
+        let has_more = ready.len() > TENANTS_AT_ONCE;
+        for (_, tenant) in ready.into_iter().take(TENANTS_AT_ONCE) {
+            let next = match self.begin_due_of(&tenant, now).await {
+                Err(error) if error.is_local() => {
+                    tracing::error!(%error, %tenant, "a tenant's stored calls cannot be delivered");
+                    Some(now_ms() + ERROR_AGAIN_MS)
+                }
+                next => next?,
+            };
             match next {
                 Some(at) => self.due.insert(tenant, at),
                 None => self.due.remove(&tenant),
             };
         }
-        Ok(())
+        Ok(has_more)
     }
 
     /// Begins what is due of one tenant; when to look again.
     async fn begin_due_of(
-        &self,
+        &mut self,
         tenant: &Arc<str>,
         now: i64,
-    ) -> Result<Option<i64>, crate::storage::StorageError> {
-        let deliveries = &self.deliveries;
+    ) -> Result<Option<i64>, EngineError> {
+        let deliveries = self.deliveries.clone();
         let calls = deliveries.storage.due_calls(tenant, now, PAGE).await?;
-        let mut is_full = false;
-        let mut parked = 0;
+        let mark = route::patterns_mark(&self.state.directory.direct_urls(tenant));
+        let (mut is_full, mut is_stale, mut moved) = (false, false, Vec::new());
         for call in &calls {
             if deliveries.running.has(&call.id) {
                 continue;
             }
-            match self.begin(call).await {
+            match self.begin(call, mark) {
                 Begun::Running => {}
                 Begun::Full => is_full = true,
-                Begun::Parked => parked += 1,
+                Begun::Stale => is_stale = true,
+                Begun::Moved(write) => moved.push(*write),
             }
         }
-        if is_full {
-            // The end of an attempt says so; this is for the one that ended just now.
-            return Ok(Some(now_ms() + 200));
+        if is_stale {
+            self.classified.remove(tenant);
+            self.routes.push(tenant.clone());
         }
-        if parked > 0 || calls.len() == PAGE as usize {
+        let has_moved = !moved.is_empty();
+        let refused: Vec<bool> = moved
+            .iter()
+            .map(|write| matches!(write, Write::Drop { .. }))
+            .collect();
+        let written = deliveries.batch.write_all(moved).await;
+        for (written, is_refused) in written.into_iter().zip(refused) {
+            if written? == Written::Changed(true) && is_refused {
+                deliveries.count_out(tenant);
+                self.state.metrics.delivery(CallState::Refused.as_str());
+            }
+        }
+        if is_full || is_stale {
+            // The end of an attempt says so; this is for the one that ended just now.
+            return Ok(Some(now_ms() + FULL_AGAIN_MS));
+        }
+        if has_moved || calls.len() == PAGE as usize {
             return Ok(Some(now_ms() + 10));
         }
         let next = deliveries.storage.next_due_of(tenant).await?;
@@ -268,288 +624,75 @@ impl Engine {
         Ok(next.map(|due| due.max(now_ms() + 50)))
     }
 
-    async fn begin(&self, call: &StoredCall) -> Begun {
+    fn begin(&self, call: &StoredCall, mark: i64) -> Begun {
         let (state, deliveries) = (&self.state, &self.deliveries);
         let config = &deliveries.config;
-        if deliveries.running.count() >= config.concurrent_max as usize {
-            return Begun::Full;
-        }
-        let way = match way(state, call).await {
-            Ok(way) => way,
-            Err(failure) => return self.no_way(call, failure).await,
+        let is_classified = call.class.mark == mark;
+        let stored = StoredRoute {
+            tenant: &call.tenant,
+            bridge: call.bridge.as_deref(),
+            host: &call.host,
+            is_direct: call.class.is_direct && is_classified,
         };
-        let lane = way.via(&call.tenant);
-        let (places, pace) = (config.concurrent_per_bridge, config.per_second_per_bridge);
-        let Some(at) = deliveries.running.enter(&call.id, &lane, places, pace) else {
-            return Begun::Full;
-        };
-        tokio::spawn(first(state.clone(), call.clone(), way, lane, at));
-        Begun::Running
-    }
-
-    /// There is no way: the call waits for one, or ends.
-    async fn no_way(&self, call: &StoredCall, failure: Failure) -> Begun {
-        let write = match failure.code {
-            Code::RefusedByPolicy | Code::InvalidRequest | Code::NotFound | Code::Forbidden => {
-                Write::Drop {
+        let way = match route::decide_stored(state, stored) {
+            route::Way::Bridge(entry) => Way::Bridge(entry),
+            route::Way::Direct => Way::Direct,
+            // By the patterns of now it may have a route.
+            route::Way::Later(_) | route::Way::Refused(_) if !is_classified => return Begun::Stale,
+            // The route is looked at again when the tenant's tunnels or patterns change.
+            route::Way::Later(_) => {
+                return Begun::Moved(Box::new(Write::Park {
+                    id: call.id.clone(),
+                    left_ms: 0,
+                }));
+            }
+            route::Way::Refused(none) => {
+                return Begun::Moved(Box::new(Write::Drop {
                     id: call.id.clone(),
                     state: CallState::Refused,
-                    code: failure.code,
-                    detail: failure.detail,
+                    code: none.failure.code,
+                    detail: none.failure.detail,
                     now_ms: now_ms(),
-                }
+                }));
             }
-            _ => Write::Park {
-                id: call.id.clone(),
-                left_ms: 0,
-            },
         };
-        let refused = matches!(write, Write::Drop { .. });
-        match self.deliveries.batch.write(write).await {
-            Ok(Written::Changed(true)) if refused => {
-                self.deliveries.count_out(&call.tenant);
-                self.state.metrics.delivery(CallState::Refused.as_str());
-            }
-            Ok(_) => {}
-            Err(error) => {
-                tracing::warn!(%error, "a delivery could not be moved");
-                return Begun::Full;
-            }
-        }
-        Begun::Parked
+        let via = way.via(&call.tenant);
+        let room = Room {
+            total: config.concurrent_max,
+            lane: config.concurrent_per_bridge,
+            per_second: config.per_second_per_bridge,
+        };
+        let running = &deliveries.running;
+        let Some(at) = running.enter(&call.id, &call.tenant, &via, call.attempt + 1, room) else {
+            return Begun::Full;
+        };
+        tokio::spawn(first(state.clone(), call.clone(), way, via, at));
+        Begun::Running
     }
+}
 
-    /// A tenant's ways have changed: what has one goes on, what has none waits with its clock
-    /// standing still.
-    async fn ways(&mut self, tenant: &Arc<str>) -> Result<(), crate::storage::StorageError> {
-        let storage = &self.deliveries.storage;
-        for (from, wants_way) in [
-            (CallState::WaitingForBridge, true),
-            (CallState::Pending, false),
-        ] {
-            for group in storage.call_groups(tenant, from).await? {
-                let way = tunnel_for(&self.state, tenant, &group.host, group.bridge.as_deref());
-                // What may go direct, or would be refused, is pending until its time has come.
-                let may_go_direct =
-                    group.bridge.is_none() && !self.state.directory.direct_urls(tenant).is_empty();
-                let is_away = !may_go_direct && way.is_err_and(|failure| is_away(&failure));
-                if is_away == wants_way {
-                    continue;
-                }
-                loop {
-                    let now = now_ms();
-                    let moved = if wants_way {
-                        storage.unpark(tenant, &group, now, MOVED_AT_ONCE).await?
-                    } else {
-                        storage.park(tenant, &group, now, MOVED_AT_ONCE).await?
-                    };
-                    if wants_way && moved > 0 {
-                        self.due.insert(tenant.clone(), 0);
-                    }
-                    if moved < u64::from(MOVED_AT_ONCE) {
-                        break;
-                    }
-                }
-            }
+/// An error of some rows is logged: it does not hold up what does not need them.
+fn unless_local(done: Result<(), EngineError>, what: &str) -> Result<(), EngineError> {
+    match done {
+        Err(error) if error.is_local() => {
+            tracing::error!(%error, what, "rows of the database cannot be read");
+            Ok(())
         }
-        Ok(())
+        done => done,
     }
 }
 
 enum Begun {
     Running,
+    /// A limit is reached.
     Full,
-    Parked,
+    /// Whether it may go direct is to be decided again first.
+    Stale,
+    /// It waits for a bridge, or ends.
+    Moved(Box<Write>),
 }
 
-/// Whether a failure says that a bridge is missing, and not that something is forbidden.
-fn is_away(failure: &Failure) -> bool {
-    matches!(
-        failure.code,
-        Code::NoBridge | Code::BridgeOffline | Code::Overloaded | Code::TenantSuspended
-    )
-}
-
-/// A new attempt: committed before it leaves.
-async fn first(state: Arc<State>, call: StoredCall, way: Way, via: Via, at: Instant) {
-    let (deliveries, tenant) = (state.deliveries.clone(), call.tenant.clone());
-    tokio::time::sleep_until(at.into()).await;
-    let number = call.attempt + 1;
-    deliveries.running.number(&call.id, number);
-    let begin = Write::Begin {
-        id: call.id.clone(),
-        attempt: number,
-        via: via.clone(),
-    };
-    match deliveries.batch.write(begin).await {
-        Ok(Written::Changed(true)) => attempt(&state, call, &way, &via, number, true).await,
-        // Cancelled, or somebody else's by now.
-        Ok(_) => deliveries.running.over(&call.id),
-        Err(error) => {
-            if !matches!(error, WriteError::LeaseLost | WriteError::Closed) {
-                tracing::warn!(%error, call = %call.id, "an attempt could not be begun");
-                tokio::time::sleep(AGAIN_AFTER_FAILURE).await;
-            }
-            deliveries.running.over(&call.id);
-        }
-    }
-    deliveries.running.leave(&via);
-    deliveries.tell(Event::Due(tenant));
-}
-
-/// The same attempt again, at the installation that has it.
-pub(super) async fn again(state: Arc<State>, call: StoredCall, entry: Arc<Entry>, via: Via) {
-    let (number, tenant) = (call.attempt, call.tenant.clone());
-    state.deliveries.running.number(&call.id, number);
-    attempt(&state, call, &Way::Bridge(entry), &via, number, false).await;
-    state.deliveries.running.leave(&via);
-    state.deliveries.tell(Event::Due(tenant));
-}
-
-/// Makes an attempt that is on disk, and writes down what follows.
-async fn attempt(
-    state: &Arc<State>,
-    call: StoredCall,
-    way: &Way,
-    via: &Via,
-    number: u32,
-    is_first: bool,
-) {
-    let deliveries = &state.deliveries;
-    let (began_ms, began) = (now_ms(), Instant::now());
-    let mut end = match make(state, &call, way, number).await {
-        Ok(end) => end,
-        Err(failure) => attempt::failed(failure),
-    };
-    // Asked again, only the journal's word counts: that this question came to nothing says nothing of
-    // the attempt, which may have been made when it was asked first.
-    end.is_open |= !is_first && !attempt::is_word(&end);
-    if end.is_open {
-        match deliveries.running.heard_or_gone(&call.id) {
-            Some(heard) => end = attempt::told(&heard),
-            // The row says where it is; its bridge is asked again when it is there.
-            None => return,
-        }
-    }
-    let took_ms = i64::try_from(began.elapsed().as_millis()).unwrap_or(i64::MAX);
-    let ended = Ended {
-        call: &call,
-        via: via.clone(),
-        bridge_name: &way.name(),
-        number,
-        began_ms,
-        took_ms,
-        // One that is made again was in the journal before.
-        journal_reached: match way {
-            Way::Bridge(entry) if is_first && end.status.is_some() => entry.journal_reached(),
-            Way::Bridge(_) | Way::Direct => None,
-        },
-        end,
-    };
-    settle(state, ended).await;
-    deliveries.running.over(&call.id);
-}
-
-async fn make(
-    state: &Arc<State>,
-    call: &StoredCall,
-    way: &Way,
-    number: u32,
-) -> Result<AttemptEnd, Failure> {
-    let deliveries = &state.deliveries;
-    let internal = |what: &str| {
-        tracing::error!(call = %call.id, what, "a stored call cannot be read");
-        Failure::not_sent(
-            Code::InvalidRequest,
-            "the stored call cannot be read any more",
-        )
-    };
-    let unavailable = |error: &dyn std::fmt::Display| {
-        tracing::warn!(%error, call = %call.id, "a stored call cannot be read now");
-        Failure::not_sent(Code::Overloaded, "the database does not answer")
-    };
-    let sealed = deliveries.storage.sealed_request(&call.id).await;
-    let sealed = sealed.map_err(|error| unavailable(&error))?;
-    let key = deliveries.vault.of_tenant(&call.tenant).await;
-    let key = key.map_err(|error| unavailable(&error))?;
-    let plain = key.open(&context(&call.id), sealed);
-    let plain = plain.map_err(|_| internal("seal"))?;
-    let request =
-        super::request::StoredRequest::decode(plain).ok_or_else(|| internal("encoding"))?;
-    let given = transport::http::from_wire(&request.headers).map_err(|_| internal("headers"))?;
-    let secrets = deliveries.signers(&call.tenant).await;
-    let secrets = secrets.map_err(|error| unavailable(&error))?;
-    let headers = attempt::headers(&given, &secrets, &call.id, now(), &request.body);
-    let id = call_bytes(&call.id).ok_or_else(|| internal("id"))?;
-    let number = CallAttempt {
-        call: id,
-        attempt: number,
-    };
-    let mut span = state.span("deliver", SpanKind::Client, &headers);
-    if let Some(span) = &mut span {
-        span.set("http.request.method", call.method.clone());
-        span.set("server.address", call.host.clone());
-        span.set("bridge.call", call.id.clone());
-        span.set("bridge.attempt", i64::from(number.attempt));
-    }
-    let end = match way {
-        Way::Bridge(entry) => {
-            attempt::through(state, entry, number, &call.method, request, &headers).await
-        }
-        Way::Direct => {
-            let tenant = call.tenant.clone();
-            attempt::directly(state, tenant, &call.method, request, headers).await
-        }
-    };
-    if let Some(mut span) = span {
-        match (end.status, end.code) {
-            (Some(status), None) => span.answered(status),
-            (_, code) => span.failed(&Failure::new(
-                code.unwrap_or(Code::Internal),
-                end.execution,
-                "",
-            )),
-        }
-    }
-    Ok(end)
-}
-
-/// The bytes behind `call_` and 32 hexadecimal digits.
-pub(super) fn call_bytes(id: &str) -> Option<[u8; 16]> {
-    let digits = id.strip_prefix("call_")?.as_bytes();
-    let mut bytes = [0; 16];
-    if digits.len() != 32 {
-        return None;
-    }
-    for (byte, pair) in bytes.iter_mut().zip(digits.chunks(2)) {
-        let pair = std::str::from_utf8(pair).ok()?;
-        *byte = u8::from_str_radix(pair, 16).ok()?;
-    }
-    Some(bytes)
-}
-
-/// The id of a call of these bytes.
-pub(super) fn call_id(bytes: [u8; 16]) -> String {
-    let mut id = String::with_capacity(37);
-    id.push_str("call_");
-    for byte in bytes {
-        id.push_str(&format!("{byte:02x}"));
-    }
-    id
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_calls_id_is_its_bytes() {
-        let bytes = [0xab; 16];
-        let id = call_id(bytes);
-        assert_eq!(id, format!("call_{}", "ab".repeat(16)));
-        assert_eq!(call_bytes(&id), Some(bytes));
-        for wrong in ["call_", "call_zz", &"ab".repeat(16), &format!("{id}0")] {
-            assert_eq!(call_bytes(wrong), None, "{wrong}");
-        }
-    }
+/// Whether a tunnel's journal is still to be compared.
+fn is_to_be_compared(entry: &Entry) -> bool {
+    entry.journal.is_some() && !entry.is_delivering() && entry.session.is_open()
 }

@@ -1,32 +1,49 @@
-//! What bridges know of attempts whose answer did not come.
+//! What bridges know of attempts whose response did not come.
 //!
 //! ```text
 //! tunnel up:  its journal is the one we know, and not behind -> every attempt that it has is sent
 //!                                                               again, with the same number
 //!             lost or rewound -> nobody can say what became of them
 //! RESULT:     committed, then RESULT_ACK; what is known already is acknowledged at once
-//! rounds:     an installation without a sign of it for a day -> nobody can say
+//! rounds:     an attempt that does not run, at an installation that is here -> sent again
+//!             an installation without a sign of it for a day -> nobody can say
 //! ```
+//!
+//! Each step may fail with the database, and is then taken again by the engine. So the order matters: the
+//! calls that a lost journal had are settled before the new journal is noted, or the next try would take
+//! the new journal for the one that had them.
 
 use super::attempt;
-use super::engine::{again, call_id};
-use super::settle::{Ended, settle};
+use super::engine::EngineError;
+use super::running::Room;
+use super::settle::{Ended, Settled, settle_all, settlement};
 use super::state::AttemptEnd;
+use super::{id::call_id, task::again};
 use crate::registry::Entry;
 use crate::state::State;
 use crate::storage::calls::{StoredCall, Via};
-use crate::storage::{StorageError, now_ms};
+use crate::storage::now_ms;
 use protocol::frame::DeliveryResult;
 use protocol::{Code, Execution};
+use std::collections::HashSet;
 use std::sync::Arc;
 use transport::Session;
 
-/// A bridge's word.
-pub(super) struct Heard<'a> {
-    pub(super) tenant: &'a Arc<str>,
+/// Outcomes that are written in one go.
+const SETTLED_AT_ONCE: usize = 256;
+
+/// A bridge says what became of an attempt.
+#[derive(Debug)]
+pub(super) struct Heard {
+    /// Whose bridge it is.
+    pub(super) tenant: Arc<str>,
+    /// The installation that proved itself on the session.
     pub(super) via: Via,
-    pub(super) bridge_name: &'a str,
+    /// The bridge's name.
+    pub(super) bridge_name: Arc<str>,
+    /// Where to acknowledge.
     pub(super) session: Session,
+    /// What it says.
     pub(super) result: DeliveryResult,
 }
 
@@ -37,9 +54,9 @@ fn via(entry: &Entry) -> Via {
     }
 }
 
-/// Holds a new tunnel's journal against what is known of it; from here on, deliveries may go
-/// through.
-pub(super) async fn tunnel_up(state: &Arc<State>, entry: &Arc<Entry>) -> Result<(), StorageError> {
+/// Compares a new tunnel's journal with what is known of it; from here on, deliveries may go through. May
+/// be repeated after an error.
+pub(super) async fn tunnel_up(state: &Arc<State>, entry: &Arc<Entry>) -> Result<(), EngineError> {
     let Some(mark) = entry.journal else {
         return Ok(());
     };
@@ -55,29 +72,26 @@ pub(super) async fn tunnel_up(state: &Arc<State>, entry: &Arc<Entry>) -> Result<
             && other.session.is_open()
             && other.journal.is_some_and(|known| known.id == mark.id)
     });
-    let sequence = i64::try_from(mark.sequence).unwrap_or(i64::MAX);
-    let holds = if has_other {
-        true
-    } else {
+    if !has_other {
+        let sequence = i64::try_from(mark.sequence).unwrap_or(i64::MAX);
+        let holds = storage.journal_holds(&via, &mark.id, sequence).await?;
+        if !holds {
+            tracing::warn!(
+                tenant = %entry.owner.tenant,
+                bridge = %entry.owner.name,
+                "the bridge's journal of deliveries was lost or is older than it was: what was on its \
+                 way there has an unknown outcome"
+            );
+            let detail = "the bridge's journal was lost, and with it what became of the attempt";
+            let calls = storage.calls_in_flight(&via).await?;
+            nobody_knows(state, calls, &via, &entry.owner.name, detail).await?;
+        }
         storage
             .journal_seen(&entry.owner.tenant, &via, &mark.id, sequence, now_ms())
-            .await?
-    };
-    if !holds {
-        tracing::warn!(
-            tenant = %entry.owner.tenant,
-            bridge = %entry.owner.name,
-            "the bridge's journal of deliveries was lost or is older than it was: what was on its \
-             way there has an unknown outcome"
-        );
+            .await?;
     }
     for call in storage.calls_in_flight(&via).await? {
-        if holds {
-            ask_again(state, call, entry, &via);
-        } else {
-            let detail = "the bridge's journal was lost, and with it what became of the attempt";
-            nobody_knows(state, &call, via.clone(), &entry.owner.name, detail).await;
-        }
+        ask_again(state, call, entry, &via);
     }
     entry.begin_delivering();
     Ok(())
@@ -86,42 +100,43 @@ pub(super) async fn tunnel_up(state: &Arc<State>, entry: &Arc<Entry>) -> Result<
 /// Sends the same attempt again, unless it runs.
 fn ask_again(state: &Arc<State>, call: StoredCall, entry: &Arc<Entry>, via: &Via) {
     // What was on its way is not held up: there are no more than the lane had places.
-    let entered = state
-        .deliveries
-        .running
-        .enter(&call.id, via, u32::MAX, u32::MAX);
+    let running = &state.deliveries.running;
+    let entered = running.enter(&call.id, &call.tenant, via, call.attempt, Room::UNLIMITED);
     if entered.is_some() {
         tokio::spawn(again(state.clone(), call, entry.clone(), via.clone()));
     }
 }
 
-/// Nobody can say what became of an attempt.
+/// Nobody can say what became of these attempts.
 async fn nobody_knows(
     state: &Arc<State>,
-    call: &StoredCall,
-    via: Via,
+    calls: Vec<StoredCall>,
+    via: &Via,
     bridge_name: &str,
     detail: &str,
-) {
-    let end = AttemptEnd {
-        status: None,
-        code: Some(Code::TunnelLost),
-        execution: Execution::PossiblyExecuted,
-        detail: detail.to_owned(),
-        retry_after: None,
-        is_open: false,
-    };
-    over(state, call, via, bridge_name, end).await;
+) -> Result<(), EngineError> {
+    for calls in calls.chunks(SETTLED_AT_ONCE) {
+        let settlements = calls.iter().filter_map(|call| {
+            let end = AttemptEnd {
+                status: None,
+                code: Some(Code::TunnelLost),
+                execution: Execution::PossiblyExecuted,
+                detail: detail.to_owned(),
+                retry_after: None,
+                is_open: false,
+                is_misrouted: false,
+            };
+            settlement(state, over(call, via.clone(), bridge_name, end))
+        });
+        for written in settle_all(state, settlements.collect()).await {
+            written?;
+        }
+    }
+    Ok(())
 }
 
-async fn over(
-    state: &Arc<State>,
-    call: &StoredCall,
-    via: Via,
-    bridge_name: &str,
-    end: AttemptEnd,
-) -> bool {
-    let ended = Ended {
+fn over<'a>(call: &'a StoredCall, via: Via, bridge_name: &'a str, end: AttemptEnd) -> Ended<'a> {
+    Ended {
         call,
         via,
         bridge_name,
@@ -130,69 +145,130 @@ async fn over(
         took_ms: 0,
         journal_reached: None,
         end,
-    };
-    settle(state, ended).await
+    }
 }
 
-/// A bridge tells what became of an attempt. Returns whether something is due by it.
-pub(super) async fn result(state: &Arc<State>, heard: Heard<'_>) -> Result<bool, StorageError> {
-    let attempt = heard.result.attempt;
-    let id = call_id(attempt.call);
-    let deliveries = &state.deliveries;
-    if deliveries.running.hear(&id, heard.result, &heard.session) {
-        return Ok(false);
-    }
-    let call = deliveries.storage.stored_call(&id).await?;
-    let call = call.filter(|call| call.tenant == *heard.tenant && call.attempt == attempt.attempt);
-    let mut settled = false;
-    if let Some(call) = call {
-        let end = attempt::told(&heard.result);
-        settled = over(state, &call, heard.via, heard.bridge_name, end).await;
-    }
-    heard.session.ack_result(attempt);
-    Ok(settled)
+fn is_kept_for_its_task(state: &State, heard: &Heard) -> bool {
+    let id = call_id(heard.result.attempt.call);
+    let running = &state.deliveries.running;
+    running.hear(&id, &heard.tenant, &heard.via, heard.result, &heard.session)
 }
 
-/// What no event tells: installations that are there and were not asked, and those that are gone.
-pub(super) async fn round(state: &Arc<State>) -> Result<(), StorageError> {
+/// Stores what bridges say became of attempts that do not run here, and acknowledges what is stored.
+/// Returns the tenants of which something is due by it. After an error, `heard` has what is to be handled
+/// again.
+pub(super) async fn results(
+    state: &Arc<State>,
+    heard: &mut Vec<Heard>,
+) -> Result<Vec<Arc<str>>, EngineError> {
+    let storage = &state.deliveries.storage;
+    // One that runs by now, because it was sent again, is for its own task: stored and acknowledged here, the
+    // bridge could forget it just before the repeat arrives, and execute that.
+    heard.retain(|one| !is_kept_for_its_task(state, one));
+    // What is to be written of each, if anything.
+    let mut known = Vec::with_capacity(heard.len());
+    let mut unreadable = HashSet::new();
+    for (index, one) in heard.iter().enumerate() {
+        let attempt = one.result.attempt;
+        let id = call_id(attempt.call);
+        let call = match storage.stored_call(&id).await.map_err(EngineError::from) {
+            Ok(call) => call,
+            Err(error) if error.is_local() => {
+                tracing::error!(%error, call = id, "a stored call cannot be read");
+                unreadable.insert(index);
+                None
+            }
+            Err(error) => return Err(error),
+        };
+        let call = call.filter(|call| call.tenant == one.tenant && call.attempt == attempt.attempt);
+        known.push(call.and_then(|call| {
+            let end = attempt::told(&one.result);
+            // Only the installation that the attempt went to can settle it: the statement says so.
+            settlement(state, over(&call, one.via.clone(), &one.bridge_name, end))
+        }));
+    }
+    let is_written: Vec<bool> = known.iter().map(Option::is_some).collect();
+    let settlements = known.into_iter().flatten().collect();
+    let mut written = settle_all(state, settlements).await.into_iter();
+    let (mut due, mut failed) = (Vec::new(), None);
+    for (index, one) in std::mem::take(heard).into_iter().enumerate() {
+        let settled = match is_written[index] {
+            true => written.next().unwrap_or(Ok(Settled::Unwritten)),
+            // It stays with its bridge, which is asked again as long as the attempt is open.
+            false if unreadable.contains(&index) => Ok(Settled::Unwritten),
+            // Of an attempt that is none any more.
+            false => Ok(Settled::Stale),
+        };
+        match settled.map_err(EngineError::from) {
+            Ok(settled) => {
+                if settled.may_be_acknowledged() {
+                    one.session.ack_result(one.result.attempt);
+                }
+                if settled == Settled::Stored {
+                    due.push(one.tenant);
+                }
+            }
+            Err(error) if error.is_local() => {
+                tracing::error!(%error, call = call_id(one.result.attempt.call), "an outcome cannot be stored");
+            }
+            Err(error) => {
+                failed = Some(error);
+                heard.push(one);
+            }
+        }
+    }
+    match failed {
+        // Those that are stored count, too: the next round finds what is due by them.
+        Some(error) => Err(error),
+        None => Ok(due),
+    }
+}
+
+/// What no event tells of one installation: its attempts that do not run are sent again where it is
+/// here, and given up where it is gone for good. With `notes`, it is noted that it is here.
+pub(super) async fn installation(
+    state: &Arc<State>,
+    tenant: &Arc<str>,
+    via: &Via,
+    notes: bool,
+) -> Result<(), EngineError> {
     let deliveries = &state.deliveries;
     let storage = &deliveries.storage;
+    let not_running = |calls: Vec<StoredCall>| {
+        let calls = calls.into_iter();
+        calls
+            .filter(|call| !deliveries.running.has(&call.id))
+            .collect::<Vec<_>>()
+    };
+    if via.bridge.is_empty() {
+        // Direct ones have no journal: those that do not run here ended with their process.
+        let detail = "the relay was stopped while the target was asked";
+        let calls = not_running(storage.calls_in_flight(via).await?);
+        return nobody_knows(state, calls, via, "", detail).await;
+    }
+    let all = state.registry.of_tenant(tenant);
+    let here = all.iter().find(|entry| {
+        entry.owner.bridge == via.bridge
+            && entry.instance()[..] == via.instance[..]
+            && entry.is_delivering()
+            && entry.session.is_open()
+    });
+    if let Some(entry) = here {
+        if notes {
+            storage.instance_alive(via, now_ms()).await?;
+        }
+        for call in storage.calls_in_flight(via).await? {
+            ask_again(state, call, entry, via);
+        }
+        return Ok(());
+    }
     let lost_after = deliveries.config.instance_lost_after.0.as_millis();
     let lost_after = i64::try_from(lost_after).unwrap_or(i64::MAX);
-    for (tenant, via) in storage.instances_in_flight().await? {
-        if via.bridge.is_empty() {
-            // Direct ones have no journal: those that do not run here ended with their process.
-            let detail = "the relay was stopped while the target was asked";
-            for call in storage.calls_in_flight(&via).await? {
-                if !deliveries.running.has(&call.id) {
-                    nobody_knows(state, &call, via.clone(), "", detail).await;
-                }
-            }
-            continue;
-        }
-        let all = state.registry.of_tenant(&tenant);
-        let here = all.iter().find(|entry| {
-            entry.owner.bridge == via.bridge
-                && entry.instance()[..] == via.instance[..]
-                && entry.is_delivering()
-                && entry.session.is_open()
-        });
-        if let Some(entry) = here {
-            storage.instance_alive(&via, now_ms()).await?;
-            for call in storage.calls_in_flight(&via).await? {
-                ask_again(state, call, entry, &via);
-            }
-            continue;
-        }
-        let seen = storage.instance_seen(&via).await?.unwrap_or(0);
-        if now_ms().saturating_sub(seen) > lost_after {
-            let detail = "the bridge that had it has not been seen for too long";
-            for call in storage.calls_in_flight(&via).await? {
-                if !deliveries.running.has(&call.id) {
-                    nobody_knows(state, &call, via.clone(), "", detail).await;
-                }
-            }
-        }
+    let seen = storage.instance_seen(via).await?.unwrap_or(0);
+    if now_ms().saturating_sub(seen) > lost_after {
+        let detail = "the bridge that had it has not been seen for too long";
+        let calls = not_running(storage.calls_in_flight(via).await?);
+        nobody_knows(state, calls, via, "", detail).await?;
     }
     Ok(())
 }

@@ -11,8 +11,20 @@
 //!                                        the bridge's word is waited for
 //! ```
 //!
-//! Only what a target did uses up a step of the schedule; being offline, refused by a limit or lost
-//! on the way does not.
+//! Only what a target did uses up a step of the schedule. An offline bridge, a reached limit, a lost tunnel
+//! and a want of the relay's or the bridge's own resources do not.
+//!
+//! Every final state, and all that can cause it:
+//!
+//! | final state | cause |
+//! | --- | --- |
+//! | `succeeded` | the target's status is 2xx, as the response or the bridge's journal says |
+//! | `failed` | the target's status is 410; or the target used up the last step of the schedule |
+//! | `refused` | every bridge of the tenant is connected and ready, and none of them serves the host; or the bridge that got the attempt refused it before it dispatched anything; or the head exceeds the limits of the wire |
+//! | `outcome_unknown` | the target may have executed it, it must not be repeated, and the bridge's journal cannot tell: the journal says so, was lost, or its installation is gone for `instance_lost_after`; or a direct call got no status |
+//! | `cancelled` | a caller or an administrator cancelled it |
+//!
+//! A bridge that is away, reconnecting, not yet ready or disabled causes none of them: its calls wait.
 
 use protocol::{Code, Execution};
 use std::time::Duration;
@@ -36,12 +48,14 @@ crate::storage::words! {
         OutcomeUnknown = "outcome_unknown",
         /// It was taken back.
         Cancelled = "cancelled",
+        /// Its time ran out before a target took it: a dead letter.
+        Expired = "expired",
     }
 }
 
 impl CallState {
     /// Every state.
-    pub const ALL: [Self; 8] = [
+    pub const ALL: [Self; 9] = [
         Self::Pending,
         Self::WaitingForBridge,
         Self::Attempting,
@@ -50,6 +64,7 @@ impl CallState {
         Self::Refused,
         Self::OutcomeUnknown,
         Self::Cancelled,
+        Self::Expired,
     ];
 
     /// Whether nothing follows by itself.
@@ -60,7 +75,8 @@ impl CallState {
             | Self::Failed
             | Self::Refused
             | Self::OutcomeUnknown
-            | Self::Cancelled => true,
+            | Self::Cancelled
+            | Self::Expired => true,
         }
     }
 }
@@ -78,8 +94,12 @@ pub struct AttemptEnd {
     pub detail: String,
     /// When the target wants to be asked again.
     pub retry_after: Option<Duration>,
-    /// The bridge has not said it: its tunnel was lost, and its journal may know more.
+    /// The bridge's journal may know more than this: the attempt stays open until the journal's outcome
+    /// arrives.
     pub is_open: bool,
+    /// The relay found that the URL is not one that it may call directly after all. The call is routed
+    /// again, without a step.
+    pub is_misrouted: bool,
 }
 
 /// What of a delivery decides.
@@ -142,41 +162,71 @@ pub fn next(facts: Facts<'_>, end: &AttemptEnd, schedule: &[Duration], random: f
 }
 
 fn undisturbed(facts: Facts<'_>, end: &AttemptEnd, schedule: &[Duration], random: f64) -> Next {
+    // The target's own status decides, whatever became of the rest of its response.
     match end.status {
-        Some(200..=299) if end.code.is_none() => return Next::Final(CallState::Succeeded),
+        Some(200..=299) => return Next::Final(CallState::Succeeded),
         Some(410) => return Next::Final(CallState::Failed),
         Some(_) => return later(facts.step, end.retry_after, schedule, random),
         None => {}
     }
     match end.execution {
-        Execution::NotSent | Execution::NotDispatched => {
-            not_done(facts, end.code.unwrap_or(Code::Internal), schedule, random)
-        }
-        Execution::PossiblyExecuted if !facts.at_least_once && !is_idempotent(facts.method) => {
-            Next::Final(CallState::OutcomeUnknown)
-        }
+        Execution::NotSent | Execution::NotDispatched if end.is_misrouted => Next::Again {
+            after: Duration::ZERO,
+            step: facts.step,
+        },
+        Execution::NotSent | Execution::NotDispatched => not_done(facts, end, schedule, random),
+        // `executed` without a status is no weaker than `possibly_executed`: a repeat could be the second.
         Execution::PossiblyExecuted | Execution::Executed => {
-            later(facts.step, None, schedule, random)
+            if facts.at_least_once || is_idempotent(facts.method) {
+                later(facts.step, None, schedule, random)
+            } else {
+                Next::Final(CallState::OutcomeUnknown)
+            }
         }
     }
 }
 
-/// It certainly was not done: whose doing was that?
-fn not_done(facts: Facts<'_>, code: Code, schedule: &[Duration], random: f64) -> Next {
-    match code {
-        Code::RefusedByPolicy
-        | Code::Forbidden
-        | Code::UnknownEndpoint
-        | Code::InvalidRequest
-        | Code::RequestTooLarge
-        | Code::HeadersTooLarge => Next::Final(CallState::Refused),
+/// The target certainly did not execute it. Which side was the cause?
+fn not_done(facts: Facts<'_>, end: &AttemptEnd, schedule: &[Duration], random: f64) -> Next {
+    match end.code.unwrap_or(Code::Internal) {
+        // The head or the body exceeds a limit of the relay or of the bridge, and will again.
+        Code::RequestTooLarge | Code::HeadersTooLarge => Next::Final(CallState::Refused),
+        // Only a bridge refuses for good, and only after it got the attempt.
+        Code::RefusedByPolicy | Code::Forbidden | Code::UnknownEndpoint | Code::InvalidRequest
+            if end.execution == Execution::NotDispatched =>
+        {
+            Next::Final(CallState::Refused)
+        }
         Code::TargetDns
         | Code::TargetRefused
         | Code::TargetTls
         | Code::TargetTimeout
         | Code::TargetClosed
-        | Code::TargetProtocol => later(facts.step, None, schedule, random),
-        _ => {
+        | Code::TargetProtocol
+        | Code::ResponseTooLarge => later(facts.step, None, schedule, random),
+        // Not the target's doing: a bridge that is away or busy, a lost tunnel, or a want of memory, file
+        // descriptors, ports or disk on our side (`overloaded`, `internal`).
+        Code::RefusedByPolicy
+        | Code::Forbidden
+        | Code::UnknownEndpoint
+        | Code::InvalidRequest
+        | Code::Unauthorized
+        | Code::TenantSuspended
+        | Code::NoBridge
+        | Code::BridgeOffline
+        | Code::Overloaded
+        | Code::TunnelLost
+        | Code::Timeout
+        | Code::Cancelled
+        | Code::NotFound
+        | Code::MethodNotAllowed
+        | Code::Conflict
+        | Code::Internal
+        | Code::PreconditionFailed
+        | Code::RateLimited
+        | Code::Standby
+        | Code::DirectoryStale
+        | Code::OutcomeUnknown => {
             let elsewhere = facts.attempt.saturating_sub(facts.step).min(16);
             let most = NOT_DONE_MIN
                 .saturating_mul(1 << elsewhere)
@@ -227,6 +277,7 @@ mod tests {
             detail: String::new(),
             retry_after: None,
             is_open: false,
+            is_misrouted: false,
         }
     }
 
@@ -356,5 +407,115 @@ mod tests {
             after(cancelled, &answered(200)),
             Next::Final(CallState::Succeeded)
         );
+    }
+
+    /// Every code, how far it came, method, wish for a repeat, and whether the journal may know more.
+    #[test]
+    fn next_step_repeats_no_post_that_may_be_executed() {
+        const METHODS: [&str; 8] = [
+            "GET", "HEAD", "OPTIONS", "PUT", "DELETE", "POST", "PATCH", "LOCK",
+        ];
+        const EXECUTIONS: [Execution; 4] = [
+            Execution::NotSent,
+            Execution::NotDispatched,
+            Execution::PossiblyExecuted,
+            Execution::Executed,
+        ];
+        let codes = Code::ALL.iter().copied().map(Some).chain([None]);
+        for code in codes {
+            for execution in EXECUTIONS {
+                for method in METHODS {
+                    for (at_least_once, is_open) in
+                        [(false, false), (false, true), (true, false), (true, true)]
+                    {
+                        let end = AttemptEnd {
+                            status: None,
+                            code,
+                            execution,
+                            is_open,
+                            ..answered(0)
+                        };
+                        let facts = Facts {
+                            at_least_once,
+                            ..facts(method, 0)
+                        };
+                        let next = after(facts, &end);
+                        let what =
+                            format!("{code:?} {execution} {method} {at_least_once} {is_open}");
+                        let may_repeat = at_least_once || is_idempotent(method);
+                        if is_open {
+                            assert_eq!(next, Next::Stay, "{what}");
+                        } else if execution.is_safe_to_repeat() {
+                            let is_word = matches!(
+                                code,
+                                Some(
+                                    Code::RefusedByPolicy
+                                        | Code::Forbidden
+                                        | Code::UnknownEndpoint
+                                        | Code::InvalidRequest
+                                )
+                            ) && execution == Execution::NotDispatched
+                                || matches!(
+                                    code,
+                                    Some(Code::RequestTooLarge | Code::HeadersTooLarge)
+                                );
+                            match next {
+                                Next::Again { .. } => assert!(!is_word, "{what}"),
+                                Next::Final(CallState::Refused) => assert!(is_word, "{what}"),
+                                other => panic!("{what}: {other:?}"),
+                            }
+                        } else if may_repeat {
+                            assert!(matches!(next, Next::Again { step: 1, .. }), "{what}");
+                        } else {
+                            assert_eq!(next, Next::Final(CallState::OutcomeUnknown), "{what}");
+                        }
+                    }
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn own_want_of_resources_uses_no_step() {
+        for code in [Code::Overloaded, Code::Internal, Code::RateLimited] {
+            for execution in [Execution::NotSent, Execution::NotDispatched] {
+                // Not even after the last step.
+                let next = after(facts("POST", 2), &failed(code, execution));
+                assert!(
+                    matches!(next, Next::Again { step: 2, .. }),
+                    "{code} {execution}"
+                );
+            }
+        }
+    }
+
+    #[test]
+    fn target_status_decides_without_a_whole_response() {
+        let cut = AttemptEnd {
+            code: Some(Code::TargetClosed),
+            ..answered(201)
+        };
+        let next = after(facts("POST", 0), &cut);
+        assert_eq!(next, Next::Final(CallState::Succeeded));
+        let error = AttemptEnd {
+            status: Some(500),
+            ..cut
+        };
+        let next = after(facts("POST", 0), &error);
+        assert!(matches!(next, Next::Again { step: 1, .. }));
+    }
+
+    #[test]
+    fn misrouted_call_is_routed_again_without_a_step() {
+        let misrouted = AttemptEnd {
+            is_misrouted: true,
+            ..failed(Code::RefusedByPolicy, Execution::NotDispatched)
+        };
+        let next = after(facts("POST", 2), &misrouted);
+        let expected = Next::Again {
+            after: Duration::ZERO,
+            step: 2,
+        };
+        assert_eq!(next, expected);
     }
 }

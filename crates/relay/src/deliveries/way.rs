@@ -1,15 +1,10 @@
-//! Which way a stored call goes: through the tunnel of a bridge that keeps a journal, or directly.
+//! What the attempt of a stored call is bound to: a tunnel's installation, or the relay itself.
 
-use crate::direct::Direct;
 use crate::registry::Entry;
-use crate::router::{self, Wanted};
-use crate::state::State;
-use crate::storage::calls::{StoredCall, Via};
-use policy::{Host, Target};
-use protocol::{Code, Failure};
+use crate::storage::calls::Via;
 use std::sync::Arc;
 
-/// The way of an attempt.
+/// The way of an attempt, as [`route`](crate::route) has decided it.
 #[derive(Debug, Clone)]
 pub(super) enum Way {
     /// Through this tunnel.
@@ -41,67 +36,4 @@ impl Way {
             Self::Direct => "".into(),
         }
     }
-}
-
-/// The way for a call.
-pub(super) async fn way(state: &State, call: &StoredCall) -> Result<Way, Failure> {
-    let bridge = call.bridge.as_deref();
-    if !state.directory.is_active(&call.tenant) {
-        let detail = "the tenant is suspended";
-        return Err(Failure::not_sent(Code::TenantSuspended, detail));
-    }
-    let failure = match tunnel_for(state, &call.tenant, &call.host, bridge) {
-        Ok(entry) => return Ok(Way::Bridge(entry)),
-        Err(failure) => failure,
-    };
-    if bridge.is_none() && !state.directory.direct_urls(&call.tenant).is_empty() {
-        // Whether the URL is one of them is seen when it is opened.
-        return Ok(Way::Direct);
-    }
-    if failure.code == Code::RefusedByPolicy {
-        let host = host_of(&call.host)?;
-        if Direct::are_public(&state.direct.addresses(&host).await) {
-            let detail = format!(
-                "{} is public, and this tenant may not call it directly: a site administrator can \
-                 enable it (direct_urls), or a bridge can serve it",
-                call.host
-            );
-            return Err(Failure::not_sent(Code::RefusedByPolicy, detail));
-        }
-    }
-    Err(failure)
-}
-
-fn host_of(text: &str) -> Result<Host, Failure> {
-    let target = Target::parse(&format!("http://{text}/"))
-        .map_err(|error| Failure::not_sent(Code::InvalidRequest, error.to_string()))?;
-    Ok(target.host().clone())
-}
-
-/// The tunnel for a host, of those whose journal is known.
-pub(super) fn tunnel_for(
-    state: &State,
-    tenant: &Arc<str>,
-    host: &str,
-    bridge: Option<&str>,
-) -> Result<Arc<Entry>, Failure> {
-    let host = host_of(host)?;
-    let all = state.registry.of_tenant(tenant);
-    let (unfit, fit): (Vec<_>, Vec<_>) = all.into_iter().partition(|entry| !entry.is_delivering());
-    let chosen = router::choose(
-        &state.registry,
-        &*state.directory,
-        tenant,
-        bridge,
-        Wanted::Host(&host),
-        &[],
-        &unfit,
-    );
-    chosen.map_err(|failure| {
-        if fit.is_empty() && !unfit.is_empty() {
-            let detail = "no connected bridge keeps a journal of deliveries";
-            return Failure::not_sent(Code::BridgeOffline, detail);
-        }
-        failure
-    })
 }

@@ -1,6 +1,7 @@
 //! Direct calls on loopback, which only a policy of these tests allows.
 
 use super::*;
+use crate::exchange::{BodyMemory, KeyMemory, TenantMemory};
 use policy::{HostPattern, Methods, Ports, Rule};
 use support::{RawTarget, Target as TestTarget};
 
@@ -21,13 +22,21 @@ fn loopback(port: u16) -> Policy {
 fn request(url: String) -> DirectRequest {
     DirectRequest {
         tenant: "t".into(),
+        caller: "k".into(),
         url,
         method: "POST".to_owned(),
         headers: HeaderMap::new(),
         body: Bytes::from_static(b"{\"n\":1}"),
         deadline: Instant::now() + Duration::from_secs(5),
         answer_max: 1000,
+        memory: memory(),
+        is_status_enough: false,
     }
+}
+
+fn memory() -> Reservation {
+    let pool = BodyMemory::new(1024 * 1024);
+    Reservation::new(KeyMemory::new(&TenantMemory::new(&pool, 1), 1))
 }
 
 #[tokio::test]
@@ -55,6 +64,41 @@ async fn a_redirect_is_passed_back_and_not_followed() {
     assert_eq!(answer.status, 302);
     assert_eq!(answer.headers["location"], "http://169.254.169.254/latest");
     assert_eq!(target.requests(), 1);
+}
+
+/// A delivery needs no more than the status: with it, the request was executed.
+#[tokio::test]
+async fn status_survives_whatever_becomes_of_the_body() {
+    let target = TestTarget::start().await;
+    let policy = loopback(target.port());
+    for path in ["/bytes/1001", "/truncated"] {
+        let ask = DirectRequest {
+            is_status_enough: true,
+            ..request(target.url(path))
+        };
+        let answer = direct().call(&policy, ask).await.unwrap();
+        assert_eq!(answer.status, 200, "{path}");
+    }
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let addr = listener.local_addr().unwrap();
+    let stalling = tokio::spawn(async move {
+        use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+        let (mut stream, _) = listener.accept().await.unwrap();
+        let mut head = [0; 1024];
+        let _ = stream.read(&mut head).await.unwrap();
+        let answer = b"HTTP/1.1 201 Created\r\ncontent-length: 5\r\n\r\nab";
+        stream.write_all(answer).await.unwrap();
+        // Until the caller gives up.
+        let _ = stream.read(&mut head).await;
+    });
+    let ask = DirectRequest {
+        is_status_enough: true,
+        deadline: Instant::now() + Duration::from_millis(700),
+        ..request(format!("http://{addr}/"))
+    };
+    let answer = direct().call(&loopback(addr.port()), ask).await.unwrap();
+    assert_eq!(answer.status, 201);
+    stalling.abort();
 }
 
 #[tokio::test]
@@ -150,4 +194,21 @@ async fn a_tenant_has_so_many_at_once() {
         .call(&policy, request(target.url("/small")))
         .await
         .unwrap();
+}
+
+#[test]
+fn tenant_leaves_direct_calls_for_others() {
+    let direct = Direct::new(config::Direct {
+        concurrent_max: 8,
+        concurrent_per_tenant: 8,
+        ..config::Direct::default()
+    });
+    let greedy = |tenant: &str| -> Vec<Permit> {
+        std::iter::from_fn(|| direct.permit(&tenant.into()).ok()).collect()
+    };
+    let all = ["a", "b", "c"].map(greedy);
+    assert_eq!(all.each_ref().map(Vec::len), [4, 2, 1]);
+    drop(all);
+    let running = direct.running.lock().unwrap();
+    assert!(running.all == 0 && running.of_tenant.is_empty());
 }

@@ -4,7 +4,8 @@
 use crate::auth::{KeyScope, Principal};
 use crate::registry::Owner;
 use crate::storage::{
-    ApiKey, BridgeId, BridgeIdentity, Changes, ClientId, SecretHash, TenantId, TenantState,
+    ApiKey, BridgeId, BridgeIdentity, Changes, Claim, ClaimKind, ClientId, SecretHash, TenantId,
+    TenantState,
 };
 use protocol::frame::RefusedCode;
 use protocol::session::EndReason;
@@ -20,6 +21,8 @@ const REVOKED_KEPT: usize = 16;
 pub struct BridgeSummary {
     /// Its id.
     pub id: BridgeId,
+    /// Whose it is.
+    pub tenant: TenantId,
     /// Its name.
     pub name: Arc<str>,
     /// When it was paired, in seconds since 1970.
@@ -34,7 +37,7 @@ pub struct BridgeSummary {
 
 /// A tunnel that somebody wants to open, as far as it is known here.
 #[derive(Debug)]
-pub struct Claim {
+pub struct TunnelClaim {
     /// Whose it would be.
     pub owner: Owner,
     /// The key that must have signed.
@@ -120,6 +123,25 @@ pub(super) struct State {
     tenants: HashMap<TenantId, TenantEntry>,
     keys: HashMap<ClientId, KeyEntry>,
     bridges: HashMap<BridgeId, BridgeEntry>,
+    claims: HashMap<TenantId, Claims>,
+    /// The revision at which the outcome of [`Self::endpoints_of`] may have changed last.
+    claims_revision: i64,
+}
+
+/// The bridges that have each endpoint's name, revoked ones included.
+type Claims = HashMap<Box<str>, Vec<BridgeId>>;
+
+/// What a bridge may do with an endpoint that it declares.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Standing {
+    /// The name is its own.
+    Own,
+    /// The name is nobody's: the first bridge that declares it may have it.
+    Free,
+    /// The name belongs to these other bridges.
+    Taken(Vec<Arc<str>>),
+    /// The key that the bridge was paired with lists other endpoints.
+    NotListed,
 }
 
 impl State {
@@ -135,8 +157,90 @@ impl State {
         self.tenants.get(id)
     }
 
+    pub(super) fn claims_revision(&self) -> i64 {
+        self.claims_revision
+    }
+
+    fn apply_claim(&mut self, claim: Claim) {
+        let ClaimKind::Endpoint = claim.kind;
+        let names = self.claims.entry(claim.tenant).or_default();
+        let bridges = names.entry(claim.name.into()).or_default();
+        bridges.retain(|other| *other != claim.bridge);
+        if !claim.is_removed {
+            bridges.push(claim.bridge);
+        }
+    }
+
+    /// The valid bridges that have an endpoint's name.
+    fn holders(
+        &self,
+        tenant: &str,
+        endpoint: &str,
+    ) -> impl Iterator<Item = (&BridgeId, &Arc<str>)> {
+        let names = self.claims.get(tenant);
+        let holders = names.and_then(|names| names.get(endpoint));
+        holders.into_iter().flatten().filter_map(|id| {
+            let entry = self.bridges.get(id)?;
+            (!entry.is_revoked).then_some((id, &entry.name))
+        })
+    }
+
+    /// The names of the valid bridges that have an endpoint's name.
+    pub(super) fn holders_of(&self, tenant: &str, endpoint: &str) -> Vec<Arc<str>> {
+        let holders = self.holders(tenant, endpoint);
+        holders.map(|(_, name)| name.clone()).collect()
+    }
+
+    /// The endpoint names that belong to a bridge, in order.
+    pub(super) fn claimed_by(&self, tenant: &str, bridge: &str) -> Vec<String> {
+        let names = self.claims.get(tenant).into_iter().flatten();
+        let own = names.filter(|(_, holders)| holders.iter().any(|id| id.as_str() == bridge));
+        let mut own: Vec<String> = own.map(|(name, _)| name.to_string()).collect();
+        own.sort_unstable();
+        own
+    }
+
+    /// What a bridge may do with each of the endpoints that it declares, and whether it may serve
+    /// hosts.
+    pub(super) fn endpoints_of<'a>(
+        &self,
+        owner: &Owner,
+        declared: impl Iterator<Item = &'a str>,
+    ) -> (Vec<Standing>, bool) {
+        let entry = self.bridges.get(&*owner.bridge);
+        let identity = entry.and_then(|entry| {
+            let mut all = entry.identities.iter();
+            all.find(|identity| identity.id.as_str() == &*owner.identity)
+        });
+        let listed = identity.map_or(&[][..], |identity| identity.endpoints.as_slice());
+        let standing = |name: &str| {
+            if !listed.is_empty() && !listed.iter().any(|known| known == name) {
+                return Standing::NotListed;
+            }
+            let mut others = Vec::new();
+            for (id, bridge) in self.holders(&owner.tenant, name) {
+                if id.as_str() == &*owner.bridge {
+                    return Standing::Own;
+                }
+                others.push(bridge.clone());
+            }
+            match others.is_empty() {
+                true => Standing::Free,
+                false => Standing::Taken(others),
+            }
+        };
+        (declared.map(standing).collect(), listed.is_empty())
+    }
+
     /// Takes over what changed.
     pub(super) fn apply(&mut self, changes: Changes) {
+        let concerns_claims = !changes.claims.is_empty()
+            || !changes.identities.is_empty()
+            || !changes.bridges.is_empty()
+            || !changes.tenants.is_empty();
+        if concerns_claims {
+            self.claims_revision = changes.revision;
+        }
         for tenant in changes.tenants {
             if tenant.state == TenantState::Deleted {
                 self.forget_tenant(&tenant.id);
@@ -193,6 +297,9 @@ impl State {
                 bridge.forget_old();
             }
         }
+        for claim in changes.claims {
+            self.apply_claim(claim);
+        }
         self.revision = changes.revision;
     }
 
@@ -200,6 +307,7 @@ impl State {
         self.tenants.remove(tenant);
         self.keys.retain(|_, entry| entry.key.tenant != *tenant);
         self.bridges.retain(|_, entry| entry.tenant != *tenant);
+        self.claims.remove(tenant);
     }
 
     /// When keys were used, those since `since`.
@@ -248,7 +356,7 @@ impl State {
         tenant: &str,
         bridge: &str,
         instance: &[u8; 16],
-    ) -> Option<Claim> {
+    ) -> Option<TunnelClaim> {
         let (owner, entry) = self.bridge_in(tenant, bridge)?;
         let valid = entry.valid().find(|known| known.instance == *instance);
         let newest = || {
@@ -268,7 +376,7 @@ impl State {
             name: entry.name.clone(),
             identity: identity.id.shared(),
         };
-        Some(Claim {
+        Some(TunnelClaim {
             owner: claimed,
             public_key: identity.public_key.clone(),
             standing,
@@ -299,6 +407,7 @@ impl State {
                 let entry = self.bridges.get(id)?;
                 Some(BridgeSummary {
                     id: id.clone(),
+                    tenant: entry.tenant.clone(),
                     name: name.clone(),
                     created: entry.created,
                     installations: entry.valid().count(),

@@ -164,6 +164,7 @@ async fn an_identity_is_found_in_its_tenant_alone_and_is_told_when_it_is_revoked
         tenant: key.tenant.clone(),
         paired_by: key.client_id.clone(),
         existing: Existing::Refuse,
+        endpoints: Vec::new(),
         name: "dc1".into(),
         public_key: [7; 32],
         instance: [8; 16],
@@ -177,7 +178,7 @@ async fn an_identity_is_found_in_its_tenant_alone_and_is_told_when_it_is_revoked
     let find = |directory: &Directory, tenant: &str, instance| {
         directory.identity(tenant, paired.bridge.as_str(), &instance)
     };
-    let Claim {
+    let TunnelClaim {
         owner,
         public_key,
         standing,
@@ -202,4 +203,91 @@ async fn an_identity_is_found_in_its_tenant_alone_and_is_told_when_it_is_revoked
         let standing = find(directory, "acme", [8; 16]).unwrap().standing;
         assert_eq!(standing, Err(RefusedCode::Revoked));
     }
+}
+
+/// A directory whose database is gone.
+async fn without_database(stale_max: Duration) -> (World, Credentials, Principal) {
+    let mut world = world().await;
+    let made = world
+        .storage
+        .create_key("acme", Role::Caller, "", Existing::Refuse)
+        .await;
+    let (key, secret) = made.unwrap();
+    world.directory = Directory::load_for(world.storage.clone(), stale_max)
+        .await
+        .unwrap();
+    let presented = credentials(&key.client_id, &secret);
+    let principal = world.directory.authenticate(&presented).unwrap();
+    world.storage.close().await;
+    assert!(world.directory.refresh().await.is_err());
+    (world, presented, principal)
+}
+
+#[tokio::test]
+async fn what_is_known_is_valid_for_stale_max() {
+    let (world, presented, principal) = without_database(Duration::from_secs(3)).await;
+    let directory = &world.directory;
+    assert!(directory.authenticate(&presented).is_ok());
+    assert!(directory.principal_may_stay(&principal));
+    let mut changed = directory.changed();
+    changed.mark_unchanged();
+    tokio::spawn(directory.clone().keep_fresh());
+    // Running requests are cut when the directory reports a change.
+    changed.changed().await.unwrap();
+    assert!(directory.age() > Duration::from_secs(3));
+    let stale = directory.authenticate(&presented).unwrap_err();
+    assert_eq!(stale.code, Code::DirectoryStale);
+    assert!(!directory.principal_may_stay(&principal));
+}
+
+#[tokio::test]
+async fn key_expires_by_time_while_the_database_is_away() {
+    let world = world().await;
+    let new = crate::storage::NewKey {
+        role: Role::Caller,
+        name: String::new(),
+        existing: Existing::Refuse,
+        expires: Some(now() + 2),
+        scope: crate::storage::Scope::default(),
+    };
+    let made = world.storage.create_key_with("acme", new).await;
+    let (key, secret) = made.unwrap();
+    world.directory.refresh().await.unwrap();
+    let presented = credentials(&key.client_id, &secret);
+    let principal = world.directory.authenticate(&presented).unwrap();
+    world.storage.close().await;
+    let mut changed = world.directory.changed();
+    changed.mark_unchanged();
+    tokio::spawn(world.directory.clone().keep_fresh());
+    changed.changed().await.unwrap();
+    assert!(!world.directory.principal_may_stay(&principal));
+    let expired = world.directory.authenticate(&presented).unwrap_err();
+    assert_eq!(expired.code, Code::Unauthorized);
+}
+
+#[tokio::test]
+async fn unknown_key_is_not_refused_without_the_database() {
+    let (world, presented, _) = without_database(STALE_MAX).await;
+    let keys = crate::auth::KeyCheck::new(world.directory.clone(), 60);
+    let peer = [10, 0, 0, 1].into();
+    let known = keys.check(&presented, peer).await;
+    assert!(known.is_ok());
+    let stranger = credentials(&ClientId::random().unwrap(), &Secret::random().unwrap());
+    let unknown = keys.check(&stranger, peer).await;
+    assert_eq!(unknown.unwrap_err().code, Code::Overloaded);
+}
+
+#[tokio::test]
+async fn address_that_asks_often_waits_for_the_regular_look() {
+    let world = world().await;
+    let peer = [10, 0, 0, 1].into();
+    while world.directory.looks.take(peer, Instant::now()) {}
+    let looking = tokio::spawn({
+        let directory = world.directory.clone();
+        async move { directory.look_for(peer).await }
+    });
+    tokio::time::sleep(2 * LOOK_AGAIN).await;
+    assert!(!looking.is_finished());
+    world.directory.refresh().await.unwrap();
+    assert!(looking.await.unwrap());
 }

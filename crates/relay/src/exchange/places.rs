@@ -4,11 +4,11 @@
 //! places each key likewise: whoever has many leaves some, and a newcomer always finds a place (the dynamic
 //! thresholds of Choudhury and Hahne). Nobody waits in a queue: who finds none is told when to come again.
 
+use super::memory::{BodyMemory, KeyMemory, Reservation, TenantMemory};
 use crate::auth::Principal;
 use crate::config::Weights;
 use protocol::{Code, Failure};
 use std::collections::{BTreeMap, HashMap};
-use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use transport::Cutter;
 
@@ -18,47 +18,98 @@ const SHARED_FROM: u32 = 64;
 /// How many places there are.
 #[derive(Debug, Clone, Copy)]
 pub struct Room {
-    /// On this node.
+    /// Exchanges on this node.
     pub node: u32,
-    /// Of one tenant.
+    /// Exchanges of one tenant.
     pub tenant: u32,
-    /// Of one key.
+    /// Exchanges of one key.
     pub key: u32,
+    /// Requests to the API on this node, calls and endpoints aside.
+    pub operations: u32,
 }
 
-/// An exchange that runs.
+/// What a place is for. Each kind has its own room.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Kind {
+    /// A call, or a request that passes through.
+    Exchange,
+    /// Another request to the API.
+    Operation,
+    /// An attempt of a delivery, which `deliveries` counts itself.
+    Delivery,
+}
+
+/// An exchange or operation that runs.
 #[derive(Debug)]
 struct One {
     principal: Principal,
     cutter: Option<Cutter>,
-    /// What its caller has not taken, see [`Taking`].
-    taking: Arc<Taking>,
+}
+
+/// A tenant or a key: what runs of it, by kind, and the memory of its bodies.
+#[derive(Debug)]
+struct Member<M> {
+    running: [u32; 3],
+    memory: Arc<M>,
+}
+
+impl<M> Member<M> {
+    fn new(memory: Arc<M>) -> Self {
+        Self {
+            running: [0; 3],
+            memory,
+        }
+    }
 }
 
 #[derive(Debug, Default)]
 struct Running {
     next: u64,
     all: BTreeMap<u64, One>,
-    of_tenant: HashMap<Arc<str>, u32>,
-    of_key: HashMap<Arc<str>, u32>,
+    /// On this node, by kind.
+    on_node: [u32; 3],
+    of_tenant: HashMap<Arc<str>, Member<TenantMemory>>,
+    of_key: HashMap<Arc<str>, Member<KeyMemory>>,
 }
 
 impl Running {
+    /// Counts one of a tenant's key.
+    fn add(
+        &mut self,
+        kind: Kind,
+        (tenant, tenant_weight): (&Arc<str>, u8),
+        (key, key_weight): (&Arc<str>, u8),
+        pool: &Arc<BodyMemory>,
+    ) -> Arc<KeyMemory> {
+        let kind = kind as usize;
+        self.on_node[kind] += 1;
+        let of_tenant = self
+            .of_tenant
+            .entry(tenant.clone())
+            .or_insert_with(|| Member::new(TenantMemory::new(pool, tenant_weight)));
+        of_tenant.running[kind] += 1;
+        let of_key = self
+            .of_key
+            .entry(key.clone())
+            .or_insert_with(|| Member::new(KeyMemory::new(&of_tenant.memory, key_weight)));
+        of_key.running[kind] += 1;
+        of_key.memory.clone()
+    }
+
     /// Takes one out. Its place is free.
-    fn remove(&mut self, id: u64) -> Option<One> {
-        let one = self.all.remove(&id)?;
-        less(&mut self.of_tenant, &one.principal.tenant);
-        less(&mut self.of_key, &one.principal.client_id);
-        Some(one)
+    fn remove(&mut self, kind: Kind, tenant: &Arc<str>, key: &Arc<str>) {
+        self.on_node[kind as usize] -= 1;
+        less(&mut self.of_tenant, tenant, kind);
+        less(&mut self.of_key, key, kind);
     }
 }
 
-/// Takes one away, and what has none left.
-fn less(counts: &mut HashMap<Arc<str>, u32>, of: &Arc<str>) {
-    if let Some(count) = counts.get_mut(of) {
-        *count -= 1;
-        if *count == 0 {
-            counts.remove(of);
+/// Takes one away, and the member that has none left.
+fn less<M>(members: &mut HashMap<Arc<str>, Member<M>>, of: &Arc<str>, kind: Kind) {
+    if let Some(member) = members.get_mut(of) {
+        member.running[kind as usize] -= 1;
+        if member.running == [0; 3] {
+            members.remove(of);
         }
     }
 }
@@ -80,41 +131,23 @@ fn may_reach(others: u32, room: u32, weight: u8) -> u32 {
     u32::try_from(reached).unwrap_or(u32::MAX)
 }
 
-/// Since when a caller has not taken a piece of an answer that was there for it: the tick of
-/// [`Exchanges::tick`], or zero while it takes all that comes.
-#[derive(Debug, Default)]
-pub(super) struct Taking(AtomicU32);
-
-impl Taking {
-    /// It was given a piece, at this tick.
-    pub(super) fn given(&self, tick: u32) {
-        self.0.store(tick, Ordering::Relaxed);
-    }
-
-    /// It asked for more than there is.
-    pub(super) fn waits(&self) {
-        self.0.store(0, Ordering::Relaxed);
-    }
-}
-
 /// The exchanges that run: counted by tenant and by key, and cut when their key is revoked.
 #[derive(Debug)]
 pub struct Exchanges {
     running: Mutex<Running>,
     room: Room,
     weights: Weights,
-    /// Seconds, about, from one on.
-    tick: AtomicU32,
+    memory: Arc<BodyMemory>,
 }
 
 impl Exchanges {
-    /// None yet.
-    pub fn new(room: Room, weights: Weights) -> Arc<Self> {
+    /// None yet. Their bodies may take so many bytes of memory.
+    pub fn new(room: Room, weights: Weights, memory_max_bytes: u64) -> Arc<Self> {
         Arc::new(Self {
             running: Mutex::default(),
             room,
             weights,
-            tick: AtomicU32::new(1),
+            memory: BodyMemory::new(memory_max_bytes),
         })
     }
 
@@ -131,61 +164,115 @@ impl Exchanges {
         principal: &Principal,
         tunnels_take: u32,
     ) -> Result<Place, Failure> {
+        let room = Limits {
+            node: self.room.node,
+            tenant: self.room.tenant,
+            key: self.room.key,
+            tunnels_take,
+            of_tenant: "limits.streams_per_tenant, and its share of limits.streams_max",
+            of_key: "limits.streams_per_key, and its share of what its tenant may have",
+        };
+        self.take(principal, Kind::Exchange, &room)
+    }
+
+    /// Takes a place for another request to the API.
+    ///
+    /// # Errors
+    /// `overloaded` when it may not have one more.
+    pub fn begin_operation(self: &Arc<Self>, principal: &Principal) -> Result<Place, Failure> {
+        let all = self.room.operations;
+        let share = "its share of limits.operations_max";
+        let room = Limits {
+            node: all,
+            tenant: all,
+            key: all,
+            tunnels_take: 0,
+            of_tenant: share,
+            of_key: share,
+        };
+        self.take(principal, Kind::Operation, &room)
+    }
+
+    /// Returns a place for an attempt of a delivery: it holds memory in the tenant's share, beside the keys'.
+    pub fn begin_delivery(self: &Arc<Self>, tenant: &Arc<str>, tenant_name: &str) -> Place {
+        // A tenant's id is no client id: its deliveries are a member of their own.
+        let key = tenant.clone();
+        let weights = (self.weights.of_tenant(tenant_name), 1);
+        let mut running = self.lock();
+        let tenant = (tenant, weights.0);
+        let memory = running.add(Kind::Delivery, tenant, (&key, weights.1), &self.memory);
+        Place(Arc::new(Inner {
+            exchanges: self.clone(),
+            id: None,
+            kind: Kind::Delivery,
+            tenant: tenant.0.clone(),
+            key,
+            memory,
+        }))
+    }
+
+    fn take(
+        self: &Arc<Self>,
+        principal: &Principal,
+        kind: Kind,
+        limits: &Limits,
+    ) -> Result<Place, Failure> {
         let full = |whose: &str, running: u32, room: u32, limits: &str| {
             let detail = format!(
                 "{whose} has {running} requests running, as many as it may have now of {room} ({limits})"
             );
             Failure::not_sent(Code::Overloaded, detail)
         };
+        let (tenant, key) = (&principal.tenant, &principal.client_id);
         let mut running = self.lock();
-        let of = |counts: &HashMap<Arc<str>, u32>, name| counts.get(name).copied().unwrap_or(0);
-        let of_tenant = of(&running.of_tenant, &principal.tenant);
-        let of_key = of(&running.of_key, &principal.client_id);
-        let on_node = u32::try_from(running.all.len()).unwrap_or(u32::MAX);
-        let weight = self.weights.of_tenant(&principal.tenant_name);
-        let room = self.room.tenant;
-        let room = room.min(may_reach(on_node - of_tenant, self.room.node, weight));
-        if of_tenant >= self.room.tenant || !may_have(of_tenant, on_node, self.room.node, weight) {
-            let limits = "limits.streams_per_tenant, and its share of limits.streams_max";
-            return Err(full("the tenant", of_tenant, room, limits));
+        let count = |running: &[u32; 3]| running[kind as usize];
+        let of_tenant = running.of_tenant.get(tenant);
+        let of_tenant = of_tenant.map_or(0, |member| count(&member.running));
+        let of_key = running.of_key.get(key);
+        let of_key = of_key.map_or(0, |member| count(&member.running));
+        let on_node = count(&running.on_node);
+        let tenant_weight = self.weights.of_tenant(&principal.tenant_name);
+        let room = limits.tenant;
+        let room = room.min(may_reach(on_node - of_tenant, limits.node, tenant_weight));
+        if of_tenant >= limits.tenant || !may_have(of_tenant, on_node, limits.node, tenant_weight) {
+            return Err(full("the tenant", of_tenant, room, limits.of_tenant));
         }
         // Where no tunnel is up, that is for the router to say.
-        let room = match tunnels_take {
+        let room = match limits.tunnels_take {
             0 => room,
             most => room.min(most),
         };
-        let weight = self.weights.of_key(&principal.client_id);
-        if of_key >= self.room.key || !may_have(of_key, of_tenant, room, weight) {
-            let limits = "limits.streams_per_key, and its share of what its tenant may have";
-            return Err(full("the key", of_key, self.room.key.min(room), limits));
+        let key_weight = self.weights.of_key(key);
+        if of_key >= limits.key || !may_have(of_key, of_tenant, room, key_weight) {
+            return Err(full("the key", of_key, limits.key.min(room), limits.of_key));
         }
-        *running
-            .of_tenant
-            .entry(principal.tenant.clone())
-            .or_default() += 1;
-        *running
-            .of_key
-            .entry(principal.client_id.clone())
-            .or_default() += 1;
+        let weights = (tenant_weight, key_weight);
+        let memory = running.add(kind, (tenant, weights.0), (key, weights.1), &self.memory);
         running.next += 1;
         let id = running.next;
-        let taking = Arc::<Taking>::default();
         let one = One {
             principal: principal.clone(),
             cutter: None,
-            taking: taking.clone(),
         };
         running.all.insert(id, one);
-        Ok(Place {
+        Ok(Place(Arc::new(Inner {
             exchanges: self.clone(),
-            id,
-            taking,
-        })
+            id: Some(id),
+            kind,
+            tenant: tenant.clone(),
+            key: key.clone(),
+            memory,
+        })))
     }
 
-    /// How many run.
+    /// How many exchanges run.
     pub fn count(&self) -> usize {
-        self.lock().all.len()
+        self.lock().on_node[Kind::Exchange as usize] as usize
+    }
+
+    /// How many bytes of memory the bodies take.
+    pub fn memory_bytes(&self) -> u64 {
+        self.memory.used_bytes()
     }
 
     /// Cuts every exchange whose caller may no longer have one.
@@ -203,75 +290,68 @@ impl Exchanges {
         }
         cutters.len()
     }
-
-    /// The current tick.
-    pub(super) fn now(&self) -> u32 {
-        self.tick.load(Ordering::Relaxed)
-    }
-
-    /// To be called once a second: cuts the exchanges whose callers have taken nothing for so many
-    /// ticks of an answer that is there. Their places are free from then on. Returns how many.
-    pub fn tick(&self, ticks_max: u32) -> usize {
-        let now = self.tick.fetch_add(1, Ordering::Relaxed) + 1;
-        let mut running = self.lock();
-        let is_stuck = |one: &One| {
-            let since = one.taking.0.load(Ordering::Relaxed);
-            since != 0 && now.saturating_sub(since) > ticks_max
-        };
-        let stuck: Vec<u64> = running
-            .all
-            .iter()
-            .filter(|(_, one)| is_stuck(one))
-            .map(|(id, _)| *id)
-            .collect();
-        let cut: Vec<One> = stuck.iter().filter_map(|id| running.remove(*id)).collect();
-        drop(running);
-        for one in &cut {
-            if let Some(cutter) = &one.cutter {
-                let detail = "the caller took nothing of its answer";
-                cutter.cut(Failure::possibly_executed(Code::Timeout, detail));
-            }
-        }
-        cut.len()
-    }
 }
 
-/// A running exchange's place; given back when dropped, and the exchange taken back with it.
+/// How many of a kind may run, and the config keys that say so.
+struct Limits {
+    node: u32,
+    tenant: u32,
+    key: u32,
+    tunnels_take: u32,
+    of_tenant: &'static str,
+    of_key: &'static str,
+}
+
+/// The place of a request that runs, and of its response until it is written; given back when its last
+/// clone is dropped, and the exchange taken back with it.
+#[derive(Debug, Clone)]
+pub struct Place(Arc<Inner>);
+
 #[derive(Debug)]
-pub struct Place {
+struct Inner {
     exchanges: Arc<Exchanges>,
-    id: u64,
-    taking: Arc<Taking>,
+    /// In [`Running::all`].
+    id: Option<u64>,
+    kind: Kind,
+    tenant: Arc<str>,
+    key: Arc<str>,
+    memory: Arc<KeyMemory>,
 }
 
 impl Place {
+    /// The memory of its key's bodies.
+    pub fn memory(&self) -> &Arc<KeyMemory> {
+        &self.0.memory
+    }
+
+    /// An empty reservation of that memory.
+    pub fn reservation(&self) -> Reservation {
+        Reservation::new(self.0.memory.clone())
+    }
+
     pub(super) fn attach(&self, cutter: Cutter) {
-        if let Some(one) = self.exchanges.lock().all.get_mut(&self.id) {
-            one.cutter = Some(cutter);
-        }
+        self.set_cutter(Some(cutter));
     }
 
     /// What is queued of the exchange shall still leave: dropping this takes nothing back.
     pub(super) fn detach(&self) {
-        if let Some(one) = self.exchanges.lock().all.get_mut(&self.id) {
-            one.cutter = None;
+        self.set_cutter(None);
+    }
+
+    fn set_cutter(&self, cutter: Option<Cutter>) {
+        let Some(id) = self.0.id else { return };
+        if let Some(one) = self.0.exchanges.lock().all.get_mut(&id) {
+            one.cutter = cutter;
         }
-    }
-
-    /// The caller was given a piece of its answer.
-    pub(super) fn given(&self) {
-        self.taking.given(self.exchanges.now());
-    }
-
-    /// The caller waits for more of it.
-    pub(super) fn waits(&self) {
-        self.taking.waits();
     }
 }
 
-impl Drop for Place {
+impl Drop for Inner {
     fn drop(&mut self) {
-        let removed = self.exchanges.lock().remove(self.id);
+        let mut running = self.exchanges.lock();
+        running.remove(self.kind, &self.tenant, &self.key);
+        let removed = self.id.and_then(|id| running.all.remove(&id));
+        drop(running);
         if let Some(cutter) = removed.and_then(|one| one.cutter) {
             // Nothing happens to an exchange that is over.
             cutter.cut(Failure::possibly_executed(
@@ -300,7 +380,13 @@ mod tests {
     }
 
     fn exchanges(node: u32, tenant: u32, key: u32, weights: Weights) -> Arc<Exchanges> {
-        Exchanges::new(Room { node, tenant, key }, weights)
+        let room = Room {
+            node,
+            tenant,
+            key,
+            operations: 200,
+        };
+        Exchanges::new(room, weights, 1024 * 1024)
     }
 
     /// Takes all that it gets.
@@ -358,18 +444,42 @@ mod tests {
     }
 
     #[test]
-    fn a_caller_that_takes_nothing_loses_its_place_and_one_that_waits_keeps_it() {
+    fn place_lasts_until_its_last_clone_is_dropped() {
         let exchanges = exchanges(10, 10, 10, Weights::default());
-        let stuck = exchanges.begin(&principal("a", "k"), 0).unwrap();
-        let waiting = exchanges.begin(&principal("a", "k"), 0).unwrap();
-        stuck.given();
-        waiting.given();
-        waiting.waits();
-        assert_eq!((0..3).map(|_| exchanges.tick(2)).sum::<usize>(), 1);
+        let place = exchanges.begin(&principal("a", "k"), 0).unwrap();
+        let of_response = place.clone();
+        drop(place);
         assert_eq!(exchanges.count(), 1);
-        drop(stuck);
-        assert_eq!(exchanges.count(), 1);
-        drop(waiting);
+        drop(of_response);
         assert_eq!(exchanges.count(), 0);
+        let running = exchanges.lock();
+        assert!(running.of_tenant.is_empty() && running.of_key.is_empty());
+    }
+
+    #[test]
+    fn operations_have_a_room_of_their_own_with_shares() {
+        let exchanges = exchanges(10, 10, 10, Weights::default());
+        let _calls = greedy(&exchanges, "a", "k");
+        let take = |tenant: &str, key: &str| -> Vec<Place> {
+            let principal = principal(tenant, key);
+            std::iter::from_fn(|| exchanges.begin_operation(&principal).ok()).collect()
+        };
+        let first = take("a", "k");
+        assert_eq!(first.len(), 50);
+        let others = (take("a", "k1"), take("b", "k2"));
+        assert!(others.0.len() >= 12 && others.1.len() >= 12);
+        assert_eq!(exchanges.count(), 10);
+    }
+
+    #[test]
+    fn delivery_bodies_use_their_tenants_memory() {
+        let exchanges = exchanges(10, 10, 10, Weights::default());
+        let delivery = exchanges.begin_delivery(&"a".into(), "a");
+        let mut body = delivery.reservation();
+        body.try_grow_to(64 * 1024).unwrap();
+        assert_eq!(exchanges.memory_bytes(), 64 * 1024);
+        assert_eq!(exchanges.count(), 0);
+        drop((body, delivery));
+        assert_eq!(exchanges.memory_bytes(), 0);
     }
 }

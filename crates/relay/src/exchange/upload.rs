@@ -2,14 +2,14 @@
 //!
 //! Its beginning is kept until an answer has come: a tunnel that provably dispatched nothing is then no
 //! reason to trouble the caller, for the next one gets the body from its first byte. Bounded for each
-//! body and for all together; what is longer is not repeated.
+//! body, and by the memory that its key may use; what is longer is not repeated.
 
+use super::memory::KeyMemory;
 use bytes::Bytes;
 use http_body::{Body, Frame};
 use protocol::{Code, Failure};
 use std::convert::Infallible;
 use std::pin::Pin;
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll};
 use std::time::Duration;
@@ -23,30 +23,8 @@ const KEPT_MAX_BYTES: usize = 64 * 1024;
 /// Pieces that are kept of one body.
 const KEPT_MAX_PIECES: usize = 256;
 
-/// What is kept of all of them, in bytes.
-const ALL_KEPT_MAX_BYTES: usize = 32 * 1024 * 1024;
-
 /// How long the bridge's word is waited for that the target wants a body; it has one after a second.
 const GO_AHEAD_WAIT: Duration = Duration::from_secs(3);
-
-/// Bytes that are kept of all bodies.
-#[derive(Debug, Default)]
-pub struct Kept(AtomicUsize);
-
-impl Kept {
-    fn add(&self, bytes: usize) -> bool {
-        let before = self.0.fetch_add(bytes, Ordering::Relaxed);
-        let fits = before.saturating_add(bytes) <= ALL_KEPT_MAX_BYTES;
-        if !fits {
-            self.0.fetch_sub(bytes, Ordering::Relaxed);
-        }
-        fits
-    }
-
-    fn less(&self, bytes: usize) {
-        self.0.fetch_sub(bytes, Ordering::Relaxed);
-    }
-}
 
 /// Why a body came to no end.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -86,7 +64,8 @@ pub(super) struct Upload<B>(Arc<Mutex<Source<B>>>);
 
 #[derive(Debug)]
 struct Source<B> {
-    all_kept: Arc<Kept>,
+    /// The memory of the caller's key.
+    memory: Arc<KeyMemory>,
     body: Pin<Box<B>>,
     /// Its beginning, as far as it is kept.
     kept: Vec<Bytes>,
@@ -109,7 +88,7 @@ impl<B> Drop for Source<B> {
 
 impl<B> Source<B> {
     fn forget(&mut self) {
-        self.all_kept.less(self.kept_bytes);
+        self.memory.release(self.kept_bytes as u64);
         self.kept = Vec::new();
         self.kept_bytes = 0;
         self.is_whole = false;
@@ -122,8 +101,9 @@ impl<B> Source<B> {
         }
         let fits = self.kept_bytes + data.len() <= KEPT_MAX_BYTES
             && self.kept.len() < KEPT_MAX_PIECES
-            && self.all_kept.add(data.len());
+            && self.memory.has_room_to_spare(data.len() as u64);
         if fits {
+            self.memory.add(data.len() as u64);
             self.kept_bytes += data.len();
             self.kept.push(data.clone());
         } else {
@@ -185,9 +165,9 @@ impl<B: Body<Data = Bytes>> Source<B> {
 
 impl<B> Upload<B> {
     /// With the time that the caller may be silent for.
-    pub(super) fn new(all_kept: &Arc<Kept>, body: B, idle: Option<Duration>) -> Self {
+    pub(super) fn new(memory: &Arc<KeyMemory>, body: B, idle: Option<Duration>) -> Self {
         Self(Arc::new(Mutex::new(Source {
-            all_kept: all_kept.clone(),
+            memory: memory.clone(),
             body: Box::pin(body),
             kept: Vec::new(),
             kept_bytes: 0,
@@ -325,6 +305,7 @@ impl<B: Body<Data = Bytes>> Body for Expected<B> {
 
 #[cfg(test)]
 mod tests {
+    use super::super::memory::{BodyMemory, TenantMemory};
     use super::*;
     use std::collections::VecDeque;
     use std::task::Waker;
@@ -344,13 +325,18 @@ mod tests {
         }
     }
 
+    /// The memory of a key, in a pool of this size.
+    fn memory(bytes: u64) -> Arc<KeyMemory> {
+        KeyMemory::new(&TenantMemory::new(&BodyMemory::new(bytes), 1), 1)
+    }
+
     fn data(bytes: &'static [u8]) -> Option<Result<Frame<Bytes>, ()>> {
         Some(Ok(Frame::data(Bytes::from_static(bytes))))
     }
 
     fn upload(said: impl IntoIterator<Item = Option<Result<Frame<Bytes>, ()>>>) -> Upload<Script> {
         let script = Script(said.into_iter().collect());
-        Upload::new(&Arc::default(), script, None)
+        Upload::new(&memory(1024 * 1024), script, None)
     }
 
     type Polled = Poll<Option<Result<Bytes, Broken>>>;
@@ -413,7 +399,7 @@ mod tests {
             assert_eq!(next(&mut reader), piece(chunk));
             assert_eq!(next(&mut reader), Poll::Pending);
             assert!(!upload.take_back());
-            assert_eq!(upload.lock().all_kept.0.load(Ordering::Relaxed), 0);
+            assert_eq!(upload.lock().memory.used_bytes(), 0);
         }
     }
 
@@ -438,15 +424,20 @@ mod tests {
     }
 
     #[test]
-    fn what_is_kept_of_all_is_bounded_and_given_back() {
-        let all = Arc::<Kept>::default();
-        assert!(all.add(ALL_KEPT_MAX_BYTES));
-        let script = Script([data(b"a"), data(b"b")].into());
-        let upload = Upload::new(&all, script, None);
-        assert_eq!(next(&mut upload.reader()), piece(b"a"));
+    fn kept_bytes_are_within_the_keys_memory_and_given_back() {
+        let memory = memory(400);
+        memory.add(90);
+        let script = Script([data(&[b'a'; 20]), data(b"b")].into());
+        let upload = Upload::new(&memory, script, None);
+        assert_eq!(next(&mut upload.reader()), piece(&[b'a'; 20]));
         assert!(!upload.take_back());
-        all.less(ALL_KEPT_MAX_BYTES);
+        memory.release(90);
         drop(upload);
-        assert_eq!(all.0.load(Ordering::Relaxed), 0);
+        let upload = Upload::new(&memory, Script([data(b"a")].into()), None);
+        assert_eq!(next(&mut upload.reader()), piece(b"a"));
+        assert_eq!(memory.used_bytes(), 1);
+        assert!(upload.take_back());
+        drop(upload);
+        assert_eq!(memory.used_bytes(), 0);
     }
 }

@@ -8,48 +8,61 @@
 
 pub(crate) mod described;
 mod document;
-mod remembered;
+mod response;
 
-pub use remembered::Remembered;
+pub use response::CallBody;
 
-use super::Within;
+use super::{BodyLimits, Unread};
+use crate::access::Object;
 use crate::auth::Principal;
-use crate::body::{self, Body};
+use crate::body::Body;
 use crate::deliveries::Handed;
 use crate::direct::DirectRequest;
-use crate::exchange::{self, Answer, Asked, Outbound};
+use crate::exchange::{self, Answer, Asked, Outbound, Reservation};
+use crate::idempotency::{self, Kept, Keyed, Made};
+use crate::listener::connection::Connection;
 use crate::problem::Problem;
 use crate::route::{self, Route};
 use crate::router::Wanted;
 use crate::state::State;
 use crate::storage::audit::Act;
+use crate::storage::idempotency::CALL;
 use crate::telemetry::Span;
 use bytes::Bytes;
 use document::{CallRequest, Mode};
 use http::header::{self, HeaderValue};
-use http::{Request, Response, StatusCode};
-use http_body::Body as _;
-use http_body_util::{BodyExt, Full, LengthLimitError, Limited};
+use http::{Request, Response, StatusCode, Version};
+use http_body_util::Full;
 use hyper::body::Incoming;
 use opentelemetry::trace::SpanKind;
 use policy::{Policy, Target};
 use protocol::frame::RequestTarget;
 use protocol::{Code, Execution, Failure};
-use remembered::Place;
 use serde_json::{Value, json};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
-use tokio::sync::OwnedSemaphorePermit;
 use transport::session::INLINE_MAX_BYTES;
+
+/// The largest body that a repeat gets with its response.
+const BODY_KEPT_BYTES: usize = 64 * 1024;
 
 /// A finished call: what its caller is told, and with which status.
 #[derive(Debug, Clone)]
 pub struct Told {
     status: u16,
+    /// The document, without the target's body.
     document: Arc<Value>,
+    /// The target's body.
+    body: Option<Bytes>,
     failure: Option<Failure>,
     /// About how much memory it takes.
     bytes: usize,
+}
+
+/// A finished call, and the memory that its body takes until it is written.
+struct Finished {
+    told: Told,
+    memory: Reservation,
 }
 
 /// Makes a call.
@@ -59,42 +72,158 @@ pub struct Told {
 pub async fn handle(
     state: &Arc<State>,
     principal: &Principal,
+    connection: &Arc<Connection>,
     request: Request<Incoming>,
 ) -> Result<Response<Body>, Problem> {
-    let limits = &*state.limits();
-    // The place comes before the body: what is held for callers is counted.
+    // The place comes before the body, and stays until the response is written.
     let place = state.begin(principal)?;
-    let max = limits.call_request_max.0;
-    let _memory = hold(
-        state,
-        request.body().size_hint().upper().unwrap_or(max).min(max),
-    )?;
+    let permit = place.clone();
+    match admitted(state, principal, connection, request, place).await {
+        Ok(response) => Ok(response.map(|body| body.with_permit(permit))),
+        Err(problem) => Err(problem.holding(permit)),
+    }
+}
+
+/// Makes a call that has a place.
+async fn admitted(
+    state: &Arc<State>,
+    principal: &Principal,
+    connection: &Arc<Connection>,
+    request: Request<Incoming>,
+    place: exchange::Place,
+) -> Result<Response<Body>, Problem> {
+    let limits = &*state.limits();
+    let mut memory = crate::api::reservation(state, connection, &place);
+    let limit = BodyLimits {
+        max_bytes: limits.call_request_max.0,
+        total: limits.call_timeout.0,
+        idle: limits.caller_idle_timeout.0,
+    };
     let trace = crate::trace::of(request.headers());
-    let text =
-        super::whole_body(request.into_body(), max, Within::All(limits.call_timeout.0)).await?;
+    let is_http2 = request.version() == Version::HTTP_2;
+    let mut incoming = request.into_body();
+    let text = super::whole_body(&mut incoming, limit, &mut memory).await;
+    if text.is_err() && is_http2 {
+        super::drain(incoming);
+    }
+    let text = text?;
     let mut call = CallRequest::parse(&text, limits)?;
     if let Some(trace) = trace {
         call.join_trace(&trace)?;
     }
-    principal.scope.check_call(
-        call.target.host(),
-        call.bridge.as_deref(),
-        call.head.credential.as_deref(),
-    )?;
+    principal.scope.check(Object::Host {
+        host: call.target.host(),
+        bridge: call.bridge.as_deref(),
+        credential: call.head.credential.as_deref(),
+    })?;
     let id = crate::deliveries::fresh_id()
         .map_err(|error| Problem::not_sent(Code::Internal, error.to_string()))?;
-    if call.mode == Mode::Deliver {
-        let digest = ring::digest::digest(&ring::digest::SHA256, &text);
-        return deliver(state, principal, call, id, digest.as_ref()).await;
-    }
-    let told = match call.idempotency_key.clone() {
-        None => make(state, principal, call, &id, place).await,
-        Some(key) => {
-            let digest = ring::digest::digest(&ring::digest::SHA256, &text);
-            once(state, principal, call, &id, &key, digest.as_ref(), place).await?
-        }
+    let digest = match call.mode == Mode::Deliver || call.idempotency_key.is_some() {
+        true => Some(ring::digest::digest(&ring::digest::SHA256, &text)),
+        false => None,
     };
-    Ok(answer(&told, &id))
+    // The call's parts take its memory from here on.
+    drop(text);
+    if let (Mode::Deliver, Some(digest)) = (call.mode, &digest) {
+        // Until it is stored, it is in memory sealed, too.
+        let bytes = memory.bytes() + call.body.len() as u64;
+        memory
+            .try_grow_to(bytes)
+            .map_err(exchange::NoMemory::problem)?;
+        return Box::pin(deliver(state, principal, call, id, digest.as_ref())).await;
+    }
+    let key = call.idempotency_key.clone();
+    let mut repeated = memory.sibling();
+    let held = Held {
+        call,
+        memory,
+        place,
+    };
+    let (Some(key), Some(digest)) = (key, digest) else {
+        let finished = make(state, principal, held, &id).await;
+        return Ok(answer(finished, &id));
+    };
+    let mut digest = digest.as_ref().to_vec();
+    if !principal.scope.given.is_all() {
+        // It may be allowed less than the key that made the call, so it never gets that one's response.
+        digest.extend_from_slice(principal.client_id.as_bytes());
+    }
+    let keyed = Keyed {
+        tenant: principal.tenant.clone(),
+        client_id: principal.client_id.clone(),
+        operation: CALL,
+        key,
+        digest,
+    };
+    let (own, principal) = (state.clone(), principal.clone());
+    let making = async move {
+        let finished = make(&own, &principal, held, &id).await;
+        finished.made(&id).await
+    };
+    let response = Box::pin(idempotency::once(state, keyed, making)).await?;
+    // The stored response to a repeat is in memory already.
+    let bytes = response.body().unreserved_bytes();
+    if bytes == 0 {
+        return Ok(response);
+    }
+    repeated.grow_anyway_to(bytes);
+    Ok(response.map(|body| body.with_memory(repeated)))
+}
+
+impl Finished {
+    /// The response, and what a repeat gets: not more than [`BODY_KEPT_BYTES`] of the target's body.
+    async fn made(self, id: &str) -> Made {
+        let told = &self.told;
+        let small = told.without_body();
+        let kept = match &small {
+            Some(small) if told.bytes > BODY_KEPT_BYTES => small.kept(id).await,
+            _ => told.kept(id).await,
+        };
+        let small = match &small {
+            Some(small) => Some(small.kept(id).await),
+            None => None,
+        };
+        let failure = told.failure.as_ref();
+        Made {
+            kept,
+            small,
+            had_no_effect: failure.is_some_and(|failure| failure.execution.is_safe_to_repeat()),
+            response: answer(self, id),
+        }
+    }
+}
+
+impl Told {
+    async fn kept(&self, id: &str) -> Kept {
+        Kept::read(response(self.clone(), id))
+            .await
+            .expect("the body is whole, and no error")
+    }
+
+    /// The same without the target's body, where it has one.
+    fn without_body(&self) -> Option<Self> {
+        if self.bytes == 0 {
+            return None;
+        }
+        let mut document = Value::clone(&self.document);
+        if let Some(response) = document["response"].as_object_mut() {
+            response.insert("body_omitted".to_owned(), Value::Bool(true));
+        }
+        Some(Self {
+            document: Arc::new(document),
+            body: None,
+            failure: self.failure.clone(),
+            bytes: 0,
+            ..*self
+        })
+    }
+}
+
+/// A call, with its place and the memory of its request.
+struct Held {
+    call: CallRequest,
+    memory: Reservation,
+    place: exchange::Place,
 }
 
 /// Stores the call: what is acknowledged here is delivered, or its end is told.
@@ -118,9 +247,16 @@ async fn deliver(
         }
         (bridge, _) => bridge,
     };
+    let class = route::classify(
+        &state.directory.direct_urls(&principal.tenant),
+        &call.head.method,
+        &url,
+        bridge.is_some() || call.head.credential.is_some(),
+    );
     let handed = Handed {
         id,
         url,
+        class,
         host: call.target.host().to_string(),
         method: call.head.method,
         headers: call.head.headers,
@@ -131,6 +267,7 @@ async fn deliver(
         at_least_once: call.at_least_once,
         idempotency_key: call.idempotency_key,
         digest: digest.to_vec(),
+        expires_in: call.expires_in,
     };
     let accepted = state
         .deliveries
@@ -153,59 +290,18 @@ async fn deliver(
     Ok(response)
 }
 
-/// Makes the call unless one with this key was made, or runs: then its answer is this one's too.
-async fn once(
-    state: &Arc<State>,
-    principal: &Principal,
-    call: CallRequest,
-    id: &str,
-    key: &str,
-    digest: &[u8],
-    place: exchange::Place,
-) -> Result<Told, Problem> {
-    match state.remembered.place(&principal.tenant, key, digest)? {
-        Place::Told(told) => Ok(told),
-        Place::Running(running) => running.told().await,
-        Place::Mine(mine) => {
-            // The caller may go away; the call and what became of it stay.
-            let (state, principal, id) = (state.clone(), principal.clone(), id.to_owned());
-            let making = tokio::spawn(async move {
-                let told = make(&state, &principal, call, &id, place).await;
-                mine.tell(told.clone());
-                told
-            });
-            making.await.map_err(|_| {
-                Problem::from(Failure::possibly_executed(
-                    Code::Internal,
-                    "the call was not finished",
-                ))
-            })
-        }
-    }
-}
-
-/// Takes memory for so many bytes of a call out of what all calls together may use.
-fn hold(state: &State, bytes: u64) -> Result<OwnedSemaphorePermit, Problem> {
-    let kib = u32::try_from(bytes.div_ceil(1024)).unwrap_or(u32::MAX);
-    let held = state.call_memory.clone().try_acquire_many_owned(kib);
-    held.map_err(|_| {
-        let detail = "the bodies of the calls that run take all the memory that they may";
-        Problem::not_sent(Code::Overloaded, detail)
-    })
-}
-
-async fn make(
-    state: &Arc<State>,
-    principal: &Principal,
-    mut call: CallRequest,
-    id: &str,
-    place: exchange::Place,
-) -> Told {
+async fn make(state: &Arc<State>, principal: &Principal, held: Held, id: &str) -> Finished {
+    let Held {
+        mut call,
+        memory: request_memory,
+        place,
+    } = held;
     call.head.share = state.share_of(principal);
     let start = Instant::now();
     let span = begin_span(state, principal, &call, id);
     let limit = Duration::from_millis(call.timeout_ms.into());
     let deadline = start + limit;
+    let mut memory = request_memory.sibling();
     let sent = Later {
         url: match &call.head.target {
             RequestTarget::Url(url) => url.clone(),
@@ -232,37 +328,50 @@ async fn make(
         }
     };
     let result = match exchange::run(state, asked, outbound, place).await {
-        Ok(answer) => collect(state, answer, id, start, deadline).await,
+        Ok(answer) => collect(state, answer, id, start, deadline, &mut memory).await,
         // No bridge was there for it: is there another way?
         Err(failure) if failure.execution == Execution::NotSent && call.bridge.is_none() => {
-            let way = elsewhere(state, principal, &call.target, &sent, failure).await;
+            // Boxed: most calls need no room for it.
+            let way = Box::pin(elsewhere(state, principal, &call.target, &sent, failure)).await;
             match way {
-                Ok(policy) => direct(state, principal, &policy, sent, id, start, deadline).await,
+                Ok(policy) => {
+                    let within = (start, deadline);
+                    let made = direct(state, principal, &policy, sent, id, within, &mut memory);
+                    Box::pin(made).await
+                }
                 Err(failure) => Err(failure),
             }
         }
         Err(failure) => Err(failure),
     };
+    drop(request_memory);
     end_span(span, &result);
     written_down(state, principal, id, &call.target, &result, start).await;
-    match result {
-        Ok(document) => Told {
+    let told = match result {
+        Ok((document, body)) => Told {
             status: 200,
-            bytes: text_bytes(&document["response"]),
+            bytes: body.len(),
             document: Arc::new(document),
+            body: Some(body),
             failure: None,
         },
         Err(failure) => {
+            memory.shrink_to(0);
             let problem = Problem::from(failure.clone()).of_call(id);
             Told {
                 status: failure.code.http_status(),
                 document: Arc::new(problem.document()),
+                body: None,
                 failure: Some(failure),
                 bytes: 0,
             }
         }
-    }
+    };
+    Finished { told, memory }
 }
+
+/// The document of a call that was made, without the target's body; and that body.
+type Collected = (Value, Bytes);
 
 fn begin_span(state: &State, principal: &Principal, call: &CallRequest, id: &str) -> Option<Span> {
     state.spans.as_ref()?;
@@ -275,10 +384,10 @@ fn begin_span(state: &State, principal: &Principal, call: &CallRequest, id: &str
     Some(span)
 }
 
-fn end_span(span: Option<Span>, result: &Result<Value, Failure>) {
+fn end_span(span: Option<Span>, result: &Result<Collected, Failure>) {
     let Some(mut span) = span else { return };
     match result {
-        Ok(document) => {
+        Ok((document, _)) => {
             let status = document["response"]["status"].as_u64();
             span.answered(
                 status
@@ -326,15 +435,12 @@ async fn elsewhere(
             target,
             url: &sent.url,
             method: &sent.method,
+            has_credential: sent.has_credential,
             except: &[],
         },
     )
     .await;
     match way {
-        Route::Direct(_) if sent.has_credential => {
-            let detail = "a direct call has no credential: those are a bridge's";
-            Err(Failure::not_sent(Code::InvalidRequest, detail))
-        }
         Route::Direct(policy) => Ok(policy),
         Route::Refused(better) => Err(better),
         // It came back at this moment: the caller asks again.
@@ -349,34 +455,37 @@ async fn direct(
     policy: &Policy,
     sent: Later,
     id: &str,
-    start: Instant,
-    deadline: Instant,
-) -> Result<Value, Failure> {
+    (start, deadline): (Instant, Instant),
+    memory: &mut Reservation,
+) -> Result<Collected, Failure> {
     let headers = transport::http::from_wire(&sent.headers).unwrap_or_default();
     let request = DirectRequest {
         tenant: principal.tenant.clone(),
+        caller: principal.client_id.clone(),
         url: sent.url,
         method: sent.method,
         headers,
         body: sent.body,
         deadline: deadline.into(),
         answer_max: state.limits().call_response_max.0,
+        memory: memory.sibling(),
+        is_status_enough: false,
     };
     let answer = state.direct.call(policy, request).await?;
+    *memory = answer.memory;
     let total_ms = millis(start.elapsed());
-    let mut response = json!({
-        "status": answer.status.as_u16(),
-        "headers": document::headers(&answer.headers),
-    });
-    document::put_body(&mut response, &answer.body);
-    Ok(json!({
+    let document = json!({
         "id": id,
         "execution": Execution::Executed.as_str(),
         "route": "direct",
         "bridge": null,
-        "response": response,
+        "response": {
+            "status": answer.status.as_u16(),
+            "headers": document::headers(&answer.headers),
+        },
         "timing": {"head_ms": total_ms, "total_ms": total_ms},
-    }))
+    });
+    Ok((document, answer.body))
 }
 
 /// Writes a call's outcome into the audit record: the host, never the rest of the URL.
@@ -385,19 +494,18 @@ async fn written_down(
     principal: &Principal,
     id: &str,
     target: &Target,
-    result: &Result<Value, Failure>,
+    result: &Result<Collected, Failure>,
     start: Instant,
 ) {
     let (word, execution, bridge, down) = match result {
-        Ok(document) => {
+        Ok((document, body)) => {
             let bridge = document["bridge"].as_str().unwrap_or_default();
-            let down = text_bytes(&document["response"]);
-            ("ok", Execution::Executed, bridge, down)
+            ("ok", Execution::Executed, bridge, body.len())
         }
         Err(failure) => (failure.code.as_str(), failure.execution, "", 0),
     };
     let route = match result {
-        Ok(document) if document["route"] == "direct" => "direct",
+        Ok((document, _)) if document["route"] == "direct" => "direct",
         Ok(_) => "bridge",
         Err(_) => "none",
     };
@@ -405,7 +513,7 @@ async fn written_down(
     let status = result
         .as_ref()
         .ok()
-        .map(|document| &document["response"]["status"]);
+        .map(|(document, _)| &document["response"]["status"]);
     let act = Act {
         tenant: principal.tenant.clone(),
         actor: principal.client_id.clone(),
@@ -430,33 +538,20 @@ async fn collect(
     id: &str,
     start: Instant,
     deadline: Instant,
-) -> Result<Value, Failure> {
+    memory: &mut Reservation,
+) -> Result<Collected, Failure> {
     let head_ms = millis(start.elapsed());
     let max = state.limits().call_response_max.0;
-    let too_large = || {
-        let detail = format!("the target's answer is larger than {max} bytes, the limit for calls");
-        Failure::new(Code::ResponseTooLarge, Execution::Executed, detail)
-    };
-    let max_bytes = usize::try_from(max).unwrap_or(usize::MAX);
-    let expected = answer.body.size_hint().upper().unwrap_or(max);
-    if expected > max {
-        return Err(too_large());
-    }
-    // The target has answered: better to wait for memory than to lose the answer.
-    let kib = u32::try_from(expected.div_ceil(1024)).unwrap_or(u32::MAX);
-    let reading = async {
-        let _memory = state.call_memory.acquire_many(kib).await;
-        Limited::new(answer.body, max_bytes).collect().await
-    };
+    let reading = super::whole_response(answer.body, max, memory);
     let body = match tokio::time::timeout_at(deadline.into(), reading).await {
-        Ok(Ok(body)) => body.to_bytes(),
-        Ok(Err(error)) if error.is::<LengthLimitError>() => return Err(too_large()),
-        Ok(Err(error)) => {
-            let failure = error.downcast::<Failure>().map(|failure| *failure);
-            return Err(failure.unwrap_or_else(|other| {
-                Failure::new(Code::Internal, Execution::Executed, other.to_string())
-            }));
+        Ok(Ok(body)) => body,
+        Ok(Err(Unread::TooLarge)) => {
+            let detail =
+                format!("the target's answer is larger than {max} bytes, the limit for calls");
+            let code = Code::ResponseTooLarge;
+            return Err(Failure::new(code, Execution::Executed, detail));
         }
+        Ok(Err(Unread::Broken(failure))) => return Err(failure),
         Err(_) => {
             let detail = "the time was over before the target's answer was whole";
             return Err(Failure::new(Code::Timeout, Execution::Executed, detail));
@@ -466,25 +561,18 @@ async fn collect(
         let detail = "the target's answer has a header field that is not valid HTTP";
         Failure::new(Code::TargetProtocol, Execution::Executed, detail)
     })?;
-    let mut response = json!({
-        "status": answer.head.status,
-        "headers": document::headers(&headers),
-    });
-    document::put_body(&mut response, &body);
-    Ok(json!({
+    let document = json!({
         "id": id,
         "execution": Execution::Executed.as_str(),
         "route": "bridge",
         "bridge": &*answer.through.owner.name,
-        "response": response,
+        "response": {
+            "status": answer.head.status,
+            "headers": document::headers(&headers),
+        },
         "timing": {"head_ms": head_ms, "total_ms": millis(start.elapsed())},
-    }))
-}
-
-/// Bytes of a response's body in its document.
-fn text_bytes(response: &Value) -> usize {
-    let bytes = |member: &str| response[member].as_str().map_or(0, str::len);
-    bytes("body") + bytes("body_base64")
+    });
+    Ok((document, body))
 }
 
 /// Milliseconds with their fraction, for people.
@@ -492,12 +580,22 @@ fn millis(duration: Duration) -> f64 {
     (duration.as_secs_f64() * 1e6).round() / 1e3
 }
 
-fn answer(told: &Told, id: &str) -> Response<Body> {
-    if let Some(failure) = &told.failure {
+fn answer(finished: Finished, id: &str) -> Response<Body> {
+    let Finished { told, mut memory } = finished;
+    let response = response(told, id);
+    let document_bytes = response.body().document_bytes();
+    memory.grow_anyway_to(memory.bytes() + document_bytes);
+    response.map(|body| body.with_memory(memory))
+}
+
+/// The response, without the memory of its body.
+fn response(told: Told, id: &str) -> Response<Body> {
+    if let Some(failure) = told.failure {
         let id = told.document["id"].as_str().unwrap_or(id);
-        return Problem::from(failure.clone()).of_call(id).into_response();
+        return Problem::from(failure).of_call(id).into_response();
     }
-    let mut response = Response::new(body::full(Bytes::from(format!("{}\n", told.document))));
+    let body = CallBody::new(&told.document, told.body);
+    let mut response = Response::new(Body::from(body));
     *response.status_mut() = StatusCode::from_u16(told.status).unwrap_or(StatusCode::OK);
     response.headers_mut().insert(
         header::CONTENT_TYPE,

@@ -1,6 +1,7 @@
 //! `ANY /v1/endpoints/{endpoint}/{path}`: a named endpoint, as a reverse proxy.
 
 use super::pass::{self, Way};
+use crate::access::Object;
 use crate::auth::{self, Principal};
 use crate::body::Body;
 use crate::listener::connection::Connection;
@@ -32,7 +33,7 @@ pub async fn handle(
     endpoint: &str,
     rest: &str,
 ) -> Result<Response<Body>, Problem> {
-    principal.scope.check_endpoint(endpoint)?;
+    principal.scope.check(Object::Endpoint(endpoint))?;
     if *request.method() == Method::CONNECT {
         return Err(Problem::method("any method but CONNECT"));
     }

@@ -10,12 +10,13 @@
 
 use super::pass::{self, Noting, Way};
 use super::raw;
+use crate::access::{Object, Resource, SENDING};
 use crate::auth::{BRIDGE_AUTHORIZATION, Principal};
 use crate::body::{self, Body};
 use crate::listener::connection::Connection;
 use crate::problem::Problem;
 use crate::router::Wanted;
-use crate::service::{SENDING, Service};
+use crate::service::Service;
 use http::{Method, Request, Response, StatusCode, Uri};
 use hyper::body::Incoming;
 use policy::Target;
@@ -39,18 +40,38 @@ pub async fn handle(
     let name = http::header::PROXY_AUTHORIZATION;
     let principal = authenticator.authenticate_by(request.headers(), &name, peer);
     let principal = principal.await.map_err(Problem::at_proxy)?;
-    principal.require(SENDING)?;
+    connection.authenticated(&principal.tenant);
+    let state = &service.state;
+    let result = admitted(service, &principal, connection, waiting).await;
+    result.inspect_err(|problem| state.note_denial(&principal, problem.failure.code, peer))
+}
+
+/// The same, for a key that proved itself.
+async fn admitted(
+    service: &Service,
+    principal: &Principal,
+    connection: &Arc<Connection>,
+    waiting: &mut Option<Request<Incoming>>,
+) -> Result<Response<Body>, Problem> {
+    let Some(request) = waiting.as_ref() else {
+        return Err(Problem::not_found());
+    };
+    principal.admit(SENDING, Resource::Hosts)?;
     let is_connect = *request.method() == Method::CONNECT;
     let target = match is_connect {
         true => of_authority(request.uri())?,
         false => of_url(request.uri())?,
     };
-    principal.scope.check_host(target.host())?;
+    principal.scope.check(Object::Host {
+        host: target.host(),
+        bridge: None,
+        credential: None,
+    })?;
     let Some(request) = waiting.take() else {
         return Err(Problem::not_found());
     };
     if is_connect {
-        return connect(service, &principal, connection, request, &target).await;
+        return connect(service, principal, connection, request, &target).await;
     }
     let name = format!("proxy {}:{}", target.host(), target.port());
     let way = Way {
@@ -59,7 +80,7 @@ pub async fn handle(
         name: &name,
         own: Some(BRIDGE_AUTHORIZATION),
     };
-    pass::on(&service.state, &principal, connection, request, way).await
+    pass::on(&service.state, principal, connection, request, way).await
 }
 
 /// The target of a request in absolute-form.

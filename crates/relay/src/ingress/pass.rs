@@ -6,7 +6,7 @@
 //! from then on.
 
 use super::forwarded::{self, Caller};
-use super::{Within, raw};
+use super::{BodyLimits, raw};
 use crate::auth::Principal;
 use crate::body::Body;
 use crate::config::{Hops, Span};
@@ -20,7 +20,6 @@ use bytes::Bytes;
 use http::header::{self, HeaderMap, HeaderName, HeaderValue};
 use http::{Method, Request, Response, StatusCode, Uri, Version};
 use http_body::{Body as _, Frame, SizeHint};
-use http_body_util::BodyExt;
 use hyper::body::Incoming;
 use opentelemetry::trace::SpanKind;
 use protocol::frame::{BodyLength, Headers, RequestHead, RequestTarget, ResponseHead, TimeLeft};
@@ -66,8 +65,10 @@ pub async fn on(
         return Box::pin(websocket(state, principal, connection, request, way)).await;
     }
     let place = state.begin(principal)?;
+    let permit = place.clone();
+    let holding = move |problem: Problem| problem.holding(permit);
     let noting = Noting::begin(state, principal, &way, &request);
-    let (mut parts, body) = request.into_parts();
+    let (mut parts, mut body) = request.into_parts();
     let is_head = parts.method == Method::HEAD;
     let expects = !body.is_end_stream() && expects_continue(&parts.headers);
     let length =
@@ -82,7 +83,11 @@ pub async fn on(
         (&parts.uri, parts.version),
         &mut parts.headers,
     );
-    let headers = request_headers(parts.headers, parts.version, &way)?;
+    let headers = request_headers(parts.headers, parts.version, &way);
+    let headers = match headers {
+        Ok(headers) => headers,
+        Err(problem) => return Err(holding(problem)),
+    };
     let patience = state.limits().caller_idle_timeout.0;
     let idle = state.limits().endpoint_idle_timeout;
     let (head, known) = ((&parts.method, headers), (length, expects));
@@ -94,10 +99,19 @@ pub async fn on(
     let body = if body.is_end_stream() {
         Outbound::Whole(Bytes::new())
     } else if small && !expects {
-        let bytes =
-            super::whole_body(body, INLINE_MAX_BYTES as u64, Within::Piece(patience)).await?;
+        let limits = BodyLimits {
+            max_bytes: INLINE_MAX_BYTES as u64,
+            total: patience,
+            idle: patience,
+        };
+        let mut memory = place.reservation();
+        let bytes = match super::whole_body(&mut body, limits, &mut memory).await {
+            Ok(bytes) => bytes,
+            Err(problem) => return Err(holding(problem)),
+        };
         if declared.is_some_and(|declared| declared != bytes.len() as u64) {
-            return Err(Problem::invalid("the body ended before its length"));
+            let problem = Problem::invalid("the body ended before its length");
+            return Err(holding(problem));
         }
         Outbound::Whole(bytes)
     } else {
@@ -113,8 +127,11 @@ pub async fn on(
     let up = body.known_bytes().or(declared).unwrap_or(0);
     let mut result = exchange::run(state, asked, body, place).await;
     noting.end(result.as_mut().map_err(|failure| &*failure), up);
-    let answer = result?;
-    let mut response = response_head(&answer.head, is_head)?;
+    let answered = result.and_then(|answer| {
+        let response = response_head(&answer.head, is_head)?;
+        Ok((answer, response))
+    });
+    let (answer, mut response) = answered.map_err(|failure| holding(failure.into()))?;
     forwarded::note_answer(state.config.hops, response.headers_mut());
     *response.body_mut() = as_said(&answer.head, answer.body, parts.version);
     Ok(response)
@@ -173,7 +190,7 @@ impl http_body::Body for ToItsEnd {
 fn as_said(head: &ResponseHead, body: AnswerBody, version: Version) -> Body {
     let is_304 = head.status == StatusCode::NOT_MODIFIED.as_u16();
     if !body.is_end_stream() || !(is_304 || head.body == BodyLength::Unknown) {
-        return body.boxed_unsync();
+        return body.into();
     }
     let length = head.headers.iter().find_map(|(name, value)| {
         let value = std::str::from_utf8(value).ok()?;
@@ -181,12 +198,13 @@ fn as_said(head: &ResponseHead, body: AnswerBody, version: Version) -> Body {
     });
     let hint = match length.filter(|_| is_304) {
         Some(length) => SizeHint::with_exact(length),
-        None if is_304 => return body.boxed_unsync(),
+        None if is_304 => return body.into(),
         None => SizeHint::default(),
     };
     // HTTP/2 says in the head itself that nothing follows.
     let is_end = version == Version::HTTP_2;
-    Ended { body, hint, is_end }.boxed_unsync()
+    let permit = body.permit();
+    Body::other(Ended { body, hint, is_end }, permit)
 }
 
 /// A body that has ended, of which something else is said.
@@ -251,7 +269,7 @@ async fn websocket(
         forwarded::note_answer(state.config.hops, response.headers_mut());
         let close = HeaderValue::from_static("close");
         response.headers_mut().insert(header::CONNECTION, close);
-        *response.body_mut() = answer.body.boxed_unsync();
+        *response.body_mut() = answer.body.into();
         return Ok(response);
     }
     let mut response = Response::new(crate::body::empty());

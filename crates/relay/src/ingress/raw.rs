@@ -121,8 +121,7 @@ impl Body for RawBody {
 impl Raw {
     /// Carries bytes as soon as the connection is raw, until both directions have ended. The
     /// connection keeps its place meanwhile.
-    pub fn begin(self, upgrade: OnUpgrade, mut body: AnswerBody, connection: Arc<Connection>) {
-        body.turns_raw();
+    pub fn begin(self, upgrade: OnUpgrade, body: AnswerBody, connection: Arc<Connection>) {
         connection.turns_raw();
         tokio::spawn(async move {
             // Boxed: what the handshake needs is given back.

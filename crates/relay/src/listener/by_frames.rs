@@ -4,9 +4,12 @@
 //! what comes in is followed from frame to frame (RFC 9113, 4.1): while a preface, a frame's own head, or a
 //! header section is not whole, a clock runs.
 
+use super::HTTP2_BYTES;
+use super::connection::Connection;
 use super::watched::{Watch, Watched};
 use std::io;
 use std::pin::Pin;
+use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 use tokio::time::Sleep;
@@ -33,16 +36,29 @@ pub(super) struct HeaderClock {
     limit: Duration,
     sleep: Option<Pin<Box<Sleep>>>,
     is_late: bool,
+    /// Is charged for what is not complete, while it is pending.
+    connection: Option<Arc<Connection>>,
 }
 
 impl HeaderClock {
     /// From a connection's first byte on.
-    pub(super) fn new(limit: Duration) -> Self {
+    pub(super) fn new(limit: Duration, connection: Option<Arc<Connection>>) -> Self {
         Self {
             frames: Frames::default(),
             limit,
             sleep: None,
             is_late: false,
+            connection,
+        }
+    }
+
+    /// Charges the connection for the header section that is not complete.
+    fn charge(&self) {
+        if self.frames.open_bytes > 0
+            && let Some(connection) = &self.connection
+            && connection.is_pending()
+        {
+            connection.charge(HTTP2_BYTES + 2 * self.frames.open_bytes);
         }
     }
 }
@@ -69,6 +85,7 @@ impl Watch for HeaderClock {
         if self.frames.is_between() {
             return result;
         }
+        self.charge();
         let limit = self.limit;
         let sleep = self
             .sleep
@@ -94,6 +111,8 @@ struct Frames {
     is_open: bool,
     /// It is whole when `left` has come.
     ends: bool,
+    /// Bytes of it that have come.
+    open_bytes: usize,
 }
 
 impl Default for Frames {
@@ -104,6 +123,7 @@ impl Default for Frames {
             head_len: 0,
             is_open: true,
             ends: true,
+            open_bytes: 0,
         }
     }
 }
@@ -121,12 +141,16 @@ impl Frames {
             let taken = bytes.len().min(self.left as usize);
             self.left -= u32::try_from(taken).unwrap_or(self.left);
             bytes = &bytes[taken..];
+            if self.is_open {
+                self.open_bytes = self.open_bytes.saturating_add(taken);
+            }
             if self.left > 0 {
                 return was_whole;
             }
             if self.ends {
                 self.ends = false;
                 self.is_open = false;
+                self.open_bytes = 0;
             }
             was_whole |= self.is_between();
             let wanted = (HEAD_BYTES - self.head_len).min(bytes.len());
@@ -204,7 +228,7 @@ mod tests {
         let (mut client, server) = tokio::io::duplex(1024);
         let mut server = ByFrames::new(
             server,
-            HeaderClock::new(limit),
+            HeaderClock::new(limit, None),
             Patience::new(Duration::from_secs(60)),
         );
         let reading = tokio::spawn(async move {

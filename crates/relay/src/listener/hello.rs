@@ -15,39 +15,41 @@ use tokio::net::TcpStream;
 /// How much is looked at: a ClientHello with a post-quantum key share is below.
 const LOOK_BYTES: usize = 4096;
 
-/// Looks at words that are not complete yet, and how long each waits for the rest.
-const LOOKS: u32 = 5;
-const BETWEEN: Duration = Duration::from_millis(10);
+/// How long a ClientHello that is not complete waits for its next look, at first and at most. What the
+/// system keeps cannot be waited for, as it is readable all the time.
+const LOOK_AGAIN_MIN: Duration = Duration::from_millis(10);
+const LOOK_AGAIN_MAX: Duration = Duration::from_millis(500);
 
-/// Waits until a client has said something.
+/// Waits until a client's ClientHello is complete, or as long as is looked at. Returns whether it
+/// offers HTTP/2.
 ///
 /// # Errors
-/// When it is gone.
-pub(super) async fn has_spoken(stream: &TcpStream) -> io::Result<()> {
+/// When the client is gone.
+pub(super) async fn read_offer(stream: &TcpStream) -> io::Result<bool> {
     // Being readable alone is a guess, and wrong at times.
-    stream.peek(&mut [0]).await.map(drop)
-}
-
-/// Whether a client that has spoken offers HTTP/2. Who says so little that it cannot be told does
-/// not.
-pub(super) async fn offers_http2(stream: &TcpStream) -> bool {
-    for _ in 0..LOOKS {
-        match poll_fn(|cx| poll_look(stream, cx)).await {
-            Some(answer) => return answer,
-            None => tokio::time::sleep(BETWEEN).await,
-        }
+    if stream.peek(&mut [0]).await? == 0 {
+        return Err(io::ErrorKind::UnexpectedEof.into());
     }
-    false
+    let mut again = LOOK_AGAIN_MIN;
+    loop {
+        if let Some(answer) = poll_fn(|cx| poll_look(stream, cx)).await? {
+            return Ok(answer);
+        }
+        tokio::time::sleep(again).await;
+        again = (again * 2).min(LOOK_AGAIN_MAX);
+    }
 }
 
 /// `None` for a ClientHello that is not complete. The buffer lives here, not in the task.
-fn poll_look(stream: &TcpStream, cx: &mut Context<'_>) -> Poll<Option<bool>> {
+fn poll_look(stream: &TcpStream, cx: &mut Context<'_>) -> Poll<io::Result<Option<bool>>> {
     let mut bytes = [0; LOOK_BYTES];
     let mut seen = ReadBuf::new(&mut bytes);
-    match ready!(stream.poll_peek(cx, &mut seen)) {
-        Ok(length) if length > 0 => Poll::Ready(offer(seen.filled())),
-        Ok(_) | Err(_) => Poll::Ready(Some(false)),
-    }
+    Poll::Ready(match ready!(stream.poll_peek(cx, &mut seen))? {
+        0 => Err(io::ErrorKind::UnexpectedEof.into()),
+        // As much as is looked at.
+        LOOK_BYTES => Ok(Some(offer(seen.filled()).unwrap_or(false))),
+        _ => Ok(offer(seen.filled())),
+    })
 }
 
 fn offer(mut bytes: &[u8]) -> Option<bool> {

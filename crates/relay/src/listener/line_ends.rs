@@ -4,15 +4,25 @@
 //! The HTTP library takes them. So what comes in is followed from head to head, and an LF that no CR
 //! precedes is made a NUL, which no head may hold: the library refuses it with 400 and closes the
 //! connection. Bodies are not touched, and neither is what follows when a connection turns raw.
+//!
+//! A head that is longer than any that can pass is cut: what is beyond is taken out, so that it costs no
+//! memory and its request can still be refused with a problem document. Nothing is read after it.
 
 use super::connection::Connection;
 use super::watched::{Watch, Watched};
+use super::{SOCKET_BYTES, TLS_BYTES};
 use std::io;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 
 /// Of a line, what is kept to look at: a name, and a value of which only a number or a word matters.
 const LINE_KEPT_BYTES: usize = 128;
+
+/// Bytes of a head that are not charged: the library's buffer has as many from the beginning.
+const HEAD_FREE_BYTES: usize = 8 * 1024;
+
+/// Bytes of a head that are passed on: more than any head that can pass (a head on the wire has 48 KiB).
+const HEAD_KEPT_BYTES: usize = 56 * 1024;
 
 /// A connection that is read by lines, where it has lines.
 pub(crate) type ByLines<IO> = Watched<IO, LineEnds>;
@@ -32,18 +42,40 @@ impl LineEnds {
             lines: Lines::default(),
         }
     }
+
+    /// Charges the connection for the head that is not complete, which the library keeps in a buffer that
+    /// doubles.
+    fn charge(&self) {
+        let bytes = self.lines.head_bytes;
+        if bytes > HEAD_FREE_BYTES && self.connection.is_pending() {
+            let tls = match self.connection.exporter {
+                Some(_) => TLS_BYTES,
+                None => SOCKET_BYTES,
+            };
+            self.connection.charge(tls + bytes.next_power_of_two());
+        }
+    }
 }
 
 impl Watch for LineEnds {
+    fn keep(&mut self, bytes: &mut [u8]) -> usize {
+        if self.connection.is_raw() {
+            return bytes.len();
+        }
+        let kept = self.lines.see(bytes);
+        if self.lines.next == Next::Nothing {
+            self.connection.head_is_cut();
+        }
+        self.charge();
+        kept
+    }
+
     fn see(
         &mut self,
         _: &mut Context<'_>,
         result: Poll<io::Result<()>>,
-        bytes: &mut [u8],
+        _: &mut [u8],
     ) -> Poll<io::Result<()>> {
-        if !self.connection.is_raw() {
-            self.lines.see(bytes);
-        }
         result
     }
 
@@ -68,6 +100,10 @@ enum Next {
     ChunkEnd,
     /// A line behind the last chunk.
     Trailer,
+    /// The rest of a head that is cut; whether its current line is empty so far.
+    Rest { is_empty_line: bool },
+    /// Nothing: what comes is taken out.
+    Nothing,
     /// Nothing that has lines, or nothing that will be understood.
     Anything,
 }
@@ -92,6 +128,10 @@ struct Lines {
     length: usize,
     /// Whether its last byte was a CR.
     has_cr: bool,
+    /// Bytes of the head so far, if it is not complete.
+    head_bytes: usize,
+    /// Bytes that are still to be put in the place of what was taken out.
+    owed: Vec<u8>,
 }
 
 impl Default for Lines {
@@ -102,20 +142,23 @@ impl Default for Lines {
             line: [0; LINE_KEPT_BYTES],
             length: 0,
             has_cr: false,
+            head_bytes: 0,
+            owed: Vec::new(),
         }
     }
 }
 
 impl Lines {
-    /// Looks at what came, and spoils it where a line ends in LF alone.
-    fn see(&mut self, mut bytes: &mut [u8]) {
-        while !bytes.is_empty() {
+    /// Looks at what came, and spoils it where a line ends in LF alone. Returns how many bytes are left,
+    /// which are at the beginning.
+    fn see(&mut self, bytes: &mut [u8]) -> usize {
+        let (mut at, mut kept) = (0, 0);
+        while at < bytes.len() {
+            let rest = &mut bytes[at..];
             let taken = match &mut self.next {
-                Next::Anything => return,
+                Next::Anything => rest.len(),
                 Next::Body(left) | Next::Chunk(left) => {
-                    let taken = usize::try_from(*left)
-                        .unwrap_or(usize::MAX)
-                        .min(bytes.len());
+                    let taken = usize::try_from(*left).unwrap_or(usize::MAX).min(rest.len());
                     *left -= taken as u64;
                     if *left == 0 {
                         self.next = match self.next {
@@ -125,15 +168,73 @@ impl Lines {
                     }
                     taken
                 }
-                _ => self.part_of_line(bytes),
+                Next::Rest { .. } | Next::Nothing => {
+                    let taken = self.part_of_rest(rest);
+                    let put = self.owed.len().min(taken);
+                    for (place, byte) in bytes[kept..].iter_mut().zip(self.owed.drain(..put)) {
+                        *place = byte;
+                    }
+                    kept += put;
+                    at += taken;
+                    continue;
+                }
+                Next::Line { .. } if self.head_bytes >= HEAD_KEPT_BYTES && !self.has_cr => {
+                    // A line that has begun is ended.
+                    let is_empty_line = self.length == 0;
+                    if !is_empty_line {
+                        self.owed.extend_from_slice(b"\r\n");
+                    }
+                    self.next = Next::Rest { is_empty_line };
+                    continue;
+                }
+                Next::Line { .. } => {
+                    let most = HEAD_KEPT_BYTES.saturating_sub(self.head_bytes).max(1);
+                    let most = most.min(rest.len());
+                    self.part_of_line(&mut rest[..most])
+                }
+                Next::ChunkSize | Next::ChunkEnd | Next::Trailer => self.part_of_line(rest),
             };
-            bytes = &mut bytes[taken..];
+            if at != kept {
+                bytes.copy_within(at..at + taken, kept);
+            }
+            kept += taken;
+            at += taken;
         }
+        kept
+    }
+
+    /// Looks for the end of a head that is cut.
+    fn part_of_rest(&mut self, bytes: &[u8]) -> usize {
+        let Next::Rest { is_empty_line } = &mut self.next else {
+            return bytes.len();
+        };
+        for (index, byte) in bytes.iter().enumerate() {
+            match byte {
+                // The empty line is passed on as it comes: there is room for no more than was taken out.
+                b'\n' if *is_empty_line => {
+                    self.owed.push(b'\n');
+                    self.next = Next::Nothing;
+                    return index + 1;
+                }
+                b'\n' => (*is_empty_line, self.has_cr) = (true, false),
+                b'\r' if *is_empty_line && !self.has_cr => {
+                    self.owed.push(b'\r');
+                    self.has_cr = true;
+                }
+                _ => *is_empty_line = false,
+            }
+        }
+        bytes.len()
     }
 
     /// Takes bytes up to the line's end, if it is there.
     fn part_of_line(&mut self, bytes: &mut [u8]) -> usize {
         let end = bytes.iter().position(|byte| *byte == b'\n');
+        let taken = end.map_or(bytes.len(), |end| end + 1);
+        self.head_bytes = match self.next {
+            Next::Line { .. } => self.head_bytes.saturating_add(taken),
+            _ => 0,
+        };
         let part = &bytes[..end.unwrap_or(bytes.len())];
         let room = &mut self.line[self.length.min(LINE_KEPT_BYTES)..];
         let kept = part.len().min(room.len());
@@ -167,6 +268,7 @@ impl Lines {
                 self.next = Next::Line { is_first: false };
             }
             Next::Line { is_first: false } if length == 0 => {
+                self.head_bytes = 0;
                 self.next = match self.follows {
                     Follows::Nothing | Follows::Length(0) => Next::Line { is_first: true },
                     Follows::Length(bytes) => Next::Body(bytes),
@@ -187,7 +289,12 @@ impl Lines {
             },
             Next::ChunkEnd => self.next = Next::ChunkSize,
             Next::Trailer if length == 0 => self.next = Next::Line { is_first: true },
-            Next::Trailer | Next::Body(_) | Next::Chunk(_) | Next::Anything => {}
+            Next::Trailer
+            | Next::Body(_)
+            | Next::Chunk(_)
+            | Next::Rest { .. }
+            | Next::Nothing
+            | Next::Anything => {}
         }
         true
     }
@@ -229,17 +336,51 @@ mod tests {
 
     /// What the library gets, however the bytes are cut.
     fn seen(text: &[u8]) -> Vec<u8> {
-        let mut whole = text.to_vec();
-        Lines::default().see(&mut whole);
+        let whole = seen_in_pieces(text, text.len().max(1));
         for cut in 0..text.len() {
             let mut lines = Lines::default();
-            let mut bytes = text.to_vec();
-            let (first, second) = bytes.split_at_mut(cut);
-            lines.see(first);
-            lines.see(second);
-            assert_eq!(bytes, whole, "cut at {cut}");
+            let mut all = Vec::new();
+            for piece in [&text[..cut], &text[cut..]] {
+                let mut piece = piece.to_vec();
+                let kept = lines.see(&mut piece);
+                all.extend_from_slice(&piece[..kept]);
+            }
+            assert_eq!(all, whole, "cut at {cut}");
         }
         whole
+    }
+
+    fn seen_in_pieces(text: &[u8], size: usize) -> Vec<u8> {
+        let mut lines = Lines::default();
+        let mut all = Vec::new();
+        for piece in text.chunks(size) {
+            let mut piece = piece.to_vec();
+            let kept = lines.see(&mut piece);
+            all.extend_from_slice(&piece[..kept]);
+        }
+        all
+    }
+
+    #[test]
+    fn head_that_is_too_long_is_cut_and_ended() {
+        let first = "GET / HTTP/1.1\r\nHost: x\r\n";
+        let field = format!("X-A: {}\r\n", "a".repeat(1000));
+        let heads = [
+            format!("{first}{}\r\n", field.repeat(500)),
+            format!("{first}X-B: {}\r\n\r\n", "b".repeat(1 << 20)),
+            format!("{first}{}\r\n", "a:b\r\n".repeat(100_000)),
+        ];
+        for head in heads {
+            let text = format!("{head}GET /hidden HTTP/1.1\r\n\r\n");
+            for size in [1, 2, 3, 7, 1000, 8192, 64 * 1024, text.len()] {
+                let seen = seen_in_pieces(text.as_bytes(), size);
+                assert!(seen.len() <= HEAD_KEPT_BYTES + 5, "{size}: {}", seen.len());
+                assert!(seen.starts_with(first.as_bytes()));
+                assert!(seen.ends_with(b"\r\n\r\n"), "{size}");
+                let ends = seen.windows(4).filter(|end| end == b"\r\n\r\n").count();
+                assert_eq!(ends, 1, "{size}");
+            }
+        }
     }
 
     #[test]
@@ -256,8 +397,7 @@ mod tests {
         }
         let long = format!("GET / HTTP/1.1\r\nX: {}\r\n\r\n", "y".repeat(9000));
         assert_eq!(seen(&long.as_bytes()[..600]), &long.as_bytes()[..600]);
-        let mut whole = long.clone().into_bytes();
-        Lines::default().see(&mut whole);
+        let whole = seen_in_pieces(long.as_bytes(), long.len());
         assert_eq!(whole, long.as_bytes());
     }
 

@@ -15,7 +15,7 @@ use rcgen::{
     Issuer, KeyPair, KeyUsagePurpose, date_time_ymd,
 };
 use std::fs;
-use std::io::{self, Write};
+use std::io;
 use std::path::{Path, PathBuf};
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -168,23 +168,10 @@ pub(crate) fn civil(day: i64) -> (i32, u8, u8) {
     )
 }
 
-/// Writes beside the file and renames, so that nobody reads half of it.
+/// Replaces the file as a whole, and follows no link in its place.
 fn write(path: &Path, text: &str, mode: u32) -> Result<(), SelfSignedError> {
-    let attempt = || {
-        let beside = path.with_extension("pem.new");
-        let _ = fs::remove_file(&beside);
-        let mut options = fs::OpenOptions::new();
-        options.write(true).create_new(true);
-        #[cfg(unix)]
-        std::os::unix::fs::OpenOptionsExt::mode(&mut options, mode);
-        #[cfg(not(unix))]
-        let _ = mode;
-        let mut out = options.open(&beside)?;
-        out.write_all(text.as_bytes())?;
-        out.sync_all()?;
-        fs::rename(&beside, path)
-    };
-    attempt().map_err(|error| file(path, error))
+    let replaced = machine::files::replace(path, text.as_bytes(), mode);
+    replaced.map_err(|error| file(path, error))
 }
 
 #[cfg(test)]

@@ -6,6 +6,9 @@ use std::pin::Pin;
 use std::task::{Context, Poll};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
+/// Reads whose bytes are all taken out, before others have their turn.
+const READS_IN_A_ROW: usize = 16;
+
 /// Looks at what comes in.
 pub(crate) trait Watch {
     /// Whether there may be another read.
@@ -23,6 +26,12 @@ pub(crate) trait Watch {
         result: Poll<io::Result<()>>,
         bytes: &mut [u8],
     ) -> Poll<io::Result<()>>;
+
+    /// Takes out of what was read what is not passed on, and returns how many bytes are left. Called
+    /// before [`Self::see`].
+    fn keep(&mut self, bytes: &mut [u8]) -> usize {
+        bytes.len()
+    }
 
     /// Whether a write may wait for as long as it takes.
     fn may_stand_still(&self) -> bool {
@@ -74,8 +83,21 @@ impl<IO: AsyncRead + Unpin, W: Watch + Unpin> AsyncRead for Watched<IO, W> {
         let this = self.get_mut();
         this.watch.may_read()?;
         let before = buf.filled().len();
-        let result = Pin::new(&mut this.io).poll_read(cx, buf);
-        this.watch.see(cx, result, &mut buf.filled_mut()[before..])
+        for _ in 0..READS_IN_A_ROW {
+            let result = Pin::new(&mut this.io).poll_read(cx, buf);
+            let read = buf.filled().len() - before;
+            if read == 0 {
+                return this.watch.see(cx, result, &mut []);
+            }
+            let kept = this.watch.keep(&mut buf.filled_mut()[before..]);
+            buf.set_filled(before + kept);
+            // Without a byte, the reader would take the connection for ended.
+            if kept > 0 {
+                return this.watch.see(cx, result, &mut buf.filled_mut()[before..]);
+            }
+        }
+        cx.waker().wake_by_ref();
+        this.watch.see(cx, Poll::Pending, &mut [])
     }
 }
 

@@ -1,31 +1,66 @@
 //! What a bridge serves, parsed once.
 
+use crate::directory::Standing;
 use policy::{Host, HostPattern};
 use protocol::frame::Serves;
 use std::sync::Arc;
 
-/// What a bridge serves.
+/// What a bridge serves, as far as the names are its own.
 #[derive(Debug)]
 pub struct Offer {
     /// As the bridge said it.
     pub serves: Arc<Serves>,
     /// Its host patterns; `None` when it keeps them to itself.
     hosts: Option<Vec<HostPattern>>,
+    /// What it may do with each endpoint, in the order of `serves`.
+    standings: Vec<Standing>,
 }
 
 impl Offer {
-    pub(super) fn new(serves: Arc<Serves>) -> Self {
+    /// What a bridge serves, with what it may do with each endpoint, and whether it may serve hosts.
+    pub fn new(serves: Arc<Serves>, (standings, may_serve_hosts): (Vec<Standing>, bool)) -> Self {
         let hosts = serves.hosts.as_ref().map(|patterns| {
             // A pattern that this relay cannot read is one that it cannot choose by.
             let parsed = patterns.iter().filter_map(|p| HostPattern::parse(p).ok());
             parsed.collect()
         });
-        Self { serves, hosts }
+        Self {
+            serves,
+            hosts: match may_serve_hosts {
+                true => hosts,
+                false => Some(Vec::new()),
+            },
+            standings,
+        }
     }
 
-    /// The endpoints that it declares.
+    /// The endpoints that it declares, and what it may do with each.
+    pub fn declared(&self) -> impl Iterator<Item = (&str, &Standing)> {
+        let names = self.serves.endpoints.iter().map(String::as_str);
+        names.zip(&self.standings)
+    }
+
+    /// The endpoints that are routed to it: those that it declares and whose names are its own.
     pub fn endpoints(&self) -> impl Iterator<Item = &str> {
-        self.serves.endpoints.iter().map(String::as_str)
+        let own = self
+            .declared()
+            .filter(|(_, standing)| **standing == Standing::Own);
+        own.map(|(name, _)| name)
+    }
+
+    /// The endpoints that it declares although their names are not its own.
+    pub fn refused(&self) -> impl Iterator<Item = (&str, &Standing)> {
+        self.declared().filter(|(_, standing)| match standing {
+            Standing::Taken(_) | Standing::NotListed => true,
+            Standing::Own | Standing::Free => false,
+        })
+    }
+
+    /// Whether it is the same offer, made from the same word of the bridge.
+    pub fn is_like(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.serves, &other.serves)
+            && self.standings == other.standings
+            && self.hosts == other.hosts
     }
 
     /// Whether a PUT or DELETE to the endpoint may be made twice.
@@ -53,13 +88,35 @@ mod tests {
             hosts: hosts.map(|all| Bounded::truncated(all.into_iter().map(str::to_owned))),
             repeatable: Bounded::default(),
         };
-        let named = Offer::new(Arc::new(serves(Some(vec!["*.corp.example", "10.0.0.0/8"]))));
+        let offer = |serves| Offer::new(Arc::new(serves), (vec![Standing::Own], true));
+        let named = offer(serves(Some(vec!["*.corp.example", "10.0.0.0/8"])));
         let host = |url: &str| policy::Target::parse(url).unwrap().host().clone();
         assert_eq!(named.endpoints().collect::<Vec<_>>(), ["alm"]);
         assert!(named.may_serve(&host("http://ci.corp.example/")));
         assert!(named.may_serve(&host("http://10.1.2.3/")));
         assert!(!named.may_serve(&host("http://other.example/")));
-        let silent = Offer::new(Arc::new(serves(None)));
+        let silent = offer(serves(None));
         assert!(silent.may_serve(&host("http://other.example/")));
+        let bound = Offer::new(Arc::new(serves(None)), (vec![Standing::Own], false));
+        assert!(!bound.may_serve(&host("http://other.example/")));
+    }
+
+    #[test]
+    fn only_own_endpoints_are_routed() {
+        let names = ["own", "free", "taken", "unlisted"];
+        let serves = Serves {
+            endpoints: Bounded::truncated(names.map(str::to_owned)),
+            ..Serves::default()
+        };
+        let standings = vec![
+            Standing::Own,
+            Standing::Free,
+            Standing::Taken(vec!["b1".into()]),
+            Standing::NotListed,
+        ];
+        let offer = Offer::new(Arc::new(serves), (standings, true));
+        assert_eq!(offer.endpoints().collect::<Vec<_>>(), ["own"]);
+        let refused: Vec<_> = offer.refused().map(|(name, _)| name).collect();
+        assert_eq!(refused, ["taken", "unlisted"]);
     }
 }

@@ -203,8 +203,14 @@ async fn a_tunnel_without_tls_needs_a_balancer_by_configuration() {
     let mut head = [0; 12];
     first.read_exact(&mut head).await.unwrap();
     assert_eq!(&head, b"HTTP/1.1 101");
-    let answer = full.internal("GET /v1/tunnel", upgrade, "").await;
-    assert_problem(&answer, 503, "overloaded");
+    // Another one takes its place.
+    let mut second = TcpStream::connect(address).await.unwrap();
+    second.write_all(request.as_bytes()).await.unwrap();
+    second.read_exact(&mut head).await.unwrap();
+    assert_eq!(&head, b"HTTP/1.1 101");
+    let mut rest = Vec::new();
+    let closed = tokio::time::timeout(Duration::from_secs(5), first.read_to_end(&mut rest)).await;
+    assert!(closed.is_ok(), "the oldest was not evicted");
     full.relay.shutdown().await;
 }
 
@@ -245,4 +251,108 @@ async fn health_and_metrics_are_told_until_the_end() {
     assert_problem(&answer, 400, "invalid_request");
     stopping.await.unwrap();
     assert!(TcpStream::connect(admin).await.is_err());
+}
+
+/// A bridge that dials the relay of this test.
+struct Dialling {
+    dialer: transport::dial::Dialer,
+    key: Arc<ring::signature::Ed25519KeyPair>,
+    seed: u8,
+}
+
+impl Dialling {
+    fn new(relay: &RunningRelay, seed: u8) -> Self {
+        let port = relay.public_addr().unwrap().port();
+        let url = format!("https://localhost:{port}").parse().unwrap();
+        let ca = relay.ca_path().unwrap().to_owned();
+        let tls = transport::tls::client_config(&[ca], &[]).unwrap();
+        let key = ring::signature::Ed25519KeyPair::from_seed_unchecked(&[seed; 32]).unwrap();
+        Self {
+            dialer: transport::dial::Dialer::new(url, &tls, transport::dial::Proxy::Direct),
+            key: Arc::new(key),
+            seed,
+        }
+    }
+
+    fn pairing(&self, key: &ApiKey) -> storage::Pairing {
+        use ring::signature::KeyPair as _;
+        storage::Pairing {
+            endpoints: Vec::new(),
+            tenant: key.tenant.clone(),
+            paired_by: key.client_id.clone(),
+            existing: key.existing,
+            name: format!("b{}", self.seed),
+            public_key: self.key.public_key().as_ref().try_into().unwrap(),
+            instance: [self.seed; 16],
+            host: String::new(),
+            software: String::new(),
+            bridges_max: 100,
+        }
+    }
+
+    /// Whether the relay takes the tunnel.
+    async fn dial(&self, key: &ApiKey, bridge: &str, epoch: u64) -> Result<(), String> {
+        let identity = transport::tunnel::Identity {
+            tenant: key.tenant.as_str().to_owned(),
+            bridge: bridge.to_owned(),
+            instance: [self.seed; 16],
+            key: self.key.clone(),
+            software: String::new(),
+            host: String::new(),
+        };
+        let introduction = transport::tunnel::Introduction {
+            slot: 0,
+            epoch,
+            serves: protocol::frame::Serves::default(),
+            previous: None,
+            journal: None,
+        };
+        let settings = transport::session::Settings {
+            windows: protocol::frame::Windows::default(),
+            budget: protocol::session::Budget::new(1 << 20),
+            stream_window_cap: 1 << 20,
+            on_open: None,
+            on_result: None,
+            on_result_ack: None,
+        };
+        let dialled = self.dialer.tunnel(&identity, introduction, settings).await;
+        dialled.map(drop).map_err(|error| error.to_string())
+    }
+}
+
+/// The directory follows the database twice a second; each of these comes sooner.
+#[tokio::test]
+async fn bridge_is_asked_for_in_the_database_before_it_is_refused() {
+    let world = world(|_| {}).await;
+    let made = world
+        .relay
+        .create_key("acme", Role::Bridge, "", Existing::Refuse);
+    let (key, _) = made.await.unwrap();
+    let other = Storage::open(&world.relay.state().config.database)
+        .await
+        .unwrap();
+    let tenant = key.tenant.as_str().to_owned();
+    for seed in 1..6 {
+        let bridge = Dialling::new(&world.relay, seed);
+        let pairing = bridge.pairing(&key);
+        let paired = other.pair(&pairing).await.unwrap();
+        let id = paired.bridge.as_str();
+        bridge.dial(&key, id, 1).await.unwrap();
+        other
+            .set_bridge_disabled(&tenant, &pairing.name, true)
+            .await
+            .unwrap();
+        world.relay.state().directory.refresh().await.unwrap();
+        let refused = bridge.dial(&key, id, 2).await.unwrap_err();
+        assert!(refused.contains("suspended"), "{refused}");
+        other
+            .set_bridge_disabled(&tenant, &pairing.name, false)
+            .await
+            .unwrap();
+        bridge.dial(&key, id, 3).await.unwrap();
+    }
+    let stranger = Dialling::new(&world.relay, 99);
+    let refused = stranger.dial(&key, "brg_nobody", 1).await.unwrap_err();
+    assert!(refused.contains("does not know"), "{refused}");
+    world.relay.shutdown().await;
 }

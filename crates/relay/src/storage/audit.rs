@@ -1,12 +1,15 @@
 //! The audit record: who did what, when, to what, and what came of it. Rows are added and, when
 //! they are too old, deleted; never changed.
 
-use super::db::Tx;
 use super::model::now_ms;
+use super::pool::Tx;
 use super::{Storage, StorageError};
 use sqlx::Row;
 use sqlx::any::AnyRow;
 use std::sync::{Arc, LazyLock};
+
+/// The action of a row that counts rows which could not be written.
+pub const LOST: &str = "audit.lost";
 
 /// One row to be added. It holds no body, no header value and no secret.
 #[derive(Debug, Clone, Default)]
@@ -203,7 +206,7 @@ impl Storage {
     pub async fn audit(&self, acts: &[Act]) -> Result<(), StorageError> {
         let mut tx = self.pool.begin_with(self.backend.begin()).await?;
         add_all(&mut tx, &self.actor, acts).await?;
-        Ok(tx.commit().await?)
+        tx.commit().await
     }
 
     /// Rows, newest first, those before `before` (an [`AuditRow::seq`]).
@@ -240,6 +243,21 @@ impl Storage {
         }
         let rows = query.fetch_all(&self.pool).await?;
         rows.iter().map(shown).collect()
+    }
+
+    /// How many rows there are, and how many are known to be missing.
+    ///
+    /// # Errors
+    /// [`StorageError`] when the database does not answer.
+    pub async fn audit_totals(&self) -> Result<(i64, i64), StorageError> {
+        let rows = sqlx::query(
+            "SELECT COUNT(*) AS total, CAST(COALESCE(SUM(CASE WHEN action = $1 THEN count END), 0)
+                                         AS BIGINT) AS lost FROM audit",
+        )
+        .bind(LOST)
+        .fetch_one(&self.pool)
+        .await?;
+        Ok((rows.try_get("total")?, rows.try_get("lost")?))
     }
 
     /// Deletes up to `limit` rows that are older than a moment. Returns how many.

@@ -10,7 +10,6 @@
 
 use super::calls::{Write, Written};
 use super::{Storage, StorageError};
-use sqlx::Row as _;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 use tokio::sync::{mpsc, oneshot};
@@ -29,8 +28,8 @@ pub enum WriteError {
     /// The database.
     #[error(transparent)]
     Storage(#[from] Arc<StorageError>),
-    /// Another process makes the deliveries now.
-    #[error("another process has taken over the deliveries")]
+    /// Another process serves now.
+    #[error("this relay does not hold the lease: another one serves")]
     LeaseLost,
     /// The relay stops.
     #[error("the relay is stopping")]
@@ -70,19 +69,31 @@ impl Batch {
     /// Makes a change, and returns when it is on disk.
     ///
     /// # Errors
-    /// [`WriteError`]; nothing was changed.
+    /// [`WriteError`]. Nothing was changed, unless it is [`StorageError::Unknown`].
     pub async fn write(&self, write: Write) -> Result<Written, WriteError> {
         let (reply, answer) = oneshot::channel();
         let sent = self.waiting.send((write, reply)).await;
         sent.map_err(|_| WriteError::Closed)?;
-        match answer.await {
-            Ok(Ok(written)) => Ok(written),
-            Ok(Err(error)) if matches!(*error, StorageError::LeaseLost) => {
-                Err(WriteError::LeaseLost)
-            }
-            Ok(Err(error)) => Err(error.into()),
-            Err(_) => Err(WriteError::Closed),
+        answered(answer).await
+    }
+
+    /// Makes several changes, which share a commit as far as they fit into one, and returns when each is on
+    /// disk or has failed. The results are in the order of the changes.
+    pub async fn write_all(&self, writes: Vec<Write>) -> Vec<Result<Written, WriteError>> {
+        let mut answers = Vec::with_capacity(writes.len());
+        for write in writes {
+            let (reply, answer) = oneshot::channel();
+            let sent = self.waiting.send((write, reply)).await;
+            answers.push(sent.map(|()| answer).map_err(|_| WriteError::Closed));
         }
+        let mut results = Vec::with_capacity(answers.len());
+        for answer in answers {
+            results.push(match answer {
+                Ok(answer) => answered(answer).await,
+                Err(closed) => Err(closed),
+            });
+        }
+        results
     }
 
     /// Changes that need the lease are made under this epoch from now on; zero for none.
@@ -105,6 +116,18 @@ impl Batch {
     }
 }
 
+async fn answered(
+    answer: oneshot::Receiver<Result<Written, Arc<StorageError>>>,
+) -> Result<Written, WriteError> {
+    match answer.await {
+        Ok(Ok(written)) => Ok(written),
+        Ok(Err(error)) if matches!(*error, StorageError::LeaseLost) => Err(WriteError::LeaseLost),
+        Ok(Err(error)) => Err(error.into()),
+        // It was on its way when the process began to stop.
+        Err(_) => Err(Arc::new(StorageError::Unknown(sqlx::Error::PoolClosed)).into()),
+    }
+}
+
 async fn run(shared: Arc<Shared>, mut queue: mpsc::Receiver<(Write, Reply)>) {
     let mut batch = Vec::with_capacity(BATCH_MAX);
     while queue.recv_many(&mut batch, BATCH_MAX).await > 0 {
@@ -124,8 +147,10 @@ impl Shared {
     ) -> Vec<Result<Written, Arc<StorageError>>> {
         match self.commit(writes).await {
             Ok(written) => written.into_iter().map(Ok).collect(),
-            // Nothing gets better by asking for less; and who lost the lease lost it for all of them.
-            Err(error @ StorageError::Unavailable(_)) => all_failed(writes.len(), error),
+            // Nothing gets better by asking for less; and what may have been done is not done again.
+            Err(error @ (StorageError::Unavailable(_) | StorageError::Unknown(_))) => {
+                all_failed(writes.len(), error)
+            }
             Err(error) if writes.len() == 1 => all_failed(1, error),
             Err(_) => {
                 let mut results = Vec::with_capacity(writes.len());
@@ -145,10 +170,8 @@ impl Shared {
         let storage = &self.storage;
         let mut tx = storage.pool.begin_with(storage.backend.begin()).await?;
         if writes.iter().any(Write::needs_lease) {
-            let row = sqlx::query(storage.backend.lease_check())
-                .fetch_one(&mut *tx)
-                .await?;
-            if row.try_get::<i64, _>("epoch")? != self.epoch.load(Ordering::Acquire) {
+            let epoch = super::leases::epoch_of(&mut tx, storage.backend).await?;
+            if epoch != self.epoch.load(Ordering::Acquire) {
                 return Err(StorageError::LeaseLost);
             }
         }
@@ -157,6 +180,7 @@ impl Shared {
             written.push(write.apply(&mut tx).await?);
         }
         tx.commit().await?;
+        storage.touched();
         self.commits.fetch_add(1, Ordering::Relaxed);
         self.changes
             .fetch_add(writes.len() as u64, Ordering::Relaxed);
@@ -173,7 +197,7 @@ fn all_failed(count: usize, error: StorageError) -> Vec<Result<Written, Arc<Stor
 mod tests {
     use super::*;
     use crate::config::Database;
-    use crate::storage::calls::{Accepted, NewCall};
+    use crate::storage::calls::{Accepted, ExpiresIn, NewCall};
     use crate::testing::TempDir;
 
     /// Every connection of the pool may use so many pages.
@@ -183,7 +207,7 @@ mod tests {
             let mut connection = storage.pool.acquire().await.unwrap();
             let limit = format!("PRAGMA max_page_count = {pages}");
             let _: i64 = sqlx::query_scalar(sqlx::AssertSqlSafe(limit))
-                .fetch_one(&mut *connection)
+                .fetch_one(&mut connection)
                 .await
                 .unwrap();
             held.push(connection);
@@ -204,6 +228,8 @@ mod tests {
             digest: vec![0; 32],
             sealed: vec![0; 16 << 10],
             bytes: 16 << 10,
+            expires_in: ExpiresIn::Default(0),
+            class: crate::route::DirectClass::default(),
         }))
     }
 

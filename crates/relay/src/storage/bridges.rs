@@ -20,7 +20,7 @@ pub struct Service {
     pub seen: i64,
 }
 
-fn no_bridge(name: &str) -> StorageError {
+pub(super) fn no_bridge(name: &str) -> StorageError {
     StorageError::NotFound(format!("there is no bridge `{name}`"))
 }
 
@@ -61,7 +61,7 @@ impl Storage {
         pairing::revoke_identities(&mut tx, &bridge, now, revision).await?;
         let act = Act::done(tenant, "bridge.revoke", name);
         audit::add(&mut tx, &self.actor, &act).await?;
-        Ok(tx.commit().await?)
+        tx.commit().await
     }
 
     /// Cuts a bridge of a tenant (its id) off until it is enabled again, or enables it. Its name and
@@ -126,7 +126,7 @@ impl Storage {
             return Err(no_bridge(name));
         }
         audit::add(&mut tx, &self.actor, &Act::done(tenant, action, name)).await?;
-        Ok(tx.commit().await?)
+        tx.commit().await
     }
 
     /// Writes down when bridges (their ids) were there last. Not a change that anybody must follow.
@@ -142,7 +142,7 @@ impl Storage {
                 .execute(&mut *tx)
                 .await?;
         }
-        Ok(tx.commit().await?)
+        tx.commit().await
     }
 
     /// When each bridge of a tenant (its id) was there last, by id, in seconds since 1970.
@@ -167,6 +167,7 @@ impl Storage {
     /// [`StorageError::NotFound`] when its tenant is gone.
     pub async fn service_seen(&self, service: &Service) -> Result<(), StorageError> {
         let mut tx = self.pool.begin_with(self.backend.begin()).await?;
+        tx.lock_tenant(&service.tenant).await?;
         let stored = sqlx::query(
             "INSERT INTO services (tenant_id, name, version, seen)
              SELECT id, $1, $2, $3 FROM tenants WHERE id = $4 AND state <> 'deleted'
@@ -181,7 +182,7 @@ impl Storage {
         if stored.rows_affected() == 0 {
             return Err(StorageError::NotFound("the tenant is gone".into()));
         }
-        Ok(tx.commit().await?)
+        tx.commit().await
     }
 
     /// What reported itself in a tenant (its id; empty for all).

@@ -1,5 +1,6 @@
 //! Stored calls as their tenant sees them: pages, one with its attempts, again, and taken back.
 
+use super::audit::{self, Act};
 use super::rows::word;
 use super::{Storage, StorageError};
 use crate::deliveries::state::CallState;
@@ -33,6 +34,8 @@ pub struct CallSummary {
     pub attempts: i64,
     /// When the next one is due, if one is.
     pub due_ms: Option<i64>,
+    /// When it expires, if it does and waits.
+    pub expires_ms: Option<i64>,
     /// When it came to its end.
     pub finished_ms: Option<i64>,
     /// The target's last status.
@@ -107,6 +110,10 @@ fn summary(row: &AnyRow) -> Result<CallSummary, StorageError> {
         bytes: row.try_get("bytes")?,
         attempts: row.try_get("attempt")?,
         due_ms: (state == CallState::Pending).then_some(due_ms),
+        expires_ms: match state.is_final() {
+            true => None,
+            false => row.try_get("expires_ms")?,
+        },
         finished_ms: if state.is_final() {
             row.try_get("finished_ms")?
         } else {
@@ -117,6 +124,15 @@ fn summary(row: &AnyRow) -> Result<CallSummary, StorageError> {
         execution: row.try_get("execution")?,
         detail: row.try_get("detail")?,
     })
+}
+
+/// What makes a call pending again, from `$1` on: it has the whole of its time once more.
+macro_rules! redeliver {
+    () => {
+        "UPDATE calls SET state = 'pending', step = 0, due_ms = $1, due_set_ms = $1, left_ms = 0,
+                cancelled = 0, finished_ms = NULL, expires_ms = $1 + expires_in_ms,
+                direct = CASE WHEN direct = 2 THEN 1 ELSE direct END"
+    };
 }
 
 impl Storage {
@@ -209,16 +225,20 @@ impl Storage {
         limit: u32,
     ) -> Result<u64, StorageError> {
         let mut tx = self.pool.begin_with(self.backend.begin()).await?;
-        // Those that succeeded are made again one by one only.
-        let changed = sqlx::query(
-            "UPDATE calls SET state = 'pending', step = 0, due_ms = $1, left_ms = 0, cancelled = 0,
-                    finished_ms = NULL
-             WHERE seq IN (SELECT seq FROM calls
-                           WHERE tenant_id = $2 AND ($3 = '' OR state = $3)
-                             AND state IN ('failed', 'refused', 'outcome_unknown', 'cancelled')
-                             AND ($4 = '' OR host = $4) AND created_ms >= $5 AND created_ms < $6
-                           ORDER BY seq LIMIT $7)",
-        )
+        // Those that succeeded are made again one by one only. What is expected of a call stands
+        // outside of the inner SELECT, too: PostgreSQL looks at a row that it waited for by that
+        // alone.
+        let changed = sqlx::query(concat!(
+            redeliver!(),
+            " WHERE seq IN (SELECT seq FROM calls
+                            WHERE tenant_id = $2 AND ($3 = '' OR state = $3)
+                              AND state IN ('failed', 'refused', 'outcome_unknown', 'cancelled',
+                                            'expired')
+                              AND ($4 = '' OR host = $4) AND created_ms >= $5 AND created_ms < $6
+                            ORDER BY seq LIMIT $7)
+                AND ($3 = '' OR state = $3)
+                AND state IN ('failed', 'refused', 'outcome_unknown', 'cancelled', 'expired')",
+        ))
         .bind(now_ms)
         .bind(tenant)
         .bind(filter.state.map_or("", CallState::as_str))
@@ -228,8 +248,14 @@ impl Storage {
         .bind(i64::from(limit))
         .execute(&mut *tx)
         .await?;
+        let count = changed.rows_affected();
+        if count > 0 {
+            let act = acted(tenant, "call.redeliver", "", count);
+            audit::add(&mut tx, &self.actor, &act).await?;
+        }
         tx.commit().await?;
-        Ok(changed.rows_affected())
+        self.touched();
+        Ok(count)
     }
 
     /// Makes a call that came to its end pending again. False when it has not.
@@ -243,19 +269,25 @@ impl Storage {
         now_ms: i64,
     ) -> Result<bool, StorageError> {
         let mut tx = self.pool.begin_with(self.backend.begin()).await?;
-        let changed = sqlx::query(
-            "UPDATE calls SET state = 'pending', step = 0, due_ms = $1, left_ms = 0, cancelled = 0,
-                    finished_ms = NULL
-             WHERE tenant_id = $2 AND id = $3
-               AND state IN ('succeeded', 'failed', 'refused', 'outcome_unknown', 'cancelled')",
-        )
+        let changed = sqlx::query(concat!(
+            redeliver!(),
+            " WHERE tenant_id = $2 AND id = $3
+                AND state IN ('succeeded', 'failed', 'refused', 'outcome_unknown', 'cancelled',
+                              'expired')",
+        ))
         .bind(now_ms)
         .bind(tenant)
         .bind(id)
         .execute(&mut *tx)
         .await?;
+        let is_changed = changed.rows_affected() > 0;
+        if is_changed {
+            let act = acted(tenant, "call.redeliver", id, 1);
+            audit::add(&mut tx, &self.actor, &act).await?;
+        }
         tx.commit().await?;
-        Ok(changed.rows_affected() > 0)
+        self.touched();
+        Ok(is_changed)
     }
 
     /// Takes calls of a tenant back that are not finished: one by its id, or all that match. Those
@@ -272,41 +304,66 @@ impl Storage {
         limit: u32,
     ) -> Result<(u64, u64), StorageError> {
         let mut tx = self.pool.begin_with(self.backend.begin()).await?;
-        let mut done = [0, 0];
-        let texts = [
-            "UPDATE calls SET state = 'cancelled', cancelled = 1, finished_ms = $1,
-                    code = 'cancelled', detail = 'it was taken back'
+        // One statement for both: a call that changes from one to the other meanwhile is met either
+        // way. PostgreSQL computes everything outside of the inner SELECT again from the row that it
+        // waited for.
+        let rows = sqlx::query(
+            "UPDATE calls SET cancelled = 1,
+                    state = CASE WHEN state = 'attempting' THEN state ELSE 'cancelled' END,
+                    finished_ms = CASE WHEN state = 'attempting' THEN finished_ms ELSE $1 END,
+                    code = CASE WHEN state = 'attempting' THEN code ELSE 'cancelled' END,
+                    detail = CASE WHEN state = 'attempting' THEN detail ELSE 'it was taken back' END
              WHERE seq IN (SELECT seq FROM calls
-                           WHERE tenant_id = $2 AND state IN ('pending', 'waiting_for_bridge')
+                           WHERE tenant_id = $2
+                             AND state IN ('pending', 'waiting_for_bridge', 'attempting')
+                             AND (state <> 'attempting' OR cancelled = 0)
                              AND ($3 = '' OR id = $3) AND ($4 = '' OR state = $4)
                              AND ($5 = '' OR host = $5) AND created_ms >= $6 AND created_ms < $7
-                           ORDER BY seq LIMIT $8)",
-            "UPDATE calls SET cancelled = 1
-             WHERE $1 > 0 AND seq IN (SELECT seq FROM calls
-                           WHERE tenant_id = $2 AND state = 'attempting' AND cancelled = 0
-                             AND ($3 = '' OR id = $3) AND ($4 = '' OR state = $4)
-                             AND ($5 = '' OR host = $5) AND created_ms >= $6 AND created_ms < $7
-                           ORDER BY seq LIMIT $8)",
-        ];
-        for (text, done) in texts.into_iter().zip(&mut done) {
-            let changed = sqlx::query(text)
-                .bind(now_ms)
-                .bind(tenant)
-                .bind(id.unwrap_or_default())
-                .bind(filter.state.map_or("", CallState::as_str))
-                .bind(filter.host.clone().unwrap_or_default())
-                .bind(filter.since_ms.unwrap_or(0))
-                .bind(filter.until_ms.unwrap_or(i64::MAX))
-                .bind(i64::from(limit))
-                .execute(&mut *tx)
-                .await?;
-            *done = changed.rows_affected();
+                           ORDER BY seq LIMIT $8)
+               AND state IN ('pending', 'waiting_for_bridge', 'attempting')
+               AND (state <> 'attempting' OR cancelled = 0) AND ($4 = '' OR state = $4)
+             RETURNING state",
+        )
+        .bind(now_ms)
+        .bind(tenant)
+        .bind(id.unwrap_or_default())
+        .bind(filter.state.map_or("", CallState::as_str))
+        .bind(filter.host.clone().unwrap_or_default())
+        .bind(filter.since_ms.unwrap_or(0))
+        .bind(filter.until_ms.unwrap_or(i64::MAX))
+        .bind(i64::from(limit))
+        .fetch_all(&mut *tx)
+        .await?;
+        let (mut ended, mut ending) = (0, 0);
+        for row in &rows {
+            match word::<CallState>(row, "state")? {
+                CallState::Attempting => ending += 1,
+                _ => ended += 1,
+            }
+        }
+        if !rows.is_empty() {
+            let act = acted(
+                tenant,
+                "call.cancel",
+                id.unwrap_or_default(),
+                ended + ending,
+            );
+            audit::add(&mut tx, &self.actor, &act).await?;
         }
         tx.commit().await?;
-        Ok((done[0], done[1]))
+        self.touched();
+        Ok((ended, ending))
     }
 }
 
-fn no_call() -> StorageError {
+/// An act that is written down with the change itself.
+fn acted(tenant: &str, action: &'static str, object: &str, count: u64) -> Act {
+    Act {
+        count,
+        ..Act::done(tenant, action, object)
+    }
+}
+
+pub(crate) fn no_call() -> StorageError {
     StorageError::NotFound("there is no call of that id".into())
 }

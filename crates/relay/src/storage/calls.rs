@@ -4,15 +4,22 @@
 //! what comes together into one commit; a state is only left from where it is expected, so that
 //! what comes late, or twice, or from somebody who lost the lease, changes nothing.
 
-use super::db::Tx;
+use super::db::Backend;
+use super::idempotency::{self, Begun};
+use super::pool::Tx;
 use super::rows::{corrupt, word};
 use super::{Storage, StorageError};
 use crate::deliveries::state::CallState;
+use crate::route::DirectClass;
 use protocol::frame::JournalMark;
 use protocol::{Code, Execution};
 use sqlx::Row;
 use sqlx::any::AnyRow;
 use std::sync::Arc;
+
+/// A retry time that was computed this much later than now, in milliseconds, is of a clock that has
+/// stepped back. Clocks of two machines may differ by less.
+const CLOCK_SLACK_MS: i64 = 2_000;
 
 /// A call that is to be stored.
 #[derive(Debug)]
@@ -41,6 +48,19 @@ pub struct NewCall {
     pub sealed: Vec<u8>,
     /// Bytes of the request's body.
     pub bytes: i64,
+    /// How long it may wait before it expires.
+    pub expires_in: ExpiresIn,
+    /// Whether it may go direct.
+    pub class: DirectClass,
+}
+
+/// After how long a call expires.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ExpiresIn {
+    /// As the call itself says, in milliseconds; zero: never.
+    Own(i64),
+    /// As its tenant says; where that says nothing, after so many milliseconds; zero: never.
+    Default(i64),
 }
 
 /// What became of a call that was to be stored.
@@ -57,6 +77,8 @@ pub enum Accepted {
         /// Whether its request is the same.
         is_same: bool,
     },
+    /// A waiting call has the same idempotency key.
+    KeyInUse,
     /// Its tenant is gone.
     NoTenant,
 }
@@ -82,6 +104,8 @@ pub struct StoredCall {
     pub step: u32,
     /// It is to be taken back.
     pub is_cancelled: bool,
+    /// Whether it may go direct.
+    pub class: DirectClass,
 }
 
 /// Where an attempt went.
@@ -110,6 +134,8 @@ pub struct Settlement {
     pub state: CallState,
     /// When, if it is pending again.
     pub due_ms: i64,
+    /// When that was computed, by the same clock.
+    pub now_ms: i64,
     /// Steps of the schedule that are used up then.
     pub step: u32,
     /// When the attempt began and how long it took.
@@ -126,6 +152,8 @@ pub struct Settlement {
     pub detail: String,
     /// What the installation's journal must have reached by what was seen.
     pub journal_reached: Option<JournalMark>,
+    /// The relay cannot make this call itself after all, by the patterns that the tenant has now.
+    pub is_misrouted: bool,
 }
 
 /// One change of a stored call.
@@ -133,7 +161,8 @@ pub struct Settlement {
 pub enum Write {
     /// Stores a call.
     Accept(Box<NewCall>),
-    /// An attempt is about to leave.
+    /// An attempt is about to leave. Made twice, it changes nothing the second time and says that it is
+    /// done: after a commit whose answer was lost it can be repeated.
     Begin {
         /// The call.
         id: Arc<str>,
@@ -141,6 +170,8 @@ pub enum Write {
         attempt: u32,
         /// Where it goes.
         via: Via,
+        /// A call that has expired by now does not leave.
+        now_ms: i64,
     },
     /// An attempt is over.
     Settle(Box<Settlement>),
@@ -164,6 +195,10 @@ pub enum Write {
         /// When.
         now_ms: i64,
     },
+    /// A request with an idempotency key is about to be made.
+    BeginKeyed(Box<idempotency::Begin>),
+    /// Such a request is over.
+    FinishKeyed(Box<idempotency::Finish>),
 }
 
 /// What a change did.
@@ -175,29 +210,58 @@ pub enum Written {
     Changed(bool),
     /// An attempt was settled: where the call stands now; `None` if that was known before.
     Settled(Option<CallState>),
+    /// A request with an idempotency key was to begin.
+    Keyed(Begun),
 }
 
 impl Write {
     /// Whether only the holder of the lease may do it.
     pub(super) fn needs_lease(&self) -> bool {
-        !matches!(self, Self::Accept(_))
+        match self {
+            Self::Accept(_)
+            | Self::Begin { .. }
+            | Self::Settle(_)
+            | Self::Park { .. }
+            | Self::Drop { .. }
+            | Self::BeginKeyed(_) => true,
+            // The request was made, also if another process serves now; the row's token is its fence.
+            Self::FinishKeyed(_) => false,
+        }
     }
 
     pub(super) async fn apply(&self, tx: &mut Tx) -> Result<Written, StorageError> {
         match self {
             Self::Accept(call) => accept(tx, call).await.map(Written::Accepted),
-            Self::Begin { id, attempt, via } => {
+            Self::BeginKeyed(begin) => {
+                let begun = idempotency::begin(tx, begin).await?;
+                Ok(Written::Keyed(begun))
+            }
+            Self::FinishKeyed(finish) => {
+                let changed = idempotency::finish(tx, finish).await?;
+                Ok(Written::Changed(changed))
+            }
+            Self::Begin {
+                id,
+                attempt,
+                via,
+                now_ms,
+            } => {
+                // The second half is this same change: a repeat of one with an unknown outcome.
                 let changed = sqlx::query(
                     "UPDATE calls SET state = 'attempting', attempt = $1, via_bridge = $2,
                             via_instance = $3
-                     WHERE id = $4 AND state IN ('pending', 'waiting_for_bridge')
-                       AND attempt = $5 AND cancelled = 0",
+                     WHERE id = $4
+                       AND ((state IN ('pending', 'waiting_for_bridge') AND attempt = $5
+                             AND cancelled = 0 AND (expires_ms IS NULL OR expires_ms > $6))
+                         OR (state = 'attempting' AND attempt = $1 AND via_bridge = $2
+                             AND via_instance = $3))",
                 )
                 .bind(i64::from(*attempt))
                 .bind(&*via.bridge)
                 .bind(via.instance.clone())
                 .bind(&**id)
                 .bind(i64::from(*attempt) - 1)
+                .bind(now_ms)
                 .execute(&mut **tx)
                 .await?;
                 Ok(Written::Changed(changed.rows_affected() > 0))
@@ -239,29 +303,58 @@ impl Write {
     }
 }
 
+/// Stores a call. Its tenant's row says when it expires, unless the call does; zero is never.
+macro_rules! insert_call {
+    ($lock:literal) => {
+        concat!(
+            "INSERT INTO calls (id, tenant_id, client_id, created_ms, state, method, host, bridge, \
+                                at_least_once, idempotency_key, digest, sealed, bytes, due_ms, \
+                                due_set_ms, expires_in_ms, expires_ms, direct, direct_mark) \
+             SELECT $1, id, $2, $3, 'pending', $4, $5, $6, $7, $8, $9, $10, $11, $3, $3, \
+                    NULLIF(COALESCE($13, expires_in * 1000, $14), 0), \
+                    $3 + NULLIF(COALESCE($13, expires_in * 1000, $14), 0), $15, $16 \
+             FROM tenants WHERE id = $12 AND state <> 'deleted'",
+            $lock,
+            " ON CONFLICT DO NOTHING"
+        )
+    };
+}
+
 async fn accept(tx: &mut Tx, call: &NewCall) -> Result<Accepted, StorageError> {
-    // One statement: a tenant that is deleted at this moment gets nothing stored.
-    let inserted = sqlx::query(
-        "INSERT INTO calls (id, tenant_id, client_id, created_ms, state, method, host, bridge,
-                            at_least_once, idempotency_key, digest, sealed, bytes, due_ms)
-         SELECT $1, id, $2, $3, 'pending', $4, $5, $6, $7, $8, $9, $10, $11, $3
-         FROM tenants WHERE id = $12 AND state <> 'deleted'
-         ON CONFLICT DO NOTHING",
-    )
-    .bind(&call.id)
-    .bind(&call.client_id)
-    .bind(call.created_ms)
-    .bind(&call.method)
-    .bind(&call.host)
-    .bind(call.bridge.clone())
-    .bind(i64::from(call.at_least_once))
-    .bind(call.idempotency_key.clone())
-    .bind(call.digest.clone())
-    .bind(call.sealed.clone())
-    .bind(call.bytes)
-    .bind(&*call.tenant)
-    .execute(&mut **tx)
-    .await?;
+    if let Some(key) = &call.idempotency_key
+        && idempotency::is_of_call(tx, &call.tenant, key).await?
+    {
+        return Ok(Accepted::KeyInUse);
+    }
+    // One statement: a tenant that is deleted at this moment gets nothing stored. PostgreSQL must
+    // lock its row for that, or would read what the deletion is about to change.
+    let text = match tx.backend() {
+        Backend::Sqlite => insert_call!(""),
+        Backend::Postgres => insert_call!(" FOR KEY SHARE"),
+    };
+    let (own, default) = match call.expires_in {
+        ExpiresIn::Own(ms) => (Some(ms), 0),
+        ExpiresIn::Default(ms) => (None, ms),
+    };
+    let inserted = sqlx::query(text)
+        .bind(&call.id)
+        .bind(&call.client_id)
+        .bind(call.created_ms)
+        .bind(&call.method)
+        .bind(&call.host)
+        .bind(call.bridge.clone())
+        .bind(i64::from(call.at_least_once))
+        .bind(call.idempotency_key.clone())
+        .bind(call.digest.clone())
+        .bind(call.sealed.clone())
+        .bind(call.bytes)
+        .bind(&*call.tenant)
+        .bind(own)
+        .bind(default)
+        .bind(i64::from(call.class.is_direct))
+        .bind(call.class.mark)
+        .execute(&mut **tx)
+        .await?;
     if inserted.rows_affected() > 0 {
         return Ok(Accepted::Stored);
     }
@@ -292,8 +385,9 @@ async fn settle(tx: &mut Tx, end: &Settlement) -> Result<Option<CallState>, Stor
         "UPDATE calls SET
             state = CASE WHEN cancelled = 1 AND $1 = 'pending' THEN 'cancelled' ELSE $1 END,
             finished_ms = CASE WHEN cancelled = 1 AND $1 = 'pending' THEN $2 ELSE $3 END,
-            due_ms = $4, step = $5, status = $6, code = $7, execution = $8, detail = $9,
-            via_bridge = NULL, via_instance = NULL
+            due_ms = $4, due_set_ms = $15, step = $5, status = $6, code = $7, execution = $8, detail = $9,
+            via_bridge = NULL, via_instance = NULL,
+            direct = CASE WHEN $16 = 1 THEN 2 ELSE direct END
          WHERE id = $10 AND tenant_id = $11 AND state = 'attempting' AND attempt = $12
            AND via_bridge = $13 AND via_instance = $14
          RETURNING state",
@@ -312,6 +406,8 @@ async fn settle(tx: &mut Tx, end: &Settlement) -> Result<Option<CallState>, Stor
     .bind(i64::from(end.attempt))
     .bind(&*end.via.bridge)
     .bind(end.via.instance.clone())
+    .bind(end.now_ms)
+    .bind(i64::from(end.is_misrouted))
     .fetch_optional(&mut **tx)
     .await?;
     let Some(row) = row else {
@@ -360,6 +456,14 @@ fn small(row: &AnyRow, column: &'static str) -> Result<u32, StorageError> {
     Ok(u32::try_from(number).map_err(|_| corrupt(column))?)
 }
 
+fn class(row: &AnyRow) -> Result<DirectClass, StorageError> {
+    Ok(DirectClass {
+        // 2: it was tried, and is none after all.
+        is_direct: row.try_get::<i64, _>("direct")? == 1,
+        mark: row.try_get("direct_mark")?,
+    })
+}
+
 fn stored(row: &AnyRow) -> Result<StoredCall, StorageError> {
     Ok(StoredCall {
         id: row.try_get::<String, _>("id")?.into(),
@@ -371,6 +475,7 @@ fn stored(row: &AnyRow) -> Result<StoredCall, StorageError> {
         attempt: small(row, "attempt")?,
         step: small(row, "step")?,
         is_cancelled: row.try_get::<i64, _>("cancelled")? != 0,
+        class: class(row)?,
     })
 }
 
@@ -378,8 +483,8 @@ fn stored(row: &AnyRow) -> Result<StoredCall, StorageError> {
 macro_rules! stored_columns {
     ($rest:literal) => {
         concat!(
-            "SELECT id, tenant_id, method, host, bridge, at_least_once, attempt, step, cancelled \
-             FROM calls ",
+            "SELECT id, tenant_id, method, host, bridge, at_least_once, attempt, step, cancelled, \
+                    direct, direct_mark FROM calls ",
             $rest
         )
     };
@@ -388,17 +493,20 @@ macro_rules! stored_columns {
 /// The next calls of a tenant that are due.
 pub(super) const DUE: &str = stored_columns!(
     "WHERE tenant_id = $1 AND state = 'pending' AND due_ms <= $2
+       AND (expires_ms IS NULL OR expires_ms > $2)
      ORDER BY due_ms, seq LIMIT $3"
 );
 
-/// What waits, or is to wait, in one tenant: the same host and the same wish for a bridge have the
-/// same way.
+/// What waits, or is to wait, in one tenant: calls of the same host, the same wish for a bridge and the same
+/// class have the same way.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Group {
     /// The URL's host.
     pub host: String,
     /// The bridge that was asked for.
     pub bridge: Option<String>,
+    /// Whether they may go direct.
+    pub class: DirectClass,
 }
 
 impl Storage {
@@ -504,6 +612,29 @@ impl Storage {
         row.as_ref().map(stored).transpose()
     }
 
+    /// Whether a call has this attempt open at this installation.
+    ///
+    /// # Errors
+    /// [`StorageError`] when the database does not answer.
+    pub async fn is_attempting(
+        &self,
+        id: &str,
+        attempt: u32,
+        via: &Via,
+    ) -> Result<bool, StorageError> {
+        let row = sqlx::query(
+            "SELECT id FROM calls WHERE id = $1 AND state = 'attempting' AND attempt = $2
+               AND via_bridge = $3 AND via_instance = $4",
+        )
+        .bind(id)
+        .bind(i64::from(attempt))
+        .bind(&*via.bridge)
+        .bind(via.instance.clone())
+        .fetch_optional(&self.pool)
+        .await?;
+        Ok(row.is_some())
+    }
+
     /// The sealed request of a call.
     ///
     /// # Errors
@@ -527,7 +658,8 @@ impl Storage {
         state: CallState,
     ) -> Result<Vec<Group>, StorageError> {
         let rows = sqlx::query(
-            "SELECT DISTINCT host, bridge FROM calls WHERE tenant_id = $1 AND state = $2",
+            "SELECT DISTINCT host, bridge, direct, direct_mark FROM calls
+             WHERE tenant_id = $1 AND state = $2",
         )
         .bind(tenant)
         .bind(state.as_str())
@@ -538,9 +670,56 @@ impl Storage {
                 Ok(Group {
                     host: row.try_get("host")?,
                     bridge: row.try_get("bridge")?,
+                    class: class(row)?,
                 })
             })
             .collect()
+    }
+
+    /// Up to `limit` calls of a tenant that wait for an attempt, and whose class was decided by other
+    /// patterns than those of this mark.
+    ///
+    /// # Errors
+    /// [`StorageError`] when the database does not answer.
+    pub async fn calls_of_other_patterns(
+        &self,
+        tenant: &str,
+        mark: i64,
+        limit: u32,
+    ) -> Result<Vec<StoredCall>, StorageError> {
+        let rows = sqlx::query(stored_columns!(
+            "WHERE tenant_id = $1 AND state IN ('pending', 'waiting_for_bridge')
+               AND direct_mark <> $2 LIMIT $3"
+        ))
+        .bind(tenant)
+        .bind(mark)
+        .bind(i64::from(limit))
+        .fetch_all(&self.pool)
+        .await?;
+        rows.iter().map(stored).collect()
+    }
+
+    /// Stores the classes of calls that wait for an attempt.
+    ///
+    /// # Errors
+    /// [`StorageError`] when the database does not answer.
+    pub async fn classify_calls(
+        &self,
+        classes: &[(Arc<str>, DirectClass)],
+    ) -> Result<(), StorageError> {
+        let mut tx = self.pool.begin_with(self.backend.begin()).await?;
+        for (id, class) in classes {
+            sqlx::query(
+                "UPDATE calls SET direct = $1, direct_mark = $2
+                 WHERE id = $3 AND state IN ('pending', 'waiting_for_bridge')",
+            )
+            .bind(i64::from(class.is_direct))
+            .bind(class.mark)
+            .bind(&**id)
+            .execute(&mut *tx)
+            .await?;
+        }
+        tx.commit().await
     }
 
     /// A way is there again: up to `limit` of the calls that waited for it are pending, each with
@@ -557,10 +736,11 @@ impl Storage {
     ) -> Result<u64, StorageError> {
         let mut tx = self.pool.begin_with(self.backend.begin()).await?;
         let changed = sqlx::query(
-            "UPDATE calls SET state = 'pending', due_ms = $1 + left_ms, left_ms = 0
+            "UPDATE calls SET state = 'pending', due_ms = $1 + left_ms, due_set_ms = $1, left_ms = 0
              WHERE seq IN (SELECT seq FROM calls
                            WHERE tenant_id = $2 AND state = 'waiting_for_bridge' AND host = $3
                              AND bridge IS NOT DISTINCT FROM $4
+                             AND CASE WHEN direct = 1 THEN 1 ELSE 0 END = $6 AND direct_mark = $7
                            ORDER BY seq LIMIT $5)
                AND state = 'waiting_for_bridge'",
         )
@@ -569,6 +749,8 @@ impl Storage {
         .bind(&group.host)
         .bind(group.bridge.clone())
         .bind(i64::from(limit))
+        .bind(i64::from(group.class.is_direct))
+        .bind(group.class.mark)
         .execute(&mut *tx)
         .await?;
         tx.commit().await?;
@@ -590,10 +772,12 @@ impl Storage {
         let mut tx = self.pool.begin_with(self.backend.begin()).await?;
         let changed = sqlx::query(
             "UPDATE calls SET state = 'waiting_for_bridge',
-                    left_ms = CASE WHEN due_ms > $1 THEN due_ms - $1 ELSE 0 END
+                    left_ms = CASE WHEN due_set_ms > $1 THEN due_ms - due_set_ms
+                                   WHEN due_ms > $1 THEN due_ms - $1 ELSE 0 END
              WHERE seq IN (SELECT seq FROM calls
                            WHERE tenant_id = $2 AND state = 'pending' AND host = $3
                              AND bridge IS NOT DISTINCT FROM $4
+                             AND CASE WHEN direct = 1 THEN 1 ELSE 0 END = $6 AND direct_mark = $7
                            ORDER BY seq LIMIT $5)
                AND state = 'pending'",
         )
@@ -602,10 +786,75 @@ impl Storage {
         .bind(&group.host)
         .bind(group.bridge.clone())
         .bind(i64::from(limit))
+        .bind(i64::from(group.class.is_direct))
+        .bind(group.class.mark)
         .execute(&mut *tx)
         .await?;
         tx.commit().await?;
         Ok(changed.rows_affected())
+    }
+
+    /// Corrects retry times that were computed by a clock that has stepped back since: each such call
+    /// waits as long from now as it was to wait then. Returns how many.
+    ///
+    /// # Errors
+    /// [`StorageError`] when the database does not answer.
+    pub async fn correct_due_times(&self, now_ms: i64) -> Result<u64, StorageError> {
+        let mut tx = self.pool.begin_with(self.backend.begin()).await?;
+        let changed = sqlx::query(
+            "UPDATE calls SET due_ms = $1 + (due_ms - due_set_ms), due_set_ms = $1
+             WHERE state = 'pending' AND due_set_ms > $2",
+        )
+        .bind(now_ms)
+        .bind(now_ms.saturating_add(CLOCK_SLACK_MS))
+        .execute(&mut *tx)
+        .await?;
+        tx.commit().await?;
+        Ok(changed.rows_affected())
+    }
+
+    /// Ends up to `limit` calls whose time has run out before an attempt took them. Returns them.
+    ///
+    /// # Errors
+    /// [`StorageError`] when the database does not answer.
+    pub async fn expire_calls(
+        &self,
+        now_ms: i64,
+        limit: u32,
+    ) -> Result<Vec<ExpiredCall>, StorageError> {
+        let any = sqlx::query(
+            "SELECT seq FROM calls WHERE expires_ms <= $1
+               AND state IN ('pending', 'waiting_for_bridge') ORDER BY expires_ms LIMIT 1",
+        );
+        if any.bind(now_ms).fetch_optional(&self.pool).await?.is_none() {
+            return Ok(Vec::new());
+        }
+        let mut tx = self.pool.begin_with(self.backend.begin()).await?;
+        let rows = sqlx::query(
+            "UPDATE calls SET state = 'expired', finished_ms = $1, code = 'timeout',
+                    execution = COALESCE(execution, 'not_sent'),
+                    detail = 'it expired before a target took it'
+             WHERE seq IN (SELECT seq FROM calls WHERE expires_ms <= $1
+                             AND state IN ('pending', 'waiting_for_bridge')
+                           ORDER BY expires_ms LIMIT $2)
+               AND expires_ms <= $1 AND state IN ('pending', 'waiting_for_bridge')
+             RETURNING id, tenant_id, attempt, execution",
+        )
+        .bind(now_ms)
+        .bind(i64::from(limit))
+        .fetch_all(&mut *tx)
+        .await?;
+        tx.commit().await?;
+        self.touched();
+        let ended = rows.iter().map(|row| {
+            Ok(ExpiredCall {
+                id: row.try_get("id")?,
+                tenant: row.try_get::<String, _>("tenant_id")?.into(),
+                attempts: small(row, "attempt")?,
+                execution: row.try_get("execution")?,
+            })
+        });
+        ended.collect()
     }
 
     /// How many calls of each tenant are in each state that is not final, and when the oldest of
@@ -645,7 +894,8 @@ impl Storage {
             "DELETE FROM calls WHERE seq IN (
                  SELECT seq FROM calls WHERE finished_ms IS NOT NULL AND finished_ms < $1
                  ORDER BY finished_ms LIMIT $2)
-               AND state IN ('succeeded', 'failed', 'refused', 'outcome_unknown', 'cancelled')
+               AND finished_ms < $1 AND state IN ('succeeded', 'failed', 'refused',
+                                                  'outcome_unknown', 'cancelled', 'expired')
              RETURNING id",
         )
         .bind(before_ms)
@@ -661,6 +911,19 @@ impl Storage {
         tx.commit().await?;
         Ok(rows.len() as u64)
     }
+}
+
+/// A call that has expired.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ExpiredCall {
+    /// Its id.
+    pub id: String,
+    /// Whose it was.
+    pub tenant: Arc<str>,
+    /// Attempts that were begun.
+    pub attempts: u32,
+    /// How far the last one came.
+    pub execution: String,
 }
 
 /// Calls of one tenant in one state.

@@ -2,15 +2,16 @@
 
 use super::db::Backend;
 use super::model::{Changes, now};
-use super::{StorageError, rows};
-use sqlx::{AnyPool, Row};
+use super::pool::Pool;
+use super::{StorageError, claims, rows};
+use sqlx::Row;
 
 /// How long a revoked bridge is told so, in seconds; later it is merely unknown.
 const TOLD_REVOKED: i64 = 90 * 24 * 3600;
 
 /// One consistent look. Revoked keys matter only to who knew them before, so not after 0.
 pub(super) async fn changes_since(
-    pool: &AnyPool,
+    pool: &Pool,
     backend: Backend,
     since: i64,
 ) -> Result<Changes, StorageError> {
@@ -59,6 +60,15 @@ pub(super) async fn changes_since(
     .await?;
     for row in &found {
         changes.identities.push(rows::identity(row)?);
+    }
+    let found = sqlx::query(
+        "SELECT * FROM bridge_claims WHERE revision > $1 AND ($1 > 0 OR removed IS NULL)",
+    )
+    .bind(since)
+    .fetch_all(&mut *tx)
+    .await?;
+    for row in &found {
+        changes.claims.push(claims::claim(row)?);
     }
     tx.commit().await?;
     Ok(changes)

@@ -35,7 +35,7 @@ pub struct Revoked {
     pub bridges: Vec<String>,
 }
 
-fn no_key(client_id: &str) -> StorageError {
+pub(crate) fn no_key(client_id: &str) -> StorageError {
     StorageError::NotFound(format!(
         "there is no valid key with the client id `{client_id}`"
     ))
@@ -88,7 +88,7 @@ impl Storage {
                 "existing is for keys with the role bridge".into(),
             ));
         }
-        new.scope.check().map_err(StorageError::Invalid)?;
+        new.scope.check(new.role).map_err(StorageError::Invalid)?;
         let tenant = match new.role {
             Role::SiteAdmin => TenantId::from(SITE),
             _ => self.tenant(tenant).await?.id,
@@ -130,7 +130,8 @@ impl Storage {
         if inserted.rows_affected() == 0 {
             return Err(StorageError::NotFound("the tenant is gone".into()));
         }
-        let told = json!({"role": key.role.as_str(), "name": key.name, "expires": key.expires});
+        let told = json!({"role": key.role.as_str(), "name": key.name, "expires": key.expires,
+                          "scope": key.scope});
         let act = Act::done(key.tenant.as_str(), "key.create", key.client_id.as_str()).with(&told);
         audit::add(&mut tx, &self.actor, &act).await?;
         tx.commit().await?;
@@ -331,6 +332,6 @@ impl Storage {
                 .execute(&mut *tx)
                 .await?;
         }
-        Ok(tx.commit().await?)
+        tx.commit().await
     }
 }

@@ -273,18 +273,21 @@ pub struct Tenant {
     pub direct_urls: Vec<String>,
     /// Where notices are sent, if anywhere.
     pub notice_url: Option<String>,
+    /// After how many seconds its stored calls expire; zero: never; `None`: as the relay says.
+    pub expires_in: Option<i64>,
     /// The change that last touched it.
     pub revision: i64,
 }
 
-/// What a key is narrowed to. Of what is empty, it may use all.
+/// What a key is narrowed to. A list that is empty narrows nothing, except that a key with hosts and
+/// no endpoints may use no endpoint, and the reverse.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize, schemars::JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct Scope {
-    /// Names of bridges that its requests may go through.
+    /// Names of bridges that its requests may go through, or that it may manage or pair.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub bridges: Vec<String>,
-    /// Names of endpoints that it may use.
+    /// Names of endpoints that it may use. Of a bridge key: that its bridges may declare.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub endpoints: Vec<String>,
     /// Host patterns of URLs that it may call: exact, `*.example.com`, an address, or a network.
@@ -298,40 +301,121 @@ pub struct Scope {
 /// Entries in each list of a scope.
 const SCOPE_MAX: usize = 64;
 
+/// Longest entry of a scope, in bytes.
+const SCOPE_ENTRY_MAX_BYTES: usize = 255;
+
+/// What a key can be narrowed to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Narrowing {
+    Bridge,
+    Endpoint,
+    Host,
+    Credential,
+}
+
+impl Narrowing {
+    /// Whether keys of the role can be narrowed like this: whether an operation of theirs looks at
+    /// it.
+    fn fits(self, role: Role) -> bool {
+        match (role, self) {
+            (Role::Caller | Role::Admin, _)
+            | (Role::Bridge, Self::Bridge | Self::Endpoint)
+            | (Role::Synchronizer, Self::Bridge | Self::Endpoint | Self::Host) => true,
+            (Role::Bridge, Self::Host | Self::Credential)
+            | (Role::Synchronizer, Self::Credential)
+            | (Role::SiteAdmin, _) => false,
+        }
+    }
+
+    fn misfit(self, role: Role) -> String {
+        let why = match role {
+            Role::SiteAdmin => "it is not narrowed at all",
+            Role::Bridge => {
+                "it pairs bridges: list bridges, or the endpoints that they may declare"
+            }
+            Role::Synchronizer => "it makes no calls, which are what credentials are named for",
+            Role::Caller | Role::Admin => "that is not possible",
+        };
+        format!("a {role} key cannot be narrowed to a {self}: {why}")
+    }
+
+    fn can_be(self, entry: &str) -> bool {
+        let plain = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'_' | b'-');
+        entry.len() <= SCOPE_ENTRY_MAX_BYTES
+            && match self {
+                Self::Bridge => is_valid_name(entry),
+                Self::Endpoint => policy::is_endpoint_name(entry),
+                Self::Host => policy::HostPattern::parse(entry).is_ok(),
+                Self::Credential => !entry.is_empty() && entry.bytes().all(plain),
+            }
+    }
+
+    fn hint(self, entry: &str) -> String {
+        match self {
+            Self::Bridge => "use 1 to 64 letters, digits, `.`, `_` or `-`".to_owned(),
+            Self::Endpoint => policy::EndpointError::Name.to_string(),
+            Self::Host => match policy::HostPattern::parse(entry) {
+                Err(error) => error.to_string(),
+                Ok(_) => format!("it is longer than {SCOPE_ENTRY_MAX_BYTES} bytes"),
+            },
+            Self::Credential => "use letters, digits, `.`, `_` and `-`".to_owned(),
+        }
+    }
+}
+
+impl fmt::Display for Narrowing {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Bridge => "bridge",
+            Self::Endpoint => "endpoint",
+            Self::Host => "host",
+            Self::Credential => "credential",
+        })
+    }
+}
+
 impl Scope {
     /// Whether it narrows nothing.
     pub fn is_all(&self) -> bool {
         *self == Self::default()
     }
 
-    /// Whether it can be a key's.
-    pub(super) fn check(&self) -> Result<(), String> {
+    /// Whether it can be the scope of a key with this role: every list is one that the role's
+    /// operations look at, and every entry can match something.
+    pub(super) fn check(&self, role: Role) -> Result<(), String> {
         let lists = [
-            &self.bridges,
-            &self.endpoints,
-            &self.hosts,
-            &self.credentials,
+            (Narrowing::Bridge, &self.bridges),
+            (Narrowing::Endpoint, &self.endpoints),
+            (Narrowing::Host, &self.hosts),
+            (Narrowing::Credential, &self.credentials),
         ];
-        for list in lists {
+        for (narrowing, list) in lists {
+            if list.is_empty() {
+                continue;
+            }
+            if !narrowing.fits(role) {
+                return Err(narrowing.misfit(role));
+            }
             if list.len() > SCOPE_MAX {
                 return Err(format!(
-                    "a key is narrowed to at most {SCOPE_MAX} of each kind"
+                    "a key lists at most {SCOPE_MAX} {narrowing}s, and this one lists {}",
+                    list.len()
                 ));
             }
-            if let Some(entry) = list
-                .iter()
-                .find(|entry| entry.is_empty() || entry.len() > 255)
-            {
+            if let Some(entry) = list.iter().find(|entry| !narrowing.can_be(entry)) {
                 return Err(format!(
-                    "`{}` is nothing that a key can be narrowed to",
-                    entry.escape_debug().take(80).collect::<String>()
+                    "`{}` cannot be the name of a {narrowing}: {}",
+                    entry.escape_debug().take(80).collect::<String>(),
+                    narrowing.hint(entry),
                 ));
             }
         }
-        for pattern in &self.hosts {
-            policy::HostPattern::parse(pattern).map_err(|error| {
-                format!("the host pattern `{}`: {error}", pattern.escape_debug())
-            })?;
+        if !self.credentials.is_empty() && self.hosts.is_empty() && !self.endpoints.is_empty() {
+            return Err(
+                "a key that lists endpoints and no hosts makes no calls, and so asks for no \
+                 credential: list hosts too, or leave the credentials out"
+                    .to_owned(),
+            );
         }
         Ok(())
     }
@@ -408,6 +492,8 @@ pub struct BridgeIdentity {
     pub instance: [u8; 16],
     /// The API key that it was paired with.
     pub paired_by: ClientId,
+    /// The endpoints that it may declare, from that key; empty for any.
+    pub endpoints: Vec<String>,
     /// When it was revoked, if it was.
     pub revoked: Option<i64>,
 }
@@ -425,6 +511,8 @@ pub struct Changes {
     pub bridges: Vec<Bridge>,
     /// Installations.
     pub identities: Vec<BridgeIdentity>,
+    /// Names that belong to bridges.
+    pub claims: Vec<super::Claim>,
 }
 
 /// Longest name of a tenant, a key or a bridge.
@@ -457,6 +545,96 @@ mod tests {
         let other = Secret::random().unwrap();
         assert!(!secret.hash().matches(&other.hash()));
         assert!(!secret.hash().matches(&SecretHash::nobodys()));
+    }
+
+    #[test]
+    fn scope_fits_the_role_it_is_for() {
+        let scope = |letters: &str| {
+            let list = |letter: char, entry: &str| match letters.contains(letter) {
+                true => vec![entry.to_owned()],
+                false => Vec::new(),
+            };
+            Scope {
+                bridges: list('b', "b1"),
+                endpoints: list('e', "alm"),
+                hosts: list('h', "*.corp.example"),
+                credentials: list('c', "sync"),
+            }
+        };
+        for (role, good, bad) in [
+            (
+                Role::Bridge,
+                &["", "b", "e", "be"][..],
+                &["h", "c", "bh", "bec"][..],
+            ),
+            (
+                Role::Caller,
+                &["", "b", "e", "h", "c", "hc", "hebc"],
+                &["ec", "ebc"],
+            ),
+            (
+                Role::Synchronizer,
+                &["", "b", "e", "h", "heb"],
+                &["c", "hc", "hebc"],
+            ),
+            (Role::Admin, &["", "b", "e", "h", "c", "hebc"], &["ec"]),
+            (Role::SiteAdmin, &[""], &["b", "e", "h", "c", "hebc"]),
+        ] {
+            for letters in good {
+                assert_eq!(scope(letters).check(role), Ok(()), "{role} {letters}");
+            }
+            for letters in bad {
+                assert!(scope(letters).check(role).is_err(), "{role} {letters}");
+            }
+        }
+    }
+
+    #[test]
+    fn scope_entry_that_can_match_nothing_is_refused() {
+        let one = |entry: &str| vec![entry.to_owned()];
+        let all = Scope::default;
+        let long = "x".repeat(256);
+        for scope in [
+            Scope {
+                bridges: one("a b"),
+                ..all()
+            },
+            Scope {
+                bridges: one(""),
+                ..all()
+            },
+            Scope {
+                endpoints: one("ALM"),
+                ..all()
+            },
+            Scope {
+                endpoints: one("*"),
+                ..all()
+            },
+            Scope {
+                hosts: one("*"),
+                ..all()
+            },
+            Scope {
+                hosts: one("http://a.example/"),
+                ..all()
+            },
+            Scope {
+                hosts: one(&long),
+                ..all()
+            },
+            Scope {
+                credentials: one("a/b"),
+                ..all()
+            },
+            Scope {
+                hosts: vec!["a.example".to_owned(); SCOPE_MAX + 1],
+                ..all()
+            },
+        ] {
+            let error = scope.check(Role::Caller).unwrap_err();
+            assert!(error.len() < 400, "{error}");
+        }
     }
 
     #[test]

@@ -13,7 +13,8 @@ pub struct Notice {
     pub id: String,
     /// Whose it is (the tenant's id).
     pub tenant: Arc<str>,
-    /// `bridge_offline`, `dead_letters`, `key_expires`, `certificate_expires`.
+    /// `bridge_offline`, `bridge_cloned`, `endpoint_conflict`, `dead_letters`, `key_expires`,
+    /// `certificate_expires`.
     pub kind: String,
     /// What it is about: a bridge's name, a client id, ...
     pub object: String,
@@ -79,7 +80,7 @@ impl Storage {
         };
         for notice in &open {
             if !causes.iter().any(|cause| is(notice, cause)) {
-                sqlx::query("UPDATE notices SET cleared = $1 WHERE id = $2")
+                sqlx::query("UPDATE notices SET cleared = $1 WHERE id = $2 AND cleared IS NULL")
                     .bind(now())
                     .bind(&notice.id)
                     .execute(&mut *tx)
@@ -101,6 +102,7 @@ impl Storage {
                 raised: moment,
                 cleared: None,
             };
+            tx.lock_tenant(&notice.tenant).await?;
             let inserted = sqlx::query(
                 "INSERT INTO notices (id, tenant_id, kind, object, detail, raised)
                  SELECT $1, id, $2, $3, $4, $5 FROM tenants WHERE id = $6 AND state <> 'deleted'
@@ -158,7 +160,7 @@ impl Storage {
             .bind(before)
             .execute(&mut *tx)
             .await?;
-        Ok(tx.commit().await?)
+        tx.commit().await
     }
 
     /// Bridges that were there and have not been since a moment, and are meant to be.
@@ -215,7 +217,8 @@ impl Storage {
         causes.collect()
     }
 
-    /// Tenants with dead letters.
+    /// Tenants with dead letters: stored calls that came to their end without success, and that nobody
+    /// cancelled. The notices' own webhooks are none.
     ///
     /// # Errors
     /// [`StorageError`] when the database does not answer.
@@ -223,7 +226,9 @@ impl Storage {
         let rows = sqlx::query(
             "SELECT t.id AS tenant_id FROM tenants t
              WHERE t.state <> 'deleted' AND EXISTS
-               (SELECT 1 FROM calls c WHERE c.tenant_id = t.id AND c.state = 'failed')
+               (SELECT 1 FROM calls c WHERE c.tenant_id = t.id
+                  AND c.state IN ('failed', 'refused', 'outcome_unknown', 'expired')
+                  AND c.client_id <> 'relay')
              ORDER BY t.id LIMIT 10000",
         )
         .fetch_all(&self.pool)
@@ -232,7 +237,9 @@ impl Storage {
             Ok(Cause {
                 tenant: row.try_get::<String, _>("tenant_id")?.into(),
                 object: "calls".to_owned(),
-                detail: "stored calls have failed for good: see GET /v1/calls?state=failed".into(),
+                detail: "stored calls have come to their end without success: see GET \
+                         /v1/calls?state=failed, and the same with refused and outcome_unknown"
+                    .into(),
             })
         });
         causes.collect()

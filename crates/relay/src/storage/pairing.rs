@@ -8,8 +8,10 @@
 //! another key, API key says replace            -> the others are revoked
 //! ```
 
+use super::audit::{self, Act};
 use super::model::{BridgeId, ClientId, Existing, IdentityId, TenantId, TenantState, now};
 use super::{IDENTITIES_MAX, Storage, StorageError, Tx, invalid_name, is_valid_name};
+use serde_json::json;
 use sqlx::Row;
 
 /// Longest text that a bridge may say of itself.
@@ -24,6 +26,8 @@ pub struct Pairing {
     pub paired_by: ClientId,
     /// What that key may do with a name that exists.
     pub existing: Existing,
+    /// The endpoints that the installation may declare, from that key; empty for any.
+    pub endpoints: Vec<String>,
     /// The bridge's name.
     pub name: String,
     /// Ed25519, 32 bytes.
@@ -84,8 +88,9 @@ impl Storage {
         };
         sqlx::query(
             "INSERT INTO bridge_identities
-             (id, bridge_id, public_key, instance, paired_by, host, software, created, revision)
-             VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9)",
+             (id, bridge_id, public_key, instance, paired_by, host, software, created, revision,
+              endpoints)
+             VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10)",
         )
         .bind(IdentityId::random()?.as_str())
         .bind(bridge.as_str())
@@ -96,8 +101,17 @@ impl Storage {
         .bind(about(&pairing.software))
         .bind(now())
         .bind(revision)
+        .bind(json!(pairing.endpoints).to_string())
         .execute(&mut *tx)
         .await?;
+        let told = json!({
+            "client_id": pairing.paired_by,
+            "existing": pairing.existing.as_str(),
+            "host": about(&pairing.host),
+            "instance": crate::audit_heads::hex(&pairing.instance),
+        });
+        let act = Act::done(pairing.tenant.as_str(), "bridge.pair", &pairing.name).with(&told);
+        audit::add(&mut tx, &self.actor, &act).await?;
         tx.commit().await?;
         Ok(Paired {
             bridge,

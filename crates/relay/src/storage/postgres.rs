@@ -13,10 +13,12 @@ const CONNECTIONS_MAX: u32 = 8;
 /// How long somebody waits for one of them.
 const ACQUIRE_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// A statement that takes longer was forgotten by somebody; and a commit is on disk before it is
-/// acknowledged, whatever the server's default.
+/// A statement that takes longer is forgotten work; a process that is frozen or cut off
+/// within a transaction does not keep the lease's row from the one that takes over; and a commit is on
+/// disk before it is acknowledged, whatever the server's default.
 const FIRST: &str = "SET synchronous_commit = on; SET statement_timeout = '30s'; \
-                     SET lock_timeout = '5s'; SET client_min_messages = warning";
+                     SET lock_timeout = '5s'; SET client_min_messages = warning; \
+                     SET idle_in_transaction_session_timeout = '5s'";
 
 pub(super) fn opening(url: &PostgresUrl) -> Opening {
     Opening {
@@ -35,6 +37,23 @@ pub(super) fn opening(url: &PostgresUrl) -> Opening {
 pub(super) fn is_passing(code: &str) -> bool {
     matches!(code.get(..2), Some("08" | "40" | "53" | "57" | "58"))
         || matches!(code, "55P03" | "25006")
+}
+
+/// Whether the server says that it ends the connection: it stops, or another session ended this one.
+pub(super) fn is_disconnect(code: &str) -> bool {
+    code.starts_with("08") || matches!(code, "57P01" | "57P02" | "57P03" | "57P05")
+}
+
+/// Whether a transaction may be committed although COMMIT failed so: unless the server refused it,
+/// for a rule (23), as not serializable (40, but not 40003) or for want of something (53).
+pub(super) fn may_be_committed(error: &sqlx::Error) -> bool {
+    let sqlx::Error::Database(error) = error else {
+        return true;
+    };
+    match error.code() {
+        Some(code) => code == "40003" || !matches!(code.get(..2), Some("23" | "25" | "40" | "53")),
+        None => true,
+    }
 }
 
 #[cfg(test)]

@@ -32,6 +32,7 @@ pub(super) fn tenant(row: &AnyRow) -> Result<Tenant, StorageError> {
         direct_urls: serde_json::from_str(&text(row, "direct_urls")?)
             .map_err(|_| corrupt("direct_urls"))?,
         notice_url: row.try_get("notice_url")?,
+        expires_in: row.try_get("expires_in")?,
         revision: row.try_get("revision")?,
     })
 }
@@ -85,6 +86,8 @@ pub(super) fn identity(row: &AnyRow) -> Result<BridgeIdentity, StorageError> {
         public_key: row.try_get("public_key")?,
         instance: instance.try_into().map_err(|_| corrupt("instance"))?,
         paired_by: ClientId::from(text(row, "paired_by")?),
+        endpoints: serde_json::from_str(&text(row, "endpoints")?)
+            .map_err(|_| corrupt("endpoints"))?,
         revoked: row.try_get("revoked")?,
     })
 }

@@ -50,6 +50,7 @@ impl Storage {
             return Ok(row.try_get("sealed")?);
         }
         let mut tx = self.pool.begin_with(self.backend.begin()).await?;
+        tx.lock_tenant(tenant).await?;
         sqlx::query(
             "INSERT INTO tenant_keys (tenant_id, sealed)
              SELECT id, $1 FROM tenants WHERE id = $2 AND state <> 'deleted'
@@ -111,6 +112,7 @@ impl Storage {
         only_first: bool,
     ) -> Result<bool, StorageError> {
         let mut tx = self.pool.begin_with(self.backend.begin()).await?;
+        tx.lock_tenant(tenant).await?;
         let guard = match only_first {
             true => {
                 "INSERT INTO signing_secrets (id, tenant_id, sealed, created)
@@ -150,6 +152,29 @@ impl Storage {
         Ok(added.rows_affected() > 0)
     }
 
+    /// Whether a journal of this mark can hold what the relay knows of the installation: the same one, and not
+    /// behind what was seen. Changes nothing.
+    ///
+    /// # Errors
+    /// [`StorageError`] when the database does not answer.
+    pub async fn journal_holds(
+        &self,
+        via: &Via,
+        journal: &[u8],
+        sequence: i64,
+    ) -> Result<bool, StorageError> {
+        let row = sqlx::query(
+            "SELECT journal, sequence FROM journals WHERE bridge_id = $1 AND instance = $2",
+        )
+        .bind(&*via.bridge)
+        .bind(via.instance.clone())
+        .fetch_optional(&self.pool)
+        .await?;
+        let Some(row) = row else { return Ok(true) };
+        let known: Vec<u8> = row.try_get("journal")?;
+        Ok(known == journal && sequence >= row.try_get::<i64, _>("sequence")?)
+    }
+
     /// An installation has shown its journal's mark. Returns whether that journal is one that can
     /// hold what the relay knows of it: the same one, and not behind what was seen.
     ///
@@ -164,6 +189,7 @@ impl Storage {
         now_ms: i64,
     ) -> Result<bool, StorageError> {
         let mut tx = self.pool.begin_with(self.backend.begin()).await?;
+        tx.lock_tenant(tenant).await?;
         let row = sqlx::query(
             "SELECT journal, sequence FROM journals WHERE bridge_id = $1 AND instance = $2",
         )
@@ -208,7 +234,7 @@ impl Storage {
             .bind(via.instance.clone())
             .execute(&mut *tx)
             .await?;
-        Ok(tx.commit().await?)
+        tx.commit().await
     }
 
     /// When an installation was last there, in milliseconds since 1970.

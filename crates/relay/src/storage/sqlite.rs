@@ -21,13 +21,19 @@ const CONNECTIONS_MAX: u32 = 4;
 const FIRST: &str = "PRAGMA busy_timeout = 5000; PRAGMA journal_mode = WAL; \
                      PRAGMA synchronous = FULL; PRAGMA foreign_keys = ON";
 
-pub(super) fn opening(path: &Path) -> Result<Opening, StorageError> {
+/// Creates the file and its directory, if they are not there.
+pub(super) fn create(path: &Path) -> Result<(), StorageError> {
     let unusable = |detail: String| StorageError::Unusable(format!("{}: {detail}", path.display()));
     if let Some(dir) = path.parent().filter(|dir| !dir.as_os_str().is_empty()) {
         std::fs::create_dir_all(dir)
             .map_err(|error| unusable(format!("its directory cannot be made: {error}")))?;
     }
-    private(path).map_err(|error| unusable(error.to_string()))?;
+    private(path).map_err(|error| unusable(error.to_string()))
+}
+
+pub(super) fn opening(path: &Path) -> Result<Opening, StorageError> {
+    let unusable = |detail: String| StorageError::Unusable(format!("{}: {detail}", path.display()));
+    create(path)?;
     let whole = std::path::absolute(path).map_err(|error| unusable(error.to_string()))?;
     let whole = whole
         .to_str()
@@ -57,8 +63,12 @@ fn url(path: &str) -> String {
     url
 }
 
-/// Creates the file for its owner alone.
+/// Creates the file for its owner alone. One that exists is not opened: closing it again would drop
+/// SQLite's own locks, if this process has the database open already (POSIX advisory locks).
 fn private(path: &Path) -> std::io::Result<()> {
+    if path.exists() {
+        return Ok(());
+    }
     let mut options = std::fs::OpenOptions::new();
     options.create(true).append(true);
     #[cfg(unix)]
@@ -70,6 +80,18 @@ fn private(path: &Path) -> std::io::Result<()> {
 pub(super) fn is_passing(code: &str) -> bool {
     let code = code.parse::<u32>();
     code.is_ok_and(|code| matches!(code & 0xff, 5 | 6 | 8 | 10 | 13 | 14))
+}
+
+/// Whether a failed COMMIT may have left a whole transaction in the log, where no reader sees it until
+/// a recovery reads the log after a crash: a failed sync or write (IOERR 10), or an unknown end.
+pub(super) fn may_reappear(error: &sqlx::Error) -> bool {
+    match error {
+        sqlx::Error::Database(error) => {
+            let code = error.code().and_then(|code| code.parse::<u32>().ok());
+            code.is_none_or(|code| code & 0xff == 10)
+        }
+        _ => true,
+    }
 }
 
 #[cfg(test)]

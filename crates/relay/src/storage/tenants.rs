@@ -1,8 +1,8 @@
 //! Tenants: customers' spaces.
 
 use super::audit::{self, Act};
-use super::db::Tx;
 use super::model::{Tenant, TenantId, TenantState, is_valid_name, now};
+use super::pool::Tx;
 use super::{Storage, StorageError, invalid_name, rows};
 use serde_json::json;
 
@@ -18,6 +18,8 @@ pub struct TenantChange {
     pub direct_urls: Option<Vec<String>>,
     /// Where notices are sent; `Some(None)` for nowhere.
     pub notice_url: Option<Option<String>>,
+    /// After how many seconds its stored calls expire; zero: never; `Some(None)`: as the relay says.
+    pub expires_in: Option<Option<i64>>,
 }
 
 fn no_tenant(name: &str) -> StorageError {
@@ -42,6 +44,7 @@ impl Storage {
             created: now(),
             direct_urls: Vec::new(),
             notice_url: None,
+            expires_in: None,
             revision,
         };
         let inserted = sqlx::query(
@@ -154,22 +157,32 @@ impl Storage {
         if let Some(url) = &change.notice_url {
             tenant.notice_url.clone_from(url);
         }
-        tenant.revision = revision;
-        sqlx::query(
-            "UPDATE tenants SET state = $1, direct_urls = $2, notice_url = $3, revision = $4
-             WHERE id = $5",
+        if let Some(expires_in) = change.expires_in {
+            tenant.expires_in = expires_in;
+        }
+        let was = std::mem::replace(&mut tenant.revision, revision);
+        let changed = sqlx::query(
+            "UPDATE tenants SET state = $1, direct_urls = $2, notice_url = $3, revision = $4,
+                    expires_in = $6
+             WHERE id = $5 AND state <> 'deleted' AND revision = $7",
         )
         .bind(tenant.state.as_str())
         .bind(json!(tenant.direct_urls).to_string())
         .bind(tenant.notice_url.clone())
         .bind(revision)
         .bind(tenant.id.as_str())
+        .bind(tenant.expires_in)
+        .bind(was)
         .execute(&mut *tx)
         .await?;
+        if changed.rows_affected() == 0 {
+            return Err(StorageError::Changed);
+        }
         let told = json!({
             "state": change.state.map(TenantState::as_str),
             "direct_urls": change.direct_urls,
             "notice_url": change.notice_url.is_some(),
+            "expires_in": change.expires_in,
         });
         let act = Act::done(tenant.id.as_str(), "tenant.change", name).with(&told);
         audit::add(&mut tx, &self.actor, &act).await?;
@@ -198,17 +211,22 @@ impl Storage {
         if seen.is_some_and(|seen| seen != tenant.revision) {
             return Err(StorageError::Changed);
         }
-        purge(&mut tx, tenant.id.as_str()).await?;
-        // The row stays, so that running relays learn of it.
-        sqlx::query(
+        // Its row comes first: a transaction that stores something for it waits for this one, and then
+        // finds it deleted. The row stays, so that running relays learn of it.
+        let deleted = sqlx::query(
             "UPDATE tenants SET state = 'deleted', name = id, direct_urls = '[]',
                     notice_url = NULL, revision = $1
-             WHERE id = $2",
+             WHERE id = $2 AND state <> 'deleted' AND revision = $3",
         )
         .bind(revision)
         .bind(tenant.id.as_str())
+        .bind(tenant.revision)
         .execute(&mut *tx)
         .await?;
+        if deleted.rows_affected() == 0 {
+            return Err(StorageError::Changed);
+        }
+        purge(&mut tx, tenant.id.as_str()).await?;
         let act = Act::done(tenant.id.as_str(), "tenant.delete", name);
         audit::add(&mut tx, &self.actor, &act).await?;
         tx.commit().await?;
@@ -219,13 +237,16 @@ impl Storage {
 /// Deletes what belongs to a tenant.
 async fn purge(tx: &mut Tx, tenant: &str) -> Result<(), StorageError> {
     let texts = [
-        "DELETE FROM call_attempts WHERE tenant_id = $1",
         "DELETE FROM notices WHERE tenant_id = $1",
+        // Attempts after calls: one that is being settled keeps its call until its attempt is there.
         "DELETE FROM calls WHERE tenant_id = $1",
+        "DELETE FROM call_attempts WHERE tenant_id = $1",
         "DELETE FROM journals WHERE tenant_id = $1",
         "DELETE FROM signing_secrets WHERE tenant_id = $1",
         "DELETE FROM tenant_keys WHERE tenant_id = $1",
+        "DELETE FROM idempotency WHERE tenant_id = $1",
         "DELETE FROM services WHERE tenant_id = $1",
+        "DELETE FROM bridge_claims WHERE tenant_id = $1",
         "DELETE FROM bridge_identities
          WHERE bridge_id IN (SELECT id FROM bridges WHERE tenant_id = $1)",
         "DELETE FROM bridges WHERE tenant_id = $1",

@@ -1,9 +1,88 @@
 //! The rules of the storage, on a real file.
 
+use super::batch::Batch;
+use super::calls::{Write, Written};
 use super::*;
 use crate::config::PostgresUrl;
+use crate::deliveries::state::CallState;
+use crate::storage::leases::{LeaseConnection, Taken};
 use crate::testing::TempDir;
+use std::time::{Duration, Instant};
 use support::PostgresDatabase;
+
+/// How long something may take that must come, on a busy machine.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// A stored call of a tenant that is due at once.
+fn call(tenant: &str, id: &str) -> calls::NewCall {
+    calls::NewCall {
+        id: id.to_owned(),
+        tenant: tenant.into(),
+        client_id: "client".to_owned(),
+        created_ms: 1_000,
+        method: "POST".to_owned(),
+        host: "a.example".to_owned(),
+        bridge: None,
+        at_least_once: false,
+        idempotency_key: None,
+        digest: vec![0; 32],
+        sealed: vec![0; 64],
+        bytes: 64,
+        expires_in: calls::ExpiresIn::Default(0),
+        class: crate::route::DirectClass::default(),
+    }
+}
+
+fn via() -> calls::Via {
+    calls::Via {
+        bridge: "brg_1".into(),
+        instance: vec![7; 16],
+    }
+}
+
+/// An attempt's end at `now_ms`; `state` follows, `after_ms` later.
+fn settlement(tenant: &str, id: &str, state: CallState, now_ms: i64, after_ms: i64) -> Write {
+    Write::Settle(Box::new(calls::Settlement {
+        id: id.into(),
+        tenant: tenant.into(),
+        attempt: 1,
+        via: via(),
+        bridge_name: "dc1".to_owned(),
+        state,
+        due_ms: now_ms + after_ms,
+        now_ms,
+        step: 1,
+        began_ms: now_ms,
+        took_ms: 1,
+        status: Some(503),
+        code: None,
+        execution: Execution::Executed,
+        detail: String::new(),
+        journal_reached: None,
+        is_misrouted: false,
+    }))
+}
+
+fn begin(id: &str, now_ms: i64) -> Write {
+    Write::Begin {
+        id: id.into(),
+        attempt: 1,
+        via: via(),
+        now_ms,
+    }
+}
+
+/// A writer that holds the lease of the deliveries.
+async fn batch(storage: &Storage) -> Batch {
+    let batch = Batch::start(storage.clone());
+    let mut lease = LeaseConnection::new(storage.clone());
+    let taken = lease.take("test", "node").await.unwrap();
+    let Taken::Epoch(epoch) = taken else {
+        panic!("{taken:?}");
+    };
+    batch.hold(epoch);
+    batch
+}
 
 /// A database of either kind, gone with the value.
 enum Place {
@@ -49,11 +128,17 @@ macro_rules! on_both {
     };
 }
 
+mod due;
+mod faults;
+mod interleaving;
+mod stored_calls;
+
 fn pairing(tenant: &Tenant, key: &ApiKey, name: &str, seed: u8) -> Pairing {
     Pairing {
         tenant: tenant.id.clone(),
         paired_by: key.client_id.clone(),
         existing: key.existing,
+        endpoints: Vec::new(),
         name: name.to_owned(),
         public_key: [seed; 32],
         instance: [seed; 16],
@@ -242,6 +327,136 @@ async fn revoking_a_bridge_key_takes_its_bridges_along_unless_told_otherwise(pla
     assert_eq!(left.identities.len(), 1);
 }
 
+async fn endpoint_belongs_to_the_bridge_that_claims_it_first(place: Place) {
+    let storage = place.open().await;
+    let tenant = storage.create_tenant("acme").await.unwrap();
+    let other = storage.create_tenant("other").await.unwrap();
+    let made = storage
+        .create_key("acme", Role::Bridge, "", Existing::Refuse)
+        .await;
+    let key = made.unwrap().0;
+    let one = storage.pair(&pairing(&tenant, &key, "dc1", 1)).await.unwrap();
+    let two = storage.pair(&pairing(&tenant, &key, "dc2", 2)).await.unwrap();
+    let (id, one, two) = (tenant.id.as_str(), one.bridge, two.bridge);
+    let names = ["alm".to_owned(), "ci".to_owned()];
+    let claim = |bridge: &BridgeId, names: &[String]| {
+        let (storage, bridge, names) = (storage.clone(), bridge.clone(), names.to_vec());
+        async move { storage.claim_endpoints(id, bridge.as_str(), &names).await.unwrap() }
+    };
+    assert_eq!(claim(&one, &names[..1]).await, ["alm"]);
+    assert_eq!(claim(&two, &names).await, ["ci"]);
+    let revision = storage.revision().await.unwrap();
+    assert!(claim(&one, &names).await.is_empty());
+    assert_eq!(storage.revision().await.unwrap(), revision, "nothing was changed");
+    // Not in another tenant's name, nor of a bridge that is not there.
+    let foreign = storage
+        .claim_endpoints(other.id.as_str(), one.as_str(), &["x".to_owned()])
+        .await;
+    assert!(foreign.unwrap().is_empty());
+
+    storage.assign_endpoint(id, "dc2", "alm", true).await.unwrap();
+    let has = async |endpoint: &str| {
+        let claims = storage.claimed_endpoints(Some("acme")).await.unwrap();
+        let of = claims.into_iter().filter(|claim| claim.endpoint == endpoint);
+        of.map(|claim| claim.bridge).collect::<Vec<_>>()
+    };
+    assert_eq!(has("alm").await, ["dc1", "dc2"]);
+    storage.assign_endpoint(id, "dc2", "alm", false).await.unwrap();
+    assert_eq!(has("alm").await, ["dc2"]);
+    storage.release_endpoint(id, "dc2", "alm").await.unwrap();
+    assert!(has("alm").await.is_empty());
+    let twice = storage.release_endpoint(id, "dc2", "alm").await;
+    assert!(matches!(twice, Err(StorageError::NotFound(_))));
+    let unknown = storage.assign_endpoint(other.id.as_str(), "dc1", "alm", false).await;
+    assert!(matches!(unknown, Err(StorageError::NotFound(_))));
+    let bad = storage.assign_endpoint(id, "dc1", "A b", false).await;
+    assert!(matches!(bad, Err(StorageError::Invalid(_))));
+
+    // Released by its own bridge and claimed again; then freed with its bridge.
+    assert_eq!(claim(&two, &names[..1]).await, ["alm"]);
+    let since = storage.revision().await.unwrap();
+    storage.revoke_bridge(id, "dc2").await.unwrap();
+    assert!(has("alm").await.is_empty());
+    assert_eq!(claim(&one, &names).await, ["alm", "ci"]);
+    let changes = storage.changes_since(since).await.unwrap();
+    assert_eq!(changes.claims.len(), 2);
+    assert!(changes.claims.iter().all(|claim| claim.bridge == one && !claim.is_removed));
+}
+
+/// Several nodes see two bridges declare the same names for the first time at once.
+async fn simultaneous_first_claims_have_one_winner(place: Place) {
+    let storage = place.open().await;
+    let tenant = storage.create_tenant("acme").await.unwrap();
+    let made = storage
+        .create_key("acme", Role::Bridge, "", Existing::Refuse)
+        .await;
+    let key = made.unwrap().0;
+    let nodes = [place.open().await, place.open().await, storage.clone()];
+    let mut tasks = tokio::task::JoinSet::new();
+    for seed in 1..=2 {
+        let name = format!("dc{seed}");
+        let paired = storage.pair(&pairing(&tenant, &key, &name, seed)).await.unwrap();
+        for n in 0..20 {
+            let (storage, tenant, bridge) = (nodes[n % 3].clone(), tenant.id.clone(), paired.bridge.clone());
+            tasks.spawn(async move {
+                let names = [format!("e{n}"), format!("e{}", 19 - n)];
+                let claimed = storage.claim_endpoints(tenant.as_str(), bridge.as_str(), &names).await;
+                claimed.unwrap().len()
+            });
+        }
+    }
+    let mut claimed = 0;
+    while let Some(count) = tasks.join_next().await {
+        claimed += count.unwrap();
+    }
+    assert_eq!(claimed, 20, "each name was claimed once");
+    let claims = storage.claimed_endpoints(Some("acme")).await.unwrap();
+    assert_eq!(claims.len(), 20);
+}
+
+async fn bridge_claims_a_bounded_number_of_endpoints(place: Place) {
+    let storage = place.open().await;
+    let tenant = storage.create_tenant("acme").await.unwrap();
+    let made = storage
+        .create_key("acme", Role::Bridge, "", Existing::Refuse)
+        .await;
+    let key = made.unwrap().0;
+    let bridge = storage.pair(&pairing(&tenant, &key, "dc1", 1)).await.unwrap().bridge;
+    let names: Vec<String> = (0..600).map(|n| format!("e{n}")).collect();
+    let id = tenant.id.as_str();
+    let claimed = storage.claim_endpoints(id, bridge.as_str(), &names).await.unwrap();
+    assert_eq!(claimed.len(), claims::CLAIMS_PER_BRIDGE_MAX);
+    let more = storage.claim_endpoints(id, bridge.as_str(), &names).await.unwrap();
+    assert!(more.is_empty());
+    let assigned = storage.assign_endpoint(id, "dc1", "one-more", false).await;
+    assert!(matches!(assigned, Err(StorageError::Conflict(_))));
+}
+
+async fn administrative_acts_leave_audit_rows(place: Place) {
+    let storage = place.open().await;
+    let tenant = storage.create_tenant("acme").await.unwrap();
+    let made = storage
+        .create_key("acme", Role::Bridge, "", Existing::Refuse)
+        .await;
+    let key = made.unwrap().0;
+    let cli = storage.acting("cli:me");
+    cli.pair(&pairing(&tenant, &key, "dc1", 1)).await.unwrap();
+    // A repeat changes nothing, and is no act.
+    cli.pair(&pairing(&tenant, &key, "dc1", 1)).await.unwrap();
+    cli.set_deliveries_paused(true).await.unwrap();
+    cli.set_deliveries_paused(false).await.unwrap();
+    let filter = audit::AuditFilter {
+        actor: Some("cli:me".to_owned()),
+        ..audit::AuditFilter::default()
+    };
+    let rows = storage.audit_rows(&filter, i64::MAX, 10).await.unwrap();
+    let rows: Vec<_> = rows.iter().rev().map(|row| (&*row.action, &*row.object)).collect();
+    assert_eq!(
+        rows,
+        [("bridge.pair", "dc1"), ("deliveries.pause", ""), ("deliveries.resume", "")]
+    );
+}
+
 async fn a_revoked_bridge_gives_its_name_back_and_stays_within_its_tenant(place: Place) {
     let storage = place.open().await;
     let acme = storage.create_tenant("acme").await.unwrap();
@@ -308,3 +523,5 @@ async fn pages_and_due_calls_are_read_from_an_index_in_order() {
         );
     }
 }
+
+mod standby;

@@ -4,7 +4,8 @@ use super::{KEY_BYTES, SealingKey};
 use crate::storage::{NoRandom, random};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
-use std::fs::{File, OpenOptions};
+use machine::files::{Dir, Owner};
+use std::fs::File;
 use std::io::{self, Read as _, Write as _};
 use std::path::{Path, PathBuf};
 
@@ -74,11 +75,13 @@ fn create(path: &Path) -> Result<Option<MasterKey>, KeyFileError> {
     }
     let bytes: [u8; KEY_BYTES] = random()?;
     let made = path.with_extension(format!("new-{}", std::process::id()));
-    let mut options = OpenOptions::new();
-    options.write(true).create(true).truncate(true);
-    #[cfg(unix)]
-    std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
-    let mut file = options.open(&made).map_err(failed)?;
+    let dir = path.parent().filter(|dir| !dir.as_os_str().is_empty());
+    let dir = Dir::open(dir.unwrap_or(Path::new("."))).map_err(failed)?;
+    let name = made.file_name().and_then(|name| name.to_str());
+    let name = name.ok_or_else(|| failed(io::Error::other("its name is not UTF-8")))?;
+    // A crash may have left one, and another user a link to a file of its own.
+    let _ = dir.remove(name);
+    let mut file = dir.create(name, 0o600, Owner::Process).map_err(failed)?;
     file.write_all(format!("{}\n", STANDARD.encode(bytes)).as_bytes())
         .map_err(failed)?;
     file.sync_all().map_err(failed)?;

@@ -30,7 +30,7 @@ pub(crate) struct Ground {
     pub(crate) recorder: Recorder,
     key: String,
     /// The endpoint `big`.
-    _big: Target,
+    pub(crate) big: Target,
 }
 
 impl Ground {
@@ -54,7 +54,7 @@ impl Ground {
             site,
             recorder,
             key,
-            _big: big,
+            big,
         };
         ground.answers(HONEST);
         ground

@@ -16,6 +16,8 @@ pub(super) struct Sessions {
     /// Secret, user, and whether the key is active, by client id.
     pub(super) api_keys: HashMap<String, ApiKey>,
     pub(super) sign_ins: u64,
+    /// `Retry-After` of the 503 with which every sign-in is answered.
+    pub(super) busy: Option<u32>,
     pub(super) idle_max: Duration,
     next: u64,
     /// Its identity, by `LWSSO_COOKIE_KEY`.
@@ -76,6 +78,7 @@ impl Sessions {
             passwords: HashMap::from([(user.to_owned(), password.to_owned())]),
             api_keys: HashMap::new(),
             sign_ins: 0,
+            busy: None,
             idle_max: IDLE_MAX,
             next: 0,
             identities: HashMap::new(),
@@ -160,6 +163,18 @@ impl Sessions {
     }
 
     pub(super) fn close_all(&mut self) {
+        self.open.clear();
+    }
+
+    /// Sessions that are open.
+    pub(super) fn count(&self) -> usize {
+        self.open.len()
+    }
+
+    /// Ends every identity and every session: their cookies are poison from now on.
+    pub(super) fn log_out_all(&mut self) {
+        let gone = self.identities.drain().map(|(cookie, _)| cookie);
+        self.logged_out.extend(gone);
         self.open.clear();
     }
 

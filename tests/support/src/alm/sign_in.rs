@@ -8,7 +8,7 @@
 
 use std::time::Duration;
 
-use http::header::SET_COOKIE;
+use http::header::{RETRY_AFTER, SET_COOKIE};
 use http::{Method, StatusCode};
 use serde_json::json;
 
@@ -24,6 +24,9 @@ use super::xml::escaped;
 pub(super) fn authenticate(sessions: &mut Sessions, call: &Call) -> Result<Reply, Fault> {
     is_post(call)?;
     sessions.sign_ins += 1;
+    if let Some(busy) = busy(sessions) {
+        return Ok(busy);
+    }
     let (user, password) = credentials(call)?;
     let known = sessions.passwords.get(&user);
     // A test may have written the password as XML has it.
@@ -34,6 +37,13 @@ pub(super) fn authenticate(sessions: &mut Sessions, call: &Call) -> Result<Reply
     let cookie = sessions.identify(&user);
     let reply = reply::empty(StatusCode::OK);
     Ok(reply::with_cookie(reply, "LWSSO_COOKIE_KEY", &cookie))
+}
+
+/// The answer to a sign-in while the server is too busy for it.
+fn busy(sessions: &Sessions) -> Option<Reply> {
+    let retry_after = sessions.busy?;
+    let reply = reply::empty(StatusCode::SERVICE_UNAVAILABLE);
+    Some(reply::with(reply, RETRY_AFTER, &retry_after.to_string()))
 }
 
 /// The user and the password of a body.
@@ -58,6 +68,9 @@ fn credentials(call: &Call) -> Result<(String, String), Fault> {
 pub(super) fn login(sessions: &mut Sessions, call: &Call) -> Result<Reply, Fault> {
     is_post(call)?;
     sessions.sign_ins += 1;
+    if let Some(busy) = busy(sessions) {
+        return Ok(busy);
+    }
     let document = draft::json(&call.body.whole())?;
     let text = |name: &str| document[name].as_str().unwrap_or_default().to_owned();
     let key = sessions.api_keys.get(&text("clientId"));

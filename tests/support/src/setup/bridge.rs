@@ -22,6 +22,7 @@ pub struct BridgeSetup {
     extra: Table,
     env: Vec<(String, String)>,
     namespace: Option<String>,
+    stderr: Option<PathBuf>,
 }
 
 impl BridgeSetup {
@@ -33,6 +34,7 @@ impl BridgeSetup {
             extra: Table::new(),
             env: Vec::new(),
             namespace: None,
+            stderr: None,
         }
     }
 
@@ -65,6 +67,14 @@ impl BridgeSetup {
             ..self
         }
     }
+
+    /// Opens this file as its standard error, so that nothing of its log reaches the test.
+    pub fn stderr(self, file: &Path) -> Self {
+        Self {
+            stderr: Some(file.to_owned()),
+            ..self
+        }
+    }
 }
 
 /// A bridge with a data directory of its own, running or not.
@@ -77,6 +87,7 @@ pub struct Bridge {
     data_dir: PathBuf,
     env: Vec<(String, String)>,
     namespace: Option<String>,
+    stderr: Option<PathBuf>,
 }
 
 impl Bridge {
@@ -91,6 +102,7 @@ impl Bridge {
             name: setup.name,
             env: setup.env,
             namespace: setup.namespace,
+            stderr: setup.stderr,
             home,
         };
         let relay_addr = setup.via.unwrap_or_else(|| relay.public().addr());
@@ -147,7 +159,9 @@ impl Bridge {
             .arg("--config")
             .arg(&self.config)
             .envs(self.env.iter().cloned());
-        self.running = Some(Running::spawn(format!("bridge {}", self.name), command));
+        let name = format!("bridge {}", self.name);
+        let stderr = self.stderr.as_deref();
+        self.running = Some(Running::spawn_with_stderr(name, command, stderr));
     }
 
     /// Runs its program with these arguments and `--config`.

@@ -13,7 +13,7 @@ use super::{STEP, config};
 use crate::ca::ThrowawayCa;
 use crate::http::{ApiKey, Ask, Origin};
 use crate::ports;
-use crate::process::{Finished, Running, command_in, finish};
+use crate::process::{Finished, Running, command_in, command_with_resolver, finish};
 use crate::tempdir::TempDir;
 
 const PROGRAM: &str = "integration-relay";
@@ -28,6 +28,8 @@ pub struct RelaySetup {
     extra: Table,
     env: Vec<(String, String)>,
     namespace: Option<String>,
+    resolver: Option<Ipv4Addr>,
+    stderr: Option<PathBuf>,
 }
 
 impl RelaySetup {
@@ -51,6 +53,22 @@ impl RelaySetup {
             ..self
         }
     }
+
+    /// Runs it with a `resolv.conf` of its own, which names this server alone. Needs root and Linux.
+    pub fn resolver(self, server: Ipv4Addr) -> Self {
+        Self {
+            resolver: Some(server),
+            ..self
+        }
+    }
+
+    /// Opens this file as its standard error, so that nothing of its log reaches the test.
+    pub fn stderr(self, file: &Path) -> Self {
+        Self {
+            stderr: Some(file.to_owned()),
+            ..self
+        }
+    }
 }
 
 /// A relay with a directory and ports of its own, running or not.
@@ -60,6 +78,8 @@ pub struct Relay {
     config: PathBuf,
     env: Vec<(String, String)>,
     namespace: Option<String>,
+    resolv_conf: Option<PathBuf>,
+    stderr: Option<PathBuf>,
     public: SocketAddr,
     internal: SocketAddr,
     proxy: SocketAddr,
@@ -80,6 +100,16 @@ impl Relay {
             config: home.join("relay.toml"),
             env: setup.env,
             namespace: setup.namespace,
+            stderr: setup.stderr,
+            resolv_conf: setup.resolver.map(|server| {
+                let path = home.join("resolv.conf");
+                fs::write(
+                    &path,
+                    format!("nameserver {server}\noptions timeout:5 attempts:2\n"),
+                )
+                .expect("a file in our own directory");
+                path
+            }),
             public: ports::free_addr(),
             internal: ports::free_addr(),
             proxy: ports::free_addr(),
@@ -134,13 +164,17 @@ impl Relay {
 
     /// Starts `serve` without waiting.
     pub fn spawn(&mut self) {
-        let mut command = command_in(self.namespace.as_deref(), PROGRAM);
+        let mut command = match &self.resolv_conf {
+            Some(path) => command_with_resolver(path, PROGRAM),
+            None => command_in(self.namespace.as_deref(), PROGRAM),
+        };
         command
             .arg("serve")
             .arg("--config")
             .arg(&self.config)
             .envs(self.env.iter().cloned());
-        self.running = Some(Running::spawn("relay", command));
+        let stderr = self.stderr.as_deref();
+        self.running = Some(Running::spawn_with_stderr("relay", command, stderr));
     }
 
     /// Waits until `/readyz` on the admin listener answers 200.

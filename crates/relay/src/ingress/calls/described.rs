@@ -46,6 +46,10 @@ pub(crate) struct CallDocument {
     /// For `deliver`: it may be made again when nobody can say whether it was.
     #[schemars(default)]
     at_least_once: bool,
+    /// For `deliver`: after how many seconds it is not made any more, by wall clock, also while it
+    /// waits for a bridge; 0: never. Default: as its tenant says, or `deliveries.expires_in`.
+    #[schemars(default, range(max = 315_360_000))]
+    expires_in: Option<u32>,
 }
 
 /// One text or several.

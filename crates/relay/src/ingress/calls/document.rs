@@ -1,6 +1,6 @@
 //! The JSON of a call: what is accepted, checked once into what cannot be wrong.
 
-use crate::config::Limits;
+use crate::config::{EXPIRES_IN_MAX_S, Limits};
 use crate::problem::Problem;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
@@ -39,6 +39,7 @@ struct Document {
     idempotency_key: Option<String>,
     #[serde(default)]
     at_least_once: bool,
+    expires_in: Option<u32>,
 }
 
 /// Whether the caller waits for the target's answer.
@@ -61,6 +62,7 @@ pub(super) struct CallRequest {
     pub(super) idempotency_key: Option<String>,
     pub(super) mode: Mode,
     pub(super) at_least_once: bool,
+    pub(super) expires_in: Option<u32>,
 }
 
 impl CallRequest {
@@ -90,6 +92,17 @@ impl CallRequest {
             return Err(Problem::invalid(
                 "at_least_once belongs to mode \"deliver\"",
             ));
+        }
+        match document.expires_in {
+            Some(_) if mode == Mode::Wait => {
+                return Err(Problem::invalid("expires_in belongs to mode \"deliver\""));
+            }
+            Some(seconds) if seconds > EXPIRES_IN_MAX_S => {
+                return Err(Problem::invalid(format!(
+                    "expires_in is {seconds}; it must be from 0 to {EXPIRES_IN_MAX_S} seconds"
+                )));
+            }
+            Some(_) | None => {}
         }
         let target = Target::parse(&document.url).map_err(|error| {
             Problem::invalid(format!("url: {error}; http or https is expected"))
@@ -140,6 +153,7 @@ impl CallRequest {
             idempotency_key: document.idempotency_key,
             mode,
             at_least_once: document.at_least_once,
+            expires_in: document.expires_in,
         })
     }
 }
@@ -244,14 +258,6 @@ pub(super) fn headers(map: &HeaderMap) -> Value {
         out.insert(name.as_str().to_owned(), value);
     }
     Value::Object(out)
-}
-
-/// Adds a body: as text where it is text, else in base64.
-pub(super) fn put_body(response: &mut Value, body: &[u8]) {
-    match std::str::from_utf8(body) {
-        Ok(text) => response["body"] = json!(text),
-        Err(_) => response["body_base64"] = json!(STANDARD.encode(body)),
-    }
 }
 
 #[cfg(test)]

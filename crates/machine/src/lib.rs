@@ -1,0 +1,23 @@
+//! What both programs need of the machine that they run on.
+//!
+//! ```text
+//! files     opened relative to their directory, without following links; replaced as a whole
+//! log       lines on their way to standard error or a file, which never hold up their writer
+//! output    what commands print, also into a pipe that nobody reads
+//! shortage  whether an error says that this machine is short of something
+//! ```
+//!
+//! Nothing here knows what a relay or a bridge is.
+
+#![cfg_attr(
+    test,
+    expect(clippy::unwrap_used, reason = "a test fails by panicking")
+)]
+
+pub mod files;
+pub mod log;
+pub mod output;
+pub mod shortage;
+
+#[cfg(test)]
+mod testing;

@@ -1,0 +1,125 @@
+//! What this machine is short of for a while: file descriptors, memory, ports, room on a disk.
+//!
+//! A shortage is the program's own. It is never reported as the fault of a target or of a peer, and it
+//! passes without a restart.
+
+use std::error::Error;
+use std::io;
+
+/// Whether the process or the machine has no descriptor, memory or buffer left.
+pub fn is_shortage(error: &io::Error) -> bool {
+    error.kind() == io::ErrorKind::OutOfMemory || is_no_resource(error)
+}
+
+/// The same for a connection that cannot be made, where no local port may be left, too.
+///
+/// A machine without an address of the target's family reports the same error as one without a free
+/// port: `has_address` says whether it has one.
+pub fn is_connect_shortage(error: &io::Error, has_address: impl FnOnce() -> bool) -> bool {
+    is_shortage(error) || (error.kind() == io::ErrorKind::AddrNotAvailable && has_address())
+}
+
+/// Whether a disk fails for a while: it is full, over its quota, read-only, or has an I/O error. Includes
+/// [`is_shortage`].
+pub fn is_disk_trouble(error: &io::Error) -> bool {
+    matches!(
+        error.kind(),
+        io::ErrorKind::StorageFull
+            | io::ErrorKind::QuotaExceeded
+            | io::ErrorKind::ReadOnlyFilesystem
+            | io::ErrorKind::StaleNetworkFileHandle
+            | io::ErrorKind::TimedOut
+    ) || is_io_error(error)
+        || is_shortage(error)
+}
+
+/// The I/O error in a chain of errors, if there is one.
+pub fn io_error<'a>(error: &'a (dyn Error + 'static)) -> Option<&'a io::Error> {
+    let mut next = Some(error);
+    while let Some(error) = next {
+        if let Some(found) = error.downcast_ref::<io::Error>() {
+            // One that wraps another may hide the number in there.
+            let inner = found
+                .get_ref()
+                .and_then(|inner| io_error(inner as &(dyn Error + 'static)));
+            return Some(inner.unwrap_or(found));
+        }
+        next = error.source();
+    }
+    None
+}
+
+/// Whether a chain of errors has a shortage in it.
+pub fn is_in(error: &(dyn Error + 'static)) -> bool {
+    io_error(error).is_some_and(is_shortage)
+}
+
+#[cfg(unix)]
+fn is_no_resource(error: &io::Error) -> bool {
+    use rustix::io::Errno;
+    let errno = Errno::from_io_error(error);
+    matches!(
+        errno,
+        Some(Errno::MFILE | Errno::NFILE | Errno::NOMEM | Errno::NOBUFS)
+    )
+}
+
+#[cfg(windows)]
+fn is_no_resource(error: &io::Error) -> bool {
+    // ERROR_TOO_MANY_OPEN_FILES, WSAEMFILE, WSAENOBUFS.
+    matches!(error.raw_os_error(), Some(4 | 10024 | 10055))
+}
+
+#[cfg(not(any(unix, windows)))]
+fn is_no_resource(_: &io::Error) -> bool {
+    false
+}
+
+#[cfg(unix)]
+fn is_io_error(error: &io::Error) -> bool {
+    rustix::io::Errno::from_io_error(error) == Some(rustix::io::Errno::IO)
+}
+
+#[cfg(not(unix))]
+fn is_io_error(_: &io::Error) -> bool {
+    false
+}
+
+#[cfg(all(test, unix))]
+mod tests {
+    use super::*;
+    use rustix::io::Errno;
+
+    #[test]
+    fn own_shortage_is_told_from_refusal() {
+        let of = |errno: Errno| io::Error::from_raw_os_error(errno.raw_os_error());
+        for errno in [Errno::MFILE, Errno::NFILE, Errno::NOMEM, Errno::NOBUFS] {
+            assert!(is_shortage(&of(errno)) && is_disk_trouble(&of(errno)));
+            let wrapped = io::Error::other(of(errno));
+            assert!(is_in(&wrapped), "{errno:?}");
+        }
+        for errno in [
+            Errno::CONNREFUSED,
+            Errno::HOSTUNREACH,
+            Errno::CONNRESET,
+            Errno::ACCESS,
+        ] {
+            assert!(!is_shortage(&of(errno)) && !is_disk_trouble(&of(errno)));
+        }
+        for errno in [
+            Errno::NOSPC,
+            Errno::DQUOT,
+            Errno::ROFS,
+            Errno::IO,
+            Errno::STALE,
+        ] {
+            assert!(
+                is_disk_trouble(&of(errno)) && !is_shortage(&of(errno)),
+                "{errno:?}"
+            );
+        }
+        let no_port = of(Errno::ADDRNOTAVAIL);
+        assert!(is_connect_shortage(&no_port, || true));
+        assert!(!is_connect_shortage(&no_port, || false));
+    }
+}

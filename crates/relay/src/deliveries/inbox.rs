@@ -1,0 +1,164 @@
+//! What the engine is told, and has not handled yet. Nothing in here is lost when handling it fails: it
+//! stays until it was handled.
+//!
+//! Tenants are sets, so they are bounded by the number of tenants. Outcomes are bounded for each tenant:
+//! one that finds no room is asked for again by [`reconcile`](super::reconcile), for its attempt is open.
+
+use super::reconcile::Heard;
+use std::collections::{HashMap, HashSet, VecDeque};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use tokio::sync::Notify;
+
+/// Outcomes of one tenant's bridges that wait for the engine.
+const RESULTS_PER_TENANT_MAX: usize = 1024;
+
+#[derive(Debug)]
+struct Inner<T> {
+    due: HashSet<Arc<str>>,
+    routes: HashSet<Arc<str>>,
+    results: HashMap<Arc<str>, VecDeque<T>>,
+    /// Tenants with results, in turn.
+    turns: VecDeque<Arc<str>>,
+}
+
+/// The engine's inbox.
+#[derive(Debug)]
+pub(super) struct Inbox<T = Heard> {
+    inner: Mutex<Inner<T>>,
+    news: Notify,
+}
+
+impl<T> Default for Inbox<T> {
+    fn default() -> Self {
+        Self {
+            inner: Mutex::new(Inner {
+                due: HashSet::new(),
+                routes: HashSet::new(),
+                results: HashMap::new(),
+                turns: VecDeque::new(),
+            }),
+            news: Notify::new(),
+        }
+    }
+}
+
+impl<T> Inbox<T> {
+    fn lock(&self) -> MutexGuard<'_, Inner<T>> {
+        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// A call of a tenant may be due.
+    pub(super) fn due(&self, tenant: &Arc<str>) {
+        self.lock().due.insert(tenant.clone());
+        self.news.notify_one();
+    }
+
+    /// A tenant's tunnels, or what they serve, have changed.
+    pub(super) fn routes(&self, tenant: &Arc<str>) {
+        self.lock().routes.insert(tenant.clone());
+        self.news.notify_one();
+    }
+
+    /// A bridge of this tenant says what became of an attempt.
+    pub(super) fn result(&self, tenant: &Arc<str>, heard: T) {
+        let mut inner = self.lock();
+        let inner = &mut *inner;
+        let own = inner.results.entry(tenant.clone()).or_default();
+        if own.is_empty() {
+            inner.turns.push_back(tenant.clone());
+        }
+        if own.len() < RESULTS_PER_TENANT_MAX {
+            own.push_back(heard);
+        }
+        self.news.notify_one();
+    }
+
+    /// Takes the tenants of which something may be due, and those whose routes may have changed.
+    pub(super) fn take_tenants(&self) -> (HashSet<Arc<str>>, HashSet<Arc<str>>) {
+        let mut inner = self.lock();
+        (
+            std::mem::take(&mut inner.due),
+            std::mem::take(&mut inner.routes),
+        )
+    }
+
+    /// Takes up to `limit` outcomes, of the tenants in turn.
+    pub(super) fn take_results(&self, limit: usize) -> Vec<T> {
+        let mut inner = self.lock();
+        let inner = &mut *inner;
+        let mut taken = Vec::new();
+        while taken.len() < limit
+            && let Some(tenant) = inner.turns.pop_front()
+        {
+            let Some(own) = inner.results.get_mut(&tenant) else {
+                continue;
+            };
+            taken.extend(own.pop_front());
+            if own.is_empty() {
+                inner.results.remove(&tenant);
+            } else {
+                inner.turns.push_back(tenant);
+            }
+        }
+        taken
+    }
+
+    /// Whether outcomes wait.
+    pub(super) fn has_results(&self) -> bool {
+        !self.lock().turns.is_empty()
+    }
+
+    /// Waits for something new. Cancel safe.
+    pub(super) async fn news(&self) {
+        self.news.notified().await;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn tenants_take_turns_with_outcomes() {
+        let inbox = Inbox::<u32>::default();
+        let (a, b): (Arc<str>, Arc<str>) = ("a".into(), "b".into());
+        for number in 0..5 {
+            inbox.result(&a, number);
+        }
+        inbox.result(&b, 100);
+        assert_eq!(inbox.take_results(3), [0, 100, 1]);
+        // What could not be handled comes again.
+        inbox.result(&b, 100);
+        let mut rest = inbox.take_results(100);
+        rest.sort_unstable();
+        assert_eq!(rest, [2, 3, 4, 100]);
+        assert!(!inbox.has_results());
+        assert!(inbox.take_results(1).is_empty());
+    }
+
+    #[test]
+    fn outcomes_of_one_tenant_have_a_bound() {
+        let inbox = Inbox::<usize>::default();
+        let (a, b): (Arc<str>, Arc<str>) = ("a".into(), "b".into());
+        for number in 0..RESULTS_PER_TENANT_MAX + 10 {
+            inbox.result(&a, number);
+        }
+        inbox.result(&b, 7);
+        let taken = inbox.take_results(usize::MAX);
+        assert_eq!(taken.len(), RESULTS_PER_TENANT_MAX + 1);
+    }
+
+    #[test]
+    fn tenants_are_told_once_and_none_is_lost() {
+        let inbox = Inbox::<u32>::default();
+        for number in 0..10_000 {
+            let tenant: Arc<str> = format!("t{}", number % 100).into();
+            inbox.due(&tenant);
+            inbox.routes(&tenant);
+        }
+        let (due, routes) = inbox.take_tenants();
+        assert_eq!((due.len(), routes.len()), (100, 100));
+        let (due, routes) = inbox.take_tenants();
+        assert_eq!((due.len(), routes.len()), (0, 0));
+    }
+}

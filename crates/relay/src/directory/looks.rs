@@ -1,0 +1,80 @@
+//! Looks at the database that strangers may cause: a token bucket for each address.
+
+use std::collections::HashMap;
+use std::net::IpAddr;
+use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+/// Looks that an address may cause at once.
+const BURST: u32 = 10;
+
+/// After so long it may cause one more.
+const REFILL_EVERY: Duration = Duration::from_secs(1);
+
+/// Addresses that are told apart. Beyond, a new one causes none.
+const ADDRESSES_MAX: usize = 10_000;
+
+#[derive(Debug, Clone, Copy)]
+struct Bucket {
+    /// When it is full again.
+    full_at: Instant,
+}
+
+/// The buckets of all addresses.
+#[derive(Debug, Default)]
+pub(super) struct Buckets {
+    by_address: Mutex<HashMap<IpAddr, Bucket>>,
+}
+
+impl Buckets {
+    /// Takes a token of this address, if there is one.
+    pub(super) fn take(&self, address: IpAddr, now: Instant) -> bool {
+        let mut buckets = self
+            .by_address
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        if buckets.len() >= ADDRESSES_MAX && !buckets.contains_key(&address) {
+            buckets.retain(|_, bucket| bucket.full_at > now);
+            if buckets.len() >= ADDRESSES_MAX {
+                return false;
+            }
+        }
+        let bucket = buckets.entry(address).or_insert(Bucket { full_at: now });
+        let full_at = bucket.full_at.max(now) + REFILL_EVERY;
+        if full_at - now > REFILL_EVERY * BURST {
+            return false;
+        }
+        bucket.full_at = full_at;
+        true
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::net::Ipv4Addr;
+
+    #[test]
+    fn address_has_a_burst_and_then_one_a_second() {
+        let buckets = Buckets::default();
+        let (one, other) = ([10, 0, 0, 1].into(), [10, 0, 0, 2].into());
+        let now = Instant::now();
+        let taken = (0..100).filter(|_| buckets.take(one, now)).count();
+        assert_eq!(taken, BURST as usize);
+        assert!(buckets.take(other, now));
+        assert!(buckets.take(one, now + REFILL_EVERY));
+        assert!(!buckets.take(one, now + REFILL_EVERY));
+    }
+
+    #[test]
+    fn count_of_addresses_is_bounded() {
+        let buckets = Buckets::default();
+        let now = Instant::now();
+        for number in 0..u32::try_from(ADDRESSES_MAX).unwrap() {
+            assert!(buckets.take(Ipv4Addr::from(number).into(), now));
+        }
+        let next = [192, 0, 2, 1].into();
+        assert!(!buckets.take(next, now));
+        assert!(buckets.take(next, now + REFILL_EVERY));
+    }
+}

@@ -1,0 +1,499 @@
+//! Connections that have not authenticated yet, within a count and a number of bytes.
+//!
+//! ```text
+//! admit -> PendingPlace --(HELLO proved, API key accepted)--> leave
+//!               \--------(the pool is full)----------------> evicted: the connection ends
+//! ```
+//!
+//! A newcomer always gets a place. When the pool is full, the address with the most connections (or bytes,
+//! where these are too many) loses its oldest one: an address gets as much as the others leave, and a flood
+//! evicts itself. Among equal addresses the one with the oldest connection loses it. What is used from
+//! addresses where a bridge has proved itself is spared while it is at most half of the pool.
+
+use super::{ProvenAddresses, network};
+use std::cmp::Reverse;
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::net::IpAddr;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use tokio::sync::Notify;
+
+/// The bounds of a [`PendingPool`].
+#[derive(Debug, Clone, Copy)]
+pub struct PendingLimits {
+    /// Connections of all addresses.
+    pub count_max: usize,
+    /// Connections of one address.
+    pub per_address_max: usize,
+    /// Bytes of all connections, as far as they are charged.
+    pub bytes_max: usize,
+}
+
+/// Connections of one listener, or tunnels, that have not authenticated yet.
+#[derive(Debug)]
+pub struct PendingPool {
+    limits: PendingLimits,
+    proven: Arc<ProvenAddresses>,
+    inner: Mutex<Inner>,
+    evicted: AtomicU64,
+}
+
+/// Addresses with fewer bytes are equal: each of their connections may have come as far as TLS.
+const EQUAL_BYTES: usize = 64 * 1024;
+
+#[derive(Debug, Default)]
+struct Inner {
+    next: u64,
+    by_address: HashMap<IpAddr, OfAddress>,
+    unproven: Class,
+    proven: Class,
+}
+
+/// The addresses from which a bridge has proved itself, or the others.
+#[derive(Debug, Default)]
+struct Class {
+    count: usize,
+    bytes: usize,
+    /// The last one is the next to lose a connection for want of places, or of bytes.
+    by_count: BTreeSet<Rank>,
+    by_bytes: BTreeSet<Rank>,
+}
+
+/// How much an address has, and its oldest connection.
+type Rank = (usize, Reverse<u64>, IpAddr);
+
+/// What is wanting.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Want {
+    Places,
+    Bytes,
+}
+
+#[derive(Debug, Default)]
+struct OfAddress {
+    bytes: usize,
+    is_proven: bool,
+    /// Oldest first.
+    connections: BTreeMap<u64, Held>,
+}
+
+impl OfAddress {
+    fn ranks(&self, address: IpAddr) -> Option<(Rank, Rank)> {
+        let (oldest, _) = self.connections.first_key_value()?;
+        let rank = |number| (number, Reverse(*oldest), address);
+        let by_bytes = rank(self.bytes / EQUAL_BYTES);
+        Some((rank(self.connections.len()), by_bytes))
+    }
+}
+
+impl Class {
+    fn remove(&mut self, address: IpAddr, of_address: &OfAddress) {
+        self.count -= of_address.connections.len();
+        self.bytes -= of_address.bytes;
+        if let Some((by_count, by_bytes)) = of_address.ranks(address) {
+            self.by_count.remove(&by_count);
+            self.by_bytes.remove(&by_bytes);
+        }
+    }
+
+    fn insert(&mut self, address: IpAddr, of_address: &OfAddress) {
+        self.count += of_address.connections.len();
+        self.bytes += of_address.bytes;
+        if let Some((by_count, by_bytes)) = of_address.ranks(address) {
+            self.by_count.insert(by_count);
+            self.by_bytes.insert(by_bytes);
+        }
+    }
+
+    fn largest(&self, want: Want) -> Option<&Rank> {
+        match want {
+            Want::Places => self.by_count.last(),
+            Want::Bytes => self.by_bytes.last(),
+        }
+    }
+}
+
+#[derive(Debug)]
+struct Held {
+    bytes: usize,
+    signal: Arc<Signal>,
+}
+
+/// How a connection learns that it was evicted.
+#[derive(Debug, Default)]
+struct Signal {
+    is_evicted: AtomicBool,
+    notify: Notify,
+}
+
+impl Signal {
+    fn fire(&self) {
+        self.is_evicted.store(true, Ordering::Release);
+        self.notify.notify_waiters();
+    }
+}
+
+/// A connection's place in a [`PendingPool`], until it is dropped, left or evicted.
+#[derive(Debug)]
+pub struct PendingPlace {
+    pool: Arc<PendingPool>,
+    address: IpAddr,
+    id: u64,
+    signal: Arc<Signal>,
+    is_pending: AtomicBool,
+}
+
+impl PendingPool {
+    /// An empty pool.
+    pub fn new(limits: PendingLimits, proven: Arc<ProvenAddresses>) -> Arc<Self> {
+        Arc::new(Self {
+            limits,
+            proven,
+            inner: Mutex::default(),
+            evicted: AtomicU64::new(0),
+        })
+    }
+
+    /// A place for a connection of `address` that costs so many bytes now. What is too much
+    /// afterwards is evicted.
+    pub fn admit(self: &Arc<Self>, address: IpAddr, bytes: usize) -> PendingPlace {
+        let is_proven = self.proven.contains(address);
+        let address = network(address);
+        let signal = Arc::<Signal>::default();
+        let mut inner = self.lock();
+        let id = inner.next;
+        inner.next += 1;
+        let held = Held {
+            bytes,
+            signal: signal.clone(),
+        };
+        inner.insert(address, is_proven, id, held);
+        let evicted = inner.evict_surplus(&self.limits, address);
+        drop(inner);
+        self.fire(&evicted);
+        PendingPlace {
+            pool: self.clone(),
+            address,
+            id,
+            signal,
+            is_pending: AtomicBool::new(true),
+        }
+    }
+
+    /// Evicts up to `count` connections. Returns how many.
+    pub fn evict(&self, count: usize) -> usize {
+        let mut inner = self.lock();
+        let evicted: Vec<_> = (0..count)
+            .map_while(|_| inner.evict_one(&self.limits, Want::Places))
+            .collect();
+        drop(inner);
+        self.fire(&evicted);
+        evicted.len()
+    }
+
+    /// How many connections are pending.
+    pub fn count(&self) -> usize {
+        self.lock().count()
+    }
+
+    /// What they cost, as far as it is charged.
+    pub fn bytes(&self) -> usize {
+        self.lock().bytes()
+    }
+
+    /// How many were evicted since the start.
+    pub fn evicted(&self) -> u64 {
+        self.evicted.load(Ordering::Relaxed)
+    }
+
+    fn fire(&self, evicted: &[Arc<Signal>]) {
+        self.evicted
+            .fetch_add(evicted.len() as u64, Ordering::Relaxed);
+        for signal in evicted {
+            signal.fire();
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Inner> {
+        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Inner {
+    /// Changes what an address has, and forgets one that has nothing left.
+    fn update<T>(
+        &mut self,
+        address: IpAddr,
+        is_proven: bool,
+        change: impl FnOnce(&mut OfAddress) -> T,
+    ) -> T {
+        let mut of_address = self.by_address.remove(&address).unwrap_or(OfAddress {
+            is_proven,
+            ..OfAddress::default()
+        });
+        let class = match of_address.is_proven {
+            true => &mut self.proven,
+            false => &mut self.unproven,
+        };
+        class.remove(address, &of_address);
+        let result = change(&mut of_address);
+        class.insert(address, &of_address);
+        if !of_address.connections.is_empty() {
+            self.by_address.insert(address, of_address);
+        }
+        result
+    }
+
+    fn insert(&mut self, address: IpAddr, is_proven: bool, id: u64, held: Held) {
+        self.update(address, is_proven, |of_address| {
+            of_address.bytes += held.bytes;
+            of_address.connections.insert(id, held);
+        });
+    }
+
+    fn remove(&mut self, address: IpAddr, id: u64) -> Option<Held> {
+        self.update(address, false, |of_address| {
+            let held = of_address.connections.remove(&id)?;
+            of_address.bytes -= held.bytes;
+            Some(held)
+        })
+    }
+
+    fn count(&self) -> usize {
+        self.unproven.count + self.proven.count
+    }
+
+    fn bytes(&self) -> usize {
+        self.unproven.bytes + self.proven.bytes
+    }
+
+    /// Evicts what is beyond the limits after a change at `address`.
+    fn evict_surplus(&mut self, limits: &PendingLimits, address: IpAddr) -> Vec<Arc<Signal>> {
+        let mut evicted = Vec::new();
+        let of_address = self.by_address.get(&address);
+        if of_address.is_some_and(|of| of.connections.len() > limits.per_address_max) {
+            evicted.extend(self.evict_oldest_of(address));
+        }
+        loop {
+            let want = if self.count() > limits.count_max {
+                Want::Places
+            } else if self.bytes() > limits.bytes_max {
+                Want::Bytes
+            } else {
+                return evicted;
+            };
+            match self.evict_one(limits, want) {
+                Some(signal) => evicted.push(signal),
+                None => return evicted,
+            }
+        }
+    }
+
+    /// Evicts the oldest connection of the address that has the most.
+    fn evict_one(&mut self, limits: &PendingLimits, want: Want) -> Option<Arc<Signal>> {
+        let is_spared = self.proven.count <= limits.count_max / 2
+            && self.proven.bytes <= limits.bytes_max / 2
+            && self.unproven.count > 0;
+        let largest = self.unproven.largest(want);
+        let largest = match is_spared {
+            true => largest,
+            false => largest.max(self.proven.largest(want)),
+        };
+        let (_, _, address) = *largest?;
+        self.evict_oldest_of(address)
+    }
+
+    fn evict_oldest_of(&mut self, address: IpAddr) -> Option<Arc<Signal>> {
+        let of_address = self.by_address.get(&address)?;
+        let (id, _) = of_address.connections.first_key_value()?;
+        let id = *id;
+        self.remove(address, id).map(|held| held.signal)
+    }
+}
+
+impl PendingPlace {
+    /// The connection costs so many bytes by now, if that is more than before.
+    pub fn charge(&self, bytes: usize) {
+        if !self.is_pending() {
+            return;
+        }
+        let mut inner = self.pool.lock();
+        let is_more = inner.update(self.address, false, |of_address| {
+            let Some(held) = of_address.connections.get_mut(&self.id) else {
+                return false;
+            };
+            let more = bytes.saturating_sub(held.bytes);
+            held.bytes += more;
+            of_address.bytes += more;
+            more > 0
+        });
+        if !is_more {
+            return;
+        }
+        let evicted = inner.evict_surplus(&self.pool.limits, self.address);
+        drop(inner);
+        self.pool.fire(&evicted);
+    }
+
+    /// The connection has authenticated: it is no longer evicted, and costs the pool nothing.
+    pub fn leave(&self) {
+        if self.is_pending.swap(false, Ordering::Relaxed) {
+            let held = self.pool.lock().remove(self.address, self.id);
+            drop(held);
+        }
+    }
+
+    /// Whether the connection has not left.
+    pub fn is_pending(&self) -> bool {
+        self.is_pending.load(Ordering::Relaxed)
+    }
+
+    /// Waits until the connection is evicted; for ever if it leaves first. Cancel safe.
+    pub async fn evicted(&self) {
+        let notified = self.signal.notify.notified();
+        let mut notified = std::pin::pin!(notified);
+        // From here on no notification is missed.
+        notified.as_mut().enable();
+        if !self.signal.is_evicted.load(Ordering::Acquire) {
+            notified.await;
+        }
+    }
+}
+
+impl Drop for PendingPlace {
+    fn drop(&mut self) {
+        self.leave();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const KIB: usize = 1024;
+
+    fn pool(count_max: usize, per_address_max: usize, bytes_max: usize) -> Arc<PendingPool> {
+        let limits = PendingLimits {
+            count_max,
+            per_address_max,
+            bytes_max,
+        };
+        PendingPool::new(limits, Arc::default())
+    }
+
+    fn address(text: &str) -> IpAddr {
+        text.parse().unwrap()
+    }
+
+    fn is_evicted(place: &PendingPlace) -> bool {
+        place.signal.is_evicted.load(Ordering::Relaxed)
+    }
+
+    fn survivors(places: &[PendingPlace]) -> usize {
+        places.iter().filter(|place| !is_evicted(place)).count()
+    }
+
+    #[tokio::test]
+    async fn newcomer_evicts_the_oldest_of_the_largest_address() {
+        let pool = pool(8, 8, 1024 * KIB);
+        let flood: Vec<_> = (0..8)
+            .map(|_| pool.admit(address("10.0.0.1"), KIB))
+            .collect();
+        let newcomer = pool.admit(address("10.0.0.2"), KIB);
+        assert!(!is_evicted(&newcomer));
+        flood[0].evicted().await;
+        assert_eq!((survivors(&flood), pool.count()), (7, 8));
+        // More of the flood evict the flood, not the newcomer.
+        let more: Vec<_> = (0..100)
+            .map(|_| pool.admit(address("10.0.0.1"), KIB))
+            .collect();
+        assert!(!is_evicted(&newcomer));
+        assert!(!is_evicted(more.last().unwrap()));
+        assert_eq!((pool.count(), pool.evicted()), (8, 101));
+    }
+
+    #[test]
+    fn address_at_its_limit_loses_its_oldest() {
+        let pool = pool(100, 2, 1024 * KIB);
+        let own: Vec<_> = (0..3)
+            .map(|_| pool.admit(address("2001:db8::1"), KIB))
+            .collect();
+        let same_network = pool.admit(address("2001:db8::2"), KIB);
+        assert_eq!(
+            [&own[0], &own[1], &own[2], &same_network].map(is_evicted),
+            [true, true, false, false]
+        );
+    }
+
+    #[test]
+    fn bytes_are_one_budget_and_the_largest_address_pays() {
+        const MAX: usize = 1024 * KIB;
+        let pool = pool(100, 100, MAX);
+        let honest = pool.admit(address("10.0.0.2"), KIB);
+        let places: Vec<_> = (0..10)
+            .map(|_| pool.admit(address("10.0.0.1"), KIB))
+            .collect();
+        for place in &places {
+            place.charge(200 * KIB);
+            assert!(pool.bytes() <= MAX);
+        }
+        honest.charge(8 * KIB);
+        assert!(!is_evicted(&honest));
+        assert!((1..=5).contains(&survivors(&places)));
+        // Larger than all of the budget: it cannot stay.
+        honest.charge(MAX + 1);
+        assert!(is_evicted(&honest) && pool.bytes() <= MAX);
+    }
+
+    #[test]
+    fn proven_addresses_are_spared_up_to_half() {
+        let pool = pool(8, 8, 1024 * KIB);
+        pool.proven.remember(address("10.0.0.1"));
+        let proven: Vec<_> = (0..4)
+            .map(|_| pool.admit(address("10.0.0.1"), KIB))
+            .collect();
+        // As many addresses as there are connections: none has more than another.
+        let flood: Vec<_> = (0..200)
+            .map(|n| pool.admit(address(&format!("10.1.0.{n}")), KIB))
+            .collect();
+        assert_eq!((survivors(&proven), survivors(&flood)), (4, 4));
+        let more: Vec<_> = (0..4)
+            .map(|_| pool.admit(address("10.0.0.1"), KIB))
+            .collect();
+        let last = pool.admit(address("10.2.0.1"), KIB);
+        assert!(!is_evicted(&last) && survivors(&proven) + survivors(&more) >= 4);
+    }
+
+    /// A flood from as many addresses as it has connections, which cost less than an honest one.
+    #[test]
+    fn oldest_of_equal_addresses_is_evicted() {
+        let pool = pool(100, 100, 1024 * KIB);
+        let flood: Vec<_> = (0..200)
+            .map(|n| pool.admit(address(&format!("10.1.0.{n}")), KIB))
+            .collect();
+        let honest = pool.admit(address("10.200.0.1"), KIB);
+        honest.charge(24 * KIB);
+        let more: Vec<_> = (0..98)
+            .map(|n| pool.admit(address(&format!("10.2.0.{n}")), KIB))
+            .collect();
+        assert!(!is_evicted(&honest));
+        assert_eq!((survivors(&flood), survivors(&more)), (1, 98));
+    }
+
+    #[test]
+    fn place_that_left_is_neither_counted_nor_evicted() {
+        let pool = pool(2, 2, 1024 * KIB);
+        let authenticated = pool.admit(address("10.0.0.1"), KIB);
+        authenticated.leave();
+        authenticated.charge(100 * KIB);
+        let others: Vec<_> = (0..9)
+            .map(|_| pool.admit(address("10.0.0.1"), KIB))
+            .collect();
+        assert!(!is_evicted(&authenticated));
+        assert_eq!(pool.count(), 2);
+        drop((authenticated, others));
+        let inner = pool.lock();
+        assert_eq!((inner.count(), inner.bytes()), (0, 0));
+        assert!(inner.by_address.is_empty() && inner.unproven.by_count.is_empty());
+    }
+}

@@ -1,0 +1,91 @@
+//! Addresses from which a bridge has proved itself.
+//!
+//! Bounded, and aging: the address that proved itself longest ago is forgotten first.
+
+use super::network;
+use std::collections::{BTreeMap, HashMap};
+use std::net::IpAddr;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+/// Addresses that are remembered.
+const ADDRESSES_MAX: usize = 16_384;
+
+/// How long an address is remembered after its last proof or the end of its last session.
+const REMEMBERED_FOR: Duration = Duration::from_secs(24 * 60 * 60);
+
+/// The memory of proven addresses (an IPv6 /64 is one address).
+#[derive(Debug, Default)]
+pub struct ProvenAddresses {
+    inner: Mutex<Inner>,
+}
+
+#[derive(Debug, Default)]
+struct Inner {
+    next: u64,
+    by_address: HashMap<IpAddr, (u64, Instant)>,
+    /// By the order of their last proof.
+    by_age: BTreeMap<u64, IpAddr>,
+}
+
+impl ProvenAddresses {
+    /// A bridge proved itself from `address`, or its session ended.
+    pub fn remember(&self, address: IpAddr) {
+        self.remember_at(address, Instant::now());
+    }
+
+    fn remember_at(&self, address: IpAddr, now: Instant) {
+        let address = network(address);
+        let mut inner = self.lock();
+        let number = inner.next;
+        inner.next += 1;
+        if let Some((old, _)) = inner.by_address.insert(address, (number, now)) {
+            inner.by_age.remove(&old);
+        }
+        inner.by_age.insert(number, address);
+        if inner.by_address.len() > ADDRESSES_MAX
+            && let Some((_, oldest)) = inner.by_age.pop_first()
+        {
+            inner.by_address.remove(&oldest);
+        }
+    }
+
+    /// Whether a bridge proved itself from `address` not too long ago.
+    pub fn contains(&self, address: IpAddr) -> bool {
+        self.contains_at(address, Instant::now())
+    }
+
+    fn contains_at(&self, address: IpAddr, now: Instant) -> bool {
+        let inner = self.lock();
+        let known = inner.by_address.get(&network(address));
+        known.is_some_and(|(_, since)| now.saturating_duration_since(*since) < REMEMBERED_FOR)
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Inner> {
+        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::net::Ipv4Addr;
+
+    #[test]
+    fn proven_addresses_age_and_are_bounded() {
+        let proven = ProvenAddresses::default();
+        let now = Instant::now();
+        let number = |n: u32| IpAddr::V4(Ipv4Addr::from(n));
+        for n in 0..=u32::try_from(ADDRESSES_MAX).unwrap() {
+            proven.remember_at(number(n), now);
+            // Proves itself again and again, so it is never the oldest.
+            proven.remember_at(number(1), now);
+        }
+        assert!(proven.contains_at(number(1), now));
+        assert!(!proven.contains_at(number(0), now));
+        assert!(!proven.contains_at(number(1), now + REMEMBERED_FOR));
+        let inner = proven.lock();
+        assert_eq!(inner.by_address.len(), ADDRESSES_MAX);
+        assert_eq!(inner.by_age.len(), ADDRESSES_MAX);
+    }
+}

@@ -1,0 +1,327 @@
+//! Whether this process serves, or stands by while another one does.
+//!
+//! ```text
+//!            lease taken                      SIGTERM
+//!  Standby --------------> Active { epoch } -----------> Leaving
+//!     ^                        |
+//!     +------------------------+
+//!        another process has it
+//! ```
+//!
+//! On SQLite the lock on the file decides at the start, and the process is active from then on. On
+//! PostgreSQL the lease decides ([`crate::storage::leases`]): it is renewed every [`RENEW_EVERY`], and
+//! a request is served only if it was checked a moment ago. So a process that was frozen looks again
+//! before it serves anything. While the database does not answer, nothing can be learned: what runs
+//! goes on, and what is written is fenced by the epoch.
+//!
+//! `crate::running` takes and renews the lease, and opens and closes the listeners.
+
+use protocol::{Code, Failure};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+use tokio::sync::watch;
+
+/// How often the lease is renewed.
+pub const RENEW_EVERY: Duration = Duration::from_secs(3);
+
+/// Between two tries to take the lease, or to renew it after a failure.
+pub const TRY_EVERY: Duration = Duration::from_millis(500);
+
+/// A request is served without a look at the lease if the last look began within this. Shorter than
+/// the lease by more than the time in which a look ends.
+const CHECKED_WITHIN: Duration = Duration::from_secs(6);
+
+/// After so long without a renewal the lease may be another's: where another process waits for it, no
+/// new tunnel is taken.
+const TUNNELS_WITHIN: Duration = Duration::from_secs(8);
+
+/// How long a request waits for a look at the lease.
+const CHECK_TIMEOUT: Duration = Duration::from_secs(4);
+
+/// What this process is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Role {
+    /// Another process serves.
+    Standby {
+        /// The name of its node, as far as it is known.
+        active: String,
+    },
+    /// This process serves.
+    Active {
+        /// The lease's epoch.
+        epoch: i64,
+    },
+    /// This process finishes what runs and begins nothing.
+    Leaving,
+}
+
+/// The role of this process, and what is known of its lease.
+#[derive(Debug)]
+pub struct Serving {
+    role: watch::Sender<Role>,
+    is_active: AtomicBool,
+    /// Times below are milliseconds since this moment. It goes on while the process is frozen.
+    origin: Instant,
+    /// When the last look at the lease began that has ended. [`u64::MAX`]: no other process can have
+    /// the lease.
+    checked_ms: AtomicU64,
+    /// When the last renewal began that succeeded.
+    renewed_ms: AtomicU64,
+    is_contended: AtomicBool,
+    looks: watch::Sender<u64>,
+}
+
+impl Default for Serving {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl Serving {
+    /// A process that stands by.
+    pub fn new() -> Self {
+        let active = String::new();
+        Self {
+            role: watch::Sender::new(Role::Standby { active }),
+            is_active: AtomicBool::new(false),
+            origin: Instant::now(),
+            checked_ms: AtomicU64::new(0),
+            renewed_ms: AtomicU64::new(0),
+            is_contended: AtomicBool::new(false),
+            looks: watch::Sender::new(0),
+        }
+    }
+
+    fn millis(&self, at: Instant) -> u64 {
+        let since = at.saturating_duration_since(self.origin);
+        u64::try_from(since.as_millis()).unwrap_or(u64::MAX - 1)
+    }
+
+    /// How long ago that was.
+    fn age(&self, at_ms: u64) -> Duration {
+        let now = self.millis(Instant::now());
+        Duration::from_millis(now.saturating_sub(at_ms))
+    }
+
+    /// The role.
+    pub fn role(&self) -> Role {
+        self.role.borrow().clone()
+    }
+
+    /// Whether this process serves.
+    pub fn is_active(&self) -> bool {
+        self.is_active.load(Ordering::Acquire)
+    }
+
+    /// Waits until this process serves. Returns the lease's epoch.
+    pub async fn active(&self) -> i64 {
+        let mut role = self.role.subscribe();
+        loop {
+            if let Role::Active { epoch } = *role.borrow_and_update() {
+                return epoch;
+            }
+            if role.changed().await.is_err() {
+                std::future::pending::<()>().await;
+            }
+        }
+    }
+
+    /// Waits until the lease of this epoch is over, or the process leaves.
+    pub async fn ended(&self, epoch: i64) {
+        let mut role = self.role.subscribe();
+        let _ = role.wait_for(|role| *role != Role::Active { epoch }).await;
+    }
+
+    /// Notifies of every change of the role.
+    pub fn changed(&self) -> watch::Receiver<Role> {
+        self.role.subscribe()
+    }
+
+    /// Another process serves.
+    pub(crate) fn stand_by(&self, active: &str) {
+        self.is_active.store(false, Ordering::Release);
+        self.role.send_if_modified(|role| {
+            let next = Role::Standby {
+                active: active.to_owned(),
+            };
+            let is_other = *role != next;
+            *role = next;
+            is_other
+        });
+        self.looks.send_modify(|looks| *looks += 1);
+    }
+
+    /// This process has the lease, asked for at `began`. Without `began`, no other process can have it.
+    pub(crate) fn activate(&self, epoch: i64, began: Option<Instant>) {
+        match began {
+            Some(began) => self.renewed(began, false),
+            None => {
+                self.renewed_ms.store(u64::MAX, Ordering::Release);
+                self.checked_ms.store(u64::MAX, Ordering::Release);
+            }
+        }
+        self.is_active.store(true, Ordering::Release);
+        self.role.send_replace(Role::Active { epoch });
+    }
+
+    /// This process begins nothing any more.
+    pub(crate) fn leave(&self) {
+        self.is_active.store(false, Ordering::Release);
+        self.role.send_replace(Role::Leaving);
+    }
+
+    /// The lease was renewed by a look that began at `began`.
+    pub(crate) fn renewed(&self, began: Instant, is_contended: bool) {
+        self.is_contended.store(is_contended, Ordering::Relaxed);
+        self.renewed_ms.store(self.millis(began), Ordering::Release);
+        self.looked(began);
+    }
+
+    /// A look at the lease that began at `began` has ended; the database may have been silent.
+    pub(crate) fn looked(&self, began: Instant) {
+        self.checked_ms.store(self.millis(began), Ordering::Release);
+        self.looks.send_modify(|looks| *looks += 1);
+    }
+
+    /// Whether a request may be served now. Waits for a look at the lease where the last one is too
+    /// old: the process may have been frozen. Cancel safe.
+    ///
+    /// # Errors
+    /// `standby`.
+    pub async fn check(&self) -> Result<(), Failure> {
+        if self.is_active() && self.is_checked() {
+            return Ok(());
+        }
+        self.check_slowly().await
+    }
+
+    fn is_checked(&self) -> bool {
+        let at = self.checked_ms.load(Ordering::Acquire);
+        at == u64::MAX || self.age(at) <= CHECKED_WITHIN
+    }
+
+    #[cold]
+    async fn check_slowly(&self) -> Result<(), Failure> {
+        let mut looks = self.looks.subscribe();
+        let checked = looks.wait_for(|_| !self.is_active() || self.is_checked());
+        let _ = tokio::time::timeout(CHECK_TIMEOUT, checked).await;
+        // A relay that drains decides later which requests may still begin.
+        let may = match &*self.role.borrow() {
+            Role::Active { .. } => self.is_checked(),
+            Role::Leaving => true,
+            Role::Standby { .. } => false,
+        };
+        match may {
+            true => Ok(()),
+            false => Err(self.standing_by()),
+        }
+    }
+
+    /// Whether a new tunnel may be taken now. Without a renewal for [`TUNNELS_WITHIN`] a bridge is
+    /// better off at the process that waits for the lease, if there is one.
+    ///
+    /// # Errors
+    /// `standby`.
+    pub async fn check_tunnel(&self) -> Result<(), Failure> {
+        self.check().await?;
+        let renewed = self.renewed_ms.load(Ordering::Acquire);
+        let is_old = renewed != u64::MAX && self.age(renewed) > TUNNELS_WITHIN;
+        if is_old && self.is_contended.load(Ordering::Relaxed) {
+            let detail = "this relay could not renew its lease, and another one may serve by now";
+            return Err(Failure::not_sent(Code::Standby, detail));
+        }
+        Ok(())
+    }
+
+    /// What a caller is told that came to a process which stands by.
+    pub fn standing_by(&self) -> Failure {
+        Failure::not_sent(Code::Standby, self.why())
+    }
+
+    /// Why this process does not serve, in words.
+    pub fn why(&self) -> String {
+        match &*self.role.borrow() {
+            Role::Standby { active } if active.is_empty() => {
+                "this relay stands by: it does not hold the database's lease".to_owned()
+            }
+            Role::Standby { active } => format!(
+                "this relay stands by: the relay on {active} holds the database's lease and serves"
+            ),
+            Role::Leaving => "this relay is shutting down".to_owned(),
+            Role::Active { .. } => {
+                "this relay cannot tell whether it still holds the database's lease".to_owned()
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn long_ago() -> Instant {
+        Instant::now() - Duration::from_secs(60)
+    }
+
+    #[tokio::test]
+    async fn standby_refuses_and_names_the_active_relay() {
+        let serving = Serving::new();
+        serving.stand_by("relay-2");
+        let refused = serving.check().await.unwrap_err();
+        assert_eq!(refused.code, Code::Standby);
+        assert!(refused.detail.contains("relay-2"), "{}", refused.detail);
+        serving.activate(1, Some(Instant::now()));
+        assert_eq!(serving.check().await, Ok(()));
+        serving.stand_by("relay-2");
+        assert!(serving.check().await.is_err());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn frozen_relay_looks_at_its_lease_before_it_serves() {
+        let serving = std::sync::Arc::new(Serving {
+            origin: long_ago(),
+            ..Serving::new()
+        });
+        serving.activate(1, Some(long_ago()));
+        for is_lost in [true, false] {
+            let waiting = tokio::spawn({
+                let serving = serving.clone();
+                async move { serving.check().await }
+            });
+            tokio::task::yield_now().await;
+            assert!(!waiting.is_finished());
+            match is_lost {
+                true => serving.stand_by("relay-2"),
+                false => serving.renewed(Instant::now(), false),
+            }
+            assert_eq!(waiting.await.unwrap().is_err(), is_lost);
+            serving.activate(2, Some(long_ago()));
+        }
+    }
+
+    #[tokio::test]
+    async fn silent_database_stops_no_request_and_new_tunnels_only_when_contended() {
+        for is_contended in [false, true] {
+            let serving = Serving {
+                origin: long_ago(),
+                ..Serving::new()
+            };
+            serving.activate(1, Some(long_ago()));
+            serving.renewed(long_ago(), is_contended);
+            serving.looked(Instant::now());
+            assert_eq!(serving.check().await, Ok(()));
+            assert_eq!(serving.check_tunnel().await.is_err(), is_contended);
+        }
+    }
+
+    #[tokio::test]
+    async fn locked_file_needs_no_look_at_a_lease() {
+        let serving = Serving {
+            origin: long_ago(),
+            ..Serving::new()
+        };
+        serving.activate(1, None);
+        assert_eq!(serving.check().await, Ok(()));
+        assert_eq!(serving.check_tunnel().await, Ok(()));
+    }
+}

@@ -1,0 +1,114 @@
+//! A secret in the bridge's config stays on its machine, in whichever key it stands.
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+use std::collections::BTreeSet;
+use std::path::Path;
+use std::time::{Duration, Instant};
+use support::{Ask, Installation, Target};
+
+/// A proxy URL with a password, as an administrator may write it.
+const SECRET: &str = "http://robot:canary-7f3a@proxy.corp.example:3128";
+const CANARY: &str = "canary";
+
+/// Section and key of each line of the example, also of those that are commented out.
+fn keys() -> BTreeSet<(String, String)> {
+    let example = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../deploy/examples/bridge.toml");
+    let mut section = String::new();
+    let mut keys = BTreeSet::new();
+    for line in std::fs::read_to_string(example).unwrap().lines() {
+        if line.starts_with('[') {
+            let brackets = line.chars().take_while(|one| *one == '[').count();
+            section = line[..line.find(']').unwrap() + brackets].to_owned();
+            continue;
+        }
+        let Some((key, _)) = line.trim_start_matches('#').split_once(" = ") else {
+            continue;
+        };
+        let is_key = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'_';
+        if !section.is_empty() && key.bytes().all(is_key) {
+            keys.insert((section.clone(), key.to_owned()));
+        }
+    }
+    keys
+}
+
+/// A config with a value for one key, in place of any that it has.
+fn with(text: &str, section: &str, key: &str, value: &str) -> String {
+    let mut is_in = false;
+    let mut kept: Vec<String> = Vec::new();
+    for line in text.lines() {
+        if line.starts_with('[') {
+            is_in = line == section && !kept.iter().any(|line| line == section);
+        }
+        if !(is_in && line.starts_with(&format!("{key} ="))) {
+            kept.push(line.to_owned());
+        }
+    }
+    let own = format!("{key} = {value}");
+    match kept.iter().position(|line| line == section) {
+        Some(at) => kept.insert(at + 1, own),
+        None => kept.extend([section.to_owned(), own]),
+    }
+    kept.join("\n") + "\n"
+}
+
+async fn check(env: &[(&str, &str)]) {
+    let target = Target::start().await;
+    let mut builder = Installation::builder().target("t", &target);
+    for (name, value) in env {
+        builder = builder.bridge_env(name, value);
+    }
+    let site = builder.start().await;
+    let api = site.relay.internal();
+    let good = std::fs::read_to_string(site.bridge.config()).unwrap();
+    let keys = keys();
+    assert!(keys.len() > 40, "{keys:?}");
+    for (section, key) in &keys {
+        for value in [format!("\"{SECRET}\""), format!("[\"{SECRET}\"]")] {
+            let bad = with(&good, section, key, &value);
+            std::fs::write(site.bridge.config(), bad).unwrap();
+            let reloaded = site.bridge.cli(&["reload"]).await;
+            // What the bridge reports goes before this.
+            let small = Ask::get("/v1/endpoints/t/small").key(&site.caller);
+            let answer = api.send(small).await.text();
+            let bridges = api.send(Ask::get("/v1/bridges").key(&site.caller)).await;
+            let bridges = bridges.expect_status(200).text();
+            let missing = Ask::get("/v1/endpoints/t/status/500").key(&site.caller);
+            let missing = api.send(missing).await.text();
+            for text in [&answer, &bridges, &missing] {
+                assert!(!text.contains(CANARY), "{section} {key}: {text}");
+            }
+            if !reloaded.status.success() {
+                assert!(
+                    bridges.contains("config_refused\":\""),
+                    "{section} {key}: {bridges}"
+                );
+            }
+        }
+    }
+    // Text that is no TOML at all.
+    std::fs::write(site.bridge.config(), format!("{good}\n{SECRET}\n")).unwrap();
+    site.bridge.cli(&["reload"]).await.failure();
+    let place = format!("at line {};", good.lines().count() + 2);
+    let deadline = Instant::now() + Duration::from_secs(30);
+    loop {
+        let bridges = api.send(Ask::get("/v1/bridges").key(&site.caller)).await;
+        let bridges = bridges.expect_status(200).text();
+        assert!(!bridges.contains(CANARY), "{bridges}");
+        if bridges.contains(&place) {
+            return;
+        }
+        assert!(Instant::now() < deadline, "{place} {bridges}");
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+}
+
+#[tokio::test]
+async fn callers_see_no_text_of_a_refused_config() {
+    check(&[]).await;
+}
+
+#[tokio::test]
+async fn nor_with_variables_in_the_environment() {
+    check(&[("BRIDGE_LOG_LEVEL", "debug")]).await;
+}

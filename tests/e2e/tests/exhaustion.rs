@@ -1,0 +1,413 @@
+//! What a program needs of its machine is gone for some seconds under load, and comes back: the disk, the
+//! database, the reader of standard error, file descriptors. Afterwards everything works without a restart.
+//! No acknowledged delivery is lost, and no delivery is made twice.
+//!
+//! ```text
+//! load (deliveries, calls, endpoint requests) ───────────────────────────────>
+//! fault                        |── begins ── 6 s ── ends ──|  every operation works
+//! ```
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+#![expect(clippy::print_stdout, reason = "the figures of a run")]
+
+use serde_json::json;
+use std::collections::HashMap;
+use std::os::unix::fs::OpenOptionsExt as _;
+use std::path::Path;
+use std::process::Command;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+use support::setup::Builder;
+use support::small_disk::SmallDisk;
+use support::{ApiKey, Ask, FlakyProxy, Installation, Origin, PostgresDatabase, Target};
+use tokio::task::JoinSet;
+
+/// How long the load runs before the fault, and the fault before its end.
+const BEFORE: Duration = Duration::from_secs(2);
+const FAULT: Duration = Duration::from_secs(6);
+/// After the fault: until every operation works again, and until every delivery is at its end.
+const RECOVERED_WITHIN: Duration = Duration::from_secs(45);
+const SETTLED_WITHIN: Duration = Duration::from_secs(90);
+/// A request is never silent for longer than this, whatever is gone.
+const ANSWERED_WITHIN: Duration = Duration::from_secs(20);
+/// Room for the program, and for a few seconds of load.
+const DISK_BYTES: u32 = 12 << 20;
+/// Descriptors that are left while they are exhausted.
+const DESCRIPTORS_LEFT: u64 = 1;
+
+const RELAY_TOML: &str = "[deliveries]\nschedule = [\"500ms\", \"1s\", \"1s\", \"2s\", \"2s\", \"2s\", \"5s\", \"5s\", \"5s\"]\n";
+
+/// Relay, bridge and target under load.
+struct Scene {
+    site: Installation,
+    target: Target,
+    acknowledged: Arc<Mutex<HashMap<String, String>>>,
+    works: Arc<AtomicU64>,
+    over: Arc<AtomicBool>,
+    load: JoinSet<()>,
+}
+
+impl Scene {
+    async fn start(builder: Builder) -> Self {
+        let target = Target::start().await;
+        let builder = builder.relay_extra(RELAY_TOML).target("t", &target);
+        let mut scene = Self {
+            site: builder.start().await,
+            target,
+            acknowledged: Arc::default(),
+            works: Arc::default(),
+            over: Arc::default(),
+            load: JoinSet::new(),
+        };
+        for n in 0..3 {
+            let caller = Caller {
+                api: scene.site.relay.internal(),
+                key: scene.site.caller.clone(),
+                hook: scene.target.url("/hook"),
+                acknowledged: scene.acknowledged.clone(),
+                works: scene.works.clone(),
+            };
+            let over = scene.over.clone();
+            scene.load.spawn(async move {
+                let mut count = 0;
+                while !over.load(Ordering::Relaxed) {
+                    count += 1;
+                    caller.round(&format!("/{n}/{count}")).await;
+                    tokio::time::sleep(Duration::from_millis(20)).await;
+                }
+            });
+        }
+        scene
+    }
+
+    /// The load, the fault, and what must hold after it.
+    async fn endure<Began>(
+        mut self,
+        begin: impl AsyncFnOnce(&Self) -> Began,
+        end: impl AsyncFnOnce(Began),
+    ) {
+        let (relay, bridge) = (
+            self.site.relay.process().pid(),
+            self.site.bridge.process().pid(),
+        );
+        tokio::time::sleep(BEFORE).await;
+        let began = begin(&self).await;
+        tokio::time::sleep(FAULT).await;
+        end(began).await;
+        self.wait_until_everything_works().await;
+        self.over.store(true, Ordering::Relaxed);
+        while let Some(ended) = self.load.join_next().await {
+            ended.unwrap();
+        }
+        self.settle().await;
+        let now = (
+            self.site.relay.process().pid(),
+            self.site.bridge.process().pid(),
+        );
+        assert_eq!((relay, bridge), now);
+        for process in [self.site.relay.process(), self.site.bridge.process()] {
+            assert!(process.exited().is_none(), "{} ended", process.name());
+        }
+    }
+
+    /// Each of the operations has to work once after the fault.
+    async fn wait_until_everything_works(&self) {
+        let deadline = Instant::now() + RECOVERED_WITHIN;
+        let (api, admin) = (self.site.relay.internal(), self.site.admin.clone());
+        let hook = self.target.url("/hook/after");
+        let asks = [
+            || Ask::get("/v1/endpoints/t/small"),
+            || Ask::post("/v1/keys").json(&json!({"role": "caller"})),
+        ];
+        for ask in asks {
+            wait_success(&api, || ask().key(&admin), deadline).await;
+        }
+        let call = || {
+            Ask::post("/v1/calls")
+                .key(&admin)
+                .json(&json!({"url": hook, "body": "1"}))
+        };
+        wait_success(&api, call, deadline).await;
+        let deliver = json!({"mode": "deliver", "url": hook, "body": "1"});
+        let deliver = || Ask::post("/v1/calls").key(&admin).json(&deliver);
+        let answer = wait_success(&api, deliver, deadline).await;
+        let path = format!("/v1/calls/{}", answer["id"].as_str().unwrap());
+        loop {
+            let call = wait_success(&api, || Ask::get(path.clone()).key(&admin), deadline).await;
+            if call["state"] == "succeeded" {
+                break;
+            }
+            assert!(
+                Instant::now() < deadline,
+                "a new delivery does not end: {call:#}"
+            );
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+        wait_success(&self.site.relay.admin(), || Ask::get("/readyz"), deadline).await;
+    }
+
+    /// Every acknowledged delivery was made once.
+    async fn settle(&self) {
+        let deadline = Instant::now() + SETTLED_WITHIN;
+        let (api, key) = (self.site.relay.internal(), &self.site.caller);
+        let acknowledged = self.acknowledged.lock().unwrap().clone();
+        let mut unknown = 0;
+        for (id, path) in &acknowledged {
+            loop {
+                let ask = || Ask::get(format!("/v1/calls/{id}")).key(key);
+                let call = wait_success(&api, ask, deadline).await;
+                match call["state"].as_str().unwrap() {
+                    "succeeded" => break,
+                    // The bridge could not write down what came of it.
+                    "outcome_unknown" => {
+                        unknown += 1;
+                        break;
+                    }
+                    "pending" | "attempting" | "waiting_for_bridge" => {}
+                    other => panic!("the delivery {path} is {other}: {call:#}"),
+                }
+                assert!(
+                    Instant::now() < deadline,
+                    "the delivery {path} does not end: {call:#}"
+                );
+                tokio::time::sleep(Duration::from_millis(100)).await;
+            }
+        }
+        let mut seen: HashMap<String, usize> = HashMap::new();
+        for hook in self.target.hooks() {
+            *seen.entry(hook.path).or_default() += 1;
+        }
+        let twice: Vec<_> = seen
+            .iter()
+            .filter(|(path, count)| path.starts_with("/hook/d") && **count > 1)
+            .collect();
+        assert!(twice.is_empty(), "made more than once: {twice:?}");
+        let missing = acknowledged
+            .values()
+            .filter(|path| !seen.contains_key(*path))
+            .count();
+        println!(
+            "{} deliveries acknowledged, {unknown} of unknown outcome, {missing} not made; {} requests succeeded",
+            acknowledged.len(),
+            self.works.load(Ordering::Relaxed)
+        );
+        assert!(
+            missing <= unknown,
+            "{missing} acknowledged deliveries were not made"
+        );
+        assert!(unknown <= 3, "{unknown} deliveries of unknown outcome");
+        assert!(
+            acknowledged.len() > 20,
+            "too few deliveries to tell anything"
+        );
+    }
+}
+
+/// Sends until the response is a success, and returns its JSON document, if it is one.
+async fn wait_success(api: &Origin, ask: impl Fn() -> Ask, deadline: Instant) -> serde_json::Value {
+    loop {
+        let last = match api.try_send(ask().within(ANSWERED_WITHIN)).await {
+            Ok(answer) if answer.status.is_success() => {
+                return serde_json::from_str(&answer.text()).unwrap_or_default();
+            }
+            Ok(answer) => format!("{} {}", answer.status, answer.text()),
+            Err(failure) => failure.to_string(),
+        };
+        assert!(
+            Instant::now() < deadline,
+            "{} does not work again: {last}",
+            ask()
+        );
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+}
+
+struct Caller {
+    api: Origin,
+    key: ApiKey,
+    hook: String,
+    acknowledged: Arc<Mutex<HashMap<String, String>>>,
+    works: Arc<AtomicU64>,
+}
+
+impl Caller {
+    /// One request of each kind. Any of them may fail during a fault, but it fails in time.
+    async fn round(&self, name: &str) {
+        let url = format!("{}/d{name}", self.hook);
+        let deliver = json!({"mode": "deliver", "url": url, "body": "{}"});
+        if let Some(answer) = self.send(Ask::post("/v1/calls").json(&deliver)).await {
+            let id = answer["id"].as_str().unwrap().to_owned();
+            let path = format!("/hook/d{name}");
+            self.acknowledged.lock().unwrap().insert(id, path);
+        }
+        let call = json!({"url": format!("{}/c{name}", self.hook), "body": "{}"});
+        self.send(Ask::post("/v1/calls").json(&call)).await;
+        self.send(Ask::get("/v1/endpoints/t/small")).await;
+    }
+
+    async fn send(&self, ask: Ask) -> Option<serde_json::Value> {
+        let what = ask.to_string();
+        let began = Instant::now();
+        let answer = self
+            .api
+            .try_send(ask.key(&self.key).within(ANSWERED_WITHIN))
+            .await;
+        assert!(
+            began.elapsed() < ANSWERED_WITHIN,
+            "{what} was not answered in time"
+        );
+        // Without descriptors the relay cannot accept a connection: the caller sees its end.
+        let answer = answer.ok()?;
+        if !answer.status.is_success() {
+            let execution = answer.header("bridge-error").is_some();
+            assert!(
+                execution,
+                "{what}: {} without a code: {}",
+                answer.status,
+                answer.text()
+            );
+            return None;
+        }
+        self.works.fetch_add(1, Ordering::Relaxed);
+        Some(serde_json::from_str(&answer.text()).unwrap_or_default())
+    }
+}
+
+/// The relay's database on this disk.
+fn relay_on(disk: &Path) -> String {
+    let [database, key] = ["relay.db", "relay-secrets.key"].map(|name| disk.join(name));
+    format!(
+        "[storage]\nurl = \"sqlite://{}\"\nkey_file = \"{}\"\n",
+        database.display(),
+        key.display()
+    )
+}
+
+fn postgres(database: &str) -> String {
+    format!("[storage]\nurl = \"{database}\"\n")
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn relay_recovers_from_a_full_disk() {
+    let disk = SmallDisk::mount(DISK_BYTES);
+    let scene = Scene::start(Installation::builder().relay_extra(&relay_on(disk.path()))).await;
+    scene
+        .endure(async |_| disk.fill(), async |()| disk.free())
+        .await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn bridge_recovers_from_a_full_disk() {
+    let disk = SmallDisk::mount(DISK_BYTES);
+    let data = format!(
+        "[bridge]\ndata_dir = \"{}\"\n",
+        disk.path().join("data").display()
+    );
+    let scene = Scene::start(Installation::builder().bridge_extra(&data)).await;
+    scene
+        .endure(async |_| disk.fill(), async |()| disk.free())
+        .await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn relay_recovers_from_a_lost_database() {
+    let database = PostgresDatabase::create();
+    let server = database.url().split('@').nth(1).unwrap();
+    let address = server.split('/').next().unwrap().parse().unwrap();
+    let line = FlakyProxy::start(address).await;
+    let url = database
+        .url()
+        .replace(&address.to_string(), &line.addr().to_string());
+    let scene = Scene::start(Installation::builder().relay_extra(&postgres(&url))).await;
+    let begin = async |_: &Scene| {
+        line.refuse(true).await;
+        line.reset();
+    };
+    scene
+        .endure(begin, async |()| line.refuse(false).await)
+        .await;
+}
+
+/// Not waiting for the other end of a named pipe: `O_NONBLOCK` of Linux.
+const NONBLOCKING: i32 = 0o4000;
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn programs_outlive_the_reader_of_standard_error() {
+    let dir = support::TempDir::new("stderr");
+    let pipe = dir.join("pipe");
+    assert!(
+        Command::new("mkfifo")
+            .arg(&pipe)
+            .status()
+            .unwrap()
+            .success()
+    );
+    let mut options = std::fs::OpenOptions::new();
+    let reader = options
+        .read(true)
+        .custom_flags(NONBLOCKING)
+        .open(&pipe)
+        .unwrap();
+    let scene = Scene::start(Installation::builder().stderr(&pipe, &pipe)).await;
+    scene.endure(async |_| drop(reader), async |()| {}).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn programs_outlive_a_full_standard_error() {
+    let full = Path::new("/dev/full");
+    let scene = Scene::start(Installation::builder().stderr(full, full)).await;
+    scene.endure(async |_| {}, async |()| {}).await;
+}
+
+#[derive(Clone, Copy)]
+enum Program {
+    Relay,
+    Bridge,
+}
+
+async fn descriptors_are_exhausted(program: Program, relay_toml: &str) {
+    let scene = Scene::start(Installation::builder().relay_extra(relay_toml)).await;
+    let running = |scene: &Scene| match program {
+        Program::Relay => scene.site.relay.process().pid(),
+        Program::Bridge => scene.site.bridge.process().pid(),
+    };
+    let begin = async |scene: &Scene| {
+        let pid = running(scene);
+        let open = std::fs::read_dir(format!("/proc/{pid}/fd"))
+            .unwrap()
+            .count() as u64;
+        let limits = std::fs::read_to_string(format!("/proc/{pid}/limits")).unwrap();
+        let line = limits
+            .lines()
+            .find(|line| line.starts_with("Max open files"))
+            .unwrap();
+        let usual = line.split_whitespace().nth(3).unwrap().to_owned();
+        set_descriptors(pid, &(open + DESCRIPTORS_LEFT).to_string());
+        (pid, usual)
+    };
+    let end = async |(pid, usual): (u32, String)| set_descriptors(pid, &usual);
+    scene.endure(begin, end).await;
+}
+
+/// Changes the soft limit of a process that runs.
+fn set_descriptors(pid: u32, soft: &str) {
+    let mut command = Command::new("prlimit");
+    command.args(["--pid", &pid.to_string(), &format!("--nofile={soft}:")]);
+    assert!(command.status().unwrap().success(), "{command:?}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn relay_recovers_from_exhausted_descriptors() {
+    descriptors_are_exhausted(Program::Relay, "").await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn relay_with_postgresql_recovers_from_exhausted_descriptors() {
+    let database = PostgresDatabase::create();
+    descriptors_are_exhausted(Program::Relay, &postgres(database.url())).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn bridge_recovers_from_exhausted_descriptors() {
+    descriptors_are_exhausted(Program::Bridge, "").await;
+}

@@ -1,0 +1,155 @@
+//! Connections that have not authenticated, in numbers: whom they keep out, and what they cost.
+
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+use e2e::World;
+use std::net::IpAddr;
+use std::time::Duration;
+use support::Ask;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+
+/// Where the bridge is, and the flood.
+const HERE: IpAddr = IpAddr::V4(std::net::Ipv4Addr::new(127, 0, 0, 1));
+
+/// Below the time after which a silent connection ends by itself.
+const SOON: Duration = Duration::from_secs(8);
+
+/// Connections of the flood.
+const MANY: usize = 200;
+
+/// As many as the listener takes, in every stage before a connection has authenticated.
+#[tokio::test]
+async fn flood_of_every_kind_does_not_keep_a_bridge_out() {
+    let limits = "[limits]\npending_connections_max = 50\nunproven_tunnels_max = 50\n";
+    let mut world = World::start_full("", limits).await;
+    world.kill_bridge().await;
+    let hello = world.client_hello();
+    let mut tcp = Vec::new();
+    let mut tls = Vec::new();
+    let mut tunnels = Vec::new();
+    for n in 0..MANY {
+        match n % 5 {
+            0 => tcp.push(world.connect_from(HERE).await),
+            1 => {
+                let mut stream = world.connect_from(HERE).await;
+                stream.write_all(&hello).await.unwrap();
+                tcp.push(stream);
+            }
+            2 => tls.push(world.tls_from(HERE).await),
+            3 => {
+                let mut stream = world.tls_from(HERE).await;
+                stream.write_all(b"GET / HTTP/1.1\r\nX: ").await.unwrap();
+                tls.push(stream);
+            }
+            _ => tunnels.push(world.open_silent_tunnel().await),
+        }
+    }
+    world.start_bridge();
+    world.wait_online_within(SOON).await;
+    let metrics = world.metrics().await;
+    assert!(value(&metrics, "relay_connections_pending ") <= 60);
+    assert!(value(&metrics, "relay_connections_evicted_total ") >= 140);
+    drop((tcp, tls, tunnels));
+}
+
+/// A caller's connection keeps its place for as long as it lives, and so does a tunnel.
+#[tokio::test]
+async fn flood_evicts_no_connection_that_has_authenticated() {
+    let world = World::start_full("", "[limits]\npending_connections_max = 20\n").await;
+    let ask = || Ask::get("/v1/bridges").key(&world.caller);
+    let mut caller = world.public.client().await.unwrap();
+    caller.send(ask()).await.expect_status(200);
+    let mut flood = Vec::new();
+    for _ in 0..MANY {
+        flood.push(world.connect_from(HERE).await);
+    }
+    caller.send(ask()).await.expect_status(200);
+    world.public.send(ask()).await.expect_status(200);
+    assert_eq!(world.sessions().await, 1);
+    drop(flood);
+}
+
+#[tokio::test]
+async fn idle_connections_on_one_listener_leave_the_others_alone() {
+    let limits = "[limits]\nconnections_max = 20\npending_connections_max = 20\n\
+                  internal_connections_max = 20\nproxy_connections_max = 20\nadmin_connections_max = 8\n";
+    let world = World::start_full("", limits).await;
+    let mut idle = Vec::new();
+    for address in [world.api.addr(), world.forward(), world.admin_origin.addr()] {
+        for _ in 0..100 {
+            idle.push(TcpStream::connect(address).await.unwrap());
+        }
+    }
+    // All of them are still served: what is idle makes room.
+    let ask = || Ask::get("/v1/bridges").key(&world.caller);
+    world.public.send(ask()).await.expect_status(200);
+    world.api.send(ask()).await.expect_status(200);
+    let ready = world.admin_origin.send(Ask::get("/readyz")).await;
+    ready.expect_status(200);
+    let metrics = world.metrics().await;
+    assert!(value(&metrics, "relay_connections ") <= 80, "{metrics}");
+    let tcp = world.connect_from(HERE).await;
+    world.handshake(tcp, &["http/1.1"]).await.unwrap();
+    assert_eq!(world.sessions().await, 1);
+    drop(idle);
+}
+
+/// Heads that never end, each as long as it may be.
+#[tokio::test]
+async fn unfinished_heads_share_one_memory_budget() {
+    const HEAD_BYTES: usize = 50 * 1024;
+    const BUDGET_KIB: u64 = 4 * 1024;
+    let limits = "[limits]\npending_memory_max = \"4MiB\"\nheader_read_timeout = \"60s\"\n";
+    let world = World::start_full("", limits).await;
+    let field = format!("X-A: {}\r\n", "a".repeat(1000));
+    let head = format!("GET / HTTP/1.1\r\nHost: localhost\r\n{}", field.repeat(60));
+    let ask = || Ask::get("/v1/bridges").key(&world.caller);
+    world.public.send(ask()).await.expect_status(200);
+    world.reset_peaks();
+    let before = world.rss_kib();
+    let mut heads = Vec::new();
+    for _ in 0..MANY {
+        let mut stream = world.tls_from(HERE).await;
+        // Those that are evicted meanwhile are reset.
+        let _ = stream.write_all(&head.as_bytes()[..HEAD_BYTES]).await;
+        heads.push(stream);
+    }
+    world.public.send(ask()).await.expect_status(200);
+    let metrics = world.metrics().await;
+    let charged = value(&metrics, "relay_connections_pending_bytes ");
+    assert!(charged <= BUDGET_KIB * 1024, "{charged}");
+    assert!(value(&metrics, "relay_connections_evicted_total ") > 0);
+    // Without the budget they would cost four times as much.
+    world.assert_grown_less(before, 3 * BUDGET_KIB);
+    drop(heads);
+}
+
+#[tokio::test]
+async fn head_beyond_every_limit_is_refused_with_a_problem_document() {
+    let world = World::start().await;
+    let ask = Ask::get("/v1/bridges")
+        .key(&world.caller)
+        .header("x-long", &"a".repeat(1 << 20));
+    let answer = world.public.send(ask).await;
+    assert_eq!(answer.status, 431);
+    assert_eq!(answer.code(), "headers_too_large");
+}
+
+/// A newcomer that is not complete when a connection behind it authenticates is not read on.
+#[tokio::test]
+async fn evicted_connection_is_closed() {
+    let limits = "[limits]\npending_connections_max = 1\n";
+    let world = World::start_full("", limits).await;
+    let mut first = world.connect_from(HERE).await;
+    let second = world.connect_from(HERE).await;
+    let closed = tokio::time::timeout(SOON, first.read(&mut [0])).await;
+    assert!(matches!(closed, Ok(Ok(0) | Err(_))), "{closed:?}");
+    world.handshake(second, &["http/1.1"]).await.unwrap();
+}
+
+fn value(metrics: &str, name: &str) -> u64 {
+    let line = metrics.lines().find(|line| line.starts_with(name));
+    let line = line.unwrap_or_else(|| panic!("no {name} in {metrics}"));
+    line.rsplit(' ').next().unwrap().parse().unwrap()
+}

@@ -1,0 +1,224 @@
+//! Standard error, standard output and log files that take nothing: they cost lines, and nothing else.
+#![cfg(unix)]
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+use e2e::World;
+use serde_json::json;
+use std::fs::File;
+use std::io::Read as _;
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+use support::{Ask, process};
+
+/// What a step may take.
+const PATIENCE: Duration = Duration::from_secs(90);
+
+/// What becomes of what a program writes to standard error.
+#[derive(Debug, Clone, Copy)]
+enum Reader {
+    /// A pipe whose reader has gone.
+    Gone,
+    /// A pipe that nobody reads, although somebody could.
+    Stuck,
+    /// A disk without room.
+    Full,
+}
+
+/// A process, killed with the value, and the end of its pipe.
+struct Own {
+    child: Child,
+    _reader: Option<std::io::PipeReader>,
+}
+
+impl Drop for Own {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+impl Own {
+    fn spawn(mut command: Command, reader: Reader) -> Self {
+        let (stderr, kept) = match reader {
+            Reader::Full => (
+                Stdio::from(File::options().write(true).open("/dev/full").unwrap()),
+                None,
+            ),
+            Reader::Gone | Reader::Stuck => {
+                let (read, write) = std::io::pipe().unwrap();
+                let kept = matches!(reader, Reader::Stuck).then_some(read);
+                (Stdio::from(write), kept)
+            }
+        };
+        command
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(stderr);
+        Self {
+            child: command.spawn().unwrap(),
+            _reader: kept,
+        }
+    }
+
+    fn is_running(&mut self) -> bool {
+        self.child.try_wait().unwrap().is_none()
+    }
+}
+
+fn program(name: &str, verb: &str, config: &Path) -> Command {
+    let mut command = process::command(name);
+    command.arg(verb).arg("--config").arg(config);
+    command
+}
+
+async fn until_ready(world: &World) {
+    let deadline = Instant::now() + PATIENCE;
+    loop {
+        let ask = Ask::get("/readyz").within(Duration::from_secs(5));
+        if let Ok(answer) = world.admin_origin.try_send(ask).await
+            && answer.status == 200
+        {
+            return;
+        }
+        assert!(Instant::now() < deadline, "the relay is not ready");
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+}
+
+/// Answers, refusals and failures: all of them are logged at this level.
+async fn serves(world: &World) {
+    for _ in 0..20 {
+        let small = Ask::get(world.endpoint("/small")).key(&world.caller);
+        world.api.send(small).await.expect_status(200);
+        let call = json!({"url": world.target.url("/small"), "method": "POST", "body": "x"});
+        world.call(call).await.expect_status(200);
+        let refused = json!({"url": "http://127.0.0.1:1/", "method": "POST"});
+        let refused = world.call(refused).await;
+        assert!(refused.status.as_u16() >= 400, "{}", refused.status);
+        let stranger = support::ApiKey {
+            client_id: "x".into(),
+            client_secret: "y".into(),
+        };
+        let list = Ask::get("/v1/bridges").key(&stranger);
+        assert!(matches!(
+            world.api.send(list).await.status.as_u16(),
+            401 | 429
+        ));
+    }
+}
+
+/// Both programs, with the loudest log there is.
+async fn both_serve_with(reader: Reader) {
+    let mut world =
+        World::start_full("[log]\nlevel = \"trace\"\n", "[log]\nlevel = \"trace\"\n").await;
+    world.kill_bridge().await;
+    world.kill_relay().await;
+    let relay_config = world.relay_config();
+    let bridge_config = world.bridge_config();
+    let mut relay = Own::spawn(program("integration-relay", "serve", &relay_config), reader);
+    until_ready(&world).await;
+    let mut bridge = Own::spawn(program("integration-bridge", "run", &bridge_config), reader);
+    world.wait_online_within(PATIENCE).await;
+    serves(&world).await;
+    assert!(relay.is_running() && bridge.is_running(), "{reader:?}");
+}
+
+#[tokio::test]
+async fn programs_serve_while_nobody_is_there_to_read_their_log() {
+    both_serve_with(Reader::Gone).await;
+}
+
+#[tokio::test]
+async fn programs_serve_while_their_log_is_not_read() {
+    both_serve_with(Reader::Stuck).await;
+}
+
+#[tokio::test]
+async fn programs_serve_while_the_disk_of_their_log_is_full() {
+    both_serve_with(Reader::Full).await;
+}
+
+#[tokio::test]
+async fn quickstart_serves_while_its_log_takes_nothing() {
+    for reader in [Reader::Gone, Reader::Full] {
+        let mut command = process::command("quickstart");
+        command.arg("--once").env("RUST_LOG", "debug");
+        let mut own = Own::spawn(command, reader);
+        let deadline = Instant::now() + PATIENCE;
+        while own.is_running() {
+            assert!(Instant::now() < deadline, "{reader:?}: it does not end");
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+        assert!(own.child.wait().unwrap().success(), "{reader:?}");
+    }
+}
+
+/// Runs a command whose standard output is this, and returns its exit code and what it complained.
+fn complaint(mut command: Command, stdout: Stdio) -> (Option<i32>, String) {
+    command
+        .stdin(Stdio::null())
+        .stdout(stdout)
+        .stderr(Stdio::piped());
+    let mut child = command.spawn().unwrap();
+    let mut text = String::new();
+    child
+        .stderr
+        .take()
+        .unwrap()
+        .read_to_string(&mut text)
+        .unwrap();
+    (child.wait().unwrap().code(), text)
+}
+
+#[tokio::test]
+async fn command_whose_output_is_not_taken_ends_quietly_and_has_failed() {
+    let world = World::start().await;
+    let closed = || {
+        let (read, write) = std::io::pipe().unwrap();
+        drop(read);
+        Stdio::from(write)
+    };
+    let full = || Stdio::from(File::options().write(true).open("/dev/full").unwrap());
+    let bridge = |args: &[&str]| {
+        let mut command = process::command("integration-bridge");
+        command
+            .args(args)
+            .arg("--config")
+            .arg(world.bridge_config());
+        command
+    };
+    let relay = |args: &[&str]| {
+        let mut command = process::command("integration-relay");
+        command.args(args).arg("--config").arg(world.relay_config());
+        command
+    };
+    for args in [
+        &["status", "--watch"] as &[&str],
+        &["config", "check"],
+        &["credential", "list"],
+    ] {
+        let (code, text) = complaint(bridge(args), closed());
+        assert_eq!((code, text.as_str()), (Some(1), ""), "{args:?}");
+        let (code, text) = complaint(bridge(args), full());
+        assert_eq!(code, Some(1), "{args:?}: {text}");
+        assert!(
+            text.contains("output cannot be written"),
+            "{args:?}: {text}"
+        );
+    }
+    for args in [
+        &["tenant", "list"] as &[&str],
+        &["config", "check"],
+        &["openapi"],
+    ] {
+        let (code, text) = complaint(relay(args), closed());
+        assert_eq!((code, text.as_str()), (Some(1), ""), "{args:?}");
+        let (code, text) = complaint(relay(args), full());
+        assert_eq!(code, Some(1), "{args:?}: {text}");
+        assert!(
+            text.contains("output cannot be written"),
+            "{args:?}: {text}"
+        );
+    }
+}

@@ -1,0 +1,171 @@
+//! The relay's disk runs full and has room again; an earlier copy of its database is put back.
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+use e2e::World;
+use serde_json::{Value, json};
+use std::time::{Duration, Instant};
+use support::{Ask, SmallDisk};
+
+const PATIENCE: Duration = Duration::from_secs(60);
+
+fn deliver(world: &World, path: &str, bytes: usize) -> Value {
+    json!({"mode": "deliver", "url": world.target.url(path), "body": "y".repeat(bytes)})
+}
+
+async fn ready(world: &World) -> u16 {
+    world.api.send(Ask::get("/readyz")).await.status.as_u16()
+}
+
+async fn until_ready_says(world: &World, status: u16) {
+    let deadline = Instant::now() + PATIENCE;
+    while ready(world).await != status {
+        assert!(Instant::now() < deadline, "/readyz does not say {status}");
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+}
+
+async fn until_delivered(world: &World, ids: &[String]) {
+    let deadline = Instant::now() + PATIENCE;
+    for id in ids {
+        loop {
+            let ask = Ask::get(format!("/v1/calls/{id}")).key(&world.caller);
+            let call = world.api.send(ask).await.expect_status(200).json();
+            if call["state"] == "succeeded" {
+                break;
+            }
+            assert!(Instant::now() < deadline, "not delivered: {call:#}");
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    }
+}
+
+/// Nothing is acknowledged that cannot be stored, nothing that was acknowledged is lost or made
+/// twice, what needs no disk goes on, and nothing is restarted.
+#[tokio::test]
+async fn a_relay_works_again_after_its_disk_was_full() {
+    let disk = SmallDisk::mount(3 << 20);
+    let storage = format!(
+        "[storage]\nurl = \"sqlite://{}/relay.db\"\n",
+        disk.path().display()
+    );
+    let world = World::start_full("", &storage).await;
+    let mut acknowledged = Vec::new();
+    until_ready_says(&world, 200).await;
+    disk.fill();
+    let mut refused = 0;
+    for _ in 0..200 {
+        let answer = world.call(deliver(&world, "/hook", 20_000)).await;
+        match answer.status.as_u16() {
+            202 => acknowledged.push(answer.json()["id"].as_str().unwrap().to_owned()),
+            status => {
+                let problem = answer.json();
+                let word = (status, &problem["code"], &problem["execution"]);
+                assert_eq!(word, (503, &json!("overloaded"), &json!("not_sent")));
+                refused += 1;
+            }
+        }
+        if refused == 12 {
+            break;
+        }
+    }
+    assert_eq!(refused, 12);
+    until_ready_says(&world, 503).await;
+    let url = world.target.url("/hook");
+    let plain = world.call(json!({"url": url, "body": "waits"})).await;
+    plain.expect_status(200);
+    disk.free();
+    for _ in 0..12 {
+        let answer = world
+            .call(deliver(&world, "/hook", 20_000))
+            .await
+            .expect_status(202);
+        acknowledged.push(answer.json()["id"].as_str().unwrap().to_owned());
+    }
+    until_ready_says(&world, 200).await;
+    world.relay_cli(&["tenant", "create", "another"]).await;
+    until_delivered(&world, &acknowledged).await;
+    let hooks = world.target.hooks();
+    for id in &acknowledged {
+        let made = hooks.iter().filter(|hook| {
+            hook.headers
+                .get("webhook-id")
+                .is_some_and(|value| value == id.as_str())
+        });
+        assert_eq!(made.count(), 1, "{id}");
+    }
+}
+
+/// The relay runs on between the copy and its end, which is a sudden one.
+#[tokio::test]
+async fn an_earlier_copy_put_back_by_hand_delivers_nothing() {
+    let mut world = World::start().await;
+    let database = world.relay_config().parent().unwrap().join("relay.db");
+    let copy = database.with_extension("copy");
+    world.stop_bridge().await;
+    let answer = world
+        .call(deliver(&world, "/hook", 1))
+        .await
+        .expect_status(202);
+    let id = answer.json()["id"].as_str().unwrap().to_owned();
+    world.relay_cli(&["backup", copy.to_str().unwrap()]).await;
+    world.start_bridge();
+    until_delivered(&world, &[id]).await;
+    // The note follows within a moment.
+    tokio::time::sleep(Duration::from_millis(1_500)).await;
+    world.kill_relay().await;
+    for end in ["", "-wal", "-shm"] {
+        let _ = std::fs::remove_file(format!("{}{end}", database.display()));
+    }
+    std::fs::rename(&copy, &database).unwrap();
+    world.start_relay().await;
+    world.wait_online().await;
+    tokio::time::sleep(Duration::from_millis(1_500)).await;
+    assert_eq!(world.target.hooks().len(), 1);
+    let said = world.relay_cli(&["deliveries", "status"]).await;
+    assert!(said.contains("Deliveries are paused"), "{said}");
+}
+
+/// Its clock stands still while no bridge is there, and the wall's does not.
+#[tokio::test]
+async fn a_call_that_waits_for_a_bridge_expires() {
+    let mut world = World::start().await;
+    world.stop_bridge().await;
+    let mut call = deliver(&world, "/hook", 1);
+    call["expires_in"] = json!(6);
+    let answer = world.call(call).await.expect_status(202);
+    let id = answer.json()["id"].as_str().unwrap().to_owned();
+    let show = || Ask::get(format!("/v1/calls/{id}")).key(&world.caller);
+    let deadline = Instant::now() + PATIENCE;
+    let call = loop {
+        let call = world.api.send(show()).await.expect_status(200).json();
+        if call["state"] != "pending" && call["state"] != "waiting_for_bridge" {
+            break call;
+        }
+        assert!(Instant::now() < deadline, "does not expire: {call:#}");
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    };
+    assert_eq!(
+        (&call["state"], &call["execution"]),
+        (&json!("expired"), &json!("not_sent"))
+    );
+    assert_eq!(
+        (&call["code"], &call["attempts"]),
+        (&json!("timeout"), &json!(0))
+    );
+    let metrics = world.metrics().await;
+    assert!(
+        metrics.contains("relay_deliveries_total{outcome=\"expired\"} 1"),
+        "{metrics}"
+    );
+    world.start_bridge();
+    world.wait_online().await;
+    assert!(world.target.hooks().is_empty());
+    // As a dead letter it can be made after all.
+    let again = Ask::post(format!("/v1/calls/{id}/redeliver")).key(&world.caller);
+    world.api.send(again).await.expect_status(202);
+    until_delivered(&world, &[id]).await;
+    assert_eq!(world.target.hooks().len(), 1);
+    // Only a stored call waits.
+    let waits = json!({"url": world.target.url("/hook"), "expires_in": 2});
+    world.call(waits).await.expect_status(400);
+}

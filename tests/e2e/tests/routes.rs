@@ -1,0 +1,456 @@
+//! Which way stored calls go, and that no disturbance of a tunnel, a relay or a database ends one without
+//! cause or makes it twice.
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+use hyper::Method;
+use serde_json::{Value, json};
+use std::time::{Duration, Instant};
+use support::setup::{BridgeSetup, Builder};
+use support::{Answer, Ask, Direction, FlakyProxy, Installation, PostgresDatabase, Target};
+
+/// Generous: all tests may run at once on a small machine.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// Short waits, so that a repeat would be soon.
+const SCHEDULE: &str = "[deliveries]\nschedule = [\"200ms\", \"200ms\", \"200ms\"]\n";
+
+fn storage(url: &str) -> String {
+    format!("[storage]\nurl = {url:?}\n")
+}
+
+/// The same test on both databases.
+macro_rules! on_both {
+    ($($(#[$doc:meta])* async fn $name:ident($site:ident: Builder) $body:block)*) => {
+        $(async fn $name($site: Builder) $body)*
+
+        mod sqlite {
+            $($(#[$doc])* #[tokio::test] async fn $name() {
+                super::$name(super::Installation::builder()).await;
+            })*
+        }
+
+        mod postgres {
+            $($(#[$doc])* #[tokio::test] async fn $name() {
+                let database = super::PostgresDatabase::create();
+                let site = super::Installation::builder();
+                super::$name(site.relay_extra(&super::storage(database.url()))).await;
+            })*
+        }
+    };
+}
+
+/// Sends until the answer is another one than `overloaded`: a database that comes back needs a moment.
+async fn patiently(site: &Installation, ask: impl Fn() -> Ask) -> Answer {
+    let deadline = Instant::now() + PATIENCE;
+    loop {
+        let answer = site.relay.internal().send(ask()).await;
+        if answer.status != 503 || Instant::now() > deadline {
+            return answer;
+        }
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+}
+
+async fn hand_over(site: &Installation, call: Value) -> String {
+    let mut call = call;
+    call["mode"] = json!("deliver");
+    let ask = || Ask::post("/v1/calls").key(&site.caller).json(&call);
+    let answer = patiently(site, ask).await.expect_status(202);
+    answer.json()["id"].as_str().unwrap().to_owned()
+}
+
+async fn show(site: &Installation, id: &str) -> Value {
+    let ask = || Ask::get(format!("/v1/calls/{id}")).key(&site.caller);
+    patiently(site, ask).await.expect_status(200).json()
+}
+
+/// Waits for a state. A final state that is another one fails at once.
+async fn wait_state(site: &Installation, id: &str, wanted: &str) -> Value {
+    let deadline = Instant::now() + PATIENCE;
+    loop {
+        let call = show(site, id).await;
+        if call["state"] == wanted {
+            return call;
+        }
+        let is_open = ["pending", "waiting_for_bridge", "attempting"]
+            .iter()
+            .any(|open| call["state"] == *open);
+        assert!(is_open, "not {wanted}: {call:#}");
+        assert!(Instant::now() < deadline, "not {wanted}: {call:#}");
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+}
+
+async fn explained(site: &Installation, url: &str) -> Value {
+    let ask = Ask::post("/v1/calls/explain")
+        .key(&site.caller)
+        .json(&json!({"url": url}));
+    site.relay
+        .internal()
+        .send(ask)
+        .await
+        .expect_status(200)
+        .json()
+}
+
+/// The bridges as the database has them.
+async fn stored_bridges(site: &Installation) -> Value {
+    let stdout = site
+        .relay
+        .cli(&["bridge", "list", "--json"])
+        .await
+        .success();
+    serde_json::from_str(stdout.trim()).unwrap()
+}
+
+async fn stop_bridge(site: &mut Installation) {
+    site.bridge.stop(PATIENCE).await;
+    let name = site.bridge.name().to_owned();
+    site.relay
+        .wait_bridge(&site.admin, &name, false, PATIENCE)
+        .await;
+}
+
+async fn allow_direct(site: &Installation, patterns: &[String]) {
+    let mut args = vec!["tenant", "direct", site.tenant.as_str()];
+    for pattern in patterns {
+        args.extend(["--allow", pattern]);
+    }
+    site.relay.cli(&args).await.success();
+}
+
+on_both! {
+
+/// The relay cancels after its limit, the response and the bridge's word cross the cancel, and only the
+/// journal's outcome tells that the target has it.
+async fn held_line_makes_no_second_delivery(site: Builder) {
+    let target = Target::start().await;
+    let site = site.flaky().target("t", &target).relay_extra(SCHEDULE).start().await;
+    let call = json!({"url": target.url("/delay/1500"), "body": "x", "timeout_ms": 3000});
+    let id = hand_over(&site, call).await;
+    target.wait_for_requests(1, PATIENCE).await;
+    site.proxy().freeze(Direction::Upstream);
+    tokio::time::sleep(Duration::from_millis(8800)).await;
+    site.proxy().thaw();
+    let call = wait_state(&site, &id, "succeeded").await;
+    assert_eq!(call["attempts"], 1, "{call:#}");
+    assert_eq!(target.requests(), 1);
+}
+
+async fn stopped_relay_makes_no_second_delivery(site: Builder) {
+    let target = Target::start().await;
+    let site = site.target("t", &target).relay_extra(SCHEDULE).start().await;
+    let call = json!({"url": target.url("/delay/1500"), "body": "x", "timeout_ms": 3000});
+    let id = hand_over(&site, call).await;
+    target.wait_for_requests(1, PATIENCE).await;
+    site.relay.process().signal("STOP");
+    tokio::time::sleep(Duration::from_secs(10)).await;
+    site.relay.process().signal("CONT");
+    let call = wait_state(&site, &id, "succeeded").await;
+    assert_eq!(call["attempts"], 1, "{call:#}");
+    assert_eq!(target.requests(), 1);
+}
+
+/// A tenant has patterns for direct calls, and its bridge is away: what matches none of them waits.
+async fn direct_patterns_leave_other_calls_waiting(site: Builder) {
+    let target = Target::start().await;
+    let mut site = site.target("t", &target).start().await;
+    allow_direct(&site, &["https://hooks.example.com/in/*".to_owned()]).await;
+    // The relay sees within a moment what the command line changed.
+    let deadline = Instant::now() + PATIENCE;
+    while explained(&site, "https://hooks.example.com/in/1").await["route"] != "direct" {
+        assert!(Instant::now() < deadline);
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    stop_bridge(&mut site).await;
+    let mut ids = Vec::new();
+    for url in [
+        target.url("/hook"),
+        "https://hooks.example.com/out".to_owned(),
+        "https://hooks.example.com:8443/in/1".to_owned(),
+        "http://hooks.example.com/in/1".to_owned(),
+    ] {
+        let explained = explained(&site, &url).await;
+        assert_eq!(explained["code"], "bridge_offline", "{explained:#}");
+        let id = hand_over(&site, json!({"url": url})).await;
+        let call = wait_state(&site, &id, "waiting_for_bridge").await;
+        assert_eq!(call["attempts"], 0, "{call:#}");
+        ids.push(id);
+    }
+    // One that names the bridge, or needs its credential, waits for it whatever the patterns say.
+    for more in [json!({"bridge": site.bridge.name()}), json!({"credential": "c"})] {
+        let mut call = json!({"url": "https://hooks.example.com/in/1"});
+        call.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+        let id = hand_over(&site, call).await;
+        let call = wait_state(&site, &id, "waiting_for_bridge").await;
+        assert_eq!(call["attempts"], 0, "{call:#}");
+    }
+    site.bridge.start();
+    wait_state(&site, &ids[0], "succeeded").await;
+    // The others have the word of a bridge that is ready.
+    for id in &ids[1..] {
+        let call = wait_state(&site, id, "refused").await;
+        assert_eq!(call["code"], "refused_by_policy", "{call:#}");
+    }
+}
+
+/// A pattern matches a name that has a private address: the relay cannot call it, and the bridge can.
+async fn private_name_that_matches_a_pattern_waits(site: Builder) {
+    let target = Target::start().await;
+    let port = target.port();
+    let allowed = format!(
+        "[[allow]]\nhost = \"localhost\"\nports = [{port}]\nmethods = [\"*\"]\n"
+    );
+    let mut site = site.target("t", &target).bridge_extra(&allowed).start().await;
+    stop_bridge(&mut site).await;
+    let url = format!("http://localhost:{port}/hook");
+    let before = hand_over(&site, json!({"url": url})).await;
+    let call = wait_state(&site, &before, "waiting_for_bridge").await;
+    assert_eq!(call["attempts"], 0, "{call:#}");
+    // Calls that wait already are routed by the new patterns, too.
+    allow_direct(&site, &[format!("http://localhost:{port}/*")]).await;
+    let deadline = Instant::now() + PATIENCE;
+    while show(&site, &before).await["attempts"] == 0 {
+        assert!(Instant::now() < deadline);
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    let after = hand_over(&site, json!({"url": url})).await;
+    for id in [&before, &after] {
+        let call = wait_state(&site, id, "waiting_for_bridge").await;
+        assert_eq!(call["attempts"], 1, "{call:#}");
+    }
+    site.bridge.start();
+    for id in [&before, &after] {
+        wait_state(&site, id, "succeeded").await;
+    }
+    assert_eq!(target.hooks().len(), 2);
+}
+
+/// The relay believes in a tunnel whose bridge is gone, and another bridge of the tenant serves other hosts.
+/// What was sent into that tunnel is made once, by the bridge that comes back.
+async fn half_open_tunnel_ends_no_delivery(site: Builder) {
+    let target = Target::start().await;
+    let mut site = site.flaky().target("t", &target).relay_extra(SCHEDULE).start().await;
+    let other = "[[allow]]\nhost = \"other.example\"\nports = [80]\nmethods = [\"*\"]\n";
+    let _other = site.add_bridge(BridgeSetup::new("other").extra(other)).await;
+    site.proxy().freeze_existing();
+    let mut ids = Vec::new();
+    for _ in 0..3 {
+        let call = json!({"url": target.url("/hook"), "timeout_ms": 1000});
+        ids.push(hand_over(&site, call).await);
+    }
+    for id in &ids {
+        wait_state(&site, id, "attempting").await;
+    }
+    site.bridge.kill9();
+    site.bridge.start();
+    for id in &ids {
+        let call = wait_state(&site, id, "succeeded").await;
+        assert_eq!(call["attempts"], 1, "{call:#}");
+    }
+    assert_eq!(target.hooks().len(), 3);
+}
+
+/// A bridge that is unknown, disabled or not paired yet is no refusal.
+async fn missing_bridge_ends_no_delivery(site: Builder) {
+    let target = Target::start().await;
+    let site = site.target("t", &target).start().await;
+    let call = json!({"url": target.url("/hook"), "bridge": "other"});
+    let unknown = hand_over(&site, call).await;
+    wait_state(&site, &unknown, "waiting_for_bridge").await;
+    let name = site.bridge.name().to_owned();
+    let act = |what: &str| Ask::post(format!("/v1/bridges/{name}/{what}")).key(&site.admin);
+    site.relay.internal().send(act("disable")).await.expect_status(200);
+    site.relay.wait_bridge(&site.admin, &name, false, PATIENCE).await;
+    let named = json!({"url": target.url("/hook"), "bridge": name});
+    let disabled = hand_over(&site, named).await;
+    wait_state(&site, &disabled, "waiting_for_bridge").await;
+    let anywhere = hand_over(&site, json!({"url": "http://10.9.8.7/hook"})).await;
+    wait_state(&site, &anywhere, "waiting_for_bridge").await;
+    assert_eq!(target.hooks().len(), 0);
+    site.relay.internal().send(act("enable")).await.expect_status(200);
+    let port = target.port();
+    let setup = BridgeSetup::new("other").extra(&format!(
+        "[[allow]]\nhost = \"127.0.0.1\"\nports = [{port}]\nmethods = [\"*\"]\n"
+    ));
+    let _other = site.add_bridge(setup).await;
+    wait_state(&site, &unknown, "succeeded").await;
+}
+}
+
+/// A database that is slow keeps a bridge's journal unknown for longer. Calls that come meanwhile, or are
+/// due, wait for it, although another bridge of the tenant is up and serves other hosts.
+#[tokio::test]
+async fn reconnecting_bridge_ends_no_delivery() {
+    let database = PostgresDatabase::create();
+    let (server, url) = behind_proxy(&database).await;
+    let target = Target::start().await;
+    let mut site = Installation::builder()
+        .target("t", &target)
+        .relay_extra(&storage(&url))
+        .start()
+        .await;
+    let other = "[[allow]]\nhost = \"other.example\"\nports = [80]\nmethods = [\"*\"]\n";
+    let _other = site
+        .add_bridge(BridgeSetup::new("other").extra(other))
+        .await;
+    server.delay(Duration::from_millis(20));
+    let mut ids = Vec::new();
+    for round in 0..6 {
+        match round % 2 {
+            0 => site.bridge.kill9(),
+            _ => site.bridge.stop(PATIENCE).await,
+        }
+        site.bridge.start();
+        let name = site.bridge.name().to_owned();
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            ids.push(hand_over(&site, json!({"url": target.url("/hook")})).await);
+            let bridges = site.relay.bridges(&site.admin).await;
+            let own = bridges.iter().find(|bridge| bridge["name"] == *name);
+            let sessions = own.and_then(|own| own["sessions"].as_array());
+            if sessions.is_some_and(|all| all.iter().any(|one| one["delivers"] == true)) {
+                break;
+            }
+            assert!(Instant::now() < deadline, "{bridges:?}");
+        }
+    }
+    for id in &ids {
+        wait_state(&site, id, "succeeded").await;
+    }
+    let mut seen: Vec<_> = target
+        .hooks()
+        .iter()
+        .map(|hook| hook.headers["webhook-id"].to_str().unwrap().to_owned())
+        .collect();
+    seen.sort_unstable();
+    ids.sort_unstable();
+    assert_eq!(seen, ids);
+}
+
+/// A proxy in front of a database, and the URL through it.
+async fn behind_proxy(database: &PostgresDatabase) -> (FlakyProxy, String) {
+    let (origin, name) = database.url().rsplit_once('/').unwrap();
+    let (scheme, address) = origin.rsplit_once('@').unwrap();
+    let proxy = FlakyProxy::start(address.parse().unwrap()).await;
+    let url = format!("{scheme}@{}/{name}", proxy.addr());
+    (proxy, url)
+}
+
+/// The database is away while a bridge connects. Afterwards its deliveries go on, without a restart and
+/// without another event.
+#[tokio::test]
+async fn bridge_that_connects_without_a_database_delivers_later() {
+    let database = PostgresDatabase::create();
+    let (server, url) = behind_proxy(&database).await;
+    let target = Target::start().await;
+    let mut site = Installation::builder()
+        .target("t", &target)
+        .relay_extra(&storage(&url))
+        .start()
+        .await;
+    let other = "[[allow]]\nhost = \"other.example\"\nports = [80]\nmethods = [\"*\"]\n";
+    let _other = site
+        .add_bridge(BridgeSetup::new("other").extra(other))
+        .await;
+    for round in 0..2 {
+        stop_bridge(&mut site).await;
+        let waiting = hand_over(&site, json!({"url": target.url("/hook")})).await;
+        wait_state(&site, &waiting, "waiting_for_bridge").await;
+        server.refuse(true).await;
+        server.reset();
+        site.bridge.start();
+        let up = site.bridge.process().wait_log("session up", PATIENCE).await;
+        assert!(!up.is_empty());
+        // Long enough for every try of the relay's to have failed at least once.
+        tokio::time::sleep(Duration::from_secs(3)).await;
+        server.refuse(false).await;
+        wait_state(&site, &waiting, "succeeded").await;
+        let next = hand_over(&site, json!({"url": target.url("/hook")})).await;
+        wait_state(&site, &next, "succeeded").await;
+        assert_eq!(target.hooks().len(), 2 * (round + 1));
+    }
+}
+
+/// Calls of one tenant to names that nothing serves are refused without looking them up, and do not hold
+/// up the calls of another.
+#[tokio::test]
+async fn calls_to_unknown_names_delay_no_other_tenant() {
+    let target = Target::start().await;
+    let site = Installation::builder().target("t", &target).start().await;
+    let mut refused = Vec::new();
+    for number in 0..40 {
+        let url = format!("http://name-{number}.does-not-exist.example/");
+        refused.push(hand_over(&site, json!({"url": url})).await);
+    }
+    let began = Instant::now();
+    let id = hand_over(&site, json!({"url": target.url("/hook")})).await;
+    wait_state(&site, &id, "succeeded").await;
+    for id in &refused {
+        let call = wait_state(&site, id, "refused").await;
+        assert_eq!(call["attempts"], 0);
+    }
+    assert!(began.elapsed() < Duration::from_secs(20));
+}
+
+/// A notice about a bridge that is away does not wait for that bridge, and the tenant's administrator says
+/// where notices go.
+#[tokio::test]
+async fn notice_does_not_wait_for_the_bridge_it_is_about() {
+    let target = Target::start().await;
+    let mut site = Installation::builder()
+        .target("t", &target)
+        .relay_extra("[notices]\nbridge_offline_after = \"1s\"\n")
+        .start()
+        .await;
+    let change = |url: Value, key| {
+        Ask::new(Method::PUT, "/v1/notice-url")
+            .key(key)
+            .json(&json!({"url": url}))
+    };
+    let api = site.relay.internal();
+    api.send(change(json!("ftp://x/"), &site.admin))
+        .await
+        .expect_status(400);
+    api.send(change(json!(target.url("/hook")), &site.caller))
+        .await
+        .expect_status(403);
+    api.send(change(json!(target.url("/hook")), &site.admin))
+        .await
+        .expect_status(200);
+    let url = api
+        .send(Ask::get("/v1/notice-url").key(&site.admin))
+        .await
+        .expect_status(200)
+        .json();
+    assert_eq!(url["url"], target.url("/hook"));
+    // The relay notes every half minute which bridges are there; only one that was can be away.
+    let deadline = Instant::now() + Duration::from_secs(120);
+    while stored_bridges(&site).await[0]["last_seen"].is_null() {
+        assert!(Instant::now() < deadline);
+        tokio::time::sleep(Duration::from_millis(200)).await;
+    }
+    stop_bridge(&mut site).await;
+    let deadline = Instant::now() + Duration::from_secs(120);
+    loop {
+        let ask = Ask::get("/v1/notices?open=true").key(&site.admin);
+        let notices = api.send(ask).await.expect_status(200).json();
+        if notices["notices"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .any(|n| n["kind"] == "bridge_offline")
+        {
+            break;
+        }
+        assert!(Instant::now() < deadline, "{notices:#}");
+        tokio::time::sleep(Duration::from_millis(200)).await;
+    }
+    site.relay
+        .process()
+        .wait_log("only shown in the API", PATIENCE)
+        .await;
+    let ask = Ask::get("/v1/calls").key(&site.admin);
+    let calls = api.send(ask).await.expect_status(200).json();
+    assert_eq!(calls["calls"], json!([]), "{calls:#}");
+}

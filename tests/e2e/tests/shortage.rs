@@ -1,0 +1,89 @@
+//! What the bridge's own machine is short of is never a target's fault, and passes.
+#![cfg(target_os = "linux")]
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+use e2e::World;
+use serde_json::json;
+use std::collections::HashMap;
+use std::time::{Duration, Instant};
+use support::{Ask, Running, process};
+use tokio::net::{TcpListener, TcpStream};
+
+/// What a step may take.
+const PATIENCE: Duration = Duration::from_secs(90);
+
+/// A bridge that may open this many files.
+fn spawn_with_files(world: &World, files: u32) -> Running {
+    let program = process::command("integration-bridge");
+    let mut command = std::process::Command::new("sh");
+    command
+        .arg("-c")
+        .arg(format!(
+            "ulimit -n {files} && exec \"$0\" run --config \"$1\""
+        ))
+        .arg(program.get_program())
+        .arg(world.bridge_config());
+    Running::spawn("bridge with few files", command)
+}
+
+/// A target that takes every connection and answers nothing until it is told to.
+async fn silent() -> (u16, tokio::task::JoinHandle<()>) {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let port = listener.local_addr().unwrap().port();
+    let taking = tokio::spawn(async move {
+        let mut taken: Vec<TcpStream> = Vec::new();
+        while let Ok((stream, _)) = listener.accept().await {
+            taken.push(stream);
+        }
+    });
+    (port, taking)
+}
+
+#[tokio::test]
+async fn bridge_without_descriptors_is_overloaded_and_recovers() {
+    let (port, taking) = silent().await;
+    let toml = format!(
+        "[[allow]]\nhost = \"127.0.0.1\"\nports = [{port}]\nmethods = [\"*\"]\n\
+         [[allow]]\nhost = \"localhost\"\nmethods = [\"*\"]\nports = [{port}]\n"
+    );
+    let mut world = World::start_with(&toml).await;
+    world.kill_bridge().await;
+    let bridge = spawn_with_files(&world, 64);
+    world.wait_online_within(PATIENCE).await;
+    let mut calls = tokio::task::JoinSet::new();
+    for number in 0..120 {
+        let host = ["127.0.0.1", "localhost"][number % 2];
+        let call = json!({
+            "url": format!("http://{host}:{port}/"), "method": "POST", "timeout_ms": 20_000,
+        });
+        let ask = Ask::post("/v1/calls").key(&world.caller).json(&call);
+        let origin = world.api.clone();
+        calls.spawn(async move { origin.send(ask.within(PATIENCE)).await });
+    }
+    let mut codes: HashMap<String, usize> = HashMap::new();
+    while let Some(answer) = calls.join_next().await {
+        let problem = answer.unwrap().json();
+        let code = problem["code"].as_str().unwrap_or_default().to_owned();
+        if code == "overloaded" {
+            assert_eq!(problem["execution"], "not_dispatched", "{problem:#}");
+        }
+        *codes.entry(code).or_default() += 1;
+    }
+    assert!(codes.contains_key("overloaded"), "{codes:?}");
+    let is_own =
+        |code: &String| matches!(code.as_str(), "overloaded" | "target_timeout" | "timeout");
+    assert!(codes.keys().all(is_own), "{codes:?}");
+    taking.abort();
+    // They are free again.
+    let deadline = Instant::now() + PATIENCE;
+    loop {
+        let small = Ask::get(world.endpoint("/small")).key(&world.caller);
+        let answer = world.api.send(small).await;
+        if answer.status == 200 {
+            break;
+        }
+        assert!(Instant::now() < deadline, "{:?}", answer.body);
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+    assert!(bridge.exited().is_none());
+}

@@ -107,7 +107,7 @@ impl Active {
         })
     }
 
-    /// What the relay is told.
+    /// What the bridge reports to the relay.
     pub fn serves(&self) -> Serves {
         self.config.rules.serves(self.config.bridge.advertise_hosts)
     }

@@ -2,7 +2,7 @@
 //!
 //! It is written to the disk before the connection that it names is made. Where the disk takes nothing, the
 //! number in memory does: this process never uses one twice. A process that starts from a number that is too
-//! low is told by the relay (`stale_epoch`) which one it saw last, and goes on from there.
+//! low learns from the relay (`stale_epoch`) which one it saw last, and goes on from there.
 //!
 //! What the relay says is bounded, too: it may raise the number by [`STEP_MAX`] at a time, so that no
 //! answer uses the numbers up. `pair` starts the counters again.

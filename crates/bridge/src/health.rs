@@ -70,7 +70,7 @@ impl Found {
 pub(crate) struct Refused {
     /// In full, for this machine.
     pub(crate) detail: String,
-    /// What the relay is told.
+    /// What the bridge reports to the relay.
     pub(crate) for_relay: String,
 }
 

@@ -9,7 +9,7 @@
 //!                             \--(stop)---> drain, end            (refused: slow, loud)
 //! ```
 //!
-//! It never gives up. What nobody but a person can mend is said at level ERROR, once a minute. A disk that
+//! It never gives up. What only an administrator can repair is logged at level ERROR, once a minute. A disk that
 //! takes nothing does not keep it away: the epoch in memory grows all the same.
 
 use crate::audit::Audit;

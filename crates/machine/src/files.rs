@@ -6,7 +6,7 @@
 //!
 //! A privileged command works in the directory of a service user. That user can put a symbolic link, a hard
 //! link, a pipe or a directory in the place of any file, at any moment. So the directory is opened once,
-//! and everything happens relative to its descriptor: no link is followed, what was opened is looked at by
+//! and everything happens relative to its descriptor: no link is followed, what was opened is inspected by
 //! its descriptor, and what is not a regular file with one link is refused.
 
 use std::fs::File;

@@ -3,7 +3,7 @@
 //! ```text
 //! files     opened relative to their directory, without following links; replaced as a whole
 //! log       lines on their way to standard error or a file, which never hold up their writer
-//! output    what commands print, also into a pipe that nobody reads
+//! output    what commands print, also into a pipe without a reader
 //! shortage  whether an error says that this machine is short of something
 //! ```
 //!

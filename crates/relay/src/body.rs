@@ -107,7 +107,7 @@ impl Body {
         }
     }
 
-    /// Returns how many bytes of a call's document it takes beside the target's body.
+    /// Returns how many bytes a call's document takes in addition to the target's body.
     pub(crate) fn document_bytes(&self) -> u64 {
         match &self.content {
             Content::Call(body) => body.document_bytes(),

@@ -63,7 +63,7 @@ pub fn main() -> ExitCode {
     machine::log::flush();
     match result {
         Ok(()) => ExitCode::SUCCESS,
-        // Whoever read the output has gone (`| head`): that is no news.
+        // The reader of the output is gone (`| head`): that is no error.
         Err(CliError::Output(error)) if error.kind() == ErrorKind::BrokenPipe => ExitCode::FAILURE,
         Err(error) => {
             machine::output::complain(&chain(&error));

@@ -12,7 +12,7 @@
 //! ```
 //!
 //! [`route`](crate::route) decides where a call goes, `state` what follows an attempt, and `settle` writes it
-//! down; `inbox` holds what the engine is told; `sign` makes a signature; `rate` bounds what comes and how
+//! down; `inbox` holds the engine's events; `sign` makes a signature; `rate` bounds what comes and how
 //! fast it goes. What is written goes through [`Batch`]; what is stored of a request is sealed by the
 //! `vault`. An attempt belongs to the installation that took it until that one's journal says how it ended:
 //! the engine asks it again, with the same number, when it comes back.

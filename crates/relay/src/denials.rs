@@ -1,6 +1,6 @@
 //! Requests and tunnels that were denied: a log line, a metric, and rows of the audit record.
 //!
-//! Whoever has no key can cause as many denials as he likes, so their rows are sums: by tenant, key,
+//! A client without a key can cause any number of denials, so their rows are sums: by tenant, key,
 //! address and code, as [`Denials::acts`] is asked for them once a minute. A tenant, and all those
 //! that no known key is named in, have a number of rows that grows back slowly. Sums that find no row
 //! wait, and sums beyond a bound join one that names neither key nor address: no denial is left out of
@@ -17,10 +17,10 @@ use std::net::IpAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-/// Sums of one tenant that are told apart.
+/// Sums of one tenant that are counted separately.
 const SUMS_PER_TENANT_MAX: usize = 32;
 
-/// Sums that are told apart, of all tenants.
+/// Sums that are counted separately, of all tenants.
 const SUMS_MAX: usize = 4096;
 
 /// Rows that a tenant may have at once.

@@ -49,7 +49,7 @@ const RESOLVE_WITHIN: Duration = Duration::from_secs(5);
 const ANSWER_HEADERS_MAX: usize = 100;
 const ANSWER_HEAD_MAX_BYTES: usize = 64 * 1024;
 
-/// How much is read of a response's body that nobody wants, and for how long, so that the target is not
+/// How much is read of a response's body that the caller does not want, and for how long, so that the target is not
 /// cut off while it writes.
 const DISCARDED_MAX_BYTES: usize = 256 * 1024;
 const DISCARD_WITHIN: Duration = Duration::from_secs(10);

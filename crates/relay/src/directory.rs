@@ -8,7 +8,7 @@
 //! Only rows of a newer revision are read. While the database does not answer, the last state
 //! stands, for `directory.stale_max`: then no key and no bridge is valid. Keys expire by time meanwhile.
 //!
-//! Before a caller or a bridge is told that it is not known, the database is asked ([`Directory::look_for`]).
+//! Before a caller or a bridge is refused as unknown, the database is asked ([`Directory::look_for`]).
 
 mod looks;
 mod state;

@@ -6,7 +6,7 @@
 //! listener -> service -> auth, directory -> ingress (calls, endpoints) -> exchange -> router -> registry -> tunnel
 //! ```
 //!
-//! Beside it: `serving` (active or standby), `idempotency`, `gate` (who waits for his turn), `pairing` and `api` (the rest of the API), `storage` (what survives a restart),
+//! Next to it: `serving` (active or standby), `idempotency`, `gate` (budgets of connections), `pairing` and `api` (the rest of the API), `storage` (what survives a restart),
 //! `config`, `metrics`, `telemetry`, `problem` (every error that a caller sees), `cli`. [`Relay::start`] runs
 //! the whole inside another program.
 

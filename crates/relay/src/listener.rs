@@ -58,7 +58,7 @@ const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
 const TURN_WITHIN: Duration = Duration::from_secs(10);
 
 /// How long a connection has its turn. A client that takes longer goes on without: the turn is for the
-/// relay's own work, and a silent client keeps it from nobody.
+/// relay's own work, and a silent client keeps it from no other client.
 const TURN_FOR: Duration = Duration::from_millis(100);
 
 /// How long accepting pauses when the process has no more file descriptors.

@@ -31,7 +31,7 @@ use std::time::{Duration, Instant};
 /// How often causes are looked for.
 const ROUND_EVERY: Duration = Duration::from_secs(30);
 
-/// How long after something that cannot wait: what comes together is looked at once.
+/// How long after something that cannot wait: what comes together is handled once.
 const ROUND_AFTER: Duration = Duration::from_secs(1);
 
 /// How often it is looked whether deliveries are paused.

@@ -233,7 +233,7 @@ impl Serving {
         Ok(())
     }
 
-    /// What a caller is told that came to a process which stands by.
+    /// The response to a caller that reached a process which stands by.
     pub fn standing_by(&self) -> Failure {
         Failure::not_sent(Code::Standby, self.why())
     }

@@ -131,7 +131,7 @@ fn note_denial(state: &State, hello: &Hello, code: RefusedCode, peer: IpAddr) {
     state.denied(Denied::Tunnel, name(code), who.unwrap_or_default(), peer);
 }
 
-/// Whose tunnel it is. A bridge is told that it may not come only after the database was asked: it may
+/// Whose tunnel it is. A bridge is refused only after the database was asked: it may
 /// have been paired, enabled or exempted a moment ago, and would stay away for a minute.
 async fn judge_by_database<IO: Io>(
     state: &State,

@@ -34,7 +34,7 @@ async fn until_delivered(world: &World, ids: &[String]) {
     }
 }
 
-/// What needs no disk is answered: a request to an endpoint, and a call that somebody waits for.
+/// What needs no disk is answered: a request to an endpoint, and a call whose caller waits.
 async fn goes_on(world: &World) {
     let small = Ask::get(world.endpoint("/small")).key(&world.caller);
     world.api.send(small).await.expect_status(200);

@@ -45,7 +45,7 @@ fn trap(kind: &str, at: &Path, theirs: &Path) {
     }
 }
 
-/// A file of root's that nobody else may see.
+/// A file of root's that no other account may read.
 struct Theirs(PathBuf);
 
 impl Theirs {

@@ -19,7 +19,7 @@ const PATIENCE: Duration = Duration::from_secs(90);
 enum Reader {
     /// A pipe whose reader has gone.
     Gone,
-    /// A pipe that nobody reads, although somebody could.
+    /// A pipe whose reader does not read.
     Stuck,
     /// A disk without room.
     Full,

@@ -199,7 +199,7 @@ async fn status_claims_no_endpoint_of_another_bridge() {
     let text = std::fs::read_to_string(&file).unwrap();
     let more = endpoint("t", &other) + &endpoint("new", &other);
     std::fs::write(&file, format!("{text}\n{more}")).unwrap();
-    // The endpoint that nobody had is its own at once.
+    // The endpoint without an owner is its own at once.
     eventually("route to the new endpoint", PATIENCE, || async {
         let ask = Ask::get("/v1/endpoints/new/small").key(&world.caller);
         (world.api.send(ask).await.status == 200).then_some(())

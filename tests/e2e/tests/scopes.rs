@@ -43,7 +43,7 @@ fn rows(world: &World, call: &str) -> Vec<Row> {
             "",
         ),
         row("deleteTenant", Method::DELETE, "/v1/tenants/acme", None, ""),
-        // Their lists have what they may see, which is looked at apart.
+        // Their lists have what they may see, which another test checks.
         row("listKeys", Method::GET, "/v1/keys", None, "hebc"),
         row(
             "createKey",

@@ -26,7 +26,7 @@ fn spawn_with_files(world: &World, files: u32) -> Running {
     Running::spawn("bridge with few files", command)
 }
 
-/// A target that takes every connection and answers nothing until it is told to.
+/// A target that takes every connection and answers nothing until the test says so.
 async fn silent() -> (u16, tokio::task::JoinHandle<()>) {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let port = listener.local_addr().unwrap().port();

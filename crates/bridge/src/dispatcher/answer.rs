@@ -82,7 +82,7 @@ pub(super) async fn pass_on(
     Ok(())
 }
 
-/// Bytes of a body that are looked at, and how long they are waited for.
+/// Bytes of a body that are inspected, and how long the bridge waits for them.
 const PEEK_MAX_BYTES: usize = 16 * 1024;
 const PEEK_WITHIN: Duration = Duration::from_secs(5);
 

@@ -48,7 +48,7 @@ const ENTRY_BYTES: u64 = 128;
 /// Acknowledged entries that are dropped in one commit.
 const DROPPED_AT_ONCE: usize = 128;
 
-/// Entries that are looked at for that. Each commit goes on where the one before ended.
+/// Entries that are inspected for that. Each commit goes on where the one before ended.
 const LOOKED_AT: usize = 256;
 
 /// The pause before a database that failed is opened again: at first, and at most.
@@ -261,7 +261,7 @@ struct Trouble {
 }
 
 impl Store {
-    /// Opens or makes it. What was begun and has no outcome gets one that nobody can be sure of. Where the
+    /// Opens or makes it. What was begun and has no outcome gets one that no side can be sure of. Where the
     /// disk fails for a while, the journal is opened later: until then nothing is begun.
     pub(super) fn open(dir: &PrivateDir, name: &str, bounds: Bounds) -> Result<Self, OpenError> {
         let mut store = Self {
@@ -343,7 +343,7 @@ impl Store {
         }
     }
 
-    /// Keeps a journal that cannot be read for whoever wants to look at it.
+    /// Keeps a journal that cannot be read, for an administrator to inspect.
     fn set_aside(&self, why: &str) -> io::Result<()> {
         let stem = self.name.trim_end_matches(".redb");
         let aside = format!("{stem}.unreadable-{}", now());
@@ -358,7 +358,7 @@ impl Store {
         Ok(())
     }
 
-    /// Counts what is there, and ends what has no end: after a crash nobody can be sure of it; after an
+    /// Counts what is there, and ends what has no end: after a crash no side can be sure of it; after an
     /// error of this process nothing has left, and the entry goes.
     fn settle(&mut self, database: &Database) -> Result<(), Fault> {
         let write = begin_write(database)?;
@@ -773,7 +773,7 @@ fn look(
 pub(super) mod tests {
     use super::*;
 
-    /// Makes all entries of a journal that nobody has open look as old as this.
+    /// Makes all entries of a journal that no process has open look as old as this.
     pub(crate) fn set_times(dir: &PrivateDir, name: &str, at: u64) {
         let database = database(dir.open_existing(name).unwrap()).unwrap();
         let write = begin_write(&database).unwrap();

@@ -323,7 +323,7 @@ async fn reach(approved: &Approved, proxy: &Proxy) -> Result<TcpStream, NotReach
     }
 }
 
-/// What this machine is short of, as the relay is told: nothing was dispatched, and it may come again.
+/// What this machine is short of, as it is reported to the relay: nothing was dispatched, and it may come again.
 fn overloaded(detail: impl std::fmt::Display) -> Failure {
     let detail = format!("this bridge's machine is short of resources: {detail}");
     Failure::not_dispatched(Code::Overloaded, detail)

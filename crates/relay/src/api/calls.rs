@@ -22,7 +22,7 @@ const AT_ONCE: u32 = 1000;
 /// The same, for a narrowed key: its calls are changed one by one.
 const NARROWED_AT_ONCE: usize = 200;
 
-/// Calls that are looked at in one statement, to find those that a narrowed key sees.
+/// Calls that are read in one statement, to find those that a narrowed key sees.
 const SCANNED_AT_ONCE: u32 = 1000;
 
 /// A stored call. Its URL, header fields and body are not shown.

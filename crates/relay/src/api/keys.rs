@@ -256,7 +256,7 @@ async fn visible(
     }
 }
 
-/// A key that this key may manage, of the tenant whose keys are looked at.
+/// A key that this key may manage, of the tenant whose keys are listed.
 async fn managed(cx: &Context<'_>, tenant: &str) -> Result<ApiKey, Problem> {
     let client_id = cx.path("client_id");
     let found = cx.state.directory.storage().key(tenant, client_id).await;

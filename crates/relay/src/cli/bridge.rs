@@ -7,7 +7,7 @@ use crate::storage::notices::Notice;
 use crate::storage::{Bridge, Storage};
 use serde_json::{Value, json};
 
-/// Open notices that are looked at for what is wrong with bridges.
+/// Open notices that are read for what is wrong with bridges.
 const ALARMS_MAX: u32 = 10_000;
 
 const CLONED: &str = "bridge_cloned";

@@ -52,18 +52,18 @@ const COMPARE_EVERY: Duration = Duration::from_secs(5);
 
 /// Outcomes that are handled in one slice.
 const RESULTS_AT_ONCE: usize = 64;
-/// Tenants whose routes are looked at in one slice.
+/// Tenants whose routes are decided in one slice.
 const ROUTES_AT_ONCE: usize = 16;
 /// New tunnels of one tenant whose journals are compared in one slice.
 const TUNNELS_AT_ONCE: usize = 16;
 /// Calls of one tenant whose class is decided again in one slice; each is up to a mebibyte.
 const CLASSIFIED_AT_ONCE: u32 = 16;
-/// Installations whose open attempts are looked at in one slice.
+/// Installations whose open attempts are read in one slice.
 const INSTALLATIONS_AT_ONCE: usize = 32;
-/// Tenants whose due calls are looked at in one slice.
+/// Tenants whose due calls are begun in one slice.
 const TENANTS_AT_ONCE: usize = 64;
 
-/// Calls of one tenant that are looked at in one go, before others have theirs.
+/// Calls of one tenant that are read at once, before other tenants have their turn.
 const PAGE: u32 = 128;
 
 /// Calls that are moved to or from waiting in one transaction.
@@ -75,10 +75,10 @@ const FORGOTTEN_AT_ONCE: u32 = 500;
 /// After a failure of the database.
 const AGAIN_AFTER_FAILURE: Duration = Duration::from_secs(1);
 
-/// When a tenant's due calls are looked at again that found no room.
+/// When a tenant's due calls that found no room are read again.
 const FULL_AGAIN_MS: i64 = 200;
 
-/// When a tenant is looked at again whose rows made an error.
+/// When the rows of a tenant that caused an error are read again.
 const ERROR_AGAIN_MS: i64 = 5_000;
 
 /// Why a slice of work was not done.
@@ -163,7 +163,7 @@ struct Engine {
     deliveries: Arc<Deliveries>,
     /// When each tenant's next pending call is due, in milliseconds since 1970.
     due: HashMap<Arc<str>, i64>,
-    /// Tenants whose routes are to be looked at.
+    /// Tenants whose routes are to be decided.
     routes: Turns,
     /// Where open attempts are, as it was read last.
     in_flight: VecDeque<(Arc<str>, Via)>,
@@ -516,7 +516,7 @@ impl Engine {
             match reconcile::installation(&self.state, &tenant, &via, self.notes).await {
                 Ok(()) => {}
                 Err(error) if error.is_local() => {
-                    tracing::error!(%error, %tenant, "open attempts cannot be looked at");
+                    tracing::error!(%error, %tenant, "open attempts cannot be read");
                 }
                 // The next comparison finds it again.
                 Err(error) => return Err(error),
@@ -639,7 +639,7 @@ impl Engine {
             route::Way::Direct => Way::Direct,
             // By the patterns of now it may have a route.
             route::Way::Later(_) | route::Way::Refused(_) if !is_classified => return Begun::Stale,
-            // The route is looked at again when the tenant's tunnels or patterns change.
+            // The route is decided again when the tenant's tunnels or patterns change.
             route::Way::Later(_) => {
                 return Begun::Moved(Box::new(Write::Park {
                     id: call.id.clone(),

@@ -1,4 +1,4 @@
-//! What the engine is told, and has not handled yet. Nothing in here is lost when handling it fails: it
+//! Events for the engine that it has not handled yet. Nothing in here is lost when handling it fails: it
 //! stays until it was handled.
 //!
 //! Tenants are sets, so they are bounded by the number of tenants. Outcomes are bounded for each tenant:

@@ -107,7 +107,7 @@ fn ask_again(state: &Arc<State>, call: StoredCall, entry: &Arc<Entry>, via: &Via
     }
 }
 
-/// Nobody can say what became of these attempts.
+/// No side knows what became of these attempts.
 async fn nobody_knows(
     state: &Arc<State>,
     calls: Vec<StoredCall>,

@@ -11,7 +11,7 @@ const BURST: u32 = 10;
 /// After so long it may cause one more.
 const REFILL_EVERY: Duration = Duration::from_secs(1);
 
-/// Addresses that are told apart. Beyond, a new one causes none.
+/// Addresses that are counted separately. Beyond, a new one causes none.
 const ADDRESSES_MAX: usize = 10_000;
 
 #[derive(Debug, Clone, Copy)]

@@ -136,7 +136,7 @@ type Claims = HashMap<Box<str>, Vec<BridgeId>>;
 pub enum Standing {
     /// The name is its own.
     Own,
-    /// The name is nobody's: the first bridge that declares it may have it.
+    /// The name has no owner: the first bridge that declares it may have it.
     Free,
     /// The name belongs to these other bridges.
     Taken(Vec<Arc<str>>),

@@ -363,7 +363,7 @@ impl Reservation {
         match refusal {
             None => Ok(()),
             Some(refusal) => {
-                // Nobody is woken: the attempts of those that wait would wake each other for ever.
+                // No waiter is woken: the attempts of those that wait would wake each other for ever.
                 self.uncount(more);
                 Err(refusal)
             }

@@ -193,7 +193,7 @@ impl Exchanges {
         self.take(principal, Kind::Operation, &room)
     }
 
-    /// Returns a place for an attempt of a delivery: it holds memory in the tenant's share, beside the keys'.
+    /// Returns a place for an attempt of a delivery: it holds memory in the tenant's share, in addition to the keys'.
     pub fn begin_delivery(self: &Arc<Self>, tenant: &Arc<str>, tenant_name: &str) -> Place {
         // A tenant's id is no client id: its deliveries are a member of their own.
         let key = tenant.clone();
@@ -303,7 +303,7 @@ struct Limits {
 }
 
 /// The place of a request that runs, and of its response until it is written; given back when its last
-/// clone is dropped, and the exchange taken back with it.
+/// clone is dropped, and the exchange cancelled with it.
 #[derive(Debug, Clone)]
 pub struct Place(Arc<Inner>);
 

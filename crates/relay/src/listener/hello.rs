@@ -20,7 +20,7 @@ const LOOK_BYTES: usize = 4096;
 const LOOK_AGAIN_MIN: Duration = Duration::from_millis(10);
 const LOOK_AGAIN_MAX: Duration = Duration::from_millis(500);
 
-/// Waits until a client's ClientHello is complete, or as long as is looked at. Returns whether it
+/// Waits until a client's ClientHello is complete, or as long as the relay inspects. Returns whether it
 /// offers HTTP/2.
 ///
 /// # Errors
@@ -46,7 +46,7 @@ fn poll_look(stream: &TcpStream, cx: &mut Context<'_>) -> Poll<io::Result<Option
     let mut seen = ReadBuf::new(&mut bytes);
     Poll::Ready(match ready!(stream.poll_peek(cx, &mut seen))? {
         0 => Err(io::ErrorKind::UnexpectedEof.into()),
-        // As much as is looked at.
+        // As much as the relay inspects.
         LOOK_BYTES => Ok(Some(offer(seen.filled()).unwrap_or(false))),
         _ => Ok(offer(seen.filled())),
     })

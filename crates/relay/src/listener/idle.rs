@@ -20,7 +20,7 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 use tokio::time::{Instant, Sleep};
 
-/// A limit is looked at so many times while it runs: a response is ended at the latest one such part after
+/// A limit is checked so many times while it runs: a response is ended at the latest one such part after
 /// its limit.
 const ROUNDS: u32 = 8;
 

@@ -2,9 +2,9 @@
 //! same time, also on different nodes.
 //!
 //! ```text
-//! nobody has the name            -> the first bridge that declares it has it
+//! no bridge has the name         -> the first bridge that declares it has it
 //! a bridge has it                -> only that one, until an administrator says otherwise
-//! its bridges are all revoked    -> nobody has it
+//! its bridges are all revoked    -> no bridge has it
 //! ```
 //!
 //! Every change takes the lock of the revision (`Storage::change`) before it looks, so two of them

@@ -150,7 +150,7 @@ async fn window_that_opens_byte_by_byte_ends_its_stream_alone() {
     let is_whole = |seen: &Seen| seen.stream(slow).is_some_and(|stream| stream.is_ended);
     assert!(caller.wait(ENDED_WITHIN, is_whole).await);
     let seen = caller.seen().stream(slow).map(|stream| stream.body.len());
-    assert_eq!(seen, Some(16), "the stream beside them was harmed");
+    assert_eq!(seen, Some(16), "the other stream was harmed");
     nothing_is_held(&ground).await;
 }
 

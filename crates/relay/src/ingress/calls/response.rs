@@ -65,7 +65,7 @@ impl CallBody {
         self.left_bytes
     }
 
-    /// Returns how many bytes of memory it takes beside the target's body.
+    /// Returns how many bytes of memory it takes in addition to the target's body.
     pub(crate) fn document_bytes(&self) -> u64 {
         (self.before.len() + self.after.len()) as u64
     }

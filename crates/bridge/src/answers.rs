@@ -99,7 +99,7 @@ pub(crate) fn status(shared: &Shared) -> Status {
         exchanges_running: shared.dispatcher.running() as u64,
         exchanges_answered: board.answered_count(),
         exchanges_failed: board.failures(),
-        memory_bytes: memory::resident(),
+        memory_bytes: malloc_trim::resident(),
         config_file: config.path.display().to_string(),
         config_taken: shared.config_taken.load(Ordering::Relaxed),
         config_refused: shared.health.config_refused(),

@@ -106,7 +106,7 @@ impl Audit {
     pub(crate) fn open(path: &Path, keep: Keep, key: Key) -> io::Result<Arc<Self>> {
         let lines = match Lines::open(path, keep.clone()) {
             Ok(lines) => Some(lines),
-            Err(error) if machine::shortage::is_disk_trouble(&error) => {
+            Err(error) if runtime::shortage::is_disk_trouble(&error) => {
                 tracing::error!(%error, file = %path.display(), "the audit file cannot be written");
                 None
             }

@@ -128,10 +128,10 @@ pub fn main() -> ExitCode {
         Command::SupportBundle(args) => support_bundle::run(&args),
         Command::Audit(command) => audit::run(&command),
     };
-    machine::log::flush();
+    runtime::log::flush();
     match outcome {
         // A command whose output was lost has failed.
-        Ok(DONE) if machine::output::is_lost() => ExitCode::from(FAILED),
+        Ok(DONE) if runtime::output::is_lost() => ExitCode::from(FAILED),
         Ok(code) => ExitCode::from(code),
         Err(error) => {
             complain(&chain(error.as_ref()));
@@ -142,12 +142,12 @@ pub fn main() -> ExitCode {
 
 /// Prints a line of a command's answer.
 fn say(line: &str) {
-    machine::output::print(&format!("{line}\n"));
+    runtime::output::print(&format!("{line}\n"));
 }
 
 /// Says what went wrong.
 fn complain(line: &str) {
-    machine::output::complain(line);
+    runtime::output::complain(line);
 }
 
 /// A runtime for the commands that are done soon.

@@ -1,6 +1,6 @@
 //! The data directory: private, locked by its process, written whole or not at all.
 
-use machine::files::{Content, Dir, Owner};
+use runtime::files::{Content, Dir, Owner};
 use std::fs::{self, File, TryLockError};
 use std::io::{self, Read as _};
 use std::path::{Path, PathBuf};

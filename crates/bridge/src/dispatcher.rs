@@ -242,11 +242,11 @@ impl Dispatcher {
                 continue;
             }
             let is_above = |used: &u64| max.is_some_and(|max| *used > max.bytes());
-            let mut used = memory::resident().filter(is_above);
+            let mut used = malloc_trim::resident().filter(is_above);
             if used.is_some() {
                 // What a burst left behind in the allocator is not in use.
-                let _ = tokio::task::spawn_blocking(memory::give_back).await;
-                used = memory::resident().filter(is_above);
+                let _ = tokio::task::spawn_blocking(malloc_trim::give_back).await;
+                used = malloc_trim::resident().filter(is_above);
             }
             let is_full = used.is_some();
             if is_full && !self.is_full.swap(is_full, Ordering::Relaxed) {

@@ -5,13 +5,13 @@
 //! `BRIDGE_LOG` sets filters by module, for looking into a problem; `integration-bridge log-level` does so
 //! while it runs. Under systemd, standard error is the journal.
 //!
-//! Lines pass through a bounded queue (`machine::log`): a log that cannot be written costs lines, and neither
+//! Lines pass through a bounded queue (`runtime::log`): a log that cannot be written costs lines, and neither
 //! a request nor the bridge.
 
 mod rotated;
 
 use crate::config::{LogFormat, LogLevel, LogSection};
-use machine::log::StandardError;
+use runtime::log::StandardError;
 use rotated::Rotated;
 use std::io::IsTerminal as _;
 use std::sync::OnceLock;
@@ -39,14 +39,14 @@ pub fn start(section: &LogSection) {
     let mut not_opened = None;
     let (lines, is_terminal) = match &section.file {
         None => (
-            machine::log::start(StandardError),
+            runtime::log::start(StandardError),
             std::io::stderr().is_terminal(),
         ),
         Some(file) => {
             let (path, files) = (file.get(), section.files.get());
             let (rotated, opened) = Rotated::open(path, section.file_max.bytes(), files);
             not_opened = opened.err();
-            (machine::log::start(rotated), false)
+            (runtime::log::start(rotated), false)
         }
     };
     let layer = tracing_subscriber::fmt::layer()

@@ -608,7 +608,7 @@ enum Ending {
 
 /// Whether a file cannot be used for a while only.
 fn is_passing(error: &DataDirError) -> bool {
-    machine::shortage::io_error(error).is_some_and(machine::shortage::is_disk_trouble)
+    runtime::shortage::io_error(error).is_some_and(runtime::shortage::is_disk_trouble)
 }
 
 /// What a person can do about a relay that does not take this bridge.

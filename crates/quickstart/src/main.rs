@@ -31,7 +31,7 @@ const FAREWELL: Duration = Duration::from_secs(5);
 async fn main() -> ExitCode {
     let args = Args::parse();
     // Only what is worth a look: the words below tell the rest.
-    let lines = machine::log::start(machine::log::StandardError);
+    let lines = runtime::log::start(runtime::log::StandardError);
     let started = tracing_subscriber::fmt()
         .with_env_filter(
             tracing_subscriber::EnvFilter::try_from_default_env()
@@ -44,11 +44,11 @@ async fn main() -> ExitCode {
     // Nothing else logs in this process.
     drop(started);
     let result = run(&args).await;
-    machine::log::flush();
+    runtime::log::flush();
     match result {
         Ok(code) => code,
         Err(failure) => {
-            machine::output::complain(&format!("quickstart: {failure}"));
+            runtime::output::complain(&format!("quickstart: {failure}"));
             ExitCode::FAILURE
         }
     }

@@ -60,13 +60,13 @@ pub fn main() -> ExitCode {
         Args::command().error(kind, mistake).exit();
     }
     let result = run(args);
-    machine::log::flush();
+    runtime::log::flush();
     match result {
         Ok(()) => ExitCode::SUCCESS,
         // The reader of the output is gone (`| head`): that is no error.
         Err(CliError::Output(error)) if error.kind() == ErrorKind::BrokenPipe => ExitCode::FAILURE,
         Err(error) => {
-            machine::output::complain(&chain(&error));
+            runtime::output::complain(&chain(&error));
             ExitCode::FAILURE
         }
     }

@@ -22,7 +22,7 @@ use http::{Method, Request, StatusCode, Uri};
 use http_body_util::{BodyExt as _, Full, Limited};
 use hyper::client::conn::http1;
 use hyper_util::rt::TokioIo;
-use machine::shortage::is_connect_shortage;
+use runtime::shortage::is_connect_shortage;
 use policy::{Approved, Host, Policy, Scheme, Target};
 use protocol::{Code, Execution, Failure};
 use rustls::ClientConfig;

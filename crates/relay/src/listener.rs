@@ -227,7 +227,7 @@ fn not_accepted(state: &State, error: &io::Error) -> Duration {
         // The next connection may be better.
         return Duration::ZERO;
     }
-    let evicted = match machine::shortage::is_shortage(error) {
+    let evicted = match runtime::shortage::is_shortage(error) {
         true => state.connections.evict(EVICTED_AT_ONCE),
         false => 0,
     };

@@ -476,7 +476,7 @@ impl Metrics {
         self.endpoints_refused_now
             .set(counted(now.endpoints_refused));
         self.body_memory.set(whole(now.body_memory));
-        if let Some(bytes) = memory::resident() {
+        if let Some(bytes) = malloc_trim::resident() {
             self.resident.set(whole(bytes));
         }
         let registry = self

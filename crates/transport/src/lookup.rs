@@ -10,7 +10,7 @@
 //! owner in a group, may have as many lookups as it leaves for others (a dynamic threshold), so that slow
 //! names keep only their own owner waiting. Threads grow to the bound of the pool and not beyond.
 
-use machine::shortage::is_shortage;
+use runtime::shortage::is_shortage;
 use std::collections::HashMap;
 use std::io;
 use std::net::{IpAddr, SocketAddr, ToSocketAddrs as _};

@@ -52,7 +52,7 @@ pub fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, TlsSetu
     let found = CertificateDer::pem_file_iter(path)
         .and_then(Iterator::collect::<Result<Vec<_>, _>>)
         .map_err(|error| match error {
-            pem::Error::Io(error) if machine::shortage::is_shortage(&error) => {
+            pem::Error::Io(error) if runtime::shortage::is_shortage(&error) => {
                 TlsSetupError::Shortage(error)
             }
             error => failed(format!("no PEM certificates could be read: {error}")),
@@ -70,7 +70,7 @@ pub fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, TlsSetu
 pub fn roots(extra_ca_files: &[PathBuf]) -> Result<RootCertStore, TlsSetupError> {
     let mut store = RootCertStore::empty();
     let mut system = rustls_native_certs::load_native_certs();
-    let shortage = |error: &rustls_native_certs::Error| machine::shortage::is_in(error);
+    let shortage = |error: &rustls_native_certs::Error| runtime::shortage::is_in(error);
     if let Some(at) = system.errors.iter().position(shortage) {
         let error = system.errors.swap_remove(at);
         return Err(TlsSetupError::Shortage(match error.kind {

@@ -1,7 +1,7 @@
 //! The lines on the disk: chained, rotated, and taken up again after a crash.
 
 use super::{HeadFile, Keep, head_path, hex, unhex};
-use machine::files::{Dir, Owner};
+use runtime::files::{Dir, Owner};
 use ring::digest::{SHA256, digest};
 use serde_json::{Value, json};
 use std::fs::{self, File};

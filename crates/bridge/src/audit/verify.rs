@@ -114,7 +114,7 @@ fn head(path: &Path, public_key: &[u8]) -> Result<Option<HeadFile>, Broken> {
     let path = head_path(path);
     // By descriptor, without following a link: root verifies what the bridge's own user wrote.
     let mut text = Vec::new();
-    machine::files::open(&path)
+    runtime::files::open(&path)
         .and_then(|file| file.take(LINE_MAX_BYTES as u64).read_to_end(&mut text))
         .map_err(|source| Broken::Io {
             path: path.clone(),
@@ -154,7 +154,7 @@ fn read(path: &Path, chain: &mut Chain, wanted: &[Known]) -> Result<(), Broken> 
         path: path.to_owned(),
         source,
     };
-    let file = machine::files::open(path).map_err(failed)?;
+    let file = runtime::files::open(path).map_err(failed)?;
     for (number, line) in BufReader::new(file).split(b'\n').enumerate() {
         let line = line.map_err(failed)?;
         let broken = |what: String| Broken::Line {

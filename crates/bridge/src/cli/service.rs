@@ -82,7 +82,7 @@ fn install(args: &InstallArgs) -> Outcome {
     let data_dir = config.bridge.data_dir.get();
     let text = unit(&program, &config_file, data_dir, &args.user)?;
     let file = args.place.unit_dir.join(format!("{NAME}.service"));
-    machine::files::replace(&file, text.as_bytes(), 0o644).map_err(|error| {
+    runtime::files::replace(&file, text.as_bytes(), 0o644).map_err(|error| {
         format!(
             "{} cannot be written: {error}; are you root?",
             file.display()

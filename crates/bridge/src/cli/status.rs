@@ -49,7 +49,7 @@ pub(super) fn status(args: &StatusArgs) -> Outcome {
             }
             say(status.to_string().trim_end());
         }
-        if machine::output::is_lost() {
+        if runtime::output::is_lost() {
             return Ok(FAILED);
         }
         if !args.watch {

@@ -216,7 +216,7 @@ fn listing(dir: &Path) -> String {
 
 fn end_of(path: &Path) -> io::Result<String> {
     // The bridge's own user could have put a link to a file of root there.
-    let mut file = machine::files::open(path)?;
+    let mut file = runtime::files::open(path)?;
     let bytes = file.metadata()?.len();
     file.seek(SeekFrom::Start(bytes.saturating_sub(LOG_MAX_BYTES)))?;
     let mut text = Vec::new();

@@ -14,7 +14,7 @@
 
 use super::{Answer, Ask, JournalError, Known, Outcome};
 use crate::data_dir::PrivateDir;
-use machine::shortage;
+use runtime::shortage;
 use protocol::frame::{CallAttempt, DeliveryResult, JournalMark};
 use protocol::{Code, Execution};
 use redb::backends::FileBackend;

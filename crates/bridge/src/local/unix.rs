@@ -48,7 +48,7 @@ impl Place {
 /// another user, who could put a link to another program's socket there.
 #[cfg(target_os = "linux")]
 fn socket(data_dir: &Path) -> io::Result<(PathBuf, Option<rustix::fd::OwnedFd>)> {
-    let dir = machine::files::Dir::open(data_dir)?;
+    let dir = runtime::files::Dir::open(data_dir)?;
     let socket = dir.open_socket(SOCKET)?;
     let path = PathBuf::from(format!("/proc/self/fd/{}", socket.as_raw_fd()));
     Ok((path, Some(socket)))

@@ -3,7 +3,7 @@
 //! Whatever happens to the file is passing: one that is gone, was replaced, or had an error is opened again,
 //! and what it does not take goes to standard error meanwhile.
 
-use machine::log::{Sink, StandardError};
+use runtime::log::{Sink, StandardError};
 use std::fs::{self, File, Metadata};
 use std::io::{self, Write as _};
 use std::path::{Path, PathBuf};
@@ -32,7 +32,7 @@ fn open(path: &Path) -> io::Result<Open> {
     if let Some(dir) = path.parent() {
         fs::create_dir_all(dir)?;
     }
-    let file = machine::files::open_append(path, 0o640)?;
+    let file = runtime::files::open_append(path, 0o640)?;
     let bytes = file.metadata()?.len();
     Ok(Open { file, bytes })
 }

@@ -16,7 +16,7 @@ use hyper::client::conn::TrySendError;
 use hyper::client::conn::http1;
 use hyper::client::conn::http2::SendRequest as SendRequest2;
 use hyper_util::rt::TokioIo;
-use machine::shortage;
+use runtime::shortage;
 use policy::Approved;
 use protocol::{Code, Failure};
 use rustls::pki_types::ServerName;

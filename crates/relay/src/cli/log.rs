@@ -1,7 +1,7 @@
 //! Log lines, to standard error, which may be stuck or gone: that costs lines and nothing else.
 
 use crate::config::{Log, LogFormat, LogLevel};
-use machine::log::StandardError;
+use runtime::log::StandardError;
 use std::io::IsTerminal as _;
 use tracing_subscriber::EnvFilter;
 
@@ -16,7 +16,7 @@ pub(super) fn start(log: &Log) {
             "warn,integration_relay={level},transport={level},protocol={level}"
         )),
     };
-    let queue = machine::log::start(StandardError);
+    let queue = runtime::log::start(StandardError);
     let lines = tracing_subscriber::fmt()
         .with_env_filter(filter)
         .log_internal_errors(false)

@@ -170,7 +170,7 @@ pub(crate) fn civil(day: i64) -> (i32, u8, u8) {
 
 /// Replaces the file as a whole, and follows no link in its place.
 fn write(path: &Path, text: &str, mode: u32) -> Result<(), SelfSignedError> {
-    let replaced = machine::files::replace(path, text.as_bytes(), mode);
+    let replaced = runtime::files::replace(path, text.as_bytes(), mode);
     replaced.map_err(|error| file(path, error))
 }
 

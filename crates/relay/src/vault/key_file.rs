@@ -4,7 +4,7 @@ use super::{KEY_BYTES, SealingKey};
 use crate::storage::{NoRandom, random};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
-use machine::files::{Dir, Owner};
+use runtime::files::{Dir, Owner};
 use std::fs::File;
 use std::io::{self, Read as _, Write as _};
 use std::path::{Path, PathBuf};

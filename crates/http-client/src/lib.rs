@@ -1,0 +1,1 @@
+//! The HTTP client to targets. It connects only to what the policy approved.

@@ -329,7 +329,7 @@ pub(crate) fn head_path(file: &Path) -> PathBuf {
 }
 
 pub(crate) fn hex(bytes: &[u8]) -> String {
-    crate::slot::hex(bytes)
+    crate::connection::hex(bytes)
 }
 
 pub(crate) fn unhex(text: &str) -> Option<Vec<u8>> {

@@ -1,9 +1,9 @@
 //! A running bridge: its connections, its dispatcher, and how it stops.
 
-use crate::answers;
 use crate::audit::Audit;
-use crate::board::{Board, now_s};
 use crate::config::Config;
+use crate::connection::{DRAIN_WITHIN, Shared, Slot, Stage, watch_clock, watch_health};
+use crate::control::handler;
 use crate::credentials::{StoreError, alm};
 use crate::data_dir::{DataDir, DataDirError};
 use crate::deliveries::{self, Deliveries};
@@ -14,7 +14,7 @@ use crate::journal::{Journal, OpenError as JournalError};
 use crate::pairing::{PairError, dialer};
 use crate::reload;
 pub use crate::reload::ReloadError;
-use crate::slot::{DRAIN_WITHIN, Shared, Slot, Stage, watch_clock, watch_health};
+use crate::stats::{RuntimeStats, now_s};
 use protocol::session::{Budget, EndReason};
 use serde_json::json;
 use std::path::{Path, PathBuf};
@@ -115,7 +115,7 @@ impl Bridge {
         let windows = config.limits.windows();
         let budget = Budget::new(config.limits.window_budget.bytes());
         let active = Active::new(config, own_addresses(), credentials)?;
-        let board = Arc::new(Board::default());
+        let board = Arc::new(RuntimeStats::default());
         let audit = open_audit(&active.config, &identity)?;
         if let Some(audit) = &audit {
             audit.add(json!({"event": "start", "software": crate::identity::software()}));
@@ -154,7 +154,7 @@ impl Bridge {
         tasks.spawn(reload::watch_files(shared.clone()));
         let dispatcher = shared.dispatcher.clone();
         tasks.spawn(async move { dispatcher.watch_memory().await });
-        answers::listen(&shared, &mut tasks);
+        handler::listen(&shared, &mut tasks);
         if let Some(address) = metrics {
             crate::metrics::listen(&shared, address, &mut tasks)
                 .map_err(|source| StartError::Metrics { address, source })?;

@@ -13,7 +13,7 @@ mod status;
 mod support_bundle;
 
 use crate::config::{Config, ConfigError};
-use crate::slot::chain;
+use crate::connection::chain;
 use clap::{Args, Parser, Subcommand};
 use std::error::Error;
 use std::path::PathBuf;

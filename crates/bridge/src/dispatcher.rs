@@ -21,11 +21,11 @@ mod websocket;
 
 use self::signed::NonceStore;
 use crate::audit::Audit;
-use crate::board::Board;
 use crate::config::{Config, Quotas};
 use crate::credentials::{Credentials, ProxyCredentialError, with_credential};
 use crate::deliveries::Deliveries;
 use crate::signed::TenantKey;
+use crate::stats::RuntimeStats;
 use crate::upstream::Upstream;
 use policy::{Policy, PolicyError};
 use protocol::frame::Serves;
@@ -132,14 +132,18 @@ pub fn own_addresses() -> Vec<IpAddr> {
 /// Where it is written down what became of exchanges.
 #[derive(Debug, Clone)]
 pub(crate) struct Records {
-    pub(crate) board: Arc<Board>,
+    pub(crate) board: Arc<RuntimeStats>,
     pub(crate) audit: Option<Arc<Audit>>,
     nonces: Arc<NonceStore>,
 }
 
 impl Records {
     /// `public_key` is the bridge's own.
-    pub(crate) fn new(board: Arc<Board>, audit: Option<Arc<Audit>>, public_key: &[u8]) -> Self {
+    pub(crate) fn new(
+        board: Arc<RuntimeStats>,
+        audit: Option<Arc<Audit>>,
+        public_key: &[u8],
+    ) -> Self {
         let fingerprint = crate::signed::fingerprint(public_key);
         Self {
             board,

@@ -69,7 +69,7 @@ impl Key {
     pub fn generate() -> Result<Self, IdentityError> {
         let pkcs8 = Ed25519KeyPair::generate_pkcs8(&SystemRandom::new())
             .map_err(|_| IdentityError::Random)?;
-        let instance = transport::tunnel::random().map_err(|_| IdentityError::Random)?;
+        let instance = transport::handshake::random().map_err(|_| IdentityError::Random)?;
         Self::from_parts(pkcs8.as_ref().to_vec(), instance).ok_or(IdentityError::Random)
     }
 
@@ -185,8 +185,8 @@ impl Identity {
     }
 
     /// What an opening needs of it.
-    pub fn for_tunnel(&self) -> transport::tunnel::Identity {
-        transport::tunnel::Identity {
+    pub fn for_tunnel(&self) -> transport::handshake::Identity {
+        transport::handshake::Identity {
             tenant: self.tenant_id.clone(),
             bridge: self.bridge_id.clone(),
             instance: self.key.instance,

@@ -27,23 +27,22 @@
     expect(clippy::unwrap_used, reason = "a test fails by panicking")
 )]
 
-mod answers;
 mod audit;
-mod board;
 pub mod bridge;
 pub mod cli;
 mod clock;
 pub mod config;
+mod connection;
+pub mod connection_counter;
+pub mod control;
 pub mod credentials;
 pub mod data_dir;
 mod deliveries;
 pub mod dispatcher;
 mod doctor;
-pub mod epoch;
 mod health;
 pub mod identity;
 pub mod journal;
-pub mod local;
 pub mod logging;
 mod metrics;
 pub mod pairing;
@@ -52,7 +51,7 @@ mod redact;
 pub mod reload;
 pub mod secret;
 mod signed;
-mod slot;
+mod stats;
 pub mod status;
 #[cfg(test)]
 mod testing;

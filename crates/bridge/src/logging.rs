@@ -11,8 +11,8 @@
 mod rotated;
 
 use crate::config::{LogFormat, LogLevel, LogSection};
-use runtime::log::StandardError;
 use rotated::Rotated;
+use runtime::log::StandardError;
 use std::io::IsTerminal as _;
 use std::sync::OnceLock;
 use tracing_subscriber::layer::SubscriberExt as _;

@@ -1,7 +1,7 @@
 //! Metrics for Prometheus, on a loopback address where the config names one.
 
-use crate::answers::status;
-use crate::slot::Shared;
+use crate::connection::Shared;
+use crate::control::handler::status;
 use bytes::Bytes;
 use http::{Method, Request, Response, StatusCode};
 use http_body_util::Full;

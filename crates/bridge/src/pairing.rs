@@ -9,9 +9,9 @@
 //! key. The API key is used for this one request and is kept nowhere.
 
 use crate::config::{Config, ConfigError};
+use crate::connection_counter::Epoch;
 use crate::credentials::{Credentials, ProxyCredentialError, StoreError, with_credential};
 use crate::data_dir::{DataDir, DataDirError};
-use crate::epoch::Epoch;
 use crate::identity::{self, Identity, IdentityError, Key};
 use crate::reload::load_credentials;
 pub use crate::secret::Secret;

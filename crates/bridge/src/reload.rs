@@ -4,14 +4,14 @@
 //! is left alone: an exchange keeps what it began with. A file with a mistake changes nothing: the one
 //! before stays in force, the log, `status` and the relay say so.
 
-use crate::board::now_s;
 use crate::config::{Config, ConfigError, FilePath};
+use crate::connection::{Shared, chain};
 use crate::credentials::{Credentials, Store, StoreError, alm};
 use crate::dispatcher::{Active, ActiveError, own_addresses};
 use crate::health::Refused;
 use crate::pairing::{PairError, dialer};
 use crate::redact::Redactor;
-use crate::slot::{Shared, chain};
+use crate::stats::now_s;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;

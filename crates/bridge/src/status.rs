@@ -1,6 +1,6 @@
 //! What `status` shows: one document, made by the running bridge.
 
-use crate::board::{LastCall, SlotState};
+use crate::stats::{LastCall, SlotState};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::fmt;
@@ -171,7 +171,7 @@ impl fmt::Display for Status {
         if !self.last_calls.is_empty() {
             writeln!(f, "last calls")?;
         }
-        let now = crate::board::now_s();
+        let now = crate::stats::now_s();
         for call in self.last_calls.iter().take(10) {
             writeln!(
                 f,

@@ -10,7 +10,7 @@ impl TempDir {
     pub(crate) fn new(label: &str) -> Self {
         static COUNTER: AtomicU32 = AtomicU32::new(0);
         let count = COUNTER.fetch_add(1, Ordering::Relaxed);
-        let moment: [u8; 6] = transport::tunnel::random().unwrap();
+        let moment: [u8; 6] = transport::handshake::random().unwrap();
         let moment: String = moment.iter().map(|byte| format!("{byte:02x}")).collect();
         let name = format!("bridge-{label}-{}-{count}-{moment}", std::process::id());
         let path = std::env::temp_dir().join(name);

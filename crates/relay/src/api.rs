@@ -24,11 +24,13 @@ pub mod audit;
 pub mod bridges;
 pub mod calls;
 pub mod etag;
+pub mod explain;
 pub mod json;
 pub mod keys;
 pub mod once;
 pub mod openapi;
 pub mod page;
+pub mod pairing;
 pub mod query;
 pub mod secrets;
 pub mod services;
@@ -40,7 +42,7 @@ pub use table::operations;
 use crate::access::{Object, Resource};
 use crate::auth::Principal;
 use crate::body::Body;
-use crate::exchange::{Place, Reservation};
+use crate::exchange::{ExchangePermit, Reservation};
 use crate::listener::connection::Connection;
 use crate::problem::Problem;
 use crate::service::Service;
@@ -323,7 +325,7 @@ pub async fn dispatch(
 pub(crate) fn reservation(
     state: &State,
     connection: &Arc<Connection>,
-    permit: &Place,
+    permit: &ExchangePermit,
 ) -> Reservation {
     let max = state.limits().connection_memory_max.0;
     permit.reservation().on(connection, max)
@@ -333,7 +335,7 @@ pub(crate) fn reservation(
 struct Admitted<'a> {
     state: &'a Arc<State>,
     principal: &'a Principal,
-    permit: &'a Place,
+    permit: &'a ExchangePermit,
     operation: &'static Operation,
     handler: Handler,
     peer: IpAddr,

@@ -6,9 +6,9 @@
 
 pub use crate::access::KeyScope;
 
+use crate::admission::network;
 use crate::denials::{Denied, Who};
 use crate::directory::Directory;
-use crate::gate::network;
 use crate::state::State;
 use crate::storage::{Existing, Role, Secret};
 use base64::Engine as _;

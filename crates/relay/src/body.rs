@@ -3,7 +3,7 @@
 //!
 //! `sending` turns it into what the HTTP library writes.
 
-use crate::exchange::{AnswerBody, Place, Reservation};
+use crate::exchange::{ExchangePermit, Reservation, TunnelBody};
 use crate::ingress::calls::CallBody;
 use bytes::Bytes;
 use http_body::{Body as HttpBody, Frame, SizeHint};
@@ -21,7 +21,7 @@ pub(crate) const PIECE_MAX_BYTES: usize = 16 * 1024;
 #[derive(Debug)]
 pub struct Body {
     content: Content,
-    permit: Option<Place>,
+    permit: Option<ExchangePermit>,
     memory: Option<Reservation>,
 }
 
@@ -33,7 +33,7 @@ enum Content {
     /// The response to a call, written from the target's body as it is read.
     Call(CallBody),
     /// A target's body on its way.
-    Answer(AnswerBody),
+    TunnelResponse(TunnelBody),
     /// A target's body of which something else is said.
     Other(UnsyncBoxBody<Bytes, Failure>),
 }
@@ -58,12 +58,12 @@ impl From<Content> for Body {
     }
 }
 
-impl From<AnswerBody> for Body {
-    fn from(body: AnswerBody) -> Self {
+impl From<TunnelBody> for Body {
+    fn from(body: TunnelBody) -> Self {
         let permit = Some(body.permit());
         Self {
             permit,
-            ..Content::Answer(body).into()
+            ..Content::TunnelResponse(body).into()
         }
     }
 }
@@ -76,7 +76,7 @@ impl From<CallBody> for Body {
 
 impl Body {
     /// Returns a body of another type, which keeps `permit` until it is written.
-    pub(crate) fn other<B>(body: B, permit: Place) -> Self
+    pub(crate) fn other<B>(body: B, permit: ExchangePermit) -> Self
     where
         B: HttpBody<Data = Bytes, Error = Failure> + Send + 'static,
     {
@@ -84,7 +84,7 @@ impl Body {
     }
 
     /// Returns the same body, which keeps `permit` until it is written.
-    pub(crate) fn with_permit(self, permit: Place) -> Self {
+    pub(crate) fn with_permit(self, permit: ExchangePermit) -> Self {
         Self {
             permit: Some(permit),
             ..self
@@ -111,12 +111,12 @@ impl Body {
     pub(crate) fn document_bytes(&self) -> u64 {
         match &self.content {
             Content::Call(body) => body.document_bytes(),
-            Content::Empty | Content::Full(_) | Content::Answer(_) | Content::Other(_) => 0,
+            Content::Empty | Content::Full(_) | Content::TunnelResponse(_) | Content::Other(_) => 0,
         }
     }
 
     /// Takes what the response holds until it is written.
-    pub(crate) fn take_holds(&mut self) -> (Option<Place>, Option<Reservation>) {
+    pub(crate) fn take_holds(&mut self) -> (Option<ExchangePermit>, Option<Reservation>) {
         (self.permit.take(), self.memory.take())
     }
 }
@@ -137,7 +137,7 @@ impl HttpBody for Body {
                 Poll::Ready(Some(Ok(Frame::data(piece))))
             }
             Content::Call(body) => Poll::Ready(body.piece().map(|piece| Ok(Frame::data(piece)))),
-            Content::Answer(body) => Pin::new(body).poll_frame(cx),
+            Content::TunnelResponse(body) => Pin::new(body).poll_frame(cx),
             Content::Other(body) => Pin::new(body).poll_frame(cx),
         }
     }
@@ -147,7 +147,7 @@ impl HttpBody for Body {
             Content::Empty => true,
             Content::Full(bytes) => bytes.is_empty(),
             Content::Call(body) => body.is_empty(),
-            Content::Answer(body) => body.is_end_stream(),
+            Content::TunnelResponse(body) => body.is_end_stream(),
             Content::Other(body) => body.is_end_stream(),
         }
     }
@@ -157,7 +157,7 @@ impl HttpBody for Body {
             Content::Empty => SizeHint::with_exact(0),
             Content::Full(bytes) => SizeHint::with_exact(bytes.len() as u64),
             Content::Call(body) => SizeHint::with_exact(body.left_bytes()),
-            Content::Answer(body) => body.size_hint(),
+            Content::TunnelResponse(body) => body.size_hint(),
             Content::Other(body) => body.size_hint(),
         }
     }

@@ -22,7 +22,7 @@ pub use telemetry::Telemetry;
 pub use units::{ByteSize, Span, UnitError};
 pub use weights::{Weight, Weights};
 
-pub use crate::ingress::forwarded::Hops;
+pub use crate::ingress::hop_headers::Hops;
 
 use std::fmt;
 use std::net::SocketAddr;

@@ -11,7 +11,7 @@
 //!                        state::next, committed --> RESULT_ACK     reconcile
 //! ```
 //!
-//! [`route`](crate::route) decides where a call goes, `state` what follows an attempt, and `settle` writes it
+//! [`route`](crate::routing) decides where a call goes, `state` what follows an attempt, and `settle` writes it
 //! down; `inbox` holds the engine's events; `sign` makes a signature; `rate` bounds what comes and how
 //! fast it goes. What is written goes through [`Batch`]; what is stored of a request is sealed by the
 //! `vault`. An attempt belongs to the installation that took it until that one's journal says how it ended:
@@ -39,8 +39,8 @@ pub use secrets::ShownSecret;
 
 use crate::config;
 use crate::problem::Problem;
-use crate::registry::{Entry, Owner};
-use crate::route::DirectClass;
+use crate::registry::{TunnelEntry, TunnelOwner};
+use crate::routing::DirectClass;
 use crate::storage::batch::{Batch, WriteError};
 use crate::storage::calls::{Accepted, ExpiresIn, NewCall, Via, Write, Written};
 use crate::storage::{Storage, StorageError, now_ms};
@@ -235,7 +235,7 @@ impl Deliveries {
 
     /// A tunnel is up. Before the engine has compared its journal with what it knows, nothing is delivered
     /// through it. The engine finds it in the registry.
-    pub fn tunnel_up(&self, entry: &Entry) {
+    pub fn tunnel_up(&self, entry: &TunnelEntry) {
         self.inbox.routes(&entry.owner.tenant);
     }
 
@@ -248,7 +248,7 @@ impl Deliveries {
     /// as long as the attempt is open, so what finds no room here is not lost.
     pub fn on_result(
         &self,
-        owner: &Owner,
+        owner: &TunnelOwner,
         instance: [u8; 16],
         session: Session,
         result: DeliveryResult,
@@ -378,7 +378,7 @@ fn too_many(detail: String, wait: Duration) -> Problem {
 
 fn sealing(error: VaultError) -> Problem {
     match error {
-        VaultError::Storage(error) => crate::pairing::failed(error),
+        VaultError::Storage(error) => crate::api::pairing::failed(error),
         VaultError::Broken | VaultError::Random(_) => {
             tracing::error!(%error, "a call could not be sealed");
             Problem::not_sent(Code::Internal, "the relay could not store it")

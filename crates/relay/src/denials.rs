@@ -6,10 +6,10 @@
 //! wait, and sums beyond a bound join one that names neither key nor address: no denial is left out of
 //! the count, and the history is not washed out.
 
+use crate::admission::network;
 use crate::auth::Principal;
-use crate::gate::network;
-use crate::storage::audit::Act;
-use crate::throttle::Throttle;
+use crate::storage::audit::AuditEvent;
+use crate::throttle::LogRateLimiter;
 use protocol::Code;
 use serde_json::json;
 use std::collections::HashMap;
@@ -126,14 +126,14 @@ struct Inner {
 #[derive(Debug)]
 pub struct Denials {
     inner: Mutex<Inner>,
-    lines: Throttle,
+    lines: LogRateLimiter,
 }
 
 impl Default for Denials {
     fn default() -> Self {
         Self {
             inner: Mutex::default(),
-            lines: Throttle::new(LINES),
+            lines: LogRateLimiter::new(LINES),
         }
     }
 }
@@ -149,7 +149,7 @@ pub fn is_denial(code: Code) -> bool {
 impl Denials {
     /// Notes a denial: in the log, and in the sums.
     pub fn note(&self, denied: Denied, code: &'static str, who: Who, address: IpAddr) {
-        if self.lines.may_speak() {
+        if self.lines.allow() {
             tracing::warn!(
                 action = denied.action(),
                 code,
@@ -174,7 +174,7 @@ impl Denials {
     }
 
     /// The rows that may be written now. At the end, `all` of them are.
-    pub fn acts(&self, now: Instant, all: bool) -> Vec<Act> {
+    pub fn acts(&self, now: Instant, all: bool) -> Vec<AuditEvent> {
         let mut inner = self.lock();
         let mut sums: Vec<(Kind, u64)> = inner.sums.drain().collect();
         inner.of_tenant.clear();
@@ -238,7 +238,7 @@ impl Inner {
     }
 }
 
-fn act(kind: Kind, count: u64) -> Act {
+fn act(kind: Kind, count: u64) -> AuditEvent {
     let tenant = match kind.who.tenant.is_empty() {
         true => crate::storage::tenants::SITE.into(),
         false => kind.who.tenant,
@@ -248,7 +248,7 @@ fn act(kind: Kind, count: u64) -> Act {
         true => kind.who.object.clone(),
         false => "unknown".into(),
     };
-    Act {
+    AuditEvent {
         tenant,
         actor,
         action: kind.denied.action(),
@@ -259,7 +259,7 @@ fn act(kind: Kind, count: u64) -> Act {
             Some(address) => json!({"address": address.to_string()}).to_string(),
             None => json!({"addresses": "several"}).to_string(),
         },
-        ..Act::default()
+        ..AuditEvent::default()
     }
 }
 
@@ -280,7 +280,7 @@ mod tests {
         Ipv4Addr::from(number).into()
     }
 
-    fn total(acts: &[Act]) -> u64 {
+    fn total(acts: &[AuditEvent]) -> u64 {
         acts.iter().map(|act| act.count).sum()
     }
 

@@ -12,9 +12,9 @@
 
 pub mod pattern;
 
+use crate::admission::may_have;
 use crate::config;
 use crate::exchange::Reservation;
-use crate::gate::may_have;
 use crate::ingress::{Unread, whole_response};
 use bytes::Bytes;
 use http::header::{self, HeaderMap, HeaderValue};
@@ -22,9 +22,9 @@ use http::{Method, Request, StatusCode, Uri};
 use http_body_util::{BodyExt as _, Full, Limited};
 use hyper::client::conn::http1;
 use hyper_util::rt::TokioIo;
-use runtime::shortage::is_connect_shortage;
 use policy::{Approved, Host, Policy, Scheme, Target};
 use protocol::{Code, Execution, Failure};
+use runtime::shortage::is_connect_shortage;
 use rustls::ClientConfig;
 use rustls::pki_types::ServerName;
 use std::collections::HashMap;

@@ -15,11 +15,11 @@ mod state;
 
 pub use state::{BridgeSummary, Standing, TunnelClaim};
 
+use crate::admission::network;
 use crate::auth::{Credentials, Principal};
 use crate::denials::Who;
-use crate::gate::network;
-use crate::registry::Owner;
-use crate::router::{Paired, PairedBridge};
+use crate::registry::TunnelOwner;
+use crate::routing::select_tunnel::{Paired, PairedBridge};
 use crate::storage::tenants::SITE;
 use crate::storage::{ClientId, SecretHash, Storage, StorageError, TenantId, TenantState, now};
 use looks::Buckets;
@@ -403,7 +403,7 @@ impl Directory {
     /// it may serve hosts, which a bridge whose key lists endpoints may not.
     pub fn endpoints_of<'a>(
         &self,
-        owner: &Owner,
+        owner: &TunnelOwner,
         declared: impl Iterator<Item = &'a str>,
     ) -> (Vec<Standing>, bool) {
         self.state().endpoints_of(owner, declared)
@@ -425,12 +425,12 @@ impl Directory {
     }
 
     /// Whether a tunnel's owner may still have one.
-    pub fn owner_may_stay(&self, owner: &Owner) -> bool {
+    pub fn owner_may_stay(&self, owner: &TunnelOwner) -> bool {
         self.why_cut(owner).is_none()
     }
 
     /// Why a tunnel must end now, if it must.
-    pub fn why_cut(&self, owner: &Owner) -> Option<EndReason> {
+    pub fn why_cut(&self, owner: &TunnelOwner) -> Option<EndReason> {
         // It may come back when the database answers again.
         let stale = self.is_stale().then_some(EndReason::Draining);
         self.state().why_cut(owner).or(stale)

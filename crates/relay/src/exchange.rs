@@ -8,19 +8,19 @@
 //! `places`: who may begin one; `memory`: how many bytes of bodies may be in memory, and whose; `upload`: the
 //! body on its way.
 
+mod concurrency;
 mod memory;
-mod places;
 mod upload;
 
+pub use concurrency::{Capacity, ExchangePermit, Exchanges};
 pub use memory::{BodyMemory, KeyMemory, NoMemory, Reservation, TenantMemory};
-pub use places::{Exchanges, Place, Room};
 
 pub(crate) use upload::pump;
 
-use crate::auditing::Sum;
+use crate::audit::recorder::Sum;
 use crate::auth::Principal;
-use crate::registry::Entry;
-use crate::router::{self, Wanted};
+use crate::registry::TunnelEntry;
+use crate::routing::select_tunnel::{self, RouteTarget};
 use crate::state::State;
 use bytes::Bytes;
 use http_body::{Body, Frame, SizeHint};
@@ -79,7 +79,7 @@ impl<B> Outbound<B> {
 
 /// What a caller asks for.
 #[derive(Debug)]
-pub struct Asked<'a> {
+pub struct ExchangeRequest<'a> {
     /// The call's id, for the log.
     pub call: Option<&'a str>,
     /// Who asks.
@@ -87,34 +87,34 @@ pub struct Asked<'a> {
     /// Through this bridge and no other.
     pub bridge: Option<&'a str>,
     /// Where it goes, for the router.
-    pub wanted: Wanted<'a>,
+    pub wanted: RouteTarget<'a>,
     /// The head for the bridge.
     pub head: RequestHead,
 }
 
 /// The answer's head, and its body on the way.
 #[derive(Debug)]
-pub struct Answer {
+pub struct TunnelResponse {
     /// The final head.
     pub head: ResponseHead,
     /// The body.
-    pub body: AnswerBody,
+    pub body: TunnelBody,
     /// The tunnel that it came through.
-    pub through: Arc<Entry>,
+    pub through: Arc<TunnelEntry>,
 }
 
 /// The answer's body. An error breaks it off.
 #[derive(Debug)]
-pub struct AnswerBody {
+pub struct TunnelBody {
     recv: RecvStream,
     state: Arc<State>,
     sum: Option<Arc<Sum>>,
-    place: Place,
+    place: ExchangePermit,
 }
 
-impl AnswerBody {
+impl TunnelBody {
     /// The exchange's place, for what outlives the body.
-    pub(crate) fn permit(&self) -> Place {
+    pub(crate) fn permit(&self) -> ExchangePermit {
         self.place.clone()
     }
 
@@ -129,7 +129,7 @@ impl AnswerBody {
     }
 }
 
-impl Body for AnswerBody {
+impl Body for TunnelBody {
     type Data = Bytes;
     type Error = Failure;
 
@@ -165,10 +165,10 @@ impl Body for AnswerBody {
 /// The failure, with how far the request came.
 pub async fn run<B>(
     state: &Arc<State>,
-    asked: Asked<'_>,
+    asked: ExchangeRequest<'_>,
     body: Outbound<B>,
-    place: Place,
-) -> Result<Answer, Failure>
+    place: ExchangePermit,
+) -> Result<TunnelResponse, Failure>
 where
     B: Body<Data = Bytes> + Send + 'static,
     B::Error: Send,
@@ -197,7 +197,7 @@ fn log_failure(
     failure: &Failure,
     began: Instant,
 ) {
-    if state.failed_requests.may_speak() {
+    if state.failed_requests.allow() {
         let took_ms = began.elapsed().as_secs_f64() * 1e3;
         tracing::info!(
             tenant = %principal.tenant_name,
@@ -229,10 +229,10 @@ impl Drop for Counted<'_> {
 /// before says less than that.
 async fn attempts<B>(
     state: &Arc<State>,
-    asked: Asked<'_>,
+    asked: ExchangeRequest<'_>,
     body: Outbound<B>,
-    place: Place,
-) -> Result<Answer, Failure>
+    place: ExchangePermit,
+) -> Result<TunnelResponse, Failure>
 where
     B: Body<Data = Bytes> + Send + 'static,
     B::Error: Send,
@@ -251,18 +251,18 @@ where
 /// As [`attempts`]; `lost` is an attempt that may have been executed before the last one.
 async fn try_tunnels<B>(
     state: &Arc<State>,
-    mut asked: Asked<'_>,
+    mut asked: ExchangeRequest<'_>,
     body: Outbound<B>,
-    place: Place,
+    place: ExchangePermit,
     lost: &mut Option<Failure>,
-) -> Result<Answer, Failure>
+) -> Result<TunnelResponse, Failure>
 where
     B: Body<Data = Bytes> + Send + 'static,
     B::Error: Send,
 {
     let given = asked.head.time_left;
     let began = Instant::now();
-    let mut tried: Vec<Arc<Entry>> = Vec::new();
+    let mut tried: Vec<Arc<TunnelEntry>> = Vec::new();
     let mut last = None;
     let (whole, upload) = match body {
         Outbound::Whole(bytes) => (bytes, None),
@@ -322,13 +322,13 @@ where
                 if let Some(upload) = upload {
                     upload.release();
                 }
-                let body = AnswerBody {
+                let body = TunnelBody {
                     recv,
                     state: state.clone(),
                     sum: None,
                     place,
                 };
-                return Ok(Answer {
+                return Ok(TunnelResponse {
                     head,
                     body,
                     through: entry,
@@ -358,8 +358,12 @@ where
 }
 
 /// The tunnel for the next attempt.
-fn choose(state: &State, asked: &Asked<'_>, tried: &[Arc<Entry>]) -> Result<Arc<Entry>, Failure> {
-    router::choose(
+fn choose(
+    state: &State,
+    asked: &ExchangeRequest<'_>,
+    tried: &[Arc<TunnelEntry>],
+) -> Result<Arc<TunnelEntry>, Failure> {
+    select_tunnel::choose(
         &state.registry,
         &*state.directory,
         &asked.principal.tenant,
@@ -371,8 +375,12 @@ fn choose(state: &State, asked: &Asked<'_>, tried: &[Arc<Entry>]) -> Result<Arc<
 }
 
 /// The same, without a word on why there is none.
-fn find(state: &State, asked: &Asked<'_>, tried: &[Arc<Entry>]) -> Option<Arc<Entry>> {
-    router::find(
+fn find(
+    state: &State,
+    asked: &ExchangeRequest<'_>,
+    tried: &[Arc<TunnelEntry>],
+) -> Option<Arc<TunnelEntry>> {
+    select_tunnel::find(
         &state.registry,
         &asked.principal.tenant,
         asked.bridge,
@@ -386,10 +394,10 @@ fn find(state: &State, asked: &Asked<'_>, tried: &[Arc<Entry>]) -> Option<Arc<En
 /// within half a second.
 async fn way_back(
     state: &State,
-    asked: &Asked<'_>,
-    tried: &[Arc<Entry>],
+    asked: &ExchangeRequest<'_>,
+    tried: &[Arc<TunnelEntry>],
     last: Option<Failure>,
-) -> Result<Arc<Entry>, Option<Failure>> {
+) -> Result<Arc<TunnelEntry>, Option<Failure>> {
     let is_lost = |last: &Failure| matches!(last.code, Code::TunnelLost | Code::BridgeOffline);
     if !last.as_ref().is_some_and(is_lost) {
         return Err(last);
@@ -407,9 +415,9 @@ async fn way_back(
 /// An attempt that came to no answer.
 struct Failed<'a> {
     state: &'a State,
-    asked: &'a Asked<'a>,
+    asked: &'a ExchangeRequest<'a>,
     /// The tunnels that were tried, its own last.
-    tried: &'a [Arc<Entry>],
+    tried: &'a [Arc<TunnelEntry>],
     recv: &'a RecvStream,
 }
 
@@ -460,7 +468,7 @@ impl Failed<'_> {
     /// Whether a PUT or DELETE may be made twice, as both bridges say: the one that had it, and the one
     /// that would get it.
     fn is_repeatable(&self) -> bool {
-        let Wanted::Endpoint(name) = self.asked.wanted else {
+        let RouteTarget::Endpoint(name) = self.asked.wanted else {
             return false;
         };
         let next = find(self.state, self.asked, self.tried);
@@ -474,7 +482,7 @@ impl Failed<'_> {
 /// its next session; the caller gets the better word if that comes soon.
 pub(crate) async fn settle_lost(
     state: &State,
-    entry: &Entry,
+    entry: &TunnelEntry,
     recv: &RecvStream,
     failure: Failure,
 ) -> Failure {

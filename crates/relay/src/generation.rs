@@ -10,7 +10,7 @@
 //! delivery anything: changes that come together share one number.
 
 use crate::running::StartError;
-use crate::storage::audit::Act;
+use crate::storage::audit::AuditEvent;
 use crate::storage::tenants::SITE;
 use crate::storage::{Storage, StorageError};
 #[cfg(unix)]
@@ -52,12 +52,12 @@ impl Generation {
         let noted = read(&file);
         let (next, is_older) = storage.raise_generation(noted).await?;
         if is_older {
-            let act = Act {
+            let act = AuditEvent {
                 tenant: SITE.into(),
                 action: "database.older_copy",
                 result: "ok",
                 count: 1,
-                ..Act::default()
+                ..AuditEvent::default()
             };
             storage.audit(&[act]).await?;
             tracing::warn!(

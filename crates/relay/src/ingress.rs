@@ -10,8 +10,8 @@
 
 pub mod calls;
 pub mod endpoints;
-pub mod forward;
-pub mod forwarded;
+pub mod forward_proxy;
+pub mod hop_headers;
 pub mod pass;
 pub mod raw;
 

@@ -11,9 +11,9 @@
 //! the whole inside another program.
 
 pub mod access;
+pub mod admission;
 pub mod api;
-pub mod audit_heads;
-pub mod auditing;
+pub mod audit;
 pub mod auth;
 pub mod body;
 pub mod cli;
@@ -23,8 +23,6 @@ pub mod denials;
 pub mod direct;
 pub mod directory;
 pub mod exchange;
-pub mod explain;
-pub mod gate;
 mod generation;
 pub mod idempotency;
 pub mod ingress;
@@ -32,13 +30,11 @@ pub mod listener;
 pub mod metrics;
 pub mod notices;
 pub mod ownership;
-pub mod pairing;
 pub mod problem;
 pub mod readiness;
 pub mod registry;
 pub mod reload;
-pub mod route;
-pub mod router;
+pub mod routing;
 mod running;
 pub mod sending;
 pub mod service;
@@ -49,7 +45,6 @@ pub mod telemetry;
 pub mod throttle;
 pub mod trace;
 pub mod tunnel;
-pub mod upgrade;
 pub mod vault;
 
 #[cfg(test)]

@@ -13,29 +13,28 @@
 //! complete, and has it for a short time. When the relay drains, loops end, idle connections close, and
 //! what runs is finished.
 
-mod by_frames;
+pub(crate) mod bare_lf_guard;
+mod client_hello;
 pub mod connection;
-mod hello;
+mod h2_header_timeout;
 mod idle;
-pub(crate) mod line_ends;
-mod patience;
+mod inspected_io;
 pub mod self_signed;
 pub mod tls;
-mod watched;
+mod write_timeout;
 
-use crate::gate::{ListenerConnections, Turn};
+use crate::admission::{HandshakePermit, ListenerConnections};
 use crate::metrics::Handshake;
 use crate::reload::Acceptor;
 use crate::sending::Progress;
 use crate::service::Service;
 use crate::state::State;
-use crate::throttle::Throttle;
-use by_frames::{ByFrames, HeaderClock};
-use connection::{Arrived, ByteCount, Connection};
+use crate::throttle::LogRateLimiter;
+use bare_lf_guard::{BareLfGuard, BareLfIo};
+use connection::{ByteCount, Connection, ListenerKind};
+use h2_header_timeout::{H2HeaderIo, HeaderTimeout};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use idle::{IdleClock, IdleLimits, StreamExecutor, current_stream};
-use line_ends::{ByLines, LineEnds};
-use patience::Patience;
 use rustls::HandshakeKind;
 use std::convert::Infallible;
 use std::io;
@@ -48,6 +47,7 @@ use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use tokio::sync::{mpsc, watch};
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
+use write_timeout::WriteTimeout;
 
 /// Until a connection has said something, and then again from its turn to the end of its TLS
 /// handshake.
@@ -114,7 +114,7 @@ const HTTP2_IDLE: Duration = Duration::from_secs(60);
 
 /// What a listener needs to know of the relay that it is one of.
 #[derive(Debug, Clone)]
-pub struct Doors {
+pub struct ListenerContext {
     /// Answers requests.
     pub service: Arc<Service>,
     /// Turns true when connections shall come to their end.
@@ -168,13 +168,13 @@ pub fn reserve(address: SocketAddr) -> io::Result<TcpSocket> {
 /// Accepts connections until the relay drains. Without `tls`, they speak plain HTTP/1.1.
 pub async fn accept(
     listener: TcpListener,
-    arrived: Arrived,
+    arrived: ListenerKind,
     connections: Arc<ListenerConnections>,
     tls: Option<Acceptor>,
-    mut doors: Doors,
+    mut doors: ListenerContext,
 ) {
     let state = doors.service.state.clone();
-    let full = Throttle::default();
+    let full = LogRateLimiter::default();
     loop {
         let accepted = tokio::select! {
             accepted = listener.accept() => accepted,
@@ -189,17 +189,19 @@ pub async fn accept(
         };
         let open = match arrived {
             // Health and metrics are for the moment when descriptors are short.
-            Arrived::Admin => state.connections.open_always(),
-            Arrived::Tls | Arrived::Plain | Arrived::Proxy => match state.connections.open() {
-                Some(open) => open,
-                None => {
-                    // Once a second at most: the peers decide how often this happens.
-                    if full.may_speak() {
-                        tracing::warn!(%peer, suppressed = full.suppressed(), "a connection was closed: the process has no file descriptors left for it");
+            ListenerKind::Admin => state.connections.open_always(),
+            ListenerKind::Tls | ListenerKind::Plain | ListenerKind::Proxy => {
+                match state.connections.open() {
+                    Some(open) => open,
+                    None => {
+                        // Once a second at most: the peers decide how often this happens.
+                        if full.allow() {
+                            tracing::warn!(%peer, suppressed = full.suppressed(), "a connection was closed: the process has no file descriptors left for it");
+                        }
+                        continue;
                     }
-                    continue;
                 }
-            },
+            }
         };
         let connection = Connection {
             peer,
@@ -231,7 +233,7 @@ fn not_accepted(state: &State, error: &io::Error) -> Duration {
         true => state.connections.evict(EVICTED_AT_ONCE),
         false => 0,
     };
-    if state.failed_accepts.may_speak() {
+    if state.failed_accepts.allow() {
         let suppressed = state.failed_accepts.suppressed();
         tracing::warn!(%error, evicted, suppressed, "a connection could not be accepted");
     }
@@ -245,7 +247,7 @@ async fn begin(
     stream: TcpStream,
     mut connection: Connection,
     tls: Option<TlsAcceptor>,
-    doors: Doors,
+    doors: ListenerContext,
 ) {
     if let Err(error) = transport::tcp::tune(&stream) {
         tracing::debug!(%error, peer = %connection.peer, "a connection was gone at once");
@@ -336,8 +338,8 @@ async fn shake_hands(
 
 /// Waits for a connection's turn to have its handshake. None for one that says nothing, and when
 /// it takes too long.
-async fn turn(state: &State, stream: &TcpStream, peer: SocketAddr) -> Option<Turn> {
-    let offer = tokio::time::timeout(HANDSHAKE_TIMEOUT, hello::read_offer(stream)).await;
+async fn turn(state: &State, stream: &TcpStream, peer: SocketAddr) -> Option<HandshakePermit> {
+    let offer = tokio::time::timeout(HANDSHAKE_TIMEOUT, client_hello::read_offer(stream)).await;
     let Ok(Ok(offers_http2)) = offer else {
         state.metrics.handshake(Handshake::Failed);
         tracing::debug!(%peer, "a connection did not complete its ClientHello");
@@ -350,7 +352,7 @@ async fn turn(state: &State, stream: &TcpStream, peer: SocketAddr) -> Option<Tur
     let turn = gate.enter(peer.ip(), TURN_WITHIN).await;
     if turn.is_none() {
         state.metrics.handshake(Handshake::Late);
-        if state.late_handshakes.may_speak() {
+        if state.late_handshakes.allow() {
             let suppressed = state.late_handshakes.suppressed();
             tracing::warn!(%peer, suppressed, "a connection was closed: its turn for TLS did not come in time");
         }
@@ -358,11 +360,11 @@ async fn turn(state: &State, stream: &TcpStream, peer: SocketAddr) -> Option<Tur
     turn
 }
 
-async fn serve_http1<IO>(io: IO, connection: Connection, doors: Doors)
+async fn serve_http1<IO>(io: IO, connection: Connection, doors: ListenerContext)
 where
     IO: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
-    let Doors {
+    let ListenerContext {
         service,
         closing,
         alive,
@@ -371,8 +373,8 @@ where
     let timeout = limits.without_permit;
     let connection = Arc::new(connection);
     let evicted = connection.clone();
-    let patience = Patience::new(limits.usual);
-    let io = ByLines::new(io, LineEnds::new(connection.clone()), patience);
+    let patience = WriteTimeout::new(limits.usual);
+    let io = BareLfIo::new(io, BareLfGuard::new(connection.clone()), patience);
     let progress = Arc::<Progress>::default();
     let mut clock = IdleClock::new(progress.clone(), limits);
     let answer = hyper::service::service_fn(move |request| {
@@ -428,11 +430,11 @@ fn idle_limits(state: &State) -> IdleLimits {
     }
 }
 
-async fn serve_http2<IO>(io: IO, connection: Connection, doors: Doors)
+async fn serve_http2<IO>(io: IO, connection: Connection, doors: ListenerContext)
 where
     IO: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
-    let Doors {
+    let ListenerContext {
         service,
         closing,
         alive,
@@ -442,8 +444,8 @@ where
     let connection = Arc::new(connection);
     let evicted = connection.clone();
     connection.charge(HTTP2_BYTES);
-    let header_clock = HeaderClock::new(limits.without_permit, Some(connection.clone()));
-    let io = ByFrames::new(io, header_clock, Patience::new(patience));
+    let header_clock = HeaderTimeout::new(limits.without_permit, Some(connection.clone()));
+    let io = H2HeaderIo::new(io, header_clock, WriteTimeout::new(patience));
     let mut clock = IdleClock::new(connection.clone(), limits);
     let asked = Arc::new(AtomicU64::new(0));
     let counting = asked.clone();

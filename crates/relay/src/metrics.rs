@@ -47,7 +47,7 @@ struct Reason {
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct Way {
+struct DirectionLabel {
     direction: &'static str,
 }
 
@@ -276,14 +276,14 @@ impl Metrics {
             "Connections that could not be accepted, mostly for want of file descriptors",
             accept_failures.clone(),
         );
-        let bytes = Family::<Way, Counter>::default();
+        let bytes = Family::<DirectionLabel, Counter>::default();
         registry.register_with_unit(
             "relay_body",
             "Bytes of bodies: up to targets, down to callers",
             Unit::Bytes,
             bytes.clone(),
         );
-        let counter = |direction| bytes.get_or_create_owned(&Way { direction });
+        let counter = |direction| bytes.get_or_create_owned(&DirectionLabel { direction });
         let mut gauge = |name: &str, help: &str| {
             let gauge = Gauge::default();
             registry.register(name, help, gauge.clone());

@@ -5,16 +5,16 @@
 //! other: stored, signed, tried again. One about a bridge that is away does not wait for that bridge: it goes
 //! by another route, or only the API shows it.
 
+use crate::api::pairing::failed;
 use crate::api::{Context, Handling, json, page::Page};
 use crate::config::Tls;
 use crate::deliveries::Handed;
 use crate::ownership::Conflict;
-use crate::pairing::failed;
 use crate::problem::Problem;
-use crate::registry::Owner;
-use crate::route::{self, StoredRoute, Way};
+use crate::registry::TunnelOwner;
+use crate::routing::{self, StoredRoute, Way};
 use crate::state::State;
-use crate::storage::audit::Act;
+use crate::storage::audit::AuditEvent;
 use crate::storage::notices::{Cause, Notice};
 use crate::storage::tenants::{SITE, TenantChange};
 use crate::storage::{StorageError, now};
@@ -267,7 +267,7 @@ fn database_was_silent(silent: Duration) -> Cause {
     }
 }
 
-fn cloned_cause(owner: &Owner) -> Cause {
+fn cloned_cause(owner: &TunnelOwner) -> Cause {
     Cause {
         tenant: owner.tenant.clone(),
         object: owner.name.to_string(),
@@ -295,7 +295,7 @@ fn conflict_cause(conflict: Conflict) -> Cause {
 /// Writes what was raised into the audit record.
 async fn written_down(state: &State, action: &'static str, raised: Vec<Notice>) {
     for notice in raised {
-        let act = Act {
+        let act = AuditEvent {
             tenant: notice.tenant,
             actor: "relay".into(),
             action,
@@ -304,7 +304,7 @@ async fn written_down(state: &State, action: &'static str, raised: Vec<Notice>) 
             result: "refused",
             count: 1,
             detail: json!({"detail": notice.detail}).to_string(),
-            ..Act::default()
+            ..AuditEvent::default()
         };
         state.audit.record(act).await;
     }
@@ -368,7 +368,7 @@ async fn send(state: &Arc<State>, notice: Notice) -> Result<(), StorageError> {
     let Ok(target) = Target::parse(&url) else {
         return Ok(());
     };
-    let class = route::classify(&state.directory.direct_urls(&tenant), "POST", &url, false);
+    let class = routing::classify(&state.directory.direct_urls(&tenant), "POST", &url, false);
     let host = target.host().to_string();
     let stored = StoredRoute {
         tenant: &tenant,
@@ -378,7 +378,7 @@ async fn send(state: &Arc<State>, notice: Notice) -> Result<(), StorageError> {
     };
     if notice.kind == BRIDGE_OFFLINE
         && !matches!(
-            route::decide_stored(state, stored),
+            routing::decide_stored(state, stored),
             Way::Bridge(_) | Way::Direct
         )
     {

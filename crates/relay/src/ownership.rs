@@ -1,7 +1,7 @@
 //! Which bridge an endpoint's name belongs to, for the tunnels that are up.
 //!
 //! ```text
-//! HELLO, STATUS --> free names? --> the database decides --> directory --> Offer --> registry
+//! HELLO, STATUS --> free names? --> the database decides --> directory --> AdvertisedRoutes --> registry
 //! directory changed, or every few seconds -----------------------^
 //! ```
 //!
@@ -10,10 +10,10 @@
 //! logged, counted, and shown by `bridges` and by a notice.
 
 use crate::directory::Standing;
-use crate::registry::{Entry, Offer, Owner};
+use crate::registry::{AdvertisedRoutes, TunnelEntry, TunnelOwner};
 use crate::state::State;
 use crate::storage::StorageError;
-use crate::throttle::Throttle;
+use crate::throttle::LogRateLimiter;
 use protocol::frame::Serves;
 use std::collections::{BTreeMap, HashMap};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -41,7 +41,7 @@ const NAMES_SHOWN: usize = 5;
 #[derive(Debug, Clone)]
 pub struct Conflict {
     /// Whose bridge it is.
-    pub owner: Owner,
+    pub owner: TunnelOwner,
     /// What it declares, in words.
     pub detail: String,
     seen: Instant,
@@ -54,7 +54,7 @@ pub struct Ownership {
     conflicts: Mutex<HashMap<Arc<str>, Conflict>>,
     /// Names are free that a connected bridge declares: the database did not decide yet.
     is_open: AtomicBool,
-    lines: Throttle,
+    lines: LogRateLimiter,
 }
 
 impl Ownership {
@@ -70,7 +70,7 @@ impl Ownership {
     }
 
     /// Notes what an offer has that is refused. True if the bridge had no conflict before.
-    fn note(&self, owner: &Owner, offer: &Offer, now: Instant) -> bool {
+    fn note(&self, owner: &TunnelOwner, offer: &AdvertisedRoutes, now: Instant) -> bool {
         let detail = described(offer);
         let mut conflicts = self
             .conflicts
@@ -114,7 +114,7 @@ pub fn why(standing: &Standing) -> Option<String> {
     }
 }
 
-fn described(offer: &Offer) -> Option<String> {
+fn described(offer: &AdvertisedRoutes) -> Option<String> {
     let refused: Vec<String> = offer
         .refused()
         .map(|(name, standing)| format!("{name} ({})", why(standing).unwrap_or_default()))
@@ -135,15 +135,15 @@ fn described(offer: &Offer) -> Option<String> {
 }
 
 /// What is routed to a bridge that serves this.
-pub fn offer(state: &State, owner: &Owner, serves: Arc<Serves>) -> Offer {
+pub fn offer(state: &State, owner: &TunnelOwner, serves: Arc<Serves>) -> AdvertisedRoutes {
     let declared = serves.endpoints.iter().map(String::as_str);
     let standings = state.directory.endpoints_of(owner, declared);
-    Offer::new(serves, standings)
+    AdvertisedRoutes::new(serves, standings)
 }
 
 /// Claims the names that are free. When this returns, the directory knows what the database decided,
 /// unless the database does not answer: then [`follow`] claims them.
-pub async fn claim(state: &State, owner: &Owner, serves: &Serves) {
+pub async fn claim(state: &State, owner: &TunnelOwner, serves: &Serves) {
     let declared = || serves.endpoints.iter().map(String::as_str);
     let (standings, _) = state.directory.endpoints_of(owner, declared());
     let free: Vec<String> = declared()
@@ -168,7 +168,7 @@ pub async fn claim(state: &State, owner: &Owner, serves: &Serves) {
     }
 }
 
-async fn decide(state: &State, owner: &Owner, free: &[String]) -> Result<(), StorageError> {
+async fn decide(state: &State, owner: &TunnelOwner, free: &[String]) -> Result<(), StorageError> {
     let storage = state.directory.storage();
     let claimed = storage.claim_endpoints(&owner.tenant, &owner.bridge, free);
     let claimed = claimed.await?;
@@ -184,7 +184,7 @@ async fn decide(state: &State, owner: &Owner, free: &[String]) -> Result<(), Sto
 }
 
 /// Routes to a tunnel what is its own now.
-pub fn route(state: &State, entry: &Arc<Entry>) {
+pub fn route(state: &State, entry: &Arc<TunnelEntry>) {
     let new = offer(state, &entry.owner, entry.session.serves());
     let old = entry.offer();
     let conflicts = new.refused().count();
@@ -198,9 +198,9 @@ pub fn route(state: &State, entry: &Arc<Entry>) {
 }
 
 /// Says that a declaration is refused.
-pub fn report(state: &State, owner: &Owner, offer: &Offer) {
+pub fn report(state: &State, owner: &TunnelOwner, offer: &AdvertisedRoutes) {
     let is_new = state.ownership.note(owner, offer, Instant::now());
-    if is_new && state.ownership.lines.may_speak() {
+    if is_new && state.ownership.lines.allow() {
         tracing::warn!(
             tenant = %owner.tenant,
             bridge = %owner.name,
@@ -215,7 +215,7 @@ pub fn report(state: &State, owner: &Owner, offer: &Offer) {
 }
 
 /// A bridge serves something else now.
-pub async fn serves_changed(state: &State, entry: &Arc<Entry>) {
+pub async fn serves_changed(state: &State, entry: &Arc<TunnelEntry>) {
     claim(state, &entry.owner, &entry.session.serves()).await;
     route(state, entry);
 }
@@ -235,7 +235,7 @@ pub async fn follow(state: Arc<State>) {
             continue;
         }
         seen = revision;
-        let mut by_tenant: BTreeMap<Arc<str>, Vec<Arc<Entry>>> = BTreeMap::new();
+        let mut by_tenant: BTreeMap<Arc<str>, Vec<Arc<TunnelEntry>>> = BTreeMap::new();
         for entry in state.registry.all() {
             by_tenant
                 .entry(entry.owner.tenant.clone())

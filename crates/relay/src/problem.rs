@@ -16,7 +16,7 @@ use std::borrow::Cow;
 use std::time::Duration;
 
 use crate::body::{self, Body};
-use crate::exchange::Place;
+use crate::exchange::ExchangePermit;
 
 /// Tells the relay's own errors from the target's answers.
 pub const BRIDGE_ERROR: HeaderName = HeaderName::from_static("bridge-error");
@@ -50,7 +50,7 @@ pub struct Problem {
     /// 9110, 15.5.8).
     pub at_proxy: bool,
     /// The request's place, which its response keeps until it is written.
-    pub permit: Option<Place>,
+    pub permit: Option<ExchangePermit>,
 }
 
 impl From<Failure> for Problem {
@@ -118,7 +118,7 @@ impl Problem {
     }
 
     /// The same, of a request that has this place.
-    pub fn holding(self, permit: Place) -> Self {
+    pub fn holding(self, permit: ExchangePermit) -> Self {
         Self {
             permit: Some(permit),
             ..self

@@ -10,7 +10,7 @@ mod offer;
 mod tunnels;
 
 use clones::{Clones, Live, SessionId};
-pub use offer::Offer;
+pub use offer::AdvertisedRoutes;
 pub use tunnels::Tunnels;
 
 use protocol::frame::{GoAwayReason, Hello, JournalMark, PreviousSession, RefusedCode};
@@ -34,7 +34,7 @@ const SLOT_MAX: u8 = 8;
 
 /// Who a tunnel belongs to, as the directory knows it.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
-pub struct Owner {
+pub struct TunnelOwner {
     /// The tenant's id.
     pub tenant: Arc<str>,
     /// The bridge's id.
@@ -55,22 +55,22 @@ struct Slot {
 
 #[derive(Debug)]
 struct Seen {
-    owner: Owner,
+    owner: TunnelOwner,
     epoch: u64,
     clones: Clones,
     /// Its tunnels: the one that is up, and one that drains. Oldest first.
-    up: Vec<Arc<Entry>>,
+    up: Vec<Arc<TunnelEntry>>,
 }
 
 /// One tunnel that is up.
 #[derive(Debug)]
-pub struct Entry {
+pub struct TunnelEntry {
     /// Whose it is.
-    pub owner: Owner,
+    pub owner: TunnelOwner,
     /// The session.
     pub session: Session,
     /// What it serves, as it said last. The registry changes it, which lists tunnels by it.
-    offer: Mutex<Arc<Offer>>,
+    offer: Mutex<Arc<AdvertisedRoutes>>,
     /// The bridge's program version.
     pub software: String,
     /// The bridge's host.
@@ -88,9 +88,9 @@ pub struct Entry {
     slot: Slot,
 }
 
-impl Entry {
+impl TunnelEntry {
     /// What it serves now.
-    pub fn offer(&self) -> Arc<Offer> {
+    pub fn offer(&self) -> Arc<AdvertisedRoutes> {
         self.offer
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
@@ -123,7 +123,7 @@ impl Entry {
         })
     }
 
-    fn set_offer(&self, offer: Offer) {
+    fn set_offer(&self, offer: AdvertisedRoutes) {
         *self.offer.lock().unwrap_or_else(PoisonError::into_inner) = Arc::new(offer);
     }
 }
@@ -172,7 +172,12 @@ impl Registry {
     ///
     /// # Errors
     /// The code to refuse it with.
-    pub fn admit(&self, owner: &Owner, hello: &Hello, now: Instant) -> Result<(), RefusedCode> {
+    pub fn admit(
+        &self,
+        owner: &TunnelOwner,
+        hello: &Hello,
+        now: Instant,
+    ) -> Result<(), RefusedCode> {
         let mut inner = self.lock();
         if hello.slot >= SLOT_MAX {
             return Err(RefusedCode::Unauthorized);
@@ -222,13 +227,13 @@ impl Registry {
     /// A tunnel is up. Its slot's old session, if any, is ended.
     pub fn insert(
         &self,
-        owner: &Owner,
+        owner: &TunnelOwner,
         hello: &Hello,
-        (session, offer): (Session, Offer),
+        (session, offer): (Session, AdvertisedRoutes),
         now: Instant,
-    ) -> Arc<Entry> {
+    ) -> Arc<TunnelEntry> {
         let slot = slot_of(owner, hello);
-        let entry = Arc::new(Entry {
+        let entry = Arc::new(TunnelEntry {
             offer: Mutex::new(Arc::new(offer)),
             session,
             software: hello.software.clone(),
@@ -276,7 +281,7 @@ impl Registry {
     }
 
     /// A bridge tells, with its next session, what became of the one that was lost.
-    pub fn tell_aftermath(&self, owner: &Owner, told: PreviousSession) {
+    pub fn tell_aftermath(&self, owner: &TunnelOwner, told: PreviousSession) {
         self.aftermaths.send_modify(|all| {
             if all.len() >= AFTERMATHS_MAX {
                 all.pop_front();
@@ -288,7 +293,7 @@ impl Registry {
 
     /// What the bridge of a tunnel that was lost says within `wait` of a stream of it (W-51): whether it
     /// certainly was not dispatched. With any word, the tunnel is over for the bridge, too.
-    pub async fn word_on(&self, entry: &Entry, stream: u32, wait: Duration) -> Option<bool> {
+    pub async fn word_on(&self, entry: &TunnelEntry, stream: u32, wait: Duration) -> Option<bool> {
         let session = entry.session.id();
         let found = |all: &VecDeque<Aftermath>| {
             let mut fitting = all
@@ -307,21 +312,21 @@ impl Registry {
     }
 
     /// A tunnel is down.
-    pub fn remove(&self, entry: &Arc<Entry>) {
+    pub fn remove(&self, entry: &Arc<TunnelEntry>) {
         let mut inner = self.lock();
         inner.take_out(entry);
         inner.take_out_of_slot(entry);
     }
 
     /// Changes what is routed to a tunnel.
-    pub fn set_offer(&self, entry: &Arc<Entry>, offer: Offer) {
+    pub fn set_offer(&self, entry: &Arc<TunnelEntry>, offer: AdvertisedRoutes) {
         if let Some(tunnels) = self.lock().sessions.get_mut(&entry.owner.tenant) {
             tunnels.offer_anew(entry, offer);
         }
     }
 
     /// Every tunnel.
-    pub fn all(&self) -> Vec<Arc<Entry>> {
+    pub fn all(&self) -> Vec<Arc<TunnelEntry>> {
         let inner = self.lock();
         let all = inner.sessions.values();
         all.flat_map(|tunnels| tunnels.all().iter().cloned())
@@ -329,7 +334,7 @@ impl Registry {
     }
 
     /// The tunnels of a tenant.
-    pub fn of_tenant(&self, tenant: &str) -> Vec<Arc<Entry>> {
+    pub fn of_tenant(&self, tenant: &str) -> Vec<Arc<TunnelEntry>> {
         self.with_tenant(tenant, |tunnels| tunnels.all().to_vec())
             .unwrap_or_default()
     }
@@ -367,13 +372,13 @@ impl Registry {
     }
 
     /// The bridges on whose identity two processes seem to run.
-    pub fn cloned(&self, now: Instant) -> Vec<Owner> {
+    pub fn cloned(&self, now: Instant) -> Vec<TunnelOwner> {
         let inner = self.lock();
         let cloned = inner
             .seen
             .values()
             .filter(|seen| seen.clones.is_cloned(now));
-        let mut owners: Vec<Owner> = cloned.map(|seen| seen.owner.clone()).collect();
+        let mut owners: Vec<TunnelOwner> = cloned.map(|seen| seen.owner.clone()).collect();
         // A bridge's slots lie together.
         owners.dedup_by(|one, other| one.bridge == other.bridge);
         owners
@@ -390,7 +395,7 @@ impl Registry {
 
     /// Ends every tunnel that `why` gives a reason for. They are out of the registry at once, so
     /// that nothing new is sent to them.
-    pub fn cut(&self, why: impl Fn(&Owner) -> Option<EndReason>) -> usize {
+    pub fn cut(&self, why: impl Fn(&TunnelOwner) -> Option<EndReason>) -> usize {
         let mut inner = self.lock();
         let cut: Vec<_> = inner
             .all()
@@ -430,7 +435,7 @@ fn before(hello: &Hello) -> Option<SessionId> {
     hello.previous.as_ref().map(|previous| previous.session)
 }
 
-fn slot_of(owner: &Owner, hello: &Hello) -> Slot {
+fn slot_of(owner: &TunnelOwner, hello: &Hello) -> Slot {
     Slot {
         bridge: owner.bridge.clone(),
         instance: hello.instance,
@@ -444,7 +449,7 @@ impl Inner {
         self.seen.retain(|_, seen| !seen.up.is_empty());
     }
 
-    fn seen_mut(&mut self, slot: Slot, owner: &Owner) -> &mut Seen {
+    fn seen_mut(&mut self, slot: Slot, owner: &TunnelOwner) -> &mut Seen {
         self.seen.entry(slot).or_insert_with(|| Seen {
             owner: owner.clone(),
             epoch: 0,
@@ -453,12 +458,12 @@ impl Inner {
         })
     }
 
-    fn all(&self) -> impl Iterator<Item = &Arc<Entry>> {
+    fn all(&self) -> impl Iterator<Item = &Arc<TunnelEntry>> {
         self.sessions.values().flat_map(Tunnels::all)
     }
 
     /// Takes a tunnel out of its tenant's, if it is there.
-    fn take_out(&mut self, entry: &Arc<Entry>) {
+    fn take_out(&mut self, entry: &Arc<TunnelEntry>) {
         let tenant = &entry.owner.tenant;
         let Some(tunnels) = self.sessions.get_mut(tenant) else {
             return;
@@ -471,7 +476,7 @@ impl Inner {
         }
     }
 
-    fn take_out_of_slot(&mut self, entry: &Arc<Entry>) {
+    fn take_out_of_slot(&mut self, entry: &Arc<TunnelEntry>) {
         if let Some(seen) = self.seen.get_mut(&entry.slot) {
             seen.up.retain(|other| !Arc::ptr_eq(other, entry));
         }
@@ -508,8 +513,8 @@ mod tests {
     use super::*;
     use protocol::frame::{Serves, Windows};
 
-    fn owner(tenant: &str, bridge: &str) -> Owner {
-        Owner {
+    fn owner(tenant: &str, bridge: &str) -> TunnelOwner {
+        TunnelOwner {
             tenant: tenant.into(),
             bridge: bridge.into(),
             name: bridge.into(),

@@ -225,9 +225,9 @@ fn stamps(tls: &Tls) -> Vec<Option<(SystemTime, u64)>> {
 
 /// The limits in force.
 #[derive(Debug)]
-pub(crate) struct InForce(RwLock<Arc<Limits>>);
+pub(crate) struct ActiveLimits(RwLock<Arc<Limits>>);
 
-impl InForce {
+impl ActiveLimits {
     pub(crate) fn new(limits: Limits) -> Self {
         Self(RwLock::new(Arc::new(limits)))
     }

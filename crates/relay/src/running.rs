@@ -6,15 +6,15 @@
 //!           (at most limits.drain_timeout) -> tunnels close -> admin listener closes
 //! ```
 
+use crate::admission::ListenerConnections;
 use crate::auth::Authenticator;
 use crate::config::Config;
 use crate::deliveries::{self, Deliveries};
 use crate::directory::Directory;
-use crate::gate::ListenerConnections;
 use crate::generation::Generation;
-use crate::listener::connection::Arrived;
+use crate::listener::connection::ListenerKind;
 use crate::listener::tls::TlsError;
-use crate::listener::{self, Doors, tls};
+use crate::listener::{self, ListenerContext, tls};
 use crate::metrics::Metrics;
 use crate::reload::{self, Acceptor, ReloadError};
 use crate::service::Service;
@@ -122,8 +122,8 @@ impl Relay {
         let ca_path = tls.as_ref().and_then(|ready| ready.ca_path.clone());
         let acceptor = tls.map(|ready| Acceptor::new(ready.acceptor));
         let arrived = match acceptor {
-            Some(_) => Arrived::Tls,
-            None => Arrived::Plain,
+            Some(_) => ListenerKind::Tls,
+            None => ListenerKind::Plain,
         };
         let reserve = |name, address: Option<SocketAddr>, arrived, tls: Option<Acceptor>| {
             address
@@ -133,7 +133,7 @@ impl Relay {
         let listen = &config.listen;
         let at_proxy = acceptor.clone().filter(|_| listen.proxy_tls);
         let public = reserve("public", listen.public, arrived, acceptor.clone())?;
-        let proxy = reserve("proxy", listen.proxy, Arrived::Proxy, at_proxy)?;
+        let proxy = reserve("proxy", listen.proxy, ListenerKind::Proxy, at_proxy)?;
         let open = |address: Option<SocketAddr>| address.map(listener::bind).transpose();
         let internal = open(listen.internal)?;
         let admin = open(listen.admin)?;
@@ -160,12 +160,12 @@ impl Relay {
         let (admin_closing, admin_closing_seen) = watch::channel(false);
         let (alive_held, alive) = mpsc::channel(1);
         let (admin_held, _) = mpsc::channel(1);
-        let doors = Doors {
+        let doors = ListenerContext {
             service: service.clone(),
             closing: closing_seen,
             alive: alive_held,
         };
-        let admin_doors = Doors {
+        let admin_doors = ListenerContext {
             service,
             closing: admin_closing_seen,
             alive: admin_held,
@@ -188,7 +188,7 @@ impl Relay {
             _lock: lock,
         };
         let of = &state.connections;
-        let plain = Arrived::Plain;
+        let plain = ListenerKind::Plain;
         running.open(
             "internal",
             internal,
@@ -200,7 +200,7 @@ impl Relay {
         running.open(
             "admin",
             admin,
-            Arrived::Admin,
+            ListenerKind::Admin,
             of.admin.clone(),
             None,
             admin_doors,
@@ -222,7 +222,7 @@ impl Relay {
         tasks.push(tokio::spawn(crate::idempotency::keep_clean(state.clone())));
         tasks.push(tokio::spawn(crate::notices::run(state.clone())));
         tasks.push(tokio::spawn(crate::notices::watch_pause(state.clone())));
-        tasks.push(tokio::spawn(crate::audit_heads::run(state.clone())));
+        tasks.push(tokio::spawn(crate::audit::checkpoints::run(state.clone())));
         tasks.push(tokio::spawn(crate::ownership::follow(state.clone())));
         tasks.push(tokio::spawn(cut_what_may_not_stay(state)));
         tasks.push(tokio::spawn(directory.keep_fresh()));
@@ -244,10 +244,10 @@ impl RunningRelay {
         &mut self,
         name: &str,
         listener: Option<TcpListener>,
-        arrived: Arrived,
+        arrived: ListenerKind,
         connections: Arc<ListenerConnections>,
         tls: Option<Acceptor>,
-        doors: Doors,
+        doors: ListenerContext,
     ) {
         let Some(listener) = listener else { return };
         if let Ok(address) = listener.local_addr() {

@@ -15,7 +15,7 @@
 //! a body's end then waits for the socket alone, never for the caller's window.
 
 use crate::body::{Body, PIECE_MAX_BYTES};
-use crate::exchange::{KeyMemory, Place, Reservation};
+use crate::exchange::{ExchangePermit, KeyMemory, Reservation};
 use crate::listener::connection::Connection;
 use bytes::{Buf, Bytes};
 use http_body::{Body as HttpBody, Frame, SizeHint};
@@ -110,7 +110,7 @@ struct Holds {
     connection: Arc<Connection>,
     /// The memory that pieces in the queue count for.
     memory: Option<Arc<KeyMemory>>,
-    permit: Option<Place>,
+    permit: Option<ExchangePermit>,
     _reservation: Option<Reservation>,
 }
 

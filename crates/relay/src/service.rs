@@ -13,16 +13,17 @@
 //! `admin` may do all that needs a key.
 
 use crate::access::{CALLING, Resource, SENDING};
+use crate::api;
 use crate::auth::{Authenticator, Principal};
 use crate::body::{self, Body};
-use crate::ingress::{calls, endpoints, forward};
-use crate::listener::connection::{Arrived, Connection};
+use crate::ingress::{calls, endpoints, forward_proxy};
+use crate::listener::connection::{Connection, ListenerKind};
 use crate::metrics::{CONTENT_TYPE, Snapshot};
 use crate::problem::Problem;
 use crate::sending::{Progress, ResponseBody};
 use crate::state::State;
 use crate::storage::Role;
-use crate::{api, upgrade};
+use crate::tunnel::upgrade;
 use bytes::Bytes;
 use http::header::{self, HeaderMap, HeaderValue};
 use http::uri::PathAndQuery;
@@ -105,10 +106,10 @@ impl Service {
             return Err(Problem::not_sent(Code::HeadersTooLarge, detail).closing());
         }
         check_host(request)?;
-        if connection.arrived == Arrived::Proxy {
+        if connection.arrived == ListenerKind::Proxy {
             self.state.serving.check().await?;
             self.check_head(request.headers())?;
-            return Box::pin(forward::handle(self, connection, waiting)).await;
+            return Box::pin(forward_proxy::handle(self, connection, waiting)).await;
         }
         // Its bytes are shared, not copied.
         let target = request.uri().path_and_query().cloned();
@@ -120,10 +121,10 @@ impl Service {
                 get(request.method())?;
                 return Ok(self.readiness().await);
             }
-            "/metrics" if connection.arrived == Arrived::Admin => {
+            "/metrics" if connection.arrived == ListenerKind::Admin => {
                 return get(request.method()).map(|()| self.metrics());
             }
-            _ if connection.arrived == Arrived::Admin => return Err(Problem::not_found()),
+            _ if connection.arrived == ListenerKind::Admin => return Err(Problem::not_found()),
             _ => {}
         }
         self.state.serving.check().await?;

@@ -1,24 +1,24 @@
 //! What every part of a running relay shares.
 
+use crate::admission::{AdmissionControl, Connections, PendingLimits, PendingPool};
 use crate::api::services::Written;
-use crate::auditing::Auditing;
+use crate::audit::recorder::Auditing;
 use crate::auth::Principal;
 use crate::config::{Config, Limits};
 use crate::deliveries::Deliveries;
 use crate::denials::{self, Denied, Who};
 use crate::direct::Direct;
 use crate::directory::Directory;
-use crate::exchange::{Exchanges, Place, Room};
-use crate::gate::{Connections, Gate, PendingLimits, PendingPool};
+use crate::exchange::{Capacity, ExchangePermit, Exchanges};
 use crate::idempotency::Idempotency;
 use crate::metrics::Metrics;
 use crate::ownership::Ownership;
 use crate::readiness::Readiness;
-use crate::registry::{Owner, Registry};
-use crate::reload::InForce;
+use crate::registry::{Registry, TunnelOwner};
+use crate::reload::ActiveLimits;
 use crate::serving::Serving;
 use crate::telemetry::{Span, Spans};
-use crate::throttle::Throttle;
+use crate::throttle::LogRateLimiter;
 use protocol::frame::{Share, Windows};
 use protocol::session::Budget;
 use protocol::{Code, Failure};
@@ -27,7 +27,7 @@ use std::net::IpAddr;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use tokio::sync::Notify;
-use transport::session::Settings;
+use transport::handle::Settings;
 
 /// Lines a second about requests that failed.
 const FAILED_LINES: u32 = 20;
@@ -70,27 +70,27 @@ pub struct State {
     pub metrics: Metrics,
     /// Traces, where somebody wants them.
     pub spans: Option<Arc<Spans>>,
-    /// Room for TLS handshakes.
-    pub handshakes: Gate,
-    /// Room for those of callers, which shall not wait behind thousands of bridges.
-    pub caller_handshakes: Gate,
+    /// Capacity for TLS handshakes.
+    pub handshakes: AdmissionControl,
+    /// Capacity for those of callers, which shall not wait behind thousands of bridges.
+    pub caller_handshakes: AdmissionControl,
     /// Tunnels that have not proved themselves.
     pub unproven: Arc<PendingPool>,
     /// The connections of every listener.
     pub connections: Connections,
     /// Limits the log lines about connections that could not be accepted.
-    pub failed_accepts: Throttle,
+    pub failed_accepts: LogRateLimiter,
     /// Says which handshakes waited in vain, not more often than somebody can read.
-    pub late_handshakes: Throttle,
+    pub late_handshakes: LogRateLimiter,
     /// Says which tunnels are refused, not more often than somebody can read.
-    pub refused_tunnels: Throttle,
+    pub refused_tunnels: LogRateLimiter,
     /// Says which requests failed, not more often than somebody can read.
-    pub failed_requests: Throttle,
+    pub failed_requests: LogRateLimiter,
     /// Memory that windows grow into.
     pub budget: Arc<Budget>,
     /// Each tenant's part of it; of those that had a tunnel.
     budgets: Mutex<HashMap<Arc<str>, Arc<Budget>>>,
-    limits: InForce,
+    limits: ActiveLimits,
     draining: AtomicBool,
 }
 
@@ -128,7 +128,7 @@ impl State {
             services: Written::default(),
             registry: Registry::new(limits.sessions_max, limits.sessions_per_tenant),
             exchanges: Exchanges::new(
-                Room {
+                Capacity {
                     node: limits.streams_max,
                     tenant: limits.streams_per_tenant,
                     key: limits.streams_per_key,
@@ -138,19 +138,19 @@ impl State {
                 limits.call_memory_max.0,
             ),
             readiness: Readiness::default(),
-            handshakes: Gate::new(limits.handshakes_max, limits.handshakes_per_address),
-            caller_handshakes: Gate::new(callers, (callers / 2).max(1)),
+            handshakes: AdmissionControl::new(limits.handshakes_max, limits.handshakes_per_address),
+            caller_handshakes: AdmissionControl::new(callers, (callers / 2).max(1)),
             unproven: PendingPool::new(unproven, connections.proven.clone()),
             connections,
-            failed_accepts: Throttle::default(),
-            late_handshakes: Throttle::default(),
+            failed_accepts: LogRateLimiter::default(),
+            late_handshakes: LogRateLimiter::default(),
             ownership: Ownership::default(),
             notices_wanted: Notify::new(),
-            refused_tunnels: Throttle::default(),
-            failed_requests: Throttle::new(FAILED_LINES),
+            refused_tunnels: LogRateLimiter::default(),
+            failed_requests: LogRateLimiter::new(FAILED_LINES),
             budget: Budget::new(config.tunnel.window_budget.0),
             budgets: Mutex::default(),
-            limits: InForce::new(config.limits.clone()),
+            limits: ActiveLimits::new(config.limits.clone()),
             draining: AtomicBool::new(false),
             serving: Serving::new(),
             node,
@@ -182,7 +182,7 @@ impl State {
     }
 
     /// What this relay brings to a session of that bridge.
-    pub fn session_settings(&self, owner: &Owner, instance: [u8; 16]) -> Settings {
+    pub fn session_settings(&self, owner: &TunnelOwner, instance: [u8; 16]) -> Settings {
         let (deliveries, owner) = (self.deliveries.clone(), owner.clone());
         Settings {
             windows: self.windows(),
@@ -210,7 +210,7 @@ impl State {
     ///
     /// # Errors
     /// `overloaded` when it may not have one more.
-    pub fn begin(&self, principal: &Principal) -> Result<Place, Failure> {
+    pub fn begin(&self, principal: &Principal) -> Result<ExchangePermit, Failure> {
         let tunnels = self
             .registry
             .with_tenant(&principal.tenant, |tunnels| tunnels.all().len());

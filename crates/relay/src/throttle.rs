@@ -14,18 +14,18 @@ struct Spoken {
 
 /// Decides whether a line may be written.
 #[derive(Debug)]
-pub struct Throttle {
+pub struct LogRateLimiter {
     per_second: u32,
     spoken: Mutex<Spoken>,
 }
 
-impl Default for Throttle {
+impl Default for LogRateLimiter {
     fn default() -> Self {
         Self::new(1)
     }
 }
 
-impl Throttle {
+impl LogRateLimiter {
     /// So many lines a second.
     pub fn new(per_second: u32) -> Self {
         Self {
@@ -35,7 +35,7 @@ impl Throttle {
     }
 
     /// Whether to write now. What may not is counted.
-    pub fn may_speak(&self) -> bool {
+    pub fn allow(&self) -> bool {
         let now = Instant::now();
         let mut spoken = self.spoken.lock().unwrap_or_else(PoisonError::into_inner);
         let is_over = |since| now.saturating_duration_since(since) >= WINDOW;
@@ -66,8 +66,8 @@ mod tests {
     #[test]
     fn a_flood_is_a_few_lines_that_count_the_rest() {
         for max in [1, 7] {
-            let throttle = Throttle::new(max);
-            let spoken = (0..100).filter(|_| throttle.may_speak()).count();
+            let throttle = LogRateLimiter::new(max);
+            let spoken = (0..100).filter(|_| throttle.allow()).count();
             assert_eq!(spoken, max as usize);
             let left_out = 100 - u64::from(max);
             assert_eq!(

@@ -6,11 +6,13 @@
 //!
 //! Until the proof a connection is pending: a newcomer may evict it.
 
+pub mod upgrade;
+
+use crate::admission::PendingPermit;
 use crate::denials::{Denied, Who};
-use crate::gate::PendingPlace;
 use crate::listener::connection::Connection;
 use crate::ownership;
-use crate::registry::{Entry, Owner};
+use crate::registry::{TunnelEntry, TunnelOwner};
 use crate::serving::Role;
 use crate::state::State;
 use bytes::Bytes;
@@ -19,7 +21,7 @@ use protocol::session::EndReason;
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
-use transport::tunnel::{Candidate, ChannelBinding, Io, SessionDriver, relay_opening};
+use transport::handshake::{Candidate, ChannelBinding, Io, SessionDriver, relay_opening};
 
 /// When a bridge may come again that was refused for want of room. It adds a random part of its
 /// own.
@@ -35,12 +37,12 @@ pub struct Arrival {
     /// The connection that it came on.
     pub connection: Arc<Connection>,
     /// Its place among the unproven.
-    pub place: Arc<PendingPlace>,
+    pub place: Arc<PendingPermit>,
 }
 
 /// A tunnel that is in the registry, and runs while it is [carried](carry).
-pub struct Up {
-    entry: Arc<Entry>,
+pub struct ActiveTunnel {
+    entry: Arc<TunnelEntry>,
     driver: SessionDriver,
     slot: u8,
 }
@@ -51,8 +53,8 @@ pub async fn open<IO: Io>(
     io: IO,
     read_ahead: Bytes,
     arrival: Arrival,
-) -> Option<Up> {
-    let nonce = match transport::tunnel::random() {
+) -> Option<ActiveTunnel> {
+    let nonce = match transport::handshake::random() {
         Ok(nonce) => nonce,
         Err(error) => {
             tracing::error!(%error, "no tunnel can be opened");
@@ -86,7 +88,7 @@ pub async fn open<IO: Io>(
             let hello = candidate.hello();
             state.metrics.tunnel_refused(name(code));
             note_denial(state, hello, code, arrival.connection.peer.ip());
-            if state.refused_tunnels.may_speak() {
+            if state.refused_tunnels.allow() {
                 tracing::warn!(
                     reason = name(code),
                     bridge = %printable(&hello.bridge),
@@ -137,7 +139,7 @@ async fn judge_by_database<IO: Io>(
     state: &State,
     candidate: &Candidate<IO>,
     arrival: &Arrival,
-) -> Result<Owner, RefusedCode> {
+) -> Result<TunnelOwner, RefusedCode> {
     let first = judge(state, candidate, arrival);
     let Err(
         RefusedCode::Unauthorized
@@ -159,7 +161,7 @@ fn judge<IO: Io>(
     state: &State,
     candidate: &Candidate<IO>,
     arrival: &Arrival,
-) -> Result<Owner, RefusedCode> {
+) -> Result<TunnelOwner, RefusedCode> {
     let hello = candidate.hello();
     if state.directory.is_stale() {
         return Err(RefusedCode::Overloaded);
@@ -212,8 +214,12 @@ fn host_of(authority: &str) -> &str {
     }
 }
 
-async fn welcome<IO: Io>(state: &State, candidate: Candidate<IO>, owner: Owner) -> Option<Up> {
-    let id = transport::tunnel::random().ok()?;
+async fn welcome<IO: Io>(
+    state: &State,
+    candidate: Candidate<IO>,
+    owner: TunnelOwner,
+) -> Option<ActiveTunnel> {
+    let id = transport::handshake::random().ok()?;
     let tunnel = &state.config.tunnel;
     let welcome = Welcome {
         session: id,
@@ -258,7 +264,7 @@ async fn welcome<IO: Io>(state: &State, candidate: Candidate<IO>, owner: Owner) 
         epoch = hello.epoch,
         "session up"
     );
-    Some(Up {
+    Some(ActiveTunnel {
         entry,
         driver,
         slot: hello.slot,
@@ -266,8 +272,8 @@ async fn welcome<IO: Io>(state: &State, candidate: Candidate<IO>, owner: Owner) 
 }
 
 /// Runs a tunnel to its end. This is what a task for each tunnel holds, so it is small.
-pub async fn carry(state: &State, up: Up) {
-    let Up {
+pub async fn carry(state: &State, up: ActiveTunnel) {
+    let ActiveTunnel {
         entry,
         driver,
         slot,

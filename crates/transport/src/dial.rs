@@ -14,9 +14,9 @@ mod proxy;
 pub use look::{Look, look};
 pub use proxy::{Proxy, ProxyError};
 
-use crate::session::Settings;
+use crate::handle::Settings;
+use crate::handshake::{Dialled, Identity, Introduction, OpeningError, Tunnel, bridge_opening};
 use crate::socket::Metered;
-use crate::tunnel::{Dialled, Identity, Introduction, OpeningError, Tunnel, bridge_opening};
 use crate::{tcp, tls, websocket};
 use http::{HeaderMap, Uri, header};
 use protocol::frame::RefusedCode;

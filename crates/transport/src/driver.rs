@@ -12,7 +12,7 @@
 //! Reading never waits for a stream or for the writer: a stream's bytes have room by its credit,
 //! and a flush that cannot go on leaves reading as it was.
 
-use crate::session::{Shared, Writer};
+use crate::handle::{Shared, Writer};
 use crate::socket::Socket;
 use bytes::Bytes;
 use protocol::frame::GoAwayReason;

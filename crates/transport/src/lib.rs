@@ -24,18 +24,18 @@
 pub mod backoff;
 pub mod dial;
 mod driver;
+pub mod handle;
+pub mod handshake;
 pub mod http;
 pub mod lookup;
 pub mod raw;
 pub mod runtime;
-pub mod session;
 mod socket;
 pub mod tcp;
 pub mod tls;
-pub mod tunnel;
 pub mod websocket;
 
 #[cfg(test)]
 mod tests;
 
-pub use session::{Cutter, Incoming, PumpEnd, PumpError, RecvStream, SendStream, Session};
+pub use handle::{AbortHandle, Incoming, PumpEnd, PumpError, RecvStream, SendStream, Session};

@@ -3,7 +3,7 @@
 //! Nothing is kept for a socket that is silent, so that thousands of idle ones cost little; and a
 //! piece takes no more memory than its bytes, whoever sends them one by one.
 
-use crate::session::INLINE_MAX_BYTES;
+use crate::handle::INLINE_MAX_BYTES;
 use bytes::{Bytes, BytesMut};
 use std::future::poll_fn;
 use std::io;

@@ -1,11 +1,11 @@
 //! A relay and a bridge in one process, over a pipe instead of TLS.
 
-use crate::session::{Incoming, Session, Settings};
-use crate::socket::Metered;
-use crate::tunnel::{
+use crate::handle::{Incoming, Session, Settings};
+use crate::handshake::{
     ChannelBinding, Dialled, Identity, Introduction, OpeningError, Tunnel, bridge_opening, random,
     relay_opening,
 };
+use crate::socket::Metered;
 use crate::websocket;
 use bytes::Bytes;
 use http_body_util::{BodyExt, Full, StreamBody};

@@ -13,8 +13,8 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::mpsc;
 use tokio_rustls::TlsAcceptor;
-use transport::session::Settings;
-use transport::tunnel::relay_opening;
+use transport::handle::Settings;
+use transport::handshake::relay_opening;
 use transport::{RecvStream, SendStream, Session};
 
 /// Listens, and hands over each session that a bridge opens.
@@ -87,7 +87,7 @@ async fn open(tcp: TcpStream, tls: TlsAcceptor) -> Option<Session> {
         session_bytes: 4 * 1024 * 1024,
     };
     let challenge = Challenge {
-        nonce: transport::tunnel::random().ok()?,
+        nonce: transport::handshake::random().ok()?,
         node: "hostile".into(),
         version_min: 1,
         version_max: 1,
@@ -97,7 +97,7 @@ async fn open(tcp: TcpStream, tls: TlsAcceptor) -> Option<Session> {
         .await
         .ok()?;
     let welcome = Welcome {
-        session: transport::tunnel::random().ok()?,
+        session: transport::handshake::random().ok()?,
         heartbeat_ms: 15_000,
         dead_after_ms: 25_000,
         nodes: 1,

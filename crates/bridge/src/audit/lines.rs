@@ -1,8 +1,8 @@
 //! The lines on the disk: chained, rotated, and taken up again after a crash.
 
 use super::{HeadFile, Keep, head_path, hex, unhex};
-use runtime::files::{Dir, Owner};
 use ring::digest::{SHA256, digest};
+use runtime::files::{Dir, Owner};
 use serde_json::{Value, json};
 use std::fs::{self, File};
 use std::io::{self, Read as _, Seek as _, SeekFrom, Write as _};
@@ -80,7 +80,7 @@ impl Lines {
             file,
             bytes,
             since: SystemTime::now(),
-            id: transport::tunnel::random().map_err(|_| io::Error::other("no random bytes"))?,
+            id: transport::handshake::random().map_err(|_| io::Error::other("no random bytes"))?,
             seq: 0,
             hash: [0; 32],
         };

@@ -1,7 +1,7 @@
 //! `status`, `reload`, `log-level`: what is asked of the running bridge over its local socket.
 
 use super::{ConfigArg, DONE, FAILED, Outcome, say};
-use crate::local::{self, Question, Reply};
+use crate::control::socket::{self, ControlRequest, Reply};
 use crate::status::Status;
 use clap::Args;
 use std::error::Error;
@@ -26,7 +26,7 @@ pub(super) struct StatusArgs {
 
 /// The status of the bridge that runs on this data directory.
 pub(super) fn status_of(data_dir: &Path) -> Result<Status, Box<dyn Error>> {
-    match local::ask(data_dir, &Question::Status)? {
+    match socket::ask(data_dir, &ControlRequest::Status)? {
         Reply::Status(status) => Ok(*status),
         Reply::Done | Reply::Failed(_) => Err("the answer is not understood".into()),
     }
@@ -60,7 +60,7 @@ pub(super) fn status(args: &StatusArgs) -> Outcome {
 }
 
 pub(super) fn reload(config: &ConfigArg) -> Outcome {
-    local::ask(&config.data_dir()?, &Question::Reload)?;
+    socket::ask(&config.data_dir()?, &ControlRequest::Reload)?;
     say("the config was read again and is in force");
     Ok(DONE)
 }
@@ -76,10 +76,10 @@ pub(super) struct LogLevelArgs {
 
 pub(super) fn log_level(args: &LogLevelArgs) -> Outcome {
     let data_dir = args.config.data_dir()?;
-    let question = Question::LogLevel {
+    let question = ControlRequest::LogLevel {
         filter: args.filter.clone(),
     };
-    local::ask(&data_dir, &question)?;
+    socket::ask(&data_dir, &question)?;
     say("the running bridge logs so from now on, until it is restarted");
     Ok(DONE)
 }

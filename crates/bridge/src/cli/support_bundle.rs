@@ -1,13 +1,13 @@
 //! `support-bundle`: what somebody needs who helps, and nothing that they must not have.
 
 use super::{ConfigArg, DONE, Outcome, say, short_runtime};
-use crate::board::now_s;
 use crate::config::{Config, FilePath};
+use crate::control::socket::{self, ControlRequest, Reply};
 use crate::credentials::Store;
 use crate::data_dir::PrivateDir;
 use crate::doctor::examine;
-use crate::local::{self, Question, Reply};
 use crate::redact::Redactor;
+use crate::stats::now_s;
 use clap::Args;
 use std::fs::File;
 use std::io::{self, Read as _, Seek as _, SeekFrom};
@@ -85,7 +85,7 @@ pub(super) fn run(args: &BundleArgs) -> Outcome {
     let checked = match &config {
         Ok(config) => super::check::explain(config)
             .map_or_else(|error| error.to_string(), |lines| lines.join("\n")),
-        Err(error) => crate::slot::chain(error),
+        Err(error) => crate::connection::chain(error),
     };
     bundle.add("config-check.txt", &checked)?;
     bundle.add("environment.txt", &environment())?;
@@ -94,13 +94,13 @@ pub(super) fn run(args: &BundleArgs) -> Outcome {
     bundle.add("doctor.txt", &report.to_string())?;
     bundle.add("doctor.json", &serde_json::to_string_pretty(&report)?)?;
     let data_dir = args.config.data_dir()?;
-    match local::ask(&data_dir, &Question::Status) {
+    match socket::ask(&data_dir, &ControlRequest::Status) {
         Ok(Reply::Status(status)) => {
             bundle.add("status.txt", &status.to_string())?;
             bundle.add("status.json", &serde_json::to_string_pretty(&status)?)?;
         }
         Ok(_) => bundle.add("status.txt", "the answer is not understood")?,
-        Err(error) => bundle.add("status.txt", &crate::slot::chain(&error))?,
+        Err(error) => bundle.add("status.txt", &crate::connection::chain(&error))?,
     }
     bundle.add("data-directory.txt", &listing(&data_dir))?;
     if let Ok(config) = &config {

@@ -20,7 +20,7 @@ use std::pin::Pin;
 use std::task::{Context, Poll};
 use std::time::Duration;
 use tokio::time::{Instant, Sleep, timeout_at};
-use transport::session::INLINE_MAX_BYTES;
+use transport::handle::INLINE_MAX_BYTES;
 use transport::{PumpEnd, PumpError};
 
 /// How long a small body may take to come behind its head, all of it, to travel with it.

@@ -29,7 +29,7 @@ use std::sync::Arc;
 use std::time::Duration;
 use tokio::time::timeout_at;
 use transport::RecvStream;
-use transport::session::INLINE_MAX_BYTES;
+use transport::handle::INLINE_MAX_BYTES;
 
 /// Connections that an attempt is tried on, when it verifiably did not leave on those before.
 const TRIES_MAX: usize = 2;

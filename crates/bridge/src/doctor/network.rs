@@ -2,12 +2,12 @@
 
 use super::certificates::chain;
 use super::{Check, State};
-use crate::board::now_s;
 use crate::config::Config;
+use crate::control::socket::{self, ControlRequest, Reply};
 use crate::credentials::with_credential;
 use crate::data_dir::PrivateDir;
 use crate::identity::Identity;
-use crate::local::{self, Question, Reply};
+use crate::stats::now_s;
 use transport::dial::{DialError, Look, look};
 
 /// A clock that is off by more makes certificates and signatures wrong.
@@ -65,7 +65,7 @@ pub(super) async fn check(config: &Config, checks: &mut Vec<Check>) {
 fn steps(config: &Config, look: &Look, checks: &mut Vec<Check>) {
     let failure = look.failure.as_ref();
     let detail = failure
-        .map(|error| crate::slot::chain(error))
+        .map(|error| crate::connection::chain(error))
         .unwrap_or_default();
     let host = match &look.proxy {
         Some(proxy) => format!("the proxy {proxy}"),
@@ -207,7 +207,7 @@ fn identity(config: &Config) -> Check {
         ),
         Err(error) => Check::fail(
             "identity",
-            crate::slot::chain(&error),
+            crate::connection::chain(&error),
             "pair it: `integration-bridge pair --client-id ID`",
         ),
     }
@@ -215,7 +215,7 @@ fn identity(config: &Config) -> Check {
 
 /// What the running bridge says of its connections: it alone may prove itself.
 fn tunnel(config: &Config) -> Check {
-    let status = match local::ask(config.bridge.data_dir.get(), &Question::Status) {
+    let status = match socket::ask(config.bridge.data_dir.get(), &ControlRequest::Status) {
         Ok(Reply::Status(status)) => status,
         Ok(_) => return Check::skipped("tunnel", "the running bridge's answer is not understood"),
         Err(error) => return Check::skipped("tunnel", format!("no bridge runs here: {error}")),

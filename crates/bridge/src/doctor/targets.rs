@@ -46,7 +46,7 @@ pub(super) async fn check(config: &Config, checks: &mut Vec<Check>) {
     let credentials = match load_credentials(config) {
         Ok(credentials) => credentials,
         Err(error) => {
-            let found = crate::slot::chain(&error);
+            let found = crate::connection::chain(&error);
             checks.push(Check::fail(
                 "credentials",
                 found,

@@ -14,7 +14,6 @@
 
 use super::{Answer, Ask, JournalError, Known, Outcome};
 use crate::data_dir::PrivateDir;
-use runtime::shortage;
 use protocol::frame::{CallAttempt, DeliveryResult, JournalMark};
 use protocol::{Code, Execution};
 use redb::backends::FileBackend;
@@ -22,6 +21,7 @@ use redb::{
     Database, Durability, ReadableDatabase as _, ReadableTable, Table, TableDefinition, TableError,
     WriteTransaction,
 };
+use runtime::shortage;
 use std::collections::HashSet;
 use std::io;
 use std::ops::Bound::{Excluded, Unbounded};
@@ -326,7 +326,7 @@ impl Store {
             let file = file.map_err(|error| match shortage::io_error(&error) {
                 Some(source) => Fault {
                     may_pass: shortage::is_disk_trouble(source),
-                    ..Fault::lasting(crate::slot::chain(&error))
+                    ..Fault::lasting(crate::connection::chain(&error))
                 },
                 None => Fault::lasting(error.to_string()),
             })?;
@@ -372,7 +372,7 @@ impl Store {
             let id = match self.id {
                 Some(id) => id,
                 None => {
-                    let fresh = transport::tunnel::random();
+                    let fresh = transport::handshake::random();
                     let id: [u8; 16] =
                         fresh.map_err(|_| Fault::lasting("the system gave no random bytes"))?;
                     about.insert(ID, u128::from_be_bytes(id)).map_err(disk)?;

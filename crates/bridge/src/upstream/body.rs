@@ -14,7 +14,7 @@ use std::sync::{Arc, OnceLock};
 use std::task::{Context, Poll, Waker};
 use std::time::{Duration, Instant};
 use transport::RecvStream;
-use transport::session::INLINE_MAX_BYTES;
+use transport::handle::INLINE_MAX_BYTES;
 
 /// When a body last moved, and whether all of it is gone.
 #[derive(Debug)]

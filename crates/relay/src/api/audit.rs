@@ -1,7 +1,7 @@
 //! `GET /v1/audit`: who did what, when, and what came of it.
 
 use super::{Context, Handling, json, page::Page};
-use crate::pairing::failed;
+use crate::api::pairing::failed;
 use crate::storage::audit::{AuditFilter, AuditRow};
 use bytes::Bytes;
 use http::{Request, StatusCode};

@@ -2,12 +2,12 @@
 
 use super::{Context, Handling, json, page::Page};
 use crate::access::{KeyScope, Object};
-use crate::audit_heads::hex;
+use crate::api::pairing::failed;
+use crate::audit::checkpoints::hex;
 use crate::directory::{BridgeSummary, Standing};
 use crate::ownership;
-use crate::pairing::failed;
 use crate::problem::Problem;
-use crate::registry::Entry;
+use crate::registry::TunnelEntry;
 use crate::storage::now;
 use bytes::Bytes;
 use http::{Request, StatusCode};
@@ -155,7 +155,7 @@ fn owned_endpoints(cx: &Context<'_>, bridge: &BridgeSummary) -> Vec<String> {
 fn view(
     cx: &Context<'_>,
     bridge: &BridgeSummary,
-    own: &[Arc<Entry>],
+    own: &[Arc<TunnelEntry>],
     last: Option<i64>,
 ) -> BridgeView {
     let online = own.iter().any(|entry| entry.session.is_open());
@@ -178,7 +178,7 @@ fn view(
     }
 }
 
-fn session(entry: &Entry, scope: &KeyScope) -> SessionView {
+fn session(entry: &TunnelEntry, scope: &KeyScope) -> SessionView {
     let offer = entry.offer();
     let report = entry.session.report();
     let health = |at: usize| {
@@ -238,7 +238,7 @@ pub(super) fn list<'a>(cx: &'a Context<'a>, _: Request<Bytes>) -> Handling<'a> {
     Box::pin(async move {
         let tenant = cx.tenant()?;
         let page = Page::of(&cx.query)?;
-        let mut sessions: HashMap<Arc<str>, Vec<Arc<Entry>>> = HashMap::new();
+        let mut sessions: HashMap<Arc<str>, Vec<Arc<TunnelEntry>>> = HashMap::new();
         for entry in cx.state.registry.of_tenant(&tenant) {
             let own = sessions.entry(entry.owner.bridge.clone()).or_default();
             own.push(entry);

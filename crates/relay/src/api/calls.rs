@@ -3,8 +3,8 @@
 use super::page::{Page, SCANNED_MAX};
 use super::{Context, Handling, json};
 use crate::access::Object;
+use crate::api::pairing::{failed, unshown};
 use crate::deliveries::state::CallState;
-use crate::pairing::{failed, unshown};
 use crate::problem::Problem;
 use crate::storage::call_pages::{CallAttemptRow, CallFilter, CallSummary, no_call};
 use crate::storage::call_scan::Purpose;

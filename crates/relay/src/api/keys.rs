@@ -3,7 +3,7 @@
 use super::page::{Page, SCANNED_MAX, wrong_cursor};
 use super::{Context, Handling, json};
 use crate::access::Object;
-use crate::pairing::failed;
+use crate::api::pairing::failed;
 use crate::problem::Problem;
 use crate::storage::keys::{NewKey, OVERLAP_MAX, no_key};
 use crate::storage::{ApiKey, Existing, Role, Scope, Secret, now};

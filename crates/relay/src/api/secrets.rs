@@ -1,11 +1,11 @@
 //! `/v1/signing-secrets ...`: what signs a tenant's deliveries, for its administrators.
 
 use super::{Context, Handling, json};
+use crate::api::pairing::failed;
 use crate::deliveries::ShownSecret;
 use crate::deliveries::sign::SigningSecret;
-use crate::pairing::failed;
 use crate::problem::Problem;
-use crate::storage::audit::Act;
+use crate::storage::audit::AuditEvent;
 use crate::vault::VaultError;
 use bytes::Bytes;
 use http::{Request, StatusCode};
@@ -76,12 +76,12 @@ pub(super) fn list<'a>(cx: &'a Context<'a>, _: Request<Bytes>) -> Handling<'a> {
         let shown = cx.state.deliveries.all_secrets(&tenant).await;
         let shown = shown.map_err(sealed)?;
         // Whoever has seen a secret can sign: that is written down.
-        let act = Act {
+        let act = AuditEvent {
             tenant: tenant.clone(),
             action: "signing_secret.reveal",
             result: "ok",
             count: 1,
-            ..Act::default()
+            ..AuditEvent::default()
         };
         cx.storage().audit(&[act]).await.map_err(failed)?;
         let signing_secrets = shown.into_iter().map(view).collect();
@@ -111,14 +111,14 @@ pub(super) fn rotate<'a>(cx: &'a Context<'a>, request: Request<Bytes>) -> Handli
                 .deliveries
                 .rotate_secret(&tenant, secret, Duration::from_secs(overlap));
         let shown = rotated.await.map_err(sealed)?;
-        let act = Act {
+        let act = AuditEvent {
             tenant: tenant.clone(),
             action: "signing_secret.rotate",
             actor: cx.principal.client_id.clone(),
             object: shown.id.clone(),
             result: "ok",
             count: 1,
-            ..Act::default()
+            ..AuditEvent::default()
         };
         // The secret signs already: a repeat would make another one.
         cx.state.audit.record(act).await;

@@ -2,7 +2,7 @@
 
 use super::tenants::SERVICE_GONE_AFTER;
 use super::{Context, Handling, json};
-use crate::pairing::failed;
+use crate::api::pairing::failed;
 use crate::problem::Problem;
 use crate::storage::bridges::Service;
 use crate::storage::now;

@@ -6,10 +6,10 @@ use super::{
     services, tenants,
 };
 use crate::access::{CALLING, Resource, SENDING};
-use crate::explain;
+use crate::api::explain;
+use crate::api::pairing;
 use crate::ingress::calls::described as call;
 use crate::notices;
-use crate::pairing;
 use crate::storage::Role;
 use http::Method;
 use protocol::Code;

@@ -1,9 +1,9 @@
 //! `/v1/tenants ...`: customers' spaces, for site administrators.
 
 use super::{Context, Handling, etag, json, page::Page};
+use crate::api::pairing::{failed, unshown};
 use crate::body::Body;
 use crate::config::EXPIRES_IN_MAX_S;
-use crate::pairing::{failed, unshown};
 use crate::problem::Problem;
 use crate::storage::bridges::Service;
 use crate::storage::tenants::TenantChange;

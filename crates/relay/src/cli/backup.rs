@@ -2,7 +2,7 @@
 
 use super::{CliError, output};
 use crate::config::{Config, Database};
-use crate::storage::audit::Act;
+use crate::storage::audit::AuditEvent;
 use crate::storage::tenants::SITE;
 use crate::storage::{Storage, StorageError};
 use std::fs::{self, File};
@@ -113,13 +113,13 @@ fn copy_to_new(from: &Path, to: &Path) -> std::io::Result<()> {
 async fn written_down(storage: &Storage, from: &Path) -> Result<(), StorageError> {
     storage.set_deliveries_paused(true).await?;
     let name = from.file_name().unwrap_or_default();
-    let act = Act {
+    let act = AuditEvent {
         tenant: SITE.into(),
         action: "database.restore",
         object: name.to_string_lossy().into_owned(),
         result: "ok",
         count: 1,
-        ..Act::default()
+        ..AuditEvent::default()
     };
     storage.audit(&[act]).await
 }

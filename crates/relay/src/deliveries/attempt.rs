@@ -9,8 +9,8 @@ use super::sign::{self, SigningSecret, WEBHOOK_ID, WEBHOOK_SIGNATURE, WEBHOOK_TI
 use super::state::AttemptEnd;
 use crate::direct::{self, DirectRequest};
 use crate::exchange::{self, Reservation};
-use crate::registry::Entry;
-use crate::route;
+use crate::registry::TunnelEntry;
+use crate::routing;
 use crate::state::State;
 use bytes::Bytes;
 use http::HeaderValue;
@@ -26,7 +26,7 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 use tokio::task::JoinHandle;
 use transport::RecvStream;
-use transport::session::INLINE_MAX_BYTES;
+use transport::handle::INLINE_MAX_BYTES;
 
 /// The bridge ends an attempt first; the relay's own limit is there in case that no word comes.
 const GRACE: Duration = Duration::from_secs(5);
@@ -57,7 +57,7 @@ pub(super) fn headers(
 /// Makes the attempt through this tunnel.
 pub(super) async fn through(
     state: &Arc<State>,
-    entry: &Arc<Entry>,
+    entry: &Arc<TunnelEntry>,
     attempt: CallAttempt,
     method: &str,
     request: StoredRequest,
@@ -79,7 +79,7 @@ enum Ended {
 /// An error is a failure before the exchange was opened.
 async fn exchange_with(
     state: &Arc<State>,
-    entry: &Arc<Entry>,
+    entry: &Arc<TunnelEntry>,
     attempt: CallAttempt,
     method: &str,
     request: StoredRequest,
@@ -218,7 +218,7 @@ pub(super) async fn directly(
         // A name that only resolves inside the network of a bridge that is away.
         Err(failure)
             if failure.code == Code::TargetDns
-                && host.is_ok_and(|host| route::is_waited_for(state, &tenant, &host)) =>
+                && host.is_ok_and(|host| routing::is_waited_for(state, &tenant, &host)) =>
         {
             misrouted(failure)
         }

@@ -24,8 +24,8 @@ use super::state::CallState;
 use super::task::first;
 use super::way::Way;
 use super::{Deliveries, context, request::StoredRequest};
-use crate::registry::Entry;
-use crate::route::{self, StoredRoute};
+use crate::registry::TunnelEntry;
+use crate::routing::{self, StoredRoute};
 use crate::state::State;
 use crate::storage::StorageError;
 use crate::storage::batch::WriteError;
@@ -351,7 +351,7 @@ impl Engine {
         let queued: Vec<Arc<str>> = self.deliveries.queued().keys().cloned().collect();
         for tenant in queued {
             let directory = &self.state.directory;
-            let mark = route::patterns_mark(&directory.direct_urls(&tenant));
+            let mark = routing::patterns_mark(&directory.direct_urls(&tenant));
             let now = (mark, directory.is_active(&tenant));
             if self.tenants.insert(tenant.clone(), now) != Some(now) {
                 self.routes.push(tenant);
@@ -413,7 +413,7 @@ impl Engine {
         has_more |= new.next().is_some();
         has_more |= self.classify(tenant).await?;
         let storage = self.deliveries.storage.clone();
-        let patterns = route::patterns_mark(&self.state.directory.direct_urls(tenant));
+        let patterns = routing::patterns_mark(&self.state.directory.direct_urls(tenant));
         for (from, wants_route) in [
             (CallState::WaitingForBridge, true),
             (CallState::Pending, false),
@@ -422,9 +422,11 @@ impl Engine {
                 // Whether those of another class have a route is seen when they have this one.
                 let is_classified = group.class.mark == patterns;
                 let is_later = match self.route_of_group(tenant, &group) {
-                    route::Way::Later(_) => true,
+                    routing::Way::Later(_) => true,
                     // What would be refused is pending until its time has come.
-                    route::Way::Bridge(_) | route::Way::Direct | route::Way::Refused(_) => false,
+                    routing::Way::Bridge(_) | routing::Way::Direct | routing::Way::Refused(_) => {
+                        false
+                    }
                 };
                 if is_later == wants_route || (is_later && !is_classified) {
                     continue;
@@ -444,21 +446,21 @@ impl Engine {
         Ok(has_more)
     }
 
-    fn route_of_group(&self, tenant: &Arc<str>, group: &Group) -> route::Way<Arc<Entry>> {
+    fn route_of_group(&self, tenant: &Arc<str>, group: &Group) -> routing::Way<Arc<TunnelEntry>> {
         let stored = StoredRoute {
             tenant,
             bridge: group.bridge.as_deref(),
             host: &group.host,
             is_direct: group.class.is_direct,
         };
-        route::decide_stored(&self.state, stored)
+        routing::decide_stored(&self.state, stored)
     }
 
     /// Decides again which calls of a tenant may go direct, after its patterns have changed. Returns whether
     /// more are left.
     async fn classify(&mut self, tenant: &Arc<str>) -> Result<bool, EngineError> {
         let patterns = self.state.directory.direct_urls(tenant);
-        let mark = route::patterns_mark(&patterns);
+        let mark = routing::patterns_mark(&patterns);
         if self.classified.get(tenant) == Some(&mark) {
             return Ok(false);
         }
@@ -468,7 +470,7 @@ impl Engine {
             .await?;
         let mut classes = Vec::with_capacity(calls.len());
         for call in &calls {
-            let mut class = route::DirectClass {
+            let mut class = routing::DirectClass {
                 is_direct: false,
                 mark,
             };
@@ -477,7 +479,7 @@ impl Engine {
                     Some(request) => {
                         let is_pinned = request.about.credential.is_some();
                         let url = &request.about.url;
-                        class = route::classify(&patterns, &call.method, url, is_pinned);
+                        class = routing::classify(&patterns, &call.method, url, is_pinned);
                     }
                     None => tracing::error!(call = %call.id, "a stored call cannot be read"),
                 }
@@ -583,7 +585,7 @@ impl Engine {
     ) -> Result<Option<i64>, EngineError> {
         let deliveries = self.deliveries.clone();
         let calls = deliveries.storage.due_calls(tenant, now, PAGE).await?;
-        let mark = route::patterns_mark(&self.state.directory.direct_urls(tenant));
+        let mark = routing::patterns_mark(&self.state.directory.direct_urls(tenant));
         let (mut is_full, mut is_stale, mut moved) = (false, false, Vec::new());
         for call in &calls {
             if deliveries.running.has(&call.id) {
@@ -634,19 +636,21 @@ impl Engine {
             host: &call.host,
             is_direct: call.class.is_direct && is_classified,
         };
-        let way = match route::decide_stored(state, stored) {
-            route::Way::Bridge(entry) => Way::Bridge(entry),
-            route::Way::Direct => Way::Direct,
+        let way = match routing::decide_stored(state, stored) {
+            routing::Way::Bridge(entry) => Way::Bridge(entry),
+            routing::Way::Direct => Way::Direct,
             // By the patterns of now it may have a route.
-            route::Way::Later(_) | route::Way::Refused(_) if !is_classified => return Begun::Stale,
+            routing::Way::Later(_) | routing::Way::Refused(_) if !is_classified => {
+                return Begun::Stale;
+            }
             // The route is decided again when the tenant's tunnels or patterns change.
-            route::Way::Later(_) => {
+            routing::Way::Later(_) => {
                 return Begun::Moved(Box::new(Write::Park {
                     id: call.id.clone(),
                     left_ms: 0,
                 }));
             }
-            route::Way::Refused(none) => {
+            routing::Way::Refused(none) => {
                 return Begun::Moved(Box::new(Write::Drop {
                     id: call.id.clone(),
                     state: CallState::Refused,
@@ -693,6 +697,6 @@ enum Begun {
 }
 
 /// Whether a tunnel's journal is still to be compared.
-fn is_to_be_compared(entry: &Entry) -> bool {
+fn is_to_be_compared(entry: &TunnelEntry) -> bool {
     entry.journal.is_some() && !entry.is_delivering() && entry.session.is_open()
 }

@@ -2,7 +2,7 @@
 //! is there for them.
 
 use crate::state::State;
-use crate::storage::audit::Act;
+use crate::storage::audit::AuditEvent;
 use crate::storage::calls::ExpiredCall;
 use crate::storage::{StorageError, now_ms};
 use protocol::Code;
@@ -51,8 +51,8 @@ async fn round(state: &State) -> Result<(), StorageError> {
     }
 }
 
-fn act(call: &ExpiredCall) -> Act {
-    Act {
+fn act(call: &ExpiredCall) -> AuditEvent {
+    AuditEvent {
         tenant: call.tenant.clone(),
         actor: "relay".into(),
         action: "delivery",
@@ -66,7 +66,7 @@ fn act(call: &ExpiredCall) -> Act {
             "state": CallState::Expired.as_str(),
         })
         .to_string(),
-        ..Act::default()
+        ..AuditEvent::default()
     }
 }
 

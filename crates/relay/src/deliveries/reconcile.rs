@@ -19,7 +19,7 @@ use super::running::Room;
 use super::settle::{Ended, Settled, settle_all, settlement};
 use super::state::AttemptEnd;
 use super::{id::call_id, task::again};
-use crate::registry::Entry;
+use crate::registry::TunnelEntry;
 use crate::state::State;
 use crate::storage::calls::{StoredCall, Via};
 use crate::storage::now_ms;
@@ -47,7 +47,7 @@ pub(super) struct Heard {
     pub(super) result: DeliveryResult,
 }
 
-fn via(entry: &Entry) -> Via {
+fn via(entry: &TunnelEntry) -> Via {
     Via {
         bridge: entry.owner.bridge.clone(),
         instance: entry.instance().to_vec(),
@@ -56,7 +56,10 @@ fn via(entry: &Entry) -> Via {
 
 /// Compares a new tunnel's journal with what is known of it; from here on, deliveries may go through. May
 /// be repeated after an error.
-pub(super) async fn tunnel_up(state: &Arc<State>, entry: &Arc<Entry>) -> Result<(), EngineError> {
+pub(super) async fn tunnel_up(
+    state: &Arc<State>,
+    entry: &Arc<TunnelEntry>,
+) -> Result<(), EngineError> {
     let Some(mark) = entry.journal else {
         return Ok(());
     };
@@ -98,7 +101,7 @@ pub(super) async fn tunnel_up(state: &Arc<State>, entry: &Arc<Entry>) -> Result<
 }
 
 /// Sends the same attempt again, unless it runs.
-fn ask_again(state: &Arc<State>, call: StoredCall, entry: &Arc<Entry>, via: &Via) {
+fn ask_again(state: &Arc<State>, call: StoredCall, entry: &Arc<TunnelEntry>, via: &Via) {
     // What was on its way is not held up: there are no more than the lane had places.
     let running = &state.deliveries.running;
     let entered = running.enter(&call.id, &call.tenant, via, call.attempt, Room::UNLIMITED);

@@ -2,7 +2,7 @@
 
 use super::state::{AttemptEnd, CallState, Facts, Next, next};
 use crate::state::State;
-use crate::storage::audit::Act;
+use crate::storage::audit::AuditEvent;
 use crate::storage::batch::WriteError;
 use crate::storage::calls::{Settlement, StoredCall, Via, Write, Written};
 use crate::storage::now_ms;
@@ -180,8 +180,8 @@ fn after_write(state: &State, settlement: &Settlement, written: &Written) -> Opt
 }
 
 /// An attempt's end, for the audit record.
-fn act(end: &Settlement, now: CallState) -> Act {
-    Act {
+fn act(end: &Settlement, now: CallState) -> AuditEvent {
+    AuditEvent {
         tenant: end.tenant.clone(),
         actor: "relay".into(),
         action: "delivery",
@@ -197,6 +197,6 @@ fn act(end: &Settlement, now: CallState) -> Act {
             "state": now.as_str(),
         })
         .to_string(),
-        ..Act::default()
+        ..AuditEvent::default()
     }
 }

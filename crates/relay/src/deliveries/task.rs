@@ -6,7 +6,7 @@ use super::settle::{Ended, Settled, settle};
 use super::state::AttemptEnd;
 use super::way::Way;
 use super::{context, id::call_bytes};
-use crate::registry::Entry;
+use crate::registry::TunnelEntry;
 use crate::state::State;
 use crate::storage::batch::WriteError;
 use crate::storage::calls::{StoredCall, Via, Write, Written};
@@ -59,7 +59,7 @@ async fn begin(state: &State, call: &StoredCall, via: &Via, number: u32) -> bool
 }
 
 /// The same attempt again, at the installation that has it.
-pub(super) async fn again(state: Arc<State>, call: StoredCall, entry: Arc<Entry>, via: Via) {
+pub(super) async fn again(state: Arc<State>, call: StoredCall, entry: Arc<TunnelEntry>, via: Via) {
     let number = call.attempt;
     let storage = &state.deliveries.storage;
     // It may have been settled, and acknowledged, since it was looked up: sent now, it would be a new one

@@ -1,14 +1,14 @@
 //! What the attempt of a stored call is bound to: a tunnel's installation, or the relay itself.
 
-use crate::registry::Entry;
+use crate::registry::TunnelEntry;
 use crate::storage::calls::Via;
 use std::sync::Arc;
 
-/// The way of an attempt, as [`route`](crate::route) has decided it.
+/// The way of an attempt, as [`route`](crate::routing) has decided it.
 #[derive(Debug, Clone)]
 pub(super) enum Way {
     /// Through this tunnel.
-    Bridge(Arc<Entry>),
+    Bridge(Arc<TunnelEntry>),
     /// By the relay itself, as far as its tenant's patterns allow the URL.
     Direct,
 }

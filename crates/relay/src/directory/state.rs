@@ -2,7 +2,7 @@
 //! not any more.
 
 use crate::auth::{KeyScope, Principal};
-use crate::registry::Owner;
+use crate::registry::TunnelOwner;
 use crate::storage::{
     ApiKey, BridgeId, BridgeIdentity, Changes, Claim, ClaimKind, ClientId, SecretHash, TenantId,
     TenantState,
@@ -39,7 +39,7 @@ pub struct BridgeSummary {
 #[derive(Debug)]
 pub struct TunnelClaim {
     /// Whose it would be.
-    pub owner: Owner,
+    pub owner: TunnelOwner,
     /// The key that must have signed.
     pub public_key: Vec<u8>,
     /// Whether that bridge may come.
@@ -204,7 +204,7 @@ impl State {
     /// hosts.
     pub(super) fn endpoints_of<'a>(
         &self,
-        owner: &Owner,
+        owner: &TunnelOwner,
         declared: impl Iterator<Item = &'a str>,
     ) -> (Vec<Standing>, bool) {
         let entry = self.bridges.get(&*owner.bridge);
@@ -370,7 +370,7 @@ impl State {
             TenantState::Active if valid.is_none() => Err(RefusedCode::Revoked),
             TenantState::Active => Ok(()),
         };
-        let claimed = Owner {
+        let claimed = TunnelOwner {
             tenant: entry.tenant.shared(),
             bridge: identity.bridge.shared(),
             name: entry.name.clone(),
@@ -384,7 +384,7 @@ impl State {
         })
     }
 
-    pub(super) fn why_cut(&self, owner: &Owner) -> Option<EndReason> {
+    pub(super) fn why_cut(&self, owner: &TunnelOwner) -> Option<EndReason> {
         let Some((tenant, bridge)) = self.bridge_in(&owner.tenant, &owner.bridge) else {
             return Some(EndReason::Revoked);
         };

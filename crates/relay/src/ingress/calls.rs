@@ -18,14 +18,14 @@ use crate::auth::Principal;
 use crate::body::Body;
 use crate::deliveries::Handed;
 use crate::direct::DirectRequest;
-use crate::exchange::{self, Answer, Asked, Outbound, Reservation};
+use crate::exchange::{self, ExchangeRequest, Outbound, Reservation, TunnelResponse};
 use crate::idempotency::{self, Kept, Keyed, Made};
 use crate::listener::connection::Connection;
 use crate::problem::Problem;
-use crate::route::{self, Route};
-use crate::router::Wanted;
+use crate::routing::select_tunnel::RouteTarget;
+use crate::routing::{self, Route};
 use crate::state::State;
-use crate::storage::audit::Act;
+use crate::storage::audit::AuditEvent;
 use crate::storage::idempotency::CALL;
 use crate::telemetry::Span;
 use bytes::Bytes;
@@ -41,7 +41,7 @@ use protocol::{Code, Execution, Failure};
 use serde_json::{Value, json};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
-use transport::session::INLINE_MAX_BYTES;
+use transport::handle::INLINE_MAX_BYTES;
 
 /// The largest body that a repeat gets with its response.
 const BODY_KEPT_BYTES: usize = 64 * 1024;
@@ -90,7 +90,7 @@ async fn admitted(
     principal: &Principal,
     connection: &Arc<Connection>,
     request: Request<Incoming>,
-    place: exchange::Place,
+    place: exchange::ExchangePermit,
 ) -> Result<Response<Body>, Problem> {
     let limits = &*state.limits();
     let mut memory = crate::api::reservation(state, connection, &place);
@@ -223,7 +223,7 @@ impl Told {
 struct Held {
     call: CallRequest,
     memory: Reservation,
-    place: exchange::Place,
+    place: exchange::ExchangePermit,
 }
 
 /// Stores the call: what is acknowledged here is delivered, or its end is told.
@@ -247,7 +247,7 @@ async fn deliver(
         }
         (bridge, _) => bridge,
     };
-    let class = route::classify(
+    let class = routing::classify(
         &state.directory.direct_urls(&principal.tenant),
         &call.head.method,
         &url,
@@ -312,11 +312,11 @@ async fn make(state: &Arc<State>, principal: &Principal, held: Held, id: &str) -
         body: call.body.clone(),
         has_credential: call.head.credential.is_some(),
     };
-    let asked = Asked {
+    let asked = ExchangeRequest {
         call: Some(id),
         principal,
         bridge: call.bridge.as_deref(),
-        wanted: Wanted::Host(call.target.host()),
+        wanted: RouteTarget::Host(call.target.host()),
         head: call.head,
     };
     let outbound = if call.body.len() <= INLINE_MAX_BYTES {
@@ -426,9 +426,9 @@ async fn elsewhere(
     if !may_help {
         return Err(failure);
     }
-    let way = route::decide(
+    let way = routing::decide(
         state,
-        route::Sent {
+        routing::Sent {
             tenant: &principal.tenant,
             bridge: None,
             within: principal.scope.bridges(),
@@ -514,7 +514,7 @@ async fn written_down(
         .as_ref()
         .ok()
         .map(|(document, _)| &document["response"]["status"]);
-    let act = Act {
+    let act = AuditEvent {
         tenant: principal.tenant.clone(),
         actor: principal.client_id.clone(),
         action: "call",
@@ -526,7 +526,7 @@ async fn written_down(
         took_ms: u64::try_from(start.elapsed().as_millis()).unwrap_or(u64::MAX),
         count: 1,
         detail: json!({"host": target.host().to_string(), "status": status}).to_string(),
-        ..Act::default()
+        ..AuditEvent::default()
     };
     state.audit.record(act).await;
 }
@@ -534,7 +534,7 @@ async fn written_down(
 /// Reads the target's answer to its end, within its limits.
 async fn collect(
     state: &Arc<State>,
-    answer: Answer,
+    answer: TunnelResponse,
     id: &str,
     start: Instant,
     deadline: Instant,

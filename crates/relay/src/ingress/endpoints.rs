@@ -1,12 +1,12 @@
 //! `ANY /v1/endpoints/{endpoint}/{path}`: a named endpoint, as a reverse proxy.
 
-use super::pass::{self, Way};
+use super::pass::{self, IngressKind};
 use crate::access::Object;
 use crate::auth::{self, Principal};
 use crate::body::Body;
 use crate::listener::connection::Connection;
 use crate::problem::Problem;
-use crate::router::Wanted;
+use crate::routing::select_tunnel::RouteTarget;
 use crate::state::State;
 use http::{Method, Request, Response};
 use hyper::body::Incoming;
@@ -37,12 +37,12 @@ pub async fn handle(
     if *request.method() == Method::CONNECT {
         return Err(Problem::method("any method but CONNECT"));
     }
-    let way = Way {
+    let way = IngressKind {
         target: RequestTarget::Endpoint {
             name: endpoint.to_owned(),
             path_and_query: rest.to_owned(),
         },
-        wanted: Wanted::Endpoint(endpoint),
+        wanted: RouteTarget::Endpoint(endpoint),
         name: endpoint,
         own: auth::consumed_header(request.headers()),
     };

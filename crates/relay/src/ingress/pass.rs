@@ -5,15 +5,15 @@
 //! streams, both ways at once. Who asks to speak WebSocket, and whose target agrees, has raw bytes
 //! from then on.
 
-use super::forwarded::{self, Caller};
+use super::hop_headers::{self, Caller};
 use super::{BodyLimits, raw};
 use crate::auth::Principal;
 use crate::body::Body;
 use crate::config::{Hops, Span};
-use crate::exchange::{self, Answer, AnswerBody, Asked, Outbound};
-use crate::listener::connection::{Arrived, Connection};
+use crate::exchange::{self, ExchangeRequest, Outbound, TunnelBody, TunnelResponse};
+use crate::listener::connection::{Connection, ListenerKind};
 use crate::problem::{BRIDGE_ERROR, Problem};
-use crate::router::Wanted;
+use crate::routing::select_tunnel::RouteTarget;
 use crate::state::State;
 use crate::telemetry;
 use bytes::Bytes;
@@ -28,16 +28,16 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Instant;
+use transport::handle::INLINE_MAX_BYTES;
 use transport::http::{FrameError, WEBSOCKET, asks_for_websocket, to_wire, to_wire_for_websocket};
-use transport::session::INLINE_MAX_BYTES;
 
 /// Where a request goes, and what of it is not for its target.
 #[derive(Debug)]
-pub struct Way<'a> {
+pub struct IngressKind<'a> {
     /// For the bridge.
     pub target: RequestTarget,
     /// For the router.
-    pub wanted: Wanted<'a>,
+    pub wanted: RouteTarget<'a>,
     /// The endpoint, or what stands for it in the audit record's sums.
     pub name: &'a str,
     /// The field that carries the relay's own key.
@@ -53,7 +53,7 @@ pub async fn on(
     principal: &Principal,
     connection: &Arc<Connection>,
     request: Request<Incoming>,
-    way: Way<'_>,
+    way: IngressKind<'_>,
 ) -> Result<Response<Body>, Problem> {
     if request.version() < Version::HTTP_11 {
         // An answer of unknown length would end with the connection: broken off, it would look whole.
@@ -132,7 +132,7 @@ pub async fn on(
         Ok((answer, response))
     });
     let (answer, mut response) = answered.map_err(|failure| holding(failure.into()))?;
-    forwarded::note_answer(state.config.hops, response.headers_mut());
+    hop_headers::note_answer(state.config.hops, response.headers_mut());
     *response.body_mut() = as_said(&answer.head, answer.body, parts.version);
     Ok(response)
 }
@@ -187,7 +187,7 @@ impl http_body::Body for ToItsEnd {
 /// The answer's body. The HTTP library takes one that has ended for one of no bytes, and says so in the
 /// head; what the target said was another thing where it named no length, or that of another answer (RFC
 /// 9110, 15.4.5).
-fn as_said(head: &ResponseHead, body: AnswerBody, version: Version) -> Body {
+fn as_said(head: &ResponseHead, body: TunnelBody, version: Version) -> Body {
     let is_304 = head.status == StatusCode::NOT_MODIFIED.as_u16();
     if !body.is_end_stream() || !(is_304 || head.body == BodyLength::Unknown) {
         return body.into();
@@ -209,7 +209,7 @@ fn as_said(head: &ResponseHead, body: AnswerBody, version: Version) -> Body {
 
 /// A body that has ended, of which something else is said.
 struct Ended {
-    body: AnswerBody,
+    body: TunnelBody,
     hint: SizeHint,
     is_end: bool,
 }
@@ -240,7 +240,7 @@ async fn websocket(
     principal: &Principal,
     connection: &Arc<Connection>,
     mut request: Request<Incoming>,
-    way: Way<'_>,
+    way: IngressKind<'_>,
 ) -> Result<Response<Body>, Problem> {
     if !request.body().is_end_stream() {
         return Err(Problem::invalid(
@@ -266,7 +266,7 @@ async fn websocket(
     let (answer, raw) = result?;
     if answer.head.status != StatusCode::SWITCHING_PROTOCOLS.as_u16() {
         let mut response = response_head(&answer.head, false)?;
-        forwarded::note_answer(state.config.hops, response.headers_mut());
+        hop_headers::note_answer(state.config.hops, response.headers_mut());
         let close = HeaderValue::from_static("close");
         response.headers_mut().insert(header::CONNECTION, close);
         *response.body_mut() = answer.body.into();
@@ -276,7 +276,7 @@ async fn websocket(
     *response.status_mut() = StatusCode::SWITCHING_PROTOCOLS;
     let headers = response.headers_mut();
     *headers = response_headers(&answer.head)?;
-    forwarded::note_answer(state.config.hops, headers);
+    hop_headers::note_answer(state.config.hops, headers);
     headers.insert(header::CONNECTION, HeaderValue::from_static("upgrade"));
     headers.insert(header::UPGRADE, HeaderValue::from_static(WEBSOCKET));
     raw.begin(upgrade, answer.body, connection.clone());
@@ -302,12 +302,12 @@ fn note_request(
         address: connection.peer.ip(),
         host: host.as_deref(),
         is_tls: match connection.arrived {
-            Arrived::Tls => true,
-            Arrived::Proxy => config.listen.proxy_tls,
-            Arrived::Plain | Arrived::Admin => false,
+            ListenerKind::Tls => true,
+            ListenerKind::Proxy => config.listen.proxy_tls,
+            ListenerKind::Plain | ListenerKind::Admin => false,
         },
     };
-    forwarded::note_request(config.hops, headers, version, caller);
+    hop_headers::note_request(config.hops, headers, version, caller);
 }
 
 /// Whether the caller holds its body back until it is wanted.
@@ -324,9 +324,9 @@ fn asked<'a>(
     (method, headers): (&Method, Headers),
     (body, expect_continue): (BodyLength, bool),
     idle: Span,
-    way: Way<'a>,
-) -> Asked<'a> {
-    Asked {
+    way: IngressKind<'a>,
+) -> ExchangeRequest<'a> {
+    ExchangeRequest {
         call: None,
         principal,
         bridge: None,
@@ -356,8 +356,8 @@ pub(super) fn asked_raw<'a>(
     principal: &'a Principal,
     method: &Method,
     headers: Headers,
-    way: Way<'a>,
-) -> Asked<'a> {
+    way: IngressKind<'a>,
+) -> ExchangeRequest<'a> {
     let idle = state.limits().raw_idle_timeout;
     let body = (BodyLength::Unknown, false);
     asked(state, principal, (method, headers), body, idle, way)
@@ -376,7 +376,7 @@ impl<'a> Noting<'a> {
     pub(super) fn begin(
         state: &'a Arc<State>,
         principal: &'a Principal,
-        way: &Way<'a>,
+        way: &IngressKind<'a>,
         request: &Request<Incoming>,
     ) -> Self {
         let mut span = state.span("endpoint", SpanKind::Server, request.headers());
@@ -395,7 +395,7 @@ impl<'a> Noting<'a> {
     }
 
     /// Notes the answer, whose bytes are counted from here on, or the failure.
-    pub(super) fn end(self, result: Result<&mut Answer, &Failure>, up: u64) {
+    pub(super) fn end(self, result: Result<&mut TunnelResponse, &Failure>, up: u64) {
         let (audit, took) = (&self.state.audit, self.began.elapsed());
         match result {
             Ok(answer) => {
@@ -426,7 +426,7 @@ impl<'a> Noting<'a> {
 fn request_headers(
     mut headers: HeaderMap,
     version: Version,
-    way: &Way<'_>,
+    way: &IngressKind<'_>,
 ) -> Result<Headers, Problem> {
     if version == Version::HTTP_2 {
         join_cookies(&mut headers);
@@ -438,7 +438,7 @@ fn request_headers(
     to_wire(&headers, |name| is_not_for_target(name, way)).map_err(too_large)
 }
 
-fn is_not_for_target(name: &HeaderName, way: &Way<'_>) -> bool {
+fn is_not_for_target(name: &HeaderName, way: &IngressKind<'_>) -> bool {
     *name == header::HOST || way.own.as_ref() == Some(name)
 }
 

@@ -4,9 +4,11 @@
 //! connection was let go of, the body reads from it, and the answer is written to it. Each direction
 //! has its own end; what is broken off ends in a reset.
 
-use crate::exchange::{self, Answer, AnswerBody, Asked, Outbound, Place};
+use crate::exchange::{
+    self, ExchangePermit, ExchangeRequest, Outbound, TunnelBody, TunnelResponse,
+};
+use crate::listener::bare_lf_guard::BareLfIo;
 use crate::listener::connection::Connection;
-use crate::listener::line_ends::ByLines;
 use crate::state::State;
 use bytes::Bytes;
 use http_body::{Body, Frame};
@@ -54,9 +56,9 @@ pub struct Raw {
 /// The failure, with how far the request came.
 pub async fn ask(
     state: &Arc<State>,
-    asked: Asked<'_>,
-    place: Place,
-) -> Result<(Answer, Raw), Failure> {
+    asked: ExchangeRequest<'_>,
+    place: ExchangePermit,
+) -> Result<(TunnelResponse, Raw), Failure> {
     let (give, coming) = oneshot::channel();
     let body = RawBody {
         coming: Some(coming),
@@ -121,12 +123,12 @@ impl Body for RawBody {
 impl Raw {
     /// Carries bytes as soon as the connection is raw, until both directions have ended. The
     /// connection keeps its place meanwhile.
-    pub fn begin(self, upgrade: OnUpgrade, body: AnswerBody, connection: Arc<Connection>) {
+    pub fn begin(self, upgrade: OnUpgrade, body: TunnelBody, connection: Arc<Connection>) {
         connection.turns_raw();
         tokio::spawn(async move {
             // Boxed: what the handshake needs is given back.
             if let Ok(upgraded) = Box::pin(upgrade).await {
-                match upgraded.downcast::<TokioIo<ByLines<TcpStream>>>() {
+                match upgraded.downcast::<TokioIo<BareLfIo<TcpStream>>>() {
                     Ok(Parts { io, read_buf, .. }) => {
                         let (read, write) = io.into_inner().into_inner().into_split();
                         carry(self, body, (read, read_buf), write, |write| {
@@ -150,7 +152,7 @@ impl Raw {
 
 async fn carry<R, W>(
     raw: Raw,
-    mut body: AnswerBody,
+    mut body: TunnelBody,
     (read, early): (R, Bytes),
     mut write: W,
     break_off: impl FnOnce(W),

@@ -1,7 +1,7 @@
 //! What is known of the connection that a request came on.
 
-use crate::gate::{
-    EstablishedPlace, ListenerConnections, OpenConnection, PendingPlace, ProvenAddresses,
+use crate::admission::{
+    EstablishedPlace, ListenerConnections, OpenConnection, PendingPermit, ProvenAddresses,
 };
 use protocol::opening::CHANNEL_BINDING_BYTES;
 use std::net::SocketAddr;
@@ -10,7 +10,7 @@ use std::sync::{Arc, OnceLock};
 
 /// How a connection came in.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Arrived {
+pub enum ListenerKind {
     /// Over TLS that ends here.
     Tls,
     /// Without TLS.
@@ -27,7 +27,7 @@ pub struct Connection {
     /// The other end: the client, or the balancer in front.
     pub peer: SocketAddr,
     /// How it came in.
-    pub arrived: Arrived,
+    pub arrived: ListenerKind,
     /// What its TLS is bound to (RFC 9266).
     pub exporter: Option<[u8; CHANNEL_BINDING_BYTES]>,
     /// Whether it is no longer HTTP.
@@ -39,7 +39,7 @@ pub struct Connection {
     /// Whether the head of its last request was cut.
     pub(super) is_cut: AtomicBool,
     /// Its place among those that have not authenticated, which it leaves when it has.
-    pub(super) pending: PendingPlace,
+    pub(super) pending: PendingPermit,
     /// Its place among those of callers.
     pub(super) established: OnceLock<EstablishedPlace>,
     /// The connections of its listener.
@@ -110,7 +110,7 @@ impl Connection {
         self.pending.is_pending()
     }
 
-    /// It costs so many bytes by now, see [`PendingPlace::charge`].
+    /// It costs so many bytes by now, see [`PendingPermit::charge`].
     pub(super) fn charge(&self, bytes: usize) {
         self.pending.charge(bytes);
     }

@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 /// What a bridge serves, as far as the names are its own.
 #[derive(Debug)]
-pub struct Offer {
+pub struct AdvertisedRoutes {
     /// As the bridge said it.
     pub serves: Arc<Serves>,
     /// Its host patterns; `None` when it keeps them to itself.
@@ -16,7 +16,7 @@ pub struct Offer {
     standings: Vec<Standing>,
 }
 
-impl Offer {
+impl AdvertisedRoutes {
     /// What a bridge serves, with what it may do with each endpoint, and whether it may serve hosts.
     pub fn new(serves: Arc<Serves>, (standings, may_serve_hosts): (Vec<Standing>, bool)) -> Self {
         let hosts = serves.hosts.as_ref().map(|patterns| {
@@ -88,7 +88,7 @@ mod tests {
             hosts: hosts.map(|all| Bounded::truncated(all.into_iter().map(str::to_owned))),
             repeatable: Bounded::default(),
         };
-        let offer = |serves| Offer::new(Arc::new(serves), (vec![Standing::Own], true));
+        let offer = |serves| AdvertisedRoutes::new(Arc::new(serves), (vec![Standing::Own], true));
         let named = offer(serves(Some(vec!["*.corp.example", "10.0.0.0/8"])));
         let host = |url: &str| policy::Target::parse(url).unwrap().host().clone();
         assert_eq!(named.endpoints().collect::<Vec<_>>(), ["alm"]);
@@ -97,7 +97,7 @@ mod tests {
         assert!(!named.may_serve(&host("http://other.example/")));
         let silent = offer(serves(None));
         assert!(silent.may_serve(&host("http://other.example/")));
-        let bound = Offer::new(Arc::new(serves(None)), (vec![Standing::Own], false));
+        let bound = AdvertisedRoutes::new(Arc::new(serves(None)), (vec![Standing::Own], false));
         assert!(!bound.may_serve(&host("http://other.example/")));
     }
 
@@ -114,7 +114,7 @@ mod tests {
             Standing::Taken(vec!["b1".into()]),
             Standing::NotListed,
         ];
-        let offer = Offer::new(Arc::new(serves), (standings, true));
+        let offer = AdvertisedRoutes::new(Arc::new(serves), (standings, true));
         assert_eq!(offer.endpoints().collect::<Vec<_>>(), ["own"]);
         let refused: Vec<_> = offer.refused().map(|(name, _)| name).collect();
         assert_eq!(refused, ["taken", "unlisted"]);

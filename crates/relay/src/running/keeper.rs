@@ -5,8 +5,8 @@
 //! there: connections are refused, so that bridges, forward proxies on their way and balancers go on
 //! to another address at once. The internal and the admin listener are open all the time and say why.
 
-use crate::listener::connection::Arrived;
-use crate::listener::{self, Doors};
+use crate::listener::connection::ListenerKind;
+use crate::listener::{self, ListenerContext};
 use crate::reload::Acceptor;
 use crate::serving::{RENEW_EVERY, Role, TRY_EVERY};
 use crate::state::State;
@@ -36,7 +36,7 @@ const CLOSES_WITHIN: Duration = Duration::from_secs(1);
 /// A listener that is open only while this process serves.
 pub(super) struct Door {
     name: &'static str,
-    arrived: Arrived,
+    arrived: ListenerKind,
     tls: Option<Acceptor>,
     address: SocketAddr,
     /// The address is taken, and no connection is accepted.
@@ -49,7 +49,7 @@ impl Door {
     pub(super) fn reserve(
         name: &'static str,
         address: SocketAddr,
-        arrived: Arrived,
+        arrived: ListenerKind,
         tls: Option<Acceptor>,
     ) -> io::Result<Self> {
         let socket = listener::reserve(address)?;
@@ -68,7 +68,7 @@ impl Door {
         self.address
     }
 
-    fn open(&mut self, doors: Doors) -> io::Result<()> {
+    fn open(&mut self, doors: ListenerContext) -> io::Result<()> {
         let socket = match self.reserved.take() {
             Some(socket) => socket,
             None => listener::reserve(self.address)?,
@@ -78,8 +78,8 @@ impl Door {
         tracing::info!(listener = name, %address, tls, "listening");
         let of = &doors.service.state.connections;
         let connections = match self.arrived {
-            Arrived::Proxy => of.proxy.clone(),
-            Arrived::Tls | Arrived::Plain | Arrived::Admin => of.public.clone(),
+            ListenerKind::Proxy => of.proxy.clone(),
+            ListenerKind::Tls | ListenerKind::Plain | ListenerKind::Admin => of.public.clone(),
         };
         let accepting =
             listener::accept(listener, self.arrived, connections, self.tls.clone(), doors);
@@ -119,7 +119,7 @@ pub(super) struct Keeper {
     holder: Identity,
     doors: Vec<Door>,
     /// What the listeners need; gone when the process leaves.
-    opened: Option<Doors>,
+    opened: Option<ListenerContext>,
     closing: watch::Sender<bool>,
     /// Of the lease that is held; zero for none.
     epoch: i64,
@@ -131,7 +131,7 @@ impl Keeper {
         state: Arc<State>,
         holder: Identity,
         doors: Vec<Door>,
-        opened: Doors,
+        opened: ListenerContext,
     ) -> Self {
         let storage = state.directory.storage().clone();
         Self {
@@ -197,7 +197,7 @@ impl Keeper {
         };
         self.closing = watch::Sender::new(false);
         for door in &mut self.doors {
-            door.open(Doors {
+            door.open(ListenerContext {
                 closing: self.closing.subscribe(),
                 ..opened.clone()
             })?;
@@ -332,7 +332,7 @@ impl Identity {
         }
         let number: [u8; 16] = random()?;
         Ok(Self {
-            id: format!("process {}", crate::audit_heads::hex(&number)),
+            id: format!("process {}", crate::audit::checkpoints::hex(&number)),
             _lock: None,
         })
     }

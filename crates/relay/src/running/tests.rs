@@ -292,7 +292,7 @@ impl Dialling {
 
     /// Whether the relay takes the tunnel.
     async fn dial(&self, key: &ApiKey, bridge: &str, epoch: u64) -> Result<(), String> {
-        let identity = transport::tunnel::Identity {
+        let identity = transport::handshake::Identity {
             tenant: key.tenant.as_str().to_owned(),
             bridge: bridge.to_owned(),
             instance: [self.seed; 16],
@@ -300,14 +300,14 @@ impl Dialling {
             software: String::new(),
             host: String::new(),
         };
-        let introduction = transport::tunnel::Introduction {
+        let introduction = transport::handshake::Introduction {
             slot: 0,
             epoch,
             serves: protocol::frame::Serves::default(),
             previous: None,
             journal: None,
         };
-        let settings = transport::session::Settings {
+        let settings = transport::handle::Settings {
             windows: protocol::frame::Windows::default(),
             budget: protocol::session::Budget::new(1 << 20),
             stream_window_cap: 1 << 20,

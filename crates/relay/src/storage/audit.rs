@@ -13,7 +13,7 @@ pub const LOST: &str = "audit.lost";
 
 /// One row to be added. It holds no body, no header value and no secret.
 #[derive(Debug, Clone, Default)]
-pub struct Act {
+pub struct AuditEvent {
     /// When, in milliseconds since 1970; zero for now.
     pub at_ms: i64,
     /// Whose space it happened in.
@@ -42,7 +42,7 @@ pub struct Act {
     pub detail: String,
 }
 
-impl Act {
+impl AuditEvent {
     /// An administrative act that was done.
     pub(super) fn done(tenant: &str, action: &'static str, object: &str) -> Self {
         Self {
@@ -136,14 +136,14 @@ fn insert(rows: usize) -> String {
 }
 
 /// Adds a row in a transaction.
-pub(super) async fn add(tx: &mut Tx, actor: &str, act: &Act) -> Result<(), StorageError> {
+pub(super) async fn add(tx: &mut Tx, actor: &str, act: &AuditEvent) -> Result<(), StorageError> {
     let one = sqlx::query(ONE.as_str());
     bind(one, actor, act).execute(&mut **tx).await?;
     Ok(())
 }
 
 /// Adds rows in a transaction, in this order.
-async fn add_all(tx: &mut Tx, actor: &str, acts: &[Act]) -> Result<(), StorageError> {
+async fn add_all(tx: &mut Tx, actor: &str, acts: &[AuditEvent]) -> Result<(), StorageError> {
     let mut chunks = acts.chunks_exact(ROWS_AT_ONCE);
     for chunk in chunks.by_ref() {
         let mut many = sqlx::query(MANY.as_str());
@@ -160,7 +160,7 @@ async fn add_all(tx: &mut Tx, actor: &str, acts: &[Act]) -> Result<(), StorageEr
 
 type Query<'q> = sqlx::query::Query<'q, sqlx::Any, sqlx::any::AnyArguments>;
 
-fn bind<'q>(query: Query<'q>, actor: &'q str, act: &'q Act) -> Query<'q> {
+fn bind<'q>(query: Query<'q>, actor: &'q str, act: &'q AuditEvent) -> Query<'q> {
     let whole = |number: u64| i64::try_from(number).unwrap_or(i64::MAX);
     let or = |text: &'q str, other: &'q str| if text.is_empty() { other } else { text };
     query
@@ -203,7 +203,7 @@ impl Storage {
     ///
     /// # Errors
     /// [`StorageError`] when the database does not answer; nothing was added.
-    pub async fn audit(&self, acts: &[Act]) -> Result<(), StorageError> {
+    pub async fn audit(&self, acts: &[AuditEvent]) -> Result<(), StorageError> {
         let mut tx = self.pool.begin_with(self.backend.begin()).await?;
         add_all(&mut tx, &self.actor, acts).await?;
         tx.commit().await

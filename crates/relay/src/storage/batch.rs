@@ -229,7 +229,7 @@ mod tests {
             sealed: vec![0; 16 << 10],
             bytes: 16 << 10,
             expires_in: ExpiresIn::Default(0),
-            class: crate::route::DirectClass::default(),
+            class: crate::routing::DirectClass::default(),
         }))
     }
 

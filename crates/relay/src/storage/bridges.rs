@@ -1,6 +1,6 @@
 //! Bridges as an administrator sees them: listed, disabled, revoked; and what reports itself.
 
-use super::audit::{self, Act};
+use super::audit::{self, AuditEvent};
 use super::model::{Bridge, now};
 use super::{Storage, StorageError, pairing, rows};
 use sqlx::Row as _;
@@ -59,7 +59,7 @@ impl Storage {
         .await?;
         let bridge: String = row.ok_or_else(|| no_bridge(name))?.try_get("id")?;
         pairing::revoke_identities(&mut tx, &bridge, now, revision).await?;
-        let act = Act::done(tenant, "bridge.revoke", name);
+        let act = AuditEvent::done(tenant, "bridge.revoke", name);
         audit::add(&mut tx, &self.actor, &act).await?;
         tx.commit().await
     }
@@ -125,7 +125,12 @@ impl Storage {
         if changed.rows_affected() == 0 {
             return Err(no_bridge(name));
         }
-        audit::add(&mut tx, &self.actor, &Act::done(tenant, action, name)).await?;
+        audit::add(
+            &mut tx,
+            &self.actor,
+            &AuditEvent::done(tenant, action, name),
+        )
+        .await?;
         tx.commit().await
     }
 

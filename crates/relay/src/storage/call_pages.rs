@@ -1,6 +1,6 @@
 //! Stored calls as their tenant sees them: pages, one with its attempts, again, and taken back.
 
-use super::audit::{self, Act};
+use super::audit::{self, AuditEvent};
 use super::rows::word;
 use super::{Storage, StorageError};
 use crate::deliveries::state::CallState;
@@ -357,10 +357,10 @@ impl Storage {
 }
 
 /// An act that is written down with the change itself.
-fn acted(tenant: &str, action: &'static str, object: &str, count: u64) -> Act {
-    Act {
+fn acted(tenant: &str, action: &'static str, object: &str, count: u64) -> AuditEvent {
+    AuditEvent {
         count,
-        ..Act::done(tenant, action, object)
+        ..AuditEvent::done(tenant, action, object)
     }
 }
 

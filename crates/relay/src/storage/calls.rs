@@ -10,7 +10,7 @@ use super::pool::Tx;
 use super::rows::{corrupt, word};
 use super::{Storage, StorageError};
 use crate::deliveries::state::CallState;
-use crate::route::DirectClass;
+use crate::routing::DirectClass;
 use protocol::frame::JournalMark;
 use protocol::{Code, Execution};
 use sqlx::Row;

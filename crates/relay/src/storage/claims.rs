@@ -10,7 +10,7 @@
 //! Every change takes the lock of the revision (`Storage::change`) before it looks, so two of them
 //! never see the same free name.
 
-use super::audit::{self, Act};
+use super::audit::{self, AuditEvent};
 use super::bridges::no_bridge;
 use super::model::{BridgeId, TenantId, now, words};
 use super::pool::Tx;
@@ -97,9 +97,9 @@ impl Storage {
             .execute(&mut *tx)
             .await?;
             if inserted.rows_affected() > 0 {
-                let act = Act {
+                let act = AuditEvent {
                     bridge: bridge_name.as_str().into(),
-                    ..Act::done(tenant, "endpoint.claim", name)
+                    ..AuditEvent::done(tenant, "endpoint.claim", name)
                 };
                 audit::add(&mut tx, &self.actor, &act).await?;
                 claimed.push(name.clone());
@@ -159,9 +159,9 @@ impl Storage {
         .bind(revision)
         .execute(&mut *tx)
         .await?;
-        let act = Act {
+        let act = AuditEvent {
             bridge: bridge.into(),
-            ..Act::done(tenant, "endpoint.assign", endpoint)
+            ..AuditEvent::done(tenant, "endpoint.assign", endpoint)
         };
         let act = act.with(&json!({"also": also}));
         audit::add(&mut tx, &self.actor, &act).await?;
@@ -198,9 +198,9 @@ impl Storage {
                 endpoint.escape_debug().take(80).collect::<String>()
             )));
         }
-        let act = Act {
+        let act = AuditEvent {
             bridge: bridge.into(),
-            ..Act::done(tenant, "endpoint.release", endpoint)
+            ..AuditEvent::done(tenant, "endpoint.release", endpoint)
         };
         audit::add(&mut tx, &self.actor, &act).await?;
         tx.commit().await

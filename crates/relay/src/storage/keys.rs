@@ -1,6 +1,6 @@
 //! API keys: made, rotated, revoked. Of a secret only its hash is kept.
 
-use super::audit::{self, Act};
+use super::audit::{self, AuditEvent};
 use super::model::{
     ApiKey, ClientId, Existing, NAME_MAX_BYTES, Role, Scope, Secret, TenantId, now,
 };
@@ -132,7 +132,8 @@ impl Storage {
         }
         let told = json!({"role": key.role.as_str(), "name": key.name, "expires": key.expires,
                           "scope": key.scope});
-        let act = Act::done(key.tenant.as_str(), "key.create", key.client_id.as_str()).with(&told);
+        let act =
+            AuditEvent::done(key.tenant.as_str(), "key.create", key.client_id.as_str()).with(&told);
         audit::add(&mut tx, &self.actor, &act).await?;
         tx.commit().await?;
         Ok((key, secret))
@@ -242,7 +243,7 @@ impl Storage {
         .await?;
         let key = rows::key(&row.ok_or_else(|| no_key(client_id))?)?;
         let told = json!({"overlap_s": overlap});
-        let act = Act::done(key.tenant.as_str(), "key.rotate", client_id).with(&told);
+        let act = AuditEvent::done(key.tenant.as_str(), "key.rotate", client_id).with(&told);
         audit::add(&mut tx, &self.actor, &act).await?;
         tx.commit().await?;
         Ok((key, secret))
@@ -313,7 +314,7 @@ impl Storage {
             }
         }
         let told = json!({"bridges": bridges});
-        let act = Act::done(&owner, "key.revoke", client_id).with(&told);
+        let act = AuditEvent::done(&owner, "key.revoke", client_id).with(&told);
         audit::add(&mut tx, &self.actor, &act).await?;
         tx.commit().await?;
         Ok(Revoked { bridges })

@@ -9,7 +9,7 @@
 //! Times are those of the database's clock alone. `crate::serving` decides what a process does with
 //! the answers.
 
-use super::audit::{self, Act};
+use super::audit::{self, AuditEvent};
 use super::db::Backend;
 use super::tenants::SITE;
 use super::{Storage, StorageError, Tx};
@@ -266,7 +266,7 @@ impl Storage {
             true => "deliveries.pause",
             false => "deliveries.resume",
         };
-        audit::add(&mut tx, &self.actor, &Act::done(SITE, action, "")).await?;
+        audit::add(&mut tx, &self.actor, &AuditEvent::done(SITE, action, "")).await?;
         tx.commit().await
     }
 

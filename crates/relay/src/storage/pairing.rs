@@ -8,7 +8,7 @@
 //! another key, API key says replace            -> the others are revoked
 //! ```
 
-use super::audit::{self, Act};
+use super::audit::{self, AuditEvent};
 use super::model::{BridgeId, ClientId, Existing, IdentityId, TenantId, TenantState, now};
 use super::{IDENTITIES_MAX, Storage, StorageError, Tx, invalid_name, is_valid_name};
 use serde_json::json;
@@ -108,9 +108,10 @@ impl Storage {
             "client_id": pairing.paired_by,
             "existing": pairing.existing.as_str(),
             "host": about(&pairing.host),
-            "instance": crate::audit_heads::hex(&pairing.instance),
+            "instance": crate::audit::checkpoints::hex(&pairing.instance),
         });
-        let act = Act::done(pairing.tenant.as_str(), "bridge.pair", &pairing.name).with(&told);
+        let act =
+            AuditEvent::done(pairing.tenant.as_str(), "bridge.pair", &pairing.name).with(&told);
         audit::add(&mut tx, &self.actor, &act).await?;
         tx.commit().await?;
         Ok(Paired {

@@ -1,6 +1,6 @@
 //! Tenants: customers' spaces.
 
-use super::audit::{self, Act};
+use super::audit::{self, AuditEvent};
 use super::model::{Tenant, TenantId, TenantState, is_valid_name, now};
 use super::pool::Tx;
 use super::{Storage, StorageError, invalid_name, rows};
@@ -63,7 +63,7 @@ impl Storage {
                 "there is a tenant `{name}` already"
             )));
         }
-        let act = Act::done(tenant.id.as_str(), "tenant.create", name);
+        let act = AuditEvent::done(tenant.id.as_str(), "tenant.create", name);
         audit::add(&mut tx, &self.actor, &act).await?;
         tx.commit().await?;
         Ok(tenant)
@@ -184,7 +184,7 @@ impl Storage {
             "notice_url": change.notice_url.is_some(),
             "expires_in": change.expires_in,
         });
-        let act = Act::done(tenant.id.as_str(), "tenant.change", name).with(&told);
+        let act = AuditEvent::done(tenant.id.as_str(), "tenant.change", name).with(&told);
         audit::add(&mut tx, &self.actor, &act).await?;
         tx.commit().await?;
         Ok(tenant)
@@ -227,7 +227,7 @@ impl Storage {
             return Err(StorageError::Changed);
         }
         purge(&mut tx, tenant.id.as_str()).await?;
-        let act = Act::done(tenant.id.as_str(), "tenant.delete", name);
+        let act = AuditEvent::done(tenant.id.as_str(), "tenant.delete", name);
         audit::add(&mut tx, &self.actor, &act).await?;
         tx.commit().await?;
         Ok(tenant)

@@ -29,7 +29,7 @@ fn call(tenant: &str, id: &str) -> calls::NewCall {
         sealed: vec![0; 64],
         bytes: 64,
         expires_in: calls::ExpiresIn::Default(0),
-        class: crate::route::DirectClass::default(),
+        class: crate::routing::DirectClass::default(),
     }
 }
 

@@ -13,7 +13,7 @@ use ring::signature::{Ed25519KeyPair, KeyPair as _};
 use serde_json::{Value, json};
 use support::{ApiKey, Ask, Client, Installation};
 use tokio::task::JoinSet;
-use transport::tunnel::Identity;
+use transport::handshake::Identity;
 
 /// Pairings under way at once.
 const AT_ONCE: u32 = 4;
@@ -81,8 +81,8 @@ impl Roster {
 
 impl Pairer {
     async fn pair(&mut self, number: u32) -> Result<String, String> {
-        let seed: [u8; 32] = transport::tunnel::random().map_err(text)?;
-        let instance: [u8; 16] = transport::tunnel::random().map_err(text)?;
+        let seed: [u8; 32] = transport::handshake::random().map_err(text)?;
+        let instance: [u8; 16] = transport::handshake::random().map_err(text)?;
         let pair = Ed25519KeyPair::from_seed_unchecked(&seed).map_err(text)?;
         let key = &self.keys[number as usize % self.keys.len()];
         let name = format!("bridge-{number}");

@@ -19,8 +19,8 @@ use rustls::client::Resumption;
 use tokio::sync::Semaphore;
 use transport::backoff::Reconnect;
 use transport::dial::{DialError, Dialer, Proxy, RelayUrl};
-use transport::session::Settings;
-use transport::tunnel::{Identity, Introduction};
+use transport::handle::Settings;
+use transport::handshake::{Identity, Introduction};
 
 use super::pairing::Roster;
 use super::ticks::{Tick, now_ms};

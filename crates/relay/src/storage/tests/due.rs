@@ -59,7 +59,7 @@ async fn parked_calls_survive_a_clock_that_steps_back(place: Place) {
     let group = calls::Group {
         host: "a.example".to_owned(),
         bridge: None,
-        class: crate::route::DirectClass::default(),
+        class: crate::routing::DirectClass::default(),
     };
     assert_eq!(storage.park(tenant, &group, NOW, 10).await.unwrap(), 1);
     assert_eq!(storage.unpark(tenant, &group, NOW + 60_000, 10).await.unwrap(), 1);

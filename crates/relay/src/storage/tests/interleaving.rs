@@ -97,7 +97,7 @@ impl Second {
         let group = calls::Group {
             host: "a.example".to_owned(),
             bridge: None,
-            class: crate::route::DirectClass::default(),
+            class: crate::routing::DirectClass::default(),
         };
         let with = |state| CallFilter {
             state,

@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::deliveries::state::CallState;
-use crate::route::DirectClass;
+use crate::routing::DirectClass;
 use crate::storage::batch::Batch;
 use crate::storage::call_pages::CallFilter;
 use crate::storage::calls::{Accepted, NewCall, Settlement, Via, Write, Written};

@@ -11,7 +11,7 @@
 
 use crate::auth::Principal;
 use crate::denials::Denials;
-use crate::storage::audit::{Act, LOST};
+use crate::storage::audit::{AuditEvent, LOST};
 use crate::storage::tenants::SITE;
 use crate::storage::{Storage, StorageError, now_ms};
 use std::collections::HashMap;
@@ -101,7 +101,7 @@ struct Sums {
 }
 
 enum Message {
-    Act(Box<Act>),
+    AuditEvent(Box<AuditEvent>),
     /// Answers when everything before is written.
     Flush(oneshot::Sender<()>),
 }
@@ -154,12 +154,12 @@ impl Auditing {
     }
 
     /// Adds a row. Waits for room; when this returns, it will be written, or is counted as lost.
-    pub async fn record(&self, act: Act) {
-        let act = Act {
+    pub async fn record(&self, act: AuditEvent) {
+        let act = AuditEvent {
             at_ms: now_ms(),
             ..act
         };
-        let message = Message::Act(Box::new(act));
+        let message = Message::AuditEvent(Box::new(act));
         let sent = match self.queue.try_send(message) {
             Ok(()) => return,
             // Nothing leaves the queue: the request does not wait in vain.
@@ -233,7 +233,7 @@ impl Auditing {
         }
     }
 
-    fn sums(&self) -> Vec<Act> {
+    fn sums(&self) -> Vec<AuditEvent> {
         let mut sums = self.sums.lock().unwrap_or_else(PoisonError::into_inner);
         let mut acts = Vec::new();
         for (client_id, of_key) in &sums.by_key {
@@ -241,7 +241,7 @@ impl Auditing {
                 let Some([count, up, down, took_us]) = row.sum.take() else {
                     continue;
                 };
-                acts.push(Act {
+                acts.push(AuditEvent {
                     tenant: of_key.tenant.clone(),
                     actor: client_id.clone(),
                     action: "endpoint",
@@ -252,7 +252,7 @@ impl Auditing {
                     bytes_down: down,
                     took_ms: took_us / 1000,
                     count,
-                    ..Act::default()
+                    ..AuditEvent::default()
                 });
             }
         }
@@ -284,7 +284,7 @@ async fn write(storage: Storage, mut waiting: mpsc::Receiver<Message>, shared: A
         let mut flushes = Vec::new();
         for message in messages.drain(..) {
             match message {
-                Message::Act(act) => acts.push(*act),
+                Message::AuditEvent(act) => acts.push(*act),
                 Message::Flush(done) => flushes.push(done),
             }
         }
@@ -301,8 +301,8 @@ async fn write(storage: Storage, mut waiting: mpsc::Receiver<Message>, shared: A
 }
 
 /// The row that says how many there are not.
-fn lost_rows(count: u64) -> Act {
-    Act {
+fn lost_rows(count: u64) -> AuditEvent {
+    AuditEvent {
         at_ms: now_ms(),
         tenant: SITE.into(),
         actor: "relay".into(),
@@ -310,12 +310,12 @@ fn lost_rows(count: u64) -> Act {
         object: "audit".to_owned(),
         result: "lost",
         count,
-        ..Act::default()
+        ..AuditEvent::default()
     }
 }
 
 /// Writes rows, and does not give up while the database cannot.
-async fn write_all(storage: &Storage, acts: &[Act], shared: &Shared) {
+async fn write_all(storage: &Storage, acts: &[AuditEvent], shared: &Shared) {
     while !acts.is_empty() {
         match storage.audit(acts).await {
             Ok(()) => break,
@@ -424,14 +424,14 @@ mod tests {
             sum.received(100);
         }
         for n in 0..3 {
-            let act = Act {
+            let act = AuditEvent {
                 tenant: "t".into(),
                 actor: "k1".into(),
                 action: "call",
                 object: format!("call_{n}"),
                 result: "ok",
                 count: 1,
-                ..Act::default()
+                ..AuditEvent::default()
             };
             auditing.record(act).await;
         }
@@ -484,7 +484,7 @@ mod tests {
         let storage = Storage::open(&database).await.unwrap();
         let long = Duration::from_secs(3600);
         let auditing = Auditing::start(storage.clone(), long, long);
-        let act = |number: usize| Act {
+        let act = |number: usize| AuditEvent {
             tenant: "t".into(),
             actor: "k1".into(),
             action: "call",
@@ -492,7 +492,7 @@ mod tests {
             object: format!("{number} {}", "x".repeat(1_000)),
             result: "ok",
             count: 1,
-            ..Act::default()
+            ..AuditEvent::default()
         };
         disk.fill();
         let patience = tokio::time::Instant::now() + Duration::from_secs(60);

@@ -6,7 +6,7 @@
 
 use super::HTTP2_BYTES;
 use super::connection::Connection;
-use super::watched::{Watch, Watched};
+use super::inspected_io::{InspectedIo, StreamInspector};
 use std::io;
 use std::pin::Pin;
 use std::sync::Arc;
@@ -26,11 +26,11 @@ const CONTINUATION: u8 = 9;
 const END_HEADERS: u8 = 4;
 
 /// A connection that is read by frames.
-pub(super) type ByFrames<IO> = Watched<IO, HeaderClock>;
+pub(super) type H2HeaderIo<IO> = InspectedIo<IO, HeaderTimeout>;
 
 /// Runs while something has begun that is not whole.
 #[derive(Debug)]
-pub(super) struct HeaderClock {
+pub(super) struct HeaderTimeout {
     frames: Frames,
     /// How long what has begun may take.
     limit: Duration,
@@ -40,7 +40,7 @@ pub(super) struct HeaderClock {
     connection: Option<Arc<Connection>>,
 }
 
-impl HeaderClock {
+impl HeaderTimeout {
     /// From a connection's first byte on.
     pub(super) fn new(limit: Duration, connection: Option<Arc<Connection>>) -> Self {
         Self {
@@ -63,7 +63,7 @@ impl HeaderClock {
     }
 }
 
-impl Watch for HeaderClock {
+impl StreamInspector for HeaderTimeout {
     fn may_read(&self) -> io::Result<()> {
         if !self.is_late {
             return Ok(());
@@ -180,7 +180,7 @@ impl Frames {
 
 #[cfg(test)]
 mod tests {
-    use super::super::patience::Patience;
+    use super::super::write_timeout::WriteTimeout;
     use super::*;
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
@@ -226,10 +226,10 @@ mod tests {
     async fn a_header_section_that_trickles_is_ended_and_others_are_not() {
         let limit = Duration::from_millis(200);
         let (mut client, server) = tokio::io::duplex(1024);
-        let mut server = ByFrames::new(
+        let mut server = H2HeaderIo::new(
             server,
-            HeaderClock::new(limit, None),
-            Patience::new(Duration::from_secs(60)),
+            HeaderTimeout::new(limit, None),
+            WriteTimeout::new(Duration::from_secs(60)),
         );
         let reading = tokio::spawn(async move {
             let mut taken = Vec::new();

@@ -1,7 +1,7 @@
 //! Connections that have not authenticated yet, within a count and a number of bytes.
 //!
 //! ```text
-//! admit -> PendingPlace --(HELLO proved, API key accepted)--> leave
+//! admit -> PendingPermit --(HELLO proved, API key accepted)--> leave
 //!               \--------(the pool is full)----------------> evicted: the connection ends
 //! ```
 //!
@@ -135,7 +135,7 @@ impl Signal {
 
 /// A connection's place in a [`PendingPool`], until it is dropped, left or evicted.
 #[derive(Debug)]
-pub struct PendingPlace {
+pub struct PendingPermit {
     pool: Arc<PendingPool>,
     address: IpAddr,
     id: u64,
@@ -156,7 +156,7 @@ impl PendingPool {
 
     /// A place for a connection of `address` that costs so many bytes now. What is too much
     /// afterwards is evicted.
-    pub fn admit(self: &Arc<Self>, address: IpAddr, bytes: usize) -> PendingPlace {
+    pub fn admit(self: &Arc<Self>, address: IpAddr, bytes: usize) -> PendingPermit {
         let is_proven = self.proven.contains(address);
         let address = network(address);
         let signal = Arc::<Signal>::default();
@@ -171,7 +171,7 @@ impl PendingPool {
         let evicted = inner.evict_surplus(&self.limits, address);
         drop(inner);
         self.fire(&evicted);
-        PendingPlace {
+        PendingPermit {
             pool: self.clone(),
             address,
             id,
@@ -311,7 +311,7 @@ impl Inner {
     }
 }
 
-impl PendingPlace {
+impl PendingPermit {
     /// The connection costs so many bytes by now, if that is more than before.
     pub fn charge(&self, bytes: usize) {
         if !self.is_pending() {
@@ -360,7 +360,7 @@ impl PendingPlace {
     }
 }
 
-impl Drop for PendingPlace {
+impl Drop for PendingPermit {
     fn drop(&mut self) {
         self.leave();
     }
@@ -385,11 +385,11 @@ mod tests {
         text.parse().unwrap()
     }
 
-    fn is_evicted(place: &PendingPlace) -> bool {
+    fn is_evicted(place: &PendingPermit) -> bool {
         place.signal.is_evicted.load(Ordering::Relaxed)
     }
 
-    fn survivors(places: &[PendingPlace]) -> usize {
+    fn survivors(places: &[PendingPermit]) -> usize {
         places.iter().filter(|place| !is_evicted(place)).count()
     }
 

@@ -9,7 +9,7 @@
 //! memory and its request can still be refused with a problem document. Nothing is read after it.
 
 use super::connection::Connection;
-use super::watched::{Watch, Watched};
+use super::inspected_io::{InspectedIo, StreamInspector};
 use super::{SOCKET_BYTES, TLS_BYTES};
 use std::io;
 use std::sync::Arc;
@@ -25,16 +25,16 @@ const HEAD_FREE_BYTES: usize = 8 * 1024;
 const HEAD_KEPT_BYTES: usize = 56 * 1024;
 
 /// A connection that is read by lines, where it has lines.
-pub(crate) type ByLines<IO> = Watched<IO, LineEnds>;
+pub(crate) type BareLfIo<IO> = InspectedIo<IO, BareLfGuard>;
 
 /// Follows the lines of a connection until it turns raw.
 #[derive(Debug)]
-pub(crate) struct LineEnds {
+pub(crate) struct BareLfGuard {
     connection: Arc<Connection>,
     lines: Lines,
 }
 
-impl LineEnds {
+impl BareLfGuard {
     /// From its first byte on.
     pub(super) fn new(connection: Arc<Connection>) -> Self {
         Self {
@@ -57,7 +57,7 @@ impl LineEnds {
     }
 }
 
-impl Watch for LineEnds {
+impl StreamInspector for BareLfGuard {
     fn keep(&mut self, bytes: &mut [u8]) -> usize {
         if self.connection.is_raw() {
             return bytes.len();

@@ -95,11 +95,11 @@ fn length(body: BodyLength) -> Option<u64> {
 
 /// Ends an exchange from outside, without keeping it alive.
 #[derive(Debug, Clone)]
-pub struct Cutter {
+pub struct AbortHandle {
     stream: Weak<Stream>,
 }
 
-impl Cutter {
+impl AbortHandle {
     /// Ends the exchange in both directions, if it still runs.
     pub fn cut(&self, failure: Failure) {
         if let Some(stream) = self.stream.upgrade() {
@@ -367,8 +367,8 @@ impl RecvStream {
     }
 
     /// What ends this exchange from outside.
-    pub fn cutter(&self) -> Cutter {
-        Cutter {
+    pub fn cutter(&self) -> AbortHandle {
+        AbortHandle {
             stream: Arc::downgrade(&self.stream),
         }
     }

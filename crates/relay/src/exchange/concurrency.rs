@@ -10,14 +10,14 @@ use crate::config::Weights;
 use protocol::{Code, Failure};
 use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use transport::Cutter;
+use transport::AbortHandle;
 
 /// Fewer places than these are nobody's to share: the first to come has them.
 const SHARED_FROM: u32 = 64;
 
 /// How many places there are.
 #[derive(Debug, Clone, Copy)]
-pub struct Room {
+pub struct Capacity {
     /// Exchanges on this node.
     pub node: u32,
     /// Exchanges of one tenant.
@@ -43,7 +43,7 @@ enum Kind {
 #[derive(Debug)]
 struct One {
     principal: Principal,
-    cutter: Option<Cutter>,
+    cutter: Option<AbortHandle>,
 }
 
 /// A tenant or a key: what runs of it, by kind, and the memory of its bodies.
@@ -135,14 +135,14 @@ fn may_reach(others: u32, room: u32, weight: u8) -> u32 {
 #[derive(Debug)]
 pub struct Exchanges {
     running: Mutex<Running>,
-    room: Room,
+    room: Capacity,
     weights: Weights,
     memory: Arc<BodyMemory>,
 }
 
 impl Exchanges {
     /// None yet. Their bodies may take so many bytes of memory.
-    pub fn new(room: Room, weights: Weights, memory_max_bytes: u64) -> Arc<Self> {
+    pub fn new(room: Capacity, weights: Weights, memory_max_bytes: u64) -> Arc<Self> {
         Arc::new(Self {
             running: Mutex::default(),
             room,
@@ -163,7 +163,7 @@ impl Exchanges {
         self: &Arc<Self>,
         principal: &Principal,
         tunnels_take: u32,
-    ) -> Result<Place, Failure> {
+    ) -> Result<ExchangePermit, Failure> {
         let room = Limits {
             node: self.room.node,
             tenant: self.room.tenant,
@@ -179,7 +179,10 @@ impl Exchanges {
     ///
     /// # Errors
     /// `overloaded` when it may not have one more.
-    pub fn begin_operation(self: &Arc<Self>, principal: &Principal) -> Result<Place, Failure> {
+    pub fn begin_operation(
+        self: &Arc<Self>,
+        principal: &Principal,
+    ) -> Result<ExchangePermit, Failure> {
         let all = self.room.operations;
         let share = "its share of limits.operations_max";
         let room = Limits {
@@ -194,14 +197,18 @@ impl Exchanges {
     }
 
     /// Returns a place for an attempt of a delivery: it holds memory in the tenant's share, in addition to the keys'.
-    pub fn begin_delivery(self: &Arc<Self>, tenant: &Arc<str>, tenant_name: &str) -> Place {
+    pub fn begin_delivery(
+        self: &Arc<Self>,
+        tenant: &Arc<str>,
+        tenant_name: &str,
+    ) -> ExchangePermit {
         // A tenant's id is no client id: its deliveries are a member of their own.
         let key = tenant.clone();
         let weights = (self.weights.of_tenant(tenant_name), 1);
         let mut running = self.lock();
         let tenant = (tenant, weights.0);
         let memory = running.add(Kind::Delivery, tenant, (&key, weights.1), &self.memory);
-        Place(Arc::new(Inner {
+        ExchangePermit(Arc::new(Inner {
             exchanges: self.clone(),
             id: None,
             kind: Kind::Delivery,
@@ -216,7 +223,7 @@ impl Exchanges {
         principal: &Principal,
         kind: Kind,
         limits: &Limits,
-    ) -> Result<Place, Failure> {
+    ) -> Result<ExchangePermit, Failure> {
         let full = |whose: &str, running: u32, room: u32, limits: &str| {
             let detail = format!(
                 "{whose} has {running} requests running, as many as it may have now of {room} ({limits})"
@@ -255,7 +262,7 @@ impl Exchanges {
             cutter: None,
         };
         running.all.insert(id, one);
-        Ok(Place(Arc::new(Inner {
+        Ok(ExchangePermit(Arc::new(Inner {
             exchanges: self.clone(),
             id: Some(id),
             kind,
@@ -277,7 +284,7 @@ impl Exchanges {
 
     /// Cuts every exchange whose caller may no longer have one.
     pub fn cut(&self, may_stay: impl Fn(&Principal) -> bool) -> usize {
-        let cutters: Vec<Cutter> = self
+        let cutters: Vec<AbortHandle> = self
             .lock()
             .all
             .values()
@@ -305,7 +312,7 @@ struct Limits {
 /// The place of a request that runs, and of its response until it is written; given back when its last
 /// clone is dropped, and the exchange cancelled with it.
 #[derive(Debug, Clone)]
-pub struct Place(Arc<Inner>);
+pub struct ExchangePermit(Arc<Inner>);
 
 #[derive(Debug)]
 struct Inner {
@@ -318,7 +325,7 @@ struct Inner {
     memory: Arc<KeyMemory>,
 }
 
-impl Place {
+impl ExchangePermit {
     /// The memory of its key's bodies.
     pub fn memory(&self) -> &Arc<KeyMemory> {
         &self.0.memory
@@ -329,7 +336,7 @@ impl Place {
         Reservation::new(self.0.memory.clone())
     }
 
-    pub(super) fn attach(&self, cutter: Cutter) {
+    pub(super) fn attach(&self, cutter: AbortHandle) {
         self.set_cutter(Some(cutter));
     }
 
@@ -338,7 +345,7 @@ impl Place {
         self.set_cutter(None);
     }
 
-    fn set_cutter(&self, cutter: Option<Cutter>) {
+    fn set_cutter(&self, cutter: Option<AbortHandle>) {
         let Some(id) = self.0.id else { return };
         if let Some(one) = self.0.exchanges.lock().all.get_mut(&id) {
             one.cutter = cutter;
@@ -380,7 +387,7 @@ mod tests {
     }
 
     fn exchanges(node: u32, tenant: u32, key: u32, weights: Weights) -> Arc<Exchanges> {
-        let room = Room {
+        let room = Capacity {
             node,
             tenant,
             key,
@@ -390,7 +397,7 @@ mod tests {
     }
 
     /// Takes all that it gets.
-    fn greedy(exchanges: &Arc<Exchanges>, tenant: &str, key: &str) -> Vec<Place> {
+    fn greedy(exchanges: &Arc<Exchanges>, tenant: &str, key: &str) -> Vec<ExchangePermit> {
         let principal = principal(tenant, key);
         std::iter::from_fn(|| exchanges.begin(&principal, 0).ok()).collect()
     }
@@ -460,7 +467,7 @@ mod tests {
     fn operations_have_a_room_of_their_own_with_shares() {
         let exchanges = exchanges(10, 10, 10, Weights::default());
         let _calls = greedy(&exchanges, "a", "k");
-        let take = |tenant: &str, key: &str| -> Vec<Place> {
+        let take = |tenant: &str, key: &str| -> Vec<ExchangePermit> {
             let principal = principal(tenant, key);
             std::iter::from_fn(|| exchanges.begin_operation(&principal).ok()).collect()
         };

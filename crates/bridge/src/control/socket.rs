@@ -27,7 +27,7 @@ const ANSWER_WITHIN: Duration = Duration::from_secs(10);
 /// What is asked.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "command", rename_all = "kebab-case", deny_unknown_fields)]
-pub(crate) enum Question {
+pub(crate) enum ControlRequest {
     /// How are you?
     Status,
     /// Look at the endpoints now.
@@ -80,7 +80,7 @@ pub enum AskError {
 ///
 /// # Errors
 /// [`AskError`].
-pub(crate) fn ask(data_dir: &Path, question: &Question) -> Result<Reply, AskError> {
+pub(crate) fn ask(data_dir: &Path, question: &ControlRequest) -> Result<Reply, AskError> {
     #[cfg(unix)]
     let reply = unix::ask(data_dir, question);
     #[cfg(not(unix))]

@@ -6,7 +6,7 @@
 //! last one and the bridge's signature.
 
 use crate::state::State;
-use crate::storage::audit::Act;
+use crate::storage::audit::AuditEvent;
 use protocol::frame::AuditHead;
 use serde_json::json;
 use std::collections::HashMap;
@@ -60,8 +60,8 @@ async fn round(state: &State, written: &mut Written) {
     *written = seen;
 }
 
-fn act(tenant: &Arc<str>, bridge: &Arc<str>, head: &AuditHead) -> Act {
-    Act {
+fn act(tenant: &Arc<str>, bridge: &Arc<str>, head: &AuditHead) -> AuditEvent {
+    AuditEvent {
         tenant: tenant.clone(),
         actor: "relay".into(),
         action: "bridge.audit_head",
@@ -76,6 +76,6 @@ fn act(tenant: &Arc<str>, bridge: &Arc<str>, head: &AuditHead) -> Act {
             "signature": hex(head.signature.as_slice()),
         })
         .to_string(),
-        ..Act::default()
+        ..AuditEvent::default()
     }
 }

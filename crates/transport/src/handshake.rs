@@ -10,7 +10,7 @@
 //! ```
 
 use crate::driver::Driver;
-use crate::session::{Session, Settings, Shared};
+use crate::handle::{Session, Settings, Shared};
 use crate::socket::{Metered, Socket};
 use crate::websocket;
 use crate::websocket::Buffers;

@@ -4,11 +4,11 @@
 //! concrete stream is taken out of hyper's hands, so that nothing boxed lies in the tunnel's way.
 
 use crate::body::{self, Body};
-use crate::listener::connection::{Arrived, Connection};
-use crate::listener::line_ends::ByLines;
+use crate::listener::bare_lf_guard::BareLfIo;
+use crate::listener::connection::{Connection, ListenerKind};
 use crate::problem::Problem;
 use crate::state::State;
-use crate::tunnel::{self, Arrival, Up};
+use crate::tunnel::{self, ActiveTunnel, Arrival};
 use http::header;
 use http::{Request, Response};
 use hyper::body::Incoming;
@@ -18,7 +18,7 @@ use protocol::Code;
 use std::sync::Arc;
 use tokio::net::TcpStream;
 use tokio_rustls::server::TlsStream;
-use transport::tunnel::ChannelBinding;
+use transport::handshake::ChannelBinding;
 
 /// What a tunnel that has not proved itself is charged, in addition to its connection.
 const UNPROVEN_BYTES: usize = 8 * 1024;
@@ -93,7 +93,7 @@ async fn open_unless_evicted(
     connection: &Connection,
     upgrade: OnUpgrade,
     arrival: Arrival,
-) -> Option<Up> {
+) -> Option<ActiveTunnel> {
     let place = arrival.place.clone();
     tokio::select! {
         up = open(state, connection, upgrade, arrival) => return up,
@@ -110,7 +110,7 @@ async fn open(
     connection: &Connection,
     upgrade: OnUpgrade,
     arrival: Arrival,
-) -> Option<Up> {
+) -> Option<ActiveTunnel> {
     let upgraded = match upgrade.await {
         Ok(upgraded) => upgraded,
         Err(error) => {
@@ -119,15 +119,15 @@ async fn open(
         }
     };
     match connection.arrived {
-        Arrived::Tls => {
+        ListenerKind::Tls => {
             let parts = upgraded
-                .downcast::<TokioIo<ByLines<TlsStream<TcpStream>>>>()
+                .downcast::<TokioIo<BareLfIo<TlsStream<TcpStream>>>>()
                 .ok()?;
             let Parts { io, read_buf, .. } = parts;
             tunnel::open(state, io.into_inner().into_inner(), read_buf, arrival).await
         }
-        Arrived::Plain | Arrived::Proxy | Arrived::Admin => {
-            let parts = upgraded.downcast::<TokioIo<ByLines<TcpStream>>>().ok()?;
+        ListenerKind::Plain | ListenerKind::Proxy | ListenerKind::Admin => {
+            let parts = upgraded.downcast::<TokioIo<BareLfIo<TcpStream>>>().ok()?;
             let Parts { io, read_buf, .. } = parts;
             tunnel::open(state, io.into_inner().into_inner(), read_buf, arrival).await
         }

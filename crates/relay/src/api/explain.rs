@@ -3,7 +3,7 @@
 use crate::access::Object;
 use crate::api::{Context, Handling, json};
 use crate::problem::Problem;
-use crate::route::{self, Route, Sent};
+use crate::routing::{self, Route, Sent};
 use bytes::Bytes;
 use http::{Request, StatusCode};
 use policy::Target;
@@ -62,7 +62,7 @@ pub(crate) fn handle<'a>(cx: &'a Context<'a>, request: Request<Bytes>) -> Handli
             has_credential: false,
             except: &[],
         };
-        let way = route::decide(cx.state, sent).await;
+        let way = routing::decide(cx.state, sent).await;
         let mut bridges: Vec<String> = cx
             .state
             .registry

@@ -10,14 +10,14 @@
 //! a bridge that is missing, away or not ready is one thing, and the word of bridges that are all connected
 //! and ready is another. Only the latter is a refusal.
 
-use crate::registry::{Entry, Registry};
+use crate::registry::{Registry, TunnelEntry};
 use policy::Host;
 use protocol::{Code, Failure};
 use std::sync::Arc;
 
 /// What a request asks for.
 #[derive(Debug, Clone, Copy)]
-pub enum Wanted<'a> {
+pub enum RouteTarget<'a> {
     /// A named endpoint.
     Endpoint(&'a str),
     /// The host of a URL.
@@ -57,11 +57,11 @@ pub struct Search<'a> {
     /// The bridge that was asked for.
     pub bridge: Option<&'a str>,
     /// What it asks for.
-    pub wanted: Wanted<'a>,
+    pub wanted: RouteTarget<'a>,
     /// Bridges that it may go through; empty for any.
     pub within: &'a [String],
     /// Tunnels that were tried already.
-    pub except: &'a [Arc<Entry>],
+    pub except: &'a [Arc<TunnelEntry>],
     /// What the tunnel is wanted for.
     pub purpose: Purpose,
 }
@@ -124,7 +124,7 @@ struct Seen {
 }
 
 impl Seen {
-    fn of(entry: &Entry, wanted: Wanted<'_>) -> Self {
+    fn of(entry: &TunnelEntry, wanted: RouteTarget<'_>) -> Self {
         Self {
             name: entry.owner.name.clone(),
             instance: *entry.instance(),
@@ -150,10 +150,10 @@ pub fn choose(
     paired: &impl Paired,
     tenant: &str,
     bridge: Option<&str>,
-    wanted: Wanted<'_>,
+    wanted: RouteTarget<'_>,
     within: &[String],
-    except: &[Arc<Entry>],
-) -> Result<Arc<Entry>, Failure> {
+    except: &[Arc<TunnelEntry>],
+) -> Result<Arc<TunnelEntry>, Failure> {
     let search = Search {
         tenant,
         bridge,
@@ -173,7 +173,7 @@ pub fn search_tunnel(
     registry: &Registry,
     paired: &impl Paired,
     search: Search<'_>,
-) -> Result<Arc<Entry>, NoTunnel> {
+) -> Result<Arc<TunnelEntry>, NoTunnel> {
     if let Some(entry) = find_for(registry, search) {
         return Ok(entry);
     }
@@ -190,10 +190,10 @@ pub fn find(
     registry: &Registry,
     tenant: &str,
     bridge: Option<&str>,
-    wanted: Wanted<'_>,
+    wanted: RouteTarget<'_>,
     within: &[String],
-    except: &[Arc<Entry>],
-) -> Option<Arc<Entry>> {
+    except: &[Arc<TunnelEntry>],
+) -> Option<Arc<TunnelEntry>> {
     let search = Search {
         tenant,
         bridge,
@@ -205,7 +205,7 @@ pub fn find(
     find_for(registry, search)
 }
 
-fn find_for(registry: &Registry, search: Search<'_>) -> Option<Arc<Entry>> {
+fn find_for(registry: &Registry, search: Search<'_>) -> Option<Arc<TunnelEntry>> {
     let Search {
         wanted,
         within,
@@ -213,17 +213,17 @@ fn find_for(registry: &Registry, search: Search<'_>) -> Option<Arc<Entry>> {
         ..
     } = search;
     let is_within =
-        |entry: &Entry| within.is_empty() || within.iter().any(|n| **n == *entry.owner.name);
+        |entry: &TunnelEntry| within.is_empty() || within.iter().any(|n| **n == *entry.owner.name);
     let best = registry.with_tenant(search.tenant, |tunnels| {
         let declaring = match wanted {
-            Wanted::Endpoint(name) => tunnels.serving(name),
-            Wanted::Host(_) => tunnels.all(),
+            RouteTarget::Endpoint(name) => tunnels.serving(name),
+            RouteTarget::Host(_) => tunnels.all(),
         };
         // Where there is a choice, one that reaches the target is better than one that does not.
         let has_choice = declaring.len() > 1;
-        let is_ill = |entry: &Entry| match wanted {
-            Wanted::Endpoint(name) => has_choice && entry.session.endpoint_is_down(name),
-            Wanted::Host(_) => false,
+        let is_ill = |entry: &TunnelEntry| match wanted {
+            RouteTarget::Endpoint(name) => has_choice && entry.session.endpoint_is_down(name),
+            RouteTarget::Host(_) => false,
         };
         let fit = declaring.iter().filter(|entry| {
             !except.iter().any(|tried| Arc::ptr_eq(tried, entry))
@@ -238,27 +238,27 @@ fn find_for(registry: &Registry, search: Search<'_>) -> Option<Arc<Entry>> {
 
 /// Whether a tunnel that declares the endpoint may take it. A bridge that was asked for by name is
 /// asked for any host.
-fn fits(entry: &Entry, bridge: Option<&str>, wanted: Wanted<'_>) -> bool {
+fn fits(entry: &TunnelEntry, bridge: Option<&str>, wanted: RouteTarget<'_>) -> bool {
     match (bridge, wanted) {
         (Some(name), _) => &*entry.owner.name == name,
-        (None, Wanted::Endpoint(_)) => true,
-        (None, Wanted::Host(host)) => entry.offer().may_serve(host),
+        (None, RouteTarget::Endpoint(_)) => true,
+        (None, RouteTarget::Host(host)) => entry.offer().may_serve(host),
     }
 }
 
 /// Whether a tunnel declares what is wanted.
-fn serves(entry: &Entry, wanted: Wanted<'_>) -> bool {
+fn serves(entry: &TunnelEntry, wanted: RouteTarget<'_>) -> bool {
     match wanted {
-        Wanted::Endpoint(name) => entry.offer().endpoints().any(|known| known == name),
-        Wanted::Host(host) => entry.offer().may_serve(host),
+        RouteTarget::Endpoint(name) => entry.offer().endpoints().any(|known| known == name),
+        RouteTarget::Host(host) => entry.offer().may_serve(host),
     }
 }
 
 /// The one with the fewest streams of those that take more; one that is ill only if all are.
 fn least_busy<'a>(
-    entries: impl Iterator<Item = &'a Arc<Entry>>,
-    is_ill: impl Fn(&Entry) -> bool,
-) -> Option<Arc<Entry>> {
+    entries: impl Iterator<Item = &'a Arc<TunnelEntry>>,
+    is_ill: impl Fn(&TunnelEntry) -> bool,
+) -> Option<Arc<TunnelEntry>> {
     let mut best = None;
     for entry in entries {
         let Some(streams) = entry.session.load() else {
@@ -349,11 +349,11 @@ fn explain(known: &[PairedBridge], seen: &[Seen], search: Search<'_>) -> NoTunne
         return NoTunnel::new(Reason::NotReady, Code::BridgeOffline, detail);
     }
     match wanted {
-        Wanted::Endpoint(name) => {
+        RouteTarget::Endpoint(name) => {
             let detail = format!("no bridge declares an endpoint named {name}");
             NoTunnel::new(Reason::NotServed, Code::UnknownEndpoint, detail)
         }
-        Wanted::Host(host) => {
+        RouteTarget::Host(host) => {
             let detail = format!(
                 "no connected bridge allows the host {host}: add an [[allow]] rule for it on a bridge, \
                  or install a bridge where it can be reached"
@@ -394,7 +394,7 @@ mod tests {
     #[test]
     fn no_tunnel_tells_a_missing_bridge_from_one_away() {
         let registry = Registry::new(1, 1);
-        let wanted = Wanted::Endpoint("alm");
+        let wanted = RouteTarget::Endpoint("alm");
         let code = |names, bridge| {
             let chosen = choose(&registry, &Names(names), "t", bridge, wanted, &[], &[]);
             chosen.unwrap_err().code
@@ -459,7 +459,7 @@ mod tests {
             let search = Search {
                 tenant: "t",
                 bridge,
-                wanted: Wanted::Host(host.host()),
+                wanted: RouteTarget::Host(host.host()),
                 within,
                 except: &[],
                 purpose,

@@ -48,7 +48,7 @@ pub struct PairDocument {
 
 /// A document whose proof holds.
 #[derive(Debug, PartialEq, Eq)]
-struct Asked {
+struct PairingRequest {
     name: String,
     public_key: [u8; 32],
     instance: [u8; 16],
@@ -56,7 +56,7 @@ struct Asked {
     software: String,
 }
 
-impl Asked {
+impl PairingRequest {
     fn parse(text: &[u8], client_id: &str) -> Result<Self, Problem> {
         let document: PairDocument = serde_json::from_slice(text).map_err(|error| {
             Problem::invalid(format!("the pairing is not what is expected: {error}"))
@@ -135,7 +135,7 @@ async fn register(
     request: http::Request<Bytes>,
 ) -> Result<Response<Body>, Problem> {
     let principal = cx.principal;
-    let asked = Asked::parse(request.body(), &principal.client_id)?;
+    let asked = PairingRequest::parse(request.body(), &principal.client_id)?;
     cx.check(Object::Pairing(&asked.name))?;
     let pairing = Pairing {
         tenant: principal.tenant.to_string().into(),
@@ -222,8 +222,8 @@ mod tests {
         })
     }
 
-    fn parse(document: &Value) -> Result<Asked, Problem> {
-        Asked::parse(document.to_string().as_bytes(), "ibk_1")
+    fn parse(document: &Value) -> Result<PairingRequest, Problem> {
+        PairingRequest::parse(document.to_string().as_bytes(), "ibk_1")
     }
 
     #[test]

@@ -1,6 +1,6 @@
 //! A connection of which somebody looks at what comes in, and that does not wait for ever to write.
 
-use super::patience::Patience;
+use super::write_timeout::WriteTimeout;
 use std::io::{self, IoSlice};
 use std::pin::Pin;
 use std::task::{Context, Poll};
@@ -10,7 +10,7 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 const READS_IN_A_ROW: usize = 16;
 
 /// Looks at what comes in.
-pub(crate) trait Watch {
+pub(crate) trait StreamInspector {
     /// Whether there may be another read.
     ///
     /// # Errors
@@ -41,15 +41,15 @@ pub(crate) trait Watch {
 
 /// A connection with its watch.
 #[derive(Debug)]
-pub(crate) struct Watched<IO, W> {
+pub(crate) struct InspectedIo<IO, W> {
     io: IO,
     watch: W,
-    patience: Patience,
+    patience: WriteTimeout,
 }
 
-impl<IO, W: Watch> Watched<IO, W> {
+impl<IO, W: StreamInspector> InspectedIo<IO, W> {
     /// From its first byte on.
-    pub(super) fn new(io: IO, watch: W, patience: Patience) -> Self {
+    pub(super) fn new(io: IO, watch: W, patience: WriteTimeout) -> Self {
         Self {
             io,
             watch,
@@ -74,7 +74,7 @@ impl<IO, W: Watch> Watched<IO, W> {
     }
 }
 
-impl<IO: AsyncRead + Unpin, W: Watch + Unpin> AsyncRead for Watched<IO, W> {
+impl<IO: AsyncRead + Unpin, W: StreamInspector + Unpin> AsyncRead for InspectedIo<IO, W> {
     fn poll_read(
         self: Pin<&mut Self>,
         cx: &mut Context<'_>,
@@ -101,7 +101,7 @@ impl<IO: AsyncRead + Unpin, W: Watch + Unpin> AsyncRead for Watched<IO, W> {
     }
 }
 
-impl<IO: AsyncWrite + Unpin, W: Watch + Unpin> AsyncWrite for Watched<IO, W> {
+impl<IO: AsyncWrite + Unpin, W: StreamInspector + Unpin> AsyncWrite for InspectedIo<IO, W> {
     fn poll_write(
         self: Pin<&mut Self>,
         cx: &mut Context<'_>,

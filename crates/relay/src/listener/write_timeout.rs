@@ -8,12 +8,12 @@ use tokio::time::Sleep;
 
 /// Runs while writes wait for the other end, and makes an error of one that waits for too long.
 #[derive(Debug)]
-pub(super) struct Patience {
+pub(super) struct WriteTimeout {
     limit: Duration,
     sleep: Option<Pin<Box<Sleep>>>,
 }
 
-impl Patience {
+impl WriteTimeout {
     pub(super) fn new(limit: Duration) -> Self {
         Self { limit, sleep: None }
     }
@@ -45,7 +45,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_write_that_waits_too_long_is_an_error_and_one_that_moves_begins_anew() {
-        let mut patience = Patience::new(Duration::from_millis(100));
+        let mut patience = WriteTimeout::new(Duration::from_millis(100));
         let mut stuck = |cx: &mut Context<'_>| patience.see(cx, Poll::<io::Result<()>>::Pending);
         let early = tokio::time::timeout(Duration::from_millis(20), poll_fn(&mut stuck)).await;
         assert!(early.is_err());

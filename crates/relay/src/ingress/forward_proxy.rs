@@ -8,14 +8,14 @@
 //! The key comes in `Proxy-Authorization`, as HTTP Basic. The bridge's policy decides, as everywhere: by
 //! host, port and method, and for CONNECT whether its rule allows raw streams.
 
-use super::pass::{self, Noting, Way};
+use super::pass::{self, IngressKind, Noting};
 use super::raw;
 use crate::access::{Object, Resource, SENDING};
 use crate::auth::{BRIDGE_AUTHORIZATION, Principal};
 use crate::body::{self, Body};
 use crate::listener::connection::Connection;
 use crate::problem::Problem;
-use crate::router::Wanted;
+use crate::routing::select_tunnel::RouteTarget;
 use crate::service::Service;
 use http::{Method, Request, Response, StatusCode, Uri};
 use hyper::body::Incoming;
@@ -74,9 +74,9 @@ async fn admitted(
         return connect(service, principal, connection, request, &target).await;
     }
     let name = format!("proxy {}:{}", target.host(), target.port());
-    let way = Way {
+    let way = IngressKind {
         target: RequestTarget::Url(request.uri().to_string()),
-        wanted: Wanted::Host(target.host()),
+        wanted: RouteTarget::Host(target.host()),
         name: &name,
         own: Some(BRIDGE_AUTHORIZATION),
     };
@@ -116,12 +116,12 @@ async fn connect(
     let state = &service.state;
     let place = state.begin(principal)?;
     let name = format!("proxy {}:{}", target.host(), target.port());
-    let way = Way {
+    let way = IngressKind {
         target: RequestTarget::Connect {
             host: target.host().to_string(),
             port: target.port(),
         },
-        wanted: Wanted::Host(target.host()),
+        wanted: RouteTarget::Host(target.host()),
         name: &name,
         own: None,
     };

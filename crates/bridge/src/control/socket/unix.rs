@@ -1,6 +1,6 @@
 //! The socket itself.
 
-use super::{ANSWER_WITHIN, AskError, LINE_MAX_BYTES, Question, Reply, SOCKET};
+use super::{ANSWER_WITHIN, AskError, ControlRequest, LINE_MAX_BYTES, Reply, SOCKET};
 use std::fs::File;
 use std::io::{self, BufRead as _, BufReader, Read as _, Write as _};
 use std::os::fd::AsRawFd as _;
@@ -106,7 +106,7 @@ fn make_private(data_dir: &Path, file: &Path) -> io::Result<()> {
 
 impl Server {
     /// Answers for as long as it is polled.
-    pub(crate) async fn serve(self, answer: Arc<dyn Fn(Question) -> Reply + Send + Sync>) {
+    pub(crate) async fn serve(self, answer: Arc<dyn Fn(ControlRequest) -> Reply + Send + Sync>) {
         let places = Arc::new(Semaphore::new(ASKING_MAX));
         loop {
             // Nobody closes the semaphore.
@@ -133,7 +133,7 @@ impl Server {
 
 async fn reply(
     stream: AsyncStream,
-    answer: Arc<dyn Fn(Question) -> Reply + Send + Sync>,
+    answer: Arc<dyn Fn(ControlRequest) -> Reply + Send + Sync>,
 ) -> io::Result<()> {
     let (read, mut write) = stream.into_split();
     let mut line = String::new();
@@ -153,7 +153,7 @@ async fn reply(
 }
 
 /// Asks, and waits for the answer.
-pub(super) fn ask(data_dir: &Path, question: &Question) -> Result<Reply, AskError> {
+pub(super) fn ask(data_dir: &Path, question: &ControlRequest) -> Result<Reply, AskError> {
     let not_running = |source| AskError::NotRunning {
         path: data_dir.join(SOCKET).display().to_string(),
         source,
@@ -186,14 +186,14 @@ mod tests {
             let mode = std::fs::metadata(dir.path().join(SOCKET)).unwrap().mode();
             assert_eq!(mode & 0o777, 0o600);
             let serving = tokio::spawn(server.serve(Arc::new(|question| match question {
-                Question::Reload => Reply::Done,
+                ControlRequest::Reload => Reply::Done,
                 other => Reply::Failed(format!("{other:?}")),
             })));
             let path = dir.path().to_owned();
             let asking = move || {
                 (
-                    super::super::ask(&path, &Question::Reload),
-                    ask(&path, &Question::Status),
+                    super::super::ask(&path, &ControlRequest::Reload),
+                    ask(&path, &ControlRequest::Status),
                 )
             };
             let (done, failed) = tokio::task::spawn_blocking(asking).await.unwrap();
@@ -201,7 +201,7 @@ mod tests {
             assert!(matches!(failed, Ok(Reply::Failed(_))));
             serving.abort();
             let _ = serving.await;
-            let gone = ask(dir.path(), &Question::Status);
+            let gone = ask(dir.path(), &ControlRequest::Status);
             assert!(matches!(gone, Err(AskError::NotRunning { .. })));
         }
     }

@@ -13,13 +13,13 @@
 //! takes nothing does not keep it away: the epoch in memory grows all the same.
 
 use crate::audit::Audit;
-use crate::board::Board;
 use crate::clock;
+use crate::connection_counter::{Epoch, TooFar};
 use crate::data_dir::{DataDir, DataDirError};
 use crate::deliveries::Deliveries;
 use crate::dispatcher::Dispatcher;
-use crate::epoch::{Epoch, TooFar};
 use crate::health::Health;
+use crate::stats::RuntimeStats;
 use protocol::frame::{GoAway, GoAwayReason, PreviousSession, RefusedCode, Windows};
 use protocol::limits::STREAM_WINDOW_CAP_BYTES;
 use protocol::session::{Budget, EndReason};
@@ -31,8 +31,8 @@ use tokio::task::JoinSet;
 use transport::Session;
 use transport::backoff::Reconnect;
 use transport::dial::{DialError, Dialer};
-use transport::session::Settings;
-use transport::tunnel::{Identity, Introduction, Tunnel};
+use transport::handle::Settings;
+use transport::handshake::{Identity, Introduction, Tunnel};
 
 /// Wait before asking again what only a person can mend.
 const SLOW: Duration = Duration::from_secs(60);
@@ -84,7 +84,7 @@ pub(crate) struct Shared {
     pub(crate) health: Health,
     /// Where this bridge runs, for work that a thread outside it begins.
     pub(crate) runtime: tokio::runtime::Handle,
-    pub(crate) board: Arc<Board>,
+    pub(crate) board: Arc<RuntimeStats>,
     pub(crate) audit: Option<Arc<Audit>>,
 }
 

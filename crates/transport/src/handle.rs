@@ -8,7 +8,7 @@
 mod shared;
 mod streams;
 
-pub use streams::{Cutter, PumpEnd, PumpError, RecvStream, SendStream};
+pub use streams::{AbortHandle, PumpEnd, PumpError, RecvStream, SendStream};
 
 pub(crate) use shared::{Shared, Writer};
 

@@ -1,7 +1,7 @@
 //! Places that are waited for in turn, and no single address can take them all.
 //!
 //! ```text
-//! address ---> its own places (a part of all) ---> all places ---> Turn
+//! address ---> its own places (a part of all) ---> all places ---> HandshakePermit
 //! ```
 //!
 //! Both queues are first come, first served. Whoever waits is a connection, and of those there are
@@ -10,15 +10,15 @@
 //! [`Connections`] has the places of connections, by listener: before they have authenticated
 //! ([`PendingPool`]), and afterwards ([`EstablishedPool`]; a tunnel's place is in the registry).
 
+mod authenticated;
 mod connections;
 mod established;
 mod pending;
-mod proven;
 
+pub use authenticated::ProvenAddresses;
 pub use connections::{Connections, ListenerConnections, OpenConnection};
 pub use established::{EstablishedPlace, EstablishedPool};
-pub use pending::{PendingLimits, PendingPlace, PendingPool};
-pub use proven::ProvenAddresses;
+pub use pending::{PendingLimits, PendingPermit, PendingPool};
 
 use std::collections::HashMap;
 use std::net::IpAddr;
@@ -45,22 +45,22 @@ pub(crate) fn may_have(own: u32, taken: u32, room: u32) -> bool {
 
 /// Lets so many in at once, and so many of one address.
 #[derive(Debug)]
-pub struct Gate {
+pub struct AdmissionControl {
     all: Arc<Semaphore>,
     most: usize,
     most_of_one: usize,
     addresses: Arc<Shares<Arc<Semaphore>>>,
 }
 
-/// A place behind a [`Gate`], until it is dropped.
+/// A place behind a [`AdmissionControl`], until it is dropped.
 #[derive(Debug)]
-pub struct Turn {
+pub struct HandshakePermit {
     _all: OwnedSemaphorePermit,
     _own: OwnedSemaphorePermit,
-    _share: Share<Arc<Semaphore>>,
+    _share: PerAddress<Arc<Semaphore>>,
 }
 
-impl Gate {
+impl AdmissionControl {
     /// With so many places in all, and so many for one address.
     pub fn new(most: u32, most_of_one: u32) -> Self {
         let most = (most as usize).min(Semaphore::MAX_PERMITS);
@@ -73,14 +73,14 @@ impl Gate {
     }
 
     /// Waits for a place for `address`, so long at most. Cancel safe.
-    pub async fn enter(&self, address: IpAddr, within: Duration) -> Option<Turn> {
+    pub async fn enter(&self, address: IpAddr, within: Duration) -> Option<HandshakePermit> {
         let make = || Arc::new(Semaphore::new(self.most_of_one));
         let share = Shares::join(&self.addresses, network(address), make);
         let own = share.with(Arc::clone);
         let entering = async {
             let own = own.acquire_owned().await.ok()?;
             let all = Arc::clone(&self.all).acquire_owned().await.ok()?;
-            Some(Turn {
+            Some(HandshakePermit {
                 _all: all,
                 _own: own,
                 _share: share,
@@ -103,7 +103,7 @@ struct Shares<T> {
 
 /// One member's hold on what its address shares.
 #[derive(Debug)]
-pub struct Share<T> {
+pub struct PerAddress<T> {
     shares: Arc<Shares<T>>,
     address: IpAddr,
 }
@@ -117,11 +117,11 @@ impl<T> Default for Shares<T> {
 }
 
 impl<T> Shares<T> {
-    fn join(this: &Arc<Self>, address: IpAddr, make: impl FnOnce() -> T) -> Share<T> {
+    fn join(this: &Arc<Self>, address: IpAddr, make: impl FnOnce() -> T) -> PerAddress<T> {
         let mut all = this.lock();
         let (members, _) = all.entry(address).or_insert_with(|| (0, make()));
         *members += 1;
-        Share {
+        PerAddress {
             shares: Arc::clone(this),
             address,
         }
@@ -134,7 +134,7 @@ impl<T> Shares<T> {
     }
 }
 
-impl<T> Share<T> {
+impl<T> PerAddress<T> {
     fn with<R>(&self, look: impl FnOnce(&T) -> R) -> R {
         let all = self.shares.lock();
         let (_, shared) = all
@@ -144,7 +144,7 @@ impl<T> Share<T> {
     }
 }
 
-impl<T> Drop for Share<T> {
+impl<T> Drop for PerAddress<T> {
     fn drop(&mut self) {
         let mut all = self.shares.lock();
         if let Some((members, _)) = all.get_mut(&self.address) {
@@ -168,7 +168,7 @@ mod tests {
 
     #[tokio::test]
     async fn who_comes_too_many_waits_for_a_place_and_gives_up_in_time() {
-        let gate = Arc::new(Gate::new(2, 2));
+        let gate = Arc::new(AdmissionControl::new(2, 2));
         let first = gate.enter(address("10.0.0.1"), SOON).await.unwrap();
         let _second = gate.enter(address("10.0.0.2"), SOON).await.unwrap();
         assert_eq!(gate.taken(), 2);
@@ -185,7 +185,7 @@ mod tests {
 
     #[tokio::test]
     async fn one_address_cannot_take_every_place_nor_stand_in_the_way() {
-        let gate = Arc::new(Gate::new(4, 2));
+        let gate = Arc::new(AdmissionControl::new(4, 2));
         let greedy = address("10.0.0.1");
         let _held = (
             gate.enter(greedy, SOON).await.unwrap(),
@@ -206,7 +206,7 @@ mod tests {
 
     #[tokio::test]
     async fn addresses_that_are_gone_are_forgotten() {
-        let gate = Gate::new(4, 2);
+        let gate = AdmissionControl::new(4, 2);
         drop(gate.enter(address("10.0.0.1"), SOON).await);
         assert!(gate.addresses.lock().is_empty());
     }

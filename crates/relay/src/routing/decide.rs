@@ -11,8 +11,8 @@
 //! ([`DirectClass`]), for the URL itself is sealed.
 
 use crate::direct::{self, Direct};
-use crate::registry::Entry;
-use crate::router::{self, NoTunnel, Purpose, Reason, Search, Wanted};
+use crate::registry::TunnelEntry;
+use crate::routing::select_tunnel::{self, NoTunnel, Purpose, Reason, RouteTarget, Search};
 use crate::state::State;
 use policy::{Host, Policy, Target};
 use protocol::{Code, Failure};
@@ -22,7 +22,7 @@ use std::sync::Arc;
 #[derive(Debug)]
 pub enum Route {
     /// Through a bridge; the one that would be chosen now.
-    Bridge(Arc<Entry>),
+    Bridge(Arc<TunnelEntry>),
     /// By the relay itself, as far as this policy allows.
     Direct(Box<Policy>),
     /// No way.
@@ -47,7 +47,7 @@ pub struct Sent<'a> {
     /// Whether it needs a credential, which only bridges have.
     pub has_credential: bool,
     /// Tunnels that it may not go through.
-    pub except: &'a [Arc<Entry>],
+    pub except: &'a [Arc<TunnelEntry>],
 }
 
 /// What the table says.
@@ -79,12 +79,12 @@ pub async fn decide(state: &State, sent: Sent<'_>) -> Route {
     let search = Search {
         tenant: sent.tenant,
         bridge: sent.bridge,
-        wanted: Wanted::Host(sent.target.host()),
+        wanted: RouteTarget::Host(sent.target.host()),
         within: sent.within,
         except: sent.except,
         purpose: Purpose::Request,
     };
-    let tunnel = router::search_tunnel(&state.registry, &*state.directory, search);
+    let tunnel = select_tunnel::search_tunnel(&state.registry, &*state.directory, search);
     // A caller that names a bridge wants that one; a key that is narrowed to some has no other way.
     let is_pinned = sent.bridge.is_some() || !sent.within.is_empty() || sent.has_credential;
     let policy = match (&tunnel, is_pinned) {
@@ -147,7 +147,7 @@ pub struct StoredRoute<'a> {
 }
 
 /// Says the way of a stored call, without waiting for anything: names are not resolved.
-pub fn decide_stored(state: &State, stored: StoredRoute<'_>) -> Way<Arc<Entry>> {
+pub fn decide_stored(state: &State, stored: StoredRoute<'_>) -> Way<Arc<TunnelEntry>> {
     let later = |code, detail: String| {
         Way::Later(NoTunnel {
             reason: Reason::Away,
@@ -171,16 +171,16 @@ fn tunnel_for_delivery(
     tenant: &str,
     bridge: Option<&str>,
     host: &Host,
-) -> Result<Arc<Entry>, NoTunnel> {
+) -> Result<Arc<TunnelEntry>, NoTunnel> {
     let search = Search {
         tenant,
         bridge,
-        wanted: Wanted::Host(host),
+        wanted: RouteTarget::Host(host),
         within: &[],
         except: &[],
         purpose: Purpose::Delivery,
     };
-    router::search_tunnel(&state.registry, &*state.directory, search)
+    select_tunnel::search_tunnel(&state.registry, &*state.directory, search)
 }
 
 /// Whether a bridge that is not there now, or not ready, may be the one that serves the host.

@@ -59,7 +59,7 @@ struct SlotNow {
 
 /// The board. One for each running bridge.
 #[derive(Debug)]
-pub(crate) struct Board {
+pub(crate) struct RuntimeStats {
     answered: AtomicU64,
     failed: Vec<AtomicU64>,
     calls: Mutex<VecDeque<LastCall>>,
@@ -67,7 +67,7 @@ pub(crate) struct Board {
     since: Instant,
 }
 
-impl Default for Board {
+impl Default for RuntimeStats {
     fn default() -> Self {
         Self {
             answered: AtomicU64::new(0),
@@ -83,7 +83,7 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-impl Board {
+impl RuntimeStats {
     /// How long the bridge runs.
     pub(crate) fn uptime(&self) -> Duration {
         self.since.elapsed()
@@ -233,7 +233,7 @@ mod tests {
 
     #[test]
     fn the_last_calls_are_kept_and_the_oldest_goes() {
-        let board = Board::default();
+        let board = RuntimeStats::default();
         for number in 0..CALLS_MAX + 3 {
             let to = format!("host-{number}");
             board.call("POST", &to, "200".into(), Duration::from_millis(5));
@@ -245,7 +245,7 @@ mod tests {
 
     #[test]
     fn failures_are_counted_by_code() {
-        let board = Board::default();
+        let board = RuntimeStats::default();
         board.failed(&Failure::not_dispatched(Code::TargetDns, ""));
         board.failed(&Failure::not_dispatched(Code::TargetDns, ""));
         assert_eq!(board.failures(), [("target_dns".to_owned(), 2)].into());

@@ -1,9 +1,9 @@
 //! What the running bridge answers on its local socket, and in its metrics.
 
-use crate::local::{Question, Reply};
+use crate::connection::{Shared, chain, hex};
+use crate::control::socket::{ControlRequest, Reply};
 use crate::logging;
 use crate::reload::reload;
-use crate::slot::{Shared, chain, hex};
 use crate::status::{EndpointStatus, SessionStatus, Status};
 use protocol::frame::Reach;
 use std::sync::Arc;
@@ -19,7 +19,7 @@ const SILENT_MAX: Duration = Duration::from_secs(30);
 #[cfg(unix)]
 pub(crate) fn listen(shared: &Arc<Shared>, tasks: &mut JoinSet<()>) {
     let config = &shared.dispatcher.active().config;
-    match crate::local::listen(config.bridge.data_dir.get()) {
+    match crate::control::socket::listen(config.bridge.data_dir.get()) {
         Ok(server) => {
             let shared = shared.clone();
             let answer = move |question| answer(&shared, question);
@@ -33,18 +33,18 @@ pub(crate) fn listen(shared: &Arc<Shared>, tasks: &mut JoinSet<()>) {
 pub(crate) fn listen(_: &Arc<Shared>, _: &mut JoinSet<()>) {}
 
 /// Answers a question. May block shortly.
-pub(crate) fn answer(shared: &Arc<Shared>, question: Question) -> Reply {
+pub(crate) fn answer(shared: &Arc<Shared>, question: ControlRequest) -> Reply {
     match question {
-        Question::Status => Reply::Status(Box::new(status(shared))),
-        Question::Health => {
+        ControlRequest::Status => Reply::Status(Box::new(status(shared))),
+        ControlRequest::Health => {
             shared.health.ask();
             Reply::Done
         }
-        Question::Reload => match reload(shared) {
+        ControlRequest::Reload => match reload(shared) {
             Ok(()) => Reply::Done,
             Err(error) => Reply::Failed(chain(&error)),
         },
-        Question::LogLevel { filter } => match logging::set_filter(&filter) {
+        ControlRequest::LogLevel { filter } => match logging::set_filter(&filter) {
             Ok(()) => {
                 tracing::info!(filter, "the log's filter was changed");
                 Reply::Done

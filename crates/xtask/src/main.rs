@@ -17,6 +17,7 @@ mod ci;
 mod gate;
 mod openapi;
 mod postgres;
+mod prose;
 mod step;
 mod test;
 mod tool;
@@ -44,7 +45,9 @@ enum Chore {
     Ci,
     /// Counts instructions and allocations of the data path, and holds them against what was recorded
     Gate(gate::Args),
-    /// Writes proto/openapi.json anew from the code
+    /// Checks the language of sources and documents, and the links between documents
+    Prose,
+    /// Writes proto/openapi.json from the code
     Openapi,
     /// Builds in release mode and measures, with nothing to set up
     Bench(bench::Args),
@@ -57,6 +60,7 @@ fn main() -> ExitCode {
         Chore::Test(args) => ("test", test::run(args)),
         Chore::Ci => ("ci", ci::run()),
         Chore::Gate(args) => ("gate", gate::run(args)),
+        Chore::Prose => ("prose", prose::check()),
         Chore::Openapi => ("openapi", openapi::run()),
         Chore::Bench(args) => ("bench", bench::run(args)),
     };

@@ -29,7 +29,11 @@ pub(crate) fn check() -> Result<(), Failed> {
     )))
 }
 
-fn large_files() -> Result<Vec<String>, Failed> {
+/// Returns the files that git would commit, by their paths from the root. Empty outside a git checkout.
+///
+/// # Errors
+/// A name that is not UTF-8.
+pub(crate) fn tracked_files() -> Result<Vec<String>, Failed> {
     let listed = Command::new("git")
         .args([
             "ls-files",
@@ -43,16 +47,20 @@ fn large_files() -> Result<Vec<String>, Failed> {
     let names = match listed {
         Ok(output) if output.status.success() => output.stdout,
         Ok(_) | Err(_) => {
-            println!("   (not a git checkout: the size of its files is not checked)");
+            println!("   (not a git checkout: its files are not checked)");
             return Ok(Vec::new());
         }
     };
     let names = String::from_utf8(names)
         .map_err(|_| Failed::new("a file's name in the tree is not UTF-8"))?;
+    Ok(names.split_terminator('\0').map(str::to_owned).collect())
+}
+
+fn large_files() -> Result<Vec<String>, Failed> {
     let mut large = Vec::new();
-    for name in names.split_terminator('\0') {
-        // A file that was deleted and not yet committed is listed, too.
-        let Ok(metadata) = fs::symlink_metadata(root().join(name)) else {
+    for name in tracked_files()? {
+        // A file that was deleted and not yet committed is listed as well.
+        let Ok(metadata) = fs::symlink_metadata(root().join(&name)) else {
             continue;
         };
         if metadata.len() > FILE_BYTES_MAX {

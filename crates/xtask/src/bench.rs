@@ -1,17 +1,17 @@
 //! `cargo xtask bench`: release builds, measured on loopback.
 //!
 //! The measurements are `tests/bench`, built in release mode like what it measures: it starts the
-//! real programs, and prints Markdown tables. `micro` is `tests/micro`: no sockets, one step of an
-//! exchange at a time.
+//! real programs and prints Markdown tables. `micro` is `tests/micro`: it times single steps of an
+//! exchange without sockets.
 
 use crate::step::{Failed, Step};
 
-/// What to measure.
+/// The measurement.
 #[derive(Debug, clap::Args)]
 #[command(disable_help_flag = true)]
 pub(crate) struct Args {
-    /// The measurement and its options; `cargo xtask bench --help` lists them, but for `micro`: what
-    /// follows it is for criterion, as in `micro session`
+    /// The measurement and its options (default: spine); `cargo xtask bench --help` lists them. Arguments
+    /// after `micro` go to criterion, as in `micro session`
     #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
     measurement: Vec<String>,
 }
@@ -31,7 +31,7 @@ pub(crate) fn run(args: &Args) -> Result<(), Failed> {
     Step::release_program("bench").args(measurement).run()
 }
 
-/// The benchmarks of single steps, in their own workspace.
+/// Runs the benchmarks of single steps, which have their own workspace.
 fn micro(args: &[String]) -> Result<(), Failed> {
     Step::cargo([
         "bench",

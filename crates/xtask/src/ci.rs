@@ -1,14 +1,20 @@
-//! `cargo xtask ci`: the cheap checks first, then all tests, then what the data path costs.
+//! `cargo xtask ci`: the cheap checks first, then all tests, then the cost of the data path.
 
 use crate::step::{Failed, Step};
-use crate::{gate, tree};
+use crate::{gate, prose, tool, tree};
 
-/// Runs everything that must hold.
+/// The spelling checker. A fixed version, because each one knows other words.
+const TYPOS_CRATE: &str = "typos-cli";
+const TYPOS_VERSION: &str = "1.52.0";
+
+/// Runs every check.
 pub(crate) fn run() -> Result<(), Failed> {
     component("fmt", "rustfmt")?;
     component("clippy", "clippy")?;
     Step::cargo(["fmt", "--all", "--check"]).run()?;
     tree::check()?;
+    prose::check()?;
+    spelling()?;
     if Step::cargo(["deny", "--version"]).succeeds() {
         Step::cargo(["deny", "--locked", "check"]).run()?;
     } else {
@@ -27,12 +33,28 @@ pub(crate) fn run() -> Result<(), Failed> {
     Step::cargo(["doc", "--workspace", "--no-deps", "--locked"])
         .env("RUSTDOCFLAGS", "-D warnings")
         .run()?;
-    // The very command that the README names.
+    // The command that the README names.
     Step::cargo(["xtask", "test"]).run()?;
     gate::run_in_ci()
 }
 
-/// Installs a part of the toolchain where it is missing and rustup can.
+/// Checks the spelling with `typos`, which is installed next to the build's output if it is missing.
+fn spelling() -> Result<(), Failed> {
+    if Step::program("typos").args(["--version"]).succeeds() {
+        return Step::program("typos").run();
+    }
+    let tools = tool::dir();
+    let program = tools.join("bin").join("typos");
+    if !program.exists() {
+        Step::cargo(["install", "--locked", "--version", TYPOS_VERSION])
+            .args([TYPOS_CRATE, "--root"])
+            .args([&tools])
+            .run()?;
+    }
+    Step::program(&program.to_string_lossy()).run()
+}
+
+/// Installs a component of the toolchain with rustup if it is missing.
 fn component(subcommand: &str, name: &str) -> Result<(), Failed> {
     if Step::cargo([subcommand, "--version"]).succeeds() {
         return Ok(());

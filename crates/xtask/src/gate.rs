@@ -1,11 +1,11 @@
-//! `cargo xtask gate`: what the data path costs may not grow unseen.
+//! `cargo xtask gate`: holds the cost of the data path against a recorded baseline.
 //!
 //! ```text
-//! tests/work, its own profile --> valgrind, N and 2N rounds --> counts a unit --> baseline.toml: held, or recorded
+//! tests/work, its own profile --> valgrind, N and 2N rounds --> counts per unit --> baseline.toml: compared, or recorded
 //! ```
 //!
 //! Instructions and allocations are counted instead of time, so a busy or slow machine changes
-//! nothing. How they are counted is in `count`; what of them is held, in `baseline`.
+//! nothing. `count` counts; `baseline` compares and records.
 
 mod baseline;
 mod count;
@@ -18,16 +18,16 @@ use std::collections::BTreeMap;
 /// What to do with the counts.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
-    /// Record the counts as the new baseline instead of holding them against the old one
+    /// Record the counts as the new baseline instead of comparing them with the old one
     #[arg(long)]
     record: bool,
 }
 
-/// Counts, and holds the counts or records them.
+/// Counts, then compares the counts with the baseline or records them.
 pub(crate) fn run(args: &Args) -> Result<(), Failed> {
     if !tool::is_installed("valgrind") {
         return Err(Failed::new(
-            "nothing was measured: valgrind is not installed, and it does the counting. On Debian or Ubuntu: \
+            "valgrind is not installed, so nothing was counted. On Debian or Ubuntu: \
              apt-get install valgrind",
         ));
     }
@@ -46,7 +46,7 @@ pub(crate) fn run(args: &Args) -> Result<(), Failed> {
     let mut verdict = Verdict::new(baseline.as_ref(), &toolchain);
     for measure in &measures {
         let counted = measure.count()?;
-        verdict.tell(measure, counted);
+        verdict.add(measure, counted);
         counts.insert(measure.name.clone(), counted);
     }
     if args.record {
@@ -55,7 +55,7 @@ pub(crate) fn run(args: &Args) -> Result<(), Failed> {
     verdict.end(&measures)
 }
 
-/// The same in CI, where valgrind is installed when it is missing.
+/// Runs the gate in CI. Installs valgrind if it is missing.
 pub(crate) fn run_in_ci() -> Result<(), Failed> {
     tool::install("valgrind")?;
     run(&Args { record: false })

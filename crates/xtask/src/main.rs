@@ -1,12 +1,9 @@
-//! The project's chores, the same on every machine: `cargo xtask test | ci | gate | bench`.
+//! The project's tasks, the same on every machine: `cargo xtask test | ci | gate | bench`.
 //!
-//! It needs a Rust toolchain and nothing else, and depends on next to nothing, so that it is built
-//! in a moment. What a chore runs is printed, and the first command that fails gives its status.
-#![expect(clippy::print_stdout, reason = "telling what runs is part of the work")]
-#![expect(
-    clippy::print_stderr,
-    reason = "telling what failed is part of the work"
-)]
+//! It needs only a Rust toolchain, and has few dependencies, so that it builds quickly. A task prints each
+//! command; the first command that fails determines the exit code.
+#![expect(clippy::print_stdout, reason = "a task prints its commands")]
+#![expect(clippy::print_stderr, reason = "a task prints its failures")]
 #![cfg_attr(
     test,
     expect(clippy::unwrap_used, reason = "a test fails by panicking")
@@ -28,41 +25,40 @@ use std::time::Instant;
 
 use clap::{Parser, Subcommand};
 
-/// The project's chores.
+/// The project's tasks.
 #[derive(Debug, Parser)]
 #[command(name = "cargo xtask", bin_name = "cargo xtask")]
 struct Cli {
     #[command(subcommand)]
-    chore: Chore,
+    task: Task,
 }
 
 #[derive(Debug, Subcommand)]
-enum Chore {
-    /// Builds the programs and runs all tests: units, vectors, the fuzzers' corpora, end to end
+enum Task {
+    /// Builds the programs and runs all tests: units, vectors, fuzz corpora, end to end
     Test(test::Args),
-    /// Everything that must hold before a change is taken: format, lints, docs, the tree, all tests,
-    /// the gate
+    /// Runs every check that a change must pass: format, lints, docs, prose, all tests, the gate
     Ci,
-    /// Counts instructions and allocations of the data path, and holds them against what was recorded
+    /// Counts instructions and allocations of the data path, and compares them with the baseline
     Gate(gate::Args),
     /// Checks the language of sources and documents, and the links between documents
     Prose,
     /// Writes proto/openapi.json from the code
     Openapi,
-    /// Builds in release mode and measures, with nothing to set up
+    /// Builds in release mode and runs a measurement
     Bench(bench::Args),
 }
 
 fn main() -> ExitCode {
     let cli = Cli::parse();
     let began = Instant::now();
-    let (name, done) = match &cli.chore {
-        Chore::Test(args) => ("test", test::run(args)),
-        Chore::Ci => ("ci", ci::run()),
-        Chore::Gate(args) => ("gate", gate::run(args)),
-        Chore::Prose => ("prose", prose::check()),
-        Chore::Openapi => ("openapi", openapi::run()),
-        Chore::Bench(args) => ("bench", bench::run(args)),
+    let (name, done) = match &cli.task {
+        Task::Test(args) => ("test", test::run(args)),
+        Task::Ci => ("ci", ci::run()),
+        Task::Gate(args) => ("gate", gate::run(args)),
+        Task::Prose => ("prose", prose::check()),
+        Task::Openapi => ("openapi", openapi::run()),
+        Task::Bench(args) => ("bench", bench::run(args)),
     };
     let took = began.elapsed().as_secs_f64();
     match done {

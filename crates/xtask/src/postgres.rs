@@ -1,5 +1,5 @@
-//! A private PostgreSQL for the tests: installed where it is missing, started, and stopped when the
-//! tests are over.
+//! A private PostgreSQL for the tests: installs it if it is missing, starts it, and stops it after the
+//! tests.
 
 use crate::step::{Failed, Step};
 use crate::tool;
@@ -7,17 +7,17 @@ use std::io::{BufRead as _, BufReader};
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 
-/// The variable in which the tests look for it.
+/// The environment variable with its URL, for the tests.
 pub(crate) const VARIABLE: &str = "TEST_POSTGRES";
 
-/// It runs as long as this value lives, and its helper as long as its standard input is open.
+/// A running server. It stops when this value is dropped, because that closes its helper's standard input.
 pub(crate) struct Postgres {
     helper: Child,
     url: String,
 }
 
 impl Postgres {
-    /// Starts one. The program `test-postgres` must be built.
+    /// Starts a server. The program `test-postgres` must be built.
     pub(crate) fn start() -> Result<Self, Failed> {
         if !Path::new("/usr/lib/postgresql").exists() && !tool::is_installed("initdb") {
             tool::install_packages(&["postgresql"])?;

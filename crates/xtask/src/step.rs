@@ -1,4 +1,4 @@
-//! One command: printed, run, timed.
+//! One command: prints it, runs it, times it.
 
 use std::ffi::OsStr;
 use std::fmt;
@@ -6,30 +6,30 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode, Stdio};
 use std::time::Instant;
 
-/// How the variables begin that cargo sets for what it runs.
+/// Prefixes of the variables that cargo sets for the programs it runs.
 const OWN_VARIABLES: [&str; 2] = ["CARGO_PKG_", "CARGO_MANIFEST_"];
 
-/// A command of a chore.
+/// A command of a task.
 pub(crate) struct Step {
     command: Command,
     text: String,
 }
 
-/// The step at which a chore ended.
+/// The step at which a task failed.
 #[derive(Debug)]
 pub(crate) struct Failed {
     what: String,
-    /// The command's own status, where it had one.
+    /// The command's exit code, if it has one.
     code: Option<u8>,
 }
 
 impl Step {
-    /// `cargo` and arguments: the cargo that runs us, at the repository's root.
+    /// The cargo that runs this program, with arguments, at the repository's root.
     pub(crate) fn cargo<A: AsRef<OsStr>>(args: impl IntoIterator<Item = A>) -> Self {
         let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
         let mut command = Command::new(cargo);
-        // Cargo tells us about our own package in these. Build scripts look at some of them, and
-        // would run again each time that cargo is called from here and then by hand.
+        // Build scripts depend on some of these variables. Without the removal they would run again
+        // whenever cargo is called alternately from here and by hand.
         for (name, _) in std::env::vars_os() {
             let name = name.to_string_lossy();
             if OWN_VARIABLES.iter().any(|own| name.starts_with(own)) {
@@ -43,7 +43,7 @@ impl Step {
         .args(args)
     }
 
-    /// A program on the path.
+    /// A program on the `PATH`.
     pub(crate) fn program(name: &str) -> Self {
         Self {
             command: Command::new(name),
@@ -56,7 +56,7 @@ impl Step {
         Self::built_program("release", name)
     }
 
-    /// A program of the workspace, built in a profile that has a directory of its own.
+    /// A program of the workspace, built in a profile with its own directory.
     pub(crate) fn built_program(profile: &str, name: &str) -> Self {
         let path = profile_dir(profile)
             .join(name)
@@ -67,7 +67,7 @@ impl Step {
         }
     }
 
-    /// More arguments.
+    /// Adds arguments.
     pub(crate) fn args<A: AsRef<OsStr>>(mut self, args: impl IntoIterator<Item = A>) -> Self {
         for arg in args {
             self.text = format!("{} {}", self.text, arg.as_ref().to_string_lossy());
@@ -76,14 +76,14 @@ impl Step {
         self
     }
 
-    /// An environment variable, shown with the command.
+    /// Sets an environment variable, and shows it with the command.
     pub(crate) fn env(mut self, name: &str, value: &str) -> Self {
         self.text = format!("{name}={value:?} {}", self.text);
         self.command.env(name, value);
         self
     }
 
-    /// Runs it to its end, with what it writes passed through.
+    /// Runs the command to its end, and passes its output through.
     pub(crate) fn run(mut self) -> Result<(), Failed> {
         println!("== {}", self.text);
         let began = Instant::now();
@@ -111,7 +111,7 @@ impl Step {
         }
     }
 
-    /// Runs it without a word of its own; what it writes to its standard output.
+    /// Runs the command silently. Returns its standard output.
     pub(crate) fn output(mut self) -> Result<String, Failed> {
         let output = self
             .command
@@ -127,12 +127,12 @@ impl Step {
         Err(Failed::new(format!("`{}`: {}", self.text, output.status)))
     }
 
-    /// The program itself, for another one that runs it.
+    /// Returns the program, for another program that runs it.
     pub(crate) fn path(&self) -> &OsStr {
         self.command.get_program()
     }
 
-    /// Whether it runs and succeeds; nothing of it is shown.
+    /// Returns whether the command runs and succeeds. Shows no output.
     pub(crate) fn succeeds(mut self) -> bool {
         let quiet = self
             .command
@@ -147,7 +147,7 @@ impl Step {
 }
 
 impl Failed {
-    /// Something that no command said.
+    /// A failure outside a command.
     pub(crate) fn new(what: impl Into<String>) -> Self {
         Self {
             what: what.into(),
@@ -155,7 +155,7 @@ impl Failed {
         }
     }
 
-    /// The failing command's status, or 1.
+    /// Returns the failed command's exit code, or 1.
     pub(crate) fn exit_code(&self) -> ExitCode {
         ExitCode::from(self.code.unwrap_or(1))
     }
@@ -167,18 +167,18 @@ impl fmt::Display for Failed {
     }
 }
 
-/// The repository's root, wherever cargo was called.
+/// Returns the repository's root, independent of the current directory.
 pub(crate) fn root() -> PathBuf {
-    // Two up from this crate. Cargo sets the variable for what it runs, so a tree that was moved
-    // after it was built is still found.
+    // Two levels above this crate. Cargo sets the variable at run time, so that a tree which was moved
+    // after the build is still found.
     let here = std::env::var_os("CARGO_MANIFEST_DIR")
         .map_or_else(|| PathBuf::from(env!("CARGO_MANIFEST_DIR")), PathBuf::from);
     here.ancestors().nth(2).unwrap_or(Path::new(".")).to_owned()
 }
 
-/// A profile's directory, beside the one that we run from: so it is the right one where the target
-/// directory is not at its usual place.
-fn profile_dir(profile: &str) -> PathBuf {
+/// Returns a profile's directory, next to the one of this program: correct even if the target
+/// directory is not at its usual path.
+pub(crate) fn profile_dir(profile: &str) -> PathBuf {
     let ours = std::env::current_exe().unwrap_or_default();
     ours.ancestors()
         .nth(2)

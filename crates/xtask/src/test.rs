@@ -1,11 +1,11 @@
-//! `cargo xtask test`: the programs, then every test.
+//! `cargo xtask test`: builds the programs, then runs every test.
 
 use crate::postgres::{self, Postgres};
 use crate::step::{Failed, Step};
 use crate::tool;
 use std::path::Path;
 
-/// What to test.
+/// Which tests to run.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
     /// Passed on to `cargo nextest run`, or `cargo test` where nextest is not installed: a name, or
@@ -14,7 +14,7 @@ pub(crate) struct Args {
     rest: Vec<String>,
 }
 
-/// Files that tests need, and the Debian packages that they come with.
+/// Files that tests need, and the Debian packages that contain them.
 const PACKAGES: [(&str, &str); 11] = [
     ("/usr/sbin/squid", "squid"),
     ("/usr/sbin/ip", "iproute2"),
@@ -22,7 +22,7 @@ const PACKAGES: [(&str, &str); 11] = [
         "/usr/lib/x86_64-linux-gnu/faketime/libfaketimeMT.so.1",
         "libfaketime",
     ),
-    // HTTP clients, and what they speak.
+    // HTTP clients and their libraries.
     ("/usr/bin/curl", "curl"),
     ("/usr/lib/git-core/git-http-backend", "git"),
     ("/usr/bin/node", "nodejs"),
@@ -45,9 +45,9 @@ const PACKAGES: [(&str, &str); 11] = [
     ),
 ];
 
-/// Builds the programs, which the end-to-end tests start, and runs the tests.
+/// Builds the programs that the end-to-end tests start, then runs the tests.
 pub(crate) fn run(args: &Args) -> Result<(), Failed> {
-    // Some tests are real HTTP clients; others go through a real proxy, make networks of their own, or set a
+    // Some tests use real HTTP clients; others use a real proxy, make network namespaces, or set a
     // program's clock.
     let missing = PACKAGES
         .iter()
@@ -58,9 +58,7 @@ pub(crate) fn run(args: &Args) -> Result<(), Failed> {
     let runner: &[&str] = if has_nextest() {
         &["nextest", "run"]
     } else {
-        println!(
-            "   (cargo-nextest is not installed: `cargo test` does it, with less of a report)"
-        );
+        println!("   (cargo-nextest is not installed: using `cargo test`, with a shorter report)");
         &["test", "--tests"]
     };
     let postgres = Postgres::start()?;
@@ -70,7 +68,7 @@ pub(crate) fn run(args: &Args) -> Result<(), Failed> {
     }
     tests.args(["--locked"]).args(&args.rest).run()?;
     if args.rest.is_empty() {
-        // nextest does not run these, and `cargo test --tests` neither.
+        // Neither nextest nor `cargo test --tests` runs the tests in the documentation.
         Step::cargo(["test", "--doc", "--workspace", "--locked"]).run()?;
     }
     Ok(())
@@ -80,7 +78,7 @@ fn has_nextest() -> bool {
     Step::cargo(["nextest", "--version"]).succeeds()
 }
 
-/// Whether the arguments choose packages, which `--workspace` would override.
+/// Returns whether the arguments choose packages: `--workspace` would override them.
 fn names_package(args: &[String]) -> bool {
     args.iter()
         .take_while(|arg| *arg != "--")
@@ -92,7 +90,7 @@ mod tests {
     use super::names_package;
 
     #[test]
-    fn a_package_is_chosen_before_the_dashes_alone() {
+    fn package_options_end_at_the_dashes() {
         let args = |text: &str| text.split(' ').map(str::to_owned).collect::<Vec<_>>();
         assert!(names_package(&args("some_test -p e2e")));
         assert!(names_package(&args("--package=e2e")));

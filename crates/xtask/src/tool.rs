@@ -1,13 +1,19 @@
-//! Programs that a chore needs beside the toolchain.
+//! Programs that a task needs in addition to the Rust toolchain.
 
-use crate::step::{Failed, Step};
+use crate::step::{Failed, Step, profile_dir};
+use std::path::PathBuf;
 
-/// Whether a program is installed.
+/// Returns whether a program is installed.
 pub(crate) fn is_installed(name: &str) -> bool {
     Step::program(name).args(["--version"]).succeeds()
 }
 
-/// On Debian and its kin, installs a program where it is missing; its package has its name.
+/// Returns the directory for tools that a task installs with cargo: it goes away with the build's output.
+pub(crate) fn dir() -> PathBuf {
+    profile_dir("tools")
+}
+
+/// Installs a program on Debian and its relatives if it is missing. The package has the program's name.
 pub(crate) fn install(name: &str) -> Result<(), Failed> {
     if is_installed(name) {
         return Ok(());
@@ -15,7 +21,7 @@ pub(crate) fn install(name: &str) -> Result<(), Failed> {
     install_packages(&[name])
 }
 
-/// On Debian and its kin, installs packages, without what they merely recommend.
+/// Installs packages on Debian and its relatives, without recommended packages.
 pub(crate) fn install_packages(names: &[&str]) -> Result<(), Failed> {
     if names.is_empty() {
         return Ok(());

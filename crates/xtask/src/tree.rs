@@ -1,4 +1,4 @@
-//! What the tree may not hold: large files, and crates that `deny.toml` bans.
+//! Checks the tree: no large files, and no crates that `deny.toml` bans.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -7,7 +7,7 @@ use std::time::Instant;
 
 use crate::step::{Failed, root};
 
-/// Nothing in a source tree needs more; what does is made by a command.
+/// Largest file in bytes. A command generates anything larger.
 const FILE_BYTES_MAX: u64 = 1024 * 1024;
 
 /// Checks the files that git would commit, and `Cargo.lock`.
@@ -23,10 +23,7 @@ pub(crate) fn check() -> Result<(), Failed> {
     for finding in &found {
         eprintln!("   {finding}");
     }
-    Err(Failed::new(format!(
-        "the tree has {} that it may not hold",
-        found.len()
-    )))
+    Err(Failed::new(format!("the tree: {} findings", found.len())))
 }
 
 /// Returns the files that git would commit, by their paths from the root. Empty outside a git checkout.
@@ -89,7 +86,7 @@ fn read(name: &str) -> Result<String, Failed> {
     fs::read_to_string(root().join(name)).map_err(|error| Failed::new(format!("{name}: {error}")))
 }
 
-/// The crates named under `[bans]`, each as `{ crate = "NAME", … }`.
+/// Returns the crates named under `[bans]`, each as `{ crate = "NAME", … }`.
 fn banned_in(deny: &str) -> BTreeSet<String> {
     let bans = deny.split("\n[bans]").nth(1).unwrap_or_default();
     let bans = bans.split("\n[").next().unwrap_or_default();
@@ -99,7 +96,7 @@ fn banned_in(deny: &str) -> BTreeSet<String> {
         .collect()
 }
 
-/// The crates that a lock file names.
+/// Returns the crates that a lock file names.
 fn locked_in(lock: &str) -> BTreeSet<String> {
     let names = lock
         .lines()
@@ -112,7 +109,7 @@ mod tests {
     use super::{banned_in, locked_in};
 
     #[test]
-    fn banned_crates_are_found_by_their_whole_names() {
+    fn banned_crates_match_whole_names() {
         let deny = "[licenses]\nx = 1\n[bans]\ndeny = [\n    { crate = \"openssl\", reason = \"r\" },\n\
                     \x20   { crate = \"native-tls\", reason = \"r\" },\n]\n[sources]\ny = \"crate = \"\n";
         let banned = banned_in(deny);
@@ -124,7 +121,7 @@ mod tests {
     }
 
     #[test]
-    fn our_own_file_bans_what_it_should() {
+    fn deny_toml_bans_openssl() {
         let banned = banned_in(include_str!("../../../deny.toml"));
         for name in ["openssl", "openssl-sys", "native-tls"] {
             assert!(banned.contains(name), "{name} is missing among {banned:?}");

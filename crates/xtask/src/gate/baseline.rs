@@ -1,4 +1,4 @@
-//! The baseline: what was counted when somebody last looked, and how far a count may be from it.
+//! The baseline: the recorded counts, and how far a new count may exceed them.
 
 use super::count::{Count, Measure};
 use crate::step::{Failed, Step, root};
@@ -7,11 +7,11 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::fs;
 
-/// Where it is kept.
+/// The baseline's file, from the repository's root.
 const FILE: &str = "tests/work/baseline.toml";
 
-const HEADER: &str = "# What a unit of each measure cost when this was recorded. `cargo xtask gate` holds against it;\n\
-                      # `cargo xtask gate --record` writes it anew: look at the difference before you commit it.\n\n";
+const HEADER: &str = "# The cost of one unit of each measure. `cargo xtask gate` compares with it;\n\
+                      # `cargo xtask gate --record` writes it again: check the difference before you commit it.\n\n";
 
 /// Instructions and bytes may grow by this much, in percent: more than what moving code around
 /// does to the compiler's choices, less than one needless copy of a head.
@@ -25,7 +25,7 @@ const MARGIN_OTHER_TOOLCHAIN_PERCENT: u64 = 15;
 /// rounds varies.
 const ALLOCATIONS_MARGIN: f64 = 0.02;
 
-/// What decides on the number of instructions, beside our own code.
+/// What determines the number of instructions, in addition to our own code.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct Toolchain {
@@ -43,12 +43,12 @@ pub(super) struct Baseline {
 }
 
 impl Toolchain {
-    /// That of this machine.
+    /// Returns the toolchain of this machine.
     pub(super) fn here() -> Result<Self, Failed> {
         let rustc = std::env::var("RUSTC").unwrap_or_else(|_| "rustc".to_owned());
-        let said = Step::program(&rustc).args(["-vV"]).output()?;
+        let version = Step::program(&rustc).args(["-vV"]).output()?;
         let field = |name: &str| {
-            let found = said.lines().find_map(|line| line.strip_prefix(name));
+            let found = version.lines().find_map(|line| line.strip_prefix(name));
             found.map(|value| value.trim().to_owned())
         };
         let (Some(release), Some(host)) = (field("release:"), field("host:")) else {
@@ -92,12 +92,12 @@ impl Baseline {
     }
 }
 
-/// How the counts compare, told line by line as they come in.
+/// Compares the counts with the baseline, and prints a line for each.
 #[derive(Debug)]
 pub(super) struct Verdict<'a> {
-    /// None when the first one is recorded.
+    /// None when the first baseline is recorded.
     baseline: Option<&'a Baseline>,
-    /// None where the instructions of another kind of processor were recorded.
+    /// None if the baseline is from another kind of processor.
     margin_percent: Option<u64>,
     failures: Vec<String>,
     fewer: bool,
@@ -116,7 +116,7 @@ impl<'a> Verdict<'a> {
             Some(MARGIN_OTHER_TOOLCHAIN_PERCENT)
         } else {
             println!(
-                "   (the baseline is of {recorded}: only allocations are held, instructions are not)"
+                "   (the baseline is of {recorded}: only allocations are compared, not instructions)"
             );
             None
         };
@@ -132,8 +132,8 @@ impl<'a> Verdict<'a> {
         }
     }
 
-    /// Tells a count, and remembers what is wrong with it.
-    pub(super) fn tell(&mut self, measure: &Measure, count: Count) {
+    /// Prints a count, and remembers where it exceeds the baseline.
+    pub(super) fn add(&mut self, measure: &Measure, count: Count) {
         let recorded = self
             .baseline
             .and_then(|baseline| baseline.measures.get(&measure.name));
@@ -188,7 +188,7 @@ impl<'a> Verdict<'a> {
         }
     }
 
-    /// Fails with everything that was wrong.
+    /// Returns an error if any count exceeded the baseline.
     pub(super) fn end(mut self, measures: &[Measure]) -> Result<(), Failed> {
         let names = self
             .baseline
@@ -196,15 +196,14 @@ impl<'a> Verdict<'a> {
             .flat_map(|baseline| baseline.measures.keys());
         for name in names {
             if !measures.iter().any(|measure| measure.name == *name) {
-                self.failures.push(format!(
-                    "{name}: in the baseline, but not measured any more"
-                ));
+                self.failures
+                    .push(format!("{name}: in the baseline, but no longer measured"));
             }
         }
         if self.failures.is_empty() {
             if self.fewer {
                 println!(
-                    "   some are well below the baseline: keep that with `cargo xtask gate --record`"
+                    "   some counts are well below the baseline: record them with `cargo xtask gate --record`"
                 );
             }
             return Ok(());
@@ -213,8 +212,7 @@ impl<'a> Verdict<'a> {
             eprintln!("   {failure}");
         }
         Err(Failed::new(format!(
-            "the counts do not hold against {FILE}, in {} places. If that is meant, `cargo xtask gate --record` \
-             records them",
+            "{} counts exceed {FILE}. If that is intended, record them with `cargo xtask gate --record`",
             self.failures.len()
         )))
     }
@@ -238,7 +236,7 @@ mod tests {
         }
     }
 
-    /// What is wrong with a count, where [`COUNT`] was recorded with rustc 1 on x.
+    /// Returns the failures of `count` against a baseline of [`COUNT`] with rustc 1 on x.
     fn failures(here: &Toolchain, count: Count) -> Vec<String> {
         let measures = BTreeMap::from([("m".to_owned(), COUNT)]);
         let baseline = Baseline::new(toolchain("1", "x"), measures);
@@ -255,7 +253,7 @@ mod tests {
     }
 
     #[test]
-    fn more_than_the_margin_fails_and_names_both_numbers() {
+    fn excess_over_the_margin_names_both_numbers() {
         let same = toolchain("1", "x");
         assert!(failures(&same, instructions(1050)).is_empty());
         assert_eq!(
@@ -265,14 +263,14 @@ mod tests {
     }
 
     #[test]
-    fn another_compiler_has_a_wider_margin_and_another_processor_none() {
+    fn margin_depends_on_compiler_and_processor() {
         assert!(failures(&toolchain("2", "x"), instructions(1150)).is_empty());
         assert_eq!(failures(&toolchain("2", "x"), instructions(1151)).len(), 1);
         assert!(failures(&toolchain("1", "y"), instructions(9999)).is_empty());
     }
 
     #[test]
-    fn one_allocation_more_fails_on_every_machine() {
+    fn extra_allocation_fails_on_every_machine() {
         let count = Count {
             allocations: 4.0,
             ..COUNT
@@ -286,7 +284,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_written_can_be_read() {
+    fn baseline_survives_a_round_trip() {
         let measures = BTreeMap::from([("session/one exchange".to_owned(), COUNT)]);
         let baseline = Baseline::new(toolchain("1", "x"), measures);
         let text = toml::to_string(&baseline).unwrap();
@@ -297,7 +295,7 @@ mod tests {
     }
 
     #[test]
-    fn the_recorded_baseline_can_be_read() {
+    fn recorded_baseline_is_readable() {
         assert!(Baseline::read().unwrap().measures.len() > 1);
     }
 }

@@ -1,5 +1,5 @@
-//! Counting: the program is run with N rounds and with twice as many. What the second run has more
-//! are N rounds, without the start, the end and the first rounds of a program.
+//! Counting: runs the program with N rounds and with 2N. The difference is the cost of N rounds,
+//! without the program's start, end and first rounds.
 
 use crate::step::{Failed, Step};
 use serde::{Deserialize, Serialize};
@@ -9,33 +9,33 @@ use std::thread;
 /// instruction for each byte that `rep movsb` moves. This is the one that every x86-64 has.
 const TUNABLES: &str = "glibc.cpu.hwcaps=-AVX2_Usable,-AVX2,-AVX_Fast_Unaligned_Load,-ERMS,-FSRM";
 
-/// Something to count.
+/// One measure of `bench-work`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Measure {
     pub(super) name: String,
-    /// What is counted, in the singular.
+    /// The unit's name, in the singular.
     pub(super) unit: String,
     /// Units in a round.
     units: u64,
     rounds: u64,
 }
 
-/// What one unit costs.
+/// The cost of one unit.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct Count {
     pub(super) instructions: u64,
-    /// Blocks of memory taken, to the hundredth: some are taken once in many rounds.
+    /// Allocated blocks, to the hundredth: some are allocated once in many rounds.
     pub(super) allocations: f64,
-    /// Bytes in them.
+    /// Allocated bytes.
     pub(super) bytes: u64,
 }
 
-/// What the program can do.
+/// Lists the measures of the program.
 pub(super) fn measures() -> Result<Vec<Measure>, Failed> {
     let listed = program().args(["list"]).output()?;
     let measures: Option<Vec<_>> = listed.lines().map(Measure::parse).collect();
-    measures.ok_or_else(|| Failed::new("`bench-work list` is not understood"))
+    measures.ok_or_else(|| Failed::new("cannot parse the output of `bench-work list`"))
 }
 
 fn program() -> Step {
@@ -54,7 +54,7 @@ impl Measure {
         Some(measure)
     }
 
-    /// Runs it four times, side by side: load does not change the counts.
+    /// Runs the program four times concurrently: load does not change the counts.
     pub(super) fn count(&self) -> Result<Count, Failed> {
         let (once, twice, memory_once, memory_twice) = thread::scope(|scope| {
             let once = scope.spawn(|| self.instructions(self.rounds));
@@ -103,7 +103,7 @@ impl Measure {
     }
 }
 
-/// The share of one, rounded.
+/// Returns `all` divided by `units`, rounded.
 fn each(all: u64, units: u64) -> u64 {
     (all + units / 2) / units
 }
@@ -130,7 +130,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_reports_of_valgrind_are_read() {
+    fn valgrind_reports_are_parsed() {
         let report =
             "==1== Events    : Ir\n==1== Collected : 108786319\n==1==\n==1== I   refs: 1\n";
         assert_eq!(collected(report), Some(108_786_319));
@@ -141,7 +141,7 @@ mod tests {
     }
 
     #[test]
-    fn a_line_of_the_list_is_a_measure() {
+    fn list_line_is_a_measure() {
         let measure = Measure::parse("session/64 at once\texchange\t64\t60").unwrap();
         assert_eq!((measure.units, measure.rounds), (64, 60));
         assert_eq!(Measure::parse("session/64 at once"), None);

@@ -3,30 +3,28 @@
 //! See [`Session`] for the contract with its owner.
 
 mod budget;
+mod closing;
+mod commands;
 mod config;
-mod ending;
 mod event;
-mod growth;
-mod queued;
 mod read;
 mod recv;
 mod schedule;
+mod scheduler;
 mod send;
 mod stream;
 mod timers;
-mod turns;
-mod users;
+mod unsent;
+mod windows;
 
 pub use budget::Budget;
 pub use config::{Config, EndReason, Side};
-pub use event::{Event, OpenError, Read, Room};
+pub use event::{Event, OpenError, Read, SendCapacity};
 
 use crate::code::{Code, Execution, Failure};
 use crate::frame::{self, Frame, GoAway, GoAwayReason, Report, Serves};
 use crate::limits::{RESULTS_QUEUED_MAX, STREAM_ID_RENEW};
 use bytes::Bytes;
-use growth::Crowds;
-use queued::Queued;
 use schedule::Schedule;
 use std::collections::{HashMap, VecDeque};
 use std::hash::{BuildHasherDefault, Hasher};
@@ -34,6 +32,8 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 use stream::Stream;
 use timers::{Due, Timers};
+use unsent::Unsent;
+use windows::CallerUsage;
 
 /// The state of one tunnel after its opening.
 ///
@@ -90,22 +90,22 @@ pub struct Session {
     /// Bytes charged to the session, as sender and as receiver.
     send_charge: u64,
     recv_charge: u64,
-    send_queued: Queued,
-    ran_dry: bool,
+    unsent: Unsent,
+    underrun: bool,
     events: VecDeque<Event>,
     /// What the last long transfer on this path needed as a window.
     window_needed: u64,
-    /// Relay: the stream that was lent that from its beginning.
+    /// Relay: the stream that was granted that from its beginning.
     advanced: Option<u32>,
     /// What callers have outstanding, and when that was added up.
-    crowds: Crowds,
-    crowds_at: Option<Instant>,
+    usage: CallerUsage,
+    usage_at: Option<Instant>,
     timers: Timers,
     serves: Arc<Serves>,
     report: Option<Arc<Report>>,
     local_goaway: Option<GoAway>,
     peer_goaway: Option<GoAway>,
-    drained_told: bool,
+    drained_emitted: bool,
     ended: Option<EndReason>,
 }
 
@@ -155,19 +155,19 @@ impl Session {
             pong: None,
             send_charge: 0,
             recv_charge: 0,
-            send_queued: Queued::default(),
-            ran_dry: false,
+            unsent: Unsent::default(),
+            underrun: false,
             events: VecDeque::new(),
             window_needed: 0,
             advanced: None,
-            crowds: Crowds::default(),
-            crowds_at: None,
+            usage: CallerUsage::default(),
+            usage_at: None,
             timers,
             serves: Arc::new(serves),
             report: None,
             local_goaway: None,
             peer_goaway: None,
-            drained_told: false,
+            drained_emitted: false,
             ended: None,
         }
     }
@@ -205,7 +205,7 @@ impl Session {
     }
 
     /// Whether new streams may be opened, now or when others end.
-    pub fn takes_streams(&self) -> bool {
+    pub fn accepts_streams(&self) -> bool {
         self.ended.is_none()
             && self.local_goaway.is_none()
             && self.peer_goaway.is_none()
@@ -231,7 +231,7 @@ impl Session {
         let charged = self.live != 0
             || self.send_charge != 0
             || self.recv_charge != 0
-            || !self.send_queued.is_empty();
+            || !self.unsent.is_empty();
         let kept = !self.streams.is_empty() || !self.wired.is_empty() || !self.blocked.is_empty();
         !charged && !kept && !self.has_frames()
     }
@@ -284,7 +284,7 @@ impl Session {
         };
         self.local_goaway = Some(goaway);
         self.push_frame(&Frame::GoAway(goaway));
-        self.tell_if_drained();
+        self.emit_drained();
     }
 
     /// The clock jumped, or the network changed: the peer must show life soon.

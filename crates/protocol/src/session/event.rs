@@ -49,7 +49,7 @@ pub enum Read {
 
 /// What became of bytes offered for sending.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Room {
+pub enum SendCapacity {
     /// There is room.
     Free,
     /// There is none; [`Event::Writable`] follows.

@@ -54,7 +54,7 @@ impl Session {
             let bytes = data.len() as u64;
             stream.recv.taken += bytes;
             stream.recv.total += bytes;
-            stream.recv.pace.took(now, self.timers.rtt(), bytes);
+            stream.recv.rate.took(now, self.timers.rtt(), bytes);
             self.return_credit(now, id);
             return Read::Data(data);
         }
@@ -82,7 +82,7 @@ impl Session {
         stream.pending.stop = true;
         self.drop_unread(id);
         self.list_control(id);
-        self.end_on_wire(id);
+        self.close_on_wire(id);
     }
 
     /// Gives up what was not read, as if it had been.
@@ -161,7 +161,7 @@ impl Session {
 }
 
 /// What a reader takes before it is returned: half of a window; of one that has grown a sixteenth,
-/// so that little more is lent than what the path holds.
+/// so that little more is granted than what the path holds.
 fn credit_due_bytes(window_bytes: u64) -> u64 {
     let some = CREDIT_BYTES_MIN.max(window_bytes / 16);
     some.min(window_bytes / 2)

@@ -25,7 +25,7 @@ fn broken(what: impl Into<String>) -> EndReason {
 
 /// How far a stream came, by what the bridge says and by what came from it: a head is the
 /// target's answer, whatever the bridge says, and what the bridge speaks of was sent.
-fn as_told(stream: &Stream, word: Execution) -> Execution {
+fn reported_execution(stream: &Stream, word: Execution) -> Execution {
     if stream.recv.final_head {
         Execution::Executed
     } else {
@@ -347,7 +347,7 @@ impl Session {
             }
             self.events.push_back(Event::Readable(id));
         }
-        self.end_on_wire(id);
+        self.close_on_wire(id);
     }
 
     fn on_dispatched(&mut self, id: u32) -> Result<(), EndReason> {
@@ -380,11 +380,11 @@ impl Session {
             // Within its reserve again, or first in line for what came free.
             self.blocked.retain(|blocked| *blocked != id);
         }
-        self.line_up(id);
+        self.enqueue(id);
         if freed > 0 && !self.blocked.is_empty() {
             self.unblock();
         }
-        self.end_on_wire(id);
+        self.close_on_wire(id);
         Ok(())
     }
 
@@ -396,7 +396,7 @@ impl Session {
             return Ok(());
         }
         self.stop_sending(id);
-        self.end_on_wire(id);
+        self.close_on_wire(id);
         Ok(())
     }
 
@@ -408,14 +408,14 @@ impl Session {
         match side {
             Side::Relay if stream.awaits_word => {
                 stream.awaits_word = false;
-                let execution = as_told(stream, failure.execution);
+                let execution = reported_execution(stream, failure.execution);
                 if let Some(own) = &mut stream.failure {
                     own.execution = execution;
                 }
                 self.events.push_back(Event::Failed(id));
             }
             Side::Relay => {
-                let execution = as_told(stream, failure.execution);
+                let execution = reported_execution(stream, failure.execution);
                 self.close_stream(
                     id,
                     Failure {
@@ -438,7 +438,7 @@ impl Session {
                 self.list_control(id);
             }
         }
-        self.end_on_wire(id);
+        self.close_on_wire(id);
         Ok(())
     }
 
@@ -454,7 +454,7 @@ impl Session {
         if let Some(last) = goaway.last_stream {
             self.give_up_above(last)?;
         }
-        self.tell_if_drained();
+        self.emit_drained();
         Ok(())
     }
 
@@ -489,7 +489,7 @@ impl Session {
                 };
                 self.close_stream(id, failure);
             }
-            self.end_on_wire(id);
+            self.close_on_wire(id);
         }
         Ok(())
     }

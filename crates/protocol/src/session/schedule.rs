@@ -4,10 +4,10 @@
 //! traffic while bulk waits, one bulk frame goes. Within a class, streams that have sent little
 //! since they were idle go before those in the rotation; after [`FRESH_RUN`] of them, one of the
 //! rotation goes. So nothing starves, and a small call never waits for more than a few frames. Among
-//! those that are equal so far, callers take [turns](super::turns).
+//! those that are equal so far, callers take [turns](super::scheduler).
 
-use super::turns::Turns;
-use crate::frame::{Class, Share};
+use super::scheduler::DrrScheduler;
+use crate::frame::{CallerWeight, Class};
 use crate::limits::{DATA_SENT_BYTES, HEADER_BYTES};
 
 /// A stream that has sent less than this since it was idle counts as fresh: two frames.
@@ -23,15 +23,15 @@ pub(super) const FULL_FRAME_BYTES: u64 = (HEADER_BYTES + DATA_SENT_BYTES) as u64
 const FRESH_RUN: u32 = 4;
 
 #[derive(Debug, Default)]
-struct Lane {
-    fresh: Turns,
-    rotation: Turns,
+struct ClassQueue {
+    fresh: DrrScheduler,
+    rotation: DrrScheduler,
     fresh_run: u32,
     /// Whether a fresh one was popped last.
     was_fresh: bool,
 }
 
-impl Lane {
+impl ClassQueue {
     fn is_empty(&self) -> bool {
         self.fresh.is_empty() && self.rotation.is_empty()
     }
@@ -61,14 +61,14 @@ impl Lane {
 /// The streams that have something to send and may send it.
 #[derive(Debug, Default)]
 pub(super) struct Schedule {
-    interactive: Lane,
-    bulk: Lane,
+    interactive: ClassQueue,
+    bulk: ClassQueue,
     interactive_burst: u64,
 }
 
 impl Schedule {
     /// Puts a stream in line. The caller keeps it from standing there twice.
-    pub(super) fn push(&mut self, id: u32, (class, share): (Class, Share), burst: u64) {
+    pub(super) fn push(&mut self, id: u32, (class, share): (Class, CallerWeight), burst: u64) {
         let lane = match class {
             Class::Interactive => &mut self.interactive,
             Class::Bulk => &mut self.bulk,
@@ -125,8 +125,12 @@ mod tests {
     fn interactive_goes_first_and_bulk_keeps_a_fifth() {
         let mut schedule = Schedule::default();
         let mut bulk = 0;
-        schedule.push(1, (Class::Interactive, Share::default()), FRESH_BYTES);
-        schedule.push(2, (Class::Bulk, Share::default()), FRESH_BYTES);
+        schedule.push(
+            1,
+            (Class::Interactive, CallerWeight::default()),
+            FRESH_BYTES,
+        );
+        schedule.push(2, (Class::Bulk, CallerWeight::default()), FRESH_BYTES);
         for _ in 0..1000 {
             let id = schedule.pop().unwrap();
             let class = if id == 1 {
@@ -138,7 +142,7 @@ mod tests {
                 bulk += 1;
             }
             schedule.sent(class, 16 * 1024);
-            schedule.push(id, (class, Share::default()), FRESH_BYTES);
+            schedule.push(id, (class, CallerWeight::default()), FRESH_BYTES);
         }
         assert_eq!(bulk, 200);
     }
@@ -146,9 +150,9 @@ mod tests {
     #[test]
     fn fresh_streams_pass_the_rotation_and_do_not_starve_it() {
         let mut schedule = Schedule::default();
-        schedule.push(1, (Class::Bulk, Share::default()), FRESH_BYTES);
+        schedule.push(1, (Class::Bulk, CallerWeight::default()), FRESH_BYTES);
         for id in 10..30 {
-            schedule.push(id, (Class::Bulk, Share::default()), 0);
+            schedule.push(id, (Class::Bulk, CallerWeight::default()), 0);
         }
         let order: Vec<_> = std::iter::from_fn(|| schedule.pop()).collect();
         assert_eq!(order[0], 10);
@@ -160,9 +164,9 @@ mod tests {
     fn a_crowd_of_fresh_streams_of_one_caller_is_not_in_front_of_another() {
         let mut schedule = Schedule::default();
         for id in 0..100 {
-            schedule.push(id, (Class::Bulk, Share::new(1, 1)), 0);
+            schedule.push(id, (Class::Bulk, CallerWeight::new(1, 1)), 0);
         }
-        schedule.push(100, (Class::Bulk, Share::new(2, 1)), 0);
+        schedule.push(100, (Class::Bulk, CallerWeight::new(2, 1)), 0);
         let mut order = Vec::new();
         while let Some(id) = schedule.pop() {
             schedule.sent(Class::Bulk, 16 * 1024);

@@ -37,8 +37,8 @@ impl Session {
 
     /// Whether, since this was asked last, a caller ran out of what it had queued while others have more:
     /// who fills its queue should be let do so before the next batch, or that is theirs alone.
-    pub fn take_ran_dry(&mut self) -> bool {
-        std::mem::take(&mut self.ran_dry)
+    pub fn take_underrun(&mut self) -> bool {
+        std::mem::take(&mut self.underrun)
     }
 
     /// Whether [`Self::poll_transmit`] may have something.
@@ -70,14 +70,14 @@ impl Session {
                 if std::mem::take(&mut stream.pending.credit)
                     && let Some(credit) = self.collect_credit(id)
                 {
-                    self.end_on_wire(id);
+                    self.close_on_wire(id);
                     return Some(encode(&Frame::Credit { id: wire, credit }));
                 }
             }
             self.controls.pop_front();
             if let Some(stream) = self.streams.get_mut(&id) {
                 stream.pending.listed = false;
-                self.end_on_wire(id);
+                self.close_on_wire(id);
             }
         }
         None
@@ -124,7 +124,7 @@ impl Session {
     }
 
     /// Puts a stream in line if it has something that may leave.
-    pub(super) fn line_up(&mut self, id: u32) {
+    pub(super) fn enqueue(&mut self, id: u32) {
         let session_left = self.config.peer.session_bytes - self.send_charge;
         let clock = self.clock;
         let Some(stream) = self.streams.get_mut(&id) else {
@@ -134,7 +134,7 @@ impl Session {
             return;
         }
         if !stream.send.queue.is_empty()
-            && let Some(since) = stream.send.dry_since.take()
+            && let Some(since) = stream.send.idle_since.take()
             && clock.saturating_duration_since(since) >= IDLE
         {
             stream.send.burst = 0;
@@ -162,8 +162,8 @@ impl Session {
             };
             stream.send.scheduled = false;
             if sendable(stream, session_left) != Sendable::Yes {
-                self.line_up(id);
-                self.end_on_wire(id);
+                self.enqueue(id);
+                self.close_on_wire(id);
                 continue;
             }
             if stream.wire == 0 {
@@ -176,11 +176,11 @@ impl Session {
             self.send_charge += stream.send.window.charge() - before;
             stream.send.burst += frame.len() as u64;
             stream.send.queued -= body;
-            self.send_queued.less(stream.share.caller, body);
+            self.unsent.sub(stream.share.caller, body);
             if stream.send.queue.is_empty() {
-                stream.send.dry_since = Some(now);
+                stream.send.idle_since = Some(now);
                 let has_more = !stream.send.ended && !stream.send.finished;
-                self.ran_dry |= has_more && self.send_queued.is_only_of_others(stream.share.caller);
+                self.underrun |= has_more && self.unsent.is_only_from_others(stream.share.caller);
             }
             let class = stream.class;
             if stream.send.writer_waits && !stream.send.is_full() {
@@ -192,8 +192,8 @@ impl Session {
             if controls_wait {
                 self.list_control(id);
             }
-            self.line_up(id);
-            self.end_on_wire(id);
+            self.enqueue(id);
+            self.close_on_wire(id);
             return Some(frame);
         }
     }
@@ -206,7 +206,7 @@ impl Session {
             };
             if let Some(stream) = self.streams.get_mut(&id) {
                 stream.send.blocked = false;
-                self.line_up(id);
+                self.enqueue(id);
                 if self.send_charge >= self.config.peer.session_bytes {
                     return;
                 }
@@ -224,8 +224,7 @@ impl Session {
             self.blocked.retain(|blocked| *blocked != id);
         }
         stream.send.queue.clear();
-        self.send_queued
-            .less(stream.share.caller, stream.send.queued);
+        self.unsent.sub(stream.share.caller, stream.send.queued);
         stream.send.queued = 0;
         stream.send.window.outstanding = 0;
         self.send_charge -= charge;

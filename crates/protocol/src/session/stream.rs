@@ -13,9 +13,9 @@
 //! A stream is forgotten when both directions are over on the wire, its user has let go of it,
 //! and nothing of it is charged to the session's window any more.
 
-use super::growth::Pace;
+use super::windows::ReceiveRate;
 use crate::code::Failure;
-use crate::frame::{BodyLength, Class, Headers, ResponseHead, Share};
+use crate::frame::{BodyLength, CallerWeight, Class, Headers, ResponseHead};
 use crate::limits::{SEND_QUEUE_STREAM_BYTES, SEND_QUEUE_STREAM_PIECES, STREAM_RESERVE_BYTES};
 use bytes::{Bytes, BytesMut};
 use std::collections::VecDeque;
@@ -113,7 +113,7 @@ pub(super) struct SendHalf {
     /// Bytes sent since it was last idle.
     pub(super) burst: u64,
     /// When it last ran dry.
-    pub(super) dry_since: Option<Instant>,
+    pub(super) idle_since: Option<Instant>,
     /// The frame with the head has left: OPEN, or the last HEAD, was handed to the socket.
     pub(super) head_left: bool,
     /// Heads with an informational status that were queued.
@@ -141,7 +141,7 @@ pub(super) struct RecvHalf {
     pub(super) growth: u64,
     /// Bytes that the consumer took in all.
     pub(super) total: u64,
-    pub(super) pace: Pace,
+    pub(super) rate: ReceiveRate,
     pub(super) heads: VecDeque<ResponseHead>,
     pub(super) informational: u32,
     pub(super) final_head: bool,
@@ -207,7 +207,7 @@ pub(super) struct Stream {
     /// Its id on the wire; zero on the relay until OPEN leaves.
     pub(super) wire: u32,
     pub(super) class: Class,
-    pub(super) share: Share,
+    pub(super) share: CallerWeight,
     pub(super) send: SendHalf,
     pub(super) recv: RecvHalf,
     pub(super) pending: Pending,
@@ -227,7 +227,7 @@ pub(super) struct Stream {
 
 impl Stream {
     pub(super) fn new(
-        (class, share): (Class, Share),
+        (class, share): (Class, CallerWeight),
         send_window: u64,
         recv_window: u64,
         body: BodyLength,
@@ -247,7 +247,7 @@ impl Stream {
                 scheduled: false,
                 blocked: false,
                 burst: 0,
-                dry_since: None,
+                idle_since: None,
                 head_left: false,
                 informational: 0,
             },
@@ -259,7 +259,7 @@ impl Stream {
                 taken: 0,
                 growth: 0,
                 total: 0,
-                pace: Pace::default(),
+                rate: ReceiveRate::default(),
                 heads: VecDeque::new(),
                 informational: 0,
                 final_head: false,
@@ -279,12 +279,12 @@ impl Stream {
     }
 
     /// Nothing of it is charged to the session's windows any more.
-    pub(super) fn is_over(&self) -> bool {
+    pub(super) fn is_uncharged(&self) -> bool {
         self.send.window.charge() == 0 && self.recv.window.charge() == 0
     }
 
     /// Whether this side queued all that it had to say, and got all that the other had.
-    pub(super) fn is_said_and_heard(&self) -> bool {
+    pub(super) fn is_complete(&self) -> bool {
         self.send.finished && self.recv.ended && !self.awaits_word
     }
 
@@ -336,7 +336,12 @@ mod tests {
 
     #[test]
     fn small_pieces_are_copied_together() {
-        let mut stream = Stream::new((Class::Bulk, Share::default()), 1, 1, BodyLength::Unknown);
+        let mut stream = Stream::new(
+            (Class::Bulk, CallerWeight::default()),
+            1,
+            1,
+            BodyLength::Unknown,
+        );
         for _ in 0..1000 {
             stream.recv.push(Bytes::from_static(b"x"));
         }

@@ -92,7 +92,7 @@ async fn exchange_with(
     let timeout_ms = request.about.timeout_ms;
     let head = RequestHead {
         class: Class::Interactive,
-        share: protocol::frame::Share::default(),
+        share: protocol::frame::CallerWeight::default(),
         target: RequestTarget::Url(request.about.url),
         method: method.to_owned(),
         headers,

@@ -100,7 +100,7 @@ impl Session {
                 ..failure
             };
             self.close_stream(id, failure);
-            self.end_on_wire(id);
+            self.close_on_wire(id);
             return;
         }
         self.close_stream(id, failure.clone());
@@ -109,7 +109,7 @@ impl Session {
             stream.pending.reset = Some(failure);
         }
         self.list_control(id);
-        self.end_on_wire(id);
+        self.close_on_wire(id);
     }
 
     /// The user of a stream lets go of it. An exchange that is not over is reset; one of which all was said
@@ -120,7 +120,7 @@ impl Session {
         };
         if self.is_answered(stream) {
             self.stop(id);
-        } else if stream.failure.is_none() && !stream.is_closed() && !stream.is_said_and_heard() {
+        } else if stream.failure.is_none() && !stream.is_closed() && !stream.is_complete() {
             let failure = match self.config.side {
                 Side::Relay => Failure::possibly_executed(Code::Cancelled, "the caller went away"),
                 Side::Bridge => Failure::new(
@@ -163,16 +163,16 @@ impl Session {
     }
 
     /// Counts a stream out once it is over on the wire, and forgets it once nobody needs it.
-    pub(super) fn end_on_wire(&mut self, id: u32) {
+    pub(super) fn close_on_wire(&mut self, id: u32) {
         self.forget_if_done(id);
-        self.tell_if_drained();
+        self.emit_drained();
     }
 
     pub(super) fn forget_if_done(&mut self, id: u32) {
         let Some(stream) = self.streams.get_mut(&id) else {
             return;
         };
-        if !stream.is_over() || !stream.is_closed() {
+        if !stream.is_uncharged() || !stream.is_closed() {
             return;
         }
         if stream.live {
@@ -184,19 +184,19 @@ impl Session {
                 self.wired.remove(&stream.wire);
                 self.give_growth(id, &stream);
             }
-            self.tell_if_drained();
+            self.emit_drained();
         }
     }
 
-    pub(super) fn tell_if_drained(&mut self) {
+    pub(super) fn emit_drained(&mut self) {
         // The bridge closes; the relay, once it has asked, waits for the bridge to have made its
         // next session.
         let leaving = match self.config.side {
             Side::Bridge => self.local_goaway.is_some(),
             Side::Relay => self.local_goaway.is_some() && self.peer_goaway.is_some(),
         };
-        if leaving && self.live == 0 && !self.drained_told && self.ended.is_none() {
-            self.drained_told = true;
+        if leaving && self.live == 0 && !self.drained_emitted && self.ended.is_none() {
+            self.drained_emitted = true;
             self.events.push_back(Event::Drained);
         }
     }

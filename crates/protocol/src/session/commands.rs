@@ -1,7 +1,7 @@
 //! What users of streams want: open, send, finish. Nothing here waits.
 
 use super::stream::{Outgoing, Stream};
-use super::{OpenError, Room, Session, unknown_stream};
+use super::{OpenError, SendCapacity, Session, unknown_stream};
 use crate::code::{Code, Execution, Failure};
 use crate::frame::{self, Headers, RequestHead, ResponseHead};
 use crate::limits::INFORMATIONAL_MAX;
@@ -18,7 +18,7 @@ impl Session {
         if self.ended.is_some() {
             return Err(OpenError::Ended);
         }
-        if !self.takes_streams() {
+        if !self.accepts_streams() {
             return Err(OpenError::Draining);
         }
         if self.live >= self.config.peer.streams_max {
@@ -35,7 +35,7 @@ impl Session {
         );
         stream.send.finished = end;
         stream.send.queued = body.len();
-        self.send_queued.add(head.share.caller, body.len());
+        self.unsent.add(head.share.caller, body.len());
         stream.send.queue.push_back(Outgoing::Head {
             frame,
             body: body.len() as u64,
@@ -44,7 +44,7 @@ impl Session {
         });
         self.streams.insert(id, stream);
         self.live += 1;
-        self.line_up(id);
+        self.enqueue(id);
         self.advance(id);
         Ok(id)
     }
@@ -93,8 +93,8 @@ impl Session {
             end,
             last: !informational,
         });
-        self.send_queued.add(caller, body.len());
-        self.line_up(id);
+        self.unsent.add(caller, body.len());
+        self.enqueue(id);
         Ok(())
     }
 
@@ -121,21 +121,21 @@ impl Session {
     ///
     /// # Errors
     /// The stream's failure.
-    pub fn room(&mut self, id: u32) -> Result<Room, Failure> {
+    pub fn send_capacity(&mut self, id: u32) -> Result<SendCapacity, Failure> {
         let caller = self.sending(id)?.share.caller;
-        let session_full = self.send_queued.is_full_for(caller);
+        let session_full = self.unsent.is_full_for(caller);
         let stream = self.sending(id)?;
         if stream.send.stopped {
-            return Ok(Room::Stopped);
+            return Ok(SendCapacity::Stopped);
         }
         if stream.send.is_full() || (session_full && stream.send.queued > 0) {
             stream.send.writer_waits = true;
-            return Ok(Room::Full);
+            return Ok(SendCapacity::Full);
         }
-        Ok(Room::Free)
+        Ok(SendCapacity::Free)
     }
 
-    /// Queues bytes of the body. Ask [`Self::room`] first: this takes them in any case.
+    /// Queues bytes of the body. Ask [`Self::send_capacity`] first: this takes them in any case.
     ///
     /// # Errors
     /// The stream's failure.
@@ -149,8 +149,8 @@ impl Session {
         stream.send.queued += bytes;
         stream.send.queue.push_back(Outgoing::Data(data));
         let caller = stream.share.caller;
-        self.send_queued.add(caller, bytes);
-        self.line_up(id);
+        self.unsent.add(caller, bytes);
+        self.enqueue(id);
         Ok(())
     }
 
@@ -166,7 +166,7 @@ impl Session {
         stream.send.finished = true;
         let trailers = trailers.filter(|fields| !fields.is_empty());
         stream.send.queue.push_back(Outgoing::End(trailers));
-        self.line_up(id);
+        self.enqueue(id);
         Ok(())
     }
 

@@ -6,19 +6,19 @@
 
 use super::stream::Stream;
 use super::{Session, Side};
-use crate::frame::Share;
+use crate::frame::CallerWeight;
 use std::time::{Duration, Instant};
 
 /// How often the transfers of a session are added up by caller.
-const LOOK_AT_CROWDS: Duration = Duration::from_millis(50);
+const USAGE_INTERVAL: Duration = Duration::from_millis(50);
 
 /// What the callers of a session have outstanding in their transfers.
 #[derive(Debug, Default)]
-pub(super) struct Crowds {
-    of: Vec<(Share, u64)>,
+pub(super) struct CallerUsage {
+    of: Vec<(CallerWeight, u64)>,
 }
 
-impl Crowds {
+impl CallerUsage {
     /// Counts the streams that have moved more than a window: they are transfers.
     fn count<'a>(&mut self, streams: impl Iterator<Item = &'a Stream>) {
         let of = &mut self.of;
@@ -38,8 +38,8 @@ impl Crowds {
         }
     }
 
-    /// What a caller lacks of its share of what all have, in bytes, where it has less than half of it.
-    fn lacks(&self, share: Share) -> u64 {
+    /// What a caller deficit of its share of what all have, in bytes, where it has less than half of it.
+    fn deficit(&self, share: CallerWeight) -> u64 {
         if self.of.len() < 2 {
             return 0;
         }
@@ -52,13 +52,13 @@ impl Crowds {
         let own = self.of.iter().find(|(of, _)| of.caller == share.caller);
         own.map_or(0, |(of, bytes)| {
             let due = all.saturating_mul(u64::from(of.weight.get())) / weights.max(1);
-            let lacks = due.saturating_sub(*bytes);
-            if lacks > *bytes { lacks } else { 0 }
+            let deficit = due.saturating_sub(*bytes);
+            if deficit > *bytes { deficit } else { 0 }
         })
     }
 
-    /// A caller was lent more.
-    fn lent(&mut self, share: Share, more: u64) {
+    /// A caller was granted more.
+    fn granted(&mut self, share: CallerWeight, more: u64) {
         let own = self.of.iter_mut().find(|(of, _)| of.caller == share.caller);
         if let Some((_, bytes)) = own {
             *bytes += more;
@@ -66,9 +66,9 @@ impl Crowds {
     }
 }
 
-/// What a reader has shown of its pace.
+/// What a reader has shown of its rate.
 #[derive(Debug, Default)]
-pub(super) struct Pace {
+pub(super) struct ReceiveRate {
     /// When the round trip that is looked at began, and the bytes taken since.
     round: Option<(Instant, u64)>,
     /// The most bytes that were taken in one.
@@ -77,7 +77,7 @@ pub(super) struct Pace {
     turned: u64,
 }
 
-impl Pace {
+impl ReceiveRate {
     /// The reader has taken so many bytes.
     pub(super) fn took(&mut self, now: Instant, rtt: Duration, bytes: u64) {
         let round = match &mut self.round {
@@ -107,53 +107,53 @@ impl Session {
     /// window where that is it: what transfers before needed, or else twice what it has.
     pub(super) fn grow(&mut self, now: Instant, id: u32) {
         let cap = self.config.stream_window_cap;
-        let lacks = self.lacks(now, id);
+        let deficit = self.deficit(now, id);
         let Some(stream) = self.streams.get_mut(&id) else {
             return;
         };
         let recv = &mut stream.recv;
         let size = recv.window.size;
-        if recv.ended || size >= cap || !(lacks > 0 || recv.pace.outgrows(size)) {
+        if recv.ended || size >= cap || !(deficit > 0 || recv.rate.outgrows(size)) {
             return;
         }
-        recv.pace.round = None;
-        recv.pace.turned = 0;
+        recv.rate.round = None;
+        recv.rate.turned = 0;
         let share = stream.share;
         // Beside a crowd each round trip is long, so there it grows faster.
-        let larger = match lacks {
+        let larger = match deficit {
             0 => size.saturating_mul(2),
-            lacks => size + lacks.min(size.saturating_mul(3)),
+            deficit => size + deficit.min(size.saturating_mul(3)),
         };
         let larger = larger.min(cap);
         let known = self.window_needed.min(cap);
-        let lent = [known, larger]
+        let granted = [known, larger]
             .into_iter()
             .filter_map(|wanted| wanted.checked_sub(size))
             .find(|more| *more > 0 && self.config.budget.try_take(*more));
-        if let Some(more) = lent {
-            self.crowds.lent(share, more);
+        if let Some(more) = granted {
+            self.usage.granted(share, more);
             self.enlarge(id, more);
         }
     }
 
-    /// What a stream's caller lacks of its share of the path, where that is so: where transfers queue on
+    /// What a stream's caller deficit of its share of the path, where that is so: where transfers queue on
     /// the way, each gets as much of it as it may have outstanding, and one window is little beside a
     /// hundred.
-    fn lacks(&mut self, now: Instant, id: u32) -> u64 {
+    fn deficit(&mut self, now: Instant, id: u32) -> u64 {
         let Some(stream) = self.streams.get(&id) else {
             return 0;
         };
         let recv = &stream.recv;
-        if recv.ended || recv.pace.turned < recv.window.size {
+        if recv.ended || recv.rate.turned < recv.window.size {
             return 0;
         }
         let share = stream.share;
-        let since = self.crowds_at.map(|at| now.saturating_duration_since(at));
-        if since.is_none_or(|since| since >= LOOK_AT_CROWDS) {
-            self.crowds_at = Some(now);
-            self.crowds.count(self.streams.values());
+        let since = self.usage_at.map(|at| now.saturating_duration_since(at));
+        if since.is_none_or(|since| since >= USAGE_INTERVAL) {
+            self.usage_at = Some(now);
+            self.usage.count(self.streams.values());
         }
-        self.crowds.lacks(share)
+        self.usage.deficit(share)
     }
 
     /// Relay: lends a new stream what transfers before it needed, before its answer has come. One
@@ -196,7 +196,7 @@ impl Session {
         }
         // Short ones have not shown what they need.
         if stream.recv.total >= window.size {
-            let best = stream.recv.pace.best;
+            let best = stream.recv.rate.best;
             self.window_needed = (best + best / 2).min(window.size);
         }
     }

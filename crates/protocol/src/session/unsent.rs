@@ -4,13 +4,13 @@ use crate::limits::SEND_QUEUE_SESSION_BYTES;
 
 /// Bytes that wait to be sent.
 #[derive(Debug, Default)]
-pub(super) struct Queued {
+pub(super) struct Unsent {
     all: usize,
     /// Of each caller that has any. Few have at one time.
     of: Vec<(u32, usize)>,
 }
 
-impl Queued {
+impl Unsent {
     pub(super) fn is_empty(&self) -> bool {
         self.all == 0
     }
@@ -26,7 +26,7 @@ impl Queued {
         }
     }
 
-    pub(super) fn less(&mut self, caller: u32, bytes: usize) {
+    pub(super) fn sub(&mut self, caller: u32, bytes: usize) {
         if bytes == 0 {
             return;
         }
@@ -40,7 +40,7 @@ impl Queued {
     }
 
     /// Whether others have something and this caller has nothing.
-    pub(super) fn is_only_of_others(&self, caller: u32) -> bool {
+    pub(super) fn is_only_from_others(&self, caller: u32) -> bool {
         self.all > 0 && !self.of.iter().any(|(of, _)| *of == caller)
     }
 
@@ -62,16 +62,16 @@ mod tests {
 
     #[test]
     fn who_has_little_is_let_in_where_others_have_filled_everything() {
-        let mut queued = Queued::default();
+        let mut queued = Unsent::default();
         queued.add(1, SEND_QUEUE_SESSION_BYTES - 1);
         assert!(!queued.is_full_for(1));
         queued.add(1, 1);
         assert!(queued.is_full_for(1) && !queued.is_full_for(2));
         queued.add(2, SEND_QUEUE_SESSION_BYTES / 3);
         assert!(queued.is_full_for(2), "it has its share");
-        queued.less(1, SEND_QUEUE_SESSION_BYTES);
+        queued.sub(1, SEND_QUEUE_SESSION_BYTES);
         assert!(!queued.is_full_for(2) && queued.of.len() == 1);
-        queued.less(2, SEND_QUEUE_SESSION_BYTES / 3);
+        queued.sub(2, SEND_QUEUE_SESSION_BYTES / 3);
         assert!(queued.is_empty() && queued.of.is_empty());
     }
 }

@@ -1,85 +1,93 @@
-//! How large the windows of incoming bodies grow, and why: a reader that takes most of its window
-//! in a round trip, and then waits for more, is faster than its window.
+//! How the receive windows of incoming bodies grow, and when.
 //!
-//! What a transfer turned out to need is remembered for the session, so that the next one on the
-//! same path does not find out again, at a round trip for each doubling.
+//! A reader that takes most of its window in one round trip, and then waits for more, is limited by its
+//! window. The window that a transfer needed is remembered for the session. The next transfer on the
+//! same path then starts with it, instead of one round trip for each doubling.
 
 use super::stream::Stream;
 use super::{Session, Side};
 use crate::frame::CallerWeight;
 use std::time::{Duration, Instant};
 
-/// How often the transfers of a session are added up by caller.
+/// How often the windows of a session are summed up by caller.
 const USAGE_INTERVAL: Duration = Duration::from_millis(50);
 
-/// What the callers of a session have outstanding in their transfers.
+/// The receive windows of the transfers of a session, summed up by caller.
 #[derive(Debug, Default)]
 pub(super) struct CallerUsage {
-    of: Vec<(CallerWeight, u64)>,
+    by_caller: Vec<(CallerWeight, u64)>,
 }
 
 impl CallerUsage {
-    /// Counts the streams that have moved more than a window: they are transfers.
+    /// Counts the streams that have moved more than one window: they are transfers.
     fn count<'a>(&mut self, streams: impl Iterator<Item = &'a Stream>) {
-        let of = &mut self.of;
-        of.clear();
+        let by_caller = &mut self.by_caller;
+        by_caller.clear();
         for stream in streams {
             let recv = &stream.recv;
-            if recv.ended || recv.total < recv.window.initial {
+            if recv.state.is_closed() || recv.total < recv.window.initial {
                 continue;
             }
-            let found = of
+            let found = by_caller
                 .iter_mut()
                 .find(|(share, _)| share.caller == stream.share.caller);
             match found {
                 Some((_, bytes)) => *bytes += recv.window.size,
-                None => of.push((stream.share, recv.window.size)),
+                None => by_caller.push((stream.share, recv.window.size)),
             }
         }
     }
 
-    /// What a caller deficit of its share of what all have, in bytes, where it has less than half of it.
+    /// Returns how many bytes a caller is below its share of all windows, if it has less than half of its
+    /// share.
     fn deficit(&self, share: CallerWeight) -> u64 {
-        if self.of.len() < 2 {
+        if self.by_caller.len() < 2 {
             return 0;
         }
-        let all: u64 = self.of.iter().map(|(_, bytes)| bytes).sum();
+        let all: u64 = self.by_caller.iter().map(|(_, bytes)| bytes).sum();
         let weights: u64 = self
-            .of
+            .by_caller
             .iter()
             .map(|(of, _)| u64::from(of.weight.get()))
             .sum();
-        let own = self.of.iter().find(|(of, _)| of.caller == share.caller);
+        let own = self
+            .by_caller
+            .iter()
+            .find(|(of, _)| of.caller == share.caller);
         own.map_or(0, |(of, bytes)| {
             let due = all.saturating_mul(u64::from(of.weight.get())) / weights.max(1);
             let deficit = due.saturating_sub(*bytes);
+            // Below half only: windows that are nearly equal would otherwise push each other up for ever.
             if deficit > *bytes { deficit } else { 0 }
         })
     }
 
-    /// A caller was granted more.
+    /// Adds what a caller was granted since the last count.
     fn granted(&mut self, share: CallerWeight, more: u64) {
-        let own = self.of.iter_mut().find(|(of, _)| of.caller == share.caller);
+        let own = self
+            .by_caller
+            .iter_mut()
+            .find(|(of, _)| of.caller == share.caller);
         if let Some((_, bytes)) = own {
             *bytes += more;
         }
     }
 }
 
-/// What a reader has shown of its rate.
+/// How fast a reader takes bytes, by round trip.
 #[derive(Debug, Default)]
 pub(super) struct ReceiveRate {
-    /// When the round trip that is looked at began, and the bytes taken since.
+    /// When the current round trip began, and the bytes taken since.
     round: Option<(Instant, u64)>,
-    /// The most bytes that were taken in one.
+    /// The most bytes that were taken in one round trip.
     best: u64,
-    /// Bytes that were taken since the window has its size.
-    turned: u64,
+    /// Bytes taken since the window got its current size.
+    since_growth: u64,
 }
 
 impl ReceiveRate {
-    /// The reader has taken so many bytes.
-    pub(super) fn took(&mut self, now: Instant, rtt: Duration, bytes: u64) {
+    /// The reader has taken `bytes`.
+    pub(super) fn add(&mut self, now: Instant, rtt: Duration, bytes: u64) {
         let round = match &mut self.round {
             Some((began, taken)) if now.saturating_duration_since(*began) < rtt => {
                 *taken += bytes;
@@ -91,20 +99,23 @@ impl ReceiveRate {
             }
         };
         self.best = self.best.max(round);
-        self.turned += bytes;
+        self.since_growth += bytes;
     }
 
-    /// Whether the window is what holds it up: three quarters of it in a round trip. So a window
-    /// grows until it has a third more than the path holds, and CREDIT has time to come.
+    /// Whether the window limits the reader: it took three quarters of it in a round trip.
     fn outgrows(&self, window_bytes: u64) -> bool {
+        // Three quarters and not all: a window then ends a third larger than the path holds, which leaves
+        // CREDIT the time to arrive before the sender stalls.
         let taken = self.round.map_or(0, |(_, taken)| taken);
         taken >= window_bytes / 4 * 3
     }
 }
 
 impl Session {
-    /// A reader found nothing to take, so what holds it up is not itself. Lends its stream more
-    /// window where that is it: what transfers before needed, or else twice what it has.
+    /// Enlarges a stream's window when the window is what limits its reader.
+    ///
+    /// Called when a reader found nothing to take, so the reader itself is not the limit. The new size is
+    /// what earlier transfers needed, or else twice the current one.
     pub(super) fn grow(&mut self, now: Instant, id: u32) {
         let cap = self.config.stream_window_cap;
         let deficit = self.deficit(now, id);
@@ -113,13 +124,15 @@ impl Session {
         };
         let recv = &mut stream.recv;
         let size = recv.window.size;
-        if recv.ended || size >= cap || !(deficit > 0 || recv.rate.outgrows(size)) {
+        let is_limited = deficit > 0 || recv.rate.outgrows(size);
+        if recv.state.is_closed() || size >= cap || !is_limited {
             return;
         }
         recv.rate.round = None;
-        recv.rate.turned = 0;
+        recv.rate.since_growth = 0;
         let share = stream.share;
-        // Beside a crowd each round trip is long, so there it grows faster.
+        // With contending callers each round trip is long because of their queued data, so doubling
+        // once in a round trip would take too long: grow by up to four times.
         let larger = match deficit {
             0 => size.saturating_mul(2),
             deficit => size + deficit.min(size.saturating_mul(3)),
@@ -136,15 +149,17 @@ impl Session {
         }
     }
 
-    /// What a stream's caller deficit of its share of the path, where that is so: where transfers queue on
-    /// the way, each gets as much of it as it may have outstanding, and one window is little beside a
-    /// hundred.
+    /// Returns how many bytes of window a stream's caller is below its share, if that is what slows it down.
+    ///
+    /// Bandwidth at a bottleneck is shared in proportion to outstanding data, so one window gets little
+    /// next to a hundred.
     fn deficit(&mut self, now: Instant, id: u32) -> u64 {
         let Some(stream) = self.streams.get(&id) else {
             return 0;
         };
         let recv = &stream.recv;
-        if recv.ended || recv.rate.turned < recv.window.size {
+        // A window that has not been used once in full has not shown that it is too small.
+        if recv.state.is_closed() || recv.rate.since_growth < recv.window.size {
             return 0;
         }
         let share = stream.share;
@@ -156,13 +171,13 @@ impl Session {
         self.usage.deficit(share)
     }
 
-    /// Relay: lends a new stream what transfers before it needed, before its answer has come. One
-    /// stream of a session at a time, and no more than half of what the budget has left: those
-    /// that have shown their need come first.
+    /// Relay: grants a new stream the window that earlier transfers needed, before its response has come.
     pub(super) fn advance(&mut self, id: u32) {
         debug_assert_eq!(self.config.side, Side::Relay);
         let wanted = self.window_needed.min(self.config.stream_window_cap);
         let more = wanted.saturating_sub(self.config.local.stream_bytes);
+        // One stream of a session at a time, and at most half of what the budget has left: streams that
+        // have shown their need come first.
         if more > 0
             && self.advanced.is_none()
             && more <= self.config.budget.left() / 2
@@ -173,7 +188,7 @@ impl Session {
         }
     }
 
-    /// CREDIT tells the peer, which has been paid for.
+    /// Enlarges a window by bytes that were taken from the budget; CREDIT announces them to the peer.
     fn enlarge(&mut self, id: u32, more: u64) {
         if let Some(stream) = self.streams.get_mut(&id) {
             stream.recv.window.size += more;
@@ -183,8 +198,8 @@ impl Session {
         }
     }
 
-    /// A stream is over: what it borrowed goes back, and what it needed is remembered.
-    pub(super) fn give_growth(&mut self, id: u32, stream: &Stream) {
+    /// A stream is forgotten: returns its growth to the budget, and remembers the window that it needed.
+    pub(super) fn return_growth(&mut self, id: u32, stream: &Stream) {
         let window = &stream.recv.window;
         let grown = window.size - window.initial;
         if grown == 0 {
@@ -194,7 +209,7 @@ impl Session {
         if self.advanced == Some(id) {
             self.advanced = None;
         }
-        // Short ones have not shown what they need.
+        // A transfer shorter than its window has not shown what it needs.
         if stream.recv.total >= window.size {
             let best = stream.recv.rate.best;
             self.window_needed = (best + best / 2).min(window.size);

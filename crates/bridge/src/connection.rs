@@ -241,7 +241,7 @@ impl Slot {
             _ = session.ended() => {}
         }
         self.retiring.retain(|old| !old.is_over());
-        self.reconnect.begin_again();
+        self.reconnect.reset_after_drain();
         let left = until.saturating_duration_since(tokio::time::Instant::now());
         let wait = left.min(self.reconnect.next_wait(Some(SUCCESSOR_AFTER)));
         self.wait(wait).await
@@ -360,11 +360,11 @@ impl Slot {
             return Next::Wait(SLOW);
         }
         let error_text = chain(error);
-        let help = error.needs_somebody().then(|| advice(error));
+        let help = error.needs_operator().then(|| advice(error));
         self.shared
             .board
             .down(self.number, error_text.clone(), help);
-        if error.needs_somebody() {
+        if error.needs_operator() {
             let wait = SLOW.max(self.reconnect.next_wait(error.retry_after()));
             tracing::error!(
                 slot = self.number,
@@ -435,14 +435,14 @@ impl Slot {
             Ending::Over(reason) => {
                 drop(driver.await);
                 self.shared.remove(&session);
-                self.previous = Some(session.aftermath());
+                self.previous = Some(session.previous_session_report());
                 // It is over, so this does not wait.
                 let asked = session.goaway().await;
                 self.over(&session, &reason, asked)
             }
             Ending::Asked(goaway) => {
                 let asked = Duration::from_millis(goaway.retry_after_ms.into());
-                let wait = self.reconnect.wait_as_asked(asked);
+                let wait = self.reconnect.wait_after_goaway(asked);
                 tracing::info!(
                     slot = self.number, session = hex(&session.id()), reason = ?goaway.reason, wait = %shown(wait),
                     "the relay asks for a new session; the old one finishes what it carries"
@@ -551,7 +551,7 @@ impl Slot {
                         ..
                     }) => {
                         let asked = Duration::from_millis(retry_after_ms.into());
-                        self.reconnect.wait_as_asked(asked)
+                        self.reconnect.wait_after_goaway(asked)
                     }
                     Some(_) | None => self.reconnect.next_wait(None),
                 };

@@ -7,8 +7,7 @@
 //! ```
 //!
 //! A request passes twice: once by what it says ([`Policy::decide_url`],
-//! [`Policy::decide_endpoint`], [`Policy::decide_connect`], [`Policy::decide_redirect`]) and once
-//! by each address that its host resolved to ([`Candidate::approve`]). Only an [`Approved`] may
+//! [`Policy::decide_endpoint`], [`Policy::decide_connect`]) and once by each address that its host resolved to ([`Candidate::approve`]). Only an [`Approved`] may
 //! be connected to, at exactly its [`Approved::socket_addr`], and only this crate can make one:
 //!
 //! ```compile_fail
@@ -48,7 +47,7 @@ pub use crate::rule::endpoint::{
 pub use crate::rule::host_pattern::HostPattern;
 pub use crate::rule::methods::{METHOD_MAX_BYTES, Methods};
 pub use crate::rule::path_pattern::PathPattern;
-pub use crate::rule::{ENTRIES_MAX, PatternError, Ports, REDIRECTS_MAX, Rule};
+pub use crate::rule::{ENTRIES_MAX, PatternError, Ports, Rule};
 pub use crate::target::host::{Host, HostError};
 pub use crate::target::path::path_ambiguity;
 pub use crate::target::{Scheme, Target, TargetError, URL_MAX_BYTES};

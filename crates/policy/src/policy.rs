@@ -1,7 +1,7 @@
 //! The allow list as a whole, and the ways to ask it.
 //!
 //! ```text
-//! decide_url, decide_connect, decide_redirect --> refused by name? --> every rule in order --> Candidate
+//! decide_url, decide_connect -->  refused by name? --> every rule in order --> Candidate
 //! decide_endpoint --> that endpoint alone: method, path below its base -------------------------> Candidate
 //! ```
 //!
@@ -18,7 +18,7 @@ pub(crate) mod refusal;
 pub use self::error::PolicyError;
 
 use self::admission::{Grant, Limits};
-use self::candidate::{Approved, Candidate, RuleRef};
+use self::candidate::{Candidate, RuleRef};
 use self::evaluate::{Miss, Request};
 use self::explain::Explanation;
 use self::refusal::{Refusal, RefusalKind};
@@ -200,28 +200,6 @@ impl Policy {
         self.decide(&Request::raw(Target::raw(host, port)?))
     }
 
-    /// May the answer's `Location` be followed, with `method`? The new target is decided anew by
-    /// all rules. `hops_so_far` counts the redirects that were followed already, 0 at first. No
-    /// rule on the way is exceeded: the smallest `redirects_max` of them counts.
-    ///
-    /// # Errors
-    /// [`RefusalKind::Redirect`] when no further one may be followed, so that the answer goes
-    /// back as it is; otherwise as [`decide_url`](Self::decide_url).
-    pub fn decide_redirect(
-        &self,
-        from: &Approved,
-        method: &str,
-        location: &str,
-        hops_so_far: u8,
-    ) -> Result<Candidate, Refusal> {
-        if from.redirects_max() <= hops_so_far {
-            return Err(Refusal::redirect(from));
-        }
-        let target = from.target().resolve(location)?;
-        let candidate = self.decide(&Request::http(method, target)?)?;
-        Ok(candidate.with_redirects_at_most(from.redirects_max()))
-    }
-
     /// What every rule says to this request, for people.
     pub fn explain(&self, method: &str, url: &str) -> Explanation {
         let request = Target::parse(url).map_err(Refusal::from);
@@ -294,8 +272,7 @@ impl Policy {
     fn check(&self, index: usize, request: &Request) -> Result<Grant, Miss> {
         evaluate::evaluate(&self.rules[index], request)?;
         let rule = &self.rules[index];
-        let redirects_max = if request.raw { 0 } else { rule.redirects_max };
-        let grant = Grant::allow(self.rule_ref(index), rule.host.clone(), redirects_max);
+        let grant = Grant::allow(self.rule_ref(index), rule.host.clone());
         let host = request.target.host();
         self.limits.refuse_host(host).map_err(Miss::Address)?;
         if let Host::Addr(addr) = host {

@@ -29,9 +29,6 @@ use std::fmt;
 /// Ports, methods or paths in one rule.
 pub const ENTRIES_MAX: usize = 256;
 
-/// Largest `redirects_max`: browsers stop at 20, and each hop is a request of its own.
-pub const REDIRECTS_MAX: u8 = 20;
-
 /// A network with a shorter prefix than this draws a warning: IPv4, IPv6.
 const WIDE_PREFIX: (u8, u8) = (8, 16);
 
@@ -98,13 +95,11 @@ pub struct Rule {
     pub resolved: bool,
     /// Whether raw streams (CONNECT) may be opened; they show neither method nor path.
     pub connect: bool,
-    /// How many redirects are followed, each decided anew; 0 passes them back.
-    pub redirects_max: u8,
 }
 
 impl Rule {
     /// A rule with the config's defaults: both schemes on their default ports, every path, no
-    /// names that resolve into it, no raw streams, no redirects followed.
+    /// names that resolve into it, no raw streams.
     pub fn new(host: HostPattern, methods: Methods) -> Self {
         Self {
             host,
@@ -114,7 +109,6 @@ impl Rule {
             paths: None,
             resolved: false,
             connect: false,
-            redirects_max: 0,
         }
     }
 
@@ -140,11 +134,6 @@ impl Rule {
                     return Err(PatternError::NotCanonical { what: "paths" });
                 }
             }
-        }
-        if self.redirects_max > REDIRECTS_MAX {
-            return Err(PatternError::Redirects {
-                redirects: self.redirects_max,
-            });
         }
         Ok(())
     }
@@ -230,11 +219,7 @@ impl fmt::Display for Rule {
             f,
             ", raw streams: {}",
             if self.connect { "allowed" } else { "refused" }
-        )?;
-        match self.redirects_max {
-            0 => write!(f, ", redirects: passed back"),
-            redirects => write!(f, ", redirects: {redirects} followed"),
-        }
+        )
     }
 }
 

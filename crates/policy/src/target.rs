@@ -6,13 +6,11 @@
 //! ```
 //!
 //! What two parsers could read differently (userinfo, backslashes, `0x7f.1`, raw spaces) is an
-//! error, not a guess. Hosts are in [`host`], dot segments and the like in [`path`], a redirect's
-//! `Location` in [`reference`].
+//! error, not a guess. Hosts are in [`host`], dot segments and the like in [`path`].
 
 pub(crate) mod error;
 pub(crate) mod host;
 pub(crate) mod path;
-pub(crate) mod reference;
 
 pub use self::error::TargetError;
 

@@ -22,7 +22,8 @@ pub use control::{
     Windows,
 };
 pub use head::{
-    BodyLength, CallAttempt, Class, RequestHead, RequestTarget, ResponseHead, Share, TimeLeft,
+    BodyLength, CallAttempt, CallerWeight, Class, RequestHead, RequestTarget, ResponseHead,
+    TimeLeft,
 };
 pub use headers::{Headers, HeadersBuilder};
 pub use serial::Bounded;

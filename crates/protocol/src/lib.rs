@@ -12,4 +12,4 @@ pub mod limits;
 pub mod opening;
 pub mod session;
 
-pub use code::{Code, Execution, Failure};
+pub use code::{Code, Execution, Failure, Origin, Retry};

@@ -1,32 +1,37 @@
-//! Many exchanges in one tunnel, without IO: streams, credit, order, timers.
+//! Many exchanges in one tunnel, without I/O: streams, credit, order, timers.
+//!
+//! ```text
+//! recv     frames from the peer        commands  what users of streams do (open, send, finish)
+//! send     frames to the peer          read      what readers do, and the credit that it returns
+//! stream   one exchange and its states closing   how exchanges and the session end
+//! schedule which stream sends next     windows   how receive windows grow
+//! ```
 //!
 //! See [`Session`] for the contract with its owner.
 
 mod budget;
+mod closing;
+mod commands;
 mod config;
-mod ending;
 mod event;
-mod growth;
-mod queued;
 mod read;
 mod recv;
 mod schedule;
+mod scheduler;
 mod send;
 mod stream;
 mod timers;
-mod turns;
-mod users;
+mod unsent;
+mod windows;
 
 pub use budget::Budget;
 pub use config::{Config, EndReason, Side};
-pub use event::{Event, OpenError, Read, Room};
+pub use event::{Event, OpenError, Read, SendCapacity};
 
 use crate::code::{Code, Execution, Failure};
 use crate::frame::{self, Frame, GoAway, GoAwayReason, Report, Serves};
 use crate::limits::{RESULTS_QUEUED_MAX, STREAM_ID_RENEW};
 use bytes::Bytes;
-use growth::Crowds;
-use queued::Queued;
 use schedule::Schedule;
 use std::collections::{HashMap, VecDeque};
 use std::hash::{BuildHasherDefault, Hasher};
@@ -34,45 +39,47 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 use stream::Stream;
 use timers::{Due, Timers};
+use unsent::Unsent;
+use windows::CallerUsage;
 
 /// The state of one tunnel after its opening.
 ///
 /// The owner has a socket and a clock; the session has neither. There are four kinds of methods:
 ///
-/// 1. *What came in*: [`handle_frame`](Self::handle_frame) for each message, and
+/// 1. *Input*: [`handle_frame`](Self::handle_frame) for each message, and
 ///    [`handle_timeout`](Self::handle_timeout) when [`poll_timeout`](Self::poll_timeout) is due. An
-///    `Err` is the session's end: call [`fail`](Self::fail) with it.
-/// 2. *What the users of streams want*: [`open`](Self::open), [`send_head`](Self::send_head),
+///    `Err` ends the session: call [`fail`](Self::fail) with it.
+/// 2. *Commands from the users of streams*: [`open`](Self::open), [`send_head`](Self::send_head),
 ///    [`send_data`](Self::send_data), [`finish`](Self::finish), [`read`](Self::read),
 ///    [`reset`](Self::reset), [`release`](Self::release) and so on. They never wait.
-/// 3. *What goes out*: [`poll_transmit`](Self::poll_transmit), one frame at a time, until `None`.
+/// 3. *Output*: [`poll_transmit`](Self::poll_transmit), one frame at a time, until `None`.
 ///    Call it only when the frames before are in the kernel: what it returned cannot be
 ///    overtaken any more.
-/// 4. *Whom to wake*: [`poll_event`](Self::poll_event) until `None`.
+/// 4. *Events*: [`poll_event`](Self::poll_event) until `None`. They name the tasks to wake.
 ///
 /// After any call of the first two kinds, drain the fourth, then the third, then ask
 /// [`poll_timeout`](Self::poll_timeout) again.
 ///
-/// Nothing that a peer sends makes a session panic or hold more bodies than its windows allow:
-/// `streams_max` times the reserve, plus the session's window, plus what was borrowed from the
-/// [`Budget`]. Heads and trailers that nobody reads come on top: at most
-/// [`INFORMATIONAL_MAX`](crate::limits::INFORMATIONAL_MAX) + 2 a stream.
+/// Nothing that a peer sends makes a session panic, or buffer more body bytes than its windows allow:
+/// `streams_max` times the reserve, plus the session's window, plus what was taken from the
+/// [`Budget`]. Heads and trailers that are not read yet come on top: at most
+/// [`INFORMATIONAL_MAX`](crate::limits::INFORMATIONAL_MAX) + 2 per stream.
 ///
-/// The relay names a stream from [`open`](Self::open) on; its id on the wire is settled when OPEN
-/// leaves, so that ids rise on the wire although an urgent OPEN may pass a patient one (W-20).
+/// The relay identifies a stream from [`open`](Self::open) on. Its id on the wire is assigned when OPEN
+/// leaves, so that ids rise on the wire although an urgent OPEN may overtake another one (W-20).
 #[derive(Debug)]
 pub struct Session {
     config: Config,
     streams: StreamMap<Stream>,
-    /// Streams that are not over on the wire.
+    /// Streams that are not closed on the wire.
     live: u32,
-    /// Highest id opened (relay) or taken (bridge).
+    /// Highest id opened (relay) or accepted (bridge).
     last_id: u32,
-    /// Relay: the stream behind an id on the wire. On the bridge they are the same.
+    /// Relay: the stream of each id on the wire. On the bridge the two ids are the same.
     wired: StreamMap<u32>,
-    /// Highest id on the wire in an OPEN, taken or not.
+    /// Highest id on the wire in an OPEN, accepted or not.
     wire_last: u32,
-    /// The time of the last call that told it.
+    /// The time of the last call that passed one.
     clock: Instant,
     schedule: Schedule,
     /// Streams with control frames pending.
@@ -81,38 +88,40 @@ pub struct Session {
     blocked: VecDeque<u32>,
     /// Streams that owe DISPATCHED.
     owed: VecDeque<u32>,
-    /// Refusals of streams that were never taken.
+    /// Rejections of streams that were never accepted.
     refusals: VecDeque<(u32, Failure)>,
-    /// Whole-session frames, already encoded.
+    /// Frames of the session as a whole, already encoded.
     outbox: VecDeque<Bytes>,
     results_queued: usize,
     pong: Option<u64>,
-    /// Bytes charged to the session, as sender and as receiver.
+    /// Bytes charged to the session's windows, as sender and as receiver.
     send_charge: u64,
     recv_charge: u64,
-    send_queued: Queued,
-    ran_dry: bool,
+    unsent: Unsent,
+    /// A caller's send queue ran empty while others have more, see [`Self::take_underrun`].
+    is_underrun: bool,
     events: VecDeque<Event>,
-    /// What the last long transfer on this path needed as a window.
+    /// The window that the last long transfer on this path needed, in bytes.
     window_needed: u64,
-    /// Relay: the stream that was lent that from its beginning.
+    /// Relay: the stream that was granted that window from its beginning.
     advanced: Option<u32>,
-    /// What callers have outstanding, and when that was added up.
-    crowds: Crowds,
-    crowds_at: Option<Instant>,
+    /// Receive windows by caller, and when they were summed up.
+    usage: CallerUsage,
+    usage_at: Option<Instant>,
     timers: Timers,
     serves: Arc<Serves>,
     report: Option<Arc<Report>>,
     local_goaway: Option<GoAway>,
     peer_goaway: Option<GoAway>,
-    drained_told: bool,
+    drained_emitted: bool,
     ended: Option<EndReason>,
 }
 
 /// A map by stream id.
 pub type StreamMap<V> = HashMap<u32, V, BuildHasherDefault<IdHasher>>;
 
-/// Ids are chosen by the relay; multiplying spreads whatever it chooses.
+/// A hasher for stream ids. The relay chooses them one after the other, so multiplying spreads them well; a relay
+/// that chose colliding ids would slow down its own tunnel only.
 #[derive(Debug, Default)]
 pub struct IdHasher(u64);
 
@@ -134,7 +143,7 @@ impl Hasher for IdHasher {
 }
 
 impl Session {
-    /// A session that begins now, with what the opening settled.
+    /// Creates a session that begins now, with what the opening agreed on.
     pub fn new(now: Instant, config: Config, serves: Serves) -> Self {
         let timers = Timers::new(now, config.heartbeat, config.dead_after, config.rtt);
         Self {
@@ -155,97 +164,98 @@ impl Session {
             pong: None,
             send_charge: 0,
             recv_charge: 0,
-            send_queued: Queued::default(),
-            ran_dry: false,
+            unsent: Unsent::default(),
+            is_underrun: false,
             events: VecDeque::new(),
             window_needed: 0,
             advanced: None,
-            crowds: Crowds::default(),
-            crowds_at: None,
+            usage: CallerUsage::default(),
+            usage_at: None,
             timers,
             serves: Arc::new(serves),
             report: None,
             local_goaway: None,
             peer_goaway: None,
-            drained_told: false,
+            drained_emitted: false,
             ended: None,
         }
     }
 
     // ---- the session as a whole ----------------------------------------------------------
 
-    /// Streams that are not over on the wire.
+    /// Returns the number of streams that are not closed on the wire.
     pub fn streams_live(&self) -> u32 {
         self.live
     }
 
-    /// The smallest round trip measured so far.
+    /// Returns the smallest round trip measured so far.
     pub fn rtt(&self) -> Duration {
         self.timers.rtt()
     }
 
-    /// What the bridge serves, as it said last.
+    /// Returns what the bridge serves, as last announced.
     pub fn serves(&self) -> Arc<Serves> {
         self.serves.clone()
     }
 
-    /// How long nothing was heard of the peer: what comes over the session is an echo of what it carries.
+    /// Returns for how long nothing has come from the peer.
     pub fn silent_for(&self, now: Instant) -> Duration {
         self.timers.silent_for(now)
     }
 
-    /// Relay: how the bridge is, if it has said so of what it serves now.
+    /// Relay: returns the bridge's last REPORT, if it is about what the bridge serves now.
     pub fn report(&self) -> Option<Arc<Report>> {
         self.report.clone()
     }
 
-    /// Why the session is over, once it is.
+    /// Returns why the session ended, once it has.
     pub fn ended(&self) -> Option<&EndReason> {
         self.ended.as_ref()
     }
 
-    /// Whether new streams may be opened, now or when others end.
-    pub fn takes_streams(&self) -> bool {
+    /// Whether new streams may be opened, at once or as soon as others end.
+    pub fn accepts_streams(&self) -> bool {
         self.ended.is_none()
             && self.local_goaway.is_none()
             && self.peer_goaway.is_none()
             && self.last_id < STREAM_ID_RENEW
     }
 
-    /// Highest stream id that was opened (relay) or taken (bridge).
+    /// Returns the highest stream id that was opened (relay) or accepted (bridge).
     pub fn last_stream(&self) -> u32 {
         self.last_id
     }
 
-    /// Relay: the id that a stream has on the wire, once its OPEN has left; what the bridge calls
-    /// it in GOAWAY and in [`PreviousSession`](frame::PreviousSession).
+    /// Relay: returns the id of a stream on the wire, once its OPEN has left. The bridge uses this id in
+    /// GOAWAY and in [`PreviousSession`](frame::PreviousSession).
     pub fn wire_id(&self, id: u32) -> Option<u32> {
         let stream = self.streams.get(&id)?;
         (stream.wire != 0).then_some(stream.wire)
     }
 
-    /// Whether no stream is kept, nothing is charged, and nothing waits to leave: all that was
-    /// begun is over. For tests.
+    /// Whether no stream is stored, nothing is charged, and nothing waits to leave. For tests.
     #[doc(hidden)]
     pub fn is_quiescent(&self) -> bool {
         let charged = self.live != 0
             || self.send_charge != 0
             || self.recv_charge != 0
-            || !self.send_queued.is_empty();
+            || !self.unsent.is_empty();
         let kept = !self.streams.is_empty() || !self.wired.is_empty() || !self.blocked.is_empty();
         !charged && !kept && !self.has_frames()
     }
 
-    /// Bridge: the streams that were never dispatched and will not be, for the next HELLO (W-51).
+    /// Bridge: returns the streams that were never dispatched and will not be, for the next HELLO (W-51).
     pub fn undispatched(&self) -> Vec<u32> {
-        let abandoned = |(id, stream): (&u32, &Stream)| (!stream.dispatched).then_some(*id);
+        let abandoned =
+            |(id, stream): (&u32, &Stream)| (!stream.dispatch.is_dispatched()).then_some(*id);
         self.streams.iter().filter_map(abandoned).collect()
     }
 
-    /// Bridge: tells the relay what is served from now on. Host patterns that do not fit a frame
-    /// are kept to itself, and so are endpoints.
+    /// Bridge: announces to the relay what is served from now on.
     pub fn set_serves(&mut self, serves: Serves) {
         let mut status = Frame::Status(serves.clone());
+        // Host patterns that do not fit a frame are left out, then the endpoints: the relay asks the bridge
+        // for each request then, which is slower and still correct.
         if status.encode().is_err() {
             status = Frame::Status(Serves {
                 hosts: None,
@@ -256,23 +266,23 @@ impl Session {
             status = Frame::Status(Serves::default());
         }
         self.push_frame(&status);
-        if let Frame::Status(told) = status {
-            self.serves = Arc::new(told);
+        if let Frame::Status(announced) = status {
+            self.serves = Arc::new(announced);
         }
     }
 
-    /// Bridge: tells the relay how the bridge is (W-63). Returns whether it left: not beside many
-    /// frames that wait already.
+    /// Bridge: reports the bridge's health to the relay (W-63). Returns whether the report was queued.
     pub fn send_report(&mut self, report: Report) -> bool {
+        // No decision depends on a report, so it must not add to a queue that is long already.
         if self.ended.is_some() || self.outbox.len() >= RESULTS_QUEUED_MAX {
             return false;
         }
-        self.push_frame(&Frame::Report(Box::new(report.cut())));
+        self.push_frame(&Frame::Report(Box::new(report.truncated())));
         true
     }
 
-    /// Says GOAWAY. What runs may finish; [`Event::Drained`] follows when nothing runs (on the
-    /// relay: and the bridge has said GOAWAY too).
+    /// Sends GOAWAY. Running exchanges may finish; [`Event::Drained`] follows when none is left (on the
+    /// relay: and the bridge has sent GOAWAY as well).
     pub fn drain(&mut self, reason: GoAwayReason, retry_after: Duration) {
         if self.local_goaway.is_some() || self.ended.is_some() {
             return;
@@ -284,22 +294,22 @@ impl Session {
         };
         self.local_goaway = Some(goaway);
         self.push_frame(&Frame::GoAway(goaway));
-        self.tell_if_drained();
+        self.emit_drained();
     }
 
-    /// The clock jumped, or the network changed: the peer must show life soon.
+    /// Checks that the peer is alive, after a jump of the clock or a change of the network.
     pub fn probe(&mut self, now: Instant) {
         self.timers.probe(now);
         let token = self.timers.ping(now);
         self.push_frame(&Frame::Ping(token));
     }
 
-    /// Bridge: sends a delivery's outcome. Returns whether there was room for it.
+    /// Bridge: sends the outcome of a delivery. Returns whether it was queued.
     pub fn send_result(&mut self, result: frame::DeliveryResult) -> bool {
         self.push_result(&Frame::Result(result))
     }
 
-    /// Relay: acknowledges an outcome. Returns whether there was room for it.
+    /// Relay: acknowledges an outcome. Returns whether the acknowledgement was queued.
     pub fn ack_result(&mut self, attempt: frame::CallAttempt) -> bool {
         self.push_result(&Frame::ResultAck(attempt))
     }
@@ -322,12 +332,12 @@ impl Session {
             .push_back(encoded.expect("own control frames are within their limits"));
     }
 
-    /// When [`Self::handle_timeout`] is due.
+    /// Returns when [`Self::handle_timeout`] is due.
     pub fn poll_timeout(&self) -> Option<Instant> {
         self.ended.is_none().then(|| self.timers.next())
     }
 
-    /// Does what is due.
+    /// Runs the timers that are due.
     ///
     /// # Errors
     /// [`EndReason::Dead`] when the peer was silent for too long.
@@ -346,7 +356,7 @@ impl Session {
         }
     }
 
-    /// Gives back the room that more streams have used than there are now.
+    /// Returns memory that was used by more streams than there are now.
     pub fn trim(&mut self) {
         self.streams.shrink_to_fit();
         self.wired.shrink_to_fit();
@@ -364,7 +374,7 @@ impl Session {
         !self.events.is_empty()
     }
 
-    /// What the owner should pass on, until `None`.
+    /// Returns the next event, until `None`.
     pub fn poll_event(&mut self) -> Option<Event> {
         self.events.pop_front()
     }
@@ -373,7 +383,7 @@ impl Session {
 impl Drop for Session {
     fn drop(&mut self) {
         for (id, stream) in std::mem::take(&mut self.streams) {
-            self.give_growth(id, &stream);
+            self.return_growth(id, &stream);
         }
     }
 }
@@ -382,6 +392,6 @@ fn unknown_stream() -> Failure {
     Failure::new(
         Code::TunnelLost,
         Execution::PossiblyExecuted,
-        "the exchange is over",
+        "the exchange has ended",
     )
 }

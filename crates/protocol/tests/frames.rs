@@ -8,10 +8,10 @@ use proptest::option;
 use proptest::prelude::*;
 use proptest::sample::Index;
 use protocol::frame::{
-    AuditHead, BodyLength, Bounded, CallAttempt, Challenge, Class, Credit, DeliveryResult,
-    EndpointHealth, Frame, FrameError, GoAway, GoAwayReason, Headers, HeadersBuilder, Hello,
-    JournalMark, PreviousSession, Reach, Refused, RefusedCode, Report, RequestHead, RequestTarget,
-    ResponseHead, Serves, Share, TimeLeft, Welcome, Windows,
+    AuditHead, BodyLength, Bounded, CallAttempt, CallerWeight, Challenge, Class, Credit,
+    DeliveryResult, EndpointHealth, Frame, FrameError, GoAway, GoAwayReason, Headers,
+    HeadersBuilder, Hello, JournalMark, PreviousSession, Reach, Refused, RefusedCode, Report,
+    RequestHead, RequestTarget, ResponseHead, Serves, TimeLeft, Welcome, Windows,
 };
 use protocol::limits::{
     ABANDONED_MAX, DATA_MAX_BYTES, DETAIL_MAX_BYTES, FRAME_MAX_BYTES, HEAD_MAX_BYTES, HEADER_BYTES,
@@ -185,7 +185,8 @@ fn request() -> impl Strategy<Value = RequestHead> {
         total_ms,
     });
     let first = (class, target(), ".{1,60}", headers(), body_length());
-    let share = (any::<u32>(), any::<u8>()).prop_map(|(caller, weight)| Share::new(caller, weight));
+    let share =
+        (any::<u32>(), any::<u8>()).prop_map(|(caller, weight)| CallerWeight::new(caller, weight));
     let second = (
         any::<bool>(),
         time_left,

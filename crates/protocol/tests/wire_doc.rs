@@ -128,13 +128,20 @@ fn the_limits_in_the_document_are_those_of_the_code() {
 fn the_codes_in_the_document_are_those_of_the_code() {
     let in_document: Vec<_> = table("code")
         .into_iter()
-        .map(|row| row[..3].to_vec())
+        .map(|row| row[..5].to_vec())
         .collect();
     let in_code: Vec<_> = Code::ALL
         .iter()
         .map(|code| {
             let (number, status) = (code.to_wire().to_string(), code.http_status().to_string());
-            vec![number, code.as_str().to_owned(), status]
+            let (origin, retry) = (code.origin().as_str(), code.retry().as_str());
+            vec![
+                number,
+                code.as_str().to_owned(),
+                status,
+                origin.to_owned(),
+                retry.to_owned(),
+            ]
         })
         .collect();
     assert_eq!(in_document, in_code);

@@ -23,7 +23,7 @@ use std::error::Error as StdError;
 use std::io::ErrorKind;
 use std::path::PathBuf;
 use std::process::ExitCode;
-use transport::runtime::Share;
+use transport::workers::WorkerShare;
 
 /// Why a command failed.
 #[derive(Debug, thiserror::Error)]
@@ -97,7 +97,7 @@ fn run(args: Args) -> Result<(), CliError> {
         return output::lines(&serve::explain(&config, path));
     }
     let config = Config::load(path)?;
-    let runtime = transport::runtime::builder(Share::AllButOne)
+    let runtime = transport::workers::builder(WorkerShare::AllButOne)
         .build()
         .map_err(CliError::Runtime)?;
     runtime.block_on(async {

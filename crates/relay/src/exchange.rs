@@ -299,7 +299,7 @@ where
                 return Err(last.unwrap_or_else(|| Failure::not_sent(Code::Overloaded, "")));
             }
         };
-        place.attach(recv.cutter());
+        place.attach(recv.abort_handle());
         // Revoked since it was checked: the cut that came then did not see this exchange.
         if !state.directory.principal_may_stay(asked.principal) {
             let detail = "the API key is no longer valid";

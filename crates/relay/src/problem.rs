@@ -21,18 +21,6 @@ use crate::exchange::ExchangePermit;
 /// Tells the relay's own errors from the target's answers.
 pub const BRIDGE_ERROR: HeaderName = HeaderName::from_static("bridge-error");
 
-/// When to come again while a limit is reached.
-const RETRY_OVERLOADED: Duration = Duration::from_secs(1);
-
-/// When to come again to a relay that stands by: another one serves, or will within seconds.
-const RETRY_STANDBY: Duration = Duration::from_secs(1);
-
-/// When to come again while the database is away.
-const RETRY_STALE: Duration = Duration::from_secs(5);
-
-/// When to come again while a bridge is away: it redials within seconds of the network's return.
-const RETRY_OFFLINE: Duration = Duration::from_secs(5);
-
 /// A failure, and what else the caller is told of it.
 #[derive(Debug, Clone)]
 pub struct Problem {
@@ -153,15 +141,8 @@ impl Problem {
     }
 
     fn usual_retry_after(&self) -> Option<Duration> {
-        match self.failure.code {
-            Code::Overloaded | Code::RateLimited => {
-                self.failure.retry_after().or(Some(RETRY_OVERLOADED))
-            }
-            Code::BridgeOffline | Code::NoBridge => Some(RETRY_OFFLINE),
-            Code::Standby => Some(RETRY_STANDBY),
-            Code::DirectoryStale => Some(RETRY_STALE),
-            _ => None,
-        }
+        let usual = self.failure.code.retry_after()?;
+        Some(self.failure.retry_after().unwrap_or(usual))
     }
 
     /// The document.

@@ -19,7 +19,7 @@ use crate::reload::ActiveLimits;
 use crate::serving::Serving;
 use crate::telemetry::{Span, Spans};
 use crate::throttle::LogRateLimiter;
-use protocol::frame::{Share, Windows};
+use protocol::frame::{CallerWeight, Windows};
 use protocol::session::Budget;
 use protocol::{Code, Failure};
 use std::collections::HashMap;
@@ -111,7 +111,7 @@ impl State {
             true => limits.unproven_tunnels_max,
             false => limits.unproven_per_address,
         };
-        let connections = Connections::new(limits, transport::runtime::files_max());
+        let connections = Connections::new(limits, transport::workers::files_max());
         let unproven = PendingLimits {
             count_max: limits.unproven_tunnels_max as usize,
             per_address_max: unproven_of_one as usize,
@@ -220,9 +220,9 @@ impl State {
     }
 
     /// Whose a stream of this caller is.
-    pub fn share_of(&self, principal: &Principal) -> Share {
+    pub fn share_of(&self, principal: &Principal) -> CallerWeight {
         let weight = self.config.weights.of_key(&principal.client_id);
-        Share::new(number_of(&principal.client_id), weight)
+        CallerWeight::new(number_of(&principal.client_id), weight)
     }
 
     /// A span for a request that brings these fields, where traces are wanted.

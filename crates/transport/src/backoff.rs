@@ -76,7 +76,7 @@ impl Reconnect {
     /// long, and as much again at random. What failed before it does not count, and attempts that fail
     /// afterwards begin with short waits. A relay that asks again and again, of connections that were
     /// never healthy, is obeyed ever more slowly.
-    pub fn wait_as_asked(&mut self, asked: Duration) -> Duration {
+    pub fn wait_after_goaway(&mut self, asked: Duration) -> Duration {
         let asked = asked.min(RETRY_AFTER_MAX);
         let slowed = INITIAL * (1 << self.leaves.min(LEAVES_MAX));
         if self.leaves < LEAVES_MAX {
@@ -88,7 +88,7 @@ impl Reconnect {
     }
 
     /// The relay that ended a connection in order is gone now: a successor may be there soon.
-    pub fn begin_again(&mut self) {
+    pub fn reset_after_drain(&mut self) {
         if self.leaves < LEAVES_MAX {
             self.policy.reset();
         }
@@ -156,7 +156,7 @@ mod tests {
                 reconnect.next_wait(None);
             }
             reconnect.ended_after(Duration::from_secs(5));
-            let wait = reconnect.wait_as_asked(asked);
+            let wait = reconnect.wait_after_goaway(asked);
             assert!((asked..=2 * asked).contains(&wait), "{wait:?}");
             assert!(reconnect.next_wait(None) <= INITIAL);
         }
@@ -168,7 +168,7 @@ mod tests {
         for _ in 0..50 {
             let mut reconnect = Reconnect::new();
             for _ in 0..20 {
-                longest = longest.max(reconnect.wait_as_asked(Duration::ZERO));
+                longest = longest.max(reconnect.wait_after_goaway(Duration::ZERO));
             }
         }
         assert!(longest > MAX / 2 && longest <= MAX, "{longest:?}");

@@ -8,10 +8,10 @@
 //! address of the relay's name is tried: a relay that refuses the connection, stays silent, or is not
 //! the one that serves, costs a moment and not a whole wait.
 
-mod look;
+mod probe;
 mod proxy;
 
-pub use look::{Look, look};
+pub use probe::{PathReport, probe_path};
 pub use proxy::{Proxy, ProxyError};
 
 use crate::handle::Settings;
@@ -272,7 +272,7 @@ impl DialError {
     }
 
     /// Whether asking again soon is of no use: somebody has to do something first.
-    pub fn needs_somebody(&self) -> bool {
+    pub fn needs_operator(&self) -> bool {
         match self {
             Self::Http { status, .. } => matches!(status, 401 | 403 | 404),
             _ => matches!(
@@ -319,7 +319,7 @@ impl Dialer {
 
     /// Dials from this address of the machine, instead of one that the system chooses.
     #[must_use]
-    pub fn leaving_from(self, address: IpAddr) -> Self {
+    pub fn with_source_address(self, address: IpAddr) -> Self {
         Self {
             from: Some(address),
             ..self
@@ -716,7 +716,7 @@ mod tests {
         for status in [429, 503] {
             let error = answer(status, "7");
             assert_eq!(error.retry_after(), Some(Duration::from_secs(7)));
-            assert!(!error.needs_somebody(), "{error}");
+            assert!(!error.needs_operator(), "{error}");
         }
         assert_eq!(answer(503, "soon").retry_after(), None);
     }

@@ -137,8 +137,8 @@ where
                     // What came up meanwhile has waited for long enough.
                     Poll::Ready(Ok(())) => {
                         self.writing = Writing::Gathering;
-                        let ran_dry = self.shared.lock().session.take_ran_dry();
-                        if ran_dry && pin!(tokio::task::yield_now()).poll(cx).is_pending() {
+                        let is_underrun = self.shared.lock().session.take_underrun();
+                        if is_underrun && pin!(tokio::task::yield_now()).poll(cx).is_pending() {
                             return Poll::Pending;
                         }
                     }

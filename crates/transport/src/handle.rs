@@ -119,7 +119,7 @@ impl Session {
     /// Streams that are open, if new ones may be opened.
     pub fn load(&self) -> Option<u32> {
         self.shared.peek(|session| {
-            let takes_more = session.takes_streams();
+            let takes_more = session.accepts_streams();
             takes_more.then(|| session.streams_live())
         })
     }
@@ -136,7 +136,7 @@ impl Session {
 
     /// Whether new exchanges may be opened.
     pub fn is_open(&self) -> bool {
-        self.shared.peek(|session| session.takes_streams())
+        self.shared.peek(|session| session.accepts_streams())
     }
 
     /// Whether it is over.
@@ -242,8 +242,8 @@ impl Session {
     }
 
     /// Bridge: what the next session of this slot says about this one, once it is over (W-51).
-    pub fn aftermath(&self) -> protocol::frame::PreviousSession {
-        self.shared.aftermath()
+    pub fn previous_session_report(&self) -> protocol::frame::PreviousSession {
+        self.shared.previous_session_report()
     }
 }
 

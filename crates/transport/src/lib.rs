@@ -29,11 +29,11 @@ pub mod handshake;
 pub mod http;
 pub mod lookup;
 pub mod raw;
-pub mod runtime;
 mod socket;
 pub mod tcp;
 pub mod tls;
 pub mod websocket;
+pub mod workers;
 
 #[cfg(test)]
 mod tests;

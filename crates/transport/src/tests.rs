@@ -123,7 +123,7 @@ async fn tunnel(handler: Handler) -> (Session, Session) {
 fn request(body: BodyLength) -> RequestHead {
     RequestHead {
         class: Class::Interactive,
-        share: protocol::frame::Share::default(),
+        share: protocol::frame::CallerWeight::default(),
         target: RequestTarget::Url("http://t/".into()),
         method: "POST".into(),
         headers: Headers::default(),

@@ -155,7 +155,7 @@ pub fn url(method: &str, url: &str) -> RequestHead {
 pub fn head(method: &str, target: RequestTarget) -> RequestHead {
     RequestHead {
         class: Class::Interactive,
-        share: protocol::frame::Share::default(),
+        share: protocol::frame::CallerWeight::default(),
         target,
         method: method.to_owned(),
         headers: HeadersBuilder::default().build(),

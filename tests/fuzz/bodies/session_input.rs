@@ -124,7 +124,7 @@ impl Run {
                 let _ = session.read_head(id);
             }
             2 => {
-                let _ = session.room(id);
+                let _ = session.send_capacity(id);
             }
             3 if !self.finished.contains(&id)
                 && (side == Side::Relay || self.headed.contains(&id)) =>
@@ -178,7 +178,7 @@ impl Run {
 pub(crate) fn request() -> RequestHead {
     RequestHead {
         class: Class::Interactive,
-        share: protocol::frame::Share::default(),
+        share: protocol::frame::CallerWeight::default(),
         target: RequestTarget::Url("http://a/".into()),
         method: "GET".into(),
         headers: Headers::default(),

@@ -69,7 +69,7 @@ pub(crate) fn wire(map: &HeaderMap) -> Headers {
 pub(crate) fn request(class: Class) -> RequestHead {
     RequestHead {
         class,
-        share: protocol::frame::Share::default(),
+        share: protocol::frame::CallerWeight::default(),
         target: RequestTarget::Endpoint {
             name: "alm".into(),
             path_and_query: "/api/v2/projects/7/defects?limit=50&fields=id,name".into(),

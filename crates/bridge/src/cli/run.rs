@@ -13,7 +13,7 @@ use crate::logging;
 use crate::pairing::{self, ApiKey, PairError};
 use std::path::PathBuf;
 use transport::backoff::Reconnect;
-use transport::runtime::{Share, builder};
+use transport::workers::{WorkerShare, builder};
 
 /// The API key by which `run` pairs: its client id, and the file with its secret.
 const CLIENT_ID_ENV: &str = "BRIDGE_CLIENT_ID";
@@ -22,7 +22,7 @@ const SECRET_FILE_ENV: &str = "BRIDGE_CLIENT_SECRET_FILE";
 pub(super) fn run(arg: &ConfigArg) -> Outcome {
     let config = arg.load()?;
     logging::start(&config.log);
-    let runtime = builder(Share::Half).build()?;
+    let runtime = builder(WorkerShare::Half).build()?;
     let code = runtime.block_on(async {
         let mut signals = Signals::new()?;
         tokio::select! {

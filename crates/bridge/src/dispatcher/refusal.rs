@@ -89,8 +89,7 @@ fn code(kind: RefusalKind) -> Code {
         | RefusalKind::Connect
         | RefusalKind::Path
         | RefusalKind::AlwaysRefused
-        | RefusalKind::AddressNotAllowed
-        | RefusalKind::Redirect => Code::RefusedByPolicy,
+        | RefusalKind::AddressNotAllowed => Code::RefusedByPolicy,
     }
 }
 

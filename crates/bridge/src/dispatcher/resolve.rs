@@ -4,7 +4,7 @@
 //! caller with slow names keeps only itself waiting.
 
 use policy::Host;
-use protocol::frame::Share;
+use protocol::frame::CallerWeight;
 use protocol::{Code, Failure};
 use std::net::IpAddr;
 use std::sync::{Arc, LazyLock};
@@ -32,7 +32,7 @@ pub async fn resolve(host: &Host) -> Result<Vec<IpAddr>, Failure> {
 /// # Errors
 /// `target_dns` when there is no address, or none in time; `overloaded` when the caller, or this host, can
 /// look up no more names now.
-pub(super) async fn resolve_for(host: &Host, caller: Share) -> Result<Vec<IpAddr>, Failure> {
+pub(super) async fn resolve_for(host: &Host, caller: CallerWeight) -> Result<Vec<IpAddr>, Failure> {
     look_up(&LOOKUPS, host, caller.caller.to_string().into()).await
 }
 

@@ -8,7 +8,7 @@ use crate::credentials::with_credential;
 use crate::data_dir::PrivateDir;
 use crate::identity::Identity;
 use crate::stats::now_s;
-use transport::dial::{DialError, Look, look};
+use transport::dial::{DialError, PathReport, probe_path};
 
 /// A clock that is off by more makes certificates and signatures wrong.
 const CLOCK_MAX_S: u64 = 60;
@@ -49,7 +49,7 @@ pub(super) async fn check(config: &Config, checks: &mut Vec<Check>) {
         .map(|file| file.get().to_owned());
     let ca_files: Vec<_> = ca_files.collect();
     let relay = &config.relay.url;
-    let looked = look(relay, &ca_files, config.relay.tls_min.oldest(), &proxy).await;
+    let looked = probe_path(relay, &ca_files, config.relay.tls_min.oldest(), &proxy).await;
     match looked {
         Ok(look) => steps(config, &look, checks),
         Err(error) => checks.push(Check::fail(
@@ -62,7 +62,7 @@ pub(super) async fn check(config: &Config, checks: &mut Vec<Check>) {
 }
 
 /// What a look found, hop by hop.
-fn steps(config: &Config, look: &Look, checks: &mut Vec<Check>) {
+fn steps(config: &Config, look: &PathReport, checks: &mut Vec<Check>) {
     let failure = look.failure.as_ref();
     let detail = failure
         .map(|error| crate::connection::chain(error))
@@ -133,7 +133,12 @@ fn steps(config: &Config, look: &Look, checks: &mut Vec<Check>) {
 }
 
 /// Whether TLS was right; shows the chain in any case.
-fn tls(look: &Look, failure: Option<&DialError>, detail: &str, checks: &mut Vec<Check>) -> bool {
+fn tls(
+    look: &PathReport,
+    failure: Option<&DialError>,
+    detail: &str,
+    checks: &mut Vec<Check>,
+) -> bool {
     let shown = chain(look.chain.iter().map(AsRef::as_ref));
     let who: Vec<String> = shown.iter().map(ToString::to_string).collect();
     let who = who.join("; ");

@@ -56,7 +56,7 @@ async fn look(
     let path = path.unwrap_or_default();
     let head = RequestHead {
         class: Class::Bulk,
-        share: protocol::frame::Share::default(),
+        share: protocol::frame::CallerWeight::default(),
         target: RequestTarget::Endpoint {
             name: name.to_owned(),
             path_and_query: path.to_owned(),

@@ -81,7 +81,7 @@ mod tests {
         }
         RequestHead {
             class: Class::Interactive,
-            share: protocol::frame::Share::default(),
+            share: protocol::frame::CallerWeight::default(),
             target: RequestTarget::Url(String::new()),
             method: "POST".into(),
             headers: headers.build(),

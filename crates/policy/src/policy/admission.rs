@@ -31,16 +31,11 @@ pub(crate) struct Limits {
 pub(crate) struct Grant {
     pub(crate) rule: RuleRef,
     pattern: HostPattern,
-    pub(crate) redirects_max: u8,
 }
 
 impl Grant {
-    pub(crate) fn allow(rule: RuleRef, pattern: HostPattern, redirects_max: u8) -> Self {
-        Self {
-            rule,
-            pattern,
-            redirects_max,
-        }
+    pub(crate) fn allow(rule: RuleRef, pattern: HostPattern) -> Self {
+        Self { rule, pattern }
     }
 
     /// An endpoint admits what a rule with the host of its URL would.
@@ -49,11 +44,7 @@ impl Grant {
             Host::Name(name) => HostPattern::Name(name.clone()),
             Host::Addr(addr) => HostPattern::Addr(*addr),
         };
-        Self {
-            rule,
-            pattern,
-            redirects_max: 0,
-        }
+        Self { rule, pattern }
     }
 
     /// Whether the rule names this address: by itself, or by a network of one address.
@@ -171,7 +162,7 @@ mod tests {
             public_only: false,
         };
         let pattern = HostPattern::parse(pattern).unwrap();
-        let grant = Grant::allow(RuleRef::Allow(0, pattern.clone()), pattern, 0);
+        let grant = Grant::allow(RuleRef::Allow(0, pattern.clone()), pattern);
         let host = Host::parse(host).unwrap();
         limits
             .admit(&grant, &host, addr.parse().unwrap())

@@ -49,8 +49,6 @@ pub struct Candidate {
     target: Arc<Target>,
     /// In the config's order; never empty.
     grants: Vec<Grant>,
-    /// What the rules of earlier hops leave.
-    redirects_max: u8,
 }
 
 impl Candidate {
@@ -62,13 +60,7 @@ impl Candidate {
             method: request.method,
             target: request.target,
             grants,
-            redirects_max: u8::MAX,
         }
-    }
-
-    pub(crate) fn with_redirects_at_most(mut self, redirects_max: u8) -> Self {
-        self.redirects_max = redirects_max;
-        self
     }
 
     /// Where it goes.
@@ -141,7 +133,6 @@ impl Candidate {
             target: Arc::clone(&self.target),
             addr: SocketAddr::new(addr.to_canonical(), self.target.port()),
             rule: grant.rule.clone(),
-            redirects_max: self.redirects_max.min(grant.redirects_max),
         }
     }
 }
@@ -154,7 +145,6 @@ pub struct Approved {
     target: Arc<Target>,
     addr: SocketAddr,
     rule: RuleRef,
-    redirects_max: u8,
 }
 
 impl Approved {
@@ -177,12 +167,6 @@ impl Approved {
     /// The entry that allowed it.
     pub fn rule(&self) -> &RuleRef {
         &self.rule
-    }
-
-    /// How many redirects may be followed in all, counted from the first request; 0 passes them
-    /// back, as endpoints and raw streams always do.
-    pub fn redirects_max(&self) -> u8 {
-        self.redirects_max
     }
 }
 

@@ -1,6 +1,5 @@
 //! A "no", in words that say what would make it a "yes".
 
-use super::candidate::Approved;
 use crate::rule::endpoint::is_endpoint_name;
 use crate::target::TargetError;
 use crate::target::host::Host;
@@ -38,8 +37,6 @@ pub enum RefusalKind {
     AddressNotAllowed,
     /// The name resolved to nothing.
     NoAddress,
-    /// The redirect is not followed: the answer goes back as it is.
-    Redirect,
 }
 
 impl RefusalKind {
@@ -57,7 +54,6 @@ impl RefusalKind {
             Self::AlwaysRefused => "always_refused",
             Self::AddressNotAllowed => "address_not_allowed",
             Self::NoAddress => "no_address",
-            Self::Redirect => "redirect",
         }
     }
 }
@@ -94,20 +90,6 @@ impl Refusal {
             "there is no such endpoint: its name is not one that an endpoint can have".into()
         };
         Self::new(RefusalKind::UnknownEndpoint, detail)
-    }
-
-    pub(crate) fn redirect(from: &Approved) -> Self {
-        let detail = match from.redirects_max() {
-            0 => format!(
-                "{} passes redirects back instead of following them",
-                from.rule()
-            ),
-            max => format!(
-                "{max} redirects were followed, as many as {} and those before allow",
-                from.rule()
-            ),
-        };
-        Self::new(RefusalKind::Redirect, detail)
     }
 
     /// What stood in the way.

@@ -1,6 +1,6 @@
 //! What can be wrong with the text of a rule, in words that tell the administrator what to write.
 
-use super::{ENTRIES_MAX, REDIRECTS_MAX};
+use super::ENTRIES_MAX;
 use crate::rule::methods::METHOD_MAX_BYTES;
 use crate::target::host::HostError;
 use ipnet::IpNet;
@@ -99,11 +99,5 @@ pub enum PatternError {
     NotCanonical {
         /// Which part.
         what: &'static str,
-    },
-    /// More than [`REDIRECTS_MAX`].
-    #[error("{redirects} redirects; at most {REDIRECTS_MAX} are followed")]
-    Redirects {
-        /// How many.
-        redirects: u8,
     },
 }

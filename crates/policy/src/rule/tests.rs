@@ -43,7 +43,7 @@ fn a_rule_explains_itself() {
     assert_eq!(
         rule.to_string(),
         "host *.corp.example, http or https, ports: the scheme's default, methods: any, paths: all, \
-         raw streams: refused, redirects: passed back"
+         raw streams: refused"
     );
     rule.host = HostPattern::parse("10.0.0.0/8").unwrap();
     rule.schemes = Some(vec![Scheme::Https]);
@@ -52,18 +52,17 @@ fn a_rule_explains_itself() {
     rule.paths = Some(vec![PathPattern::parse("/hooks/*").unwrap()]);
     rule.resolved = true;
     rule.connect = true;
-    rule.redirects_max = 3;
     assert_eq!(
         rule.to_string(),
         "host 10.0.0.0/8 (also names that resolve into it), https, ports: 443, 8443, methods: GET, POST, \
-         paths: /hooks/*, raw streams: allowed, redirects: 3 followed"
+         paths: /hooks/*, raw streams: allowed"
     );
     assert_eq!(rule.validate(), Ok(()));
 }
 
 #[test]
 fn a_rule_built_by_hand_is_checked() {
-    let broken: [fn(&mut Rule); 9] = [
+    let broken: [fn(&mut Rule); 8] = [
         |rule| rule.host = HostPattern::Name("Upper.Example".into()),
         |rule| rule.host = HostPattern::Name("2130706433".into()),
         |rule| rule.host = HostPattern::Wildcard(String::new()),
@@ -72,7 +71,6 @@ fn a_rule_built_by_hand_is_checked() {
         |rule| rule.ports = Ports::Only(vec![]),
         |rule| rule.methods = Methods::Only(vec!["get".into()]),
         |rule| rule.paths = Some(vec![PathPattern::Under("/hooks".into())]),
-        |rule| rule.redirects_max = 21,
     ];
     for (at, break_it) in broken.into_iter().enumerate() {
         let mut rule = rule("a");

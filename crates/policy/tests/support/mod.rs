@@ -105,7 +105,7 @@ fn rule() -> impl Strategy<Value = Rule> {
             .prop_map(|names| Methods::parse(&names).expect("methods"))
     ];
     let paths = subsequence(&["/hooks", "/hooks/*", "/x", "/*", "/"][..], 1..=5);
-    let flags = (any::<bool>(), any::<bool>(), 0..4u8);
+    let flags = (any::<bool>(), any::<bool>());
     (
         select(PATTERNS),
         option::weighted(0.3, schemes),
@@ -115,7 +115,7 @@ fn rule() -> impl Strategy<Value = Rule> {
         flags,
     )
         .prop_map(
-            |(host, schemes, ports, methods, paths, (resolved, connect, redirects_max))| {
+            |(host, schemes, ports, methods, paths, (resolved, connect))| {
                 let path = |path| PathPattern::parse(path).expect("a path");
                 Rule {
                     host: HostPattern::parse(host).expect("a pattern"),
@@ -125,7 +125,6 @@ fn rule() -> impl Strategy<Value = Rule> {
                     paths: paths.map(|paths| paths.into_iter().map(path).collect()),
                     resolved,
                     connect,
-                    redirects_max,
                 }
             },
         )

@@ -327,7 +327,7 @@ pub struct Report {
 impl Report {
     /// The same, with its text cut to [`DETAIL_MAX_BYTES`].
     #[must_use]
-    pub fn cut(mut self) -> Self {
+    pub fn truncated(mut self) -> Self {
         if let Some(text) = &mut self.config_refused {
             cut(text);
         }

@@ -19,14 +19,14 @@ pub enum Class {
 
 /// Whose a stream is, among the streams of its class (W-34).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
-pub struct Share {
+pub struct CallerWeight {
     /// Tells callers apart. The relay's choice, without a meaning.
     pub caller: u32,
     /// How many shares this caller has where there is not enough for all. 1 to 255.
     pub weight: NonZeroU8,
 }
 
-impl Share {
+impl CallerWeight {
     /// With a weight of at least one.
     pub fn new(caller: u32, weight: u8) -> Self {
         Self {
@@ -36,7 +36,7 @@ impl Share {
     }
 }
 
-impl Default for Share {
+impl Default for CallerWeight {
     /// Of nobody in particular, with a weight of one.
     fn default() -> Self {
         Self::new(0, 1)
@@ -122,7 +122,7 @@ pub struct RequestHead {
     /// Its class on the way to the bridge and back.
     pub class: Class,
     /// Whose it is, for the same.
-    pub share: Share,
+    pub share: CallerWeight,
     /// Where it goes.
     pub target: RequestTarget,
     /// The method, as the caller wrote it.
@@ -169,7 +169,7 @@ enum WireTarget<'a> {
 #[derive(Serialize, Deserialize)]
 struct WireRequest<'a> {
     class: Class,
-    share: Share,
+    share: CallerWeight,
     #[serde(borrow)]
     target: WireTarget<'a>,
     method: &'a str,

@@ -1,19 +1,19 @@
-//! Memory that the sessions of a process share, and each tenant's part of it.
+//! Window memory that the sessions of a process share, and each tenant's share of it.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-/// Bytes of memory that all sessions of a process share for windows beyond the initial one.
+/// Bytes of memory that all sessions of a process share for windows beyond the initial size.
 ///
-/// A [share](Budget::share) of it is one tenant's: it may take as much as its weight times twice of what is
-/// left for others, so that whoever came first leaves some.
+/// A [share](Budget::share) belongs to one tenant. It is a dynamic threshold: a tenant may take at most its weight
+/// times twice what is left for others. So the first tenant always leaves some memory.
 #[derive(Debug)]
 pub struct Budget {
     left: AtomicU64,
     of: Option<Part>,
 }
 
-/// Whose a part of a budget is.
+/// The share of one tenant.
 #[derive(Debug)]
 struct Part {
     whole: Arc<Budget>,
@@ -22,7 +22,7 @@ struct Part {
 }
 
 impl Budget {
-    /// A budget of so many bytes.
+    /// Creates a budget of `bytes`.
     pub fn new(bytes: u64) -> Arc<Self> {
         Arc::new(Self {
             left: AtomicU64::new(bytes),
@@ -30,7 +30,7 @@ impl Budget {
         })
     }
 
-    /// One tenant's part of it.
+    /// Creates the share of one tenant.
     pub fn share(whole: &Arc<Self>, weight: u8) -> Arc<Self> {
         Arc::new(Self {
             left: AtomicU64::new(0),
@@ -42,9 +42,11 @@ impl Budget {
         })
     }
 
-    /// Takes all of `bytes` or nothing.
+    /// Takes all of `bytes`, or nothing. Returns whether they were taken.
     pub fn try_take(&self, bytes: u64) -> bool {
         let Some(part) = &self.of else {
+            // Relaxed everywhere: the counters guard no other memory. Each update is atomic, so the sum of
+            // what is taken never exceeds the budget.
             return self
                 .left
                 .try_update(Ordering::Relaxed, Ordering::Relaxed, |left| {
@@ -52,6 +54,8 @@ impl Budget {
                 })
                 .is_ok();
         };
+        // The tenant's counter is raised first and lowered again on failure. Two sessions of one tenant
+        // that race may both see the other's attempt and both fail; they never both pass the threshold.
         let taken = part.taken.fetch_add(bytes, Ordering::Relaxed);
         let left_then = part.whole.left().saturating_sub(bytes);
         let is_fair = taken.saturating_add(bytes) <= part.may_have(left_then);
@@ -62,7 +66,7 @@ impl Budget {
         is_taken
     }
 
-    /// Gives back what was taken.
+    /// Returns bytes that were taken.
     pub fn give(&self, bytes: u64) {
         match &self.of {
             None => self.left.fetch_add(bytes, Ordering::Relaxed),
@@ -73,7 +77,7 @@ impl Budget {
         };
     }
 
-    /// Bytes that nobody has taken, as far as they may be taken here.
+    /// Returns the bytes that are free and may be taken here.
     pub fn left(&self) -> u64 {
         let Some(part) = &self.of else {
             return self.left.load(Ordering::Relaxed);
@@ -85,7 +89,7 @@ impl Budget {
 }
 
 impl Part {
-    /// What it may have in all, when so much is left for others.
+    /// Returns the tenant's threshold, when `left` bytes are free.
     fn may_have(&self, left: u64) -> u64 {
         left.saturating_mul(2 * u64::from(self.weight))
     }
@@ -95,27 +99,27 @@ impl Part {
 mod tests {
     use super::*;
 
-    fn all_that_it_gets(budget: &Budget) -> u64 {
+    fn take_all(budget: &Budget) -> u64 {
         let taken = std::iter::from_fn(|| budget.try_take(1000).then_some(1000));
         taken.sum()
     }
 
     #[test]
-    fn who_takes_all_it_gets_leaves_a_share_for_the_next() {
+    fn greedy_tenant_leaves_a_share_for_the_next() {
         let whole = Budget::new(900_000);
         let (first, second) = (Budget::share(&whole, 1), Budget::share(&whole, 1));
-        assert_eq!(all_that_it_gets(&first), 600_000);
-        assert_eq!(all_that_it_gets(&second), 200_000);
+        assert_eq!(take_all(&first), 600_000);
+        assert_eq!(take_all(&second), 200_000);
         assert_eq!(first.left(), 0);
         first.give(600_000);
         second.give(200_000);
         assert_eq!(whole.left(), 900_000);
         let heavy = Budget::share(&whole, 4);
-        assert_eq!(all_that_it_gets(&heavy), 800_000);
+        assert_eq!(take_all(&heavy), 800_000);
     }
 
     #[test]
-    fn what_was_not_taken_is_not_charged() {
+    fn rejected_bytes_are_not_charged() {
         let whole = Budget::new(100);
         let share = Budget::share(&whole, 255);
         assert!(!share.try_take(101));

@@ -1,4 +1,4 @@
-//! What a session is told when it begins.
+//! The settings of a session, and the reasons for its end.
 
 use super::budget::Budget;
 use crate::frame::{GoAwayReason, Windows};
@@ -14,11 +14,11 @@ use std::time::Duration;
 pub enum Side {
     /// Opens streams.
     Relay,
-    /// Takes streams.
+    /// Accepts streams.
     Bridge,
 }
 
-/// Everything that the opening settled, and this side's own bounds.
+/// What the opening agreed on, and this side's own bounds.
 #[derive(Debug, Clone)]
 pub struct Config {
     /// Which end this is.
@@ -27,20 +27,20 @@ pub struct Config {
     pub local: Windows,
     /// What this side may have outstanding at the peer.
     pub peer: Windows,
-    /// PING after this much silence.
+    /// PING after this long without a frame.
     pub heartbeat: Duration,
-    /// The peer is dead after this much silence.
+    /// The peer is considered dead after this long without a frame.
     pub dead_after: Duration,
-    /// Round trip measured in the opening; replaced by smaller ones.
+    /// Round trip measured in the opening; smaller measurements replace it.
     pub rtt: Duration,
     /// Largest window that one stream may grow to, in bytes.
     pub stream_window_cap: u64,
-    /// Where growth is borrowed from.
+    /// The budget that window growth is taken from.
     pub budget: Arc<Budget>,
 }
 
 impl Config {
-    /// The defaults for one side, with nothing to grow.
+    /// Returns the defaults for one side, with an empty budget.
     pub fn new(side: Side) -> Self {
         Self {
             side,
@@ -65,17 +65,17 @@ impl Default for Windows {
     }
 }
 
-/// Why a session is over.
+/// Why a session ended.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum EndReason {
-    /// The peer said GOAWAY and closed.
-    #[error("the peer left: {0}")]
+    /// The peer sent GOAWAY and closed.
+    #[error("the peer ended the session: {0}")]
     PeerLeft(GoAwayReason),
-    /// Both sides were done.
+    /// Both sides closed in order.
     #[error("closed")]
     Closed,
-    /// Nothing came from the peer for the agreed time.
-    #[error("the peer was silent for {0:?}")]
+    /// No frame came from the peer for the agreed time.
+    #[error("no frame from the peer for {0:?}")]
     Dead(Duration),
     /// A write made no progress.
     #[error("a write made no progress for {0:?}")]
@@ -86,7 +86,7 @@ pub enum EndReason {
     /// The connection failed.
     #[error("the connection failed: {0}")]
     Io(String),
-    /// A newer session of the same slot took over.
+    /// A newer session of the same slot replaced it.
     #[error("replaced by a newer session of the same slot")]
     Replaced,
     /// The bridge or its key was revoked.

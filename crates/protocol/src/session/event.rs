@@ -1,38 +1,38 @@
-//! What a session tells its owner.
+//! What a session reports to its owner and to the users of streams.
 
 use crate::code::Failure;
 use crate::frame::{CallAttempt, DeliveryResult, GoAway, Headers, RequestHead};
 use bytes::Bytes;
 
-/// Something happened that the owner of the session, or the user of a stream, waits for.
+/// Something that the owner of the session, or the user of a stream, may wait for.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Event {
-    /// Bridge: the relay opened a stream. Its body, if any, is read as that of any stream.
+    /// Bridge: the relay opened a stream. Its body is read like that of any stream.
     Opened {
         /// The stream.
         id: u32,
-        /// What is asked for.
+        /// The request.
         head: Box<RequestHead>,
     },
-    /// A head, bytes, trailers, an end or a failure can be taken.
+    /// A head, bytes, trailers, an end or a failure can be read.
     Readable(u32),
-    /// A writer that found no room may try again, or learn that nobody reads on.
+    /// A writer that found its queue full may try again; it may find that the peer sent STOP.
     Writable(u32),
-    /// The stream failed: its user should drop its work.
+    /// The stream failed: its user should stop its work.
     Failed(u32),
-    /// Relay: the bridge serves something else now, see `Session::serves`.
+    /// Relay: what the bridge serves has changed, see `Session::serves`.
     Serves,
-    /// The peer wants the session to end.
+    /// The peer sent GOAWAY.
     GoAway(GoAway),
-    /// This side said GOAWAY (on the relay: both did), and nothing runs any more: close.
+    /// This side sent GOAWAY (on the relay: both sides did) and no exchange is left: close the connection.
     Drained,
-    /// Relay: what became of a delivery.
+    /// Relay: the outcome of a delivery.
     Result(DeliveryResult),
-    /// Bridge: the relay has stored that.
+    /// Bridge: the relay has stored that outcome.
     ResultAck(CallAttempt),
 }
 
-/// What a reader gets.
+/// The result of a read.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Read {
     /// Bytes of the body. Taking them returns their credit.
@@ -43,16 +43,16 @@ pub enum Read {
     End,
     /// Nothing yet; [`Event::Readable`] follows.
     Pending,
-    /// The exchange failed: what was read is not the whole.
+    /// The exchange failed: the body is incomplete.
     Failed(Failure),
 }
 
-/// What became of bytes offered for sending.
+/// Whether more bytes may be queued for sending.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Room {
-    /// There is room.
+pub enum SendCapacity {
+    /// They may be queued.
     Free,
-    /// There is none; [`Event::Writable`] follows.
+    /// The queue is full; [`Event::Writable`] follows.
     Full,
     /// The peer wants no more of this direction; the exchange goes on.
     Stopped,
@@ -61,14 +61,14 @@ pub enum Room {
 /// Why a stream was not opened. Nothing was sent.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum OpenError {
-    /// The session is over.
-    #[error("the session is over")]
+    /// The session has ended.
+    #[error("the session has ended")]
     Ended,
-    /// The session is about to end and takes no new streams.
+    /// The session is about to end and accepts no new streams.
     #[error("the session is draining")]
     Draining,
-    /// As many streams are open as the peer takes.
-    #[error("the session has no free stream")]
+    /// The peer's limit of concurrent streams is reached.
+    #[error("the session reached the peer's limit of concurrent streams")]
     Full,
     /// The head does not fit a frame.
     #[error("the head does not fit a frame: {0}")]

@@ -1,7 +1,7 @@
-//! The way in: what each frame from the peer does.
+//! Frames from the peer: what each of them does.
 
 use super::event::Event;
-use super::stream::Stream;
+use super::stream::{QueuedIn, RecvClosed, RecvState, ResetState, Stream};
 use super::{EndReason, Session, Side};
 use crate::code::{Code, Execution, Failure};
 use crate::frame::{Credit, Frame, GoAway, Headers, RequestHead, ResponseHead};
@@ -10,26 +10,27 @@ use bytes::Bytes;
 use std::sync::Arc;
 use std::time::Instant;
 
-/// Largest window that arithmetic is done with; no peer needs more.
+/// Largest window that is accepted from a peer, so that sums of windows cannot overflow.
 const WINDOW_LIMIT: u64 = 1 << 40;
 
-/// Refusals of streams that wait to be sent. A relay that causes more floods.
+/// Rejections of streams that wait to be sent. A relay that causes more is flooding.
 const REFUSALS_MAX: usize = 1024;
 
-/// Events that wait for the owner. It drains them after each frame, so more is a flood.
+/// `Event::Serves` that wait for the owner. The event carries no data, so one is enough.
 const SERVES_EVENTS: usize = 1;
 
 fn broken(what: impl Into<String>) -> EndReason {
     EndReason::Protocol(what.into())
 }
 
-/// How far a stream came, by what the bridge says and by what came from it: a head is the
-/// target's answer, whatever the bridge says, and what the bridge speaks of was sent.
-fn as_told(stream: &Stream, word: Execution) -> Execution {
-    if stream.recv.final_head {
+/// Returns the execution state that the bridge reports, corrected by what came from it.
+fn reported_execution(stream: &Stream, reported: Execution) -> Execution {
+    if stream.recv.state.has_head() {
+        // A head is the target's response, whatever the bridge reports.
         Execution::Executed
     } else {
-        word.max(Execution::NotDispatched)
+        // The bridge received the OPEN, or it could not report on the stream: `not_sent` is impossible.
+        reported.max(Execution::NotDispatched)
     }
 }
 
@@ -90,10 +91,10 @@ impl Session {
             Some(Frame::Status(serves)) => {
                 self.from(Side::Bridge, "STATUS")?;
                 self.serves = Arc::new(serves);
-                // It was about the endpoints of before.
+                // Its list of endpoints is positional: it belongs to the STATUS before (W-63).
                 self.report = None;
-                let told = self.events.iter().filter(|event| **event == Event::Serves);
-                if told.count() < SERVES_EVENTS {
+                let queued = self.events.iter().filter(|event| **event == Event::Serves);
+                if queued.count() < SERVES_EVENTS {
                     self.events.push_back(Event::Serves);
                 }
                 Ok(())
@@ -116,7 +117,7 @@ impl Session {
             }
             Some(
                 Frame::Challenge(_) | Frame::Hello { .. } | Frame::Welcome(_) | Frame::Refused(_),
-            ) => Err(broken("a frame of the opening after it")),
+            ) => Err(broken("a frame of the opening after WELCOME")),
         }
     }
 
@@ -128,8 +129,8 @@ impl Session {
         Ok(())
     }
 
-    /// Does to a stream what its frame says. Frames that were on their way when it was over, or
-    /// that followed an OPEN which was not taken, are of no interest.
+    /// Applies a frame to its stream. Frames for a stream that is closed, or that was never accepted, are
+    /// ignored: they may have crossed the RESET.
     fn with_stream(
         &mut self,
         wire: u32,
@@ -150,32 +151,34 @@ impl Session {
         }
     }
 
-    /// The stream, unless it is over.
+    /// Returns the stream, unless it failed for good.
     fn known(&mut self, id: u32) -> Option<&mut Stream> {
         self.streams
             .get_mut(&id)
-            .filter(|stream| stream.failure.is_none() || stream.awaits_word)
+            .filter(|stream| stream.reset.is_none() || stream.reset.is_awaiting_ack())
     }
 
-    /// The stream, if bytes may still come on it.
+    /// Returns the stream, if bytes may still come on it.
     fn receiving(&mut self, id: u32) -> Result<Option<&mut Stream>, EndReason> {
-        let side = self.config.side;
         let Some(stream) = self.known(id) else {
             return Ok(None);
         };
-        if stream.awaits_word {
+        // The rest of a response may cross our RESET. Its END still counts as an acknowledgement.
+        if stream.reset.is_awaiting_ack() {
             return Ok(Some(stream));
         }
-        if stream.recv.stopped {
-            return Ok(None);
+        match stream.recv.state {
+            RecvState::Open => Ok(Some(stream)),
+            RecvState::AwaitingHead { .. } => {
+                Err(broken(format!("a body on stream {id} before its head")))
+            }
+            RecvState::Closed { cause, .. } => match cause {
+                RecvClosed::Stop => Ok(None),
+                RecvClosed::End | RecvClosed::Reset => {
+                    Err(broken(format!("a frame for stream {id} after its end")))
+                }
+            },
         }
-        if stream.recv.ended {
-            return Err(broken(format!("a frame for stream {id} after its end")));
-        }
-        if side == Side::Relay && !stream.recv.final_head {
-            return Err(broken(format!("a body on stream {id} before its head")));
-        }
-        Ok(Some(stream))
     }
 
     fn on_open(
@@ -191,17 +194,18 @@ impl Session {
         }
         self.wire_last = id;
         if self.local_goaway.is_some() {
-            // Above the last stream taken: the relay sends it elsewhere.
+            // It is above the last stream of our GOAWAY, so the relay sends it to another session.
             return Ok(());
         }
         self.last_id = id;
         let limit = self.config.local.streams_max;
+        // Streams that are closed on the wire and not yet released cost memory as well.
         let held = u32::try_from(self.streams.len()).unwrap_or(u32::MAX);
         if self.live >= limit || held >= limit.saturating_mul(2) {
             if self.refusals.len() >= REFUSALS_MAX {
                 return Err(broken("a flood of streams above the limit"));
             }
-            let detail = format!("the bridge has {limit} exchanges running, its limit");
+            let detail = format!("the bridge reached its limit of {limit} concurrent exchanges");
             let failure = Failure::not_dispatched(Code::Overloaded, detail);
             self.refusals.push_back((id, failure));
             return Ok(());
@@ -210,10 +214,10 @@ impl Session {
             (head.class, head.share),
             self.config.peer.stream_bytes,
             self.config.local.stream_bytes,
+            RecvState::Open,
             head.body,
         );
         stream.wire = id;
-        stream.recv.final_head = true;
         self.streams.insert(id, stream);
         self.live += 1;
         self.events.push_back(Event::Opened { id, head });
@@ -234,28 +238,34 @@ impl Session {
         let Some(stream) = self.known(id) else {
             return Ok(());
         };
-        stream.dispatched = true;
-        if stream.awaits_word {
-            stream.recv.final_head |= !head.is_informational();
+        stream.dispatch.mark();
+        let is_informational = head.is_informational();
+        // A head that crosses our RESET or STOP is dropped, but it proves that the target responded.
+        if stream.reset.is_awaiting_ack() {
+            if !is_informational {
+                stream.recv.state.head_came();
+            }
             if end {
                 self.on_end(id);
             }
             return Ok(());
         }
-        if stream.recv.stopped {
-            stream.recv.final_head |= !head.is_informational();
+        if stream.recv.state.is_stopped() {
+            if !is_informational {
+                stream.recv.state.head_came();
+            }
             return Ok(());
         }
-        if stream.recv.final_head {
-            return Err(broken(format!("a second head on stream {id}")));
+        if stream.recv.state.has_head() {
+            return Err(broken(format!("a second final head on stream {id}")));
         }
-        if head.is_informational() {
-            stream.recv.informational += 1;
-            if end || !body.is_empty() || stream.recv.informational > INFORMATIONAL_MAX {
+        if is_informational {
+            let count = stream.recv.state.count_informational();
+            if end || !body.is_empty() || count > INFORMATIONAL_MAX {
                 return Err(broken(format!("too much before the head of stream {id}")));
             }
         } else {
-            stream.recv.final_head = true;
+            stream.recv.state.head_came();
             stream.recv.body = head.body;
         }
         stream.recv.heads.push_back(head);
@@ -282,21 +292,22 @@ impl Session {
         let Some(stream) = self.receiving(id)? else {
             return Ok(());
         };
-        if !stream.awaits_word {
+        if !stream.reset.is_awaiting_ack() {
             stream.recv.trailers = Some(headers);
         }
         self.on_end(id);
         Ok(())
     }
 
-    /// Counts bytes that came, and keeps them for the reader.
+    /// Counts bytes that came, and buffers them for the reader.
     fn take_bytes(&mut self, id: u32, data: Bytes) -> Result<(), EndReason> {
         let session_bytes = self.config.local.session_bytes;
         let was_pressed = self.is_pressed();
         let Some(stream) = self.streams.get_mut(&id) else {
             return Ok(());
         };
-        if data.is_empty() || stream.awaits_word {
+        // After our RESET the window is not counted any more, on either side (W-42).
+        if data.is_empty() || stream.reset.is_awaiting_ack() {
             return Ok(());
         }
         let window = &mut stream.recv.window;
@@ -320,8 +331,8 @@ impl Session {
         Ok(())
     }
 
-    /// More than half of the session's window is used, or there is none: streams may have to live
-    /// on their reserve, so credit returns at half of that (W-32).
+    /// Whether more than half of the session's window is used, or there is none. Streams may then have to
+    /// work with their reserve alone, so credit is returned at half of that (W-32).
     pub(super) fn is_pressed(&self) -> bool {
         let session_bytes = self.config.local.session_bytes;
         session_bytes == 0 || self.recv_charge > session_bytes / 2
@@ -331,28 +342,25 @@ impl Session {
         let Some(stream) = self.streams.get_mut(&id) else {
             return;
         };
-        stream.recv.ended = true;
-        if stream.awaits_word {
-            // The whole answer crossed with our RESET.
-            stream.awaits_word = false;
-            if let Some(failure) = &mut stream.failure {
-                failure.execution = Execution::Executed;
-            }
+        stream.recv.state.close(RecvClosed::End);
+        // A complete response crossed our RESET. The bridge may have forgotten the stream by the time
+        // the RESET arrives, so this END takes the place of the acknowledgement.
+        if stream.reset.acknowledge(Execution::Executed) {
             self.events.push_back(Event::Failed(id));
         } else {
-            // Read to its end before the end was known: nothing more will return its credit.
+            // The reader took everything before the end was known: no later read returns its credit.
             if stream.recv.buffered == 0 && stream.recv.window.charge() > 0 {
                 stream.pending.credit = true;
                 self.list_control(id);
             }
             self.events.push_back(Event::Readable(id));
         }
-        self.end_on_wire(id);
+        self.close_on_wire(id);
     }
 
     fn on_dispatched(&mut self, id: u32) -> Result<(), EndReason> {
         if let Some(stream) = self.known(id) {
-            stream.dispatched = true;
+            stream.dispatch.mark();
         }
         Ok(())
     }
@@ -363,7 +371,8 @@ impl Session {
         };
         let window = &mut stream.send.window;
         let before = window.charge();
-        window.outstanding = if stream.send.stopped || stream.failure.is_some() {
+        // After STOP and RESET nothing is counted as outstanding, but CREDIT may have been on its way.
+        window.outstanding = if stream.send.state.is_stopped() || !stream.reset.is_none() {
             0
         } else {
             window
@@ -374,17 +383,20 @@ impl Session {
         let grown = window.size.saturating_add(credit.grown.into());
         window.size = grown.min(WINDOW_LIMIT.max(window.initial));
         let freed = before - window.charge();
-        let was_blocked = std::mem::take(&mut stream.send.blocked);
+        let was_blocked = stream.send.queued_in == QueuedIn::Blocked;
+        if was_blocked {
+            stream.send.queued_in = QueuedIn::Nothing;
+        }
         self.send_charge -= freed;
         if was_blocked {
-            // Within its reserve again, or first in line for what came free.
+            // It is within its reserve again, or comes first for what it freed itself.
             self.blocked.retain(|blocked| *blocked != id);
         }
-        self.line_up(id);
+        self.enqueue(id);
         if freed > 0 && !self.blocked.is_empty() {
             self.unblock();
         }
-        self.end_on_wire(id);
+        self.close_on_wire(id);
         Ok(())
     }
 
@@ -392,11 +404,12 @@ impl Session {
         let Some(stream) = self.known(id) else {
             return Ok(());
         };
-        if stream.awaits_word {
+        // The stream is closed already, and its state must stay that of a reset.
+        if stream.reset.is_awaiting_ack() {
             return Ok(());
         }
         self.stop_sending(id);
-        self.end_on_wire(id);
+        self.close_on_wire(id);
         Ok(())
     }
 
@@ -406,39 +419,34 @@ impl Session {
             return Ok(());
         };
         match side {
-            Side::Relay if stream.awaits_word => {
-                stream.awaits_word = false;
-                let execution = as_told(stream, failure.execution);
-                if let Some(own) = &mut stream.failure {
-                    own.execution = execution;
-                }
-                self.events.push_back(Event::Failed(id));
-            }
             Side::Relay => {
-                let execution = as_told(stream, failure.execution);
-                self.close_stream(
-                    id,
-                    Failure {
+                let execution = reported_execution(stream, failure.execution);
+                if stream.reset.acknowledge(execution) {
+                    self.events.push_back(Event::Failed(id));
+                } else {
+                    let failure = Failure {
                         execution,
                         ..failure
-                    },
-                );
+                    };
+                    self.close_stream(id, ResetState::Failed(failure));
+                }
             }
             Side::Bridge => {
+                // Every RESET from the relay is acknowledged with the execution state (W-42). It is
+                // read before the stream closes; from then on `mark_dispatched` fails, so it stays true.
                 let stream = &self.streams[&id];
-                let execution = self.execution_of(stream);
-                let word = Failure {
-                    execution,
+                let failure = Failure {
+                    execution: self.execution_of(stream),
                     ..failure
                 };
-                self.close_stream(id, word.clone());
+                self.close_stream(id, ResetState::Failed(failure));
                 if let Some(stream) = self.streams.get_mut(&id) {
-                    stream.pending.reset = Some(word);
+                    stream.pending.reset = true;
                 }
                 self.list_control(id);
             }
         }
-        self.end_on_wire(id);
+        self.close_on_wire(id);
         Ok(())
     }
 
@@ -454,11 +462,11 @@ impl Session {
         if let Some(last) = goaway.last_stream {
             self.give_up_above(last)?;
         }
-        self.tell_if_drained();
+        self.emit_drained();
         Ok(())
     }
 
-    /// Relay: the bridge took no stream above `last`. They may go elsewhere.
+    /// Relay: the bridge accepted no stream above `last`. Those streams may use another session.
     fn give_up_above(&mut self, last: u32) -> Result<(), EndReason> {
         let above = |stream: &Stream| stream.wire == 0 || stream.wire > last;
         let ids: Vec<u32> = self
@@ -471,25 +479,23 @@ impl Session {
             let Some(stream) = self.streams.get_mut(&id) else {
                 continue;
             };
-            if stream.dispatched {
-                return Err(broken(format!("GOAWAY below stream {id}, which was taken")));
+            if stream.dispatch.is_dispatched() {
+                return Err(broken(format!(
+                    "GOAWAY below stream {id}, which was dispatched"
+                )));
             }
-            if stream.awaits_word {
-                stream.awaits_word = false;
-                if let Some(failure) = &mut stream.failure {
-                    failure.execution = Execution::NotDispatched;
-                }
+            if stream.reset.acknowledge(Execution::NotDispatched) {
                 self.events.push_back(Event::Failed(id));
-            } else if stream.failure.is_none() {
-                let detail = "the bridge was leaving and did not take the request";
+            } else if stream.reset.is_none() {
+                let detail = "the bridge was shutting down and did not accept the request";
                 let failure = if stream.wire == 0 {
                     Failure::not_sent(Code::TunnelLost, detail)
                 } else {
                     Failure::not_dispatched(Code::TunnelLost, detail)
                 };
-                self.close_stream(id, failure);
+                self.close_stream(id, ResetState::Failed(failure));
             }
-            self.end_on_wire(id);
+            self.close_on_wire(id);
         }
         Ok(())
     }

@@ -1,24 +1,25 @@
-//! The way out: which frame leaves next, and what it costs.
+//! Frames to the peer: which one leaves next, and what it charges to the windows.
 
 use super::event::Event;
-use super::stream::{Outgoing, Stream};
+use super::stream::{Outgoing, QueuedIn, Stream};
 use super::{Session, Side};
 use crate::frame::{self, Credit, DataFrame, Frame};
 use crate::limits::DATA_SENT_BYTES;
 use bytes::Bytes;
 use std::time::{Duration, Instant};
 
-/// A stream that had nothing to send for this long is fresh again: long enough that a transfer
-/// which runs dry between two reads is not, short enough that somebody who clicks is.
+/// A stream that had nothing to send for this long counts as fresh again. It is longer than the pause of a
+/// transfer between two reads of its source, and shorter than the pause between two user actions.
 const IDLE: Duration = Duration::from_millis(100);
 
 impl Session {
-    /// The next frame, or `None` when nothing may leave now.
+    /// Returns the next frame, or `None` when nothing may leave now.
     pub fn poll_transmit(&mut self, now: Instant) -> Option<Bytes> {
         self.clock = now;
         if self.ended.is_some() {
             return None;
         }
+        // PONG first: the peer measures the round trip with it, and must not measure our queues.
         if let Some(token) = self.pong.take() {
             return Some(encode(&Frame::Pong(token)));
         }
@@ -35,10 +36,12 @@ impl Session {
         self.next_scheduled(now)
     }
 
-    /// Whether, since this was asked last, a caller ran out of what it had queued while others have more:
-    /// who fills its queue should be let do so before the next batch, or that is theirs alone.
-    pub fn take_ran_dry(&mut self) -> bool {
-        std::mem::take(&mut self.ran_dry)
+    /// Returns whether, since the last call, a caller's queue ran empty while other callers have more queued.
+    ///
+    /// Yield once so that callers can refill their queues; otherwise the next batch contains only streams
+    /// that already have data.
+    pub fn take_underrun(&mut self) -> bool {
+        std::mem::take(&mut self.is_underrun)
     }
 
     /// Whether [`Self::poll_transmit`] may have something.
@@ -52,15 +55,19 @@ impl Session {
 
     fn next_control(&mut self) -> Option<Bytes> {
         while let Some(id) = self.controls.front().copied() {
-            // What concerns a stream follows its OPEN.
+            // Frames about a stream follow its OPEN (W-20). Until OPEN leaves, they stay pending, and
+            // `next_scheduled` lists the stream again.
             if let Some(stream) = self.streams.get_mut(&id)
                 && stream.wire != 0
             {
                 let wire = stream.wire;
-                if let Some(failure) = stream.pending.reset.take() {
+                // RESET says all that STOP, CREDIT and DISPATCHED could still say.
+                if std::mem::take(&mut stream.pending.reset)
+                    && let Some(failure) = stream.reset.failure().cloned()
+                {
                     stream.pending.credit = false;
                     stream.pending.stop = false;
-                    stream.dispatched_owed = false;
+                    stream.dispatch.settle();
                     return Some(encode(&Frame::Reset { id: wire, failure }));
                 }
                 if std::mem::take(&mut stream.pending.stop) {
@@ -70,20 +77,20 @@ impl Session {
                 if std::mem::take(&mut stream.pending.credit)
                     && let Some(credit) = self.collect_credit(id)
                 {
-                    self.end_on_wire(id);
+                    self.close_on_wire(id);
                     return Some(encode(&Frame::Credit { id: wire, credit }));
                 }
             }
             self.controls.pop_front();
             if let Some(stream) = self.streams.get_mut(&id) {
-                stream.pending.listed = false;
-                self.end_on_wire(id);
+                stream.pending.is_listed = false;
+                self.close_on_wire(id);
             }
         }
         None
     }
 
-    /// What CREDIT says now; `None` when there is nothing to say.
+    /// Collects what CREDIT reports now; `None` when there is nothing to report.
     fn collect_credit(&mut self, id: u32) -> Option<Credit> {
         let stream = self.streams.get_mut(&id)?;
         let recv = &mut stream.recv;
@@ -103,50 +110,53 @@ impl Session {
     /// Puts a stream into the list of those with control frames pending.
     pub(super) fn list_control(&mut self, id: u32) {
         if let Some(stream) = self.streams.get_mut(&id)
-            && !stream.pending.listed
+            && !stream.pending.is_listed
         {
-            stream.pending.listed = true;
+            stream.pending.is_listed = true;
             self.controls.push_back(id);
         }
     }
 
-    /// DISPATCHED frames that have waited long enough.
+    /// Queues the DISPATCHED frames that are still owed.
     pub(super) fn send_owed(&mut self) {
         debug_assert_eq!(self.config.side, Side::Bridge);
         while let Some(id) = self.owed.pop_front() {
-            let owed = self.streams.get_mut(&id).is_some_and(|stream| {
-                stream.failure.is_none() && std::mem::take(&mut stream.dispatched_owed)
-            });
+            // A HEAD or RESET that was queued meanwhile made it unnecessary.
+            let owed = self
+                .streams
+                .get_mut(&id)
+                .is_some_and(|stream| stream.reset.is_none() && stream.dispatch.settle());
             if owed {
                 self.outbox.push_back(encode(&Frame::Dispatched { id }));
             }
         }
     }
 
-    /// Puts a stream in line if it has something that may leave.
-    pub(super) fn line_up(&mut self, id: u32) {
+    /// Adds a stream to the scheduler if it has something that may leave.
+    pub(super) fn enqueue(&mut self, id: u32) {
         let session_left = self.config.peer.session_bytes - self.send_charge;
         let clock = self.clock;
         let Some(stream) = self.streams.get_mut(&id) else {
             return;
         };
-        if stream.send.scheduled || stream.send.blocked {
-            return;
+        match stream.send.queued_in {
+            QueuedIn::Nothing => {}
+            QueuedIn::Schedule | QueuedIn::Blocked => return,
         }
         if !stream.send.queue.is_empty()
-            && let Some(since) = stream.send.dry_since.take()
+            && let Some(since) = stream.send.idle_since.take()
             && clock.saturating_duration_since(since) >= IDLE
         {
             stream.send.burst = 0;
         }
         match sendable(stream, session_left) {
             Sendable::Yes => {
-                stream.send.scheduled = true;
+                stream.send.queued_in = QueuedIn::Schedule;
                 let burst = stream.send.burst;
                 self.schedule.push(id, (stream.class, stream.share), burst);
             }
             Sendable::SessionFull => {
-                stream.send.blocked = true;
+                stream.send.queued_in = QueuedIn::Blocked;
                 self.blocked.push_back(id);
             }
             Sendable::No => {}
@@ -160,12 +170,16 @@ impl Session {
             let Some(stream) = self.streams.get_mut(&id) else {
                 continue;
             };
-            stream.send.scheduled = false;
+            stream.send.queued_in = QueuedIn::Nothing;
+            // It was sendable when it was scheduled. Since then it may have been stopped or reset, or other
+            // streams may have used up the session's window.
             if sendable(stream, session_left) != Sendable::Yes {
-                self.line_up(id);
-                self.end_on_wire(id);
+                self.enqueue(id);
+                self.close_on_wire(id);
                 continue;
             }
+            // Ids are assigned in the order in which OPENs leave, so that they rise on the wire although
+            // an urgent OPEN overtakes others (W-20).
             if stream.wire == 0 {
                 self.wire_last += 1;
                 stream.wire = self.wire_last;
@@ -176,37 +190,39 @@ impl Session {
             self.send_charge += stream.send.window.charge() - before;
             stream.send.burst += frame.len() as u64;
             stream.send.queued -= body;
-            self.send_queued.less(stream.share.caller, body);
+            self.unsent.sub(stream.share.caller, body);
             if stream.send.queue.is_empty() {
-                stream.send.dry_since = Some(now);
-                let has_more = !stream.send.ended && !stream.send.finished;
-                self.ran_dry |= has_more && self.send_queued.is_only_of_others(stream.share.caller);
+                stream.send.idle_since = Some(now);
+                let has_more = stream.send.state.takes_more();
+                self.is_underrun |=
+                    has_more && self.unsent.is_only_from_others(stream.share.caller);
             }
             let class = stream.class;
-            if stream.send.writer_waits && !stream.send.is_full() {
-                stream.send.writer_waits = false;
+            if stream.send.is_writer_waiting && !stream.send.is_full() {
+                stream.send.is_writer_waiting = false;
                 self.events.push_back(Event::Writable(id));
             }
+            // `next_control` passes over a stream whose OPEN has not left: list it again.
             let controls_wait = stream.pending.stop || stream.pending.credit;
             self.schedule.sent(class, frame.len() as u64);
             if controls_wait {
                 self.list_control(id);
             }
-            self.line_up(id);
-            self.end_on_wire(id);
+            self.enqueue(id);
+            self.close_on_wire(id);
             return Some(frame);
         }
     }
 
-    /// Bytes of a stream came back: those that waited for the session's window may go on.
+    /// Part of the session's window is free again: schedules the streams that wait for it, in order.
     pub(super) fn unblock(&mut self) {
         for _ in 0..self.blocked.len() {
             let Some(id) = self.blocked.pop_front() else {
                 return;
             };
             if let Some(stream) = self.streams.get_mut(&id) {
-                stream.send.blocked = false;
-                self.line_up(id);
+                stream.send.queued_in = QueuedIn::Nothing;
+                self.enqueue(id);
                 if self.send_charge >= self.config.peer.session_bytes {
                     return;
                 }
@@ -214,18 +230,18 @@ impl Session {
         }
     }
 
-    /// Drops what waits to be sent, and what it was charged.
+    /// Drops what waits to be sent on a stream, and returns its charge to the session.
     pub(super) fn drop_unsent(&mut self, id: u32) {
         let Some(stream) = self.streams.get_mut(&id) else {
             return;
         };
         let charge = stream.send.window.charge();
-        if std::mem::take(&mut stream.send.blocked) {
+        if stream.send.queued_in == QueuedIn::Blocked {
+            stream.send.queued_in = QueuedIn::Nothing;
             self.blocked.retain(|blocked| *blocked != id);
         }
         stream.send.queue.clear();
-        self.send_queued
-            .less(stream.share.caller, stream.send.queued);
+        self.unsent.sub(stream.share.caller, stream.send.queued);
         stream.send.queued = 0;
         stream.send.window.outstanding = 0;
         self.send_charge -= charge;
@@ -235,7 +251,7 @@ impl Session {
     }
 }
 
-/// Own control frames are within their limits.
+/// Encodes a control frame of our own, which is always within its limits.
 fn encode(frame: &Frame) -> Bytes {
     frame
         .encode()
@@ -250,12 +266,13 @@ enum Sendable {
 }
 
 fn sendable(stream: &Stream, session_left: u64) -> Sendable {
-    if stream.send.ended {
+    if stream.send.state.is_closed() {
         return Sendable::No;
     }
     match stream.send.queue.front() {
         None => Sendable::No,
-        // A head's body fits the reserve of a stream that has sent nothing yet.
+        // The body inside a head needs no check: the stream has sent nothing yet, and its reserve is as
+        // large as the largest inlined body.
         Some(Outgoing::Head { .. } | Outgoing::End(_)) => Sendable::Yes,
         Some(Outgoing::Data(_)) => {
             let window = &stream.send.window;
@@ -270,7 +287,7 @@ fn sendable(stream: &Stream, session_left: u64) -> Sendable {
     }
 }
 
-/// Takes the next frame off a stream that is sendable, and the bytes of body in it.
+/// Takes the next frame of a sendable stream, with the number of body bytes in it.
 fn next_frame(stream: &mut Stream, session_left: u64) -> (Bytes, usize) {
     let id = stream.wire;
     match stream.send.queue.pop_front() {
@@ -278,11 +295,15 @@ fn next_frame(stream: &mut Stream, session_left: u64) -> (Bytes, usize) {
             frame,
             body,
             end,
-            last,
+            is_final,
         }) => {
             stream.send.window.outstanding += body;
-            stream.send.head_left |= last;
-            stream.send.ended |= end;
+            if is_final {
+                stream.send.state.head_left();
+            }
+            if end {
+                stream.send.state.end();
+            }
             let frame = frame::on_stream(frame, id);
             (frame, usize::try_from(body).unwrap_or(usize::MAX))
         }
@@ -294,15 +315,16 @@ fn next_frame(stream: &mut Stream, session_left: u64) -> (Bytes, usize) {
             let mut frame = DataFrame::new(id, fits);
             let taken = gather(stream, &mut frame, fits);
             stream.send.window.outstanding += taken as u64;
+            // END travels with the last bytes where there are no trailers: one frame less.
             let end = matches!(stream.send.queue.front(), Some(Outgoing::End(None)));
             if end {
                 stream.send.queue.pop_front();
-                stream.send.ended = true;
+                stream.send.state.end();
             }
             (frame.finish(end), taken)
         }
         Some(Outgoing::End(trailers)) => {
-            stream.send.ended = true;
+            stream.send.state.end();
             let frame = match trailers {
                 None => frame::encode_data(id, &[], true),
                 Some(headers) => encode(&Frame::Trailers { id, headers }),
@@ -313,7 +335,7 @@ fn next_frame(stream: &mut Stream, session_left: u64) -> (Bytes, usize) {
     }
 }
 
-/// Up to `max` bytes from the front of the queue, copied into a frame; pieces go together.
+/// Copies up to `max` bytes from the front of the queue into a frame, from as many pieces as needed.
 fn gather(stream: &mut Stream, frame: &mut DataFrame, max: usize) -> usize {
     let queue = &mut stream.send.queue;
     let mut left = max;

@@ -1,80 +1,33 @@
-//! One exchange, as its session keeps it.
+//! One exchange, as its session stores it.
 //!
 //! ```text
 //!            relay                                   bridge
 //!   send: OPEN DATA* (TRAILERS)        ->   recv
 //!   recv                               <-   send: HEAD+ DATA* (TRAILERS)
-//!
-//!   a direction:   open --END/TRAILERS--> ended
-//!                  open --STOP----------> ended   (what was queued is dropped)
-//!   a stream:      open --RESET---------> closed  (both directions at once)
 //! ```
 //!
-//! A stream is forgotten when both directions are over on the wire, its user has let go of it,
-//! and nothing of it is charged to the session's window any more.
+//! [`state`] has the states with their diagram, [`window`] the flow control. A stream is forgotten when
+//! both directions are closed on the wire, its user has released it, and nothing of it is charged to
+//! the session's window any more.
 
-use super::growth::Pace;
-use crate::code::Failure;
-use crate::frame::{BodyLength, Class, Headers, ResponseHead, Share};
-use crate::limits::{SEND_QUEUE_STREAM_BYTES, SEND_QUEUE_STREAM_PIECES, STREAM_RESERVE_BYTES};
+mod state;
+mod window;
+
+pub(super) use state::{DispatchState, QueuedIn, RecvClosed, RecvState, ResetState, SendState};
+pub(super) use window::Window;
+
+use super::windows::ReceiveRate;
+use crate::frame::{BodyLength, CallerWeight, Class, Headers, ResponseHead};
+use crate::limits::{SEND_QUEUE_STREAM_BYTES, SEND_QUEUE_STREAM_PIECES};
 use bytes::{Bytes, BytesMut};
 use std::collections::VecDeque;
 use std::time::Instant;
 
-/// Received pieces below this are copied together, so that a small piece does not pin the buffer
-/// that it arrived in and a flood of tiny frames costs no more than its bytes.
+/// Received pieces below this size are copied together. A small piece then does not pin the buffer that
+/// it arrived in, and a flood of tiny frames costs no more memory than its bytes.
 const COPY_BELOW_BYTES: usize = 4 * 1024;
 
-/// What one direction of a stream may have outstanding, counted alike by both sides (W-30).
-#[derive(Debug)]
-pub(super) struct Window {
-    /// Bytes sent and not yet returned.
-    pub(super) outstanding: u64,
-    /// Bytes that may be outstanding.
-    pub(super) size: u64,
-    /// What `size` began with: growth beyond it is not the session's to pay.
-    pub(super) initial: u64,
-}
-
-impl Window {
-    pub(super) fn new(initial: u64) -> Self {
-        Self {
-            outstanding: 0,
-            size: initial,
-            initial,
-        }
-    }
-
-    /// Bytes that count against the session: those between the reserve and the initial window.
-    pub(super) fn charge(&self) -> u64 {
-        charge_of(self.outstanding, self.initial)
-    }
-
-    /// How many of `wanted` bytes fit, when the session has `session_left` uncharged.
-    pub(super) fn fits(&self, wanted: u64, session_left: u64) -> u64 {
-        let wanted = wanted.min(self.size.saturating_sub(self.outstanding));
-        let free_below = STREAM_RESERVE_BYTES.saturating_sub(self.outstanding);
-        if wanted <= free_below || self.outstanding >= self.initial {
-            return wanted;
-        }
-        let charged_end = self.initial.max(STREAM_RESERVE_BYTES);
-        let from = self.outstanding.max(STREAM_RESERVE_BYTES);
-        let chargeable = charged_end.saturating_sub(from);
-        if chargeable <= session_left {
-            wanted
-        } else {
-            wanted.min(free_below + session_left)
-        }
-    }
-}
-
-fn charge_of(outstanding: u64, initial: u64) -> u64 {
-    outstanding
-        .min(initial)
-        .saturating_sub(STREAM_RESERVE_BYTES)
-}
-
-/// What waits to be sent on a stream, in order.
+/// An item of a stream's send queue.
 #[derive(Debug)]
 pub(super) enum Outgoing {
     /// An encoded OPEN or HEAD, with the bytes of body inside it.
@@ -82,8 +35,8 @@ pub(super) enum Outgoing {
         frame: Bytes,
         body: u64,
         end: bool,
-        /// Not one of those with an informational status.
-        last: bool,
+        /// Whether its status is not informational.
+        is_final: bool,
     },
     /// A piece of body, of any size.
     Data(Bytes),
@@ -94,34 +47,23 @@ pub(super) enum Outgoing {
 /// The sending direction.
 #[derive(Debug)]
 pub(super) struct SendHalf {
+    pub(super) state: SendState,
     pub(super) window: Window,
     pub(super) queue: VecDeque<Outgoing>,
     /// Bytes of body in `queue`.
     pub(super) queued: usize,
-    /// END was queued: nothing more may follow.
-    pub(super) finished: bool,
-    /// END left, or STOP came.
-    pub(super) ended: bool,
-    /// STOP came.
-    pub(super) stopped: bool,
-    /// The writer found no room and waits for `Event::Writable`.
-    pub(super) writer_waits: bool,
-    /// Stands in a queue of the scheduler.
-    pub(super) scheduled: bool,
-    /// Stands in the list of those that wait for the session's window.
-    pub(super) blocked: bool,
+    /// The writer found the queue full and waits for `Event::Writable`.
+    pub(super) is_writer_waiting: bool,
+    /// Where the stream waits to send.
+    pub(super) queued_in: QueuedIn,
     /// Bytes sent since it was last idle.
     pub(super) burst: u64,
-    /// When it last ran dry.
-    pub(super) dry_since: Option<Instant>,
-    /// The frame with the head has left: OPEN, or the last HEAD, was handed to the socket.
-    pub(super) head_left: bool,
-    /// Heads with an informational status that were queued.
-    pub(super) informational: u32,
+    /// Since when the queue has been empty.
+    pub(super) idle_since: Option<Instant>,
 }
 
 impl SendHalf {
-    /// As much waits to be sent as may.
+    /// Whether the queue has reached its bound.
     pub(super) fn is_full(&self) -> bool {
         self.queued >= SEND_QUEUE_STREAM_BYTES || self.queue.len() >= SEND_QUEUE_STREAM_PIECES
     }
@@ -130,6 +72,7 @@ impl SendHalf {
 /// The receiving direction.
 #[derive(Debug)]
 pub(super) struct RecvHalf {
+    pub(super) state: RecvState,
     pub(super) window: Window,
     chunks: VecDeque<Bytes>,
     tail: BytesMut,
@@ -137,20 +80,14 @@ pub(super) struct RecvHalf {
     pub(super) buffered: u64,
     /// Bytes that the consumer took and that were not returned yet.
     pub(super) taken: u64,
-    /// Bytes by which the window shall grow with the next CREDIT.
+    /// Bytes by which the next CREDIT enlarges the window.
     pub(super) growth: u64,
-    /// Bytes that the consumer took in all.
+    /// Bytes that the consumer took in total.
     pub(super) total: u64,
-    pub(super) pace: Pace,
+    pub(super) rate: ReceiveRate,
     pub(super) heads: VecDeque<ResponseHead>,
-    pub(super) informational: u32,
-    pub(super) final_head: bool,
     pub(super) body: BodyLength,
     pub(super) trailers: Option<Headers>,
-    /// END came, or STOP left.
-    pub(super) ended: bool,
-    /// STOP was asked for: what still comes is dropped.
-    pub(super) stopped: bool,
 }
 
 impl RecvHalf {
@@ -183,6 +120,7 @@ impl RecvHalf {
         Some(chunk)
     }
 
+    /// Drops what is buffered. Returns its bytes.
     pub(super) fn discard(&mut self) -> u64 {
         let bytes = self.buffered;
         self.chunks = VecDeque::new();
@@ -192,44 +130,41 @@ impl RecvHalf {
     }
 }
 
-/// Control frames that wait to be sent for a stream; each at most once.
+/// Control frames that wait to be sent for a stream; each at most once. RESET carries the failure of
+/// [`ResetState`].
 #[derive(Debug, Default)]
 pub(super) struct Pending {
-    pub(super) listed: bool,
+    /// The stream is in the session's list of streams with control frames.
+    pub(super) is_listed: bool,
     pub(super) credit: bool,
     pub(super) stop: bool,
-    pub(super) reset: Option<Failure>,
+    pub(super) reset: bool,
 }
 
-/// Everything that a session knows of an exchange.
+/// The state of one exchange.
 #[derive(Debug)]
 pub(super) struct Stream {
     /// Its id on the wire; zero on the relay until OPEN leaves.
     pub(super) wire: u32,
     pub(super) class: Class,
-    pub(super) share: Share,
+    pub(super) share: CallerWeight,
     pub(super) send: SendHalf,
     pub(super) recv: RecvHalf,
     pub(super) pending: Pending,
-    /// Bridge: the first byte is about to leave for the target. Relay: DISPATCHED or HEAD came.
-    pub(super) dispatched: bool,
-    /// Bridge: DISPATCHED is owed.
-    pub(super) dispatched_owed: bool,
-    /// Why the exchange failed, once it has.
-    pub(super) failure: Option<Failure>,
-    /// Relay: RESET left and the bridge's word on it has not come.
-    pub(super) awaits_word: bool,
-    /// The user has let go.
-    pub(super) released: bool,
+    pub(super) dispatch: DispatchState,
+    pub(super) reset: ResetState,
+    /// The user has dropped its handles.
+    pub(super) is_released: bool,
     /// Counts as one of the session's streams.
-    pub(super) live: bool,
+    pub(super) is_live: bool,
 }
 
 impl Stream {
     pub(super) fn new(
-        (class, share): (Class, Share),
+        (class, share): (Class, CallerWeight),
         send_window: u64,
         recv_window: u64,
+        recv_state: RecvState,
         body: BodyLength,
     ) -> Self {
         Self {
@@ -237,21 +172,17 @@ impl Stream {
             class,
             share,
             send: SendHalf {
+                state: SendState::new(),
                 window: Window::new(send_window),
                 queue: VecDeque::new(),
                 queued: 0,
-                finished: false,
-                ended: false,
-                stopped: false,
-                writer_waits: false,
-                scheduled: false,
-                blocked: false,
+                is_writer_waiting: false,
+                queued_in: QueuedIn::Nothing,
                 burst: 0,
-                dry_since: None,
-                head_left: false,
-                informational: 0,
+                idle_since: None,
             },
             recv: RecvHalf {
+                state: recv_state,
                 window: Window::new(recv_window),
                 chunks: VecDeque::new(),
                 tail: BytesMut::new(),
@@ -259,38 +190,34 @@ impl Stream {
                 taken: 0,
                 growth: 0,
                 total: 0,
-                pace: Pace::default(),
+                rate: ReceiveRate::default(),
                 heads: VecDeque::new(),
-                informational: 0,
-                final_head: false,
                 body,
                 trailers: None,
-                ended: false,
-                stopped: false,
             },
             pending: Pending::default(),
-            dispatched: false,
-            dispatched_owed: false,
-            failure: None,
-            awaits_word: false,
-            released: false,
-            live: true,
+            dispatch: DispatchState::NotDispatched,
+            reset: ResetState::None,
+            is_released: false,
+            is_live: true,
         }
     }
 
-    /// Nothing of it is charged to the session's windows any more.
-    pub(super) fn is_over(&self) -> bool {
+    /// Whether nothing of it is charged to the session's windows.
+    pub(super) fn is_uncharged(&self) -> bool {
         self.send.window.charge() == 0 && self.recv.window.charge() == 0
     }
 
-    /// Whether this side queued all that it had to say, and got all that the other had.
-    pub(super) fn is_said_and_heard(&self) -> bool {
-        self.send.finished && self.recv.ended && !self.awaits_word
+    /// Whether this side queued everything that it had to send, and received everything from the peer.
+    pub(super) fn is_complete(&self) -> bool {
+        self.send.state.is_finished()
+            && self.recv.state.is_closed()
+            && !self.reset.is_awaiting_ack()
     }
 
-    /// Both directions are over on the wire.
+    /// Whether both directions are closed on the wire.
     pub(super) fn is_closed(&self) -> bool {
-        self.send.ended && self.recv.ended && !self.awaits_word
+        self.send.state.is_closed() && self.recv.state.is_closed() && !self.reset.is_awaiting_ack()
     }
 }
 
@@ -299,44 +226,14 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_reserve_and_what_was_grown_cost_the_session_nothing() {
-        let mut window = Window::new(64 * 1024);
-        window.outstanding = STREAM_RESERVE_BYTES;
-        assert_eq!(window.charge(), 0);
-        window.outstanding = 20 * 1024;
-        assert_eq!(window.charge(), 4 * 1024);
-        window.size = 1 << 20;
-        window.outstanding = 1 << 19;
-        assert_eq!(window.charge(), 64 * 1024 - STREAM_RESERVE_BYTES);
-    }
-
-    #[test]
-    fn fits_never_charges_more_than_the_session_has_left() {
-        for initial in [STREAM_RESERVE_BYTES, 20_000, 64 * 1024] {
-            for size in [initial, initial + 100_000] {
-                for outstanding in (0..=size).step_by(997) {
-                    for left in [0, 1, 500, 10_000, 1 << 20] {
-                        let mut window = Window::new(initial);
-                        window.size = size;
-                        window.outstanding = outstanding;
-                        let before = window.charge();
-                        let fits = window.fits(16 * 1024, left);
-                        window.outstanding += fits;
-                        assert!(window.outstanding <= size);
-                        assert!(window.charge() - before <= left);
-                        if fits < 16 * 1024 && window.outstanding < size {
-                            window.outstanding += 1;
-                            assert!(window.charge() - before > left, "stopped too early");
-                        }
-                    }
-                }
-            }
-        }
-    }
-
-    #[test]
     fn small_pieces_are_copied_together() {
-        let mut stream = Stream::new((Class::Bulk, Share::default()), 1, 1, BodyLength::Unknown);
+        let mut stream = Stream::new(
+            (Class::Bulk, CallerWeight::default()),
+            1,
+            1,
+            RecvState::Open,
+            BodyLength::Unknown,
+        );
         for _ in 0..1000 {
             stream.recv.push(Bytes::from_static(b"x"));
         }

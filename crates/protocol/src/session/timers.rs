@@ -1,22 +1,22 @@
-//! A session's clock: the few instants at which something is due.
+//! The timers of a session: the few instants at which something is due.
 
 use crate::limits::DISPATCHED_DELAY;
 use std::time::{Duration, Instant};
 
-/// How long a probe after a jump of the clock waits for an answer.
+/// How long a probe after a jump of the clock waits for a sign of life.
 const PROBE_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// When a round trip was measured longer ago than this, a transfer measures again.
+/// A transfer measures the round trip again when the last measurement is older than this.
 const RTT_STALE: Duration = Duration::from_secs(10);
 
-/// Answers what is due now.
+/// What is due now.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Due {
-    /// The peer was silent for so long.
+    /// The peer was silent for too long: for this duration.
     Dead(Duration),
-    /// PING.
+    /// A PING must be sent.
     Ping,
-    /// DISPATCHED frames have waited long enough.
+    /// The owed DISPATCHED frames must be sent.
     Dispatched,
     /// Nothing.
     Nothing,
@@ -55,28 +55,28 @@ impl Timers {
         }
     }
 
-    /// Anything came from the peer.
-    /// How long nothing was heard of the peer.
+    /// Returns for how long nothing has come from the peer.
     pub(super) fn silent_for(&self, now: Instant) -> Duration {
         now.saturating_duration_since(self.heard)
     }
 
+    /// Any frame came from the peer.
     pub(super) fn heard(&mut self, now: Instant) {
         self.heard = now;
         self.dead_at = now + self.dead_after;
     }
 
-    /// A PING leaves; its token.
+    /// Records a PING that leaves, and returns its token.
     pub(super) fn ping(&mut self, now: Instant) -> u64 {
         self.pings += 1;
         self.ping = Some((self.pings, now));
         self.pings
     }
 
-    /// A PONG came. Unknown tokens are of no interest.
+    /// Records a PONG. One whose token is not that of the last PING measures nothing.
     pub(super) fn pong(&mut self, now: Instant, token: u64) {
         if let Some((_, sent)) = self.ping.take_if(|(expected, _)| *expected == token) {
-            // The smallest is nearest to the path's: the others waited in a queue.
+            // The smallest one is nearest to the path's own: larger ones include time in queues.
             self.rtt = self.rtt.min(now.saturating_duration_since(sent));
             self.rtt_at = now;
         }
@@ -86,24 +86,25 @@ impl Timers {
         self.rtt
     }
 
-    /// Whether a transfer should measure the round trip anew.
+    /// Whether a transfer should measure the round trip again.
     pub(super) fn wants_rtt(&self, now: Instant) -> bool {
         self.ping.is_none() && now.saturating_duration_since(self.rtt_at) > RTT_STALE
     }
 
-    /// The clock jumped: an answer must come soon.
+    /// The clock jumped: a sign of life must come soon.
     pub(super) fn probe(&mut self, now: Instant) {
         self.dead_at = self.dead_at.min(now + PROBE_TIMEOUT);
     }
 
-    /// DISPATCHED is owed from now on. Returns whether that is due sooner than anything was.
+    /// DISPATCHED is owed from now on. Returns whether this is the first that is owed, so that the owner has to
+    /// set its timer again.
     pub(super) fn owe_dispatched(&mut self, now: Instant) -> bool {
         let is_first = self.dispatched_at.is_none();
         self.dispatched_at.get_or_insert(now + DISPATCHED_DELAY);
         is_first
     }
 
-    /// When to ask [`Self::due`] again.
+    /// Returns when to call [`Self::due`] again.
     pub(super) fn next(&self) -> Instant {
         let mut next = self.dead_at;
         if !self.ping_is_out() {
@@ -115,7 +116,7 @@ impl Timers {
         next
     }
 
-    /// A PING left since the peer was last heard.
+    /// Whether a PING has left since the peer's last frame: one PING for each silence is enough.
     fn ping_is_out(&self) -> bool {
         self.ping.is_some_and(|(_, sent)| sent >= self.heard)
     }
@@ -142,7 +143,7 @@ mod tests {
     const SECOND: Duration = Duration::from_secs(1);
 
     #[test]
-    fn silence_is_pinged_once_and_then_ends() {
+    fn silence_causes_one_ping_and_then_the_end() {
         let start = Instant::now_for_tests();
         let mut timers = Timers::new(start, 15 * SECOND, 25 * SECOND, SECOND);
         assert_eq!(timers.next(), start + 15 * SECOND);
@@ -154,7 +155,7 @@ mod tests {
     }
 
     #[test]
-    fn any_sign_of_life_starts_the_wait_anew() {
+    fn any_frame_restarts_the_timers() {
         let start = Instant::now_for_tests();
         let mut timers = Timers::new(start, 15 * SECOND, 25 * SECOND, SECOND);
         let token = timers.ping(start + 15 * SECOND);

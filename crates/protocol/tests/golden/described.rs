@@ -121,7 +121,10 @@ fn request(value: &Value) -> RequestHead {
             "bulk" => Class::Bulk,
             other => panic!("{other}"),
         },
-        share: protocol::frame::Share::new(number(&value["caller"]), number(&value["weight"])),
+        share: protocol::frame::CallerWeight::new(
+            number(&value["caller"]),
+            number(&value["weight"]),
+        ),
         target: target(&value["target"]),
         method: text(&value["method"]),
         headers: headers(&value["headers"]),

@@ -4,7 +4,7 @@ use super::support::{KIB, Pair, call, headers, request, response, zeros};
 use bytes::Bytes;
 use protocol::frame::{Class, Frame};
 use protocol::limits::{DATA_SENT_BYTES, INFORMATIONAL_MAX};
-use protocol::session::{Event, Read, Room};
+use protocol::session::{Event, Read, SendCapacity};
 
 /// What kinds of frames these are.
 fn kinds(frames: &[Frame]) -> Vec<&'static str> {
@@ -135,14 +135,14 @@ fn a_body_in_single_bytes_makes_its_writer_wait_before_it_costs_much() {
     let mut pair = Pair::new();
     let id = pair.relay.open(&call(), b"", false).unwrap();
     let mut pieces = 0;
-    while pair.relay.room(id) == Ok(Room::Free) {
+    while pair.relay.send_capacity(id) == Ok(SendCapacity::Free) {
         pair.relay.send_data(id, Bytes::from_static(b"x")).unwrap();
         pieces += 1;
         assert!(pieces < 1000, "no bound");
     }
     pair.run();
     assert!(pair.take_relay_events().contains(&Event::Writable(id)));
-    assert_eq!(pair.relay.room(id), Ok(Room::Free));
+    assert_eq!(pair.relay.send_capacity(id), Ok(SendCapacity::Free));
 }
 
 #[test]
@@ -245,7 +245,7 @@ fn stop_ends_the_request_and_the_answer_still_comes() {
     let mut pair = Pair::new();
     let id = pair.relay.open(&call(), b"", false).unwrap();
     pair.relay.send_data(id, zeros(600 * KIB)).unwrap();
-    assert_eq!(pair.relay.room(id), Ok(Room::Full));
+    assert_eq!(pair.relay.send_capacity(id), Ok(SendCapacity::Full));
     pair.run();
     pair.bridge.stop(id);
     pair.run();
@@ -253,7 +253,7 @@ fn stop_ends_the_request_and_the_answer_still_comes() {
         pair.take_relay_events().contains(&Event::Writable(id)),
         "the writer sleeps on"
     );
-    assert_eq!(pair.relay.room(id), Ok(Room::Stopped));
+    assert_eq!(pair.relay.send_capacity(id), Ok(SendCapacity::Stopped));
     pair.relay.send_data(id, zeros(KIB)).unwrap();
     pair.relay.finish(id, None).unwrap();
     pair.bridge
@@ -278,7 +278,7 @@ fn a_bridge_that_lets_go_after_its_answer_stops_the_request_and_fails_nothing() 
         .unwrap();
     pair.bridge.release(id);
     pair.run();
-    assert_eq!(pair.relay.room(id), Ok(Room::Stopped));
+    assert_eq!(pair.relay.send_capacity(id), Ok(SendCapacity::Stopped));
     assert_eq!(pair.relay.read_head(id).unwrap().unwrap().status, 200);
     assert_eq!(read_body(|| pair.read_relay(id)), b"early");
     assert!(!kinds(&pair.sent_by_bridge()).contains(&"RESET"));

@@ -176,7 +176,7 @@ fn the_relays_goaway_lets_what_runs_finish_and_waits_for_the_bridges() {
         retry_after_ms: 3000,
     };
     assert!(pair.take_bridge_events().contains(&Event::GoAway(said)));
-    assert!(!pair.relay.takes_streams());
+    assert!(!pair.relay.accepts_streams());
     pair.bridge
         .send_head(id, &response(200), b"ok", true)
         .unwrap();

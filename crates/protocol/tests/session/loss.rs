@@ -3,7 +3,7 @@
 use super::support::{KIB, Link, MILLI, Pair, Scripted, call, config, count, response, zeros};
 use bytes::Bytes;
 use protocol::frame::{Frame, Windows};
-use protocol::session::{EndReason, Event, OpenError, Read, Room, Side};
+use protocol::session::{EndReason, Event, OpenError, Read, SendCapacity, Side};
 use protocol::{Code, Execution};
 
 fn apart() -> Pair {
@@ -111,11 +111,11 @@ fn whoever_still_writes_the_request_of_a_whole_answer_is_woken() {
         .send_head(id, &response(200), b"early", true)
         .unwrap();
     pair.run();
-    assert_eq!(pair.relay.room(id), Ok(Room::Full));
+    assert_eq!(pair.relay.send_capacity(id), Ok(SendCapacity::Full));
     pair.take_relay_events();
     pair.lose();
     assert_eq!(count(&pair.take_relay_events(), &Event::Writable(id)), 1);
-    assert_eq!(pair.relay.room(id), Ok(Room::Stopped));
+    assert_eq!(pair.relay.send_capacity(id), Ok(SendCapacity::Stopped));
     assert_eq!(
         pair.read_relay(id),
         Read::Data(Bytes::from_static(b"early"))

@@ -30,7 +30,7 @@ pub(crate) fn origin() -> Instant {
 pub(crate) fn request(class: Class) -> RequestHead {
     RequestHead {
         class,
-        share: protocol::frame::Share::default(),
+        share: protocol::frame::CallerWeight::default(),
         target: RequestTarget::Url("https://ci.corp.example/hooks/1".into()),
         method: "POST".into(),
         headers: headers(&[("content-type", "application/json")]),

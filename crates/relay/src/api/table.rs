@@ -155,24 +155,11 @@ impl Operation {
     }
 }
 
-/// What a request that goes to a target may end with.
-const SENT: &[Code] = &[
-    Code::NoBridge,
-    Code::BridgeOffline,
-    Code::RefusedByPolicy,
-    Code::UnknownEndpoint,
-    Code::TargetDns,
-    Code::TargetRefused,
-    Code::TargetTls,
-    Code::TargetTimeout,
-    Code::TargetClosed,
-    Code::TargetProtocol,
-    Code::ResponseTooLarge,
-    Code::TunnelLost,
-    Code::Timeout,
-    Code::Conflict,
-    Code::RequestTooLarge,
-];
+/// The codes that a request to a target may end with.
+static SENT: LazyLock<Vec<Code>> = LazyLock::new(|| {
+    let all = Code::ALL.iter().copied();
+    all.filter(|code| code.is_exchange_outcome()).collect()
+});
 
 fn all() -> Vec<Operation> {
     let mut all = tenants_and_keys();
@@ -415,7 +402,7 @@ fn data_path() -> Vec<Operation> {
         )
         .says("Make a Call URL request, or hand it over to be delivered")
         .takes(schema::<call::CallDocument>)
-        .may(SENT),
+        .may(&SENT),
         operation(
             "openTunnel",
             Method::GET,
@@ -479,7 +466,7 @@ fn data_path() -> Vec<Operation> {
             endpoint
                 .says("Use a named endpoint, as a reverse proxy")
                 .more("Path and query pass byte for byte. The relay's own errors carry `Bridge-Error`.")
-                .may(SENT),
+                .may(&SENT),
         );
     }
     all

@@ -92,7 +92,7 @@ async fn exchange_with(
     let timeout_ms = request.about.timeout_ms;
     let head = RequestHead {
         class: Class::Interactive,
-        share: protocol::frame::Share::default(),
+        share: protocol::frame::CallerWeight::default(),
         target: RequestTarget::Url(request.about.url),
         method: method.to_owned(),
         headers,
@@ -271,23 +271,14 @@ fn lost(failure: Failure) -> AttemptEnd {
 /// Whether an end is the word of a bridge that has looked into its journal: an outcome, or a failure that
 /// it comes to only after the journal had nothing of the attempt. What ends a question before that (the
 /// bridge is leaving, has no place, or was not reached) is none.
-pub(super) fn is_word(end: &AttemptEnd) -> bool {
+pub(super) fn is_authoritative(end: &AttemptEnd) -> bool {
     if end.status.is_some() {
         return true;
     }
     match end.execution {
         Execution::Executed | Execution::PossiblyExecuted => true,
         Execution::NotSent => false,
-        Execution::NotDispatched => matches!(
-            end.code,
-            Some(
-                Code::RefusedByPolicy
-                    | Code::InvalidRequest
-                    | Code::TargetDns
-                    | Code::TargetRefused
-                    | Code::TargetTls
-            )
-        ),
+        Execution::NotDispatched => end.code.is_some_and(Code::is_authoritative),
     }
 }
 
@@ -365,16 +356,16 @@ mod tests {
             Failure::not_sent(Code::BridgeOffline, ""),
             Failure::not_sent(Code::InvalidRequest, "the stored call cannot be read"),
         ] {
-            assert!(!is_word(&failed(failure.clone())), "{failure:?}");
+            assert!(!is_authoritative(&failed(failure.clone())), "{failure:?}");
         }
         for failure in [
             Failure::not_dispatched(Code::TargetRefused, ""),
             Failure::not_dispatched(Code::RefusedByPolicy, ""),
             Failure::possibly_executed(Code::TargetClosed, ""),
         ] {
-            assert!(is_word(&failed(failure.clone())), "{failure:?}");
+            assert!(is_authoritative(&failed(failure.clone())), "{failure:?}");
         }
-        assert!(is_word(&answered(500, None)));
+        assert!(is_authoritative(&answered(500, None)));
     }
 
     #[test]

@@ -26,7 +26,7 @@
 //!
 //! A bridge that is away, reconnecting, not yet ready or disabled causes none of them: its calls wait.
 
-use protocol::{Code, Execution};
+use protocol::{Code, Execution, Retry};
 use std::time::Duration;
 
 crate::storage::words! {
@@ -188,45 +188,14 @@ fn undisturbed(facts: Facts<'_>, end: &AttemptEnd, schedule: &[Duration], random
 
 /// The target certainly did not execute it. Which side was the cause?
 fn not_done(facts: Facts<'_>, end: &AttemptEnd, schedule: &[Duration], random: f64) -> Next {
-    match end.code.unwrap_or(Code::Internal) {
-        // The head or the body exceeds a limit of the relay or of the bridge, and will again.
-        Code::RequestTooLarge | Code::HeadersTooLarge => Next::Final(CallState::Refused),
-        // Only a bridge refuses for good, and only after it got the attempt.
-        Code::RefusedByPolicy | Code::Forbidden | Code::UnknownEndpoint | Code::InvalidRequest
-            if end.execution == Execution::NotDispatched =>
-        {
+    match end.code.unwrap_or(Code::Internal).retry() {
+        Retry::Never => Next::Final(CallState::Refused),
+        // Only a bridge rejects for good, and only after it received the attempt.
+        Retry::NeverOnceRejected if end.execution == Execution::NotDispatched => {
             Next::Final(CallState::Refused)
         }
-        Code::TargetDns
-        | Code::TargetRefused
-        | Code::TargetTls
-        | Code::TargetTimeout
-        | Code::TargetClosed
-        | Code::TargetProtocol
-        | Code::ResponseTooLarge => later(facts.step, None, schedule, random),
-        // Not the target's doing: a bridge that is away or busy, a lost tunnel, or a want of memory, file
-        // descriptors, ports or disk on our side (`overloaded`, `internal`).
-        Code::RefusedByPolicy
-        | Code::Forbidden
-        | Code::UnknownEndpoint
-        | Code::InvalidRequest
-        | Code::Unauthorized
-        | Code::TenantSuspended
-        | Code::NoBridge
-        | Code::BridgeOffline
-        | Code::Overloaded
-        | Code::TunnelLost
-        | Code::Timeout
-        | Code::Cancelled
-        | Code::NotFound
-        | Code::MethodNotAllowed
-        | Code::Conflict
-        | Code::Internal
-        | Code::PreconditionFailed
-        | Code::RateLimited
-        | Code::Standby
-        | Code::DirectoryStale
-        | Code::OutcomeUnknown => {
+        Retry::Later => later(facts.step, None, schedule, random),
+        Retry::NeverOnceRejected | Retry::Elsewhere => {
             let elsewhere = facts.attempt.saturating_sub(facts.step).min(16);
             let most = NOT_DONE_MIN
                 .saturating_mul(1 << elsewhere)
@@ -446,7 +415,7 @@ mod tests {
                         if is_open {
                             assert_eq!(next, Next::Stay, "{what}");
                         } else if execution.is_safe_to_repeat() {
-                            let is_word = matches!(
+                            let is_rejected = matches!(
                                 code,
                                 Some(
                                     Code::RefusedByPolicy
@@ -460,8 +429,8 @@ mod tests {
                                     Some(Code::RequestTooLarge | Code::HeadersTooLarge)
                                 );
                             match next {
-                                Next::Again { .. } => assert!(!is_word, "{what}"),
-                                Next::Final(CallState::Refused) => assert!(is_word, "{what}"),
+                                Next::Again { .. } => assert!(!is_rejected, "{what}"),
+                                Next::Final(CallState::Refused) => assert!(is_rejected, "{what}"),
                                 other => panic!("{what}: {other:?}"),
                             }
                         } else if may_repeat {

@@ -97,7 +97,7 @@ async fn attempt(
     };
     // Sent again, only the journal's word counts: that this question came to nothing says nothing of
     // the attempt, which may have been made when it was sent first.
-    end.is_open |= !is_first && !attempt::is_word(&end);
+    end.is_open |= !is_first && !attempt::is_authoritative(&end);
     if end.is_open {
         match running.heard_or_gone(&call.id) {
             Some(heard) => end = attempt::told(&heard),

@@ -293,7 +293,7 @@ impl Exchanges {
             .collect();
         for cutter in &cutters {
             let detail = "the API key was revoked while the request ran";
-            cutter.cut(Failure::possibly_executed(Code::Unauthorized, detail));
+            cutter.abort(Failure::possibly_executed(Code::Unauthorized, detail));
         }
         cutters.len()
     }
@@ -361,7 +361,7 @@ impl Drop for Inner {
         drop(running);
         if let Some(cutter) = removed.and_then(|one| one.cutter) {
             // Nothing happens to an exchange that is over.
-            cutter.cut(Failure::possibly_executed(
+            cutter.abort(Failure::possibly_executed(
                 Code::Cancelled,
                 "the caller went away",
             ));

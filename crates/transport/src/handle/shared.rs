@@ -284,7 +284,7 @@ impl Shared {
         self.state.subscribe()
     }
 
-    pub(crate) fn aftermath(&self) -> PreviousSession {
+    pub(crate) fn previous_session_report(&self) -> PreviousSession {
         let core = self.lock();
         PreviousSession {
             session: self.id,

@@ -7,7 +7,7 @@ use super::shared::{Shared, Waiting};
 use bytes::Bytes;
 use http_body::{Body, Frame, SizeHint};
 use protocol::frame::{BodyLength, ResponseHead};
-use protocol::session::{Read, Room};
+use protocol::session::{Read, SendCapacity};
 use protocol::{Code, Execution, Failure};
 use std::future::poll_fn;
 use std::pin::{Pin, pin};
@@ -101,7 +101,7 @@ pub struct AbortHandle {
 
 impl AbortHandle {
     /// Ends the exchange in both directions, if it still runs.
-    pub fn cut(&self, failure: Failure) {
+    pub fn abort(&self, failure: Failure) {
         if let Some(stream) = self.stream.upgrade() {
             stream
                 .shared
@@ -135,10 +135,10 @@ pub struct SendStream {
 }
 
 impl SendStream {
-    fn poll_room(&self, cx: &Context<'_>) -> Poll<Result<Room, Failure>> {
+    fn poll_room(&self, cx: &Context<'_>) -> Poll<Result<SendCapacity, Failure>> {
         let mut core = self.stream.shared.lock();
-        match core.session.room(self.stream.id) {
-            Ok(Room::Full) => {
+        match core.session.send_capacity(self.stream.id) {
+            Ok(SendCapacity::Full) => {
                 keep(
                     &mut core.waiting.entry(self.stream.id).or_default().writer,
                     cx,
@@ -156,8 +156,8 @@ impl SendStream {
     /// The exchange's failure.
     pub async fn data(&mut self, data: Bytes) -> Result<PumpEnd, Failure> {
         match poll_fn(|cx| self.poll_room(cx)).await? {
-            Room::Stopped => Ok(PumpEnd::Stopped),
-            Room::Free | Room::Full => {
+            SendCapacity::Stopped => Ok(PumpEnd::Stopped),
+            SendCapacity::Free | SendCapacity::Full => {
                 let id = self.stream.id;
                 self.stream
                     .shared
@@ -201,7 +201,7 @@ impl SendStream {
         loop {
             // Ask for room first: what the source has read it cannot take back.
             let room = poll_fn(|cx| self.poll_room(cx)).await;
-            if room.map_err(PumpError::Stream)? == Room::Stopped {
+            if room.map_err(PumpError::Stream)? == SendCapacity::Stopped {
                 return Ok(PumpEnd::Stopped);
             }
             let next = poll_fn(|cx| {
@@ -232,15 +232,15 @@ impl SendStream {
 
     fn poll_interest(&self, cx: &Context<'_>) -> Poll<Result<PumpEnd, Failure>> {
         let mut core = self.stream.shared.lock();
-        match core.session.room(self.stream.id) {
-            Ok(Room::Free | Room::Full) => {
+        match core.session.send_capacity(self.stream.id) {
+            Ok(SendCapacity::Free | SendCapacity::Full) => {
                 keep(
                     &mut core.waiting.entry(self.stream.id).or_default().writer,
                     cx,
                 );
                 Poll::Pending
             }
-            Ok(Room::Stopped) => Poll::Ready(Ok(PumpEnd::Stopped)),
+            Ok(SendCapacity::Stopped) => Poll::Ready(Ok(PumpEnd::Stopped)),
             Err(failure) => Poll::Ready(Err(failure)),
         }
     }
@@ -367,7 +367,7 @@ impl RecvStream {
     }
 
     /// What ends this exchange from outside.
-    pub fn cutter(&self) -> AbortHandle {
+    pub fn abort_handle(&self) -> AbortHandle {
         AbortHandle {
             stream: Arc::downgrade(&self.stream),
         }

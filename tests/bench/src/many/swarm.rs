@@ -81,7 +81,7 @@ pub(crate) async fn run(args: &Args) -> Result<(), Box<dyn Error>> {
         // A bridge remembers its own sessions and nobody else's.
         tls.resumption = Resumption::in_memory_sessions(4);
         let dialer = Dialer::new(url.clone(), &tls, Proxy::Direct);
-        let dialer = dialer.leaving_from(address(args.first + number));
+        let dialer = dialer.with_source_address(address(args.first + number));
         let bridge = Bridge {
             swarm: Arc::clone(&swarm),
             dialer,
@@ -173,7 +173,7 @@ impl Bridge {
         counters.up.fetch_add(1, Ordering::Relaxed);
         let reason = tunnel.driver.await;
         counters.up.fetch_sub(1, Ordering::Relaxed);
-        self.previous = Some(tunnel.session.aftermath());
+        self.previous = Some(tunnel.session.previous_session_report());
         self.reconnect.ended_after(since.elapsed());
         if matches!(reason, EndReason::Replaced | EndReason::Revoked) {
             return None;
@@ -189,7 +189,7 @@ impl Bridge {
             counters.add(|counters| &counters.failed);
             return Some(Duration::ZERO);
         }
-        if error.needs_somebody() {
+        if error.needs_operator() {
             return None;
         }
         if error.retry_after().is_some() {

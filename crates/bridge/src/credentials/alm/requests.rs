@@ -212,7 +212,7 @@ async fn ask(
     }
     let head = RequestHead {
         class: Class::Bulk,
-        share: protocol::frame::Share::default(),
+        share: protocol::frame::CallerWeight::default(),
         target: RequestTarget::Endpoint {
             name: endpoint.to_owned(),
             path_and_query: own.path.to_owned(),

@@ -1,4 +1,4 @@
-//! The ways besides a plain URL: endpoints, raw streams, redirects, public targets alone.
+//! Requests other than a plain URL: endpoints, raw streams, public targets only.
 
 use super::*;
 
@@ -119,14 +119,12 @@ fn raw_streams_need_a_rule_with_connect() {
     let mut raw = rule("*.db.example");
     raw.connect = true;
     raw.ports = Ports::Only(vec![5432]);
-    raw.redirects_max = 3;
     let policy = policy(vec![rule("ci"), raw, rule("fd00::/16")]);
     let candidate = policy.decide_connect("A.db.example.", 5432).unwrap();
     assert_eq!(candidate.method(), "CONNECT");
     assert!(!candidate.target().scheme().is_tls());
     let approved = candidate.approve(addr("10.0.0.1")).unwrap();
     assert_eq!(approved.socket_addr().to_string(), "10.0.0.1:5432");
-    assert_eq!(approved.redirects_max(), 0);
     assert_eq!(
         kind(policy.decide_connect("a.db.example", 22)),
         RefusalKind::Port
@@ -155,66 +153,6 @@ fn raw_streams_need_a_rule_with_connect() {
     assert_eq!(
         kind(policy.decide_connect("169.254.169.254", 443)),
         RefusalKind::AlwaysRefused
-    );
-}
-
-#[test]
-fn each_redirect_is_decided_anew_and_the_smallest_number_counts() {
-    let mut two = rule("two");
-    two.redirects_max = 2;
-    let mut many = rule("many");
-    many.redirects_max = 9;
-    let policy = policy(vec![two, many, rule("none")]);
-    let first = policy
-        .decide_url("GET", "http://two/a/b")
-        .unwrap()
-        .approve(addr("10.0.0.1"))
-        .unwrap();
-    assert_eq!(first.redirects_max(), 2);
-
-    let hop = |from: &Approved, location: &str, hops| -> Result<Approved, Refusal> {
-        policy
-            .decide_redirect(from, "GET", location, hops)?
-            .approve(addr("10.0.0.2"))
-    };
-    let second = hop(&first, "http://many/", 0).unwrap();
-    assert_eq!(second.redirects_max(), 2, "the first rule still counts");
-    let third = hop(&second, "c", 1).unwrap();
-    assert_eq!(third.target().to_string(), "http://many/c");
-    assert_eq!(kind(hop(&third, "d", 2)), RefusalKind::Redirect);
-
-    let none = hop(&first, "//none/", 0).unwrap();
-    let refusal = hop(&none, "/x", 1).unwrap_err();
-    assert_eq!(
-        refusal.to_string(),
-        "allow rule 3 (host none) passes redirects back instead of following them"
-    );
-    assert_eq!(kind(hop(&first, "http://else/", 0)), RefusalKind::NoRule);
-    assert_eq!(
-        kind(hop(&first, "http://169.254.169.254/", 0)),
-        RefusalKind::AlwaysRefused
-    );
-    assert_eq!(
-        kind(hop(&first, "http://u@two/", 0)),
-        RefusalKind::InvalidUrl
-    );
-    assert_eq!(
-        kind(policy.decide_redirect(&first, "", "/", 0)),
-        RefusalKind::Method
-    );
-}
-
-#[test]
-fn an_endpoint_passes_redirects_back() {
-    let policy = Policy::new(vec![rule("a")], vec![endpoint("alm", "http://a", &["*"])]).unwrap();
-    let from = policy
-        .decide_endpoint("alm", "GET", "/")
-        .unwrap()
-        .approve(addr("10.0.0.1"))
-        .unwrap();
-    assert_eq!(
-        kind(policy.decide_redirect(&from, "GET", "/x", 0)),
-        RefusalKind::Redirect
     );
 }
 

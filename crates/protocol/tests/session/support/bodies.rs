@@ -2,7 +2,7 @@
 //! body that never ends.
 
 use bytes::Bytes;
-use protocol::session::{Event, Read, Room, Session};
+use protocol::session::{Event, Read, SendCapacity, Session};
 use std::collections::BTreeMap;
 use std::time::Instant;
 
@@ -53,14 +53,14 @@ impl Writer {
     pub(crate) fn write(&mut self, session: &mut Session) -> u64 {
         let before = self.sent;
         while !self.waits && !self.done {
-            match session.room(self.id) {
-                Err(_) | Ok(Room::Stopped) => self.done = true,
-                Ok(Room::Full) => self.waits = true,
-                Ok(Room::Free) if self.sent == self.body.bytes => {
+            match session.send_capacity(self.id) {
+                Err(_) | Ok(SendCapacity::Stopped) => self.done = true,
+                Ok(SendCapacity::Full) => self.waits = true,
+                Ok(SendCapacity::Free) if self.sent == self.body.bytes => {
                     session.finish(self.id, None).unwrap();
                     self.done = true;
                 }
-                Ok(Room::Free) => self.write_piece(session),
+                Ok(SendCapacity::Free) => self.write_piece(session),
             }
         }
         self.sent - before

@@ -130,7 +130,7 @@ impl CallRequest {
         };
         let head = RequestHead {
             class: Class::Interactive,
-            share: protocol::frame::Share::default(),
+            share: protocol::frame::CallerWeight::default(),
             target: RequestTarget::Url(document.url),
             method,
             headers: header_fields(document.headers)?,

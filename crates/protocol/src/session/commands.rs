@@ -1,7 +1,7 @@
-//! What users of streams want: open, send, finish. Nothing here waits.
+//! What the users of streams do: open, send, finish. Nothing here waits.
 
-use super::stream::{Outgoing, Stream};
-use super::{OpenError, Room, Session, unknown_stream};
+use super::stream::{DispatchState, Outgoing, RecvState, Stream};
+use super::{OpenError, SendCapacity, Session, unknown_stream};
 use crate::code::{Code, Execution, Failure};
 use crate::frame::{self, Headers, RequestHead, ResponseHead};
 use crate::limits::INFORMATIONAL_MAX;
@@ -9,8 +9,8 @@ use bytes::Bytes;
 use std::time::Instant;
 
 impl Session {
-    /// Relay: opens a stream. A `body` (at most 16 KiB) travels inside OPEN; `end` says that it
-    /// is the whole.
+    /// Relay: opens a stream. A `body` of at most 16 KiB travels inside OPEN; `end` marks it as
+    /// complete.
     ///
     /// # Errors
     /// [`OpenError`]; nothing was sent.
@@ -18,7 +18,7 @@ impl Session {
         if self.ended.is_some() {
             return Err(OpenError::Ended);
         }
-        if !self.takes_streams() {
+        if !self.accepts_streams() {
             return Err(OpenError::Draining);
         }
         if self.live >= self.config.peer.streams_max {
@@ -31,31 +31,33 @@ impl Session {
             (head.class, head.share),
             self.config.peer.stream_bytes,
             self.config.local.stream_bytes,
+            RecvState::AwaitingHead { informational: 0 },
             frame::BodyLength::Unknown,
         );
-        stream.send.finished = end;
+        if end {
+            stream.send.state.finish();
+        }
         stream.send.queued = body.len();
-        self.send_queued.add(head.share.caller, body.len());
+        self.unsent.add(head.share.caller, body.len());
         stream.send.queue.push_back(Outgoing::Head {
             frame,
             body: body.len() as u64,
             end,
-            last: true,
+            is_final: true,
         });
         self.streams.insert(id, stream);
         self.live += 1;
-        self.line_up(id);
+        self.enqueue(id);
         self.advance(id);
         Ok(id)
     }
 
-    /// Bridge: sends a head of the answer. Only the last one has a `body` (at most 16 KiB) or an
-    /// `end`. Heads with an informational status above
-    /// [`INFORMATIONAL_MAX`] are left out: they are only hints,
-    /// and the relay would take them for a flood.
+    /// Bridge: sends a head of the response. Only the final one has a `body` (at most 16 KiB) or an
+    /// `end`. Informational heads above [`INFORMATIONAL_MAX`] are dropped: they carry no meaning of
+    /// their own, and the relay would treat them as a flood.
     ///
     /// # Errors
-    /// The stream's failure if it has failed; `HeadersTooLarge` when the head does not fit.
+    /// The stream's failure if it has failed; `target_protocol` when the head does not fit a frame.
     pub fn send_head(
         &mut self,
         id: u32,
@@ -70,87 +72,92 @@ impl Session {
         );
         let stream = self.sending(id)?;
         let frame = frame::encode_head(id, head, body, end).map_err(|error| {
-            let detail = format!("the answer's head does not fit a frame: {error}");
+            let detail = format!("the response head does not fit a frame: {error}");
             Failure::new(Code::TargetProtocol, Execution::Executed, detail)
         })?;
-        stream.dispatched = true;
-        if stream.send.ended {
+        stream.dispatch.mark();
+        // After STOP the relay wants no response: the head is dropped, and that is no failure.
+        if stream.send.state.is_closed() {
             return Ok(());
         }
-        if informational {
-            if stream.send.informational >= INFORMATIONAL_MAX {
-                return Ok(());
-            }
-            stream.send.informational += 1;
+        if informational && !stream.send.state.count_informational(INFORMATIONAL_MAX) {
+            return Ok(());
         }
-        stream.dispatched_owed = false;
-        stream.send.finished |= end;
+        // A HEAD implies DISPATCHED (W-22).
+        stream.dispatch.settle();
+        if end {
+            stream.send.state.finish();
+        }
         let caller = stream.share.caller;
         stream.send.queued += body.len();
         stream.send.queue.push_back(Outgoing::Head {
             frame,
             body: body.len() as u64,
             end,
-            last: !informational,
+            is_final: !informational,
         });
-        self.send_queued.add(caller, body.len());
-        self.line_up(id);
+        self.unsent.add(caller, body.len());
+        self.enqueue(id);
         Ok(())
     }
 
     /// Bridge: the first byte is about to leave for the target. From here on the exchange is
-    /// `possibly_executed`. Returns whether [`Self::poll_timeout`] came nearer.
+    /// `possibly_executed`. Returns whether [`Self::poll_timeout`] is due earlier than before.
     ///
     /// # Errors
-    /// The stream's failure: it was taken back, and nothing may leave.
+    /// The stream's failure: the relay cancelled it, and nothing may leave for the target.
     pub fn mark_dispatched(&mut self, now: Instant, id: u32) -> Result<bool, Failure> {
         let stream = self.streams.get_mut(&id).ok_or_else(unknown_stream)?;
-        if let Some(failure) = &stream.failure {
+        if let Some(failure) = stream.reset.failure() {
             return Err(failure.clone());
         }
-        if !stream.dispatched {
-            stream.dispatched = true;
-            stream.dispatched_owed = true;
-            self.owed.push_back(id);
-            return Ok(self.timers.owe_dispatched(now));
+        match stream.dispatch {
+            DispatchState::NotDispatched => {
+                stream.dispatch = DispatchState::Owed;
+                self.owed.push_back(id);
+                Ok(self.timers.owe_dispatched(now))
+            }
+            DispatchState::Owed | DispatchState::Reported => Ok(false),
         }
-        Ok(false)
     }
 
-    /// Whether there is room for more bytes. After `Full`, [`Event::Writable`](super::Event::Writable) follows.
+    /// Returns whether more bytes may be queued. After `Full`,
+    /// [`Event::Writable`](super::Event::Writable) follows.
     ///
     /// # Errors
     /// The stream's failure.
-    pub fn room(&mut self, id: u32) -> Result<Room, Failure> {
+    pub fn send_capacity(&mut self, id: u32) -> Result<SendCapacity, Failure> {
         let caller = self.sending(id)?.share.caller;
-        let session_full = self.send_queued.is_full_for(caller);
+        let session_full = self.unsent.is_full_for(caller);
         let stream = self.sending(id)?;
-        if stream.send.stopped {
-            return Ok(Room::Stopped);
+        if stream.send.state.is_stopped() {
+            return Ok(SendCapacity::Stopped);
         }
+        // Even in a full session each stream may queue one piece. A stream with an empty queue would
+        // otherwise wait for an event that only its own frames cause.
         if stream.send.is_full() || (session_full && stream.send.queued > 0) {
-            stream.send.writer_waits = true;
-            return Ok(Room::Full);
+            stream.send.is_writer_waiting = true;
+            return Ok(SendCapacity::Full);
         }
-        Ok(Room::Free)
+        Ok(SendCapacity::Free)
     }
 
-    /// Queues bytes of the body. Ask [`Self::room`] first: this takes them in any case.
+    /// Queues bytes of the body. Call [`Self::send_capacity`] first: this method never rejects bytes.
     ///
     /// # Errors
     /// The stream's failure.
     pub fn send_data(&mut self, id: u32, data: Bytes) -> Result<(), Failure> {
         let stream = self.sending(id)?;
-        debug_assert!(!stream.send.finished, "data after the end");
-        if data.is_empty() || stream.send.ended || stream.send.finished {
+        debug_assert!(!stream.send.state.is_finished(), "data after the end");
+        if data.is_empty() || !stream.send.state.takes_more() {
             return Ok(());
         }
         let bytes = data.len();
         stream.send.queued += bytes;
         stream.send.queue.push_back(Outgoing::Data(data));
         let caller = stream.share.caller;
-        self.send_queued.add(caller, bytes);
-        self.line_up(id);
+        self.unsent.add(caller, bytes);
+        self.enqueue(id);
         Ok(())
     }
 
@@ -160,31 +167,31 @@ impl Session {
     /// The stream's failure.
     pub fn finish(&mut self, id: u32, trailers: Option<Headers>) -> Result<(), Failure> {
         let stream = self.sending(id)?;
-        if stream.send.finished || stream.send.ended {
+        if !stream.send.state.takes_more() {
             return Ok(());
         }
-        stream.send.finished = true;
+        stream.send.state.finish();
         let trailers = trailers.filter(|fields| !fields.is_empty());
         stream.send.queue.push_back(Outgoing::End(trailers));
-        self.line_up(id);
+        self.enqueue(id);
         Ok(())
     }
 
     pub(super) fn sending(&mut self, id: u32) -> Result<&mut Stream, Failure> {
         let stream = self.streams.get_mut(&id).ok_or_else(unknown_stream)?;
-        match &stream.failure {
+        match stream.reset.failure() {
             Some(failure) => Err(failure.clone()),
             None => Ok(stream),
         }
     }
 
-    /// The failure of a stream, once it has failed for good: after a cancel, once the bridge's
-    /// word has come.
+    /// Returns the failure of a stream, once it has failed for good: after a cancellation, once the
+    /// bridge has acknowledged the RESET.
     pub fn failure(&self, id: u32) -> Option<Failure> {
         match self.streams.get(&id) {
             None => Some(unknown_stream()),
-            Some(stream) if stream.awaits_word => None,
-            Some(stream) => stream.failure.clone(),
+            Some(stream) if stream.reset.is_awaiting_ack() => None,
+            Some(stream) => stream.reset.failure().cloned(),
         }
     }
 }

@@ -8,15 +8,15 @@ use tokio::runtime::Builder;
 
 /// Which part of the machine a program is given.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Share {
+pub enum WorkerShare {
     /// All cores but one, which the kernel's side of the network and the database have work for.
     AllButOne,
     /// Half of the cores: others live on this host.
     Half,
 }
 
-impl Share {
-    fn of(self, cores: usize) -> usize {
+impl WorkerShare {
+    fn threads(self, cores: usize) -> usize {
         match self {
             Self::AllButOne => cores.saturating_sub(1).max(1),
             Self::Half => (cores / 2).max(1),
@@ -60,12 +60,12 @@ pub fn files_max() -> usize {
 
 /// A runtime with that many worker threads, all drivers on, in a process that may have as many open
 /// files as the system allows.
-pub fn builder(share: Share) -> Builder {
+pub fn builder(share: WorkerShare) -> Builder {
     raise_files();
     let mut builder = Builder::new_multi_thread();
     if std::env::var_os("TOKIO_WORKER_THREADS").is_none() {
         let cores = std::thread::available_parallelism().map_or(1, NonZero::get);
-        builder.worker_threads(share.of(cores));
+        builder.worker_threads(share.threads(cores));
     }
     builder.enable_all();
     builder
@@ -78,8 +78,8 @@ mod tests {
     #[test]
     fn there_is_always_a_thread() {
         for (cores, all_but_one, half) in [(1, 1, 1), (2, 1, 1), (4, 3, 2), (64, 63, 32)] {
-            assert_eq!(Share::AllButOne.of(cores), all_but_one);
-            assert_eq!(Share::Half.of(cores), half);
+            assert_eq!(WorkerShare::AllButOne.threads(cores), all_but_one);
+            assert_eq!(WorkerShare::Half.threads(cores), half);
         }
     }
 }

@@ -30,7 +30,7 @@ const ANSWER_HEADERS_MAX: usize = 64;
 
 /// How far a look came. What is behind the first failure was not tried.
 #[derive(Debug, Default)]
-pub struct Look {
+pub struct PathReport {
     /// The proxy, `host:port`; none for the direct way.
     pub proxy: Option<String>,
     /// What the relay's name (or the proxy's) resolved to.
@@ -104,12 +104,12 @@ impl ServerCertVerifier for Keeps {
 ///
 /// # Errors
 /// [`TlsSetupError`] when a CA file cannot be used: then nothing was tried.
-pub async fn look(
+pub async fn probe_path(
     relay: &RelayUrl,
     ca_files: &[PathBuf],
     oldest: Oldest,
     proxy: &Proxy,
-) -> Result<Look, TlsSetupError> {
+) -> Result<PathReport, TlsSetupError> {
     let judge = WebPkiServerVerifier::builder_with_provider(Arc::new(roots(ca_files)?), provider())
         .build()
         .map_err(|error| TlsSetupError::from(rustls::Error::General(error.to_string())))?;
@@ -127,26 +127,26 @@ pub async fn look(
         .with_custom_certificate_verifier(keeps.clone())
         .with_no_client_auth();
     let dialer = Dialer::new(relay.clone(), &tls, proxy.clone());
-    let mut look = Look::default();
-    let steps = steps(&dialer, &mut look);
+    let mut report = PathReport::default();
+    let steps = steps(&dialer, &mut report);
     let ended = timeout(DIAL_TIMEOUT, steps).await;
-    look.failure = match ended {
+    report.failure = match ended {
         Ok(result) => result.err(),
         Err(_) => Some(DialError::Timeout {
             step: "one of the steps",
         }),
     };
-    look.chain = std::mem::take(&mut *keeps.seen.lock().unwrap_or_else(PoisonError::into_inner));
-    Ok(look)
+    report.chain = std::mem::take(&mut *keeps.seen.lock().unwrap_or_else(PoisonError::into_inner));
+    Ok(report)
 }
 
-async fn steps(dialer: &Dialer, look: &mut Look) -> Result<(), DialError> {
+async fn steps(dialer: &Dialer, report: &mut PathReport) -> Result<(), DialError> {
     let relay = &dialer.relay;
     let server = dialer.proxy.for_host(&relay.host, relay.port);
     let (host, port) = server.map_or((relay.host(), relay.port()), |server| {
         (server.host(), server.port())
     });
-    look.proxy = server.map(|server| format!("{}:{}", server.host(), server.port()));
+    report.proxy = server.map(|server| format!("{}:{}", server.host(), server.port()));
     let resolving = tokio::net::lookup_host((host, port));
     let dns = |detail: String| DialError::Dns {
         host: host.to_owned(),
@@ -154,17 +154,17 @@ async fn steps(dialer: &Dialer, look: &mut Look) -> Result<(), DialError> {
     };
     let resolved = timeout(STEP_WITHIN, resolving).await;
     let resolved = resolved.map_err(|_| dns(format!("no answer within {STEP_WITHIN:?}")))?;
-    look.resolved = resolved
+    report.resolved = resolved
         .map_err(|error| dns(error.to_string()))?
         .map(|address| address.ip())
         .collect();
-    look.resolved.dedup();
+    report.resolved.dedup();
     let stream = connect_tcp(host, port, None).await?;
-    look.connected = stream.peer_addr().ok();
+    report.connected = stream.peer_addr().ok();
     drop(stream);
-    let stream = secured(dialer, look).await?;
-    ask_health(dialer, stream, look).await?;
-    let stream = secured(dialer, look).await?;
+    let stream = secured(dialer, report).await?;
+    ask_health(dialer, stream, report).await?;
+    let stream = secured(dialer, report).await?;
     let upgrading = tokio_tungstenite::client_async_with_config(
         dialer.upgrade_request(),
         Metered::new(stream, 0),
@@ -175,14 +175,14 @@ async fn steps(dialer: &Dialer, look: &mut Look) -> Result<(), DialError> {
         step: "WebSocket upgrade",
     };
     upgraded.map_err(|_| late)?.map_err(upgrade_error)?;
-    look.upgraded = true;
+    report.upgraded = true;
     Ok(())
 }
 
 /// A connection with TLS, through the proxy if there is one.
 async fn secured(
     dialer: &Dialer,
-    look: &mut Look,
+    report: &mut PathReport,
 ) -> Result<TlsStream<tokio::net::TcpStream>, DialError> {
     let relay = &dialer.relay;
     let late = |step| move |_| DialError::Timeout { step };
@@ -197,7 +197,7 @@ async fn secured(
     };
     let connected = timeout(STEP_WITHIN, connecting).await;
     let stream = connected.map_err(late("proxy"))??;
-    look.through_proxy = true;
+    report.through_proxy = true;
     tcp::tune(&stream).map_err(|source| DialError::Tcp {
         address: relay.authority(),
         source,
@@ -212,14 +212,14 @@ async fn secured(
             detail: explain_tls(&error),
         })?;
     let version = stream.get_ref().1.protocol_version();
-    look.tls = version.and_then(|version| version.as_str().map(|text| text.replace('_', ".")));
+    report.tls = version.and_then(|version| version.as_str().map(|text| text.replace('_', ".")));
     Ok(stream)
 }
 
 async fn ask_health(
     dialer: &Dialer,
     mut stream: TlsStream<tokio::net::TcpStream>,
-    look: &mut Look,
+    report: &mut PathReport,
 ) -> Result<(), DialError> {
     let request = format!(
         "GET /healthz HTTP/1.1\r\nHost: {}\r\nConnection: close\r\n\r\n",
@@ -249,11 +249,11 @@ async fn ask_health(
             detail.unwrap_or_else(|| "what answers is no HTTP server".to_owned()),
         ));
     };
-    look.health = Some(status);
+    report.health = Some(status);
     let date = response
         .headers
         .iter()
         .find(|field| field.name.eq_ignore_ascii_case("date"));
-    look.date = date.and_then(|field| String::from_utf8(field.value.to_vec()).ok());
+    report.date = date.and_then(|field| String::from_utf8(field.value.to_vec()).ok());
     Ok(())
 }

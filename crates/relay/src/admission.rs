@@ -17,7 +17,7 @@ mod pending;
 
 pub use authenticated::ProvenAddresses;
 pub use connections::{Connections, ListenerConnections, OpenConnection};
-pub use established::{EstablishedPlace, EstablishedPool};
+pub use established::{EstablishedPermit, EstablishedPool};
 pub use pending::{PendingLimits, PendingPermit, PendingPool};
 
 use std::collections::HashMap;
@@ -73,7 +73,7 @@ impl AdmissionControl {
     }
 
     /// Waits for a place for `address`, so long at most. Cancel safe.
-    pub async fn enter(&self, address: IpAddr, within: Duration) -> Option<HandshakePermit> {
+    pub async fn acquire(&self, address: IpAddr, within: Duration) -> Option<HandshakePermit> {
         let make = || Arc::new(Semaphore::new(self.most_of_one));
         let share = Shares::join(&self.addresses, network(address), make);
         let own = share.with(Arc::clone);
@@ -169,13 +169,15 @@ mod tests {
     #[tokio::test]
     async fn who_comes_too_many_waits_for_a_place_and_gives_up_in_time() {
         let gate = Arc::new(AdmissionControl::new(2, 2));
-        let first = gate.enter(address("10.0.0.1"), SOON).await.unwrap();
-        let _second = gate.enter(address("10.0.0.2"), SOON).await.unwrap();
+        let first = gate.acquire(address("10.0.0.1"), SOON).await.unwrap();
+        let _second = gate.acquire(address("10.0.0.2"), SOON).await.unwrap();
         assert_eq!(gate.taken(), 2);
-        assert!(gate.enter(address("10.0.0.3"), SOON).await.is_none());
+        assert!(gate.acquire(address("10.0.0.3"), SOON).await.is_none());
         let waiting = {
             let gate = Arc::clone(&gate);
-            tokio::spawn(async move { gate.enter(address("10.0.0.3"), 10 * SOON).await.is_some() })
+            tokio::spawn(
+                async move { gate.acquire(address("10.0.0.3"), 10 * SOON).await.is_some() },
+            )
         };
         tokio::time::sleep(SOON).await;
         assert!(!waiting.is_finished());
@@ -188,17 +190,17 @@ mod tests {
         let gate = Arc::new(AdmissionControl::new(4, 2));
         let greedy = address("10.0.0.1");
         let _held = (
-            gate.enter(greedy, SOON).await.unwrap(),
-            gate.enter(greedy, SOON).await.unwrap(),
+            gate.acquire(greedy, SOON).await.unwrap(),
+            gate.acquire(greedy, SOON).await.unwrap(),
         );
         let waiting: Vec<_> = (0..100)
             .map(|_| {
                 let gate = Arc::clone(&gate);
-                tokio::spawn(async move { gate.enter(greedy, 10 * SOON).await.is_some() })
+                tokio::spawn(async move { gate.acquire(greedy, 10 * SOON).await.is_some() })
             })
             .collect();
         tokio::task::yield_now().await;
-        assert!(gate.enter(address("10.0.0.2"), SOON).await.is_some());
+        assert!(gate.acquire(address("10.0.0.2"), SOON).await.is_some());
         for one in waiting {
             assert!(!one.await.unwrap());
         }
@@ -207,7 +209,7 @@ mod tests {
     #[tokio::test]
     async fn addresses_that_are_gone_are_forgotten() {
         let gate = AdmissionControl::new(4, 2);
-        drop(gate.enter(address("10.0.0.1"), SOON).await);
+        drop(gate.acquire(address("10.0.0.1"), SOON).await);
         assert!(gate.addresses.lock().is_empty());
     }
 

@@ -22,6 +22,7 @@
 
 pub mod audit;
 pub mod bridges;
+pub(crate) mod call_schema;
 pub mod calls;
 pub mod etag;
 pub mod explain;
@@ -42,11 +43,10 @@ pub use table::operations;
 use crate::access::{Object, Resource};
 use crate::auth::Principal;
 use crate::body::Body;
-use crate::exchange::{ExchangePermit, Reservation};
-use crate::listener::connection::Connection;
+use crate::capacity::ExchangePermit;
+use crate::connection::Connection;
+use crate::control_plane::ControlPlane;
 use crate::problem::Problem;
-use crate::service::Service;
-use crate::state::State;
 use crate::storage::{Role, Storage};
 use bytes::Bytes;
 use http::{Method, Request, Response, Version};
@@ -140,7 +140,7 @@ impl std::fmt::Debug for Operation {
 /// What a handler knows of its request.
 pub struct Context<'a> {
     /// What the relay's parts share.
-    pub state: &'a Arc<State>,
+    pub state: &'a Arc<ControlPlane>,
     /// Who asks.
     pub principal: &'a Principal,
     /// Where the request came from.
@@ -239,7 +239,7 @@ fn fit(template: &'static str, path: &str) -> Option<Vec<(&'static str, String)>
 /// # Errors
 /// A problem; `not_found` and `method_not_allowed` before anybody is asked for a key.
 pub async fn dispatch(
-    service: &Service,
+    state: &Arc<ControlPlane>,
     connection: &Arc<Connection>,
     waiting: &mut Option<Request<Incoming>>,
 ) -> Result<Response<Body>, Problem> {
@@ -276,20 +276,18 @@ pub async fn dispatch(
             false => Problem::methods(&others),
         });
     };
-    let principal = service
+    let principal = state
         .authenticator
         .authenticate(request.headers(), connection.peer.ip())
         .await?;
     connection.authenticated(&principal.tenant);
-    let state = &service.state;
     let note = |failure: &Failure| state.note_denial(&principal, failure.code, peer);
     principal
         .admit(operation.roles, operation.resource)
         .inspect_err(note)?;
     let query = Query::read(request.uri().query(), operation.query)?;
-    let state = &service.state;
     // Held until the response is written, as is the memory that the response takes.
-    let permit = state.exchanges.begin_operation(&principal)?;
+    let permit = state.data.exchanges.begin_operation(&principal)?;
     let request = waiting.take().ok_or_else(Problem::not_found)?;
     let is_read = wanted == Method::GET;
     let admitted = Admitted {
@@ -306,14 +304,14 @@ pub async fn dispatch(
         Resource::Pairing => {}
         _ => note(&problem.failure),
     });
-    let mut reservation = reservation(state, connection, &permit);
+    let mut reservation = state.data.reservation(connection, &permit);
     let held = result.and_then(|response| {
         let bytes = response.body().unreserved_bytes();
         match reservation.try_grow_to(bytes) {
             Ok(()) => {}
             // What was done is said in any case.
             Err(_) if !is_read => reservation.grow_anyway_to(bytes),
-            Err(none) => return Err(none.problem()),
+            Err(none) => return Err(none.failure().into()),
         }
         let (permit, memory) = (permit.clone(), reservation);
         Ok(response.map(|body| body.with_permit(permit).with_memory(memory)))
@@ -321,19 +319,9 @@ pub async fn dispatch(
     held.map_err(|problem| problem.holding(permit))
 }
 
-/// An empty reservation for what a connection asks for.
-pub(crate) fn reservation(
-    state: &State,
-    connection: &Arc<Connection>,
-    permit: &ExchangePermit,
-) -> Reservation {
-    let max = state.limits().connection_memory_max.0;
-    permit.reservation().on(connection, max)
-}
-
 /// A request that has a permit.
 struct Admitted<'a> {
-    state: &'a Arc<State>,
+    state: &'a Arc<ControlPlane>,
     principal: &'a Principal,
     permit: &'a ExchangePermit,
     operation: &'static Operation,
@@ -352,7 +340,7 @@ impl Admitted<'_> {
         let mut memory = self.permit.reservation();
         let body = match parts.method {
             Method::POST | Method::PUT | Method::PATCH => {
-                let idle = self.state.limits().caller_idle_timeout.0;
+                let idle = self.state.data.limits().caller_idle_timeout.0;
                 let body = json::body(&mut incoming, idle, &mut memory).await;
                 if body.is_err() && parts.version == Version::HTTP_2 {
                     crate::ingress::drain(incoming);

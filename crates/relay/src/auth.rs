@@ -7,9 +7,10 @@
 pub use crate::access::KeyScope;
 
 use crate::admission::network;
+use crate::audit::recorder::Auditing;
 use crate::denials::{Denied, Who};
 use crate::directory::Directory;
-use crate::state::State;
+use crate::metrics::Metrics;
 use crate::storage::{Existing, Role, Secret};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
@@ -148,16 +149,25 @@ fn unauthorized(detail: impl Into<String>) -> Failure {
 /// Checks keys, and counts those that are wrong.
 #[derive(Debug)]
 pub struct Authenticator {
-    state: Arc<State>,
+    directory: Arc<Directory>,
+    audit: Arc<Auditing>,
+    metrics: Arc<Metrics>,
     keys: KeyCheck,
 }
 
 impl Authenticator {
     /// With so many failures of one address that are told apart in a minute.
-    pub fn new(state: Arc<State>, failures_per_minute: u32) -> Self {
+    pub fn new(
+        directory: Arc<Directory>,
+        audit: Arc<Auditing>,
+        metrics: Arc<Metrics>,
+        failures_per_minute: u32,
+    ) -> Self {
         Self {
-            keys: KeyCheck::new(state.directory.clone(), failures_per_minute),
-            state,
+            keys: KeyCheck::new(directory.clone(), failures_per_minute),
+            directory,
+            audit,
+            metrics,
         }
     }
 
@@ -203,14 +213,15 @@ impl Authenticator {
         })?;
         let result = self.keys.check(&credentials, peer).await;
         result.inspect_err(|failure| {
-            let who = self.state.directory.whose(&credentials.client_id);
+            let who = self.directory.whose(&credentials.client_id);
             self.note(failure, who, peer);
         })
     }
 
     fn note(&self, failure: &Failure, who: Who, peer: IpAddr) {
         let code = failure.code.as_str();
-        self.state.denied(Denied::Request, code, who, peer);
+        self.metrics.request_denied(code);
+        self.audit.denials.note(Denied::Request, code, who, peer);
     }
 }
 

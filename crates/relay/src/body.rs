@@ -3,12 +3,14 @@
 //!
 //! `sending` turns it into what the HTTP library writes.
 
-use crate::exchange::{ExchangePermit, Reservation, TunnelBody};
-use crate::ingress::calls::CallBody;
+mod call;
+
+pub(crate) use call::CallBody;
+
+use crate::capacity::{ExchangePermit, Reservation};
+use crate::exchange::TunnelBody;
 use bytes::Bytes;
 use http_body::{Body as HttpBody, Frame, SizeHint};
-use http_body_util::BodyExt;
-use http_body_util::combinators::UnsyncBoxBody;
 use protocol::Failure;
 use std::pin::Pin;
 use std::task::{Context, Poll};
@@ -16,8 +18,8 @@ use std::task::{Context, Poll};
 /// The largest piece of a body that is given to the HTTP library at once, in bytes.
 pub(crate) const PIECE_MAX_BYTES: usize = 16 * 1024;
 
-/// The body of a response. An error breaks the connection off, so that a truncated response never looks
-/// whole.
+/// The body of a response. An error aborts the connection, so that a truncated response never looks
+/// complete.
 #[derive(Debug)]
 pub struct Body {
     content: Content,
@@ -33,18 +35,27 @@ enum Content {
     /// The response to a call, written from the target's body as it is read.
     Call(CallBody),
     /// A target's body on its way.
-    TunnelResponse(TunnelBody),
-    /// A target's body of which something else is said.
-    Other(UnsyncBoxBody<Bytes, Failure>),
+    Tunnel(TunnelBody),
+    /// A target's body that is at its end, with the framing that the target declared.
+    Declared(TunnelBody, DeclaredFraming),
+}
+
+/// The framing of a body that is at its end, for the head of its response.
+#[derive(Debug)]
+pub(crate) struct DeclaredFraming {
+    /// The length that the head states.
+    pub(crate) length: SizeHint,
+    /// Whether the head ends the message, as it can over HTTP/2.
+    pub(crate) is_end: bool,
 }
 
 /// Returns an empty body.
-pub fn empty() -> Body {
+pub(crate) fn empty() -> Body {
     Content::Empty.into()
 }
 
-/// Returns a whole body.
-pub fn full(bytes: impl Into<Bytes>) -> Body {
+/// Returns a body that is in memory.
+pub(crate) fn full(bytes: impl Into<Bytes>) -> Body {
     Content::Full(bytes.into()).into()
 }
 
@@ -63,7 +74,7 @@ impl From<TunnelBody> for Body {
         let permit = Some(body.permit());
         Self {
             permit,
-            ..Content::TunnelResponse(body).into()
+            ..Content::Tunnel(body).into()
         }
     }
 }
@@ -75,12 +86,13 @@ impl From<CallBody> for Body {
 }
 
 impl Body {
-    /// Returns a body of another type, which keeps `permit` until it is written.
-    pub(crate) fn other<B>(body: B, permit: ExchangePermit) -> Self
-    where
-        B: HttpBody<Data = Bytes, Error = Failure> + Send + 'static,
-    {
-        Self::from(Content::Other(body.boxed_unsync())).with_permit(permit)
+    /// Returns a target's body that is at its end, and whose framing must stay as the target declared it.
+    pub(crate) fn declared(body: TunnelBody, framing: DeclaredFraming) -> Self {
+        let permit = Some(body.permit());
+        Self {
+            permit,
+            ..Content::Declared(body, framing).into()
+        }
     }
 
     /// Returns the same body, which keeps `permit` until it is written.
@@ -99,7 +111,7 @@ impl Body {
         }
     }
 
-    /// Returns how many bytes of it are in memory and were not reserved.
+    /// Returns how many bytes of it are in memory without a reservation.
     pub(crate) fn unreserved_bytes(&self) -> u64 {
         match (&self.content, &self.memory) {
             (Content::Full(bytes), None) => bytes.len() as u64,
@@ -111,7 +123,7 @@ impl Body {
     pub(crate) fn document_bytes(&self) -> u64 {
         match &self.content {
             Content::Call(body) => body.document_bytes(),
-            Content::Empty | Content::Full(_) | Content::TunnelResponse(_) | Content::Other(_) => 0,
+            Content::Empty | Content::Full(_) | Content::Tunnel(_) | Content::Declared(..) => 0,
         }
     }
 
@@ -137,8 +149,7 @@ impl HttpBody for Body {
                 Poll::Ready(Some(Ok(Frame::data(piece))))
             }
             Content::Call(body) => Poll::Ready(body.piece().map(|piece| Ok(Frame::data(piece)))),
-            Content::TunnelResponse(body) => Pin::new(body).poll_frame(cx),
-            Content::Other(body) => Pin::new(body).poll_frame(cx),
+            Content::Tunnel(body) | Content::Declared(body, _) => Pin::new(body).poll_frame(cx),
         }
     }
 
@@ -147,8 +158,8 @@ impl HttpBody for Body {
             Content::Empty => true,
             Content::Full(bytes) => bytes.is_empty(),
             Content::Call(body) => body.is_empty(),
-            Content::TunnelResponse(body) => body.is_end_stream(),
-            Content::Other(body) => body.is_end_stream(),
+            Content::Tunnel(body) => body.is_end_stream(),
+            Content::Declared(_, framing) => framing.is_end,
         }
     }
 
@@ -157,8 +168,8 @@ impl HttpBody for Body {
             Content::Empty => SizeHint::with_exact(0),
             Content::Full(bytes) => SizeHint::with_exact(bytes.len() as u64),
             Content::Call(body) => SizeHint::with_exact(body.left_bytes()),
-            Content::TunnelResponse(body) => body.size_hint(),
-            Content::Other(body) => body.size_hint(),
+            Content::Tunnel(body) => body.size_hint(),
+            Content::Declared(_, framing) => framing.length,
         }
     }
 }

@@ -8,6 +8,7 @@ mod database;
 mod deliveries;
 mod direct;
 mod file;
+mod hop_headers;
 mod limits;
 mod telemetry;
 mod units;
@@ -22,7 +23,7 @@ pub use telemetry::Telemetry;
 pub use units::{ByteSize, Span, UnitError};
 pub use weights::{Weight, Weights};
 
-pub use crate::ingress::hop_headers::Hops;
+pub use hop_headers::Hops;
 
 use std::fmt;
 use std::net::SocketAddr;

@@ -13,9 +13,8 @@
 pub mod pattern;
 
 use crate::admission::may_have;
+use crate::capacity::{Reservation, Unread, collect_response};
 use crate::config;
-use crate::exchange::Reservation;
-use crate::ingress::{Unread, whole_response};
 use bytes::Bytes;
 use http::header::{self, HeaderMap, HeaderValue};
 use http::{Method, Request, StatusCode, Uri};
@@ -384,7 +383,7 @@ async fn exchange(
             memory,
         });
     }
-    let body = match whole_response(body, request.answer_max, &mut memory).await {
+    let body = match collect_response(body, request.answer_max, &mut memory).await {
         Ok(body) => body,
         Err(Unread::TooLarge) => {
             let detail = format!(

@@ -13,12 +13,13 @@
 mod looks;
 mod state;
 
-pub use state::{BridgeSummary, Standing, TunnelClaim};
+pub use state::{BridgeSummary, TunnelClaim};
 
 use crate::admission::network;
 use crate::auth::{Credentials, Principal};
 use crate::denials::Who;
-use crate::registry::TunnelOwner;
+use crate::registry::{Standing, TunnelOwner};
+use crate::routing::Identities;
 use crate::routing::select_tunnel::{Paired, PairedBridge};
 use crate::storage::tenants::SITE;
 use crate::storage::{ClientId, SecretHash, Storage, StorageError, TenantId, TenantState, now};
@@ -439,6 +440,20 @@ impl Directory {
     /// The valid bridges of a tenant (its id), by name.
     pub fn bridges_of(&self, tenant: &str) -> Vec<BridgeSummary> {
         self.state().bridges_of(tenant)
+    }
+}
+
+impl Identities for Directory {
+    fn principal_may_stay(&self, principal: &Principal) -> bool {
+        Self::principal_may_stay(self, principal)
+    }
+
+    fn is_active(&self, tenant: &str) -> bool {
+        Self::is_active(self, tenant)
+    }
+
+    fn direct_urls(&self, tenant: &str) -> Arc<[String]> {
+        Self::direct_urls(self, tenant)
     }
 }
 

@@ -15,8 +15,8 @@
 //! belong to one API key.
 
 use crate::body::{self, Body};
+use crate::control_plane::ControlPlane;
 use crate::problem::Problem;
-use crate::state::State;
 use crate::storage::batch::WriteError;
 use crate::storage::calls::{Write, Written};
 use crate::storage::idempotency::{Begin, Begun, Finish, KeyedRow, Stored};
@@ -319,7 +319,11 @@ fn context(row: &KeyedRow) -> String {
 /// # Errors
 /// `conflict` for a key of another request, `outcome_unknown`, `rate_limited` when too many keys are
 /// stored, and what keeps a key from being stored.
-pub async fn once<F>(state: &Arc<State>, keyed: Keyed, make: F) -> Result<Response<Body>, Problem>
+pub async fn once<F>(
+    state: &Arc<ControlPlane>,
+    keyed: Keyed,
+    make: F,
+) -> Result<Response<Body>, Problem>
 where
     F: Future<Output = Made> + Send + 'static,
 {
@@ -348,7 +352,7 @@ where
 
 /// The request that this process makes for a key.
 struct Attempt {
-    state: Arc<State>,
+    state: Arc<ControlPlane>,
     keyed: Keyed,
     tell: watch::Sender<Option<Outcome>>,
     /// The outcome stays in memory, for the database did not take it.
@@ -549,7 +553,7 @@ impl Inner {
 }
 
 /// Deletes expired keys, and counts those that are stored, until the relay stops.
-pub async fn keep_clean(state: Arc<State>) {
+pub async fn keep_clean(state: Arc<ControlPlane>) {
     loop {
         state.serving.active().await;
         if let Err(error) = round(&state).await {
@@ -559,7 +563,7 @@ pub async fn keep_clean(state: Arc<State>) {
     }
 }
 
-async fn round(state: &State) -> Result<(), StorageError> {
+async fn round(state: &ControlPlane) -> Result<(), StorageError> {
     let storage = state.directory.storage();
     while storage.forget_keyed().await? {}
     let counts = storage.keyed_counts().await?;

@@ -8,12 +8,12 @@
 use crate::api::pairing::failed;
 use crate::api::{Context, Handling, json, page::Page};
 use crate::config::Tls;
+use crate::control_plane::ControlPlane;
 use crate::deliveries::Handed;
 use crate::ownership::Conflict;
 use crate::problem::Problem;
 use crate::registry::TunnelOwner;
 use crate::routing::{self, StoredRoute, Way};
-use crate::state::State;
 use crate::storage::audit::AuditEvent;
 use crate::storage::notices::{Cause, Notice};
 use crate::storage::tenants::{SITE, TenantChange};
@@ -78,7 +78,7 @@ pub struct NoticePage {
     next_cursor: Option<String>,
 }
 
-fn view(state: &State, notice: Notice) -> NoticeView {
+fn view(state: &ControlPlane, notice: Notice) -> NoticeView {
     let tenant = state.directory.tenant_name(&notice.tenant);
     NoticeView {
         id: notice.id,
@@ -173,7 +173,7 @@ fn tenant_name(cx: &Context<'_>) -> Result<Arc<str>, Problem> {
 
 /// Looks for causes until the relay stops; and writes down what is only noted in memory: when
 /// bridges were there, and when keys were used.
-pub async fn run(state: Arc<State>) {
+pub async fn run(state: Arc<ControlPlane>) {
     let mut used_until = now() - 60;
     loop {
         tokio::select! {
@@ -191,7 +191,7 @@ pub async fn run(state: Arc<State>) {
 }
 
 /// Says that deliveries were paused or resumed, which any process with the database can do.
-pub async fn watch_pause(state: Arc<State>) {
+pub async fn watch_pause(state: Arc<ControlPlane>) {
     let mut was_paused = false;
     loop {
         if let Ok(paused) = state.directory.storage().deliveries_paused().await {
@@ -211,7 +211,7 @@ pub async fn watch_pause(state: Arc<State>) {
     }
 }
 
-async fn round(state: &Arc<State>, used_until: &mut i64) -> Result<(), StorageError> {
+async fn round(state: &Arc<ControlPlane>, used_until: &mut i64) -> Result<(), StorageError> {
     let storage = state.directory.storage();
     let moment = now();
     let used = state.directory.used_since(*used_until);
@@ -219,7 +219,7 @@ async fn round(state: &Arc<State>, used_until: &mut i64) -> Result<(), StorageEr
         storage.keys_used(&used).await?;
     }
     *used_until = moment - 60;
-    let online: HashSet<Arc<str>> = state.registry.bridges();
+    let online: HashSet<Arc<str>> = state.data.registry.bridges();
     let seen: HashMap<Arc<str>, i64> = online.iter().map(|id| (id.clone(), moment)).collect();
     if !seen.is_empty() {
         storage.bridges_seen(&seen).await?;
@@ -241,7 +241,7 @@ async fn round(state: &Arc<State>, used_until: &mut i64) -> Result<(), StorageEr
     let silent: Vec<Cause> = silent.into_iter().map(database_was_silent).collect();
     settle(state, "database_silent", &silent).await?;
     let moment_now = Instant::now();
-    let cloned = state.registry.cloned(moment_now).into_iter();
+    let cloned = state.data.registry.cloned(moment_now).into_iter();
     let cloned: Vec<Cause> = cloned.map(|owner| cloned_cause(&owner)).collect();
     let raised = settle(state, "bridge_cloned", &cloned).await?;
     written_down(state, "bridge.cloned", raised).await;
@@ -293,7 +293,7 @@ fn conflict_cause(conflict: Conflict) -> Cause {
 }
 
 /// Writes what was raised into the audit record.
-async fn written_down(state: &State, action: &'static str, raised: Vec<Notice>) {
+async fn written_down(state: &ControlPlane, action: &'static str, raised: Vec<Notice>) {
     for notice in raised {
         let act = AuditEvent {
             tenant: notice.tenant,
@@ -311,7 +311,7 @@ async fn written_down(state: &State, action: &'static str, raised: Vec<Notice>) 
 }
 
 /// The relay's own certificate, if it expires soon.
-fn certificate(state: &State, within: i64) -> Vec<Cause> {
+fn certificate(state: &ControlPlane, within: i64) -> Vec<Cause> {
     let Some(Tls::Files { cert_file, .. }) = &state.config.tls else {
         return Vec::new();
     };
@@ -331,7 +331,7 @@ fn certificate(state: &State, within: i64) -> Vec<Cause> {
 
 /// Raises and clears the notices of a kind. Returns those that were raised.
 async fn settle(
-    state: &Arc<State>,
+    state: &Arc<ControlPlane>,
     kind: &str,
     causes: &[Cause],
 ) -> Result<Vec<Notice>, StorageError> {
@@ -351,7 +351,7 @@ async fn settle(
 }
 
 /// Sends a notice, if its tenant wants that.
-async fn send(state: &Arc<State>, notice: Notice) -> Result<(), StorageError> {
+async fn send(state: &Arc<ControlPlane>, notice: Notice) -> Result<(), StorageError> {
     let tenant = notice.tenant.clone();
     let Some(name) = state
         .directory
@@ -378,7 +378,7 @@ async fn send(state: &Arc<State>, notice: Notice) -> Result<(), StorageError> {
     };
     if notice.kind == BRIDGE_OFFLINE
         && !matches!(
-            routing::decide_stored(state, stored),
+            routing::decide_stored(state.data.routes(), stored),
             Way::Bridge(_) | Way::Direct
         )
     {

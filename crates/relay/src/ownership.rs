@@ -9,9 +9,8 @@
 //! own. A declaration that is refused costs the bridge nothing else: its other endpoints work. It is
 //! logged, counted, and shown by `bridges` and by a notice.
 
-use crate::directory::Standing;
-use crate::registry::{AdvertisedRoutes, TunnelEntry, TunnelOwner};
-use crate::state::State;
+use crate::control_plane::ControlPlane;
+use crate::registry::{AdvertisedRoutes, Standing, TunnelEntry, TunnelOwner};
 use crate::storage::StorageError;
 use crate::throttle::LogRateLimiter;
 use protocol::frame::Serves;
@@ -135,7 +134,7 @@ fn described(offer: &AdvertisedRoutes) -> Option<String> {
 }
 
 /// What is routed to a bridge that serves this.
-pub fn offer(state: &State, owner: &TunnelOwner, serves: Arc<Serves>) -> AdvertisedRoutes {
+pub fn offer(state: &ControlPlane, owner: &TunnelOwner, serves: Arc<Serves>) -> AdvertisedRoutes {
     let declared = serves.endpoints.iter().map(String::as_str);
     let standings = state.directory.endpoints_of(owner, declared);
     AdvertisedRoutes::new(serves, standings)
@@ -143,7 +142,7 @@ pub fn offer(state: &State, owner: &TunnelOwner, serves: Arc<Serves>) -> Adverti
 
 /// Claims the names that are free. When this returns, the directory knows what the database decided,
 /// unless the database does not answer: then [`follow`] claims them.
-pub async fn claim(state: &State, owner: &TunnelOwner, serves: &Serves) {
+pub async fn claim(state: &ControlPlane, owner: &TunnelOwner, serves: &Serves) {
     let declared = || serves.endpoints.iter().map(String::as_str);
     let (standings, _) = state.directory.endpoints_of(owner, declared());
     let free: Vec<String> = declared()
@@ -168,7 +167,11 @@ pub async fn claim(state: &State, owner: &TunnelOwner, serves: &Serves) {
     }
 }
 
-async fn decide(state: &State, owner: &TunnelOwner, free: &[String]) -> Result<(), StorageError> {
+async fn decide(
+    state: &ControlPlane,
+    owner: &TunnelOwner,
+    free: &[String],
+) -> Result<(), StorageError> {
     let storage = state.directory.storage();
     let claimed = storage.claim_endpoints(&owner.tenant, &owner.bridge, free);
     let claimed = claimed.await?;
@@ -184,7 +187,7 @@ async fn decide(state: &State, owner: &TunnelOwner, free: &[String]) -> Result<(
 }
 
 /// Routes to a tunnel what is its own now.
-pub fn route(state: &State, entry: &Arc<TunnelEntry>) {
+pub fn route(state: &ControlPlane, entry: &Arc<TunnelEntry>) {
     let new = offer(state, &entry.owner, entry.session.serves());
     let old = entry.offer();
     let conflicts = new.refused().count();
@@ -193,12 +196,12 @@ pub fn route(state: &State, entry: &Arc<TunnelEntry>) {
         state.ownership.forget(&entry.owner.bridge);
     }
     if !new.is_like(&old) {
-        state.registry.set_offer(entry, new);
+        state.data.registry.set_offer(entry, new);
     }
 }
 
 /// Says that a declaration is refused.
-pub fn report(state: &State, owner: &TunnelOwner, offer: &AdvertisedRoutes) {
+pub fn report(state: &ControlPlane, owner: &TunnelOwner, offer: &AdvertisedRoutes) {
     let is_new = state.ownership.note(owner, offer, Instant::now());
     if is_new && state.ownership.lines.allow() {
         tracing::warn!(
@@ -215,13 +218,13 @@ pub fn report(state: &State, owner: &TunnelOwner, offer: &AdvertisedRoutes) {
 }
 
 /// A bridge serves something else now.
-pub async fn serves_changed(state: &State, entry: &Arc<TunnelEntry>) {
+pub async fn serves_changed(state: &ControlPlane, entry: &Arc<TunnelEntry>) {
     claim(state, &entry.owner, &entry.session.serves()).await;
     route(state, entry);
 }
 
 /// Follows the directory: names that were assigned, released, or left by a revoked bridge.
-pub async fn follow(state: Arc<State>) {
+pub async fn follow(state: Arc<ControlPlane>) {
     let mut changed = state.directory.changed();
     let mut seen = 0;
     loop {
@@ -236,7 +239,7 @@ pub async fn follow(state: Arc<State>) {
         }
         seen = revision;
         let mut by_tenant: BTreeMap<Arc<str>, Vec<Arc<TunnelEntry>>> = BTreeMap::new();
-        for entry in state.registry.all() {
+        for entry in state.data.registry.all() {
             by_tenant
                 .entry(entry.owner.tenant.clone())
                 .or_default()

@@ -16,7 +16,7 @@ use std::borrow::Cow;
 use std::time::Duration;
 
 use crate::body::{self, Body};
-use crate::exchange::ExchangePermit;
+use crate::capacity::ExchangePermit;
 
 /// Tells the relay's own errors from the target's answers.
 pub const BRIDGE_ERROR: HeaderName = HeaderName::from_static("bridge-error");

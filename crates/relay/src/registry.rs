@@ -10,7 +10,7 @@ mod offer;
 mod tunnels;
 
 use clones::{Clones, Live, SessionId};
-pub use offer::AdvertisedRoutes;
+pub use offer::{AdvertisedRoutes, Standing};
 pub use tunnels::Tunnels;
 
 use protocol::frame::{GoAwayReason, Hello, JournalMark, PreviousSession, RefusedCode};
@@ -281,7 +281,7 @@ impl Registry {
     }
 
     /// A bridge tells, with its next session, what became of the one that was lost.
-    pub fn tell_aftermath(&self, owner: &TunnelOwner, told: PreviousSession) {
+    pub fn record_previous_session(&self, owner: &TunnelOwner, told: PreviousSession) {
         self.aftermaths.send_modify(|all| {
             if all.len() >= AFTERMATHS_MAX {
                 all.pop_front();
@@ -293,7 +293,12 @@ impl Registry {
 
     /// What the bridge of a tunnel that was lost says within `wait` of a stream of it (W-51): whether it
     /// certainly was not dispatched. With any word, the tunnel is over for the bridge, too.
-    pub async fn word_on(&self, entry: &TunnelEntry, stream: u32, wait: Duration) -> Option<bool> {
+    pub async fn query_fate(
+        &self,
+        entry: &TunnelEntry,
+        stream: u32,
+        wait: Duration,
+    ) -> Option<bool> {
         let session = entry.session.id();
         let found = |all: &VecDeque<Aftermath>| {
             let mut fitting = all

@@ -3,39 +3,15 @@
 //! Limits that are looked at for each request, and certificates, change at once; what is built once
 //! (sockets, database, places) needs a restart, and is named. What runs is left alone.
 
-use crate::config::{Config, Limits, Tls};
-use crate::listener::tls::{self, TlsError};
-use crate::state::State;
+use crate::config::{Config, Tls};
+use crate::control_plane::ControlPlane;
+use crate::listener::tls::{self, Acceptor, TlsError};
 use std::path::PathBuf;
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::Arc;
 use std::time::{Duration, SystemTime};
-use tokio_rustls::TlsAcceptor;
 
 /// How often the certificate's files are looked at.
 const LOOK_EVERY: Duration = Duration::from_secs(10);
-
-/// Takes handshakes with the certificate that is in force.
-#[derive(Clone)]
-pub struct Acceptor(Arc<RwLock<TlsAcceptor>>);
-
-impl Acceptor {
-    /// With a first certificate.
-    pub fn new(acceptor: TlsAcceptor) -> Self {
-        Self(Arc::new(RwLock::new(acceptor)))
-    }
-
-    /// The one in force.
-    pub fn current(&self) -> TlsAcceptor {
-        self.0
-            .read()
-            .unwrap_or_else(PoisonError::into_inner)
-            .clone()
-    }
-
-    fn replace(&self, acceptor: TlsAcceptor) {
-        *self.0.write().unwrap_or_else(PoisonError::into_inner) = acceptor;
-    }
-}
 
 /// Why a configuration was not taken. The one before is in force as it was.
 #[derive(Debug, thiserror::Error)]
@@ -151,7 +127,7 @@ fn settled(old: &Config, new: &Config) -> Option<&'static str> {
 /// # Errors
 /// [`ReloadError`]; nothing was changed.
 pub fn take(
-    state: &State,
+    state: &ControlPlane,
     acceptor: Option<&Acceptor>,
     config: &Config,
 ) -> Result<(), ReloadError> {
@@ -161,7 +137,7 @@ pub fn take(
 }
 
 fn try_take(
-    state: &State,
+    state: &ControlPlane,
     acceptor: Option<&Acceptor>,
     config: &Config,
 ) -> Result<(), ReloadError> {
@@ -172,13 +148,13 @@ fn try_take(
     if let (Some(acceptor), Some(ready)) = (acceptor, ready) {
         acceptor.replace(ready.acceptor);
     }
-    state.set_limits(config.limits.clone());
+    state.data.set_limits(config.limits.clone());
     Ok(())
 }
 
 /// Follows the certificate's files: a new pair is used for the next handshake, a broken one is said
 /// once and not used.
-pub async fn follow(state: Arc<State>, acceptor: Acceptor) {
+pub async fn follow(state: Arc<ControlPlane>, acceptor: Acceptor) {
     let Some(tls) = state.config.tls.clone() else {
         return;
     };
@@ -221,27 +197,6 @@ fn stamps(tls: &Tls) -> Vec<Option<(SystemTime, u64)>> {
             Some((meta.modified().ok()?, meta.len()))
         })
         .collect()
-}
-
-/// The limits in force.
-#[derive(Debug)]
-pub(crate) struct ActiveLimits(RwLock<Arc<Limits>>);
-
-impl ActiveLimits {
-    pub(crate) fn new(limits: Limits) -> Self {
-        Self(RwLock::new(Arc::new(limits)))
-    }
-
-    pub(crate) fn get(&self) -> Arc<Limits> {
-        self.0
-            .read()
-            .unwrap_or_else(PoisonError::into_inner)
-            .clone()
-    }
-
-    pub(crate) fn set(&self, limits: Limits) {
-        *self.0.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(limits);
-    }
 }
 
 #[cfg(test)]

@@ -7,18 +7,18 @@
 //! ```
 
 use crate::admission::ListenerConnections;
-use crate::auth::Authenticator;
 use crate::config::Config;
+use crate::connection::ListenerKind;
+use crate::control_plane::ControlPlane;
 use crate::deliveries::{self, Deliveries};
 use crate::directory::Directory;
 use crate::generation::Generation;
-use crate::listener::connection::ListenerKind;
+use crate::listener::tls::Acceptor;
 use crate::listener::tls::TlsError;
 use crate::listener::{self, ListenerContext, tls};
 use crate::metrics::Metrics;
-use crate::reload::{self, Acceptor, ReloadError};
+use crate::reload::{self, ReloadError};
 use crate::service::Service;
-use crate::state::State;
 use crate::storage::{self, ServingLock};
 use crate::storage::{ApiKey, Existing, Role, Secret, Storage, StorageError, Tenant};
 use crate::telemetry::{Spans, TelemetryError};
@@ -86,7 +86,7 @@ pub struct Relay;
 /// A relay that runs in this process. Call [`Self::shutdown`] to end it in order; dropping it
 /// ends its accept loops alone.
 pub struct RunningRelay {
-    state: Arc<State>,
+    state: Arc<ControlPlane>,
     public: Option<SocketAddr>,
     internal: Option<SocketAddr>,
     proxy: Option<SocketAddr>,
@@ -139,10 +139,9 @@ impl Relay {
         let admin = open(listen.admin)?;
         let identity = Identity::of(&config.key_file.with_extension("node"))?;
 
-        let failures = config.limits.auth_failures_per_minute;
         let node = node_name();
         let (spans, sending) = Spans::start(&config.telemetry, &node)?.unzip();
-        let state = State::new(
+        let state = ControlPlane::new(
             config,
             node,
             directory.clone(),
@@ -152,8 +151,7 @@ impl Relay {
         );
         let state = Arc::new(state);
         let service = Arc::new(Service {
-            state: state.clone(),
-            authenticator: Authenticator::new(state.clone(), failures),
+            control: state.clone(),
         });
         let (closing, closing_seen) = watch::channel(false);
         let (stop, stop_seen) = watch::channel(false);
@@ -161,12 +159,14 @@ impl Relay {
         let (alive_held, alive) = mpsc::channel(1);
         let (admin_held, _) = mpsc::channel(1);
         let doors = ListenerContext {
-            service: service.clone(),
+            handler: service.clone(),
+            data: state.data.clone(),
             closing: closing_seen,
             alive: alive_held,
         };
         let admin_doors = ListenerContext {
-            service,
+            handler: service,
+            data: state.data.clone(),
             closing: admin_closing_seen,
             alive: admin_held,
         };
@@ -187,7 +187,7 @@ impl Relay {
             generation: generation.clone(),
             _lock: lock,
         };
-        let of = &state.connections;
+        let of = &state.data.connections;
         let plain = ListenerKind::Plain;
         running.open(
             "internal",
@@ -247,7 +247,7 @@ impl RunningRelay {
         arrived: ListenerKind,
         connections: Arc<ListenerConnections>,
         tls: Option<Acceptor>,
-        doors: ListenerContext,
+        doors: ListenerContext<Service>,
     ) {
         let Some(listener) = listener else { return };
         if let Ok(address) = listener.local_addr() {
@@ -321,8 +321,8 @@ impl RunningRelay {
         self.state.directory.storage()
     }
 
-    /// What the relay's parts share, for a look inside.
-    pub fn state(&self) -> &Arc<State> {
+    /// Returns the state of the relay.
+    pub(crate) fn state(&self) -> &Arc<ControlPlane> {
         &self.state
     }
 
@@ -336,28 +336,28 @@ impl RunningRelay {
 
     /// Drains and stops. Takes at most `limits.drain_timeout` and a little.
     pub async fn shutdown(mut self) {
-        let limit = self.state.limits().drain_timeout.0;
+        let limit = self.state.data.limits().drain_timeout.0;
         tracing::info!(limit_s = limit.as_secs(), "shutting down");
-        self.state.begin_draining();
+        self.state.data.begin_draining();
         self.stop.send_replace(true);
         self.closing.send_replace(true);
         let finished = async {
             tokio::time::sleep(BEFORE_GOAWAY).await;
-            self.state.registry.drain_all(RETRY_AFTER_GOAWAY);
+            self.state.data.registry.drain_all(RETRY_AFTER_GOAWAY);
             // Nobody sends; the channel ends with the last connection.
             let _ = self.alive.recv().await;
             // Raw streams have left their connections.
-            while self.state.exchanges.count() > 0 {
+            while self.state.data.exchanges.count() > 0 {
                 tokio::time::sleep(LOOK_AT_RUNNING).await;
             }
         };
         if tokio::time::timeout(limit, finished).await.is_err() {
-            let running = self.state.exchanges.count();
+            let running = self.state.data.exchanges.count();
             tracing::warn!(running, "the time to finish is over; what runs is cut");
         }
-        self.state.registry.close_all();
+        self.state.data.registry.close_all();
         let gone = async {
-            while self.state.registry.count() > 0 {
+            while self.state.data.registry.count() > 0 {
                 tokio::time::sleep(Duration::from_millis(10)).await;
             }
         };
@@ -380,12 +380,13 @@ impl RunningRelay {
 }
 
 /// Follows the directory: who lost the right to be here is cut off.
-async fn cut_what_may_not_stay(state: Arc<State>) {
+async fn cut_what_may_not_stay(state: Arc<ControlPlane>) {
     let mut changed = state.directory.changed();
     while changed.changed().await.is_ok() {
         let directory = &state.directory;
-        let tunnels = state.registry.cut(|owner| directory.why_cut(owner));
+        let tunnels = state.data.registry.cut(|owner| directory.why_cut(owner));
         let exchanges = state
+            .data
             .exchanges
             .cut(|principal| directory.principal_may_stay(principal));
         if tunnels + exchanges > 0 {

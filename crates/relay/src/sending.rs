@@ -15,8 +15,8 @@
 //! a body's end then waits for the socket alone, never for the caller's window.
 
 use crate::body::{Body, PIECE_MAX_BYTES};
-use crate::exchange::{ExchangePermit, KeyMemory, Reservation};
-use crate::listener::connection::Connection;
+use crate::capacity::{ExchangePermit, KeyMemory, Reservation};
+use crate::connection::Connection;
 use bytes::{Buf, Bytes};
 use http_body::{Body as HttpBody, Frame, SizeHint};
 use protocol::Failure;

@@ -1,27 +1,29 @@
-//! One request: which handler it goes to, and who may send it there.
+//! One request: which handler it goes to, and which keys may send it there.
 //!
 //! | path | method | role |
 //! | --- | --- | --- |
 //! | `/healthz`, `/readyz` | GET | |
-//! | `/metrics` (admin listener alone) | GET | |
-//! | `/v1/tunnel` | GET | none: the bridge proves itself in the tunnel |
+//! | `/metrics` (admin listener only) | GET | |
+//! | `/v1/tunnel` | GET | none: the bridge authenticates in the tunnel |
 //! | `/v1/calls` | POST | caller |
 //! | `/v1/endpoints/{endpoint}/{path}` | any | caller, synchronizer |
-//! | everything else | | as the table of operations says (`api`) |
-//! | whole URLs and CONNECT (proxy listener alone) | any | caller, synchronizer |
+//! | anything else | | as the table of operations says (`api`) |
+//! | absolute URLs and CONNECT (proxy listener only) | any | caller, synchronizer |
 //!
-//! `admin` may do all that needs a key.
+//! `admin` may do everything that needs a key.
 
 use crate::access::{CALLING, Resource, SENDING};
 use crate::api;
-use crate::auth::{Authenticator, Principal};
+use crate::auth::Principal;
 use crate::body::{self, Body};
-use crate::ingress::{calls, endpoints, forward_proxy};
-use crate::listener::connection::{Connection, ListenerKind};
+use crate::calls;
+use crate::connection::{Connection, ListenerKind};
+use crate::control_plane::ControlPlane;
+use crate::ingress::{self, endpoints, forward_proxy};
+use crate::listener::RequestHandler;
 use crate::metrics::{CONTENT_TYPE, Snapshot};
 use crate::problem::Problem;
 use crate::sending::{Progress, ResponseBody};
-use crate::state::State;
 use crate::storage::Role;
 use crate::tunnel::upgrade;
 use bytes::Bytes;
@@ -34,51 +36,51 @@ use protocol::Code;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-/// What requests are answered with.
+/// Handles the requests of every listener.
 #[derive(Debug)]
-pub struct Service {
-    /// What the relay's parts share.
-    pub state: Arc<State>,
-    /// Checks keys.
-    pub authenticator: Authenticator,
+pub(crate) struct Service {
+    /// The state of the relay.
+    pub(crate) control: Arc<ControlPlane>,
 }
 
-/// How much of a refused request's body is read, and for how long.
+/// How much of a rejected request's body is read before the response, and for how long.
 const DISCARD_MAX_BYTES: usize = 64 * 1024;
 const DISCARD_WITHIN: Duration = Duration::from_secs(1);
 
-impl Service {
-    /// Answers a request; a failure becomes a problem document. `progress` says whether the caller reads the
-    /// response.
-    pub async fn answer(
+impl RequestHandler for Service {
+    async fn respond(
         &self,
         connection: &Arc<Connection>,
         progress: &Arc<Progress>,
         request: Request<Incoming>,
     ) -> Response<ResponseBody> {
         let is_http2 = request.version() == Version::HTTP_2;
-        let response = self.respond(connection, request).await;
+        let response = self.handle(connection, request).await;
         response.map(|body| ResponseBody::new(body, connection, progress, is_http2))
     }
+}
 
-    async fn respond(
+impl Service {
+    /// Handles a request; a failure becomes a problem document.
+    async fn handle(
         &self,
         connection: &Arc<Connection>,
         request: Request<Incoming>,
     ) -> Response<Body> {
         let is_connect = *request.method() == Method::CONNECT;
         let mut request = Some(request);
-        match self.route(connection, &mut request).await {
+        match self.dispatch(connection, &mut request).await {
             Ok(response) => response,
             Err(problem) => {
                 if let Some(request) = request {
                     let is_http2 = request.version() == Version::HTTP_2;
                     let rest = Box::pin(discard(request.into_body())).await;
                     if let Some(rest) = rest.filter(|_| is_http2) {
-                        crate::ingress::drain(rest);
+                        ingress::drain(rest);
                     }
                 }
-                // Whoever spoke on as if it were connected was not speaking to us (RFC 9110, 9.3.6).
+                // A client that does not wait for the response to CONNECT has already sent bytes for the
+                // target. They must not be read as the next request (RFC 9110, 9.3.6).
                 let problem = if is_connect {
                     problem.closing()
                 } else {
@@ -89,29 +91,31 @@ impl Service {
         }
     }
 
-    /// Takes the request out when it is handed on; a refused one stays, with its body unread. What
-    /// is rare is boxed, so that the place which every request needs is small.
-    async fn route(
+    /// Takes the request out of `pending` when a handler accepts it. A rejected one stays, with its body unread.
+    ///
+    /// The futures of rare requests are boxed, so that the future of every request is small.
+    async fn dispatch(
         &self,
         connection: &Arc<Connection>,
-        waiting: &mut Option<Request<Incoming>>,
+        pending: &mut Option<Request<Incoming>>,
     ) -> Result<Response<Body>, Problem> {
-        let Some(request) = waiting.as_ref() else {
+        let Some(request) = pending.as_ref() else {
             return Err(Problem::not_found());
         };
+        let (control, data) = (&self.control, &self.control.data);
         if connection.has_cut_head() {
-            let max = self.state.limits().header_bytes_max;
+            let max = data.limits().header_bytes_max;
             let detail =
                 format!("the header section is longer than {max} (limits.header_bytes_max)");
             return Err(Problem::not_sent(Code::HeadersTooLarge, detail).closing());
         }
         check_host(request)?;
         if connection.arrived == ListenerKind::Proxy {
-            self.state.serving.check().await?;
+            control.serving.check().await?;
             self.check_head(request.headers())?;
-            return Box::pin(forward_proxy::handle(self, connection, waiting)).await;
+            return Box::pin(self.proxy(connection, pending)).await;
         }
-        // Its bytes are shared, not copied.
+        // Shares the URI's bytes.
         let target = request.uri().path_and_query().cloned();
         let target = target.as_ref().map_or("", PathAndQuery::as_str);
         let path = target.split('?').next().unwrap_or_default();
@@ -127,18 +131,17 @@ impl Service {
             _ if connection.arrived == ListenerKind::Admin => return Err(Problem::not_found()),
             _ => {}
         }
-        self.state.serving.check().await?;
+        control.serving.check().await?;
         if path == "/openapi.json" {
             get(request.method())?;
             let text = Bytes::from_static(api::openapi::text().as_bytes());
             return Ok(typed(StatusCode::OK, "application/json", text));
         }
         self.check_head(request.headers())?;
-        let state = &self.state;
         match path {
             transport::websocket::TUNNEL_PATH => {
                 get(request.method())?;
-                upgrade::tunnel(state, connection, taken(waiting)?).await
+                upgrade::tunnel(control, connection, taken(pending)?).await
             }
             "/v1/calls" if *request.method() == Method::POST => {
                 let principal = self
@@ -149,29 +152,52 @@ impl Service {
                         Some("POST"),
                     )
                     .await?;
-                let handled = calls::handle(state, &principal, connection, taken(waiting)?);
-                Box::pin(handled)
+                let handling = calls::handle(control, &principal, connection, taken(pending)?);
+                Box::pin(handling)
                     .await
-                    .inspect_err(|problem| note_denial(state, &principal, problem, connection))
+                    .inspect_err(|problem| self.note_denial(&principal, problem, connection))
             }
             _ => {
                 if let Some((endpoint, rest)) = endpoints::split_target(target) {
                     let allowed = (SENDING, Resource::Endpoints);
                     let principal = self.admit(connection, request, allowed, None).await?;
-                    let request = taken(waiting)?;
+                    let request = taken(pending)?;
                     let result =
-                        endpoints::handle(state, &principal, connection, request, endpoint, rest)
+                        endpoints::handle(data, &principal, connection, request, endpoint, rest)
                             .await;
                     return result.inspect_err(|problem| {
-                        note_denial(state, &principal, problem, connection);
+                        self.note_denial(&principal, problem, connection);
                     });
                 }
-                Box::pin(api::dispatch(self, connection, waiting)).await
+                Box::pin(api::dispatch(control, connection, pending)).await
             }
         }
     }
 
-    /// Who asks, if the method is right and the key may.
+    /// Handles a request to the proxy's listener.
+    async fn proxy(
+        &self,
+        connection: &Arc<Connection>,
+        pending: &mut Option<Request<Incoming>>,
+    ) -> Result<Response<Body>, Problem> {
+        let Some(request) = pending.as_ref() else {
+            return Err(Problem::not_found());
+        };
+        let control = &self.control;
+        let principal = control.authenticator.authenticate_by(
+            request.headers(),
+            &header::PROXY_AUTHORIZATION,
+            connection.peer.ip(),
+        );
+        // A proxy's client expects 407 where another one expects 401.
+        let principal = principal.await.map_err(Problem::at_proxy)?;
+        connection.authenticated(&principal.tenant);
+        forward_proxy::handle(&control.data, &principal, connection, pending)
+            .await
+            .inspect_err(|problem| self.note_denial(&principal, problem, connection))
+    }
+
+    /// Returns the caller, if the method is right and the key may.
     async fn admit(
         &self,
         connection: &Connection,
@@ -184,20 +210,27 @@ impl Service {
         {
             return Err(Problem::method(allowed));
         }
-        let (state, peer) = (&self.state, connection.peer.ip());
-        let principal = self
+        let (control, peer) = (&self.control, connection.peer.ip());
+        let principal = control
             .authenticator
             .authenticate(request.headers(), peer)
             .await?;
         connection.authenticated(&principal.tenant);
         let admitted = principal.admit(roles, resource);
-        admitted.inspect_err(|failure| state.note_denial(&principal, failure.code, peer))?;
+        admitted.inspect_err(|failure| control.note_denial(&principal, failure.code, peer))?;
         Ok(principal)
     }
 
-    /// Whether the header section is within its limits.
+    /// Records what an authenticated key may not do, if that is the problem.
+    fn note_denial(&self, principal: &Principal, problem: &Problem, connection: &Connection) {
+        let code = problem.failure.code;
+        self.control
+            .note_denial(principal, code, connection.peer.ip());
+    }
+
+    /// Checks that the header section is within its limits.
     fn check_head(&self, headers: &HeaderMap) -> Result<(), Problem> {
-        let limits = self.state.limits();
+        let limits = self.control.data.limits();
         let fields = headers.len();
         let bytes: usize = headers
             .iter()
@@ -207,33 +240,37 @@ impl Service {
         if fields > limits.headers_max as usize {
             let max = limits.headers_max;
             return too_large(format!(
-                "the request has {fields} header fields, the limit is {max}"
+                "the request has {fields} header fields; the limit is {max} (limits.headers_max)"
             ));
         }
         if bytes > limits.header_bytes_max.bytes() {
             let max = limits.header_bytes_max.0;
             return too_large(format!(
-                "the header section has {bytes} bytes, the limit is {max}"
+                "the header section has {bytes} bytes; the limit is {max} (limits.header_bytes_max)"
             ));
         }
         Ok(())
     }
 
     async fn readiness(&self) -> Response<Body> {
-        let state = &self.state;
-        if state.is_draining() {
+        let control = &self.control;
+        if control.data.is_draining() {
             return plain(StatusCode::SERVICE_UNAVAILABLE, "draining\n");
         }
-        let serving = &state.serving;
+        let serving = &control.serving;
         if !serving.is_active() {
             let why = format!("standby: {}\n", serving.why());
             return plain(StatusCode::SERVICE_UNAVAILABLE, why);
         }
-        if let Err(stale) = state.directory.check_fresh() {
+        if let Err(stale) = control.directory.check_fresh() {
             let why = format!("stale: {}\n", stale.detail);
             return plain(StatusCode::SERVICE_UNAVAILABLE, why);
         }
-        if !state.readiness.can_write(state.directory.storage()).await {
+        if !control
+            .readiness
+            .can_write(control.directory.storage())
+            .await
+        {
             let text = "not ready: the database cannot be written\n";
             return plain(StatusCode::SERVICE_UNAVAILABLE, text);
         }
@@ -241,38 +278,34 @@ impl Service {
     }
 
     fn metrics(&self) -> Response<Body> {
-        let state = &self.state;
-        let text = state.metrics.render(Snapshot {
-            sessions: state.registry.count(),
-            exchanges: state.exchanges.count(),
-            connections: state.connections.count(),
-            connections_pending: state.connections.pending(),
-            pending_bytes: state.connections.pending_bytes(),
-            connections_evicted: state.connections.evicted() + state.unproven.evicted(),
-            handshakes: state.handshakes.taken() + state.caller_handshakes.taken(),
-            unproven: state.unproven.count(),
-            window_budget_left: state.budget.left(),
-            audit_lost: state.audit.lost(),
-            is_active: state.serving.is_active(),
-            directory_age: state.directory.age(),
-            bridges_cloned: state.registry.cloned(Instant::now()).len(),
-            endpoints_refused: state.registry.refused_endpoints(),
-            body_memory: state.exchanges.memory_bytes(),
+        let control = &self.control;
+        let data = &control.data;
+        let text = control.metrics.render(Snapshot {
+            sessions: data.registry.count(),
+            exchanges: data.exchanges.count(),
+            connections: data.connections.count(),
+            connections_pending: data.connections.pending(),
+            pending_bytes: data.connections.pending_bytes(),
+            connections_evicted: data.connections.evicted() + data.unauthenticated.evicted(),
+            handshakes: data.handshakes.taken() + data.caller_handshakes.taken(),
+            unproven: data.unauthenticated.count(),
+            window_budget_left: data.window_budget.left(),
+            audit_lost: control.audit.lost(),
+            is_active: control.serving.is_active(),
+            directory_age: control.directory.age(),
+            bridges_cloned: data.registry.cloned(Instant::now()).len(),
+            endpoints_refused: data.registry.refused_endpoints(),
+            body_memory: data.exchanges.memory_bytes(),
         });
         typed(StatusCode::OK, CONTENT_TYPE, text.into())
     }
 }
 
-/// Notes what a key that proved itself may not do, if that is the problem.
-fn note_denial(state: &State, principal: &Principal, problem: &Problem, connection: &Connection) {
-    state.note_denial(principal, problem.failure.code, connection.peer.ip());
-}
-
-/// A request says once whom it is for, so that everybody on its way reads the same (RFC 9112, 3.2): in
-/// `Host`, or in HTTP/2's `:authority` (RFC 9113, 8.3.1).
+/// Checks that the request names its host exactly once, in `Host` (RFC 9112, 3.2) or in HTTP/2's `:authority`
+/// (RFC 9113, 8.3.1). Two different hosts could be read differently by two proxies on its path.
 fn check_host(request: &Request<Incoming>) -> Result<(), Problem> {
     let hosts = request.headers().get_all(header::HOST).iter().count();
-    let is_said_once = match request.version() {
+    let is_unambiguous = match request.version() {
         Version::HTTP_11 => hosts == 1,
         Version::HTTP_2 => match (request.uri().authority(), hosts) {
             (Some(_), 0) | (None, 1) => true,
@@ -288,20 +321,19 @@ fn check_host(request: &Request<Incoming>) -> Result<(), Problem> {
         },
         _ => true,
     };
-    if !is_said_once {
-        let detail =
-            format!("the request has {hosts} Host fields; it must say once whom it is for");
+    if !is_unambiguous {
+        let detail = format!("the request has {hosts} Host fields; it must have exactly one");
         return Err(Problem::invalid(detail).closing());
     }
     Ok(())
 }
 
-fn taken(waiting: &mut Option<Request<Incoming>>) -> Result<Request<Incoming>, Problem> {
-    waiting.take().ok_or_else(Problem::not_found)
+fn taken(pending: &mut Option<Request<Incoming>>) -> Result<Request<Incoming>, Problem> {
+    pending.take().ok_or_else(Problem::not_found)
 }
 
-/// Reads what is left of a small body, so that the answer is not lost to a client that still
-/// sends: some give up on an HTTP/2 stream that is reset behind its answer. What is left of a larger one.
+/// Reads the rest of a small body, so that a client that still sends does not lose the response: some drop an
+/// HTTP/2 stream that is reset after its response. Returns a larger body, for the rest to be drained.
 async fn discard(mut body: Incoming) -> Option<Incoming> {
     let reading = async {
         let mut bytes = 0;

@@ -9,18 +9,19 @@
 pub mod upgrade;
 
 use crate::admission::PendingPermit;
+use crate::connection::Connection;
+use crate::control_plane::ControlPlane;
 use crate::denials::{Denied, Who};
-use crate::listener::connection::Connection;
 use crate::ownership;
 use crate::registry::{TunnelEntry, TunnelOwner};
 use crate::serving::Role;
-use crate::state::State;
 use bytes::Bytes;
 use protocol::frame::{Challenge, Hello, Refused, RefusedCode, VERSION, Welcome};
 use protocol::session::EndReason;
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
+use transport::handle::Settings;
 use transport::handshake::{Candidate, ChannelBinding, Io, SessionDriver, relay_opening};
 
 /// When a bridge may come again that was refused for want of room. It adds a random part of its
@@ -49,7 +50,7 @@ pub struct ActiveTunnel {
 
 /// Opens a tunnel. `None` for one that was not taken; it knows why.
 pub async fn open<IO: Io>(
-    state: &State,
+    state: &ControlPlane,
     io: IO,
     read_ahead: Bytes,
     arrival: Arrival,
@@ -66,7 +67,7 @@ pub async fn open<IO: Io>(
         node: state.node.clone(),
         version_min: VERSION,
         version_max: VERSION,
-        windows: state.windows(),
+        windows: state.data.windows(),
     };
     let candidate = match relay_opening(io, read_ahead, challenge).await {
         Ok(candidate) => candidate,
@@ -78,7 +79,7 @@ pub async fn open<IO: Io>(
     };
     match judge_by_database(state, &candidate, &arrival).await {
         Ok(owner) => {
-            arrival.connection.proved(&state.connections.proven);
+            arrival.connection.proved(&state.data.connections.proven);
             arrival.place.leave();
             drop(arrival);
             ownership::claim(state, &owner, &candidate.hello().serves).await;
@@ -113,7 +114,7 @@ pub async fn open<IO: Io>(
 }
 
 /// Notes a refusal that is a matter of who may come, and not of when.
-fn note_denial(state: &State, hello: &Hello, code: RefusedCode, peer: IpAddr) {
+fn note_denial(state: &ControlPlane, hello: &Hello, code: RefusedCode, peer: IpAddr) {
     match code {
         RefusedCode::Unauthorized
         | RefusedCode::Revoked
@@ -136,7 +137,7 @@ fn note_denial(state: &State, hello: &Hello, code: RefusedCode, peer: IpAddr) {
 /// Whose tunnel it is. A bridge is refused only after the database was asked: it may
 /// have been paired, enabled or exempted a moment ago, and would stay away for a minute.
 async fn judge_by_database<IO: Io>(
-    state: &State,
+    state: &ControlPlane,
     candidate: &Candidate<IO>,
     arrival: &Arrival,
 ) -> Result<TunnelOwner, RefusedCode> {
@@ -158,7 +159,7 @@ async fn judge_by_database<IO: Io>(
 
 /// Whose tunnel it is, as far as the directory knows.
 fn judge<IO: Io>(
-    state: &State,
+    state: &ControlPlane,
     candidate: &Candidate<IO>,
     arrival: &Arrival,
 ) -> Result<TunnelOwner, RefusedCode> {
@@ -181,13 +182,13 @@ fn judge<IO: Io>(
     if !authority_is_ours(state, hello, arrival) {
         return Err(RefusedCode::Authority);
     }
-    if state.is_draining() {
+    if state.data.is_draining() {
         return Err(RefusedCode::Overloaded);
     }
     let now = Instant::now();
-    let was_cloned = state.registry.is_cloned(&owner.bridge, now);
-    let admitted = state.registry.admit(&owner, hello, now);
-    if !was_cloned && state.registry.is_cloned(&owner.bridge, now) {
+    let was_cloned = state.data.registry.is_cloned(&owner.bridge, now);
+    let admitted = state.data.registry.admit(&owner, hello, now);
+    if !was_cloned && state.data.registry.is_cloned(&owner.bridge, now) {
         state.notices_wanted.notify_one();
     }
     admitted?;
@@ -195,7 +196,7 @@ fn judge<IO: Io>(
 }
 
 /// The bridge dialled the name under which it reached us, and that name is one of ours.
-fn authority_is_ours(state: &State, hello: &Hello, arrival: &Arrival) -> bool {
+fn authority_is_ours(state: &ControlPlane, hello: &Hello, arrival: &Arrival) -> bool {
     let ours = &state.config.listen.authorities;
     let dialled = hello.authority.as_str();
     let host = host_of(dialled);
@@ -215,7 +216,7 @@ fn host_of(authority: &str) -> &str {
 }
 
 async fn welcome<IO: Io>(
-    state: &State,
+    state: &ControlPlane,
     candidate: Candidate<IO>,
     owner: TunnelOwner,
 ) -> Option<ActiveTunnel> {
@@ -228,7 +229,7 @@ async fn welcome<IO: Io>(
         nodes: 1,
     };
     let hello = candidate.hello().clone();
-    let settings = state.session_settings(&owner, hello.instance);
+    let settings = session_settings(state, &owner, hello.instance);
     let (session, driver) = match candidate.welcome(welcome, settings).await {
         Ok(opened) => opened,
         Err(error) => {
@@ -240,12 +241,16 @@ async fn welcome<IO: Io>(
     let offer = ownership::offer(state, &owner, session.serves());
     ownership::report(state, &owner, &offer);
     let entry = state
+        .data
         .registry
         .insert(&owner, &hello, (session, offer), Instant::now());
     // Reassigned between the look at the directory and here: the follower did not see this tunnel.
     ownership::route(state, &entry);
     if let Some(previous) = hello.previous.clone() {
-        state.registry.tell_aftermath(&owner, previous);
+        state
+            .data
+            .registry
+            .record_previous_session(&owner, previous);
     }
     if let Some(reason) = state.directory.why_cut(&owner) {
         entry.session.close(reason);
@@ -271,8 +276,30 @@ async fn welcome<IO: Io>(
     })
 }
 
+/// Returns the relay's settings for a session of that bridge.
+fn session_settings(control: &ControlPlane, owner: &TunnelOwner, instance: [u8; 16]) -> Settings {
+    let data = &control.data;
+    let (deliveries, owner) = (control.deliveries.clone(), owner.clone());
+    let tenant_name = || {
+        control
+            .directory
+            .tenant_name(&owner.tenant)
+            .unwrap_or_default()
+    };
+    Settings {
+        windows: data.windows(),
+        budget: data.budget_of(&owner.tenant, tenant_name),
+        stream_window_cap: data.config.tunnel.stream_window_max.0,
+        on_open: None,
+        on_result: Some(Arc::new(move |session, result| {
+            deliveries.on_result(&owner, instance, session, result);
+        })),
+        on_result_ack: None,
+    }
+}
+
 /// Runs a tunnel to its end. This is what a task for each tunnel holds, so it is small.
-pub async fn carry(state: &State, up: ActiveTunnel) {
+pub(crate) async fn run(state: &ControlPlane, up: ActiveTunnel) {
     let ActiveTunnel {
         entry,
         driver,
@@ -294,7 +321,7 @@ pub async fn carry(state: &State, up: ActiveTunnel) {
         reason = driver => reason,
         () = watching => return,
     };
-    state.registry.remove(&entry);
+    state.data.registry.remove(&entry);
     state.deliveries.routes_changed(&entry.owner.tenant);
     let lived = entry.since.elapsed().as_secs();
     let owner = &entry.owner;

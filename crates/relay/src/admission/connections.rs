@@ -1,6 +1,6 @@
 //! The connections of every listener, each with a budget of its own, and the descriptors of all.
 
-use super::{EstablishedPlace, EstablishedPool, PendingLimits, PendingPool, ProvenAddresses};
+use super::{EstablishedPermit, EstablishedPool, PendingLimits, PendingPool, ProvenAddresses};
 use crate::config::Limits;
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -48,8 +48,12 @@ impl ListenerConnections {
     }
 
     /// A caller's key was accepted on a connection.
-    pub(crate) fn establish(&self, tenant: &Arc<str>, address: IpAddr) -> Option<EstablishedPlace> {
-        self.established.enter(tenant, address)
+    pub(crate) fn establish(
+        &self,
+        tenant: &Arc<str>,
+        address: IpAddr,
+    ) -> Option<EstablishedPermit> {
+        self.established.acquire(tenant, address)
     }
 }
 

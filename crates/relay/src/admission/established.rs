@@ -25,7 +25,7 @@ struct Inner {
 
 /// A connection's place in an [`EstablishedPool`], until it is dropped.
 #[derive(Debug)]
-pub struct EstablishedPlace {
+pub struct EstablishedPermit {
     pool: Arc<EstablishedPool>,
     tenant: Arc<str>,
     address: IpAddr,
@@ -42,7 +42,11 @@ impl EstablishedPool {
     }
 
     /// A place for a connection of this tenant from `address`, if it may have one more.
-    pub fn enter(self: &Arc<Self>, tenant: &Arc<str>, address: IpAddr) -> Option<EstablishedPlace> {
+    pub fn acquire(
+        self: &Arc<Self>,
+        tenant: &Arc<str>,
+        address: IpAddr,
+    ) -> Option<EstablishedPermit> {
         let address = network(address);
         let mut inner = self.lock();
         let of_tenant = inner.of_tenant.get(tenant).copied().unwrap_or(0);
@@ -53,7 +57,7 @@ impl EstablishedPool {
         inner.count += 1;
         *inner.of_tenant.entry(tenant.clone()).or_default() += 1;
         *inner.of_address.entry(address).or_default() += 1;
-        Some(EstablishedPlace {
+        Some(EstablishedPermit {
             pool: self.clone(),
             tenant: tenant.clone(),
             address,
@@ -70,7 +74,7 @@ impl EstablishedPool {
     }
 }
 
-impl Drop for EstablishedPlace {
+impl Drop for EstablishedPermit {
     fn drop(&mut self) {
         let mut inner = self.pool.lock();
         inner.count -= 1;
@@ -96,7 +100,7 @@ mod tests {
     #[test]
     fn tenant_leaves_room_for_others_and_address_has_its_limit() {
         let pool = EstablishedPool::new(100, 40);
-        let enter = |tenant: &str, address: [u8; 4]| pool.enter(&tenant.into(), address.into());
+        let enter = |tenant: &str, address: [u8; 4]| pool.acquire(&tenant.into(), address.into());
         let one: Vec<_> = std::iter::from_fn(|| enter("a", [10, 0, 0, 1])).collect();
         assert_eq!(one.len(), 40);
         let more: Vec<_> = std::iter::from_fn(|| enter("a", [10, 0, 0, 2])).collect();

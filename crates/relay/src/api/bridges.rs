@@ -4,10 +4,10 @@ use super::{Context, Handling, json, page::Page};
 use crate::access::{KeyScope, Object};
 use crate::api::pairing::failed;
 use crate::audit::checkpoints::hex;
-use crate::directory::{BridgeSummary, Standing};
+use crate::directory::BridgeSummary;
 use crate::ownership;
 use crate::problem::Problem;
-use crate::registry::TunnelEntry;
+use crate::registry::{Standing, TunnelEntry};
 use crate::storage::now;
 use bytes::Bytes;
 use http::{Request, StatusCode};
@@ -159,7 +159,7 @@ fn view(
     last: Option<i64>,
 ) -> BridgeView {
     let online = own.iter().any(|entry| entry.session.is_open());
-    let registry = &cx.state.registry;
+    let registry = &cx.state.data.registry;
     BridgeView {
         name: bridge.name.to_string(),
         id: bridge.id.to_string(),
@@ -239,7 +239,7 @@ pub(super) fn list<'a>(cx: &'a Context<'a>, _: Request<Bytes>) -> Handling<'a> {
         let tenant = cx.tenant()?;
         let page = Page::of(&cx.query)?;
         let mut sessions: HashMap<Arc<str>, Vec<Arc<TunnelEntry>>> = HashMap::new();
-        for entry in cx.state.registry.of_tenant(&tenant) {
+        for entry in cx.state.data.registry.of_tenant(&tenant) {
             let own = sessions.entry(entry.owner.bridge.clone()).or_default();
             own.push(entry);
         }
@@ -279,7 +279,7 @@ pub(super) fn show<'a>(cx: &'a Context<'a>, _: Request<Bytes>) -> Handling<'a> {
         let bridges = cx.state.directory.bridges_of(&tenant);
         let found = bridges.iter().find(|bridge| &*bridge.name == name);
         let bridge = found.ok_or_else(unknown)?;
-        let mut own = cx.state.registry.of_tenant(&tenant);
+        let mut own = cx.state.data.registry.of_tenant(&tenant);
         own.retain(|entry| &*entry.owner.bridge == bridge.id.as_str());
         let storage = cx.state.directory.storage();
         let seen = storage.last_seen(&tenant).await.map_err(failed)?;

@@ -62,9 +62,10 @@ pub(crate) fn handle<'a>(cx: &'a Context<'a>, request: Request<Bytes>) -> Handli
             has_credential: false,
             except: &[],
         };
-        let way = routing::decide(cx.state, sent).await;
+        let way = routing::decide(cx.state.data.routes(), sent).await;
         let mut bridges: Vec<String> = cx
             .state
+            .data
             .registry
             .of_tenant(&cx.principal.tenant)
             .iter()

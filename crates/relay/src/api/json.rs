@@ -1,8 +1,7 @@
 //! Documents: read with a bound and an exact error, written as they are described.
 
 use crate::body::{self, Body};
-use crate::exchange::Reservation;
-use crate::ingress::{BodyLimits, whole_body};
+use crate::capacity::{BodyLimits, Reservation, collect_body};
 use crate::problem::Problem;
 use bytes::Bytes;
 use http::header::{self, HeaderValue};
@@ -33,7 +32,7 @@ pub async fn body(
         total: DOCUMENT_WITHIN,
         idle,
     };
-    whole_body(incoming, limits, memory).await
+    Ok(collect_body(incoming, limits, memory).await?)
 }
 
 /// The document that a request brings.

@@ -147,11 +147,11 @@ async fn register(
         instance: asked.instance,
         host: asked.host,
         software: asked.software,
-        bridges_max: cx.state.limits().bridges_per_tenant,
+        bridges_max: cx.state.data.limits().bridges_per_tenant,
     };
     let paired = cx.storage().pair(&pairing).await.map_err(failed)?;
     cx.state.directory.follow_change().await;
-    let registry = &cx.state.registry;
+    let registry = &cx.state.data.registry;
     registry.reset_epochs(&paired.bridge.to_string(), &pairing.instance);
     if paired.is_new {
         tracing::info!(

@@ -1,5 +1,6 @@
 //! The table of operations.
 
+use super::call_schema as call;
 use super::page::{CURSOR_PARAMETER, LIMIT_PARAMETER};
 use super::{
     Handler, Operation, Parameter, SchemaOf, Success, audit, bridges, calls, keys, schema, secrets,
@@ -8,7 +9,6 @@ use super::{
 use crate::access::{CALLING, Resource, SENDING};
 use crate::api::explain;
 use crate::api::pairing;
-use crate::ingress::calls::described as call;
 use crate::notices;
 use crate::storage::Role;
 use http::Method;

@@ -121,7 +121,7 @@ fn view(cx: &Context<'_>, tenant: &Tenant, services: &[Service]) -> TenantView {
 
 /// The newest version among a tenant's connected bridges.
 fn newest_bridge(cx: &Context<'_>, tenant: &str) -> Option<String> {
-    let entries = cx.state.registry.of_tenant(tenant);
+    let entries = cx.state.data.registry.of_tenant(tenant);
     let versions = entries.iter().map(|entry| entry.software.as_str());
     // By their numbers: 0.10 is newer than 0.9.
     let numbers = |version: &str| -> Vec<u64> {

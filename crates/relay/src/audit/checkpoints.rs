@@ -5,7 +5,7 @@
 //! every ten minutes for each bridge: `bridge.audit_head`, with the file's id, its lines, the hash of the
 //! last one and the bridge's signature.
 
-use crate::state::State;
+use crate::control_plane::ControlPlane;
 use crate::storage::audit::AuditEvent;
 use protocol::frame::AuditHead;
 use serde_json::json;
@@ -25,7 +25,7 @@ pub(crate) fn hex(bytes: &[u8]) -> String {
 }
 
 /// Writes heads down until the relay stops.
-pub async fn run(state: Arc<State>) {
+pub async fn run(state: Arc<ControlPlane>) {
     let mut written = HashMap::new();
     tokio::time::sleep(FIRST_AFTER).await;
     loop {
@@ -37,9 +37,9 @@ pub async fn run(state: Arc<State>) {
 /// By bridge and file.
 type Written = HashMap<(Arc<str>, [u8; 16]), u64>;
 
-async fn round(state: &State, written: &mut Written) {
+async fn round(state: &ControlPlane, written: &mut Written) {
     let mut seen = Written::new();
-    for entry in state.registry.all() {
+    for entry in state.data.registry.all() {
         let Some(head) = entry
             .session
             .report()

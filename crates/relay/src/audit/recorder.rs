@@ -11,6 +11,7 @@
 
 use crate::auth::Principal;
 use crate::denials::Denials;
+use crate::exchange::{TrafficLog, TrafficSum};
 use crate::storage::audit::{AuditEvent, LOST};
 use crate::storage::tenants::SITE;
 use crate::storage::{Storage, StorageError, now_ms};
@@ -44,48 +45,12 @@ const FORGOTTEN_AT_ONCE: u32 = 500;
 /// How often rows that are too old are deleted.
 const FORGET_EVERY: Duration = Duration::from_secs(600);
 
-/// What exchanges of one kind add up to.
-#[derive(Debug, Default)]
-pub struct Sum {
-    count: AtomicU64,
-    up: AtomicU64,
-    down: AtomicU64,
-    took_us: AtomicU64,
-}
-
-impl Sum {
-    /// An exchange was answered, after so long.
-    pub fn answered(&self, took: Duration, up: u64) {
-        self.count.fetch_add(1, Ordering::Relaxed);
-        self.up.fetch_add(up, Ordering::Relaxed);
-        let micros = u64::try_from(took.as_micros()).unwrap_or(u64::MAX);
-        self.took_us.fetch_add(micros, Ordering::Relaxed);
-    }
-
-    /// Bytes went towards the target, behind the head.
-    pub fn sent(&self, bytes: u64) {
-        self.up.fetch_add(bytes, Ordering::Relaxed);
-    }
-
-    /// Bytes came back.
-    pub fn received(&self, bytes: u64) {
-        self.down.fetch_add(bytes, Ordering::Relaxed);
-    }
-
-    /// What there is, which is then nobody's any more.
-    fn take(&self) -> Option<[u64; 4]> {
-        let taken = [&self.count, &self.up, &self.down, &self.took_us]
-            .map(|number| number.swap(0, Ordering::Relaxed));
-        taken.iter().any(|number| *number > 0).then_some(taken)
-    }
-}
-
 #[derive(Debug)]
 struct Row {
     endpoint: Box<str>,
     bridge: Arc<str>,
     result: &'static str,
-    sum: Arc<Sum>,
+    sum: Arc<TrafficSum>,
 }
 
 #[derive(Debug)]
@@ -177,43 +142,6 @@ impl Auditing {
         }
     }
 
-    /// The sum that an endpoint exchange belongs to.
-    pub fn endpoint(
-        &self,
-        principal: &Principal,
-        endpoint: &str,
-        bridge: &Arc<str>,
-        result: &'static str,
-    ) -> Arc<Sum> {
-        let mut sums = self.sums.lock().unwrap_or_else(PoisonError::into_inner);
-        let fits = |row: &&Row| {
-            row.result == result && *row.endpoint == *endpoint && row.bridge == *bridge
-        };
-        if let Some(of_key) = sums.by_key.get(&principal.client_id)
-            && let Some(row) = of_key.rows.iter().find(fits)
-        {
-            return row.sum.clone();
-        }
-        let sum = Arc::new(Sum::default());
-        if sums.count >= SUMS_MAX {
-            // Names that somebody makes up; they all end alike.
-            return sum;
-        }
-        sums.count += 1;
-        let of_key = sums.by_key.entry(principal.client_id.clone());
-        let of_key = of_key.or_insert_with(|| OfKey {
-            tenant: principal.tenant.clone(),
-            rows: Vec::new(),
-        });
-        of_key.rows.push(Row {
-            endpoint: endpoint.into(),
-            bridge: bridge.clone(),
-            result,
-            sum: sum.clone(),
-        });
-        sum
-    }
-
     /// Rows that were lost since the start.
     pub fn lost(&self) -> u64 {
         self.shared.lost.load(Ordering::Relaxed)
@@ -265,6 +193,44 @@ impl Auditing {
         sums.by_key.retain(|_, of_key| !of_key.rows.is_empty());
         sums.count = kept;
         acts
+    }
+}
+
+impl TrafficLog for Auditing {
+    fn endpoint(
+        &self,
+        principal: &Principal,
+        endpoint: &str,
+        bridge: &Arc<str>,
+        result: &'static str,
+    ) -> Arc<TrafficSum> {
+        let mut sums = self.sums.lock().unwrap_or_else(PoisonError::into_inner);
+        let fits = |row: &&Row| {
+            row.result == result && *row.endpoint == *endpoint && row.bridge == *bridge
+        };
+        if let Some(of_key) = sums.by_key.get(&principal.client_id)
+            && let Some(row) = of_key.rows.iter().find(fits)
+        {
+            return row.sum.clone();
+        }
+        let sum = Arc::new(TrafficSum::default());
+        if sums.count >= SUMS_MAX {
+            // Names that somebody makes up; they all end alike.
+            return sum;
+        }
+        sums.count += 1;
+        let of_key = sums.by_key.entry(principal.client_id.clone());
+        let of_key = of_key.or_insert_with(|| OfKey {
+            tenant: principal.tenant.clone(),
+            rows: Vec::new(),
+        });
+        of_key.rows.push(Row {
+            endpoint: endpoint.into(),
+            bridge: bridge.clone(),
+            result,
+            sum: sum.clone(),
+        });
+        sum
     }
 }
 
@@ -420,7 +386,7 @@ mod tests {
             ("k2", "ok"),
         ] {
             let sum = auditing.endpoint(&principal(key), "alm", &bridge, result);
-            sum.answered(Duration::from_millis(2), 10);
+            sum.responded(Duration::from_millis(2), 10);
             sum.received(100);
         }
         for n in 0..3 {

@@ -7,11 +7,12 @@
 use super::request::StoredRequest;
 use super::sign::{self, SigningSecret, WEBHOOK_ID, WEBHOOK_SIGNATURE, WEBHOOK_TIMESTAMP};
 use super::state::AttemptEnd;
+use crate::capacity::Reservation;
+use crate::control_plane::ControlPlane;
 use crate::direct::{self, DirectRequest};
-use crate::exchange::{self, Reservation};
+use crate::exchange;
 use crate::registry::TunnelEntry;
 use crate::routing;
-use crate::state::State;
 use bytes::Bytes;
 use http::HeaderValue;
 use http::header::{self, HeaderMap};
@@ -56,7 +57,7 @@ pub(super) fn headers(
 
 /// Makes the attempt through this tunnel.
 pub(super) async fn through(
-    state: &Arc<State>,
+    state: &Arc<ControlPlane>,
     entry: &Arc<TunnelEntry>,
     attempt: CallAttempt,
     method: &str,
@@ -78,7 +79,7 @@ enum Ended {
 
 /// An error is a failure before the exchange was opened.
 async fn exchange_with(
-    state: &Arc<State>,
+    state: &Arc<ControlPlane>,
     entry: &Arc<TunnelEntry>,
     attempt: CallAttempt,
     method: &str,
@@ -125,7 +126,7 @@ async fn exchange_with(
         Ended::Cancelled(failure) => return Ok(cancelled(failure)),
         Ended::Failed(failure) => {
             let is_lost = failure.code == Code::TunnelLost && entry.session.is_over();
-            let failure = exchange::settle_lost(state, entry, &recv, failure).await;
+            let failure = exchange::settle_lost(&state.data.registry, entry, &recv, failure).await;
             return Ok(if is_lost {
                 lost(failure)
             } else {
@@ -161,19 +162,19 @@ async fn final_head(
     };
     tokio::select! {
         biased;
-        result = exchange::final_head(recv, None, None, None) => {
+        result = exchange::await_response_head(recv, None, None, None) => {
             return result.map_or_else(Ended::Failed, Ended::Head);
         }
         () = over => {}
     }
     let detail = format!("no response within {} ms", limit.as_millis());
     let failure = Failure::possibly_executed(Code::Timeout, detail);
-    Ended::Cancelled(recv.cancel(failure, exchange::WORD_WAIT).await)
+    Ended::Cancelled(recv.cancel(failure, exchange::RESET_ACK_TIMEOUT).await)
 }
 
 /// Makes the attempt from here, if the tenant's patterns allow its URL.
 pub(super) async fn directly(
-    state: &State,
+    state: &ControlPlane,
     tenant: Arc<str>,
     method: &str,
     request: StoredRequest,
@@ -200,11 +201,11 @@ pub(super) async fn directly(
         headers,
         body: request.body,
         deadline: tokio::time::Instant::now() + within,
-        answer_max: state.limits().call_response_max.0,
+        answer_max: state.data.limits().call_response_max.0,
         memory,
         is_status_enough: true,
     };
-    match state.direct.call(&policy, asked).await {
+    match state.data.direct.call(&policy, asked).await {
         Ok(answer) => {
             let later = answer
                 .headers
@@ -218,7 +219,9 @@ pub(super) async fn directly(
         // A name that only resolves inside the network of a bridge that is away.
         Err(failure)
             if failure.code == Code::TargetDns
-                && host.is_ok_and(|host| routing::is_waited_for(state, &tenant, &host)) =>
+                && host.is_ok_and(|host| {
+                    routing::is_waited_for(state.data.routes(), &tenant, &host)
+                }) =>
         {
             misrouted(failure)
         }

@@ -24,9 +24,9 @@ use super::state::CallState;
 use super::task::first;
 use super::way::Way;
 use super::{Deliveries, context, request::StoredRequest};
+use crate::control_plane::ControlPlane;
 use crate::registry::TunnelEntry;
 use crate::routing::{self, StoredRoute};
-use crate::state::State;
 use crate::storage::StorageError;
 use crate::storage::batch::WriteError;
 use crate::storage::calls::{Group, StoredCall, Via, Write, Written};
@@ -121,7 +121,7 @@ impl From<WriteError> for EngineError {
 }
 
 /// Delivers while this process serves, until the relay stops.
-pub async fn run(state: Arc<State>) {
+pub async fn run(state: Arc<ControlPlane>) {
     if !state.deliveries.take_engine() {
         return;
     }
@@ -159,7 +159,7 @@ impl Turns {
 }
 
 struct Engine {
-    state: Arc<State>,
+    state: Arc<ControlPlane>,
     deliveries: Arc<Deliveries>,
     /// When each tenant's next pending call is due, in milliseconds since 1970.
     due: HashMap<Arc<str>, i64>,
@@ -184,7 +184,7 @@ struct Engine {
 }
 
 impl Engine {
-    fn new(state: &Arc<State>) -> Self {
+    fn new(state: &Arc<ControlPlane>) -> Self {
         let now = Instant::now();
         Self {
             state: state.clone(),
@@ -329,7 +329,7 @@ impl Engine {
 
     /// Compares what is connected with what the engine knows, and reads where attempts are open.
     async fn compare(&mut self) -> Result<(), EngineError> {
-        for entry in self.state.registry.all() {
+        for entry in self.state.data.registry.all() {
             if is_to_be_compared(&entry) {
                 self.routes.push(entry.owner.tenant.clone());
             }
@@ -405,7 +405,7 @@ impl Engine {
     /// waits with its clock standing still. Returns whether more is left to be done.
     async fn routes_of(&mut self, tenant: &Arc<str>) -> Result<bool, EngineError> {
         let mut has_more = false;
-        let tunnels = self.state.registry.of_tenant(tenant);
+        let tunnels = self.state.data.registry.of_tenant(tenant);
         let mut new = tunnels.iter().filter(|entry| is_to_be_compared(entry));
         for entry in new.by_ref().take(TUNNELS_AT_ONCE) {
             reconcile::tunnel_up(&self.state, entry).await?;
@@ -453,7 +453,7 @@ impl Engine {
             host: &group.host,
             is_direct: group.class.is_direct,
         };
-        routing::decide_stored(&self.state, stored)
+        routing::decide_stored(self.state.data.routes(), stored)
     }
 
     /// Decides again which calls of a tenant may go direct, after its patterns have changed. Returns whether
@@ -636,7 +636,7 @@ impl Engine {
             host: &call.host,
             is_direct: call.class.is_direct && is_classified,
         };
-        let way = match routing::decide_stored(state, stored) {
+        let way = match routing::decide_stored(state.data.routes(), stored) {
             routing::Way::Bridge(entry) => Way::Bridge(entry),
             routing::Way::Direct => Way::Direct,
             // By the patterns of now it may have a route.

@@ -1,7 +1,7 @@
 //! Ends calls whose time has run out before a target took them: by wall clock, also while no bridge
 //! is there for them.
 
-use crate::state::State;
+use crate::control_plane::ControlPlane;
 use crate::storage::audit::AuditEvent;
 use crate::storage::calls::ExpiredCall;
 use crate::storage::{StorageError, now_ms};
@@ -18,7 +18,7 @@ const LOOK_EVERY: Duration = Duration::from_secs(1);
 const EXPIRED_AT_ONCE: u32 = 500;
 
 /// Ends expired calls until the relay stops, in the process that makes the deliveries.
-pub async fn expire(state: Arc<State>) {
+pub async fn expire(state: Arc<ControlPlane>) {
     let mut is_said = false;
     loop {
         tokio::time::sleep(LOOK_EVERY).await;
@@ -36,7 +36,7 @@ pub async fn expire(state: Arc<State>) {
     }
 }
 
-async fn round(state: &State) -> Result<(), StorageError> {
+async fn round(state: &ControlPlane) -> Result<(), StorageError> {
     let storage = &state.deliveries.storage;
     loop {
         let expired = storage.expire_calls(now_ms(), EXPIRED_AT_ONCE).await?;

@@ -19,8 +19,8 @@ use super::running::Room;
 use super::settle::{Ended, Settled, settle_all, settlement};
 use super::state::AttemptEnd;
 use super::{id::call_id, task::again};
+use crate::control_plane::ControlPlane;
 use crate::registry::TunnelEntry;
-use crate::state::State;
 use crate::storage::calls::{StoredCall, Via};
 use crate::storage::now_ms;
 use protocol::frame::DeliveryResult;
@@ -57,7 +57,7 @@ fn via(entry: &TunnelEntry) -> Via {
 /// Compares a new tunnel's journal with what is known of it; from here on, deliveries may go through. May
 /// be repeated after an error.
 pub(super) async fn tunnel_up(
-    state: &Arc<State>,
+    state: &Arc<ControlPlane>,
     entry: &Arc<TunnelEntry>,
 ) -> Result<(), EngineError> {
     let Some(mark) = entry.journal else {
@@ -66,7 +66,7 @@ pub(super) async fn tunnel_up(
     let deliveries = &state.deliveries;
     let (storage, via) = (&deliveries.storage, via(entry));
     // Beside another tunnel of the same process its HELLO may be older than what came through that.
-    let others = state.registry.of_tenant(&entry.owner.tenant);
+    let others = state.data.registry.of_tenant(&entry.owner.tenant);
     let has_other = others.iter().any(|other| {
         !Arc::ptr_eq(other, entry)
             && other.owner.bridge == entry.owner.bridge
@@ -101,7 +101,7 @@ pub(super) async fn tunnel_up(
 }
 
 /// Sends the same attempt again, unless it runs.
-fn ask_again(state: &Arc<State>, call: StoredCall, entry: &Arc<TunnelEntry>, via: &Via) {
+fn ask_again(state: &Arc<ControlPlane>, call: StoredCall, entry: &Arc<TunnelEntry>, via: &Via) {
     // What was on its way is not held up: there are no more than the lane had places.
     let running = &state.deliveries.running;
     let entered = running.enter(&call.id, &call.tenant, via, call.attempt, Room::UNLIMITED);
@@ -112,7 +112,7 @@ fn ask_again(state: &Arc<State>, call: StoredCall, entry: &Arc<TunnelEntry>, via
 
 /// No side knows what became of these attempts.
 async fn nobody_knows(
-    state: &Arc<State>,
+    state: &Arc<ControlPlane>,
     calls: Vec<StoredCall>,
     via: &Via,
     bridge_name: &str,
@@ -151,7 +151,7 @@ fn over<'a>(call: &'a StoredCall, via: Via, bridge_name: &'a str, end: AttemptEn
     }
 }
 
-fn is_kept_for_its_task(state: &State, heard: &Heard) -> bool {
+fn is_kept_for_its_task(state: &ControlPlane, heard: &Heard) -> bool {
     let id = call_id(heard.result.attempt.call);
     let running = &state.deliveries.running;
     running.hear(&id, &heard.tenant, &heard.via, heard.result, &heard.session)
@@ -161,7 +161,7 @@ fn is_kept_for_its_task(state: &State, heard: &Heard) -> bool {
 /// Returns the tenants of which something is due by it. After an error, `heard` has what is to be handled
 /// again.
 pub(super) async fn results(
-    state: &Arc<State>,
+    state: &Arc<ControlPlane>,
     heard: &mut Vec<Heard>,
 ) -> Result<Vec<Arc<str>>, EngineError> {
     let storage = &state.deliveries.storage;
@@ -230,7 +230,7 @@ pub(super) async fn results(
 /// What no event tells of one installation: its attempts that do not run are sent again where it is
 /// here, and given up where it is gone for good. With `notes`, it is noted that it is here.
 pub(super) async fn installation(
-    state: &Arc<State>,
+    state: &Arc<ControlPlane>,
     tenant: &Arc<str>,
     via: &Via,
     notes: bool,
@@ -249,7 +249,7 @@ pub(super) async fn installation(
         let calls = not_running(storage.calls_in_flight(via).await?);
         return nobody_knows(state, calls, via, "", detail).await;
     }
-    let all = state.registry.of_tenant(tenant);
+    let all = state.data.registry.of_tenant(tenant);
     let here = all.iter().find(|entry| {
         entry.owner.bridge == via.bridge
             && entry.instance()[..] == via.instance[..]

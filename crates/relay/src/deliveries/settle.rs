@@ -1,7 +1,7 @@
 //! What follows when an attempt is over: written down, in one transaction with the attempt itself.
 
 use super::state::{AttemptEnd, CallState, Facts, Next, next};
-use crate::state::State;
+use crate::control_plane::ControlPlane;
 use crate::storage::audit::AuditEvent;
 use crate::storage::batch::WriteError;
 use crate::storage::calls::{Settlement, StoredCall, Via, Write, Written};
@@ -54,7 +54,7 @@ impl Settled {
 }
 
 /// What is to be written of an attempt's end; `None` where the attempt stays open.
-pub(super) fn settlement(state: &State, ended: Ended<'_>) -> Option<Settlement> {
+pub(super) fn settlement(state: &ControlPlane, ended: Ended<'_>) -> Option<Settlement> {
     let (call, end) = (ended.call, ended.end);
     let facts = Facts {
         method: &call.method,
@@ -99,7 +99,7 @@ pub(super) fn settlement(state: &State, ended: Ended<'_>) -> Option<Settlement> 
 
 /// Writes down how an attempt ended and what follows. Tries again while the database does not answer, and
 /// for some time while another process has the lease.
-pub(super) async fn settle(state: &Arc<State>, ended: Ended<'_>) -> Settled {
+pub(super) async fn settle(state: &Arc<ControlPlane>, ended: Ended<'_>) -> Settled {
     let Some(settlement) = settlement(state, ended) else {
         return Settled::Open;
     };
@@ -131,7 +131,7 @@ pub(super) async fn settle(state: &Arc<State>, ended: Ended<'_>) -> Settled {
 
 /// Writes several outcomes in one go, and does not try again. Returns what became of each, in order.
 pub(super) async fn settle_all(
-    state: &Arc<State>,
+    state: &Arc<ControlPlane>,
     settlements: Vec<Settlement>,
 ) -> Vec<Result<Settled, WriteError>> {
     let writes = settlements.iter().cloned().map(Box::new);
@@ -164,7 +164,11 @@ pub(super) async fn settle_all(
 }
 
 /// Counts an outcome that is on disk; where the call stands now. `None` for one that changed nothing.
-fn after_write(state: &State, settlement: &Settlement, written: &Written) -> Option<CallState> {
+fn after_write(
+    state: &ControlPlane,
+    settlement: &Settlement,
+    written: &Written,
+) -> Option<CallState> {
     let Written::Settled(Some(now)) = *written else {
         return None;
     };

@@ -6,8 +6,8 @@ use super::settle::{Ended, Settled, settle};
 use super::state::AttemptEnd;
 use super::way::Way;
 use super::{context, id::call_bytes};
+use crate::control_plane::ControlPlane;
 use crate::registry::TunnelEntry;
-use crate::state::State;
 use crate::storage::batch::WriteError;
 use crate::storage::calls::{StoredCall, Via, Write, Written};
 use crate::storage::{now, now_ms};
@@ -24,7 +24,13 @@ const BEFORE_READING_BYTES: u64 = 64 * 1024;
 const AGAIN_AFTER_FAILURE: Duration = Duration::from_secs(1);
 
 /// A new attempt: committed before it leaves.
-pub(super) async fn first(state: Arc<State>, call: StoredCall, way: Way, via: Via, at: Instant) {
+pub(super) async fn first(
+    state: Arc<ControlPlane>,
+    call: StoredCall,
+    way: Way,
+    via: Via,
+    at: Instant,
+) {
     tokio::time::sleep_until(at.into()).await;
     let number = call.attempt + 1;
     if begin(&state, &call, &via, number).await {
@@ -37,7 +43,7 @@ pub(super) async fn first(state: Arc<State>, call: StoredCall, way: Way, via: Vi
 
 /// Commits that the attempt begins. An error of the commit itself leaves open whether it is there, so it is
 /// made again until the database says.
-async fn begin(state: &State, call: &StoredCall, via: &Via, number: u32) -> bool {
+async fn begin(state: &ControlPlane, call: &StoredCall, via: &Via, number: u32) -> bool {
     loop {
         let begin = Write::Begin {
             id: call.id.clone(),
@@ -59,7 +65,12 @@ async fn begin(state: &State, call: &StoredCall, via: &Via, number: u32) -> bool
 }
 
 /// The same attempt again, at the installation that has it.
-pub(super) async fn again(state: Arc<State>, call: StoredCall, entry: Arc<TunnelEntry>, via: Via) {
+pub(super) async fn again(
+    state: Arc<ControlPlane>,
+    call: StoredCall,
+    entry: Arc<TunnelEntry>,
+    via: Via,
+) {
     let number = call.attempt;
     let storage = &state.deliveries.storage;
     // It may have been settled, and acknowledged, since it was looked up: sent now, it would be a new one
@@ -75,14 +86,14 @@ pub(super) async fn again(state: Arc<State>, call: StoredCall, entry: Arc<Tunnel
     over(&state, &call, &via);
 }
 
-fn over(state: &State, call: &StoredCall, via: &Via) {
+fn over(state: &ControlPlane, call: &StoredCall, via: &Via) {
     state.deliveries.running.leave(via);
     state.deliveries.inbox.due(&call.tenant);
 }
 
 /// Makes an attempt that is on disk, and writes down what follows.
 async fn attempt(
-    state: &Arc<State>,
+    state: &Arc<ControlPlane>,
     call: &StoredCall,
     way: &Way,
     via: &Via,
@@ -125,7 +136,7 @@ async fn attempt(
 }
 
 async fn make(
-    state: &Arc<State>,
+    state: &Arc<ControlPlane>,
     call: &StoredCall,
     way: &Way,
     number: u32,
@@ -144,7 +155,10 @@ async fn make(
     // one tenant does not use up the memory of others.
     let tenant_name = state.directory.tenant_name(&call.tenant);
     let tenant_name = tenant_name.unwrap_or_default();
-    let place = state.exchanges.begin_delivery(&call.tenant, &tenant_name);
+    let place = state
+        .data
+        .exchanges
+        .begin_delivery(&call.tenant, &tenant_name);
     let mut memory = place.reservation();
     memory
         .grow_to(BEFORE_READING_BYTES, BEFORE_READING_BYTES)
@@ -168,7 +182,7 @@ async fn make(
         call: id,
         attempt: number,
     };
-    let mut span = state.span("deliver", SpanKind::Client, &headers);
+    let mut span = state.data.span("deliver", SpanKind::Client, &headers);
     if let Some(span) = &mut span {
         span.set("http.request.method", call.method.clone());
         span.set("server.address", call.host.clone());

@@ -1,7 +1,7 @@
 //! Direct calls on loopback, which only a policy of these tests allows.
 
 use super::*;
-use crate::exchange::{BodyMemory, KeyMemory, TenantMemory};
+use crate::capacity::{BodyMemory, KeyMemory, TenantMemory};
 use policy::{HostPattern, Methods, Ports, Rule};
 use support::{RawTarget, Target as TestTarget};
 

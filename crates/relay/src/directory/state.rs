@@ -2,7 +2,7 @@
 //! not any more.
 
 use crate::auth::{KeyScope, Principal};
-use crate::registry::TunnelOwner;
+use crate::registry::{Standing, TunnelOwner};
 use crate::storage::{
     ApiKey, BridgeId, BridgeIdentity, Changes, Claim, ClaimKind, ClientId, SecretHash, TenantId,
     TenantState,
@@ -130,19 +130,6 @@ pub(super) struct State {
 
 /// The bridges that have each endpoint's name, revoked ones included.
 type Claims = HashMap<Box<str>, Vec<BridgeId>>;
-
-/// What a bridge may do with an endpoint that it declares.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Standing {
-    /// The name is its own.
-    Own,
-    /// The name has no owner: the first bridge that declares it may have it.
-    Free,
-    /// The name belongs to these other bridges.
-    Taken(Vec<Arc<str>>),
-    /// The key that the bridge was paired with lists other endpoints.
-    NotListed,
-}
 
 impl State {
     pub(super) fn revision(&self) -> i64 {

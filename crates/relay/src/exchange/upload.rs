@@ -4,7 +4,7 @@
 //! reason to trouble the caller, for the next one gets the body from its first byte. Bounded for each
 //! body, and by the memory that its key may use; what is longer is not repeated.
 
-use super::memory::KeyMemory;
+use crate::capacity::KeyMemory;
 use bytes::Bytes;
 use http_body::{Body, Frame};
 use protocol::{Code, Failure};
@@ -184,7 +184,7 @@ impl<B> Upload<B> {
     }
 
     /// Takes it from its reader, for good. Whether another can have it from its first byte.
-    pub(super) fn take_back(&self) -> bool {
+    pub(super) fn reclaim(&self) -> bool {
         let mut source = self.lock();
         source.reader += 1;
         source.is_whole
@@ -252,7 +252,7 @@ where
 
 /// A body that its caller holds back until the target wants it (RFC 9110, 10.1.1). Asking for it makes the
 /// HTTP library say 100.
-pub(super) struct Expected<B> {
+pub(super) struct ExpectContinueBody<B> {
     wanted: Wanting,
     /// The bridge does not let the caller wait without end; nor does the relay, should it be silent.
     latest: Pin<Box<Sleep>>,
@@ -267,7 +267,7 @@ enum Wanting {
     No,
 }
 
-impl<B> Expected<B> {
+impl<B> ExpectContinueBody<B> {
     pub(super) fn new(word: oneshot::Receiver<()>, body: B) -> Self {
         Self {
             wanted: Wanting::NotYet(word),
@@ -277,7 +277,7 @@ impl<B> Expected<B> {
     }
 }
 
-impl<B: Body<Data = Bytes>> Body for Expected<B> {
+impl<B: Body<Data = Bytes>> Body for ExpectContinueBody<B> {
     type Data = Bytes;
     type Error = B::Error;
 
@@ -305,8 +305,8 @@ impl<B: Body<Data = Bytes>> Body for Expected<B> {
 
 #[cfg(test)]
 mod tests {
-    use super::super::memory::{BodyMemory, TenantMemory};
     use super::*;
+    use crate::capacity::{BodyMemory, TenantMemory};
     use std::collections::VecDeque;
     use std::task::Waker;
 
@@ -360,7 +360,7 @@ mod tests {
             (next(&mut first), next(&mut first)),
             (piece(b"a"), piece(b"b"))
         );
-        assert!(upload.take_back());
+        assert!(upload.reclaim());
         assert_eq!(next(&mut first), Poll::Ready(Some(Err(Broken::Handed))));
         let mut second = upload.reader();
         for expected in [piece(b"a"), piece(b"b"), piece(b"c"), Poll::Ready(None)] {
@@ -374,7 +374,7 @@ mod tests {
         let upload = upload([data(b"a"), data(b"b"), None]);
         let mut first = upload.reader();
         let _ = (next(&mut first), next(&mut first));
-        assert!(upload.take_back());
+        assert!(upload.reclaim());
         let mut second = upload.reader();
         assert_eq!(next(&mut second), piece(b"a"));
         upload.release();
@@ -383,7 +383,7 @@ mod tests {
             (piece(b"b"), Poll::Ready(None))
         );
         assert_eq!(upload.lock().kept_bytes, 0);
-        assert!(!upload.take_back());
+        assert!(!upload.reclaim());
     }
 
     #[test]
@@ -398,7 +398,7 @@ mod tests {
             assert!(upload.lock().is_whole);
             assert_eq!(next(&mut reader), piece(chunk));
             assert_eq!(next(&mut reader), Poll::Pending);
-            assert!(!upload.take_back());
+            assert!(!upload.reclaim());
             assert_eq!(upload.lock().memory.used_bytes(), 0);
         }
     }
@@ -411,7 +411,7 @@ mod tests {
         for _ in 0..2 {
             assert_eq!(next(&mut reader), Poll::Ready(Some(Err(Broken::Off))));
         }
-        assert!(!upload.take_back());
+        assert!(!upload.reclaim());
     }
 
     #[test]
@@ -420,7 +420,7 @@ mod tests {
         let upload = upload([data(b"a"), trailers, None]);
         let mut reader = upload.reader();
         let _ = (next(&mut reader), next(&mut reader));
-        assert!(!upload.take_back());
+        assert!(!upload.reclaim());
     }
 
     #[test]
@@ -430,13 +430,13 @@ mod tests {
         let script = Script([data(&[b'a'; 20]), data(b"b")].into());
         let upload = Upload::new(&memory, script, None);
         assert_eq!(next(&mut upload.reader()), piece(&[b'a'; 20]));
-        assert!(!upload.take_back());
+        assert!(!upload.reclaim());
         memory.release(90);
         drop(upload);
         let upload = Upload::new(&memory, Script([data(b"a")].into()), None);
         assert_eq!(next(&mut upload.reader()), piece(b"a"));
         assert_eq!(memory.used_bytes(), 1);
-        assert!(upload.take_back());
+        assert!(upload.reclaim());
         drop(upload);
         assert_eq!(memory.used_bytes(), 0);
     }

@@ -4,17 +4,17 @@ use super::pass::{self, IngressKind};
 use crate::access::Object;
 use crate::auth::{self, Principal};
 use crate::body::Body;
-use crate::listener::connection::Connection;
+use crate::connection::Connection;
+use crate::data_plane::DataPlane;
 use crate::problem::Problem;
 use crate::routing::select_tunnel::RouteTarget;
-use crate::state::State;
 use http::{Method, Request, Response};
 use hyper::body::Incoming;
 use protocol::frame::RequestTarget;
 use std::sync::Arc;
 
-/// What came in the path behind `/v1/endpoints/`: the name, and the rest from its `/` or `?` on.
-pub fn split_target(path_and_query: &str) -> Option<(&str, &str)> {
+/// Splits a path below `/v1/endpoints/` into the endpoint's name and the rest from its `/` or `?` on.
+pub(crate) fn split_target(path_and_query: &str) -> Option<(&str, &str)> {
     let rest = path_and_query.strip_prefix("/v1/endpoints/")?;
     let end = rest.find(['/', '?']).unwrap_or(rest.len());
     let (name, rest) = rest.split_at(end);
@@ -24,9 +24,9 @@ pub fn split_target(path_and_query: &str) -> Option<(&str, &str)> {
 /// Passes a request on to a named endpoint.
 ///
 /// # Errors
-/// A problem of the relay's own; the target's errors are answers.
-pub async fn handle(
-    state: &Arc<State>,
+/// A problem of the relay's own; an error of the target is a response.
+pub(crate) async fn handle(
+    data: &Arc<DataPlane>,
     principal: &Principal,
     connection: &Arc<Connection>,
     request: Request<Incoming>,
@@ -37,16 +37,16 @@ pub async fn handle(
     if *request.method() == Method::CONNECT {
         return Err(Problem::method("any method but CONNECT"));
     }
-    let way = IngressKind {
+    let kind = IngressKind {
         target: RequestTarget::Endpoint {
             name: endpoint.to_owned(),
             path_and_query: rest.to_owned(),
         },
-        wanted: RouteTarget::Endpoint(endpoint),
+        route: RouteTarget::Endpoint(endpoint),
         name: endpoint,
-        own: auth::consumed_header(request.headers()),
+        own_header: auth::consumed_header(request.headers()),
     };
-    pass::on(state, principal, connection, request, way).await
+    pass::on(data, principal, connection, request, kind).await
 }
 
 #[cfg(test)]
@@ -54,7 +54,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_follows_the_name_stays_as_it_is() {
+    fn path_after_endpoint_name_is_unchanged() {
         for (path, name, rest) in [
             ("/v1/endpoints/alm", "alm", ""),
             ("/v1/endpoints/alm/", "alm", "/"),

@@ -1,49 +1,39 @@
-//! What a relay says of itself to those behind it: `Via` (RFC 9110, 7.6.3) and `Forwarded` (RFC 7239).
+//! The header fields that name the relay: `Via` (RFC 9110, 7.6.3) and `Forwarded` (RFC 7239).
 //!
 //! ```text
 //! Via: 1.1 integration-relay
 //! Forwarded: for=192.0.2.1;host="relay.example:8443";proto=https
 //! ```
 //!
-//! Both tell a target of the relay and of who called it, so neither is said unless `[hops]` asks for it.
-//! What came in such fields stays, in front of the relay's own: it is its sender's word, and nobody here
-//! has checked it.
+//! Both tell a target about the relay and its caller, so the relay adds neither unless the config asks for it.
+//! Fields of these names that a caller sent stay in front of the relay's own. The relay has not verified them.
 
+use crate::config::Hops;
 use http::Version;
 use http::header::{self, HeaderMap, HeaderName, HeaderValue};
 use std::net::IpAddr;
 
-/// `[hops]` of `relay.toml`: what is said of the way that a request took. By default nothing.
-///
-/// ```toml
-/// [hops]
-/// via = true
-/// forwarded = true
-/// ```
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, serde::Deserialize)]
-#[serde(default, deny_unknown_fields)]
-pub struct Hops {
-    /// Whether requests and answers that pass through get a `Via`. Default false.
-    pub via: bool,
-    /// Whether requests that pass through get a `Forwarded`, with the caller's address. Default false.
-    pub forwarded: bool,
-}
-
-/// Who sent a request, as the relay sees it.
+/// The sender of a request, as the relay sees it.
 #[derive(Debug, Clone, Copy)]
-pub struct Caller<'a> {
-    /// The other end of its connection: the caller, or what stands in front of the relay.
-    pub address: IpAddr,
+pub(super) struct Caller<'a> {
+    /// The peer of its connection: the caller, or a load balancer in front of the relay.
+    pub(super) address: IpAddr,
     /// The `Host` of its request, or the authority of its URL.
-    pub host: Option<&'a str>,
+    pub(super) host: Option<&'a str>,
     /// Whether its connection to the relay is TLS.
-    pub is_tls: bool,
+    pub(super) is_tls: bool,
 }
 
-/// Adds to a request what its target is told, behind what is there. `version` is what the caller spoke.
+/// Adds the fields to a request, after those that are there. `version` is the version that the caller used.
 ///
-/// The request has its `Connection` still: what that names goes no further, and it shall not name these.
-pub fn note_request(hops: Hops, headers: &mut HeaderMap, version: Version, caller: Caller<'_>) {
+/// The request must still have its `Connection`: the fields that it names are removed later, and these must
+/// not be among them.
+pub(super) fn add_to_request(
+    hops: Hops,
+    headers: &mut HeaderMap,
+    version: Version,
+    caller: Caller<'_>,
+) {
     if hops.via {
         add(headers, header::VIA, via(version));
     }
@@ -54,16 +44,16 @@ pub fn note_request(hops: Hops, headers: &mut HeaderMap, version: Version, calle
     }
 }
 
-/// Adds to an answer what the caller is told, behind what is there. The relay has it from a bridge: what that spoke with
-/// the target is not told.
-pub fn note_answer(hops: Hops, headers: &mut HeaderMap) {
+/// Adds `Via` to a response, after those that are there. The relay does not know which HTTP version the bridge
+/// used with the target, so it states that of the tunnel.
+pub(super) fn add_to_response(hops: Hops, headers: &mut HeaderMap) {
     if hops.via {
         headers.append(header::VIA, via(Version::HTTP_11));
     }
 }
 
-/// Adds a field that is for all who follow: a caller that calls it one of the connection, which no caller
-/// may (RFC 9110, 7.6.1), would have it taken out again.
+/// Adds an end-to-end field. A caller that lists it in `Connection`, which it must not (RFC 9110, 7.6.1), would
+/// otherwise get it removed.
 fn add(headers: &mut HeaderMap, name: HeaderName, value: HeaderValue) {
     let is_name = |option: &&str| option.trim().eq_ignore_ascii_case(name.as_str());
     let connection = headers.get_all(header::CONNECTION).iter();
@@ -82,7 +72,7 @@ fn add(headers: &mut HeaderMap, name: HeaderName, value: HeaderValue) {
     headers.append(name, value);
 }
 
-/// The relay under its one name, behind the version in which the message came to it.
+/// Returns the relay's `Via` for a message that came in this version.
 fn via(version: Version) -> HeaderValue {
     HeaderValue::from_static(match version {
         Version::HTTP_10 => "1.0 integration-relay",
@@ -97,7 +87,7 @@ fn forwarded(caller: Caller<'_>) -> Option<HeaderValue> {
         IpAddr::V4(address) => address.to_string(),
         IpAddr::V6(address) => format!("\"[{address}]\""),
     };
-    let host = match caller.host.and_then(word) {
+    let host = match caller.host.and_then(token_or_quoted) {
         Some(host) => format!(";host={host}"),
         None => String::new(),
     };
@@ -105,9 +95,9 @@ fn forwarded(caller: Caller<'_>) -> Option<HeaderValue> {
     HeaderValue::try_from(format!("for={address}{host};proto={proto}")).ok()
 }
 
-/// A text as a token where it is one, and else in quotes (RFC 9110, 5.6.2 and 5.6.4). `None` for what
-/// cannot stand in a field, and for nothing at all.
-fn word(text: &str) -> Option<String> {
+/// Returns a text as a token if it is one, else as a quoted string (RFC 9110, 5.6.2 and 5.6.4). `None` for an
+/// empty text and for characters that no field may have.
+fn token_or_quoted(text: &str) -> Option<String> {
     let is_token = |byte: u8| byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte);
     if text.is_empty() || !text.bytes().all(|byte| matches!(byte, b'\t' | b' '..=b'~')) {
         return None;
@@ -153,7 +143,7 @@ mod tests {
     /// The one `Forwarded` for a caller.
     fn told(caller: Caller<'_>) -> String {
         let mut headers = HeaderMap::new();
-        note_request(BOTH, &mut headers, Version::HTTP_11, caller);
+        add_to_request(BOTH, &mut headers, Version::HTTP_11, caller);
         let mut told = values(&headers, "forwarded");
         assert_eq!(told.len(), 1);
         told.remove(0)
@@ -163,8 +153,8 @@ mod tests {
     fn nothing_is_said_by_default() {
         let mut headers = HeaderMap::new();
         let someone = caller("192.0.2.1", Some("relay.example"), true);
-        note_request(Hops::default(), &mut headers, Version::HTTP_11, someone);
-        note_answer(Hops::default(), &mut headers);
+        add_to_request(Hops::default(), &mut headers, Version::HTTP_11, someone);
+        add_to_response(Hops::default(), &mut headers);
         assert!(headers.is_empty());
     }
 
@@ -173,7 +163,7 @@ mod tests {
         let said = |hops: Hops| {
             let mut headers = HeaderMap::new();
             let someone = caller("192.0.2.1", None, false);
-            note_request(hops, &mut headers, Version::HTTP_11, someone);
+            add_to_request(hops, &mut headers, Version::HTTP_11, someone);
             (
                 headers.contains_key("via"),
                 headers.contains_key("forwarded"),
@@ -192,7 +182,7 @@ mod tests {
         assert_eq!(said(BOTH), (true, true));
         let answered = |hops: Hops| {
             let mut headers = HeaderMap::new();
-            note_answer(hops, &mut headers);
+            add_to_response(hops, &mut headers);
             values(&headers, "via")
         };
         assert_eq!(answered(via), ["1.1 integration-relay"]);
@@ -208,7 +198,7 @@ mod tests {
         ] {
             let mut headers = HeaderMap::new();
             let someone = caller("192.0.2.1", None, false);
-            note_request(BOTH, &mut headers, version, someone);
+            add_to_request(BOTH, &mut headers, version, someone);
             assert_eq!(values(&headers, "via"), [said]);
         }
     }
@@ -220,7 +210,7 @@ mod tests {
         headers.append("forwarded", HeaderValue::from_static("for=10.0.0.1"));
         headers.append("via", HeaderValue::from_static("1.1 integration-relay"));
         let someone = caller("192.0.2.1", Some("a"), true);
-        note_request(BOTH, &mut headers, Version::HTTP_2, someone);
+        add_to_request(BOTH, &mut headers, Version::HTTP_2, someone);
         assert_eq!(
             values(&headers, "via"),
             [
@@ -235,7 +225,7 @@ mod tests {
         );
         let mut answer = HeaderMap::new();
         answer.append("via", HeaderValue::from_static("1.1 squid"));
-        note_answer(BOTH, &mut answer);
+        add_to_response(BOTH, &mut answer);
         assert_eq!(
             values(&answer, "via"),
             ["1.1 squid", "1.1 integration-relay"]
@@ -261,12 +251,12 @@ mod tests {
             options.collect::<Vec<_>>()
         };
         let mut one = headers.clone();
-        note_request(via, &mut one, Version::HTTP_11, someone);
+        add_to_request(via, &mut one, Version::HTTP_11, someone);
         assert_eq!(
             connection(&one),
             ["x-hop", "upgrade", "forwarded", "viaduct"]
         );
-        note_request(BOTH, &mut headers, Version::HTTP_11, someone);
+        add_to_request(BOTH, &mut headers, Version::HTTP_11, someone);
         assert_eq!(connection(&headers), ["x-hop", "upgrade", "viaduct"]);
         let wire = transport::http::to_wire(&headers, |_| false).unwrap();
         let names: Vec<_> = wire.iter().map(|(name, _)| name).collect();

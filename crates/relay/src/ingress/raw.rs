@@ -1,15 +1,14 @@
-//! Raw bytes between a caller and a stream: behind CONNECT, and behind a WebSocket's handshake.
+//! Raw bytes between a caller and a stream: after CONNECT, and after a WebSocket handshake.
 //!
-//! The exchange begins with a body that has nothing to say yet. When the target agreed and the caller's
-//! connection was let go of, the body reads from it, and the answer is written to it. Each direction
-//! has its own end; what is broken off ends in a reset.
+//! The exchange begins with a request body that has no bytes yet. When the target has accepted and hyper has
+//! released the caller's connection, the body reads from that connection, and the response is written to it.
+//! Each direction ends independently (half-close). A direction that is aborted ends in a reset.
 
-use crate::exchange::{
-    self, ExchangePermit, ExchangeRequest, Outbound, TunnelBody, TunnelResponse,
-};
-use crate::listener::bare_lf_guard::BareLfIo;
-use crate::listener::connection::Connection;
-use crate::state::State;
+use crate::capacity::ExchangePermit;
+use crate::connection::Connection;
+use crate::connection::bare_lf_guard::BareLfIo;
+use crate::data_plane::DataPlane;
+use crate::exchange::{self, ExchangeRequest, Outbound, TunnelBody, TunnelResponse};
 use bytes::Bytes;
 use http_body::{Body, Frame};
 use http_body_util::BodyExt;
@@ -25,64 +24,62 @@ use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::sync::oneshot;
 
-/// The bridge's word on the time being over shall be heard first.
+/// Extra time for the relay's limit, so that the bridge reports the timeout first.
 const TIME_GRACE: Duration = Duration::from_secs(2);
 
-/// What the caller sends.
-struct Reader {
-    /// What came with the request, already read.
+/// The caller's direction of a connection that is raw.
+struct RawReader {
+    /// Bytes that hyper read together with the request.
     early: Bytes,
     io: Box<dyn AsyncRead + Send + Unpin>,
-    /// Told when the caller ended its direction; dropped without a word when it broke.
+    /// Completed when the caller ends its direction; dropped when the connection breaks.
     ended: Option<oneshot::Sender<()>>,
 }
 
-/// The caller's direction: silent until its connection is raw.
-pub struct RawBody {
-    coming: Option<oneshot::Receiver<Reader>>,
-    reader: Option<Reader>,
+/// The request's body: pending until the caller's connection is raw, then what the caller sends.
+pub(crate) struct RawBody {
+    connecting: Option<oneshot::Receiver<RawReader>>,
+    reader: Option<RawReader>,
 }
 
-/// The other end of a [`RawBody`].
+/// Hands the caller's connection to a [`RawBody`].
 #[derive(Debug)]
-pub struct Raw {
-    give: oneshot::Sender<Reader>,
+pub(super) struct RawStream {
+    reader: oneshot::Sender<RawReader>,
 }
 
-/// Asks for an exchange whose request has no end before its answer, and waits for the answer's head.
-/// The caller's bytes pass once [`Raw::begin`] is called.
+/// Sends a request whose body has no end before its response, and waits for the response's head. The caller's
+/// bytes pass once [`RawStream::begin`] is called.
 ///
 /// # Errors
-/// The failure, with how far the request came.
-pub async fn ask(
-    state: &Arc<State>,
-    asked: ExchangeRequest<'_>,
-    place: ExchangePermit,
-) -> Result<(TunnelResponse, Raw), Failure> {
-    let (give, coming) = oneshot::channel();
+/// The failure, with the execution status.
+pub(super) async fn open(
+    data: &DataPlane,
+    request: ExchangeRequest<'_>,
+    permit: ExchangePermit,
+) -> Result<(TunnelResponse, RawStream), Failure> {
+    let (reader, connecting) = oneshot::channel();
     let body = RawBody {
-        coming: Some(coming),
+        connecting: Some(connecting),
         reader: None,
     };
-    let limit = state.limits().endpoint_head_timeout.0;
-    let running = exchange::run(
-        state,
-        asked,
-        Outbound::Streaming { body, idle: None },
-        place,
-    );
+    let limit = data.limits().endpoint_head_timeout.0;
+    // No idle timeout of the caller: silence is normal on a raw stream, and the bridge has its own limit.
+    let body = Outbound::Streaming { body, idle: None };
+    let running = exchange::run(&data.exchange, request, body, permit);
+    // The exchange's own limit for the head starts at the end of the upload, which never comes here.
     match tokio::time::timeout(limit + TIME_GRACE, running).await {
-        Ok(result) => result.map(|answer| (answer, Raw { give })),
+        Ok(result) => result.map(|response| (response, RawStream { reader })),
         Err(_) => {
-            let detail = format!("no answer within {} s", limit.as_secs());
+            let detail = format!("no response within {} s", limit.as_secs());
             Err(Failure::possibly_executed(Code::Timeout, detail))
         }
     }
 }
 
-impl std::fmt::Debug for Reader {
+impl std::fmt::Debug for RawReader {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Reader").finish_non_exhaustive()
+        f.debug_struct("RawReader").finish_non_exhaustive()
     }
 }
 
@@ -95,9 +92,9 @@ impl Body for RawBody {
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, io::Error>>> {
         let this = self.get_mut();
-        if let Some(coming) = &mut this.coming {
-            let reader = std::task::ready!(Pin::new(coming).poll(cx));
-            this.coming = None;
+        if let Some(connecting) = &mut this.connecting {
+            let reader = std::task::ready!(Pin::new(connecting).poll(cx));
+            this.connecting = None;
             this.reader = Some(reader.map_err(io::Error::other)?);
         }
         let Some(reader) = &mut this.reader else {
@@ -112,7 +109,7 @@ impl Body for RawBody {
             return Poll::Ready(Some(Ok(Frame::data(piece))));
         }
         if let Some(ended) = reader.ended.take() {
-            // Nobody listens where the answer has ended, too.
+            // The receiver is gone if the response has ended as well.
             let _ = ended.send(());
         }
         this.reader = None;
@@ -120,18 +117,21 @@ impl Body for RawBody {
     }
 }
 
-impl Raw {
-    /// Carries bytes as soon as the connection is raw, until both directions have ended. The
-    /// connection keeps its place meanwhile.
-    pub fn begin(self, upgrade: OnUpgrade, body: TunnelBody, connection: Arc<Connection>) {
+impl RawStream {
+    /// Passes bytes as soon as the connection is raw, until both directions have ended. The connection keeps
+    /// its slot meanwhile.
+    pub(super) fn begin(self, upgrade: OnUpgrade, body: TunnelBody, connection: Arc<Connection>) {
+        // Before the response is written: the bytes after it must not be inspected as HTTP.
         connection.turns_raw();
         tokio::spawn(async move {
-            // Boxed: what the handshake needs is given back.
+            // Boxed: the memory for the upgrade is released before the stream runs, perhaps for hours.
             if let Ok(upgraded) = Box::pin(upgrade).await {
                 match upgraded.downcast::<TokioIo<BareLfIo<TcpStream>>>() {
                     Ok(Parts { io, read_buf, .. }) => {
                         let (read, write) = io.into_inner().into_inner().into_split();
-                        carry(self, body, (read, read_buf), write, |write| {
+                        run(self, body, (read, read_buf), write, |write| {
+                            // A FIN would look like an orderly end to the caller, so an aborted stream must
+                            // end in a RST.
                             transport::tcp::will_reset(write.as_ref());
                             write.forget();
                         })
@@ -139,9 +139,9 @@ impl Raw {
                     }
                     Err(upgraded) => {
                         let (read, write) = tokio::io::split(TokioIo::new(upgraded));
-                        // TLS that ends without a farewell, and an HTTP/2 stream that is dropped, look
-                        // broken off.
-                        carry(self, body, (read, Bytes::new()), write, drop).await;
+                        // Dropping is enough: TLS without close_notify, and an HTTP/2 stream that is
+                        // dropped, look aborted.
+                        run(self, body, (read, Bytes::new()), write, drop).await;
                     }
                 }
             }
@@ -150,30 +150,31 @@ impl Raw {
     }
 }
 
-async fn carry<R, W>(
-    raw: Raw,
+/// Passes bytes in both directions. `abort` ends the caller's connection so that it does not look complete.
+async fn run<R, W>(
+    stream: RawStream,
     mut body: TunnelBody,
     (read, early): (R, Bytes),
     mut write: W,
-    break_off: impl FnOnce(W),
+    abort: impl FnOnce(W),
 ) where
     R: AsyncRead + Send + Unpin + 'static,
     W: AsyncWrite + Send + Unpin,
 {
     let (ended, mut end) = oneshot::channel();
-    let reader = Reader {
+    let reader = RawReader {
         early,
         io: Box::new(read),
         ended: Some(ended),
     };
-    if raw.give.send(reader).is_err() {
-        break_off(write);
+    if stream.reader.send(reader).is_err() {
+        abort(write);
         return;
     }
     let mut has_caller_ended = false;
     while let Some(frame) = body.frame().await {
         let Some(data) = frame.ok().and_then(|frame| frame.into_data().ok()) else {
-            break_off(write);
+            abort(write);
             return;
         };
         let mut writing = std::pin::pin!(async {
@@ -182,8 +183,9 @@ async fn carry<R, W>(
         });
         let written = tokio::select! {
             written = writing.as_mut() => Some(written),
-            // A stream that is lost meanwhile takes its body with it.
-            told = &mut end, if !has_caller_ended => match told {
+            // A stream that is lost drops its request body, and with it the sender: a write that blocks on
+            // the caller must not hide that.
+            caller = &mut end, if !has_caller_ended => match caller {
                 Ok(()) => {
                     has_caller_ended = true;
                     Some(writing.await)
@@ -192,13 +194,14 @@ async fn carry<R, W>(
             },
         };
         if !matches!(written, Some(Ok(()))) {
-            break_off(write);
+            abort(write);
             return;
         }
     }
     let _ = write.shutdown().await;
-    // Its own direction may go on; dropping the answer would take the exchange back.
+    // The caller's direction may go on after the response has ended; dropping the response now would cancel
+    // the exchange.
     if has_caller_ended || end.await.is_ok() {
-        body.both_ended();
+        body.detach();
     }
 }

@@ -4,9 +4,9 @@
 //! what comes in is followed from frame to frame (RFC 9113, 4.1): while a preface, a frame's own head, or a
 //! header section is not whole, a clock runs.
 
-use super::HTTP2_BYTES;
-use super::connection::Connection;
-use super::inspected_io::{InspectedIo, StreamInspector};
+use super::serve::HTTP2_BYTES;
+use crate::connection::Connection;
+use crate::connection::inspected_io::{InspectedIo, StreamInspector};
 use std::io;
 use std::pin::Pin;
 use std::sync::Arc;
@@ -180,8 +180,8 @@ impl Frames {
 
 #[cfg(test)]
 mod tests {
-    use super::super::write_timeout::WriteTimeout;
     use super::*;
+    use crate::connection::write_timeout::WriteTimeout;
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
     const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";

@@ -10,7 +10,7 @@
 //! flow-control window or the socket lets through. A response without a permit (the caller showed no valid
 //! key) has only `limits.header_read_timeout`.
 
-use super::connection::Connection;
+use crate::connection::Connection;
 use crate::sending::Progress;
 use hyper::rt::Executor;
 use std::future::Future;

@@ -1,9 +1,21 @@
 //! What a bridge serves, parsed once.
 
-use crate::directory::Standing;
 use policy::{Host, HostPattern};
 use protocol::frame::Serves;
 use std::sync::Arc;
+
+/// What a bridge may do with an endpoint that it declares.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Standing {
+    /// The name is its own.
+    Own,
+    /// The name has no owner: the first bridge that declares it may have it.
+    Free,
+    /// The name belongs to these other bridges.
+    Taken(Vec<Arc<str>>),
+    /// The key that the bridge was paired with lists other endpoints.
+    NotListed,
+}
 
 /// What a bridge serves, as far as the names are its own.
 #[derive(Debug)]

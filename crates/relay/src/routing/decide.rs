@@ -11,12 +11,23 @@
 //! ([`DirectClass`]), for the URL itself is sealed.
 
 use crate::direct::{self, Direct};
-use crate::registry::TunnelEntry;
+use crate::registry::{Registry, TunnelEntry};
+use crate::routing::identities::Identities;
 use crate::routing::select_tunnel::{self, NoTunnel, Purpose, Reason, RouteTarget, Search};
-use crate::state::State;
 use policy::{Host, Policy, Target};
 use protocol::{Code, Failure};
 use std::sync::Arc;
+
+/// What a decision depends on.
+#[derive(Debug, Clone, Copy)]
+pub struct Routes<'a> {
+    /// The connected tunnels.
+    pub registry: &'a Registry,
+    /// Tenants and the bridges that they have paired.
+    pub identities: &'a dyn Identities,
+    /// The calls that the relay makes itself.
+    pub direct: &'a Direct,
+}
 
 /// The way.
 #[derive(Debug)]
@@ -75,7 +86,7 @@ pub fn rule<T>(tunnel: Result<T, NoTunnel>, is_pinned: bool, is_direct: bool) ->
 }
 
 /// Says the way. Names are resolved only where no bridge has it, and only to say why not.
-pub async fn decide(state: &State, sent: Sent<'_>) -> Route {
+pub async fn decide(routes: Routes<'_>, sent: Sent<'_>) -> Route {
     let search = Search {
         tenant: sent.tenant,
         bridge: sent.bridge,
@@ -84,11 +95,11 @@ pub async fn decide(state: &State, sent: Sent<'_>) -> Route {
         except: sent.except,
         purpose: Purpose::Request,
     };
-    let tunnel = select_tunnel::search_tunnel(&state.registry, &*state.directory, search);
+    let tunnel = select_tunnel::search_tunnel(routes.registry, routes.identities, search);
     // A caller that names a bridge wants that one; a key that is narrowed to some has no other way.
     let is_pinned = sent.bridge.is_some() || !sent.within.is_empty() || sent.has_credential;
     let policy = match (&tunnel, is_pinned) {
-        (Err(_), false) => enabled(state, sent),
+        (Err(_), false) => enabled(routes, sent),
         (Ok(_), _) | (Err(_), true) => None,
     };
     let none = match (rule(tunnel, is_pinned, policy.is_some()), policy) {
@@ -106,7 +117,7 @@ pub async fn decide(state: &State, sent: Sent<'_>) -> Route {
     if sent.bridge.is_some() || !sent.within.is_empty() || !may_be_public {
         return Route::Refused(none.failure);
     }
-    let addresses = state
+    let addresses = routes
         .direct
         .addresses(sent.tenant, sent.target.host())
         .await;
@@ -122,8 +133,8 @@ pub async fn decide(state: &State, sent: Sent<'_>) -> Route {
 }
 
 /// The tenant's policy for direct calls, if it allows this one.
-fn enabled(state: &State, sent: Sent<'_>) -> Option<Policy> {
-    let patterns = state.directory.direct_urls(sent.tenant);
+fn enabled(routes: Routes<'_>, sent: Sent<'_>) -> Option<Policy> {
+    let patterns = routes.identities.direct_urls(sent.tenant);
     if patterns.is_empty() {
         return None;
     }
@@ -147,14 +158,14 @@ pub struct StoredRoute<'a> {
 }
 
 /// Says the way of a stored call, without waiting for anything: names are not resolved.
-pub fn decide_stored(state: &State, stored: StoredRoute<'_>) -> Way<Arc<TunnelEntry>> {
+pub fn decide_stored(routes: Routes<'_>, stored: StoredRoute<'_>) -> Way<Arc<TunnelEntry>> {
     let later = |code, detail: String| {
         Way::Later(NoTunnel {
             reason: Reason::Away,
             failure: Failure::not_sent(code, detail),
         })
     };
-    if !state.directory.is_active(stored.tenant) {
+    if !routes.identities.is_active(stored.tenant) {
         return later(Code::TenantSuspended, "the tenant is suspended".to_owned());
     }
     let host = match host_of(stored.host) {
@@ -162,12 +173,12 @@ pub fn decide_stored(state: &State, stored: StoredRoute<'_>) -> Way<Arc<TunnelEn
         // It was parsed when the call was accepted: a defect, and no reason to lose the call.
         Err(detail) => return later(Code::Internal, detail),
     };
-    let tunnel = tunnel_for_delivery(state, stored.tenant, stored.bridge, &host);
+    let tunnel = tunnel_for_delivery(routes, stored.tenant, stored.bridge, &host);
     rule(tunnel, stored.bridge.is_some(), stored.is_direct)
 }
 
 fn tunnel_for_delivery(
-    state: &State,
+    routes: Routes<'_>,
     tenant: &str,
     bridge: Option<&str>,
     host: &Host,
@@ -180,12 +191,12 @@ fn tunnel_for_delivery(
         except: &[],
         purpose: Purpose::Delivery,
     };
-    select_tunnel::search_tunnel(&state.registry, &*state.directory, search)
+    select_tunnel::search_tunnel(routes.registry, routes.identities, search)
 }
 
 /// Whether a bridge that is not there now, or not ready, may be the one that serves the host.
-pub fn is_waited_for(state: &State, tenant: &str, host: &Host) -> bool {
-    match tunnel_for_delivery(state, tenant, None, host) {
+pub fn is_waited_for(routes: Routes<'_>, tenant: &str, host: &Host) -> bool {
+    match tunnel_for_delivery(routes, tenant, None, host) {
         Ok(_) => true,
         Err(none) => matches!(none.reason, Reason::Away | Reason::NotReady),
     }

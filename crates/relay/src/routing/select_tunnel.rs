@@ -147,7 +147,7 @@ impl Seen {
 /// A failure that never left the relay.
 pub fn choose(
     registry: &Registry,
-    paired: &impl Paired,
+    paired: &(impl Paired + ?Sized),
     tenant: &str,
     bridge: Option<&str>,
     wanted: RouteTarget<'_>,
@@ -171,7 +171,7 @@ pub fn choose(
 /// Why there is none.
 pub fn search_tunnel(
     registry: &Registry,
-    paired: &impl Paired,
+    paired: &(impl Paired + ?Sized),
     search: Search<'_>,
 ) -> Result<Arc<TunnelEntry>, NoTunnel> {
     if let Some(entry) = find_for(registry, search) {

@@ -5,11 +5,12 @@
 //! there: connections are refused, so that bridges, forward proxies on their way and balancers go on
 //! to another address at once. The internal and the admin listener are open all the time and say why.
 
-use crate::listener::connection::ListenerKind;
+use crate::connection::ListenerKind;
+use crate::control_plane::ControlPlane;
+use crate::listener::tls::Acceptor;
 use crate::listener::{self, ListenerContext};
-use crate::reload::Acceptor;
+use crate::service::Service;
 use crate::serving::{RENEW_EVERY, Role, TRY_EVERY};
-use crate::state::State;
 use crate::storage::leases::{LeaseConnection, Renewed, Taken};
 use crate::storage::{Storage, StorageError, random};
 use protocol::session::EndReason;
@@ -68,7 +69,7 @@ impl Door {
         self.address
     }
 
-    fn open(&mut self, doors: ListenerContext) -> io::Result<()> {
+    fn open(&mut self, doors: ListenerContext<Service>) -> io::Result<()> {
         let socket = match self.reserved.take() {
             Some(socket) => socket,
             None => listener::reserve(self.address)?,
@@ -76,7 +77,7 @@ impl Door {
         let listener = listener::listen(socket)?;
         let (name, address, tls) = (self.name, self.address, self.tls.is_some());
         tracing::info!(listener = name, %address, tls, "listening");
-        let of = &doors.service.state.connections;
+        let of = &doors.data.connections;
         let connections = match self.arrived {
             ListenerKind::Proxy => of.proxy.clone(),
             ListenerKind::Tls | ListenerKind::Plain | ListenerKind::Admin => of.public.clone(),
@@ -113,13 +114,13 @@ pub(super) enum ActivateError {
 
 /// Keeps the lease.
 pub(super) struct Keeper {
-    state: Arc<State>,
+    state: Arc<ControlPlane>,
     storage: Storage,
     lease: LeaseConnection,
     holder: Identity,
     doors: Vec<Door>,
     /// What the listeners need; gone when the process leaves.
-    opened: Option<ListenerContext>,
+    opened: Option<ListenerContext<Service>>,
     closing: watch::Sender<bool>,
     /// Of the lease that is held; zero for none.
     epoch: i64,
@@ -128,10 +129,10 @@ pub(super) struct Keeper {
 
 impl Keeper {
     pub(super) fn new(
-        state: Arc<State>,
+        state: Arc<ControlPlane>,
         holder: Identity,
         doors: Vec<Door>,
-        opened: ListenerContext,
+        opened: ListenerContext<Service>,
     ) -> Self {
         let storage = state.directory.storage().clone();
         Self {
@@ -281,8 +282,8 @@ impl Keeper {
         self.state.deliveries.hold(0);
         self.closing.send_replace(true);
         let state = &self.state;
-        state.registry.cut(|_| Some(EndReason::Draining));
-        state.exchanges.cut(|_| false);
+        state.data.registry.cut(|_| Some(EndReason::Draining));
+        state.data.exchanges.cut(|_| false);
         state.idempotency.clear();
         for door in &mut self.doors {
             door.closed().await;

@@ -4,10 +4,10 @@
 //! concrete stream is taken out of hyper's hands, so that nothing boxed lies in the tunnel's way.
 
 use crate::body::{self, Body};
-use crate::listener::bare_lf_guard::BareLfIo;
-use crate::listener::connection::{Connection, ListenerKind};
+use crate::connection::bare_lf_guard::BareLfIo;
+use crate::connection::{Connection, ListenerKind};
+use crate::control_plane::ControlPlane;
 use crate::problem::Problem;
-use crate::state::State;
 use crate::tunnel::{self, ActiveTunnel, Arrival};
 use http::header;
 use http::{Request, Response};
@@ -21,7 +21,7 @@ use tokio_rustls::server::TlsStream;
 use transport::handshake::ChannelBinding;
 
 /// What a tunnel that has not proved itself is charged, in addition to its connection.
-const UNPROVEN_BYTES: usize = 8 * 1024;
+const UNAUTHENTICATED_BYTES: usize = 8 * 1024;
 
 /// Begins a tunnel. Cancel safe.
 ///
@@ -29,7 +29,7 @@ const UNPROVEN_BYTES: usize = 8 * 1024;
 /// `invalid_request` for what is no upgrade, `forbidden` on a connection without TLS,
 /// `overloaded` when the relay is shutting down.
 pub async fn tunnel(
-    state: &Arc<State>,
+    state: &Arc<ControlPlane>,
     connection: &Arc<Connection>,
     mut request: Request<Incoming>,
 ) -> Result<Response<Body>, Problem> {
@@ -38,11 +38,14 @@ pub async fn tunnel(
     let channel = channel(state, connection)?;
     state.serving.check_tunnel().await?;
     state.directory.check_fresh()?;
-    if state.is_draining() {
+    if state.data.is_draining() {
         let detail = "this relay is shutting down";
         return Err(Problem::not_sent(Code::Overloaded, detail));
     }
-    let place = state.unproven.admit(connection.peer.ip(), UNPROVEN_BYTES);
+    let place = state
+        .data
+        .unauthenticated
+        .admit(connection.peer.ip(), UNAUTHENTICATED_BYTES);
     let authority = request
         .headers()
         .get(header::HOST)
@@ -62,7 +65,7 @@ pub async fn tunnel(
 }
 
 /// What the bridge's signature is held against.
-fn channel(state: &State, connection: &Connection) -> Result<ChannelBinding, Problem> {
+fn channel(state: &ControlPlane, connection: &Connection) -> Result<ChannelBinding, Problem> {
     if state.config.listen.behind_balancer {
         return Ok(ChannelBinding::EndsBefore);
     }
@@ -76,20 +79,25 @@ fn channel(state: &State, connection: &Connection) -> Result<ChannelBinding, Pro
     }
 }
 
-async fn run(state: Arc<State>, connection: Arc<Connection>, upgrade: OnUpgrade, arrival: Arrival) {
+async fn run(
+    state: Arc<ControlPlane>,
+    connection: Arc<Connection>,
+    upgrade: OnUpgrade,
+    arrival: Arrival,
+) {
     // Boxed: what the opening needs is given back when the tunnel is up.
     let opening = Box::pin(open_unless_evicted(&state, &connection, upgrade, arrival));
     if let Some(up) = opening.await {
-        tunnel::carry(&state, up).await;
+        tunnel::run(&state, up).await;
         // For as long as addresses are remembered, from the end of the session on.
-        state.connections.proven.remember(connection.peer.ip());
+        state.data.connections.proven.remember(connection.peer.ip());
     }
     // Its place among the connections is free only now.
     drop(connection);
 }
 
 async fn open_unless_evicted(
-    state: &State,
+    state: &ControlPlane,
     connection: &Connection,
     upgrade: OnUpgrade,
     arrival: Arrival,
@@ -106,7 +114,7 @@ async fn open_unless_evicted(
 }
 
 async fn open(
-    state: &State,
+    state: &ControlPlane,
     connection: &Connection,
     upgrade: OnUpgrade,
     arrival: Arrival,

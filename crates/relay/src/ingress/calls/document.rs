@@ -44,7 +44,7 @@ struct Document {
 
 /// Whether the caller waits for the target's answer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Mode {
+pub(crate) enum Mode {
     /// It does.
     Wait,
     /// The call is stored, and delivered from there.
@@ -53,16 +53,16 @@ pub(super) enum Mode {
 
 /// A call that can be made.
 #[derive(Debug)]
-pub(super) struct CallRequest {
-    pub(super) target: Target,
-    pub(super) head: RequestHead,
-    pub(super) body: Bytes,
-    pub(super) bridge: Option<String>,
-    pub(super) timeout_ms: u32,
-    pub(super) idempotency_key: Option<String>,
-    pub(super) mode: Mode,
-    pub(super) at_least_once: bool,
-    pub(super) expires_in: Option<u32>,
+pub(crate) struct CallRequest {
+    pub(crate) target: Target,
+    pub(crate) head: RequestHead,
+    pub(crate) body: Bytes,
+    pub(crate) bridge: Option<String>,
+    pub(crate) timeout_ms: u32,
+    pub(crate) idempotency_key: Option<String>,
+    pub(crate) mode: Mode,
+    pub(crate) at_least_once: bool,
+    pub(crate) expires_in: Option<u32>,
 }
 
 impl CallRequest {
@@ -70,7 +70,7 @@ impl CallRequest {
     ///
     /// # Errors
     /// `invalid_request`, with what is wrong and where.
-    pub(super) fn parse(text: &[u8], limits: &Limits) -> Result<Self, Problem> {
+    pub(crate) fn parse(text: &[u8], limits: &Limits) -> Result<Self, Problem> {
         if !text.trim_ascii_start().starts_with(b"{") {
             return Err(Problem::invalid(
                 "the body must be a JSON object like {\"url\": \"https://...\"}",
@@ -163,7 +163,7 @@ impl CallRequest {
     ///
     /// # Errors
     /// `headers_too_large`.
-    pub(super) fn join_trace(
+    pub(crate) fn join_trace(
         &mut self,
         trace: &(HeaderValue, Option<HeaderValue>),
     ) -> Result<(), Problem> {
@@ -243,7 +243,7 @@ fn header_fields(given: Map<String, Value>) -> Result<protocol::frame::Headers, 
 }
 
 /// The fields of an answer: a name that repeats has a list.
-pub(super) fn headers(map: &HeaderMap) -> Value {
+pub(crate) fn headers(map: &HeaderMap) -> Value {
     let mut out = Map::new();
     for name in map.keys() {
         let values: Vec<Value> = map

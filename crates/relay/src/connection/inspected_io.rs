@@ -49,7 +49,7 @@ pub(crate) struct InspectedIo<IO, W> {
 
 impl<IO, W: StreamInspector> InspectedIo<IO, W> {
     /// From its first byte on.
-    pub(super) fn new(io: IO, watch: W, patience: WriteTimeout) -> Self {
+    pub(crate) fn new(io: IO, watch: W, patience: WriteTimeout) -> Self {
         Self {
             io,
             watch,

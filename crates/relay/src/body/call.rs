@@ -37,7 +37,7 @@ pub struct CallBody {
 
 impl CallBody {
     /// Returns the document of a call with the target's body, if there is one to show.
-    pub(super) fn new(document: &Value, body: Option<Bytes>) -> Self {
+    pub(crate) fn new(document: &Value, body: Option<Bytes>) -> Self {
         let form = match &body {
             Some(body) if std::str::from_utf8(body).is_err() => Form::Base64,
             _ => Form::Text,

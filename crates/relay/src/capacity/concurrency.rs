@@ -336,12 +336,12 @@ impl ExchangePermit {
         Reservation::new(self.0.memory.clone())
     }
 
-    pub(super) fn attach(&self, cutter: AbortHandle) {
+    pub(crate) fn attach(&self, cutter: AbortHandle) {
         self.set_cutter(Some(cutter));
     }
 
     /// What is queued of the exchange shall still leave: dropping this takes nothing back.
-    pub(super) fn detach(&self) {
+    pub(crate) fn detach(&self) {
         self.set_cutter(None);
     }
 

@@ -8,18 +8,18 @@ use tokio::time::Sleep;
 
 /// Runs while writes wait for the other end, and makes an error of one that waits for too long.
 #[derive(Debug)]
-pub(super) struct WriteTimeout {
+pub(crate) struct WriteTimeout {
     limit: Duration,
     sleep: Option<Pin<Box<Sleep>>>,
 }
 
 impl WriteTimeout {
-    pub(super) fn new(limit: Duration) -> Self {
+    pub(crate) fn new(limit: Duration) -> Self {
         Self { limit, sleep: None }
     }
 
     /// What becomes of a write that came to `result`.
-    pub(super) fn see<T>(
+    pub(crate) fn see<T>(
         &mut self,
         cx: &mut Context<'_>,
         result: Poll<io::Result<T>>,

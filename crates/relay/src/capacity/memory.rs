@@ -12,9 +12,8 @@
 //! because the target has already executed the request. Bodies that are half read could then wait for each
 //! other for ever, so one of each tenant, in the order of arrival, may exceed the share (an overdraft).
 
-use crate::listener::connection::Connection;
-use crate::problem::Problem;
-use protocol::Code;
+use crate::connection::Connection;
+use protocol::{Code, Failure};
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
@@ -239,7 +238,7 @@ pub enum NoMemory {
 
 impl NoMemory {
     /// Returns the rejection of a request that was not sent.
-    pub fn problem(self) -> Problem {
+    pub fn failure(self) -> Failure {
         let detail = match self {
             Self::Share => {
                 "the request and response bodies of this API key use all the memory that it may have now \
@@ -250,7 +249,7 @@ impl NoMemory {
                  may have (limits.connection_memory_max); read the responses"
             }
         };
-        Problem::not_sent(Code::Overloaded, detail)
+        Failure::not_sent(Code::Overloaded, detail)
     }
 }
 

@@ -1,6 +1,6 @@
-//! What a call looks like, for whoever reads the API's document. `document` is what reads it.
+//! The schema of `POST /v1/calls`, for the OpenAPI document. `ingress::calls::document` reads the request.
 
-use crate::api::{Success, schema};
+use super::{Success, schema};
 use schemars::JsonSchema;
 use serde::Serialize;
 use std::collections::BTreeMap;

@@ -8,7 +8,7 @@
 //! A head that is longer than any that can pass is cut: what is beyond is taken out, so that it costs no
 //! memory and its request can still be refused with a problem document. Nothing is read after it.
 
-use super::connection::Connection;
+use super::Connection;
 use super::inspected_io::{InspectedIo, StreamInspector};
 use super::{SOCKET_BYTES, TLS_BYTES};
 use std::io;
@@ -36,7 +36,7 @@ pub(crate) struct BareLfGuard {
 
 impl BareLfGuard {
     /// From its first byte on.
-    pub(super) fn new(connection: Arc<Connection>) -> Self {
+    pub(crate) fn new(connection: Arc<Connection>) -> Self {
         Self {
             connection,
             lines: Lines::default(),

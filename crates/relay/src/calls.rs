@@ -1,0 +1,386 @@
+//! `POST /v1/calls`: a Call URL request.
+//!
+//! ```json
+//! {"url": "http://ci.corp.example/hooks/1", "method": "POST", "headers": {"x": "1"}, "body": "..."}
+//! ```
+//!
+//! In mode `wait` the response has the target's response, or a problem with the execution status. In mode
+//! `deliver` the call is stored, and `deliveries` sends it. `ingress::calls` reads a call and executes it; here
+//! are idempotency, storage and the audit record, which belong to the control plane.
+
+use crate::access::Object;
+use crate::api::call_schema::CallReceipt;
+use crate::auth::Principal;
+use crate::body::{Body, CallBody};
+use crate::capacity::{self, BodyLimits, ExchangePermit, NoMemory, Reservation};
+use crate::connection::Connection;
+use crate::control_plane::ControlPlane;
+use crate::deliveries::Handed;
+use crate::idempotency::{self, Kept, Keyed, Made};
+use crate::ingress::calls::{self, AdmittedCall, CallRequest, Collected, Mode};
+use crate::problem::Problem;
+use crate::routing;
+use crate::storage::audit::AuditEvent;
+use crate::storage::idempotency::CALL;
+use bytes::Bytes;
+use http::header::{self, HeaderValue};
+use http::{Request, Response, StatusCode, Version};
+use hyper::body::Incoming;
+use policy::Target;
+use protocol::frame::RequestTarget;
+use protocol::{Code, Execution, Failure};
+use serde_json::{Value, json};
+use std::sync::Arc;
+use std::time::Instant;
+
+/// The largest body of a target that a repeated request gets, in bytes.
+const KEPT_BODY_MAX_BYTES: usize = 64 * 1024;
+
+/// The outcome of a call, as its caller receives it.
+#[derive(Debug, Clone)]
+struct CallOutcome {
+    status: u16,
+    /// The document, without the target's body.
+    document: Arc<Value>,
+    /// The target's body.
+    body: Option<Bytes>,
+    failure: Option<Failure>,
+    /// Approximate size of the target's body in memory.
+    bytes: usize,
+}
+
+/// The outcome of a call, and the memory that its body takes until it is written.
+struct FinishedCall {
+    outcome: CallOutcome,
+    memory: Reservation,
+}
+
+/// Handles a request to call a URL.
+///
+/// # Errors
+/// A problem; its `execution` states how far the call came.
+pub(crate) async fn handle(
+    control: &Arc<ControlPlane>,
+    principal: &Principal,
+    connection: &Arc<Connection>,
+    request: Request<Incoming>,
+) -> Result<Response<Body>, Problem> {
+    // The permit is taken before the body is read, so that bodies without one take no memory. It is held
+    // until the response is written.
+    let permit = control.data.begin(principal)?;
+    let held = permit.clone();
+    match admitted(control, principal, connection, request, permit).await {
+        Ok(response) => Ok(response.map(|body| body.with_permit(held))),
+        Err(problem) => Err(problem.holding(held)),
+    }
+}
+
+/// Handles a call that has a permit.
+async fn admitted(
+    control: &Arc<ControlPlane>,
+    principal: &Principal,
+    connection: &Arc<Connection>,
+    request: Request<Incoming>,
+    permit: ExchangePermit,
+) -> Result<Response<Body>, Problem> {
+    let limits = &*control.data.limits();
+    let mut memory = control.data.reservation(connection, &permit);
+    let limit = BodyLimits {
+        max_bytes: limits.call_request_max.0,
+        total: limits.call_timeout.0,
+        idle: limits.caller_idle_timeout.0,
+    };
+    let trace = crate::trace::of(request.headers());
+    let is_http2 = request.version() == Version::HTTP_2;
+    let mut incoming = request.into_body();
+    let text = capacity::collect_body(&mut incoming, limit, &mut memory).await;
+    if text.is_err() && is_http2 {
+        crate::ingress::drain(incoming);
+    }
+    let text = text?;
+    let mut call = CallRequest::parse(&text, limits)?;
+    if let Some(trace) = trace {
+        call.join_trace(&trace)?;
+    }
+    principal.scope.check(Object::Host {
+        host: call.target.host(),
+        bridge: call.bridge.as_deref(),
+        credential: call.head.credential.as_deref(),
+    })?;
+    let id = crate::deliveries::fresh_id()
+        .map_err(|error| Problem::not_sent(Code::Internal, error.to_string()))?;
+    let digest = match call.mode == Mode::Deliver || call.idempotency_key.is_some() {
+        true => Some(ring::digest::digest(&ring::digest::SHA256, &text)),
+        false => None,
+    };
+    // From here on the parsed call uses the memory that was reserved for the text.
+    drop(text);
+    if let (Mode::Deliver, Some(digest)) = (call.mode, &digest) {
+        // Until it is stored, an encrypted copy of the body is in memory as well.
+        let bytes = memory.bytes() + call.body.len() as u64;
+        memory.try_grow_to(bytes).map_err(NoMemory::failure)?;
+        return Box::pin(deliver(control, principal, call, id, digest.as_ref())).await;
+    }
+    let key = call.idempotency_key.clone();
+    let mut repeated = memory.sibling();
+    let call = AdmittedCall {
+        call,
+        memory,
+        permit,
+    };
+    let (Some(key), Some(digest)) = (key, digest) else {
+        let finished = execute(control, principal, call, &id).await;
+        return Ok(finished.into_response(&id));
+    };
+    let mut digest = digest.as_ref().to_vec();
+    if !principal.scope.given.is_all() {
+        // A narrowed key may be allowed less than the key that made the call. With the client id in the
+        // digest it never gets the response of the other key.
+        digest.extend_from_slice(principal.client_id.as_bytes());
+    }
+    let keyed = Keyed {
+        tenant: principal.tenant.clone(),
+        client_id: principal.client_id.clone(),
+        operation: CALL,
+        key,
+        digest,
+    };
+    let (own, principal) = (control.clone(), principal.clone());
+    let executing = async move {
+        let finished = execute(&own, &principal, call, &id).await;
+        finished.made(&id).await
+    };
+    let response = Box::pin(idempotency::once(control, keyed, executing)).await?;
+    // Only a stored response to a repeated request has bytes without a reservation. They are in memory
+    // already, so they are counted without asking.
+    let bytes = response.body().unreserved_bytes();
+    if bytes == 0 {
+        return Ok(response);
+    }
+    repeated.grow_anyway_to(bytes);
+    Ok(response.map(|body| body.with_memory(repeated)))
+}
+
+impl FinishedCall {
+    /// Returns the response, and what a repeated request gets: at most [`KEPT_BODY_MAX_BYTES`] of the target's
+    /// body.
+    async fn made(self, id: &str) -> Made {
+        let outcome = &self.outcome;
+        let small = outcome.without_body();
+        let kept = match &small {
+            Some(small) if outcome.bytes > KEPT_BODY_MAX_BYTES => small.kept(id).await,
+            _ => outcome.kept(id).await,
+        };
+        let small = match &small {
+            Some(small) => Some(small.kept(id).await),
+            None => None,
+        };
+        let failure = outcome.failure.as_ref();
+        Made {
+            kept,
+            small,
+            had_no_effect: failure.is_some_and(|failure| failure.execution.is_safe_to_repeat()),
+            response: self.into_response(id),
+        }
+    }
+
+    /// Returns the response, which keeps the memory of its body until it is written.
+    fn into_response(self, id: &str) -> Response<Body> {
+        let Self {
+            outcome,
+            mut memory,
+        } = self;
+        let response = outcome.into_response(id);
+        let document_bytes = response.body().document_bytes();
+        // The target has executed the request, so its response cannot be rejected for want of memory.
+        memory.grow_anyway_to(memory.bytes() + document_bytes);
+        response.map(|body| body.with_memory(memory))
+    }
+}
+
+impl CallOutcome {
+    async fn kept(&self, id: &str) -> Kept {
+        Kept::read(self.clone().into_response(id))
+            .await
+            .expect("the body is in memory and cannot fail")
+    }
+
+    /// Returns the same without the target's body, if it has one.
+    fn without_body(&self) -> Option<Self> {
+        if self.bytes == 0 {
+            return None;
+        }
+        let mut document = Value::clone(&self.document);
+        if let Some(response) = document["response"].as_object_mut() {
+            response.insert("body_omitted".to_owned(), Value::Bool(true));
+        }
+        Some(Self {
+            document: Arc::new(document),
+            body: None,
+            failure: self.failure.clone(),
+            bytes: 0,
+            ..*self
+        })
+    }
+
+    /// Returns the response, without the memory of its body.
+    fn into_response(self, id: &str) -> Response<Body> {
+        if let Some(failure) = self.failure {
+            let id = self.document["id"].as_str().unwrap_or(id);
+            return Problem::from(failure).of_call(id).into_response();
+        }
+        let body = CallBody::new(&self.document, self.body);
+        let mut response = Response::new(Body::from(body));
+        *response.status_mut() = StatusCode::from_u16(self.status).unwrap_or(StatusCode::OK);
+        response.headers_mut().insert(
+            header::CONTENT_TYPE,
+            HeaderValue::from_static("application/json"),
+        );
+        response
+    }
+}
+
+/// Stores a call. An acknowledged call is delivered, or its failure is reported.
+async fn deliver(
+    control: &ControlPlane,
+    principal: &Principal,
+    call: CallRequest,
+    id: String,
+    digest: &[u8],
+) -> Result<Response<Body>, Problem> {
+    let RequestTarget::Url(url) = call.head.target else {
+        return Err(Problem::invalid("a call must have a URL"));
+    };
+    // A stored call goes through one bridge or through any. A key that is narrowed to several bridges must
+    // therefore name one.
+    let bridge = match (call.bridge, principal.scope.bridges()) {
+        (None, [only]) => Some(only.clone()),
+        (None, [_, ..]) => {
+            return Err(Problem::invalid(
+                "this key is limited to several bridges: name one in \"bridge\"",
+            ));
+        }
+        (bridge, _) => bridge,
+    };
+    let class = routing::classify(
+        &control.directory.direct_urls(&principal.tenant),
+        &call.head.method,
+        &url,
+        bridge.is_some() || call.head.credential.is_some(),
+    );
+    let submitted = Handed {
+        id,
+        url,
+        class,
+        host: call.target.host().to_string(),
+        method: call.head.method,
+        headers: call.head.headers,
+        body: call.body,
+        credential: call.head.credential,
+        timeout_ms: call.timeout_ms,
+        bridge,
+        at_least_once: call.at_least_once,
+        idempotency_key: call.idempotency_key,
+        digest: digest.to_vec(),
+        expires_in: call.expires_in,
+    };
+    let accepted = control
+        .deliveries
+        .accept(&principal.tenant, &principal.client_id, submitted)
+        .await?;
+    let location = format!("/v1/calls/{}", accepted.id);
+    let receipt = CallReceipt {
+        id: accepted.id,
+        mode: "deliver",
+        state: accepted.state.as_str(),
+    };
+    let mut response = crate::api::json::reply(StatusCode::ACCEPTED, &receipt)?;
+    let headers = response.headers_mut();
+    if let Ok(location) = HeaderValue::from_str(&location) {
+        headers.insert(header::LOCATION, location);
+    }
+    if accepted.is_repeat {
+        headers.insert("idempotency-replayed", HeaderValue::from_static("true"));
+    }
+    Ok(response)
+}
+
+/// Executes a call and records its outcome.
+async fn execute(
+    control: &Arc<ControlPlane>,
+    principal: &Principal,
+    call: AdmittedCall,
+    id: &str,
+) -> FinishedCall {
+    let started = Instant::now();
+    let (target, executed) = calls::execute(&control.data, principal, call, id, started).await;
+    let calls::Executed { result, mut memory } = executed;
+    record(control, principal, id, &target, &result, started).await;
+    let outcome = match result {
+        Ok((document, body)) => CallOutcome {
+            status: 200,
+            bytes: body.len(),
+            document: Arc::new(document),
+            body: Some(body),
+            failure: None,
+        },
+        Err(failure) => {
+            memory.shrink_to(0);
+            let problem = Problem::from(failure.clone()).of_call(id);
+            CallOutcome {
+                status: failure.code.http_status(),
+                document: Arc::new(problem.document()),
+                body: None,
+                failure: Some(failure),
+                bytes: 0,
+            }
+        }
+    };
+    FinishedCall { outcome, memory }
+}
+
+/// Adds the outcome of a call to the metrics and to the audit record, with the host and without the rest of
+/// the URL, which may have secrets.
+async fn record(
+    control: &ControlPlane,
+    principal: &Principal,
+    id: &str,
+    target: &Target,
+    result: &Result<Collected, Failure>,
+    started: Instant,
+) {
+    let (code, execution, bridge, down) = match result {
+        Ok((document, body)) => {
+            let bridge = document["bridge"].as_str().unwrap_or_default();
+            ("ok", Execution::Executed, bridge, body.len())
+        }
+        Err(failure) => (failure.code.as_str(), failure.execution, "", 0),
+    };
+    let route = match result {
+        Ok((document, _)) if document["route"] == "direct" => "direct",
+        Ok(_) => "bridge",
+        Err(_) => "none",
+    };
+    control.metrics.call_took(route, code, started.elapsed());
+    let status = result
+        .as_ref()
+        .ok()
+        .map(|(document, _)| &document["response"]["status"]);
+    let event = AuditEvent {
+        tenant: principal.tenant.clone(),
+        actor: principal.client_id.clone(),
+        action: "call",
+        object: id.to_owned(),
+        bridge: bridge.into(),
+        result: code,
+        execution: execution.as_str(),
+        bytes_down: down as u64,
+        took_ms: u64::try_from(started.elapsed().as_millis()).unwrap_or(u64::MAX),
+        count: 1,
+        detail: json!({"host": target.host().to_string(), "status": status}).to_string(),
+        ..AuditEvent::default()
+    };
+    // Awaited before the response is sent: a call that its caller knows of is in the record, or is counted
+    // as lost.
+    control.audit.record(event).await;
+}

@@ -1,0 +1,14 @@
+//! Who may use how much of the relay at once.
+//!
+//! `concurrency`: who may begin an exchange; `memory`: how many bytes of bodies may be in memory, and whose;
+//! `collect`: reads a body into such memory.
+
+mod collect;
+mod concurrency;
+mod memory;
+
+pub(crate) use collect::{BodyLimits, Unread, collect_body, collect_response};
+pub(crate) use concurrency::{Capacity, ExchangePermit, Exchanges};
+#[cfg(test)]
+pub(crate) use memory::{BodyMemory, TenantMemory};
+pub(crate) use memory::{KeyMemory, NoMemory, Reservation};

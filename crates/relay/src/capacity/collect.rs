@@ -1,0 +1,239 @@
+//! Reads whole bodies into memory that is reserved as they arrive.
+
+use super::memory::{NoMemory, Reservation};
+use bytes::Bytes;
+use http_body::Body;
+use http_body_util::BodyExt;
+use protocol::{Code, Failure};
+use std::time::Duration;
+use tokio::time::Instant;
+
+/// How large a request's body may be, and how long it may take.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct BodyLimits {
+    /// Its size, in bytes.
+    pub(crate) max_bytes: u64,
+    /// How long all of it may take: a body that drips is ended, too.
+    pub(crate) total: Duration,
+    /// How long the caller may send nothing of it (`limits.caller_idle_timeout`).
+    pub(crate) idle: Duration,
+}
+
+/// Reads a whole body into memory, which is reserved as it arrives.
+///
+/// # Errors
+/// `request_too_large`, or `invalid_request` when the caller broke off, or `timeout`, or `overloaded` when
+/// there is no memory for it.
+pub(crate) async fn collect_body<B>(
+    body: &mut B,
+    limits: BodyLimits,
+    memory: &mut Reservation,
+) -> Result<Bytes, Failure>
+where
+    B: Body<Data = Bytes> + Unpin,
+    B::Error: std::fmt::Display,
+{
+    let too_large = || {
+        let max = limits.max_bytes;
+        let detail = format!("the body is larger than {max} bytes, the limit here");
+        Failure::not_sent(Code::RequestTooLarge, detail)
+    };
+    let hint = body.size_hint();
+    let most = hint.upper().unwrap_or(u64::MAX).min(limits.max_bytes);
+    // Known to be too large: it is read as far as it may be, for clients that send before they read.
+    let is_kept = hint.lower() <= limits.max_bytes;
+    let mut discarded = 0;
+    let until = Instant::now() + limits.total;
+    let mut whole = Vec::new();
+    loop {
+        let by = until.min(Instant::now() + limits.idle);
+        let data = match tokio::time::timeout_at(by, body.frame()).await {
+            Ok(None) => return Ok(whole.into()),
+            Ok(Some(Ok(frame))) => frame.into_data().unwrap_or_default(),
+            Ok(Some(Err(error))) => {
+                return Err(Failure::not_sent(
+                    Code::InvalidRequest,
+                    format!("the body broke off: {error}"),
+                ));
+            }
+            Err(_) if by == until => {
+                let detail = format!("the body was not there within {:?}", limits.total);
+                return Err(Failure::not_sent(Code::Timeout, detail));
+            }
+            Err(_) => {
+                let detail = format!(
+                    "the caller sent nothing of its body for {:?} (limits.caller_idle_timeout)",
+                    limits.idle
+                );
+                return Err(Failure::not_sent(Code::Timeout, detail));
+            }
+        };
+        let needed = discarded + (whole.len() + data.len()) as u64;
+        if needed > limits.max_bytes {
+            return Err(too_large());
+        }
+        if !is_kept {
+            discarded = needed;
+            continue;
+        }
+        if whole.is_empty() && body.is_end_stream() {
+            // It came at once.
+            memory.try_grow_to(needed).map_err(NoMemory::failure)?;
+            return Ok(data);
+        }
+        if needed > memory.bytes() {
+            memory
+                .try_grow_to(memory.step(needed, most))
+                .map_err(NoMemory::failure)?;
+        }
+        append(&mut whole, &data, memory.bytes());
+    }
+}
+
+/// Why a target's body is not there whole.
+pub(crate) enum Unread<E> {
+    /// It is larger than it may be.
+    TooLarge,
+    /// It broke off.
+    Broken(E),
+}
+
+/// Reads a target's whole body into memory, which is reserved as it arrives. Waits for memory: the target
+/// has executed the request.
+///
+/// # Errors
+/// [`Unread`].
+pub(crate) async fn collect_response<B>(
+    body: B,
+    max_bytes: u64,
+    memory: &mut Reservation,
+) -> Result<Bytes, Unread<B::Error>>
+where
+    B: Body<Data = Bytes>,
+{
+    let mut body = std::pin::pin!(body);
+    let hint = body.size_hint();
+    if hint.lower() > max_bytes {
+        return Err(Unread::TooLarge);
+    }
+    let most = hint.upper().unwrap_or(u64::MAX).min(max_bytes);
+    if hint.lower() > 0 {
+        // Before its first piece, so that one that waits holds nothing.
+        memory.grow_to(memory.step(1, most), most).await;
+    }
+    let mut whole = Vec::new();
+    while let Some(frame) = body.frame().await {
+        let frame = frame.map_err(Unread::Broken)?;
+        let data = frame.into_data().unwrap_or_default();
+        let needed = (whole.len() + data.len()) as u64;
+        if needed > max_bytes {
+            return Err(Unread::TooLarge);
+        }
+        if needed > memory.bytes() {
+            let (step, most) = match body.is_end_stream() {
+                true => (needed, needed),
+                false => (memory.step(needed, most), most),
+            };
+            memory.grow_to(step, most).await;
+        }
+        append(&mut whole, &data, memory.bytes());
+    }
+    whole.shrink_to_fit();
+    memory.shrink_to(whole.len() as u64);
+    Ok(whole.into())
+}
+
+/// Adds a piece to a body whose memory is reserved. Copied, for a piece keeps the whole buffer that it
+/// arrived in.
+fn append(whole: &mut Vec<u8>, data: &[u8], reserved_bytes: u64) {
+    let reserved = usize::try_from(reserved_bytes).unwrap_or(usize::MAX);
+    if whole.capacity() < whole.len() + data.len() {
+        whole.reserve_exact(reserved.saturating_sub(whole.len()).max(data.len()));
+    }
+    whole.extend_from_slice(data);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::capacity::{BodyMemory, KeyMemory, TenantMemory};
+    use http_body::Frame;
+    use std::convert::Infallible;
+    use std::pin::Pin;
+    use std::sync::Arc;
+    use std::task::{Context, Poll};
+    use tokio::sync::mpsc;
+
+    const LIMITS: BodyLimits = BodyLimits {
+        max_bytes: 1024 * 1024,
+        total: Duration::from_secs(30),
+        idle: Duration::from_secs(10),
+    };
+
+    fn key() -> Arc<KeyMemory> {
+        KeyMemory::new(&TenantMemory::new(&BodyMemory::new(64 * 1024 * 1024), 1), 1)
+    }
+
+    /// A body of unknown length that is sent piece by piece.
+    struct Piecewise(mpsc::Receiver<&'static [u8]>);
+
+    impl Body for Piecewise {
+        type Data = Bytes;
+        type Error = Infallible;
+
+        fn poll_frame(
+            mut self: Pin<&mut Self>,
+            cx: &mut Context<'_>,
+        ) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
+            let piece = self.0.poll_recv(cx);
+            piece.map(|piece| piece.map(|piece| Ok(Frame::data(Bytes::from_static(piece)))))
+        }
+    }
+
+    fn piecewise() -> (mpsc::Sender<&'static [u8]>, Piecewise) {
+        let (send, receive) = mpsc::channel(1);
+        (send, Piecewise(receive))
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn unfinished_body_reserves_what_arrived() {
+        let key = key();
+        let (send, mut body) = piecewise();
+        let mut memory = Reservation::new(key.clone());
+        let reading = collect_body(&mut body, LIMITS, &mut memory);
+        let sending = async {
+            send.send(&[b'a'; 250]).await.unwrap();
+            send.send(&[b'a'; 250]).await.unwrap();
+            tokio::time::sleep(LIMITS.idle / 2).await;
+            assert_eq!(key.used_bytes(), 4096);
+            drop(send);
+        };
+        let (whole, ()) = tokio::join!(reading, sending);
+        assert_eq!(whole.unwrap().len(), 500);
+        drop(memory);
+        assert_eq!(key.used_bytes(), 0);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn body_that_stops_or_drips_is_ended() {
+        for (pause, limit) in [
+            (LIMITS.idle * 2, LIMITS.idle),
+            (LIMITS.idle / 2, LIMITS.total),
+        ] {
+            let (send, mut body) = piecewise();
+            let began = Instant::now();
+            let mut memory = Reservation::new(key());
+            let dripping = tokio::spawn(async move {
+                while send.send(b"a").await.is_ok() {
+                    tokio::time::sleep(pause).await;
+                }
+            });
+            let failure = collect_body(&mut body, LIMITS, &mut memory)
+                .await
+                .unwrap_err();
+            assert_eq!(failure.code, Code::Timeout);
+            assert_eq!(began.elapsed().as_secs(), limit.as_secs());
+            dripping.abort();
+        }
+    }
+}

@@ -1,0 +1,124 @@
+//! What the API, deliveries and background tasks share: the state of the control plane.
+//!
+//! It holds the data plane, and the data plane does not know it.
+
+use crate::api::services::Written;
+use crate::audit::recorder::Auditing;
+use crate::auth::{Authenticator, Principal};
+use crate::config::Config;
+use crate::data_plane::DataPlane;
+use crate::deliveries::Deliveries;
+use crate::denials::{self, Denied, Who};
+use crate::directory::Directory;
+use crate::idempotency::Idempotency;
+use crate::metrics::Metrics;
+use crate::ownership::Ownership;
+use crate::readiness::Readiness;
+use crate::serving::Serving;
+use crate::telemetry::Spans;
+use crate::throttle::LogRateLimiter;
+use protocol::Code;
+use std::net::IpAddr;
+use std::sync::Arc;
+use tokio::sync::Notify;
+
+/// The state of a relay, with its data plane.
+#[derive(Debug)]
+pub struct ControlPlane {
+    /// What the data path works on.
+    pub(crate) data: Arc<DataPlane>,
+    /// The config that the relay started with.
+    pub(crate) config: Arc<Config>,
+    /// The name of this node, for people.
+    pub(crate) node: String,
+    /// Whether this process serves or stands by.
+    pub(crate) serving: Serving,
+    /// Tenants, keys and bridges.
+    pub(crate) directory: Arc<Directory>,
+    /// Checks API keys.
+    pub(crate) authenticator: Authenticator,
+    /// Stored calls and their delivery.
+    pub(crate) deliveries: Arc<Deliveries>,
+    /// The audit record.
+    pub(crate) audit: Arc<Auditing>,
+    /// Requests with an idempotency key.
+    pub(crate) idempotency: Idempotency,
+    /// What is stored of services that report themselves.
+    pub(crate) services: Written,
+    /// Endpoint names that bridges declare and do not own.
+    pub(crate) ownership: Ownership,
+    /// Wakes the task that looks for causes of notices, for a cause that cannot wait for the next round.
+    pub(crate) notices_wanted: Notify,
+    /// Whether the database can be written.
+    pub(crate) readiness: Readiness,
+    /// Counters.
+    pub(crate) metrics: Arc<Metrics>,
+    /// Rate limiter for log lines about refused tunnels.
+    pub(crate) refused_tunnels: LogRateLimiter,
+}
+
+impl ControlPlane {
+    /// Returns the state of a relay that starts.
+    pub(crate) fn new(
+        config: Config,
+        node: String,
+        directory: Arc<Directory>,
+        deliveries: Arc<Deliveries>,
+        metrics: Metrics,
+        spans: Option<Arc<Spans>>,
+    ) -> Self {
+        let (config, metrics) = (Arc::new(config), Arc::new(metrics));
+        let audit = Auditing::start(
+            directory.storage().clone(),
+            config.audit.sums_every.0,
+            config.audit.keep.0,
+        );
+        let data = DataPlane::new(
+            config.clone(),
+            directory.clone(),
+            audit.clone(),
+            metrics.clone(),
+            spans,
+        );
+        Self {
+            data: Arc::new(data),
+            authenticator: Authenticator::new(
+                directory.clone(),
+                audit.clone(),
+                metrics.clone(),
+                config.limits.auth_failures_per_minute,
+            ),
+            idempotency: Idempotency::default(),
+            services: Written::default(),
+            ownership: Ownership::default(),
+            notices_wanted: Notify::new(),
+            readiness: Readiness::default(),
+            serving: Serving::new(),
+            refused_tunnels: LogRateLimiter::default(),
+            node,
+            directory,
+            deliveries,
+            audit,
+            metrics,
+            config,
+        }
+    }
+
+    /// Records that a request, a pairing or a tunnel was denied.
+    pub(crate) fn denied(&self, denied: Denied, code: &'static str, who: Who, address: IpAddr) {
+        match denied {
+            Denied::Request => self.metrics.request_denied(code),
+            Denied::Pairing => self.metrics.pairing(code),
+            // Counted with all refused tunnels.
+            Denied::Tunnel => {}
+        }
+        self.audit.denials.note(denied, code, who, address);
+    }
+
+    /// Records what an authenticated key may not do, if the code is that of a denial.
+    pub(crate) fn note_denial(&self, principal: &Principal, code: Code, address: IpAddr) {
+        if denials::is_denial(code) {
+            self.denied(Denied::Request, code.as_str(), Who::of(principal), address);
+        }
+    }
+}

@@ -1,0 +1,92 @@
+//! The response of an exchange: its head, and its body as it arrives from the tunnel.
+
+use super::TrafficSum;
+use crate::capacity::ExchangePermit;
+use crate::metrics::Metrics;
+use crate::registry::TunnelEntry;
+use bytes::Bytes;
+use http_body::{Body, Frame, SizeHint};
+use protocol::Failure;
+use protocol::frame::ResponseHead;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use transport::RecvStream;
+
+/// The head of a response, and its body.
+#[derive(Debug)]
+pub(crate) struct TunnelResponse {
+    /// The final head.
+    pub(crate) head: ResponseHead,
+    /// The body.
+    pub(crate) body: TunnelBody,
+    /// The tunnel that it came through.
+    pub(crate) through: Arc<TunnelEntry>,
+}
+
+/// The body of a response, from the tunnel's stream. An error means that it is incomplete. Dropping it
+/// cancels the exchange.
+#[derive(Debug)]
+pub struct TunnelBody {
+    recv: RecvStream,
+    metrics: Arc<Metrics>,
+    sum: Option<Arc<TrafficSum>>,
+    permit: ExchangePermit,
+}
+
+impl TunnelBody {
+    pub(super) fn new(recv: RecvStream, metrics: Arc<Metrics>, permit: ExchangePermit) -> Self {
+        Self {
+            recv,
+            metrics,
+            sum: None,
+            permit,
+        }
+    }
+
+    /// Returns the permit of the exchange, for what outlives the body.
+    pub(crate) fn permit(&self) -> ExchangePermit {
+        self.permit.clone()
+    }
+
+    /// Ends the exchange without cancelling it: both directions have ended here, and what is on its way of
+    /// the request still arrives.
+    pub(crate) fn detach(self) {
+        self.permit.detach();
+    }
+
+    /// Adds the bytes from here on to `sum`.
+    pub(crate) fn count_into(&mut self, sum: Arc<TrafficSum>) {
+        self.sum = Some(sum);
+    }
+}
+
+impl Body for TunnelBody {
+    type Data = Bytes;
+    type Error = Failure;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Failure>>> {
+        let frame = std::task::ready!(Pin::new(&mut self.recv).poll_frame(cx));
+        if let Some(Ok(frame)) = &frame
+            && let Some(data) = frame.data_ref()
+        {
+            let bytes = data.len() as u64;
+            self.metrics.bytes_down(bytes);
+            if let Some(sum) = &self.sum {
+                sum.received(bytes);
+            }
+        }
+        Poll::Ready(frame)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.recv.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.recv.size_hint()
+    }
+}

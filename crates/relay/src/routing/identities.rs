@@ -1,0 +1,19 @@
+//! What the data plane needs to know of tenants and keys.
+
+use super::select_tunnel::Paired;
+use crate::auth::Principal;
+use std::fmt;
+use std::sync::Arc;
+
+/// Tenants, keys and bridges, as far as requests depend on them. The directory implements it: in memory, and
+/// without waiting.
+pub trait Identities: Paired + fmt::Debug + Send + Sync {
+    /// Returns whether the key is still valid: not revoked, not expired, its tenant not suspended.
+    fn principal_may_stay(&self, principal: &Principal) -> bool;
+
+    /// Returns whether the tenant exists and is not suspended.
+    fn is_active(&self, tenant: &str) -> bool;
+
+    /// Returns the patterns of the URLs that the relay may call itself for the tenant.
+    fn direct_urls(&self, tenant: &str) -> Arc<[String]>;
+}

@@ -16,6 +16,7 @@ mod lines;
 pub(crate) mod verify;
 
 use crate::identity::Key;
+use crate::text::hex;
 use lines::Lines;
 use protocol::frame::{AuditHead, Bounded};
 use protocol::opening::AuditTranscript;
@@ -326,18 +327,4 @@ impl Writer {
 /// Where the head of a file is kept.
 pub(crate) fn head_path(file: &Path) -> PathBuf {
     file.with_extension("head.json")
-}
-
-pub(crate) fn hex(bytes: &[u8]) -> String {
-    crate::connection::hex(bytes)
-}
-
-pub(crate) fn unhex(text: &str) -> Option<Vec<u8>> {
-    let text = text.as_bytes();
-    if !text.len().is_multiple_of(2) {
-        return None;
-    }
-    text.chunks(2)
-        .map(|pair| u8::from_str_radix(std::str::from_utf8(pair).ok()?, 16).ok())
-        .collect()
 }

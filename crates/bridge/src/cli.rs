@@ -13,7 +13,7 @@ mod status;
 mod support_bundle;
 
 use crate::config::{Config, ConfigError};
-use crate::connection::chain;
+use crate::text::error_chain;
 use clap::{Args, Parser, Subcommand};
 use std::error::Error;
 use std::path::PathBuf;
@@ -134,7 +134,7 @@ pub fn main() -> ExitCode {
         Ok(DONE) if runtime::output::is_lost() => ExitCode::from(FAILED),
         Ok(code) => ExitCode::from(code),
         Err(error) => {
-            complain(&chain(error.as_ref()));
+            complain(&error_chain(error.as_ref()));
             ExitCode::from(FAILED)
         }
     }

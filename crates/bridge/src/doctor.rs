@@ -148,7 +148,7 @@ pub(crate) async fn examine(config_file: &Path) -> Report {
     let config = match Config::load(config_file) {
         Ok(config) => config,
         Err(error) => {
-            let found = crate::connection::chain(&error);
+            let found = crate::text::error_chain(&error);
             checks.push(Check::fail(
                 "config",
                 found,

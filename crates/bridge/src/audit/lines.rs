@@ -1,6 +1,7 @@
 //! The lines on the disk: chained, rotated, and taken up again after a crash.
 
-use super::{HeadFile, Keep, head_path, hex, unhex};
+use super::{HeadFile, Keep, head_path};
+use crate::text::{hex, unhex};
 use ring::digest::{SHA256, digest};
 use runtime::files::{Dir, Owner};
 use serde_json::{Value, json};

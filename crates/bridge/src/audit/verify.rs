@@ -1,7 +1,8 @@
 //! `audit verify`: whether an audit file is what the bridge wrote.
 
 use super::lines::rotated;
-use super::{HeadFile, head_path, hex, unhex};
+use super::{HeadFile, head_path};
+use crate::text::{hex, unhex};
 use protocol::opening::AuditTranscript;
 use ring::digest::{SHA256, digest};
 use serde_json::Value;

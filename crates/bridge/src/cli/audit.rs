@@ -33,7 +33,7 @@ fn known(text: &str) -> Result<Known, String> {
     let seq = seq
         .parse()
         .map_err(|_| "the part before ':' is no number")?;
-    if crate::audit::unhex(hash).is_none_or(|bytes| bytes.len() != 32) {
+    if crate::text::unhex(hash).is_none_or(|bytes| bytes.len() != 32) {
         return Err("the part behind ':' is no SHA-256 in hexadecimal".into());
     }
     Ok(Known {

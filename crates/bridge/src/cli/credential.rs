@@ -147,7 +147,7 @@ fn set(args: SetArgs) -> Outcome {
         none if none.is_empty() => origins_in(&config, &args.name),
         some => some,
     };
-    crate::credentials::check_name(&args.name)?;
+    crate::config::check_credential_name(&args.name)?;
     let certificate = args.certificate_file.as_ref().map(|path| {
         std::fs::read_to_string(path)
             .map_err(|error| format!("--certificate-file {}: {error}", path.display()))
@@ -236,7 +236,7 @@ fn test(config: Config, name: &str) -> Outcome {
     for endpoint in named {
         let found = short_runtime()?.block_on(async {
             let found = probe(&active, &endpoint, true).await;
-            alm::sign_out_of(&active, &endpoint).await;
+            alm::sign_out_of(&active.access, &active.credentials, &endpoint).await;
             found
         });
         let line = match (&found.failure, found.status) {

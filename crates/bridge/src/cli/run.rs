@@ -6,11 +6,11 @@ use super::secret_input::secret;
 use super::{ConfigArg, DONE, FAILED, Outcome};
 use crate::bridge::{Bridge, RunningBridge};
 use crate::config::Config;
-use crate::connection::chain;
 use crate::data_dir::PrivateDir;
 use crate::identity::{Identity, IdentityError};
 use crate::logging;
 use crate::pairing::{self, ApiKey, PairError};
+use crate::text::error_chain;
 use std::path::PathBuf;
 use transport::backoff::Reconnect;
 use transport::runtime::{Share, builder};
@@ -76,7 +76,7 @@ async fn pair_if_needed(config: &Config) -> Result<(), Box<dyn std::error::Error
             Err(error) => return Err(error.into()),
         };
         let wait = waits.next_wait(None);
-        tracing::warn!(error = chain(&error), ?wait, "not paired yet");
+        tracing::warn!(error = error_chain(&error), ?wait, "not paired yet");
         tokio::time::sleep(wait).await;
     }
 }

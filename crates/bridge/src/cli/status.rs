@@ -1,7 +1,8 @@
 //! `status`, `reload`, `log-level`: what is asked of the running bridge over its local socket.
 
 use super::{ConfigArg, DONE, FAILED, Outcome, say};
-use crate::control::socket::{self, ControlRequest, Reply};
+use crate::control::message::{ControlRequest, ControlResponse};
+use crate::control::socket;
 use crate::status::Status;
 use clap::Args;
 use std::error::Error;
@@ -26,9 +27,11 @@ pub(super) struct StatusArgs {
 
 /// The status of the bridge that runs on this data directory.
 pub(super) fn status_of(data_dir: &Path) -> Result<Status, Box<dyn Error>> {
-    match socket::ask(data_dir, &ControlRequest::Status)? {
-        Reply::Status(status) => Ok(*status),
-        Reply::Done | Reply::Failed(_) => Err("the answer is not understood".into()),
+    match socket::send(data_dir, &ControlRequest::Status)? {
+        ControlResponse::Status(status) => Ok(*status),
+        ControlResponse::Done | ControlResponse::Failed(_) => {
+            Err("the answer is not understood".into())
+        }
     }
 }
 
@@ -60,7 +63,7 @@ pub(super) fn status(args: &StatusArgs) -> Outcome {
 }
 
 pub(super) fn reload(config: &ConfigArg) -> Outcome {
-    socket::ask(&config.data_dir()?, &ControlRequest::Reload)?;
+    socket::send(&config.data_dir()?, &ControlRequest::Reload)?;
     say("the config was read again and is in force");
     Ok(DONE)
 }
@@ -79,7 +82,7 @@ pub(super) fn log_level(args: &LogLevelArgs) -> Outcome {
     let question = ControlRequest::LogLevel {
         filter: args.filter.clone(),
     };
-    socket::ask(&data_dir, &question)?;
+    socket::send(&data_dir, &question)?;
     say("the running bridge logs so from now on, until it is restarted");
     Ok(DONE)
 }

@@ -2,7 +2,8 @@
 
 use super::{ConfigArg, DONE, Outcome, say, short_runtime};
 use crate::config::{Config, FilePath};
-use crate::control::socket::{self, ControlRequest, Reply};
+use crate::control::message::{ControlRequest, ControlResponse};
+use crate::control::socket;
 use crate::credentials::Store;
 use crate::data_dir::PrivateDir;
 use crate::doctor::examine;
@@ -85,7 +86,7 @@ pub(super) fn run(args: &BundleArgs) -> Outcome {
     let checked = match &config {
         Ok(config) => super::check::explain(config)
             .map_or_else(|error| error.to_string(), |lines| lines.join("\n")),
-        Err(error) => crate::connection::chain(error),
+        Err(error) => crate::text::error_chain(error),
     };
     bundle.add("config-check.txt", &checked)?;
     bundle.add("environment.txt", &environment())?;
@@ -94,13 +95,13 @@ pub(super) fn run(args: &BundleArgs) -> Outcome {
     bundle.add("doctor.txt", &report.to_string())?;
     bundle.add("doctor.json", &serde_json::to_string_pretty(&report)?)?;
     let data_dir = args.config.data_dir()?;
-    match socket::ask(&data_dir, &ControlRequest::Status) {
-        Ok(Reply::Status(status)) => {
+    match socket::send(&data_dir, &ControlRequest::Status) {
+        Ok(ControlResponse::Status(status)) => {
             bundle.add("status.txt", &status.to_string())?;
             bundle.add("status.json", &serde_json::to_string_pretty(&status)?)?;
         }
         Ok(_) => bundle.add("status.txt", "the answer is not understood")?,
-        Err(error) => bundle.add("status.txt", &crate::connection::chain(&error))?,
+        Err(error) => bundle.add("status.txt", &crate::text::error_chain(&error))?,
     }
     bundle.add("data-directory.txt", &listing(&data_dir))?;
     if let Ok(config) = &config {

@@ -3,7 +3,8 @@
 use super::certificates::chain;
 use super::{Check, State};
 use crate::config::Config;
-use crate::control::socket::{self, ControlRequest, Reply};
+use crate::control::message::{ControlRequest, ControlResponse};
+use crate::control::socket;
 use crate::credentials::with_credential;
 use crate::data_dir::PrivateDir;
 use crate::identity::Identity;
@@ -20,7 +21,7 @@ pub(super) async fn check(config: &Config, checks: &mut Vec<Check>) {
     checks.push(identity(config));
     let name = config.relay.proxy_credential.as_deref();
     let credentials = match config.bridge.data_dir.get().exists() {
-        true => crate::reload::load_credentials(config).unwrap_or_default(),
+        true => crate::credentials::load(config).unwrap_or_default(),
         false => std::sync::Arc::default(),
     };
     let proxy = config
@@ -65,7 +66,7 @@ pub(super) async fn check(config: &Config, checks: &mut Vec<Check>) {
 fn steps(config: &Config, look: &Look, checks: &mut Vec<Check>) {
     let failure = look.failure.as_ref();
     let detail = failure
-        .map(|error| crate::connection::chain(error))
+        .map(|error| crate::text::error_chain(error))
         .unwrap_or_default();
     let host = match &look.proxy {
         Some(proxy) => format!("the proxy {proxy}"),
@@ -207,7 +208,7 @@ fn identity(config: &Config) -> Check {
         ),
         Err(error) => Check::fail(
             "identity",
-            crate::connection::chain(&error),
+            crate::text::error_chain(&error),
             "pair it: `integration-bridge pair --client-id ID`",
         ),
     }
@@ -215,8 +216,8 @@ fn identity(config: &Config) -> Check {
 
 /// What the running bridge says of its connections: it alone may prove itself.
 fn tunnel(config: &Config) -> Check {
-    let status = match socket::ask(config.bridge.data_dir.get(), &ControlRequest::Status) {
-        Ok(Reply::Status(status)) => status,
+    let status = match socket::send(config.bridge.data_dir.get(), &ControlRequest::Status) {
+        Ok(ControlResponse::Status(status)) => status,
         Ok(_) => return Check::skipped("tunnel", "the running bridge's answer is not understood"),
         Err(error) => return Check::skipped("tunnel", format!("no bridge runs here: {error}")),
     };

@@ -55,7 +55,7 @@ pub(super) fn check_with(config: &Config) -> Vec<Check> {
 fn failed_data(error: &dyn std::error::Error) -> Check {
     Check::fail(
         "data",
-        crate::connection::chain(error),
+        crate::text::error_chain(error),
         "run this as the user that runs the bridge",
     )
 }

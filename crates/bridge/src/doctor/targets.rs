@@ -5,7 +5,6 @@ use crate::config::Config;
 use crate::credentials::alm;
 use crate::dispatcher::{Active, own_addresses};
 use crate::health::probe;
-use crate::reload::load_credentials;
 use std::sync::Arc;
 
 /// What the config says.
@@ -43,10 +42,10 @@ pub(super) async fn check(config: &Config, checks: &mut Vec<Check>) {
         ));
         return;
     }
-    let credentials = match load_credentials(config) {
+    let credentials = match crate::credentials::load(config) {
         Ok(credentials) => credentials,
         Err(error) => {
-            let found = crate::connection::chain(&error);
+            let found = crate::text::error_chain(&error);
             checks.push(Check::fail(
                 "credentials",
                 found,
@@ -81,7 +80,7 @@ pub(super) async fn check(config: &Config, checks: &mut Vec<Check>) {
 /// One endpoint: name, connection, TLS, HTTP, and its credential.
 async fn look_at(active: &Arc<Active>, name: &str) -> Check {
     let found = probe(active, name, true).await;
-    alm::sign_out_of(active, name).await;
+    alm::sign_out_of(&active.access, &active.credentials, name).await;
     let settings = active.config.rules.settings(name);
     let credential = settings.and_then(|settings| settings.credential.as_deref());
     let addresses: Vec<String> = found.addresses.iter().map(ToString::to_string).collect();

@@ -90,7 +90,7 @@ async fn look(
     if let Some(injection) = &mut injection
         && let Some(sign_in) = injection.sign_in()
     {
-        injection.signed_in(sign_in.at(active, name).await?);
+        injection.signed_in(sign_in.at(&active.access, name).await?);
     }
     let injection = injection.as_ref();
     let asked = match ask(&used, &head, injection, connection).await? {
@@ -107,9 +107,9 @@ async fn look(
     if let Some((sign_in, jar)) = injection.and_then(|own| own.sign_in().zip(own.jar())) {
         let is_whole = jar.follow(response.headers());
         if response.status() == StatusCode::UNAUTHORIZED {
-            sign_in.end_session(active, name, jar, Over::Unauthorized);
+            sign_in.end_session(&active.access, name, jar, Over::Unauthorized);
         } else if !is_whole {
-            sign_in.end_session(active, name, jar, Over::Deleted);
+            sign_in.end_session(&active.access, name, jar, Over::Deleted);
         }
     }
     Ok(())

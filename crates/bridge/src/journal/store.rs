@@ -326,7 +326,7 @@ impl Store {
             let file = file.map_err(|error| match shortage::io_error(&error) {
                 Some(source) => Fault {
                     may_pass: shortage::is_disk_trouble(source),
-                    ..Fault::lasting(crate::connection::chain(&error))
+                    ..Fault::lasting(crate::text::error_chain(&error))
                 },
                 None => Fault::lasting(error.to_string()),
             })?;

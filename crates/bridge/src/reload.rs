@@ -71,7 +71,7 @@ pub(crate) fn reload(shared: &BridgeState) -> Result<(), ReloadError> {
         .and_then(|config| take(shared, config));
     let refused = taken.as_ref().err().map(|error| Refused {
         detail: Redactor::default()
-            .clean(&error_chain(error))
+            .redact(&error_chain(error))
             .trim_end()
             .to_owned(),
         for_relay: error.for_relay(),
@@ -144,11 +144,7 @@ impl Seen {
     fn now(config: &Config) -> Self {
         let own = [
             config.path.clone(),
-            config
-                .bridge
-                .data_dir
-                .get()
-                .join(credentials::store::FILE),
+            config.bridge.data_dir.get().join(credentials::store::FILE),
         ];
         let files = [&config.relay.ca_file, &config.bridge.key_file];
         let files = files

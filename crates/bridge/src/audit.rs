@@ -127,6 +127,7 @@ impl Audit {
             head: Arc::clone(&head),
             sums: Arc::clone(&sums),
         };
+        // A thread, not a task: a synchronous write to a slow disk would block a worker of the runtime.
         let writer = std::thread::Builder::new()
             .name("audit".into())
             .spawn(move || writer.run())?;
@@ -175,6 +176,7 @@ impl Audit {
 
     /// Writes the queued lines and the sums, signs the head, and ends the thread. Blocks.
     pub(crate) fn stop(&self) {
+        // Waits for space in the queue: this message must not be lost, unlike a line.
         let _ = self.queue.send(Message::Stop);
         let mut writer = self.writer.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(writer) = writer.take() {
@@ -281,6 +283,7 @@ impl Writer {
     }
 
     fn write_sums(&mut self) {
+        // The lock is held for the swap only: exchanges add to the sums meanwhile.
         let sums = {
             let mut sums = self.sums.lock().unwrap_or_else(PoisonError::into_inner);
             std::mem::take(&mut *sums)

@@ -123,6 +123,7 @@ impl Bridge {
         let budget = Budget::new(config.limits.window_budget.bytes());
         let active = Active::new(config, own_addresses(), credentials)?;
         let stats = Arc::new(RuntimeStats::default());
+        // Late, so that a start that fails in one of the steps above writes no line.
         let audit = open_audit(&active.config, &identity)?;
         if let Some(audit) = &audit {
             audit.add(json!({"event": "start", "software": identity::software()}));

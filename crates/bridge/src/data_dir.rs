@@ -95,6 +95,8 @@ impl DataDir {
     /// [`DataDirError`] if it is not writable, readable by others, or in use.
     pub fn open(path: &Path) -> Result<Self, DataDirError> {
         let dir = PrivateDir::open(path)?;
+        // A file of its own: the others are replaced by renames, which would leave the lock on the old file.
+        // The system releases the lock when the process ends, however it ends.
         let lock = match dir.dir.open_or_create(LOCK_FILE, Owner::Directory) {
             // The lock does not need a writable disk, and a bridge can work for long without one.
             Err(error) if error.kind() == io::ErrorKind::ReadOnlyFilesystem => {
@@ -132,6 +134,7 @@ impl PrivateDir {
         };
         make_private_dir(path).map_err(failed("creating the directory"))?;
         let dir = Dir::open(path).map_err(failed("opening the directory"))?;
+        // Of the opened directory: its path may lead to another one by now.
         let mode = dir.mode().map_err(failed("opening the directory"))?;
         check_private(path, mode, "700")?;
         Ok(Self { dir: Arc::new(dir) })
@@ -178,6 +181,7 @@ impl PrivateDir {
     /// [`DataDirError::Io`].
     pub(crate) fn remove(&self, name: &str) -> Result<(), DataDirError> {
         match self.dir.remove(name) {
+            // Missing is fine: a crash may have come between a removal and what follows it.
             Err(error) if error.kind() != io::ErrorKind::NotFound => {
                 Err(self.failed("removing", name)(error))
             }
@@ -211,6 +215,7 @@ impl PrivateDir {
         };
         let path = self.path(name);
         let content = within_bounds(&path, content)?;
+        // Checked at each read: an administrator may have copied or edited the file since.
         check_private(&path, content.mode, "600")?;
         Ok(Some(content.bytes))
     }

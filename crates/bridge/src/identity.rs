@@ -50,6 +50,7 @@ pub enum IdentityError {
 /// The key pair and the installation's random id. Created once and kept when the bridge is paired again.
 #[derive(Clone)]
 pub struct Key {
+    // ring cannot export a key pair, so the encoding is kept for `save`.
     pkcs8: Vec<u8>,
     pair: Arc<Ed25519KeyPair>,
     instance: [u8; 16],
@@ -117,6 +118,7 @@ pub struct Identity {
 }
 
 /// The content of the file. Bytes are in base64.
+// Unknown fields are errors, because `save` would lose them.
 #[derive(Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Stored {

@@ -145,6 +145,7 @@ impl SessionSet {
 
     /// Declares on every session what the bridge serves.
     pub(crate) fn set_serves(&self, serves: &Serves) {
+        // On a copy: a session may end meanwhile, and its removal needs the channel's lock.
         for session in self.all() {
             session.set_serves(serves.clone());
         }

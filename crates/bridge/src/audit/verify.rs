@@ -78,6 +78,7 @@ pub(crate) fn verify(
     public_key: &[u8],
     anchors: &[Anchor],
 ) -> Result<Verified, Broken> {
+    // Numbers have no gaps, so the first missing one ends the list. The highest number is the oldest file.
     let mut files: Vec<PathBuf> = (1..FILES_MAX)
         .map(|number| rotated(path, number))
         .take_while(|file| file.exists())
@@ -179,6 +180,7 @@ fn read(path: &Path, chain: &mut Chain, anchors: &[Anchor]) -> Result<(), Broken
             .as_u64()
             .ok_or_else(|| broken("the line has no seq".into()))?;
         let prev = value["prev"].as_str().unwrap_or_default();
+        // The first line has no predecessor here: earlier files may have been removed by rotation.
         if let Some((last, hash)) = &chain.last {
             if seq != last + 1 {
                 return Err(broken(format!(

@@ -149,6 +149,7 @@ fn set(args: SetArgs) -> Outcome {
                 .map_err(|error| format!("--origin {text}: {error}"))
         })
         .collect();
+    // A credential without origins could be sent nowhere; `checked` rejects that.
     let origins = match origins? {
         none if none.is_empty() => origins_in(&config, &args.name),
         some => some,
@@ -241,6 +242,7 @@ fn test(config: Config, name: &str) -> Outcome {
     if named.is_empty() {
         return Err(format!("no [[endpoint]] of the config uses the credential {name}").into());
     }
+    // The same policy and client as in a running bridge: a test must not reach what a request cannot.
     let active = Arc::new(Active::new(config, own_addresses(), Arc::new(credentials))?);
     let mut is_accepted = true;
     for endpoint in named {
@@ -250,6 +252,8 @@ fn test(config: Config, name: &str) -> Outcome {
             alm::sign_out_of(&active.access, &active.credentials, &endpoint).await;
             found
         });
+        // A target may respond with any status to a path that it does not know. Only 401 and 403 concern the
+        // credential.
         let line = match (&found.failure, found.status) {
             (Some(failure), _) => {
                 is_accepted = false;

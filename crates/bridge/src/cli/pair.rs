@@ -49,6 +49,7 @@ pub(super) fn pair(args: PairArgs) -> Outcome {
         args.client_secret_file.as_deref(),
         Some(SECRET_ENV),
     )?;
+    // The relay would count it as a failed authentication, and may block this address after some.
     if client_secret.is_empty() {
         return Err(
             "the client secret is empty; the relay showed it once, when the API key was created"

@@ -24,7 +24,9 @@ pub(super) fn run(arg: &ConfigArg) -> Outcome {
     logging::start(&config.log);
     let runtime = builder(Share::Half).build()?;
     let code = runtime.block_on(async {
+        // Before everything else: without a handler, SIGHUP during a slow start would end the process.
         let mut signals = Signals::new()?;
+        // Pairing retries for as long as the relay is unreachable, so it must be possible to stop it.
         tokio::select! {
             paired = pair_if_needed(&config) => paired?,
             () = signals.stop() => return Ok(DONE),
@@ -94,6 +96,7 @@ async fn serve(bridge: RunningBridge, signals: &mut Signals) -> u8 {
         exchanges = bridge.exchanges(),
         "shutting down: draining running exchanges"
     );
+    // A service manager sends one signal and kills after a timeout; the second one comes from a person.
     tokio::select! {
         () = bridge.shutdown() => DONE,
         () = signals.stop() => {

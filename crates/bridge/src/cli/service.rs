@@ -95,6 +95,7 @@ fn install(args: &InstallArgs) -> Outcome {
     if args.unit.no_start {
         return Ok(DONE);
     }
+    // systemd reads unit files only when told so.
     systemctl(&["daemon-reload"])?;
     systemctl(&["enable", "--now", NAME])?;
     print("service enabled and started; `integration-bridge status` shows its status");
@@ -102,6 +103,7 @@ fn install(args: &InstallArgs) -> Outcome {
 }
 
 fn uninstall(args: &UnitArgs) -> Outcome {
+    // A unit of the distribution in another directory must not be stopped by accident.
     let file = args.unit_dir.join(format!("{NAME}.service"));
     if !file.exists() {
         return Err(format!(

@@ -96,6 +96,7 @@ pub(super) fn bundle(args: &BundleArgs) -> Outcome {
     let file = options
         .open(&output)
         .map_err(|error| format!("cannot write {}: {error}", output.display()))?;
+    // A broken config is a reason to write a bundle, not to fail.
     let config = args.config.load();
     let mut bundle = Bundle {
         tar: tar::Builder::new(file),
@@ -111,6 +112,7 @@ pub(super) fn bundle(args: &BundleArgs) -> Outcome {
     bundle.add("version.txt", &version)?;
     let text = std::fs::read_to_string(&args.config.config)
         .unwrap_or_else(|error| format!("cannot read it: {error}\n"));
+    // The text as well as its parsed form: comments and order often explain a mistake.
     bundle.add("bridge.toml", &text)?;
     let checked = match &config {
         Ok(config) => {

@@ -41,6 +41,7 @@ pub(crate) fn handle(state: &BridgeState, request: ControlRequest) -> ControlRes
     match request {
         ControlRequest::Status => ControlResponse::Status(Box::new(status(state))),
         ControlRequest::Health => {
+            // Only wakes the checker: a round may take longer than a request to the socket.
             state.health.ask();
             ControlResponse::Done
         }
@@ -60,11 +61,13 @@ pub(crate) fn handle(state: &BridgeState, request: ControlRequest) -> ControlRes
 
 /// Returns the runtime status.
 pub(crate) fn status(state: &BridgeState) -> Status {
+    // One snapshot: a reload in between must not mix the endpoints of two configs.
     let active = state.dispatcher.active();
     let config = &active.config;
     let sessions = state.sessions.all();
     let found = state.health.found();
     let endpoints = config.rules.endpoints.iter().map(|endpoint| {
+        // An endpoint that a reload has just added was not checked yet.
         let found = found.iter().find(|found| found.endpoint == endpoint.name);
         let settings = config.rules.settings(&endpoint.name);
         EndpointStatus {

@@ -10,6 +10,7 @@ pub(super) const REQUEST_MAX_BYTES: u64 = 4096;
 pub(super) const RESPONSE_MAX_BYTES: u64 = 4 * 1024 * 1024;
 
 /// A request of a command.
+// Unknown fields are errors: an older bridge must reject what it would understand only in part.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "command", rename_all = "kebab-case", deny_unknown_fields)]
 pub(crate) enum ControlRequest {

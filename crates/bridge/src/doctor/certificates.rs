@@ -38,6 +38,7 @@ impl fmt::Display for CertificateSummary {
 
 /// Returns the chain, leaf first. Certificates that cannot be parsed are left out.
 pub(super) fn chain<'a>(ders: impl IntoIterator<Item = &'a [u8]>) -> Vec<CertificateSummary> {
+    // The rest of a chain is worth showing even if one certificate is broken: it names the issuer.
     ders.into_iter()
         .filter_map(CertificateSummary::from_der)
         .collect()

@@ -78,6 +78,7 @@ fn steps(config: &Config, look: &Look, checks: &mut Vec<Check>) {
         Some(proxy) => format!("the proxy {proxy}"),
         None => config.relay.url.host().to_owned(),
     };
+    // The first failure ends the list: later hops depend on it, and their failures would hide the cause.
     if look.resolved.is_empty() {
         checks.push(Check::fail(
             "dns",
@@ -151,6 +152,7 @@ fn tls(look: &Look, failure: Option<&DialError>, detail: &str, checks: &mut Vec<
     let shown = chain(look.chain.iter().map(AsRef::as_ref));
     let summary: Vec<String> = shown.iter().map(ToString::to_string).collect();
     let summary = summary.join("; ");
+    // The chain is shown after a failed handshake, too: with inspection, its issuer names the middlebox.
     let Some(version) = &look.tls else {
         let found = match summary.is_empty() {
             true => detail.to_owned(),
@@ -188,6 +190,7 @@ fn tls(look: &Look, failure: Option<&DialError>, detail: &str, checks: &mut Vec<
 fn clock(date: &str) -> Option<Check> {
     let theirs = httpdate::parse_http_date(date).ok()?;
     let theirs = theirs.duration_since(std::time::UNIX_EPOCH).ok()?.as_secs();
+    // `Date` has whole seconds and the response took a while, so a few seconds mean nothing.
     let apart = theirs.abs_diff(now_s());
     Some(if apart > CLOCK_DIFFERENCE_MAX_S {
         Check::warn(
@@ -202,6 +205,7 @@ fn clock(date: &str) -> Option<Check> {
 
 /// Checks the identity, without locking the data directory: the bridge may be running.
 fn identity(config: &Config) -> Check {
+    // Opening the directory would create it, for the wrong user.
     if !config.bridge.data_dir.get().exists() {
         return Check::fail("identity", "this bridge is not paired yet", PAIR);
     }

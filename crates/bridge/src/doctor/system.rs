@@ -37,6 +37,7 @@ pub(super) fn check_data_dir(config: &Config) -> Vec<Check> {
     }
     match PrivateDir::open(path) {
         Ok(dir) => {
+            // A real write: modes do not show a full disk or a read-only file system.
             let probe = dir.write_private("doctor", b"writable");
             let _ = std::fs::remove_file(dir.path("doctor"));
             checks.push(match probe {
@@ -70,6 +71,7 @@ fn cores() -> Check {
 
 fn memory() -> Check {
     let text = std::fs::read_to_string("/proc/meminfo").unwrap_or_default();
+    // Not `MemFree`: the kernel gives memory of its page cache to programs that need it.
     let line = text
         .lines()
         .find_map(|line| line.strip_prefix("MemAvailable:"));
@@ -127,6 +129,7 @@ fn randomness() -> Check {
 #[cfg(unix)]
 fn disk(path: &Path) -> Option<Check> {
     let found = rustix::fs::statvfs(path).ok()?;
+    // `f_bavail`, not `f_bfree`: a part of the disk is reserved for root.
     let free = found.f_bavail.saturating_mul(found.f_frsize);
     let text = format!("{} MiB free at {}", free / MIB, path.display());
     Some(if free < DISK_MIN_BYTES {
@@ -156,6 +159,7 @@ fn neighbours() -> Option<Check> {
             .to_str()
             .is_some_and(|name| name.parse::<u32>().is_ok());
         let Some(line) = is_process
+            // Processes of other users may be hidden, and any process may have ended since.
             .then(|| std::fs::read(entry.path().join("cmdline")).ok())
             .flatten()
         else {

@@ -19,6 +19,7 @@ pub(super) fn config(config: &Config) -> Check {
         rules.allow.len()
     );
     if config.bridge.paused {
+        // Valid, but a bridge that was left paused looks like a failure to callers.
         return Check::warn(
             "config",
             format!("{found}; paused"),
@@ -37,6 +38,7 @@ pub(super) fn config(config: &Config) -> Check {
 
 /// Checks the policy and every endpoint.
 pub(super) async fn check(config: &Config, checks: &mut Vec<Check>) {
+    // Loading the credentials would create the directory, for the wrong user.
     if !config.bridge.data_dir.get().exists() && !config.rules.endpoints.is_empty() {
         checks.push(Check::skipped(
             "endpoint",
@@ -120,6 +122,8 @@ async fn check_endpoint(active: &Arc<Active>, name: &str) -> Check {
     };
     text.push_str(&format!("responds with {status}"));
     match (status, credential) {
+        // Any status proves that the target is reachable. Only with a credential of the bridge's own does a
+        // rejection mean that something here is wrong.
         (401 | 403, Some(credential)) => {
             text.push_str(&format!("; it rejects the credential {credential}"));
             Check::fail(

@@ -1,5 +1,4 @@
-//! The audit file: what was asked of this bridge and what came of it, in lines that cannot be changed
-//! or cut off without that showing.
+//! The audit file: requests and their outcomes, in lines whose change or truncation is detectable.
 //!
 //! ```text
 //! exchanges --> bounded queue --> one thread --> audit.jsonl  (rotated: audit.jsonl.1, .2, ...)
@@ -7,19 +6,24 @@
 //! ```
 //!
 //! Each line is a JSON object with its number (`seq`), its time (`at`, milliseconds since 1970), the SHA-256
-//! of the line before it (`prev`, without its line break; zeros for the first), and an `event`. The head
-//! (number and hash of the last line) is signed with the bridge's key and told to the relay: a line that is
-//! changed breaks the chain, and a tail that is cut off is missed by the head. Calls have a line each,
-//! exchanges of endpoints are summed up by the minute. Never a query, a header field or a body.
+//! of the previous line (`prev`, without the line break; zeros for the first), and an `event`.
+//!
+//! The head is the number and hash of the last line. The bridge signs it with its key and reports it to the
+//! relay. A changed line breaks the chain; a truncated file ends before its head.
+//!
+//! Each call has a line; exchanges with endpoints are summed up by the minute. Queries, header fields and
+//! bodies are never written. `head` has the head's file, `lines` the chain on the disk, `verify` the check.
 
+mod head;
 mod lines;
 pub(crate) mod verify;
 
 use crate::identity::Key;
+use crate::text::hex;
+use head::HeadFile;
 use lines::Lines;
 use protocol::frame::{AuditHead, Bounded};
 use protocol::opening::AuditTranscript;
-use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
 use std::io;
@@ -29,54 +33,46 @@ use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-/// The file in the data directory, where the config names no other.
+/// The file in the data directory, unless `audit.file` names another.
 pub(crate) const FILE: &str = "audit.jsonl";
 
-/// Lines that wait to be written. What finds no room is counted, and the count is a line.
-const WAITING_MAX: usize = 2048;
+/// Lines that wait to be written. Further ones are dropped and counted; the count is written as a line.
+const QUEUE_MAX: usize = 2048;
 
-/// How often the head is signed, and sums are written.
-const HEAD_EVERY: Duration = Duration::from_secs(60);
+/// How often the head is signed and sums are written.
+const HEAD_INTERVAL: Duration = Duration::from_secs(60);
 
-/// The pause before a file that failed is opened again.
-const REOPEN_AFTER: Duration = Duration::from_secs(2);
+/// Pause before a file that failed is opened again.
+const REOPEN_WAIT: Duration = Duration::from_secs(2);
 
-/// Different sums in memory.
+/// Distinct sums in memory.
 const SUMS_MAX: usize = 4096;
 
-/// What is kept, and for how long.
+/// When files are rotated, and how many are kept.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Keep {
-    /// A file that is larger is rotated.
+    /// A larger file is rotated.
     pub(crate) file_max_bytes: u64,
-    /// A file that is older is rotated.
+    /// An older file is rotated.
     pub(crate) file_max_age: Duration,
     /// Rotated files that are kept.
     pub(crate) files: u32,
 }
 
-/// The head as it is kept beside the file. Hexadecimal for bytes.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub(crate) struct HeadFile {
-    pub(crate) id: String,
-    pub(crate) seq: u64,
-    pub(crate) hash: String,
-    pub(crate) signature: String,
-}
-
+/// A message to the writing thread.
 enum Message {
     Line(Value),
     Stop,
 }
 
+/// The sum of equal exchanges since the last write.
 #[derive(Debug, Default)]
 struct Sum {
     count: u64,
     took_ms: u64,
 }
 
-/// Endpoint, method, outcome.
+/// Endpoint, method and outcome.
 type SumKey = (String, String, String);
 
 /// The audit file of a running bridge.
@@ -98,21 +94,21 @@ impl std::fmt::Debug for Audit {
 }
 
 impl Audit {
-    /// Opens the file, goes on behind its last line, and starts to write. Where the disk fails for a while,
-    /// the file is opened later; what is lost until then is counted.
+    /// Opens the file, continues after its last line, and starts the writing thread. If the disk fails for a
+    /// while, the file is opened later; lines that are lost until then are counted.
     ///
     /// # Errors
-    /// What the system says of the file, where waiting does not help.
+    /// The system's error, if waiting does not help.
     pub(crate) fn open(path: &Path, keep: Keep, key: Key) -> io::Result<Arc<Self>> {
         let lines = match Lines::open(path, keep.clone()) {
             Ok(lines) => Some(lines),
             Err(error) if runtime::shortage::is_disk_trouble(&error) => {
-                tracing::error!(%error, file = %path.display(), "the audit file cannot be written");
+                tracing::error!(%error, file = %path.display(), "cannot write the audit file; lines are counted until it can be written");
                 None
             }
             Err(error) => return Err(error),
         };
-        let (queue, waiting) = sync_channel(WAITING_MAX);
+        let (queue, waiting) = sync_channel(QUEUE_MAX);
         let (lost, seq) = (
             Arc::new(AtomicU64::new(0)),
             Arc::new(AtomicU64::new(lines.as_ref().map_or(0, Lines::seq))),
@@ -123,7 +119,7 @@ impl Audit {
             lines,
             path: path.to_owned(),
             keep,
-            reopen_at: Instant::now() + REOPEN_AFTER,
+            reopen_at: Instant::now() + REOPEN_WAIT,
             key,
             waiting,
             lost: lost.clone(),
@@ -131,6 +127,7 @@ impl Audit {
             head: Arc::clone(&head),
             sums: Arc::clone(&sums),
         };
+        // A thread, not a task: a synchronous write to a slow disk would block a worker of the runtime.
         let writer = std::thread::Builder::new()
             .name("audit".into())
             .spawn(move || writer.run())?;
@@ -144,12 +141,12 @@ impl Audit {
         }))
     }
 
-    /// Lines so far.
+    /// Returns the number of the last line.
     pub(crate) fn lines(&self) -> u64 {
         self.seq.load(Ordering::Relaxed)
     }
 
-    /// The head that was signed last.
+    /// Returns the head that was signed last.
     pub(crate) fn head(&self) -> Option<AuditHead> {
         let head = self.head.lock().unwrap_or_else(PoisonError::into_inner);
         head.clone()
@@ -157,15 +154,17 @@ impl Audit {
 
     /// Adds a line. `event` is an object with a field `event`. Never waits.
     pub(crate) fn add(&self, event: Value) {
+        // A full queue must not delay an exchange: the audit file is allowed to have counted gaps.
         if self.queue.try_send(Message::Line(event)).is_err() {
             self.lost.fetch_add(1, Ordering::Relaxed);
         }
     }
 
-    /// Adds an exchange of an endpoint to its sum.
+    /// Adds an exchange with an endpoint to its sum.
     pub(crate) fn endpoint(&self, name: &str, method: &str, outcome: String, took: Duration) {
         let mut sums = self.sums.lock().unwrap_or_else(PoisonError::into_inner);
         let key = (name.to_owned(), method.to_owned(), outcome);
+        // Methods come from callers, so the number of keys needs a bound.
         if sums.len() >= SUMS_MAX && !sums.contains_key(&key) {
             self.lost.fetch_add(1, Ordering::Relaxed);
             return;
@@ -175,8 +174,9 @@ impl Audit {
         sum.took_ms += u64::try_from(took.as_millis()).unwrap_or(u64::MAX);
     }
 
-    /// Writes what waits, signs the head, and ends.
+    /// Writes the queued lines and the sums, signs the head, and ends the thread. Blocks.
     pub(crate) fn stop(&self) {
+        // Waits for space in the queue: this message must not be lost, unlike a line.
         let _ = self.queue.send(Message::Stop);
         let mut writer = self.writer.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(writer) = writer.take() {
@@ -185,9 +185,9 @@ impl Audit {
     }
 }
 
-/// The thread that writes.
+/// The state of the writing thread.
 struct Writer {
-    /// None after an error, until the file is opened again.
+    /// `None` after an error, until the file is opened again.
     lines: Option<Lines>,
     path: PathBuf,
     keep: Keep,
@@ -207,6 +207,7 @@ impl Writer {
         loop {
             let mut stops = false;
             let wait = next_head.saturating_duration_since(Instant::now());
+            // All queued lines are written before the head is considered, so that one signature covers them.
             match self.waiting.recv_timeout(wait) {
                 Ok(Message::Line(event)) => {
                     let mut events = vec![event];
@@ -215,7 +216,8 @@ impl Writer {
                             Message::Line(event) => events.push(event),
                             Message::Stop => stops = true,
                         }
-                        if events.len() >= WAITING_MAX {
+                        // Producers may be faster than the disk; the head must be signed nevertheless.
+                        if events.len() >= QUEUE_MAX {
                             break;
                         }
                     }
@@ -228,7 +230,7 @@ impl Writer {
             if stops || Instant::now() >= next_head {
                 self.write_sums();
                 self.sign();
-                next_head = Instant::now() + HEAD_EVERY;
+                next_head = Instant::now() + HEAD_INTERVAL;
             }
             if stops {
                 return;
@@ -238,7 +240,7 @@ impl Writer {
 
     fn write(&mut self, event: Value) {
         if !self.append(event) {
-            // The next line that can be written says how many could not.
+            // The next line that can be written reports how many were lost.
             self.lost.fetch_add(1, Ordering::Relaxed);
         }
     }
@@ -250,7 +252,7 @@ impl Writer {
         }
     }
 
-    /// Whether the line is in the file.
+    /// Appends a line. Returns whether it is in the file.
     fn append(&mut self, event: Value) -> bool {
         let appended = match &mut self.lines {
             Some(lines) => lines.append(event),
@@ -264,14 +266,14 @@ impl Writer {
         let was_failing = std::mem::replace(&mut self.is_failing, appended.is_err());
         match &appended {
             Err(error) => {
-                // What failed once is not used again as it is.
+                // The file may end in half a line. Opening it again truncates that.
                 self.lines = None;
-                self.reopen_at = Instant::now() + REOPEN_AFTER;
+                self.reopen_at = Instant::now() + REOPEN_WAIT;
                 if !was_failing {
-                    tracing::error!(%error, file = %self.path.display(), "the audit file cannot be written");
+                    tracing::error!(%error, file = %self.path.display(), "cannot write the audit file; lines are counted until it can be written");
                 }
             }
-            Ok(()) if was_failing => tracing::info!("the audit file can be written again"),
+            Ok(()) if was_failing => tracing::info!("the audit file is written again"),
             Ok(()) => {}
         }
         if let Some(lines) = &self.lines {
@@ -281,6 +283,7 @@ impl Writer {
     }
 
     fn write_sums(&mut self) {
+        // The lock is held for the swap only: exchanges add to the sums meanwhile.
         let sums = {
             let mut sums = self.sums.lock().unwrap_or_else(PoisonError::into_inner);
             std::mem::take(&mut *sums)
@@ -311,9 +314,10 @@ impl Writer {
             signature: hex(&signature),
         };
         if let Err(error) = lines.keep_head(&head) {
-            tracing::error!(%error, "the head of the audit file cannot be written");
+            tracing::error!(%error, "cannot write the head of the audit file");
             return;
         }
+        // Only after the file: a head that the relay has and the disk lost would look like a truncation.
         *self.head.lock().unwrap_or_else(PoisonError::into_inner) = Some(AuditHead {
             id,
             sequence: seq,
@@ -321,23 +325,4 @@ impl Writer {
             signature: Bounded::truncated(signature),
         });
     }
-}
-
-/// Where the head of a file is kept.
-pub(crate) fn head_path(file: &Path) -> PathBuf {
-    file.with_extension("head.json")
-}
-
-pub(crate) fn hex(bytes: &[u8]) -> String {
-    crate::connection::hex(bytes)
-}
-
-pub(crate) fn unhex(text: &str) -> Option<Vec<u8>> {
-    let text = text.as_bytes();
-    if !text.len().is_multiple_of(2) {
-        return None;
-    }
-    text.chunks(2)
-        .map(|pair| u8::from_str_radix(std::str::from_utf8(pair).ok()?, 16).ok())
-        .collect()
 }

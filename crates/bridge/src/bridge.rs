@@ -1,31 +1,37 @@
-//! A running bridge: its connections, its dispatcher, and how it stops.
+//! A running bridge: how it starts and how it stops.
 
 use crate::audit::Audit;
-use crate::config::Config;
-use crate::connection::{DRAIN_WITHIN, Shared, Slot, Stage, watch_clock, watch_health};
+use crate::clock;
+use crate::config::{Config, DeliveriesSection};
+use crate::connection::{Connection, DRAIN_TIMEOUT};
 use crate::control::handler;
-use crate::credentials::{StoreError, alm};
+use crate::credentials::{self, StoreError, alm};
 use crate::data_dir::{DataDir, DataDirError};
-use crate::deliveries::{self, Deliveries};
+use crate::deliveries::Deliveries;
 use crate::dispatcher::{Active, ActiveError, Dispatcher, Records, own_addresses};
 use crate::health::Health;
-use crate::identity::{Identity, IdentityError};
-use crate::journal::{Journal, OpenError as JournalError};
+use crate::identity::{self, Identity, IdentityError};
+use crate::journal::{Bounds, Journal, OpenError as JournalError};
 use crate::pairing::{PairError, dialer};
-use crate::reload;
-pub use crate::reload::ReloadError;
+use crate::reload::{self, ReloadError};
+use crate::state::{BridgeState, Lifecycle, RelayLink, SessionSet, Stage};
 use crate::stats::{RuntimeStats, now_s};
 use protocol::session::{Budget, EndReason};
 use serde_json::json;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
-use std::sync::{Arc, Mutex};
 use std::time::Duration;
-use tokio::sync::watch;
 use tokio::task::JoinSet;
 
 /// The journal's file in the data directory.
 const JOURNAL_FILE: &str = "journal.redb";
+
+/// How long after the drain timeout the connections get to send their last frames.
+const CLOSE_GRACE: Duration = Duration::from_secs(2);
+
+/// How often a shutdown checks whether deliveries still run.
+const DELIVERIES_POLL: Duration = Duration::from_millis(20);
 
 /// Why a bridge does not start. Nothing of it runs then.
 #[derive(Debug, thiserror::Error)]
@@ -38,8 +44,8 @@ pub enum StartError {
     Identity(#[from] IdentityError),
     /// It was paired with another relay.
     #[error(
-        "this bridge is paired with {paired}, and relay.url says {configured}; correct relay.url, \
-         or pair it with the other relay"
+        "this bridge is paired with {paired}, but relay.url is {configured}; correct relay.url, or pair \
+         the bridge with the other relay (`integration-bridge pair`)"
     )]
     OtherRelay {
         /// The relay of the identity.
@@ -47,32 +53,32 @@ pub enum StartError {
         /// The relay of the config.
         configured: String,
     },
-    /// What it says about exchanges cannot be.
+    /// The config's rules, proxy or keys cannot be used.
     #[error(transparent)]
     Active(#[from] ActiveError),
     /// The credentials cannot be read.
     #[error(transparent)]
     Credentials(#[from] StoreError),
     /// The audit file cannot be written.
-    #[error("the audit file {path} cannot be used")]
+    #[error("cannot open the audit file {path} (audit.file)")]
     Audit {
         /// The file.
         path: String,
-        /// What the system said.
+        /// The system's error.
         source: std::io::Error,
     },
-    /// The address for metrics is taken, or not this machine's.
-    #[error("metrics.listen = \"{address}\" cannot be used")]
+    /// The metrics address is in use, or does not belong to this machine.
+    #[error("cannot listen on metrics.listen = \"{address}\"")]
     Metrics {
         /// The address.
         address: std::net::SocketAddr,
-        /// What the system said.
+        /// The system's error.
         source: std::io::Error,
     },
-    /// There is no journal for deliveries.
+    /// The journal of deliveries cannot be opened.
     #[error(transparent)]
     Journal(#[from] JournalError),
-    /// Proxy or certificates cannot be used.
+    /// The proxy or the certificates for the relay cannot be used.
     #[error(transparent)]
     Dial(PairError),
 }
@@ -82,12 +88,13 @@ pub enum StartError {
 pub struct Bridge;
 
 impl Bridge {
-    /// Starts a paired bridge in the current runtime. It connects in the background and never
-    /// gives up; [`RunningBridge::wait_connected`] waits for it.
+    /// Starts a paired bridge in the current runtime. It connects in the background and retries without
+    /// end; [`RunningBridge::wait_connected`] waits for the first session.
     ///
     /// # Errors
-    /// [`StartError`]: not paired, data directory in use, certificates not readable.
+    /// [`StartError`], for example if the bridge is not paired or its data directory is in use.
     pub fn start(config: Config) -> Result<RunningBridge, StartError> {
+        // First, because it locks the directory: everything below may then rely on being alone.
         let data_dir = DataDir::open(config.bridge.data_dir.get())?;
         let identity = Identity::load(&data_dir)?;
         let configured = config.relay.url.to_string();
@@ -97,7 +104,7 @@ impl Bridge {
                 configured,
             });
         }
-        let credentials = reload::load_credentials(&config)?;
+        let credentials = credentials::load(&config)?;
         let dialer = dialer(&config, &credentials).map_err(StartError::Dial)?;
         tracing::info!(
             relay = configured,
@@ -105,66 +112,82 @@ impl Bridge {
             bridge = identity.name,
             endpoints = config.rules.endpoints.len(),
             allow = config.rules.allow.len(),
-            "bridge starts"
+            "bridge starting"
         );
-        let bounds = deliveries::bounds(&config.deliveries);
+        let bounds = journal_bounds(&config.deliveries);
         let journal = Journal::open(&data_dir, JOURNAL_FILE, bounds)?;
         let deliveries = Deliveries::new(journal, config.deliveries.limits());
         let path = config.path.clone();
-        let connections = config.relay.connections.get();
+        let connections = u8::try_from(config.relay.connections.get()).unwrap_or(u8::MAX);
         let windows = config.limits.windows();
         let budget = Budget::new(config.limits.window_budget.bytes());
         let active = Active::new(config, own_addresses(), credentials)?;
-        let board = Arc::new(RuntimeStats::default());
+        let stats = Arc::new(RuntimeStats::default());
+        // Late, so that a start that fails in one of the steps above writes no line.
         let audit = open_audit(&active.config, &identity)?;
         if let Some(audit) = &audit {
-            audit.add(json!({"event": "start", "software": crate::identity::software()}));
+            audit.add(json!({"event": "start", "software": identity::software()}));
         }
         let metrics = active.config.metrics.listen;
-        let records = Records::new(board.clone(), audit.clone(), identity.key.public());
-        let shared = Arc::new(Shared {
-            board,
-            audit,
-            dialer: Mutex::new(dialer),
+        let records = Records::new(stats.clone(), audit.clone(), identity.key.public());
+        let state = Arc::new(BridgeState {
             tenant: identity.tenant.clone(),
             name: identity.name.clone(),
-            config_taken: AtomicU64::new(now_s()),
-            identity: identity.for_tunnel(),
             data_dir,
-            windows,
-            budget,
+            relay: RelayLink::new(identity.for_tunnel(), dialer, windows, budget),
+            sessions: SessionSet::new(),
+            lifecycle: Lifecycle::new(),
             dispatcher: Dispatcher::new(active, deliveries.clone(), records),
-            deliveries: deliveries.clone(),
-            stage: watch::Sender::new(Stage::Running),
-            nodes: watch::Sender::new(1),
-            sessions: watch::Sender::new(Vec::new()),
-            clock_jumps: watch::Sender::new(0),
-            old: Mutex::default(),
+            deliveries,
             health: Health::default(),
+            stats,
+            audit,
+            config_loaded_at: AtomicU64::new(now_s()),
             runtime: tokio::runtime::Handle::current(),
         });
-        let mut slots = JoinSet::new();
-        for number in 0..u8::try_from(connections).unwrap_or(u8::MAX) {
-            slots.spawn(Slot::new(number, shared.clone()).run());
-        }
-        let mut tasks = JoinSet::new();
-        tasks.spawn(watch_clock(shared.clone()));
-        tasks.spawn(deliveries.report(shared.sessions.subscribe()));
-        tasks.spawn(watch_health(shared.clone()));
-        tasks.spawn(reload::watch_files(shared.clone()));
-        let dispatcher = shared.dispatcher.clone();
-        tasks.spawn(async move { dispatcher.watch_memory().await });
-        handler::listen(&shared, &mut tasks);
+        let mut tasks = background_tasks(&state);
         if let Some(address) = metrics {
-            crate::metrics::listen(&shared, address, &mut tasks)
+            crate::metrics::listen(&state, address, &mut tasks)
                 .map_err(|source| StartError::Metrics { address, source })?;
         }
+        let mut connections_up = JoinSet::new();
+        for number in 0..connections {
+            connections_up.spawn(Connection::new(number, state.clone()).run());
+        }
         Ok(RunningBridge {
-            shared,
-            slots,
+            state,
+            connections: connections_up,
             _tasks: tasks,
             path,
         })
+    }
+}
+
+/// Starts everything that runs in addition to the connections.
+fn background_tasks(state: &Arc<BridgeState>) -> JoinSet<()> {
+    let mut tasks = JoinSet::new();
+    tasks.spawn(clock::watch(state.lifecycle.clock_jumps.clone()));
+    let deliveries = state.deliveries.clone();
+    tasks.spawn(deliveries.report(state.sessions.subscribe()));
+    tasks.spawn(watch_health(state.clone()));
+    tasks.spawn(reload::watch_files(state.clone()));
+    let dispatcher = state.dispatcher.clone();
+    tasks.spawn(async move { dispatcher.watch_memory().await });
+    handler::listen(state, &mut tasks);
+    tasks
+}
+
+/// Checks the endpoints, and reports to the relay after each round.
+async fn watch_health(state: Arc<BridgeState>) {
+    let active = || state.dispatcher.active();
+    state.health.watch(active, || state.report()).await;
+}
+
+/// Returns the bounds of the delivery journal.
+fn journal_bounds(section: &DeliveriesSection) -> Bounds {
+    Bounds {
+        entries_max: section.journal_entries_max.get().into(),
+        bytes_max: section.journal_bytes_max.bytes(),
     }
 }
 
@@ -181,11 +204,11 @@ fn open_audit(config: &Config, identity: &Identity) -> Result<Option<Arc<Audit>>
     })
 }
 
-/// A bridge that runs. Dropping it ends it without a word; [`Self::shutdown`] drains.
+/// A running bridge. Dropping it ends its sessions at once; [`Self::shutdown`] drains them first.
 pub struct RunningBridge {
-    shared: Arc<Shared>,
-    slots: JoinSet<()>,
-    /// What runs beside the sessions; it ends with the value.
+    state: Arc<BridgeState>,
+    connections: JoinSet<()>,
+    /// Aborted when the value is dropped.
     _tasks: JoinSet<()>,
     path: PathBuf,
 }
@@ -201,70 +224,64 @@ impl std::fmt::Debug for RunningBridge {
 
 impl Drop for RunningBridge {
     fn drop(&mut self) {
-        self.shared.stage.send_replace(Stage::Stopped);
-        for session in self.shared.sessions.borrow().iter() {
-            session.close(EndReason::Draining);
-        }
+        // The stage first: a connection whose session ends must not dial again.
+        self.state.lifecycle.enter(Stage::Stopped);
+        self.state.sessions.close_all(&EndReason::Draining);
     }
 }
 
 impl RunningBridge {
-    /// Whether a session is up.
+    /// Returns whether a session is up.
     pub fn is_connected(&self) -> bool {
-        !self.shared.sessions.borrow().is_empty()
+        !self.state.sessions.is_empty()
     }
 
-    /// Waits up to `within` for a session. Returns whether one is up. Cancel safe.
-    pub async fn wait_connected(&self, within: Duration) -> bool {
-        let mut sessions = self.shared.sessions.subscribe();
+    /// Waits up to `timeout` for a session. Returns whether one is up. Cancel safe.
+    pub async fn wait_connected(&self, timeout: Duration) -> bool {
+        let mut sessions = self.state.sessions.subscribe();
         let up = sessions.wait_for(|sessions| !sessions.is_empty());
-        matches!(tokio::time::timeout(within, up).await, Ok(Ok(_)))
+        matches!(tokio::time::timeout(timeout, up).await, Ok(Ok(_)))
     }
 
-    /// Exchanges that are under way.
+    /// Returns the number of exchanges in progress.
     pub fn exchanges(&self) -> usize {
-        self.shared.dispatcher.running()
+        self.state.dispatcher.running()
     }
 
-    /// Reads the config file again and puts it in force for exchanges that begin from now on;
-    /// the relay is told what is served. A file with a mistake changes nothing.
+    /// Reads the config file again and applies it to exchanges that start from now on. The relay gets the
+    /// new list of endpoints. A file with a mistake changes nothing.
     ///
     /// # Errors
-    /// [`ReloadError`]; the config before is still in force.
+    /// [`ReloadError`]; the previous config stays active.
     pub fn reload(&self) -> Result<(), ReloadError> {
-        reload::reload(&self.shared)
+        reload::reload(&self.state)
     }
 
-    /// The file that [`Self::reload`] reads.
+    /// Returns the path of the file that [`Self::reload`] reads.
     pub fn config_path(&self) -> &Path {
         &self.path
     }
 
-    /// Takes nothing new, finishes what runs (at most 30 s), and ends.
+    /// Accepts no more exchanges, finishes the running ones (30 s at most), and stops.
     pub async fn shutdown(mut self) {
-        self.shared.stage.send_replace(Stage::Draining);
-        let ending = async {
-            while self.slots.join_next().await.is_some() {}
-            let mut old = {
-                let mut old = self
-                    .shared
-                    .old
-                    .lock()
-                    .unwrap_or_else(std::sync::PoisonError::into_inner);
-                std::mem::take(&mut *old)
-            };
-            while old.join_next().await.is_some() {}
-            // Deliveries outlive their sessions.
-            while self.shared.dispatcher.running() > 0 {
-                tokio::time::sleep(Duration::from_millis(20)).await;
+        self.state.lifecycle.enter(Stage::Draining);
+        let drain = async {
+            // Connections first: only they retire sessions.
+            while self.connections.join_next().await.is_some() {}
+            self.state.sessions.join_retired().await;
+            // Deliveries continue without their session; their outcome must reach the journal.
+            while self.state.dispatcher.running() > 0 {
+                tokio::time::sleep(DELIVERIES_POLL).await;
             }
         };
-        // A little more than the sessions' own limit, for their last words.
-        let _ = tokio::time::timeout(DRAIN_WITHIN + Duration::from_secs(2), ending).await;
-        // ALM keeps a session and its locks for an hour.
-        alm::sign_out_of_all(&self.shared.dispatcher.active()).await;
-        if let Some(audit) = self.shared.audit.clone() {
+        // Longer than the drain of a session, so that a session reports its own timeout first.
+        let _ = tokio::time::timeout(DRAIN_TIMEOUT + CLOSE_GRACE, drain).await;
+        // ALM keeps a session and its locks for an hour if nobody signs out.
+        let active = self.state.dispatcher.active();
+        alm::sign_out_of_all(&active.access, &active.credentials).await;
+        if let Some(audit) = self.state.audit.clone() {
             audit.add(json!({"event": "stop"}));
+            // Writing blocks, and must be complete before the process exits.
             let _ = tokio::task::spawn_blocking(move || audit.stop()).await;
         }
     }

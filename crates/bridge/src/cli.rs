@@ -1,116 +1,85 @@
-//! What an administrator types. An error is said once, with what caused it and what to do.
+//! The command line. An error is printed once, with its causes and the remedy.
 
 mod audit;
 mod check;
+mod common;
 mod credential;
-mod doctor;
 mod pair;
-mod policy_test;
 mod run;
 mod secret_input;
 mod service;
 mod status;
-mod support_bundle;
+mod support;
 
-use crate::config::{Config, ConfigError};
-use crate::connection::chain;
-use clap::{Args, Parser, Subcommand};
-use std::error::Error;
-use std::path::PathBuf;
+use clap::{Parser, Subcommand};
+use common::{ConfigArg, DONE, FAILED, complain};
 use std::process::ExitCode;
 
-/// Done.
-const DONE: u8 = 0;
-/// It did not work.
-const FAILED: u8 = 1;
-/// `policy test`: the request would be refused.
-const REFUSED: u8 = 3;
+const AFTER_HELP: &str = "\
+Every command reads the config file (--config FILE) and the environment variables BRIDGE_..., which
+override it. Without a file, BRIDGE_RELAY_URL, BRIDGE_NAME and BRIDGE_DATA_DIR must be set.
 
-const EXIT_CODES: &str = "\
 Exit codes:
-  0  done; `policy test`: the request would be allowed; `status`: the bridge is online
-  1  it did not work; standard error says why and what to do. `status`: the bridge runs and is offline
-  2  the command line is wrong
-  3  `policy test`: the request would be refused; `credential test`: a target does not accept it";
+  0  success. `policy test`: the request would be allowed. `status`: the bridge is online
+  1  failure; standard error has the cause and the remedy. `status`: the bridge is offline
+  2  invalid command line
+  3  `policy test`: the request would be refused. `credential test`: a target rejects the credential";
 
-/// Makes requests inside this network for a relay in the cloud, as far as its own config allows.
+/// Connects to a relay, and sends its requests inside this network as far as the local config allows.
 #[derive(Debug, Parser)]
-#[command(name = "integration-bridge", version, after_help = EXIT_CODES)]
+#[command(name = "integration-bridge", version, after_help = AFTER_HELP)]
 struct Cli {
     #[command(subcommand)]
     command: Command,
 }
 
-/// Where the config is.
-#[derive(Debug, Clone, Args)]
-struct ConfigArg {
-    /// The config file
-    #[arg(
-        long,
-        env = "BRIDGE_CONFIG",
-        default_value = "bridge.toml",
-        value_name = "FILE"
-    )]
-    config: PathBuf,
-}
-
-impl ConfigArg {
-    /// Where the data is, whatever else is wrong with the config.
-    fn data_dir(&self) -> Result<PathBuf, ConfigError> {
-        Config::data_dir_of(&self.config)
-    }
-
-    fn load(&self) -> Result<Config, ConfigError> {
-        Config::load(&self.config)
-    }
-}
-
 #[derive(Debug, Subcommand)]
 enum Command {
-    /// Register this bridge with the relay, by an API key with the role bridge
+    /// Register this bridge with the relay, by an API key with the role `bridge`.
     Pair(pair::PairArgs),
-    /// Connect to the relay and serve; this is what the service runs
+    /// Connect to the relay and serve requests until SIGTERM. This is the command of the service.
     Run(ConfigArg),
-    /// Look at the config
+    /// Check the config file.
     #[command(subcommand)]
     Config(ConfigCommand),
-    /// Look at what the config allows
+    /// Evaluate the rules of the config.
     #[command(subcommand)]
     Policy(PolicyCommand),
-    /// Keep credentials for targets on this machine
+    /// Manage the credentials for targets, which stay on this machine.
     #[command(subcommand)]
     Credential(credential::CredentialCommand),
-    /// Look at this machine, the way to the relay, and every endpoint: name the hop that fails
-    Doctor(doctor::DoctorArgs),
-    /// Ask the running bridge how it is
+    /// Check this machine, the connection to the relay and every endpoint, and name the hop that fails.
+    Doctor(support::DoctorArgs),
+    /// Show the status of the running bridge.
     Status(status::StatusArgs),
-    /// Have the running bridge read its config again
+    /// Make the running bridge read its config again.
     Reload(ConfigArg),
-    /// Change what the running bridge logs
+    /// Change the log filter of the running bridge until it restarts.
     LogLevel(status::LogLevelArgs),
-    /// Install the bridge as a service of this machine
+    /// Install the bridge as a service of this machine (systemd).
     #[command(subcommand)]
     Service(service::ServiceCommand),
-    /// Put everything that support needs into one archive, without secrets
-    SupportBundle(support_bundle::BundleArgs),
-    /// Look at the audit file
+    /// Write an archive for support: doctor, status, config and log, without secrets.
+    SupportBundle(support::BundleArgs),
+    /// Verify the audit file.
     #[command(subcommand)]
     Audit(audit::AuditCommand),
 }
 
 #[derive(Debug, Subcommand)]
 enum ConfigCommand {
-    /// Parse the config, explain each rule in words, say what is wrong and where
+    /// Read the config, explain each rule, and report mistakes with their line.
     Check(ConfigArg),
 }
 
 #[derive(Debug, Subcommand)]
 enum PolicyCommand {
-    /// Would this request go, by which rule, and to which addresses
-    Test(policy_test::TestArgs),
+    /// Report whether a request would be allowed, by which rule, and at which addresses.
+    #[command(after_help = "\
+Example:
+  integration-bridge policy test --method POST https://ci.corp.example/hooks/build")]
+    Test(check::TestArgs),
 }
-
-type Outcome = Result<u8, Box<dyn Error>>;
 
 /// Runs the program.
 pub fn main() -> ExitCode {
@@ -118,43 +87,27 @@ pub fn main() -> ExitCode {
         Command::Pair(args) => pair::pair(args),
         Command::Run(config) => run::run(&config),
         Command::Config(ConfigCommand::Check(config)) => check::check(&config),
-        Command::Policy(PolicyCommand::Test(args)) => policy_test::test(&args),
+        Command::Policy(PolicyCommand::Test(args)) => check::test(&args),
         Command::Credential(command) => credential::run(command),
-        Command::Doctor(args) => doctor::doctor(&args),
+        Command::Doctor(args) => support::doctor(&args),
         Command::Status(args) => status::status(&args),
         Command::Reload(config) => status::reload(&config),
         Command::LogLevel(args) => status::log_level(&args),
         Command::Service(command) => service::run(&command),
-        Command::SupportBundle(args) => support_bundle::run(&args),
+        Command::SupportBundle(args) => support::bundle(&args),
         Command::Audit(command) => audit::run(&command),
     };
+    // Log lines pass through a queue: without this the last ones would be lost.
     runtime::log::flush();
     match outcome {
         // A command whose output was lost has failed.
         Ok(DONE) if runtime::output::is_lost() => ExitCode::from(FAILED),
         Ok(code) => ExitCode::from(code),
         Err(error) => {
-            complain(&chain(error.as_ref()));
+            complain(&crate::text::error_chain(error.as_ref()));
             ExitCode::from(FAILED)
         }
     }
-}
-
-/// Prints a line of a command's answer.
-fn say(line: &str) {
-    runtime::output::print(&format!("{line}\n"));
-}
-
-/// Says what went wrong.
-fn complain(line: &str) {
-    runtime::output::complain(line);
-}
-
-/// A runtime for the commands that are done soon.
-fn short_runtime() -> std::io::Result<tokio::runtime::Runtime> {
-    tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()
 }
 
 #[cfg(test)]
@@ -163,7 +116,7 @@ mod tests {
     use clap::CommandFactory;
 
     #[test]
-    fn the_command_line_is_well_formed_and_takes_no_secret() {
+    fn command_line_is_well_formed_and_takes_no_secret() {
         let command = Cli::command();
         command.clone().debug_assert();
         let pair = command.find_subcommand("pair").unwrap();

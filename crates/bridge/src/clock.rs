@@ -1,16 +1,16 @@
-//! Notices when the machine slept or its clock was set: connections may be dead then, and waits
-//! are no longer what they were.
+//! Detects that the machine was suspended or its clock was set: connections may be dead afterwards, and
+//! running timers no longer measure what they were started for.
 
 use std::time::{Duration, Instant, SystemTime};
 use tokio::sync::watch;
 
-/// How often the clocks are compared.
-const EVERY: Duration = Duration::from_secs(1);
+/// How often the two clocks are compared.
+const INTERVAL: Duration = Duration::from_secs(1);
 
-/// A difference below this is drift, or a busy machine.
-const JUMP: Duration = Duration::from_secs(5);
+/// A smaller difference is drift, or a busy machine.
+const JUMP_MIN: Duration = Duration::from_secs(5);
 
-/// The two clocks, as they were.
+/// Both clocks at one moment.
 #[derive(Debug, Clone, Copy)]
 struct Clocks {
     monotonic: Instant,
@@ -25,8 +25,9 @@ impl Clocks {
         }
     }
 
-    /// By how much they went apart since `before`.
-    fn apart_since(&self, before: &Self) -> Duration {
+    /// Returns by how much the clocks have diverged since `before`.
+    fn divergence_since(&self, before: &Self) -> Duration {
+        // Linux stops the monotonic clock during a suspend, so the system clock is ahead afterwards.
         let monotonic = self.monotonic.saturating_duration_since(before.monotonic);
         match self.system.duration_since(before.system) {
             Ok(system) => system.abs_diff(monotonic),
@@ -35,16 +36,16 @@ impl Clocks {
     }
 }
 
-/// Counts up `jumps` whenever the clocks went apart, for as long as it is polled: who listens comes and
-/// goes.
+/// Increments `jumps` whenever the clocks have diverged, for as long as it is polled.
 pub(crate) async fn watch(jumps: watch::Sender<u64>) {
     let mut before = Clocks::now();
     loop {
-        tokio::time::sleep(EVERY).await;
+        tokio::time::sleep(INTERVAL).await;
         let now = Clocks::now();
-        let apart = now.apart_since(&before);
-        if apart > JUMP {
-            tracing::info!(?apart, "the clock jumped: connections are looked at again");
+        let divergence = now.divergence_since(&before);
+        if divergence > JUMP_MIN {
+            tracing::info!(?divergence, "the clock jumped; checking the connections");
+            // `send` would fail while no connection listens; the count must change even then.
             jumps.send_modify(|count| *count += 1);
         }
         before = now;
@@ -56,7 +57,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn sleep_and_a_set_clock_are_jumps_and_time_is_not() {
+    fn suspend_and_a_set_clock_are_jumps() {
         let before = Clocks::now();
         let after = |monotonic: u64, system: i64| {
             let seconds = Duration::from_secs(system.unsigned_abs());
@@ -69,9 +70,9 @@ mod tests {
                 },
             }
         };
-        assert!(after(1, 1).apart_since(&before) < JUMP);
-        assert!(after(30, 30).apart_since(&before) < JUMP);
-        assert!(after(1, 3600).apart_since(&before) > JUMP);
-        assert!(after(1, -3600).apart_since(&before) > JUMP);
+        assert!(after(1, 1).divergence_since(&before) < JUMP_MIN);
+        assert!(after(30, 30).divergence_since(&before) < JUMP_MIN);
+        assert!(after(1, 3600).divergence_since(&before) > JUMP_MIN);
+        assert!(after(1, -3600).divergence_since(&before) > JUMP_MIN);
     }
 }

@@ -21,13 +21,17 @@
 //! right ([`ConfigError`]). What the rules mean is the crate `policy`'s; `rules` puts its types
 //! together.
 
+mod credential_name;
 mod environment;
 mod error;
+mod rewrite;
 mod rules;
 mod section;
 mod value;
 
+pub(crate) use credential_name::check_credential_name;
 pub use error::ConfigError;
+pub(crate) use rewrite::Rewrite;
 pub(crate) use rules::Quotas;
 pub use rules::Rules;
 pub(crate) use section::check_name;

@@ -16,9 +16,10 @@ mod origin;
 pub(crate) mod store;
 
 pub(crate) use inject::Injection;
-pub use origin::{Origin, OriginError};
+pub use origin::Origin;
 pub use store::{Store, StoreError};
 
+use crate::config::{Config, FilePath};
 use crate::secret::Secret;
 use crate::upstream::ClientCert;
 use http::HeaderName;
@@ -32,9 +33,6 @@ pub const CREDENTIALS_MAX: usize = 256;
 
 /// Origins of one credential.
 pub const ORIGINS_MAX: usize = 64;
-
-/// Longest name.
-pub const NAME_MAX: usize = 64;
 
 /// What a credential is.
 #[derive(Debug, Clone)]
@@ -186,16 +184,12 @@ pub enum ProxyCredentialError {
     Kind(String),
 }
 
-/// Whether a name can be a credential's.
+/// Loads the credentials from the data directory of a config.
 ///
 /// # Errors
-/// What would be right.
-pub(crate) fn check_name(name: &str) -> Result<(), String> {
-    let fits = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_' | b'.');
-    if (1..=NAME_MAX).contains(&name.len()) && name.bytes().all(fits) {
-        return Ok(());
-    }
-    Err(format!(
-        "a credential's name has 1 to {NAME_MAX} letters, digits, '-', '_' and '.'"
-    ))
+/// [`StoreError`] if the store or its key cannot be read.
+pub(crate) fn load(config: &Config) -> Result<Arc<Credentials>, StoreError> {
+    let key_file = config.bridge.key_file.as_ref().map(FilePath::get);
+    let store = Store::new(config.bridge.data_dir.get(), key_file)?;
+    Ok(Arc::new(store.load()?))
 }

@@ -1,4 +1,12 @@
-//! The data directory: private, locked by its process, written whole or not at all.
+//! The data directory: private, locked by the running process, and written atomically.
+//!
+//! ```text
+//! DataDir     the directory, locked: one running bridge has it
+//! PrivateDir  the same without a lock, for commands that run next to the bridge
+//! ```
+//!
+//! Files are opened relative to the directory's descriptor and without following links (`runtime::files`):
+//! root may run a command on a directory of the bridge's own user.
 
 use runtime::files::{Content, Dir, Owner};
 use std::fs::{self, File, TryLockError};
@@ -6,65 +14,66 @@ use std::io::{self, Read as _};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-/// Longest file that is read from it, in bytes; its own files are far smaller.
+/// Longest file that is read, in bytes. The bridge's own files are far smaller.
 const FILE_MAX_BYTES: u64 = 4 * 1024 * 1024;
 
-/// Name of the file that the running process has locked.
+/// Name of the file that the running process locks.
 const LOCK_FILE: &str = "lock";
 
-/// Why the data directory does not work. Names the path and the remedy.
+/// Why the data directory cannot be used. The text has the path and the remedy.
 #[derive(Debug, thiserror::Error)]
 pub enum DataDirError {
-    /// Something in it cannot be made, read or written.
+    /// A file or the directory cannot be created, read or written.
     #[error(
-        "{action} {path} failed; is it on a writable disk, and owned by the user that runs the bridge?"
+        "{action} {path} failed; check that it is on a writable disk and owned by the user that runs the \
+         bridge"
     )]
     Io {
-        /// What was tried.
+        /// What the bridge tried to do.
         action: &'static str,
-        /// On what.
+        /// The file or directory.
         path: String,
-        /// What the system said.
+        /// The system's error.
         source: io::Error,
     },
-    /// Another process has it.
+    /// Another process has locked the directory.
     #[error(
-        "the data directory {path} is in use by another integration-bridge process; stop that one \
-         first, or give this one a data_dir of its own"
+        "the data directory {path} is in use by another integration-bridge process; stop that process \
+         first, or set bridge.data_dir to another directory"
     )]
     InUse {
         /// The directory.
         path: String,
     },
-    /// Others can read a private file.
+    /// Other users can read a private file.
     #[error(
-        "{path} can be read by other users (mode {mode:04o}); it holds a private key: \
-         make it private with `chmod {remedy} '{path}'`"
+        "other users can read {path} (mode {mode:04o}), which holds a private key; run \
+         `chmod {remedy} '{path}'`"
     )]
     NotPrivate {
         /// The file or directory.
         path: String,
         /// Its mode.
         mode: u32,
-        /// The mode that it should have.
+        /// The mode that it must have.
         remedy: &'static str,
     },
-    /// A file is larger than any of ours.
-    #[error("{path} is larger than {FILE_MAX_BYTES} bytes; it was not written by this program")]
+    /// A file is larger than any that this program writes.
+    #[error("{path} is larger than {FILE_MAX_BYTES} bytes; this program did not write it")]
     TooLarge {
         /// The file.
         path: String,
     },
 }
 
-/// A directory for this user's eyes alone. It is opened once: what happens in it happens by its descriptor,
-/// and follows no link.
+/// A directory that only its user can read. It is opened once; all operations use its descriptor and follow
+/// no links.
 #[derive(Debug, Clone)]
 pub struct PrivateDir {
     dir: Arc<Dir>,
 }
 
-/// The directory, locked for as long as this lives.
+/// The directory, locked for as long as the value lives.
 #[derive(Debug)]
 pub struct DataDir {
     dir: PrivateDir,
@@ -80,14 +89,16 @@ impl std::ops::Deref for DataDir {
 }
 
 impl DataDir {
-    /// Makes it where it is missing (mode 0700) and locks it.
+    /// Creates the directory if it is missing (mode 0700), and locks it.
     ///
     /// # Errors
-    /// [`DataDirError`]: not writable, open to others, in use.
+    /// [`DataDirError`] if it is not writable, readable by others, or in use.
     pub fn open(path: &Path) -> Result<Self, DataDirError> {
         let dir = PrivateDir::open(path)?;
+        // A file of its own: the others are replaced by renames, which would leave the lock on the old file.
+        // The system releases the lock when the process ends, however it ends.
         let lock = match dir.dir.open_or_create(LOCK_FILE, Owner::Directory) {
-            // A lock needs no writing, and neither does most of what the bridge does.
+            // The lock does not need a writable disk, and a bridge can work for long without one.
             Err(error) if error.kind() == io::ErrorKind::ReadOnlyFilesystem => {
                 dir.dir.open_file(LOCK_FILE)
             }
@@ -109,10 +120,10 @@ impl DataDir {
 }
 
 impl PrivateDir {
-    /// Makes it where it is missing (mode 0700). It is not locked.
+    /// Creates the directory if it is missing (mode 0700). It is not locked.
     ///
     /// # Errors
-    /// [`DataDirError`]: not writable, open to others.
+    /// [`DataDirError`] if it is not writable or readable by others.
     pub fn open(path: &Path) -> Result<Self, DataDirError> {
         let failed = |action| {
             move |source| DataDirError::Io {
@@ -123,11 +134,13 @@ impl PrivateDir {
         };
         make_private_dir(path).map_err(failed("creating the directory"))?;
         let dir = Dir::open(path).map_err(failed("opening the directory"))?;
+        // Of the opened directory: its path may lead to another one by now.
         let mode = dir.mode().map_err(failed("opening the directory"))?;
         check_private(path, mode, "700")?;
         Ok(Self { dir: Arc::new(dir) })
     }
 
+    /// Returns the mapping of a system error at one of the files.
     fn failed(&self, action: &'static str, name: &str) -> impl FnOnce(io::Error) -> DataDirError {
         let path = self.path(name).display().to_string();
         move |source| DataDirError::Io {
@@ -137,7 +150,7 @@ impl PrivateDir {
         }
     }
 
-    /// Opens a private file for reading and writing, or makes it.
+    /// Opens a private file for reading and writing, and creates it if it is missing.
     ///
     /// # Errors
     /// [`DataDirError::Io`].
@@ -146,28 +159,29 @@ impl PrivateDir {
         opened.map_err(self.failed("opening", name))
     }
 
-    /// Opens a private file that is there, for reading and writing.
+    /// Opens an existing private file for reading and writing.
     ///
     /// # Errors
-    /// What the system says.
+    /// The system's error.
     pub(crate) fn open_existing(&self, name: &str) -> io::Result<File> {
         self.dir.open_rw(name)
     }
 
-    /// Renames a file in it.
+    /// Renames a file inside the directory.
     ///
     /// # Errors
-    /// What the system says.
+    /// The system's error.
     pub(crate) fn rename(&self, from: &str, to: &str) -> io::Result<()> {
         self.dir.rename(from, to)
     }
 
-    /// Removes a file in it, if it is there.
+    /// Removes a file, if it exists.
     ///
     /// # Errors
     /// [`DataDirError::Io`].
     pub(crate) fn remove(&self, name: &str) -> Result<(), DataDirError> {
         match self.dir.remove(name) {
+            // Missing is fine: a crash may have come between a removal and what follows it.
             Err(error) if error.kind() != io::ErrorKind::NotFound => {
                 Err(self.failed("removing", name)(error))
             }
@@ -175,7 +189,7 @@ impl PrivateDir {
         }
     }
 
-    /// Waits for the lock of this name, which is given back with the value.
+    /// Waits for the lock of this name. Dropping the returned file releases it. Blocks.
     ///
     /// # Errors
     /// [`DataDirError::Io`].
@@ -185,15 +199,15 @@ impl PrivateDir {
         Ok(file)
     }
 
-    /// The path of a file in it.
+    /// Returns the path of a file in the directory, for messages.
     pub fn path(&self, name: &str) -> PathBuf {
         self.dir.path().join(name)
     }
 
-    /// A private file's bytes; `None` when there is no such file.
+    /// Returns the bytes of a private file, or `None` if it does not exist.
     ///
     /// # Errors
-    /// [`DataDirError`]: not readable, open to others, too large.
+    /// [`DataDirError`] if it is not readable, readable by others, or too large.
     pub fn read_private(&self, name: &str) -> Result<Option<Vec<u8>>, DataDirError> {
         let read = self.dir.read(name, FILE_MAX_BYTES);
         let Some(content) = read.map_err(self.failed("reading", name))? else {
@@ -201,12 +215,13 @@ impl PrivateDir {
         };
         let path = self.path(name);
         let content = within_bounds(&path, content)?;
+        // Checked at each read: an administrator may have copied or edited the file since.
         check_private(&path, content.mode, "600")?;
         Ok(Some(content.bytes))
     }
 
-    /// Writes a private file (mode 0600): after a crash it is the old one or the new one. What root writes
-    /// is for the user whose directory it is: the one that runs the bridge.
+    /// Writes a private file (mode 0600) atomically: after a crash it has the old content or the new one. A
+    /// file that root writes belongs to the directory's owner, who runs the bridge.
     ///
     /// # Errors
     /// [`DataDirError::Io`].
@@ -216,31 +231,35 @@ impl PrivateDir {
     }
 }
 
-/// Reads a file that is another's to keep, such as a key that a service manager gives; `None` when it is not
-/// there. Links are followed: Kubernetes gives files by way of them. It must be private, but one of root may
-/// be read by its group, which is how service managers give a file to a process of another user (systemd's
-/// `LoadCredential=`, Kubernetes' `fsGroup`).
+/// Reads a file outside the data directory, such as a key that a service manager provides. Returns `None` if
+/// it does not exist.
+///
+/// The file must be private. A file of root may also be readable by its group: service managers provide files
+/// to a process of another user that way (systemd's `LoadCredential=`, Kubernetes' `fsGroup`).
 ///
 /// # Errors
-/// [`DataDirError`]: not readable, open to others, too large.
+/// [`DataDirError`] if it is not readable, readable by others, or too large.
 pub(crate) fn read_given(path: &Path) -> Result<Option<Vec<u8>>, DataDirError> {
     let failed = |source| DataDirError::Io {
         action: "reading",
         path: path.display().to_string(),
         source,
     };
+    // Follows links: Kubernetes mounts the files of a secret as links.
     let file = match File::open(path) {
         Ok(file) => file,
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
         Err(error) => return Err(failed(error)),
     };
-    let about = file.metadata().map_err(failed)?;
-    let (is_given, mode) = given(&about);
+    // Of the open file, so that the checked file is the one that is read.
+    let metadata = file.metadata().map_err(failed)?;
+    let (is_provided, mode) = provided(&metadata);
     let mut bytes = Vec::new();
+    // One byte more than allowed shows that the file is too large.
     let mut limited = file.take(FILE_MAX_BYTES.saturating_add(1));
     limited.read_to_end(&mut bytes).map_err(failed)?;
     let content = within_bounds(path, Content { bytes, mode })?;
-    if !is_given {
+    if !is_provided {
         check_private(path, content.mode, "600")?;
     }
     Ok(Some(content.bytes))
@@ -277,88 +296,65 @@ fn check_private(path: &Path, mode: u32, remedy: &'static str) -> Result<(), Dat
     })
 }
 
-/// Whether a file is root's, and for the eyes of one group at most; and its mode.
+/// Returns whether a file belongs to root and is readable by one group at most, and its mode.
 #[cfg(unix)]
-fn given(file: &fs::Metadata) -> (bool, u32) {
+fn provided(file: &fs::Metadata) -> (bool, u32) {
     use std::os::unix::fs::MetadataExt as _;
-    let is_given = file.uid() == 0 && file.mode() & 0o037 == 0;
-    (is_given, file.mode() & 0o7777)
+    let is_provided = file.uid() == 0 && file.mode() & 0o037 == 0;
+    (is_provided, file.mode() & 0o7777)
 }
 
 #[cfg(not(unix))]
-fn given(_: &fs::Metadata) -> (bool, u32) {
+fn provided(_: &fs::Metadata) -> (bool, u32) {
     (false, 0o600)
 }
 
 #[cfg(test)]
-pub(crate) mod tests {
+mod tests {
     use super::*;
-    use std::sync::atomic::{AtomicU32, Ordering};
-
-    /// A directory that is gone when the test is.
-    pub(crate) struct TempDir(PathBuf);
-
-    impl TempDir {
-        pub(crate) fn new(name: &str) -> Self {
-            static NEXT: AtomicU32 = AtomicU32::new(0);
-            let number = NEXT.fetch_add(1, Ordering::Relaxed);
-            let path = std::env::temp_dir().join(format!(
-                "bridge-test-{}-{number} {name}",
-                std::process::id()
-            ));
-            let _ = fs::remove_dir_all(&path);
-            Self(path)
-        }
-
-        pub(crate) fn path(&self) -> &Path {
-            &self.0
-        }
-    }
-
-    impl Drop for TempDir {
-        fn drop(&mut self) {
-            let _ = fs::remove_dir_all(&self.0);
-        }
-    }
+    use crate::testing::TempDir;
 
     #[test]
-    fn only_one_process_has_the_directory() {
+    fn directory_is_locked_by_one_process() {
         let temp = TempDir::new("lock");
-        let first = DataDir::open(temp.path()).unwrap();
-        let second = DataDir::open(temp.path()).unwrap_err();
+        let path = temp.path().join("data");
+        let first = DataDir::open(&path).unwrap();
+        let second = DataDir::open(&path).unwrap_err();
         assert!(matches!(second, DataDirError::InUse { .. }), "{second}");
         drop(first);
-        DataDir::open(temp.path()).unwrap();
+        DataDir::open(&path).unwrap();
     }
 
     #[cfg(unix)]
     #[test]
-    fn the_directory_and_its_files_are_private() {
+    fn directory_and_files_are_private() {
         use std::os::unix::fs::PermissionsExt;
         let temp = TempDir::new("modes");
-        let data_dir = DataDir::open(temp.path()).unwrap();
+        let path = temp.path().join("data");
+        let data_dir = DataDir::open(&path).unwrap();
         data_dir.write_private("secret", b"1").unwrap();
         let mode = |path: &Path| fs::metadata(path).unwrap().permissions().mode() & 0o777;
-        assert_eq!(mode(temp.path()), 0o700);
+        assert_eq!(mode(&path), 0o700);
         assert_eq!(mode(&data_dir.path("secret")), 0o600);
         drop(data_dir);
-        fs::set_permissions(temp.path(), fs::Permissions::from_mode(0o755)).unwrap();
-        let error = DataDir::open(temp.path()).unwrap_err();
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).unwrap();
+        let error = DataDir::open(&path).unwrap_err();
         assert!(error.to_string().contains("chmod 700"), "{error}");
     }
 
     #[cfg(unix)]
     #[test]
-    fn a_file_that_a_service_manager_gave_may_be_its_groups_and_nobody_elses() {
+    fn provided_file_may_be_readable_by_its_group() {
         use std::os::unix::fs::{MetadataExt as _, PermissionsExt};
         let temp = TempDir::new("given");
-        let own = PrivateDir::open(temp.path()).unwrap();
+        let path = temp.path().join("data");
+        let own = PrivateDir::open(&path).unwrap();
         own.write_private("key", b"1").unwrap();
         let file = own.path("key");
         let set = |mode| fs::set_permissions(&file, fs::Permissions::from_mode(mode)).unwrap();
         set(0o440);
-        let is_roots = fs::metadata(&file).unwrap().uid() == 0;
-        assert_eq!(read_given(&file).is_ok(), is_roots);
+        let is_owned_by_root = fs::metadata(&file).unwrap().uid() == 0;
+        assert_eq!(read_given(&file).is_ok(), is_owned_by_root);
         assert!(own.read_private("key").is_err());
         for mode in [0o444, 0o460, 0o401] {
             set(mode);
@@ -367,9 +363,10 @@ pub(crate) mod tests {
     }
 
     #[test]
-    fn a_write_replaces_the_whole_file_and_survives_a_left_over() {
+    fn write_is_atomic_despite_a_left_over_file() {
         let temp = TempDir::new("atomic");
-        let data_dir = DataDir::open(temp.path()).unwrap();
+        let path = temp.path().join("data");
+        let data_dir = DataDir::open(&path).unwrap();
         assert_eq!(data_dir.read_private("file").unwrap(), None);
         data_dir
             .write_private("file", b"a long first text")

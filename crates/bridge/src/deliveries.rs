@@ -4,7 +4,7 @@
 //! the request to the target goes on and its outcome is written. The relay is told over whichever
 //! session is up, again on the next one, until it acknowledges.
 
-use crate::journal::{Bounds, Journal, JournalError, Outcome};
+use crate::journal::{Journal, JournalError, Outcome};
 use protocol::frame::{CallAttempt, DeliveryResult};
 use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -191,12 +191,4 @@ fn tell(sessions: &[Session], result: DeliveryResult) -> bool {
         .iter()
         .rev()
         .any(|session| !session.is_over() && session.send_result(result))
-}
-
-/// What a config says of the journal.
-pub(crate) fn bounds(config: &crate::config::DeliveriesSection) -> Bounds {
-    Bounds {
-        entries_max: config.journal_entries_max.get().into(),
-        bytes_max: config.journal_bytes_max.bytes(),
-    }
 }

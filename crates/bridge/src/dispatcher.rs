@@ -26,8 +26,9 @@ use crate::credentials::{Credentials, ProxyCredentialError, with_credential};
 use crate::deliveries::Deliveries;
 use crate::signed::TenantKey;
 use crate::stats::RuntimeStats;
+use crate::target_access::TargetAccess;
 use crate::upstream::Upstream;
-use policy::{Policy, PolicyError};
+use policy::PolicyError;
 use protocol::frame::Serves;
 use protocol::{Code, Failure};
 use std::net::IpAddr;
@@ -63,15 +64,21 @@ pub enum ActiveError {
 
 /// What the config in force says about exchanges.
 #[derive(Debug)]
-pub struct Active {
-    pub(crate) policy: Policy,
-    pub(crate) upstream: Upstream,
-    pub(crate) config: Config,
+pub(crate) struct Active {
+    pub(crate) access: Arc<TargetAccess>,
     pub(crate) credentials: Arc<Credentials>,
     pub(crate) quotas: Quotas,
     /// The tenant's key, where calls must be signed.
     pub(crate) tenant_key: Option<TenantKey>,
     own_addresses: Vec<IpAddr>,
+}
+
+impl std::ops::Deref for Active {
+    type Target = TargetAccess;
+
+    fn deref(&self) -> &TargetAccess {
+        &self.access
+    }
 }
 
 impl Active {
@@ -98,10 +105,12 @@ impl Active {
             .transpose()?;
         Ok(Self {
             tenant_key,
-            policy: config.rules.policy(own_addresses.clone())?,
-            upstream: Upstream::new(&config.targets, proxy),
             quotas: config.rules.quotas(),
-            config,
+            access: Arc::new(TargetAccess {
+                policy: config.rules.policy(own_addresses.clone())?,
+                upstream: Upstream::new(&config.targets, proxy),
+                config,
+            }),
             credentials,
             own_addresses,
         })

@@ -1,12 +1,12 @@
-//! Who this bridge is: its Ed25519 key and what the relay called it at pairing.
+//! The bridge's identity: its Ed25519 key, and the names and ids that the relay assigned at pairing.
 //!
 //! ```text
-//! pair:  new_key -> the relay registers the public key -> Identity::save
+//! pair:  Key::generate -> the relay registers the public key -> Identity::save
 //! run:   Identity::load -> transport::Identity, which signs each opening
 //! ```
 //!
-//! `identity.json` holds the private key. It is written atomically with mode 0600, and refused
-//! when others can read it. The API key that pairing needs is never stored.
+//! `identity.json` holds the private key. It is written atomically with mode 0600, and rejected if other
+//! users can read it. The API key that pairing needs is never stored.
 
 use crate::data_dir::{DataDir, DataDirError, PrivateDir};
 use base64::Engine as _;
@@ -18,12 +18,12 @@ use std::fmt;
 use std::sync::Arc;
 
 /// Name of the file in the data directory.
-pub const IDENTITY_FILE: &str = "identity.json";
+pub(crate) const IDENTITY_FILE: &str = "identity.json";
 
 /// Why there is no usable identity.
 #[derive(Debug, thiserror::Error)]
 pub enum IdentityError {
-    /// The bridge was not paired yet.
+    /// The bridge has not been paired yet.
     #[error(
         "this bridge is not paired yet: {path} does not exist; run `integration-bridge pair` first"
     )]
@@ -31,25 +31,26 @@ pub enum IdentityError {
         /// The file that is missing.
         path: String,
     },
-    /// The file is there and is not an identity.
+    /// The file exists and is not an identity.
     #[error("{path} is damaged ({detail}); restore it from a backup, or remove it and pair again")]
     Damaged {
         /// The file.
         path: String,
-        /// What is wrong with it.
+        /// The defect.
         detail: String,
     },
-    /// The data directory does not work.
+    /// The data directory cannot be used.
     #[error(transparent)]
     DataDir(#[from] DataDirError),
-    /// The system gave no randomness.
-    #[error("the system gave no random bytes for a key")]
+    /// The system's random generator failed.
+    #[error("the system's random generator failed; cannot create a key")]
     Random,
 }
 
-/// The key pair and the installation's random id. Made once, kept over pairings.
+/// The key pair and the installation's random id. Created once and kept when the bridge is paired again.
 #[derive(Clone)]
 pub struct Key {
+    // ring cannot export a key pair, so the encoding is kept for `save`.
     pkcs8: Vec<u8>,
     pair: Arc<Ed25519KeyPair>,
     instance: [u8; 16],
@@ -57,15 +58,16 @@ pub struct Key {
 
 impl fmt::Debug for Key {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        // Secrets are redacted in `Debug`.
         f.write_str("Key(..)")
     }
 }
 
 impl Key {
-    /// Makes a new one.
+    /// Creates a new key pair and id.
     ///
     /// # Errors
-    /// [`IdentityError::Random`] when the system gives no randomness.
+    /// [`IdentityError::Random`] if the system's random generator fails.
     pub fn generate() -> Result<Self, IdentityError> {
         let pkcs8 = Ed25519KeyPair::generate_pkcs8(&SystemRandom::new())
             .map_err(|_| IdentityError::Random)?;
@@ -82,17 +84,17 @@ impl Key {
         })
     }
 
-    /// The public key, 32 bytes.
+    /// Returns the public key, 32 bytes.
     pub fn public(&self) -> &[u8] {
         self.pair.public_key().as_ref()
     }
 
-    /// The installation's random id.
+    /// Returns the installation's random id.
     pub fn instance(&self) -> [u8; 16] {
         self.instance
     }
 
-    /// The key pair, for signing.
+    /// Returns the key pair, for signing.
     pub(crate) fn pair(&self) -> &Ed25519KeyPair {
         &self.pair
     }
@@ -101,7 +103,7 @@ impl Key {
 /// A paired bridge.
 #[derive(Debug, Clone)]
 pub struct Identity {
-    /// The relay that it was paired with, `https://host:port`.
+    /// The relay that the bridge was paired with, `https://host:port`.
     pub relay: String,
     /// The tenant's name, for people.
     pub tenant: String,
@@ -111,11 +113,12 @@ pub struct Identity {
     pub bridge_id: String,
     /// The bridge's name.
     pub name: String,
-    /// Its key.
+    /// The bridge's key.
     pub key: Key,
 }
 
-/// The file. Base64 for bytes.
+/// The content of the file. Bytes are in base64.
+// Unknown fields are errors, because `save` would lose them.
 #[derive(Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Stored {
@@ -132,7 +135,7 @@ impl Identity {
     /// Reads the identity.
     ///
     /// # Errors
-    /// [`IdentityError`]: not paired, readable by others, damaged.
+    /// [`IdentityError`] if the bridge is not paired, or the file is damaged or readable by others.
     pub fn load(data_dir: &PrivateDir) -> Result<Self, IdentityError> {
         let path = data_dir.path(IDENTITY_FILE).display().to_string();
         let text = data_dir
@@ -142,19 +145,19 @@ impl Identity {
             path: path.clone(),
             detail: detail.to_owned(),
         };
-        // The parser's own message may quote what it read: only its place is passed on.
+        // The parser's message may quote the private key, so only the line is reported.
         let stored: Stored = serde_json::from_slice(&text)
-            .map_err(|error| damaged(&format!("not valid at line {}", error.line())))?;
+            .map_err(|error| damaged(&format!("invalid JSON at line {}", error.line())))?;
         let instance = STANDARD
             .decode(&stored.instance)
             .ok()
             .and_then(|bytes| bytes.try_into().ok())
-            .ok_or_else(|| damaged("its instance is not 16 bytes"))?;
+            .ok_or_else(|| damaged("the field instance is not 16 bytes"))?;
         let key = STANDARD
             .decode(&stored.private_key)
             .ok()
             .and_then(|pkcs8| Key::from_parts(pkcs8, instance))
-            .ok_or_else(|| damaged("its private key cannot be read"))?;
+            .ok_or_else(|| damaged("the field private_key is not an Ed25519 key"))?;
         Ok(Self {
             relay: stored.relay,
             tenant: stored.tenant,
@@ -165,10 +168,10 @@ impl Identity {
         })
     }
 
-    /// Writes the identity: whole or not at all, mode 0600.
+    /// Writes the identity atomically, with mode 0600.
     ///
     /// # Errors
-    /// [`IdentityError::DataDir`] when it cannot be written.
+    /// [`IdentityError::DataDir`] if the file cannot be written.
     pub fn save(&self, data_dir: &DataDir) -> Result<(), IdentityError> {
         let stored = Stored {
             relay: self.relay.clone(),
@@ -184,8 +187,8 @@ impl Identity {
         Ok(())
     }
 
-    /// What an opening needs of it.
-    pub fn for_tunnel(&self) -> transport::handshake::Identity {
+    /// Returns the part that the opening of a session needs.
+    pub(crate) fn for_tunnel(&self) -> transport::handshake::Identity {
         transport::handshake::Identity {
             tenant: self.tenant_id.clone(),
             bridge: self.bridge_id.clone(),
@@ -197,17 +200,18 @@ impl Identity {
     }
 }
 
-/// The program's name and version, for people.
-pub fn software() -> String {
+/// Returns the program's name and version, for people.
+pub(crate) fn software() -> String {
     concat!("integration-bridge/", env!("CARGO_PKG_VERSION")).to_owned()
 }
 
-/// The host's name, for people; `unknown` where the system does not say.
-pub fn host_name() -> String {
+/// Returns the host's name, for people; `unknown` if the system does not report one.
+pub(crate) fn host_name() -> String {
     std::fs::read_to_string("/proc/sys/kernel/hostname")
         .ok()
         .or_else(|| std::env::var("COMPUTERNAME").ok())
         .or_else(|| std::env::var("HOSTNAME").ok())
+        // 253 is the most that DNS allows; the relay stores the name.
         .map(|name| name.trim().chars().take(253).collect::<String>())
         .filter(|name| !name.is_empty())
         .unwrap_or_else(|| "unknown".into())
@@ -216,7 +220,7 @@ pub fn host_name() -> String {
 #[cfg(test)]
 pub(crate) mod tests {
     use super::*;
-    use crate::data_dir::tests::TempDir;
+    use crate::testing::TempDir;
 
     pub(crate) fn example() -> Identity {
         Identity {
@@ -230,9 +234,9 @@ pub(crate) mod tests {
     }
 
     #[test]
-    fn an_identity_survives_and_is_private() {
+    fn identity_round_trips_and_debug_redacts_it() {
         let temp = TempDir::new("identity with spaces é");
-        let data_dir = DataDir::open(temp.path()).unwrap();
+        let data_dir = DataDir::open(&temp.path().join("data")).unwrap();
         assert!(matches!(
             Identity::load(&data_dir),
             Err(IdentityError::NotPaired { .. })
@@ -247,9 +251,9 @@ pub(crate) mod tests {
     }
 
     #[test]
-    fn a_damaged_identity_is_said_to_be_damaged_and_is_not_quoted() {
+    fn damaged_identity_is_reported_without_its_text() {
         let temp = TempDir::new("damaged");
-        let data_dir = DataDir::open(temp.path()).unwrap();
+        let data_dir = DataDir::open(&temp.path().join("data")).unwrap();
         for text in ["", "{}", "{\"private_key\": \"sesame\"}", "null"] {
             data_dir
                 .write_private(IDENTITY_FILE, text.as_bytes())
@@ -262,10 +266,10 @@ pub(crate) mod tests {
 
     #[cfg(unix)]
     #[test]
-    fn a_key_that_others_can_read_is_refused() {
+    fn identity_readable_by_others_is_rejected() {
         use std::os::unix::fs::PermissionsExt;
         let temp = TempDir::new("open key");
-        let data_dir = DataDir::open(temp.path()).unwrap();
+        let data_dir = DataDir::open(&temp.path().join("data")).unwrap();
         example().save(&data_dir).unwrap();
         let path = data_dir.path(IDENTITY_FILE);
         std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o640)).unwrap();

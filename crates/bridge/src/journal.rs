@@ -179,7 +179,7 @@ impl Journal {
     ///
     /// # Errors
     /// [`JournalError`].
-    pub async fn look(&self, attempt: CallAttempt) -> Result<Known, JournalError> {
+    pub async fn probe_path(&self, attempt: CallAttempt) -> Result<Known, JournalError> {
         self.known(Ask::Look(attempt)).await
     }
 

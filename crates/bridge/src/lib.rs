@@ -1,26 +1,26 @@
-//! The bridge: dials the relay and makes, inside the network, the requests that its own policy
-//! allows.
+//! The bridge: connects to a relay, and inside the network sends the requests that its own policy allows.
 //!
 //! ```text
 //! wire -> session -> dispatcher -> policy -> upstream -> target
 //!
-//! cli         what an administrator types: pair, run, config check, policy test
-//! config      bridge.toml
-//! data_dir    identity and epochs on the disk; identity, epoch
-//! pairing     registers the public key with a relay, by an API key
-//! local       the socket on which commands of this machine ask; status is the answer, board what it is made of
-//! bridge      a running bridge; slot is one of its connections, clock notices sleep
-//! dispatcher  one task for each exchange: policy, target, answer
-//! deliveries  stored calls, once each, whatever becomes of the tunnel; journal is what is on disk of them
-//! health      whether endpoints can be reached, apart from the tunnel
-//! credentials named secrets, sealed on the disk, added to requests after the policy
-//! quota       how much may go to one endpoint or by one rule, and when
-//! signed      calls that the tenant's own application has signed (RFC 9421)
-//! upstream    the HTTP client to targets; takes only what the policy approved
+//! cli            the commands: pair, run, config check, policy test, ...
+//! config         bridge.toml and the environment
+//! bridge         a running bridge: start and stop; state is what its tasks share
+//! connection     one connection to the relay; connection_counter is its number, clock notices a suspend
+//! pairing        registers the public key with a relay; identity and data_dir keep it on the disk
+//! dispatcher     one task for each exchange: policy, target, response; target_access is what that needs
+//! deliveries     stored calls, each executed once; journal is their record on the disk
+//! credentials    named secrets, sealed on the disk, added to requests after the policy has decided
+//! quota, signed  limits of endpoints and rules; calls that the tenant's application has signed (RFC 9421)
+//! health         whether endpoints can be reached, independent of the tunnel
+//! control        the socket for commands on this machine; status is the response, stats its source
+//! doctor         checks everything between this machine, the relay and the targets
+//! audit          the audit file and its verification
+//! upstream       the HTTP client to targets; takes only what the policy has approved
 //! ```
 //!
-//! Frames, sessions and the way to the relay are the crate `transport`'s; what may be asked of
-//! whom is the crate `policy`'s.
+//! Frames, sessions and the connection to the relay are in the crate `transport`; the policy is the crate
+//! `policy`. A module imports only modules whose own imports do not lead back to it.
 
 #![cfg_attr(
     test,
@@ -28,35 +28,40 @@
 )]
 
 mod audit;
-pub mod bridge;
+mod bridge;
 pub mod cli;
 mod clock;
 pub mod config;
 mod connection;
-pub mod connection_counter;
-pub mod control;
-pub mod credentials;
-pub mod data_dir;
+mod connection_counter;
+mod control;
+mod credentials;
+mod data_dir;
 mod deliveries;
-pub mod dispatcher;
+mod dispatcher;
 mod doctor;
 mod health;
-pub mod identity;
-pub mod journal;
-pub mod logging;
+mod identity;
+mod journal;
+mod logging;
 mod metrics;
-pub mod pairing;
-pub mod quota;
+mod pairing;
+mod quota;
 mod redact;
-pub mod reload;
-pub mod secret;
+mod reload;
+mod secret;
 mod signed;
+mod state;
 mod stats;
-pub mod status;
+mod status;
+mod target_access;
 #[cfg(test)]
 mod testing;
-pub mod upstream;
+mod text;
+mod upstream;
 
 pub use bridge::{Bridge, RunningBridge, StartError};
 pub use config::Config;
+pub use identity::Identity;
 pub use pairing::{ApiKey, PairError, Secret, pair};
+pub use reload::ReloadError;

@@ -1,7 +1,7 @@
 //! Metrics for Prometheus, on a loopback address where the config names one.
 
-use crate::connection::Shared;
 use crate::control::handler::status;
+use crate::state::BridgeState;
 use bytes::Bytes;
 use http::{Method, Request, Response, StatusCode};
 use http_body_util::Full;
@@ -33,7 +33,7 @@ const HEAD_WITHIN: Duration = Duration::from_secs(5);
 /// # Errors
 /// What the system says of the address.
 pub(crate) fn listen(
-    shared: &Arc<Shared>,
+    shared: &Arc<BridgeState>,
     address: SocketAddr,
     tasks: &mut JoinSet<()>,
 ) -> io::Result<()> {
@@ -45,7 +45,7 @@ pub(crate) fn listen(
     Ok(())
 }
 
-async fn accept(listener: TcpListener, shared: Arc<Shared>) {
+async fn accept(listener: TcpListener, shared: Arc<BridgeState>) {
     let places = Arc::new(Semaphore::new(CONNECTIONS_MAX));
     loop {
         // Nobody closes the semaphore.
@@ -72,7 +72,7 @@ async fn accept(listener: TcpListener, shared: Arc<Shared>) {
     }
 }
 
-fn answer(shared: &Shared, request: &Request<Incoming>) -> Response<Full<Bytes>> {
+fn answer(shared: &BridgeState, request: &Request<Incoming>) -> Response<Full<Bytes>> {
     let mut response = Response::new(Full::new(Bytes::new()));
     if *request.method() != Method::GET {
         *response.status_mut() = StatusCode::METHOD_NOT_ALLOWED;
@@ -89,7 +89,7 @@ fn answer(shared: &Shared, request: &Request<Incoming>) -> Response<Full<Bytes>>
 }
 
 /// In Prometheus' text format.
-fn text(shared: &Shared) -> String {
+fn text(shared: &BridgeState) -> String {
     let status = status(shared);
     let mut out = String::new();
     let mut put = |name: &str, kind: &str, help: &str, values: &[(String, f64)]| {

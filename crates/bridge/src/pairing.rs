@@ -9,11 +9,10 @@
 //! key. The API key is used for this one request and is kept nowhere.
 
 use crate::config::{Config, ConfigError};
-use crate::connection_counter::Epoch;
-use crate::credentials::{Credentials, ProxyCredentialError, StoreError, with_credential};
+use crate::connection_counter::ConnectionCounter;
+use crate::credentials::{self, Credentials, ProxyCredentialError, StoreError, with_credential};
 use crate::data_dir::{DataDir, DataDirError};
 use crate::identity::{self, Identity, IdentityError, Key};
-use crate::reload::load_credentials;
 pub use crate::secret::Secret;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
@@ -149,7 +148,7 @@ pub async fn pair(config: &Config, api_key: &ApiKey) -> Result<Identity, PairErr
         Ok(_) | Err(IdentityError::NotPaired { .. }) => Key::generate()?,
         Err(error) => return Err(error.into()),
     };
-    let dialer = dialer(config, &*load_credentials(config)?)?;
+    let dialer = dialer(config, &*credentials::load(config)?)?;
     let body = request_body(&key, &config.bridge.name, &api_key.client_id);
     let answer = timeout(ANSWER_WITHIN, post(&dialer, api_key, body))
         .await
@@ -167,7 +166,7 @@ pub async fn pair(config: &Config, api_key: &ApiKey) -> Result<Identity, PairErr
     };
     identity.save(&data_dir)?;
     // The relay has forgotten them, too.
-    Epoch::reset_all(&data_dir)?;
+    ConnectionCounter::reset_all(&data_dir)?;
     Ok(identity)
 }
 

@@ -1,13 +1,15 @@
-//! Takes secrets out of text that leaves this machine for support.
+//! Removes secrets from text that leaves this machine.
 //!
-//! Three sieves, each of which may take too much: the secrets that are known here, wherever they stand;
-//! what follows a word that announces a secret; and what looks like one (PEM blocks, user information in
-//! URLs, long words of mixed letters and digits).
+//! Three filters, each of which may remove too much:
+//!
+//! 1. the secrets that this program knows, wherever they appear;
+//! 2. the rest of a line after a word that announces a secret, like `password`;
+//! 3. text that looks like a secret: PEM blocks, user information in URLs, long words of mixed letters and digits.
 
-/// What stands in its place.
+/// Replaces what was removed.
 const REMOVED: &str = "[removed]";
 
-/// Words that announce a secret; what follows on their line goes.
+/// Words that announce a secret. The rest of their line is removed.
 const ANNOUNCING: [&str; 16] = [
     "password",
     "passwd",
@@ -27,10 +29,10 @@ const ANNOUNCING: [&str; 16] = [
     "proof",
 ];
 
-/// A word of mixed letters and digits from this length on is taken for a secret.
+/// Words of mixed letters and digits count as secrets from this length on, in bytes.
 const WORD_MIN: usize = 20;
 
-/// The sieves, with what is known to be secret.
+/// The filters, with the known secrets.
 #[derive(Default)]
 pub(crate) struct Redactor {
     known: Vec<String>,
@@ -43,10 +45,11 @@ impl std::fmt::Debug for Redactor {
 }
 
 impl Redactor {
-    /// Adds something that must not be seen, and the forms in which it travels.
+    /// Adds a known secret, in clear and in base64.
     pub(crate) fn know(&mut self, secret: &str) {
         use base64::Engine as _;
         let secret = secret.trim();
+        // Removing one or two characters everywhere would make the text unreadable and hide nothing.
         if secret.len() < 3 {
             return;
         }
@@ -55,13 +58,15 @@ impl Redactor {
             .push(base64::engine::general_purpose::STANDARD.encode(secret));
     }
 
-    /// The text without secrets.
-    pub(crate) fn clean(&self, text: &str) -> String {
+    /// Returns the text without secrets.
+    pub(crate) fn redact(&self, text: &str) -> String {
         let mut text = text.to_owned();
+        // Known secrets first: the other filters split the text at characters that a secret may contain.
         for secret in &self.known {
             text = text.replace(secret, REMOVED);
         }
         let mut out = String::with_capacity(text.len());
+        // A PEM block is removed as a whole: its lines have no marker, and short ones pass the other filters.
         let mut is_pem = false;
         for line in text.lines() {
             if line.contains("-----BEGIN ") {
@@ -70,7 +75,7 @@ impl Redactor {
                 out.push('\n');
             }
             if !is_pem {
-                out.push_str(&clean_line(line));
+                out.push_str(&redact_line(line));
                 out.push('\n');
             }
             if line.contains("-----END ") {
@@ -81,9 +86,9 @@ impl Redactor {
     }
 }
 
-fn clean_line(line: &str) -> String {
+fn redact_line(line: &str) -> String {
     let lower = line.to_ascii_lowercase();
-    // Offsets fit: only ASCII changes its case.
+    // The offsets are valid in `line`, too: only ASCII letters change, and keep their length.
     let announced = ANNOUNCING
         .iter()
         .filter_map(|word| Some(lower.find(word)? + word.len()))
@@ -92,9 +97,9 @@ fn clean_line(line: &str) -> String {
         None => (line, ""),
         Some(at) => line.split_at(at),
     };
-    let mut out = clean_words(&without_user(head));
+    let mut out = redact_words(&without_user(head));
     if !tail.is_empty() {
-        // The rest of the word, and what divides it from its value, may stay.
+        // The rest of the word and its separator stay, so that the line can still be understood.
         let value = tail
             .find(['=', ':', ' ', '\t'])
             .map_or(tail.len(), |at| at + 1);
@@ -106,7 +111,7 @@ fn clean_line(line: &str) -> String {
     out
 }
 
-/// `scheme://user:password@host` without the user.
+/// Removes the user information from URLs: `scheme://user:password@host`.
 fn without_user(line: &str) -> String {
     let mut out = String::with_capacity(line.len());
     let mut rest = line;
@@ -117,6 +122,7 @@ fn without_user(line: &str) -> String {
             .find(['/', ' ', '"', '\'', '?', '#'])
             .unwrap_or(after.len());
         let authority = &after[..end];
+        // The last one: a password may contain further `@`.
         match authority.rsplit_once('@') {
             Some((_, host)) => {
                 out.push_str(REMOVED);
@@ -131,7 +137,8 @@ fn without_user(line: &str) -> String {
     out
 }
 
-fn clean_words(line: &str) -> String {
+/// Removes words that look like a secret.
+fn redact_words(line: &str) -> String {
     let is_part = |c: char| c.is_ascii_alphanumeric() || matches!(c, '_' | '-' | '+' | '/' | '=');
     let mut out = String::with_capacity(line.len());
     let mut word = String::new();
@@ -151,12 +158,12 @@ fn clean_words(line: &str) -> String {
     out
 }
 
-/// Upper and lower case and digits in one long piece: a key or a token. Paths have their pieces looked at
-/// one by one.
+/// Returns whether a word looks like a key or token: long, with upper case, lower case and digits. The segments
+/// of a path are checked one by one, because a long path usually has all three.
 fn looks_secret(word: &str) -> bool {
-    word.split('/').any(|piece| {
-        let has = |class: fn(&char) -> bool| piece.chars().any(|c| class(&c));
-        piece.len() >= WORD_MIN
+    word.split('/').any(|segment| {
+        let has = |class: fn(&char) -> bool| segment.chars().any(|c| class(&c));
+        segment.len() >= WORD_MIN
             && has(char::is_ascii_digit)
             && has(char::is_ascii_uppercase)
             && has(char::is_ascii_lowercase)
@@ -168,10 +175,10 @@ mod tests {
     use super::*;
 
     #[test]
-    fn secrets_go_wherever_they_stand_and_the_rest_stays() {
+    fn secrets_are_removed_and_other_text_stays() {
         let mut redactor = Redactor::default();
         redactor.know("hunter2");
-        for (text, gone) in [
+        for (text, secret) in [
             ("url = \"http://me:hunter2@proxy:3128\" # fine", "hunter2"),
             ("HTTPS_PROXY=http://me:other@proxy:3128", "other"),
             ("# the password is swordfish", "swordfish"),
@@ -185,15 +192,15 @@ mod tests {
                 "MIGH",
             ),
         ] {
-            let clean = redactor.clean(text);
-            assert!(!clean.contains(gone), "{text} became {clean}");
+            let redacted = redactor.redact(text);
+            assert!(!redacted.contains(secret), "{text} became {redacted}");
         }
         for text in [
             "url = \"https://relay.example.com\"",
             "2026-11-26T10:00:00Z  INFO session up slot=0 session=\"b04f9b8d2518283b9a916691cdf1b205\"",
             "data_dir = \"/var/lib/integration-bridge\"",
         ] {
-            assert_eq!(redactor.clean(text).trim_end(), text);
+            assert_eq!(redactor.redact(text).trim_end(), text);
         }
     }
 }

@@ -4,14 +4,15 @@
 //! is left alone: an exchange keeps what it began with. A file with a mistake changes nothing: the one
 //! before stays in force, the log, `status` and the relay say so.
 
-use crate::config::{Config, ConfigError, FilePath};
-use crate::connection::{Shared, chain};
-use crate::credentials::{Credentials, Store, StoreError, alm};
+use crate::config::{Config, ConfigError};
+use crate::credentials::{self, StoreError, alm};
 use crate::dispatcher::{Active, ActiveError, own_addresses};
 use crate::health::Refused;
 use crate::pairing::{PairError, dialer};
 use crate::redact::Redactor;
+use crate::state::BridgeState;
 use crate::stats::now_s;
+use crate::text::error_chain;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -58,36 +59,26 @@ impl ReloadError {
     }
 }
 
-/// The credentials that a config's data directory has.
-///
-/// # Errors
-/// [`StoreError`] when they cannot be read.
-pub(crate) fn load_credentials(config: &Config) -> Result<Arc<Credentials>, StoreError> {
-    let key_file = config.bridge.key_file.as_ref().map(FilePath::get);
-    let store = Store::new(config.bridge.data_dir.get(), key_file)?;
-    Ok(Arc::new(store.load()?))
-}
-
 /// Reads the config and all that belongs to it again, and puts it in force for exchanges and
 /// connections that begin from now on. Blocks shortly.
 ///
 /// # Errors
 /// [`ReloadError`]; what was in force still is.
-pub(crate) fn reload(shared: &Shared) -> Result<(), ReloadError> {
+pub(crate) fn reload(shared: &BridgeState) -> Result<(), ReloadError> {
     let path = shared.dispatcher.active().config.path.clone();
     let taken = Config::load(&path)
         .map_err(ReloadError::from)
         .and_then(|config| take(shared, config));
     let refused = taken.as_ref().err().map(|error| Refused {
         detail: Redactor::default()
-            .clean(&chain(error))
+            .redact(&error_chain(error))
             .trim_end()
             .to_owned(),
         for_relay: error.for_relay(),
     });
     match &refused {
         None => {
-            shared.config_taken.store(now_s(), Ordering::Relaxed);
+            shared.config_loaded_at.store(now_s(), Ordering::Relaxed);
             tracing::info!("the config was read again and is in force");
         }
         Some(refused) => tracing::error!(
@@ -101,7 +92,7 @@ pub(crate) fn reload(shared: &Shared) -> Result<(), ReloadError> {
     taken
 }
 
-fn take(shared: &Shared, config: Config) -> Result<(), ReloadError> {
+fn take(shared: &BridgeState, config: Config) -> Result<(), ReloadError> {
     let before = shared.dispatcher.active();
     let (old, new) = (&before.config, &config);
     let settled = [
@@ -130,20 +121,18 @@ fn take(shared: &Shared, config: Config) -> Result<(), ReloadError> {
     if let Some((key, _)) = settled.iter().find(|(_, is_same)| !is_same) {
         return Err(ReloadError::NeedsRestart { key });
     }
-    let credentials = load_credentials(&config)?;
+    let credentials = credentials::load(&config)?;
     let credentials = Arc::new(credentials.adopting(&before.credentials));
     let dialer = dialer(&config, &credentials)?;
     let active = Active::new(config, own_addresses(), credentials)?;
     let serves = active.serves();
-    shared.set_dialer(dialer);
+    shared.relay.set_dialer(dialer);
     shared.dispatcher.replace(active);
     let now = shared.dispatcher.active();
-    shared
-        .runtime
-        .spawn(async move { alm::sign_out_of_replaced(&before, &now) });
-    for session in shared.sessions.borrow().iter() {
-        session.set_serves(serves.clone());
-    }
+    shared.runtime.spawn(async move {
+        alm::sign_out_of_replaced(&before.access, &before.credentials, &now, &now.credentials);
+    });
+    shared.sessions.set_serves(&serves);
     Ok(())
 }
 
@@ -155,11 +144,7 @@ impl Seen {
     fn now(config: &Config) -> Self {
         let own = [
             config.path.clone(),
-            config
-                .bridge
-                .data_dir
-                .get()
-                .join(crate::credentials::store::FILE),
+            config.bridge.data_dir.get().join(credentials::store::FILE),
         ];
         let files = [&config.relay.ca_file, &config.bridge.key_file];
         let files = files
@@ -180,7 +165,7 @@ fn stamp(path: &Path) -> Option<(SystemTime, u64)> {
 }
 
 /// Reads everything again when a file has changed, once it has stopped changing.
-pub(crate) async fn watch_files(shared: Arc<Shared>) {
+pub(crate) async fn watch_files(shared: Arc<BridgeState>) {
     let look = || Seen::now(&shared.dispatcher.active().config);
     let mut taken = look();
     let mut last = None;

@@ -123,7 +123,7 @@ pub(crate) struct Audience<'a> {
 
 /// The fingerprint of a bridge's public key, as `Bridge-Key` has it.
 pub(crate) fn fingerprint(public_key: &[u8]) -> String {
-    crate::connection::hex(digest(&SHA256, public_key).as_ref())
+    crate::text::hex(digest(&SHA256, public_key).as_ref())
 }
 
 /// What a good signature says.

@@ -145,7 +145,7 @@ async fn the_audit_file_holds_over_kills_and_a_change_in_it_shows() {
     }
     world.stop_bridge().await;
     let said = world.bridge_cli(&["audit", "verify"]).await.success();
-    assert!(said.contains("holds"), "{said}");
+    assert!(said.contains(": valid."), "{said}");
     let files: Vec<_> = std::fs::read_dir(world.bridge_data_dir())
         .unwrap()
         .map(|entry| entry.unwrap().path())
@@ -167,7 +167,7 @@ async fn the_audit_file_holds_over_kills_and_a_change_in_it_shows() {
         .replacen("\"200\"", "\"500\"", 1);
     std::fs::write(file, changed).unwrap();
     let said = world.bridge_cli(&["audit", "verify"]).await.failure();
-    assert!(said.contains("does not hold"), "{said}");
+    assert!(said.contains("is not valid"), "{said}");
 }
 
 #[tokio::test]

@@ -211,7 +211,7 @@ async fn bridge_is_back_when_a_relay_that_stopped_in_order_says() {
     for _ in 0..6 {
         let line = world
             .bridge()
-            .wait_log_since(mark, "no session", LONGEST_WAIT)
+            .wait_log_since(mark, "cannot connect to the relay", LONGEST_WAIT)
             .await;
         assert!(line.contains("wait="), "{line}");
         mark = world.bridge().log_mark();

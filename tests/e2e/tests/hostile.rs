@@ -260,7 +260,7 @@ async fn a_bridge_that_is_turned_away_comes_again_when_it_was_told_to() {
     let refused = world.pair_and_run("b2", &world.bridge_key, "refused").await;
     let line = refused
         .process()
-        .wait_log("no session", Duration::from_secs(10))
+        .wait_log("cannot connect to the relay", Duration::from_secs(10))
         .await;
     let wait = line.split("wait=").nth(1).unwrap();
     let wait = wait.trim_start_matches('"').split('s').next().unwrap();

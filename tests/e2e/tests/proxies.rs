@@ -175,7 +175,7 @@ async fn tls_inspection_needs_its_ca_here_and_a_mark_on_the_relay() {
     bridge.pair(&key).await;
     bridge.start();
     // Somebody in between could be anybody: not without a word of the administrator's.
-    bridge.process().wait_log("ends TLS", PATIENCE).await;
+    bridge.process().wait_log("terminates TLS", PATIENCE).await;
     assert_ne!(small(&site).await, 200);
     let mark = Ask::new(hyper::Method::PUT, "/v1/bridges/inspected/inspection").key(&site.admin);
     let marked = site

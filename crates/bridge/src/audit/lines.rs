@@ -1,6 +1,8 @@
-//! The lines on the disk: chained, rotated, and taken up again after a crash.
+//! The chain of lines on the disk: appended, rotated, and continued after a crash.
 
-use super::{HeadFile, Keep, head_path, hex, unhex};
+use super::Keep;
+use super::head::{HeadFile, head_path};
+use crate::text::{hex, unhex};
 use ring::digest::{SHA256, digest};
 use runtime::files::{Dir, Owner};
 use serde_json::{Value, json};
@@ -9,10 +11,10 @@ use std::io::{self, Read as _, Seek as _, SeekFrom, Write as _};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-/// Longest line that is read back.
+/// Longest line that is read back, in bytes.
 const LINE_MAX_BYTES: u64 = 64 * 1024;
 
-/// The file that is written, and how far it is.
+/// The open file, and the end of its chain.
 pub(super) struct Lines {
     dir: Dir,
     name: String,
@@ -44,7 +46,7 @@ fn rotated_name(name: &str, number: u32) -> String {
     format!("{name}.{number}")
 }
 
-/// `audit.jsonl.1` is the youngest of those that were rotated.
+/// Returns the path of a rotated file. `audit.jsonl.1` is the latest one.
 pub(super) fn rotated(path: &Path, number: u32) -> PathBuf {
     let mut name = path.as_os_str().to_owned();
     name.push(format!(".{number}"));
@@ -52,6 +54,10 @@ pub(super) fn rotated(path: &Path, number: u32) -> PathBuf {
 }
 
 impl Lines {
+    /// Opens a file and continues its chain. Half a line that a crash left is removed.
+    ///
+    /// # Errors
+    /// The system's error, or that the file is not an audit file.
     pub(super) fn open(path: &Path, keep: Keep) -> io::Result<Self> {
         let parent = path.parent().filter(|dir| !dir.as_os_str().is_empty());
         let parent = parent.unwrap_or(Path::new("."));
@@ -59,20 +65,24 @@ impl Lines {
         let dir = Dir::open(parent)?;
         let name = path.file_name().and_then(|name| name.to_str());
         let name = name
-            .ok_or_else(|| io::Error::other("its name is not UTF-8"))?
+            .ok_or_else(|| io::Error::other("the file name is not UTF-8"))?
             .to_owned();
         let mut file = open(&dir, &name)?;
         let cut = cut_half_line(&mut file)?;
         let bytes = file.metadata()?.len();
         let mut last = last_line(&mut file, bytes)?;
+        // A crash directly after a rotation leaves the new file empty; the chain continues all the same.
         if last.is_none()
             && let Ok(mut before) = dir.open_file(&rotated_name(&name, 1))
         {
             let bytes = before.metadata()?.len();
             last = last_line(&mut before, bytes)?;
         }
-        let damaged =
-            || io::Error::other("its last line is none of an audit file; move the file away");
+        let damaged = || {
+            io::Error::other(
+                "not an audit file: its last line or its head is damaged; move both away",
+            )
+        };
         let mut lines = Self {
             dir,
             name,
@@ -80,7 +90,8 @@ impl Lines {
             file,
             bytes,
             since: SystemTime::now(),
-            id: transport::handshake::random().map_err(|_| io::Error::other("no random bytes"))?,
+            id: transport::handshake::random()
+                .map_err(|_| io::Error::other("the system's random generator failed"))?,
             seq: 0,
             hash: [0; 32],
         };
@@ -92,7 +103,8 @@ impl Lines {
             let at = value["at"].as_u64().unwrap_or_default();
             lines.since = UNIX_EPOCH + Duration::from_millis(at);
         } else {
-            // Before the first line: lines without a head are taken for damaged.
+            // Before the first line: after a crash between the two, lines without a head would count as
+            // damaged, and the bridge would not start.
             lines.keep_head(&HeadFile {
                 id: hex(&lines.id),
                 seq: 0,
@@ -110,7 +122,7 @@ impl Lines {
         let head = head_path(Path::new(&self.name));
         head.to_str()
             .map(str::to_owned)
-            .ok_or_else(|| io::Error::other("its name is not UTF-8"))
+            .ok_or_else(|| io::Error::other("the file name is not UTF-8"))
     }
 
     fn id_of_head(&self) -> io::Result<Option<[u8; 16]>> {
@@ -135,7 +147,7 @@ impl Lines {
         self.hash
     }
 
-    /// Adds a line, in a new file where it is time for one.
+    /// Appends a line, after a rotation if one is due.
     pub(super) fn append(&mut self, event: Value) -> io::Result<()> {
         let now = SystemTime::now();
         let age = now.duration_since(self.since).unwrap_or_default();
@@ -152,7 +164,7 @@ impl Lines {
         let hash = sha256(&text);
         text.push(b'\n');
         if let Err(error) = self.file.write_all(&text) {
-            // Half a line would end up in front of the next one.
+            // The rest of a failed write would become part of the next line.
             let _ = self.file.set_len(self.bytes);
             return Err(error);
         }
@@ -163,9 +175,11 @@ impl Lines {
     }
 
     fn rotate(&mut self) -> io::Result<()> {
+        // The chain continues in the next file: this one must be complete on the disk first.
         self.file.sync_data()?;
         let numbered = |number| rotated_name(&self.name, number);
         let _ = self.dir.remove(&numbered(self.keep.files));
+        // From the oldest on, so that no rename replaces a file that is still needed.
         for number in (1..self.keep.files).rev() {
             match self.dir.rename(&numbered(number), &numbered(number + 1)) {
                 Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
@@ -179,8 +193,9 @@ impl Lines {
         Ok(())
     }
 
-    /// Puts a head beside the file; what it speaks of is on the disk before.
+    /// Writes the head's file, after the lines that it covers are on the disk.
     pub(super) fn keep_head(&self, head: &HeadFile) -> io::Result<()> {
+        // In this order: a head on the disk without its lines would look like a truncated file.
         self.file.sync_data()?;
         let text = serde_json::to_vec(head)?;
         self.dir
@@ -188,23 +203,27 @@ impl Lines {
     }
 }
 
-/// A crash may leave half a line. Returns how many bytes were cut.
+/// Removes half a line that a crash left at the end. Returns its length in bytes.
 fn cut_half_line(file: &mut File) -> io::Result<u64> {
     let bytes = file.metadata()?.len();
     let from = bytes.saturating_sub(LINE_MAX_BYTES);
     file.seek(SeekFrom::Start(from))?;
     let mut tail = Vec::new();
     io::Read::take(&mut *file, LINE_MAX_BYTES).read_to_end(&mut tail)?;
-    let whole = match tail.iter().rposition(|byte| *byte == b'\n') {
+    let complete = match tail.iter().rposition(|byte| *byte == b'\n') {
         Some(end) => from + end as u64 + 1,
         None if from == 0 => 0,
-        None => return Err(io::Error::other("it holds a line that is too long")),
+        None => {
+            return Err(io::Error::other(
+                "not an audit file: its last line is too long; move the file away",
+            ));
+        }
     };
-    file.set_len(whole)?;
-    Ok(bytes - whole)
+    file.set_len(complete)?;
+    Ok(bytes - complete)
 }
 
-/// The last line, without its line break.
+/// Returns the last line without its line break, or `None` if the file is empty.
 fn last_line(file: &mut File, bytes: u64) -> io::Result<Option<Vec<u8>>> {
     if bytes == 0 {
         return Ok(None);

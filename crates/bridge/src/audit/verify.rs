@@ -1,25 +1,26 @@
-//! `audit verify`: whether an audit file is what the bridge wrote.
+//! `audit verify`: checks that an audit file is exactly what the bridge wrote.
 
+use super::head::{HeadFile, head_path};
 use super::lines::rotated;
-use super::{HeadFile, head_path, hex, unhex};
+use crate::text::{hex, unhex};
 use protocol::opening::AuditTranscript;
 use ring::digest::{SHA256, digest};
 use serde_json::Value;
 use std::io::{self, BufRead as _, BufReader, Read as _};
 use std::path::{Path, PathBuf};
 
-/// Rotated files that are looked for.
+/// Rotated files that are read at most.
 const FILES_MAX: u32 = 10_000;
 
-/// Longest line of a file that is what it should be.
+/// Longest line of a valid file, in bytes.
 const LINE_MAX_BYTES: usize = 1024 * 1024;
 
-/// What was found in a file that holds.
+/// The result for a valid file.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct Verified {
-    /// Files that were read.
+    /// Files that were read, including rotated ones.
     pub(crate) files: usize,
-    /// The number of the first line that is there.
+    /// The number of the first line.
     pub(crate) first: u64,
     /// The number of the last line.
     pub(crate) last: u64,
@@ -29,50 +30,55 @@ pub(crate) struct Verified {
     pub(crate) signed: u64,
 }
 
-/// A line's number and hash that somebody else has kept, like the relay.
+/// A line's number and hash that were stored elsewhere, for example at the relay.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Known {
+pub(crate) struct Anchor {
     pub(crate) seq: u64,
     pub(crate) hash: String,
 }
 
-/// Why a file does not hold.
+/// Why a file is not valid.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum Broken {
-    /// It cannot be read.
+    /// A file cannot be read.
     #[error("{path}: {source}", path = .path.display())]
     Io {
         /// The file.
         path: PathBuf,
-        /// What the system said.
+        /// The system's error.
         source: io::Error,
     },
-    /// There is nothing.
-    #[error("{path} holds no line", path = .path.display())]
+    /// There are no lines.
+    #[error("{path} is empty", path = .path.display())]
     Empty {
         /// The file.
         path: PathBuf,
     },
-    /// A line is not what follows the one before it.
+    /// A line does not follow the previous one.
     #[error("{path}:{line}: {what}", path = .path.display())]
     Line {
         /// The file.
         path: PathBuf,
-        /// The line in it, from 1.
+        /// The line in that file, from 1.
         line: usize,
-        /// What is wrong.
+        /// The defect.
         what: String,
     },
-    /// The head does not fit.
+    /// The head or an anchor does not match.
     #[error("{0}")]
     Head(String),
 }
 
-/// Reads all files of an audit, oldest first, and holds them against their head and what is known.
+/// Reads all parts of an audit file, oldest first, and compares them with the signed head and with anchors.
 ///
 /// # Errors
-/// The first thing that does not hold.
-pub(crate) fn verify(path: &Path, public_key: &[u8], known: &[Known]) -> Result<Verified, Broken> {
+/// The first defect.
+pub(crate) fn verify(
+    path: &Path,
+    public_key: &[u8],
+    anchors: &[Anchor],
+) -> Result<Verified, Broken> {
+    // Numbers have no gaps, so the first missing one ends the list. The highest number is the oldest file.
     let mut files: Vec<PathBuf> = (1..FILES_MAX)
         .map(|number| rotated(path, number))
         .take_while(|file| file.exists())
@@ -80,23 +86,24 @@ pub(crate) fn verify(path: &Path, public_key: &[u8], known: &[Known]) -> Result<
     files.reverse();
     files.push(path.to_owned());
     let head = head(path, public_key)?;
-    let mut wanted: Vec<Known> = known.to_vec();
-    wanted.extend(head.iter().map(|head| Known {
+    let mut anchors: Vec<Anchor> = anchors.to_vec();
+    // Signed by the bridge, so it counts like one that was stored elsewhere.
+    anchors.extend(head.iter().map(|head| Anchor {
         seq: head.seq,
         hash: head.hash.clone(),
     }));
     let mut chain = Chain::default();
     for file in &files {
-        read(file, &mut chain, &wanted)?;
+        read(file, &mut chain, &anchors)?;
     }
     let (first, last) = chain.first.zip(chain.last).ok_or_else(|| Broken::Empty {
         path: path.to_owned(),
     })?;
-    for known in &wanted {
-        if known.seq > last.0 {
+    for anchor in &anchors {
+        if anchor.seq > last.0 {
             return Err(Broken::Head(format!(
-                "the file ends at line {}, and line {} was there: its end was cut off",
-                last.0, known.seq
+                "the file ends at line {}, but line {} existed: its end was cut off",
+                last.0, anchor.seq
             )));
         }
     }
@@ -109,10 +116,10 @@ pub(crate) fn verify(path: &Path, public_key: &[u8], known: &[Known]) -> Result<
     })
 }
 
-/// The head beside the file, if its signature holds. One of a file that was only just begun has none.
+/// Returns the head, if its signature is valid, or `None` for a file that has not been signed yet.
 fn head(path: &Path, public_key: &[u8]) -> Result<Option<HeadFile>, Broken> {
     let path = head_path(path);
-    // By descriptor, without following a link: root verifies what the bridge's own user wrote.
+    // Without following links: root may verify a file of the bridge's own user, who could link to another.
     let mut text = Vec::new();
     runtime::files::open(&path)
         .and_then(|file| file.take(LINE_MAX_BYTES as u64).read_to_end(&mut text))
@@ -121,35 +128,37 @@ fn head(path: &Path, public_key: &[u8]) -> Result<Option<HeadFile>, Broken> {
             source,
         })?;
     let wrong = |what: &str| Broken::Head(format!("{}: {what}", path.display()));
-    let head: HeadFile = serde_json::from_slice(&text).map_err(|_| wrong("is no head"))?;
+    let head: HeadFile =
+        serde_json::from_slice(&text).map_err(|_| wrong("not a head of an audit file"))?;
     if head.seq == 0 {
         return Ok(None);
     }
-    let bytes = |text: &str| unhex(text).ok_or_else(|| wrong("is no head"));
+    let bytes = |text: &str| unhex(text).ok_or_else(|| wrong("not a head of an audit file"));
     let id: [u8; 16] = bytes(&head.id)?
         .try_into()
-        .map_err(|_| wrong("is no head"))?;
+        .map_err(|_| wrong("not a head of an audit file"))?;
     let hash: [u8; 32] = bytes(&head.hash)?
         .try_into()
-        .map_err(|_| wrong("is no head"))?;
+        .map_err(|_| wrong("not a head of an audit file"))?;
     let transcript = AuditTranscript {
         id: &id,
         sequence: head.seq,
         hash: &hash,
     };
     if !transcript.is_signed_by(public_key, &bytes(&head.signature)?) {
-        return Err(wrong("its signature is not this bridge's"));
+        return Err(wrong("the signature is not of this bridge's key"));
     }
     Ok(Some(head))
 }
 
+/// The chain so far: the first line's number; the last line's number and hash.
 #[derive(Default)]
 struct Chain {
     first: Option<u64>,
     last: Option<(u64, String)>,
 }
 
-fn read(path: &Path, chain: &mut Chain, wanted: &[Known]) -> Result<(), Broken> {
+fn read(path: &Path, chain: &mut Chain, anchors: &[Anchor]) -> Result<(), Broken> {
     let failed = |source| Broken::Io {
         path: path.to_owned(),
         source,
@@ -163,30 +172,31 @@ fn read(path: &Path, chain: &mut Chain, wanted: &[Known]) -> Result<(), Broken> 
             what,
         };
         if line.len() > LINE_MAX_BYTES {
-            return Err(broken("is too long".into()));
+            return Err(broken("the line is too long".into()));
         }
         let value: Value =
-            serde_json::from_slice(&line).map_err(|_| broken("is no JSON".into()))?;
+            serde_json::from_slice(&line).map_err(|_| broken("the line is not JSON".into()))?;
         let seq = value["seq"]
             .as_u64()
-            .ok_or_else(|| broken("has no seq".into()))?;
+            .ok_or_else(|| broken("the line has no seq".into()))?;
         let prev = value["prev"].as_str().unwrap_or_default();
+        // The first line has no predecessor here: earlier files may have been removed by rotation.
         if let Some((last, hash)) = &chain.last {
             if seq != last + 1 {
                 return Err(broken(format!(
-                    "line {} is missing: this is {seq}",
+                    "line {} is missing; line {seq} follows",
                     last + 1
                 )));
             }
             if prev != hash {
-                return Err(broken(format!("line {last}, or this one, was changed")));
+                return Err(broken(format!("line {last} or {seq} was changed")));
             }
         }
         let hash = hex(digest(&SHA256, &line).as_ref());
-        let known = wanted.iter().find(|known| known.seq == seq);
-        if known.is_some_and(|known| known.hash != hash) {
+        let anchor = anchors.iter().find(|anchor| anchor.seq == seq);
+        if anchor.is_some_and(|anchor| anchor.hash != hash) {
             return Err(broken(format!(
-                "line {seq} was changed: its hash was another one"
+                "line {seq} was changed: its hash differs from the signed or given one"
             )));
         }
         chain.first.get_or_insert(seq);
@@ -225,7 +235,7 @@ mod tests {
     }
 
     #[test]
-    fn what_was_written_holds_over_restarts_and_rotations() {
+    fn file_verifies_over_restarts_and_rotations() {
         let dir = TempDir::new("audit");
         let path = dir.path().join("audit.jsonl");
         let key = Key::generate().unwrap();
@@ -233,7 +243,7 @@ mod tests {
             write(&path, &key, 2000, 40);
         }
         let verified = verify(&path, key.public(), &[]).unwrap();
-        // Opened, forty calls, one sum; three times.
+        // `opened`, forty calls and one sum; three times.
         assert_eq!((verified.first, verified.last), (1, 3 * 42));
         assert_eq!(verified.signed, verified.last);
         assert!(verified.files > 3, "{verified:?}");
@@ -241,14 +251,14 @@ mod tests {
 
     #[cfg(target_os = "linux")]
     #[test]
-    fn audit_goes_on_after_a_full_disk_and_counts_what_is_lost() {
+    fn audit_continues_after_a_full_disk_and_counts_loss() {
         let Some(disk) = crate::testing::SmallDisk::new("audit-disk", 256) else {
             return;
         };
         let path = disk.path().join("audit.jsonl");
         let key = Key::generate().unwrap();
         disk.fill();
-        // There is no file yet, and no room for one.
+        // No file exists yet, and the disk has no space for one.
         let audit = Audit::open(&path, keep(1 << 20), key.clone()).unwrap();
         for number in 0..5 {
             audit.add(json!({"event": "call", "number": number}));
@@ -274,7 +284,7 @@ mod tests {
     }
 
     #[test]
-    fn a_change_a_gap_and_a_cut_tail_show() {
+    fn changes_gaps_and_truncation_are_detected() {
         let dir = TempDir::new("audit-broken");
         let path = dir.path().join("audit.jsonl");
         let key = Key::generate().unwrap();
@@ -295,27 +305,27 @@ mod tests {
         assert!(check(&with_gap).unwrap_err().contains("missing"));
         let cut = check(&lines[..lines.len() - 1]).unwrap_err();
         assert!(cut.contains("cut off"), "{cut}");
-        // The last line has no follower: the head knows it.
+        // No line follows the last one: only the head detects a change in it.
         let last = lines[11].replace("\"count\":2", "\"count\":1");
         let mut with_last = lines.clone();
         with_last[11] = &last;
         assert!(check(&with_last).unwrap_err().contains("was changed"));
-        // Another key signed nothing here.
+        // The signature is not of another key.
         check(&lines).unwrap();
         let other = Key::generate().unwrap();
         let error = verify(&path, other.public(), &[]).unwrap_err();
         assert!(error.to_string().contains("signature"), "{error}");
-        // What the relay knows counts, too.
-        let known = Known {
+        // An anchor from the relay counts as well.
+        let anchor = Anchor {
             seq: 99,
             hash: String::new(),
         };
-        let error = verify(&path, key.public(), &[known]).unwrap_err();
+        let error = verify(&path, key.public(), &[anchor]).unwrap_err();
         assert!(error.to_string().contains("cut off"), "{error}");
     }
 
     #[test]
-    fn half_a_line_that_a_crash_left_is_cut_and_said() {
+    fn half_line_after_a_crash_is_removed_and_counted() {
         let dir = TempDir::new("audit-crash");
         let path = dir.path().join("audit.jsonl");
         let key = Key::generate().unwrap();

@@ -1,21 +1,38 @@
-//! `config check`: is the file right, and what does it mean?
+//! `config check` and `policy test`: what the config allows.
 
-use super::{ConfigArg, DONE, Outcome, say};
+use super::common::{ConfigArg, DONE, Outcome, REFUSED, print, short_runtime};
 use crate::config::Config;
+use crate::dispatcher::{own_addresses, resolve};
+use clap::Args;
+use policy::{Candidate, Policy, PolicyError};
+use std::net::IpAddr;
+
+/// `policy test`.
+#[derive(Debug, Args)]
+pub(super) struct TestArgs {
+    /// The URL of the request.
+    url: String,
+    /// The method of the request.
+    #[arg(long, default_value = "GET")]
+    method: String,
+    #[command(flatten)]
+    config: ConfigArg,
+}
 
 pub(super) fn check(arg: &ConfigArg) -> Outcome {
     let config = arg.load()?;
     for line in explain(&config)? {
-        say(&line);
+        print(&line);
     }
     Ok(DONE)
 }
 
-pub(super) fn explain(config: &Config) -> Result<Vec<String>, policy::PolicyError> {
+/// Returns the meaning of a config, in lines for people.
+pub(super) fn explain(config: &Config) -> Result<Vec<String>, PolicyError> {
     let mut lines = vec![
-        format!("{}: no mistakes", config.path.display()),
+        format!("{}: valid", config.path.display()),
         format!(
-            "relay: {}, {} connections at most",
+            "relay: {}, at most {} connections",
             config.relay.url,
             config.relay.connections.get()
         ),
@@ -41,13 +58,50 @@ pub(super) fn explain(config: &Config) -> Result<Vec<String>, policy::PolicyErro
     Ok(lines)
 }
 
+pub(super) fn test(args: &TestArgs) -> Outcome {
+    let config = args.config.load()?;
+    let policy: Policy = config.rules.policy(own_addresses())?;
+    let explanation = policy.explain(&args.method, &args.url);
+    print(&explanation.to_string());
+    let Ok(candidate) = &explanation.decision else {
+        return Ok(REFUSED);
+    };
+    // As for a real request: the rules allow a name, but the policy decides again on its addresses.
+    let resolving = resolve(candidate.target().host());
+    match short_runtime()?.block_on(resolving) {
+        Ok(addresses) => {
+            let (lines, is_allowed) = judge(candidate, &addresses);
+            lines.iter().for_each(|line| print(line));
+            Ok(if is_allowed { DONE } else { REFUSED })
+        }
+        Err(failure) => {
+            print(&format!("{}; the request would fail now", failure.detail));
+            Ok(REFUSED)
+        }
+    }
+}
+
+/// Returns the policy's decision on each address, and whether it allows any.
+fn judge(candidate: &Candidate, addresses: &[IpAddr]) -> (Vec<String>, bool) {
+    let mut is_allowed = false;
+    let line = |address: &IpAddr| match candidate.approve(*address) {
+        Ok(approved) => {
+            is_allowed = true;
+            format!("{address}: allowed by {}", approved.rule())
+        }
+        Err(refusal) => format!("{address}: refused: {refusal}"),
+    };
+    let lines = addresses.iter().map(line).collect();
+    (lines, is_allowed)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
     use std::path::Path;
 
     #[test]
-    fn every_rule_is_explained() {
+    fn config_check_explains_every_rule() {
         let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../deploy/examples/bridge.toml");
         let text = explain(&Config::load(&path).unwrap()).unwrap().join("\n");
         for part in [

@@ -1,7 +1,7 @@
-//! `credential`: named secrets for targets, kept on this machine.
+//! `credential`: named secrets for targets, stored on this machine.
 
+use super::common::{ConfigArg, DONE, Outcome, REFUSED, print, short_runtime};
 use super::secret_input::secret;
-use super::{ConfigArg, DONE, Outcome, REFUSED, say, short_runtime};
 use crate::config::{Config, FilePath};
 use crate::credentials::store::{checked, make_kind};
 use crate::credentials::{Origin, Store, alm};
@@ -12,47 +12,47 @@ use serde_json::json;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-/// What can be done.
+/// `credential`.
 #[derive(Debug, Subcommand)]
 pub(super) enum CredentialCommand {
-    /// Keep a credential, in place of any of that name; the secret is asked for
+    /// Store a credential, and replace one with the same name. Asks for the secret.
     Set(SetArgs),
-    /// List the credentials, without their secrets
+    /// List the credentials, without their secrets.
     List {
         #[command(flatten)]
         config: ConfigArg,
-        /// As JSON
+        /// Print JSON.
         #[arg(long)]
         json: bool,
     },
-    /// Forget a credential
+    /// Remove a credential.
     Remove {
-        /// Its name
+        /// The name of the credential.
         name: String,
         #[command(flatten)]
         config: ConfigArg,
     },
-    /// Ask the endpoints that name a credential whether they accept it
+    /// Send a request with the credential to each endpoint that uses it, and report whether it is accepted.
     Test {
-        /// Its name
+        /// The name of the credential.
         name: String,
         #[command(flatten)]
         config: ConfigArg,
     },
 }
 
-/// What a credential is.
+/// `--kind`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 enum KindArg {
-    /// User and password in `Authorization: Basic`
+    /// User and password in `Authorization: Basic`.
     Basic,
-    /// A token in `Authorization: Bearer`
+    /// A token in `Authorization: Bearer`.
     Bearer,
-    /// A value in a header field of its own
+    /// A value in a header field (--header).
     Header,
-    /// A client certificate in TLS
+    /// A client certificate in TLS (--certificate-file).
     Certificate,
-    /// ALM's sign-in: user and password, or an API key, exchanged for cookies by the bridge
+    /// The sign-in of ALM: the bridge exchanges user and password, or an API key, for cookies.
     Alm,
 }
 
@@ -70,29 +70,35 @@ impl KindArg {
 
 /// `credential set`.
 #[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  integration-bridge credential set alm-sync --kind alm --user sync
+  integration-bridge credential set ci --kind bearer --origin https://ci.corp.example --secret-file token.txt
+  integration-bridge credential set proxy --user me --origin http://proxy.corp.example:3128")]
 pub(super) struct SetArgs {
-    /// Its name, as endpoints and calls refer to it
+    /// The name by which endpoints and calls refer to the credential.
     name: String,
-    /// What it is
+    /// How the secret is sent.
     #[arg(long, value_enum, default_value = "basic")]
     kind: KindArg,
-    /// The user, for basic and alm
-    #[arg(long)]
+    /// The user, for the kinds `basic` and `alm`.
+    #[arg(long, value_name = "USER")]
     user: Option<String>,
-    /// The client id of an API key, for alm in place of a user; the secret is the key's
+    /// The client id of an API key of ALM, for the kind `alm` instead of a user. The secret is that of the key.
     #[arg(long, value_name = "ID", conflicts_with = "user")]
     client_id: Option<String>,
-    /// The field's name, for header
+    /// The name of the header field, for the kind `header`.
     #[arg(long, value_name = "FIELD")]
     header: Option<String>,
-    /// The PEM file of the certificate and its chain, for certificate; the secret is its key in PEM
+    /// The PEM file with the certificate and its chain, for the kind `certificate`. The secret is its private
+    /// key in PEM.
     #[arg(long, value_name = "FILE")]
     certificate_file: Option<PathBuf>,
-    /// Where it may be sent to, like https://alm.corp.example:8443; may be repeated. Without it, to the
-    /// endpoints of the config that name it
+    /// An origin that the credential may be sent to, like https://alm.corp.example:8443. May be repeated.
+    /// Defaults to the origins of the endpoints that use the credential.
     #[arg(long, value_name = "ORIGIN")]
     origin: Vec<String>,
-    /// The file with the secret; "-" is standard input. Without it a prompt
+    /// The file with the secret; "-" is standard input. Defaults to a prompt.
     #[arg(long, value_name = "FILE")]
     secret_file: Option<PathBuf>,
     #[command(flatten)]
@@ -105,8 +111,8 @@ pub(super) fn run(command: CredentialCommand) -> Outcome {
         CredentialCommand::List { config, json } => list(&config.load()?, json),
         CredentialCommand::Remove { name, config } => {
             store(&config.load()?)?.remove(&name)?;
-            say(&format!(
-                "{name}: removed; a running bridge stops using it within seconds"
+            print(&format!(
+                "{name}: removed; a running bridge stops using it within a few seconds"
             ));
             Ok(DONE)
         }
@@ -119,7 +125,7 @@ fn store(config: &Config) -> Result<Store, crate::credentials::StoreError> {
     Store::new(config.bridge.data_dir.get(), key_file)
 }
 
-/// The origins of the endpoints that name a credential.
+/// Returns the origins of the endpoints that use a credential.
 fn origins_in(config: &Config, name: &str) -> Vec<Origin> {
     let mut origins = Vec::new();
     for endpoint in &config.rules.endpoints {
@@ -143,11 +149,12 @@ fn set(args: SetArgs) -> Outcome {
                 .map_err(|error| format!("--origin {text}: {error}"))
         })
         .collect();
+    // A credential without origins could be sent nowhere; `checked` rejects that.
     let origins = match origins? {
         none if none.is_empty() => origins_in(&config, &args.name),
         some => some,
     };
-    crate::credentials::check_name(&args.name)?;
+    crate::config::check_credential_name(&args.name)?;
     let certificate = args.certificate_file.as_ref().map(|path| {
         std::fs::read_to_string(path)
             .map_err(|error| format!("--certificate-file {}: {error}", path.display()))
@@ -159,6 +166,7 @@ fn set(args: SetArgs) -> Outcome {
         KindArg::Header => "value",
         KindArg::Certificate => "key",
     };
+    // After the checks that need no secret: a mistake must not cost the administrator a second prompt.
     let secret = secret(what, "--secret-file", args.secret_file.as_deref(), None)?;
     let certificate = certificate.transpose()?;
     let header = args.header.as_deref();
@@ -167,8 +175,8 @@ fn set(args: SetArgs) -> Outcome {
     let credential = checked(&args.name, kind, origins)?;
     store(&config)?.set(&credential)?;
     let origins: Vec<String> = credential.origins.iter().map(ToString::to_string).collect();
-    say(&format!(
-        "{}: kept, for {}; a running bridge uses it within seconds",
+    print(&format!(
+        "{}: stored, for {}; a running bridge uses it within a few seconds",
         args.name,
         origins.join(", ")
     ));
@@ -190,7 +198,7 @@ fn list(config: &Config, as_json: bool) -> Outcome {
                 })
             })
             .collect();
-        say(&serde_json::to_string_pretty(&all)?);
+        print(&serde_json::to_string_pretty(&all)?);
         return Ok(DONE);
     }
     let mut is_empty = true;
@@ -198,7 +206,7 @@ fn list(config: &Config, as_json: bool) -> Outcome {
         is_empty = false;
         let user = one.kind.user().map(|user| format!(", user {user}"));
         let origins: Vec<String> = one.origins.iter().map(ToString::to_string).collect();
-        say(&format!(
+        print(&format!(
             "{}: {}{}, for {}",
             one.name,
             one.kind.word(),
@@ -207,16 +215,19 @@ fn list(config: &Config, as_json: bool) -> Outcome {
         ));
     }
     if is_empty {
-        say("no credentials: `integration-bridge credential set NAME` keeps one");
+        print("no credentials; `integration-bridge credential set NAME` stores one");
     }
     Ok(DONE)
 }
 
-/// Asks with it. An endpoint without a `health_path` is asked for its base URL.
+/// Sends a request with the credential to each endpoint that uses it: to its `health_path`, or its base URL.
 fn test(config: Config, name: &str) -> Outcome {
     let credentials = store(&config)?.load()?;
     if credentials.get(name).is_none() {
-        return Err(format!("there is no credential named {name}").into());
+        return Err(format!(
+            "there is no credential named {name}; `integration-bridge credential list` shows all"
+        )
+        .into());
     }
     let named: Vec<String> = config
         .rules
@@ -229,31 +240,35 @@ fn test(config: Config, name: &str) -> Outcome {
         })
         .collect();
     if named.is_empty() {
-        return Err(format!("no [[endpoint]] of the config names the credential {name}").into());
+        return Err(format!("no [[endpoint]] of the config uses the credential {name}").into());
     }
+    // The same policy and client as in a running bridge: a test must not reach what a request cannot.
     let active = Arc::new(Active::new(config, own_addresses(), Arc::new(credentials))?);
     let mut is_accepted = true;
     for endpoint in named {
         let found = short_runtime()?.block_on(async {
             let found = probe(&active, &endpoint, true).await;
-            alm::sign_out_of(&active, &endpoint).await;
+            // Otherwise ALM would keep the session and its locks for an hour.
+            alm::sign_out_of(&active.access, &active.credentials, &endpoint).await;
             found
         });
+        // A target may respond with any status to a path that it does not know. Only 401 and 403 concern the
+        // credential.
         let line = match (&found.failure, found.status) {
             (Some(failure), _) => {
                 is_accepted = false;
-                format!("not accepted: {}", failure.detail)
+                format!("failed: {}", failure.detail)
             }
             (None, Some(status @ (401 | 403))) => {
                 is_accepted = false;
-                format!("not accepted: the target answered {status}")
+                format!("rejected: the target responded with {status}")
             }
             (None, status) => format!(
-                "accepted: the target answered {}",
-                status.map_or_else(|| "nothing".to_owned(), |status| status.to_string())
+                "accepted: the target responded with {}",
+                status.map_or_else(|| "no status".to_owned(), |status| status.to_string())
             ),
         };
-        say(&format!("endpoint {endpoint}: {line}"));
+        print(&format!("endpoint {endpoint}: {line}"));
     }
     Ok(if is_accepted { DONE } else { REFUSED })
 }

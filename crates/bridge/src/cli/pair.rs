@@ -1,33 +1,34 @@
-//! `pair`: registers this bridge with the relay. The secret comes from a file, the environment,
-//! standard input or a prompt, and never from the command line, where other users could see it.
+//! `pair`: registers this bridge with the relay.
 
-use super::secret_input::secret;
-use super::{ConfigArg, DONE, Outcome, say, short_runtime};
+use super::common::{ConfigArg, DONE, Outcome, print, short_runtime};
+use super::secret_input::{SECRET_ENV, secret};
 use crate::config::check_name;
 use crate::pairing::{self, ApiKey};
 use clap::Args;
 use std::path::PathBuf;
 
-/// The environment variable with the client secret.
-pub(super) const SECRET_ENV: &str = "BRIDGE_CLIENT_SECRET";
-
-/// What pairing needs.
+/// `pair`.
 #[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  integration-bridge pair --client-id ibk_1                                   (asks for the client secret)
+  integration-bridge pair --client-id ibk_1 --client-secret-file secret.txt
+  secret-tool lookup key relay | integration-bridge pair --client-id ibk_1 --client-secret-file -")]
 pub(super) struct PairArgs {
     #[command(flatten)]
     config: ConfigArg,
-    /// The relay, instead of relay.url in the config
+    /// The URL of the relay. Defaults to `relay.url` of the config.
     #[arg(long, value_name = "URL")]
     relay: Option<String>,
-    /// The API key's client id
+    /// The client id of the API key.
     #[arg(long, value_name = "ID")]
     client_id: String,
-    /// The file with the API key's client secret; "-" is standard input. Without it the
-    /// environment variable BRIDGE_CLIENT_SECRET, or else a prompt
+    /// The file with the client secret of the API key; "-" is standard input. Defaults to the environment
+    /// variable BRIDGE_CLIENT_SECRET, or else a prompt.
     #[arg(long, value_name = "FILE")]
     client_secret_file: Option<PathBuf>,
-    /// The bridge's name, instead of bridge.name in the config
-    #[arg(long)]
+    /// The name of the bridge. Defaults to `bridge.name` of the config.
+    #[arg(long, value_name = "NAME")]
     name: Option<String>,
 }
 
@@ -48,16 +49,20 @@ pub(super) fn pair(args: PairArgs) -> Outcome {
         args.client_secret_file.as_deref(),
         Some(SECRET_ENV),
     )?;
+    // The relay would count it as a failed authentication, and may block this address after some.
     if client_secret.is_empty() {
-        return Err("the client secret is empty; it was shown when the API key was created".into());
+        return Err(
+            "the client secret is empty; the relay showed it once, when the API key was created"
+                .into(),
+        );
     }
     let api_key = ApiKey {
         client_id: args.client_id,
         client_secret,
     };
     let identity = short_runtime()?.block_on(pairing::pair(&config, &api_key))?;
-    say(&format!(
-        "paired with {}: bridge {} of tenant {}; now run `integration-bridge run --config {}`",
+    print(&format!(
+        "paired with {}: bridge {} of tenant {}; next, run `integration-bridge run --config {}`",
         identity.relay,
         identity.name,
         identity.tenant,

@@ -1,21 +1,21 @@
-//! `run`: what the service runs. SIGTERM and SIGINT drain, a second one ends at once; SIGHUP reads
-//! the config again.
+//! `run`: the command of the service.
+//!
+//! SIGTERM and SIGINT drain the bridge; a second one exits immediately. SIGHUP reloads the config.
 
-use super::pair::SECRET_ENV;
-use super::secret_input::secret;
-use super::{ConfigArg, DONE, FAILED, Outcome};
+use super::common::{ConfigArg, DONE, FAILED, Outcome};
+use super::secret_input::{SECRET_ENV, secret};
 use crate::bridge::{Bridge, RunningBridge};
 use crate::config::Config;
-use crate::connection::chain;
 use crate::data_dir::PrivateDir;
 use crate::identity::{Identity, IdentityError};
 use crate::logging;
 use crate::pairing::{self, ApiKey, PairError};
+use crate::text::error_chain;
 use std::path::PathBuf;
 use transport::backoff::Reconnect;
 use transport::workers::{WorkerShare, builder};
 
-/// The API key by which `run` pairs: its client id, and the file with its secret.
+/// The API key with which `run` pairs: its client id, and the file with its secret.
 const CLIENT_ID_ENV: &str = "BRIDGE_CLIENT_ID";
 const SECRET_FILE_ENV: &str = "BRIDGE_CLIENT_SECRET_FILE";
 
@@ -24,7 +24,9 @@ pub(super) fn run(arg: &ConfigArg) -> Outcome {
     logging::start(&config.log);
     let runtime = builder(WorkerShare::Half).build()?;
     let code = runtime.block_on(async {
+        // Before everything else: without a handler, SIGHUP during a slow start would end the process.
         let mut signals = Signals::new()?;
+        // Pairing retries for as long as the relay is unreachable, so it must be possible to stop it.
         tokio::select! {
             paired = pair_if_needed(&config) => paired?,
             () = signals.stop() => return Ok(DONE),
@@ -32,13 +34,13 @@ pub(super) fn run(arg: &ConfigArg) -> Outcome {
         let bridge = Bridge::start(config)?;
         Ok::<_, Box<dyn std::error::Error>>(serve(bridge, &mut signals).await)
     })?;
-    // What blocks (a name being resolved) does not hold the end up.
+    // Without waiting for blocking tasks: a name lookup may take longer than the service manager waits.
     runtime.shutdown_background();
     Ok(code)
 }
 
-/// Pairs a bridge that has an API key in its environment and no identity yet, as in a container. A relay
-/// that cannot be reached is tried again; one that says no is not.
+/// Pairs a bridge that has an API key in its environment and no identity yet, as in a container. An
+/// unreachable relay is retried; a rejection is an error.
 async fn pair_if_needed(config: &Config) -> Result<(), Box<dyn std::error::Error>> {
     let Ok(client_id) = std::env::var(CLIENT_ID_ENV) else {
         return Ok(());
@@ -46,11 +48,11 @@ async fn pair_if_needed(config: &Config) -> Result<(), Box<dyn std::error::Error
     let dir = PrivateDir::open(config.bridge.data_dir.get())?;
     match Identity::load(&dir) {
         Err(IdentityError::NotPaired { .. }) => {}
-        // It is there, or what is wrong with it is said by the start.
+        // Paired, or damaged: the start reports a damaged identity.
         Ok(_) | Err(_) => return Ok(()),
     }
     let file = std::env::var_os(SECRET_FILE_ENV).map(PathBuf::from);
-    let secret = secret(
+    let client_secret = secret(
         "client secret",
         SECRET_FILE_ENV,
         file.as_deref(),
@@ -58,7 +60,7 @@ async fn pair_if_needed(config: &Config) -> Result<(), Box<dyn std::error::Error
     )?;
     let api_key = ApiKey {
         client_id,
-        client_secret: secret,
+        client_secret,
     };
     let mut waits = Reconnect::new();
     loop {
@@ -76,30 +78,35 @@ async fn pair_if_needed(config: &Config) -> Result<(), Box<dyn std::error::Error
             Err(error) => return Err(error.into()),
         };
         let wait = waits.next_wait(None);
-        tracing::warn!(error = chain(&error), ?wait, "not paired yet");
+        tracing::warn!(
+            error = error_chain(&error),
+            ?wait,
+            "pairing failed; retrying"
+        );
         tokio::time::sleep(wait).await;
     }
 }
 
 async fn serve(bridge: RunningBridge, signals: &mut Signals) -> u8 {
     while let Signal::Reload = signals.next().await {
-        // What came of it is in the log, in `status`, and on the relay.
+        // The result is in the log, in `status` and at the relay. A rejected config changes nothing.
         let _ = bridge.reload();
     }
     tracing::info!(
         exchanges = bridge.exchanges(),
-        "shutting down: what runs may finish"
+        "shutting down: draining running exchanges"
     );
+    // A service manager sends one signal and kills after a timeout; the second one comes from a person.
     tokio::select! {
         () = bridge.shutdown() => DONE,
         () = signals.stop() => {
-            tracing::warn!("told again to stop: ending at once");
+            tracing::warn!("second signal received: exiting immediately");
             FAILED
         }
     }
 }
 
-/// What a signal asks for.
+/// The meaning of a signal.
 enum Signal {
     Stop,
     Reload,
@@ -131,6 +138,7 @@ impl Signals {
         }
     }
 
+    /// Waits for a signal to stop, and ignores requests to reload.
     async fn stop(&mut self) {
         while let Signal::Reload = self.next().await {}
     }
@@ -148,11 +156,12 @@ impl Signals {
     async fn next(&mut self) -> Signal {
         match tokio::signal::ctrl_c().await {
             Ok(()) => Signal::Stop,
-            // Nobody can stop it then but the system.
+            // Without a handler only the system can end the process.
             Err(_) => std::future::pending().await,
         }
     }
 
+    /// Waits for a signal to stop, and ignores requests to reload.
     async fn stop(&mut self) {
         while let Signal::Reload = self.next().await {}
     }

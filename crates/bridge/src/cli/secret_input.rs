@@ -1,17 +1,21 @@
-//! Secrets that are typed, read from a file, or given in the environment; never on the command line,
-//! where other users could see them.
+//! Secrets from a file, standard input, the environment or a prompt. Never from the command line, where other
+//! users could see them in the list of processes.
 
 use crate::secret::Secret;
 use std::io::{IsTerminal as _, Read as _};
 use std::path::Path;
 
-/// Longest secret that is read, in bytes: a private key fits.
+/// The environment variable with the client secret of an API key.
+pub(super) const SECRET_ENV: &str = "BRIDGE_CLIENT_SECRET";
+
+/// Longest secret that is read, in bytes. A private key in PEM fits.
 const SECRET_MAX_BYTES: u64 = 64 * 1024;
 
-/// From a file ("-" is standard input), else from the environment variable, else from a prompt.
+/// Reads a secret from a file ("-" is standard input), else from an environment variable, else from a prompt.
+/// `what` names the secret in messages, `option` the option with the file.
 ///
 /// # Errors
-/// What could not be read, and where else the secret can come from.
+/// The source that cannot be read, or the sources that are possible.
 pub(super) fn secret(
     what: &str,
     option: &str,
@@ -19,23 +23,24 @@ pub(super) fn secret(
     variable: Option<&str>,
 ) -> Result<Secret, String> {
     if let Some(path) = file {
-        return read(path).map(|text| Secret::new(&text)).map_err(|error| {
-            format!("the {what} cannot be read from {}: {error}", path.display())
-        });
+        return read(path)
+            .map(|text| Secret::new(&text))
+            .map_err(|error| format!("cannot read the {what} from {}: {error}", path.display()));
     }
     if let Some(text) = variable.and_then(|name| std::env::var(name).ok()) {
         return Ok(Secret::new(&text));
     }
+    // A prompt in a script or a service would wait for ever.
     if !std::io::stdin().is_terminal() {
         let or = variable.map(|name| format!(", or set {name}"));
         return Err(format!(
-            "no {what}: give {option} FILE (\"-\" for standard input){}",
+            "no {what}: use {option} FILE (\"-\" for standard input){}",
             or.unwrap_or_default()
         ));
     }
     rpassword::prompt_password(format!("{what}: "))
         .map(|text| Secret::new(&text))
-        .map_err(|error| format!("the {what} cannot be read: {error}"))
+        .map_err(|error| format!("cannot read the {what}: {error}"))
 }
 
 fn read(path: &Path) -> std::io::Result<String> {

@@ -1,6 +1,6 @@
-//! `service`: the bridge as a service of this machine (systemd).
+//! `service`: installs the bridge as a service of this machine (systemd).
 
-use super::{ConfigArg, DONE, FAILED, Outcome, say};
+use super::common::{ConfigArg, DONE, FAILED, Outcome, print};
 use clap::{Args, Subcommand};
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -8,43 +8,46 @@ use std::process::Command;
 const NAME: &str = "integration-bridge";
 const UNIT: &str = include_str!("../../../../deploy/systemd/integration-bridge.service");
 
-/// What can be done.
+/// `service`.
 #[derive(Debug, Subcommand)]
 pub(super) enum ServiceCommand {
-    /// Write the service's unit, enable it and start it (as root)
+    /// Write the unit of the service, enable it and start it. Needs root.
     Install(InstallArgs),
-    /// Stop the service, disable it and remove its unit (as root); config and data stay
-    Uninstall(PlaceArgs),
-    /// Ask the service manager about the service
+    /// Stop the service, disable it and remove its unit. Config and data stay. Needs root.
+    Uninstall(UnitArgs),
+    /// Show the status of the service (`systemctl status`).
     Status,
 }
 
-/// Where the unit is.
+/// The unit's file.
 #[derive(Debug, Args)]
-pub(super) struct PlaceArgs {
-    /// Where the service manager looks for units
+pub(super) struct UnitArgs {
+    /// The directory in which the service manager finds units.
     #[arg(long, value_name = "DIR", default_value = "/etc/systemd/system")]
     unit_dir: PathBuf,
-    /// Only write or remove the file; the service manager is not asked for anything
+    /// Only write or remove the file, without calling the service manager.
     #[arg(long)]
     no_start: bool,
 }
 
 /// `service install`.
 #[derive(Debug, Args)]
+#[command(after_help = "\
+Example:
+  integration-bridge service install --config /etc/integration-bridge/bridge.toml --user integration-bridge")]
 pub(super) struct InstallArgs {
     #[command(flatten)]
     config: ConfigArg,
-    /// The user that the bridge runs as; it must exist
-    #[arg(long, default_value = NAME)]
+    /// The user that runs the bridge. The user must exist.
+    #[arg(long, default_value = NAME, value_name = "USER")]
     user: String,
     #[command(flatten)]
-    place: PlaceArgs,
+    unit: UnitArgs,
 }
 
 pub(super) fn run(command: &ServiceCommand) -> Outcome {
     if !cfg!(target_os = "linux") {
-        return Err("on this system the service is installed by hand; see deploy/README.md".into());
+        return Err("`service` supports systemd only; on this system install the service by hand (deploy/README.md)".into());
     }
     match command {
         ServiceCommand::Install(args) => install(args),
@@ -60,7 +63,7 @@ pub(super) fn run(command: &ServiceCommand) -> Outcome {
 }
 
 fn no_systemctl(error: &std::io::Error) -> String {
-    format!("systemctl cannot be run ({error}): is this machine run by systemd?")
+    format!("cannot run systemctl ({error}); `service` needs a machine with systemd")
 }
 
 fn systemctl(args: &[&str]) -> Result<(), String> {
@@ -75,67 +78,80 @@ fn systemctl(args: &[&str]) -> Result<(), String> {
 }
 
 fn install(args: &InstallArgs) -> Outcome {
-    // A service that would not start is not installed.
+    // Checked first, because the service manager would restart an invalid service for ever.
     let config = args.config.load()?;
     let config_file = std::path::absolute(&args.config.config)?;
     let program = std::env::current_exe()?;
     let data_dir = config.bridge.data_dir.get();
     let text = unit(&program, &config_file, data_dir, &args.user)?;
-    let file = args.place.unit_dir.join(format!("{NAME}.service"));
+    let file = args.unit.unit_dir.join(format!("{NAME}.service"));
     runtime::files::replace(&file, text.as_bytes(), 0o644).map_err(|error| {
         format!(
-            "{} cannot be written: {error}; are you root?",
+            "cannot write {}: {error}; run this command as root",
             file.display()
         )
     })?;
-    say(&format!("{} written", file.display()));
-    if args.place.no_start {
+    print(&format!("{} written", file.display()));
+    if args.unit.no_start {
         return Ok(DONE);
     }
+    // systemd reads unit files only when told so.
     systemctl(&["daemon-reload"])?;
     systemctl(&["enable", "--now", NAME])?;
-    say("the service is enabled and runs; `integration-bridge status` asks it");
+    print("service enabled and started; `integration-bridge status` shows its status");
     Ok(DONE)
 }
 
-fn uninstall(args: &PlaceArgs) -> Outcome {
+fn uninstall(args: &UnitArgs) -> Outcome {
+    // A unit of the distribution in another directory must not be stopped by accident.
     let file = args.unit_dir.join(format!("{NAME}.service"));
     if !file.exists() {
-        return Err(format!("{} is not there: nothing is installed", file.display()).into());
+        return Err(format!(
+            "{} does not exist: the service is not installed",
+            file.display()
+        )
+        .into());
     }
     if !args.no_start {
         systemctl(&["disable", "--now", NAME])?;
     }
     std::fs::remove_file(&file).map_err(|error| {
         format!(
-            "{} cannot be removed: {error}; are you root?",
+            "cannot remove {}: {error}; run this command as root",
             file.display()
         )
     })?;
     if !args.no_start {
         systemctl(&["daemon-reload"])?;
     }
-    say(&format!(
-        "{} removed; config and data are where they were",
+    print(&format!(
+        "{} removed; config and data were not changed",
         file.display()
     ));
     Ok(DONE)
 }
 
-/// The unit, for this program, config and user.
+/// Returns the unit for this program, config, data directory and user.
 fn unit(program: &Path, config: &Path, data_dir: &Path, user: &str) -> Result<String, String> {
     let quoted = |path: &Path| {
         let text = path
             .to_str()
             .filter(|text| !text.contains(['"', '\n', '\\']));
-        let text = text.ok_or_else(|| format!("{} cannot stand in a unit", path.display()))?;
-        // Percent signs are systemd's specifiers.
+        let text = text.ok_or_else(|| {
+            format!(
+                "the path {} contains a character that a unit cannot",
+                path.display()
+            )
+        })?;
+        // systemd expands `%` and a letter; `%%` is a percent sign.
         Ok::<_, String>(format!("\"{}\"", text.replace('%', "%%")))
     };
     let is_name = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.');
     if user.is_empty() || !user.chars().all(is_name) {
-        return Err(format!("{user:?} is no user"));
+        return Err(format!("{user:?} is not a user name"));
     }
+    // systemd creates the state directory and makes it writable. Another data directory needs its own rule,
+    // because `ProtectSystem=strict` makes everything else read-only.
     let own_state = data_dir == Path::new("/var/lib").join(NAME);
     let mut out = String::new();
     for line in UNIT.lines() {
@@ -169,7 +185,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_unit_names_this_program_config_and_user() {
+    fn unit_has_program_config_data_and_user() {
         let program = Path::new("/opt/my tools/integration-bridge");
         let config = Path::new("/etc/bridge ünï/100%.toml");
         let unit = unit(program, config, Path::new("/srv/data"), "svc").unwrap();

@@ -1,34 +1,37 @@
-//! `status`, `reload`, `log-level`: what is asked of the running bridge over its local socket.
+//! `status`, `reload` and `log-level`: requests to the running bridge over its control socket.
 
-use super::{ConfigArg, DONE, FAILED, Outcome, say};
-use crate::control::socket::{self, ControlRequest, Reply};
+use super::common::{ConfigArg, DONE, FAILED, Outcome, print};
+use crate::control::message::{ControlRequest, ControlResponse};
+use crate::control::socket;
 use crate::status::Status;
 use clap::Args;
 use std::error::Error;
 use std::path::Path;
 use std::time::Duration;
 
-/// How often `--watch` asks.
-const EVERY: Duration = Duration::from_secs(2);
+/// How often `--watch` prints.
+const WATCH_INTERVAL: Duration = Duration::from_secs(2);
 
 /// `status`.
 #[derive(Debug, Args)]
 pub(super) struct StatusArgs {
     #[command(flatten)]
     config: ConfigArg,
-    /// As JSON
+    /// Print JSON.
     #[arg(long)]
     json: bool,
-    /// Again every two seconds, until it is interrupted
+    /// Print the status every 2 seconds until interrupted.
     #[arg(long)]
     watch: bool,
 }
 
-/// The status of the bridge that runs on this data directory.
+/// Returns the status of the bridge that runs with this data directory.
 pub(super) fn status_of(data_dir: &Path) -> Result<Status, Box<dyn Error>> {
-    match socket::ask(data_dir, &ControlRequest::Status)? {
-        Reply::Status(status) => Ok(*status),
-        Reply::Done | Reply::Failed(_) => Err("the answer is not understood".into()),
+    match socket::send(data_dir, &ControlRequest::Status)? {
+        ControlResponse::Status(status) => Ok(*status),
+        ControlResponse::Done | ControlResponse::Failed(_) => {
+            Err("the running bridge sent an unexpected response; is it of another version?".into())
+        }
     }
 }
 
@@ -41,34 +44,39 @@ pub(super) fn status(args: &StatusArgs) -> Outcome {
                 true => serde_json::to_string(&status)?,
                 false => serde_json::to_string_pretty(&status)?,
             };
-            say(&text);
+            print(&text);
         } else {
             if args.watch {
-                // Clear the terminal, and begin at its top.
-                say("\u{1b}[2J\u{1b}[H");
+                // Clears the terminal and moves the cursor to its top.
+                print("\u{1b}[2J\u{1b}[H");
             }
-            say(status.to_string().trim_end());
+            print(status.to_string().trim_end());
         }
+        // The reader of a pipe has gone: an endless loop would never notice.
         if runtime::output::is_lost() {
             return Ok(FAILED);
         }
         if !args.watch {
             return Ok(if status.online { DONE } else { FAILED });
         }
-        std::thread::sleep(EVERY);
+        std::thread::sleep(WATCH_INTERVAL);
     }
 }
 
 pub(super) fn reload(config: &ConfigArg) -> Outcome {
-    socket::ask(&config.data_dir()?, &ControlRequest::Reload)?;
-    say("the config was read again and is in force");
+    socket::send(&config.data_dir()?, &ControlRequest::Reload)?;
+    print("config reloaded");
     Ok(DONE)
 }
 
 /// `log-level`.
 #[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  integration-bridge log-level debug
+  integration-bridge log-level info,integration_bridge::dispatcher=debug")]
 pub(super) struct LogLevelArgs {
-    /// error, warn, info, debug or trace; or filters by module, as BRIDGE_LOG has them
+    /// A level (error, warn, info, debug, trace), or filters by module in the syntax of BRIDGE_LOG.
     filter: String,
     #[command(flatten)]
     config: ConfigArg,
@@ -76,10 +84,10 @@ pub(super) struct LogLevelArgs {
 
 pub(super) fn log_level(args: &LogLevelArgs) -> Outcome {
     let data_dir = args.config.data_dir()?;
-    let question = ControlRequest::LogLevel {
+    let request = ControlRequest::LogLevel {
         filter: args.filter.clone(),
     };
-    socket::ask(&data_dir, &question)?;
-    say("the running bridge logs so from now on, until it is restarted");
+    socket::send(&data_dir, &request)?;
+    print("log filter changed until the bridge restarts");
     Ok(DONE)
 }

@@ -1,8 +1,8 @@
 //! `[[endpoint]]` and `[[allow]]` as the policy has them, and what the policy does not know of an
 //! endpoint: its certificates, credential and limits.
 
+use super::rewrite::Rewrite;
 use super::section::{AllowSection, CallerCredentials, EndpointSection};
-use crate::dispatcher::rewrite::Rewrite;
 use crate::quota::{Quota, QuotaSection};
 use policy::{
     Endpoint, HostPattern, Methods, PathPattern, Policy, PolicyError, Ports, Rule, RuleRef, Scheme,
@@ -124,7 +124,7 @@ impl Rules {
             decided.map_err(|refusal| wrong("health_path", path, refusal))?;
         }
         if let Some(name) = &section.credential {
-            crate::credentials::check_name(name.get_ref())
+            super::check_credential_name(name.get_ref())
                 .map_err(|error| wrong("credential", name, error))?;
         }
         let rewrite = match &section.rewrite {

@@ -1,10 +1,11 @@
-//! What the running bridge answers on its local socket, and in its metrics.
+//! The running bridge's side of the control socket, and the status that metrics show as well.
 
-use crate::connection::{Shared, chain, hex};
-use crate::control::socket::{ControlRequest, Reply};
+use crate::control::message::{ControlRequest, ControlResponse};
 use crate::logging;
 use crate::reload::reload;
+use crate::state::BridgeState;
 use crate::status::{EndpointStatus, SessionStatus, Status};
+use crate::text::{error_chain, hex};
 use protocol::frame::Reach;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -12,55 +13,61 @@ use std::time::Duration;
 use tokio::task::JoinSet;
 use transport::Session;
 
-/// A session that was silent for longer than this is not what "online" means.
-const SILENT_MAX: Duration = Duration::from_secs(30);
+/// A session that has been silent for longer does not count as online.
+const SILENCE_MAX: Duration = Duration::from_secs(30);
 
-/// Opens the local socket. A bridge without it works all the same.
+/// Opens the control socket. The bridge also works without it.
 #[cfg(unix)]
-pub(crate) fn listen(shared: &Arc<Shared>, tasks: &mut JoinSet<()>) {
-    let config = &shared.dispatcher.active().config;
+pub(crate) fn listen(state: &Arc<BridgeState>, tasks: &mut JoinSet<()>) {
+    let config = &state.dispatcher.active().config;
     match crate::control::socket::listen(config.bridge.data_dir.get()) {
         Ok(server) => {
-            let shared = shared.clone();
-            let answer = move |question| answer(&shared, question);
-            tasks.spawn(server.serve(Arc::new(answer)));
+            let state = state.clone();
+            let handler = move |request| handle(&state, request);
+            tasks.spawn(server.serve(Arc::new(handler)));
         }
-        Err(error) => tracing::warn!(%error, "no local socket: `status` will not work"),
+        Err(error) => tracing::warn!(
+            %error,
+            "cannot open the control socket; `status`, `reload` and `log-level` will not work"
+        ),
     }
 }
 
 #[cfg(not(unix))]
-pub(crate) fn listen(_: &Arc<Shared>, _: &mut JoinSet<()>) {}
+pub(crate) fn listen(_: &Arc<BridgeState>, _: &mut JoinSet<()>) {}
 
-/// Answers a question. May block shortly.
-pub(crate) fn answer(shared: &Arc<Shared>, question: ControlRequest) -> Reply {
-    match question {
-        ControlRequest::Status => Reply::Status(Box::new(status(shared))),
+/// Carries out a request. May block for a moment: a reload reads files.
+pub(crate) fn handle(state: &BridgeState, request: ControlRequest) -> ControlResponse {
+    match request {
+        ControlRequest::Status => ControlResponse::Status(Box::new(status(state))),
         ControlRequest::Health => {
-            shared.health.ask();
-            Reply::Done
+            // Only wakes the checker: a round may take longer than a request to the socket.
+            state.health.ask();
+            ControlResponse::Done
         }
-        ControlRequest::Reload => match reload(shared) {
-            Ok(()) => Reply::Done,
-            Err(error) => Reply::Failed(chain(&error)),
+        ControlRequest::Reload => match reload(state) {
+            Ok(()) => ControlResponse::Done,
+            Err(error) => ControlResponse::Failed(error_chain(&error)),
         },
         ControlRequest::LogLevel { filter } => match logging::set_filter(&filter) {
             Ok(()) => {
-                tracing::info!(filter, "the log's filter was changed");
-                Reply::Done
+                tracing::info!(filter, "log filter changed");
+                ControlResponse::Done
             }
-            Err(error) => Reply::Failed(error),
+            Err(error) => ControlResponse::Failed(error),
         },
     }
 }
 
-/// How the bridge is.
-pub(crate) fn status(shared: &Shared) -> Status {
-    let active = shared.dispatcher.active();
+/// Returns the runtime status.
+pub(crate) fn status(state: &BridgeState) -> Status {
+    // One snapshot: a reload in between must not mix the endpoints of two configs.
+    let active = state.dispatcher.active();
     let config = &active.config;
-    let sessions = shared.sessions.borrow().clone();
-    let found = shared.health.found();
+    let sessions = state.sessions.all();
+    let found = state.health.found();
     let endpoints = config.rules.endpoints.iter().map(|endpoint| {
+        // An endpoint that a reload has just added was not checked yet.
         let found = found.iter().find(|found| found.endpoint == endpoint.name);
         let settings = config.rules.settings(&endpoint.name);
         EndpointStatus {
@@ -77,18 +84,18 @@ pub(crate) fn status(shared: &Shared) -> Status {
             credential: settings.and_then(|settings| settings.credential.clone()),
         }
     });
-    let board = &shared.board;
+    let stats = &state.stats;
     Status {
         software: crate::identity::software(),
         pid: std::process::id(),
-        uptime_s: board.uptime().as_secs(),
-        bridge: shared.name.clone(),
-        key: shared.dispatcher.fingerprint().to_owned(),
-        tenant: shared.tenant.clone(),
+        uptime_s: stats.uptime().as_secs(),
+        bridge: state.name.clone(),
+        key: state.dispatcher.fingerprint().to_owned(),
+        tenant: state.tenant.clone(),
         relay: config.relay.url.to_string(),
         online: sessions.iter().any(is_alive),
         paused: config.bridge.paused,
-        connections: board.slots(),
+        connections: stats.slots(),
         sessions: sessions.iter().map(session).collect(),
         endpoints: endpoints.collect(),
         credentials: active
@@ -96,21 +103,22 @@ pub(crate) fn status(shared: &Shared) -> Status {
             .all()
             .map(|one| one.name.clone())
             .collect(),
-        exchanges_running: shared.dispatcher.running() as u64,
-        exchanges_answered: board.answered_count(),
-        exchanges_failed: board.failures(),
+        exchanges_running: state.dispatcher.running() as u64,
+        exchanges_answered: stats.answered_count(),
+        exchanges_failed: stats.failures(),
         memory_bytes: malloc_trim::resident(),
         config_file: config.path.display().to_string(),
-        config_taken: shared.config_taken.load(Ordering::Relaxed),
-        config_refused: shared.health.config_refused(),
-        audit_lines: shared.audit.as_ref().map(|audit| audit.lines()),
-        last_calls: board.calls(),
+        config_taken: state.config_loaded_at.load(Ordering::Relaxed),
+        config_refused: state.health.config_refused(),
+        audit_lines: state.audit.as_ref().map(|audit| audit.lines()),
+        last_calls: stats.calls(),
     }
 }
 
-/// Whether frames came back over it lately: that is what carries the data.
+/// Returns whether the relay has sent frames lately. An open session alone proves nothing: its TCP connection
+/// may be dead without a sign of it.
 fn is_alive(session: &Session) -> bool {
-    session.is_open() && session.silent_for() <= SILENT_MAX
+    session.is_open() && session.silent_for() <= SILENCE_MAX
 }
 
 fn session(session: &Session) -> SessionStatus {

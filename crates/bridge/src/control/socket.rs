@@ -1,98 +1,62 @@
-//! The local socket: what commands on this machine ask the running bridge.
+//! The control socket of the running bridge.
 //!
-//! ```text
-//! status, doctor, ...  --one line of JSON-->  control.sock  --one line of JSON-->
-//! ```
-//!
-//! A Unix socket in the data directory, which only its owner may enter. The peer's user is looked at,
-//! too: the bridge's own and root may ask, nobody else. There is none on other systems yet.
+//! It is a Unix socket in the data directory, which only its owner may enter. The bridge also checks the
+//! peer's user: only its own user and root may send requests. Other systems have no such socket yet.
 
 #[cfg(unix)]
 mod unix;
 
-use crate::status::Status;
-use serde::{Deserialize, Serialize};
+use crate::control::message::{ControlRequest, ControlResponse};
 use std::path::Path;
-use std::time::Duration;
-
-/// The socket's name in the data directory.
-pub(crate) const SOCKET: &str = "control.sock";
-
-/// Longest question and answer, in bytes.
-const LINE_MAX_BYTES: u64 = 4 * 1024 * 1024;
-
-/// How long an answer may take.
-const ANSWER_WITHIN: Duration = Duration::from_secs(10);
-
-/// What is asked.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(tag = "command", rename_all = "kebab-case", deny_unknown_fields)]
-pub(crate) enum ControlRequest {
-    /// How are you?
-    Status,
-    /// Look at the endpoints now.
-    Health,
-    /// Read the config again.
-    Reload,
-    /// Log as this filter says.
-    LogLevel {
-        /// A level, or filters as `BRIDGE_LOG` has them.
-        filter: String,
-    },
-}
-
-/// What is answered.
-#[derive(Debug, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub(crate) enum Reply {
-    /// How it is.
-    Status(Box<Status>),
-    /// It is done.
-    Done,
-    /// It cannot be done.
-    Failed(String),
-}
-
-/// Why the running bridge cannot be asked.
-#[derive(Debug, thiserror::Error)]
-pub enum AskError {
-    /// Nobody listens.
-    #[error("no running bridge answers at {path}: is it running, and are you its user or root?")]
-    NotRunning {
-        /// The socket.
-        path: String,
-        /// What the system said.
-        source: std::io::Error,
-    },
-    /// It did not answer.
-    #[error("the running bridge gave no answer: {0}")]
-    NoAnswer(String),
-    /// It could not do it.
-    #[error("{0}")]
-    Failed(String),
-    /// There is no socket on this system.
-    #[error("a running bridge cannot be asked on this system yet; its log says how it is")]
-    #[cfg(not(unix))]
-    Unsupported,
-}
-
-/// Asks the bridge that runs on this data directory.
-///
-/// # Errors
-/// [`AskError`].
-pub(crate) fn ask(data_dir: &Path, question: &ControlRequest) -> Result<Reply, AskError> {
-    #[cfg(unix)]
-    let reply = unix::ask(data_dir, question);
-    #[cfg(not(unix))]
-    let reply = {
-        let _ = (data_dir, question, LINE_MAX_BYTES, ANSWER_WITHIN);
-        Err(AskError::Unsupported)
-    };
-    match reply? {
-        Reply::Failed(detail) => Err(AskError::Failed(detail)),
-        reply => Ok(reply),
-    }
-}
 
 #[cfg(unix)]
 pub(crate) use unix::listen;
+
+/// Why a command gets no response from the running bridge.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum ControlError {
+    /// No process listens.
+    #[cfg(unix)]
+    #[error(
+        "no running bridge responds at {path}; check that it runs, and run this command as its user or \
+         as root"
+    )]
+    NotRunning {
+        /// The socket.
+        path: String,
+        /// The system's error.
+        source: std::io::Error,
+    },
+    /// The connection failed before the response.
+    #[cfg(unix)]
+    #[error("the running bridge did not respond: {0}")]
+    NoResponse(String),
+    /// The bridge could not carry out the request.
+    #[error("{0}")]
+    Failed(String),
+    /// This system has no control socket.
+    #[cfg(not(unix))]
+    #[error("commands cannot reach the running bridge on this system yet; see its log")]
+    Unsupported,
+}
+
+/// Sends a request to the bridge that runs with this data directory. Blocks for 10 s at most in each step.
+///
+/// # Errors
+/// [`ControlError`].
+pub(crate) fn send(
+    data_dir: &Path,
+    request: &ControlRequest,
+) -> Result<ControlResponse, ControlError> {
+    #[cfg(unix)]
+    let response = unix::send(data_dir, request);
+    #[cfg(not(unix))]
+    let response = {
+        let _ = (data_dir, request);
+        Err(ControlError::Unsupported)
+    };
+    match response? {
+        ControlResponse::Failed(detail) => Err(ControlError::Failed(detail)),
+        response @ (ControlResponse::Status(_) | ControlResponse::Done) => Ok(response),
+    }
+}

@@ -31,8 +31,8 @@ pub(crate) use jar::Jar;
 
 use super::{Credentials, Kind};
 use crate::config::Config;
-use crate::dispatcher::Active;
 use crate::secret::Secret;
+use crate::target_access::TargetAccess;
 use protocol::{Code, Failure};
 use std::collections::HashMap;
 use std::fmt;
@@ -276,7 +276,7 @@ impl SignIn {
     /// What failed, now or a moment ago; nothing of the caller's request was dispatched.
     pub(crate) async fn at(
         &self,
-        active: &Arc<Active>,
+        active: &Arc<TargetAccess>,
         endpoint: &str,
     ) -> Result<Arc<Jar>, Failure> {
         let place = self.sessions.place(&active.config, endpoint)?;
@@ -294,7 +294,7 @@ impl SignIn {
 
     fn step(
         &self,
-        active: &Arc<Active>,
+        active: &Arc<TargetAccess>,
         endpoint: &str,
         place: &Arc<Place>,
     ) -> Result<Step, Failure> {
@@ -338,7 +338,7 @@ impl SignIn {
     /// A sign-in has come to its end.
     fn ended(
         &self,
-        active: &Arc<Active>,
+        active: &Arc<TargetAccess>,
         endpoint: &str,
         running: &Running,
         signed: Result<Jar, Failure>,
@@ -386,7 +386,7 @@ impl SignIn {
     /// because responses have ended too many: then the response stands.
     pub(crate) fn end_session(
         &self,
-        active: &Arc<Active>,
+        active: &Arc<TargetAccess>,
         endpoint: &str,
         jar: &Arc<Jar>,
         why: Over,
@@ -415,7 +415,7 @@ impl SignIn {
     }
 
     /// Asks ALM whether a session still lives. A session without a response to that is taken for alive.
-    pub(crate) async fn is_alive(active: &Active, endpoint: &str, jar: &Jar) -> bool {
+    pub(crate) async fn is_alive(active: &TargetAccess, endpoint: &str, jar: &Jar) -> bool {
         let alive = requests::is_signed_in(active, endpoint, jar).await;
         alive.unwrap_or(true)
     }
@@ -489,7 +489,7 @@ impl Drop for Counted {
 }
 
 /// Signs out in the background, once no request uses the session any more.
-fn sign_out_later(active: &Arc<Active>, endpoint: &str, jar: Arc<Jar>) {
+fn sign_out_later(active: &Arc<TargetAccess>, endpoint: &str, jar: Arc<Jar>) {
     let (active, endpoint, counted) = (active.clone(), endpoint.to_owned(), Counted::new());
     tokio::spawn(async move {
         let by = Instant::now() + USERS_WITHIN;
@@ -512,13 +512,17 @@ fn sessions_of(kind: &Kind) -> Option<&Arc<Sessions>> {
 
 /// Signs out wherever the config or the credentials before have a session that those of now do not use.
 /// Must run in a runtime; the sign-outs go on in the background.
-pub(crate) fn sign_out_of_replaced(before: &Arc<Active>, now: &Active) {
-    for old in before.credentials.all() {
+pub(crate) fn sign_out_of_replaced(
+    before: &Arc<TargetAccess>,
+    old_credentials: &Credentials,
+    now: &TargetAccess,
+    new_credentials: &Credentials,
+) {
+    for old in old_credentials.all() {
         let Some(sessions) = sessions_of(&old.kind) else {
             continue;
         };
-        let is_shared = now
-            .credentials
+        let is_shared = new_credentials
             .get(&old.name)
             .and_then(|new| sessions_of(&new.kind))
             .is_some_and(|new| Arc::ptr_eq(new, sessions));
@@ -538,8 +542,8 @@ pub(crate) fn sign_out_of_replaced(before: &Arc<Active>, now: &Active) {
 }
 
 /// Signs out of everything, before the end of the process. Takes [`STOP_WITHIN`] at most.
-pub(crate) async fn sign_out_of_all(active: &Arc<Active>) {
-    for one in active.credentials.all() {
+pub(crate) async fn sign_out_of_all(active: &Arc<TargetAccess>, credentials: &Credentials) {
+    for one in credentials.all() {
         let sessions = sessions_of(&one.kind);
         for (at, jar) in sessions.into_iter().flat_map(|one| one.close_all()) {
             sign_out_later(active, &at.endpoint, jar);
@@ -550,8 +554,12 @@ pub(crate) async fn sign_out_of_all(active: &Arc<Active>) {
 
 /// Signs out of one endpoint, for a command that has signed in to look at it. Takes [`STOP_WITHIN`] at
 /// most.
-pub(crate) async fn sign_out_of(active: &Arc<Active>, endpoint: &str) {
-    for one in active.credentials.all() {
+pub(crate) async fn sign_out_of(
+    active: &Arc<TargetAccess>,
+    credentials: &Credentials,
+    endpoint: &str,
+) {
+    for one in credentials.all() {
         let sessions = sessions_of(&one.kind).into_iter();
         let over = sessions.flat_map(|one| one.close(|at| at.endpoint != endpoint));
         for (at, jar) in over {

@@ -13,7 +13,8 @@
 //! its own, and is replaced as a whole.
 
 use super::alm::Login;
-use super::{CREDENTIALS_MAX, Credential, Credentials, Kind, ORIGINS_MAX, Origin, check_name};
+use super::{CREDENTIALS_MAX, Credential, Credentials, Kind, ORIGINS_MAX, Origin};
+use crate::config::check_credential_name;
 use crate::data_dir::{DataDirError, PrivateDir, read_given};
 use crate::secret::Secret;
 use crate::upstream::ClientCert;
@@ -470,7 +471,7 @@ pub(crate) fn make_kind(
 /// # Errors
 /// What would be right.
 pub(crate) fn checked(name: &str, kind: Kind, origins: Vec<Origin>) -> Result<Credential, String> {
-    check_name(name)?;
+    check_credential_name(name)?;
     if origins.is_empty() || origins.len() > ORIGINS_MAX {
         return Err(format!(
             "a credential names 1 to {ORIGINS_MAX} origins that it may be sent to: add \

@@ -67,7 +67,7 @@ impl Exchange {
         let Some(sign_in) = injection.sign_in() else {
             return Ok(());
         };
-        let jar = sign_in.at(&self.active, name).await?;
+        let jar = sign_in.at(&self.active.access, name).await?;
         injection.signed_in(jar);
         Ok(())
     }
@@ -87,7 +87,7 @@ impl Exchange {
         let Some((sign_in, jar)) = injection.sign_in().zip(injection.jar()) else {
             return false;
         };
-        let over = |why| sign_in.end_session(&self.active, name, jar, why);
+        let over = |why| sign_in.end_session(&self.active.access, name, jar, why);
         if !jar.follow(headers) {
             over(Over::Deleted);
         }

@@ -71,7 +71,7 @@ pub(super) async fn serve(
         }
         Turn::Full => return Err(not_now("as many deliveries run as may at once")),
     };
-    match deliveries.journal.look(attempt).await {
+    match deliveries.journal.probe_path(attempt).await {
         Ok(Known::Nothing) => {}
         Ok(Known::Ended(outcome)) => return answer_known(exchange, outcome),
         Ok(Known::Begun) => return Err(not_now("the attempt runs")),

@@ -240,10 +240,7 @@ impl Exchange {
             },
         };
         let failure = result.as_ref().err();
-        let call = self
-            .head
-            .call
-            .map(|call| crate::connection::hex(&call.call));
+        let call = self.head.call.map(|call| crate::text::hex(&call.call));
         json!({
             "event": if failure.is_some_and(|f| f.code == Code::RefusedByPolicy) { "refused" } else { "call" },
             "method": self.head.method,

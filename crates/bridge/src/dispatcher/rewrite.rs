@@ -12,52 +12,14 @@
 mod cookie;
 mod location;
 
+use crate::config::Rewrite;
 use http::header::{self, HeaderMap, HeaderValue};
 use policy::Endpoint;
 
 /// The relay's path of the endpoints; a name follows.
 const ENDPOINTS: &[u8] = b"/v1/endpoints/";
 
-/// What of an endpoint's answers is rewritten: `rewrite = ["location", "cookies"]`. By default nothing.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub(crate) struct Rewrite {
-    /// `"location"`: the fields `Location` and `Content-Location`.
-    pub(crate) location: bool,
-    /// `"cookies"`: `Path` and `Domain` in the fields `Set-Cookie`.
-    pub(crate) cookies: bool,
-}
-
 impl Rewrite {
-    /// From the words of an entry.
-    ///
-    /// # Errors
-    /// What can be written, when a word is another or is there twice.
-    pub(crate) fn parse(words: &[String]) -> Result<Self, String> {
-        let mut rewrite = Self::default();
-        for word in words {
-            let part = match word.as_str() {
-                "location" => &mut rewrite.location,
-                "cookies" => &mut rewrite.cookies,
-                _ => {
-                    return Err(format!(
-                        "{word:?} cannot be rewritten: write \"location\", \"cookies\", or both"
-                    ));
-                }
-            };
-            if std::mem::replace(part, true) {
-                return Err(format!(
-                    "{word:?} is there twice: write \"location\" and \"cookies\" once each"
-                ));
-            }
-        }
-        Ok(rewrite)
-    }
-
-    /// Whether answers pass as they are.
-    pub(crate) fn is_none(&self) -> bool {
-        *self == Self::default()
-    }
-
     /// Rewrites the fields of an answer from this endpoint, in place and in their order. `asked` is what
     /// stood behind the endpoint's name in the request.
     pub(crate) fn answer(&self, headers: &mut HeaderMap, endpoint: &Endpoint, asked: &str) {

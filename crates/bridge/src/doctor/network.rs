@@ -1,27 +1,36 @@
-//! The way to the relay.
+//! The route to the relay.
 
 use super::certificates::chain;
-use super::{Check, State};
+use super::report::{Check, State};
 use crate::config::Config;
-use crate::control::socket::{self, ControlRequest, Reply};
-use crate::credentials::with_credential;
+use crate::control::message::{ControlRequest, ControlResponse};
+use crate::control::socket;
+use crate::credentials::{self, with_credential};
 use crate::data_dir::PrivateDir;
-use crate::identity::Identity;
+use crate::identity::{Identity, IdentityError};
 use crate::stats::now_s;
+use crate::text::error_chain;
+use std::sync::Arc;
 use transport::dial::{DialError, PathReport, probe_path};
 
-/// A clock that is off by more makes certificates and signatures wrong.
-const CLOCK_MAX_S: u64 = 60;
+/// Difference of the clocks above which there is a warning, in seconds.
+const CLOCK_DIFFERENCE_MAX_S: u64 = 60;
 
-/// A certificate that ends sooner is worth a look.
-const EXPIRES_WITHIN_S: i64 = 14 * 24 * 60 * 60;
+/// Remaining validity of the relay's certificate below which there is a warning, in seconds.
+const VALIDITY_MIN_S: i64 = 14 * 24 * 60 * 60;
 
+/// Advice for a bridge without an identity.
+const PAIR: &str = "pair the bridge: `integration-bridge pair --client-id ID`";
+
+/// Checks everything between this machine and the relay.
 pub(super) async fn check(config: &Config, checks: &mut Vec<Check>) {
     checks.push(identity(config));
     let name = config.relay.proxy_credential.as_deref();
     let credentials = match config.bridge.data_dir.get().exists() {
-        true => crate::reload::load_credentials(config).unwrap_or_default(),
-        false => std::sync::Arc::default(),
+        // Errors are reported with the endpoints, which need the credentials more.
+        true => credentials::load(config).unwrap_or_default(),
+        // Opening the store would create the directory, for the wrong user.
+        false => Arc::default(),
     };
     let proxy = config
         .relay
@@ -37,7 +46,7 @@ pub(super) async fn check(config: &Config, checks: &mut Vec<Check>) {
             checks.push(Check::fail(
                 "proxy",
                 error,
-                "correct the variable or relay.proxy",
+                "correct relay.proxy, relay.proxy_credential or HTTPS_PROXY",
             ));
             return;
         }
@@ -49,8 +58,8 @@ pub(super) async fn check(config: &Config, checks: &mut Vec<Check>) {
         .map(|file| file.get().to_owned());
     let ca_files: Vec<_> = ca_files.collect();
     let relay = &config.relay.url;
-    let looked = probe_path(relay, &ca_files, config.relay.tls_min.oldest(), &proxy).await;
-    match looked {
+    let probed = probe_path(relay, &ca_files, config.relay.tls_min.oldest(), &proxy).await;
+    match probed {
         Ok(look) => steps(config, &look, checks),
         Err(error) => checks.push(Check::fail(
             "tls",
@@ -61,32 +70,35 @@ pub(super) async fn check(config: &Config, checks: &mut Vec<Check>) {
     checks.push(tunnel(config));
 }
 
-/// What a look found, hop by hop.
+/// Reports the steps of a connection to the relay, up to the one that failed.
 fn steps(config: &Config, look: &PathReport, checks: &mut Vec<Check>) {
     let failure = look.failure.as_ref();
-    let detail = failure
-        .map(|error| crate::connection::chain(error))
-        .unwrap_or_default();
+    let detail = failure.map(|error| error_chain(error)).unwrap_or_default();
     let host = match &look.proxy {
         Some(proxy) => format!("the proxy {proxy}"),
         None => config.relay.url.host().to_owned(),
     };
+    // The first failure ends the list: later hops depend on it, and their failures would hide the cause.
     if look.resolved.is_empty() {
         checks.push(Check::fail(
             "dns",
             detail,
-            "does this machine's resolver know the name? Behind a proxy, set HTTPS_PROXY or relay.proxy",
+            "check relay.url, and that the resolver of this machine knows the host; if a proxy resolves it, set \
+             relay.proxy or HTTPS_PROXY",
         ));
         return;
     }
     let list: Vec<String> = look.resolved.iter().map(ToString::to_string).collect();
-    checks.push(Check::ok("dns", format!("{host} is {}", list.join(", "))));
+    checks.push(Check::ok(
+        "dns",
+        format!("{host} resolves to {}", list.join(", ")),
+    ));
     let Some(connected) = look.connected else {
         let advice = match look.proxy {
-            Some(_) => "is the proxy's address right, and does it run?",
+            Some(_) => "check the address of the proxy, and that the proxy runs",
             None => {
-                "does a firewall let this machine out to that address and port? Or is there a proxy to \
-                     go through (HTTPS_PROXY, relay.proxy)?"
+                "check that the firewall allows connections to that address and port; if a proxy is required, \
+                 set relay.proxy or HTTPS_PROXY"
             }
         };
         checks.push(Check::fail("tcp", detail, advice));
@@ -94,11 +106,14 @@ fn steps(config: &Config, look: &PathReport, checks: &mut Vec<Check>) {
     };
     checks.push(Check::ok("tcp", format!("connected to {connected}")));
     match (&look.proxy, look.through_proxy) {
-        (None, _) => checks.push(Check::skipped("proxy", "none is used")),
-        (Some(proxy), true) => checks.push(Check::ok("proxy", format!("{proxy} lets it through"))),
+        (None, _) => checks.push(Check::skipped("proxy", "not used")),
+        (Some(proxy), true) => checks.push(Check::ok(
+            "proxy",
+            format!("{proxy} accepts the connection"),
+        )),
         (Some(_), false) => {
-            let advice = "ask whoever runs the proxy for a way to the relay's host on its port; Basic \
-                          authentication is spoken here, NTLM and Negotiate are not";
+            let advice = "ask the operator of the proxy to allow CONNECT to the relay's host and port; the bridge \
+                          supports Basic authentication, but not NTLM or Negotiate";
             checks.push(Check::fail("proxy", detail, advice));
             return;
         }
@@ -110,29 +125,29 @@ fn steps(config: &Config, look: &PathReport, checks: &mut Vec<Check>) {
         checks.push(Check::fail(
             "relay",
             detail,
-            "is relay.url that of an integration relay?",
+            "check that relay.url is the URL of an integration relay",
         ));
         return;
     };
     checks.push(match status {
-        200 => Check::ok("relay", format!("{} answers", config.relay.url)),
+        200 => Check::ok("relay", format!("{} responds", config.relay.url)),
         other => Check::fail(
             "relay",
-            format!("{} answers GET /healthz with {other}", config.relay.url),
-            "something in between answers in its place, or relay.url is not that of an integration relay",
+            format!("{} responds to GET /healthz with {other}", config.relay.url),
+            "check relay.url; a middlebox may respond instead of the relay",
         ),
     });
     checks.extend(look.date.as_deref().and_then(clock));
     checks.push(if look.upgraded {
-        Check::ok("websocket", "the upgrade is taken")
+        Check::ok("websocket", "the relay accepts the upgrade")
     } else {
-        let advice = "something in between strips WebSocket upgrades: have the relay's host exempted from \
-                      inspection, for HTTP/1.1 with Upgrade: websocket";
+        let advice = "a middlebox removes WebSocket upgrades: exempt the relay's host from inspection, or allow \
+                      HTTP/1.1 with Upgrade: websocket";
         Check::fail("websocket", detail, advice)
     });
 }
 
-/// Whether TLS was right; shows the chain in any case.
+/// Reports TLS and the certificate chain. Returns whether the handshake succeeded.
 fn tls(
     look: &PathReport,
     failure: Option<&DialError>,
@@ -140,32 +155,35 @@ fn tls(
     checks: &mut Vec<Check>,
 ) -> bool {
     let shown = chain(look.chain.iter().map(AsRef::as_ref));
-    let who: Vec<String> = shown.iter().map(ToString::to_string).collect();
-    let who = who.join("; ");
+    let summary: Vec<String> = shown.iter().map(ToString::to_string).collect();
+    let summary = summary.join("; ");
+    // The chain is shown after a failed handshake, too: with inspection, its issuer names the middlebox.
     let Some(version) = &look.tls else {
-        let found = match who.is_empty() {
+        let found = match summary.is_empty() {
             true => detail.to_owned(),
-            false => format!("{detail}. It showed: {who}"),
+            false => format!("{detail}. The server sent: {summary}"),
         };
         let advice = match failure {
             Some(DialError::Tls { .. }) if !shown.is_empty() => {
-                "if it was signed by your own company, TLS is inspected: give that CA as relay.ca_file, or \
-                 have the relay's host exempted"
+                "if the certificate is signed by your own company, TLS is inspected: set relay.ca_file to that \
+                 CA, or exempt the relay's host from inspection"
             }
-            _ => "is there a TLS server at this port, and does nothing in between cut it off?",
+            _ => {
+                "check that a TLS server listens on this port, and that no middlebox closes the connection"
+            }
         };
         checks.push(Check::fail("tls", found, advice));
         return false;
     };
-    let expires = shown.first().map(|leaf| leaf.expires);
+    let expires_at = shown.first().map(|leaf| leaf.expires_at);
     let now = i64::try_from(now_s()).unwrap_or(i64::MAX);
-    let soon = expires.is_some_and(|expires| expires - now < EXPIRES_WITHIN_S);
-    let found = format!("{version}; {who}");
-    checks.push(if soon {
+    let expires_soon = expires_at.is_some_and(|at| at - now < VALIDITY_MIN_S);
+    let found = format!("{version}; {summary}");
+    checks.push(if expires_soon {
         Check::warn(
             "tls",
             found,
-            "the relay's certificate ends soon: tell its operator",
+            "the certificate of the relay expires soon: inform its operator",
         )
     } else {
         Check::ok("tls", found)
@@ -173,57 +191,56 @@ fn tls(
     true
 }
 
-/// This clock against the relay's.
+/// Compares this machine's clock with the relay's `Date`.
 fn clock(date: &str) -> Option<Check> {
     let theirs = httpdate::parse_http_date(date).ok()?;
     let theirs = theirs.duration_since(std::time::UNIX_EPOCH).ok()?.as_secs();
+    // `Date` has whole seconds and the response took a while, so a few seconds mean nothing.
     let apart = theirs.abs_diff(now_s());
-    Some(if apart > CLOCK_MAX_S {
+    Some(if apart > CLOCK_DIFFERENCE_MAX_S {
         Check::warn(
             "clock",
-            format!("this clock and the relay's are {apart} s apart"),
-            "set this machine's clock (NTP): certificates and signatures depend on it",
+            format!("the clocks of this machine and the relay differ by {apart} s"),
+            "set the clock of this machine (NTP): certificates and signatures depend on it",
         )
     } else {
-        Check::ok("clock", format!("{apart} s from the relay's"))
+        Check::ok("clock", format!("differs from the relay's by {apart} s"))
     })
 }
 
+/// Checks the identity, without locking the data directory: the bridge may be running.
 fn identity(config: &Config) -> Check {
+    // Opening the directory would create it, for the wrong user.
     if !config.bridge.data_dir.get().exists() {
-        let advice = "pair it: `integration-bridge pair --client-id ID`";
-        return Check::fail("identity", "this bridge is not paired yet", advice);
+        return Check::fail("identity", "this bridge is not paired yet", PAIR);
     }
     let loaded = PrivateDir::open(config.bridge.data_dir.get())
-        .map_err(crate::identity::IdentityError::from)
+        .map_err(IdentityError::from)
         .and_then(|dir| Identity::load(&dir));
     match loaded {
         Ok(identity) if identity.relay != config.relay.url.to_string() => Check::fail(
             "identity",
             format!(
-                "paired with {}, and relay.url is {}",
+                "paired with {}, but relay.url is {}",
                 identity.relay, config.relay.url
             ),
-            "correct relay.url, or pair it with the other relay",
+            "correct relay.url, or pair the bridge with the other relay",
         ),
         Ok(identity) => Check::ok(
             "identity",
             format!("bridge {} of tenant {}", identity.name, identity.tenant),
         ),
-        Err(error) => Check::fail(
-            "identity",
-            crate::connection::chain(&error),
-            "pair it: `integration-bridge pair --client-id ID`",
-        ),
+        Err(error) => Check::fail("identity", error_chain(&error), PAIR),
     }
 }
 
-/// What the running bridge says of its connections: it alone may prove itself.
+/// Reports the connections of the running bridge. `doctor` cannot open a tunnel itself: it would replace the
+/// running bridge's.
 fn tunnel(config: &Config) -> Check {
-    let status = match socket::ask(config.bridge.data_dir.get(), &ControlRequest::Status) {
-        Ok(Reply::Status(status)) => status,
-        Ok(_) => return Check::skipped("tunnel", "the running bridge's answer is not understood"),
-        Err(error) => return Check::skipped("tunnel", format!("no bridge runs here: {error}")),
+    let status = match socket::send(config.bridge.data_dir.get(), &ControlRequest::Status) {
+        Ok(ControlResponse::Status(status)) => status,
+        Ok(_) => return Check::skipped("tunnel", "the running bridge sent an unexpected response"),
+        Err(error) => return Check::skipped("tunnel", format!("no running bridge: {error}")),
     };
     if status.online {
         let sessions = status.sessions.len();
@@ -239,6 +256,6 @@ fn tunnel(config: &Config) -> Check {
         hop: "tunnel",
         state: State::Fail,
         found: error.unwrap_or_else(|| "the running bridge is offline".to_owned()),
-        advice: advice.or_else(|| Some("the checks above say where it ends".to_owned())),
+        advice: advice.or_else(|| Some("see the first failed check above".to_owned())),
     }
 }

@@ -1,14 +1,15 @@
-//! What the config allows, and whether it can be reached.
+//! What the config allows, and whether the endpoints can be reached.
 
-use super::Check;
+use super::report::Check;
 use crate::config::Config;
-use crate::credentials::alm;
+use crate::credentials::{self, alm};
 use crate::dispatcher::{Active, own_addresses};
 use crate::health::probe;
-use crate::reload::load_credentials;
+use crate::text::error_chain;
+use protocol::Code;
 use std::sync::Arc;
 
-/// What the config says.
+/// Summarizes the config.
 pub(super) fn config(config: &Config) -> Check {
     let rules = &config.rules;
     let found = format!(
@@ -18,6 +19,7 @@ pub(super) fn config(config: &Config) -> Check {
         rules.allow.len()
     );
     if config.bridge.paused {
+        // Valid, but a bridge that was left paused looks like a failure to callers.
         return Check::warn(
             "config",
             format!("{found}; paused"),
@@ -34,23 +36,24 @@ pub(super) fn config(config: &Config) -> Check {
     Check::ok("config", found)
 }
 
-/// The policy's warnings, and every endpoint.
+/// Checks the policy and every endpoint.
 pub(super) async fn check(config: &Config, checks: &mut Vec<Check>) {
+    // Loading the credentials would create the directory, for the wrong user.
     if !config.bridge.data_dir.get().exists() && !config.rules.endpoints.is_empty() {
         checks.push(Check::skipped(
             "endpoint",
-            "endpoints are looked at once this bridge is paired",
+            "endpoints are checked once this bridge is paired",
         ));
         return;
     }
-    let credentials = match load_credentials(config) {
+    let credentials = match credentials::load(config) {
         Ok(credentials) => credentials,
         Err(error) => {
-            let found = crate::connection::chain(&error);
+            let found = error_chain(&error);
             checks.push(Check::fail(
                 "credentials",
                 found,
-                "endpoints are not looked at without them",
+                "endpoints are not checked without the credentials",
             ));
             return;
         }
@@ -61,33 +64,38 @@ pub(super) async fn check(config: &Config, checks: &mut Vec<Check>) {
             checks.push(Check::fail(
                 "policy",
                 error.to_string(),
-                "correct the rules",
+                "correct the [[endpoint]] and [[allow]] entries",
             ));
             return;
         }
     };
     let warnings = active.policy.warnings();
     if warnings.is_empty() {
-        checks.push(Check::ok("policy", "no rule is unusual"));
+        checks.push(Check::ok("policy", "no warnings"));
     }
     for warning in warnings {
-        checks.push(Check::warn("policy", warning, "is that meant?"));
+        checks.push(Check::warn(
+            "policy",
+            warning,
+            "check that this rule is intended",
+        ));
     }
     for endpoint in &config.rules.endpoints {
-        checks.push(look_at(&active, &endpoint.name).await);
+        checks.push(check_endpoint(&active, &endpoint.name).await);
     }
 }
 
-/// One endpoint: name, connection, TLS, HTTP, and its credential.
-async fn look_at(active: &Arc<Active>, name: &str) -> Check {
+/// Checks an endpoint: name, connection, TLS, HTTP, and its credential.
+async fn check_endpoint(active: &Arc<Active>, name: &str) -> Check {
     let found = probe(active, name, true).await;
-    alm::sign_out_of(active, name).await;
+    // ALM keeps a session and its locks for an hour if nobody signs out.
+    alm::sign_out_of(&active.access, &active.credentials, name).await;
     let settings = active.config.rules.settings(name);
     let credential = settings.and_then(|settings| settings.credential.as_deref());
     let addresses: Vec<String> = found.addresses.iter().map(ToString::to_string).collect();
     let mut text = format!("{name}: ");
     if !addresses.is_empty() {
-        text.push_str(&format!("is {}; ", addresses.join(", ")));
+        text.push_str(&format!("resolves to {}; ", addresses.join(", ")));
     }
     if let Some(address) = found.connected {
         text.push_str(&format!("connected to {address}; "));
@@ -95,14 +103,16 @@ async fn look_at(active: &Arc<Active>, name: &str) -> Check {
     if let Some(failure) = &found.failure {
         text.push_str(&format!("{} ({})", failure.detail, failure.code));
         let advice = match failure.code {
-            protocol::Code::TargetDns => "does this machine's resolver know the name?",
-            protocol::Code::TargetRefused => {
-                "does it run, and does a firewall let this machine reach it?"
+            Code::TargetDns => {
+                "check the host name, and that the resolver of this machine knows it"
             }
-            protocol::Code::TargetTls => {
-                "if its CA is your own, give it as ca_file of [targets] or of the endpoint"
+            Code::TargetRefused => {
+                "check that the target runs, and that no firewall blocks this machine"
             }
-            protocol::Code::RefusedByPolicy => "the policy refuses its address",
+            Code::TargetTls => {
+                "if the target has a private CA, set ca_file in [targets] or in the endpoint"
+            }
+            Code::RefusedByPolicy => "the policy refuses the address of the endpoint",
             _ => "",
         };
         return Check::fail("endpoint", text, advice);
@@ -110,21 +120,30 @@ async fn look_at(active: &Arc<Active>, name: &str) -> Check {
     let Some(status) = found.status else {
         return Check::ok("endpoint", text);
     };
-    text.push_str(&format!("answers {status}"));
+    text.push_str(&format!("responds with {status}"));
     match (status, credential) {
+        // Any status proves that the target is reachable. Only with a credential of the bridge's own does a
+        // rejection mean that something here is wrong.
         (401 | 403, Some(credential)) => {
-            text.push_str(&format!("; the credential {credential} is not accepted"));
+            text.push_str(&format!("; it rejects the credential {credential}"));
             Check::fail(
                 "endpoint",
                 text,
-                "set it again: `integration-bridge credential set`",
+                "store the credential again: `integration-bridge credential set`",
             )
         }
-        (401 | 403, None) => Check::ok("endpoint", text + "; callers bring their own credential"),
-        (500.., _) => Check::warn("endpoint", text, "the target is not well"),
+        (401 | 403, None) => Check::ok(
+            "endpoint",
+            text + "; callers must send their own credential",
+        ),
+        (500.., _) => Check::warn(
+            "endpoint",
+            text,
+            "check the target: it reports an error of its own",
+        ),
         (_, Some(credential)) => Check::ok(
             "endpoint",
-            format!("{text}; the credential {credential} is accepted"),
+            format!("{text}; it accepts the credential {credential}"),
         ),
         (_, None) => Check::ok("endpoint", text),
     }

@@ -35,7 +35,7 @@ pub(crate) struct Probe {
 /// the request.
 pub(crate) async fn probe(active: &Arc<Active>, name: &str, asks: bool) -> Probe {
     let mut probe = Probe::default();
-    let looked = timeout(PROBE_WITHIN, look(active, name, asks, &mut probe)).await;
+    let looked = timeout(PROBE_WITHIN, probe_path(active, name, asks, &mut probe)).await;
     let late = || {
         let detail = format!("it took longer than {PROBE_WITHIN:?}");
         Err(Failure::not_dispatched(Code::TargetTimeout, detail))
@@ -44,7 +44,7 @@ pub(crate) async fn probe(active: &Arc<Active>, name: &str, asks: bool) -> Probe
     probe
 }
 
-async fn look(
+async fn probe_path(
     active: &Arc<Active>,
     name: &str,
     asks: bool,
@@ -90,7 +90,7 @@ async fn look(
     if let Some(injection) = &mut injection
         && let Some(sign_in) = injection.sign_in()
     {
-        injection.signed_in(sign_in.at(active, name).await?);
+        injection.signed_in(sign_in.at(&active.access, name).await?);
     }
     let injection = injection.as_ref();
     let asked = match ask(&used, &head, injection, connection).await? {
@@ -107,9 +107,9 @@ async fn look(
     if let Some((sign_in, jar)) = injection.and_then(|own| own.sign_in().zip(own.jar())) {
         let is_whole = jar.follow(response.headers());
         if response.status() == StatusCode::UNAUTHORIZED {
-            sign_in.end_session(active, name, jar, Over::Unauthorized);
+            sign_in.end_session(&active.access, name, jar, Over::Unauthorized);
         } else if !is_whole {
-            sign_in.end_session(active, name, jar, Over::Deleted);
+            sign_in.end_session(&active.access, name, jar, Over::Deleted);
         }
     }
     Ok(())

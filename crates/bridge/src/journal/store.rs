@@ -326,7 +326,7 @@ impl Store {
             let file = file.map_err(|error| match shortage::io_error(&error) {
                 Some(source) => Fault {
                     may_pass: shortage::is_disk_trouble(source),
-                    ..Fault::lasting(crate::connection::chain(&error))
+                    ..Fault::lasting(crate::text::error_chain(&error))
                 },
                 None => Fault::lasting(error.to_string()),
             })?;
@@ -521,7 +521,7 @@ impl Store {
             }
             Err(error) => return Err(disk(error)),
         };
-        asks.map(|ask| look(&entries, ask).map(Ok)).collect()
+        asks.map(|ask| probe_path(&entries, ask).map(Ok)).collect()
     }
 
     fn open_database(&self) -> Result<&Database, Fault> {
@@ -620,7 +620,7 @@ impl Tables<'_> {
 
     fn apply(&mut self, ask: &Ask) -> Result<Result<Answer, JournalError>, Fault> {
         match ask {
-            Ask::Look(_) | Ask::Open(..) => look(&self.entries, ask).map(Ok),
+            Ask::Look(_) | Ask::Open(..) => probe_path(&self.entries, ask).map(Ok),
             Ask::Begin(attempt) => self.begin(&key(*attempt)),
             Ask::End(attempt, outcome) => {
                 let key = key(*attempt);
@@ -739,7 +739,7 @@ fn get(
     Ok(found.map(|value| Entry::read(value.value())))
 }
 
-fn look(
+fn probe_path(
     entries: &impl ReadableTable<&'static Key, &'static Value>,
     ask: &Ask,
 ) -> Result<Answer, Fault> {

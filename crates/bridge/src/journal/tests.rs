@@ -54,13 +54,13 @@ async fn an_attempt_that_comes_again_is_answered_from_disk() {
     assert_eq!(journal.mark(), before);
     let ended = Ok(Known::Ended(Outcome::answered(204)));
     assert_eq!(journal.begin(first).await, ended);
-    assert_eq!(journal.look(first).await, ended);
-    assert_eq!(journal.look(second).await, Ok(Known::Nothing));
+    assert_eq!(journal.probe_path(first).await, ended);
+    assert_eq!(journal.probe_path(second).await, Ok(Known::Nothing));
     // An end without a beginning, and a second end, change nothing.
     journal.end(second, Outcome::answered(200)).await.unwrap();
     journal.end(first, Outcome::answered(500)).await.unwrap();
-    assert_eq!(journal.look(second).await, Ok(Known::Nothing));
-    assert_eq!(journal.look(first).await, ended);
+    assert_eq!(journal.probe_path(second).await, Ok(Known::Nothing));
+    assert_eq!(journal.probe_path(first).await, ended);
 }
 
 #[tokio::test]
@@ -70,7 +70,7 @@ async fn what_was_begun_before_a_crash_is_possibly_executed_after_it() {
     journal.begin(attempt(1, 1)).await.unwrap();
     close(journal, &dir).await;
     let journal = open(&dir, BOUNDS);
-    let Ok(Known::Ended(outcome)) = journal.look(attempt(1, 1)).await else {
+    let Ok(Known::Ended(outcome)) = journal.probe_path(attempt(1, 1)).await else {
         panic!("it has an outcome");
     };
     assert_eq!(outcome.execution, Execution::PossiblyExecuted);
@@ -125,7 +125,7 @@ async fn a_full_journal_refuses_and_lets_go_of_what_is_acknowledged_alone() {
         Err(JournalError::Full(10))
     );
     assert!(matches!(
-        journal.look(attempt(0, 1)).await,
+        journal.probe_path(attempt(0, 1)).await,
         Ok(Known::Ended(_))
     ));
     for call in 0..7 {
@@ -137,9 +137,9 @@ async fn a_full_journal_refuses_and_lets_go_of_what_is_acknowledged_alone() {
     );
     // The next commit begins with letting go of the oldest: more than half were acknowledged.
     assert_eq!(journal.begin(attempt(10, 1)).await, Ok(Known::Nothing));
-    assert_eq!(journal.look(attempt(0, 1)).await, Ok(Known::Nothing));
+    assert_eq!(journal.probe_path(attempt(0, 1)).await, Ok(Known::Nothing));
     for call in 7..10 {
-        let known = journal.look(attempt(call, 1)).await;
+        let known = journal.probe_path(attempt(call, 1)).await;
         assert!(matches!(known, Ok(Known::Ended(_))), "{call}: {known:?}");
     }
 }
@@ -224,7 +224,7 @@ async fn entry_without_acknowledgement_is_never_dropped_by_age() {
         }
     }
     for call in 0..=255 {
-        let known = journal.look(attempt(call, 1)).await;
+        let known = journal.probe_path(attempt(call, 1)).await;
         assert!(matches!(known, Ok(Known::Ended(_))), "{call}: {known:?}");
     }
 }
@@ -284,10 +284,10 @@ async fn journal_works_again_after_a_full_disk() {
     // Nothing has left of what was refused: it may be begun.
     assert_eq!(until_begun(&journal, refused).await, Known::Nothing);
     journal.end(running, Outcome::answered(201)).await.unwrap();
-    let known = journal.look(running).await;
+    let known = journal.probe_path(running).await;
     assert_eq!(known, Ok(Known::Ended(Outcome::answered(201))));
     // What runs in this process is no crash's leftover.
-    assert_eq!(journal.look(attempt(10, 2)).await, Ok(Known::Begun));
+    assert_eq!(journal.probe_path(attempt(10, 2)).await, Ok(Known::Begun));
     assert_eq!(journal.mark().unwrap().id, mark.unwrap().id);
     let open = journal.open_outcomes(None, 1000).await.unwrap();
     assert_eq!(open.len(), ended + 1, "{number}");

@@ -1,6 +1,9 @@
-//! The socket itself.
+//! The control socket on Unix: both sides.
 
-use super::{ANSWER_WITHIN, AskError, ControlRequest, LINE_MAX_BYTES, Reply, SOCKET};
+use super::ControlError;
+use crate::control::message::{
+    ControlRequest, ControlResponse, REQUEST_MAX_BYTES, RESPONSE_MAX_BYTES,
+};
 use std::fs::File;
 use std::io::{self, BufRead as _, BufReader, Read as _, Write as _};
 use std::os::fd::AsRawFd as _;
@@ -8,28 +11,39 @@ use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 use tokio::io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{UnixListener, UnixStream as AsyncStream};
 use tokio::sync::Semaphore;
 use tokio::time::timeout;
 
-/// Longest path that fits a socket's address on every Unix.
+/// The socket's name in the data directory.
+const SOCKET: &str = "control.sock";
+
+/// Longest path that fits into a socket address on every Unix: `sun_path` has 104 bytes on macOS and the
+/// BSDs, 108 on Linux.
 const PATH_MAX_BYTES: usize = 100;
 
-/// Questions at once.
-const ASKING_MAX: usize = 8;
+/// Requests at the same time.
+const REQUESTS_MAX: usize = 8;
 
-/// Bytes of a question.
-const QUESTION_MAX_BYTES: u64 = 4096;
+/// How long a request may take, including its response.
+const REQUEST_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// A path that fits, to the socket in a directory whose own path may be of any length: through the
-/// open directory, which lives as long as the value.
-struct Place {
+/// Pause after a connection that could not be accepted, usually for want of descriptors.
+const ACCEPT_RETRY: Duration = Duration::from_millis(100);
+
+/// Carries out a request. May block for a moment.
+type Handler = dyn Fn(ControlRequest) -> ControlResponse + Send + Sync;
+
+/// A short path to the socket in a directory whose own path may have any length. It leads through the open
+/// directory, so it is valid as long as the value lives.
+struct ShortPath {
     path: PathBuf,
     _dir: Option<File>,
 }
 
-impl Place {
+impl ShortPath {
     fn of(data_dir: &Path) -> io::Result<Self> {
         let path = data_dir.join(SOCKET);
         if path.as_os_str().len() <= PATH_MAX_BYTES {
@@ -44,8 +58,9 @@ impl Place {
     }
 }
 
-/// The socket that is asked, by the descriptor of its file where the system can: root asks in a directory of
-/// another user, who could put a link to another program's socket there.
+/// Returns a path to the socket for the client side, through a descriptor of its file where the system can.
+/// Root may run a command on the directory of another user, which that user could have prepared with a link
+/// to another program's socket; the descriptor is opened without following links.
 #[cfg(target_os = "linux")]
 fn socket(data_dir: &Path) -> io::Result<(PathBuf, Option<rustix::fd::OwnedFd>)> {
     let dir = runtime::files::Dir::open(data_dir)?;
@@ -59,12 +74,12 @@ fn socket(data_dir: &Path) -> io::Result<(PathBuf, Option<rustix::fd::OwnedFd>)>
     use std::os::unix::fs::FileTypeExt as _;
     let path = data_dir.join(SOCKET);
     if !std::fs::symlink_metadata(&path)?.file_type().is_socket() {
-        return Err(io::Error::other("it is no socket"));
+        return Err(io::Error::other("not a socket"));
     }
     Ok((path, None))
 }
 
-/// The listening side. The socket's file goes with it.
+/// The listening side. Dropping it removes the socket's file.
 pub(crate) struct Server {
     listener: UnixListener,
     file: PathBuf,
@@ -77,18 +92,19 @@ impl Drop for Server {
     }
 }
 
-/// Opens the socket. The data directory is locked by this process: what lies there is left over.
+/// Opens the socket. This process has locked the data directory, so a file that exists there was left over by
+/// a process that has ended.
 ///
 /// # Errors
-/// What the system says.
+/// The system's error.
 pub(crate) fn listen(data_dir: &Path) -> io::Result<Server> {
     let file = data_dir.join(SOCKET);
     match std::fs::remove_file(&file) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
         Ok(()) | Err(_) => {}
     }
-    let place = Place::of(data_dir)?;
-    let listener = UnixListener::bind(&place.path)?;
+    let short = ShortPath::of(data_dir)?;
+    let listener = UnixListener::bind(&short.path)?;
     make_private(data_dir, &file)?;
     let owner = std::fs::metadata(&file)?.uid();
     Ok(Server {
@@ -98,79 +114,84 @@ pub(crate) fn listen(data_dir: &Path) -> io::Result<Server> {
     })
 }
 
-/// Only its own user may ask, by the mode of the socket's file.
+/// Restricts the socket's file to its own user.
 fn make_private(data_dir: &Path, file: &Path) -> io::Result<()> {
     let (path, _socket) = socket(data_dir).unwrap_or_else(|_| (file.to_owned(), None));
     std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o600))
 }
 
 impl Server {
-    /// Answers for as long as it is polled.
-    pub(crate) async fn serve(self, answer: Arc<dyn Fn(ControlRequest) -> Reply + Send + Sync>) {
-        let places = Arc::new(Semaphore::new(ASKING_MAX));
+    /// Serves requests for as long as it is polled.
+    pub(crate) async fn serve(self, handler: Arc<Handler>) {
+        let permits = Arc::new(Semaphore::new(REQUESTS_MAX));
         loop {
-            // Nobody closes the semaphore.
-            let Ok(place) = places.clone().acquire_owned().await else {
+            // Before `accept`: further clients wait in the system's queue. Fails only if the semaphore is
+            // closed, which does not happen.
+            let Ok(permit) = permits.clone().acquire_owned().await else {
                 return;
             };
             let Ok((stream, _)) = self.listener.accept().await else {
-                tokio::time::sleep(std::time::Duration::from_millis(100)).await;
+                tokio::time::sleep(ACCEPT_RETRY).await;
                 continue;
             };
+            // The file's mode restricts access, but some systems ignore the mode of a socket.
             let peer = stream.peer_cred().map(|peer| peer.uid());
             if !peer.is_ok_and(|uid| uid == self.owner || uid == 0) {
-                tracing::warn!("another user asked on the local socket, and was not answered");
+                tracing::warn!("rejected a request of another user on the control socket");
                 continue;
             }
-            let answer = answer.clone();
+            let handler = handler.clone();
             tokio::spawn(async move {
-                let _place = place;
-                let _ = timeout(ANSWER_WITHIN, reply(stream, answer)).await;
+                let _permit = permit;
+                let _ = timeout(REQUEST_TIMEOUT, respond(stream, handler)).await;
             });
         }
     }
 }
 
-async fn reply(
-    stream: AsyncStream,
-    answer: Arc<dyn Fn(ControlRequest) -> Reply + Send + Sync>,
-) -> io::Result<()> {
+async fn respond(stream: AsyncStream, handler: Arc<Handler>) -> io::Result<()> {
     let (read, mut write) = stream.into_split();
     let mut line = String::new();
-    let mut read = tokio::io::BufReader::new(read.take(QUESTION_MAX_BYTES));
+    let mut read = tokio::io::BufReader::new(read.take(REQUEST_MAX_BYTES));
     read.read_line(&mut line).await?;
-    let reply = match serde_json::from_str(&line) {
-        // Reading a config blocks for a moment.
-        Ok(question) => tokio::task::spawn_blocking(move || answer(question))
+    let response = match serde_json::from_str(&line) {
+        // A reload reads files, which must not block the runtime's workers.
+        Ok(request) => tokio::task::spawn_blocking(move || handler(request))
             .await
-            .unwrap_or_else(|_| Reply::Failed("the bridge failed to answer".into())),
-        Err(error) => Reply::Failed(format!("the question is not understood: {error}")),
+            .unwrap_or_else(|_| {
+                ControlResponse::Failed("the request failed inside the bridge; see its log".into())
+            }),
+        Err(error) => ControlResponse::Failed(format!("invalid control request: {error}")),
     };
-    let mut text = serde_json::to_vec(&reply)?;
+    let mut text = serde_json::to_vec(&response)?;
     text.push(b'\n');
     write.write_all(&text).await?;
     write.shutdown().await
 }
 
-/// Asks, and waits for the answer.
-pub(super) fn ask(data_dir: &Path, question: &ControlRequest) -> Result<Reply, AskError> {
-    let not_running = |source| AskError::NotRunning {
+/// Sends a request and waits for the response.
+pub(super) fn send(
+    data_dir: &Path,
+    request: &ControlRequest,
+) -> Result<ControlResponse, ControlError> {
+    let not_running = |source| ControlError::NotRunning {
         path: data_dir.join(SOCKET).display().to_string(),
         source,
     };
-    let no_answer = |error: io::Error| AskError::NoAnswer(error.to_string());
+    let no_response = |error: io::Error| ControlError::NoResponse(error.to_string());
+    // The descriptor must live until the connection is made: the path leads through it.
     let (path, _socket) = socket(data_dir).map_err(not_running)?;
     let mut stream = UnixStream::connect(&path).map_err(not_running)?;
-    let limit = Some(ANSWER_WITHIN);
-    stream.set_read_timeout(limit).map_err(no_answer)?;
-    stream.set_write_timeout(limit).map_err(no_answer)?;
-    let mut text = serde_json::to_vec(question).map_err(|error| no_answer(error.into()))?;
+    let limit = Some(REQUEST_TIMEOUT);
+    stream.set_read_timeout(limit).map_err(no_response)?;
+    stream.set_write_timeout(limit).map_err(no_response)?;
+    let mut text = serde_json::to_vec(request).map_err(|error| no_response(error.into()))?;
     text.push(b'\n');
-    stream.write_all(&text).map_err(no_answer)?;
+    stream.write_all(&text).map_err(no_response)?;
     let mut line = String::new();
-    let mut read = BufReader::new(stream.take(LINE_MAX_BYTES));
-    read.read_line(&mut line).map_err(no_answer)?;
-    serde_json::from_str(&line).map_err(|error| AskError::NoAnswer(error.to_string()))
+    let mut read = BufReader::new(stream.take(RESPONSE_MAX_BYTES));
+    read.read_line(&mut line).map_err(no_response)?;
+    serde_json::from_str(&line).map_err(|error| ControlError::NoResponse(error.to_string()))
 }
 
 #[cfg(test)]
@@ -179,30 +200,30 @@ mod tests {
     use crate::testing::TempDir;
 
     #[tokio::test]
-    async fn a_question_is_answered_over_a_path_of_any_length() {
+    async fn socket_works_at_a_path_of_any_length() {
         for name in ["short", &"long and ünüsual ".repeat(10)] {
             let dir = TempDir::new(name);
             let server = listen(dir.path()).unwrap();
             let mode = std::fs::metadata(dir.path().join(SOCKET)).unwrap().mode();
             assert_eq!(mode & 0o777, 0o600);
-            let serving = tokio::spawn(server.serve(Arc::new(|question| match question {
-                ControlRequest::Reload => Reply::Done,
-                other => Reply::Failed(format!("{other:?}")),
+            let serving = tokio::spawn(server.serve(Arc::new(|request| match request {
+                ControlRequest::Reload => ControlResponse::Done,
+                other => ControlResponse::Failed(format!("{other:?}")),
             })));
             let path = dir.path().to_owned();
-            let asking = move || {
+            let sending = move || {
                 (
-                    super::super::ask(&path, &ControlRequest::Reload),
-                    ask(&path, &ControlRequest::Status),
+                    super::super::send(&path, &ControlRequest::Reload),
+                    send(&path, &ControlRequest::Status),
                 )
             };
-            let (done, failed) = tokio::task::spawn_blocking(asking).await.unwrap();
-            assert!(matches!(done, Ok(Reply::Done)));
-            assert!(matches!(failed, Ok(Reply::Failed(_))));
+            let (done, failed) = tokio::task::spawn_blocking(sending).await.unwrap();
+            assert!(matches!(done, Ok(ControlResponse::Done)));
+            assert!(matches!(failed, Ok(ControlResponse::Failed(_))));
             serving.abort();
             let _ = serving.await;
-            let gone = ask(dir.path(), &ControlRequest::Status);
-            assert!(matches!(gone, Err(AskError::NotRunning { .. })));
+            let stopped = send(dir.path(), &ControlRequest::Status);
+            assert!(matches!(stopped, Err(ControlError::NotRunning { .. })));
         }
     }
 }

@@ -3,7 +3,8 @@
 
 use super::jar::Jar;
 use super::{Login, SignIn};
-use crate::dispatcher::{Active, resolve};
+use crate::dispatcher::resolve;
+use crate::target_access::TargetAccess;
 use crate::upstream::{
     AnswerBody, Key, RequestBody, Upstream, refused as refused_by_target, request_failure,
     request_head,
@@ -44,7 +45,7 @@ const RESPONSE_MAX_BYTES: usize = 64 * 1024;
 /// What failed; nothing of a caller's request was dispatched.
 pub(super) async fn sign_in(
     sign_in: &SignIn,
-    active: &Active,
+    active: &TargetAccess,
     endpoint: &str,
 ) -> Result<Jar, Failure> {
     let jar = Jar::new();
@@ -89,7 +90,7 @@ pub(super) async fn sign_in(
 
 async fn step(
     sign_in: &SignIn,
-    active: &Active,
+    active: &TargetAccess,
     endpoint: &str,
     request: Own,
     jar: &Jar,
@@ -137,7 +138,7 @@ fn retry_after(headers: &HeaderMap) -> Option<Duration> {
 }
 
 /// Ends a session, as far as ALM allows within [`SIGN_OUT_WITHIN`].
-pub(super) async fn sign_out(active: &Active, endpoint: &str, jar: &Jar) {
+pub(super) async fn sign_out(active: &TargetAccess, endpoint: &str, jar: &Jar) {
     let both = async {
         let session = Own {
             method: Method::DELETE,
@@ -166,7 +167,7 @@ pub(super) async fn sign_out(active: &Active, endpoint: &str, jar: &Jar) {
 }
 
 /// Asks ALM whether the session's identity is still signed in. `None` where ALM gives no response.
-pub(super) async fn is_signed_in(active: &Active, endpoint: &str, jar: &Jar) -> Option<bool> {
+pub(super) async fn is_signed_in(active: &TargetAccess, endpoint: &str, jar: &Jar) -> Option<bool> {
     let request = Own {
         method: Method::GET,
         path: IS_AUTHENTICATED,
@@ -197,7 +198,7 @@ impl Own {
 }
 
 async fn ask(
-    active: &Active,
+    active: &TargetAccess,
     endpoint: &str,
     own: Own,
     jar: &Jar,

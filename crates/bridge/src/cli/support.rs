@@ -1,32 +1,60 @@
-//! `support-bundle`: what somebody needs who helps, and nothing that they must not have.
+//! `doctor` and `support-bundle`: finds the fault, and collects what support needs, without secrets.
 
-use super::{ConfigArg, DONE, Outcome, say, short_runtime};
+use super::check::explain;
+use super::common::{ConfigArg, DONE, FAILED, Outcome, print, short_runtime};
+use super::secret_input::SECRET_ENV;
 use crate::config::{Config, FilePath};
-use crate::control::socket::{self, ControlRequest, Reply};
+use crate::control::message::{ControlRequest, ControlResponse};
+use crate::control::socket;
 use crate::credentials::Store;
 use crate::data_dir::PrivateDir;
-use crate::doctor::examine;
+use crate::doctor::{State, examine};
 use crate::redact::Redactor;
 use crate::stats::now_s;
+use crate::text::error_chain;
 use clap::Args;
 use std::fs::File;
 use std::io::{self, Read as _, Seek as _, SeekFrom};
 use std::path::{Path, PathBuf};
 
-/// How much of a log's end is taken.
+/// Bytes from the end of the log that are included.
 const LOG_MAX_BYTES: u64 = 4 * 1024 * 1024;
 
-/// Variables whose value is a secret, or may hold one.
-const SECRET_VARIABLES: [&str; 2] = ["BRIDGE_CLIENT_SECRET", "BRIDGE_CLIENT_ID"];
+/// Variables whose value is a secret or identifies one.
+const SECRET_VARIABLES: [&str; 2] = [SECRET_ENV, "BRIDGE_CLIENT_ID"];
+
+/// `doctor`.
+#[derive(Debug, Args)]
+pub(super) struct DoctorArgs {
+    #[command(flatten)]
+    config: ConfigArg,
+    /// Print JSON.
+    #[arg(long)]
+    json: bool,
+}
 
 /// `support-bundle`.
 #[derive(Debug, Args)]
 pub(super) struct BundleArgs {
     #[command(flatten)]
     config: ConfigArg,
-    /// The archive that is written; it must not be there yet
+    /// The archive to write (tar). It must not exist. Defaults to integration-bridge-support-TIME.tar in the
+    /// current directory.
     #[arg(long, value_name = "FILE")]
     output: Option<PathBuf>,
+}
+
+pub(super) fn doctor(args: &DoctorArgs) -> Outcome {
+    let report = short_runtime()?.block_on(examine(&args.config.config));
+    match args.json {
+        true => print(&serde_json::to_string_pretty(&report)?),
+        false => print(&report.to_string()),
+    }
+    Ok(if report.state == State::Fail {
+        FAILED
+    } else {
+        DONE
+    })
 }
 
 /// An archive that is being written.
@@ -37,8 +65,9 @@ struct Bundle {
 }
 
 impl Bundle {
+    /// Adds a file, after its secrets were removed.
     fn add(&mut self, name: &str, text: &str) -> io::Result<()> {
-        let text = self.redactor.clean(text);
+        let text = self.redactor.redact(text);
         let mut header = tar::Header::new_gnu();
         header.set_size(text.len() as u64);
         header.set_mode(0o600);
@@ -51,12 +80,13 @@ impl Bundle {
     }
 }
 
-pub(super) fn run(args: &BundleArgs) -> Outcome {
+pub(super) fn bundle(args: &BundleArgs) -> Outcome {
     let output = args
         .output
         .clone()
         .unwrap_or_else(|| PathBuf::from(format!("integration-bridge-support-{}.tar", now_s())));
     let mut options = std::fs::OpenOptions::new();
+    // A new file: root may run this in a directory where another user has prepared a link.
     options.create_new(true).write(true);
     #[cfg(unix)]
     {
@@ -65,11 +95,12 @@ pub(super) fn run(args: &BundleArgs) -> Outcome {
     }
     let file = options
         .open(&output)
-        .map_err(|error| format!("{} cannot be written: {error}", output.display()))?;
+        .map_err(|error| format!("cannot write {}: {error}", output.display()))?;
+    // A broken config is a reason to write a bundle, not to fail.
     let config = args.config.load();
     let mut bundle = Bundle {
         tar: tar::Builder::new(file),
-        redactor: known(config.as_ref().ok()),
+        redactor: known_secrets(config.as_ref().ok()),
         names: Vec::new(),
     };
     let version = format!(
@@ -80,49 +111,54 @@ pub(super) fn run(args: &BundleArgs) -> Outcome {
     );
     bundle.add("version.txt", &version)?;
     let text = std::fs::read_to_string(&args.config.config)
-        .unwrap_or_else(|error| format!("cannot be read: {error}\n"));
+        .unwrap_or_else(|error| format!("cannot read it: {error}\n"));
+    // The text as well as its parsed form: comments and order often explain a mistake.
     bundle.add("bridge.toml", &text)?;
     let checked = match &config {
-        Ok(config) => super::check::explain(config)
-            .map_or_else(|error| error.to_string(), |lines| lines.join("\n")),
-        Err(error) => crate::connection::chain(error),
+        Ok(config) => {
+            explain(config).map_or_else(|error| error.to_string(), |lines| lines.join("\n"))
+        }
+        Err(error) => error_chain(error),
     };
     bundle.add("config-check.txt", &checked)?;
     bundle.add("environment.txt", &environment())?;
-    say("looking at everything (doctor); this may take a minute");
+    print("running doctor; this may take a minute");
     let report = short_runtime()?.block_on(examine(&args.config.config));
     bundle.add("doctor.txt", &report.to_string())?;
     bundle.add("doctor.json", &serde_json::to_string_pretty(&report)?)?;
     let data_dir = args.config.data_dir()?;
-    match socket::ask(&data_dir, &ControlRequest::Status) {
-        Ok(Reply::Status(status)) => {
+    match socket::send(&data_dir, &ControlRequest::Status) {
+        Ok(ControlResponse::Status(status)) => {
             bundle.add("status.txt", &status.to_string())?;
             bundle.add("status.json", &serde_json::to_string_pretty(&status)?)?;
         }
-        Ok(_) => bundle.add("status.txt", "the answer is not understood")?,
-        Err(error) => bundle.add("status.txt", &crate::connection::chain(&error))?,
+        Ok(_) => bundle.add(
+            "status.txt",
+            "the running bridge sent an unexpected response",
+        )?,
+        Err(error) => bundle.add("status.txt", &error_chain(&error))?,
     }
     bundle.add("data-directory.txt", &listing(&data_dir))?;
     if let Ok(config) = &config {
         let log = config.log.file.as_ref().map(FilePath::get);
-        match log.map(end_of) {
+        match log.map(tail_of) {
             Some(Ok(text)) => bundle.add("bridge.log", &text)?,
-            Some(Err(error)) => bundle.add("bridge.log", &format!("cannot be read: {error}"))?,
+            Some(Err(error)) => bundle.add("bridge.log", &format!("cannot read it: {error}"))?,
             None => bundle.add(
                 "bridge.log",
-                "the log goes to standard error; add the journal's part: journalctl -u integration-bridge",
+                "the log goes to standard error; add the output of: journalctl -u integration-bridge",
             )?,
         }
     }
     let names = bundle.names.join(", ");
     bundle.tar.into_inner()?.sync_all()?;
-    say(&format!("{}: {names}", output.display()));
-    say("secrets were taken out; look through it before you send it");
+    print(&format!("{}: {names}", output.display()));
+    print("secrets were removed; review the archive before you send it");
     Ok(DONE)
 }
 
-/// Every secret that this program can know of.
-fn known(config: Option<&Config>) -> Redactor {
+/// Returns a redactor with every secret that this program can know.
+fn known_secrets(config: Option<&Config>) -> Redactor {
     let mut redactor = Redactor::default();
     for name in SECRET_VARIABLES {
         if let Ok(value) = std::env::var(name) {
@@ -134,7 +170,7 @@ fn known(config: Option<&Config>) -> Redactor {
         redactor.know(&text);
     }
     for (_, value) in std::env::vars() {
-        // A proxy's user and password.
+        // User and password of a proxy, in whatever variable the proxy is configured.
         if let Some((user, _)) = value
             .split_once("://")
             .and_then(|(_, rest)| rest.rsplit_once('@'))
@@ -160,7 +196,7 @@ fn known(config: Option<&Config>) -> Redactor {
         && let Ok(value) = serde_json::from_slice::<serde_json::Value>(&bytes)
         && let Some(fields) = value.as_object()
     {
-        // The private key among them.
+        // The private key is among them. A longer list is safer than one of field names, which may change.
         fields
             .values()
             .filter_map(|value| value.as_str())
@@ -170,7 +206,7 @@ fn known(config: Option<&Config>) -> Redactor {
     redactor
 }
 
-/// The names of our variables, and the values of those that hold no secret.
+/// Returns the bridge's variables and the proxy variables, with the values of those that hold no secret.
 fn environment() -> String {
     let mut lines: Vec<String> = std::env::vars()
         .filter(|(name, _)| {
@@ -188,10 +224,10 @@ fn environment() -> String {
     lines.join("\n")
 }
 
-/// What is in the data directory: names, sizes, modes.
+/// Returns names, sizes and modes of the files in the data directory.
 fn listing(dir: &Path) -> String {
     let Ok(entries) = std::fs::read_dir(dir) else {
-        return format!("{} cannot be read", dir.display());
+        return format!("cannot read {}", dir.display());
     };
     let mut lines: Vec<String> = entries
         .flatten()
@@ -214,8 +250,9 @@ fn listing(dir: &Path) -> String {
     lines.join("\n")
 }
 
-fn end_of(path: &Path) -> io::Result<String> {
-    // The bridge's own user could have put a link to a file of root there.
+/// Returns the end of a log file.
+fn tail_of(path: &Path) -> io::Result<String> {
+    // Without following links: the bridge's own user could have linked to a file that only root can read.
     let mut file = runtime::files::open(path)?;
     let bytes = file.metadata()?.len();
     file.seek(SeekFrom::Start(bytes.saturating_sub(LOG_MAX_BYTES)))?;

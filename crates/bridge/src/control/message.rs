@@ -1,0 +1,40 @@
+//! Requests and responses of the control socket: one JSON document a line.
+
+use crate::status::Status;
+use serde::{Deserialize, Serialize};
+
+/// Longest request, in bytes.
+pub(super) const REQUEST_MAX_BYTES: u64 = 4096;
+
+/// Longest response, in bytes. A status with all its endpoints is far below.
+pub(super) const RESPONSE_MAX_BYTES: u64 = 4 * 1024 * 1024;
+
+/// A request of a command.
+// Unknown fields are errors: an older bridge must reject what it would understand only in part.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "command", rename_all = "kebab-case", deny_unknown_fields)]
+pub(crate) enum ControlRequest {
+    /// Returns the runtime status.
+    Status,
+    /// Checks the endpoints soon, outside the interval.
+    Health,
+    /// Reloads the config.
+    Reload,
+    /// Replaces the log filter.
+    LogLevel {
+        /// A level, or filters in the syntax of `BRIDGE_LOG`.
+        filter: String,
+    },
+}
+
+/// The running bridge's response.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub(crate) enum ControlResponse {
+    /// The runtime status.
+    Status(Box<Status>),
+    /// The request was carried out.
+    Done,
+    /// The request failed, and why.
+    Failed(String),
+}

@@ -1,8 +1,8 @@
-//! The way to the relay, step by step, for whoever wants to know where it ends.
+//! The steps to the relay one by one, for `doctor`: how far they succeed.
 
-use super::{
-    DIAL_TIMEOUT, DialError, Dialer, Proxy, RelayUrl, connect_tcp, explain_tls, upgrade_error,
-};
+use super::connect::connect_tcp;
+use super::error::upgrade_error;
+use super::{DIAL_TIMEOUT, DialError, Dialer, Proxy, RelayUrl, explain_tls};
 use crate::socket::Metered;
 use crate::tls::{Oldest, TlsSetupError, provider, roots};
 use crate::{tcp, websocket};
@@ -19,48 +19,48 @@ use tokio::time::timeout;
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 
-/// How long one step may take.
-const STEP_WITHIN: Duration = Duration::from_secs(10);
+/// The time for one step.
+const STEP_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// Bytes of an HTTP answer that are read.
-const ANSWER_MAX_BYTES: u64 = 16 * 1024;
+/// Bytes of an HTTP response that are read.
+const RESPONSE_MAX_BYTES: u64 = 16 * 1024;
 
-/// Header fields of it.
-const ANSWER_HEADERS_MAX: usize = 64;
+/// Header fields of that response.
+const RESPONSE_HEADERS_MAX: usize = 64;
 
-/// How far a look came. What is behind the first failure was not tried.
+/// How far a probe came. Steps after the first failure were not tried.
 #[derive(Debug, Default)]
 pub struct PathReport {
-    /// The proxy, `host:port`; none for the direct way.
+    /// The proxy, `host:port`; `None` for a direct connection.
     pub proxy: Option<String>,
-    /// What the relay's name (or the proxy's) resolved to.
+    /// The addresses of the relay's name, or of the proxy's.
     pub resolved: Vec<IpAddr>,
-    /// Where a TCP connection was made to.
+    /// The address of the TCP connection.
     pub connected: Option<SocketAddr>,
-    /// Whether the proxy let it through.
+    /// Whether the proxy connected.
     pub through_proxy: bool,
-    /// The certificates that were shown, the leaf first; also those that were not accepted.
+    /// The certificates that were presented, the leaf first; also when they were rejected.
     pub chain: Vec<CertificateDer<'static>>,
-    /// The version of TLS that was agreed on.
+    /// The negotiated version of TLS.
     pub tls: Option<String>,
-    /// What `GET /healthz` was answered with.
+    /// The status of `GET /healthz`.
     pub health: Option<u16>,
-    /// The clock of who answered, as its field `Date` had it.
+    /// The server's clock, from the field `Date`.
     pub date: Option<String>,
-    /// Whether the upgrade to a WebSocket was taken.
+    /// Whether the upgrade to a WebSocket was accepted.
     pub upgraded: bool,
-    /// Where it ended.
+    /// The first failure.
     pub failure: Option<DialError>,
 }
 
-/// Keeps the certificates that it sees; what they are worth is another's to say.
+/// Records the presented certificates, and leaves the decision to the standard verifier.
 #[derive(Debug)]
-struct Keeps {
-    judge: Arc<WebPkiServerVerifier>,
+struct RecordingVerifier {
+    inner: Arc<WebPkiServerVerifier>,
     seen: Mutex<Vec<CertificateDer<'static>>>,
 }
 
-impl ServerCertVerifier for Keeps {
+impl ServerCertVerifier for RecordingVerifier {
     fn verify_server_cert(
         &self,
         leaf: &CertificateDer<'_>,
@@ -72,7 +72,7 @@ impl ServerCertVerifier for Keeps {
         let all = std::iter::once(leaf).chain(others);
         let all = all.map(|one| one.clone().into_owned()).collect();
         *self.seen.lock().unwrap_or_else(PoisonError::into_inner) = all;
-        self.judge.verify_server_cert(leaf, others, name, ocsp, now)
+        self.inner.verify_server_cert(leaf, others, name, ocsp, now)
     }
 
     fn verify_tls12_signature(
@@ -81,7 +81,7 @@ impl ServerCertVerifier for Keeps {
         certificate: &CertificateDer<'_>,
         signature: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        self.judge
+        self.inner
             .verify_tls12_signature(message, certificate, signature)
     }
 
@@ -91,30 +91,30 @@ impl ServerCertVerifier for Keeps {
         certificate: &CertificateDer<'_>,
         signature: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        self.judge
+        self.inner
             .verify_tls13_signature(message, certificate, signature)
     }
 
     fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        self.judge.supported_verify_schemes()
+        self.inner.supported_verify_schemes()
     }
 }
 
-/// Looks at the way to a relay, without proving who is looking.
+/// Runs the steps to a relay, without authenticating.
 ///
 /// # Errors
-/// [`TlsSetupError`] when a CA file cannot be used: then nothing was tried.
+/// [`TlsSetupError`] when a CA file is unusable: then nothing was tried.
 pub async fn probe_path(
     relay: &RelayUrl,
     ca_files: &[PathBuf],
     oldest: Oldest,
     proxy: &Proxy,
 ) -> Result<PathReport, TlsSetupError> {
-    let judge = WebPkiServerVerifier::builder_with_provider(Arc::new(roots(ca_files)?), provider())
+    let inner = WebPkiServerVerifier::builder_with_provider(Arc::new(roots(ca_files)?), provider())
         .build()
         .map_err(|error| TlsSetupError::from(rustls::Error::General(error.to_string())))?;
-    let keeps = Arc::new(Keeps {
-        judge,
+    let verifier = Arc::new(RecordingVerifier {
+        inner,
         seen: Mutex::default(),
     });
     let versions: &[&rustls::SupportedProtocolVersion] = match oldest {
@@ -124,25 +124,26 @@ pub async fn probe_path(
     let tls = ClientConfig::builder_with_provider(provider())
         .with_protocol_versions(versions)?
         .dangerous()
-        .with_custom_certificate_verifier(keeps.clone())
+        .with_custom_certificate_verifier(verifier.clone())
         .with_no_client_auth();
     let dialer = Dialer::new(relay.clone(), &tls, proxy.clone());
     let mut report = PathReport::default();
     let steps = steps(&dialer, &mut report);
-    let ended = timeout(DIAL_TIMEOUT, steps).await;
-    report.failure = match ended {
+    let result = timeout(DIAL_TIMEOUT, steps).await;
+    report.failure = match result {
         Ok(result) => result.err(),
         Err(_) => Some(DialError::Timeout {
             step: "one of the steps",
         }),
     };
-    report.chain = std::mem::take(&mut *keeps.seen.lock().unwrap_or_else(PoisonError::into_inner));
+    report.chain =
+        std::mem::take(&mut *verifier.seen.lock().unwrap_or_else(PoisonError::into_inner));
     Ok(report)
 }
 
 async fn steps(dialer: &Dialer, report: &mut PathReport) -> Result<(), DialError> {
     let relay = &dialer.relay;
-    let server = dialer.proxy.for_host(&relay.host, relay.port);
+    let server = dialer.proxy.for_host(relay.host(), relay.port());
     let (host, port) = server.map_or((relay.host(), relay.port()), |server| {
         (server.host(), server.port())
     });
@@ -152,8 +153,8 @@ async fn steps(dialer: &Dialer, report: &mut PathReport) -> Result<(), DialError
         host: host.to_owned(),
         detail,
     };
-    let resolved = timeout(STEP_WITHIN, resolving).await;
-    let resolved = resolved.map_err(|_| dns(format!("no answer within {STEP_WITHIN:?}")))?;
+    let resolved = timeout(STEP_TIMEOUT, resolving).await;
+    let resolved = resolved.map_err(|_| dns(format!("no response within {STEP_TIMEOUT:?}")))?;
     report.resolved = resolved
         .map_err(|error| dns(error.to_string()))?
         .map(|address| address.ip())
@@ -162,15 +163,16 @@ async fn steps(dialer: &Dialer, report: &mut PathReport) -> Result<(), DialError
     let stream = connect_tcp(host, port, None).await?;
     report.connected = stream.peer_addr().ok();
     drop(stream);
+    // Two connections: the relay closes the first one after the response, and the upgrade needs its own.
     let stream = secured(dialer, report).await?;
-    ask_health(dialer, stream, report).await?;
+    request_health(dialer, stream, report).await?;
     let stream = secured(dialer, report).await?;
     let upgrading = tokio_tungstenite::client_async_with_config(
         dialer.upgrade_request(),
         Metered::new(stream, 0),
         Some(websocket::config(websocket::Buffers::Small)),
     );
-    let upgraded = timeout(STEP_WITHIN, upgrading).await;
+    let upgraded = timeout(STEP_TIMEOUT, upgrading).await;
     let late = DialError::Timeout {
         step: "WebSocket upgrade",
     };
@@ -179,7 +181,7 @@ async fn steps(dialer: &Dialer, report: &mut PathReport) -> Result<(), DialError
     Ok(())
 }
 
-/// A connection with TLS, through the proxy if there is one.
+/// Opens a TLS connection, through the proxy if there is one.
 async fn secured(
     dialer: &Dialer,
     report: &mut PathReport,
@@ -187,15 +189,15 @@ async fn secured(
     let relay = &dialer.relay;
     let late = |step| move |_| DialError::Timeout { step };
     let connecting = async {
-        match dialer.proxy.for_host(&relay.host, relay.port) {
-            None => connect_tcp(&relay.host, relay.port, None).await,
+        match dialer.proxy.for_host(relay.host(), relay.port()) {
+            None => connect_tcp(relay.host(), relay.port(), None).await,
             Some(server) => {
                 let stream = connect_tcp(server.host(), server.port(), None).await?;
                 Ok(server.connect(stream, &relay.authority()).await?)
             }
         }
     };
-    let connected = timeout(STEP_WITHIN, connecting).await;
+    let connected = timeout(STEP_TIMEOUT, connecting).await;
     let stream = connected.map_err(late("proxy"))??;
     report.through_proxy = true;
     tcp::tune(&stream).map_err(|source| DialError::Tcp {
@@ -204,11 +206,11 @@ async fn secured(
     })?;
     let connector = TlsConnector::from(dialer.tls.clone());
     let handshake = connector.connect(relay.server_name.clone(), stream);
-    let shaken = timeout(STEP_WITHIN, handshake).await;
+    let shaken = timeout(STEP_TIMEOUT, handshake).await;
     let stream = shaken
         .map_err(late("TLS"))?
         .map_err(|error| DialError::Tls {
-            host: relay.host.clone(),
+            host: relay.host().to_owned(),
             detail: explain_tls(&error),
         })?;
     let version = stream.get_ref().1.protocol_version();
@@ -216,7 +218,8 @@ async fn secured(
     Ok(stream)
 }
 
-async fn ask_health(
+/// Sends `GET /healthz` and reads the head of the response.
+async fn request_health(
     dialer: &Dialer,
     mut stream: TlsStream<tokio::net::TcpStream>,
     report: &mut PathReport,
@@ -225,28 +228,29 @@ async fn ask_health(
         "GET /healthz HTTP/1.1\r\nHost: {}\r\nConnection: close\r\n\r\n",
         dialer.relay.authority()
     );
-    let mut answer = Vec::new();
-    let asking = async {
+    let mut response_head = Vec::new();
+    let exchange = async {
         stream.write_all(request.as_bytes()).await?;
-        let mut stream = stream.take(ANSWER_MAX_BYTES);
-        // The head is enough; some close without the goodbye that TLS wants.
-        while !answer.windows(4).any(|end| end == b"\r\n\r\n") {
-            if stream.read_buf(&mut answer).await? == 0 {
+        let mut stream = stream.take(RESPONSE_MAX_BYTES);
+        // The head is enough. Some servers close without a TLS close_notify, which rustls reports as an error;
+        // reading to the end would turn a good response into a failure.
+        while !response_head.windows(4).any(|end| end == b"\r\n\r\n") {
+            if stream.read_buf(&mut response_head).await? == 0 {
                 break;
             }
         }
         std::io::Result::Ok(())
     };
-    let asked = timeout(STEP_WITHIN, asking).await;
+    let exchanged = timeout(STEP_TIMEOUT, exchange).await;
     let late = DialError::Timeout { step: "HTTP" };
-    let asked = asked.map_err(|_| late)?;
-    let mut headers = [httparse::EMPTY_HEADER; ANSWER_HEADERS_MAX];
+    let exchanged = exchanged.map_err(|_| late)?;
+    let mut headers = [httparse::EMPTY_HEADER; RESPONSE_HEADERS_MAX];
     let mut response = httparse::Response::new(&mut headers);
-    let parsed = response.parse(&answer);
+    let parsed = response.parse(&response_head);
     let Some(status) = response.code.filter(|_| parsed.is_ok()) else {
-        let detail = asked.err().map(|error| error.to_string());
+        let detail = exchanged.err().map(|error| error.to_string());
         return Err(DialError::Upgrade(
-            detail.unwrap_or_else(|| "what answers is no HTTP server".to_owned()),
+            detail.unwrap_or_else(|| "the peer is not an HTTP server".to_owned()),
         ));
     };
     report.health = Some(status);

@@ -1,5 +1,8 @@
-//! HTTP proxies between the bridge and the relay: CONNECT, with Basic where a user is given.
+//! HTTP proxies: CONNECT (RFC 9110, 9.3.6), with Basic authentication where a user is given.
+//!
+//! The relay and, where configured, targets are reached through them. [`super::no_proxy`] has the exceptions.
 
+use super::no_proxy::NoProxy;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use http::Uri;
@@ -8,32 +11,32 @@ use std::io;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
-/// Longest answer to CONNECT; what is longer is a web page.
-const ANSWER_MAX_BYTES: usize = 16 * 1024;
+/// Longest response head to CONNECT. A longer one is a web page.
+const RESPONSE_MAX_BYTES: usize = 16 * 1024;
 
-/// Header fields of that answer.
-const ANSWER_HEADERS_MAX: usize = 64;
+/// Header fields of that response.
+const RESPONSE_HEADERS_MAX: usize = 64;
 
-/// Why a proxy is of no use.
+/// Why a connection through a proxy failed.
 #[derive(Debug, thiserror::Error)]
 pub enum ProxyError {
-    /// The setting cannot be understood. Its text may hold a password, so it is not repeated.
+    /// The setting is not a proxy URL. Its text may hold a password, so the error does not repeat it.
     #[error("the proxy setting {name} is not a URL like http://proxy.example.com:3128")]
     Setting {
-        /// Where it stands.
+        /// The name of the setting.
         name: String,
     },
-    /// Another status than 200.
+    /// The proxy answered with a status other than 2xx.
     #[error("the proxy {proxy} answered CONNECT with {status}{hint}")]
     Status {
         /// The proxy.
         proxy: String,
         /// Its status.
         status: u16,
-        /// What that may mean.
+        /// A possible reason.
         hint: &'static str,
     },
-    /// It does not speak HTTP.
+    /// The response is not HTTP.
     #[error("the proxy {proxy} did not answer CONNECT with HTTP")]
     NotHttp {
         /// The proxy.
@@ -44,7 +47,7 @@ pub enum ProxyError {
     Io {
         /// The proxy.
         proxy: String,
-        /// What the system said.
+        /// The system's error.
         source: io::Error,
     },
 }
@@ -63,36 +66,36 @@ impl fmt::Debug for ProxyServer {
     }
 }
 
-/// Which proxy to use for which host.
+/// Which hosts are reached through a proxy.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Proxy {
-    /// None.
+    /// None: every connection is direct.
     Direct,
-    /// This one, but for the hosts in the list (`NO_PROXY`).
+    /// All but those of a list (`NO_PROXY`).
     Via {
         /// The proxy.
         server: ProxyServer,
-        /// Names (with all below them), addresses, `host:port`, or `*`.
-        except: Vec<String>,
+        /// Hosts that are reached directly.
+        no_proxy: NoProxy,
     },
 }
 
 impl Proxy {
-    /// From a URL like `http://proxy.example.com:3128`.
+    /// Parses a URL like `http://proxy.example.com:3128`.
     ///
     /// # Errors
     /// [`ProxyError::Setting`], which does not repeat the URL.
     pub fn from_url(name: &str, url: &str) -> Result<Self, ProxyError> {
         Ok(Self::Via {
             server: ProxyServer::parse(name, url)?,
-            except: Vec::new(),
+            no_proxy: NoProxy::default(),
         })
     }
 
-    /// From `HTTPS_PROXY` (or `ALL_PROXY`) and `NO_PROXY`, in capitals or not.
+    /// Reads `HTTPS_PROXY` (or `ALL_PROXY`) and `NO_PROXY`, in upper or lower case.
     ///
     /// # Errors
-    /// [`ProxyError::Setting`] when the variable is set and cannot be understood.
+    /// [`ProxyError::Setting`] when the variable is set and is not a proxy URL.
     pub fn from_env(get: impl Fn(&str) -> Option<String>) -> Result<Self, ProxyError> {
         let set = |name: &str| get(name).filter(|value| !value.trim().is_empty());
         let found = ["HTTPS_PROXY", "https_proxy", "ALL_PROXY", "all_proxy"]
@@ -101,20 +104,16 @@ impl Proxy {
         let Some((name, url)) = found else {
             return Ok(Self::Direct);
         };
-        let except = set("NO_PROXY")
+        let no_proxy = set("NO_PROXY")
             .or_else(|| set("no_proxy"))
             .unwrap_or_default();
         Ok(Self::Via {
             server: ProxyServer::parse(name, url.trim())?,
-            except: except
-                .split(',')
-                .map(|item| item.trim().trim_start_matches('.').to_ascii_lowercase())
-                .filter(|item| !item.is_empty())
-                .collect(),
+            no_proxy: NoProxy::parse(&no_proxy),
         })
     }
 
-    /// With a user and a password, in place of those of its URL.
+    /// Sets user and password, in place of those of the URL.
     #[must_use]
     pub fn with_basic(mut self, user: &str, password: &str) -> Self {
         if let Self::Via { server, .. } = &mut self {
@@ -124,11 +123,11 @@ impl Proxy {
         self
     }
 
-    /// A connection to `authority` (`host:port`), through the proxy if it is to be used for that host and
-    /// port; `None` where it is not, and nothing was done.
+    /// Connects to `authority` (`host:port`) through the proxy. Returns `None`, without any attempt, if the host and
+    /// port are reached directly.
     ///
     /// # Errors
-    /// [`ProxyError`] when the proxy cannot be reached or does not let it through.
+    /// [`ProxyError`] when the proxy cannot be reached or does not connect.
     pub async fn through(
         &self,
         host: &str,
@@ -147,22 +146,11 @@ impl Proxy {
         Some(server.connect(stream, authority).await)
     }
 
-    /// The proxy for a host, if it is to be used there.
+    /// Returns the proxy that a host and port are reached through, if any.
     pub(super) fn for_host(&self, host: &str, port: u16) -> Option<&ProxyServer> {
         match self {
             Self::Direct => None,
-            Self::Via { server, except } => {
-                let with_port = format!("{host}:{port}");
-                let spared = except.iter().any(|item| {
-                    item == "*"
-                        || item == host
-                        || *item == with_port
-                        || host
-                            .strip_suffix(item.trim_start_matches("*."))
-                            .is_some_and(|rest| rest.ends_with('.'))
-                });
-                (!spared).then_some(server)
-            }
+            Self::Via { server, no_proxy } => (!no_proxy.matches(host, port)).then_some(server),
         }
     }
 }
@@ -201,12 +189,12 @@ impl ProxyServer {
         })
     }
 
-    /// Its name or address.
+    /// Returns its name or address.
     pub fn host(&self) -> &str {
         &self.host
     }
 
-    /// Its port.
+    /// Returns its port.
     pub fn port(&self) -> u16 {
         self.port
     }
@@ -215,7 +203,7 @@ impl ProxyServer {
         format!("{}:{}", self.host, self.port)
     }
 
-    /// Asks for a way through to `authority` (RFC 9110, 9.3.6).
+    /// Sends CONNECT for `authority`, and reads the response head.
     pub(super) async fn connect(
         &self,
         mut stream: TcpStream,
@@ -233,28 +221,28 @@ impl ProxyServer {
         }
         request.push_str("\r\n");
         stream.write_all(request.as_bytes()).await.map_err(failed)?;
-        let mut answer = Vec::with_capacity(512);
+        let mut response_head = Vec::with_capacity(512);
         loop {
-            // Byte by byte at the end: what follows the answer belongs to the tunnel.
+            // One byte at a time: bytes after the head belong to the tunnel, and must stay in the socket.
             let byte = stream.read_u8().await.map_err(failed)?;
-            answer.push(byte);
-            if answer.ends_with(b"\r\n\r\n") || answer.ends_with(b"\n\n") {
-                return self.judge(&answer).map(|()| stream);
+            response_head.push(byte);
+            if response_head.ends_with(b"\r\n\r\n") || response_head.ends_with(b"\n\n") {
+                return self.check(&response_head).map(|()| stream);
             }
-            if answer.len() >= ANSWER_MAX_BYTES {
+            if response_head.len() >= RESPONSE_MAX_BYTES {
                 return Err(ProxyError::NotHttp { proxy: self.name() });
             }
         }
     }
 
-    fn judge(&self, answer: &[u8]) -> Result<(), ProxyError> {
-        let mut headers = [httparse::EMPTY_HEADER; ANSWER_HEADERS_MAX];
+    fn check(&self, response_head: &[u8]) -> Result<(), ProxyError> {
+        let mut headers = [httparse::EMPTY_HEADER; RESPONSE_HEADERS_MAX];
         let mut response = httparse::Response::new(&mut headers);
-        let parsed = response.parse(answer);
+        let parsed = response.parse(response_head);
         let Some(status) = response.code.filter(|_| parsed.is_ok()) else {
             return Err(ProxyError::NotHttp { proxy: self.name() });
         };
-        // It names no scheme that is spoken here.
+        // The proxy offers schemes, and none that is supported here.
         let mut schemes = response
             .headers
             .iter()
@@ -266,10 +254,10 @@ impl ProxyServer {
             200..=299 => return Ok(()),
             407 if self.authorization.is_some() => ": it does not accept the user and password",
             407 if wants_other => {
-                ": it wants NTLM or Negotiate, which are not spoken here; have Basic allowed for this machine"
+                ": it requires NTLM or Negotiate, which are not supported; allow Basic for this machine"
             }
             407 => {
-                ": it wants a user and password: proxy_credential, or http://user:password@host:port in \
+                ": it requires a user and password: proxy_credential, or http://user:password@host:port in \
                  HTTPS_PROXY"
             }
             403 => ": it does not allow connections to that host and port",
@@ -312,7 +300,7 @@ mod tests {
     }
 
     #[test]
-    fn the_environment_names_a_proxy_and_who_is_spared() {
+    fn environment_sets_proxy_and_exceptions() {
         let proxy = env(&[
             ("https_proxy", "http://u%40x:p%3A@proxy:8080"),
             ("NO_PROXY", ".corp.example, 10.0.0.1"),
@@ -329,7 +317,7 @@ mod tests {
     }
 
     #[test]
-    fn neither_debug_nor_an_error_shows_the_password() {
+    fn password_is_in_neither_debug_nor_error() {
         let proxy = env(&[("HTTPS_PROXY", "http://me:secret@proxy")]);
         assert!(!format!("{proxy:?}").contains("secret"));
         let error = Proxy::from_url("relay.proxy", "ftp://me:secret@proxy").unwrap_err();

@@ -20,7 +20,7 @@ pub use origin::{Origin, OriginError};
 pub use store::{Store, StoreError};
 
 use crate::secret::Secret;
-use crate::upstream::ClientCert;
+use http_client::ClientCert;
 use http::HeaderName;
 use std::collections::BTreeMap;
 use std::fmt;
@@ -89,7 +89,7 @@ impl Kind {
             Self::Bearer { token: secret } | Self::Header { value: secret, .. } => {
                 vec![secret.clone()]
             }
-            Self::Certificate(certificate) => vec![certificate.key_pem().clone()],
+            Self::Certificate(certificate) => vec![Secret::new(certificate.key_pem())],
         }
     }
 

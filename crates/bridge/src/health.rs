@@ -26,7 +26,7 @@ const AT_ONCE_MAX: usize = 8;
 const DOWN_EVERY: Duration = Duration::from_secs(10);
 
 /// Longest that one look may take, all its steps together.
-pub(crate) const PROBE_WITHIN: Duration = Duration::from_secs(20);
+pub(crate) const PROBE_TIMEOUT: Duration = Duration::from_secs(20);
 
 /// What was found at an endpoint.
 #[derive(Debug, Clone)]

@@ -70,14 +70,14 @@ impl Outcome {
     }
 }
 
-/// What the journal knows of an attempt.
+/// The state of an attempt in the journal.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Known {
-    /// Nothing.
-    Nothing,
-    /// It was begun, and its outcome is not there.
+pub enum JournalEntryState {
+    /// The journal has no entry.
+    Unknown,
+    /// The intent is written, and no outcome.
     Begun,
-    /// How it ended.
+    /// The outcome is written.
     Ended(Outcome),
 }
 
@@ -86,7 +86,7 @@ pub enum Known {
 pub enum JournalError {
     /// It holds as much as it may, and the relay has not acknowledged enough of it.
     #[error(
-        "the journal of deliveries is full: {0} entries wait for the relay's word (deliveries.journal_entries_max)"
+        "the journal of deliveries is full: {0} outcomes not yet acknowledged by the relay (deliveries.journal_entries_max)"
     )]
     Full(u64),
     /// The disk.
@@ -98,7 +98,7 @@ pub enum JournalError {
 }
 
 enum Ask {
-    Look(CallAttempt),
+    Lookup(CallAttempt),
     Begin(CallAttempt),
     End(CallAttempt, Outcome),
     Acknowledge(CallAttempt),
@@ -107,7 +107,7 @@ enum Ask {
 }
 
 enum Answer {
-    Known(Known),
+    State(JournalEntryState),
     Done,
     Open(Vec<DeliveryResult>),
 }
@@ -168,10 +168,10 @@ impl Journal {
         answer.await.unwrap_or(Err(JournalError::Closed))
     }
 
-    async fn known(&self, ask: Ask) -> Result<Known, JournalError> {
+    async fn state(&self, ask: Ask) -> Result<JournalEntryState, JournalError> {
         Ok(match self.ask(ask).await? {
-            Answer::Known(known) => known,
-            Answer::Done | Answer::Open(_) => Known::Nothing,
+            Answer::State(known) => known,
+            Answer::Done | Answer::Open(_) => JournalEntryState::Unknown,
         })
     }
 
@@ -179,8 +179,8 @@ impl Journal {
     ///
     /// # Errors
     /// [`JournalError`].
-    pub async fn look(&self, attempt: CallAttempt) -> Result<Known, JournalError> {
-        self.known(Ask::Look(attempt)).await
+    pub async fn lookup(&self, attempt: CallAttempt) -> Result<JournalEntryState, JournalError> {
+        self.state(Ask::Lookup(attempt)).await
     }
 
     /// Writes that an attempt is about to leave for its target, unless something is known of it.
@@ -188,8 +188,8 @@ impl Journal {
     ///
     /// # Errors
     /// [`JournalError`]: nothing may leave.
-    pub async fn begin(&self, attempt: CallAttempt) -> Result<Known, JournalError> {
-        self.known(Ask::Begin(attempt)).await
+    pub async fn begin(&self, attempt: CallAttempt) -> Result<JournalEntryState, JournalError> {
+        self.state(Ask::Begin(attempt)).await
     }
 
     /// Writes how an attempt ended. When this returns, it is on disk.
@@ -217,7 +217,7 @@ impl Journal {
     ) -> Result<Vec<DeliveryResult>, JournalError> {
         Ok(match self.ask(Ask::Open(behind, limit)).await? {
             Answer::Open(results) => results,
-            Answer::Known(_) | Answer::Done => Vec::new(),
+            Answer::State(_) | Answer::Done => Vec::new(),
         })
     }
 }

@@ -2,7 +2,7 @@
 //! allows.
 //!
 //! ```text
-//! wire -> session -> dispatcher -> policy -> upstream -> target
+//! wire -> session -> dispatcher -> policy -> http_client -> target
 //!
 //! cli         what an administrator types: pair, run, config check, policy test
 //! config      bridge.toml
@@ -16,7 +16,6 @@
 //! credentials named secrets, sealed on the disk, added to requests after the policy
 //! quota       how much may go to one endpoint or by one rule, and when
 //! signed      calls that the tenant's own application has signed (RFC 9421)
-//! upstream    the HTTP client to targets; takes only what the policy approved
 //! ```
 //!
 //! Frames, sessions and the way to the relay are the crate `transport`'s; what may be asked of
@@ -55,7 +54,6 @@ mod stats;
 pub mod status;
 #[cfg(test)]
 mod testing;
-pub mod upstream;
 
 pub use bridge::{Bridge, RunningBridge, StartError};
 pub use config::Config;

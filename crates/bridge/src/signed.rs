@@ -25,7 +25,7 @@
 
 mod nonces;
 
-pub(crate) use nonces::{Binding, Nonces, Reserved, Taken};
+pub(crate) use nonces::{Binding, Nonces, Reserved, ReserveResult};
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
@@ -102,7 +102,7 @@ impl TenantKey {
 }
 
 /// What is asked, as far as a signature covers it.
-pub(crate) struct Asked<'a> {
+pub(crate) struct SignedRequest<'a> {
     pub(crate) method: &'a str,
     pub(crate) target_uri: &'a str,
     pub(crate) headers: &'a Headers,
@@ -158,7 +158,7 @@ pub(crate) fn verify(
     key: &TenantKey,
     audience: &Audience<'_>,
     validity_max: Duration,
-    asked: &Asked<'_>,
+    asked: &SignedRequest<'_>,
     now: SystemTime,
 ) -> Result<Signed, String> {
     let input = one(asked.headers, "signature-input")?;
@@ -239,7 +239,7 @@ fn one(headers: &Headers, name: &str) -> Result<String, String> {
 /// The names of what is covered, in lower case.
 fn covers_enough(
     covered: &InnerList,
-    asked: &Asked<'_>,
+    asked: &SignedRequest<'_>,
     audience: &Audience<'_>,
 ) -> Result<Vec<String>, String> {
     let mut needed = vec!["@method", "@target-uri", "bridge-name", "bridge-call"];
@@ -331,7 +331,7 @@ fn times(covered: &InnerList, validity_max: Duration, now: SystemTime) -> Result
 }
 
 /// What was signed (RFC 9421, 2.5).
-fn base(covered: &InnerList, asked: &Asked<'_>) -> Result<String, String> {
+fn base(covered: &InnerList, asked: &SignedRequest<'_>) -> Result<String, String> {
     let mut base = String::new();
     for item in &covered.items {
         let BareItem::String(name) = &item.bare_item else {
@@ -478,7 +478,7 @@ mod tests {
                 headers.push(name.as_bytes(), value.as_bytes()).unwrap();
             }
             let headers = headers.build();
-            let asked = Asked {
+            let asked = SignedRequest {
                 method: &request.method,
                 target_uri: &request.url,
                 headers: &headers,

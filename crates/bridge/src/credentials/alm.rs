@@ -389,7 +389,7 @@ impl SignIn {
         active: &Arc<Active>,
         endpoint: &str,
         jar: &Arc<Jar>,
-        why: Over,
+        why: SessionEnd,
     ) -> bool {
         let Ok(place) = self.sessions.place(&active.config, endpoint) else {
             return false;
@@ -408,8 +408,8 @@ impl SignIn {
         tracing::debug!(endpoint, ?why, "the session with ALM is over");
         match why {
             // Its cookies may live on: ALM keeps a session and its locks for an hour.
-            Over::Unauthorized => sign_out_later(active, endpoint, jar.clone()),
-            Over::SignedOut | Over::Deleted => {}
+            SessionEnd::Unauthorized => sign_out_later(active, endpoint, jar.clone()),
+            SessionEnd::SignedOut | SessionEnd::Deleted => {}
         }
         true
     }
@@ -423,7 +423,7 @@ impl SignIn {
 
 /// Why a session is over.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Over {
+pub(crate) enum SessionEnd {
     /// A response of 401.
     Unauthorized,
     /// The identity was signed out: 500 "TokenId is invalid".

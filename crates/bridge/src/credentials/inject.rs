@@ -2,7 +2,7 @@
 
 use super::alm::{Jar, Login, SignIn, paths};
 use super::{Credential, Kind, Origin};
-use crate::upstream::ClientCert;
+use http_client::ClientCert;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use http::header::{AUTHORIZATION, HeaderMap, HeaderName, HeaderValue};

@@ -12,7 +12,7 @@
 //! wanted of it, after a pause that grows. What this process has begun stays begun over that, because its
 //! outcome is still to be written; an intent whose commit failed is removed, because nothing has left.
 
-use super::{Answer, Ask, JournalError, Known, Outcome};
+use super::{Answer, Ask, JournalEntryState, JournalError, Outcome};
 use crate::data_dir::PrivateDir;
 use protocol::frame::{CallAttempt, DeliveryResult, JournalMark};
 use protocol::{Code, Execution};
@@ -157,10 +157,10 @@ impl Entry {
         }
     }
 
-    fn known(&self) -> Known {
+    fn state(&self) -> JournalEntryState {
         match self.state {
-            State::Begun => Known::Begun,
-            State::Ended | State::Acknowledged => Known::Ended(self.outcome),
+            State::Begun => JournalEntryState::Begun,
+            State::Ended | State::Acknowledged => JournalEntryState::Ended(self.outcome),
         }
     }
 }
@@ -482,7 +482,7 @@ impl Store {
         }
         let only_reads = asks
             .clone()
-            .all(|ask| matches!(ask, Ask::Look(_) | Ask::Open(..)));
+            .all(|ask| matches!(ask, Ask::Lookup(_) | Ask::Open(..)));
         // A library that fails a disk by a panic must not end this thread: nothing would be delivered
         // until the next start.
         let done = catch_unwind(AssertUnwindSafe(|| {
@@ -559,7 +559,7 @@ impl Store {
         self.looked_up_to = looked_up_to;
         for (ask, answer) in asks.zip(&answers) {
             match (ask, answer) {
-                (Ask::Begin(attempt), Ok(Answer::Known(Known::Nothing))) => {
+                (Ask::Begin(attempt), Ok(Answer::State(JournalEntryState::Unknown))) => {
                     self.running.insert(key(*attempt));
                 }
                 (Ask::End(attempt, _), Ok(_)) => {
@@ -620,7 +620,7 @@ impl Tables<'_> {
 
     fn apply(&mut self, ask: &Ask) -> Result<Result<Answer, JournalError>, Fault> {
         match ask {
-            Ask::Look(_) | Ask::Open(..) => look(&self.entries, ask).map(Ok),
+            Ask::Lookup(_) | Ask::Open(..) => look(&self.entries, ask).map(Ok),
             Ask::Begin(attempt) => self.begin(&key(*attempt)),
             Ask::End(attempt, outcome) => {
                 let key = key(*attempt);
@@ -656,7 +656,7 @@ impl Tables<'_> {
 
     fn begin(&mut self, key: &Key) -> Result<Result<Answer, JournalError>, Fault> {
         if let Some(entry) = self.get(key)? {
-            return Ok(Ok(Answer::Known(entry.known())));
+            return Ok(Ok(Answer::State(entry.state())));
         }
         if self.counts.entries >= self.bounds.entries() {
             let open = self.counts.entries - self.counts.acknowledged;
@@ -672,7 +672,7 @@ impl Tables<'_> {
         };
         self.put(key, &entry)?;
         self.order.insert(entry.number, key).map_err(disk)?;
-        Ok(Ok(Answer::Known(Known::Nothing)))
+        Ok(Ok(Answer::State(JournalEntryState::Unknown)))
     }
 
     /// Drops acknowledged entries, the oldest first, while they take more than half of the room, or the room
@@ -725,7 +725,7 @@ impl Tables<'_> {
 /// What an empty journal answers.
 fn nothing(ask: &Ask) -> Answer {
     match ask {
-        Ask::Look(_) => Answer::Known(Known::Nothing),
+        Ask::Lookup(_) => Answer::State(JournalEntryState::Unknown),
         Ask::Open(..) => Answer::Open(Vec::new()),
         Ask::Begin(_) | Ask::End(..) | Ask::Acknowledge(_) => Answer::Done,
     }
@@ -744,9 +744,9 @@ fn look(
     ask: &Ask,
 ) -> Result<Answer, Fault> {
     match ask {
-        Ask::Look(attempt) => {
+        Ask::Lookup(attempt) => {
             let entry = get(entries, &key(*attempt))?;
-            Ok(Answer::Known(entry.map_or(Known::Nothing, |e| e.known())))
+            Ok(Answer::State(entry.map_or(JournalEntryState::Unknown, |e| e.state())))
         }
         Ask::Open(behind, limit) => {
             let from = behind.map_or([0; 20], key);

@@ -43,8 +43,8 @@ async fn an_attempt_that_comes_again_is_answered_from_disk() {
     let dir = TempDir::new("journal-again");
     let journal = open(&dir, BOUNDS);
     let (first, second) = (attempt(1, 1), attempt(1, 2));
-    assert_eq!(journal.begin(first).await, Ok(Known::Nothing));
-    assert_eq!(journal.begin(first).await, Ok(Known::Begun));
+    assert_eq!(journal.begin(first).await, Ok(JournalEntryState::Unknown));
+    assert_eq!(journal.begin(first).await, Ok(JournalEntryState::Begun));
     journal.end(first, Outcome::answered(204)).await.unwrap();
     let before = journal.mark();
     assert_eq!(before.unwrap().sequence, 2);
@@ -52,15 +52,15 @@ async fn an_attempt_that_comes_again_is_answered_from_disk() {
 
     let journal = open(&dir, BOUNDS);
     assert_eq!(journal.mark(), before);
-    let ended = Ok(Known::Ended(Outcome::answered(204)));
+    let ended = Ok(JournalEntryState::Ended(Outcome::answered(204)));
     assert_eq!(journal.begin(first).await, ended);
-    assert_eq!(journal.look(first).await, ended);
-    assert_eq!(journal.look(second).await, Ok(Known::Nothing));
+    assert_eq!(journal.lookup(first).await, ended);
+    assert_eq!(journal.lookup(second).await, Ok(JournalEntryState::Unknown));
     // An end without a beginning, and a second end, change nothing.
     journal.end(second, Outcome::answered(200)).await.unwrap();
     journal.end(first, Outcome::answered(500)).await.unwrap();
-    assert_eq!(journal.look(second).await, Ok(Known::Nothing));
-    assert_eq!(journal.look(first).await, ended);
+    assert_eq!(journal.lookup(second).await, Ok(JournalEntryState::Unknown));
+    assert_eq!(journal.lookup(first).await, ended);
 }
 
 #[tokio::test]
@@ -70,7 +70,7 @@ async fn what_was_begun_before_a_crash_is_possibly_executed_after_it() {
     journal.begin(attempt(1, 1)).await.unwrap();
     close(journal, &dir).await;
     let journal = open(&dir, BOUNDS);
-    let Ok(Known::Ended(outcome)) = journal.look(attempt(1, 1)).await else {
+    let Ok(JournalEntryState::Ended(outcome)) = journal.lookup(attempt(1, 1)).await else {
         panic!("it has an outcome");
     };
     assert_eq!(outcome.execution, Execution::PossiblyExecuted);
@@ -125,8 +125,8 @@ async fn a_full_journal_refuses_and_lets_go_of_what_is_acknowledged_alone() {
         Err(JournalError::Full(10))
     );
     assert!(matches!(
-        journal.look(attempt(0, 1)).await,
-        Ok(Known::Ended(_))
+        journal.lookup(attempt(0, 1)).await,
+        Ok(JournalEntryState::Ended(_))
     ));
     for call in 0..7 {
         journal.acknowledge(attempt(call, 1));
@@ -136,11 +136,11 @@ async fn a_full_journal_refuses_and_lets_go_of_what_is_acknowledged_alone() {
         Err(JournalError::Full(3))
     );
     // The next commit begins with letting go of the oldest: more than half were acknowledged.
-    assert_eq!(journal.begin(attempt(10, 1)).await, Ok(Known::Nothing));
-    assert_eq!(journal.look(attempt(0, 1)).await, Ok(Known::Nothing));
+    assert_eq!(journal.begin(attempt(10, 1)).await, Ok(JournalEntryState::Unknown));
+    assert_eq!(journal.lookup(attempt(0, 1)).await, Ok(JournalEntryState::Unknown));
     for call in 7..10 {
-        let known = journal.look(attempt(call, 1)).await;
-        assert!(matches!(known, Ok(Known::Ended(_))), "{call}: {known:?}");
+        let known = journal.lookup(attempt(call, 1)).await;
+        assert!(matches!(known, Ok(JournalEntryState::Ended(_))), "{call}: {known:?}");
     }
 }
 
@@ -175,7 +175,7 @@ async fn many_at_once_share_commits_and_lose_nothing() {
         let journal = journal.clone();
         tasks.spawn(async move {
             let attempt = attempt(call, 1);
-            assert_eq!(journal.begin(attempt).await, Ok(Known::Nothing));
+            assert_eq!(journal.begin(attempt).await, Ok(JournalEntryState::Unknown));
             journal.end(attempt, Outcome::answered(200)).await.unwrap();
         });
     }
@@ -207,7 +207,7 @@ async fn entry_without_acknowledgement_is_never_dropped_by_age() {
         for call in 0..=255 {
             assert_eq!(
                 journal.begin(attempt(call, 1)).await,
-                Ok(Known::Ended(Outcome::answered(200))),
+                Ok(JournalEntryState::Ended(Outcome::answered(200))),
                 "{call}"
             );
         }
@@ -218,20 +218,20 @@ async fn entry_without_acknowledgement_is_never_dropped_by_age() {
     for number in 2..=100 {
         for call in 0..4 {
             let attempt = attempt(call, number);
-            assert_eq!(journal.begin(attempt).await, Ok(Known::Nothing), "{number}");
+            assert_eq!(journal.begin(attempt).await, Ok(JournalEntryState::Unknown), "{number}");
             journal.end(attempt, Outcome::answered(500)).await.unwrap();
             journal.acknowledge(attempt);
         }
     }
     for call in 0..=255 {
-        let known = journal.look(attempt(call, 1)).await;
-        assert!(matches!(known, Ok(Known::Ended(_))), "{call}: {known:?}");
+        let known = journal.lookup(attempt(call, 1)).await;
+        assert!(matches!(known, Ok(JournalEntryState::Ended(_))), "{call}: {known:?}");
     }
 }
 
 /// Waits until the journal takes something: it is opened again after a pause.
 #[cfg(target_os = "linux")]
-async fn until_begun(journal: &Journal, attempt: CallAttempt) -> Known {
+async fn until_begun(journal: &Journal, attempt: CallAttempt) -> JournalEntryState {
     let until = std::time::Instant::now() + std::time::Duration::from_secs(60);
     loop {
         match journal.begin(attempt).await {
@@ -253,7 +253,7 @@ async fn journal_works_again_after_a_full_disk() {
     let mut ended = 0;
     let mut failed = None;
     for call in 0..=255 {
-        assert_eq!(journal.begin(attempt(call, 1)).await, Ok(Known::Nothing));
+        assert_eq!(journal.begin(attempt(call, 1)).await, Ok(JournalEntryState::Unknown));
         if call == 10 {
             disk.fill();
             // Until a commit fails, for what the file has room for.
@@ -282,12 +282,12 @@ async fn journal_works_again_after_a_full_disk() {
     );
     disk.free();
     // Nothing has left of what was refused: it may be begun.
-    assert_eq!(until_begun(&journal, refused).await, Known::Nothing);
+    assert_eq!(until_begun(&journal, refused).await, JournalEntryState::Unknown);
     journal.end(running, Outcome::answered(201)).await.unwrap();
-    let known = journal.look(running).await;
-    assert_eq!(known, Ok(Known::Ended(Outcome::answered(201))));
+    let known = journal.lookup(running).await;
+    assert_eq!(known, Ok(JournalEntryState::Ended(Outcome::answered(201))));
     // What runs in this process is no crash's leftover.
-    assert_eq!(journal.look(attempt(10, 2)).await, Ok(Known::Begun));
+    assert_eq!(journal.lookup(attempt(10, 2)).await, Ok(JournalEntryState::Begun));
     assert_eq!(journal.mark().unwrap().id, mark.unwrap().id);
     let open = journal.open_outcomes(None, 1000).await.unwrap();
     assert_eq!(open.len(), ended + 1, "{number}");
@@ -305,7 +305,7 @@ async fn journal_opens_on_a_full_disk_and_works_later() {
     let refused = journal.begin(attempt(1, 1)).await;
     assert!(matches!(refused, Err(JournalError::Disk(_))), "{refused:?}");
     disk.free();
-    assert_eq!(until_begun(&journal, attempt(1, 1)).await, Known::Nothing);
+    assert_eq!(until_begun(&journal, attempt(1, 1)).await, JournalEntryState::Unknown);
     journal.known_mark().await;
     assert!(journal.mark().is_some());
 }

@@ -71,7 +71,7 @@ impl Binding {
 
 /// Whether a nonce may be used.
 #[derive(Debug)]
-pub(crate) enum Taken {
+pub(crate) enum ReserveResult {
     /// It may, by this request alone.
     Reserved(Reserved),
     /// A request with it is on its way.
@@ -172,12 +172,12 @@ impl Nonces {
         nonce: &str,
         (created, expires): (u64, u64),
         binding: Binding,
-    ) -> Result<Taken, String> {
+    ) -> Result<ReserveResult, String> {
         self.sweep_now_and_then()?;
         let key = key(nonce);
         // Before the look at the disk: a request that is just ending must not be seen in neither place.
         if !self.reserved().insert(key) {
-            return Ok(Taken::InUse);
+            return Ok(ReserveResult::InUse);
         }
         let mut reserved = Reserved {
             nonces: self.clone(),
@@ -204,12 +204,12 @@ impl Nonces {
             {
                 executions
             }
-            Some(_) => return Ok(Taken::Used),
-            None if is_too_old => return Ok(Taken::TooOld),
-            None if count >= NONCES_MAX => return Ok(Taken::Full),
+            Some(_) => return Ok(ReserveResult::Used),
+            None if is_too_old => return Ok(ReserveResult::TooOld),
+            None if count >= NONCES_MAX => return Ok(ReserveResult::Full),
             None => 0,
         };
-        Ok(Taken::Reserved(reserved))
+        Ok(ReserveResult::Reserved(reserved))
     }
 
     fn write(&self, key: &[u8; 32], value: Option<(u8, u64, u128, u8)>) -> Result<(), String> {
@@ -351,7 +351,7 @@ mod tests {
         Binding::of(call, &[7; 32])
     }
 
-    fn reserve(nonces: &Arc<Nonces>, binding: Binding) -> Taken {
+    fn reserve(nonces: &Arc<Nonces>, binding: Binding) -> ReserveResult {
         let now = now();
         let times = (now, now + 600);
         nonces.reserve("a", times, binding).unwrap()
@@ -359,13 +359,13 @@ mod tests {
 
     fn reserved(nonces: &Arc<Nonces>, binding: Binding) -> Reserved {
         match reserve(nonces, binding) {
-            Taken::Reserved(reserved) => reserved,
+            ReserveResult::Reserved(reserved) => reserved,
             other => panic!("{other:?}"),
         }
     }
 
     fn is_used(nonces: &Arc<Nonces>, binding: Binding) -> bool {
-        matches!(reserve(nonces, binding), Taken::Used)
+        matches!(reserve(nonces, binding), ReserveResult::Used)
     }
 
     #[test]
@@ -387,7 +387,7 @@ mod tests {
         let dir = TempDir::new("nonces-reserved");
         let nonces = Nonces::new(dir.path().join("nonces.redb"));
         let first = reserved(&nonces, of(attempt(1, 1)));
-        assert!(matches!(reserve(&nonces, of(None)), Taken::InUse));
+        assert!(matches!(reserve(&nonces, of(None)), ReserveResult::InUse));
         drop(first);
         assert_eq!(nonces.count(), 0);
         let second = reserved(&nonces, of(None));
@@ -449,7 +449,7 @@ mod tests {
         nonces.open().unwrap();
         let now = now();
         let old = nonces.reserve("a", (now - 5, now + 600), of(None));
-        assert!(matches!(old, Ok(Taken::TooOld)));
+        assert!(matches!(old, Ok(ReserveResult::TooOld)));
         reserved(&nonces, of(None));
     }
 
@@ -467,6 +467,6 @@ mod tests {
         assert_eq!(nonces.count(), 1);
         // The clock was set back: the old signature seems valid again.
         let again = nonces.reserve("old", (now + 5, now - 1), of(None));
-        assert!(matches!(again, Ok(Taken::TooOld)), "{again:?}");
+        assert!(matches!(again, Ok(ReserveResult::TooOld)), "{again:?}");
     }
 }

@@ -467,7 +467,7 @@ async fn direct(
         headers,
         body: sent.body,
         deadline: deadline.into(),
-        answer_max: state.limits().call_response_max.0,
+        response_max: state.limits().call_response_max.0,
         memory: memory.sibling(),
         is_status_enough: false,
     };

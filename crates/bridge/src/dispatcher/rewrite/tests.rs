@@ -16,7 +16,7 @@ fn endpoint(url: &str) -> Endpoint {
 fn rewritten(url: &str, name: &'static str, value: &[u8]) -> Vec<u8> {
     let mut headers = HeaderMap::new();
     headers.append(name, HeaderValue::from_bytes(value).unwrap());
-    BOTH.answer(&mut headers, &endpoint(url), "/");
+    BOTH.apply(&mut headers, &endpoint(url), "/");
     assert_eq!(headers.len(), 1);
     headers[name].as_bytes().to_vec()
 }
@@ -91,7 +91,7 @@ fn each_word_is_for_its_own_fields() {
         for (name, value) in fields {
             headers.append(name, HeaderValue::from_static(value));
         }
-        rewrite.answer(&mut headers, &alm, "/");
+        rewrite.apply(&mut headers, &alm, "/");
         let changed = fields
             .iter()
             .filter(|(name, value)| headers[*name] != value);
@@ -477,7 +477,7 @@ fn several_cookies_keep_their_order() {
     headers.append("x-other", HeaderValue::from_static("/qcbin/"));
     headers.append("set-cookie", HeaderValue::from_static("b=2; Path=/other"));
     headers.append("set-cookie", HeaderValue::from_static("a=3; Path=/"));
-    BOTH.answer(&mut headers, &endpoint(ALM), "/");
+    BOTH.apply(&mut headers, &endpoint(ALM), "/");
     let cookies: Vec<_> = headers.get_all("set-cookie").iter().collect();
     assert_eq!(
         cookies,
@@ -496,7 +496,7 @@ fn a_relative_redirect_of_the_bare_name_stays_with_its_endpoint() {
     let given = |asked: &str, place: &'static str| {
         let mut headers = HeaderMap::new();
         headers.append(header::LOCATION, HeaderValue::from_static(place));
-        BOTH.answer(&mut headers, &endpoint(ALM), asked);
+        BOTH.apply(&mut headers, &endpoint(ALM), asked);
         headers[header::LOCATION].to_str().unwrap().to_owned()
     };
     assert_eq!(given("", "login?a=b"), "/v1/endpoints/alm/login?a=b");
@@ -512,7 +512,7 @@ fn a_cookie_of_an_answer_to_the_bare_name_stays_with_its_endpoint() {
     let given = |asked: &str, cookie: &'static str| {
         let mut headers = HeaderMap::new();
         headers.append(header::SET_COOKIE, HeaderValue::from_static(cookie));
-        BOTH.answer(&mut headers, &endpoint(ALM), asked);
+        BOTH.apply(&mut headers, &endpoint(ALM), asked);
         headers[header::SET_COOKIE].to_str().unwrap().to_owned()
     };
     for asked in ["", "?x=1"] {

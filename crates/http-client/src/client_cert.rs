@@ -1,18 +1,25 @@
-//! A client certificate, and which one a connection was made with.
+//! A client certificate, and the identity by which connections made with it are told apart.
 
-use crate::secret::Secret;
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use std::fmt;
 use std::hash::{Hash, Hasher};
 use std::sync::atomic::{AtomicU64, Ordering};
 
-/// A certificate with its key. Two are the same only if they are one: a connection that was made with
-/// one is of no use for another.
-#[derive(Debug)]
+/// A certificate chain with its private key. Two are equal only if they are the same value: a connection
+/// that was made with one must not serve requests of another.
 pub struct ClientCert {
     number: u64,
     chain_pem: String,
-    key_pem: Secret,
+    key_pem: String,
+}
+
+impl fmt::Debug for ClientCert {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ClientCert")
+            .field("number", &self.number)
+            .finish_non_exhaustive()
+    }
 }
 
 impl PartialEq for ClientCert {
@@ -30,11 +37,11 @@ impl Hash for ClientCert {
 }
 
 impl ClientCert {
-    /// From PEM: the chain, leaf first, and the leaf's key.
+    /// Reads a certificate from PEM: the chain, leaf first, and the leaf's private key.
     ///
     /// # Errors
-    /// What of it cannot be read.
-    pub fn new(chain_pem: String, key_pem: Secret) -> Result<Self, String> {
+    /// Which of the two cannot be read.
+    pub fn new(chain_pem: String, key_pem: String) -> Result<Self, String> {
         static NEXT: AtomicU64 = AtomicU64::new(0);
         let certificate = Self {
             number: NEXT.fetch_add(1, Ordering::Relaxed),
@@ -45,18 +52,18 @@ impl ClientCert {
         Ok(certificate)
     }
 
-    /// The chain as it was given.
-    pub(crate) fn chain_pem(&self) -> &str {
+    /// Returns the chain as it was given.
+    pub fn chain_pem(&self) -> &str {
         &self.chain_pem
     }
 
-    /// The key as it was given.
-    pub(crate) fn key_pem(&self) -> &Secret {
+    /// Returns the private key as it was given. It is a secret.
+    pub fn key_pem(&self) -> &str {
         &self.key_pem
     }
 
-    /// For TLS.
-    pub(super) fn parts(
+    /// Returns the parts for TLS.
+    pub(crate) fn parts(
         &self,
     ) -> Result<(Vec<CertificateDer<'static>>, PrivateKeyDer<'static>), String> {
         let chain: Result<Vec<_>, _> =
@@ -65,8 +72,8 @@ impl ClientCert {
         if chain.is_empty() {
             return Err("the certificate's file holds no PEM certificate".into());
         }
-        // What the parser says of a key may quote it.
-        let key = PrivateKeyDer::from_pem_slice(self.key_pem.expose().as_bytes())
+        // The parser's error is dropped: it may quote the key.
+        let key = PrivateKeyDer::from_pem_slice(self.key_pem.as_bytes())
             .map_err(|_| "the secret is no PEM private key".to_owned())?;
         Ok((chain, key))
     }

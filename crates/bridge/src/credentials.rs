@@ -20,8 +20,8 @@ pub use origin::{Origin, OriginError};
 pub use store::{Store, StoreError};
 
 use crate::secret::Secret;
-use http_client::ClientCert;
 use http::HeaderName;
+use http_client::ClientCert;
 use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::Arc;

@@ -198,7 +198,10 @@ impl Records {
             return;
         }
         if let Err(error) = self.nonces.get(config.bridge.data_dir.get()).open() {
-            tracing::warn!(error, "cannot open the nonce store yet; retrying with the next signed call");
+            tracing::warn!(
+                error,
+                "cannot open the nonce store yet; retrying with the next signed call"
+            );
         }
     }
 }
@@ -294,10 +297,7 @@ impl Dispatcher {
             }
             let is_full = used.is_some();
             if is_full && !self.is_memory_full.swap(is_full, Ordering::Relaxed) {
-                tracing::warn!(
-                    used,
-                    "limits.memory_max reached; rejecting new exchanges"
-                );
+                tracing::warn!(used, "limits.memory_max reached; rejecting new exchanges");
             }
             self.is_memory_full.store(is_full, Ordering::Relaxed);
             tokio::time::sleep(MEMORY_CHECK_INTERVAL).await;

@@ -287,9 +287,7 @@ fn advice(status: u16) -> &'static str {
              with `--existing join` (to work next to it) or `--existing replace` (to replace it)"
         }
         429 | 503 => "the relay is busy; try again in a minute",
-        400 | 422 => {
-            "the relay rejects the request; are bridge and relay of the same version?"
-        }
+        400 | 422 => "the relay rejects the request; are bridge and relay of the same version?",
         _ => "the relay failed; try again, and ask its operator if the error persists",
     }
 }

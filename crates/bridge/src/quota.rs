@@ -88,7 +88,9 @@ struct TokenBucket {
 
 /// One of the concurrent exchanges of a quota, until it is dropped.
 #[derive(Debug, Default)]
-pub(crate) struct QuotaPermit(#[expect(dead_code, reason = "held until it is dropped")] Option<OwnedSemaphorePermit>);
+pub(crate) struct QuotaPermit(
+    #[expect(dead_code, reason = "held until it is dropped")] Option<OwnedSemaphorePermit>,
+);
 
 fn overloaded(detail: String) -> Failure {
     Failure::not_dispatched(Code::Overloaded, detail)
@@ -146,9 +148,7 @@ impl Quota {
         if let Some(rate) = self.section.rate
             && !self.take(rate, Instant::now())
         {
-            return Err(overloaded(format!(
-                "rate limit of {entry} exceeded (rate)"
-            )));
+            return Err(overloaded(format!("rate limit of {entry} exceeded (rate)")));
         }
         Ok(QuotaPermit(permit))
     }

@@ -25,7 +25,7 @@
 
 mod nonces;
 
-pub(crate) use nonces::{Binding, Nonces, Reserved, ReserveResult};
+pub(crate) use nonces::{Binding, Nonces, ReserveResult, Reserved};
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;

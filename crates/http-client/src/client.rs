@@ -66,11 +66,7 @@ impl Client {
     pub fn new(options: ClientOptions) -> Self {
         let limits = options.pool;
         Self {
-            pool: Pool::new(
-                limits.idle_timeout,
-                limits.per_target_max,
-                limits.total_max,
-            ),
+            pool: Pool::new(limits.idle_timeout, limits.per_target_max, limits.total_max),
             tls: TlsConfigs::new(options.ca_file, options.tls_oldest),
             proxy: options.proxy,
             connect_timeout: options.connect_timeout,

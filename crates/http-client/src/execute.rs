@@ -256,7 +256,10 @@ impl Client {
             let Some(any_protocol_key) = &plan.any_protocol_key else {
                 return self.connect(approved, &plan.pool_key, timeout).await;
             };
-            match self.connect(approved.clone(), &plan.pool_key, timeout).await {
+            match self
+                .connect(approved.clone(), &plan.pool_key, timeout)
+                .await
+            {
                 // A target without HTTP/1.1 ends the TLS handshake (no_application_protocol).
                 Err(failure) if failure.code == Code::TargetTls => {
                     self.connect(approved, any_protocol_key, timeout).await

@@ -78,9 +78,7 @@ where
 }
 
 /// Begins HTTP/2 on a stream.
-pub(super) async fn handshake(
-    stream: Stream,
-) -> hyper::Result<(SendRequest<RequestBody>, Tasks)> {
+pub(super) async fn handshake(stream: Stream) -> hyper::Result<(SendRequest<RequestBody>, Tasks)> {
     let spawner = Spawner::default();
     let tasks = Tasks(spawner.clone());
     let header_list_max = u32::try_from(HEAD_BUFFER_BYTES).unwrap_or(u32::MAX);

@@ -21,8 +21,8 @@ use http::header::{self, HeaderMap, HeaderValue};
 use http::{Method, Request, StatusCode, Uri};
 use http_body_util::{BodyExt as _, Limited};
 use http_client::{
-    AddressRule, Attempts, Client, ClientOptions, Executed, OwnRequest, PoolLimits,
-    Replay, RequestBody, RequestPlan, ResolveError, Resolver, ResponseBody,
+    AddressRule, Attempts, Client, ClientOptions, Executed, OwnRequest, PoolLimits, Replay,
+    RequestBody, RequestPlan, ResolveError, Resolver, ResponseBody,
 };
 use policy::{Approved, Candidate, Host, Policy};
 use protocol::frame::BodyLength;
@@ -168,8 +168,7 @@ impl Direct {
         let length = BodyLength::Known(request.body.len() as u64);
         let body = RequestBody::from_bytes(request.body.clone(), length);
         // From here on, its first byte may have been sent.
-        let executing =
-            (self.client).execute(&plan, opened, &mut outgoing, body, &mut attempts);
+        let executing = (self.client).execute(&plan, opened, &mut outgoing, body, &mut attempts);
         let executed = timeout_at(deadline, executing).await;
         let executed = executed.map_err(|_| late(Execution::PossiblyExecuted))??;
         timeout_at(deadline, collect(executed, request))

@@ -2,10 +2,10 @@
 
 use super::alm::{Jar, Login, SignIn, paths};
 use super::{Credential, Kind, Origin};
-use http_client::ClientCert;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use http::header::{AUTHORIZATION, HeaderMap, HeaderName, HeaderValue};
+use http_client::ClientCert;
 use policy::Target;
 use protocol::{Code, Failure};
 use std::sync::Arc;

@@ -105,7 +105,10 @@ pub(super) async fn serve(
         candidate: &candidate,
         injection: injection.as_ref(),
     };
-    let opened = active.client.open(&plan, &request, attempts.reuse()).await?;
+    let opened = active
+        .client
+        .open(&plan, &request, attempts.reuse())
+        .await?;
     // A request that is not valid HTTP is rejected here: after the intent it would count as executed.
     exchange.build_request_head(&opened.0, injection.as_ref())?;
     if exchange.must_be_signed() {

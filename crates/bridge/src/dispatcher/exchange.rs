@@ -133,7 +133,9 @@ impl Exchange {
         recv: RecvStream,
     ) -> Result<(), Failure> {
         let max = self.active.config.signed_calls.body_max.bytes();
-        let body = self.collect_body(recv, (max, "signed_calls.body_max")).await?;
+        let body = self
+            .collect_body(recv, (max, "signed_calls.body_max"))
+            .await?;
         self.verify_signature(nonces, &body).await?;
         let body = RequestBody::from_bytes(body, self.head.body);
         let result = self.dispatch(candidate, body).await;

@@ -21,11 +21,7 @@ pub(super) async fn serve(
     let connecting = async {
         let approved = exchange.approved(candidate).await?;
         let timeout = exchange.connect_timeout(candidate);
-        exchange
-            .active
-            .client
-            .connect_raw(approved, timeout)
-            .await
+        exchange.active.client.connect_raw(approved, timeout).await
     };
     let stream = exchange.before_dispatch(connecting).await?;
     exchange.send.dispatched()?;

@@ -74,7 +74,10 @@ pub(super) async fn forward(
             Ok(())
         };
         let stalled = |idle: Duration| {
-            timed_out(Execution::Executed, format!("the target sent nothing for {idle:?}"))
+            timed_out(
+                Execution::Executed,
+                format!("the target sent nothing for {idle:?}"),
+            )
         };
         let body = CountedBody::new(body.map_err(Failure::from), count);
         let body = IdleTimeoutBody::new(body, exchange.deadlines.idle, stalled);

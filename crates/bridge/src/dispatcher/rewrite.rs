@@ -61,12 +61,7 @@ impl Rewrite {
 
     /// Rewrites the fields of a response from this endpoint, in place and in their order. `path_and_query` is
     /// the part of the request's path after the endpoint's name.
-    pub(crate) fn apply(
-        &self,
-        headers: &mut HeaderMap,
-        endpoint: &Endpoint,
-        path_and_query: &str,
-    ) {
+    pub(crate) fn apply(&self, headers: &mut HeaderMap, endpoint: &Endpoint, path_and_query: &str) {
         let is_in_folder = path_and_query.starts_with('/');
         for (name, value) in headers {
             let is_location = *name == header::LOCATION || *name == header::CONTENT_LOCATION;

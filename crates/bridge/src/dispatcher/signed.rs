@@ -6,7 +6,7 @@
 //! ```
 
 use super::exchange::Exchange;
-use crate::signed::{Audience, Binding, Nonces, Reserved, ReserveResult, SignedRequest, verify};
+use crate::signed::{Audience, Binding, Nonces, ReserveResult, Reserved, SignedRequest, verify};
 use bytes::Bytes;
 use protocol::frame::{Headers, HeadersBuilder, RequestTarget};
 use protocol::{Code, Execution, Failure};
@@ -47,7 +47,11 @@ impl Exchange {
 
     /// Verifies the signature of a request with this body, reserves its nonce, and removes the fields that the
     /// signature does not cover.
-    pub(super) async fn verify_signature(&mut self, nonces: &NonceStore, body: &Bytes) -> Result<(), Failure> {
+    pub(super) async fn verify_signature(
+        &mut self,
+        nonces: &NonceStore,
+        body: &Bytes,
+    ) -> Result<(), Failure> {
         let Some(key) = &self.active.tenant_key else {
             return Err(refused("this bridge has no key for signed calls"));
         };
@@ -93,7 +97,9 @@ impl Exchange {
                 let detail = "a request with this nonce is in progress";
                 return Err(Failure::not_dispatched(Code::Overloaded, detail));
             }
-            ReserveResult::Used => return Err(refused("a request with this nonce was executed already")),
+            ReserveResult::Used => {
+                return Err(refused("a request with this nonce was executed already"));
+            }
             ReserveResult::TooOld => {
                 return Err(refused(
                     "the signature is older than this bridge's store of nonces: sign the request again",

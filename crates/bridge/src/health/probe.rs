@@ -6,9 +6,7 @@ use crate::credentials::alm::SessionEnd;
 use crate::dispatcher::{Active, resolve};
 use bytes::Bytes;
 use http::{Method, StatusCode};
-use http_client::{
-    Attempts, Client, OwnRequest, Replay, RequestBody, RequestPlan, request_head,
-};
+use http_client::{Attempts, Client, OwnRequest, Replay, RequestBody, RequestPlan, request_head};
 use policy::{Approved, Target};
 use protocol::frame::{BodyLength, Class, Headers, RequestHead, RequestTarget, TimeLeft};
 use protocol::{Code, Failure};

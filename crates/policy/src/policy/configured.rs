@@ -42,7 +42,10 @@ mod tests {
         let candidate = Candidate::for_configured("telemetry.otlp_endpoint", "POST", url).unwrap();
         for address in ["127.0.0.1", "10.0.0.1", "169.254.1.1", "8.8.8.8"] {
             let approved = candidate.approve(address.parse().unwrap()).unwrap();
-            assert_eq!(approved.socket_addr().to_string(), format!("{address}:4318"));
+            assert_eq!(
+                approved.socket_addr().to_string(),
+                format!("{address}:4318")
+            );
             assert_eq!(approved.target().authority(), "collector.example:4318");
         }
         assert!(Candidate::for_configured("k", "POST", "ftp://collector.example/").is_err());

@@ -46,7 +46,9 @@ fn rule(text: &str) -> Result<Rule, String> {
     let (host, port) = match authority.rsplit_once(':') {
         // A colon inside the brackets of an IPv6 address does not begin a port.
         Some((host, port)) if !port.contains(']') => {
-            let port: u16 = port.parse().map_err(|_| wrong("its port is not a number"))?;
+            let port: u16 = port
+                .parse()
+                .map_err(|_| wrong("its port is not a number"))?;
             (host, Some(port))
         }
         _ => (authority, None),

@@ -62,7 +62,10 @@ async fn redirect_is_passed_back_and_not_followed() {
     let response = direct().call(&loopback(target.port()), request(url)).await;
     let response = response.unwrap();
     assert_eq!(response.status, 302);
-    assert_eq!(response.headers["location"], "http://169.254.169.254/latest");
+    assert_eq!(
+        response.headers["location"],
+        "http://169.254.169.254/latest"
+    );
     assert_eq!(target.requests(), 1);
 }
 

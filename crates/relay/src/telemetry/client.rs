@@ -5,8 +5,8 @@ use http::header::{self, HeaderValue};
 use http::{Request, Response, Uri};
 use http_body_util::{BodyExt, Limited};
 use http_client::{
-    AddressRule, Attempts, ClientOptions, Executed, OwnRequest,
-    PoolLimits, Replay, RequestBody, RequestPlan, ResolveError, Resolver, ResponseBody,
+    AddressRule, Attempts, ClientOptions, Executed, OwnRequest, PoolLimits, Replay, RequestBody,
+    RequestPlan, ResolveError, Resolver, ResponseBody,
 };
 use opentelemetry_http::{HttpClient, HttpError};
 use policy::{Approved, Candidate};
@@ -70,7 +70,10 @@ impl Client {
             ResolveError::Lookup(failure) => failed(failure),
             ResolveError::Refused(refusal) => refusal.into(),
         })?;
-        let authority = parts.uri.authority().map_or("", |authority| authority.as_str());
+        let authority = parts
+            .uri
+            .authority()
+            .map_or("", |authority| authority.as_str());
         let host = HeaderValue::from_str(authority)?;
         let path = parts.uri.path_and_query().map_or("/", |path| path.as_str());
         let path: Uri = path.parse()?;

@@ -119,7 +119,10 @@ impl Exchange {
             candidate,
             injection: injection.as_ref(),
         };
-        let opened = active.client.open(&plan, &request, attempts.reuse()).await?;
+        let opened = active
+            .client
+            .open(&plan, &request, attempts.reuse())
+            .await?;
         let executed = active
             .client
             .execute(&plan, opened, &mut request, body, &mut attempts)

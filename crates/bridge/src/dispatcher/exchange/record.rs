@@ -13,12 +13,7 @@ const INVALID_URL: &str = "(no URL)";
 impl Exchange {
     /// Records the end. Endpoints are busy: the statistics list only their failures, and the audit file
     /// their sums.
-    pub(super) fn record(
-        &self,
-        records: &Records,
-        took: Duration,
-        result: &Result<(), Failure>,
-    ) {
+    pub(super) fn record(&self, records: &Records, took: Duration, result: &Result<(), Failure>) {
         match result {
             Ok(()) => records.board.answered(),
             Err(failure) => records.board.failed(failure),

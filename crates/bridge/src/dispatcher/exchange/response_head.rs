@@ -46,8 +46,7 @@ impl Exchange {
         let mut received = None;
         let fixed = self.deadlines.head_by.min(self.deadlines.end_by);
         // The time for the head runs from the last frame of the request, which moves while it is sent.
-        let stalls =
-            || (Instant::from_std(progress.last()) + self.deadlines.head).min(fixed);
+        let stalls = || (Instant::from_std(progress.last()) + self.deadlines.head).min(fixed);
         // The caller holds its body back until it gets 100: from the target, or from here after a while.
         let mut continue_by = self
             .head
@@ -99,7 +98,9 @@ impl Exchange {
                 Step::Ended(failure) => return Err(ended(failure)),
                 Step::Late if continue_by.is_some_and(|by| Instant::now() >= by) => {
                     continue_by = None;
-                    self.send.head(&continue_head(), &[], false).map_err(ended)?;
+                    self.send
+                        .head(&continue_head(), &[], false)
+                        .map_err(ended)?;
                     alarm.as_mut().reset(stalls());
                 }
                 Step::Late if Instant::now() < stalls() => alarm.as_mut().reset(stalls()),

@@ -130,7 +130,7 @@ impl Quota {
             .section
             .maintenance
             .iter()
-            .find(|window| window.holds(now))
+            .find(|window| window.contains(now))
         {
             return Err(overloaded(format!(
                 "{entry} is in maintenance ({window} UTC)"

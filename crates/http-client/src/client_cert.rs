@@ -68,13 +68,13 @@ impl ClientCert {
     ) -> Result<(Vec<CertificateDer<'static>>, PrivateKeyDer<'static>), String> {
         let chain: Result<Vec<_>, _> =
             CertificateDer::pem_slice_iter(self.chain_pem.as_bytes()).collect();
-        let chain = chain.map_err(|error| format!("the certificate is no PEM: {error}"))?;
+        let chain = chain.map_err(|error| format!("the certificate is not PEM: {error}"))?;
         if chain.is_empty() {
             return Err("the certificate's file holds no PEM certificate".into());
         }
         // The parser's error is dropped: it may quote the key.
         let key = PrivateKeyDer::from_pem_slice(self.key_pem.as_bytes())
-            .map_err(|_| "the secret is no PEM private key".to_owned())?;
+            .map_err(|_| "the secret is not a PEM private key".to_owned())?;
         Ok((chain, key))
     }
 }

@@ -39,8 +39,8 @@ pub(crate) async fn connect(
     } else {
         Stream::Plain(stream)
     };
-    let place = (key.clone(), approved.socket_addr());
-    let connection = Connection::begin(stream, place, is_http2).await;
+    let end = (key.clone(), approved.socket_addr());
+    let connection = Connection::begin(stream, end, is_http2).await;
     let connection = connection.map_err(|error| {
         let error = io::Error::other(error);
         Failure::not_dispatched(Code::TargetRefused, error.to_string())

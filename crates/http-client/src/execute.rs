@@ -374,3 +374,6 @@ where
         (self.head)(approved)
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -37,7 +37,7 @@ pub(crate) fn answer(shared: &Arc<Shared>, question: ControlRequest) -> Reply {
     match question {
         ControlRequest::Status => Reply::Status(Box::new(status(shared))),
         ControlRequest::Health => {
-            shared.health.ask();
+            shared.health.request_probes();
             Reply::Done
         }
         ControlRequest::Reload => match reload(shared) {

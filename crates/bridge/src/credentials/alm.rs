@@ -165,20 +165,20 @@ impl Sessions {
     fn session(&self, config: &Config, endpoint: &str) -> Result<Arc<Session>, Failure> {
         // The flag is read under the lock: `close_all` sets it before it takes the lock, so a session that is
         // inserted here is either seen by it or not made.
-        let mut places = self.lock();
+        let mut sessions = self.lock();
         if self.is_closed.load(Ordering::SeqCst) {
             return Err(replaced());
         }
-        Ok(places.entry(At::of(config, endpoint)).or_default().clone())
+        Ok(sessions.entry(At::of(config, endpoint)).or_default().clone())
     }
 
     /// Closes the sessions of all endpoints that are not `kept`, and returns them.
     fn close(&self, kept: impl Fn(&At) -> bool) -> Vec<(At, Arc<Jar>)> {
-        let mut places = self.lock();
-        let gone: Vec<At> = places.keys().filter(|at| !kept(at)).cloned().collect();
+        let mut sessions = self.lock();
+        let gone: Vec<At> = sessions.keys().filter(|at| !kept(at)).cloned().collect();
         gone.into_iter()
             .filter_map(|at| {
-                let jar = places.remove(&at)?.close()?;
+                let jar = sessions.remove(&at)?.close()?;
                 Some((at, jar))
             })
             .collect()

@@ -54,7 +54,7 @@ impl Rewrite {
         Ok(rewrite)
     }
 
-    /// Whether answers pass as they are.
+    /// Returns whether responses are not changed.
     pub(crate) fn is_none(&self) -> bool {
         *self == Self::default()
     }
@@ -79,16 +79,16 @@ impl Rewrite {
     }
 }
 
-/// The relay's path of what an endpoint has at `rest`.
+/// Returns the relay's path for `rest` of an endpoint.
 fn path_of(endpoint: &Endpoint, rest: &[u8]) -> Vec<u8> {
     [ENDPOINTS, endpoint.name.as_bytes(), rest].concat()
 }
 
-/// What a caller has to append to the endpoint's name to reach this path of the target: empty, or
-/// beginning with `/`. `None` where nothing would lead there.
+/// Returns what a caller appends to the endpoint's name to reach this path of the target: empty, or beginning with
+/// `/`. `None` where no request reaches the path.
 ///
-/// A base `/qcbin/` has `/qcbin/` and what is below; `/qcbin` is another place, which no caller reaches. A
-/// base `/qcbin` has both, and not `/qcbin2`.
+/// A base `/qcbin/` covers `/qcbin/` and all paths below it; no caller reaches `/qcbin`. A base `/qcbin` covers
+/// both, and not `/qcbin2`.
 fn below<'a>(base: &str, path: &'a [u8]) -> Option<&'a [u8]> {
     let folder = base.strip_suffix('/').unwrap_or(base);
     let rest = path.strip_prefix(folder.as_bytes())?;

@@ -1,14 +1,14 @@
-//! Credentials: named secrets that stay on this machine. The relay knows the names alone.
+//! Credentials: named secrets that stay on this machine. The relay knows only their names.
 //!
 //! ```text
 //! credential set  --> store: sealed in credentials.json, under a key file
 //! a request       --> policy --> which credential? --> may it go to this origin? --> inject --> target
-//! the answer      <-- what gives the secret away is taken out <---------------------------------'
+//! the response    <-- fields that reveal the secret are removed <-------------------------------'
 //! ```
 //!
-//! An endpoint names its credential in the config; a Call URL request may ask for one by name. In
-//! either case the credential itself lists the origins that it may be sent to, so that neither the
-//! relay nor a slip in the config can send it elsewhere.
+//! An endpoint names its credential in the config. A call to a URL may name one. In either case the credential
+//! itself lists the origins that it may be sent to, so that neither the relay nor a mistake in the config can
+//! send it elsewhere.
 
 pub(crate) mod alm;
 mod inject;
@@ -21,8 +21,8 @@ pub use store::{Store, StoreError};
 
 use crate::config::{Config, FilePath};
 use crate::secret::Secret;
-use crate::upstream::ClientCert;
 use http::HeaderName;
+use http_client::ClientCert;
 use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::Arc;
@@ -34,12 +34,12 @@ pub const CREDENTIALS_MAX: usize = 256;
 /// Origins of one credential.
 pub const ORIGINS_MAX: usize = 64;
 
-/// What a credential is.
+/// The kind of a credential, with its secret.
 #[derive(Debug, Clone)]
 pub(crate) enum Kind {
     /// `Authorization: Basic` (RFC 7617).
     Basic {
-        /// Who.
+        /// The user.
         user: String,
         /// The password.
         password: Secret,
@@ -49,7 +49,7 @@ pub(crate) enum Kind {
         /// The token.
         token: Secret,
     },
-    /// A field of its own.
+    /// A header field of its own.
     Header {
         /// Its name.
         name: HeaderName,
@@ -60,15 +60,15 @@ pub(crate) enum Kind {
     Certificate(Arc<ClientCert>),
     /// The sign-in of ALM: cookies and XSRF token, kept here and renewed when they expire.
     Alm {
-        /// What it signs in with.
+        /// The login.
         login: alm::Login,
-        /// Where it is signed in.
+        /// The open sessions, shared by all requests.
         sessions: Arc<alm::Sessions>,
     },
 }
 
 impl Kind {
-    /// As the command line and the file call it.
+    /// Returns its name on the command line and in the file.
     pub(crate) fn word(&self) -> &'static str {
         match self {
             Self::Basic { .. } => "basic",
@@ -79,19 +79,19 @@ impl Kind {
         }
     }
 
-    /// What of it is secret.
+    /// Returns its secrets, for redaction.
     pub(crate) fn secrets(&self) -> Vec<Secret> {
         match self {
-            Self::Basic { user, password } => both(user, password),
-            Self::Alm { login, .. } => both(login.name(), login.secret()),
+            Self::Basic { user, password } => with_pair(user, password),
+            Self::Alm { login, .. } => with_pair(login.name(), login.secret()),
             Self::Bearer { token: secret } | Self::Header { value: secret, .. } => {
                 vec![secret.clone()]
             }
-            Self::Certificate(certificate) => vec![certificate.key_pem().clone()],
+            Self::Certificate(certificate) => vec![Secret::new(certificate.key_pem())],
         }
     }
 
-    /// Who it is, for people.
+    /// Returns the user, for people.
     pub(crate) fn user(&self) -> Option<&str> {
         match self {
             Self::Basic { user, .. } => Some(user),
@@ -101,8 +101,8 @@ impl Kind {
     }
 }
 
-/// A secret, and the pair with its user as `Authorization: Basic` has it.
-fn both(user: &str, secret: &Secret) -> Vec<Secret> {
+/// Returns a secret, and the pair with its user as `Authorization: Basic` has it.
+fn with_pair(user: &str, secret: &Secret) -> Vec<Secret> {
     let pair = Secret::new(&format!("{user}:{}", secret.expose()));
     vec![secret.clone(), pair]
 }
@@ -115,7 +115,7 @@ pub(crate) struct Credential {
     pub(crate) origins: Vec<Origin>,
 }
 
-/// All of them, by name.
+/// All credentials, by name.
 #[derive(Default)]
 pub(crate) struct Credentials(BTreeMap<String, Arc<Credential>>);
 
@@ -131,8 +131,8 @@ impl Credentials {
         Self(all.into_iter().map(named).collect())
     }
 
-    /// The same credentials, which go on with the open sessions of those before where nothing of the
-    /// credential has changed.
+    /// Returns the same credentials with the open sessions of the earlier ones, where the credential has not
+    /// changed.
     pub(crate) fn adopting(&self, before: &Self) -> Self {
         let all = self.all().map(|one| {
             let mut one = Credential::clone(one);
@@ -151,10 +151,10 @@ impl Credentials {
     }
 }
 
-/// A proxy with the credential that the config names for it.
+/// Adds the credential that the config names to a proxy.
 ///
 /// # Errors
-/// What is wrong with the name.
+/// [`ProxyCredentialError`]: the name is unknown, or of another kind.
 pub(crate) fn with_credential(
     proxy: Proxy,
     name: Option<&str>,
@@ -168,19 +168,17 @@ pub(crate) fn with_credential(
     }
 }
 
-/// Why a proxy has no credential.
+/// Why a proxy cannot have its credential.
 #[derive(Debug, thiserror::Error)]
 pub enum ProxyCredentialError {
-    /// There is none.
+    /// There is none of this name.
     #[error(
         "proxy_credential: there is no credential named {0}; set it with `integration-bridge credential \
          set {0} --user U --origin http://the-proxy:3128`"
     )]
     Unknown(String),
     /// It is of another kind.
-    #[error(
-        "proxy_credential: {0} is not of the kind basic, which is all that is spoken with proxies"
-    )]
+    #[error("proxy_credential: {0} must be a `basic` credential; proxies support Basic only")]
     Kind(String),
 }
 

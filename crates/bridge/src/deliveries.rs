@@ -1,10 +1,10 @@
-//! Deliveries on the bridge: which run, what is told of those that ended, and to whom.
+//! Deliveries on the bridge: which run, and the reports about those that ended.
 //!
-//! A delivery outlives the stream and the session that it came by: whatever happens to the tunnel,
-//! the request to the target goes on and its outcome is written. The relay is told over whichever
-//! session is up, again on the next one, until it acknowledges.
+//! A delivery outlives the stream and the session that it came by: whatever happens to the tunnel, the request
+//! to the target goes on and its outcome is written. The bridge reports the outcome on every session that
+//! comes up, until the relay acknowledges it.
 
-use crate::journal::{Journal, JournalError, Outcome};
+use crate::journal::{Bounds, Journal, JournalError, Outcome};
 use protocol::frame::{CallAttempt, DeliveryResult};
 use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -12,19 +12,19 @@ use std::time::Duration;
 use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, watch};
 use transport::Session;
 
-/// Outcomes that are read from the journal in one go.
-const PAGE: usize = 64;
+/// Outcomes that are read from the journal at a time.
+const PAGE_LEN: usize = 64;
 
-/// Between two tries to tell, or to write, what there was no room for.
-const AGAIN: Duration = Duration::from_millis(200);
-const WRITE_AGAIN: Duration = Duration::from_secs(1);
+/// Pause before a report, or a write to the journal, is retried.
+const REPORT_RETRY: Duration = Duration::from_millis(200);
+const WRITE_RETRY: Duration = Duration::from_secs(1);
 
-/// How much there may be of deliveries.
+/// The limits of deliveries.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Limits {
-    /// At once.
+    /// Deliveries at a time.
     pub(crate) concurrent_max: usize,
-    /// Bytes of a body.
+    /// Bytes of a request body.
     pub(crate) body_max: u64,
 }
 
@@ -36,48 +36,49 @@ pub(crate) struct Deliveries {
     pub(crate) journal: Journal,
     pub(crate) limits: Limits,
     running: Mutex<HashMap<CallAttempt, Ended>>,
-    places: Arc<Semaphore>,
-    /// There is something new to tell.
-    news: Notify,
+    permits: Arc<Semaphore>,
+    /// Notified when an outcome was written.
+    completed: Notify,
 }
 
-/// Whether an attempt is this task's to make.
-pub(crate) enum Turn {
-    /// It is.
-    Mine(Mine),
-    /// Another task makes it: how it ends.
+/// Whether a task may make an attempt.
+pub(crate) enum Admission {
+    /// It may.
+    Accepted(Claim),
+    /// Another task makes it: a receiver of its outcome.
     Running(Ended),
-    /// As many run as may.
+    /// The limit of concurrent deliveries is reached.
     Full,
 }
 
-/// An attempt that this task makes.
-pub(crate) struct Mine {
+/// An attempt that belongs to one task until it is dropped.
+pub(crate) struct Claim {
     deliveries: Arc<Deliveries>,
     attempt: CallAttempt,
-    tell: watch::Sender<Option<Outcome>>,
-    _place: OwnedSemaphorePermit,
+    ended: watch::Sender<Option<Outcome>>,
+    _permit: OwnedSemaphorePermit,
 }
 
-impl Drop for Mine {
+impl Drop for Claim {
     fn drop(&mut self) {
         self.deliveries.lock().remove(&self.attempt);
     }
 }
 
-impl Mine {
-    /// Writes how the attempt ended, however long the disk takes for it, and has the relay told.
-    pub(crate) async fn ended(self, outcome: Outcome) {
+impl Claim {
+    /// Writes the attempt's outcome, however long the disk rejects it, and has it reported to the relay.
+    pub(crate) async fn complete(self, outcome: Outcome) {
         let journal = &self.deliveries.journal;
         while let Err(error) = journal.end(self.attempt, outcome).await {
             if error == JournalError::Closed {
                 return;
             }
-            // The next start finds an intent without an outcome, and says so.
-            tokio::time::sleep(WRITE_AGAIN).await;
+            // The claim is kept meanwhile: a second attempt must not run before the outcome is known. If the
+            // process ends first, its next start finds an intent without an outcome, and reports that.
+            tokio::time::sleep(WRITE_RETRY).await;
         }
-        self.tell.send_replace(Some(outcome));
-        self.deliveries.news.notify_one();
+        self.ended.send_replace(Some(outcome));
+        self.deliveries.completed.notify_one();
     }
 }
 
@@ -87,8 +88,8 @@ impl Deliveries {
             journal,
             limits,
             running: Mutex::default(),
-            places: Arc::new(Semaphore::new(limits.concurrent_max)),
-            news: Notify::new(),
+            permits: Arc::new(Semaphore::new(limits.concurrent_max)),
+            completed: Notify::new(),
         })
     }
 
@@ -96,87 +97,89 @@ impl Deliveries {
         self.running.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Takes an attempt, unless another task has it.
-    pub(crate) fn turn(self: &Arc<Self>, attempt: CallAttempt) -> Turn {
+    /// Claims an attempt, unless another task has it.
+    pub(crate) fn admit(self: &Arc<Self>, attempt: CallAttempt) -> Admission {
+        // Held until the claim is inserted: two tasks with the same attempt must not both get it.
         let mut running = self.lock();
         if let Some(ended) = running.get(&attempt) {
-            return Turn::Running(ended.clone());
+            return Admission::Running(ended.clone());
         }
-        let Ok(place) = self.places.clone().try_acquire_owned() else {
-            return Turn::Full;
+        let Ok(permit) = self.permits.clone().try_acquire_owned() else {
+            return Admission::Full;
         };
-        let (tell, ended) = watch::channel(None);
-        running.insert(attempt, ended);
-        Turn::Mine(Mine {
+        let (ended, receiver) = watch::channel(None);
+        running.insert(attempt, receiver);
+        Admission::Accepted(Claim {
             deliveries: self.clone(),
             attempt,
-            tell,
-            _place: place,
+            ended,
+            _permit: permit,
         })
     }
 
-    /// The relay has stored an outcome.
+    /// Notes that the relay has stored an outcome.
     pub(crate) fn acknowledged(&self, attempt: CallAttempt) {
         self.journal.acknowledge(attempt);
     }
 
-    /// Tells the relay every outcome that it has not acknowledged, on each session that comes up
-    /// anew. Ends with the sender of the sessions.
+    /// Reports every outcome that the relay has not acknowledged, on each new session. Ends with the sender of
+    /// the sessions.
     pub(crate) async fn report(self: Arc<Self>, mut sessions: watch::Receiver<Vec<Session>>) {
-        let mut told = Told::default();
+        let mut reported = DeliveryReport::default();
         loop {
             let all = sessions.borrow_and_update().clone();
-            told.on(&all);
-            if !all.is_empty() && !self.tell_all(&all, &mut told).await {
-                // No room, or the disk does not answer: in a moment.
-                tokio::time::sleep(AGAIN).await;
+            reported.on_sessions(&all);
+            if !all.is_empty() && !self.report_all(&all, &mut reported).await {
+                // The session's queue is full, or the journal cannot be read.
+                tokio::time::sleep(REPORT_RETRY).await;
                 continue;
             }
             tokio::select! {
                 changed = sessions.changed() => if changed.is_err() { return },
-                () = self.news.notified() => {}
+                () = self.completed.notified() => {}
             }
         }
     }
 
-    /// Whether everything was told.
-    async fn tell_all(&self, sessions: &[Session], told: &mut Told) -> bool {
-        let mut behind = None;
+    /// Returns whether everything was reported.
+    async fn report_all(&self, sessions: &[Session], reported: &mut DeliveryReport) -> bool {
+        let mut after = None;
         let mut open = HashSet::new();
         loop {
-            let Ok(results) = self.journal.open_outcomes(behind, PAGE).await else {
+            let Ok(results) = self.journal.open_outcomes(after, PAGE_LEN).await else {
                 return false;
             };
             for result in &results {
                 open.insert(result.attempt);
-                if !told.attempts.contains(&result.attempt) {
-                    if !tell(sessions, *result) {
+                if !reported.attempts.contains(&result.attempt) {
+                    if !send_result(sessions, *result) {
                         return false;
                     }
-                    told.attempts.insert(result.attempt);
+                    reported.attempts.insert(result.attempt);
                 }
             }
-            if results.len() < PAGE {
+            if results.len() < PAGE_LEN {
                 break;
             }
-            behind = results.last().map(|result| result.attempt);
+            after = results.last().map(|result| result.attempt);
         }
-        // What is acknowledged need not be remembered.
-        told.attempts.retain(|attempt| open.contains(attempt));
+        // Acknowledged outcomes are not reported again, so they need not be remembered.
+        reported.attempts.retain(|attempt| open.contains(attempt));
         true
     }
 }
 
-/// What was told on the sessions that are up.
+/// The outcomes that were reported on the connected sessions.
 #[derive(Default)]
-struct Told {
+struct DeliveryReport {
     sessions: Vec<[u8; 16]>,
     attempts: HashSet<CallAttempt>,
 }
 
-impl Told {
-    /// A session that was not there before may be another relay process: it is told everything.
-    fn on(&mut self, sessions: &[Session]) {
+impl DeliveryReport {
+    /// Takes the connected sessions. A new session may be with another relay process, so everything is
+    /// reported again.
+    fn on_sessions(&mut self, sessions: &[Session]) {
         let ids: Vec<_> = sessions.iter().map(Session::id).collect();
         if ids.iter().any(|id| !self.sessions.contains(id)) {
             self.attempts.clear();
@@ -185,10 +188,18 @@ impl Told {
     }
 }
 
-/// Over the newest session that has room.
-fn tell(sessions: &[Session], result: DeliveryResult) -> bool {
+/// Sends a result on the newest session that has room.
+fn send_result(sessions: &[Session], result: DeliveryResult) -> bool {
     sessions
         .iter()
         .rev()
         .any(|session| !session.is_over() && session.send_result(result))
+}
+
+/// Returns the journal's bounds of a config.
+pub(crate) fn bounds(config: &crate::config::DeliveriesSection) -> Bounds {
+    Bounds {
+        entries_max: config.journal_entries_max.get().into(),
+        bytes_max: config.journal_bytes_max.bytes(),
+    }
 }

@@ -1,20 +1,20 @@
 //! From an exchange that the relay opened to a target, and back.
 //!
 //! ```text
-//! accept -> exchange: decide (policy) -> resolve -> approve (policy) -> connect -> dispatched -> answer
+//! accept -> exchange: decide (policy) -> resolve -> approve (policy) -> connect -> dispatched -> response
 //!              \-> refusal                                           \-> raw (CONNECT)
 //! ```
 //!
-//! Each exchange is a task of its own: one that fails, or panics, resets its own stream and
-//! nothing else. What the config says is swapped as a whole; an exchange keeps what it began with.
+//! Each exchange is a task of its own: one that fails, or panics, resets its own stream and nothing else. The
+//! config is replaced as a whole; an exchange keeps the one that it began with.
 
-mod answer;
 mod authorize;
+mod deadlines;
 mod delivery;
 mod exchange;
 mod raw;
 mod refusal;
-mod resolve;
+mod response;
 pub(crate) mod rewrite;
 mod signed;
 mod websocket;
@@ -27,20 +27,43 @@ use crate::deliveries::Deliveries;
 use crate::signed::TenantKey;
 use crate::stats::RuntimeStats;
 use crate::target_access::TargetAccess;
-use crate::upstream::Upstream;
-use policy::PolicyError;
+use http_client::{Client, ClientOptions, PoolLimits, Resolver};
+use policy::{Host, PolicyError};
 use protocol::frame::Serves;
 use protocol::{Code, Failure};
 use std::net::IpAddr;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::{Arc, LazyLock, PoisonError, RwLock};
 use std::time::Duration;
 use transport::Incoming;
-use transport::dial::ProxyError;
+use transport::dial::{Proxy, ProxyError};
+use transport::lookup::Owner;
 
-pub use resolve::resolve;
+/// Names that are looked up at a time. Lookups block threads, and cannot be cancelled.
+const LOOKUPS_MAX: usize = 64;
 
-/// Why a config cannot be put in force.
+/// One resolver for the process: a reload must not allow more lookups at a time.
+static RESOLVER: LazyLock<Resolver> = LazyLock::new(|| Resolver::new(LOOKUPS_MAX));
+
+/// Resolves a host for the bridge itself: every address, each once, in the resolver's order.
+///
+/// # Errors
+/// `target_dns` when there is no address, or none in time; `overloaded` when this machine can look up no more
+/// names now.
+pub async fn resolve(host: &Host) -> Result<Vec<IpAddr>, Failure> {
+    let owner = || lookup_owner("bridge".to_owned());
+    RESOLVER.resolve(host, owner).await
+}
+
+/// Charges a lookup to a caller. Callers are not grouped here: a bridge has one tenant.
+fn lookup_owner(caller: String) -> Owner {
+    Owner {
+        group: caller.into(),
+        member: "".into(),
+    }
+}
+
+/// Why a config cannot be applied.
 #[derive(Debug, thiserror::Error)]
 pub enum ActiveError {
     /// There are too many rules.
@@ -54,21 +77,21 @@ pub enum ActiveError {
         /// What is wrong.
         detail: String,
     },
-    /// The proxy for targets is no proxy.
+    /// The setting of the proxy for targets is not valid.
     #[error("targets.proxy: {0}")]
     Proxy(#[from] ProxyError),
-    /// Its credential cannot be used.
+    /// The proxy's credential cannot be used.
     #[error("targets: {0}")]
     ProxyCredential(#[from] ProxyCredentialError),
 }
 
-/// What the config in force says about exchanges.
+/// The active config, as exchanges need it.
 #[derive(Debug)]
-pub(crate) struct Active {
+pub struct Active {
     pub(crate) access: Arc<TargetAccess>,
     pub(crate) credentials: Arc<Credentials>,
     pub(crate) quotas: Quotas,
-    /// The tenant's key, where calls must be signed.
+    /// The tenant's public key, where calls must be signed.
     pub(crate) tenant_key: Option<TenantKey>,
     own_addresses: Vec<IpAddr>,
 }
@@ -82,7 +105,7 @@ impl std::ops::Deref for Active {
 }
 
 impl Active {
-    /// From a config, for a host with these addresses.
+    /// Prepares a config for a machine with these addresses.
     ///
     /// # Errors
     /// [`ActiveError`] when there are too many rules, or the proxy for targets cannot be used.
@@ -108,7 +131,7 @@ impl Active {
             quotas: config.rules.quotas(),
             access: Arc::new(TargetAccess {
                 policy: config.rules.policy(own_addresses.clone())?,
-                upstream: Upstream::new(&config.targets, proxy),
+                client: client(&config, proxy),
                 config,
             }),
             credentials,
@@ -116,13 +139,30 @@ impl Active {
         })
     }
 
-    /// What the bridge reports to the relay.
+    /// Returns the routes that the bridge advertises to the relay.
     pub fn serves(&self) -> Serves {
         self.config.rules.serves(self.config.bridge.advertise_hosts)
     }
 }
 
-/// The addresses of this host, which are only reached when they are named.
+/// Returns the client for the targets of a config.
+fn client(config: &Config, proxy: Proxy) -> Client {
+    let targets = &config.targets;
+    Client::new(ClientOptions {
+        ca_file: targets.ca_file.as_ref().map(|file| file.get().to_owned()),
+        tls_oldest: targets.tls_min.oldest(),
+        proxy,
+        connect_timeout: targets.connect_timeout.get(),
+        http2: targets.http2,
+        pool: PoolLimits {
+            idle_timeout: targets.pool_idle_timeout.get(),
+            per_target_max: targets.pool_idle_per_target.get(),
+            total_max: targets.pool_idle_max.get(),
+        },
+    })
+}
+
+/// Returns the addresses of this machine, which are reached only if a rule names them.
 pub fn own_addresses() -> Vec<IpAddr> {
     match if_addrs::get_if_addrs() {
         Ok(interfaces) => {
@@ -132,13 +172,13 @@ pub fn own_addresses() -> Vec<IpAddr> {
             addresses
         }
         Err(error) => {
-            tracing::warn!(%error, "this host's own addresses are not known");
+            tracing::warn!(%error, "cannot list this machine's addresses");
             Vec::new()
         }
     }
 }
 
-/// Where it is written down what became of exchanges.
+/// Where the ends of exchanges are recorded.
 #[derive(Debug, Clone)]
 pub(crate) struct Records {
     pub(crate) board: Arc<RuntimeStats>,
@@ -161,24 +201,27 @@ impl Records {
         }
     }
 
-    /// Opens the store of nonces where calls must be signed: signatures from then on are taken.
+    /// Opens the store of nonces where calls must be signed: it accepts signatures made from then on.
     pub(crate) fn open_nonces(&self, config: &Config) {
         if config.signed_calls.public_key_file.is_none() {
             return;
         }
         if let Err(error) = self.nonces.get(config.bridge.data_dir.get()).open() {
-            tracing::warn!(error, "the store of nonces cannot be opened yet");
+            tracing::warn!(
+                error,
+                "cannot open the nonce store yet; retrying with the next signed call"
+            );
         }
     }
 }
 
-/// How often it is looked whether there is a limit by now.
-const LOOK_FOR_LIMIT: Duration = Duration::from_secs(5);
+/// How often the config is checked for a memory limit, while it has none.
+const LIMIT_CHECK_INTERVAL: Duration = Duration::from_secs(5);
 
-/// How often the memory is looked at.
-const LOOK_AT_MEMORY: Duration = Duration::from_millis(500);
+/// How often the memory is measured.
+const MEMORY_CHECK_INTERVAL: Duration = Duration::from_millis(500);
 
-/// Takes exchanges and runs them.
+/// Accepts exchanges and runs them.
 #[derive(Debug)]
 pub struct Dispatcher {
     active: RwLock<Arc<Active>>,
@@ -186,20 +229,20 @@ pub struct Dispatcher {
     records: Records,
     running: AtomicUsize,
     /// The process uses more memory than its config allows.
-    is_full: AtomicBool,
+    is_memory_full: AtomicBool,
 }
 
-/// Counts an exchange for as long as it lives, however it ends.
-struct Running(Arc<Dispatcher>);
+/// Counts an exchange for as long as it exists, however it ends.
+struct RunningGuard(Arc<Dispatcher>);
 
-impl Drop for Running {
+impl Drop for RunningGuard {
     fn drop(&mut self) {
         self.0.running.fetch_sub(1, Ordering::Relaxed);
     }
 }
 
 impl Dispatcher {
-    /// With the config that it begins with.
+    /// Returns a dispatcher with its first config.
     pub(crate) fn new(active: Active, deliveries: Arc<Deliveries>, records: Records) -> Arc<Self> {
         records.open_nonces(&active.config);
         Arc::new(Self {
@@ -207,23 +250,23 @@ impl Dispatcher {
             deliveries,
             records,
             running: AtomicUsize::new(0),
-            is_full: AtomicBool::new(false),
+            is_memory_full: AtomicBool::new(false),
         })
     }
 
-    /// What is in force.
+    /// Returns the active config.
     pub fn active(&self) -> Arc<Active> {
         let active = self.active.read().unwrap_or_else(PoisonError::into_inner);
         active.clone()
     }
 
-    /// Puts another config in force, for exchanges that begin from now on.
+    /// Applies another config, for exchanges that begin from now on.
     pub fn replace(&self, active: Active) {
         self.records.open_nonces(&active.config);
         *self.active.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(active);
     }
 
-    /// Looks at this host's addresses again; they change with its networks. Blocks shortly.
+    /// Reads this machine's addresses again: they change with its networks. Blocks briefly.
     pub fn refresh_addresses(&self) {
         let active = self.active();
         let addresses = own_addresses();
@@ -235,55 +278,52 @@ impl Dispatcher {
         }
     }
 
-    /// The fingerprint of the bridge's key.
+    /// Returns the fingerprint of the bridge's key.
     pub(crate) fn fingerprint(&self) -> &str {
         self.records.nonces.fingerprint()
     }
 
-    /// Exchanges that are under way.
+    /// Returns the number of exchanges in progress.
     pub fn running(&self) -> usize {
         self.running.load(Ordering::Relaxed)
     }
 
-    /// Looks at the memory of the process for as long as it is polled.
+    /// Measures the memory of the process for as long as it is polled.
     pub(crate) async fn watch_memory(&self) {
         loop {
             let max = self.active().config.limits.memory_max;
             if max.is_none() {
-                self.is_full.store(false, Ordering::Relaxed);
-                tokio::time::sleep(LOOK_FOR_LIMIT).await;
+                self.is_memory_full.store(false, Ordering::Relaxed);
+                tokio::time::sleep(LIMIT_CHECK_INTERVAL).await;
                 continue;
             }
             let is_above = |used: &u64| max.is_some_and(|max| *used > max.bytes());
             let mut used = malloc_trim::resident().filter(is_above);
             if used.is_some() {
-                // What a burst left behind in the allocator is not in use.
+                // Memory that the allocator kept after a burst is not in use: measure again without it.
                 let _ = tokio::task::spawn_blocking(malloc_trim::give_back).await;
                 used = malloc_trim::resident().filter(is_above);
             }
             let is_full = used.is_some();
-            if is_full && !self.is_full.swap(is_full, Ordering::Relaxed) {
-                tracing::warn!(
-                    used,
-                    "limits.memory_max is reached: new exchanges are turned away"
-                );
+            if is_full && !self.is_memory_full.swap(is_full, Ordering::Relaxed) {
+                tracing::warn!(used, "limits.memory_max reached; rejecting new exchanges");
             }
-            self.is_full.store(is_full, Ordering::Relaxed);
-            tokio::time::sleep(LOOK_AT_MEMORY).await;
+            self.is_memory_full.store(is_full, Ordering::Relaxed);
+            tokio::time::sleep(MEMORY_CHECK_INTERVAL).await;
         }
     }
 
-    /// Takes an exchange. Returns at once.
+    /// Accepts an exchange, and returns immediately.
     pub fn accept(self: &Arc<Self>, mut incoming: Incoming) {
-        if self.is_full.load(Ordering::Relaxed) {
-            let detail = "this bridge uses all the memory that it may (limits.memory_max)";
+        if self.is_memory_full.load(Ordering::Relaxed) {
+            let detail = "this bridge reached its memory limit (limits.memory_max)";
             let failure = Failure::not_dispatched(Code::Overloaded, detail);
             self.records.board.failed(&failure);
             incoming.send.reset(failure);
             return;
         }
         self.running.fetch_add(1, Ordering::Relaxed);
-        let running = Running(self.clone());
+        let running = RunningGuard(self.clone());
         let active = self.active();
         let records = self.records.clone();
         if incoming.head.call.is_some() {
@@ -294,8 +334,8 @@ impl Dispatcher {
             }));
             return;
         }
-        // A panic ends this task alone; the streams' drop tells the relay.
-        // Boxed: a task is moved several times until it runs.
+        // A panic ends this task alone; dropping the stream resets it.
+        // Boxed: tokio moves a future several times until its task runs.
         tokio::spawn(Box::pin(async move {
             exchange::run(active, &records, incoming).await;
             drop(running);
@@ -303,5 +343,5 @@ impl Dispatcher {
     }
 }
 
-/// How long an exchange may take where neither the relay nor the config says.
-const LONGEST: Duration = Duration::from_secs(24 * 60 * 60);
+/// How long an exchange may take where neither the relay nor the config limits it.
+const TOTAL_MAX: Duration = Duration::from_secs(24 * 60 * 60);

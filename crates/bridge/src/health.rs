@@ -1,11 +1,11 @@
-//! Whether the endpoints can be reached from here, apart from whether the tunnel is up.
+//! Whether the endpoints can be reached from this machine. The tunnel's state is not part of it.
 //!
 //! ```text
-//! watch: every interval, and when asked --> probe each endpoint --> what was found --> REPORT to the relay
+//! watch: every interval, and on request --> probe each endpoint --> findings --> REPORT to the relay
 //! ```
 //!
-//! A look goes the way of every request: policy, resolver, policy, connection. Without a
-//! `health_path` it ends there, and the target sees a connection that asks for nothing.
+//! A probe takes the steps of every request: policy, resolver, policy, connection. Without a `health_path` it
+//! ends there, and the target gets a connection without a request.
 
 mod probe;
 
@@ -19,39 +19,39 @@ use std::time::{Duration, Instant};
 use tokio::sync::{Notify, Semaphore};
 use tokio::task::JoinSet;
 
-/// Endpoints that are looked at at once.
-const AT_ONCE_MAX: usize = 8;
+/// Endpoints that are probed at a time.
+const CONCURRENT_MAX: usize = 8;
 
-/// How often endpoints are looked at while one of them is down, unless it is more often anyway.
-const DOWN_EVERY: Duration = Duration::from_secs(10);
+/// Longest interval between probes while an endpoint is down.
+const DOWN_INTERVAL_MAX: Duration = Duration::from_secs(10);
 
-/// Longest that one look may take, all its steps together.
-pub(crate) const PROBE_WITHIN: Duration = Duration::from_secs(20);
+/// How long one probe may take, all its steps together.
+pub(crate) const PROBE_TIMEOUT: Duration = Duration::from_secs(20);
 
-/// What was found at an endpoint.
+/// The result of the last probe of an endpoint.
 #[derive(Debug, Clone)]
-pub(crate) struct Found {
+pub(crate) struct Finding {
     pub(crate) endpoint: String,
     pub(crate) reach: Reach,
     pub(crate) status: Option<u16>,
     pub(crate) code: Option<Code>,
-    /// What is wrong, in words.
+    /// What is wrong, for people.
     pub(crate) detail: Option<String>,
     pub(crate) at: Instant,
 }
 
-impl Found {
+impl Finding {
     fn of(endpoint: String, probe: Probe) -> Self {
-        let answers = probe.status.is_none_or(|status| status < 500);
+        let is_healthy = probe.status.is_none_or(|status| status < 500);
         let reach = match &probe.failure {
-            None if answers => Reach::Up,
-            // This machine is short of something: that says nothing of the endpoint.
+            None if is_healthy => Reach::Up,
+            // A shortage of this machine states nothing about the endpoint.
             Some(failure) if failure.code == Code::Overloaded => Reach::Unknown,
             None | Some(_) => Reach::Down,
         };
         let detail = match (&probe.failure, probe.status) {
             (Some(failure), _) => Some(failure.detail.clone()),
-            (None, Some(status)) if !answers => Some(format!("it answers with {status}")),
+            (None, Some(status)) if !is_healthy => Some(format!("it responds with {status}")),
             (None, _) => None,
         };
         Self {
@@ -65,41 +65,41 @@ impl Found {
     }
 }
 
-/// Why a config was not taken.
+/// Why a config was rejected.
 #[derive(Debug, Clone)]
 pub(crate) struct Refused {
-    /// In full, for this machine.
+    /// The full text, for this machine.
     pub(crate) detail: String,
     /// What the bridge reports to the relay.
     pub(crate) for_relay: String,
 }
 
-/// What is known of the endpoints, and what else the relay is told of this bridge.
+/// The findings about the endpoints, and the rest of the bridge's report to the relay.
 #[derive(Debug, Default)]
 pub(crate) struct Health {
-    found: Mutex<Vec<Found>>,
+    found: Mutex<Vec<Finding>>,
     config_refused: Mutex<Option<Refused>>,
-    asked: Notify,
+    requested: Notify,
 }
 
 impl Health {
-    /// What was found last, by endpoint.
-    pub(crate) fn found(&self) -> Vec<Found> {
+    /// Returns the last findings.
+    pub(crate) fn found(&self) -> Vec<Finding> {
         let found = self.found.lock().unwrap_or_else(PoisonError::into_inner);
         found.clone()
     }
 
-    /// Looks again soon: the config has changed, or somebody wants to know.
-    pub(crate) fn ask(&self) {
-        self.asked.notify_one();
+    /// Requests a round of probes: the config has changed, or an administrator asked.
+    pub(crate) fn request_probes(&self) {
+        self.requested.notify_one();
     }
 
-    /// Why the config was not taken when it was read last; none when it was.
+    /// Sets why the last config was rejected; `None` when it was accepted.
     pub(crate) fn set_config_refused(&self, why: Option<Refused>) {
         *self.refused() = why;
     }
 
-    /// See [`Self::set_config_refused`]; in full.
+    /// Returns why the last config was rejected, with the full text.
     pub(crate) fn config_refused(&self) -> Option<String> {
         self.refused().as_ref().map(|why| why.detail.clone())
     }
@@ -110,7 +110,7 @@ impl Health {
             .unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// What the relay is told, of endpoints in this order.
+    /// Returns the report for the relay, with the endpoints in this order.
     pub(crate) fn report<'a>(&self, endpoints: impl Iterator<Item = &'a str>) -> Report {
         let found = self.found();
         let of = |name: &str| {
@@ -131,20 +131,20 @@ impl Health {
         }
     }
 
-    /// Looks at the endpoints for as long as it is polled; `told` is called after each round.
-    pub(crate) async fn watch(&self, active: impl Fn() -> Arc<Active>, told: impl Fn()) {
+    /// Probes the endpoints for as long as it is polled. Calls `report` after each round.
+    pub(crate) async fn watch(&self, active: impl Fn() -> Arc<Active>, report: impl Fn()) {
         loop {
             let now = active();
             let interval = now.config.targets.health_interval.get();
             if interval.is_some() {
                 let found = round(&now).await;
                 self.keep(found);
-                told();
+                report();
             }
-            // What is down is looked at sooner: somebody may be mending it.
+            // An endpoint that is down is probed more often, so that its repair shows soon.
             let is_down = self.found().iter().any(|found| found.reach == Reach::Down);
             let interval = interval.map(|interval| match is_down {
-                true => interval.min(DOWN_EVERY),
+                true => interval.min(DOWN_INTERVAL_MAX),
                 false => interval,
             });
             let pause = async {
@@ -155,12 +155,12 @@ impl Health {
             };
             tokio::select! {
                 () = pause => {}
-                () = self.asked.notified() => {}
+                () = self.requested.notified() => {}
             }
         }
     }
 
-    fn keep(&self, found: Vec<Found>) {
+    fn keep(&self, found: Vec<Finding>) {
         let mut known = self.found.lock().unwrap_or_else(PoisonError::into_inner);
         for new in &found {
             let before = known.iter().find(|old| old.endpoint == new.endpoint);
@@ -170,10 +170,10 @@ impl Health {
                     endpoint = new.endpoint,
                     code = new.code.map(tracing::field::display),
                     detail = new.detail,
-                    "the endpoint cannot be reached"
+                    "endpoint unreachable"
                 ),
                 Reach::Up if was == Reach::Down => {
-                    tracing::info!(endpoint = new.endpoint, "the endpoint can be reached again");
+                    tracing::info!(endpoint = new.endpoint, "endpoint reachable again");
                 }
                 Reach::Down | Reach::Up | Reach::Unknown => {}
             }
@@ -182,20 +182,20 @@ impl Health {
     }
 }
 
-/// Looks at every endpoint once. In the config's order.
-async fn round(active: &Arc<Active>) -> Vec<Found> {
-    let permits = Arc::new(Semaphore::new(AT_ONCE_MAX));
-    let mut looks = JoinSet::new();
+/// Probes every endpoint once. Returns the findings in the config's order.
+async fn round(active: &Arc<Active>) -> Vec<Finding> {
+    let permits = Arc::new(Semaphore::new(CONCURRENT_MAX));
+    let mut probes = JoinSet::new();
     for (index, endpoint) in active.config.rules.endpoints.iter().enumerate() {
         let (active, permits, name) = (active.clone(), permits.clone(), endpoint.name.clone());
-        looks.spawn(async move {
-            // Nobody closes the semaphore.
+        probes.spawn(async move {
+            // An error would mean that the semaphore is closed, which never happens.
             let _permit = permits.acquire_owned().await;
             let probe = probe(&active, &name, false).await;
-            (index, Found::of(name, probe))
+            (index, Finding::of(name, probe))
         });
     }
-    let mut found = looks.join_all().await;
+    let mut found = probes.join_all().await;
     found.sort_by_key(|(index, _)| *index);
     found.into_iter().map(|(_, found)| found).collect()
 }

@@ -1,17 +1,16 @@
-//! The journal of deliveries: on disk before a delivery leaves for its target, and again when its
-//! outcome is known.
+//! The journal of deliveries: written before a delivery is sent to its target, and again when its outcome is
+//! known.
 //!
 //! ```text
-//! begin(attempt)    intent    on disk, then the request leaves
-//! end(attempt)      outcome   on disk, then the relay is told
-//! acknowledge       the relay has it, and never sends this attempt again
+//! begin(attempt)    intent    on disk, then the request is sent
+//! end(attempt)      outcome   on disk, then it is reported to the relay
+//! acknowledge       the relay has stored it, and never sends this attempt again
 //! ```
 //!
-//! An attempt that comes again is answered from here. An intent without an outcome, after a crash,
-//! becomes one that nobody can be sure of: the relay decides whether it is made again. One thread
-//! owns the database (`store`) and writes what is asked for at the same moment in one commit;
-//! nothing is told before its commit is on disk. While the disk fails, every request ends in
-//! [`JournalError::Disk`], and the store is opened again until it works.
+//! A repeated attempt gets its outcome from here. After a crash, an intent without an outcome becomes "possibly
+//! executed": the relay decides whether the attempt is retried. One thread owns the database (`store`) and
+//! writes all requests that wait in one commit. Nothing is reported before its commit is on disk. While the
+//! disk fails, every request fails with [`JournalError::Disk`], and the store is opened again until it works.
 
 mod store;
 
@@ -26,22 +25,22 @@ use tokio::sync::{mpsc, oneshot, watch};
 /// Changes that are written in one commit.
 const BATCH_MAX: usize = 128;
 
-/// Changes that wait for theirs. Beyond, whoever wants one waits.
+/// Requests in the queue. Further callers wait.
 const WAITING_MAX: usize = 512;
 
 /// How a delivery ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Outcome {
-    /// The target's status, if it answered.
+    /// The target's status, if it responded.
     pub status: Option<u16>,
     /// The failure's code, if it failed.
     pub code: Option<Code>,
-    /// How far it came.
+    /// How far it got.
     pub execution: Execution,
 }
 
 impl Outcome {
-    /// The target answered.
+    /// The outcome of a response.
     pub fn answered(status: u16) -> Self {
         Self {
             status: Some(status),
@@ -50,7 +49,7 @@ impl Outcome {
         }
     }
 
-    /// It failed.
+    /// The outcome of a failure.
     pub fn failed(failure: &Failure) -> Self {
         Self {
             status: None,
@@ -59,8 +58,8 @@ impl Outcome {
         }
     }
 
-    /// As the relay is told.
-    pub fn told(self, attempt: CallAttempt) -> DeliveryResult {
+    /// Returns the report for the relay.
+    pub fn to_result(self, attempt: CallAttempt) -> DeliveryResult {
         DeliveryResult {
             attempt,
             status: self.status,
@@ -70,26 +69,26 @@ impl Outcome {
     }
 }
 
-/// What the journal knows of an attempt.
+/// The state of an attempt in the journal.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Known {
-    /// Nothing.
-    Nothing,
-    /// It was begun, and its outcome is not there.
+pub enum JournalEntryState {
+    /// The journal has no entry.
+    Unknown,
+    /// The intent is written, and no outcome.
     Begun,
-    /// How it ended.
+    /// The outcome is written.
     Ended(Outcome),
 }
 
-/// Why something was not written. Nothing of it is in the journal.
+/// Why a request was not written. The journal has nothing of it.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum JournalError {
-    /// It holds as much as it may, and the relay has not acknowledged enough of it.
+    /// It is full: the relay has not acknowledged enough outcomes.
     #[error(
-        "the journal of deliveries is full: {0} entries wait for the relay's word (deliveries.journal_entries_max)"
+        "the journal of deliveries is full: {0} outcomes not yet acknowledged by the relay (deliveries.journal_entries_max)"
     )]
     Full(u64),
-    /// The disk.
+    /// The disk failed.
     #[error("the journal of deliveries cannot be written: {0}")]
     Disk(String),
     /// The bridge stops.
@@ -97,27 +96,27 @@ pub enum JournalError {
     Closed,
 }
 
-enum Ask {
-    Look(CallAttempt),
+enum JournalRequest {
+    Lookup(CallAttempt),
     Begin(CallAttempt),
     End(CallAttempt, Outcome),
     Acknowledge(CallAttempt),
-    /// Outcomes that are not acknowledged, behind this attempt.
+    /// Outcomes that are not acknowledged, after this attempt.
     Open(Option<CallAttempt>, usize),
 }
 
-enum Answer {
-    Known(Known),
+enum JournalReply {
+    State(JournalEntryState),
     Done,
     Open(Vec<DeliveryResult>),
 }
 
-type Reply = Option<oneshot::Sender<Result<Answer, JournalError>>>;
+type ReplySender = Option<oneshot::Sender<Result<JournalReply, JournalError>>>;
 
-/// Asks the thread that owns the journal. Cheap to clone; the thread ends with the last clone.
+/// A handle of the thread that owns the journal. Cheap to clone; the thread ends with the last clone.
 #[derive(Clone)]
 pub struct Journal {
-    asks: mpsc::Sender<(Ask, Reply)>,
+    requests: mpsc::Sender<(JournalRequest, ReplySender)>,
     mark: watch::Receiver<Option<JournalMark>>,
 }
 
@@ -130,24 +129,24 @@ impl std::fmt::Debug for Journal {
 }
 
 impl Journal {
-    /// Opens the journal of this name, or makes it. One that cannot be read is set aside, and the relay
-    /// learns by the new one's id that it was lost. Where the disk fails for a while, it is opened later.
+    /// Opens the journal of this name, or creates it. A journal that cannot be read is set aside; the new one's
+    /// id shows the relay that it was lost. While the disk fails, it is opened later.
     ///
     /// # Errors
     /// [`OpenError`] when the file cannot be used, and waiting does not help.
     pub fn open(dir: &PrivateDir, name: &str, bounds: Bounds) -> Result<Self, OpenError> {
         let store = Store::open(dir, name, bounds)?;
         let (shown, mark) = watch::channel(store.mark());
-        let (asks, queue) = mpsc::channel(WAITING_MAX);
+        let (requests, queue) = mpsc::channel(WAITING_MAX);
         std::thread::Builder::new()
             .name("journal".to_owned())
             .spawn(move || serve(store, queue, &shown))
             .map_err(OpenError::Thread)?;
-        Ok(Self { asks, mark })
+        Ok(Self { requests, mark })
     }
 
-    /// Its id, and how many records were written to it. None until the disk could be read for the first
-    /// time.
+    /// Returns its id and the number of records written to it, or `None` until the disk could be read for the
+    /// first time.
     pub fn mark(&self) -> Option<JournalMark> {
         *self.mark.borrow()
     }
@@ -156,76 +155,81 @@ impl Journal {
     pub(crate) async fn known_mark(&self) {
         let mut mark = self.mark.clone();
         if mark.wait_for(Option::is_some).await.is_err() {
-            // The thread has ended: there will be none.
+            // The thread has ended, so there will be no mark.
             std::future::pending::<()>().await;
         }
     }
 
-    async fn ask(&self, ask: Ask) -> Result<Answer, JournalError> {
-        let (reply, answer) = oneshot::channel();
-        let sent = self.asks.send((ask, Some(reply))).await;
+    async fn send(&self, request: JournalRequest) -> Result<JournalReply, JournalError> {
+        let (reply, received) = oneshot::channel();
+        let sent = self.requests.send((request, Some(reply))).await;
         sent.map_err(|_| JournalError::Closed)?;
-        answer.await.unwrap_or(Err(JournalError::Closed))
+        received.await.unwrap_or(Err(JournalError::Closed))
     }
 
-    async fn known(&self, ask: Ask) -> Result<Known, JournalError> {
-        Ok(match self.ask(ask).await? {
-            Answer::Known(known) => known,
-            Answer::Done | Answer::Open(_) => Known::Nothing,
+    async fn state(&self, request: JournalRequest) -> Result<JournalEntryState, JournalError> {
+        Ok(match self.send(request).await? {
+            JournalReply::State(known) => known,
+            JournalReply::Done | JournalReply::Open(_) => JournalEntryState::Unknown,
         })
     }
 
-    /// What is known of an attempt.
+    /// Returns the state of an attempt.
     ///
     /// # Errors
     /// [`JournalError`].
-    pub async fn probe_path(&self, attempt: CallAttempt) -> Result<Known, JournalError> {
-        self.known(Ask::Look(attempt)).await
+    pub async fn lookup(&self, attempt: CallAttempt) -> Result<JournalEntryState, JournalError> {
+        self.state(JournalRequest::Lookup(attempt)).await
     }
 
-    /// Writes that an attempt is about to leave for its target, unless something is known of it.
-    /// When this returns `Nothing`, the intent is on disk.
+    /// Writes the intent to make an attempt, unless the journal has an entry for it. When this returns
+    /// `Unknown`, the intent is on disk.
     ///
     /// # Errors
-    /// [`JournalError`]: nothing may leave.
-    pub async fn begin(&self, attempt: CallAttempt) -> Result<Known, JournalError> {
-        self.known(Ask::Begin(attempt)).await
+    /// [`JournalError`]: nothing may be sent.
+    pub async fn begin(&self, attempt: CallAttempt) -> Result<JournalEntryState, JournalError> {
+        self.state(JournalRequest::Begin(attempt)).await
     }
 
-    /// Writes how an attempt ended. When this returns, it is on disk.
+    /// Writes the outcome of an attempt. When this returns, it is on disk.
     ///
     /// # Errors
-    /// [`JournalError`]; the intent is there still.
+    /// [`JournalError`]; the intent stays.
     pub async fn end(&self, attempt: CallAttempt, outcome: Outcome) -> Result<(), JournalError> {
-        self.ask(Ask::End(attempt, outcome)).await.map(drop)
+        self.send(JournalRequest::End(attempt, outcome))
+            .await
+            .map(drop)
     }
 
-    /// The relay has an outcome. Does not wait: one that is lost is acknowledged again.
+    /// Notes that the relay has stored an outcome. Does not wait: a lost acknowledgement is repeated, because the
+    /// outcome is reported again.
     pub fn acknowledge(&self, attempt: CallAttempt) {
-        let _ = self.asks.try_send((Ask::Acknowledge(attempt), None));
+        let _ = self
+            .requests
+            .try_send((JournalRequest::Acknowledge(attempt), None));
     }
 
-    /// Up to `limit` outcomes that the relay has not acknowledged, in the order of their ids, behind
-    /// this one.
+    /// Returns up to `limit` outcomes that the relay has not acknowledged, in the order of their ids, after
+    /// `after`.
     ///
     /// # Errors
     /// [`JournalError`].
     pub async fn open_outcomes(
         &self,
-        behind: Option<CallAttempt>,
+        after: Option<CallAttempt>,
         limit: usize,
     ) -> Result<Vec<DeliveryResult>, JournalError> {
-        Ok(match self.ask(Ask::Open(behind, limit)).await? {
-            Answer::Open(results) => results,
-            Answer::Known(_) | Answer::Done => Vec::new(),
+        Ok(match self.send(JournalRequest::Open(after, limit)).await? {
+            JournalReply::Open(results) => results,
+            JournalReply::State(_) | JournalReply::Done => Vec::new(),
         })
     }
 }
 
-/// The thread that owns the store.
+/// Runs in the thread that owns the store.
 fn serve(
     mut store: Store,
-    mut queue: mpsc::Receiver<(Ask, Reply)>,
+    mut queue: mpsc::Receiver<(JournalRequest, ReplySender)>,
     shown: &watch::Sender<Option<JournalMark>>,
 ) {
     while let Some(first) = queue.blocking_recv() {
@@ -235,12 +239,13 @@ fn serve(
         {
             batch.push(next);
         }
-        let answers = store.commit(batch.iter().map(|(ask, _)| ask));
+        let replies = store.commit(batch.iter().map(|(request, _)| request));
         let mark = store.mark();
         shown.send_if_modified(|known| std::mem::replace(known, mark) != mark);
-        for ((_, reply), answer) in batch.into_iter().zip(answers) {
-            if let Some(reply) = reply {
-                let _ = reply.send(answer);
+        for ((_, sender), reply) in batch.into_iter().zip(replies) {
+            // A caller that is gone needs no reply.
+            if let Some(sender) = sender {
+                let _ = sender.send(reply);
             }
         }
     }

@@ -1,7 +1,7 @@
 //! The bridge: connects to a relay, and inside the network sends the requests that its own policy allows.
 //!
 //! ```text
-//! wire -> session -> dispatcher -> policy -> upstream -> target
+//! wire -> session -> dispatcher -> policy -> http_client -> target
 //!
 //! cli            the commands: pair, run, config check, policy test, ...
 //! config         bridge.toml and the environment
@@ -16,7 +16,6 @@
 //! control        the socket for commands on this machine; status is the response, stats its source
 //! doctor         checks everything between this machine, the relay and the targets
 //! audit          the audit file and its verification
-//! upstream       the HTTP client to targets; takes only what the policy has approved
 //! ```
 //!
 //! Frames, sessions and the connection to the relay are in the crate `transport`; the policy is the crate
@@ -58,7 +57,6 @@ mod target_access;
 #[cfg(test)]
 mod testing;
 mod text;
-mod upstream;
 
 pub use bridge::{Bridge, RunningBridge, StartError};
 pub use config::Config;

@@ -5,8 +5,8 @@
 //! {name, public_key, instance, host, software, proof}  ->  {tenant, tenant_id, bridge_id, name}
 //! ```
 //!
-//! `proof` is the signature of a [`PairingTranscript`]: it shows that whoever pairs has the private
-//! key. The API key is used for this one request and is kept nowhere.
+//! `proof` is the signature of a [`PairingTranscript`]: it shows that the sender has the private key. The API
+//! key is used for this one request and is not stored.
 
 use crate::config::{Config, ConfigError};
 use crate::connection_counter::ConnectionCounter;
@@ -19,8 +19,9 @@ use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
 use http::header::{AUTHORIZATION, CONTENT_TYPE, HOST};
 use http::{HeaderValue, Method, Request};
-use http_body_util::{BodyExt as _, Full, Limited};
-use hyper_util::rt::TokioIo;
+use http_body_util::{BodyExt as _, Limited};
+use http_client::{Connection, RequestBody, ResponseBody};
+use protocol::frame::BodyLength;
 use protocol::opening::PairingTranscript;
 use serde::{Deserialize, Serialize};
 use std::fmt;
@@ -29,11 +30,11 @@ use tokio::time::timeout;
 use transport::dial::{DialError, Dialer, ProxyError, RelayUrl};
 use transport::tls::{ClientTls, TlsSetupError};
 
-/// Longest answer that is read, in bytes.
-const ANSWER_MAX_BYTES: usize = 64 * 1024;
+/// Bytes of the response that are read.
+const RESPONSE_MAX_BYTES: usize = 64 * 1024;
 
-/// From the request's first byte to the answer's last.
-const ANSWER_WITHIN: Duration = Duration::from_secs(30);
+/// From the request's first byte to the response's last.
+const RESPONSE_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// An API key with the role `bridge`.
 #[derive(Clone)]
@@ -84,27 +85,27 @@ pub enum PairError {
         /// Which step failed.
         source: DialError,
     },
-    /// The connection failed before the answer.
-    #[error("the relay {relay} did not answer the pairing request: {detail}")]
-    NoAnswer {
+    /// The connection failed before the response.
+    #[error("the relay {relay} did not respond to the pairing request: {detail}")]
+    NoResponse {
         /// The relay.
         relay: String,
         /// What happened.
         detail: String,
     },
-    /// The relay said no.
+    /// The relay rejected it.
     #[error("the relay refused the pairing (HTTP {status}): {advice}{detail}")]
     Refused {
         /// The status.
         status: u16,
         /// What to do.
         advice: &'static str,
-        /// The relay's own words, if it has any.
+        /// The relay's own message, if it sent one.
         detail: String,
     },
-    /// Something else than an integration relay answered.
+    /// The server at this URL is not an integration relay.
     #[error(
-        "the answer to the pairing request is not that of an integration relay; check relay.url"
+        "the response to the pairing request is not that of an integration relay; check relay.url"
     )]
     NotRelay,
 }
@@ -132,14 +133,13 @@ struct Problem {
     detail: Option<String>,
 }
 
-/// Pairs this bridge and keeps its identity in the data directory.
+/// Pairs this bridge and stores its identity in the data directory.
 ///
-/// Again with the same relay the key pair is used again, so that nothing changes for who it is
-/// already; another relay gets a key pair of its own. A relay that moved to another port of its
-/// host is the same.
+/// Pairing with the same relay again keeps the key pair, so that the bridge keeps its identity there. Another
+/// relay gets another key pair. A relay on another port of its host is the same relay.
 ///
 /// # Errors
-/// [`PairError`]; what was there before is still there.
+/// [`PairError`]; an earlier identity stays valid.
 pub async fn pair(config: &Config, api_key: &ApiKey) -> Result<Identity, PairError> {
     let data_dir = DataDir::open(config.bridge.data_dir.get())?;
     let relay = config.relay.url.to_string();
@@ -150,33 +150,33 @@ pub async fn pair(config: &Config, api_key: &ApiKey) -> Result<Identity, PairErr
     };
     let dialer = dialer(config, &*credentials::load(config)?)?;
     let body = request_body(&key, &config.bridge.name, &api_key.client_id);
-    let answer = timeout(ANSWER_WITHIN, post(&dialer, api_key, body))
+    let response = timeout(RESPONSE_TIMEOUT, post(&dialer, api_key, body))
         .await
-        .map_err(|_| PairError::NoAnswer {
+        .map_err(|_| PairError::NoResponse {
             relay: relay.clone(),
-            detail: format!("nothing within {ANSWER_WITHIN:?}"),
+            detail: format!("timed out after {RESPONSE_TIMEOUT:?}"),
         })??;
     let identity = Identity {
         relay,
-        tenant: answer.tenant,
-        tenant_id: answer.tenant_id,
-        bridge_id: answer.bridge_id,
-        name: answer.name,
+        tenant: response.tenant,
+        tenant_id: response.tenant_id,
+        bridge_id: response.bridge_id,
+        name: response.name,
         key,
     };
     identity.save(&data_dir)?;
-    // The relay has forgotten them, too.
+    // The relay forgot the counters of the earlier pairing, too.
     ConnectionCounter::reset_all(&data_dir)?;
     Ok(identity)
 }
 
-/// Whether a relay that was paired with before is this one.
+/// Returns whether an earlier pairing was with this relay.
 fn is_same(before: &str, now: &RelayUrl) -> bool {
     let before = before.parse::<RelayUrl>();
     before.is_ok_and(|before| before.host().eq_ignore_ascii_case(now.host()))
 }
 
-/// Knows the way to the config's relay.
+/// Returns a dialer for the config's relay.
 pub(crate) fn dialer(config: &Config, credentials: &Credentials) -> Result<Dialer, PairError> {
     let extra: Vec<_> = config
         .relay
@@ -218,34 +218,32 @@ fn request_body(key: &Key, name: &str, client_id: &str) -> Bytes {
 
 async fn post(dialer: &Dialer, api_key: &ApiKey, body: Bytes) -> Result<PairResponse, PairError> {
     let relay = dialer.relay().to_string();
-    let no_answer = |error: &dyn fmt::Display| PairError::NoAnswer {
+    let no_response = |error: &dyn fmt::Display| PairError::NoResponse {
         relay: relay.clone(),
         detail: error.to_string(),
     };
+    // The dialer, as for a tunnel: behind a proxy, the relay's name may be known to the proxy only.
     let stream = dialer.connect().await.map_err(|source| PairError::Dial {
         relay: relay.clone(),
         source,
     })?;
-    let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream))
-        .await
-        .map_err(|error| no_answer(&error))?;
-    let connection = tokio::spawn(connection);
+    let connection = Connection::with_dialed(stream).await;
+    let mut connection = connection.map_err(|error| no_response(&error))?;
     let request = pair_request(&dialer.relay().authority(), api_key, body)?;
-    let response = sender.send_request(request).await;
-    let response = response.map_err(|error| no_answer(&error))?;
-    let status = response.status().as_u16();
-    let body = Limited::new(response.into_body(), ANSWER_MAX_BYTES)
-        .collect()
-        .await;
-    connection.abort();
-    let body = body.map_err(|error| no_answer(&error))?.to_bytes();
+    let response = connection.send(request).await;
+    let response = response.map_err(|error| no_response(error.error()))?;
+    let (parts, incoming) = response.into_parts();
+    let status = parts.status.as_u16();
+    let body = ResponseBody::new(incoming, &mut connection);
+    let body = Limited::new(body, RESPONSE_MAX_BYTES).collect().await;
+    let body = body.map_err(|error| no_response(&error))?.to_bytes();
     if (200..300).contains(&status) {
         return serde_json::from_slice(&body).map_err(|_| PairError::NotRelay);
     }
     let detail = serde_json::from_slice::<Problem>(&body)
         .ok()
         .and_then(|problem| problem.detail)
-        .map(|detail| format!(" (the relay says: {detail})"));
+        .map(|detail| format!(" (the relay reports: {detail})"));
     Err(PairError::Refused {
         status,
         advice: advice(status),
@@ -257,12 +255,13 @@ fn pair_request(
     authority: &str,
     api_key: &ApiKey,
     body: Bytes,
-) -> Result<Request<Full<Bytes>>, PairError> {
+) -> Result<Request<RequestBody>, PairError> {
     let basic = format!("{}:{}", api_key.client_id, api_key.client_secret.expose());
     let basic = format!("Basic {}", STANDARD.encode(basic));
     let mut authorization = HeaderValue::try_from(basic).expect("base64 is visible ASCII");
     authorization.set_sensitive(true);
-    let mut request = Request::new(Full::new(body));
+    let length = BodyLength::Known(body.len() as u64);
+    let mut request = Request::new(RequestBody::from_bytes(body, length));
     *request.method_mut() = Method::POST;
     *request.uri_mut() = http::Uri::from_static("/v1/pair");
     let headers = request.headers_mut();
@@ -284,13 +283,11 @@ fn advice(status: u16) -> &'static str {
         404 => "there is no pairing at this URL; check relay.url",
         409 => {
             "another bridge has this name; choose another name, or use an API key that was created \
-             with `--existing join` (to stand beside it) or `--existing replace` (to take its place)"
+             with `--existing join` (to work next to it) or `--existing replace` (to replace it)"
         }
         429 | 503 => "the relay is busy; try again in a minute",
-        400 | 422 => {
-            "the relay does not take the request; are bridge and relay of the same version?"
-        }
-        _ => "the relay could not do it; try again, and ask its operator if it stays so",
+        400 | 422 => "the relay rejects the request; are bridge and relay of the same version?",
+        _ => "the relay failed; try again, and ask its operator if the error persists",
     }
 }
 
@@ -299,7 +296,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_request_proves_that_the_private_key_is_here() {
+    fn pairing_request_proves_the_private_key() {
         let key = Key::generate().unwrap();
         let body = request_body(&key, "berlin", "id");
         let request: serde_json::Value = serde_json::from_slice(&body).unwrap();
@@ -317,7 +314,7 @@ mod tests {
     }
 
     #[test]
-    fn a_relay_is_the_same_on_another_port_and_another_on_another_host() {
+    fn relay_is_the_same_on_another_port_of_its_host() {
         let now: RelayUrl = "https://relay.example:8443".parse().unwrap();
         for (before, same) in [
             ("https://relay.example", true),
@@ -330,7 +327,7 @@ mod tests {
     }
 
     #[test]
-    fn secrets_are_silent() {
+    fn secrets_are_redacted_in_debug() {
         let key = ApiKey {
             client_id: "id".into(),
             client_secret: Secret::new("sesame\n"),

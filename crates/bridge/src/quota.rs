@@ -1,7 +1,7 @@
-//! How much may go to one endpoint, or by one rule: at once, in a time, how large, how long, and when.
+//! The quota of one endpoint or rule: concurrent exchanges, rate, sizes, timeouts, and maintenance windows.
 //!
-//! Fragile servers live behind these. What is beyond is turned away at once with `overloaded` and
-//! `not_dispatched`, never queued: the caller repeats it, and a delivery comes again by its schedule.
+//! Quotas protect fragile servers. A request over a quota is rejected immediately with `overloaded` and
+//! `not_dispatched`, never queued: the caller retries it, and a delivery is retried by its schedule.
 
 pub(crate) mod window;
 
@@ -15,7 +15,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
-/// How many in how long, like `"10/s"` or `"600/m"`.
+/// Exchanges per time, like `"10/s"` or `"600/m"`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Rate {
     count: u32,
@@ -28,7 +28,7 @@ impl FromStr for Rate {
     fn from_str(text: &str) -> Result<Self, String> {
         let wrong = || {
             format!(
-                "{text:?} is no rate: write a number and a time, like \"10/s\", \"600/m\" or \"1000/h\""
+                "{text:?} is not a rate: write a number and a time, like \"10/s\", \"600/m\" or \"1000/h\""
             )
         };
         let (count, unit) = text.split_once('/').ok_or_else(wrong)?;
@@ -47,111 +47,113 @@ impl FromStr for Rate {
     }
 }
 
-/// The keys that endpoints and rules have in common.
+/// The quota keys, which endpoints and rules share.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
 #[serde(default)]
 pub struct QuotaSection {
-    /// Exchanges at once.
+    /// Concurrent exchanges. Defaults to no limit.
     pub concurrent_max: Option<Within<1, 65536>>,
-    /// Exchanges in a time.
+    /// Exchanges per time. Defaults to no limit.
     pub rate: Option<Rate>,
-    /// Largest request body; beside that of `[limits]`.
+    /// Largest request body, in addition to that of `[limits]`. Defaults to no limit.
     pub request_max: Option<Size>,
-    /// Largest response body; beside that of `[limits]`.
+    /// Largest response body, in addition to that of `[limits]`. Defaults to no limit.
     pub response_max: Option<Size>,
-    /// For a TCP connection, and again for its TLS. Without it that of `[targets]`, as the following.
+    /// For a TCP connection, and again for its TLS handshake. Defaults to that of `[targets]`.
     pub connect_timeout: Option<Span>,
-    /// From the last piece of a request to the answer's head.
+    /// From the last frame of a request to the response's head. Defaults to that of `[targets]`.
     pub head_timeout: Option<Span>,
-    /// Between two pieces of an answer's body.
+    /// Between two frames of a response's body. Defaults to that of `[targets]`.
     pub idle_timeout: Option<Span>,
-    /// For all of an exchange. Without it 24 hours.
+    /// For a whole exchange. Defaults to 24 hours.
     pub total_timeout: Option<Span>,
-    /// When nothing is taken, in UTC: `"daily 02:00-02:30"`, `"sat 22:00-23:30"`.
+    /// When requests are rejected, in UTC: `"daily 02:00-02:30"`, `"sat 22:00-23:30"`. Defaults to never.
     pub maintenance: Vec<Window>,
 }
 
-/// The quota of one endpoint or rule, and what is used of it.
+/// The quota of one endpoint or rule, and its current use.
 #[derive(Debug)]
 pub(crate) struct Quota {
     section: QuotaSection,
-    places: Option<Arc<Semaphore>>,
-    bucket: Mutex<Bucket>,
+    permits: Option<Arc<Semaphore>>,
+    bucket: Mutex<TokenBucket>,
 }
 
-/// Tokens that are left; filled as time goes by.
+/// A token bucket.
 #[derive(Debug)]
-struct Bucket {
+struct TokenBucket {
     tokens: f64,
     filled: Instant,
 }
 
-/// A place among the exchanges that run at once; given back with the value.
+/// One of the concurrent exchanges of a quota, until it is dropped.
 #[derive(Debug, Default)]
-pub(crate) struct Place(#[expect(dead_code, reason = "it is held")] Option<OwnedSemaphorePermit>);
+pub(crate) struct QuotaPermit(
+    #[expect(dead_code, reason = "held until it is dropped")] Option<OwnedSemaphorePermit>,
+);
 
-fn turned_away(detail: String) -> Failure {
+fn overloaded(detail: String) -> Failure {
     Failure::not_dispatched(Code::Overloaded, detail)
 }
 
 impl Quota {
     pub(crate) fn new(section: QuotaSection) -> Self {
-        let places = section
+        let permits = section
             .concurrent_max
             .map(|max| Arc::new(Semaphore::new(max.get() as usize)));
         let tokens = section.rate.map_or(0.0, |rate| f64::from(rate.count));
         Self {
             section,
-            places,
-            bucket: Mutex::new(Bucket {
+            permits,
+            bucket: Mutex::new(TokenBucket {
                 tokens,
                 filled: Instant::now(),
             }),
         }
     }
 
-    /// Whether it says anything at all.
-    fn is_open(&self) -> bool {
+    /// Returns whether it limits nothing.
+    fn is_unlimited(&self) -> bool {
         self.section == QuotaSection::default()
     }
 
-    /// Takes a place for an exchange, now.
+    /// Acquires a permit for an exchange, without waiting. `entry` is the endpoint or rule, for messages.
     ///
     /// # Errors
-    /// `overloaded`, naming which limit it was.
-    pub(crate) fn enter(&self, who: &dyn std::fmt::Display) -> Result<Place, Failure> {
-        if self.is_open() {
-            return Ok(Place(None));
+    /// `overloaded`, with the limit that was reached.
+    pub(crate) fn acquire(&self, entry: &dyn std::fmt::Display) -> Result<QuotaPermit, Failure> {
+        if self.is_unlimited() {
+            return Ok(QuotaPermit(None));
         }
         let now = SystemTime::now();
         if let Some(window) = self
             .section
             .maintenance
             .iter()
-            .find(|window| window.holds(now))
+            .find(|window| window.contains(now))
         {
-            return Err(turned_away(format!(
-                "{who} is in maintenance ({window} UTC)"
+            return Err(overloaded(format!(
+                "{entry} is in maintenance ({window} UTC)"
             )));
         }
-        let place = match &self.places {
+        let permit = match &self.permits {
             None => None,
-            Some(places) => Some(places.clone().try_acquire_owned().map_err(|_| {
-                turned_away(format!(
-                    "{who} has as many exchanges as it may (concurrent_max)"
+            Some(permits) => Some(permits.clone().try_acquire_owned().map_err(|_| {
+                let max = self.section.concurrent_max.map_or(0, Within::get);
+                overloaded(format!(
+                    "{entry} reached its concurrency limit: {max} (concurrent_max)"
                 ))
             })?),
         };
         if let Some(rate) = self.section.rate
             && !self.take(rate, Instant::now())
         {
-            return Err(turned_away(format!(
-                "{who} is asked more often than it may be (rate)"
-            )));
+            return Err(overloaded(format!("rate limit of {entry} exceeded (rate)")));
         }
-        Ok(Place(place))
+        Ok(QuotaPermit(permit))
     }
 
+    /// Takes a token, if there is one.
     fn take(&self, rate: Rate, now: Instant) -> bool {
         let mut bucket = self.bucket.lock().unwrap_or_else(PoisonError::into_inner);
         let passed = now.saturating_duration_since(bucket.filled).as_secs_f64();
@@ -165,33 +167,33 @@ impl Quota {
         true
     }
 
-    /// The largest request body, where it says one: the smaller of this and another limit.
+    /// Returns the limit of a request body: the smaller of its own and another limit.
     pub(crate) fn request_max(&self, other: Option<u64>) -> Option<u64> {
         smaller(self.section.request_max, other)
     }
 
-    /// The largest response body.
+    /// Returns the limit of a response body.
     pub(crate) fn response_max(&self, other: Option<u64>) -> Option<u64> {
         smaller(self.section.response_max, other)
     }
 
-    /// How long a connection may take to be made.
-    pub(crate) fn connect(&self) -> Option<Duration> {
+    /// Returns how long connecting may take.
+    pub(crate) fn connect_timeout(&self) -> Option<Duration> {
         self.section.connect_timeout.map(Span::get)
     }
 
-    /// How long the answer's head may take.
-    pub(crate) fn head(&self) -> Option<Duration> {
+    /// Returns how long the response's head may take.
+    pub(crate) fn head_timeout(&self) -> Option<Duration> {
         self.section.head_timeout.map(Span::get)
     }
 
-    /// How long an answer may stand still.
-    pub(crate) fn idle(&self) -> Option<Duration> {
+    /// Returns how long a response or a stream may be idle.
+    pub(crate) fn idle_timeout(&self) -> Option<Duration> {
         self.section.idle_timeout.map(Span::get)
     }
 
-    /// How long an exchange may take in all.
-    pub(crate) fn total(&self) -> Option<Duration> {
+    /// Returns how long a whole exchange may take.
+    pub(crate) fn total_timeout(&self) -> Option<Duration> {
         self.section.total_timeout.map(Span::get)
     }
 }
@@ -209,7 +211,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_rate_is_a_number_and_a_time() {
+    fn rate_is_a_number_and_a_time() {
         let rate: Rate = "600/m".parse().unwrap();
         assert_eq!((rate.count, rate.every), (600, Duration::from_secs(60)));
         for wrong in ["10", "10/d", "0/s", "x/s", "-1/s", ""] {
@@ -218,7 +220,7 @@ mod tests {
     }
 
     #[test]
-    fn a_bucket_empties_and_fills_again() {
+    fn token_bucket_empties_and_refills() {
         let rate: Rate = "2/s".parse().unwrap();
         let quota = Quota::new(QuotaSection {
             rate: Some(rate),
@@ -229,23 +231,23 @@ mod tests {
         assert!(!quota.take(rate, start));
         let later = start + Duration::from_millis(600);
         assert!(quota.take(rate, later) && !quota.take(rate, later));
-        // A long pause fills it once, not twice.
+        // A long pause fills it up once: tokens are bounded by the rate.
         let long = start + Duration::from_secs(3600);
         assert!(quota.take(rate, long) && quota.take(rate, long));
         assert!(!quota.take(rate, long));
     }
 
     #[test]
-    fn places_are_given_back() {
+    fn quota_permit_is_released_on_drop() {
         let quota = Quota::new(QuotaSection {
             concurrent_max: Some(Within::known(1)),
             ..QuotaSection::default()
         });
-        let first = quota.enter(&"endpoint alm").unwrap();
-        let failure = quota.enter(&"endpoint alm").unwrap_err();
+        let first = quota.acquire(&"endpoint alm").unwrap();
+        let failure = quota.acquire(&"endpoint alm").unwrap_err();
         assert_eq!(failure.code, Code::Overloaded);
         assert!(failure.detail.contains("concurrent_max"), "{failure:?}");
         drop(first);
-        quota.enter(&"endpoint alm").unwrap();
+        quota.acquire(&"endpoint alm").unwrap();
     }
 }

@@ -88,7 +88,7 @@ pub(crate) fn reload(shared: &BridgeState) -> Result<(), ReloadError> {
     }
     shared.health.set_config_refused(refused);
     shared.report();
-    shared.health.ask();
+    shared.health.request_probes();
     taken
 }
 

@@ -1,11 +1,11 @@
-//! Signed calls: with the tenant's public key in the config, only what the tenant's own application has
-//! signed is executed, so that even a relay in wrong hands can make nothing up.
+//! Signed calls: with the tenant's public key in the config, the bridge executes only requests that the tenant's
+//! own application signed. Even a compromised relay can then forge none.
 //!
-//! HTTP Message Signatures (RFC 9421) with Ed25519, in header fields that the relay carries through:
+//! HTTP Message Signatures (RFC 9421) with Ed25519, in header fields that the relay forwards:
 //!
 //! ```text
 //! Bridge-Name: berlin-dc1
-//! Bridge-Call: an id of the application's own
+//! Bridge-Call: an id that the application chooses
 //! Bridge-Credential: ci                                 where the call names a credential
 //! Bridge-Key: the fingerprint of the bridge's key       optional, unless the config requires it
 //! Content-Digest: sha-256=:...:                         RFC 9530, where there is a body
@@ -14,18 +14,16 @@
 //! Signature: sig=:...:
 //! ```
 //!
-//! `@target-uri` is the call's URL as it was given, or `endpoint://NAME/path?query` for an endpoint. Of the
-//! fields, the covered ones and [`PASSED_FIELDS`] go on to the target; the relay could add or change any
-//! other.
+//! `@target-uri` is the call's URL as the caller wrote it, or `endpoint://NAME/path?query` for an endpoint. Only
+//! the covered fields and [`PASSED_FIELDS`] go to the target: the relay could add or change any other.
 //!
-//! A nonce is good for one request. One that was provably not dispatched may come again with it. An attempt
-//! of a delivery that the target answered with a failure may be followed by another attempt of the same
-//! call, as its schedule has it. Nonces are known to one data directory; a signature that is older than the
-//! directory's store of nonces is refused, for it may have been used before.
+//! A nonce is valid for one request. A request that was provably not dispatched may be retried with it. After a
+//! response that is a failure, a delivery may make its next attempt with the same nonce. Nonces are stored in one
+//! data directory. A signature that is older than that store is rejected: it may have been used before.
 
 mod nonces;
 
-pub(crate) use nonces::{Binding, Nonces, Reserved, Taken};
+pub(crate) use nonces::{Binding, Nonces, ReserveResult, Reserved};
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
@@ -36,7 +34,7 @@ use sfv::{BareItem, Dictionary, FieldType as _, InnerList, Key, List, ListEntry,
 use std::path::Path;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-/// Fields that are for the bridge alone, and go no further.
+/// Fields for the bridge alone. They are not sent to the target.
 const OWN_FIELDS: [&str; 6] = [
     "signature",
     "signature-input",
@@ -46,8 +44,8 @@ const OWN_FIELDS: [&str; 6] = [
     "bridge-key",
 ];
 
-/// Fields that go on without being covered: they select a form of the response, or trace the request, or are
-/// written by the relay into each delivery and carry a signature of their own.
+/// Fields that go to the target without being covered. They select a form of the response, trace the request, or
+/// are written by the relay into each delivery with a signature of their own.
 pub(crate) const PASSED_FIELDS: [&str; 9] = [
     "accept",
     "accept-encoding",
@@ -60,7 +58,7 @@ pub(crate) const PASSED_FIELDS: [&str; 9] = [
     "webhook-signature",
 ];
 
-/// A clock may be off by so much.
+/// Difference between clocks that is tolerated.
 const SKEW: Duration = Duration::from_secs(60);
 
 /// Bytes of a nonce, at least and at most.
@@ -82,17 +80,17 @@ impl std::fmt::Debug for TenantKey {
 }
 
 impl TenantKey {
-    /// From a PEM file (`PUBLIC KEY`, as `openssl pkey -pubout` writes it).
+    /// Reads a PEM file (`PUBLIC KEY`, as `openssl pkey -pubout` writes it).
     ///
     /// # Errors
-    /// What is wrong with it.
+    /// What is wrong with the file.
     pub(crate) fn read(path: &Path) -> Result<Self, String> {
         let text = std::fs::read_to_string(path).map_err(|error| error.to_string())?;
         let inner = text
             .split_once("-----BEGIN PUBLIC KEY-----")
             .and_then(|(_, rest)| rest.split_once("-----END PUBLIC KEY-----"))
             .map(|(inner, _)| inner);
-        let wrong = "is no Ed25519 public key in PEM; `openssl genpkey -algorithm ed25519 -out key.pem` and \
+        let wrong = "is not an Ed25519 public key in PEM; `openssl genpkey -algorithm ed25519 -out key.pem` and \
                      `openssl pkey -in key.pem -pubout` make one";
         let base64: String = inner.ok_or(wrong)?.split_whitespace().collect();
         let der = STANDARD.decode(base64).map_err(|_| wrong)?;
@@ -101,8 +99,8 @@ impl TenantKey {
     }
 }
 
-/// What is asked, as far as a signature covers it.
-pub(crate) struct Asked<'a> {
+/// A request, as far as a signature can cover it.
+pub(crate) struct SignedRequest<'a> {
     pub(crate) method: &'a str,
     pub(crate) target_uri: &'a str,
     pub(crate) headers: &'a Headers,
@@ -111,7 +109,7 @@ pub(crate) struct Asked<'a> {
     pub(crate) credential: Option<&'a str>,
 }
 
-/// Whom a signature must be for.
+/// The bridge that a signature must be for.
 pub(crate) struct Audience<'a> {
     /// The bridge's name.
     pub(crate) name: &'a str,
@@ -121,27 +119,27 @@ pub(crate) struct Audience<'a> {
     pub(crate) is_key_required: bool,
 }
 
-/// The fingerprint of a bridge's public key, as `Bridge-Key` has it.
+/// Returns the fingerprint of a bridge's public key, as `Bridge-Key` has it.
 pub(crate) fn fingerprint(public_key: &[u8]) -> String {
     crate::text::hex(digest(&SHA256, public_key).as_ref())
 }
 
-/// What a good signature says.
+/// The content of a valid signature.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct Signed {
-    /// Never to be used twice.
+    /// Must not be used twice.
     pub(crate) nonce: String,
-    /// When it was made, and when it ends, in seconds since 1970.
+    /// When it was created, and when it expires, in seconds since 1970.
     pub(crate) created: u64,
     pub(crate) expires: u64,
-    /// What was signed: two requests with the same one are the same.
+    /// Hash of the signature base: two requests with the same one are the same.
     pub(crate) base: [u8; 32],
     /// Names of the fields that are covered, in lower case.
     fields: Vec<String>,
 }
 
 impl Signed {
-    /// Whether a field of this name, in lower case, goes on to the target.
+    /// Returns whether a field of this name, in lower case, goes to the target.
     pub(crate) fn passes(&self, name: &str) -> bool {
         if OWN_FIELDS.contains(&name) {
             return false;
@@ -150,52 +148,52 @@ impl Signed {
     }
 }
 
-/// Whether a request is signed by this key, for this bridge, and in time.
+/// Verifies that a request is signed by this key, for this bridge, and has not expired.
 ///
 /// # Errors
-/// Why not, in words that tell the caller what to mend.
+/// Why not, with what the caller can do.
 pub(crate) fn verify(
     key: &TenantKey,
     audience: &Audience<'_>,
     validity_max: Duration,
-    asked: &Asked<'_>,
+    request: &SignedRequest<'_>,
     now: SystemTime,
 ) -> Result<Signed, String> {
-    let input = one(asked.headers, "signature-input")?;
+    let input = one(request.headers, "signature-input")?;
     let inputs: Dictionary = Parser::new(&input)
         .parse()
-        .map_err(|error| format!("Signature-Input is no structured field: {error}"))?;
-    let signatures: Dictionary = Parser::new(&one(asked.headers, "signature")?)
+        .map_err(|error| format!("Signature-Input is not a structured field: {error}"))?;
+    let signatures: Dictionary = Parser::new(&one(request.headers, "signature")?)
         .parse()
-        .map_err(|error| format!("Signature is no structured field: {error}"))?;
+        .map_err(|error| format!("Signature is not a structured field: {error}"))?;
     let (Some((label, ListEntry::InnerList(covered))), 1) = (inputs.iter().next(), inputs.len())
     else {
         return Err("Signature-Input must have one signature".into());
     };
     let Some(ListEntry::Item(item)) = signatures.get(label) else {
-        return Err("Signature has none of the label that Signature-Input has".into());
+        return Err("Signature has no entry with the label of Signature-Input".into());
     };
     let BareItem::ByteSequence(signature) = &item.bare_item else {
-        return Err("Signature is no byte sequence".into());
+        return Err("Signature is not a byte sequence".into());
     };
-    let names = covers_enough(covered, asked, audience)?;
+    let names = covered_names(covered, request, audience)?;
     let covers = |name: &str| names.iter().any(|own| own == name);
     let times = times(covered, validity_max, now)?;
-    let base = base(covered, asked)?;
+    let base = signature_base(covered, request)?;
     UnparsedPublicKey::new(&ED25519, key.0)
         .verify(base.as_bytes(), signature)
         .map_err(|_| {
             "the signature is not that of the tenant's key over this request".to_owned()
         })?;
-    // Signed, and right: what it says must be this.
-    if one(asked.headers, "bridge-name")? != audience.name {
+    // From here on, the signed fields are authentic. They must be for this bridge and this request.
+    if one(request.headers, "bridge-name")? != audience.name {
         return Err("the request is signed for another bridge".into());
     }
-    if covers("bridge-key") && one(asked.headers, "bridge-key")? != audience.key {
+    if covers("bridge-key") && one(request.headers, "bridge-key")? != audience.key {
         return Err("the request is signed for a bridge with another key (Bridge-Key)".into());
     }
     if covers("bridge-credential")
-        && asked.credential != Some(one(asked.headers, "bridge-credential")?.as_str())
+        && request.credential != Some(one(request.headers, "bridge-credential")?.as_str())
     {
         return Err(
             "the request is signed for another credential than the call names (Bridge-Credential)"
@@ -203,7 +201,7 @@ pub(crate) fn verify(
         );
     }
     if covers("content-digest") {
-        right_digest(&one(asked.headers, "content-digest")?, asked.body)?;
+        verify_digest(&one(request.headers, "content-digest")?, request.body)?;
     }
     let mut hash = [0; 32];
     hash.copy_from_slice(digest(&SHA256, base.as_bytes()).as_ref());
@@ -219,7 +217,8 @@ pub(crate) fn verify(
     })
 }
 
-/// The one field of this name.
+/// Returns the value of a field that must be there once. With two, bridge and target could read different
+/// ones.
 fn one(headers: &Headers, name: &str) -> Result<String, String> {
     let mut values = headers
         .iter()
@@ -228,25 +227,25 @@ fn one(headers: &Headers, name: &str) -> Result<String, String> {
     match (values.next(), values.next()) {
         (Some(value), None) => String::from_utf8(value.to_vec())
             .map(|text| text.trim().to_owned())
-            .map_err(|_| format!("the field {name} is no text")),
+            .map_err(|_| format!("the field {name} is not text")),
         (None, _) => Err(format!(
-            "the field {name} is missing: this bridge takes signed requests only"
+            "the field {name} is missing: this bridge accepts signed requests only"
         )),
-        (Some(_), Some(_)) => Err(format!("the field {name} is there twice")),
+        (Some(_), Some(_)) => Err(format!("the field {name} is repeated")),
     }
 }
 
-/// The names of what is covered, in lower case.
-fn covers_enough(
+/// Returns the names of the covered components, in lower case, if all required ones are covered.
+fn covered_names(
     covered: &InnerList,
-    asked: &Asked<'_>,
+    request: &SignedRequest<'_>,
     audience: &Audience<'_>,
 ) -> Result<Vec<String>, String> {
     let mut needed = vec!["@method", "@target-uri", "bridge-name", "bridge-call"];
-    if !asked.body.is_empty() {
+    if !request.body.is_empty() {
         needed.push("content-digest");
     }
-    if asked.credential.is_some() {
+    if request.credential.is_some() {
         needed.push("bridge-credential");
     }
     if audience.is_key_required {
@@ -255,11 +254,11 @@ fn covers_enough(
     let mut names: Vec<String> = Vec::new();
     for item in &covered.items {
         let BareItem::String(name) = &item.bare_item else {
-            return Err("Signature-Input covers something that has no name".into());
+            return Err("Signature-Input covers a component without a name".into());
         };
         if !item.params.is_empty() {
             return Err(format!(
-                "the component {} has parameters, which are not taken here",
+                "the component {} has parameters, which are not supported",
                 name.as_str()
             ));
         }
@@ -294,7 +293,7 @@ fn parameter<'a>(covered: &'a InnerList, name: &str) -> Option<&'a BareItem> {
 fn times(covered: &InnerList, validity_max: Duration, now: SystemTime) -> Result<Times, String> {
     let seconds = |name: &str| match parameter(covered, name) {
         Some(BareItem::Integer(number)) => {
-            u64::try_from(i64::from(*number)).map_err(|_| format!("{name} is no time"))
+            u64::try_from(i64::from(*number)).map_err(|_| format!("{name} is not a time"))
         }
         _ => Err(format!("the signature has no {name}")),
     };
@@ -313,7 +312,7 @@ fn times(covered: &InnerList, validity_max: Duration, now: SystemTime) -> Result
     }
     let now = now.duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
     if created > now + SKEW.as_secs() {
-        return Err("the signature is of the future: check the clocks".into());
+        return Err("the signature was created in the future; check the clocks".into());
     }
     if expires <= now {
         return Err("the signature has expired".into());
@@ -330,8 +329,8 @@ fn times(covered: &InnerList, validity_max: Duration, now: SystemTime) -> Result
     })
 }
 
-/// What was signed (RFC 9421, 2.5).
-fn base(covered: &InnerList, asked: &Asked<'_>) -> Result<String, String> {
+/// Builds the signature base (RFC 9421, 2.5).
+fn signature_base(covered: &InnerList, request: &SignedRequest<'_>) -> Result<String, String> {
     let mut base = String::new();
     for item in &covered.items {
         let BareItem::String(name) = &item.bare_item else {
@@ -339,12 +338,12 @@ fn base(covered: &InnerList, asked: &Asked<'_>) -> Result<String, String> {
         };
         let name = name.as_str();
         let value = match name {
-            "@method" => asked.method.to_owned(),
-            "@target-uri" => asked.target_uri.to_owned(),
+            "@method" => request.method.to_owned(),
+            "@target-uri" => request.target_uri.to_owned(),
             other if other.starts_with('@') => {
-                return Err(format!("the component {other} is not known here"));
+                return Err(format!("the component {other} is not supported"));
             }
-            field => one(asked.headers, field)?,
+            field => one(request.headers, field)?,
         };
         base.push_str(&format!("\"{name}\": {value}\n"));
     }
@@ -354,14 +353,14 @@ fn base(covered: &InnerList, asked: &Asked<'_>) -> Result<String, String> {
     Ok(base)
 }
 
-fn right_digest(field: &str, body: &[u8]) -> Result<(), String> {
+fn verify_digest(field: &str, body: &[u8]) -> Result<(), String> {
     let digests: Dictionary = Parser::new(field)
         .parse()
-        .map_err(|error| format!("Content-Digest is no structured field: {error}"))?;
+        .map_err(|error| format!("Content-Digest is not a structured field: {error}"))?;
     let given = match digests.get("sha-256") {
         Some(ListEntry::Item(item)) => match &item.bare_item {
             BareItem::ByteSequence(bytes) => bytes.as_slice(),
-            _ => return Err("Content-Digest's sha-256 is no byte sequence".into()),
+            _ => return Err("Content-Digest's sha-256 is not a byte sequence".into()),
         },
         _ => return Err("Content-Digest has no sha-256".into()),
     };
@@ -372,307 +371,4 @@ fn right_digest(field: &str, body: &[u8]) -> Result<(), String> {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use protocol::frame::HeadersBuilder;
-    use ring::rand::SystemRandom;
-    use ring::signature::{Ed25519KeyPair, KeyPair as _};
-
-    const NOW: u64 = 1_800_000_000;
-    const URL: &str = "https://ci.corp.example/hooks/1?x=%20";
-    const COVERED: &[&str] = &[
-        "@method",
-        "@target-uri",
-        "content-digest",
-        "bridge-name",
-        "bridge-call",
-    ];
-
-    struct Signer(Ed25519KeyPair);
-
-    /// A request, as the relay sends it to the bridge.
-    #[derive(Clone)]
-    struct Request {
-        method: String,
-        url: String,
-        fields: Vec<(String, String)>,
-        body: String,
-        credential: Option<String>,
-        is_key_required: bool,
-    }
-
-    /// What a relay does to a request.
-    type Change = fn(&mut Request);
-
-    impl Request {
-        /// A `POST` with these fields besides the usual ones.
-        fn new(body: &str, more: &[(&str, &str)]) -> Self {
-            let hash = STANDARD.encode(digest(&SHA256, body.as_bytes()));
-            let usual = [
-                ("bridge-name", "b1".to_owned()),
-                ("bridge-call", "call-7".to_owned()),
-                ("content-digest", format!("sha-256=:{hash}:")),
-            ];
-            let usual = usual.map(|(name, value)| (name.to_owned(), value));
-            let more = more
-                .iter()
-                .map(|(name, value)| (name.to_string(), value.to_string()));
-            Self {
-                method: "POST".into(),
-                url: URL.into(),
-                fields: usual.into_iter().chain(more).collect(),
-                body: body.into(),
-                credential: None,
-                is_key_required: false,
-            }
-        }
-
-        /// Changes a field, or adds it.
-        fn set(&mut self, name: &str, value: &str) {
-            self.fields.retain(|(own, _)| own != name);
-            self.fields.push((name.into(), value.into()));
-        }
-
-        fn remove(&mut self, name: &str) {
-            self.fields.retain(|(own, _)| own != name);
-        }
-    }
-
-    impl Signer {
-        fn new() -> Self {
-            let pkcs8 = Ed25519KeyPair::generate_pkcs8(&SystemRandom::new()).unwrap();
-            Self(Ed25519KeyPair::from_pkcs8(pkcs8.as_ref()).unwrap())
-        }
-
-        fn key(&self) -> TenantKey {
-            TenantKey(self.0.public_key().as_ref().try_into().unwrap())
-        }
-
-        /// Signs these components of a request.
-        fn sign(&self, request: &Request, covered: &[&str], parameters: &str) -> Request {
-            let list: Vec<String> = covered.iter().map(|name| format!("\"{name}\"")).collect();
-            let list = format!("({}){parameters}", list.join(" "));
-            let mut base = String::new();
-            for name in covered {
-                let value = match *name {
-                    "@method" => &request.method,
-                    "@target-uri" => &request.url,
-                    field => {
-                        let mut fields = request.fields.iter();
-                        &fields.find(|(own, _)| own == field).unwrap().1
-                    }
-                };
-                base.push_str(&format!("\"{name}\": {value}\n"));
-            }
-            base.push_str(&format!("\"@signature-params\": {list}"));
-            let signature = STANDARD.encode(self.0.sign(base.as_bytes()));
-            let mut signed = request.clone();
-            signed.set("signature-input", &format!("sig={list}"));
-            signed.set("signature", &format!("sig=:{signature}:"));
-            signed
-        }
-
-        fn check(&self, request: &Request) -> Result<Signed, String> {
-            let mut headers = HeadersBuilder::default();
-            for (name, value) in &request.fields {
-                headers.push(name.as_bytes(), value.as_bytes()).unwrap();
-            }
-            let headers = headers.build();
-            let asked = Asked {
-                method: &request.method,
-                target_uri: &request.url,
-                headers: &headers,
-                body: request.body.as_bytes(),
-                credential: request.credential.as_deref(),
-            };
-            let audience = Audience {
-                name: "b1",
-                key: "f00d",
-                is_key_required: request.is_key_required,
-            };
-            let now = UNIX_EPOCH + Duration::from_secs(NOW);
-            let validity_max = Duration::from_secs(3600);
-            verify(&self.key(), &audience, validity_max, &asked, now)
-        }
-    }
-
-    fn parameters() -> String {
-        format!(
-            ";created={};expires={};nonce=\"0123456789abcdef\";alg=\"ed25519\"",
-            NOW - 5,
-            NOW + 60
-        )
-    }
-
-    #[test]
-    fn any_change_of_a_signed_request_is_refused() {
-        let signer = Signer::new();
-        let request = Request::new("{}", &[("content-type", "application/json")]);
-        let covered: Vec<&str> = [COVERED, &["content-type"]].concat();
-        let request = signer.sign(&request, &covered, &parameters());
-        let signed = signer.check(&request).unwrap();
-        assert_eq!((signed.created, signed.expires), (NOW - 5, NOW + 60));
-        assert!(Signer::new().check(&request).is_err());
-        let changes: [(&str, Change); 14] = [
-            ("method", |request| request.method = "PUT".into()),
-            ("url", |request| {
-                request.url = "https://evil.example/".into();
-            }),
-            ("query", |request| request.url.push('1')),
-            ("body", |request| request.body = "{\"n\":1}".into()),
-            ("no body", |request| request.body = String::new()),
-            ("type", |request| request.set("content-type", "text/plain")),
-            ("no type", |request| request.remove("content-type")),
-            ("two types", |request| {
-                let more = ("Content-Type".to_owned(), "text/plain".to_owned());
-                request.fields.push(more);
-            }),
-            ("bridge", |request| request.set("bridge-name", "b2")),
-            ("call", |request| request.set("bridge-call", "call-8")),
-            ("digest", |request| request.remove("content-digest")),
-            ("signature", |request| request.remove("signature")),
-            ("input", |request| request.remove("signature-input")),
-            ("credential", |request| {
-                request.credential = Some("ci".into());
-            }),
-        ];
-        for (name, change) in changes {
-            let mut changed = request.clone();
-            change(&mut changed);
-            assert!(signer.check(&changed).is_err(), "{name}");
-        }
-    }
-
-    #[test]
-    fn every_required_component_must_be_covered() {
-        let signer = Signer::new();
-        let mut request =
-            Request::new("{}", &[("bridge-credential", "ci"), ("bridge-key", "f00d")]);
-        request.credential = Some("ci".into());
-        request.is_key_required = true;
-        let all: Vec<&str> = [COVERED, &["bridge-credential", "bridge-key"]].concat();
-        let signed = signer.sign(&request, &all, &parameters());
-        signer.check(&signed).unwrap();
-        for left_out in &all {
-            let covered: Vec<&str> = all
-                .iter()
-                .filter(|name| name != &left_out)
-                .copied()
-                .collect();
-            let signed = signer.sign(&request, &covered, &parameters());
-            let error = signer.check(&signed).unwrap_err();
-            assert!(error.contains(left_out), "{left_out}: {error}");
-        }
-    }
-
-    #[test]
-    fn a_covered_digest_is_checked_without_a_body() {
-        let signer = Signer::new();
-        let signed = signer.sign(&Request::new("", &[]), COVERED, &parameters());
-        signer.check(&signed).unwrap();
-        // The relay has removed the body of a request that was signed with one.
-        let mut without = signer.sign(&Request::new("{}", &[]), COVERED, &parameters());
-        without.body = String::new();
-        assert!(signer.check(&without).unwrap_err().contains("body"));
-        // Where no digest is covered, the relay cannot add a body.
-        let covered: Vec<&str> = COVERED
-            .iter()
-            .filter(|name| **name != "content-digest")
-            .copied()
-            .collect();
-        let mut bare = signer.sign(&Request::new("", &[]), &covered, &parameters());
-        signer.check(&bare).unwrap();
-        bare.body = "{}".into();
-        assert!(signer.check(&bare).unwrap_err().contains("content-digest"));
-    }
-
-    #[test]
-    fn a_covered_credential_is_the_one_that_is_used() {
-        let signer = Signer::new();
-        let request = Request::new("{}", &[("bridge-credential", "ci")]);
-        let covered: Vec<&str> = [COVERED, &["bridge-credential"]].concat();
-        let mut signed = signer.sign(&request, &covered, &parameters());
-        assert!(signer.check(&signed).is_err(), "the relay has removed it");
-        signed.credential = Some("root".into());
-        assert!(signer.check(&signed).is_err(), "the relay has changed it");
-        signed.credential = Some("ci".into());
-        signer.check(&signed).unwrap();
-    }
-
-    #[test]
-    fn a_covered_bridge_key_is_the_bridges_own() {
-        let signer = Signer::new();
-        let covered: Vec<&str> = [COVERED, &["bridge-key"]].concat();
-        for (key, is_good) in [("f00d", true), ("beef", false)] {
-            let request = Request::new("{}", &[("bridge-key", key)]);
-            let signed = signer.sign(&request, &covered, &parameters());
-            assert_eq!(signer.check(&signed).is_ok(), is_good, "{key}");
-        }
-    }
-
-    #[test]
-    fn only_covered_and_listed_fields_pass() {
-        let signer = Signer::new();
-        let covered: Vec<&str> = [COVERED, &["content-type", "x-own"]].concat();
-        let request = Request::new("{}", &[("content-type", "text/plain"), ("x-own", "1")]);
-        let signed = signer.sign(&request, &covered, &parameters());
-        let signed = signer.check(&signed).unwrap();
-        for name in ["content-type", "x-own", "content-digest"] {
-            assert!(signed.passes(name), "{name}");
-        }
-        assert!(PASSED_FIELDS.iter().all(|name| signed.passes(name)));
-        for name in [
-            "authorization",
-            "cookie",
-            "x-other",
-            "if-match",
-            "content-encoding",
-            "x-http-method-override",
-            "forwarded",
-            "signature",
-            "bridge-name",
-            "bridge-call",
-        ] {
-            assert!(!signed.passes(name), "{name}");
-        }
-    }
-
-    #[test]
-    fn times_nonce_and_algorithm_are_checked() {
-        let signer = Signer::new();
-        let nonce = "nonce=\"0123456789abcdef\"";
-        for (parameters, why) in [
-            (
-                format!(";created={};expires={};{nonce}", NOW - 90, NOW - 1),
-                "expired",
-            ),
-            (
-                format!(";created={};expires={};{nonce}", NOW + 120, NOW + 180),
-                "future",
-            ),
-            (
-                format!(";created={};expires={};{nonce}", NOW, NOW + 7200),
-                "longer",
-            ),
-            (format!(";expires={};{nonce}", NOW + 60), "created"),
-            (format!(";created={NOW};{nonce}"), "expires"),
-            (format!(";created={};expires={}", NOW, NOW + 60), "nonce"),
-            (
-                format!(";created={};expires={};nonce=\"short\"", NOW, NOW + 60),
-                "16",
-            ),
-            (
-                format!(
-                    ";created={};expires={};{nonce};alg=\"rsa-v1_5-sha256\"",
-                    NOW,
-                    NOW + 60
-                ),
-                "alg",
-            ),
-        ] {
-            let request = signer.sign(&Request::new("{}", &[]), COVERED, &parameters);
-            let error = signer.check(&request).unwrap_err();
-            assert!(error.contains(why), "{parameters}: {error}");
-        }
-    }
-}
+mod tests;

@@ -4,13 +4,13 @@
 //! Credentials are not part of it: they use it themselves.
 
 use crate::config::Config;
-use crate::upstream::Upstream;
+use http_client::Client;
 use policy::Policy;
 
 /// Policy, client and config that belong together. Replaced as a whole when the config changes.
 #[derive(Debug)]
 pub(crate) struct TargetAccess {
     pub(crate) policy: Policy,
-    pub(crate) upstream: Upstream,
+    pub(crate) client: Client,
     pub(crate) config: Config,
 }

@@ -10,6 +10,7 @@
 
 pub(crate) mod admission;
 pub(crate) mod candidate;
+mod configured;
 pub(crate) mod error;
 pub(crate) mod evaluate;
 pub(crate) mod explain;

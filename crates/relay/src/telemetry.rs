@@ -85,10 +85,9 @@ impl Spans {
         let Some(endpoint) = &config.otlp_endpoint else {
             return Ok(None);
         };
-        let ca_files: Vec<_> = config.ca_file.iter().cloned().collect();
         let mut exporter = SpanExporter::builder()
             .with_http()
-            .with_http_client(Client::new(&ca_files)?)
+            .with_http_client(Client::new(config.ca_file.clone())?)
             .with_endpoint(endpoint)
             .with_timeout(EXPORT_WITHIN)
             .build()

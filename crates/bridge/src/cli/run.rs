@@ -74,7 +74,7 @@ async fn pair_if_needed(config: &Config) -> Result<(), Box<dyn std::error::Error
                 );
                 return Ok(());
             }
-            Err(error @ (PairError::Dial { .. } | PairError::NoAnswer { .. })) => error,
+            Err(error @ (PairError::Dial { .. } | PairError::NoResponse { .. })) => error,
             Err(error) => return Err(error.into()),
         };
         let wait = waits.next_wait(None);

@@ -42,7 +42,7 @@ pub(crate) fn handle(state: &BridgeState, request: ControlRequest) -> ControlRes
         ControlRequest::Status => ControlResponse::Status(Box::new(status(state))),
         ControlRequest::Health => {
             // Only wakes the checker: a round may take longer than a request to the socket.
-            state.health.ask();
+            state.health.request_probes();
             ControlResponse::Done
         }
         ControlRequest::Reload => match reload(state) {

@@ -19,57 +19,34 @@
 //!    +-- wait <-   the failure is the response to every caller until the wait is over
 //! ```
 //!
-//! A sign-in runs in a task of its own: a caller that hangs up does not end it, and callers that come
-//! meanwhile wait for the same one. A caller's own sign-in and sign-out are not forwarded (`paths`).
+//! A sign-in runs in a task of its own: a caller that disconnects does not end it, and further callers wait for
+//! the same one. A caller's own sign-in and sign-out are not forwarded (`paths`).
 
+mod backoff;
 mod cookie;
 mod jar;
 pub(crate) mod paths;
 mod requests;
+mod sign_out;
 
 pub(crate) use jar::Jar;
+pub(crate) use sign_out::{sign_out_of, sign_out_of_all, sign_out_of_replaced};
 
 use super::{Credentials, Kind};
 use crate::config::Config;
 use crate::secret::Secret;
 use crate::target_access::TargetAccess;
+use backoff::{EndBudget, wait_after, with_retry};
 use protocol::{Code, Failure};
+use sign_out::{InProgress, sign_out_later};
 use std::collections::HashMap;
 use std::fmt;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 use tokio::sync::watch;
 
-/// The wait after a sign-in that ALM refused, at first and at most. It doubles each time: ALM locks
-/// accounts.
-const REFUSED_WAIT_MIN: Duration = Duration::from_secs(60);
-const REFUSED_WAIT_MAX: Duration = Duration::from_secs(60 * 60);
-
-/// The wait after a sign-in that failed otherwise, at first and at most. It doubles each time.
-const FAILED_WAIT_MIN: Duration = Duration::from_millis(500);
-const FAILED_WAIT_MAX: Duration = Duration::from_secs(10);
-
-/// The wait after a sign-in that ALM was too busy for: where it names none, and at most.
-const BUSY_WAIT: Duration = Duration::from_secs(5);
-const BUSY_WAIT_MAX: Duration = Duration::from_secs(5 * 60);
-
-/// Sessions of an endpoint that responses may end at once, and how long until one more may. A resource
-/// that always responds with 401 must not make the bridge sign in without end.
-const ENDINGS_MAX: u32 = 60;
-const ENDING_EVERY: Duration = Duration::from_secs(1);
-
-/// How long requests may go on to use a session that was replaced, until it is signed out.
-const USERS_WITHIN: Duration = Duration::from_secs(30);
-const USERS_POLL: Duration = Duration::from_millis(20);
-
-/// How long the end of the process waits for all sign-outs.
-const STOP_WITHIN: Duration = Duration::from_secs(6);
-
-/// Sign-ins and sign-outs that are under way.
-static UNDER_WAY: AtomicUsize = AtomicUsize::new(0);
-
-/// What ALM is signed in with.
+/// How the bridge signs in to ALM.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Login {
     /// A user and the password.
@@ -89,7 +66,7 @@ pub(crate) enum Login {
 }
 
 impl Login {
-    /// The user or the client id.
+    /// Returns the user or the client id.
     pub(crate) fn name(&self) -> &str {
         match self {
             Self::Password { user, .. } => user,
@@ -97,7 +74,7 @@ impl Login {
         }
     }
 
-    /// The password, or the secret of the API key.
+    /// Returns the password, or the secret of the API key.
     pub(crate) fn secret(&self) -> &Secret {
         match self {
             Self::Password { password, .. } => password,
@@ -109,7 +86,7 @@ impl Login {
 /// The sessions of one credential, by endpoint.
 #[derive(Default)]
 pub(crate) struct Sessions {
-    places: Mutex<HashMap<At, Arc<Place>>>,
+    by_endpoint: Mutex<HashMap<At, Arc<Session>>>,
     is_closed: AtomicBool,
 }
 
@@ -133,19 +110,19 @@ impl At {
 
 /// The session of one endpoint.
 #[derive(Default)]
-struct Place(Mutex<State>);
+struct Session(Mutex<State>);
 
 #[derive(Default)]
 struct State {
     jar: Option<Arc<Jar>>,
-    /// A sign-in that is under way.
+    /// A sign-in in progress.
     signing: Option<watch::Receiver<Signed>>,
     failed: Option<Failed>,
-    endings: Endings,
+    end_budget: EndBudget,
     is_closed: bool,
 }
 
-/// What a sign-in came to; `None` while it is under way.
+/// The result of a sign-in; `None` while it is in progress.
 type Signed = Option<Result<Arc<Jar>, Failure>>;
 
 /// The last sign-in failed.
@@ -161,12 +138,12 @@ impl fmt::Debug for Sessions {
     }
 }
 
-impl Place {
+impl Session {
     fn lock(&self) -> MutexGuard<'_, State> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Ends it for good and returns its session.
+    /// Closes it permanently, and returns its session.
     fn close(&self) -> Option<Arc<Jar>> {
         let mut state = self.lock();
         state.is_closed = true;
@@ -175,86 +152,61 @@ impl Place {
 }
 
 impl Sessions {
-    fn lock(&self) -> MutexGuard<'_, HashMap<At, Arc<Place>>> {
-        self.places.lock().unwrap_or_else(PoisonError::into_inner)
+    fn lock(&self) -> MutexGuard<'_, HashMap<At, Arc<Session>>> {
+        self.by_endpoint
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The endpoint's place.
+    /// Returns the session of an endpoint.
     ///
     /// # Errors
     /// The credential was removed or replaced.
-    fn place(&self, config: &Config, endpoint: &str) -> Result<Arc<Place>, Failure> {
-        // One lock for both: `close` sets the flag before it takes the lock.
-        let mut places = self.lock();
+    fn session(&self, config: &Config, endpoint: &str) -> Result<Arc<Session>, Failure> {
+        // The flag is read under the lock: `close_all` sets it before it takes the lock, so a session that is
+        // inserted here is either seen by it or not made.
+        let mut sessions = self.lock();
         if self.is_closed.load(Ordering::SeqCst) {
             return Err(replaced());
         }
-        Ok(places.entry(At::of(config, endpoint)).or_default().clone())
+        Ok(sessions
+            .entry(At::of(config, endpoint))
+            .or_default()
+            .clone())
     }
 
-    /// Ends the sessions of all endpoints that are not `kept`, and returns them.
+    /// Closes the sessions of all endpoints that are not `kept`, and returns them.
     fn close(&self, kept: impl Fn(&At) -> bool) -> Vec<(At, Arc<Jar>)> {
-        let mut places = self.lock();
-        let gone: Vec<At> = places.keys().filter(|at| !kept(at)).cloned().collect();
+        let mut sessions = self.lock();
+        let gone: Vec<At> = sessions.keys().filter(|at| !kept(at)).cloned().collect();
         gone.into_iter()
             .filter_map(|at| {
-                let jar = places.remove(&at)?.close()?;
+                let jar = sessions.remove(&at)?.close()?;
                 Some((at, jar))
             })
             .collect()
     }
 
-    /// As [`Self::close`], of all, for good.
+    /// Closes all sessions permanently, and returns them.
     fn close_all(&self) -> Vec<(At, Arc<Jar>)> {
         self.is_closed.store(true, Ordering::SeqCst);
         self.close(|_| false)
     }
 
-    /// Lets the next request sign in at once, whatever failed before.
+    /// Allows the next request to sign in immediately, after an earlier failure.
     fn forget_failures(&self) {
-        for place in self.lock().values() {
-            place.lock().failed = None;
+        for session in self.lock().values() {
+            session.lock().failed = None;
         }
     }
 }
 
 fn replaced() -> Failure {
-    let detail = "the credential was removed or replaced at this moment";
+    let detail = "the credential was removed or replaced during the request; retry it";
     Failure::not_dispatched(Code::Overloaded, detail)
 }
 
-/// How often responses may still end the endpoint's session: a token bucket.
-struct Endings {
-    left: u32,
-    since: Instant,
-}
-
-impl Default for Endings {
-    fn default() -> Self {
-        Self {
-            left: ENDINGS_MAX,
-            since: Instant::now(),
-        }
-    }
-}
-
-impl Endings {
-    fn take(&mut self, now: Instant) -> bool {
-        let passed = now.saturating_duration_since(self.since).as_secs() / ENDING_EVERY.as_secs();
-        let more = u32::try_from(passed).unwrap_or(u32::MAX);
-        if more > 0 {
-            self.since = now;
-            self.left = self.left.saturating_add(more).min(ENDINGS_MAX);
-        }
-        self.left = match self.left.checked_sub(1) {
-            Some(left) => left,
-            None => return false,
-        };
-        true
-    }
-}
-
-/// What signing in needs.
+/// A credential's login and its sessions.
 #[derive(Clone)]
 pub(crate) struct SignIn {
     pub(super) name: String,
@@ -262,7 +214,7 @@ pub(crate) struct SignIn {
     pub(super) sessions: Arc<Sessions>,
 }
 
-/// What a caller of [`SignIn::at`] has to do.
+/// The next step of a caller of [`SignIn::at`].
 enum Step {
     Use(Arc<Jar>),
     Wait(watch::Receiver<Signed>),
@@ -273,14 +225,15 @@ impl SignIn {
     /// without its caller.
     ///
     /// # Errors
-    /// What failed, now or a moment ago; nothing of the caller's request was dispatched.
+    /// The failure of this sign-in, or of the last one until its wait is over. Nothing of the caller's request
+    /// was dispatched.
     pub(crate) async fn at(
         &self,
         active: &Arc<TargetAccess>,
         endpoint: &str,
     ) -> Result<Arc<Jar>, Failure> {
-        let place = self.sessions.place(&active.config, endpoint)?;
-        let mut signing = match self.step(active, endpoint, &place)? {
+        let session = self.sessions.session(&active.config, endpoint)?;
+        let mut signing = match self.step(active, endpoint, &session)? {
             Step::Use(jar) => return Ok(jar),
             Step::Wait(signing) => signing,
         };
@@ -296,9 +249,9 @@ impl SignIn {
         &self,
         active: &Arc<TargetAccess>,
         endpoint: &str,
-        place: &Arc<Place>,
+        session: &Arc<Session>,
     ) -> Result<Step, Failure> {
-        let mut state = place.lock();
+        let mut state = session.lock();
         if state.is_closed {
             return Err(replaced());
         }
@@ -317,15 +270,15 @@ impl SignIn {
         if let Some(failed) = &state.failed {
             let left = failed.until.saturating_duration_since(Instant::now());
             if !left.is_zero() {
-                return Err(again(&failed.failure, left));
+                return Err(with_retry(&failed.failure, left));
             }
         }
-        let (tell, signing) = watch::channel(None);
+        let (result, signing) = watch::channel(None);
         state.signing = Some(signing.clone());
-        let running = Running {
-            place: place.clone(),
-            tell,
-            _counted: Counted::new(),
+        let running = RunningSignIn {
+            session: session.clone(),
+            result,
+            _in_progress: InProgress::new(),
         };
         let (own, active, endpoint) = (self.clone(), active.clone(), endpoint.to_owned());
         tokio::spawn(async move {
@@ -335,15 +288,15 @@ impl SignIn {
         Ok(Step::Wait(signing))
     }
 
-    /// A sign-in has come to its end.
+    /// Stores the result of a sign-in, and passes it to the callers that wait.
     fn ended(
         &self,
         active: &Arc<TargetAccess>,
         endpoint: &str,
-        running: &Running,
+        running: &RunningSignIn,
         signed: Result<Jar, Failure>,
     ) {
-        let mut state = running.place.lock();
+        let mut state = running.session.lock();
         state.signing = None;
         let signed = match signed {
             Ok(jar) => {
@@ -376,54 +329,57 @@ impl SignIn {
                     wait,
                 });
                 drop(state);
-                Err(again(&failure, wait))
+                Err(with_retry(&failure, wait))
             }
         };
-        running.tell.send_replace(Some(signed));
+        running.result.send_replace(Some(signed));
     }
 
-    /// Ends the session, because a response says that it is over. False when it may not be replaced now,
-    /// because responses have ended too many: then the response stands.
+    /// Ends the session, because a response shows that it is over. Returns false when responses have ended too
+    /// many sessions: it is not replaced then, and the response is passed on.
     pub(crate) fn end_session(
         &self,
         active: &Arc<TargetAccess>,
         endpoint: &str,
         jar: &Arc<Jar>,
-        why: Over,
+        why: SessionEnd,
     ) -> bool {
-        let Ok(place) = self.sessions.place(&active.config, endpoint) else {
+        let Ok(session) = self.sessions.session(&active.config, endpoint) else {
             return false;
         };
-        let mut state = place.lock();
-        // Another request has found it before.
+        let mut state = session.lock();
+        // Another request has ended it before: this one uses the next session.
         if !state.jar.as_ref().is_some_and(|own| Arc::ptr_eq(own, jar)) {
             return true;
         }
-        if !state.endings.take(Instant::now()) {
-            tracing::warn!(endpoint, "too many responses of ALM end the session");
+        if !state.end_budget.take(Instant::now()) {
+            tracing::warn!(
+                endpoint,
+                "too many responses of ALM end the session; keeping it"
+            );
             return false;
         }
         state.jar = None;
         drop(state);
-        tracing::debug!(endpoint, ?why, "the session with ALM is over");
+        tracing::debug!(endpoint, ?why, "ALM session ended");
         match why {
-            // Its cookies may live on: ALM keeps a session and its locks for an hour.
-            Over::Unauthorized => sign_out_later(active, endpoint, jar.clone()),
-            Over::SignedOut | Over::Deleted => {}
+            // ALM may still have the session: it keeps one, and its locks, for an hour.
+            SessionEnd::Unauthorized => sign_out_later(active, endpoint, jar.clone()),
+            SessionEnd::SignedOut | SessionEnd::Deleted => {}
         }
         true
     }
 
-    /// Asks ALM whether a session still lives. A session without a response to that is taken for alive.
+    /// Asks ALM whether a session is still signed in. Without a response, it counts as signed in.
     pub(crate) async fn is_alive(active: &TargetAccess, endpoint: &str, jar: &Jar) -> bool {
         let alive = requests::is_signed_in(active, endpoint, jar).await;
         alive.unwrap_or(true)
     }
 }
 
-/// Why a session is over.
+/// Why a session ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Over {
+pub(crate) enum SessionEnd {
     /// A response of 401.
     Unauthorized,
     /// The identity was signed out: 500 "TokenId is invalid".
@@ -432,155 +388,25 @@ pub(crate) enum Over {
     Deleted,
 }
 
-/// A sign-in that is under way. However its task ends, the next caller can start another.
-struct Running {
-    place: Arc<Place>,
-    tell: watch::Sender<Signed>,
-    _counted: Counted,
+/// A sign-in in progress. However its task ends, the next caller can start another.
+struct RunningSignIn {
+    session: Arc<Session>,
+    result: watch::Sender<Signed>,
+    _in_progress: InProgress,
 }
 
-impl Drop for Running {
+impl Drop for RunningSignIn {
     fn drop(&mut self) {
-        let mut state = self.place.lock();
-        let is_own = |own: &watch::Receiver<Signed>| own.same_channel(&self.tell.subscribe());
+        let mut state = self.session.lock();
+        let is_own = |own: &watch::Receiver<Signed>| own.same_channel(&self.result.subscribe());
         if state.signing.as_ref().is_some_and(is_own) {
             state.signing = None;
         }
     }
 }
 
-/// How long no further sign-in is tried after a failure, `before` being the last wait.
-fn wait_after(failure: &Failure, before: Option<Duration>) -> Duration {
-    let (min, max) = match failure.code {
-        Code::Forbidden => (REFUSED_WAIT_MIN, REFUSED_WAIT_MAX),
-        Code::Overloaded => {
-            return failure
-                .retry_after()
-                .unwrap_or(BUSY_WAIT)
-                .min(BUSY_WAIT_MAX);
-        }
-        _ => (FAILED_WAIT_MIN, FAILED_WAIT_MAX),
-    };
-    before.map_or(min, |before| (before * 2).clamp(min, max))
-}
-
-/// A failure, for a caller who may come again after `left`.
-fn again(failure: &Failure, left: Duration) -> Failure {
-    match failure.code {
-        Code::Overloaded => failure.clone().with_retry_after(left),
-        _ => failure.clone(),
-    }
-}
-
-/// Counts a sign-in or a sign-out for as long as it runs.
-struct Counted;
-
-impl Counted {
-    fn new() -> Self {
-        UNDER_WAY.fetch_add(1, Ordering::SeqCst);
-        Self
-    }
-}
-
-impl Drop for Counted {
-    fn drop(&mut self) {
-        UNDER_WAY.fetch_sub(1, Ordering::SeqCst);
-    }
-}
-
-/// Signs out in the background, once no request uses the session any more.
-fn sign_out_later(active: &Arc<TargetAccess>, endpoint: &str, jar: Arc<Jar>) {
-    let (active, endpoint, counted) = (active.clone(), endpoint.to_owned(), Counted::new());
-    tokio::spawn(async move {
-        let by = Instant::now() + USERS_WITHIN;
-        while Arc::strong_count(&jar) > 1 && Instant::now() < by {
-            tokio::time::sleep(USERS_POLL).await;
-        }
-        requests::sign_out(&active, &endpoint, &jar).await;
-        drop(counted);
-    });
-}
-
-fn sessions_of(kind: &Kind) -> Option<&Arc<Sessions>> {
-    match kind {
-        Kind::Alm { sessions, .. } => Some(sessions),
-        Kind::Basic { .. } | Kind::Bearer { .. } | Kind::Header { .. } | Kind::Certificate(_) => {
-            None
-        }
-    }
-}
-
-/// Signs out wherever the config or the credentials before have a session that those of now do not use.
-/// Must run in a runtime; the sign-outs go on in the background.
-pub(crate) fn sign_out_of_replaced(
-    before: &Arc<TargetAccess>,
-    old_credentials: &Credentials,
-    now: &TargetAccess,
-    new_credentials: &Credentials,
-) {
-    for old in old_credentials.all() {
-        let Some(sessions) = sessions_of(&old.kind) else {
-            continue;
-        };
-        let is_shared = new_credentials
-            .get(&old.name)
-            .and_then(|new| sessions_of(&new.kind))
-            .is_some_and(|new| Arc::ptr_eq(new, sessions));
-        let kept = |at: &At| {
-            let settings = now.config.rules.settings(&at.endpoint);
-            let named = settings.and_then(|settings| settings.credential.as_deref());
-            named == Some(old.name.as_str()) && At::of(&now.config, &at.endpoint) == *at
-        };
-        let over = match is_shared {
-            true => sessions.close(kept),
-            false => sessions.close_all(),
-        };
-        for (at, jar) in over {
-            sign_out_later(before, &at.endpoint, jar);
-        }
-    }
-}
-
-/// Signs out of everything, before the end of the process. Takes [`STOP_WITHIN`] at most.
-pub(crate) async fn sign_out_of_all(active: &Arc<TargetAccess>, credentials: &Credentials) {
-    for one in credentials.all() {
-        let sessions = sessions_of(&one.kind);
-        for (at, jar) in sessions.into_iter().flat_map(|one| one.close_all()) {
-            sign_out_later(active, &at.endpoint, jar);
-        }
-    }
-    signed_out().await;
-}
-
-/// Signs out of one endpoint, for a command that has signed in to look at it. Takes [`STOP_WITHIN`] at
-/// most.
-pub(crate) async fn sign_out_of(
-    active: &Arc<TargetAccess>,
-    credentials: &Credentials,
-    endpoint: &str,
-) {
-    for one in credentials.all() {
-        let sessions = sessions_of(&one.kind).into_iter();
-        let over = sessions.flat_map(|one| one.close(|at| at.endpoint != endpoint));
-        for (at, jar) in over {
-            sign_out_later(active, &at.endpoint, jar);
-        }
-    }
-    signed_out().await;
-}
-
-/// Waits until no sign-in and no sign-out is under way.
-async fn signed_out() {
-    let over = async {
-        while UNDER_WAY.load(Ordering::SeqCst) > 0 {
-            tokio::time::sleep(USERS_POLL).await;
-        }
-    };
-    let _ = tokio::time::timeout(STOP_WITHIN, over).await;
-}
-
-/// Gives credentials that were read again the open sessions of those before, where nothing of the
-/// credential has changed. A sign-in that failed before is tried again at once.
+/// Moves the open sessions to credentials that were read again, where the credential has not changed. After a
+/// failed sign-in, the next request signs in immediately.
 pub(super) fn adopt(new: &mut super::Credential, before: &Credentials) {
     let old = before.get(&new.name);
     let Some(old) = old.filter(|old| old.origins == new.origins) else {
@@ -597,42 +423,5 @@ pub(super) fn adopt(new: &mut super::Credential, before: &Credentials) {
     {
         open.forget_failures();
         *sessions = open.clone();
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn waits_after_failed_sign_ins_grow_to_a_bound() {
-        let refused = Failure::not_dispatched(Code::Forbidden, "");
-        let mut wait = wait_after(&refused, None);
-        assert_eq!(wait, REFUSED_WAIT_MIN);
-        for _ in 0..10 {
-            wait = wait_after(&refused, Some(wait));
-        }
-        assert_eq!(wait, REFUSED_WAIT_MAX);
-        let closed = Failure::not_dispatched(Code::TargetClosed, "");
-        assert_eq!(wait_after(&closed, None), FAILED_WAIT_MIN);
-        assert_eq!(wait_after(&closed, Some(wait)), FAILED_WAIT_MAX);
-        let busy = Failure::not_dispatched(Code::Overloaded, "");
-        assert_eq!(wait_after(&busy, Some(wait)), BUSY_WAIT);
-        let named = busy.clone().with_retry_after(Duration::from_secs(30));
-        assert_eq!(wait_after(&named, None), Duration::from_secs(30));
-        let long = busy.with_retry_after(Duration::from_secs(1_000_000));
-        assert_eq!(wait_after(&long, None), BUSY_WAIT_MAX);
-    }
-
-    #[test]
-    fn responses_end_a_bounded_number_of_sessions() {
-        let mut endings = Endings::default();
-        let start = endings.since;
-        for _ in 0..ENDINGS_MAX {
-            assert!(endings.take(start));
-        }
-        assert!(!endings.take(start));
-        assert!(endings.take(start + ENDING_EVERY));
-        assert!(!endings.take(start + ENDING_EVERY));
     }
 }

@@ -1,20 +1,20 @@
-//! A credential on its way into one request, and out of its answer.
+//! Adds a credential to a request, and removes it from the response.
 
 use super::alm::{Jar, Login, SignIn, paths};
 use super::{Credential, Kind, Origin};
-use crate::upstream::ClientCert;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use http::header::{AUTHORIZATION, HeaderMap, HeaderName, HeaderValue};
+use http_client::ClientCert;
 use policy::Target;
 use protocol::{Code, Failure};
 use std::sync::Arc;
 
-/// A credential that was chosen for a request.
+/// A credential for one request.
 #[derive(Debug)]
 pub(crate) struct Injection {
     credential: Arc<Credential>,
-    /// Where it is signed in, for those that sign in.
+    /// The session, for a credential that signs in.
     jar: Option<Arc<Jar>>,
 }
 
@@ -23,10 +23,10 @@ fn refused(code: Code, detail: String) -> Failure {
 }
 
 impl Injection {
-    /// Of a credential, if it may be sent there.
+    /// Prepares a credential, if it may be sent to the target.
     ///
     /// # Errors
-    /// `refused_by_policy` when it may not, or when the request would have the target repeat it.
+    /// `refused_by_policy` when it may not, or when the target would repeat it in its response.
     pub(crate) fn new(
         credential: Arc<Credential>,
         target: &Target,
@@ -35,13 +35,13 @@ impl Injection {
         let origin = Origin::of(target);
         if !credential.origins.contains(&origin) {
             let detail = format!(
-                "the credential {} may not be sent to {origin}: its own list of origins does not have it",
+                "the credential {} may not be sent to {origin}: it is not in the credential's own list of origins",
                 credential.name
             );
             return Err(refused(Code::RefusedByPolicy, detail));
         }
         if method.eq_ignore_ascii_case("TRACE") {
-            let detail = "TRACE would have the target repeat the credential".to_owned();
+            let detail = "a response to TRACE would repeat the credential".to_owned();
             return Err(refused(Code::RefusedByPolicy, detail));
         }
         Ok(Self {
@@ -50,8 +50,8 @@ impl Injection {
         })
     }
 
-    /// Whether a caller may ask for this target with it. A session of ALM is one for all callers: none of
-    /// them may open, change or end it.
+    /// Checks that a caller may request this target with it. All callers share one ALM session, so none of them
+    /// may open, change or end it.
     ///
     /// # Errors
     /// `refused_by_policy` for a path that signs in or out.
@@ -69,7 +69,7 @@ impl Injection {
         Err(refused(Code::RefusedByPolicy, detail))
     }
 
-    /// What to show in TLS.
+    /// Returns the certificate for TLS.
     pub(crate) fn client_cert(&self) -> Option<&Arc<ClientCert>> {
         match &self.credential.kind {
             Kind::Certificate(certificate) => Some(certificate),
@@ -79,7 +79,7 @@ impl Injection {
         }
     }
 
-    /// What has to be done before the request, if it is a credential that signs in.
+    /// Returns the sign-in that the request needs, if the credential signs in.
     pub(crate) fn sign_in(&self) -> Option<SignIn> {
         let Kind::Alm { login, sessions } = &self.credential.kind else {
             return None;
@@ -91,17 +91,17 @@ impl Injection {
         })
     }
 
-    /// It is signed in there.
+    /// Sets the session of the sign-in.
     pub(crate) fn signed_in(&mut self, jar: Arc<Jar>) {
         self.jar = Some(jar);
     }
 
-    /// The sign-in that is in use.
+    /// Returns the session in use.
     pub(crate) fn jar(&self) -> Option<&Arc<Jar>> {
         self.jar.as_ref()
     }
 
-    /// The field that it writes.
+    /// Returns the header field that it writes.
     fn field(&self) -> Option<HeaderName> {
         match &self.credential.kind {
             Kind::Basic { .. } | Kind::Bearer { .. } | Kind::Alm { .. } => Some(AUTHORIZATION),
@@ -110,15 +110,15 @@ impl Injection {
         }
     }
 
-    /// The name of the field that the caller brings of its own where this writes one.
+    /// Returns the caller's own field that this credential would replace.
     pub(crate) fn clash(&self, headers: &HeaderMap) -> Option<HeaderName> {
         self.field().filter(|name| headers.contains_key(name))
     }
 
-    /// Writes it into a request's fields, in place of what the caller brought.
+    /// Writes it into a request's fields, in place of the caller's own.
     ///
     /// # Errors
-    /// `invalid_request` when it cannot stand in a field.
+    /// `invalid_request` when it is not valid in a header field.
     pub(crate) fn apply(
         &self,
         method: &http::Method,
@@ -148,7 +148,7 @@ impl Injection {
         };
         let mut value = HeaderValue::from_str(&text).map_err(|_| {
             let detail = format!(
-                "the credential {} cannot stand in a header field",
+                "the credential {} is not valid in a header field",
                 self.credential.name
             );
             refused(Code::InvalidRequest, detail)
@@ -157,29 +157,30 @@ impl Injection {
         Ok(Some((name, value)))
     }
 
-    /// Takes out of a response's fields what would give it away: fields that repeat it, and the cookies
-    /// of a session, which stay here.
+    /// Removes the response's fields that would reveal it: fields that repeat it, and the cookies of the session,
+    /// which stay on this machine.
     pub(crate) fn clean(&self, headers: &mut HeaderMap) {
         if self.jar.is_some() {
             headers.remove(http::header::SET_COOKIE);
         }
         let secrets = self.secrets();
-        let tells = |value: &HeaderValue| {
+        let reveals = |value: &HeaderValue| {
             let value = value.as_bytes();
             let has = |part: &Vec<u8>| value.windows(part.len()).any(|window| window == part);
             secrets.iter().any(has)
         };
-        let telling: Vec<HeaderName> = headers
+        let revealing: Vec<HeaderName> = headers
             .iter()
-            .filter(|(_, value)| tells(value))
+            .filter(|(_, value)| reveals(value))
             .map(|(name, _)| name.clone())
             .collect();
-        for name in telling {
+        for name in revealing {
             headers.remove(name);
         }
     }
 
-    /// What must not be in an answer. Very short ones would be found everywhere.
+    /// Returns the texts that must not be in a response. Very short ones are left out: they would match in any
+    /// field.
     fn secrets(&self) -> Vec<Vec<u8>> {
         let mut all: Vec<String> = Vec::new();
         match &self.credential.kind {
@@ -223,7 +224,7 @@ mod tests {
     }
 
     #[test]
-    fn it_goes_to_its_own_origins_alone() {
+    fn credential_goes_to_its_own_origins_only() {
         let credential = of("basic", None).credential;
         for url in [
             "https://evil.example/",
@@ -239,7 +240,7 @@ mod tests {
     }
 
     #[test]
-    fn it_replaces_what_the_caller_brought() {
+    fn credential_replaces_the_callers_own() {
         for (kind, header, name, value) in [
             ("basic", None, "authorization", "Basic bWU6b3Blbi1zZXNhbWU="),
             ("bearer", None, "authorization", "Bearer open-sesame"),
@@ -258,7 +259,7 @@ mod tests {
     }
 
     #[test]
-    fn a_field_of_the_answer_that_repeats_it_is_taken_out() {
+    fn response_field_with_secret_is_removed() {
         let injection = of("basic", None);
         let mut headers = HeaderMap::new();
         headers.insert("x-echo", "Basic bWU6b3Blbi1zZXNhbWU=".parse().unwrap());

@@ -1,4 +1,4 @@
-//! Where a credential may go: scheme, host and port (RFC 6454).
+//! Where a credential may be sent: scheme, host and port (RFC 6454).
 
 use policy::{Host, Scheme, Target};
 use std::fmt;
@@ -12,19 +12,19 @@ pub struct Origin {
     port: u16,
 }
 
-/// Why a text is none.
+/// Why a text is not an origin.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum OriginError {
-    /// It is no URL.
+    /// It is not a URL.
     #[error("{0}")]
     Url(#[from] policy::TargetError),
-    /// It is more than an origin.
+    /// It has more parts than an origin.
     #[error("an origin is only scheme, host and port, like https://alm.corp.example:8443")]
     Extra,
 }
 
 impl Origin {
-    /// Of a target.
+    /// Returns the origin of a target.
     pub fn of(target: &Target) -> Self {
         Self {
             scheme: target.scheme(),
@@ -61,7 +61,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_origin_is_canonical_and_nothing_more() {
+    fn origin_is_canonical_without_a_path() {
         let origin: Origin = "HTTPS://Alm.Corp.example:443/".parse().unwrap();
         assert_eq!(origin.to_string(), "https://alm.corp.example");
         assert_eq!("https://alm.corp.example".parse(), Ok(origin.clone()));

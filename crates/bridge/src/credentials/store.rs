@@ -17,9 +17,9 @@ use super::{CREDENTIALS_MAX, Credential, Credentials, Kind, ORIGINS_MAX, Origin}
 use crate::config::check_credential_name;
 use crate::data_dir::{DataDirError, PrivateDir, read_given};
 use crate::secret::Secret;
-use crate::upstream::ClientCert;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
+use http_client::ClientCert;
 use ring::aead::{Aad, CHACHA20_POLY1305, LessSafeKey, NONCE_LEN, Nonce, UnboundKey};
 use ring::hkdf::{HKDF_SHA256, Salt};
 use ring::rand::{SecureRandom as _, SystemRandom};
@@ -371,7 +371,7 @@ impl Parts {
             },
             Kind::Certificate(certificate) => Self {
                 certificate: Some(certificate.chain_pem().to_owned()),
-                secret: secret(certificate.key_pem()),
+                secret: secret(&Secret::new(certificate.key_pem())),
                 ..Self::default()
             },
         }
@@ -459,7 +459,7 @@ pub(crate) fn make_kind(
         "certificate" => {
             let chain =
                 certificate.ok_or("this kind needs the certificate's file (--certificate-file)")?;
-            let certificate = ClientCert::new(chain, secret)?;
+            let certificate = ClientCert::new(chain, secret.expose().to_owned())?;
             Ok(Kind::Certificate(Arc::new(certificate)))
         }
         other => Err(format!("{other} is no kind of credential")),

@@ -1,12 +1,12 @@
-//! Which credential goes with a request, and whether it may.
+//! Chooses the credential for a request, and checks that the request may have it.
 
 use super::exchange::Exchange;
 use super::refusal::limited;
 use crate::config::CallerCredentials;
 use crate::credentials::Injection;
-use crate::credentials::alm::{Over, SignIn};
-use crate::upstream::request_head;
+use crate::credentials::alm::{SessionEnd, SignIn};
 use http::{HeaderMap, Request};
+use http_client::request_head;
 use policy::{Approved, Candidate};
 use protocol::frame::RequestTarget;
 use protocol::{Code, Failure};
@@ -16,23 +16,23 @@ fn invalid(detail: impl Into<String>) -> Failure {
 }
 
 impl Exchange {
-    /// The credential for a request that the policy allows: the endpoint's own, or the one that the caller
-    /// asks for by name.
+    /// Returns the credential for a request that the policy allows: the endpoint's own, or the one that the
+    /// caller names.
     pub(super) fn injection(&self, candidate: &Candidate) -> Result<Option<Injection>, Failure> {
-        let asked = self.head.credential.as_deref();
+        let requested = self.head.credential.as_deref();
         let name = match &self.head.target {
             RequestTarget::Endpoint { name, .. } => {
                 let settings = self.active.config.rules.settings(name);
                 let own = settings.and_then(|settings| settings.credential.as_deref());
-                if asked.is_some() && asked != own {
+                if requested.is_some() && requested != own {
                     return Err(invalid(format!(
                         "the endpoint {name} has its credential from this bridge's config"
                     )));
                 }
                 own
             }
-            RequestTarget::Url(_) => asked,
-            RequestTarget::Connect { .. } if asked.is_some() => {
+            RequestTarget::Url(_) => requested,
+            RequestTarget::Connect { .. } if requested.is_some() => {
                 return Err(invalid("a raw stream takes no credential"));
             }
             RequestTarget::Connect { .. } => None,
@@ -40,20 +40,20 @@ impl Exchange {
         let Some(name) = name else { return Ok(None) };
         let Some(credential) = self.active.credentials.get(name) else {
             return Err(invalid(format!(
-                "this bridge keeps no credential named {name:?}: its administrator sets one with \
+                "this bridge has no credential named {name:?}: its administrator adds one with \
                  `integration-bridge credential set`"
             )));
         };
         let method = &self.head.method;
         let injection = Injection::new(credential.clone(), candidate.target(), method)
             .inspect_err(|failure| {
-                limited(|| tracing::warn!(detail = failure.detail, "refused"));
+                limited(|| tracing::warn!(detail = failure.detail, "request refused"));
             })?;
         injection.check_caller(candidate.target())?;
         let is_url = matches!(self.head.target, RequestTarget::Url(_));
         if is_url && injection.sign_in().is_some() {
             return Err(invalid(
-                "a credential that signs in to ALM goes with an endpoint, not with a URL",
+                "a credential of the kind alm can be used with an endpoint only, not with a URL",
             ));
         }
         Ok(Some(injection))
@@ -72,14 +72,14 @@ impl Exchange {
         Ok(())
     }
 
-    /// Takes changed cookies of the session that a request used from its response, and ends the session
-    /// for the reason that the response gives, or because a core cookie was deleted. True where that
-    /// reason is that the request had no effect, and a new session may be opened.
+    /// Stores the session's changed cookies from a response, and ends the session for `reason`, or because a
+    /// core cookie was deleted. Returns true if `reason` means that the request had no effect, and a new
+    /// session may be opened.
     pub(super) fn follow_session(
         &self,
         injection: &Injection,
         headers: &HeaderMap,
-        reason: Option<Over>,
+        reason: Option<SessionEnd>,
     ) -> bool {
         let RequestTarget::Endpoint { name, .. } = &self.head.target else {
             return false;
@@ -87,15 +87,14 @@ impl Exchange {
         let Some((sign_in, jar)) = injection.sign_in().zip(injection.jar()) else {
             return false;
         };
-        let over = |why| sign_in.end_session(&self.active.access, name, jar, why);
+        let end = |why| sign_in.end_session(&self.active.access, name, jar, why);
         if !jar.follow(headers) {
-            over(Over::Deleted);
+            end(SessionEnd::Deleted);
         }
-        reason.is_some_and(over)
+        reason.is_some_and(end)
     }
 
-    /// Whether ALM's identity behind a request's session is signed in, for a response that does not show
-    /// it.
+    /// Asks ALM whether the identity of a request's session is signed in, for a response that does not show it.
     pub(super) async fn is_alive(&self, injection: &Injection) -> bool {
         let RequestTarget::Endpoint { name, .. } = &self.head.target else {
             return true;
@@ -106,8 +105,8 @@ impl Exchange {
         }
     }
 
-    /// The head of the request, with its credential.
-    pub(super) fn head_for(
+    /// Builds the head of the request, with its credential.
+    pub(super) fn build_request_head(
         &self,
         approved: &Approved,
         injection: Option<&Injection>,
@@ -117,7 +116,7 @@ impl Exchange {
             return Ok(request);
         };
         if let Some(field) = injection.clash(request.headers())
-            && self.callers_own() == CallerCredentials::Refuse
+            && self.caller_credentials() == CallerCredentials::Refuse
         {
             return Err(invalid(format!(
                 "this bridge adds the credential itself: send the request without {field}, or have \
@@ -129,7 +128,7 @@ impl Exchange {
         Ok(request)
     }
 
-    fn callers_own(&self) -> CallerCredentials {
+    fn caller_credentials(&self) -> CallerCredentials {
         match &self.head.target {
             RequestTarget::Endpoint { name, .. } => {
                 let settings = self.active.config.rules.settings(name);

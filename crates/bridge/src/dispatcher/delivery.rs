@@ -1,27 +1,28 @@
-//! One attempt of a delivery: once, whatever becomes of the tunnel.
+//! One attempt of a delivery: made once, whatever happens to the tunnel.
 //!
 //! ```text
-//! body whole -> known? -> policy, connect -> dispatched -> intent on disk -> request -> outcome on disk -> answer
-//!                 \-> answered from the journal                                              \-> RESULT
+//! body --> known? --> policy, connect --> dispatched --> intent on disk --> request --> outcome on disk --> response
+//!            \--> response from the journal                                                \--> RESULT
 //! ```
 //!
-//! "Dispatched" is said first and the intent written second: a crash between the two leaves nothing
-//! in the journal, and nothing has left, so the relay may send the attempt again. From the intent on
-//! the stream is only where the answer goes; a lost tunnel or a cancel changes nothing.
+//! The bridge reports "dispatched" first and writes the intent second. A crash between the two leaves nothing
+//! in the journal, and nothing was sent, so the relay may send the attempt again. From the intent on, the
+//! stream only carries the response: a lost tunnel or a cancel changes nothing.
 
-use super::exchange::{Exchange, timed_out};
+use super::deadlines::timed_out;
+use super::exchange::{Exchange, ExchangeRequest};
 use super::signed::NonceStore;
 use crate::credentials::Injection;
-use crate::deliveries::{Deliveries, Mine, Turn};
-use crate::journal::{Known, Outcome};
-use crate::upstream::{
-    AnswerBody, Connection, Key, Refused, RequestBody, Reuse, Upstream, refused, request_failure,
-    untouched,
-};
+use crate::deliveries::{Admission, Claim, Deliveries};
+use crate::journal::{JournalEntryState, Outcome};
 use bytes::{Bytes, BytesMut};
 use http::{HeaderMap, Request, Response};
 use http_body_util::BodyExt as _;
-use hyper::body::Incoming as Body;
+use http_client::{
+    Attempts, Client, Connection, Executed, NoResponse, Outgoing, Progress, Replay, RequestBody,
+    RequestPlan, ResponseBody, SendError,
+};
+use hyper::body::Incoming;
 use policy::{Approved, Candidate};
 use protocol::frame::{BodyLength, CallAttempt, Headers, ResponseHead};
 use protocol::{Code, Execution, Failure};
@@ -31,16 +32,16 @@ use tokio::time::timeout_at;
 use transport::RecvStream;
 use transport::handle::INLINE_MAX_BYTES;
 
-/// Connections that an attempt is tried on, when it verifiably did not leave on those before.
-const TRIES_MAX: usize = 2;
+/// Connections that an attempt is tried on, if it verifiably was not sent on those before.
+const ATTEMPTS_MAX: u32 = 2;
 
-/// How much of an answer is read beyond what is passed on, so that the connection can be kept.
+/// Bytes of a response that are read beyond what is passed on, so that the connection can be reused.
 const DISCARD_MAX_BYTES: usize = 256 * 1024;
 
-/// How long the answer's body may take: what is passed on of it is for people.
-const BODY_WITHIN: Duration = Duration::from_secs(10);
+/// How long the response's body may take: what is passed on of it is for people.
+const BODY_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// Makes an attempt, or answers what is known of it.
+/// Makes an attempt, or responds with its known outcome.
 pub(super) async fn serve(
     exchange: &mut Exchange,
     deliveries: &Arc<Deliveries>,
@@ -49,90 +50,158 @@ pub(super) async fn serve(
     recv: RecvStream,
 ) -> Result<(), Failure> {
     let max = (deliveries.limits.body_max, "deliveries.body_max");
-    let body = exchange.whole(recv, max).await?;
-    let mine = match deliveries.turn(attempt) {
-        Turn::Mine(mine) => mine,
-        Turn::Running(mut ended) => {
-            // While the disk takes nothing this may be long, and the relay may ask again and again.
+    let body = exchange.collect_body(recv, max).await?;
+    let claim = match deliveries.admit(attempt) {
+        Admission::Accepted(claim) => claim,
+        Admission::Running(mut ended) => {
+            // The deadline holds: while the disk rejects writes, this may be long, and the relay may ask for
+            // the same attempt again and again.
             let ending = ended.wait_for(Option::is_some);
             let outcome = tokio::select! {
                 failure = exchange.send.closed() => return Err(failure),
-                outcome = timeout_at(exchange.times.end_by, ending) => outcome,
+                outcome = timeout_at(exchange.deadlines.end_by, ending) => outcome,
             };
             let Ok(outcome) = outcome else {
-                return Err(not_now("the attempt runs"));
+                return Err(overloaded("the attempt is still running"));
             };
             let outcome = outcome.ok().and_then(|outcome| *outcome);
             return match outcome {
-                Some(outcome) => answer_known(exchange, outcome),
-                // It was not begun after all.
-                None => Err(not_now("the attempt that ran was not begun")),
+                Some(outcome) => respond_known(exchange, outcome),
+                // Its task gave up before the intent was written.
+                None => Err(overloaded("the attempt that was running did not begin")),
             };
         }
-        Turn::Full => return Err(not_now("as many deliveries run as may at once")),
-    };
-    match deliveries.journal.probe_path(attempt).await {
-        Ok(Known::Nothing) => {}
-        Ok(Known::Ended(outcome)) => return answer_known(exchange, outcome),
-        Ok(Known::Begun) => return Err(not_now("the attempt runs")),
-        Err(error) => return Err(not_now(error)),
-    }
-    let candidate = exchange.decide()?;
-    let _place = exchange.enter(&candidate)?;
-    let injection = exchange.injection(&candidate)?;
-    let own = injection.as_ref().and_then(Injection::client_cert);
-    let key = Upstream::key(candidate.target(), None, own);
-    let active = exchange.active.clone();
-    let pooled = active
-        .upstream
-        .take_idle(&key, Reuse::Once, |address| candidate.approve(address).ok());
-    let (approved, connection) = match pooled {
-        Some(pooled) => pooled,
-        None => {
-            let connecting = exchange.connection(&candidate, &key);
-            let (approved, mut connection) = exchange.before_dispatch(connecting).await?;
-            connection.mark_for_once();
-            (approved, connection)
+        Admission::Full => {
+            let max = deliveries.limits.concurrent_max;
+            return Err(overloaded(format!(
+                "too many concurrent deliveries ({max}, deliveries.concurrent_max)"
+            )));
         }
     };
-    exchange.head_for(&approved, injection.as_ref())?;
+    match deliveries.journal.lookup(attempt).await {
+        Ok(state) => {
+            if let Some(result) = respond_recorded(exchange, state) {
+                return result;
+            }
+        }
+        Err(error) => return Err(overloaded(error)),
+    }
+    let candidate = exchange.decide()?;
+    let _permit = exchange.acquire_quota(&candidate)?;
+    let injection = exchange.injection(&candidate)?;
+    let client_cert = injection.as_ref().and_then(Injection::client_cert);
+    let plan = RequestPlan {
+        connect_timeout: exchange.connect_timeout(&candidate),
+        ..RequestPlan::new(
+            &candidate,
+            Client::pool_key(candidate.target(), None, client_cert),
+        )
+    };
+    let active = exchange.active.clone();
+    // The journal makes an attempt once, so nothing but an unsent request is sent again.
+    let attempts = Attempts::new(Replay::IfUnsent(Some(body.clone())), ATTEMPTS_MAX);
+    let request = ExchangeRequest {
+        exchange,
+        candidate: &candidate,
+        injection: injection.as_ref(),
+    };
+    let opened = active
+        .client
+        .open(&plan, &request, attempts.reuse())
+        .await?;
+    // A request that is not valid HTTP is rejected here: after the intent it would count as executed.
+    exchange.build_request_head(&opened.0, injection.as_ref())?;
     if exchange.must_be_signed() {
-        exchange.sign(nonces, &body).await?;
+        exchange.verify_signature(nonces, &body).await?;
     }
     exchange.send.dispatched()?;
     match deliveries.journal.begin(attempt).await {
-        Ok(Known::Nothing) => {}
-        Ok(Known::Ended(outcome)) => return answer_known(exchange, outcome),
-        Ok(Known::Begun) => return Err(not_now("the attempt runs")),
-        Err(error) => return Err(not_now(error)),
+        Ok(state) => {
+            if let Some(result) = respond_recorded(exchange, state) {
+                return result;
+            }
+        }
+        Err(error) => return Err(overloaded(error)),
     }
-    // After the journal: until here the same attempt may come again with its nonce, whatever fails.
-    if let Err(failure) = exchange.spend().await {
-        mine.ended(Outcome::failed(&failure)).await;
+    // The nonce is used up after the intent: until here, the same attempt may come again with its nonce,
+    // whatever fails.
+    if let Err(failure) = exchange.spend_nonce().await {
+        claim.complete(Outcome::failed(&failure)).await;
         return Err(failure);
     }
-    let way = Way {
-        candidate: &candidate,
-        key: &key,
-        injection: injection.as_ref(),
-    };
-    execute(exchange, mine, way, approved, connection, body).await
+    execute(
+        exchange,
+        claim,
+        (&plan, injection.as_ref()),
+        (opened, attempts),
+        body,
+    )
+    .await
 }
 
-/// Where an attempt goes, and with what.
-#[derive(Clone, Copy)]
-struct Way<'a> {
+/// An attempt after its intent was written. Nothing ends it but its deadline: a reset of the stream does not.
+struct Attempt<'a> {
+    exchange: &'a Exchange,
     candidate: &'a Candidate,
-    key: &'a Key,
     injection: Option<&'a Injection>,
 }
 
-fn not_now(why: impl std::fmt::Display) -> Failure {
+impl Outgoing for Attempt<'_> {
+    async fn approved(&self) -> Result<Vec<Approved>, Failure> {
+        self.exchange.approved(self.candidate).await
+    }
+
+    fn head(&self, approved: &Approved) -> Result<Request<()>, Failure> {
+        self.exchange.build_request_head(approved, self.injection)
+    }
+
+    async fn before_dispatch<T: Send>(
+        &self,
+        work: impl Future<Output = Result<T, Failure>> + Send,
+    ) -> Result<T, Failure> {
+        let connected = timeout_at(self.exchange.deadlines.end_by, work).await;
+        connected.unwrap_or_else(|_| {
+            let detail = "the delivery timed out before the target was connected";
+            Err(timed_out(Execution::NotDispatched, detail))
+        })
+    }
+
+    async fn response(
+        &mut self,
+        connection: &mut Connection,
+        request: Request<RequestBody>,
+        _: &Progress,
+    ) -> Result<Response<Incoming>, NoResponse> {
+        let by = self.exchange.deadlines.head_end();
+        match timeout_at(by, connection.send(request)).await {
+            Ok(response) => response.map_err(|error| NoResponse::Connection(Box::new(error))),
+            Err(_) => {
+                let detail = "the target did not respond in time";
+                let failure = timed_out(Execution::PossiblyExecuted, detail);
+                Err(NoResponse::Ended(SendError::TimedOut(failure)))
+            }
+        }
+    }
+}
+
+fn overloaded(why: impl std::fmt::Display) -> Failure {
     Failure::not_dispatched(Code::Overloaded, why.to_string())
 }
 
-/// What the journal says, as an answer.
-fn answer_known(exchange: &mut Exchange, outcome: Outcome) -> Result<(), Failure> {
+/// Responds with what the journal has of the attempt. `None` where it has nothing: the attempt may be made.
+fn respond_recorded(
+    exchange: &mut Exchange,
+    state: JournalEntryState,
+) -> Option<Result<(), Failure>> {
+    match state {
+        JournalEntryState::Unknown => None,
+        JournalEntryState::Ended(outcome) => Some(respond_known(exchange, outcome)),
+        JournalEntryState::Begun => Some(Err(overloaded("the attempt is still running"))),
+    }
+}
+
+/// Responds with the outcome of an attempt that was made before.
+fn respond_known(exchange: &mut Exchange, outcome: Outcome) -> Result<(), Failure> {
     match (outcome.status, outcome.code) {
         (Some(status), None) => {
             let head = ResponseHead {
@@ -145,131 +214,79 @@ fn answer_known(exchange: &mut Exchange, outcome: Outcome) -> Result<(), Failure
         (_, code) => Err(Failure::new(
             code.unwrap_or(Code::Internal),
             outcome.execution,
-            "the attempt was made before, and ended so",
+            "the attempt was made before, with this outcome",
         )),
     }
 }
 
-/// The target's answer, as far as it is passed on.
-struct Answered {
+/// The target's response, as far as it is passed on.
+struct DeliveryResponse {
     head: ResponseHead,
     body: Bytes,
 }
 
-/// From the intent on: the outcome is written in any case, then the answer is passed on if anybody
-/// is there.
+/// Sends the request after its intent was written. The outcome is written in any case; then the response is
+/// passed on, if the stream is still there.
 async fn execute(
     exchange: &mut Exchange,
-    mine: Mine,
-    way: Way<'_>,
-    approved: Approved,
-    connection: Connection,
+    claim: Claim,
+    (plan, injection): (&RequestPlan<'_>, Option<&Injection>),
+    (opened, mut attempts): ((Approved, Connection), Attempts),
     body: Bytes,
 ) -> Result<(), Failure> {
-    let result = request(exchange, way, approved, connection, body).await;
-    exchange.status = result.as_ref().ok().map(|answered| answered.head.status);
-    // Before the relay learns of it: the next attempt may come at once.
-    let over = result.as_ref().map(|_| ()).map_err(Failure::clone);
-    exchange.settle(&over).await;
+    let active = exchange.active.clone();
+    let body = RequestBody::from_bytes(body, exchange.head.body);
+    let mut attempt = Attempt {
+        exchange,
+        candidate: plan.candidate,
+        injection,
+    };
+    let executed = active
+        .client
+        .execute(plan, opened, &mut attempt, body, &mut attempts)
+        .await;
+    let result = match executed {
+        Ok(mut executed) => {
+            if let Some(injection) = injection {
+                injection.clean(executed.response.headers_mut());
+            }
+            Ok(collect(exchange, executed).await)
+        }
+        Err(error) => Err(Failure::from(error)),
+    };
+    exchange.status = result.as_ref().ok().map(|response| response.head.status);
+    // The nonce is settled before the relay gets the result: it may send the next attempt at once.
+    let ended = result.as_ref().map(|_| ()).map_err(Failure::clone);
+    exchange.settle_nonce(&ended).await;
     let outcome = match &result {
-        Ok(answered) => Outcome::answered(answered.head.status),
+        Ok(response) => Outcome::answered(response.head.status),
         Err(failure) => Outcome::failed(failure),
     };
-    mine.ended(outcome).await;
-    let answered = result?;
-    exchange.send.head(&answered.head, &answered.body, true)
+    claim.complete(outcome).await;
+    let response = result?;
+    exchange.send.head(&response.head, &response.body, true)
 }
 
-async fn request(
-    exchange: &Exchange,
-    way: Way<'_>,
-    approved: Approved,
-    connection: Connection,
-    body: Bytes,
-) -> Result<Answered, Failure> {
-    let mut approved = approved;
-    let mut connection = connection;
-    for tries_left in (0..TRIES_MAX).rev() {
-        let head = exchange.head_for(&approved, way.injection)?;
-        let length = exchange.head.body;
-        let request = head.map(|()| RequestBody::of_whole(body.clone(), length));
-        let error = match send(exchange, &mut connection, request).await? {
-            Ok(mut response) => {
-                if let Some(injection) = way.injection {
-                    injection.clean(response.headers_mut());
-                }
-                return Ok(collect(exchange, response, connection).await);
-            }
-            Err(error) => error,
-        };
-        let (error, was_returned, refused) = error;
-        if let Some(refused) = refused {
-            exchange.active.upstream.note(way.key, refused);
-        }
-        if !was_returned || tries_left == 0 {
-            return Err(match refused {
-                Some(Refused::Untouched) => untouched(),
-                Some(Refused::WantsHttp1) | None => error,
-            });
-        }
-        // The connection was closed before anything left on it.
-        drop(connection);
-        let connecting = exchange.connection(way.candidate, way.key);
-        let connecting = timeout_at(exchange.times.end_by, connecting).await;
-        (approved, connection) = connecting.unwrap_or_else(|_| {
-            let detail = "the time for the delivery ended before the target was connected";
-            Err(timed_out(Execution::NotDispatched, detail))
-        })?;
-    }
-    Err(not_now(
-        "the target closes its connections before they are used",
-    ))
-}
-
-type Sent = Result<Response<Body>, (Failure, bool, Option<Refused>)>;
-
-/// Sends and waits for the answer's head. An error says whether the request verifiably did not
-/// leave.
-async fn send(
-    exchange: &Exchange,
-    connection: &mut Connection,
-    request: Request<RequestBody>,
-) -> Result<Sent, Failure> {
-    let by = exchange.times.head_end();
-    match timeout_at(by, connection.send(request)).await {
-        Ok(Ok(response)) => Ok(Ok(response)),
-        Ok(Err(mut error)) => {
-            let refused = refused(error.error());
-            let was_returned = error.take_message().is_some() || refused.is_some();
-            let failure = request_failure(error.error());
-            Ok(Err((failure, was_returned, refused)))
-        }
-        Err(_) => {
-            let detail = "the target did not answer in time";
-            Err(timed_out(Execution::PossiblyExecuted, detail))
-        }
-    }
-}
-
-/// The head, and a piece of the body. The target has answered: nothing can fail any more.
-async fn collect(
-    exchange: &Exchange,
-    response: Response<Body>,
-    mut connection: Connection,
-) -> Answered {
+/// Reads the beginning of the body. The target has responded: nothing can fail any more.
+async fn collect(exchange: &Exchange, executed: Executed) -> DeliveryResponse {
+    let Executed {
+        response,
+        mut connection,
+        ..
+    } = executed;
     let (parts, incoming) = response.into_parts();
-    let mut piece = BytesMut::new();
+    let mut front = BytesMut::new();
     let mut discarded = 0;
-    let is_whole = {
-        let mut body = AnswerBody::new(incoming, &mut connection);
+    let is_complete = {
+        let mut body = ResponseBody::new(incoming, &mut connection);
         let reading = async {
             while let Some(frame) = body.frame().await {
                 let Ok(frame) = frame else { return false };
                 let Some(data) = frame.data_ref() else {
                     continue;
                 };
-                let room = INLINE_MAX_BYTES - piece.len();
-                piece.extend_from_slice(&data[..room.min(data.len())]);
+                let room = INLINE_MAX_BYTES - front.len();
+                front.extend_from_slice(&data[..room.min(data.len())]);
                 discarded += data.len().saturating_sub(room);
                 if discarded > DISCARD_MAX_BYTES {
                     return false;
@@ -277,24 +294,25 @@ async fn collect(
             }
             true
         };
-        let within = exchange
-            .times
+        let until = exchange
+            .deadlines
             .end_by
-            .min(tokio::time::Instant::now() + BODY_WITHIN);
-        timeout_at(within, reading).await.unwrap_or(false)
+            .min(tokio::time::Instant::now() + BODY_TIMEOUT);
+        timeout_at(until, reading).await.unwrap_or(false)
     };
-    if is_whole && !super::answer::is_bound(&exchange.head.headers, &parts.headers) {
-        exchange.active.upstream.give_back(connection).await;
+    let is_auth_bound = super::response::is_auth_bound(&exchange.head.headers, &parts.headers);
+    if is_complete && !is_auth_bound {
+        exchange.active.client.return_to_pool(connection).await;
     }
-    let head = head(parts.status.as_u16(), &parts.headers, piece.len());
-    Answered {
+    let head = wire_head(parts.status.as_u16(), &parts.headers, front.len());
+    DeliveryResponse {
         head,
-        body: piece.freeze(),
+        body: front.freeze(),
     }
 }
 
-/// The head for the relay. Fields that do not fit are left out: the status is what counts.
-fn head(status: u16, headers: &HeaderMap, bytes: usize) -> ResponseHead {
+/// Builds the head for the relay. Fields that do not fit are left out: the status is what counts.
+fn wire_head(status: u16, headers: &HeaderMap, bytes: usize) -> ResponseHead {
     let is_framing = |name: &http::HeaderName| *name == http::header::CONTENT_LENGTH;
     ResponseHead {
         status,

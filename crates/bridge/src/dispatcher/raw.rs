@@ -1,6 +1,6 @@
-//! A raw stream to a target (CONNECT): bytes both ways, each direction with its own end.
+//! A raw stream to a target (CONNECT): bytes in both directions, each of which is closed independently.
 
-use super::LONGEST;
+use super::TOTAL_MAX;
 use super::exchange::Exchange;
 use http_body_util::BodyExt as _;
 use policy::Candidate;
@@ -12,7 +12,7 @@ use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt};
 use tokio::time::{Instant, sleep_until};
 use transport::{PumpEnd, RecvStream, SendStream};
 
-/// Connects, says so with a 200, and carries bytes until both directions have ended.
+/// Connects, responds with 200, and carries bytes until both directions are closed.
 pub(super) async fn serve(
     exchange: &mut Exchange,
     candidate: &Candidate,
@@ -20,8 +20,8 @@ pub(super) async fn serve(
 ) -> Result<(), Failure> {
     let connecting = async {
         let approved = exchange.approved(candidate).await?;
-        let within = exchange.connect_timeout(candidate);
-        exchange.active.upstream.raw(approved, within).await
+        let timeout = exchange.connect_timeout(candidate);
+        exchange.active.client.connect_raw(approved, timeout).await
     };
     let stream = exchange.before_dispatch(connecting).await?;
     exchange.send.dispatched()?;
@@ -31,28 +31,28 @@ pub(super) async fn serve(
         body: BodyLength::Unknown,
     };
     exchange.send.head(&head, &[], false)?;
-    let idle = idle(exchange, candidate);
+    let idle = idle_timeout(exchange, candidate);
     let (mut read, mut write) = stream.into_split();
-    let result = carry(exchange, recv, (&mut read, &mut write), idle).await;
+    let result = relay_bytes(exchange, recv, (&mut read, &mut write), idle).await;
     if result.is_err() {
-        // What was broken off shall not look like an end.
+        // A reset: the target must not take an aborted stream for a complete one.
         transport::tcp::will_reset(write.as_ref());
         write.forget();
     }
     result
 }
 
-/// How long nothing may pass: what the relay and the rule say. The rule's is for answers, too, and an
-/// answer may not stand still as long as a stream: `[targets]` says nothing here.
-pub(super) fn idle(exchange: &Exchange, candidate: &Candidate) -> Duration {
+/// Returns how long a stream may be idle: the smaller of the relay's limit and the rule's. The default of
+/// `[targets]` does not apply: it is for responses, and a stream may be idle for longer.
+pub(super) fn idle_timeout(exchange: &Exchange, candidate: &Candidate) -> Duration {
     let quota = exchange.active.quotas.of(candidate.rule());
-    let own = quota.and_then(crate::quota::Quota::idle);
+    let own = quota.and_then(crate::quota::Quota::idle_timeout);
     let given = exchange.head.time_left.idle();
-    own.into_iter().chain(given).min().unwrap_or(LONGEST)
+    own.into_iter().chain(given).min().unwrap_or(TOTAL_MAX)
 }
 
-/// Carries bytes until both directions have ended.
-pub(super) async fn carry<R, W>(
+/// Carries bytes until both directions are closed.
+pub(super) async fn relay_bytes<R, W>(
     exchange: &mut Exchange,
     recv: RecvStream,
     (read, write): (&mut R, &mut W),
@@ -62,30 +62,30 @@ where
     R: AsyncRead + Unpin,
     W: AsyncWrite + Unpin,
 {
-    let moved = Moved::now();
-    let end_by = exchange.times.end_by;
+    let activity = Activity::now();
+    let end_by = exchange.deadlines.end_by;
     let both = async {
         tokio::try_join!(
-            down(&mut exchange.send, read, &moved),
-            up(recv, write, &moved)
+            down(&mut exchange.send, read, &activity),
+            up(recv, write, &activity)
         )
     };
     tokio::select! {
         result = both => result.map(|_| ()),
-        () = moved.stands_still_for(idle) => {
-            Err(lost(Code::TargetTimeout, format!("nothing passed for {} s", idle.as_secs())))
+        () = activity.idle_for(idle) => {
+            Err(lost(Code::TargetTimeout, format!("the stream was idle for {} s", idle.as_secs())))
         }
-        () = sleep_until(end_by) => Err(lost(Code::TargetTimeout, "the time for the stream ended")),
+        () = sleep_until(end_by) => Err(lost(Code::TargetTimeout, "the stream reached its total_timeout")),
     }
 }
 
-/// When something passed last.
-struct Moved {
+/// When bytes were carried last, in either direction.
+struct Activity {
     began: Instant,
     after_ms: AtomicU64,
 }
 
-impl Moved {
+impl Activity {
     fn now() -> Self {
         Self {
             began: Instant::now(),
@@ -94,11 +94,12 @@ impl Moved {
     }
 
     fn note(&self) {
+        // Relaxed: one late reading makes the timer check again.
         let after = u64::try_from(self.began.elapsed().as_millis()).unwrap_or(u64::MAX);
         self.after_ms.store(after, Ordering::Relaxed);
     }
 
-    async fn stands_still_for(&self, idle: Duration) {
+    async fn idle_for(&self, idle: Duration) {
         loop {
             let last = Duration::from_millis(self.after_ms.load(Ordering::Relaxed));
             let over = self.began + last + idle;
@@ -115,7 +116,7 @@ fn lost(code: Code, detail: impl Into<String>) -> Failure {
 }
 
 /// From the target to the relay.
-async fn down<R>(send: &mut SendStream, read: &mut R, moved: &Moved) -> Result<(), Failure>
+async fn down<R>(send: &mut SendStream, read: &mut R, activity: &Activity) -> Result<(), Failure>
 where
     R: AsyncRead + Unpin,
 {
@@ -127,7 +128,7 @@ where
         match piece {
             Ok(piece) if piece.is_empty() => return send.finish(),
             Ok(piece) => match send.data(piece).await? {
-                PumpEnd::Finished => moved.note(),
+                PumpEnd::Finished => activity.note(),
                 PumpEnd::Stopped => return Ok(()),
             },
             Err(error) => {
@@ -139,7 +140,7 @@ where
 }
 
 /// From the relay to the target.
-async fn up<W>(mut recv: RecvStream, write: &mut W, moved: &Moved) -> Result<(), Failure>
+async fn up<W>(mut recv: RecvStream, write: &mut W, activity: &Activity) -> Result<(), Failure>
 where
     W: AsyncWrite + Unpin,
 {
@@ -152,11 +153,11 @@ where
             write.flush().await
         };
         if written.await.is_err() {
-            // It takes no more; what it still sends comes.
+            // The target reads no more. The other direction goes on: it may still send (half-close).
             recv.stop();
             return Ok(());
         }
-        moved.note();
+        activity.note();
     }
     let _ = write.shutdown().await;
     Ok(())
@@ -167,16 +168,16 @@ mod tests {
     use super::*;
 
     #[tokio::test(start_paused = true)]
-    async fn what_moves_does_not_stand_still() {
-        let moved = Moved::now();
+    async fn moving_stream_is_not_idle() {
+        let activity = Activity::now();
         let (idle, began) = (Duration::from_secs(10), Instant::now());
         let moving = async {
             for _ in 0..3 {
                 tokio::time::sleep(Duration::from_secs(7)).await;
-                moved.note();
+                activity.note();
             }
         };
-        tokio::join!(moving, moved.stands_still_for(idle));
+        tokio::join!(moving, activity.idle_for(idle));
         assert_eq!(began.elapsed().as_secs(), 31);
     }
 }

@@ -1,4 +1,4 @@
-//! What the policy refuses, as the relay is told and as the administrator reads it.
+//! Maps the policy's refusals to failures for the relay, and to log lines for the administrator.
 
 use policy::{Refusal, RefusalKind};
 use protocol::frame::{RequestHead, RequestTarget};
@@ -7,13 +7,14 @@ use std::sync::LazyLock;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Instant;
 
-/// Lines in the log about refusals, in a second: a relay may ask for as much as it likes.
+/// Log lines about refusals in one second: a relay can send any number of refused requests.
 const LINES_MAX: u64 = 10;
 
 static LINES: Lines = Lines::new();
 static START: LazyLock<Instant> = LazyLock::new(Instant::now);
 
-/// Counts the lines of a second, and those left out since the last one. About right is enough.
+/// Counts the lines of a second, and those left out since the last one. The counters are not synchronised with
+/// each other: a line too many does no harm.
 struct Lines {
     second: AtomicU64,
     written: AtomicU64,
@@ -29,7 +30,7 @@ impl Lines {
         }
     }
 
-    /// Whether a line may be written now, and how many were left out before it.
+    /// Returns how many lines were left out before this one, or `None` if this one is left out, too.
     fn next(&self, second: u64) -> Option<u64> {
         if self.second.fetch_max(second, Ordering::Relaxed) < second {
             self.written.store(0, Ordering::Relaxed);
@@ -42,24 +43,24 @@ impl Lines {
     }
 }
 
-/// The failure that a refusal becomes. Nothing was dispatched. Says it in the log: the host, the
-/// method and the reason; never a path, a query or a header field. Of too many, only how many.
+/// Maps a refusal to a failure, and logs the host, the method and the reason; never a path, a query or a
+/// header field. Nothing was dispatched.
 pub(super) fn refused(refusal: &Refusal, head: &RequestHead) -> Failure {
     let code = code(refusal.kind());
     if let Some(left_out) = LINES.next(START.elapsed().as_secs()) {
-        say(refusal, head, code, left_out);
+        log(refusal, head, code, left_out);
     }
     Failure::not_dispatched(code, refusal.to_string())
 }
 
-/// Says something about what a relay asked for, unless too much was said in this second.
-pub(super) fn limited(say: impl FnOnce()) {
+/// Logs about a relay's request, unless this second already has its lines.
+pub(super) fn limited(log: impl FnOnce()) {
     if LINES.next(START.elapsed().as_secs()).is_some() {
-        say();
+        log();
     }
 }
 
-fn say(refusal: &Refusal, head: &RequestHead, code: Code, left_out: u64) {
+fn log(refusal: &Refusal, head: &RequestHead, code: Code, left_out: u64) {
     let (endpoint, host) = match &head.target {
         RequestTarget::Url(url) => (None, host(url)),
         RequestTarget::Endpoint { name, .. } => (Some(name.clone()), None),
@@ -71,7 +72,7 @@ fn say(refusal: &Refusal, head: &RequestHead, code: Code, left_out: u64) {
     );
 }
 
-/// The host of a URL that may be anything.
+/// Returns the host of a URL, which comes from the relay and may be anything.
 fn host(url: &str) -> Option<String> {
     let target = policy::Target::parse(url).ok()?;
     Some(target.authority().to_owned())
@@ -98,7 +99,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_second_has_so_many_lines_and_the_next_one_says_how_many_were_left_out() {
+    fn log_lines_are_limited_per_second() {
         let lines = Lines::new();
         for _ in 0..LINES_MAX {
             assert_eq!(lines.next(7), Some(0));

@@ -1,12 +1,12 @@
-//! Signed calls, where the config asks for them: verified before anything is done, used up before anything
-//! leaves.
+//! Signed calls, where the config requires them: verified first, and their nonce used up before anything is
+//! sent.
 //!
 //! ```text
-//! whole body -> sign: verify, reserve the nonce, keep the covered fields -> ... -> spend -> dispatched -> settle
+//! whole body -> verify signature, reserve nonce, keep the covered fields -> ... -> spend nonce -> dispatched -> settle nonce
 //! ```
 
 use super::exchange::Exchange;
-use crate::signed::{Asked, Audience, Binding, Nonces, Reserved, Taken, verify};
+use crate::signed::{Audience, Binding, Nonces, ReserveResult, Reserved, SignedRequest, verify};
 use bytes::Bytes;
 use protocol::frame::{Headers, HeadersBuilder, RequestTarget};
 use protocol::{Code, Execution, Failure};
@@ -14,10 +14,10 @@ use std::path::Path;
 use std::sync::{Arc, OnceLock};
 use std::time::SystemTime;
 
-/// The nonce that this exchange may use.
-pub(super) struct Ticket {
+/// The nonce that this exchange may use. Dropping it unspent makes the nonce usable again.
+pub(super) struct NonceReservation {
     reserved: Reserved,
-    /// Whether another attempt may follow one that the target responded to with a failure.
+    /// Whether another attempt may follow after a response that is a failure.
     is_delivery: bool,
 }
 
@@ -26,12 +26,12 @@ fn refused(detail: impl Into<String>) -> Failure {
 }
 
 fn unwritable(error: &str) -> Failure {
-    let detail = format!("the nonce cannot be written down: {error}");
+    let detail = format!("cannot write the nonce: {error}");
     Failure::not_dispatched(Code::Overloaded, detail)
 }
 
 impl Exchange {
-    /// Whether this exchange has to be signed.
+    /// Returns whether this exchange must be signed.
     pub(super) fn must_be_signed(&self) -> bool {
         if self.active.tenant_key.is_none() {
             return false;
@@ -45,11 +45,15 @@ impl Exchange {
         }
     }
 
-    /// Verifies the signature over a request whose whole body is this, reserves its nonce, and removes the
-    /// fields that the signature does not cover.
-    pub(super) async fn sign(&mut self, nonces: &NonceStore, body: &Bytes) -> Result<(), Failure> {
+    /// Verifies the signature of a request with this body, reserves its nonce, and removes the fields that the
+    /// signature does not cover.
+    pub(super) async fn verify_signature(
+        &mut self,
+        nonces: &NonceStore,
+        body: &Bytes,
+    ) -> Result<(), Failure> {
         let Some(key) = &self.active.tenant_key else {
-            return Err(refused("there is no key"));
+            return Err(refused("this bridge has no key for signed calls"));
         };
         let target_uri = match &self.head.target {
             RequestTarget::Url(url) => url.clone(),
@@ -59,11 +63,11 @@ impl Exchange {
             } => format!("endpoint://{name}{path_and_query}"),
             RequestTarget::Connect { .. } => {
                 return Err(refused(
-                    "a raw stream cannot be signed, and this bridge takes signed requests only",
+                    "a raw stream cannot be signed, and this bridge accepts signed requests only",
                 ));
             }
         };
-        let asked = Asked {
+        let request = SignedRequest {
             method: &self.head.method,
             target_uri: &target_uri,
             headers: &self.head.headers,
@@ -79,65 +83,68 @@ impl Exchange {
         };
         let validity = section.validity_max.get();
         let signed =
-            verify(key, &audience, validity, &asked, SystemTime::now()).map_err(refused)?;
+            verify(key, &audience, validity, &request, SystemTime::now()).map_err(refused)?;
         let binding = Binding::of(self.head.call, &signed.base);
         let store = nonces.get(config.bridge.data_dir.get());
         let (nonce, times) = (signed.nonce.clone(), (signed.created, signed.expires));
         let reserving = tokio::task::spawn_blocking(move || store.reserve(&nonce, times, binding));
-        let taken = reserving
+        let result = reserving
             .await
             .unwrap_or_else(|error| Err(error.to_string()));
-        let reserved = match taken.map_err(|error| unwritable(&error))? {
-            Taken::Reserved(reserved) => reserved,
-            Taken::InUse => {
-                let detail = "a request with this nonce is on its way";
+        let reserved = match result.map_err(|error| unwritable(&error))? {
+            ReserveResult::Reserved(reserved) => reserved,
+            ReserveResult::InUse => {
+                let detail = "a request with this nonce is in progress";
                 return Err(Failure::not_dispatched(Code::Overloaded, detail));
             }
-            Taken::Used => return Err(refused("a request with this nonce was executed already")),
-            Taken::TooOld => {
+            ReserveResult::Used => {
+                return Err(refused("a request with this nonce was executed already"));
+            }
+            ReserveResult::TooOld => {
                 return Err(refused(
                     "the signature is older than this bridge's store of nonces: sign the request again",
                 ));
             }
-            Taken::Full => {
-                let detail = "as many nonces are remembered as may be; some expire soon";
+            ReserveResult::Full => {
+                let detail = "nonce store is full; retry later";
                 return Err(Failure::not_dispatched(Code::Overloaded, detail));
             }
         };
-        self.head.headers = passed(&self.head.headers, |name| signed.passes(name))?;
-        self.ticket = Some(Ticket {
+        self.head.headers = covered_fields(&self.head.headers, |name| signed.passes(name))?;
+        self.nonce = Some(NonceReservation {
             reserved,
             is_delivery: self.head.call.is_some(),
         });
         Ok(())
     }
 
-    /// Uses the nonce up, where the exchange is signed. To be called before anything leaves.
-    pub(super) async fn spend(&mut self) -> Result<(), Failure> {
-        let Some(mut ticket) = self.ticket.take() else {
+    /// Uses the nonce up on disk, where the exchange is signed. Must complete before anything is sent: after a
+    /// crash, the same signature must not be accepted again.
+    pub(super) async fn spend_nonce(&mut self) -> Result<(), Failure> {
+        let Some(mut nonce) = self.nonce.take() else {
             return Ok(());
         };
-        if ticket.reserved.is_spent {
-            self.ticket = Some(ticket);
+        if nonce.reserved.is_spent {
+            self.nonce = Some(nonce);
             return Ok(());
         }
         let spending = tokio::task::spawn_blocking(move || {
-            let spent = ticket.reserved.spend();
-            (ticket, spent)
+            let spent = nonce.reserved.spend();
+            (nonce, spent)
         });
-        let (ticket, spent) = spending
+        let (nonce, spent) = spending
             .await
             .map_err(|error| unwritable(&error.to_string()))?;
-        self.ticket = Some(ticket);
+        self.nonce = Some(nonce);
         spent.map_err(|error| unwritable(&error))
     }
 
-    /// The exchange is over: what was not dispatched may come again with its nonce.
-    pub(super) async fn settle(&mut self, result: &Result<(), Failure>) {
-        let Some(ticket) = self.ticket.take() else {
+    /// Frees the nonce of an exchange that was not dispatched: the request may come again with it.
+    pub(super) async fn settle_nonce(&mut self, result: &Result<(), Failure>) {
+        let Some(nonce) = self.nonce.take() else {
             return;
         };
-        if !ticket.reserved.is_spent {
+        if !nonce.reserved.is_spent {
             return;
         }
         let is_failure = self.status.is_some_and(|status| status >= 300);
@@ -147,22 +154,22 @@ impl Exchange {
                 Execution::NotSent | Execution::NotDispatched
             )
         });
-        let is_repeatable = ticket.is_delivery && is_failure;
+        let is_repeatable = nonce.is_delivery && is_failure;
         if !(is_free || is_repeatable) {
             return;
         }
         let settling = move || match is_free {
-            true => ticket.reserved.free(),
-            false => ticket.reserved.repeatable(),
+            true => nonce.reserved.free(),
+            false => nonce.reserved.repeatable(),
         };
         if let Ok(Err(error)) = tokio::task::spawn_blocking(settling).await {
-            tracing::warn!(error, "a nonce stays used");
+            tracing::warn!(error, "cannot free a nonce; it stays used");
         }
     }
 }
 
-/// The fields that go on.
-fn passed(headers: &Headers, passes: impl Fn(&str) -> bool) -> Result<Headers, Failure> {
+/// Returns the fields that the signature covers.
+fn covered_fields(headers: &Headers, passes: impl Fn(&str) -> bool) -> Result<Headers, Failure> {
     let mut kept = HeadersBuilder::default();
     for (name, value) in headers.iter() {
         let is_kept =
@@ -175,7 +182,7 @@ fn passed(headers: &Headers, passes: impl Fn(&str) -> bool) -> Result<Headers, F
     Ok(kept.build())
 }
 
-/// The store of nonces, and what the bridge's own key is known by.
+/// The store of nonces, and the fingerprint of the bridge's own key.
 #[derive(Debug)]
 pub(crate) struct NonceStore {
     nonces: OnceLock<Arc<Nonces>>,
@@ -194,7 +201,8 @@ impl NonceStore {
         &self.fingerprint
     }
 
-    /// The store in the data directory, which does not change while the bridge runs.
+    /// Returns the store in the data directory. That directory cannot change while the bridge runs, so the
+    /// store is made once.
     pub(super) fn get(&self, data_dir: &Path) -> Arc<Nonces> {
         let made = || Nonces::new(data_dir.join("nonces.redb"));
         self.nonces.get_or_init(made).clone()

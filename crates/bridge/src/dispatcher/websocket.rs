@@ -1,21 +1,60 @@
-//! A request to speak WebSocket (W-65): the target answers, and where it agrees bytes are raw from then on.
+//! A request to switch to WebSocket (W-65). The target responds; if it agrees, bytes are raw from then on.
 
-use super::exchange::{Exchange, NoHead};
-use super::{answer, raw};
+use super::exchange::{Exchange, ExchangeRequest};
+use super::{raw, response};
 use crate::credentials::Injection;
-use crate::credentials::alm::Over;
-use crate::upstream::{RequestBody, Upstream, request_failure};
-use bytes::Bytes;
+use crate::credentials::alm::SessionEnd;
 use http::header::{self, HeaderValue};
-use http::{Response, StatusCode};
+use http::{Request, Response, StatusCode};
+use http_client::{
+    Attempts, Client, Connection, Executed, NoResponse, Outgoing, Progress, Replay, RequestBody,
+    RequestPlan,
+};
 use hyper::body::Incoming;
-use policy::Candidate;
+use policy::{Approved, Candidate};
 use protocol::frame::{BodyLength, RequestTarget, ResponseHead};
 use protocol::{Code, Execution, Failure};
 use transport::RecvStream;
 use transport::http::{WEBSOCKET, to_wire};
 
-/// Asks the target on a connection of its own, which nothing else will use.
+/// The request of a WebSocket handshake.
+struct Handshake<'a>(ExchangeRequest<'a>);
+
+impl Outgoing for Handshake<'_> {
+    fn approved(&self) -> impl Future<Output = Result<Vec<Approved>, Failure>> + Send {
+        self.0.approved()
+    }
+
+    fn head(&self, approved: &Approved) -> Result<Request<()>, Failure> {
+        let mut head = self.0.head(approved)?;
+        let fields = head.headers_mut();
+        fields.insert(header::CONNECTION, HeaderValue::from_static("upgrade"));
+        fields.insert(header::UPGRADE, HeaderValue::from_static(WEBSOCKET));
+        Ok(head)
+    }
+
+    fn before_dispatch<T: Send>(
+        &self,
+        work: impl Future<Output = Result<T, Failure>> + Send,
+    ) -> impl Future<Output = Result<T, Failure>> + Send {
+        self.0.before_dispatch(work)
+    }
+
+    fn dispatch(&mut self) -> impl Future<Output = Result<(), Failure>> + Send {
+        self.0.dispatch()
+    }
+
+    fn response(
+        &mut self,
+        connection: &mut Connection,
+        request: Request<RequestBody>,
+        progress: &Progress,
+    ) -> impl Future<Output = Result<Response<Incoming>, NoResponse>> + Send {
+        self.0.response(connection, request, progress)
+    }
+}
+
+/// Sends the handshake on a connection of its own, which is never pooled.
 pub(super) async fn serve(
     exchange: &mut Exchange,
     candidate: &Candidate,
@@ -29,9 +68,13 @@ pub(super) async fn serve(
     let ca_file = settings.and_then(|settings| settings.ca_file.as_deref());
     let mut injection = exchange.injection(candidate)?;
     exchange.has_credential = injection.is_some();
-    let own = injection.as_ref().and_then(Injection::client_cert);
-    // Only HTTP/1.1 connections are switched to it here.
-    let key = Upstream::key(candidate.target(), ca_file, own).of_http1();
+    let client_cert = injection.as_ref().and_then(Injection::client_cert);
+    let pool_key = Client::pool_key(candidate.target(), ca_file, client_cert);
+    // WebSocket over HTTP/2 (RFC 8441) is not supported here, so HTTP/2 is not offered.
+    let plan = RequestPlan {
+        connect_timeout: exchange.connect_timeout(candidate),
+        ..RequestPlan::new(candidate, pool_key.http1_only())
+    };
     if let Some(injection) = &mut injection
         && injection.sign_in().is_some()
     {
@@ -39,34 +82,46 @@ pub(super) async fn serve(
             .before_dispatch(exchange.sign_in(injection))
             .await?;
     }
-    let connecting = exchange.connection(candidate, &key);
-    let (approved, mut connection) = exchange.before_dispatch(connecting).await?;
-    connection.run_for_upgrade();
-    // The target gets a request without a body: what follows is not HTTP.
+    // The target gets a request without a body: the frames that follow are not HTTP.
     exchange.head.body = BodyLength::None;
-    let mut head = exchange.head_for(&approved, injection.as_ref())?;
-    let fields = head.headers_mut();
-    fields.insert(header::CONNECTION, HeaderValue::from_static("upgrade"));
-    fields.insert(header::UPGRADE, HeaderValue::from_static(WEBSOCKET));
-    let body = RequestBody::of_whole(Bytes::new(), BodyLength::None);
-    exchange.send.dispatched()?;
-    let progress = body.progress();
-    let request = head.map(|()| body);
-    let answered = exchange.head_of(&mut connection, request, &progress).await;
-    let mut response = answered.map_err(|no_head| match no_head {
-        NoHead::Over(failure) => failure,
-        NoHead::Target(error) => request_failure(error.error()),
-    })?;
+    let mut attempts = Attempts::new(Replay::Never, 1);
+    let mut handshake = Handshake(ExchangeRequest {
+        exchange,
+        candidate,
+        injection: injection.as_ref(),
+    });
+    let opening = active
+        .client
+        .open_new(&plan, &handshake, attempts.reuse())
+        .await;
+    let (approved, mut connection) = opening?;
+    connection.run_for_upgrade();
+    let executed = active
+        .client
+        .execute(
+            &plan,
+            (approved, connection),
+            &mut handshake,
+            RequestBody::empty(),
+            &mut attempts,
+        )
+        .await?;
+    let Executed {
+        mut response,
+        connection,
+        progress,
+    } = executed;
     if let Some(injection) = &injection {
-        let reason = (response.status() == StatusCode::UNAUTHORIZED).then_some(Over::Unauthorized);
+        let is_unauthorized = response.status() == StatusCode::UNAUTHORIZED;
+        let reason = is_unauthorized.then_some(SessionEnd::Unauthorized);
         exchange.follow_session(injection, response.headers(), reason);
         injection.clean(response.headers_mut());
     }
     exchange.rewrite(response.headers_mut());
     exchange.status = Some(response.status().as_u16());
     if response.status() != StatusCode::SWITCHING_PROTOCOLS {
-        let response = response.map(answer::Peeked::from);
-        return answer::pass_on(exchange, response, connection, &progress).await;
+        let response = response.map(response::PeekedBody::from);
+        return response::forward(exchange, response, connection, &progress).await;
     }
     switch(exchange, candidate, response, recv).await
 }
@@ -83,12 +138,12 @@ async fn switch(
         .get(header::UPGRADE)
         .is_some_and(|value| value.as_bytes().eq_ignore_ascii_case(WEBSOCKET.as_bytes()));
     if !is_websocket {
-        let detail = "the target switched to another protocol, which was not asked for";
+        let detail = "the target switched to another protocol, which was not requested";
         return Err(failed(detail.into()));
     }
     let headers = to_wire(response.headers(), |_| false).map_err(|error| {
         failed(format!(
-            "the head of the target's answer cannot be passed on: {error}"
+            "the head of the target's response cannot be passed on: {error}"
         ))
     })?;
     let upgraded = hyper::upgrade::on(&mut response).await.map_err(|error| {
@@ -96,8 +151,8 @@ async fn switch(
             "the target's connection was lost when it switched: {error}"
         ))
     })?;
-    let (stream, early) = crate::upstream::switched(upgraded)
-        .ok_or_else(|| failed("its connection is of another kind".into()))?;
+    let (stream, early) = http_client::switched(upgraded)
+        .ok_or_else(|| failed("the connection cannot be taken over".into()))?;
     let head = ResponseHead {
         status: StatusCode::SWITCHING_PROTOCOLS.as_u16(),
         headers,
@@ -107,11 +162,11 @@ async fn switch(
     if !early.is_empty() {
         exchange.send.data(early).await?;
     }
-    let idle = raw::idle(exchange, candidate);
+    let idle = raw::idle_timeout(exchange, candidate);
     let (mut read, mut write) = tokio::io::split(stream);
-    let result = raw::carry(exchange, recv, (&mut read, &mut write), idle).await;
+    let result = raw::relay_bytes(exchange, recv, (&mut read, &mut write), idle).await;
     if result.is_err() {
-        // What was broken off shall not look like an end.
+        // A reset: the target must not take an aborted stream for a complete one.
         read.unsplit(write).will_reset();
     }
     result

@@ -1,15 +1,12 @@
-//! One look at one endpoint, step by step, as far as it goes.
+//! One probe of one endpoint, step by step, as far as it gets.
 
-use super::PROBE_WITHIN;
+use super::PROBE_TIMEOUT;
 use crate::credentials::Injection;
-use crate::credentials::alm::Over;
+use crate::credentials::alm::SessionEnd;
 use crate::dispatcher::{Active, resolve};
-use crate::upstream::{
-    Connection, RequestBody, Upstream, refused as refused_by_target, request_failure, request_head,
-};
 use bytes::Bytes;
-use http::{Method, Response, StatusCode};
-use hyper::client::conn::TrySendError;
+use http::{Method, StatusCode};
+use http_client::{Attempts, Client, OwnRequest, Replay, RequestBody, RequestPlan, request_head};
 use policy::{Approved, Target};
 use protocol::frame::{BodyLength, Class, Headers, RequestHead, RequestTarget, TimeLeft};
 use protocol::{Code, Failure};
@@ -17,44 +14,111 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use tokio::time::timeout;
 
-/// What a look found, up to where it ended.
+/// Connections that the request is tried on, if it verifiably was not sent on the first.
+const ATTEMPTS_MAX: u32 = 2;
+
+/// The result of a probe, up to the step where it ended.
 #[derive(Debug, Default)]
 pub(crate) struct Probe {
-    /// What the host's name resolved to.
+    /// The addresses of the host.
     pub(crate) addresses: Vec<IpAddr>,
-    /// Where a connection (and TLS, if the URL has it) was made to.
+    /// The address of the connection (with TLS, if the URL has it).
     pub(crate) connected: Option<SocketAddr>,
-    /// What it answered with, where a request was made.
+    /// The status of the response, where a request was sent.
     pub(crate) status: Option<u16>,
-    /// Where it ended, and why; none when it went through.
+    /// Why it ended early. `None` when all steps succeeded.
     pub(crate) failure: Option<Failure>,
 }
 
-/// Looks at an endpoint: resolves, connects, and asks for its `health_path` if it has one. With `asks`, it
-/// asks in any case, for the base URL where there is no such path. The endpoint's credential goes with
-/// the request.
-pub(crate) async fn probe(active: &Arc<Active>, name: &str, asks: bool) -> Probe {
+/// Probes an endpoint: resolves, connects, and requests its `health_path` if it has one. With `sends_request`,
+/// it sends a request in any case, for the base URL where there is no such path. The endpoint's credential
+/// goes with the request.
+pub(crate) async fn probe(active: &Arc<Active>, name: &str, sends_request: bool) -> Probe {
     let mut probe = Probe::default();
-    let looked = timeout(PROBE_WITHIN, probe_path(active, name, asks, &mut probe)).await;
+    let probing = run(active, name, sends_request, &mut probe);
+    let probed = timeout(PROBE_TIMEOUT, probing).await;
     let late = || {
-        let detail = format!("it took longer than {PROBE_WITHIN:?}");
+        let detail = format!("the probe timed out after {PROBE_TIMEOUT:?}");
         Err(Failure::not_dispatched(Code::TargetTimeout, detail))
     };
-    probe.failure = looked.unwrap_or_else(|_| late()).err();
+    probe.failure = probed.unwrap_or_else(|_| late()).err();
     probe
 }
 
-async fn probe_path(
+async fn run(
     active: &Arc<Active>,
     name: &str,
-    asks: bool,
+    sends_request: bool,
     probe: &mut Probe,
 ) -> Result<(), Failure> {
     let settings = active.config.rules.settings(name);
     let path = settings.and_then(|settings| settings.health_path.as_deref());
-    let asks = asks || path.is_some();
+    let sends_request = sends_request || path.is_some();
     let path = path.unwrap_or_default();
-    let head = RequestHead {
+    let probe_request = probe_request(name, path);
+    let candidate = active
+        .policy
+        .decide_own(name, "GET", path)
+        .map_err(|refusal| refused(&refusal))?;
+    probe.addresses = resolve(candidate.target().host()).await?;
+    let approved = candidate
+        .approve_any(probe.addresses.clone())
+        .map_err(|refusal| refused(&refusal))?;
+    let mut injection = injection(active, name, candidate.target())?;
+    let ca_file = settings.and_then(|settings| settings.ca_file.as_deref());
+    let client_cert = injection.as_ref().and_then(Injection::client_cert);
+    let pool_key = Client::pool_key(candidate.target(), ca_file, client_cert);
+    let plan = RequestPlan::new(&candidate, pool_key);
+    let mut attempts = Attempts::new(Replay::IfUnsent(Some(Bytes::new())), ATTEMPTS_MAX);
+    let connecting = OwnRequest {
+        approved: approved.clone(),
+        head: |approved: &Approved| request_head(approved, &probe_request),
+    };
+    // Always a new connection: an idle one would not show that the endpoint can be reached.
+    let opening = active.client.open_new(&plan, &connecting, attempts.reuse());
+    let opened = opening.await?;
+    probe.connected = Some(opened.0.socket_addr());
+    if !sends_request {
+        return Ok(());
+    }
+    if let Some(injection) = &mut injection
+        && let Some(sign_in) = injection.sign_in()
+    {
+        injection.signed_in(sign_in.at(&active.access, name).await?);
+    }
+    let injection = injection.as_ref();
+    let mut request = OwnRequest {
+        approved,
+        head: |approved: &Approved| {
+            let mut request = request_head(approved, &probe_request)?;
+            if let Some(injection) = injection {
+                injection.apply(&Method::GET, request.headers_mut())?;
+            }
+            Ok(request)
+        },
+    };
+    let body = RequestBody::empty();
+    let executed = active
+        .client
+        .execute(&plan, opened, &mut request, body, &mut attempts)
+        .await?;
+    // The body is not read; the connection is closed.
+    let response = executed.response;
+    probe.status = Some(response.status().as_u16());
+    if let Some((sign_in, jar)) = injection.and_then(|own| own.sign_in().zip(own.jar())) {
+        let is_kept = jar.follow(response.headers());
+        if response.status() == StatusCode::UNAUTHORIZED {
+            sign_in.end_session(&active.access, name, jar, SessionEnd::Unauthorized);
+        } else if !is_kept {
+            sign_in.end_session(&active.access, name, jar, SessionEnd::Deleted);
+        }
+    }
+    Ok(())
+}
+
+/// Returns the request of a probe.
+fn probe_request(name: &str, path: &str) -> RequestHead {
+    RequestHead {
         class: Class::Bulk,
         share: protocol::frame::CallerWeight::default(),
         target: RequestTarget::Endpoint {
@@ -68,54 +132,10 @@ async fn probe_path(
         time_left: TimeLeft::default(),
         call: None,
         credential: None,
-    };
-    let candidate = active
-        .policy
-        .decide_own(name, "GET", path)
-        .map_err(|refusal| refused(&refusal))?;
-    probe.addresses = resolve(candidate.target().host()).await?;
-    let approved = candidate
-        .approve_any(probe.addresses.clone())
-        .map_err(|refusal| refused(&refusal))?;
-    let mut injection = injection(active, name, candidate.target())?;
-    let ca_file = settings.and_then(|settings| settings.ca_file.as_deref());
-    let own = injection.as_ref().and_then(Injection::client_cert);
-    let key = Upstream::key(candidate.target(), ca_file, own);
-    let connecting = active.upstream.connect(approved.clone(), &key, None);
-    let (used, connection) = connecting.await?;
-    probe.connected = Some(used.socket_addr());
-    if !asks {
-        return Ok(());
     }
-    if let Some(injection) = &mut injection
-        && let Some(sign_in) = injection.sign_in()
-    {
-        injection.signed_in(sign_in.at(&active.access, name).await?);
-    }
-    let injection = injection.as_ref();
-    let asked = match ask(&used, &head, injection, connection).await? {
-        Err(error) if let Some(refused) = refused_by_target(error.error()) => {
-            active.upstream.note(&key, refused);
-            let connecting = active.upstream.connect(approved, &key, None);
-            let (used, connection) = connecting.await?;
-            ask(&used, &head, injection, connection).await?
-        }
-        asked => asked,
-    };
-    let response = asked.map_err(|error| request_failure(error.error()))?;
-    probe.status = Some(response.status().as_u16());
-    if let Some((sign_in, jar)) = injection.and_then(|own| own.sign_in().zip(own.jar())) {
-        let is_whole = jar.follow(response.headers());
-        if response.status() == StatusCode::UNAUTHORIZED {
-            sign_in.end_session(&active.access, name, jar, Over::Unauthorized);
-        } else if !is_whole {
-            sign_in.end_session(&active.access, name, jar, Over::Deleted);
-        }
-    }
-    Ok(())
 }
 
-/// The endpoint's credential.
+/// Returns the endpoint's credential.
 fn injection(active: &Active, name: &str, target: &Target) -> Result<Option<Injection>, Failure> {
     let settings = active.config.rules.settings(name);
     let Some(credential) = settings.and_then(|settings| settings.credential.as_deref()) else {
@@ -129,25 +149,6 @@ fn injection(active: &Active, name: &str, target: &Target) -> Result<Option<Inje
         return Err(Failure::not_dispatched(Code::InvalidRequest, detail));
     };
     Injection::new(credential.clone(), target, "GET").map(Some)
-}
-
-/// The head of a response, or why there is none.
-type Asked = Result<Response<()>, TrySendError<http::Request<RequestBody>>>;
-
-/// Makes the request. The response's body is not read; the connection is closed.
-async fn ask(
-    approved: &Approved,
-    head: &RequestHead,
-    injection: Option<&Injection>,
-    mut connection: Connection,
-) -> Result<Asked, Failure> {
-    let mut request = request_head(approved, head)?;
-    if let Some(injection) = injection {
-        injection.apply(&Method::GET, request.headers_mut())?;
-    }
-    let request = request.map(|()| RequestBody::of_whole(Bytes::new(), BodyLength::None));
-    let answer = connection.send(request).await;
-    Ok(answer.map(|response| response.map(drop)))
 }
 
 fn refused(refusal: &policy::Refusal) -> Failure {

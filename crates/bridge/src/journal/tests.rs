@@ -1,4 +1,4 @@
-//! What is on disk is there after a crash, and only so much of it.
+//! The journal after a crash, on a full disk, and at its bounds.
 
 use super::*;
 use crate::data_dir::PrivateDir;
@@ -39,12 +39,12 @@ async fn close(journal: Journal, dir: &TempDir) {
 }
 
 #[tokio::test]
-async fn an_attempt_that_comes_again_is_answered_from_disk() {
+async fn repeated_attempt_gets_outcome_from_disk() {
     let dir = TempDir::new("journal-again");
     let journal = open(&dir, BOUNDS);
     let (first, second) = (attempt(1, 1), attempt(1, 2));
-    assert_eq!(journal.begin(first).await, Ok(Known::Nothing));
-    assert_eq!(journal.begin(first).await, Ok(Known::Begun));
+    assert_eq!(journal.begin(first).await, Ok(JournalEntryState::Unknown));
+    assert_eq!(journal.begin(first).await, Ok(JournalEntryState::Begun));
     journal.end(first, Outcome::answered(204)).await.unwrap();
     let before = journal.mark();
     assert_eq!(before.unwrap().sequence, 2);
@@ -52,36 +52,36 @@ async fn an_attempt_that_comes_again_is_answered_from_disk() {
 
     let journal = open(&dir, BOUNDS);
     assert_eq!(journal.mark(), before);
-    let ended = Ok(Known::Ended(Outcome::answered(204)));
+    let ended = Ok(JournalEntryState::Ended(Outcome::answered(204)));
     assert_eq!(journal.begin(first).await, ended);
-    assert_eq!(journal.probe_path(first).await, ended);
-    assert_eq!(journal.probe_path(second).await, Ok(Known::Nothing));
+    assert_eq!(journal.lookup(first).await, ended);
+    assert_eq!(journal.lookup(second).await, Ok(JournalEntryState::Unknown));
     // An end without a beginning, and a second end, change nothing.
     journal.end(second, Outcome::answered(200)).await.unwrap();
     journal.end(first, Outcome::answered(500)).await.unwrap();
-    assert_eq!(journal.probe_path(second).await, Ok(Known::Nothing));
-    assert_eq!(journal.probe_path(first).await, ended);
+    assert_eq!(journal.lookup(second).await, Ok(JournalEntryState::Unknown));
+    assert_eq!(journal.lookup(first).await, ended);
 }
 
 #[tokio::test]
-async fn what_was_begun_before_a_crash_is_possibly_executed_after_it() {
+async fn intent_before_crash_is_possibly_executed() {
     let dir = TempDir::new("journal-crash");
     let journal = open(&dir, BOUNDS);
     journal.begin(attempt(1, 1)).await.unwrap();
     close(journal, &dir).await;
     let journal = open(&dir, BOUNDS);
-    let Ok(Known::Ended(outcome)) = journal.probe_path(attempt(1, 1)).await else {
+    let Ok(JournalEntryState::Ended(outcome)) = journal.lookup(attempt(1, 1)).await else {
         panic!("it has an outcome");
     };
     assert_eq!(outcome.execution, Execution::PossiblyExecuted);
     assert_eq!(outcome.code, Some(Code::TunnelLost));
     assert_eq!(journal.mark().unwrap().sequence, 2);
     let open = journal.open_outcomes(None, 10).await.unwrap();
-    assert_eq!(open, [outcome.told(attempt(1, 1))]);
+    assert_eq!(open, [outcome.to_result(attempt(1, 1))]);
 }
 
 #[tokio::test]
-async fn what_the_relay_has_acknowledged_is_not_told_again() {
+async fn acknowledged_outcome_is_not_reported_again() {
     let dir = TempDir::new("journal-acknowledged");
     let journal = open(&dir, BOUNDS);
     for call in 1..=5 {
@@ -106,7 +106,7 @@ async fn what_the_relay_has_acknowledged_is_not_told_again() {
 }
 
 #[tokio::test]
-async fn a_full_journal_refuses_and_lets_go_of_what_is_acknowledged_alone() {
+async fn full_journal_drops_acknowledged_entries_only() {
     let dir = TempDir::new("journal-full");
     let bounds = Bounds {
         entries_max: 10,
@@ -125,8 +125,8 @@ async fn a_full_journal_refuses_and_lets_go_of_what_is_acknowledged_alone() {
         Err(JournalError::Full(10))
     );
     assert!(matches!(
-        journal.probe_path(attempt(0, 1)).await,
-        Ok(Known::Ended(_))
+        journal.lookup(attempt(0, 1)).await,
+        Ok(JournalEntryState::Ended(_))
     ));
     for call in 0..7 {
         journal.acknowledge(attempt(call, 1));
@@ -135,17 +135,26 @@ async fn a_full_journal_refuses_and_lets_go_of_what_is_acknowledged_alone() {
         journal.begin(attempt(10, 1)).await,
         Err(JournalError::Full(3))
     );
-    // The next commit begins with letting go of the oldest: more than half were acknowledged.
-    assert_eq!(journal.begin(attempt(10, 1)).await, Ok(Known::Nothing));
-    assert_eq!(journal.probe_path(attempt(0, 1)).await, Ok(Known::Nothing));
+    // The next commit drops the oldest first: more than half were acknowledged.
+    assert_eq!(
+        journal.begin(attempt(10, 1)).await,
+        Ok(JournalEntryState::Unknown)
+    );
+    assert_eq!(
+        journal.lookup(attempt(0, 1)).await,
+        Ok(JournalEntryState::Unknown)
+    );
     for call in 7..10 {
-        let known = journal.probe_path(attempt(call, 1)).await;
-        assert!(matches!(known, Ok(Known::Ended(_))), "{call}: {known:?}");
+        let known = journal.lookup(attempt(call, 1)).await;
+        assert!(
+            matches!(known, Ok(JournalEntryState::Ended(_))),
+            "{call}: {known:?}"
+        );
     }
 }
 
 #[tokio::test]
-async fn a_file_that_is_no_journal_is_set_aside_and_the_new_one_has_another_id() {
+async fn unreadable_journal_is_set_aside() {
     let dir = TempDir::new("journal-broken");
     let path = dir.path().join("journal.redb");
     let journal = open(&dir, BOUNDS);
@@ -167,7 +176,7 @@ async fn a_file_that_is_no_journal_is_set_aside_and_the_new_one_has_another_id()
 }
 
 #[tokio::test]
-async fn many_at_once_share_commits_and_lose_nothing() {
+async fn concurrent_requests_share_commits() {
     let dir = TempDir::new("journal-many");
     let journal = open(&dir, BOUNDS);
     let mut tasks = tokio::task::JoinSet::new();
@@ -175,7 +184,7 @@ async fn many_at_once_share_commits_and_lose_nothing() {
         let journal = journal.clone();
         tasks.spawn(async move {
             let attempt = attempt(call, 1);
-            assert_eq!(journal.begin(attempt).await, Ok(Known::Nothing));
+            assert_eq!(journal.begin(attempt).await, Ok(JournalEntryState::Unknown));
             journal.end(attempt, Outcome::answered(200)).await.unwrap();
         });
     }
@@ -187,7 +196,7 @@ async fn many_at_once_share_commits_and_lose_nothing() {
 }
 
 #[tokio::test]
-async fn entry_without_acknowledgement_is_never_dropped_by_age() {
+async fn unacknowledged_entry_is_never_dropped_by_age() {
     let dir = TempDir::new("journal-age");
     let bounds = Bounds {
         entries_max: 400,
@@ -200,38 +209,45 @@ async fn entry_without_acknowledgement_is_never_dropped_by_age() {
         journal.end(attempt, Outcome::answered(200)).await.unwrap();
     }
     close(journal, &dir).await;
-    // As if a clock eight days ahead, and one far behind, had been at work.
+    // As if the clock had been far ahead, and far in the past.
     for at in [0, u64::MAX] {
         store::tests::set_times(&private(dir.path()), NAME, at);
         let journal = open(&dir, bounds);
         for call in 0..=255 {
             assert_eq!(
                 journal.begin(attempt(call, 1)).await,
-                Ok(Known::Ended(Outcome::answered(200))),
+                Ok(JournalEntryState::Ended(Outcome::answered(200))),
                 "{call}"
             );
         }
         close(journal, &dir).await;
     }
-    // Behind many that wait for the relay's word, acknowledged ones give way all the same.
+    // Acknowledged entries after many unacknowledged ones are dropped all the same.
     let journal = open(&dir, bounds);
     for number in 2..=100 {
         for call in 0..4 {
             let attempt = attempt(call, number);
-            assert_eq!(journal.begin(attempt).await, Ok(Known::Nothing), "{number}");
+            assert_eq!(
+                journal.begin(attempt).await,
+                Ok(JournalEntryState::Unknown),
+                "{number}"
+            );
             journal.end(attempt, Outcome::answered(500)).await.unwrap();
             journal.acknowledge(attempt);
         }
     }
     for call in 0..=255 {
-        let known = journal.probe_path(attempt(call, 1)).await;
-        assert!(matches!(known, Ok(Known::Ended(_))), "{call}: {known:?}");
+        let known = journal.lookup(attempt(call, 1)).await;
+        assert!(
+            matches!(known, Ok(JournalEntryState::Ended(_))),
+            "{call}: {known:?}"
+        );
     }
 }
 
-/// Waits until the journal takes something: it is opened again after a pause.
+/// Waits until the journal accepts an intent: it is opened again after a pause.
 #[cfg(target_os = "linux")]
-async fn until_begun(journal: &Journal, attempt: CallAttempt) -> Known {
+async fn until_begun(journal: &Journal, attempt: CallAttempt) -> JournalEntryState {
     let until = std::time::Instant::now() + std::time::Duration::from_secs(60);
     loop {
         match journal.begin(attempt).await {
@@ -253,7 +269,10 @@ async fn journal_works_again_after_a_full_disk() {
     let mut ended = 0;
     let mut failed = None;
     for call in 0..=255 {
-        assert_eq!(journal.begin(attempt(call, 1)).await, Ok(Known::Nothing));
+        assert_eq!(
+            journal.begin(attempt(call, 1)).await,
+            Ok(JournalEntryState::Unknown)
+        );
         if call == 10 {
             disk.fill();
             // Until a commit fails, for what the file has room for.
@@ -281,13 +300,19 @@ async fn journal_works_again_after_a_full_disk() {
         "{unwritten:?}"
     );
     disk.free();
-    // Nothing has left of what was refused: it may be begun.
-    assert_eq!(until_begun(&journal, refused).await, Known::Nothing);
+    // Nothing was sent of the rejected attempt: it may be begun.
+    assert_eq!(
+        until_begun(&journal, refused).await,
+        JournalEntryState::Unknown
+    );
     journal.end(running, Outcome::answered(201)).await.unwrap();
-    let known = journal.probe_path(running).await;
-    assert_eq!(known, Ok(Known::Ended(Outcome::answered(201))));
-    // What runs in this process is no crash's leftover.
-    assert_eq!(journal.probe_path(attempt(10, 2)).await, Ok(Known::Begun));
+    let known = journal.lookup(running).await;
+    assert_eq!(known, Ok(JournalEntryState::Ended(Outcome::answered(201))));
+    // An attempt that runs in this process is not one of a crash.
+    assert_eq!(
+        journal.lookup(attempt(10, 2)).await,
+        Ok(JournalEntryState::Begun)
+    );
     assert_eq!(journal.mark().unwrap().id, mark.unwrap().id);
     let open = journal.open_outcomes(None, 1000).await.unwrap();
     assert_eq!(open.len(), ended + 1, "{number}");
@@ -305,7 +330,10 @@ async fn journal_opens_on_a_full_disk_and_works_later() {
     let refused = journal.begin(attempt(1, 1)).await;
     assert!(matches!(refused, Err(JournalError::Disk(_))), "{refused:?}");
     disk.free();
-    assert_eq!(until_begun(&journal, attempt(1, 1)).await, Known::Nothing);
+    assert_eq!(
+        until_begun(&journal, attempt(1, 1)).await,
+        JournalEntryState::Unknown
+    );
     journal.known_mark().await;
     assert!(journal.mark().is_some());
 }

@@ -1,5 +1,5 @@
-//! A maintenance window: a time of the week at which a target is left alone. In UTC, which has no gaps
-//! and no hours that come twice.
+//! A maintenance window: a time of the week at which requests to a target are rejected. It is in UTC, which has
+//! neither gaps nor repeated hours.
 
 use std::fmt;
 use std::str::FromStr;
@@ -8,8 +8,8 @@ use std::time::{SystemTime, UNIX_EPOCH};
 const DAYS: [&str; 7] = ["mon", "tue", "wed", "thu", "fri", "sat", "sun"];
 const DAY_MIN: u32 = 24 * 60;
 
-/// Days (all for none), from and to in minutes of the day. One whose end is before its beginning goes on
-/// over midnight.
+/// A maintenance window. No days means every day. `from` and `to` are minutes of the day; a window whose end is
+/// before its start continues over midnight.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Window {
     days: Vec<u8>,
@@ -18,8 +18,8 @@ pub struct Window {
 }
 
 impl Window {
-    /// Whether a moment lies in it.
-    pub(crate) fn holds(&self, moment: SystemTime) -> bool {
+    /// Returns whether a moment is in it.
+    pub(crate) fn contains(&self, moment: SystemTime) -> bool {
         let seconds = moment
             .duration_since(UNIX_EPOCH)
             .unwrap_or_default()
@@ -45,7 +45,7 @@ impl FromStr for Window {
     fn from_str(text: &str) -> Result<Self, String> {
         let wrong = || {
             format!(
-                "{text:?} is no maintenance window: write days and times in UTC, like \"daily 02:00-02:30\", \
+                "{text:?} is not a maintenance window: write days and times in UTC, like \"daily 02:00-02:30\", \
                  \"sat 22:00-23:30\" or \"mon,wed 23:30-00:30\""
             )
         };
@@ -109,21 +109,21 @@ mod tests {
     const THURSDAY: u64 = 20_783;
 
     #[test]
-    fn a_window_holds_its_times_and_no_others() {
+    fn window_contains_its_times_only() {
         let daily: Window = "daily 02:00-02:30".parse().unwrap();
-        assert!(daily.holds(at(THURSDAY, 2, 0)) && daily.holds(at(THURSDAY, 2, 29)));
-        assert!(!daily.holds(at(THURSDAY, 2, 30)) && !daily.holds(at(THURSDAY, 1, 59)));
+        assert!(daily.contains(at(THURSDAY, 2, 0)) && daily.contains(at(THURSDAY, 2, 29)));
+        assert!(!daily.contains(at(THURSDAY, 2, 30)) && !daily.contains(at(THURSDAY, 1, 59)));
         let thursday: Window = "thu 08:00-09:00".parse().unwrap();
-        assert!(thursday.holds(at(THURSDAY, 8, 30)));
-        assert!(!thursday.holds(at(THURSDAY + 1, 8, 30)));
+        assert!(thursday.contains(at(THURSDAY, 8, 30)));
+        assert!(!thursday.contains(at(THURSDAY + 1, 8, 30)));
         let night: Window = "thu 23:30-00:30".parse().unwrap();
-        assert!(night.holds(at(THURSDAY, 23, 45)) && night.holds(at(THURSDAY + 1, 0, 15)));
-        assert!(!night.holds(at(THURSDAY, 0, 15)) && !night.holds(at(THURSDAY + 1, 23, 45)));
+        assert!(night.contains(at(THURSDAY, 23, 45)) && night.contains(at(THURSDAY + 1, 0, 15)));
+        assert!(!night.contains(at(THURSDAY, 0, 15)) && !night.contains(at(THURSDAY + 1, 23, 45)));
         assert_eq!(night.to_string(), "thu 23:30-00:30");
     }
 
     #[test]
-    fn what_is_no_window_is_said() {
+    fn invalid_window_is_rejected() {
         for wrong in [
             "02:00-03:00",
             "daily 2:00-3:00",

@@ -1,16 +1,16 @@
-//! The nonces that were used, on the disk until they expire: a restart makes none good again.
+//! The nonces that were used, on disk until they expire: a restart makes none usable again.
 //!
 //! ```text
 //!            reserve               spend, on disk           the target responded with a failure
 //! (unknown) ---------> reserved ---------------------> used -----------------------------------> repeatable
 //!     ^                   |                             |     (an attempt of a delivery)            |
 //!     |     dropped       |       not dispatched        |                                           |
-//!     +-------------------+<----------------------------+      reserve, for the same call alone     |
+//!     +-------------------+<----------------------------+      reserve, for the same call only      |
 //!                                                              and the same signature <-------------+
 //! ```
 //!
-//! A reservation is in memory only: an exchange that ends before anything left takes nothing with it,
-//! however it ends. What the file is: nonce (SHA-256) -> state, end, binding, executions.
+//! A reservation is in memory only: an exchange that ends before anything was sent leaves nothing, however it
+//! ends. The file maps nonce (SHA-256) -> state, expiry, binding, executions.
 
 use protocol::frame::CallAttempt;
 use redb::backends::FileBackend;
@@ -30,33 +30,33 @@ const ABOUT: TableDefinition<'_, &str, u64> = TableDefinition::new("about");
 /// The key in `about` of the time since which every use is in the file, in seconds since 1970.
 const SINCE: &str = "since";
 
-/// The key in `about` of the time of the last sweep. A signature that had ended by then is refused also after
-/// the clock was set back: its nonce may have been removed.
+/// The key in `about` of the time of the last sweep. A signature that had expired by then stays rejected after the
+/// clock was set back: its nonce may have been removed.
 const SWEPT: &str = "swept";
 
-/// Nonces at once. Beyond, signed requests are rejected until some have expired.
+/// Nonces in the store. When it is full, signed requests are rejected until some have expired.
 const NONCES_MAX: u64 = 200_000;
 
-/// Expired nonces are removed each time that so many more have come.
+/// Expired nonces are removed after this many reservations.
 const SWEEP_EVERY: u32 = 1000;
 
-/// What the database keeps in memory.
+/// The database's cache in memory.
 const CACHE_BYTES: usize = 256 * 1024;
 
-/// Executions of one signed delivery: its attempts, those included that an operator asks for.
+/// Executions of one signed delivery: its attempts, including those that an operator requests.
 const EXECUTIONS_MAX: u8 = 64;
 
-/// A request with it is on its way, or was executed.
+/// A request with it is in progress, or was executed.
 const USED: u8 = 1;
 /// The target responded to an attempt with a failure: another attempt of the same call may follow.
 const REPEATABLE: u8 = 2;
 
-/// What a nonce is bound to: the call that has used it, and what was signed.
+/// What a nonce is bound to: the call that used it, and the signed content.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Binding(u128);
 
 impl Binding {
-    /// Of a request that is an attempt of a delivery, or none.
+    /// Returns the binding of a request, which may be an attempt of a delivery.
     pub(crate) fn of(attempt: Option<CallAttempt>, base: &[u8; 32]) -> Self {
         let mut all = base.to_vec();
         if let Some(attempt) = attempt {
@@ -69,22 +69,22 @@ impl Binding {
     }
 }
 
-/// Whether a nonce may be used.
+/// The result of a reservation.
 #[derive(Debug)]
-pub(crate) enum Taken {
-    /// It may, by this request alone.
+pub(crate) enum ReserveResult {
+    /// This request may use the nonce, and no other.
     Reserved(Reserved),
-    /// A request with it is on its way.
+    /// A request with it is in progress.
     InUse,
     /// A request with it was executed.
     Used,
     /// The signature is older than the store, or than its last sweep: it may have been used.
     TooOld,
-    /// There are as many as there may be.
+    /// The store is full.
     Full,
 }
 
-/// A nonce that this request may use. Dropped unspent, it is as if it had never come.
+/// A nonce that this request may use. Dropping it unspent leaves no trace.
 #[derive(Debug)]
 pub(crate) struct Reserved {
     nonces: Arc<Nonces>,
@@ -105,7 +105,7 @@ impl Drop for Reserved {
 #[derive(Debug)]
 pub(crate) struct Nonces {
     path: PathBuf,
-    /// None until it is needed, and after an error: a handle that has failed once is not used again.
+    /// `None` until it is needed, and after an error: redb rejects everything on a handle that failed once.
     database: Mutex<Option<Database>>,
     reserved: Mutex<HashSet<[u8; 32]>>,
     since_sweep: Mutex<u32>,
@@ -127,7 +127,7 @@ fn text(error: impl std::fmt::Display) -> String {
 }
 
 impl Nonces {
-    /// A store in this file, which is opened when it is needed.
+    /// Returns a store in this file, which is opened when it is needed.
     pub(crate) fn new(path: PathBuf) -> Arc<Self> {
         Arc::new(Self {
             path,
@@ -141,7 +141,7 @@ impl Nonces {
         self.reserved.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Opens the file, so that signatures from now on are taken. Blocks.
+    /// Opens the file, so that signatures from now on are accepted. Blocks.
     ///
     /// # Errors
     /// What is wrong with the file.
@@ -149,7 +149,7 @@ impl Nonces {
         self.with(|_| Ok(()))
     }
 
-    /// Works with the database. One that fails is closed, and opened again by the next use.
+    /// Runs work on the database. After an error it is closed, and the next use opens it again.
     fn with<T>(&self, work: impl FnOnce(&Database) -> Result<T, String>) -> Result<T, String> {
         let mut slot = self.database.lock().unwrap_or_else(PoisonError::into_inner);
         let database = match slot.take() {
@@ -172,12 +172,13 @@ impl Nonces {
         nonce: &str,
         (created, expires): (u64, u64),
         binding: Binding,
-    ) -> Result<Taken, String> {
-        self.sweep_now_and_then()?;
+    ) -> Result<ReserveResult, String> {
+        self.sweep_if_due()?;
         let key = key(nonce);
-        // Before the look at the disk: a request that is just ending must not be seen in neither place.
+        // In memory before on disk: a request that ends meanwhile writes the disk first and then releases its
+        // reservation, so that its nonce is always found in one of the two.
         if !self.reserved().insert(key) {
-            return Ok(Taken::InUse);
+            return Ok(ReserveResult::InUse);
         }
         let mut reserved = Reserved {
             nonces: self.clone(),
@@ -204,12 +205,12 @@ impl Nonces {
             {
                 executions
             }
-            Some(_) => return Ok(Taken::Used),
-            None if is_too_old => return Ok(Taken::TooOld),
-            None if count >= NONCES_MAX => return Ok(Taken::Full),
+            Some(_) => return Ok(ReserveResult::Used),
+            None if is_too_old => return Ok(ReserveResult::TooOld),
+            None if count >= NONCES_MAX => return Ok(ReserveResult::Full),
             None => 0,
         };
-        Ok(Taken::Reserved(reserved))
+        Ok(ReserveResult::Reserved(reserved))
     }
 
     fn write(&self, key: &[u8; 32], value: Option<(u8, u64, u128, u8)>) -> Result<(), String> {
@@ -228,7 +229,7 @@ impl Nonces {
         })
     }
 
-    fn sweep_now_and_then(&self) -> Result<(), String> {
+    fn sweep_if_due(&self) -> Result<(), String> {
         {
             let mut since = self
                 .since_sweep
@@ -256,7 +257,7 @@ impl Nonces {
         })
     }
 
-    /// Nonces that are known. For tests.
+    /// Returns the number of stored nonces. For tests.
     #[cfg(test)]
     fn count(&self) -> u64 {
         self.with(|database| {
@@ -269,10 +270,10 @@ impl Nonces {
 }
 
 impl Reserved {
-    /// Uses the nonce up, on the disk before this returns. To be called before anything leaves. Blocks.
+    /// Uses the nonce up; it is on disk when this returns. Must be called before anything is sent. Blocks.
     ///
     /// # Errors
-    /// What is wrong with the disk. Nothing must leave then.
+    /// What is wrong with the disk. Nothing may be sent then.
     pub(crate) fn spend(&mut self) -> Result<(), String> {
         let executions = self.executions + 1;
         let value = (USED, self.expires, self.binding.0, executions);
@@ -281,7 +282,7 @@ impl Reserved {
         Ok(())
     }
 
-    /// Nothing was dispatched: the nonce is as it was before. Blocks.
+    /// Restores the nonce as it was before, because nothing was dispatched. Blocks.
     ///
     /// # Errors
     /// What is wrong with the disk; the nonce stays used.
@@ -295,8 +296,8 @@ impl Reserved {
         self.nonces.write(&self.key, before)
     }
 
-    /// The target responded to this attempt of a delivery with a failure: another attempt of the same call
-    /// may use the nonce. Blocks.
+    /// Allows another attempt of the same call to use the nonce, because the target responded to this one with a
+    /// failure. Blocks.
     ///
     /// # Errors
     /// What is wrong with the disk; the nonce stays used.
@@ -307,7 +308,7 @@ impl Reserved {
     }
 }
 
-/// Opens the file, and notes the time in a new one.
+/// Opens the file. A new one gets the time since which it is complete.
 fn open(path: &Path) -> Result<Database, String> {
     let mut options = std::fs::OpenOptions::new();
     options.create(true).truncate(false).read(true).write(true);
@@ -351,7 +352,7 @@ mod tests {
         Binding::of(call, &[7; 32])
     }
 
-    fn reserve(nonces: &Arc<Nonces>, binding: Binding) -> Taken {
+    fn reserve(nonces: &Arc<Nonces>, binding: Binding) -> ReserveResult {
         let now = now();
         let times = (now, now + 600);
         nonces.reserve("a", times, binding).unwrap()
@@ -359,17 +360,17 @@ mod tests {
 
     fn reserved(nonces: &Arc<Nonces>, binding: Binding) -> Reserved {
         match reserve(nonces, binding) {
-            Taken::Reserved(reserved) => reserved,
+            ReserveResult::Reserved(reserved) => reserved,
             other => panic!("{other:?}"),
         }
     }
 
     fn is_used(nonces: &Arc<Nonces>, binding: Binding) -> bool {
-        matches!(reserve(nonces, binding), Taken::Used)
+        matches!(reserve(nonces, binding), ReserveResult::Used)
     }
 
     #[test]
-    fn a_nonce_is_good_once_also_after_a_restart() {
+    fn nonce_is_valid_once_also_after_a_restart() {
         let dir = TempDir::new("nonces");
         let path = dir.path().join("nonces.redb");
         let nonces = Nonces::new(path.clone());
@@ -383,11 +384,11 @@ mod tests {
     }
 
     #[test]
-    fn a_reservation_excludes_others_and_leaves_nothing() {
+    fn reservation_excludes_others_and_leaves_nothing() {
         let dir = TempDir::new("nonces-reserved");
         let nonces = Nonces::new(dir.path().join("nonces.redb"));
         let first = reserved(&nonces, of(attempt(1, 1)));
-        assert!(matches!(reserve(&nonces, of(None)), Taken::InUse));
+        assert!(matches!(reserve(&nonces, of(None)), ReserveResult::InUse));
         drop(first);
         assert_eq!(nonces.count(), 0);
         let second = reserved(&nonces, of(None));
@@ -395,7 +396,7 @@ mod tests {
     }
 
     #[test]
-    fn what_was_not_dispatched_frees_its_nonce() {
+    fn request_not_dispatched_frees_its_nonce() {
         let dir = TempDir::new("nonces-free");
         let nonces = Nonces::new(dir.path().join("nonces.redb"));
         let mut first = reserved(&nonces, of(None));
@@ -407,7 +408,7 @@ mod tests {
     }
 
     #[test]
-    fn a_failed_delivery_repeats_for_its_own_call() {
+    fn failed_delivery_repeats_for_its_own_call() {
         let dir = TempDir::new("nonces-repeat");
         let nonces = Nonces::new(dir.path().join("nonces.redb"));
         let mut first = reserved(&nonces, of(attempt(1, 1)));
@@ -443,13 +444,13 @@ mod tests {
     }
 
     #[test]
-    fn signatures_older_than_the_store_are_refused() {
+    fn signature_older_than_the_store_is_rejected() {
         let dir = TempDir::new("nonces-since");
         let nonces = Nonces::new(dir.path().join("nonces.redb"));
         nonces.open().unwrap();
         let now = now();
         let old = nonces.reserve("a", (now - 5, now + 600), of(None));
-        assert!(matches!(old, Ok(Taken::TooOld)));
+        assert!(matches!(old, Ok(ReserveResult::TooOld)));
         reserved(&nonces, of(None));
     }
 
@@ -467,6 +468,6 @@ mod tests {
         assert_eq!(nonces.count(), 1);
         // The clock was set back: the old signature seems valid again.
         let again = nonces.reserve("old", (now + 5, now - 1), of(None));
-        assert!(matches!(again, Ok(Taken::TooOld)), "{again:?}");
+        assert!(matches!(again, Ok(ReserveResult::TooOld)), "{again:?}");
     }
 }

@@ -24,6 +24,8 @@ pub(crate) struct Limits {
     pub(crate) own: Vec<IpAddr>,
     /// Whether addresses must be on the public internet.
     pub(crate) public_only: bool,
+    /// Whether the host is one that the operator wrote into the program's own config, so that no rule applies.
+    pub(crate) is_configured: bool,
 }
 
 /// A rule or endpoint that allows the request, as far as its address is one of its own.
@@ -90,6 +92,9 @@ impl Limits {
 
     /// Whether `addr`, which `host` is or was resolved to, may be connected to under this grant.
     pub(crate) fn admit(&self, grant: &Grant, host: &Host, addr: IpAddr) -> Result<(), Refusal> {
+        if self.is_configured {
+            return Ok(());
+        }
         self.refuse_host(host)?;
         refuse_always(host, addr)?;
         let refuse = |why: String| {
@@ -160,6 +165,7 @@ mod tests {
         let limits = Limits {
             own: vec!["10.0.0.5".parse().unwrap(), "fd00::5".parse().unwrap()],
             public_only: false,
+            ..Limits::default()
         };
         let pattern = HostPattern::parse(pattern).unwrap();
         let grant = Grant::allow(RuleRef::Allow(0, pattern.clone()), pattern);
@@ -286,6 +292,7 @@ mod tests {
         let limits = Limits {
             own: vec![],
             public_only: true,
+            ..Limits::default()
         };
         for (text, admitted) in [("8.8.8.8", true), ("10.0.0.1", false), ("127.0.0.1", false)] {
             let host = Host::parse(text).unwrap();

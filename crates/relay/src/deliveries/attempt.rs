@@ -201,7 +201,7 @@ pub(super) async fn directly(
         headers,
         body: request.body,
         deadline: tokio::time::Instant::now() + within,
-        answer_max: state.data.limits().call_response_max.0,
+        response_max: state.data.limits().call_response_max.0,
         memory,
         is_status_enough: true,
     };

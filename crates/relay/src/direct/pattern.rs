@@ -5,15 +5,15 @@ use policy::{HostPattern, Methods, PathPattern, Policy, Ports, Rule, Scheme};
 /// Bytes of a pattern.
 const PATTERN_MAX_BYTES: usize = 512;
 
-/// Whether every pattern can be a tenant's.
+/// Checks that every pattern is valid.
 ///
 /// # Errors
-/// Which cannot, why, and what would be right.
+/// The wrong pattern, why, and an example.
 pub fn check_all(patterns: &[String]) -> Result<(), String> {
     policy(patterns).map(drop)
 }
 
-/// The policy that allows these patterns, on public addresses alone. Empty ones allow nothing.
+/// Returns the policy that allows these patterns, on public addresses only. No pattern allows nothing.
 ///
 /// # Errors
 /// As [`check_all`].
@@ -27,7 +27,7 @@ fn rule(text: &str) -> Result<Rule, String> {
     let wrong = |why: &str| {
         let shown: String = text.escape_debug().take(100).collect();
         format!(
-            "`{shown}` is no pattern: {why}; write a scheme, a host and perhaps a port and a path, \
+            "`{shown}` is not a pattern: {why}; write a scheme, a host, and optionally a port and a path, \
              as in \"https://hooks.example.com/*\" or \"https://*.example.com:8443/in/*\""
         )
     };
@@ -44,9 +44,11 @@ fn rule(text: &str) -> Result<Rule, String> {
         None => (rest, "/*"),
     };
     let (host, port) = match authority.rsplit_once(':') {
-        // A colon in an address of IPv6 is none of a port.
+        // A colon inside the brackets of an IPv6 address does not begin a port.
         Some((host, port)) if !port.contains(']') => {
-            let port: u16 = port.parse().map_err(|_| wrong("its port is no number"))?;
+            let port: u16 = port
+                .parse()
+                .map_err(|_| wrong("its port is not a number"))?;
             (host, Some(port))
         }
         _ => (authority, None),
@@ -81,7 +83,7 @@ mod tests {
     }
 
     #[test]
-    fn a_pattern_allows_its_scheme_host_port_and_path_alone() {
+    fn pattern_allows_its_scheme_host_port_and_path() {
         let pattern = "https://hooks.example.com/in/*";
         assert!(allows(pattern, "https://hooks.example.com/in/1?x=y"));
         for url in [
@@ -104,7 +106,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_pattern_is_refused_with_an_example() {
+    fn invalid_pattern_is_rejected_with_an_example() {
         for text in [
             "hooks.example.com",
             "ftp://hooks.example.com",
@@ -120,7 +122,7 @@ mod tests {
     }
 
     #[test]
-    fn a_public_name_is_let_through_to_public_addresses_alone() {
+    fn public_name_reaches_public_addresses_only() {
         let policy = policy(&["https://hooks.example.com/*".to_owned()]).unwrap();
         let candidate = policy
             .decide_url("POST", "https://hooks.example.com/1")

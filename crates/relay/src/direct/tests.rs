@@ -28,7 +28,7 @@ fn request(url: String) -> DirectRequest {
         headers: HeaderMap::new(),
         body: Bytes::from_static(b"{\"n\":1}"),
         deadline: Instant::now() + Duration::from_secs(5),
-        answer_max: 1000,
+        response_max: 1000,
         memory: memory(),
         is_status_enough: false,
     }
@@ -40,14 +40,14 @@ fn memory() -> Reservation {
 }
 
 #[tokio::test]
-async fn a_call_reaches_its_target_with_its_own_host_and_body() {
+async fn direct_call_has_its_own_host_and_body() {
     let target = TestTarget::start().await;
-    let mut ask = request(target.url("/hook?x=1"));
-    ask.headers.insert("x-own", HeaderValue::from_static("1"));
-    ask.headers
+    let mut call = request(target.url("/hook?x=1"));
+    call.headers.insert("x-own", HeaderValue::from_static("1"));
+    call.headers
         .insert("connection", HeaderValue::from_static("x-own"));
-    let answer = direct().call(&loopback(target.port()), ask).await.unwrap();
-    assert_eq!(answer.status, 200);
+    let response = direct().call(&loopback(target.port()), call).await.unwrap();
+    assert_eq!(response.status, 200);
     let hook = target.hooks().pop().unwrap();
     assert_eq!(&hook.body[..], b"{\"n\":1}");
     assert_eq!(hook.path, "/hook?x=1");
@@ -56,28 +56,31 @@ async fn a_call_reaches_its_target_with_its_own_host_and_body() {
 }
 
 #[tokio::test]
-async fn a_redirect_is_passed_back_and_not_followed() {
+async fn redirect_is_passed_back_and_not_followed() {
     let target = TestTarget::start().await;
     let url = target.url("/redirect?to=http://169.254.169.254/latest");
-    let answer = direct().call(&loopback(target.port()), request(url)).await;
-    let answer = answer.unwrap();
-    assert_eq!(answer.status, 302);
-    assert_eq!(answer.headers["location"], "http://169.254.169.254/latest");
+    let response = direct().call(&loopback(target.port()), request(url)).await;
+    let response = response.unwrap();
+    assert_eq!(response.status, 302);
+    assert_eq!(
+        response.headers["location"],
+        "http://169.254.169.254/latest"
+    );
     assert_eq!(target.requests(), 1);
 }
 
-/// A delivery needs no more than the status: with it, the request was executed.
+/// A delivery needs only the status: with it, the request was executed.
 #[tokio::test]
-async fn status_survives_whatever_becomes_of_the_body() {
+async fn status_survives_a_failed_body() {
     let target = TestTarget::start().await;
     let policy = loopback(target.port());
     for path in ["/bytes/1001", "/truncated"] {
-        let ask = DirectRequest {
+        let call = DirectRequest {
             is_status_enough: true,
             ..request(target.url(path))
         };
-        let answer = direct().call(&policy, ask).await.unwrap();
-        assert_eq!(answer.status, 200, "{path}");
+        let response = direct().call(&policy, call).await.unwrap();
+        assert_eq!(response.status, 200, "{path}");
     }
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
     let addr = listener.local_addr().unwrap();
@@ -86,23 +89,23 @@ async fn status_survives_whatever_becomes_of_the_body() {
         let (mut stream, _) = listener.accept().await.unwrap();
         let mut head = [0; 1024];
         let _ = stream.read(&mut head).await.unwrap();
-        let answer = b"HTTP/1.1 201 Created\r\ncontent-length: 5\r\n\r\nab";
-        stream.write_all(answer).await.unwrap();
-        // Until the caller gives up.
+        let response = b"HTTP/1.1 201 Created\r\ncontent-length: 5\r\n\r\nab";
+        stream.write_all(response).await.unwrap();
+        // Until the caller closes the connection.
         let _ = stream.read(&mut head).await;
     });
-    let ask = DirectRequest {
+    let call = DirectRequest {
         is_status_enough: true,
         deadline: Instant::now() + Duration::from_millis(700),
         ..request(format!("http://{addr}/"))
     };
-    let answer = direct().call(&loopback(addr.port()), ask).await.unwrap();
-    assert_eq!(answer.status, 201);
+    let response = direct().call(&loopback(addr.port()), call).await.unwrap();
+    assert_eq!(response.status, 201);
     stalling.abort();
 }
 
 #[tokio::test]
-async fn each_end_has_its_code_and_says_how_far_it_came() {
+async fn each_failure_has_its_code_and_execution() {
     let target = TestTarget::start().await;
     let policy = loopback(target.port());
     let end = |path: &'static str| {
@@ -139,7 +142,7 @@ async fn each_end_has_its_code_and_says_how_far_it_came() {
 }
 
 #[tokio::test]
-async fn no_tenants_pattern_reaches_what_is_not_public() {
+async fn tenant_pattern_reaches_public_addresses_only() {
     let target = TestTarget::start().await;
     let direct = Direct::new(config::Direct::default());
     for host in [
@@ -153,7 +156,7 @@ async fn no_tenants_pattern_reaches_what_is_not_public() {
         "0x7f000001",
     ] {
         let url = format!("http://{host}:{}/hook", target.port());
-        // Whatever a site administrator has written.
+        // Even if a site administrator wrote a pattern for it.
         let pattern = format!("http://{host}:{}/*", target.port());
         let failure = match pattern::policy(&[pattern]) {
             Err(_) => continue,
@@ -169,7 +172,7 @@ async fn no_tenants_pattern_reaches_what_is_not_public() {
 }
 
 #[tokio::test]
-async fn a_tenant_has_so_many_at_once() {
+async fn tenant_has_a_concurrency_limit() {
     let target = TestTarget::start().await;
     let config = config::Direct {
         concurrent_per_tenant: 1,
@@ -194,21 +197,4 @@ async fn a_tenant_has_so_many_at_once() {
         .call(&policy, request(target.url("/small")))
         .await
         .unwrap();
-}
-
-#[test]
-fn tenant_leaves_direct_calls_for_others() {
-    let direct = Direct::new(config::Direct {
-        concurrent_max: 8,
-        concurrent_per_tenant: 8,
-        ..config::Direct::default()
-    });
-    let greedy = |tenant: &str| -> Vec<Permit> {
-        std::iter::from_fn(|| direct.permit(&tenant.into()).ok()).collect()
-    };
-    let all = ["a", "b", "c"].map(greedy);
-    assert_eq!(all.each_ref().map(Vec::len), [4, 2, 1]);
-    drop(all);
-    let running = direct.running.lock().unwrap();
-    assert!(running.all == 0 && running.of_tenant.is_empty());
 }

@@ -224,7 +224,7 @@ async fn send_direct(
         headers,
         body: fallback.body,
         deadline: time.deadline.into(),
-        answer_max: data.limits().call_response_max.0,
+        response_max: data.limits().call_response_max.0,
         memory: memory.sibling(),
         is_status_enough: false,
     };

@@ -1,44 +1,116 @@
-//! One request to the collector, on a connection of its own: there is one every few seconds.
+//! Requests to the collector, each on a connection of its own: there is one every few seconds.
 
 use bytes::Bytes;
 use http::header::{self, HeaderValue};
 use http::{Request, Response, Uri};
-use http_body_util::{BodyExt, Full, Limited};
-use hyper::client::conn::http1;
-use hyper_util::rt::TokioIo;
+use http_body_util::{BodyExt, Limited};
+use http_client::{
+    AddressRule, Attempts, ClientOptions, Executed, OwnRequest, PoolLimits, Replay, RequestBody,
+    RequestPlan, ResolveError, Resolver, ResponseBody,
+};
 use opentelemetry_http::{HttpClient, HttpError};
-use rustls::ClientConfig;
-use rustls::pki_types::ServerName;
-use std::fmt;
+use policy::{Approved, Candidate};
+use protocol::Failure;
+use protocol::frame::BodyLength;
 use std::path::PathBuf;
 use std::pin::Pin;
-use std::sync::Arc;
-use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::net::TcpStream;
-use tokio_rustls::TlsConnector;
-use transport::tls::TlsSetupError;
+use std::time::Duration;
+use transport::dial::Proxy;
+use transport::lookup::Owner;
+use transport::tls::{Oldest, TlsSetupError};
 
-/// Bytes of a collector's answer that are read.
-const ANSWER_MAX_BYTES: usize = 64 * 1024;
+/// Bytes of a collector's response that are read.
+const RESPONSE_MAX_BYTES: usize = 64 * 1024;
+
+/// How long a connection may take, and then its TLS handshake. The exporter limits the whole request.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// Lookups at a time. Batches are sent one after the other; a second one covers a lookup that hangs.
+const LOOKUPS_MAX: usize = 2;
+
+/// The config key of the collector's URL.
+const ENDPOINT_KEY: &str = "telemetry.otlp_endpoint";
 
 /// Makes requests to the collector.
+#[derive(Debug)]
 pub(super) struct Client {
-    tls: Arc<ClientConfig>,
-}
-
-impl fmt::Debug for Client {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("Client")
-    }
+    client: http_client::Client,
+    resolver: Resolver,
 }
 
 impl Client {
-    /// Trusts these beside the system's roots.
-    pub(super) fn new(ca_files: &[PathBuf]) -> Result<Self, TlsSetupError> {
+    /// Trusts a CA file in addition to the system's roots, and reads it now.
+    pub(super) fn new(ca_file: Option<PathBuf>) -> Result<Self, TlsSetupError> {
+        let client = http_client::Client::new(ClientOptions {
+            ca_file,
+            tls_oldest: Oldest::default(),
+            proxy: Proxy::Direct,
+            connect_timeout: CONNECT_TIMEOUT,
+            http2: false,
+            pool: PoolLimits::default(),
+        });
+        client.load_certificates()?;
         Ok(Self {
-            tls: transport::tls::client_config(ca_files, &[b"http/1.1"])?,
+            client,
+            resolver: Resolver::new(LOOKUPS_MAX),
         })
     }
+
+    async fn send(&self, request: Request<Bytes>) -> Result<Response<Bytes>, HttpError> {
+        let (parts, body) = request.into_parts();
+        let url = parts.uri.to_string();
+        // The operator configured this URL, so it needs no rule.
+        let candidate = Candidate::for_configured(ENDPOINT_KEY, parts.method.as_str(), &url)?;
+        let owner = || Owner {
+            group: "telemetry".into(),
+            member: "".into(),
+        };
+        let approving = self.resolver.approved(&candidate, AddressRule::Any, owner);
+        let approved = approving.await.map_err(|error| match error {
+            ResolveError::Lookup(failure) => failed(failure),
+            ResolveError::Refused(refusal) => refusal.into(),
+        })?;
+        let authority = parts
+            .uri
+            .authority()
+            .map_or("", |authority| authority.as_str());
+        let host = HeaderValue::from_str(authority)?;
+        let path = parts.uri.path_and_query().map_or("/", |path| path.as_str());
+        let path: Uri = path.parse()?;
+        let own = OwnRequest {
+            approved,
+            head: |_: &Approved| {
+                let mut request = Request::new(());
+                *request.method_mut() = parts.method.clone();
+                *request.uri_mut() = path.clone();
+                *request.headers_mut() = parts.headers.clone();
+                request.headers_mut().insert(header::HOST, host.clone());
+                Ok(request)
+            },
+        };
+        let plan = RequestPlan::new(
+            &candidate,
+            http_client::Client::pool_key(candidate.target(), None, None),
+        );
+        let length = BodyLength::Known(body.len() as u64);
+        let body = RequestBody::from_bytes(body, length);
+        // Once: a batch that was sent twice would show its spans twice.
+        let attempts = Attempts::new(Replay::Never, 1);
+        let executed = self.client.execute_own(&plan, own, body, attempts).await;
+        let Executed {
+            response,
+            mut connection,
+            ..
+        } = executed.map_err(|error| failed(error.into()))?;
+        let (parts, incoming) = response.into_parts();
+        let body = ResponseBody::new(incoming, &mut connection);
+        let body = Limited::new(body, RESPONSE_MAX_BYTES).collect().await?;
+        Ok(Response::from_parts(parts, body.to_bytes()))
+    }
+}
+
+fn failed(failure: Failure) -> HttpError {
+    failure.detail.into()
 }
 
 type Sending<'a> = Pin<Box<dyn Future<Output = Result<Response<Bytes>, HttpError>> + Send + 'a>>;
@@ -49,47 +121,6 @@ impl HttpClient for Client {
         'a: 'b,
         Self: 'b,
     {
-        Box::pin(send(self.tls.clone(), request))
+        Box::pin(self.send(request))
     }
-}
-
-async fn send(
-    tls: Arc<ClientConfig>,
-    mut request: Request<Bytes>,
-) -> Result<Response<Bytes>, HttpError> {
-    let uri = request.uri().clone();
-    let host = uri.host().ok_or("the collector's URL has no host")?;
-    let bare = host.trim_start_matches('[').trim_end_matches(']');
-    let is_tls = uri.scheme_str() == Some("https");
-    let port = uri.port_u16().unwrap_or(if is_tls { 443 } else { 80 });
-    let authority = uri.authority().map_or(host, |authority| authority.as_str());
-    let host_field = HeaderValue::from_str(authority)?;
-    request.headers_mut().insert(header::HOST, host_field);
-    let path = uri.path_and_query().map_or("/", |path| path.as_str());
-    *request.uri_mut() = path.parse::<Uri>()?;
-    let stream = TcpStream::connect((bare, port)).await?;
-    if is_tls {
-        let name = ServerName::try_from(bare.to_owned())?;
-        let stream = TlsConnector::from(tls).connect(name, stream).await?;
-        exchange(stream, request).await
-    } else {
-        exchange(stream, request).await
-    }
-}
-
-async fn exchange(
-    stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
-    request: Request<Bytes>,
-) -> Result<Response<Bytes>, HttpError> {
-    let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await?;
-    let moving = tokio::spawn(connection);
-    let exchanged = async {
-        let answer = sender.send_request(request.map(Full::new)).await?;
-        let (parts, body) = answer.into_parts();
-        let body = Limited::new(body, ANSWER_MAX_BYTES).collect().await?;
-        Ok(Response::from_parts(parts, body.to_bytes()))
-    };
-    let result = exchanged.await;
-    moving.abort();
-    result
 }

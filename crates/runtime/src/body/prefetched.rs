@@ -28,12 +28,19 @@ impl<B: Body> PrefetchedBody<B> {
         }
     }
 
-    /// Puts a frame back, after those that were put back before.
+    /// Adds a frame that was read, after those that were added before.
     pub fn push(&mut self, frame: Frame<B::Data>) {
         if self.first.is_none() && self.more.is_empty() {
             self.first = Some(frame);
         } else {
             self.more.push_back(frame);
+        }
+    }
+
+    /// Puts a frame back that was taken from this body last.
+    pub fn put_back(&mut self, frame: Frame<B::Data>) {
+        if let Some(second) = self.first.replace(frame) {
+            self.more.push_front(second);
         }
     }
 
@@ -76,10 +83,6 @@ where
         if let Some(error) = self.failed.take() {
             return Poll::Ready(Some(Err(error)));
         }
-        // A body at its end may not be polled again: some then wait for a connection that is gone.
-        if self.rest.is_end_stream() {
-            return Poll::Ready(None);
-        }
         Pin::new(&mut self.rest).poll_frame(cx)
     }
 
@@ -118,6 +121,16 @@ mod tests {
         }
         assert!(body.is_end_stream());
         assert_eq!(poll(&mut body), Poll::Ready(None));
+    }
+
+    #[test]
+    fn frame_put_back_comes_first() {
+        let mut body = PrefetchedBody::new(Script::of([data(b"c")]));
+        body.push(Frame::data(Bytes::from_static(b"b")));
+        body.put_back(Frame::data(Bytes::from_static(b"a")));
+        for expected in [bytes(b"a"), bytes(b"b"), bytes(b"c")] {
+            assert_eq!(poll(&mut body), expected);
+        }
     }
 
     #[test]

@@ -3,21 +3,21 @@
 use http::header::{self, HeaderMap};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-/// What a `Set-Cookie` field says of one cookie.
+/// The change of one cookie by a `Set-Cookie` field.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Change {
-    /// It has this value, until this time if there is one.
+    /// It gets this value, and expires at this time if there is one.
     Set {
         name: String,
         value: String,
         expires: Option<SystemTime>,
     },
-    /// It is deleted: without a value, or with an end in the past.
+    /// It is deleted: it has no value, or an expiry in the past.
     Deleted { name: String },
 }
 
 impl Change {
-    /// Parses the value of a `Set-Cookie` field (RFC 6265, 5.2). `None` where it is no cookie.
+    /// Parses the value of a `Set-Cookie` field (RFC 6265, 5.2). `None` where it is not a cookie.
     pub(super) fn parse(field: &str, now: SystemTime) -> Option<Self> {
         let mut parts = field.split(';');
         let (name, value) = parts.next()?.split_once('=')?;
@@ -29,7 +29,7 @@ impl Change {
         for part in parts {
             let (attribute, value) = part.split_once('=').unwrap_or((part, ""));
             let (attribute, value) = (attribute.trim(), value.trim());
-            // Of several the last valid one counts.
+            // Of several, the last valid one counts (RFC 6265, 5.3).
             if attribute.eq_ignore_ascii_case("max-age") {
                 max_age = end_of(value, now).or(max_age);
             } else if attribute.eq_ignore_ascii_case("expires") {
@@ -48,7 +48,7 @@ impl Change {
     }
 }
 
-/// When a cookie with this `Max-Age` ends.
+/// Returns when a cookie with this `Max-Age` expires.
 fn end_of(max_age: &str, now: SystemTime) -> Option<SystemTime> {
     let digits = max_age.strip_prefix('-').unwrap_or(max_age);
     if digits.is_empty() || !digits.bytes().all(|byte| byte.is_ascii_digit()) {
@@ -61,7 +61,7 @@ fn end_of(max_age: &str, now: SystemTime) -> Option<SystemTime> {
     now.checked_add(Duration::from_secs(seconds.into()))
 }
 
-/// A date of a cookie (RFC 6265, 5.1.1), which is laxer than one of HTTP: ALM writes
+/// Parses the date of a cookie (RFC 6265, 5.1.1), whose format is more tolerant than HTTP's: ALM writes
 /// `Thu, 01-Jan-1970 00:00:10 GMT`.
 fn date(text: &str) -> Option<SystemTime> {
     const MONTHS: [&str; 12] = [
@@ -97,12 +97,12 @@ fn date(text: &str) -> Option<SystemTime> {
     if !(1..=31).contains(&day) || year < 1601 {
         return None;
     }
-    // Before 1970 is past in any case.
+    // A date before 1970 counts as 1970: both are in the past.
     let days = days_since_1970(year, month, day).unwrap_or(0);
     UNIX_EPOCH.checked_add(Duration::from_secs(days * 86_400 + time))
 }
 
-/// `hh:mm:ss` in seconds.
+/// Parses `hh:mm:ss` as seconds.
 fn clock(token: &str) -> Option<u64> {
     let mut parts = token.splitn(3, ':');
     let mut next = |max: u64| {
@@ -114,9 +114,9 @@ fn clock(token: &str) -> Option<u64> {
     Some(next(23)? * 3600 + next(59)? * 60 + next(59)?)
 }
 
-/// Days from the first of January 1970, by the Gregorian calendar; `None` before.
+/// Returns the days since 1 January 1970 in the Gregorian calendar, or `None` for an earlier date.
 fn days_since_1970(year: u64, month: u64, day: u64) -> Option<u64> {
-    // The year begins in March, so that the leap day is its last one.
+    // The year is counted from March, so that the leap day is its last day.
     let (year, month) = if month > 2 {
         (year, month - 3)
     } else {

@@ -11,10 +11,10 @@ const XSRF_COOKIE: &str = "XSRF-TOKEN";
 const USER_COOKIE: &str = "ALM_USER";
 const XSRF_FIELD: HeaderName = HeaderName::from_static("x-xsrf-token");
 
-/// The cookies without which there is no session. One that the server deletes ends it.
+/// The cookies that make the session. When the server deletes one, the session is over.
 const CORE_COOKIES: [&str; 2] = ["LWSSO_COOKIE_KEY", "QCSession"];
 
-/// Further cookies that a caller must not send, whether the server has set them or not.
+/// Further cookies that a caller must not send, even if the server did not set them.
 const SESSION_COOKIES: [&str; 3] = [XSRF_COOKIE, USER_COOKIE, "JSESSIONID"];
 
 /// A session that was not used for this long is replaced: ALM ends an idle one after 60 minutes.
@@ -32,8 +32,8 @@ struct Cookie {
 
 /// The cookies of a session that the bridge has opened.
 ///
-/// Only the sign-in itself adds cookies ([`Jar::add`]). The responses to callers' requests can change
-/// or delete those that are there ([`Jar::follow`]), and add none.
+/// Only the sign-in itself adds cookies ([`Jar::add`]). Responses to callers' requests can change or delete these
+/// cookies ([`Jar::follow`]), and add none: otherwise one caller could set a cookie for all.
 pub(crate) struct Jar {
     cookies: Mutex<Vec<Cookie>>,
     opened: Instant,
@@ -59,14 +59,14 @@ impl Jar {
         self.cookies.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Whether the session may still be used: not idle for too long, not older than `age_max`.
+    /// Returns whether the session may still be used: not idle for too long, and not older than `age_max`.
     pub(super) fn is_fresh(&self, age_max: Duration) -> bool {
         let used = self.used.lock().unwrap_or_else(PoisonError::into_inner);
-        used.elapsed() <= IDLE_MAX && self.opened.elapsed() <= age_max && self.is_whole()
+        used.elapsed() <= IDLE_MAX && self.opened.elapsed() <= age_max && self.is_complete()
     }
 
-    /// Whether no core cookie has expired.
-    fn is_whole(&self) -> bool {
+    /// Returns whether no core cookie has expired.
+    fn is_complete(&self) -> bool {
         let now = SystemTime::now();
         let has_ended = |cookie: &Cookie| cookie.expires.is_some_and(|end| end <= now);
         !self
@@ -75,7 +75,7 @@ impl Jar {
             .any(|cookie| is_core(&cookie.name) && has_ended(cookie))
     }
 
-    /// Whether there is a cookie of this name.
+    /// Returns whether there is a cookie of this name.
     pub(super) fn has(&self, name: &str) -> bool {
         let cookies = self.lock();
         cookies
@@ -83,7 +83,7 @@ impl Jar {
             .any(|cookie| cookie.name.eq_ignore_ascii_case(name))
     }
 
-    /// Whether there is a `QCSession`, which some servers set with the first response.
+    /// Returns whether there is a `QCSession`, which some servers set with the first response.
     pub(super) fn has_session(&self) -> bool {
         self.has(CORE_COOKIES[1])
     }
@@ -92,20 +92,20 @@ impl Jar {
         self.lock().is_empty()
     }
 
-    /// Takes the cookies of a response to the bridge's own sign-in.
+    /// Stores the cookies of a response to the bridge's own sign-in.
     pub(super) fn add(&self, headers: &HeaderMap) {
         self.change(headers, true);
     }
 
-    /// Takes new values of the cookies that are there from the response to a request. False when a core
-    /// cookie was deleted, which ends the session.
+    /// Updates known cookies from the response to a request. Returns false when a core cookie was deleted, which
+    /// ends the session.
     pub(crate) fn follow(&self, headers: &HeaderMap) -> bool {
         self.change(headers, false)
     }
 
     fn change(&self, headers: &HeaderMap, may_add: bool) -> bool {
         let now = SystemTime::now();
-        let mut is_whole = true;
+        let mut is_complete = true;
         let mut cookies = self.lock();
         for field in headers.get_all(header::SET_COOKIE) {
             let Some(change) = field
@@ -119,7 +119,7 @@ impl Jar {
                 Change::Deleted { name } => {
                     let before = cookies.len();
                     cookies.retain(|cookie| cookie.name != name);
-                    is_whole &= cookies.len() == before || !is_core(&name);
+                    is_complete &= cookies.len() == before || !is_core(&name);
                 }
                 Change::Set {
                     name,
@@ -142,11 +142,11 @@ impl Jar {
                 }
             }
         }
-        is_whole
+        is_complete
     }
 
-    /// Writes the session into a request's fields. The caller's own cookies of other names follow the
-    /// session's; what the caller sends of a session is dropped.
+    /// Writes the session into a request's fields. The caller's cookies with other names follow those of the
+    /// session; session cookies of the caller are dropped.
     pub(crate) fn apply(&self, method: &Method, headers: &mut HeaderMap) {
         *self.used.lock().unwrap_or_else(PoisonError::into_inner) = Instant::now();
         let now = SystemTime::now();
@@ -184,7 +184,7 @@ impl Jar {
         }
     }
 
-    /// The values that no response to a caller may show.
+    /// Returns the values that no response to a caller may show.
     pub(crate) fn secrets(&self) -> Vec<String> {
         let cookies = self.lock();
         cookies
@@ -265,7 +265,7 @@ mod tests {
     }
 
     #[test]
-    fn a_deleted_core_cookie_ends_the_session() {
+    fn deleted_core_cookie_ends_the_session() {
         let gone = "Expires=Thu, 01-Jan-1970 00:00:10 GMT; Path=/";
         let jar = signed_in();
         assert!(jar.follow(&response(&["XSRF-TOKEN=\"\""])));
@@ -273,12 +273,12 @@ mod tests {
         let request = sent(&jar, &Method::POST, "own=1");
         assert_eq!(request[header::COOKIE], "LWSSO_COOKIE_KEY=abc; own=1");
         assert!(!request.contains_key(XSRF_FIELD));
-        // One that was never there says nothing about this session.
+        // A deleted cookie that was never there does not end this session.
         assert!(signed_in().follow(&response(&["JSESSIONID=; Max-Age=0"])));
     }
 
     #[test]
-    fn a_jar_has_a_greatest_age_and_size() {
+    fn jar_has_a_maximum_age_and_size() {
         let jar = signed_in();
         assert!(jar.is_fresh(Duration::from_secs(60)));
         std::thread::sleep(Duration::from_millis(2));

@@ -1,17 +1,17 @@
-//! The paths of ALM that open, change or end a session. A caller must not use them on an endpoint
-//! whose session the bridge shares among all callers.
+//! The paths of ALM that open, change or end a session. A caller must not use them on an endpoint whose session
+//! all callers share.
 //!
-//! A server may decode, fold and cut a path in more ways than one. So a path is compared in every
-//! layer of its percent-encoding, without parameters, without empty segments, and without case.
-//! What is still ambiguous (dot segments, backslashes, control characters) is rejected as well.
+//! Servers decode and normalise paths differently. A path is therefore compared in every layer of its
+//! percent-encoding, without parameters, without empty segments, and without case. A path that is still ambiguous
+//! (dot segments, backslashes, control characters) is rejected as well.
 
 use policy::Target;
 
-/// Layers of percent-encoding that are compared. The policy calls deeper ones ambiguous.
+/// Layers of percent-encoding that are compared. The policy rejects deeper ones as ambiguous.
 const LAYERS_MAX: usize = 6;
 
-/// A segment that belongs to ALM's authentication wherever it stands, with everything below it. Names
-/// of domains and projects have no hyphen.
+/// Segments that belong to ALM's authentication anywhere in a path, with all paths below. Names of domains and
+/// projects have no hyphen, so they cannot be among them.
 const ANYWHERE: [&str; 4] = [
     "authentication-point",
     "alm-authenticate",
@@ -19,10 +19,10 @@ const ANYWHERE: [&str; 4] = [
     "is-authenticated",
 ];
 
-/// The same directly below a segment `rest` or `api`.
+/// Segments that do so directly below `rest` or `api`.
 const BELOW_REST: [&str; 3] = ["oauth2", "authentication", "session"];
 
-/// The last segment of a path that signs in or out, whatever stands before it.
+/// Last segments of paths that sign in or out, whatever the segments before.
 const LAST: [&str; 9] = [
     "authenticate",
     "login",
@@ -35,14 +35,14 @@ const LAST: [&str; 9] = [
     "signout",
 ];
 
-/// What follows this segment is the name of an attachment, which may be any.
+/// After this segment comes the name of an attachment, which may be any text.
 const ATTACHMENTS: &str = "attachments";
 
 /// Returns why a caller's path must not be forwarded, or `None` where it may.
 pub(crate) fn rejection(target: &Target) -> Option<String> {
     let path = target.path();
     if let Some(why) = policy::path_ambiguity(path) {
-        return Some(format!("its path holds {why}"));
+        return Some(format!("its path has {why}"));
     }
     let mut layer = path.as_bytes().to_vec();
     for _ in 0..LAYERS_MAX {
@@ -58,7 +58,7 @@ pub(crate) fn rejection(target: &Target) -> Option<String> {
     Some("its path has too many layers of percent-encoding".into())
 }
 
-/// The segment of this layer that belongs to ALM's authentication.
+/// Returns the segment of this layer that belongs to ALM's authentication.
 fn reserved(path: &[u8]) -> Option<&'static str> {
     let segments: Vec<String> = path
         .split(|byte| matches!(byte, b'/' | b'\\'))
@@ -66,7 +66,7 @@ fn reserved(path: &[u8]) -> Option<&'static str> {
         .filter(|segment| !segment.is_empty())
         .collect();
     let is = |segment: &str, word: &&str| {
-        // A server may take a suffix like `.xml` for the format of the response.
+        // A server may read a suffix like `.xml` as the format of the response.
         let rest = segment.strip_prefix(word);
         rest.is_some_and(|rest| rest.is_empty() || rest.starts_with(['.', '?', '#', '&']))
     };
@@ -84,7 +84,7 @@ fn reserved(path: &[u8]) -> Option<&'static str> {
     anywhere.or(below_rest).or_else(|| among(&LAST, last?))
 }
 
-/// A segment without its parameters and the characters that servers trim, without case.
+/// Returns a segment in lower case, without its parameters and the characters that servers trim.
 fn folded(segment: &[u8]) -> String {
     let end = segment.iter().position(|byte| *byte == b';');
     let segment = String::from_utf8_lossy(&segment[..end.unwrap_or(segment.len())]);
@@ -98,7 +98,7 @@ fn folded(segment: &[u8]) -> String {
     folded.trim_matches(is_trimmed).to_owned()
 }
 
-/// One layer of percent-encoding less. A `%` without two digits stays.
+/// Removes one layer of percent-encoding. A `%` without two digits stays.
 fn decoded(bytes: &[u8]) -> Vec<u8> {
     let digit = |at: usize| {
         let byte = bytes.get(at).copied()?;

@@ -1,18 +1,19 @@
-//! The requests of a sign-in and a sign-out. They take the same way as every request: policy,
+//! The requests of a sign-in and a sign-out. They go through the same steps as every request: policy,
 //! resolver, policy, connection.
 
 use super::jar::Jar;
 use super::{Login, SignIn};
 use crate::dispatcher::resolve;
 use crate::target_access::TargetAccess;
-use crate::upstream::{
-    AnswerBody, Key, RequestBody, Upstream, refused as refused_by_target, request_failure,
-    request_head,
-};
 use bytes::Bytes;
 use http::header::{HeaderMap, RETRY_AFTER};
 use http::{Method, StatusCode};
 use http_body_util::{BodyExt as _, Limited};
+use http_client::{
+    Attempts, Client, Executed, OwnRequest, Replay, RequestBody, RequestPlan, ResponseBody,
+    request_head,
+};
+use policy::Approved;
 use protocol::frame::{BodyLength, Class, HeadersBuilder, RequestHead, RequestTarget, TimeLeft};
 use protocol::{Code, Failure};
 use std::time::{Duration, SystemTime};
@@ -28,13 +29,16 @@ const XML: &str = "application/xml";
 const JSON: &str = "application/json";
 
 /// How long one request may take.
-const REQUEST_WITHIN: Duration = Duration::from_secs(30);
+const REQUEST_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// How long a sign-out may take, both requests together.
-const SIGN_OUT_WITHIN: Duration = Duration::from_secs(5);
+const SIGN_OUT_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// How long the check of a session may take.
-const CHECK_WITHIN: Duration = Duration::from_secs(5);
+const CHECK_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// Connections that one request is tried on, if it verifiably was not sent on the first.
+const ATTEMPTS_MAX: u32 = 2;
 
 /// Bytes of a response that are read.
 const RESPONSE_MAX_BYTES: usize = 64 * 1024;
@@ -63,21 +67,21 @@ pub(super) async fn sign_in(
             (LOGIN, JSON, document.to_string())
         }
     };
-    let request = Own {
+    let request = AlmRequest {
         path,
         content_type,
         document,
-        ..Own::post()
+        ..AlmRequest::post()
     };
     step(sign_in, active, endpoint, request, &jar).await?;
     // The login with an API key opens the session as well; on servers where it does not, this does.
     if matches!(sign_in.login, Login::Password { .. }) || !jar.has_session() {
         let document = "<session-parameters><client-type>Integration Bridge</client-type>\
                         </session-parameters>";
-        let request = Own {
+        let request = AlmRequest {
             path: SITE_SESSION,
             document: document.into(),
-            ..Own::post()
+            ..AlmRequest::post()
         };
         step(sign_in, active, endpoint, request, &jar).await?;
     }
@@ -92,13 +96,13 @@ async fn step(
     sign_in: &SignIn,
     active: &TargetAccess,
     endpoint: &str,
-    request: Own,
+    request: AlmRequest,
     jar: &Jar,
 ) -> Result<(), Failure> {
     let path = request.path;
-    let asked = timeout(REQUEST_WITHIN, ask(active, endpoint, request, jar)).await;
-    let (status, headers) = asked.unwrap_or_else(|_| {
-        let detail = format!("the sign-in to ALM took longer than {REQUEST_WITHIN:?} at {path}");
+    let sent = timeout(REQUEST_TIMEOUT, send(active, endpoint, request, jar)).await;
+    let (status, headers) = sent.unwrap_or_else(|_| {
+        let detail = format!("the sign-in to ALM timed out after {REQUEST_TIMEOUT:?} at {path}");
         Err(Failure::not_dispatched(Code::TargetTimeout, detail))
     })?;
     jar.add(&headers);
@@ -106,14 +110,14 @@ async fn step(
         200 | 201 => Ok(()),
         401 | 403 => {
             let detail = format!(
-                "ALM did not accept the credential {} (HTTP {status} at {path}); set it again with \
+                "ALM rejected the credential {} (HTTP {status} at {path}); set it again with \
                  `integration-bridge credential set {}`",
                 sign_in.name, sign_in.name
             );
             Err(Failure::not_dispatched(Code::Forbidden, detail))
         }
         429 | 503 => {
-            let detail = format!("ALM is busy: it answered the sign-in with HTTP {status}");
+            let detail = format!("ALM is busy: it responded to the sign-in with HTTP {status}");
             let failure = Failure::not_dispatched(Code::Overloaded, detail);
             Err(match retry_after(&headers) {
                 Some(wait) => failure.with_retry_after(wait),
@@ -121,7 +125,7 @@ async fn step(
             })
         }
         _ => {
-            let detail = format!("ALM answered the sign-in with HTTP {status} at {path}");
+            let detail = format!("ALM responded to the sign-in with HTTP {status} at {path}");
             Err(Failure::not_dispatched(Code::TargetProtocol, detail))
         }
     }
@@ -137,56 +141,56 @@ fn retry_after(headers: &HeaderMap) -> Option<Duration> {
     Some(date.duration_since(SystemTime::now()).unwrap_or_default())
 }
 
-/// Ends a session, as far as ALM allows within [`SIGN_OUT_WITHIN`].
+/// Ends a session, as far as ALM allows it within [`SIGN_OUT_TIMEOUT`].
 pub(super) async fn sign_out(active: &TargetAccess, endpoint: &str, jar: &Jar) {
     let both = async {
-        let session = Own {
+        let session = AlmRequest {
             method: Method::DELETE,
             path: SITE_SESSION,
-            ..Own::post()
+            ..AlmRequest::post()
         };
-        let session = ask(active, endpoint, session, jar).await;
-        let logout = Own {
+        let session = send(active, endpoint, session, jar).await;
+        let logout = AlmRequest {
             path: LOGOUT,
-            ..Own::post()
+            ..AlmRequest::post()
         };
-        let identity = ask(active, endpoint, logout, jar).await;
+        let identity = send(active, endpoint, logout, jar).await;
         session.and(identity)
     };
-    match timeout(SIGN_OUT_WITHIN, both).await {
+    match timeout(SIGN_OUT_TIMEOUT, both).await {
         Ok(Ok((status, _))) => tracing::debug!(endpoint, %status, "signed out of ALM"),
         Ok(Err(failure)) => {
             tracing::debug!(
                 endpoint,
                 detail = failure.detail,
-                "the sign-out of ALM failed"
+                "signing out of ALM failed"
             );
         }
-        Err(_) => tracing::debug!(endpoint, "the sign-out of ALM took too long"),
+        Err(_) => tracing::debug!(endpoint, "signing out of ALM timed out"),
     }
 }
 
 /// Asks ALM whether the session's identity is still signed in. `None` where ALM gives no response.
 pub(super) async fn is_signed_in(active: &TargetAccess, endpoint: &str, jar: &Jar) -> Option<bool> {
-    let request = Own {
+    let request = AlmRequest {
         method: Method::GET,
         path: IS_AUTHENTICATED,
-        ..Own::post()
+        ..AlmRequest::post()
     };
-    let asked = timeout(CHECK_WITHIN, ask(active, endpoint, request, jar)).await;
-    let (status, _) = asked.ok()?.ok()?;
+    let sent = timeout(CHECK_TIMEOUT, send(active, endpoint, request, jar)).await;
+    let (status, _) = sent.ok()?.ok()?;
     Some(status.is_success())
 }
 
-/// A request that the bridge makes for itself.
-struct Own {
+/// A request of the bridge itself.
+struct AlmRequest {
     method: Method,
     path: &'static str,
     content_type: &'static str,
     document: String,
 }
 
-impl Own {
+impl AlmRequest {
     fn post() -> Self {
         Self {
             method: Method::POST,
@@ -197,10 +201,11 @@ impl Own {
     }
 }
 
-async fn ask(
+/// Sends a request, reads its response, and closes the connection: sign-ins are rare.
+async fn send(
     active: &TargetAccess,
     endpoint: &str,
-    own: Own,
+    own: AlmRequest,
     jar: &Jar,
 ) -> Result<(StatusCode, HeaderMap), Failure> {
     let body = Bytes::from(own.document);
@@ -230,41 +235,43 @@ async fn ask(
         credential: None,
     };
     let refused = |refusal: policy::Refusal| {
-        let detail = format!("the sign-in to ALM is refused: {refusal}");
+        let detail = format!("the policy refuses the sign-in to ALM: {refusal}");
         Failure::not_dispatched(Code::RefusedByPolicy, detail)
     };
     let decided = active.policy.decide_own(endpoint, method, own.path);
     let candidate = decided.map_err(refused)?;
     let addresses = resolve(candidate.target().host()).await?;
-    let approved = candidate.approve_any(addresses).map_err(refused)?;
     let settings = active.config.rules.settings(endpoint);
     let ca_file = settings.and_then(|settings| settings.ca_file.as_deref());
-    let key: Key = Upstream::key(candidate.target(), ca_file, None);
-    // Nothing of a caller's request has left: whatever fails here, it was not dispatched.
-    let not_sent = |failure: Failure| Failure::not_dispatched(failure.code, failure.detail);
-    let mut is_first = true;
-    let (response, mut connection) = loop {
-        let connecting = active.upstream.connect(approved.clone(), &key, None);
-        let (approved, mut connection) = connecting.await?;
-        let mut request = request_head(&approved, &head)?;
-        jar.apply(&own.method, request.headers_mut());
-        let request = request.map(|()| RequestBody::of_whole(body.clone(), head.body));
-        let error = match connection.send(request).await {
-            Ok(response) => break (response, connection),
-            Err(error) => error,
-        };
-        match refused_by_target(error.error()) {
-            Some(refused) if std::mem::take(&mut is_first) => active.upstream.note(&key, refused),
-            _ => return Err(not_sent(request_failure(error.error()))),
-        }
+    let pool_key = Client::pool_key(candidate.target(), ca_file, None);
+    let request = OwnRequest {
+        approved: candidate.approve_any(addresses).map_err(refused)?,
+        head: |approved: &Approved| {
+            let mut request = request_head(approved, &head)?;
+            jar.apply(&own.method, request.headers_mut());
+            Ok(request)
+        },
     };
+    let plan = RequestPlan::new(&candidate, pool_key);
+    let attempts = Attempts::new(Replay::IfUnsent(Some(body.clone())), ATTEMPTS_MAX);
+    let body = RequestBody::from_bytes(body, head.body);
+    let executed = active.client.execute_own(&plan, request, body, attempts);
+    // Nothing of a caller's request was sent yet: whatever fails here, that was not dispatched.
+    let Executed {
+        response,
+        mut connection,
+        ..
+    } = executed.await.map_err(|error| {
+        let failure = Failure::from(error);
+        Failure::not_dispatched(failure.code, failure.detail)
+    })?;
     let (parts, incoming) = response.into_parts();
-    let body = AnswerBody::new(incoming, &mut connection);
+    let body = ResponseBody::new(incoming, &mut connection);
     let _ = Limited::new(body, RESPONSE_MAX_BYTES).collect().await;
     Ok((parts.status, parts.headers))
 }
 
-/// Text for XML (XML 1.0, 2.4).
+/// Escapes text for XML (XML 1.0, 2.4).
 fn escaped(text: &str) -> String {
     let mut out = String::with_capacity(text.len());
     for character in text.chars() {
@@ -283,12 +290,12 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_password_cannot_break_out_of_its_element() {
+    fn password_is_escaped_in_xml() {
         assert_eq!(escaped("a<&>\"'"), "a&lt;&amp;&gt;\"'");
     }
 
     #[test]
-    fn retry_after_is_read_in_both_forms() {
+    fn retry_after_is_seconds_or_a_date() {
         let of = |text: &str| {
             let mut headers = HeaderMap::new();
             headers.insert(RETRY_AFTER, text.parse().unwrap());

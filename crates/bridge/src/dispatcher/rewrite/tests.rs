@@ -12,11 +12,11 @@ fn endpoint(url: &str) -> Endpoint {
     Endpoint::new("alm", url, Methods::Any).unwrap()
 }
 
-/// What becomes of a field.
+/// Returns the rewritten field.
 fn rewritten(url: &str, name: &'static str, value: &[u8]) -> Vec<u8> {
     let mut headers = HeaderMap::new();
     headers.append(name, HeaderValue::from_bytes(value).unwrap());
-    BOTH.answer(&mut headers, &endpoint(url), "/");
+    BOTH.apply(&mut headers, &endpoint(url), "/");
     assert_eq!(headers.len(), 1);
     headers[name].as_bytes().to_vec()
 }
@@ -43,20 +43,20 @@ fn is_set(url: &str, cookie: &str, as_this: &str) {
     assert_eq!(String::from_utf8(written).unwrap(), as_this, "{cookie}");
 }
 
-fn words(words: &[&str]) -> Result<Rewrite, String> {
+fn parse(words: &[&str]) -> Result<Rewrite, String> {
     let words: Vec<String> = words.iter().map(|word| (*word).to_owned()).collect();
     Rewrite::parse(&words)
 }
 
 #[test]
-fn an_entry_names_what_is_rewritten_once() {
-    assert_eq!(words(&["location", "cookies"]), Ok(BOTH));
-    assert_eq!(words(&["cookies", "location"]), Ok(BOTH));
-    let cookies = words(&["cookies"]).unwrap();
+fn rewrite_names_each_field_once() {
+    assert_eq!(parse(&["location", "cookies"]), Ok(BOTH));
+    assert_eq!(parse(&["cookies", "location"]), Ok(BOTH));
+    let cookies = parse(&["cookies"]).unwrap();
     assert!(cookies.cookies && !cookies.location && !cookies.is_none());
-    let location = words(&["location"]).unwrap();
+    let location = parse(&["location"]).unwrap();
     assert!(location.location && !location.cookies && !location.is_none());
-    assert!(words(&[]).unwrap().is_none());
+    assert!(parse(&[]).unwrap().is_none());
     assert!(Rewrite::default().is_none());
     for wrong in [
         &["locations"][..],
@@ -66,18 +66,18 @@ fn an_entry_names_what_is_rewritten_once() {
         &["cookies", "cookies"],
         &["location", "cookies", "location"],
     ] {
-        let told = words(wrong).unwrap_err();
-        assert!(told.contains("\"location\""), "{told}");
-        assert!(told.contains("\"cookies\""), "{told}");
+        let error = parse(wrong).unwrap_err();
+        assert!(error.contains("\"location\""), "{error}");
+        assert!(error.contains("\"cookies\""), "{error}");
     }
     assert_eq!(
-        words(&["body"]).unwrap_err(),
+        parse(&["body"]).unwrap_err(),
         "\"body\" cannot be rewritten: write \"location\", \"cookies\", or both"
     );
 }
 
 #[test]
-fn each_word_is_for_its_own_fields() {
+fn rewrite_option_changes_its_own_fields() {
     let alm = endpoint(ALM);
     let fields = [
         ("location", "/qcbin/x"),
@@ -91,20 +91,20 @@ fn each_word_is_for_its_own_fields() {
         for (name, value) in fields {
             headers.append(name, HeaderValue::from_static(value));
         }
-        rewrite.answer(&mut headers, &alm, "/");
+        rewrite.apply(&mut headers, &alm, "/");
         let changed = fields
             .iter()
             .filter(|(name, value)| headers[*name] != value);
         changed.map(|(name, _)| *name).collect()
     };
     assert_eq!(changed(Rewrite::default()), [""; 0]);
-    let location = words(&["location"]).unwrap();
+    let location = parse(&["location"]).unwrap();
     assert_eq!(changed(location), ["location", "content-location"]);
-    assert_eq!(changed(words(&["cookies"]).unwrap()), ["set-cookie"]);
+    assert_eq!(changed(parse(&["cookies"]).unwrap()), ["set-cookie"]);
 }
 
 #[test]
-fn a_place_below_the_endpoint_is_reached_through_it() {
+fn location_below_the_endpoint_is_rewritten() {
     for (place, to) in [
         ("https://alm.corp.example:8443/qcbin/", "/v1/endpoints/alm/"),
         (
@@ -151,7 +151,7 @@ fn query_and_fragment_stay_byte_for_byte() {
 }
 
 #[test]
-fn a_port_counts_as_the_schemes_own_where_there_is_none() {
+fn missing_port_is_the_schemes_default() {
     for base in ["https://a.example/", "https://a.example:443/"] {
         leads(base, "https://a.example/x", "/v1/endpoints/alm/x");
         leads(base, "https://a.example:443/x", "/v1/endpoints/alm/x");
@@ -165,7 +165,7 @@ fn a_port_counts_as_the_schemes_own_where_there_is_none() {
 }
 
 #[test]
-fn an_endpoint_at_the_root_has_every_path() {
+fn endpoint_at_the_root_has_every_path() {
     let root = "http://a.example";
     leads(root, "/", "/v1/endpoints/alm/");
     leads(root, "http://a.example", "/v1/endpoints/alm/");
@@ -176,7 +176,7 @@ fn an_endpoint_at_the_root_has_every_path() {
 }
 
 #[test]
-fn a_base_without_a_slash_at_its_end_has_itself_and_what_is_below() {
+fn base_without_final_slash_has_itself_and_below() {
     let base = "http://a.example/app";
     leads(base, "/app", "/v1/endpoints/alm");
     leads(base, "/app?x#y", "/v1/endpoints/alm?x#y");
@@ -189,7 +189,7 @@ fn a_base_without_a_slash_at_its_end_has_itself_and_what_is_below() {
 }
 
 #[test]
-fn what_is_elsewhere_is_left_alone() {
+fn location_elsewhere_is_unchanged() {
     for place in [
         "",
         "?x",
@@ -232,7 +232,7 @@ fn what_is_elsewhere_is_left_alone() {
 }
 
 #[test]
-fn what_could_be_read_as_another_path_is_left_alone() {
+fn ambiguous_location_is_unchanged() {
     for path in [
         "/qcbin/..",
         "/qcbin/../x",
@@ -257,7 +257,7 @@ fn what_could_be_read_as_another_path_is_left_alone() {
 }
 
 #[test]
-fn a_place_that_is_no_text_is_left_alone() {
+fn location_that_is_not_text_is_unchanged() {
     for place in [&b"/qcbin/\xe9"[..], b"/qcbin/a?\xc3\xa9", b"/qcbin/a#\xff"] {
         assert_eq!(rewritten(ALM, "location", place), place);
     }
@@ -266,7 +266,7 @@ fn a_place_that_is_no_text_is_left_alone() {
 }
 
 #[test]
-fn what_is_written_leads_back_to_the_same_place() {
+fn rewritten_location_leads_to_the_same_target() {
     for base in [
         "https://a.example",
         "https://a.example/x",
@@ -305,7 +305,7 @@ fn what_is_written_leads_back_to_the_same_place() {
 }
 
 #[test]
-fn a_cookie_for_a_path_below_the_endpoint_is_for_that_path() {
+fn cookie_below_the_endpoint_gets_that_path() {
     for (path, to) in [
         ("/qcbin/", "/v1/endpoints/alm/"),
         ("/qcbin/a", "/v1/endpoints/alm/a"),
@@ -328,7 +328,7 @@ fn a_cookie_for_a_path_below_the_endpoint_is_for_that_path() {
 }
 
 #[test]
-fn a_cookie_for_more_than_the_endpoint_is_for_all_of_it() {
+fn cookie_above_the_endpoint_gets_all_of_it() {
     let deep = "http://a.example/x/y/";
     for path in ["/", "/x", "/x/", "/x/y", "/x/y/"] {
         let cookie = format!("a=1; Path={path}");
@@ -343,7 +343,7 @@ fn a_cookie_for_more_than_the_endpoint_is_for_all_of_it() {
 }
 
 #[test]
-fn a_cookie_for_another_path_or_for_none_is_left_alone() {
+fn cookie_for_another_path_is_unchanged() {
     for attribute in [
         "",
         "; Path",
@@ -370,7 +370,7 @@ fn a_cookie_for_another_path_or_for_none_is_left_alone() {
 }
 
 #[test]
-fn a_domain_that_the_endpoints_host_is_in_goes() {
+fn domain_of_the_endpoints_host_is_removed() {
     for domain in [
         "alm.corp.example",
         ".alm.corp.example",
@@ -404,7 +404,7 @@ fn a_domain_that_the_endpoints_host_is_in_goes() {
 }
 
 #[test]
-fn an_address_is_in_no_domain_but_itself() {
+fn address_is_in_no_domain_but_itself() {
     let quad = "http://10.0.0.1/";
     is_set(quad, "a=1; Domain=10.0.0.1", "a=1");
     is_set(quad, "a=1; Domain=0.0.1", "a=1; Domain=0.0.1");
@@ -414,7 +414,7 @@ fn an_address_is_in_no_domain_but_itself() {
 }
 
 #[test]
-fn of_several_domains_the_last_one_counts() {
+fn last_of_several_domains_counts() {
     is_set(ALM, "a=1; Domain=other.example; Domain=corp.example", "a=1");
     let foreign = "a=1; Domain=corp.example; Domain=other.example";
     is_set(ALM, foreign, foreign);
@@ -426,7 +426,7 @@ fn of_several_domains_the_last_one_counts() {
 }
 
 #[test]
-fn the_rest_of_a_cookie_stays_byte_for_byte() {
+fn other_cookie_attributes_are_unchanged() {
     is_set(
         ALM,
         "sid=1;Secure ; sAmEsItE=lax;  pATh\t= /qcbin/x \t;Max-Age=5;Partitioned; Expires=Wed, 21 Oct 2015 07:28:00 GMT; odd = x=y ;;",
@@ -454,7 +454,7 @@ fn the_rest_of_a_cookie_stays_byte_for_byte() {
 }
 
 #[test]
-fn cookies_of_a_host_alone_are_left_alone() {
+fn host_prefixed_cookies_are_unchanged() {
     for name in ["__Host-sid", "__host-sid", "__HOST-", " __Host-sid"] {
         let cookie = format!("{name}=1; Secure; Path=/");
         is_set(ALM, &cookie, &cookie);
@@ -477,7 +477,7 @@ fn several_cookies_keep_their_order() {
     headers.append("x-other", HeaderValue::from_static("/qcbin/"));
     headers.append("set-cookie", HeaderValue::from_static("b=2; Path=/other"));
     headers.append("set-cookie", HeaderValue::from_static("a=3; Path=/"));
-    BOTH.answer(&mut headers, &endpoint(ALM), "/");
+    BOTH.apply(&mut headers, &endpoint(ALM), "/");
     let cookies: Vec<_> = headers.get_all("set-cookie").iter().collect();
     assert_eq!(
         cookies,
@@ -492,11 +492,11 @@ fn several_cookies_keep_their_order() {
 }
 
 #[test]
-fn a_relative_redirect_of_the_bare_name_stays_with_its_endpoint() {
+fn relative_redirect_of_bare_name_keeps_endpoint() {
     let given = |asked: &str, place: &'static str| {
         let mut headers = HeaderMap::new();
         headers.append(header::LOCATION, HeaderValue::from_static(place));
-        BOTH.answer(&mut headers, &endpoint(ALM), asked);
+        BOTH.apply(&mut headers, &endpoint(ALM), asked);
         headers[header::LOCATION].to_str().unwrap().to_owned()
     };
     assert_eq!(given("", "login?a=b"), "/v1/endpoints/alm/login?a=b");
@@ -508,11 +508,11 @@ fn a_relative_redirect_of_the_bare_name_stays_with_its_endpoint() {
 }
 
 #[test]
-fn a_cookie_of_an_answer_to_the_bare_name_stays_with_its_endpoint() {
+fn cookie_of_bare_name_gets_the_endpoints_path() {
     let given = |asked: &str, cookie: &'static str| {
         let mut headers = HeaderMap::new();
         headers.append(header::SET_COOKIE, HeaderValue::from_static(cookie));
-        BOTH.answer(&mut headers, &endpoint(ALM), asked);
+        BOTH.apply(&mut headers, &endpoint(ALM), asked);
         headers[header::SET_COOKIE].to_str().unwrap().to_owned()
     };
     for asked in ["", "?x=1"] {

@@ -7,12 +7,12 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 use tokio_rustls::client::TlsStream;
 
-/// A write of up to this many bytes goes out in one piece: copying them costs less than the
-/// kernel's way for several.
+/// A write of up to this many bytes is copied into one buffer: that costs less than a vectored write in the
+/// kernel.
 const SMALL_BYTES: usize = 2 * 1024;
 
-/// The pieces as one, where they are few bytes.
-fn gathered<'a>(small: &'a mut [u8; SMALL_BYTES], bufs: &[IoSlice<'_>]) -> Option<&'a [u8]> {
+/// Joins the buffers, if they are small.
+fn joined<'a>(small: &'a mut [u8; SMALL_BYTES], bufs: &[IoSlice<'_>]) -> Option<&'a [u8]> {
     let mut len = 0;
     for buf in bufs {
         small.get_mut(len..len + buf.len())?.copy_from_slice(buf);
@@ -21,16 +21,18 @@ fn gathered<'a>(small: &'a mut [u8; SMALL_BYTES], bufs: &[IoSlice<'_>]) -> Optio
     Some(&small[..len])
 }
 
-/// One type for both, so that an idle connection is one type too.
+/// A plain or an encrypted stream. One type for both makes a connection one type.
 #[derive(Debug)]
-pub(crate) enum Stream {
+pub enum Stream {
+    /// TCP.
     Plain(TcpStream),
+    /// TLS over TCP.
     Tls(Box<TlsStream<TcpStream>>),
 }
 
 impl Stream {
-    /// Its end will be one that no target takes for an orderly one.
-    pub(crate) fn will_reset(&self) {
+    /// Makes its close a reset, so that the target does not take an aborted stream for a complete one.
+    pub fn will_reset(&self) {
         transport::tcp::will_reset(match self {
             Self::Plain(stream) => stream,
             Self::Tls(stream) => stream.get_ref().0,
@@ -71,7 +73,7 @@ impl AsyncWrite for Stream {
         match self.get_mut() {
             Self::Plain(stream) => {
                 let mut small = [0; SMALL_BYTES];
-                match gathered(&mut small, bufs) {
+                match joined(&mut small, bufs) {
                     Some(small) => Pin::new(stream).poll_write(cx, small),
                     None => Pin::new(stream).poll_write_vectored(cx, bufs),
                 }

@@ -1,7 +1,7 @@
-//! A request as a target sees it.
+//! The head of a request as a target gets it.
 //!
-//! The request line is the approved path, byte for byte; `Host` is the approved authority, never
-//! the caller's; the framing is what the caller's was: a length, chunks, or nothing.
+//! The request line has the approved path, byte for byte. `Host` is the approved authority, never the
+//! caller's. The framing is the caller's: a length, chunks, or none.
 
 use http::header::{self, HeaderMap, HeaderValue};
 use http::{Method, Request, Uri};
@@ -9,7 +9,7 @@ use policy::Approved;
 use protocol::frame::{BodyLength, RequestHead};
 use protocol::{Code, Failure};
 
-/// The head of a request, from the wire's and the approved target.
+/// Builds the head of a request from the relay's head and the approved target.
 ///
 /// # Errors
 /// `invalid_request` when a part is not HTTP; nothing was dispatched.
@@ -26,7 +26,7 @@ pub fn request_head(approved: &Approved, head: &RequestHead) -> Result<Request<(
     *request.uri_mut() = uri;
     let headers = request.headers_mut();
     headers.reserve(head.headers.len() + 2);
-    // First, as targets expect it (RFC 9110, 7.2).
+    // Host is the first field (RFC 9110, 7.2).
     headers.insert(header::HOST, host);
     transport::http::append_from_wire(headers, &head.headers, |name| *name == header::HOST)
         .map_err(|error| invalid(&error.to_string()))?;
@@ -38,7 +38,8 @@ pub fn request_head(approved: &Approved, head: &RequestHead) -> Result<Request<(
     Ok(request)
 }
 
-/// Writes the framing that the caller chose; whatever else the fields say of it goes.
+/// Writes the framing that the caller chose. Other framing fields are removed: two statements about the
+/// length are how requests are smuggled (RFC 9112, 11.2).
 fn frame(headers: &mut HeaderMap, body: BodyLength) {
     match body {
         BodyLength::None => {
@@ -94,7 +95,7 @@ mod tests {
     }
 
     #[test]
-    fn the_target_sees_the_approved_path_and_host_and_the_callers_fields_in_order() {
+    fn request_head_has_approved_path_host_and_field_order() {
         let approved = approved("http://10.0.0.1:8080/a%2Fb;c?x=1&y=%20");
         let head = head(&[
             ("X-Second", "2"),
@@ -123,7 +124,7 @@ mod tests {
     }
 
     #[test]
-    fn the_framing_is_the_callers_and_nothing_else() {
+    fn request_head_keeps_callers_framing_alone() {
         for (body, length, chunked) in [
             (BodyLength::None, None, false),
             (BodyLength::Known(0), Some("0"), false),

@@ -1,13 +1,14 @@
-//! A request's body on its way to a target.
+//! The body of a request to a target.
 //!
-//! One that arrived whole with its head is bytes, and can be sent again; the others are streamed,
-//! and credit returns to the relay as the target takes them. A body that is let go before its end
-//! asks the relay to stop.
+//! A body that arrived in full with its head is bytes, and can be sent again. Other bodies are streamed, and
+//! credit returns to the relay as the target reads them. A streamed body that is dropped before its end asks
+//! the relay to stop.
 
 use bytes::{Bytes, BytesMut};
 use http_body::{Body, Frame, SizeHint};
 use protocol::frame::BodyLength;
 use protocol::{Code, Execution, Failure};
+use runtime::body::PrefetchedBody;
 use std::pin::Pin;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
@@ -16,9 +17,9 @@ use std::time::{Duration, Instant};
 use transport::RecvStream;
 use transport::handle::INLINE_MAX_BYTES;
 
-/// When a body last moved, and whether all of it is gone.
+/// When a body last moved, and whether all of it was handed to the connection.
 #[derive(Debug)]
-pub(crate) struct Progress {
+pub struct Progress {
     start: Instant,
     millis: AtomicU64,
     is_done: AtomicBool,
@@ -37,16 +38,17 @@ impl Progress {
 
     fn moved(&self) {
         let millis = u64::try_from(self.start.elapsed().as_millis()).unwrap_or(u64::MAX);
+        // Relaxed: the time is compared with a deadline and orders nothing.
         self.millis.store(millis, Ordering::Relaxed);
     }
 
-    /// When a piece of it was last handed to the target's connection.
-    pub(crate) fn last(&self) -> Instant {
+    /// Returns when a frame was last handed to the connection.
+    pub fn last(&self) -> Instant {
         self.start + Duration::from_millis(self.millis.load(Ordering::Relaxed))
     }
 
-    /// Why the body came to no end. The HTTP library does not always say.
-    pub(crate) fn failure(&self) -> Option<Failure> {
+    /// Returns why the body failed. It is kept here because hyper does not always return a body's error.
+    pub fn failure(&self) -> Option<Failure> {
         self.failed.get().cloned()
     }
 
@@ -54,8 +56,9 @@ impl Progress {
         let _ = self.failed.set(failure.clone());
     }
 
-    /// Whether the whole body was handed over.
-    pub(crate) fn is_done(&self) -> bool {
+    /// Returns whether the whole body was handed over.
+    pub fn is_done(&self) -> bool {
+        // With `done`: an HTTP/2 body is polled by another task than the one that asks.
         self.is_done.load(Ordering::Acquire)
     }
 }
@@ -63,7 +66,7 @@ impl Progress {
 /// The body of a request to a target.
 #[derive(Debug)]
 pub struct RequestBody {
-    kind: Kind,
+    source: Source,
     length: BodyLength,
     is_done: bool,
     bytes_left_max: Option<u64>,
@@ -71,21 +74,16 @@ pub struct RequestBody {
 }
 
 #[derive(Debug)]
-enum Kind {
-    Whole(Bytes),
-    Stream {
-        front: Bytes,
-        /// What came behind `front`; the stream itself says it only once.
-        failed: Option<Failure>,
-        recv: RecvStream,
-    },
+enum Source {
+    Buffered(Bytes),
+    Streamed(PrefetchedBody<RecvStream>),
 }
 
 impl Drop for RequestBody {
     fn drop(&mut self) {
-        match &mut self.kind {
-            Kind::Stream { recv, .. } if !self.is_done => recv.stop(),
-            Kind::Stream { .. } | Kind::Whole(_) => {}
+        match &mut self.source {
+            Source::Streamed(stream) if !self.is_done => stream.get_mut().stop(),
+            Source::Streamed(_) | Source::Buffered(_) => {}
         }
     }
 }
@@ -100,38 +98,39 @@ impl RequestBody {
         length: BodyLength,
         bytes_max: Option<u64>,
     ) -> Result<Self, Failure> {
-        let kind = match length {
-            BodyLength::None | BodyLength::Known(0) => Kind::Whole(Bytes::new()),
+        let source = match length {
+            BodyLength::None | BodyLength::Known(0) => Source::Buffered(Bytes::new()),
             BodyLength::Known(bytes) if bytes_max.is_some_and(|max| bytes > max) => {
                 return Err(too_large(Execution::NotDispatched));
             }
             BodyLength::Known(bytes) if bytes <= INLINE_MAX_BYTES as u64 => {
                 let (front, failed) = arrived(&mut recv, bytes);
                 if front.len() as u64 == bytes {
-                    Kind::Whole(front)
+                    Source::Buffered(front)
                 } else {
-                    Kind::Stream {
-                        front,
-                        failed,
-                        recv,
+                    let mut stream = PrefetchedBody::new(recv);
+                    if !front.is_empty() {
+                        stream.push(Frame::data(front));
                     }
+                    if let Some(failure) = failed {
+                        stream.fail(failure);
+                    }
+                    Source::Streamed(stream)
                 }
             }
-            BodyLength::Known(_) | BodyLength::Unknown => Kind::Stream {
-                front: Bytes::new(),
-                failed: None,
-                recv,
-            },
+            BodyLength::Known(_) | BodyLength::Unknown => {
+                Source::Streamed(PrefetchedBody::new(recv))
+            }
         };
-        Ok(Self::of(kind, length, bytes_max))
+        Ok(Self::of(source, length, bytes_max))
     }
 
-    fn of(kind: Kind, length: BodyLength, bytes_left_max: Option<u64>) -> Self {
+    fn of(source: Source, length: BodyLength, bytes_left_max: Option<u64>) -> Self {
         let progress = Progress::new();
-        let is_done = matches!(&kind, Kind::Whole(bytes) if bytes.is_empty());
+        let is_done = matches!(&source, Source::Buffered(bytes) if bytes.is_empty());
         progress.is_done.store(is_done, Ordering::Release);
         Self {
-            kind,
+            source,
             length,
             is_done,
             bytes_left_max,
@@ -139,21 +138,31 @@ impl RequestBody {
         }
     }
 
-    /// From its bytes.
-    pub fn of_whole(bytes: Bytes, length: BodyLength) -> Self {
-        Self::of(Kind::Whole(bytes), length, None)
+    /// Makes a body of its bytes.
+    pub fn from_bytes(bytes: Bytes, length: BodyLength) -> Self {
+        Self::of(Source::Buffered(bytes), length, None)
     }
 
-    /// Its bytes, where it is whole.
-    pub fn whole(&self) -> Option<Bytes> {
-        match &self.kind {
-            Kind::Whole(bytes) => Some(bytes.clone()),
-            Kind::Stream { .. } => None,
+    /// Makes the body of a request that has none.
+    pub fn empty() -> Self {
+        Self::from_bytes(Bytes::new(), BodyLength::None)
+    }
+
+    /// Returns its bytes, if all of them are here.
+    pub fn buffered(&self) -> Option<Bytes> {
+        match &self.source {
+            Source::Buffered(bytes) => Some(bytes.clone()),
+            Source::Streamed(_) => None,
         }
     }
 
-    /// How far it is.
-    pub(crate) fn progress(&self) -> Arc<Progress> {
+    /// Returns its length as the caller declared it.
+    pub fn length(&self) -> BodyLength {
+        self.length
+    }
+
+    /// Returns a handle that shows how much was sent.
+    pub fn progress(&self) -> Arc<Progress> {
         self.progress.clone()
     }
 
@@ -177,7 +186,7 @@ fn too_large(execution: Execution) -> Failure {
     Failure::new(Code::RequestTooLarge, execution, detail)
 }
 
-/// What came with the head, without waiting, and the failure behind it.
+/// Returns the bytes that arrived with the head, without waiting, and the failure after them.
 fn arrived<B>(recv: &mut B, wanted: u64) -> (Bytes, Option<Failure>)
 where
     B: Body<Data = Bytes, Error = Failure> + Unpin,
@@ -221,19 +230,13 @@ impl Body for RequestBody {
         if self.is_done {
             return Poll::Ready(None);
         }
-        let frame = match &mut self.kind {
-            Kind::Whole(bytes) => {
+        let frame = match &mut self.source {
+            Source::Buffered(bytes) => {
                 let data = bytes.clone();
                 self.done();
                 return Poll::Ready(Some(Ok(Frame::data(data))));
             }
-            Kind::Stream { front, .. } if !front.is_empty() => {
-                Some(Ok(Frame::data(std::mem::take(front))))
-            }
-            Kind::Stream { failed, recv, .. } => match failed.take() {
-                Some(failure) => Some(Err(failure)),
-                None => std::task::ready!(Pin::new(recv).poll_frame(cx)),
-            },
+            Source::Streamed(stream) => std::task::ready!(Pin::new(stream).poll_frame(cx)),
         };
         self.progress.moved();
         match &frame {
@@ -244,10 +247,11 @@ impl Body for RequestBody {
                     self.progress.failed(&failure);
                     return Poll::Ready(Some(Err(failure)));
                 }
-                // A body of known length is never polled behind its last byte.
-                let is_end = matches!(&self.kind, Kind::Stream { front, failed: None, recv }
-                    if front.is_empty() && recv.is_end_stream());
-                if matches!(self.length, BodyLength::Known(_)) && is_end {
+                // hyper does not poll a body of known length after its last byte, so the end is noted with
+                // that byte. Without this, dropping the body would ask the relay to stop.
+                if matches!(self.length, BodyLength::Known(_))
+                    && matches!(&self.source, Source::Streamed(stream) if stream.is_end_stream())
+                {
                     self.done();
                 }
             }
@@ -261,14 +265,10 @@ impl Body for RequestBody {
     }
 
     fn size_hint(&self) -> SizeHint {
-        match &self.kind {
+        match &self.source {
             _ if self.is_done => SizeHint::with_exact(0),
-            Kind::Whole(bytes) => SizeHint::with_exact(bytes.len() as u64),
-            Kind::Stream { front, recv, .. } => {
-                recv.size_hint().exact().map_or_else(SizeHint::new, |rest| {
-                    SizeHint::with_exact(rest + front.len() as u64)
-                })
-            }
+            Source::Buffered(bytes) => SizeHint::with_exact(bytes.len() as u64),
+            Source::Streamed(stream) => stream.size_hint(),
         }
     }
 }
@@ -278,14 +278,14 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_whole_body_can_be_sent_again() {
+    fn buffered_body_can_be_sent_again() {
         let bytes = Bytes::from_static(b"{}");
-        let mut body = RequestBody::of(Kind::Whole(bytes.clone()), BodyLength::Known(2), None);
-        let again = RequestBody::of_whole(body.whole().unwrap(), BodyLength::Known(2));
+        let mut body = RequestBody::of(Source::Buffered(bytes.clone()), BodyLength::Known(2), None);
+        let again = RequestBody::from_bytes(body.buffered().unwrap(), BodyLength::Known(2));
         assert!(!body.progress().is_done());
         let mut cx = Context::from_waker(Waker::noop());
         let Poll::Ready(Some(Ok(frame))) = Pin::new(&mut body).poll_frame(&mut cx) else {
-            panic!("a whole body is ready");
+            panic!("a buffered body is ready");
         };
         assert_eq!(frame.into_data().unwrap(), bytes);
         assert!(body.is_end_stream() && body.progress().is_done());
@@ -293,7 +293,7 @@ mod tests {
     }
 
     #[test]
-    fn a_failure_behind_what_has_arrived_is_kept() {
+    fn failure_after_arrived_bytes_is_kept() {
         let lost = Failure::possibly_executed(Code::Cancelled, "lost");
         let frames = [b"a", b"b"].map(|data| Ok(Frame::data(Bytes::from_static(data))));
         let mut body = Frames(frames.into_iter().chain([Err(lost.clone())]).collect());
@@ -303,7 +303,7 @@ mod tests {
         );
     }
 
-    /// Says each of these once.
+    /// Yields each of these once.
     struct Frames(std::collections::VecDeque<Result<Frame<Bytes>, Failure>>);
 
     impl Body for Frames {

@@ -1,10 +1,10 @@
-//! Who moves a connection's bytes: its exchange, while that waits for it, and else nobody.
+//! What moves the bytes of an HTTP/1.1 connection: the exchange that polls it, or a task.
 //!
-//! A request then costs no task of its own and no hop between tasks. Only where both directions
-//! must move although the exchange waits for something else does a task take over.
+//! As a rule the exchange polls it, so that a request costs no task and no hop between tasks. A task takes
+//! over only where both directions must move while the exchange waits for something else.
 
-use super::body::RequestBody;
-use super::stream::Stream;
+use crate::request_body::RequestBody;
+use crate::stream::Stream;
 use hyper::client::conn::http1;
 use hyper_util::rt::TokioIo;
 use std::pin::Pin;
@@ -15,8 +15,8 @@ type Http = http1::Connection<TokioIo<Stream>, RequestBody>;
 
 /// The moving part of a connection. Dropping it closes the connection.
 #[derive(Debug)]
-pub(super) struct Wire {
-    /// Moves when it is polled; `None` when it came to its end, or a task has it.
+pub(crate) struct Wire {
+    /// Moves when it is polled. `None` when it has ended, or a task has it.
     held: Option<Box<Http>>,
     task: Option<JoinHandle<()>>,
 }
@@ -30,15 +30,15 @@ impl Drop for Wire {
 }
 
 impl Wire {
-    pub(super) fn new(http: Http) -> Self {
+    pub(crate) fn new(http: Http) -> Self {
         Self {
             held: Some(Box::new(http)),
             task: None,
         }
     }
 
-    /// Moves what can be moved.
-    pub(super) fn poll(&mut self, cx: &mut Context<'_>) {
+    /// Moves what can be moved without waiting.
+    pub(crate) fn poll(&mut self, cx: &mut Context<'_>) {
         if let Some(http) = &mut self.held
             && let Poll::Ready(result) = Pin::new(http).poll(cx)
         {
@@ -47,15 +47,15 @@ impl Wire {
         }
     }
 
-    /// From now on it moves without being polled.
-    pub(super) fn run_alone(&mut self) {
+    /// Hands the connection to a task.
+    pub(crate) fn run_alone(&mut self) {
         if let Some(http) = self.held.take() {
             self.task = Some(tokio::spawn(async move { ended(http.await) }));
         }
     }
 
-    /// As [`Self::run_alone`], and lets go of the stream if the target switches protocols.
-    pub(super) fn run_for_upgrade(&mut self) {
+    /// Does the same as [`Self::run_alone`], and releases the stream if the target switches protocols.
+    pub(crate) fn run_for_upgrade(&mut self) {
         if let Some(http) = self.held.take() {
             let http = http.with_upgrades();
             self.task = Some(tokio::spawn(async move { ended(http.await) }));
@@ -63,7 +63,7 @@ impl Wire {
     }
 }
 
-/// Its exchange learns the same from the answer; an idle one has nobody to tell.
+/// Logs why a connection ended. The exchange gets the same error with its response.
 fn ended(result: hyper::Result<()>) {
     if let Err(error) = result {
         tracing::debug!(%error, "connection to a target ended");

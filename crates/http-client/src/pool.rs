@@ -1,14 +1,14 @@
-//! Idle connections, by what they are good for.
+//! Idle connections, by what they can be reused for.
 //!
-//! Bounds: so many for each key, so many in all, so long each. The newest is taken first; those
-//! that nobody takes grow old and are closed by a sweep.
+//! Bounds: connections for each key, connections in all, and idle time. The newest is taken first; a sweep
+//! closes those that were not taken.
 //!
-//! A target may close an idle connection at any moment, also at the moment when a request is on its way to
-//! it. A request that can be repeated is then repeated; one that cannot takes an idle connection only if the
-//! target has announced that it keeps it for longer ([`Reuse::allows`]), and a new one otherwise.
+//! A target may close an idle connection at any time, also while a request is being sent on it. A request
+//! that can be repeated is then repeated. A request that cannot takes an idle connection only if the target
+//! announced that it keeps it for longer ([`Reuse::allows`]), and a new connection otherwise.
 
-use super::client_cert::ClientCert;
-use super::connect::Connection;
+use crate::client_cert::ClientCert;
+use crate::connection::Connection;
 use http::HeaderMap;
 use policy::Target;
 use std::collections::{HashMap, VecDeque};
@@ -20,38 +20,39 @@ use std::time::{Duration, Instant};
 /// How often old connections are closed.
 const SWEEP: Duration = Duration::from_secs(5);
 
-/// How long a connection may take to become ready after its answer's end.
+/// How long a connection may take to become ready after its response's end.
 const READY_WITHIN: Duration = Duration::from_secs(1);
 
-/// What must be left of the time for which a target has announced to keep an idle connection: what the
-/// request's way there takes, and what clocks and loaded machines differ by.
+/// What must be left of the keep-alive time that a target announced: the request's travel time, and the
+/// delays of loaded machines.
 const KEEP_ALIVE_MARGIN: Duration = Duration::from_secs(1);
 
-/// What a request asks of an idle connection.
+/// Which idle connections a request may use.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Reuse {
-    /// The request can be repeated: any connection that seems open will do.
+    /// Any that seems open: the request can be repeated.
     Repeatable,
-    /// The request may leave only once.
+    /// Only one that its target keeps open for long enough: the request may be sent once.
     Once,
 }
 
 impl Reuse {
-    /// Whether a connection may be used whose last response began so long ago, by what the target announced
-    /// in it (`Keep-Alive: timeout=5`). The target counts from the response's end, which is later.
-    fn allows(self, since_response: Duration, announced: Option<Duration>) -> bool {
+    /// Returns whether a connection may be used whose last response began `since_response` ago, by the time
+    /// that the target announced in it (`Keep-Alive: timeout=5`). The target counts from the response's end,
+    /// which is later.
+    fn allows(self, since_response: Duration, keep_alive: Option<Duration>) -> bool {
         match self {
             Self::Repeatable => true,
-            Self::Once => announced
+            Self::Once => keep_alive
                 .and_then(|timeout| timeout.checked_sub(KEEP_ALIVE_MARGIN))
                 .is_some_and(|left| since_response < left),
         }
     }
 }
 
-/// For how long a target says that it keeps a connection: the `timeout` of its `Keep-Alive` fields. None
-/// where it says nothing that is understood, or takes no further request (`max=0`).
-pub(super) fn announced(headers: &HeaderMap) -> Option<Duration> {
+/// Reads how long a target keeps a connection: the `timeout` of its `Keep-Alive` fields. `None` where there
+/// is none that can be read, or where it accepts no further request (`max=0`).
+pub(super) fn keep_alive_timeout(headers: &HeaderMap) -> Option<Duration> {
     let mut shortest = None;
     for value in headers.get_all("keep-alive") {
         for parameter in value.to_str().ok()?.split(',') {
@@ -70,44 +71,57 @@ pub(super) fn announced(headers: &HeaderMap) -> Option<Duration> {
     shortest
 }
 
-/// What a connection is good for: scheme, host, port, whose certificates are trusted, which one of our own
-/// was shown, and which HTTP was offered.
+/// What a connection can be reused for: scheme, host, port, trusted certificates, client certificate, and
+/// the HTTP versions that were offered. Requests that differ in one of them never share a connection.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
-pub struct Key {
+pub struct PoolKey {
     pub(super) is_tls: bool,
     pub(super) host: policy::Host,
     pub(super) port: u16,
     pub(super) ca_file: Option<Arc<Path>>,
-    pub(super) own: Option<Arc<ClientCert>>,
+    pub(super) client_cert: Option<Arc<ClientCert>>,
     /// Whether the target may choose HTTP/2.
     pub(super) http2: bool,
 }
 
-impl Key {
+impl PoolKey {
     pub(super) fn new(
         target: &Target,
         ca_file: Option<&Path>,
-        own: Option<&Arc<ClientCert>>,
+        client_cert: Option<&Arc<ClientCert>>,
     ) -> Self {
         Self {
             is_tls: target.scheme().is_tls(),
             host: target.host().clone(),
             port: target.port(),
             ca_file: ca_file.map(Arc::from),
-            own: own.cloned(),
+            client_cert: client_cert.cloned(),
             http2: true,
         }
     }
 
-    /// For what HTTP/1.1 alone can do.
-    pub(crate) fn of_http1(self) -> Self {
+    /// The key of a connection that a dialer made. It is never pooled.
+    pub(super) fn of_dialed(host: policy::Host, port: u16) -> Self {
+        Self {
+            is_tls: true,
+            host,
+            port,
+            ca_file: None,
+            client_cert: None,
+            http2: false,
+        }
+    }
+
+    /// Restricts the connection to HTTP/1.1.
+    #[must_use]
+    pub fn http1_only(self) -> Self {
         Self {
             http2: false,
             ..self
         }
     }
 
-    /// `host:port`, for messages.
+    /// Returns `host:port`, for messages.
     pub(super) fn authority(&self) -> String {
         match &self.host {
             policy::Host::Name(name) => format!("{name}:{}", self.port),
@@ -118,15 +132,15 @@ impl Key {
     }
 }
 
-/// What the pool has to know of a connection.
+/// What the pool needs of a connection.
 pub(super) trait Pooled: Sized {
-    fn key(&self) -> &Key;
+    fn key(&self) -> &PoolKey;
     fn address(&self) -> IpAddr;
-    /// Open, and able to take a request now.
+    /// Returns whether it is open and can take a request now.
     fn is_usable(&mut self) -> bool;
-    /// When the head of its last response came, and for how long the target keeps it from there on.
-    fn announced(&self) -> Option<(Instant, Duration)>;
-    /// It was made for a request that may leave only once.
+    /// When the head of its last response arrived, and how long the target keeps it from then on.
+    fn keep_alive(&self) -> Option<(Instant, Duration)>;
+    /// Whether it was made for a request that may be sent only once.
     fn is_for_once(&self) -> bool;
 }
 
@@ -138,7 +152,7 @@ struct Idle<C> {
 
 #[derive(Debug)]
 struct Shelves<C> {
-    by_key: HashMap<Key, VecDeque<Idle<C>>>,
+    by_key: HashMap<PoolKey, VecDeque<Idle<C>>>,
     count: usize,
     is_swept: bool,
 }
@@ -170,10 +184,10 @@ impl<C: Pooled> Pool<C> {
         self.shelves.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The newest connection that is usable, young enough, good for such a request, and allowed.
+    /// Takes the newest connection that is usable, young enough, allowed by `reuse`, and approved.
     pub(super) fn take<A>(
         &self,
-        key: &Key,
+        key: &PoolKey,
         reuse: Reuse,
         approve: impl Fn(IpAddr) -> Option<A>,
     ) -> Option<(A, C)> {
@@ -186,14 +200,14 @@ impl<C: Pooled> Pool<C> {
             at -= 1;
             let Some(idle) = shelf.get_mut(at) else { break };
             if idle.since.elapsed() > self.idle_timeout {
-                // So are all that are left; the sweep closes them.
+                // Those before it are older still; the sweep closes them.
                 break;
             }
             let is_usable = idle.connection.is_usable();
-            let announced = idle.connection.announced();
-            let since_response = announced.map_or(Duration::ZERO, |(since, _)| since.elapsed());
-            if is_usable && !reuse.allows(since_response, announced.map(|(_, timeout)| timeout)) {
-                // It may still serve a request that can be repeated.
+            let keep_alive = idle.connection.keep_alive();
+            let since_response = keep_alive.map_or(Duration::ZERO, |(since, _)| since.elapsed());
+            if is_usable && !reuse.allows(since_response, keep_alive.map(|(_, timeout)| timeout)) {
+                // It stays: it may still serve a request that can be repeated.
                 continue;
             }
             let Some(idle) = shelf.remove(at) else { break };
@@ -201,7 +215,7 @@ impl<C: Pooled> Pool<C> {
             if !is_usable {
                 continue;
             }
-            // One that is no longer allowed is closed.
+            // Its address was approved under an earlier config. Where that is no longer so, it is closed.
             if let Some(approved) = approve(idle.connection.address()) {
                 found = Some((approved, idle.connection));
                 break;
@@ -213,14 +227,14 @@ impl<C: Pooled> Pool<C> {
         found
     }
 
-    /// Keeps a connection; above a bound the oldest of its key goes, or this one.
+    /// Keeps a connection. At a bound, the oldest of its key is closed, or else this one.
     fn keep(&self, connection: C) {
         let mut guard = self.lock();
         let shelves = &mut *guard;
         let key = connection.key().clone();
         let shelf = shelves.by_key.entry(key).or_default();
-        // The next such request makes another one: they would pile up.
-        if connection.is_for_once() && connection.announced().is_none() && !shelf.is_empty() {
+        // A request that is sent once never takes it, and makes another one: they would pile up.
+        if connection.is_for_once() && connection.keep_alive().is_none() && !shelf.is_empty() {
             return;
         }
         if shelf.len() >= self.per_key_max || shelves.count >= self.count_max {
@@ -237,7 +251,7 @@ impl<C: Pooled> Pool<C> {
         shelves.count += 1;
     }
 
-    /// Closes what is old or was closed by its target. Returns how many are left.
+    /// Closes connections that are old or were closed by their target. Returns the number left.
     fn sweep(&self) -> usize {
         let mut shelves = self.lock();
         let timeout = self.idle_timeout;
@@ -274,7 +288,7 @@ impl Pool {
     }
 }
 
-/// Runs while there is anything to sweep.
+/// Sweeps while the pool has connections. It holds the pool weakly, so that a replaced client is dropped.
 async fn sweep(pool: Weak<Pool>) {
     loop {
         tokio::time::sleep(SWEEP).await;
@@ -293,22 +307,22 @@ mod tests {
     #[derive(Debug, PartialEq)]
     struct Fake {
         number: u8,
-        key: Key,
+        key: PoolKey,
         is_usable: bool,
-        announced: Option<(Instant, Duration)>,
+        keep_alive: Option<(Instant, Duration)>,
         is_for_once: bool,
     }
 
     impl Pooled for Fake {
-        fn announced(&self) -> Option<(Instant, Duration)> {
-            self.announced
+        fn keep_alive(&self) -> Option<(Instant, Duration)> {
+            self.keep_alive
         }
 
         fn is_for_once(&self) -> bool {
             self.is_for_once
         }
 
-        fn key(&self) -> &Key {
+        fn key(&self) -> &PoolKey {
             &self.key
         }
 
@@ -321,13 +335,13 @@ mod tests {
         }
     }
 
-    fn key(port: u16) -> Key {
-        Key {
+    fn key(port: u16) -> PoolKey {
+        PoolKey {
             is_tls: false,
             host: policy::Host::Name("ci".into()),
             port,
             ca_file: None,
-            own: None,
+            client_cert: None,
             http2: true,
         }
     }
@@ -337,7 +351,7 @@ mod tests {
             number,
             key: key(port),
             is_usable: true,
-            announced: None,
+            keep_alive: None,
             is_for_once: false,
         }
     }
@@ -348,7 +362,7 @@ mod tests {
     }
 
     #[test]
-    fn the_newest_is_taken_and_only_by_its_own_key() {
+    fn newest_connection_is_taken_by_its_own_key_only() {
         let pool = Pool::new(Duration::from_secs(30), 2, 10);
         for number in 1..=3 {
             pool.keep(fake(number, 80));
@@ -362,7 +376,7 @@ mod tests {
     }
 
     #[test]
-    fn there_is_a_bound_for_all_keys_together() {
+    fn pool_is_bounded_over_all_keys() {
         let pool = Pool::new(Duration::from_secs(30), 5, 2);
         pool.keep(fake(1, 1));
         pool.keep(fake(2, 2));
@@ -374,7 +388,7 @@ mod tests {
     }
 
     #[test]
-    fn an_address_that_is_no_longer_allowed_is_closed() {
+    fn connection_to_disallowed_address_is_closed() {
         let pool = Pool::new(Duration::from_secs(30), 5, 5);
         pool.keep(fake(1, 80));
         pool.keep(fake(2, 80));
@@ -386,7 +400,7 @@ mod tests {
     }
 
     #[test]
-    fn request_that_leaves_once_takes_what_its_target_keeps() {
+    fn request_sent_once_takes_announced_keep_alive() {
         let pool: Arc<Pool<Fake>> = Pool::new(Duration::from_secs(30), 5, 5);
         let once = || {
             pool.take(&key(80), Reuse::Once, Some)
@@ -398,8 +412,8 @@ mod tests {
                 .unwrap()
         };
         let second = Duration::from_secs(1);
-        let keeps = |number, announced| Fake {
-            announced,
+        let keeps = |number, keep_alive| Fake {
+            keep_alive,
             ..fake(number, 80)
         };
         // Nothing announced, too short, too old: one of these may be closing.
@@ -432,13 +446,13 @@ mod tests {
     }
 
     #[test]
-    fn keep_alive_is_read_with_care() {
+    fn keep_alive_timeout_is_read_with_care() {
         let seconds = |values: &[&str]| {
             let mut headers = HeaderMap::new();
             for value in values {
                 headers.append("keep-alive", value.parse().unwrap());
             }
-            announced(&headers).map(|timeout| timeout.as_secs())
+            keep_alive_timeout(&headers).map(|timeout| timeout.as_secs())
         };
         for (values, expected) in [
             (&["timeout=5"] as &[&str], Some(5)),
@@ -457,7 +471,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_closed_or_old_is_swept() {
+    fn closed_and_old_connections_are_swept() {
         let pool = Pool::new(Duration::from_millis(20), 5, 5);
         pool.keep(Fake {
             is_usable: false,

@@ -1,12 +1,12 @@
 //! HTTP/2, with a target that chose it (ALPN).
 //!
-//! A connection serves one exchange at a time, as with HTTP/1.1: a target that takes nothing of one
-//! request then holds up no other, what a connection may buffer stays small, and letting go of an
-//! exchange closes its connection. Its bytes move in tasks, which end with the connection.
+//! A connection serves one exchange at a time, as with HTTP/1.1. A target that does not read one request
+//! then blocks no other, a connection buffers little, and dropping an exchange closes its connection. Its
+//! bytes move in tasks, which end with the connection.
 
-use super::HEAD_BUFFER_BYTES;
-use super::body::RequestBody;
-use super::stream::Stream;
+use crate::HEAD_BUFFER_BYTES;
+use crate::request_body::RequestBody;
+use crate::stream::Stream;
 use http::uri::{Authority, Scheme};
 use http::{Request, Uri, header};
 use hyper::client::conn::http2::{Builder, SendRequest};
@@ -15,28 +15,29 @@ use hyper_util::rt::TokioIo;
 use std::sync::{Arc, Mutex, PoisonError};
 use tokio::task::AbortHandle;
 
-/// What a target may send before the relay has taken it.
+/// Bytes that a target may send before the relay has read them.
 const WINDOW_BYTES: u32 = 256 * 1024;
 
-/// The same for the connection. The library ends one whose unread frames take more than half of this in
-/// memory beyond their bytes, as many small ones do.
+/// The same for the connection. h2 closes a connection whose unread frames need more than half of this as
+/// overhead in memory, as many small frames do.
 const CONNECTION_WINDOW_BYTES: u32 = 2 * 1024 * 1024;
 
-/// What is buffered of a request for a target that does not take it yet.
+/// Bytes of a request that are buffered while its target does not read them.
 const SEND_BUFFER_BYTES: usize = 64 * 1024;
 
-/// The name by which the protocol is chosen (RFC 9113, 3.2).
+/// The protocol's name in ALPN (RFC 9113, 3.2).
 pub(super) const ALPN: &[u8] = b"h2";
 
-/// The tasks of one connection. Dropping it ends them, and with them the connection.
+/// The tasks of one connection. Dropping it aborts them, and with them the connection.
 #[derive(Debug)]
-pub(super) struct Running(Tasks);
+pub(super) struct Tasks(Spawner);
 
-impl Drop for Running {
+impl Drop for Tasks {
     fn drop(&mut self) {
+        // The lock is released before a task is aborted: dropping what the task holds may spawn again.
         let tasks = {
             let mut tasks = self.0.lock();
-            tasks.is_over = true;
+            tasks.is_closed = true;
             std::mem::take(&mut tasks.running)
         };
         for task in tasks {
@@ -46,28 +47,29 @@ impl Drop for Running {
 }
 
 #[derive(Debug, Default)]
-struct Started {
+struct Spawned {
     running: Vec<AbortHandle>,
-    is_over: bool,
+    is_closed: bool,
 }
 
-/// Starts tasks, until the connection is over.
+/// Spawns tasks, until the connection is closed.
 #[derive(Debug, Clone, Default)]
-struct Tasks(Arc<Mutex<Started>>);
+struct Spawner(Arc<Mutex<Spawned>>);
 
-impl Tasks {
-    fn lock(&self) -> std::sync::MutexGuard<'_, Started> {
+impl Spawner {
+    fn lock(&self) -> std::sync::MutexGuard<'_, Spawned> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-impl<F> Executor<F> for Tasks
+impl<F> Executor<F> for Spawner
 where
     F: Future<Output = ()> + Send + 'static,
 {
     fn execute(&self, future: F) {
         let mut tasks = self.lock();
-        if tasks.is_over {
+        // hyper may spawn while the connection is being dropped; that task would outlive it.
+        if tasks.is_closed {
             return;
         }
         tasks.running.retain(|task| !task.is_finished());
@@ -75,31 +77,28 @@ where
     }
 }
 
-/// Begins to speak HTTP/2.
-pub(super) async fn handshake(
-    stream: Stream,
-) -> hyper::Result<(SendRequest<RequestBody>, Running)> {
-    let tasks = Tasks::default();
-    let running = Running(tasks.clone());
+/// Begins HTTP/2 on a stream.
+pub(super) async fn handshake(stream: Stream) -> hyper::Result<(SendRequest<RequestBody>, Tasks)> {
+    let spawner = Spawner::default();
+    let tasks = Tasks(spawner.clone());
     let header_list_max = u32::try_from(HEAD_BUFFER_BYTES).unwrap_or(u32::MAX);
-    let (sender, connection) = Builder::new(tasks.clone())
+    let (sender, connection) = Builder::new(spawner.clone())
         .initial_stream_window_size(WINDOW_BYTES)
         .initial_connection_window_size(CONNECTION_WINDOW_BYTES)
         .max_header_list_size(header_list_max)
         .max_send_buf_size(SEND_BUFFER_BYTES)
         .handshake(TokioIo::new(stream))
         .await?;
-    tasks.execute(async move {
+    spawner.execute(async move {
         if let Err(error) = connection.await {
             tracing::debug!(%error, "connection to a target ended");
         }
     });
-    Ok((sender, running))
+    Ok((sender, tasks))
 }
 
-/// Puts what HTTP/1.1 says in fields of the connection into the places that HTTP/2 has for it
-/// (RFC 9113, 8.2.2 and 8.3.1).
-pub(super) fn in_its_form(mut request: Request<RequestBody>) -> Request<RequestBody> {
+/// Moves the connection's header fields of HTTP/1.1 to where HTTP/2 has them (RFC 9113, 8.2.2 and 8.3.1).
+pub(super) fn to_http2(mut request: Request<RequestBody>) -> Request<RequestBody> {
     let headers = request.headers_mut();
     headers.remove(header::TRANSFER_ENCODING);
     let host = headers.remove(header::HOST);
@@ -113,31 +112,33 @@ pub(super) fn in_its_form(mut request: Request<RequestBody>) -> Request<RequestB
     request
 }
 
-/// What a target that speaks HTTP/2 says of a request that it did not answer.
+/// Why an HTTP/2 target refused a request without a response.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Refused {
-    /// It did nothing with it (RFC 9113, 8.7).
+    /// It did nothing with the request (RFC 9113, 8.7).
     Untouched,
-    /// It wants to be asked by HTTP/1.1 (RFC 9113, 7). That it did nothing yet is what clients take this
-    /// for; servers say it where they need a client certificate or a sign-in of the connection.
-    WantsHttp1,
+    /// It requires HTTP/1.1 (RFC 9113, 7). Clients conclude that it did nothing yet; servers send this where
+    /// they need a client certificate or a sign-in of the connection.
+    RequiresHttp1,
 }
 
-/// Whether the target says that it did nothing with the request. GOAWAY is not taken for that: the
-/// library tells of it also to a request that has left a moment before.
+/// Returns why the target refused the request, if its reset states that it did nothing with it.
+///
+/// GOAWAY does not count: h2 reports it also to a request that was sent a moment before, whose fate is
+/// unknown.
 pub(crate) fn refused(error: &hyper::Error) -> Option<Refused> {
     let error = cause(error)?;
     if !error.is_remote() || !error.is_reset() {
         return None;
     }
     match error.reason()? {
-        h2::Reason::HTTP_1_1_REQUIRED => Some(Refused::WantsHttp1),
+        h2::Reason::HTTP_1_1_REQUIRED => Some(Refused::RequiresHttp1),
         h2::Reason::REFUSED_STREAM => Some(Refused::Untouched),
         _ => None,
     }
 }
 
-/// What HTTP/2 itself says of an error.
+/// Returns the HTTP/2 error inside an error of hyper.
 pub(super) fn cause(error: &hyper::Error) -> Option<&h2::Error> {
     let source = std::error::Error::source(error)?;
     source.downcast_ref::<h2::Error>()
@@ -150,8 +151,8 @@ mod tests {
     use protocol::frame::BodyLength;
 
     #[test]
-    fn a_request_takes_the_form_of_http2() {
-        let body = RequestBody::of_whole(Bytes::new(), BodyLength::None);
+    fn http2_request_has_authority_and_no_framing() {
+        let body = RequestBody::from_bytes(Bytes::new(), BodyLength::None);
         let request = Request::builder()
             .uri("/a%2Fb;c?x=%20")
             .header("host", "alm.corp.example:8443")
@@ -159,7 +160,7 @@ mod tests {
             .header("x-other", "1")
             .body(body)
             .unwrap();
-        let request = in_its_form(request);
+        let request = to_http2(request);
         let uri = request.uri().to_string();
         assert_eq!(uri, "https://alm.corp.example:8443/a%2Fb;c?x=%20");
         let names: Vec<_> = request.headers().keys().map(|name| name.as_str()).collect();
@@ -167,22 +168,22 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn the_tasks_of_a_connection_end_with_it_and_none_begins_after() {
+    async fn connection_tasks_end_with_it() {
         struct Held(#[allow(dead_code)] tokio::sync::oneshot::Sender<()>);
-        let tasks = Tasks::default();
-        let running = Running(tasks.clone());
-        let begin = |tasks: &Tasks| {
+        let spawner = Spawner::default();
+        let tasks = Tasks(spawner.clone());
+        let begin = |spawner: &Spawner| {
             let (sender, receiver) = tokio::sync::oneshot::channel();
             let held = Held(sender);
-            tasks.execute(async move {
+            spawner.execute(async move {
                 let _held = held;
                 std::future::pending::<()>().await;
             });
             receiver
         };
-        let first = begin(&tasks);
-        drop(running);
+        let first = begin(&spawner);
+        drop(tasks);
         assert!(first.await.is_err());
-        assert!(begin(&tasks).await.is_err());
+        assert!(begin(&spawner).await.is_err());
     }
 }

@@ -1,0 +1,280 @@
+//! A connection to a target, and the body of a response on it.
+
+use crate::error::BodyError;
+use crate::http2::{self, Tasks};
+use crate::pool::{PoolKey, Pooled, keep_alive_timeout};
+use crate::request_body::RequestBody;
+use crate::stream::Stream;
+use crate::wire::Wire;
+use crate::{HEAD_BUFFER_BYTES, RESPONSE_HEADERS_MAX};
+use bytes::Bytes;
+use http::{Request, Response};
+use http_body::{Body, Frame, SizeHint};
+use hyper::body::Incoming;
+use hyper::client::conn::TrySendError;
+use hyper::client::conn::http1;
+use hyper::client::conn::http2::SendRequest as Http2Sender;
+use hyper_util::rt::TokioIo;
+use policy::Host;
+use std::future::poll_fn;
+use std::net::{IpAddr, SocketAddr};
+use std::pin::{Pin, pin};
+use std::task::{Context, Poll, Waker};
+use std::time::{Duration, Instant};
+use tokio::net::TcpStream;
+use tokio_rustls::client::TlsStream;
+
+/// A live connection. Dropping it closes it.
+///
+/// The bytes of an HTTP/1.1 connection move while [`Self::send`] or a [`ResponseBody`] is polled; those of
+/// HTTP/2 move in tasks of their own.
+#[derive(Debug)]
+pub struct Connection {
+    http: Http,
+    key: PoolKey,
+    address: SocketAddr,
+    is_reused: bool,
+    is_for_once: bool,
+    /// When the head of the last response arrived, and how long the target keeps the connection from then on.
+    keep_alive: Option<(Instant, Duration)>,
+}
+
+/// Which HTTP the connection speaks.
+#[derive(Debug)]
+enum Http {
+    One {
+        sender: http1::SendRequest<RequestBody>,
+        wire: Wire,
+    },
+    Two {
+        sender: Http2Sender<RequestBody>,
+        _tasks: Tasks,
+    },
+}
+
+impl Http {
+    /// Moves bytes that no task moves.
+    fn poll(&mut self, cx: &mut Context<'_>) {
+        match self {
+            Self::One { wire, .. } => wire.poll(cx),
+            Self::Two { .. } => {}
+        }
+    }
+}
+
+impl Connection {
+    /// Begins HTTP on a stream to a target.
+    pub(crate) async fn begin(
+        stream: Stream,
+        (key, address): (PoolKey, SocketAddr),
+        is_http2: bool,
+    ) -> hyper::Result<Self> {
+        let http = if is_http2 {
+            let (sender, tasks) = http2::handshake(stream).await?;
+            Http::Two {
+                sender,
+                _tasks: tasks,
+            }
+        } else {
+            let mut builder = http1::Builder::new();
+            builder
+                .max_headers(RESPONSE_HEADERS_MAX)
+                .max_buf_size(HEAD_BUFFER_BYTES);
+            let (sender, connection) = builder.handshake(TokioIo::new(stream)).await?;
+            Http::One {
+                sender,
+                wire: Wire::new(connection),
+            }
+        };
+        Ok(Self {
+            http,
+            key,
+            address,
+            is_reused: false,
+            is_for_once: false,
+            keep_alive: None,
+        })
+    }
+
+    /// Begins HTTP/1.1 on a connection that [`transport::dial::Dialer`] made. The dialer connects to the
+    /// program's own relay and to nothing else, so no policy is asked.
+    ///
+    /// # Errors
+    /// The I/O error of a stream that was closed meanwhile.
+    pub async fn with_dialed(stream: TlsStream<TcpStream>) -> std::io::Result<Self> {
+        let address = stream.get_ref().0.peer_addr()?;
+        let key = PoolKey::of_dialed(Host::Addr(address.ip()), address.port());
+        Self::begin(Stream::Tls(Box::new(stream)), (key, address), false)
+            .await
+            .map_err(std::io::Error::other)
+    }
+
+    /// Sends a request and waits for the response's head.
+    ///
+    /// # Errors
+    /// hyper's error. It holds the request if no byte of it was sent.
+    pub async fn send(
+        &mut self,
+        request: Request<RequestBody>,
+    ) -> Result<Response<Incoming>, TrySendError<Request<RequestBody>>> {
+        match &mut self.http {
+            Http::One { sender, wire } => {
+                let mut response = pin!(sender.try_send_request(request));
+                let response = poll_fn(|cx| {
+                    wire.poll(cx);
+                    response.as_mut().poll(cx)
+                })
+                .await;
+                if let Ok(response) = &response {
+                    let timeout = keep_alive_timeout(response.headers());
+                    self.keep_alive = timeout.map(|timeout| (Instant::now(), timeout));
+                }
+                response
+            }
+            Http::Two { sender, .. } => {
+                // Boxed to keep the future of an HTTP/1.1 exchange small: most targets have no HTTP/2.
+                let request = http2::to_http2(request);
+                Box::pin(sender.try_send_request(request)).await
+            }
+        }
+    }
+
+    /// Moves its bytes in a task from now on, whether or not the exchange polls it.
+    pub fn run_alone(&mut self) {
+        if let Http::One { wire, .. } = &mut self.http {
+            wire.run_alone();
+        }
+    }
+
+    /// Does the same as [`Self::run_alone`], for a request whose response may switch protocols.
+    pub fn run_for_upgrade(&mut self) {
+        if let Http::One { wire, .. } = &mut self.http {
+            wire.run_for_upgrade();
+        }
+    }
+
+    /// Returns whether it has served a request before.
+    pub fn is_reused(&self) -> bool {
+        self.is_reused
+    }
+
+    /// Waits until it can take another request. Returns false when it is closed.
+    pub(crate) async fn ready(&mut self) -> bool {
+        poll_fn(|cx| match &mut self.http {
+            Http::One { sender, wire } => {
+                wire.poll(cx);
+                sender.poll_ready(cx)
+            }
+            Http::Two { sender, .. } => sender.poll_ready(cx),
+        })
+        .await
+        .is_ok()
+    }
+
+    /// Notes that it was made for a request that may be sent only once.
+    pub(crate) fn mark_for_once(&mut self) {
+        self.is_for_once = true;
+    }
+
+    /// Notes that it has served a request.
+    pub(crate) fn mark_reused(&mut self) {
+        self.is_reused = true;
+    }
+}
+
+impl Pooled for Connection {
+    fn key(&self) -> &PoolKey {
+        &self.key
+    }
+
+    fn address(&self) -> IpAddr {
+        self.address.ip()
+    }
+
+    fn keep_alive(&self) -> Option<(Instant, Duration)> {
+        self.keep_alive
+    }
+
+    fn is_for_once(&self) -> bool {
+        self.is_for_once
+    }
+
+    fn is_usable(&mut self) -> bool {
+        // An idle connection is not polled: read now what has arrived since, usually its end.
+        self.http.poll(&mut Context::from_waker(Waker::noop()));
+        match &self.http {
+            Http::One { sender, .. } => sender.is_ready() && !sender.is_closed(),
+            Http::Two { sender, .. } => sender.is_ready() && !sender.is_closed(),
+        }
+    }
+}
+
+/// Returns the stream below a connection whose target switched protocols, and the bytes that the target
+/// sent since.
+pub fn switched(upgraded: hyper::upgrade::Upgraded) -> Option<(Stream, Bytes)> {
+    let parts = upgraded.downcast::<TokioIo<Stream>>().ok()?;
+    Some((parts.io.into_inner(), parts.read_buf))
+}
+
+/// The body of a response. Polling it moves the connection's bytes.
+#[derive(Debug)]
+pub struct ResponseBody<'a> {
+    incoming: Incoming,
+    connection: &'a mut Connection,
+}
+
+impl<'a> ResponseBody<'a> {
+    /// Joins the body of the last response with the connection that it arrives on.
+    pub fn new(incoming: Incoming, connection: &'a mut Connection) -> Self {
+        Self {
+            incoming,
+            connection,
+        }
+    }
+
+    /// Returns the rest of the body, without its connection.
+    pub fn into_incoming(self) -> Incoming {
+        self.incoming
+    }
+
+    /// Returns whether the end that hyper reports is the response's end. hyper reports an HTTP/2 stream that
+    /// was reset with NO_ERROR as ended; that is only right after a complete response (RFC 9113, 8.1).
+    fn is_complete(&self) -> bool {
+        matches!(self.connection.http, Http::One { .. })
+            || self.incoming.is_end_stream()
+            || self.incoming.size_hint().exact() == Some(0)
+    }
+}
+
+impl Body for ResponseBody<'_> {
+    type Data = Bytes;
+    type Error = BodyError;
+
+    fn poll_frame(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        let this = self.get_mut();
+        let mut incoming = Pin::new(&mut this.incoming);
+        // The body is polled before the connection: that is how hyper learns that bytes are wanted, and
+        // only then reads them.
+        let mut frame = incoming.as_mut().poll_frame(cx);
+        if frame.is_pending() {
+            this.connection.http.poll(cx);
+            frame = incoming.poll_frame(cx);
+        }
+        let frame = std::task::ready!(frame);
+        if frame.is_none() && !this.is_complete() {
+            return Poll::Ready(Some(Err(BodyError::Incomplete)));
+        }
+        Poll::Ready(frame.map(|frame| frame.map_err(BodyError::Http)))
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.incoming.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.incoming.size_hint()
+    }
+}

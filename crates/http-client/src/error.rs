@@ -1,0 +1,168 @@
+//! Maps hyper's errors to what a caller can rely on.
+
+use crate::http2;
+use protocol::{Code, Execution, Failure};
+use std::error::Error as _;
+
+/// Why the body of a response is not complete.
+#[derive(Debug, thiserror::Error)]
+pub enum BodyError {
+    /// hyper's error.
+    #[error(transparent)]
+    Http(hyper::Error),
+    /// The target ended its HTTP/2 stream before the response's end, without an error.
+    #[error("response body dropped before end of stream")]
+    Incomplete,
+}
+
+/// Why a request got no response. Each holds the failure for the caller.
+#[derive(Debug)]
+pub enum SendError {
+    /// Nothing was sent: there was no connection, or no valid request.
+    NotSent(Failure),
+    /// The target stated that it did nothing with the request (HTTP/2).
+    Untouched(Failure),
+    /// The connection was closed before a response. The request may have been executed.
+    ConnectionClosed {
+        /// Whether the connection had served a request before: then it was probably closed for being idle.
+        reused: bool,
+        /// The failure.
+        failure: Failure,
+    },
+    /// The deadline passed before a response.
+    TimedOut(Failure),
+    /// The response is not valid HTTP.
+    Protocol(Failure),
+    /// The caller ended the exchange, or the request's own body failed.
+    Ended(Failure),
+}
+
+impl SendError {
+    /// Maps the error of a connection that did not return the request.
+    pub(crate) fn of(error: &hyper::Error, reused: bool) -> Self {
+        let failure = request_failure(error);
+        match failure.code {
+            Code::TargetProtocol => Self::Protocol(failure),
+            Code::TargetClosed => Self::ConnectionClosed { reused, failure },
+            // The failure of the request's own body.
+            _ => Self::Ended(failure),
+        }
+    }
+
+    /// Returns the failure.
+    pub fn failure(&self) -> &Failure {
+        match self {
+            Self::NotSent(failure)
+            | Self::Untouched(failure)
+            | Self::ConnectionClosed { failure, .. }
+            | Self::TimedOut(failure)
+            | Self::Protocol(failure)
+            | Self::Ended(failure) => failure,
+        }
+    }
+}
+
+impl From<SendError> for Failure {
+    fn from(error: SendError) -> Self {
+        match error {
+            SendError::NotSent(failure)
+            | SendError::Untouched(failure)
+            | SendError::ConnectionClosed { failure, .. }
+            | SendError::TimedOut(failure)
+            | SendError::Protocol(failure)
+            | SendError::Ended(failure) => failure,
+        }
+    }
+}
+
+impl From<BodyError> for Failure {
+    /// Maps the failure of a response's body: the target had begun to respond, so the request was executed.
+    fn from(error: BodyError) -> Self {
+        let error = match error {
+            BodyError::Http(error) => error,
+            BodyError::Incomplete => {
+                let detail = "the target ended its response before it was complete";
+                return Self::new(Code::TargetClosed, Execution::Executed, detail);
+            }
+        };
+        if let Some(cause) = http2::cause(&error) {
+            return of_http2(cause, Execution::Executed);
+        }
+        let (code, detail) = match error.is_parse() {
+            true => (
+                Code::TargetProtocol,
+                "the body of the target's response is not valid",
+            ),
+            false => (
+                Code::TargetClosed,
+                "the target closed the connection before its response was complete",
+            ),
+        };
+        Self::new(code, Execution::Executed, detail)
+    }
+}
+
+/// Returns whether the connection was closed before any byte of a response arrived.
+pub(crate) fn closed_before_response(error: &hyper::Error) -> bool {
+    error.is_incomplete_message()
+        || error.is_closed()
+        || error.is_canceled()
+        || is_io(error)
+        || http2::cause(error).is_some_and(|error| error.is_io() || error.is_go_away())
+}
+
+fn is_io(error: &hyper::Error) -> bool {
+    error
+        .source()
+        .is_some_and(|source| source.is::<std::io::Error>())
+        && !error.is_parse()
+        && !error.is_user()
+}
+
+/// Maps the error of a request that was handed to a connection and got no response head.
+fn request_failure(error: &hyper::Error) -> Failure {
+    // The request's own body failed: its failure has the reason.
+    if let Some(failure) = error
+        .source()
+        .and_then(|source| source.downcast_ref::<Failure>())
+    {
+        return Failure {
+            execution: Execution::PossiblyExecuted,
+            ..failure.clone()
+        };
+    }
+    if let Some(cause) = http2::cause(error) {
+        return of_http2(cause, Execution::PossiblyExecuted);
+    }
+    if error.is_parse() {
+        // hyper's text quotes nothing of the message. It also names a head that is too large.
+        let detail =
+            format!("the target's response is not HTTP/1.1 that can be passed on: {error}");
+        return Failure::possibly_executed(Code::TargetProtocol, detail);
+    }
+    let detail = format!("the target closed the connection before it responded: {error}");
+    Failure::possibly_executed(Code::TargetClosed, detail)
+}
+
+/// Returns the failure for a request that the target refused and did nothing with.
+pub(crate) fn untouched() -> Failure {
+    let detail = "the target refused the request, and did nothing with it (HTTP/2)";
+    Failure::not_dispatched(Code::TargetRefused, detail)
+}
+
+/// Maps the HTTP/2 error that ended an exchange. Of the target's GOAWAY, the reason is shown; its debug data
+/// is not.
+fn of_http2(cause: &h2::Error, execution: Execution) -> Failure {
+    let reason = cause
+        .reason()
+        .map_or_else(String::new, |reason| format!(": {}", reason.description()));
+    let when = match execution {
+        Execution::Executed => "before its response was complete",
+        _ => "before it responded",
+    };
+    let (code, what) = match cause {
+        cause if cause.is_library() => (Code::TargetProtocol, "broke the rules of HTTP/2"),
+        _ => (Code::TargetClosed, "ended the exchange"),
+    };
+    Failure::new(code, execution, format!("the target {what} {when}{reason}"))
+}

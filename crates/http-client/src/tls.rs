@@ -1,0 +1,135 @@
+//! TLS configs for targets: made when the first HTTPS target needs one, kept until a file changes.
+
+use crate::client_cert::ClientCert;
+use crate::http2;
+use rustls::ClientConfig;
+use std::collections::HashMap;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::SystemTime;
+use transport::tls::{ClientTls, Oldest, TlsSetupError};
+
+/// TLS configs that are cached: one for each CA file and each client certificate in use. Those of replaced
+/// certificates go when the cache is full and cleared.
+const CACHED_MAX: usize = 256;
+
+/// The protocols that are offered (ALPN).
+const HTTP2_OR_1: &[&[u8]] = &[http2::ALPN, b"http/1.1"];
+const HTTP1: &[&[u8]] = &[b"http/1.1"];
+
+/// What a TLS config is for: the additional CA file, the client certificate, and whether HTTP/2 is offered.
+type CacheKey = (Option<Arc<Path>>, Option<Arc<ClientCert>>, bool);
+
+/// A TLS config, and the modification times of the files that it was made from.
+#[derive(Debug)]
+struct Cached {
+    config: Arc<ClientConfig>,
+    files: Files,
+}
+
+/// The TLS configs of one client.
+#[derive(Debug)]
+pub(crate) struct TlsConfigs {
+    ca_file: Option<PathBuf>,
+    oldest: Oldest,
+    cached: Mutex<HashMap<CacheKey, Cached>>,
+}
+
+fn modified(path: &Path) -> Option<SystemTime> {
+    std::fs::metadata(path)
+        .and_then(|file| file.modified())
+        .ok()
+}
+
+/// Reads the files and makes a TLS config.
+fn make(
+    files: &[PathBuf],
+    client_cert: Option<&ClientCert>,
+    oldest: Oldest,
+    http2: bool,
+) -> Result<Arc<ClientConfig>, TlsSetupError> {
+    let wrong = |detail| TlsSetupError::from(rustls::Error::General(detail));
+    let own = client_cert.map(ClientCert::parts).transpose();
+    ClientTls {
+        ca_files: files,
+        alpn: if http2 { HTTP2_OR_1 } else { HTTP1 },
+        oldest,
+        own: own.map_err(wrong)?,
+    }
+    .config()
+}
+
+impl TlsConfigs {
+    /// Trusts the CA file for all targets, in addition to the system's roots.
+    pub(crate) fn new(ca_file: Option<PathBuf>, oldest: Oldest) -> Self {
+        Self {
+            ca_file,
+            oldest,
+            cached: Mutex::default(),
+        }
+    }
+
+    /// Makes the config without an additional CA file and client certificate now. Blocks.
+    pub(crate) fn load(&self, http2: bool) -> Result<(), TlsSetupError> {
+        let files: Vec<PathBuf> = self.ca_file.iter().cloned().collect();
+        let stamped = stamp(&files);
+        let config = make(&files, None, self.oldest, http2)?;
+        self.keep((None, None, http2), config, stamped);
+        Ok(())
+    }
+
+    /// Returns the config for targets that also trust `extra`, that get `client_cert`, and that may choose
+    /// HTTP/2. Reads files the first time, and when they have changed since.
+    pub(crate) async fn get(
+        &self,
+        extra: Option<&Arc<Path>>,
+        client_cert: Option<&Arc<ClientCert>>,
+        http2: bool,
+    ) -> Result<Arc<ClientConfig>, TlsSetupError> {
+        let key = (extra.cloned(), client_cert.cloned(), http2);
+        if let Some(config) = self.cached(&key) {
+            return Ok(config);
+        }
+        let own = self.ca_file.iter().cloned();
+        let files: Vec<PathBuf> = own.chain(extra.map(|path| path.to_path_buf())).collect();
+        // Before the files are read: a change while they are read is then noticed by the next request.
+        let stamped = stamp(&files);
+        let (oldest, client_cert) = (self.oldest, client_cert.cloned());
+        let making = move || make(&files, client_cert.as_deref(), oldest, http2);
+        let config = tokio::task::spawn_blocking(making)
+            .await
+            .unwrap_or_else(|_| {
+                Err(rustls::Error::General("reading certificates failed".into()).into())
+            })?;
+        self.keep(key, config.clone(), stamped);
+        Ok(config)
+    }
+
+    fn keep(&self, key: CacheKey, config: Arc<ClientConfig>, files: Files) {
+        let mut cached = self.cached.lock().unwrap_or_else(PoisonError::into_inner);
+        if cached.len() >= CACHED_MAX {
+            cached.clear();
+        }
+        cached.insert(key, Cached { config, files });
+    }
+
+    /// Returns the cached config, unless a file has changed since. A file that cannot be read any more does
+    /// not count as changed: its certificates stay trusted.
+    fn cached(&self, key: &CacheKey) -> Option<Arc<ClientConfig>> {
+        let cached = self.cached.lock().unwrap_or_else(PoisonError::into_inner);
+        let cached = cached.get(key)?;
+        let is_same = |(path, then): &(PathBuf, Option<SystemTime>)| {
+            modified(path).is_none_or(|now| Some(now) == *then)
+        };
+        let is_fresh = cached.files.iter().all(is_same);
+        is_fresh.then(|| cached.config.clone())
+    }
+}
+
+/// Files with their modification times.
+type Files = Vec<(PathBuf, Option<SystemTime>)>;
+
+fn stamp(files: &[PathBuf]) -> Files {
+    let stamped = files.iter().map(|file| (file.clone(), modified(file)));
+    stamped.collect()
+}

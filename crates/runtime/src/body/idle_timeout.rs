@@ -56,7 +56,9 @@ where
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<B::Data>, B::Error>>> {
         let this = &mut *self;
+        // The source is polled before the timer: a frame that is there wins over a timeout in the same moment.
         if let Poll::Ready(frame) = Pin::new(&mut this.body).poll_frame(cx) {
+            // Reset and not made again: the allocation lives as long as the body.
             if let Some(sleep) = &mut this.sleep {
                 sleep.as_mut().reset(Instant::now() + this.idle);
             }

@@ -63,6 +63,7 @@ pub(crate) fn sign_out_of_replaced(before: &Arc<Active>, now: &Active) {
         let Some(sessions) = sessions_of(&old.kind) else {
             continue;
         };
+        // The same `Sessions` was adopted by the new credential: only endpoints that changed are signed out.
         let is_shared = now
             .credentials
             .get(&old.name)
@@ -109,6 +110,7 @@ pub(crate) async fn sign_out_of(active: &Arc<Active>, endpoint: &str) {
 /// Waits until no sign-in and no sign-out is in progress.
 async fn signed_out() {
     let over = async {
+        // Polled: this runs only when a process or a command ends.
         while IN_PROGRESS.load(Ordering::SeqCst) > 0 {
             tokio::time::sleep(USERS_POLL).await;
         }

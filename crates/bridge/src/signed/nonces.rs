@@ -359,6 +359,8 @@ mod tests {
     }
 
     fn reserve(nonces: &Arc<Nonces>, binding: Binding) -> ReserveResult {
+        // Before the signature's time is taken: a store that is opened a second later rejects it as too old.
+        nonces.open().unwrap();
         let now = now();
         let times = (now, now + 600);
         nonces.reserve("a", times, binding).unwrap()

@@ -127,6 +127,7 @@ impl fmt::Debug for Credentials {
 
 impl Credentials {
     pub(crate) fn new(all: Vec<Credential>) -> Self {
+        // Shared: an exchange keeps its credential when a reload replaces it.
         let named = |one: Credential| (one.name.clone(), Arc::new(one));
         Self(all.into_iter().map(named).collect())
     }
@@ -162,6 +163,7 @@ pub(crate) fn with_credential(
 ) -> Result<Proxy, ProxyCredentialError> {
     let Some(name) = name else { return Ok(proxy) };
     match credentials.get(name).map(|credential| &credential.kind) {
+        // The origins are not checked here: the config names the proxy and the credential together.
         Some(Kind::Basic { user, password }) => Ok(proxy.with_basic(user, password.expose())),
         Some(_) => Err(ProxyCredentialError::Kind(name.to_owned())),
         None => Err(ProxyCredentialError::Unknown(name.to_owned())),

@@ -61,6 +61,7 @@ pub(crate) struct Claim {
 
 impl Drop for Claim {
     fn drop(&mut self) {
+        // Also if the task panics: the attempt could never be made again otherwise.
         self.deliveries.lock().remove(&self.attempt);
     }
 }

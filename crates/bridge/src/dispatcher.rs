@@ -87,7 +87,7 @@ pub enum ActiveError {
 
 /// The active config, as exchanges need it.
 #[derive(Debug)]
-pub struct Active {
+pub(crate) struct Active {
     pub(crate) access: Arc<TargetAccess>,
     pub(crate) credentials: Arc<Credentials>,
     pub(crate) quotas: Quotas,
@@ -270,6 +270,7 @@ impl Dispatcher {
     pub fn refresh_addresses(&self) {
         let active = self.active();
         let addresses = own_addresses();
+        // A new config drops the idle connections, so it is made only if something has changed.
         if addresses != active.own_addresses
             && let Ok(active) =
                 Active::new(active.config.clone(), addresses, active.credentials.clone())
@@ -301,6 +302,7 @@ impl Dispatcher {
             let mut used = malloc_trim::resident().filter(is_above);
             if used.is_some() {
                 // Memory that the allocator kept after a burst is not in use: measure again without it.
+                // Trimming walks the whole heap, which takes long when there is much of it.
                 let _ = tokio::task::spawn_blocking(malloc_trim::give_back).await;
                 used = malloc_trim::resident().filter(is_above);
             }
@@ -315,6 +317,7 @@ impl Dispatcher {
 
     /// Accepts an exchange, and returns immediately.
     pub fn accept(self: &Arc<Self>, mut incoming: Incoming) {
+        // Rejected before a task is spawned: a rejection must cost no memory.
         if self.is_memory_full.load(Ordering::Relaxed) {
             let detail = "this bridge reached its memory limit (limits.memory_max)";
             let failure = Failure::not_dispatched(Code::Overloaded, detail);
@@ -322,8 +325,10 @@ impl Dispatcher {
             incoming.send.reset(failure);
             return;
         }
+        // Relaxed: the count alone matters, and no other data is published with it.
         self.running.fetch_add(1, Ordering::Relaxed);
         let running = RunningGuard(self.clone());
+        // One config for the whole exchange: a reload in between must not mix two.
         let active = self.active();
         let records = self.records.clone();
         if incoming.head.call.is_some() {

@@ -91,6 +91,7 @@ impl Health {
 
     /// Requests a round of probes: the config has changed, or an administrator asked.
     pub(crate) fn request_probes(&self) {
+        // `notify_one` keeps one request for a watcher that is busy with a round.
         self.requested.notify_one();
     }
 
@@ -137,6 +138,7 @@ impl Health {
             let now = active();
             let interval = now.config.targets.health_interval.get();
             if interval.is_some() {
+                // With the config of this moment: endpoints may have been added since the last round.
                 let found = round(&now).await;
                 self.keep(found);
                 report();
@@ -190,12 +192,14 @@ async fn round(active: &Arc<Active>) -> Vec<Finding> {
         let (active, permits, name) = (active.clone(), permits.clone(), endpoint.name.clone());
         probes.spawn(async move {
             // An error would mean that the semaphore is closed, which never happens.
+            // Bounded, so that many endpoints are not connected to at the same moment.
             let _permit = permits.acquire_owned().await;
             let probe = probe(&active, &name, false).await;
             (index, Finding::of(name, probe))
         });
     }
     let mut found = probes.join_all().await;
+    // They finish in any order; the report lists them as the config does.
     found.sort_by_key(|(index, _)| *index);
     found.into_iter().map(|(_, found)| found).collect()
 }

@@ -204,6 +204,7 @@ impl Journal {
     /// Notes that the relay has stored an outcome. Does not wait: a lost acknowledgement is repeated, because the
     /// outcome is reported again.
     pub fn acknowledge(&self, attempt: CallAttempt) {
+        // Not awaited: the task that reads the tunnel must not wait for the disk.
         let _ = self
             .requests
             .try_send((JournalRequest::Acknowledge(attempt), None));
@@ -234,6 +235,7 @@ fn serve(
 ) {
     while let Some(first) = queue.blocking_recv() {
         let mut batch = vec![first];
+        // Requests that wait share one `fsync`, which costs more than all of their writes.
         while batch.len() < BATCH_MAX
             && let Ok(next) = queue.try_recv()
         {

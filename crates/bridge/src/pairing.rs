@@ -144,6 +144,7 @@ pub async fn pair(config: &Config, api_key: &ApiKey) -> Result<Identity, PairErr
     let data_dir = DataDir::open(config.bridge.data_dir.get())?;
     let relay = config.relay.url.to_string();
     let key = match Identity::load(&data_dir) {
+        // The relay knows the bridge by this key.
         Ok(identity) if is_same(&identity.relay, &config.relay.url) => identity.key,
         Ok(_) | Err(IdentityError::NotPaired { .. }) => Key::generate()?,
         Err(error) => return Err(error.into()),
@@ -259,6 +260,7 @@ fn pair_request(
     let basic = format!("{}:{}", api_key.client_id, api_key.client_secret.expose());
     let basic = format!("Basic {}", STANDARD.encode(basic));
     let mut authorization = HeaderValue::try_from(basic).expect("base64 is visible ASCII");
+    // It is then redacted in `Debug`.
     authorization.set_sensitive(true);
     let length = BodyLength::Known(body.len() as u64);
     let mut request = Request::new(RequestBody::from_bytes(body, length));

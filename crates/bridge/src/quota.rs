@@ -122,6 +122,7 @@ impl Quota {
     /// # Errors
     /// `overloaded`, with the limit that was reached.
     pub(crate) fn acquire(&self, entry: &dyn std::fmt::Display) -> Result<QuotaPermit, Failure> {
+        // Most entries have no quota: they must not take the lock of a token bucket.
         if self.is_unlimited() {
             return Ok(QuotaPermit(None));
         }
@@ -136,6 +137,7 @@ impl Quota {
                 "{entry} is in maintenance ({window} UTC)"
             )));
         }
+        // Before the token: a request that finds no permit must not use up the rate.
         let permit = match &self.permits {
             None => None,
             Some(permits) => Some(permits.clone().try_acquire_owned().map_err(|_| {

@@ -141,6 +141,7 @@ pub(crate) struct Signed {
 impl Signed {
     /// Returns whether a field of this name, in lower case, goes to the target.
     pub(crate) fn passes(&self, name: &str) -> bool {
+        // The target has no use for them, and could pass the signature on.
         if OWN_FIELDS.contains(&name) {
             return false;
         }
@@ -176,6 +177,7 @@ pub(crate) fn verify(
     let BareItem::ByteSequence(signature) = &item.bare_item else {
         return Err("Signature is not a byte sequence".into());
     };
+    // Before the signature itself: what a signature does not cover, it does not prove.
     let names = covered_names(covered, request, audience)?;
     let covers = |name: &str| names.iter().any(|own| own == name);
     let times = times(covered, validity_max, now)?;
@@ -256,6 +258,7 @@ fn covered_names(
         let BareItem::String(name) = &item.bare_item else {
             return Err("Signature-Input covers a component without a name".into());
         };
+        // Parameters like `;sf` or `;key` change what a component means (RFC 9421, 2.1).
         if !item.params.is_empty() {
             return Err(format!(
                 "the component {} has parameters, which are not supported",
@@ -266,6 +269,7 @@ fn covered_names(
         if name.bytes().any(|byte| byte.is_ascii_uppercase()) {
             return Err(format!("the component {name} is not in lower case"));
         }
+        // A repeated component is not valid (RFC 9421, 2.5), and parsers differ in what they do with it.
         if names.contains(&name) {
             return Err(format!("the component {name} is covered twice"));
         }
@@ -311,9 +315,11 @@ fn times(covered: &InnerList, validity_max: Duration, now: SystemTime) -> Result
         return Err("the signature's nonce must have 16 to 128 characters".into());
     }
     let now = now.duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
+    // A signature from the future would be valid for longer than `validity_max` allows.
     if created > now + SKEW.as_secs() {
         return Err("the signature was created in the future; check the clocks".into());
     }
+    // Without skew: the nonce is removed at this second, and a later request could reuse it.
     if expires <= now {
         return Err("the signature has expired".into());
     }
@@ -348,6 +354,7 @@ fn signature_base(covered: &InnerList, request: &SignedRequest<'_>) -> Result<St
         base.push_str(&format!("\"{name}\": {value}\n"));
     }
     let list: List = vec![ListEntry::InnerList(covered.clone())];
+    // Serialised again, as the RFC requires: another spelling of the same list has the same base.
     let parameters = list.serialize().unwrap_or_default();
     base.push_str(&format!("\"@signature-params\": {parameters}"));
     Ok(base)

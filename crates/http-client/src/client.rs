@@ -112,6 +112,7 @@ impl Client {
         timeout: Option<Duration>,
     ) -> Result<(Approved, Connection), Failure> {
         let timeout = timeout.unwrap_or(self.connect_timeout);
+        // Looked up before the connection: the choice of protocol is made in the TLS handshake (ALPN).
         let http2 = self.http2 && key.http2 && !self.requires_http1().contains(key);
         connect::connect(approved, (key, http2), &self.tls, &self.proxy, timeout).await
     }

@@ -48,6 +48,7 @@ impl ClientCert {
             chain_pem,
             key_pem,
         };
+        // Parsed once here, so that a wrong file is rejected when it is set, not with the first request.
         certificate.parts()?;
         Ok(certificate)
     }

@@ -129,6 +129,7 @@ async fn tcp(
         // The time left is divided evenly, so that one silent address does not use all of it.
         let left = deadline.saturating_duration_since(Instant::now());
         let share = u32::try_from(count - index).map_or(left, |rest| left / rest);
+        // One after the other, not in parallel: the addresses share the time, and a target gets one connection.
         last = match timeout(share, reach(&approved, proxy)).await {
             Ok(Ok(stream)) => {
                 if let Err(error) = stream.set_nodelay(true) {
@@ -171,6 +172,7 @@ async fn secure(
             true => overloaded(&error),
             false => failed(error.to_string()),
         })?;
+    // The name comes from the URL, not from the address: that is what the certificate must match.
     let name = match &key.host {
         policy::Host::Name(name) => ServerName::try_from(name.clone())
             .map_err(|_| failed("the host is not a name that a certificate can have".into()))?,

@@ -103,6 +103,7 @@ impl Connection {
     /// The I/O error of a stream that was closed meanwhile.
     pub async fn with_dialed(stream: TlsStream<TcpStream>) -> std::io::Result<Self> {
         let address = stream.get_ref().0.peer_addr()?;
+        // Only for completeness: a dialed connection is never given to a pool.
         let key = PoolKey::of_dialed(Host::Addr(address.ip()), address.port());
         Self::begin(Stream::Tls(Box::new(stream)), (key, address), false)
             .await
@@ -121,10 +122,13 @@ impl Connection {
             Http::One { sender, wire } => {
                 let mut response = pin!(sender.try_send_request(request));
                 let response = poll_fn(|cx| {
+                    // The connection is polled first: it may bring the response that the next poll takes.
                     wire.poll(cx);
                     response.as_mut().poll(cx)
                 })
                 .await;
+                // The target announces its keep-alive time anew with each response; none means that it is
+                // unknown.
                 if let Ok(response) = &response {
                     let timeout = keep_alive_timeout(response.headers());
                     self.keep_alive = timeout.map(|timeout| (Instant::now(), timeout));

@@ -131,6 +131,7 @@ fn request_failure(error: &hyper::Error) -> Failure {
             ..failure.clone()
         };
     }
+    // Before `is_parse`: the HTTP/2 error tells a broken rule from a closed stream.
     if let Some(cause) = http2::cause(error) {
         return of_http2(cause, Execution::PossiblyExecuted);
     }

@@ -118,6 +118,7 @@ impl Attempts {
                 return Ok(RequestBody::from_bytes(bytes.clone(), body_length));
             }
         }
+        // Only the last attempt was untouched; an earlier one may have been executed.
         if refused == Some(Refused::Untouched) && !self.may_have_left {
             return Err(SendError::Untouched(untouched()));
         }
@@ -253,6 +254,7 @@ impl Client {
         let connecting = async {
             let approved = outgoing.approved().await?;
             let timeout = plan.connect_timeout;
+            // The addresses are cloned only for the rare plan with a second key.
             let Some(any_protocol_key) = &plan.any_protocol_key else {
                 return self.connect(approved, &plan.pool_key, timeout).await;
             };
@@ -290,8 +292,10 @@ impl Client {
         loop {
             // Before `dispatch`: a head that is not valid HTTP must not count as dispatched.
             let head = outgoing.head(&approved).map_err(SendError::NotSent)?;
+            // Counted before it is sent: a caller may go on with the attempts that are left.
             attempts.left = attempts.left.saturating_sub(1);
             outgoing.dispatch().await.map_err(SendError::NotSent)?;
+            // Of the body of this attempt: a replayed body has a progress of its own.
             let progress = body.progress();
             let request = head.map(|()| body);
             let sent = outgoing.response(&mut connection, request, &progress);

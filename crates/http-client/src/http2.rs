@@ -72,6 +72,7 @@ where
         if tasks.is_closed {
             return;
         }
+        // hyper spawns a task for each request body; finished ones must not add up on a reused connection.
         tasks.running.retain(|task| !task.is_finished());
         tasks.running.push(tokio::spawn(future).abort_handle());
     }

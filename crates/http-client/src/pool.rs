@@ -195,6 +195,7 @@ impl<C: Pooled> Pool<C> {
         let shelves = &mut *guard;
         let shelf = shelves.by_key.get_mut(key)?;
         let mut found = None;
+        // From the newest on: it is the most likely to be open still.
         let mut at = shelf.len();
         while at > 0 {
             at -= 1;
@@ -237,6 +238,8 @@ impl<C: Pooled> Pool<C> {
         if connection.is_for_once() && connection.keep_alive().is_none() && !shelf.is_empty() {
             return;
         }
+        // At the bound of all keys, only this key gives a connection up: one busy target must not close the
+        // connections of the others.
         if shelf.len() >= self.per_key_max || shelves.count >= self.count_max {
             if shelf.pop_front().is_none() {
                 shelves.by_key.retain(|_, shelf| !shelf.is_empty());
@@ -256,9 +259,11 @@ impl<C: Pooled> Pool<C> {
         let mut shelves = self.lock();
         let timeout = self.idle_timeout;
         shelves.by_key.retain(|_, shelf| {
+            // Polling an idle connection is also what notices that its target has closed it.
             shelf.retain_mut(|idle| idle.connection.is_usable() && idle.since.elapsed() < timeout);
             !shelf.is_empty()
         });
+        // Counted again rather than subtracted: the retained connections are known here.
         shelves.count = shelves.by_key.values().map(VecDeque::len).sum();
         if shelves.count == 0 {
             shelves.is_swept = false;
@@ -273,6 +278,7 @@ impl Pool {
         if self.per_key_max == 0 || self.count_max == 0 {
             return;
         }
+        // hyper needs a moment after the last byte of a response until it takes the next request.
         if !connection.is_usable() {
             let ready = tokio::time::timeout(READY_WITHIN, connection.ready());
             if ready.await != Ok(true) {
@@ -281,6 +287,7 @@ impl Pool {
         }
         connection.mark_reused();
         self.keep(connection);
+        // One sweeper at a time, and none while the pool is empty.
         let must_sweep = !std::mem::replace(&mut self.lock().is_swept, true);
         if must_sweep {
             tokio::spawn(sweep(Arc::downgrade(self)));

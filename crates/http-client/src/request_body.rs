@@ -82,6 +82,7 @@ enum Source {
 impl Drop for RequestBody {
     fn drop(&mut self) {
         match &mut self.source {
+            // Without this, the relay would go on sending a body that no one reads.
             Source::Streamed(stream) if !self.is_done => stream.get_mut().stop(),
             Source::Streamed(_) | Source::Buffered(_) => {}
         }
@@ -191,6 +192,8 @@ fn arrived<B>(recv: &mut B, wanted: u64) -> (Bytes, Option<Failure>)
 where
     B: Body<Data = Bytes, Error = Failure> + Unpin,
 {
+    // Polled once without a waker: only bytes that are here already are taken, and the body is polled again
+    // later.
     let mut cx = Context::from_waker(Waker::noop());
     let mut first = Bytes::new();
     let mut more = BytesMut::new();
@@ -207,9 +210,11 @@ where
         match frame.into_data() {
             Ok(data) if first.is_empty() => first = data,
             Ok(data) => more.extend_from_slice(&data),
+            // Trailers: the body has ended before its declared length, which the target will notice.
             Err(_) => break,
         }
     }
+    // One chunk, the usual case, is not copied.
     if more.is_empty() {
         return (first, failed);
     }

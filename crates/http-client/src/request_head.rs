@@ -30,6 +30,7 @@ pub fn request_head(approved: &Approved, head: &RequestHead) -> Result<Request<(
     headers.insert(header::HOST, host);
     transport::http::append_from_wire(headers, &head.headers, |name| *name == header::HOST)
         .map_err(|error| invalid(&error.to_string()))?;
+    // Set by this client: the relay removes the caller's own field, which is about another connection.
     if head.expect_continue {
         let value = HeaderValue::from_static("100-continue");
         headers.insert(header::EXPECT, value);

@@ -60,6 +60,7 @@ impl Resolver {
             Host::Addr(address) => return Ok(vec![*address]),
             Host::Name(name) => name.as_str(),
         };
+        // The owner is made here: requests to addresses, and those on idle connections, allocate none.
         let found = self.lookups.resolve(&owner(), name, TIMEOUT).await;
         found.map_err(|error| {
             // A shortage of our own states nothing about the name.

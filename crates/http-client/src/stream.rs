@@ -72,6 +72,7 @@ impl AsyncWrite for Stream {
     ) -> Poll<io::Result<usize>> {
         match self.get_mut() {
             Self::Plain(stream) => {
+                // TLS needs no copy here: rustls copies the buffers into its records anyway.
                 let mut small = [0; SMALL_BYTES];
                 match joined(&mut small, bufs) {
                     Some(small) => Pin::new(stream).poll_write(cx, small),

@@ -73,6 +73,7 @@ impl TlsConfigs {
     pub(crate) fn load(&self, http2: bool) -> Result<(), TlsSetupError> {
         let files: Vec<PathBuf> = self.ca_file.iter().cloned().collect();
         let stamped = stamp(&files);
+        // After the stamps, as in `get`.
         let config = make(&files, None, self.oldest, http2)?;
         self.keep((None, None, http2), config, stamped);
         Ok(())
@@ -96,6 +97,7 @@ impl TlsConfigs {
         let stamped = stamp(&files);
         let (oldest, client_cert) = (self.oldest, client_cert.cloned());
         let making = move || make(&files, client_cert.as_deref(), oldest, http2);
+        // Reading the system's roots takes milliseconds, and must not block the other exchanges of this worker.
         let config = tokio::task::spawn_blocking(making)
             .await
             .unwrap_or_else(|_| {

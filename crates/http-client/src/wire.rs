@@ -24,6 +24,7 @@ pub(crate) struct Wire {
 impl Drop for Wire {
     fn drop(&mut self) {
         if let Some(task) = &self.task {
+            // A spawned task would run on without its exchange, and keep the target's connection open.
             task.abort();
         }
     }
@@ -32,6 +33,7 @@ impl Drop for Wire {
 impl Wire {
     pub(crate) fn new(http: Http) -> Self {
         Self {
+            // Boxed: hyper's connection is large, and this value moves with every idle connection.
             held: Some(Box::new(http)),
             task: None,
         }
@@ -43,6 +45,7 @@ impl Wire {
             && let Poll::Ready(result) = Pin::new(http).poll(cx)
         {
             ended(result);
+            // A future must not be polled after it has completed.
             self.held = None;
         }
     }
@@ -57,6 +60,7 @@ impl Wire {
     /// Does the same as [`Self::run_alone`], and releases the stream if the target switches protocols.
     pub(crate) fn run_for_upgrade(&mut self) {
         if let Some(http) = self.held.take() {
+            // Only with upgrades does hyper give the stream back after a 101.
             let http = http.with_upgrades();
             self.task = Some(tokio::spawn(async move { ended(http.await) }));
         }

@@ -144,6 +144,7 @@ impl Direct {
         let candidate = policy
             .decide_url(&request.method, &request.url)
             .map_err(|refusal| refused(&refusal))?;
+        // After the policy: a refused call must not use a permit.
         let _permit = self.limiter.acquire(&request.tenant)?;
         let deadline = request.deadline;
         let late = |execution| {
@@ -217,6 +218,7 @@ fn request_head(approved: &Approved, headers: &HeaderMap) -> Result<Request<()>,
     *request.uri_mut() = uri.map_err(|_| invalid("the path cannot be put on a request line"))?;
     request.headers_mut().insert(header::HOST, host);
     for (name, value) in headers {
+        // Those fields are about the caller's connection to the relay.
         if *name != header::HOST && !transport::http::is_hop_by_hop(name) {
             request.headers_mut().append(name.clone(), value.clone());
         }

@@ -262,6 +262,7 @@ impl SignIn {
             return Ok(Step::Use(jar.clone()));
         }
         if let Some(old) = state.jar.take() {
+            // Signed out only in the background: requests in progress still use it.
             sign_out_later(active, endpoint, old);
         }
         if let Some(signing) = &state.signing {
@@ -269,11 +270,13 @@ impl SignIn {
         }
         if let Some(failed) = &state.failed {
             let left = failed.until.saturating_duration_since(Instant::now());
+            // Within the wait, every caller gets the same failure, and ALM gets no request: it locks accounts.
             if !left.is_zero() {
                 return Err(with_retry(&failed.failure, left));
             }
         }
         let (result, signing) = watch::channel(None);
+        // Set under the lock that was held since the checks: exactly one caller starts a sign-in.
         state.signing = Some(signing.clone());
         let running = RunningSignIn {
             session: session.clone(),
@@ -304,6 +307,7 @@ impl SignIn {
                 state.failed = None;
                 if state.is_closed {
                     drop(state);
+                    // The credential was removed meanwhile, so no later reload would sign this session out.
                     sign_out_later(active, endpoint, jar);
                     Err(replaced())
                 } else {
@@ -332,6 +336,7 @@ impl SignIn {
                 Err(with_retry(&failure, wait))
             }
         };
+        // After the state was set: a caller that comes now must not start another sign-in.
         running.result.send_replace(Some(signed));
     }
 
@@ -399,6 +404,7 @@ impl Drop for RunningSignIn {
     fn drop(&mut self) {
         let mut state = self.session.lock();
         let is_own = |own: &watch::Receiver<Signed>| own.same_channel(&self.result.subscribe());
+        // Another sign-in may have started since; that one must not be forgotten.
         if state.signing.as_ref().is_some_and(is_own) {
             state.signing = None;
         }

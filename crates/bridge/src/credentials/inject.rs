@@ -40,6 +40,7 @@ impl Injection {
             );
             return Err(refused(Code::RefusedByPolicy, detail));
         }
+        // A response to TRACE is the request itself (RFC 9110, 9.3.8).
         if method.eq_ignore_ascii_case("TRACE") {
             let detail = "a response to TRACE would repeat the credential".to_owned();
             return Err(refused(Code::RefusedByPolicy, detail));
@@ -125,6 +126,7 @@ impl Injection {
         headers: &mut HeaderMap,
     ) -> Result<(), Failure> {
         if let Some(name) = self.field() {
+            // The caller's own value goes even if this credential writes none, as ALM's cookies do.
             headers.remove(name);
         }
         if let Some((name, value)) = self.value()? {
@@ -153,6 +155,7 @@ impl Injection {
             );
             refused(Code::InvalidRequest, detail)
         })?;
+        // It is then redacted in `Debug`, and not indexed in HTTP/2 (RFC 7541, 7.1.3).
         value.set_sensitive(true);
         Ok(Some((name, value)))
     }
@@ -161,6 +164,7 @@ impl Injection {
     /// which stay on this machine.
     pub(crate) fn clean(&self, headers: &mut HeaderMap) {
         if self.jar.is_some() {
+            // The session is the bridge's: with its cookies, a caller could use it without the bridge.
             headers.remove(http::header::SET_COOKIE);
         }
         let secrets = self.secrets();

@@ -24,6 +24,7 @@ impl Exchange {
             RequestTarget::Endpoint { name, .. } => {
                 let settings = self.active.config.rules.settings(name);
                 let own = settings.and_then(|settings| settings.credential.as_deref());
+                // A caller must not choose another secret than the administrator bound to this endpoint.
                 if requested.is_some() && requested != own {
                     return Err(invalid(format!(
                         "the endpoint {name} has its credential from this bridge's config"
@@ -51,6 +52,7 @@ impl Exchange {
             })?;
         injection.check_caller(candidate.target())?;
         let is_url = matches!(self.head.target, RequestTarget::Url(_));
+        // A session belongs to one base URL, which only an endpoint has.
         if is_url && injection.sign_in().is_some() {
             return Err(invalid(
                 "a credential of the kind alm can be used with an endpoint only, not with a URL",
@@ -115,6 +117,8 @@ impl Exchange {
         let Some(injection) = injection else {
             return Ok(request);
         };
+        // By default a clash is an error: replacing the caller's own credential would hide a wrong config of
+        // the caller.
         if let Some(field) = injection.clash(request.headers())
             && self.caller_credentials() == CallerCredentials::Refuse
         {

@@ -56,6 +56,7 @@ impl Deadlines {
             self.idle = idle_limit(left, idle);
         }
         if let Some(total) = quota.total_timeout() {
+            // The smaller one: neither the relay nor the administrator can extend the other's limit.
             self.end_by = self.end_by.min(Instant::now() + total);
         }
     }

@@ -262,6 +262,7 @@ async fn execute(
         Ok(response) => Outcome::answered(response.head.status),
         Err(failure) => Outcome::failed(failure),
     };
+    // On disk before the relay gets the response: it may forget the attempt once it has that.
     claim.complete(outcome).await;
     let response = result?;
     exchange.send.head(&response.head, &response.body, true)
@@ -277,6 +278,7 @@ async fn collect(exchange: &Exchange, executed: Executed) -> DeliveryResponse {
     let (parts, incoming) = response.into_parts();
     let mut front = BytesMut::new();
     let mut discarded = 0;
+    // The connection can be reused only if nothing of this response is left on it.
     let is_complete = {
         let mut body = ResponseBody::new(incoming, &mut connection);
         let reading = async {

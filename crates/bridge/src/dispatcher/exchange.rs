@@ -100,6 +100,7 @@ impl Exchange {
 
     async fn serve(&mut self, nonces: &NonceStore, recv: RecvStream) -> Result<(), Failure> {
         let candidate = self.decide()?;
+        // Held until the response was forwarded: the quota counts whole exchanges.
         let _permit = self.acquire_quota(&candidate)?;
         let is_connect = matches!(self.head.target, RequestTarget::Connect { .. });
         let is_raw = is_connect || wire_asks_for_websocket(&self.head.headers);
@@ -109,6 +110,7 @@ impl Exchange {
                     "a raw stream cannot be signed, and this bridge accepts signed requests only";
                 return Err(Failure::not_dispatched(Code::RefusedByPolicy, detail));
             }
+            // Boxed, as the two below: the future of a plain request stays small.
             return Box::pin(self.serve_signed(nonces, &candidate, recv)).await;
         }
         if is_connect {
@@ -158,6 +160,7 @@ impl Exchange {
                     Err(Failure::not_dispatched(Code::RequestTooLarge, detail))
                 }
                 Err(error) => Err(match error.downcast::<Failure>() {
+                    // Whatever the stream reports, nothing was sent to the target yet.
                     Ok(failure) => Failure {
                         execution: Execution::NotDispatched,
                         ..*failure
@@ -189,6 +192,7 @@ impl Exchange {
     /// Asks the policy whether the request is allowed, before its host is resolved.
     pub(super) fn decide(&self) -> Result<Candidate, Failure> {
         let (policy, method) = (&self.active.policy, &self.head.method);
+        // Before the policy: a paused bridge makes no request, whatever its rules allow.
         if self.active.config.bridge.paused {
             let detail = "this bridge is paused by its administrator";
             return Err(Failure::not_dispatched(Code::Overloaded, detail));

@@ -33,6 +33,7 @@ pub(super) async fn serve(
     exchange.send.head(&head, &[], false)?;
     let idle = idle_timeout(exchange, candidate);
     let (mut read, mut write) = stream.into_split();
+    // The halves are borrowed: after an error, the socket is still needed for its reset.
     let result = relay_bytes(exchange, recv, (&mut read, &mut write), idle).await;
     if result.is_err() {
         // A reset: the target must not take an aborted stream for a complete one.
@@ -123,6 +124,7 @@ where
     loop {
         let piece = tokio::select! {
             failure = send.closed() => return Err(failure),
+            // A target may be silent for long; a reset by the relay must end the wait.
             piece = transport::raw::piece(read) => piece,
         };
         match piece {
@@ -159,6 +161,7 @@ where
         }
         activity.note();
     }
+    // The relay has ended this direction. The other one stays open (half-close).
     let _ = write.shutdown().await;
     Ok(())
 }

@@ -32,6 +32,7 @@ impl Lines {
 
     /// Returns how many lines were left out before this one, or `None` if this one is left out, too.
     fn next(&self, second: u64) -> Option<u64> {
+        // Of the threads that enter a new second, exactly one sees the older value and resets the count.
         if self.second.fetch_max(second, Ordering::Relaxed) < second {
             self.written.store(0, Ordering::Relaxed);
         }
@@ -47,6 +48,7 @@ impl Lines {
 /// header field. Nothing was dispatched.
 pub(super) fn refused(refusal: &Refusal, head: &RequestHead) -> Failure {
     let code = code(refusal.kind());
+    // The failure is returned in any case; only the log is limited.
     if let Some(left_out) = LINES.next(START.elapsed().as_secs()) {
         log(refusal, head, code, left_out);
     }

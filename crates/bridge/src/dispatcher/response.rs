@@ -79,6 +79,7 @@ pub(super) async fn forward(
                 format!("the target sent nothing for {idle:?}"),
             )
         };
+        // Counted although the length was checked above: a chunked body has none.
         let body = CountedBody::new(body.map_err(Failure::from), count);
         let body = IdleTimeoutBody::new(body, exchange.deadlines.idle, stalled);
         // Boxed: most responses fit into one frame, and their future stays small.
@@ -149,6 +150,7 @@ where
             Poll::Ready(Some(frame)) => frame?,
         };
         match frame.data_ref() {
+            // A larger frame goes through the stream, which waits for the relay's credit.
             Some(data) if chunks.len() + data.len() <= INLINE_MAX_BYTES => {
                 chunks.push(data.clone());
             }

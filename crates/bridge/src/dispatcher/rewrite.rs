@@ -33,6 +33,7 @@ impl Rewrite {
             } else {
                 None
             };
+            // A value that is not valid any more is passed on as the target wrote it.
             if let Some(Ok(rewritten)) = rewritten.map(HeaderValue::try_from) {
                 *value = rewritten;
             }

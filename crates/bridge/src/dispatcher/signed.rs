@@ -87,6 +87,7 @@ impl Exchange {
         let binding = Binding::of(self.head.call, &signed.base);
         let store = nonces.get(config.bridge.data_dir.get());
         let (nonce, times) = (signed.nonce.clone(), (signed.created, signed.expires));
+        // The store reads and writes its file: it blocks.
         let reserving = tokio::task::spawn_blocking(move || store.reserve(&nonce, times, binding));
         let result = reserving
             .await
@@ -110,6 +111,7 @@ impl Exchange {
                 return Err(Failure::not_dispatched(Code::Overloaded, detail));
             }
         };
+        // The relay could have added or changed any other field.
         self.head.headers = covered_fields(&self.head.headers, |name| signed.passes(name))?;
         self.nonce = Some(NonceReservation {
             reserved,
@@ -128,6 +130,7 @@ impl Exchange {
             self.nonce = Some(nonce);
             return Ok(());
         }
+        // The reservation moves into the thread and back: if this future is dropped, the write still completes.
         let spending = tokio::task::spawn_blocking(move || {
             let spent = nonce.reserved.spend();
             (nonce, spent)
@@ -148,6 +151,7 @@ impl Exchange {
             return;
         }
         let is_failure = self.status.is_some_and(|status| status >= 300);
+        // Only what certainly did nothing frees the nonce; "possibly executed" keeps it used.
         let is_free = result.as_ref().is_err_and(|failure| {
             matches!(
                 failure.execution,

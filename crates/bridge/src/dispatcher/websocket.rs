@@ -95,6 +95,7 @@ pub(super) async fn serve(
         .open_new(&plan, &handshake, attempts.reuse())
         .await;
     let (approved, mut connection) = opening?;
+    // In a task: hyper hands the stream over when its connection has ended with a 101.
     connection.run_for_upgrade();
     let executed = active
         .client
@@ -159,6 +160,7 @@ async fn switch(
         body: BodyLength::Unknown,
     };
     exchange.send.head(&head, &[], false)?;
+    // The target may send frames in the same packet as its 101.
     if !early.is_empty() {
         exchange.send.data(early).await?;
     }

@@ -147,6 +147,8 @@ impl Store {
         };
         match store.reopen() {
             Ok(()) => {}
+            // A full disk must not keep the bridge from starting: everything but deliveries works without the
+            // journal.
             Err(fault) if fault.may_pass => store.failed(fault),
             Err(fault) => {
                 return Err(OpenError::File {
@@ -202,6 +204,7 @@ impl Store {
             database(file)
         };
         match open() {
+            // Only damage: a file that the disk cannot read now may be intact.
             Err(fault) if fault.is_damage => {
                 self.set_aside(&fault.detail)
                     .map_err(redb::Error::Io)
@@ -257,6 +260,7 @@ impl Store {
                 let entry = Entry::read(value.value());
                 counts.entries += 1;
                 match entry.state {
+                    // Its task still runs in this process, and will write the outcome.
                     State::Begun if self.running.contains(key.value()) => {}
                     State::Begun => begun.push((*key.value(), entry)),
                     State::Acknowledged => counts.acknowledged += 1,
@@ -266,6 +270,7 @@ impl Store {
             for (key, entry) in begun {
                 counts.sequence += 1;
                 has_changed = true;
+                // Its intent was on disk, but its commit was reported as failed, so the request was not sent.
                 if self.is_settled {
                     entries.remove(&key).map_err(disk)?;
                     order.remove(entry.number).map_err(disk)?;
@@ -347,8 +352,10 @@ impl Store {
             && let Some(trouble) = &self.trouble
             && Instant::now() < trouble.reopen_at
         {
+            // Opening takes locks and reads the file: not for each request while the disk fails.
             return refused(&trouble.fault);
         }
+        // Reads work on a full disk, so a batch of reads needs no write transaction.
         let only_reads = requests.clone().all(|request| {
             matches!(
                 request,
@@ -423,12 +430,14 @@ impl Store {
                 replies.push(tables.apply(request)?);
             }
             let sequence = u128::from(tables.counts.sequence);
+            // The tables borrow the transaction, which cannot be committed before.
             drop(tables);
             let mut about = write.open_table(ABOUT).map_err(disk)?;
             about.insert(SEQUENCE, sequence).map_err(disk)?;
             replies
         };
         write.commit().map_err(disk)?;
+        // Only now: a failed commit must leave the counters as the file has them.
         self.counts = counts;
         self.scanned_to = scanned_to;
         for (request, reply) in requests.zip(&replies) {
@@ -474,6 +483,7 @@ fn read_about(database: &Database) -> Result<(Option<[u8; 16]>, u64), Fault> {
 
 fn begin_write(database: &Database) -> Result<WriteTransaction, Fault> {
     let mut write = database.begin_write().map_err(disk)?;
+    // redb then syncs the file before `commit` returns: an intent must survive a power failure.
     write.set_durability(Durability::Immediate).map_err(disk)?;
     Ok(write)
 }

@@ -30,6 +30,7 @@ impl Window {
         if self.from <= self.to {
             return self.is_on(day) && (self.from..self.to).contains(&minutes);
         }
+        // Over midnight: the part after midnight belongs to the window of the day before.
         let yesterday = (day + 6) % 7;
         (self.is_on(day) && minutes >= self.from) || (self.is_on(yesterday) && minutes < self.to)
     }

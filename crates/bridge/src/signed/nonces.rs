@@ -157,6 +157,7 @@ impl Nonces {
             None => open(&self.path)?,
         };
         let result = work(&database);
+        // Put back only if it worked: after an I/O error redb rejects everything on this handle.
         if result.is_ok() {
             *slot = Some(database);
         }
@@ -207,6 +208,7 @@ impl Nonces {
             }
             Some(_) => return Ok(ReserveResult::Used),
             None if is_too_old => return Ok(ReserveResult::TooOld),
+            // No nonce is removed before it expires: its signature could be used again.
             None if count >= NONCES_MAX => return Ok(ReserveResult::Full),
             None => 0,
         };
@@ -216,6 +218,7 @@ impl Nonces {
     fn write(&self, key: &[u8; 32], value: Option<(u8, u64, u128, u8)>) -> Result<(), String> {
         self.with(|database| {
             let mut write = database.begin_write().map_err(text)?;
+            // On disk before the request is sent: a crash must not make the nonce usable again.
             write.set_durability(Durability::Immediate).map_err(text)?;
             {
                 let mut uses = write.open_table(USES).map_err(text)?;
@@ -250,6 +253,7 @@ impl Nonces {
                     .map_err(text)?;
                 let mut about = write.open_table(ABOUT).map_err(text)?;
                 let before = about.get(SWEPT).map_err(text)?.map(|value| value.value());
+                // Never lower: a clock that was set back must not make swept nonces usable again.
                 let swept = before.unwrap_or(0).max(now);
                 about.insert(SWEPT, swept).map_err(text)?;
             }
@@ -315,6 +319,7 @@ fn open(path: &Path) -> Result<Database, String> {
     #[cfg(unix)]
     {
         use std::os::unix::fs::OpenOptionsExt as _;
+        // The directory is private already; the file does not depend on that.
         options.mode(0o600);
     }
     let file = options.open(path).map_err(text)?;
@@ -328,6 +333,7 @@ fn open(path: &Path) -> Result<Database, String> {
         let mut about = write.open_table(ABOUT).map_err(text)?;
         let is_new = about.get(SINCE).map_err(text)?.is_none();
         if is_new {
+            // A lost file knows no nonces, so signatures from before it must not be accepted.
             about.insert(SINCE, now()).map_err(text)?;
         }
         write.open_table(USES).map_err(text)?;
@@ -353,6 +359,8 @@ mod tests {
     }
 
     fn reserve(nonces: &Arc<Nonces>, binding: Binding) -> ReserveResult {
+        // Before the signature's time is taken: a store that is opened a second later rejects it as too old.
+        nonces.open().unwrap();
         let now = now();
         let times = (now, now + 600);
         nonces.reserve("a", times, binding).unwrap()

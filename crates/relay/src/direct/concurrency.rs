@@ -67,6 +67,7 @@ impl ConcurrencyLimiter {
             let detail = format!("the tenant reached its limit of direct calls: {own} ({limit})");
             Err(Failure::not_sent(Code::Overloaded, detail))
         };
+        // Both limits: the first is the administrator's, the second keeps calls for other tenants.
         if own >= self.per_tenant_max {
             return full("direct.concurrent_per_tenant");
         }

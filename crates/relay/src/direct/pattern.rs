@@ -20,6 +20,7 @@ pub fn check_all(patterns: &[String]) -> Result<(), String> {
 pub fn policy(patterns: &[String]) -> Result<Policy, String> {
     let rules: Result<Vec<Rule>, String> = patterns.iter().map(|text| rule(text)).collect();
     let policy = Policy::new(rules?, Vec::new()).map_err(|error| error.to_string())?;
+    // Whatever the patterns name: an administrator's mistake must not open the relay's own network.
     Ok(policy.with_public_only())
 }
 

@@ -49,6 +49,7 @@ impl Client {
             http2: false,
             pool: PoolLimits::default(),
         });
+        // Now, so that a wrong file stops the start instead of every export.
         client.load_certificates()?;
         Ok(Self {
             client,

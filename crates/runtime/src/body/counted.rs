@@ -45,6 +45,7 @@ where
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<B::Data>, B::Error>>> {
         let frame = std::task::ready!(Pin::new(&mut self.body).poll_frame(cx));
+        // Trailers have no size that a limit could count.
         if let Some(Ok(frame)) = &frame
             && let Some(data) = frame.data_ref()
             && let Err(error) = (self.count)(data.remaining() as u64)

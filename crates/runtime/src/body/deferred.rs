@@ -43,6 +43,7 @@ where
     ) -> Poll<Option<Result<Frame<B::Data>, B::Error>>> {
         if let Some(start) = &mut self.start {
             std::task::ready!(Pin::new(start).poll(cx));
+            // A future must not be polled after it has completed.
             self.start = None;
         }
         Pin::new(&mut self.body).poll_frame(cx)

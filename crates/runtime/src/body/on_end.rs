@@ -37,6 +37,7 @@ impl<B, F: FnOnce(BodyEnd)> OnEnd<B, F> {
     }
 
     fn end(&mut self, end: BodyEnd) {
+        // Taken, so that the end is reported once, whichever of the three comes first.
         if let Some(run) = self.run.take() {
             run(end);
         }

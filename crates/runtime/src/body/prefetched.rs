@@ -30,6 +30,7 @@ impl<B: Body> PrefetchedBody<B> {
 
     /// Adds a frame that was read, after those that were added before.
     pub fn push(&mut self, frame: Frame<B::Data>) {
+        // With frames in `more`, this one is not the first.
         if self.first.is_none() && self.more.is_empty() {
             self.first = Some(frame);
         } else {
@@ -96,6 +97,7 @@ where
             .filter_map(Frame::data_ref)
             .map(|data| data.remaining() as u64)
             .sum();
+        // A lower bound alone would be of no use: a length is either declared or not.
         match self.rest.size_hint().exact() {
             Some(rest) => SizeHint::with_exact(rest + front),
             None => SizeHint::new(),

@@ -26,6 +26,7 @@ pub(super) fn wait_after(failure: &Failure, before: Option<Duration>) -> Duratio
     let (min, max) = match failure.code {
         Code::Forbidden => (REFUSED_WAIT_MIN, REFUSED_WAIT_MAX),
         Code::Overloaded => {
+            // ALM states how long it is busy, so this wait does not double.
             return failure
                 .retry_after()
                 .unwrap_or(BUSY_WAIT)
@@ -64,6 +65,7 @@ impl EndBudget {
         let passed = now.saturating_duration_since(self.since).as_secs() / ENDING_EVERY.as_secs();
         let more = u32::try_from(passed).unwrap_or(u32::MAX);
         if more > 0 {
+            // Whole intervals only: the rest of one is dropped, which makes the limit slightly stricter.
             self.since = now;
             self.left = self.left.saturating_add(more).min(ENDINGS_MAX);
         }

@@ -36,6 +36,7 @@ impl Change {
                 expires = date(value).or(expires);
             }
         }
+        // `Max-Age` has precedence (RFC 6265, 4.1.2.2).
         let expires = max_age.or(expires);
         if value.is_empty() || value == "\"\"" || expires.is_some_and(|end| end <= now) {
             return Some(Self::Deleted { name });

@@ -118,6 +118,7 @@ impl Jar {
             match change {
                 Change::Deleted { name } => {
                     let before = cookies.len();
+                    // Deleting a cookie that is not there changes nothing.
                     cookies.retain(|cookie| cookie.name != name);
                     is_complete &= cookies.len() == before || !is_core(&name);
                 }
@@ -126,6 +127,7 @@ impl Jar {
                     value,
                     expires,
                 } => {
+                    // Bounds, because all of it goes with every request of every caller.
                     if name.len() + value.len() >= COOKIE_MAX_BYTES {
                         continue;
                     }
@@ -148,6 +150,7 @@ impl Jar {
     /// Writes the session into a request's fields. The caller's cookies with other names follow those of the
     /// session; session cookies of the caller are dropped.
     pub(crate) fn apply(&self, method: &Method, headers: &mut HeaderMap) {
+        // ALM restarts its idle time with every request, too.
         *self.used.lock().unwrap_or_else(PoisonError::into_inner) = Instant::now();
         let now = SystemTime::now();
         let mut cookies = self.lock();
@@ -174,6 +177,7 @@ impl Jar {
             headers.insert(header::COOKIE, value);
         }
         let token = cookies.iter().find(|cookie| cookie.name == XSRF_COOKIE);
+        // In any case: a caller must not forge it.
         headers.remove(XSRF_FIELD);
         if let Some(token) = token
             && *method != Method::GET

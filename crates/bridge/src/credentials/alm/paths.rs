@@ -50,6 +50,7 @@ pub(crate) fn rejection(target: &Target) -> Option<String> {
             return Some(format!("{name} signs in or out"));
         }
         let decoded = decoded(&layer);
+        // Fully decoded: no server can read more into it.
         if decoded == layer {
             return None;
         }

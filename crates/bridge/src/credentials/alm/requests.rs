@@ -155,6 +155,7 @@ pub(super) async fn sign_out(active: &TargetAccess, endpoint: &str, jar: &Jar) {
             ..AlmRequest::post()
         };
         let identity = send(active, endpoint, logout, jar).await;
+        // Both are sent even if the first fails: each ends something of its own.
         session.and(identity)
     };
     match timeout(SIGN_OUT_TIMEOUT, both).await {
@@ -267,6 +268,7 @@ async fn send(
     })?;
     let (parts, incoming) = response.into_parts();
     let body = ResponseBody::new(incoming, &mut connection);
+    // Read, so that the connection is not closed while ALM still writes. The content is not needed.
     let _ = Limited::new(body, RESPONSE_MAX_BYTES).collect().await;
     Ok((parts.status, parts.headers))
 }

@@ -68,6 +68,7 @@ pub(crate) fn sign_out_of_replaced(
         let Some(sessions) = sessions_of(&old.kind) else {
             continue;
         };
+        // The same `Sessions` was adopted by the new credential: only endpoints that changed are signed out.
         let is_shared = new_credentials
             .get(&old.name)
             .and_then(|new| sessions_of(&new.kind))
@@ -117,6 +118,7 @@ pub(crate) async fn sign_out_of(
 /// Waits until no sign-in and no sign-out is in progress.
 async fn signed_out() {
     let over = async {
+        // Polled: this runs only when a process or a command ends.
         while IN_PROGRESS.load(Ordering::SeqCst) > 0 {
             tokio::time::sleep(USERS_POLL).await;
         }

@@ -91,6 +91,7 @@ impl Exchange {
         let mut injection = self.injection(candidate)?;
         self.has_credential = injection.is_some();
         let client_cert = injection.as_ref().and_then(Injection::client_cert);
+        // With the certificates: a connection that was made with one must not serve a request with another.
         let pool_key = Client::pool_key(candidate.target(), ca_file, client_cert);
         let mut plan = RequestPlan {
             connect_timeout: self.connect_timeout(candidate),
@@ -257,6 +258,7 @@ impl Exchange {
             }
         };
         let (parts, peeked, reason) = tokio::select! {
+            // Inspecting may read from the target for seconds; the relay may reset the stream meanwhile.
             failure = self.send.closed() => return Err(failure),
             inspected = inspecting => inspected,
         };

@@ -41,6 +41,7 @@ impl Exchange {
         progress: &Progress,
     ) -> Result<Response<Incoming>, NoResponse> {
         let ended = |failure| NoResponse::Ended(SendError::Ended(failure));
+        // Set before the request is sent: the first informational response may arrive immediately.
         let informational = InformationalQueue::of(&mut request);
         let mut sending = pin!(connection.send(request));
         let mut received = None;

@@ -15,6 +15,7 @@ pub(super) fn wire_head<B: Body>(
     headers: &HeaderMap,
     body: &B,
 ) -> Result<ResponseHead, Failure> {
+    // These never have a body, whatever their fields state (RFC 9110, 6.4.1).
     let has_no_body =
         method == "HEAD" || status == StatusCode::NO_CONTENT || status == StatusCode::NOT_MODIFIED;
     let hint = body.size_hint();

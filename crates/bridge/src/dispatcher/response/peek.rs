@@ -52,6 +52,7 @@ impl PeekedBody {
                             read.extend_from_slice(data);
                         }
                         front.push_back(frame);
+                        // Searched in all that was read: the text may be split over two frames.
                         if read.windows(text.len()).any(|part| part == text) {
                             return true;
                         }

@@ -56,6 +56,7 @@ pub(super) fn at_endpoint(
     // would become the last.
     let domain = attributes.iter().rfind(|own| own.is(b"domain"));
     let host = endpoint.base.host();
+    // Without `Domain`, the cookie belongs to the host that sent it, which is the relay for the client.
     let drops_domain = domain.is_some_and(|domain| is_in_domain(host, domain.value));
     let path = attributes.iter().rfind(|own| own.is(b"path"));
     let has_path = path.is_some_and(|path| path.value.starts_with(b"/"));

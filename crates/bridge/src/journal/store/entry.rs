@@ -66,6 +66,7 @@ impl Entry {
             state: match value[0] {
                 2 => State::Ended,
                 3 => State::Acknowledged,
+                // An unknown state of a newer version counts as begun: the outcome is then "possibly executed".
                 _ => State::Begun,
             },
             number: long(1),

@@ -28,6 +28,7 @@ impl Fault {
 pub(super) fn disk(error: impl Into<redb::Error>) -> Fault {
     let error = error.into();
     let (may_pass, is_damage) = match &error {
+        // redb reports a file that is not a database as invalid data.
         redb::Error::Io(error) if error.kind() == io::ErrorKind::InvalidData => (false, true),
         redb::Error::Io(error) => (shortage::is_disk_trouble(error), false),
         // redb rejects everything after an I/O error, until the file is opened again.

@@ -79,6 +79,7 @@ impl Tables<'_> {
         if let Some(entry) = self.get(key)? {
             return Ok(Ok(JournalReply::State(entry.state())));
         }
+        // Rejected rather than dropping an older entry: that one may be the only record of a delivery.
         if self.counts.entries >= self.bounds.entries() {
             let open = self.counts.entries - self.counts.acknowledged;
             return Ok(Err(JournalError::Full(open)));
@@ -106,6 +107,7 @@ impl Tables<'_> {
         let mut surplus = acknowledged
             .saturating_sub(most / 2)
             .max(above.min(acknowledged));
+        // Most commits end here: the table of the order is not scanned.
         if surplus == 0 {
             return Ok(());
         }
@@ -181,6 +183,7 @@ pub(super) fn lookup(
                 let (key, value) = item.map_err(disk)?;
                 let entry = Entry::read(value.value());
                 let is_first = after.is_some() && *key.value() == from;
+                // The range is inclusive, and its first entry was in the page before.
                 if entry.state != State::Ended || is_first {
                     continue;
                 }

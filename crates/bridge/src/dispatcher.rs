@@ -249,7 +249,7 @@ impl Dispatcher {
             let mut used = malloc_trim::resident().filter(is_above);
             if used.is_some() {
                 // What a burst left behind in the allocator is not in use.
-                let _ = tokio::task::spawn_blocking(malloc_trim::give_back).await;
+                let _ = tokio::task::spawn_blocking(malloc_trim::trim).await;
                 used = malloc_trim::resident().filter(is_above);
             }
             let is_full = used.is_some();

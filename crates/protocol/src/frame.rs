@@ -1,4 +1,4 @@
-//! Frames: what one WebSocket message holds.
+//! Frames: the content of one WebSocket message.
 //!
 //! ```text
 //!  0        1        2                 6
@@ -7,9 +7,9 @@
 //!  +--------+--------+-----------------+------------------
 //! ```
 //!
-//! The header is written by hand, control payloads by the serializer in `serial`, bodies as they
-//! are. [`Frame::decode`] takes hostile bytes: it neither panics nor allocates beyond the frame's
-//! own size and [`crate::limits`].
+//! The header is encoded here, control payloads by the serializer in `serial`; bodies are unchanged.
+//! [`Frame::decode`] accepts hostile bytes: it neither panics nor allocates beyond the frame's own size
+//! and [`crate::limits`].
 
 mod control;
 mod head;
@@ -33,12 +33,12 @@ use crate::limits::{DATA_MAX_BYTES, FRAME_MAX_BYTES, HEAD_MAX_BYTES, HEADER_BYTE
 use bytes::{Buf, Bytes, BytesMut};
 use control::WireReset;
 
-/// Bytes of the proof behind a [`Hello`]: an Ed25519 signature.
+/// Bytes of the proof after a [`Hello`]: an Ed25519 signature.
 pub const PROOF_BYTES: usize = 64;
 
-/// This direction of the stream ends with this frame.
+/// The sender's direction of the stream ends with this frame.
 const FLAG_END: u8 = 0x01;
-/// A peer that does not know the type skips the frame.
+/// A peer that does not know the type skips the frame (W-61).
 const FLAG_SKIPPABLE: u8 = 0x80;
 
 mod kind {
@@ -63,20 +63,20 @@ mod kind {
     pub(super) const REPORT: u8 = 0x34;
 }
 
-/// Why bytes are not a frame. Always the sender's fault, and the session's end.
+/// Why bytes are not a valid frame. It is always the sender's fault, and ends the session (W-43).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum FrameError {
-    /// Shorter than a header, or than its type needs.
-    #[error("frame is cut short")]
+    /// Shorter than a header, or than its type requires.
+    #[error("frame is truncated")]
     Short,
-    /// Longer than its type may be.
+    /// Longer than its type allows.
     #[error("frame or head is larger than its limit")]
     TooLarge,
-    /// A type that is not known and may not be skipped.
+    /// An unknown type that may not be skipped.
     #[error("unknown frame type {0:#04x}")]
     UnknownType(u8),
     /// A flag that this type does not have.
-    #[error("flags {flags:#04x} are not known for frame type {kind:#04x}")]
+    #[error("flags {flags:#04x} are not valid for frame type {kind:#04x}")]
     UnknownFlags {
         /// The frame's type.
         kind: u8,
@@ -89,16 +89,16 @@ pub enum FrameError {
     /// The payload does not decode.
     #[error("payload does not decode")]
     Payload,
-    /// The payload decodes, and bytes are left over.
+    /// Bytes are left over after the payload.
     #[error("payload has trailing bytes")]
     TrailingBytes,
-    /// A header block that cannot be walked.
+    /// A header block that cannot be read to its end.
     #[error("header block is malformed")]
     Headers,
     /// More header fields than [`crate::limits::HEADERS_MAX`].
     #[error("too many header fields")]
     TooManyHeaders,
-    /// A DATA frame that carries nothing and ends nothing.
+    /// A DATA frame without bytes and without END.
     #[error("empty data frame")]
     EmptyData,
 }
@@ -110,19 +110,19 @@ pub enum FrameError {
     reason = "fields are named by the frame they belong to; WIRE.md explains each"
 )]
 pub enum Frame {
-    /// Opening: the relay's first word.
+    /// Opening: the relay's first frame.
     Challenge(Challenge),
-    /// Opening: the bridge's answer and the proof behind it. `body` is what was signed.
+    /// Opening: the bridge's reply, and the proof after it. `body` holds the signed bytes.
     Hello {
         hello: Box<Hello>,
         body: Bytes,
         proof: [u8; PROOF_BYTES],
     },
-    /// Opening: taken.
+    /// Opening: the tunnel is accepted.
     Welcome(Welcome),
-    /// Opening: not taken.
+    /// Opening: the tunnel is refused.
     Refused(Refused),
-    /// A request, with its whole body where that is small.
+    /// A request, with its complete body if that is small.
     Open {
         id: u32,
         head: Box<RequestHead>,
@@ -131,7 +131,7 @@ pub enum Frame {
     },
     /// The first byte is about to leave for the target.
     Dispatched { id: u32 },
-    /// A response's head, with its whole body where that is small.
+    /// The head of a response, with its complete body if that is small.
     Head {
         id: u32,
         head: ResponseHead,
@@ -144,27 +144,27 @@ pub enum Frame {
     Trailers { id: u32, headers: Headers },
     /// Bytes were consumed, or the window grows.
     Credit { id: u32, credit: Credit },
-    /// Send no more; the answer still comes.
+    /// Send no more of this direction; the exchange goes on.
     Stop { id: u32 },
-    /// The exchange failed or is taken back.
+    /// The exchange failed or is cancelled.
     Reset { id: u32, failure: Failure },
     /// A delivery's outcome.
     Result(DeliveryResult),
     /// The outcome is stored; that attempt is never sent again.
     ResultAck(CallAttempt),
-    /// Are you there?
+    /// Keepalive request.
     Ping(u64),
-    /// Yes.
+    /// Keepalive response.
     Pong(u64),
     /// What the bridge serves has changed.
     Status(Serves),
     /// The session will end.
     GoAway(GoAway),
-    /// How the bridge is. Peers that do not know it skip it.
+    /// The bridge's health. Peers that do not know this frame skip it.
     Report(Box<Report>),
 }
 
-/// Where in a frame its flags are.
+/// The offset of the flags in a frame.
 const FLAGS_AT: usize = 1;
 
 fn start(kind: u8, flags: u8, id: u32, capacity: usize) -> Vec<u8> {
@@ -202,12 +202,12 @@ fn with_head(
     Ok(out.into())
 }
 
-/// Writes an OPEN frame without an owned [`Frame`].
+/// Encodes an OPEN frame without an owned [`Frame`].
 ///
 /// # Errors
 /// [`FrameError::TooLarge`] when the head, the body or a name is larger than its limit,
 /// [`FrameError::Payload`] when there is no method.
-pub fn encode_open(
+pub(crate) fn encode_open(
     id: u32,
     head: &RequestHead,
     body: &[u8],
@@ -218,11 +218,11 @@ pub fn encode_open(
     })
 }
 
-/// Writes a HEAD frame without an owned [`Frame`].
+/// Encodes a HEAD frame without an owned [`Frame`].
 ///
 /// # Errors
 /// [`FrameError::TooLarge`] when the head or the body is larger than its limit.
-pub fn encode_head(
+pub(crate) fn encode_head(
     id: u32,
     head: &ResponseHead,
     body: &[u8],
@@ -233,18 +233,18 @@ pub fn encode_head(
     })
 }
 
-/// Writes a DATA frame. At most [`DATA_MAX_BYTES`] of data: the caller has cut it.
-pub fn encode_data(id: u32, data: &[u8], end: bool) -> Bytes {
+/// Encodes a DATA frame. The caller passes at most [`DATA_MAX_BYTES`].
+pub(crate) fn encode_data(id: u32, data: &[u8], end: bool) -> Bytes {
     let mut frame = DataFrame::new(id, data.len());
     frame.push(data);
     frame.finish(end)
 }
 
-/// A DATA frame that is being written, from as many pieces as there are.
+/// A DATA frame under construction, from any number of pieces.
 pub(crate) struct DataFrame(Vec<u8>);
 
 impl DataFrame {
-    /// With room for so much data.
+    /// Creates a frame with capacity for `capacity` bytes of data.
     pub(crate) fn new(id: u32, capacity: usize) -> Self {
         Self(start(kind::DATA, 0, id, capacity))
     }
@@ -254,7 +254,7 @@ impl DataFrame {
         self.0.extend_from_slice(data);
     }
 
-    /// The whole frame. At most [`DATA_MAX_BYTES`] of data: the caller has cut it.
+    /// Returns the complete frame. The caller has added at most [`DATA_MAX_BYTES`].
     pub(crate) fn finish(mut self, end: bool) -> Bytes {
         debug_assert!(self.0.len() <= HEADER_BYTES + DATA_MAX_BYTES);
         if end {
@@ -264,9 +264,11 @@ impl DataFrame {
     }
 }
 
-/// The same frame on another stream: its id is settled only when it leaves.
+/// Sets the stream id of an encoded frame. An OPEN is encoded when it is queued, and gets its id when
+/// it leaves (W-20).
 pub(crate) fn on_stream(frame: Bytes, id: u32) -> Bytes {
     let id = id.to_be_bytes();
+    // On the bridge the id is right already: no copy.
     if frame.get(2..HEADER_BYTES) == Some(&id[..]) {
         return frame;
     }
@@ -275,7 +277,7 @@ pub(crate) fn on_stream(frame: Bytes, id: u32) -> Bytes {
     frame.freeze()
 }
 
-/// The bytes of a HELLO that are signed, see [`crate::opening`].
+/// Encodes the fields of a HELLO, the bytes that are signed, see [`crate::opening`].
 ///
 /// # Errors
 /// [`FrameError::TooLarge`] when it is larger than a control payload may be.
@@ -286,7 +288,7 @@ pub fn encode_hello_body(hello: &Hello) -> Result<Bytes, FrameError> {
 }
 
 impl Frame {
-    /// The frame's bytes.
+    /// Encodes the frame.
     ///
     /// # Errors
     /// [`FrameError::TooLarge`] when a part is larger than its limit.
@@ -347,10 +349,10 @@ impl Frame {
         }
     }
 
-    /// Reads one WebSocket message. `None` for an unknown type that may be skipped.
+    /// Decodes one WebSocket message. Returns `None` for an unknown type that may be skipped.
     ///
     /// # Errors
-    /// Any [`FrameError`]: the peer broke the protocol.
+    /// Any [`FrameError`]: the peer violated the protocol.
     pub fn decode(mut bytes: Bytes) -> Result<Option<Self>, FrameError> {
         if bytes.len() > FRAME_MAX_BYTES {
             return Err(FrameError::TooLarge);

@@ -120,8 +120,8 @@ pub struct Session {
 /// A map by stream id.
 pub type StreamMap<V> = HashMap<u32, V, BuildHasherDefault<IdHasher>>;
 
-/// A hasher for stream ids. The relay chooses them one after the other, so multiplying spreads them well; a relay
-/// that chose colliding ids would slow down its own tunnel only.
+/// A hasher for stream ids. The relay chooses them one after the other, so multiplying spreads them
+/// well; a relay that chose colliding ids would slow down its own tunnel only.
 #[derive(Debug, Default)]
 pub struct IdHasher(u64);
 

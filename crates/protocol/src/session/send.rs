@@ -61,7 +61,8 @@ impl Session {
                 && stream.wire != 0
             {
                 let wire = stream.wire;
-                // RESET says all that STOP, CREDIT and DISPATCHED could still say.
+                // RESET replaces STOP, CREDIT and DISPATCHED: it ends both directions and reports the
+                // execution state.
                 if std::mem::take(&mut stream.pending.reset)
                     && let Some(failure) = stream.reset.failure().cloned()
                 {
@@ -202,7 +203,7 @@ impl Session {
                 stream.send.is_writer_waiting = false;
                 self.events.push_back(Event::Writable(id));
             }
-            // `next_control` passes over a stream whose OPEN has not left: list it again.
+            // `next_control` skips a stream whose OPEN has not left: list it again.
             let controls_wait = stream.pending.stop || stream.pending.credit;
             self.schedule.sent(class, frame.len() as u64);
             if controls_wait {

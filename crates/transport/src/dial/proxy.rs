@@ -123,8 +123,8 @@ impl Proxy {
         self
     }
 
-    /// Connects to `authority` (`host:port`) through the proxy. Returns `None`, without any attempt, if the host and
-    /// port are reached directly.
+    /// Connects to `authority` (`host:port`) through the proxy. Returns `None`, without any attempt, if
+    /// the host and port are reached directly.
     ///
     /// # Errors
     /// [`ProxyError`] when the proxy cannot be reached or does not connect.

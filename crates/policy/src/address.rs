@@ -110,6 +110,7 @@ fn carried(addr: Ipv6Addr) -> [Option<Ipv4Addr>; READINGS_MAX - 1] {
         )
     };
     match addr.segments() {
+        // `::` and `::1` have the form of an IPv4-compatible address, and are none.
         [0, 0, 0, 0, 0, 0, 0, 0 | 1] => [None, None],
         [0, 0, 0, 0, 0, 0, _, _]
         | [0, 0, 0, 0, 0xffff, 0, _, _]

@@ -59,6 +59,7 @@ impl Policy {
                 endpoints: endpoints.len(),
             });
         }
+        // Duplicates are errors: two equal entries are usually one that was meant to differ.
         for (at, rule) in rules.iter().enumerate() {
             rule.validate().map_err(|source| PolicyError::Rule {
                 number: at + 1,
@@ -152,6 +153,7 @@ impl Policy {
         {
             return Err(Miss::Ambiguous(why).refusal(&rule, &request));
         }
+        // Before a name is resolved, so that a metadata name is never looked up.
         self.limits.refuse_host(request.target.host())?;
         let grant = Grant::endpoint(rule, request.target.host());
         if let Host::Addr(addr) = request.target.host() {
@@ -173,6 +175,8 @@ impl Policy {
         path_and_query: &str,
     ) -> Result<Candidate, Refusal> {
         let own = self.endpoints.iter().find(|endpoint| endpoint.name == name);
+        // Only the methods of callers are lifted. The check of path and address stays: the target is not more
+        // trusted because the bridge itself sends the request.
         let mut own = own
             .cloned()
             .ok_or_else(|| Refusal::unknown_endpoint(name))?;
@@ -265,6 +269,7 @@ impl Policy {
             return Ok(Candidate::new(&self.limits, request.clone(), grants));
         }
         Err(match nearest {
+            // A rule for other hosts is no hint. The advice is to add one.
             None | Some((_, Miss::Host)) => Refusal::no_rule(request.target.host()),
             Some((index, miss)) => miss.refusal(&self.rule_ref(index), request),
         })

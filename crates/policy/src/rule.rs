@@ -117,6 +117,7 @@ impl Rule {
     /// # Errors
     /// The [`PatternError`] of the first part that its own `parse` would not return.
     pub fn validate(&self) -> Result<(), PatternError> {
+        // The fields are public. Only canonical values compare as the checks assume.
         if HostPattern::parse(&self.host.to_string())? != self.host {
             return Err(PatternError::NotCanonical { what: "host" });
         }
@@ -170,6 +171,7 @@ impl Rule {
             return;
         };
         let ends = [net.network(), net.broadcast()].map(address::always_refused);
+        // Both ends of a network in one refused class: then all of it is.
         if let [Some(first), Some(last)] = ends
             && first == last
         {

@@ -97,6 +97,7 @@ impl Target {
         let scheme = Scheme::parse(scheme).ok_or(TargetError::Scheme)?;
         let authority_len = rest.find(['/', '?', '#', '\\']).unwrap_or(rest.len());
         let (authority, path_and_query) = rest.split_at(authority_len);
+        // `http://allowed@evil/` is read differently by careless parsers; credentials belong into headers.
         if authority.contains('@') {
             return Err(TargetError::UserInfo);
         }
@@ -168,6 +169,7 @@ impl Target {
             return Err(TargetError::Fragment);
         }
         let mut path_len = path_and_query.find('?').unwrap_or(path_and_query.len());
+        // Some programs read `\` as `/` in a path. In a query it has no such meaning.
         if path_and_query[..path_len].contains('\\') {
             return Err(TargetError::Backslash);
         }
@@ -262,6 +264,7 @@ fn check_bytes(text: &str) -> Result<(), TargetError> {
 
 /// Splits `host[:port]`; the brackets of an IPv6 address stay with the host.
 fn split_port(authority: &str) -> Result<(&str, Option<u16>), TargetError> {
+    // The colons inside of brackets belong to an IPv6 address.
     let host_len = match authority.find(']') {
         Some(end) if authority.starts_with('[') => end + 1,
         _ => authority.find(':').unwrap_or(authority.len()),

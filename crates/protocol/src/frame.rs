@@ -340,6 +340,7 @@ impl Frame {
             Self::Pong(token) => control(kind::PONG, 0, token),
             Self::Status(serves) => control(kind::STATUS, 0, serves),
             Self::GoAway(goaway) => control(kind::GOAWAY, 0, goaway),
+            // The serializer knows only the limit of the whole payload, not that of the text.
             Self::Report(report) if !report.fits() => Err(FrameError::TooLarge),
             Self::Report(report) => {
                 let mut out = start(kind::REPORT, FLAG_SKIPPABLE, 0, 64);
@@ -354,6 +355,8 @@ impl Frame {
     /// # Errors
     /// Any [`FrameError`]: the peer violated the protocol.
     pub fn decode(mut bytes: Bytes) -> Result<Option<Self>, FrameError> {
+        // The WebSocket has the same limit. It is checked again, because a session may be fed by other
+        // means, as in tests.
         if bytes.len() > FRAME_MAX_BYTES {
             return Err(FrameError::TooLarge);
         }
@@ -411,6 +414,8 @@ impl Header {
             kind::DATA => self.data(payload)?,
             kind::TRAILERS => {
                 self.on_stream()?;
+                // TRAILERS always end their direction. A frame without END would leave the state open to
+                // interpretation.
                 if self.flags != FLAG_END {
                     return Err(self.unknown_flags());
                 }
@@ -440,6 +445,7 @@ impl Header {
             kind::STATUS => Frame::Status(self.session_payload(&payload)?),
             kind::GOAWAY => Frame::GoAway(self.session_payload(&payload)?),
             kind::REPORT => self.report(&payload)?,
+            // Neither id nor payload is checked: a later version defines them (W-61).
             _ if self.flags & FLAG_SKIPPABLE != 0 => return Ok(None),
             unknown => return Err(FrameError::UnknownType(unknown)),
         };
@@ -530,6 +536,7 @@ impl Header {
         if data.len() > DATA_MAX_BYTES {
             return Err(FrameError::TooLarge);
         }
+        // An empty frame would cost the receiver work without using up any window: a free flood.
         if data.is_empty() && !end {
             return Err(FrameError::EmptyData);
         }
@@ -542,6 +549,7 @@ impl Header {
 
     fn hello(&self, payload: &Bytes) -> Result<Frame, FrameError> {
         self.on_session()?;
+        // The proof is not a field: it signs the bytes of the fields, and cannot be among them.
         let Some((signed, proof)) = payload.split_last_chunk::<PROOF_BYTES>() else {
             return Err(FrameError::Short);
         };
@@ -562,6 +570,8 @@ impl Header {
         if head_bytes > HEAD_MAX_BYTES {
             return Err(FrameError::TooLarge);
         }
+        // The stated length is compared with the bytes that are there before anything is sliced or
+        // allocated.
         if head_bytes > payload.len() {
             return Err(FrameError::Short);
         }

@@ -46,12 +46,15 @@ pub struct Transcript<'a> {
 
 impl Transcript<'_> {
     fn bytes(&self) -> Vec<u8> {
+        // Order and parts are W-12. A change of either is a new version of the wire.
         let hello = self.hello;
         let mut out = Vec::with_capacity(512);
         put(&mut out, LABEL);
         put(&mut out, &hello.version.to_be_bytes());
         put(&mut out, self.challenge_nonce);
         put(&mut out, &hello.nonce);
+        // Hashes of the bytes and not only of the fields: a middlebox cannot change an encoding that both
+        // sides decode alike.
         put(&mut out, digest(&SHA256, self.challenge).as_ref());
         put(&mut out, digest(&SHA256, self.hello_body).as_ref());
         put(&mut out, hello.authority.as_bytes());

@@ -68,6 +68,7 @@ impl Reconnect {
             .next_backoff()
             .unwrap_or(MAX)
             .max(asked.min(MAX));
+        // Never earlier than asked: the relay chose the time for a reason.
         asked + ceiling.mul_f64(self.fraction())
     }
 

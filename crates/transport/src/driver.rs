@@ -99,6 +99,8 @@ where
         for _ in 0..READ_RUN {
             let message = match ready!(self.socket.poll_next(cx)) {
                 Some(Ok(Message::Binary(message))) => message,
+                // tungstenite answers pings itself. They are no sign of life for the session: a balancer may send
+                // them (W-2).
                 Some(Ok(Message::Ping(_) | Message::Pong(_))) => continue,
                 Some(Ok(Message::Close(_))) | None => {
                     return Poll::Ready(Err(self.peer_closed()));
@@ -207,6 +209,8 @@ where
             bytes += frame.len();
             self.batch.push(frame);
         }
+        // Under the same lock as the last `poll_transmit`: a frame that is queued afterwards sees `Idle`
+        // and wakes the driver, so no frame is left without a wake-up.
         core.writer = if self.batch.is_empty() {
             Writer::Idle
         } else {
@@ -267,6 +271,7 @@ where
     /// Replaces the socket's buffers, if that is due. Returns whether they were replaced, so that the
     /// socket must be read again.
     fn fits(&mut self) -> bool {
+        // Not during a write: the write buffer would be lost with the old WebSocket.
         let is_due = self.is_fit_due || self.socket.outgrew();
         if !is_due || !matches!(self.writing, Writing::Idle) {
             return false;
@@ -399,6 +404,7 @@ fn end_reason(error: &Error) -> EndReason {
             EndReason::Io("the connection was closed without a closing handshake".into())
         }
         Error::Io(error) => EndReason::Io(error.to_string()),
+        // A message above the largest frame: the peer violates the limits, the connection is fine.
         Error::Capacity(error) => EndReason::Protocol(error.to_string()),
         Error::Protocol(error) => match error {
             tokio_tungstenite::tungstenite::error::ProtocolError::ResetWithoutClosingHandshake => {

@@ -116,6 +116,7 @@ impl Session {
     /// Returns the number of open streams, if new ones may be opened.
     pub fn load(&self) -> Option<u32> {
         self.shared.peek(|session| {
+            // Both under one lock: a load without the check could choose a session that is draining.
             let takes_more = session.accepts_streams();
             takes_more.then(|| session.streams_live())
         })

@@ -100,6 +100,7 @@ async fn receive<IO: Io>(socket: &mut Socket<IO>) -> Result<(Frame, Bytes), Open
                     return Ok((frame, message));
                 }
             }
+            // Balancers may send pings during the opening as well; tungstenite answers them.
             Some(Ok(Message::Ping(_) | Message::Pong(_))) => {}
             Some(Ok(Message::Close(_))) | None => return Err(OpeningError::Closed),
             Some(Ok(Message::Text(_) | Message::Frame(_))) => {
@@ -142,6 +143,7 @@ fn config(
         local: settings.windows,
         peer,
         heartbeat,
+        // Always after the next PING: otherwise an idle session would die before it could be checked.
         dead_after: dead_after.max(heartbeat + HEARTBEAT_MIN),
         rtt,
         stream_window_cap: settings.stream_window_cap,
@@ -193,6 +195,7 @@ pub async fn relay_opening<IO: Io>(
         let message = Frame::Challenge(challenge.clone())
             .encode()
             .map_err(|error| OpeningError::Protocol(error.to_string()))?;
+        // The opening measures the first round trip, so that windows can grow from the first transfer on.
         let sent = Instant::now();
         socket.send(message.clone()).await?;
         let (frame, _) = receive(&mut socket).await?;
@@ -237,6 +240,7 @@ impl<IO: Io> Candidate<IO> {
             hello_body: &self.hello_body,
             hello,
         };
+        // The version is checked before: another version may have another transcript.
         if !transcript.is_proved_by(public_key, &self.proof) {
             return Err(RefusedCode::Unauthorized);
         }
@@ -409,6 +413,7 @@ pub(crate) async fn bridge_opening<IO: Io>(
         hello_body: &body,
         hello: &hello,
     };
+    // After the encoding: the signature covers the bytes that are sent.
     let proof = transcript.sign(&identity.key);
     let serves = hello.serves.clone();
     let hello = Box::new(hello);

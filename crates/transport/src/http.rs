@@ -121,6 +121,7 @@ pub fn append_from_wire(
         let name = HeaderName::from_bytes(name).map_err(|_| InvalidHeader)?;
         let value = HeaderValue::from_maybe_shared(headers.block().slice_ref(value))
             .map_err(|_| InvalidHeader)?;
+        // Removed on this side as well: a peer that sends them violates W-8, and they could change framing.
         if !is_hop_by_hop(&name) && !skip(&name) {
             map.append(name, value);
         }

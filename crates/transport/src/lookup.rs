@@ -124,6 +124,7 @@ impl Lookups {
         find: impl FnOnce() -> io::Result<Vec<SocketAddr>> + Send + 'static,
         within: Duration,
     ) -> Result<Vec<SocketAddr>, LookupError> {
+        // One deadline for both waits: the caller's time includes the wait for a permit.
         let by = Instant::now() + within;
         let permit = timeout_at(by, self.permit(owner)).await;
         let permit = permit.map_err(|_| LookupError::Busy("caller"))?;
@@ -202,6 +203,8 @@ impl Drop for Permit {
             }
         }
         drop(running);
+        // After the lock is released. All waiters are woken, because the thresholds of several owners may
+        // have risen.
         self.lookups.released.notify_waiters();
     }
 }

@@ -219,6 +219,7 @@ impl<IO: AsyncRead + AsyncWrite + Unpin> Socket<IO> {
         }
         // A reply to a ping may still be in the write buffer.
         let mut cx = Context::from_waker(Waker::noop());
+        // A waker is not needed: if the flush is not complete, the buffers are checked again later.
         let is_flushed = matches!(self.poll_flush(&mut cx), Poll::Ready(Ok(())));
         if !is_flushed || self.decoded != self.meter().read {
             return false;

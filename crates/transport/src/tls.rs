@@ -91,6 +91,7 @@ pub fn roots(extra_ca_files: &[PathBuf]) -> Result<RootCertStore, TlsSetupError>
                 })?;
         }
     }
+    // A client without roots would reject every server with an error that names no cause.
     if store.is_empty() {
         let detail = system.errors.first().map(ToString::to_string);
         return Err(TlsSetupError::NoRoots {

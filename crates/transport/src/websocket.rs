@@ -79,6 +79,7 @@ pub fn accept_upgrade<B>(request: &http::Request<B>) -> Result<Response<()>, Upg
     }
     let version = headers.get(header::SEC_WEBSOCKET_VERSION);
     let key = headers.get(header::SEC_WEBSOCKET_KEY);
+    // 16 random bytes in base64 have 24 characters (RFC 6455, 4.1).
     let Some(key) = key.filter(|key| key.len() == 24 && version.is_some_and(|v| v == "13")) else {
         return Err(UpgradeError::Handshake);
     };

@@ -62,6 +62,7 @@ impl Grant {
     fn names_loopback(&self, addr: IpAddr) -> bool {
         let within = match &self.pattern {
             HostPattern::Name(name) => name == "localhost" || name.ends_with(".localhost"),
+            // A wildcard names no single host, so it cannot name loopback.
             HostPattern::Wildcard(_) => false,
             HostPattern::Addr(_) | HostPattern::Net(_) => {
                 let ends = self
@@ -91,6 +92,7 @@ impl Limits {
     /// Checks whether `addr`, which `host` is or was resolved to, may be connected to under this grant.
     pub(crate) fn admit(&self, grant: &Grant, host: &Host, addr: IpAddr) -> Result<(), Refusal> {
         self.refuse_host(host)?;
+        // First, so that no rule and no setting can lift it.
         refuse_always(host, addr)?;
         let refuse = |why: String| {
             let detail = format!("{} {why}", describe(host, addr));
@@ -121,6 +123,7 @@ impl Limits {
                 "is loopback, which must be named: call it by address, with host = \"{canonical}\" in an allow rule"
             ));
         }
+        // All readings: an IPv6 address that carries one of this machine's reaches the same services.
         if readings(addr).any(|reading| self.own.contains(&reading)) && !grant.names(addr) {
             return refuse(format!(
                 "is this machine's own, which must be named: call it by address, with host = \"{canonical}\" in an \

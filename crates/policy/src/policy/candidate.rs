@@ -88,6 +88,7 @@ impl Candidate {
         for grant in &self.grants {
             match self.limits.admit(grant, self.target.host(), addr) {
                 Ok(()) => return Ok(self.approved(grant, addr)),
+                // The first refusal is reported: it belongs to the rule or the address that comes first.
                 Err(why) => refusal = refusal.or(Some(why)),
             }
         }
@@ -105,6 +106,7 @@ impl Candidate {
     ) -> Result<Vec<Approved>, Refusal> {
         let mut approved = Vec::new();
         let mut refusal = None;
+        // Bounded: the owner of a DNS zone chooses how many addresses a name has.
         for addr in addrs.into_iter().take(RESOLVED_MAX) {
             match self.approve(addr) {
                 Ok(one) => approved.push(one),
@@ -130,6 +132,7 @@ impl Candidate {
         Approved {
             method: Arc::clone(&self.method),
             target: Arc::clone(&self.target),
+            // Canonical, so that the socket connects to exactly the address that was checked.
             addr: SocketAddr::new(addr.to_canonical(), self.target.port()),
             rule: grant.rule.clone(),
         }

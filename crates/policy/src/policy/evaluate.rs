@@ -77,6 +77,7 @@ pub(crate) fn evaluate(rule: &Rule, request: &Request) -> Result<(), Miss> {
         return Err(Miss::Host);
     }
     if request.raw {
+        // A raw stream shows neither scheme, method nor path, so these cannot be checked.
         return evaluate_raw(rule, target);
     }
     if !rule.allows_scheme(target.scheme()) {
@@ -85,6 +86,7 @@ pub(crate) fn evaluate(rule: &Rule, request: &Request) -> Result<(), Miss> {
     if !rule.ports.allows(target.scheme(), target.port()) {
         return Err(Miss::Port);
     }
+    // `methods = ["*"]` does not include CONNECT: it opens a tunnel, in which no rule applies any more.
     if is_connect(&request.method) {
         if !rule.connect {
             return Err(Miss::Connect);
@@ -95,6 +97,7 @@ pub(crate) fn evaluate(rule: &Rule, request: &Request) -> Result<(), Miss> {
     let Some(paths) = &rule.paths else {
         return Ok(());
     };
+    // Before the patterns: a path that matches by its bytes may leave the prefix when it is decoded.
     if let Some(why) = request.ambiguity {
         return Err(Miss::Ambiguous(why));
     }

@@ -84,6 +84,7 @@ impl Endpoint {
         if self.base.query().is_some() {
             return Err(EndpointError::Query);
         }
+        // The base path is a boundary for callers, so all programs must read it in the same way.
         if let Some(why) = ambiguity(self.base.path()) {
             return Err(EndpointError::Path {
                 why: why.to_string(),

@@ -59,6 +59,7 @@ impl HostPattern {
         if text.contains('*') {
             return Err(PatternError::HostStar);
         }
+        // Without brackets as well: a config is not a URL, and both forms are common.
         if let Ok(addr) = text.parse::<Ipv6Addr>() {
             return Ok(Self::Addr(addr.into()));
         }
@@ -145,6 +146,7 @@ impl FromStr for HostPattern {
 fn parse_net(addr: &str, prefix: &str) -> Result<HostPattern, PatternError> {
     let addr: IpAddr = addr.parse().map_err(|_| PatternError::HostUrl)?;
     let digits = !prefix.is_empty() && prefix.bytes().all(|byte| byte.is_ascii_digit());
+    // No sign and no leading zero: parsers disagree about `08`.
     let canonical = digits && (prefix == "0" || !prefix.starts_with('0'));
     let prefix = prefix
         .parse()

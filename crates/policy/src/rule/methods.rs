@@ -67,6 +67,7 @@ fn check_name(name: &str) -> Result<(), PatternError> {
     let upper = name.to_ascii_uppercase();
     if is_connect(name) {
         Err(PatternError::MethodConnect)
+    // Methods are case-sensitive (RFC 9110 section 9.1), so `get` would never match a usual request.
     } else if upper != name {
         Err(PatternError::MethodCase { upper })
     } else {

@@ -33,6 +33,7 @@ impl PathPattern {
         {
             return Err(PatternError::PathBytes);
         }
+        // Such a pattern could never match, because requests with such paths are refused.
         if let Some(why) = ambiguity(text) {
             return Err(PatternError::PathAmbiguous {
                 why: why.to_string(),

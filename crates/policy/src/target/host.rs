@@ -70,11 +70,13 @@ impl Host {
         }
         if let Some(inner) = text.strip_prefix('[') {
             let inner = inner.strip_suffix(']').ok_or(HostError::Ipv6)?;
+            // A zone id (`%eth0`) selects an interface of this machine, which no caller may choose.
             return match inner.parse::<Ipv6Addr>() {
                 Ok(addr) => Ok(Self::Addr(addr.into())),
                 Err(_) => Err(HostError::Ipv6),
             };
         }
+        // One trailing dot marks a fully qualified name. Without it two spellings of one name would differ.
         let name = text.strip_suffix('.').unwrap_or(text);
         check_name(name)?;
         if !ends_in_a_number(name) {

@@ -49,6 +49,7 @@ pub fn path_ambiguity(path: &str) -> Option<String> {
 
 /// Returns the first reason why programs could read `path` (raw, without query) differently.
 pub(crate) fn ambiguity(path: &str) -> Option<Ambiguity> {
+    // Only in the raw path: after one round of decoding a lone `%` is ordinary text.
     if is_malformed(path.as_bytes()) {
         return Some(Ambiguity::Malformed);
     }
@@ -58,6 +59,7 @@ pub(crate) fn ambiguity(path: &str) -> Option<Ambiguity> {
         if layer.contains(&b'\\') {
             return Some(Ambiguity::Backslash);
         }
+        // NUL ends a string in C programs, and CR LF ends a line: both can hide what follows.
         if layer.iter().any(u8::is_ascii_control) {
             return Some(Ambiguity::Control);
         }

@@ -26,6 +26,7 @@ pub struct Windows {
 impl Windows {
     /// Whether a session can work with these numbers (W-13).
     pub fn are_usable(&self) -> bool {
+        // The body inside OPEN or HEAD is sent without a check of the window, so every window must hold one.
         self.streams_max > 0 && self.stream_bytes >= STREAM_WINDOW_MIN_BYTES
     }
 }
@@ -209,6 +210,7 @@ impl WireReset {
     }
 
     pub(super) fn into_failure(self) -> Option<Failure> {
+        // A longer detail is a violation and not truncated here: truncation is the sender's duty (W-5).
         (self.detail.len() <= DETAIL_MAX_BYTES).then(|| {
             Failure::new(
                 Code::from_wire(self.code),

@@ -253,6 +253,8 @@ impl RequestHead {
     /// Decodes a head; header fields are slices of `bytes`.
     pub(super) fn decode(bytes: &Bytes) -> Result<Self, FrameError> {
         let wire: WireRequest<'_> = serial::decode(bytes)?;
+        // The serializer's limit is that of the whole head. Names have their own, because they become
+        // keys of maps and labels.
         let short = |s: &str| s.len() <= NAME_MAX_BYTES;
         if wire.method.is_empty() || !short(wire.method) {
             return Err(FrameError::Payload);
@@ -277,6 +279,7 @@ impl RequestHead {
             share: wire.share,
             target,
             method: wire.method.to_owned(),
+            // A slice of the frame and not a copy: heads are on the hot path.
             headers: Headers::from_block(bytes.slice_ref(wire.headers))?,
             body: wire.body,
             expect_continue: wire.expect_continue,

@@ -76,6 +76,7 @@ impl Session {
         let Some(stream) = self.streams.get_mut(&id) else {
             return;
         };
+        // The end has come already, so a STOP would tell the peer nothing; only the credit is due.
         if stream.recv.state.is_closed() || !stream.reset.is_none() {
             self.take_all(id);
             return;

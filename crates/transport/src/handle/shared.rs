@@ -133,6 +133,7 @@ impl Shared {
     pub(crate) fn with<T>(self: &Arc<Self>, act: impl FnOnce(&mut Core) -> T) -> T {
         let mut core = self.lock();
         let result = act(&mut core);
+        // Taken under the lock, woken after it: a driver that runs at once would only wait for the lock.
         let wanted = core.session.has_frames() && core.writer.needs_wake();
         let driver = wanted.then(|| core.driver.take()).flatten();
         if core.session.has_events() {
@@ -247,6 +248,7 @@ impl Shared {
     /// The owner wants the session to end.
     pub(crate) fn close(self: &Arc<Self>, reason: EndReason) {
         self.with(|core| {
+            // The first reason is kept: a session that was revoked must not report a later shutdown.
             if core.closing.is_none() {
                 let goaway = match reason {
                     EndReason::Replaced => GoAwayReason::Replaced,

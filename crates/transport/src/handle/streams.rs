@@ -31,6 +31,7 @@ impl std::fmt::Debug for Shared {
 impl Drop for Stream {
     fn drop(&mut self) {
         self.shared.with(|core| {
+            // Before the release: its events must not wake tasks that no longer hold this stream.
             core.waiting.remove(&self.id);
             core.session.release(self.id);
         });
@@ -40,6 +41,7 @@ impl Drop for Stream {
 /// Stores the waker of the current task, without a clone where it is the same one.
 fn store_waker(slot: &mut Option<Waker>, cx: &Context<'_>) {
     match slot {
+        // `clone_from` compares first: a task that polls again usually has the same waker.
         Some(waker) => waker.clone_from(cx.waker()),
         None => *slot = Some(cx.waker().clone()),
     }
@@ -389,6 +391,7 @@ impl RecvStream {
             .shared
             .with(|core| core.session.reset(id, given.clone()));
         let settled = poll_fn(|cx| self.stream.poll_closed(cx, |waiting| &mut waiting.closer));
+        // A bridge that does not acknowledge in time may still have executed the request.
         tokio::time::timeout(wait, settled).await.unwrap_or(given)
     }
 
@@ -397,6 +400,7 @@ impl RecvStream {
         let shared = self.stream.shared.clone();
         let read = shared.with(|core| {
             let read = core.session.read(Instant::now(), id);
+            // Under the same lock as the read: an event between the two would be lost otherwise.
             if read == Read::Pending {
                 store_waker(&mut core.waiting.entry(id).or_default().reader, cx);
             }
@@ -456,6 +460,7 @@ impl Body for RecvStream {
             Read::Failed(failure) => Some(Err(failure)),
             Read::Pending => return Poll::Pending,
         };
+        // After an end or an error nothing follows, however often the body is polled.
         self.done = true;
         Poll::Ready(result)
     }

@@ -136,6 +136,7 @@ pub(crate) fn always_refused(addr: IpAddr) -> Option<AlwaysRefused> {
 
 fn refused_v4(addr: Ipv4Addr) -> Option<AlwaysRefused> {
     match addr.octets() {
+        // Before the blocks, so that the reason names the service and not the block that contains it.
         _ if METADATA_V4.contains(&addr) => Some(AlwaysRefused::Metadata),
         [169, 254, ..] => Some(AlwaysRefused::LinkLocal),
         [224..=239, ..] => Some(AlwaysRefused::Multicast),

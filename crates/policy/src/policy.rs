@@ -198,6 +198,7 @@ impl Policy {
     /// `connect` allow it. Their schemes, methods and paths are not checked: a raw stream shows none of
     /// them.
     pub fn decide_connect(&self, host: &str, port: u16) -> Result<Candidate, Refusal> {
+        // `Host::parse` requires brackets around IPv6, as in a URL. Here there is no URL.
         let host = match host.parse::<Ipv6Addr>() {
             Ok(addr) => Host::Addr(addr.into()),
             Err(_) => Host::parse(host).map_err(TargetError::from)?,
@@ -248,6 +249,7 @@ impl Policy {
     }
 
     fn decide(&self, request: &Request) -> Result<Candidate, Refusal> {
+        // Before the rules: no rule can help, and the refusal should not advise to add one.
         self.limits.refuse_host(request.target.host())?;
         // Every rule is checked, not only the first that matches: which rule applies may depend on the address.
         let mut grants = Vec::new();
@@ -259,6 +261,7 @@ impl Policy {
                     let is_nearer = |(other, known): &(usize, Miss)| {
                         self.nearness(index, &miss, request) > self.nearness(*other, known, request)
                     };
+                    // Of equally near rules the first one is kept: an administrator reads the config from its top.
                     if nearest.as_ref().is_none_or(is_nearer) {
                         nearest = Some((index, miss));
                     }
@@ -282,6 +285,7 @@ impl Policy {
         let grant = Grant::allow(self.rule_ref(index), rule.host.clone());
         let host = request.target.host();
         self.limits.refuse_host(host).map_err(Miss::Address)?;
+        // The address is known already, so the administrator gets the reason now and not after a lookup.
         if let Host::Addr(addr) = host {
             self.limits
                 .admit(&grant, host, *addr)

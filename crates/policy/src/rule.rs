@@ -149,6 +149,7 @@ impl Rule {
                     "{name} is a cloud metadata service: it is refused all the same"
                 ));
             }
+            // Allowed, since private networks have such names; a public top-level domain would be a mistake.
             HostPattern::Wildcard(suffix) if !suffix.contains('.') => {
                 warnings.push(format!("{} allows every host under {suffix}", self.host));
             }
@@ -239,6 +240,7 @@ pub(crate) fn check_entries<T: PartialEq>(
             entries: entries.len(),
         });
     }
+    // Quadratic, and bounded by `ENTRIES_MAX`.
     if entries
         .iter()
         .enumerate()

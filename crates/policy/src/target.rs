@@ -95,6 +95,7 @@ impl Target {
         check_bytes(url)?;
         let (scheme, rest) = url.split_once("://").ok_or(TargetError::NotAbsolute)?;
         let scheme = Scheme::parse(scheme).ok_or(TargetError::Scheme)?;
+        // A backslash ends the authority, as in browsers. It is an error later, and never part of a host.
         let authority_len = rest.find(['/', '?', '#', '\\']).unwrap_or(rest.len());
         let (authority, path_and_query) = rest.split_at(authority_len);
         // `http://allowed@evil/` is read differently by careless parsers; credentials belong into headers.
@@ -123,6 +124,7 @@ impl Target {
     pub(crate) fn join(&self, rest: &str) -> Result<Self, TargetError> {
         check_bytes(rest)?;
         let base = self.path();
+        // Exactly one slash at the seam, whichever side brings it.
         let base = match rest.as_bytes().first() {
             Some(b'/') => base.strip_suffix('/').unwrap_or(base),
             Some(b'?') | None => base,
@@ -173,12 +175,14 @@ impl Target {
         if path_and_query[..path_len].contains('\\') {
             return Err(TargetError::Backslash);
         }
+        // An empty path is sent as `/` (RFC 9112 section 3.2.1).
         if path_len == 0 {
             path_and_query.insert(0, '/');
             path_len = 1;
         }
         let origin = scheme.as_str().len() + "://".len() + authority.len();
         let bytes = origin + path_and_query.len();
+        // Checked again: a base URL and the rest may be short each, and too long together.
         if bytes > URL_MAX_BYTES {
             return Err(TargetError::TooLong { bytes });
         }

@@ -36,6 +36,7 @@ const NOT_PUBLIC_V6: [Ipv6Net; 4] = [
 
 /// Whether `addr`, and every address that it carries, is on the public internet.
 pub fn is_public(addr: IpAddr) -> bool {
+    // All readings must be public: an IPv6 address may carry a private IPv4 address.
     always_refused(addr).is_none()
         && readings(addr).all(|reading| match reading {
             IpAddr::V4(addr) => !NOT_PUBLIC_V4.iter().any(|net| net.contains(&addr)),

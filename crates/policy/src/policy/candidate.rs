@@ -113,6 +113,7 @@ impl Candidate {
                 Err(why) => refusal = refusal.or(Some(why)),
             }
         }
+        // One allowed address is enough: names often have addresses of several networks.
         if approved.is_empty() {
             Err(refusal.unwrap_or_else(|| self.no_address()))
         } else {

@@ -72,6 +72,7 @@ pub(crate) enum Miss {
 
 /// Checks everything except addresses.
 pub(crate) fn evaluate(rule: &Rule, request: &Request) -> Result<(), Miss> {
+    // The order is that of the diagram: `Miss::stage` ranks rules by it.
     let target = &*request.target;
     if !applies_to(rule, target.host()) {
         return Err(Miss::Host);
@@ -125,6 +126,7 @@ fn evaluate_raw(rule: &Rule, target: &Target) -> Result<(), Miss> {
     let mut schemes = [Scheme::Http, Scheme::Https]
         .into_iter()
         .filter(|scheme| rule.allows_scheme(*scheme));
+    // A raw stream has no scheme, so the default port of every allowed scheme is acceptable.
     if schemes.any(|scheme| rule.ports.allows(scheme, target.port())) {
         Ok(())
     } else {

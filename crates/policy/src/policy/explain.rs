@@ -67,6 +67,7 @@ impl Policy {
         let host = request.target.host();
         let (allows, reason) = match self.check(index, request) {
             Ok(_) => (true, allowing_text(rule, host)),
+            // More detailed than in a refusal: here the administrator looks at each rule.
             Err(Miss::Host) => (false, Miss::host_text(rule, host)),
             Err(Miss::Address(refusal)) => (false, format!("would allow it, but {refusal}")),
             Err(miss) => (false, miss.text(request)),

@@ -121,6 +121,7 @@ fn clip(text: &str, max_bytes: usize) -> String {
     if text.len() <= max_bytes {
         return text.to_owned();
     }
+    // A cut inside a character would panic.
     let end = text.floor_char_boundary(max_bytes - DOTS.len());
     format!("{}{DOTS}", &text[..end])
 }

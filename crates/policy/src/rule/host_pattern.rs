@@ -66,6 +66,7 @@ impl HostPattern {
         match Host::parse(text) {
             Ok(Host::Name(name)) => Ok(Self::Name(name)),
             Ok(Host::Addr(addr)) => Ok(Self::Addr(addr)),
+            // A colon outside of an IPv6 address is most likely a port: the hint states where ports go.
             Err(HostError::Brackets) => Err(PatternError::HostPort),
             Err(HostError::Ipv6) if text.contains("]:") => Err(PatternError::HostPort),
             Err(error) => Err(error.into()),
@@ -78,6 +79,7 @@ impl HostPattern {
             (Self::Name(pattern), Host::Name(name)) => pattern == name,
             (Self::Wildcard(suffix), Host::Name(name)) => name
                 .strip_suffix(suffix.as_str())
+                // Without the dot `notcorp.example` would match `*.corp.example`.
                 .and_then(|rest| rest.strip_suffix('.'))
                 .is_some_and(|labels| !labels.is_empty()),
             (Self::Addr(_) | Self::Net(_), Host::Addr(addr)) => self.contains(*addr),

@@ -65,6 +65,7 @@ fn check_name(name: &str) -> Result<(), PatternError> {
         return Err(PatternError::Method);
     }
     let upper = name.to_ascii_uppercase();
+    // Before the check of the case, so that `connect` gets the hint about raw streams as well.
     if is_connect(name) {
         Err(PatternError::MethodConnect)
     // Methods are case-sensitive (RFC 9110 section 9.1), so `get` would never match a usual request.

@@ -41,6 +41,7 @@ impl PathPattern {
         }
         let under = text.strip_suffix('*');
         let path = under.unwrap_or(text);
+        // `/hooks*` would match `/hooksx` as well, so the star must follow a slash.
         if path.contains('*') || (under.is_some() && !path.ends_with('/')) {
             return Err(PatternError::PathStar);
         }

@@ -130,6 +130,7 @@ fn check_name(name: &str) -> Result<(), HostError> {
 
 /// Whether the last label is decimal, octal or hexadecimal, as `inet_aton` reads numbers.
 fn ends_in_a_number(name: &str) -> bool {
+    // Only the last label counts: `inet_aton` reads `1.2.3` as an address, and `1.2.3.example` not.
     let last = name.rsplit('.').next().unwrap_or(name);
     let hex = last.strip_prefix("0x").or_else(|| last.strip_prefix("0X"));
     match hex {

@@ -73,6 +73,7 @@ pub(crate) fn ambiguity(path: &str) -> Option<Ambiguity> {
             return None;
         }
         let decoded = decode(&layer);
+        // Nothing was decoded: what is left are literal `%`.
         if decoded.len() == layer.len() {
             return None;
         }

@@ -303,7 +303,7 @@ impl Dispatcher {
             if used.is_some() {
                 // Memory that the allocator kept after a burst is not in use: measure again without it.
                 // Trimming walks the whole heap, which takes long when there is much of it.
-                let _ = tokio::task::spawn_blocking(malloc_trim::give_back).await;
+                let _ = tokio::task::spawn_blocking(malloc_trim::trim).await;
                 used = malloc_trim::resident().filter(is_above);
             }
             let is_full = used.is_some();

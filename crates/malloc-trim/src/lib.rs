@@ -1,11 +1,11 @@
-//! What the process holds of the host's memory, and giving back what it no longer uses.
+//! The resident memory of the process, and the return of free memory to the system.
 //!
-//! The home of the product's only unsafe code: one call of the C library, which takes a number and no
-//! pointer.
+//! This crate has the only unsafe code of the product: one call of the C library, which takes a number
+//! and no pointer.
 
-/// Resident memory of this process in bytes; `None` where the system does not tell it in `/proc`.
+/// Returns the resident memory of this process in bytes, or `None` on systems without `/proc`.
 ///
-/// Reads a file of the kernel's; does not wait for a disk.
+/// It reads a file of the kernel and does not wait for a disk.
 #[must_use]
 pub fn resident() -> Option<u64> {
     let status = std::fs::read_to_string("/proc/self/status").ok()?;
@@ -16,12 +16,12 @@ pub fn resident() -> Option<u64> {
     Some(kib * 1024)
 }
 
-/// Returns to the system the pages that the allocator keeps without using them.
+/// Returns the free pages of the allocator to the system.
 ///
-/// glibc returns the end of a heap alone: one small allocation behind a burst of large ones keeps all of
-/// the burst resident, without end. Takes milliseconds for some ten thousand free pieces, and holds up
-/// whoever allocates meanwhile; so not for the data path. Does nothing with another C library.
-pub fn give_back() {
+/// glibc returns only the end of a heap: one small allocation after a burst of large ones keeps the
+/// whole burst resident. The call takes milliseconds for some ten thousand free blocks and blocks other
+/// allocations meanwhile, so it is not for the data path. It does nothing with other C libraries.
+pub fn trim() {
     #[cfg(all(target_os = "linux", target_env = "gnu"))]
     // SAFETY: `malloc_trim` (malloc_trim(3), MT-Safe) takes the locks of the allocator itself, and
     // touches pages in which nothing is allocated.
@@ -35,7 +35,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_was_freed_behind_something_small_goes_back() {
+    fn memory_before_a_small_allocation_is_returned() {
         const PIECES: usize = 1024;
         const PIECE_BYTES: usize = 64 * 1024;
         let mut pieces = Vec::with_capacity(PIECES);
@@ -45,7 +45,7 @@ mod tests {
         let pin = vec![1u8; 64];
         let held = resident().expect("/proc is there");
         drop(pieces);
-        give_back();
+        trim();
         let left = resident().expect("/proc is there");
         assert!(
             left + (PIECES * PIECE_BYTES / 2) as u64 <= held,

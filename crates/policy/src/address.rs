@@ -1,11 +1,11 @@
-//! What an address is: never to be reached, loopback, public; also where it hides in another one.
+//! Classes of addresses: always refused, loopback, public; also when an IPv6 address carries them.
 //!
 //! ```text
 //! 64:ff9b::a9fe:a9fe --readings--> itself, 169.254.169.254 --> metadata: always refused
 //! ```
 //!
 //! An IPv6 address that carries an IPv4 address may bring packets to it (a NAT64 gateway, a tunnel,
-//! a dual-stack socket), so it is judged by all of its [`readings`]. IANA's special-purpose
+//! a dual-stack socket), so all of its [`readings`] are checked. IANA's special-purpose
 //! registries name the blocks.
 
 mod public;
@@ -17,9 +17,8 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 /// Why no rule can allow an address.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum AlwaysRefused {
-    /// A cloud's metadata service, which hands out credentials: see [`METADATA_V4`],
-    /// [`METADATA_V6`] and [`METADATA_NAMES`].
+pub(crate) enum AlwaysRefused {
+    /// A cloud's metadata service, which issues credentials: by address or by name.
     Metadata,
     /// 169.254.0.0/16, fe80::/10.
     LinkLocal,
@@ -47,7 +46,7 @@ impl fmt::Display for AlwaysRefused {
 }
 
 /// Metadata services over IPv4: most clouds, Alibaba, Azure's wire server, Oracle's older one.
-pub const METADATA_V4: [Ipv4Addr; 4] = [
+pub(crate) const METADATA_V4: [Ipv4Addr; 4] = [
     Ipv4Addr::new(169, 254, 169, 254),
     Ipv4Addr::new(100, 100, 100, 200),
     Ipv4Addr::new(168, 63, 129, 16),
@@ -56,7 +55,7 @@ pub const METADATA_V4: [Ipv4Addr; 4] = [
 
 /// Metadata services over IPv6 outside link-local: AWS (instances, and pods of EKS), Google,
 /// Oracle, Scaleway, Akamai, Alibaba.
-pub const METADATA_V6: [Ipv6Addr; 7] = [
+pub(crate) const METADATA_V6: [Ipv6Addr; 7] = [
     Ipv6Addr::new(0xfd00, 0xec2, 0, 0, 0, 0, 0, 0x254),
     Ipv6Addr::new(0xfd00, 0xec2, 0, 0, 0, 0, 0, 0x23),
     Ipv6Addr::new(0xfd20, 0xce, 0, 0, 0, 0, 0, 0x254),
@@ -66,8 +65,8 @@ pub const METADATA_V6: [Ipv6Addr; 7] = [
     Ipv6Addr::new(0xfd00, 0x100, 0, 0, 0, 0, 0x100, 0x200),
 ];
 
-/// Names under which metadata services are reached: refused before anything is resolved.
-pub const METADATA_NAMES: [&str; 5] = [
+/// Names of metadata services, refused before they are resolved.
+pub(crate) const METADATA_NAMES: [&str; 5] = [
     "metadata.google.internal",
     "metadata.goog",
     "metadata",
@@ -75,22 +74,22 @@ pub const METADATA_NAMES: [&str; 5] = [
     "instance-data.ec2.internal",
 ];
 
-/// Most readings that [`readings`] gives: itself, and two.
-pub const READINGS_MAX: usize = 3;
+/// The most addresses that [`readings`] returns: itself, and two.
+pub(crate) const READINGS_MAX: usize = 3;
 
-/// Every address that `addr` may bring packets to, in canonical form; itself comes first.
+/// Returns every address that `addr` may bring packets to, in canonical form, beginning with itself.
 ///
 /// | form | read as |
 /// | --- | --- |
-/// | IPv4-mapped `::ffff:0:0/96` (RFC 4291) | the IPv4 address alone, as that is what a socket connects to |
+/// | IPv4-mapped `::ffff:0:0/96` (RFC 4291) | only the IPv4 address, which a socket connects to |
 /// | IPv4-compatible `::/96` without `::` and `::1` (RFC 4291), IPv4-translated `::ffff:0:0:0/96` (RFC 7915) | itself and its last 32 bits |
 /// | NAT64 `64:ff9b::/96` (RFC 6052), `64:ff9b:1::/48` (RFC 8215) | itself and its last 32 bits; the latter also in RFC 6052's /64 layout |
 /// | 6to4 `2002::/16` (RFC 3056) | itself and bits 16 to 47 |
 /// | Teredo `2001::/32` (RFC 4380) | itself, the server, and the client (inverted) |
 ///
-/// RFC 6052's /48 and /56 layouts end in 32 zero bits, so that they are read as 0.0.0.0 and
-/// refused whatever they carry. A network's own NAT64 prefix cannot be known here.
-pub fn readings(addr: IpAddr) -> impl Iterator<Item = IpAddr> {
+/// RFC 6052's /48 and /56 layouts end in 32 zero bits, so they are read as 0.0.0.0 and always refused.
+/// A network's own NAT64 prefix cannot be known here.
+pub(crate) fn readings(addr: IpAddr) -> impl Iterator<Item = IpAddr> {
     let addr = addr.to_canonical();
     let carried = match addr {
         IpAddr::V4(_) => [None, None],
@@ -99,7 +98,7 @@ pub fn readings(addr: IpAddr) -> impl Iterator<Item = IpAddr> {
     std::iter::once(addr).chain(carried.into_iter().flatten().map(IpAddr::V4))
 }
 
-/// The IPv4 addresses inside an IPv6 address that is not IPv4-mapped.
+/// Returns the IPv4 addresses inside an IPv6 address that is not IPv4-mapped.
 fn carried(addr: Ipv6Addr) -> [Option<Ipv4Addr>; READINGS_MAX - 1] {
     let bytes = addr.octets();
     let at = |first: usize| {
@@ -111,6 +110,7 @@ fn carried(addr: Ipv6Addr) -> [Option<Ipv4Addr>; READINGS_MAX - 1] {
         )
     };
     match addr.segments() {
+        // `::` and `::1` have the form of an IPv4-compatible address, and are none.
         [0, 0, 0, 0, 0, 0, 0, 0 | 1] => [None, None],
         [0, 0, 0, 0, 0, 0, _, _]
         | [0, 0, 0, 0, 0xffff, 0, _, _]
@@ -126,8 +126,8 @@ fn carried(addr: Ipv6Addr) -> [Option<Ipv4Addr>; READINGS_MAX - 1] {
     }
 }
 
-/// Why `addr`, or an address that it carries, is refused whatever the rules say.
-pub fn always_refused(addr: IpAddr) -> Option<AlwaysRefused> {
+/// Returns why `addr`, or an address that it carries, is refused regardless of the rules.
+pub(crate) fn always_refused(addr: IpAddr) -> Option<AlwaysRefused> {
     readings(addr).find_map(|reading| match reading {
         IpAddr::V4(addr) => refused_v4(addr),
         IpAddr::V6(addr) => refused_v6(addr),
@@ -136,6 +136,7 @@ pub fn always_refused(addr: IpAddr) -> Option<AlwaysRefused> {
 
 fn refused_v4(addr: Ipv4Addr) -> Option<AlwaysRefused> {
     match addr.octets() {
+        // Before the blocks, so that the reason names the service and not the block that contains it.
         _ if METADATA_V4.contains(&addr) => Some(AlwaysRefused::Metadata),
         [169, 254, ..] => Some(AlwaysRefused::LinkLocal),
         [224..=239, ..] => Some(AlwaysRefused::Multicast),
@@ -161,12 +162,12 @@ fn refused_v6(addr: Ipv6Addr) -> Option<AlwaysRefused> {
 }
 
 /// Whether a canonical name is one of [`METADATA_NAMES`].
-pub fn is_metadata_name(name: &str) -> bool {
+pub(crate) fn is_metadata_name(name: &str) -> bool {
     METADATA_NAMES.contains(&name)
 }
 
 /// Whether `addr` is loopback, or carries it.
-pub fn is_loopback(addr: IpAddr) -> bool {
+pub(crate) fn is_loopback(addr: IpAddr) -> bool {
     readings(addr).any(|reading| reading.is_loopback())
 }
 
@@ -209,7 +210,7 @@ mod tests {
     }
 
     #[test]
-    fn nobody_reaches_what_is_always_refused() {
+    fn always_refused_addresses_are_found() {
         use AlwaysRefused::{Broadcast, LinkLocal, Metadata, Multicast, Reserved, Unspecified};
         for (text, why) in [
             ("169.254.169.254", Metadata),
@@ -254,7 +255,7 @@ mod tests {
     }
 
     #[test]
-    fn private_and_public_addresses_are_not_refused_outright() {
+    fn private_and_public_addresses_may_be_allowed() {
         for text in [
             "10.0.0.1",
             "127.0.0.1",
@@ -276,7 +277,7 @@ mod tests {
     }
 
     #[test]
-    fn loopback_is_found_inside_other_forms() {
+    fn carried_loopback_is_found() {
         for text in [
             "127.0.0.1",
             "127.255.0.9",

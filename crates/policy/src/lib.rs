@@ -1,21 +1,22 @@
 //! May this request go to this target? Deny by default.
 //!
 //! ```text
-//! URL, or endpoint + path --> Policy::decide_* --> Candidate --> resolve (the caller's) --> approve --> Approved
+//! URL, or endpoint + path --> Policy::decide_* --> Candidate --> resolve (by the caller) --> approve --> Approved
 //!                                   |                                                          |
 //!                                   +----------------------> Refusal <-------------------------+
 //! ```
 //!
-//! A request passes twice: once by what it says ([`Policy::decide_url`],
-//! [`Policy::decide_endpoint`], [`Policy::decide_connect`]) and once by each address that its host resolved to ([`Candidate::approve`]). Only an [`Approved`] may
-//! be connected to, at exactly its [`Approved::socket_addr`], and only this crate can make one:
+//! A request is checked twice: once by its own content ([`Policy::decide_url`],
+//! [`Policy::decide_endpoint`], [`Policy::decide_connect`]) and once by each address that its host
+//! resolved to ([`Candidate::approve`]). Only an [`Approved`] may be connected to, at exactly its
+//! [`Approved::socket_addr`], and only this crate can make one:
 //!
 //! ```compile_fail
 //! let forged = policy::Approved {}; // its fields are private, and it has no constructor
 //! ```
 //!
-//! Everything here is a function of its arguments: no IO, no clock, no lock. Resolving names,
-//! connecting and reading the config belong to the callers.
+//! Everything here is a function of its arguments: no I/O, no clock, no lock. The users of this crate
+//! resolve names, connect, and read the config.
 //!
 //! ```
 //! use policy::{HostPattern, Methods, Policy, Rule};

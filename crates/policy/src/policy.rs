@@ -1,12 +1,11 @@
-//! The allow list as a whole, and the ways to ask it.
+//! The allow list as a whole, and its decisions.
 //!
 //! ```text
-//! decide_url, decide_connect -->  refused by name? --> every rule in order --> Candidate
+//! decide_url, decide_connect --> refused by name? --> every rule in order --> Candidate
 //! decide_endpoint --> that endpoint alone: method, path below its base -------------------------> Candidate
 //! ```
 //!
-//! What one rule says of a request is in [`evaluate`]; which addresses a matching rule lets
-//! through, in [`admission`].
+//! [`evaluate`] checks a request against one rule; [`admission`] checks the addresses of a matching rule.
 
 pub(crate) mod admission;
 pub(crate) mod candidate;
@@ -32,23 +31,23 @@ use crate::target::{Target, TargetError};
 use std::net::{IpAddr, Ipv6Addr};
 use std::sync::Arc;
 
-/// Rules in one policy: as many patterns as a bridge can tell its relay.
+/// Rules in one policy: as many patterns as a bridge can announce to its relay.
 pub const RULES_MAX: usize = 512;
 
-/// Endpoints in one policy: as many as a bridge can tell its relay.
+/// Endpoints in one policy: as many as a bridge can announce to its relay.
 pub const ENDPOINTS_MAX: usize = 256;
 
-/// Rules and endpoints; without any, everything is refused. A reload makes a new one.
+/// Rules and endpoints. Without any, everything is refused. A config reload creates a new policy.
 #[derive(Debug, Clone, Default)]
 pub struct Policy {
     rules: Vec<Rule>,
     endpoints: Vec<Endpoint>,
-    /// What every rule is subject to; candidates share it.
+    /// The limits of every rule; candidates share them.
     limits: Arc<Limits>,
 }
 
 impl Policy {
-    /// Makes a policy of the config's `[[allow]]` and `[[endpoint]]` entries, in their order.
+    /// Creates a policy from the config's `[[allow]]` and `[[endpoint]]` entries, in their order.
     ///
     /// # Errors
     /// [`PolicyError`] for entries that are invalid, duplicate or too many.
@@ -61,6 +60,7 @@ impl Policy {
                 endpoints: endpoints.len(),
             });
         }
+        // Duplicates are errors: two equal entries are usually one that was meant to differ.
         for (at, rule) in rules.iter().enumerate() {
             rule.validate().map_err(|source| PolicyError::Rule {
                 number: at + 1,
@@ -93,41 +93,41 @@ impl Policy {
         })
     }
 
-    /// Gives the policy the addresses of the machine's own interfaces: they are refused unless
-    /// named by address. Loopback addresses among them change nothing, as they have a rule of
-    /// their own.
+    /// Sets the addresses of the machine's own interfaces. They are refused unless a rule names them by
+    /// address.
     #[must_use]
     pub fn with_own_addresses(mut self, addresses: Vec<IpAddr>) -> Self {
         Arc::make_mut(&mut self.limits).own = addresses
             .into_iter()
             .map(|addr| addr.to_canonical())
+            // Loopback has a rule of its own, which also accepts `localhost` as its name.
             .filter(|addr| !addr.is_loopback())
             .collect();
         self
     }
 
-    /// Restricts every rule to addresses on the public internet, also those that it names: for a
-    /// relay that calls targets directly.
+    /// Restricts every rule to addresses on the public internet, even if it names others. For a relay
+    /// that calls targets directly.
     #[must_use]
     pub fn with_public_only(mut self) -> Self {
         Arc::make_mut(&mut self.limits).public_only = true;
         self
     }
 
-    /// May `method` be called on `url`? Endpoints have no say in it.
+    /// Decides whether `method` may be called on `url`, by the rules. Endpoints are not considered.
     ///
     /// # Errors
-    /// [`Refusal`] of the rule that comes nearest, or that there is none.
+    /// The [`Refusal`] of the nearest rule, or one that states that there is no rule.
     pub fn decide_url(&self, method: &str, url: &str) -> Result<Candidate, Refusal> {
         self.decide(&Request::http(method, Target::parse(url)?)?)
     }
 
-    /// May `method` be called on an endpoint? `path_and_query` is what follows its name in
-    /// `/v1/endpoints/{name}`, untouched: empty, or beginning with `/` or `?`. It is appended to
-    /// the base path byte for byte.
+    /// Decides whether `method` may be called on an endpoint. `path_and_query` follows the name in
+    /// `/v1/endpoints/{name}`: empty, or beginning with `/` or `?`. It is appended to the base path
+    /// byte for byte.
     ///
     /// # Errors
-    /// [`Refusal`] when there is no such endpoint, or it does not allow this.
+    /// [`Refusal`] when there is no such endpoint, or it does not allow the request.
     pub fn decide_endpoint(
         &self,
         name: &str,
@@ -148,11 +148,13 @@ impl Policy {
         if !endpoint.methods.allows(method) {
             return Err(Miss::Method.refusal(&rule, &request));
         }
+        // The base path is a boundary only if the target reads the path as we do.
         if endpoint.narrows()
             && let Some(why) = ambiguity(request.target.path())
         {
             return Err(Miss::Ambiguous(why).refusal(&rule, &request));
         }
+        // Before a name is resolved, so that a metadata name is never looked up.
         self.limits.refuse_host(request.target.host())?;
         let grant = Grant::endpoint(rule, request.target.host());
         if let Host::Addr(addr) = request.target.host() {
@@ -161,11 +163,12 @@ impl Policy {
         Ok(Candidate::new(&self.limits, request, vec![grant]))
     }
 
-    /// As [`decide_endpoint`](Self::decide_endpoint), for a request that the bridge makes for itself,
-    /// like signing in: whatever methods callers may use. The rest counts as always.
+    /// Decides like [`decide_endpoint`](Self::decide_endpoint), for a request that the bridge makes on
+    /// its own behalf, such as a sign-in. It ignores the methods that callers may use; all other checks
+    /// apply.
     ///
     /// # Errors
-    /// [`Refusal`] as there.
+    /// [`Refusal`], as [`decide_endpoint`](Self::decide_endpoint).
     pub fn decide_own(
         &self,
         name: &str,
@@ -173,6 +176,8 @@ impl Policy {
         path_and_query: &str,
     ) -> Result<Candidate, Refusal> {
         let own = self.endpoints.iter().find(|endpoint| endpoint.name == name);
+        // Only the methods of callers are lifted. The check of path and address stays: the target is not more
+        // trusted because the bridge itself sends the request.
         let mut own = own
             .cloned()
             .ok_or_else(|| Refusal::unknown_endpoint(name))?;
@@ -185,15 +190,16 @@ impl Policy {
         policy.decide_endpoint(name, method, path_and_query)
     }
 
-    /// May a raw stream be opened to `host:port`? `host` is as in a URL; an IPv6 address may lack
-    /// its brackets. The candidate's method is `CONNECT`; its target has the scheme `http`, as
-    /// nobody here adds TLS, and the path `/`, which goes nowhere.
+    /// Decides whether a raw stream may be opened to `host:port`. `host` is as in a URL; an IPv6
+    /// address may lack its brackets. The candidate's method is `CONNECT`. Its target has the scheme
+    /// `http`, because no TLS is added, and the path `/`, which is not used.
     ///
     /// # Errors
-    /// [`Refusal`] of the rule that comes nearest, or that there is none. Only rules with
-    /// `connect` allow it; they are not asked for scheme, method and path, of which a raw stream
-    /// shows nothing.
+    /// The [`Refusal`] of the nearest rule, or one that states that there is no rule. Only rules with
+    /// `connect` allow it. Their schemes, methods and paths are not checked: a raw stream shows none of
+    /// them.
     pub fn decide_connect(&self, host: &str, port: u16) -> Result<Candidate, Refusal> {
+        // `Host::parse` requires brackets around IPv6, as in a URL. Here there is no URL.
         let host = match host.parse::<Ipv6Addr>() {
             Ok(addr) => Host::Addr(addr.into()),
             Err(_) => Host::parse(host).map_err(TargetError::from)?,
@@ -201,7 +207,7 @@ impl Policy {
         self.decide(&Request::raw(Target::raw(host, port)?))
     }
 
-    /// What every rule says to this request, for people.
+    /// Explains the decision of every rule about a request, for people.
     pub fn explain(&self, method: &str, url: &str) -> Explanation {
         let request = Target::parse(url).map_err(Refusal::from);
         match request.and_then(|target| Request::http(method, target)) {
@@ -218,7 +224,7 @@ impl Policy {
         }
     }
 
-    /// What is allowed but rarely meant, in words, with the rule or endpoint it is about.
+    /// Returns warnings about settings that are allowed but rarely intended, each with its rule or endpoint.
     pub fn warnings(&self) -> Vec<String> {
         let rules = self.rules.iter().enumerate().flat_map(|(index, rule)| {
             let name = RuleRef::Allow(index, rule.host.clone());
@@ -233,18 +239,20 @@ impl Policy {
         rules.chain(endpoints).collect()
     }
 
-    /// The endpoints, in the config's order.
+    /// Returns the endpoints, in the config's order.
     pub fn endpoints(&self) -> &[Endpoint] {
         &self.endpoints
     }
 
-    /// The rules, in the config's order.
+    /// Returns the rules, in the config's order.
     pub fn rules(&self) -> &[Rule] {
         &self.rules
     }
 
     fn decide(&self, request: &Request) -> Result<Candidate, Refusal> {
+        // Before the rules: no rule can help, and the refusal should not advise to add one.
         self.limits.refuse_host(request.target.host())?;
+        // Every rule is checked, not only the first that matches: which rule applies may depend on the address.
         let mut grants = Vec::new();
         let mut nearest: Option<(usize, Miss)> = None;
         for index in 0..self.rules.len() {
@@ -254,6 +262,7 @@ impl Policy {
                     let is_nearer = |(other, known): &(usize, Miss)| {
                         self.nearness(index, &miss, request) > self.nearness(*other, known, request)
                     };
+                    // Of equally near rules the first one is kept: an administrator reads the config from its top.
                     if nearest.as_ref().is_none_or(is_nearer) {
                         nearest = Some((index, miss));
                     }
@@ -264,18 +273,20 @@ impl Policy {
             return Ok(Candidate::new(&self.limits, request.clone(), grants));
         }
         Err(match nearest {
+            // A rule for other hosts is no hint. The advice is to add one.
             None | Some((_, Miss::Host)) => Refusal::no_rule(request.target.host()),
             Some((index, miss)) => miss.refusal(&self.rule_ref(index), request),
         })
     }
 
-    /// Whether one rule allows the request; an address in the URL is judged at once.
+    /// Checks a request against one rule. An address in the URL is checked at once.
     fn check(&self, index: usize, request: &Request) -> Result<Grant, Miss> {
         evaluate::evaluate(&self.rules[index], request)?;
         let rule = &self.rules[index];
         let grant = Grant::allow(self.rule_ref(index), rule.host.clone());
         let host = request.target.host();
         self.limits.refuse_host(host).map_err(Miss::Address)?;
+        // The address is known already, so the administrator gets the reason now and not after a lookup.
         if let Host::Addr(addr) = host {
             self.limits
                 .admit(&grant, host, *addr)
@@ -284,7 +295,7 @@ impl Policy {
         Ok(grant)
     }
 
-    /// A rule that names the host is nearer than one that any name may resolve into.
+    /// Returns how near a rule was. One that names the host is nearer than one that any name may resolve into.
     fn nearness(&self, index: usize, miss: &Miss, request: &Request) -> (bool, u8) {
         (
             self.rules[index].host.matches(request.target.host()),

@@ -1,4 +1,4 @@
-//! One entry of the allow list: which hosts, and what may be asked of them.
+//! One entry of the allow list: which hosts, and which requests to them.
 //!
 //! ```toml
 //! [[allow]]
@@ -8,8 +8,8 @@
 //! paths = ["/hooks/*"]       # PathPattern; without it every path
 //! ```
 //!
-//! The parts parse their own text; whoever reads the config puts them together. What a rule means
-//! for a request is decided in `policy`.
+//! Each part parses its own text; the reader of the config assembles them. `policy` applies a rule to a
+//! request.
 
 pub(crate) mod endpoint;
 pub(crate) mod error;
@@ -29,14 +29,14 @@ use std::fmt;
 /// Ports, methods or paths in one rule.
 pub const ENTRIES_MAX: usize = 256;
 
-/// A network with a shorter prefix than this draws a warning: IPv4, IPv6.
+/// A network with a shorter prefix than this causes a warning: IPv4, IPv6.
 const WIDE_PREFIX: (u8, u8) = (8, 16);
 
 /// The ports that a rule allows.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Default)]
 pub enum Ports {
-    /// That of the scheme: 80 for `http`, 443 for `https`. For raw streams, which have no scheme,
-    /// the default port of each scheme that the rule allows.
+    /// The scheme's default: 80 for `http`, 443 for `https`. For raw streams, which have no scheme, the
+    /// default port of each scheme that the rule allows.
     #[default]
     Default,
     /// These; at least one, none of them 0.
@@ -44,7 +44,7 @@ pub enum Ports {
 }
 
 impl Ports {
-    /// Takes `ports = [...]` from the config.
+    /// Parses `ports = [...]` of the config.
     ///
     /// # Errors
     /// [`PatternError`] when the list is empty, holds 0 or a port twice, or more than
@@ -75,30 +75,30 @@ impl fmt::Display for Ports {
     }
 }
 
-/// One `[[allow]]` entry. All its parts must fit a request; the first rule that fits allows it.
+/// One `[[allow]]` entry. A request must match all its parts; the first rule that matches allows it.
 ///
-/// Its `Display` explains it in words.
+/// Its `Display` describes it for people.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Rule {
     /// The hosts.
     pub host: HostPattern,
-    /// The schemes; `None` for both.
+    /// The schemes. Defaults to `None`: both.
     pub schemes: Option<Vec<Scheme>>,
-    /// The ports.
+    /// The ports. Defaults to the scheme's.
     pub ports: Ports,
     /// The methods.
     pub methods: Methods,
-    /// The paths; `None` for all, with their bytes as they are. With patterns, paths that could be
-    /// read as another one (dot segments, backslashes, raw or encoded) are refused.
+    /// The paths. Defaults to `None`: all, with their bytes unchanged. With patterns, paths that other
+    /// programs could read differently (dot segments, backslashes, raw or encoded) are refused.
     pub paths: Option<Vec<PathPattern>>,
-    /// Whether an address or network also allows every name that resolves into it.
+    /// Whether an address or network also allows every name that resolves into it. Defaults to `false`.
     pub resolved: bool,
-    /// Whether raw streams (CONNECT) may be opened; they show neither method nor path.
+    /// Whether raw streams (CONNECT) may be opened; they show neither method nor path. Defaults to `false`.
     pub connect: bool,
 }
 
 impl Rule {
-    /// A rule with the config's defaults: both schemes on their default ports, every path, no
+    /// Creates a rule with the config's defaults: both schemes on their default ports, every path, no
     /// names that resolve into it, no raw streams.
     pub fn new(host: HostPattern, methods: Methods) -> Self {
         Self {
@@ -112,11 +112,12 @@ impl Rule {
         }
     }
 
-    /// Checks what the types of its parts cannot: built by hand, they may hold anything.
+    /// Checks the values that the types of the parts cannot exclude, for a rule that was not parsed.
     ///
     /// # Errors
-    /// [`PatternError`] of the first part that its own `parse` would not have made.
+    /// The [`PatternError`] of the first part that its own `parse` would not return.
     pub fn validate(&self) -> Result<(), PatternError> {
+        // The fields are public. Only canonical values compare as the checks assume.
         if HostPattern::parse(&self.host.to_string())? != self.host {
             return Err(PatternError::NotCanonical { what: "host" });
         }
@@ -138,8 +139,8 @@ impl Rule {
         Ok(())
     }
 
-    /// What is allowed but rarely meant, in words: hosts that can never be reached, very wide
-    /// patterns, settings without effect.
+    /// Returns warnings about settings that are allowed but rarely intended: hosts that can never be
+    /// reached, very wide patterns, settings without effect.
     pub fn warnings(&self) -> Vec<String> {
         let mut warnings = Vec::new();
         match &self.host {
@@ -148,6 +149,7 @@ impl Rule {
                     "{name} is a cloud metadata service: it is refused all the same"
                 ));
             }
+            // Allowed, since private networks have such names; a public top-level domain would be a mistake.
             HostPattern::Wildcard(suffix) if !suffix.contains('.') => {
                 warnings.push(format!("{} allows every host under {suffix}", self.host));
             }
@@ -170,6 +172,7 @@ impl Rule {
             return;
         };
         let ends = [net.network(), net.broadcast()].map(address::always_refused);
+        // Both ends of a network in one refused class: then all of it is.
         if let [Some(first), Some(last)] = ends
             && first == last
         {
@@ -223,7 +226,7 @@ impl fmt::Display for Rule {
     }
 }
 
-/// At least one entry, at most [`ENTRIES_MAX`], none twice.
+/// Checks for at least one entry, at most [`ENTRIES_MAX`], and no duplicates.
 pub(crate) fn check_entries<T: PartialEq>(
     what: &'static str,
     entries: &[T],
@@ -237,6 +240,7 @@ pub(crate) fn check_entries<T: PartialEq>(
             entries: entries.len(),
         });
     }
+    // Quadratic, and bounded by `ENTRIES_MAX`.
     if entries
         .iter()
         .enumerate()
@@ -247,7 +251,7 @@ pub(crate) fn check_entries<T: PartialEq>(
     Ok(())
 }
 
-/// `a, b, c`.
+/// Formats entries as `a, b, c`.
 pub(crate) fn list<T: ToString>(entries: &[T]) -> String {
     entries
         .iter()

@@ -1,12 +1,12 @@
-//! A URL, parsed once and strictly, so that everything after it means the same by it.
+//! A URL, parsed once and strictly, so that all later code reads it in the same way.
 //!
 //! ```text
 //! https://alm.corp.example:8443/qcbin/rest/x%2Fy?q=1
-//! scheme  host             port path             query     path and query: bytes as they were
+//! scheme  host             port path             query     path and query: bytes unchanged
 //! ```
 //!
-//! What two parsers could read differently (userinfo, backslashes, `0x7f.1`, raw spaces) is an
-//! error, not a guess. Hosts are in [`host`], dot segments and the like in [`path`].
+//! Text that two parsers could read differently (userinfo, backslashes, `0x7f.1`, raw spaces) is an
+//! error. Hosts are in [`host`], dot segments and the like in [`path`].
 
 pub(crate) mod error;
 pub(crate) mod host;
@@ -19,15 +19,15 @@ use std::fmt;
 use std::str::FromStr;
 use std::sync::Arc;
 
-/// Longest URL: 8 KiB, what common servers take as a request line.
+/// Longest URL: 8 KiB, which common servers accept as a request line.
 pub const URL_MAX_BYTES: usize = 8 * 1024;
 
-/// How the target is spoken to.
+/// The scheme of a target.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Scheme {
-    /// Plain HTTP, port 80 unless it says otherwise.
+    /// Plain HTTP. The port defaults to 80.
     Http,
-    /// HTTP over TLS, port 443 unless it says otherwise.
+    /// HTTP over TLS. The port defaults to 443.
     Https,
 }
 
@@ -39,7 +39,7 @@ impl Scheme {
             .find(|scheme| text.eq_ignore_ascii_case(scheme.as_str()))
     }
 
-    /// `http` or `https`.
+    /// Returns `http` or `https`.
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::Http => "http",
@@ -47,7 +47,7 @@ impl Scheme {
         }
     }
 
-    /// 80 or 443.
+    /// Returns 80 or 443.
     pub const fn default_port(self) -> u16 {
         match self {
             Self::Http => 80,
@@ -73,7 +73,7 @@ impl fmt::Display for Scheme {
 /// An absolute `http` or `https` URL without user information and fragment.
 ///
 /// Scheme and host are canonical (lower case, no trailing dot, an address as an address); the
-/// bytes of path and query are kept as they are. Its `Display` parses to an equal one.
+/// bytes of path and query are unchanged. Its `Display` parses to an equal one.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Target {
     scheme: Scheme,
@@ -82,7 +82,7 @@ pub struct Target {
     /// Host, and port unless it is the scheme's default. Shared by all targets of an endpoint.
     authority: Arc<str>,
     path_and_query: String,
-    /// Where in it the path ends.
+    /// The length of the path in it.
     path_len: usize,
 }
 
@@ -90,13 +90,15 @@ impl Target {
     /// Parses an absolute URL.
     ///
     /// # Errors
-    /// [`TargetError`] names the first thing that is wrong.
+    /// [`TargetError`] for the first part that is wrong.
     pub fn parse(url: &str) -> Result<Self, TargetError> {
         check_bytes(url)?;
         let (scheme, rest) = url.split_once("://").ok_or(TargetError::NotAbsolute)?;
         let scheme = Scheme::parse(scheme).ok_or(TargetError::Scheme)?;
+        // A backslash ends the authority, as in browsers. It is an error later, and never part of a host.
         let authority_len = rest.find(['/', '?', '#', '\\']).unwrap_or(rest.len());
         let (authority, path_and_query) = rest.split_at(authority_len);
+        // `http://allowed@evil/` is read differently by careless parsers; credentials belong into headers.
         if authority.contains('@') {
             return Err(TargetError::UserInfo);
         }
@@ -109,7 +111,7 @@ impl Target {
         )
     }
 
-    /// A target for raw bytes to `host:port`. Its scheme is `http`: whoever opens it adds no TLS.
+    /// Creates a target for raw bytes to `host:port`. Its scheme is `http`, because no TLS is added.
     pub(crate) fn raw(host: Host, port: u16) -> Result<Self, TargetError> {
         if port == 0 {
             return Err(TargetError::Port);
@@ -117,11 +119,12 @@ impl Target {
         Self::new(Scheme::Http, host, port, "/")
     }
 
-    /// This target with `rest` appended to its path, byte for byte: `/qcbin/` and `/qcbin` with
+    /// Returns this target with `rest` appended to its path, byte for byte: `/qcbin/` and `/qcbin` with
     /// `/rest?q=` are both `/qcbin/rest?q=`. `rest` is empty or begins with `/` or `?`.
     pub(crate) fn join(&self, rest: &str) -> Result<Self, TargetError> {
         check_bytes(rest)?;
         let base = self.path();
+        // Exactly one slash at the seam, whichever side brings it.
         let base = match rest.as_bytes().first() {
             Some(b'/') => base.strip_suffix('/').unwrap_or(base),
             Some(b'?') | None => base,
@@ -135,13 +138,13 @@ impl Target {
         self.with_path_and_query(path_and_query)
     }
 
-    /// This origin with another path and query.
+    /// Returns this origin with another path and query.
     fn with_path_and_query(&self, path_and_query: String) -> Result<Self, TargetError> {
         let (host, authority) = (self.host.clone(), self.authority.clone());
         Self::of_origin(self.scheme, host, self.port, authority, path_and_query)
     }
 
-    /// With an authority of its own. `path_and_query` is visible ASCII.
+    /// Creates a target and its authority. `path_and_query` is visible ASCII.
     fn new(
         scheme: Scheme,
         host: Host,
@@ -156,7 +159,7 @@ impl Target {
         Self::of_origin(scheme, host, port, authority.into(), path_and_query.into())
     }
 
-    /// The last step of every way to a target. `path_and_query` is visible ASCII.
+    /// The last step of every constructor. `path_and_query` is visible ASCII.
     fn of_origin(
         scheme: Scheme,
         host: Host,
@@ -168,15 +171,18 @@ impl Target {
             return Err(TargetError::Fragment);
         }
         let mut path_len = path_and_query.find('?').unwrap_or(path_and_query.len());
+        // Some programs read `\` as `/` in a path. In a query it has no such meaning.
         if path_and_query[..path_len].contains('\\') {
             return Err(TargetError::Backslash);
         }
+        // An empty path is sent as `/` (RFC 9112 section 3.2.1).
         if path_len == 0 {
             path_and_query.insert(0, '/');
             path_len = 1;
         }
         let origin = scheme.as_str().len() + "://".len() + authority.len();
         let bytes = origin + path_and_query.len();
+        // Checked again: a base URL and the rest may be short each, and too long together.
         if bytes > URL_MAX_BYTES {
             return Err(TargetError::TooLong { bytes });
         }
@@ -190,42 +196,42 @@ impl Target {
         })
     }
 
-    /// How it is spoken to.
+    /// Returns the scheme.
     pub fn scheme(&self) -> Scheme {
         self.scheme
     }
 
-    /// Name or address.
+    /// Returns the name or address.
     pub fn host(&self) -> &Host {
         &self.host
     }
 
-    /// The port, the scheme's default where the URL has none. Never 0.
+    /// Returns the port; the scheme's default if the URL has none. Never 0.
     pub fn port(&self) -> u16 {
         self.port
     }
 
-    /// The raw path; begins with `/`.
+    /// Returns the raw path; it begins with `/`.
     pub fn path(&self) -> &str {
         &self.path_and_query[..self.path_len]
     }
 
-    /// The raw query without its `?`; `Some("")` for a bare `?`.
+    /// Returns the raw query without its `?`; `Some("")` for a bare `?`.
     pub fn query(&self) -> Option<&str> {
         self.path_and_query[self.path_len..].strip_prefix('?')
     }
 
-    /// Exactly what goes on the request line (origin form, RFC 9112 section 3.2.1).
+    /// Returns the request target (origin form, RFC 9112 section 3.2.1).
     pub fn path_and_query(&self) -> &str {
         &self.path_and_query
     }
 
-    /// The value of `Host`: the port is there only when it is not the scheme's default.
+    /// Returns the value of `Host`: with the port only if it is not the scheme's default.
     pub fn authority(&self) -> &str {
         &self.authority
     }
 
-    /// `scheme://host[:port]`, as an HTTP origin is written (RFC 6454 section 6.2).
+    /// Returns `scheme://host[:port]`, an HTTP origin (RFC 6454 section 6.2).
     pub fn origin(&self) -> String {
         format!("{}://{}", self.scheme, self.authority())
     }
@@ -245,7 +251,7 @@ impl FromStr for Target {
     }
 }
 
-/// Length, and no byte that would have to be encoded.
+/// Checks the length, and that no byte would have to be encoded.
 fn check_bytes(text: &str) -> Result<(), TargetError> {
     if text.len() > URL_MAX_BYTES {
         return Err(TargetError::TooLong { bytes: text.len() });
@@ -262,6 +268,7 @@ fn check_bytes(text: &str) -> Result<(), TargetError> {
 
 /// Splits `host[:port]`; the brackets of an IPv6 address stay with the host.
 fn split_port(authority: &str) -> Result<(&str, Option<u16>), TargetError> {
+    // The colons inside of brackets belong to an IPv6 address.
     let host_len = match authority.find(']') {
         Some(end) if authority.starts_with('[') => end + 1,
         _ => authority.find(':').unwrap_or(authority.len()),
@@ -270,12 +277,13 @@ fn split_port(authority: &str) -> Result<(&str, Option<u16>), TargetError> {
     match rest.strip_prefix(':') {
         None if rest.is_empty() => Ok((host, None)),
         None => Err(HostError::Character.into()),
-        // More colons: an IPv6 address that lacks its brackets.
+        // More colons: an IPv6 address without its brackets.
         Some(port) if port.contains(':') => Err(HostError::Brackets.into()),
         Some(port) => Ok((host, Some(parse_port(port)?))),
     }
 }
 
+/// Parses a port. Signs and leading zeros are errors, because parsers disagree about them.
 fn parse_port(text: &str) -> Result<u16, TargetError> {
     let canonical = text.bytes().all(|byte| byte.is_ascii_digit()) && !text.starts_with('0');
     match text.parse() {

@@ -1,9 +1,9 @@
-//! A cloud's metadata service by every spelling that is known to have worked somewhere, against
-//! an allow list that is as wide as one can be.
+//! A cloud's metadata service in every spelling that is known to have worked somewhere, against the
+//! widest possible allow list.
 
 use policy::{Endpoint, HostPattern, Methods, Policy, RefusalKind, Rule};
 
-/// Everything allowed that rules can allow.
+/// A policy that allows everything that rules can allow.
 fn widest() -> Policy {
     let hosts = [
         "0.0.0.0/0",
@@ -153,7 +153,7 @@ fn metadata_by_number_is_no_url() {
 }
 
 #[test]
-fn what_another_parser_might_read_as_metadata_is_no_url() {
+fn ambiguous_metadata_host_is_no_url() {
     for host in UNPARSABLE {
         assert_eq!(kinds(host), [RefusalKind::InvalidUrl; 2], "{host}");
     }
@@ -167,7 +167,7 @@ fn metadata_by_name_is_always_refused() {
 }
 
 #[test]
-fn a_name_that_leads_to_metadata_is_refused_when_it_is_resolved() {
+fn name_that_resolves_to_metadata_is_refused() {
     let policy = widest();
     for host in [
         "169.254.169.254.nip.io",

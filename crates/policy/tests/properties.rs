@@ -1,4 +1,4 @@
-//! What holds for every text, every rule set and every address.
+//! Properties of every text, rule set and address.
 
 mod support;
 
@@ -10,7 +10,7 @@ use proptest::prelude::*;
 use std::net::IpAddr;
 use support::{HOSTS, METHODS, addresses, always_refused_address, rules, urls};
 
-/// What would let a refused address through if anything could: names, and the address itself.
+/// The rules most likely to admit a refused address: names, and the address itself.
 fn widest(addr: IpAddr) -> Vec<Rule> {
     let literal = Host::Addr(addr).to_string();
     let hosts = [
@@ -43,7 +43,7 @@ fn with_refusal_checked<T>(result: Result<T, Refusal>) -> Option<T> {
     result.ok()
 }
 
-/// Every part of the rule, spelled out again.
+/// Checks every part of the rule, independently of the implementation.
 fn satisfies(policy: &Policy, approved: &Approved, raw: bool) -> bool {
     let RuleRef::Allow(index, host) = approved.rule() else {
         return false;
@@ -113,7 +113,7 @@ proptest! {
     #![proptest_config(ProptestConfig::with_cases(2000))]
 
     #[test]
-    fn no_text_makes_a_parser_panic(text in any::<String>(), rules in rules()) {
+    fn arbitrary_text_does_not_panic(text in any::<String>(), rules in rules()) {
         let _ = Target::parse(&text);
         let _ = Target::parse(&format!("http://{text}"));
         let _ = Host::parse(&text);
@@ -136,7 +136,7 @@ proptest! {
     }
 
     #[test]
-    fn ascii_soup_does_not_make_a_parser_panic(text in "(http|https|HTTP)://[a-z0-9.:@/?#%\\[\\]\\\\*;_-]{0,40}") {
+    fn url_like_text_does_not_panic(text in "(http|https|HTTP)://[a-z0-9.:@/?#%\\[\\]\\\\*;_-]{0,40}") {
         if let Ok(target) = Target::parse(&text) {
             prop_assert!(target.path().starts_with('/'));
             prop_assert!(!target.origin().contains('@'));
@@ -145,7 +145,7 @@ proptest! {
     }
 
     #[test]
-    fn what_a_target_prints_parses_to_the_same(url in urls()) {
+    fn target_display_round_trips(url in urls()) {
         let target = Target::parse(&url).expect("a valid URL");
         let printed = format!("{}{}", target.origin(), target.path_and_query());
         prop_assert_eq!(target.to_string(), printed.as_str());
@@ -153,7 +153,7 @@ proptest! {
     }
 
     #[test]
-    fn what_a_rule_prints_parses_to_the_same(rules in rules()) {
+    fn rule_display_round_trips(rules in rules()) {
         for rule in rules {
             let host = HostPattern::parse(&rule.host.to_string());
             prop_assert_eq!(host.as_ref(), Ok(&rule.host));
@@ -164,7 +164,7 @@ proptest! {
     }
 
     #[test]
-    fn joining_keeps_every_byte_below_the_base(
+    fn join_keeps_every_byte_below_the_base(
         base in "/([a-z][a-z0-9.]{0,5}/){0,3}[a-z]{0,4}",
         rest in "([/?][!-~]{0,30})?",
     ) {
@@ -180,7 +180,7 @@ proptest! {
     }
 
     #[test]
-    fn what_is_always_refused_is_never_approved(
+    fn always_refused_address_is_never_approved(
         bad in always_refused_address(),
         extra in rules(),
         own in any::<bool>(),
@@ -212,7 +212,7 @@ proptest! {
     }
 
     #[test]
-    fn what_is_approved_satisfies_its_rule(
+    fn approved_request_satisfies_its_rule(
         rules in rules(),
         url in urls(),
         method in prop::sample::select(METHODS),
@@ -226,8 +226,8 @@ proptest! {
         if let Host::Addr(literal) = target.host() {
             addrs.push(*literal);
         }
-        let ways = [(policy.decide_url(method, &url), false), (policy.decide_connect(&target.host().to_string(), port), true)];
-        for (candidate, raw) in ways {
+        let requests = [(policy.decide_url(method, &url), false), (policy.decide_connect(&target.host().to_string(), port), true)];
+        for (candidate, raw) in requests {
             let Some(candidate) = with_refusal_checked(candidate) else { continue };
             for approved in candidate.approve_any(addrs.iter().copied()).into_iter().flatten() {
                 prop_assert!(satisfies(&policy, &approved, raw), "{approved:?}");
@@ -242,7 +242,7 @@ proptest! {
     }
 
     #[test]
-    fn an_explanation_agrees_with_the_decision(rules in rules(), url in urls(), method in prop::sample::select(METHODS)) {
+    fn explanation_agrees_with_the_decision(rules in rules(), url in urls(), method in prop::sample::select(METHODS)) {
         let policy = Policy::new(rules, vec![]).expect("valid rules");
         let explanation = policy.explain(method, &url);
         prop_assert_eq!(explanation.decision.is_ok(), policy.decide_url(method, &url).is_ok());
@@ -253,9 +253,9 @@ proptest! {
     }
 }
 
-/// The generators must reach both answers, or the properties above say nothing.
+/// The generators must reach both decisions, or the properties above prove nothing.
 #[test]
-fn the_generators_reach_both_answers() {
+fn generators_reach_both_decisions() {
     use proptest::strategy::ValueTree;
     use proptest::test_runner::TestRunner;
     let mut runner = TestRunner::deterministic();

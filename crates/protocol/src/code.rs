@@ -1,7 +1,7 @@
 //! Failures: what went wrong, and how far the request had come.
 //!
 //! Every failure that a caller can see is a [`Failure`]: a stable [`Code`], an [`Execution`] state
-//! that tells whether a retry is safe, and a detail for people. The numbers are those of the wire
+//! that decides whether a retry is safe, and a detail for people. The numbers are those of the wire
 //! (W-40), the names those of the HTTP API.
 //!
 //! A code is one row of the table below. The row holds everything that the programs decide by code:
@@ -162,8 +162,8 @@ macro_rules! codes {
             }
 
             /// Whether a bridge creates it, with `not_dispatched`, only after it found no entry of the attempt
-            /// in its journal. Such a failure is the bridge's last word on an attempt of a delivery; any other
-            /// one may come from a question that the bridge rejected before it looked.
+            /// in its journal. Such a failure settles an attempt of a delivery. Any other one may come from
+            /// a request that the bridge rejected before it read the journal.
             pub fn is_authoritative(self) -> bool {
                 match self { $(Self::$variant => $journal,)* }
             }
@@ -192,7 +192,7 @@ codes! {
     NoBridge = 5, "no_bridge", 503 { from: Relay, retry: Elsewhere, wait_s: 5, journal: false, exchange: true }
     /// A bridge is paired, but none that serves this request is connected.
     BridgeOffline = 6, "bridge_offline", 503 { from: Relay, retry: Elsewhere, wait_s: 5, journal: false, exchange: true }
-    /// A concurrency limit is reached, or the machine lacks a resource; `Retry-After` tells when to retry.
+    /// A concurrency limit is reached, or the machine lacks a resource; `Retry-After` states when to retry.
     Overloaded = 7, "overloaded", 503 { from: Both, retry: Elsewhere, wait_s: 1, journal: false, exchange: false }
     /// The bridge's local policy, or what the bridge announced of it, does not allow the request.
     RefusedByPolicy = 8, "refused_by_policy", 403 { from: Both, retry: NeverOnceRejected, wait_s: 0, journal: true, exchange: true }
@@ -232,7 +232,7 @@ codes! {
     Internal = 25, "internal", 500 { from: Both, retry: Elsewhere, wait_s: 0, journal: false, exchange: false }
     /// The resource has changed since the caller read it (`If-Match`).
     PreconditionFailed = 26, "precondition_failed", 412 { from: Relay, retry: Elsewhere, wait_s: 0, journal: false, exchange: false }
-    /// A rate limit is reached; `Retry-After` tells when to retry.
+    /// A rate limit is reached; `Retry-After` states when to retry.
     RateLimited = 27, "rate_limited", 429 { from: Relay, retry: Elsewhere, wait_s: 1, journal: false, exchange: false }
     /// This relay is on standby: another one is active.
     Standby = 28, "standby", 503 { from: Relay, retry: Elsewhere, wait_s: 1, journal: false, exchange: false }
@@ -288,7 +288,7 @@ impl Failure {
     }
 
     /// Adds the wait after which a retry makes sense, rounded up to seconds and at most
-    /// [`RETRY_AFTER_MAX_S`]. It replaces an earlier one.
+    /// `RETRY_AFTER_MAX_S` (one hour). It replaces an earlier one.
     #[must_use]
     pub fn with_retry_after(mut self, wait: Duration) -> Self {
         // It travels at the end of the detail, since a payload cannot get a new field within a version of
@@ -319,7 +319,7 @@ impl Failure {
 const RETRY_AFTER: &str = "; retry after ";
 
 /// The longest wait that a failure names, in seconds.
-pub const RETRY_AFTER_MAX_S: u64 = 3600;
+const RETRY_AFTER_MAX_S: u64 = 3600;
 
 #[cfg(test)]
 mod tests {

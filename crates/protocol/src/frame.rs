@@ -1,4 +1,4 @@
-//! Frames: what one WebSocket message holds.
+//! Frames: the content of one WebSocket message.
 //!
 //! ```text
 //!  0        1        2                 6
@@ -7,11 +7,12 @@
 //!  +--------+--------+-----------------+------------------
 //! ```
 //!
-//! The header is written by hand, control payloads by the serializer in `serial`, bodies as they
-//! are. [`Frame::decode`] takes hostile bytes: it neither panics nor allocates beyond the frame's
-//! own size and [`crate::limits`].
+//! The header is encoded here, control payloads by the serializer in `serial`; bodies are unchanged.
+//! [`Frame::decode`] accepts hostile bytes: it neither panics nor allocates beyond the frame's own size
+//! and [`crate::limits`].
 
 mod control;
+mod decode;
 mod head;
 mod headers;
 mod serial;
@@ -29,16 +30,16 @@ pub use headers::{Headers, HeadersBuilder};
 pub use serial::Bounded;
 
 use crate::code::Failure;
-use crate::limits::{DATA_MAX_BYTES, FRAME_MAX_BYTES, HEAD_MAX_BYTES, HEADER_BYTES};
+use crate::limits::{DATA_MAX_BYTES, FRAME_MAX_BYTES, HEADER_BYTES};
 use bytes::{Buf, Bytes, BytesMut};
 use control::WireReset;
 
-/// Bytes of the proof behind a [`Hello`]: an Ed25519 signature.
+/// Bytes of the proof after a [`Hello`]: an Ed25519 signature.
 pub const PROOF_BYTES: usize = 64;
 
-/// This direction of the stream ends with this frame.
+/// The sender's direction of the stream ends with this frame.
 const FLAG_END: u8 = 0x01;
-/// A peer that does not know the type skips the frame.
+/// A peer that does not know the type skips the frame (W-61).
 const FLAG_SKIPPABLE: u8 = 0x80;
 
 mod kind {
@@ -63,20 +64,20 @@ mod kind {
     pub(super) const REPORT: u8 = 0x34;
 }
 
-/// Why bytes are not a frame. Always the sender's fault, and the session's end.
+/// Why bytes are not a valid frame. It is always the sender's fault, and ends the session (W-43).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum FrameError {
-    /// Shorter than a header, or than its type needs.
-    #[error("frame is cut short")]
+    /// Shorter than a header, or than its type requires.
+    #[error("frame is truncated")]
     Short,
-    /// Longer than its type may be.
+    /// Longer than its type allows.
     #[error("frame or head is larger than its limit")]
     TooLarge,
-    /// A type that is not known and may not be skipped.
+    /// An unknown type that may not be skipped.
     #[error("unknown frame type {0:#04x}")]
     UnknownType(u8),
     /// A flag that this type does not have.
-    #[error("flags {flags:#04x} are not known for frame type {kind:#04x}")]
+    #[error("flags {flags:#04x} are not valid for frame type {kind:#04x}")]
     UnknownFlags {
         /// The frame's type.
         kind: u8,
@@ -89,16 +90,16 @@ pub enum FrameError {
     /// The payload does not decode.
     #[error("payload does not decode")]
     Payload,
-    /// The payload decodes, and bytes are left over.
+    /// Bytes are left over after the payload.
     #[error("payload has trailing bytes")]
     TrailingBytes,
-    /// A header block that cannot be walked.
+    /// A header block that cannot be read to its end.
     #[error("header block is malformed")]
     Headers,
     /// More header fields than [`crate::limits::HEADERS_MAX`].
     #[error("too many header fields")]
     TooManyHeaders,
-    /// A DATA frame that carries nothing and ends nothing.
+    /// A DATA frame without bytes and without END.
     #[error("empty data frame")]
     EmptyData,
 }
@@ -110,19 +111,19 @@ pub enum FrameError {
     reason = "fields are named by the frame they belong to; WIRE.md explains each"
 )]
 pub enum Frame {
-    /// Opening: the relay's first word.
+    /// Opening: the relay's first frame.
     Challenge(Challenge),
-    /// Opening: the bridge's answer and the proof behind it. `body` is what was signed.
+    /// Opening: the bridge's reply, and the proof after it. `body` holds the signed bytes.
     Hello {
         hello: Box<Hello>,
         body: Bytes,
         proof: [u8; PROOF_BYTES],
     },
-    /// Opening: taken.
+    /// Opening: the tunnel is accepted.
     Welcome(Welcome),
-    /// Opening: not taken.
+    /// Opening: the tunnel is refused.
     Refused(Refused),
-    /// A request, with its whole body where that is small.
+    /// A request, with its complete body if that is small.
     Open {
         id: u32,
         head: Box<RequestHead>,
@@ -131,7 +132,7 @@ pub enum Frame {
     },
     /// The first byte is about to leave for the target.
     Dispatched { id: u32 },
-    /// A response's head, with its whole body where that is small.
+    /// The head of a response, with its complete body if that is small.
     Head {
         id: u32,
         head: ResponseHead,
@@ -144,27 +145,27 @@ pub enum Frame {
     Trailers { id: u32, headers: Headers },
     /// Bytes were consumed, or the window grows.
     Credit { id: u32, credit: Credit },
-    /// Send no more; the answer still comes.
+    /// Send no more of this direction; the exchange goes on.
     Stop { id: u32 },
-    /// The exchange failed or is taken back.
+    /// The exchange failed or is cancelled.
     Reset { id: u32, failure: Failure },
     /// A delivery's outcome.
     Result(DeliveryResult),
     /// The outcome is stored; that attempt is never sent again.
     ResultAck(CallAttempt),
-    /// Are you there?
+    /// Keepalive request.
     Ping(u64),
-    /// Yes.
+    /// Keepalive response.
     Pong(u64),
     /// What the bridge serves has changed.
     Status(Serves),
     /// The session will end.
     GoAway(GoAway),
-    /// How the bridge is. Peers that do not know it skip it.
+    /// The bridge's health. Peers that do not know this frame skip it.
     Report(Box<Report>),
 }
 
-/// Where in a frame its flags are.
+/// The offset of the flags in a frame.
 const FLAGS_AT: usize = 1;
 
 fn start(kind: u8, flags: u8, id: u32, capacity: usize) -> Vec<u8> {
@@ -202,12 +203,12 @@ fn with_head(
     Ok(out.into())
 }
 
-/// Writes an OPEN frame without an owned [`Frame`].
+/// Encodes an OPEN frame without an owned [`Frame`].
 ///
 /// # Errors
 /// [`FrameError::TooLarge`] when the head, the body or a name is larger than its limit,
 /// [`FrameError::Payload`] when there is no method.
-pub fn encode_open(
+pub(crate) fn encode_open(
     id: u32,
     head: &RequestHead,
     body: &[u8],
@@ -218,11 +219,11 @@ pub fn encode_open(
     })
 }
 
-/// Writes a HEAD frame without an owned [`Frame`].
+/// Encodes a HEAD frame without an owned [`Frame`].
 ///
 /// # Errors
 /// [`FrameError::TooLarge`] when the head or the body is larger than its limit.
-pub fn encode_head(
+pub(crate) fn encode_head(
     id: u32,
     head: &ResponseHead,
     body: &[u8],
@@ -233,18 +234,18 @@ pub fn encode_head(
     })
 }
 
-/// Writes a DATA frame. At most [`DATA_MAX_BYTES`] of data: the caller has cut it.
-pub fn encode_data(id: u32, data: &[u8], end: bool) -> Bytes {
+/// Encodes a DATA frame. The caller passes at most [`DATA_MAX_BYTES`].
+pub(crate) fn encode_data(id: u32, data: &[u8], end: bool) -> Bytes {
     let mut frame = DataFrame::new(id, data.len());
     frame.push(data);
     frame.finish(end)
 }
 
-/// A DATA frame that is being written, from as many pieces as there are.
+/// A DATA frame under construction, from any number of pieces.
 pub(crate) struct DataFrame(Vec<u8>);
 
 impl DataFrame {
-    /// With room for so much data.
+    /// Creates a frame with capacity for `capacity` bytes of data.
     pub(crate) fn new(id: u32, capacity: usize) -> Self {
         Self(start(kind::DATA, 0, id, capacity))
     }
@@ -254,7 +255,7 @@ impl DataFrame {
         self.0.extend_from_slice(data);
     }
 
-    /// The whole frame. At most [`DATA_MAX_BYTES`] of data: the caller has cut it.
+    /// Returns the complete frame. The caller has added at most [`DATA_MAX_BYTES`].
     pub(crate) fn finish(mut self, end: bool) -> Bytes {
         debug_assert!(self.0.len() <= HEADER_BYTES + DATA_MAX_BYTES);
         if end {
@@ -264,9 +265,11 @@ impl DataFrame {
     }
 }
 
-/// The same frame on another stream: its id is settled only when it leaves.
+/// Sets the stream id of an encoded frame. An OPEN is encoded when it is queued, and gets its id when
+/// it leaves (W-20).
 pub(crate) fn on_stream(frame: Bytes, id: u32) -> Bytes {
     let id = id.to_be_bytes();
+    // On the bridge the id is right already: no copy.
     if frame.get(2..HEADER_BYTES) == Some(&id[..]) {
         return frame;
     }
@@ -275,7 +278,7 @@ pub(crate) fn on_stream(frame: Bytes, id: u32) -> Bytes {
     frame.freeze()
 }
 
-/// The bytes of a HELLO that are signed, see [`crate::opening`].
+/// Encodes the fields of a HELLO, the bytes that are signed, see [`crate::opening`].
 ///
 /// # Errors
 /// [`FrameError::TooLarge`] when it is larger than a control payload may be.
@@ -286,7 +289,7 @@ pub fn encode_hello_body(hello: &Hello) -> Result<Bytes, FrameError> {
 }
 
 impl Frame {
-    /// The frame's bytes.
+    /// Encodes the frame.
     ///
     /// # Errors
     /// [`FrameError::TooLarge`] when a part is larger than its limit.
@@ -338,6 +341,7 @@ impl Frame {
             Self::Pong(token) => control(kind::PONG, 0, token),
             Self::Status(serves) => control(kind::STATUS, 0, serves),
             Self::GoAway(goaway) => control(kind::GOAWAY, 0, goaway),
+            // The serializer knows only the limit of the whole payload, not that of the text.
             Self::Report(report) if !report.fits() => Err(FrameError::TooLarge),
             Self::Report(report) => {
                 let mut out = start(kind::REPORT, FLAG_SKIPPABLE, 0, 64);
@@ -347,11 +351,13 @@ impl Frame {
         }
     }
 
-    /// Reads one WebSocket message. `None` for an unknown type that may be skipped.
+    /// Decodes one WebSocket message. Returns `None` for an unknown type that may be skipped.
     ///
     /// # Errors
-    /// Any [`FrameError`]: the peer broke the protocol.
+    /// Any [`FrameError`]: the peer violated the protocol.
     pub fn decode(mut bytes: Bytes) -> Result<Option<Self>, FrameError> {
+        // The WebSocket has the same limit. It is checked again, because a session may be fed by other
+        // means, as in tests.
         if bytes.len() > FRAME_MAX_BYTES {
             return Err(FrameError::TooLarge);
         }
@@ -359,214 +365,7 @@ impl Frame {
             return Err(FrameError::Short);
         };
         bytes.advance(HEADER_BYTES);
-        Header {
-            kind,
-            flags,
-            id: u32::from_be_bytes([a, b, c, d]),
-        }
-        .decode_payload(bytes)
-    }
-}
-
-struct Header {
-    kind: u8,
-    flags: u8,
-    id: u32,
-}
-
-impl Header {
-    fn decode_payload(&self, payload: Bytes) -> Result<Option<Frame>, FrameError> {
-        let id = self.id;
-        let frame = match self.kind {
-            kind::CHALLENGE => Frame::Challenge(self.session_payload(&payload)?),
-            kind::HELLO => self.hello(&payload)?,
-            kind::WELCOME => Frame::Welcome(self.session_payload(&payload)?),
-            kind::REFUSED => Frame::Refused(self.session_payload(&payload)?),
-            kind::OPEN => {
-                let (head, body, end) = self.head_and_body(payload)?;
-                let head = Box::new(RequestHead::decode(&head)?);
-                Frame::Open {
-                    id,
-                    head,
-                    body,
-                    end,
-                }
-            }
-            kind::HEAD => {
-                let (head, body, end) = self.head_and_body(payload)?;
-                let head = ResponseHead::decode(&head)?;
-                Frame::Head {
-                    id,
-                    head,
-                    body,
-                    end,
-                }
-            }
-            kind::DISPATCHED => {
-                self.empty(&payload)?;
-                Frame::Dispatched { id }
-            }
-            kind::DATA => self.data(payload)?,
-            kind::TRAILERS => {
-                self.on_stream()?;
-                if self.flags != FLAG_END {
-                    return Err(self.unknown_flags());
-                }
-                if payload.len() > HEAD_MAX_BYTES {
-                    return Err(FrameError::TooLarge);
-                }
-                let headers = Headers::from_block(payload)?;
-                Frame::Trailers { id, headers }
-            }
-            kind::CREDIT => {
-                let credit = self.stream_payload(&payload)?;
-                Frame::Credit { id, credit }
-            }
-            kind::STOP => {
-                self.empty(&payload)?;
-                Frame::Stop { id }
-            }
-            kind::RESET => {
-                let wire: WireReset = self.stream_payload(&payload)?;
-                let failure = wire.into_failure().ok_or(FrameError::TooLarge)?;
-                Frame::Reset { id, failure }
-            }
-            kind::RESULT => Frame::Result(self.session_payload(&payload)?),
-            kind::RESULT_ACK => Frame::ResultAck(self.session_payload(&payload)?),
-            kind::PING => Frame::Ping(self.session_payload(&payload)?),
-            kind::PONG => Frame::Pong(self.session_payload(&payload)?),
-            kind::STATUS => Frame::Status(self.session_payload(&payload)?),
-            kind::GOAWAY => Frame::GoAway(self.session_payload(&payload)?),
-            kind::REPORT => self.report(&payload)?,
-            _ if self.flags & FLAG_SKIPPABLE != 0 => return Ok(None),
-            unknown => return Err(FrameError::UnknownType(unknown)),
-        };
-        Ok(Some(frame))
-    }
-
-    fn unknown_flags(&self) -> FrameError {
-        FrameError::UnknownFlags {
-            kind: self.kind,
-            flags: self.flags,
-        }
-    }
-
-    fn no_flags(&self) -> Result<(), FrameError> {
-        if self.flags == 0 {
-            Ok(())
-        } else {
-            Err(self.unknown_flags())
-        }
-    }
-
-    fn end_flag(&self) -> Result<bool, FrameError> {
-        match self.flags {
-            0 => Ok(false),
-            FLAG_END => Ok(true),
-            _ => Err(self.unknown_flags()),
-        }
-    }
-
-    fn on_stream(&self) -> Result<(), FrameError> {
-        if self.id == 0 {
-            return Err(FrameError::WrongStream(self.kind));
-        }
-        Ok(())
-    }
-
-    fn on_session(&self) -> Result<(), FrameError> {
-        if self.id != 0 {
-            return Err(FrameError::WrongStream(self.kind));
-        }
-        self.no_flags()
-    }
-
-    fn session_payload<'a, T: serde::Deserialize<'a>>(
-        &self,
-        payload: &'a [u8],
-    ) -> Result<T, FrameError> {
-        self.on_session()?;
-        serial::decode(payload)
-    }
-
-    fn report(&self, payload: &[u8]) -> Result<Frame, FrameError> {
-        if self.id != 0 {
-            return Err(FrameError::WrongStream(self.kind));
-        }
-        if self.flags != FLAG_SKIPPABLE {
-            return Err(self.unknown_flags());
-        }
-        let report: Box<Report> = serial::decode(payload)?;
-        if !report.fits() {
-            return Err(FrameError::TooLarge);
-        }
-        Ok(Frame::Report(report))
-    }
-
-    fn stream_payload<'a, T: serde::Deserialize<'a>>(
-        &self,
-        payload: &'a [u8],
-    ) -> Result<T, FrameError> {
-        self.on_stream()?;
-        self.no_flags()?;
-        serial::decode(payload)
-    }
-
-    fn empty(&self, payload: &[u8]) -> Result<(), FrameError> {
-        self.on_stream()?;
-        self.no_flags()?;
-        if payload.is_empty() {
-            Ok(())
-        } else {
-            Err(FrameError::TrailingBytes)
-        }
-    }
-
-    fn data(&self, data: Bytes) -> Result<Frame, FrameError> {
-        self.on_stream()?;
-        let end = self.end_flag()?;
-        if data.len() > DATA_MAX_BYTES {
-            return Err(FrameError::TooLarge);
-        }
-        if data.is_empty() && !end {
-            return Err(FrameError::EmptyData);
-        }
-        Ok(Frame::Data {
-            id: self.id,
-            data,
-            end,
-        })
-    }
-
-    fn hello(&self, payload: &Bytes) -> Result<Frame, FrameError> {
-        self.on_session()?;
-        let Some((signed, proof)) = payload.split_last_chunk::<PROOF_BYTES>() else {
-            return Err(FrameError::Short);
-        };
-        Ok(Frame::Hello {
-            hello: Box::new(serial::decode(signed)?),
-            body: payload.slice_ref(signed),
-            proof: *proof,
-        })
-    }
-
-    fn head_and_body(&self, mut payload: Bytes) -> Result<(Bytes, Bytes, bool), FrameError> {
-        self.on_stream()?;
-        let end = self.end_flag()?;
-        if payload.len() < 4 {
-            return Err(FrameError::Short);
-        }
-        let head_bytes = usize::try_from(payload.get_u32()).map_err(|_| FrameError::TooLarge)?;
-        if head_bytes > HEAD_MAX_BYTES {
-            return Err(FrameError::TooLarge);
-        }
-        if head_bytes > payload.len() {
-            return Err(FrameError::Short);
-        }
-        let head = payload.split_to(head_bytes);
-        if payload.len() > DATA_MAX_BYTES {
-            return Err(FrameError::TooLarge);
-        }
-        Ok((head, payload, end))
+        let id = u32::from_be_bytes([a, b, c, d]);
+        decode::Header { kind, flags, id }.decode_payload(bytes)
     }
 }

@@ -1,10 +1,11 @@
-//! The wire protocol of the Integration Bridge, without IO.
+//! The wire protocol of the Integration Bridge, without I/O.
 //!
-//! A relay and a bridge talk over one WebSocket, one binary message a frame. This crate knows what
-//! the frames look like ([`frame`]), how a session begins ([`opening`]), and how many exchanges
-//! share it ([`session`]). It reads no clock, holds no lock and spawns nothing: the crate
-//! `transport` owns sockets and time. The contract in words is `proto/WIRE.md`; rules are cited
-//! here by their numbers (W-1 and so on).
+//! A relay and a bridge exchange frames over one WebSocket, one binary message for each frame. This
+//! crate has the format of the frames ([`frame`]), the signatures of the opening ([`opening`]), the
+//! state of a session that many exchanges share ([`session`]), and the failures of requests ([`code`]).
+//! It reads no clock, holds no lock and spawns no task: the crate `transport` owns sockets and time.
+//!
+//! `proto/WIRE.md` is the specification. Its rules are cited here by their numbers (W-1 and so on).
 
 pub mod code;
 pub mod frame;

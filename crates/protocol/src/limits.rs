@@ -1,4 +1,4 @@
-//! Every bound of the wire, with its unit and its reason. WIRE.md lists the same numbers (W-5).
+//! Every limit of the wire, with its unit and its reason. WIRE.md lists the same numbers (W-5).
 
 use std::time::Duration;
 
@@ -9,16 +9,16 @@ pub const HEADER_BYTES: usize = 6;
 /// call never waits for a long write (13 ms at 10 Mbit/s), and WebSocket buffers stay small.
 pub const DATA_MAX_BYTES: usize = 16 * 1024;
 
-/// Body in a DATA frame that this side sends: with the frame's header and that of a WebSocket (8
-/// bytes, masked) it fills one TLS record (RFC 8446, 5.1), so that what is read there is whole
-/// frames, and nothing has to be moved together.
+/// Body in a DATA frame that this side sends. With the frame's header and that of a WebSocket (8 bytes,
+/// masked) it fills one TLS record (RFC 8446, 5.1). The peer then reads complete frames, and copies no
+/// parts together.
 pub const DATA_SENT_BYTES: usize = DATA_MAX_BYTES - HEADER_BYTES - 8;
 
-/// Largest encoded head in OPEN, HEAD or TRAILERS, and largest control payload: 48 KiB, room for
-/// the cookies that single sign-on leaves behind.
+/// Largest encoded head in OPEN, HEAD or TRAILERS, and largest control payload: 48 KiB, enough for the
+/// cookies of single sign-on.
 pub const HEAD_MAX_BYTES: usize = 48 * 1024;
 
-/// Largest frame, and so the largest WebSocket message: a header, a head with its length, a body.
+/// Largest frame, and therefore the largest WebSocket message: a header, a head with its length, a body.
 pub const FRAME_MAX_BYTES: usize = HEADER_BYTES + 4 + HEAD_MAX_BYTES + DATA_MAX_BYTES;
 
 /// Header fields in one head.
@@ -27,24 +27,25 @@ pub const HEADERS_MAX: usize = 256;
 /// Bytes of a method, an endpoint's name, a credential's name.
 pub const NAME_MAX_BYTES: usize = 256;
 
-/// Bytes of a failure's detail; longer ones are cut.
+/// Bytes of a failure's detail; longer ones are truncated.
 pub const DETAIL_MAX_BYTES: usize = 512;
 
 /// Endpoint names in HELLO and STATUS.
 pub const SERVES_ENDPOINTS_MAX: usize = 256;
 
-/// Host patterns in HELLO and STATUS. A bridge with more declares none and is asked each time.
+/// Host patterns in HELLO and STATUS. A bridge with more announces none, and the relay asks it for each
+/// request.
 pub const SERVES_HOSTS_MAX: usize = 512;
 
-/// Streams of the session before that HELLO may list as never dispatched.
+/// Streams of the previous session that HELLO may list as never dispatched.
 pub const ABANDONED_MAX: usize = 1024;
 
-/// Bytes of each stream that never count against the session's window, so that a session window
-/// smaller than the sum of its streams cannot deadlock (W-31). The size of an inlined body, so
-/// that a small call never waits for credit.
+/// Bytes of each stream that are never charged to the session's window, so that a session window
+/// smaller than the sum of its streams cannot deadlock (W-31). It is the size of an inlined body, so a
+/// small request never waits for credit.
 pub const STREAM_RESERVE_BYTES: u64 = DATA_MAX_BYTES as u64;
 
-/// What a stream may have outstanding at first: 256 KiB.
+/// Initial window of a stream: 256 KiB.
 pub const STREAM_WINDOW_INITIAL_BYTES: u64 = 256 * 1024;
 
 /// Smallest stream window that a peer may announce.
@@ -53,47 +54,48 @@ pub const STREAM_WINDOW_MIN_BYTES: u64 = STREAM_RESERVE_BYTES;
 /// Largest window that one stream grows to: twice the bandwidth-delay product of 1 Gbit/s at 150 ms.
 pub const STREAM_WINDOW_CAP_BYTES: u64 = 38 * 1024 * 1024;
 
-/// What all streams of a session together may have outstanding between their reserve and their
-/// initial window.
+/// Window of a session: what all its streams together may have outstanding between their reserve and
+/// their initial window.
 pub const SESSION_WINDOW_BYTES: u64 = 4 * 1024 * 1024;
 
-/// Streams that are open in a session at once, unless told otherwise.
+/// Concurrent streams of a session. The default of both programs.
 pub const STREAMS_MAX: u32 = 1024;
 
-/// Bytes that wait unsent in one stream before its writer has to wait.
+/// Unsent bytes of one stream before its writer has to wait.
 pub const SEND_QUEUE_STREAM_BYTES: usize = 32 * 1024;
 
-/// Pieces of a body that wait unsent in one stream before its writer has to wait: a body that
-/// comes in single bytes must not cost many times its size.
+/// Unsent pieces of one stream before its writer has to wait: a body that comes in single bytes must
+/// not cost many times its size in memory.
 pub const SEND_QUEUE_STREAM_PIECES: usize = 256;
 
-/// Bytes that wait unsent in a whole session before writers with something queued have to wait.
+/// Unsent bytes of a session before writers with something queued have to wait.
 pub const SEND_QUEUE_SESSION_BYTES: usize = 1024 * 1024;
 
-/// Bytes chosen for one write: what is chosen cannot be overtaken any more.
+/// Bytes chosen for one write. Frames that are chosen cannot be overtaken any more, so this bounds the
+/// delay of urgent ones.
 pub const WRITE_BATCH_BYTES: usize = 64 * 1024;
 
-/// Ids at which the relay asks for a new session, long before they end.
+/// The stream id at which the relay requests a new session, long before ids are exhausted.
 pub const STREAM_ID_RENEW: u32 = 0x7000_0000;
 
-/// A PING after this much silence. Not 30 or 60 s, where balancers cut.
+/// Silence before a PING. Below 30 and 60 s, the idle timeouts of many balancers.
 pub const HEARTBEAT: Duration = Duration::from_secs(15);
 
-/// A peer that was silent for this long is dead. Below 30 s, so that with the redial a frozen
-/// connection is replaced within that time.
+/// Silence after which the peer counts as dead. Below 30 s, so that a frozen connection is replaced
+/// within that time, including the new dial.
 pub const DEAD_AFTER: Duration = Duration::from_secs(25);
 
 /// A write that makes no progress for this long ends the session.
 pub const WRITE_STALL: Duration = Duration::from_secs(10);
 
-/// How long DISPATCHED may wait for other frames to travel with (W-22).
+/// How long DISPATCHED may be delayed, so that it travels with other frames (W-22).
 pub const DISPATCHED_DELAY: Duration = Duration::from_millis(20);
 
-/// From the upgrade to WELCOME.
+/// Time from the upgrade to WELCOME.
 pub const OPENING_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// HEADs with an informational status that one exchange may have.
+/// HEADs with an informational status in one exchange.
 pub const INFORMATIONAL_MAX: u32 = 16;
 
-/// Delivery frames (RESULT, RESULT_ACK) that wait unsent in a session.
+/// Unsent delivery frames (RESULT, RESULT_ACK) of a session.
 pub const RESULTS_QUEUED_MAX: usize = 256;

@@ -1,4 +1,4 @@
-//! What a bridge signs to prove itself, and how the relay checks it.
+//! The signatures by which a bridge authenticates, and how the relay verifies them.
 //!
 //! ```text
 //! relay  --- CHALLENGE(nonce, node, versions, windows) -->  bridge
@@ -6,22 +6,23 @@
 //! relay  --- WELCOME(session, heartbeat)  or  REFUSED --->  bridge
 //! ```
 //!
-//! The proof is an Ed25519 signature over a transcript (W-12): a label, the version, both nonces,
-//! the hashes of CHALLENGE and HELLO, and what both sides know of the connection: the authority
-//! that was dialled, tenant, bridge, instance, slot, epoch, and the TLS channel binding
-//! (RFC 9266). A signature made for one connection is worthless on another.
+//! The proof is an Ed25519 signature over a transcript (W-12): a label, the version, both nonces, the
+//! hashes of CHALLENGE and HELLO, and the identity of the connection: the authority that was dialled,
+//! tenant, bridge, instance, slot, epoch, and the TLS channel binding (RFC 9266). So a signature for
+//! one connection is invalid on another.
 
 use crate::frame::{Hello, PROOF_BYTES};
 use ring::digest::{SHA256, digest};
 use ring::signature::{ED25519, Ed25519KeyPair, UnparsedPublicKey};
 
-/// First part of every transcript: what the signature is for.
+/// First part of a tunnel's transcript. Labels differ by purpose, so that no signature can serve
+/// another purpose.
 const LABEL: &[u8] = b"integration-bridge tunnel v1";
 
-/// First part of the transcript of an audit file's head.
+/// First part of the transcript of an audit head.
 const AUDIT_LABEL: &[u8] = b"integration-bridge audit v1";
 
-/// First part of a pairing's transcript.
+/// First part of a pairing transcript.
 const PAIR_LABEL: &[u8] = b"integration-bridge pair v1";
 
 /// Bytes of a channel binding (RFC 9266, `tls-exporter`).
@@ -30,27 +31,30 @@ pub const CHANNEL_BINDING_BYTES: usize = 32;
 /// The label with which TLS exports a channel binding (RFC 9266, section 4.2).
 pub const EXPORTER_LABEL: &[u8] = b"EXPORTER-Channel-Binding";
 
-/// What is signed to prove a tunnel (W-12).
+/// The signed content of a tunnel's proof (W-12).
 #[derive(Debug, Clone, Copy)]
 pub struct Transcript<'a> {
-    /// The payload of CHALLENGE, as it was on the wire.
+    /// The payload of CHALLENGE, with its bytes on the wire.
     pub challenge: &'a [u8],
     /// The relay's nonce.
     pub challenge_nonce: &'a [u8; 32],
-    /// The part of HELLO before the proof, as it was on the wire.
+    /// The fields of HELLO before the proof, with their bytes on the wire.
     pub hello_body: &'a [u8],
-    /// What that part says.
+    /// The same fields, decoded.
     pub hello: &'a Hello,
 }
 
 impl Transcript<'_> {
     fn bytes(&self) -> Vec<u8> {
+        // Order and parts are W-12. A change of either is a new version of the wire.
         let hello = self.hello;
         let mut out = Vec::with_capacity(512);
         put(&mut out, LABEL);
         put(&mut out, &hello.version.to_be_bytes());
         put(&mut out, self.challenge_nonce);
         put(&mut out, &hello.nonce);
+        // Hashes of the bytes and not only of the fields: a middlebox cannot change an encoding that both
+        // sides decode alike.
         put(&mut out, digest(&SHA256, self.challenge).as_ref());
         put(&mut out, digest(&SHA256, self.hello_body).as_ref());
         put(&mut out, hello.authority.as_bytes());
@@ -77,14 +81,14 @@ impl Transcript<'_> {
     }
 }
 
-/// What is signed to fix how far an audit file has got (W-64).
+/// The signed content of an audit head (W-64).
 #[derive(Debug, Clone, Copy)]
 pub struct AuditTranscript<'a> {
     /// The file's id, 16 bytes.
     pub id: &'a [u8; 16],
-    /// Its lines so far.
+    /// The number of its lines.
     pub sequence: u64,
-    /// The hash of the last one.
+    /// The hash of the last line.
     pub hash: &'a [u8; 32],
 }
 
@@ -103,13 +107,13 @@ impl AuditTranscript<'_> {
         signature(key, &self.bytes())
     }
 
-    /// Whether `signature` is that of this transcript under `public_key` (32 bytes).
+    /// Whether `signature` is the signature of this transcript under `public_key` (32 bytes).
     pub fn is_signed_by(&self, public_key: &[u8], signature: &[u8]) -> bool {
         verify(public_key, &self.bytes(), signature)
     }
 }
 
-/// What is signed to show, at pairing, that the key behind a public key is at hand (W-10).
+/// The signed content at pairing, which proves that the bridge holds the private key (W-10).
 #[derive(Debug, Clone, Copy)]
 pub struct PairingTranscript<'a> {
     /// The API key's client id.
@@ -144,7 +148,7 @@ impl PairingTranscript<'_> {
     }
 }
 
-/// Each part behind its length, so that no two transcripts can read the same.
+/// Appends a part after its length. Without lengths, different parts could form the same transcript.
 fn put(out: &mut Vec<u8>, part: &[u8]) {
     let length = u32::try_from(part.len()).expect("every part fits a frame");
     out.extend_from_slice(&length.to_be_bytes());
@@ -194,7 +198,7 @@ mod tests {
     }
 
     #[test]
-    fn a_proof_holds_for_its_own_connection_alone() {
+    fn proof_is_valid_for_its_connection_only() {
         let key = Ed25519KeyPair::from_seed_unchecked(&[1; 32]).unwrap();
         let public = key.public_key().as_ref().to_vec();
         let hello = hello();

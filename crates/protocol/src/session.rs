@@ -120,8 +120,8 @@ pub struct Session {
 /// A map by stream id.
 pub type StreamMap<V> = HashMap<u32, V, BuildHasherDefault<IdHasher>>;
 
-/// A hasher for stream ids. The relay chooses them one after the other, so multiplying spreads them well; a relay
-/// that chose colliding ids would slow down its own tunnel only.
+/// A hasher for stream ids. The relay chooses them one after the other, so multiplying spreads them
+/// well; a relay that chose colliding ids would slow down its own tunnel only.
 #[derive(Debug, Default)]
 pub struct IdHasher(u64);
 
@@ -218,6 +218,8 @@ impl Session {
         self.ended.is_none()
             && self.local_goaway.is_none()
             && self.peer_goaway.is_none()
+            // Ids are never reused (W-20). The relay stops long before they are exhausted, so that the next
+            // session exists in time.
             && self.last_id < STREAM_ID_RENEW
     }
 
@@ -230,6 +232,7 @@ impl Session {
     /// GOAWAY and in [`PreviousSession`](frame::PreviousSession).
     pub fn wire_id(&self, id: u32) -> Option<u32> {
         let stream = self.streams.get(&id)?;
+        // Zero until OPEN leaves: the bridge does not know such a stream under any id.
         (stream.wire != 0).then_some(stream.wire)
     }
 
@@ -284,6 +287,7 @@ impl Session {
     /// Sends GOAWAY. Running exchanges may finish; [`Event::Drained`] follows when none is left (on the
     /// relay: and the bridge has sent GOAWAY as well).
     pub fn drain(&mut self, reason: GoAwayReason, retry_after: Duration) {
+        // Only the first GOAWAY of a side counts (W-50).
         if self.local_goaway.is_some() || self.ended.is_some() {
             return;
         }
@@ -344,6 +348,7 @@ impl Session {
     pub fn handle_timeout(&mut self, now: Instant) -> Result<(), EndReason> {
         self.clock = now;
         loop {
+            // Several timers may be due at once, after a jump of the clock or a busy executor.
             match self.timers.due(now) {
                 Due::Dead(silence) => return Err(EndReason::Dead(silence)),
                 Due::Ping => {
@@ -382,6 +387,8 @@ impl Session {
 
 impl Drop for Session {
     fn drop(&mut self) {
+        // The budget belongs to the process. A session that is dropped without `fail` must return its
+        // growth as well.
         for (id, stream) in std::mem::take(&mut self.streams) {
             self.return_growth(id, &stream);
         }

@@ -1,5 +1,5 @@
-//! Properties of the codec: whatever is encoded decodes to the same, and hostile bytes neither
-//! panic nor cost more than they are.
+//! Properties of the codec: frames round-trip, and hostile bytes neither panic nor allocate more than
+//! their size.
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use bytes::Bytes;
@@ -348,7 +348,7 @@ fn frame() -> impl Strategy<Value = Frame> {
     prop_oneof![opening(), exchange(), exchange(), life()]
 }
 
-/// Decodes hostile bytes. What they decode to must not be larger than they are.
+/// Decodes hostile bytes. The decoded frame must not be larger than the bytes.
 fn survives(wire: &[u8]) -> Result<(), TestCaseError> {
     if let Ok(Some(decoded)) = Frame::decode(Bytes::copy_from_slice(wire)) {
         let again = decoded.encode();
@@ -372,7 +372,7 @@ proptest! {
     })]
 
     #[test]
-    fn whatever_is_encoded_decodes_to_the_same(frame in frame()) {
+    fn frame_round_trips(frame in frame()) {
         let wire = frame.encode().unwrap();
         prop_assert!(wire.len() <= FRAME_MAX_BYTES);
         prop_assert_eq!(Frame::decode(wire.clone()), Ok(Some(frame.clone())));
@@ -380,7 +380,7 @@ proptest! {
     }
 
     #[test]
-    fn a_frame_that_was_cut_is_an_error_or_a_smaller_frame(frame in frame(), at in any::<Index>()) {
+    fn truncated_frame_is_an_error_or_a_smaller_frame(frame in frame(), at in any::<Index>()) {
         let wire = frame.encode().unwrap();
         survives(&wire[..at.index(wire.len())])?;
     }
@@ -403,7 +403,7 @@ proptest! {
     }
 
     #[test]
-    fn any_bytes_behind_any_header_never_panic_and_never_grow(
+    fn any_bytes_after_any_header_never_panic(
         kind in prop_oneof![0..0x40u8, any::<u8>()],
         flags in prop_oneof![0..2u8, any::<u8>()],
         stream in 0..3u32,
@@ -415,10 +415,10 @@ proptest! {
         survives(&wire)?;
     }
 
-    /// Whatever the encoder takes, the decoder takes: also near the limits, where the two count
-    /// differently.
+    /// The decoder accepts everything that the encoder accepts, also near the limits, where the two
+    /// count differently.
     #[test]
-    fn the_limits_of_a_head_are_the_same_both_ways(
+    fn head_limits_are_equal_in_both_directions(
         value in HEAD_MAX_BYTES - 120..HEAD_MAX_BYTES + 20,
         fields in 1..200usize,
     ) {
@@ -442,7 +442,7 @@ proptest! {
     }
 
     #[test]
-    fn the_limits_of_lists_are_the_same_both_ways(
+    fn list_limits_are_equal_in_both_directions(
         endpoints in 0..SERVES_ENDPOINTS_MAX + 1,
         hosts in 0..SERVES_HOSTS_MAX + 1,
         length in 0..100usize,
@@ -461,7 +461,7 @@ proptest! {
     }
 
     #[test]
-    fn the_limits_of_names_are_the_same_both_ways(
+    fn name_limits_are_equal_in_both_directions(
         head in request(),
         length in NAME_MAX_BYTES - 2..NAME_MAX_BYTES + 3,
         which in 0..4,
@@ -486,7 +486,7 @@ proptest! {
 }
 
 #[test]
-fn a_hello_with_the_longest_lists_decodes() {
+fn hello_with_the_longest_lists_decodes() {
     let frame = |count: usize| {
         let hello = Hello {
             version: 1,
@@ -527,7 +527,7 @@ fn a_hello_with_the_longest_lists_decodes() {
 }
 
 #[test]
-fn a_failures_detail_is_cut_at_a_character_and_its_limit() {
+fn detail_is_truncated_at_a_character() {
     let failure = Failure::not_sent(Code::Internal, "\u{e9}".repeat(DETAIL_MAX_BYTES));
     let wire = Frame::Reset { id: 1, failure }.encode().unwrap();
     let Ok(Some(Frame::Reset { failure, .. })) = Frame::decode(wire) else {
@@ -537,7 +537,7 @@ fn a_failures_detail_is_cut_at_a_character_and_its_limit() {
 }
 
 #[test]
-fn what_is_larger_than_its_limit_does_not_encode() {
+fn value_above_its_limit_does_not_encode() {
     let data = Bytes::from(vec![0; DATA_MAX_BYTES + 1]);
     let end = true;
     let large = Frame::Data {
@@ -578,10 +578,10 @@ fn what_is_larger_than_its_limit_does_not_encode() {
     assert_eq!(Headers::from_block(block.into()), Err(FrameError::TooLarge));
 }
 
-/// Lengths that lie are refused by what is there, for every list and string there is. Decoding
-/// takes nothing for a list before its items come, and for a string at most the decoder's count.
+/// False lengths are rejected by the actual bytes, for every list and string. Decoding allocates
+/// nothing for a list before its items come, and for a string at most the decoder's limit.
 #[test]
-fn a_length_that_lies_is_refused_wherever_it_stands() {
+fn false_length_is_rejected_everywhere() {
     let lie = |marker: u8, bytes: usize| {
         let mut lie = vec![marker];
         lie.extend(std::iter::repeat_n(0xff, bytes));

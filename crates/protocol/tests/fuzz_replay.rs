@@ -33,12 +33,12 @@ fn origin() -> Instant {
 }
 
 #[test]
-fn the_corpus_of_frame_decode_does_not_panic() {
+fn corpus_of_frame_decode_does_not_panic() {
     replay("frame_decode", frame_decode::frame_decode);
 }
 
 #[test]
-fn the_corpus_of_session_input_does_not_panic() {
+fn corpus_of_session_input_does_not_panic() {
     replay("session_input", |data| {
         session_input::session_input(origin(), data);
     });
@@ -51,13 +51,13 @@ proptest! {
     })]
 
     #[test]
-    fn random_input_to_a_session_does_not_panic(data in vec(any::<u8>(), 0..400)) {
+    fn random_session_input_does_not_panic(data in vec(any::<u8>(), 0..400)) {
         session_input::session_input(origin(), &data);
     }
 
-    /// Frames that fit each other, among what users do: deeper than random bytes come.
+    /// Frames that match each other, mixed with user commands: they reach deeper than random bytes.
     #[test]
-    fn plausible_input_to_a_session_does_not_panic(
+    fn plausible_session_input_does_not_panic(
         setup in any::<u8>(),
         steps in vec((any::<u8>(), any::<u8>(), 0..9usize, 1..6u8), 0..120),
     ) {
@@ -75,7 +75,7 @@ proptest! {
     }
 }
 
-/// Some frame on one of a few streams.
+/// A frame on one of a few streams.
 fn plausible(which: u8, detail: u8, pieces: usize, id: u32) -> Bytes {
     let end = detail & 1 == 1;
     let body = Bytes::from(vec![detail; pieces * 2_000]);

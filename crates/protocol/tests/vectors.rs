@@ -1,4 +1,4 @@
-//! The golden frames of `proto/vectors`: each decodes to what it says, and nothing else does.
+//! The golden frames of `proto/vectors`: each decodes to its description.
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 #[path = "golden/described.rs"]
@@ -14,7 +14,7 @@ use ring::signature::{Ed25519KeyPair, KeyPair};
 use std::collections::HashSet;
 
 #[test]
-fn every_valid_frame_decodes_to_what_it_says_and_encodes_to_the_same_bytes() {
+fn valid_vectors_decode_and_encode() {
     for vector in file("valid.json") {
         let name = text(&vector["name"]);
         let wire = bytes(&vector["hex"]);
@@ -30,7 +30,7 @@ fn every_valid_frame_decodes_to_what_it_says_and_encodes_to_the_same_bytes() {
 }
 
 #[test]
-fn every_kind_of_frame_has_a_valid_vector() {
+fn every_frame_type_has_a_valid_vector() {
     let kinds: HashSet<String> = file("valid.json")
         .iter()
         .map(|vector| text(&vector["frame"]["type"]))
@@ -62,7 +62,7 @@ fn every_kind_of_frame_has_a_valid_vector() {
 }
 
 #[test]
-fn every_other_spelling_decodes_to_the_same_frame() {
+fn lenient_vectors_decode_to_the_same_frame() {
     for vector in file("lenient.json") {
         let name = text(&vector["name"]);
         let wire = bytes(&vector["hex"]);
@@ -74,7 +74,7 @@ fn every_other_spelling_decodes_to_the_same_frame() {
 }
 
 #[test]
-fn every_frame_that_may_be_skipped_is_skipped() {
+fn skippable_vectors_are_skipped() {
     for vector in file("skipped.json") {
         let name = text(&vector["name"]);
         assert_eq!(Frame::decode(bytes(&vector["hex"])), Ok(None), "{name}");
@@ -82,7 +82,7 @@ fn every_frame_that_may_be_skipped_is_skipped() {
 }
 
 #[test]
-fn every_invalid_frame_gives_its_error() {
+fn invalid_vectors_return_their_error() {
     for vector in file("invalid.json") {
         let name = text(&vector["name"]);
         let error = Frame::decode(bytes(&vector["hex"])).expect_err(&name);
@@ -113,7 +113,7 @@ fn every_error_has_an_invalid_vector() {
     assert_eq!(errors.len(), 10);
 }
 
-/// The names in `invalid.json`.
+/// The error names in `invalid.json`.
 fn error_name(error: FrameError) -> &'static str {
     match error {
         FrameError::Short => "short",
@@ -130,7 +130,7 @@ fn error_name(error: FrameError) -> &'static str {
 }
 
 #[test]
-fn every_proof_is_the_one_that_its_seed_gives() {
+fn proofs_match_their_seeds() {
     let vectors = file("proofs.json");
     assert_eq!(vectors.len(), 3);
     for vector in vectors {

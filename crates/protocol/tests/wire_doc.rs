@@ -1,5 +1,5 @@
-//! `proto/WIRE.md` says what the code does: its tables of limits and codes, its examples, and
-//! every rule that the code cites.
+//! `proto/WIRE.md` matches the code: its tables of limits and codes, its examples, and every rule that
+//! the code cites.
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 mod golden;
@@ -20,7 +20,7 @@ fn wire() -> String {
     std::fs::read_to_string(root().join("proto/WIRE.md")).unwrap()
 }
 
-/// The cells of the table whose first heading this is.
+/// Returns the cells of the table with this first heading.
 fn table(heading: &str) -> Vec<Vec<String>> {
     let cells = |line: &str| -> Vec<String> {
         let inner = line.trim().trim_start_matches('|').trim_end_matches('|');
@@ -67,7 +67,7 @@ impl Written for Duration {
     }
 }
 
-/// Every limit as the table should write it. The unit is in its name.
+/// Formats every limit as in the table. The unit is in its name.
 macro_rules! limits {
     ($($name:ident as $kind:ident,)*) => {
         BTreeMap::from([$((stringify!($name).to_owned(), limits!(@ $kind $name).written()),)*])
@@ -77,7 +77,7 @@ macro_rules! limits {
 }
 
 #[test]
-fn the_limits_in_the_document_are_those_of_the_code() {
+fn limits_in_the_document_match_the_code() {
     let in_code = limits! {
         HEADER_BYTES as Bytes64,
         DATA_MAX_BYTES as Bytes64,
@@ -125,7 +125,7 @@ fn the_limits_in_the_document_are_those_of_the_code() {
 }
 
 #[test]
-fn the_codes_in_the_document_are_those_of_the_code() {
+fn codes_in_the_document_match_the_code() {
     let in_document: Vec<_> = table("code")
         .into_iter()
         .map(|row| row[..5].to_vec())
@@ -148,7 +148,7 @@ fn the_codes_in_the_document_are_those_of_the_code() {
 }
 
 #[test]
-fn the_executions_in_the_document_are_those_of_the_code() {
+fn executions_in_the_document_match_the_code() {
     let in_document = table("execution");
     assert_eq!(in_document.len(), 4);
     for row in in_document {
@@ -163,7 +163,7 @@ fn the_executions_in_the_document_are_those_of_the_code() {
     }
 }
 
-/// The rules in a text: `W-` and a number.
+/// Finds the rules in a text: `W-` and a number.
 fn rules(text: &str) -> BTreeSet<u32> {
     let number = |rest: &str| {
         let digits = rest
@@ -186,7 +186,7 @@ fn sources(folder: &Path, found: &mut Vec<PathBuf>) {
 }
 
 #[test]
-fn every_rule_that_is_cited_exists_and_every_rule_stands_once() {
+fn cited_rules_exist_and_are_unique() {
     let wire = wire();
     let stated: Vec<u32> = wire
         .lines()
@@ -214,7 +214,7 @@ fn every_rule_that_is_cited_exists_and_every_rule_stands_once() {
     }
 }
 
-/// The bytes that stand left in a block of an example.
+/// Reads the bytes on the left side of an example.
 fn example(block: &str) -> Bytes {
     let is_byte = |word: &&str| {
         word.len() == 2 && word.bytes().all(|c| matches!(c, b'0'..=b'9' | b'a'..=b'f'))
@@ -231,7 +231,7 @@ fn example(block: &str) -> Bytes {
 }
 
 #[test]
-fn the_examples_in_the_document_are_golden_frames() {
+fn examples_in_the_document_are_golden_frames() {
     let golden: Vec<Bytes> = golden::file("valid.json")
         .iter()
         .map(|vector| golden::bytes(&vector["hex"]))

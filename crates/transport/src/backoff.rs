@@ -1,34 +1,34 @@
-//! When to dial again: exponential, full jitter, never giving up.
+//! When to dial again: exponential backoff with full jitter, without an end.
 //!
-//! The one place that uses the crate `backoff`, and of it only the exponential policy.
+//! This is the only module that uses the crate `backoff`, and it uses only the exponential policy.
 
 use backoff::ExponentialBackoff;
 use backoff::backoff::Backoff as _;
 use ring::rand::{SecureRandom, SystemRandom};
 use std::time::{Duration, Instant};
 
-/// First ceiling of the wait.
+/// Initial ceiling of the wait.
 pub const INITIAL: Duration = Duration::from_millis(500);
 
-/// Highest ceiling of the wait.
+/// Largest ceiling of the wait.
 pub const MAX: Duration = Duration::from_secs(60);
 
-/// A connection that lived this long was healthy: the next wait starts small again.
+/// A connection that lived this long was healthy: the next wait starts at [`INITIAL`] again.
 pub const HEALTHY_AFTER: Duration = Duration::from_secs(30);
 
-/// Longest `Retry-After` that is honoured; a relay cannot send a bridge away for good.
+/// Longest `Retry-After` that is honoured, so that a relay cannot keep a bridge away for good.
 pub const RETRY_AFTER_MAX: Duration = Duration::from_secs(600);
 
-/// Orderly ends in a row, of connections that were not healthy, from which on they no longer make the
-/// waits short again.
+/// Consecutive orderly ends of connections that were not healthy, after which an orderly end no longer
+/// resets the backoff.
 const LEAVES_MAX: u32 = 7;
 
-/// The waits between connection attempts of one slot.
+/// Computes the waits between connection attempts of one slot.
 #[derive(Debug)]
 pub struct Reconnect {
     policy: ExponentialBackoff,
     random: SystemRandom,
-    /// Orderly ends in a row, of connections that were not healthy.
+    /// Consecutive orderly ends of connections that were not healthy.
     leaves: u32,
 }
 
@@ -39,7 +39,7 @@ impl Default for Reconnect {
 }
 
 impl Reconnect {
-    /// Starts at [`INITIAL`].
+    /// Creates a backoff that starts at [`INITIAL`].
     pub fn new() -> Self {
         let policy = ExponentialBackoff {
             current_interval: INITIAL,
@@ -58,24 +58,24 @@ impl Reconnect {
         }
     }
 
-    /// How long to wait now: anything up to the ceiling, and on top of what the relay asked for.
-    ///
-    /// It asks thousands for the same, so the ceiling is then at least that long: they come back
-    /// spread out, and not all together a little later.
+    /// Returns the next wait: what the relay asked for, plus a random time up to the ceiling.
     pub fn next_wait(&mut self, retry_after: Option<Duration>) -> Duration {
         let asked = retry_after.unwrap_or_default().min(RETRY_AFTER_MAX);
+        // The relay asks thousands of bridges for the same wait. The ceiling is then at least as long, so that
+        // they return spread out and not all together a little later.
         let ceiling = self
             .policy
             .next_backoff()
             .unwrap_or(MAX)
             .max(asked.min(MAX));
+        // Never earlier than asked: the relay chose the time for a reason.
         asked + ceiling.mul_f64(self.fraction())
     }
 
-    /// How long to wait when the relay ended a connection in order and said when to come back: that
-    /// long, and as much again at random. What failed before it does not count, and attempts that fail
-    /// afterwards begin with short waits. A relay that asks again and again, of connections that were
-    /// never healthy, is obeyed ever more slowly.
+    /// Returns the wait after the relay sent GOAWAY with a time: that time, plus a random time of up to
+    /// the same length (W-50). Earlier failures do not count, and later ones begin with short waits.
+    ///
+    /// A relay that repeatedly ends connections that were never healthy is obeyed more and more slowly.
     pub fn wait_after_goaway(&mut self, asked: Duration) -> Duration {
         let asked = asked.min(RETRY_AFTER_MAX);
         let slowed = INITIAL * (1 << self.leaves.min(LEAVES_MAX));
@@ -87,14 +87,14 @@ impl Reconnect {
         asked + ceiling.mul_f64(self.fraction())
     }
 
-    /// The relay that ended a connection in order is gone now: a successor may be there soon.
+    /// Resets the backoff after the relay that sent GOAWAY has closed: its successor may be reachable soon.
     pub fn reset_after_drain(&mut self) {
         if self.leaves < LEAVES_MAX {
             self.policy.reset();
         }
     }
 
-    /// A connection ended after living for `lived`.
+    /// Records that a connection ended after `lived`.
     pub fn ended_after(&mut self, lived: Duration) {
         if lived >= HEALTHY_AFTER {
             self.policy.reset();
@@ -102,10 +102,10 @@ impl Reconnect {
         }
     }
 
-    /// Uniform in [0, 1).
+    /// Returns a random number, uniform in [0, 1).
     fn fraction(&self) -> f64 {
         let mut bytes = [0; 4];
-        // Without randomness the middle is as good a wait as any.
+        // Without randomness the middle is used: waiting is better than failing here.
         match self.random.fill(&mut bytes) {
             Ok(()) => f64::from(u32::from_le_bytes(bytes)) / (f64::from(u32::MAX) + 1.0),
             Err(_) => 0.5,
@@ -118,7 +118,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn waits_grow_to_the_ceiling_and_are_spread_from_zero() {
+    fn waits_grow_to_the_ceiling_with_full_jitter() {
         let mut longest = Duration::ZERO;
         for _ in 0..50 {
             let mut reconnect = Reconnect::new();
@@ -134,7 +134,7 @@ mod tests {
     }
 
     #[test]
-    fn only_a_healthy_connection_starts_small_again() {
+    fn only_a_healthy_connection_resets_the_waits() {
         let mut reconnect = Reconnect::new();
         for _ in 0..20 {
             reconnect.next_wait(None);
@@ -147,7 +147,7 @@ mod tests {
     }
 
     #[test]
-    fn orderly_end_brings_the_bridge_back_when_it_was_asked() {
+    fn wait_after_goaway_is_the_time_asked_for() {
         let asked = Duration::from_secs(1);
         for _ in 0..100 {
             let mut reconnect = Reconnect::new();
@@ -163,7 +163,7 @@ mod tests {
     }
 
     #[test]
-    fn relay_that_always_ends_connections_is_obeyed_slowly() {
+    fn repeated_goaway_is_obeyed_slowly() {
         let mut longest = Duration::ZERO;
         for _ in 0..50 {
             let mut reconnect = Reconnect::new();
@@ -183,7 +183,7 @@ mod tests {
     }
 
     #[test]
-    fn bridges_that_are_asked_for_the_same_wait_come_back_spread_over_as_long_again() {
+    fn equal_retry_after_is_spread_over_as_long_again() {
         let asked = Duration::from_secs(5);
         let waits: Vec<_> = (0..1000)
             .map(|_| Reconnect::new().next_wait(Some(asked)))

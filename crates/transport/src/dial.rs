@@ -136,6 +136,7 @@ impl Dialer {
             let connected =
                 connected.unwrap_or_else(|address| Err(DialError::Silent { address, step }));
             match connected {
+                // Other errors concern this bridge, and every address would return the same.
                 Err(error) if error.may_differ_elsewhere() => errors.add(error),
                 result => return result,
             }
@@ -207,10 +208,12 @@ impl Dialer {
     /// Returns the routes to the relay, in the order in which they are tried.
     async fn routes(&self) -> Result<Vec<Route>, DialError> {
         let relay = &self.relay;
+        // Through a proxy there is one route: the proxy resolves the name, which may be unknown here.
         if self.proxy.for_host(relay.host(), relay.port()).is_some() {
             return Ok(vec![Route::Proxied]);
         }
         let addresses = resolve(relay.host(), relay.port()).await?;
+        // Bounded, so that a name with many dead addresses leaves time for the last one.
         let addresses = addresses.into_iter().take(ROUTES_MAX);
         Ok(addresses.map(Route::Direct).collect())
     }

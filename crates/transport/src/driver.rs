@@ -1,16 +1,16 @@
 //! The one task that moves frames between a session and its WebSocket.
 //!
 //! ```text
-//! loop   read   messages that are there  -> session, at most READ_RUN in a row
-//!        write  if the last batch is in the kernel: the next one, at most 64 KiB -> flush
+//! loop   read   available messages -> session, at most READ_RUN in a row
 //!        clock  heartbeat, death, a write that makes no progress
+//!        write  if the last batch is in the kernel: the next one, at most 64 KiB -> flush
 //! ```
 //!
-//! The first batch after a pause waits for tasks that are ready: what they send leaves in the same
-//! write. Where there is one exchange, it waits for nothing.
+//! The first batch after a pause waits for tasks that are ready, so that their frames leave in the same
+//! write. With a single exchange it does not wait.
 //!
-//! Reading never waits for a stream or for the writer: a stream's bytes have room by its credit,
-//! and a flush that cannot go on leaves reading as it was.
+//! Reading never waits for a stream or for the writer. Credit guarantees the space for a stream's
+//! bytes, and a flush that cannot proceed does not stop the reader.
 
 use crate::handle::{Shared, Writer};
 use crate::socket::Socket;
@@ -28,49 +28,49 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::time::Sleep;
 use tokio_tungstenite::tungstenite::{Error, Message};
 
-/// Messages read in a row before the writer has its turn.
+/// Messages read in a row before the writer is served.
 const READ_RUN: usize = 64;
 
-/// Steps of other tasks that a first batch waits for: enough to share the cost of a write, few
-/// enough that the peer has work meanwhile.
+/// Additions of other tasks that a first batch waits for: enough to share the cost of a write, and few
+/// enough that the peer does not run idle meanwhile.
 const GATHER_MAX: u32 = 32;
 
-/// How often large buffers are looked at.
-const FIT: Duration = Duration::from_secs(1);
+/// How often large buffers are checked.
+const FIT_INTERVAL: Duration = Duration::from_secs(1);
 
-/// Frames that go to a peer that broke the protocol.
+/// Frames that are still sent to a peer that broke the protocol.
 const LAST_FRAMES: usize = 4;
 
-/// What a farewell may take: the last frames, and the closing handshake.
-const FAREWELL: Duration = Duration::from_secs(1);
+/// The time for an orderly close: the last frames, and the closing handshake.
+const CLOSE_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// How far the way out is.
+/// The state of the writing side.
 enum Writing {
-    /// Everything chosen is in the kernel.
+    /// All chosen frames are in the kernel.
     Idle,
-    /// There is something to send; other tasks that are ready may add to it.
+    /// There are frames to send; other tasks that are ready may add to them.
     Gathering,
-    /// A batch is on its way; how much had been written when it last made progress, and when
-    /// that will have been too long ago.
+    /// A batch is being written. `written` is the count at its last progress; without more progress the
+    /// write is stalled at `stalled_at`.
     Flushing { written: u64, stalled_at: Instant },
 }
 
-/// Drives a session until it ends. A future: whoever spawns it owns the session's life; dropping
-/// it ends the session.
+/// Drives a session until it ends. The task that polls this future owns the session's life; dropping it
+/// ends the session.
 pub(crate) struct Driver<IO> {
     socket: Socket<IO>,
     shared: Arc<Shared>,
     writing: Writing,
     timer: Pin<Box<Sleep>>,
     timer_at: Instant,
-    /// When the buffers are to be looked at.
+    /// When the buffers are checked next.
     fit_at: Option<Instant>,
-    /// They are to be looked at as soon as nothing is being written.
+    /// The buffers must be checked as soon as nothing is being written.
     is_fit_due: bool,
-    /// Why the session ends, while the farewell is on its way, and until when it may take.
-    farewell: Option<(EndReason, Instant)>,
+    /// The reason and the deadline of an orderly close.
+    closing: Option<(EndReason, Instant)>,
     /// Our Close is in the kernel.
-    said_close: bool,
+    is_close_sent: bool,
     batch: Vec<Bytes>,
 }
 
@@ -88,17 +88,19 @@ where
             timer_at,
             fit_at: None,
             is_fit_due: false,
-            farewell: None,
-            said_close: false,
+            closing: None,
+            is_close_sent: false,
             batch: Vec::new(),
         }
     }
 
-    /// Reads what is there. `Ready(true)` when there may be more.
+    /// Reads the available messages. `Ready` when there may be more.
     fn poll_read(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), EndReason>> {
         for _ in 0..READ_RUN {
             let message = match ready!(self.socket.poll_next(cx)) {
                 Some(Ok(Message::Binary(message))) => message,
+                // tungstenite answers pings itself. They are no sign of life for the session: a balancer may send
+                // them (W-2).
                 Some(Ok(Message::Ping(_) | Message::Pong(_))) => continue,
                 Some(Ok(Message::Close(_))) | None => {
                     return Poll::Ready(Err(self.peer_closed()));
@@ -111,7 +113,7 @@ where
             };
             let mut core = self.shared.lock();
             let result = core.session.handle_frame(Instant::now(), message);
-            self.shared.settle(core);
+            self.shared.notify_all(core);
             if let Err(reason) = result {
                 return Poll::Ready(Err(reason));
             }
@@ -121,11 +123,11 @@ where
 
     fn peer_closed(&self) -> EndReason {
         let goaway = self.shared.states().borrow().goaway;
-        goaway.map_or(EndReason::Closed, |said| EndReason::PeerLeft(said.reason))
+        goaway.map_or(EndReason::Closed, |sent| EndReason::PeerLeft(sent.reason))
     }
 
-    /// Flushes the batch that is on its way, then chooses the next, until there is nothing to
-    /// send (`Ready`) or the connection takes no more.
+    /// Flushes the current batch, then chooses the next one, until there is nothing to send (`Ready`) or the
+    /// connection accepts no more.
     fn poll_write(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), EndReason>> {
         loop {
             if let Writing::Flushing {
@@ -134,9 +136,11 @@ where
             } = &mut self.writing
             {
                 match self.socket.poll_flush(cx) {
-                    // What came up meanwhile has waited for long enough.
+                    // Frames that were queued during the flush have waited long enough: no gathering for them.
                     Poll::Ready(Ok(())) => {
                         self.writing = Writing::Gathering;
+                        // One yield lets callers whose queue ran empty refill it; otherwise the next batch
+                        // would contain only the streams of others.
                         let is_underrun = self.shared.lock().session.take_underrun();
                         if is_underrun && pin!(tokio::task::yield_now()).poll(cx).is_pending() {
                             return Poll::Pending;
@@ -178,11 +182,11 @@ where
         }
     }
 
-    /// After a pause: whether there is something to send, and the driver is polled again once the
-    /// tasks that are ready now have run, or enough of them.
+    /// After a pause: whether there are frames to send and the driver yields first. It is polled again
+    /// once the ready tasks have run, or after enough of them.
     fn gathers(&self, cx: &mut Context<'_>) -> bool {
         let mut core = self.shared.lock();
-        // One exchange alone has nothing to wait for.
+        // A single exchange has no others to share a write with.
         if !core.session.has_frames() || core.session.streams_live() < 2 {
             return false;
         }
@@ -191,12 +195,13 @@ where
         pin!(tokio::task::yield_now()).poll(cx).is_pending()
     }
 
-    /// Takes frames out of the session: what leaves in one write.
+    /// Takes the frames for one write out of the session.
     fn choose_batch(&mut self) {
         let mut core = self.shared.lock();
         let mut bytes = 0;
         let now = Instant::now();
-        // As long as a full DATA frame fits.
+        // A frame that was chosen cannot be overtaken any more, so a batch is bounded. It ends where a
+        // full DATA frame would not fit.
         while bytes + DATA_MAX_BYTES <= WRITE_BATCH_BYTES {
             let Some(frame) = core.session.poll_transmit(now) else {
                 break;
@@ -204,17 +209,19 @@ where
             bytes += frame.len();
             self.batch.push(frame);
         }
+        // Under the same lock as the last `poll_transmit`: a frame that is queued afterwards sees `Idle`
+        // and wakes the driver, so no frame is left without a wake-up.
         core.writer = if self.batch.is_empty() {
             Writer::Idle
         } else {
             Writer::Busy
         };
         if core.session.has_events() {
-            self.shared.settle(core);
+            self.shared.notify_all(core);
         }
     }
 
-    /// Does what is due, and sets the timer for what comes next.
+    /// Runs the timers that are due, and sets the timer for the next one.
     fn poll_clock(&mut self, cx: &mut Context<'_>) -> Result<(), EndReason> {
         loop {
             let now = Instant::now();
@@ -226,7 +233,7 @@ where
             let result = core.session.handle_timeout(now);
             let mut next = core.session.poll_timeout().unwrap_or(now + WRITE_STALL);
             if core.session.has_events() {
-                self.shared.settle(core);
+                self.shared.notify_all(core);
             } else {
                 drop(core);
             }
@@ -234,23 +241,23 @@ where
             if let Writing::Flushing { stalled_at, .. } = &self.writing {
                 next = next.min(*stalled_at);
             }
-            if let Some((_, until)) = &self.farewell {
+            if let Some((_, until)) = &self.closing {
                 next = next.min(*until);
             }
             match self.fit_at {
-                // A deadline that has passed must go: the alarm would ring on and on.
+                // A deadline that has passed must be cleared, or the timer would fire again at once, for ever.
                 Some(at) if at <= now => {
                     self.fit_at = None;
                     self.is_fit_due = true;
                 }
                 Some(at) => next = next.min(at),
                 None if !self.is_fit_due && self.socket.is_large() => {
-                    self.fit_at = Some(now + FIT);
-                    next = next.min(now + FIT);
+                    self.fit_at = Some(now + FIT_INTERVAL);
+                    next = next.min(now + FIT_INTERVAL);
                 }
                 None => {}
             }
-            // Most deadlines only move away: an early alarm costs less than setting it each time.
+            // Most deadlines only move away. A timer that fires early costs less than resetting it each time.
             if next < self.timer_at || self.timer.is_elapsed() {
                 self.timer_at = next;
                 self.timer.as_mut().reset(next.into());
@@ -261,9 +268,10 @@ where
         }
     }
 
-    /// Gives the socket other buffers, if it is time for that. Returns whether it has others now,
-    /// and must be read again.
+    /// Replaces the socket's buffers, if that is due. Returns whether they were replaced, so that the
+    /// socket must be read again.
     fn fits(&mut self) -> bool {
+        // Not during a write: the write buffer would be lost with the old WebSocket.
         let is_due = self.is_fit_due || self.socket.outgrew();
         if !is_due || !matches!(self.writing, Writing::Idle) {
             return false;
@@ -278,7 +286,7 @@ where
         self.socket.fit()
     }
 
-    /// Whether the session has come to its planned end.
+    /// Returns the reason of a planned end, if the session has reached it.
     fn planned_end(&self) -> Option<EndReason> {
         let core = self.shared.lock();
         if let Some(reason) = &core.closing {
@@ -300,18 +308,18 @@ where
             if let Poll::Ready(Err(reason)) = write {
                 return Poll::Ready(reason);
             }
-            if self.farewell.is_none()
+            if self.closing.is_none()
                 && let Some(reason) = self.planned_end()
             {
-                self.farewell = Some((reason, Instant::now() + FAREWELL));
+                self.closing = Some((reason, Instant::now() + CLOSE_TIMEOUT));
                 continue;
             }
-            if let Some((reason, until)) = &self.farewell {
-                if write.is_ready() && !self.said_close {
-                    self.said_close = self.socket.poll_close(cx).is_ready();
+            if let Some((reason, until)) = &self.closing {
+                if write.is_ready() && !self.is_close_sent {
+                    self.is_close_sent = self.socket.poll_close(cx).is_ready();
                 }
-                // The peer's Close ends the reading above. Dropping the connection before it came
-                // could take our last frames with it.
+                // The peer's Close ends the reading above. Dropping the connection before that could lose our
+                // last frames: unread bytes turn the close into a TCP reset.
                 if Instant::now() >= *until {
                     return Poll::Ready(reason.clone());
                 }
@@ -320,13 +328,13 @@ where
                 continue;
             }
             if read.is_pending() {
-                // The flush may have given rise to a nearer deadline.
+                // The flush may have set an earlier deadline.
                 return match self.poll_clock(cx) {
                     Ok(()) => Poll::Pending,
                     Err(reason) => Poll::Ready(reason),
                 };
             }
-            // More may be there: let others have their turn.
+            // There may be more messages. Yield, so that other tasks run in between.
             cx.waker().wake_by_ref();
             return Poll::Pending;
         }
@@ -348,10 +356,10 @@ where
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<EndReason> {
         let this = self.get_mut();
         let mut reason = ready!(this.poll_session(cx));
-        if let Some((planned, _)) = this.farewell.take() {
+        if let Some((planned, _)) = this.closing.take() {
             reason = planned;
         } else if matches!(reason, EndReason::Protocol(_)) {
-            this.last_word();
+            this.send_protocol_error();
         }
         Poll::Ready(this.end(reason))
     }
@@ -361,15 +369,16 @@ impl<IO> Driver<IO>
 where
     IO: AsyncRead + AsyncWrite + Unpin + Send,
 {
-    /// Tells a peer that broke the protocol, as far as the kernel takes it without waiting.
-    fn last_word(&mut self) {
+    /// Sends GOAWAY to a peer that broke the protocol, as far as the kernel accepts it without waiting.
+    fn send_protocol_error(&mut self) {
         let mut core = self.shared.lock();
         core.session.drain(GoAwayReason::Protocol, Duration::ZERO);
-        // GOAWAY stands behind at most a few other control frames.
+        // Only a few other control frames precede GOAWAY. More of them are not worth a peer that is faulty.
         let frames: Vec<Bytes> = std::iter::from_fn(|| core.session.poll_transmit(Instant::now()))
             .take(LAST_FRAMES)
             .collect();
         drop(core);
+        // During a flush the kernel is full, and a task that ends must not wait for it.
         if !matches!(self.writing, Writing::Flushing { .. }) {
             let mut cx = Context::from_waker(std::task::Waker::noop());
             for frame in frames {
@@ -383,22 +392,23 @@ where
 
 impl<IO> Drop for Driver<IO> {
     fn drop(&mut self) {
-        self.end(EndReason::Io("the session's task was ended".into()));
+        self.end(EndReason::Io("the session's task was cancelled".into()));
     }
 }
 
 fn end_reason(error: &Error) -> EndReason {
     match error {
         Error::ConnectionClosed | Error::AlreadyClosed => EndReason::Closed,
-        // What rustls says of it is a page of documentation.
+        // The text of rustls for this error is a paragraph of documentation.
         Error::Io(error) if error.kind() == io::ErrorKind::UnexpectedEof => {
-            EndReason::Io("the connection was closed without a farewell".into())
+            EndReason::Io("the connection was closed without a closing handshake".into())
         }
         Error::Io(error) => EndReason::Io(error.to_string()),
+        // A message above the largest frame: the peer violates the limits, the connection is fine.
         Error::Capacity(error) => EndReason::Protocol(error.to_string()),
         Error::Protocol(error) => match error {
             tokio_tungstenite::tungstenite::error::ProtocolError::ResetWithoutClosingHandshake => {
-                EndReason::Io("the connection was closed without a farewell".into())
+                EndReason::Io("the connection was closed without a closing handshake".into())
             }
             other => EndReason::Protocol(other.to_string()),
         },

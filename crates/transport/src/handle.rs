@@ -1,9 +1,8 @@
 //! Handles on a live tunnel.
 //!
-//! A [`Session`] is shared by the task that drives it (`driver`) and by everybody who has an
-//! exchange on it. They meet in one short lock around the sans-IO session: a user puts frames in
-//! and takes bytes out right there, without a channel and a task between, and wakes the driver;
-//! only the driver touches the socket and the clock.
+//! A [`Session`] is shared by the task that drives it (`driver`) and by the users of its streams. They meet in
+//! one short lock around the sans-IO session. A user queues frames and takes bytes under this lock, without a
+//! channel or a task in between, and wakes the driver. Only the driver touches the socket and the clock.
 
 mod shared;
 mod streams;
@@ -12,7 +11,6 @@ pub use streams::{AbortHandle, PumpEnd, PumpError, RecvStream, SendStream};
 
 pub(crate) use shared::{Shared, Writer};
 
-use bytes::Bytes;
 use protocol::frame::{
     CallAttempt, DeliveryResult, GoAway, GoAwayReason, Reach, Report, RequestHead, Serves, Windows,
 };
@@ -21,30 +19,29 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
-/// What a side brings to a session.
+/// The settings of one side of a session.
 #[derive(Clone)]
 pub struct Settings {
-    /// What the peer may have outstanding here.
+    /// What the peer may have outstanding here. The peer announces its own windows in the opening.
     pub windows: Windows,
-    /// What the peer lets this side have outstanding is in the opening; this is where growth of
-    /// its own windows is borrowed from.
+    /// The budget that growth of these windows is taken from.
     pub budget: Arc<Budget>,
     /// Largest window of one stream, in bytes.
     pub stream_window_cap: u64,
-    /// Bridge: called by the driver for each exchange that the relay opens. It must not block:
-    /// it spawns.
+    /// Bridge: called by the driver for each exchange that the relay opens. It must not block; it
+    /// spawns a task.
     pub on_open: Option<Arc<dyn Fn(Incoming) + Send + Sync>>,
-    /// Relay: called by the driver when the bridge tells what became of an attempt of a delivery
-    /// (W-55). It must not block.
+    /// Relay: called by the driver when the bridge reports the outcome of a delivery's attempt (W-55).
+    /// It must not block.
     pub on_result: Option<OnResult>,
     /// Bridge: called by the driver when the relay acknowledges an outcome. It must not block.
     pub on_result_ack: Option<OnResultAck>,
 }
 
-/// Takes a delivery's outcome, and the session that it came by.
+/// Handles the outcome of a delivery, and the session that it came on.
 pub type OnResult = Arc<dyn Fn(Session, DeliveryResult) + Send + Sync>;
 
-/// Takes the acknowledgement of an outcome.
+/// Handles the acknowledgement of an outcome.
 pub type OnResultAck = Arc<dyn Fn(CallAttempt) + Send + Sync>;
 
 impl fmt::Debug for Settings {
@@ -59,15 +56,15 @@ impl fmt::Debug for Settings {
 /// An exchange that the relay opened, on the bridge.
 #[derive(Debug)]
 pub struct Incoming {
-    /// What is asked for.
+    /// The request.
     pub head: RequestHead,
-    /// Where the answer goes.
+    /// The direction of the response.
     pub send: SendStream,
     /// The request's body.
     pub recv: RecvStream,
 }
 
-/// A live tunnel. Cheap to clone; the session goes on while its driver runs.
+/// A handle on a live tunnel. Cheap to clone; the session lives as long as its driver runs.
 #[derive(Clone)]
 pub struct Session {
     shared: Arc<Shared>,
@@ -84,7 +81,7 @@ impl Session {
         Self { shared }
     }
 
-    /// The session's id, chosen by the relay.
+    /// Returns the session's id, chosen by the relay.
     pub fn id(&self) -> [u8; 16] {
         self.shared.id
     }
@@ -94,8 +91,8 @@ impl Session {
         Arc::ptr_eq(&self.shared, &other.shared)
     }
 
-    /// Relay: opens an exchange. A `body` of up to 16 KiB travels with the head; `end` says that
-    /// it is the whole. Never waits.
+    /// Relay: opens an exchange. A `body` of up to 16 KiB travels with the head; `end` marks it as
+    /// complete. Never waits.
     ///
     /// # Errors
     /// [`OpenError`]; nothing was sent.
@@ -111,25 +108,26 @@ impl Session {
         Ok(streams::pair(&self.shared, id))
     }
 
-    /// Streams that are open.
+    /// Returns the number of open streams.
     pub fn streams_open(&self) -> u32 {
         self.shared.peek(|session| session.streams_live())
     }
 
-    /// Streams that are open, if new ones may be opened.
+    /// Returns the number of open streams, if new ones may be opened.
     pub fn load(&self) -> Option<u32> {
         self.shared.peek(|session| {
+            // Both under one lock: a load without the check could choose a session that is draining.
             let takes_more = session.accepts_streams();
             takes_more.then(|| session.streams_live())
         })
     }
 
-    /// The smallest round trip measured so far.
+    /// Returns the smallest round trip measured so far.
     pub fn rtt(&self) -> Duration {
         self.shared.peek(|session| session.rtt())
     }
 
-    /// What the bridge serves, as it said last.
+    /// Returns what the bridge serves, as last announced.
     pub fn serves(&self) -> Arc<Serves> {
         self.shared.peek(|session| session.serves())
     }
@@ -139,50 +137,50 @@ impl Session {
         self.shared.peek(|session| session.accepts_streams())
     }
 
-    /// Whether it is over.
+    /// Whether the session has ended.
     pub fn is_over(&self) -> bool {
         self.shared.peek(|session| session.ended().is_some())
     }
 
-    /// Highest stream id that was opened (relay) or seen (bridge).
+    /// Returns the highest stream id that was opened (relay) or accepted (bridge).
     pub fn last_stream(&self) -> u32 {
         self.shared.peek(|session| session.last_stream())
     }
 
-    /// Says GOAWAY: what runs may finish, nothing new begins, and the session closes when
-    /// nothing runs.
+    /// Sends GOAWAY. Running exchanges may finish, no new one starts, and the session closes when none is left.
     pub fn drain(&self, reason: GoAwayReason, retry_after: Duration) {
         self.shared
             .with(|core| core.session.drain(reason, retry_after));
     }
 
-    /// Ends the session now. The peer is told why, if it still listens.
+    /// Ends the session now, with a GOAWAY that names the reason.
     pub fn close(&self, reason: EndReason) {
         self.shared.close(reason);
     }
 
-    /// The clock jumped or the network changed: the peer must show life soon.
+    /// Checks that the peer is alive, after a jump of the clock or a change of the network.
     pub fn probe(&self) {
         self.shared
             .with(|core| core.session.probe(std::time::Instant::now()));
     }
 
-    /// Bridge: tells the relay what is served from now on.
+    /// Bridge: announces to the relay what is served from now on.
     pub fn set_serves(&self, serves: Serves) {
         self.shared.with(|core| core.session.set_serves(serves));
     }
 
-    /// Bridge: tells the relay how the bridge is. Returns whether there was room for it.
+    /// Bridge: reports the bridge's health to the relay. Returns whether the report was queued.
     pub fn send_report(&self, report: Report) -> bool {
         self.shared.with(|core| core.session.send_report(report))
     }
 
-    /// Relay: whether the bridge has said that it does not reach this endpoint.
+    /// Relay: whether the bridge reported that it does not reach this endpoint.
     pub fn endpoint_is_down(&self, endpoint: &str) -> bool {
         self.shared.peek(|session| {
             let Some(report) = session.report() else {
                 return false;
             };
+            // The report is positional (W-63). Both are read under one lock, so they belong together.
             let serves = session.serves();
             let at = serves.endpoints.iter().position(|name| name == endpoint);
             at.and_then(|at| report.endpoints.get(at))
@@ -190,30 +188,30 @@ impl Session {
         })
     }
 
-    /// How long nothing was heard of the peer.
+    /// Returns for how long nothing has come from the peer.
     pub fn silent_for(&self) -> Duration {
         let now = std::time::Instant::now();
         self.shared.peek(|session| session.silent_for(now))
     }
 
-    /// Relay: how the bridge is, if it has said so.
+    /// Relay: returns the bridge's last health report, if there is one.
     pub fn report(&self) -> Option<Arc<Report>> {
         self.shared.peek(|session| session.report())
     }
 
-    /// Bridge: tells what became of an attempt of a delivery. Returns whether there was room for it;
-    /// where there was none, it is to be told later.
+    /// Bridge: sends the outcome of a delivery's attempt. Returns whether it was queued; otherwise send
+    /// it again later.
     pub fn send_result(&self, result: DeliveryResult) -> bool {
         self.shared.with(|core| core.session.send_result(result))
     }
 
-    /// Relay: acknowledges an outcome: it is stored, and that attempt is never sent again. Returns
-    /// whether there was room for it; where there was none, the bridge tells again.
+    /// Relay: acknowledges an outcome, which is stored. That attempt is never sent again. Returns whether the
+    /// acknowledgement was queued; otherwise the bridge reports the outcome again.
     pub fn ack_result(&self, attempt: CallAttempt) -> bool {
         self.shared.with(|core| core.session.ack_result(attempt))
     }
 
-    /// Waits until the session is over, and says why. Cancel safe.
+    /// Waits until the session has ended, and returns why. Cancel safe.
     pub async fn ended(&self) -> EndReason {
         let mut states = self.shared.states();
         match states.wait_for(|state| state.ended.is_some()).await {
@@ -222,7 +220,7 @@ impl Session {
         }
     }
 
-    /// Waits until the peer says GOAWAY, or the session is over (`None`). Cancel safe.
+    /// Waits until the peer sends GOAWAY, or the session has ended (`None`). Cancel safe.
     pub async fn goaway(&self) -> Option<GoAway> {
         let mut states = self.shared.states();
         let state = states
@@ -232,8 +230,7 @@ impl Session {
         state.goaway
     }
 
-    /// Waits until what the bridge serves has changed since `seen`, or the session is over.
-    /// Cancel safe.
+    /// Waits until what the bridge serves differs from `seen`, or the session has ended. Cancel safe.
     pub async fn serves_changed(&self, seen: &Arc<Serves>) {
         let mut states = self.shared.states();
         let _ = states
@@ -241,7 +238,7 @@ impl Session {
             .await;
     }
 
-    /// Bridge: what the next session of this slot says about this one, once it is over (W-51).
+    /// Bridge: returns what the next session of this slot reports about this one, once it has ended (W-51).
     pub fn previous_session_report(&self) -> protocol::frame::PreviousSession {
         self.shared.previous_session_report()
     }
@@ -249,8 +246,3 @@ impl Session {
 
 /// The largest body that travels with a head.
 pub const INLINE_MAX_BYTES: usize = protocol::limits::DATA_MAX_BYTES;
-
-/// Cuts `body` to what travels with a head, if all of it does.
-pub fn inlines(body: &Bytes) -> bool {
-    body.len() <= INLINE_MAX_BYTES
-}

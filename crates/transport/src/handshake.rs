@@ -4,7 +4,7 @@
 //! relay                                    bridge
 //!   relay_opening: CHALLENGE  ------------>
 //!   Candidate      <----------------------  HELLO + proof
-//!     .verify      looks the bridge up
+//!     .verify      checks the proof
 //!     .welcome     WELCOME  ------------->   -> Session and its driver, on both sides
 //!     .refuse      REFUSED  ------------->   -> DialError::Refused
 //! ```
@@ -34,22 +34,25 @@ use tokio_tungstenite::WebSocketStream;
 use tokio_tungstenite::tungstenite::protocol::Role;
 use tokio_tungstenite::tungstenite::{Error as WsError, Message};
 
-/// Shortest heartbeat that a bridge agrees to.
+/// Shortest heartbeat that a bridge accepts.
 const HEARTBEAT_MIN: Duration = Duration::from_millis(100);
 
-/// A connection that a tunnel can run on.
+/// The time for sending REFUSED to a peer that does not read.
+const REFUSAL_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// A connection that can carry a tunnel.
 pub trait Io: AsyncRead + AsyncWrite + Unpin + Send + 'static {}
 
 impl<T: AsyncRead + AsyncWrite + Unpin + Send + 'static> Io for T {}
 
-/// The task of a session; it must be polled for the session to live. Ends with the reason.
+/// The task of a session. The session lives while it is polled; it returns why the session ended.
 pub type SessionDriver = Pin<Box<dyn Future<Output = EndReason> + Send>>;
 
 /// Why an opening failed.
 #[derive(Debug, thiserror::Error)]
 pub enum OpeningError {
-    /// It took longer than [`OPENING_TIMEOUT`].
-    #[error("the opening took longer than {OPENING_TIMEOUT:?}")]
+    /// It exceeded [`OPENING_TIMEOUT`].
+    #[error("the opening timed out after {OPENING_TIMEOUT:?}")]
     Timeout,
     /// The connection failed.
     #[error("the connection failed during the opening: {0}")]
@@ -57,14 +60,14 @@ pub enum OpeningError {
     /// The peer closed.
     #[error("the peer closed the connection during the opening")]
     Closed,
-    /// The peer sent something else than was due.
+    /// The peer sent an unexpected or invalid frame.
     #[error("the peer broke the protocol in the opening: {0}")]
     Protocol(String),
-    /// The relay did not take the tunnel.
+    /// The relay refused the tunnel.
     #[error("the relay refused the tunnel: {code}", code = .0.code)]
     Refused(Refused),
-    /// The system gave no randomness.
-    #[error("the system gave no random bytes")]
+    /// The system returned no random bytes.
+    #[error("the system returned no random bytes")]
     Random,
 }
 
@@ -74,10 +77,10 @@ impl From<WsError> for OpeningError {
     }
 }
 
-/// Fresh random bytes.
+/// Returns fresh random bytes.
 ///
 /// # Errors
-/// [`OpeningError::Random`] when the system gives none.
+/// [`OpeningError::Random`] when the system returns none.
 pub fn random<const N: usize>() -> Result<[u8; N], OpeningError> {
     let mut bytes = [0; N];
     SystemRandom::new()
@@ -86,7 +89,7 @@ pub fn random<const N: usize>() -> Result<[u8; N], OpeningError> {
     Ok(bytes)
 }
 
-/// The next frame, with the message that it came in.
+/// Receives the next frame, with the message that it came in.
 async fn receive<IO: Io>(socket: &mut Socket<IO>) -> Result<(Frame, Bytes), OpeningError> {
     loop {
         match socket.next().await {
@@ -97,6 +100,7 @@ async fn receive<IO: Io>(socket: &mut Socket<IO>) -> Result<(Frame, Bytes), Open
                     return Ok((frame, message));
                 }
             }
+            // Balancers may send pings during the opening as well; tungstenite answers them.
             Some(Ok(Message::Ping(_) | Message::Pong(_))) => {}
             Some(Ok(Message::Close(_))) | None => return Err(OpeningError::Closed),
             Some(Ok(Message::Text(_) | Message::Frame(_))) => {
@@ -132,13 +136,14 @@ fn config(
     peer: Windows,
     rtt: Duration,
 ) -> Config {
-    // A bridge takes the relay's word, within reason: a heartbeat of nothing would be a flood.
+    // A bridge accepts the relay's values within bounds: a heartbeat of zero would be a flood of PINGs.
     let heartbeat = Duration::from_millis(welcome.heartbeat_ms.into()).max(HEARTBEAT_MIN);
     let dead_after = Duration::from_millis(welcome.dead_after_ms.into());
     Config {
         local: settings.windows,
         peer,
         heartbeat,
+        // Always after the next PING: otherwise an idle session would die before it could be checked.
         dead_after: dead_after.max(heartbeat + HEARTBEAT_MIN),
         rtt,
         stream_window_cap: settings.stream_window_cap,
@@ -149,16 +154,16 @@ fn config(
 
 // ---- the relay's side --------------------------------------------------------------------
 
-/// What the relay holds the bridge's channel binding against.
+/// What the relay compares the bridge's channel binding with.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ChannelBinding {
     /// The bridge must have signed this exporter of the relay's own TLS connection (RFC 9266).
     Exporter([u8; CHANNEL_BINDING_BYTES]),
-    /// TLS ends before the relay, by its configuration: what the bridge signed is not compared.
+    /// A balancer terminates TLS before the relay, by its config: the binding is not compared.
     EndsBefore,
 }
 
-/// A connection that claims to be a bridge and has not been believed yet.
+/// A connection that claims to be a bridge and is not authenticated yet.
 pub struct Candidate<IO> {
     socket: Socket<IO>,
     challenge: Challenge,
@@ -169,10 +174,10 @@ pub struct Candidate<IO> {
     rtt: Duration,
 }
 
-/// Sends CHALLENGE and waits for HELLO. `read_ahead` is what came behind the upgrade request.
+/// Sends CHALLENGE and waits for HELLO. `read_ahead` holds the bytes that came after the upgrade request.
 ///
 /// # Errors
-/// [`OpeningError`]; the connection is gone.
+/// [`OpeningError`]; the connection is closed.
 pub async fn relay_opening<IO: Io>(
     io: IO,
     read_ahead: Bytes,
@@ -190,11 +195,12 @@ pub async fn relay_opening<IO: Io>(
         let message = Frame::Challenge(challenge.clone())
             .encode()
             .map_err(|error| OpeningError::Protocol(error.to_string()))?;
+        // The opening measures the first round trip, so that windows can grow from the first transfer on.
         let sent = Instant::now();
         socket.send(message.clone()).await?;
         let (frame, _) = receive(&mut socket).await?;
         let Frame::Hello { hello, body, proof } = frame else {
-            return Err(OpeningError::Protocol("something else than HELLO".into()));
+            return Err(OpeningError::Protocol("a frame other than HELLO".into()));
         };
         Ok(Candidate {
             socket,
@@ -212,16 +218,16 @@ pub async fn relay_opening<IO: Io>(
 }
 
 impl<IO: Io> Candidate<IO> {
-    /// What it claims. Nothing of it is proved before [`Self::verify`].
+    /// Returns the bridge's claims. Nothing of them is proved before [`Self::verify`].
     pub fn hello(&self) -> &Hello {
         &self.hello
     }
 
-    /// Whether version and windows can be worked with, and the proof is that of `public_key` for
-    /// this very connection.
+    /// Checks that version and windows are usable, and that the proof is by `public_key` and for this
+    /// connection.
     ///
     /// # Errors
-    /// The code to refuse it with.
+    /// The code to refuse the tunnel with.
     pub fn verify(&self, public_key: &[u8], channel: ChannelBinding) -> Result<(), RefusedCode> {
         let hello = &self.hello;
         let versions = self.challenge.version_min..=self.challenge.version_max;
@@ -234,11 +240,13 @@ impl<IO: Io> Candidate<IO> {
             hello_body: &self.hello_body,
             hello,
         };
+        // The version is checked before: another version may have another transcript.
         if !transcript.is_proved_by(public_key, &self.proof) {
             return Err(RefusedCode::Unauthorized);
         }
         match channel {
-            // The key is right and the connection is another: somebody in between ends TLS.
+            // The key is right and the connection is another one: a middlebox terminates TLS. This is
+            // checked last, so that only the owner of the key learns of it.
             ChannelBinding::Exporter(exporter) if hello.channel != Some(exporter) => {
                 Err(RefusedCode::ChannelBinding)
             }
@@ -246,18 +254,18 @@ impl<IO: Io> Candidate<IO> {
         }
     }
 
-    /// Tells it no, and closes.
+    /// Sends REFUSED and closes the connection.
     pub async fn refuse(mut self, refused: Refused) {
-        let farewell = async {
+        let refusal = async {
             if let Ok(message) = Frame::Refused(refused).encode() {
                 let _ = self.socket.send(message).await;
                 let _ = self.socket.close().await;
             }
         };
-        let _ = timeout(Duration::from_secs(2), farewell).await;
+        let _ = timeout(REFUSAL_TIMEOUT, refusal).await;
     }
 
-    /// Takes it. The session lives while its driver is polled.
+    /// Accepts the tunnel. The session lives while its driver is polled.
     ///
     /// # Errors
     /// [`OpeningError`] when WELCOME cannot be sent.
@@ -287,16 +295,16 @@ impl<IO: Io> Candidate<IO> {
 
 // ---- the bridge's side -------------------------------------------------------------------
 
-/// Who a bridge is.
+/// The identity of a bridge.
 #[derive(Debug, Clone)]
 pub struct Identity {
     /// The tenant that it was paired with.
     pub tenant: String,
     /// Its id, given at pairing.
     pub bridge: String,
-    /// This installation of it.
+    /// The id of this installation.
     pub instance: [u8; 16],
-    /// The key that it proves itself with.
+    /// The key that its proof is signed with.
     pub key: Arc<Ed25519KeyPair>,
     /// The program's version, for people.
     pub software: String,
@@ -304,39 +312,39 @@ pub struct Identity {
     pub host: String,
 }
 
-/// What a bridge says of one connection.
+/// What a bridge announces about one connection.
 #[derive(Debug, Clone)]
 pub struct Introduction {
-    /// Which of its connections.
+    /// The slot of the connection.
     pub slot: u8,
-    /// Counts this slot's connections.
+    /// The number of the connection among those of the slot; it only rises.
     pub epoch: u64,
-    /// What it serves.
+    /// What the bridge serves.
     pub serves: Serves,
-    /// What became of the session that this slot had before.
+    /// The report about the slot's previous session.
     pub previous: Option<PreviousSession>,
-    /// Its journal of deliveries, if it keeps one.
+    /// The mark of its delivery journal, if it keeps one.
     pub journal: Option<JournalMark>,
 }
 
-/// What the bridge knows of the connection that it dialled.
+/// The connection that the bridge dialled.
 #[derive(Debug, Clone)]
 pub(crate) struct Dialled {
     /// `host:port` as configured.
     pub(crate) authority: String,
-    /// The TLS exporter.
+    /// The channel binding.
     pub(crate) channel: Option<[u8; CHANNEL_BINDING_BYTES]>,
 }
 
-/// A tunnel that the relay took.
+/// A tunnel that the relay accepted.
 pub struct Tunnel {
-    /// Handles on it.
+    /// A handle on its session.
     pub session: Session,
     /// Its task.
     pub driver: SessionDriver,
-    /// What the relay said.
+    /// The relay's WELCOME.
     pub welcome: Welcome,
-    /// The relay's node.
+    /// The name of the relay's node.
     pub node: String,
 }
 
@@ -349,7 +357,7 @@ impl std::fmt::Debug for Tunnel {
     }
 }
 
-/// Waits for CHALLENGE, answers it, and waits for the verdict.
+/// Waits for CHALLENGE, sends HELLO, and waits for WELCOME or REFUSED.
 pub(crate) async fn bridge_opening<IO: Io>(
     ws: WebSocketStream<Metered<IO>>,
     dialled: Dialled,
@@ -359,10 +367,10 @@ pub(crate) async fn bridge_opening<IO: Io>(
 ) -> Result<Tunnel, OpeningError> {
     let mut socket = Socket::new(ws, Role::Client);
     let (frame, message) = receive(&mut socket).await?;
-    // Until it has HELLO, a relay says nothing else.
-    socket.caught_up();
+    // A relay sends nothing more before it has HELLO (W-11), so the read buffer is empty.
+    socket.mark_all_decoded();
     let Frame::Challenge(challenge) = frame else {
-        let what = "something else than CHALLENGE".to_owned();
+        let what = "a frame other than CHALLENGE".to_owned();
         return Err(OpeningError::Protocol(what));
     };
     if !(challenge.version_min..=challenge.version_max).contains(&VERSION)
@@ -393,7 +401,7 @@ pub(crate) async fn bridge_opening<IO: Io>(
     let too_large = |error: protocol::frame::FrameError| OpeningError::Protocol(error.to_string());
     let body = match protocol::frame::encode_hello_body(&hello) {
         Ok(body) => body,
-        // More patterns than fit: it declares none, and is asked each time.
+        // The patterns do not fit a frame: without them the relay asks the bridge for each request (W-54).
         Err(_) => {
             hello.serves.hosts = None;
             protocol::frame::encode_hello_body(&hello).map_err(too_large)?
@@ -405,6 +413,7 @@ pub(crate) async fn bridge_opening<IO: Io>(
         hello_body: &body,
         hello: &hello,
     };
+    // After the encoding: the signature covers the bytes that are sent.
     let proof = transcript.sign(&identity.key);
     let serves = hello.serves.clone();
     let hello = Box::new(hello);
@@ -425,7 +434,7 @@ pub(crate) async fn bridge_opening<IO: Io>(
         }
         Frame::Refused(refused) => Err(OpeningError::Refused(refused)),
         _ => Err(OpeningError::Protocol(
-            "something else than WELCOME or REFUSED".into(),
+            "a frame other than WELCOME and REFUSED".into(),
         )),
     }
 }

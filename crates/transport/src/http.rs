@@ -1,8 +1,7 @@
-//! Between the heads of the crate `http` and those of the wire.
+//! Conversion between the heads of the crate `http` and those of the wire.
 //!
-//! Hop-by-hop fields stay behind on both ways (RFC 9110, 7.6.1); everything else keeps its order
-//! and its bytes. Names and values are checked by `http` when they come off the wire, so that
-//! nothing a peer writes can break a message's framing.
+//! Hop-by-hop fields are removed in both directions (RFC 9110, 7.6.1); all others keep their order and bytes.
+//! `http` checks names and values that come from the wire, so a peer cannot break a message's framing.
 
 use http::header::{self, HeaderMap, HeaderName, HeaderValue};
 use http_body::SizeHint;
@@ -10,7 +9,7 @@ use protocol::frame::{BodyLength, Headers, HeadersBuilder};
 
 pub use protocol::frame::FrameError;
 
-/// A field from the wire is no HTTP field.
+/// A field from the wire is not a valid HTTP field.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("a header field is not valid HTTP")]
 pub struct InvalidHeader;
@@ -29,10 +28,10 @@ pub fn is_hop_by_hop(name: &HeaderName) -> bool {
         || matches!(name.as_str(), "keep-alive" | "proxy-connection")
 }
 
-/// The one protocol that a connection may be switched to (RFC 6455).
+/// The only protocol that a connection may be switched to (RFC 6455).
 pub const WEBSOCKET: &str = "websocket";
 
-/// Whether a request's fields ask to speak WebSocket from here on (RFC 9110, 7.8).
+/// Whether a request asks to switch to WebSocket (RFC 9110, 7.8).
 pub fn asks_for_websocket(map: &HeaderMap) -> bool {
     let named = |name: HeaderName, token: &str| {
         let values = map.get_all(name);
@@ -45,14 +44,14 @@ pub fn asks_for_websocket(map: &HeaderMap) -> bool {
     named(header::UPGRADE, WEBSOCKET) && named(header::CONNECTION, "upgrade")
 }
 
-/// Whether a request from the wire asks to speak WebSocket (W-65).
+/// Whether a request from the wire asks to switch to WebSocket (W-65).
 pub fn wire_asks_for_websocket(headers: &Headers) -> bool {
     headers
         .iter()
         .any(|(name, value)| name == b"upgrade" && value == WEBSOCKET.as_bytes())
 }
 
-/// As [`to_wire`], for a request that asks to speak WebSocket (W-65).
+/// Like [`to_wire`], for a request that asks to switch to WebSocket (W-65).
 ///
 /// # Errors
 /// [`FrameError`] when they are too many or too large for a head.
@@ -65,7 +64,7 @@ pub fn to_wire_for_websocket(
     Ok(builder.build())
 }
 
-/// The fields of `map` for the wire, without those of the connection and those that `skip` names.
+/// Converts the fields of `map` for the wire, without hop-by-hop fields and those that `skip` selects.
 ///
 /// # Errors
 /// [`FrameError`] when they are too many or too large for a head.
@@ -77,6 +76,7 @@ fn builder(
     map: &HeaderMap,
     skip: impl Fn(&HeaderName) -> bool,
 ) -> Result<HeadersBuilder, FrameError> {
+    // `Connection` lists further hop-by-hop fields. `close` is an option and names no field.
     let named: Vec<&str> = map
         .get_all(header::CONNECTION)
         .iter()
@@ -98,7 +98,7 @@ fn builder(
     Ok(builder)
 }
 
-/// The fields of a head from the wire. Values are slices of it.
+/// Converts the fields of a head from the wire. Values are slices of the head.
 ///
 /// # Errors
 /// [`InvalidHeader`] when a name or a value is not valid HTTP.
@@ -108,7 +108,7 @@ pub fn from_wire(headers: &Headers) -> Result<HeaderMap, InvalidHeader> {
     Ok(map)
 }
 
-/// Adds the fields of a head from the wire, but for those that `skip` names.
+/// Adds the fields of a head from the wire, except those that `skip` selects.
 ///
 /// # Errors
 /// [`InvalidHeader`] when a name or a value is not valid HTTP.
@@ -121,6 +121,7 @@ pub fn append_from_wire(
         let name = HeaderName::from_bytes(name).map_err(|_| InvalidHeader)?;
         let value = HeaderValue::from_maybe_shared(headers.block().slice_ref(value))
             .map_err(|_| InvalidHeader)?;
+        // Removed on this side as well: a peer that sends them violates W-8, and they could change framing.
         if !is_hop_by_hop(&name) && !skip(&name) {
             map.append(name, value);
         }
@@ -128,8 +129,8 @@ pub fn append_from_wire(
     Ok(())
 }
 
-/// What is known of a body's length: from `Content-Length`, or from the body itself. A message
-/// that ends with its head has no body, whatever length it names (as answers to HEAD do).
+/// Returns what is known of a body's length, from `Content-Length` or from the body itself. A message that ends
+/// with its head has no body, whatever length it names (as responses to HEAD do).
 pub fn body_length(headers: &HeaderMap, hint: &SizeHint, is_end: bool) -> BodyLength {
     match content_length(headers) {
         Some(0) => BodyLength::Known(0),
@@ -139,8 +140,8 @@ pub fn body_length(headers: &HeaderMap, hint: &SizeHint, is_end: bool) -> BodyLe
     }
 }
 
-/// The value of `Content-Length`, if there is one that can be read.
-pub fn content_length(headers: &HeaderMap) -> Option<u64> {
+/// Returns the value of `Content-Length`, if it is a number.
+fn content_length(headers: &HeaderMap) -> Option<u64> {
     headers
         .get(header::CONTENT_LENGTH)?
         .to_str()
@@ -154,7 +155,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn fields_of_the_connection_stay_behind_and_the_rest_keeps_its_order() {
+    fn hop_by_hop_fields_are_removed_and_order_is_kept() {
         let mut map = HeaderMap::new();
         for (name, value) in [
             ("connection", "x-hop, close"),
@@ -180,7 +181,7 @@ mod tests {
     }
 
     #[test]
-    fn what_a_peer_writes_cannot_break_a_message() {
+    fn invalid_field_from_the_wire_is_rejected() {
         for (name, value) in [
             (&b"x"[..], &b"a\r\nb: c"[..]),
             (b"x y", b""),

@@ -1,21 +1,21 @@
-//! Where a session meets a socket and a clock.
+//! Sessions over sockets: the wire protocol with I/O, TLS and a clock.
 //!
 //! ```text
-//! session   handles on a live tunnel: open, send, receive, with backpressure
-//! driver    the one task that moves frames between a session and its WebSocket
-//! tunnel    the opening: CHALLENGE, HELLO, WELCOME, and who checks what
-//! socket    the session's WebSocket, with buffers that fit what it does
-//! websocket limits of the WebSocket, the upgrade on the relay's side
-//! dial      the way to the relay: names, proxies, TCP, TLS, upgrade, under one deadline
-//! tls, tcp  configurations and socket options
-//! http      between the heads of `http` and those of the wire
-//! raw       raw bytes between a socket and a stream
-//! backoff   when to dial again
-//! runtime   how many threads the programs work with
+//! handle     handles on a live tunnel: open, send, receive, with backpressure
+//! driver     the one task that moves frames between a session and its WebSocket
+//! handshake  the opening: CHALLENGE, HELLO, WELCOME, and who checks what
+//! socket     the session's WebSocket, with buffers that fit its traffic
+//! websocket  limits of the WebSocket, and the upgrade on the relay's side
+//! dial       the connection to the relay: names, proxies, TCP, TLS, upgrade, under one deadline
+//! lookup     name lookups, shared fairly by several owners
+//! tls, tcp   configs and socket options
+//! http       conversion between the heads of `http` and those of the wire
+//! raw        raw bytes between a socket and a stream
+//! backoff    when to dial again
+//! workers    worker threads and open files of the programs
 //! ```
 //!
-//! Nothing here decides whether a request may be made; that is `policy`.
-
+//! Nothing here decides whether a request is allowed; that is `policy`.
 #![cfg_attr(
     test,
     expect(clippy::unwrap_used, reason = "a test fails by panicking")

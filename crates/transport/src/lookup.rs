@@ -1,14 +1,16 @@
-//! Looking names up, when several owners share the threads for it.
+//! Name lookups, when several owners share the threads for them.
 //!
 //! ```text
-//! owner ---> group (as many as it leaves) ---> pool (as many as the group leaves) ---> a thread
+//! owner ---> group (at most as many as it leaves) ---> pool (at most as many as the group leaves) ---> a thread
 //! ```
 //!
-//! Names are resolved by the system (`getaddrinfo`), so that what the operator wrote for it applies:
-//! nsswitch, the hosts file, search domains. Such a lookup blocks a thread and cannot be cancelled: its
-//! permit outlives a caller that no longer waits, and stays charged to its owner. Each group, and each
-//! owner in a group, may have as many lookups as it leaves for others (a dynamic threshold), so that slow
-//! names keep only their own owner waiting. Threads grow to the bound of the pool and not beyond.
+//! The system resolves names (`getaddrinfo`), so the operator's settings apply: nsswitch, the hosts
+//! file, search domains. Such a lookup blocks a thread and cannot be cancelled. Its permit outlives a
+//! caller that stopped waiting, and stays charged to its owner.
+//!
+//! Each group, and each owner in a group, may have as many lookups as it leaves for others (a dynamic
+//! threshold). Slow names therefore delay only their own owner. The number of threads never exceeds the
+//! pool's bound.
 
 use runtime::shortage::is_shortage;
 use std::collections::HashMap;
@@ -22,17 +24,17 @@ use tokio::time::{Instant, timeout_at};
 /// Why a name has no addresses.
 #[derive(Debug, thiserror::Error)]
 pub enum LookupError {
-    /// The owner has as many lookups running as it may have.
-    #[error("too many names are being looked up for this {0}")]
+    /// The owner reached its limit of concurrent lookups.
+    #[error("too many concurrent name lookups for this {0}")]
     Busy(&'static str),
     /// This host lacks descriptors or memory for a lookup.
     #[error("this host lacks file descriptors or memory to look a name up: {0}")]
     Shortage(io::Error),
-    /// The resolver said so.
+    /// The resolver's error.
     #[error("{0}")]
     Failed(io::Error),
-    /// The resolver said nothing in time.
-    #[error("no answer within {0:?}")]
+    /// The resolver did not respond in time.
+    #[error("no response within {0:?}")]
     Timeout(Duration),
     /// The name exists and has no address.
     #[error("it has no address")]
@@ -40,7 +42,7 @@ pub enum LookupError {
 }
 
 impl LookupError {
-    /// Whether the lookup failed for want of something of our own, so that nothing is known of the name.
+    /// Whether the lookup failed because this host lacks a resource. Nothing is known of the name then.
     pub fn is_shortage(&self) -> bool {
         match self {
             Self::Busy(_) | Self::Shortage(_) => true,
@@ -49,16 +51,16 @@ impl LookupError {
     }
 }
 
-/// Who a lookup is for.
+/// The owner of a lookup.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Owner {
-    /// The tenant, or whatever shares the pool.
+    /// The tenant, or another group that shares the pool.
     pub group: Arc<str>,
-    /// The caller in that group; empty where the group is one.
+    /// The caller in that group; empty if the group has no members.
     pub member: Arc<str>,
 }
 
-/// Lookups that run at a time.
+/// A pool of concurrent lookups.
 #[derive(Debug)]
 pub struct Lookups {
     max: usize,
@@ -81,7 +83,7 @@ struct Permit {
 }
 
 impl Lookups {
-    /// With so many at a time, each on a thread of its own.
+    /// Creates a pool of at most `max` concurrent lookups, each on its own thread.
     pub fn new(max: usize) -> Arc<Self> {
         Arc::new(Self {
             max: max.max(1),
@@ -90,8 +92,8 @@ impl Lookups {
         })
     }
 
-    /// The addresses of a name, each once, in the resolver's order. Waits within `within` also for a permit.
-    /// Cancel safe: the lookup itself runs on, charged to its owner.
+    /// Resolves a name to its addresses, each once, in the resolver's order. `within` includes the wait
+    /// for a permit. Cancel safe: the lookup itself goes on, charged to its owner.
     ///
     /// # Errors
     /// [`LookupError`].
@@ -122,13 +124,15 @@ impl Lookups {
         find: impl FnOnce() -> io::Result<Vec<SocketAddr>> + Send + 'static,
         within: Duration,
     ) -> Result<Vec<SocketAddr>, LookupError> {
+        // One deadline for both waits: the caller's time includes the wait for a permit.
         let by = Instant::now() + within;
         let permit = timeout_at(by, self.permit(owner)).await;
         let permit = permit.map_err(|_| LookupError::Busy("caller"))?;
         let finding = tokio::task::spawn_blocking(move || {
+            // The permit lives as long as the thread is blocked, whether or not the caller still waits.
             let _permit = permit;
-            // The system's resolver says of any name that it is not known when it cannot open a file or a
-            // socket.
+            // The system's resolver reports a name as unknown when it cannot open a file or a socket.
+            // Without this check a shortage of descriptors would look like a wrong name.
             spare_files().map_err(LookupError::Shortage)?;
             find().map_err(|error| match spare_files() {
                 Err(want) => LookupError::Shortage(want),
@@ -147,7 +151,7 @@ impl Lookups {
     async fn permit(self: &Arc<Self>, owner: &Owner) -> Permit {
         loop {
             let mut released = std::pin::pin!(self.released.notified());
-            // What is released from here on is seen.
+            // Registered before the check, so that a release between check and wait is not missed.
             released.as_mut().enable();
             if let Some(permit) = self.try_permit(owner) {
                 return permit;
@@ -161,7 +165,7 @@ impl Lookups {
         let of_group = running.of_group.get(&owner.group).copied().unwrap_or(0);
         let of_owner = running.of_owner.get(owner).copied().unwrap_or(0);
         let left = self.max - running.all;
-        // What the group may reach, if all others stay as they are, and what it leaves for its members.
+        // The group's threshold, if all other groups stay as they are, and what it leaves for its members.
         let group_max = (left + of_group).div_ceil(2);
         let left_of_group = group_max.saturating_sub(of_group).max(1);
         let has_members = !owner.member.is_empty();
@@ -199,24 +203,27 @@ impl Drop for Permit {
             }
         }
         drop(running);
+        // After the lock is released. All waiters are woken, because the thresholds of several owners may
+        // have risen.
         self.lookups.released.notify_waiters();
     }
 }
 
-/// Descriptors that a lookup may need at once: sockets to the resolver, files of the system's resolver.
+/// Descriptors that a lookup may need at the same time: sockets to the resolver, files of the system's
+/// resolver.
 const FILES_OF_LOOKUP: usize = 4;
 
-/// Tries whether the process may open as many descriptors as a lookup needs.
+/// Checks that the process can open as many descriptors as a lookup needs.
 ///
 /// # Errors
-/// What the system said, if it was for want of descriptors or memory.
+/// The system's error, if it lacks descriptors or memory.
 fn spare_files() -> io::Result<()> {
     let mut held = Vec::with_capacity(FILES_OF_LOOKUP);
     for _ in 0..FILES_OF_LOOKUP {
         match std::net::UdpSocket::bind((std::net::Ipv4Addr::LOCALHOST, 0)) {
             Ok(socket) => held.push(socket),
             Err(error) if is_shortage(&error) => return Err(error),
-            // A host without this family of addresses has no want of descriptors.
+            // A host without this address family is no shortage.
             Err(_) => break,
         }
     }
@@ -238,7 +245,7 @@ mod tests {
         }
     }
 
-    /// All permits that an owner gets.
+    /// Takes all permits that an owner can get.
     fn greedy(lookups: &Arc<Lookups>, owner: &Owner) -> Vec<Permit> {
         std::iter::from_fn(|| lookups.try_permit(owner)).collect()
     }
@@ -288,14 +295,14 @@ mod tests {
         }
         let found = lookups.run(&other, || Ok(Vec::new()), LONG).await;
         assert!(found.is_ok(), "{found:?}");
-        // Its own lookups end: it goes on.
+        // Its own lookups end, which frees permits.
         drop(released);
         let again = lookups.run(&slow, || Ok(Vec::new()), LONG).await;
         assert!(again.is_ok(), "{again:?}");
     }
 
     #[tokio::test]
-    async fn name_without_an_address_is_the_resolvers_word() {
+    async fn unknown_name_is_no_shortage() {
         let lookups = Lookups::new(4);
         let owner = owner("a", "1");
         let error = lookups

@@ -1,9 +1,9 @@
-//! The WebSocket of a session, with buffers that fit what it does.
+//! The WebSocket of a session, with buffers that fit its traffic.
 //!
-//! The WebSocket's own buffers never shrink, and the one for reading is filled with zeros each time
-//! that it is read into: one that suits long bodies costs small messages more than they are. So the
-//! buffers are exchanged, for larger ones when long bodies come, and for small ones when none do or
-//! the session has come to rest: a relay holds thousands of which few do anything at a time.
+//! The WebSocket's own buffers never shrink, and tungstenite fills the read buffer with zeros before
+//! each read. A buffer for long bodies therefore costs small messages more than their own bytes. So the
+//! buffers are replaced: by large ones when long bodies come, and by small ones when they end or the
+//! session becomes idle. A relay holds thousands of sessions, and few are active at the same time.
 
 use crate::websocket::{self, Buffers};
 use bytes::Bytes;
@@ -17,14 +17,14 @@ use tokio_tungstenite::WebSocketStream;
 use tokio_tungstenite::tungstenite::protocol::Role;
 use tokio_tungstenite::tungstenite::{Error, Message};
 
-/// Large buffers are for messages of this size and more, on average.
+/// Average message size above which large buffers are used.
 const LARGE_BYTES: u64 = 2 * 1024;
 
-/// So many bytes of messages show what their average is.
+/// Bytes of messages after which their average is meaningful.
 const SAMPLE_BYTES: u64 = 64 * 1024;
 
-/// Counts what the connection takes, to tell a slow write from a stalled one, and what it gives,
-/// to know when all of it was understood.
+/// Counts bytes written, to distinguish a slow write from a stalled one, and bytes read, to know when
+/// all of them were decoded.
 #[derive(Debug)]
 pub(crate) struct Metered<IO> {
     io: IO,
@@ -33,7 +33,7 @@ pub(crate) struct Metered<IO> {
 }
 
 impl<IO> Metered<IO> {
-    /// `ahead` bytes of it were read before.
+    /// Wraps a connection of which `ahead` bytes were read before.
     pub(crate) fn new(io: IO, ahead: usize) -> Self {
         Self {
             io,
@@ -76,15 +76,15 @@ impl<IO: AsyncWrite + Unpin> AsyncWrite for Metered<IO> {
     }
 }
 
-/// Bytes that a message takes on the wire at least (RFC 6455, 5.2): exactly these, if it came in
-/// one frame with the shortest length, as all do but those of strange peers.
+/// Returns the least bytes that a message takes on the wire (RFC 6455, 5.2). It takes exactly these if
+/// it came in one frame with the shortest length, as those of nearly every peer do.
 fn wire_bytes(role: Role, payload: usize) -> u64 {
     let length = match payload {
         0..=125 => 0,
         126..=0xffff => 2,
         _ => 8,
     };
-    // What comes from a client is masked.
+    // Frames from a client are masked, with a key of four bytes.
     let mask = match role {
         Role::Server => 4,
         Role::Client => 0,
@@ -95,23 +95,23 @@ fn wire_bytes(role: Role, payload: usize) -> u64 {
 /// A WebSocket and the connection under it.
 #[derive(Debug)]
 pub(crate) struct Socket<IO> {
-    /// Only gone while it is exchanged.
+    /// `None` only while it is replaced.
     ws: Option<WebSocketStream<Metered<IO>>>,
     role: Role,
-    /// Bytes of what came out of it, counted as [`wire_bytes`]. When they are all that was read,
-    /// nothing is in its buffers: a message takes no fewer.
-    understood: u64,
+    /// Bytes of the messages that were decoded, counted by [`wire_bytes`]. When they equal the bytes read, its
+    /// buffers are empty, since a message takes no fewer bytes.
+    decoded: u64,
     buffers: Buffers,
-    /// Messages and their bytes, since the buffers were last looked at.
+    /// Messages and their bytes, since the buffers were last checked.
     messages: u64,
     bytes: u64,
 }
 
 impl<IO: AsyncRead + AsyncWrite + Unpin> Socket<IO> {
-    /// Before the first message. The WebSocket has small buffers.
+    /// Wraps a WebSocket with small buffers, before its first message.
     pub(crate) fn new(ws: WebSocketStream<Metered<IO>>, role: Role) -> Self {
         Self {
-            understood: 0,
+            decoded: 0,
             ws: Some(ws),
             role,
             buffers: Buffers::Small,
@@ -120,13 +120,13 @@ impl<IO: AsyncRead + AsyncWrite + Unpin> Socket<IO> {
         }
     }
 
-    /// The peer has sent nothing behind the last message, and cannot have: all that was read, also
-    /// before there was a WebSocket, is understood.
-    pub(crate) fn caught_up(&mut self) {
-        self.understood = self.meter().read;
+    /// Records that all bytes read so far are decoded, also those before the WebSocket. Only valid
+    /// where the peer cannot have sent anything after the last message.
+    pub(crate) fn mark_all_decoded(&mut self) {
+        self.decoded = self.meter().read;
     }
 
-    /// The next message. Cancel safe.
+    /// Waits for the next message. Cancel safe.
     pub(crate) async fn next(&mut self) -> Option<Result<Message, Error>> {
         poll_fn(|cx| self.poll_next(cx)).await
     }
@@ -137,28 +137,35 @@ impl<IO: AsyncRead + AsyncWrite + Unpin> Socket<IO> {
         poll_fn(|cx| self.poll_flush(cx)).await
     }
 
-    /// Says Close.
+    /// Sends Close.
     pub(crate) async fn close(&mut self) -> Result<(), Error> {
         poll_fn(|cx| self.poll_close(cx)).await
     }
 
     fn ws(&mut self) -> Pin<&mut WebSocketStream<Metered<IO>>> {
-        Pin::new(self.ws.as_mut().expect("only gone while it is exchanged"))
+        Pin::new(
+            self.ws
+                .as_mut()
+                .expect("a socket is missing only while it is replaced"),
+        )
     }
 
     fn meter(&self) -> &Metered<IO> {
-        let ws = self.ws.as_ref().expect("only gone while it is exchanged");
+        let ws = self
+            .ws
+            .as_ref()
+            .expect("a socket is missing only while it is replaced");
         ws.get_ref()
     }
 
-    /// The next message.
+    /// Polls for the next message.
     pub(crate) fn poll_next(
         &mut self,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Message, Error>>> {
         let next = ready!(self.ws().poll_next(cx));
         if let Some(Ok(message)) = &next {
-            self.understood += wire_bytes(self.role, message.len());
+            self.decoded += wire_bytes(self.role, message.len());
             self.messages += 1;
             self.bytes += message.len() as u64;
         }
@@ -178,17 +185,17 @@ impl<IO: AsyncRead + AsyncWrite + Unpin> Socket<IO> {
         self.ws().poll_close(cx)
     }
 
-    /// Bytes that the connection took so far.
+    /// Returns the bytes that the connection accepted so far.
     pub(crate) fn written(&self) -> u64 {
         self.meter().written
     }
 
-    /// Whether it has buffers that it does not keep for ever.
+    /// Whether it has large buffers, which must be checked from time to time.
     pub(crate) fn is_large(&self) -> bool {
         self.buffers == Buffers::Large
     }
 
-    /// Whether long bodies come through small buffers.
+    /// Whether long bodies come through small buffers, so that larger ones should replace them.
     pub(crate) fn outgrew(&self) -> bool {
         self.buffers == Buffers::Small && self.bytes > SAMPLE_BYTES && self.takes_large()
     }
@@ -197,9 +204,9 @@ impl<IO: AsyncRead + AsyncWrite + Unpin> Socket<IO> {
         self.bytes > self.messages * LARGE_BYTES
     }
 
-    /// Gives it the buffers that it should have, if that can be done now: everything written is
-    /// flushed, and nothing that came is in them. Returns whether it was done; then it is to be
-    /// polled.
+    /// Replaces the buffers by ones that fit the traffic, if that is possible now: everything written
+    /// is flushed, and the read buffer is empty. Returns whether they were replaced; the socket must be
+    /// polled again then.
     pub(crate) fn fit(&mut self) -> bool {
         let wanted = if self.takes_large() {
             Buffers::Large
@@ -210,10 +217,11 @@ impl<IO: AsyncRead + AsyncWrite + Unpin> Socket<IO> {
             (self.messages, self.bytes) = (0, 0);
             return false;
         }
-        // A reply to a ping may be on its way out.
+        // A reply to a ping may still be in the write buffer.
         let mut cx = Context::from_waker(Waker::noop());
+        // A waker is not needed: if the flush is not complete, the buffers are checked again later.
         let is_flushed = matches!(self.poll_flush(&mut cx), Poll::Ready(Ok(())));
-        if !is_flushed || self.understood != self.meter().read {
+        if !is_flushed || self.decoded != self.meter().read {
             return false;
         }
         let Some(ws) = self.ws.take() else {
@@ -221,7 +229,7 @@ impl<IO: AsyncRead + AsyncWrite + Unpin> Socket<IO> {
         };
         let config = Some(websocket::config(wanted));
         let exchanged = WebSocketStream::from_raw_socket(ws.into_inner(), self.role, config);
-        // It waits for nothing.
+        // It is ready at once: creating a WebSocket from a raw socket does no I/O.
         self.ws = exchanged.now_or_never();
         self.buffers = wanted;
         (self.messages, self.bytes) = (0, 0);
@@ -253,7 +261,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn buffers_are_exchanged_only_when_all_that_came_was_understood() {
+    async fn buffers_are_replaced_only_when_empty() {
         for role in [Role::Server, Role::Client] {
             let (mut socket, mut peer) = pair(role).await;
             let (small, large) = (Bytes::from_static(b"a"), Bytes::from(vec![1; 20_000]));
@@ -290,7 +298,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_message_in_pieces_leaves_the_buffers_as_they_are() {
+    async fn fragmented_message_keeps_the_buffers() {
         use tokio_tungstenite::tungstenite::protocol::frame::Frame;
         use tokio_tungstenite::tungstenite::protocol::frame::coding::{Data, OpCode};
         let (mut socket, mut peer) = pair(Role::Server).await;

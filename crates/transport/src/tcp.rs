@@ -1,28 +1,28 @@
-//! Socket options of a tunnel's connection, and what an error of a socket means.
+//! Socket options of a tunnel's connection, and the meaning of socket errors.
 
 use socket2::{SockRef, TcpKeepalive};
 use std::io;
 use std::time::Duration;
 use tokio::net::TcpStream;
 
-/// Unsent bytes that the kernel keeps: one write's worth. More would queue behind the order that
-/// the session has decided.
+/// Unsent bytes that the kernel buffers: one write. More would leave in their old order, after the session has
+/// already decided on a new one.
 const NOTSENT_LOWAT_BYTES: u32 = 64 * 1024;
 
-/// Below the idle limits of the balancers that cut silently.
+/// Idle time before a keepalive probe, below the idle limits of balancers that drop connections silently.
 const KEEPALIVE: Duration = Duration::from_secs(30);
 
-/// Makes the end of a connection one that no peer takes for an orderly one: a reset, once it is dropped.
-/// For what was broken off in the middle.
+/// Makes a connection end with a TCP reset when it is dropped, so that the peer cannot mistake an
+/// aborted stream for a complete one.
 pub fn will_reset(stream: &TcpStream) {
-    // A socket that is gone already has ended.
+    // An error means that the socket is closed already, so there is nothing left to reset.
     let _ = SockRef::from(stream).set_linger(Some(Duration::ZERO));
 }
 
 /// Sets `TCP_NODELAY`, `TCP_NOTSENT_LOWAT` where the system has it, and keepalive probes.
 ///
 /// # Errors
-/// When the socket is gone.
+/// When the socket is closed.
 pub fn tune(stream: &TcpStream) -> io::Result<()> {
     stream.set_nodelay(true)?;
     let socket = SockRef::from(stream);
@@ -31,7 +31,7 @@ pub fn tune(stream: &TcpStream) -> io::Result<()> {
     socket.set_tcp_keepalive(&TcpKeepalive::new().with_time(KEEPALIVE))
 }
 
-/// Whether a connection failed before it was accepted: nothing is wrong with the listener.
+/// Whether a connection failed before it was accepted, so that the listener itself is fine.
 pub fn is_gone(error: &io::Error) -> bool {
     matches!(
         error.kind(),
@@ -47,7 +47,7 @@ mod tests {
 
     #[test]
     #[cfg(unix)]
-    fn connection_that_is_gone_is_no_shortage() {
+    fn aborted_connection_is_no_shortage() {
         use rustix::io::Errno;
         let of = |errno: Errno| io::Error::from_raw_os_error(errno.raw_os_error());
         for gone in [Errno::CONNABORTED, Errno::CONNRESET, Errno::CONNREFUSED] {

@@ -143,7 +143,7 @@ fn ok(body: BodyLength) -> ResponseHead {
     }
 }
 
-/// Answers with the request's own body, streamed.
+/// Responds with the request's own body, streamed.
 fn echo() -> Handler {
     Arc::new(|incoming: Incoming| {
         tokio::spawn(async move {
@@ -168,7 +168,7 @@ fn silent() -> Handler {
 }
 
 #[tokio::test]
-async fn a_small_call_comes_back_with_its_body() {
+async fn small_exchange_returns_its_body() {
     let (relay, _bridge) = tunnel(echo()).await;
     let (_send, mut recv) = relay
         .open(&request(BodyLength::Known(5)), b"hello", true)
@@ -178,7 +178,7 @@ async fn a_small_call_comes_back_with_its_body() {
 }
 
 #[tokio::test]
-async fn megabytes_cross_both_ways_with_small_windows() {
+async fn large_bodies_cross_with_small_windows() {
     let (relay, _bridge) = tunnel(echo()).await;
     let body: Bytes = (0..5_000_000u32)
         .map(|i| (i % 251) as u8)
@@ -202,10 +202,10 @@ async fn megabytes_cross_both_ways_with_small_windows() {
         .unwrap();
 }
 
-/// The buffers are looked at each second while large frames come; all goes on meanwhile, also when
-/// the driver is just waiting for what it shall send.
+/// The buffers are checked each second while large frames come. Exchanges continue meanwhile, also when
+/// the driver waits for frames to send.
 #[tokio::test]
-async fn exchanges_go_on_while_buffers_are_exchanged() {
+async fn exchanges_continue_while_buffers_are_replaced() {
     let (relay, _bridge) = tunnel(echo()).await;
     let began = Instant::now();
     let exchanging = (0..4).map(|n: usize| {
@@ -233,28 +233,28 @@ async fn exchanges_go_on_while_buffers_are_exchanged() {
 }
 
 #[tokio::test]
-async fn dropping_an_exchange_reaches_the_bridge() {
-    let (told, mut heard) = tokio::sync::mpsc::channel(1);
+async fn dropped_exchange_is_reset_at_the_bridge() {
+    let (failed, mut received) = tokio::sync::mpsc::channel(1);
     let handler: Handler = Arc::new(move |incoming: Incoming| {
-        let told = told.clone();
+        let failed = failed.clone();
         tokio::spawn(async move {
             let failure = incoming.send.closed().await;
-            told.send(failure).await.unwrap();
+            failed.send(failure).await.unwrap();
         });
     });
     let (relay, _bridge) = tunnel(handler).await;
     drop(relay.open(&request(BodyLength::None), b"", true).unwrap());
-    // Nothing had left yet: the bridge never hears of it.
+    // Nothing had left yet: the bridge never learns of it.
     let pair = relay.open(&request(BodyLength::None), b"", true).unwrap();
     tokio::time::sleep(Duration::from_millis(50)).await;
     drop(pair);
-    let failure = heard.recv().await.unwrap();
+    let failure = received.recv().await.unwrap();
     assert_eq!(failure.code, Code::Cancelled);
     assert_eq!(failure.execution, Execution::NotDispatched);
 }
 
 #[tokio::test]
-async fn a_cancel_brings_the_bridges_word() {
+async fn cancel_returns_the_bridges_execution_state() {
     let dispatching: Handler = Arc::new(|incoming: Incoming| {
         tokio::spawn(async move {
             incoming.send.dispatched().unwrap();
@@ -278,7 +278,7 @@ async fn a_cancel_brings_the_bridges_word() {
 }
 
 #[tokio::test]
-async fn an_answer_shorter_than_its_head_said_is_an_error() {
+async fn truncated_response_is_an_error() {
     let handler: Handler = Arc::new(|mut incoming: Incoming| {
         incoming
             .send
@@ -292,7 +292,7 @@ async fn an_answer_shorter_than_its_head_said_is_an_error() {
 }
 
 #[tokio::test]
-async fn a_source_that_waits_notices_that_nobody_reads_on() {
+async fn slow_source_notices_stop() {
     let handler: Handler = Arc::new(|incoming: Incoming| {
         tokio::spawn(async move {
             let Incoming {
@@ -315,7 +315,7 @@ async fn a_source_that_waits_notices_that_nobody_reads_on() {
 }
 
 #[tokio::test]
-async fn a_lost_connection_fails_every_exchange_once_and_says_how_far_it_came() {
+async fn lost_connection_fails_every_exchange_once() {
     let (relay, bridge) = tunnel(silent()).await;
     let (_send, mut recv) = relay.open(&request(BodyLength::None), b"", true).unwrap();
     tokio::time::sleep(Duration::from_millis(50)).await;
@@ -330,7 +330,7 @@ async fn a_lost_connection_fails_every_exchange_once_and_says_how_far_it_came() 
 }
 
 #[tokio::test]
-async fn a_draining_bridge_finishes_what_runs_and_closes() {
+async fn draining_bridge_finishes_running_exchanges() {
     let (relay, bridge) = tunnel(echo()).await;
     let (mut send, mut recv) = relay
         .open(&request(BodyLength::Unknown), b"a", false)
@@ -350,7 +350,7 @@ async fn a_draining_bridge_finishes_what_runs_and_closes() {
 }
 
 #[tokio::test]
-async fn a_proof_for_another_connection_is_told_apart_from_a_wrong_key() {
+async fn channel_binding_error_differs_from_wrong_key() {
     let theirs = ChannelBinding::Exporter([1; 32]);
     for (signed, held, public_seed, expected) in [
         (Some([1; 32]), theirs, 7, Ok(())),
@@ -386,7 +386,7 @@ fn client_message(frame: &[u8]) -> Vec<u8> {
 }
 
 #[tokio::test]
-async fn an_oversized_message_is_refused_by_its_header() {
+async fn oversized_message_is_rejected_by_its_header() {
     let (near, mut far) = duplex(1 << 20);
     let opening = tokio::spawn(relay_opening(near, Bytes::new(), challenge()));
     // A length of 1 GiB, and not one byte of it.
@@ -405,7 +405,7 @@ async fn an_oversized_message_is_refused_by_its_header() {
 }
 
 #[tokio::test]
-async fn a_hello_that_is_none_ends_the_opening() {
+async fn invalid_hello_ends_the_opening() {
     let (near, mut far) = duplex(1 << 20);
     let opening = tokio::spawn(relay_opening(near, Bytes::new(), challenge()));
     far.write_all(&client_message(&[0x30, 0, 0, 0, 0, 0, 1]))
@@ -418,7 +418,7 @@ async fn a_hello_that_is_none_ends_the_opening() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn silence_ends_the_opening() {
+async fn silent_peer_ends_the_opening() {
     let (near, mut far) = duplex(1 << 20);
     let opening = tokio::spawn(relay_opening(near, Bytes::new(), challenge()));
     let mut buffer = [0; 1024];
@@ -427,7 +427,7 @@ async fn silence_ends_the_opening() {
 }
 
 #[tokio::test]
-async fn a_stalled_reader_leaves_the_other_exchanges_alone() {
+async fn stalled_reader_does_not_block_others() {
     let handler: Handler = Arc::new(|incoming: Incoming| {
         tokio::spawn(async move {
             let Incoming { mut send, recv, .. } = incoming;
@@ -462,7 +462,7 @@ async fn a_stalled_reader_leaves_the_other_exchanges_alone() {
 }
 
 #[tokio::test]
-async fn an_answer_before_the_request_was_read_is_whole() {
+async fn early_response_is_complete() {
     let handler: Handler = Arc::new(|mut incoming: Incoming| {
         incoming
             .send

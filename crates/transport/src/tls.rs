@@ -1,4 +1,4 @@
-//! TLS: configurations for both sides, and what binds a proof to a connection.
+//! TLS configs for both sides, and the channel binding of a connection.
 
 use protocol::opening::{CHANNEL_BINDING_BYTES, EXPORTER_LABEL};
 use rustls::crypto::CryptoProvider;
@@ -9,41 +9,41 @@ use std::ops::Deref;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-/// Why TLS could not be set up. Names the file.
+/// Why TLS could not be set up. Where a file is the reason, the error names it.
 #[derive(Debug, thiserror::Error)]
 pub enum TlsSetupError {
-    /// A PEM file cannot be read or holds nothing of the kind.
+    /// A PEM file cannot be read, or does not contain what it should.
     #[error("{path}: {detail}", path = .path.display())]
     File {
         /// The file.
         path: PathBuf,
-        /// What is wrong with it.
+        /// What is wrong with the file.
         detail: String,
     },
-    /// No root certificate at all.
+    /// There is no root certificate at all.
     #[error("no root certificates: the system has none ({detail}) and no CA file is given")]
     NoRoots {
-        /// What the system said.
+        /// The system's error.
         detail: String,
     },
-    /// Certificates cannot be read now: this machine has no descriptor or memory left. What was read until
-    /// then is not used: without all roots, targets would be taken for untrusted.
+    /// Certificates cannot be read now: this machine lacks file descriptors or memory. Roots that were
+    /// read before are not used: with only some of them, valid targets would be rejected as untrusted.
     #[error("certificates cannot be read now: {0}")]
     Shortage(#[source] std::io::Error),
-    /// The parts do not fit together.
+    /// rustls rejects the combination.
     #[error("{0}")]
     Rustls(#[from] rustls::Error),
 }
 
-/// The cryptography that everything here uses; nothing relies on a process-wide default.
+/// Returns the cryptography provider that all configs use. Nothing depends on a process-wide default.
 pub fn provider() -> Arc<CryptoProvider> {
     Arc::new(rustls::crypto::ring::default_provider())
 }
 
-/// Certificates of a PEM file.
+/// Reads the certificates of a PEM file.
 ///
 /// # Errors
-/// [`TlsSetupError::File`] when it cannot be read or holds none.
+/// [`TlsSetupError::File`] when it cannot be read or contains none.
 pub fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, TlsSetupError> {
     let failed = |detail: String| TlsSetupError::File {
         path: path.to_owned(),
@@ -58,18 +58,20 @@ pub fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, TlsSetu
             error => failed(format!("no PEM certificates could be read: {error}")),
         })?;
     if found.is_empty() {
-        return Err(failed("holds no PEM certificate".into()));
+        return Err(failed("contains no PEM certificate".into()));
     }
     Ok(found)
 }
 
-/// The system's roots, and those of the extra files beside them.
+/// Reads the system's roots, and those of the extra files in addition.
 ///
 /// # Errors
 /// [`TlsSetupError`] when a file is unusable or there is no root at all.
 pub fn roots(extra_ca_files: &[PathBuf]) -> Result<RootCertStore, TlsSetupError> {
     let mut store = RootCertStore::empty();
     let mut system = rustls_native_certs::load_native_certs();
+    // The loader returns partial results with errors. An error for want of descriptors must not pass
+    // for a small set of roots.
     let shortage = |error: &rustls_native_certs::Error| runtime::shortage::is_in(error);
     if let Some(at) = system.errors.iter().position(shortage) {
         let error = system.errors.swap_remove(at);
@@ -85,10 +87,11 @@ pub fn roots(extra_ca_files: &[PathBuf]) -> Result<RootCertStore, TlsSetupError>
                 .add(certificate)
                 .map_err(|error| TlsSetupError::File {
                     path: path.clone(),
-                    detail: format!("holds a certificate that cannot be a root: {error}"),
+                    detail: format!("contains a certificate that cannot be a root: {error}"),
                 })?;
         }
     }
+    // A client without roots would reject every server with an error that names no cause.
     if store.is_empty() {
         let detail = system.errors.first().map(ToString::to_string);
         return Err(TlsSetupError::NoRoots {
@@ -98,7 +101,7 @@ pub fn roots(extra_ca_files: &[PathBuf]) -> Result<RootCertStore, TlsSetupError>
     Ok(store)
 }
 
-/// The oldest version of TLS that is spoken.
+/// The oldest version of TLS that is supported.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Oldest {
     /// TLS 1.2.
@@ -108,21 +111,21 @@ pub enum Oldest {
     Tls13,
 }
 
-/// How a client speaks TLS. The system's roots are always trusted.
+/// The TLS settings of a client. The system's roots are always trusted.
 #[derive(Debug, Default)]
 pub struct ClientTls<'a> {
-    /// PEM files with more roots.
+    /// PEM files with additional roots. Defaults to none.
     pub ca_files: &'a [PathBuf],
-    /// Protocols that are offered, the first one preferred.
+    /// ALPN protocols in order of preference. Defaults to none.
     pub alpn: &'a [&'a [u8]],
-    /// The oldest version.
+    /// The oldest version. Defaults to TLS 1.2.
     pub oldest: Oldest,
-    /// Its own certificate, leaf first, and the key of that.
+    /// The client certificate, leaf first, and its key. Defaults to none.
     pub own: Option<(Vec<CertificateDer<'static>>, PrivateKeyDer<'static>)>,
 }
 
 impl ClientTls<'_> {
-    /// The configuration.
+    /// Creates the config.
     ///
     /// # Errors
     /// [`TlsSetupError`] when a file is unusable, there is no root at all, or key and certificate do
@@ -144,7 +147,7 @@ impl ClientTls<'_> {
     }
 }
 
-/// A client's configuration: TLS 1.2 and 1.3, the system's roots and the extra ones.
+/// Creates a client config: TLS 1.2 and 1.3, the system's roots and the extra ones.
 ///
 /// # Errors
 /// [`TlsSetupError`] when a file is unusable or there is no root at all.
@@ -160,7 +163,7 @@ pub fn client_config(
     tls.config()
 }
 
-/// A server's configuration from PEM files: TLS 1.2 (with extended master secret) and 1.3.
+/// Creates a server config from PEM files: TLS 1.2 and 1.3.
 ///
 /// # Errors
 /// [`TlsSetupError`] when a file is unusable or key and certificate do not match.
@@ -182,7 +185,7 @@ pub fn server_config(
     Ok(config)
 }
 
-/// The channel binding of a connection (RFC 9266, `tls-exporter`); `None` before its handshake.
+/// Returns the channel binding of a connection (RFC 9266, `tls-exporter`); `None` before its handshake.
 pub fn channel_binding<C, S>(connection: &C) -> Option<[u8; CHANNEL_BINDING_BYTES]>
 where
     C: Deref<Target = rustls::ConnectionCommon<S>>,

@@ -5,16 +5,16 @@ use protocol::limits::{FRAME_MAX_BYTES, WRITE_BATCH_BYTES};
 use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
 use tokio_tungstenite::tungstenite::protocol::WebSocketConfig;
 
-/// The subprotocol that both sides name.
-pub const SUBPROTOCOL: &str = "integration-bridge.v1";
+/// The subprotocol of the tunnel (W-1).
+pub(crate) const SUBPROTOCOL: &str = "integration-bridge.v1";
 
-/// Where on the relay tunnels begin.
+/// The path of tunnels on the relay (W-1).
 pub const TUNNEL_PATH: &str = "/v1/tunnel";
 
-/// How much is read at once.
+/// The size of a WebSocket's read buffer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Buffers {
-    /// For a session at rest, and for small frames.
+    /// For an idle session, and for small frames.
     Small,
     /// For long bodies: two full DATA frames.
     Large,
@@ -29,29 +29,29 @@ impl Buffers {
     }
 }
 
-/// Limits of a tunnel's WebSocket. A message above the largest frame is refused by its header,
-/// before any of it is buffered.
+/// Returns the limits of a tunnel's WebSocket. A message that exceeds the largest frame is rejected by
+/// its header, before any of it is buffered.
 pub(crate) fn config(buffers: Buffers) -> WebSocketConfig {
     WebSocketConfig::default()
         .read_buffer_size(buffers.read_bytes())
-        // A batch is flushed as a whole, in one write.
+        // Larger than a batch, so that a batch is written when it is flushed, in one system call.
         .write_buffer_size(2 * WRITE_BATCH_BYTES)
         .max_write_buffer_size(4 * WRITE_BATCH_BYTES)
         .max_message_size(Some(FRAME_MAX_BYTES))
         .max_frame_size(Some(FRAME_MAX_BYTES))
 }
 
-/// Why a request is no upgrade to a tunnel.
+/// Why a request is not an upgrade to a tunnel.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum UpgradeError {
-    /// Not an HTTP/1.1 GET with `Upgrade: websocket`.
-    #[error("this path takes WebSocket upgrades (HTTP/1.1, RFC 6455) only")]
+    /// It is not an HTTP/1.1 GET with `Upgrade: websocket`.
+    #[error("this path accepts only WebSocket upgrades (HTTP/1.1, RFC 6455)")]
     NotWebSocket,
-    /// Another version than 13, or no key.
-    #[error("WebSocket version 13 and a key are needed (RFC 6455, 4.2.1)")]
+    /// The version is not 13, or the key is missing.
+    #[error("WebSocket version 13 and a key are required (RFC 6455, 4.2.1)")]
     Handshake,
     /// The subprotocol is not offered.
-    #[error("the subprotocol integration-bridge.v1 must be offered")]
+    #[error("the subprotocol integration-bridge.v1 is required")]
     Subprotocol,
 }
 
@@ -64,10 +64,10 @@ fn has_token(headers: &HeaderMap, name: header::HeaderName, token: &str) -> bool
         .any(|item| item.trim().eq_ignore_ascii_case(token))
 }
 
-/// Checks an upgrade request and makes its `101` answer (RFC 6455, 4.2).
+/// Checks an upgrade request and returns its `101` response (RFC 6455, 4.2).
 ///
 /// # Errors
-/// [`UpgradeError`]: the request is to be refused with 400 (or 426).
+/// [`UpgradeError`]: reject the request with 400 (or 426).
 pub fn accept_upgrade<B>(request: &http::Request<B>) -> Result<Response<()>, UpgradeError> {
     let headers = request.headers();
     if request.method() != Method::GET
@@ -79,6 +79,7 @@ pub fn accept_upgrade<B>(request: &http::Request<B>) -> Result<Response<()>, Upg
     }
     let version = headers.get(header::SEC_WEBSOCKET_VERSION);
     let key = headers.get(header::SEC_WEBSOCKET_KEY);
+    // 16 random bytes in base64 have 24 characters (RFC 6455, 4.1).
     let Some(key) = key.filter(|key| key.len() == 24 && version.is_some_and(|v| v == "13")) else {
         return Err(UpgradeError::Handshake);
     };

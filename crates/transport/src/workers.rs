@@ -1,17 +1,17 @@
-//! How many threads a program works with, and how many files.
+//! Worker threads and open files of a program.
 //!
-//! A session is moved by one task, and the tasks that it wakes do little each: on one thread they
-//! cost less than on two that hand them to each other. `TOKIO_WORKER_THREADS` says otherwise.
+//! One task drives a session, and the tasks that it wakes do little each. On one thread they cost less than on
+//! two threads that pass them to each other. `TOKIO_WORKER_THREADS` overrides the number of threads.
 
 use std::num::NonZero;
 use tokio::runtime::Builder;
 
-/// Which part of the machine a program is given.
+/// The share of the machine's cores that a program uses.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum WorkerShare {
-    /// All cores but one, which the kernel's side of the network and the database have work for.
+    /// All cores but one, which the kernel's network stack and the database use.
     AllButOne,
-    /// Half of the cores: others live on this host.
+    /// Half of the cores: other programs run on this host.
     Half,
 }
 
@@ -24,8 +24,9 @@ impl WorkerShare {
     }
 }
 
-/// Each connection is an open file: takes as many as the system lets the program have. What is preset for
-/// a shell is often 1,024, and the limit behind it far higher.
+/// Raises the limit of open files to the maximum that the system allows.
+///
+/// Each connection is an open file. The soft limit of a shell is often 1,024, and the hard limit far higher.
 #[cfg(unix)]
 fn raise_files() {
     use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
@@ -37,14 +38,14 @@ fn raise_files() {
     if limit.current != limit.maximum
         && let Err(error) = setrlimit(Resource::Nofile, raised)
     {
-        tracing::debug!(%error, "the limit of open files stays as it is");
+        tracing::debug!(%error, "cannot raise the limit of open files");
     }
 }
 
 #[cfg(not(unix))]
 fn raise_files() {}
 
-/// How many open files the process may have.
+/// Returns how many files the process may have open.
 #[cfg(unix)]
 pub fn files_max() -> usize {
     let limit = rustix::process::getrlimit(rustix::process::Resource::Nofile);
@@ -52,14 +53,14 @@ pub fn files_max() -> usize {
     usize::try_from(current).unwrap_or(usize::MAX)
 }
 
-/// How many open files the process may have: the system says no number.
+/// Returns how many files the process may have open: this system has no such limit.
 #[cfg(not(unix))]
 pub fn files_max() -> usize {
     usize::MAX
 }
 
-/// A runtime with that many worker threads, all drivers on, in a process that may have as many open
-/// files as the system allows.
+/// Creates a runtime builder with the worker threads of a share and all drivers, and raises the
+/// process's limit of open files.
 pub fn builder(share: WorkerShare) -> Builder {
     raise_files();
     let mut builder = Builder::new_multi_thread();
@@ -76,7 +77,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn there_is_always_a_thread() {
+    fn every_share_has_a_thread() {
         for (cores, all_but_one, half) in [(1, 1, 1), (2, 1, 1), (4, 3, 2), (64, 63, 32)] {
             assert_eq!(WorkerShare::AllButOne.threads(cores), all_but_one);
             assert_eq!(WorkerShare::Half.threads(cores), half);

@@ -1,4 +1,4 @@
-//! What the target `session_input` does with its input; the ordinary tests replay its corpus here.
+//! The body of the target `session_input`. The ordinary tests replay its corpus with it.
 
 use bytes::Bytes;
 use protocol::code::{Code, Failure};
@@ -10,17 +10,16 @@ use protocol::session::{Budget, Config, EndReason, Event, Session, Side};
 use std::collections::HashSet;
 use std::time::{Duration, Instant};
 
-/// What a session is told to do, one byte at a time:
+/// Drives a session by its input, one byte at a time:
 ///
 /// ```text
 /// setup     u8: bit 0 the side, bits 1 to 3 the windows
 /// step      op u8
 ///   op < 128       a frame from the peer: its length u8 (and the low 7 bits of op above it), bytes
-///   op >= 128      a user's act: op names it, the next byte the stream
+///   op >= 128      a user's command: op selects it, the next byte the stream
 /// ```
 ///
-/// Whatever comes, nothing panics, what the session sends are frames, and when all is over
-/// nothing is left.
+/// For any input nothing panics, the session sends valid frames, and it is quiescent at the end.
 pub(crate) fn session_input(start: Instant, data: &[u8]) {
     let mut input = Input { data };
     let setup = input.byte();
@@ -92,13 +91,13 @@ struct Run {
     side: Side,
     now: Instant,
     opened: Vec<u32>,
-    /// Streams whose sending direction its user has ended: nothing more may be sent on them.
+    /// Streams whose user has ended the sending direction: nothing more may be sent on them.
     finished: HashSet<u32>,
     headed: HashSet<u32>,
 }
 
 impl Run {
-    /// What a user of a session or of a stream may do.
+    /// Runs one command of a user of the session or of a stream.
     fn act(&mut self, op: u8, id: u32) -> Result<(), EndReason> {
         let session = &mut self.session;
         let (side, now) = (self.side, self.now);
@@ -138,7 +137,7 @@ impl Run {
                 let _ = session.read(now, id);
             }
             8 => session.stop(id),
-            9 => session.reset(id, Failure::not_dispatched(Code::Cancelled, "taken back")),
+            9 => session.reset(id, Failure::not_dispatched(Code::Cancelled, "cancelled")),
             10 => session.release(id),
             11 => {
                 self.now += Duration::from_millis(10 * u64::from(id));
@@ -160,7 +159,7 @@ impl Run {
         while let Some(frame) = self.session.poll_transmit(self.now) {
             let decoded = Frame::decode(frame.clone()).expect("a session sends frames");
             let again = decoded.expect("known frames").encode();
-            assert_eq!(again, Ok(frame), "in another spelling than its own");
+            assert_eq!(again, Ok(frame), "not in canonical encoding");
         }
         let _ = self.session.poll_timeout();
     }

@@ -1,4 +1,4 @@
-//! Any bytes as a frame.
+//! Any bytes decoded as a frame.
 #![no_main]
 
 #[path = "../bodies/frame_decode.rs"]

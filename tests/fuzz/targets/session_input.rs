@@ -1,4 +1,4 @@
-//! Any frames into a session of each side, among what its users do.
+//! Any frames into a session of each side, mixed with commands of its users.
 #![no_main]
 
 #[path = "../bodies/session_input.rs"]

@@ -1,7 +1,7 @@
-//! How long the work of `tests/work` takes, by criterion: `cargo xtask bench micro`.
+//! Times the work of `tests/work` with criterion: `cargo xtask bench micro`.
 //!
-//! It is the same work whose instructions `cargo xtask gate` holds. This tells what they are worth
-//! on one machine, and how much of it is waiting for memory.
+//! `cargo xtask gate` counts the instructions of the same work. This benchmark shows their duration on
+//! one machine, and how much of it is spent waiting for memory.
 
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 

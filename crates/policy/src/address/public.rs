@@ -4,7 +4,7 @@ use super::{always_refused, readings};
 use ipnet::{Ipv4Net, Ipv6Net};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-/// Blocks of IPv4 that are not the public internet and not refused anyway, except loopback.
+/// IPv4 blocks that are not on the public internet, except those that are always refused.
 const NOT_PUBLIC_V4: [Ipv4Net; 11] = [
     Ipv4Net::new_assert(Ipv4Addr::new(10, 0, 0, 0), 8),
     Ipv4Net::new_assert(Ipv4Addr::new(100, 64, 0, 0), 10),
@@ -19,7 +19,7 @@ const NOT_PUBLIC_V4: [Ipv4Net; 11] = [
     Ipv4Net::new_assert(Ipv4Addr::new(203, 0, 113, 0), 24),
 ];
 
-/// The blocks of IPv6 that hold the public internet: global unicast, and NAT64 towards it.
+/// The IPv6 blocks of the public internet: global unicast, and NAT64 towards it.
 const PUBLIC_V6: [Ipv6Net; 2] = [
     Ipv6Net::new_assert(Ipv6Addr::new(0x2000, 0, 0, 0, 0, 0, 0, 0), 3),
     Ipv6Net::new_assert(Ipv6Addr::new(0x64, 0xff9b, 0, 0, 0, 0, 0, 0), 96),
@@ -34,8 +34,9 @@ const NOT_PUBLIC_V6: [Ipv6Net; 4] = [
     Ipv6Net::new_assert(Ipv6Addr::new(0x2002, 0, 0, 0, 0, 0, 0, 0), 16),
 ];
 
-/// Whether `addr`, and what it carries, is on the public internet.
+/// Whether `addr`, and every address that it carries, is on the public internet.
 pub fn is_public(addr: IpAddr) -> bool {
+    // All readings must be public: an IPv6 address may carry a private IPv4 address.
     always_refused(addr).is_none()
         && readings(addr).all(|reading| match reading {
             IpAddr::V4(addr) => !NOT_PUBLIC_V4.iter().any(|net| net.contains(&addr)),

@@ -1,14 +1,14 @@
-//! Which addresses a matching rule lets through.
+//! Which addresses a matching rule admits.
 //!
 //! ```text
-//! address --> always refused? --> public, where that is asked for? --> the rule's? --> loopback
-//! or the machine's own: named? --> admitted
+//! address --> always refused? --> public, if required? --> within the rule? --> loopback or the
+//! machine's own: named? --> admitted
 //! ```
 //!
-//! A rule by name admits whatever the name resolves to, private networks above all: that is what
-//! the bridge is for. Loopback and the machine's own addresses are different. Services there
-//! trust whoever is local, and whoever answers a DNS query could point a name at them; so they
-//! must be named as addresses.
+//! A rule by name admits every address that the name resolves to, private networks included: this is
+//! the bridge's purpose. Loopback and the machine's own addresses are different. Services there trust
+//! local clients, and the server of a DNS zone could point a name at them. So a rule must name them as
+//! addresses.
 
 use super::candidate::RuleRef;
 use super::refusal::{Refusal, RefusalKind, part};
@@ -17,7 +17,7 @@ use crate::rule::host_pattern::HostPattern;
 use crate::target::host::Host;
 use std::net::IpAddr;
 
-/// What every rule is subject to.
+/// The limits of every rule.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Limits {
     /// The machine's own addresses, canonical and without loopback.
@@ -28,7 +28,7 @@ pub(crate) struct Limits {
     pub(crate) is_configured: bool,
 }
 
-/// A rule or endpoint that allows the request, as far as its address is one of its own.
+/// A rule or endpoint that allows the request, if it admits its address.
 #[derive(Debug, Clone)]
 pub(crate) struct Grant {
     pub(crate) rule: RuleRef,
@@ -40,7 +40,7 @@ impl Grant {
         Self { rule, pattern }
     }
 
-    /// An endpoint admits what a rule with the host of its URL would.
+    /// Creates the grant of an endpoint: it admits the same addresses as a rule with the host of its URL.
     pub(crate) fn endpoint(rule: RuleRef, host: &Host) -> Self {
         let pattern = match host {
             Host::Name(name) => HostPattern::Name(name.clone()),
@@ -49,7 +49,7 @@ impl Grant {
         Self { rule, pattern }
     }
 
-    /// Whether the rule names this address: by itself, or by a network of one address.
+    /// Whether the rule names this address, as an address or as a network of one address.
     fn names(&self, addr: IpAddr) -> bool {
         let single = self
             .pattern
@@ -58,12 +58,13 @@ impl Grant {
         single && self.pattern.contains(addr)
     }
 
-    /// Whether the rule names loopback: by an address, a network within it, or `localhost` and
-    /// exact names below it (RFC 6761 section 6.3). All but the first are for loopback itself, not
-    /// for addresses that carry it.
+    /// Whether the rule names loopback: by an address, a network within it, or `localhost` and exact
+    /// names below it (RFC 6761 section 6.3). All but the first are for loopback itself, not for IPv6
+    /// addresses that carry it.
     fn names_loopback(&self, addr: IpAddr) -> bool {
         let within = match &self.pattern {
             HostPattern::Name(name) => name == "localhost" || name.ends_with(".localhost"),
+            // A wildcard names no single host, so it cannot name loopback.
             HostPattern::Wildcard(_) => false,
             HostPattern::Addr(_) | HostPattern::Net(_) => {
                 let ends = self
@@ -78,7 +79,7 @@ impl Grant {
 }
 
 impl Limits {
-    /// Refuses hosts that no rule can allow, before anything is resolved.
+    /// Refuses hosts that no rule can allow, before a name is resolved.
     pub(crate) fn refuse_host(&self, host: &Host) -> Result<(), Refusal> {
         match host {
             Host::Name(name) if is_metadata_name(name) => {
@@ -90,12 +91,13 @@ impl Limits {
         }
     }
 
-    /// Whether `addr`, which `host` is or was resolved to, may be connected to under this grant.
+    /// Checks whether `addr`, which `host` is or was resolved to, may be connected to under this grant.
     pub(crate) fn admit(&self, grant: &Grant, host: &Host, addr: IpAddr) -> Result<(), Refusal> {
         if self.is_configured {
             return Ok(());
         }
         self.refuse_host(host)?;
+        // First, so that no rule and no setting can lift it.
         refuse_always(host, addr)?;
         let refuse = |why: String| {
             let detail = format!("{} {why}", describe(host, addr));
@@ -106,13 +108,14 @@ impl Limits {
                 "is not on the public internet, and nothing else is called from here".into(),
             );
         }
+        // A caller of `approve` that mixes up addresses must not widen what the URL states.
         if let Host::Addr(literal) = host
             && literal.to_canonical() != addr.to_canonical()
         {
             return refuse(format!("is not the address in the URL, {literal}"));
         }
         let admits = match &grant.pattern {
-            // Which names they match was decided with the URL.
+            // Whether the name matches was decided with the URL.
             HostPattern::Name(_) | HostPattern::Wildcard(_) => true,
             HostPattern::Addr(_) | HostPattern::Net(_) => grant.pattern.contains(addr),
         };
@@ -125,6 +128,7 @@ impl Limits {
                 "is loopback, which must be named: call it by address, with host = \"{canonical}\" in an allow rule"
             ));
         }
+        // All readings: an IPv6 address that carries one of this machine's reaches the same services.
         if readings(addr).any(|reading| self.own.contains(&reading)) && !grant.names(addr) {
             return refuse(format!(
                 "is this machine's own, which must be named: call it by address, with host = \"{canonical}\" in an \
@@ -159,7 +163,7 @@ fn describe(host: &Host, addr: IpAddr) -> String {
 mod tests {
     use super::*;
 
-    /// Whether a rule for `pattern` admits `addr` for `host`; the machine itself is 10.0.0.5 and
+    /// Checks whether a rule for `pattern` admits `addr` for `host`. The machine itself is 10.0.0.5 and
     /// fd00::5.
     fn admit(pattern: &str, host: &str, addr: &str) -> Result<(), RefusalKind> {
         let limits = Limits {
@@ -181,7 +185,7 @@ mod tests {
     const NOT_ALLOWED: Result<(), RefusalKind> = Err(RefusalKind::AddressNotAllowed);
 
     #[test]
-    fn a_rule_by_name_admits_private_and_public_addresses() {
+    fn name_rule_admits_private_and_public_addresses() {
         for addr in [
             "10.1.2.3",
             "192.168.0.1",
@@ -243,7 +247,7 @@ mod tests {
     }
 
     #[test]
-    fn the_machines_own_addresses_are_admitted_only_when_named() {
+    fn own_addresses_are_admitted_only_when_named() {
         for (pattern, host, addr) in [
             ("10.0.0.5", "10.0.0.5", "10.0.0.5"),
             ("10.0.0.5/32", "10.0.0.5", "10.0.0.5"),
@@ -279,7 +283,7 @@ mod tests {
     }
 
     #[test]
-    fn an_address_in_the_url_is_the_only_one_admitted() {
+    fn address_in_the_url_is_the_only_one_admitted() {
         assert_eq!(admit("10.0.0.0/8", "10.1.2.3", "10.1.2.3"), Ok(()));
         assert_eq!(admit("10.0.0.0/8", "10.1.2.3", "::ffff:10.1.2.3"), Ok(()));
         assert_eq!(admit("10.0.0.0/8", "10.1.2.3", "10.1.2.4"), NOT_ALLOWED);
@@ -288,7 +292,7 @@ mod tests {
     }
 
     #[test]
-    fn public_only_outranks_what_is_named() {
+    fn public_only_outranks_named_addresses() {
         let limits = Limits {
             own: vec![],
             public_only: true,

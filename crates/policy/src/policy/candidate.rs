@@ -1,12 +1,12 @@
 //! A request that the rules allow, before and after its address is known.
 //!
 //! ```text
-//! Candidate --approve(address)--> Approved      the only way to one
+//! Candidate --approve(address)--> Approved      the only constructor of Approved
 //!           --approve(address)--> Refusal
 //! ```
 //!
-//! A name may be allowed by several rules, and which one applies can depend on where it leads:
-//! the candidate carries them all, in order, and the first that admits the address is the one.
+//! Several rules may allow a name, and which one applies can depend on the address that it resolves to.
+//! The candidate holds all of them, in order; the first one that admits the address applies.
 
 use super::admission::{Grant, Limits};
 use super::evaluate::Request;
@@ -18,10 +18,10 @@ use std::fmt;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
-/// Resolved addresses of one name that are looked at; more than any healthy name has.
+/// Resolved addresses of one name that are checked; more than any sane name has.
 pub const RESOLVED_MAX: usize = 64;
 
-/// Which entry of the config allowed it.
+/// The entry of the config that allowed a request.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub enum RuleRef {
     /// The rule at this index (from 0) of [`Policy::rules`](crate::Policy::rules), and its host.
@@ -40,8 +40,8 @@ impl fmt::Display for RuleRef {
     }
 }
 
-/// A request that is allowed as far as it says itself. It owns all it needs: approving it later
-/// uses the policy it came from, also when that was replaced since.
+/// A request that is allowed by its own content. It owns all it needs: a later approval uses the policy
+/// that it came from, even if a reload has replaced that policy.
 #[derive(Debug, Clone)]
 pub struct Candidate {
     limits: Arc<Limits>,
@@ -52,7 +52,7 @@ pub struct Candidate {
 }
 
 impl Candidate {
-    /// `grants` holds at least one.
+    /// Creates a candidate. `grants` has at least one entry.
     pub(crate) fn new(limits: &Arc<Limits>, request: Request, grants: Vec<Grant>) -> Self {
         debug_assert!(!grants.is_empty(), "nothing allows it");
         Self {
@@ -63,40 +63,40 @@ impl Candidate {
         }
     }
 
-    /// Where it goes.
+    /// Returns the target.
     pub fn target(&self) -> &Target {
         &self.target
     }
 
-    /// Its method, `CONNECT` for a raw stream.
+    /// Returns the method, `CONNECT` for a raw stream.
     pub fn method(&self) -> &str {
         &self.method
     }
 
-    /// The first entry that allows it; the address may decide for a later one, see
-    /// [`Approved::rule`].
+    /// Returns the first entry that allows it. By its address a later one may apply, see [`Approved::rule`].
     pub fn rule(&self) -> &RuleRef {
         &self.grants[0].rule
     }
 
-    /// May it go to this address, to which its host was resolved (or which its host is)?
+    /// Approves the request for one address, which its host was resolved to (or is).
     ///
     /// # Errors
-    /// [`RefusalKind::AlwaysRefused`] or [`RefusalKind::AddressNotAllowed`], in the words of the
-    /// first entry that allows the request.
+    /// [`RefusalKind::AlwaysRefused`] or [`RefusalKind::AddressNotAllowed`], from the first entry that
+    /// allows the request.
     pub fn approve(&self, addr: IpAddr) -> Result<Approved, Refusal> {
         let mut refusal = None;
         for grant in &self.grants {
             match self.limits.admit(grant, self.target.host(), addr) {
                 Ok(()) => return Ok(self.approved(grant, addr)),
+                // The first refusal is reported: it belongs to the rule or the address that comes first.
                 Err(why) => refusal = refusal.or(Some(why)),
             }
         }
         Err(refusal.unwrap_or_else(|| Refusal::no_rule(self.target.host())))
     }
 
-    /// The addresses that it may go to, in the order given. Only the first [`RESOLVED_MAX`] are
-    /// looked at.
+    /// Approves the request for each of the addresses that it may use, in the given order. Only the first
+    /// [`RESOLVED_MAX`] are checked.
     ///
     /// # Errors
     /// When there are none: the refusal of the first address, or [`RefusalKind::NoAddress`].
@@ -106,12 +106,14 @@ impl Candidate {
     ) -> Result<Vec<Approved>, Refusal> {
         let mut approved = Vec::new();
         let mut refusal = None;
+        // Bounded: the owner of a DNS zone chooses how many addresses a name has.
         for addr in addrs.into_iter().take(RESOLVED_MAX) {
             match self.approve(addr) {
                 Ok(one) => approved.push(one),
                 Err(why) => refusal = refusal.or(Some(why)),
             }
         }
+        // One allowed address is enough: names often have addresses of several networks.
         if approved.is_empty() {
             Err(refusal.unwrap_or_else(|| self.no_address()))
         } else {
@@ -131,14 +133,15 @@ impl Candidate {
         Approved {
             method: Arc::clone(&self.method),
             target: Arc::clone(&self.target),
+            // Canonical, so that the socket connects to exactly the address that was checked.
             addr: SocketAddr::new(addr.to_canonical(), self.target.port()),
             rule: grant.rule.clone(),
         }
     }
 }
 
-/// A request that may go to one address. Only [`Candidate::approve`] makes it; whoever connects
-/// takes nothing less, and connects to [`socket_addr`](Self::socket_addr) alone.
+/// A request that may be sent to one address. Only [`Candidate::approve`] creates it. Code that
+/// connects requires it, and connects to [`socket_addr`](Self::socket_addr) only.
 #[derive(Debug, Clone)]
 pub struct Approved {
     method: Arc<str>,
@@ -148,23 +151,22 @@ pub struct Approved {
 }
 
 impl Approved {
-    /// Where it goes: what to write on the request line and in `Host`, and the name for TLS.
+    /// Returns the target: for the request line, `Host`, and the name in TLS.
     pub fn target(&self) -> &Target {
         &self.target
     }
 
-    /// The method that was decided on.
+    /// Returns the method that was decided on.
     pub fn method(&self) -> &str {
         &self.method
     }
 
-    /// The address that was checked, with the target's port. An IPv4-mapped address is given as
-    /// the IPv4 address that it is.
+    /// Returns the checked address, with the target's port. An IPv4-mapped address is returned as IPv4.
     pub fn socket_addr(&self) -> SocketAddr {
         self.addr
     }
 
-    /// The entry that allowed it.
+    /// Returns the entry that allowed it.
     pub fn rule(&self) -> &RuleRef {
         &self.rule
     }
@@ -175,7 +177,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn rules_are_counted_from_one_for_people() {
+    fn rule_numbers_begin_at_one() {
         let host = HostPattern::parse("*.corp.example").unwrap();
         assert_eq!(
             RuleRef::Allow(1, host).to_string(),
@@ -184,11 +186,11 @@ mod tests {
         assert_eq!(RuleRef::Endpoint("alm".into()).to_string(), "endpoint alm");
     }
 
-    #[test]
-    fn what_is_allowed_may_cross_threads() {
-        fn check<T: Send + Sync + 'static>() {}
+    /// A decision crosses threads: checked at compile time.
+    const _: () = {
+        const fn check<T: Send + Sync + 'static>() {}
         check::<Candidate>();
         check::<Approved>();
         check::<crate::Policy>();
-    }
+    };
 }

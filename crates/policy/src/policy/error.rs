@@ -1,11 +1,11 @@
-//! What can be wrong with an allow list as a whole.
+//! Errors of an allow list as a whole.
 
 use super::{ENDPOINTS_MAX, RULES_MAX};
 use crate::rule::PatternError;
 use crate::rule::endpoint::EndpointError;
 use thiserror::Error;
 
-/// Why rules and endpoints do not make a policy. Rules are counted from 1.
+/// Why rules and endpoints are no valid policy. Rule numbers begin at 1.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 pub enum PolicyError {
     /// More than [`RULES_MAX`].
@@ -38,7 +38,7 @@ pub enum PolicyError {
         /// What is wrong with it.
         source: EndpointError,
     },
-    /// Two rules that say exactly the same.
+    /// Two rules are identical.
     #[error("allow rules {first} and {second} are the same")]
     SameRule {
         /// The earlier one.

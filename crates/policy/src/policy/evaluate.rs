@@ -1,12 +1,12 @@
-//! What one rule says to one request: it fits, or the first thing that does not.
+//! One rule against one request: it matches, or the first part that does not.
 //!
 //! ```text
 //! host --> scheme --> port --> method --> path          a request
 //! host --> connect --> port                             a raw stream
 //! ```
 //!
-//! The further a rule came, the nearer it was: its reason is the one that is told. Words are made
-//! only for that one.
+//! The more parts match, the nearer the rule is, and the nearest rule's reason is reported. Only its text is
+//! formatted.
 
 use super::candidate::RuleRef;
 use super::refusal::{Refusal, RefusalKind, part};
@@ -18,14 +18,14 @@ use crate::target::path::{Ambiguity, ambiguity};
 use crate::target::{Scheme, Target};
 use std::sync::Arc;
 
-/// What is asked for, parsed.
+/// The parsed request.
 #[derive(Debug, Clone)]
 pub(crate) struct Request {
     pub(crate) method: Arc<str>,
     pub(crate) target: Arc<Target>,
     /// A raw stream to the target's host and port, rather than a request.
     pub(crate) raw: bool,
-    /// Why the path could be read as another one.
+    /// Why other programs could read the path differently.
     ambiguity: Option<Ambiguity>,
 }
 
@@ -56,7 +56,7 @@ impl Request {
     }
 }
 
-/// The first thing in a rule that does not fit.
+/// The first part of a rule that does not match.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Miss {
     Host,
@@ -66,17 +66,19 @@ pub(crate) enum Miss {
     Method,
     Ambiguous(Ambiguity),
     Path,
-    /// All fits but the address in the URL.
+    /// Everything matches but the address in the URL.
     Address(Refusal),
 }
 
 /// Checks everything except addresses.
 pub(crate) fn evaluate(rule: &Rule, request: &Request) -> Result<(), Miss> {
+    // The order is that of the diagram: `Miss::stage` ranks rules by it.
     let target = &*request.target;
-    if !speaks_of(rule, target.host()) {
+    if !applies_to(rule, target.host()) {
         return Err(Miss::Host);
     }
     if request.raw {
+        // A raw stream shows neither scheme, method nor path, so these cannot be checked.
         return evaluate_raw(rule, target);
     }
     if !rule.allows_scheme(target.scheme()) {
@@ -85,6 +87,7 @@ pub(crate) fn evaluate(rule: &Rule, request: &Request) -> Result<(), Miss> {
     if !rule.ports.allows(target.scheme(), target.port()) {
         return Err(Miss::Port);
     }
+    // `methods = ["*"]` does not include CONNECT: it opens a tunnel, in which no rule applies any more.
     if is_connect(&request.method) {
         if !rule.connect {
             return Err(Miss::Connect);
@@ -95,6 +98,7 @@ pub(crate) fn evaluate(rule: &Rule, request: &Request) -> Result<(), Miss> {
     let Some(paths) = &rule.paths else {
         return Ok(());
     };
+    // Before the patterns: a path that matches by its bytes may leave the prefix when it is decoded.
     if let Some(why) = request.ambiguity {
         return Err(Miss::Ambiguous(why));
     }
@@ -105,9 +109,9 @@ pub(crate) fn evaluate(rule: &Rule, request: &Request) -> Result<(), Miss> {
     }
 }
 
-/// Whether the rule is about this host. With `resolved`, an address or network is about every
-/// name: where it leads is seen when it was resolved.
-fn speaks_of(rule: &Rule, host: &Host) -> bool {
+/// Whether the rule is about this host. With `resolved`, an address or network is about every name: its
+/// addresses are checked once it is resolved.
+fn applies_to(rule: &Rule, host: &Host) -> bool {
     let by_address = match (&rule.host, host) {
         (HostPattern::Addr(_) | HostPattern::Net(_), Host::Name(_)) => rule.resolved,
         (HostPattern::Name(_) | HostPattern::Wildcard(_), _) | (_, Host::Addr(_)) => false,
@@ -122,6 +126,7 @@ fn evaluate_raw(rule: &Rule, target: &Target) -> Result<(), Miss> {
     let mut schemes = [Scheme::Http, Scheme::Https]
         .into_iter()
         .filter(|scheme| rule.allows_scheme(*scheme));
+    // A raw stream has no scheme, so the default port of every allowed scheme is acceptable.
     if schemes.any(|scheme| rule.ports.allows(scheme, target.port())) {
         Ok(())
     } else {
@@ -130,7 +135,7 @@ fn evaluate_raw(rule: &Rule, target: &Target) -> Result<(), Miss> {
 }
 
 impl Miss {
-    /// How far the request came.
+    /// Returns how many checks the request passed.
     pub(crate) fn stage(&self) -> u8 {
         match self {
             Self::Host => 0,
@@ -144,7 +149,7 @@ impl Miss {
         }
     }
 
-    /// What the administrator reads when this rule or endpoint was the nearest.
+    /// Returns the refusal for the administrator, when this rule or endpoint was the nearest.
     pub(crate) fn refusal(&self, rule: &RuleRef, request: &Request) -> Refusal {
         let kind = match self {
             Self::Host => RefusalKind::NoRule,
@@ -155,11 +160,11 @@ impl Miss {
             Self::Ambiguous(_) | Self::Path => RefusalKind::Path,
             Self::Address(refusal) => return refusal.clone(),
         };
-        Refusal::new(kind, format!("{rule} {}", self.words(request)))
+        Refusal::new(kind, format!("{rule} {}", self.text(request)))
     }
 
-    /// The same without the rule: a predicate for it.
-    pub(crate) fn words(&self, request: &Request) -> String {
+    /// Returns the text without the rule: a predicate that follows its name.
+    pub(crate) fn text(&self, request: &Request) -> String {
         let target = &request.target;
         match self {
             Self::Host => "is for other hosts".into(),
@@ -191,8 +196,8 @@ impl Miss {
         }
     }
 
-    /// Why a rule is for other hosts, for [`explain`](super::explain).
-    pub(crate) fn host_words(rule: &Rule, host: &Host) -> String {
+    /// Explains why a rule is for other hosts, for [`explain`](super::explain).
+    pub(crate) fn host_text(rule: &Rule, host: &Host) -> String {
         match (&rule.host, host) {
             (HostPattern::Addr(_) | HostPattern::Net(_), Host::Name(_)) => {
                 "is for addresses in URLs: set resolved = true in it for names that resolve into it"
@@ -235,7 +240,7 @@ mod tests {
     }
 
     #[test]
-    fn the_first_thing_that_does_not_fit_is_told() {
+    fn first_mismatch_is_reported() {
         for (method, url, expected) in [
             ("POST", "https://ci:8443/hooks/1", Ok(())),
             ("POST", "https://ci:8443/x?/../y", Ok(())),
@@ -262,7 +267,7 @@ mod tests {
     }
 
     #[test]
-    fn without_paths_bytes_pass_as_they_are() {
+    fn rule_without_paths_allows_any_bytes() {
         let rule = Rule::new(HostPattern::parse("ci").unwrap(), Methods::Any);
         for path in [
             "/a/../b",
@@ -281,7 +286,7 @@ mod tests {
     }
 
     #[test]
-    fn any_method_does_not_include_connect() {
+    fn any_method_excludes_connect() {
         let mut rule = Rule::new(HostPattern::parse("ci").unwrap(), Methods::Any);
         assert_eq!(
             evaluate(&rule, &request("CONNECT", "http://ci/")),
@@ -292,7 +297,7 @@ mod tests {
     }
 
     #[test]
-    fn a_raw_stream_needs_connect_and_a_port() {
+    fn raw_stream_requires_connect_and_port() {
         let raw = |port| Request::raw(Target::raw(Host::Name("ci".into()), port).unwrap());
         let mut rule = rule();
         assert_eq!(evaluate(&rule, &raw(8443)), Err(Miss::Connect));
@@ -308,7 +313,7 @@ mod tests {
     }
 
     #[test]
-    fn a_network_speaks_of_names_only_when_they_may_resolve_into_it() {
+    fn network_applies_to_names_only_with_resolved() {
         let mut rule = Rule::new(HostPattern::parse("10.0.0.0/8").unwrap(), Methods::Any);
         assert_eq!(evaluate(&rule, &request("GET", "http://10.1.2.3/")), Ok(()));
         assert_eq!(

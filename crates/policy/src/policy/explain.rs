@@ -1,4 +1,4 @@
-//! What every rule says to a request, for `policy test` and for whoever wonders.
+//! The decision of every rule about a request, for `policy test` and other explanations.
 
 use super::Policy;
 use super::candidate::{Candidate, RuleRef};
@@ -19,19 +19,19 @@ use std::fmt;
 pub struct Explanation {
     /// Every rule in the config's order; empty when the URL or the method is invalid.
     pub rules: Vec<RuleVerdict>,
-    /// As [`Policy::decide_url`] gives it. Addresses of a name are not resolved here: ask the
-    /// candidate about each.
+    /// The decision of [`Policy::decide_url`]. Names are not resolved here: approve the candidate for
+    /// each address.
     pub decision: Result<Candidate, Refusal>,
 }
 
-/// What one rule says.
+/// The decision of one rule.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct RuleVerdict {
-    /// Which rule.
+    /// The rule.
     pub rule: RuleRef,
-    /// Whether it allows the request, as far as that can be said without resolving its name.
+    /// Whether it allows the request, as far as that is known without resolving its name.
     pub allows: bool,
-    /// That it does, or the first reason why not, in words that can follow the rule's name.
+    /// Its reason, as a predicate that follows the rule's name.
     pub reason: String,
 }
 
@@ -66,10 +66,11 @@ impl Policy {
         let rule = &self.rules[index];
         let host = request.target.host();
         let (allows, reason) = match self.check(index, request) {
-            Ok(_) => (true, allowing_words(rule, host)),
-            Err(Miss::Host) => (false, Miss::host_words(rule, host)),
+            Ok(_) => (true, allowing_text(rule, host)),
+            // More detailed than in a refusal: here the administrator looks at each rule.
+            Err(Miss::Host) => (false, Miss::host_text(rule, host)),
             Err(Miss::Address(refusal)) => (false, format!("would allow it, but {refusal}")),
-            Err(miss) => (false, miss.words(request)),
+            Err(miss) => (false, miss.text(request)),
         };
         RuleVerdict {
             rule: self.rule_ref(index),
@@ -79,7 +80,7 @@ impl Policy {
     }
 }
 
-fn allowing_words(rule: &Rule, host: &Host) -> String {
+fn allowing_text(rule: &Rule, host: &Host) -> String {
     match (&rule.host, host) {
         (HostPattern::Addr(_) | HostPattern::Net(_), Host::Name(_)) => {
             format!("allows it where the name resolves into {}", rule.host)

@@ -1,4 +1,4 @@
-//! A "no", in words that say what would make it a "yes".
+//! Refusals, with a text that states which change of the config would allow the request.
 
 use crate::rule::endpoint::is_endpoint_name;
 use crate::target::TargetError;
@@ -6,20 +6,20 @@ use crate::target::host::Host;
 use std::fmt;
 use thiserror::Error;
 
-/// Longest text of a refusal; what is longer is cut.
+/// Longest text of a refusal; longer ones are truncated.
 pub const REFUSAL_MAX_BYTES: usize = 300;
 
 /// Longest host, path or name within a text.
 pub(crate) const PART_MAX_BYTES: usize = 80;
 
-/// What stood in the way.
+/// The check that failed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum RefusalKind {
     /// The URL, path, host or `Location` cannot be parsed.
     InvalidUrl,
     /// No endpoint has this name.
     UnknownEndpoint,
-    /// No rule speaks of the host.
+    /// No rule applies to the host.
     NoRule,
     /// The nearest rule does not allow the scheme.
     Scheme,
@@ -29,18 +29,18 @@ pub enum RefusalKind {
     Method,
     /// The nearest rule, or any endpoint, opens no raw streams.
     Connect,
-    /// The nearest rule does not allow the path, or the path could be read as another one.
+    /// The nearest rule does not allow the path, or other programs could read the path differently.
     Path,
     /// The host or its address is one that no rule can allow.
     AlwaysRefused,
     /// The address is not one that the matching rules allow.
     AddressNotAllowed,
-    /// The name resolved to nothing.
+    /// The name resolved to no address.
     NoAddress,
 }
 
 impl RefusalKind {
-    /// A stable word for logs and metrics.
+    /// Returns a stable name for logs and metrics.
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::InvalidUrl => "invalid_url",
@@ -58,8 +58,8 @@ impl RefusalKind {
     }
 }
 
-/// Why a request may not go. Its `Display` is for the administrator: visible ASCII and spaces, at
-/// most [`REFUSAL_MAX_BYTES`], without the query and without user information.
+/// Why a request is refused. Its `Display` is for the administrator: visible ASCII and spaces, at most
+/// [`REFUSAL_MAX_BYTES`], without query and user information.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 #[error("{detail}")]
 pub struct Refusal {
@@ -84,6 +84,7 @@ impl Refusal {
     }
 
     pub(crate) fn unknown_endpoint(name: &str) -> Self {
+        // A caller chose the name. It is repeated only where it is harmless in a log line.
         let detail = if is_endpoint_name(name) {
             format!("there is no endpoint {name}: add an [[endpoint]] entry with name = \"{name}\"")
         } else {
@@ -92,12 +93,12 @@ impl Refusal {
         Self::new(RefusalKind::UnknownEndpoint, detail)
     }
 
-    /// What stood in the way.
+    /// Returns the check that failed.
     pub fn kind(&self) -> RefusalKind {
         self.kind
     }
 
-    /// The text, as `Display` gives it.
+    /// Returns the text of `Display`.
     pub fn detail(&self) -> &str {
         &self.detail
     }
@@ -109,17 +110,18 @@ impl From<TargetError> for Refusal {
     }
 }
 
-/// A host, path or name, short enough that the text around it stays.
+/// Formats a host, path or name, short enough that the text around it is not truncated.
 pub(crate) fn part(text: impl fmt::Display) -> String {
     clip(&text.to_string(), PART_MAX_BYTES)
 }
 
-/// At most `max_bytes` of `text`; dots stand for what was cut.
+/// Truncates a text to `max_bytes`, with dots at the end.
 fn clip(text: &str, max_bytes: usize) -> String {
     const DOTS: &str = "...";
     if text.len() <= max_bytes {
         return text.to_owned();
     }
+    // A cut inside a character would panic.
     let end = text.floor_char_boundary(max_bytes - DOTS.len());
     format!("{}{DOTS}", &text[..end])
 }
@@ -129,7 +131,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_text_is_cut_where_a_character_ends() {
+    fn text_is_truncated_at_a_character() {
         assert_eq!(clip("abcdef", 6), "abcdef");
         assert_eq!(clip("abcdefg", 6), "abc...");
         assert_eq!(clip("ab\u{e9}defg", 6), "ab...");
@@ -142,7 +144,7 @@ mod tests {
     }
 
     #[test]
-    fn what_a_caller_sent_as_a_name_is_repeated_only_when_it_is_one() {
+    fn invalid_endpoint_name_is_not_repeated() {
         let refusal = Refusal::unknown_endpoint("a\r\nb");
         assert!(!refusal.detail().contains('\n'));
         assert!(

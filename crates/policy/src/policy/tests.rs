@@ -1,6 +1,6 @@
-//! Whole decisions: what the rules together say, and in which words.
+//! Decisions of a whole policy, and their texts.
 
-mod ways;
+mod requests;
 
 use super::*;
 use crate::rule::Ports;
@@ -42,7 +42,7 @@ fn hooks() -> Rule {
 }
 
 #[test]
-fn without_rules_everything_is_refused() {
+fn empty_policy_refuses_everything() {
     let policy = Policy::default();
     let refusal = policy
         .decide_url("GET", "https://ci.corp.example/")
@@ -63,7 +63,7 @@ fn without_rules_everything_is_refused() {
 }
 
 #[test]
-fn what_fits_a_rule_becomes_an_approved_request() {
+fn matching_request_is_approved() {
     let policy = policy(vec![hooks()]);
     let candidate = policy
         .decide_url("POST", "HTTPS://CI.corp.example.:8443/hooks/a%2Fb?c=d")
@@ -80,7 +80,7 @@ fn what_fits_a_rule_becomes_an_approved_request() {
 }
 
 #[test]
-fn a_refusal_names_the_nearest_miss_and_what_would_allow_it() {
+fn refusal_names_the_nearest_rule_and_the_fix() {
     let policy = policy(vec![rule("*.other.example"), hooks()]);
     let prefix = "allow rule 2 (host ci.corp.example) ";
     for (method, url, kind, words) in [
@@ -129,7 +129,7 @@ fn a_refusal_names_the_nearest_miss_and_what_would_allow_it() {
 }
 
 #[test]
-fn a_rule_that_names_the_host_is_nearer_than_one_it_may_resolve_into() {
+fn rule_that_names_the_host_is_nearest() {
     let mut net = rule("10.0.0.0/8");
     net.resolved = true;
     net.paths = Some(vec![PathPattern::parse("/x").unwrap()]);
@@ -147,7 +147,7 @@ fn a_rule_that_names_the_host_is_nearer_than_one_it_may_resolve_into() {
 }
 
 #[test]
-fn a_name_that_several_rules_allow_goes_by_the_first_that_admits_the_address() {
+fn first_rule_that_admits_the_address_applies() {
     let mut net = rule("10.0.0.0/8");
     net.resolved = true;
     let mut single = rule("192.168.0.7");
@@ -174,7 +174,7 @@ fn a_name_that_several_rules_allow_goes_by_the_first_that_admits_the_address() {
 }
 
 #[test]
-fn of_several_addresses_the_allowed_ones_are_kept_in_order() {
+fn allowed_addresses_keep_their_order() {
     let policy = policy(vec![rule("ci")]);
     let candidate = policy.decide_url("GET", "http://ci/").unwrap();
     let approved = candidate
@@ -204,7 +204,7 @@ fn of_several_addresses_the_allowed_ones_are_kept_in_order() {
 }
 
 #[test]
-fn an_address_in_the_url_is_judged_before_anything_is_opened() {
+fn address_in_the_url_is_checked_at_once() {
     let policy =
         policy(vec![rule("0.0.0.0/0"), rule("::/0")]).with_own_addresses(vec![addr("10.0.0.5")]);
     assert!(policy.decide_url("GET", "http://10.0.0.6/").is_ok());
@@ -227,7 +227,7 @@ fn an_address_in_the_url_is_judged_before_anything_is_opened() {
 }
 
 #[test]
-fn own_loopback_addresses_do_not_hide_localhost() {
+fn own_loopback_addresses_keep_localhost() {
     let policy =
         policy(vec![rule("localhost")]).with_own_addresses(vec![addr("127.0.0.1"), addr("::1")]);
     let candidate = policy.decide_url("GET", "http://localhost/").unwrap();
@@ -236,7 +236,7 @@ fn own_loopback_addresses_do_not_hide_localhost() {
 }
 
 #[test]
-fn an_explanation_has_a_line_for_every_rule() {
+fn explanation_has_a_line_for_every_rule() {
     let mut net = rule("10.0.0.0/8");
     net.resolved = true;
     let rules = vec![
@@ -265,7 +265,7 @@ fn an_explanation_has_a_line_for_every_rule() {
 }
 
 #[test]
-fn an_explanation_says_what_no_rule_can_allow() {
+fn explanation_names_always_refused_hosts() {
     let policy = policy(vec![rule("*.google.internal"), rule("0.0.0.0/0")]);
     for url in [
         "http://metadata.google.internal/",
@@ -288,7 +288,7 @@ fn an_explanation_says_what_no_rule_can_allow() {
 }
 
 #[test]
-fn what_makes_no_policy_is_refused() {
+fn invalid_policy_is_rejected() {
     let alm = || endpoint("alm", "https://alm/", &["*"]);
     assert_eq!(
         Policy::new(vec![rule("a"), rule("b"), rule("a")], vec![]).unwrap_err(),
@@ -330,7 +330,7 @@ fn what_makes_no_policy_is_refused() {
 }
 
 #[test]
-fn the_longest_inputs_make_texts_within_bounds() {
+fn longest_inputs_keep_texts_within_bounds() {
     let host = ["a".repeat(63).as_str(); 4].join(".")[..253].to_owned();
     let mut named = rule(&host);
     named.paths = Some(vec![PathPattern::parse("/x").unwrap()]);

@@ -1,4 +1,4 @@
-//! A named base URL: reached as `/v1/endpoints/{name}/...`, with everything below its path.
+//! A named base URL, reached as `/v1/endpoints/{name}/...` with everything below its path.
 
 use super::PatternError;
 use super::methods::Methods;
@@ -12,7 +12,7 @@ use thiserror::Error;
 /// Longest name of an endpoint, as long as a DNS label.
 pub const ENDPOINT_NAME_MAX_BYTES: usize = 63;
 
-/// Why an endpoint cannot be used.
+/// Why an endpoint is invalid.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 pub enum EndpointError {
     /// Not `[a-z0-9][a-z0-9_-]{0,62}`.
@@ -26,13 +26,13 @@ pub enum EndpointError {
     /// The URL has a query.
     #[error("an endpoint's URL has no query (?): callers send their own")]
     Query,
-    /// The URL's path could be read as another one.
+    /// Other programs could read the URL's path differently.
     #[error("the path of the endpoint's URL holds {why}")]
     Path {
         /// What it holds.
         why: String,
     },
-    /// The methods cannot be used.
+    /// The methods are invalid.
     #[error(transparent)]
     Methods(#[from] PatternError),
 }
@@ -46,15 +46,15 @@ pub enum EndpointError {
 /// methods = ["GET", "POST", "PUT", "DELETE"]   # without it any
 /// ```
 ///
-/// Its `Display` explains it in words.
+/// Its `Display` describes it for people.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Endpoint {
     /// `[a-z0-9][a-z0-9_-]{0,62}`.
     pub name: String,
-    /// Where it begins, without a query. Its host counts as named: a loopback address, or one of
-    /// the machine's own, is allowed here when it is written as an address.
+    /// The base URL, without a query. Its host counts as named: a loopback address, or one of the
+    /// machine's own, is allowed here when it is written as an address.
     pub base: Target,
-    /// The methods.
+    /// The methods. Defaults to any.
     pub methods: Methods,
 }
 
@@ -73,7 +73,7 @@ impl Endpoint {
         Ok(endpoint)
     }
 
-    /// Checks what the types of its parts cannot.
+    /// Checks the values that the types of the parts cannot exclude.
     ///
     /// # Errors
     /// [`EndpointError`] names the first part that is wrong.
@@ -84,6 +84,7 @@ impl Endpoint {
         if self.base.query().is_some() {
             return Err(EndpointError::Query);
         }
+        // The base path is a boundary for callers, so all programs must read it in the same way.
         if let Some(why) = ambiguity(self.base.path()) {
             return Err(EndpointError::Path {
                 why: why.to_string(),
@@ -93,7 +94,7 @@ impl Endpoint {
         Ok(())
     }
 
-    /// What is allowed but cannot work, in words.
+    /// Returns warnings about settings that are allowed but cannot work.
     pub fn warnings(&self) -> Vec<String> {
         let refused = match self.base.host() {
             Host::Name(name) => {
@@ -105,7 +106,7 @@ impl Endpoint {
         refused.map(warn).into_iter().collect()
     }
 
-    /// Whether its base path keeps callers to a part of the target.
+    /// Whether its base path restricts callers to a part of the target.
     pub(crate) fn narrows(&self) -> bool {
         self.base.path() != "/"
     }
@@ -121,7 +122,7 @@ impl fmt::Display for Endpoint {
     }
 }
 
-/// Whether a text could be an endpoint's name.
+/// Whether a text is a valid endpoint name.
 pub fn is_endpoint_name(name: &str) -> bool {
     let plain = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit();
     (1..=ENDPOINT_NAME_MAX_BYTES).contains(&name.len())
@@ -140,7 +141,7 @@ mod tests {
     }
 
     #[test]
-    fn names_are_short_and_plain() {
+    fn endpoint_names_are_checked() {
         let long = "a".repeat(63);
         for name in ["alm", "0", "alm-2_b", &long] {
             assert!(endpoint(name, "https://alm/").is_ok(), "{name}");
@@ -165,7 +166,7 @@ mod tests {
     }
 
     #[test]
-    fn the_url_is_a_place_and_nothing_more() {
+    fn endpoint_url_has_no_query_or_fragment() {
         assert_eq!(
             endpoint("a", "https://alm/x?y").unwrap_err(),
             EndpointError::Query
@@ -185,7 +186,7 @@ mod tests {
     }
 
     #[test]
-    fn an_endpoint_explains_itself_and_warns() {
+    fn endpoint_display_and_warnings() {
         let alm = endpoint("alm", "https://ALM:8443/qcbin/").unwrap();
         assert_eq!(
             alm.to_string(),

@@ -1,4 +1,4 @@
-//! What can be wrong with the text of a rule, in words that tell the administrator what to write.
+//! Errors in the text of a rule, with what the administrator should write instead.
 
 use super::ENTRIES_MAX;
 use crate::rule::methods::METHOD_MAX_BYTES;
@@ -6,7 +6,7 @@ use crate::target::host::HostError;
 use ipnet::IpNet;
 use thiserror::Error;
 
-/// Why a part of a rule cannot be used.
+/// Why a part of a rule is invalid.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 pub enum PatternError {
     /// `*` as a host.
@@ -14,7 +14,7 @@ pub enum PatternError {
         "\"*\" would allow every host: name hosts, such as \"*.corp.example\", or networks, such as \"10.0.0.0/8\""
     )]
     AnyHost,
-    /// `*` in a host elsewhere than as its first label.
+    /// `*` in a host, other than as its first label.
     #[error(
         "\"*\" stands for whole labels at the beginning of a name only, as in \"*.corp.example\""
     )]
@@ -28,15 +28,13 @@ pub enum PatternError {
     /// Neither a name nor an address.
     #[error(transparent)]
     Host(#[from] HostError),
-    /// A network whose prefix is no number, or too long.
+    /// A network whose prefix is not a number, or too long.
     #[error(
         "the prefix of a network is a number, at most 32 for IPv4 and 128 for IPv6, as in \"10.0.0.0/8\""
     )]
     Prefix,
-    /// A network with bits set behind its prefix.
-    #[error(
-        "the network has bits set behind its prefix: write \"{network}\", or the address alone"
-    )]
+    /// A network with bits set after its prefix.
+    #[error("the network has bits set after its prefix: write \"{network}\", or the address alone")]
     HostBits {
         /// The network without them.
         network: IpNet,
@@ -44,7 +42,7 @@ pub enum PatternError {
     /// A path without `/` at its beginning.
     #[error("a path begins with /")]
     PathStart,
-    /// `*` in a path elsewhere than as its last segment.
+    /// `*` in a path, other than as its last segment.
     #[error("\"*\" stands for everything below a path, at its end only, as in \"/hooks/*\"")]
     PathStar,
     /// A path with a query, a fragment, or bytes that a URL cannot hold.
@@ -88,13 +86,13 @@ pub enum PatternError {
         /// How many.
         entries: usize,
     },
-    /// An entry that is there already.
+    /// A duplicate entry.
     #[error("{what} lists something twice")]
     Twice {
         /// Which list.
         what: &'static str,
     },
-    /// A part that was built by hand and is not as its `parse` would have made it.
+    /// A part that was not parsed, and differs from what its `parse` would return.
     #[error("{what} is not in canonical form")]
     NotCanonical {
         /// Which part.

@@ -1,8 +1,8 @@
-//! Which hosts a rule speaks of.
+//! The hosts that a rule applies to.
 //!
 //! ```text
 //! ci.corp.example     that name
-//! *.corp.example      every name below it, however deep; not corp.example itself
+//! *.corp.example      every name below it, at any depth; not corp.example itself
 //! 10.1.2.3, fd12::7   that address, written as an address in the URL
 //! 10.0.0.0/8          every address in it, written as an address in the URL
 //! ```
@@ -24,20 +24,20 @@ pub enum HostPattern {
     Name(String),
     /// `Wildcard("corp.example")` is `*.corp.example`: one or more labels before it, not itself.
     Wildcard(String),
-    /// Exactly this address; an IPv4-mapped one and its IPv4 address are the same.
+    /// Exactly this address; an IPv4-mapped address equals its IPv4 address.
     Addr(IpAddr),
     /// Every address in this network.
     Net(IpNet),
 }
 
 impl HostPattern {
-    /// Parses what the config has as `host`. IPv6 addresses may have brackets.
+    /// Parses `host` of the config. IPv6 addresses may have brackets.
     ///
     /// A wildcard below a single label (`*.internal`) is allowed, with a warning in
     /// [`Rule::warnings`](crate::Rule::warnings): private networks have such names.
     ///
     /// # Errors
-    /// [`PatternError`] says what to write instead.
+    /// [`PatternError`], with what to write instead.
     pub fn parse(text: &str) -> Result<Self, PatternError> {
         if text == "*" {
             return Err(PatternError::AnyHost);
@@ -59,24 +59,27 @@ impl HostPattern {
         if text.contains('*') {
             return Err(PatternError::HostStar);
         }
+        // Without brackets as well: a config is not a URL, and both forms are common.
         if let Ok(addr) = text.parse::<Ipv6Addr>() {
             return Ok(Self::Addr(addr.into()));
         }
         match Host::parse(text) {
             Ok(Host::Name(name)) => Ok(Self::Name(name)),
             Ok(Host::Addr(addr)) => Ok(Self::Addr(addr)),
+            // A colon outside of an IPv6 address is most likely a port: the hint states where ports go.
             Err(HostError::Brackets) => Err(PatternError::HostPort),
             Err(HostError::Ipv6) if text.contains("]:") => Err(PatternError::HostPort),
             Err(error) => Err(error.into()),
         }
     }
 
-    /// Whether the pattern speaks of this host. Names are not resolved here.
+    /// Whether the pattern matches this host. Names are not resolved here.
     pub fn matches(&self, host: &Host) -> bool {
         match (self, host) {
             (Self::Name(pattern), Host::Name(name)) => pattern == name,
             (Self::Wildcard(suffix), Host::Name(name)) => name
                 .strip_suffix(suffix.as_str())
+                // Without the dot `notcorp.example` would match `*.corp.example`.
                 .and_then(|rest| rest.strip_suffix('.'))
                 .is_some_and(|labels| !labels.is_empty()),
             (Self::Addr(_) | Self::Net(_), Host::Addr(addr)) => self.contains(*addr),
@@ -106,7 +109,7 @@ impl HostPattern {
         }
     }
 
-    /// The addresses of the pattern as a network, IPv4-mapped ones as IPv4; `None` for names.
+    /// Returns the addresses of the pattern as a network, IPv4-mapped ones as IPv4; `None` for names.
     pub(crate) fn network(&self) -> Option<IpNet> {
         match self {
             Self::Name(_) | Self::Wildcard(_) => None,
@@ -116,7 +119,7 @@ impl HostPattern {
         }
     }
 
-    /// Whether the address, unwrapped when it is IPv4-mapped, is among those of the pattern.
+    /// Whether the address, as IPv4 if it is IPv4-mapped, is among those of the pattern.
     pub(crate) fn contains(&self, addr: IpAddr) -> bool {
         self.network()
             .is_some_and(|net| net.contains(&addr.to_canonical()))
@@ -145,6 +148,7 @@ impl FromStr for HostPattern {
 fn parse_net(addr: &str, prefix: &str) -> Result<HostPattern, PatternError> {
     let addr: IpAddr = addr.parse().map_err(|_| PatternError::HostUrl)?;
     let digits = !prefix.is_empty() && prefix.bytes().all(|byte| byte.is_ascii_digit());
+    // No sign and no leading zero: parsers disagree about `08`.
     let canonical = digits && (prefix == "0" || !prefix.starts_with('0'));
     let prefix = prefix
         .parse()
@@ -152,6 +156,7 @@ fn parse_net(addr: &str, prefix: &str) -> Result<HostPattern, PatternError> {
         .filter(|_| canonical)
         .ok_or(PatternError::Prefix)?;
     let net = IpNet::new(addr, prefix).map_err(|_| PatternError::Prefix)?;
+    // Not corrected silently: `10.1.2.3/8` may be a typo for one address, and would allow 16 million.
     if net.network() != addr {
         return Err(PatternError::HostBits {
             network: net.trunc(),
@@ -160,7 +165,7 @@ fn parse_net(addr: &str, prefix: &str) -> Result<HostPattern, PatternError> {
     Ok(HostPattern::Net(net))
 }
 
-/// `::ffff:10.0.0.0/104` is `10.0.0.0/8`; other networks stay.
+/// Converts `::ffff:10.0.0.0/104` to `10.0.0.0/8`, and returns other networks unchanged.
 fn unmapped(net: Ipv6Net) -> IpNet {
     let v4 = net.network().to_ipv4_mapped();
     let prefix = net.prefix_len().checked_sub(MAPPED_PREFIX);
@@ -186,7 +191,7 @@ mod tests {
     }
 
     #[test]
-    fn every_form_parses_and_prints_itself() {
+    fn host_pattern_round_trips() {
         for (text, printed) in [
             ("CI.Corp.Example.", "ci.corp.example"),
             ("*.Corp.Example", "*.corp.example"),
@@ -206,7 +211,7 @@ mod tests {
     }
 
     #[test]
-    fn a_wildcard_matches_what_is_below_it_alone() {
+    fn wildcard_host_matches_subdomains_only() {
         assert!(matches("*.corp.example", "ci.corp.example"));
         assert!(matches("*.corp.example", "a.b.corp.example."));
         assert!(matches("*.corp.example", "CI.CORP.EXAMPLE"));
@@ -217,7 +222,7 @@ mod tests {
     }
 
     #[test]
-    fn a_name_matches_itself_alone() {
+    fn name_matches_only_itself() {
         assert!(matches("ci.corp.example", "CI.corp.example."));
         assert!(!matches("ci.corp.example", "x.ci.corp.example"));
         assert!(!matches("ci.corp.example", "ci.corp.example.evil"));
@@ -225,7 +230,7 @@ mod tests {
     }
 
     #[test]
-    fn addresses_match_however_they_are_mapped() {
+    fn mapped_and_plain_addresses_match() {
         for pattern in [
             "10.1.2.3",
             "::ffff:10.1.2.3",
@@ -245,7 +250,7 @@ mod tests {
     }
 
     #[test]
-    fn pattern_covers_only_what_it_matches_wholly() {
+    fn pattern_covers_only_full_matches() {
         let covers = |own: &str, other: &str| parse(own).covers(&parse(other));
         for (own, other) in [
             ("ci.corp.example", "CI.corp.example."),
@@ -277,7 +282,7 @@ mod tests {
     }
 
     #[test]
-    fn what_cannot_be_meant_is_refused_with_a_hint() {
+    fn invalid_host_pattern_is_rejected_with_a_hint() {
         for (text, error) in [
             ("*", PatternError::AnyHost),
             ("*.", PatternError::Host(HostError::Empty)),

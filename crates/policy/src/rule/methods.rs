@@ -1,4 +1,4 @@
-//! Which methods a rule or an endpoint allows.
+//! The methods that a rule or an endpoint allows.
 
 use super::{PatternError, check_entries, list};
 use std::fmt;
@@ -6,7 +6,7 @@ use std::fmt;
 /// Longest method: standard ones have up to 17 bytes.
 pub const METHOD_MAX_BYTES: usize = 32;
 
-/// The methods that are allowed, CONNECT aside: raw streams are a setting of their own.
+/// The allowed methods. CONNECT is not among them: raw streams have their own setting.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub enum Methods {
     /// Any.
@@ -16,11 +16,11 @@ pub enum Methods {
 }
 
 impl Methods {
-    /// Takes `methods = [...]` from the config; `["*"]` is any.
+    /// Parses `methods = [...]` of the config; `["*"]` is any.
     ///
     /// # Errors
     /// [`PatternError`] when the list is empty or too long, names a method twice, mixes `*` with
-    /// others, or holds something else than methods in capitals.
+    /// others, or contains an entry that is not a method in capitals.
     pub fn parse<S: AsRef<str>>(names: &[S]) -> Result<Self, PatternError> {
         let names: Vec<String> = names.iter().map(|name| name.as_ref().to_owned()).collect();
         if names == ["*"] {
@@ -65,8 +65,10 @@ fn check_name(name: &str) -> Result<(), PatternError> {
         return Err(PatternError::Method);
     }
     let upper = name.to_ascii_uppercase();
+    // Before the check of the case, so that `connect` gets the hint about raw streams as well.
     if is_connect(name) {
         Err(PatternError::MethodConnect)
+    // Methods are case-sensitive (RFC 9110 section 9.1), so `get` would never match a usual request.
     } else if upper != name {
         Err(PatternError::MethodCase { upper })
     } else {
@@ -80,7 +82,7 @@ pub(crate) fn is_method(text: &str) -> bool {
     (1..=METHOD_MAX_BYTES).contains(&text.len()) && text.bytes().all(is_tchar)
 }
 
-/// Whether it asks for a raw stream; in any case, as a careless target may read it so.
+/// Whether the method is CONNECT, in upper or lower case: a lenient target may treat `connect` as CONNECT.
 pub(crate) fn is_connect(method: &str) -> bool {
     method.eq_ignore_ascii_case("CONNECT")
 }
@@ -90,7 +92,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_star_is_any_and_a_list_is_itself() {
+    fn star_is_any_method() {
         assert_eq!(Methods::parse(&["*"]), Ok(Methods::Any));
         let methods = Methods::parse(&["GET", "M-SEARCH"]).unwrap();
         assert!(methods.allows("M-SEARCH"));
@@ -100,7 +102,7 @@ mod tests {
     }
 
     #[test]
-    fn lists_of_methods_are_checked() {
+    fn method_lists_are_checked() {
         let long = "A".repeat(33);
         let cases: [(&[&str], PatternError); 9] = [
             (&[], PatternError::Empty { what: "methods" }),
@@ -129,7 +131,7 @@ mod tests {
     }
 
     #[test]
-    fn a_method_is_a_token() {
+    fn method_is_a_token() {
         for method in ["GET", "get", "M-SEARCH", "X!#$%&'*+-.^_`|~9"] {
             assert!(is_method(method), "{method}");
         }

@@ -1,7 +1,7 @@
-//! Which paths a rule allows: compared as raw bytes, by whole segments.
+//! The paths that a rule allows, compared as raw bytes and by whole segments.
 //!
-//! A rule with paths refuses every path that could be read as another one, so that a prefix of
-//! bytes is a prefix for the target too.
+//! A rule with paths refuses every path that other programs could read differently. So a prefix of
+//! bytes is a prefix for the target as well.
 
 use super::PatternError;
 use crate::target::path::ambiguity;
@@ -13,16 +13,16 @@ use std::str::FromStr;
 pub enum PathPattern {
     /// Exactly this path.
     Exact(String),
-    /// `Under("/hooks/")` is `/hooks/*`: what begins with it; always ends with `/`.
+    /// `Under("/hooks/")` is `/hooks/*`: every path that begins with it. It always ends with `/`.
     Under(String),
 }
 
 impl PathPattern {
     /// Parses one entry of `paths`. `/hooks/*` allows `/hooks/` and everything below it, not
-    /// `/hooks`; `/hooks` allows itself alone.
+    /// `/hooks`; `/hooks` allows only itself.
     ///
     /// # Errors
-    /// [`PatternError`] says what to write instead.
+    /// [`PatternError`], with what to write instead.
     pub fn parse(text: &str) -> Result<Self, PatternError> {
         if !text.starts_with('/') {
             return Err(PatternError::PathStart);
@@ -33,6 +33,7 @@ impl PathPattern {
         {
             return Err(PatternError::PathBytes);
         }
+        // Such a pattern could never match, because requests with such paths are refused.
         if let Some(why) = ambiguity(text) {
             return Err(PatternError::PathAmbiguous {
                 why: why.to_string(),
@@ -40,6 +41,7 @@ impl PathPattern {
         }
         let under = text.strip_suffix('*');
         let path = under.unwrap_or(text);
+        // `/hooks*` would match `/hooksx` as well, so the star must follow a slash.
         if path.contains('*') || (under.is_some() && !path.ends_with('/')) {
             return Err(PatternError::PathStar);
         }
@@ -80,7 +82,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_star_covers_what_is_below_and_nothing_beside() {
+    fn path_star_matches_below_only() {
         let hooks = PathPattern::parse("/hooks/*").unwrap();
         assert_eq!(hooks.to_string(), "/hooks/*");
         for path in ["/hooks/", "/hooks/a", "/hooks/a/b", "/hooks//a"] {
@@ -100,7 +102,7 @@ mod tests {
     }
 
     #[test]
-    fn without_a_star_a_path_is_exact() {
+    fn path_without_star_is_exact() {
         let hooks = PathPattern::parse("/hooks").unwrap();
         assert!(hooks.matches("/hooks"));
         for path in ["/hooks/", "/hooks/a", "/hook", "/hooks;x", "//hooks"] {
@@ -109,14 +111,14 @@ mod tests {
     }
 
     #[test]
-    fn slash_star_covers_everything() {
+    fn slash_star_matches_every_path() {
         let all = PathPattern::parse("/*").unwrap();
         assert!(all.matches("/"));
         assert!(all.matches("/a/b"));
     }
 
     #[test]
-    fn what_cannot_be_meant_is_refused_with_a_hint() {
+    fn invalid_path_pattern_is_rejected_with_a_hint() {
         for (text, error) in [
             ("", PatternError::PathStart),
             ("hooks", PatternError::PathStart),

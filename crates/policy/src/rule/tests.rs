@@ -1,4 +1,4 @@
-//! Rules as a whole: their checks, their words, their warnings.
+//! Rules: checks, texts, warnings.
 
 use super::*;
 
@@ -7,7 +7,7 @@ fn rule(host: &str) -> Rule {
 }
 
 #[test]
-fn default_ports_are_those_of_the_scheme() {
+fn default_port_is_that_of_the_scheme() {
     assert!(Ports::Default.allows(Scheme::Http, 80));
     assert!(Ports::Default.allows(Scheme::Https, 443));
     assert!(!Ports::Default.allows(Scheme::Https, 80));
@@ -17,7 +17,7 @@ fn default_ports_are_those_of_the_scheme() {
 }
 
 #[test]
-fn lists_of_ports_are_checked() {
+fn port_lists_are_checked() {
     assert_eq!(
         Ports::parse(&[]),
         Err(PatternError::Empty { what: "ports" })
@@ -38,7 +38,7 @@ fn lists_of_ports_are_checked() {
 }
 
 #[test]
-fn a_rule_explains_itself() {
+fn rule_display_describes_all_parts() {
     let mut rule = rule("*.corp.example");
     assert_eq!(
         rule.to_string(),
@@ -61,7 +61,7 @@ fn a_rule_explains_itself() {
 }
 
 #[test]
-fn a_rule_built_by_hand_is_checked() {
+fn rule_that_was_not_parsed_is_checked() {
     let broken: [fn(&mut Rule); 8] = [
         |rule| rule.host = HostPattern::Name("Upper.Example".into()),
         |rule| rule.host = HostPattern::Name("2130706433".into()),
@@ -81,8 +81,8 @@ fn a_rule_built_by_hand_is_checked() {
 }
 
 #[test]
-fn what_is_rarely_meant_draws_a_warning() {
-    for (host, says) in [
+fn unlikely_settings_cause_warnings() {
+    for (host, expected) in [
         ("metadata.google.internal", "metadata"),
         ("169.254.169.254", "refused all the same"),
         ("fe80::/10", "link-local"),
@@ -92,7 +92,7 @@ fn what_is_rarely_meant_draws_a_warning() {
     ] {
         let warnings = rule(host).warnings();
         assert!(
-            warnings.iter().any(|warning| warning.contains(says)),
+            warnings.iter().any(|warning| warning.contains(expected)),
             "{host}: {warnings:?}"
         );
     }

@@ -1,10 +1,11 @@
-//! What can be wrong with a URL, in words that tell its author what to write.
+//! Errors in a URL, with what its author should write instead.
 
 use super::URL_MAX_BYTES;
 use super::host::HostError;
 use thiserror::Error;
 
-/// Why a text is not a URL that the bridge would call. None of them repeats the text.
+/// Why a text is not a URL that the bridge may call. The messages do not repeat the text, which may
+/// hold secrets.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 pub enum TargetError {
     /// Longer than [`URL_MAX_BYTES`].
@@ -18,9 +19,9 @@ pub enum TargetError {
         "byte {offset} of the URL is 0x{byte:02x}: percent-encode it, or write a host in its xn-- form"
     )]
     Byte {
-        /// Where, from 0.
+        /// Its offset, from 0.
         offset: usize,
-        /// Which.
+        /// Its value.
         byte: u8,
     },
     /// No `scheme://` at the beginning.
@@ -38,13 +39,13 @@ pub enum TargetError {
     /// A `\` before the query.
     #[error("the URL has a backslash, which programs read differently: write / or %5C")]
     Backslash,
-    /// What follows an endpoint's name begins with something else than `/` or `?`.
+    /// The text after an endpoint's name begins with neither `/` nor `?`.
     #[error("the path does not begin with /")]
     Path,
     /// The port is missing after its colon, not a number, 0, or above 65535.
     #[error("the URL's port is not a number from 1 to 65535 without leading zeros")]
     Port,
-    /// The host cannot be used.
+    /// The host is invalid.
     #[error(transparent)]
     Host(#[from] HostError),
 }

@@ -1,8 +1,8 @@
-//! The host of a URL: a name in canonical form, or an address that is spelled in exactly one way.
+//! The host of a URL: a name in canonical form, or an address that has exactly one spelling.
 //!
-//! A resolver reads `2852039166`, `0x7f.1` and `0177.0.0.1` as addresses. None of these reaches
-//! one: a host that ends in a number is a dotted quad or an error (the WHATWG URL standard calls
-//! it the ends-in-a-number checker; it goes on to convert, we do not).
+//! A resolver reads `2852039166`, `0x7f.1` and `0177.0.0.1` as addresses. None of these reaches a
+//! resolver: a host that ends in a number is a dotted quad or an error. (This is the ends-in-a-number
+//! checker of the WHATWG URL standard, which then converts such hosts; this crate does not.)
 
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
@@ -17,13 +17,13 @@ const LABEL_MAX_BYTES: usize = 63;
 /// Why a text is not a host.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
 pub enum HostError {
-    /// Nothing there.
+    /// The host is empty.
     #[error("the host is empty")]
     Empty,
     /// Percent-encoding in the host.
     #[error("the host has a %: hosts are not percent-encoded, and zone ids are refused")]
     Percent,
-    /// Something else than letters, digits, `-`, `_` and `.`.
+    /// A character other than letters, digits, `-`, `_` and `.`.
     #[error("the host may hold letters, digits, '-', '_' and '.' only; write others in xn-- form")]
     Character,
     /// Two dots in a row, or one at the beginning.
@@ -35,12 +35,12 @@ pub enum HostError {
     /// More than 253 bytes.
     #[error("the host has more than {NAME_MAX_BYTES} bytes")]
     LongName,
-    /// Ends in a number, but is no dotted quad.
+    /// It ends in a number, but is not a dotted quad.
     #[error(
         "the host ends in a number: write an IPv4 address as four decimal parts without leading zeros"
     )]
     Number,
-    /// Brackets around something else than an IPv6 address.
+    /// Brackets around text that is not an IPv6 address.
     #[error("the host in brackets is no IPv6 address; zone ids are refused")]
     Ipv6,
     /// An IPv6 address without brackets.
@@ -48,39 +48,41 @@ pub enum HostError {
     Brackets,
 }
 
-/// Where a target is: a name to resolve, or an address.
+/// The host of a target: a name to resolve, or an address.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub enum Host {
-    /// Lower-case ASCII without a trailing dot; labels of 1 to 63 bytes, 253 in all; never
-    /// something that a resolver would read as an address.
+    /// Lower-case ASCII without a trailing dot; labels of 1 to 63 bytes, 253 in total; never a text
+    /// that a resolver would read as an address.
     Name(String),
-    /// An address as it was written: an IPv4-mapped one stays IPv6 here, and is unwrapped
-    /// wherever it is judged ([`crate::address`]).
+    /// An address as it was written. An IPv4-mapped one stays IPv6 here; checks convert it
+    /// ([`crate::address`]).
     Addr(IpAddr),
 }
 
 impl Host {
-    /// Parses a host as a URL has it: IPv6 addresses in brackets, one trailing dot allowed.
+    /// Parses the host of a URL: IPv6 addresses in brackets, one trailing dot allowed.
     ///
     /// # Errors
-    /// [`HostError`] names the first thing that is wrong.
+    /// [`HostError`] for the first part that is wrong.
     pub fn parse(text: &str) -> Result<Self, HostError> {
         if text.is_empty() {
             return Err(HostError::Empty);
         }
         if let Some(inner) = text.strip_prefix('[') {
             let inner = inner.strip_suffix(']').ok_or(HostError::Ipv6)?;
+            // A zone id (`%eth0`) selects an interface of this machine, which no caller may choose.
             return match inner.parse::<Ipv6Addr>() {
                 Ok(addr) => Ok(Self::Addr(addr.into())),
                 Err(_) => Err(HostError::Ipv6),
             };
         }
+        // One trailing dot marks a fully qualified name. Without it two spellings of one name would differ.
         let name = text.strip_suffix('.').unwrap_or(text);
         check_name(name)?;
         if !ends_in_a_number(name) {
             return Ok(Self::Name(name.to_ascii_lowercase()));
         }
-        // The parser of the standard library takes four decimal parts without leading zeros only.
+        // The parser of the standard library accepts only four decimal parts without leading zeros.
         match name.parse::<Ipv4Addr>() {
             Ok(addr) => Ok(Self::Addr(addr.into())),
             Err(_) => Err(HostError::Number),
@@ -98,7 +100,7 @@ impl fmt::Display for Host {
     }
 }
 
-/// A hyphen may stand anywhere and underscores are allowed: real networks have both.
+/// Checks a name. Hyphens are allowed anywhere, and underscores as well: real networks have both.
 fn check_name(name: &str) -> Result<(), HostError> {
     if name.contains('%') {
         return Err(HostError::Percent);
@@ -128,6 +130,7 @@ fn check_name(name: &str) -> Result<(), HostError> {
 
 /// Whether the last label is decimal, octal or hexadecimal, as `inet_aton` reads numbers.
 fn ends_in_a_number(name: &str) -> bool {
+    // Only the last label counts: `inet_aton` reads `1.2.3` as an address, and `1.2.3.example` not.
     let last = name.rsplit('.').next().unwrap_or(name);
     let hex = last.strip_prefix("0x").or_else(|| last.strip_prefix("0X"));
     match hex {
@@ -141,7 +144,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn names_become_lower_case_without_their_last_dot() {
+    fn name_is_lower_case_without_trailing_dot() {
         for (text, name) in [
             ("Corp.Example.", "corp.example"),
             ("build_01", "build_01"),
@@ -157,7 +160,7 @@ mod tests {
     }
 
     #[test]
-    fn an_address_has_one_spelling() {
+    fn address_has_one_spelling() {
         let quad = Host::Addr([127, 0, 0, 1].into());
         assert_eq!(Host::parse("127.0.0.1"), Ok(quad.clone()));
         assert_eq!(Host::parse("127.0.0.1."), Ok(quad));
@@ -187,7 +190,7 @@ mod tests {
     }
 
     #[test]
-    fn ipv6_stands_in_brackets_and_is_kept_as_it_was() {
+    fn ipv6_host_requires_brackets() {
         let mapped = Host::parse("[::FFFF:7f00:1]").unwrap();
         assert_eq!(mapped, Host::Addr("::ffff:127.0.0.1".parse().unwrap()));
         assert_eq!(mapped.to_string(), "[::ffff:127.0.0.1]");
@@ -207,7 +210,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_host_is_refused() {
+    fn invalid_host_is_rejected() {
         let label = "a".repeat(63);
         let name = [label.as_str(); 4].join(".");
         for (text, error) in [

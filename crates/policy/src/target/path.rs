@@ -1,17 +1,17 @@
-//! Does a path mean the same to everyone who reads it?
+//! Paths that programs read differently.
 //!
-//! Where a rule or an endpoint narrows by path, `/hooks/%2e%2e/admin` must not slip through: a
-//! target, or a proxy before it, that decodes once more than we do would leave the prefix. So
-//! there, a path with dot segments or backslashes, raw or encoded, is refused, and so is encoding
-//! that decoders disagree about. Elsewhere bytes pass as they are, and this module is not asked.
+//! A rule or an endpoint that restricts paths must not let `/hooks/%2e%2e/admin` pass: a target, or a
+//! proxy before it, that decodes once more would leave the prefix. So these refuse paths with dot
+//! segments or backslashes, raw or encoded, and encodings that decoders disagree about. Without such a
+//! restriction bytes pass unchanged, and this module is not used.
 
 use std::borrow::Cow;
 use std::fmt;
 
-/// How often a path is decoded before it is called too deep: `%2525252e` needs four.
+/// How often a path is decoded before its encoding counts as too deep: `%2525252e` needs four rounds.
 const DECODE_ROUNDS_MAX: usize = 4;
 
-/// Why a path could be read as another one.
+/// Why programs could read a path differently.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Ambiguity {
     /// `.` or `..`, raw or encoded, also before `;parameters`.
@@ -22,9 +22,9 @@ pub(crate) enum Ambiguity {
     Malformed,
     /// An encoded control character.
     Control,
-    /// UTF-8 in more bytes than it needs, such as `%c0%ae` for a dot.
+    /// UTF-8 with more bytes than necessary, such as `%c0%ae` for a dot.
     Overlong,
-    /// Encoded again and again.
+    /// Too many layers of encoding.
     TooDeep,
 }
 
@@ -41,22 +41,25 @@ impl fmt::Display for Ambiguity {
     }
 }
 
-/// Returns in words why a raw path, without its query, could be read as another path: dot segments,
-/// backslashes, and encoding that decoders disagree about, raw or encoded. `None` where it could not.
+/// Returns why programs could read a raw path (without its query) differently: dot segments,
+/// backslashes, or encodings that decoders disagree about. Returns `None` for a path with one meaning.
 pub fn path_ambiguity(path: &str) -> Option<String> {
     ambiguity(path).map(|why| why.to_string())
 }
 
-/// The first reason why `path` (raw, without query) could be read as another path.
+/// Returns the first reason why programs could read `path` (raw, without query) differently.
 pub(crate) fn ambiguity(path: &str) -> Option<Ambiguity> {
+    // Only in the raw path: after one round of decoding a lone `%` is ordinary text.
     if is_malformed(path.as_bytes()) {
         return Some(Ambiguity::Malformed);
     }
+    // Each round checks one more layer of encoding, until the text no longer changes.
     let mut layer = Cow::Borrowed(path.as_bytes());
     for _ in 0..=DECODE_ROUNDS_MAX {
         if layer.contains(&b'\\') {
             return Some(Ambiguity::Backslash);
         }
+        // NUL ends a string in C programs, and CR LF ends a line: both can hide what follows.
         if layer.iter().any(u8::is_ascii_control) {
             return Some(Ambiguity::Control);
         }
@@ -70,6 +73,7 @@ pub(crate) fn ambiguity(path: &str) -> Option<Ambiguity> {
             return None;
         }
         let decoded = decode(&layer);
+        // Nothing was decoded: what is left are literal `%`.
         if decoded.len() == layer.len() {
             return None;
         }
@@ -78,8 +82,8 @@ pub(crate) fn ambiguity(path: &str) -> Option<Ambiguity> {
     Some(Ambiguity::TooDeep)
 }
 
-/// `.` or `..` to a server that cuts parameters (`..;x`), or a decoded query or fragment, off, and
-/// to one that trims spaces.
+/// Whether some server reads a segment as `.` or `..`: one that removes parameters (`..;x`), a decoded
+/// query or a fragment, or one that trims spaces.
 fn is_dot_segment(segment: &[u8]) -> bool {
     let end = segment
         .iter()
@@ -102,7 +106,7 @@ fn is_malformed(bytes: &[u8]) -> bool {
     percents.any(|(at, _)| escaped(&bytes[at..]).is_none())
 }
 
-/// Decodes one layer; a `%` without two digits stays, as `100%25` may decode to `100%`.
+/// Decodes one layer. A `%` without two digits stays, because `100%25` decodes to `100%`.
 fn decode(mut bytes: &[u8]) -> Vec<u8> {
     let mut out = Vec::with_capacity(bytes.len());
     while let Some((&first, rest)) = bytes.split_first() {
@@ -120,7 +124,7 @@ fn decode(mut bytes: &[u8]) -> Vec<u8> {
     out
 }
 
-/// The byte that `%xy` at the beginning of `bytes` stands for.
+/// Returns the byte that `%xy` at the beginning of `bytes` encodes.
 fn escaped(bytes: &[u8]) -> Option<u8> {
     let digit = |byte: u8| {
         char::from(byte)
@@ -138,7 +142,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn plain_paths_mean_one_thing() {
+    fn plain_path_is_not_ambiguous() {
         for path in [
             "/",
             "//",
@@ -162,7 +166,7 @@ mod tests {
     }
 
     #[test]
-    fn dot_segments_are_found_in_every_spelling() {
+    fn dot_segment_is_found_in_every_spelling() {
         for path in [
             "/..",
             "/.",
@@ -197,7 +201,7 @@ mod tests {
     }
 
     #[test]
-    fn encoding_that_decoders_disagree_about_is_found() {
+    fn ambiguous_encoding_is_found() {
         for (path, found) in [
             ("/a\\b", Ambiguity::Backslash),
             ("/a%5cb", Ambiguity::Backslash),

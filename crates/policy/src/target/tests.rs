@@ -11,7 +11,7 @@ fn error(url: &str) -> TargetError {
 }
 
 #[test]
-fn the_parts_of_a_url_are_found() {
+fn url_parts_are_parsed() {
     let target = parse("HTTPS://Alm.Corp.Example.:8443/qcbin/x%2fy/../?a=1&b=?");
     assert_eq!(target.scheme(), Scheme::Https);
     assert_eq!(target.host(), &Host::Name("alm.corp.example".into()));
@@ -28,7 +28,7 @@ fn the_parts_of_a_url_are_found() {
 }
 
 #[test]
-fn a_missing_path_is_the_root_and_a_bare_question_mark_is_kept() {
+fn missing_path_is_the_root() {
     assert_eq!(parse("http://a").path_and_query(), "/");
     assert_eq!(parse("http://a").query(), None);
     assert_eq!(parse("http://a?").path_and_query(), "/?");
@@ -37,7 +37,7 @@ fn a_missing_path_is_the_root_and_a_bare_question_mark_is_kept() {
 }
 
 #[test]
-fn a_default_port_is_not_written() {
+fn default_port_is_omitted() {
     assert_eq!(parse("http://a:80/").to_string(), "http://a/");
     assert_eq!(parse("https://a:443/").authority(), "a");
     assert_eq!(parse("https://a:80/").authority(), "a:80");
@@ -48,7 +48,7 @@ fn a_default_port_is_not_written() {
 }
 
 #[test]
-fn what_parsers_disagree_about_is_refused() {
+fn ambiguous_url_is_rejected() {
     assert_eq!(error("https://good@evil/"), TargetError::UserInfo);
     assert_eq!(error("https://user:pw@host:443/"), TargetError::UserInfo);
     assert_eq!(error("https://good\\@evil/"), TargetError::Backslash);
@@ -67,7 +67,7 @@ fn what_parsers_disagree_about_is_refused() {
 }
 
 #[test]
-fn bytes_that_need_encoding_are_refused_wherever_they_are() {
+fn unencoded_bytes_are_rejected_everywhere() {
     for (url, offset, byte) in [
         (" http://a/", 0, b' '),
         ("http://a/ ", 9, b' '),
@@ -110,7 +110,7 @@ fn a_port_is_a_number_from_1_to_65535() {
 }
 
 #[test]
-fn brackets_and_colons_must_fit() {
+fn brackets_and_colons_must_match() {
     assert_eq!(error("http://::1/"), HostError::Brackets.into());
     assert_eq!(error("http://a:80:90/"), HostError::Brackets.into());
     assert_eq!(error("http://[::1]x/"), HostError::Character.into());
@@ -140,7 +140,7 @@ fn a_url_longer_than_8_kib_is_refused_also_when_only_its_canonical_form_is() {
 }
 
 #[test]
-fn joining_is_exact_to_the_byte() {
+fn join_keeps_every_byte() {
     for (base, rest, joined) in [
         (
             "https://alm:8443/qcbin/",
@@ -164,7 +164,7 @@ fn joining_is_exact_to_the_byte() {
 }
 
 #[test]
-fn joining_takes_a_path_and_nothing_else() {
+fn join_accepts_only_a_path_or_query() {
     let base = parse("https://alm/qcbin");
     assert_eq!(base.join("x").unwrap_err(), TargetError::Path);
     assert_eq!(base.join("@evil/").unwrap_err(), TargetError::Path);
@@ -183,7 +183,7 @@ fn joining_takes_a_path_and_nothing_else() {
 }
 
 #[test]
-fn a_raw_target_speaks_no_tls() {
+fn raw_target_has_no_tls() {
     let target = Target::raw(Host::Name("db".into()), 443).unwrap();
     assert!(!target.scheme().is_tls());
     assert_eq!(target.authority(), "db:443");

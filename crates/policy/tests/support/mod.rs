@@ -1,5 +1,5 @@
-//! Generators: small vocabularies, so that requests and rules often meet, and every form in which
-//! an address can hide.
+//! Generators: small vocabularies, so that requests often match rules, and every form in which an IPv6
+//! address can carry an IPv4 address.
 
 use policy::{HostPattern, Methods, PathPattern, Ports, Rule, Scheme};
 use proptest::collection::vec;

@@ -1,4 +1,4 @@
-//! The payloads of the opening, of a session's life, and of deliveries.
+//! The payloads of the opening, of the session, and of deliveries.
 
 use super::head::CallAttempt;
 use super::serial::Bounded;
@@ -9,13 +9,13 @@ use crate::limits::{
 };
 use serde::{Deserialize, Serialize};
 
-/// The version of the wire that this code speaks.
+/// The version of the wire that this code supports.
 pub const VERSION: u16 = 1;
 
-/// What one side lets the other have outstanding.
+/// What one side allows the other to have outstanding.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Windows {
-    /// Streams open at once.
+    /// Concurrent streams.
     pub streams_max: u32,
     /// Initial window of each stream, in bytes.
     pub stream_bytes: u64,
@@ -24,8 +24,9 @@ pub struct Windows {
 }
 
 impl Windows {
-    /// Whether a session can work with these numbers (W-31).
+    /// Whether a session can work with these numbers (W-13).
     pub fn are_usable(&self) -> bool {
+        // The body inside OPEN or HEAD is sent without a check of the window, so every window must hold one.
         self.streams_max > 0 && self.stream_bytes >= STREAM_WINDOW_MIN_BYTES
     }
 }
@@ -33,65 +34,65 @@ impl Windows {
 /// First frame of a tunnel, from the relay.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Challenge {
-    /// Random, of this connection alone.
+    /// Random, for this connection only.
     pub nonce: [u8; 32],
     /// Name of the relay's node.
     pub node: String,
-    /// Lowest version of the wire that the relay speaks.
+    /// Lowest version of the wire that the relay supports.
     pub version_min: u16,
-    /// Highest version of the wire that the relay speaks.
+    /// Highest version of the wire that the relay supports.
     pub version_max: u16,
-    /// What the relay lets the bridge have outstanding.
+    /// What the relay allows the bridge to have outstanding.
     pub windows: Windows,
 }
 
-/// What a bridge serves, so that the relay can choose; the bridge decides again.
+/// What a bridge serves, so that the relay can choose a bridge. The bridge decides again for each request.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct Serves {
     /// Names of endpoints.
     pub endpoints: Bounded<String, SERVES_ENDPOINTS_MAX>,
-    /// Host patterns of the allow list; none when the bridge keeps them to itself.
+    /// Host patterns of the allow list; `None` if the bridge does not disclose them.
     pub hosts: Option<Bounded<String, SERVES_HOSTS_MAX>>,
-    /// Names of those endpoints where a PUT or DELETE may be made twice (W-68).
+    /// Names of the endpoints where a PUT or DELETE may be repeated (W-68).
     pub repeatable: Bounded<String, SERVES_ENDPOINTS_MAX>,
 }
 
-/// Which delivery journal a bridge has, and how far it got.
+/// The identity of a bridge's delivery journal, and its number of entries (W-59).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct JournalMark {
-    /// Random, made with the journal.
+    /// Random, created with the journal.
     pub id: [u8; 16],
-    /// Its last entry's number.
+    /// The number of its last entry.
     pub sequence: u64,
 }
 
-/// What became of streams of a session that was lost (W-51).
+/// The report about a session that was lost (W-51).
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PreviousSession {
     /// The session that was lost.
     pub session: [u8; 16],
     /// Streams above this never arrived at the bridge.
     pub last_stream: u32,
-    /// Streams that arrived, were never dispatched, and are abandoned.
+    /// Streams that arrived, were never dispatched, and are abandoned for good.
     pub undispatched: Bounded<u32, ABANDONED_MAX>,
 }
 
-/// The bridge's answer to a challenge. Its proof follows it in the same frame, outside this.
+/// The bridge's reply to a challenge. Its proof follows in the same frame, outside of these fields.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Hello {
     /// The version of the wire that the bridge chose.
     pub version: u16,
-    /// Random, of this connection alone.
+    /// Random, for this connection only.
     pub nonce: [u8; 32],
     /// The tenant that the bridge was paired with.
     pub tenant: String,
     /// The bridge's id, given at pairing.
     pub bridge: String,
-    /// This installation of it.
+    /// The id of this installation.
     pub instance: [u8; 16],
-    /// Which of its connections.
+    /// The slot of this connection.
     pub slot: u8,
-    /// Counts this slot's connections, never backwards.
+    /// The number of this connection among those of the slot; it only rises.
     pub epoch: u64,
     /// The authority that was dialled, `host:port`.
     pub authority: String,
@@ -101,79 +102,78 @@ pub struct Hello {
     pub software: String,
     /// The host's name, for people.
     pub host: String,
-    /// What the bridge lets the relay have outstanding.
+    /// What the bridge allows the relay to have outstanding.
     pub windows: Windows,
-    /// What it serves.
+    /// What the bridge serves.
     pub serves: Serves,
-    /// Its journal, if it keeps one.
+    /// The mark of its journal, if it keeps one.
     pub journal: Option<JournalMark>,
-    /// What became of the session that this slot had before.
+    /// The report about the slot's previous session.
     pub previous: Option<PreviousSession>,
 }
 
-/// The relay takes the tunnel.
+/// The relay accepts the tunnel.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Welcome {
     /// The session's id.
     pub session: [u8; 16],
-    /// PING after this much silence, in milliseconds.
+    /// Silence before a PING, in milliseconds.
     pub heartbeat_ms: u32,
-    /// Dead after this much silence, in milliseconds.
+    /// Silence after which a peer counts as dead, in milliseconds.
     pub dead_after_ms: u32,
-    /// Nodes that a bridge may spread its connections over.
+    /// Relay nodes that a bridge may distribute its connections over.
     pub nodes: u16,
 }
 
-/// Why a tunnel was not taken.
+/// Why the relay refuses a tunnel.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub enum RefusedCode {
-    /// The bridge is unknown here, or its proof is wrong.
+    /// The bridge is unknown, or its proof is invalid.
     Unauthorized,
     /// The bridge, or the key it was paired with, was revoked.
     Revoked,
     /// The tenant is suspended.
     TenantSuspended,
-    /// The slot's epoch is not above the last one seen.
+    /// The slot's epoch is not above the last one.
     StaleEpoch {
-        /// The last one seen; the bridge may go one above it.
+        /// The last epoch; the bridge may use the next one.
         current: u64,
     },
-    /// No common version.
+    /// There is no common version.
     Version,
-    /// Too many sessions; come again later.
+    /// The relay's limit of sessions is reached; retry later.
     Overloaded,
-    /// The TLS connection that the bridge signed is not the one that the relay has: somebody in
-    /// between ends TLS.
+    /// The TLS connection that the bridge signed is not the relay's: a middlebox terminates TLS.
     ChannelBinding,
-    /// The authority that the bridge dialled is not this relay's.
+    /// The bridge dialled an authority that is not this relay's.
     Authority,
 }
 
 impl std::fmt::Display for RefusedCode {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str(match self {
-            Self::Unauthorized => "it does not know this bridge, or the proof is wrong",
-            Self::Revoked => "this bridge or the key it was paired with was revoked",
+            Self::Unauthorized => "the bridge is unknown, or its proof is invalid",
+            Self::Revoked => "the bridge, or the key that it was paired with, was revoked",
             Self::TenantSuspended => "the tenant is suspended",
-            Self::StaleEpoch { .. } => "a newer connection of the same slot was there before",
-            Self::Version => "it speaks another version of the protocol",
-            Self::Overloaded => "it has as many tunnels as it takes",
-            Self::ChannelBinding => "somebody between the bridge and the relay ends TLS",
-            Self::Authority => "it is not meant to be reached by this name",
+            Self::StaleEpoch { .. } => "a newer connection of the same slot exists",
+            Self::Version => "it supports another version of the protocol",
+            Self::Overloaded => "it reached its limit of tunnels",
+            Self::ChannelBinding => "a middlebox between bridge and relay ends TLS",
+            Self::Authority => "this name is not among its authorities",
         })
     }
 }
 
-/// The relay does not take the tunnel.
+/// The relay refuses the tunnel.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Refused {
-    /// Why.
+    /// The reason.
     pub code: RefusedCode,
-    /// When to come again, in milliseconds; zero leaves it to the bridge.
+    /// When to retry, in milliseconds; with zero the bridge decides.
     pub retry_after_ms: u32,
 }
 
-/// Gives back and widens what may be outstanding on a stream.
+/// Returns bytes of a stream's window, and enlarges it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Credit {
     /// Bytes that the consumer took.
@@ -182,8 +182,8 @@ pub struct Credit {
     pub grown: u32,
 }
 
-/// Cuts a text to [`DETAIL_MAX_BYTES`], at a character.
-fn cut(text: &mut String) {
+/// Truncates a text to [`DETAIL_MAX_BYTES`], at a character.
+fn truncate(text: &mut String) {
     let mut end = text.len().min(DETAIL_MAX_BYTES);
     while !text.is_char_boundary(end) {
         end -= 1;
@@ -201,7 +201,7 @@ pub(super) struct WireReset {
 impl WireReset {
     pub(super) fn new(failure: &Failure) -> Self {
         let mut detail = failure.detail.clone();
-        cut(&mut detail);
+        truncate(&mut detail);
         Self {
             code: failure.code.to_wire(),
             execution: failure.execution.to_wire(),
@@ -210,6 +210,7 @@ impl WireReset {
     }
 
     pub(super) fn into_failure(self) -> Option<Failure> {
+        // A longer detail is a violation and not truncated here: truncation is the sender's duty (W-5).
         (self.detail.len() <= DETAIL_MAX_BYTES).then(|| {
             Failure::new(
                 Code::from_wire(self.code),
@@ -220,20 +221,20 @@ impl WireReset {
     }
 }
 
-/// Why a side wants the session to end.
+/// Why a side ends the session.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub enum GoAwayReason {
-    /// It is shutting down or being replaced; work in flight may finish.
+    /// It is shutting down or being replaced; running exchanges may finish.
     Draining,
-    /// Stream ids are running out.
+    /// Stream ids are nearly exhausted.
     Renew,
     /// The bridge or its key was revoked.
     Revoked,
-    /// A newer session of the same slot took over.
+    /// A newer session of the same slot replaced it.
     Replaced,
-    /// The peer broke the protocol.
+    /// The peer violated the protocol.
     Protocol,
-    /// It has more than it can carry.
+    /// It is overloaded.
     Overloaded,
 }
 
@@ -241,100 +242,100 @@ impl std::fmt::Display for GoAwayReason {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str(match self {
             Self::Draining => "it is shutting down",
-            Self::Renew => "stream ids are running out",
+            Self::Renew => "stream ids are nearly exhausted",
             Self::Revoked => "revoked",
-            Self::Replaced => "a newer session took over",
-            Self::Protocol => "it says that the protocol was broken",
-            Self::Overloaded => "it has more than it can carry",
+            Self::Replaced => "a newer session replaced it",
+            Self::Protocol => "it reports a violation of the protocol",
+            Self::Overloaded => "it is overloaded",
         })
     }
 }
 
-/// The session will end.
+/// The announcement that the session ends.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct GoAway {
-    /// From the bridge alone: the last stream that it took.
+    /// From the bridge only: the last stream that it accepted.
     pub last_stream: Option<u32>,
-    /// Why.
+    /// The reason.
     pub reason: GoAwayReason,
-    /// When a new connection is welcome, in milliseconds.
+    /// When to open a new connection, in milliseconds.
     pub retry_after_ms: u32,
 }
 
-/// What became of an attempt of a delivery, from the bridge's journal.
+/// The outcome of a delivery's attempt, from the bridge's journal.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct DeliveryResult {
-    /// Which attempt.
+    /// The attempt.
     pub attempt: CallAttempt,
-    /// The target's status; none when it never answered.
+    /// The target's status; `None` if it did not respond.
     pub status: Option<u16>,
     /// The code of the failure, if it failed (W-40).
     pub code: Option<u16>,
-    /// How far it came (W-40).
+    /// The execution state (W-40).
     pub execution: u8,
 }
 
 /// Whether an endpoint can be reached from the bridge.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub enum Reach {
-    /// It was not looked at.
+    /// It was not checked.
     #[default]
     Unknown,
-    /// It answered.
+    /// It responded.
     Up,
-    /// It did not.
+    /// It did not respond.
     Down,
 }
 
-/// What a bridge found when it looked at an endpoint last.
+/// The result of a bridge's last health check of an endpoint.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct EndpointHealth {
     /// Whether it can be reached.
     pub reach: Reach,
-    /// The status that it answered with.
+    /// The status of its response.
     pub status: Option<u16>,
-    /// The code of what failed (W-40).
+    /// The code of the failure (W-40).
     pub code: Option<u16>,
-    /// How long ago that was, in seconds.
+    /// The age of the check, in seconds.
     pub age_s: u32,
 }
 
-/// How far a bridge's audit file has got, signed by its key.
+/// The head of a bridge's audit file, signed by its key (W-64).
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct AuditHead {
-    /// Random, made with the file.
+    /// Random, created with the file.
     pub id: [u8; 16],
-    /// Lines so far.
+    /// The number of its lines.
     pub sequence: u64,
-    /// The hash of the last one.
+    /// The hash of the last line.
     pub hash: [u8; 32],
     /// Ed25519, 64 bytes, see [`crate::opening::AuditTranscript`].
     pub signature: Bounded<u8, { super::PROOF_BYTES }>,
 }
 
-/// How the bridge is, beside its tunnel (W-63).
+/// The health of the bridge (W-63).
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct Report {
-    /// Of the endpoints that HELLO or the last STATUS listed, in that order; those beyond are unknown.
+    /// The endpoints of HELLO or the last STATUS, in that order; those beyond the list are unknown.
     pub endpoints: Bounded<EndpointHealth, SERVES_ENDPOINTS_MAX>,
-    /// That its config was refused when it was read last, and at which line; the one before is active. Without
-    /// text of the config: callers can read it.
+    /// The rejection of a changed config, with its line; the previous config stays active. It contains
+    /// no text of the config, because callers can read it.
     pub config_refused: Option<String>,
-    /// Its audit file, if it keeps one.
+    /// The head of its audit file, if it keeps one.
     pub audit: Option<AuditHead>,
 }
 
 impl Report {
-    /// The same, with its text cut to [`DETAIL_MAX_BYTES`].
+    /// Returns the report with its text truncated to [`DETAIL_MAX_BYTES`].
     #[must_use]
     pub fn truncated(mut self) -> Self {
         if let Some(text) = &mut self.config_refused {
-            cut(text);
+            truncate(text);
         }
         self
     }
 
-    /// Whether its text keeps to its limit.
+    /// Whether its text is within its limit.
     pub(super) fn fits(&self) -> bool {
         self.config_refused
             .as_ref()

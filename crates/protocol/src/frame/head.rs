@@ -1,4 +1,4 @@
-//! The heads of an exchange: what OPEN and HEAD say before the body.
+//! The heads of an exchange: the fields of OPEN and HEAD before the body.
 
 use super::headers::Headers;
 use super::{FrameError, serial};
@@ -8,26 +8,26 @@ use serde::{Deserialize, Serialize};
 use std::num::NonZeroU8;
 use std::time::Duration;
 
-/// Which traffic goes first when several streams have something to send (W-34).
+/// The priority of a stream when several have something to send (W-34).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub enum Class {
-    /// Call URL: small and awaited by somebody.
+    /// Call URL: small, and a user may wait for it.
     Interactive,
-    /// Synchronizer: long and patient.
+    /// Synchronizer: long transfers that can wait.
     Bulk,
 }
 
-/// Whose a stream is, among the streams of its class (W-34).
+/// The caller of a stream and its weight, among the streams of a class (W-34).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct CallerWeight {
-    /// Tells callers apart. The relay's choice, without a meaning.
+    /// Distinguishes callers; an opaque number chosen by the relay.
     pub caller: u32,
-    /// How many shares this caller has where there is not enough for all. 1 to 255.
+    /// The number of shares of this caller under contention, 1 to 255.
     pub weight: NonZeroU8,
 }
 
 impl CallerWeight {
-    /// With a weight of at least one.
+    /// Creates a caller's weight; a weight of 0 becomes 1.
     pub fn new(caller: u32, weight: u8) -> Self {
         Self {
             caller,
@@ -37,18 +37,18 @@ impl CallerWeight {
 }
 
 impl Default for CallerWeight {
-    /// Of nobody in particular, with a weight of one.
+    /// The anonymous caller 0, with a weight of one.
     fn default() -> Self {
         Self::new(0, 1)
     }
 }
 
-/// Where a request goes.
+/// The target of a request.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum RequestTarget {
     /// A Call URL: an absolute `http` or `https` URL.
     Url(String),
-    /// A named endpoint, and what followed its name in the path, with the query, byte for byte.
+    /// A named endpoint, and the rest of the path with the query, byte for byte.
     Endpoint {
         /// The name that the bridge's config declares.
         name: String,
@@ -64,21 +64,21 @@ pub enum RequestTarget {
     },
 }
 
-/// What is known of a body's length when its head is sent. Decides the framing on the other side.
+/// What is known of a body's length when its head is sent. It decides the framing on the other side.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub enum BodyLength {
     /// There is no body, and no length was given.
     None,
     /// A length was given.
     Known(u64),
-    /// It ends when it ends.
+    /// The length is not known before the end.
     Unknown,
 }
 
-/// How much time is left, in milliseconds from now. Zero means no limit. Clock times never travel.
+/// The time left, in milliseconds from now. Zero means no limit. Clock times are never sent (W-25).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct TimeLeft {
-    /// Until the response's head.
+    /// Until the response's final head.
     pub head_ms: u32,
     /// Between two signs of progress.
     pub idle_ms: u32,
@@ -87,17 +87,17 @@ pub struct TimeLeft {
 }
 
 impl TimeLeft {
-    /// The time until the response's head, if limited.
+    /// Returns the time until the response's final head, if limited.
     pub fn head(&self) -> Option<Duration> {
         millis(self.head_ms)
     }
 
-    /// The time between two signs of progress, if limited.
+    /// Returns the time between two signs of progress, if limited.
     pub fn idle(&self) -> Option<Duration> {
         millis(self.idle_ms)
     }
 
-    /// The time until the end, if limited.
+    /// Returns the time until the end, if limited.
     pub fn total(&self) -> Option<Duration> {
         millis(self.total_ms)
     }
@@ -107,7 +107,7 @@ fn millis(ms: u32) -> Option<Duration> {
     (ms != 0).then(|| Duration::from_millis(ms.into()))
 }
 
-/// Names one attempt of a stored call.
+/// Identifies one attempt of a stored call.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct CallAttempt {
     /// The call's id.
@@ -119,11 +119,11 @@ pub struct CallAttempt {
 /// The head of a request.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct RequestHead {
-    /// Its class on the way to the bridge and back.
+    /// Its class, in both directions.
     pub class: Class,
-    /// Whose it is, for the same.
+    /// Its caller and weight, in both directions.
     pub share: CallerWeight,
-    /// Where it goes.
+    /// Its target.
     pub target: RequestTarget,
     /// The method, as the caller wrote it.
     pub method: String,
@@ -133,15 +133,15 @@ pub struct RequestHead {
     pub body: BodyLength,
     /// Whether the caller waits for `100 Continue` (RFC 9110, 10.1.1); then nothing is inlined.
     pub expect_continue: bool,
-    /// How much time is left.
+    /// The time left.
     pub time_left: TimeLeft,
     /// The call that this is an attempt of, if it is a Call URL.
     pub call: Option<CallAttempt>,
-    /// The credential that the bridge shall add, by name.
+    /// The name of the credential that the bridge adds.
     pub credential: Option<String>,
 }
 
-/// The head of a response. Several may come, all but the last with a status of 1xx.
+/// The head of a response. Several may come; all but the final one are informational.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ResponseHead {
     /// The status, 100 to 999.
@@ -153,7 +153,7 @@ pub struct ResponseHead {
 }
 
 impl ResponseHead {
-    /// Whether another head follows (1xx, but for 101, after which raw bytes follow).
+    /// Whether another head follows: for 1xx except 101, after which raw bytes follow.
     pub fn is_informational(&self) -> bool {
         (100..200).contains(&self.status) && self.status != 101
     }
@@ -190,11 +190,11 @@ struct WireResponse<'a> {
     headers: &'a [u8],
 }
 
-/// Room for all of a head but its text and its fields.
+/// Bytes of a head except its text and its fields, at most.
 const FIXED_BYTES: usize = 80;
 
 impl RequestHead {
-    /// About how many bytes its encoding has; not fewer.
+    /// Returns an upper estimate of the length of its encoding, so that one allocation is enough.
     pub(super) fn size_hint(&self) -> usize {
         let target = match &self.target {
             RequestTarget::Url(url) => url.len(),
@@ -209,7 +209,8 @@ impl RequestHead {
         FIXED_BYTES + text + self.headers.block().len()
     }
 
-    /// Appends the head's encoding. Refuses what [`Self::decode`] would refuse.
+    /// Appends the head's encoding. Rejects what [`Self::decode`] would reject, so that the fault shows
+    /// on the side that caused it.
     pub(super) fn encode(&self, out: &mut Vec<u8>) -> Result<usize, FrameError> {
         if self.method.is_empty() {
             return Err(FrameError::Payload);
@@ -249,9 +250,11 @@ impl RequestHead {
         serial::encode(&wire, out)
     }
 
-    /// Decodes a head; header fields stay slices of `bytes`.
+    /// Decodes a head; header fields are slices of `bytes`.
     pub(super) fn decode(bytes: &Bytes) -> Result<Self, FrameError> {
         let wire: WireRequest<'_> = serial::decode(bytes)?;
+        // The serializer's limit is that of the whole head. Names have their own, because they become
+        // keys of maps and labels.
         let short = |s: &str| s.len() <= NAME_MAX_BYTES;
         if wire.method.is_empty() || !short(wire.method) {
             return Err(FrameError::Payload);
@@ -276,6 +279,7 @@ impl RequestHead {
             share: wire.share,
             target,
             method: wire.method.to_owned(),
+            // A slice of the frame and not a copy: heads are on the hot path.
             headers: Headers::from_block(bytes.slice_ref(wire.headers))?,
             body: wire.body,
             expect_continue: wire.expect_continue,
@@ -287,12 +291,13 @@ impl RequestHead {
 }
 
 impl ResponseHead {
-    /// About how many bytes its encoding has; not fewer.
+    /// Returns an upper estimate of the length of its encoding, so that one allocation is enough.
     pub(super) fn size_hint(&self) -> usize {
         FIXED_BYTES + self.headers.block().len()
     }
 
-    /// Appends the head's encoding. Refuses what [`Self::decode`] would refuse.
+    /// Appends the head's encoding. Rejects what [`Self::decode`] would reject, so that the fault shows
+    /// on the side that caused it.
     pub(super) fn encode(&self, out: &mut Vec<u8>) -> Result<usize, FrameError> {
         if !(100..1000).contains(&self.status) {
             return Err(FrameError::Payload);
@@ -305,7 +310,7 @@ impl ResponseHead {
         serial::encode(&wire, out)
     }
 
-    /// Decodes a head; header fields stay slices of `bytes`.
+    /// Decodes a head; header fields are slices of `bytes`.
     pub(super) fn decode(bytes: &Bytes) -> Result<Self, FrameError> {
         let wire: WireResponse<'_> = serial::decode(bytes)?;
         if !(100..1000).contains(&wire.status) {

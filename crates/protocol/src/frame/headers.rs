@@ -1,17 +1,18 @@
-//! A header section as one block of bytes, so that it crosses the process without a copy a field.
+//! A header section as one block of bytes, so that it passes through the process without a copy of each
+//! field.
 //!
 //! ```text
 //! block := *( name-length u16 BE, value-length u16 BE, name, value )
 //! ```
 //!
-//! Order and repeats are kept; names and values are bytes. Who knows HTTP checks them: this
-//! module only guarantees that a block can be walked to its end.
+//! Order and repeated fields are preserved; names and values are bytes. This module only guarantees
+//! that a block can be read to its end; the users of HTTP check names and values.
 
 use super::FrameError;
 use crate::limits::{HEAD_MAX_BYTES, HEADERS_MAX};
 use bytes::Bytes;
 
-/// Header fields in order, checked to be well formed.
+/// Header fields in order, in a well-formed block.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Headers {
     block: Bytes,
@@ -19,7 +20,7 @@ pub struct Headers {
 }
 
 impl Headers {
-    /// Takes a block from the wire.
+    /// Checks a block from the wire.
     ///
     /// # Errors
     /// [`FrameError::Headers`] when a length points past the end or a name is empty,
@@ -45,7 +46,7 @@ impl Headers {
         Ok(Self { block, count })
     }
 
-    /// The fields in order: (name, value).
+    /// Returns the fields in order: (name, value).
     pub fn iter(&self) -> impl Iterator<Item = (&[u8], &[u8])> {
         let mut rest: &[u8] = &self.block;
         std::iter::from_fn(move || {
@@ -55,12 +56,12 @@ impl Headers {
         })
     }
 
-    /// The bytes of the block; names and values are slices of it.
+    /// Returns the bytes of the block; names and values are slices of it.
     pub fn block(&self) -> &Bytes {
         &self.block
     }
 
-    /// How many fields there are.
+    /// Returns the number of fields.
     pub fn len(&self) -> usize {
         self.count
     }
@@ -88,7 +89,7 @@ pub struct HeadersBuilder {
 }
 
 impl HeadersBuilder {
-    /// With room for about `fields` fields.
+    /// Creates a builder with capacity for about `fields` fields.
     pub fn with_capacity(fields: usize) -> Self {
         Self {
             block: Vec::with_capacity(fields * 48),
@@ -96,7 +97,7 @@ impl HeadersBuilder {
         }
     }
 
-    /// Adds a field behind the others.
+    /// Appends a field.
     ///
     /// # Errors
     /// [`FrameError::TooManyHeaders`] above [`HEADERS_MAX`] fields, [`FrameError::TooLarge`] when
@@ -121,7 +122,7 @@ impl HeadersBuilder {
         Ok(())
     }
 
-    /// The finished block.
+    /// Returns the finished block.
     pub fn build(self) -> Headers {
         Headers {
             block: self.block.into(),
@@ -135,7 +136,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn fields_keep_their_order_and_repeats() {
+    fn fields_keep_order_and_repeats() {
         let mut builder = HeadersBuilder::default();
         for (name, value) in [("set-cookie", "a=1"), ("x", ""), ("set-cookie", "b=\u{e9}")] {
             builder.push(name.as_bytes(), value.as_bytes()).unwrap();
@@ -148,7 +149,7 @@ mod tests {
     }
 
     #[test]
-    fn a_length_past_the_end_is_refused() {
+    fn length_past_the_end_is_rejected() {
         for block in [
             &b"\0"[..],
             b"\0\x01\0\x05ab",
@@ -163,7 +164,7 @@ mod tests {
     }
 
     #[test]
-    fn the_count_of_fields_is_bounded_both_ways() {
+    fn field_count_is_bounded_in_both_directions() {
         let mut builder = HeadersBuilder::default();
         for _ in 0..HEADERS_MAX {
             builder.push(b"a", b"").unwrap();

@@ -1,8 +1,8 @@
-//! The one place where the serializer lives.
+//! The serializer of control payloads; no other module uses it.
 //!
 //! Control payloads are bincode 2 in its standard configuration: little-endian, variable-length
-//! integers. A payload has a byte limit, checked by both sides; bytes left over are an error. DATA
-//! never passes through here.
+//! integers. Both sides check the byte limit of a payload, and bytes left over are an error. DATA does
+//! not use it.
 
 use super::FrameError;
 use crate::limits::HEAD_MAX_BYTES;
@@ -11,9 +11,9 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use std::fmt;
 use std::marker::PhantomData;
 
-/// What bincode may count while it decodes a payload of [`HEAD_MAX_BYTES`], and so the largest
-/// single allocation for a length that lies. Its count takes every number at its full size, not
-/// at the size it has on the wire: 16 KiB more are enough for the longest lists there are.
+/// The limit of bincode's own byte count while it decodes a payload of [`HEAD_MAX_BYTES`]. It also
+/// bounds the largest single allocation for a false length. bincode counts every number at its full
+/// size, not at its size on the wire: 16 KiB more are enough for the longest lists.
 const DECODE_COUNT_MAX: usize = HEAD_MAX_BYTES + 16 * 1024;
 
 const CONFIG: bincode::config::Configuration<
@@ -28,6 +28,7 @@ const CONFIG: bincode::config::Configuration<
 /// [`FrameError::TooLarge`] when it is longer than [`HEAD_MAX_BYTES`].
 pub(crate) fn encode<T: Serialize>(value: &T, out: &mut Vec<u8>) -> Result<usize, FrameError> {
     let before = out.len();
+    // bincode applies its limit only to decoding, so the encoded length is checked here.
     bincode::serde::encode_into_std_write(value, out, CONFIG).map_err(|_| FrameError::TooLarge)?;
     let written = out.len() - before;
     if written > HEAD_MAX_BYTES {
@@ -37,40 +38,41 @@ pub(crate) fn encode<T: Serialize>(value: &T, out: &mut Vec<u8>) -> Result<usize
     Ok(written)
 }
 
-/// Writes bytes in one piece: the same encoding as that of a list of bytes, which is written byte
-/// by byte.
+/// Serializes bytes in one piece. The encoding equals that of a list of bytes, which serde would write
+/// byte by byte.
 pub(super) fn as_bytes<S: Serializer>(bytes: &[u8], serializer: S) -> Result<S::Ok, S::Error> {
     serializer.serialize_bytes(bytes)
 }
 
-/// Decodes the whole of `bytes`.
+/// Decodes all of `bytes`.
 ///
 /// # Errors
-/// [`FrameError::TooLarge`] above [`HEAD_MAX_BYTES`], [`FrameError::Payload`] when they are not
-/// the encoding of a `T`, [`FrameError::TrailingBytes`] when any are left over.
+/// [`FrameError::TooLarge`] above [`HEAD_MAX_BYTES`], [`FrameError::Payload`] when they are not the
+/// encoding of a `T`, [`FrameError::TrailingBytes`] when some are left over.
 pub(crate) fn decode<'a, T: Deserialize<'a>>(bytes: &'a [u8]) -> Result<T, FrameError> {
     if bytes.len() > HEAD_MAX_BYTES {
         return Err(FrameError::TooLarge);
     }
     let (value, used) =
         bincode::serde::borrow_decode_from_slice(bytes, CONFIG).map_err(|_| FrameError::Payload)?;
+    // bincode ignores bytes after a value; on this wire they are an error (W-60).
     if used != bytes.len() {
         return Err(FrameError::TrailingBytes);
     }
     Ok(value)
 }
 
-/// A list of at most `MAX` items. Decoding allocates as items arrive, never by a claimed length.
+/// A list of at most `MAX` items. Decoding allocates as items arrive, never by a stated length.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Bounded<T, const MAX: usize>(Vec<T>);
 
 impl<T, const MAX: usize> Bounded<T, MAX> {
-    /// The first `MAX` of the items.
+    /// Creates a list of the first `MAX` items.
     pub fn truncated(items: impl IntoIterator<Item = T>) -> Self {
         Self(items.into_iter().take(MAX).collect())
     }
 
-    /// The items.
+    /// Returns the items.
     pub fn as_slice(&self) -> &[T] {
         &self.0
     }

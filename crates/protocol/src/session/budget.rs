@@ -5,18 +5,18 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 /// Bytes of memory that all sessions of a process share for windows beyond the initial size.
 ///
-/// A [share](Budget::share) belongs to one tenant. It is a dynamic threshold: a tenant may take at most its weight
-/// times twice what is left for others. So the first tenant always leaves some memory.
+/// A [share](Budget::share) belongs to one tenant. It is a dynamic threshold: a tenant may take at most
+/// its weight times twice what is left for others. So the first tenant always leaves some memory.
 #[derive(Debug)]
 pub struct Budget {
     left: AtomicU64,
-    of: Option<Part>,
+    of: Option<TenantShare>,
 }
 
 /// The share of one tenant.
 #[derive(Debug)]
-struct Part {
-    whole: Arc<Budget>,
+struct TenantShare {
+    total: Arc<Budget>,
     taken: AtomicU64,
     weight: u8,
 }
@@ -31,11 +31,11 @@ impl Budget {
     }
 
     /// Creates the share of one tenant.
-    pub fn share(whole: &Arc<Self>, weight: u8) -> Arc<Self> {
+    pub fn share(total: &Arc<Self>, weight: u8) -> Arc<Self> {
         Arc::new(Self {
             left: AtomicU64::new(0),
-            of: Some(Part {
-                whole: whole.clone(),
+            of: Some(TenantShare {
+                total: total.clone(),
                 taken: AtomicU64::new(0),
                 weight: weight.max(1),
             }),
@@ -44,7 +44,7 @@ impl Budget {
 
     /// Takes all of `bytes`, or nothing. Returns whether they were taken.
     pub fn try_take(&self, bytes: u64) -> bool {
-        let Some(part) = &self.of else {
+        let Some(share) = &self.of else {
             // Relaxed everywhere: the counters guard no other memory. Each update is atomic, so the sum of
             // what is taken never exceeds the budget.
             return self
@@ -55,13 +55,13 @@ impl Budget {
                 .is_ok();
         };
         // The tenant's counter is raised first and lowered again on failure. Two sessions of one tenant
-        // that race may both see the other's attempt and both fail; they never both pass the threshold.
-        let taken = part.taken.fetch_add(bytes, Ordering::Relaxed);
-        let left_then = part.whole.left().saturating_sub(bytes);
-        let is_fair = taken.saturating_add(bytes) <= part.may_have(left_then);
-        let is_taken = is_fair && part.whole.try_take(bytes);
+        // that race may see each other's attempt and both fail, but neither overlooks the other.
+        let taken = share.taken.fetch_add(bytes, Ordering::Relaxed);
+        let left_then = share.total.left().saturating_sub(bytes);
+        let is_fair = taken.saturating_add(bytes) <= share.may_have(left_then);
+        let is_taken = is_fair && share.total.try_take(bytes);
         if !is_taken {
-            part.taken.fetch_sub(bytes, Ordering::Relaxed);
+            share.taken.fetch_sub(bytes, Ordering::Relaxed);
         }
         is_taken
     }
@@ -70,25 +70,25 @@ impl Budget {
     pub fn give(&self, bytes: u64) {
         match &self.of {
             None => self.left.fetch_add(bytes, Ordering::Relaxed),
-            Some(part) => {
-                part.whole.give(bytes);
-                part.taken.fetch_sub(bytes, Ordering::Relaxed)
+            Some(share) => {
+                share.total.give(bytes);
+                share.taken.fetch_sub(bytes, Ordering::Relaxed)
             }
         };
     }
 
     /// Returns the bytes that are free and may be taken here.
     pub fn left(&self) -> u64 {
-        let Some(part) = &self.of else {
+        let Some(share) = &self.of else {
             return self.left.load(Ordering::Relaxed);
         };
-        let left = part.whole.left();
-        let taken = part.taken.load(Ordering::Relaxed);
-        left.min(part.may_have(left).saturating_sub(taken))
+        let left = share.total.left();
+        let taken = share.taken.load(Ordering::Relaxed);
+        left.min(share.may_have(left).saturating_sub(taken))
     }
 }
 
-impl Part {
+impl TenantShare {
     /// Returns the tenant's threshold, when `left` bytes are free.
     fn may_have(&self, left: u64) -> u64 {
         left.saturating_mul(2 * u64::from(self.weight))
@@ -106,26 +106,26 @@ mod tests {
 
     #[test]
     fn greedy_tenant_leaves_a_share_for_the_next() {
-        let whole = Budget::new(900_000);
-        let (first, second) = (Budget::share(&whole, 1), Budget::share(&whole, 1));
+        let total = Budget::new(900_000);
+        let (first, second) = (Budget::share(&total, 1), Budget::share(&total, 1));
         assert_eq!(take_all(&first), 600_000);
         assert_eq!(take_all(&second), 200_000);
         assert_eq!(first.left(), 0);
         first.give(600_000);
         second.give(200_000);
-        assert_eq!(whole.left(), 900_000);
-        let heavy = Budget::share(&whole, 4);
+        assert_eq!(total.left(), 900_000);
+        let heavy = Budget::share(&total, 4);
         assert_eq!(take_all(&heavy), 800_000);
     }
 
     #[test]
     fn rejected_bytes_are_not_charged() {
-        let whole = Budget::new(100);
-        let share = Budget::share(&whole, 255);
+        let total = Budget::new(100);
+        let share = Budget::share(&total, 255);
         assert!(!share.try_take(101));
-        assert_eq!((share.left(), whole.left()), (100, 100));
+        assert_eq!((share.left(), total.left()), (100, 100));
         assert!(share.try_take(90));
         share.give(90);
-        assert_eq!(whole.left(), 100);
+        assert_eq!(total.left(), 100);
     }
 }

@@ -98,7 +98,8 @@ impl Session {
         let has_head_left = stream.send.state.has_head_left();
         let is_relay = self.config.side == Side::Relay;
         if is_relay && !has_head_left {
-            // The bridge never learns of this stream, so there is nothing to send and no acknowledgement to wait for.
+            // The bridge never learns of this stream, so there is nothing to send and no
+            // acknowledgement to wait for.
             let failure = Failure {
                 execution: Execution::NotSent,
                 ..failure
@@ -124,7 +125,7 @@ impl Session {
     }
 
     /// The user of a stream drops it. An unfinished exchange is reset. One of which everything was queued
-    /// and everything was received is over, although some of it may still have to leave.
+    /// and everything was received is complete, although some of it may still have to leave.
     pub fn release(&mut self, id: u32) {
         let Some(stream) = self.streams.get(&id) else {
             return;

@@ -25,6 +25,8 @@ impl Session {
             return Err(OpenError::Full);
         }
         let id = self.last_id + 1;
+        // Encoded at once, with a placeholder for the id: an error reaches the caller, and nothing was
+        // changed yet.
         let frame = frame::encode_open(0, head, body, end)?;
         self.last_id = id;
         let mut stream = Stream::new(
@@ -171,6 +173,7 @@ impl Session {
             return Ok(());
         }
         stream.send.state.finish();
+        // Empty trailers are sent as END, which can share a frame with the last bytes.
         let trailers = trailers.filter(|fields| !fields.is_empty());
         stream.send.queue.push_back(Outgoing::End(trailers));
         self.enqueue(id);

@@ -39,7 +39,7 @@ pub enum Read {
     Data(Bytes),
     /// Trailer fields; the end follows.
     Trailers(Headers),
-    /// The whole body was read.
+    /// The complete body was read.
     End,
     /// Nothing yet; [`Event::Readable`] follows.
     Pending,

@@ -76,6 +76,7 @@ impl Session {
         let Some(stream) = self.streams.get_mut(&id) else {
             return;
         };
+        // The end has come already, so a STOP would tell the peer nothing; only the credit is due.
         if stream.recv.state.is_closed() || !stream.reset.is_none() {
             self.take_all(id);
             return;
@@ -163,8 +164,9 @@ impl Session {
     }
 }
 
-/// Returns how many bytes a reader takes before they are returned: half of a window, a sixteenth of a large one.
-/// Bytes that wait for CREDIT count as outstanding, so a large window would have to be larger still.
+/// Returns how many bytes a reader takes before they are returned: half of a window, a sixteenth of a
+/// large one. Bytes that wait for CREDIT count as outstanding, so a large window would have to be
+/// larger still.
 fn credit_due_bytes(window_bytes: u64) -> u64 {
     let some = CREDIT_BYTES_MIN.max(window_bytes / 16);
     some.min(window_bytes / 2)

@@ -44,6 +44,7 @@ impl Session {
             return Err(reason.clone());
         }
         self.clock = now;
+        // Before decoding: any frame is a sign of life, also one that is skipped (W-53, W-61).
         self.timers.heard(now);
         let frame = Frame::decode(message).map_err(|error| broken(error.to_string()))?;
         match frame {
@@ -81,6 +82,8 @@ impl Session {
                 self.with_stream(id, |session, id| session.on_reset(id, failure))
             }
             Some(Frame::Ping(token)) => {
+                // One slot is enough: of several unanswered PINGs only the last one needs a PONG (W-53). So a
+                // flood of PINGs queues nothing.
                 self.pong = Some(token);
                 Ok(())
             }
@@ -90,6 +93,7 @@ impl Session {
             }
             Some(Frame::Status(serves)) => {
                 self.from(Side::Bridge, "STATUS")?;
+                // A new allocation for each STATUS: watchers compare the pointer to see a change.
                 self.serves = Arc::new(serves);
                 // Its list of endpoints is positional: it belongs to the STATUS before (W-63).
                 self.report = None;
@@ -136,6 +140,7 @@ impl Session {
         wire: u32,
         act: impl FnOnce(&mut Self, u32) -> Result<(), EndReason>,
     ) -> Result<(), EndReason> {
+        // Closed streams are forgotten, so an unknown id is only an error if no OPEN has used it.
         if wire > self.wire_last {
             return Err(broken(format!(
                 "a frame for stream {wire}, which was never opened"
@@ -311,6 +316,7 @@ impl Session {
             return Ok(());
         }
         let window = &mut stream.recv.window;
+        // Checked after counting: bytes that exceed a window end the session, so nothing is undone.
         let before = window.charge();
         window.outstanding += data.len() as u64;
         if window.outstanding > window.size {
@@ -320,11 +326,14 @@ impl Session {
         if self.recv_charge > session_bytes {
             return Err(broken("more bytes than the session's window"));
         }
+        // Only the first bytes wake the reader: it reads until `Pending`.
         let wake = stream.recv.buffered == 0;
         stream.recv.push(data);
         if wake {
             self.events.push_back(Event::Readable(id));
         }
+        // Streams that took less than half of their window hold credit back. Under pressure they must
+        // return it now: their readers may never read again.
         if !was_pressed && self.is_pressed() {
             self.return_all_credit();
         }
@@ -468,6 +477,7 @@ impl Session {
 
     /// Relay: the bridge accepted no stream above `last`. Those streams may use another session.
     fn give_up_above(&mut self, last: u32) -> Result<(), EndReason> {
+        // A stream without an id has not left: the bridge cannot have accepted it.
         let above = |stream: &Stream| stream.wire == 0 || stream.wire > last;
         let ids: Vec<u32> = self
             .streams

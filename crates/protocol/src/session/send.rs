@@ -24,6 +24,7 @@ impl Session {
             return Some(encode(&Frame::Pong(token)));
         }
         if let Some(frame) = self.outbox.pop_front() {
+            // An upper bound is enough: the outbox does not record which of its frames are results.
             self.results_queued = self.results_queued.min(self.outbox.len());
             return Some(frame);
         }
@@ -54,6 +55,7 @@ impl Session {
     }
 
     fn next_control(&mut self) -> Option<Bytes> {
+        // The stream stays at the front until it has nothing more to send: its frames leave together.
         while let Some(id) = self.controls.front().copied() {
             // Frames about a stream follow its OPEN (W-20). Until OPEN leaves, they stay pending, and
             // `next_scheduled` lists the stream again.
@@ -61,7 +63,8 @@ impl Session {
                 && stream.wire != 0
             {
                 let wire = stream.wire;
-                // RESET says all that STOP, CREDIT and DISPATCHED could still say.
+                // RESET replaces STOP, CREDIT and DISPATCHED: it ends both directions and reports the
+                // execution state.
                 if std::mem::take(&mut stream.pending.reset)
                     && let Some(failure) = stream.reset.failure().cloned()
                 {
@@ -95,6 +98,7 @@ impl Session {
         let stream = self.streams.get_mut(&id)?;
         let recv = &mut stream.recv;
         let before = recv.window.charge();
+        // What exceeds 32 bits stays for the next CREDIT.
         let returned = u32::try_from(recv.taken).unwrap_or(u32::MAX);
         let grown = u32::try_from(recv.growth).unwrap_or(u32::MAX);
         if returned == 0 && grown == 0 {
@@ -143,6 +147,7 @@ impl Session {
             QueuedIn::Nothing => {}
             QueuedIn::Schedule | QueuedIn::Blocked => return,
         }
+        // Interactive use has pauses. A stream that was idle gets the priority of a fresh one again.
         if !stream.send.queue.is_empty()
             && let Some(since) = stream.send.idle_since.take()
             && clock.saturating_duration_since(since) >= IDLE
@@ -202,7 +207,7 @@ impl Session {
                 stream.send.is_writer_waiting = false;
                 self.events.push_back(Event::Writable(id));
             }
-            // `next_control` passes over a stream whose OPEN has not left: list it again.
+            // `next_control` skips a stream whose OPEN has not left: list it again.
             let controls_wait = stream.pending.stop || stream.pending.credit;
             self.schedule.sent(class, frame.len() as u64);
             if controls_wait {
@@ -216,6 +221,7 @@ impl Session {
 
     /// Part of the session's window is free again: schedules the streams that wait for it, in order.
     pub(super) fn unblock(&mut self) {
+        // At most one pass: `enqueue` may put a stream back at the end of the same list.
         for _ in 0..self.blocked.len() {
             let Some(id) = self.blocked.pop_front() else {
                 return;

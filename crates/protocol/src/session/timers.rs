@@ -107,6 +107,7 @@ impl Timers {
     /// Returns when to call [`Self::due`] again.
     pub(super) fn next(&self) -> Instant {
         let mut next = self.dead_at;
+        // While a PING is unanswered, only death is due: a second PING would prove nothing new.
         if !self.ping_is_out() {
             next = next.min(self.heard + self.heartbeat);
         }
@@ -122,6 +123,7 @@ impl Timers {
     }
 
     pub(super) fn due(&mut self, now: Instant) -> Due {
+        // First: there is no point in a PING to a peer that is dead already.
         if now >= self.dead_at {
             return Due::Dead(now.saturating_duration_since(self.heard));
         }

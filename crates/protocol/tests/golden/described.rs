@@ -1,4 +1,4 @@
-//! Frames described in words, as `proto/vectors` has them.
+//! Descriptions of frames, as in `proto/vectors`.
 
 use crate::golden::{bytes, number};
 use bytes::Bytes;
@@ -208,7 +208,7 @@ fn hello(value: &Value) -> Frame {
     }
 }
 
-/// The frame that a description is of.
+/// Returns the frame of a description.
 pub(crate) fn frame(value: &Value) -> Frame {
     let id = || number(&value["stream"]);
     let end = || value["end"].as_bool().unwrap();

@@ -4,7 +4,7 @@ use bytes::Bytes;
 use serde_json::Value;
 use std::path::Path;
 
-/// The vectors of a file.
+/// Reads the vectors of a file.
 pub(crate) fn file(name: &str) -> Vec<Value> {
     let path = Path::new(env!("CARGO_MANIFEST_DIR"))
         .join("../../proto/vectors")
@@ -17,7 +17,7 @@ pub(crate) fn file(name: &str) -> Vec<Value> {
     vectors
 }
 
-/// Hexadecimal: a string, a repeated byte, or a list of both.
+/// Reads hexadecimal: a string, a repeated byte, or a list of both.
 pub(crate) fn bytes(value: &Value) -> Bytes {
     let mut out = Vec::new();
     append(&mut out, value);

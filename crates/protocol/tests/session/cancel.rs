@@ -1,4 +1,4 @@
-//! Taking a request back: a cancel is complete only with the bridge's word (W-42).
+//! Cancellation: complete only with the bridge's acknowledgement (W-42).
 
 use super::support::{KIB, Link, MILLI, Pair, call, cancelled, count, refused, response, zeros};
 use protocol::frame::{Frame, Windows};
@@ -19,7 +19,7 @@ fn execution(pair: &Pair, id: u32) -> Option<Execution> {
 }
 
 #[test]
-fn a_request_taken_back_before_it_left_never_leaves() {
+fn request_cancelled_before_open_left_is_not_sent() {
     let mut pair = apart();
     let id = pair.relay.open(&call(), b"x", true).unwrap();
     pair.relay.reset(id, cancelled());
@@ -55,7 +55,7 @@ fn cancelled_before_dispatch_is_not_dispatched() {
     let late = pair.bridge.mark_dispatched(pair.now, id);
     assert!(
         late.is_err(),
-        "a request that was taken back must not leave for the target"
+        "a cancelled request must not leave for the target"
     );
     pair.release(id);
     pair.assert_quiescent();
@@ -81,7 +81,7 @@ fn cancelled_after_dispatch_is_possibly_executed() {
 }
 
 #[test]
-fn a_hint_from_the_target_is_not_its_answer() {
+fn informational_head_is_no_response() {
     let mut pair = apart();
     let id = pair.opened(&call());
     pair.bridge
@@ -109,7 +109,7 @@ fn cancelled_after_the_head_is_executed() {
 }
 
 #[test]
-fn a_cancel_that_crosses_the_whole_answer_is_executed() {
+fn cancel_that_crosses_the_response_is_executed() {
     let mut pair = apart();
     let id = pair.opened(&call());
     pair.bridge
@@ -124,7 +124,7 @@ fn a_cancel_that_crosses_the_whole_answer_is_executed() {
 }
 
 #[test]
-fn a_cancel_that_crosses_the_bridges_reset_takes_its_word() {
+fn cancel_that_crosses_reset_uses_its_execution() {
     let mut pair = apart();
     let id = pair.opened(&call());
     pair.bridge.reset(id, refused());
@@ -141,7 +141,7 @@ fn a_cancel_that_crosses_the_bridges_reset_takes_its_word() {
 }
 
 #[test]
-fn the_bridges_refusal_is_its_answer() {
+fn reset_by_the_bridge_is_its_response() {
     let mut pair = apart();
     let id = pair.opened(&call());
     pair.bridge.reset(id, refused());
@@ -154,7 +154,7 @@ fn the_bridges_refusal_is_its_answer() {
 }
 
 #[test]
-fn a_cancel_whose_word_is_lost_with_the_session_is_settled_by_what_is_known() {
+fn cancel_without_ack_is_settled_by_the_session_end() {
     let mut pair = apart();
     let id = pair.opened(&call());
     pair.relay.reset(id, cancelled());

@@ -1,4 +1,4 @@
-//! Credit: who may have how much outstanding (W-30 to W-32).
+//! Credit: how much may be outstanding (W-30 to W-32).
 
 use super::support::{
     KIB, Link, MILLI, Pair, Scripted, call, cancelled, config, response, windows, zeros,
@@ -45,14 +45,14 @@ fn credit(id: u32, returned: u32, grown: u32) -> Frame {
     Frame::Credit { id, credit }
 }
 
-/// Opens a stream on the relay of `pair` and queues so many bytes on it.
+/// Opens a stream on the relay of `pair` and queues bytes on it.
 fn upload(pair: &mut Pair, bytes: u64) -> u32 {
     let id = pair.relay.open(&call(), b"", false).unwrap();
     pair.relay.send_data(id, zeros(bytes)).unwrap();
     id
 }
 
-/// Bytes that a new stream gets through while nobody reads.
+/// Returns the bytes that a new stream can send without a reader.
 fn room_for_a_new_stream(pair: &mut Pair) -> u64 {
     pair.run();
     pair.sent_by_relay();
@@ -66,7 +66,7 @@ fn room_for_a_new_stream(pair: &mut Pair) -> u64 {
 }
 
 #[test]
-fn a_stream_never_has_more_outstanding_than_its_window() {
+fn stream_stays_within_its_window() {
     for stream_kib in [16, 17, 64, 300] {
         let mut pair = Pair::tight(8, stream_kib, 1 << 20);
         upload(&mut pair, 900 * KIB);
@@ -76,7 +76,7 @@ fn a_stream_never_has_more_outstanding_than_its_window() {
 }
 
 #[test]
-fn a_session_never_has_more_outstanding_than_its_window_and_the_reserves() {
+fn session_stays_within_its_window() {
     for session in [0, 1, 5000, 32 * KIB] {
         let mut pair = Pair::tight(8, 64, session);
         for _ in 0..4 {
@@ -89,7 +89,7 @@ fn a_session_never_has_more_outstanding_than_its_window_and_the_reserves() {
 
 /// The worked example of W-31.
 #[test]
-fn the_credit_of_two_streams_adds_up_as_the_document_says() {
+fn credit_of_two_streams_matches_the_document() {
     let mut peer = Scripted::new(config(Side::Relay, windows(8, 64, 20_000)));
     let a = peer.session.open(&call(), b"", false).unwrap();
     let b = peer.session.open(&call(), b"", false).unwrap();
@@ -116,7 +116,7 @@ fn the_credit_of_two_streams_adds_up_as_the_document_says() {
 }
 
 #[test]
-fn more_than_a_streams_window_ends_the_session() {
+fn exceeding_a_stream_window_ends_the_session() {
     let local = windows(4, 32, 1 << 20);
     let mut peer = Scripted::new(config(Side::Bridge, local));
     peer.hears(&open(1));
@@ -126,7 +126,7 @@ fn more_than_a_streams_window_ends_the_session() {
 }
 
 #[test]
-fn more_than_the_sessions_window_ends_the_session() {
+fn exceeding_the_session_window_ends_the_session() {
     let local = windows(4, 64, 16 * KIB);
     let mut peer = Scripted::new(config(Side::Bridge, local));
     peer.hears(&open(1));
@@ -139,7 +139,7 @@ fn more_than_the_sessions_window_ends_the_session() {
 }
 
 #[test]
-fn credit_returns_when_the_reader_has_taken_the_bytes_not_when_they_came() {
+fn credit_returns_when_the_reader_takes_bytes() {
     let mut pair = Pair::tight(8, 64, 1 << 20);
     let id = upload(&mut pair, 64 * KIB);
     pair.run();
@@ -162,7 +162,7 @@ fn credit_returns_when_the_reader_has_taken_the_bytes_not_when_they_came() {
 }
 
 #[test]
-fn what_was_read_before_the_end_was_known_returns_with_the_end() {
+fn bytes_read_before_the_end_return_with_the_end() {
     let mut peer = Scripted::new(config(Side::Bridge, Windows::default()));
     peer.hears(&open(1));
     for _ in 0..4 {
@@ -210,7 +210,7 @@ fn data_after_reset_returns_credit() {
 }
 
 #[test]
-fn an_answer_that_is_reset_under_way_returns_its_credit() {
+fn reset_response_returns_its_credit() {
     let mut pair = Pair::tight(8, 64, 48 * KIB);
     for _ in 0..20 {
         let id = pair.opened(&call());
@@ -227,7 +227,7 @@ fn an_answer_that_is_reset_under_way_returns_its_credit() {
 }
 
 #[test]
-fn what_was_never_read_returns_when_its_user_lets_go() {
+fn unread_bytes_return_on_release() {
     let mut pair = Pair::tight(8, 64, 48 * KIB);
     let id = pair.opened(&call());
     pair.bridge
@@ -248,7 +248,7 @@ fn what_was_never_read_returns_when_its_user_lets_go() {
 }
 
 #[test]
-fn a_session_without_a_window_moves_on_the_reserves_alone() {
+fn session_without_a_window_uses_the_reserves() {
     let mut pair = Pair::tight(8, 256, 0);
     let id = upload(&mut pair, 100 * KIB);
     pair.relay.finish(id, None).unwrap();
@@ -262,7 +262,7 @@ fn a_session_without_a_window_moves_on_the_reserves_alone() {
 }
 
 #[test]
-fn late_frames_for_streams_that_are_over_are_ignored() {
+fn late_frames_for_closed_streams_are_ignored() {
     let mut peer = Scripted::new(config(Side::Relay, Windows::default()));
     let id = peer.session.open(&call(), b"", false).unwrap();
     peer.frames();
@@ -286,7 +286,7 @@ fn late_frames_for_streams_that_are_over_are_ignored() {
 }
 
 #[test]
-fn data_after_stop_is_dropped_and_costs_nothing() {
+fn data_after_stop_is_dropped_without_charge() {
     let mut peer = Scripted::new(config(Side::Bridge, windows(4, 64, 16 * KIB)));
     peer.hears(&open(1));
     peer.session.stop(1);
@@ -299,7 +299,7 @@ fn data_after_stop_is_dropped_and_costs_nothing() {
 }
 
 #[test]
-fn a_head_after_stop_keeps_no_body() {
+fn head_after_stop_keeps_no_body() {
     let mut peer = Scripted::new(config(Side::Relay, Windows::default()));
     let id = peer.session.open(&call(), b"", true).unwrap();
     peer.frames();
@@ -317,7 +317,7 @@ fn a_head_after_stop_keeps_no_body() {
 }
 
 #[test]
-fn an_answer_that_nobody_wants_leaves_no_bytes_queued() {
+fn stopped_response_leaves_no_bytes_queued() {
     let mut peer = Scripted::new(config(Side::Bridge, Windows::default()));
     peer.hears(&open(1));
     peer.hears(&Frame::Stop { id: 1 });
@@ -331,7 +331,7 @@ fn an_answer_that_nobody_wants_leaves_no_bytes_queued() {
 }
 
 #[test]
-fn more_credit_than_was_sent_ends_the_session() {
+fn credit_above_outstanding_ends_the_session() {
     let mut peer = Scripted::new(config(Side::Relay, Windows::default()));
     let id = peer.session.open(&call(), b"12345", false).unwrap();
     peer.frames();
@@ -340,7 +340,7 @@ fn more_credit_than_was_sent_ends_the_session() {
 }
 
 #[test]
-fn growth_without_end_neither_overflows_nor_costs() {
+fn endless_growth_does_not_overflow() {
     let mut peer = Scripted::new(config(Side::Relay, Windows::default()));
     let id = peer.session.open(&call(), b"", false).unwrap();
     peer.frames();
@@ -352,7 +352,7 @@ fn growth_without_end_neither_overflows_nor_costs() {
 }
 
 #[test]
-fn windows_beyond_reason_neither_overflow_nor_shrink() {
+fn huge_windows_neither_overflow_nor_shrink() {
     let mut config = config(Side::Relay, Windows::default());
     config.peer.stream_bytes = u64::MAX;
     config.peer.session_bytes = u64::MAX;
@@ -365,7 +365,7 @@ fn windows_beyond_reason_neither_overflow_nor_shrink() {
 }
 
 #[test]
-fn frames_out_of_their_turn_end_the_session() {
+fn frames_out_of_order_end_the_session() {
     let relay = || {
         let mut peer = Scripted::new(config(Side::Relay, Windows::default()));
         peer.session.open(&call(), b"", false).unwrap();

@@ -6,7 +6,7 @@ use protocol::frame::{Class, Frame};
 use protocol::limits::{DATA_SENT_BYTES, INFORMATIONAL_MAX};
 use protocol::session::{Event, Read, SendCapacity};
 
-/// What kinds of frames these are.
+/// Returns the types of frames.
 fn kinds(frames: &[Frame]) -> Vec<&'static str> {
     let kind = |frame: &Frame| match frame {
         Frame::Open { .. } => "OPEN",
@@ -35,7 +35,7 @@ fn read_body(mut next: impl FnMut() -> Read) -> Vec<u8> {
 }
 
 #[test]
-fn a_small_call_is_one_frame_each_way() {
+fn small_exchange_is_one_frame_each_way() {
     let mut pair = Pair::new();
     let id = pair.relay.open(&call(), b"{\"defect\":7}", true).unwrap();
     pair.run();
@@ -59,7 +59,7 @@ fn a_small_call_is_one_frame_each_way() {
 }
 
 #[test]
-fn a_head_may_carry_the_beginning_of_a_longer_body() {
+fn head_carries_the_beginning_of_a_longer_body() {
     let mut pair = Pair::new();
     let id = pair.relay.open(&call(), b"begin", false).unwrap();
     pair.relay
@@ -89,7 +89,7 @@ fn a_head_may_carry_the_beginning_of_a_longer_body() {
 }
 
 #[test]
-fn a_long_body_comes_in_frames_of_at_most_16_kib() {
+fn long_body_is_split_into_frames() {
     let mut pair = Pair::new();
     let id = pair.relay.open(&call(), b"", false).unwrap();
     pair.relay.send_data(id, zeros(40 * KIB)).unwrap();
@@ -116,7 +116,7 @@ fn a_long_body_comes_in_frames_of_at_most_16_kib() {
 }
 
 #[test]
-fn small_writes_that_wait_together_leave_together() {
+fn queued_small_writes_leave_in_one_frame() {
     let mut pair = Pair::new();
     let id = pair.relay.open(&call(), b"", false).unwrap();
     for _ in 0..200 {
@@ -131,7 +131,7 @@ fn small_writes_that_wait_together_leave_together() {
 }
 
 #[test]
-fn a_body_in_single_bytes_makes_its_writer_wait_before_it_costs_much() {
+fn single_byte_writes_are_bounded() {
     let mut pair = Pair::new();
     let id = pair.relay.open(&call(), b"", false).unwrap();
     let mut pieces = 0;
@@ -146,7 +146,7 @@ fn a_body_in_single_bytes_makes_its_writer_wait_before_it_costs_much() {
 }
 
 #[test]
-fn informational_heads_come_before_the_last_one() {
+fn informational_heads_precede_the_final_one() {
     let mut pair = Pair::new();
     let id = pair.opened(&call());
     for status in [100, 103, 103, 200] {
@@ -162,7 +162,7 @@ fn informational_heads_come_before_the_last_one() {
 }
 
 #[test]
-fn a_target_that_floods_with_informational_heads_does_not_end_the_session() {
+fn informational_flood_of_a_target_is_dropped() {
     let mut pair = Pair::new();
     let id = pair.opened(&call());
     for _ in 0..INFORMATIONAL_MAX + 10 {
@@ -183,7 +183,7 @@ fn a_target_that_floods_with_informational_heads_does_not_end_the_session() {
 }
 
 #[test]
-fn after_switching_protocols_bytes_flow_both_ways_and_each_way_ends_alone() {
+fn raw_directions_end_independently() {
     let mut pair = Pair::new();
     let id = pair.relay.open(&call(), b"", false).unwrap();
     pair.run();
@@ -215,7 +215,7 @@ fn after_switching_protocols_bytes_flow_both_ways_and_each_way_ends_alone() {
 }
 
 #[test]
-fn trailers_travel_both_ways_and_the_end_follows_them() {
+fn trailers_end_both_directions() {
     let mut pair = Pair::new();
     let id = pair.relay.open(&call(), b"body", false).unwrap();
     let trailers = headers(&[("digest", "abc"), ("digest", "def")]);
@@ -241,7 +241,7 @@ fn trailers_travel_both_ways_and_the_end_follows_them() {
 }
 
 #[test]
-fn stop_ends_the_request_and_the_answer_still_comes() {
+fn stop_ends_the_request_but_not_the_response() {
     let mut pair = Pair::new();
     let id = pair.relay.open(&call(), b"", false).unwrap();
     pair.relay.send_data(id, zeros(600 * KIB)).unwrap();
@@ -268,7 +268,7 @@ fn stop_ends_the_request_and_the_answer_still_comes() {
 }
 
 #[test]
-fn a_bridge_that_lets_go_after_its_answer_stops_the_request_and_fails_nothing() {
+fn release_after_the_response_stops_the_request() {
     let mut pair = Pair::new();
     let id = pair.relay.open(&call(), b"", false).unwrap();
     pair.relay.send_data(id, zeros(30 * KIB)).unwrap();
@@ -287,7 +287,7 @@ fn a_bridge_that_lets_go_after_its_answer_stops_the_request_and_fails_nothing() 
 }
 
 #[test]
-fn an_early_answer_leaves_the_request_running() {
+fn early_response_keeps_the_request_running() {
     let mut pair = Pair::new();
     let id = pair.relay.open(&call(), b"", false).unwrap();
     pair.run();
@@ -305,7 +305,7 @@ fn an_early_answer_leaves_the_request_running() {
 }
 
 #[test]
-fn what_is_queued_still_arrives_when_its_sender_has_let_go_of_an_answered_stream() {
+fn queued_response_arrives_after_release() {
     let mut pair = Pair::new();
     let id = pair.relay.open(&call(), b"", false).unwrap();
     pair.run();
@@ -326,7 +326,7 @@ fn what_is_queued_still_arrives_when_its_sender_has_let_go_of_an_answered_stream
 }
 
 #[test]
-fn letting_go_of_an_unfinished_answer_resets_it() {
+fn release_of_an_unfinished_response_resets_it() {
     let mut pair = Pair::new();
     let id = pair.opened(&call());
     pair.bridge
@@ -346,7 +346,7 @@ fn letting_go_of_an_unfinished_answer_resets_it() {
 }
 
 #[test]
-fn ids_rise_on_the_wire_although_an_urgent_open_passes_a_patient_one() {
+fn wire_ids_rise_when_an_urgent_open_overtakes() {
     let mut pair = Pair::new();
     let patient = pair.relay.open(&request(Class::Bulk), b"", true).unwrap();
     let urgent = pair.relay.open(&call(), b"", true).unwrap();
@@ -379,7 +379,7 @@ fn ids_rise_on_the_wire_although_an_urgent_open_passes_a_patient_one() {
 }
 
 #[test]
-fn what_concerns_a_stream_never_leaves_before_its_open() {
+fn no_frame_of_a_stream_precedes_its_open() {
     let mut pair = Pair::new();
     let id = pair.relay.open(&call(), b"", true).unwrap();
     pair.relay.stop(id);

@@ -28,7 +28,7 @@ fn reset(id: u32) -> Frame {
 }
 
 #[test]
-fn a_flood_of_tiny_frames_costs_no_more_than_its_bytes() {
+fn tiny_frames_cost_no_more_than_their_bytes() {
     let mut peer = bridge();
     let head = Box::new(call());
     let body = zeros(0);
@@ -59,7 +59,7 @@ fn a_flood_of_tiny_frames_costs_no_more_than_its_bytes() {
 }
 
 #[test]
-fn an_empty_data_frame_is_refused() {
+fn empty_data_frame_ends_the_session() {
     let mut peer = bridge();
     peer.hears(&open(1));
     let end = peer.says_raw(&[0x13, 0, 0, 0, 0, 1]);
@@ -76,7 +76,7 @@ fn of_many_pings_the_last_is_answered() {
 }
 
 #[test]
-fn unknown_frames_are_skipped_where_that_is_allowed() {
+fn unknown_skippable_frames_are_skipped() {
     let mut peer = bridge();
     peer.says_raw(&[0x7f, 0x80, 0, 0, 0, 9, 1, 2, 3]).unwrap();
     assert_eq!((peer.frames(), peer.events()), (Vec::new(), Vec::new()));
@@ -85,7 +85,7 @@ fn unknown_frames_are_skipped_where_that_is_allowed() {
 }
 
 #[test]
-fn streams_above_the_limit_are_refused_as_safe_to_repeat() {
+fn streams_above_the_limit_are_not_dispatched() {
     let mut peer = bridge();
     for id in 1..=STREAMS_MAX + 1 {
         peer.hears(&open(id));
@@ -113,7 +113,7 @@ fn streams_above_the_limit_are_refused_as_safe_to_repeat() {
 }
 
 #[test]
-fn the_relay_opens_no_more_streams_than_the_bridge_takes() {
+fn relay_respects_the_bridges_stream_limit() {
     let mut pair = Pair::tight(2, 64, 1 << 20);
     let first = pair.opened(&call());
     pair.opened(&call());
@@ -133,7 +133,7 @@ fn the_relay_opens_no_more_streams_than_the_bridge_takes() {
 }
 
 #[test]
-fn a_flood_of_streams_above_the_limit_ends_the_session_when_nothing_leaves() {
+fn flood_of_streams_above_the_limit_ends_the_session() {
     let mut peer = bridge();
     let end = (1..100_000).find_map(|id| peer.says(&open(id)).err());
     assert!(matches!(end, Some(EndReason::Protocol(_))), "{end:?}");
@@ -166,7 +166,7 @@ fn rapid_reset_is_bounded_when_nothing_leaves() {
 }
 
 #[test]
-fn rapid_reset_is_bounded_when_users_are_slow_to_let_go() {
+fn rapid_reset_is_bounded_when_release_is_slow() {
     let mut peer = bridge();
     let mut opened = 0;
     for id in 1..1_000 {
@@ -202,7 +202,7 @@ fn rapid_reset_leaves_nothing_behind() {
 }
 
 #[test]
-fn what_a_bridge_serves_is_told_once_for_many_changes() {
+fn serves_event_is_emitted_once_for_many_changes() {
     let mut peer = Scripted::new(config(Side::Relay, Windows::default()));
     for round in 0..1000 {
         let serves = Serves {
@@ -216,7 +216,7 @@ fn what_a_bridge_serves_is_told_once_for_many_changes() {
 }
 
 #[test]
-fn what_does_not_fit_a_frame_is_kept_to_oneself() {
+fn serves_that_do_not_fit_a_frame_are_omitted() {
     let mut pair = Pair::new();
     let endpoints = Bounded::truncated(["alm".to_owned()]);
     let hosts = (0..512).map(|n| format!("{n:0>200}.corp.example"));
@@ -246,7 +246,7 @@ fn what_does_not_fit_a_frame_is_kept_to_oneself() {
 }
 
 #[test]
-fn results_have_a_bound_and_room_again_when_they_left() {
+fn result_queue_is_bounded() {
     let mut pair = Pair::new();
     let attempt = CallAttempt {
         call: [7; 16],

@@ -1,4 +1,4 @@
-//! GOAWAY: who may go elsewhere, and when a session is empty.
+//! GOAWAY: which streams may use another session, and when a session is drained.
 
 use super::support::{
     KIB, Link, MILLI, Pair, Scripted, call, cancelled, config, count, response, zeros,
@@ -25,7 +25,7 @@ fn goaway(last_stream: Option<u32>) -> Frame {
 }
 
 #[test]
-fn streams_above_the_bridges_last_may_safely_go_elsewhere() {
+fn streams_above_last_stream_are_not_dispatched() {
     let mut pair = apart();
     let taken = pair.opened(&call());
     let flying = pair.relay.open(&call(), b"", false).unwrap();
@@ -81,7 +81,7 @@ fn streams_above_the_bridges_last_may_safely_go_elsewhere() {
 }
 
 #[test]
-fn what_follows_an_open_that_was_not_taken_is_ignored() {
+fn frames_after_an_unaccepted_open_are_ignored() {
     let mut peer = Scripted::new(config(Side::Bridge, Windows::default()));
     peer.session.drain(GoAwayReason::Draining, Duration::ZERO);
     assert_eq!(peer.frames(), [goaway(Some(0))]);
@@ -112,7 +112,7 @@ fn open(id: u32) -> Frame {
 }
 
 #[test]
-fn a_request_that_never_left_is_not_sent_when_the_bridge_leaves() {
+fn unsent_request_is_not_sent_after_goaway() {
     let mut peer = Scripted::new(config(Side::Relay, Windows::default()));
     let id = peer.session.open(&call(), b"", true).unwrap();
     peer.hears(&goaway(Some(7)));
@@ -124,7 +124,7 @@ fn a_request_that_never_left_is_not_sent_when_the_bridge_leaves() {
 }
 
 #[test]
-fn a_cancel_that_crosses_the_bridges_goaway_is_not_dispatched_and_told_once() {
+fn cancel_that_crosses_goaway_is_not_dispatched() {
     let mut peer = Scripted::new(config(Side::Relay, Windows::default()));
     let settled = peer.session.open(&call(), b"", true).unwrap();
     let id = peer.session.open(&call(), b"", true).unwrap();
@@ -155,7 +155,7 @@ fn a_cancel_that_crosses_the_bridges_goaway_is_not_dispatched_and_told_once() {
 }
 
 #[test]
-fn a_goaway_below_a_stream_that_was_taken_is_refused() {
+fn goaway_below_a_dispatched_stream_is_a_violation() {
     let mut peer = Scripted::new(config(Side::Relay, Windows::default()));
     peer.session.open(&call(), b"", true).unwrap();
     peer.frames();
@@ -164,7 +164,7 @@ fn a_goaway_below_a_stream_that_was_taken_is_refused() {
 }
 
 #[test]
-fn the_relays_goaway_lets_what_runs_finish_and_waits_for_the_bridges() {
+fn relay_goaway_waits_for_the_bridges() {
     let mut pair = apart();
     let id = pair.opened(&call());
     pair.relay
@@ -198,7 +198,7 @@ fn the_relays_goaway_lets_what_runs_finish_and_waits_for_the_bridges() {
 }
 
 #[test]
-fn an_idle_bridge_that_leaves_is_drained_at_once() {
+fn idle_bridge_is_drained_at_once() {
     let mut pair = apart();
     pair.bridge.drain(GoAwayReason::Draining, Duration::ZERO);
     pair.settle();

@@ -1,4 +1,4 @@
-//! Liveness is two-way and has a deadline.
+//! Liveness: both sides check it, with a deadline (W-53).
 
 use super::support::{Link, MILLI, Pair, SECOND, Scripted, call, config, response};
 use protocol::frame::{Frame, Windows};
@@ -10,7 +10,7 @@ fn silent(side: Side) -> Scripted {
 }
 
 #[test]
-fn a_silent_peer_is_pinged_once_and_then_dead() {
+fn silent_peer_is_pinged_once_and_then_dead() {
     for side in [Side::Relay, Side::Bridge] {
         let mut peer = silent(side);
         let start = peer.now;
@@ -38,7 +38,7 @@ fn any_frame_is_a_sign_of_life() {
 }
 
 #[test]
-fn two_idle_sides_keep_each_other_alive_for_hours() {
+fn idle_sides_keep_each_other_alive() {
     let link = Link {
         latency: 150 * MILLI,
         ..Link::INSTANT
@@ -58,7 +58,7 @@ fn two_idle_sides_keep_each_other_alive_for_hours() {
 }
 
 #[test]
-fn a_connection_that_freezes_is_noticed_by_both_sides_in_time() {
+fn frozen_connection_is_detected_by_both_sides() {
     let mut pair = Pair::new();
     pair.advance(100 * SECOND).unwrap();
     let frozen_at = pair.now;
@@ -74,7 +74,7 @@ fn a_connection_that_freezes_is_noticed_by_both_sides_in_time() {
 }
 
 #[test]
-fn after_a_jump_of_the_clock_the_peer_must_show_life_soon() {
+fn probe_after_a_clock_jump_has_a_deadline() {
     let mut peer = silent(Side::Bridge);
     peer.session.probe(peer.now);
     let frames = peer.frames();
@@ -92,7 +92,7 @@ fn after_a_jump_of_the_clock_the_peer_must_show_life_soon() {
 }
 
 #[test]
-fn the_smallest_round_trip_is_kept() {
+fn smallest_round_trip_is_kept() {
     let mut peer = silent(Side::Relay);
     for (millis, known) in [(80, 50), (20, 20), (40, 20)] {
         peer.session.probe(peer.now);
@@ -109,7 +109,7 @@ fn the_smallest_round_trip_is_kept() {
 }
 
 #[test]
-fn dispatched_waits_for_company_and_the_head_says_it_too() {
+fn dispatched_is_delayed_and_implied_by_head() {
     let mut pair = Pair::new();
     let slow = pair.opened(&call());
     let fast = pair.opened(&call());

@@ -1,4 +1,4 @@
-//! A session is lost: every stream fails exactly once, with how far it came.
+//! A lost session: every stream fails exactly once, with its execution state.
 
 use super::support::{KIB, Link, MILLI, Pair, Scripted, call, config, count, response, zeros};
 use bytes::Bytes;
@@ -21,7 +21,7 @@ fn lost(pair: &Pair, id: u32) -> Execution {
 }
 
 #[test]
-fn each_stream_fails_once_with_how_far_it_came() {
+fn lost_session_fails_each_stream_once() {
     let mut pair = apart();
     let answered = pair.opened(&call());
     pair.bridge
@@ -59,7 +59,7 @@ fn each_stream_fails_once_with_how_far_it_came() {
 }
 
 #[test]
-fn the_bridge_knows_what_it_never_dispatched() {
+fn bridge_lists_undispatched_streams() {
     let mut pair = apart();
     let dispatched = pair.opened(&call());
     let waiting = pair.opened(&call());
@@ -77,7 +77,7 @@ fn the_bridge_knows_what_it_never_dispatched() {
 }
 
 #[test]
-fn an_answer_that_had_come_whole_can_still_be_read() {
+fn complete_response_survives_the_session() {
     let mut pair = apart();
     let id = pair.opened(&call());
     pair.bridge
@@ -102,7 +102,7 @@ fn an_answer_that_had_come_whole_can_still_be_read() {
 }
 
 #[test]
-fn whoever_still_writes_the_request_of_a_whole_answer_is_woken() {
+fn writer_of_a_complete_exchange_is_woken() {
     let mut pair = apart();
     let id = pair.relay.open(&call(), b"", false).unwrap();
     pair.relay.send_data(id, zeros(600 * KIB)).unwrap();
@@ -125,7 +125,7 @@ fn whoever_still_writes_the_request_of_a_whole_answer_is_woken() {
 }
 
 #[test]
-fn nothing_leaves_and_nothing_is_taken_after_the_end() {
+fn ended_session_sends_and_accepts_nothing() {
     let mut peer = Scripted::new(config(Side::Relay, Windows::default()));
     let id = peer.session.open(&call(), b"", true).unwrap();
     peer.session.fail(EndReason::Replaced);

@@ -1,4 +1,4 @@
-//! Whose frame goes next (W-34).
+//! The order of frames (W-34).
 
 use super::support::{KIB, MILLI, Scripted, call, config, request, response, windows, zeros};
 use protocol::frame::{Class, Frame, Windows};
@@ -12,7 +12,7 @@ fn relay() -> Scripted {
     Scripted::new(config(Side::Relay, wide()))
 }
 
-/// Opens a stream that has much to send, and sends so many frames of it.
+/// Opens a stream with much to send, and sends `frames` frames of it.
 fn busy(peer: &mut Scripted, class: Class, frames: usize) -> u32 {
     let id = peer.session.open(&request(class), b"", false).unwrap();
     peer.session.send_data(id, zeros(4 * KIB * KIB)).unwrap();
@@ -22,7 +22,7 @@ fn busy(peer: &mut Scripted, class: Class, frames: usize) -> u32 {
     id
 }
 
-/// The streams of the next frames.
+/// Returns the streams of the next frames.
 fn next_streams(peer: &mut Scripted, frames: usize) -> Vec<u32> {
     let id = |frame: Frame| match frame {
         Frame::Open { id, .. } | Frame::Data { id, .. } | Frame::Head { id, .. } => id,
@@ -32,7 +32,7 @@ fn next_streams(peer: &mut Scripted, frames: usize) -> Vec<u32> {
 }
 
 #[test]
-fn a_small_call_passes_any_amount_of_bulk() {
+fn interactive_request_overtakes_bulk() {
     let mut peer = relay();
     for _ in 0..10 {
         busy(&mut peer, Class::Bulk, 5);
@@ -42,7 +42,7 @@ fn a_small_call_passes_any_amount_of_bulk() {
 }
 
 #[test]
-fn a_small_answer_passes_any_amount_of_bulk() {
+fn interactive_response_overtakes_bulk() {
     let mut peer = Scripted::new(config(Side::Bridge, wide()));
     for (id, class) in [(1, Class::Bulk), (2, Class::Interactive)] {
         let head = Box::new(request(class));
@@ -66,7 +66,7 @@ fn a_small_answer_passes_any_amount_of_bulk() {
 }
 
 #[test]
-fn a_call_among_busy_interactive_streams_waits_for_one_frame_at_most() {
+fn fresh_request_waits_for_one_frame_at_most() {
     let mut peer = relay();
     for _ in 0..10 {
         busy(&mut peer, Class::Interactive, 5);
@@ -82,7 +82,7 @@ fn a_call_among_busy_interactive_streams_waits_for_one_frame_at_most() {
 }
 
 #[test]
-fn bulk_keeps_its_share_beside_interactive() {
+fn bulk_keeps_its_share_next_to_interactive() {
     let mut peer = relay();
     let urgent = busy(&mut peer, Class::Interactive, 5);
     let patient = busy(&mut peer, Class::Bulk, 0);
@@ -106,7 +106,7 @@ fn long_streams_of_a_class_take_turns() {
 }
 
 #[test]
-fn a_fresh_stream_goes_before_long_ones_of_its_class() {
+fn fresh_stream_precedes_long_ones_of_its_class() {
     let mut peer = relay();
     busy(&mut peer, Class::Bulk, 6);
     busy(&mut peer, Class::Bulk, 6);
@@ -119,7 +119,7 @@ fn a_fresh_stream_goes_before_long_ones_of_its_class() {
 }
 
 #[test]
-fn a_stream_that_was_idle_is_fresh_again_from_its_first_frame() {
+fn idle_stream_becomes_fresh_again() {
     let mut peer = relay();
     let clicker = peer.session.open(&call(), b"", false).unwrap();
     peer.session.send_data(clicker, zeros(100 * KIB)).unwrap();

@@ -1,10 +1,9 @@
-//! Everything is full in both directions at once, with the smallest windows: nothing may stand
-//! still for good, and no byte may be lost (W-31).
+//! Everything is full in both directions, with the smallest windows: no deadlock, and no byte is lost (W-31).
 
 use super::support::{Body, KIB, Link, MILLI, Pair, Users, call, request, response, windows};
 use protocol::frame::{Class, Windows};
 
-/// Bodies both ways on so many streams, read in pieces. Panics when nothing moves any more.
+/// Transfers bodies in both directions on many streams, read in pieces. Panics at a deadlock.
 fn saturate(link: Link, both: Windows, streams: u32, bytes: u64, pieces: usize) {
     let mut pair = Pair::with(link, both);
     pair.keep_frames = false;
@@ -67,7 +66,7 @@ fn saturate(link: Link, both: Windows, streams: u32, bytes: u64, pieces: usize) 
 }
 
 #[test]
-fn tiny_windows_full_both_ways_move_every_byte() {
+fn tiny_windows_move_every_byte() {
     for (stream_kib, session) in [
         (16, 0),
         (16, 16 * KIB),
@@ -87,20 +86,20 @@ fn tiny_windows_full_both_ways_move_every_byte() {
 }
 
 #[test]
-fn tiny_windows_on_a_long_thin_line_move_every_byte() {
+fn tiny_windows_on_a_slow_link_move_every_byte() {
     let link = Link::new(75 * MILLI, 500_000);
     saturate(link, windows(64, 16, 0), 64, 60 * KIB, 1);
     saturate(link, windows(64, 64, 20 * KIB), 32, 60 * KIB, 3);
 }
 
 #[test]
-fn a_session_window_that_is_shared_by_many_moves_every_byte() {
+fn shared_session_window_moves_every_byte() {
     let link = Link::new(10 * MILLI, 10_000_000);
     saturate(link, windows(64, 256, 100 * KIB), 48, 400 * KIB, 2);
 }
 
 #[test]
-fn stalled_readers_leave_the_others_their_reserve() {
+fn stalled_readers_leave_others_their_reserve() {
     let mut pair = Pair::tight(100, 256, 512 * KIB);
     pair.keep_frames = false;
     let (mut relay, mut bridge) = (Users::default(), Users::default());
@@ -164,7 +163,7 @@ fn stalled_readers_leave_the_others_their_reserve() {
 }
 
 #[test]
-fn what_a_reader_took_returns_when_others_fill_the_session() {
+fn credit_returns_when_others_fill_the_session() {
     let mut pair = Pair::tight(100, 256, 256 * KIB);
     pair.keep_frames = false;
     let (mut relay, mut bridge) = (Users::default(), Users::default());

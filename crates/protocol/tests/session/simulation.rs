@@ -1,7 +1,7 @@
-//! Whole sessions from one seed: users of both sides do at random what users may do, and after
-//! each step everything that was promised still holds.
+//! Whole sessions from one seed: users of both sides act at random within their contract, and all
+//! invariants are checked after each step.
 //!
-//! `SIMULATION_SEED=n` runs that scenario alone, `SIMULATION_ROUNDS=n` so many of them.
+//! `SIMULATION_SEED=n` runs that scenario alone, `SIMULATION_ROUNDS=n` runs n of them.
 
 mod exchange;
 
@@ -52,7 +52,7 @@ impl Simulation {
         }
     }
 
-    /// Passes on what happened, to whom it concerns.
+    /// Passes events to the exchanges that they concern.
     fn wake(&mut self) {
         for event in self.pair.take_relay_events() {
             for exchange in &mut self.exchanges {
@@ -124,7 +124,7 @@ impl Simulation {
         self.check();
     }
 
-    /// Everybody does the rest of what is to be done, when told to by an event.
+    /// All users finish their work, driven by events only.
     fn complete(&mut self) {
         loop {
             self.settle();
@@ -172,7 +172,7 @@ impl Simulation {
     }
 }
 
-/// Says which scenario failed.
+/// Names the scenario that failed.
 struct Seed(u64);
 
 impl Drop for Seed {
@@ -189,7 +189,7 @@ fn variable(name: &str) -> Option<u64> {
 }
 
 #[test]
-fn whatever_users_do_every_exchange_ends_once_and_nothing_is_left() {
+fn random_sessions_end_every_exchange_once() {
     let seeds = match variable("SIMULATION_SEED") {
         Some(seed) => seed..seed + 1,
         None => 0..variable("SIMULATION_ROUNDS").unwrap_or(ROUNDS),

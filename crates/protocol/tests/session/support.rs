@@ -1,4 +1,4 @@
-//! Two sessions on a virtual clock, a scripted peer, and small makers for heads.
+//! Two sessions on a virtual clock, a scripted peer, and builders of heads.
 
 mod bodies;
 mod pair;
@@ -21,7 +21,7 @@ pub(crate) const KIB: u64 = 1024;
 pub(crate) const SECOND: Duration = Duration::from_secs(1);
 pub(crate) const MILLI: Duration = Duration::from_millis(1);
 
-/// An origin for the virtual clock; nobody looks at a clock again.
+/// The origin of the virtual clock; the real clock is not read again.
 #[expect(clippy::disallowed_methods, reason = "an origin for a virtual clock")]
 pub(crate) fn origin() -> Instant {
     Instant::now()
@@ -82,7 +82,7 @@ pub(crate) fn windows(streams_max: u32, stream_kib: u64, session_bytes: u64) -> 
     }
 }
 
-/// Both sides with the same windows.
+/// Returns configs of both sides with the same windows.
 pub(crate) fn config(side: Side, both: Windows) -> Config {
     Config {
         local: both,
@@ -95,7 +95,7 @@ pub(crate) fn zeros(bytes: u64) -> Bytes {
     Bytes::from(vec![0; usize::try_from(bytes).unwrap()])
 }
 
-/// How often `event` is among `events`.
+/// Counts `event` in `events`.
 pub(crate) fn count(events: &[Event], event: &Event) -> usize {
     events.iter().filter(|one| *one == event).count()
 }

@@ -1,4 +1,4 @@
-//! Windows grow where the path needs it, the reader keeps up, and the process can afford it.
+//! Windows grow if the path needs it, the reader keeps up, and the budget allows it.
 
 use super::support::{Body, KIB, Link, MILLI, Pair, Users, config, request, response};
 use protocol::frame::{Class, Windows};
@@ -8,13 +8,13 @@ use std::time::Duration;
 
 const MIB: u64 = KIB * KIB;
 
-/// How the relay reads an answer.
+/// How the relay reads a response.
 #[derive(Clone, Copy, PartialEq)]
 enum Reading {
     Promptly,
-    /// So many bytes a second.
+    /// At a number of bytes per second.
     Slowly(u64),
-    /// All that has come, every so often: a burst arrives faster than anybody is woken.
+    /// All available bytes at intervals: a burst arrives faster than a task is woken.
     Every(Duration),
 }
 
@@ -34,7 +34,7 @@ fn relay_config(budget: &Arc<Budget>, cap: u64) -> Config {
     }
 }
 
-/// Downloads over a link of 100 ms there and back.
+/// Downloads over a link with a round trip of 100 ms.
 fn download(budget: &Arc<Budget>, cap: u64, rate: u64, bytes: u64, reading: Reading) -> Download {
     answer(session(budget, cap, rate), budget, bytes, reading)
 }
@@ -48,7 +48,7 @@ fn session(budget: &Arc<Budget>, cap: u64, rate: u64) -> Pair {
     pair
 }
 
-/// One answer of a session, from its OPEN.
+/// One response of a session, from its OPEN.
 fn answer(mut pair: Pair, budget: &Arc<Budget>, bytes: u64, reading: Reading) -> Download {
     let before = budget.left();
     let start = pair.now;
@@ -103,7 +103,7 @@ fn answer(mut pair: Pair, budget: &Arc<Budget>, bytes: u64, reading: Reading) ->
 }
 
 #[test]
-fn a_window_grows_to_what_the_path_holds() {
+fn window_grows_to_the_needs_of_the_path() {
     let none = download(
         &Budget::new(0),
         38 * MIB,
@@ -132,7 +132,7 @@ fn a_window_grows_to_what_the_path_holds() {
 }
 
 #[test]
-fn a_window_does_not_grow_beyond_its_cap() {
+fn window_does_not_exceed_its_cap() {
     let budget = Budget::new(64 * MIB);
     let cap = MIB + 17;
     let done = download(&budget, cap, 50 * MIB, 20 * MIB, Reading::Promptly);
@@ -140,28 +140,28 @@ fn a_window_does_not_grow_beyond_its_cap() {
 }
 
 #[test]
-fn a_window_that_holds_the_path_does_not_grow() {
+fn sufficient_window_does_not_grow() {
     let budget = Budget::new(64 * MIB);
     let done = download(&budget, 38 * MIB, MIB, 4 * MIB, Reading::Promptly);
     assert_eq!(done.borrowed_at_most, 0);
 }
 
 #[test]
-fn a_window_does_not_grow_for_a_reader_that_does_not_keep_up() {
+fn window_does_not_grow_for_a_slow_reader() {
     let budget = Budget::new(64 * MIB);
     let done = download(&budget, 38 * MIB, 50 * MIB, 3 * MIB, Reading::Slowly(MIB));
     assert_eq!(done.borrowed_at_most, 0);
 }
 
 #[test]
-fn an_exhausted_budget_grows_nothing_and_stops_nothing() {
+fn exhausted_budget_stops_growth_only() {
     let budget = Budget::new(300 * KIB);
     let done = download(&budget, 38 * MIB, 50 * MIB, 10 * MIB, Reading::Promptly);
     assert_eq!(done.borrowed_at_most, 256 * KIB);
 }
 
 #[test]
-fn what_was_borrowed_goes_back_with_the_stream() {
+fn growth_returns_to_the_budget_with_the_stream() {
     let budget = Budget::new(64 * MIB);
     let mut done = download(&budget, 38 * MIB, 50 * MIB, 20 * MIB, Reading::Promptly);
     assert!(budget.left() < 64 * MIB);
@@ -173,7 +173,7 @@ fn what_was_borrowed_goes_back_with_the_stream() {
 }
 
 #[test]
-fn what_was_borrowed_goes_back_with_the_session() {
+fn growth_returns_to_the_budget_with_the_session() {
     let budget = Budget::new(64 * MIB);
     let done = download(&budget, 38 * MIB, 50 * MIB, 20 * MIB, Reading::Promptly);
     assert!(budget.left() < 64 * MIB);
@@ -182,7 +182,7 @@ fn what_was_borrowed_goes_back_with_the_session() {
 }
 
 #[test]
-fn a_reader_that_takes_bursts_at_once_keeps_up() {
+fn bursty_reader_keeps_up() {
     let budget = Budget::new(64 * MIB);
     let often = Reading::Every(20 * MILLI);
     let done = download(&budget, 38 * MIB, 50 * MIB, 40 * MIB, often);
@@ -190,7 +190,7 @@ fn a_reader_that_takes_bursts_at_once_keeps_up() {
 }
 
 #[test]
-fn a_second_transfer_does_not_find_out_again_what_the_path_holds() {
+fn second_transfer_starts_with_the_needed_window() {
     let budget = Budget::new(64 * MIB);
     let mut first = download(&budget, 38 * MIB, 50 * MIB, 40 * MIB, Reading::Promptly);
     first.pair.release(first.id);
@@ -212,7 +212,7 @@ fn a_second_transfer_does_not_find_out_again_what_the_path_holds() {
 }
 
 #[test]
-fn only_one_stream_is_lent_window_before_it_has_shown_its_need() {
+fn only_one_stream_gets_window_in_advance() {
     let budget = Budget::new(64 * MIB);
     let mut first = download(&budget, 38 * MIB, 50 * MIB, 40 * MIB, Reading::Promptly);
     first.pair.release(first.id);
@@ -227,7 +227,7 @@ fn only_one_stream_is_lent_window_before_it_has_shown_its_need() {
 }
 
 #[test]
-fn a_budget_that_is_half_gone_is_left_to_those_that_have_shown_their_need() {
+fn advance_keeps_half_of_the_budget() {
     let budget = Budget::new(64 * MIB);
     let mut first = download(&budget, 38 * MIB, 50 * MIB, 40 * MIB, Reading::Promptly);
     first.pair.release(first.id);
@@ -238,7 +238,7 @@ fn a_budget_that_is_half_gone_is_left_to_those_that_have_shown_their_need() {
 }
 
 #[test]
-fn a_slow_reader_makes_the_next_one_start_small() {
+fn slow_reader_resets_the_needed_window() {
     let budget = Budget::new(64 * MIB);
     let mut fast = download(&budget, 38 * MIB, 50 * MIB, 40 * MIB, Reading::Promptly);
     fast.pair.release(fast.id);

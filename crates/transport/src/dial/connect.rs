@@ -15,6 +15,7 @@ pub(super) async fn resolve(host: &str, port: u16) -> Result<Vec<SocketAddr>, Di
     })?;
     let mut addresses: Vec<SocketAddr> = Vec::new();
     for address in found {
+        // A resolver may repeat an address, and each repeat could cost another timeout.
         if !addresses.contains(&address) {
             addresses.push(address);
         }

@@ -162,6 +162,7 @@ async fn steps(dialer: &Dialer, report: &mut PathReport) -> Result<(), DialError
     report.resolved.dedup();
     let stream = connect_tcp(host, port, None).await?;
     report.connected = stream.peer_addr().ok();
+    // This connection only shows that TCP works. The next steps open their own, through the proxy.
     drop(stream);
     // Two connections: the relay closes the first one after the response, and the upgrade needs its own.
     let stream = secured(dialer, report).await?;

@@ -97,6 +97,7 @@ impl Proxy {
     /// # Errors
     /// [`ProxyError::Setting`] when the variable is set and is not a proxy URL.
     pub fn from_env(get: impl Fn(&str) -> Option<String>) -> Result<Self, ProxyError> {
+        // An empty variable counts as unset: this is the usual way to switch a proxy off.
         let set = |name: &str| get(name).filter(|value| !value.trim().is_empty());
         let found = ["HTTPS_PROXY", "https_proxy", "ALL_PROXY", "all_proxy"]
             .iter()
@@ -123,8 +124,8 @@ impl Proxy {
         self
     }
 
-    /// Connects to `authority` (`host:port`) through the proxy. Returns `None`, without any attempt, if the host and
-    /// port are reached directly.
+    /// Connects to `authority` (`host:port`) through the proxy. Returns `None`, without any attempt, if
+    /// the host and port are reached directly.
     ///
     /// # Errors
     /// [`ProxyError`] when the proxy cannot be reached or does not connect.
@@ -184,6 +185,8 @@ impl ProxyServer {
         }
         Ok(Self {
             host: host.trim_matches(['[', ']']).to_owned(),
+            // 3128 is the port of squid, and curl's default is 1080: neither is a standard, so the port of the
+            // most common HTTP proxy is used.
             port: authority.port_u16().unwrap_or(3128),
             authorization,
         })
@@ -229,6 +232,7 @@ impl ProxyServer {
             if response_head.ends_with(b"\r\n\r\n") || response_head.ends_with(b"\n\n") {
                 return self.check(&response_head).map(|()| stream);
             }
+            // A captive portal or an error page could otherwise be read for ever.
             if response_head.len() >= RESPONSE_MAX_BYTES {
                 return Err(ProxyError::NotHttp { proxy: self.name() });
             }
@@ -248,6 +252,7 @@ impl ProxyServer {
             .iter()
             .filter(|field| field.name.eq_ignore_ascii_case("proxy-authenticate"));
         let is_basic = |value: &[u8]| value.to_ascii_lowercase().starts_with(b"basic");
+        // A proxy may offer several schemes. Only one that excludes Basic deserves the hint.
         let wants_other =
             schemes.clone().next().is_some() && !schemes.any(|field| is_basic(field.value));
         let hint = match status {

@@ -39,6 +39,7 @@ impl std::str::FromStr for RelayUrl {
             None => return Err(RelayUrlError::Syntax),
         }
         let authority = uri.authority().ok_or(RelayUrlError::Syntax)?;
+        // A path would be dropped silently, since the tunnel has its own (W-1).
         if !matches!(uri.path(), "" | "/")
             || uri.query().is_some()
             || authority.as_str().contains('@')

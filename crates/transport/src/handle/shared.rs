@@ -1,4 +1,4 @@
-//! The lock in which the driver and the users of streams meet.
+//! The lock that the driver and the users of streams share.
 
 use super::{Incoming, OnResult, OnResultAck, Settings, streams};
 use protocol::frame::{
@@ -10,10 +10,10 @@ use std::task::Waker;
 use std::time::Duration;
 use tokio::sync::watch;
 
-/// Tasks that are woken in one go.
+/// Tasks that are woken in one run, outside of the lock.
 const WAKE_RUN: usize = 8;
 
-/// Who waits for something on a stream.
+/// The tasks that wait for something on a stream.
 #[derive(Debug, Default)]
 pub(crate) struct Waiting {
     pub(crate) reader: Option<Waker>,
@@ -21,27 +21,27 @@ pub(crate) struct Waiting {
     pub(crate) closer: Option<Waker>,
 }
 
-/// What the whole session's watchers see.
+/// The state that watchers of the whole session see.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct State {
     pub(crate) ended: Option<EndReason>,
     pub(crate) goaway: Option<GoAway>,
 }
 
-/// What the driver's way out is doing.
+/// What the driver's writing side is doing.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Writer {
-    /// It has sent all it had: it wants to know of new frames.
+    /// It has sent everything: wake it for new frames.
     Idle,
-    /// It waits for what other tasks add, but not for more than this many.
+    /// It waits for other tasks to add frames, for at most this many additions.
     Gathers { more: u32 },
-    /// It looks again by itself.
+    /// It polls the session again on its own.
     Busy,
 }
 
 impl Writer {
-    /// Whether the driver is to be woken for something that was added just now.
-    fn wants_to_know(&mut self) -> bool {
+    /// Whether the driver must be woken for a frame that was added just now.
+    fn needs_wake(&mut self) -> bool {
         match self {
             Self::Idle => true,
             Self::Gathers { more: 0 } => {
@@ -57,7 +57,7 @@ impl Writer {
     }
 }
 
-/// What the lock protects.
+/// The data that the lock protects.
 pub(crate) struct Core {
     pub(crate) session: Session,
     pub(crate) waiting: StreamMap<Waiting>,
@@ -65,13 +65,13 @@ pub(crate) struct Core {
     pub(crate) writer: Writer,
     /// The owner wants the session to end.
     pub(crate) closing: Option<EndReason>,
-    /// Nothing runs any more after a GOAWAY.
+    /// No exchange is left after a GOAWAY.
     pub(crate) drained: bool,
     undispatched: Vec<u32>,
 }
 
 impl Core {
-    /// Nothing runs: gives room back that was for more.
+    /// Returns memory that was used by more exchanges than there are now.
     pub(crate) fn trim(&mut self) {
         self.session.trim();
         self.waiting.shrink_to_fit();
@@ -89,7 +89,7 @@ pub(crate) struct Shared {
     on_result_ack: Option<OnResultAck>,
 }
 
-/// What of a delivery is to be passed on outside of the lock.
+/// An event of a delivery, whose handler is called outside of the lock.
 #[derive(Clone, Copy)]
 enum Delivery {
     Result(DeliveryResult),
@@ -116,25 +116,28 @@ impl Shared {
         })
     }
 
-    /// The lock is held for the length of a few map operations, and nothing in it can panic by
-    /// what a peer sends; a poisoned one is as good as any.
+    /// Takes the lock. It is held for a few map operations only, and never while a task is woken or a
+    /// handler runs: both may take it again.
     pub(crate) fn lock(&self) -> MutexGuard<'_, Core> {
+        // Nothing that a peer sends makes the session panic, so a poisoned lock still guards a
+        // consistent state.
         self.core.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Looks at the session.
-    pub(crate) fn peek<T>(&self, look: impl FnOnce(&Session) -> T) -> T {
-        look(&self.lock().session)
+    /// Reads from the session.
+    pub(crate) fn peek<T>(&self, read: impl FnOnce(&Session) -> T) -> T {
+        read(&self.lock().session)
     }
 
-    /// Does something with the session, then wakes whoever that concerns.
+    /// Changes the session, then wakes the tasks that are concerned.
     pub(crate) fn with<T>(self: &Arc<Self>, act: impl FnOnce(&mut Core) -> T) -> T {
         let mut core = self.lock();
         let result = act(&mut core);
-        let wanted = core.session.has_frames() && core.writer.wants_to_know();
+        // Taken under the lock, woken after it: a driver that runs at once would only wait for the lock.
+        let wanted = core.session.has_frames() && core.writer.needs_wake();
         let driver = wanted.then(|| core.driver.take()).flatten();
         if core.session.has_events() {
-            self.settle(core);
+            self.notify_all(core);
         } else {
             drop(core);
         }
@@ -144,13 +147,13 @@ impl Shared {
         result
     }
 
-    /// Passes on what has happened, and gives the lock back first.
-    pub(crate) fn settle<'a>(self: &'a Arc<Self>, mut core: MutexGuard<'a, Core>) {
+    /// Handles the session's events: wakes tasks and calls handlers, after releasing the lock.
+    pub(crate) fn notify_all<'a>(self: &'a Arc<Self>, mut core: MutexGuard<'a, Core>) {
         let mut goaway = None;
         let mut serves = false;
         loop {
-            // In runs, so that the lock is given back before anybody is woken, without a list on
-            // the heap.
+            // In runs of a fixed size, so that the lock is released before a task is woken, without a
+            // list on the heap. An event wakes up to three tasks.
             let mut wakers: [Option<Waker>; WAKE_RUN] = Default::default();
             let mut opened = None;
             let mut delivery = None;
@@ -186,7 +189,7 @@ impl Shared {
                         }
                     }
                     Event::Serves => serves = true,
-                    Event::GoAway(said) => goaway = Some(said),
+                    Event::GoAway(sent) => goaway = Some(sent),
                     Event::Drained => {
                         core.drained = true;
                         wake(core.driver.take());
@@ -201,7 +204,7 @@ impl Shared {
                 waker.wake();
             }
             if let Some((id, head)) = opened {
-                self.begin(id, *head);
+                self.accept(id, *head);
             }
             if let Some(delivery) = delivery {
                 self.deliver(delivery);
@@ -211,13 +214,14 @@ impl Shared {
             }
             core = self.lock();
         }
+        // The watchers read the session itself, so one notification for the last change is enough.
         if goaway.is_some() || serves {
             self.state
                 .send_modify(|state| state.goaway = state.goaway.or(goaway));
         }
     }
 
-    /// Passes on what the peer says of a delivery. Without a handler nobody wants to know.
+    /// Calls the handler of a delivery's event, if there is one.
     fn deliver(self: &Arc<Self>, delivery: Delivery) {
         match delivery {
             Delivery::Result(result) => {
@@ -233,8 +237,8 @@ impl Shared {
         }
     }
 
-    /// Bridge: hands an exchange over. Without a handler its streams are dropped, which resets it.
-    fn begin(self: &Arc<Self>, id: u32, head: RequestHead) {
+    /// Bridge: passes an exchange to its handler. Without a handler its streams are dropped, which resets it.
+    fn accept(self: &Arc<Self>, id: u32, head: RequestHead) {
         let (send, recv) = streams::incoming(self, id, head.body);
         if let Some(on_open) = &self.on_open {
             on_open(Incoming { head, send, recv });
@@ -244,8 +248,9 @@ impl Shared {
     /// The owner wants the session to end.
     pub(crate) fn close(self: &Arc<Self>, reason: EndReason) {
         self.with(|core| {
+            // The first reason is kept: a session that was revoked must not report a later shutdown.
             if core.closing.is_none() {
-                let said = match reason {
+                let goaway = match reason {
                     EndReason::Replaced => GoAwayReason::Replaced,
                     EndReason::Revoked => GoAwayReason::Revoked,
                     EndReason::Protocol(_) => GoAwayReason::Protocol,
@@ -256,24 +261,26 @@ impl Shared {
                     | EndReason::Io(_)
                     | EndReason::Draining => GoAwayReason::Draining,
                 };
-                core.session.drain(said, Duration::ZERO);
+                core.session.drain(goaway, Duration::ZERO);
                 core.closing = Some(reason);
             }
+            // The driver ends the session also where it has no frame to send.
             if let Some(driver) = core.driver.take() {
                 driver.wake();
             }
         });
     }
 
-    /// The session is over: every stream fails, every watcher learns why.
+    /// Ends the session: every stream fails, and every watcher is notified of the reason.
     pub(crate) fn end(self: &Arc<Self>, reason: EndReason) -> EndReason {
         let mut core = self.lock();
+        // Before `fail`, which forgets the streams.
         if core.session.ended().is_none() {
             core.undispatched = core.session.undispatched();
         }
         core.session.fail(reason);
         let reason = core.session.ended().cloned().unwrap_or(EndReason::Closed);
-        self.settle(core);
+        self.notify_all(core);
         self.state.send_modify(|state| {
             state.ended.get_or_insert_with(|| reason.clone());
         });

@@ -1,6 +1,6 @@
-//! The two ends of one exchange.
+//! The two halves of one exchange.
 //!
-//! Dropping both ends before the exchange is over takes it back: the relay resets it with
+//! Dropping both halves of an unfinished exchange cancels it: the relay resets it with
 //! `cancelled`, the bridge with `internal`.
 
 use super::shared::{Shared, Waiting};
@@ -15,7 +15,7 @@ use std::sync::{Arc, Weak};
 use std::task::{Context, Poll, Waker};
 use std::time::{Duration, Instant};
 
-/// What both ends hold together; the last one to go releases the stream.
+/// What both halves of an exchange share; dropping the last one releases the stream.
 #[derive(Debug)]
 struct Stream {
     shared: Arc<Shared>,
@@ -31,14 +31,17 @@ impl std::fmt::Debug for Shared {
 impl Drop for Stream {
     fn drop(&mut self) {
         self.shared.with(|core| {
+            // Before the release: its events must not wake tasks that no longer hold this stream.
             core.waiting.remove(&self.id);
             core.session.release(self.id);
         });
     }
 }
 
-fn keep(slot: &mut Option<Waker>, cx: &Context<'_>) {
+/// Stores the waker of the current task, without a clone where it is the same one.
+fn store_waker(slot: &mut Option<Waker>, cx: &Context<'_>) {
     match slot {
+        // `clone_from` compares first: a task that polls again usually has the same waker.
         Some(waker) => waker.clone_from(cx.waker()),
         None => *slot = Some(cx.waker().clone()),
     }
@@ -54,7 +57,7 @@ impl Stream {
         match core.session.failure(self.id) {
             Some(failure) => Poll::Ready(failure),
             None => {
-                keep(slot(core.waiting.entry(self.id).or_default()), cx);
+                store_waker(slot(core.waiting.entry(self.id).or_default()), cx);
                 Poll::Pending
             }
         }
@@ -93,14 +96,14 @@ fn length(body: BodyLength) -> Option<u64> {
     }
 }
 
-/// Ends an exchange from outside, without keeping it alive.
+/// Aborts an exchange from outside, without keeping it alive.
 #[derive(Debug, Clone)]
 pub struct AbortHandle {
     stream: Weak<Stream>,
 }
 
 impl AbortHandle {
-    /// Ends the exchange in both directions, if it still runs.
+    /// Aborts the exchange in both directions, if it still runs.
     pub fn abort(&self, failure: Failure) {
         if let Some(stream) = self.stream.upgrade() {
             stream
@@ -110,19 +113,19 @@ impl AbortHandle {
     }
 }
 
-/// How a body that was pumped came to its end.
+/// How sending a body ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum PumpEnd {
-    /// All of it was queued, with its end.
+    /// All of it was queued.
     Finished,
-    /// The peer wants no more of it.
+    /// The peer sent STOP: it wants no more.
     Stopped,
 }
 
-/// Why a body could not be pumped to its end.
+/// Why sending a body failed.
 #[derive(Debug)]
 pub enum PumpError<E> {
-    /// The source failed. The caller decides what to tell the peer.
+    /// The source failed. The user of the stream decides how to reset the exchange.
     Body(E),
     /// The exchange failed.
     Stream(Failure),
@@ -135,11 +138,11 @@ pub struct SendStream {
 }
 
 impl SendStream {
-    fn poll_room(&self, cx: &Context<'_>) -> Poll<Result<SendCapacity, Failure>> {
+    fn poll_capacity(&self, cx: &Context<'_>) -> Poll<Result<SendCapacity, Failure>> {
         let mut core = self.stream.shared.lock();
         match core.session.send_capacity(self.stream.id) {
             Ok(SendCapacity::Full) => {
-                keep(
+                store_waker(
                     &mut core.waiting.entry(self.stream.id).or_default().writer,
                     cx,
                 );
@@ -149,13 +152,13 @@ impl SendStream {
         }
     }
 
-    /// Waits for room, then queues bytes of the body. Returns whether the peer wants more of it.
-    /// Cancel safe: either all of `data` is queued or none.
+    /// Waits for capacity, then queues bytes of the body. Returns whether the peer wants more. Cancel
+    /// safe: either all of `data` is queued or nothing.
     ///
     /// # Errors
     /// The exchange's failure.
     pub async fn data(&mut self, data: Bytes) -> Result<PumpEnd, Failure> {
-        match poll_fn(|cx| self.poll_room(cx)).await? {
+        match poll_fn(|cx| self.poll_capacity(cx)).await? {
             SendCapacity::Stopped => Ok(PumpEnd::Stopped),
             SendCapacity::Free | SendCapacity::Full => {
                 let id = self.stream.id;
@@ -189,7 +192,7 @@ impl SendStream {
             .with(|core| core.session.finish(id, Some(trailers)))
     }
 
-    /// Sends a whole body with its trailers, as fast as the peer takes it.
+    /// Sends a body with its trailers, as fast as the peer takes it.
     ///
     /// # Errors
     /// [`PumpError`].
@@ -199,17 +202,17 @@ impl SendStream {
     {
         let mut body = pin!(body);
         loop {
-            // Ask for room first: what the source has read it cannot take back.
-            let room = poll_fn(|cx| self.poll_room(cx)).await;
-            if room.map_err(PumpError::Stream)? == SendCapacity::Stopped {
+            // Capacity first: bytes that were read from the source cannot be returned to it.
+            let capacity = poll_fn(|cx| self.poll_capacity(cx)).await;
+            if capacity.map_err(PumpError::Stream)? == SendCapacity::Stopped {
                 return Ok(PumpEnd::Stopped);
             }
             let next = poll_fn(|cx| {
                 if let Poll::Ready(frame) = body.as_mut().poll_frame(cx) {
                     return Poll::Ready(Ok(frame));
                 }
-                // While the source is slow, the peer may lose interest.
-                self.poll_interest(cx).map(Err)
+                // While the source is slow, the peer may send STOP, or the exchange may fail.
+                self.poll_stopped(cx).map(Err)
             });
             let frame = match next.await {
                 Ok(frame) => frame,
@@ -230,11 +233,12 @@ impl SendStream {
         }
     }
 
-    fn poll_interest(&self, cx: &Context<'_>) -> Poll<Result<PumpEnd, Failure>> {
+    /// Polls for STOP or a failure; `Pending` while the peer wants more.
+    fn poll_stopped(&self, cx: &Context<'_>) -> Poll<Result<PumpEnd, Failure>> {
         let mut core = self.stream.shared.lock();
         match core.session.send_capacity(self.stream.id) {
             Ok(SendCapacity::Free | SendCapacity::Full) => {
-                keep(
+                store_waker(
                     &mut core.waiting.entry(self.stream.id).or_default().writer,
                     cx,
                 );
@@ -245,7 +249,7 @@ impl SendStream {
         }
     }
 
-    /// Passes one frame of a body on; there was room.
+    /// Queues one frame of a body, for which there was capacity.
     fn pump_frame(&mut self, frame: Frame<Bytes>) -> Result<Option<PumpEnd>, Failure> {
         let id = self.stream.id;
         match frame.into_data() {
@@ -262,7 +266,7 @@ impl SendStream {
                 match crate::http::to_wire(&trailers, |_| false) {
                     Ok(trailers) => self.trailers(trailers)?,
                     Err(error) => {
-                        let detail = format!("the trailers cannot be passed on: {error}");
+                        let detail = format!("the trailers cannot be forwarded: {error}");
                         let failure =
                             Failure::new(Code::InvalidRequest, Execution::PossiblyExecuted, detail);
                         self.reset(failure);
@@ -276,22 +280,22 @@ impl SendStream {
     /// Bridge: the first byte is about to leave for the target.
     ///
     /// # Errors
-    /// The exchange was taken back: nothing may leave.
+    /// The relay cancelled the exchange: nothing may leave.
     pub fn dispatched(&self) -> Result<(), Failure> {
         let id = self.stream.id;
         self.stream.shared.with(|core| {
             if core.session.mark_dispatched(Instant::now(), id)?
                 && let Some(driver) = core.driver.take()
             {
-                // Its alarm is set for later.
+                // Its timer is set for a later time than DISPATCHED is due (W-22).
                 driver.wake();
             }
             Ok(())
         })
     }
 
-    /// Bridge: sends a head of the answer. Those with a status of 1xx may come before the last.
-    /// A `body` of up to 16 KiB travels with the last one; `end` says that it is the whole.
+    /// Bridge: sends a head of the response. Informational heads may precede the final one. A `body` of
+    /// up to 16 KiB travels with the final head; `end` marks it as complete.
     ///
     /// # Errors
     /// The exchange's failure, or `target_protocol` when the head does not fit a frame.
@@ -302,7 +306,7 @@ impl SendStream {
             .with(|core| core.session.send_head(id, head, body, end))
     }
 
-    /// Ends the exchange in both directions. On the bridge this is its answer.
+    /// Ends the exchange in both directions. On the bridge this is its response.
     pub fn reset(&mut self, failure: Failure) {
         let id = self.stream.id;
         self.stream
@@ -310,33 +314,29 @@ impl SendStream {
             .with(|core| core.session.reset(id, failure));
     }
 
-    /// Polls for the exchange's failure: taken back by the peer, or lost with the session.
+    /// Polls for the exchange's failure: cancelled by the peer, or lost with the session.
     pub fn poll_closed(&self, cx: &Context<'_>) -> Poll<Failure> {
         self.stream.poll_closed(cx, |waiting| &mut waiting.closer)
     }
 
-    /// Waits until the exchange has failed. Cancel safe. Does not return while all is well.
+    /// Waits until the exchange has failed. Does not return for an exchange that succeeds. Cancel safe.
     pub async fn closed(&self) -> Failure {
         poll_fn(|cx| self.poll_closed(cx)).await
     }
 }
 
-/// The direction that the peer sends, as a body. Credit returns as its frames are taken. A reset
-/// or a lost session is an error, never an end.
+/// The direction that the peer sends, as a body. Taking its frames returns credit. A reset or a lost session is
+/// an error, never an end.
 #[derive(Debug)]
 pub struct RecvStream {
     stream: Arc<Stream>,
-    /// Bytes that are still to come, where that is known.
+    /// Bytes that are still to come, if known.
     left: Option<u64>,
     done: bool,
 }
 
 impl RecvStream {
-    /// Relay: polls for the next head of the answer.
-    ///
-    /// # Errors
-    /// The exchange's failure; its `execution` is what callers may rely on.
-    pub fn poll_head(&mut self, cx: &Context<'_>) -> Poll<Result<ResponseHead, Failure>> {
+    fn poll_head(&mut self, cx: &Context<'_>) -> Poll<Result<ResponseHead, Failure>> {
         let id = self.stream.id;
         let mut core = self.stream.shared.lock();
         match core.session.read_head(id) {
@@ -345,14 +345,14 @@ impl RecvStream {
                 Poll::Ready(Ok(head))
             }
             Ok(None) => {
-                keep(&mut core.waiting.entry(id).or_default().reader, cx);
+                store_waker(&mut core.waiting.entry(id).or_default().reader, cx);
                 Poll::Pending
             }
             Err(failure) => Poll::Ready(Err(failure)),
         }
     }
 
-    /// Relay: the next head of the answer, those with a status of 1xx included. Cancel safe.
+    /// Relay: waits for the next head of the response, informational ones included. Cancel safe.
     ///
     /// # Errors
     /// The exchange's failure; its `execution` is what callers may rely on.
@@ -360,13 +360,13 @@ impl RecvStream {
         poll_fn(|cx| self.poll_head(cx)).await
     }
 
-    /// Relay: the exchange's id on the wire, once its OPEN has left.
+    /// Relay: returns the exchange's id on the wire, once its OPEN has left.
     pub fn wire_id(&self) -> Option<u32> {
         let id = self.stream.id;
         self.stream.shared.peek(|session| session.wire_id(id))
     }
 
-    /// What ends this exchange from outside.
+    /// Returns a handle that aborts this exchange from outside.
     pub fn abort_handle(&self) -> AbortHandle {
         AbortHandle {
             stream: Arc::downgrade(&self.stream),
@@ -379,8 +379,8 @@ impl RecvStream {
         self.stream.shared.with(|core| core.session.stop(id));
     }
 
-    /// Relay: takes the request back, and waits up to `wait` for the bridge's word on how far it
-    /// came. Without its word the failure stays `possibly_executed`.
+    /// Relay: cancels the request, and waits up to `wait` for the bridge's acknowledgement, which
+    /// states how far the request came. Without it the failure is `possibly_executed`.
     pub async fn cancel(&mut self, failure: Failure, wait: Duration) -> Failure {
         let id = self.stream.id;
         let given = Failure {
@@ -391,6 +391,7 @@ impl RecvStream {
             .shared
             .with(|core| core.session.reset(id, given.clone()));
         let settled = poll_fn(|cx| self.stream.poll_closed(cx, |waiting| &mut waiting.closer));
+        // A bridge that does not acknowledge in time may still have executed the request.
         tokio::time::timeout(wait, settled).await.unwrap_or(given)
     }
 
@@ -399,8 +400,9 @@ impl RecvStream {
         let shared = self.stream.shared.clone();
         let read = shared.with(|core| {
             let read = core.session.read(Instant::now(), id);
+            // Under the same lock as the read: an event between the two would be lost otherwise.
             if read == Read::Pending {
-                keep(&mut core.waiting.entry(id).or_default().reader, cx);
+                store_waker(&mut core.waiting.entry(id).or_default().reader, cx);
             }
             read
         });
@@ -422,7 +424,7 @@ fn wrong_length() -> Failure {
     Failure::new(
         Code::TargetClosed,
         Execution::Executed,
-        "the body is not as long as its head said",
+        "the body does not have the length that its head announced",
     )
 }
 
@@ -452,12 +454,13 @@ impl Body for RecvStream {
                     )),
                 }));
             }
-            // A body that ends early must not look whole.
+            // A truncated body must not look complete.
             Read::End if self.left.is_some_and(|left| left > 0) => Some(Err(wrong_length())),
             Read::End => None,
             Read::Failed(failure) => Some(Err(failure)),
             Read::Pending => return Poll::Pending,
         };
+        // After an end or an error nothing follows, however often the body is polled.
         self.done = true;
         Poll::Ready(result)
     }

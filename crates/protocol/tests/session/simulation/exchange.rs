@@ -1,4 +1,4 @@
-//! One exchange of a simulation: its users on both sides, and what is known to be true of it.
+//! One exchange of a simulation: its users on both sides, and its invariants.
 
 use crate::support::{Body, Pair, Reader, Writer, cancelled, piece, refused, request, response};
 use protocol::frame::Class;
@@ -6,7 +6,7 @@ use protocol::session::{Event, OpenError, Read, Session};
 use protocol::{Execution, Failure};
 use std::time::Instant;
 
-/// xorshift64*: the same numbers for the same seed, for ever.
+/// xorshift64*: the same numbers for the same seed.
 pub(super) struct Rng(u64);
 
 impl Rng {
@@ -116,7 +116,7 @@ impl Exchange {
         }
     }
 
-    /// Something at random that a user may do.
+    /// Does one random action of a user.
     pub(super) fn act(&mut self, rng: &mut Rng, pair: &mut Pair) {
         let now = pair.now;
         if !self.relay_gone {
@@ -167,7 +167,7 @@ impl Exchange {
         }
     }
 
-    /// The rest of what is to be done, as far as it goes now.
+    /// Does the remaining work, as far as possible now.
     pub(super) fn go_on(&mut self, now: Instant, pair: &mut Pair) {
         if !self.relay_gone {
             self.up.write(&mut pair.relay);
@@ -195,7 +195,7 @@ impl Exchange {
         }
     }
 
-    /// Whether a reader could go on by itself.
+    /// Whether a reader can proceed without an event.
     pub(super) fn is_busy(&self) -> bool {
         let goes_on = |reader: &Reader| !reader.waits && !reader.done;
         let bridge = self.bridge.as_ref();
@@ -208,7 +208,7 @@ impl Exchange {
         relay && self.bridge.as_ref().is_none_or(|user| user.gone)
     }
 
-    /// What must be true at any time.
+    /// Checks the invariants.
     pub(super) fn check(&mut self, relay: &Session) {
         let dispatched = self.bridge.as_ref().is_some_and(|user| user.dispatched);
         let headed = self.bridge.as_ref().is_some_and(|user| user.headed);
@@ -239,7 +239,7 @@ impl Exchange {
         }
     }
 
-    /// After the session was lost: failed, or its whole answer can be read.
+    /// After the session was lost: the exchange failed, or its complete response can be read.
     pub(super) fn survive(&mut self, now: Instant, relay: &mut Session) {
         if self.relay_gone {
             return;
@@ -301,7 +301,7 @@ impl BridgeUser {
         bridge.reset(self.down.id, failure);
     }
 
-    /// The target answers.
+    /// The target responds.
     fn answer(&mut self, inlined: u64, now: Instant, bridge: &mut Session) {
         self.dispatch(now, bridge);
         if self.headed || !self.dispatched {

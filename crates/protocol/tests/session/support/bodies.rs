@@ -1,25 +1,24 @@
-//! Users of streams that do only what events tell them to: a wake-up that is missed shows as a
-//! body that never ends.
+//! Users of streams that act only on events: a missed wake-up shows as a body that never ends.
 
 use bytes::Bytes;
 use protocol::session::{Event, Read, SendCapacity, Session};
 use std::collections::BTreeMap;
 use std::time::Instant;
 
-/// The byte at a position of the body with this key.
+/// Returns the byte at a position of the body with this key.
 fn byte(key: u64, position: u64) -> u8 {
     let mixed = (position ^ (key << 7)).wrapping_mul(0x9e37_79b9_7f4a_7c15);
     mixed.to_be_bytes()[0]
 }
 
-/// A body: its key says which bytes it has.
+/// A body. Its key determines its bytes.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Body {
     pub(crate) key: u64,
     pub(crate) bytes: u64,
 }
 
-/// Bytes of a body from a position on.
+/// Returns bytes of a body from a position on.
 pub(crate) fn piece(body: Body, from: u64, bytes: u64) -> Bytes {
     (from..(from + bytes).min(body.bytes))
         .map(|at| byte(body.key, at))
@@ -49,7 +48,7 @@ impl Writer {
         }
     }
 
-    /// Writes until there is no room; returns the bytes written.
+    /// Writes until the queue is full; returns the bytes written.
     pub(crate) fn write(&mut self, session: &mut Session) -> u64 {
         let before = self.sent;
         while !self.waits && !self.done {
@@ -66,7 +65,7 @@ impl Writer {
         self.sent - before
     }
 
-    /// Writes one piece, whether there is room or not.
+    /// Writes one piece, even if the queue is full.
     pub(crate) fn write_piece(&mut self, session: &mut Session) {
         let data = piece(self.body, self.sent, self.piece_bytes);
         self.sent += data.len() as u64;
@@ -97,7 +96,7 @@ impl Reader {
         }
     }
 
-    /// Takes one piece, if any is there. Returns whether it moved.
+    /// Takes one piece, if available. Returns whether it did.
     pub(crate) fn read(&mut self, now: Instant, session: &mut Session) -> bool {
         if self.waits || self.done {
             return false;
@@ -141,7 +140,7 @@ impl Users {
         self.readers.insert(id, Reader::new(id, key));
     }
 
-    /// Wakes whoever an event concerns, and nobody else.
+    /// Wakes the user that an event concerns, and no other.
     pub(crate) fn wake(&mut self, events: impl IntoIterator<Item = Event>) {
         for event in events {
             let (reader, writer) = match event {
@@ -176,7 +175,7 @@ impl Users {
             && self.readers.values().all(|reader| reader.done)
     }
 
-    /// Whether some reader could go on by itself.
+    /// Whether some reader can proceed without an event.
     pub(crate) fn are_busy(&self) -> bool {
         self.readers
             .values()

@@ -8,12 +8,12 @@ use protocol::session::{Config, EndReason, Event, Read, Session, Side};
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
-/// What lies between the two.
+/// The link between the two.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Link {
-    /// One way.
+    /// Delay of one direction.
     pub(crate) latency: Duration,
-    /// Each way; unlimited if none.
+    /// Bytes per second of each direction; unlimited if `None`.
     pub(crate) bytes_per_second: Option<u64>,
 }
 
@@ -31,7 +31,7 @@ impl Link {
     }
 }
 
-/// Frames on their way in one direction, in order.
+/// Frames in flight in one direction, in order.
 #[derive(Debug)]
 struct Way {
     flying: VecDeque<(Instant, Bytes)>,
@@ -85,17 +85,17 @@ pub(crate) struct Pair {
     pub(crate) relay: Session,
     pub(crate) bridge: Session,
     pub(crate) link: Link,
-    /// Events that the test has not looked at.
+    /// Events that the test has not taken.
     pub(crate) relay_events: Vec<Event>,
     pub(crate) bridge_events: Vec<Event>,
-    /// Whether to keep what went over the wire.
+    /// Whether to record the frames on the wire.
     pub(crate) keep_frames: bool,
     to_bridge: Way,
     to_relay: Way,
 }
 
 impl Pair {
-    /// Both sides with the default windows, and no distance between them.
+    /// Creates both sides with the default windows and no delay.
     pub(crate) fn new() -> Self {
         Self::with(Link::INSTANT, default_windows())
     }
@@ -105,7 +105,7 @@ impl Pair {
         Self::configured(link, config(Side::Relay), config(Side::Bridge))
     }
 
-    /// Tiny windows.
+    /// Creates both sides with tiny windows.
     pub(crate) fn tight(streams_max: u32, stream_kib: u64, session_bytes: u64) -> Self {
         Self::with(
             Link::INSTANT,
@@ -128,7 +128,7 @@ impl Pair {
         }
     }
 
-    /// Moves what may move now. Returns whether anything did.
+    /// Moves all frames that may move now. Returns whether any did.
     pub(crate) fn settle(&mut self) -> bool {
         let mut any = false;
         loop {
@@ -158,7 +158,7 @@ impl Pair {
         }
     }
 
-    /// When something next moves by itself, timers left aside.
+    /// Returns when the next frame arrives, regardless of timers.
     pub(crate) fn next_move(&self) -> Option<Instant> {
         let way = |way: &Way, session: &Session| {
             let arrival = way.flying.front().map(|(at, _)| *at);
@@ -172,7 +172,7 @@ impl Pair {
         ways.into_iter().flatten().filter(|at| *at > self.now).min()
     }
 
-    /// Lets time pass until nothing is on its way any more.
+    /// Advances the clock until no frame is in flight.
     pub(crate) fn run(&mut self) {
         self.settle();
         while let Some(at) = self.next_move() {
@@ -181,9 +181,9 @@ impl Pair {
         }
     }
 
-    /// Calls `act` whenever something may have changed, until it says that it is done.
+    /// Calls `act` whenever something may have changed, until it returns that it is done.
     ///
-    /// Panics when nothing is on its way and `act` is not done: a deadlock.
+    /// Panics when no frame is in flight and `act` is not done: a deadlock.
     pub(crate) fn run_until(&mut self, mut act: impl FnMut(&mut Self) -> bool) {
         loop {
             self.settle();
@@ -201,7 +201,7 @@ impl Pair {
         }
     }
 
-    /// Lets `time` pass, timers included.
+    /// Advances the clock by `time`, timers included.
     pub(crate) fn advance(&mut self, time: Duration) -> Result<(), (Side, EndReason)> {
         let until = self.now + time;
         loop {
@@ -223,7 +223,7 @@ impl Pair {
         }
     }
 
-    /// The connection is gone, with everything that was on its way.
+    /// Loses the connection, with all frames in flight.
     pub(crate) fn lose(&mut self) {
         self.to_bridge.flying.clear();
         self.to_relay.flying.clear();
@@ -232,14 +232,14 @@ impl Pair {
         self.settle();
     }
 
-    /// Opens a stream without a body to come, and brings it to the bridge.
+    /// Opens a stream without a body, and delivers it to the bridge.
     pub(crate) fn opened(&mut self, head: &RequestHead) -> u32 {
         let id = self.relay.open(head, b"", true).unwrap();
         self.run();
         id
     }
 
-    /// What the relay has put on the wire since the last time this was asked.
+    /// Returns the frames of the relay since the last call.
     pub(crate) fn sent_by_relay(&mut self) -> Vec<Frame> {
         std::mem::take(&mut self.to_bridge.frames)
     }
@@ -248,7 +248,7 @@ impl Pair {
         std::mem::take(&mut self.to_relay.frames)
     }
 
-    /// Everything that the relay has sent, headers included.
+    /// Returns the bytes that the relay has sent, headers included.
     pub(crate) fn bytes_to_bridge(&self) -> u64 {
         self.to_bridge.bytes
     }
@@ -269,14 +269,14 @@ impl Pair {
         self.bridge.read(self.now, id)
     }
 
-    /// Both users let go of a stream.
+    /// Both users release a stream.
     pub(crate) fn release(&mut self, id: u32) {
         self.relay.release(id);
         self.bridge.release(id);
         self.run();
     }
 
-    /// Asserts that nothing is left of anything.
+    /// Asserts that both sessions are quiescent.
     pub(crate) fn assert_quiescent(&self) {
         assert!(self.relay.is_quiescent(), "relay: {:#?}", self.relay);
         assert!(self.bridge.is_quiescent(), "bridge: {:#?}", self.bridge);

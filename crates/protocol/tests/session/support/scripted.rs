@@ -1,4 +1,4 @@
-//! One session with a peer that says exactly what a test makes it say.
+//! One session with a peer that sends exactly the frames of the test.
 
 use super::origin;
 use bytes::Bytes;
@@ -25,7 +25,7 @@ impl Scripted {
         self.session.handle_frame(self.now, frame.encode().unwrap())
     }
 
-    /// The peer sends a frame, which is welcome.
+    /// The peer sends a frame, which is accepted.
     pub(crate) fn hears(&mut self, frame: &Frame) {
         self.says(frame).unwrap();
     }
@@ -45,13 +45,13 @@ impl Scripted {
             .handle_frame(self.now, Bytes::copy_from_slice(bytes))
     }
 
-    /// The next frame to the peer.
+    /// Returns the next frame to the peer.
     pub(crate) fn frame(&mut self) -> Option<Frame> {
         let bytes = self.session.poll_transmit(self.now)?;
         Some(Frame::decode(bytes).unwrap().unwrap())
     }
 
-    /// All that may leave now.
+    /// Returns all frames that may leave now.
     pub(crate) fn frames(&mut self) -> Vec<Frame> {
         std::iter::from_fn(|| self.frame()).collect()
     }
@@ -60,7 +60,7 @@ impl Scripted {
         std::iter::from_fn(|| self.session.poll_event()).collect()
     }
 
-    /// Time passes; what is due is done.
+    /// Advances the clock and runs the timers that are due.
     pub(crate) fn wait(&mut self, time: Duration) -> Result<(), EndReason> {
         self.now += time;
         self.session.handle_timeout(self.now)

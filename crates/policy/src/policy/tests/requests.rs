@@ -3,7 +3,7 @@
 use super::*;
 
 #[test]
-fn an_endpoint_takes_what_is_below_its_base() {
+fn endpoint_allows_paths_below_its_base() {
     let alm = endpoint("alm", "https://alm.corp.example:8443/qcbin/", &["GET"]);
     let policy = Policy::new(vec![], vec![alm]).unwrap();
     let candidate = policy
@@ -63,7 +63,7 @@ fn an_endpoint_takes_what_is_below_its_base() {
 }
 
 #[test]
-fn an_endpoint_at_the_root_passes_bytes_as_they_are() {
+fn root_endpoint_keeps_bytes_unchanged() {
     let policy = Policy::new(vec![], vec![endpoint("a", "https://alm", &["*"])]).unwrap();
     let candidate = policy
         .decide_endpoint("a", "GET", "//evil.example/../%2e%2e/%5c?x")
@@ -79,7 +79,7 @@ fn an_endpoint_at_the_root_passes_bytes_as_they_are() {
 }
 
 #[test]
-fn an_endpoint_names_its_address() {
+fn endpoint_names_its_address() {
     let endpoints = vec![
         endpoint("local", "http://127.0.0.1:8080", &["*"]),
         endpoint("own", "http://10.0.0.5", &["*"]),
@@ -115,7 +115,7 @@ fn an_endpoint_names_its_address() {
 }
 
 #[test]
-fn raw_streams_need_a_rule_with_connect() {
+fn raw_stream_requires_a_connect_rule() {
     let mut raw = rule("*.db.example");
     raw.connect = true;
     raw.ports = Ports::Only(vec![5432]);

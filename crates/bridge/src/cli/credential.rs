@@ -57,7 +57,8 @@ enum KindArg {
 }
 
 impl KindArg {
-    fn word(self) -> &'static str {
+    /// Returns the kind's name in the store.
+    fn name(self) -> &'static str {
         match self {
             Self::Basic => "basic",
             Self::Bearer => "bearer",
@@ -170,8 +171,8 @@ fn set(args: SetArgs) -> Outcome {
     let secret = secret(what, "--secret-file", args.secret_file.as_deref(), None)?;
     let certificate = certificate.transpose()?;
     let header = args.header.as_deref();
-    let word = args.kind.word();
-    let kind = make_kind(word, args.user, args.client_id, header, certificate, secret)?;
+    let kind = args.kind.name();
+    let kind = make_kind(kind, args.user, args.client_id, header, certificate, secret)?;
     let credential = checked(&args.name, kind, origins)?;
     store(&config)?.set(&credential)?;
     let origins: Vec<String> = credential.origins.iter().map(ToString::to_string).collect();

@@ -74,7 +74,7 @@ impl KindArg {
 #[command(after_help = "\
 Examples:
   integration-bridge credential set alm-sync --kind alm --user sync
-  integration-bridge credential set ci --kind bearer --origin https://ci.corp.example --secret-file token.txt
+  integration-bridge credential set ci --kind bearer --origin https://ci.corp.example
   integration-bridge credential set proxy --user me --origin http://proxy.corp.example:3128")]
 pub(super) struct SetArgs {
     /// The name by which endpoints and calls refer to the credential.

@@ -34,7 +34,7 @@ pub(super) struct UnitArgs {
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Example:
-  integration-bridge service install --config /etc/integration-bridge/bridge.toml --user integration-bridge")]
+  integration-bridge service install --config /etc/integration-bridge/bridge.toml")]
 pub(super) struct InstallArgs {
     #[command(flatten)]
     config: ConfigArg,

@@ -33,6 +33,8 @@ use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
+pub(crate) use lines::Keep;
+
 /// The file in the data directory, unless `audit.file` names another.
 pub(crate) const FILE: &str = "audit.jsonl";
 
@@ -47,17 +49,6 @@ const REOPEN_WAIT: Duration = Duration::from_secs(2);
 
 /// Distinct sums in memory.
 const SUMS_MAX: usize = 4096;
-
-/// When files are rotated, and how many are kept.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Keep {
-    /// A larger file is rotated.
-    pub(crate) file_max_bytes: u64,
-    /// An older file is rotated.
-    pub(crate) file_max_age: Duration,
-    /// Rotated files that are kept.
-    pub(crate) files: u32,
-}
 
 /// A message to the writing thread.
 enum Message {

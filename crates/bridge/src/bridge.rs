@@ -276,7 +276,7 @@ impl RunningBridge {
         };
         // Longer than the drain of a session, so that a session reports its own timeout first.
         let _ = tokio::time::timeout(DRAIN_TIMEOUT + CLOSE_GRACE, drain).await;
-        // ALM keeps a session and its locks for an hour if nobody signs out.
+        // Without a sign-out, ALM keeps a session and its locks for an hour.
         let active = self.state.dispatcher.active();
         alm::sign_out_of_all(&active.access, &active.credentials).await;
         if let Some(audit) = self.state.audit.clone() {

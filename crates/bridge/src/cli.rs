@@ -38,6 +38,13 @@ enum Command {
     /// Register this bridge with the relay, by an API key with the role `bridge`.
     Pair(pair::PairArgs),
     /// Connect to the relay and serve requests until SIGTERM. This is the command of the service.
+    #[command(after_help = "\
+Signals:
+  SIGTERM, SIGINT  drain running requests for up to 30 s, then exit; a second one exits immediately
+  SIGHUP           reload the config
+
+Without an identity, `run` first pairs the bridge if BRIDGE_CLIENT_ID is set, with the client secret in
+BRIDGE_CLIENT_SECRET_FILE or BRIDGE_CLIENT_SECRET.")]
     Run(ConfigArg),
     /// Check the config file.
     #[command(subcommand)]

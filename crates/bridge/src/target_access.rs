@@ -1,4 +1,4 @@
-//! What a request to a target needs, whoever makes it: the policy, the HTTP client and the config.
+//! What every request to a target needs: the policy, the HTTP client and the config.
 //!
 //! The dispatcher uses it for the relay's requests; the ALM sign-in and the health checks, for the bridge's own.
 //! Credentials are not part of it: they use it themselves.

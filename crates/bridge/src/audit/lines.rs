@@ -1,6 +1,5 @@
 //! The chain of lines on the disk: appended, rotated, and continued after a crash.
 
-use super::Keep;
 use super::head::{HeadFile, head_path};
 use crate::text::{hex, unhex};
 use ring::digest::{SHA256, digest};
@@ -13,6 +12,17 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 /// Longest line that is read back, in bytes.
 const LINE_MAX_BYTES: u64 = 64 * 1024;
+
+/// When files are rotated, and how many are kept.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Keep {
+    /// A larger file is rotated.
+    pub(crate) file_max_bytes: u64,
+    /// An older file is rotated.
+    pub(crate) file_max_age: Duration,
+    /// Rotated files that are kept.
+    pub(crate) files: u32,
+}
 
 /// The open file, and the end of its chain.
 pub(super) struct Lines {

@@ -19,7 +19,8 @@ pub(super) enum AuditCommand {
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Example:
-  integration-bridge audit verify --head 1200:9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08")]
+  integration-bridge audit verify \\
+    --head 1200:9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08")]
 pub(super) struct VerifyArgs {
     #[command(flatten)]
     config: ConfigArg,

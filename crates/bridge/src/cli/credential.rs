@@ -57,7 +57,8 @@ enum KindArg {
 }
 
 impl KindArg {
-    fn word(self) -> &'static str {
+    /// Returns the kind's name in the store.
+    fn name(self) -> &'static str {
         match self {
             Self::Basic => "basic",
             Self::Bearer => "bearer",
@@ -73,7 +74,7 @@ impl KindArg {
 #[command(after_help = "\
 Examples:
   integration-bridge credential set alm-sync --kind alm --user sync
-  integration-bridge credential set ci --kind bearer --origin https://ci.corp.example --secret-file token.txt
+  integration-bridge credential set ci --kind bearer --origin https://ci.corp.example
   integration-bridge credential set proxy --user me --origin http://proxy.corp.example:3128")]
 pub(super) struct SetArgs {
     /// The name by which endpoints and calls refer to the credential.
@@ -170,8 +171,8 @@ fn set(args: SetArgs) -> Outcome {
     let secret = secret(what, "--secret-file", args.secret_file.as_deref(), None)?;
     let certificate = certificate.transpose()?;
     let header = args.header.as_deref();
-    let word = args.kind.word();
-    let kind = make_kind(word, args.user, args.client_id, header, certificate, secret)?;
+    let kind = args.kind.name();
+    let kind = make_kind(kind, args.user, args.client_id, header, certificate, secret)?;
     let credential = checked(&args.name, kind, origins)?;
     store(&config)?.set(&credential)?;
     let origins: Vec<String> = credential.origins.iter().map(ToString::to_string).collect();

@@ -11,9 +11,9 @@ use std::path::PathBuf;
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Examples:
-  integration-bridge pair --client-id ibk_1                                   (asks for the client secret)
+  integration-bridge pair --client-id ibk_1                   (asks for the client secret)
   integration-bridge pair --client-id ibk_1 --client-secret-file secret.txt
-  secret-tool lookup key relay | integration-bridge pair --client-id ibk_1 --client-secret-file -")]
+  read-secret | integration-bridge pair --client-id ibk_1 --client-secret-file -")]
 pub(super) struct PairArgs {
     #[command(flatten)]
     config: ConfigArg,

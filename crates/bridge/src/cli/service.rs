@@ -34,7 +34,7 @@ pub(super) struct UnitArgs {
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Example:
-  integration-bridge service install --config /etc/integration-bridge/bridge.toml --user integration-bridge")]
+  integration-bridge service install --config /etc/integration-bridge/bridge.toml")]
 pub(super) struct InstallArgs {
     #[command(flatten)]
     config: ConfigArg,
@@ -95,7 +95,7 @@ fn install(args: &InstallArgs) -> Outcome {
     if args.unit.no_start {
         return Ok(DONE);
     }
-    // systemd reads unit files only when told so.
+    // systemd reads a changed unit only after this.
     systemctl(&["daemon-reload"])?;
     systemctl(&["enable", "--now", NAME])?;
     print("service enabled and started; `integration-bridge status` shows its status");

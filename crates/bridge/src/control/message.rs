@@ -38,3 +38,31 @@ pub(crate) enum ControlResponse {
     /// The request failed, and why.
     Failed(String),
 }
+
+/// Why a command gets no response from the running bridge.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum ControlError {
+    /// No process listens.
+    #[cfg(unix)]
+    #[error(
+        "no running bridge responds at {path}; check that it runs, and run this command as its user or \
+         as root"
+    )]
+    NotRunning {
+        /// The socket.
+        path: String,
+        /// The system's error.
+        source: std::io::Error,
+    },
+    /// The connection failed before the response.
+    #[cfg(unix)]
+    #[error("the running bridge did not respond: {0}")]
+    NoResponse(String),
+    /// The bridge could not carry out the request.
+    #[error("{0}")]
+    Failed(String),
+    /// This system has no control socket.
+    #[cfg(not(unix))]
+    #[error("commands cannot reach the running bridge on this system yet; see its log")]
+    Unsupported,
+}

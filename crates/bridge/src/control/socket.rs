@@ -6,39 +6,11 @@
 #[cfg(unix)]
 mod unix;
 
-use crate::control::message::{ControlRequest, ControlResponse};
+use crate::control::message::{ControlError, ControlRequest, ControlResponse};
 use std::path::Path;
 
 #[cfg(unix)]
 pub(crate) use unix::listen;
-
-/// Why a command gets no response from the running bridge.
-#[derive(Debug, thiserror::Error)]
-pub(crate) enum ControlError {
-    /// No process listens.
-    #[cfg(unix)]
-    #[error(
-        "no running bridge responds at {path}; check that it runs, and run this command as its user or \
-         as root"
-    )]
-    NotRunning {
-        /// The socket.
-        path: String,
-        /// The system's error.
-        source: std::io::Error,
-    },
-    /// The connection failed before the response.
-    #[cfg(unix)]
-    #[error("the running bridge did not respond: {0}")]
-    NoResponse(String),
-    /// The bridge could not carry out the request.
-    #[error("{0}")]
-    Failed(String),
-    /// This system has no control socket.
-    #[cfg(not(unix))]
-    #[error("commands cannot reach the running bridge on this system yet; see its log")]
-    Unsupported,
-}
 
 /// Sends a request to the bridge that runs with this data directory. Blocks for 10 s at most in each step.
 ///

@@ -88,7 +88,7 @@ pub(super) async fn check(config: &Config, checks: &mut Vec<Check>) {
 /// Checks an endpoint: name, connection, TLS, HTTP, and its credential.
 async fn check_endpoint(active: &Arc<Active>, name: &str) -> Check {
     let found = probe(active, name, true).await;
-    // ALM keeps a session and its locks for an hour if nobody signs out.
+    // Without a sign-out, ALM keeps a session and its locks for an hour.
     alm::sign_out_of(&active.access, &active.credentials, name).await;
     let settings = active.config.rules.settings(name);
     let credential = settings.and_then(|settings| settings.credential.as_deref());

@@ -1,8 +1,7 @@
 //! The control socket on Unix: both sides.
 
-use super::ControlError;
 use crate::control::message::{
-    ControlRequest, ControlResponse, REQUEST_MAX_BYTES, RESPONSE_MAX_BYTES,
+    ControlError, ControlRequest, ControlResponse, REQUEST_MAX_BYTES, RESPONSE_MAX_BYTES,
 };
 use std::fs::File;
 use std::io::{self, BufRead as _, BufReader, Read as _, Write as _};

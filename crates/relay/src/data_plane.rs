@@ -8,8 +8,8 @@
 //! It knows nothing of the control plane: the two things that it needs of it are [`Identities`], which the
 //! directory implements, and [`TrafficLog`], which the audit record implements.
 
+use crate::access::Principal;
 use crate::admission::{AdmissionControl, Connections, PendingLimits, PendingPool};
-use crate::auth::Principal;
 use crate::capacity::{Capacity, ExchangePermit, Exchanges, Reservation};
 use crate::config::{Config, Limits};
 use crate::connection::Connection;

@@ -15,6 +15,7 @@ pub(crate) mod endpoints;
 mod fields;
 pub(crate) mod forward_proxy;
 mod hop_headers;
+pub(crate) mod own_key;
 mod pass;
 mod raw;
 mod recording;

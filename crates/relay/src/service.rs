@@ -12,9 +12,9 @@
 //!
 //! `admin` may do everything that needs a key.
 
+use crate::access::Principal;
 use crate::access::{CALLING, Resource, SENDING};
 use crate::api;
-use crate::auth::Principal;
 use crate::body::{self, Body};
 use crate::calls;
 use crate::connection::{Connection, ListenerKind};

@@ -1,7 +1,7 @@
 //! `cargo xtask ci`: the cheap checks first, then all tests, then what the data path costs.
 
 use crate::step::{Failed, Step};
-use crate::{gate, tree};
+use crate::{arrows, gate, tree};
 
 /// Runs everything that must hold.
 pub(crate) fn run() -> Result<(), Failed> {
@@ -9,6 +9,7 @@ pub(crate) fn run() -> Result<(), Failed> {
     component("clippy", "clippy")?;
     Step::cargo(["fmt", "--all", "--check"]).run()?;
     tree::check()?;
+    arrows::check()?;
     if Step::cargo(["deny", "--version"]).succeeds() {
         Step::cargo(["deny", "--locked", "check"]).run()?;
     } else {

@@ -12,6 +12,7 @@
     expect(clippy::unwrap_used, reason = "a test fails by panicking")
 )]
 
+mod arrows;
 mod bench;
 mod ci;
 mod gate;
@@ -42,6 +43,8 @@ enum Chore {
     /// Everything that must hold before a change is taken: format, lints, docs, the tree, all tests,
     /// the gate
     Ci,
+    /// Checks the imports between modules and crates: no cycle, no forbidden arrow
+    Arrows,
     /// Counts instructions and allocations of the data path, and holds them against what was recorded
     Gate(gate::Args),
     /// Writes proto/openapi.json anew from the code
@@ -56,6 +59,7 @@ fn main() -> ExitCode {
     let (name, done) = match &cli.chore {
         Chore::Test(args) => ("test", test::run(args)),
         Chore::Ci => ("ci", ci::run()),
+        Chore::Arrows => ("arrows", arrows::check()),
         Chore::Gate(args) => ("gate", gate::run(args)),
         Chore::Openapi => ("openapi", openapi::run()),
         Chore::Bench(args) => ("bench", bench::run(args)),

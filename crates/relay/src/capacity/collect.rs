@@ -158,10 +158,9 @@ mod tests {
     use super::*;
     use crate::capacity::{BodyMemory, KeyMemory, TenantMemory};
     use http_body::Frame;
+    use http_body_util::StreamBody;
     use std::convert::Infallible;
-    use std::pin::Pin;
     use std::sync::Arc;
-    use std::task::{Context, Poll};
     use tokio::sync::mpsc;
 
     const LIMITS: BodyLimits = BodyLimits {
@@ -174,25 +173,17 @@ mod tests {
         KeyMemory::new(&TenantMemory::new(&BodyMemory::new(64 * 1024 * 1024), 1), 1)
     }
 
-    /// A body of unknown length that is sent piece by piece.
-    struct Piecewise(mpsc::Receiver<&'static [u8]>);
-
-    impl Body for Piecewise {
-        type Data = Bytes;
-        type Error = Infallible;
-
-        fn poll_frame(
-            mut self: Pin<&mut Self>,
-            cx: &mut Context<'_>,
-        ) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
-            let piece = self.0.poll_recv(cx);
+    /// Returns a body of unknown length that is sent frame by frame.
+    fn piecewise() -> (
+        mpsc::Sender<&'static [u8]>,
+        impl Body<Data = Bytes, Error = Infallible> + Unpin,
+    ) {
+        let (send, mut receive) = mpsc::channel(1);
+        let frames = futures_util::stream::poll_fn(move |cx| {
+            let piece = receive.poll_recv(cx);
             piece.map(|piece| piece.map(|piece| Ok(Frame::data(Bytes::from_static(piece)))))
-        }
-    }
-
-    fn piecewise() -> (mpsc::Sender<&'static [u8]>, Piecewise) {
-        let (send, receive) = mpsc::channel(1);
-        (send, Piecewise(receive))
+        });
+        (send, StreamBody::new(frames))
     }
 
     #[tokio::test(start_paused = true)]

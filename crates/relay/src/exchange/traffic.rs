@@ -1,6 +1,6 @@
 //! Byte counts of finished exchanges, for the audit record.
 
-use crate::auth::Principal;
+use crate::access::Principal;
 use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};

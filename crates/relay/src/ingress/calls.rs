@@ -6,7 +6,7 @@ mod document;
 
 pub(crate) use document::{CallRequest, Mode};
 
-use crate::auth::Principal;
+use crate::access::Principal;
 use crate::capacity::{ExchangePermit, Reservation, Unread, collect_response};
 use crate::data_plane::DataPlane;
 use crate::direct::DirectRequest;
@@ -95,10 +95,7 @@ pub(crate) async fn execute(
     let outbound = if call.body.len() <= INLINE_MAX_BYTES {
         Outbound::Whole(call.body)
     } else {
-        Outbound::Streaming {
-            body: Full::new(call.body),
-            idle: None,
-        }
+        Outbound::Streaming(Full::new(call.body))
     };
     let result = match exchange::run(&data.exchange, request, outbound, permit).await {
         Ok(response) => collect(data, response, id, time, &mut memory).await,

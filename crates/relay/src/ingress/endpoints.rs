@@ -1,8 +1,8 @@
 //! `ANY /v1/endpoints/{endpoint}/{path}`: a named endpoint, as a reverse proxy.
 
+use super::own_key::consumed_header;
 use super::pass::{self, IngressKind};
-use crate::access::Object;
-use crate::auth::{self, Principal};
+use crate::access::{Object, Principal};
 use crate::body::Body;
 use crate::connection::Connection;
 use crate::data_plane::DataPlane;
@@ -44,7 +44,7 @@ pub(crate) async fn handle(
         },
         route: RouteTarget::Endpoint(endpoint),
         name: endpoint,
-        own_header: auth::consumed_header(request.headers()),
+        own_header: consumed_header(request.headers()),
     };
     pass::on(data, principal, connection, request, kind).await
 }

@@ -8,11 +8,11 @@
 //! The key comes in `Proxy-Authorization`, as HTTP Basic; `service` checks it. The bridge's policy decides, as
 //! for every request: by host, port and method, and for CONNECT whether its rule allows raw streams.
 
+use super::own_key::BRIDGE_AUTHORIZATION;
 use super::pass::{self, IngressKind};
 use super::raw;
 use super::recording::RecordingGuard;
-use crate::access::{Object, Resource, SENDING};
-use crate::auth::{BRIDGE_AUTHORIZATION, Principal};
+use crate::access::{Object, Principal, Resource, SENDING};
 use crate::body::{self, Body};
 use crate::connection::Connection;
 use crate::data_plane::DataPlane;

@@ -1,7 +1,7 @@
 //! Records how a request that passes through ended: in the audit record's sums, the metrics and the trace.
 
 use super::pass::IngressKind;
-use crate::auth::Principal;
+use crate::access::Principal;
 use crate::data_plane::DataPlane;
 use crate::exchange::TunnelResponse;
 use crate::telemetry;

@@ -1,7 +1,7 @@
 //! What the data plane needs to know of tenants and keys.
 
 use super::select_tunnel::Paired;
-use crate::auth::Principal;
+use crate::access::Principal;
 use std::fmt;
 use std::sync::Arc;
 

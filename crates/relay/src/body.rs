@@ -21,7 +21,7 @@ pub(crate) const PIECE_MAX_BYTES: usize = 16 * 1024;
 /// The body of a response. An error aborts the connection, so that a truncated response never looks
 /// complete.
 #[derive(Debug)]
-pub struct Body {
+pub(crate) struct Body {
     content: Content,
     permit: Option<ExchangePermit>,
     memory: Option<Reservation>,

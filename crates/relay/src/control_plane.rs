@@ -24,7 +24,7 @@ use tokio::sync::Notify;
 
 /// The state of a relay, with its data plane.
 #[derive(Debug)]
-pub struct ControlPlane {
+pub(crate) struct ControlPlane {
     /// What the data path works on.
     pub(crate) data: Arc<DataPlane>,
     /// The config that the relay started with.

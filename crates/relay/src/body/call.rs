@@ -27,7 +27,7 @@ enum Form {
 
 /// The body of the response to a call.
 #[derive(Debug)]
-pub struct CallBody {
+pub(crate) struct CallBody {
     before: Bytes,
     body: Bytes,
     form: Form,
@@ -99,7 +99,7 @@ impl CallBody {
     fn escape(&mut self, piece: &mut Vec<u8>) {
         let mut taken = 0;
         while taken < self.body.len() && piece.len() + ESCAPE_MAX_BYTES <= PIECE_MAX_BYTES {
-            // As many bytes that stand for themselves as there are, then one that does not.
+            // First a run of bytes that need no escape, copied at once; then one that does.
             let room = PIECE_MAX_BYTES - piece.len();
             let rest = &self.body[taken..];
             let plain = rest

@@ -27,7 +27,7 @@ pub(crate) struct TunnelResponse {
 /// The body of a response, from the tunnel's stream. An error means that it is incomplete. Dropping it
 /// cancels the exchange.
 #[derive(Debug)]
-pub struct TunnelBody {
+pub(crate) struct TunnelBody {
     recv: RecvStream,
     metrics: Arc<Metrics>,
     sum: Option<Arc<TrafficSum>>,

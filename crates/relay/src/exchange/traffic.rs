@@ -20,7 +20,7 @@ pub(crate) trait TrafficLog: fmt::Debug + Send + Sync {
 
 /// What exchanges of one kind add up to.
 #[derive(Debug, Default)]
-pub struct TrafficSum {
+pub(crate) struct TrafficSum {
     count: AtomicU64,
     up: AtomicU64,
     down: AtomicU64,

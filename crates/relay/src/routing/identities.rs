@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 /// Tenants, keys and bridges, as far as requests depend on them. The directory implements it: in memory, and
 /// without waiting.
-pub trait Identities: Paired + fmt::Debug + Send + Sync {
+pub(crate) trait Identities: Paired + fmt::Debug + Send + Sync {
     /// Returns whether the key is still valid: not revoked, not expired, its tenant not suspended.
     fn principal_may_stay(&self, principal: &Principal) -> bool;
 

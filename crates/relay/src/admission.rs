@@ -68,14 +68,20 @@ impl AdmissionControl {
         Self {
             all: Arc::new(Semaphore::new(max)),
             max,
+            // At least one: an address without a permit could never connect.
             per_address_max: (per_address_max as usize).clamp(1, max),
             addresses: Arc::default(),
         }
     }
 
     /// Waits for a permit for `address`, at most for `timeout`. Cancel safe.
-    pub(crate) async fn acquire(&self, address: IpAddr, timeout: Duration) -> Option<HandshakePermit> {
+    pub(crate) async fn acquire(
+        &self,
+        address: IpAddr,
+        timeout: Duration,
+    ) -> Option<HandshakePermit> {
         let make = || Arc::new(Semaphore::new(self.per_address_max));
+        // Joined before it waits, so that all waiters of an address queue at the same semaphore.
         let share = Shares::join(&self.addresses, network(address), make);
         let own = share.with(Arc::clone);
         let acquiring = async {
@@ -88,6 +94,7 @@ impl AdmissionControl {
                 _share: share,
             })
         };
+        // Dropping the future at the timeout removes the waiter from both queues.
         tokio::time::timeout(timeout, acquiring).await.ok()?
     }
 
@@ -151,6 +158,7 @@ impl<T> Drop for PerAddress<T> {
         let mut all = self.shares.lock();
         if let Some((members, _)) = all.get_mut(&self.address) {
             *members -= 1;
+            // Removed with the last member, so that the map is bounded by the waiters.
             if *members == 0 {
                 all.remove(&self.address);
             }

@@ -10,7 +10,6 @@ use crate::admission::network;
 use crate::audit::recorder::Auditing;
 use crate::denials::{Denied, Who};
 use crate::directory::Directory;
-use crate::ingress::own_key::consumed_header;
 use crate::metrics::Metrics;
 use crate::storage::{Existing, Role, Secret};
 use base64::Engine as _;
@@ -22,6 +21,9 @@ use std::collections::HashMap;
 use std::net::IpAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
+
+/// Carries the key when `Authorization` belongs to the target.
+pub const BRIDGE_AUTHORIZATION: HeaderName = HeaderName::from_static("bridge-authorization");
 
 /// Longest client id and secret that are looked at, in bytes before decoding.
 const CREDENTIALS_MAX_BYTES: usize = 512;
@@ -75,6 +77,14 @@ impl Role {
             Self::Bridge | Self::Caller | Self::Admin | Self::SiteAdmin => Class::Interactive,
         }
     }
+}
+
+/// The header that carries the relay's own key, which no target may see. The other one, if it is
+/// there too, is the target's.
+pub fn consumed_header(headers: &HeaderMap) -> Option<HeaderName> {
+    [BRIDGE_AUTHORIZATION, header::AUTHORIZATION]
+        .into_iter()
+        .find(|name| headers.contains_key(name))
 }
 
 /// What a request presents.
@@ -337,10 +347,7 @@ mod tests {
         let read = Credentials::from_headers(&map).unwrap();
         assert_eq!(read.client_id, "id");
         assert_eq!(read.secret.reveal(), "a:b");
-        assert_eq!(
-            consumed_header(&map),
-            Some(crate::ingress::own_key::BRIDGE_AUTHORIZATION)
-        );
+        assert_eq!(consumed_header(&map), Some(BRIDGE_AUTHORIZATION));
         let map = headers(&[("authorization", &own.replace("Basic", "bAsIc"))]);
         assert!(Credentials::from_headers(&map).is_ok());
         assert_eq!(consumed_header(&map), Some(header::AUTHORIZATION));

@@ -75,6 +75,7 @@ impl ByteCount {
 
     /// Subtracts bytes.
     pub(crate) fn release(&self, bytes: u64) {
+        // Relaxed: the counters are statistics for limits and idle clocks, and publish no other data.
         self.bytes.fetch_sub(bytes, Ordering::Relaxed);
         self.moves.fetch_add(1, Ordering::Relaxed);
     }

@@ -73,6 +73,7 @@ impl ControlPlane {
             config.audit.sums_every.0,
             config.audit.keep.0,
         );
+        // The data plane gets the directory and the audit record as trait objects, and knows neither type.
         let data = DataPlane::new(
             config.clone(),
             directory.clone(),

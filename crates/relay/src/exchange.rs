@@ -179,6 +179,7 @@ where
 {
     let mut counted = OutcomeCounter {
         metrics: &context.metrics,
+        // Replaced below. It stays if this future is dropped, which means that the caller has cancelled.
         outcome: Code::Cancelled.as_str(),
     };
     let (principal, call, started) = (request.principal, request.call, Instant::now());

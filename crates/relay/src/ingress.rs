@@ -15,7 +15,6 @@ pub(crate) mod endpoints;
 mod fields;
 pub(crate) mod forward_proxy;
 mod hop_headers;
-pub(crate) mod own_key;
 mod pass;
 mod raw;
 mod recording;

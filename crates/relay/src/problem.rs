@@ -142,6 +142,7 @@ impl Problem {
 
     fn status(&self) -> u16 {
         match self.failure.code {
+            // A client of a proxy would otherwise attribute the 401 to the target.
             Code::Unauthorized if self.at_proxy => 407,
             code => code.http_status(),
         }
@@ -194,6 +195,7 @@ impl Problem {
         }
         let mut response = Response::new(body);
         *response.status_mut() =
+            // Every code has a valid status. The fallback only avoids a panic.
             StatusCode::from_u16(self.status()).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
         let headers = response.headers_mut();
         headers.insert(
@@ -212,6 +214,7 @@ impl Problem {
             );
         }
         if self.closes {
+            // hyper closes an HTTP/1.1 connection for this field, and removes it over HTTP/2.
             headers.insert(header::CONNECTION, HeaderValue::from_static("close"));
         }
         if let Some(allow) = &self.allow

@@ -251,7 +251,11 @@ impl Registry {
 
     /// Calls a function with the tunnels of a tenant, if it has any, under the registry's lock. For the data path,
     /// which would otherwise clone the list.
-    pub(crate) fn with_tenant<T>(&self, tenant: &str, read: impl FnOnce(&Tunnels) -> T) -> Option<T> {
+    pub(crate) fn with_tenant<T>(
+        &self,
+        tenant: &str,
+        read: impl FnOnce(&Tunnels) -> T,
+    ) -> Option<T> {
         self.lock().sessions.get(tenant).map(read)
     }
 

@@ -226,6 +226,7 @@ impl ResponseBody {
         progress: &Arc<Progress>,
         is_http2: bool,
     ) -> Self {
+        // Taken out of the body: they must be held until the last piece is written, and hyper drops the body before.
         let (permit, reservation) = body.take_holds();
         progress.responses.fetch_add(1, Ordering::Relaxed);
         if permit.is_none() {
@@ -278,6 +279,7 @@ impl ResponseBody {
     }
 
     fn piece(&mut self, mut bytes: Bytes) -> Piece {
+        // The last byte is held back, see the top of the file.
         if self.is_http2 && bytes.len() > 1 && self.body.is_end_stream() {
             self.last = Some(bytes.split_off(bytes.len() - 1));
         }
@@ -328,6 +330,7 @@ impl HttpBody for ResponseBody {
     }
 
     fn is_end_stream(&self) -> bool {
+        // Not at the end while the last byte is held back.
         self.last.is_none() && self.body.is_end_stream()
     }
 

@@ -98,6 +98,7 @@ pub(crate) async fn open<IO: Io>(
                 );
             }
             let retry_after = match code {
+                // For other reasons the bridge uses its own backoff.
                 RefusedCode::Overloaded => RETRY_OVERLOADED,
                 _ => Duration::ZERO,
             };

@@ -39,6 +39,7 @@ impl ProvenAddresses {
         let mut inner = self.lock();
         let number = inner.next;
         inner.next += 1;
+        // The old position is removed, so that both maps always have the same entries.
         if let Some((old, _)) = inner.by_address.insert(address, (number, now)) {
             inner.by_age.remove(&old);
         }
@@ -58,6 +59,7 @@ impl ProvenAddresses {
     fn contains_at(&self, address: IpAddr, now: Instant) -> bool {
         let inner = self.lock();
         let known = inner.by_address.get(&network(address));
+        // Expired entries are not removed here: the bound evicts them.
         known.is_some_and(|(_, since)| now.saturating_duration_since(*since) < KEPT_FOR)
     }
 

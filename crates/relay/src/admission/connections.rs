@@ -109,6 +109,7 @@ impl Connections {
     /// for it.
     pub(crate) fn open(&self) -> Option<OpenConnection> {
         let open = OpenConnection(self.open.clone());
+        // Counted before the check: of two connections that arrive at the limit, one sees the other.
         let before = self.open.fetch_add(1, Ordering::Relaxed);
         let has_room = before < self.open_max || self.evict(1) > 0;
         has_room.then_some(open)
@@ -123,6 +124,7 @@ impl Connections {
     /// Evicts up to `count` pending connections of the listener with the most. Returns how many.
     pub(crate) fn evict(&self, count: usize) -> usize {
         let pools = [&self.public, &self.internal, &self.proxy];
+        // The fullest listener pays: a flood at one listener must not evict connections of another.
         let most = pools.iter().max_by_key(|pool| pool.pending.count());
         let evicted = most.map_or(0, |pool| pool.pending.evict(count));
         // The admin listener last: health and metrics are needed most when descriptors run out.
@@ -162,6 +164,7 @@ impl Connections {
 /// Returns how many connections may be open in a process that may have `files_max` descriptors.
 fn open_max(files_max: usize) -> usize {
     let reserved = RESERVED_FILES + files_max / RESERVED_DIVISOR;
+    // Where the limit is small, the reserve takes at most half.
     files_max.saturating_sub(reserved).max(files_max / 2)
 }
 

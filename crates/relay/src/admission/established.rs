@@ -48,6 +48,7 @@ impl EstablishedPool {
         address: IpAddr,
     ) -> Option<EstablishedPermit> {
         let address = network(address);
+        // Check and increment under one lock, so that two connections cannot take the last permit.
         let mut inner = self.lock();
         let of_tenant = inner.of_tenant.get(tenant).copied().unwrap_or(0);
         let of_address = inner.of_address.get(&address).copied().unwrap_or(0);
@@ -73,6 +74,7 @@ impl Drop for EstablishedPermit {
     fn drop(&mut self) {
         let mut inner = self.pool.lock();
         inner.count -= 1;
+        // Entries without connections are removed, so that the maps are bounded by the open connections.
         if let Some(count) = inner.of_tenant.get_mut(&self.tenant) {
             *count -= 1;
             if *count == 0 {

@@ -230,6 +230,7 @@ impl Inner {
         is_proven: bool,
         change: impl FnOnce(&mut OfAddress) -> T,
     ) -> T {
+        // `is_proven` is fixed while the address has connections, so that its ranks stay in one set.
         let mut of_address = self.by_address.remove(&address).unwrap_or(OfAddress {
             is_proven,
             ..OfAddress::default()
@@ -275,6 +276,7 @@ impl Inner {
     fn evict_surplus(&mut self, limits: &PendingLimits, address: IpAddr) -> Vec<Arc<Signal>> {
         let mut evicted = Vec::new();
         let of_address = self.by_address.get(&address);
+        // One is enough, because each change adds at most one connection.
         if of_address.is_some_and(|of| of.connections.len() > limits.per_address_max) {
             evicted.extend(self.evict_oldest_of(address));
         }
@@ -295,6 +297,7 @@ impl Inner {
 
     /// Evicts the oldest connection of the address with the most.
     fn evict_one(&mut self, limits: &PendingLimits, exceeded: Exceeded) -> Option<Arc<Signal>> {
+        // Up to half: otherwise one compromised bridge could fill the pool from its proven address.
         let is_spared = self.proven.count <= limits.count_max / 2
             && self.proven.bytes <= limits.bytes_max / 2
             && self.unproven.count > 0;
@@ -323,6 +326,7 @@ impl PendingPermit {
         }
         let mut inner = self.pool.lock();
         let is_more = inner.update(self.address, false, |of_address| {
+            // The connection may have been evicted meanwhile.
             let Some(held) = of_address.connections.get_mut(&self.id) else {
                 return false;
             };

@@ -140,6 +140,7 @@ fn split(document: &Value, form: Form) -> (String, String) {
             before.push_str(&format!("{}:{value},", Value::from(name.as_str())));
         }
     }
+    // `response` comes last, and the body last in it, so that everything before is known.
     before.push_str("\"response\":{");
     for (name, value) in document["response"].as_object().into_iter().flatten() {
         before.push_str(&format!("{}:{value},", Value::from(name.as_str())));

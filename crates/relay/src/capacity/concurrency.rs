@@ -110,6 +110,7 @@ impl Ledger {
 fn decrement<M>(members: &mut HashMap<Arc<str>, Member<M>>, of: &Arc<str>, kind: Kind) {
     if let Some(member) = members.get_mut(of) {
         member.running[kind as usize] -= 1;
+        // Its memory counters live on in reservations that outlive the permits.
         if member.running == [0; 3] {
             members.remove(of);
         }
@@ -234,6 +235,7 @@ impl Exchanges {
             Failure::not_sent(Code::Overloaded, detail)
         };
         let (tenant, key) = (&principal.tenant, &principal.client_id);
+        // One lock for the check and the count, so that two requests cannot take the last permit.
         let mut running = self.lock();
         let count = |running: &[u32; 3]| running[kind as usize];
         let of_tenant = running.of_tenant.get(tenant);
@@ -364,6 +366,7 @@ impl Drop for Inner {
         let mut running = self.exchanges.lock();
         running.remove(self.kind, &self.tenant, &self.key);
         let removed = self.id.and_then(|id| running.all.remove(&id));
+        // The lock is released first, because the abort takes the lock of the session.
         drop(running);
         if let Some(cutter) = removed.and_then(|one| one.cutter) {
             // No effect on an exchange that has ended.

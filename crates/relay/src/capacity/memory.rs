@@ -83,7 +83,7 @@ pub(crate) struct KeyMemory {
     pub(super) tenant: Arc<TenantMemory>,
     weight: u8,
     used_bytes: AtomicU64,
-    /// Bytes that responses which are being read may still grow by. Nothing is reserved for them: they say how
+    /// Bytes that responses which are being read may still grow by. Nothing is reserved for them: they limit how
     /// many responses are read at once, so that few are finished instead of many begun.
     pub(super) awaited_bytes: AtomicU64,
     /// Orders the key's bodies that wait for the tenant's overdraft. Made when it is needed first.
@@ -101,6 +101,7 @@ pub(super) struct Used {
 /// Returns the most that a member of this weight may use of `room`, which is what the others leave.
 fn share_of(room: u64, weight: u8) -> u64 {
     let weight = u64::from(weight);
+    // A single member of weight 1 gets half of the room, so that another one finds memory.
     room.saturating_mul(weight) / (weight + 1)
 }
 

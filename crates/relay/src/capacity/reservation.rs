@@ -155,7 +155,7 @@ impl Reservation {
         if more == 0 {
             return Ok(());
         }
-        // Counted first and taken back on refusal: with a check before, two bodies could both pass it.
+        // Counted first and subtracted on refusal: with a check before, two bodies could both pass it.
         let used = self.count(more);
         // The only body of a tenant may use the whole pool: a small pool could otherwise hold no large body.
         let is_alone = self.memory.tenant.reservations.load(Ordering::Relaxed) == 1
@@ -201,6 +201,7 @@ impl Reservation {
             return;
         }
         let pool = self.memory.tenant.pool.clone();
+        // Counted before the next attempt, so that a release after it sees the waiter.
         let _waiting = Waiting::new(&pool);
         let mut turn = std::pin::pin!(overdraft(self.memory.clone()));
         loop {
@@ -253,6 +254,7 @@ impl Reservation {
     pub(crate) fn shrink_to(&mut self, bytes: u64) {
         self.end_awaiting(self.awaited);
         self.release(self.bytes.saturating_sub(bytes));
+        // An overdraft blocks the other bodies of the tenant, so it ends as soon as the share covers this one.
         if self.overdraft.is_some() && (self.bytes == 0 || self.memory.has_room(0)) {
             self.overdraft = None;
         }

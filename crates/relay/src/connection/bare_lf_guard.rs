@@ -260,6 +260,7 @@ impl Lines {
             // Empty lines before a request line are allowed (RFC 9112, 2.2).
             Next::Line { is_first: true } if length == 0 => {}
             Next::Line { is_first: true } => {
+                // After CONNECT the bytes may be raw, whatever its other fields state.
                 self.follows = match line.starts_with(b"CONNECT ") {
                     true => Follows::Raw,
                     false => Follows::Nothing,

@@ -73,6 +73,7 @@ impl Body for TunnelBody {
         if let Some(Ok(frame)) = &frame
             && let Some(data) = frame.data_ref()
         {
+            // Counted when the caller's connection takes them: until then they are within the window.
             let bytes = data.len() as u64;
             self.metrics.bytes_down(bytes);
             if let Some(sum) = &self.sum {

@@ -249,6 +249,7 @@ where
     B: Body<Data = Bytes, Error: Into<UploadError>>,
 {
     match send.pump(body).await {
+        // A stream that failed is reported by its receiving half.
         Ok(_) | Err(PumpError::Stream(_)) => {}
         Err(PumpError::Body(error)) => send.reset(error.into().failure()),
     }

@@ -119,6 +119,7 @@ struct Frames {
 impl Default for Frames {
     fn default() -> Self {
         Self {
+            // A connection begins with the preface, which has the same limit.
             left: PREFACE_BYTES,
             head: [0; HEAD_BYTES],
             head_len: 0,

@@ -123,6 +123,7 @@ impl<R: Reading> IdleClock<R> {
             std::task::ready!(sleep.as_mut().poll(cx));
             sleep.as_mut().reset(Instant::now() + part);
             let moves = self.reading.moves();
+            // Progress of the caller, or a target that has sent nothing: the time starts again.
             if moves != self.seen || !self.reading.is_caller_due() {
                 (self.seen, self.rounds) = (moves, 0);
                 continue;

@@ -93,6 +93,7 @@ fn file(path: &Path, error: io::Error) -> SelfSignedError {
 fn ca_params() -> CertificateParams {
     let mut params = CertificateParams::default();
     params.distinguished_name = name("Integration Relay CA (self-signed)");
+    // The CA may sign leaves only, no other CA.
     params.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
     params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
     valid_for(&mut params, CA_DAYS);

@@ -30,7 +30,10 @@ pub(crate) struct AdvertisedRoutes {
 
 impl AdvertisedRoutes {
     /// Returns what a bridge serves, with what it may do with each endpoint, and whether it may serve hosts.
-    pub(crate) fn new(serves: Arc<Serves>, (standings, may_serve_hosts): (Vec<Standing>, bool)) -> Self {
+    pub(crate) fn new(
+        serves: Arc<Serves>,
+        (standings, may_serve_hosts): (Vec<Standing>, bool),
+    ) -> Self {
         let hosts = serves.hosts.as_ref().map(|patterns| {
             // A pattern that this version cannot parse matches nothing.
             let parsed = patterns.iter().filter_map(|p| HostPattern::parse(p).ok());
@@ -40,6 +43,7 @@ impl AdvertisedRoutes {
             serves,
             hosts: match may_serve_hosts {
                 true => hosts,
+                // An empty list matches no host, as opposed to no list.
                 false => Some(Vec::new()),
             },
             standings,

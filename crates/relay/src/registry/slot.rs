@@ -53,6 +53,7 @@ impl SlotHistory {
 impl SlotHistory {
     /// Returns whether a connection may replace the slot's session, if there is an open one.
     pub(super) fn may_replace(&mut self, hello: &Hello, now: Instant) -> bool {
+        // Only an open session can be contested. A draining one is replaced in any case.
         let Some(current) = self.tunnels.iter().rfind(|own| own.session.is_open()) else {
             return true;
         };
@@ -62,6 +63,7 @@ impl SlotHistory {
         };
         let was_cloned = self.clones.is_cloned(now);
         let may = self.clones.may_replace(live, previous_session(hello), now);
+        // Logged once, and not for each attempt of the copy.
         if !was_cloned && self.clones.is_cloned(now) {
             tracing::warn!(
                 tenant = %self.owner.tenant,

@@ -43,7 +43,7 @@ pub(crate) enum Route {
 
 /// A request to be routed.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct Sent<'a> {
+pub(crate) struct RouteRequest<'a> {
     /// The tenant's id.
     pub tenant: &'a Arc<str>,
     /// The bridge that the request names.
@@ -64,69 +64,74 @@ pub(crate) struct Sent<'a> {
 
 /// The result of the table.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) enum Way<T> {
+pub(crate) enum RouteDecision<T> {
     /// Through this tunnel.
     Bridge(T),
     /// Sent by the relay itself.
     Direct,
     /// No route now. No bridge has rejected it, so it may have one later.
-    Later(NoTunnel),
+    Deferred(NoTunnel),
     /// Every bridge is ready, and none of them serves it.
     Refused(NoTunnel),
 }
 
 /// The table. `tunnel` is the selected tunnel; `is_pinned` excludes a direct call, and `is_direct` states that the
 /// URL matches a pattern of the tenant.
-pub(crate) fn rule<T>(tunnel: Result<T, NoTunnel>, is_pinned: bool, is_direct: bool) -> Way<T> {
+pub(crate) fn rule<T>(
+    tunnel: Result<T, NoTunnel>,
+    is_pinned: bool,
+    is_direct: bool,
+) -> RouteDecision<T> {
     match tunnel {
-        Ok(tunnel) => Way::Bridge(tunnel),
-        Err(_) if is_direct && !is_pinned => Way::Direct,
-        Err(none) if none.reason.is_refusal() => Way::Refused(none),
-        Err(none) => Way::Later(none),
+        Ok(tunnel) => RouteDecision::Bridge(tunnel),
+        Err(_) if is_direct && !is_pinned => RouteDecision::Direct,
+        Err(none) if none.reason.is_refusal() => RouteDecision::Refused(none),
+        Err(none) => RouteDecision::Deferred(none),
     }
 }
 
 /// Decides the route. The name is resolved only if there is no route, and only for the error message.
-pub(crate) async fn decide(routes: Routes<'_>, sent: Sent<'_>) -> Route {
+pub(crate) async fn decide(routes: Routes<'_>, request: RouteRequest<'_>) -> Route {
     let search = Search {
-        tenant: sent.tenant,
-        bridge: sent.bridge,
-        target: RouteTarget::Host(sent.target.host()),
-        within: sent.within,
-        except: sent.except,
+        tenant: request.tenant,
+        bridge: request.bridge,
+        target: RouteTarget::Host(request.target.host()),
+        within: request.within,
+        except: request.except,
         purpose: Purpose::Request,
     };
     let tunnel = select_tunnel::search_tunnel(routes.registry, routes.identities, search);
     // A caller that names a bridge wants that one, and a key that is limited to bridges may use no other route.
-    let is_pinned = sent.bridge.is_some() || !sent.within.is_empty() || sent.has_credential;
+    let is_pinned =
+        request.bridge.is_some() || !request.within.is_empty() || request.has_credential;
     let policy = match (&tunnel, is_pinned) {
-        (Err(_), false) => enabled(routes, sent),
+        (Err(_), false) => direct_policy(routes, request),
         (Ok(_), _) | (Err(_), true) => None,
     };
     let none = match (rule(tunnel, is_pinned, policy.is_some()), policy) {
-        (Way::Bridge(entry), _) => return Route::Bridge(entry),
-        (Way::Direct, Some(policy)) => return Route::Direct(Box::new(policy)),
+        (RouteDecision::Bridge(entry), _) => return Route::Bridge(entry),
+        (RouteDecision::Direct, Some(policy)) => return Route::Direct(Box::new(policy)),
         // Unreachable: the rule returns direct only with a policy.
-        (Way::Direct, None) => {
+        (RouteDecision::Direct, None) => {
             let detail = "the URL matches no pattern of the tenant";
             return Route::Refused(Failure::not_sent(Code::RefusedByPolicy, detail));
         }
-        (Way::Later(none) | Way::Refused(none), _) => none,
+        (RouteDecision::Deferred(none) | RouteDecision::Refused(none), _) => none,
     };
     // A bridge that is offline may serve the host when it is back, so the address says nothing then.
     let may_be_public = matches!(none.reason, Reason::NoBridge | Reason::NotServed);
-    if sent.bridge.is_some() || !sent.within.is_empty() || !may_be_public {
+    if request.bridge.is_some() || !request.within.is_empty() || !may_be_public {
         return Route::Refused(none.failure);
     }
     let addresses = routes
         .direct
-        .addresses(sent.tenant, sent.target.host())
+        .addresses(request.tenant, request.target.host())
         .await;
     if Direct::are_public(&addresses) {
         let detail = format!(
             "{} is public, and this tenant may not call it directly: a site administrator can \
              enable it (direct_urls), or a bridge can serve it",
-            sent.target.host()
+            request.target.host()
         );
         return Route::Refused(Failure::not_sent(Code::RefusedByPolicy, detail));
     }
@@ -134,14 +139,14 @@ pub(crate) async fn decide(routes: Routes<'_>, sent: Sent<'_>) -> Route {
 }
 
 /// Returns the tenant's policy for direct calls, if it allows this one.
-fn enabled(routes: Routes<'_>, sent: Sent<'_>) -> Option<Policy> {
-    let patterns = routes.identities.direct_urls(sent.tenant);
+fn direct_policy(routes: Routes<'_>, request: RouteRequest<'_>) -> Option<Policy> {
+    let patterns = routes.identities.direct_urls(request.tenant);
     if patterns.is_empty() {
         return None;
     }
     // The patterns were validated when they were set.
     let policy = direct::pattern::policy(&patterns).ok()?;
-    let allowed = policy.decide_url(sent.method, sent.url).is_ok();
+    let allowed = policy.decide_url(request.method, request.url).is_ok();
     allowed.then_some(policy)
 }
 
@@ -159,21 +164,24 @@ pub(crate) struct StoredRoute<'a> {
 }
 
 /// Decides the route of a stored call without waiting: names are not resolved.
-pub(crate) fn decide_stored(routes: Routes<'_>, stored: StoredRoute<'_>) -> Way<Arc<TunnelEntry>> {
-    let later = |code, detail: String| {
-        Way::Later(NoTunnel {
+pub(crate) fn decide_stored(
+    routes: Routes<'_>,
+    stored: StoredRoute<'_>,
+) -> RouteDecision<Arc<TunnelEntry>> {
+    let deferred = |code, detail: String| {
+        RouteDecision::Deferred(NoTunnel {
             reason: Reason::Away,
             failure: Failure::not_sent(code, detail),
         })
     };
     if !routes.identities.is_active(stored.tenant) {
-        return later(Code::TenantSuspended, "the tenant is suspended".to_owned());
+        return deferred(Code::TenantSuspended, "the tenant is suspended".to_owned());
     }
     let host = match host_of(stored.host) {
         Ok(host) => host,
         // The host was parsed when the call was accepted. If it fails now, that is a defect here, and the call must
         // not be lost for it.
-        Err(detail) => return later(Code::Internal, detail),
+        Err(detail) => return deferred(Code::Internal, detail),
     };
     let tunnel = tunnel_for_delivery(routes, stored.tenant, stored.bridge, &host);
     rule(tunnel, stored.bridge.is_some(), stored.is_direct)
@@ -221,7 +229,12 @@ pub struct DirectClass {
 
 /// Decides whether a call to a URL may be sent directly. A call that names a bridge, or needs a credential of a
 /// bridge, may not.
-pub(crate) fn classify(patterns: &[String], method: &str, url: &str, is_pinned: bool) -> DirectClass {
+pub(crate) fn classify(
+    patterns: &[String],
+    method: &str,
+    url: &str,
+    is_pinned: bool,
+) -> DirectClass {
     let is_direct = !is_pinned
         && !patterns.is_empty()
         && direct::pattern::policy(patterns)
@@ -266,15 +279,15 @@ mod tests {
         for is_pinned in [false, true] {
             for is_direct in [false, true] {
                 // A tunnel that serves it comes first.
-                assert_eq!(rule(Ok(1), is_pinned, is_direct), Way::Bridge(1));
+                assert_eq!(rule(Ok(1), is_pinned, is_direct), RouteDecision::Bridge(1));
                 for reason in REASONS {
-                    let way = rule::<u8>(Err(none(reason)), is_pinned, is_direct);
+                    let decision = rule::<u8>(Err(none(reason)), is_pinned, is_direct);
                     let expected = match (is_direct && !is_pinned, reason) {
-                        (true, _) => Way::Direct,
-                        (false, Reason::NotServed) => Way::Refused(none(reason)),
-                        (false, _) => Way::Later(none(reason)),
+                        (true, _) => RouteDecision::Direct,
+                        (false, Reason::NotServed) => RouteDecision::Refused(none(reason)),
+                        (false, _) => RouteDecision::Deferred(none(reason)),
                     };
-                    assert_eq!(way, expected, "{reason:?} {is_pinned} {is_direct}");
+                    assert_eq!(decision, expected, "{reason:?} {is_pinned} {is_direct}");
                 }
             }
         }

@@ -128,6 +128,7 @@ pub(super) fn explain(
     // The installation that is offline may be the one that serves the target.
     let away: Vec<&str> = asked
         .iter()
+        // At least one: a bridge whose installations are all revoked counts as offline, because it may be paired again.
         .filter(|known| count(&known.name, &|seen| seen.is_open) < known.installations.max(1))
         .map(|known| &*known.name)
         .collect();

@@ -186,6 +186,7 @@ fn least_busy<'a>(
 ) -> Option<Arc<TunnelEntry>> {
     let mut best = None;
     for entry in entries {
+        // `None`: the session drains, or has reached its limit of streams.
         let Some(streams) = entry.session.load() else {
             continue;
         };

@@ -1,7 +1,7 @@
 //! From `GET /v1/tunnel` to a raw connection, which [`crate::tunnel`] takes over.
 //!
 //! The handler responds with `101`, and a task waits until hyper releases the connection. The concrete stream is
-//! taken back from hyper, so that the tunnel does not use a boxed one.
+//! extracted from hyper, so that the tunnel does not use a boxed one.
 
 use crate::body::{self, Body};
 use crate::connection::bare_lf_guard::BareLfIo;
@@ -59,6 +59,7 @@ pub(crate) async fn tunnel(
         permit: Arc::new(permit),
     };
     let upgrade = hyper::upgrade::on(&mut request);
+    // Before the response is written: the bytes after it are not HTTP.
     connection.turns_raw();
     tokio::spawn(run(control.clone(), connection.clone(), upgrade, arrival));
     Ok(response.map(|()| body::empty()))

@@ -71,6 +71,7 @@ impl CallRequest {
     /// # Errors
     /// `invalid_request`, with the field that is wrong.
     pub(crate) fn parse(text: &[u8], limits: &Limits) -> Result<Self, Problem> {
+        // serde also reads a struct from an array, which is not part of the API.
         if !text.trim_ascii_start().starts_with(b"{") {
             return Err(Problem::invalid(
                 "the body must be a JSON object like {\"url\": \"https://...\"}",
@@ -106,6 +107,7 @@ impl CallRequest {
         let method = document.method.unwrap_or_else(|| "POST".to_owned());
         http::Method::from_bytes(method.as_bytes())
             .ok()
+            // CONNECT has no URL to go to (RFC 9110, 9.3.6).
             .filter(|method| *method != http::Method::CONNECT)
             .ok_or_else(|| Problem::invalid(format!("method {method:?} is not supported")))?;
         let body = body(document.body, document.body_base64)?;
@@ -161,6 +163,7 @@ impl CallRequest {
         &mut self,
         trace: &(HeaderValue, Option<HeaderValue>),
     ) -> Result<(), Problem> {
+        // The fields were made by `to_wire` in `parse`, so this cannot fail.
         let mut map = transport::http::from_wire(&self.head.headers).unwrap_or_default();
         if map.contains_key(crate::trace::TRACEPARENT) {
             return Ok(());
@@ -216,6 +219,7 @@ fn header_fields(given: Map<String, Value>) -> Result<protocol::frame::Headers, 
                 "headers: {name} must not be set (it is derived from url and body, or belongs to a connection)"
             )));
         }
+        // Parsed for each field, so that the error names the field.
         let values: Values = serde_json::from_value(values).map_err(|_| {
             Problem::invalid(format!(
                 "headers: the value of {name} must be a string or a list of strings"
@@ -245,6 +249,7 @@ pub(crate) fn headers(map: &HeaderMap) -> Value {
         let values: Vec<Value> = map
             .get_all(name)
             .iter()
+            // JSON has no form for bytes that are not UTF-8.
             .map(|value| json!(String::from_utf8_lossy(value.as_bytes())))
             .collect();
         let value = match <[Value; 1]>::try_from(values) {

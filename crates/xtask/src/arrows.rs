@@ -351,6 +351,8 @@ mod tests {
         let graph = graph(&[
             ("lib.rs", ""),
             ("api.rs", "use crate::exchange::run;"),
+            ("config.rs", ""),
+            ("directory.rs", ""),
             ("exchange.rs", "use crate::{config, directory::Directory};"),
             ("unheard_of.rs", ""),
         ]);

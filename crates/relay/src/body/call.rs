@@ -208,7 +208,7 @@ mod tests {
     }
 
     #[test]
-    fn every_text_is_read_back_as_it_was() {
+    fn text_body_round_trips() {
         let all: String = (0..0x250).filter_map(char::from_u32).collect();
         let zeros = "\0".repeat(100_000);
         let wide = "äöü€𝄞\"\\".repeat(10_000);
@@ -222,7 +222,7 @@ mod tests {
     }
 
     #[test]
-    fn bytes_that_are_no_text_are_base64() {
+    fn binary_body_is_base64() {
         for length in [1, 2, 3, 4, 12_288, 12_289, 100_000] {
             let bytes = vec![0xff; length];
             let body = CallBody::new(&document(), Some(Bytes::from(bytes.clone())));
@@ -233,7 +233,7 @@ mod tests {
     }
 
     #[test]
-    fn document_without_a_body_is_as_it_is() {
+    fn document_without_body_is_unchanged() {
         assert_eq!(written(CallBody::new(&document(), None)), document());
     }
 }

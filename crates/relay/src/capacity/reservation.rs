@@ -340,7 +340,7 @@ mod tests {
     }
 
     #[test]
-    fn large_bodies_leave_room_for_small_ones_of_their_key() {
+    fn large_bodies_leave_room_for_small_ones_of_key() {
         let pool = BodyMemory::new(POOL);
         let key = KeyMemory::new(&tenant(&pool), 1);
         let _large = fill(&key, MIB);

@@ -181,7 +181,7 @@ mod tests {
     use crate::testing::TempDir;
 
     #[test]
-    fn dates_are_those_of_the_calendar() {
+    fn civil_dates_follow_the_calendar() {
         assert_eq!(civil(0), (1970, 1, 1));
         assert_eq!(civil(19_782), (2024, 2, 29));
         assert_eq!(civil(20_088), (2024, 12, 31));
@@ -189,7 +189,7 @@ mod tests {
     }
 
     #[test]
-    fn the_ca_stays_and_the_leaf_is_fresh() {
+    fn ca_is_kept_and_leaf_is_renewed() {
         let dir = TempDir::new("self-signed");
         let first = ensure(dir.path(), &[]).unwrap();
         let read = |path: &Path| fs::read_to_string(path).unwrap();

@@ -268,7 +268,7 @@ mod tests {
     }
 
     #[test]
-    fn rule_is_direct_on_match_and_refuses_only_by_bridges() {
+    fn rule_prefers_bridge_then_direct_on_match() {
         const REASONS: [Reason; 5] = [
             Reason::NoBridge,
             Reason::UnknownBridge,

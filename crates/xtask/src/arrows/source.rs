@@ -32,16 +32,16 @@ impl Source {
             test_modules: Vec::new(),
             module,
         };
-        let tokens = source.without_tests(tokens(text));
+        let tokens = source.without_tests(&tokens(text));
         source.read_imports(&tokens);
         source.read_reexports(&tokens);
         source
     }
 
     /// Removes items under `#[cfg(test)]`, and notes the modules that are declared so.
-    fn without_tests(&mut self, tokens: Vec<String>) -> Vec<String> {
+    fn without_tests(&mut self, tokens: &[String]) -> Vec<String> {
         let mut kept = Vec::new();
-        let mut rest = tokens.as_slice();
+        let mut rest = tokens;
         let marker = ["#", "[", "cfg", "(", "test", ")", "]"];
         while let Some((first, others)) = rest.split_first() {
             if !starts_with(rest, &marker) {

@@ -23,7 +23,7 @@
 //!
 //! The role lists are in `api::table`; which hosts a key lists is checked against parsed patterns.
 
-use crate::auth::Principal;
+pub use crate::auth::{BRIDGE_AUTHORIZATION, Principal, consumed_header};
 use crate::storage::{ApiKey, Role, Scope};
 use policy::{Host, HostPattern, Target};
 use protocol::{Code, Failure};

@@ -1,24 +1,24 @@
-//! Places that are waited for in turn, and no single address can take them all.
+//! Admission by address: permits with fair queues, and the budgets of connections.
 //!
 //! ```text
-//! address ---> its own places (a part of all) ---> all places ---> HandshakePermit
+//! address ---> permits of the address (a part of all) ---> all permits ---> HandshakePermit
 //! ```
 //!
-//! Both queues are first come, first served. Whoever waits is a connection, and of those there are
-//! `limits.pending_connections_max`, so that nothing here grows beyond that.
+//! Both queues are first come, first served, and no single address can take all permits. Every waiter is a
+//! connection, so the queues are bounded by `limits.pending_connections_max`.
 //!
-//! [`Connections`] has the places of connections, by listener: before they have authenticated
-//! ([`PendingPool`]), and afterwards ([`EstablishedPool`]; a tunnel's place is in the registry).
+//! [`Connections`] counts connections by listener: before they authenticate ([`PendingPool`]), and afterwards
+//! ([`EstablishedPool`]; the registry counts tunnels).
 
 mod authenticated;
 mod connections;
 mod established;
 mod pending;
 
-pub use authenticated::ProvenAddresses;
-pub use connections::{Connections, ListenerConnections, OpenConnection};
-pub use established::{EstablishedPermit, EstablishedPool};
-pub use pending::{PendingLimits, PendingPermit, PendingPool};
+pub(crate) use authenticated::ProvenAddresses;
+pub(crate) use connections::{Connections, ListenerConnections, OpenConnection};
+pub(crate) use established::{EstablishedPermit, EstablishedPool};
+pub(crate) use pending::{PendingLimits, PendingPermit, PendingPool};
 
 use std::collections::HashMap;
 use std::net::IpAddr;
@@ -26,8 +26,9 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
-/// What counts as one address: an IPv4 address, or the /64 that an IPv6 network hands out.
-pub fn network(address: IpAddr) -> IpAddr {
+/// Returns what counts as one address: an IPv4 address, or an IPv6 /64, in which a single client may choose its
+/// address.
+pub(crate) fn network(address: IpAddr) -> IpAddr {
     match address.to_canonical() {
         IpAddr::V4(address) => address.into(),
         IpAddr::V6(address) => {
@@ -37,47 +38,54 @@ pub fn network(address: IpAddr) -> IpAddr {
     }
 }
 
-/// Whether an owner that has `own` places may have one more, of `room` where `taken` are taken: as many
-/// as it leaves for others (a dynamic threshold, as of Choudhury and Hahne).
+/// Returns whether an owner with `own` permits may have one more, of `room` where `taken` are in use: at most as
+/// many as it leaves for others (the dynamic threshold of Choudhury and Hahne).
 pub(crate) fn may_have(own: u32, taken: u32, room: u32) -> bool {
     own < room.saturating_sub(taken)
 }
 
-/// Lets so many in at once, and so many of one address.
+/// Limits concurrent work, in all and for each address.
 #[derive(Debug)]
-pub struct AdmissionControl {
+pub(crate) struct AdmissionControl {
     all: Arc<Semaphore>,
-    most: usize,
-    most_of_one: usize,
+    max: usize,
+    per_address_max: usize,
     addresses: Arc<Shares<Arc<Semaphore>>>,
 }
 
-/// A place behind a [`AdmissionControl`], until it is dropped.
+/// A permit of an [`AdmissionControl`]. Released when dropped.
 #[derive(Debug)]
-pub struct HandshakePermit {
+pub(crate) struct HandshakePermit {
     _all: OwnedSemaphorePermit,
     _own: OwnedSemaphorePermit,
     _share: PerAddress<Arc<Semaphore>>,
 }
 
 impl AdmissionControl {
-    /// With so many places in all, and so many for one address.
-    pub fn new(most: u32, most_of_one: u32) -> Self {
-        let most = (most as usize).min(Semaphore::MAX_PERMITS);
+    /// Returns a control with `max` permits, `per_address_max` for one address.
+    pub(crate) fn new(max: u32, per_address_max: u32) -> Self {
+        let max = (max as usize).min(Semaphore::MAX_PERMITS);
         Self {
-            all: Arc::new(Semaphore::new(most)),
-            most,
-            most_of_one: (most_of_one as usize).clamp(1, most),
+            all: Arc::new(Semaphore::new(max)),
+            max,
+            // At least one: an address without a permit could never connect.
+            per_address_max: (per_address_max as usize).clamp(1, max),
             addresses: Arc::default(),
         }
     }
 
-    /// Waits for a place for `address`, so long at most. Cancel safe.
-    pub async fn acquire(&self, address: IpAddr, within: Duration) -> Option<HandshakePermit> {
-        let make = || Arc::new(Semaphore::new(self.most_of_one));
+    /// Waits for a permit for `address`, at most for `timeout`. Cancel safe.
+    pub(crate) async fn acquire(
+        &self,
+        address: IpAddr,
+        timeout: Duration,
+    ) -> Option<HandshakePermit> {
+        let make = || Arc::new(Semaphore::new(self.per_address_max));
+        // Joined before it waits, so that all waiters of an address queue at the same semaphore.
         let share = Shares::join(&self.addresses, network(address), make);
         let own = share.with(Arc::clone);
-        let entering = async {
+        let acquiring = async {
+            // The address's own permit first: a waiter that has none must not hold one of the permits of all.
             let own = own.acquire_owned().await.ok()?;
             let all = Arc::clone(&self.all).acquire_owned().await.ok()?;
             Some(HandshakePermit {
@@ -86,24 +94,25 @@ impl AdmissionControl {
                 _share: share,
             })
         };
-        tokio::time::timeout(within, entering).await.ok()?
+        // Dropping the future at the timeout removes the waiter from both queues.
+        tokio::time::timeout(timeout, acquiring).await.ok()?
     }
 
-    /// How many are in.
-    pub fn taken(&self) -> usize {
-        self.most.saturating_sub(self.all.available_permits())
+    /// Returns the number of permits in use.
+    pub(crate) fn taken(&self) -> usize {
+        self.max.saturating_sub(self.all.available_permits())
     }
 }
 
-/// Something that all members of an address share. It goes with the last of them.
+/// A value that all members of an address share. It is removed with the last member.
 #[derive(Debug)]
 struct Shares<T> {
     by_address: Mutex<HashMap<IpAddr, (usize, T)>>,
 }
 
-/// One member's hold on what its address shares.
+/// One member's reference to the value of its address.
 #[derive(Debug)]
-pub struct PerAddress<T> {
+pub(crate) struct PerAddress<T> {
     shares: Arc<Shares<T>>,
     address: IpAddr,
 }
@@ -135,12 +144,12 @@ impl<T> Shares<T> {
 }
 
 impl<T> PerAddress<T> {
-    fn with<R>(&self, look: impl FnOnce(&T) -> R) -> R {
+    fn with<R>(&self, read: impl FnOnce(&T) -> R) -> R {
         let all = self.shares.lock();
         let (_, shared) = all
             .get(&self.address)
-            .expect("it stays while it has members");
-        look(shared)
+            .expect("an entry stays while it has members");
+        read(shared)
     }
 }
 
@@ -149,6 +158,7 @@ impl<T> Drop for PerAddress<T> {
         let mut all = self.shares.lock();
         if let Some((members, _)) = all.get_mut(&self.address) {
             *members -= 1;
+            // Removed with the last member, so that the map is bounded by the waiters.
             if *members == 0 {
                 all.remove(&self.address);
             }
@@ -167,17 +177,20 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn who_comes_too_many_waits_for_a_place_and_gives_up_in_time() {
-        let gate = Arc::new(AdmissionControl::new(2, 2));
-        let first = gate.acquire(address("10.0.0.1"), SOON).await.unwrap();
-        let _second = gate.acquire(address("10.0.0.2"), SOON).await.unwrap();
-        assert_eq!(gate.taken(), 2);
-        assert!(gate.acquire(address("10.0.0.3"), SOON).await.is_none());
+    async fn surplus_client_waits_for_permit_until_timeout() {
+        let admission = Arc::new(AdmissionControl::new(2, 2));
+        let first = admission.acquire(address("10.0.0.1"), SOON).await.unwrap();
+        let _second = admission.acquire(address("10.0.0.2"), SOON).await.unwrap();
+        assert_eq!(admission.taken(), 2);
+        assert!(admission.acquire(address("10.0.0.3"), SOON).await.is_none());
         let waiting = {
-            let gate = Arc::clone(&gate);
-            tokio::spawn(
-                async move { gate.acquire(address("10.0.0.3"), 10 * SOON).await.is_some() },
-            )
+            let admission = Arc::clone(&admission);
+            tokio::spawn(async move {
+                admission
+                    .acquire(address("10.0.0.3"), 10 * SOON)
+                    .await
+                    .is_some()
+            })
         };
         tokio::time::sleep(SOON).await;
         assert!(!waiting.is_finished());
@@ -186,35 +199,35 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn one_address_cannot_take_every_place_nor_stand_in_the_way() {
-        let gate = Arc::new(AdmissionControl::new(4, 2));
+    async fn one_address_cannot_take_or_block_all_permits() {
+        let admission = Arc::new(AdmissionControl::new(4, 2));
         let greedy = address("10.0.0.1");
         let _held = (
-            gate.acquire(greedy, SOON).await.unwrap(),
-            gate.acquire(greedy, SOON).await.unwrap(),
+            admission.acquire(greedy, SOON).await.unwrap(),
+            admission.acquire(greedy, SOON).await.unwrap(),
         );
         let waiting: Vec<_> = (0..100)
             .map(|_| {
-                let gate = Arc::clone(&gate);
-                tokio::spawn(async move { gate.acquire(greedy, 10 * SOON).await.is_some() })
+                let admission = Arc::clone(&admission);
+                tokio::spawn(async move { admission.acquire(greedy, 10 * SOON).await.is_some() })
             })
             .collect();
         tokio::task::yield_now().await;
-        assert!(gate.acquire(address("10.0.0.2"), SOON).await.is_some());
+        assert!(admission.acquire(address("10.0.0.2"), SOON).await.is_some());
         for one in waiting {
             assert!(!one.await.unwrap());
         }
     }
 
     #[tokio::test]
-    async fn addresses_that_are_gone_are_forgotten() {
-        let gate = AdmissionControl::new(4, 2);
-        drop(gate.acquire(address("10.0.0.1"), SOON).await);
-        assert!(gate.addresses.lock().is_empty());
+    async fn absent_addresses_are_removed() {
+        let admission = AdmissionControl::new(4, 2);
+        drop(admission.acquire(address("10.0.0.1"), SOON).await);
+        assert!(admission.addresses.lock().is_empty());
     }
 
     #[test]
-    fn an_ipv6_network_is_one_address() {
+    fn ipv6_network_is_one_address() {
         let one = network(address("2001:db8::1"));
         assert_eq!(one, network(address("2001:db8::2")));
         assert_ne!(one, network(address("2001:db8:0:1::1")));

@@ -21,7 +21,7 @@ pub(crate) const PIECE_MAX_BYTES: usize = 16 * 1024;
 /// The body of a response. An error aborts the connection, so that a truncated response never looks
 /// complete.
 #[derive(Debug)]
-pub struct Body {
+pub(crate) struct Body {
     content: Content,
     permit: Option<ExchangePermit>,
     memory: Option<Reservation>,
@@ -114,6 +114,7 @@ impl Body {
     /// Returns how many bytes of it are in memory without a reservation.
     pub(crate) fn unreserved_bytes(&self) -> u64 {
         match (&self.content, &self.memory) {
+            // Bodies of targets are bounded by flow control, and those of calls are reserved while they are read.
             (Content::Full(bytes), None) => bytes.len() as u64,
             _ => 0,
         }
@@ -145,6 +146,7 @@ impl HttpBody for Body {
             Content::Empty => Poll::Ready(None),
             Content::Full(bytes) if bytes.is_empty() => Poll::Ready(None),
             Content::Full(bytes) => {
+                // In pieces, so that a large document does not enter hyper's queue at once.
                 let piece = bytes.split_to(bytes.len().min(PIECE_MAX_BYTES));
                 Poll::Ready(Some(Ok(Frame::data(piece))))
             }
@@ -159,6 +161,7 @@ impl HttpBody for Body {
             Content::Full(bytes) => bytes.is_empty(),
             Content::Call(body) => body.is_empty(),
             Content::Tunnel(body) => body.is_end_stream(),
+            // Not the body's own end: hyper would derive a length of zero from it.
             Content::Declared(_, framing) => framing.is_end,
         }
     }

@@ -9,8 +9,8 @@
 //! are idempotency, storage and the audit record, which belong to the control plane.
 
 use crate::access::Object;
+use crate::access::Principal;
 use crate::api::call_schema::CallReceipt;
-use crate::auth::Principal;
 use crate::body::{Body, CallBody};
 use crate::capacity::{self, BodyLimits, ExchangePermit, NoMemory, Reservation};
 use crate::connection::Connection;

@@ -1,14 +1,16 @@
 //! Who may use how much of the relay at once.
 //!
 //! `concurrency`: who may begin an exchange; `memory`: how many bytes of bodies may be in memory, and whose;
-//! `collect`: reads a body into such memory.
+//! `reservation`: the memory of one body; `collect`: reads a body into such memory.
 
 mod collect;
 mod concurrency;
 mod memory;
+mod reservation;
 
 pub(crate) use collect::{BodyLimits, Unread, collect_body, collect_response};
 pub(crate) use concurrency::{Capacity, ExchangePermit, Exchanges};
+pub(crate) use memory::KeyMemory;
 #[cfg(test)]
 pub(crate) use memory::{BodyMemory, TenantMemory};
-pub(crate) use memory::{KeyMemory, NoMemory, Reservation};
+pub(crate) use reservation::{NoMemory, Reservation};

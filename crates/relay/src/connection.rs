@@ -21,7 +21,7 @@ pub(crate) const TLS_BYTES: usize = 24 * 1024;
 
 /// The listener that a connection came to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum ListenerKind {
+pub(crate) enum ListenerKind {
     /// With TLS that ends here.
     Tls,
     /// Without TLS.
@@ -34,7 +34,7 @@ pub enum ListenerKind {
 
 /// A connection. A tunnel keeps it until the session ends.
 #[derive(Debug)]
-pub struct Connection {
+pub(crate) struct Connection {
     /// The peer: the client, or a load balancer in front of the relay.
     pub(crate) peer: SocketAddr,
     /// The listener that it came to.
@@ -75,6 +75,7 @@ impl ByteCount {
 
     /// Subtracts bytes.
     pub(crate) fn release(&self, bytes: u64) {
+        // Relaxed: the counters are statistics for limits and idle clocks, and publish no other data.
         self.bytes.fetch_sub(bytes, Ordering::Relaxed);
         self.moves.fetch_add(1, Ordering::Relaxed);
     }

@@ -24,7 +24,7 @@ use tokio::sync::Notify;
 
 /// The state of a relay, with its data plane.
 #[derive(Debug)]
-pub struct ControlPlane {
+pub(crate) struct ControlPlane {
     /// What the data path works on.
     pub(crate) data: Arc<DataPlane>,
     /// The config that the relay started with.
@@ -73,6 +73,7 @@ impl ControlPlane {
             config.audit.sums_every.0,
             config.audit.keep.0,
         );
+        // The data plane gets the directory and the audit record as trait objects, and knows neither type.
         let data = DataPlane::new(
             config.clone(),
             directory.clone(),

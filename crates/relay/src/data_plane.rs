@@ -8,8 +8,8 @@
 //! It knows nothing of the control plane: the two things that it needs of it are [`Identities`], which the
 //! directory implements, and [`TrafficLog`], which the audit record implements.
 
+use crate::access::Principal;
 use crate::admission::{AdmissionControl, Connections, PendingLimits, PendingPool};
-use crate::auth::Principal;
 use crate::capacity::{Capacity, ExchangePermit, Exchanges, Reservation};
 use crate::config::{Config, Limits};
 use crate::connection::Connection;
@@ -92,8 +92,10 @@ impl DataPlane {
         let unauthenticated = PendingLimits {
             count_max: limits.unproven_tunnels_max as usize,
             per_address_max: unauthenticated_per_address as usize,
+            // Limited by count only.
             bytes_max: usize::MAX,
         };
+        // Fixed at the start: a reload that changes these asks for a restart.
         let capacity = Capacity {
             node: limits.streams_max,
             tenant: limits.streams_per_tenant,
@@ -113,6 +115,7 @@ impl DataPlane {
             exchanges: Exchanges::new(capacity, config.weights.clone(), limits.call_memory_max.0),
             direct: Direct::new(config.direct.clone()),
             handshakes: AdmissionControl::new(limits.handshakes_max, limits.handshakes_per_address),
+            // One address may take half: a company's callers often share one.
             caller_handshakes: AdmissionControl::new(callers, (callers / 2).max(1)),
             unauthenticated: PendingPool::new(unauthenticated, connections.proven.clone()),
             connections,
@@ -165,6 +168,7 @@ impl DataPlane {
             let weight = self.config.weights.of_tenant(&name());
             Budget::share(&self.window_budget, weight)
         };
+        // Entries are never removed: their number is bounded by the tenants.
         budgets.entry(tenant.clone()).or_insert_with(make).clone()
     }
 
@@ -177,6 +181,7 @@ impl DataPlane {
             .registry
             .with_tenant(&principal.tenant, |tunnels| tunnels.all().len());
         let tunnels = u32::try_from(tunnels.unwrap_or(0)).unwrap_or(u32::MAX);
+        // The share is of what the tunnels accept: a tenant with one small bridge must not fill it with one key.
         let streams_max = tunnels.saturating_mul(self.limits().streams_per_session);
         self.exchanges.begin(principal, streams_max)
     }

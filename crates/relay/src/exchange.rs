@@ -24,9 +24,9 @@ pub(crate) use attempts::{RESET_ACK_TIMEOUT, await_response_head};
 pub(crate) use outcome::{not_opened, settle_lost};
 pub(crate) use response::{TunnelBody, TunnelResponse};
 pub(crate) use traffic::{TrafficLog, TrafficSum};
-pub(crate) use upload::pump;
+pub(crate) use upload::{UploadError, pump};
 
-use crate::auth::Principal;
+use crate::access::Principal;
 use crate::capacity::ExchangePermit;
 use crate::metrics::Metrics;
 use crate::registry::{Registry, TunnelEntry};
@@ -38,7 +38,7 @@ use http_body::Body;
 use protocol::frame::RequestHead;
 use protocol::{Code, Execution, Failure};
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 /// Log lines a second about failed requests.
 const FAILED_LINES_PER_SECOND: u32 = 20;
@@ -135,12 +135,7 @@ pub(crate) enum Outbound<B> {
     /// A complete body of at most 16 KiB, which travels with the head.
     Whole(Bytes),
     /// A body that the caller still sends.
-    Streaming {
-        /// The body.
-        body: B,
-        /// How long the caller may send nothing of it; `None` for no limit.
-        idle: Option<Duration>,
-    },
+    Streaming(B),
 }
 
 impl<B> Outbound<B> {
@@ -148,7 +143,7 @@ impl<B> Outbound<B> {
     pub(crate) fn known_bytes(&self) -> Option<u64> {
         match self {
             Self::Whole(bytes) => Some(bytes.len() as u64),
-            Self::Streaming { .. } => None,
+            Self::Streaming(_) => None,
         }
     }
 }
@@ -180,10 +175,11 @@ pub(crate) async fn run<B>(
 ) -> Result<TunnelResponse, Failure>
 where
     B: Body<Data = Bytes> + Send + 'static,
-    B::Error: Send,
+    B::Error: Into<UploadError> + Send,
 {
     let mut counted = OutcomeCounter {
         metrics: &context.metrics,
+        // Replaced below. It stays if this future is dropped, which means that the caller has cancelled.
         outcome: Code::Cancelled.as_str(),
     };
     let (principal, call, started) = (request.principal, request.call, Instant::now());

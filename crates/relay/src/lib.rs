@@ -1,21 +1,28 @@
-//! The relay: the server in the cloud that bridges dial to and callers send to.
+//! The relay: the server in the cloud that bridges dial to and callers send requests to.
 //!
-//! Files lie on a request's way:
+//! The modules lie on a request's path:
 //!
 //! ```text
-//! listener -> service -> auth, directory -> ingress (calls, endpoints) -> exchange -> router -> registry -> tunnel
+//! listener -> connection -> service -> ingress, calls, api -> exchange -> routing, registry -> tunnel
 //! ```
 //!
-//! Next to it: `serving` (active or standby), `idempotency`, `gate` (budgets of connections), `pairing` and `api` (the rest of the API), `storage` (what survives a restart),
-//! `config`, `metrics`, `telemetry`, `problem` (every error that a caller sees), `cli`. [`Relay::start`] runs
-//! the whole inside another program.
+//! They belong to planes, and `cargo xtask arrows` checks who may import whom:
+//!
+//! | plane | state | modules |
+//! | --- | --- | --- |
+//! | data | `data_plane` | `admission`, `body`, `capacity`, `connection`, `direct`, `exchange`, `ingress`, `listener`, `problem`, `registry`, `routing`, `sending` |
+//! | control | `control_plane` | `api`, `audit`, `auth`, `deliveries`, `denials`, `directory`, `generation`, `idempotency`, `notices`, `ownership`, `readiness`, `serving`, `vault` |
+//! | edge: sees both | | `calls`, `cli`, `reload`, `running`, `service`, `tunnel` |
+//! | shared: sees neither | | `access`, `config`, `metrics`, `storage`, `telemetry`, `throttle`, `trace` |
+//!
+//! [`Relay::start`] runs a relay inside another program.
 
-pub mod access;
-pub mod admission;
-pub mod api;
-pub mod audit;
-pub mod auth;
-pub mod body;
+mod access;
+mod admission;
+mod api;
+mod audit;
+mod auth;
+mod body;
 mod calls;
 mod capacity;
 pub mod cli;
@@ -23,35 +30,36 @@ pub mod config;
 mod connection;
 mod control_plane;
 mod data_plane;
-pub mod deliveries;
-pub mod denials;
-pub mod direct;
-pub mod directory;
-pub mod exchange;
+mod deliveries;
+mod denials;
+mod direct;
+mod directory;
+mod exchange;
 mod generation;
-pub mod idempotency;
-pub mod ingress;
-pub mod listener;
-pub mod metrics;
-pub mod notices;
-pub mod ownership;
-pub mod problem;
-pub mod readiness;
-pub mod registry;
-pub mod reload;
-pub mod routing;
+mod idempotency;
+mod ingress;
+mod listener;
+mod metrics;
+mod notices;
+mod ownership;
+mod problem;
+mod readiness;
+mod registry;
+mod reload;
+mod routing;
 mod running;
-pub mod sending;
-pub mod service;
-pub mod serving;
+mod sending;
+mod service;
+mod serving;
 pub mod storage;
-pub mod telemetry;
-pub mod throttle;
-pub mod trace;
-pub mod tunnel;
-pub mod vault;
+mod telemetry;
+mod throttle;
+mod trace;
+mod tunnel;
+mod vault;
 
 #[cfg(test)]
 mod testing;
 
+pub use reload::ReloadError;
 pub use running::{Relay, RunningRelay, StartError};

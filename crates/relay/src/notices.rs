@@ -13,7 +13,7 @@ use crate::deliveries::Handed;
 use crate::ownership::Conflict;
 use crate::problem::Problem;
 use crate::registry::TunnelOwner;
-use crate::routing::{self, StoredRoute, Way};
+use crate::routing::{self, RouteDecision, StoredRoute};
 use crate::storage::audit::AuditEvent;
 use crate::storage::notices::{Cause, Notice};
 use crate::storage::tenants::{SITE, TenantChange};
@@ -379,7 +379,7 @@ async fn send(state: &Arc<ControlPlane>, notice: Notice) -> Result<(), StorageEr
     if notice.kind == BRIDGE_OFFLINE
         && !matches!(
             routing::decide_stored(state.data.routes(), stored),
-            Way::Bridge(_) | Way::Direct
+            RouteDecision::Bridge(_) | RouteDecision::Direct
         )
     {
         // Handed over, it would wait for the bridge that it is about.

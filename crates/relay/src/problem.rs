@@ -5,7 +5,7 @@
 //!  "detail": "...", "code": "bridge_offline", "execution": "not_sent", "retry_after": 5}
 //! ```
 //!
-//! A header `Bridge-Error: CODE` tells them from a target's answers, which never have it.
+//! They have a header `Bridge-Error: CODE`. A target's response never has it.
 
 use bytes::Bytes;
 use http::header::{self, HeaderName, HeaderValue};
@@ -18,26 +18,25 @@ use std::time::Duration;
 use crate::body::{self, Body};
 use crate::capacity::ExchangePermit;
 
-/// Tells the relay's own errors from the target's answers.
-pub const BRIDGE_ERROR: HeaderName = HeaderName::from_static("bridge-error");
+/// Distinguishes the relay's own errors from a target's responses.
+pub(crate) const BRIDGE_ERROR: HeaderName = HeaderName::from_static("bridge-error");
 
-/// A failure, and what else the caller is told of it.
+/// A failure, and what else its response states.
 #[derive(Debug, Clone)]
-pub struct Problem {
+pub(crate) struct Problem {
     /// Code, execution and detail.
     pub failure: Failure,
     /// The call's id, where there is one.
     pub call: Option<String>,
-    /// The methods that would be taken, for `method_not_allowed`.
+    /// The allowed methods, for `method_not_allowed`.
     pub allow: Option<Cow<'static, str>>,
-    /// When to come again, where it is not what the code usually means.
+    /// When to retry, if not at the usual time for the code.
     pub later: Option<Duration>,
-    /// Whether the connection ends with this answer: what follows on it may not be what it seems.
+    /// Whether the connection ends with this response, because the bytes after it may not be a request.
     pub closes: bool,
-    /// Whether it is a proxy's client that is told: a key that is missing is then another status (RFC
-    /// 9110, 15.5.8).
+    /// Whether the response goes to a client of the proxy, which gets 407 instead of 401 (RFC 9110, 15.5.8).
     pub at_proxy: bool,
-    /// The request's place, which its response keeps until it is written.
+    /// The request's permit, which its response keeps until it is written.
     pub permit: Option<ExchangePermit>,
 }
 
@@ -56,73 +55,73 @@ impl From<Failure> for Problem {
 }
 
 impl Problem {
-    /// A problem of a request that never left the relay.
-    pub fn not_sent(code: Code, detail: impl Into<String>) -> Self {
+    /// Returns a problem of a request that was not sent.
+    pub(crate) fn not_sent(code: Code, detail: impl Into<String>) -> Self {
         Failure::not_sent(code, detail).into()
     }
 
-    /// `invalid_request`, with what is wrong.
-    pub fn invalid(detail: impl Into<String>) -> Self {
+    /// Returns `invalid_request`.
+    pub(crate) fn invalid(detail: impl Into<String>) -> Self {
         Self::not_sent(Code::InvalidRequest, detail)
     }
 
-    /// `not_found`: nothing, or nothing that this key may see.
-    pub fn not_found() -> Self {
-        Self::not_sent(Code::NotFound, "there is nothing here")
+    /// Returns `not_found`: there is nothing, or nothing that this key may see.
+    pub(crate) fn not_found() -> Self {
+        Self::not_sent(Code::NotFound, "not found")
     }
 
-    /// `method_not_allowed`, with the methods that would be taken.
-    pub fn method(allow: &'static str) -> Self {
-        let detail = format!("this path takes {allow}");
+    /// Returns `method_not_allowed`, with the allowed methods.
+    pub(crate) fn method(allow: &'static str) -> Self {
+        let detail = format!("this path allows {allow}");
         Self {
             allow: Some(allow.into()),
             ..Self::not_sent(Code::MethodNotAllowed, detail)
         }
     }
 
-    /// `method_not_allowed`, with the methods that would be taken.
-    pub fn methods(allow: &[&str]) -> Self {
+    /// Returns `method_not_allowed`, with the allowed methods.
+    pub(crate) fn methods(allow: &[&str]) -> Self {
         let allow = allow.join(", ");
         Self {
             allow: Some(allow.clone().into()),
-            ..Self::not_sent(Code::MethodNotAllowed, format!("this path takes {allow}"))
+            ..Self::not_sent(Code::MethodNotAllowed, format!("this path allows {allow}"))
         }
     }
 
-    /// The same, of the call with this id.
-    pub fn of_call(self, id: impl Into<String>) -> Self {
+    /// Returns the same with the id of a call.
+    pub(crate) fn of_call(self, id: impl Into<String>) -> Self {
         Self {
             call: Some(id.into()),
             ..self
         }
     }
 
-    /// The same, to be asked again after so long.
-    pub fn later(self, later: Duration) -> Self {
+    /// Returns the same with the time to retry after.
+    pub(crate) fn later(self, later: Duration) -> Self {
         Self {
             later: Some(later),
             ..self
         }
     }
 
-    /// The same, of a request that has this place.
-    pub fn holding(self, permit: ExchangePermit) -> Self {
+    /// Returns the same, which keeps the request's permit.
+    pub(crate) fn holding(self, permit: ExchangePermit) -> Self {
         Self {
             permit: Some(permit),
             ..self
         }
     }
 
-    /// A failure, as a proxy's client is told it.
-    pub fn at_proxy(failure: Failure) -> Self {
+    /// Returns a problem for a client of the proxy.
+    pub(crate) fn at_proxy(failure: Failure) -> Self {
         Self {
             at_proxy: true,
             ..failure.into()
         }
     }
 
-    /// The same, with the end of the connection (HTTP/1.1) behind it.
-    pub fn closing(self) -> Self {
+    /// Returns the same, after which an HTTP/1.1 connection is closed.
+    pub(crate) fn closing(self) -> Self {
         Self {
             closes: true,
             ..self
@@ -131,6 +130,7 @@ impl Problem {
 
     fn status(&self) -> u16 {
         match self.failure.code {
+            // A client of a proxy would otherwise attribute the 401 to the target.
             Code::Unauthorized if self.at_proxy => 407,
             code => code.http_status(),
         }
@@ -145,8 +145,8 @@ impl Problem {
         Some(self.failure.retry_after().unwrap_or(usual))
     }
 
-    /// The document.
-    pub fn document(&self) -> Value {
+    /// Returns the document.
+    pub(crate) fn document(&self) -> Value {
         let code = self.failure.code;
         let mut out = Map::new();
         let kind = format!("urn:integration-bridge:problem:{code}");
@@ -166,8 +166,8 @@ impl Problem {
         Value::Object(out)
     }
 
-    /// The whole answer.
-    pub fn into_response(self) -> Response<Body> {
+    /// Returns the response.
+    pub(crate) fn into_response(self) -> Response<Body> {
         let code = self.failure.code;
         let document = Bytes::from(format!("{}\n", self.document()));
         let mut body = body::full(document);
@@ -176,6 +176,7 @@ impl Problem {
         }
         let mut response = Response::new(body);
         *response.status_mut() =
+            // Every code has a valid status. The fallback only avoids a panic.
             StatusCode::from_u16(self.status()).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
         let headers = response.headers_mut();
         headers.insert(
@@ -194,6 +195,7 @@ impl Problem {
             );
         }
         if self.closes {
+            // hyper closes an HTTP/1.1 connection for this field, and removes it over HTTP/2.
             headers.insert(header::CONNECTION, HeaderValue::from_static("close"));
         }
         if let Some(allow) = &self.allow
@@ -213,7 +215,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_code_has_a_document_a_status_and_the_header() {
+    fn every_code_has_document_status_and_header() {
         for code in Code::ALL {
             let problem = Problem::not_sent(*code, "a fact").of_call("c1");
             let document = problem.document();

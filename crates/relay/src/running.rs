@@ -384,11 +384,11 @@ async fn cut_what_may_not_stay(state: Arc<ControlPlane>) {
     let mut changed = state.directory.changed();
     while changed.changed().await.is_ok() {
         let directory = &state.directory;
-        let tunnels = state.data.registry.cut(|owner| directory.why_cut(owner));
+        let tunnels = state.data.registry.abort(|owner| directory.why_cut(owner));
         let exchanges = state
             .data
             .exchanges
-            .cut(|principal| directory.principal_may_stay(principal));
+            .abort(|principal| directory.principal_may_stay(principal));
         if tunnels + exchanges > 0 {
             tracing::info!(tunnels, exchanges, "cut off: revoked, expired or suspended");
         }

@@ -1,18 +1,18 @@
 //! Responses on their way to the caller: what each holds until its bytes are written.
 //!
 //! ```text
-//! handler -> Body -> ResponseBody -> Piece (in the HTTP library's queue) -> socket
+//! handler -> Body -> ResponseBody -> Piece (in hyper's queue) -> socket
 //!                        \______ Holds ______/   permit, memory, counts
 //! ```
 //!
-//! A response keeps its permit and its memory until its last byte has left the HTTP library's queue or was
-//! dropped, not only until the library has taken it. [`Progress`] says whether the caller reads: a caller
-//! that reads nothing within `limits.caller_idle_timeout` loses the response (`listener::idle`).
+//! A response keeps its permit and its memory until its last byte has left hyper's queue or was dropped, not only
+//! until hyper has taken it. [`Progress`] reports whether the caller reads: a caller that reads nothing within
+//! `limits.caller_idle_timeout` loses the response (`listener::idle`).
 //!
-//! Over HTTP/2 the library takes the next piece before the flow-control window has room for it, and resets
-//! a stream only while its body has not ended. So the last byte of a body is a piece of its own: it leaves
-//! this module only when the window covers everything before it. What remains in the library's queue after
-//! a body's end then waits for the socket alone, never for the caller's window.
+//! Over HTTP/2, hyper takes the next piece before the flow-control window has room for it, and resets a stream
+//! only while its body has not ended. So the last byte of a body is a piece of its own: it leaves this module
+//! only when the window covers everything before it. What remains in hyper's queue after a body's end then waits
+//! for the socket only, never for the caller's window.
 
 use crate::body::{Body, PIECE_MAX_BYTES};
 use crate::capacity::{ExchangePermit, KeyMemory, Reservation};
@@ -26,25 +26,24 @@ use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll, Waker};
 
-/// Bytes of one response that may wait in the HTTP library's queue.
+/// Bytes of one response that may wait in hyper's queue.
 const UNSENT_MAX_BYTES: u64 = 64 * 1024;
 
-/// Bytes of all responses of one connection that may wait there. Each response may have one piece there
-/// in any case.
+/// Bytes of all responses of one connection that may wait there. Each response may always have one piece there.
 const UNSENT_PER_CONNECTION_BYTES: u64 = 1024 * 1024;
 
 /// Whether the caller reads the responses of one HTTP/2 stream, or of one HTTP/1.1 connection.
 #[derive(Debug, Default)]
-pub struct Progress {
-    /// Responses that are not written to their end.
+pub(crate) struct Progress {
+    /// Responses that are not completely written.
     responses: AtomicU32,
-    /// Responses without a permit among them: no key stands behind them.
+    /// Those of them without a permit: no API key was accepted for them.
     without_permit: AtomicU32,
-    /// Bytes in the HTTP library's queue.
+    /// Bytes in hyper's queue.
     unsent_bytes: AtomicU64,
-    /// Raised whenever a piece enters the queue or leaves it.
+    /// Incremented whenever a piece enters the queue or leaves it.
     moves: AtomicU32,
-    /// The body has no piece: the target is to blame for the silence.
+    /// The body has no piece: the response waits for the target, not for the caller.
     awaits_source: AtomicBool,
     /// A body waits for room in the queue.
     is_blocked: AtomicBool,
@@ -52,7 +51,7 @@ pub struct Progress {
 }
 
 impl Progress {
-    /// Returns whether a response is under way.
+    /// Returns whether a response is in progress.
     pub(crate) fn is_active(&self) -> bool {
         self.responses.load(Ordering::Relaxed) > 0
     }
@@ -65,12 +64,12 @@ impl Progress {
         self.is_active() && !is_quiet
     }
 
-    /// Returns whether a response is under way to a caller without a valid key.
+    /// Returns whether a response is in progress to a caller without a valid key.
     pub(crate) fn is_without_permit(&self) -> bool {
         self.without_permit.load(Ordering::Relaxed) > 0
     }
 
-    /// Returns a number that changes when the caller takes something.
+    /// Returns a number that changes when the caller reads.
     pub(crate) fn moves(&self) -> u32 {
         self.moves.load(Ordering::Relaxed)
     }
@@ -81,7 +80,8 @@ impl Progress {
     }
 
     fn removed(&self, bytes: u64) {
-        // In one order with `block`: either this sees the mark, or that sees the bytes gone.
+        // SeqCst, in one order with `block`: either this sees the flag, or the body sees that the bytes are gone.
+        // With weaker orderings both could read the old value, and the body would never be woken.
         self.unsent_bytes.fetch_sub(bytes, Ordering::SeqCst);
         self.moves.fetch_add(1, Ordering::Relaxed);
         if self.is_blocked.swap(false, Ordering::SeqCst) {
@@ -115,10 +115,10 @@ struct Holds {
 }
 
 impl Holds {
-    /// Whether the HTTP library may have one more piece.
+    /// Returns whether hyper may have one more piece.
     fn has_room(&self) -> bool {
         let unsent = self.progress.unsent_bytes.load(Ordering::SeqCst);
-        // One piece may always be there: a caller that reads goes on, however little is left for others.
+        // One piece is always allowed: a caller that reads makes progress even when the shares are used up.
         if unsent == 0 {
             return true;
         }
@@ -157,11 +157,11 @@ impl Drop for Holds {
     }
 }
 
-/// A piece of a response in the HTTP library's queue.
+/// A piece of a response in hyper's queue.
 #[derive(Debug)]
-pub struct Piece {
+pub(crate) struct Piece {
     bytes: Bytes,
-    /// How many it was.
+    /// Its bytes at the start, which it is counted with.
     counted: u64,
     holds: Arc<Holds>,
 }
@@ -206,15 +206,15 @@ impl Buf for Piece {
     }
 }
 
-/// The body of a response, as the HTTP library reads it.
+/// The body of a response, as hyper reads it.
 #[derive(Debug)]
-pub struct ResponseBody {
+pub(crate) struct ResponseBody {
     body: Body,
     holds: Arc<Holds>,
     is_http2: bool,
     /// Over HTTP/2, the last byte.
     last: Option<Bytes>,
-    /// The body has said its end.
+    /// The body has reported its end.
     has_ended: bool,
 }
 
@@ -226,6 +226,7 @@ impl ResponseBody {
         progress: &Arc<Progress>,
         is_http2: bool,
     ) -> Self {
+        // Taken out of the body: they must be held until the last piece is written, and hyper drops the body before.
         let (permit, reservation) = body.take_holds();
         progress.responses.fetch_add(1, Ordering::Relaxed);
         if permit.is_none() {
@@ -249,22 +250,21 @@ impl ResponseBody {
         }
     }
 
-    /// Whether there is room in the queue; registers the task where there is none.
+    /// Waits for room in the queue.
     fn poll_room(&self, cx: &Context<'_>) -> Poll<()> {
         if self.holds.has_room() {
             return Poll::Ready(());
         }
         let progress = &self.holds.progress;
         progress.block(cx.waker());
-        // A piece may have left the queue just before the registration.
+        // Checked again: a piece may have left the queue just before the registration.
         match self.holds.has_room() {
             true => Poll::Ready(()),
             false => Poll::Pending,
         }
     }
 
-    /// Whether everything before the end is written; registers the task where it is not. The end says
-    /// nothing more, so the stream could not be reset after it.
+    /// Waits until everything before the end is written: after the end the stream could not be reset any more.
     fn poll_written(&self, cx: &Context<'_>) -> Poll<()> {
         let progress = &self.holds.progress;
         let is_written = || progress.unsent_bytes.load(Ordering::SeqCst) == 0;
@@ -279,6 +279,7 @@ impl ResponseBody {
     }
 
     fn piece(&mut self, mut bytes: Bytes) -> Piece {
+        // The last byte is held back, see the top of the file.
         if self.is_http2 && bytes.len() > 1 && self.body.is_end_stream() {
             self.last = Some(bytes.split_off(bytes.len() - 1));
         }
@@ -315,7 +316,7 @@ impl HttpBody for ResponseBody {
                 Ok(data) => Frame::data(this.piece(data)),
                 Err(frame) => match frame.into_trailers() {
                     Ok(trailers) => Frame::trailers(trailers),
-                    // There is no third kind.
+                    // HTTP has no third kind of frame.
                     Err(_) => return Poll::Ready(None),
                 },
             })),
@@ -329,6 +330,7 @@ impl HttpBody for ResponseBody {
     }
 
     fn is_end_stream(&self) -> bool {
+        // Not at the end while the last byte is held back.
         self.last.is_none() && self.body.is_end_stream()
     }
 

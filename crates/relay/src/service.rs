@@ -12,9 +12,9 @@
 //!
 //! `admin` may do everything that needs a key.
 
+use crate::access::Principal;
 use crate::access::{CALLING, Resource, SENDING};
 use crate::api;
-use crate::auth::Principal;
 use crate::body::{self, Body};
 use crate::calls;
 use crate::connection::{Connection, ListenerKind};
@@ -104,6 +104,7 @@ impl Service {
         };
         let (control, data) = (&self.control, &self.control.data);
         if connection.has_cut_head() {
+            // Nothing after a cut head is read, so the connection must close.
             let max = data.limits().header_bytes_max;
             let detail =
                 format!("the header section is longer than {max} (limits.header_bytes_max)");
@@ -128,10 +129,12 @@ impl Service {
             "/metrics" if connection.arrived == ListenerKind::Admin => {
                 return get(request.method()).map(|()| self.metrics());
             }
+            // The admin listener has no TLS and no API.
             _ if connection.arrived == ListenerKind::Admin => return Err(Problem::not_found()),
             _ => {}
         }
         control.serving.check().await?;
+        // From here on only the active process responds. Health, readiness and metrics work on standby as well.
         if path == "/openapi.json" {
             get(request.method())?;
             let text = Bytes::from_static(api::openapi::text().as_bytes());
@@ -309,6 +312,7 @@ fn check_host(request: &Request<Incoming>) -> Result<(), Problem> {
         Version::HTTP_11 => hosts == 1,
         Version::HTTP_2 => match (request.uri().authority(), hosts) {
             (Some(_), 0) | (None, 1) => true,
+            // Both are allowed over HTTP/2 if they agree (RFC 9113, 8.3.1).
             (Some(authority), 1) => {
                 let host = request.headers().get(header::HOST);
                 let is_same = |host: &HeaderValue| {
@@ -345,6 +349,7 @@ async fn discard(mut body: Incoming) -> Option<Incoming> {
         }
     };
     let _ = tokio::time::timeout(DISCARD_WITHIN, reading).await;
+    // A body that failed or timed out is drained as well: its caller may still send.
     (!http_body::Body::is_end_stream(&body)).then_some(body)
 }
 

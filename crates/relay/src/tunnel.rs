@@ -1,12 +1,12 @@
 //! `GET /v1/tunnel`: from an upgraded connection to a session in the registry.
 //!
 //! ```text
-//! CHALLENGE -> HELLO -> whose is it? -> proof, channel, authority -> epoch, room -> WELCOME -> up
+//! CHALLENGE -> HELLO -> identity -> signature, channel, authority -> epoch, limits -> WELCOME -> session
 //! ```
 //!
-//! Until the proof a connection is pending: a newcomer may evict it.
+//! Until the signature is verified a connection is pending: a new connection may evict it.
 
-pub mod upgrade;
+pub(crate) mod upgrade;
 
 use crate::admission::PendingPermit;
 use crate::connection::Connection;
@@ -24,33 +24,32 @@ use std::time::{Duration, Instant};
 use transport::handle::Settings;
 use transport::handshake::{Candidate, ChannelBinding, Io, SessionDriver, relay_opening};
 
-/// When a bridge may come again that was refused for want of room. It adds a random part of its
-/// own.
-pub const RETRY_OVERLOADED: Duration = Duration::from_secs(5);
+/// When a bridge may retry that was refused because a limit was reached. It adds random jitter.
+const RETRY_OVERLOADED: Duration = Duration::from_secs(5);
 
 /// How a connection reached the relay.
 #[derive(Debug, Clone)]
-pub struct Arrival {
-    /// What its TLS is bound to.
+pub(crate) struct Arrival {
+    /// The channel binding of its TLS.
     pub channel: ChannelBinding,
-    /// The authority that its upgrade request named (`Host`).
+    /// The authority of its upgrade request (`Host`).
     pub authority: String,
     /// The connection that it came on.
     pub connection: Arc<Connection>,
-    /// Its place among the unproven.
-    pub place: Arc<PendingPermit>,
+    /// Its permit among the tunnels that have not authenticated.
+    pub permit: Arc<PendingPermit>,
 }
 
-/// A tunnel that is in the registry, and runs while it is [carried](carry).
-pub struct ActiveTunnel {
+/// A tunnel in the registry, to be [run](run).
+pub(crate) struct ActiveTunnel {
     entry: Arc<TunnelEntry>,
     driver: SessionDriver,
     slot: u8,
 }
 
-/// Opens a tunnel. `None` for one that was not taken; it knows why.
-pub async fn open<IO: Io>(
-    state: &ControlPlane,
+/// Opens a tunnel. Returns `None` if it was refused or lost; a refused bridge gets the reason.
+pub(crate) async fn open<IO: Io>(
+    control: &ControlPlane,
     io: IO,
     read_ahead: Bytes,
     arrival: Arrival,
@@ -58,47 +57,48 @@ pub async fn open<IO: Io>(
     let nonce = match transport::handshake::random() {
         Ok(nonce) => nonce,
         Err(error) => {
-            tracing::error!(%error, "no tunnel can be opened");
+            tracing::error!(%error, "cannot create a nonce for a tunnel");
             return None;
         }
     };
     let challenge = Challenge {
         nonce,
-        node: state.node.clone(),
+        node: control.node.clone(),
         version_min: VERSION,
         version_max: VERSION,
-        windows: state.data.windows(),
+        windows: control.data.windows(),
     };
     let candidate = match relay_opening(io, read_ahead, challenge).await {
         Ok(candidate) => candidate,
         Err(error) => {
-            state.metrics.tunnel_refused("opening");
-            tracing::debug!(%error, "a tunnel's opening failed");
+            control.metrics.tunnel_refused("opening");
+            tracing::debug!(%error, "tunnel handshake failed");
             return None;
         }
     };
-    match judge_by_database(state, &candidate, &arrival).await {
+    match authorize_with_database(control, &candidate, &arrival).await {
         Ok(owner) => {
-            arrival.connection.proved(&state.data.connections.proven);
-            arrival.place.leave();
+            arrival.connection.proved(&control.data.connections.proven);
+            arrival.permit.leave();
             drop(arrival);
-            ownership::claim(state, &owner, &candidate.hello().serves).await;
-            welcome(state, candidate, owner).await
+            ownership::claim(control, &owner, &candidate.hello().serves).await;
+            welcome(control, candidate, owner).await
         }
         Err(code) => {
             let hello = candidate.hello();
-            state.metrics.tunnel_refused(name(code));
-            note_denial(state, hello, code, arrival.connection.peer.ip());
-            if state.refused_tunnels.allow() {
+            control.metrics.tunnel_refused(name(code));
+            note_denial(control, hello, code, arrival.connection.peer.ip());
+            if control.refused_tunnels.allow() {
                 tracing::warn!(
                     reason = name(code),
                     bridge = %printable(&hello.bridge),
                     host = %printable(&hello.host),
-                    suppressed = state.refused_tunnels.suppressed(),
-                    "a tunnel was refused"
+                    suppressed = control.refused_tunnels.suppressed(),
+                    "tunnel refused"
                 );
             }
             let retry_after = match code {
+                // For other reasons the bridge uses its own backoff.
                 RefusedCode::Overloaded => RETRY_OVERLOADED,
                 _ => Duration::ZERO,
             };
@@ -113,8 +113,8 @@ pub async fn open<IO: Io>(
     }
 }
 
-/// Notes a refusal that is a matter of who may come, and not of when.
-fn note_denial(state: &ControlPlane, hello: &Hello, code: RefusedCode, peer: IpAddr) {
+/// Records a refusal that concerns the right to connect, as opposed to the time.
+fn note_denial(control: &ControlPlane, hello: &Hello, code: RefusedCode, peer: IpAddr) {
     match code {
         RefusedCode::Unauthorized
         | RefusedCode::Revoked
@@ -123,7 +123,7 @@ fn note_denial(state: &ControlPlane, hello: &Hello, code: RefusedCode, peer: IpA
         | RefusedCode::Authority => {}
         RefusedCode::StaleEpoch { .. } | RefusedCode::Version | RefusedCode::Overloaded => return,
     }
-    let claim = state
+    let claim = control
         .directory
         .identity(&hello.tenant, &hello.bridge, &hello.instance);
     let who = claim.map(|claim| Who {
@@ -131,17 +131,17 @@ fn note_denial(state: &ControlPlane, hello: &Hello, code: RefusedCode, peer: IpA
         object: claim.owner.name,
         is_proved: false,
     });
-    state.denied(Denied::Tunnel, name(code), who.unwrap_or_default(), peer);
+    control.denied(Denied::Tunnel, name(code), who.unwrap_or_default(), peer);
 }
 
-/// Whose tunnel it is. A bridge is refused only after the database was asked: it may
-/// have been paired, enabled or exempted a moment ago, and would stay away for a minute.
-async fn judge_by_database<IO: Io>(
-    state: &ControlPlane,
+/// Returns the bridge of a tunnel. A bridge is refused only after the database was read: it may have been paired,
+/// enabled or exempted a moment ago by another process, and a refused bridge waits for a minute.
+async fn authorize_with_database<IO: Io>(
+    control: &ControlPlane,
     candidate: &Candidate<IO>,
     arrival: &Arrival,
 ) -> Result<TunnelOwner, RefusedCode> {
-    let first = judge(state, candidate, arrival);
+    let first = authorize(control, candidate, arrival);
     let Err(
         RefusedCode::Unauthorized
         | RefusedCode::Revoked
@@ -151,26 +151,31 @@ async fn judge_by_database<IO: Io>(
     else {
         return first;
     };
-    match state.directory.look_for(arrival.connection.peer.ip()).await {
-        true => judge(state, candidate, arrival),
+    match control
+        .directory
+        .look_for(arrival.connection.peer.ip())
+        .await
+    {
+        true => authorize(control, candidate, arrival),
         false => Err(RefusedCode::Overloaded),
     }
 }
 
-/// Whose tunnel it is, as far as the directory knows.
-fn judge<IO: Io>(
-    state: &ControlPlane,
+/// Returns the bridge of a tunnel, as far as the directory knows.
+fn authorize<IO: Io>(
+    control: &ControlPlane,
     candidate: &Candidate<IO>,
     arrival: &Arrival,
 ) -> Result<TunnelOwner, RefusedCode> {
     let hello = candidate.hello();
-    if state.directory.is_stale() {
+    if control.directory.is_stale() {
         return Err(RefusedCode::Overloaded);
     }
-    let found = state
+    let found = control
         .directory
         .identity(&hello.tenant, &hello.bridge, &hello.instance);
-    // Revoked and suspended are told only to who proves to be that bridge.
+    // `revoked` and `tenant_suspended` are reported only after the signature is verified: they would tell a stranger
+    // which bridges exist.
     let claim = found.ok_or(RefusedCode::Unauthorized)?;
     let channel = match claim.is_inspected {
         true => ChannelBinding::EndsBefore,
@@ -179,25 +184,26 @@ fn judge<IO: Io>(
     candidate.verify(&claim.public_key, channel)?;
     claim.standing?;
     let owner = claim.owner;
-    if !authority_is_ours(state, hello, arrival) {
+    if !authority_is_ours(control, hello, arrival) {
         return Err(RefusedCode::Authority);
     }
-    if state.data.is_draining() {
+    if control.data.is_draining() {
         return Err(RefusedCode::Overloaded);
     }
     let now = Instant::now();
-    let was_cloned = state.data.registry.is_cloned(&owner.bridge, now);
-    let admitted = state.data.registry.admit(&owner, hello, now);
-    if !was_cloned && state.data.registry.is_cloned(&owner.bridge, now) {
-        state.notices_wanted.notify_one();
+    let was_cloned = control.data.registry.is_cloned(&owner.bridge, now);
+    let admitted = control.data.registry.admit(&owner, hello, now);
+    if !was_cloned && control.data.registry.is_cloned(&owner.bridge, now) {
+        control.notices_wanted.notify_one();
     }
     admitted?;
     Ok(owner)
 }
 
-/// The bridge dialled the name under which it reached us, and that name is one of ours.
-fn authority_is_ours(state: &ControlPlane, hello: &Hello, arrival: &Arrival) -> bool {
-    let ours = &state.config.listen.authorities;
+/// Returns whether the bridge dialled the name that its request arrived under, and that name is one of this relay's. A
+/// proof that was made for another relay is refused here.
+fn authority_is_ours(control: &ControlPlane, hello: &Hello, arrival: &Arrival) -> bool {
+    let ours = &control.config.listen.authorities;
     let dialled = hello.authority.as_str();
     let host = host_of(dialled);
     let listed = ours.is_empty()
@@ -207,7 +213,7 @@ fn authority_is_ours(state: &ControlPlane, hello: &Hello, arrival: &Arrival) -> 
     listed && host_of(&arrival.authority).eq_ignore_ascii_case(host)
 }
 
-/// An authority without its port.
+/// Returns an authority without its port.
 fn host_of(authority: &str) -> &str {
     match authority.rsplit_once(':') {
         Some((host, port)) if port.bytes().all(|byte| byte.is_ascii_digit()) => host,
@@ -216,12 +222,12 @@ fn host_of(authority: &str) -> &str {
 }
 
 async fn welcome<IO: Io>(
-    state: &ControlPlane,
+    control: &ControlPlane,
     candidate: Candidate<IO>,
     owner: TunnelOwner,
 ) -> Option<ActiveTunnel> {
     let id = transport::handshake::random().ok()?;
-    let tunnel = &state.config.tunnel;
+    let tunnel = &control.config.tunnel;
     let welcome = Welcome {
         session: id,
         heartbeat_ms: tunnel.heartbeat.millis(),
@@ -229,37 +235,39 @@ async fn welcome<IO: Io>(
         nodes: 1,
     };
     let hello = candidate.hello().clone();
-    let settings = session_settings(state, &owner, hello.instance);
+    let settings = session_settings(control, &owner, hello.instance);
     let (session, driver) = match candidate.welcome(welcome, settings).await {
         Ok(opened) => opened,
         Err(error) => {
-            tracing::debug!(%error, "a tunnel was lost at its welcome");
+            tracing::debug!(%error, "tunnel lost before its WELCOME was sent");
             return None;
         }
     };
-    // Revoked between the proof and here: the directory's cut came before the registry knew.
-    let offer = ownership::offer(state, &owner, session.serves());
-    ownership::report(state, &owner, &offer);
-    let entry = state
+    // The routes are read before the session is inserted, and applied again after it: see below.
+    let offer = ownership::offer(control, &owner, session.serves());
+    ownership::report(control, &owner, &offer);
+    let entry = control
         .data
         .registry
         .insert(&owner, &hello, (session, offer), Instant::now());
-    // Reassigned between the look at the directory and here: the follower did not see this tunnel.
-    ownership::route(state, &entry);
+    // A name may have been reassigned since the offer was made. The task that follows the directory did not see this
+    // tunnel then.
+    ownership::route(control, &entry);
     if let Some(previous) = hello.previous.clone() {
-        state
+        control
             .data
             .registry
             .record_previous_session(&owner, previous);
     }
-    if let Some(reason) = state.directory.why_cut(&owner) {
+    // The bridge may have been revoked since it was authorized. The abort for that revocation did not see this tunnel.
+    if let Some(reason) = control.directory.why_cut(&owner) {
         entry.session.close(reason);
     }
     // The same for a relay that has lost its lease meanwhile.
-    if matches!(state.serving.role(), Role::Standby { .. }) {
+    if matches!(control.serving.role(), Role::Standby { .. }) {
         entry.session.close(EndReason::Draining);
     }
-    state.deliveries.tunnel_up(&entry);
+    control.deliveries.tunnel_up(&entry);
     tracing::info!(
         tenant = %owner.tenant,
         bridge = %owner.name,
@@ -298,20 +306,21 @@ fn session_settings(control: &ControlPlane, owner: &TunnelOwner, instance: [u8; 
     }
 }
 
-/// Runs a tunnel to its end. This is what a task for each tunnel holds, so it is small.
-pub(crate) async fn run(state: &ControlPlane, up: ActiveTunnel) {
+/// Runs a tunnel to its end. The task of every tunnel holds this future, so it is small.
+pub(crate) async fn run(control: &ControlPlane, tunnel: ActiveTunnel) {
     let ActiveTunnel {
         entry,
         driver,
         slot,
-    } = up;
+    } = tunnel;
     let watching = async {
         loop {
-            let seen = entry.offer().serves.clone();
-            entry.session.serves_changed(&seen).await;
-            // Boxed: it is rare, and a task for each tunnel holds this.
-            Box::pin(ownership::serves_changed(state, &entry)).await;
-            state.deliveries.routes_changed(&entry.owner.tenant);
+            let known = entry.offer().serves.clone();
+            entry.session.serves_changed(&known).await;
+            // Boxed: it is rare, and the task of every tunnel would hold its memory.
+            Box::pin(ownership::serves_changed(control, &entry)).await;
+            control.deliveries.routes_changed(&entry.owner.tenant);
+            // A session that has ended reports a change at once, and would make this loop spin.
             if entry.session.is_over() {
                 std::future::pending::<()>().await;
             }
@@ -321,14 +330,14 @@ pub(crate) async fn run(state: &ControlPlane, up: ActiveTunnel) {
         reason = driver => reason,
         () = watching => return,
     };
-    state.data.registry.remove(&entry);
-    state.deliveries.routes_changed(&entry.owner.tenant);
+    control.data.registry.remove(&entry);
+    control.deliveries.routes_changed(&entry.owner.tenant);
     let lived = entry.since.elapsed().as_secs();
     let owner = &entry.owner;
     tracing::info!(tenant = %owner.tenant, bridge = %owner.name, slot, %reason, lived_s = lived, "session down");
 }
 
-/// What a peer says of itself, fit for a log: visible ASCII, not too long.
+/// Returns a text of a peer for the log: visible ASCII, at most 64 characters.
 fn printable(text: &str) -> String {
     text.chars()
         .take(64)
@@ -342,7 +351,7 @@ fn printable(text: &str) -> String {
         .collect()
 }
 
-/// The code's name in logs and metrics.
+/// Returns the code's name in logs and metrics.
 fn name(code: RefusedCode) -> &'static str {
     match code {
         RefusedCode::Unauthorized => "unauthorized",
@@ -361,7 +370,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_port_is_no_part_of_a_name() {
+    fn authority_is_compared_without_port() {
         assert_eq!(host_of("relay.example:443"), "relay.example");
         assert_eq!(host_of("relay.example"), "relay.example");
         assert_eq!(host_of("[::1]:8443"), "[::1]");
@@ -369,7 +378,7 @@ mod tests {
     }
 
     #[test]
-    fn what_peers_say_of_themselves_cannot_forge_a_log_line() {
+    fn peer_text_cannot_forge_log_lines() {
         assert_eq!(printable("a\nb\u{1b}[31m"), "a?b?[31m");
         assert_eq!(printable(&"x".repeat(100)).len(), 64);
     }

@@ -1,7 +1,7 @@
 //! `cargo xtask ci`: the cheap checks first, then all tests, then the cost of the data path.
 
 use crate::step::{Failed, Step};
-use crate::{gate, prose, tool, tree};
+use crate::{arrows, gate, prose, tool, tree};
 
 /// The spelling checker. A fixed version, because each one knows other words.
 const TYPOS_CRATE: &str = "typos-cli";
@@ -15,6 +15,7 @@ pub(crate) fn run() -> Result<(), Failed> {
     tree::check()?;
     prose::check()?;
     spelling()?;
+    arrows::check()?;
     if Step::cargo(["deny", "--version"]).succeeds() {
         Step::cargo(["deny", "--locked", "check"]).run()?;
     } else {

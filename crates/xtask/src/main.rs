@@ -9,6 +9,7 @@
     expect(clippy::unwrap_used, reason = "a test fails by panicking")
 )]
 
+mod arrows;
 mod bench;
 mod ci;
 mod gate;
@@ -41,6 +42,8 @@ enum Task {
     Ci,
     /// Counts instructions and allocations of the data path, and compares them with the baseline
     Gate(gate::Args),
+    /// Checks the imports between modules and crates: no cycle, no forbidden arrow
+    Arrows,
     /// Checks the language of sources and documents, and the links between documents
     Prose,
     /// Writes proto/openapi.json from the code
@@ -56,6 +59,7 @@ fn main() -> ExitCode {
         Task::Test(args) => ("test", test::run(args)),
         Task::Ci => ("ci", ci::run()),
         Task::Gate(args) => ("gate", gate::run(args)),
+        Task::Arrows => ("arrows", arrows::check()),
         Task::Prose => ("prose", prose::check()),
         Task::Openapi => ("openapi", openapi::run()),
         Task::Bench(args) => ("bench", bench::run(args)),

@@ -1,6 +1,6 @@
-//! Addresses from which a bridge has proved itself.
+//! Addresses from which a bridge has authenticated.
 //!
-//! Bounded, and aging: the address that proved itself longest ago is forgotten first.
+//! Bounded and aging: the address with the oldest authentication is evicted first.
 
 use super::network;
 use std::collections::{BTreeMap, HashMap};
@@ -8,15 +8,15 @@ use std::net::IpAddr;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-/// Addresses that are remembered.
+/// Addresses that are kept.
 const ADDRESSES_MAX: usize = 16_384;
 
-/// How long an address is remembered after its last proof or the end of its last session.
-const REMEMBERED_FOR: Duration = Duration::from_secs(24 * 60 * 60);
+/// How long an address is kept after its last authentication or the end of its last session.
+const KEPT_FOR: Duration = Duration::from_secs(24 * 60 * 60);
 
-/// The memory of proven addresses (an IPv6 /64 is one address).
+/// The proven addresses (an IPv6 /64 is one address).
 #[derive(Debug, Default)]
-pub struct ProvenAddresses {
+pub(crate) struct ProvenAddresses {
     inner: Mutex<Inner>,
 }
 
@@ -24,13 +24,13 @@ pub struct ProvenAddresses {
 struct Inner {
     next: u64,
     by_address: HashMap<IpAddr, (u64, Instant)>,
-    /// By the order of their last proof.
+    /// In the order of their last authentication.
     by_age: BTreeMap<u64, IpAddr>,
 }
 
 impl ProvenAddresses {
-    /// A bridge proved itself from `address`, or its session ended.
-    pub fn remember(&self, address: IpAddr) {
+    /// Notes that a bridge has authenticated from `address`, or that its session ended.
+    pub(crate) fn remember(&self, address: IpAddr) {
         self.remember_at(address, Instant::now());
     }
 
@@ -39,6 +39,7 @@ impl ProvenAddresses {
         let mut inner = self.lock();
         let number = inner.next;
         inner.next += 1;
+        // The old position is removed, so that both maps always have the same entries.
         if let Some((old, _)) = inner.by_address.insert(address, (number, now)) {
             inner.by_age.remove(&old);
         }
@@ -50,15 +51,16 @@ impl ProvenAddresses {
         }
     }
 
-    /// Whether a bridge proved itself from `address` not too long ago.
-    pub fn contains(&self, address: IpAddr) -> bool {
+    /// Returns whether a bridge has authenticated from `address` recently.
+    pub(crate) fn contains(&self, address: IpAddr) -> bool {
         self.contains_at(address, Instant::now())
     }
 
     fn contains_at(&self, address: IpAddr, now: Instant) -> bool {
         let inner = self.lock();
         let known = inner.by_address.get(&network(address));
-        known.is_some_and(|(_, since)| now.saturating_duration_since(*since) < REMEMBERED_FOR)
+        // Expired entries are not removed here: the bound evicts them.
+        known.is_some_and(|(_, since)| now.saturating_duration_since(*since) < KEPT_FOR)
     }
 
     fn lock(&self) -> MutexGuard<'_, Inner> {
@@ -78,12 +80,12 @@ mod tests {
         let number = |n: u32| IpAddr::V4(Ipv4Addr::from(n));
         for n in 0..=u32::try_from(ADDRESSES_MAX).unwrap() {
             proven.remember_at(number(n), now);
-            // Proves itself again and again, so it is never the oldest.
+            // Authenticates again and again, so it is never the oldest.
             proven.remember_at(number(1), now);
         }
         assert!(proven.contains_at(number(1), now));
         assert!(!proven.contains_at(number(0), now));
-        assert!(!proven.contains_at(number(1), now + REMEMBERED_FOR));
+        assert!(!proven.contains_at(number(1), now + KEPT_FOR));
         let inner = proven.lock();
         assert_eq!(inner.by_address.len(), ADDRESSES_MAX);
         assert_eq!(inner.by_age.len(), ADDRESSES_MAX);

@@ -1,4 +1,4 @@
-//! The connections of every listener, each with a budget of its own, and the descriptors of all.
+//! The connections of every listener, each with its own budget, and the file descriptors of all.
 
 use super::{EstablishedPermit, EstablishedPool, PendingLimits, PendingPool, ProvenAddresses};
 use crate::config::Limits;
@@ -6,21 +6,20 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-/// Descriptors that connections leave to the database, the log, name lookups and direct calls: these,
-/// and one of eight of those that the process may have.
+/// File descriptors that connections leave for the database, the log, name lookups and direct calls: this
+/// number, and a fraction (1/n) of the limit of the process.
 const RESERVED_FILES: usize = 64;
-const RESERVED_PART: usize = 8;
+const RESERVED_DIVISOR: usize = 8;
 
-/// Bytes that pending connections of a listener without TLS may cost. Such listeners face the
-/// operator's own network.
+/// Bytes that pending connections of one of the operator's own listeners may use.
 const LOCAL_PENDING_BYTES: usize = 16 * 1024 * 1024;
 
 /// The connections of one listener.
 #[derive(Debug)]
-pub struct ListenerConnections {
-    /// Those that have not authenticated.
+pub(crate) struct ListenerConnections {
+    /// Connections that have not authenticated.
     pub pending: Arc<PendingPool>,
-    /// Those of callers whose API key was accepted.
+    /// Connections of callers whose API key was accepted.
     pub established: Arc<EstablishedPool>,
 }
 
@@ -37,7 +36,8 @@ impl ListenerConnections {
         })
     }
 
-    /// A listener for clients of the operator's own network: each address may have what others leave.
+    /// Returns the budget of a listener for the operator's own network, where one address may be a proxy for
+    /// all clients: there is no limit for each address.
     fn local(count_max: u32, proven: &Arc<ProvenAddresses>) -> Arc<Self> {
         let pending = PendingLimits {
             count_max: count_max as usize,
@@ -47,7 +47,7 @@ impl ListenerConnections {
         Self::new(pending, count_max, count_max, proven)
     }
 
-    /// A caller's key was accepted on a connection.
+    /// Returns a permit for a connection whose API key was accepted, if the tenant and the address may have one.
     pub(crate) fn establish(
         &self,
         tenant: &Arc<str>,
@@ -59,16 +59,16 @@ impl ListenerConnections {
 
 /// The connections of all listeners.
 #[derive(Debug)]
-pub struct Connections {
-    /// Of the listener for tunnels and API.
+pub(crate) struct Connections {
+    /// The public listener, for tunnels and API.
     pub public: Arc<ListenerConnections>,
-    /// Of the same without TLS.
+    /// The internal listener: the same without TLS.
     pub internal: Arc<ListenerConnections>,
-    /// Of the forward proxy.
+    /// The forward proxy.
     pub proxy: Arc<ListenerConnections>,
-    /// Of the listener for health and metrics.
+    /// Health and metrics.
     pub admin: Arc<ListenerConnections>,
-    /// Addresses from which a bridge has proved itself.
+    /// Addresses from which a bridge has authenticated.
     pub proven: Arc<ProvenAddresses>,
     open: Arc<AtomicUsize>,
     open_max: usize,
@@ -76,7 +76,7 @@ pub struct Connections {
 
 /// Counts an open connection until it is dropped.
 #[derive(Debug)]
-pub struct OpenConnection(Arc<AtomicUsize>);
+pub(crate) struct OpenConnection(Arc<AtomicUsize>);
 
 impl Drop for OpenConnection {
     fn drop(&mut self) {
@@ -85,8 +85,8 @@ impl Drop for OpenConnection {
 }
 
 impl Connections {
-    /// With these limits, in a process that may have so many descriptors.
-    pub fn new(limits: &Limits, files_max: usize) -> Self {
+    /// Returns budgets for these limits, in a process that may have `files_max` descriptors.
+    pub(crate) fn new(limits: &Limits, files_max: usize) -> Self {
         let proven = Arc::<ProvenAddresses>::default();
         let pending = PendingLimits {
             count_max: limits.pending_connections_max as usize,
@@ -105,49 +105,52 @@ impl Connections {
         }
     }
 
-    /// Counts a connection that was accepted. `None` when descriptors are short and no pending
-    /// connection can be evicted for it.
-    pub fn open(&self) -> Option<OpenConnection> {
+    /// Counts an accepted connection. `None` when descriptors run out and no pending connection can be evicted
+    /// for it.
+    pub(crate) fn open(&self) -> Option<OpenConnection> {
         let open = OpenConnection(self.open.clone());
+        // Counted before the check: of two connections that arrive at the limit, one sees the other.
         let before = self.open.fetch_add(1, Ordering::Relaxed);
         let has_room = before < self.open_max || self.evict(1) > 0;
         has_room.then_some(open)
     }
 
-    /// Counts a connection that is accepted in any case.
-    pub fn open_always(&self) -> OpenConnection {
+    /// Counts a connection that is accepted even if descriptors run out.
+    pub(crate) fn open_always(&self) -> OpenConnection {
         self.open.fetch_add(1, Ordering::Relaxed);
         OpenConnection(self.open.clone())
     }
 
-    /// Evicts up to `count` pending connections, of the listener that has the most. Returns how many.
-    pub fn evict(&self, count: usize) -> usize {
+    /// Evicts up to `count` pending connections of the listener with the most. Returns how many.
+    pub(crate) fn evict(&self, count: usize) -> usize {
         let pools = [&self.public, &self.internal, &self.proxy];
+        // The fullest listener pays: a flood at one listener must not evict connections of another.
         let most = pools.iter().max_by_key(|pool| pool.pending.count());
         let evicted = most.map_or(0, |pool| pool.pending.evict(count));
+        // The admin listener last: health and metrics are needed most when descriptors run out.
         if evicted == 0 {
             return self.admin.pending.evict(count);
         }
         evicted
     }
 
-    /// Connections that are open, tunnels included.
-    pub fn count(&self) -> usize {
+    /// Returns the number of open connections, tunnels included.
+    pub(crate) fn count(&self) -> usize {
         self.open.load(Ordering::Relaxed)
     }
 
-    /// Connections that have not authenticated.
-    pub fn pending(&self) -> usize {
+    /// Returns the number of connections that have not authenticated.
+    pub(crate) fn pending(&self) -> usize {
         self.all().map(|pool| pool.pending.count()).sum()
     }
 
-    /// Bytes that they cost, as far as they are charged.
-    pub fn pending_bytes(&self) -> usize {
+    /// Returns the bytes that pending connections are charged.
+    pub(crate) fn pending_bytes(&self) -> usize {
         self.all().map(|pool| pool.pending.bytes()).sum()
     }
 
-    /// Pending connections that were evicted since the start.
-    pub fn evicted(&self) -> u64 {
+    /// Returns the number of pending connections evicted since the start.
+    pub(crate) fn evicted(&self) -> u64 {
         self.all().map(|pool| pool.pending.evicted()).sum()
     }
 
@@ -158,9 +161,10 @@ impl Connections {
     }
 }
 
-/// How many connections may be open where the process may have so many descriptors.
+/// Returns how many connections may be open in a process that may have `files_max` descriptors.
 fn open_max(files_max: usize) -> usize {
-    let reserved = RESERVED_FILES + files_max / RESERVED_PART;
+    let reserved = RESERVED_FILES + files_max / RESERVED_DIVISOR;
+    // Where the limit is small, the reserve takes at most half.
     files_max.saturating_sub(reserved).max(files_max / 2)
 }
 
@@ -169,7 +173,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn connections_leave_descriptors_for_the_rest_of_the_process() {
+    fn connections_leave_descriptors_for_the_process() {
         assert_eq!(open_max(256), 160);
         assert_eq!(open_max(100), 50);
         assert_eq!(open_max(usize::MAX), usize::MAX - 64 - usize::MAX / 8);
@@ -195,7 +199,7 @@ mod tests {
     }
 
     #[test]
-    fn want_of_descriptors_evicts_where_most_are_pending() {
+    fn descriptor_shortage_evicts_at_fullest_listener() {
         let connections = Connections::new(&Limits::default(), 4);
         let address = IpAddr::from([127, 0, 0, 1]);
         let held: Vec<_> = (0..4)

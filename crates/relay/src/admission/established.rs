@@ -1,7 +1,7 @@
 //! Connections of callers whose API key was accepted on them.
 //!
-//! Each tenant may have as many as are left for others (a dynamic threshold), and each address so many.
-//! A connection without a place stays pending, where a newcomer may evict it.
+//! Each tenant may have as many as it leaves for others (a dynamic threshold), and each address has a fixed
+//! limit. A connection without a permit stays pending: it is served, and a new connection may evict it.
 
 use super::{may_have, network};
 use std::collections::HashMap;
@@ -10,7 +10,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 /// The callers' connections of one listener.
 #[derive(Debug)]
-pub struct EstablishedPool {
+pub(crate) struct EstablishedPool {
     count_max: u32,
     per_address_max: u32,
     inner: Mutex<Inner>,
@@ -23,17 +23,17 @@ struct Inner {
     of_address: HashMap<IpAddr, u32>,
 }
 
-/// A connection's place in an [`EstablishedPool`], until it is dropped.
+/// A connection's permit in an [`EstablishedPool`]. Released when dropped.
 #[derive(Debug)]
-pub struct EstablishedPermit {
+pub(crate) struct EstablishedPermit {
     pool: Arc<EstablishedPool>,
     tenant: Arc<str>,
     address: IpAddr,
 }
 
 impl EstablishedPool {
-    /// An empty pool.
-    pub fn new(count_max: u32, per_address_max: u32) -> Arc<Self> {
+    /// Returns an empty pool.
+    pub(crate) fn new(count_max: u32, per_address_max: u32) -> Arc<Self> {
         Arc::new(Self {
             count_max,
             per_address_max,
@@ -41,13 +41,14 @@ impl EstablishedPool {
         })
     }
 
-    /// A place for a connection of this tenant from `address`, if it may have one more.
-    pub fn acquire(
+    /// Returns a permit for a connection of this tenant from `address`, if both may have one more.
+    pub(crate) fn acquire(
         self: &Arc<Self>,
         tenant: &Arc<str>,
         address: IpAddr,
     ) -> Option<EstablishedPermit> {
         let address = network(address);
+        // Check and increment under one lock, so that two connections cannot take the last permit.
         let mut inner = self.lock();
         let of_tenant = inner.of_tenant.get(tenant).copied().unwrap_or(0);
         let of_address = inner.of_address.get(&address).copied().unwrap_or(0);
@@ -64,11 +65,6 @@ impl EstablishedPool {
         })
     }
 
-    /// How many there are.
-    pub fn count(&self) -> usize {
-        self.lock().count as usize
-    }
-
     fn lock(&self) -> MutexGuard<'_, Inner> {
         self.inner.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -78,6 +74,7 @@ impl Drop for EstablishedPermit {
     fn drop(&mut self) {
         let mut inner = self.pool.lock();
         inner.count -= 1;
+        // Entries without connections are removed, so that the maps are bounded by the open connections.
         if let Some(count) = inner.of_tenant.get_mut(&self.tenant) {
             *count -= 1;
             if *count == 0 {
@@ -98,14 +95,14 @@ mod tests {
     use super::*;
 
     #[test]
-    fn tenant_leaves_room_for_others_and_address_has_its_limit() {
+    fn tenant_leaves_room_and_address_has_limit() {
         let pool = EstablishedPool::new(100, 40);
-        let enter = |tenant: &str, address: [u8; 4]| pool.acquire(&tenant.into(), address.into());
-        let one: Vec<_> = std::iter::from_fn(|| enter("a", [10, 0, 0, 1])).collect();
+        let acquire = |tenant: &str, address: [u8; 4]| pool.acquire(&tenant.into(), address.into());
+        let one: Vec<_> = std::iter::from_fn(|| acquire("a", [10, 0, 0, 1])).collect();
         assert_eq!(one.len(), 40);
-        let more: Vec<_> = std::iter::from_fn(|| enter("a", [10, 0, 0, 2])).collect();
+        let more: Vec<_> = std::iter::from_fn(|| acquire("a", [10, 0, 0, 2])).collect();
         assert_eq!(one.len() + more.len(), 50);
-        assert!(enter("b", [10, 0, 0, 3]).is_some());
+        assert!(acquire("b", [10, 0, 0, 3]).is_some());
         drop((one, more));
         let inner = pool.lock();
         assert_eq!(inner.count, 0);

@@ -1,14 +1,14 @@
 //! Connections that have not authenticated yet, within a count and a number of bytes.
 //!
 //! ```text
-//! admit -> PendingPermit --(HELLO proved, API key accepted)--> leave
-//!               \--------(the pool is full)----------------> evicted: the connection ends
+//! admit -> PendingPermit --(bridge authenticated, API key accepted)--> leave
+//!               \--------(the pool is full)-------------------------> evicted: the connection ends
 //! ```
 //!
-//! A newcomer always gets a place. When the pool is full, the address with the most connections (or bytes,
-//! where these are too many) loses its oldest one: an address gets as much as the others leave, and a flood
-//! evicts itself. Among equal addresses the one with the oldest connection loses it. What is used from
-//! addresses where a bridge has proved itself is spared while it is at most half of the pool.
+//! A new connection always gets a permit. When the pool is full, the address with the most connections (or bytes,
+//! if bytes are the limit) loses its oldest one. So an address gets as much as the others leave, and a flood
+//! evicts itself. Among equal addresses the one with the oldest connection loses it. Connections from addresses
+//! where a bridge has authenticated are spared while they use at most half of the pool.
 
 use super::{ProvenAddresses, network};
 use std::cmp::Reverse;
@@ -20,25 +20,26 @@ use tokio::sync::Notify;
 
 /// The bounds of a [`PendingPool`].
 #[derive(Debug, Clone, Copy)]
-pub struct PendingLimits {
+pub(crate) struct PendingLimits {
     /// Connections of all addresses.
     pub count_max: usize,
     /// Connections of one address.
     pub per_address_max: usize,
-    /// Bytes of all connections, as far as they are charged.
+    /// Bytes that all connections are charged.
     pub bytes_max: usize,
 }
 
 /// Connections of one listener, or tunnels, that have not authenticated yet.
 #[derive(Debug)]
-pub struct PendingPool {
+pub(crate) struct PendingPool {
     limits: PendingLimits,
     proven: Arc<ProvenAddresses>,
     inner: Mutex<Inner>,
     evicted: AtomicU64,
 }
 
-/// Addresses with fewer bytes are equal: each of their connections may have come as far as TLS.
+/// Granularity in which the bytes of addresses are compared: below it, connections differ only in how far their
+/// handshake has come.
 const EQUAL_BYTES: usize = 64 * 1024;
 
 #[derive(Debug, Default)]
@@ -49,23 +50,23 @@ struct Inner {
     proven: Class,
 }
 
-/// The addresses from which a bridge has proved itself, or the others.
+/// The addresses from which a bridge has authenticated, or the others.
 #[derive(Debug, Default)]
 struct Class {
     count: usize,
     bytes: usize,
-    /// The last one is the next to lose a connection for want of places, or of bytes.
+    /// The last one is the next to lose a connection, for the count or for the bytes.
     by_count: BTreeSet<Rank>,
     by_bytes: BTreeSet<Rank>,
 }
 
-/// How much an address has, and its oldest connection.
+/// How much an address has, its oldest connection, and the address.
 type Rank = (usize, Reverse<u64>, IpAddr);
 
-/// What is wanting.
+/// The limit that is exceeded.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Want {
-    Places,
+enum Exceeded {
+    Count,
     Bytes,
 }
 
@@ -105,10 +106,10 @@ impl Class {
         }
     }
 
-    fn largest(&self, want: Want) -> Option<&Rank> {
-        match want {
-            Want::Places => self.by_count.last(),
-            Want::Bytes => self.by_bytes.last(),
+    fn largest(&self, exceeded: Exceeded) -> Option<&Rank> {
+        match exceeded {
+            Exceeded::Count => self.by_count.last(),
+            Exceeded::Bytes => self.by_bytes.last(),
         }
     }
 }
@@ -119,7 +120,7 @@ struct Held {
     signal: Arc<Signal>,
 }
 
-/// How a connection learns that it was evicted.
+/// Tells a connection that it was evicted.
 #[derive(Debug, Default)]
 struct Signal {
     is_evicted: AtomicBool,
@@ -128,14 +129,15 @@ struct Signal {
 
 impl Signal {
     fn fire(&self) {
+        // The flag before the wake-up: a connection that enables its notification later reads the flag.
         self.is_evicted.store(true, Ordering::Release);
         self.notify.notify_waiters();
     }
 }
 
-/// A connection's place in a [`PendingPool`], until it is dropped, left or evicted.
+/// A connection's permit in a [`PendingPool`], until it is dropped, released or evicted.
 #[derive(Debug)]
-pub struct PendingPermit {
+pub(crate) struct PendingPermit {
     pool: Arc<PendingPool>,
     address: IpAddr,
     id: u64,
@@ -144,8 +146,8 @@ pub struct PendingPermit {
 }
 
 impl PendingPool {
-    /// An empty pool.
-    pub fn new(limits: PendingLimits, proven: Arc<ProvenAddresses>) -> Arc<Self> {
+    /// Returns an empty pool.
+    pub(crate) fn new(limits: PendingLimits, proven: Arc<ProvenAddresses>) -> Arc<Self> {
         Arc::new(Self {
             limits,
             proven,
@@ -154,9 +156,9 @@ impl PendingPool {
         })
     }
 
-    /// A place for a connection of `address` that costs so many bytes now. What is too much
-    /// afterwards is evicted.
-    pub fn admit(self: &Arc<Self>, address: IpAddr, bytes: usize) -> PendingPermit {
+    /// Returns a permit for a connection of `address` that is charged `bytes`. Connections beyond the limits are
+    /// evicted.
+    pub(crate) fn admit(self: &Arc<Self>, address: IpAddr, bytes: usize) -> PendingPermit {
         let is_proven = self.proven.contains(address);
         let address = network(address);
         let signal = Arc::<Signal>::default();
@@ -169,6 +171,7 @@ impl PendingPool {
         };
         inner.insert(address, is_proven, id, held);
         let evicted = inner.evict_surplus(&self.limits, address);
+        // Outside the lock: a connection that is woken takes it at once, to release its permit.
         drop(inner);
         self.fire(&evicted);
         PendingPermit {
@@ -181,28 +184,28 @@ impl PendingPool {
     }
 
     /// Evicts up to `count` connections. Returns how many.
-    pub fn evict(&self, count: usize) -> usize {
+    pub(crate) fn evict(&self, count: usize) -> usize {
         let mut inner = self.lock();
         let evicted: Vec<_> = (0..count)
-            .map_while(|_| inner.evict_one(&self.limits, Want::Places))
+            .map_while(|_| inner.evict_one(&self.limits, Exceeded::Count))
             .collect();
         drop(inner);
         self.fire(&evicted);
         evicted.len()
     }
 
-    /// How many connections are pending.
-    pub fn count(&self) -> usize {
+    /// Returns the number of pending connections.
+    pub(crate) fn count(&self) -> usize {
         self.lock().count()
     }
 
-    /// What they cost, as far as it is charged.
-    pub fn bytes(&self) -> usize {
+    /// Returns the bytes that they are charged.
+    pub(crate) fn bytes(&self) -> usize {
         self.lock().bytes()
     }
 
-    /// How many were evicted since the start.
-    pub fn evicted(&self) -> u64 {
+    /// Returns the number of connections evicted since the start.
+    pub(crate) fn evicted(&self) -> u64 {
         self.evicted.load(Ordering::Relaxed)
     }
 
@@ -220,13 +223,14 @@ impl PendingPool {
 }
 
 impl Inner {
-    /// Changes what an address has, and forgets one that has nothing left.
+    /// Changes an address's connections and its ranks, and removes an address without connections.
     fn update<T>(
         &mut self,
         address: IpAddr,
         is_proven: bool,
         change: impl FnOnce(&mut OfAddress) -> T,
     ) -> T {
+        // `is_proven` is fixed while the address has connections, so that its ranks stay in one set.
         let mut of_address = self.by_address.remove(&address).unwrap_or(OfAddress {
             is_proven,
             ..OfAddress::default()
@@ -235,6 +239,7 @@ impl Inner {
             true => &mut self.proven,
             false => &mut self.unproven,
         };
+        // The ranks are keys of ordered sets: they must be removed with the old values before the change.
         class.remove(address, &of_address);
         let result = change(&mut of_address);
         class.insert(address, &of_address);
@@ -267,37 +272,39 @@ impl Inner {
         self.unproven.bytes + self.proven.bytes
     }
 
-    /// Evicts what is beyond the limits after a change at `address`.
+    /// Evicts connections beyond the limits after a change at `address`.
     fn evict_surplus(&mut self, limits: &PendingLimits, address: IpAddr) -> Vec<Arc<Signal>> {
         let mut evicted = Vec::new();
         let of_address = self.by_address.get(&address);
+        // One is enough, because each change adds at most one connection.
         if of_address.is_some_and(|of| of.connections.len() > limits.per_address_max) {
             evicted.extend(self.evict_oldest_of(address));
         }
         loop {
-            let want = if self.count() > limits.count_max {
-                Want::Places
+            let exceeded = if self.count() > limits.count_max {
+                Exceeded::Count
             } else if self.bytes() > limits.bytes_max {
-                Want::Bytes
+                Exceeded::Bytes
             } else {
                 return evicted;
             };
-            match self.evict_one(limits, want) {
+            match self.evict_one(limits, exceeded) {
                 Some(signal) => evicted.push(signal),
                 None => return evicted,
             }
         }
     }
 
-    /// Evicts the oldest connection of the address that has the most.
-    fn evict_one(&mut self, limits: &PendingLimits, want: Want) -> Option<Arc<Signal>> {
+    /// Evicts the oldest connection of the address with the most.
+    fn evict_one(&mut self, limits: &PendingLimits, exceeded: Exceeded) -> Option<Arc<Signal>> {
+        // Up to half: otherwise one compromised bridge could fill the pool from its proven address.
         let is_spared = self.proven.count <= limits.count_max / 2
             && self.proven.bytes <= limits.bytes_max / 2
             && self.unproven.count > 0;
-        let largest = self.unproven.largest(want);
+        let largest = self.unproven.largest(exceeded);
         let largest = match is_spared {
             true => largest,
-            false => largest.max(self.proven.largest(want)),
+            false => largest.max(self.proven.largest(exceeded)),
         };
         let (_, _, address) = *largest?;
         self.evict_oldest_of(address)
@@ -312,13 +319,14 @@ impl Inner {
 }
 
 impl PendingPermit {
-    /// The connection costs so many bytes by now, if that is more than before.
-    pub fn charge(&self, bytes: usize) {
+    /// Raises what the connection is charged to `bytes`. It never sinks.
+    pub(crate) fn charge(&self, bytes: usize) {
         if !self.is_pending() {
             return;
         }
         let mut inner = self.pool.lock();
         let is_more = inner.update(self.address, false, |of_address| {
+            // The connection may have been evicted meanwhile.
             let Some(held) = of_address.connections.get_mut(&self.id) else {
                 return false;
             };
@@ -335,24 +343,25 @@ impl PendingPermit {
         self.pool.fire(&evicted);
     }
 
-    /// The connection has authenticated: it is no longer evicted, and costs the pool nothing.
-    pub fn leave(&self) {
+    /// Releases the permit, because the connection has authenticated: it is not evicted any more.
+    pub(crate) fn leave(&self) {
+        // The swap makes one of two concurrent callers release it. The pool's lock orders everything else.
         if self.is_pending.swap(false, Ordering::Relaxed) {
             let held = self.pool.lock().remove(self.address, self.id);
             drop(held);
         }
     }
 
-    /// Whether the connection has not left.
-    pub fn is_pending(&self) -> bool {
+    /// Returns whether the permit is not released.
+    pub(crate) fn is_pending(&self) -> bool {
         self.is_pending.load(Ordering::Relaxed)
     }
 
-    /// Waits until the connection is evicted; for ever if it leaves first. Cancel safe.
-    pub async fn evicted(&self) {
+    /// Waits until the connection is evicted; for ever if the permit is released first. Cancel safe.
+    pub(crate) async fn evicted(&self) {
         let notified = self.signal.notify.notified();
         let mut notified = std::pin::pin!(notified);
-        // From here on no notification is missed.
+        // Enabled before the flag is read, so that an eviction in between is not missed.
         notified.as_mut().enable();
         if !self.signal.is_evicted.load(Ordering::Acquire) {
             notified.await;
@@ -385,29 +394,29 @@ mod tests {
         text.parse().unwrap()
     }
 
-    fn is_evicted(place: &PendingPermit) -> bool {
-        place.signal.is_evicted.load(Ordering::Relaxed)
+    fn is_evicted(permit: &PendingPermit) -> bool {
+        permit.signal.is_evicted.load(Ordering::Relaxed)
     }
 
-    fn survivors(places: &[PendingPermit]) -> usize {
-        places.iter().filter(|place| !is_evicted(place)).count()
+    fn survivors(permits: &[PendingPermit]) -> usize {
+        permits.iter().filter(|permit| !is_evicted(permit)).count()
     }
 
     #[tokio::test]
-    async fn newcomer_evicts_the_oldest_of_the_largest_address() {
+    async fn new_connection_evicts_oldest_of_largest_address() {
         let pool = pool(8, 8, 1024 * KIB);
         let flood: Vec<_> = (0..8)
             .map(|_| pool.admit(address("10.0.0.1"), KIB))
             .collect();
-        let newcomer = pool.admit(address("10.0.0.2"), KIB);
-        assert!(!is_evicted(&newcomer));
+        let newest = pool.admit(address("10.0.0.2"), KIB);
+        assert!(!is_evicted(&newest));
         flood[0].evicted().await;
         assert_eq!((survivors(&flood), pool.count()), (7, 8));
-        // More of the flood evict the flood, not the newcomer.
+        // More of the flood evict the flood, not the other address.
         let more: Vec<_> = (0..100)
             .map(|_| pool.admit(address("10.0.0.1"), KIB))
             .collect();
-        assert!(!is_evicted(&newcomer));
+        assert!(!is_evicted(&newest));
         assert!(!is_evicted(more.last().unwrap()));
         assert_eq!((pool.count(), pool.evicted()), (8, 101));
     }
@@ -426,21 +435,21 @@ mod tests {
     }
 
     #[test]
-    fn bytes_are_one_budget_and_the_largest_address_pays() {
+    fn byte_budget_evicts_at_largest_address() {
         const MAX: usize = 1024 * KIB;
         let pool = pool(100, 100, MAX);
         let honest = pool.admit(address("10.0.0.2"), KIB);
-        let places: Vec<_> = (0..10)
+        let permits: Vec<_> = (0..10)
             .map(|_| pool.admit(address("10.0.0.1"), KIB))
             .collect();
-        for place in &places {
-            place.charge(200 * KIB);
+        for permit in &permits {
+            permit.charge(200 * KIB);
             assert!(pool.bytes() <= MAX);
         }
         honest.charge(8 * KIB);
         assert!(!is_evicted(&honest));
-        assert!((1..=5).contains(&survivors(&places)));
-        // Larger than all of the budget: it cannot stay.
+        assert!((1..=5).contains(&survivors(&permits)));
+        // Larger than the whole budget: it cannot stay.
         honest.charge(MAX + 1);
         assert!(is_evicted(&honest) && pool.bytes() <= MAX);
     }
@@ -481,7 +490,7 @@ mod tests {
     }
 
     #[test]
-    fn place_that_left_is_neither_counted_nor_evicted() {
+    fn released_permit_is_neither_counted_nor_evicted() {
         let pool = pool(2, 2, 1024 * KIB);
         let authenticated = pool.admit(address("10.0.0.1"), KIB);
         authenticated.leave();

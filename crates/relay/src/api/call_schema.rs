@@ -11,133 +11,133 @@ use std::collections::BTreeMap;
 pub(crate) struct CallDocument {
     /// An absolute `http` or `https` URL.
     url: String,
-    /// Default `POST`.
+    /// Method of the request. Default `POST`.
     #[schemars(default)]
     method: Option<String>,
-    /// Header fields for the target: a text, or a list of texts for a field that repeats.
+    /// Header fields for the target: a string, or a list of strings for a field that repeats.
     #[schemars(default)]
     headers: BTreeMap<String, HeaderText>,
     /// The body as text.
     #[schemars(default)]
     body: Option<String>,
-    /// The body as bytes in base64; not beside `body`.
+    /// The body in base64. Not together with `body`.
     #[schemars(default)]
     body_base64: Option<String>,
-    /// The bridge that shall make it; default: one that serves the URL's host.
+    /// The bridge that must send it. Default: one that serves the URL's host.
     #[schemars(default)]
     bridge: Option<String>,
-    /// A credential that the bridge shall add, by name.
+    /// Name of a credential that the bridge adds.
     #[schemars(default)]
     credential: Option<String>,
-    /// How long it may take, in milliseconds. Default 30000, at most 300000.
+    /// Timeout in milliseconds. Default 30000, at most 300000.
     #[schemars(default, range(min = 1))]
     timeout_ms: Option<u32>,
-    /// `wait` (the default): the answer comes when the target has answered. `deliver`: the call is
-    /// stored first, and delivered from there.
+    /// `wait` (default): the response has the target's response. `deliver`: the call is stored first, and then
+    /// delivered.
     #[schemars(default)]
     mode: Option<ModeWord>,
-    /// The same key again gives the same answer, without a second call.
+    /// A repeated request with the same key gets the same response, without a second call.
     #[schemars(
         default,
         length(min = 1, max = 128),
         regex(pattern = r"^[\x21-\x7e]+$")
     )]
     idempotency_key: Option<String>,
-    /// For `deliver`: it may be made again when nobody can say whether it was.
+    /// For `deliver`: the call may be repeated if it is unknown whether it was executed (at-least-once delivery).
     #[schemars(default)]
     at_least_once: bool,
-    /// For `deliver`: after how many seconds it is not made any more, by wall clock, also while it
-    /// waits for a bridge; 0: never. Default: as its tenant says, or `deliveries.expires_in`.
+    /// For `deliver`: seconds after which the call expires, by wall clock, also while it waits for a bridge. 0: never.
+    /// Default: the setting of its tenant, else `deliveries.expires_in`.
     #[schemars(default, range(max = 315_360_000))]
     expires_in: Option<u32>,
 }
 
-/// One text or several.
-#[expect(dead_code, reason = "it is read by the document alone")]
+/// One value or several.
+#[expect(dead_code, reason = "only the schema uses it")]
 #[derive(Debug, Serialize, JsonSchema)]
 #[serde(untagged)]
 pub(crate) enum HeaderText {
-    /// One.
+    /// One value.
     One(String),
-    /// Several.
+    /// Several values.
     Many(Vec<String>),
 }
 
 /// Whether the caller waits.
-#[expect(dead_code, reason = "it is read by the document alone")]
+#[expect(dead_code, reason = "only the schema uses it")]
 #[derive(Debug, Serialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub(crate) enum ModeWord {
-    /// It does.
+    /// The caller waits.
     Wait,
-    /// It does not.
+    /// The call is stored.
     Deliver,
 }
 
-/// What became of a call that was waited for.
+/// The result of a call in mode `wait`.
 #[derive(Debug, Serialize, JsonSchema)]
-pub(crate) struct CallAnswer {
+pub(crate) struct CallResponse {
     /// The call's id.
     id: String,
-    /// How far it came: `executed`.
+    /// Execution status: `executed`.
     execution: String,
     /// `bridge` or `direct`.
     route: String,
-    /// The bridge that made it.
+    /// The bridge that sent it.
     bridge: Option<String>,
-    /// The target's answer.
-    response: TargetAnswer,
+    /// The target's response.
+    response: TargetResponse,
     /// How long it took.
     timing: Timing,
 }
 
-/// The target's answer.
+/// The target's response.
 #[derive(Debug, Serialize, JsonSchema)]
-pub(crate) struct TargetAnswer {
+pub(crate) struct TargetResponse {
     /// Its status.
     status: u16,
     /// Its header fields.
     headers: BTreeMap<String, HeaderText>,
-    /// Its body, where that is text.
+    /// Its body, if it is UTF-8 text.
     body: Option<String>,
-    /// Its body in base64, where it is not.
+    /// Its body in base64, if it is not text.
     body_base64: Option<String>,
-    /// A repeat's answer was too large to be remembered with its body.
+    /// Whether the body was too large to be stored for a repeated request.
     body_omitted: Option<bool>,
 }
 
 /// How long a call took.
 #[derive(Debug, Serialize, JsonSchema)]
 pub(crate) struct Timing {
-    /// Until the head of the answer, in milliseconds.
+    /// Milliseconds until the head of the response.
     head_ms: f64,
-    /// Until its end.
+    /// Milliseconds until its end.
     total_ms: f64,
 }
 
-/// A call that is stored.
+/// A stored call.
 #[derive(Debug, Serialize, JsonSchema)]
 pub(crate) struct CallReceipt {
     /// Its id.
     pub id: String,
     /// `deliver`.
     pub mode: &'static str,
-    /// Where it stands.
+    /// Its state.
     pub state: &'static str,
 }
 
-/// What `POST /v1/calls` answers when all is well.
-pub(crate) fn answers() -> &'static [Success] {
+/// Returns the successful responses of `POST /v1/calls`.
+pub(crate) fn responses() -> &'static [Success] {
     &[
         Success {
             status: 200,
-            description: "The target has answered, whatever it says.",
-            schema: Some(schema::<CallAnswer>),
+            description: "The target has responded, with any status.",
+            schema: Some(schema::<CallResponse>),
             media: None,
         },
         Success {
             status: 202,
-            description: "The call is stored, and will be delivered.",
+            description: "The call is stored and will be delivered.",
             schema: Some(schema::<CallReceipt>),
             media: None,
         },

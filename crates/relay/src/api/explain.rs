@@ -3,7 +3,7 @@
 use crate::access::Object;
 use crate::api::{Context, Handling, json};
 use crate::problem::Problem;
-use crate::routing::{self, Route, Sent};
+use crate::routing::{self, Route, RouteRequest};
 use bytes::Bytes;
 use http::{Request, StatusCode};
 use policy::Target;
@@ -52,7 +52,7 @@ pub(crate) fn handle<'a>(cx: &'a Context<'a>, request: Request<Bytes>) -> Handli
             credential: None,
         })?;
         let method = question.method.as_deref().unwrap_or("POST");
-        let sent = Sent {
+        let sent = RouteRequest {
             tenant: &cx.principal.tenant,
             bridge,
             within: scope.bridges(),

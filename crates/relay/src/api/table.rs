@@ -397,7 +397,7 @@ fn data_path() -> Vec<Operation> {
             Method::POST,
             "/v1/calls",
             (CALLING, Resource::Hosts),
-            call::answers(),
+            call::responses(),
             None,
         )
         .says("Make a Call URL request, or hand it over to be delivered")

@@ -27,7 +27,7 @@ enum Form {
 
 /// The body of the response to a call.
 #[derive(Debug)]
-pub struct CallBody {
+pub(crate) struct CallBody {
     before: Bytes,
     body: Bytes,
     form: Form,
@@ -99,7 +99,7 @@ impl CallBody {
     fn escape(&mut self, piece: &mut Vec<u8>) {
         let mut taken = 0;
         while taken < self.body.len() && piece.len() + ESCAPE_MAX_BYTES <= PIECE_MAX_BYTES {
-            // As many bytes that stand for themselves as there are, then one that does not.
+            // First a run of bytes that need no escape, copied at once; then one that does.
             let room = PIECE_MAX_BYTES - piece.len();
             let rest = &self.body[taken..];
             let plain = rest
@@ -140,6 +140,7 @@ fn split(document: &Value, form: Form) -> (String, String) {
             before.push_str(&format!("{}:{value},", Value::from(name.as_str())));
         }
     }
+    // `response` comes last, and the body last in it, so that everything before is known.
     before.push_str("\"response\":{");
     for (name, value) in document["response"].as_object().into_iter().flatten() {
         before.push_str(&format!("{}:{value},", Value::from(name.as_str())));
@@ -207,7 +208,7 @@ mod tests {
     }
 
     #[test]
-    fn every_text_is_read_back_as_it_was() {
+    fn text_body_round_trips() {
         let all: String = (0..0x250).filter_map(char::from_u32).collect();
         let zeros = "\0".repeat(100_000);
         let wide = "äöü€𝄞\"\\".repeat(10_000);
@@ -221,7 +222,7 @@ mod tests {
     }
 
     #[test]
-    fn bytes_that_are_no_text_are_base64() {
+    fn binary_body_is_base64() {
         for length in [1, 2, 3, 4, 12_288, 12_289, 100_000] {
             let bytes = vec![0xff; length];
             let body = CallBody::new(&document(), Some(Bytes::from(bytes.clone())));
@@ -232,7 +233,7 @@ mod tests {
     }
 
     #[test]
-    fn document_without_a_body_is_as_it_is() {
+    fn document_without_body_is_unchanged() {
         assert_eq!(written(CallBody::new(&document(), None)), document());
     }
 }

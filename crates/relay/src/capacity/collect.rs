@@ -1,6 +1,6 @@
 //! Reads whole bodies into memory that is reserved as they arrive.
 
-use super::memory::{NoMemory, Reservation};
+use super::reservation::{NoMemory, Reservation};
 use bytes::Bytes;
 use http_body::Body;
 use http_body_util::BodyExt;
@@ -8,22 +8,22 @@ use protocol::{Code, Failure};
 use std::time::Duration;
 use tokio::time::Instant;
 
-/// How large a request's body may be, and how long it may take.
+/// The limits of a request's body.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct BodyLimits {
     /// Its size, in bytes.
     pub(crate) max_bytes: u64,
-    /// How long all of it may take: a body that drips is ended, too.
+    /// How long all of it may take, however often a byte arrives.
     pub(crate) total: Duration,
     /// How long the caller may send nothing of it (`limits.caller_idle_timeout`).
     pub(crate) idle: Duration,
 }
 
-/// Reads a whole body into memory, which is reserved as it arrives.
+/// Reads a request's body into memory, which is reserved as the body arrives.
 ///
 /// # Errors
-/// `request_too_large`, or `invalid_request` when the caller broke off, or `timeout`, or `overloaded` when
-/// there is no memory for it.
+/// `request_too_large`; `invalid_request` when the caller aborts it; `timeout`; `overloaded` when there is no
+/// memory for it.
 pub(crate) async fn collect_body<B>(
     body: &mut B,
     limits: BodyLimits,
@@ -35,29 +35,30 @@ where
 {
     let too_large = || {
         let max = limits.max_bytes;
-        let detail = format!("the body is larger than {max} bytes, the limit here");
+        let detail = format!("the request body is larger than the limit of {max} bytes");
         Failure::not_sent(Code::RequestTooLarge, detail)
     };
     let hint = body.size_hint();
     let most = hint.upper().unwrap_or(u64::MAX).min(limits.max_bytes);
-    // Known to be too large: it is read as far as it may be, for clients that send before they read.
+    // A body that is known to be too large is still read up to the limit, without being kept: some clients
+    // do not read a response before they have sent their body.
     let is_kept = hint.lower() <= limits.max_bytes;
     let mut discarded = 0;
     let until = Instant::now() + limits.total;
-    let mut whole = Vec::new();
+    let mut collected = Vec::new();
     loop {
         let by = until.min(Instant::now() + limits.idle);
         let data = match tokio::time::timeout_at(by, body.frame()).await {
-            Ok(None) => return Ok(whole.into()),
+            Ok(None) => return Ok(collected.into()),
             Ok(Some(Ok(frame))) => frame.into_data().unwrap_or_default(),
             Ok(Some(Err(error))) => {
                 return Err(Failure::not_sent(
                     Code::InvalidRequest,
-                    format!("the body broke off: {error}"),
+                    format!("the request body was aborted: {error}"),
                 ));
             }
             Err(_) if by == until => {
-                let detail = format!("the body was not there within {:?}", limits.total);
+                let detail = format!("request body not received within {:?}", limits.total);
                 return Err(Failure::not_sent(Code::Timeout, detail));
             }
             Err(_) => {
@@ -68,7 +69,7 @@ where
                 return Err(Failure::not_sent(Code::Timeout, detail));
             }
         };
-        let needed = discarded + (whole.len() + data.len()) as u64;
+        let needed = discarded + (collected.len() + data.len()) as u64;
         if needed > limits.max_bytes {
             return Err(too_large());
         }
@@ -76,8 +77,8 @@ where
             discarded = needed;
             continue;
         }
-        if whole.is_empty() && body.is_end_stream() {
-            // It came at once.
+        if collected.is_empty() && body.is_end_stream() {
+            // All of it in one frame: no copy.
             memory.try_grow_to(needed).map_err(NoMemory::failure)?;
             return Ok(data);
         }
@@ -86,20 +87,20 @@ where
                 .try_grow_to(memory.step(needed, most))
                 .map_err(NoMemory::failure)?;
         }
-        append(&mut whole, &data, memory.bytes());
+        append(&mut collected, &data, memory.bytes());
     }
 }
 
-/// Why a target's body is not there whole.
+/// Why a response's body was not read.
 pub(crate) enum Unread<E> {
-    /// It is larger than it may be.
+    /// It is larger than the limit.
     TooLarge,
-    /// It broke off.
+    /// It failed.
     Broken(E),
 }
 
-/// Reads a target's whole body into memory, which is reserved as it arrives. Waits for memory: the target
-/// has executed the request.
+/// Reads a response's body into memory, which is reserved as the body arrives. Waits for memory, because the
+/// target has executed the request and its response must not be lost.
 ///
 /// # Errors
 /// [`Unread`].
@@ -118,14 +119,14 @@ where
     }
     let most = hint.upper().unwrap_or(u64::MAX).min(max_bytes);
     if hint.lower() > 0 {
-        // Before its first piece, so that one that waits holds nothing.
+        // Before its first frame is read, so that a response that waits for memory holds none.
         memory.grow_to(memory.step(1, most), most).await;
     }
-    let mut whole = Vec::new();
+    let mut collected = Vec::new();
     while let Some(frame) = body.frame().await {
         let frame = frame.map_err(Unread::Broken)?;
         let data = frame.into_data().unwrap_or_default();
-        let needed = (whole.len() + data.len()) as u64;
+        let needed = (collected.len() + data.len()) as u64;
         if needed > max_bytes {
             return Err(Unread::TooLarge);
         }
@@ -136,21 +137,21 @@ where
             };
             memory.grow_to(step, most).await;
         }
-        append(&mut whole, &data, memory.bytes());
+        append(&mut collected, &data, memory.bytes());
     }
-    whole.shrink_to_fit();
-    memory.shrink_to(whole.len() as u64);
-    Ok(whole.into())
+    collected.shrink_to_fit();
+    memory.shrink_to(collected.len() as u64);
+    Ok(collected.into())
 }
 
-/// Adds a piece to a body whose memory is reserved. Copied, for a piece keeps the whole buffer that it
-/// arrived in.
-fn append(whole: &mut Vec<u8>, data: &[u8], reserved_bytes: u64) {
+/// Adds a frame to a body whose memory is reserved. The frame is copied, because it keeps the whole buffer
+/// that it arrived in.
+fn append(collected: &mut Vec<u8>, data: &[u8], reserved_bytes: u64) {
     let reserved = usize::try_from(reserved_bytes).unwrap_or(usize::MAX);
-    if whole.capacity() < whole.len() + data.len() {
-        whole.reserve_exact(reserved.saturating_sub(whole.len()).max(data.len()));
+    if collected.capacity() < collected.len() + data.len() {
+        collected.reserve_exact(reserved.saturating_sub(collected.len()).max(data.len()));
     }
-    whole.extend_from_slice(data);
+    collected.extend_from_slice(data);
 }
 
 #[cfg(test)]
@@ -158,10 +159,9 @@ mod tests {
     use super::*;
     use crate::capacity::{BodyMemory, KeyMemory, TenantMemory};
     use http_body::Frame;
+    use http_body_util::StreamBody;
     use std::convert::Infallible;
-    use std::pin::Pin;
     use std::sync::Arc;
-    use std::task::{Context, Poll};
     use tokio::sync::mpsc;
 
     const LIMITS: BodyLimits = BodyLimits {
@@ -174,25 +174,17 @@ mod tests {
         KeyMemory::new(&TenantMemory::new(&BodyMemory::new(64 * 1024 * 1024), 1), 1)
     }
 
-    /// A body of unknown length that is sent piece by piece.
-    struct Piecewise(mpsc::Receiver<&'static [u8]>);
-
-    impl Body for Piecewise {
-        type Data = Bytes;
-        type Error = Infallible;
-
-        fn poll_frame(
-            mut self: Pin<&mut Self>,
-            cx: &mut Context<'_>,
-        ) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
-            let piece = self.0.poll_recv(cx);
+    /// Returns a body of unknown length that is sent frame by frame.
+    fn piecewise() -> (
+        mpsc::Sender<&'static [u8]>,
+        impl Body<Data = Bytes, Error = Infallible> + Unpin,
+    ) {
+        let (send, mut receive) = mpsc::channel(1);
+        let frames = futures_util::stream::poll_fn(move |cx| {
+            let piece = receive.poll_recv(cx);
             piece.map(|piece| piece.map(|piece| Ok(Frame::data(Bytes::from_static(piece)))))
-        }
-    }
-
-    fn piecewise() -> (mpsc::Sender<&'static [u8]>, Piecewise) {
-        let (send, receive) = mpsc::channel(1);
-        (send, Piecewise(receive))
+        });
+        (send, StreamBody::new(frames))
     }
 
     #[tokio::test(start_paused = true)]
@@ -215,7 +207,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn body_that_stops_or_drips_is_ended() {
+    async fn stalled_or_dripping_body_times_out() {
         for (pause, limit) in [
             (LIMITS.idle * 2, LIMITS.idle),
             (LIMITS.idle / 2, LIMITS.total),

@@ -1,52 +1,54 @@
-//! The exchanges that run, and who may begin another.
+//! The exchanges in progress, and who may begin another.
 //!
-//! Of a node's places each tenant may take as many as its weight times what is left, and of a tenant's
-//! places each key likewise: whoever has many leaves some, and a newcomer always finds a place (the dynamic
-//! thresholds of Choudhury and Hahne). Nobody waits in a queue: who finds none is told when to come again.
+//! Of a node's permits each tenant may use at most its weight times the number that is left, and of a tenant's
+//! permits each key likewise. So a caller with many exchanges leaves permits for others, and a new caller always
+//! gets one (the dynamic thresholds of Choudhury and Hahne). There is no queue: a request without a permit is
+//! rejected with `Retry-After`.
 
-use super::memory::{BodyMemory, KeyMemory, Reservation, TenantMemory};
-use crate::auth::Principal;
+use super::memory::{BodyMemory, KeyMemory, TenantMemory};
+use super::reservation::Reservation;
+use crate::access::Principal;
 use crate::config::Weights;
 use protocol::{Code, Failure};
 use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use transport::AbortHandle;
 
-/// Fewer places than these are nobody's to share: the first to come has them.
+/// Capacities below this are not divided into shares: the first request gets the permit.
 const SHARED_FROM: u32 = 64;
 
-/// How many places there are.
+/// How many permits there are.
 #[derive(Debug, Clone, Copy)]
-pub struct Capacity {
+pub(crate) struct Capacity {
     /// Exchanges on this node.
     pub node: u32,
     /// Exchanges of one tenant.
     pub tenant: u32,
     /// Exchanges of one key.
     pub key: u32,
-    /// Requests to the API on this node, calls and endpoints aside.
+    /// API operations on this node, except calls and endpoints.
     pub operations: u32,
 }
 
-/// What a place is for. Each kind has its own room.
+/// What a permit is for. Each kind has its own capacity.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Kind {
     /// A call, or a request that passes through.
     Exchange,
-    /// Another request to the API.
+    /// Another operation of the API.
     Operation,
-    /// An attempt of a delivery, which `deliveries` counts itself.
+    /// An attempt of a delivery, which `deliveries` limits itself.
     Delivery,
 }
 
-/// An exchange or operation that runs.
+/// An exchange or operation in progress.
 #[derive(Debug)]
-struct One {
+struct InProgress {
     principal: Principal,
-    cutter: Option<AbortHandle>,
+    abort: Option<AbortHandle>,
 }
 
-/// A tenant or a key: what runs of it, by kind, and the memory of its bodies.
+/// A tenant or a key: its permits by kind, and the memory of its bodies.
 #[derive(Debug)]
 struct Member<M> {
     running: [u32; 3],
@@ -63,17 +65,17 @@ impl<M> Member<M> {
 }
 
 #[derive(Debug, Default)]
-struct Running {
+struct Ledger {
     next: u64,
-    all: BTreeMap<u64, One>,
+    all: BTreeMap<u64, InProgress>,
     /// On this node, by kind.
     on_node: [u32; 3],
     of_tenant: HashMap<Arc<str>, Member<TenantMemory>>,
     of_key: HashMap<Arc<str>, Member<KeyMemory>>,
 }
 
-impl Running {
-    /// Counts one of a tenant's key.
+impl Ledger {
+    /// Counts a permit of a tenant's key. Returns the memory for its bodies.
     fn add(
         &mut self,
         kind: Kind,
@@ -96,31 +98,32 @@ impl Running {
         of_key.memory.clone()
     }
 
-    /// Takes one out. Its place is free.
+    /// Removes a permit.
     fn remove(&mut self, kind: Kind, tenant: &Arc<str>, key: &Arc<str>) {
         self.on_node[kind as usize] -= 1;
-        less(&mut self.of_tenant, tenant, kind);
-        less(&mut self.of_key, key, kind);
+        decrement(&mut self.of_tenant, tenant, kind);
+        decrement(&mut self.of_key, key, kind);
     }
 }
 
-/// Takes one away, and the member that has none left.
-fn less<M>(members: &mut HashMap<Arc<str>, Member<M>>, of: &Arc<str>, kind: Kind) {
+/// Decrements a member's count, and removes a member without permits.
+fn decrement<M>(members: &mut HashMap<Arc<str>, Member<M>>, of: &Arc<str>, kind: Kind) {
     if let Some(member) = members.get_mut(of) {
         member.running[kind as usize] -= 1;
+        // Its memory counters live on in reservations that outlive the permits.
         if member.running == [0; 3] {
             members.remove(of);
         }
     }
 }
 
-/// Whether somebody with `own` places may have one more, of `room` where `taken` are taken.
+/// Returns whether a member with `own` permits may have one more, of `room` where `taken` are in use.
 fn may_have(own: u32, taken: u32, room: u32, weight: u8) -> bool {
     let left = room.saturating_sub(taken);
     left > 0 && (room < SHARED_FROM || own < left.saturating_mul(u32::from(weight)))
 }
 
-/// How many somebody comes to who takes all it may have, where others have `others` of `room`.
+/// Returns how many permits a member can reach at most, where other members use `others` of `room`.
 fn may_reach(others: u32, room: u32, weight: u8) -> u32 {
     let left = u64::from(room.saturating_sub(others));
     let weight = u64::from(weight);
@@ -131,18 +134,18 @@ fn may_reach(others: u32, room: u32, weight: u8) -> u32 {
     u32::try_from(reached).unwrap_or(u32::MAX)
 }
 
-/// The exchanges that run: counted by tenant and by key, and cut when their key is revoked.
+/// The exchanges in progress: counted by tenant and by key, and aborted when their key is revoked.
 #[derive(Debug)]
-pub struct Exchanges {
-    running: Mutex<Running>,
+pub(crate) struct Exchanges {
+    running: Mutex<Ledger>,
     room: Capacity,
     weights: Weights,
     memory: Arc<BodyMemory>,
 }
 
 impl Exchanges {
-    /// None yet. Their bodies may take so many bytes of memory.
-    pub fn new(room: Capacity, weights: Weights, memory_max_bytes: u64) -> Arc<Self> {
+    /// Returns an empty set, whose bodies may use `memory_max_bytes`.
+    pub(crate) fn new(room: Capacity, weights: Weights, memory_max_bytes: u64) -> Arc<Self> {
         Arc::new(Self {
             running: Mutex::default(),
             room,
@@ -151,35 +154,36 @@ impl Exchanges {
         })
     }
 
-    fn lock(&self) -> MutexGuard<'_, Running> {
+    fn lock(&self) -> MutexGuard<'_, Ledger> {
         self.running.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Takes a place for an exchange of this caller, whose tenant's tunnels take so many at once.
+    /// Takes a permit for an exchange of this caller. `streams_max` is the number of streams that its tenant's
+    /// tunnels accept.
     ///
     /// # Errors
-    /// `overloaded` when it may not have one more.
-    pub fn begin(
+    /// `overloaded` when the share of the tenant or the key is used up.
+    pub(crate) fn begin(
         self: &Arc<Self>,
         principal: &Principal,
-        tunnels_take: u32,
+        streams_max: u32,
     ) -> Result<ExchangePermit, Failure> {
         let room = Limits {
             node: self.room.node,
             tenant: self.room.tenant,
             key: self.room.key,
-            tunnels_take,
+            streams_max,
             of_tenant: "limits.streams_per_tenant, and its share of limits.streams_max",
             of_key: "limits.streams_per_key, and its share of what its tenant may have",
         };
         self.take(principal, Kind::Exchange, &room)
     }
 
-    /// Takes a place for another request to the API.
+    /// Takes a permit for another operation of the API.
     ///
     /// # Errors
-    /// `overloaded` when it may not have one more.
-    pub fn begin_operation(
+    /// `overloaded` when the share of the tenant or the key is used up.
+    pub(crate) fn begin_operation(
         self: &Arc<Self>,
         principal: &Principal,
     ) -> Result<ExchangePermit, Failure> {
@@ -189,15 +193,16 @@ impl Exchanges {
             node: all,
             tenant: all,
             key: all,
-            tunnels_take: 0,
+            streams_max: 0,
             of_tenant: share,
             of_key: share,
         };
         self.take(principal, Kind::Operation, &room)
     }
 
-    /// Returns a place for an attempt of a delivery: it holds memory in the tenant's share, in addition to the keys'.
-    pub fn begin_delivery(
+    /// Returns a permit for an attempt of a delivery. Its bodies use the tenant's share of memory, next to
+    /// those of the keys.
+    pub(crate) fn begin_delivery(
         self: &Arc<Self>,
         tenant: &Arc<str>,
         tenant_name: &str,
@@ -225,12 +230,12 @@ impl Exchanges {
         limits: &Limits,
     ) -> Result<ExchangePermit, Failure> {
         let full = |whose: &str, running: u32, room: u32, limits: &str| {
-            let detail = format!(
-                "{whose} has {running} requests running, as many as it may have now of {room} ({limits})"
-            );
+            let detail =
+                format!("{whose} reached its concurrency limit: {running} of {room} ({limits})");
             Failure::not_sent(Code::Overloaded, detail)
         };
         let (tenant, key) = (&principal.tenant, &principal.client_id);
+        // One lock for the check and the count, so that two requests cannot take the last permit.
         let mut running = self.lock();
         let count = |running: &[u32; 3]| running[kind as usize];
         let of_tenant = running.of_tenant.get(tenant);
@@ -244,8 +249,9 @@ impl Exchanges {
         if of_tenant >= limits.tenant || !may_have(of_tenant, on_node, limits.node, tenant_weight) {
             return Err(full("the tenant", of_tenant, room, limits.of_tenant));
         }
-        // Where no tunnel is up, that is for the router to say.
-        let room = match limits.tunnels_take {
+        // Without a tunnel the request is admitted: routing then reports why there is none, which says more
+        // than `overloaded`.
+        let room = match limits.streams_max {
             0 => room,
             most => room.min(most),
         };
@@ -257,9 +263,9 @@ impl Exchanges {
         let memory = running.add(kind, (tenant, weights.0), (key, weights.1), &self.memory);
         running.next += 1;
         let id = running.next;
-        let one = One {
+        let one = InProgress {
             principal: principal.clone(),
-            cutter: None,
+            abort: None,
         };
         running.all.insert(id, one);
         Ok(ExchangePermit(Arc::new(Inner {
@@ -272,52 +278,53 @@ impl Exchanges {
         })))
     }
 
-    /// How many exchanges run.
-    pub fn count(&self) -> usize {
+    /// Returns the number of exchanges in progress.
+    pub(crate) fn count(&self) -> usize {
         self.lock().on_node[Kind::Exchange as usize] as usize
     }
 
-    /// How many bytes of memory the bodies take.
-    pub fn memory_bytes(&self) -> u64 {
+    /// Returns how many bytes of memory the bodies use.
+    pub(crate) fn memory_bytes(&self) -> u64 {
         self.memory.used_bytes()
     }
 
-    /// Cuts every exchange whose caller may no longer have one.
-    pub fn cut(&self, may_stay: impl Fn(&Principal) -> bool) -> usize {
-        let cutters: Vec<AbortHandle> = self
+    /// Aborts every exchange whose caller is no longer allowed. Returns how many.
+    pub(crate) fn abort(&self, may_stay: impl Fn(&Principal) -> bool) -> usize {
+        let aborts: Vec<AbortHandle> = self
             .lock()
             .all
             .values()
             .filter(|one| !may_stay(&one.principal))
-            .filter_map(|one| one.cutter.clone())
+            .filter_map(|one| one.abort.clone())
             .collect();
-        for cutter in &cutters {
-            let detail = "the API key was revoked while the request ran";
-            cutter.abort(Failure::possibly_executed(Code::Unauthorized, detail));
+        // After the lock is released: an abort takes the lock of its session.
+        for abort in &aborts {
+            let detail = "the API key was revoked during the request";
+            abort.abort(Failure::possibly_executed(Code::Unauthorized, detail));
         }
-        cutters.len()
+        aborts.len()
     }
 }
 
-/// How many of a kind may run, and the config keys that say so.
+/// The capacity for one kind of permit, and the config keys that set it.
 struct Limits {
     node: u32,
     tenant: u32,
     key: u32,
-    tunnels_take: u32,
+    streams_max: u32,
     of_tenant: &'static str,
     of_key: &'static str,
 }
 
-/// The place of a request that runs, and of its response until it is written; given back when its last
-/// clone is dropped, and the exchange cancelled with it.
+/// The permit of a request, and of its response until it is written. Its last clone releases it when dropped,
+/// and cancels the exchange.
 #[derive(Debug, Clone)]
-pub struct ExchangePermit(Arc<Inner>);
+pub(crate) struct ExchangePermit(Arc<Inner>);
 
 #[derive(Debug)]
 struct Inner {
     exchanges: Arc<Exchanges>,
-    /// In [`Running::all`].
+    /// In [`Ledger::all`].
     id: Option<u64>,
     kind: Kind,
     tenant: Arc<str>,
@@ -326,29 +333,30 @@ struct Inner {
 }
 
 impl ExchangePermit {
-    /// The memory of its key's bodies.
-    pub fn memory(&self) -> &Arc<KeyMemory> {
+    /// Returns the memory for the bodies of its key.
+    pub(crate) fn memory(&self) -> &Arc<KeyMemory> {
         &self.0.memory
     }
 
-    /// An empty reservation of that memory.
-    pub fn reservation(&self) -> Reservation {
+    /// Returns an empty reservation of that memory.
+    pub(crate) fn reservation(&self) -> Reservation {
         Reservation::new(self.0.memory.clone())
     }
 
-    pub(crate) fn attach(&self, cutter: AbortHandle) {
-        self.set_cutter(Some(cutter));
+    /// Sets what a revocation, or dropping the last clone, aborts.
+    pub(crate) fn attach(&self, abort: AbortHandle) {
+        self.set_cutter(Some(abort));
     }
 
-    /// What is queued of the exchange shall still leave: dropping this takes nothing back.
+    /// Keeps the exchange when this is dropped: what is queued of it must still be sent.
     pub(crate) fn detach(&self) {
         self.set_cutter(None);
     }
 
-    fn set_cutter(&self, cutter: Option<AbortHandle>) {
+    fn set_cutter(&self, abort: Option<AbortHandle>) {
         let Some(id) = self.0.id else { return };
         if let Some(one) = self.0.exchanges.lock().all.get_mut(&id) {
-            one.cutter = cutter;
+            one.abort = abort;
         }
     }
 }
@@ -358,12 +366,13 @@ impl Drop for Inner {
         let mut running = self.exchanges.lock();
         running.remove(self.kind, &self.tenant, &self.key);
         let removed = self.id.and_then(|id| running.all.remove(&id));
+        // The lock is released first, because the abort takes the lock of the session.
         drop(running);
-        if let Some(cutter) = removed.and_then(|one| one.cutter) {
-            // Nothing happens to an exchange that is over.
-            cutter.abort(Failure::possibly_executed(
+        if let Some(abort) = removed.and_then(|one| one.abort) {
+            // No effect on an exchange that has ended.
+            abort.abort(Failure::possibly_executed(
                 Code::Cancelled,
-                "the caller went away",
+                "the caller closed its connection",
             ));
         }
     }
@@ -396,14 +405,14 @@ mod tests {
         Exchanges::new(room, weights, 1024 * 1024)
     }
 
-    /// Takes all that it gets.
+    /// Takes permits until one is rejected.
     fn greedy(exchanges: &Arc<Exchanges>, tenant: &str, key: &str) -> Vec<ExchangePermit> {
         let principal = principal(tenant, key);
         std::iter::from_fn(|| exchanges.begin(&principal, 0).ok()).collect()
     }
 
     #[test]
-    fn who_takes_all_it_gets_leaves_a_share_for_who_comes_later() {
+    fn greedy_caller_leaves_share_for_later_callers() {
         let exchanges = exchanges(1000, 800, 800, Weights::default());
         let first = greedy(&exchanges, "a", "k");
         assert_eq!(first.len(), 250, "half of what its tenant may have");
@@ -421,7 +430,7 @@ mod tests {
     }
 
     #[test]
-    fn a_weight_is_a_larger_share() {
+    fn weight_enlarges_share() {
         let weights = Weights {
             tenants: [("b".to_owned(), Weight(3))].into(),
             keys: [("heavy".to_owned(), Weight(3))].into(),
@@ -435,7 +444,7 @@ mod tests {
     }
 
     #[test]
-    fn few_places_are_for_who_comes_first() {
+    fn small_capacity_is_not_divided() {
         let exchanges = exchanges(1000, 3, 2, Weights::default());
         assert_eq!(greedy(&exchanges, "a", "k").len(), 2);
         let held = (greedy(&exchanges, "a", "k"), greedy(&exchanges, "a", "k2"));
@@ -443,7 +452,7 @@ mod tests {
     }
 
     #[test]
-    fn as_many_as_the_tunnels_take_are_shared() {
+    fn streams_of_tunnels_are_shared() {
         let exchanges = exchanges(10_000, 4096, 768, Weights::default());
         let principal = principal("a", "k");
         let begun = std::iter::from_fn(|| exchanges.begin(&principal, 1024).ok());
@@ -451,11 +460,11 @@ mod tests {
     }
 
     #[test]
-    fn place_lasts_until_its_last_clone_is_dropped() {
+    fn permit_is_held_until_last_clone_is_dropped() {
         let exchanges = exchanges(10, 10, 10, Weights::default());
-        let place = exchanges.begin(&principal("a", "k"), 0).unwrap();
-        let of_response = place.clone();
-        drop(place);
+        let permit = exchanges.begin(&principal("a", "k"), 0).unwrap();
+        let of_response = permit.clone();
+        drop(permit);
         assert_eq!(exchanges.count(), 1);
         drop(of_response);
         assert_eq!(exchanges.count(), 0);
@@ -464,7 +473,7 @@ mod tests {
     }
 
     #[test]
-    fn operations_have_a_room_of_their_own_with_shares() {
+    fn operations_have_their_own_shared_capacity() {
         let exchanges = exchanges(10, 10, 10, Weights::default());
         let _calls = greedy(&exchanges, "a", "k");
         let take = |tenant: &str, key: &str| -> Vec<ExchangePermit> {
@@ -479,7 +488,7 @@ mod tests {
     }
 
     #[test]
-    fn delivery_bodies_use_their_tenants_memory() {
+    fn delivery_bodies_use_memory_of_their_tenant() {
         let exchanges = exchanges(10, 10, 10, Weights::default());
         let delivery = exchanges.begin_delivery(&"a".into(), "a");
         let mut body = delivery.reservation();

@@ -1,12 +1,12 @@
-//! Lines that end in LF alone, which some readers take for lines and others do not: a way to hide a
-//! request in another (RFC 9112, 2.2 and 11.2).
+//! Rejects lines that end in LF without CR, and cuts heads that are too long, on HTTP/1.1 connections.
 //!
-//! The HTTP library takes them. So what comes in is followed from head to head, and an LF that no CR
-//! precedes is made a NUL, which no head may hold: the library refuses it with 400 and closes the
-//! connection. Bodies are not touched, and neither is what follows when a connection turns raw.
+//! Some parsers accept a bare LF as a line end and others do not, which allows request smuggling (RFC 9112, 2.2 and
+//! 11.2). hyper accepts it and has no option to reject it. So the input is followed from head to head, and a bare LF
+//! is replaced by a NUL, which no head may have: hyper responds with 400 and closes the connection. Bodies and the
+//! bytes of raw connections are not changed.
 //!
-//! A head that is longer than any that can pass is cut: what is beyond is taken out, so that it costs no
-//! memory and its request can still be refused with a problem document. Nothing is read after it.
+//! A head that is longer than any that can pass is cut: the rest is removed, so that it takes no memory and its
+//! request can still be rejected with a problem document. Nothing is read after it.
 
 use super::Connection;
 use super::inspected_io::{InspectedIo, StreamInspector};
@@ -15,19 +15,20 @@ use std::io;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 
-/// Of a line, what is kept to look at: a name, and a value of which only a number or a word matters.
+/// Bytes of a line that are kept for inspection: a field name, and a value of which only a number or a token
+/// matters.
 const LINE_KEPT_BYTES: usize = 128;
 
-/// Bytes of a head that are not charged: the library's buffer has as many from the beginning.
+/// Bytes of a head that are not charged: hyper's buffer has this size from the start.
 const HEAD_FREE_BYTES: usize = 8 * 1024;
 
 /// Bytes of a head that are passed on: more than any head that can pass (a head on the wire has 48 KiB).
 const HEAD_KEPT_BYTES: usize = 56 * 1024;
 
-/// A connection that is read by lines, where it has lines.
+/// A connection whose lines are inspected.
 pub(crate) type BareLfIo<IO> = InspectedIo<IO, BareLfGuard>;
 
-/// Follows the lines of a connection until it turns raw.
+/// Inspects the lines of a connection until it turns raw.
 #[derive(Debug)]
 pub(crate) struct BareLfGuard {
     connection: Arc<Connection>,
@@ -35,7 +36,7 @@ pub(crate) struct BareLfGuard {
 }
 
 impl BareLfGuard {
-    /// From its first byte on.
+    /// Returns a guard for a connection without input so far.
     pub(crate) fn new(connection: Arc<Connection>) -> Self {
         Self {
             connection,
@@ -43,8 +44,7 @@ impl BareLfGuard {
         }
     }
 
-    /// Charges the connection for the head that is not complete, which the library keeps in a buffer that
-    /// doubles.
+    /// Charges the connection for an incomplete head, which hyper keeps in a buffer that doubles.
     fn charge(&self) {
         let bytes = self.lines.head_bytes;
         if bytes > HEAD_FREE_BYTES && self.connection.is_pending() {
@@ -62,7 +62,7 @@ impl StreamInspector for BareLfGuard {
         if self.connection.is_raw() {
             return bytes.len();
         }
-        let kept = self.lines.see(bytes);
+        let kept = self.lines.inspect(bytes);
         if self.lines.next == Next::Nothing {
             self.connection.head_is_cut();
         }
@@ -70,7 +70,7 @@ impl StreamInspector for BareLfGuard {
         kept
     }
 
-    fn see(
+    fn inspect(
         &mut self,
         _: &mut Context<'_>,
         result: Poll<io::Result<()>>,
@@ -79,36 +79,36 @@ impl StreamInspector for BareLfGuard {
         result
     }
 
-    /// A raw stream may stand still for as long as its own limit says.
-    fn may_stand_still(&self) -> bool {
+    /// A raw stream has its own idle limit (`limits.raw_idle_timeout`).
+    fn is_write_unlimited(&self) -> bool {
         self.connection.is_raw()
     }
 }
 
-/// What comes next.
+/// What the next bytes are.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Next {
     /// A line of a head; whether it is the first.
     Line { is_first: bool },
-    /// So many bytes of a body.
+    /// This many bytes of a body.
     Body(u64),
     /// A line with a chunk's size.
     ChunkSize,
-    /// So many bytes of a chunk.
+    /// This many bytes of a chunk.
     Chunk(u64),
-    /// The line end behind a chunk.
+    /// The line end after a chunk.
     ChunkEnd,
-    /// A line behind the last chunk.
+    /// A line after the last chunk.
     Trailer,
-    /// The rest of a head that is cut; whether its current line is empty so far.
+    /// The rest of a head that is cut, and whether its current line is empty so far.
     Rest { is_empty_line: bool },
-    /// Nothing: what comes is taken out.
+    /// Bytes after a head that was cut, which are removed.
     Nothing,
-    /// Nothing that has lines, or nothing that will be understood.
+    /// Bytes without lines, or bytes that hyper will reject.
     Anything,
 }
 
-/// What a head said of what follows it.
+/// What follows a head, as the head states.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Follows {
     Nothing,
@@ -117,20 +117,20 @@ enum Follows {
     Raw,
 }
 
-/// Follows the bytes of a connection.
+/// The position in the input of a connection.
 #[derive(Debug)]
 struct Lines {
     next: Next,
     follows: Follows,
-    /// The beginning of the line.
+    /// The beginning of the current line.
     line: [u8; LINE_KEPT_BYTES],
-    /// All of its length so far.
+    /// Its length so far.
     length: usize,
     /// Whether its last byte was a CR.
     has_cr: bool,
-    /// Bytes of the head so far, if it is not complete.
+    /// Bytes of an incomplete head so far.
     head_bytes: usize,
-    /// Bytes that are still to be put in the place of what was taken out.
+    /// Bytes that must still be written in place of removed ones.
     owed: Vec<u8>,
 }
 
@@ -149,9 +149,8 @@ impl Default for Lines {
 }
 
 impl Lines {
-    /// Looks at what came, and spoils it where a line ends in LF alone. Returns how many bytes are left,
-    /// which are at the beginning.
-    fn see(&mut self, bytes: &mut [u8]) -> usize {
+    /// Inspects input in place, and replaces a bare LF. Returns how many bytes are left, at the beginning.
+    fn inspect(&mut self, bytes: &mut [u8]) -> usize {
         let (mut at, mut kept) = (0, 0);
         while at < bytes.len() {
             let rest = &mut bytes[at..];
@@ -179,7 +178,7 @@ impl Lines {
                     continue;
                 }
                 Next::Line { .. } if self.head_bytes >= HEAD_KEPT_BYTES && !self.has_cr => {
-                    // A line that has begun is ended.
+                    // The current line is completed, so that the cut head ends in order.
                     let is_empty_line = self.length == 0;
                     if !is_empty_line {
                         self.owed.extend_from_slice(b"\r\n");
@@ -203,14 +202,14 @@ impl Lines {
         kept
     }
 
-    /// Looks for the end of a head that is cut.
+    /// Searches the end of a head that is cut.
     fn part_of_rest(&mut self, bytes: &[u8]) -> usize {
         let Next::Rest { is_empty_line } = &mut self.next else {
             return bytes.len();
         };
         for (index, byte) in bytes.iter().enumerate() {
             match byte {
-                // The empty line is passed on as it comes: there is room for no more than was taken out.
+                // The empty line is passed on byte by byte: only as many bytes fit as were removed.
                 b'\n' if *is_empty_line => {
                     self.owed.push(b'\n');
                     self.next = Next::Nothing;
@@ -227,7 +226,7 @@ impl Lines {
         bytes.len()
     }
 
-    /// Takes bytes up to the line's end, if it is there.
+    /// Takes bytes up to the end of the line, if it has arrived.
     fn part_of_line(&mut self, bytes: &mut [u8]) -> usize {
         let end = bytes.iter().position(|byte| *byte == b'\n');
         let taken = end.map_or(bytes.len(), |end| end + 1);
@@ -244,23 +243,24 @@ impl Lines {
             self.has_cr = *last == b'\r';
         }
         let Some(end) = end else { return bytes.len() };
-        let is_fine = self.has_cr && self.whole_line();
-        if !is_fine {
-            bytes[end] = 0;
+        let is_valid = self.has_cr && self.complete_line();
+        if !is_valid {
+            reject(&mut bytes[end]);
             self.next = Next::Anything;
         }
         (self.length, self.has_cr) = (0, false);
         end + 1
     }
 
-    /// A line that ended in CR LF; whether what it says can be followed.
-    fn whole_line(&mut self) -> bool {
+    /// Follows a line that ended in CR LF. Returns false for one after which the position in the input would be unknown.
+    fn complete_line(&mut self) -> bool {
         let length = self.length - 1;
         let line = &self.line[..length.min(LINE_KEPT_BYTES)];
         match self.next {
-            // Empty lines before a request are none of it.
+            // Empty lines before a request line are allowed (RFC 9112, 2.2).
             Next::Line { is_first: true } if length == 0 => {}
             Next::Line { is_first: true } => {
+                // After CONNECT the bytes may be raw, whatever its other fields state.
                 self.follows = match line.starts_with(b"CONNECT ") {
                     true => Follows::Raw,
                     false => Follows::Nothing,
@@ -277,8 +277,10 @@ impl Lines {
                 };
             }
             Next::Line { is_first: false } => match framing(line) {
+                // Longer than what is kept: the number may continue.
                 Some(Follows::Length(_)) if length > LINE_KEPT_BYTES => return false,
                 Some(framing) if self.follows != Follows::Raw => self.follows = framing,
+                // A length that is no plain number. Parsers differ in how they read `+1` or `1, 1`.
                 _ if is_length(line) => return false,
                 _ => {}
             },
@@ -300,6 +302,11 @@ impl Lines {
     }
 }
 
+/// Makes hyper reject the request: no head may have a NUL.
+fn reject(byte: &mut u8) {
+    *byte = 0;
+}
+
 fn named<'a>(line: &'a [u8], name: &str) -> Option<&'a [u8]> {
     let (own, value) = line.split_at_checked(name.len())?;
     let value = value.strip_prefix(b":")?;
@@ -311,7 +318,7 @@ fn is_length(line: &[u8]) -> bool {
     named(line, "content-length").is_some()
 }
 
-/// What a field says of the body. A coding that is not chunks is refused by the library.
+/// Returns what a field states about the body. hyper itself rejects a transfer coding other than chunked.
 fn framing(line: &[u8]) -> Option<Follows> {
     if named(line, "transfer-encoding").is_some() {
         return Some(Follows::Chunks);
@@ -334,7 +341,7 @@ fn chunk_size(line: &[u8]) -> Option<u64> {
 mod tests {
     use super::*;
 
-    /// What the library gets, however the bytes are cut.
+    /// Returns what hyper gets. It must not depend on how the input is split.
     fn seen(text: &[u8]) -> Vec<u8> {
         let whole = seen_in_pieces(text, text.len().max(1));
         for cut in 0..text.len() {
@@ -342,7 +349,7 @@ mod tests {
             let mut all = Vec::new();
             for piece in [&text[..cut], &text[cut..]] {
                 let mut piece = piece.to_vec();
-                let kept = lines.see(&mut piece);
+                let kept = lines.inspect(&mut piece);
                 all.extend_from_slice(&piece[..kept]);
             }
             assert_eq!(all, whole, "cut at {cut}");
@@ -355,14 +362,14 @@ mod tests {
         let mut all = Vec::new();
         for piece in text.chunks(size) {
             let mut piece = piece.to_vec();
-            let kept = lines.see(&mut piece);
+            let kept = lines.inspect(&mut piece);
             all.extend_from_slice(&piece[..kept]);
         }
         all
     }
 
     #[test]
-    fn head_that_is_too_long_is_cut_and_ended() {
+    fn oversized_head_is_cut_and_ended() {
         let first = "GET / HTTP/1.1\r\nHost: x\r\n";
         let field = format!("X-A: {}\r\n", "a".repeat(1000));
         let heads = [
@@ -384,7 +391,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_well_formed_is_not_touched() {
+    fn well_formed_input_is_unchanged() {
         for text in [
             "\r\nGET / HTTP/1.1\r\nHost: x\r\n\r\nGET /2 HTTP/1.1\r\n\r\n",
             "POST / HTTP/1.1\r\nCONTENT-length:  6 \r\n\r\na\nb\n\n\nGET / HTTP/1.1\r\n\r\n",
@@ -402,7 +409,7 @@ mod tests {
     }
 
     #[test]
-    fn a_line_that_ends_in_lf_alone_is_spoiled() {
+    fn bare_lf_is_rejected() {
         for text in [
             "GET / HTTP/1.1\nHost: x\r\n\r\n",
             "GET / HTTP/1.1\r\nHost: x\n\r\n",
@@ -415,14 +422,14 @@ mod tests {
             "POST / HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n1\r\nx\r\n0\r\nX: y\n\r\n",
         ] {
             let seen = seen(text.as_bytes());
-            let spoiled = seen.iter().filter(|byte| **byte == 0).count();
-            assert_eq!(spoiled, 1, "{text}");
+            let rejected = seen.iter().filter(|byte| **byte == 0).count();
+            assert_eq!(rejected, 1, "{text}");
             assert_eq!(seen.len(), text.len());
         }
     }
 
     #[test]
-    fn a_length_that_cannot_be_followed_is_spoiled_before_its_head_ends() {
+    fn ambiguous_length_is_rejected_within_head() {
         let padded = format!("Content-Length: {}5", " ".repeat(200));
         for field in ["Content-Length: +1", "Content-Length: 1, 1", &*padded] {
             let text = format!("POST / HTTP/1.1\r\n{field}\r\n\r\nx\n");

@@ -1,4 +1,4 @@
-//! A connection of which somebody looks at what comes in, and that does not wait for ever to write.
+//! A connection whose input is inspected, and whose writes time out.
 
 use super::write_timeout::WriteTimeout;
 use std::io::{self, IoSlice};
@@ -6,58 +6,57 @@ use std::pin::Pin;
 use std::task::{Context, Poll};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
-/// Reads whose bytes are all taken out, before others have their turn.
+/// Reads whose bytes are all removed, before the task yields.
 const READS_IN_A_ROW: usize = 16;
 
-/// Looks at what comes in.
+/// Inspects the input of a connection.
 pub(crate) trait StreamInspector {
-    /// Whether there may be another read.
+    /// Returns whether another read is allowed.
     ///
     /// # Errors
-    /// Why not.
+    /// Why it is not.
     fn may_read(&self) -> io::Result<()> {
         Ok(())
     }
 
-    /// What becomes of a read that came to `result`, with these bytes.
-    fn see(
+    /// Inspects the bytes of a read that ended in `result`. Returns what the reader gets.
+    fn inspect(
         &mut self,
         cx: &mut Context<'_>,
         result: Poll<io::Result<()>>,
         bytes: &mut [u8],
     ) -> Poll<io::Result<()>>;
 
-    /// Takes out of what was read what is not passed on, and returns how many bytes are left. Called
-    /// before [`Self::see`].
+    /// Removes bytes that are not passed on. Returns how many are left. Called before [`Self::inspect`].
     fn keep(&mut self, bytes: &mut [u8]) -> usize {
         bytes.len()
     }
 
-    /// Whether a write may wait for as long as it takes.
-    fn may_stand_still(&self) -> bool {
+    /// Returns whether writes have no timeout.
+    fn is_write_unlimited(&self) -> bool {
         false
     }
 }
 
-/// A connection with its watch.
+/// A connection with its inspector.
 #[derive(Debug)]
 pub(crate) struct InspectedIo<IO, W> {
     io: IO,
-    watch: W,
-    patience: WriteTimeout,
+    inspector: W,
+    write_timeout: WriteTimeout,
 }
 
 impl<IO, W: StreamInspector> InspectedIo<IO, W> {
-    /// From its first byte on.
-    pub(crate) fn new(io: IO, watch: W, patience: WriteTimeout) -> Self {
+    /// Returns a connection without input so far.
+    pub(crate) fn new(io: IO, inspector: W, write_timeout: WriteTimeout) -> Self {
         Self {
             io,
-            watch,
-            patience,
+            inspector,
+            write_timeout,
         }
     }
 
-    /// The connection itself.
+    /// Returns the connection itself.
     pub(crate) fn into_inner(self) -> IO {
         self.io
     }
@@ -67,10 +66,10 @@ impl<IO, W: StreamInspector> InspectedIo<IO, W> {
         cx: &mut Context<'_>,
         result: Poll<io::Result<T>>,
     ) -> Poll<io::Result<T>> {
-        if self.watch.may_stand_still() {
+        if self.inspector.is_write_unlimited() {
             return result;
         }
-        self.patience.see(cx, result)
+        self.write_timeout.poll(cx, result)
     }
 }
 
@@ -81,23 +80,26 @@ impl<IO: AsyncRead + Unpin, W: StreamInspector + Unpin> AsyncRead for InspectedI
         buf: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
         let this = self.get_mut();
-        this.watch.may_read()?;
+        this.inspector.may_read()?;
         let before = buf.filled().len();
         for _ in 0..READS_IN_A_ROW {
             let result = Pin::new(&mut this.io).poll_read(cx, buf);
             let read = buf.filled().len() - before;
             if read == 0 {
-                return this.watch.see(cx, result, &mut []);
+                return this.inspector.inspect(cx, result, &mut []);
             }
-            let kept = this.watch.keep(&mut buf.filled_mut()[before..]);
+            let kept = this.inspector.keep(&mut buf.filled_mut()[before..]);
             buf.set_filled(before + kept);
-            // Without a byte, the reader would take the connection for ended.
+            // A read without a byte means the end of the input to the reader, so another one follows.
             if kept > 0 {
-                return this.watch.see(cx, result, &mut buf.filled_mut()[before..]);
+                return this
+                    .inspector
+                    .inspect(cx, result, &mut buf.filled_mut()[before..]);
             }
         }
+        // Nothing but removed bytes so far. The task yields, so that such a connection cannot keep its thread busy.
         cx.waker().wake_by_ref();
-        this.watch.see(cx, Poll::Pending, &mut [])
+        this.inspector.inspect(cx, Poll::Pending, &mut [])
     }
 }
 

@@ -422,11 +422,11 @@ impl Engine {
                 // Whether those of another class have a route is seen when they have this one.
                 let is_classified = group.class.mark == patterns;
                 let is_later = match self.route_of_group(tenant, &group) {
-                    routing::Way::Later(_) => true,
+                    routing::RouteDecision::Deferred(_) => true,
                     // What would be refused is pending until its time has come.
-                    routing::Way::Bridge(_) | routing::Way::Direct | routing::Way::Refused(_) => {
-                        false
-                    }
+                    routing::RouteDecision::Bridge(_)
+                    | routing::RouteDecision::Direct
+                    | routing::RouteDecision::Refused(_) => false,
                 };
                 if is_later == wants_route || (is_later && !is_classified) {
                     continue;
@@ -446,7 +446,11 @@ impl Engine {
         Ok(has_more)
     }
 
-    fn route_of_group(&self, tenant: &Arc<str>, group: &Group) -> routing::Way<Arc<TunnelEntry>> {
+    fn route_of_group(
+        &self,
+        tenant: &Arc<str>,
+        group: &Group,
+    ) -> routing::RouteDecision<Arc<TunnelEntry>> {
         let stored = StoredRoute {
             tenant,
             bridge: group.bridge.as_deref(),
@@ -637,20 +641,22 @@ impl Engine {
             is_direct: call.class.is_direct && is_classified,
         };
         let way = match routing::decide_stored(state.data.routes(), stored) {
-            routing::Way::Bridge(entry) => Way::Bridge(entry),
-            routing::Way::Direct => Way::Direct,
+            routing::RouteDecision::Bridge(entry) => Way::Bridge(entry),
+            routing::RouteDecision::Direct => Way::Direct,
             // By the patterns of now it may have a route.
-            routing::Way::Later(_) | routing::Way::Refused(_) if !is_classified => {
+            routing::RouteDecision::Deferred(_) | routing::RouteDecision::Refused(_)
+                if !is_classified =>
+            {
                 return Begun::Stale;
             }
             // The route is decided again when the tenant's tunnels or patterns change.
-            routing::Way::Later(_) => {
+            routing::RouteDecision::Deferred(_) => {
                 return Begun::Moved(Box::new(Write::Park {
                     id: call.id.clone(),
                     left_ms: 0,
                 }));
             }
-            routing::Way::Refused(none) => {
+            routing::RouteDecision::Refused(none) => {
                 return Begun::Moved(Box::new(Write::Drop {
                     id: call.id.clone(),
                     state: CallState::Refused,

@@ -2,7 +2,7 @@
 
 use super::outcome::{FailedAttempt, RECHECK_INTERVAL, REPORT_TIMEOUT, not_opened};
 use super::time::{left_of, share_time};
-use super::upload::{ExpectContinueBody, Upload, pump};
+use super::upload::{Upload, UploadError, expect_continue, pump};
 use super::{ExchangeContext, ExchangeRequest, Outbound, TunnelBody, TunnelResponse};
 use crate::capacity::ExchangePermit;
 use crate::registry::TunnelEntry;
@@ -35,18 +35,18 @@ pub(super) async fn run<B>(
 ) -> Result<TunnelResponse, Failure>
 where
     B: Body<Data = Bytes> + Send + 'static,
-    B::Error: Send,
+    B::Error: Into<UploadError> + Send,
 {
     let (inline, upload) = match body {
         Outbound::Whole(bytes) => (bytes, None),
-        Outbound::Streaming { body, idle } => {
+        Outbound::Streaming(body) => {
             let metrics = context.metrics.clone();
             let counted = body.map_frame(move |frame| {
                 let bytes = frame.data_ref().map_or(0, Bytes::len);
                 metrics.bytes_up(bytes as u64);
                 frame
             });
-            let upload = Upload::new(permit.memory(), counted, idle);
+            let upload = Upload::new(permit.memory(), counted);
             (Bytes::new(), Some(upload))
         }
     };
@@ -104,7 +104,7 @@ enum AttemptEnd {
 impl<B> Attempts<'_, B>
 where
     B: Body<Data = Bytes> + Send + 'static,
-    B::Error: Send,
+    B::Error: Into<UploadError> + Send,
 {
     async fn try_tunnels(&mut self) -> Result<TunnelResponse, Failure> {
         loop {
@@ -196,7 +196,7 @@ where
             return (Some(tokio::spawn(pump(send, upload.reader()))), None);
         }
         let (go_ahead, requested) = oneshot::channel();
-        let body = ExpectContinueBody::new(requested, upload.reader());
+        let body = expect_continue(upload.reader(), requested);
         (Some(tokio::spawn(pump(send, body))), Some(go_ahead))
     }
 

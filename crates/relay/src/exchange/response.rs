@@ -27,7 +27,7 @@ pub(crate) struct TunnelResponse {
 /// The body of a response, from the tunnel's stream. An error means that it is incomplete. Dropping it
 /// cancels the exchange.
 #[derive(Debug)]
-pub struct TunnelBody {
+pub(crate) struct TunnelBody {
     recv: RecvStream,
     metrics: Arc<Metrics>,
     sum: Option<Arc<TrafficSum>>,
@@ -73,6 +73,7 @@ impl Body for TunnelBody {
         if let Some(Ok(frame)) = &frame
             && let Some(data) = frame.data_ref()
         {
+            // Counted when the caller's connection takes them: until then they are within the window.
             let bytes = data.len() as u64;
             self.metrics.bytes_down(bytes);
             if let Some(sum) = &self.sum {

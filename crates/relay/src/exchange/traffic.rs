@@ -1,6 +1,6 @@
 //! Byte counts of finished exchanges, for the audit record.
 
-use crate::auth::Principal;
+use crate::access::Principal;
 use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -20,7 +20,7 @@ pub(crate) trait TrafficLog: fmt::Debug + Send + Sync {
 
 /// What exchanges of one kind add up to.
 #[derive(Debug, Default)]
-pub struct TrafficSum {
+pub(crate) struct TrafficSum {
     count: AtomicU64,
     up: AtomicU64,
     down: AtomicU64,

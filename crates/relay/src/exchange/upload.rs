@@ -1,57 +1,71 @@
-//! A request's body, on its way from the caller to a tunnel.
+//! A request's body on its way from the caller to a tunnel.
 //!
-//! Its beginning is kept until an answer has come: a tunnel that provably dispatched nothing is then no
-//! reason to trouble the caller, for the next one gets the body from its first byte. Bounded for each
-//! body, and by the memory that its key may use; what is longer is not repeated.
+//! ```text
+//! caller's body -> Source (keeps the beginning) -> UploadReader of one attempt -> pump -> stream
+//! ```
+//!
+//! The beginning of the body is kept until a response comes. If a tunnel provably dispatched nothing, the next
+//! attempt reads the body from its first byte, and the caller does not notice. What is kept is bounded for each
+//! body, and by the memory that the caller's key may use. A longer body is not retried.
 
 use crate::capacity::KeyMemory;
 use bytes::Bytes;
 use http_body::{Body, Frame};
 use protocol::{Code, Failure};
+use runtime::body::DeferredBody;
 use std::convert::Infallible;
+use std::io;
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll};
 use std::time::Duration;
 use tokio::sync::oneshot;
-use tokio::time::{Instant, Sleep};
 use transport::{PumpError, SendStream};
 
 /// What is kept of one body, in bytes.
 const KEPT_MAX_BYTES: usize = 64 * 1024;
 
-/// Pieces that are kept of one body.
-const KEPT_MAX_PIECES: usize = 256;
+/// Frames that are kept of one body.
+const KEPT_MAX_FRAMES: usize = 256;
 
-/// How long the bridge's word is waited for that the target wants a body; it has one after a second.
-const GO_AHEAD_WAIT: Duration = Duration::from_secs(3);
+/// How long a body is held back at most. A bridge sends its own 100 after one second without one from the
+/// target; this limit is for a bridge that does not.
+const GO_AHEAD_TIMEOUT: Duration = Duration::from_secs(3);
 
-/// Why a body came to no end.
+/// Why a body is incomplete.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Broken {
-    /// The caller broke it off.
-    Off,
-    /// The caller sent nothing for so long.
+pub(crate) enum UploadError {
+    /// The caller aborted it.
+    Aborted,
+    /// The caller sent nothing for this time.
     Idle(Duration),
     /// Another attempt reads it.
-    Handed,
+    Superseded,
 }
 
-impl From<Infallible> for Broken {
+impl From<Infallible> for UploadError {
     fn from(never: Infallible) -> Self {
         match never {}
     }
 }
 
-impl Broken {
-    /// What its exchange is ended with.
+impl From<io::Error> for UploadError {
+    fn from(_: io::Error) -> Self {
+        Self::Aborted
+    }
+}
+
+impl UploadError {
+    /// Returns the failure that the exchange ends with.
     fn failure(self) -> Failure {
         match self {
-            Self::Off | Self::Handed => {
-                Failure::possibly_executed(Code::Cancelled, "the caller broke off its body")
+            Self::Aborted | Self::Superseded => {
+                Failure::possibly_executed(Code::Cancelled, "the caller aborted its request body")
             }
             Self::Idle(limit) => {
-                let detail = format!("the caller sent nothing of its body for {limit:?}");
+                let detail = format!(
+                    "the caller sent nothing of its body for {limit:?} (limits.caller_idle_timeout)"
+                );
                 Failure::possibly_executed(Code::Timeout, detail)
             }
         }
@@ -70,93 +84,84 @@ struct Source<B> {
     /// Its beginning, as far as it is kept.
     kept: Vec<Bytes>,
     kept_bytes: usize,
-    /// Whether all that was taken of it is kept.
-    is_whole: bool,
+    /// Whether everything that was read of it is kept.
+    is_complete: bool,
     /// How it ended.
-    end: Option<Result<(), Broken>>,
-    /// Which reader may read.
+    end: Option<Result<(), UploadError>>,
+    /// The number of the only reader that may read.
     reader: u32,
-    idle: Option<Duration>,
-    sleep: Option<Pin<Box<Sleep>>>,
 }
 
 impl<B> Drop for Source<B> {
     fn drop(&mut self) {
-        self.forget();
+        self.discard();
     }
 }
 
 impl<B> Source<B> {
-    fn forget(&mut self) {
+    /// Discards what is kept: the body cannot be read from its first byte any more.
+    fn discard(&mut self) {
         self.memory.release(self.kept_bytes as u64);
         self.kept = Vec::new();
         self.kept_bytes = 0;
-        self.is_whole = false;
+        self.is_complete = false;
     }
 
-    /// Its reader has all that is kept.
+    /// Keeps a frame that goes to a reader which has everything before it.
     fn keep(&mut self, data: &Bytes) {
-        if !self.is_whole {
+        if !self.is_complete {
             return;
         }
+        // Frames are counted, too: a frame of one byte keeps the whole buffer that it arrived in.
         let fits = self.kept_bytes + data.len() <= KEPT_MAX_BYTES
-            && self.kept.len() < KEPT_MAX_PIECES
+            && self.kept.len() < KEPT_MAX_FRAMES
             && self.memory.has_room_to_spare(data.len() as u64);
         if fits {
             self.memory.add(data.len() as u64);
             self.kept_bytes += data.len();
             self.kept.push(data.clone());
         } else {
-            self.forget();
+            self.discard();
         }
     }
 
-    /// A piece of what is kept. It goes with its reader where nobody will want it once more.
-    fn piece(&mut self, at: &mut usize) -> Option<Bytes> {
-        let piece = self.kept.get(*at)?.clone();
+    /// Returns the kept frame at `at`. The memory is released with the last frame, once no other attempt may
+    /// follow.
+    fn replay(&mut self, at: &mut usize) -> Option<Bytes> {
+        let frame = self.kept.get(*at)?.clone();
         *at += 1;
-        if !self.is_whole && *at == self.kept.len() {
-            self.forget();
+        if !self.is_complete && *at == self.kept.len() {
+            self.discard();
             *at = 0;
         }
-        Some(piece)
+        Some(frame)
     }
 }
 
-impl<B: Body<Data = Bytes>> Source<B> {
-    fn poll_next(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Broken>>> {
+impl<B: Body<Data = Bytes, Error: Into<UploadError>>> Source<B> {
+    fn poll_next(
+        &mut self,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, UploadError>>> {
         match self.end {
             None => {}
             Some(Ok(())) => return Poll::Ready(None),
-            Some(Err(broken)) => return Poll::Ready(Some(Err(broken))),
+            Some(Err(error)) => return Poll::Ready(Some(Err(error))),
         }
-        let frame = match self.body.as_mut().poll_frame(cx) {
-            Poll::Ready(frame) => frame.map(|frame| frame.map_err(|_| Broken::Off)),
-            Poll::Pending => {
-                let Some(idle) = self.idle else {
-                    return Poll::Pending;
-                };
-                let sleep = self
-                    .sleep
-                    .get_or_insert_with(|| Box::pin(tokio::time::sleep(idle)));
-                std::task::ready!(sleep.as_mut().poll(cx));
-                Some(Err(Broken::Idle(idle)))
-            }
-        };
-        if let (Some(sleep), Some(idle)) = (&mut self.sleep, self.idle) {
-            sleep.as_mut().reset(Instant::now() + idle);
-        }
+        let frame = std::task::ready!(self.body.as_mut().poll_frame(cx));
+        let frame = frame.map(|frame| frame.map_err(Into::into));
         match &frame {
             None => self.end = Some(Ok(())),
-            // It is said once; whoever asks again must not take it for an end.
-            Some(Err(broken)) => {
-                self.end = Some(Err(*broken));
-                self.forget();
+            // A body reports its error once and then `None`. A later reader must not take that for an
+            // orderly end.
+            Some(Err(error)) => {
+                self.end = Some(Err(*error));
+                self.discard();
             }
             Some(Ok(frame)) => match frame.data_ref() {
                 Some(data) => self.keep(data),
-                // Trailers are told once.
-                None => self.forget(),
+                // Trailers are not kept, so a body with trailers is not retried.
+                None => self.discard(),
             },
         }
         Poll::Ready(frame)
@@ -164,18 +169,16 @@ impl<B: Body<Data = Bytes>> Source<B> {
 }
 
 impl<B> Upload<B> {
-    /// With the time that the caller may be silent for.
-    pub(super) fn new(memory: &Arc<KeyMemory>, body: B, idle: Option<Duration>) -> Self {
+    /// Returns an upload that counts what it keeps for `memory`.
+    pub(super) fn new(memory: &Arc<KeyMemory>, body: B) -> Self {
         Self(Arc::new(Mutex::new(Source {
             memory: memory.clone(),
             body: Box::pin(body),
             kept: Vec::new(),
             kept_bytes: 0,
-            is_whole: true,
+            is_complete: true,
             end: None,
             reader: 0,
-            idle,
-            sleep: None,
         })))
     }
 
@@ -183,24 +186,25 @@ impl<B> Upload<B> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Takes it from its reader, for good. Whether another can have it from its first byte.
+    /// Takes the body from its reader for good. Returns whether another attempt can read it from its first
+    /// byte.
     pub(super) fn reclaim(&self) -> bool {
         let mut source = self.lock();
         source.reader += 1;
-        source.is_whole
+        source.is_complete
     }
 
-    /// Nobody will want it once more. What its reader has not read of it stays.
+    /// Ends retries: no other attempt follows. Kept frames that the reader has not read stay for it.
     pub(super) fn release(&self) {
         let mut source = self.lock();
-        source.is_whole = false;
+        source.is_complete = false;
     }
 
-    /// The body for an attempt.
-    pub(super) fn reader(&self) -> Reader<B> {
+    /// Returns the body for an attempt. Readers before it fail from now on.
+    pub(super) fn reader(&self) -> UploadReader<B> {
         let mut source = self.lock();
         source.reader += 1;
-        Reader {
+        UploadReader {
             number: source.reader,
             source: Self(self.0.clone()),
             at: 0,
@@ -210,28 +214,28 @@ impl<B> Upload<B> {
 
 /// The body as one attempt reads it.
 #[derive(Debug)]
-pub(super) struct Reader<B> {
+pub(super) struct UploadReader<B> {
     source: Upload<B>,
     number: u32,
-    /// Pieces that were read of what is kept.
+    /// Kept frames that were read.
     at: usize,
 }
 
-impl<B: Body<Data = Bytes>> Body for Reader<B> {
+impl<B: Body<Data = Bytes, Error: Into<UploadError>>> Body for UploadReader<B> {
     type Data = Bytes;
-    type Error = Broken;
+    type Error = UploadError;
 
     fn poll_frame(
         self: Pin<&mut Self>,
         cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, Broken>>> {
+    ) -> Poll<Option<Result<Frame<Bytes>, UploadError>>> {
         let this = self.get_mut();
         let mut source = this.source.lock();
         if source.reader != this.number {
-            return Poll::Ready(Some(Err(Broken::Handed)));
+            return Poll::Ready(Some(Err(UploadError::Superseded)));
         }
-        if let Some(piece) = source.piece(&mut this.at) {
-            return Poll::Ready(Some(Ok(Frame::data(piece))));
+        if let Some(frame) = source.replay(&mut this.at) {
+            return Poll::Ready(Some(Ok(Frame::data(frame))));
         }
         let next = source.poll_next(cx);
         this.at = source.kept.len();
@@ -239,68 +243,34 @@ impl<B: Body<Data = Bytes>> Body for Reader<B> {
     }
 }
 
-/// Passes a body on from the caller. If the caller breaks off, so does the request.
-pub(crate) async fn pump<B>(mut send: SendStream, source: B)
+/// Sends a body into a stream. If the body fails, the stream is reset.
+pub(crate) async fn pump<B>(mut send: SendStream, body: B)
 where
-    B: Body<Data = Bytes, Error: Into<Broken>>,
+    B: Body<Data = Bytes, Error: Into<UploadError>>,
 {
-    match send.pump(source).await {
+    match send.pump(body).await {
+        // A stream that failed is reported by its receiving half.
         Ok(_) | Err(PumpError::Stream(_)) => {}
-        Err(PumpError::Body(broken)) => send.reset(broken.into().failure()),
+        Err(PumpError::Body(error)) => send.reset(error.into().failure()),
     }
 }
 
-/// A body that its caller holds back until the target wants it (RFC 9110, 10.1.1). Asking for it makes the
-/// HTTP library say 100.
-pub(super) struct ExpectContinueBody<B> {
-    wanted: Wanting,
-    /// The bridge does not let the caller wait without end; nor does the relay, should it be silent.
-    latest: Pin<Box<Sleep>>,
-    body: Pin<Box<B>>,
-}
-
-/// Whether a body is wanted.
-enum Wanting {
-    NotYet(oneshot::Receiver<()>),
-    Yes,
-    /// An error came instead. The stream is told when nobody takes the body any more.
-    No,
-}
-
-impl<B> ExpectContinueBody<B> {
-    pub(super) fn new(word: oneshot::Receiver<()>, body: B) -> Self {
-        Self {
-            wanted: Wanting::NotYet(word),
-            latest: Box::pin(tokio::time::sleep(GO_AHEAD_WAIT)),
-            body: Box::pin(body),
+/// Returns a body that its caller holds back until the target wants it (RFC 9110, 10.1.1).
+///
+/// Reading it is what makes hyper send the 100. `requested` is completed when the target wants the body, and
+/// dropped when an error came instead.
+pub(super) fn expect_continue<B>(
+    body: B,
+    requested: oneshot::Receiver<()>,
+) -> DeferredBody<B, Pin<Box<impl Future<Output = ()> + Send>>> {
+    let start = async {
+        match tokio::time::timeout(GO_AHEAD_TIMEOUT, requested).await {
+            Ok(Ok(())) | Err(_) => {}
+            // The body is never read then. Its pump ends with the stream.
+            Ok(Err(_)) => std::future::pending().await,
         }
-    }
-}
-
-impl<B: Body<Data = Bytes>> Body for ExpectContinueBody<B> {
-    type Data = Bytes;
-    type Error = B::Error;
-
-    fn poll_frame(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, B::Error>>> {
-        let this = &mut *self;
-        if let Wanting::NotYet(word) = &mut this.wanted {
-            this.wanted = match Pin::new(word).poll(cx) {
-                Poll::Ready(Ok(())) => Wanting::Yes,
-                Poll::Ready(Err(_)) => Wanting::No,
-                Poll::Pending => {
-                    std::task::ready!(this.latest.as_mut().poll(cx));
-                    Wanting::Yes
-                }
-            };
-        }
-        match this.wanted {
-            Wanting::Yes => this.body.as_mut().poll_frame(cx),
-            Wanting::No | Wanting::NotYet(_) => Poll::Pending,
-        }
-    }
+    };
+    DeferredBody::new(body, Box::pin(start))
 }
 
 #[cfg(test)]
@@ -310,17 +280,17 @@ mod tests {
     use std::collections::VecDeque;
     use std::task::Waker;
 
-    /// Says each of these once, and then nothing, as a caller that is slow.
-    struct Script(VecDeque<Option<Result<Frame<Bytes>, ()>>>);
+    /// Yields each of these once and is pending then, as the body of a slow caller.
+    struct Script(VecDeque<Option<Result<Frame<Bytes>, io::Error>>>);
 
     impl Body for Script {
         type Data = Bytes;
-        type Error = ();
+        type Error = io::Error;
 
         fn poll_frame(
             mut self: Pin<&mut Self>,
             _: &mut Context<'_>,
-        ) -> Poll<Option<Result<Frame<Bytes>, ()>>> {
+        ) -> Poll<Option<Result<Frame<Bytes>, io::Error>>> {
             self.0.pop_front().map_or(Poll::Pending, Poll::Ready)
         }
     }
@@ -330,18 +300,20 @@ mod tests {
         KeyMemory::new(&TenantMemory::new(&BodyMemory::new(bytes), 1), 1)
     }
 
-    fn data(bytes: &'static [u8]) -> Option<Result<Frame<Bytes>, ()>> {
+    fn data(bytes: &'static [u8]) -> Option<Result<Frame<Bytes>, io::Error>> {
         Some(Ok(Frame::data(Bytes::from_static(bytes))))
     }
 
-    fn upload(said: impl IntoIterator<Item = Option<Result<Frame<Bytes>, ()>>>) -> Upload<Script> {
-        let script = Script(said.into_iter().collect());
-        Upload::new(&memory(1024 * 1024), script, None)
+    fn upload(
+        frames: impl IntoIterator<Item = Option<Result<Frame<Bytes>, io::Error>>>,
+    ) -> Upload<Script> {
+        let script = Script(frames.into_iter().collect());
+        Upload::new(&memory(1024 * 1024), script)
     }
 
-    type Polled = Poll<Option<Result<Bytes, Broken>>>;
+    type Polled = Poll<Option<Result<Bytes, UploadError>>>;
 
-    fn next(reader: &mut Reader<Script>) -> Polled {
+    fn next(reader: &mut UploadReader<Script>) -> Polled {
         let mut cx = Context::from_waker(Waker::noop());
         Pin::new(reader).poll_frame(&mut cx).map(|frame| {
             frame.map(|frame| frame.map(|frame| frame.into_data().unwrap_or_default()))
@@ -353,7 +325,7 @@ mod tests {
     }
 
     #[test]
-    fn the_next_attempt_gets_it_from_its_first_byte() {
+    fn next_attempt_reads_from_first_byte() {
         let upload = upload([data(b"a"), data(b"b"), data(b"c"), None]);
         let mut first = upload.reader();
         assert_eq!(
@@ -361,7 +333,10 @@ mod tests {
             (piece(b"a"), piece(b"b"))
         );
         assert!(upload.reclaim());
-        assert_eq!(next(&mut first), Poll::Ready(Some(Err(Broken::Handed))));
+        assert_eq!(
+            next(&mut first),
+            Poll::Ready(Some(Err(UploadError::Superseded)))
+        );
         let mut second = upload.reader();
         for expected in [piece(b"a"), piece(b"b"), piece(b"c"), Poll::Ready(None)] {
             assert_eq!(next(&mut second), expected);
@@ -370,7 +345,7 @@ mod tests {
     }
 
     #[test]
-    fn an_early_answer_takes_nothing_out_of_the_middle() {
+    fn early_response_keeps_unread_frames() {
         let upload = upload([data(b"a"), data(b"b"), None]);
         let mut first = upload.reader();
         let _ = (next(&mut first), next(&mut first));
@@ -387,15 +362,15 @@ mod tests {
     }
 
     #[test]
-    fn what_is_longer_or_in_more_pieces_than_is_kept_is_not_repeated() {
+    fn body_beyond_kept_bounds_is_not_retried() {
         const CHUNK: &[u8] = &[b'x'; 16 * 1024];
-        for (chunk, fits) in [(CHUNK, 4), (&b"x"[..], KEPT_MAX_PIECES)] {
+        for (chunk, fits) in [(CHUNK, 4), (&b"x"[..], KEPT_MAX_FRAMES)] {
             let upload = upload(std::iter::repeat_n(chunk, fits + 1).map(data));
             let mut reader = upload.reader();
             for _ in 0..fits {
                 assert_eq!(next(&mut reader), piece(chunk));
             }
-            assert!(upload.lock().is_whole);
+            assert!(upload.lock().is_complete);
             assert_eq!(next(&mut reader), piece(chunk));
             assert_eq!(next(&mut reader), Poll::Pending);
             assert!(!upload.reclaim());
@@ -404,18 +379,21 @@ mod tests {
     }
 
     #[test]
-    fn what_broke_off_stays_broken_and_is_not_repeated() {
-        let upload = upload([data(b"a"), Some(Err(())), None]);
+    fn failed_body_stays_failed_and_is_not_retried() {
+        let upload = upload([data(b"a"), Some(Err(io::ErrorKind::Other.into())), None]);
         let mut reader = upload.reader();
         assert_eq!(next(&mut reader), piece(b"a"));
         for _ in 0..2 {
-            assert_eq!(next(&mut reader), Poll::Ready(Some(Err(Broken::Off))));
+            assert_eq!(
+                next(&mut reader),
+                Poll::Ready(Some(Err(UploadError::Aborted)))
+            );
         }
         assert!(!upload.reclaim());
     }
 
     #[test]
-    fn trailers_are_told_once() {
+    fn body_with_trailers_is_not_retried() {
         let trailers = Some(Ok(Frame::trailers(http::HeaderMap::new())));
         let upload = upload([data(b"a"), trailers, None]);
         let mut reader = upload.reader();
@@ -424,16 +402,16 @@ mod tests {
     }
 
     #[test]
-    fn kept_bytes_are_within_the_keys_memory_and_given_back() {
+    fn kept_bytes_count_for_key_and_are_released() {
         let memory = memory(400);
         memory.add(90);
         let script = Script([data(&[b'a'; 20]), data(b"b")].into());
-        let upload = Upload::new(&memory, script, None);
+        let upload = Upload::new(&memory, script);
         assert_eq!(next(&mut upload.reader()), piece(&[b'a'; 20]));
         assert!(!upload.reclaim());
         memory.release(90);
         drop(upload);
-        let upload = Upload::new(&memory, Script([data(b"a")].into()), None);
+        let upload = Upload::new(&memory, Script([data(b"a")].into()));
         assert_eq!(next(&mut upload.reader()), piece(b"a"));
         assert_eq!(memory.used_bytes(), 1);
         assert!(upload.reclaim());

@@ -1,7 +1,7 @@
 //! The bodies of a request and a response that pass through, with the framing that the other side declared.
 
 use crate::body::{Body, DeclaredFraming};
-use crate::exchange::TunnelBody;
+use crate::exchange::{TunnelBody, UploadError};
 use bytes::Bytes;
 use http::{StatusCode, Version, header};
 use http_body::{Body as HttpBody, Frame, SizeHint};
@@ -40,17 +40,14 @@ impl Drop for DrainOnDrop {
     }
 }
 
-/// The caller aborted its body before the end.
-pub(super) struct AbortedBody;
-
 impl HttpBody for DrainOnDrop {
     type Data = Bytes;
-    type Error = AbortedBody;
+    type Error = UploadError;
 
     fn poll_frame(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, AbortedBody>>> {
+    ) -> Poll<Option<Result<Frame<Bytes>, UploadError>>> {
         let is_http2 = self.is_http2;
         let Some(body) = &mut self.body else {
             return Poll::Ready(None);
@@ -63,7 +60,7 @@ impl HttpBody for DrainOnDrop {
             None | Some(Err(_)) => {
                 // Nothing more will come of it, so there is nothing to drain.
                 self.body = None;
-                Some(Err(AbortedBody))
+                Some(Err(UploadError::Aborted))
             }
         })
     }

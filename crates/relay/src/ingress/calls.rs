@@ -6,7 +6,7 @@ mod document;
 
 pub(crate) use document::{CallRequest, Mode};
 
-use crate::auth::Principal;
+use crate::access::Principal;
 use crate::capacity::{ExchangePermit, Reservation, Unread, collect_response};
 use crate::data_plane::DataPlane;
 use crate::direct::DirectRequest;
@@ -78,6 +78,7 @@ pub(crate) async fn execute(
     let fallback = DirectFallback {
         url: match &call.head.target {
             RequestTarget::Url(url) => url.clone(),
+            // Unreachable: `CallRequest::parse` sets a URL.
             RequestTarget::Endpoint { .. } | RequestTarget::Connect { .. } => String::new(),
         },
         method: call.head.method.clone(),
@@ -92,13 +93,11 @@ pub(crate) async fn execute(
         target: RouteTarget::Host(call.target.host()),
         head: call.head,
     };
+    // A small body travels in the frame of the head, and saves a round of flow control.
     let outbound = if call.body.len() <= INLINE_MAX_BYTES {
         Outbound::Whole(call.body)
     } else {
-        Outbound::Streaming {
-            body: Full::new(call.body),
-            idle: None,
-        }
+        Outbound::Streaming(Full::new(call.body))
     };
     let result = match exchange::run(&data.exchange, request, outbound, permit).await {
         Ok(response) => collect(data, response, id, time, &mut memory).await,
@@ -128,6 +127,7 @@ fn begin_span(
     call: &CallRequest,
     id: &str,
 ) -> Option<Span> {
+    // Without traces the header fields need not be converted.
     data.spans.as_ref()?;
     let headers = transport::http::from_wire(&call.head.headers).unwrap_or_default();
     let mut span = data.span("call", SpanKind::Server, &headers)?;
@@ -185,7 +185,7 @@ async fn direct_policy(
     }
     let route = routing::decide(
         data.routes(),
-        routing::Sent {
+        routing::RouteRequest {
             tenant: &principal.tenant,
             bridge: None,
             within: principal.scope.bridges(),
@@ -229,6 +229,7 @@ async fn send_direct(
         is_status_enough: false,
     };
     let response = data.direct.call(policy, request).await?;
+    // The reservation of the bridge attempt is released with this, and that of the response stays.
     *memory = response.memory;
     let total_ms = millis(time.started.elapsed());
     let document = json!({

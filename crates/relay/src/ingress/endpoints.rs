@@ -1,8 +1,7 @@
 //! `ANY /v1/endpoints/{endpoint}/{path}`: a named endpoint, as a reverse proxy.
 
 use super::pass::{self, IngressKind};
-use crate::access::Object;
-use crate::auth::{self, Principal};
+use crate::access::{Object, Principal, consumed_header};
 use crate::body::Body;
 use crate::connection::Connection;
 use crate::data_plane::DataPlane;
@@ -34,6 +33,7 @@ pub(crate) async fn handle(
     rest: &str,
 ) -> Result<Response<Body>, Problem> {
     principal.scope.check(Object::Endpoint(endpoint))?;
+    // hyper switches a connection to raw bytes after a 2xx response to CONNECT.
     if *request.method() == Method::CONNECT {
         return Err(Problem::method("any method but CONNECT"));
     }
@@ -44,7 +44,7 @@ pub(crate) async fn handle(
         },
         route: RouteTarget::Endpoint(endpoint),
         name: endpoint,
-        own_header: auth::consumed_header(request.headers()),
+        own_header: consumed_header(request.headers()),
     };
     pass::on(data, principal, connection, request, kind).await
 }

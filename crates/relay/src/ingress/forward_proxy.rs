@@ -11,8 +11,7 @@
 use super::pass::{self, IngressKind};
 use super::raw;
 use super::recording::RecordingGuard;
-use crate::access::{Object, Resource, SENDING};
-use crate::auth::{BRIDGE_AUTHORIZATION, Principal};
+use crate::access::{BRIDGE_AUTHORIZATION, Object, Principal, Resource, SENDING};
 use crate::body::{self, Body};
 use crate::connection::Connection;
 use crate::data_plane::DataPlane;
@@ -45,6 +44,7 @@ pub(crate) async fn handle(
         true => connect_target(request.uri())?,
         false => url_target(request.uri())?,
     };
+    // Checked here, because the bridge does not know the scopes of keys.
     principal.scope.check(Object::Host {
         host: target.host(),
         bridge: None,
@@ -84,6 +84,7 @@ fn connect_target(uri: &Uri) -> Result<Target, Problem> {
         .authority()
         .filter(|authority| authority.port().is_some());
     let authority = authority.ok_or_else(|| Problem::invalid("CONNECT must name host:port"))?;
+    // Parsed as a URL for the checks of its host. The scheme is not used.
     Target::parse(&format!("http://{authority}"))
         .map_err(|error| Problem::invalid(format!("CONNECT target is not supported: {error}")))
 }

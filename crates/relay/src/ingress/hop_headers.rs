@@ -66,6 +66,7 @@ fn add(headers: &mut HeaderMap, name: HeaderName, value: HeaderValue) {
         let others = others.collect::<Vec<_>>().join(",");
         match HeaderValue::try_from(others) {
             Ok(others) => headers.insert(header::CONNECTION, others),
+            // Unreachable: the options came from a valid field.
             Err(_) => headers.remove(header::CONNECTION),
         };
     }
@@ -83,6 +84,7 @@ fn via(version: Version) -> HeaderValue {
 }
 
 fn forwarded(caller: Caller<'_>) -> Option<HeaderValue> {
+    // A dual-stack listener reports an IPv4 client as a mapped IPv6 address.
     let address = match caller.address.to_canonical() {
         IpAddr::V4(address) => address.to_string(),
         IpAddr::V6(address) => format!("\"[{address}]\""),
@@ -140,30 +142,30 @@ mod tests {
         values.collect()
     }
 
-    /// The one `Forwarded` for a caller.
-    fn told(caller: Caller<'_>) -> String {
+    /// Returns the only `Forwarded` for a caller.
+    fn forwarded_value(caller: Caller<'_>) -> String {
         let mut headers = HeaderMap::new();
         add_to_request(BOTH, &mut headers, Version::HTTP_11, caller);
-        let mut told = values(&headers, "forwarded");
-        assert_eq!(told.len(), 1);
-        told.remove(0)
+        let mut all = values(&headers, "forwarded");
+        assert_eq!(all.len(), 1);
+        all.remove(0)
     }
 
     #[test]
-    fn nothing_is_said_by_default() {
+    fn no_field_is_added_by_default() {
         let mut headers = HeaderMap::new();
-        let someone = caller("192.0.2.1", Some("relay.example"), true);
-        add_to_request(Hops::default(), &mut headers, Version::HTTP_11, someone);
+        let sender = caller("192.0.2.1", Some("relay.example"), true);
+        add_to_request(Hops::default(), &mut headers, Version::HTTP_11, sender);
         add_to_response(Hops::default(), &mut headers);
         assert!(headers.is_empty());
     }
 
     #[test]
-    fn each_field_is_asked_for_by_itself() {
-        let said = |hops: Hops| {
+    fn each_field_has_its_own_switch() {
+        let added = |hops: Hops| {
             let mut headers = HeaderMap::new();
-            let someone = caller("192.0.2.1", None, false);
-            add_to_request(hops, &mut headers, Version::HTTP_11, someone);
+            let sender = caller("192.0.2.1", None, false);
+            add_to_request(hops, &mut headers, Version::HTTP_11, sender);
             (
                 headers.contains_key("via"),
                 headers.contains_key("forwarded"),
@@ -177,40 +179,40 @@ mod tests {
             forwarded: true,
             ..Hops::default()
         };
-        assert_eq!(said(via), (true, false));
-        assert_eq!(said(forwarded), (false, true));
-        assert_eq!(said(BOTH), (true, true));
-        let answered = |hops: Hops| {
+        assert_eq!(added(via), (true, false));
+        assert_eq!(added(forwarded), (false, true));
+        assert_eq!(added(BOTH), (true, true));
+        let in_response = |hops: Hops| {
             let mut headers = HeaderMap::new();
             add_to_response(hops, &mut headers);
             values(&headers, "via")
         };
-        assert_eq!(answered(via), ["1.1 integration-relay"]);
-        assert_eq!(answered(forwarded), [""; 0]);
+        assert_eq!(in_response(via), ["1.1 integration-relay"]);
+        assert_eq!(in_response(forwarded), [""; 0]);
     }
 
     #[test]
-    fn via_names_the_version_that_came_in() {
-        for (version, said) in [
+    fn via_names_the_received_version() {
+        for (version, expected) in [
             (Version::HTTP_10, "1.0 integration-relay"),
             (Version::HTTP_11, "1.1 integration-relay"),
             (Version::HTTP_2, "2 integration-relay"),
         ] {
             let mut headers = HeaderMap::new();
-            let someone = caller("192.0.2.1", None, false);
-            add_to_request(BOTH, &mut headers, version, someone);
-            assert_eq!(values(&headers, "via"), [said]);
+            let sender = caller("192.0.2.1", None, false);
+            add_to_request(BOTH, &mut headers, version, sender);
+            assert_eq!(values(&headers, "via"), [expected]);
         }
     }
 
     #[test]
-    fn what_is_there_stays_in_front() {
+    fn existing_fields_stay_in_front() {
         let mut headers = HeaderMap::new();
         headers.append("via", HeaderValue::from_static("1.0 fred, 1.1 p.example"));
         headers.append("forwarded", HeaderValue::from_static("for=10.0.0.1"));
         headers.append("via", HeaderValue::from_static("1.1 integration-relay"));
-        let someone = caller("192.0.2.1", Some("a"), true);
-        add_to_request(BOTH, &mut headers, Version::HTTP_2, someone);
+        let sender = caller("192.0.2.1", Some("a"), true);
+        add_to_request(BOTH, &mut headers, Version::HTTP_2, sender);
         assert_eq!(
             values(&headers, "via"),
             [
@@ -223,24 +225,24 @@ mod tests {
             values(&headers, "forwarded"),
             ["for=10.0.0.1", "for=192.0.2.1;host=a;proto=https"]
         );
-        let mut answer = HeaderMap::new();
-        answer.append("via", HeaderValue::from_static("1.1 squid"));
-        add_to_response(BOTH, &mut answer);
+        let mut response = HeaderMap::new();
+        response.append("via", HeaderValue::from_static("1.1 squid"));
+        add_to_response(BOTH, &mut response);
         assert_eq!(
-            values(&answer, "via"),
+            values(&response, "via"),
             ["1.1 squid", "1.1 integration-relay"]
         );
-        assert!(!answer.contains_key("forwarded"));
+        assert!(!response.contains_key("forwarded"));
     }
 
     #[test]
-    fn a_caller_cannot_have_them_taken_out_as_fields_of_the_connection() {
+    fn caller_cannot_remove_fields_by_connection() {
         let mut headers = HeaderMap::new();
         for options in ["x-hop, VIA ,upgrade", "forwarded", "viaduct"] {
             headers.append("connection", HeaderValue::from_static(options));
         }
         headers.append("x-hop", HeaderValue::from_static("1"));
-        let someone = caller("192.0.2.1", None, false);
+        let sender = caller("192.0.2.1", None, false);
         let via = Hops {
             via: true,
             ..Hops::default()
@@ -251,12 +253,12 @@ mod tests {
             options.collect::<Vec<_>>()
         };
         let mut one = headers.clone();
-        add_to_request(via, &mut one, Version::HTTP_11, someone);
+        add_to_request(via, &mut one, Version::HTTP_11, sender);
         assert_eq!(
             connection(&one),
             ["x-hop", "upgrade", "forwarded", "viaduct"]
         );
-        add_to_request(BOTH, &mut headers, Version::HTTP_11, someone);
+        add_to_request(BOTH, &mut headers, Version::HTTP_11, sender);
         assert_eq!(connection(&headers), ["x-hop", "upgrade", "viaduct"]);
         let wire = transport::http::to_wire(&headers, |_| false).unwrap();
         let names: Vec<_> = wire.iter().map(|(name, _)| name).collect();
@@ -264,22 +266,22 @@ mod tests {
     }
 
     #[test]
-    fn addresses_are_written_as_rfc_7239_has_them() {
-        for (address, said) in [
+    fn addresses_follow_rfc_7239() {
+        for (address, expected) in [
             ("192.0.2.1", "192.0.2.1"),
             ("2001:db8::1", "\"[2001:db8::1]\""),
             ("2001:DB8:0:0::0:1", "\"[2001:db8::1]\""),
             ("::1", "\"[::1]\""),
             ("::ffff:192.0.2.1", "192.0.2.1"),
         ] {
-            let told = told(caller(address, None, false));
-            assert_eq!(told, format!("for={said};proto=http"));
+            let value = forwarded_value(caller(address, None, false));
+            assert_eq!(value, format!("for={expected};proto=http"));
         }
     }
 
     #[test]
-    fn a_host_is_quoted_where_it_is_no_token() {
-        for (host, said) in [
+    fn host_is_quoted_unless_it_is_a_token() {
+        for (host, expected) in [
             ("relay.example", "relay.example"),
             ("relay.example:8443", "\"relay.example:8443\""),
             ("[2001:db8::1]:8443", "\"[2001:db8::1]:8443\""),
@@ -289,13 +291,13 @@ mod tests {
             ("a, for=10.0.0.1", "\"a, for=10.0.0.1\""),
             ("\",for=x", "\"\\\",for=x\""),
         ] {
-            let told = told(caller("192.0.2.1", Some(host), true));
-            assert_eq!(told, format!("for=192.0.2.1;host={said};proto=https"));
+            let value = forwarded_value(caller("192.0.2.1", Some(host), true));
+            assert_eq!(value, format!("for=192.0.2.1;host={expected};proto=https"));
         }
     }
 
     #[test]
-    fn a_host_that_cannot_stand_there_is_left_out() {
+    fn invalid_host_is_left_out() {
         for host in [
             None,
             Some(""),
@@ -304,13 +306,13 @@ mod tests {
             Some("a\0"),
             Some("a\u{7f}"),
         ] {
-            let told = told(caller("192.0.2.1", host, false));
-            assert_eq!(told, "for=192.0.2.1;proto=http", "{host:?}");
+            let value = forwarded_value(caller("192.0.2.1", host, false));
+            assert_eq!(value, "for=192.0.2.1;proto=http", "{host:?}");
         }
     }
 
     #[test]
-    fn the_section_takes_its_two_keys_alone() {
+    fn section_accepts_its_two_keys_only() {
         let parse = |text: &str| toml::from_str::<Hops>(text);
         assert_eq!(parse("").unwrap(), Hops::default());
         assert_eq!(parse("via = true\nforwarded = true").unwrap(), BOTH);

@@ -11,13 +11,13 @@ use super::fields::{
 use super::hop_headers::{self, Caller};
 use super::raw;
 use super::recording::RecordingGuard;
-use crate::auth::Principal;
+use crate::access::Principal;
 use crate::body::{self, Body};
 use crate::capacity::{BodyLimits, ExchangePermit, collect_body};
 use crate::config::{Hops, Span};
 use crate::connection::{Connection, ListenerKind};
 use crate::data_plane::DataPlane;
-use crate::exchange::{self, ExchangeRequest, Outbound};
+use crate::exchange::{self, ExchangeRequest, Outbound, UploadError};
 use crate::problem::Problem;
 use crate::routing::select_tunnel::RouteTarget;
 use bytes::Bytes;
@@ -26,10 +26,14 @@ use http::{Method, Request, Response, StatusCode, Uri, Version};
 use http_body::Body as _;
 use hyper::body::Incoming;
 use protocol::frame::{BodyLength, Headers, RequestHead, RequestTarget, TimeLeft};
+use runtime::body::IdleTimeoutBody;
 use std::sync::Arc;
 use std::time::Duration;
 use transport::handle::INLINE_MAX_BYTES;
 use transport::http::{WEBSOCKET, asks_for_websocket};
+
+/// Makes the error of a caller that sends nothing of its body.
+type IdleError = fn(Duration) -> UploadError;
 
 /// Where a request goes, and which of its fields are not for the target.
 #[derive(Debug)]
@@ -118,7 +122,7 @@ async fn outbound(
     (declared, expects, is_http2): (Option<u64>, bool, bool),
     caller_idle: Duration,
     permit: &ExchangePermit,
-) -> Result<Outbound<DrainOnDrop>, Problem> {
+) -> Result<Outbound<IdleTimeoutBody<DrainOnDrop, IdleError>>, Problem> {
     if body.is_end_stream() {
         return Ok(Outbound::Whole(Bytes::new()));
     }
@@ -128,10 +132,9 @@ async fn outbound(
         .is_some_and(|bytes| bytes <= INLINE_MAX_BYTES as u64);
     // A body that its caller holds back must not be read: hyper would send the 100 before the target did.
     if !is_small || expects {
-        return Ok(Outbound::Streaming {
-            body: DrainOnDrop::new(body, is_http2),
-            idle: Some(caller_idle),
-        });
+        let body = DrainOnDrop::new(body, is_http2);
+        let body = IdleTimeoutBody::new(body, caller_idle, UploadError::Idle as IdleError);
+        return Ok(Outbound::Streaming(body));
     }
     let limits = BodyLimits {
         max_bytes: INLINE_MAX_BYTES as u64,

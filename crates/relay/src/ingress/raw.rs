@@ -65,7 +65,7 @@ pub(super) async fn open(
     };
     let limit = data.limits().endpoint_head_timeout.0;
     // No idle timeout of the caller: silence is normal on a raw stream, and the bridge has its own limit.
-    let body = Outbound::Streaming { body, idle: None };
+    let body = Outbound::Streaming(body);
     let running = exchange::run(&data.exchange, request, body, permit);
     // The exchange's own limit for the head starts at the end of the upload, which never comes here.
     match tokio::time::timeout(limit + TIME_GRACE, running).await {

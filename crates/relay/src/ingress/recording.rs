@@ -1,7 +1,7 @@
 //! Records how a request that passes through ended: in the audit record's sums, the metrics and the trace.
 
 use super::pass::IngressKind;
-use crate::auth::Principal;
+use crate::access::Principal;
 use crate::data_plane::DataPlane;
 use crate::exchange::TunnelResponse;
 use crate::telemetry;
@@ -54,6 +54,7 @@ impl<'a> RecordingGuard<'a> {
                     span.set("bridge.name", bridge.to_string());
                     span.answered(response.head.status);
                 }
+                // `ok` means that the target has responded, with any status.
                 let sum = traffic.endpoint(self.principal, self.name, bridge, "ok");
                 self.data.metrics.endpoint_took(took);
                 sum.responded(took, up);
@@ -61,6 +62,7 @@ impl<'a> RecordingGuard<'a> {
             }
             Err(failure) => {
                 let code = failure.code.as_str();
+                // Without a bridge: several may have been tried.
                 let sum = traffic.endpoint(self.principal, self.name, &Arc::default(), code);
                 sum.responded(took, 0);
                 if let Some(mut span) = self.span {

@@ -1,7 +1,7 @@
-//! A look at a client's first words, before anything is spent on it.
+//! Inspects a client's ClientHello before its handshake begins.
 //!
-//! The bytes stay with the system: while a connection waits for its turn, it costs a socket and a
-//! task. Bridges offer HTTP/1.1 alone, so a client that offers HTTP/2 is a caller.
+//! The bytes stay in the kernel: while a connection waits for a permit, it takes a socket and a small task. Bridges
+//! offer HTTP/1.1 only, so a client that offers HTTP/2 is a caller.
 
 use super::tls::ALPN_HTTP2;
 use rustls::server::Acceptor;
@@ -12,42 +12,41 @@ use std::time::Duration;
 use tokio::io::ReadBuf;
 use tokio::net::TcpStream;
 
-/// How much is looked at: a ClientHello with a post-quantum key share is below.
-const LOOK_BYTES: usize = 4096;
+/// Bytes that are inspected. A ClientHello with a post-quantum key share is smaller.
+const PEEK_BYTES: usize = 4096;
 
-/// How long a ClientHello that is not complete waits for its next look, at first and at most. What the
-/// system keeps cannot be waited for, as it is readable all the time.
-const LOOK_AGAIN_MIN: Duration = Duration::from_millis(10);
-const LOOK_AGAIN_MAX: Duration = Duration::from_millis(500);
+/// Interval in which an incomplete ClientHello is checked again, at first and at most. The socket stays readable
+/// while the bytes are in the kernel, so there is no event to wait for.
+const RECHECK_MIN: Duration = Duration::from_millis(10);
+const RECHECK_MAX: Duration = Duration::from_millis(500);
 
-/// Waits until a client's ClientHello is complete, or as long as the relay inspects. Returns whether it
-/// offers HTTP/2.
+/// Waits until a client's ClientHello is complete, or fills the inspected bytes. Returns whether it offers HTTP/2.
 ///
 /// # Errors
-/// When the client is gone.
+/// When the client has closed the connection.
 pub(super) async fn read_offer(stream: &TcpStream) -> io::Result<bool> {
-    // Being readable alone is a guess, and wrong at times.
+    // Readiness may be spurious, so a byte is peeked.
     if stream.peek(&mut [0]).await? == 0 {
         return Err(io::ErrorKind::UnexpectedEof.into());
     }
-    let mut again = LOOK_AGAIN_MIN;
+    let mut again = RECHECK_MIN;
     loop {
-        if let Some(answer) = poll_fn(|cx| poll_look(stream, cx)).await? {
-            return Ok(answer);
+        if let Some(offers_http2) = poll_fn(|cx| poll_offer(stream, cx)).await? {
+            return Ok(offers_http2);
         }
         tokio::time::sleep(again).await;
-        again = (again * 2).min(LOOK_AGAIN_MAX);
+        again = (again * 2).min(RECHECK_MAX);
     }
 }
 
-/// `None` for a ClientHello that is not complete. The buffer lives here, not in the task.
-fn poll_look(stream: &TcpStream, cx: &mut Context<'_>) -> Poll<io::Result<Option<bool>>> {
-    let mut bytes = [0; LOOK_BYTES];
+/// Returns `None` for an incomplete ClientHello. The buffer is on the stack here, and not in the task.
+fn poll_offer(stream: &TcpStream, cx: &mut Context<'_>) -> Poll<io::Result<Option<bool>>> {
+    let mut bytes = [0; PEEK_BYTES];
     let mut seen = ReadBuf::new(&mut bytes);
     Poll::Ready(match ready!(stream.poll_peek(cx, &mut seen))? {
         0 => Err(io::ErrorKind::UnexpectedEof.into()),
-        // As much as the relay inspects.
-        LOOK_BYTES => Ok(Some(offer(seen.filled()).unwrap_or(false))),
+        // No more is inspected: a larger ClientHello counts as it is.
+        PEEK_BYTES => Ok(Some(offer(seen.filled()).unwrap_or(false))),
         _ => Ok(offer(seen.filled())),
     })
 }
@@ -89,14 +88,14 @@ mod tests {
     }
 
     #[test]
-    fn a_caller_is_told_from_a_bridge_by_its_offer_of_http2() {
+    fn offer_of_http2_marks_a_caller() {
         assert_eq!(offer(&hello(&[b"h2", b"http/1.1"])), Some(true));
         assert_eq!(offer(&hello(&[b"http/1.1"])), Some(false));
         assert_eq!(offer(&hello(&[])), Some(false));
     }
 
     #[test]
-    fn words_that_are_cut_off_or_no_tls_are_no_offer() {
+    fn incomplete_hello_is_no_offer() {
         let whole = hello(&[b"h2"]);
         for length in 1..whole.len() {
             assert_ne!(offer(&whole[..length]), Some(true), "{length}");

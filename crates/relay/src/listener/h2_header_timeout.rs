@@ -1,8 +1,8 @@
-//! A header section in HTTP/2 has as long to arrive as in HTTP/1.1.
+//! Gives a header section in HTTP/2 the same time to arrive as in HTTP/1.1.
 //!
-//! The HTTP library waits for the rest of one without end, as it does for the preface of a connection. So
-//! what comes in is followed from frame to frame (RFC 9113, 4.1): while a preface, a frame's own head, or a
-//! header section is not whole, a clock runs.
+//! hyper waits for the rest of a header section without a limit, and for the preface of a connection as well; it has
+//! no option for either. So the input is followed from frame to frame (RFC 9113, 4.1): while a preface, a frame
+//! header or a header section is incomplete, a timer runs.
 
 use super::serve::HTTP2_BYTES;
 use crate::connection::Connection;
@@ -17,7 +17,7 @@ use tokio::time::Sleep;
 /// The preface of a client (RFC 9113, 3.4).
 const PREFACE_BYTES: u32 = 24;
 
-/// The head of a frame.
+/// The header of a frame.
 const HEAD_BYTES: usize = 9;
 
 /// Types of frames that carry a header section (RFC 9113, 6.2 and 6.10), and the flag of the last one.
@@ -25,23 +25,23 @@ const HEADERS: u8 = 1;
 const CONTINUATION: u8 = 9;
 const END_HEADERS: u8 = 4;
 
-/// A connection that is read by frames.
+/// A connection whose frames are inspected.
 pub(super) type H2HeaderIo<IO> = InspectedIo<IO, HeaderTimeout>;
 
-/// Runs while something has begun that is not whole.
+/// Runs while a preface, frame header or header section is incomplete.
 #[derive(Debug)]
 pub(super) struct HeaderTimeout {
     frames: Frames,
-    /// How long what has begun may take.
+    /// How long it may take.
     limit: Duration,
     sleep: Option<Pin<Box<Sleep>>>,
     is_late: bool,
-    /// Is charged for what is not complete, while it is pending.
+    /// The connection to charge for it while it is pending.
     connection: Option<Arc<Connection>>,
 }
 
 impl HeaderTimeout {
-    /// From a connection's first byte on.
+    /// Returns a timeout for a connection without input so far.
     pub(super) fn new(limit: Duration, connection: Option<Arc<Connection>>) -> Self {
         Self {
             frames: Frames::default(),
@@ -52,7 +52,7 @@ impl HeaderTimeout {
         }
     }
 
-    /// Charges the connection for the header section that is not complete.
+    /// Charges the connection for an incomplete header section.
     fn charge(&self) {
         if self.frames.open_bytes > 0
             && let Some(connection) = &self.connection
@@ -68,18 +68,19 @@ impl StreamInspector for HeaderTimeout {
         if !self.is_late {
             return Ok(());
         }
-        let detail = format!("a header section was not whole within {:?}", self.limit);
+        let detail = format!("header section not received within {:?}", self.limit);
         Err(io::Error::new(io::ErrorKind::TimedOut, detail))
     }
 
-    fn see(
+    fn inspect(
         &mut self,
         cx: &mut Context<'_>,
         result: Poll<io::Result<()>>,
         bytes: &mut [u8],
     ) -> Poll<io::Result<()>> {
-        let had_all = self.frames.see(bytes);
-        if had_all {
+        let was_complete = self.frames.follow(bytes);
+        if was_complete {
+            // Each header section has its own time, even if the next one begins in the same read.
             self.sleep = None;
         }
         if self.frames.is_between() {
@@ -91,7 +92,7 @@ impl StreamInspector for HeaderTimeout {
             .sleep
             .get_or_insert_with(|| Box::pin(tokio::time::sleep(limit)));
         self.is_late = sleep.as_mut().poll(cx).is_ready();
-        // What was read is passed on first.
+        // Bytes that were read are passed on before the error.
         if result.is_pending() {
             self.may_read()?;
         }
@@ -99,25 +100,26 @@ impl StreamInspector for HeaderTimeout {
     }
 }
 
-/// Follows the bytes of a connection.
+/// The position in the input of a connection.
 #[derive(Debug)]
 struct Frames {
     /// Bytes that are left of the preface, or of a frame's payload.
     left: u32,
-    /// The head of the next frame, as far as it is there.
+    /// The header of the next frame, as far as it has arrived.
     head: [u8; HEAD_BYTES],
     head_len: usize,
-    /// Something has begun that has to be whole soon.
+    /// A preface or a header section has begun.
     is_open: bool,
-    /// It is whole when `left` has come.
+    /// It is complete when `left` bytes have arrived.
     ends: bool,
-    /// Bytes of it that have come.
+    /// Bytes of it that have arrived.
     open_bytes: usize,
 }
 
 impl Default for Frames {
     fn default() -> Self {
         Self {
+            // A connection begins with the preface, which has the same limit.
             left: PREFACE_BYTES,
             head: [0; HEAD_BYTES],
             head_len: 0,
@@ -129,14 +131,14 @@ impl Default for Frames {
 }
 
 impl Frames {
-    /// Whether nothing is open now.
+    /// Returns whether nothing is incomplete.
     fn is_between(&self) -> bool {
         !self.is_open && self.head_len == 0
     }
 
-    /// Looks at what came. Whether something that was open is whole now, or was in between.
-    fn see(&mut self, mut bytes: &[u8]) -> bool {
-        let mut was_whole = false;
+    /// Follows input. Returns whether nothing was incomplete at any moment in it.
+    fn follow(&mut self, mut bytes: &[u8]) -> bool {
+        let mut was_complete = false;
         loop {
             let taken = bytes.len().min(self.left as usize);
             self.left -= u32::try_from(taken).unwrap_or(self.left);
@@ -145,17 +147,17 @@ impl Frames {
                 self.open_bytes = self.open_bytes.saturating_add(taken);
             }
             if self.left > 0 {
-                return was_whole;
+                return was_complete;
             }
             if self.ends {
                 self.ends = false;
                 self.is_open = false;
                 self.open_bytes = 0;
             }
-            was_whole |= self.is_between();
+            was_complete |= self.is_between();
             let wanted = (HEAD_BYTES - self.head_len).min(bytes.len());
             if wanted == 0 {
-                return was_whole;
+                return was_complete;
             }
             self.head[self.head_len..self.head_len + wanted].copy_from_slice(&bytes[..wanted]);
             self.head_len += wanted;
@@ -166,7 +168,7 @@ impl Frames {
         }
     }
 
-    /// A frame begins.
+    /// Reads a frame header that is complete.
     fn begin(&mut self) {
         let [a, b, c, kind, flags, ..] = self.head;
         self.head_len = 0;
@@ -195,13 +197,13 @@ mod tests {
     fn seen(bytes: &[u8], step: usize) -> Frames {
         let mut frames = Frames::default();
         for piece in bytes.chunks(step) {
-            frames.see(piece);
+            frames.follow(piece);
         }
         frames
     }
 
     #[test]
-    fn what_is_whole_is_known_however_it_comes() {
+    fn completeness_does_not_depend_on_reads() {
         let settings = frame(4, 0, 12);
         let head = frame(HEADERS, 0, 5);
         let rest = frame(CONTINUATION, 0, 0);
@@ -223,7 +225,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_header_section_that_trickles_is_ended_and_others_are_not() {
+    async fn dripping_header_section_times_out() {
         let limit = Duration::from_millis(200);
         let (mut client, server) = tokio::io::duplex(1024);
         let mut server = H2HeaderIo::new(

@@ -1,14 +1,13 @@
 //! Ends responses that their caller does not read.
 //!
-//! | what the caller does not read | what is ended |
+//! | the caller does not read | ends |
 //! | --- | --- |
 //! | a response over HTTP/1.1 | the connection |
 //! | a response over HTTP/2 | its stream |
-//! | what is left in an HTTP/2 connection's queue after its streams' ends | the connection |
+//! | the queue of an HTTP/2 connection after its streams have ended | the connection |
 //!
-//! The caller must take a piece within `limits.caller_idle_timeout`, however small the pieces are that the
-//! flow-control window or the socket lets through. A response without a permit (the caller showed no valid
-//! key) has only `limits.header_read_timeout`.
+//! The caller must read a piece within `limits.caller_idle_timeout`, however small the pieces are that the
+//! flow-control window or the socket lets through. A response without a permit (no valid API key) has only `limits.header_read_timeout`.
 
 use crate::connection::Connection;
 use crate::sending::Progress;
@@ -20,31 +19,30 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 use tokio::time::{Instant, Sleep};
 
-/// A limit is checked so many times while it runs: a response is ended at the latest one such part after
-/// its limit.
+/// Checks in each limit. A response ends at the latest one such interval after its limit.
 const ROUNDS: u32 = 8;
 
-/// How many limits the rest of an HTTP/2 connection's queue has. Its streams are ended after one.
+/// The limit of an HTTP/2 connection's queue, in limits of a stream: the streams must end first.
 const CONNECTION_LIMITS: u32 = 2;
 
 /// How long a caller may read nothing.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct IdleLimits {
-    /// With a permit.
+    /// For a response with a permit.
     pub(super) usual: Duration,
-    /// Without one.
+    /// For a response without one.
     pub(super) without_permit: Duration,
 }
 
 /// Something that a caller reads.
 pub(super) trait Reading {
-    /// Whether there is anything.
+    /// Returns whether there is anything to read.
     fn is_active(&self) -> bool;
-    /// Whether it is the caller's turn.
+    /// Returns whether the caller must read next.
     fn is_caller_due(&self) -> bool;
-    /// A number that changes when the caller takes something.
+    /// Returns a number that changes when the caller reads.
     fn moves(&self) -> u32;
-    /// How long the caller may take nothing.
+    /// Returns how long the caller may read nothing.
     fn limit(&self, limits: IdleLimits) -> Duration;
 }
 
@@ -89,14 +87,14 @@ impl Reading for Arc<Connection> {
 
 /// Runs while the caller has something to read.
 ///
-/// The time is not read for each piece: the clock looks at a counter, a few times in each limit.
+/// It does not read the time for each piece, but compares a counter a few times in each limit.
 #[derive(Debug)]
 pub(super) struct IdleClock<R> {
     reading: R,
     limits: IdleLimits,
     sleep: Option<Pin<Box<Sleep>>>,
     seen: u32,
-    /// Looks since something moved.
+    /// Checks since the last progress.
     rounds: u32,
 }
 
@@ -111,8 +109,8 @@ impl<R: Reading> IdleClock<R> {
         }
     }
 
-    /// Ready when the caller has read nothing for too long. To be polled after what writes, in the same
-    /// task.
+    /// Returns ready when the caller has read nothing for too long. Must be polled after the writing future, in the same
+    /// task, so that it sees its progress.
     pub(super) fn poll_over(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         if !self.reading.is_active() {
             return Poll::Pending;
@@ -125,6 +123,7 @@ impl<R: Reading> IdleClock<R> {
             std::task::ready!(sleep.as_mut().poll(cx));
             sleep.as_mut().reset(Instant::now() + part);
             let moves = self.reading.moves();
+            // Progress of the caller, or a target that has sent nothing: the time starts again.
             if moves != self.seen || !self.reading.is_caller_due() {
                 (self.seen, self.rounds) = (moves, 0);
                 continue;
@@ -152,7 +151,7 @@ pub(super) fn current_stream() -> Arc<Progress> {
     STREAM.try_with(Arc::clone).unwrap_or_default()
 }
 
-/// Runs the HTTP/2 streams of a connection, each with a clock of its own.
+/// Runs the HTTP/2 streams of a connection, each with its own clock.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct StreamExecutor {
     limits: IdleLimits,
@@ -173,15 +172,15 @@ where
     }
 }
 
-/// Runs one HTTP/2 stream until its request is answered, or until its caller has read nothing for too long:
-/// dropping the library's future resets the stream and discards what is queued of it.
+/// Runs one HTTP/2 stream until its response is written, or until its caller has read nothing for too long: dropping
+/// hyper's future resets the stream and discards its queue.
 async fn serve_stream(stream: impl Future<Output = ()>, limits: IdleLimits) {
     let mut stream = std::pin::pin!(stream);
     let progress = Arc::<Progress>::default();
     let mut clock = IdleClock::new(progress.clone(), limits);
-    // Taken when the request begins, which is in the first poll.
+    // hyper calls the service in the first poll of the stream's future, so the task-local is set for that poll only.
     let mut beginning = Some(progress);
-    let is_answered = std::future::poll_fn(|cx| {
+    let is_written = std::future::poll_fn(|cx| {
         let polled = match beginning.take() {
             Some(progress) => STREAM.sync_scope(progress, || stream.as_mut().poll(cx)),
             None => stream.as_mut().poll(cx),
@@ -191,9 +190,9 @@ async fn serve_stream(stream: impl Future<Output = ()>, limits: IdleLimits) {
         }
         clock.poll_over(cx).map(|()| false)
     });
-    if !is_answered.await {
-        // No louder: the caller decides how often this happens.
-        tracing::debug!("an HTTP/2 stream was reset: its caller did not read the response");
+    if !is_written.await {
+        // DEBUG: the caller decides how often this happens.
+        tracing::debug!("HTTP/2 stream reset: its caller did not read the response");
     }
 }
 
@@ -227,7 +226,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn clock_ends_only_what_the_caller_does_not_read() {
+    async fn clock_ends_only_unread_responses() {
         let limit = Duration::from_secs(8);
         let limits = IdleLimits {
             usual: limit,

@@ -1,4 +1,4 @@
-//! A certificate for a trial: a CA of our own, made once, and a leaf, made anew at every start.
+//! A certificate for a trial: a self-signed CA, created once, and a leaf, created at every start.
 //!
 //! ```text
 //! relay-ca.pem       give this to bridges and callers
@@ -7,8 +7,8 @@
 //! relay-key.pem      0600
 //! ```
 //!
-//! A fresh leaf at every start is never old and always has the names of the day; who trusts the
-//! CA does not notice.
+//! A new leaf at every start never expires in practice and has the current names. Clients trust the CA, so they do not
+//! notice.
 
 use rcgen::{
     BasicConstraints, CertificateParams, DistinguishedName, DnType, ExtendedKeyUsagePurpose, IsCa,
@@ -19,13 +19,13 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::time::{SystemTime, UNIX_EPOCH};
 
-/// Life of the leaf, in days: what browsers take at most.
+/// Lifetime of the leaf, in days: the maximum that browsers accept.
 const LEAF_DAYS: u64 = 397;
 
-/// Life of the CA, in days.
+/// Lifetime of the CA, in days.
 const CA_DAYS: u64 = 3650;
 
-/// Why no certificate was made.
+/// Why no certificate was created.
 #[derive(Debug, thiserror::Error)]
 pub enum SelfSignedError {
     /// A file cannot be read or written.
@@ -33,17 +33,17 @@ pub enum SelfSignedError {
     File {
         /// The file.
         path: PathBuf,
-        /// What the system said.
+        /// The error of the system.
         error: io::Error,
     },
-    /// The library refused, for instance a name that is none.
+    /// A certificate could not be created, for example for an invalid name.
     #[error("{0}")]
     Certificate(#[from] rcgen::Error),
 }
 
 /// The files.
 #[derive(Debug, Clone)]
-pub struct SelfSigned {
+pub(crate) struct SelfSigned {
     /// The CA.
     pub ca_file: PathBuf,
     /// The leaf.
@@ -52,11 +52,11 @@ pub struct SelfSigned {
     pub key_file: PathBuf,
 }
 
-/// Makes what is missing in `dir`, for `names` beside those of this machine.
+/// Creates the files in `dir`, for `names` in addition to those of this machine. An existing CA is kept.
 ///
 /// # Errors
 /// [`SelfSignedError`].
-pub fn ensure(dir: &Path, names: &[String]) -> Result<SelfSigned, SelfSignedError> {
+pub(crate) fn ensure(dir: &Path, names: &[String]) -> Result<SelfSigned, SelfSignedError> {
     let files = SelfSigned {
         ca_file: dir.join("relay-ca.pem"),
         cert_file: dir.join("relay-cert.pem"),
@@ -74,7 +74,7 @@ pub fn ensure(dir: &Path, names: &[String]) -> Result<SelfSigned, SelfSignedErro
         write(&files.ca_file, &ca.pem(), 0o644)?;
         key
     };
-    // The same name and key as in the CA's certificate: all that a leaf refers to.
+    // A leaf refers to its issuer by name and key, so the CA's certificate need not be parsed.
     let issuer = Issuer::new(ca_params(), ca_key);
     let leaf_key = KeyPair::generate()?;
     let leaf = leaf_params(names)?.signed_by(&leaf_key, &issuer)?;
@@ -93,6 +93,7 @@ fn file(path: &Path, error: io::Error) -> SelfSignedError {
 fn ca_params() -> CertificateParams {
     let mut params = CertificateParams::default();
     params.distinguished_name = name("Integration Relay CA (self-signed)");
+    // The CA may sign leaves only, no other CA.
     params.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
     params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
     valid_for(&mut params, CA_DAYS);
@@ -122,7 +123,7 @@ fn name(common: &str) -> DistinguishedName {
     name
 }
 
-/// The machine's own name, if it can stand in a certificate.
+/// Returns the machine's host name, if it is valid in a certificate.
 fn host_name() -> Option<String> {
     let name = fs::read_to_string("/proc/sys/kernel/hostname")
         .ok()
@@ -134,7 +135,7 @@ fn host_name() -> Option<String> {
     (plain && !name.is_empty()).then_some(name)
 }
 
-/// From yesterday, for clocks that are behind.
+/// Sets the validity. It begins yesterday, for clients whose clock is slow.
 fn valid_for(params: &mut CertificateParams, days: u64) {
     let since = SystemTime::now().duration_since(UNIX_EPOCH);
     let today = since.map_or(0, |since| since.as_secs() / 86_400);
@@ -146,7 +147,7 @@ fn valid_for(params: &mut CertificateParams, days: u64) {
     params.not_after = date(today + days);
 }
 
-/// The date of a day since 1970 (Howard Hinnant's `civil_from_days`).
+/// Returns the date of a day since 1970 (Howard Hinnant's `civil_from_days`).
 pub(crate) fn civil(day: i64) -> (i32, u8, u8) {
     let day = day + 719_468;
     let era = day.div_euclid(146_097);
@@ -168,7 +169,7 @@ pub(crate) fn civil(day: i64) -> (i32, u8, u8) {
     )
 }
 
-/// Replaces the file as a whole, and follows no link in its place.
+/// Replaces the file atomically, without following a link in its place.
 fn write(path: &Path, text: &str, mode: u32) -> Result<(), SelfSignedError> {
     let replaced = runtime::files::replace(path, text.as_bytes(), mode);
     replaced.map_err(|error| file(path, error))
@@ -180,7 +181,7 @@ mod tests {
     use crate::testing::TempDir;
 
     #[test]
-    fn dates_are_those_of_the_calendar() {
+    fn civil_dates_follow_the_calendar() {
         assert_eq!(civil(0), (1970, 1, 1));
         assert_eq!(civil(19_782), (2024, 2, 29));
         assert_eq!(civil(20_088), (2024, 12, 31));
@@ -188,7 +189,7 @@ mod tests {
     }
 
     #[test]
-    fn the_ca_stays_and_the_leaf_is_fresh() {
+    fn ca_is_kept_and_leaf_is_renewed() {
         let dir = TempDir::new("self-signed");
         let first = ensure(dir.path(), &[]).unwrap();
         let read = |path: &Path| fs::read_to_string(path).unwrap();

@@ -12,7 +12,7 @@ use tokio_rustls::TlsAcceptor;
 use transport::tls::TlsSetupError;
 
 /// HTTP/2 in ALPN.
-pub const ALPN_HTTP2: &[u8] = b"h2";
+pub(crate) const ALPN_HTTP2: &[u8] = b"h2";
 
 /// HTTP/1.1 in ALPN.
 const ALPN_HTTP1: &[u8] = b"http/1.1";
@@ -33,7 +33,7 @@ pub enum TlsError {
 
 /// The TLS of a server, and the CA to trust if the certificate is self-signed.
 #[derive(Clone)]
-pub struct Ready {
+pub(crate) struct Ready {
     /// Accepts handshakes.
     pub acceptor: TlsAcceptor,
     /// The self-signed CA, PEM.
@@ -55,16 +55,16 @@ fn not_after(certificate: &[u8]) -> Option<i64> {
 
 /// Accepts TLS handshakes with the active certificate.
 #[derive(Clone)]
-pub struct Acceptor(Arc<RwLock<TlsAcceptor>>);
+pub(crate) struct Acceptor(Arc<RwLock<TlsAcceptor>>);
 
 impl Acceptor {
     /// Returns an acceptor with the first certificate.
-    pub fn new(acceptor: TlsAcceptor) -> Self {
+    pub(crate) fn new(acceptor: TlsAcceptor) -> Self {
         Self(Arc::new(RwLock::new(acceptor)))
     }
 
     /// Returns the acceptor for the next handshake.
-    pub fn current(&self) -> TlsAcceptor {
+    pub(crate) fn current(&self) -> TlsAcceptor {
         self.0
             .read()
             .unwrap_or_else(PoisonError::into_inner)
@@ -81,7 +81,7 @@ impl Acceptor {
 ///
 /// # Errors
 /// [`TlsError`], naming the file.
-pub fn prepare(tls: &Tls) -> Result<Ready, TlsError> {
+pub(crate) fn prepare(tls: &Tls) -> Result<Ready, TlsError> {
     let (cert_file, key_file, ca_path) = match tls {
         Tls::Files {
             cert_file,
@@ -107,7 +107,7 @@ pub fn prepare(tls: &Tls) -> Result<Ready, TlsError> {
 }
 
 /// Returns the channel binding of a connection after its handshake.
-pub fn exporter(session: &ServerConnection) -> Option<[u8; CHANNEL_BINDING_BYTES]> {
+pub(crate) fn exporter(session: &ServerConnection) -> Option<[u8; CHANNEL_BINDING_BYTES]> {
     transport::tls::channel_binding(session)
 }
 

@@ -1,7 +1,8 @@
-//! Two processes on one identity, such as a copied data directory: told from one that reconnects.
+//! Detects two processes with one identity, for example after a data directory was copied, and tells them from one
+//! process that reconnects.
 //!
-//! HELLO says which session the process had before (W-51). A process that comes back after another
-//! one replaced its session proves that both are alive:
+//! HELLO names the session that the process had before (W-51). A process that reconnects after another one replaced
+//! its session proves that both are alive:
 //!
 //! ```text
 //! original: P ----------x            Y(before: P)  <- P was replaced by X, which is up and is not
@@ -9,9 +10,9 @@
 //!                                                  X(before: X) refused while Y is up
 //! ```
 //!
-//! The one that comes back first is let in, which is the one that was there before. From then on the
-//! other is refused for as long as a session is up. A restart says nothing of a session before, and a
-//! process whose line breaks says the session that it replaces: neither is proof.
+//! The process that reconnects first is admitted: it is the one that was connected before. From then on the other one
+//! is refused while a session is open. After a restart a process names no session, and after a lost connection it
+//! names the session that it replaces: neither is proof.
 
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
@@ -19,35 +20,35 @@ use std::time::{Duration, Instant};
 /// A session's id.
 pub(super) type SessionId = [u8; 16];
 
-/// Replaced sessions of a slot that are remembered.
+/// Replaced sessions of a slot that are kept.
 const REPLACED_KEPT: usize = 4;
 
-/// How long a slot counts as cloned after the last proof: a copy comes again about once a minute.
+/// How long a slot counts as cloned after the last proof. A refused copy retries about once a minute.
 const CLONED_FOR: Duration = Duration::from_secs(600);
 
-/// The session of a slot that is up, and the one that its process had before.
+/// The open session of a slot, and the one that its process had before.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Live {
     pub(super) id: SessionId,
     pub(super) before: Option<SessionId>,
 }
 
-/// What is known of a slot's processes.
+/// What is known of the processes of a slot.
 #[derive(Debug, Default)]
 pub(super) struct Clones {
-    /// Sessions that were up and replaced, oldest first.
+    /// Open sessions that were replaced, oldest first.
     replaced: VecDeque<SessionId>,
     proved: Option<Instant>,
 }
 
 impl Clones {
-    /// Whether two processes seem to run on the identity.
+    /// Returns whether two processes seem to run with the identity.
     pub(super) fn is_cloned(&self, now: Instant) -> bool {
         let since = |at| now.saturating_duration_since(at);
         self.proved.is_some_and(|at| since(at) < CLONED_FOR)
     }
 
-    /// A session that was up is replaced.
+    /// Notes that an open session is replaced.
     pub(super) fn replaces(&mut self, id: SessionId) {
         if self.replaced.len() >= REPLACED_KEPT {
             self.replaced.pop_front();
@@ -55,14 +56,15 @@ impl Clones {
         self.replaced.push_back(id);
     }
 
-    /// Whether a process that had the session `before` may replace the one that is up.
+    /// Returns whether a process that had the session `before` may replace the open one.
     pub(super) fn may_replace(
         &mut self,
         live: Live,
         before: Option<SessionId>,
         now: Instant,
     ) -> bool {
-        // The second: its WELCOME was lost, and the process came again.
+        // The second case: the WELCOME of the open session was lost, and the process retries with the session that it
+        // had before.
         let is_same = before == Some(live.id) || (before.is_some() && before == live.before);
         if is_same {
             return true;
@@ -84,7 +86,7 @@ mod tests {
         [number; 16]
     }
 
-    /// A slot, with the rule that the registry has.
+    /// A slot with the rule of the registry.
     struct Slot {
         clones: Clones,
         live: Option<Live>,
@@ -100,7 +102,7 @@ mod tests {
             }
         }
 
-        /// A process that had `before` connects; whether it is let in.
+        /// Connects a process that had `before`. Returns whether it is admitted.
         fn connects(&mut self, number: u8, before: Option<u8>) -> bool {
             self.now += Duration::from_secs(61);
             let before = before.map(id);
@@ -123,26 +125,26 @@ mod tests {
     }
 
     #[test]
-    fn copy_is_noticed_when_the_original_comes_back() {
+    fn copy_is_detected_when_original_reconnects() {
         let mut slot = Slot::new();
         assert!(slot.connects(1, None));
-        assert!(slot.connects(100, None), "the copy comes");
+        assert!(slot.connects(100, None), "the copy connects");
         assert!(!slot.is_cloned());
-        assert!(slot.connects(2, Some(1)), "the original comes back");
+        assert!(slot.connects(2, Some(1)), "the original reconnects");
         assert!(slot.is_cloned());
         for _ in 0..20 {
             assert!(!slot.connects(101, Some(100)), "the copy is refused");
             assert!(slot.is_cloned());
         }
         assert!(!slot.connects(102, None), "also after its restart");
-        assert!(slot.connects(3, Some(2)), "the original's line breaks");
+        assert!(slot.connects(3, Some(2)), "the original reconnects again");
         // The copy is gone.
         slot.now += CLONED_FOR;
         assert!(!slot.is_cloned());
     }
 
     #[test]
-    fn copy_is_noticed_after_a_restart_of_the_relay() {
+    fn copy_is_detected_after_relay_restart() {
         let mut slot = Slot::new();
         assert!(slot.connects(10, Some(9)));
         assert!(slot.connects(100, Some(99)));
@@ -155,7 +157,7 @@ mod tests {
     fn reconnecting_process_is_no_clone() {
         let mut slot = Slot::new();
         assert!(slot.connects(1, None));
-        // Its line breaks again and again, and the relay does not notice.
+        // Its connection breaks again and again, and the relay does not notice.
         for number in 1..100 {
             assert!(slot.connects(number + 1, Some(number)));
         }
@@ -179,7 +181,7 @@ mod tests {
     }
 
     #[test]
-    fn slot_that_is_free_is_taken_by_either() {
+    fn free_slot_admits_either_process() {
         let mut slot = Slot::new();
         for (number, before) in [(1, None), (100, None), (2, Some(1))] {
             assert!(slot.connects(number, before));

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 /// What a bridge may do with an endpoint that it declares.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Standing {
+pub(crate) enum Standing {
     /// The name is its own.
     Own,
     /// The name has no owner: the first bridge that declares it may have it.
@@ -17,22 +17,25 @@ pub enum Standing {
     NotListed,
 }
 
-/// What a bridge serves, as far as the names are its own.
+/// What a bridge serves, and which of the names are its own.
 #[derive(Debug)]
-pub struct AdvertisedRoutes {
-    /// As the bridge said it.
+pub(crate) struct AdvertisedRoutes {
+    /// As the bridge declared it.
     pub serves: Arc<Serves>,
-    /// Its host patterns; `None` when it keeps them to itself.
+    /// Its host patterns; `None` if it does not declare them.
     hosts: Option<Vec<HostPattern>>,
     /// What it may do with each endpoint, in the order of `serves`.
     standings: Vec<Standing>,
 }
 
 impl AdvertisedRoutes {
-    /// What a bridge serves, with what it may do with each endpoint, and whether it may serve hosts.
-    pub fn new(serves: Arc<Serves>, (standings, may_serve_hosts): (Vec<Standing>, bool)) -> Self {
+    /// Returns what a bridge serves, with what it may do with each endpoint, and whether it may serve hosts.
+    pub(crate) fn new(
+        serves: Arc<Serves>,
+        (standings, may_serve_hosts): (Vec<Standing>, bool),
+    ) -> Self {
         let hosts = serves.hosts.as_ref().map(|patterns| {
-            // A pattern that this relay cannot read is one that it cannot choose by.
+            // A pattern that this version cannot parse matches nothing.
             let parsed = patterns.iter().filter_map(|p| HostPattern::parse(p).ok());
             parsed.collect()
         });
@@ -40,48 +43,49 @@ impl AdvertisedRoutes {
             serves,
             hosts: match may_serve_hosts {
                 true => hosts,
+                // An empty list matches no host, as opposed to no list.
                 false => Some(Vec::new()),
             },
             standings,
         }
     }
 
-    /// The endpoints that it declares, and what it may do with each.
-    pub fn declared(&self) -> impl Iterator<Item = (&str, &Standing)> {
+    /// Returns the endpoints that it declares, and what it may do with each.
+    pub(crate) fn declared(&self) -> impl Iterator<Item = (&str, &Standing)> {
         let names = self.serves.endpoints.iter().map(String::as_str);
         names.zip(&self.standings)
     }
 
-    /// The endpoints that are routed to it: those that it declares and whose names are its own.
-    pub fn endpoints(&self) -> impl Iterator<Item = &str> {
+    /// Returns the endpoints that are routed to it: those that it declares and whose names are its own.
+    pub(crate) fn endpoints(&self) -> impl Iterator<Item = &str> {
         let own = self
             .declared()
             .filter(|(_, standing)| **standing == Standing::Own);
         own.map(|(name, _)| name)
     }
 
-    /// The endpoints that it declares although their names are not its own.
-    pub fn refused(&self) -> impl Iterator<Item = (&str, &Standing)> {
+    /// Returns the endpoints that it declares and whose names belong to another bridge.
+    pub(crate) fn refused(&self) -> impl Iterator<Item = (&str, &Standing)> {
         self.declared().filter(|(_, standing)| match standing {
             Standing::Taken(_) | Standing::NotListed => true,
             Standing::Own | Standing::Free => false,
         })
     }
 
-    /// Whether it is the same offer, made from the same word of the bridge.
-    pub fn is_like(&self, other: &Self) -> bool {
+    /// Returns whether both were made from the same declaration and give the same routes.
+    pub(crate) fn is_like(&self, other: &Self) -> bool {
         Arc::ptr_eq(&self.serves, &other.serves)
             && self.standings == other.standings
             && self.hosts == other.hosts
     }
 
-    /// Whether a PUT or DELETE to the endpoint may be made twice.
-    pub fn is_repeatable(&self, endpoint: &str) -> bool {
+    /// Returns whether a PUT or DELETE to the endpoint may be executed twice.
+    pub(crate) fn is_repeatable(&self, endpoint: &str) -> bool {
         self.serves.repeatable.iter().any(|name| name == endpoint)
     }
 
-    /// Whether it may serve the host: a pattern matches, or it does not tell its patterns.
-    pub fn may_serve(&self, host: &Host) -> bool {
+    /// Returns whether it may serve the host: a pattern matches, or it declares no patterns.
+    pub(crate) fn may_serve(&self, host: &Host) -> bool {
         self.hosts
             .as_ref()
             .is_none_or(|patterns| patterns.iter().any(|pattern| pattern.matches(host)))
@@ -94,7 +98,7 @@ mod tests {
     use protocol::frame::Bounded;
 
     #[test]
-    fn what_a_bridge_serves_decides_and_silence_means_ask() {
+    fn bridge_without_patterns_may_serve_any_host() {
         let serves = |hosts: Option<Vec<&str>>| Serves {
             endpoints: Bounded::truncated(["alm".to_owned()]),
             hosts: hosts.map(|all| Bounded::truncated(all.into_iter().map(str::to_owned))),

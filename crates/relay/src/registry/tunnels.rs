@@ -1,5 +1,5 @@
-//! The tunnels of one tenant that are up, and which of them declare an endpoint: a request does
-//! not look at the others, of which there may be a thousand.
+//! The tunnels of one tenant, with an index by endpoint: a request to an endpoint does not visit the other tunnels,
+//! of which there may be a thousand.
 
 use super::TunnelEntry;
 use super::offer::AdvertisedRoutes;
@@ -8,25 +8,25 @@ use std::sync::Arc;
 
 /// A tenant's tunnels.
 #[derive(Debug, Default)]
-pub struct Tunnels {
+pub(crate) struct Tunnels {
     all: Vec<Arc<TunnelEntry>>,
-    /// By the name of an endpoint; no list is empty.
+    /// By the endpoint's name. No list is empty.
     by_endpoint: HashMap<Box<str>, Vec<Arc<TunnelEntry>>>,
 }
 
-fn take_out(list: &mut Vec<Arc<TunnelEntry>>, entry: &Arc<TunnelEntry>) -> bool {
+fn remove_from(list: &mut Vec<Arc<TunnelEntry>>, entry: &Arc<TunnelEntry>) -> bool {
     let index = list.iter().position(|other| Arc::ptr_eq(other, entry));
     index.map(|index| list.remove(index)).is_some()
 }
 
 impl Tunnels {
-    /// All of them.
-    pub fn all(&self) -> &[Arc<TunnelEntry>] {
+    /// Returns all of them.
+    pub(crate) fn all(&self) -> &[Arc<TunnelEntry>] {
         &self.all
     }
 
-    /// Those that declare the endpoint.
-    pub fn serving(&self, endpoint: &str) -> &[Arc<TunnelEntry>] {
+    /// Returns those that declare the endpoint.
+    pub(crate) fn serving(&self, endpoint: &str) -> &[Arc<TunnelEntry>] {
         self.by_endpoint.get(endpoint).map_or(&[], Vec::as_slice)
     }
 
@@ -35,17 +35,17 @@ impl Tunnels {
         self.list(entry);
     }
 
-    /// Whether it was there.
+    /// Removes a tunnel. Returns whether it was there.
     pub(super) fn remove(&mut self, entry: &Arc<TunnelEntry>) -> bool {
-        let was_there = take_out(&mut self.all, entry);
+        let was_there = remove_from(&mut self.all, entry);
         if was_there {
             self.unlist(entry);
         }
         was_there
     }
 
-    /// It serves something else now.
-    pub(super) fn offer_anew(&mut self, entry: &Arc<TunnelEntry>, offer: AdvertisedRoutes) {
+    /// Changes what a tunnel serves. The index is updated in the same step.
+    pub(super) fn set_offer(&mut self, entry: &Arc<TunnelEntry>, offer: AdvertisedRoutes) {
         if self.all.iter().any(|other| Arc::ptr_eq(other, entry)) {
             self.unlist(entry);
             entry.set_offer(offer);
@@ -56,7 +56,7 @@ impl Tunnels {
     fn list(&mut self, entry: &Arc<TunnelEntry>) {
         for endpoint in entry.offer().endpoints() {
             let list = self.by_endpoint.entry(endpoint.into()).or_default();
-            // A bridge may name one twice.
+            // A bridge may declare an endpoint twice.
             if !list.iter().any(|other| Arc::ptr_eq(other, entry)) {
                 list.push(entry.clone());
             }
@@ -66,7 +66,7 @@ impl Tunnels {
     fn unlist(&mut self, entry: &Arc<TunnelEntry>) {
         for endpoint in entry.offer().endpoints() {
             if let Some(list) = self.by_endpoint.get_mut(endpoint) {
-                take_out(list, entry);
+                remove_from(list, entry);
                 if list.is_empty() {
                     self.by_endpoint.remove(endpoint);
                 }

@@ -1,26 +1,27 @@
-//! Which way a URL goes: the one decision for calls, stored calls, their retries and `explain`.
+//! The route of a URL: the one decision for calls, stored calls, their retries and `explain`.
 //!
-//! | the URL | goes |
+//! | the URL | route |
 //! | --- | --- |
-//! | a bridge is named, or a connected one serves its host | through that bridge |
-//! | it matches a pattern of the tenant's `direct_urls`, and nothing pins it to a bridge | direct |
-//! | a bridge that could serve it is away, not ready or disabled, or none is paired | nowhere yet: a call fails, a stored call waits |
-//! | every bridge is ready and none serves it | refused |
+//! | the request names a bridge, or a connected bridge serves the host | through that bridge |
+//! | it matches a pattern of the tenant's `direct_urls`, and is not pinned to a bridge | direct |
+//! | a bridge that could serve it is offline, not ready or disabled, or none is paired | none now: a call fails, a stored call waits |
+//! | every bridge is ready and none serves it | rejected |
 //!
 //! [`rule`] is that table. It is pure. What it needs of a stored call's URL is stored with the call
-//! ([`DirectClass`]), for the URL itself is sealed.
+//! ([`DirectClass`]), because the URL itself is encrypted.
 
+use super::no_tunnel::{NoTunnel, Reason};
 use crate::direct::{self, Direct};
 use crate::registry::{Registry, TunnelEntry};
 use crate::routing::identities::Identities;
-use crate::routing::select_tunnel::{self, NoTunnel, Purpose, Reason, RouteTarget, Search};
+use crate::routing::select_tunnel::{self, Purpose, RouteTarget, Search};
 use policy::{Host, Policy, Target};
 use protocol::{Code, Failure};
 use std::sync::Arc;
 
 /// What a decision depends on.
 #[derive(Debug, Clone, Copy)]
-pub struct Routes<'a> {
+pub(crate) struct Routes<'a> {
     /// The connected tunnels.
     pub registry: &'a Registry,
     /// Tenants and the bridges that they have paired.
@@ -29,127 +30,132 @@ pub struct Routes<'a> {
     pub direct: &'a Direct,
 }
 
-/// The way.
+/// The route of a request.
 #[derive(Debug)]
-pub enum Route {
-    /// Through a bridge; the one that would be chosen now.
+pub(crate) enum Route {
+    /// Through a bridge; the tunnel that would be chosen now.
     Bridge(Arc<TunnelEntry>),
-    /// By the relay itself, as far as this policy allows.
+    /// Sent by the relay itself, under this policy.
     Direct(Box<Policy>),
-    /// No way.
+    /// No route.
     Refused(Failure),
 }
 
-/// What is to be sent.
+/// A request to be routed.
 #[derive(Debug, Clone, Copy)]
-pub struct Sent<'a> {
-    /// Whose it is (the tenant's id).
+pub(crate) struct RouteRequest<'a> {
+    /// The tenant's id.
     pub tenant: &'a Arc<str>,
-    /// The bridge that was asked for.
+    /// The bridge that the request names.
     pub bridge: Option<&'a str>,
-    /// Bridges that it may go through; empty for any.
+    /// Bridges that the key is limited to; empty for any.
     pub within: &'a [String],
-    /// Where it goes, and how it was written.
+    /// The parsed URL.
     pub target: &'a Target,
-    /// As it was given.
+    /// The URL as it was given.
     pub url: &'a str,
     /// Its method.
     pub method: &'a str,
     /// Whether it needs a credential, which only bridges have.
     pub has_credential: bool,
-    /// Tunnels that it may not go through.
+    /// Tunnels that are excluded.
     pub except: &'a [Arc<TunnelEntry>],
 }
 
-/// What the table says.
+/// The result of the table.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Way<T> {
+pub(crate) enum RouteDecision<T> {
     /// Through this tunnel.
     Bridge(T),
-    /// By the relay itself.
+    /// Sent by the relay itself.
     Direct,
-    /// There is none as long as things are as they are; no bridge has refused it.
-    Later(NoTunnel),
-    /// Every bridge that could decide is ready, and none of them serves it.
+    /// No route now. No bridge has rejected it, so it may have one later.
+    Deferred(NoTunnel),
+    /// Every bridge is ready, and none of them serves it.
     Refused(NoTunnel),
 }
 
-/// The table. `tunnel` is what the router found; `is_pinned` says that only bridges come into question, and
-/// `is_direct` that the URL matches a pattern of the tenant's.
-pub fn rule<T>(tunnel: Result<T, NoTunnel>, is_pinned: bool, is_direct: bool) -> Way<T> {
+/// The table. `tunnel` is the selected tunnel; `is_pinned` excludes a direct call, and `is_direct` states that the
+/// URL matches a pattern of the tenant.
+pub(crate) fn rule<T>(
+    tunnel: Result<T, NoTunnel>,
+    is_pinned: bool,
+    is_direct: bool,
+) -> RouteDecision<T> {
     match tunnel {
-        Ok(tunnel) => Way::Bridge(tunnel),
-        Err(_) if is_direct && !is_pinned => Way::Direct,
-        Err(none) if none.reason.is_refusal() => Way::Refused(none),
-        Err(none) => Way::Later(none),
+        Ok(tunnel) => RouteDecision::Bridge(tunnel),
+        Err(_) if is_direct && !is_pinned => RouteDecision::Direct,
+        Err(none) if none.reason.is_refusal() => RouteDecision::Refused(none),
+        Err(none) => RouteDecision::Deferred(none),
     }
 }
 
-/// Says the way. Names are resolved only where no bridge has it, and only to say why not.
-pub async fn decide(routes: Routes<'_>, sent: Sent<'_>) -> Route {
+/// Decides the route. The name is resolved only if there is no route, and only for the error message.
+pub(crate) async fn decide(routes: Routes<'_>, request: RouteRequest<'_>) -> Route {
     let search = Search {
-        tenant: sent.tenant,
-        bridge: sent.bridge,
-        wanted: RouteTarget::Host(sent.target.host()),
-        within: sent.within,
-        except: sent.except,
+        tenant: request.tenant,
+        bridge: request.bridge,
+        target: RouteTarget::Host(request.target.host()),
+        within: request.within,
+        except: request.except,
         purpose: Purpose::Request,
     };
     let tunnel = select_tunnel::search_tunnel(routes.registry, routes.identities, search);
-    // A caller that names a bridge wants that one; a key that is narrowed to some has no other way.
-    let is_pinned = sent.bridge.is_some() || !sent.within.is_empty() || sent.has_credential;
+    // A caller that names a bridge wants that one, and a key that is limited to bridges may use no other route.
+    let is_pinned =
+        request.bridge.is_some() || !request.within.is_empty() || request.has_credential;
     let policy = match (&tunnel, is_pinned) {
-        (Err(_), false) => enabled(routes, sent),
+        (Err(_), false) => direct_policy(routes, request),
         (Ok(_), _) | (Err(_), true) => None,
     };
     let none = match (rule(tunnel, is_pinned, policy.is_some()), policy) {
-        (Way::Bridge(entry), _) => return Route::Bridge(entry),
-        (Way::Direct, Some(policy)) => return Route::Direct(Box::new(policy)),
-        // The rule says direct only with a policy.
-        (Way::Direct, None) => {
+        (RouteDecision::Bridge(entry), _) => return Route::Bridge(entry),
+        (RouteDecision::Direct, Some(policy)) => return Route::Direct(Box::new(policy)),
+        // Unreachable: the rule returns direct only with a policy.
+        (RouteDecision::Direct, None) => {
             let detail = "the URL matches no pattern of the tenant";
             return Route::Refused(Failure::not_sent(Code::RefusedByPolicy, detail));
         }
-        (Way::Later(none) | Way::Refused(none), _) => none,
+        (RouteDecision::Deferred(none) | RouteDecision::Refused(none), _) => none,
     };
-    // A bridge that is away may serve it when it is back.
+    // A bridge that is offline may serve the host when it is back, so the address says nothing then.
     let may_be_public = matches!(none.reason, Reason::NoBridge | Reason::NotServed);
-    if sent.bridge.is_some() || !sent.within.is_empty() || !may_be_public {
+    if request.bridge.is_some() || !request.within.is_empty() || !may_be_public {
         return Route::Refused(none.failure);
     }
     let addresses = routes
         .direct
-        .addresses(sent.tenant, sent.target.host())
+        .addresses(request.tenant, request.target.host())
         .await;
     if Direct::are_public(&addresses) {
         let detail = format!(
             "{} is public, and this tenant may not call it directly: a site administrator can \
              enable it (direct_urls), or a bridge can serve it",
-            sent.target.host()
+            request.target.host()
         );
         return Route::Refused(Failure::not_sent(Code::RefusedByPolicy, detail));
     }
     Route::Refused(none.failure)
 }
 
-/// The tenant's policy for direct calls, if it allows this one.
-fn enabled(routes: Routes<'_>, sent: Sent<'_>) -> Option<Policy> {
-    let patterns = routes.identities.direct_urls(sent.tenant);
+/// Returns the tenant's policy for direct calls, if it allows this one.
+fn direct_policy(routes: Routes<'_>, request: RouteRequest<'_>) -> Option<Policy> {
+    let patterns = routes.identities.direct_urls(request.tenant);
     if patterns.is_empty() {
         return None;
     }
-    // They were checked when they were set.
+    // The patterns were validated when they were set.
     let policy = direct::pattern::policy(&patterns).ok()?;
-    let allowed = policy.decide_url(sent.method, sent.url).is_ok();
+    let allowed = policy.decide_url(request.method, request.url).is_ok();
     allowed.then_some(policy)
 }
 
 /// What the route of a stored call depends on.
 #[derive(Debug, Clone, Copy)]
-pub struct StoredRoute<'a> {
-    /// Whose it is (the tenant's id).
+pub(crate) struct StoredRoute<'a> {
+    /// The tenant's id.
     pub tenant: &'a Arc<str>,
-    /// The bridge that was asked for.
+    /// The bridge that the request names.
     pub bridge: Option<&'a str>,
     /// The URL's host.
     pub host: &'a str,
@@ -157,21 +163,25 @@ pub struct StoredRoute<'a> {
     pub is_direct: bool,
 }
 
-/// Says the way of a stored call, without waiting for anything: names are not resolved.
-pub fn decide_stored(routes: Routes<'_>, stored: StoredRoute<'_>) -> Way<Arc<TunnelEntry>> {
-    let later = |code, detail: String| {
-        Way::Later(NoTunnel {
+/// Decides the route of a stored call without waiting: names are not resolved.
+pub(crate) fn decide_stored(
+    routes: Routes<'_>,
+    stored: StoredRoute<'_>,
+) -> RouteDecision<Arc<TunnelEntry>> {
+    let deferred = |code, detail: String| {
+        RouteDecision::Deferred(NoTunnel {
             reason: Reason::Away,
             failure: Failure::not_sent(code, detail),
         })
     };
     if !routes.identities.is_active(stored.tenant) {
-        return later(Code::TenantSuspended, "the tenant is suspended".to_owned());
+        return deferred(Code::TenantSuspended, "the tenant is suspended".to_owned());
     }
     let host = match host_of(stored.host) {
         Ok(host) => host,
-        // It was parsed when the call was accepted: a defect, and no reason to lose the call.
-        Err(detail) => return later(Code::Internal, detail),
+        // The host was parsed when the call was accepted. If it fails now, that is a defect here, and the call must
+        // not be lost for it.
+        Err(detail) => return deferred(Code::Internal, detail),
     };
     let tunnel = tunnel_for_delivery(routes, stored.tenant, stored.bridge, &host);
     rule(tunnel, stored.bridge.is_some(), stored.is_direct)
@@ -186,7 +196,7 @@ fn tunnel_for_delivery(
     let search = Search {
         tenant,
         bridge,
-        wanted: RouteTarget::Host(host),
+        target: RouteTarget::Host(host),
         within: &[],
         except: &[],
         purpose: Purpose::Delivery,
@@ -194,8 +204,8 @@ fn tunnel_for_delivery(
     select_tunnel::search_tunnel(routes.registry, routes.identities, search)
 }
 
-/// Whether a bridge that is not there now, or not ready, may be the one that serves the host.
-pub fn is_waited_for(routes: Routes<'_>, tenant: &str, host: &Host) -> bool {
+/// Returns whether a bridge that is offline or not ready may be the one that serves the host.
+pub(crate) fn is_waited_for(routes: Routes<'_>, tenant: &str, host: &Host) -> bool {
     match tunnel_for_delivery(routes, tenant, None, host) {
         Ok(_) => true,
         Err(none) => matches!(none.reason, Reason::Away | Reason::NotReady),
@@ -207,8 +217,8 @@ fn host_of(text: &str) -> Result<Host, String> {
     Ok(target.host().clone())
 }
 
-/// Whether a stored call may go direct, and by which patterns that was decided. When the tenant's patterns
-/// change, the mark tells which calls are to be decided again.
+/// Whether a stored call may be sent directly, and by which patterns that was decided. When the tenant's patterns
+/// change, the mark shows which calls must be decided again.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct DirectClass {
     /// Whether the URL matches a pattern.
@@ -217,9 +227,14 @@ pub struct DirectClass {
     pub mark: i64,
 }
 
-/// Decides whether a call to a URL may go direct. One that names a bridge, or needs a bridge's credential,
-/// may not.
-pub fn classify(patterns: &[String], method: &str, url: &str, is_pinned: bool) -> DirectClass {
+/// Decides whether a call to a URL may be sent directly. A call that names a bridge, or needs a credential of a
+/// bridge, may not.
+pub(crate) fn classify(
+    patterns: &[String],
+    method: &str,
+    url: &str,
+    is_pinned: bool,
+) -> DirectClass {
     let is_direct = !is_pinned
         && !patterns.is_empty()
         && direct::pattern::policy(patterns)
@@ -230,8 +245,8 @@ pub fn classify(patterns: &[String], method: &str, url: &str, is_pinned: bool) -
     }
 }
 
-/// A number that tells one list of patterns from another; 0 for the empty list.
-pub fn patterns_mark(patterns: &[String]) -> i64 {
+/// Returns a number that identifies a list of patterns; 0 for the empty list.
+pub(crate) fn patterns_mark(patterns: &[String]) -> i64 {
     if patterns.is_empty() {
         return 0;
     }
@@ -253,7 +268,7 @@ mod tests {
     }
 
     #[test]
-    fn rule_goes_direct_only_on_a_match_and_refuses_only_by_bridges() {
+    fn rule_prefers_bridge_then_direct_on_match() {
         const REASONS: [Reason; 5] = [
             Reason::NoBridge,
             Reason::UnknownBridge,
@@ -264,15 +279,15 @@ mod tests {
         for is_pinned in [false, true] {
             for is_direct in [false, true] {
                 // A tunnel that serves it comes first.
-                assert_eq!(rule(Ok(1), is_pinned, is_direct), Way::Bridge(1));
+                assert_eq!(rule(Ok(1), is_pinned, is_direct), RouteDecision::Bridge(1));
                 for reason in REASONS {
-                    let way = rule::<u8>(Err(none(reason)), is_pinned, is_direct);
+                    let decision = rule::<u8>(Err(none(reason)), is_pinned, is_direct);
                     let expected = match (is_direct && !is_pinned, reason) {
-                        (true, _) => Way::Direct,
-                        (false, Reason::NotServed) => Way::Refused(none(reason)),
-                        (false, _) => Way::Later(none(reason)),
+                        (true, _) => RouteDecision::Direct,
+                        (false, Reason::NotServed) => RouteDecision::Refused(none(reason)),
+                        (false, _) => RouteDecision::Deferred(none(reason)),
                     };
-                    assert_eq!(way, expected, "{reason:?} {is_pinned} {is_direct}");
+                    assert_eq!(decision, expected, "{reason:?} {is_pinned} {is_direct}");
                 }
             }
         }
@@ -304,7 +319,7 @@ mod tests {
     }
 
     #[test]
-    fn mark_tells_lists_of_patterns_apart() {
+    fn pattern_mark_differs_between_lists() {
         let mark = |patterns: &[&str]| {
             let patterns: Vec<String> = patterns.iter().map(|&text| text.to_owned()).collect();
             patterns_mark(&patterns)

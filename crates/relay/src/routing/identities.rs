@@ -1,13 +1,13 @@
 //! What the data plane needs to know of tenants and keys.
 
 use super::select_tunnel::Paired;
-use crate::auth::Principal;
+use crate::access::Principal;
 use std::fmt;
 use std::sync::Arc;
 
 /// Tenants, keys and bridges, as far as requests depend on them. The directory implements it: in memory, and
 /// without waiting.
-pub trait Identities: Paired + fmt::Debug + Send + Sync {
+pub(crate) trait Identities: Paired + fmt::Debug + Send + Sync {
     /// Returns whether the key is still valid: not revoked, not expired, its tenant not suspended.
     fn principal_may_stay(&self, principal: &Principal) -> bool;
 

@@ -282,8 +282,8 @@ impl Keeper {
         self.state.deliveries.hold(0);
         self.closing.send_replace(true);
         let state = &self.state;
-        state.data.registry.cut(|_| Some(EndReason::Draining));
-        state.data.exchanges.cut(|_| false);
+        state.data.registry.abort(|_| Some(EndReason::Draining));
+        state.data.exchanges.abort(|_| false);
         state.idempotency.clear();
         for door in &mut self.doors {
             door.closed().await;

@@ -1,7 +1,7 @@
 //! From `GET /v1/tunnel` to a raw connection, which [`crate::tunnel`] takes over.
 //!
-//! The handler answers `101`, and a task waits for hyper to let go of the connection. The
-//! concrete stream is taken out of hyper's hands, so that nothing boxed lies in the tunnel's way.
+//! The handler responds with `101`, and a task waits until hyper releases the connection. The concrete stream is
+//! extracted from hyper, so that the tunnel does not use a boxed one.
 
 use crate::body::{self, Body};
 use crate::connection::bare_lf_guard::BareLfIo;
@@ -20,29 +20,29 @@ use tokio::net::TcpStream;
 use tokio_rustls::server::TlsStream;
 use transport::handshake::ChannelBinding;
 
-/// What a tunnel that has not proved itself is charged, in addition to its connection.
+/// What a tunnel that has not authenticated is charged, in addition to its connection.
 const UNAUTHENTICATED_BYTES: usize = 8 * 1024;
 
 /// Begins a tunnel. Cancel safe.
 ///
 /// # Errors
-/// `invalid_request` for what is no upgrade, `forbidden` on a connection without TLS,
+/// `invalid_request` for a request that is no upgrade, `forbidden` on a connection without TLS,
 /// `overloaded` when the relay is shutting down.
-pub async fn tunnel(
-    state: &Arc<ControlPlane>,
+pub(crate) async fn tunnel(
+    control: &Arc<ControlPlane>,
     connection: &Arc<Connection>,
     mut request: Request<Incoming>,
 ) -> Result<Response<Body>, Problem> {
     let response = transport::websocket::accept_upgrade(&request)
         .map_err(|error| Problem::invalid(error.to_string()))?;
-    let channel = channel(state, connection)?;
-    state.serving.check_tunnel().await?;
-    state.directory.check_fresh()?;
-    if state.data.is_draining() {
+    let channel = channel(control, connection)?;
+    control.serving.check_tunnel().await?;
+    control.directory.check_fresh()?;
+    if control.data.is_draining() {
         let detail = "this relay is shutting down";
         return Err(Problem::not_sent(Code::Overloaded, detail));
     }
-    let place = state
+    let permit = control
         .data
         .unauthenticated
         .admit(connection.peer.ip(), UNAUTHENTICATED_BYTES);
@@ -56,65 +56,69 @@ pub async fn tunnel(
         channel,
         authority,
         connection: connection.clone(),
-        place: Arc::new(place),
+        permit: Arc::new(permit),
     };
     let upgrade = hyper::upgrade::on(&mut request);
+    // Before the response is written: the bytes after it are not HTTP.
     connection.turns_raw();
-    tokio::spawn(run(state.clone(), connection.clone(), upgrade, arrival));
+    tokio::spawn(run(control.clone(), connection.clone(), upgrade, arrival));
     Ok(response.map(|()| body::empty()))
 }
 
-/// What the bridge's signature is held against.
-fn channel(state: &ControlPlane, connection: &Connection) -> Result<ChannelBinding, Problem> {
-    if state.config.listen.behind_balancer {
+/// Returns the channel binding that the bridge's signature must have.
+fn channel(control: &ControlPlane, connection: &Connection) -> Result<ChannelBinding, Problem> {
+    if control.config.listen.behind_balancer {
         return Ok(ChannelBinding::EndsBefore);
     }
     match connection.exporter {
         Some(exporter) => Ok(ChannelBinding::Exporter(exporter)),
         None => Err(Problem::not_sent(
             Code::Forbidden,
-            "tunnels must come over TLS; where a balancer ends it, the relay's configuration must \
-             say so (listen.behind_balancer)",
+            "a tunnel requires TLS; if a load balancer terminates it, set listen.behind_balancer = true",
         )),
     }
 }
 
 async fn run(
-    state: Arc<ControlPlane>,
+    control: Arc<ControlPlane>,
     connection: Arc<Connection>,
     upgrade: OnUpgrade,
     arrival: Arrival,
 ) {
-    // Boxed: what the opening needs is given back when the tunnel is up.
-    let opening = Box::pin(open_unless_evicted(&state, &connection, upgrade, arrival));
-    if let Some(up) = opening.await {
-        tunnel::run(&state, up).await;
-        // For as long as addresses are remembered, from the end of the session on.
-        state.data.connections.proven.remember(connection.peer.ip());
+    // Boxed: the memory of the handshake is released when the session begins.
+    let opening = Box::pin(open_unless_evicted(&control, &connection, upgrade, arrival));
+    if let Some(tunnel) = opening.await {
+        tunnel::run(&control, tunnel).await;
+        // The address is kept for 24 hours from the end of the session on, not only from its start.
+        control
+            .data
+            .connections
+            .proven
+            .remember(connection.peer.ip());
     }
-    // Its place among the connections is free only now.
+    // Only now the permit of the connection is released.
     drop(connection);
 }
 
 async fn open_unless_evicted(
-    state: &ControlPlane,
+    control: &ControlPlane,
     connection: &Connection,
     upgrade: OnUpgrade,
     arrival: Arrival,
 ) -> Option<ActiveTunnel> {
-    let place = arrival.place.clone();
+    let permit = arrival.permit.clone();
     tokio::select! {
-        up = open(state, connection, upgrade, arrival) => return up,
+        tunnel = open(control, connection, upgrade, arrival) => return tunnel,
         () = connection.evicted() => {}
-        () = place.evicted() => {}
+        () = permit.evicted() => {}
     }
-    state.metrics.tunnel_refused("evicted");
-    tracing::debug!(peer = %connection.peer, "a tunnel was evicted before it proved itself");
+    control.metrics.tunnel_refused("evicted");
+    tracing::debug!(peer = %connection.peer, "tunnel evicted before it authenticated");
     None
 }
 
 async fn open(
-    state: &ControlPlane,
+    control: &ControlPlane,
     connection: &Connection,
     upgrade: OnUpgrade,
     arrival: Arrival,
@@ -122,7 +126,7 @@ async fn open(
     let upgraded = match upgrade.await {
         Ok(upgraded) => upgraded,
         Err(error) => {
-            tracing::debug!(%error, peer = %connection.peer, "a tunnel was lost at its upgrade");
+            tracing::debug!(%error, peer = %connection.peer, "tunnel lost at its upgrade");
             return None;
         }
     };
@@ -132,12 +136,12 @@ async fn open(
                 .downcast::<TokioIo<BareLfIo<TlsStream<TcpStream>>>>()
                 .ok()?;
             let Parts { io, read_buf, .. } = parts;
-            tunnel::open(state, io.into_inner().into_inner(), read_buf, arrival).await
+            tunnel::open(control, io.into_inner().into_inner(), read_buf, arrival).await
         }
         ListenerKind::Plain | ListenerKind::Proxy | ListenerKind::Admin => {
             let parts = upgraded.downcast::<TokioIo<BareLfIo<TcpStream>>>().ok()?;
             let Parts { io, read_buf, .. } = parts;
-            tunnel::open(state, io.into_inner().into_inner(), read_buf, arrival).await
+            tunnel::open(control, io.into_inner().into_inner(), read_buf, arrival).await
         }
     }
 }
@@ -151,7 +155,7 @@ mod tests {
     }
 
     #[test]
-    fn the_task_of_a_tunnel_is_small_for_there_are_thousands() {
+    fn tunnel_task_is_small() {
         let bytes = bytes_of_future(run);
         assert!(bytes <= 1024, "{bytes} bytes");
     }

@@ -1,4 +1,4 @@
-//! The JSON of a call: what is accepted, checked once into what cannot be wrong.
+//! The JSON of a call, parsed once into a valid request.
 
 use crate::config::{EXPIRES_IN_MAX_S, Limits};
 use crate::problem::Problem;
@@ -15,7 +15,7 @@ use serde_json::{Map, Value, json};
 /// Characters of an idempotency key.
 const IDEMPOTENCY_KEY_MAX: usize = 128;
 
-/// A header's value, or several.
+/// The value of a header field, or several.
 #[derive(Debug, Deserialize)]
 #[serde(untagged)]
 enum Values {
@@ -42,16 +42,16 @@ struct Document {
     expires_in: Option<u32>,
 }
 
-/// Whether the caller waits for the target's answer.
+/// Whether the caller waits for the target's response.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Mode {
-    /// It does.
+    /// The caller waits.
     Wait,
-    /// The call is stored, and delivered from there.
+    /// The call is stored first, and then delivered.
     Deliver,
 }
 
-/// A call that can be made.
+/// A valid call.
 #[derive(Debug)]
 pub(crate) struct CallRequest {
     pub(crate) target: Target,
@@ -66,19 +66,19 @@ pub(crate) struct CallRequest {
 }
 
 impl CallRequest {
-    /// Reads a call.
+    /// Parses a call.
     ///
     /// # Errors
-    /// `invalid_request`, with what is wrong and where.
+    /// `invalid_request`, with the field that is wrong.
     pub(crate) fn parse(text: &[u8], limits: &Limits) -> Result<Self, Problem> {
+        // serde also reads a struct from an array, which is not part of the API.
         if !text.trim_ascii_start().starts_with(b"{") {
             return Err(Problem::invalid(
                 "the body must be a JSON object like {\"url\": \"https://...\"}",
             ));
         }
-        let document: Document = serde_json::from_slice(text).map_err(|error| {
-            Problem::invalid(format!("the call is not what is expected: {error}"))
-        })?;
+        let document: Document = serde_json::from_slice(text)
+            .map_err(|error| Problem::invalid(format!("invalid call: {error}")))?;
         let mode = match document.mode.as_deref() {
             None | Some("wait") => Mode::Wait,
             Some("deliver") => Mode::Deliver,
@@ -89,13 +89,11 @@ impl CallRequest {
             }
         };
         if document.at_least_once && mode == Mode::Wait {
-            return Err(Problem::invalid(
-                "at_least_once belongs to mode \"deliver\"",
-            ));
+            return Err(Problem::invalid("at_least_once requires mode \"deliver\""));
         }
         match document.expires_in {
             Some(_) if mode == Mode::Wait => {
-                return Err(Problem::invalid("expires_in belongs to mode \"deliver\""));
+                return Err(Problem::invalid("expires_in requires mode \"deliver\""));
             }
             Some(seconds) if seconds > EXPIRES_IN_MAX_S => {
                 return Err(Problem::invalid(format!(
@@ -104,16 +102,14 @@ impl CallRequest {
             }
             Some(_) | None => {}
         }
-        let target = Target::parse(&document.url).map_err(|error| {
-            Problem::invalid(format!("url: {error}; http or https is expected"))
-        })?;
+        let target = Target::parse(&document.url)
+            .map_err(|error| Problem::invalid(format!("url: {error}; use an http or https URL")))?;
         let method = document.method.unwrap_or_else(|| "POST".to_owned());
         http::Method::from_bytes(method.as_bytes())
             .ok()
+            // CONNECT has no URL to go to (RFC 9110, 9.3.6).
             .filter(|method| *method != http::Method::CONNECT)
-            .ok_or_else(|| {
-                Problem::invalid(format!("method {method:?} is no HTTP method for a call"))
-            })?;
+            .ok_or_else(|| Problem::invalid(format!("method {method:?} is not supported")))?;
         let body = body(document.body, document.body_base64)?;
         let timeout_ms = timeout(document.timeout_ms, limits)?;
         if let Some(key) = &document.idempotency_key {
@@ -159,7 +155,7 @@ impl CallRequest {
 }
 
 impl CallRequest {
-    /// Passes the caller's trace on, unless the call names one for the target.
+    /// Adds the caller's trace, unless the call has its own for the target.
     ///
     /// # Errors
     /// `headers_too_large`.
@@ -167,6 +163,7 @@ impl CallRequest {
         &mut self,
         trace: &(HeaderValue, Option<HeaderValue>),
     ) -> Result<(), Problem> {
+        // The fields were made by `to_wire` in `parse`, so this cannot fail.
         let mut map = transport::http::from_wire(&self.head.headers).unwrap_or_default();
         if map.contains_key(crate::trace::TRACEPARENT) {
             return Ok(());
@@ -181,9 +178,9 @@ impl CallRequest {
     }
 }
 
-fn timeout(asked: Option<u32>, limits: &Limits) -> Result<u32, Problem> {
+fn timeout(requested: Option<u32>, limits: &Limits) -> Result<u32, Problem> {
     let max = limits.call_timeout_max.millis();
-    match asked {
+    match requested {
         None => Ok(limits.call_timeout.millis()),
         Some(ms) if ms > 0 && ms <= max => Ok(ms),
         Some(ms) => Err(Problem::invalid(format!(
@@ -204,7 +201,8 @@ fn body(text: Option<String>, base64: Option<String>) -> Result<Bytes, Problem> 
     }
 }
 
-/// Fields that a caller may not set: those of the connection, and those that others write.
+/// Returns whether a caller may not set the field: fields of the connection, and fields that the relay or the bridge
+/// writes.
 fn is_reserved(name: &HeaderName) -> bool {
     transport::http::is_hop_by_hop(name)
         || [header::HOST, header::CONTENT_LENGTH, header::EXPECT].contains(name)
@@ -213,13 +211,15 @@ fn is_reserved(name: &HeaderName) -> bool {
 fn header_fields(given: Map<String, Value>) -> Result<protocol::frame::Headers, Problem> {
     let mut map = HeaderMap::new();
     for (text, values) in given {
-        let name = HeaderName::from_bytes(text.as_bytes())
-            .map_err(|_| Problem::invalid(format!("headers: {text:?} is no header name")))?;
+        let name = HeaderName::from_bytes(text.as_bytes()).map_err(|_| {
+            Problem::invalid(format!("headers: {text:?} is not a valid header name"))
+        })?;
         if is_reserved(&name) {
             return Err(Problem::invalid(format!(
-                "headers: {name} is not the caller's to set (it follows from url and body, or belongs to a connection)"
+                "headers: {name} must not be set (it is derived from url and body, or belongs to a connection)"
             )));
         }
+        // Parsed for each field, so that the error names the field.
         let values: Values = serde_json::from_value(values).map_err(|_| {
             Problem::invalid(format!(
                 "headers: the value of {name} must be a string or a list of strings"
@@ -232,7 +232,7 @@ fn header_fields(given: Map<String, Value>) -> Result<protocol::frame::Headers, 
         for value in values {
             let value = HeaderValue::from_bytes(value.as_bytes()).map_err(|_| {
                 Problem::invalid(format!(
-                    "headers: the value of {name} has a character that no header may have"
+                    "headers: the value of {name} has a character that is not allowed"
                 ))
             })?;
             map.append(name.clone(), value);
@@ -242,13 +242,14 @@ fn header_fields(given: Map<String, Value>) -> Result<protocol::frame::Headers, 
         .map_err(|error| Problem::not_sent(Code::HeadersTooLarge, format!("headers: {error}")))
 }
 
-/// The fields of an answer: a name that repeats has a list.
+/// Returns the fields of a response. A name that repeats has a list.
 pub(crate) fn headers(map: &HeaderMap) -> Value {
     let mut out = Map::new();
     for name in map.keys() {
         let values: Vec<Value> = map
             .get_all(name)
             .iter()
+            // JSON has no form for bytes that are not UTF-8.
             .map(|value| json!(String::from_utf8_lossy(value.as_bytes())))
             .collect();
         let value = match <[Value; 1]>::try_from(values) {
@@ -270,7 +271,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_left_out_has_a_default() {
+    fn absent_fields_have_defaults() {
         let call = parse(r#"{"url": "http://ci/hooks"}"#).unwrap();
         assert_eq!(call.head.method, "POST");
         assert_eq!(call.timeout_ms, 30_000);
@@ -278,7 +279,7 @@ mod tests {
     }
 
     #[test]
-    fn fields_that_are_not_the_callers_are_refused_by_name() {
+    fn reserved_header_is_rejected_by_name() {
         for name in [
             "Host",
             "content-length",
@@ -293,7 +294,7 @@ mod tests {
     }
 
     #[test]
-    fn repeated_fields_are_a_list_both_ways() {
+    fn repeated_fields_are_lists() {
         let call =
             parse(r#"{"url": "http://ci/", "headers": {"a": ["1", "2"], "b": "3"}}"#).unwrap();
         assert_eq!(call.head.headers.len(), 3);

@@ -21,18 +21,19 @@
 //! | another key | the other key is narrowed at least as far |
 //! | the tenant: audit record, notices, secrets, services | never |
 //!
-//! The role lists are in `api::table`; which hosts a key lists is checked against parsed patterns.
+//! [`Permission`] has the role table. The hosts that a key lists are patterns, parsed once.
 
-use crate::auth::Principal;
-use crate::storage::{ApiKey, Role, Scope};
+mod credentials;
+mod permission;
+mod principal;
+
+pub use credentials::{BRIDGE_AUTHORIZATION, Credentials, consumed_header};
+pub use permission::Permission;
+pub use principal::Principal;
+
+use crate::storage::{Role, Scope};
 use policy::{Host, HostPattern, Target};
 use protocol::{Code, Failure};
-
-/// Roles that make calls.
-pub const CALLING: &[Role] = &[Role::Caller, Role::Admin];
-
-/// Roles whose requests pass through unchanged: to endpoints, and by the forward proxy.
-pub const SENDING: &[Role] = &[Role::Caller, Role::Synchronizer, Role::Admin];
 
 /// What an operation acts on. Every row of the table of operations has one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -260,7 +261,7 @@ impl KeyScope {
         }
         // Only who makes calls may ask for a credential.
         if !self.given.credentials.is_empty()
-            && CALLING.contains(&role)
+            && Permission::CALLS.roles.contains(&role)
             && (scope.credentials.is_empty()
                 || !is_part(&scope.credentials, &self.given.credentials))
         {
@@ -306,22 +307,6 @@ fn within(what: &str, allowed: &[String], wanted: &str) -> Result<(), Failure> {
 fn narrowed(what: &str, allowed: &[String]) -> Failure {
     let detail = format!("this key is narrowed to the {what} {}", allowed.join(", "));
     Failure::not_sent(Code::Forbidden, detail)
-}
-
-impl Principal {
-    /// Whether the key may use an operation that these roles have, on this resource.
-    ///
-    /// # Errors
-    /// `forbidden`, with the roles or with what the key is narrowed to.
-    pub fn admit(&self, roles: &[Role], resource: Resource) -> Result<(), Failure> {
-        self.require(roles)?;
-        self.scope.admit(resource)
-    }
-
-    /// Whether the key may see and manage another one.
-    pub fn sees_key(&self, key: &ApiKey) -> bool {
-        self.scope.sees(Object::Key(key.role, &key.scope))
-    }
 }
 
 #[cfg(test)]

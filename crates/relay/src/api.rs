@@ -23,10 +23,12 @@
 pub mod audit;
 pub mod bridges;
 pub mod calls;
+mod errors;
 pub mod etag;
 pub mod explain;
 pub mod json;
 pub mod keys;
+pub mod notices;
 pub mod once;
 pub mod openapi;
 pub mod page;
@@ -36,16 +38,16 @@ pub mod secrets;
 pub mod services;
 mod table;
 pub mod tenants;
+pub mod timestamp;
 
 pub use table::operations;
 
-use crate::access::{Object, Resource};
-use crate::auth::Principal;
+use crate::access::{Object, Permission, Principal, Resource};
+use crate::auth::Authenticator;
 use crate::body::Body;
 use crate::exchange::{ExchangePermit, Reservation};
 use crate::listener::connection::Connection;
 use crate::problem::Problem;
-use crate::service::Service;
 use crate::state::State;
 use crate::storage::{Role, Storage};
 use bytes::Bytes;
@@ -80,8 +82,21 @@ pub struct Parameter {
     pub name: &'static str,
     /// What it is.
     pub description: &'static str,
-    /// `string`, `integer` or `boolean`.
-    pub kind: &'static str,
+    /// The form of its value.
+    pub kind: ParameterKind,
+}
+
+/// The form of a parameter's value.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ParameterKind {
+    /// Any text.
+    Text,
+    /// The size of a page.
+    PageSize,
+    /// `true` or `false`.
+    Flag,
+    /// An RFC 3339 instant.
+    Instant,
 }
 
 /// An answer that is no problem.
@@ -94,7 +109,7 @@ pub struct Success {
     /// Its document; none for an empty answer.
     pub schema: Option<SchemaOf>,
     /// The media type of what is no document of ours.
-    pub media: Option<&'static str>,
+    pub media_type: Option<&'static str>,
 }
 
 /// One operation of the API.
@@ -107,10 +122,8 @@ pub struct Operation {
     pub method: Method,
     /// Its path, with `{name}` for what varies.
     pub path: &'static str,
-    /// Who may; empty for anybody, without a key.
-    pub roles: &'static [Role],
-    /// What it acts on, which decides what a narrowed key may do with it.
-    pub resource: Resource,
+    /// What the key needs.
+    pub permission: Permission,
     /// What it does, in a line.
     pub summary: &'static str,
     /// What else is to be known.
@@ -118,15 +131,15 @@ pub struct Operation {
     /// Parameters in the query; others are refused.
     pub query: &'static [Parameter],
     /// The document that it takes.
-    pub request: Option<SchemaOf>,
+    pub request_body: Option<SchemaOf>,
     /// What it answers when all is well.
     pub success: &'static [Success],
     /// What else it may answer, beside what every operation may.
-    pub problems: &'static [Code],
+    pub errors: &'static [Code],
     /// Whether a repeat with the same `Idempotency-Key` gets the first answer.
-    pub is_once: bool,
+    pub is_idempotent: bool,
     /// Whether it takes `If-Match`.
-    pub takes_match: bool,
+    pub has_if_match: bool,
     /// Who answers it; none for those that the service answers itself.
     pub handler: Option<Handler>,
 }
@@ -239,7 +252,8 @@ fn fit(template: &'static str, path: &str) -> Option<Vec<(&'static str, String)>
 /// # Errors
 /// A problem; `not_found` and `method_not_allowed` before anybody is asked for a key.
 pub async fn dispatch(
-    service: &Service,
+    state: &Arc<State>,
+    authenticator: &Authenticator,
     connection: &Arc<Connection>,
     waiting: &mut Option<Request<Incoming>>,
 ) -> Result<Response<Body>, Problem> {
@@ -276,18 +290,13 @@ pub async fn dispatch(
             false => Problem::methods(&others),
         });
     };
-    let principal = service
-        .authenticator
+    let principal = authenticator
         .authenticate(request.headers(), connection.peer.ip())
         .await?;
     connection.authenticated(&principal.tenant);
-    let state = &service.state;
     let note = |failure: &Failure| state.note_denial(&principal, failure.code, peer);
-    principal
-        .admit(operation.roles, operation.resource)
-        .inspect_err(note)?;
+    principal.admit(operation.permission).inspect_err(note)?;
     let query = Query::read(request.uri().query(), operation.query)?;
-    let state = &service.state;
     // Held until the response is written, as is the memory that the response takes.
     let permit = state.exchanges.begin_operation(&principal)?;
     let request = waiting.take().ok_or_else(Problem::not_found)?;
@@ -301,7 +310,7 @@ pub async fn dispatch(
         peer,
     };
     let result = admitted.answer(query, path, request).await;
-    let result = result.inspect_err(|problem| match operation.resource {
+    let result = result.inspect_err(|problem| match operation.permission.resource {
         // It notes by itself whatever fails.
         Resource::Pairing => {}
         _ => note(&problem.failure),
@@ -369,7 +378,7 @@ impl Admitted<'_> {
             query,
             path,
         };
-        if self.operation.is_once {
+        if self.operation.is_idempotent {
             return once::answer(&cx, self.operation.id, self.handler, request).await;
         }
         (self.handler)(&cx, request).await

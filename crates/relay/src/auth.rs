@@ -4,146 +4,23 @@
 //! `Authorization` belongs to the target and passes through untouched. `Bridge-Authorization`
 //! itself never leaves the relay.
 
-pub use crate::access::KeyScope;
-
+use crate::access::{Credentials, Principal};
 use crate::admission::network;
 use crate::denials::{Denied, Who};
 use crate::directory::Directory;
 use crate::state::State;
-use crate::storage::{Existing, Role, Secret};
-use base64::Engine as _;
-use base64::engine::general_purpose::STANDARD;
-use http::header::{self, HeaderMap, HeaderName, HeaderValue};
-use protocol::frame::Class;
+use http::header::{HeaderMap, HeaderName};
 use protocol::{Code, Failure};
 use std::collections::HashMap;
 use std::net::IpAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-/// Carries the key when `Authorization` belongs to the target.
-pub const BRIDGE_AUTHORIZATION: HeaderName = HeaderName::from_static("bridge-authorization");
-
-/// Longest client id and secret that are looked at, in bytes before decoding.
-const CREDENTIALS_MAX_BYTES: usize = 512;
-
 /// Addresses whose failures are counted; beyond, the oldest windows are dropped.
 const ADDRESSES_MAX: usize = 10_000;
 
 /// In which failures are counted.
 const WINDOW: Duration = Duration::from_secs(60);
-
-/// Who asks: an API key that proved itself.
-#[derive(Debug, Clone)]
-pub struct Principal {
-    /// The tenant's id. Everything that is looked up for this request is looked up in it.
-    pub tenant: Arc<str>,
-    /// The tenant's name.
-    pub tenant_name: Arc<str>,
-    /// The key's client id.
-    pub client_id: Arc<str>,
-    /// What it may do.
-    pub role: Role,
-    /// What it may do with a bridge's name that exists.
-    pub existing: Existing,
-    /// What it is narrowed to.
-    pub scope: Arc<KeyScope>,
-}
-
-impl Principal {
-    /// Whether the key has one of the roles.
-    ///
-    /// # Errors
-    /// `forbidden`, naming both.
-    pub fn require(&self, roles: &[Role]) -> Result<(), Failure> {
-        if roles.contains(&self.role) {
-            return Ok(());
-        }
-        let wanted: Vec<_> = roles.iter().map(|role| role.as_str()).collect();
-        let (wanted, role) = (wanted.join(" or "), self.role);
-        Err(Failure::not_sent(
-            Code::Forbidden,
-            format!("this needs a key with the role {wanted}, and this key has the role {role}"),
-        ))
-    }
-}
-
-impl Role {
-    /// Which of a tunnel's classes the traffic of such a key is.
-    pub fn class(self) -> Class {
-        match self {
-            Self::Synchronizer => Class::Bulk,
-            Self::Bridge | Self::Caller | Self::Admin | Self::SiteAdmin => Class::Interactive,
-        }
-    }
-}
-
-/// The header that carries the relay's own key, which no target may see. The other one, if it is
-/// there too, is the target's.
-pub fn consumed_header(headers: &HeaderMap) -> Option<HeaderName> {
-    [BRIDGE_AUTHORIZATION, header::AUTHORIZATION]
-        .into_iter()
-        .find(|name| headers.contains_key(name))
-}
-
-/// What a request presents.
-#[derive(Debug)]
-pub struct Credentials {
-    /// The client id.
-    pub client_id: String,
-    /// The secret.
-    pub secret: Secret,
-}
-
-impl Credentials {
-    /// Reads them from a request's header.
-    ///
-    /// # Errors
-    /// `unauthorized` when there are none or they cannot be read.
-    pub fn from_headers(headers: &HeaderMap) -> Result<Self, Failure> {
-        let name = consumed_header(headers).unwrap_or(header::AUTHORIZATION);
-        Self::from_header(headers, &name)
-    }
-
-    /// Reads them from the header of this name.
-    ///
-    /// # Errors
-    /// `unauthorized` when there are none or they cannot be read.
-    pub fn from_header(headers: &HeaderMap, name: &HeaderName) -> Result<Self, Failure> {
-        if !headers.contains_key(name) {
-            return Err(unauthorized(
-                "an API key is needed: client id and secret as HTTP Basic",
-            ));
-        }
-        let mut values = headers.get_all(name).iter();
-        let parsed = values.next().and_then(basic);
-        // Two of them could be read differently by two readers.
-        let (client_id, secret) = parsed.filter(|_| values.next().is_none()).ok_or_else(|| {
-            unauthorized(format!(
-                "the header `{name}` must hold one HTTP Basic credential: client id and secret"
-            ))
-        })?;
-        Ok(Self {
-            client_id,
-            secret: Secret::presented(secret),
-        })
-    }
-}
-
-fn basic(value: &HeaderValue) -> Option<(String, String)> {
-    let text = value.to_str().ok()?;
-    let (scheme, encoded) = text.trim().split_once(' ')?;
-    if !scheme.eq_ignore_ascii_case("basic") || encoded.len() > CREDENTIALS_MAX_BYTES {
-        return None;
-    }
-    let decoded = String::from_utf8(STANDARD.decode(encoded.trim()).ok()?).ok()?;
-    let (client_id, secret) = decoded.split_once(':')?;
-    Some((client_id.to_owned(), secret.to_owned()))
-}
-
-fn unauthorized(detail: impl Into<String>) -> Failure {
-    Failure::not_sent(Code::Unauthorized, detail)
-}
 
 /// Checks keys, and counts those that are wrong.
 #[derive(Debug)]
@@ -317,57 +194,6 @@ impl Attempts {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    fn headers(fields: &[(&'static str, &str)]) -> HeaderMap {
-        let mut map = HeaderMap::new();
-        for (name, value) in fields {
-            map.append(*name, HeaderValue::from_str(value).unwrap());
-        }
-        map
-    }
-
-    #[test]
-    fn the_bridges_header_goes_first_and_leaves_the_other_to_the_target() {
-        let own = format!("Basic {}", STANDARD.encode("id:a:b"));
-        let map = headers(&[
-            ("authorization", "Bearer x"),
-            ("bridge-authorization", &own),
-        ]);
-        let read = Credentials::from_headers(&map).unwrap();
-        assert_eq!(read.client_id, "id");
-        assert_eq!(read.secret.reveal(), "a:b");
-        assert_eq!(consumed_header(&map), Some(BRIDGE_AUTHORIZATION));
-        let map = headers(&[("authorization", &own.replace("Basic", "bAsIc"))]);
-        assert!(Credentials::from_headers(&map).is_ok());
-        assert_eq!(consumed_header(&map), Some(header::AUTHORIZATION));
-    }
-
-    #[test]
-    fn what_is_no_single_basic_credential_is_unauthorized() {
-        let good = format!("Basic {}", STANDARD.encode("id:secret"));
-        let long = format!("Basic {}", STANDARD.encode("x".repeat(600)));
-        let no_colon = format!("Basic {}", STANDARD.encode("id"));
-        let cases = [
-            vec![],
-            vec![("authorization", "Bearer abc")],
-            vec![("authorization", "Basic !!!")],
-            vec![("authorization", "Basic")],
-            vec![("authorization", no_colon.as_str())],
-            vec![("authorization", long.as_str())],
-            vec![
-                ("authorization", good.as_str()),
-                ("authorization", good.as_str()),
-            ],
-            vec![
-                ("authorization", good.as_str()),
-                ("bridge-authorization", "x"),
-            ],
-        ];
-        for fields in cases {
-            let failure = Credentials::from_headers(&headers(&fields)).unwrap_err();
-            assert_eq!(failure.code, Code::Unauthorized, "{fields:?}");
-        }
-    }
 
     #[test]
     fn failures_are_counted_by_address_and_forgotten_after_a_minute() {

@@ -378,7 +378,10 @@ fn too_many(detail: String, wait: Duration) -> Problem {
 
 fn sealing(error: VaultError) -> Problem {
     match error {
-        VaultError::Storage(error) => crate::api::pairing::failed(error),
+        VaultError::Storage(error) => {
+            tracing::error!(%error, "a call could not be sealed");
+            Failure::from(error).into()
+        }
         VaultError::Broken | VaultError::Random(_) => {
             tracing::error!(%error, "a call could not be sealed");
             Problem::not_sent(Code::Internal, "the relay could not store it")

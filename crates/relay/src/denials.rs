@@ -6,8 +6,8 @@
 //! wait, and sums beyond a bound join one that names neither key nor address: no denial is left out of
 //! the count, and the history is not washed out.
 
+use crate::access::Principal;
 use crate::admission::network;
-use crate::auth::Principal;
 use crate::storage::audit::AuditEvent;
 use crate::throttle::LogRateLimiter;
 use protocol::Code;

@@ -15,8 +15,8 @@ mod state;
 
 pub use state::{BridgeSummary, Standing, TunnelClaim};
 
+use crate::access::{Credentials, Principal};
 use crate::admission::network;
-use crate::auth::{Credentials, Principal};
 use crate::denials::Who;
 use crate::registry::TunnelOwner;
 use crate::routing::select_tunnel::{Paired, PairedBridge};

@@ -17,8 +17,8 @@ pub use memory::{BodyMemory, KeyMemory, NoMemory, Reservation, TenantMemory};
 
 pub(crate) use upload::pump;
 
+use crate::access::Principal;
 use crate::audit::recorder::Sum;
-use crate::auth::Principal;
 use crate::registry::TunnelEntry;
 use crate::routing::select_tunnel::{self, RouteTarget};
 use crate::state::State;

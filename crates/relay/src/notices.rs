@@ -5,24 +5,18 @@
 //! other: stored, signed, tried again. One about a bridge that is away does not wait for that bridge: it goes
 //! by another route, or only the API shows it.
 
-use crate::api::pairing::failed;
-use crate::api::{Context, Handling, json, page::Page};
 use crate::config::Tls;
 use crate::deliveries::Handed;
 use crate::ownership::Conflict;
-use crate::problem::Problem;
 use crate::registry::TunnelOwner;
 use crate::routing::{self, StoredRoute, Way};
 use crate::state::State;
 use crate::storage::audit::AuditEvent;
 use crate::storage::notices::{Cause, Notice};
-use crate::storage::tenants::{SITE, TenantChange};
+use crate::storage::tenants::SITE;
 use crate::storage::{StorageError, now};
-use bytes::Bytes;
-use http::{Request, StatusCode};
 use policy::Target;
-use schemars::JsonSchema;
-use serde::{Deserialize, Serialize};
+use runtime::time::rfc3339;
 use serde_json::json;
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
@@ -49,80 +43,6 @@ const NOTICE_URL_MAX_BYTES: usize = 2048;
 /// The kind of a notice about a bridge that is away.
 const BRIDGE_OFFLINE: &str = "bridge_offline";
 
-/// A notice.
-#[derive(Debug, Serialize, JsonSchema)]
-pub struct NoticeView {
-    /// Its id.
-    id: String,
-    /// Whose it is.
-    tenant: String,
-    /// `bridge_offline`, `bridge_cloned`, `endpoint_conflict`, `dead_letters`, `key_expires`,
-    /// `certificate_expires` or `database_silent`.
-    kind: String,
-    /// What it is about: a bridge's name, a client id, a file.
-    object: String,
-    /// In words.
-    detail: String,
-    /// When it was raised, in seconds since 1970.
-    raised: i64,
-    /// When its cause was gone.
-    cleared: Option<i64>,
-}
-
-/// A page of notices.
-#[derive(Debug, Serialize, JsonSchema)]
-pub struct NoticePage {
-    /// Newest first.
-    notices: Vec<NoticeView>,
-    /// For the next page; null on the last one.
-    next_cursor: Option<String>,
-}
-
-fn view(state: &State, notice: Notice) -> NoticeView {
-    let tenant = state.directory.tenant_name(&notice.tenant);
-    NoticeView {
-        id: notice.id,
-        tenant: tenant.map_or_else(String::new, |name| name.to_string()),
-        kind: notice.kind,
-        object: notice.object,
-        detail: notice.detail,
-        raised: notice.raised,
-        cleared: notice.cleared,
-    }
-}
-
-pub(crate) fn list<'a>(cx: &'a Context<'a>, _: Request<Bytes>) -> Handling<'a> {
-    Box::pin(async move {
-        let tenant = if cx.is_site_admin() && cx.query.text("tenant").is_none() {
-            String::new()
-        } else {
-            cx.tenant()?.to_string()
-        };
-        let page = Page::of(&cx.query)?;
-        let only_open = cx.query.flag("open")?;
-        let before = page.after.clone().unwrap_or_default();
-        let storage = cx.state.directory.storage();
-        let notices = storage.notices(&tenant, only_open, &before, page.rows());
-        let mut notices = notices.await.map_err(failed)?;
-        let next_cursor = page.cut(&mut notices, |notice| notice.id.clone());
-        let notices = notices.into_iter().map(|notice| view(cx.state, notice));
-        let document = NoticePage {
-            notices: notices.collect(),
-            next_cursor,
-        };
-        json::reply(StatusCode::OK, &document)
-    })
-}
-
-/// Where a tenant's notices are sent.
-#[derive(Debug, Serialize, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields)]
-pub struct NoticeUrl {
-    /// An absolute `http` or `https` URL; null for nowhere. The way there is that of any stored call.
-    #[schemars(length(max = 2048))]
-    url: Option<String>,
-}
-
 /// Whether notices can be sent to a URL.
 ///
 /// # Errors
@@ -136,39 +56,6 @@ pub fn check_url(url: &str) -> Result<(), String> {
     }
     let parsed = Target::parse(url).map_err(|error| format!("notice_url: {error}"));
     parsed.map(drop)
-}
-
-pub(crate) fn show_url<'a>(cx: &'a Context<'a>, _: Request<Bytes>) -> Handling<'a> {
-    Box::pin(async move {
-        let name = tenant_name(cx)?;
-        let tenant = cx.storage().tenant(&name).await.map_err(failed)?;
-        let document = NoticeUrl {
-            url: tenant.notice_url,
-        };
-        json::reply(StatusCode::OK, &document)
-    })
-}
-
-pub(crate) fn change_url<'a>(cx: &'a Context<'a>, request: Request<Bytes>) -> Handling<'a> {
-    Box::pin(async move {
-        let wanted: NoticeUrl = json::read(&request)?;
-        if let Some(url) = &wanted.url {
-            check_url(url).map_err(Problem::invalid)?;
-        }
-        let change = TenantChange {
-            notice_url: Some(wanted.url.clone()),
-            ..TenantChange::default()
-        };
-        let name = tenant_name(cx)?;
-        let changed = cx.storage().change_tenant(&name, &change, None).await;
-        changed.map_err(failed)?;
-        json::reply(StatusCode::OK, &wanted)
-    })
-}
-
-fn tenant_name(cx: &Context<'_>) -> Result<Arc<str>, Problem> {
-    let name = cx.state.directory.tenant_name(&cx.tenant()?);
-    name.ok_or_else(Problem::not_found)
 }
 
 /// Looks for causes until the relay stops; and writes down what is only noted in memory: when
@@ -391,7 +278,7 @@ async fn send(state: &Arc<State>, notice: Notice) -> Result<(), StorageError> {
     }
     let document = json!({
         "type": format!("notice.{}", notice.kind),
-        "timestamp": notice.raised,
+        "timestamp": rfc3339(notice.raised),
         "data": {
             "id": notice.id,
             "tenant": &*name,

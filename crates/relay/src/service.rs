@@ -12,9 +12,9 @@
 //!
 //! `admin` may do all that needs a key.
 
-use crate::access::{CALLING, Resource, SENDING};
+use crate::access::{Permission, Principal};
 use crate::api;
-use crate::auth::{Authenticator, Principal};
+use crate::auth::Authenticator;
 use crate::body::{self, Body};
 use crate::ingress::{calls, endpoints, forward_proxy};
 use crate::listener::connection::{Connection, ListenerKind};
@@ -22,7 +22,6 @@ use crate::metrics::{CONTENT_TYPE, Snapshot};
 use crate::problem::Problem;
 use crate::sending::{Progress, ResponseBody};
 use crate::state::State;
-use crate::storage::Role;
 use crate::tunnel::upgrade;
 use bytes::Bytes;
 use http::header::{self, HeaderMap, HeaderValue};
@@ -142,12 +141,7 @@ impl Service {
             }
             "/v1/calls" if *request.method() == Method::POST => {
                 let principal = self
-                    .admit(
-                        connection,
-                        request,
-                        (CALLING, Resource::Hosts),
-                        Some("POST"),
-                    )
+                    .admit(connection, request, Permission::CALLS, Some("POST"))
                     .await?;
                 let handled = calls::handle(state, &principal, connection, taken(waiting)?);
                 Box::pin(handled)
@@ -156,7 +150,7 @@ impl Service {
             }
             _ => {
                 if let Some((endpoint, rest)) = endpoints::split_target(target) {
-                    let allowed = (SENDING, Resource::Endpoints);
+                    let allowed = Permission::ENDPOINTS;
                     let principal = self.admit(connection, request, allowed, None).await?;
                     let request = taken(waiting)?;
                     let result =
@@ -166,7 +160,13 @@ impl Service {
                         note_denial(state, &principal, problem, connection);
                     });
                 }
-                Box::pin(api::dispatch(self, connection, waiting)).await
+                Box::pin(api::dispatch(
+                    state,
+                    &self.authenticator,
+                    connection,
+                    waiting,
+                ))
+                .await
             }
         }
     }
@@ -176,7 +176,7 @@ impl Service {
         &self,
         connection: &Connection,
         request: &Request<Incoming>,
-        (roles, resource): (&[Role], Resource),
+        permission: Permission,
         method: Option<&'static str>,
     ) -> Result<Principal, Problem> {
         if let Some(allowed) = method
@@ -190,7 +190,7 @@ impl Service {
             .authenticate(request.headers(), peer)
             .await?;
         connection.authenticated(&principal.tenant);
-        let admitted = principal.admit(roles, resource);
+        let admitted = principal.admit(permission);
         admitted.inspect_err(|failure| state.note_denial(&principal, failure.code, peer))?;
         Ok(principal)
     }

@@ -1,9 +1,9 @@
 //! What every part of a running relay shares.
 
+use crate::access::Principal;
 use crate::admission::{AdmissionControl, Connections, PendingLimits, PendingPool};
 use crate::api::services::Written;
 use crate::audit::recorder::Auditing;
-use crate::auth::Principal;
 use crate::config::{Config, Limits};
 use crate::deliveries::Deliveries;
 use crate::denials::{self, Denied, Who};

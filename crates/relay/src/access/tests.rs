@@ -65,8 +65,8 @@ const RULES: &[(&str, &str, Resource)] = &[
     ("revokeBridge", "AS", Resource::BridgeChanges),
     ("disableBridge", "AS", Resource::BridgeChanges),
     ("enableBridge", "AS", Resource::BridgeChanges),
-    ("markInspected", "AS", Resource::BridgeChanges),
-    ("unmarkInspected", "AS", Resource::BridgeChanges),
+    ("allowTlsInspection", "AS", Resource::BridgeChanges),
+    ("forbidTlsInspection", "AS", Resource::BridgeChanges),
     ("assignEndpoint", "AS", Resource::BridgeChanges),
     ("releaseEndpoint", "AS", Resource::BridgeChanges),
     ("pairBridge", "b", Resource::Pairing),
@@ -125,17 +125,17 @@ fn every_operation_has_its_rule() {
     assert_eq!(known, ruled, "each operation has one row in RULES");
     for operation in operations() {
         let (_, roles, resource) = RULES.iter().find(|(id, ..)| *id == operation.id).unwrap();
-        assert_eq!(operation.resource, *resource, "{operation:?}");
+        assert_eq!(operation.permission.resource, *resource, "{operation:?}");
         for role in ROLES {
             let has_role = roles.contains(letter(role));
             assert_eq!(
-                operation.roles.contains(&role),
+                operation.permission.roles.contains(&role),
                 has_role,
                 "{operation:?} {role}"
             );
             for letters in NARROWINGS {
                 let allowed = has_role && narrowings_of(*resource).contains(&letters);
-                let admitted = principal(role, letters).admit(operation.roles, operation.resource);
+                let admitted = principal(role, letters).admit(operation.permission);
                 assert_eq!(
                     admitted.is_ok(),
                     allowed,
@@ -156,7 +156,7 @@ fn forward_proxy_follows_the_rule_of_calls() {
         for letters in NARROWINGS {
             let allowed =
                 matches!(role, Role::Caller | Role::Synchronizer | Role::Admin) && letters != "e";
-            let admitted = principal(role, letters).admit(SENDING, Resource::Hosts);
+            let admitted = principal(role, letters).admit(Permission::PROXY);
             assert_eq!(admitted.is_ok(), allowed, "{role} {letters}");
         }
     }

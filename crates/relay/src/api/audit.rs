@@ -1,7 +1,8 @@
 //! `GET /v1/audit`: who did what, when, and what came of it.
 
+use super::errors::failed;
+use super::timestamp::Timestamp;
 use super::{Context, Handling, json, page::Page};
-use crate::api::pairing::failed;
 use crate::storage::audit::{AuditFilter, AuditRow};
 use bytes::Bytes;
 use http::{Request, StatusCode};
@@ -14,8 +15,8 @@ use serde_json::Value;
 pub struct AuditView {
     /// Rises with each row.
     seq: i64,
-    /// When, in milliseconds since 1970.
-    at_ms: i64,
+    /// When it happened.
+    at: Timestamp,
     /// Whose space it happened in; its id where it is gone.
     tenant: String,
     /// A client id, `cli:ACCOUNT`, or `relay`.
@@ -56,7 +57,7 @@ fn view(cx: &Context<'_>, row: AuditRow) -> AuditView {
     let tenant = cx.state.directory.tenant_name(&row.tenant);
     AuditView {
         seq: row.seq,
-        at_ms: row.at_ms,
+        at: Timestamp::Millis(row.at_ms),
         tenant: tenant.map_or(row.tenant, |name| name.to_string()),
         actor: row.actor,
         action: row.action,
@@ -85,8 +86,8 @@ pub(super) fn list<'a>(cx: &'a Context<'a>, _: Request<Bytes>) -> Handling<'a> {
             tenant,
             action: text("action"),
             actor: text("actor"),
-            since_ms: cx.query.moment_ms("since")?,
-            until_ms: cx.query.moment_ms("until")?,
+            since_ms: cx.query.instant_ms("since")?,
+            until_ms: cx.query.instant_ms("until")?,
         };
         let storage = cx.state.directory.storage();
         let rows = storage.audit_rows(&filter, page.before()?, page.rows());

@@ -1,8 +1,9 @@
 //! `/v1/bridges ...`: what a tenant's bridges are doing; disabled, enabled, revoked.
 
+use super::errors::failed;
+use super::timestamp::Timestamp;
 use super::{Context, Handling, json, page::Page};
 use crate::access::{KeyScope, Object};
-use crate::api::pairing::failed;
 use crate::audit::checkpoints::hex;
 use crate::directory::{BridgeSummary, Standing};
 use crate::ownership;
@@ -30,14 +31,14 @@ pub struct BridgeView {
     online: bool,
     /// Whether it is cut off until somebody enables it.
     disabled: bool,
-    /// Whether something between it and the relay ends TLS, as an administrator has said.
-    inspected: bool,
+    /// Whether an administrator allowed TLS inspection between it and the relay.
+    tls_inspection: bool,
     /// Whether two machines seem to run on one identity.
     cloned: bool,
-    /// When it was paired first, in seconds since 1970.
-    created: i64,
-    /// When a tunnel of it was up last.
-    last_seen: Option<i64>,
+    /// When it was first paired.
+    created_at: Timestamp,
+    /// When it last had a tunnel.
+    last_seen_at: Option<Timestamp>,
     /// Installations that may prove themselves as it.
     installations: usize,
     /// Endpoint names that belong to it, whether it declares them now or not; for a narrowed key, those
@@ -98,8 +99,8 @@ pub struct EndpointView {
     status: Option<u16>,
     /// The code of what failed.
     code: Option<String>,
-    /// When the bridge looked last, in seconds since 1970.
-    checked: Option<i64>,
+    /// When the bridge last checked it.
+    checked_at: Option<Timestamp>,
 }
 
 /// A page of bridges.
@@ -122,13 +123,13 @@ pub struct BridgeDone {
     disabled: bool,
 }
 
-/// Whether a bridge is behind TLS inspection.
+/// Whether a bridge may connect through TLS inspection.
 #[derive(Debug, Serialize, JsonSchema)]
-pub struct InspectionView {
-    /// Its name.
+pub struct TlsInspectionView {
+    /// The bridge's name.
     name: String,
     /// Whether its tunnels need not be bound to the relay's own TLS connection.
-    inspected: bool,
+    tls_inspection: bool,
 }
 
 /// The bridges that an endpoint's name belongs to.
@@ -165,10 +166,10 @@ fn view(
         id: bridge.id.to_string(),
         online,
         disabled: bridge.is_disabled,
-        inspected: bridge.is_inspected,
+        tls_inspection: bridge.is_inspected,
         cloned: registry.is_cloned(bridge.id.as_str(), Instant::now()),
-        created: bridge.created,
-        last_seen: if online { Some(now()) } else { last },
+        created_at: Timestamp::Seconds(bridge.created),
+        last_seen_at: if online { Some(now()) } else { last }.map(Timestamp::Seconds),
         installations: bridge.installations,
         owned_endpoints: owned_endpoints(cx, bridge),
         sessions: own
@@ -230,7 +231,7 @@ fn endpoint(name: &str, standing: &Standing, found: EndpointHealth) -> EndpointV
         health,
         status: found.status,
         code: found.code.map(|code| Code::from_wire(code).to_string()),
-        checked: is_known.then(|| now() - i64::from(found.age_s)),
+        checked_at: is_known.then(|| Timestamp::Seconds(now() - i64::from(found.age_s))),
     }
 }
 
@@ -329,27 +330,30 @@ pub(super) fn enable<'a>(cx: &'a Context<'a>, _: Request<Bytes>) -> Handling<'a>
     Box::pin(async move { json::reply(StatusCode::OK, &switch(cx, false).await?) })
 }
 
-async fn mark(cx: &Context<'_>, inspected: bool) -> Result<InspectionView, Problem> {
+async fn set_tls_inspection(
+    cx: &Context<'_>,
+    tls_inspection: bool,
+) -> Result<TlsInspectionView, Problem> {
     let (tenant, name) = (cx.tenant()?, cx.path("bridge"));
     cx.check(Object::BridgeChange(name))?;
     let done = cx
         .storage()
-        .set_bridge_inspected(&tenant, name, inspected)
+        .set_bridge_inspected(&tenant, name, tls_inspection)
         .await;
     done.map_err(failed)?;
     cx.state.directory.follow_change().await;
-    Ok(InspectionView {
+    Ok(TlsInspectionView {
         name: name.to_owned(),
-        inspected,
+        tls_inspection,
     })
 }
 
-pub(super) fn inspected<'a>(cx: &'a Context<'a>, _: Request<Bytes>) -> Handling<'a> {
-    Box::pin(async move { json::reply(StatusCode::OK, &mark(cx, true).await?) })
+pub(super) fn allow_tls_inspection<'a>(cx: &'a Context<'a>, _: Request<Bytes>) -> Handling<'a> {
+    Box::pin(async move { json::reply(StatusCode::OK, &set_tls_inspection(cx, true).await?) })
 }
 
-pub(super) fn not_inspected<'a>(cx: &'a Context<'a>, _: Request<Bytes>) -> Handling<'a> {
-    Box::pin(async move { json::reply(StatusCode::OK, &mark(cx, false).await?) })
+pub(super) fn forbid_tls_inspection<'a>(cx: &'a Context<'a>, _: Request<Bytes>) -> Handling<'a> {
+    Box::pin(async move { json::reply(StatusCode::OK, &set_tls_inspection(cx, false).await?) })
 }
 
 async fn holders(cx: &Context<'_>, tenant: &Arc<str>) -> Result<EndpointHolders, Problem> {

@@ -1,9 +1,10 @@
 //! `/v1/calls ...`: what became of stored calls, again, and taken back.
 
+use super::errors::{failed, failed_after_change};
 use super::page::{Page, SCANNED_MAX};
+use super::timestamp::Timestamp;
 use super::{Context, Handling, json};
 use crate::access::Object;
-use crate::api::pairing::{failed, unshown};
 use crate::deliveries::state::CallState;
 use crate::problem::Problem;
 use crate::storage::call_pages::{CallAttemptRow, CallFilter, CallSummary, no_call};
@@ -33,8 +34,8 @@ pub struct CallView {
     /// `pending`, `waiting_for_bridge`, `attempting`, `succeeded`, `failed`, `refused`,
     /// `outcome_unknown`, `cancelled` or `expired`.
     state: &'static str,
-    /// When it was handed over, in milliseconds since 1970.
-    created_ms: i64,
+    /// When the caller submitted it.
+    created_at: Timestamp,
     /// The key that handed it over.
     client_id: String,
     /// The request's method.
@@ -49,12 +50,12 @@ pub struct CallView {
     bytes: i64,
     /// Attempts that were begun.
     attempts: i64,
-    /// When the next one is due, in milliseconds since 1970.
-    due_ms: Option<i64>,
-    /// When it expires if it still waits then, in milliseconds since 1970.
-    expires_ms: Option<i64>,
-    /// When it came to its end.
-    finished_ms: Option<i64>,
+    /// When the next attempt is due.
+    due_at: Option<Timestamp>,
+    /// When it expires unless it was delivered before.
+    expires_at: Option<Timestamp>,
+    /// When it reached its final state.
+    finished_at: Option<Timestamp>,
     /// The target's last status.
     status: Option<i64>,
     /// The code of the last failure.
@@ -70,8 +71,8 @@ pub struct CallView {
 pub struct AttemptView {
     /// Its number, from 1.
     attempt: i64,
-    /// When it began, in milliseconds since 1970.
-    began_ms: i64,
+    /// When it started.
+    started_at: Timestamp,
     /// How long it took.
     took_ms: i64,
     /// `bridge` or `direct`.
@@ -110,19 +111,17 @@ pub struct CallPage {
 /// Which calls.
 #[derive(Debug, Default, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
-pub struct Matching {
+pub struct CallSelection {
     /// In this state. Redelivering takes `failed`, `refused`, `outcome_unknown`, `cancelled` and
     /// `expired` ones, all of them if nothing is said; cancelling those that are not finished.
     #[schemars(with = "Option<StateName>")]
     state: Option<String>,
     /// To this host.
     host: Option<String>,
-    /// Handed over at or after this moment, in seconds since 1970.
-    #[schemars(range(min = 0, max = 253_402_300_799_i64))]
-    since: Option<i64>,
-    /// Handed over before this moment.
-    #[schemars(range(min = 0, max = 253_402_300_799_i64))]
-    until: Option<i64>,
+    /// Only calls submitted at or after this time.
+    since: Option<Timestamp>,
+    /// Only calls submitted before this time.
+    until: Option<Timestamp>,
 }
 
 /// Where a call stands, for the document.
@@ -165,7 +164,7 @@ fn view(call: CallSummary) -> CallView {
     CallView {
         id: call.id,
         state: call.state.as_str(),
-        created_ms: call.created_ms,
+        created_at: Timestamp::Millis(call.created_ms),
         client_id: call.client_id,
         method: call.method,
         host: call.host,
@@ -173,9 +172,9 @@ fn view(call: CallSummary) -> CallView {
         at_least_once: call.at_least_once,
         bytes: call.bytes,
         attempts: call.attempts,
-        due_ms: call.due_ms,
-        expires_ms: call.expires_ms,
-        finished_ms: call.finished_ms,
+        due_at: call.due_ms.map(Timestamp::Millis),
+        expires_at: call.expires_ms.map(Timestamp::Millis),
+        finished_at: call.finished_ms.map(Timestamp::Millis),
         status: call.status,
         code: call.code,
         execution: call.execution,
@@ -186,7 +185,7 @@ fn view(call: CallSummary) -> CallView {
 fn attempt(row: CallAttemptRow) -> AttemptView {
     AttemptView {
         attempt: row.attempt,
-        began_ms: row.began_ms,
+        started_at: Timestamp::Millis(row.began_ms),
         took_ms: row.took_ms,
         route: row.route,
         bridge: (!row.bridge.is_empty()).then_some(row.bridge),
@@ -202,18 +201,12 @@ fn state_of(text: Option<&str>) -> Result<Option<CallState>, Problem> {
     parsed.map_err(|error| Problem::invalid(error.to_string()))
 }
 
-fn filter(matching: Matching) -> Result<CallFilter, Problem> {
-    let moment = |name: &str, seconds: Option<i64>| match seconds {
-        Some(seconds) if !(0..=253_402_300_799).contains(&seconds) => Err(Problem::invalid(
-            format!("{name} is no moment in seconds since 1970"),
-        )),
-        seconds => Ok(seconds.map(|seconds| seconds * 1000)),
-    };
+fn filter(selection: CallSelection) -> Result<CallFilter, Problem> {
     Ok(CallFilter {
-        state: state_of(matching.state.as_deref())?,
-        host: matching.host,
-        since_ms: moment("since", matching.since)?,
-        until_ms: moment("until", matching.until)?,
+        state: state_of(selection.state.as_deref())?,
+        host: selection.host,
+        since_ms: selection.since.map(Timestamp::millis),
+        until_ms: selection.until.map(Timestamp::millis),
     })
 }
 
@@ -223,8 +216,8 @@ pub(super) fn list<'a>(cx: &'a Context<'a>, _: Request<Bytes>) -> Handling<'a> {
         let filter = CallFilter {
             state: state_of(cx.query.text("state"))?,
             host: cx.query.text("host").map(str::to_owned),
-            since_ms: cx.query.moment_ms("since")?,
-            until_ms: cx.query.moment_ms("until")?,
+            since_ms: cx.query.instant_ms("since")?,
+            until_ms: cx.query.instant_ms("until")?,
         };
         let (calls, next_cursor) = visible(cx, &cx.tenant()?, &filter, &page).await?;
         let calls = calls.into_iter().map(view).collect();
@@ -352,7 +345,7 @@ pub(super) fn redeliver<'a>(cx: &'a Context<'a>, _: Request<Bytes>) -> Handling<
         }
         cx.state.deliveries.came_back(&tenant, 1);
         let shown = with_attempts(cx, &tenant, StatusCode::ACCEPTED).await;
-        shown.map_err(unshown)?
+        shown.map_err(failed_after_change)?
     })
 }
 

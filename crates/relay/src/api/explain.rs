@@ -1,7 +1,7 @@
 //! `POST /v1/calls/explain`: which way a URL would go, and why. Nothing is sent.
 
+use super::{Context, Handling, json};
 use crate::access::Object;
-use crate::api::{Context, Handling, json};
 use crate::problem::Problem;
 use crate::routing::{self, Route, Sent};
 use bytes::Bytes;
@@ -13,7 +13,7 @@ use serde::{Deserialize, Serialize};
 /// What is asked about.
 #[derive(Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
-pub struct Question {
+pub struct RouteQuery {
     /// An absolute `http` or `https` URL.
     #[schemars(length(max = 8192))]
     url: String,
@@ -25,7 +25,7 @@ pub struct Question {
 
 /// The way, and why.
 #[derive(Debug, Serialize, JsonSchema)]
-pub struct Explained {
+pub struct RouteExplanation {
     /// `bridge`, `direct` or `refused`.
     route: &'static str,
     /// The bridge that would be chosen now.
@@ -40,29 +40,29 @@ pub struct Explained {
 
 pub(crate) fn handle<'a>(cx: &'a Context<'a>, request: Request<Bytes>) -> Handling<'a> {
     Box::pin(async move {
-        let question: Question = json::read(&request)?;
-        let target = Target::parse(&question.url).map_err(|error| {
+        let query: RouteQuery = json::read(&request)?;
+        let target = Target::parse(&query.url).map_err(|error| {
             Problem::invalid(format!("url: {error}; http or https is expected"))
         })?;
-        let bridge = question.bridge.as_deref();
+        let bridge = query.bridge.as_deref();
         let scope = &cx.principal.scope;
         scope.check(Object::Host {
             host: target.host(),
             bridge,
             credential: None,
         })?;
-        let method = question.method.as_deref().unwrap_or("POST");
+        let method = query.method.as_deref().unwrap_or("POST");
         let sent = Sent {
             tenant: &cx.principal.tenant,
             bridge,
             within: scope.bridges(),
             target: &target,
-            url: &question.url,
+            url: &query.url,
             method,
             has_credential: false,
             except: &[],
         };
-        let way = routing::decide(cx.state, sent).await;
+        let route = routing::decide(cx.state, sent).await;
         let mut bridges: Vec<String> = cx
             .state
             .registry
@@ -79,8 +79,8 @@ pub(crate) fn handle<'a>(cx: &'a Context<'a>, request: Request<Bytes>) -> Handli
         bridges.sort_unstable();
         bridges.dedup();
         let host = target.host();
-        let explained = match way {
-            Route::Bridge(entry) => Explained {
+        let explanation = match route {
+            Route::Bridge(entry) => RouteExplanation {
                 route: "bridge",
                 reason: format!(
                     "the connected bridge {} serves {host}; its own policy decides again",
@@ -90,7 +90,7 @@ pub(crate) fn handle<'a>(cx: &'a Context<'a>, request: Request<Bytes>) -> Handli
                 bridges,
                 code: None,
             },
-            Route::Direct(_) => Explained {
+            Route::Direct(_) => RouteExplanation {
                 route: "direct",
                 bridge: None,
                 bridges,
@@ -100,7 +100,7 @@ pub(crate) fn handle<'a>(cx: &'a Context<'a>, request: Request<Bytes>) -> Handli
                 ),
                 code: None,
             },
-            Route::Refused(failure) => Explained {
+            Route::Refused(failure) => RouteExplanation {
                 route: "refused",
                 bridge: None,
                 bridges,
@@ -108,6 +108,6 @@ pub(crate) fn handle<'a>(cx: &'a Context<'a>, request: Request<Bytes>) -> Handli
                 code: Some(failure.code.as_str()),
             },
         };
-        json::reply(StatusCode::OK, &explained)
+        json::reply(StatusCode::OK, &explanation)
     })
 }

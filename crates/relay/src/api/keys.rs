@@ -1,9 +1,10 @@
 //! `/v1/keys ...`: API keys of a tenant, for its administrators.
 
+use super::errors::failed;
 use super::page::{Page, SCANNED_MAX, wrong_cursor};
+use super::timestamp::Timestamp;
 use super::{Context, Handling, json};
 use crate::access::Object;
-use crate::api::pairing::failed;
 use crate::problem::Problem;
 use crate::storage::keys::{NewKey, OVERLAP_MAX, no_key};
 use crate::storage::{ApiKey, Existing, Role, Scope, Secret, now};
@@ -28,16 +29,16 @@ pub struct KeyView {
     state: &'static str,
     /// What a bridge key may do with a name that exists: `none`, `join` or `replace`.
     existing: &'static str,
-    /// When it was created, in seconds since 1970.
-    created: i64,
-    /// When it stops being valid.
-    expires: Option<i64>,
+    /// When it was created.
+    created_at: Timestamp,
+    /// When it expires; null for a key without an end.
+    expires_at: Option<Timestamp>,
     /// When it was revoked.
-    revoked: Option<i64>,
-    /// When it was used last, to the minute or two.
-    last_used: Option<i64>,
-    /// Until when the secret before the last rotation is good.
-    previous_secret_until: Option<i64>,
+    revoked_at: Option<Timestamp>,
+    /// When it was last used, accurate to about two minutes.
+    last_used_at: Option<Timestamp>,
+    /// When the secret before the last rotation expires; null if there is none.
+    previous_secret_expires_at: Option<Timestamp>,
     /// What it is narrowed to; of what is left out it may use all.
     scope: Scope,
 }
@@ -102,8 +103,8 @@ pub struct NewKeyDocument {
     name: String,
     /// Its tenant; named by site administrators alone.
     tenant: Option<String>,
-    /// When it stops being valid, in seconds since 1970.
-    expires: Option<i64>,
+    /// When it expires. Defaults to never.
+    expires_at: Option<Timestamp>,
     /// For the role `bridge`.
     #[serde(default)]
     existing: ExistingWord,
@@ -185,11 +186,13 @@ fn view(cx: &Context<'_>, key: &ApiKey) -> KeyView {
         name: key.name.clone(),
         state: state(key),
         existing: key.existing.as_str(),
-        created: key.created,
-        expires: key.expires,
-        revoked: key.revoked,
-        last_used: key.last_used,
-        previous_secret_until: previous.filter(|until| *until > now()),
+        created_at: Timestamp::Seconds(key.created),
+        expires_at: key.expires.map(Timestamp::Seconds),
+        revoked_at: key.revoked.map(Timestamp::Seconds),
+        last_used_at: key.last_used.map(Timestamp::Seconds),
+        previous_secret_expires_at: previous
+            .filter(|until| *until > now())
+            .map(Timestamp::Seconds),
         scope: key.scope.clone(),
     }
 }
@@ -302,7 +305,7 @@ pub(super) fn create<'a>(cx: &'a Context<'a>, request: Request<Bytes>) -> Handli
                 ExistingWord::Join => Existing::Join,
                 ExistingWord::Replace => Existing::Replace,
             },
-            expires: new.expires,
+            expires: new.expires_at.map(Timestamp::seconds),
             scope,
         };
         let created = cx.storage().create_key_with(&tenant, new).await;

@@ -1,6 +1,7 @@
 //! The OpenAPI 3.1 document, made from the table of operations.
 
-use super::{Operation, operations};
+use super::page::{LIMIT, LIMIT_MAX};
+use super::{Operation, ParameterKind, operations};
 use protocol::{Code, Execution};
 use schemars::generate::SchemaSettings;
 use serde_json::{Map, Value, json};
@@ -93,7 +94,12 @@ fn shown(operation: &Operation, generator: &mut schemars::SchemaGenerator) -> Va
     out.insert("operationId".into(), json!(operation.id));
     out.insert("tags".into(), json!([operation.tag]));
     out.insert("summary".into(), json!(operation.summary));
-    let roles: Vec<_> = operation.roles.iter().map(|role| role.as_str()).collect();
+    let roles: Vec<_> = operation
+        .permission
+        .roles
+        .iter()
+        .map(|role| role.as_str())
+        .collect();
     let who = match roles.is_empty() {
         true => "Needs no key.".to_owned(),
         false => format!("Needs a key with the role {}.", roles.join(" or ")),
@@ -107,14 +113,13 @@ fn shown(operation: &Operation, generator: &mut schemars::SchemaGenerator) -> Va
         .query
         .iter()
         .map(|parameter| {
-            let schema = match parameter.name {
-                "limit" => {
-                    json!({"type": "integer", "minimum": 1, "maximum": 1000, "default": 100})
+            let schema = match parameter.kind {
+                ParameterKind::Text => json!({"type": "string"}),
+                ParameterKind::Flag => json!({"type": "boolean"}),
+                ParameterKind::Instant => json!({"type": "string", "format": "date-time"}),
+                ParameterKind::PageSize => {
+                    json!({"type": "integer", "minimum": 1, "maximum": LIMIT_MAX, "default": LIMIT})
                 }
-                "since" | "until" => {
-                    json!({"type": "integer", "minimum": 0, "maximum": 253_402_300_799_i64})
-                }
-                _ => json!({"type": parameter.kind}),
             };
             json!({
                 "name": parameter.name,
@@ -134,14 +139,14 @@ fn shown(operation: &Operation, generator: &mut schemars::SchemaGenerator) -> Va
             "schema": schema,
         }));
     };
-    if operation.is_once {
+    if operation.is_idempotent {
         header(
             "Idempotency-Key",
             "The same key again within ten minutes gets the first response, with Idempotency-Replayed, also after a restart of the relay. `outcome_unknown` when the relay ended before it knew the outcome.",
             json!({"type": "string", "minLength": 1, "maxLength": 128, "pattern": "^[\\x21-\\x7e]+$"}),
         );
     }
-    if operation.takes_match {
+    if operation.has_if_match {
         header(
             "If-Match",
             "The ETag that was seen: nothing happens if it is another by now.",
@@ -151,7 +156,7 @@ fn shown(operation: &Operation, generator: &mut schemars::SchemaGenerator) -> Va
     if !parameters.is_empty() {
         out.insert("parameters".into(), Value::Array(parameters));
     }
-    if let Some(request) = operation.request {
+    if let Some(request) = operation.request_body {
         let schema = request(generator);
         out.insert(
             "requestBody".into(),
@@ -170,32 +175,32 @@ fn responses(operation: &Operation, generator: &mut schemars::SchemaGenerator) -
             let schema = schema(generator);
             answer["content"] = json!({"application/json": {"schema": schema}});
         }
-        if let Some(media) = success.media {
+        if let Some(media) = success.media_type {
             let schema = match media {
                 "text/plain" => json!({"type": "string"}),
                 _ => json!({"type": "object"}),
             };
             answer["content"] = json!({media: {"schema": schema}});
         }
-        if operation.takes_match && success.schema.is_some() {
+        if operation.has_if_match && success.schema.is_some() {
             answer["headers"] = json!({"ETag": {"schema": {"type": "string"}}});
         }
         all.insert(success.status.to_string(), answer);
     }
     let mut codes: Vec<Code> = ALWAYS.to_vec();
-    if !operation.roles.is_empty() {
+    if !operation.permission.roles.is_empty() {
         codes.extend(KEYED);
     }
-    if operation.request.is_some() {
+    if operation.request_body.is_some() {
         codes.push(Code::RequestTooLarge);
     }
-    if operation.is_once {
+    if operation.is_idempotent {
         codes.push(Code::Conflict);
     }
-    if operation.takes_match {
+    if operation.has_if_match {
         codes.push(Code::PreconditionFailed);
     }
-    codes.extend(operation.problems);
+    codes.extend(operation.errors);
     for code in codes {
         let status = code.http_status().to_string();
         let name = format!("#/components/responses/Problem{status}");

@@ -1,29 +1,29 @@
 //! Pages: a cursor is the last row's key, so that what comes and goes meanwhile shifts nothing.
 
-use super::Parameter;
 use super::query::Query;
+use super::{Parameter, ParameterKind};
 use crate::problem::Problem;
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 
 /// Rows of a page, unless it is said.
-const LIMIT: i64 = 100;
+pub(super) const LIMIT: i64 = 100;
 
 /// Most rows of a page.
-const LIMIT_MAX: i64 = 1000;
+pub(super) const LIMIT_MAX: i64 = 1000;
 
 /// The parameter `limit`.
 pub const LIMIT_PARAMETER: Parameter = Parameter {
     name: "limit",
     description: "Most rows of the page: 1 to 1000, default 100.",
-    kind: "integer",
+    kind: ParameterKind::PageSize,
 };
 
 /// The parameter `cursor`.
 pub const CURSOR_PARAMETER: Parameter = Parameter {
     name: "cursor",
     description: "`next_cursor` of the page before.",
-    kind: "string",
+    kind: ParameterKind::Text,
 };
 
 /// Rows that one request looks at where a narrowed key sees only some of them. Its page may then be

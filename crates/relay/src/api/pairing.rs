@@ -10,8 +10,9 @@
 //! that nobody can register a key that he does not have. Rules about names that exist are the
 //! storage's.
 
+use super::errors::failed;
+use super::{Context, Handling, json};
 use crate::access::Object;
-use crate::api::{Context, Handling, json};
 use crate::body::Body;
 use crate::denials::{Denied, Who};
 use crate::problem::Problem;
@@ -21,7 +22,6 @@ use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
 use http::{Response, StatusCode};
 use protocol::opening::PairingTranscript;
-use protocol::{Execution, Failure};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
@@ -61,7 +61,7 @@ impl PairingRequest {
         let document: PairDocument = serde_json::from_slice(text).map_err(|error| {
             Problem::invalid(format!("the pairing is not what is expected: {error}"))
         })?;
-        let asked = Self {
+        let request = Self {
             public_key: bytes("public_key", &document.public_key)?,
             instance: instance(&document.instance)?,
             name: document.name,
@@ -71,16 +71,16 @@ impl PairingRequest {
         let proof: [u8; 64] = bytes("proof", &document.proof)?;
         let transcript = PairingTranscript {
             client_id,
-            name: &asked.name,
-            public_key: &asked.public_key,
-            instance: &asked.instance,
+            name: &request.name,
+            public_key: &request.public_key,
+            instance: &request.instance,
         };
         if !transcript.is_proved_by(&proof) {
             return Err(Problem::invalid(
                 "proof is not the signature of this pairing under public_key",
             ));
         }
-        Ok(asked)
+        Ok(request)
     }
 }
 
@@ -135,18 +135,18 @@ async fn register(
     request: http::Request<Bytes>,
 ) -> Result<Response<Body>, Problem> {
     let principal = cx.principal;
-    let asked = PairingRequest::parse(request.body(), &principal.client_id)?;
-    cx.check(Object::Pairing(&asked.name))?;
+    let request = PairingRequest::parse(request.body(), &principal.client_id)?;
+    cx.check(Object::Pairing(&request.name))?;
     let pairing = Pairing {
         tenant: principal.tenant.to_string().into(),
         paired_by: principal.client_id.to_string().into(),
         existing: principal.existing,
         endpoints: principal.scope.given.endpoints.clone(),
-        name: asked.name,
-        public_key: asked.public_key,
-        instance: asked.instance,
-        host: asked.host,
-        software: asked.software,
+        name: request.name,
+        public_key: request.public_key,
+        instance: request.instance,
+        host: request.host,
+        software: request.software,
         bridges_max: cx.state.limits().bridges_per_tenant,
     };
     let paired = cx.storage().pair(&pairing).await.map_err(failed)?;
@@ -169,29 +169,6 @@ async fn register(
         name: pairing.name,
     };
     json::reply(StatusCode::OK, &view)
-}
-
-/// What the caller is told; what is ours is logged.
-pub(crate) fn failed(error: crate::storage::StorageError) -> Problem {
-    use crate::storage::StorageError as E;
-    match &error {
-        E::Conflict(_) | E::NotFound(_) | E::Invalid(_) | E::KeyGone | E::Changed => {}
-        E::Unknown(_) => tracing::error!(%error, "a change has an unknown outcome"),
-        E::Unavailable(_) | E::Unusable(_) | E::Database(_) | E::Random(_) | E::LeaseLost => {
-            tracing::error!(%error, "the database refused");
-        }
-    }
-    Failure::from(error).into()
-}
-
-/// A failure after a change that was made: the response cannot show the result.
-pub(crate) fn unshown(error: crate::storage::StorageError) -> Problem {
-    let problem = failed(error);
-    let detail = format!(
-        "the change was made; what came of it: {}",
-        problem.failure.detail
-    );
-    Failure::new(problem.failure.code, Execution::Executed, detail).into()
 }
 
 #[cfg(test)]

@@ -2,6 +2,7 @@
 //! misspelt would otherwise show everything.
 
 use super::Parameter;
+use super::timestamp::Timestamp;
 use crate::problem::Problem;
 
 /// Bytes of a query that are looked at.
@@ -79,24 +80,28 @@ impl Query {
         }
     }
 
-    /// A moment, in seconds since 1970, as milliseconds.
+    /// Returns an RFC 3339 instant as milliseconds since 1970.
     ///
     /// # Errors
     /// `invalid_request`.
-    pub fn moment_ms(&self, name: &str) -> Result<Option<i64>, Problem> {
-        let seconds = self.number(name, 0, 253_402_300_799)?;
-        Ok(seconds.map(|seconds| seconds * 1000))
+    pub fn instant_ms(&self, name: &str) -> Result<Option<i64>, Problem> {
+        let Some(text) = self.text(name) else {
+            return Ok(None);
+        };
+        let instant = Timestamp::parse(name, text).map_err(Problem::invalid)?;
+        Ok(Some(instant.millis()))
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use super::super::ParameterKind;
     use super::*;
 
     const KNOWN: &[Parameter] = &[Parameter {
         name: "limit",
         description: "",
-        kind: "integer",
+        kind: ParameterKind::PageSize,
     }];
 
     #[test]

@@ -1,7 +1,8 @@
 //! `/v1/signing-secrets ...`: what signs a tenant's deliveries, for its administrators.
 
+use super::errors::failed;
+use super::timestamp::Timestamp;
 use super::{Context, Handling, json};
-use crate::api::pairing::failed;
 use crate::deliveries::ShownSecret;
 use crate::deliveries::sign::SigningSecret;
 use crate::problem::Problem;
@@ -25,10 +26,10 @@ const OVERLAP_MAX: u64 = 30 * 24 * 3600;
 pub struct SecretView {
     /// Its id.
     id: String,
-    /// When it was made, in seconds since 1970.
-    created: i64,
-    /// Until when it signs beside a newer one; null for the newest.
-    expires: Option<i64>,
+    /// When it was created.
+    created_at: Timestamp,
+    /// When it stops signing next to a newer secret; null for the newest one.
+    expires_at: Option<Timestamp>,
     /// `whsec_` and base64, as a library of Standard Webhooks takes it.
     secret: String,
 }
@@ -54,8 +55,8 @@ pub struct NewSecret {
 fn view(shown: ShownSecret) -> SecretView {
     SecretView {
         id: shown.id,
-        created: shown.created,
-        expires: shown.expires,
+        created_at: Timestamp::Seconds(shown.created),
+        expires_at: shown.expires.map(Timestamp::Seconds),
         secret: shown.secret.reveal(),
     }
 }

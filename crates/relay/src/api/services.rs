@@ -1,8 +1,9 @@
 //! `/v1/services/{name}`: what reports itself with a key, such as a synchronizer.
 
+use super::errors::failed;
 use super::tenants::SERVICE_GONE_AFTER;
+use super::timestamp::Timestamp;
 use super::{Context, Handling, json};
-use crate::api::pairing::failed;
 use crate::problem::Problem;
 use crate::storage::bridges::Service;
 use crate::storage::now;
@@ -35,8 +36,8 @@ pub struct ServiceView {
     name: String,
     /// Its version.
     version: String,
-    /// When it reported itself last, in seconds since 1970, to the half minute.
-    seen: i64,
+    /// When it last reported itself, accurate to half a minute.
+    last_seen_at: Timestamp,
     /// Whether that was in the last three minutes.
     alive: bool,
 }
@@ -79,7 +80,7 @@ fn view(service: &Service) -> ServiceView {
     ServiceView {
         name: service.name.clone(),
         version: service.version.clone(),
-        seen: service.seen,
+        last_seen_at: Timestamp::Seconds(service.seen),
         alive: now() - service.seen <= SERVICE_GONE_AFTER,
     }
 }

@@ -1,7 +1,8 @@
 //! `/v1/tenants ...`: customers' spaces, for site administrators.
 
+use super::errors::{failed, failed_after_change};
+use super::timestamp::Timestamp;
 use super::{Context, Handling, etag, json, page::Page};
-use crate::api::pairing::{failed, unshown};
 use crate::body::Body;
 use crate::config::EXPIRES_IN_MAX_S;
 use crate::problem::Problem;
@@ -26,8 +27,8 @@ pub struct TenantView {
     name: String,
     /// `active` or `suspended`.
     state: &'static str,
-    /// When it was created, in seconds since 1970.
-    created: i64,
+    /// When it was created.
+    created_at: Timestamp,
     /// URL patterns that the relay may call itself for this tenant.
     direct_urls: Vec<String>,
     /// Where notices are sent.
@@ -110,7 +111,7 @@ fn view(cx: &Context<'_>, tenant: &Tenant, services: &[Service]) -> TenantView {
         id: id.to_owned(),
         name: tenant.name.clone(),
         state: tenant.state.as_str(),
-        created: tenant.created,
+        created_at: Timestamp::Seconds(tenant.created),
         direct_urls: tenant.direct_urls.clone(),
         notice_url: tenant.notice_url.clone(),
         expires_in: tenant.expires_in,
@@ -184,7 +185,7 @@ pub(super) fn create<'a>(cx: &'a Context<'a>, request: Request<Bytes>) -> Handli
         let created = cx.storage().create_tenant(&new.name).await;
         let tenant = created.map_err(failed)?;
         cx.state.directory.follow_change().await;
-        shown(cx, &tenant, StatusCode::CREATED, unshown).await
+        shown(cx, &tenant, StatusCode::CREATED, failed_after_change).await
     })
 }
 
@@ -232,7 +233,7 @@ pub(super) fn change<'a>(cx: &'a Context<'a>, request: Request<Bytes>) -> Handli
         let changed = cx.storage().change_tenant(name, &change, seen).await;
         let tenant = changed.map_err(failed)?;
         cx.state.directory.follow_change().await;
-        shown(cx, &tenant, StatusCode::OK, unshown).await
+        shown(cx, &tenant, StatusCode::OK, failed_after_change).await
     })
 }
 

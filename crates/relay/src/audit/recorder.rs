@@ -9,7 +9,7 @@
 //! takes nothing. What then has no room is counted as lost and said at level ERROR; when the database
 //! takes rows again, the count is written as a row of its own (`audit.lost`). Sums wait in memory.
 
-use crate::auth::Principal;
+use crate::access::Principal;
 use crate::denials::Denials;
 use crate::storage::audit::{AuditEvent, LOST};
 use crate::storage::tenants::SITE;
@@ -388,7 +388,7 @@ async fn summing(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::auth::KeyScope;
+    use crate::access::KeyScope;
     use crate::config::Database;
     use crate::storage::audit::AuditFilter;
     use crate::storage::{Existing, Role};

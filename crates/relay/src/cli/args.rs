@@ -364,15 +364,21 @@ pub(super) enum BridgeCommand {
         #[arg(long, value_name = "NAME")]
         tenant: Option<String>,
     },
-    /// Say that something between one and the relay ends TLS (inspection by a proxy); without this such a
-    /// bridge is refused with `channel_binding`.
-    Inspected {
-        /// Its name.
+    /// Allow TLS inspection between a bridge and the relay.
+    ///
+    /// Use it where a middlebox terminates TLS. Without it, the relay refuses such a bridge with
+    /// `channel_binding`. It takes effect with the bridge's next tunnel.
+    #[command(after_help = "\
+Examples:
+  integration-relay bridge allow-tls-inspection dc1
+  integration-relay bridge allow-tls-inspection dc1 --no     require an uninspected connection again")]
+    AllowTlsInspection {
+        /// Name of the bridge.
         name: String,
-        /// Whose it is; not needed where there is one tenant.
+        /// Tenant of the bridge. Defaults to the only tenant.
         #[arg(long, value_name = "NAME")]
         tenant: Option<String>,
-        /// Take it back.
+        /// Forbid TLS inspection again.
         #[arg(long)]
         no: bool,
     },

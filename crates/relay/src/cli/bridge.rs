@@ -3,8 +3,10 @@
 
 use super::args::BridgeCommand;
 use super::{CliError, key, output};
+use crate::api::timestamp::Timestamp;
 use crate::storage::notices::Notice;
 use crate::storage::{Bridge, Storage};
+use runtime::time::to_minute;
 use serde_json::{Value, json};
 
 /// Open notices that are read for what is wrong with bridges.
@@ -34,7 +36,7 @@ pub(super) async fn run(storage: &Storage, command: BridgeCommand) -> Result<(),
                         name_of(bridge),
                         bridge.id.to_string(),
                         alarms.state(bridge),
-                        output::moment(bridge.created),
+                        to_minute(bridge.created),
                     ]
                 })
                 .collect();
@@ -69,7 +71,7 @@ pub(super) async fn run(storage: &Storage, command: BridgeCommand) -> Result<(),
                         "endpoint": claim.endpoint,
                         "bridge": claim.bridge,
                         "tenant": name_of(&claim.tenant),
-                        "created": claim.created,
+                        "created_at": Timestamp::Seconds(claim.created),
                     })
                 });
                 return output::json(&documents.collect());
@@ -81,7 +83,7 @@ pub(super) async fn run(storage: &Storage, command: BridgeCommand) -> Result<(),
                         claim.endpoint.clone(),
                         claim.bridge.clone(),
                         name_of(&claim.tenant),
-                        output::moment(claim.created),
+                        to_minute(claim.created),
                     ]
                 })
                 .collect();
@@ -119,14 +121,13 @@ pub(super) async fn run(storage: &Storage, command: BridgeCommand) -> Result<(),
                 tenant.name
             )])
         }
-        BridgeCommand::Inspected { name, tenant, no } => {
+        BridgeCommand::AllowTlsInspection { name, tenant, no } => {
             let tenant = owner(storage, tenant).await?;
             let id = tenant.id.as_str();
             storage.set_bridge_inspected(id, &name, !no).await?;
-            let now = if no { "no longer" } else { "now" };
+            let state = if no { "forbidden" } else { "allowed" };
             output::lines(&[format!(
-                "Bridge {name} of tenant {} is {now} known to be behind TLS inspection; it counts from its \
-                 next tunnel on.",
+                "TLS inspection is {state} for bridge {name} of tenant {}, from its next tunnel on.",
                 tenant.name
             )])
         }
@@ -208,7 +209,7 @@ fn document(bridge: &Bridge, tenant: &str, alarms: &Alarms) -> Value {
         "state": state(bridge),
         "cloned": alarms.has(bridge, CLONED),
         "endpoints_refused": alarms.has(bridge, CONFLICT),
-        "created": bridge.created,
-        "last_seen": bridge.last_seen,
+        "created_at": Timestamp::Seconds(bridge.created),
+        "last_seen_at": bridge.last_seen.map(Timestamp::Seconds),
     })
 }

@@ -3,8 +3,10 @@
 use super::args::KeyCommand;
 use super::{CliError, output};
 use crate::api::keys::state;
+use crate::api::timestamp::Timestamp;
 use crate::config::Span;
 use crate::storage::{ApiKey, Existing, NewKey, Role, Scope, Secret, Storage, TenantId, now};
+use runtime::time::to_minute;
 use serde_json::{Value, json};
 use std::collections::HashMap;
 
@@ -72,7 +74,7 @@ pub(super) async fn run(storage: &Storage, command: KeyCommand) -> Result<(), Cl
                         key.role.to_string(),
                         key.name.clone(),
                         state(key).to_owned(),
-                        output::moment(key.created),
+                        to_minute(key.created),
                     ]
                 })
                 .collect();
@@ -139,9 +141,9 @@ fn document(key: &ApiKey, tenant: &str) -> Value {
         "name": key.name,
         "existing": key.existing.as_str(),
         "state": state(key),
-        "created": key.created,
-        "expires": key.expires,
-        "last_used": key.last_used,
+        "created_at": Timestamp::Seconds(key.created),
+        "expires_at": key.expires.map(Timestamp::Seconds),
+        "last_used_at": key.last_used.map(Timestamp::Seconds),
         "scope": key.scope,
     })
 }

@@ -63,11 +63,3 @@ fn write(text: &str) -> Result<(), CliError> {
         .and_then(|()| out.flush())
         .map_err(CliError::Output)
 }
-
-/// A moment in seconds since 1970, as `2026-11-23 10:50 UTC`.
-pub(super) fn moment(seconds: i64) -> String {
-    let (year, month, day) = crate::listener::self_signed::civil(seconds.div_euclid(86_400));
-    let minutes = seconds.rem_euclid(86_400) / 60;
-    let (hour, minute) = (minutes / 60, minutes % 60);
-    format!("{year:04}-{month:02}-{day:02} {hour:02}:{minute:02} UTC")
-}

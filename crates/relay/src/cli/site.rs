@@ -2,10 +2,12 @@
 
 use super::args::{AuditCommand, DeliveriesCommand};
 use super::{CliError, key, output};
+use crate::api::timestamp::Timestamp;
 use crate::storage::audit::{AuditFilter, AuditRow};
 use crate::storage::{
     ApiKey, Existing, NewKey, Role, Scope, Secret, Storage, StorageError, now_ms,
 };
+use runtime::time::to_minute;
 use serde_json::{Value, json};
 
 /// A key of a site administrator.
@@ -120,7 +122,7 @@ pub(super) async fn audit(storage: &Storage, command: AuditCommand) -> Result<()
         .iter()
         .map(|row| {
             [
-                output::moment(row.at_ms / 1000),
+                to_minute(row.at_ms / 1000),
                 names
                     .get(row.tenant.as_str())
                     .unwrap_or(&row.tenant)
@@ -161,7 +163,7 @@ async fn verify(storage: &Storage, json: bool) -> Result<(), CliError> {
 fn document(row: &AuditRow) -> Value {
     json!({
         "seq": row.seq,
-        "at_ms": row.at_ms,
+        "at": Timestamp::Millis(row.at_ms),
         "tenant_id": row.tenant,
         "actor": row.actor,
         "action": row.action,

@@ -2,9 +2,11 @@
 
 use super::args::TenantCommand;
 use super::{CliError, output};
+use crate::api::timestamp::Timestamp;
 use crate::config::EXPIRES_IN_MAX_S;
 use crate::storage::tenants::TenantChange;
 use crate::storage::{Storage, StorageError, Tenant, TenantState};
+use runtime::time::to_minute;
 use serde_json::{Value, json};
 
 pub(super) async fn run(storage: &Storage, command: TenantCommand) -> Result<(), CliError> {
@@ -37,7 +39,7 @@ pub(super) async fn run(storage: &Storage, command: TenantCommand) -> Result<(),
                         tenant.name.clone(),
                         tenant.id.to_string(),
                         tenant.state.to_string(),
-                        output::moment(tenant.created),
+                        to_minute(tenant.created),
                     ]
                 })
                 .collect();
@@ -72,7 +74,7 @@ pub(super) async fn run(storage: &Storage, command: TenantCommand) -> Result<(),
                 format!("Tenant {name}"),
                 format!("  id           {}", tenant.id),
                 format!("  state        {}", tenant.state),
-                format!("  created      {}", output::moment(tenant.created)),
+                format!("  created      {}", to_minute(tenant.created)),
                 format!("  direct URLs  {direct}"),
                 format!(
                     "  notices to   {}",
@@ -170,7 +172,7 @@ fn document(tenant: &Tenant) -> Value {
         "id": tenant.id,
         "name": tenant.name,
         "state": tenant.state.as_str(),
-        "created": tenant.created,
+        "created_at": Timestamp::Seconds(tenant.created),
         "direct_urls": tenant.direct_urls,
         "notice_url": tenant.notice_url,
         "expires_in": tenant.expires_in,

@@ -1,7 +1,7 @@
 //! The maps behind the directory: what is valid, and which bridges are to be told that they are
 //! not any more.
 
-use crate::auth::{KeyScope, Principal};
+use crate::access::{KeyScope, Principal};
 use crate::registry::TunnelOwner;
 use crate::storage::{
     ApiKey, BridgeId, BridgeIdentity, Changes, Claim, ClaimKind, ClientId, SecretHash, TenantId,

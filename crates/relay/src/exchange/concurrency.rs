@@ -5,7 +5,7 @@
 //! thresholds of Choudhury and Hahne). Nobody waits in a queue: who finds none is told when to come again.
 
 use super::memory::{BodyMemory, KeyMemory, Reservation, TenantMemory};
-use crate::auth::Principal;
+use crate::access::Principal;
 use crate::config::Weights;
 use protocol::{Code, Failure};
 use std::collections::{BTreeMap, HashMap};

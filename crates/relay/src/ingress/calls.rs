@@ -14,7 +14,7 @@ pub use response::CallBody;
 
 use super::{BodyLimits, Unread};
 use crate::access::Object;
-use crate::auth::Principal;
+use crate::access::Principal;
 use crate::body::Body;
 use crate::deliveries::Handed;
 use crate::direct::DirectRequest;

@@ -1,8 +1,7 @@
 //! `ANY /v1/endpoints/{endpoint}/{path}`: a named endpoint, as a reverse proxy.
 
 use super::pass::{self, IngressKind};
-use crate::access::Object;
-use crate::auth::{self, Principal};
+use crate::access::{self, Object, Principal};
 use crate::body::Body;
 use crate::listener::connection::Connection;
 use crate::problem::Problem;
@@ -44,7 +43,7 @@ pub async fn handle(
         },
         wanted: RouteTarget::Endpoint(endpoint),
         name: endpoint,
-        own: auth::consumed_header(request.headers()),
+        own: access::consumed_header(request.headers()),
     };
     pass::on(state, principal, connection, request, way).await
 }

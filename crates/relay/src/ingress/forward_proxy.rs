@@ -10,8 +10,7 @@
 
 use super::pass::{self, IngressKind, Noting};
 use super::raw;
-use crate::access::{Object, Resource, SENDING};
-use crate::auth::{BRIDGE_AUTHORIZATION, Principal};
+use crate::access::{BRIDGE_AUTHORIZATION, Object, Permission, Principal};
 use crate::body::{self, Body};
 use crate::listener::connection::Connection;
 use crate::problem::Problem;
@@ -56,7 +55,7 @@ async fn admitted(
     let Some(request) = waiting.as_ref() else {
         return Err(Problem::not_found());
     };
-    principal.admit(SENDING, Resource::Hosts)?;
+    principal.admit(Permission::PROXY)?;
     let is_connect = *request.method() == Method::CONNECT;
     let target = match is_connect {
         true => of_authority(request.uri())?,

@@ -7,7 +7,7 @@
 
 use super::hop_headers::{self, Caller};
 use super::{BodyLimits, raw};
-use crate::auth::Principal;
+use crate::access::Principal;
 use crate::body::Body;
 use crate::config::{Hops, Span};
 use crate::exchange::{self, ExchangeRequest, Outbound, TunnelBody, TunnelResponse};

@@ -1,145 +1,130 @@
-//! What a call looks like, for whoever reads the API's document. `document` is what reads it.
+//! The documents of `POST /v1/calls`, as the OpenAPI document describes them. `document` checks what the
+//! parsed [`CallDocument`] asks for.
 
-use crate::api::{Success, schema};
 use schemars::JsonSchema;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
 use std::collections::BTreeMap;
 
 /// A Call URL request.
-#[derive(Debug, Serialize, JsonSchema)]
-#[schemars(deny_unknown_fields)]
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
 pub(crate) struct CallDocument {
     /// An absolute `http` or `https` URL.
-    url: String,
-    /// Default `POST`.
+    pub(super) url: String,
+    /// The request's method. Defaults to `POST`.
     #[schemars(default)]
-    method: Option<String>,
+    pub(super) method: Option<String>,
     /// Header fields for the target: a text, or a list of texts for a field that repeats.
-    #[schemars(default)]
-    headers: BTreeMap<String, HeaderText>,
+    // Values are parsed one by one, so that an error can name the field.
+    #[serde(default)]
+    #[schemars(with = "BTreeMap<String, HeaderText>")]
+    pub(super) headers: Map<String, Value>,
     /// The body as text.
     #[schemars(default)]
-    body: Option<String>,
-    /// The body as bytes in base64; not beside `body`.
+    pub(super) body: Option<String>,
+    /// The body as bytes in base64. Excludes `body`.
     #[schemars(default)]
-    body_base64: Option<String>,
-    /// The bridge that shall make it; default: one that serves the URL's host.
+    pub(super) body_base64: Option<String>,
+    /// The bridge that sends the request. Defaults to one that serves the URL's host.
     #[schemars(default)]
-    bridge: Option<String>,
-    /// A credential that the bridge shall add, by name.
+    pub(super) bridge: Option<String>,
+    /// Name of a credential that the bridge adds.
     #[schemars(default)]
-    credential: Option<String>,
-    /// How long it may take, in milliseconds. Default 30000, at most 300000.
+    pub(super) credential: Option<String>,
+    /// Time limit in milliseconds, at most 300000. Defaults to 30000.
     #[schemars(default, range(min = 1))]
-    timeout_ms: Option<u32>,
-    /// `wait` (the default): the answer comes when the target has answered. `deliver`: the call is
-    /// stored first, and delivered from there.
-    #[schemars(default)]
-    mode: Option<ModeWord>,
-    /// The same key again gives the same answer, without a second call.
+    pub(super) timeout_ms: Option<u32>,
+    /// `wait`: the response comes when the target has responded. `deliver`: the relay stores the call
+    /// and delivers it later. Defaults to `wait`.
+    #[schemars(default, with = "Option<ModeName>")]
+    pub(super) mode: Option<String>,
+    /// A repeated request with the same key gets the same response, without a second call.
     #[schemars(
         default,
         length(min = 1, max = 128),
         regex(pattern = r"^[\x21-\x7e]+$")
     )]
-    idempotency_key: Option<String>,
-    /// For `deliver`: it may be made again when nobody can say whether it was.
-    #[schemars(default)]
-    at_least_once: bool,
-    /// For `deliver`: after how many seconds it is not made any more, by wall clock, also while it
-    /// waits for a bridge; 0: never. Default: as its tenant says, or `deliveries.expires_in`.
+    pub(super) idempotency_key: Option<String>,
+    /// For `deliver`: the relay may repeat the request when its outcome is unknown. Defaults to false.
+    #[serde(default)]
+    pub(super) at_least_once: bool,
+    /// For `deliver`: seconds after which the call expires, including the time it waits for a bridge;
+    /// 0 for never. Defaults to the tenant's setting, or to `deliveries.expires_in`.
     #[schemars(default, range(max = 315_360_000))]
-    expires_in: Option<u32>,
+    pub(super) expires_in: Option<u32>,
 }
 
 /// One text or several.
-#[expect(dead_code, reason = "it is read by the document alone")]
+#[expect(dead_code, reason = "only the OpenAPI document uses it")]
 #[derive(Debug, Serialize, JsonSchema)]
 #[serde(untagged)]
 pub(crate) enum HeaderText {
-    /// One.
+    /// A field that occurs once.
     One(String),
-    /// Several.
+    /// A field that repeats.
     Many(Vec<String>),
 }
 
-/// Whether the caller waits.
-#[expect(dead_code, reason = "it is read by the document alone")]
+/// Whether the caller waits for the target's response.
+#[expect(dead_code, reason = "only the OpenAPI document uses it")]
 #[derive(Debug, Serialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
-pub(crate) enum ModeWord {
-    /// It does.
+pub(crate) enum ModeName {
+    /// The caller waits.
     Wait,
-    /// It does not.
+    /// The relay stores the call and delivers it.
     Deliver,
 }
 
-/// What became of a call that was waited for.
+/// The result of a call with mode `wait`.
 #[derive(Debug, Serialize, JsonSchema)]
-pub(crate) struct CallAnswer {
+pub(crate) struct CallResponse {
     /// The call's id.
     id: String,
-    /// How far it came: `executed`.
+    /// Execution status: `executed`.
     execution: String,
     /// `bridge` or `direct`.
     route: String,
-    /// The bridge that made it.
+    /// The bridge that sent the request.
     bridge: Option<String>,
-    /// The target's answer.
-    response: TargetAnswer,
-    /// How long it took.
+    /// The target's response.
+    response: TargetResponse,
+    /// Time taken.
     timing: Timing,
 }
 
-/// The target's answer.
+/// The target's response.
 #[derive(Debug, Serialize, JsonSchema)]
-pub(crate) struct TargetAnswer {
-    /// Its status.
+pub(crate) struct TargetResponse {
+    /// Status code.
     status: u16,
-    /// Its header fields.
+    /// Header fields.
     headers: BTreeMap<String, HeaderText>,
-    /// Its body, where that is text.
+    /// The body, if it is text.
     body: Option<String>,
-    /// Its body in base64, where it is not.
+    /// The body in base64, if it is not text.
     body_base64: Option<String>,
-    /// A repeat's answer was too large to be remembered with its body.
+    /// The stored response of a repeated request was too large to keep its body.
     body_omitted: Option<bool>,
 }
 
-/// How long a call took.
+/// Time that a call took.
 #[derive(Debug, Serialize, JsonSchema)]
 pub(crate) struct Timing {
-    /// Until the head of the answer, in milliseconds.
+    /// Milliseconds until the response head.
     head_ms: f64,
-    /// Until its end.
+    /// Milliseconds until the end of the response.
     total_ms: f64,
 }
 
-/// A call that is stored.
+/// A stored call.
 #[derive(Debug, Serialize, JsonSchema)]
 pub(crate) struct CallReceipt {
-    /// Its id.
+    /// The call's id.
     pub id: String,
     /// `deliver`.
     pub mode: &'static str,
-    /// Where it stands.
+    /// The call's state.
     pub state: &'static str,
-}
-
-/// What `POST /v1/calls` answers when all is well.
-pub(crate) fn answers() -> &'static [Success] {
-    &[
-        Success {
-            status: 200,
-            description: "The target has answered, whatever it says.",
-            schema: Some(schema::<CallAnswer>),
-            media: None,
-        },
-        Success {
-            status: 202,
-            description: "The call is stored, and will be delivered.",
-            schema: Some(schema::<CallReceipt>),
-            media: None,
-        },
-    ]
 }

@@ -1,5 +1,6 @@
 //! The JSON of a call: what is accepted, checked once into what cannot be wrong.
 
+use super::described::CallDocument;
 use crate::config::{EXPIRES_IN_MAX_S, Limits};
 use crate::problem::Problem;
 use base64::Engine as _;
@@ -21,25 +22,6 @@ const IDEMPOTENCY_KEY_MAX: usize = 128;
 enum Values {
     One(String),
     Many(Vec<String>),
-}
-
-#[derive(Debug, Deserialize)]
-#[serde(deny_unknown_fields)]
-struct Document {
-    url: String,
-    method: Option<String>,
-    #[serde(default)]
-    headers: Map<String, Value>,
-    body: Option<String>,
-    body_base64: Option<String>,
-    bridge: Option<String>,
-    credential: Option<String>,
-    timeout_ms: Option<u32>,
-    mode: Option<String>,
-    idempotency_key: Option<String>,
-    #[serde(default)]
-    at_least_once: bool,
-    expires_in: Option<u32>,
 }
 
 /// Whether the caller waits for the target's answer.
@@ -76,7 +58,7 @@ impl CallRequest {
                 "the body must be a JSON object like {\"url\": \"https://...\"}",
             ));
         }
-        let document: Document = serde_json::from_slice(text).map_err(|error| {
+        let document: CallDocument = serde_json::from_slice(text).map_err(|error| {
             Problem::invalid(format!("the call is not what is expected: {error}"))
         })?;
         let mode = match document.mode.as_deref() {

@@ -11,8 +11,10 @@
 //! Before a caller or a bridge is refused as unknown, the database is asked ([`Directory::look_for`]).
 
 mod looks;
+mod services;
 mod state;
 
+pub use services::ServiceReports;
 pub use state::{BridgeSummary, Standing, TunnelClaim};
 
 use crate::access::{Credentials, Principal};

@@ -6,7 +6,7 @@
 //! by another route, or only the API shows it.
 
 use crate::config::Tls;
-use crate::deliveries::Handed;
+use crate::deliveries::SubmittedCall;
 use crate::ownership::Conflict;
 use crate::registry::TunnelOwner;
 use crate::routing::{self, StoredRoute, Way};
@@ -289,7 +289,7 @@ async fn send(state: &Arc<State>, notice: Notice) -> Result<(), StorageError> {
     let mut headers = http::HeaderMap::new();
     let json = http::HeaderValue::from_static("application/json");
     headers.insert(http::header::CONTENT_TYPE, json);
-    let handed = Handed {
+    let call = SubmittedCall {
         id: crate::deliveries::fresh_id()?,
         host,
         url,
@@ -306,7 +306,7 @@ async fn send(state: &Arc<State>, notice: Notice) -> Result<(), StorageError> {
         digest: Vec::new(),
         expires_in: None,
     };
-    if let Err(problem) = state.deliveries.accept(&tenant, "relay", handed).await {
+    if let Err(problem) = state.deliveries.accept(&tenant, "relay", call).await {
         let detail = problem.failure.detail;
         tracing::warn!(notice = notice.id, detail, "a notice could not be sent");
     }

@@ -9,7 +9,7 @@
 //! ```
 //!
 //! On SQLite the lock on the file decides at the start, and the process is active from then on. On
-//! PostgreSQL the lease decides ([`crate::storage::leases`]): it is renewed every [`RENEW_EVERY`], and
+//! PostgreSQL the lease decides ([`crate::storage::leases`]): it is renewed every [`RENEW_INTERVAL`], and
 //! a request is served only if it was checked a moment ago. So a process that was frozen looks again
 //! before it serves anything. While the database does not answer, nothing can be learned: what runs
 //! goes on, and what is written is fenced by the epoch.
@@ -17,15 +17,16 @@
 //! `crate::running` takes and renews the lease, and opens and closes the listeners.
 
 use protocol::{Code, Failure};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 use tokio::sync::watch;
 
 /// How often the lease is renewed.
-pub const RENEW_EVERY: Duration = Duration::from_secs(3);
+pub const RENEW_INTERVAL: Duration = Duration::from_secs(3);
 
 /// Between two tries to take the lease, or to renew it after a failure.
-pub const TRY_EVERY: Duration = Duration::from_millis(500);
+pub const RETRY_INTERVAL: Duration = Duration::from_millis(500);
 
 /// A request is served without a look at the lease if the last look began within this. Shorter than
 /// the lease by more than the time in which a look ends.
@@ -55,20 +56,24 @@ pub enum Role {
     Leaving,
 }
 
-/// The role of this process, and what is known of its lease.
+/// The role of this process, and what is known of its lease. Clones share it.
+#[derive(Debug, Clone)]
+pub struct Serving(Arc<Inner>);
+
 #[derive(Debug)]
-pub struct Serving {
+struct Inner {
     role: watch::Sender<Role>,
     is_active: AtomicBool,
-    /// Times below are milliseconds since this moment. It goes on while the process is frozen.
+    /// The times below are milliseconds since this instant, which advances while the process is frozen.
     origin: Instant,
-    /// When the last look at the lease began that has ended. [`u64::MAX`]: no other process can have
-    /// the lease.
+    /// Start of the last check of the lease that has ended. [`u64::MAX`]: no other process can hold it.
     checked_ms: AtomicU64,
-    /// When the last renewal began that succeeded.
+    /// Start of the last renewal that succeeded.
     renewed_ms: AtomicU64,
+    /// Whether another process waits for the lease.
     is_contended: AtomicBool,
-    looks: watch::Sender<u64>,
+    /// Counts checks, to wake requests that wait for one.
+    checks: watch::Sender<u64>,
 }
 
 impl Default for Serving {
@@ -78,22 +83,26 @@ impl Default for Serving {
 }
 
 impl Serving {
-    /// A process that stands by.
+    /// Returns the state of a process in standby.
     pub fn new() -> Self {
+        Self::since(Instant::now())
+    }
+
+    fn since(origin: Instant) -> Self {
         let active = String::new();
-        Self {
+        Self(Arc::new(Inner {
             role: watch::Sender::new(Role::Standby { active }),
             is_active: AtomicBool::new(false),
-            origin: Instant::now(),
+            origin,
             checked_ms: AtomicU64::new(0),
             renewed_ms: AtomicU64::new(0),
             is_contended: AtomicBool::new(false),
-            looks: watch::Sender::new(0),
-        }
+            checks: watch::Sender::new(0),
+        }))
     }
 
     fn millis(&self, at: Instant) -> u64 {
-        let since = at.saturating_duration_since(self.origin);
+        let since = at.saturating_duration_since(self.0.origin);
         u64::try_from(since.as_millis()).unwrap_or(u64::MAX - 1)
     }
 
@@ -105,17 +114,17 @@ impl Serving {
 
     /// The role.
     pub fn role(&self) -> Role {
-        self.role.borrow().clone()
+        self.0.role.borrow().clone()
     }
 
     /// Whether this process serves.
     pub fn is_active(&self) -> bool {
-        self.is_active.load(Ordering::Acquire)
+        self.0.is_active.load(Ordering::Acquire)
     }
 
     /// Waits until this process serves. Returns the lease's epoch.
     pub async fn active(&self) -> i64 {
-        let mut role = self.role.subscribe();
+        let mut role = self.0.role.subscribe();
         loop {
             if let Role::Active { epoch } = *role.borrow_and_update() {
                 return epoch;
@@ -128,19 +137,19 @@ impl Serving {
 
     /// Waits until the lease of this epoch is over, or the process leaves.
     pub async fn ended(&self, epoch: i64) {
-        let mut role = self.role.subscribe();
+        let mut role = self.0.role.subscribe();
         let _ = role.wait_for(|role| *role != Role::Active { epoch }).await;
     }
 
     /// Notifies of every change of the role.
     pub fn changed(&self) -> watch::Receiver<Role> {
-        self.role.subscribe()
+        self.0.role.subscribe()
     }
 
     /// Another process serves.
     pub(crate) fn stand_by(&self, active: &str) {
-        self.is_active.store(false, Ordering::Release);
-        self.role.send_if_modified(|role| {
+        self.0.is_active.store(false, Ordering::Release);
+        self.0.role.send_if_modified(|role| {
             let next = Role::Standby {
                 active: active.to_owned(),
             };
@@ -148,7 +157,7 @@ impl Serving {
             *role = next;
             is_other
         });
-        self.looks.send_modify(|looks| *looks += 1);
+        self.0.checks.send_modify(|looks| *looks += 1);
     }
 
     /// This process has the lease, asked for at `began`. Without `began`, no other process can have it.
@@ -156,31 +165,35 @@ impl Serving {
         match began {
             Some(began) => self.renewed(began, false),
             None => {
-                self.renewed_ms.store(u64::MAX, Ordering::Release);
-                self.checked_ms.store(u64::MAX, Ordering::Release);
+                self.0.renewed_ms.store(u64::MAX, Ordering::Release);
+                self.0.checked_ms.store(u64::MAX, Ordering::Release);
             }
         }
-        self.is_active.store(true, Ordering::Release);
-        self.role.send_replace(Role::Active { epoch });
+        self.0.is_active.store(true, Ordering::Release);
+        self.0.role.send_replace(Role::Active { epoch });
     }
 
     /// This process begins nothing any more.
     pub(crate) fn leave(&self) {
-        self.is_active.store(false, Ordering::Release);
-        self.role.send_replace(Role::Leaving);
+        self.0.is_active.store(false, Ordering::Release);
+        self.0.role.send_replace(Role::Leaving);
     }
 
     /// The lease was renewed by a look that began at `began`.
     pub(crate) fn renewed(&self, began: Instant, is_contended: bool) {
-        self.is_contended.store(is_contended, Ordering::Relaxed);
-        self.renewed_ms.store(self.millis(began), Ordering::Release);
-        self.looked(began);
+        self.0.is_contended.store(is_contended, Ordering::Relaxed);
+        self.0
+            .renewed_ms
+            .store(self.millis(began), Ordering::Release);
+        self.checked(began);
     }
 
     /// A look at the lease that began at `began` has ended; the database may have been silent.
-    pub(crate) fn looked(&self, began: Instant) {
-        self.checked_ms.store(self.millis(began), Ordering::Release);
-        self.looks.send_modify(|looks| *looks += 1);
+    pub(crate) fn checked(&self, began: Instant) {
+        self.0
+            .checked_ms
+            .store(self.millis(began), Ordering::Release);
+        self.0.checks.send_modify(|looks| *looks += 1);
     }
 
     /// Whether a request may be served now. Waits for a look at the lease where the last one is too
@@ -196,17 +209,17 @@ impl Serving {
     }
 
     fn is_checked(&self) -> bool {
-        let at = self.checked_ms.load(Ordering::Acquire);
+        let at = self.0.checked_ms.load(Ordering::Acquire);
         at == u64::MAX || self.age(at) <= CHECKED_WITHIN
     }
 
     #[cold]
     async fn check_slowly(&self) -> Result<(), Failure> {
-        let mut looks = self.looks.subscribe();
+        let mut looks = self.0.checks.subscribe();
         let checked = looks.wait_for(|_| !self.is_active() || self.is_checked());
         let _ = tokio::time::timeout(CHECK_TIMEOUT, checked).await;
         // A relay that drains decides later which requests may still begin.
-        let may = match &*self.role.borrow() {
+        let may = match &*self.0.role.borrow() {
             Role::Active { .. } => self.is_checked(),
             Role::Leaving => true,
             Role::Standby { .. } => false,
@@ -224,9 +237,9 @@ impl Serving {
     /// `standby`.
     pub async fn check_tunnel(&self) -> Result<(), Failure> {
         self.check().await?;
-        let renewed = self.renewed_ms.load(Ordering::Acquire);
+        let renewed = self.0.renewed_ms.load(Ordering::Acquire);
         let is_old = renewed != u64::MAX && self.age(renewed) > TUNNELS_WITHIN;
-        if is_old && self.is_contended.load(Ordering::Relaxed) {
+        if is_old && self.0.is_contended.load(Ordering::Relaxed) {
             let detail = "this relay could not renew its lease, and another one may serve by now";
             return Err(Failure::not_sent(Code::Standby, detail));
         }
@@ -240,7 +253,7 @@ impl Serving {
 
     /// Why this process does not serve, in words.
     pub fn why(&self) -> String {
-        match &*self.role.borrow() {
+        match &*self.0.role.borrow() {
             Role::Standby { active } if active.is_empty() => {
                 "this relay stands by: it does not hold the database's lease".to_owned()
             }
@@ -278,10 +291,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn frozen_relay_looks_at_its_lease_before_it_serves() {
-        let serving = std::sync::Arc::new(Serving {
-            origin: long_ago(),
-            ..Serving::new()
-        });
+        let serving = Serving::since(long_ago());
         serving.activate(1, Some(long_ago()));
         for is_lost in [true, false] {
             let waiting = tokio::spawn({
@@ -302,13 +312,10 @@ mod tests {
     #[tokio::test]
     async fn silent_database_stops_no_request_and_new_tunnels_only_when_contended() {
         for is_contended in [false, true] {
-            let serving = Serving {
-                origin: long_ago(),
-                ..Serving::new()
-            };
+            let serving = Serving::since(long_ago());
             serving.activate(1, Some(long_ago()));
             serving.renewed(long_ago(), is_contended);
-            serving.looked(Instant::now());
+            serving.checked(Instant::now());
             assert_eq!(serving.check().await, Ok(()));
             assert_eq!(serving.check_tunnel().await.is_err(), is_contended);
         }
@@ -316,10 +323,7 @@ mod tests {
 
     #[tokio::test]
     async fn locked_file_needs_no_look_at_a_lease() {
-        let serving = Serving {
-            origin: long_ago(),
-            ..Serving::new()
-        };
+        let serving = Serving::since(long_ago());
         serving.activate(1, None);
         assert_eq!(serving.check().await, Ok(()));
         assert_eq!(serving.check_tunnel().await, Ok(()));

@@ -2,13 +2,12 @@
 
 use crate::access::Principal;
 use crate::admission::{AdmissionControl, Connections, PendingLimits, PendingPool};
-use crate::api::services::Written;
 use crate::audit::recorder::Auditing;
 use crate::config::{Config, Limits};
 use crate::deliveries::Deliveries;
 use crate::denials::{self, Denied, Who};
 use crate::direct::Direct;
-use crate::directory::Directory;
+use crate::directory::{Directory, ServiceReports};
 use crate::exchange::{Capacity, ExchangePermit, Exchanges};
 use crate::idempotency::Idempotency;
 use crate::metrics::Metrics;
@@ -55,7 +54,7 @@ pub struct State {
     /// Requests with an idempotency key.
     pub idempotency: Idempotency,
     /// What was written down of services that report themselves.
-    pub services: Written,
+    pub services: ServiceReports,
     /// Tunnels that are up.
     pub registry: Registry,
     /// Which endpoint names bridges declare that are not their own.
@@ -125,7 +124,7 @@ impl State {
             ),
             direct: Direct::new(config.direct.clone()),
             idempotency: Idempotency::default(),
-            services: Written::default(),
+            services: ServiceReports::default(),
             registry: Registry::new(limits.sessions_max, limits.sessions_per_tenant),
             exchanges: Exchanges::new(
                 Capacity {

@@ -81,7 +81,11 @@ pub async fn open<IO: Io>(
             arrival.connection.proved(&state.connections.proven);
             arrival.place.leave();
             drop(arrival);
-            ownership::claim(state, &owner, &candidate.hello().serves).await;
+            let serves = &candidate.hello().serves;
+            state
+                .ownership
+                .claim(&state.directory, &owner, serves)
+                .await;
             welcome(state, candidate, owner).await
         }
         Err(code) => {
@@ -237,13 +241,18 @@ async fn welcome<IO: Io>(
         }
     };
     // Revoked between the proof and here: the directory's cut came before the registry knew.
-    let offer = ownership::offer(state, &owner, session.serves());
-    ownership::report(state, &owner, &offer);
+    let offer = ownership::advertised_routes(&state.directory, &owner, session.serves());
+    let mut is_new_conflict = state.ownership.report(&owner, &offer);
     let entry = state
         .registry
         .insert(&owner, &hello, (session, offer), Instant::now());
     // Reassigned between the look at the directory and here: the follower did not see this tunnel.
-    ownership::route(state, &entry);
+    is_new_conflict |= state
+        .ownership
+        .route(&state.directory, &state.registry, &entry);
+    if is_new_conflict {
+        state.notices_wanted.notify_one();
+    }
     if let Some(previous) = hello.previous.clone() {
         state.registry.tell_aftermath(&owner, previous);
     }
@@ -283,7 +292,11 @@ pub async fn carry(state: &State, up: ActiveTunnel) {
             let seen = entry.offer().serves.clone();
             entry.session.serves_changed(&seen).await;
             // Boxed: it is rare, and a task for each tunnel holds this.
-            Box::pin(ownership::serves_changed(state, &entry)).await;
+            let ownership = &state.ownership;
+            let changed = ownership.serves_changed(&state.directory, &state.registry, &entry);
+            if Box::pin(changed).await {
+                state.notices_wanted.notify_one();
+            }
             state.deliveries.routes_changed(&entry.owner.tenant);
             if entry.session.is_over() {
                 std::future::pending::<()>().await;

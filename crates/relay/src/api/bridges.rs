@@ -227,7 +227,7 @@ fn endpoint(name: &str, standing: &Standing, found: EndpointHealth) -> EndpointV
     };
     EndpointView {
         name: name.to_owned(),
-        refused: ownership::why(standing),
+        refused: ownership::refusal(standing),
         health,
         status: found.status,
         code: found.code.map(|code| Code::from_wire(code).to_string()),

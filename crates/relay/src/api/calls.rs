@@ -343,7 +343,7 @@ pub(super) fn redeliver<'a>(cx: &'a Context<'a>, _: Request<Bytes>) -> Handling<
             let detail = "the call has not come to its end yet";
             return Err(Problem::not_sent(Code::Conflict, detail));
         }
-        cx.state.deliveries.came_back(&tenant, 1);
+        cx.state.deliveries.calls_redelivered(&tenant, 1);
         let shown = with_attempts(cx, &tenant, StatusCode::ACCEPTED).await;
         shown.map_err(failed_after_change)?
     })
@@ -368,13 +368,13 @@ pub(super) fn redeliver_all<'a>(cx: &'a Context<'a>, request: Request<Bytes>) ->
             (redelivered, more)
         };
         if redelivered > 0 {
-            cx.state.deliveries.came_back(&tenant, redelivered);
+            cx.state.deliveries.calls_redelivered(&tenant, redelivered);
         }
         json::reply(StatusCode::ACCEPTED, &Redelivered { redelivered, more })
     })
 }
 
-async fn take_back(
+async fn cancel_matching(
     cx: &Context<'_>,
     id: Option<&str>,
     filter: CallFilter,
@@ -401,7 +401,7 @@ async fn take_back(
         }
     }
     if cancelled + cancelling > 0 {
-        cx.state.deliveries.taken_back(&tenant, cancelled);
+        cx.state.deliveries.calls_cancelled(&tenant, cancelled);
     }
     Ok(Cancelled {
         cancelled,
@@ -414,7 +414,7 @@ pub(super) fn cancel<'a>(cx: &'a Context<'a>, _: Request<Bytes>) -> Handling<'a>
     Box::pin(async move {
         let id = cx.path("id");
         seen_call(cx, &cx.tenant()?).await?;
-        let done = take_back(cx, Some(id), CallFilter::default()).await?;
+        let done = cancel_matching(cx, Some(id), CallFilter::default()).await?;
         if done.cancelled + done.cancelling == 0 {
             let detail = "the call has come to its end already";
             return Err(Problem::not_sent(Code::Conflict, detail));
@@ -426,6 +426,6 @@ pub(super) fn cancel<'a>(cx: &'a Context<'a>, _: Request<Bytes>) -> Handling<'a>
 pub(super) fn cancel_all<'a>(cx: &'a Context<'a>, request: Request<Bytes>) -> Handling<'a> {
     Box::pin(async move {
         let filter = filter(json::read(&request)?)?;
-        json::reply(StatusCode::OK, &take_back(cx, None, filter).await?)
+        json::reply(StatusCode::OK, &cancel_matching(cx, None, filter).await?)
     })
 }

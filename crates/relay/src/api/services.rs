@@ -11,11 +11,6 @@ use bytes::Bytes;
 use http::{Request, StatusCode};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
-use std::collections::HashMap;
-use std::sync::{Arc, Mutex, PoisonError};
-
-/// A report is written down at most once in so many seconds, unless its version is another.
-const WRITTEN_EVERY: i64 = 30;
 
 /// The services that may report themselves.
 const KNOWN: [&str; 1] = ["synchronizer"];
@@ -49,33 +44,6 @@ pub struct ServiceList {
     services: Vec<ServiceView>,
 }
 
-/// A version, and when it was written down.
-type Noted = (String, i64);
-
-/// What was written down of each tenant's services, by tenant and name.
-#[derive(Debug, Default)]
-pub struct Written(Mutex<HashMap<(Arc<str>, String), Noted>>);
-
-/// Entries before those that are old are forgotten.
-const ENTRIES_MAX: usize = 10_000;
-
-impl Written {
-    /// Whether a report is to be written down.
-    fn is_due(&self, tenant: &Arc<str>, name: &str, version: &str, now: i64) -> bool {
-        let mut written = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let key = (tenant.clone(), name.to_owned());
-        let known = written.get(&key);
-        if known.is_some_and(|(known, at)| known == version && now - at < WRITTEN_EVERY) {
-            return false;
-        }
-        if written.len() >= ENTRIES_MAX {
-            written.retain(|_, (_, at)| now - *at < WRITTEN_EVERY);
-        }
-        written.insert(key, (version.to_owned(), now));
-        true
-    }
-}
-
 fn view(service: &Service) -> ServiceView {
     ServiceView {
         name: service.name.clone(),
@@ -106,8 +74,8 @@ pub(super) fn report<'a>(cx: &'a Context<'a>, request: Request<Bytes>) -> Handli
             version: report.version,
             seen: now(),
         };
-        let written = &cx.state.services;
-        if written.is_due(&service.tenant, name, &service.version, service.seen) {
+        let reports = &cx.state.services;
+        if reports.must_store(&service.tenant, name, &service.version, service.seen) {
             let stored = cx.storage().service_seen(&service).await;
             stored.map_err(failed)?;
         }
@@ -122,20 +90,4 @@ pub(super) fn list<'a>(cx: &'a Context<'a>, _: Request<Bytes>) -> Handling<'a> {
         let services = services.iter().map(view).collect();
         json::reply(StatusCode::OK, &ServiceList { services })
     })
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_heartbeat_is_written_down_now_and_then_and_a_new_version_at_once() {
-        let written = Written::default();
-        let tenant: Arc<str> = "t".into();
-        assert!(written.is_due(&tenant, "synchronizer", "1", 100));
-        assert!(!written.is_due(&tenant, "synchronizer", "1", 129));
-        assert!(written.is_due(&tenant, "synchronizer", "2", 129));
-        assert!(written.is_due(&tenant, "synchronizer", "2", 159));
-        assert!(written.is_due(&"u".into(), "synchronizer", "2", 159));
-    }
 }

@@ -16,7 +16,7 @@ use super::{BodyLimits, Unread};
 use crate::access::Object;
 use crate::access::Principal;
 use crate::body::Body;
-use crate::deliveries::Handed;
+use crate::deliveries::SubmittedCall;
 use crate::direct::DirectRequest;
 use crate::exchange::{self, ExchangeRequest, Outbound, Reservation, TunnelResponse};
 use crate::idempotency::{self, Kept, Keyed, Made};
@@ -253,7 +253,7 @@ async fn deliver(
         &url,
         bridge.is_some() || call.head.credential.is_some(),
     );
-    let handed = Handed {
+    let handed = SubmittedCall {
         id,
         url,
         class,

@@ -4,6 +4,7 @@ use super::*;
 use crate::testing::TempDir;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
+use std::time::Duration;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
@@ -274,9 +275,9 @@ impl Dialling {
         }
     }
 
-    fn pairing(&self, key: &ApiKey) -> storage::Pairing {
+    fn pairing(&self, key: &ApiKey) -> crate::storage::Pairing {
         use ring::signature::KeyPair as _;
-        storage::Pairing {
+        crate::storage::Pairing {
             endpoints: Vec::new(),
             tenant: key.tenant.clone(),
             paired_by: key.client_id.clone(),

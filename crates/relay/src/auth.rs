@@ -1,12 +1,10 @@
-//! Who asks: HTTP Basic with an API key, in one of two headers.
+//! Authentication of requests by API key, with a limit on failures for each client address.
 //!
-//! In `Authorization`, which is then consumed; or in `Bridge-Authorization`, and then
-//! `Authorization` belongs to the target and passes through untouched. `Bridge-Authorization`
-//! itself never leaves the relay.
+//! The credentials are described in [`crate::access`].
 
 use crate::access::{Credentials, Principal};
 use crate::admission::network;
-use crate::denials::{Denied, Who};
+use crate::denials::{Denied, DeniedClient};
 use crate::directory::Directory;
 use crate::state::State;
 use http::header::{HeaderMap, HeaderName};
@@ -16,13 +14,13 @@ use std::net::IpAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-/// Addresses whose failures are counted; beyond, the oldest windows are dropped.
+/// Addresses whose failures are counted. Above it, windows that have ended are dropped first.
 const ADDRESSES_MAX: usize = 10_000;
 
-/// In which failures are counted.
+/// Length of a window in which failures are counted.
 const WINDOW: Duration = Duration::from_secs(60);
 
-/// Checks keys, and counts those that are wrong.
+/// Checks API keys, and counts failures.
 #[derive(Debug)]
 pub struct Authenticator {
     state: Arc<State>,
@@ -30,7 +28,8 @@ pub struct Authenticator {
 }
 
 impl Authenticator {
-    /// With so many failures of one address that are told apart in a minute.
+    /// Returns an authenticator. `failures_per_minute`: authentication failures allowed for each client
+    /// address.
     pub fn new(state: Arc<State>, failures_per_minute: u32) -> Self {
         Self {
             keys: KeyCheck::new(state.directory.clone(), failures_per_minute),
@@ -38,16 +37,16 @@ impl Authenticator {
         }
     }
 
-    /// Who asks.
+    /// Returns the API key that the request proves.
     ///
-    /// A key that is not known may be one that another process created a moment ago: the
-    /// directory looks again before it says no ([`Directory::look_for`]).
+    /// Another process may have created an unknown key a moment ago, so the directory asks the database
+    /// before the key is refused ([`Directory::refresh_for`]).
     ///
     /// # Errors
-    /// `unauthorized`, without a difference between an unknown client id and a wrong secret;
-    /// `overloaded` where the database cannot be asked; `directory_stale`; `tenant_suspended`;
-    /// `rate_limited` for an address that was wrong too often. A key that is right is taken from any
-    /// address: many callers may share a balancer's.
+    /// `unauthorized`, with the same text for an unknown client id and a wrong secret; `overloaded` when
+    /// the database does not respond; `directory_stale`; `tenant_suspended`; `rate_limited` for an address
+    /// with too many failures. A valid key is accepted from any address, since many callers may share a
+    /// load balancer's.
     pub async fn authenticate(
         &self,
         headers: &HeaderMap,
@@ -56,7 +55,7 @@ impl Authenticator {
         self.check(Credentials::from_headers(headers), peer).await
     }
 
-    /// Who asks, by the header of this name.
+    /// Returns the API key in the header field of this name.
     ///
     /// # Errors
     /// As [`Self::authenticate`].
@@ -76,22 +75,23 @@ impl Authenticator {
         peer: IpAddr,
     ) -> Result<Principal, Failure> {
         let credentials = credentials.inspect_err(|failure| {
-            self.note(failure, Who::default(), peer);
+            self.note(failure, DeniedClient::default(), peer);
         })?;
         let result = self.keys.check(&credentials, peer).await;
         result.inspect_err(|failure| {
-            let who = self.state.directory.whose(&credentials.client_id);
-            self.note(failure, who, peer);
+            // The denial names the tenant of an existing client id, so that its administrators see attacks.
+            let client = self.state.directory.client_of(&credentials.client_id);
+            self.note(failure, client, peer);
         })
     }
 
-    fn note(&self, failure: &Failure, who: Who, peer: IpAddr) {
+    fn note(&self, failure: &Failure, client: DeniedClient, peer: IpAddr) {
         let code = failure.code.as_str();
-        self.state.denied(Denied::Request, code, who, peer);
+        self.state.denied(Denied::Request, code, client, peer);
     }
 }
 
-/// Checks credentials against the directory, and asks the database before it calls them unknown.
+/// Checks credentials against the directory, and asks the database before it refuses unknown ones.
 #[derive(Debug)]
 pub(crate) struct KeyCheck {
     directory: Arc<Directory>,
@@ -99,7 +99,7 @@ pub(crate) struct KeyCheck {
 }
 
 impl KeyCheck {
-    /// With so many failures of one address that are told apart in a minute.
+    /// Returns a check. `failures_per_minute`: authentication failures allowed for each client address.
     pub(crate) fn new(directory: Arc<Directory>, failures_per_minute: u32) -> Self {
         Self {
             directory,
@@ -107,7 +107,7 @@ impl KeyCheck {
         }
     }
 
-    /// Whose these credentials are. Errors as of [`Authenticator::authenticate`].
+    /// Returns the key that the credentials prove. Errors as of [`Authenticator::authenticate`].
     pub(crate) async fn check(
         &self,
         credentials: &Credentials,
@@ -115,22 +115,25 @@ impl KeyCheck {
     ) -> Result<Principal, Failure> {
         let directory = &self.directory;
         match directory.authenticate(credentials) {
-            // Either may have changed a moment ago, by another process.
+            // Another process may have changed either a moment ago.
             Err(failure) if matches!(failure.code, Code::Unauthorized | Code::TenantSuspended) => {}
             known => return known,
         }
+        // Only failures are limited, and only before the database is asked: a valid key passes above.
         if !self.attempts().has_room(peer, Instant::now()) {
             return Err(Failure::not_sent(
                 Code::RateLimited,
-                "too many wrong keys from this address in the last minute",
+                "too many authentication failures from this address in the last minute \
+                 (limits.auth_failures_per_minute)",
             ));
         }
-        let is_answered = Box::pin(directory.look_for(peer)).await;
+        let has_responded = Box::pin(directory.refresh_for(peer)).await;
         let mut result = directory.authenticate(credentials);
-        if !is_answered && matches!(&result, Err(failure) if failure.code == Code::Unauthorized) {
+        if !has_responded && matches!(&result, Err(failure) if failure.code == Code::Unauthorized) {
             self.attempts().count(peer, Instant::now());
-            let detail = "this key is not known here, and the database does not answer now: it cannot \
-                          be checked";
+            // The key may be new. A refusal as `unauthorized` could make its client give up for good.
+            let detail = "this key is unknown here, and the database does not respond: it cannot be \
+                          checked";
             result = Err(Failure::not_sent(Code::Overloaded, detail));
         }
         if matches!(&result, Err(failure) if failure.code == Code::Unauthorized) {
@@ -144,7 +147,7 @@ impl KeyCheck {
     }
 }
 
-/// Failures by address, in windows of a minute. Bounded.
+/// Failures of each client address, in windows of a minute.
 #[derive(Debug)]
 struct Attempts {
     per_window: u32,
@@ -159,8 +162,9 @@ impl Attempts {
         }
     }
 
-    /// Whether this address may be wrong once more.
+    /// Returns whether another failure of this address is allowed.
     fn has_room(&mut self, address: IpAddr, now: Instant) -> bool {
+        // IPv6 clients have whole networks, so failures are counted by /64.
         let address = network(address);
         match self.by_address.get(&address) {
             Some((since, failures)) => {
@@ -171,13 +175,14 @@ impl Attempts {
                     self.by_address
                         .retain(|_, (since, _)| now.saturating_duration_since(*since) < WINDOW);
                 }
-                // Too many to tell apart: a new one waits, as if it had been wrong often.
+                // Without a free entry a new address must wait. Otherwise an attacker with many addresses
+                // would have no limit.
                 self.by_address.len() < ADDRESSES_MAX && self.per_window > 0
             }
         }
     }
 
-    /// Counts a failure of an address that had room.
+    /// Counts a failure of an address that was allowed one.
     fn count(&mut self, address: IpAddr, now: Instant) {
         let address = network(address);
         if self.by_address.len() >= ADDRESSES_MAX && !self.by_address.contains_key(&address) {
@@ -196,7 +201,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn failures_are_counted_by_address_and_forgotten_after_a_minute() {
+    fn failures_are_counted_by_address_for_a_minute() {
         let mut attempts = Attempts::new(2);
         let now = Instant::now();
         let address: IpAddr = "10.0.0.1".parse().unwrap();
@@ -215,7 +220,7 @@ mod tests {
     }
 
     #[test]
-    fn the_count_of_addresses_is_bounded() {
+    fn number_of_addresses_is_bounded() {
         let mut attempts = Attempts::new(1);
         let now = Instant::now();
         for number in 0..u32::try_from(ADDRESSES_MAX).unwrap() {

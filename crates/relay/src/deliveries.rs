@@ -99,7 +99,7 @@ pub struct SubmittedCall {
     pub idempotency_key: Option<String>,
     /// Hash of the request, which a repeated request must match.
     pub digest: Vec<u8>,
-    /// Seconds until the call expires; zero for never. `None`: as the tenant or the config says.
+    /// Seconds until the call expires; zero for never. `None`: by the tenant's setting or the config.
     pub expires_in: Option<u32>,
 }
 
@@ -176,6 +176,7 @@ impl Deliveries {
             );
             return Err(too_many(detail, RETRY_QUEUE_FULL));
         }
+        // After the limits, so that a tenant above them costs no database access and no encryption.
         let key = self.vault.of_tenant(tenant).await.map_err(sealing)?;
         let request = StoredRequest {
             about: About {
@@ -209,6 +210,8 @@ impl Deliveries {
         let written = self.batch.write(Write::Accept(Box::new(new))).await;
         match written.map_err(|error| unwritten(&error))? {
             Written::Accepted(Accepted::Stored) => {
+                // After the commit, so that a failed one does not count. The engine corrects the number
+                // every round.
                 self.count_in(tenant);
                 self.inbox.due(tenant);
                 Ok(Receipt {
@@ -228,6 +231,7 @@ impl Deliveries {
                     is_repeat: true,
                 })
             }
+            // An idempotency key of a call with mode `wait` shares the name space.
             Written::Accepted(Accepted::KeyInUse) => {
                 let detail = "this idempotency key was used for another call";
                 Err(Problem::not_sent(Code::Conflict, detail))

@@ -113,6 +113,7 @@ impl Ownership {
             // An administrator has resolved the conflict: the notice need not wait for `CONFLICT_KEPT`.
             self.lock().remove(&entry.owner.bridge);
         }
+        // Replacing the routes rebuilds the tables of the registry, which the data path reads.
         if !new.is_like(&old) {
             registry.set_offer(entry, new);
         }
@@ -153,6 +154,7 @@ impl Ownership {
         };
         let mut conflicts = self.lock();
         let is_new = !conflicts.contains_key(&owner.bridge);
+        // Above the limit a conflict is only missing in notices: routing does not read this map.
         if is_new && conflicts.len() >= CONFLICTS_MAX {
             return false;
         }
@@ -188,7 +190,7 @@ pub fn refusal(standing: &Standing) -> Option<String> {
     match standing {
         Standing::Own => None,
         Standing::Free => Some("the name is not claimed yet".to_owned()),
-        Standing::Taken(holders) => Some(format!("the name belongs to {}", holders.join(", "))),
+        Standing::Taken(holders) => Some(format!("it belongs to {}", holders.join(", "))),
         Standing::NotListed => {
             Some("the key that the bridge was paired with lists other endpoints".to_owned())
         }

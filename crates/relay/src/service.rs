@@ -171,7 +171,7 @@ impl Service {
         }
     }
 
-    /// Who asks, if the method is right and the key may.
+    /// DeniedClient asks, if the method is right and the key may.
     async fn admit(
         &self,
         connection: &Connection,

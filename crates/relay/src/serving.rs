@@ -1,18 +1,18 @@
-//! Whether this process serves, or stands by while another one does.
+//! Whether this process serves, or is in standby while another one does.
 //!
 //! ```text
 //!            lease taken                      SIGTERM
 //!  Standby --------------> Active { epoch } -----------> Leaving
 //!     ^                        |
 //!     +------------------------+
-//!        another process has it
+//! another process takes it
 //! ```
 //!
-//! On SQLite the lock on the file decides at the start, and the process is active from then on. On
-//! PostgreSQL the lease decides ([`crate::storage::leases`]): it is renewed every [`RENEW_INTERVAL`], and
-//! a request is served only if it was checked a moment ago. So a process that was frozen looks again
-//! before it serves anything. While the database does not answer, nothing can be learned: what runs
-//! goes on, and what is written is fenced by the epoch.
+//! On SQLite the lock on the file decides at the start, and the process stays active. On PostgreSQL the
+//! lease decides ([`crate::storage::leases`]): it is renewed every [`RENEW_INTERVAL`], and a request is
+//! served only if the lease was checked a moment ago. So a process that was frozen checks it before it
+//! serves anything. While the database does not respond, the state stays unknown: requests in progress
+//! continue, and the epoch fences what is written.
 //!
 //! `crate::running` takes and renews the lease, and opens and closes the listeners.
 
@@ -25,26 +25,26 @@ use tokio::sync::watch;
 /// How often the lease is renewed.
 pub const RENEW_INTERVAL: Duration = Duration::from_secs(3);
 
-/// Between two tries to take the lease, or to renew it after a failure.
+/// Interval between attempts to take the lease, or to renew it after an error.
 pub const RETRY_INTERVAL: Duration = Duration::from_millis(500);
 
-/// A request is served without a look at the lease if the last look began within this. Shorter than
-/// the lease by more than the time in which a look ends.
-const CHECKED_WITHIN: Duration = Duration::from_secs(6);
+/// A request is served without a further check if the last check began within this. It is shorter than the
+/// lease by more than a check takes, so that no request begins under a lease that has expired.
+const CHECK_AGE_MAX: Duration = Duration::from_secs(6);
 
-/// After so long without a renewal the lease may be another's: where another process waits for it, no
-/// new tunnel is taken.
-const TUNNELS_WITHIN: Duration = Duration::from_secs(8);
+/// Without a renewal for this long, another process may hold the lease. If one waits for it, new tunnels
+/// are refused.
+const TUNNEL_LEASE_AGE_MAX: Duration = Duration::from_secs(8);
 
-/// How long a request waits for a look at the lease.
+/// How long a request waits for a check of the lease.
 const CHECK_TIMEOUT: Duration = Duration::from_secs(4);
 
-/// What this process is.
+/// The role of this process.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Role {
     /// Another process serves.
     Standby {
-        /// The name of its node, as far as it is known.
+        /// The name of its node; empty if unknown.
         active: String,
     },
     /// This process serves.
@@ -52,7 +52,7 @@ pub enum Role {
         /// The lease's epoch.
         epoch: i64,
     },
-    /// This process finishes what runs and begins nothing.
+    /// This process finishes the requests in progress and begins nothing.
     Leaving,
 }
 
@@ -106,18 +106,18 @@ impl Serving {
         u64::try_from(since.as_millis()).unwrap_or(u64::MAX - 1)
     }
 
-    /// How long ago that was.
+    /// Returns the time since then.
     fn age(&self, at_ms: u64) -> Duration {
         let now = self.millis(Instant::now());
         Duration::from_millis(now.saturating_sub(at_ms))
     }
 
-    /// The role.
+    /// Returns the role.
     pub fn role(&self) -> Role {
         self.0.role.borrow().clone()
     }
 
-    /// Whether this process serves.
+    /// Returns whether this process serves.
     pub fn is_active(&self) -> bool {
         self.0.is_active.load(Ordering::Acquire)
     }
@@ -135,19 +135,20 @@ impl Serving {
         }
     }
 
-    /// Waits until the lease of this epoch is over, or the process leaves.
+    /// Waits until the lease of this epoch has ended, or the process leaves.
     pub async fn ended(&self, epoch: i64) {
         let mut role = self.0.role.subscribe();
         let _ = role.wait_for(|role| *role != Role::Active { epoch }).await;
     }
 
-    /// Notifies of every change of the role.
+    /// Returns a receiver that is notified of every change of the role.
     pub fn changed(&self) -> watch::Receiver<Role> {
         self.0.role.subscribe()
     }
 
-    /// Another process serves.
+    /// Records that another process serves.
     pub(crate) fn stand_by(&self, active: &str) {
+        // Before the role is sent, so that a request that begins now is refused at once.
         self.0.is_active.store(false, Ordering::Release);
         self.0.role.send_if_modified(|role| {
             let next = Role::Standby {
@@ -157,10 +158,11 @@ impl Serving {
             *role = next;
             is_other
         });
-        self.0.checks.send_modify(|looks| *looks += 1);
+        self.0.checks.send_modify(|checks| *checks += 1);
     }
 
-    /// This process has the lease, asked for at `began`. Without `began`, no other process can have it.
+    /// Records that this process holds the lease, requested at `began`. Without `began`, no other process
+    /// can hold it.
     pub(crate) fn activate(&self, epoch: i64, began: Option<Instant>) {
         match began {
             Some(began) => self.renewed(began, false),
@@ -173,13 +175,13 @@ impl Serving {
         self.0.role.send_replace(Role::Active { epoch });
     }
 
-    /// This process begins nothing any more.
+    /// Records that this process begins nothing any more.
     pub(crate) fn leave(&self) {
         self.0.is_active.store(false, Ordering::Release);
         self.0.role.send_replace(Role::Leaving);
     }
 
-    /// The lease was renewed by a look that began at `began`.
+    /// Records that a check that began at `began` has renewed the lease.
     pub(crate) fn renewed(&self, began: Instant, is_contended: bool) {
         self.0.is_contended.store(is_contended, Ordering::Relaxed);
         self.0
@@ -188,20 +190,22 @@ impl Serving {
         self.checked(began);
     }
 
-    /// A look at the lease that began at `began` has ended; the database may have been silent.
+    /// Records that a check of the lease that began at `began` has ended, also without a response of the
+    /// database.
     pub(crate) fn checked(&self, began: Instant) {
         self.0
             .checked_ms
             .store(self.millis(began), Ordering::Release);
-        self.0.checks.send_modify(|looks| *looks += 1);
+        self.0.checks.send_modify(|checks| *checks += 1);
     }
 
-    /// Whether a request may be served now. Waits for a look at the lease where the last one is too
-    /// old: the process may have been frozen. Cancel safe.
+    /// Checks that a request may be served now. Waits for a check of the lease if the last one is too old,
+    /// since the process may have been frozen. Cancel safe.
     ///
     /// # Errors
     /// `standby`.
     pub async fn check(&self) -> Result<(), Failure> {
+        // The data path: two atomic loads for each request, and no lock.
         if self.is_active() && self.is_checked() {
             return Ok(());
         }
@@ -210,15 +214,17 @@ impl Serving {
 
     fn is_checked(&self) -> bool {
         let at = self.0.checked_ms.load(Ordering::Acquire);
-        at == u64::MAX || self.age(at) <= CHECKED_WITHIN
+        // The age is measured by the monotonic clock, which also runs while the process is frozen.
+        at == u64::MAX || self.age(at) <= CHECK_AGE_MAX
     }
 
     #[cold]
     async fn check_slowly(&self) -> Result<(), Failure> {
-        let mut looks = self.0.checks.subscribe();
-        let checked = looks.wait_for(|_| !self.is_active() || self.is_checked());
+        let mut checks = self.0.checks.subscribe();
+        let checked = checks.wait_for(|_| !self.is_active() || self.is_checked());
+        // The result does not matter: the role is read again below.
         let _ = tokio::time::timeout(CHECK_TIMEOUT, checked).await;
-        // A relay that drains decides later which requests may still begin.
+        // A relay that drains still finishes requests on open connections.
         let may = match &*self.0.role.borrow() {
             Role::Active { .. } => self.is_checked(),
             Role::Leaving => true,
@@ -230,35 +236,36 @@ impl Serving {
         }
     }
 
-    /// Whether a new tunnel may be taken now. Without a renewal for [`TUNNELS_WITHIN`] a bridge is
-    /// better off at the process that waits for the lease, if there is one.
+    /// Checks that a new tunnel may be opened now. Without a renewal for [`TUNNEL_LEASE_AGE_MAX`], a bridge
+    /// should connect to the process that waits for the lease, if there is one.
     ///
     /// # Errors
     /// `standby`.
     pub async fn check_tunnel(&self) -> Result<(), Failure> {
         self.check().await?;
         let renewed = self.0.renewed_ms.load(Ordering::Acquire);
-        let is_old = renewed != u64::MAX && self.age(renewed) > TUNNELS_WITHIN;
+        let is_old = renewed != u64::MAX && self.age(renewed) > TUNNEL_LEASE_AGE_MAX;
+        // Without a contender the bridge has no better place, so an outage of the database stops no tunnel.
         if is_old && self.0.is_contended.load(Ordering::Relaxed) {
-            let detail = "this relay could not renew its lease, and another one may serve by now";
+            let detail = "this relay cannot renew its lease, and another one may serve now";
             return Err(Failure::not_sent(Code::Standby, detail));
         }
         Ok(())
     }
 
-    /// The response to a caller that reached a process which stands by.
+    /// Returns the failure for a caller that reached a process in standby.
     pub fn standing_by(&self) -> Failure {
         Failure::not_sent(Code::Standby, self.why())
     }
 
-    /// Why this process does not serve, in words.
+    /// Returns why this process does not serve, for people.
     pub fn why(&self) -> String {
         match &*self.0.role.borrow() {
             Role::Standby { active } if active.is_empty() => {
-                "this relay stands by: it does not hold the database's lease".to_owned()
+                "this relay is in standby: it does not hold the database's lease".to_owned()
             }
             Role::Standby { active } => format!(
-                "this relay stands by: the relay on {active} holds the database's lease and serves"
+                "this relay is in standby: the relay on {active} holds the database's lease and serves"
             ),
             Role::Leaving => "this relay is shutting down".to_owned(),
             Role::Active { .. } => {
@@ -290,7 +297,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn frozen_relay_looks_at_its_lease_before_it_serves() {
+    async fn frozen_relay_checks_its_lease_before_serving() {
         let serving = Serving::since(long_ago());
         serving.activate(1, Some(long_ago()));
         for is_lost in [true, false] {
@@ -310,7 +317,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn silent_database_stops_no_request_and_new_tunnels_only_when_contended() {
+    async fn outage_stops_only_new_tunnels_if_contended() {
         for is_contended in [false, true] {
             let serving = Serving::since(long_ago());
             serving.activate(1, Some(long_ago()));
@@ -322,7 +329,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn locked_file_needs_no_look_at_a_lease() {
+    async fn file_lock_needs_no_lease() {
         let serving = Serving::since(long_ago());
         serving.activate(1, None);
         assert_eq!(serving.check().await, Ok(()));

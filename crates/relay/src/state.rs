@@ -5,7 +5,7 @@ use crate::admission::{AdmissionControl, Connections, PendingLimits, PendingPool
 use crate::audit::recorder::Auditing;
 use crate::config::{Config, Limits};
 use crate::deliveries::Deliveries;
-use crate::denials::{self, Denied, Who};
+use crate::denials::{self, Denied, DeniedClient};
 use crate::direct::Direct;
 use crate::directory::{Directory, ServiceReports};
 use crate::exchange::{Capacity, ExchangePermit, Exchanges};
@@ -235,20 +235,31 @@ impl State {
     }
 
     /// Notes that a request, a pairing or a tunnel was denied.
-    pub fn denied(&self, denied: Denied, code: &'static str, who: Who, address: IpAddr) {
+    pub fn denied(
+        &self,
+        denied: Denied,
+        code: &'static str,
+        client: DeniedClient,
+        address: IpAddr,
+    ) {
         match denied {
             Denied::Request => self.metrics.request_denied(code),
             Denied::Pairing => self.metrics.pairing(code),
             // Counted with all tunnels that are refused.
             Denied::Tunnel => {}
         }
-        self.audit.denials.note(denied, code, who, address);
+        self.audit.denials.note(denied, code, client, address);
     }
 
     /// Notes what a key that proved itself may not do, if that is the problem.
     pub fn note_denial(&self, principal: &Principal, code: Code, address: IpAddr) {
         if denials::is_denial(code) {
-            self.denied(Denied::Request, code.as_str(), Who::of(principal), address);
+            self.denied(
+                Denied::Request,
+                code.as_str(),
+                DeniedClient::of(principal),
+                address,
+            );
         }
     }
 

@@ -9,7 +9,7 @@
 pub mod upgrade;
 
 use crate::admission::PendingPermit;
-use crate::denials::{Denied, Who};
+use crate::denials::{Denied, DeniedClient};
 use crate::listener::connection::Connection;
 use crate::ownership;
 use crate::registry::{TunnelEntry, TunnelOwner};
@@ -129,7 +129,7 @@ fn note_denial(state: &State, hello: &Hello, code: RefusedCode, peer: IpAddr) {
     let claim = state
         .directory
         .identity(&hello.tenant, &hello.bridge, &hello.instance);
-    let who = claim.map(|claim| Who {
+    let who = claim.map(|claim| DeniedClient {
         tenant: claim.owner.tenant,
         object: claim.owner.name,
         is_proved: false,
@@ -154,7 +154,11 @@ async fn judge_by_database<IO: Io>(
     else {
         return first;
     };
-    match state.directory.look_for(arrival.connection.peer.ip()).await {
+    match state
+        .directory
+        .refresh_for(arrival.connection.peer.ip())
+        .await
+    {
         true => judge(state, candidate, arrival),
         false => Err(RefusedCode::Overloaded),
     }
@@ -256,7 +260,7 @@ async fn welcome<IO: Io>(
     if let Some(previous) = hello.previous.clone() {
         state.registry.tell_aftermath(&owner, previous);
     }
-    if let Some(reason) = state.directory.why_cut(&owner) {
+    if let Some(reason) = state.directory.close_reason(&owner) {
         entry.session.close(reason);
     }
     // The same for a relay that has lost its lease meanwhile.

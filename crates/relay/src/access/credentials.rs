@@ -10,21 +10,21 @@ use base64::engine::general_purpose::STANDARD;
 use http::header::{self, HeaderMap, HeaderName, HeaderValue};
 use protocol::{Code, Failure};
 
-/// Carries the key when `Authorization` belongs to the target.
+/// Header field with the key when `Authorization` belongs to the target.
 pub const BRIDGE_AUTHORIZATION: HeaderName = HeaderName::from_static("bridge-authorization");
 
-/// Longest client id and secret that are looked at, in bytes before decoding.
+/// Size limit of client id and secret, in bytes before decoding.
 const CREDENTIALS_MAX_BYTES: usize = 512;
 
-/// The header that carries the relay's own key, which no target may see. The other one, if it is
-/// there too, is the target's.
+/// Returns the header field that carries the relay's own key, which no target may see. The other field, if
+/// present, belongs to the target.
 pub fn consumed_header(headers: &HeaderMap) -> Option<HeaderName> {
     [BRIDGE_AUTHORIZATION, header::AUTHORIZATION]
         .into_iter()
         .find(|name| headers.contains_key(name))
 }
 
-/// What a request presents.
+/// The credentials that a request presents.
 #[derive(Debug)]
 pub struct Credentials {
     /// The client id.
@@ -34,28 +34,30 @@ pub struct Credentials {
 }
 
 impl Credentials {
-    /// Reads them from a request's header.
+    /// Reads the credentials of a request.
     ///
     /// # Errors
-    /// `unauthorized` when there are none or they cannot be read.
+    /// `unauthorized` when they are missing or cannot be read.
     pub fn from_headers(headers: &HeaderMap) -> Result<Self, Failure> {
+        // `Bridge-Authorization` has precedence, so that a target's `Authorization` is never taken for
+        // ours.
         let name = consumed_header(headers).unwrap_or(header::AUTHORIZATION);
         Self::from_header(headers, &name)
     }
 
-    /// Reads them from the header of this name.
+    /// Reads the credentials from the header field of this name.
     ///
     /// # Errors
-    /// `unauthorized` when there are none or they cannot be read.
+    /// `unauthorized` when they are missing or cannot be read.
     pub fn from_header(headers: &HeaderMap, name: &HeaderName) -> Result<Self, Failure> {
         if !headers.contains_key(name) {
             return Err(unauthorized(
-                "an API key is needed: client id and secret as HTTP Basic",
+                "an API key is required: client id and secret as HTTP Basic",
             ));
         }
         let mut values = headers.get_all(name).iter();
         let parsed = values.next().and_then(basic);
-        // Two of them could be read differently by two readers.
+        // Two readers could take two different fields for the key, so a repeated field is rejected.
         let (client_id, secret) = parsed.filter(|_| values.next().is_none()).ok_or_else(|| {
             unauthorized(format!(
                 "the header `{name}` must hold one HTTP Basic credential: client id and secret"
@@ -71,10 +73,12 @@ impl Credentials {
 fn basic(value: &HeaderValue) -> Option<(String, String)> {
     let text = value.to_str().ok()?;
     let (scheme, encoded) = text.trim().split_once(' ')?;
+    // The scheme is case-insensitive (RFC 9110, 11.1).
     if !scheme.eq_ignore_ascii_case("basic") || encoded.len() > CREDENTIALS_MAX_BYTES {
         return None;
     }
     let decoded = String::from_utf8(STANDARD.decode(encoded.trim()).ok()?).ok()?;
+    // The first colon separates: a secret may have colons, a client id may not (RFC 7617, 2).
     let (client_id, secret) = decoded.split_once(':')?;
     Some((client_id.to_owned(), secret.to_owned()))
 }
@@ -96,7 +100,7 @@ mod tests {
     }
 
     #[test]
-    fn the_bridges_header_goes_first_and_leaves_the_other_to_the_target() {
+    fn bridge_authorization_has_precedence() {
         let own = format!("Basic {}", STANDARD.encode("id:a:b"));
         let map = headers(&[
             ("authorization", "Bearer x"),
@@ -112,7 +116,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_single_basic_credential_is_unauthorized() {
+    fn anything_but_one_basic_credential_is_refused() {
         let good = format!("Basic {}", STANDARD.encode("id:secret"));
         let long = format!("Basic {}", STANDARD.encode("x".repeat(600)));
         let no_colon = format!("Basic {}", STANDARD.encode("id"));

@@ -1,5 +1,5 @@
-//! The role table: who may use each kind of operation. The router of the data path, the forward proxy
-//! and the table of API operations all take their permissions from here.
+//! The role table: the roles that each kind of operation accepts. The router of the data path, the forward
+//! proxy and the table of API operations all take their permissions from here.
 
 use super::Resource;
 use crate::storage::Role;

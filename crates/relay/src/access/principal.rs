@@ -57,7 +57,7 @@ impl Principal {
 }
 
 impl Role {
-    /// Which of a tunnel's classes the traffic of such a key is.
+    /// Returns the traffic class of the key's requests in a tunnel.
     pub fn class(self) -> Class {
         match self {
             Self::Synchronizer => Class::Bulk,

@@ -1,4 +1,4 @@
-//! `POST /v1/calls/explain`: which way a URL would go, and why. Nothing is sent.
+//! `POST /v1/calls/explain`: explains the route of a URL. Nothing is sent.
 
 use super::{Context, Handling, json};
 use crate::access::Object;
@@ -10,31 +10,31 @@ use policy::Target;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-/// What is asked about.
+/// A URL whose route is to be explained.
 #[derive(Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct RouteQuery {
     /// An absolute `http` or `https` URL.
     #[schemars(length(max = 8192))]
     url: String,
-    /// Default `POST`.
+    /// The request's method. Defaults to `POST`.
     method: Option<String>,
-    /// Through this bridge.
+    /// The bridge that the call would name. Defaults to any.
     bridge: Option<String>,
 }
 
-/// The way, and why.
+/// The route of a URL and its reason.
 #[derive(Debug, Serialize, JsonSchema)]
 pub struct RouteExplanation {
     /// `bridge`, `direct` or `refused`.
     route: &'static str,
-    /// The bridge that would be chosen now.
+    /// The bridge that the relay would choose now.
     bridge: Option<String>,
-    /// All connected bridges that could take it, by name.
+    /// Connected bridges that may serve the URL, by name.
     bridges: Vec<String>,
-    /// Why, in words; and for a refusal what would help.
+    /// The reason; for a refusal, with what would change it.
     reason: String,
-    /// The code that the call would fail with.
+    /// The code that the call would fail with; null if it has a route.
     code: Option<&'static str>,
 }
 
@@ -42,9 +42,10 @@ pub(crate) fn handle<'a>(cx: &'a Context<'a>, request: Request<Bytes>) -> Handli
     Box::pin(async move {
         let query: RouteQuery = json::read(&request)?;
         let target = Target::parse(&query.url).map_err(|error| {
-            Problem::invalid(format!("url: {error}; http or https is expected"))
+            Problem::invalid(format!("url: {error}; expected an http or https URL"))
         })?;
         let bridge = query.bridge.as_deref();
+        // Checked as for the call itself, so that explaining reveals nothing that calling would not.
         let scope = &cx.principal.scope;
         scope.check(Object::Host {
             host: target.host(),
@@ -77,13 +78,14 @@ pub(crate) fn handle<'a>(cx: &'a Context<'a>, request: Request<Bytes>) -> Handli
             .map(|entry| entry.owner.name.to_string())
             .collect();
         bridges.sort_unstable();
+        // A bridge with several tunnels is listed once.
         bridges.dedup();
         let host = target.host();
         let explanation = match route {
             Route::Bridge(entry) => RouteExplanation {
                 route: "bridge",
                 reason: format!(
-                    "the connected bridge {} serves {host}; its own policy decides again",
+                    "the connected bridge {} serves {host}; its own policy also decides",
                     entry.owner.name
                 ),
                 bridge: Some(entry.owner.name.to_string()),

@@ -15,19 +15,19 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use std::sync::Arc;
 
-/// A notice.
+/// A notice: a condition that needs attention.
 #[derive(Debug, Serialize, JsonSchema)]
 pub struct NoticeView {
-    /// Its id.
+    /// The notice's id.
     id: String,
-    /// Whose it is.
+    /// Name of the tenant; empty if the notice concerns the relay itself.
     tenant: String,
     /// `bridge_offline`, `bridge_cloned`, `endpoint_conflict`, `dead_letters`, `key_expires`,
     /// `certificate_expires` or `database_silent`.
     kind: String,
-    /// What it is about: a bridge's name, a client id, a file.
+    /// The object: a bridge's name, a client id, or a file.
     object: String,
-    /// In words.
+    /// Human-readable description.
     detail: String,
     /// When it was raised.
     raised_at: Timestamp,
@@ -40,7 +40,7 @@ pub struct NoticeView {
 pub struct NoticePage {
     /// Newest first.
     notices: Vec<NoticeView>,
-    /// For the next page; null on the last one.
+    /// Cursor of the next page; null on the last one.
     next_cursor: Option<String>,
 }
 
@@ -66,6 +66,7 @@ pub(super) fn list<'a>(cx: &'a Context<'a>, _: Request<Bytes>) -> Handling<'a> {
         };
         let page = Page::of(&cx.query)?;
         let only_open = cx.query.flag("open")?;
+        // Ids of notices ascend with time, so they order the list, too.
         let before = page.after.clone().unwrap_or_default();
         let storage = cx.state.directory.storage();
         let notices = storage.notices(&tenant, only_open, &before, page.rows());
@@ -80,11 +81,12 @@ pub(super) fn list<'a>(cx: &'a Context<'a>, _: Request<Bytes>) -> Handling<'a> {
     })
 }
 
-/// Where a tenant's notices are sent.
+/// The URL that receives a tenant's notices.
 #[derive(Debug, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct NoticeUrl {
-    /// An absolute `http` or `https` URL; null for nowhere. The way there is that of any stored call.
+    /// An absolute `http` or `https` URL; null for none. The relay reaches it like the URL of a stored
+    /// call.
     #[schemars(length(max = 2048))]
     url: Option<String>,
 }

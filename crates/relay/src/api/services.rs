@@ -1,4 +1,4 @@
-//! `/v1/services/{name}`: what reports itself with a key, such as a synchronizer.
+//! `/v1/services`: services that report themselves with a key, such as a synchronizer.
 
 use super::errors::failed;
 use super::tenants::SERVICE_GONE_AFTER;
@@ -12,14 +12,14 @@ use http::{Request, StatusCode};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-/// The services that may report themselves.
+/// Names of services that may report themselves.
 const KNOWN: [&str; 1] = ["synchronizer"];
 
-/// What a service says of itself.
+/// The report of a service.
 #[derive(Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Report {
-    /// Its version, 1 to 64 visible ASCII characters.
+    /// The service's version: 1 to 64 visible ASCII characters.
     #[schemars(length(min = 1, max = 64), regex(pattern = r"^[\x21-\x7e]+$"))]
     version: String,
 }
@@ -27,20 +27,20 @@ pub struct Report {
 /// A service.
 #[derive(Debug, Serialize, JsonSchema)]
 pub struct ServiceView {
-    /// What it is.
+    /// The service's name.
     name: String,
-    /// Its version.
+    /// The service's version.
     version: String,
     /// When it last reported itself, accurate to half a minute.
     last_seen_at: Timestamp,
-    /// Whether that was in the last three minutes.
+    /// Whether it reported itself in the last three minutes.
     alive: bool,
 }
 
 /// The services of a tenant.
 #[derive(Debug, Serialize, JsonSchema)]
 pub struct ServiceList {
-    /// By name.
+    /// Sorted by name.
     services: Vec<ServiceView>,
 }
 
@@ -75,6 +75,7 @@ pub(super) fn report<'a>(cx: &'a Context<'a>, request: Request<Bytes>) -> Handli
             seen: now(),
         };
         let reports = &cx.state.services;
+        // Heartbeats come every minute from each service; most need no write.
         if reports.must_store(&service.tenant, name, &service.version, service.seen) {
             let stored = cx.storage().service_seen(&service).await;
             stored.map_err(failed)?;

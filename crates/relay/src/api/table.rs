@@ -86,6 +86,7 @@ fn operation(
     success: &'static [Success],
     handler: Option<Handler>,
 ) -> Operation {
+    // Derived from the path, so that a new operation cannot be in a wrong group.
     let tag = path.trim_start_matches("/v1/").split('/').next();
     Operation {
         id,

@@ -19,7 +19,7 @@ impl Timestamp {
     /// Reads an instant in any time zone.
     ///
     /// # Errors
-    /// A text that says what `name` must be.
+    /// The mistake, with the expected form of `name`.
     pub fn parse(name: &str, text: &str) -> Result<Self, String> {
         let ms = parse_rfc3339_ms(text).map_err(|error| format!("{name} is {error}"))?;
         Ok(Self::Millis(ms))

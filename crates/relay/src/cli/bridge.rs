@@ -1,7 +1,7 @@
-//! `bridge list | disable | enable | endpoints | assign | release | inspected | revoke`. Whether a bridge is connected is the running relay's to say
-//! (`GET /v1/bridges`).
+//! `bridge list | disable | enable | endpoints | assign | release | allow-tls-inspection | revoke`. Only a
+//! running relay knows whether a bridge is connected (`GET /v1/bridges`).
 
-use super::args::BridgeCommand;
+use super::args::{BridgeCommand, BridgeName, ListOptions};
 use super::{CliError, key, output};
 use crate::api::timestamp::Timestamp;
 use crate::storage::notices::Notice;
@@ -9,7 +9,7 @@ use crate::storage::{Bridge, Storage};
 use runtime::time::to_minute;
 use serde_json::{Value, json};
 
-/// Open notices that are read for what is wrong with bridges.
+/// Open notices that are read for the states of bridges.
 const ALARMS_MAX: u32 = 10_000;
 
 const CLONED: &str = "bridge_cloned";
@@ -17,7 +17,9 @@ const CONFLICT: &str = "endpoint_conflict";
 
 pub(super) async fn run(storage: &Storage, command: BridgeCommand) -> Result<(), CliError> {
     match command {
-        BridgeCommand::List { tenant, json } => {
+        BridgeCommand::List {
+            list: ListOptions { tenant, json },
+        } => {
             let bridges = storage.bridges(tenant.as_deref()).await?;
             let alarms = Alarms::open(storage).await?;
             let names = key::names(storage).await?;
@@ -41,27 +43,33 @@ pub(super) async fn run(storage: &Storage, command: BridgeCommand) -> Result<(),
                 })
                 .collect();
             let header = ["NAME", "TENANT", "ID", "STATE", "PAIRED"];
-            output::table(header, &rows, "No bridge was paired yet.")
+            output::table(header, &rows, "No bridges are paired.")
         }
-        BridgeCommand::Disable { name, tenant } => {
+        BridgeCommand::Disable {
+            bridge: BridgeName { name, tenant },
+        } => {
             let tenant = owner(storage, tenant).await?;
             let id = tenant.id.as_str();
             storage.set_bridge_disabled(id, &name, true).await?;
             output::lines(&[
                 format!("Bridge {name} of tenant {} is disabled.", tenant.name),
-                "A running relay cuts it off within two seconds.".into(),
+                "A running relay disconnects it within two seconds.".into(),
             ])
         }
-        BridgeCommand::Enable { name, tenant } => {
+        BridgeCommand::Enable {
+            bridge: BridgeName { name, tenant },
+        } => {
             let tenant = owner(storage, tenant).await?;
             let id = tenant.id.as_str();
             storage.set_bridge_disabled(id, &name, false).await?;
             output::lines(&[format!(
-                "Bridge {name} of tenant {} may come back, and does within about a minute.",
+                "Bridge {name} of tenant {} may connect, which it does within about a minute.",
                 tenant.name
             )])
         }
-        BridgeCommand::Endpoints { tenant, json } => {
+        BridgeCommand::Endpoints {
+            list: ListOptions { tenant, json },
+        } => {
             let claims = storage.claimed_endpoints(tenant.as_deref()).await?;
             let names = key::names(storage).await?;
             let name_of = |id: &str| names.get(id).cloned().unwrap_or_default();
@@ -88,30 +96,32 @@ pub(super) async fn run(storage: &Storage, command: BridgeCommand) -> Result<(),
                 })
                 .collect();
             let header = ["ENDPOINT", "BRIDGE", "TENANT", "SINCE"];
-            output::table(header, &rows, "No bridge has declared an endpoint yet.")
+            output::table(header, &rows, "No bridge has declared an endpoint.")
         }
         BridgeCommand::Assign {
-            name,
+            bridge: BridgeName { name, tenant },
             endpoint,
             also,
-            tenant,
         } => {
             let tenant = owner(storage, tenant).await?;
             let id = tenant.id.as_str();
             storage.assign_endpoint(id, &name, &endpoint, also).await?;
-            let alone = if also { "too" } else { "alone" };
+            let alone = if also {
+                "in addition to its other owners"
+            } else {
+                "only"
+            };
             output::lines(&[
                 format!(
                     "Endpoint {endpoint} of tenant {} belongs to bridge {name} {alone}.",
                     tenant.name
                 ),
-                "A running relay follows within a second.".into(),
+                "A running relay applies it within a second.".into(),
             ])
         }
         BridgeCommand::Release {
-            name,
+            bridge: BridgeName { name, tenant },
             endpoint,
-            tenant,
         } => {
             let tenant = owner(storage, tenant).await?;
             let id = tenant.id.as_str();
@@ -121,7 +131,10 @@ pub(super) async fn run(storage: &Storage, command: BridgeCommand) -> Result<(),
                 tenant.name
             )])
         }
-        BridgeCommand::AllowTlsInspection { name, tenant, no } => {
+        BridgeCommand::AllowTlsInspection {
+            bridge: BridgeName { name, tenant },
+            no,
+        } => {
             let tenant = owner(storage, tenant).await?;
             let id = tenant.id.as_str();
             storage.set_bridge_inspected(id, &name, !no).await?;
@@ -131,12 +144,14 @@ pub(super) async fn run(storage: &Storage, command: BridgeCommand) -> Result<(),
                 tenant.name
             )])
         }
-        BridgeCommand::Revoke { name, tenant } => {
+        BridgeCommand::Revoke {
+            bridge: BridgeName { name, tenant },
+        } => {
             let tenant = owner(storage, tenant).await?;
             storage.revoke_bridge(tenant.id.as_str(), &name).await?;
             output::lines(&[
                 format!("Bridge {name} of tenant {} is revoked.", tenant.name),
-                "A running relay cuts it off within two seconds.".into(),
+                "A running relay disconnects it within two seconds.".into(),
             ])
         }
     }
@@ -148,16 +163,19 @@ async fn owner(
 ) -> Result<crate::storage::Tenant, CliError> {
     match tenant {
         Some(tenant) => Ok(storage.tenant(&tenant).await?),
-        None => the_only_one(storage).await,
+        None => only_tenant(storage).await,
     }
 }
 
-async fn the_only_one(storage: &Storage) -> Result<crate::storage::Tenant, CliError> {
+async fn only_tenant(storage: &Storage) -> Result<crate::storage::Tenant, CliError> {
     let mut tenants = storage.tenants().await?;
     match (tenants.pop(), tenants.len()) {
         (Some(tenant), 0) => Ok(tenant),
-        (None, _) => Err(CliError::WhichTenant("there is none yet".into())),
-        (Some(_), others) => Err(CliError::WhichTenant(format!("there are {}", others + 1))),
+        (None, _) => Err(CliError::WhichTenant("there are no tenants yet".into())),
+        (Some(_), others) => Err(CliError::WhichTenant(format!(
+            "there are {} tenants",
+            others + 1
+        ))),
     }
 }
 
@@ -169,12 +187,13 @@ fn state(bridge: &Bridge) -> &'static str {
     }
 }
 
-/// What running relays have noticed of bridges.
+/// Open notices about bridges, which running relays have raised.
 struct Alarms(Vec<Notice>);
 
 impl Alarms {
     async fn open(storage: &Storage) -> Result<Self, CliError> {
         let mut open = storage.notices("", true, "", ALARMS_MAX).await?;
+        // The command has only the database; notices are how running relays share what they see.
         open.retain(|notice| notice.kind == CLONED || notice.kind == CONFLICT);
         Ok(Self(open))
     }
@@ -188,7 +207,7 @@ impl Alarms {
             })
     }
 
-    /// The bridge's state, and what is wrong with it.
+    /// Returns the bridge's state and its problems.
     fn state(&self, bridge: &Bridge) -> String {
         let mut words = vec![state(bridge)];
         if self.has(bridge, CLONED) {

@@ -121,6 +121,7 @@ async fn exchange_with(
     };
     let metrics = &cx.data.metrics;
     metrics.bytes_up(body.len() as u64);
+    // In a task: the target may respond before it has read the whole body.
     let upload = (!is_inline).then(|| tokio::spawn(exchange::pump(send, Full::new(body))));
     let limit = Duration::from_millis(timeout_ms.into()) + GRACE;
     let head = match await_head(&mut recv, limit, upload).await {
@@ -165,6 +166,7 @@ async fn await_head(
         tokio::time::sleep(limit).await;
     };
     tokio::select! {
+        // The head first: a response that is already there is not discarded for the deadline.
         biased;
         result = exchange::final_head(recv, None, None, None) => {
             return result.map_or_else(HeadResult::Failed, HeadResult::Head);
@@ -207,6 +209,7 @@ pub(super) async fn directly(
         deadline: tokio::time::Instant::now() + within,
         answer_max: cx.data.limits().call_response_max.0,
         memory,
+        // Only status and `Retry-After` matter, so the body of the response is not read.
         is_status_enough: true,
     };
     match cx.data.direct.call(&policy, direct_request).await {
@@ -324,6 +327,7 @@ fn is_after_journal(code: Code) -> bool {
 pub(super) fn reported(result: &DeliveryResult) -> AttemptEnd {
     let execution = Execution::from_wire(result.execution);
     match (result.status, result.code) {
+        // The journal has no header fields, so there is no `Retry-After`.
         (Some(status), None) => responded(status, None),
         (status, code) => {
             let code = code.map_or(Code::Internal, Code::from_wire);

@@ -183,6 +183,7 @@ impl Engine {
                     continue;
                 }
             }
+            // Recomputed after each step, since the step moves the alarms.
             let alarms = [self.clock_at, self.round_at, self.compare_at];
             let alarm = alarms.into_iter().min().unwrap_or(self.clock_at);
             let next = self.due.values().min().copied();
@@ -193,6 +194,8 @@ impl Engine {
                 () = cx.deliveries.inbox.news() => {}
                 () = tokio::time::sleep(wait) => {}
                 () = tokio::time::sleep_until(alarm.into()) => {}
+                // Cancel safe, like the other branches: a lost wake-up would only delay work until the next
+                // alarm.
                 changed = directory.changed() => match changed {
                     Ok(()) => self.compare_tenants(),
                     // The directory lives as long as the relay.
@@ -260,6 +263,7 @@ impl Engine {
     fn collect(&mut self) {
         let (due, routes) = self.cx.deliveries.inbox.take_tenants();
         for tenant in due {
+            // Zero is always due, so the database decides what is due and when.
             self.due.insert(tenant, 0);
         }
         for tenant in routes {
@@ -286,8 +290,11 @@ impl Engine {
         self.compare_tenants();
         for (tenant, due) in storage.next_due().await? {
             let known = self.due.entry(tenant).or_insert(due);
+            // An earlier time that an event has set stays: the database may have been read before that
+            // event.
             *known = due.min(*known);
         }
+        // Whether there are any is known only after the first deletion.
         self.has_old_calls = true;
         Ok(())
     }
@@ -316,6 +323,7 @@ impl Engine {
     /// Finds the tenants whose patterns, or whose state, have changed.
     fn compare_tenants(&mut self) {
         let cx = self.cx.clone();
+        // Only tenants with unfinished calls, and copied, so that the lock is not held over the loop.
         let queued: Vec<Arc<str>> = cx.deliveries.queued().keys().cloned().collect();
         for tenant in queued {
             let mark = routing::patterns_mark(&cx.directory.direct_urls(&tenant));

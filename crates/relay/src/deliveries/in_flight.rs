@@ -124,6 +124,7 @@ impl<S: Acknowledge> AttemptsInFlight<S> {
         if left == 0 || (own > 0 && own >= left) {
             return None;
         }
+        // By installation, not by bridge: two installations of a bridge are two machines.
         let key = (via.bridge.clone(), via.instance.clone());
         let installation = inner.installations.entry(key).or_default();
         let start = installation.acquire(now, limits.installation_max, limits.per_second)?;

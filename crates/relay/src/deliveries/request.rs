@@ -55,7 +55,7 @@ impl StoredRequest {
         out
     }
 
-    /// Decodes a request; `None` if it is cut off or has another version.
+    /// Decodes a request; `None` if it is incomplete or has another version.
     pub fn decode(bytes: Vec<u8>) -> Option<Self> {
         let mut rest = Bytes::from(bytes);
         if rest.is_empty() || rest.split_to(1)[0] != VERSION {

@@ -67,6 +67,7 @@ pub(super) fn settlement(
         attempt: finished.number,
         is_cancelled: call.is_cancelled,
     };
+    // Without random bytes the delay is the mean, which is no reason to lose an outcome.
     let random = crate::storage::random::<4>().map_or(0.5, |bytes| {
         f64::from(u32::from_le_bytes(bytes)) / f64::from(u32::MAX)
     });
@@ -116,9 +117,11 @@ pub(super) async fn settle(cx: &Arc<DeliveryContext>, finished: FinishedAttempt<
                 let Some(now) = after_write(cx, &settlement, &written) else {
                     return Settled::Stale;
                 };
+                // After the commit: the record must not have an outcome that was not stored.
                 cx.audit.record(audit_event(&settlement, now)).await;
                 return Settled::Stored;
             }
+            // The relay stops. The bridge keeps the outcome, since it gets no acknowledgement.
             Err(WriteError::Closed) => return Settled::Unwritten,
             Err(WriteError::LeaseLost) => {
                 let since = *without_lease.get_or_insert_with(Instant::now);

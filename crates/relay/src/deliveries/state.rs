@@ -165,6 +165,7 @@ fn after_attempt(facts: Facts<'_>, end: &AttemptEnd, schedule: &[Duration], rand
     // The target's own status decides, whatever became of the rest of its response.
     match end.status {
         Some(200..=299) => return Next::Final(CallState::Succeeded),
+        // Gone: the target states that a retry is useless (RFC 9110, 15.5.11).
         Some(410) => return Next::Final(CallState::Failed),
         Some(_) => return schedule_next_step(facts.step, end.retry_after, schedule, random),
         None => {}
@@ -251,6 +252,7 @@ fn schedule_next_step(
     schedule: &[Duration],
     random: f64,
 ) -> Next {
+    // The schedule has one delay for each retry, so its length is the number of retries.
     let Some(wait) = schedule.get(step as usize) else {
         return Next::Final(CallState::Failed);
     };

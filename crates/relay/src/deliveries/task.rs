@@ -32,6 +32,7 @@ pub(super) async fn first(
     via: Via,
     start_at: Instant,
 ) {
+    // The rate limit of the installation, see `InstallationLimiter::acquire`.
     tokio::time::sleep_until(start_at.into()).await;
     let number = call.attempt + 1;
     if commit_start(&cx, &call, &via, number).await {
@@ -90,6 +91,7 @@ pub(super) async fn resend(
 
 fn release(cx: &DeliveryContext, call: &StoredCall, via: &Via) {
     cx.deliveries.in_flight.release(via);
+    // After the permit is free, so that the engine finds it.
     cx.deliveries.inbox.due(&call.tenant);
 }
 
@@ -108,8 +110,8 @@ async fn run(
         Ok(end) => end,
         Err(failure) => attempt::failed(failure),
     };
-    // Only the journal's outcome counts for an attempt that was sent again. That this request failed says
-    // nothing about the first one, which the target may have executed.
+    // Only the journal's outcome counts for an attempt that was sent again. The failure of this request
+    // proves nothing about the first one, which the target may have executed.
     end.is_open |= !is_first && !attempt::is_authoritative(&end);
     if end.is_open {
         match in_flight.take_report_or_remove(&call.id) {
@@ -165,6 +167,7 @@ async fn execute(
     let sealed = deliveries.storage.sealed_request(&call.id).await;
     let sealed = sealed.map_err(|error| unavailable(&error))?;
     let bytes = sealed.len() as u64;
+    // Waits instead of failing: an attempt may come later, but must not use a step for our lack of memory.
     memory.grow_to(bytes, bytes).await;
     memory.shrink_to(bytes);
     let key = deliveries.vault.of_tenant(&call.tenant).await;
@@ -194,6 +197,7 @@ async fn execute(
         }
         Route::Direct => {
             let tenant = call.tenant.clone();
+            // The response of a direct call needs memory of its own, from the same share.
             let memory = memory.sibling();
             attempt::directly(cx, tenant, &call.method, request, headers, memory).await
         }

@@ -43,7 +43,7 @@ async fn abort_unauthorized(state: Arc<State>) {
     let mut changed = state.directory.changed();
     while changed.changed().await.is_ok() {
         let directory = &state.directory;
-        let tunnels = state.registry.cut(|owner| directory.why_cut(owner));
+        let tunnels = state.registry.cut(|owner| directory.close_reason(owner));
         let exchanges = state
             .exchanges
             .cut(|principal| directory.principal_may_stay(principal));
@@ -68,6 +68,7 @@ async fn follow_endpoint_owners(state: Arc<State>) {
         }
         let revision = state.directory.claims_revision();
         let has_unclaimed = state.ownership.take_unclaimed();
+        // Most changes of the directory concern keys; routing all tunnels again for them would be waste.
         if revision == seen && !has_unclaimed {
             continue;
         }

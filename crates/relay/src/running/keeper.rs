@@ -273,7 +273,7 @@ impl Keeper {
                 }
                 self.is_failing = true;
                 // No response is no loss: the epoch fences all writes, and if another process has taken
-                // the lease, the next response says so.
+                // the lease, the next response shows it.
                 self.state.serving.checked(began);
                 false
             }

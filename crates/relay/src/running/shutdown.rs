@@ -23,6 +23,7 @@ impl RunningRelay {
     pub async fn shutdown(mut self) {
         let limit = self.state.limits().drain_timeout.0;
         tracing::info!(limit_s = limit.as_secs(), "shutting down");
+        // First, so that balancers see `/readyz` fail before connections are refused.
         self.state.begin_draining();
         self.stop.send_replace(true);
         self.closing.send_replace(true);

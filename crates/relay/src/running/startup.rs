@@ -73,6 +73,7 @@ pub(super) async fn start(config: Config) -> Result<RunningRelay, StartError> {
     let (closing, closing_seen) = watch::channel(false);
     let (stop, stop_seen) = watch::channel(false);
     let (admin_closing, admin_closing_seen) = watch::channel(false);
+    // Each connection holds a sender; the receiver ends when the last one is dropped.
     let (connection_alive, connections_ended) = mpsc::channel(1);
     // The shutdown does not wait for connections of the admin listener: nothing receives from this channel.
     let (admin_alive, _) = mpsc::channel(1);

@@ -72,9 +72,11 @@ impl Engine {
     ) -> Result<Option<i64>, EngineError> {
         let deliveries = self.cx.deliveries.clone();
         let calls = deliveries.storage.due_calls(tenant, now, PAGE).await?;
+        // The mark names the patterns by which a stored class was decided.
         let mark = routing::patterns_mark(&self.cx.directory.direct_urls(tenant));
         let (mut is_full, mut is_unclassified, mut moved) = (false, false, Vec::new());
         for call in &calls {
+            // Its row is still `pending` until its task has committed the start.
             if deliveries.in_flight.has(&call.id) {
                 continue;
             }
@@ -94,6 +96,7 @@ impl Engine {
             .iter()
             .map(|write| matches!(write, Write::Drop { .. }))
             .collect();
+        // One transaction for all of them: most are calls of one offline bridge.
         let written = deliveries.batch.write_all(moved).await;
         for (written, is_refused) in written.into_iter().zip(refused) {
             if written? == Written::Changed(true) && is_refused {

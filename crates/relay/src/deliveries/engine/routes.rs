@@ -48,6 +48,7 @@ impl Engine {
         for entry in new.by_ref().take(TUNNELS_PER_SLICE) {
             reconcile::tunnel_up(&self.cx, entry).await?;
         }
+        // Counted before routing: the remaining tunnels get their turn in the next slice.
         has_more |= new.next().is_some();
         has_more |= self.classify(tenant).await?;
         let storage = self.cx.deliveries.storage.clone();
@@ -79,6 +80,7 @@ impl Engine {
                     parked.await?
                 };
                 if wants_route && moved > 0 {
+                    // The unparked calls may be due at once.
                     self.due.insert(tenant.clone(), 0);
                 }
                 has_more |= moved >= u64::from(MOVED_PER_TRANSACTION);
@@ -102,6 +104,7 @@ impl Engine {
     async fn classify(&mut self, tenant: &Arc<str>) -> Result<bool, EngineError> {
         let patterns = self.cx.directory.direct_urls(tenant);
         let mark = routing::patterns_mark(&patterns);
+        // Without this every round would decrypt all waiting calls.
         if self.classified.get(tenant) == Some(&mark) {
             return Ok(false);
         }

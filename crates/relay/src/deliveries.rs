@@ -304,6 +304,7 @@ impl Deliveries {
 
     /// Forgets a deleted tenant and its keys.
     pub fn forget_tenant(&self, tenant: &str) {
+        // The keys in memory would otherwise outlive the rows that they decrypt.
         self.vault.forget(tenant);
         self.secrets.forget(tenant);
         self.queued().remove(tenant);

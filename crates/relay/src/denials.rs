@@ -221,6 +221,7 @@ impl Inner {
             .copied()
             .unwrap_or(0);
         let is_full = of_tenant >= SUMS_PER_TENANT_MAX || self.sums.len() >= SUMS_MAX;
+        // The merged kind keeps tenant, action and code, so the counts of each stay exact.
         let kind = match is_full {
             false => kind,
             true => Kind {

@@ -82,6 +82,7 @@ pub async fn run(state: Arc<State>) {
 pub async fn watch_pause(state: Arc<State>) {
     let mut was_paused = false;
     loop {
+        // Polled, since another process changes it in the database and sends no event.
         if let Ok(paused) = state.directory.storage().deliveries_paused().await {
             state.metrics.deliveries_paused(paused);
             match (was_paused, paused) {

@@ -130,6 +130,7 @@ impl Serving {
                 return epoch;
             }
             if role.changed().await.is_err() {
+                // Not reached: the sender lives as long as `self`.
                 std::future::pending::<()>().await;
             }
         }

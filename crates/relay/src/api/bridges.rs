@@ -241,6 +241,7 @@ pub(super) fn list<'a>(cx: &'a Context<'a>, _: Request<Bytes>) -> Handling<'a> {
     Box::pin(async move {
         let tenant = cx.tenant()?;
         let page = Page::of(&cx.query)?;
+        // One pass over the registry instead of one for each bridge.
         let mut sessions: HashMap<Arc<str>, Vec<Arc<TunnelEntry>>> = HashMap::new();
         for entry in cx.state.registry.of_tenant(&tenant) {
             let own = sessions.entry(entry.owner.bridge.clone()).or_default();

@@ -331,6 +331,7 @@ pub(super) fn show<'a>(cx: &'a Context<'a>, _: Request<Bytes>) -> Handling<'a> {
 pub(super) fn rotate<'a>(cx: &'a Context<'a>, request: Request<Bytes>) -> Handling<'a> {
     Box::pin(async move {
         let rotation: Rotation = json::read(&request)?;
+        // Clients need time to switch, and both secrets are valid meanwhile.
         let overlap = rotation.overlap_s.unwrap_or(OVERLAP);
         if !(0..=OVERLAP_MAX).contains(&overlap) {
             return Err(Problem::invalid(format!(

@@ -93,6 +93,7 @@ pub(super) fn list<'a>(cx: &'a Context<'a>, _: Request<Bytes>) -> Handling<'a> {
 pub(super) fn rotate<'a>(cx: &'a Context<'a>, request: Request<Bytes>) -> Handling<'a> {
     Box::pin(async move {
         let new: NewSecret = json::read(&request)?;
+        // Receivers need time to switch, and verify against either secret meanwhile.
         let overlap = new.overlap_s.unwrap_or(OVERLAP);
         if overlap > OVERLAP_MAX {
             return Err(Problem::invalid(format!(

@@ -156,6 +156,7 @@ pub(super) fn list<'a>(cx: &'a Context<'a>, _: Request<Bytes>) -> Handling<'a> {
             .await
             .map_err(failed)?;
         let next_cursor = page.cut(&mut tenants, |tenant| tenant.name.clone());
+        // One statement for all tenants: a page has up to 1000 of them.
         let services = storage.services("").await.map_err(failed)?;
         let mut by_tenant: HashMap<&str, Vec<Service>> = HashMap::new();
         for service in &services {

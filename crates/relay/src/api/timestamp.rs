@@ -37,6 +37,7 @@ impl Timestamp {
     pub fn seconds(self) -> i64 {
         match self {
             Self::Seconds(seconds) => seconds,
+            // Rounded down, also for instants before 1970.
             Self::Millis(ms) => ms.div_euclid(1000),
         }
     }

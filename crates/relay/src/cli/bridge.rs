@@ -169,6 +169,7 @@ async fn owner(
 
 async fn only_tenant(storage: &Storage) -> Result<crate::storage::Tenant, CliError> {
     let mut tenants = storage.tenants().await?;
+    // Most installations have one tenant, which commands need not name.
     match (tenants.pop(), tenants.len()) {
         (Some(tenant), 0) => Ok(tenant),
         (None, _) => Err(CliError::WhichTenant("there are no tenants yet".into())),

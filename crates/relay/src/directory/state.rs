@@ -296,6 +296,7 @@ impl State {
             if let Some(bridge) = self.bridges.get_mut(&identity.bridge) {
                 bridge.identities.retain(|known| known.id != identity.id);
                 bridge.identities.push(identity);
+                // A key with `replace` can add and revoke installations without end.
                 bridge.forget_old();
             }
         }

@@ -21,6 +21,7 @@ pub(super) fn spawn(state: &Arc<State>) -> Vec<JoinHandle<()>> {
         audit: state.audit.clone(),
         serving: state.serving.clone(),
     });
+    // A closure, so that the audit record depends on tunnels only and not on the whole state.
     let tunnels = {
         let state = state.clone();
         move || state.registry.all()

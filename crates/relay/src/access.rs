@@ -1,4 +1,4 @@
-//! What a key may do: one rule for every operation of the API, every ingress, and pairing.
+//! What a key may do: one rule for the API, every ingress, and pairing.
 //!
 //! ```text
 //! role        may the role use the operation at all?                   [`Principal::require`]
@@ -6,9 +6,9 @@
 //! object      is this host, endpoint, bridge, call or key within it?   [`KeyScope::check`]
 //! ```
 //!
-//! Hosts and endpoints narrow the same thing, the targets that a key reaches: a key that lists
-//! hosts and no endpoints reaches no endpoint, and the reverse. Bridges and credentials are apart
-//! from that. A narrowed key never acts on a whole tenant.
+//! Hosts and endpoints narrow the same thing, the targets that a key reaches: a key that lists hosts and no
+//! endpoints reaches no endpoint, and the reverse. Bridges and credentials are independent of that. A
+//! narrowed key never acts on a whole tenant.
 //!
 //! | object | allowed when the key is narrowed |
 //! | --- | --- |
@@ -21,23 +21,24 @@
 //! | another key | the other key is narrowed at least as far |
 //! | the tenant: audit record, notices, secrets, services | never |
 //!
-//! The role lists are in `api::table`; which hosts a key lists is checked against parsed patterns.
+//! [`Permission`] has the role table. The hosts that a key lists are patterns, parsed once.
 
-pub use crate::auth::{BRIDGE_AUTHORIZATION, Principal, consumed_header};
-use crate::storage::{ApiKey, Role, Scope};
+mod credentials;
+mod permission;
+mod principal;
+
+pub use credentials::{BRIDGE_AUTHORIZATION, Credentials, consumed_header};
+pub use permission::Permission;
+pub use principal::Principal;
+
+use crate::storage::{Role, Scope};
 use policy::{Host, HostPattern, Target};
 use protocol::{Code, Failure};
 
-/// Roles that make calls.
-pub const CALLING: &[Role] = &[Role::Caller, Role::Admin];
-
-/// Roles whose requests pass through unchanged: to endpoints, and by the forward proxy.
-pub const SENDING: &[Role] = &[Role::Caller, Role::Synchronizer, Role::Admin];
-
-/// What an operation acts on. Every row of the table of operations has one.
+/// The kind of object that an operation acts on. Each permission has one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Resource {
-    /// Needs no key.
+    /// Operations that need no key.
     Public,
     /// Tenants, for the relay's operators.
     Site,
@@ -45,32 +46,32 @@ pub enum Resource {
     Tenant,
     /// API keys of a tenant.
     Keys,
-    /// Bridges, to read.
+    /// Reading bridges.
     Bridges,
-    /// Bridges, to change.
+    /// Changing bridges.
     BridgeChanges,
     /// The name that a bridge pairs under.
     Pairing,
-    /// Stored calls.
+    /// Stored calls of a tenant.
     StoredCalls,
     /// Calls to hosts, and the forward proxy.
     Hosts,
-    /// Endpoints.
+    /// Requests to endpoints.
     Endpoints,
-    /// What a service reports about itself.
+    /// A service's report about itself.
     OwnService,
 }
 
-/// One thing that a request acts on.
+/// One object that a request acts on.
 #[derive(Debug, Clone, Copy)]
 pub enum Object<'a> {
-    /// A bridge that is read.
+    /// A bridge to read.
     Bridge(&'a str),
-    /// A bridge that is changed.
+    /// A bridge to change.
     BridgeChange(&'a str),
     /// The name that a bridge pairs under.
     Pairing(&'a str),
-    /// A host that a call goes to, or a request of the forward proxy.
+    /// The host of a call, or of a request to the forward proxy.
     Host {
         /// The URL's host.
         host: &'a Host,
@@ -81,7 +82,7 @@ pub enum Object<'a> {
     },
     /// A stored call.
     StoredCall {
-        /// The URL's host, as it is stored.
+        /// The URL's host, as stored.
         host: &'a str,
         /// The bridge that the call names.
         bridge: Option<&'a str>,
@@ -94,35 +95,37 @@ pub enum Object<'a> {
     Key(Role, &'a Scope),
 }
 
-/// What a key is narrowed to, parsed once.
+/// What a key is narrowed to, parsed.
 #[derive(Debug, Default)]
 pub struct KeyScope {
-    /// As it was given.
+    /// The scope as it was given.
     pub given: Scope,
     hosts: Vec<HostPattern>,
 }
 
 impl KeyScope {
-    /// From what is stored. A pattern that this version cannot read allows nothing.
+    /// Parses a stored scope. A pattern that this version cannot read allows nothing.
     pub fn new(given: Scope) -> Self {
         let hosts = given.hosts.iter();
         Self {
+            // `given` keeps the pattern that cannot be parsed, so the scope still counts as narrowed to
+            // hosts.
             hosts: hosts.filter_map(|p| HostPattern::parse(p).ok()).collect(),
             given,
         }
     }
 
-    /// The bridges that a request may go through; empty for any.
+    /// Returns the bridges that a request may use; empty for any.
     pub fn bridges(&self) -> &[String] {
         &self.given.bridges
     }
 
-    /// Whether the key is narrowed to hosts or endpoints.
+    /// Returns whether the key is narrowed to hosts or endpoints.
     pub fn has_targets(&self) -> bool {
         !self.given.hosts.is_empty() || !self.given.endpoints.is_empty()
     }
 
-    /// Whether a key that is narrowed like this may use operations on the resource at all.
+    /// Checks that a key with this scope may use operations on the resource at all.
     ///
     /// # Errors
     /// `forbidden`, with what the key is narrowed to.
@@ -144,19 +147,19 @@ impl KeyScope {
             return Ok(());
         }
         Err(self.forbidden(match resource {
-            Resource::Site | Resource::Tenant => "this concerns the whole tenant",
-            Resource::BridgeChanges => "only bridges may be listed to change a bridge",
-            Resource::Endpoints => "it may not use endpoints",
-            Resource::StoredCalls | Resource::Hosts => "it may not call hosts",
+            Resource::Site | Resource::Tenant => "the operation concerns the whole tenant",
+            Resource::BridgeChanges => "a key that changes bridges may be narrowed to bridges only",
+            Resource::Endpoints => "it lists no endpoints",
+            Resource::StoredCalls | Resource::Hosts => "it lists no hosts",
             Resource::Public
             | Resource::Keys
             | Resource::Bridges
             | Resource::Pairing
-            | Resource::OwnService => "it is not enough",
+            | Resource::OwnService => "it is not sufficient",
         }))
     }
 
-    /// Whether the object is within what the key is narrowed to.
+    /// Checks that the object is within what the key is narrowed to.
     ///
     /// # Errors
     /// `forbidden`, with what the key is narrowed to.
@@ -196,7 +199,7 @@ impl KeyScope {
         }
     }
 
-    /// Whether the object is within it, where it is hidden otherwise.
+    /// Returns whether the object is within the scope, for objects that are hidden otherwise.
     pub fn sees(&self, object: Object<'_>) -> bool {
         self.given.is_all() || self.check(object).is_ok()
     }
@@ -212,27 +215,29 @@ impl KeyScope {
     fn stored_call(&self, host: &str, bridge: Option<&str>, is_own: bool) -> Result<(), Failure> {
         self.admit(Resource::StoredCalls)?;
         if !self.given.hosts.is_empty() {
+            // The stored text is parsed like a URL's host, so that patterns match it in the same way.
             let target = Target::parse(&format!("http://{host}/"));
             let target = target.map_err(|_| narrowed("host", &self.given.hosts))?;
             self.host(target.host())?;
         }
         if !self.given.bridges.is_empty() {
-            // One that names no bridge may go through any.
+            // A call that names no bridge may go through any, so it is not within a list of bridges.
             within("bridge", &self.given.bridges, bridge.unwrap_or_default())?;
         }
-        // Which credential a stored call asks for is sealed with it.
+        // The credential of a stored call is encrypted with its request and cannot be compared.
         if !self.given.credentials.is_empty() && !is_own {
             return Err(narrowed("credential", &self.given.credentials));
         }
         Ok(())
     }
 
-    /// Whether a key of this role and scope may do nothing that this one may not.
+    /// Checks that a key of this role and scope may do nothing that this one may not.
     fn key(&self, role: Role, scope: &Scope) -> Result<(), Failure> {
         if self.given.is_all() {
             return Ok(());
         }
-        // Who pairs bridges decides what answers for them: that is to change bridges.
+        // A key that pairs bridges decides which machine serves a bridge's name, which is a change of the
+        // bridge.
         if role == Role::Bridge {
             self.admit(Resource::BridgeChanges)?;
         }
@@ -245,7 +250,10 @@ impl KeyScope {
         };
         if self.has_targets() {
             let covers = |host: &HostPattern| self.hosts.iter().any(|own| own.covers(host));
+            // A key without targets may reach all of them, so it is wider than any list.
             let is_within = other.has_targets()
+                // A pattern that cannot be parsed is missing in `other.hosts`; such a key is never within
+                // this one.
                 && other.hosts.len() == scope.hosts.len()
                 && other.hosts.iter().all(covers)
                 && is_part(&scope.endpoints, &self.given.endpoints);
@@ -258,9 +266,9 @@ impl KeyScope {
         {
             return wider("bridges");
         }
-        // Only who makes calls may ask for a credential.
+        // Only keys that make calls can name a credential.
         if !self.given.credentials.is_empty()
-            && CALLING.contains(&role)
+            && Permission::CALLS.roles.contains(&role)
             && (scope.credentials.is_empty()
                 || !is_part(&scope.credentials, &self.given.credentials))
         {
@@ -269,7 +277,7 @@ impl KeyScope {
         Ok(())
     }
 
-    /// Whether nothing but bridges is listed, if anything is.
+    /// Returns whether the key is narrowed to bridges at most.
     fn is_bridges_alone(&self) -> bool {
         !self.has_targets() && self.given.credentials.is_empty()
     }
@@ -306,22 +314,6 @@ fn within(what: &str, allowed: &[String], wanted: &str) -> Result<(), Failure> {
 fn narrowed(what: &str, allowed: &[String]) -> Failure {
     let detail = format!("this key is narrowed to the {what} {}", allowed.join(", "));
     Failure::not_sent(Code::Forbidden, detail)
-}
-
-impl Principal {
-    /// Whether the key may use an operation that these roles have, on this resource.
-    ///
-    /// # Errors
-    /// `forbidden`, with the roles or with what the key is narrowed to.
-    pub fn admit(&self, roles: &[Role], resource: Resource) -> Result<(), Failure> {
-        self.require(roles)?;
-        self.scope.admit(resource)
-    }
-
-    /// Whether the key may see and manage another one.
-    pub fn sees_key(&self, key: &ApiKey) -> bool {
-        self.scope.sees(Object::Key(key.role, &key.scope))
-    }
 }
 
 #[cfg(test)]

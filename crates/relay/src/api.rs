@@ -1,11 +1,12 @@
-//! The resources of the API: one table of operations, which the router dispatches by and the
-//! OpenAPI document is made from.
+//! The resources of the API: one table of operations drives both the routing and the OpenAPI document.
 //!
 //! ```text
-//! service (data path: calls, endpoints, tunnel) -> dispatch: path, method, key, role, query -> handler
+//! service (data path: calls, endpoints, tunnel) -> dispatch: path, method, key, permission, query ->
+//! handler
 //! ```
 //!
-//! An operation is a row of [`operations`]; its handler takes a [`Context`] and the request, whose body was read:
+//! An operation is a row of [`operations`]. Its handler takes a [`Context`] and the request with its whole
+//! body:
 //!
 //! ```ignore
 //! fn show<'a>(cx: &'a Context<'a>, _: Request<Bytes>) -> Handling<'a> {
@@ -16,18 +17,19 @@
 //! }
 //! ```
 //!
-//! Helpers: `json` reads bodies and writes answers, `page` has cursors, `query` refuses parameters
-//! that an operation does not have, `once` replays the answer to a POST that is repeated with its
-//! `Idempotency-Key`, `etag` is for `If-Match`.
+//! Helpers: `json` reads and writes documents, `timestamp` has instants, `page` has cursors, `query`
+//! rejects unknown parameters, `once` replays the response to a POST that is repeated with its
+//! `Idempotency-Key`, `etag` is for `If-Match`, `errors` maps errors of the database.
 
 pub mod audit;
 pub mod bridges;
-pub(crate) mod call_schema;
 pub mod calls;
+mod errors;
 pub mod etag;
 pub mod explain;
 pub mod json;
 pub mod keys;
+pub mod notices;
 pub mod once;
 pub mod openapi;
 pub mod page;
@@ -37,11 +39,12 @@ pub mod secrets;
 pub mod services;
 mod table;
 pub mod tenants;
+pub mod timestamp;
 
 pub use table::operations;
 
-use crate::access::{Object, Resource};
-use crate::auth::Principal;
+use crate::access::{Object, Permission, Principal, Resource};
+use crate::auth::Authenticator;
 use crate::body::Body;
 use crate::capacity::ExchangePermit;
 use crate::connection::Connection;
@@ -59,75 +62,86 @@ use std::net::IpAddr;
 use std::pin::Pin;
 use std::sync::Arc;
 
-/// What a handler returns.
+/// The result of a handler.
 pub type Handling<'a> = Pin<Box<dyn Future<Output = Result<Response<Body>, Problem>> + Send + 'a>>;
 
-/// Answers a request.
+/// Handles a request.
 pub type Handler = for<'a> fn(&'a Context<'a>, Request<Bytes>) -> Handling<'a>;
 
-/// Makes a type's schema.
+/// Returns a type's schema.
 pub type SchemaOf = fn(&mut SchemaGenerator) -> Schema;
 
-/// The schema of `T`.
+/// Returns the schema of `T`.
 pub fn schema<T: schemars::JsonSchema>(generator: &mut SchemaGenerator) -> Schema {
     generator.subschema_for::<T>()
 }
 
-/// A parameter of an operation, in the query.
+/// A query parameter of an operation.
 #[derive(Debug, Clone, Copy)]
 pub struct Parameter {
-    /// Its name.
+    /// Name, unique in its operation.
     pub name: &'static str,
-    /// What it is.
+    /// Description for the OpenAPI document.
     pub description: &'static str,
-    /// `string`, `integer` or `boolean`.
-    pub kind: &'static str,
+    /// The form of its value.
+    pub kind: ParameterKind,
 }
 
-/// An answer that is no problem.
+/// The form of a parameter's value.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ParameterKind {
+    /// Any text.
+    Text,
+    /// The size of a page.
+    PageSize,
+    /// `true` or `false`.
+    Flag,
+    /// An RFC 3339 instant.
+    Instant,
+}
+
+/// A successful response.
 #[derive(Clone, Copy)]
 pub struct Success {
-    /// Its status.
+    /// Status code.
     pub status: u16,
-    /// When it is given.
+    /// When the response is sent.
     pub description: &'static str,
-    /// Its document; none for an empty answer.
+    /// The schema of its document; `None` if the body is empty or not described.
     pub schema: Option<SchemaOf>,
-    /// The media type of what is no document of ours.
-    pub media: Option<&'static str>,
+    /// The media type of a body without a schema.
+    pub media_type: Option<&'static str>,
 }
 
 /// One operation of the API.
 pub struct Operation {
-    /// Its name, unique.
+    /// Operation id, unique.
     pub id: &'static str,
-    /// Its group.
+    /// Group of operations.
     pub tag: &'static str,
-    /// Its method.
+    /// Method.
     pub method: Method,
-    /// Its path, with `{name}` for what varies.
+    /// Path template, with `{name}` for each parameter.
     pub path: &'static str,
-    /// Who may; empty for anybody, without a key.
-    pub roles: &'static [Role],
-    /// What it acts on, which decides what a narrowed key may do with it.
-    pub resource: Resource,
-    /// What it does, in a line.
+    /// What the request needs of its key.
+    pub permission: Permission,
+    /// Summary in one line.
     pub summary: &'static str,
-    /// What else is to be known.
+    /// Further description.
     pub description: &'static str,
-    /// Parameters in the query; others are refused.
+    /// Query parameters; any other is rejected.
     pub query: &'static [Parameter],
-    /// The document that it takes.
-    pub request: Option<SchemaOf>,
-    /// What it answers when all is well.
+    /// The schema of the request body.
+    pub request_body: Option<SchemaOf>,
+    /// Successful responses.
     pub success: &'static [Success],
-    /// What else it may answer, beside what every operation may.
-    pub problems: &'static [Code],
-    /// Whether a repeat with the same `Idempotency-Key` gets the first answer.
-    pub is_once: bool,
-    /// Whether it takes `If-Match`.
-    pub takes_match: bool,
-    /// Who answers it; none for those that the service answers itself.
+    /// Errors besides those that every operation can return.
+    pub errors: &'static [Code],
+    /// Whether a repeated request with the same `Idempotency-Key` gets the first response.
+    pub is_idempotent: bool,
+    /// Whether the operation takes `If-Match`.
+    pub has_if_match: bool,
+    /// The handler; `None` for operations that the service handles itself.
     pub handler: Option<Handler>,
 }
 
@@ -137,38 +151,38 @@ impl std::fmt::Debug for Operation {
     }
 }
 
-/// What a handler knows of its request.
+/// The context of a request.
 pub struct Context<'a> {
-    /// What the relay's parts share.
+    /// The shared state of the relay.
     pub state: &'a Arc<ControlPlane>,
-    /// Who asks.
+    /// The API key of the caller.
     pub principal: &'a Principal,
-    /// Where the request came from.
+    /// The caller's address.
     pub peer: IpAddr,
-    /// The parameters in the query.
+    /// The query parameters.
     pub query: Query,
     path: Vec<(&'static str, String)>,
 }
 
 impl Context<'_> {
-    /// What stands for `{name}` in the path.
+    /// Returns the value of `{name}` in the path.
     pub fn path(&self, name: &str) -> &str {
         let found = self.path.iter().find(|(known, _)| *known == name);
         found.map_or("", |(_, value)| value)
     }
 
-    /// The database, for what is done in the caller's name.
+    /// Returns the database, with the caller as the actor of the audit record.
     pub fn storage(&self) -> Storage {
         let storage = self.state.directory.storage();
         storage.acting(&self.principal.client_id)
     }
 
-    /// Whether a site administrator asks.
+    /// Returns whether the caller is a site administrator.
     pub fn is_site_admin(&self) -> bool {
         self.principal.role == Role::SiteAdmin
     }
 
-    /// Refuses what is not within the key's scope.
+    /// Checks that an object is within the key's scope.
     ///
     /// # Errors
     /// `forbidden`.
@@ -176,25 +190,25 @@ impl Context<'_> {
         Ok(self.principal.scope.check(object)?)
     }
 
-    /// The tenant (its id) that the request is about: the key's own, or the one that a site
+    /// Returns the id of the tenant that the request concerns: the key's own, or the one that a site
     /// administrator names.
     ///
     /// # Errors
-    /// `invalid_request` when none is named, `not_found` for one that is not there, `forbidden` for
-    /// another's.
+    /// `invalid_request` when a site administrator names none, `not_found` for an unknown name, `forbidden`
+    /// for another tenant's.
     pub fn tenant(&self) -> Result<Arc<str>, Problem> {
         self.tenant_of(self.query.text("tenant"))
     }
 
-    /// The same, for a tenant that is named elsewhere than in the query.
+    /// Returns the same for a name that is not in the query.
     ///
     /// # Errors
     /// As [`Self::tenant`].
     pub fn tenant_of(&self, named: Option<&str>) -> Result<Arc<str>, Problem> {
         match named {
-            None if self.is_site_admin() => {
-                Err(Problem::invalid("a site administrator names the tenant"))
-            }
+            None if self.is_site_admin() => Err(Problem::invalid(
+                "name the tenant: a site administrator's key belongs to none",
+            )),
             None => Ok(self.principal.tenant.clone()),
             Some(name) if self.is_site_admin() => {
                 let found = self.state.directory.tenant_named(name);
@@ -209,10 +223,10 @@ impl Context<'_> {
     }
 }
 
-/// The longest path that is looked at.
+/// Longest path, in segments.
 const SEGMENTS_MAX: usize = 8;
 
-/// What the template's `{names}` stand for, if the path is one of its.
+/// Returns the values of the template's `{names}`, if the path matches.
 fn fit(template: &'static str, path: &str) -> Option<Vec<(&'static str, String)>> {
     let mut found = Vec::new();
     let (mut expected, mut given) = (template.split('/'), path.split('/'));
@@ -221,7 +235,7 @@ fn fit(template: &'static str, path: &str) -> Option<Vec<(&'static str, String)>
             (None, None) => return Some(found),
             (Some(part), Some(segment)) => {
                 match part.strip_prefix('{').and_then(|p| p.strip_suffix('}')) {
-                    // Names need no encoding; what is encoded is no name.
+                    // Names need no encoding, and decoding could make two paths name one object.
                     Some(name) if !segment.is_empty() && !segment.contains('%') => {
                         found.push((name, segment.to_owned()));
                     }
@@ -234,10 +248,11 @@ fn fit(template: &'static str, path: &str) -> Option<Vec<(&'static str, String)>
     }
 }
 
-/// Answers a request for one of the resources.
+/// Dispatches a request to the handler of its operation.
 ///
 /// # Errors
-/// A problem; `not_found` and `method_not_allowed` before anybody is asked for a key.
+/// The handler's. `not_found` and `method_not_allowed` come before authentication, since the table is
+/// public.
 pub async fn dispatch(
     state: &Arc<ControlPlane>,
     connection: &Arc<Connection>,
@@ -251,6 +266,7 @@ pub async fn dispatch(
     if path.split('/').count() > SEGMENTS_MAX {
         return Err(Problem::not_found());
     }
+    // The GET handler also handles HEAD; the HTTP library drops the body.
     let wanted = match *request.method() {
         Method::HEAD => Method::GET,
         ref method => method.clone(),
@@ -269,6 +285,7 @@ pub async fn dispatch(
         }
     }
     let Some((operation, handler, path)) = chosen else {
+        // Sorted, so that the `Allow` field does not depend on the order of the table.
         others.sort_unstable();
         others.dedup();
         return Err(match others.is_empty() {
@@ -276,15 +293,16 @@ pub async fn dispatch(
             false => Problem::methods(&others),
         });
     };
+    // After the path lookup: a request to an unknown path costs no look at the database.
     let principal = state
         .authenticator
         .authenticate(request.headers(), connection.peer.ip())
         .await?;
+    // Counts the connection for the tenant from now on, instead of as one of an unknown client.
     connection.authenticated(&principal.tenant);
     let note = |failure: &Failure| state.note_denial(&principal, failure.code, peer);
-    principal
-        .admit(operation.roles, operation.resource)
-        .inspect_err(note)?;
+    principal.admit(operation.permission).inspect_err(note)?;
+    // After `admit`, so that a client without permission learns nothing about parameters.
     let query = Query::read(request.uri().query(), operation.query)?;
     // Held until the response is written, as is the memory that the response takes.
     let permit = state.data.exchanges.begin_operation(&principal)?;
@@ -298,9 +316,9 @@ pub async fn dispatch(
         handler,
         peer,
     };
-    let result = admitted.answer(query, path, request).await;
-    let result = result.inspect_err(|problem| match operation.resource {
-        // It notes by itself whatever fails.
+    let result = admitted.handle(query, path, request).await;
+    let result = result.inspect_err(|problem| match operation.permission.resource {
+        // Pairing records its own denials, including those that are not about the key.
         Resource::Pairing => {}
         _ => note(&problem.failure),
     });
@@ -309,7 +327,7 @@ pub async fn dispatch(
         let bytes = response.body().unreserved_bytes();
         match reservation.try_grow_to(bytes) {
             Ok(()) => {}
-            // What was done is said in any case.
+            // The change is made: the caller must learn of it even if memory is short.
             Err(_) if !is_read => reservation.grow_anyway_to(bytes),
             Err(none) => return Err(none.failure().into()),
         }
@@ -330,18 +348,22 @@ struct Admitted<'a> {
 }
 
 impl Admitted<'_> {
-    async fn answer(
+    async fn handle(
         self,
         query: Query,
         path: Vec<(&'static str, String)>,
         request: Request<Incoming>,
     ) -> Result<Response<Body>, Problem> {
         let (parts, mut incoming) = request.into_parts();
+        // A reservation of its own: it is released with the request, while that of the response is held
+        // longer.
         let mut memory = self.permit.reservation();
         let body = match parts.method {
             Method::POST | Method::PUT | Method::PATCH => {
                 let idle = self.state.data.limits().caller_idle_timeout.0;
                 let body = json::body(&mut incoming, idle, &mut memory).await;
+                // Some clients drop the response when their HTTP/2 upload is reset, so the rest is read and
+                // discarded.
                 if body.is_err() && parts.version == Version::HTTP_2 {
                     crate::ingress::drain(incoming);
                 }
@@ -357,7 +379,7 @@ impl Admitted<'_> {
             query,
             path,
         };
-        if self.operation.is_once {
+        if self.operation.is_idempotent {
             return once::answer(&cx, self.operation.id, self.handler, request).await;
         }
         (self.handler)(&cx, request).await
@@ -370,7 +392,7 @@ mod tests {
     use std::collections::HashSet;
 
     #[test]
-    fn every_operation_has_a_name_of_its_own_and_a_path_that_can_be_found() {
+    fn operations_have_unique_ids_and_paths() {
         let mut ids = HashSet::new();
         let mut ways = HashSet::new();
         for operation in operations() {
@@ -384,7 +406,7 @@ mod tests {
     }
 
     #[test]
-    fn a_path_fits_its_template_alone() {
+    fn path_matches_only_its_template() {
         let fits = |path| fit("/v1/keys/{client_id}/rotate", path).is_some();
         assert!(fits("/v1/keys/ibk_1/rotate"));
         for path in [

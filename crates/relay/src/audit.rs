@@ -1,4 +1,5 @@
-//! The audit record: what is written of the work that runs, and what its heads are checked against.
+//! The audit record: `recorder` stores what happens, `checkpoints` the heads of the bridges' own audit
+//! files.
 
 pub mod checkpoints;
 pub mod recorder;

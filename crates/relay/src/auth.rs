@@ -1,152 +1,27 @@
-//! Who asks: HTTP Basic with an API key, in one of two headers.
+//! Authentication of requests by API key, with a limit on failures for each client address.
 //!
-//! In `Authorization`, which is then consumed; or in `Bridge-Authorization`, and then
-//! `Authorization` belongs to the target and passes through untouched. `Bridge-Authorization`
-//! itself never leaves the relay.
+//! The credentials are described in [`crate::access`].
 
-pub use crate::access::KeyScope;
-
+use crate::access::{Credentials, Principal};
 use crate::admission::network;
 use crate::audit::recorder::Auditing;
-use crate::denials::{Denied, Who};
+use crate::denials::{Denied, DeniedClient};
 use crate::directory::Directory;
 use crate::metrics::Metrics;
-use crate::storage::{Existing, Role, Secret};
-use base64::Engine as _;
-use base64::engine::general_purpose::STANDARD;
-use http::header::{self, HeaderMap, HeaderName, HeaderValue};
-use protocol::frame::Class;
+use http::header::{HeaderMap, HeaderName};
 use protocol::{Code, Failure};
 use std::collections::HashMap;
 use std::net::IpAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-/// Carries the key when `Authorization` belongs to the target.
-pub const BRIDGE_AUTHORIZATION: HeaderName = HeaderName::from_static("bridge-authorization");
-
-/// Longest client id and secret that are looked at, in bytes before decoding.
-const CREDENTIALS_MAX_BYTES: usize = 512;
-
-/// Addresses whose failures are counted; beyond, the oldest windows are dropped.
+/// Addresses whose failures are counted. Above it, windows that have ended are dropped first.
 const ADDRESSES_MAX: usize = 10_000;
 
-/// In which failures are counted.
+/// Length of a window in which failures are counted.
 const WINDOW: Duration = Duration::from_secs(60);
 
-/// Who asks: an API key that proved itself.
-#[derive(Debug, Clone)]
-pub struct Principal {
-    /// The tenant's id. Everything that is looked up for this request is looked up in it.
-    pub tenant: Arc<str>,
-    /// The tenant's name.
-    pub tenant_name: Arc<str>,
-    /// The key's client id.
-    pub client_id: Arc<str>,
-    /// What it may do.
-    pub role: Role,
-    /// What it may do with a bridge's name that exists.
-    pub existing: Existing,
-    /// What it is narrowed to.
-    pub scope: Arc<KeyScope>,
-}
-
-impl Principal {
-    /// Whether the key has one of the roles.
-    ///
-    /// # Errors
-    /// `forbidden`, naming both.
-    pub fn require(&self, roles: &[Role]) -> Result<(), Failure> {
-        if roles.contains(&self.role) {
-            return Ok(());
-        }
-        let wanted: Vec<_> = roles.iter().map(|role| role.as_str()).collect();
-        let (wanted, role) = (wanted.join(" or "), self.role);
-        Err(Failure::not_sent(
-            Code::Forbidden,
-            format!("this needs a key with the role {wanted}, and this key has the role {role}"),
-        ))
-    }
-}
-
-impl Role {
-    /// Which of a tunnel's classes the traffic of such a key is.
-    pub fn class(self) -> Class {
-        match self {
-            Self::Synchronizer => Class::Bulk,
-            Self::Bridge | Self::Caller | Self::Admin | Self::SiteAdmin => Class::Interactive,
-        }
-    }
-}
-
-/// The header that carries the relay's own key, which no target may see. The other one, if it is
-/// there too, is the target's.
-pub fn consumed_header(headers: &HeaderMap) -> Option<HeaderName> {
-    [BRIDGE_AUTHORIZATION, header::AUTHORIZATION]
-        .into_iter()
-        .find(|name| headers.contains_key(name))
-}
-
-/// What a request presents.
-#[derive(Debug)]
-pub struct Credentials {
-    /// The client id.
-    pub client_id: String,
-    /// The secret.
-    pub secret: Secret,
-}
-
-impl Credentials {
-    /// Reads them from a request's header.
-    ///
-    /// # Errors
-    /// `unauthorized` when there are none or they cannot be read.
-    pub fn from_headers(headers: &HeaderMap) -> Result<Self, Failure> {
-        let name = consumed_header(headers).unwrap_or(header::AUTHORIZATION);
-        Self::from_header(headers, &name)
-    }
-
-    /// Reads them from the header of this name.
-    ///
-    /// # Errors
-    /// `unauthorized` when there are none or they cannot be read.
-    pub fn from_header(headers: &HeaderMap, name: &HeaderName) -> Result<Self, Failure> {
-        if !headers.contains_key(name) {
-            return Err(unauthorized(
-                "an API key is needed: client id and secret as HTTP Basic",
-            ));
-        }
-        let mut values = headers.get_all(name).iter();
-        let parsed = values.next().and_then(basic);
-        // Two of them could be read differently by two readers.
-        let (client_id, secret) = parsed.filter(|_| values.next().is_none()).ok_or_else(|| {
-            unauthorized(format!(
-                "the header `{name}` must hold one HTTP Basic credential: client id and secret"
-            ))
-        })?;
-        Ok(Self {
-            client_id,
-            secret: Secret::presented(secret),
-        })
-    }
-}
-
-fn basic(value: &HeaderValue) -> Option<(String, String)> {
-    let text = value.to_str().ok()?;
-    let (scheme, encoded) = text.trim().split_once(' ')?;
-    if !scheme.eq_ignore_ascii_case("basic") || encoded.len() > CREDENTIALS_MAX_BYTES {
-        return None;
-    }
-    let decoded = String::from_utf8(STANDARD.decode(encoded.trim()).ok()?).ok()?;
-    let (client_id, secret) = decoded.split_once(':')?;
-    Some((client_id.to_owned(), secret.to_owned()))
-}
-
-fn unauthorized(detail: impl Into<String>) -> Failure {
-    Failure::not_sent(Code::Unauthorized, detail)
-}
-
-/// Checks keys, and counts those that are wrong.
+/// Checks API keys, and counts failures.
 #[derive(Debug)]
 pub struct Authenticator {
     directory: Arc<Directory>,
@@ -156,7 +31,8 @@ pub struct Authenticator {
 }
 
 impl Authenticator {
-    /// With so many failures of one address that are told apart in a minute.
+    /// Returns an authenticator. `failures_per_minute`: authentication failures allowed for each client
+    /// address.
     pub fn new(
         directory: Arc<Directory>,
         audit: Arc<Auditing>,
@@ -171,16 +47,16 @@ impl Authenticator {
         }
     }
 
-    /// Who asks.
+    /// Returns the API key that the request proves.
     ///
-    /// A key that is not known may be one that another process created a moment ago: the
-    /// directory looks again before it says no ([`Directory::look_for`]).
+    /// Another process may have created an unknown key a moment ago, so the directory asks the database
+    /// before the key is refused ([`Directory::refresh_for`]).
     ///
     /// # Errors
-    /// `unauthorized`, without a difference between an unknown client id and a wrong secret;
-    /// `overloaded` where the database cannot be asked; `directory_stale`; `tenant_suspended`;
-    /// `rate_limited` for an address that was wrong too often. A key that is right is taken from any
-    /// address: many callers may share a balancer's.
+    /// `unauthorized`, with the same text for an unknown client id and a wrong secret; `overloaded` when
+    /// the database does not respond; `directory_stale`; `tenant_suspended`; `rate_limited` for an address
+    /// with too many failures. A valid key is accepted from any address, since many callers may share a
+    /// load balancer's.
     pub async fn authenticate(
         &self,
         headers: &HeaderMap,
@@ -189,7 +65,7 @@ impl Authenticator {
         self.check(Credentials::from_headers(headers), peer).await
     }
 
-    /// Who asks, by the header of this name.
+    /// Returns the API key in the header field of this name.
     ///
     /// # Errors
     /// As [`Self::authenticate`].
@@ -209,23 +85,24 @@ impl Authenticator {
         peer: IpAddr,
     ) -> Result<Principal, Failure> {
         let credentials = credentials.inspect_err(|failure| {
-            self.note(failure, Who::default(), peer);
+            self.note(failure, DeniedClient::default(), peer);
         })?;
         let result = self.keys.check(&credentials, peer).await;
         result.inspect_err(|failure| {
-            let who = self.directory.whose(&credentials.client_id);
-            self.note(failure, who, peer);
+            // The denial names the tenant of an existing client id, so that its administrators see attacks.
+            let client = self.directory.client_of(&credentials.client_id);
+            self.note(failure, client, peer);
         })
     }
 
-    fn note(&self, failure: &Failure, who: Who, peer: IpAddr) {
+    fn note(&self, failure: &Failure, client: DeniedClient, peer: IpAddr) {
         let code = failure.code.as_str();
         self.metrics.request_denied(code);
-        self.audit.denials.note(Denied::Request, code, who, peer);
+        self.audit.denials.note(Denied::Request, code, client, peer);
     }
 }
 
-/// Checks credentials against the directory, and asks the database before it calls them unknown.
+/// Checks credentials against the directory, and asks the database before it refuses unknown ones.
 #[derive(Debug)]
 pub(crate) struct KeyCheck {
     directory: Arc<Directory>,
@@ -233,7 +110,7 @@ pub(crate) struct KeyCheck {
 }
 
 impl KeyCheck {
-    /// With so many failures of one address that are told apart in a minute.
+    /// Returns a check. `failures_per_minute`: authentication failures allowed for each client address.
     pub(crate) fn new(directory: Arc<Directory>, failures_per_minute: u32) -> Self {
         Self {
             directory,
@@ -241,7 +118,7 @@ impl KeyCheck {
         }
     }
 
-    /// Whose these credentials are. Errors as of [`Authenticator::authenticate`].
+    /// Returns the key that the credentials prove. Errors as of [`Authenticator::authenticate`].
     pub(crate) async fn check(
         &self,
         credentials: &Credentials,
@@ -249,22 +126,25 @@ impl KeyCheck {
     ) -> Result<Principal, Failure> {
         let directory = &self.directory;
         match directory.authenticate(credentials) {
-            // Either may have changed a moment ago, by another process.
+            // Another process may have changed either a moment ago.
             Err(failure) if matches!(failure.code, Code::Unauthorized | Code::TenantSuspended) => {}
             known => return known,
         }
+        // Only failures are limited, and only before the database is asked: a valid key passes above.
         if !self.attempts().has_room(peer, Instant::now()) {
             return Err(Failure::not_sent(
                 Code::RateLimited,
-                "too many wrong keys from this address in the last minute",
+                "too many authentication failures from this address in the last minute \
+                 (limits.auth_failures_per_minute)",
             ));
         }
-        let is_answered = Box::pin(directory.look_for(peer)).await;
+        let has_responded = Box::pin(directory.refresh_for(peer)).await;
         let mut result = directory.authenticate(credentials);
-        if !is_answered && matches!(&result, Err(failure) if failure.code == Code::Unauthorized) {
+        if !has_responded && matches!(&result, Err(failure) if failure.code == Code::Unauthorized) {
             self.attempts().count(peer, Instant::now());
-            let detail = "this key is not known here, and the database does not answer now: it cannot \
-                          be checked";
+            // The key may be new. A refusal as `unauthorized` could make its client give up for good.
+            let detail = "this key is unknown here, and the database does not respond: it cannot be \
+                          checked";
             result = Err(Failure::not_sent(Code::Overloaded, detail));
         }
         if matches!(&result, Err(failure) if failure.code == Code::Unauthorized) {
@@ -278,7 +158,7 @@ impl KeyCheck {
     }
 }
 
-/// Failures by address, in windows of a minute. Bounded.
+/// Failures of each client address, in windows of a minute.
 #[derive(Debug)]
 struct Attempts {
     per_window: u32,
@@ -293,8 +173,9 @@ impl Attempts {
         }
     }
 
-    /// Whether this address may be wrong once more.
+    /// Returns whether another failure of this address is allowed.
     fn has_room(&mut self, address: IpAddr, now: Instant) -> bool {
+        // IPv6 clients have whole networks, so failures are counted by /64.
         let address = network(address);
         match self.by_address.get(&address) {
             Some((since, failures)) => {
@@ -305,13 +186,14 @@ impl Attempts {
                     self.by_address
                         .retain(|_, (since, _)| now.saturating_duration_since(*since) < WINDOW);
                 }
-                // Too many to tell apart: a new one waits, as if it had been wrong often.
+                // Without a free entry a new address must wait. Otherwise an attacker with many addresses
+                // would have no limit.
                 self.by_address.len() < ADDRESSES_MAX && self.per_window > 0
             }
         }
     }
 
-    /// Counts a failure of an address that had room.
+    /// Counts a failure of an address that was allowed one.
     fn count(&mut self, address: IpAddr, now: Instant) {
         let address = network(address);
         if self.by_address.len() >= ADDRESSES_MAX && !self.by_address.contains_key(&address) {
@@ -329,59 +211,8 @@ impl Attempts {
 mod tests {
     use super::*;
 
-    fn headers(fields: &[(&'static str, &str)]) -> HeaderMap {
-        let mut map = HeaderMap::new();
-        for (name, value) in fields {
-            map.append(*name, HeaderValue::from_str(value).unwrap());
-        }
-        map
-    }
-
     #[test]
-    fn the_bridges_header_goes_first_and_leaves_the_other_to_the_target() {
-        let own = format!("Basic {}", STANDARD.encode("id:a:b"));
-        let map = headers(&[
-            ("authorization", "Bearer x"),
-            ("bridge-authorization", &own),
-        ]);
-        let read = Credentials::from_headers(&map).unwrap();
-        assert_eq!(read.client_id, "id");
-        assert_eq!(read.secret.reveal(), "a:b");
-        assert_eq!(consumed_header(&map), Some(BRIDGE_AUTHORIZATION));
-        let map = headers(&[("authorization", &own.replace("Basic", "bAsIc"))]);
-        assert!(Credentials::from_headers(&map).is_ok());
-        assert_eq!(consumed_header(&map), Some(header::AUTHORIZATION));
-    }
-
-    #[test]
-    fn what_is_no_single_basic_credential_is_unauthorized() {
-        let good = format!("Basic {}", STANDARD.encode("id:secret"));
-        let long = format!("Basic {}", STANDARD.encode("x".repeat(600)));
-        let no_colon = format!("Basic {}", STANDARD.encode("id"));
-        let cases = [
-            vec![],
-            vec![("authorization", "Bearer abc")],
-            vec![("authorization", "Basic !!!")],
-            vec![("authorization", "Basic")],
-            vec![("authorization", no_colon.as_str())],
-            vec![("authorization", long.as_str())],
-            vec![
-                ("authorization", good.as_str()),
-                ("authorization", good.as_str()),
-            ],
-            vec![
-                ("authorization", good.as_str()),
-                ("bridge-authorization", "x"),
-            ],
-        ];
-        for fields in cases {
-            let failure = Credentials::from_headers(&headers(&fields)).unwrap_err();
-            assert_eq!(failure.code, Code::Unauthorized, "{fields:?}");
-        }
-    }
-
-    #[test]
-    fn failures_are_counted_by_address_and_forgotten_after_a_minute() {
+    fn failures_are_counted_by_address_for_a_minute() {
         let mut attempts = Attempts::new(2);
         let now = Instant::now();
         let address: IpAddr = "10.0.0.1".parse().unwrap();
@@ -400,7 +231,7 @@ mod tests {
     }
 
     #[test]
-    fn the_count_of_addresses_is_bounded() {
+    fn number_of_addresses_is_bounded() {
         let mut attempts = Attempts::new(1);
         let now = Instant::now();
         for number in 0..u32::try_from(ADDRESSES_MAX).unwrap() {

@@ -10,13 +10,13 @@
 
 use crate::access::Object;
 use crate::access::Principal;
-use crate::api::call_schema::CallReceipt;
 use crate::body::{Body, CallBody};
 use crate::capacity::{self, BodyLimits, ExchangePermit, NoMemory, Reservation};
 use crate::connection::Connection;
 use crate::control_plane::ControlPlane;
-use crate::deliveries::Handed;
+use crate::deliveries::SubmittedCall;
 use crate::idempotency::{self, Kept, Keyed, Made};
+use crate::ingress::calls::described::CallReceipt;
 use crate::ingress::calls::{self, AdmittedCall, CallRequest, Collected, Mode};
 use crate::problem::Problem;
 use crate::routing;
@@ -268,7 +268,7 @@ async fn deliver(
         &url,
         bridge.is_some() || call.head.credential.is_some(),
     );
-    let submitted = Handed {
+    let submitted = SubmittedCall {
         id,
         url,
         class,

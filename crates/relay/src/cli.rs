@@ -1,8 +1,8 @@
-//! The command line: parsed, run, and its errors told once.
+//! The command line: parses and runs a command, and reports its error once.
 //!
-//! Commands open the same database as a running relay does; the relay notices within half a
-//! second. Results go to standard output, logs and errors to standard error. Exit codes: 0 done,
-//! 1 failed, 2 not understood.
+//! Commands open the same database as a running relay, which notices changes within half a second. Results
+//! go to standard output, logs and errors to standard error. Exit codes: 0 success, 1 failure, 2 invalid
+//! command line.
 
 mod args;
 mod backup;
@@ -35,20 +35,20 @@ enum CliError {
     #[error(transparent)]
     Start(#[from] StartError),
     #[error(
-        "there is no database at {}: is storage.url right, and this the right config? \
-         `tenant create` and `serve` make a new one",
+        "no database at {}: check storage.url and --config; `tenant create` and `serve` create a \
+         database",
         .0.display()
     )]
     NoDatabase(PathBuf),
     #[error("the output cannot be written: {0}")]
     Output(std::io::Error),
-    #[error("the runtime cannot start: {0}")]
+    #[error("cannot start the runtime: {0}")]
     Runtime(std::io::Error),
     #[error("{0}")]
     Backup(String),
     #[error("{0} rows of the audit record are missing")]
     AuditLost(i64),
-    #[error("no tenant is named: write --tenant NAME ({0})")]
+    #[error("name a tenant with --tenant NAME: {0}")]
     WhichTenant(String),
 }
 
@@ -60,10 +60,11 @@ pub fn main() -> ExitCode {
         Args::command().error(kind, mistake).exit();
     }
     let result = run(args);
+    // The process exits next, and the log writer is a thread that would be killed.
     runtime::log::flush();
     match result {
         Ok(()) => ExitCode::SUCCESS,
-        // The reader of the output is gone (`| head`): that is no error.
+        // The reader of the output has ended (`| head`), which is no error worth a message.
         Err(CliError::Output(error)) if error.kind() == ErrorKind::BrokenPipe => ExitCode::FAILURE,
         Err(error) => {
             runtime::output::complain(&chain(&error));
@@ -72,12 +73,13 @@ pub fn main() -> ExitCode {
     }
 }
 
-/// An error with its causes, each said once.
+/// Returns an error with its causes, each once.
 fn chain(error: &dyn StdError) -> String {
     let mut text = error.to_string();
     let mut cause = error.source();
     while let Some(error) = cause {
         let more = error.to_string();
+        // Errors of libraries often repeat their cause in their own text.
         if !text.contains(&more) {
             text.push_str(": ");
             text.push_str(&more);
@@ -89,6 +91,7 @@ fn chain(error: &dyn StdError) -> String {
 
 fn run(args: Args) -> Result<(), CliError> {
     let path = &args.config;
+    // Needs no config, so that it runs on any machine.
     if let Command::Openapi = &args.command {
         return output::text(crate::api::openapi::text());
     }
@@ -104,15 +107,16 @@ fn run(args: Args) -> Result<(), CliError> {
         match args.command {
             Command::Serve => serve::run(config, path).await,
             Command::Config(ConfigCommand::Check) => Ok(()),
-            // The first tenant may come before the first start; everything else needs one.
+            // The first tenant may be created before the first start; all other commands need an existing
+            // database.
             Command::Tenant(command @ args::TenantCommand::Create { .. }) => {
                 tenant::run(&open_or_create(&config.database).await?, command).await
             }
             Command::Tenant(command) => tenant::run(&open(&config.database).await?, command).await,
             Command::Key(command) => key::run(&open(&config.database).await?, command).await,
             Command::Bridge(command) => bridge::run(&open(&config.database).await?, command).await,
-            Command::Init { json } => {
-                site::init(&open_or_create(&config.database).await?, json).await
+            Command::Init { output } => {
+                site::init(&open_or_create(&config.database).await?, output.json).await
             }
             Command::Deliveries(command) => {
                 site::deliveries(&open(&config.database).await?, command).await
@@ -125,7 +129,7 @@ fn run(args: Args) -> Result<(), CliError> {
     })
 }
 
-/// Opens a database that exists: looking at an empty one would say that all is lost.
+/// Opens an existing database. An empty new one would look as if all data were lost.
 async fn open(database: &Database) -> Result<Storage, CliError> {
     if let Database::Sqlite(path) = database
         && !path.exists()
@@ -135,13 +139,15 @@ async fn open(database: &Database) -> Result<Storage, CliError> {
     open_or_create(database).await
 }
 
-/// Opens a database, a new one too.
+/// Opens a database, and creates a missing one.
 async fn open_or_create(database: &Database) -> Result<Storage, CliError> {
+    // Under another name of the file, such as a hard link, SQLite would not find the relay's log of changes
+    // and would destroy the file.
     crate::storage::check_name(database)?;
     Ok(acting(&Storage::open(database).await?))
 }
 
-/// What is done here is written down as this account's.
+/// Returns the database with the user's account as the actor of the audit record.
 fn acting(storage: &Storage) -> Storage {
     let account = ["USER", "LOGNAME", "USERNAME"]
         .iter()
@@ -149,6 +155,7 @@ fn acting(storage: &Storage) -> Storage {
     let account: String = account
         .unwrap_or_else(|| "unknown".to_owned())
         .chars()
+        // The variable is the user's, and the record is shown on terminals.
         .filter(|c| !c.is_control())
         .take(64)
         .collect();
@@ -160,12 +167,12 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_command_line_is_consistent() {
+    fn command_line_is_consistent() {
         Args::command().debug_assert();
     }
 
     #[test]
-    fn commands_are_understood_with_the_config_before_or_behind() {
+    fn commands_parse_with_config_in_any_place() {
         for line in [
             "r serve --config a.toml",
             "r --config a.toml config check",
@@ -212,7 +219,7 @@ mod tests {
     }
 
     #[test]
-    fn a_cause_is_not_told_twice() {
+    fn error_chain_has_each_cause_once() {
         #[derive(Debug, thiserror::Error)]
         #[error("outer: {0}")]
         struct Outer(#[source] std::io::Error);

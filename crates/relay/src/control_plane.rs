@@ -2,14 +2,14 @@
 //!
 //! It holds the data plane, and the data plane does not know it.
 
-use crate::api::services::Written;
+use crate::access::Principal;
 use crate::audit::recorder::Auditing;
-use crate::auth::{Authenticator, Principal};
+use crate::auth::Authenticator;
 use crate::config::Config;
 use crate::data_plane::DataPlane;
 use crate::deliveries::Deliveries;
-use crate::denials::{self, Denied, Who};
-use crate::directory::Directory;
+use crate::denials::{self, Denied, DeniedClient};
+use crate::directory::{Directory, ServiceReports};
 use crate::idempotency::Idempotency;
 use crate::metrics::Metrics;
 use crate::ownership::Ownership;
@@ -44,7 +44,7 @@ pub(crate) struct ControlPlane {
     /// Requests with an idempotency key.
     pub(crate) idempotency: Idempotency,
     /// What is stored of services that report themselves.
-    pub(crate) services: Written,
+    pub(crate) services: ServiceReports,
     /// Endpoint names that bridges declare and do not own.
     pub(crate) ownership: Ownership,
     /// Wakes the task that looks for causes of notices, for a cause that cannot wait for the next round.
@@ -90,7 +90,7 @@ impl ControlPlane {
                 config.limits.auth_failures_per_minute,
             ),
             idempotency: Idempotency::default(),
-            services: Written::default(),
+            services: ServiceReports::default(),
             ownership: Ownership::default(),
             notices_wanted: Notify::new(),
             readiness: Readiness::default(),
@@ -106,20 +106,31 @@ impl ControlPlane {
     }
 
     /// Records that a request, a pairing or a tunnel was denied.
-    pub(crate) fn denied(&self, denied: Denied, code: &'static str, who: Who, address: IpAddr) {
+    pub(crate) fn denied(
+        &self,
+        denied: Denied,
+        code: &'static str,
+        client: DeniedClient,
+        address: IpAddr,
+    ) {
         match denied {
             Denied::Request => self.metrics.request_denied(code),
             Denied::Pairing => self.metrics.pairing(code),
             // Counted with all refused tunnels.
             Denied::Tunnel => {}
         }
-        self.audit.denials.note(denied, code, who, address);
+        self.audit.denials.note(denied, code, client, address);
     }
 
     /// Records what an authenticated key may not do, if the code is that of a denial.
     pub(crate) fn note_denial(&self, principal: &Principal, code: Code, address: IpAddr) {
         if denials::is_denial(code) {
-            self.denied(Denied::Request, code.as_str(), Who::of(principal), address);
+            self.denied(
+                Denied::Request,
+                code.as_str(),
+                DeniedClient::of(principal),
+                address,
+            );
         }
     }
 }

@@ -1,40 +1,46 @@
-//! Calls that are stored and delivered (`mode: "deliver"`): nothing that was acknowledged is lost,
-//! and nothing is done twice.
+//! Calls that are stored and delivered (`mode: "deliver"`): an acknowledged call is never lost, and never
+//! executed twice unless its caller allows that.
 //!
 //! ```text
-//! POST /v1/calls --> accept: sealed, committed --> 202
+//! POST /v1/calls --> accept: encrypted, committed --> 202
 //!                                |
-//! engine: who is due, and which route is there? -> task: committed, then sent to one installation
+//! engine: which calls are due, and have a route? --> task: committed, then sent to one installation
 //!                                |                      |            ^
-//!                                |            answer or RESULT       | the same attempt again, after
+//!                                |            response or RESULT     | the same attempt again, after
 //!                                v                      v            | a lost tunnel
-//!                        state::next, committed --> RESULT_ACK     reconcile
+//!                        state::next, committed --> RESULT_ACK    reconcile
 //! ```
 //!
-//! [`route`](crate::routing) decides where a call goes, `state` what follows an attempt, and `settle` writes it
-//! down; `inbox` holds the engine's events; `sign` makes a signature; `rate` bounds what comes and how
-//! fast it goes. What is written goes through [`Batch`]; what is stored of a request is sealed by the
-//! `vault`. An attempt belongs to the installation that took it until that one's journal says how it ended:
-//! the engine asks it again, with the same number, when it comes back.
+//! [`routing`](crate::routing) decides where a call goes, `state` what follows an attempt, and `settle`
+//! stores it. `inbox` holds the engine's events, `sign` makes signatures, `rate` has the rate limits. All
+//! writes go through [`Batch`]; stored requests are encrypted by the `vault`. An attempt belongs to the
+//! installation that took it until the journal there reports how it ended: when that installation connects
+//! again, the engine sends the attempt again with the same number.
+//!
+//! The engine and its tasks work with a [`DeliveryContext`]; [`Deliveries`] is the part that ingress,
+//! tunnels and the API use, and knows nothing of them.
 
 mod attempt;
+mod call_id;
+mod context;
 mod engine;
+mod error;
 mod expiry;
-mod id;
+mod in_flight;
 mod inbox;
 pub mod rate;
 mod reconcile;
 pub mod request;
-mod running;
+mod route;
 mod secrets;
 mod settle;
 pub mod sign;
 pub mod state;
 mod task;
-mod way;
 
-pub use engine::run;
-pub use expiry::expire;
+pub(crate) use context::DeliveryContext;
+pub(crate) use engine::run;
+pub(crate) use expiry::expire;
 pub use secrets::ShownSecret;
 
 use crate::config;
@@ -46,13 +52,13 @@ use crate::storage::calls::{Accepted, ExpiresIn, NewCall, Via, Write, Written};
 use crate::storage::{Storage, StorageError, now_ms};
 use crate::vault::{Vault, VaultError};
 use bytes::Bytes;
+use in_flight::AttemptsInFlight;
 use inbox::Inbox;
 use protocol::frame::{DeliveryResult, Headers};
 use protocol::{Code, Execution, Failure};
-use rate::Rate;
-use reconcile::Heard;
+use rate::SubmissionLimiter;
+use reconcile::DeliveryReport;
 use request::{About, StoredRequest};
-use running::Running;
 use secrets::Secrets;
 use state::CallState;
 use std::collections::HashMap;
@@ -61,54 +67,54 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 use transport::Session;
 
-/// Whoever finds the queue full comes again after this.
+/// `Retry-After` for a caller whose tenant has too many unfinished calls.
 const RETRY_QUEUE_FULL: Duration = Duration::from_secs(30);
 
-/// A call that is handed over.
+/// A call that a caller submits for delivery.
 #[derive(Debug)]
-pub struct Handed {
-    /// Its id.
+pub struct SubmittedCall {
+    /// The call's id.
     pub id: String,
-    /// Where it goes.
+    /// The target's URL.
     pub url: String,
-    /// Whether it may go direct.
+    /// Whether the call may go direct.
     pub class: DirectClass,
     /// The URL's host.
     pub host: String,
     /// The request's method.
     pub method: String,
-    /// The header fields that the caller gave.
+    /// The caller's header fields.
     pub headers: Headers,
     /// The body.
     pub body: Bytes,
-    /// The credential that the bridge shall add.
+    /// Name of the credential that the bridge adds.
     pub credential: Option<String>,
-    /// How long an attempt may take.
+    /// Time limit of an attempt, in milliseconds.
     pub timeout_ms: u32,
-    /// The bridge that it shall go through.
+    /// The bridge that the caller names.
     pub bridge: Option<String>,
-    /// Whether it may be made again when nobody can say what became of it.
+    /// Whether the request may be repeated when its outcome is unknown.
     pub at_least_once: bool,
-    /// The caller's key for repeats.
+    /// The caller's idempotency key.
     pub idempotency_key: Option<String>,
-    /// Hash of the request.
+    /// Hash of the request, which a repeated request must match.
     pub digest: Vec<u8>,
-    /// After how many seconds it expires, if it says so; zero: never.
+    /// Seconds until the call expires; zero for never. `None`: by the tenant's setting or the config.
     pub expires_in: Option<u32>,
 }
 
-/// What became of a call that was handed over.
+/// The result of submitting a call.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Receipt {
-    /// Its id; of the one before, if it was handed over before.
+    /// The call's id. For a repeated request, that of the first one.
     pub id: String,
-    /// Where it stands.
+    /// The call's state.
     pub state: CallState,
-    /// It had been handed over before, with the same idempotency key.
+    /// Whether the call was submitted before, with the same idempotency key.
     pub is_repeat: bool,
 }
 
-/// The deliveries of one relay.
+/// The stored calls of one relay.
 #[derive(Debug)]
 pub struct Deliveries {
     storage: Storage,
@@ -116,27 +122,27 @@ pub struct Deliveries {
     vault: Vault,
     config: config::Deliveries,
     secrets: Secrets,
-    rate: Rate,
-    /// Calls of each tenant that are not finished.
+    submissions: SubmissionLimiter,
+    /// Number of unfinished calls of each tenant.
     queued: Mutex<HashMap<Arc<str>, u64>>,
-    running: Running,
+    in_flight: AttemptsInFlight,
     inbox: Inbox,
-    /// The engine was started.
+    /// Whether the engine was started.
     has_engine: AtomicBool,
 }
 
 impl Deliveries {
-    /// Those of a relay that begins. Nothing is delivered until [`run`] runs.
+    /// Returns the stored calls of a relay that starts. Nothing is delivered until [`run`] runs.
     pub fn new(storage: Storage, vault: Vault, config: config::Deliveries) -> Self {
         Self {
             batch: Batch::start(storage.clone()),
-            rate: Rate::new(config.accepted_per_second),
+            submissions: SubmissionLimiter::new(config.accepted_per_second),
             storage,
             vault,
             config,
             secrets: Secrets::default(),
             queued: Mutex::default(),
-            running: Running::default(),
+            in_flight: AttemptsInFlight::default(),
             inbox: Inbox::default(),
             has_engine: AtomicBool::new(false),
         }
@@ -145,28 +151,32 @@ impl Deliveries {
     /// Stores a call. When this returns, it is on disk.
     ///
     /// # Errors
-    /// `conflict` when the idempotency key was used for another request, `rate_limited` when the
-    /// tenant has handed over too much, `overloaded` when nothing can be stored.
+    /// `conflict` when the idempotency key was used for another request, `rate_limited` when the tenant
+    /// submits too many calls, `overloaded` when the database does not respond.
     pub async fn accept(
         &self,
         tenant: &Arc<str>,
         client_id: &str,
-        call: Handed,
+        call: SubmittedCall,
     ) -> Result<Receipt, Problem> {
-        self.rate.take(tenant, Instant::now()).map_err(|wait| {
-            let most = self.config.accepted_per_second;
-            let detail = format!("the tenant hands over more than {most} calls a second");
-            too_many(detail, wait)
-        })?;
-        let most = u64::from(self.config.queued_per_tenant);
-        if self
-            .queued()
-            .get(tenant)
-            .is_some_and(|count| *count >= most)
-        {
-            let detail = format!("the tenant has {most} calls that are not finished, its limit");
+        self.submissions
+            .take(tenant, Instant::now())
+            .map_err(|wait| {
+                let max = self.config.accepted_per_second;
+                let detail = format!(
+                    "the tenant submits too many calls: more than {max} a second \
+                 (deliveries.accepted_per_second)"
+                );
+                too_many(detail, wait)
+            })?;
+        let max = u64::from(self.config.queued_per_tenant);
+        if self.queued().get(tenant).is_some_and(|count| *count >= max) {
+            let detail = format!(
+                "the tenant reached its limit of unfinished calls: {max} (deliveries.queued_per_tenant)"
+            );
             return Err(too_many(detail, RETRY_QUEUE_FULL));
         }
+        // After the limits, so that a tenant above them costs no database access and no encryption.
         let key = self.vault.of_tenant(tenant).await.map_err(sealing)?;
         let request = StoredRequest {
             about: About {
@@ -177,7 +187,7 @@ impl Deliveries {
             headers: call.headers,
             body: call.body,
         };
-        let sealed = key.seal(&context(&call.id), &request.encode());
+        let sealed = key.seal(&seal_context(&call.id), &request.encode());
         let new = NewCall {
             id: call.id.clone(),
             tenant: tenant.clone(),
@@ -200,6 +210,8 @@ impl Deliveries {
         let written = self.batch.write(Write::Accept(Box::new(new))).await;
         match written.map_err(|error| unwritten(&error))? {
             Written::Accepted(Accepted::Stored) => {
+                // After the commit, so that a failed one does not count. The engine corrects the number
+                // every round.
                 self.count_in(tenant);
                 self.inbox.due(tenant);
                 Ok(Receipt {
@@ -219,6 +231,7 @@ impl Deliveries {
                     is_repeat: true,
                 })
             }
+            // An idempotency key of a call with mode `wait` shares the name space.
             Written::Accepted(Accepted::KeyInUse) => {
                 let detail = "this idempotency key was used for another call";
                 Err(Problem::not_sent(Code::Conflict, detail))
@@ -228,24 +241,24 @@ impl Deliveries {
             | Written::Settled(_)
             | Written::Keyed(_) => Err(Problem::not_sent(
                 Code::Unauthorized,
-                "the tenant is no longer there",
+                "the tenant does not exist any more",
             )),
         }
     }
 
-    /// A tunnel is up. Before the engine has compared its journal with what it knows, nothing is delivered
-    /// through it. The engine finds it in the registry.
+    /// Wakes the engine for a new tunnel, which it finds in the registry. Nothing is delivered through the
+    /// tunnel before the engine has compared its journal.
     pub fn tunnel_up(&self, entry: &TunnelEntry) {
         self.inbox.routes(&entry.owner.tenant);
     }
 
-    /// A tunnel is gone, or serves something else.
+    /// Wakes the engine because a tunnel has ended, or serves other hosts or endpoints.
     pub fn routes_changed(&self, tenant: &Arc<str>) {
         self.inbox.routes(tenant);
     }
 
-    /// A bridge says what became of an attempt. It says so again until it is acknowledged, and it is asked
-    /// as long as the attempt is open, so what finds no room here is not lost.
+    /// Takes a bridge's report on an attempt. A report that finds no room in the inbox is not lost: the
+    /// bridge repeats it until it is acknowledged, and the engine sends open attempts again.
     pub fn on_result(
         &self,
         owner: &TunnelOwner,
@@ -257,51 +270,53 @@ impl Deliveries {
             bridge: owner.bridge.clone(),
             instance: instance.to_vec(),
         };
-        let id = id::call_id(result.attempt.call);
+        let id = call_id::call_id(result.attempt.call);
+        // The attempt's own task comes first: it stores the outcome before it acknowledges.
         if self
-            .running
-            .hear(&id, &owner.tenant, &via, result, &session)
+            .in_flight
+            .deliver_report(&id, &owner.tenant, &via, result, &session)
         {
             return;
         }
-        let heard = Heard {
+        let report = DeliveryReport {
             tenant: owner.tenant.clone(),
             via,
             bridge_name: owner.name.clone(),
             session,
             result,
         };
-        self.inbox.result(&owner.tenant, heard);
+        self.inbox.result(&owner.tenant, report);
     }
 
-    /// Calls of a tenant that had come to their end are pending again.
-    pub fn came_back(&self, tenant: &Arc<str>, calls: u64) {
+    /// Counts finished calls of a tenant that are pending again, and wakes the engine.
+    pub fn calls_redelivered(&self, tenant: &Arc<str>, calls: u64) {
         *self.queued().entry(tenant.clone()).or_default() += calls;
         self.inbox.routes(tenant);
         self.inbox.due(tenant);
     }
 
-    /// Calls of a tenant were taken back.
-    pub fn taken_back(&self, tenant: &Arc<str>, calls: u64) {
+    /// Counts calls of a tenant that were cancelled.
+    pub fn calls_cancelled(&self, tenant: &Arc<str>, calls: u64) {
         if let Some(count) = self.queued().get_mut(tenant) {
             *count = count.saturating_sub(calls);
         }
     }
 
-    /// A tenant is gone, and its keys with it.
+    /// Forgets a deleted tenant and its keys.
     pub fn forget_tenant(&self, tenant: &str) {
+        // The keys in memory would otherwise outlive the rows that they decrypt.
         self.vault.forget(tenant);
         self.secrets.forget(tenant);
         self.queued().remove(tenant);
     }
 
-    /// What is written of deliveries is written under this epoch of the lease from now on; zero for
-    /// none.
+    /// Sets the epoch of the lease under which deliveries are written from now on; zero for none. A write
+    /// under an older epoch has no effect.
     pub fn hold(&self, epoch: i64) {
         self.batch.hold(epoch);
     }
 
-    /// Makes a change, and returns when it is on disk.
+    /// Makes a change. When this returns, it is on disk.
     ///
     /// # Errors
     /// As [`Batch::write`].
@@ -309,33 +324,34 @@ impl Deliveries {
         self.batch.write(write).await
     }
 
-    /// The tenants' keys.
+    /// Returns the tenants' keys.
     pub(crate) fn vault(&self) -> &Vault {
         &self.vault
     }
 
-    /// Attempts that run.
+    /// Returns how many attempts run.
     pub fn attempts_running(&self) -> usize {
-        self.running.count()
+        self.in_flight.count()
     }
 
-    /// Calls that a tenant may have unfinished and has.
+    /// Returns how many unfinished calls a tenant has.
     pub fn queued_of(&self, tenant: &str) -> u64 {
         self.queued().get(tenant).copied().unwrap_or(0)
     }
 
-    /// The database.
+    /// Returns the database.
     pub fn storage(&self) -> &Storage {
         &self.storage
     }
 
-    /// Commits, and the changes in them, since the start.
+    /// Returns the number of commits since the start, and of the changes in them.
     pub fn commits(&self) -> (u64, u64) {
         self.batch.counts()
     }
 
-    /// Whether the caller is the first to start the engine.
-    fn take_engine(&self) -> bool {
+    /// Returns whether the caller is the first to start the engine.
+    fn claim_engine(&self) -> bool {
+        // A second engine would start attempts that the first one has in memory only.
         !self.has_engine.swap(true, Ordering::AcqRel)
     }
 
@@ -358,16 +374,17 @@ impl Deliveries {
     }
 }
 
-/// A new call's id: 128 random bits.
+/// Returns the id of a new call: 128 random bits.
 ///
 /// # Errors
 /// [`NoRandom`](crate::storage::NoRandom).
 pub fn fresh_id() -> Result<String, crate::storage::NoRandom> {
-    Ok(id::call_id(crate::storage::random()?))
+    Ok(call_id::call_id(crate::storage::random()?))
 }
 
-/// What a request is sealed for: it opens in its own row alone.
-fn context(call: &str) -> String {
+/// Returns the context that a request is encrypted for. It binds the request to its row: moved to another
+/// one, it does not decrypt.
+fn seal_context(call: &str) -> String {
     format!("call {call}")
 }
 
@@ -378,10 +395,13 @@ fn too_many(detail: String, wait: Duration) -> Problem {
 
 fn sealing(error: VaultError) -> Problem {
     match error {
-        VaultError::Storage(error) => crate::api::pairing::failed(error),
+        VaultError::Storage(error) => {
+            tracing::error!(%error, "cannot encrypt a call");
+            Failure::from(error).into()
+        }
         VaultError::Broken | VaultError::Random(_) => {
-            tracing::error!(%error, "a call could not be sealed");
-            Problem::not_sent(Code::Internal, "the relay could not store it")
+            tracing::error!(%error, "cannot encrypt a call");
+            Problem::not_sent(Code::Internal, "the relay cannot store the call")
         }
     }
 }
@@ -394,17 +414,19 @@ fn unwritten(error: &WriteError) -> Problem {
             return Problem::not_sent(Code::Overloaded, "the relay is stopping");
         }
     };
-    tracing::error!(%error, "a call could not be stored");
+    tracing::error!(%error, "cannot store a call");
     let failure = match stored {
-        StorageError::Unavailable(_) => {
-            Failure::not_sent(Code::Overloaded, "the relay cannot store anything now")
-        }
-        // It may be stored, and is then delivered.
+        StorageError::Unavailable(_) => Failure::not_sent(
+            Code::Overloaded,
+            "the relay cannot store calls now: its database does not respond",
+        ),
+        // If the commit took effect, the call is delivered. `possibly_executed` keeps a caller without an
+        // idempotency key from submitting it twice.
         StorageError::Unknown(_) => Failure::new(
             Code::Overloaded,
             Execution::PossiblyExecuted,
-            "the database did not say whether the call was stored; a repeat with the same \
-             idempotency key makes no second one",
+            "it is unknown whether the call was stored; submit it again with the same idempotency key, \
+             which cannot store it twice",
         ),
         StorageError::Conflict(_)
         | StorageError::NotFound(_)
@@ -415,7 +437,7 @@ fn unwritten(error: &WriteError) -> Problem {
         | StorageError::Database(_)
         | StorageError::Random(_)
         | StorageError::LeaseLost => {
-            Failure::not_sent(Code::Internal, "the relay could not store it")
+            Failure::not_sent(Code::Internal, "the relay cannot store the call")
         }
     };
     failure.into()

@@ -1,13 +1,13 @@
-//! Requests and tunnels that were denied: a log line, a metric, and rows of the audit record.
+//! Denied requests and tunnels: a log line, a metric, and rows of the audit record.
 //!
-//! A client without a key can cause any number of denials, so their rows are sums: by tenant, key,
-//! address and code, as [`Denials::acts`] is asked for them once a minute. A tenant, and all those
-//! that no known key is named in, have a number of rows that grows back slowly. Sums that find no row
-//! wait, and sums beyond a bound join one that names neither key nor address: no denial is left out of
-//! the count, and the history is not washed out.
+//! A client without a key can cause any number of denials, so their rows are sums by tenant, key, address
+//! and code, which [`Denials::take_events`] returns once a minute. Each tenant, and all denials without a
+//! known key together, have a budget of rows that refills slowly. Sums without a row wait. Sums above a
+//! limit are merged into one without key and address. So no denial is missing from the count, and a flood
+//! cannot push older rows out of the record.
 
+use crate::access::Principal;
 use crate::admission::network;
-use crate::auth::Principal;
 use crate::storage::audit::AuditEvent;
 use crate::throttle::LogRateLimiter;
 use protocol::Code;
@@ -17,29 +17,29 @@ use std::net::IpAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-/// Sums of one tenant that are counted separately.
+/// Separate sums of one tenant.
 const SUMS_PER_TENANT_MAX: usize = 32;
 
-/// Sums that are counted separately, of all tenants.
+/// Separate sums of all tenants.
 const SUMS_MAX: usize = 4096;
 
-/// Rows that a tenant may have at once.
+/// Largest budget of a tenant, in rows.
 const ROWS_MAX: u32 = 16;
 
-/// How long it takes until a tenant may have one row more.
+/// Time until a tenant's budget grows by one row.
 const ROW_EVERY: Duration = Duration::from_secs(300);
 
 /// The same for denials without a known key, which concern all tenants.
 const SITE_ROWS_MAX: u32 = 64;
 const SITE_ROW_EVERY: Duration = Duration::from_secs(60);
 
-/// Lines a second.
-const LINES: u32 = 5;
+/// Log lines a second.
+const LOG_LINES_PER_SECOND: u32 = 5;
 
 /// What was denied.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Denied {
-    /// A request: a key that is missing or wrong, or that may not do this.
+    /// A request: its key is missing or wrong, or lacks the permission.
     Request,
     /// The pairing of a bridge.
     Pairing,
@@ -57,19 +57,19 @@ impl Denied {
     }
 }
 
-/// Who was denied, as far as it is known.
+/// The client that was denied, as far as it is known.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Hash)]
-pub struct Who {
-    /// The tenant's id; empty where none is known.
+pub struct DeniedClient {
+    /// The tenant's id; empty if unknown.
     pub tenant: Arc<str>,
-    /// The client id of a key that exists, or a bridge's name; empty where none is known.
+    /// The client id of an existing key, or a bridge's name; empty if unknown.
     pub object: Arc<str>,
-    /// Whether that key proved itself.
+    /// Whether the key was authenticated.
     pub is_proved: bool,
 }
 
-impl Who {
-    /// A key that proved itself.
+impl DeniedClient {
+    /// Returns the client with an authenticated key.
     pub fn of(principal: &Principal) -> Self {
         Self {
             tenant: principal.tenant.clone(),
@@ -83,8 +83,8 @@ impl Who {
 struct Kind {
     denied: Denied,
     code: &'static str,
-    who: Who,
-    /// `None`: several.
+    client: DeniedClient,
+    /// `None` for several addresses.
     address: Option<IpAddr>,
 }
 
@@ -95,12 +95,12 @@ struct Budget {
 }
 
 impl Budget {
-    /// Takes a row, of at most `most`, of which one grows back in `every`.
-    fn take(&mut self, most: u32, every: Duration, now: Instant) -> bool {
+    /// Takes a row from a budget of at max `max` rows, which grows by one row in `every`.
+    fn take(&mut self, max: u32, every: Duration, now: Instant) -> bool {
         let grown = now.saturating_duration_since(self.grown).as_secs() / every.as_secs();
         if grown > 0 {
             let more = u32::try_from(grown).unwrap_or(u32::MAX);
-            self.rows = self.rows.saturating_add(more).min(most);
+            self.rows = self.rows.saturating_add(more).min(max);
             self.grown = now;
         }
         let has = self.rows > 0;
@@ -108,8 +108,8 @@ impl Budget {
         has
     }
 
-    fn is_full(&self, most: u32, every: Duration, now: Instant) -> bool {
-        let missing = most.saturating_sub(self.rows);
+    fn is_full(&self, max: u32, every: Duration, now: Instant) -> bool {
+        let missing = max.saturating_sub(self.rows);
         now.saturating_duration_since(self.grown) >= every * missing
     }
 }
@@ -117,28 +117,28 @@ impl Budget {
 #[derive(Debug, Default)]
 struct Inner {
     sums: HashMap<Kind, u64>,
-    /// How many sums each tenant has.
+    /// Number of sums of each tenant.
     of_tenant: HashMap<Arc<str>, usize>,
     budgets: HashMap<Arc<str>, Budget>,
 }
 
-/// Denials that are not written down yet.
+/// Denials that are not stored yet.
 #[derive(Debug)]
 pub struct Denials {
     inner: Mutex<Inner>,
-    lines: LogRateLimiter,
+    log_limiter: LogRateLimiter,
 }
 
 impl Default for Denials {
     fn default() -> Self {
         Self {
             inner: Mutex::default(),
-            lines: LogRateLimiter::new(LINES),
+            log_limiter: LogRateLimiter::new(LOG_LINES_PER_SECOND),
         }
     }
 }
 
-/// Whether a failure with this code is a denial.
+/// Returns whether a failure with this code is a denial.
 pub fn is_denial(code: Code) -> bool {
     matches!(
         code,
@@ -147,23 +147,26 @@ pub fn is_denial(code: Code) -> bool {
 }
 
 impl Denials {
-    /// Notes a denial: in the log, and in the sums.
-    pub fn note(&self, denied: Denied, code: &'static str, who: Who, address: IpAddr) {
-        if self.lines.allow() {
+    /// Logs a denial and adds it to the sums.
+    pub fn note(&self, denied: Denied, code: &'static str, client: DeniedClient, address: IpAddr) {
+        // Any client can cause these lines.
+        if self.log_limiter.allow() {
             tracing::warn!(
                 action = denied.action(),
                 code,
-                tenant = &*who.tenant,
-                object = &*who.object,
+                tenant = &*client.tenant,
+                object = &*client.object,
                 %address,
-                suppressed = self.lines.suppressed(),
+                suppressed = self.log_limiter.suppressed(),
                 "denied"
             );
         }
         let kind = Kind {
             denied,
             code,
-            who,
+            client,
+            // By network, like all limits for addresses: a client can change the rest of an IPv6 address at
+            // will.
             address: Some(network(address)),
         };
         self.lock().add(kind, 1);
@@ -173,30 +176,32 @@ impl Denials {
         self.inner.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The rows that may be written now. At the end, `all` of them are.
-    pub fn acts(&self, now: Instant, all: bool) -> Vec<AuditEvent> {
+    /// Returns the rows that the budgets allow now; with `all`, every row, for the shutdown.
+    pub fn take_events(&self, now: Instant, all: bool) -> Vec<AuditEvent> {
         let mut inner = self.lock();
         let mut sums: Vec<(Kind, u64)> = inner.sums.drain().collect();
         inner.of_tenant.clear();
-        // The largest first; of what finds no row, the counts go on.
+        // The largest first. The counts of sums without a row continue.
         sums.sort_by_key(|(_, count)| std::cmp::Reverse(*count));
-        let mut acts = Vec::new();
+        let mut events = Vec::new();
         for (kind, count) in sums {
-            if inner.may_write(&kind.who.tenant, now) || all {
-                acts.push(act(kind, count));
+            // The budget is taken first, also with `all`, which only ignores its result.
+            if inner.may_write(&kind.client.tenant, now) || all {
+                events.push(audit_event(kind, count));
             } else {
                 inner.add(kind, count);
             }
         }
+        // A full budget is the same as none, so the map is bounded by the tenants with recent denials.
         inner.budgets.retain(|tenant, budget| {
-            let (most, every) = rows_of(tenant);
-            !budget.is_full(most, every, now)
+            let (max, every) = rows_of(tenant);
+            !budget.is_full(max, every, now)
         });
-        acts
+        events
     }
 }
 
-/// How many rows a tenant has at most, and how fast they grow back.
+/// Returns the largest budget of a tenant, and how fast it refills.
 fn rows_of(tenant: &str) -> (u32, Duration) {
     match tenant {
         "" => (SITE_ROWS_MAX, SITE_ROW_EVERY),
@@ -210,49 +215,58 @@ impl Inner {
             *sum += count;
             return;
         }
-        let of_tenant = self.of_tenant.get(&kind.who.tenant).copied().unwrap_or(0);
+        let of_tenant = self
+            .of_tenant
+            .get(&kind.client.tenant)
+            .copied()
+            .unwrap_or(0);
         let is_full = of_tenant >= SUMS_PER_TENANT_MAX || self.sums.len() >= SUMS_MAX;
+        // The merged kind keeps tenant, action and code, so the counts of each stay exact.
         let kind = match is_full {
             false => kind,
             true => Kind {
-                who: Who {
-                    tenant: kind.who.tenant,
-                    ..Who::default()
+                client: DeniedClient {
+                    tenant: kind.client.tenant,
+                    ..DeniedClient::default()
                 },
                 address: None,
                 ..kind
             },
         };
-        // There are a few dozen of these for each tenant at most, and tenants are known ones.
-        *self.of_tenant.entry(kind.who.tenant.clone()).or_default() += 1;
+        // Bounded without a further check: there is at max one merged sum for each kind of denial and
+        // tenant.
+        *self
+            .of_tenant
+            .entry(kind.client.tenant.clone())
+            .or_default() += 1;
         *self.sums.entry(kind).or_default() += count;
     }
 
     fn may_write(&mut self, tenant: &Arc<str>, now: Instant) -> bool {
-        let (most, every) = rows_of(tenant);
+        let (max, every) = rows_of(tenant);
         let budget = self.budgets.entry(tenant.clone()).or_insert(Budget {
-            rows: most,
+            rows: max,
             grown: now,
         });
-        budget.take(most, every, now)
+        budget.take(max, every, now)
     }
 }
 
-fn act(kind: Kind, count: u64) -> AuditEvent {
-    let tenant = match kind.who.tenant.is_empty() {
+fn audit_event(kind: Kind, count: u64) -> AuditEvent {
+    let tenant = match kind.client.tenant.is_empty() {
         true => crate::storage::tenants::SITE.into(),
-        false => kind.who.tenant,
+        false => kind.client.tenant,
     };
-    // Only a key that proved itself did something.
-    let actor = match kind.who.is_proved {
-        true => kind.who.object.clone(),
+    // Only an authenticated key is an actor; a client id alone proves nothing.
+    let actor = match kind.client.is_proved {
+        true => kind.client.object.clone(),
         false => "unknown".into(),
     };
     AuditEvent {
         tenant,
         actor,
         action: kind.denied.action(),
-        object: kind.who.object.to_string(),
+        object: kind.client.object.to_string(),
         result: kind.code,
         count,
         detail: match kind.address {
@@ -268,8 +282,8 @@ mod tests {
     use super::*;
     use std::net::Ipv4Addr;
 
-    fn who(tenant: &str, object: &str) -> Who {
-        Who {
+    fn client(tenant: &str, object: &str) -> DeniedClient {
+        DeniedClient {
             tenant: tenant.into(),
             object: object.into(),
             is_proved: false,
@@ -280,27 +294,37 @@ mod tests {
         Ipv4Addr::from(number).into()
     }
 
-    fn total(acts: &[AuditEvent]) -> u64 {
-        acts.iter().map(|act| act.count).sum()
+    fn total(events: &[AuditEvent]) -> u64 {
+        events.iter().map(|event| event.count).sum()
     }
 
     #[test]
-    fn denials_of_one_kind_are_one_row() {
+    fn equal_denials_are_one_row() {
         let denials = Denials::default();
         for _ in 0..100 {
-            denials.note(Denied::Request, "unauthorized", Who::default(), address(1));
+            denials.note(
+                Denied::Request,
+                "unauthorized",
+                DeniedClient::default(),
+                address(1),
+            );
         }
         denials.note(
             Denied::Request,
             "unauthorized",
-            who("t", "ibk_1"),
+            client("t", "ibk_1"),
             address(1),
         );
-        denials.note(Denied::Request, "rate_limited", Who::default(), address(1));
-        let acts = denials.acts(Instant::now(), false);
-        let mut rows: Vec<_> = acts
+        denials.note(
+            Denied::Request,
+            "rate_limited",
+            DeniedClient::default(),
+            address(1),
+        );
+        let events = denials.take_events(Instant::now(), false);
+        let mut rows: Vec<_> = events
             .iter()
-            .map(|act| (&*act.tenant, act.action, act.result, act.count))
+            .map(|event| (&*event.tenant, event.action, event.result, event.count))
             .collect();
         rows.sort_unstable();
         assert_eq!(
@@ -311,10 +335,10 @@ mod tests {
                 ("t", "auth.denied", "unauthorized", 1),
             ]
         );
-        assert!(denials.acts(Instant::now(), false).is_empty());
+        assert!(denials.take_events(Instant::now(), false).is_empty());
     }
 
-    /// A day of attacks from everywhere: few rows, and none of the denials is left out of the count.
+    /// A day of attacks from everywhere makes few rows, and no denial is missing from the count.
     #[test]
     fn flood_from_many_addresses_is_few_rows() {
         let denials = Denials::default();
@@ -323,29 +347,45 @@ mod tests {
         for minute in 0..24 * 60 {
             for number in 0..200 {
                 let address = address(minute * 1000 + number);
-                denials.note(Denied::Request, "unauthorized", Who::default(), address);
-                denials.note(Denied::Tunnel, "revoked", who("t", "b1"), address);
+                denials.note(
+                    Denied::Request,
+                    "unauthorized",
+                    DeniedClient::default(),
+                    address,
+                );
+                denials.note(Denied::Tunnel, "revoked", client("t", "b1"), address);
                 noted += 2;
             }
             assert!(denials.lock().sums.len() <= 2 * SUMS_PER_TENANT_MAX + 8);
-            let acts = denials.acts(start + Duration::from_secs(60 * u64::from(minute)), false);
-            rows += acts.len();
-            counted += total(&acts);
+            let events =
+                denials.take_events(start + Duration::from_secs(60 * u64::from(minute)), false);
+            rows += events.len();
+            counted += total(&events);
         }
-        counted += total(&denials.acts(start, true));
+        counted += total(&denials.take_events(start, true));
         assert_eq!(counted, noted);
         assert!(rows <= 64 + 1440 + 16 + 288, "{rows} rows");
     }
 
     #[test]
-    fn tenants_with_a_flood_leave_room_for_others() {
+    fn flood_of_one_tenant_leaves_room_for_others() {
         let denials = Denials::default();
         for number in 0..1000 {
-            denials.note(Denied::Request, "forbidden", who("a", "k"), address(number));
+            denials.note(
+                Denied::Request,
+                "forbidden",
+                client("a", "k"),
+                address(number),
+            );
         }
-        denials.note(Denied::Request, "forbidden", who("b", "k"), address(1));
-        let acts = denials.acts(Instant::now(), false);
-        let of = |tenant: &str| acts.iter().filter(|act| &*act.tenant == tenant).count();
+        denials.note(Denied::Request, "forbidden", client("b", "k"), address(1));
+        let events = denials.take_events(Instant::now(), false);
+        let of = |tenant: &str| {
+            events
+                .iter()
+                .filter(|event| &*event.tenant == tenant)
+                .count()
+        };
         assert_eq!((of("a"), of("b")), (ROWS_MAX as usize, 1));
     }
 }

@@ -1,29 +1,33 @@
-//! Tenants, keys and bridges in memory: what the data path asks instead of the database.
+//! Tenants, keys and bridges in memory, so that the data path does not read the database.
 //!
 //! ```text
 //! Storage --- revision, every 500 ms, and at once after a change here ---> Directory
-//! Directory --- changed() ---> exchanges whose key and tunnels whose bridge is gone are cut
+//! Directory --- changed() ---> exchanges and tunnels whose key or bridge is no longer valid are closed
 //! ```
 //!
-//! Only rows of a newer revision are read. While the database does not answer, the last state
-//! stands, for `directory.stale_max`: then no key and no bridge is valid. Keys expire by time meanwhile.
+//! Each read takes only rows of a newer revision. While the database does not respond, the last state stays
+//! valid for `directory.stale_max`; after that no key and no bridge is valid. Keys expire by time
+//! meanwhile.
 //!
-//! Before a caller or a bridge is refused as unknown, the database is asked ([`Directory::look_for`]).
+//! Before a caller or a bridge is refused as unknown, the database is read again
+//! ([`Directory::refresh_for`]).
 
-mod looks;
+mod lookup_limiter;
+mod services;
 mod state;
 
+pub use services::ServiceReports;
 pub use state::{BridgeSummary, TunnelClaim};
 
+use crate::access::{Credentials, Principal};
 use crate::admission::network;
-use crate::auth::{Credentials, Principal};
-use crate::denials::Who;
+use crate::denials::DeniedClient;
 use crate::registry::{Standing, TunnelOwner};
 use crate::routing::Identities;
 use crate::routing::select_tunnel::{Paired, PairedBridge};
 use crate::storage::tenants::SITE;
 use crate::storage::{ClientId, SecretHash, Storage, StorageError, TenantId, TenantState, now};
-use looks::Buckets;
+use lookup_limiter::LookupLimiter;
 use protocol::session::EndReason;
 use protocol::{Code, Failure};
 use state::State;
@@ -34,59 +38,58 @@ use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 use std::time::{Duration, Instant};
 use tokio::sync::{Mutex, watch};
 
-/// How often the database is asked for a newer revision. A key that another process revoked is
-/// cut within this, so well within the 2 s that are promised.
+/// How often the database is asked for a newer revision. The tunnels and exchanges of a key that another
+/// process revoked are closed within this interval and the time of a read, well within the promised 2 s.
 pub const REFRESH: Duration = Duration::from_millis(500);
 
-/// How often, at most, the database is asked because of a key that is not known.
-pub const LOOK_AGAIN: Duration = Duration::from_millis(50);
+/// Shortest interval between two reads because of unknown keys.
+pub const LOOKUP_INTERVAL: Duration = Duration::from_millis(50);
 
-/// How long the last state is valid while the database does not answer, unless the config says
-/// otherwise.
+/// Default of how long the last state stays valid while the database does not respond.
 pub const STALE_MAX: Duration = Duration::from_secs(24 * 3600);
 
-/// How long a look at the database may take.
-const LOOK_TIMEOUT: Duration = Duration::from_secs(5);
+/// Time limit of a read.
+const READ_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// How long a peer that is not known waits for the next regular look.
-const REGULAR_LOOK_WITHIN: Duration = Duration::from_secs(7);
+/// How long an unknown peer waits for the next regular read.
+const REGULAR_READ_TIMEOUT: Duration = Duration::from_secs(7);
 
-/// A silence of the database that is worth a notice.
-const SILENCE_NOTICED: Duration = Duration::from_secs(60);
+/// Shortest outage of the database that makes a notice.
+const OUTAGE_NOTICED: Duration = Duration::from_secs(60);
 
-/// The state in memory.
+/// The tenants, keys and bridges in memory.
 #[derive(Debug)]
 pub struct Directory {
     storage: Storage,
     state: RwLock<State>,
     changed: watch::Sender<i64>,
-    /// When it was asked last; held while it is asked.
+    /// When the last read began. Held during a read, so that reads do not overlap.
     asked: Mutex<Instant>,
-    /// When the last look began that was answered.
+    /// When the last successful read began.
     read: watch::Sender<Instant>,
-    /// The same for the data path: milliseconds since `origin`.
+    /// The same for the data path, without a lock: milliseconds since `origin`.
     read_ms: AtomicU64,
     origin: Instant,
     stale_max: Duration,
-    /// Looks that addresses may cause.
-    looks: Buckets,
-    /// The last silence of the database that is over, until a notice is made of it.
-    silence: std::sync::Mutex<Option<Duration>>,
+    /// Limits the reads that unknown peers cause, by address.
+    lookups: LookupLimiter,
+    /// The last long outage of the database that has ended, until a notice takes it.
+    outage: std::sync::Mutex<Option<Duration>>,
 }
 
 impl Directory {
-    /// Reads everything that is valid.
+    /// Reads all tenants, keys and bridges.
     ///
     /// # Errors
-    /// [`StorageError`] when the database does not answer.
+    /// [`StorageError`] when the database does not respond.
     pub async fn load(storage: Storage) -> Result<Arc<Self>, StorageError> {
         Self::load_for(storage, STALE_MAX).await
     }
 
-    /// The same, valid for `stale_max` without the database.
+    /// Reads all tenants, keys and bridges, which stay valid for `stale_max` without the database.
     ///
     /// # Errors
-    /// [`StorageError`] when the database does not answer.
+    /// [`StorageError`] when the database does not respond.
     pub async fn load_for(
         storage: Storage,
         stale_max: Duration,
@@ -100,8 +103,8 @@ impl Directory {
             read_ms: AtomicU64::new(0),
             origin: Instant::now(),
             stale_max,
-            looks: Buckets::default(),
-            silence: std::sync::Mutex::default(),
+            lookups: LookupLimiter::default(),
+            outage: std::sync::Mutex::default(),
         });
         directory.refresh().await?;
         Ok(directory)
@@ -115,55 +118,57 @@ impl Directory {
         self.state.write().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The database behind it.
+    /// Returns the database.
     pub fn storage(&self) -> &Storage {
         &self.storage
     }
 
-    /// Reads what changed. Called after every change that this process makes.
+    /// Reads what has changed. Called after every change that this process makes.
     ///
     /// # Errors
-    /// [`StorageError`] when the database does not answer; the last state stands.
+    /// [`StorageError`] when the database does not respond; the last state stays.
     pub async fn refresh(&self) -> Result<(), StorageError> {
+        // One read at a time: concurrent ones would apply older changes after newer ones.
         let mut asked = self.asked.lock().await;
         *asked = Instant::now();
         self.read_newer().await
     }
 
-    /// Reads what this process has just changed. The change is committed, so it has not failed if
-    /// it cannot be read now: the next look finds it.
+    /// Reads what this process has just changed. An error is only logged: the change is committed, and the
+    /// next read finds it.
     pub async fn follow_change(&self) {
         if let Err(error) = self.refresh().await {
-            tracing::warn!(%error, "a change is stored, and becomes known when the database answers again");
+            tracing::warn!(%error, "a change is stored, and takes effect when the database responds again");
         }
     }
 
-    /// Reads what changed until now. Callers that come together share one look, and there is at
-    /// most one every [`LOOK_AGAIN`]. Returns whether the database answered.
-    pub async fn look_again(&self) -> bool {
+    /// Reads what has changed until now. Concurrent callers share one read, and there is at most one every
+    /// [`LOOKUP_INTERVAL`]. Returns whether the database responded.
+    pub async fn refresh_shared(&self) -> bool {
         let arrived = Instant::now();
         let mut asked = self.asked.lock().await;
+        // A read that began after the arrival has everything that the caller waits for.
         if *asked <= arrived {
-            tokio::time::sleep(LOOK_AGAIN.saturating_sub(asked.elapsed())).await;
+            tokio::time::sleep(LOOKUP_INTERVAL.saturating_sub(asked.elapsed())).await;
             *asked = Instant::now();
             if let Err(error) = self.read_newer().await {
-                tracing::debug!(%error, "the database does not answer");
+                tracing::debug!(%error, "database unavailable");
             }
         }
         *self.read.borrow() >= arrived
     }
 
-    /// Reads what changed until now, because of a peer that is not known. An address that causes many
-    /// looks waits for the next regular one. Returns whether the database answered.
-    pub async fn look_for(&self, peer: IpAddr) -> bool {
-        if self.looks.take(network(peer), Instant::now()) {
-            return self.look_again().await;
+    /// Reads what has changed until now, because of an unknown peer. An address that causes many reads
+    /// waits for the next regular one. Returns whether the database responded.
+    pub async fn refresh_for(&self, peer: IpAddr) -> bool {
+        if self.lookups.take(network(peer), Instant::now()) {
+            return self.refresh_shared().await;
         }
         let arrived = Instant::now();
         let mut read = self.read.subscribe();
         let looked = read.wait_for(|began| *began > arrived);
         matches!(
-            tokio::time::timeout(REGULAR_LOOK_WITHIN, looked).await,
+            tokio::time::timeout(REGULAR_READ_TIMEOUT, looked).await,
             Ok(Ok(_))
         )
     }
@@ -171,17 +176,17 @@ impl Directory {
     async fn read_newer(&self) -> Result<(), StorageError> {
         let began = Instant::now();
         let was_stale = self.is_stale();
-        // By time, whether the database answers or not.
+        // By time, whether the database responds or not.
         let expired = self.state_mut().expire(now());
-        // The first look may have much to read.
+        // The first read may be large.
         let limit = match self.state().revision() {
             0 => Duration::MAX,
-            _ => LOOK_TIMEOUT,
+            _ => READ_TIMEOUT,
         };
         let read = match tokio::time::timeout(limit, self.changes()).await {
             Ok(read) => read,
             Err(_) => {
-                let detail = format!("no answer within {LOOK_TIMEOUT:?}");
+                let detail = format!("no response within {READ_TIMEOUT:?}");
                 let error = std::io::Error::new(std::io::ErrorKind::TimedOut, detail);
                 Err(StorageError::Unavailable(sqlx::Error::Io(error)))
             }
@@ -194,9 +199,11 @@ impl Directory {
             if let Some(changes) = changes {
                 self.state_mut().apply(changes);
             }
+            // The start of the read, since changes that were committed during it may be missing.
             self.read_ms.store(self.millis(began), Ordering::Release);
             self.read.send_replace(began);
         });
+        // Subscribers abort what is no longer valid, so every reason for that is a change.
         if newer || expired || was_stale != self.is_stale() {
             self.changed.send_modify(|turn| *turn += 1);
         }
@@ -211,7 +218,7 @@ impl Directory {
         }
     }
 
-    /// How old the state is: how long ago the database answered last.
+    /// Returns the age of the state: the time since the last successful read began.
     pub fn age(&self) -> Duration {
         let read = self.read_ms.load(Ordering::Acquire);
         Duration::from_millis(self.millis(Instant::now()).saturating_sub(read))
@@ -222,12 +229,12 @@ impl Directory {
         u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
     }
 
-    /// Whether the state is too old to let anybody in.
+    /// Returns whether the state is too old to authenticate anything.
     pub fn is_stale(&self) -> bool {
         self.age() > self.stale_max
     }
 
-    /// Whether the state is fresh enough to let anybody in.
+    /// Checks that the state is recent enough to authenticate by.
     ///
     /// # Errors
     /// `directory_stale`.
@@ -235,23 +242,23 @@ impl Directory {
         if !self.is_stale() {
             return Ok(());
         }
-        let (age, most) = (self.age().as_secs(), self.stale_max);
+        let (age, max) = (self.age().as_secs(), self.stale_max);
         let detail = format!(
-            "the relay's database has not answered for {age} s, and what is known is valid for \
-             {most:?} (directory.stale_max)"
+            "the relay's database has not responded for {age} s; the known state is valid for {max:?} \
+             (directory.stale_max)"
         );
         Err(Failure::not_sent(Code::DirectoryStale, detail))
     }
 
-    /// The last long silence of the database that is over; told once.
-    pub fn take_silence(&self) -> Option<Duration> {
-        let mut silence = self.silence.lock().unwrap_or_else(PoisonError::into_inner);
-        silence.take()
+    /// Returns the last long outage of the database that has ended, once.
+    pub fn take_outage(&self) -> Option<Duration> {
+        let mut outage = self.outage.lock().unwrap_or_else(PoisonError::into_inner);
+        outage.take()
     }
 
-    /// Keeps the state fresh until it is dropped.
+    /// Keeps the state up to date until the task is dropped.
     pub async fn keep_fresh(self: Arc<Self>) {
-        let mut silent_since = None;
+        let mut failing_since = None;
         let mut was_stale = false;
         let mut seen_stale = false;
         loop {
@@ -259,20 +266,20 @@ impl Directory {
             let before = *self.read.borrow();
             match self.refresh().await {
                 Ok(()) => {
-                    let silent = silent_since.take().map(|since: Instant| since.elapsed());
-                    if let Some(silent) = silent {
-                        tracing::info!(silent_s = silent.as_secs(), "the database answers again");
-                        if silent >= SILENCE_NOTICED || was_stale {
+                    let outage = failing_since.take().map(|since: Instant| since.elapsed());
+                    if let Some(outage) = outage {
+                        tracing::info!(outage_s = outage.as_secs(), "database responds again");
+                        if outage >= OUTAGE_NOTICED || was_stale {
                             let mut last =
-                                self.silence.lock().unwrap_or_else(PoisonError::into_inner);
-                            *last = Some(silent);
+                                self.outage.lock().unwrap_or_else(PoisonError::into_inner);
+                            *last = Some(outage);
                         }
                     }
                     was_stale = false;
                 }
-                Err(error) if silent_since.is_none() => {
-                    silent_since = Some(before);
-                    tracing::warn!(%error, "the database does not answer; what is known stays valid for directory.stale_max");
+                Err(error) if failing_since.is_none() => {
+                    failing_since = Some(before);
+                    tracing::warn!(%error, "database unavailable; the known state stays valid for directory.stale_max");
                 }
                 Err(_) => {}
             }
@@ -281,26 +288,26 @@ impl Directory {
                 was_stale = true;
                 tracing::error!(
                     age_s = self.age().as_secs(),
-                    "the database has not answered for directory.stale_max: no key and no bridge is valid until it does"
+                    "database unavailable for directory.stale_max: no key and no bridge is valid until it responds"
                 );
             }
-            // It may have become so between two looks.
+            // The state may have become stale between two reads, without a change that would report it.
             if std::mem::replace(&mut seen_stale, is_stale) != is_stale {
                 self.changed.send_modify(|turn| *turn += 1);
             }
         }
     }
 
-    /// Notifies of every change.
+    /// Returns a receiver that is notified of every change.
     pub fn changed(&self) -> watch::Receiver<i64> {
         self.changed.subscribe()
     }
 
-    /// Whose key this is.
+    /// Returns the API key that the credentials prove.
     ///
     /// # Errors
-    /// `unauthorized`, the same in words and work for an unknown client id and a wrong secret;
-    /// `tenant_suspended`; `directory_stale`.
+    /// `unauthorized`, with the same text and after the same work for an unknown client id and a wrong
+    /// secret; `tenant_suspended`; `directory_stale`.
     pub fn authenticate(&self, credentials: &Credentials) -> Result<Principal, Failure> {
         self.check_fresh()?;
         let presented = credentials.secret.hash();
@@ -309,10 +316,10 @@ impl Directory {
         let now = now();
         let matches = match entry {
             Some(entry) => entry.matches(&presented, now),
-            // As much work as for a key that is known.
+            // The same work as for a known key, so that the time does not reveal which client ids exist.
             None => presented.matches(&SecretHash::nobodys()) & presented.matches(&presented),
         };
-        let valid = entry.filter(|entry| matches && !entry.is_over(now));
+        let valid = entry.filter(|entry| matches && !entry.is_expired(now));
         let Some(entry) = valid else {
             return Err(Failure::not_sent(
                 Code::Unauthorized,
@@ -337,10 +344,10 @@ impl Directory {
         })
     }
 
-    /// Whose a client id is, if there is a valid key with it: nothing is proved of who names it.
-    pub fn whose(&self, client_id: &str) -> Who {
+    /// Returns the client that names this client id, if a valid key has it. Nothing is proved by naming it.
+    pub fn client_of(&self, client_id: &str) -> DeniedClient {
         let state = self.state();
-        let found = state.key(client_id).map(|entry| Who {
+        let found = state.key(client_id).map(|entry| DeniedClient {
             tenant: entry.key.tenant.shared(),
             object: entry.key.client_id.shared(),
             is_proved: false,
@@ -348,19 +355,19 @@ impl Directory {
         found.unwrap_or_default()
     }
 
-    /// When keys were used, those since `since`, in seconds since 1970.
+    /// Returns when keys were last used, for those used since `since`, in seconds since 1970.
     pub fn used_since(&self, since: i64) -> HashMap<ClientId, i64> {
         self.state().used_since(since)
     }
 
-    /// The id of the tenant of that name.
+    /// Returns the id of the tenant with this name.
     pub fn tenant_named(&self, name: &str) -> Option<Arc<str>> {
         let state = self.state();
         let found = state.tenant_named(name).map(|(id, _)| id.shared());
         found.filter(|id| &**id != SITE)
     }
 
-    /// A tenant's name, by its id.
+    /// Returns a tenant's name, by its id.
     pub fn tenant_name(&self, id: &str) -> Option<Arc<str>> {
         let state = self.state();
         state
@@ -368,40 +375,39 @@ impl Directory {
             .map(|entry| entry.name.clone())
     }
 
-    /// Whether a tenant (its id) may work.
+    /// Returns whether a tenant (its id) is active.
     pub fn is_active(&self, id: &str) -> bool {
         let state = self.state();
         let found = state.tenant(&TenantId::from(id));
         found.is_some_and(|entry| entry.state == TenantState::Active)
     }
 
-    /// The URL patterns that the relay may call itself for a tenant (its id).
+    /// Returns the URL patterns that the relay may call directly for a tenant (its id).
     pub fn direct_urls(&self, id: &str) -> Arc<[String]> {
         let state = self.state();
         let found = state.tenant(&TenantId::from(id));
         found.map_or_else(Arc::default, |entry| entry.direct_urls.clone())
     }
 
-    /// The ids of all tenants.
+    /// Returns the ids of all tenants.
     pub fn tenant_ids(&self) -> Vec<Arc<str>> {
         let state = self.state();
         state.tenants().map(|(id, _)| id.shared()).collect()
     }
 
-    /// Whether a caller's key is still valid and its tenant may work.
+    /// Returns whether a caller's key is still valid and its tenant active.
     pub fn principal_may_stay(&self, principal: &Principal) -> bool {
         !self.is_stale() && self.state().principal_may_stay(principal)
     }
 
-    /// Whose tunnel it would be, the key (32 bytes) that must have signed its HELLO, and whether
-    /// that bridge may still come; `None` for what was never registered. The tenant is named by
-    /// its id or name.
+    /// Returns the bridge that a HELLO claims to be: its owner, the key (32 bytes) that must have signed,
+    /// and whether it may connect. `None` if it was never registered. `tenant` is an id or a name.
     pub fn identity(&self, tenant: &str, bridge: &str, instance: &[u8; 16]) -> Option<TunnelClaim> {
         self.state().identity(tenant, bridge, instance)
     }
 
-    /// What a bridge may do with each of the endpoints that it declares, in their order; and whether
-    /// it may serve hosts, which a bridge whose key lists endpoints may not.
+    /// Returns what a bridge may do with each endpoint that it declares, in their order; and whether it may
+    /// serve hosts. A bridge whose key lists endpoints may not.
     pub fn endpoints_of<'a>(
         &self,
         owner: &TunnelOwner,
@@ -410,34 +416,34 @@ impl Directory {
         self.state().endpoints_of(owner, declared)
     }
 
-    /// The names of the valid bridges of a tenant (its id) that have an endpoint's name.
+    /// Returns the names of the valid bridges of a tenant (its id) that own an endpoint's name.
     pub fn holders_of(&self, tenant: &str, endpoint: &str) -> Vec<Arc<str>> {
         self.state().holders_of(tenant, endpoint)
     }
 
-    /// The endpoint names that belong to a bridge (its id) of a tenant (its id), in order.
+    /// Returns the endpoint names that a bridge (its id) of a tenant (its id) owns, in order.
     pub fn claimed_by(&self, tenant: &str, bridge: &str) -> Vec<String> {
         self.state().claimed_by(tenant, bridge)
     }
 
-    /// The revision at which the outcome of [`Self::endpoints_of`] may have changed last.
+    /// Returns the revision at which the result of [`Self::endpoints_of`] may last have changed.
     pub fn claims_revision(&self) -> i64 {
         self.state().claims_revision()
     }
 
-    /// Whether a tunnel's owner may still have one.
+    /// Returns whether a tunnel may stay connected.
     pub fn owner_may_stay(&self, owner: &TunnelOwner) -> bool {
-        self.why_cut(owner).is_none()
+        self.close_reason(owner).is_none()
     }
 
-    /// Why a tunnel must end now, if it must.
-    pub fn why_cut(&self, owner: &TunnelOwner) -> Option<EndReason> {
-        // It may come back when the database answers again.
+    /// Returns why a tunnel must close now, if it must.
+    pub fn close_reason(&self, owner: &TunnelOwner) -> Option<EndReason> {
+        // `Draining`, since the bridge may reconnect when the database responds again.
         let stale = self.is_stale().then_some(EndReason::Draining);
-        self.state().why_cut(owner).or(stale)
+        self.state().close_reason(owner).or(stale)
     }
 
-    /// The valid bridges of a tenant (its id), by name.
+    /// Returns the valid bridges of a tenant (its id), by name.
     pub fn bridges_of(&self, tenant: &str) -> Vec<BridgeSummary> {
         self.state().bridges_of(tenant)
     }

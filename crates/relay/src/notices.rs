@@ -1,132 +1,53 @@
-//! What somebody should know: a bridge that is away, dead letters, keys and certificates that are
-//! about to expire. In the API, and by signed webhook where the tenant has a `notice_url`.
+//! Notices: conditions that need attention, such as offline bridges, dead letters, and keys and
+//! certificates that expire soon. The API shows them; tenants with a `notice_url` get them as signed
+//! webhooks.
 //!
-//! A notice is raised once, and cleared when its cause is gone. Its webhook is a delivery like any
-//! other: stored, signed, tried again. One about a bridge that is away does not wait for that bridge: it goes
-//! by another route, or only the API shows it.
+//! A notice is raised once, and cleared when its cause is gone. Its webhook is a delivery like any other:
+//! stored, signed, retried. A notice about an offline bridge does not wait for that bridge: it takes
+//! another route, or only the API shows it.
 
-use crate::api::pairing::failed;
-use crate::api::{Context, Handling, json, page::Page};
 use crate::config::Tls;
 use crate::control_plane::ControlPlane;
-use crate::deliveries::Handed;
+use crate::deliveries::SubmittedCall;
 use crate::ownership::Conflict;
-use crate::problem::Problem;
 use crate::registry::TunnelOwner;
 use crate::routing::{self, RouteDecision, StoredRoute};
 use crate::storage::audit::AuditEvent;
 use crate::storage::notices::{Cause, Notice};
-use crate::storage::tenants::{SITE, TenantChange};
+use crate::storage::tenants::SITE;
 use crate::storage::{StorageError, now};
-use bytes::Bytes;
-use http::{Request, StatusCode};
 use policy::Target;
-use schemars::JsonSchema;
-use serde::{Deserialize, Serialize};
+use runtime::time::rfc3339;
 use serde_json::json;
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-/// How often causes are looked for.
-const ROUND_EVERY: Duration = Duration::from_secs(30);
+/// How often causes are checked.
+const ROUND_INTERVAL: Duration = Duration::from_secs(30);
 
-/// How long after something that cannot wait: what comes together is handled once.
-const ROUND_AFTER: Duration = Duration::from_secs(1);
+/// Delay after an urgent cause, so that causes that come together are handled in one round.
+const URGENT_DELAY: Duration = Duration::from_secs(1);
 
-/// How often it is looked whether deliveries are paused.
-const PAUSE_EVERY: Duration = Duration::from_secs(2);
+/// How often the task checks whether deliveries are paused.
+const PAUSE_CHECK_INTERVAL: Duration = Duration::from_secs(2);
 
 /// How long a cleared notice is kept, in seconds.
-const KEPT: i64 = 90 * 24 * 3600;
+const KEPT_S: i64 = 90 * 24 * 3600;
 
-/// How long the webhook of a notice may take.
+/// Time limit of a notice's webhook, in milliseconds.
 const TIMEOUT_MS: u32 = 30_000;
 
-/// Longest URL that notices are sent to, in bytes.
+/// Size limit of a notice URL in bytes.
 const NOTICE_URL_MAX_BYTES: usize = 2048;
 
-/// The kind of a notice about a bridge that is away.
+/// The kind of a notice about an offline bridge.
 const BRIDGE_OFFLINE: &str = "bridge_offline";
 
-/// A notice.
-#[derive(Debug, Serialize, JsonSchema)]
-pub struct NoticeView {
-    /// Its id.
-    id: String,
-    /// Whose it is.
-    tenant: String,
-    /// `bridge_offline`, `bridge_cloned`, `endpoint_conflict`, `dead_letters`, `key_expires`,
-    /// `certificate_expires` or `database_silent`.
-    kind: String,
-    /// What it is about: a bridge's name, a client id, a file.
-    object: String,
-    /// In words.
-    detail: String,
-    /// When it was raised, in seconds since 1970.
-    raised: i64,
-    /// When its cause was gone.
-    cleared: Option<i64>,
-}
-
-/// A page of notices.
-#[derive(Debug, Serialize, JsonSchema)]
-pub struct NoticePage {
-    /// Newest first.
-    notices: Vec<NoticeView>,
-    /// For the next page; null on the last one.
-    next_cursor: Option<String>,
-}
-
-fn view(state: &ControlPlane, notice: Notice) -> NoticeView {
-    let tenant = state.directory.tenant_name(&notice.tenant);
-    NoticeView {
-        id: notice.id,
-        tenant: tenant.map_or_else(String::new, |name| name.to_string()),
-        kind: notice.kind,
-        object: notice.object,
-        detail: notice.detail,
-        raised: notice.raised,
-        cleared: notice.cleared,
-    }
-}
-
-pub(crate) fn list<'a>(cx: &'a Context<'a>, _: Request<Bytes>) -> Handling<'a> {
-    Box::pin(async move {
-        let tenant = if cx.is_site_admin() && cx.query.text("tenant").is_none() {
-            String::new()
-        } else {
-            cx.tenant()?.to_string()
-        };
-        let page = Page::of(&cx.query)?;
-        let only_open = cx.query.flag("open")?;
-        let before = page.after.clone().unwrap_or_default();
-        let storage = cx.state.directory.storage();
-        let notices = storage.notices(&tenant, only_open, &before, page.rows());
-        let mut notices = notices.await.map_err(failed)?;
-        let next_cursor = page.cut(&mut notices, |notice| notice.id.clone());
-        let notices = notices.into_iter().map(|notice| view(cx.state, notice));
-        let document = NoticePage {
-            notices: notices.collect(),
-            next_cursor,
-        };
-        json::reply(StatusCode::OK, &document)
-    })
-}
-
-/// Where a tenant's notices are sent.
-#[derive(Debug, Serialize, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields)]
-pub struct NoticeUrl {
-    /// An absolute `http` or `https` URL; null for nowhere. The way there is that of any stored call.
-    #[schemars(length(max = 2048))]
-    url: Option<String>,
-}
-
-/// Whether notices can be sent to a URL.
+/// Checks that notices can be sent to a URL.
 ///
 /// # Errors
-/// Why not.
+/// The reason.
 pub fn check_url(url: &str) -> Result<(), String> {
     if url.len() > NOTICE_URL_MAX_BYTES {
         return Err(format!(
@@ -138,62 +59,30 @@ pub fn check_url(url: &str) -> Result<(), String> {
     parsed.map(drop)
 }
 
-pub(crate) fn show_url<'a>(cx: &'a Context<'a>, _: Request<Bytes>) -> Handling<'a> {
-    Box::pin(async move {
-        let name = tenant_name(cx)?;
-        let tenant = cx.storage().tenant(&name).await.map_err(failed)?;
-        let document = NoticeUrl {
-            url: tenant.notice_url,
-        };
-        json::reply(StatusCode::OK, &document)
-    })
-}
-
-pub(crate) fn change_url<'a>(cx: &'a Context<'a>, request: Request<Bytes>) -> Handling<'a> {
-    Box::pin(async move {
-        let wanted: NoticeUrl = json::read(&request)?;
-        if let Some(url) = &wanted.url {
-            check_url(url).map_err(Problem::invalid)?;
-        }
-        let change = TenantChange {
-            notice_url: Some(wanted.url.clone()),
-            ..TenantChange::default()
-        };
-        let name = tenant_name(cx)?;
-        let changed = cx.storage().change_tenant(&name, &change, None).await;
-        changed.map_err(failed)?;
-        json::reply(StatusCode::OK, &wanted)
-    })
-}
-
-fn tenant_name(cx: &Context<'_>) -> Result<Arc<str>, Problem> {
-    let name = cx.state.directory.tenant_name(&cx.tenant()?);
-    name.ok_or_else(Problem::not_found)
-}
-
-/// Looks for causes until the relay stops; and writes down what is only noted in memory: when
-/// bridges were there, and when keys were used.
+/// Checks causes until the relay stops. Also stores what is in memory only: when bridges were connected,
+/// and when keys were used.
 pub async fn run(state: Arc<ControlPlane>) {
     let mut used_until = now() - 60;
     loop {
         tokio::select! {
-            () = tokio::time::sleep(ROUND_EVERY) => {}
-            () = state.notices_wanted.notified() => tokio::time::sleep(ROUND_AFTER).await,
+            () = tokio::time::sleep(ROUND_INTERVAL) => {}
+            () = state.notices_wanted.notified() => tokio::time::sleep(URGENT_DELAY).await,
         }
-        // A relay that stands by sees no bridge, and would report all of them.
+        // In standby no bridge is connected here, and all would be reported as offline.
         if !state.serving.is_active() {
             continue;
         }
         if let Err(error) = round(&state, &mut used_until).await {
-            tracing::warn!(%error, "notices wait: the database does not answer");
+            tracing::warn!(%error, "database unavailable; notices wait");
         }
     }
 }
 
-/// Says that deliveries were paused or resumed, which any process with the database can do.
+/// Logs that deliveries were paused or resumed, which any process with the database can do.
 pub async fn watch_pause(state: Arc<ControlPlane>) {
     let mut was_paused = false;
     loop {
+        // Polled, since another process changes it in the database and sends no event.
         if let Ok(paused) = state.directory.storage().deliveries_paused().await {
             state.metrics.deliveries_paused(paused);
             match (was_paused, paused) {
@@ -207,62 +96,65 @@ pub async fn watch_pause(state: Arc<ControlPlane>) {
             }
             was_paused = paused;
         }
-        tokio::time::sleep(PAUSE_EVERY).await;
+        tokio::time::sleep(PAUSE_CHECK_INTERVAL).await;
     }
 }
 
 async fn round(state: &Arc<ControlPlane>, used_until: &mut i64) -> Result<(), StorageError> {
     let storage = state.directory.storage();
-    let moment = now();
+    let now_s = now();
+    // A minute back: uses are noted by the minute, and the current minute is not over.
     let used = state.directory.used_since(*used_until);
     if !used.is_empty() {
         storage.keys_used(&used).await?;
     }
-    *used_until = moment - 60;
+    *used_until = now_s - 60;
     let online: HashSet<Arc<str>> = state.data.registry.bridges();
-    let seen: HashMap<Arc<str>, i64> = online.iter().map(|id| (id.clone(), moment)).collect();
+    let seen: HashMap<Arc<str>, i64> = online.iter().map(|id| (id.clone(), now_s)).collect();
     if !seen.is_empty() {
         storage.bridges_seen(&seen).await?;
     }
     let config = &state.config.notices;
     let span = |span: crate::config::Span| i64::try_from(span.0.as_secs()).unwrap_or(i64::MAX);
-    let since = moment.saturating_sub(span(config.bridge_offline_after));
-    let away = storage.bridges_away(since).await?;
-    let away: Vec<Cause> = away
+    // A short disconnect raises no notice: bridges reconnect after every network problem.
+    let since = now_s.saturating_sub(span(config.bridge_offline_after));
+    let offline = storage.bridges_away(since).await?;
+    let offline: Vec<Cause> = offline
         .into_iter()
+        // The stored time lags behind: a bridge that has just connected is not offline.
         .filter(|(_, id)| !online.contains(id.as_str()))
         .map(|(cause, _)| cause)
         .collect();
-    settle(state, BRIDGE_OFFLINE, &away).await?;
-    let before = moment.saturating_add(span(config.key_expires_within));
+    settle(state, BRIDGE_OFFLINE, &offline).await?;
+    let before = now_s.saturating_add(span(config.key_expires_within));
     settle(state, "key_expires", &storage.keys_expiring(before).await?).await?;
     settle(state, "dead_letters", &storage.dead_letters().await?).await?;
-    let silent = state.directory.take_silence();
-    let silent: Vec<Cause> = silent.into_iter().map(database_was_silent).collect();
-    settle(state, "database_silent", &silent).await?;
-    let moment_now = Instant::now();
-    let cloned = state.data.registry.cloned(moment_now).into_iter();
+    let outage = state.directory.take_outage();
+    let outages: Vec<Cause> = outage.into_iter().map(outage_cause).collect();
+    settle(state, "database_silent", &outages).await?;
+    let now_instant = Instant::now();
+    let cloned = state.data.registry.cloned(now_instant).into_iter();
     let cloned: Vec<Cause> = cloned.map(|owner| cloned_cause(&owner)).collect();
     let raised = settle(state, "bridge_cloned", &cloned).await?;
-    written_down(state, "bridge.cloned", raised).await;
-    let conflicts = state.ownership.conflicts(moment_now).into_iter();
+    record_events(state, "bridge.cloned", raised).await;
+    let conflicts = state.ownership.conflicts(now_instant).into_iter();
     let conflicts: Vec<Cause> = conflicts.map(conflict_cause).collect();
     let raised = settle(state, "endpoint_conflict", &conflicts).await?;
-    written_down(state, "endpoint.conflict", raised).await;
+    record_events(state, "endpoint.conflict", raised).await;
     let soon = certificate(state, span(config.certificate_expires_within));
     settle(state, "certificate_expires", &soon).await?;
-    storage.forget_notices(moment - KEPT).await
+    storage.forget_notices(now_s - KEPT_S).await
 }
 
-/// The database did not answer for a while. No notice could be stored then.
-fn database_was_silent(silent: Duration) -> Cause {
-    let seconds = silent.as_secs();
+/// Returns the cause for a past outage of the database, during which no notice could be stored.
+fn outage_cause(outage: Duration) -> Cause {
+    let seconds = outage.as_secs();
     Cause {
         tenant: SITE.into(),
         object: "database".into(),
         detail: format!(
-            "the database did not answer for {seconds} s; keys and bridges were valid as they were \
-             known before, at most for directory.stale_max"
+            "the database did not respond for {seconds} s; meanwhile the relay used the last known keys \
+             and bridges, at most for directory.stale_max"
         ),
     }
 }
@@ -273,7 +165,7 @@ fn cloned_cause(owner: &TunnelOwner) -> Cause {
         object: owner.name.to_string(),
         detail: format!(
             "two processes connect as the bridge {}: its data directory was copied. Stop one of them, \
-             and pair it again under a name of its own",
+             and pair it again under another name",
             owner.name
         ),
     }
@@ -283,8 +175,8 @@ fn conflict_cause(conflict: Conflict) -> Cause {
     let name = &conflict.owner.name;
     Cause {
         detail: format!(
-            "the bridge {name} declares endpoints that are not its own, and gets no requests for \
-             them: {}. If that is meant: integration-relay bridge assign {name} --endpoint NAME",
+            "the bridge {name} declares endpoints that it does not own, and gets no requests for them: \
+             {}. To assign one: integration-relay bridge assign {name} --endpoint NAME",
             conflict.detail
         ),
         object: name.to_string(),
@@ -292,10 +184,10 @@ fn conflict_cause(conflict: Conflict) -> Cause {
     }
 }
 
-/// Writes what was raised into the audit record.
-async fn written_down(state: &ControlPlane, action: &'static str, raised: Vec<Notice>) {
+/// Records raised notices in the audit record.
+async fn record_events(state: &ControlPlane, action: &'static str, raised: Vec<Notice>) {
     for notice in raised {
-        let act = AuditEvent {
+        let event = AuditEvent {
             tenant: notice.tenant,
             actor: "relay".into(),
             action,
@@ -306,11 +198,11 @@ async fn written_down(state: &ControlPlane, action: &'static str, raised: Vec<No
             detail: json!({"detail": notice.detail}).to_string(),
             ..AuditEvent::default()
         };
-        state.audit.record(act).await;
+        state.audit.record(event).await;
     }
 }
 
-/// The relay's own certificate, if it expires soon.
+/// Returns a cause if the relay's own certificate expires soon.
 fn certificate(state: &ControlPlane, within: i64) -> Vec<Cause> {
     let Some(Tls::Files { cert_file, .. }) = &state.config.tls else {
         return Vec::new();
@@ -325,11 +217,11 @@ fn certificate(state: &ControlPlane, within: i64) -> Vec<Cause> {
     vec![Cause {
         tenant: SITE.into(),
         object: cert_file.display().to_string(),
-        detail: "the relay's certificate is about to expire, or has expired".into(),
+        detail: "the relay's certificate has expired or expires soon".into(),
     }]
 }
 
-/// Raises and clears the notices of a kind. Returns those that were raised.
+/// Raises and clears the notices of a kind. Returns the raised ones.
 async fn settle(
     state: &Arc<ControlPlane>,
     kind: &str,
@@ -350,7 +242,7 @@ async fn settle(
     Ok(raised)
 }
 
-/// Sends a notice, if its tenant wants that.
+/// Sends a notice, if its tenant has a notice URL.
 async fn send(state: &Arc<ControlPlane>, notice: Notice) -> Result<(), StorageError> {
     let tenant = notice.tenant.clone();
     let Some(name) = state
@@ -364,10 +256,11 @@ async fn send(state: &Arc<ControlPlane>, notice: Notice) -> Result<(), StorageEr
     let Some(url) = stored.notice_url else {
         return Ok(());
     };
-    // It was checked when it was set.
+    // The URL was checked when it was set, so this cannot fail.
     let Ok(target) = Target::parse(&url) else {
         return Ok(());
     };
+    // The notice is routed like a call of the tenant, with the same patterns.
     let class = routing::classify(&state.directory.direct_urls(&tenant), "POST", &url, false);
     let host = target.host().to_string();
     let stored = StoredRoute {
@@ -382,16 +275,16 @@ async fn send(state: &Arc<ControlPlane>, notice: Notice) -> Result<(), StorageEr
             RouteDecision::Bridge(_) | RouteDecision::Direct
         )
     {
-        // Handed over, it would wait for the bridge that it is about.
+        // As a stored call it would wait for the bridge that it is about.
         tracing::warn!(
             notice = notice.id,
-            "a notice is only shown in the API: its URL cannot be reached without the bridge that is away"
+            "a notice is only shown in the API: its URL needs the bridge that is offline"
         );
         return Ok(());
     }
     let document = json!({
         "type": format!("notice.{}", notice.kind),
-        "timestamp": notice.raised,
+        "timestamp": rfc3339(notice.raised),
         "data": {
             "id": notice.id,
             "tenant": &*name,
@@ -402,7 +295,7 @@ async fn send(state: &Arc<ControlPlane>, notice: Notice) -> Result<(), StorageEr
     let mut headers = http::HeaderMap::new();
     let json = http::HeaderValue::from_static("application/json");
     headers.insert(http::header::CONTENT_TYPE, json);
-    let handed = Handed {
+    let call = SubmittedCall {
         id: crate::deliveries::fresh_id()?,
         host,
         url,
@@ -413,15 +306,16 @@ async fn send(state: &Arc<ControlPlane>, notice: Notice) -> Result<(), StorageEr
         credential: None,
         timeout_ms: TIMEOUT_MS,
         bridge: None,
+        // A receiver recognizes repeated notices by `webhook-id`.
         at_least_once: true,
-        // The same notice is handed over once.
+        // A second submission of the same notice returns the first call.
         idempotency_key: Some(notice.id.clone()),
         digest: Vec::new(),
         expires_in: None,
     };
-    if let Err(problem) = state.deliveries.accept(&tenant, "relay", handed).await {
+    if let Err(problem) = state.deliveries.accept(&tenant, "relay", call).await {
         let detail = problem.failure.detail;
-        tracing::warn!(notice = notice.id, detail, "a notice could not be sent");
+        tracing::warn!(notice = notice.id, detail, "cannot send a notice");
     }
     Ok(())
 }

@@ -1,84 +1,160 @@
-//! Which bridge an endpoint's name belongs to, for the tunnels that are up.
+//! The owners of endpoint names, for connected tunnels.
 //!
 //! ```text
 //! HELLO, STATUS --> free names? --> the database decides --> directory --> AdvertisedRoutes --> registry
 //! directory changed, or every few seconds -----------------------^
 //! ```
 //!
-//! The data path reads the registry alone, which lists a tunnel only by the endpoints that are its
-//! own. A declaration that is refused costs the bridge nothing else: its other endpoints work. It is
-//! logged, counted, and shown by `bridges` and by a notice.
+//! The data path reads only the registry, which lists a tunnel by the endpoints that its bridge owns. A
+//! refused declaration costs the bridge nothing else: its other endpoints work. It is logged, counted, and
+//! shown by `GET /v1/bridges` and by a notice.
 
-use crate::control_plane::ControlPlane;
-use crate::registry::{AdvertisedRoutes, Standing, TunnelEntry, TunnelOwner};
+use crate::directory::Directory;
+use crate::registry::{AdvertisedRoutes, Registry, Standing, TunnelEntry, TunnelOwner};
 use crate::storage::StorageError;
 use crate::throttle::LogRateLimiter;
 use protocol::frame::Serves;
-use std::collections::{BTreeMap, HashMap};
+use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-/// How long a tunnel's opening waits for the database to decide about free names. They are claimed
-/// later otherwise.
-const CLAIM_WITHIN: Duration = Duration::from_secs(2);
+/// How long a tunnel's opening waits for the database to decide about free names. After it, they are
+/// claimed in the background.
+const CLAIM_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// How often names are claimed again that could not be.
-const RETRY_EVERY: Duration = Duration::from_secs(5);
-
-/// How long a conflict is remembered after it was last seen, so that a bridge that comes and goes
+/// How long a conflict is kept after it was last seen, so that a bridge that reconnects again and again
 /// raises one notice.
 const CONFLICT_KEPT: Duration = Duration::from_secs(600);
 
-/// Bridges with a conflict that are remembered.
+/// Bridges with a conflict that are kept in memory.
 const CONFLICTS_MAX: usize = 10_000;
 
-/// Names that a conflict's text lists.
+/// Names that the text of a conflict lists.
 const NAMES_SHOWN: usize = 5;
 
-/// A bridge that declares what is not its own.
+/// A bridge that declares endpoints that it does not own.
 #[derive(Debug, Clone)]
 pub struct Conflict {
-    /// Whose bridge it is.
+    /// The bridge.
     pub owner: TunnelOwner,
-    /// What it declares, in words.
+    /// The refused endpoints with the reasons, for people.
     pub detail: String,
     seen: Instant,
 }
 
-/// What is known of declarations that were refused.
+/// Refused declarations, and names that are not claimed yet.
 #[derive(Debug, Default)]
 pub struct Ownership {
     /// By the bridge's id.
     conflicts: Mutex<HashMap<Arc<str>, Conflict>>,
-    /// Names are free that a connected bridge declares: the database did not decide yet.
-    is_open: AtomicBool,
-    lines: LogRateLimiter,
+    /// A connected bridge declares free names about which the database has not decided.
+    has_unclaimed: AtomicBool,
+    log_limiter: LogRateLimiter,
 }
 
 impl Ownership {
-    /// The bridges that declare what is not their own, now or a short while ago.
+    /// Returns the bridges that declare endpoints that they do not own, now or a short while ago.
     pub fn conflicts(&self, now: Instant) -> Vec<Conflict> {
-        let mut conflicts = self
-            .conflicts
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner);
+        let mut conflicts = self.lock();
         conflicts
             .retain(|_, conflict| now.saturating_duration_since(conflict.seen) < CONFLICT_KEPT);
         conflicts.values().cloned().collect()
     }
 
-    /// Notes what an offer has that is refused. True if the bridge had no conflict before.
-    fn note(&self, owner: &TunnelOwner, offer: &AdvertisedRoutes, now: Instant) -> bool {
-        let detail = described(offer);
-        let mut conflicts = self
-            .conflicts
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner);
-        let Some(detail) = detail else {
+    /// Claims a bridge's free names. When this returns, the directory has the database's decision; if the
+    /// database does not respond, the names are claimed again in the background.
+    pub async fn claim(&self, directory: &Directory, owner: &TunnelOwner, serves: &Serves) {
+        let declared = || serves.endpoints.iter().map(String::as_str);
+        let (standings, _) = directory.endpoints_of(owner, declared());
+        let free: Vec<String> = declared()
+            .zip(&standings)
+            // A text that cannot be an endpoint's name is never routed, so it needs no owner.
+            .filter(|(name, standing)| {
+                **standing == Standing::Free && policy::is_endpoint_name(name)
+            })
+            .map(|(name, _)| name.to_owned())
+            .collect();
+        if free.is_empty() {
+            return;
+        }
+        match tokio::time::timeout(CLAIM_TIMEOUT, decide(directory, owner, &free)).await {
+            Ok(Ok(())) => {}
+            Ok(Err(error)) => {
+                self.has_unclaimed.store(true, Ordering::Relaxed);
+                tracing::warn!(bridge = %owner.name, %error, "cannot claim endpoint names yet");
+            }
+            Err(_) => {
+                self.has_unclaimed.store(true, Ordering::Relaxed);
+                tracing::warn!(bridge = %owner.name, "timed out claiming endpoint names; retrying");
+            }
+        }
+    }
+
+    /// Returns whether names are still to be claimed, and resets that.
+    pub fn take_unclaimed(&self) -> bool {
+        // Relaxed: the flag guards no other data; a claim that fails meanwhile sets it again.
+        self.has_unclaimed.swap(false, Ordering::Relaxed)
+    }
+
+    /// Routes to a tunnel the endpoints that its bridge owns now. Returns whether a new conflict appeared,
+    /// which needs a notice.
+    pub fn route(
+        &self,
+        directory: &Directory,
+        registry: &Registry,
+        entry: &Arc<TunnelEntry>,
+    ) -> bool {
+        let new = advertised_routes(directory, &entry.owner, entry.session.serves());
+        let old = entry.offer();
+        let conflicts = new.refused().count();
+        let is_new_conflict = self.report(&entry.owner, &new);
+        if conflicts == 0 && old.refused().count() > 0 {
+            // An administrator has resolved the conflict: the notice need not wait for `CONFLICT_KEPT`.
+            self.lock().remove(&entry.owner.bridge);
+        }
+        // Replacing the routes rebuilds the tables of the registry, which the data path reads.
+        if !new.is_like(&old) {
+            registry.set_offer(entry, new);
+        }
+        is_new_conflict
+    }
+
+    /// Notes and logs refused declarations. Returns whether the bridge had no conflict before.
+    pub fn report(&self, owner: &TunnelOwner, routes: &AdvertisedRoutes) -> bool {
+        let is_new = self.note(owner, routes, Instant::now());
+        if is_new && self.log_limiter.allow() {
+            tracing::warn!(
+                tenant = %owner.tenant,
+                bridge = %owner.name,
+                endpoints = describe_refused(routes),
+                suppressed = self.log_limiter.suppressed(),
+                "bridge declares endpoints that it does not own; they are not routed to it"
+            );
+        }
+        is_new
+    }
+
+    /// Claims and routes what a bridge serves now. Returns whether a new conflict appeared.
+    pub async fn serves_changed(
+        &self,
+        directory: &Directory,
+        registry: &Registry,
+        entry: &Arc<TunnelEntry>,
+    ) -> bool {
+        self.claim(directory, &entry.owner, &entry.session.serves())
+            .await;
+        self.route(directory, registry, entry)
+    }
+
+    /// Notes the refused declarations. Returns whether the bridge had no conflict before.
+    fn note(&self, owner: &TunnelOwner, routes: &AdvertisedRoutes, now: Instant) -> bool {
+        let Some(detail) = describe_refused(routes) else {
             return false;
         };
+        let mut conflicts = self.lock();
         let is_new = !conflicts.contains_key(&owner.bridge);
+        // Above the limit a conflict is only missing in notices: routing does not read this map.
         if is_new && conflicts.len() >= CONFLICTS_MAX {
             return false;
         }
@@ -91,18 +167,26 @@ impl Ownership {
         is_new
     }
 
-    /// An administrator has changed who has a name: what is no conflict any more is forgotten.
-    fn forget(&self, bridge: &str) {
-        let mut conflicts = self
-            .conflicts
+    fn lock(&self) -> MutexGuard<'_, HashMap<Arc<str>, Conflict>> {
+        self.conflicts
             .lock()
-            .unwrap_or_else(PoisonError::into_inner);
-        conflicts.remove(bridge);
+            .unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-/// Why a declaration is refused.
-pub fn why(standing: &Standing) -> Option<String> {
+/// Returns what is routed to a bridge that serves this.
+pub fn advertised_routes(
+    directory: &Directory,
+    owner: &TunnelOwner,
+    serves: Arc<Serves>,
+) -> AdvertisedRoutes {
+    let declared = serves.endpoints.iter().map(String::as_str);
+    let standings = directory.endpoints_of(owner, declared);
+    AdvertisedRoutes::new(serves, standings)
+}
+
+/// Returns why a declaration is refused; `None` if it is not.
+pub fn refusal(standing: &Standing) -> Option<String> {
     match standing {
         Standing::Own => None,
         Standing::Free => Some("the name is not claimed yet".to_owned()),
@@ -113,10 +197,10 @@ pub fn why(standing: &Standing) -> Option<String> {
     }
 }
 
-fn described(offer: &AdvertisedRoutes) -> Option<String> {
-    let refused: Vec<String> = offer
+fn describe_refused(routes: &AdvertisedRoutes) -> Option<String> {
+    let refused: Vec<String> = routes
         .refused()
-        .map(|(name, standing)| format!("{name} ({})", why(standing).unwrap_or_default()))
+        .map(|(name, standing)| format!("{name} ({})", refusal(standing).unwrap_or_default()))
         .collect();
     if refused.is_empty() {
         return None;
@@ -133,46 +217,13 @@ fn described(offer: &AdvertisedRoutes) -> Option<String> {
     Some(format!("{}{more}", shown.join(", ")))
 }
 
-/// What is routed to a bridge that serves this.
-pub fn offer(state: &ControlPlane, owner: &TunnelOwner, serves: Arc<Serves>) -> AdvertisedRoutes {
-    let declared = serves.endpoints.iter().map(String::as_str);
-    let standings = state.directory.endpoints_of(owner, declared);
-    AdvertisedRoutes::new(serves, standings)
-}
-
-/// Claims the names that are free. When this returns, the directory knows what the database decided,
-/// unless the database does not answer: then [`follow`] claims them.
-pub async fn claim(state: &ControlPlane, owner: &TunnelOwner, serves: &Serves) {
-    let declared = || serves.endpoints.iter().map(String::as_str);
-    let (standings, _) = state.directory.endpoints_of(owner, declared());
-    let free: Vec<String> = declared()
-        .zip(&standings)
-        // What cannot be an endpoint's name is never routed.
-        .filter(|(name, standing)| **standing == Standing::Free && policy::is_endpoint_name(name))
-        .map(|(name, _)| name.to_owned())
-        .collect();
-    if free.is_empty() {
-        return;
-    }
-    match tokio::time::timeout(CLAIM_WITHIN, decide(state, owner, &free)).await {
-        Ok(Ok(())) => {}
-        Ok(Err(error)) => {
-            state.ownership.is_open.store(true, Ordering::Relaxed);
-            tracing::warn!(bridge = %owner.name, %error, "endpoint names could not be claimed yet");
-        }
-        Err(_) => {
-            state.ownership.is_open.store(true, Ordering::Relaxed);
-            tracing::warn!(bridge = %owner.name, "endpoint names could not be claimed in time yet");
-        }
-    }
-}
-
 async fn decide(
-    state: &ControlPlane,
+    directory: &Directory,
     owner: &TunnelOwner,
     free: &[String],
 ) -> Result<(), StorageError> {
-    let storage = state.directory.storage();
+    // Two relays may decide at the same time: the first commit wins, and `refresh` shows the winner.
+    let storage = directory.storage();
     let claimed = storage.claim_endpoints(&owner.tenant, &owner.bridge, free);
     let claimed = claimed.await?;
     if !claimed.is_empty() {
@@ -183,75 +234,5 @@ async fn decide(
             "endpoint names claimed"
         );
     }
-    state.directory.refresh().await
-}
-
-/// Routes to a tunnel what is its own now.
-pub fn route(state: &ControlPlane, entry: &Arc<TunnelEntry>) {
-    let new = offer(state, &entry.owner, entry.session.serves());
-    let old = entry.offer();
-    let conflicts = new.refused().count();
-    report(state, &entry.owner, &new);
-    if conflicts == 0 && old.refused().count() > 0 {
-        state.ownership.forget(&entry.owner.bridge);
-    }
-    if !new.is_like(&old) {
-        state.data.registry.set_offer(entry, new);
-    }
-}
-
-/// Says that a declaration is refused.
-pub fn report(state: &ControlPlane, owner: &TunnelOwner, offer: &AdvertisedRoutes) {
-    let is_new = state.ownership.note(owner, offer, Instant::now());
-    if is_new && state.ownership.lines.allow() {
-        tracing::warn!(
-            tenant = %owner.tenant,
-            bridge = %owner.name,
-            endpoints = described(offer),
-            suppressed = state.ownership.lines.suppressed(),
-            "a bridge declares endpoints that are not its own: they are not routed to it"
-        );
-    }
-    if is_new {
-        state.notices_wanted.notify_one();
-    }
-}
-
-/// A bridge serves something else now.
-pub async fn serves_changed(state: &ControlPlane, entry: &Arc<TunnelEntry>) {
-    claim(state, &entry.owner, &entry.session.serves()).await;
-    route(state, entry);
-}
-
-/// Follows the directory: names that were assigned, released, or left by a revoked bridge.
-pub async fn follow(state: Arc<ControlPlane>) {
-    let mut changed = state.directory.changed();
-    let mut seen = 0;
-    loop {
-        tokio::select! {
-            change = changed.changed() => if change.is_err() { return },
-            () = tokio::time::sleep(RETRY_EVERY) => {}
-        }
-        let revision = state.directory.claims_revision();
-        let was_open = state.ownership.is_open.swap(false, Ordering::Relaxed);
-        if revision == seen && !was_open {
-            continue;
-        }
-        seen = revision;
-        let mut by_tenant: BTreeMap<Arc<str>, Vec<Arc<TunnelEntry>>> = BTreeMap::new();
-        for entry in state.data.registry.all() {
-            by_tenant
-                .entry(entry.owner.tenant.clone())
-                .or_default()
-                .push(entry);
-        }
-        for entries in by_tenant.into_values() {
-            for entry in &entries {
-                serves_changed(&state, entry).await;
-            }
-            if let Some(entry) = entries.first() {
-                state.deliveries.routes_changed(&entry.owner.tenant);
-            }
-        }
-    }
+    directory.refresh().await
 }

@@ -12,8 +12,7 @@
 //!
 //! `admin` may do everything that needs a key.
 
-use crate::access::Principal;
-use crate::access::{CALLING, Resource, SENDING};
+use crate::access::{Permission, Principal};
 use crate::api;
 use crate::body::{self, Body};
 use crate::calls;
@@ -148,12 +147,7 @@ impl Service {
             }
             "/v1/calls" if *request.method() == Method::POST => {
                 let principal = self
-                    .admit(
-                        connection,
-                        request,
-                        (CALLING, Resource::Hosts),
-                        Some("POST"),
-                    )
+                    .admit(connection, request, Permission::CALLS, Some("POST"))
                     .await?;
                 let handling = calls::handle(control, &principal, connection, taken(pending)?);
                 Box::pin(handling)
@@ -162,7 +156,7 @@ impl Service {
             }
             _ => {
                 if let Some((endpoint, rest)) = endpoints::split_target(target) {
-                    let allowed = (SENDING, Resource::Endpoints);
+                    let allowed = Permission::ENDPOINTS;
                     let principal = self.admit(connection, request, allowed, None).await?;
                     let request = taken(pending)?;
                     let result =
@@ -205,7 +199,7 @@ impl Service {
         &self,
         connection: &Connection,
         request: &Request<Incoming>,
-        (roles, resource): (&[Role], Resource),
+        permission: Permission,
         method: Option<&'static str>,
     ) -> Result<Principal, Problem> {
         if let Some(allowed) = method
@@ -219,7 +213,7 @@ impl Service {
             .authenticate(request.headers(), peer)
             .await?;
         connection.authenticated(&principal.tenant);
-        let admitted = principal.admit(roles, resource);
+        let admitted = principal.admit(permission);
         admitted.inspect_err(|failure| control.note_denial(&principal, failure.code, peer))?;
         Ok(principal)
     }

@@ -1,49 +1,50 @@
-//! Whether this process serves, or stands by while another one does.
+//! Whether this process serves, or is in standby while another one does.
 //!
 //! ```text
 //!            lease taken                      SIGTERM
 //!  Standby --------------> Active { epoch } -----------> Leaving
 //!     ^                        |
 //!     +------------------------+
-//!        another process has it
+//! another process takes it
 //! ```
 //!
-//! On SQLite the lock on the file decides at the start, and the process is active from then on. On
-//! PostgreSQL the lease decides ([`crate::storage::leases`]): it is renewed every [`RENEW_EVERY`], and
-//! a request is served only if it was checked a moment ago. So a process that was frozen looks again
-//! before it serves anything. While the database does not answer, nothing can be learned: what runs
-//! goes on, and what is written is fenced by the epoch.
+//! On SQLite the lock on the file decides at the start, and the process stays active. On PostgreSQL the
+//! lease decides ([`crate::storage::leases`]): it is renewed every [`RENEW_INTERVAL`], and a request is
+//! served only if the lease was checked a moment ago. So a process that was frozen checks it before it
+//! serves anything. While the database does not respond, the state stays unknown: requests in progress
+//! continue, and the epoch fences what is written.
 //!
 //! `crate::running` takes and renews the lease, and opens and closes the listeners.
 
 use protocol::{Code, Failure};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 use tokio::sync::watch;
 
 /// How often the lease is renewed.
-pub const RENEW_EVERY: Duration = Duration::from_secs(3);
+pub const RENEW_INTERVAL: Duration = Duration::from_secs(3);
 
-/// Between two tries to take the lease, or to renew it after a failure.
-pub const TRY_EVERY: Duration = Duration::from_millis(500);
+/// Interval between attempts to take the lease, or to renew it after an error.
+pub const RETRY_INTERVAL: Duration = Duration::from_millis(500);
 
-/// A request is served without a look at the lease if the last look began within this. Shorter than
-/// the lease by more than the time in which a look ends.
-const CHECKED_WITHIN: Duration = Duration::from_secs(6);
+/// A request is served without a further check if the last check began within this. It is shorter than the
+/// lease by more than a check takes, so that no request begins under a lease that has expired.
+const CHECK_AGE_MAX: Duration = Duration::from_secs(6);
 
-/// After so long without a renewal the lease may be another's: where another process waits for it, no
-/// new tunnel is taken.
-const TUNNELS_WITHIN: Duration = Duration::from_secs(8);
+/// Without a renewal for this long, another process may hold the lease. If one waits for it, new tunnels
+/// are refused.
+const TUNNEL_LEASE_AGE_MAX: Duration = Duration::from_secs(8);
 
-/// How long a request waits for a look at the lease.
+/// How long a request waits for a check of the lease.
 const CHECK_TIMEOUT: Duration = Duration::from_secs(4);
 
-/// What this process is.
+/// The role of this process.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Role {
     /// Another process serves.
     Standby {
-        /// The name of its node, as far as it is known.
+        /// The name of its node; empty if unknown.
         active: String,
     },
     /// This process serves.
@@ -51,24 +52,28 @@ pub enum Role {
         /// The lease's epoch.
         epoch: i64,
     },
-    /// This process finishes what runs and begins nothing.
+    /// This process finishes the requests in progress and begins nothing.
     Leaving,
 }
 
-/// The role of this process, and what is known of its lease.
+/// The role of this process, and what is known of its lease. Clones share it.
+#[derive(Debug, Clone)]
+pub struct Serving(Arc<Inner>);
+
 #[derive(Debug)]
-pub struct Serving {
+struct Inner {
     role: watch::Sender<Role>,
     is_active: AtomicBool,
-    /// Times below are milliseconds since this moment. It goes on while the process is frozen.
+    /// The times below are milliseconds since this instant, which advances while the process is frozen.
     origin: Instant,
-    /// When the last look at the lease began that has ended. [`u64::MAX`]: no other process can have
-    /// the lease.
+    /// Start of the last check of the lease that has ended. [`u64::MAX`]: no other process can hold it.
     checked_ms: AtomicU64,
-    /// When the last renewal began that succeeded.
+    /// Start of the last renewal that succeeded.
     renewed_ms: AtomicU64,
+    /// Whether another process waits for the lease.
     is_contended: AtomicBool,
-    looks: watch::Sender<u64>,
+    /// Counts checks, to wake requests that wait for one.
+    checks: watch::Sender<u64>,
 }
 
 impl Default for Serving {
@@ -78,69 +83,75 @@ impl Default for Serving {
 }
 
 impl Serving {
-    /// A process that stands by.
+    /// Returns the state of a process in standby.
     pub fn new() -> Self {
+        Self::since(Instant::now())
+    }
+
+    fn since(origin: Instant) -> Self {
         let active = String::new();
-        Self {
+        Self(Arc::new(Inner {
             role: watch::Sender::new(Role::Standby { active }),
             is_active: AtomicBool::new(false),
-            origin: Instant::now(),
+            origin,
             checked_ms: AtomicU64::new(0),
             renewed_ms: AtomicU64::new(0),
             is_contended: AtomicBool::new(false),
-            looks: watch::Sender::new(0),
-        }
+            checks: watch::Sender::new(0),
+        }))
     }
 
     fn millis(&self, at: Instant) -> u64 {
-        let since = at.saturating_duration_since(self.origin);
+        let since = at.saturating_duration_since(self.0.origin);
         u64::try_from(since.as_millis()).unwrap_or(u64::MAX - 1)
     }
 
-    /// How long ago that was.
+    /// Returns the time since then.
     fn age(&self, at_ms: u64) -> Duration {
         let now = self.millis(Instant::now());
         Duration::from_millis(now.saturating_sub(at_ms))
     }
 
-    /// The role.
+    /// Returns the role.
     pub fn role(&self) -> Role {
-        self.role.borrow().clone()
+        self.0.role.borrow().clone()
     }
 
-    /// Whether this process serves.
+    /// Returns whether this process serves.
     pub fn is_active(&self) -> bool {
-        self.is_active.load(Ordering::Acquire)
+        self.0.is_active.load(Ordering::Acquire)
     }
 
     /// Waits until this process serves. Returns the lease's epoch.
     pub async fn active(&self) -> i64 {
-        let mut role = self.role.subscribe();
+        let mut role = self.0.role.subscribe();
         loop {
             if let Role::Active { epoch } = *role.borrow_and_update() {
                 return epoch;
             }
             if role.changed().await.is_err() {
+                // Not reached: the sender lives as long as `self`.
                 std::future::pending::<()>().await;
             }
         }
     }
 
-    /// Waits until the lease of this epoch is over, or the process leaves.
+    /// Waits until the lease of this epoch has ended, or the process leaves.
     pub async fn ended(&self, epoch: i64) {
-        let mut role = self.role.subscribe();
+        let mut role = self.0.role.subscribe();
         let _ = role.wait_for(|role| *role != Role::Active { epoch }).await;
     }
 
-    /// Notifies of every change of the role.
+    /// Returns a receiver that is notified of every change of the role.
     pub fn changed(&self) -> watch::Receiver<Role> {
-        self.role.subscribe()
+        self.0.role.subscribe()
     }
 
-    /// Another process serves.
+    /// Records that another process serves.
     pub(crate) fn stand_by(&self, active: &str) {
-        self.is_active.store(false, Ordering::Release);
-        self.role.send_if_modified(|role| {
+        // Before the role is sent, so that a request that begins now is refused at once.
+        self.0.is_active.store(false, Ordering::Release);
+        self.0.role.send_if_modified(|role| {
             let next = Role::Standby {
                 active: active.to_owned(),
             };
@@ -148,47 +159,54 @@ impl Serving {
             *role = next;
             is_other
         });
-        self.looks.send_modify(|looks| *looks += 1);
+        self.0.checks.send_modify(|checks| *checks += 1);
     }
 
-    /// This process has the lease, asked for at `began`. Without `began`, no other process can have it.
+    /// Records that this process holds the lease, requested at `began`. Without `began`, no other process
+    /// can hold it.
     pub(crate) fn activate(&self, epoch: i64, began: Option<Instant>) {
         match began {
             Some(began) => self.renewed(began, false),
             None => {
-                self.renewed_ms.store(u64::MAX, Ordering::Release);
-                self.checked_ms.store(u64::MAX, Ordering::Release);
+                self.0.renewed_ms.store(u64::MAX, Ordering::Release);
+                self.0.checked_ms.store(u64::MAX, Ordering::Release);
             }
         }
-        self.is_active.store(true, Ordering::Release);
-        self.role.send_replace(Role::Active { epoch });
+        self.0.is_active.store(true, Ordering::Release);
+        self.0.role.send_replace(Role::Active { epoch });
     }
 
-    /// This process begins nothing any more.
+    /// Records that this process begins nothing any more.
     pub(crate) fn leave(&self) {
-        self.is_active.store(false, Ordering::Release);
-        self.role.send_replace(Role::Leaving);
+        self.0.is_active.store(false, Ordering::Release);
+        self.0.role.send_replace(Role::Leaving);
     }
 
-    /// The lease was renewed by a look that began at `began`.
+    /// Records that a check that began at `began` has renewed the lease.
     pub(crate) fn renewed(&self, began: Instant, is_contended: bool) {
-        self.is_contended.store(is_contended, Ordering::Relaxed);
-        self.renewed_ms.store(self.millis(began), Ordering::Release);
-        self.looked(began);
+        self.0.is_contended.store(is_contended, Ordering::Relaxed);
+        self.0
+            .renewed_ms
+            .store(self.millis(began), Ordering::Release);
+        self.checked(began);
     }
 
-    /// A look at the lease that began at `began` has ended; the database may have been silent.
-    pub(crate) fn looked(&self, began: Instant) {
-        self.checked_ms.store(self.millis(began), Ordering::Release);
-        self.looks.send_modify(|looks| *looks += 1);
+    /// Records that a check of the lease that began at `began` has ended, also without a response of the
+    /// database.
+    pub(crate) fn checked(&self, began: Instant) {
+        self.0
+            .checked_ms
+            .store(self.millis(began), Ordering::Release);
+        self.0.checks.send_modify(|checks| *checks += 1);
     }
 
-    /// Whether a request may be served now. Waits for a look at the lease where the last one is too
-    /// old: the process may have been frozen. Cancel safe.
+    /// Checks that a request may be served now. Waits for a check of the lease if the last one is too old,
+    /// since the process may have been frozen. Cancel safe.
     ///
     /// # Errors
     /// `standby`.
     pub async fn check(&self) -> Result<(), Failure> {
+        // The data path: two atomic loads for each request, and no lock.
         if self.is_active() && self.is_checked() {
             return Ok(());
         }
@@ -196,17 +214,19 @@ impl Serving {
     }
 
     fn is_checked(&self) -> bool {
-        let at = self.checked_ms.load(Ordering::Acquire);
-        at == u64::MAX || self.age(at) <= CHECKED_WITHIN
+        let at = self.0.checked_ms.load(Ordering::Acquire);
+        // The age is measured by the monotonic clock, which also runs while the process is frozen.
+        at == u64::MAX || self.age(at) <= CHECK_AGE_MAX
     }
 
     #[cold]
     async fn check_slowly(&self) -> Result<(), Failure> {
-        let mut looks = self.looks.subscribe();
-        let checked = looks.wait_for(|_| !self.is_active() || self.is_checked());
+        let mut checks = self.0.checks.subscribe();
+        let checked = checks.wait_for(|_| !self.is_active() || self.is_checked());
+        // The result does not matter: the role is read again below.
         let _ = tokio::time::timeout(CHECK_TIMEOUT, checked).await;
-        // A relay that drains decides later which requests may still begin.
-        let may = match &*self.role.borrow() {
+        // A relay that drains still finishes requests on open connections.
+        let may = match &*self.0.role.borrow() {
             Role::Active { .. } => self.is_checked(),
             Role::Leaving => true,
             Role::Standby { .. } => false,
@@ -217,35 +237,36 @@ impl Serving {
         }
     }
 
-    /// Whether a new tunnel may be taken now. Without a renewal for [`TUNNELS_WITHIN`] a bridge is
-    /// better off at the process that waits for the lease, if there is one.
+    /// Checks that a new tunnel may be opened now. Without a renewal for [`TUNNEL_LEASE_AGE_MAX`], a bridge
+    /// should connect to the process that waits for the lease, if there is one.
     ///
     /// # Errors
     /// `standby`.
     pub async fn check_tunnel(&self) -> Result<(), Failure> {
         self.check().await?;
-        let renewed = self.renewed_ms.load(Ordering::Acquire);
-        let is_old = renewed != u64::MAX && self.age(renewed) > TUNNELS_WITHIN;
-        if is_old && self.is_contended.load(Ordering::Relaxed) {
-            let detail = "this relay could not renew its lease, and another one may serve by now";
+        let renewed = self.0.renewed_ms.load(Ordering::Acquire);
+        let is_old = renewed != u64::MAX && self.age(renewed) > TUNNEL_LEASE_AGE_MAX;
+        // Without a contender the bridge has no better place, so an outage of the database stops no tunnel.
+        if is_old && self.0.is_contended.load(Ordering::Relaxed) {
+            let detail = "this relay cannot renew its lease, and another one may serve now";
             return Err(Failure::not_sent(Code::Standby, detail));
         }
         Ok(())
     }
 
-    /// The response to a caller that reached a process which stands by.
+    /// Returns the failure for a caller that reached a process in standby.
     pub fn standing_by(&self) -> Failure {
         Failure::not_sent(Code::Standby, self.why())
     }
 
-    /// Why this process does not serve, in words.
+    /// Returns why this process does not serve, for people.
     pub fn why(&self) -> String {
-        match &*self.role.borrow() {
+        match &*self.0.role.borrow() {
             Role::Standby { active } if active.is_empty() => {
-                "this relay stands by: it does not hold the database's lease".to_owned()
+                "this relay is in standby: it does not hold the database's lease".to_owned()
             }
             Role::Standby { active } => format!(
-                "this relay stands by: the relay on {active} holds the database's lease and serves"
+                "this relay is in standby: the relay on {active} holds the database's lease and serves"
             ),
             Role::Leaving => "this relay is shutting down".to_owned(),
             Role::Active { .. } => {
@@ -277,11 +298,8 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn frozen_relay_looks_at_its_lease_before_it_serves() {
-        let serving = std::sync::Arc::new(Serving {
-            origin: long_ago(),
-            ..Serving::new()
-        });
+    async fn frozen_relay_checks_its_lease_before_serving() {
+        let serving = Serving::since(long_ago());
         serving.activate(1, Some(long_ago()));
         for is_lost in [true, false] {
             let waiting = tokio::spawn({
@@ -300,26 +318,20 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn silent_database_stops_no_request_and_new_tunnels_only_when_contended() {
+    async fn outage_stops_only_new_tunnels_if_contended() {
         for is_contended in [false, true] {
-            let serving = Serving {
-                origin: long_ago(),
-                ..Serving::new()
-            };
+            let serving = Serving::since(long_ago());
             serving.activate(1, Some(long_ago()));
             serving.renewed(long_ago(), is_contended);
-            serving.looked(Instant::now());
+            serving.checked(Instant::now());
             assert_eq!(serving.check().await, Ok(()));
             assert_eq!(serving.check_tunnel().await.is_err(), is_contended);
         }
     }
 
     #[tokio::test]
-    async fn locked_file_needs_no_look_at_a_lease() {
-        let serving = Serving {
-            origin: long_ago(),
-            ..Serving::new()
-        };
+    async fn file_lock_needs_no_lease() {
+        let serving = Serving::since(long_ago());
         serving.activate(1, None);
         assert_eq!(serving.check().await, Ok(()));
         assert_eq!(serving.check_tunnel().await, Ok(()));

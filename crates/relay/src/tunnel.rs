@@ -11,7 +11,7 @@ pub(crate) mod upgrade;
 use crate::admission::PendingPermit;
 use crate::connection::Connection;
 use crate::control_plane::ControlPlane;
-use crate::denials::{Denied, Who};
+use crate::denials::{Denied, DeniedClient};
 use crate::ownership;
 use crate::registry::{TunnelEntry, TunnelOwner};
 use crate::serving::Role;
@@ -81,7 +81,11 @@ pub(crate) async fn open<IO: Io>(
             arrival.connection.proved(&control.data.connections.proven);
             arrival.permit.leave();
             drop(arrival);
-            ownership::claim(control, &owner, &candidate.hello().serves).await;
+            let serves = &candidate.hello().serves;
+            control
+                .ownership
+                .claim(&control.directory, &owner, serves)
+                .await;
             welcome(control, candidate, owner).await
         }
         Err(code) => {
@@ -126,7 +130,7 @@ fn note_denial(control: &ControlPlane, hello: &Hello, code: RefusedCode, peer: I
     let claim = control
         .directory
         .identity(&hello.tenant, &hello.bridge, &hello.instance);
-    let who = claim.map(|claim| Who {
+    let who = claim.map(|claim| DeniedClient {
         tenant: claim.owner.tenant,
         object: claim.owner.name,
         is_proved: false,
@@ -153,7 +157,7 @@ async fn authorize_with_database<IO: Io>(
     };
     match control
         .directory
-        .look_for(arrival.connection.peer.ip())
+        .refresh_for(arrival.connection.peer.ip())
         .await
     {
         true => authorize(control, candidate, arrival),
@@ -244,15 +248,20 @@ async fn welcome<IO: Io>(
         }
     };
     // The routes are read before the session is inserted, and applied again after it: see below.
-    let offer = ownership::offer(control, &owner, session.serves());
-    ownership::report(control, &owner, &offer);
+    let offer = ownership::advertised_routes(&control.directory, &owner, session.serves());
+    let mut is_new_conflict = control.ownership.report(&owner, &offer);
     let entry = control
         .data
         .registry
         .insert(&owner, &hello, (session, offer), Instant::now());
     // A name may have been reassigned since the offer was made. The task that follows the directory did not see this
     // tunnel then.
-    ownership::route(control, &entry);
+    is_new_conflict |= control
+        .ownership
+        .route(&control.directory, &control.data.registry, &entry);
+    if is_new_conflict {
+        control.notices_wanted.notify_one();
+    }
     if let Some(previous) = hello.previous.clone() {
         control
             .data
@@ -260,7 +269,7 @@ async fn welcome<IO: Io>(
             .record_previous_session(&owner, previous);
     }
     // The bridge may have been revoked since it was authorized. The abort for that revocation did not see this tunnel.
-    if let Some(reason) = control.directory.why_cut(&owner) {
+    if let Some(reason) = control.directory.close_reason(&owner) {
         entry.session.close(reason);
     }
     // The same for a relay that has lost its lease meanwhile.
@@ -318,7 +327,14 @@ pub(crate) async fn run(control: &ControlPlane, tunnel: ActiveTunnel) {
             let known = entry.offer().serves.clone();
             entry.session.serves_changed(&known).await;
             // Boxed: it is rare, and the task of every tunnel would hold its memory.
-            Box::pin(ownership::serves_changed(control, &entry)).await;
+            let changed = control.ownership.serves_changed(
+                &control.directory,
+                &control.data.registry,
+                &entry,
+            );
+            if Box::pin(changed).await {
+                control.notices_wanted.notify_one();
+            }
             control.deliveries.routes_changed(&entry.owner.tenant);
             // A session that has ended reports a change at once, and would make this loop spin.
             if entry.session.is_over() {

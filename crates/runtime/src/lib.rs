@@ -6,6 +6,7 @@
 //! log       lines on their way to standard error or a file, which never hold up their writer
 //! output    what commands print, also into a pipe without a reader
 //! shortage  whether an error says that this machine is short of something
+//! time      instants as RFC 3339 text
 //! ```
 //!
 //! Nothing here knows what a relay or a bridge is.
@@ -20,6 +21,7 @@ pub mod files;
 pub mod log;
 pub mod output;
 pub mod shortage;
+pub mod time;
 
 #[cfg(test)]
 mod testing;

@@ -75,7 +75,7 @@ async fn second_bridge_gets_no_request_of_a_claimed_endpoint() {
     assert_eq!(first["owned_endpoints"], json!(["t"]));
     let metrics = world.metrics().await;
     assert!(metrics.contains("relay_endpoints_refused 1"), "{metrics}");
-    world.relay().wait_log("not its own", PATIENCE).await;
+    world.relay().wait_log("does not own", PATIENCE).await;
     let notice = eventually("notice", PATIENCE, || async {
         let page = get(&world, "/v1/notices?open=true").await;
         let notices = page["notices"].as_array()?.clone();

@@ -177,7 +177,8 @@ async fn tls_inspection_needs_its_ca_here_and_a_mark_on_the_relay() {
     // Somebody in between could be anybody: not without a word of the administrator's.
     bridge.process().wait_log("terminates TLS", PATIENCE).await;
     assert_ne!(small(&site).await, 200);
-    let mark = Ask::new(hyper::Method::PUT, "/v1/bridges/inspected/inspection").key(&site.admin);
+    let mark =
+        Ask::new(hyper::Method::PUT, "/v1/bridges/inspected/tls-inspection").key(&site.admin);
     let marked = site
         .relay
         .internal()
@@ -185,7 +186,7 @@ async fn tls_inspection_needs_its_ca_here_and_a_mark_on_the_relay() {
         .await
         .expect_status(200)
         .json();
-    assert_eq!(marked, json!({"name": "inspected", "inspected": true}));
+    assert_eq!(marked, json!({"name": "inspected", "tls_inspection": true}));
     bridge.kill9();
     bridge.start();
     until_works(&site).await;
@@ -194,7 +195,10 @@ async fn tls_inspection_needs_its_ca_here_and_a_mark_on_the_relay() {
     assert_eq!(small(&site).await, 200);
     interceptor.restart().await;
     until_works(&site).await;
-    let unmark =
-        Ask::new(hyper::Method::DELETE, "/v1/bridges/inspected/inspection").key(&site.admin);
+    let unmark = Ask::new(
+        hyper::Method::DELETE,
+        "/v1/bridges/inspected/tls-inspection",
+    )
+    .key(&site.admin);
     site.relay.internal().send(unmark).await.expect_status(200);
 }

@@ -31,7 +31,7 @@ async fn a_reload_changes_certificates_and_limits_and_leaves_what_runs_alone() {
     let patience = Duration::from_secs(10);
     world
         .relay()
-        .wait_log_since(mark, "is in force", patience)
+        .wait_log_since(mark, "config reloaded", patience)
         .await;
 
     // The next handshake is with the new certificate, which the old root does not vouch for.
@@ -49,7 +49,7 @@ async fn a_reload_changes_certificates_and_limits_and_leaves_what_runs_alone() {
     world.relay().signal("HUP");
     let line = world
         .relay()
-        .wait_log_since(mark, "was not taken", patience)
+        .wait_log_since(mark, "config rejected", patience)
         .await;
     assert!(line.contains("connections_max"), "{line}");
     world.call(long).await.expect_status(413);

@@ -426,7 +426,7 @@ async fn notice_does_not_wait_for_the_bridge_it_is_about() {
     assert_eq!(url["url"], target.url("/hook"));
     // The relay notes every half minute which bridges are there; only one that was can be away.
     let deadline = Instant::now() + Duration::from_secs(120);
-    while stored_bridges(&site).await[0]["last_seen"].is_null() {
+    while stored_bridges(&site).await[0]["last_seen_at"].is_null() {
         assert!(Instant::now() < deadline);
         tokio::time::sleep(Duration::from_millis(200)).await;
     }

@@ -133,8 +133,8 @@ fn rows(world: &World, call: &str) -> Vec<Row> {
         ("revokeBridge", Method::POST, "revoke"),
         ("disableBridge", Method::POST, "disable"),
         ("enableBridge", Method::POST, "enable"),
-        ("markInspected", Method::PUT, "inspection"),
-        ("unmarkInspected", Method::DELETE, "inspection"),
+        ("allowTlsInspection", Method::PUT, "tls-inspection"),
+        ("forbidTlsInspection", Method::DELETE, "tls-inspection"),
         ("assignEndpoint", Method::PUT, "endpoints/t"),
         ("releaseEndpoint", Method::DELETE, "endpoints/t"),
     ] {

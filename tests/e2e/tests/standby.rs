@@ -319,7 +319,7 @@ async fn relay_without_its_database_goes_on_where_no_other_waits() {
     lonely.set_away(true).await;
     // Longer than the lease lasts.
     let process = lonely.site.relay.process();
-    process.wait_log("cannot be renewed", PATIENCE).await;
+    process.wait_log("cannot renew the lease", PATIENCE).await;
     let until = Instant::now() + Duration::from_secs(12);
     while Instant::now() < until {
         assert_eq!(lonely.status().await, 200);
@@ -343,7 +343,7 @@ async fn relay_without_its_database_goes_on_where_no_other_waits() {
 
 async fn process_renews(lonely: &Lonely) {
     let process = lonely.site.relay.process();
-    process.wait_log("the lease is renewed", PATIENCE).await;
+    process.wait_log("lease renewed", PATIENCE).await;
 }
 
 #[tokio::test]
@@ -377,7 +377,7 @@ async fn silent_database_is_outlived_like_a_refused_one() {
     let lonely = Lonely::start("").await;
     lonely.database.freeze(Direction::Both);
     let process = lonely.site.relay.process();
-    process.wait_log("cannot be renewed", PATIENCE).await;
+    process.wait_log("cannot renew the lease", PATIENCE).await;
     assert_eq!(lonely.status().await, 200);
     lonely.database.thaw();
     process_renews(&lonely).await;

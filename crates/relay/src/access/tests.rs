@@ -14,10 +14,10 @@ const ROLES: [Role; 5] = [
     Role::SiteAdmin,
 ];
 
-/// What keys of the tests are narrowed to, by the letters of [`scope`].
+/// Scopes of the test keys, by the letters of [`scope`].
 const NARROWINGS: [&str; 7] = ["", "h", "e", "he", "b", "c", "hebc"];
 
-/// A scope that lists one entry of each kind that is named: host, endpoint, bridge, credential.
+/// Returns a scope with one entry of each kind whose letter is given: host, endpoint, bridge, credential.
 fn scope(letters: &str) -> Scope {
     let list = |letter: char, entry: &str| match letters.contains(letter) {
         true => vec![entry.to_owned()],
@@ -42,7 +42,7 @@ fn principal(role: Role, letters: &str) -> Principal {
     }
 }
 
-/// Who may use each operation, and what it acts on. A new operation needs a row here.
+/// For each operation, the roles that may use it and its resource. A new operation needs a row here.
 const RULES: &[(&str, &str, Resource)] = &[
     ("listTenants", "S", Resource::Site),
     ("createTenant", "S", Resource::Site),
@@ -65,8 +65,8 @@ const RULES: &[(&str, &str, Resource)] = &[
     ("revokeBridge", "AS", Resource::BridgeChanges),
     ("disableBridge", "AS", Resource::BridgeChanges),
     ("enableBridge", "AS", Resource::BridgeChanges),
-    ("markInspected", "AS", Resource::BridgeChanges),
-    ("unmarkInspected", "AS", Resource::BridgeChanges),
+    ("allowTlsInspection", "AS", Resource::BridgeChanges),
+    ("forbidTlsInspection", "AS", Resource::BridgeChanges),
     ("assignEndpoint", "AS", Resource::BridgeChanges),
     ("releaseEndpoint", "AS", Resource::BridgeChanges),
     ("pairBridge", "b", Resource::Pairing),
@@ -103,7 +103,7 @@ fn letter(role: Role) -> char {
     }
 }
 
-/// The narrowings that leave something of the resource, of [`NARROWINGS`].
+/// Returns those of [`NARROWINGS`] that allow something of the resource.
 fn narrowings_of(resource: Resource) -> &'static [&'static str] {
     match resource {
         Resource::Public
@@ -125,17 +125,17 @@ fn every_operation_has_its_rule() {
     assert_eq!(known, ruled, "each operation has one row in RULES");
     for operation in operations() {
         let (_, roles, resource) = RULES.iter().find(|(id, ..)| *id == operation.id).unwrap();
-        assert_eq!(operation.resource, *resource, "{operation:?}");
+        assert_eq!(operation.permission.resource, *resource, "{operation:?}");
         for role in ROLES {
             let has_role = roles.contains(letter(role));
             assert_eq!(
-                operation.roles.contains(&role),
+                operation.permission.roles.contains(&role),
                 has_role,
                 "{operation:?} {role}"
             );
             for letters in NARROWINGS {
                 let allowed = has_role && narrowings_of(*resource).contains(&letters);
-                let admitted = principal(role, letters).admit(operation.roles, operation.resource);
+                let admitted = principal(role, letters).admit(operation.permission);
                 assert_eq!(
                     admitted.is_ok(),
                     allowed,
@@ -149,20 +149,20 @@ fn every_operation_has_its_rule() {
     }
 }
 
-/// What has no row in the table: the forward proxy, and by it CONNECT and WebSocket.
+/// The forward proxy has no row in the table, and neither have its CONNECT and WebSocket requests.
 #[test]
 fn forward_proxy_follows_the_rule_of_calls() {
     for role in ROLES {
         for letters in NARROWINGS {
             let allowed =
                 matches!(role, Role::Caller | Role::Synchronizer | Role::Admin) && letters != "e";
-            let admitted = principal(role, letters).admit(SENDING, Resource::Hosts);
+            let admitted = principal(role, letters).admit(Permission::PROXY);
             assert_eq!(admitted.is_ok(), allowed, "{role} {letters}");
         }
     }
 }
 
-/// Each object, and the narrowings under which a key may act on it.
+/// For each object, the narrowings under which a key may act on it.
 #[test]
 fn object_is_within_what_a_key_lists() {
     let target = |url: &str| Target::parse(url).unwrap();
@@ -268,7 +268,7 @@ fn key_manages_keys_that_are_narrowed_as_far() {
     for role in [Role::Caller, Role::Synchronizer, Role::Admin] {
         for letters in NARROWINGS {
             assert!(wide.sees(Object::Key(role, &scope(letters))));
-            // Each manages its own kind, and none that is not narrowed.
+            // Each manages keys narrowed like itself, and none that is not narrowed.
             let own = narrow(letters).sees(Object::Key(role, &scope(letters)));
             assert!(own, "{role} {letters}");
             let all = narrow(letters).sees(Object::Key(role, &scope("")));
@@ -306,7 +306,7 @@ fn key_manages_keys_that_are_narrowed_as_far() {
 }
 
 #[test]
-fn pairing_keys_are_managed_by_keys_that_list_bridges_alone() {
+fn pairing_keys_need_a_manager_of_bridges_only() {
     for (own, other, allowed) in [
         ("", "", true),
         ("b", "b", true),

@@ -1,7 +1,8 @@
-//! `GET /v1/audit`: who did what, when, and what came of it.
+//! `GET /v1/audit`: the audit record.
 
+use super::errors::failed;
+use super::timestamp::Timestamp;
 use super::{Context, Handling, json, page::Page};
-use crate::api::pairing::failed;
 use crate::storage::audit::{AuditFilter, AuditRow};
 use bytes::Bytes;
 use http::{Request, StatusCode};
@@ -12,33 +13,33 @@ use serde_json::Value;
 /// One row of the audit record.
 #[derive(Debug, Serialize, JsonSchema)]
 pub struct AuditView {
-    /// Rises with each row.
+    /// Sequence number, ascending.
     seq: i64,
-    /// When, in milliseconds since 1970.
-    at_ms: i64,
-    /// Whose space it happened in; its id where it is gone.
+    /// When it happened.
+    at: Timestamp,
+    /// The tenant's name, or its id if the tenant was deleted.
     tenant: String,
     /// A client id, `cli:ACCOUNT`, or `relay`.
     actor: String,
     /// `key.create`, `call`, `endpoint`, ...
     action: String,
-    /// What it was done to: an id, a name, a host.
+    /// The object: an id, a name or a host.
     object: String,
-    /// Through which bridge.
+    /// The bridge that was used.
     bridge: Option<String>,
     /// `ok`, or the code of the failure.
     result: String,
-    /// How far a request came.
+    /// Execution status of a request.
     execution: Option<String>,
-    /// Bytes of bodies towards the target.
+    /// Bytes of bodies sent to the target.
     bytes_up: i64,
-    /// Bytes of bodies towards the caller.
+    /// Bytes of bodies sent to the caller.
     bytes_down: i64,
-    /// How long it took, in milliseconds; for a sum, all together.
+    /// Duration in milliseconds; in a sum, of all exchanges together.
     took_ms: i64,
-    /// Of how many exchanges this is the sum.
+    /// Number of exchanges in a sum.
     count: i64,
-    /// More of it.
+    /// Additional attributes.
     detail: Value,
 }
 
@@ -47,7 +48,7 @@ pub struct AuditView {
 pub struct AuditPage {
     /// Newest first.
     audit: Vec<AuditView>,
-    /// For the next page; null on the last one.
+    /// Cursor of the next page; null on the last one.
     next_cursor: Option<String>,
 }
 
@@ -56,7 +57,8 @@ fn view(cx: &Context<'_>, row: AuditRow) -> AuditView {
     let tenant = cx.state.directory.tenant_name(&row.tenant);
     AuditView {
         seq: row.seq,
-        at_ms: row.at_ms,
+        at: Timestamp::Millis(row.at_ms),
+        // Rows outlive their tenant, whose name is then unknown.
         tenant: tenant.map_or(row.tenant, |name| name.to_string()),
         actor: row.actor,
         action: row.action,
@@ -68,12 +70,15 @@ fn view(cx: &Context<'_>, row: AuditRow) -> AuditView {
         bytes_down: row.bytes_down,
         took_ms: row.took_ms,
         count: row.count,
+        // A detail that cannot be parsed must not hide the row.
         detail: serde_json::from_str(&row.detail).unwrap_or(Value::Null),
     }
 }
 
 pub(super) fn list<'a>(cx: &'a Context<'a>, _: Request<Bytes>) -> Handling<'a> {
     Box::pin(async move {
+        // A site administrator who names no tenant sees the rows of all, including those of the site
+        // itself.
         let tenant = if cx.is_site_admin() && cx.query.text("tenant").is_none() {
             None
         } else {
@@ -85,8 +90,8 @@ pub(super) fn list<'a>(cx: &'a Context<'a>, _: Request<Bytes>) -> Handling<'a> {
             tenant,
             action: text("action"),
             actor: text("actor"),
-            since_ms: cx.query.moment_ms("since")?,
-            until_ms: cx.query.moment_ms("until")?,
+            since_ms: cx.query.instant_ms("since")?,
+            until_ms: cx.query.instant_ms("until")?,
         };
         let storage = cx.state.directory.storage();
         let rows = storage.audit_rows(&filter, page.before()?, page.rows());

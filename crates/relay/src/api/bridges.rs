@@ -1,8 +1,9 @@
-//! `/v1/bridges ...`: what a tenant's bridges are doing; disabled, enabled, revoked.
+//! `/v1/bridges ...`: a tenant's bridges, to show, disable, enable, revoke, and assign endpoints to.
 
+use super::errors::failed;
+use super::timestamp::Timestamp;
 use super::{Context, Handling, json, page::Page};
 use crate::access::{KeyScope, Object};
-use crate::api::pairing::failed;
 use crate::audit::checkpoints::hex;
 use crate::directory::BridgeSummary;
 use crate::ownership;
@@ -22,121 +23,121 @@ use std::time::Instant;
 /// A bridge.
 #[derive(Debug, Serialize, JsonSchema)]
 pub struct BridgeView {
-    /// Its name.
+    /// The bridge's name.
     name: String,
-    /// Its id.
+    /// The bridge's id.
     id: String,
-    /// Whether a tunnel of it is up and takes requests.
+    /// Whether it has an open tunnel.
     online: bool,
-    /// Whether it is cut off until somebody enables it.
+    /// Whether it is disconnected until an administrator enables it.
     disabled: bool,
-    /// Whether something between it and the relay ends TLS, as an administrator has said.
-    inspected: bool,
-    /// Whether two machines seem to run on one identity.
+    /// Whether an administrator allowed TLS inspection between the bridge and the relay.
+    tls_inspection: bool,
+    /// Whether two machines appear to use the same identity.
     cloned: bool,
-    /// When it was paired first, in seconds since 1970.
-    created: i64,
-    /// When a tunnel of it was up last.
-    last_seen: Option<i64>,
-    /// Installations that may prove themselves as it.
+    /// When it was first paired.
+    created_at: Timestamp,
+    /// When it last had a tunnel.
+    last_seen_at: Option<Timestamp>,
+    /// Number of installations that may authenticate as this bridge.
     installations: usize,
-    /// Endpoint names that belong to it, whether it declares them now or not; for a narrowed key, those
-    /// that the key may use.
+    /// Endpoint names that it owns, whether it declares them now or not. A narrowed key sees those that it
+    /// may use.
     owned_endpoints: Vec<String>,
-    /// Its tunnels.
+    /// Connected tunnels.
     sessions: Vec<SessionView>,
 }
 
 /// A tunnel.
 #[derive(Debug, Serialize, JsonSchema)]
 pub struct SessionView {
-    /// The bridge's host, as it says.
+    /// The host's name, as the bridge reports it.
     host: String,
     /// The bridge's version.
     software: String,
-    /// For how many seconds it is up.
+    /// Seconds since the tunnel was opened.
     up_s: u64,
-    /// Requests that run on it.
+    /// Requests in progress.
     streams: u32,
-    /// The smallest round trip so far, in milliseconds.
+    /// Shortest round trip so far, in milliseconds.
     rtt_ms: f64,
-    /// Whether it takes nothing new.
+    /// Whether it accepts no new requests.
     draining: bool,
     /// Whether stored calls are delivered through it.
     delivers: bool,
-    /// Endpoints that it declares; for a narrowed key, those that the key may use.
+    /// Endpoints that it declares. A narrowed key sees those that it may use.
     endpoints: Vec<EndpointView>,
-    /// How far its audit file has got, as it said last; null when it keeps none.
+    /// Head of its audit file, as last reported; null if it keeps none.
     audit: Option<AuditHeadView>,
-    /// Why the bridge's config was not taken when it was read last; null when it was.
+    /// Why the bridge rejected its config at the last reload; null if it did not.
     config_refused: Option<String>,
-    /// Host patterns that it serves; null when it keeps them to itself, and for keys that are narrowed
-    /// to hosts or endpoints.
+    /// Host patterns that it serves; null if it does not publish them, and for keys that are narrowed to
+    /// hosts or endpoints.
     hosts: Option<Vec<String>>,
 }
 
-/// How far an audit file has got.
+/// The head of an audit file.
 #[derive(Debug, Serialize, JsonSchema)]
 pub struct AuditHeadView {
-    /// Its lines.
+    /// Number of lines.
     lines: u64,
-    /// The SHA-256 of the last one, in hexadecimal.
+    /// SHA-256 of the last line, in hexadecimal.
     hash: String,
 }
 
 /// An endpoint that a bridge declares.
 #[derive(Debug, Serialize, JsonSchema)]
 pub struct EndpointView {
-    /// Its name.
+    /// The endpoint's name.
     name: String,
-    /// Why nothing is routed to it: its name belongs to another bridge, or is not in the scope of the
-    /// key that the bridge was paired with; null when it is routed.
+    /// Why nothing is routed to it: another bridge owns the name, or the key that the bridge was paired
+    /// with does not list it. Null if it is routed.
     refused: Option<String>,
-    /// `up`, `down`, or `unknown` where the bridge has not looked, or does not tell.
+    /// `up`, `down`, or `unknown` if the bridge has not checked it, or does not report it.
     health: &'static str,
-    /// The status that it answered with, where the bridge asks for one.
+    /// The target's status at the last health check, if the check is an HTTP request.
     status: Option<u16>,
-    /// The code of what failed.
+    /// The code of the failure.
     code: Option<String>,
-    /// When the bridge looked last, in seconds since 1970.
-    checked: Option<i64>,
+    /// When the bridge last checked it.
+    checked_at: Option<Timestamp>,
 }
 
 /// A page of bridges.
 #[derive(Debug, Serialize, JsonSchema)]
 pub struct BridgePage {
-    /// By name.
+    /// Sorted by name.
     bridges: Vec<BridgeView>,
-    /// For the next page; null on the last one.
+    /// Cursor of the next page; null on the last one.
     next_cursor: Option<String>,
 }
 
-/// What was done to a bridge.
+/// The result of an operation on a bridge.
 #[derive(Debug, Serialize, JsonSchema)]
 pub struct BridgeDone {
-    /// Its name.
+    /// The bridge's name.
     name: String,
     /// Whether it is revoked.
     revoked: bool,
-    /// Whether it is cut off until somebody enables it.
+    /// Whether it is disconnected until an administrator enables it.
     disabled: bool,
 }
 
-/// Whether a bridge is behind TLS inspection.
+/// Whether a bridge may connect through TLS inspection.
 #[derive(Debug, Serialize, JsonSchema)]
-pub struct InspectionView {
-    /// Its name.
+pub struct TlsInspectionView {
+    /// The bridge's name.
     name: String,
     /// Whether its tunnels need not be bound to the relay's own TLS connection.
-    inspected: bool,
+    tls_inspection: bool,
 }
 
-/// The bridges that an endpoint's name belongs to.
+/// The bridges that own an endpoint's name.
 #[derive(Debug, Serialize, JsonSchema)]
 pub struct EndpointHolders {
     /// The endpoint's name.
     endpoint: String,
-    /// The bridges, by name; empty when the first one that declares it may have it.
+    /// The bridges, by name. Empty: the first one that declares the name gets it.
     bridges: Vec<String>,
 }
 
@@ -151,7 +152,7 @@ fn owned_endpoints(cx: &Context<'_>, bridge: &BridgeSummary) -> Vec<String> {
     owned
 }
 
-/// With the sessions that are its own.
+/// Returns a bridge with its own sessions.
 fn view(
     cx: &Context<'_>,
     bridge: &BridgeSummary,
@@ -165,10 +166,11 @@ fn view(
         id: bridge.id.to_string(),
         online,
         disabled: bridge.is_disabled,
-        inspected: bridge.is_inspected,
+        tls_inspection: bridge.is_inspected,
         cloned: registry.is_cloned(bridge.id.as_str(), Instant::now()),
-        created: bridge.created,
-        last_seen: if online { Some(now()) } else { last },
+        created_at: Timestamp::Seconds(bridge.created),
+        // The stored time is up to half a minute old, so a connected bridge counts as seen now.
+        last_seen_at: if online { Some(now()) } else { last }.map(Timestamp::Seconds),
         installations: bridge.installations,
         owned_endpoints: owned_endpoints(cx, bridge),
         sessions: own
@@ -207,6 +209,7 @@ fn session(entry: &TunnelEntry, scope: &KeyScope) -> SessionView {
                 hash: hex(&head.hash),
             }),
         config_refused: report.and_then(|report| report.config_refused.clone()),
+        // The patterns of a bridge would reveal hosts that such a key may not call.
         hosts: match scope.has_targets() {
             true => None,
             false => offer
@@ -226,11 +229,11 @@ fn endpoint(name: &str, standing: &Standing, found: EndpointHealth) -> EndpointV
     };
     EndpointView {
         name: name.to_owned(),
-        refused: ownership::why(standing),
+        refused: ownership::refusal(standing),
         health,
         status: found.status,
         code: found.code.map(|code| Code::from_wire(code).to_string()),
-        checked: is_known.then(|| now() - i64::from(found.age_s)),
+        checked_at: is_known.then(|| Timestamp::Seconds(now() - i64::from(found.age_s))),
     }
 }
 
@@ -238,12 +241,14 @@ pub(super) fn list<'a>(cx: &'a Context<'a>, _: Request<Bytes>) -> Handling<'a> {
     Box::pin(async move {
         let tenant = cx.tenant()?;
         let page = Page::of(&cx.query)?;
+        // One pass over the registry instead of one for each bridge.
         let mut sessions: HashMap<Arc<str>, Vec<Arc<TunnelEntry>>> = HashMap::new();
         for entry in cx.state.data.registry.of_tenant(&tenant) {
             let own = sessions.entry(entry.owner.bridge.clone()).or_default();
             own.push(entry);
         }
         let mut known = cx.state.directory.bridges_of(&tenant);
+        // Filtered before the page is cut: otherwise a page could be empty while later ones are not.
         known.retain(|bridge| cx.principal.scope.sees(Object::Bridge(&bridge.name)));
         if let Some(after) = &page.after {
             known.retain(|bridge| *bridge.name > **after);
@@ -273,6 +278,7 @@ pub(super) fn list<'a>(cx: &'a Context<'a>, _: Request<Bytes>) -> Handling<'a> {
 pub(super) fn show<'a>(cx: &'a Context<'a>, _: Request<Bytes>) -> Handling<'a> {
     Box::pin(async move {
         let (tenant, name) = (cx.tenant()?, cx.path("bridge"));
+        // The same response as for an unknown name, so that it does not reveal that the bridge exists.
         if !cx.principal.scope.sees(Object::Bridge(name)) {
             return Err(unknown());
         }
@@ -329,30 +335,34 @@ pub(super) fn enable<'a>(cx: &'a Context<'a>, _: Request<Bytes>) -> Handling<'a>
     Box::pin(async move { json::reply(StatusCode::OK, &switch(cx, false).await?) })
 }
 
-async fn mark(cx: &Context<'_>, inspected: bool) -> Result<InspectionView, Problem> {
+async fn set_tls_inspection(
+    cx: &Context<'_>,
+    tls_inspection: bool,
+) -> Result<TlsInspectionView, Problem> {
     let (tenant, name) = (cx.tenant()?, cx.path("bridge"));
     cx.check(Object::BridgeChange(name))?;
     let done = cx
         .storage()
-        .set_bridge_inspected(&tenant, name, inspected)
+        .set_bridge_inspected(&tenant, name, tls_inspection)
         .await;
     done.map_err(failed)?;
     cx.state.directory.follow_change().await;
-    Ok(InspectionView {
+    Ok(TlsInspectionView {
         name: name.to_owned(),
-        inspected,
+        tls_inspection,
     })
 }
 
-pub(super) fn inspected<'a>(cx: &'a Context<'a>, _: Request<Bytes>) -> Handling<'a> {
-    Box::pin(async move { json::reply(StatusCode::OK, &mark(cx, true).await?) })
+pub(super) fn allow_tls_inspection<'a>(cx: &'a Context<'a>, _: Request<Bytes>) -> Handling<'a> {
+    Box::pin(async move { json::reply(StatusCode::OK, &set_tls_inspection(cx, true).await?) })
 }
 
-pub(super) fn not_inspected<'a>(cx: &'a Context<'a>, _: Request<Bytes>) -> Handling<'a> {
-    Box::pin(async move { json::reply(StatusCode::OK, &mark(cx, false).await?) })
+pub(super) fn forbid_tls_inspection<'a>(cx: &'a Context<'a>, _: Request<Bytes>) -> Handling<'a> {
+    Box::pin(async move { json::reply(StatusCode::OK, &set_tls_inspection(cx, false).await?) })
 }
 
 async fn holders(cx: &Context<'_>, tenant: &Arc<str>) -> Result<EndpointHolders, Problem> {
+    // The response shows the result, so the change must be visible here first.
     cx.state.directory.refresh().await.map_err(failed)?;
     let endpoint = cx.path("endpoint");
     let mut bridges = cx.state.directory.holders_of(tenant, endpoint);
@@ -369,7 +379,7 @@ pub(super) fn assign_endpoint<'a>(cx: &'a Context<'a>, _: Request<Bytes>) -> Han
         let (tenant, name) = (cx.tenant()?, cx.path("bridge"));
         let endpoint = cx.path("endpoint");
         cx.check(Object::BridgeChange(name))?;
-        // What it is taken from, or shared with, is changed too.
+        // The assignment also changes the bridges that lose the name, or share it from now on.
         for holder in cx.state.directory.holders_of(&tenant, endpoint) {
             cx.check(Object::BridgeChange(&holder))?;
         }

@@ -1,9 +1,10 @@
-//! `/v1/calls ...`: what became of stored calls, again, and taken back.
+//! `/v1/calls ...`: stored calls, to show, deliver again and cancel.
 
+use super::errors::{failed, failed_after_change};
 use super::page::{Page, SCANNED_MAX};
+use super::timestamp::Timestamp;
 use super::{Context, Handling, json};
 use crate::access::Object;
-use crate::api::pairing::{failed, unshown};
 use crate::deliveries::state::CallState;
 use crate::problem::Problem;
 use crate::storage::call_pages::{CallAttemptRow, CallFilter, CallSummary, no_call};
@@ -19,72 +20,72 @@ use std::sync::Arc;
 /// Calls that one request redelivers or cancels.
 const AT_ONCE: u32 = 1000;
 
-/// The same, for a narrowed key: its calls are changed one by one.
+/// The same for a narrowed key, whose calls are changed one by one.
 const NARROWED_AT_ONCE: usize = 200;
 
-/// Calls that are read in one statement, to find those that a narrowed key sees.
+/// Calls that one statement reads to find those that a narrowed key sees.
 const SCANNED_AT_ONCE: u32 = 1000;
 
-/// A stored call. Its URL, header fields and body are not shown.
+/// A stored call, without its URL, header fields and body.
 #[derive(Debug, Serialize, JsonSchema)]
 pub struct CallView {
-    /// Its id; also its `webhook-id`.
+    /// The call's id, which is also its `webhook-id`.
     id: String,
     /// `pending`, `waiting_for_bridge`, `attempting`, `succeeded`, `failed`, `refused`,
     /// `outcome_unknown`, `cancelled` or `expired`.
     state: &'static str,
-    /// When it was handed over, in milliseconds since 1970.
-    created_ms: i64,
-    /// The key that handed it over.
+    /// When the caller submitted it.
+    created_at: Timestamp,
+    /// The key that submitted it.
     client_id: String,
     /// The request's method.
     method: String,
     /// The URL's host.
     host: String,
-    /// The bridge that was asked for.
+    /// The bridge that the caller named.
     bridge: Option<String>,
-    /// Whether it may be made again when nobody can say what became of it.
+    /// Whether the relay may repeat the request when its outcome is unknown.
     at_least_once: bool,
-    /// Bytes of its body.
+    /// Size of the body in bytes.
     bytes: i64,
-    /// Attempts that were begun.
+    /// Number of attempts so far.
     attempts: i64,
-    /// When the next one is due, in milliseconds since 1970.
-    due_ms: Option<i64>,
-    /// When it expires if it still waits then, in milliseconds since 1970.
-    expires_ms: Option<i64>,
-    /// When it came to its end.
-    finished_ms: Option<i64>,
+    /// When the next attempt is due.
+    due_at: Option<Timestamp>,
+    /// When it expires unless it was delivered before.
+    expires_at: Option<Timestamp>,
+    /// When it reached its final state.
+    finished_at: Option<Timestamp>,
     /// The target's last status.
     status: Option<i64>,
     /// The code of the last failure.
     code: Option<String>,
-    /// How far the last attempt came.
+    /// Execution status of the last attempt.
     execution: Option<String>,
-    /// In words.
+    /// Human-readable description of the last result.
     detail: Option<String>,
 }
 
 /// One attempt.
 #[derive(Debug, Serialize, JsonSchema)]
 pub struct AttemptView {
-    /// Its number, from 1.
+    /// Number of the attempt, from 1.
     attempt: i64,
-    /// When it began, in milliseconds since 1970.
-    began_ms: i64,
-    /// How long it took.
+    /// When it started.
+    started_at: Timestamp,
+    /// Duration in milliseconds.
     took_ms: i64,
     /// `bridge` or `direct`.
     route: String,
-    /// Through which bridge.
+    /// The bridge that was used.
     bridge: Option<String>,
     /// The target's status.
     status: Option<i64>,
-    /// The failure's code.
+    /// The code of the failure.
     code: Option<String>,
-    /// How far it came.
+    /// Execution status.
     execution: String,
-    /// In words.
+    /// Human-readable description of the result.
     detail: String,
 }
 
@@ -94,7 +95,7 @@ pub struct CallWithAttempts {
     /// The call.
     #[serde(flatten)]
     call: CallView,
-    /// Attempts that are over, oldest first: the latest thousand.
+    /// Finished attempts, oldest first: at most the last 1000.
     attempt_list: Vec<AttemptView>,
 }
 
@@ -103,32 +104,30 @@ pub struct CallWithAttempts {
 pub struct CallPage {
     /// Newest first.
     calls: Vec<CallView>,
-    /// For the next page; null on the last one.
+    /// Cursor of the next page; null on the last one.
     next_cursor: Option<String>,
 }
 
-/// Which calls.
+/// Selects calls.
 #[derive(Debug, Default, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
-pub struct Matching {
-    /// In this state. Redelivering takes `failed`, `refused`, `outcome_unknown`, `cancelled` and
-    /// `expired` ones, all of them if nothing is said; cancelling those that are not finished.
+pub struct CallSelection {
+    /// Only calls in this state. Redelivery takes `failed`, `refused`, `outcome_unknown`, `cancelled` and
+    /// `expired` calls, and all of them by default. Cancellation takes unfinished calls.
     #[schemars(with = "Option<StateName>")]
     state: Option<String>,
-    /// To this host.
+    /// Only calls to this host.
     host: Option<String>,
-    /// Handed over at or after this moment, in seconds since 1970.
-    #[schemars(range(min = 0, max = 253_402_300_799_i64))]
-    since: Option<i64>,
-    /// Handed over before this moment.
-    #[schemars(range(min = 0, max = 253_402_300_799_i64))]
-    until: Option<i64>,
+    /// Only calls submitted at or after this time.
+    since: Option<Timestamp>,
+    /// Only calls submitted before this time.
+    until: Option<Timestamp>,
 }
 
-/// Where a call stands, for the document.
+/// A call's state, for the OpenAPI document.
 #[derive(JsonSchema)]
 #[schemars(rename_all = "snake_case")]
-#[expect(dead_code, reason = "it is read by the document alone")]
+#[expect(dead_code, reason = "only the OpenAPI document uses it")]
 enum StateName {
     Pending,
     WaitingForBridge,
@@ -141,23 +140,23 @@ enum StateName {
     Expired,
 }
 
-/// How many were redelivered.
+/// The result of a redelivery.
 #[derive(Debug, Serialize, JsonSchema)]
 pub struct Redelivered {
-    /// Calls that are pending again.
+    /// Number of calls that are pending again.
     redelivered: u64,
-    /// Whether there may be more: ask again.
+    /// Whether more calls may match: repeat the request.
     more: bool,
 }
 
-/// How many were taken back.
+/// The result of a cancellation.
 #[derive(Debug, Serialize, JsonSchema)]
 pub struct Cancelled {
-    /// Calls that are cancelled.
+    /// Number of calls that are cancelled.
     cancelled: u64,
-    /// Calls whose attempt runs: no other follows it.
+    /// Number of calls with a running attempt, which no other attempt follows.
     cancelling: u64,
-    /// Whether there may be more: ask again.
+    /// Whether more calls may match: repeat the request.
     more: bool,
 }
 
@@ -165,7 +164,7 @@ fn view(call: CallSummary) -> CallView {
     CallView {
         id: call.id,
         state: call.state.as_str(),
-        created_ms: call.created_ms,
+        created_at: Timestamp::Millis(call.created_ms),
         client_id: call.client_id,
         method: call.method,
         host: call.host,
@@ -173,9 +172,9 @@ fn view(call: CallSummary) -> CallView {
         at_least_once: call.at_least_once,
         bytes: call.bytes,
         attempts: call.attempts,
-        due_ms: call.due_ms,
-        expires_ms: call.expires_ms,
-        finished_ms: call.finished_ms,
+        due_at: call.due_ms.map(Timestamp::Millis),
+        expires_at: call.expires_ms.map(Timestamp::Millis),
+        finished_at: call.finished_ms.map(Timestamp::Millis),
         status: call.status,
         code: call.code,
         execution: call.execution,
@@ -186,7 +185,7 @@ fn view(call: CallSummary) -> CallView {
 fn attempt(row: CallAttemptRow) -> AttemptView {
     AttemptView {
         attempt: row.attempt,
-        began_ms: row.began_ms,
+        started_at: Timestamp::Millis(row.began_ms),
         took_ms: row.took_ms,
         route: row.route,
         bridge: (!row.bridge.is_empty()).then_some(row.bridge),
@@ -202,18 +201,12 @@ fn state_of(text: Option<&str>) -> Result<Option<CallState>, Problem> {
     parsed.map_err(|error| Problem::invalid(error.to_string()))
 }
 
-fn filter(matching: Matching) -> Result<CallFilter, Problem> {
-    let moment = |name: &str, seconds: Option<i64>| match seconds {
-        Some(seconds) if !(0..=253_402_300_799).contains(&seconds) => Err(Problem::invalid(
-            format!("{name} is no moment in seconds since 1970"),
-        )),
-        seconds => Ok(seconds.map(|seconds| seconds * 1000)),
-    };
+fn filter(selection: CallSelection) -> Result<CallFilter, Problem> {
     Ok(CallFilter {
-        state: state_of(matching.state.as_deref())?,
-        host: matching.host,
-        since_ms: moment("since", matching.since)?,
-        until_ms: moment("until", matching.until)?,
+        state: state_of(selection.state.as_deref())?,
+        host: selection.host,
+        since_ms: selection.since.map(Timestamp::millis),
+        until_ms: selection.until.map(Timestamp::millis),
     })
 }
 
@@ -223,8 +216,8 @@ pub(super) fn list<'a>(cx: &'a Context<'a>, _: Request<Bytes>) -> Handling<'a> {
         let filter = CallFilter {
             state: state_of(cx.query.text("state"))?,
             host: cx.query.text("host").map(str::to_owned),
-            since_ms: cx.query.moment_ms("since")?,
-            until_ms: cx.query.moment_ms("until")?,
+            since_ms: cx.query.instant_ms("since")?,
+            until_ms: cx.query.instant_ms("until")?,
         };
         let (calls, next_cursor) = visible(cx, &cx.tenant()?, &filter, &page).await?;
         let calls = calls.into_iter().map(view).collect();
@@ -232,7 +225,7 @@ pub(super) fn list<'a>(cx: &'a Context<'a>, _: Request<Bytes>) -> Handling<'a> {
     })
 }
 
-/// Whether the key sees a stored call.
+/// Returns whether the key sees a stored call.
 fn sees(cx: &Context<'_>, host: &str, bridge: Option<&str>, client_id: &str) -> bool {
     cx.principal.scope.sees(Object::StoredCall {
         host,
@@ -241,7 +234,7 @@ fn sees(cx: &Context<'_>, host: &str, bridge: Option<&str>, client_id: &str) -> 
     })
 }
 
-/// A page of the calls that the key sees, newest first, and the cursor of the next one.
+/// Returns a page of the calls that the key sees, newest first, and the cursor of the next one.
 async fn visible(
     cx: &Context<'_>,
     tenant: &str,
@@ -258,6 +251,7 @@ async fn visible(
             if calls.len() == page.limit() {
                 return Ok((calls, Some(Page::cursor(&before.to_string()))));
             }
+            // Bounded: a narrowed key that sees few calls must not make one request read the whole table.
             scanned += 1;
             before = call.seq;
             if sees(cx, &call.host, call.bridge.as_deref(), &call.client_id) {
@@ -273,8 +267,8 @@ async fn visible(
     }
 }
 
-/// The calls of one bulk request, for a key that is narrowed: the ids of the oldest that it sees and
-/// that fit, and whether there may be more.
+/// Returns the ids of the oldest matching calls that a narrowed key sees, for one bulk request, and whether
+/// there may be more.
 async fn seen_ids(
     cx: &Context<'_>,
     tenant: &str,
@@ -292,6 +286,7 @@ async fn seen_ids(
             if !sees(cx, &call.host, call.bridge.as_deref(), &call.client_id) {
                 continue;
             }
+            // Each call is a transaction of its own, so a request changes fewer of them.
             if ids.len() == NARROWED_AT_ONCE {
                 return Ok((ids, true));
             }
@@ -303,13 +298,13 @@ async fn seen_ids(
     }
 }
 
-/// A stored call of the tenant that the key sees.
+/// Returns a stored call of the tenant, if the key sees it.
 async fn seen_call(cx: &Context<'_>, tenant: &str) -> Result<CallSummary, Problem> {
     let storage = cx.state.directory.storage();
     let call = storage.call(tenant, cx.path("id")).await.map_err(failed)?;
     match sees(cx, &call.host, call.bridge.as_deref(), &call.client_id) {
         true => Ok(call),
-        // In the same words as for a call that does not exist.
+        // The same text as for an unknown id, so that the response does not reveal that the call exists.
         false => Err(failed(no_call())),
     }
 }
@@ -329,7 +324,7 @@ async fn with_attempts(
     let (storage, id) = (cx.state.directory.storage(), cx.path("id"));
     let call = storage.call(tenant, id).await?;
     if !sees(cx, &call.host, call.bridge.as_deref(), &call.client_id) {
-        // In the same words as for a call that does not exist.
+        // The same text as for an unknown id, see `seen_call`.
         return Ok(Err(failed(no_call())));
     }
     let attempts = storage.call_attempts(tenant, id).await?;
@@ -347,12 +342,12 @@ pub(super) fn redeliver<'a>(cx: &'a Context<'a>, _: Request<Bytes>) -> Handling<
         seen_call(cx, &tenant).await?;
         let done = storage.redeliver_call(&tenant, id, now_ms()).await;
         if !done.map_err(failed)? {
-            let detail = "the call has not come to its end yet";
+            let detail = "the call is not finished yet";
             return Err(Problem::not_sent(Code::Conflict, detail));
         }
-        cx.state.deliveries.came_back(&tenant, 1);
+        cx.state.deliveries.calls_redelivered(&tenant, 1);
         let shown = with_attempts(cx, &tenant, StatusCode::ACCEPTED).await;
-        shown.map_err(unshown)?
+        shown.map_err(failed_after_change)?
     })
 }
 
@@ -375,13 +370,13 @@ pub(super) fn redeliver_all<'a>(cx: &'a Context<'a>, request: Request<Bytes>) ->
             (redelivered, more)
         };
         if redelivered > 0 {
-            cx.state.deliveries.came_back(&tenant, redelivered);
+            cx.state.deliveries.calls_redelivered(&tenant, redelivered);
         }
         json::reply(StatusCode::ACCEPTED, &Redelivered { redelivered, more })
     })
 }
 
-async fn take_back(
+async fn cancel_matching(
     cx: &Context<'_>,
     id: Option<&str>,
     filter: CallFilter,
@@ -394,8 +389,10 @@ async fn take_back(
             .cancel_calls(&tenant, id, &filter, now_ms(), AT_ONCE)
             .await;
         (cancelled, cancelling) = done.map_err(failed)?;
+        // A full batch may have left calls over; a client repeats the request until `more` is false.
         more = cancelled + cancelling == u64::from(AT_ONCE);
     } else {
+        // One statement cannot check the scope, since host patterns are not comparable in SQL.
         let (ids, has_more) = seen_ids(cx, &tenant, &filter, Purpose::Cancel).await?;
         (cancelled, cancelling, more) = (0, 0, has_more);
         for id in ids {
@@ -408,7 +405,7 @@ async fn take_back(
         }
     }
     if cancelled + cancelling > 0 {
-        cx.state.deliveries.taken_back(&tenant, cancelled);
+        cx.state.deliveries.calls_cancelled(&tenant, cancelled);
     }
     Ok(Cancelled {
         cancelled,
@@ -420,10 +417,11 @@ async fn take_back(
 pub(super) fn cancel<'a>(cx: &'a Context<'a>, _: Request<Bytes>) -> Handling<'a> {
     Box::pin(async move {
         let id = cx.path("id");
+        // Before the change, so that a key cannot cancel a call that it does not see.
         seen_call(cx, &cx.tenant()?).await?;
-        let done = take_back(cx, Some(id), CallFilter::default()).await?;
+        let done = cancel_matching(cx, Some(id), CallFilter::default()).await?;
         if done.cancelled + done.cancelling == 0 {
-            let detail = "the call has come to its end already";
+            let detail = "the call is already finished";
             return Err(Problem::not_sent(Code::Conflict, detail));
         }
         json::reply(StatusCode::OK, &done)
@@ -433,6 +431,6 @@ pub(super) fn cancel<'a>(cx: &'a Context<'a>, _: Request<Bytes>) -> Handling<'a>
 pub(super) fn cancel_all<'a>(cx: &'a Context<'a>, request: Request<Bytes>) -> Handling<'a> {
     Box::pin(async move {
         let filter = filter(json::read(&request)?)?;
-        json::reply(StatusCode::OK, &take_back(cx, None, filter).await?)
+        json::reply(StatusCode::OK, &cancel_matching(cx, None, filter).await?)
     })
 }

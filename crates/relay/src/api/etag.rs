@@ -4,34 +4,35 @@ use crate::problem::Problem;
 use http::header::{self, HeaderMap, HeaderValue};
 use protocol::Code;
 
-/// The tag of a revision.
+/// Returns the tag of a revision.
 pub fn of(revision: i64) -> String {
     format!("\"r{revision}\"")
 }
 
-/// Adds the tag to an answer.
+/// Adds the tag to a response.
 pub fn put(headers: &mut HeaderMap, revision: i64) {
     if let Ok(value) = HeaderValue::from_str(&of(revision)) {
         headers.insert(header::ETAG, value);
     }
 }
 
-/// The revision that `If-Match` names; `None` where there is no such field, or it is `*`.
+/// Returns the revision that `If-Match` names; `None` without the field, or for `*`.
 ///
 /// # Errors
-/// `precondition_failed` for a tag that is none of ours: nothing is as the caller has seen it.
+/// `precondition_failed` for a tag that the relay never made: it cannot match the current revision.
 pub fn wanted(headers: &HeaderMap) -> Result<Option<i64>, Problem> {
     let Some(value) = headers.get(header::IF_MATCH) else {
         return Ok(None);
     };
     let text = value.to_str().unwrap_or_default().trim();
+    // Any current version matches (RFC 9110, 13.1.1).
     if text == "*" {
         return Ok(None);
     }
     let revision = text.strip_prefix("\"r").and_then(|t| t.strip_suffix('"'));
     let revision = revision.and_then(|revision| revision.parse().ok());
     revision.map(Some).ok_or_else(|| {
-        let detail = "If-Match names another version than the one that is there";
+        let detail = "If-Match does not match the current version";
         Problem::not_sent(Code::PreconditionFailed, detail)
     })
 }
@@ -41,7 +42,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_tag_comes_back_as_its_revision() {
+    fn tag_is_read_as_its_revision() {
         let mut headers = HeaderMap::new();
         assert_eq!(wanted(&headers).unwrap(), None);
         headers.insert(header::IF_MATCH, of(7).parse().unwrap());

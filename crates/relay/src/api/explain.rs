@@ -1,7 +1,7 @@
-//! `POST /v1/calls/explain`: which way a URL would go, and why. Nothing is sent.
+//! `POST /v1/calls/explain`: explains the route of a URL. Nothing is sent.
 
+use super::{Context, Handling, json};
 use crate::access::Object;
-use crate::api::{Context, Handling, json};
 use crate::problem::Problem;
 use crate::routing::{self, Route, RouteRequest};
 use bytes::Bytes;
@@ -10,59 +10,60 @@ use policy::Target;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-/// What is asked about.
+/// A URL whose route is to be explained.
 #[derive(Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
-pub struct Question {
+pub struct RouteQuery {
     /// An absolute `http` or `https` URL.
     #[schemars(length(max = 8192))]
     url: String,
-    /// Default `POST`.
+    /// The request's method. Defaults to `POST`.
     method: Option<String>,
-    /// Through this bridge.
+    /// The bridge that the call would name. Defaults to any.
     bridge: Option<String>,
 }
 
-/// The way, and why.
+/// The route of a URL and its reason.
 #[derive(Debug, Serialize, JsonSchema)]
-pub struct Explained {
+pub struct RouteExplanation {
     /// `bridge`, `direct` or `refused`.
     route: &'static str,
-    /// The bridge that would be chosen now.
+    /// The bridge that the relay would choose now.
     bridge: Option<String>,
-    /// All connected bridges that could take it, by name.
+    /// Connected bridges that may serve the URL, by name.
     bridges: Vec<String>,
-    /// Why, in words; and for a refusal what would help.
+    /// The reason; for a refusal, with what would change it.
     reason: String,
-    /// The code that the call would fail with.
+    /// The code that the call would fail with; null if it has a route.
     code: Option<&'static str>,
 }
 
 pub(crate) fn handle<'a>(cx: &'a Context<'a>, request: Request<Bytes>) -> Handling<'a> {
     Box::pin(async move {
-        let question: Question = json::read(&request)?;
-        let target = Target::parse(&question.url).map_err(|error| {
-            Problem::invalid(format!("url: {error}; http or https is expected"))
+        let query: RouteQuery = json::read(&request)?;
+        let target = Target::parse(&query.url).map_err(|error| {
+            Problem::invalid(format!("url: {error}; expected an http or https URL"))
         })?;
-        let bridge = question.bridge.as_deref();
+        let bridge = query.bridge.as_deref();
+        // Checked as for the call itself, so that explaining reveals nothing that calling would not.
         let scope = &cx.principal.scope;
         scope.check(Object::Host {
             host: target.host(),
             bridge,
             credential: None,
         })?;
-        let method = question.method.as_deref().unwrap_or("POST");
+        let method = query.method.as_deref().unwrap_or("POST");
         let sent = RouteRequest {
             tenant: &cx.principal.tenant,
             bridge,
             within: scope.bridges(),
             target: &target,
-            url: &question.url,
+            url: &query.url,
             method,
             has_credential: false,
             except: &[],
         };
-        let way = routing::decide(cx.state.data.routes(), sent).await;
+        let route = routing::decide(cx.state.data.routes(), sent).await;
         let mut bridges: Vec<String> = cx
             .state
             .data
@@ -78,20 +79,21 @@ pub(crate) fn handle<'a>(cx: &'a Context<'a>, request: Request<Bytes>) -> Handli
             .map(|entry| entry.owner.name.to_string())
             .collect();
         bridges.sort_unstable();
+        // A bridge with several tunnels is listed once.
         bridges.dedup();
         let host = target.host();
-        let explained = match way {
-            Route::Bridge(entry) => Explained {
+        let explanation = match route {
+            Route::Bridge(entry) => RouteExplanation {
                 route: "bridge",
                 reason: format!(
-                    "the connected bridge {} serves {host}; its own policy decides again",
+                    "the connected bridge {} serves {host}; its own policy also decides",
                     entry.owner.name
                 ),
                 bridge: Some(entry.owner.name.to_string()),
                 bridges,
                 code: None,
             },
-            Route::Direct(_) => Explained {
+            Route::Direct(_) => RouteExplanation {
                 route: "direct",
                 bridge: None,
                 bridges,
@@ -101,7 +103,7 @@ pub(crate) fn handle<'a>(cx: &'a Context<'a>, request: Request<Bytes>) -> Handli
                 ),
                 code: None,
             },
-            Route::Refused(failure) => Explained {
+            Route::Refused(failure) => RouteExplanation {
                 route: "refused",
                 bridge: None,
                 bridges,
@@ -109,6 +111,6 @@ pub(crate) fn handle<'a>(cx: &'a Context<'a>, request: Request<Bytes>) -> Handli
                 code: Some(failure.code.as_str()),
             },
         };
-        json::reply(StatusCode::OK, &explained)
+        json::reply(StatusCode::OK, &explanation)
     })
 }

@@ -1,4 +1,4 @@
-//! Documents: read with a bound and an exact error, written as they are described.
+//! Reads documents with a size limit, and writes them.
 
 use crate::body::{self, Body};
 use crate::capacity::{BodyLimits, Reservation, collect_body};
@@ -12,13 +12,13 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use std::time::Duration;
 
-/// Largest document of a resource.
+/// Size limit of a document in bytes.
 const DOCUMENT_MAX_BYTES: u64 = 64 * 1024;
 
-/// How long one may take to arrive.
+/// Time limit for a document to arrive.
 const DOCUMENT_WITHIN: Duration = Duration::from_secs(30);
 
-/// The whole body of a request, whose caller may send nothing of it for `idle`.
+/// Reads the body of a request. The caller may pause for `idle` at most.
 ///
 /// # Errors
 /// `request_too_large`, `invalid_request`, `timeout`, `overloaded`.
@@ -35,12 +35,12 @@ pub async fn body(
     Ok(collect_body(incoming, limits, memory).await?)
 }
 
-/// The document that a request brings.
+/// Parses the document of a request.
 ///
 /// # Errors
-/// `invalid_request` with what is wrong and where.
+/// `invalid_request` with the mistake and its position.
 pub fn read<T: DeserializeOwned>(request: &Request<Bytes>) -> Result<T, Problem> {
-    // Nothing at all is an empty document.
+    // Operations whose fields are all optional take an empty body.
     let text = match request.body().trim_ascii() {
         b"" => b"{}",
         text => text,
@@ -49,13 +49,13 @@ pub fn read<T: DeserializeOwned>(request: &Request<Bytes>) -> Result<T, Problem>
         return Err(Problem::invalid("the body must be a JSON object"));
     }
     serde_json::from_slice(text)
-        .map_err(|error| Problem::invalid(format!("the document is not what is expected: {error}")))
+        .map_err(|error| Problem::invalid(format!("invalid document: {error}")))
 }
 
-/// An answer with a document.
+/// Returns a response with a document.
 ///
 /// # Errors
-/// `internal` when it cannot be written, which is a defect.
+/// `internal` when it cannot be serialized, which is a defect.
 pub fn reply<T: Serialize>(status: StatusCode, document: &T) -> Result<Response<Body>, Problem> {
     let mut text = serde_json::to_vec(document)
         .map_err(|error| Problem::not_sent(Code::Internal, error.to_string()))?;
@@ -67,12 +67,12 @@ pub fn reply<T: Serialize>(status: StatusCode, document: &T) -> Result<Response<
         header::CONTENT_TYPE,
         HeaderValue::from_static("application/json"),
     );
-    // Whoever stands in between keeps nothing of it.
+    // Responses may have secrets, which no cache between relay and caller may store.
     headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
     Ok(response)
 }
 
-/// An answer without a document.
+/// Returns a response without a body.
 pub fn empty() -> Response<Body> {
     let mut response = Response::new(body::empty());
     *response.status_mut() = StatusCode::NO_CONTENT;

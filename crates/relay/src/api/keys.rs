@@ -1,9 +1,10 @@
-//! `/v1/keys ...`: API keys of a tenant, for its administrators.
+//! `/v1/keys ...`: API keys, for administrators.
 
+use super::errors::failed;
 use super::page::{Page, SCANNED_MAX, wrong_cursor};
+use super::timestamp::Timestamp;
 use super::{Context, Handling, json};
 use crate::access::Object;
-use crate::api::pairing::failed;
 use crate::problem::Problem;
 use crate::storage::keys::{NewKey, OVERLAP_MAX, no_key};
 use crate::storage::{ApiKey, Existing, Role, Scope, Secret, now};
@@ -16,29 +17,29 @@ use serde::{Deserialize, Serialize};
 /// An API key, without its secret.
 #[derive(Debug, Serialize, JsonSchema)]
 pub struct KeyView {
-    /// Its client id.
+    /// The key's client id.
     client_id: String,
-    /// Whose it is.
+    /// Name of the tenant; empty for a site administrator's key.
     tenant: String,
-    /// What it may do.
+    /// The key's role.
     role: &'static str,
     /// A name for people.
     name: String,
     /// `valid`, `expired` or `revoked`.
     state: &'static str,
-    /// What a bridge key may do with a name that exists: `none`, `join` or `replace`.
+    /// What a bridge key may do with the name of an existing bridge: `none`, `join` or `replace`.
     existing: &'static str,
-    /// When it was created, in seconds since 1970.
-    created: i64,
-    /// When it stops being valid.
-    expires: Option<i64>,
+    /// When it was created.
+    created_at: Timestamp,
+    /// When it expires; null for a key without an end.
+    expires_at: Option<Timestamp>,
     /// When it was revoked.
-    revoked: Option<i64>,
-    /// When it was used last, to the minute or two.
-    last_used: Option<i64>,
-    /// Until when the secret before the last rotation is good.
-    previous_secret_until: Option<i64>,
-    /// What it is narrowed to; of what is left out it may use all.
+    revoked_at: Option<Timestamp>,
+    /// When it was last used, accurate to about two minutes.
+    last_used_at: Option<Timestamp>,
+    /// When the secret before the last rotation expires; null if there is none.
+    previous_secret_expires_at: Option<Timestamp>,
+    /// What the key is narrowed to. A list that is left out narrows nothing.
     scope: Scope,
 }
 
@@ -55,74 +56,74 @@ pub struct KeyWithSecret {
 /// A page of keys.
 #[derive(Debug, Serialize, JsonSchema)]
 pub struct KeyPage {
-    /// Oldest first, revoked ones included.
+    /// Oldest first, including revoked ones.
     keys: Vec<KeyView>,
-    /// For the next page; null on the last one.
+    /// Cursor of the next page; null on the last one.
     next_cursor: Option<String>,
 }
 
-/// The roles that a key may be given.
+/// The role of an API key.
 #[derive(Debug, Clone, Copy, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
-pub enum RoleWord {
-    /// Pair bridges.
+pub enum RoleName {
+    /// Pairs bridges.
     Bridge,
-    /// Make calls, and use endpoints.
+    /// Makes calls and uses endpoints.
     Caller,
-    /// Use endpoints, with much traffic.
+    /// Uses endpoints, with bulk traffic.
     Synchronizer,
-    /// All that the tenant's keys may do, and manage them.
+    /// Does what the tenant's other keys do except pairing, and manages keys and bridges.
     Admin,
-    /// Manage tenants; given by site administrators alone.
+    /// Manages tenants. Only site administrators create such keys.
     SiteAdmin,
 }
 
-/// What a bridge key may do with a bridge's name that exists.
+/// What a bridge key may do with the name of an existing bridge.
 #[derive(Debug, Clone, Copy, Default, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
-pub enum ExistingWord {
+pub enum ExistingName {
     /// Nothing.
     #[default]
     None,
-    /// Add an installation beside those that are there.
+    /// Adds an installation next to the existing ones.
     Join,
-    /// Revoke those that are there and take the name over.
+    /// Revokes the existing installations and takes the name over.
     Replace,
 }
 
-/// A key that is to be created.
+/// An API key to create.
 #[derive(Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct NewKeyDocument {
-    /// What it may do.
-    role: RoleWord,
+    /// The key's role.
+    role: RoleName,
     /// A name for people, at most 64 bytes.
     #[serde(default)]
     #[schemars(length(max = 64))]
     name: String,
-    /// Its tenant; named by site administrators alone.
+    /// Name of the tenant. Only site administrators name it.
     tenant: Option<String>,
-    /// When it stops being valid, in seconds since 1970.
-    expires: Option<i64>,
-    /// For the role `bridge`.
+    /// When it expires. Defaults to never.
+    expires_at: Option<Timestamp>,
+    /// What a bridge key may do with the name of an existing bridge. Defaults to `none`.
     #[serde(default)]
-    existing: ExistingWord,
-    /// What it is narrowed to. A list must not be empty: leave it out to narrow nothing.
+    existing: ExistingName,
+    /// What the key is narrowed to. A list must not be empty: leave it out to narrow nothing.
     #[serde(default)]
     scope: ScopeDocument,
 }
 
-/// What a key that is to be created is narrowed to.
+/// What an API key to create is narrowed to.
 #[derive(Debug, Default, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct ScopeDocument {
-    /// Names of bridges that its requests may go through, or that it may manage or pair.
+    /// Names of bridges that the key's requests may use, or that it may manage or pair.
     bridges: Option<Vec<String>>,
-    /// Names of endpoints that it may use. Of a bridge key: that its bridges may declare.
+    /// Names of endpoints that the key may use. For a bridge key: that its bridges may declare.
     endpoints: Option<Vec<String>>,
-    /// Host patterns of URLs that it may call: exact, `*.example.com`, an address, or a network.
+    /// Host patterns of URLs that the key may call: exact, `*.example.com`, an address, or a network.
     hosts: Option<Vec<String>>,
-    /// Names of credentials that it may ask for.
+    /// Names of credentials that the key may request.
     credentials: Option<Vec<String>>,
 }
 
@@ -144,25 +145,25 @@ impl ScopeDocument {
     }
 }
 
-/// How a key is rotated.
+/// How to rotate a key.
 #[derive(Debug, Default, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct Rotation {
-    /// For how many seconds the secret before stays good: 0 to 2592000, default 86400.
+    /// Seconds for which the previous secret stays valid: 0 to 2592000. Defaults to 86400.
     #[schemars(range(min = 0, max = 2_592_000))]
     overlap_s: Option<i64>,
 }
 
-/// What went with a key.
+/// The result of a revocation.
 #[derive(Debug, Serialize, JsonSchema)]
 pub struct RevokedKey {
-    /// The key.
+    /// The key's client id.
     client_id: String,
     /// Bridges that were revoked with it.
     bridges: Vec<String>,
 }
 
-/// How long the secret before a rotation stays good, if it is not said.
+/// Default of `overlap_s`.
 const OVERLAP: i64 = 24 * 3600;
 
 pub(crate) fn state(key: &ApiKey) -> &'static str {
@@ -185,11 +186,14 @@ fn view(cx: &Context<'_>, key: &ApiKey) -> KeyView {
         name: key.name.clone(),
         state: state(key),
         existing: key.existing.as_str(),
-        created: key.created,
-        expires: key.expires,
-        revoked: key.revoked,
-        last_used: key.last_used,
-        previous_secret_until: previous.filter(|until| *until > now()),
+        created_at: Timestamp::Seconds(key.created),
+        expires_at: key.expires.map(Timestamp::Seconds),
+        revoked_at: key.revoked.map(Timestamp::Seconds),
+        last_used_at: key.last_used.map(Timestamp::Seconds),
+        // Stored until the next rotation; after it has expired, clients need not know.
+        previous_secret_expires_at: previous
+            .filter(|until| *until > now())
+            .map(Timestamp::Seconds),
         scope: key.scope.clone(),
     }
 }
@@ -201,9 +205,8 @@ fn with_secret(cx: &Context<'_>, key: &ApiKey, secret: &Secret) -> KeyWithSecret
     }
 }
 
-/// The tenant whose keys are looked at: empty for all, which a site administrator sees who names
-/// none.
-fn looked_at(cx: &Context<'_>) -> Result<String, Problem> {
+/// Returns the tenant whose keys are listed; empty for all, if a site administrator names none.
+fn listed_tenant(cx: &Context<'_>) -> Result<String, Problem> {
     if cx.is_site_admin() && cx.query.text("tenant").is_none() {
         return Ok(String::new());
     }
@@ -212,10 +215,11 @@ fn looked_at(cx: &Context<'_>) -> Result<String, Problem> {
 
 pub(super) fn list<'a>(cx: &'a Context<'a>, _: Request<Bytes>) -> Handling<'a> {
     Box::pin(async move {
-        let tenant = looked_at(cx)?;
+        let tenant = listed_tenant(cx)?;
         let page = Page::of(&cx.query)?;
         let after = page.after.clone().unwrap_or_else(|| "0 ".to_owned());
         let (created, client_id) = after.split_once(' ').ok_or_else(wrong_cursor)?;
+        // Creation times are not unique, so a cursor has the client id, too.
         let created = created.parse().map_err(|_| wrong_cursor())?;
         let after = (created, client_id.to_owned());
         let (keys, next_cursor) = visible(cx, &tenant, &page, after).await?;
@@ -224,7 +228,7 @@ pub(super) fn list<'a>(cx: &'a Context<'a>, _: Request<Bytes>) -> Handling<'a> {
     })
 }
 
-/// A page of the keys that this key may manage, and the cursor of the next one.
+/// Returns a page of the keys that this key may manage, and the cursor of the next one.
 async fn visible(
     cx: &Context<'_>,
     tenant: &str,
@@ -256,11 +260,12 @@ async fn visible(
     }
 }
 
-/// A key that this key may manage, of the tenant whose keys are listed.
+/// Returns a key that this key may manage, of the tenant whose keys are listed.
 async fn managed(cx: &Context<'_>, tenant: &str) -> Result<ApiKey, Problem> {
     let client_id = cx.path("client_id");
     let found = cx.state.directory.storage().key(tenant, client_id).await;
     let key = found.map_err(failed)?;
+    // The same response as for an unknown client id.
     if !cx.principal.sees_key(&key) {
         return Err(failed(no_key(client_id)));
     }
@@ -271,19 +276,21 @@ pub(super) fn create<'a>(cx: &'a Context<'a>, request: Request<Bytes>) -> Handli
     Box::pin(async move {
         let new: NewKeyDocument = json::read(&request)?;
         let role = match new.role {
-            RoleWord::Bridge => Role::Bridge,
-            RoleWord::Caller => Role::Caller,
-            RoleWord::Synchronizer => Role::Synchronizer,
-            RoleWord::Admin => Role::Admin,
-            RoleWord::SiteAdmin if cx.is_site_admin() => Role::SiteAdmin,
-            RoleWord::SiteAdmin => {
-                let detail = "only a site administrator may create a site administrator's key";
+            RoleName::Bridge => Role::Bridge,
+            RoleName::Caller => Role::Caller,
+            RoleName::Synchronizer => Role::Synchronizer,
+            RoleName::Admin => Role::Admin,
+            RoleName::SiteAdmin if cx.is_site_admin() => Role::SiteAdmin,
+            RoleName::SiteAdmin => {
+                let detail = "only a site administrator can create a key with the role site-admin";
                 return Err(Problem::not_sent(Code::Forbidden, detail));
             }
         };
         let tenant = match role {
             Role::SiteAdmin if new.tenant.is_some() => {
-                return Err(Problem::invalid("a site administrator's key has no tenant"));
+                return Err(Problem::invalid(
+                    "a key with the role site-admin has no tenant",
+                ));
             }
             Role::SiteAdmin => String::new(),
             _ => {
@@ -292,17 +299,19 @@ pub(super) fn create<'a>(cx: &'a Context<'a>, request: Request<Bytes>) -> Handli
                 name.map_or_else(String::new, |name| name.to_string())
             }
         };
+        // An empty list would narrow nothing while it reads as "nothing is allowed".
         let scope = new.scope.into_scope()?;
+        // A narrowed key must not create one that may do more than itself.
         cx.check(Object::Key(role, &scope))?;
         let new = NewKey {
             role,
             name: new.name,
             existing: match new.existing {
-                ExistingWord::None => Existing::Refuse,
-                ExistingWord::Join => Existing::Join,
-                ExistingWord::Replace => Existing::Replace,
+                ExistingName::None => Existing::Refuse,
+                ExistingName::Join => Existing::Join,
+                ExistingName::Replace => Existing::Replace,
             },
-            expires: new.expires,
+            expires: new.expires_at.map(Timestamp::seconds),
             scope,
         };
         let created = cx.storage().create_key_with(&tenant, new).await;
@@ -314,7 +323,7 @@ pub(super) fn create<'a>(cx: &'a Context<'a>, request: Request<Bytes>) -> Handli
 
 pub(super) fn show<'a>(cx: &'a Context<'a>, _: Request<Bytes>) -> Handling<'a> {
     Box::pin(async move {
-        let found = managed(cx, &looked_at(cx)?).await?;
+        let found = managed(cx, &listed_tenant(cx)?).await?;
         json::reply(StatusCode::OK, &view(cx, &found))
     })
 }
@@ -322,14 +331,15 @@ pub(super) fn show<'a>(cx: &'a Context<'a>, _: Request<Bytes>) -> Handling<'a> {
 pub(super) fn rotate<'a>(cx: &'a Context<'a>, request: Request<Bytes>) -> Handling<'a> {
     Box::pin(async move {
         let rotation: Rotation = json::read(&request)?;
+        // Clients need time to switch, and both secrets are valid meanwhile.
         let overlap = rotation.overlap_s.unwrap_or(OVERLAP);
         if !(0..=OVERLAP_MAX).contains(&overlap) {
             return Err(Problem::invalid(format!(
-                "overlap_s must be from 0 to {OVERLAP_MAX}"
+                "overlap_s is {overlap}; it must be from 0 to {OVERLAP_MAX}"
             )));
         }
         let storage = cx.storage();
-        let tenant = looked_at(cx)?;
+        let tenant = listed_tenant(cx)?;
         managed(cx, &tenant).await?;
         let rotated = storage.rotate_key(&tenant, cx.path("client_id"), overlap);
         let (key, secret) = rotated.await.map_err(failed)?;
@@ -342,7 +352,7 @@ pub(super) fn revoke<'a>(cx: &'a Context<'a>, _: Request<Bytes>) -> Handling<'a>
     Box::pin(async move {
         let keep = cx.query.flag("keep_bridges")?;
         let client_id = cx.path("client_id");
-        let tenant = looked_at(cx)?;
+        let tenant = listed_tenant(cx)?;
         managed(cx, &tenant).await?;
         let revoked = cx.storage().revoke_key_of(&tenant, client_id, keep).await;
         let revoked = revoked.map_err(failed)?;

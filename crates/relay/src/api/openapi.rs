@@ -1,6 +1,7 @@
-//! The OpenAPI 3.1 document, made from the table of operations.
+//! The OpenAPI 3.1 document, generated from the table of operations.
 
-use super::{Operation, operations};
+use super::page::{LIMIT, LIMIT_MAX};
+use super::{Operation, ParameterKind, operations};
 use protocol::{Code, Execution};
 use schemars::generate::SchemaSettings;
 use serde_json::{Map, Value, json};
@@ -9,12 +10,12 @@ use std::sync::LazyLock;
 
 static DOCUMENT: LazyLock<String> = LazyLock::new(|| format!("{:#}\n", document()));
 
-/// The document as text, as it is served and checked in.
+/// Returns the document as text, as it is served and checked in.
 pub fn text() -> &'static str {
     &DOCUMENT
 }
 
-/// What any request may be answered with, before its operation sees it.
+/// Errors that any request can get before its operation handles it.
 const ALWAYS: &[Code] = &[
     Code::InvalidRequest,
     Code::HeadersTooLarge,
@@ -22,7 +23,7 @@ const ALWAYS: &[Code] = &[
     Code::Internal,
 ];
 
-/// What a request with a key may be answered with.
+/// Errors that any request with a key can get.
 const KEYED: &[Code] = &[
     Code::RateLimited,
     Code::Unauthorized,
@@ -47,14 +48,15 @@ fn document() -> Value {
             .or_insert_with(|| path_parameters(operation.path));
     }
     let mut schemas = generator.take_definitions(true);
+    // By hand, since its codes and execution states come from the protocol crate.
     schemas.insert("Problem".to_owned(), problem());
     json!({
         "openapi": "3.1.0",
         "info": {
             "title": "Integration Bridge relay",
             "version": env!("CARGO_PKG_VERSION"),
-            "description": "Tenants, API keys, bridges, calls and deliveries of a relay. Times are \
-                            numbers since 1970: seconds, or milliseconds where a name ends in _ms.",
+            "description": "Tenants, API keys, bridges, calls and deliveries of a relay. Instants are \
+                            RFC 3339 in UTC. Durations are numbers, with the unit in their names.",
             "license": {"name": "Apache-2.0", "identifier": "Apache-2.0"},
         },
         "servers": [{"url": "/"}],
@@ -65,8 +67,9 @@ fn document() -> Value {
                 "key": {
                     "type": "http",
                     "scheme": "basic",
-                    "description": "Client id and client secret of an API key. May be sent in \
-                                    Bridge-Authorization, too: then Authorization is the target's.",
+                    "description": "Client id and client secret of an API key. A client can send them \
+                                    in Bridge-Authorization instead; Authorization then belongs to \
+                                    the target.",
                 },
             },
             "responses": problems(),
@@ -93,12 +96,17 @@ fn shown(operation: &Operation, generator: &mut schemars::SchemaGenerator) -> Va
     out.insert("operationId".into(), json!(operation.id));
     out.insert("tags".into(), json!([operation.tag]));
     out.insert("summary".into(), json!(operation.summary));
-    let roles: Vec<_> = operation.roles.iter().map(|role| role.as_str()).collect();
-    let who = match roles.is_empty() {
+    let roles: Vec<_> = operation
+        .permission
+        .roles
+        .iter()
+        .map(|role| role.as_str())
+        .collect();
+    let required = match roles.is_empty() {
         true => "Needs no key.".to_owned(),
         false => format!("Needs a key with the role {}.", roles.join(" or ")),
     };
-    let description = format!("{who} {}", operation.description);
+    let description = format!("{required} {}", operation.description);
     out.insert("description".into(), json!(description.trim()));
     if roles.is_empty() {
         out.insert("security".into(), json!([]));
@@ -107,14 +115,13 @@ fn shown(operation: &Operation, generator: &mut schemars::SchemaGenerator) -> Va
         .query
         .iter()
         .map(|parameter| {
-            let schema = match parameter.name {
-                "limit" => {
-                    json!({"type": "integer", "minimum": 1, "maximum": 1000, "default": 100})
+            let schema = match parameter.kind {
+                ParameterKind::Text => json!({"type": "string"}),
+                ParameterKind::Flag => json!({"type": "boolean"}),
+                ParameterKind::Instant => json!({"type": "string", "format": "date-time"}),
+                ParameterKind::PageSize => {
+                    json!({"type": "integer", "minimum": 1, "maximum": LIMIT_MAX, "default": LIMIT})
                 }
-                "since" | "until" => {
-                    json!({"type": "integer", "minimum": 0, "maximum": 253_402_300_799_i64})
-                }
-                _ => json!({"type": parameter.kind}),
             };
             json!({
                 "name": parameter.name,
@@ -134,24 +141,24 @@ fn shown(operation: &Operation, generator: &mut schemars::SchemaGenerator) -> Va
             "schema": schema,
         }));
     };
-    if operation.is_once {
+    if operation.is_idempotent {
         header(
             "Idempotency-Key",
-            "The same key again within ten minutes gets the first response, with Idempotency-Replayed, also after a restart of the relay. `outcome_unknown` when the relay ended before it knew the outcome.",
+            "A repeated request with the same key gets the first response for ten minutes, with Idempotency-Replayed, also after a restart of the relay. `outcome_unknown` if the relay stopped before it knew the outcome.",
             json!({"type": "string", "minLength": 1, "maxLength": 128, "pattern": "^[\\x21-\\x7e]+$"}),
         );
     }
-    if operation.takes_match {
+    if operation.has_if_match {
         header(
             "If-Match",
-            "The ETag that was seen: nothing happens if it is another by now.",
+            "The ETag of the version to change. The request fails if the current version has another one.",
             json!({"type": "string"}),
         );
     }
     if !parameters.is_empty() {
         out.insert("parameters".into(), Value::Array(parameters));
     }
-    if let Some(request) = operation.request {
+    if let Some(request) = operation.request_body {
         let schema = request(generator);
         out.insert(
             "requestBody".into(),
@@ -165,46 +172,47 @@ fn shown(operation: &Operation, generator: &mut schemars::SchemaGenerator) -> Va
 fn responses(operation: &Operation, generator: &mut schemars::SchemaGenerator) -> Value {
     let mut all: BTreeMap<String, Value> = BTreeMap::new();
     for success in operation.success {
-        let mut answer = json!({"description": success.description});
+        let mut response = json!({"description": success.description});
         if let Some(schema) = success.schema {
             let schema = schema(generator);
-            answer["content"] = json!({"application/json": {"schema": schema}});
+            response["content"] = json!({"application/json": {"schema": schema}});
         }
-        if let Some(media) = success.media {
+        if let Some(media) = success.media_type {
             let schema = match media {
                 "text/plain" => json!({"type": "string"}),
                 _ => json!({"type": "object"}),
             };
-            answer["content"] = json!({media: {"schema": schema}});
+            response["content"] = json!({media: {"schema": schema}});
         }
-        if operation.takes_match && success.schema.is_some() {
-            answer["headers"] = json!({"ETag": {"schema": {"type": "string"}}});
+        if operation.has_if_match && success.schema.is_some() {
+            response["headers"] = json!({"ETag": {"schema": {"type": "string"}}});
         }
-        all.insert(success.status.to_string(), answer);
+        all.insert(success.status.to_string(), response);
     }
     let mut codes: Vec<Code> = ALWAYS.to_vec();
-    if !operation.roles.is_empty() {
+    if !operation.permission.roles.is_empty() {
         codes.extend(KEYED);
     }
-    if operation.request.is_some() {
+    if operation.request_body.is_some() {
         codes.push(Code::RequestTooLarge);
     }
-    if operation.is_once {
+    if operation.is_idempotent {
         codes.push(Code::Conflict);
     }
-    if operation.takes_match {
+    if operation.has_if_match {
         codes.push(Code::PreconditionFailed);
     }
-    codes.extend(operation.problems);
+    codes.extend(operation.errors);
     for code in codes {
         let status = code.http_status().to_string();
         let name = format!("#/components/responses/Problem{status}");
+        // Several codes share a status, and a status has one response object that lists them all.
         all.entry(status).or_insert(json!({ "$ref": name }));
     }
     json!(all)
 }
 
-/// The problems of each status.
+/// Returns the error responses of each status.
 fn problems() -> Value {
     let mut by_status: BTreeMap<u16, Vec<&str>> = BTreeMap::new();
     for code in Code::ALL {
@@ -213,7 +221,7 @@ fn problems() -> Value {
     }
     let all = by_status.into_iter().map(|(status, names)| {
         let described = json!({
-            "description": format!("A problem: {}.", names.join(", ")),
+            "description": format!("Error codes: {}.", names.join(", ")),
             "headers": {"Bridge-Error": {"schema": {"type": "string"}}},
             "content": {
                 "application/problem+json": {"schema": {"$ref": "#/components/schemas/Problem"}},
@@ -224,7 +232,7 @@ fn problems() -> Value {
     Value::Object(all.collect())
 }
 
-/// A problem document (RFC 9457).
+/// Returns the schema of a problem document (RFC 9457).
 fn problem() -> Value {
     let codes: Vec<_> = Code::ALL.iter().map(|code| code.as_str()).collect();
     let executions = [
@@ -236,7 +244,7 @@ fn problem() -> Value {
     let executions = executions.map(Execution::as_str);
     json!({
         "type": "object",
-        "description": "What went wrong (RFC 9457), and how far the request came.",
+        "description": "A problem document (RFC 9457) with the error code and the execution status of the request.",
         "required": ["type", "title", "status", "detail", "code", "execution"],
         "properties": {
             "type": {"type": "string"},
@@ -245,8 +253,8 @@ fn problem() -> Value {
             "detail": {"type": "string"},
             "code": {"type": "string", "enum": codes},
             "execution": {"type": "string", "enum": executions},
-            "id": {"type": "string", "description": "The call's id, where there is one."},
-            "retry_after": {"type": "integer", "description": "When to come again, in seconds."},
+            "id": {"type": "string", "description": "The call's id, if the request is a call."},
+            "retry_after": {"type": "integer", "description": "Seconds after which the client can retry."},
         },
     })
 }
@@ -256,17 +264,17 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_document_that_is_checked_in_is_the_one_that_is_served() {
+    fn checked_in_document_is_the_served_one() {
         let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../../proto/openapi.json");
         let checked_in = std::fs::read_to_string(path).unwrap_or_default();
         assert!(
             checked_in == text(),
-            "proto/openapi.json is not what the code says: run `cargo xtask openapi`"
+            "proto/openapi.json is out of date: run `cargo xtask openapi`"
         );
     }
 
     #[test]
-    fn every_reference_leads_somewhere() {
+    fn references_resolve() {
         let document = document();
         let text = document.to_string();
         for part in text.split("\"$ref\":\"").skip(1) {

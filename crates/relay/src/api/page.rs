@@ -1,45 +1,46 @@
-//! Pages: a cursor is the last row's key, so that what comes and goes meanwhile shifts nothing.
+//! Pages of lists. A cursor is the last row's key, so rows that are added or deleted meanwhile shift no
+//! page.
 
-use super::Parameter;
 use super::query::Query;
+use super::{Parameter, ParameterKind};
 use crate::problem::Problem;
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 
-/// Rows of a page, unless it is said.
-const LIMIT: i64 = 100;
+/// Default number of rows of a page.
+pub(super) const LIMIT: i64 = 100;
 
-/// Most rows of a page.
-const LIMIT_MAX: i64 = 1000;
+/// Largest number of rows of a page.
+pub(super) const LIMIT_MAX: i64 = 1000;
 
 /// The parameter `limit`.
 pub const LIMIT_PARAMETER: Parameter = Parameter {
     name: "limit",
-    description: "Most rows of the page: 1 to 1000, default 100.",
-    kind: "integer",
+    description: "Maximum number of rows: 1 to 1000. Defaults to 100.",
+    kind: ParameterKind::PageSize,
 };
 
 /// The parameter `cursor`.
 pub const CURSOR_PARAMETER: Parameter = Parameter {
     name: "cursor",
-    description: "`next_cursor` of the page before.",
-    kind: "string",
+    description: "The `next_cursor` of the previous page.",
+    kind: ParameterKind::Text,
 };
 
-/// Rows that one request looks at where a narrowed key sees only some of them. Its page may then be
-/// shorter than `limit`, with a cursor.
+/// Rows that one request reads when a narrowed key sees only some of them. Its page may then be shorter
+/// than `limit`, with a cursor.
 pub const SCANNED_MAX: usize = 10_000;
 
-/// The page that is asked for.
+/// The requested page.
 #[derive(Debug)]
 pub struct Page {
     limit: u32,
-    /// The key behind which it begins.
+    /// The key after which the page begins.
     pub after: Option<String>,
 }
 
 impl Page {
-    /// From the query.
+    /// Reads the page from the query.
     ///
     /// # Errors
     /// `invalid_request`.
@@ -56,7 +57,8 @@ impl Page {
         })
     }
 
-    /// The key that the page begins behind, as a number that falls; the largest for the first page.
+    /// Returns the key before which the page begins, for keys that are descending numbers; the largest
+    /// number for the first page.
     ///
     /// # Errors
     /// `invalid_request`.
@@ -67,24 +69,25 @@ impl Page {
         }
     }
 
-    /// How many rows to ask for: one more than are shown tells whether there is another page.
+    /// Returns how many rows to read: one more than the page has shows whether there is another page.
     pub fn rows(&self) -> u32 {
         self.limit + 1
     }
 
-    /// How many rows are shown at most.
+    /// Returns how many rows the page has at most.
     pub fn limit(&self) -> usize {
         self.limit as usize
     }
 
-    /// The cursor of a page that begins after this key.
+    /// Returns the cursor of a page that begins after this key.
     pub fn cursor(key: &str) -> String {
         URL_SAFE_NO_PAD.encode(key)
     }
 
-    /// Cuts the rows to the page; the cursor of the next one, if there is one.
+    /// Cuts the rows to the page. Returns the cursor of the next page, if there is one.
     pub fn cut<T>(&self, rows: &mut Vec<T>, key: impl Fn(&T) -> String) -> Option<String> {
         let limit = self.limit as usize;
+        // One row more than the page was read; without it this is the last page.
         if rows.len() <= limit {
             return None;
         }
@@ -93,9 +96,9 @@ impl Page {
     }
 }
 
-/// The cursor was not made here, or for something else.
+/// Returns the problem for a cursor that this list did not give.
 pub fn wrong_cursor() -> Problem {
-    Problem::invalid("the cursor is not one that this path gave")
+    Problem::invalid("the cursor does not belong to this list")
 }
 
 #[cfg(test)]
@@ -108,7 +111,7 @@ mod tests {
     }
 
     #[test]
-    fn a_cursor_leads_to_the_next_page_and_a_forged_one_nowhere() {
+    fn cursor_leads_to_the_next_page() {
         let first = page("limit=2").unwrap();
         assert_eq!((first.rows(), first.before().unwrap()), (3, i64::MAX));
         let mut rows = vec![9, 8, 7];

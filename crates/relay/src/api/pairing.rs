@@ -6,14 +6,14 @@
 //! -> {"tenant": "acme", "tenant_id": "ten_...", "bridge_id": "brg_...", "name": "berlin-dc1"}
 //! ```
 //!
-//! The proof is the key's signature over the client id, the name and the key itself (W-10), so
-//! that nobody can register a key that he does not have. Rules about names that exist are the
-//! storage's.
+//! The proof is the key's signature over the client id, the name and the key itself (W-10), so a client can
+//! only register a key that it has. Storage enforces the rules about existing names.
 
+use super::errors::failed;
+use super::{Context, Handling, json};
 use crate::access::Object;
-use crate::api::{Context, Handling, json};
 use crate::body::Body;
-use crate::denials::{Denied, Who};
+use crate::denials::{Denied, DeniedClient};
 use crate::problem::Problem;
 use crate::storage::Pairing;
 use base64::Engine as _;
@@ -21,18 +21,17 @@ use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
 use http::{Response, StatusCode};
 use protocol::opening::PairingTranscript;
-use protocol::{Execution, Failure};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-/// A bridge that is to be registered.
+/// A bridge to register.
 #[derive(Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct PairDocument {
-    /// Its name: 1 to 64 letters, digits, `.`, `_` or `-`.
+    /// The bridge's name: 1 to 64 letters, digits, `.`, `_` or `-`.
     #[schemars(length(min = 1, max = 64), regex(pattern = r"^[A-Za-z0-9._-]+$"))]
     name: String,
-    /// Its Ed25519 key: 32 bytes in base64.
+    /// The bridge's Ed25519 public key: 32 bytes in base64.
     public_key: String,
     /// The installation: 16 bytes in base64, or 32 hexadecimal digits.
     instance: String,
@@ -42,11 +41,11 @@ pub struct PairDocument {
     /// The program's version, for people.
     #[serde(default)]
     software: String,
-    /// The key's signature over all of it: 64 bytes in base64.
+    /// The key's signature over the pairing: 64 bytes in base64.
     proof: String,
 }
 
-/// A document whose proof holds.
+/// A pairing whose proof is valid.
 #[derive(Debug, PartialEq, Eq)]
 struct PairingRequest {
     name: String,
@@ -58,10 +57,9 @@ struct PairingRequest {
 
 impl PairingRequest {
     fn parse(text: &[u8], client_id: &str) -> Result<Self, Problem> {
-        let document: PairDocument = serde_json::from_slice(text).map_err(|error| {
-            Problem::invalid(format!("the pairing is not what is expected: {error}"))
-        })?;
-        let asked = Self {
+        let document: PairDocument = serde_json::from_slice(text)
+            .map_err(|error| Problem::invalid(format!("invalid pairing: {error}")))?;
+        let request = Self {
             public_key: bytes("public_key", &document.public_key)?,
             instance: instance(&document.instance)?,
             name: document.name,
@@ -71,16 +69,16 @@ impl PairingRequest {
         let proof: [u8; 64] = bytes("proof", &document.proof)?;
         let transcript = PairingTranscript {
             client_id,
-            name: &asked.name,
-            public_key: &asked.public_key,
-            instance: &asked.instance,
+            name: &request.name,
+            public_key: &request.public_key,
+            instance: &request.instance,
         };
         if !transcript.is_proved_by(&proof) {
             return Err(Problem::invalid(
-                "proof is not the signature of this pairing under public_key",
+                "proof is not a valid signature of this pairing by public_key",
             ));
         }
-        Ok(asked)
+        Ok(request)
     }
 }
 
@@ -91,7 +89,7 @@ fn bytes<const N: usize>(field: &str, text: &str) -> Result<[u8; N], Problem> {
         .ok_or_else(|| Problem::invalid(format!("{field} must be {N} bytes in base64")))
 }
 
-/// In base64, or in hexadecimal as it is in logs.
+/// Reads base64, or hexadecimal as in log lines.
 fn instance(text: &str) -> Result<[u8; 16], Problem> {
     let digits: Vec<u8> = text
         .chars()
@@ -107,7 +105,7 @@ fn instance(text: &str) -> Result<[u8; 16], Problem> {
     Ok(out)
 }
 
-/// A bridge that is registered.
+/// A registered bridge.
 #[derive(Debug, Serialize, JsonSchema)]
 pub struct PairedView {
     /// The tenant's name.
@@ -124,8 +122,11 @@ pub(crate) fn pair<'a>(cx: &'a Context<'a>, request: http::Request<Bytes>) -> Ha
     Box::pin(async move {
         let result = register(cx, request).await;
         result.inspect_err(|problem| {
-            let (code, who) = (problem.failure.code.as_str(), Who::of(cx.principal));
-            cx.state.denied(Denied::Pairing, code, who, cx.peer);
+            let (code, client) = (
+                problem.failure.code.as_str(),
+                DeniedClient::of(cx.principal),
+            );
+            cx.state.denied(Denied::Pairing, code, client, cx.peer);
         })
     })
 }
@@ -135,24 +136,28 @@ async fn register(
     request: http::Request<Bytes>,
 ) -> Result<Response<Body>, Problem> {
     let principal = cx.principal;
-    let asked = PairingRequest::parse(request.body(), &principal.client_id)?;
-    cx.check(Object::Pairing(&asked.name))?;
+    let request = PairingRequest::parse(request.body(), &principal.client_id)?;
+    // After the proof: a client that does not have the private key learns nothing about names.
+    cx.check(Object::Pairing(&request.name))?;
     let pairing = Pairing {
         tenant: principal.tenant.to_string().into(),
         paired_by: principal.client_id.to_string().into(),
         existing: principal.existing,
         endpoints: principal.scope.given.endpoints.clone(),
-        name: asked.name,
-        public_key: asked.public_key,
-        instance: asked.instance,
-        host: asked.host,
-        software: asked.software,
+        name: request.name,
+        public_key: request.public_key,
+        instance: request.instance,
+        host: request.host,
+        software: request.software,
         bridges_max: cx.state.data.limits().bridges_per_tenant,
     };
     let paired = cx.storage().pair(&pairing).await.map_err(failed)?;
     cx.state.directory.follow_change().await;
     let registry = &cx.state.data.registry;
+    // A re-installed bridge starts to count its connections at zero. Without this it would look like a
+    // replayed, older one and be refused.
     registry.reset_epochs(&paired.bridge.to_string(), &pairing.instance);
+    // A repeated pairing after a lost response is no second event.
     if paired.is_new {
         tracing::info!(
             tenant = %principal.tenant_name,
@@ -169,29 +174,6 @@ async fn register(
         name: pairing.name,
     };
     json::reply(StatusCode::OK, &view)
-}
-
-/// What the caller is told; what is ours is logged.
-pub(crate) fn failed(error: crate::storage::StorageError) -> Problem {
-    use crate::storage::StorageError as E;
-    match &error {
-        E::Conflict(_) | E::NotFound(_) | E::Invalid(_) | E::KeyGone | E::Changed => {}
-        E::Unknown(_) => tracing::error!(%error, "a change has an unknown outcome"),
-        E::Unavailable(_) | E::Unusable(_) | E::Database(_) | E::Random(_) | E::LeaseLost => {
-            tracing::error!(%error, "the database refused");
-        }
-    }
-    Failure::from(error).into()
-}
-
-/// A failure after a change that was made: the response cannot show the result.
-pub(crate) fn unshown(error: crate::storage::StorageError) -> Problem {
-    let problem = failed(error);
-    let detail = format!(
-        "the change was made; what came of it: {}",
-        problem.failure.detail
-    );
-    Failure::new(problem.failure.code, Execution::Executed, detail).into()
 }
 
 #[cfg(test)]
@@ -227,7 +209,7 @@ mod tests {
     }
 
     #[test]
-    fn a_proof_holds_for_this_api_key_and_this_name() {
+    fn proof_is_bound_to_key_and_name() {
         assert_eq!(parse(&document("ibk_1")).unwrap().name, "dc1");
         let foreign = parse(&document("ibk_2")).unwrap_err();
         assert_eq!(foreign.failure.code, Code::InvalidRequest);
@@ -237,14 +219,14 @@ mod tests {
     }
 
     #[test]
-    fn an_instance_may_be_hexadecimal_too() {
+    fn instance_may_be_hexadecimal() {
         let mut hex = document("ibk_1");
         hex["instance"] = json!("ab".repeat(16));
         assert_eq!(parse(&hex).unwrap().instance, [0xab; 16]);
     }
 
     #[test]
-    fn mistakes_name_the_field() {
+    fn errors_name_the_field() {
         for (field, value) in [
             ("public_key", json!("AAAA")),
             ("instance", json!("zz".repeat(16))),

@@ -1,13 +1,13 @@
-//! The parameters in a query. One that an operation does not have is refused: a filter that is
-//! misspelt would otherwise show everything.
+//! Query parameters. An unknown one is rejected, since a misspelt filter would otherwise show everything.
 
 use super::Parameter;
+use super::timestamp::Timestamp;
 use crate::problem::Problem;
 
-/// Bytes of a query that are looked at.
+/// Size limit of a query in bytes.
 const QUERY_MAX_BYTES: usize = 4096;
 
-/// The parameters of a request.
+/// The query parameters of a request.
 #[derive(Debug, Clone, Default)]
 pub struct Query {
     given: Vec<(String, String)>,
@@ -17,28 +17,33 @@ impl Query {
     /// Reads the query of a request.
     ///
     /// # Errors
-    /// `invalid_request` for a parameter that is not known, or comes twice.
+    /// `invalid_request` for an unknown or repeated parameter.
     pub fn read(query: Option<&str>, known: &[Parameter]) -> Result<Self, Problem> {
         let query = query.unwrap_or_default();
         if query.len() > QUERY_MAX_BYTES {
-            return Err(Problem::invalid("the query is too long"));
+            return Err(Problem::invalid(format!(
+                "the query has {} bytes, the limit is {QUERY_MAX_BYTES}",
+                query.len()
+            )));
         }
         let mut given: Vec<(String, String)> = Vec::new();
         for (name, value) in form_urlencoded::parse(query.as_bytes()) {
             if !known.iter().any(|parameter| parameter.name == name) {
                 let names: Vec<_> = known.iter().map(|parameter| parameter.name).collect();
+                // Escaped and cut: the name is the client's, and the text goes into logs.
                 let shown: String = name.escape_debug().take(80).collect();
                 return Err(Problem::invalid(match names.is_empty() {
-                    true => format!("there is no parameter `{shown}` here, and no other"),
+                    true => format!("unknown parameter `{shown}`: this operation has none"),
                     false => format!(
-                        "there is no parameter `{shown}` here; known are: {}",
+                        "unknown parameter `{shown}`; known are: {}",
                         names.join(", ")
                     ),
                 }));
             }
+            // Two values could be read differently by the relay and by a proxy before it.
             if given.iter().any(|(other, _)| *other == name) {
                 return Err(Problem::invalid(format!(
-                    "the parameter {name} comes twice"
+                    "the parameter {name} is repeated"
                 )));
             }
             given.push((name.into_owned(), value.into_owned()));
@@ -46,13 +51,13 @@ impl Query {
         Ok(Self { given })
     }
 
-    /// A parameter's text.
+    /// Returns a parameter's text.
     pub fn text(&self, name: &str) -> Option<&str> {
         let found = self.given.iter().find(|(known, _)| known == name);
         found.map(|(_, value)| value.as_str())
     }
 
-    /// A parameter that is a number within bounds.
+    /// Returns a parameter that is a number within bounds.
     ///
     /// # Errors
     /// `invalid_request`, with the bounds.
@@ -67,7 +72,7 @@ impl Query {
         Ok(Some(number))
     }
 
-    /// A parameter that is `true` or `false`.
+    /// Returns a parameter that is `true` or `false`.
     ///
     /// # Errors
     /// `invalid_request`.
@@ -79,28 +84,32 @@ impl Query {
         }
     }
 
-    /// A moment, in seconds since 1970, as milliseconds.
+    /// Returns an RFC 3339 instant as milliseconds since 1970.
     ///
     /// # Errors
     /// `invalid_request`.
-    pub fn moment_ms(&self, name: &str) -> Result<Option<i64>, Problem> {
-        let seconds = self.number(name, 0, 253_402_300_799)?;
-        Ok(seconds.map(|seconds| seconds * 1000))
+    pub fn instant_ms(&self, name: &str) -> Result<Option<i64>, Problem> {
+        let Some(text) = self.text(name) else {
+            return Ok(None);
+        };
+        let instant = Timestamp::parse(name, text).map_err(Problem::invalid)?;
+        Ok(Some(instant.millis()))
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use super::super::ParameterKind;
     use super::*;
 
     const KNOWN: &[Parameter] = &[Parameter {
         name: "limit",
         description: "",
-        kind: "integer",
+        kind: ParameterKind::PageSize,
     }];
 
     #[test]
-    fn a_parameter_that_is_not_known_is_refused_by_name() {
+    fn unknown_parameter_is_rejected_by_name() {
         let wrong = Query::read(Some("limt=3"), KNOWN).unwrap_err();
         let detail = wrong.failure.detail;
         assert!(

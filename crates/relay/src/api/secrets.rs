@@ -1,7 +1,8 @@
-//! `/v1/signing-secrets ...`: what signs a tenant's deliveries, for its administrators.
+//! `/v1/signing-secrets`: the secrets that sign a tenant's deliveries, for its administrators.
 
+use super::errors::failed;
+use super::timestamp::Timestamp;
 use super::{Context, Handling, json};
-use crate::api::pairing::failed;
 use crate::deliveries::ShownSecret;
 use crate::deliveries::sign::SigningSecret;
 use crate::problem::Problem;
@@ -14,48 +15,48 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use std::time::Duration;
 
-/// How long the secrets before sign beside a new one, if it is not said, in seconds.
+/// Default of `overlap_s`.
 const OVERLAP: u64 = 24 * 3600;
 
-/// The longest that may be said.
+/// Largest value of `overlap_s`.
 const OVERLAP_MAX: u64 = 30 * 24 * 3600;
 
 /// A signing secret.
 #[derive(Debug, Serialize, JsonSchema)]
 pub struct SecretView {
-    /// Its id.
+    /// The secret's id.
     id: String,
-    /// When it was made, in seconds since 1970.
-    created: i64,
-    /// Until when it signs beside a newer one; null for the newest.
-    expires: Option<i64>,
-    /// `whsec_` and base64, as a library of Standard Webhooks takes it.
+    /// When it was created.
+    created_at: Timestamp,
+    /// When it stops signing next to a newer secret; null for the newest one.
+    expires_at: Option<Timestamp>,
+    /// `whsec_` and base64, as libraries of Standard Webhooks expect it.
     secret: String,
 }
 
-/// The secrets that sign.
+/// The signing secrets.
 #[derive(Debug, Serialize, JsonSchema)]
 pub struct SecretList {
     /// Newest first.
     signing_secrets: Vec<SecretView>,
 }
 
-/// A secret that is to sign from now on.
+/// A signing secret to add.
 #[derive(Debug, Default, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct NewSecret {
-    /// For how many seconds those before sign beside it: 0 to 2592000, default 86400.
+    /// Seconds for which the previous secrets sign next to the new one: 0 to 2592000. Defaults to 86400.
     #[schemars(range(min = 0, max = 2_592_000))]
     overlap_s: Option<u64>,
-    /// `whsec_` and base64 of 24 to 64 bytes; left out: a random one.
+    /// `whsec_` and base64 of 24 to 64 bytes. Defaults to a random secret.
     secret: Option<String>,
 }
 
 fn view(shown: ShownSecret) -> SecretView {
     SecretView {
         id: shown.id,
-        created: shown.created,
-        expires: shown.expires,
+        created_at: Timestamp::Seconds(shown.created),
+        expires_at: shown.expires.map(Timestamp::Seconds),
         secret: shown.secret.reveal(),
     }
 }
@@ -64,7 +65,7 @@ fn sealed(error: VaultError) -> Problem {
     match error {
         VaultError::Storage(error) => failed(error),
         VaultError::Broken | VaultError::Random(_) => {
-            tracing::error!(%error, "a signing secret cannot be used");
+            tracing::error!(%error, "cannot use a signing secret");
             Problem::not_sent(Code::Internal, "the signing secrets cannot be used")
         }
     }
@@ -75,7 +76,7 @@ pub(super) fn list<'a>(cx: &'a Context<'a>, _: Request<Bytes>) -> Handling<'a> {
         let tenant = cx.tenant()?;
         let shown = cx.state.deliveries.all_secrets(&tenant).await;
         let shown = shown.map_err(sealed)?;
-        // Whoever has seen a secret can sign: that is written down.
+        // A reader of a secret can sign with it, so the reading itself is recorded.
         let act = AuditEvent {
             tenant: tenant.clone(),
             action: "signing_secret.reveal",
@@ -92,13 +93,15 @@ pub(super) fn list<'a>(cx: &'a Context<'a>, _: Request<Bytes>) -> Handling<'a> {
 pub(super) fn rotate<'a>(cx: &'a Context<'a>, request: Request<Bytes>) -> Handling<'a> {
     Box::pin(async move {
         let new: NewSecret = json::read(&request)?;
+        // Receivers need time to switch, and verify against either secret meanwhile.
         let overlap = new.overlap_s.unwrap_or(OVERLAP);
         if overlap > OVERLAP_MAX {
             return Err(Problem::invalid(format!(
-                "overlap_s must be from 0 to {OVERLAP_MAX}"
+                "overlap_s is {overlap}; it must be from 0 to {OVERLAP_MAX}"
             )));
         }
         let secret = match new.secret {
+            // A tenant may bring the secret that its receivers already have.
             Some(text) => SigningSecret::parse(&text).ok_or_else(|| {
                 Problem::invalid("secret must be whsec_ and base64 of 24 to 64 bytes")
             })?,
@@ -120,7 +123,8 @@ pub(super) fn rotate<'a>(cx: &'a Context<'a>, request: Request<Bytes>) -> Handli
             count: 1,
             ..AuditEvent::default()
         };
-        // The secret signs already: a repeat would make another one.
+        // Not undone if it cannot be recorded: the secret signs already, and a repeated request would add
+        // another.
         cx.state.audit.record(act).await;
         json::reply(StatusCode::CREATED, &view(shown))
     })

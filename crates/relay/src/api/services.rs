@@ -1,8 +1,9 @@
-//! `/v1/services/{name}`: what reports itself with a key, such as a synchronizer.
+//! `/v1/services`: services that report themselves with a key, such as a synchronizer.
 
+use super::errors::failed;
 use super::tenants::SERVICE_GONE_AFTER;
+use super::timestamp::Timestamp;
 use super::{Context, Handling, json};
-use crate::api::pairing::failed;
 use crate::problem::Problem;
 use crate::storage::bridges::Service;
 use crate::storage::now;
@@ -10,20 +11,15 @@ use bytes::Bytes;
 use http::{Request, StatusCode};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
-use std::collections::HashMap;
-use std::sync::{Arc, Mutex, PoisonError};
 
-/// A report is written down at most once in so many seconds, unless its version is another.
-const WRITTEN_EVERY: i64 = 30;
-
-/// The services that may report themselves.
+/// Names of services that may report themselves.
 const KNOWN: [&str; 1] = ["synchronizer"];
 
-/// What a service says of itself.
+/// The report of a service.
 #[derive(Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Report {
-    /// Its version, 1 to 64 visible ASCII characters.
+    /// The service's version: 1 to 64 visible ASCII characters.
     #[schemars(length(min = 1, max = 64), regex(pattern = r"^[\x21-\x7e]+$"))]
     version: String,
 }
@@ -31,55 +27,28 @@ pub struct Report {
 /// A service.
 #[derive(Debug, Serialize, JsonSchema)]
 pub struct ServiceView {
-    /// What it is.
+    /// The service's name.
     name: String,
-    /// Its version.
+    /// The service's version.
     version: String,
-    /// When it reported itself last, in seconds since 1970, to the half minute.
-    seen: i64,
-    /// Whether that was in the last three minutes.
+    /// When it last reported itself, accurate to half a minute.
+    last_seen_at: Timestamp,
+    /// Whether it reported itself in the last three minutes.
     alive: bool,
 }
 
 /// The services of a tenant.
 #[derive(Debug, Serialize, JsonSchema)]
 pub struct ServiceList {
-    /// By name.
+    /// Sorted by name.
     services: Vec<ServiceView>,
-}
-
-/// A version, and when it was written down.
-type Noted = (String, i64);
-
-/// What was written down of each tenant's services, by tenant and name.
-#[derive(Debug, Default)]
-pub struct Written(Mutex<HashMap<(Arc<str>, String), Noted>>);
-
-/// Entries before those that are old are forgotten.
-const ENTRIES_MAX: usize = 10_000;
-
-impl Written {
-    /// Whether a report is to be written down.
-    fn is_due(&self, tenant: &Arc<str>, name: &str, version: &str, now: i64) -> bool {
-        let mut written = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let key = (tenant.clone(), name.to_owned());
-        let known = written.get(&key);
-        if known.is_some_and(|(known, at)| known == version && now - at < WRITTEN_EVERY) {
-            return false;
-        }
-        if written.len() >= ENTRIES_MAX {
-            written.retain(|_, (_, at)| now - *at < WRITTEN_EVERY);
-        }
-        written.insert(key, (version.to_owned(), now));
-        true
-    }
 }
 
 fn view(service: &Service) -> ServiceView {
     ServiceView {
         name: service.name.clone(),
         version: service.version.clone(),
-        seen: service.seen,
+        last_seen_at: Timestamp::Seconds(service.seen),
         alive: now() - service.seen <= SERVICE_GONE_AFTER,
     }
 }
@@ -105,8 +74,9 @@ pub(super) fn report<'a>(cx: &'a Context<'a>, request: Request<Bytes>) -> Handli
             version: report.version,
             seen: now(),
         };
-        let written = &cx.state.services;
-        if written.is_due(&service.tenant, name, &service.version, service.seen) {
+        let reports = &cx.state.services;
+        // Heartbeats come every minute from each service; most need no write.
+        if reports.must_store(&service.tenant, name, &service.version, service.seen) {
             let stored = cx.storage().service_seen(&service).await;
             stored.map_err(failed)?;
         }
@@ -121,20 +91,4 @@ pub(super) fn list<'a>(cx: &'a Context<'a>, _: Request<Bytes>) -> Handling<'a> {
         let services = services.iter().map(view).collect();
         json::reply(StatusCode::OK, &ServiceList { services })
     })
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_heartbeat_is_written_down_now_and_then_and_a_new_version_at_once() {
-        let written = Written::default();
-        let tenant: Arc<str> = "t".into();
-        assert!(written.is_due(&tenant, "synchronizer", "1", 100));
-        assert!(!written.is_due(&tenant, "synchronizer", "1", 129));
-        assert!(written.is_due(&tenant, "synchronizer", "2", 129));
-        assert!(written.is_due(&tenant, "synchronizer", "2", 159));
-        assert!(written.is_due(&"u".into(), "synchronizer", "2", 159));
-    }
 }

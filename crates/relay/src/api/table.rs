@@ -1,124 +1,117 @@
 //! The table of operations.
 
-use super::call_schema as call;
 use super::page::{CURSOR_PARAMETER, LIMIT_PARAMETER};
 use super::{
-    Handler, Operation, Parameter, SchemaOf, Success, audit, bridges, calls, keys, schema, secrets,
-    services, tenants,
+    Handler, Operation, Parameter, ParameterKind, SchemaOf, Success, audit, bridges, calls,
+    explain, keys, notices, pairing, schema, secrets, services, tenants,
 };
-use crate::access::{CALLING, Resource, SENDING};
-use crate::api::explain;
-use crate::api::pairing;
-use crate::notices;
-use crate::storage::Role;
+use crate::access::Permission;
+use crate::ingress::calls::described as call;
 use http::Method;
 use protocol::Code;
 use std::sync::LazyLock;
-
-const ADMIN: &[Role] = &[Role::Admin, Role::SiteAdmin];
-const SITE: &[Role] = &[Role::SiteAdmin];
-const CALLS: &[Role] = &[Role::Caller, Role::Admin, Role::SiteAdmin];
-const READING: &[Role] = &[
-    Role::Caller,
-    Role::Synchronizer,
-    Role::Admin,
-    Role::SiteAdmin,
-];
-const REPORTING: &[Role] = &[Role::Synchronizer];
-const PAIRING: &[Role] = &[Role::Bridge];
 
 const fn text(name: &'static str, description: &'static str) -> Parameter {
     Parameter {
         name,
         description,
-        kind: "string",
+        kind: ParameterKind::Text,
     }
 }
 
-const fn moment(name: &'static str, description: &'static str) -> Parameter {
+const fn instant(name: &'static str, description: &'static str) -> Parameter {
     Parameter {
         name,
         description,
-        kind: "integer",
+        kind: ParameterKind::Instant,
+    }
+}
+
+const fn flag(name: &'static str, description: &'static str) -> Parameter {
+    Parameter {
+        name,
+        description,
+        kind: ParameterKind::Flag,
     }
 }
 
 const TENANT: Parameter = text(
     "tenant",
-    "The tenant's name; for site administrators, whose keys have none.",
+    "The tenant's name. Required for site administrators, whose keys belong to no tenant.",
 );
 const OF_TENANT: &[Parameter] = &[TENANT];
 const PAGED: &[Parameter] = &[LIMIT_PARAMETER, CURSOR_PARAMETER];
 const PAGED_OF_TENANT: &[Parameter] = &[TENANT, LIMIT_PARAMETER, CURSOR_PARAMETER];
 
-/// What one answer is.
-fn answers<T: schemars::JsonSchema>(status: u16, description: &'static str) -> &'static [Success] {
-    let success = Success {
+/// A response with one of our documents.
+fn document<T: schemars::JsonSchema>(status: u16, description: &'static str) -> &'static [Success] {
+    leaked(Success {
         status,
         description,
         schema: Some(schema::<T>),
-        media: None,
-    };
-    // A few dozen, once.
-    Box::leak(Box::new([success]))
+        media_type: None,
+    })
 }
 
-/// What is no document of ours, of this media type.
-fn plainly(status: u16, media: &'static str, description: &'static str) -> &'static [Success] {
-    let success = Success {
+/// A response with a body of this media type that has no schema of ours.
+fn media(status: u16, media_type: &'static str, description: &'static str) -> &'static [Success] {
+    leaked(Success {
         status,
         description,
         schema: None,
-        media: Some(media),
-    };
-    Box::leak(Box::new([success]))
+        media_type: Some(media_type),
+    })
 }
 
-fn nothing(status: u16, description: &'static str) -> &'static [Success] {
-    let success = Success {
+/// A response whose body is not described.
+fn undescribed(status: u16, description: &'static str) -> &'static [Success] {
+    leaked(Success {
         status,
         description,
         schema: None,
-        media: None,
-    };
+        media_type: None,
+    })
+}
+
+fn leaked(success: Success) -> &'static [Success] {
+    // The table is made once in a process and has about fifty rows.
     Box::leak(Box::new([success]))
 }
 
-/// An operation that says the rest.
 fn operation(
     id: &'static str,
     method: Method,
     path: &'static str,
-    (roles, resource): (&'static [Role], Resource),
+    permission: Permission,
     success: &'static [Success],
     handler: Option<Handler>,
 ) -> Operation {
+    // Derived from the path, so that a new operation cannot be in a wrong group.
     let tag = path.trim_start_matches("/v1/").split('/').next();
     Operation {
         id,
         tag: tag.unwrap_or_default(),
         method,
         path,
-        roles,
-        resource,
+        permission,
         summary: "",
         description: "",
         query: &[],
-        request: None,
+        request_body: None,
         success,
-        problems: &[],
-        is_once: false,
-        takes_match: false,
+        errors: &[],
+        is_idempotent: false,
+        has_if_match: false,
         handler,
     }
 }
 
 impl Operation {
-    fn says(self, summary: &'static str) -> Self {
+    fn summary(self, summary: &'static str) -> Self {
         Self { summary, ..self }
     }
 
-    fn more(self, description: &'static str) -> Self {
+    fn description(self, description: &'static str) -> Self {
         Self {
             description,
             ..self
@@ -129,40 +122,54 @@ impl Operation {
         Self { query, ..self }
     }
 
-    fn takes(self, request: SchemaOf) -> Self {
+    fn request_body(self, schema: SchemaOf) -> Self {
         Self {
-            request: Some(request),
+            request_body: Some(schema),
             ..self
         }
     }
 
-    fn may(self, problems: &'static [Code]) -> Self {
-        Self { problems, ..self }
+    fn errors(self, errors: &'static [Code]) -> Self {
+        Self { errors, ..self }
     }
 
-    fn once(self) -> Self {
+    fn idempotent(self) -> Self {
         Self {
-            is_once: true,
+            is_idempotent: true,
             ..self
         }
     }
 
-    fn matched(self) -> Self {
+    fn if_match(self) -> Self {
         Self {
-            takes_match: true,
+            has_if_match: true,
             ..self
         }
     }
 }
 
-/// The codes that a request to a target may end with.
-static SENT: LazyLock<Vec<Code>> = LazyLock::new(|| {
-    let all = Code::ALL.iter().copied();
-    all.filter(|code| code.is_exchange_outcome()).collect()
-});
+/// Errors of a request that goes to a target.
+const TARGET_ERRORS: &[Code] = &[
+    Code::NoBridge,
+    Code::BridgeOffline,
+    Code::RefusedByPolicy,
+    Code::UnknownEndpoint,
+    Code::TargetDns,
+    Code::TargetRefused,
+    Code::TargetTls,
+    Code::TargetTimeout,
+    Code::TargetClosed,
+    Code::TargetProtocol,
+    Code::ResponseTooLarge,
+    Code::TunnelLost,
+    Code::Timeout,
+    Code::Conflict,
+    Code::RequestTooLarge,
+];
 
 fn all() -> Vec<Operation> {
     let mut all = tenants_and_keys();
+    all.extend(tenant_wide());
     all.extend(bridges_and_services());
     all.extend(stored_calls());
     all.extend(data_path());
@@ -171,128 +178,228 @@ fn all() -> Vec<Operation> {
 
 fn tenants_and_keys() -> Vec<Operation> {
     vec![
-        operation("listTenants", Method::GET, "/v1/tenants", (SITE, Resource::Site), answers::<tenants::TenantPage>(200, "A page of tenants."), Some(tenants::list))
-            .says("List tenants, with the versions of their bridge and synchronizer services")
-            .query(PAGED),
-        operation("createTenant", Method::POST, "/v1/tenants", (SITE, Resource::Site), answers::<tenants::TenantView>(201, "The tenant."), Some(tenants::create))
-            .says("Create a tenant")
-            .takes(schema::<tenants::NewTenant>)
-            .may(&[Code::Conflict])
-            .once(),
-        operation("showTenant", Method::GET, "/v1/tenants/{tenant}", (SITE, Resource::Site), answers::<tenants::TenantView>(200, "The tenant."), Some(tenants::show))
-            .says("Show a tenant")
-            .more("Its `ETag` goes into `If-Match` of a change."),
-        operation("changeTenant", Method::PATCH, "/v1/tenants/{tenant}", (SITE, Resource::Site), answers::<tenants::TenantView>(200, "The tenant as it is now."), Some(tenants::change))
-            .says("Suspend or resume a tenant, or change what it may do")
-            .takes(schema::<tenants::TenantPatch>)
-            .matched(),
-        operation("deleteTenant", Method::DELETE, "/v1/tenants/{tenant}", (SITE, Resource::Site), nothing(204, "It is gone, with its keys, bridges, stored calls and secrets."), Some(tenants::delete))
-            .says("Delete a tenant and everything that is its own")
-            .matched(),
-        operation("listKeys", Method::GET, "/v1/keys", (ADMIN, Resource::Keys), answers::<keys::KeyPage>(200, "A page of keys."), Some(keys::list))
-            .says("List API keys, without their secrets")
-            .query(PAGED_OF_TENANT),
-        operation("createKey", Method::POST, "/v1/keys", (ADMIN, Resource::Keys), answers::<keys::KeyWithSecret>(201, "The key, with its secret this one time."), Some(keys::create))
-            .says("Create an API key")
-            .takes(schema::<keys::NewKeyDocument>)
-            .once(),
-        operation("showKey", Method::GET, "/v1/keys/{client_id}", (ADMIN, Resource::Keys), answers::<keys::KeyView>(200, "The key."), Some(keys::show))
-            .says("Show an API key")
+        operation(
+            "listTenants",
+            Method::GET,
+            "/v1/tenants",
+            Permission::SITE,
+            document::<tenants::TenantPage>(200, "A page of tenants."),
+            Some(tenants::list),
+        )
+        .summary("List tenants, with the versions of their bridge and synchronizer services")
+        .query(PAGED),
+        operation(
+            "createTenant",
+            Method::POST,
+            "/v1/tenants",
+            Permission::SITE,
+            document::<tenants::TenantView>(201, "The new tenant."),
+            Some(tenants::create),
+        )
+        .summary("Create a tenant")
+        .request_body(schema::<tenants::NewTenant>)
+        .errors(&[Code::Conflict])
+        .idempotent(),
+        operation(
+            "showTenant",
+            Method::GET,
+            "/v1/tenants/{tenant}",
+            Permission::SITE,
+            document::<tenants::TenantView>(200, "The tenant."),
+            Some(tenants::show),
+        )
+        .summary("Show a tenant")
+        .description("Send the `ETag` of the response as `If-Match` with a change."),
+        operation(
+            "changeTenant",
+            Method::PATCH,
+            "/v1/tenants/{tenant}",
+            Permission::SITE,
+            document::<tenants::TenantView>(200, "The changed tenant."),
+            Some(tenants::change),
+        )
+        .summary("Suspend or resume a tenant, or change its settings")
+        .request_body(schema::<tenants::TenantPatch>)
+        .if_match(),
+        operation(
+            "deleteTenant",
+            Method::DELETE,
+            "/v1/tenants/{tenant}",
+            Permission::SITE,
+            undescribed(
+                204,
+                "The tenant was deleted with its keys, bridges, stored calls and secrets.",
+            ),
+            Some(tenants::delete),
+        )
+        .summary("Delete a tenant with everything that belongs to it")
+        .if_match(),
+        operation(
+            "listKeys",
+            Method::GET,
+            "/v1/keys",
+            Permission::KEYS,
+            document::<keys::KeyPage>(200, "A page of keys."),
+            Some(keys::list),
+        )
+        .summary("List API keys, without their secrets")
+        .query(PAGED_OF_TENANT),
+        operation(
+            "createKey",
+            Method::POST,
+            "/v1/keys",
+            Permission::KEYS,
+            document::<keys::KeyWithSecret>(
+                201,
+                "The new key with its secret, which is shown only once.",
+            ),
+            Some(keys::create),
+        )
+        .summary("Create an API key")
+        .request_body(schema::<keys::NewKeyDocument>)
+        .idempotent(),
+        operation(
+            "showKey",
+            Method::GET,
+            "/v1/keys/{client_id}",
+            Permission::KEYS,
+            document::<keys::KeyView>(200, "The key."),
+            Some(keys::show),
+        )
+        .summary("Show an API key")
+        .query(OF_TENANT),
+        operation(
+            "revokeKey",
+            Method::DELETE,
+            "/v1/keys/{client_id}",
+            Permission::KEYS,
+            document::<keys::RevokedKey>(
+                200,
+                "The key was revoked. The relay closes what uses it within two seconds.",
+            ),
+            Some(keys::revoke),
+        )
+        .summary("Revoke an API key")
+        .query(
+            const {
+                &[
+                    TENANT,
+                    flag(
+                        "keep_bridges",
+                        "Do not revoke the bridges that were paired with the key.",
+                    ),
+                ]
+            },
+        ),
+        operation(
+            "rotateKey",
+            Method::POST,
+            "/v1/keys/{client_id}/rotate",
+            Permission::KEYS,
+            document::<keys::KeyWithSecret>(
+                200,
+                "The key with its new secret, which is shown only once.",
+            ),
+            Some(keys::rotate),
+        )
+        .summary("Replace the secret of an API key")
+        .description("The previous secret stays valid for `overlap_s` seconds.")
+        .query(OF_TENANT)
+        .request_body(schema::<keys::Rotation>)
+        .idempotent(),
+    ]
+}
+
+fn tenant_wide() -> Vec<Operation> {
+    vec![
+        operation("listSigningSecrets", Method::GET, "/v1/signing-secrets", Permission::TENANT, document::<secrets::SecretList>(200, "The secrets."), Some(secrets::list))
+            .summary("Show the secrets that sign the tenant's deliveries")
+            .description("The relay creates the first secret when it is needed. Each request is recorded in the audit record.")
             .query(OF_TENANT),
-        operation("revokeKey", Method::DELETE, "/v1/keys/{client_id}", (ADMIN, Resource::Keys), answers::<keys::RevokedKey>(200, "It is revoked; what uses it is cut off within two seconds."), Some(keys::revoke))
-            .says("Revoke an API key")
-            .query(const { &[TENANT, Parameter { name: "keep_bridges", description: "Leave the bridges alone that were paired with it.", kind: "boolean" }] }),
-        operation("rotateKey", Method::POST, "/v1/keys/{client_id}/rotate", (ADMIN, Resource::Keys), answers::<keys::KeyWithSecret>(200, "The key, with its new secret this one time."), Some(keys::rotate))
-            .says("Give an API key another secret; the one before stays good for a while")
+        operation("rotateSigningSecret", Method::POST, "/v1/signing-secrets", Permission::TENANT, document::<secrets::SecretView>(201, "The new secret, which signs from now on."), Some(secrets::rotate))
+            .summary("Add a new signing secret")
+            .description("The previous secrets sign next to the new one for `overlap_s` seconds.")
             .query(OF_TENANT)
-            .takes(schema::<keys::Rotation>)
-            .once(),
-        operation("listSigningSecrets", Method::GET, "/v1/signing-secrets", (ADMIN, Resource::Tenant), answers::<secrets::SecretList>(200, "The secrets."), Some(secrets::list))
-            .says("Show what signs the tenant's deliveries")
-            .more("Made when it is first needed. That somebody looked is written into the audit record.")
-            .query(OF_TENANT),
-        operation("rotateSigningSecret", Method::POST, "/v1/signing-secrets", (ADMIN, Resource::Tenant), answers::<secrets::SecretView>(201, "The secret that signs from now on."), Some(secrets::rotate))
-            .says("Sign deliveries with another secret; those before sign beside it for a while")
-            .query(OF_TENANT)
-            .takes(schema::<secrets::NewSecret>)
-            .may(&[Code::Conflict])
-            .once(),
-        operation("listAudit", Method::GET, "/v1/audit", (ADMIN, Resource::Tenant), answers::<audit::AuditPage>(200, "A page of the audit record."), Some(audit::list))
-            .says("Read the audit record, newest first")
-            .more("Administrative acts, the outcome of every call, and sums of endpoint exchanges; never a body, a header value or a secret.")
+            .request_body(schema::<secrets::NewSecret>)
+            .errors(&[Code::Conflict])
+            .idempotent(),
+        operation("listAudit", Method::GET, "/v1/audit", Permission::TENANT, document::<audit::AuditPage>(200, "A page of the audit record."), Some(audit::list))
+            .summary("Read the audit record, newest first")
+            .description("Administrative operations, the outcome of every call, and sums of endpoint exchanges. It never has a body, a header value or a secret.")
             .query(const { &[
                 TENANT,
                 LIMIT_PARAMETER,
                 CURSOR_PARAMETER,
                 text("action", "Only this action, such as `key.create`."),
-                text("actor", "Only of this actor."),
-                moment("since", "At or after this moment, in seconds since 1970."),
-                moment("until", "Before this moment."),
+                text("actor", "Only this actor."),
+                instant("since", "Only rows at or after this time."),
+                instant("until", "Only rows before this time."),
             ] }),
-        operation("listNotices", Method::GET, "/v1/notices", (ADMIN, Resource::Tenant), answers::<notices::NoticePage>(200, "A page of notices."), Some(notices::list))
-            .says("List what needs somebody's attention, newest first")
+        operation("listNotices", Method::GET, "/v1/notices", Permission::TENANT, document::<notices::NoticePage>(200, "A page of notices."), Some(notices::list))
+            .summary("List conditions that need attention, newest first")
             .query(const { &[
                 TENANT,
                 LIMIT_PARAMETER,
                 CURSOR_PARAMETER,
-                Parameter { name: "open", description: "Only those whose cause is not gone.", kind: "boolean" },
+                flag("open", "Only notices whose cause persists."),
             ] }),
-        operation("showNoticeUrl", Method::GET, "/v1/notice-url", (ADMIN, Resource::Tenant), answers::<notices::NoticeUrl>(200, "The URL, or null."), Some(notices::show_url))
-            .says("Show where a tenant's notices are sent")
+        operation("showNoticeUrl", Method::GET, "/v1/notice-url", Permission::TENANT, document::<notices::NoticeUrl>(200, "The URL, or null."), Some(notices::show_url))
+            .summary("Show the URL that receives a tenant's notices")
             .query(OF_TENANT),
-        operation("changeNoticeUrl", Method::PUT, "/v1/notice-url", (ADMIN, Resource::Tenant), answers::<notices::NoticeUrl>(200, "The URL as it is now."), Some(notices::change_url))
-            .says("Say where a tenant's notices are sent, as signed deliveries")
-            .more("A notice about a bridge that is away is sent only if another route leads to the URL.")
+        operation("changeNoticeUrl", Method::PUT, "/v1/notice-url", Permission::TENANT, document::<notices::NoticeUrl>(200, "The changed URL."), Some(notices::change_url))
+            .summary("Set the URL that receives a tenant's notices as signed deliveries")
+            .description("The relay sends a notice about an offline bridge only if another route leads to the URL.")
             .query(OF_TENANT)
-            .takes(schema::<notices::NoticeUrl>),
+            .request_body(schema::<notices::NoticeUrl>),
     ]
 }
 
 fn bridges_and_services() -> Vec<Operation> {
     vec![
-        operation("listBridges", Method::GET, "/v1/bridges", (READING, Resource::Bridges), answers::<bridges::BridgePage>(200, "A page of bridges."), Some(bridges::list))
-            .says("List a tenant's bridges and what they are doing")
+        operation("listBridges", Method::GET, "/v1/bridges", Permission::BRIDGES, document::<bridges::BridgePage>(200, "A page of bridges."), Some(bridges::list))
+            .summary("List a tenant's bridges and their current state")
             .query(PAGED_OF_TENANT),
-        operation("showBridge", Method::GET, "/v1/bridges/{bridge}", (READING, Resource::Bridges), answers::<bridges::BridgeView>(200, "The bridge."), Some(bridges::show))
-            .says("Show a bridge")
+        operation("showBridge", Method::GET, "/v1/bridges/{bridge}", Permission::BRIDGES, document::<bridges::BridgeView>(200, "The bridge."), Some(bridges::show))
+            .summary("Show a bridge")
             .query(OF_TENANT),
-        operation("revokeBridge", Method::POST, "/v1/bridges/{bridge}/revoke", (ADMIN, Resource::BridgeChanges), answers::<bridges::BridgeDone>(200, "It is revoked and cut off; its name is free."), Some(bridges::revoke))
-            .says("Revoke a bridge with all its installations")
+        operation("revokeBridge", Method::POST, "/v1/bridges/{bridge}/revoke", Permission::BRIDGE_CHANGES, document::<bridges::BridgeDone>(200, "The bridge was revoked and disconnected. Its name is free."), Some(bridges::revoke))
+            .summary("Revoke a bridge with all its installations")
             .query(OF_TENANT),
-        operation("disableBridge", Method::POST, "/v1/bridges/{bridge}/disable", (ADMIN, Resource::BridgeChanges), answers::<bridges::BridgeDone>(200, "It is cut off."), Some(bridges::disable))
-            .says("Cut a bridge off until it is enabled again")
+        operation("disableBridge", Method::POST, "/v1/bridges/{bridge}/disable", Permission::BRIDGE_CHANGES, document::<bridges::BridgeDone>(200, "The bridge was disconnected."), Some(bridges::disable))
+            .summary("Disconnect a bridge until it is enabled again")
             .query(OF_TENANT),
-        operation("enableBridge", Method::POST, "/v1/bridges/{bridge}/enable", (ADMIN, Resource::BridgeChanges), answers::<bridges::BridgeDone>(200, "It may come back, and does within about a minute."), Some(bridges::enable))
-            .says("Let a disabled bridge come back")
+        operation("enableBridge", Method::POST, "/v1/bridges/{bridge}/enable", Permission::BRIDGE_CHANGES, document::<bridges::BridgeDone>(200, "The bridge may connect, which it does within about a minute."), Some(bridges::enable))
+            .summary("Let a disabled bridge connect again")
             .query(OF_TENANT),
-        operation("markInspected", Method::PUT, "/v1/bridges/{bridge}/inspection", (ADMIN, Resource::BridgeChanges), answers::<bridges::InspectionView>(200, "It may come through TLS inspection."), Some(bridges::inspected))
-            .says("Say that something between a bridge and the relay ends TLS")
-            .more("Its tunnels are then no longer bound to the relay's own TLS connection: who inspects could carry a proof on to the relay.")
+        operation("allowTlsInspection", Method::PUT, "/v1/bridges/{bridge}/tls-inspection", Permission::BRIDGE_CHANGES, document::<bridges::TlsInspectionView>(200, "The bridge may connect through TLS inspection."), Some(bridges::allow_tls_inspection))
+            .summary("Allow TLS inspection between a bridge and the relay")
+            .description("The bridge's tunnels are then not bound to the relay's own TLS connection. A middlebox that terminates TLS could relay the bridge's authentication.")
             .query(OF_TENANT),
-        operation("unmarkInspected", Method::DELETE, "/v1/bridges/{bridge}/inspection", (ADMIN, Resource::BridgeChanges), answers::<bridges::InspectionView>(200, "It may not any more, from its next tunnel on."), Some(bridges::not_inspected))
-            .says("Take that back")
+        operation("forbidTlsInspection", Method::DELETE, "/v1/bridges/{bridge}/tls-inspection", Permission::BRIDGE_CHANGES, document::<bridges::TlsInspectionView>(200, "TLS inspection is forbidden from the bridge's next tunnel on."), Some(bridges::forbid_tls_inspection))
+            .summary("Remove the TLS-inspection exemption")
             .query(OF_TENANT),
-        operation("assignEndpoint", Method::PUT, "/v1/bridges/{bridge}/endpoints/{endpoint}", (ADMIN, Resource::BridgeChanges), answers::<bridges::EndpointHolders>(200, "The bridges that have the name now."), Some(bridges::assign_endpoint))
-            .says("Give an endpoint's name to a bridge")
-            .more("A name belongs to the bridge that declared it first. From then on only that bridge gets the endpoint's requests, until an administrator assigns or releases the name. With `also`, the bridges that have it keep it, as for a redundant pair.")
-            .query(const { &[TENANT, Parameter { name: "also", description: "Leave it to the bridges that have it, too.", kind: "boolean" }] })
-            .may(&[Code::Conflict]),
-        operation("releaseEndpoint", Method::DELETE, "/v1/bridges/{bridge}/endpoints/{endpoint}", (ADMIN, Resource::BridgeChanges), answers::<bridges::EndpointHolders>(200, "The bridges that have the name still."), Some(bridges::release_endpoint))
-            .says("Take an endpoint's name from a bridge")
-            .more("A name that no bridge has goes to the first connected bridge that declares it.")
+        operation("assignEndpoint", Method::PUT, "/v1/bridges/{bridge}/endpoints/{endpoint}", Permission::BRIDGE_CHANGES, document::<bridges::EndpointHolders>(200, "The bridges that own the name now."), Some(bridges::assign_endpoint))
+            .summary("Assign an endpoint name to a bridge")
+            .description("A name belongs to the bridge that declared it first. Only that bridge gets the endpoint's requests until an administrator assigns or releases the name. With `also`, the current owners keep the name, as for a redundant pair.")
+            .query(const { &[TENANT, flag("also", "The current owners keep the name.")] })
+            .errors(&[Code::Conflict]),
+        operation("releaseEndpoint", Method::DELETE, "/v1/bridges/{bridge}/endpoints/{endpoint}", Permission::BRIDGE_CHANGES, document::<bridges::EndpointHolders>(200, "The bridges that still own the name."), Some(bridges::release_endpoint))
+            .summary("Release an endpoint name from a bridge")
+            .description("A name without an owner goes to the first connected bridge that declares it.")
             .query(OF_TENANT),
-        operation("pairBridge", Method::POST, "/v1/pair", (PAIRING, Resource::Pairing), answers::<pairing::PairedView>(200, "It is registered."), Some(pairing::pair))
-            .says("Register a bridge's public key under a name")
-            .more("What `integration-bridge pair` sends. The proof is an Ed25519 signature that is explained in WIRE.md.")
-            .takes(schema::<pairing::PairDocument>)
-            .may(&[Code::Conflict])
-            .once(),
-        operation("listServices", Method::GET, "/v1/services", (ADMIN, Resource::Tenant), answers::<services::ServiceList>(200, "The services."), Some(services::list))
-            .says("List what reported itself in a tenant")
+        operation("pairBridge", Method::POST, "/v1/pair", Permission::PAIRING, document::<pairing::PairedView>(200, "The bridge is registered."), Some(pairing::pair))
+            .summary("Register a bridge's public key under a name")
+            .description("`integration-bridge pair` sends this request. The proof is an Ed25519 signature, which WIRE.md describes.")
+            .request_body(schema::<pairing::PairDocument>)
+            .errors(&[Code::Conflict])
+            .idempotent(),
+        operation("listServices", Method::GET, "/v1/services", Permission::TENANT, document::<services::ServiceList>(200, "The services."), Some(services::list))
+            .summary("List the services of a tenant that reported themselves")
             .query(OF_TENANT),
-        operation("reportService", Method::PUT, "/v1/services/{service}", (REPORTING, Resource::OwnService), answers::<services::ServiceView>(200, "It is noted."), Some(services::report))
-            .says("Report a service, such as `synchronizer`, with its version; again every minute as a heartbeat")
-            .takes(schema::<services::Report>),
+        operation("reportService", Method::PUT, "/v1/services/{service}", Permission::OWN_SERVICE, document::<services::ServiceView>(200, "The report is recorded."), Some(services::report))
+            .summary("Report a service with its version")
+            .description("A service such as `synchronizer` repeats the request every minute as a heartbeat.")
+            .request_body(schema::<services::Report>),
     ]
 }
 
@@ -302,24 +409,21 @@ fn stored_calls() -> Vec<Operation> {
             "listCalls",
             Method::GET,
             "/v1/calls",
-            (CALLS, Resource::StoredCalls),
-            answers::<calls::CallPage>(200, "A page of stored calls."),
+            Permission::STORED_CALLS,
+            document::<calls::CallPage>(200, "A page of stored calls."),
             Some(calls::list),
         )
-        .says("List stored calls, newest first")
+        .summary("List stored calls, newest first")
         .query(
             const {
                 &[
                     TENANT,
                     LIMIT_PARAMETER,
                     CURSOR_PARAMETER,
-                    text("state", "Only in this state."),
-                    text("host", "Only to this host."),
-                    moment(
-                        "since",
-                        "Handed over at or after this moment, in seconds since 1970.",
-                    ),
-                    moment("until", "Handed over before this moment."),
+                    text("state", "Only calls in this state."),
+                    text("host", "Only calls to this host."),
+                    instant("since", "Only calls submitted at or after this time."),
+                    instant("until", "Only calls submitted before this time."),
                 ]
             },
         ),
@@ -327,119 +431,120 @@ fn stored_calls() -> Vec<Operation> {
             "showCall",
             Method::GET,
             "/v1/calls/{id}",
-            (CALLS, Resource::StoredCalls),
-            answers::<calls::CallWithAttempts>(200, "The call."),
+            Permission::STORED_CALLS,
+            document::<calls::CallWithAttempts>(200, "The call."),
             Some(calls::show),
         )
-        .says("Show a stored call with its attempts")
+        .summary("Show a stored call with its attempts")
         .query(OF_TENANT),
         operation(
             "redeliverCall",
             Method::POST,
             "/v1/calls/{id}/redeliver",
-            (CALLS, Resource::StoredCalls),
-            answers::<calls::CallWithAttempts>(202, "It is pending again."),
+            Permission::STORED_CALLS,
+            document::<calls::CallWithAttempts>(202, "The call is pending again."),
             Some(calls::redeliver),
         )
-        .says("Deliver a call again that came to its end")
+        .summary("Deliver a finished call again")
         .query(OF_TENANT)
-        .may(&[Code::Conflict]),
+        .errors(&[Code::Conflict]),
         operation(
             "redeliverCalls",
             Method::POST,
             "/v1/calls/redeliver",
-            (CALLS, Resource::StoredCalls),
-            answers::<calls::Redelivered>(202, "They are pending again."),
+            Permission::STORED_CALLS,
+            document::<calls::Redelivered>(202, "The calls are pending again."),
             Some(calls::redeliver_all),
         )
-        .says("Deliver all calls again that match and did not succeed, up to 1000 at once")
+        .summary("Deliver all matching calls that did not succeed again, at most 1000 a request")
         .query(OF_TENANT)
-        .takes(schema::<calls::Matching>),
+        .request_body(schema::<calls::CallSelection>),
         operation(
             "cancelCall",
             Method::POST,
             "/v1/calls/{id}/cancel",
-            (CALLS, Resource::StoredCalls),
-            answers::<calls::Cancelled>(200, "It is taken back."),
+            Permission::STORED_CALLS,
+            document::<calls::Cancelled>(200, "The call is cancelled."),
             Some(calls::cancel),
         )
-        .says("Take a call back that is not finished")
+        .summary("Cancel an unfinished call")
         .query(OF_TENANT)
-        .may(&[Code::Conflict]),
+        .errors(&[Code::Conflict]),
         operation(
             "cancelCalls",
             Method::POST,
             "/v1/calls/cancel",
-            (CALLS, Resource::StoredCalls),
-            answers::<calls::Cancelled>(200, "They are taken back."),
+            Permission::STORED_CALLS,
+            document::<calls::Cancelled>(200, "The calls are cancelled."),
             Some(calls::cancel_all),
         )
-        .says("Take all calls back that match and are not finished, up to 1000 at once")
+        .summary("Cancel all matching unfinished calls, at most 1000 a request")
         .query(OF_TENANT)
-        .takes(schema::<calls::Matching>),
+        .request_body(schema::<calls::CallSelection>),
         operation(
             "explainCall",
             Method::POST,
             "/v1/calls/explain",
-            (CALLING, Resource::Hosts),
-            answers::<explain::Explained>(200, "The way, and why."),
+            Permission::CALLS,
+            document::<explain::RouteExplanation>(200, "The route and its reason."),
             Some(explain::handle),
         )
-        .says("Say which way a URL would go, and why; nothing is sent")
-        .takes(schema::<explain::Question>),
+        .summary("Explain routing for a URL (dry run)")
+        .request_body(schema::<explain::RouteQuery>),
     ]
 }
 
+/// Operations that the service handles itself, before it dispatches by this table.
 fn data_path() -> Vec<Operation> {
     let mut all = vec![
         operation(
             "makeCall",
             Method::POST,
             "/v1/calls",
-            (CALLING, Resource::Hosts),
-            call::responses(),
+            Permission::CALLS,
+            CALL_RESPONSES,
             None,
         )
-        .says("Make a Call URL request, or hand it over to be delivered")
-        .takes(schema::<call::CallDocument>)
-        .may(&SENT),
+        .summary("Make a Call URL request, or submit it for delivery")
+        .request_body(schema::<call::CallDocument>)
+        .errors(TARGET_ERRORS),
         operation(
             "openTunnel",
             Method::GET,
             "/v1/tunnel",
-            (&[], Resource::Public),
-            nothing(101, "The tunnel is open."),
+            Permission::PUBLIC,
+            undescribed(101, "The tunnel is open."),
             None,
         )
-        .says("Open a bridge's tunnel (WebSocket, WIRE.md)"),
+        .summary("Open a bridge's tunnel (WebSocket, WIRE.md)"),
         operation(
             "health",
             Method::GET,
             "/healthz",
-            (&[], Resource::Public),
-            plainly(200, "text/plain", "The process runs."),
+            Permission::PUBLIC,
+            media(200, "text/plain", "The process runs."),
             None,
         )
-        .says("Whether the process runs"),
+        .summary("Check that the process runs"),
         operation(
             "readiness",
             Method::GET,
             "/readyz",
-            (&[], Resource::Public),
-            plainly(200, "text/plain", "It takes requests."),
+            Permission::PUBLIC,
+            media(200, "text/plain", "The relay accepts requests."),
             None,
         )
-        .says("Whether it takes requests")
-        .may(&[Code::Overloaded]),
+        .summary("Check that the relay accepts requests")
+        .errors(&[Code::Overloaded]),
         operation(
             "openapi",
             Method::GET,
             "/openapi.json",
-            (&[], Resource::Public),
-            plainly(200, "application/json", "This document."),
+            Permission::PUBLIC,
+            media(200, "application/json", "This document."),
             None,
         )
-        .says("This document"),
+        .summary("Return this document"),
     ];
     let methods = [
         ("getEndpoint", Method::GET),
@@ -455,26 +560,43 @@ fn data_path() -> Vec<Operation> {
             id,
             method,
             "/v1/endpoints/{endpoint}/{path}",
-            (SENDING, Resource::Endpoints),
-            nothing(
+            Permission::ENDPOINTS,
+            undescribed(
                 200,
-                "The target's answer, whatever it is: any status, any type.",
+                "The target's response, with any status and media type.",
             ),
             None,
         );
         all.push(
             endpoint
-                .says("Use a named endpoint, as a reverse proxy")
-                .more("Path and query pass byte for byte. The relay's own errors carry `Bridge-Error`.")
-                .may(&SENT),
+                .summary("Send a request to a named endpoint (reverse proxy)")
+                .description(
+                    "Path and query pass byte for byte. The relay's own errors carry `Bridge-Error`.",
+                )
+                .errors(TARGET_ERRORS),
         );
     }
     all
 }
 
+const CALL_RESPONSES: &[Success] = &[
+    Success {
+        status: 200,
+        description: "The target has responded, with any status.",
+        schema: Some(schema::<call::CallResponse>),
+        media_type: None,
+    },
+    Success {
+        status: 202,
+        description: "The call is stored and will be delivered.",
+        schema: Some(schema::<call::CallReceipt>),
+        media_type: None,
+    },
+];
+
 static OPERATIONS: LazyLock<Vec<Operation>> = LazyLock::new(all);
 
-/// Every operation.
+/// Returns every operation.
 pub fn operations() -> &'static [Operation] {
     &OPERATIONS
 }

@@ -1,7 +1,8 @@
-//! `/v1/tenants ...`: customers' spaces, for site administrators.
+//! `/v1/tenants ...`: tenants, for site administrators.
 
+use super::errors::{failed, failed_after_change};
+use super::timestamp::Timestamp;
 use super::{Context, Handling, etag, json, page::Page};
-use crate::api::pairing::{failed, unshown};
 use crate::body::Body;
 use crate::config::EXPIRES_IN_MAX_S;
 use crate::problem::Problem;
@@ -14,89 +15,89 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Deserializer, Serialize};
 use std::collections::HashMap;
 
-/// A service that has not reported itself for longer than this is gone, in seconds.
+/// Seconds without a report after which a service counts as gone.
 pub const SERVICE_GONE_AFTER: i64 = 180;
 
 /// A tenant.
 #[derive(Debug, Serialize, JsonSchema)]
 pub struct TenantView {
-    /// Its id.
+    /// The tenant's id.
     id: String,
-    /// Its name, unique.
+    /// The tenant's name, unique.
     name: String,
     /// `active` or `suspended`.
     state: &'static str,
-    /// When it was created, in seconds since 1970.
-    created: i64,
-    /// URL patterns that the relay may call itself for this tenant.
+    /// When it was created.
+    created_at: Timestamp,
+    /// URL patterns that the relay may call directly for this tenant.
     direct_urls: Vec<String>,
-    /// Where notices are sent.
+    /// The URL that receives notices; null for none.
     notice_url: Option<String>,
-    /// After how many seconds its stored calls expire, where they do not say so themselves; 0: never;
-    /// null: as the relay's `deliveries.expires_in` says.
+    /// Seconds after which stored calls expire unless they set it themselves. 0 for never; null for the
+    /// relay's `deliveries.expires_in`.
     expires_in: Option<i64>,
-    /// The newest version among its connected bridges, or `-`.
+    /// The newest version among connected bridges, or `-`.
     bridge_service: String,
-    /// The version of its synchronizer, or `-`.
+    /// The version of the synchronizer, or `-`.
     synchronizer_service: String,
 }
 
 /// A page of tenants.
 #[derive(Debug, Serialize, JsonSchema)]
 pub struct TenantPage {
-    /// By name.
+    /// Sorted by name.
     tenants: Vec<TenantView>,
-    /// For the next page; null on the last one.
+    /// Cursor of the next page; null on the last one.
     next_cursor: Option<String>,
 }
 
-/// A tenant that is to be created.
+/// A tenant to create.
 #[derive(Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct NewTenant {
-    /// 1 to 64 letters, digits, `.`, `_` or `-`.
+    /// The tenant's name: 1 to 64 letters, digits, `.`, `_` or `-`.
     #[schemars(length(min = 1, max = 64), regex(pattern = r"^[A-Za-z0-9._-]+$"))]
     name: String,
 }
 
-/// What is to be changed; what is left out stays.
+/// Changes to a tenant. Fields that are left out stay unchanged.
 #[derive(Debug, Default, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct TenantPatch {
     /// `active` or `suspended`.
-    #[schemars(with = "Option<StateWord>")]
-    state: Option<StateWord>,
-    /// URL patterns that the relay may call itself, such as `https://hooks.example.com/*`.
+    #[schemars(with = "Option<TenantStateName>")]
+    state: Option<TenantStateName>,
+    /// URL patterns that the relay may call directly, such as `https://hooks.example.com/*`.
     direct_urls: Option<Vec<String>>,
-    /// Where notices are sent; null for nowhere.
+    /// The URL that receives notices; null for none.
     #[serde(deserialize_with = "given")]
     #[schemars(with = "Option<String>")]
     notice_url: Option<Option<String>>,
-    /// After how many seconds its stored calls expire, where they do not say so themselves; 0: never;
-    /// null: as the relay's `deliveries.expires_in` says.
+    /// Seconds after which stored calls expire unless they set it themselves. 0 for never; null for the
+    /// relay's `deliveries.expires_in`.
     #[serde(deserialize_with = "given")]
     #[schemars(with = "Option<i64>", range(min = 0, max = 315_360_000))]
     expires_in: Option<Option<i64>>,
 }
 
-/// Whether a tenant may work.
+/// A tenant's state.
 #[derive(Debug, Clone, Copy, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
-pub enum StateWord {
-    /// It may.
+pub enum TenantStateName {
+    /// The tenant works.
     Active,
-    /// It is refused until it is active again.
+    /// Its keys are refused and its bridges disconnected until it is active again.
     Suspended,
 }
 
-/// Tells null from left out.
+/// Distinguishes null from a missing field.
 fn given<'de, D: Deserializer<'de>, T: Deserialize<'de>>(
     deserializer: D,
 ) -> Result<Option<Option<T>>, D::Error> {
     Option::deserialize(deserializer).map(Some)
 }
 
-/// Most URL patterns of a tenant.
+/// Maximum number of URL patterns of a tenant.
 const DIRECT_URLS_MAX: usize = 256;
 
 fn view(cx: &Context<'_>, tenant: &Tenant, services: &[Service]) -> TenantView {
@@ -110,7 +111,7 @@ fn view(cx: &Context<'_>, tenant: &Tenant, services: &[Service]) -> TenantView {
         id: id.to_owned(),
         name: tenant.name.clone(),
         state: tenant.state.as_str(),
-        created: tenant.created,
+        created_at: Timestamp::Seconds(tenant.created),
         direct_urls: tenant.direct_urls.clone(),
         notice_url: tenant.notice_url.clone(),
         expires_in: tenant.expires_in,
@@ -119,11 +120,11 @@ fn view(cx: &Context<'_>, tenant: &Tenant, services: &[Service]) -> TenantView {
     }
 }
 
-/// The newest version among a tenant's connected bridges.
+/// Returns the newest version among a tenant's connected bridges.
 fn newest_bridge(cx: &Context<'_>, tenant: &str) -> Option<String> {
     let entries = cx.state.data.registry.of_tenant(tenant);
     let versions = entries.iter().map(|entry| entry.software.as_str());
-    // By their numbers: 0.10 is newer than 0.9.
+    // Compared by numbers: 0.10 is newer than 0.9.
     let numbers = |version: &str| -> Vec<u64> {
         let parts = version.split(|c: char| !c.is_ascii_digit());
         parts.filter_map(|part| part.parse().ok()).collect()
@@ -155,6 +156,7 @@ pub(super) fn list<'a>(cx: &'a Context<'a>, _: Request<Bytes>) -> Handling<'a> {
             .await
             .map_err(failed)?;
         let next_cursor = page.cut(&mut tenants, |tenant| tenant.name.clone());
+        // One statement for all tenants: a page has up to 1000 of them.
         let services = storage.services("").await.map_err(failed)?;
         let mut by_tenant: HashMap<&str, Vec<Service>> = HashMap::new();
         for service in &services {
@@ -184,7 +186,7 @@ pub(super) fn create<'a>(cx: &'a Context<'a>, request: Request<Bytes>) -> Handli
         let created = cx.storage().create_tenant(&new.name).await;
         let tenant = created.map_err(failed)?;
         cx.state.directory.follow_change().await;
-        shown(cx, &tenant, StatusCode::CREATED, unshown).await
+        shown(cx, &tenant, StatusCode::CREATED, failed_after_change).await
     })
 }
 
@@ -203,10 +205,12 @@ pub(super) fn change<'a>(cx: &'a Context<'a>, request: Request<Bytes>) -> Handli
         if let Some(urls) = &patch.direct_urls {
             if urls.len() > DIRECT_URLS_MAX {
                 return Err(Problem::invalid(format!(
-                    "direct_urls has {} patterns, the most is {DIRECT_URLS_MAX}",
+                    "direct_urls has {} patterns, the limit is {DIRECT_URLS_MAX}",
                     urls.len()
                 )));
             }
+            // Checked here, since a pattern that cannot be parsed would make every direct call of the
+            // tenant fail later.
             crate::direct::pattern::check_all(urls).map_err(Problem::invalid)?;
         }
         if let Some(Some(url)) = &patch.notice_url {
@@ -222,17 +226,18 @@ pub(super) fn change<'a>(cx: &'a Context<'a>, request: Request<Bytes>) -> Handli
         let change = TenantChange {
             expires_in: patch.expires_in,
             state: patch.state.map(|state| match state {
-                StateWord::Active => TenantState::Active,
-                StateWord::Suspended => TenantState::Suspended,
+                TenantStateName::Active => TenantState::Active,
+                TenantStateName::Suspended => TenantState::Suspended,
             }),
             direct_urls: patch.direct_urls,
             notice_url: patch.notice_url,
         };
         let name = cx.path("tenant");
+        // The revision is compared inside the transaction, so two concurrent changes cannot both match.
         let changed = cx.storage().change_tenant(name, &change, seen).await;
         let tenant = changed.map_err(failed)?;
         cx.state.directory.follow_change().await;
-        shown(cx, &tenant, StatusCode::OK, unshown).await
+        shown(cx, &tenant, StatusCode::OK, failed_after_change).await
     })
 }
 
@@ -242,6 +247,7 @@ pub(super) fn delete<'a>(cx: &'a Context<'a>, request: Request<Bytes>) -> Handli
         let deleted = cx.storage().delete_tenant(cx.path("tenant"), seen).await;
         let tenant = deleted.map_err(failed)?;
         cx.state.directory.follow_change().await;
+        // After the commit: an attempt that still runs finds no key any more, and its row is gone.
         cx.state.deliveries.forget_tenant(tenant.id.as_str());
         Ok(json::empty())
     })

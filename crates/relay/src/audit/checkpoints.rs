@@ -1,11 +1,12 @@
-//! How far the bridges' audit files have got, written down: a file that is changed or cut later no longer
-//! fits what stands here.
+//! Checkpoints of the bridges' audit files: a file that is altered or cut later no longer matches the
+//! checkpoint that the relay has stored.
 //!
-//! Bridges tell their heads (W-64) once a minute. One that has moved is a row of the audit record, at most
-//! every ten minutes for each bridge: `bridge.audit_head`, with the file's id, its lines, the hash of the
-//! last one and the bridge's signature.
+//! Bridges report the heads of their files (W-64) once a minute. A head that has moved becomes a row of the
+//! audit record, at most every ten minutes for each bridge: `bridge.audit_head`, with the file's id, its
+//! number of lines, the hash of the last line and the bridge's signature.
 
-use crate::control_plane::ControlPlane;
+use super::recorder::Auditing;
+use crate::registry::TunnelEntry;
 use crate::storage::audit::AuditEvent;
 use protocol::frame::AuditHead;
 use serde_json::json;
@@ -13,33 +14,39 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-/// How often heads are written down.
-const EVERY: Duration = Duration::from_secs(600);
+/// How often heads are stored.
+const INTERVAL: Duration = Duration::from_secs(600);
 
-/// The first time, so that a bridge that is there for a short time only leaves its head, too.
+/// The first time is earlier, so that a bridge that is connected only for a short time leaves a head, too.
 const FIRST_AFTER: Duration = Duration::from_secs(90);
 
-/// Bytes in hexadecimal.
+/// Returns the bytes in hexadecimal.
 pub(crate) fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
-/// Writes heads down until the relay stops.
-pub async fn run(state: Arc<ControlPlane>) {
-    let mut written = HashMap::new();
+/// Stores heads until the relay stops. `tunnels` returns the connected ones.
+pub(crate) async fn run(tunnels: impl Fn() -> Vec<Arc<TunnelEntry>> + Send, audit: Arc<Auditing>) {
+    let mut stored = StoredHeads::new();
     tokio::time::sleep(FIRST_AFTER).await;
     loop {
-        round(&state, &mut written).await;
-        tokio::time::sleep(EVERY).await;
+        stored = round(tunnels(), &audit, &stored).await;
+        tokio::time::sleep(INTERVAL).await;
     }
 }
 
-/// By bridge and file.
-type Written = HashMap<(Arc<str>, [u8; 16]), u64>;
+/// The number of lines that was last stored, by bridge and file.
+type StoredHeads = HashMap<(Arc<str>, [u8; 16]), u64>;
 
-async fn round(state: &ControlPlane, written: &mut Written) {
-    let mut seen = Written::new();
-    for entry in state.data.registry.all() {
+/// Stores the heads that have moved. Returns those of the connected bridges; the others are dropped, so the
+/// map is bounded by the number of tunnels, and a bridge that comes back gets a row at once.
+async fn round(
+    tunnels: Vec<Arc<TunnelEntry>>,
+    audit: &Auditing,
+    stored: &StoredHeads,
+) -> StoredHeads {
+    let mut seen = StoredHeads::new();
+    for entry in tunnels {
         let Some(head) = entry
             .session
             .report()
@@ -48,19 +55,19 @@ async fn round(state: &ControlPlane, written: &mut Written) {
             continue;
         };
         let key = (entry.owner.bridge.clone(), head.id);
-        let last = seen.get(&key).or_else(|| written.get(&key)).copied();
-        let is_new = last.is_none_or(|last| head.sequence > last);
-        if is_new {
-            let act = act(&entry.owner.tenant, &entry.owner.name, &head);
-            state.audit.record(act).await;
+        // `seen` first: a bridge may have several tunnels, whose reports differ in age.
+        let last = seen.get(&key).or_else(|| stored.get(&key)).copied();
+        let has_moved = last.is_none_or(|last| head.sequence > last);
+        if has_moved {
+            let event = audit_event(&entry.owner.tenant, &entry.owner.name, &head);
+            audit.record(event).await;
         }
         seen.insert(key, last.unwrap_or(0).max(head.sequence));
     }
-    // Bridges that are away begin anew.
-    *written = seen;
+    seen
 }
 
-fn act(tenant: &Arc<str>, bridge: &Arc<str>, head: &AuditHead) -> AuditEvent {
+fn audit_event(tenant: &Arc<str>, bridge: &Arc<str>, head: &AuditHead) -> AuditEvent {
     AuditEvent {
         tenant: tenant.clone(),
         actor: "relay".into(),

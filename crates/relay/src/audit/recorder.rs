@@ -1,15 +1,15 @@
-//! What is written into the audit record while requests run, without holding them up.
+//! Stores rows of the audit record without delaying the requests that they are about.
 //!
 //! ```text
-//! calls, deliveries --- a row each ---> bounded queue ---> one task, a transaction for many rows
-//! endpoint exchanges, denials --- added to a sum in memory ---> written once a minute, and at the end
+//! calls, deliveries --- one row each ---> bounded queue ---> one task, a transaction for many rows
+//! endpoint exchanges, denials --- added to a sum in memory ---> stored once a minute, and at the end
 //! ```
 //!
-//! A full queue makes a request wait for a few seconds at most, and not at all while the database
-//! takes nothing. What then has no room is counted as lost and said at level ERROR; when the database
-//! takes rows again, the count is written as a row of its own (`audit.lost`). Sums wait in memory.
+//! A full queue delays a request by a few seconds at most, and not at all while the database fails. Rows
+//! without room are counted as lost and logged at level ERROR. When the database works again, the count is
+//! stored as a row of its own (`audit.lost`). Sums stay in memory meanwhile.
 
-use crate::auth::Principal;
+use crate::access::Principal;
 use crate::denials::Denials;
 use crate::exchange::{TrafficLog, TrafficSum};
 use crate::storage::audit::{AuditEvent, LOST};
@@ -21,29 +21,29 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 use tokio::sync::{mpsc, oneshot};
 
-/// Rows that wait to be written.
-const WAITING_MAX: usize = 8192;
+/// Rows in the queue.
+const QUEUED_MAX: usize = 8192;
 
-/// Rows of one transaction.
+/// Rows in one transaction.
 const BATCH_MAX: usize = 500;
 
-/// How long a batch gathers.
-const GATHER: Duration = Duration::from_millis(100);
+/// How long a batch collects rows.
+const BATCH_DELAY: Duration = Duration::from_millis(100);
 
-/// After a failure of the database.
-const AGAIN: Duration = Duration::from_secs(1);
+/// Pause after an error of the database.
+const ERROR_DELAY: Duration = Duration::from_secs(1);
 
-/// How long somebody waits for room.
-const PATIENCE: Duration = Duration::from_secs(5);
+/// How long a request waits for room in the queue.
+const QUEUE_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// Different sums in memory; beyond, a row is written at once.
+/// Sums in memory. Above it, exchanges of further kinds are not counted.
 const SUMS_MAX: usize = 50_000;
 
 /// Rows that are deleted in one transaction.
-const FORGOTTEN_AT_ONCE: u32 = 500;
+const DELETED_PER_TRANSACTION: u32 = 500;
 
-/// How often rows that are too old are deleted.
-const FORGET_EVERY: Duration = Duration::from_secs(600);
+/// How often old rows are deleted.
+const DELETE_INTERVAL: Duration = Duration::from_secs(600);
 
 #[derive(Debug)]
 struct Row {
@@ -67,40 +67,41 @@ struct Sums {
 
 enum Message {
     AuditEvent(Box<AuditEvent>),
-    /// Answers when everything before is written.
+    /// Sent when everything before it is stored.
     Flush(oneshot::Sender<()>),
 }
 
-/// Writes the audit record of what runs.
+/// Stores the audit record.
 #[derive(Debug)]
 pub struct Auditing {
     queue: mpsc::Sender<Message>,
     sums: Mutex<Sums>,
-    /// What was denied, until it is written.
+    /// Denials that are not stored yet.
     pub denials: Denials,
     shared: Arc<Shared>,
 }
 
 #[derive(Debug, Default)]
 struct Shared {
-    /// Rows that were lost since the start.
+    /// Number of lost rows since the start.
     lost: AtomicU64,
-    /// The database takes nothing now.
+    /// Whether the database currently fails to store rows.
     is_failing: AtomicBool,
 }
 
 impl Shared {
     fn lose(&self, rows: u64) {
+        // Logged once; the metric and the record have the number.
         if self.lost.fetch_add(rows, Ordering::Relaxed) == 0 {
-            tracing::error!("rows of the audit record are lost: the database takes none");
+            tracing::error!("losing rows of the audit record: the database cannot store them");
         }
     }
 }
 
 impl Auditing {
-    /// Begins to write, and to delete what is older than `keep`.
+    /// Starts to store rows, and to delete those older than `keep`.
     pub fn start(storage: Storage, sums_every: Duration, keep: Duration) -> Arc<Self> {
-        let (queue, waiting) = mpsc::channel(WAITING_MAX);
+        let (queue, waiting) = mpsc::channel(QUEUED_MAX);
         let shared = Arc::new(Shared::default());
         tokio::spawn(write(storage.clone(), waiting, shared.clone()));
         let auditing = Arc::new(Self {
@@ -110,6 +111,7 @@ impl Auditing {
             shared,
         });
         tokio::spawn(summing(
+            // Weak: the task ends with the recorder instead of keeping it alive.
             Arc::downgrade(&auditing),
             storage,
             sums_every,
@@ -118,23 +120,23 @@ impl Auditing {
         auditing
     }
 
-    /// Adds a row. Waits for room; when this returns, it will be written, or is counted as lost.
-    pub async fn record(&self, act: AuditEvent) {
-        let act = AuditEvent {
+    /// Adds a row, and waits for room. When this returns, the row will be stored or is counted as lost.
+    pub async fn record(&self, event: AuditEvent) {
+        let event = AuditEvent {
             at_ms: now_ms(),
-            ..act
+            ..event
         };
-        let message = Message::AuditEvent(Box::new(act));
+        let message = Message::AuditEvent(Box::new(event));
         let sent = match self.queue.try_send(message) {
             Ok(()) => return,
-            // Nothing leaves the queue: the request does not wait in vain.
+            // The queue does not drain while the database fails, so waiting would only delay the request.
             Err(_) if self.shared.is_failing.load(Ordering::Relaxed) => {
                 self.shared.lose(1);
                 return;
             }
             Err(error) => {
                 let message = error.into_inner();
-                tokio::time::timeout(PATIENCE, self.queue.send(message)).await
+                tokio::time::timeout(QUEUE_TIMEOUT, self.queue.send(message)).await
             }
         };
         if !matches!(sent, Ok(Ok(()))) {
@@ -147,29 +149,30 @@ impl Auditing {
         self.shared.lost.load(Ordering::Relaxed)
     }
 
-    /// Writes the sums as they are, and waits until everything is written.
+    /// Stores the sums, and waits until everything is stored.
     pub async fn flush(&self) {
-        for act in self.sums() {
-            self.record(act).await;
+        for event in self.sums() {
+            self.record(event).await;
         }
-        for act in self.denials.acts(Instant::now(), true) {
-            self.record(act).await;
+        for event in self.denials.take_events(Instant::now(), true) {
+            self.record(event).await;
         }
         let (done, waiting) = oneshot::channel();
         if self.queue.send(Message::Flush(done)).await.is_ok() {
-            let _ = tokio::time::timeout(PATIENCE, waiting).await;
+            // Bounded, so that a failing database does not hold up the shutdown.
+            let _ = tokio::time::timeout(QUEUE_TIMEOUT, waiting).await;
         }
     }
 
     fn sums(&self) -> Vec<AuditEvent> {
         let mut sums = self.sums.lock().unwrap_or_else(PoisonError::into_inner);
-        let mut acts = Vec::new();
+        let mut events = Vec::new();
         for (client_id, of_key) in &sums.by_key {
             for row in &of_key.rows {
                 let Some([count, up, down, took_us]) = row.sum.take() else {
                     continue;
                 };
-                acts.push(AuditEvent {
+                events.push(AuditEvent {
                     tenant: of_key.tenant.clone(),
                     actor: client_id.clone(),
                     action: "endpoint",
@@ -184,7 +187,7 @@ impl Auditing {
                 });
             }
         }
-        // Those that nobody holds begin anew when they are needed.
+        // A sum that no exchange holds is created again when it is needed.
         let mut kept = 0;
         for of_key in sums.by_key.values_mut() {
             of_key.rows.retain(|row| Arc::strong_count(&row.sum) > 1);
@@ -192,7 +195,7 @@ impl Auditing {
         }
         sums.by_key.retain(|_, of_key| !of_key.rows.is_empty());
         sums.count = kept;
-        acts
+        events
     }
 }
 
@@ -235,38 +238,39 @@ impl TrafficLog for Auditing {
 }
 
 async fn write(storage: Storage, mut waiting: mpsc::Receiver<Message>, shared: Arc<Shared>) {
-    // Of the lost ones, those that the record says.
-    let mut said = 0;
+    // Lost rows that the record already has.
+    let mut recorded = 0;
     let mut messages = Vec::with_capacity(BATCH_MAX);
     while waiting.recv_many(&mut messages, BATCH_MAX).await > 0 {
         let has_flush = |all: &[Message]| all.iter().any(|m| matches!(m, Message::Flush(_)));
+        // A short wait makes one transaction of many rows; a flush must not wait.
         if messages.len() < BATCH_MAX && !has_flush(&messages) {
-            tokio::time::sleep(GATHER).await;
+            tokio::time::sleep(BATCH_DELAY).await;
             let room = BATCH_MAX - messages.len();
             let _ =
                 tokio::time::timeout(Duration::ZERO, waiting.recv_many(&mut messages, room)).await;
         }
-        let mut acts = Vec::with_capacity(messages.len());
+        let mut events = Vec::with_capacity(messages.len());
         let mut flushes = Vec::new();
         for message in messages.drain(..) {
             match message {
-                Message::AuditEvent(act) => acts.push(*act),
+                Message::AuditEvent(event) => events.push(*event),
                 Message::Flush(done) => flushes.push(done),
             }
         }
         let lost = shared.lost.load(Ordering::Relaxed);
-        if lost > said && !acts.is_empty() {
-            acts.push(lost_rows(lost - said));
-            said = lost;
+        if lost > recorded && !events.is_empty() {
+            events.push(lost_rows(lost - recorded));
+            recorded = lost;
         }
-        write_all(&storage, &acts, &shared).await;
+        write_all(&storage, &events, &shared).await;
         for done in flushes {
             let _ = done.send(());
         }
     }
 }
 
-/// The row that says how many there are not.
+/// Returns the row that records how many are missing.
 fn lost_rows(count: u64) -> AuditEvent {
     AuditEvent {
         at_ms: now_ms(),
@@ -280,37 +284,38 @@ fn lost_rows(count: u64) -> AuditEvent {
     }
 }
 
-/// Writes rows, and does not give up while the database cannot.
-async fn write_all(storage: &Storage, acts: &[AuditEvent], shared: &Shared) {
-    while !acts.is_empty() {
-        match storage.audit(acts).await {
+/// Stores rows, and retries while the database fails.
+async fn write_all(storage: &Storage, events: &[AuditEvent], shared: &Shared) {
+    while !events.is_empty() {
+        match storage.audit(events).await {
             Ok(()) => break,
-            // The database works and does not take one of them: the others do not wait for that.
-            Err(error) if !is_passing(&error) && acts.len() > 1 => {
-                for act in acts {
-                    Box::pin(write_all(storage, std::slice::from_ref(act), shared)).await;
+            // The database works but rejects one of the rows: they are stored one by one, so that only that
+            // row is lost.
+            Err(error) if !is_passing(&error) && events.len() > 1 => {
+                for event in events {
+                    Box::pin(write_all(storage, std::slice::from_ref(event), shared)).await;
                 }
                 break;
             }
             Err(error) if !is_passing(&error) => {
-                tracing::error!(%error, "the database does not take a row of the audit record");
+                tracing::error!(%error, "the database rejects a row of the audit record");
                 shared.lose(1);
                 break;
             }
             Err(error) => {
                 if !shared.is_failing.swap(true, Ordering::Relaxed) {
-                    tracing::error!(%error, "the audit record cannot be written; it waits");
+                    tracing::error!(%error, "cannot store the audit record; retrying");
                 }
-                tokio::time::sleep(AGAIN).await;
+                tokio::time::sleep(ERROR_DELAY).await;
             }
         }
     }
-    if !acts.is_empty() && shared.is_failing.swap(false, Ordering::Relaxed) {
-        tracing::info!("the audit record is written again");
+    if !events.is_empty() && shared.is_failing.swap(false, Ordering::Relaxed) {
+        tracing::info!("the audit record is stored again");
     }
 }
 
-/// Whether the same rows may be taken later.
+/// Returns whether a retry of the same rows can succeed.
 fn is_passing(error: &StorageError) -> bool {
     matches!(
         error,
@@ -318,7 +323,7 @@ fn is_passing(error: &StorageError) -> bool {
     )
 }
 
-/// Writes the sums now and then, and forgets what is too old.
+/// Stores the sums at intervals, and deletes old rows.
 async fn summing(
     auditing: std::sync::Weak<Auditing>,
     storage: Storage,
@@ -332,19 +337,19 @@ async fn summing(
             return;
         };
         if !auditing.shared.is_failing.load(Ordering::Relaxed) {
-            for act in auditing.sums() {
-                auditing.record(act).await;
+            for event in auditing.sums() {
+                auditing.record(event).await;
             }
         }
-        for act in auditing.denials.acts(Instant::now(), false) {
-            auditing.record(act).await;
+        for event in auditing.denials.take_events(Instant::now(), false) {
+            auditing.record(event).await;
         }
         drop(auditing);
-        if forgotten.elapsed() >= FORGET_EVERY {
+        if forgotten.elapsed() >= DELETE_INTERVAL {
             forgotten = tokio::time::Instant::now();
             let kept_ms = i64::try_from(keep.as_millis()).unwrap_or(i64::MAX);
             let before = now_ms().saturating_sub(kept_ms);
-            while matches!(storage.forget_audit(before, FORGOTTEN_AT_ONCE).await, Ok(gone) if gone > 0)
+            while matches!(storage.forget_audit(before, DELETED_PER_TRANSACTION).await, Ok(gone) if gone > 0)
             {
             }
         }
@@ -354,7 +359,7 @@ async fn summing(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::auth::KeyScope;
+    use crate::access::KeyScope;
     use crate::config::Database;
     use crate::storage::audit::AuditFilter;
     use crate::storage::{Existing, Role};
@@ -372,7 +377,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn exchanges_are_one_row_for_each_kind_and_calls_a_row_each() {
+    async fn exchanges_are_summed_and_calls_are_rows() {
         let dir = TempDir::new("auditing");
         let database = Database::Sqlite(dir.path().join("relay.db"));
         let storage = Storage::open(&database).await.unwrap();
@@ -390,7 +395,7 @@ mod tests {
             sum.received(100);
         }
         for n in 0..3 {
-            let act = AuditEvent {
+            let event = AuditEvent {
                 tenant: "t".into(),
                 actor: "k1".into(),
                 action: "call",
@@ -399,7 +404,7 @@ mod tests {
                 count: 1,
                 ..AuditEvent::default()
             };
-            auditing.record(act).await;
+            auditing.record(event).await;
         }
         auditing.flush().await;
         let of = |action: &str| {
@@ -435,59 +440,62 @@ mod tests {
                 ("k2".to_owned(), "ok".to_owned(), 1, 10, 100),
             ]
         );
-        // Nothing is written twice, and nothing of what nobody uses is kept.
+        // Nothing is stored twice, and sums that no exchange holds are dropped.
         auditing.flush().await;
         assert_eq!(of("endpoint").await.len(), 3);
         assert_eq!(auditing.lost(), 0);
     }
 
-    /// While the database takes nothing a request loses its row instead of its time; afterwards the
-    /// record says how many there are not.
+    /// While the database fails, a request loses its row instead of its time. Afterwards the record has the
+    /// number of missing rows.
     #[tokio::test]
-    async fn rows_that_are_lost_are_counted_in_the_record() {
+    async fn lost_rows_are_counted_in_the_record() {
         let disk = support::SmallDisk::mount(32 << 20);
         let database = Database::Sqlite(disk.path().join("relay.db"));
         let storage = Storage::open(&database).await.unwrap();
         let long = Duration::from_secs(3600);
         let auditing = Auditing::start(storage.clone(), long, long);
-        let act = |number: usize| AuditEvent {
+        let event = |number: usize| AuditEvent {
             tenant: "t".into(),
             actor: "k1".into(),
             action: "call",
-            // Too large for what a checkpoint may leave free in the log.
+            // Larger than the space that a checkpoint of SQLite may leave free in its log.
             object: format!("{number} {}", "x".repeat(1_000)),
             result: "ok",
             count: 1,
             ..AuditEvent::default()
         };
         disk.fill();
-        let patience = tokio::time::Instant::now() + Duration::from_secs(60);
+        let deadline = tokio::time::Instant::now() + Duration::from_secs(60);
         while !auditing.shared.is_failing.load(Ordering::Relaxed) {
-            assert!(tokio::time::Instant::now() < patience);
-            auditing.record(act(0)).await;
+            assert!(tokio::time::Instant::now() < deadline);
+            auditing.record(event(0)).await;
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
         let began = tokio::time::Instant::now();
-        for number in 0..WAITING_MAX + BATCH_MAX + 300 {
-            auditing.record(act(number)).await;
+        for number in 0..QUEUED_MAX + BATCH_MAX + 300 {
+            auditing.record(event(number)).await;
         }
-        assert!(began.elapsed() < PATIENCE, "a request waits for the record");
+        assert!(
+            began.elapsed() < QUEUE_TIMEOUT,
+            "a request waits for the audit record"
+        );
         let lost = auditing.lost();
         assert!(lost >= 300, "{lost}");
         disk.free();
-        let patience = tokio::time::Instant::now() + Duration::from_secs(60);
+        let deadline = tokio::time::Instant::now() + Duration::from_secs(60);
         loop {
-            auditing.record(act(0)).await;
+            auditing.record(event(0)).await;
             auditing.flush().await;
-            let (rows, said) = storage.audit_totals().await.unwrap();
-            if said > 0 {
-                assert!(rows > i64::try_from(WAITING_MAX).unwrap(), "{rows}");
-                assert_eq!(u64::try_from(said).unwrap(), auditing.lost());
+            let (rows, recorded) = storage.audit_totals().await.unwrap();
+            if recorded > 0 {
+                assert!(rows > i64::try_from(QUEUED_MAX).unwrap(), "{rows}");
+                assert_eq!(u64::try_from(recorded).unwrap(), auditing.lost());
                 break;
             }
-            assert!(tokio::time::Instant::now() < patience, "{rows} rows");
+            assert!(tokio::time::Instant::now() < deadline, "{rows} rows");
         }
-        let (_, said) = storage.audit_totals().await.unwrap();
-        assert_eq!(u64::try_from(said).unwrap(), auditing.lost());
+        let (_, recorded) = storage.audit_totals().await.unwrap();
+        assert_eq!(u64::try_from(recorded).unwrap(), auditing.lost());
     }
 }

@@ -1,15 +1,15 @@
-//! What can be written on the command line.
+//! The arguments of the command line.
 
 use crate::config::Span;
 use crate::storage::{Existing, Role};
-use clap::{Parser, Subcommand};
+use clap::{Args as ClapArgs, Parser, Subcommand};
 use std::path::PathBuf;
 
-/// The relay of the Integration Bridge: bridges dial to it, callers send to it.
+/// The relay of the Integration Bridge. Bridges dial to it, and callers send requests to it.
 #[derive(Debug, Parser)]
 #[command(name = "integration-relay", version, about, after_help = EXAMPLES)]
 pub(super) struct Args {
-    /// The configuration file.
+    /// Config file.
     #[arg(
         long,
         global = true,
@@ -25,156 +25,185 @@ pub(super) struct Args {
 
 const EXAMPLES: &str = "\
 Examples:
-  integration-relay config check                              is relay.toml right, and what does it mean
-  integration-relay tenant create acme                        a customer's space
-  integration-relay key create --tenant acme --role bridge    what `integration-bridge pair` asks for
-  integration-relay key create --tenant acme --role caller    what callers send as HTTP Basic
-  integration-relay serve                                     run; commands above work meanwhile";
+  integration-relay config check                              check relay.toml and print a summary
+  integration-relay tenant create acme                        create a tenant
+  integration-relay key create --tenant acme --role bridge    the key that `integration-bridge pair` needs
+  integration-relay key create --tenant acme --role caller    the key that callers send as HTTP Basic
+  integration-relay serve                                     run; other commands work meanwhile";
 
 #[derive(Debug, Subcommand)]
 pub(super) enum Command {
-    /// Run the relay. SIGTERM or Ctrl-C lets what runs finish, then ends it.
+    /// Run the relay. SIGTERM or Ctrl-C drains and stops it, SIGHUP reloads the config.
     Serve,
-    /// Make the database and the first key of a site administrator, which is shown this one time.
+    /// Create the database and the first site administrator's key, which is shown only once.
     Init {
-        /// Print one JSON object.
-        #[arg(long)]
-        json: bool,
+        #[command(flatten)]
+        output: JsonObject,
     },
-    /// Look at the configuration.
+    /// Check the config.
     #[command(subcommand)]
     Config(ConfigCommand),
-    /// Customers' spaces.
+    /// Manage tenants.
     #[command(subcommand)]
     Tenant(TenantCommand),
-    /// API keys.
+    /// Manage API keys.
     #[command(subcommand)]
     Key(KeyCommand),
-    /// Bridges that are paired.
+    /// Manage paired bridges.
     #[command(subcommand)]
     Bridge(BridgeCommand),
-    /// Stored calls.
+    /// Pause and resume the delivery of stored calls.
     #[command(subcommand)]
     Deliveries(DeliveriesCommand),
-    /// The record of who did what.
+    /// Read and verify the audit record.
     #[command(subcommand)]
     Audit(AuditCommand),
-    /// Copy the database into a new file, while the relay runs.
+    /// Copy the database to a new file. The relay may run.
     #[command(after_help = BACKUP_HELP)]
     Backup {
-        /// Where to; must not exist.
+        /// The new file. It must not exist.
         file: PathBuf,
     },
-    /// Put a backup in the database's place. The relay must not run. Deliveries are then paused.
+    /// Replace the database by a backup, and pause deliveries. The relay must not run.
     #[command(after_help = BACKUP_HELP)]
     Restore {
-        /// A file that `backup` made.
+        /// A file that `backup` created.
         file: PathBuf,
-        /// Move a database that is there aside.
+        /// Move an existing database aside.
         #[arg(long)]
         replace: bool,
     },
-    /// Print the description of the HTTP API (OpenAPI 3.1).
+    /// Print the OpenAPI 3.1 document of the HTTP API.
     Openapi,
 }
 
 const BACKUP_HELP: &str = "\
-The key file (storage.key_file) is not in a backup: keep a copy of it apart. Without it, what is stored of
-deliveries cannot be read. After a restore, deliveries stand still, because what has been delivered since
-the backup is not known: look at what is pending, then `integration-relay deliveries resume`.
-With PostgreSQL use pg_dump and pg_restore, and `integration-relay deliveries pause` before the relay starts.";
+Examples:
+  integration-relay backup /backup/relay.db
+  integration-relay restore /backup/relay.db --replace
+
+A backup does not contain the key file (storage.key_file). Keep a copy of it in another place: without it,
+stored calls cannot be decrypted. After a restore, deliveries are paused, because the relay cannot know what
+was delivered since the backup. Review the pending calls, then run `integration-relay deliveries resume`.
+With PostgreSQL use pg_dump and pg_restore, and run `integration-relay deliveries pause` before the relay starts.";
+
+/// The option of commands that print one result.
+#[derive(Debug, ClapArgs)]
+pub(super) struct JsonObject {
+    /// Print one JSON object.
+    #[arg(long)]
+    pub(super) json: bool,
+}
+
+/// The options of commands that list objects of tenants.
+#[derive(Debug, ClapArgs)]
+pub(super) struct ListOptions {
+    /// List only this tenant's. Defaults to all tenants.
+    #[arg(long, value_name = "NAME")]
+    pub(super) tenant: Option<String>,
+    /// Print a JSON list.
+    #[arg(long)]
+    pub(super) json: bool,
+}
+
+/// The arguments that name one bridge.
+#[derive(Debug, ClapArgs)]
+pub(super) struct BridgeName {
+    /// Name of the bridge.
+    pub(super) name: String,
+    /// Tenant of the bridge. Defaults to the only tenant, if there is one.
+    #[arg(long, value_name = "NAME")]
+    pub(super) tenant: Option<String>,
+}
 
 #[derive(Debug, Subcommand)]
 pub(super) enum DeliveriesCommand {
-    /// Say whether they are paused, and what waits.
+    /// Print whether deliveries are paused, and how many calls are queued.
     Status {
-        /// Print one JSON object.
-        #[arg(long)]
-        json: bool,
+        #[command(flatten)]
+        output: JsonObject,
     },
-    /// Begin no further attempt. Calls are still taken and stored.
+    /// Start no further attempts. The relay still accepts and stores calls.
     Pause,
-    /// Go on.
+    /// Resume deliveries.
     Resume,
 }
 
 #[derive(Debug, Subcommand)]
 pub(super) enum AuditCommand {
-    /// Count its rows, and those that could not be written. Exit code 1 if any could not.
+    /// Count the rows, and those that could not be stored. Exit code 1 if any is missing.
     Verify {
-        /// Print one JSON object.
-        #[arg(long)]
-        json: bool,
+        #[command(flatten)]
+        output: JsonObject,
     },
-    /// List it, newest first.
+    /// List rows, newest first.
+    #[command(after_help = "\
+Examples:
+  integration-relay audit list --tenant acme --limit 20
+  integration-relay audit list --action key.create --json")]
     List {
-        /// Only this tenant's.
-        #[arg(long, value_name = "NAME")]
-        tenant: Option<String>,
-        /// Only this action, such as key.create.
+        #[command(flatten)]
+        list: ListOptions,
+        /// List only this action, such as key.create.
         #[arg(long)]
         action: Option<String>,
-        /// Only of this actor.
+        /// List only this actor: a client id, cli:ACCOUNT, or relay.
         #[arg(long)]
         actor: Option<String>,
-        /// At most so many rows, 1 to 10000.
+        /// Maximum number of rows, 1 to 10000.
         #[arg(long, default_value_t = 100, value_parser = clap::value_parser!(u32).range(1..=10_000))]
         limit: u32,
-        /// Print a JSON list.
-        #[arg(long)]
-        json: bool,
     },
 }
 
 #[derive(Debug, Subcommand)]
 pub(super) enum ConfigCommand {
-    /// Read it, say what it means, and fail on a mistake. Opens and changes nothing.
+    /// Check the config file and print a summary. Opens no database and changes nothing.
     Check,
 }
 
 #[derive(Debug, Subcommand)]
 pub(super) enum TenantCommand {
-    /// Create one. One that is there stays as it is.
+    /// Create a tenant. An existing tenant stays unchanged.
     Create {
-        /// 1 to 64 letters, digits, `.`, `_` or `-`.
+        /// Name of the tenant: 1 to 64 letters, digits, `.`, `_` or `-`.
         name: String,
-        /// Print one JSON object.
-        #[arg(long)]
-        json: bool,
+        #[command(flatten)]
+        output: JsonObject,
     },
-    /// List all.
+    /// List all tenants.
     List {
         /// Print a JSON list.
         #[arg(long)]
         json: bool,
     },
-    /// Refuse its keys and cut off its bridges, until it is resumed.
+    /// Refuse a tenant's keys and disconnect its bridges until it is resumed.
     Suspend {
-        /// Its name.
+        /// Name of the tenant.
         name: String,
     },
-    /// Let it work again.
+    /// Activate a suspended tenant again.
     Resume {
-        /// Its name.
+        /// Name of the tenant.
         name: String,
     },
-    /// Show one.
+    /// Show a tenant.
     Show {
-        /// Its name.
+        /// Name of the tenant.
         name: String,
-        /// Print one JSON object.
-        #[arg(long)]
-        json: bool,
+        #[command(flatten)]
+        output: JsonObject,
     },
-    /// Say which public URLs the relay may call itself for it; none by default.
+    /// Set the public URLs that the relay may call directly for a tenant. A new tenant has none.
     #[command(after_help = "\
 Examples:
   integration-relay tenant direct acme --allow 'https://hooks.example.com/*'
   integration-relay tenant direct acme --none")]
     Direct {
-        /// Its name.
+        /// Name of the tenant.
         name: String,
-        /// A pattern: scheme, host (or *.host), perhaps a port and a path. Replaces those before.
+        /// URL pattern: scheme, host or *.host, optionally a port and a path. May be repeated. Replaces the
+        /// current patterns.
         #[arg(
             long,
             value_name = "PATTERN",
@@ -182,49 +211,49 @@ Examples:
             required_unless_present = "none"
         )]
         allow: Vec<String>,
-        /// Allow none.
+        /// Allow no URL.
         #[arg(long)]
         none: bool,
     },
-    /// Say after how long its stored calls expire, where they do not say so themselves.
+    /// Set when a tenant's stored calls expire, unless a call sets it itself.
     #[command(after_help = "\
 Examples:
   integration-relay tenant expires acme --after 7d
   integration-relay tenant expires acme --never
-  integration-relay tenant expires acme --default     as deliveries.expires_in in relay.toml says")]
+  integration-relay tenant expires acme --default     as deliveries.expires_in in relay.toml")]
     Expires {
-        /// Its name.
+        /// Name of the tenant.
         name: String,
-        /// After so long, at most 3650d.
+        /// Expire after this time, such as 12h or 7d; 1s to 3650d.
         #[arg(long, value_name = "TIME", required_unless_present_any = ["never", "default"])]
         after: Option<Span>,
-        /// Never.
+        /// Never expire.
         #[arg(long, conflicts_with_all = ["after", "default"])]
         never: bool,
-        /// As the relay's configuration says.
+        /// Expire by deliveries.expires_in of the config.
         #[arg(long, conflicts_with = "after")]
         default: bool,
     },
-    /// Say where its notices are sent as signed deliveries; nowhere by default.
+    /// Set the URL that receives a tenant's notices as signed deliveries. A new tenant has none.
     #[command(after_help = "\
 Examples:
   integration-relay tenant notices acme --url https://ops.example.com/hooks/bridge
   integration-relay tenant notices acme --none")]
     Notices {
-        /// Its name.
+        /// Name of the tenant.
         name: String,
-        /// An absolute http or https URL.
+        /// Absolute http or https URL.
         #[arg(long, conflicts_with = "none", required_unless_present = "none")]
         url: Option<String>,
-        /// Send them nowhere. The API shows them in any case.
+        /// Send notices to no URL. The API still shows them.
         #[arg(long)]
         none: bool,
     },
-    /// Delete it with its keys, bridges, stored calls and secrets. Cannot be undone.
+    /// Delete a tenant with its keys, bridges, stored calls and secrets. This cannot be undone.
     Delete {
-        /// Its name.
+        /// Name of the tenant.
         name: String,
-        /// Do not ask for the name again.
+        /// Do not ask for confirmation.
         #[arg(long)]
         yes: bool,
     },
@@ -232,72 +261,70 @@ Examples:
 
 #[derive(Debug, Subcommand)]
 pub(super) enum KeyCommand {
-    /// Create one. Its secret is shown this one time.
+    /// Create an API key. Its secret is shown only once.
     #[command(after_help = "\
 Examples:
   integration-relay key create --tenant acme --role bridge --name berlin
-  integration-relay key create --tenant acme --role bridge --existing replace   re-install a bridge
+  integration-relay key create --tenant acme --role bridge --existing replace   to re-install a bridge
+  integration-relay key create --tenant acme --role caller --expires 90d --host '*.corp.example'
   integration-relay key create --tenant acme --role synchronizer --json")]
     Create {
-        /// Whose it is; not for site-admin.
+        /// Tenant of the key. Required, except for the role site-admin.
         #[arg(long, value_name = "NAME")]
         tenant: Option<String>,
-        /// bridge (pair bridges), caller (calls and endpoints), synchronizer (endpoints, much
-        /// traffic), admin (all of these but pairing, and managing keys and bridges), site-admin
-        /// (tenants; belongs to the relay's operators).
+        /// Role of the key: bridge (pairs bridges), caller (calls and endpoints), synchronizer (endpoints
+        /// with bulk traffic), admin (all of these but pairing, and manages keys and bridges), site-admin
+        /// (manages tenants; for the relay's operators).
         #[arg(long, value_name = "ROLE")]
         role: Role,
-        /// A name for people.
+        /// Name of the key, for people.
         #[arg(long, default_value = "", hide_default_value = true)]
         name: String,
-        /// Let a bridge key pair under a name that exists: `join` adds an installation beside the
-        /// others, `replace` revokes the others.
+        /// Let a bridge key pair under the name of an existing bridge: `join` adds an installation to the
+        /// existing ones, `replace` revokes them. By default such a pairing is refused.
         #[arg(long, value_name = "join|replace")]
         existing: Option<Existing>,
-        /// Make it valid for so long, as in 90d. Without, it has no end.
+        /// Expire after this time, such as 90d. Defaults to never.
         #[arg(long, value_name = "TIME")]
         expires: Option<Span>,
-        /// Narrow it to this bridge; may be repeated.
+        /// Narrow the key to this bridge. May be repeated.
         #[arg(long, value_name = "NAME")]
         bridge: Vec<String>,
-        /// Narrow it to this endpoint; may be repeated.
+        /// Narrow the key to this endpoint. May be repeated.
         #[arg(long, value_name = "NAME")]
         endpoint: Vec<String>,
-        /// Narrow it to calls to this host or pattern; may be repeated.
+        /// Narrow the key to calls to this host or host pattern. May be repeated.
         #[arg(long, value_name = "PATTERN")]
         host: Vec<String>,
-        /// Narrow it to this credential; may be repeated.
+        /// Narrow the key to this credential. May be repeated.
         #[arg(long, value_name = "NAME")]
         credential: Vec<String>,
-        /// Print one JSON object: client_id, client_secret, ...
-        #[arg(long)]
-        json: bool,
+        #[command(flatten)]
+        output: JsonObject,
     },
-    /// List all, revoked ones included. Secrets are not known.
+    /// List API keys, including revoked ones. Secrets are not shown.
     List {
-        /// Only this tenant's.
-        #[arg(long, value_name = "NAME")]
-        tenant: Option<String>,
-        /// Print a JSON list.
-        #[arg(long)]
-        json: bool,
+        #[command(flatten)]
+        list: ListOptions,
     },
-    /// Give one another secret, shown this one time. The one before stays good for a while.
+    /// Replace the secret of an API key. The new one is shown only once.
+    #[command(after_help = "\
+Example:
+  integration-relay key rotate ibk_0123456789 --overlap 1h")]
     Rotate {
-        /// As `key list` shows it.
+        /// Client id, as `key list` shows it.
         client_id: String,
-        /// How long the secret before stays good, at most 30d.
+        /// How long the previous secret stays valid, at most 30d.
         #[arg(long, value_name = "TIME", default_value = "24h")]
         overlap: Span,
-        /// Print one JSON object.
-        #[arg(long)]
-        json: bool,
+        #[command(flatten)]
+        output: JsonObject,
     },
-    /// Make one invalid. What runs with it is cut off within two seconds.
+    /// Revoke an API key. The relay closes what uses it within two seconds.
     Revoke {
-        /// As `key list` shows it.
+        /// Client id, as `key list` shows it.
         client_id: String,
-        /// Leave the bridges alone that were paired with it; otherwise they are revoked, too.
+        /// Do not revoke the bridges that were paired with the key.
         #[arg(long)]
         keep_bridges: bool,
     },
@@ -305,102 +332,99 @@ Examples:
 
 #[derive(Debug, Subcommand)]
 pub(super) enum BridgeCommand {
-    /// List all that were ever paired.
+    /// List all bridges, including revoked ones.
     List {
-        /// Only this tenant's.
-        #[arg(long, value_name = "NAME")]
-        tenant: Option<String>,
-        /// Print a JSON list.
-        #[arg(long)]
-        json: bool,
+        #[command(flatten)]
+        list: ListOptions,
     },
-    /// Cut one off within two seconds, until it is enabled. Its name and installations stay.
+    /// Disconnect a bridge within two seconds, until it is enabled. Its name and installations stay.
     Disable {
-        /// Its name.
-        name: String,
-        /// Whose it is; not needed where there is one tenant.
-        #[arg(long, value_name = "NAME")]
-        tenant: Option<String>,
+        #[command(flatten)]
+        bridge: BridgeName,
     },
-    /// Let a disabled one come back, which it does within about a minute.
+    /// Let a disabled bridge connect again, which it does within about a minute.
     Enable {
-        /// Its name.
-        name: String,
-        /// Whose it is; not needed where there is one tenant.
-        #[arg(long, value_name = "NAME")]
-        tenant: Option<String>,
+        #[command(flatten)]
+        bridge: BridgeName,
     },
-    /// List which endpoint names belong to which bridges.
+    /// List endpoint names with their owners.
     Endpoints {
-        /// Only this tenant's.
-        #[arg(long, value_name = "NAME")]
-        tenant: Option<String>,
-        /// Print a JSON list.
-        #[arg(long)]
-        json: bool,
+        #[command(flatten)]
+        list: ListOptions,
     },
-    /// Give an endpoint's name to a bridge. Without this it belongs to the one that declared it first.
+    /// Assign an endpoint name to a bridge. By default the first bridge that declares a name owns it.
+    #[command(after_help = "\
+Examples:
+  integration-relay bridge assign dc1 --endpoint alm           only dc1 owns the name
+  integration-relay bridge assign dc2 --endpoint alm --also    a redundant pair")]
     Assign {
-        /// The bridge's name.
-        name: String,
-        /// The endpoint's name.
+        #[command(flatten)]
+        bridge: BridgeName,
+        /// Name of the endpoint.
         #[arg(long, value_name = "NAME")]
         endpoint: String,
-        /// Leave it to the bridges that have it, too, as for a redundant pair.
+        /// Keep the current owners of the name as well.
         #[arg(long)]
         also: bool,
-        /// Whose it is; not needed where there is one tenant.
-        #[arg(long, value_name = "NAME")]
-        tenant: Option<String>,
     },
-    /// Take an endpoint's name from a bridge. A name that none has goes to the first that declares it.
+    /// Release an endpoint name from a bridge. A name without an owner goes to the first bridge that
+    /// declares it.
     Release {
-        /// The bridge's name.
-        name: String,
-        /// The endpoint's name.
+        #[command(flatten)]
+        bridge: BridgeName,
+        /// Name of the endpoint.
         #[arg(long, value_name = "NAME")]
         endpoint: String,
-        /// Whose it is; not needed where there is one tenant.
-        #[arg(long, value_name = "NAME")]
-        tenant: Option<String>,
     },
-    /// Say that something between one and the relay ends TLS (inspection by a proxy); without this such a
-    /// bridge is refused with `channel_binding`.
-    Inspected {
-        /// Its name.
-        name: String,
-        /// Whose it is; not needed where there is one tenant.
-        #[arg(long, value_name = "NAME")]
-        tenant: Option<String>,
-        /// Take it back.
+    /// Allow TLS inspection between a bridge and the relay.
+    ///
+    /// Use it if a middlebox terminates TLS. Without it, the relay refuses the bridge with
+    /// `channel_binding`. It takes effect with the bridge's next tunnel.
+    #[command(after_help = "\
+Examples:
+  integration-relay bridge allow-tls-inspection dc1
+  integration-relay bridge allow-tls-inspection dc1 --no     forbid it again")]
+    AllowTlsInspection {
+        #[command(flatten)]
+        bridge: BridgeName,
+        /// Forbid TLS inspection again.
         #[arg(long)]
         no: bool,
     },
-    /// Cut one off within two seconds. Its name becomes free.
+    /// Revoke a bridge and disconnect it within two seconds. Its name becomes free.
     Revoke {
-        /// Its name.
-        name: String,
-        /// Whose it is; not needed where there is one tenant.
-        #[arg(long, value_name = "NAME")]
-        tenant: Option<String>,
+        #[command(flatten)]
+        bridge: BridgeName,
     },
 }
 
 impl Args {
-    /// What clap cannot say by itself.
+    /// Returns a mistake that clap's own rules cannot express.
     pub(super) fn mistake(&self) -> Option<&'static str> {
         match &self.command {
             Command::Key(KeyCommand::Create { role, existing, .. })
                 if existing.is_some() && *role != Role::Bridge =>
             {
-                Some("--existing is for keys with --role bridge")
+                Some("--existing requires --role bridge")
             }
             Command::Key(KeyCommand::Create { role, tenant, .. }) => match (role, tenant) {
-                (Role::SiteAdmin, Some(_)) => Some("a site-admin key has no --tenant"),
+                (Role::SiteAdmin, Some(_)) => {
+                    Some("a key with the role site-admin has no --tenant")
+                }
                 (Role::SiteAdmin, None) | (_, Some(_)) => None,
-                (_, None) => Some("--tenant NAME is missing: whose key shall it be?"),
+                (_, None) => Some("--tenant NAME is missing: the tenant of the key"),
             },
-            _ => None,
+            Command::Serve
+            | Command::Init { .. }
+            | Command::Config(_)
+            | Command::Tenant(_)
+            | Command::Key(_)
+            | Command::Bridge(_)
+            | Command::Deliveries(_)
+            | Command::Audit(_)
+            | Command::Backup { .. }
+            | Command::Restore { .. }
+            | Command::Openapi => None,
         }
     }
 }

@@ -12,25 +12,25 @@ fn failed(what: impl Into<String>) -> CliError {
     CliError::Backup(what.into())
 }
 
-/// The SQLite file, or what to do instead.
+/// Returns the SQLite file, or an error with the commands for PostgreSQL.
 fn file_of(config: &Config) -> Result<&Path, CliError> {
     match &config.database {
         Database::Sqlite(path) => Ok(path),
         Database::Postgres(_) => Err(failed(
-            "the database is PostgreSQL: use pg_dump and pg_restore, and before the relay starts on a \
-             restored database `integration-relay deliveries pause`",
+            "the database is PostgreSQL: use pg_dump and pg_restore. Run `integration-relay deliveries pause` \
+             before the relay starts on a restored database",
         )),
     }
 }
 
-/// Copies the database, as it is at one moment.
+/// Copies the database as of one moment.
 pub(super) async fn backup(config: &Config, to: &Path) -> Result<(), CliError> {
     let from = file_of(config)?;
     if !from.exists() {
         return Err(CliError::NoDatabase(from.to_owned()));
     }
     if to.exists() {
-        return Err(failed(format!("{} is there already", to.display())));
+        return Err(failed(format!("{} exists already", to.display())));
     }
     crate::storage::check_name(&config.database)?;
     let storage = Storage::open(&config.database).await?;
@@ -38,30 +38,31 @@ pub(super) async fn backup(config: &Config, to: &Path) -> Result<(), CliError> {
     let synced = File::open(to).and_then(|file| file.sync_all());
     synced.map_err(|error| failed(format!("{}: {error}", to.display())))?;
     output::lines(&[
-        format!("The database is copied to {}.", to.display()),
+        format!("The database was copied to {}.", to.display()),
         format!(
-            "Keep a copy of the key file, too, and apart from it: {}",
+            "Keep a copy of the key file in another place: {}",
             config.key_file.display()
         ),
     ])
 }
 
-/// Puts a backup in the database's place.
+/// Replaces the database by a backup.
 pub(super) async fn restore(config: &Config, from: &Path, replace: bool) -> Result<(), CliError> {
     let to = file_of(config)?;
-    // Whoever serves holds this.
+    // A running relay holds this lock.
     let _lock = crate::storage::lock_existing(&config.database)?;
     if to.exists() && !replace {
         return Err(failed(format!(
-            "there is a database at {}: --replace moves it aside",
+            "a database exists at {}; --replace moves it aside",
             to.display()
         )));
     }
-    let made = beside(to, "restoring");
-    // What a crash left there goes, and so does a link that another user put there.
+    // Copied next to the target and renamed, so that a crash leaves either the old database or the new one.
+    let made = next_to(to, "restoring");
+    // Removes what a crash left there, and a link that another user may have put there.
     remove(&made);
     let copied = copy_to_new(from, &made);
-    copied.map_err(|error| failed(format!("{} cannot be copied: {error}", from.display())))?;
+    copied.map_err(|error| failed(format!("cannot copy {}: {error}", from.display())))?;
     let opened = Storage::open(&Database::Sqlite(made.clone())).await;
     let checked = match opened {
         Ok(storage) => {
@@ -77,28 +78,25 @@ pub(super) async fn restore(config: &Config, from: &Path, replace: bool) -> Resu
     }
     let mut lines = Vec::new();
     if to.exists() {
-        let aside = beside(to, &format!("replaced-{}", crate::storage::now()));
+        let aside = next_to(to, &format!("replaced-{}", crate::storage::now()));
         rename(to, &aside)?;
-        lines.push(format!(
-            "The database that was there is now {}.",
-            aside.display()
-        ));
+        lines.push(format!("The previous database is now {}.", aside.display()));
     }
     rename(&made, to)?;
     lines.push(format!(
-        "{} is restored from {}.",
+        "{} was restored from {}.",
         to.display(),
         from.display()
     ));
     lines.push(
-        "Deliveries are paused, for what was delivered since the backup is not known: look at what is \
-         pending, then run `integration-relay deliveries resume`."
+        "Deliveries are paused, because the relay cannot know what was delivered since the backup. Review \
+         the pending calls, then run `integration-relay deliveries resume`."
             .to_owned(),
     );
     output::lines(&lines)
 }
 
-/// Copies a file into one that is not there yet, for its owner alone.
+/// Copies a file to a new one that only its owner can read.
 fn copy_to_new(from: &Path, to: &Path) -> std::io::Result<()> {
     let mut options = fs::OpenOptions::new();
     options.create_new(true).write(true);
@@ -109,7 +107,7 @@ fn copy_to_new(from: &Path, to: &Path) -> std::io::Result<()> {
     out.sync_all()
 }
 
-/// Pauses deliveries, and writes the restore into the audit record of the database that is restored.
+/// Pauses deliveries, and records the restore in the audit record of the restored database.
 async fn written_down(storage: &Storage, from: &Path) -> Result<(), StorageError> {
     storage.set_deliveries_paused(true).await?;
     let name = from.file_name().unwrap_or_default();
@@ -124,13 +122,13 @@ async fn written_down(storage: &Storage, from: &Path) -> Result<(), StorageError
     storage.audit(&[act]).await
 }
 
-fn beside(path: &Path, what: &str) -> PathBuf {
+fn next_to(path: &Path, what: &str) -> PathBuf {
     let mut name = path.file_name().unwrap_or_default().to_owned();
     name.push(format!(".{what}"));
     path.with_file_name(name)
 }
 
-/// With what SQLite keeps beside it.
+/// Moves a database with the files that SQLite keeps next to it.
 fn rename(from: &Path, to: &Path) -> Result<(), CliError> {
     for part in ["", "-wal", "-shm"] {
         let (mut old, mut new) = (from.as_os_str().to_owned(), to.as_os_str().to_owned());
@@ -141,7 +139,7 @@ fn rename(from: &Path, to: &Path) -> Result<(), CliError> {
             Err(error) if error.kind() == std::io::ErrorKind::NotFound && !part.is_empty() => {}
             Err(error) => {
                 return Err(StorageError::Unusable(format!(
-                    "{} cannot be moved: {error}",
+                    "cannot move {}: {error}",
                     from.display()
                 ))
                 .into());

@@ -1,13 +1,15 @@
-//! `bridge list | disable | enable | endpoints | assign | release | inspected | revoke`. Whether a bridge is connected is the running relay's to say
-//! (`GET /v1/bridges`).
+//! `bridge list | disable | enable | endpoints | assign | release | allow-tls-inspection | revoke`. Only a
+//! running relay knows whether a bridge is connected (`GET /v1/bridges`).
 
-use super::args::BridgeCommand;
+use super::args::{BridgeCommand, BridgeName, ListOptions};
 use super::{CliError, key, output};
+use crate::api::timestamp::Timestamp;
 use crate::storage::notices::Notice;
 use crate::storage::{Bridge, Storage};
+use runtime::time::to_minute;
 use serde_json::{Value, json};
 
-/// Open notices that are read for what is wrong with bridges.
+/// Open notices that are read for the states of bridges.
 const ALARMS_MAX: u32 = 10_000;
 
 const CLONED: &str = "bridge_cloned";
@@ -15,7 +17,9 @@ const CONFLICT: &str = "endpoint_conflict";
 
 pub(super) async fn run(storage: &Storage, command: BridgeCommand) -> Result<(), CliError> {
     match command {
-        BridgeCommand::List { tenant, json } => {
+        BridgeCommand::List {
+            list: ListOptions { tenant, json },
+        } => {
             let bridges = storage.bridges(tenant.as_deref()).await?;
             let alarms = Alarms::open(storage).await?;
             let names = key::names(storage).await?;
@@ -34,32 +38,38 @@ pub(super) async fn run(storage: &Storage, command: BridgeCommand) -> Result<(),
                         name_of(bridge),
                         bridge.id.to_string(),
                         alarms.state(bridge),
-                        output::moment(bridge.created),
+                        to_minute(bridge.created),
                     ]
                 })
                 .collect();
             let header = ["NAME", "TENANT", "ID", "STATE", "PAIRED"];
-            output::table(header, &rows, "No bridge was paired yet.")
+            output::table(header, &rows, "No bridges are paired.")
         }
-        BridgeCommand::Disable { name, tenant } => {
+        BridgeCommand::Disable {
+            bridge: BridgeName { name, tenant },
+        } => {
             let tenant = owner(storage, tenant).await?;
             let id = tenant.id.as_str();
             storage.set_bridge_disabled(id, &name, true).await?;
             output::lines(&[
                 format!("Bridge {name} of tenant {} is disabled.", tenant.name),
-                "A running relay cuts it off within two seconds.".into(),
+                "A running relay disconnects it within two seconds.".into(),
             ])
         }
-        BridgeCommand::Enable { name, tenant } => {
+        BridgeCommand::Enable {
+            bridge: BridgeName { name, tenant },
+        } => {
             let tenant = owner(storage, tenant).await?;
             let id = tenant.id.as_str();
             storage.set_bridge_disabled(id, &name, false).await?;
             output::lines(&[format!(
-                "Bridge {name} of tenant {} may come back, and does within about a minute.",
+                "Bridge {name} of tenant {} may connect, which it does within about a minute.",
                 tenant.name
             )])
         }
-        BridgeCommand::Endpoints { tenant, json } => {
+        BridgeCommand::Endpoints {
+            list: ListOptions { tenant, json },
+        } => {
             let claims = storage.claimed_endpoints(tenant.as_deref()).await?;
             let names = key::names(storage).await?;
             let name_of = |id: &str| names.get(id).cloned().unwrap_or_default();
@@ -69,7 +79,7 @@ pub(super) async fn run(storage: &Storage, command: BridgeCommand) -> Result<(),
                         "endpoint": claim.endpoint,
                         "bridge": claim.bridge,
                         "tenant": name_of(&claim.tenant),
-                        "created": claim.created,
+                        "created_at": Timestamp::Seconds(claim.created),
                     })
                 });
                 return output::json(&documents.collect());
@@ -81,35 +91,37 @@ pub(super) async fn run(storage: &Storage, command: BridgeCommand) -> Result<(),
                         claim.endpoint.clone(),
                         claim.bridge.clone(),
                         name_of(&claim.tenant),
-                        output::moment(claim.created),
+                        to_minute(claim.created),
                     ]
                 })
                 .collect();
             let header = ["ENDPOINT", "BRIDGE", "TENANT", "SINCE"];
-            output::table(header, &rows, "No bridge has declared an endpoint yet.")
+            output::table(header, &rows, "No bridge has declared an endpoint.")
         }
         BridgeCommand::Assign {
-            name,
+            bridge: BridgeName { name, tenant },
             endpoint,
             also,
-            tenant,
         } => {
             let tenant = owner(storage, tenant).await?;
             let id = tenant.id.as_str();
             storage.assign_endpoint(id, &name, &endpoint, also).await?;
-            let alone = if also { "too" } else { "alone" };
+            let alone = if also {
+                "in addition to its other owners"
+            } else {
+                "only"
+            };
             output::lines(&[
                 format!(
                     "Endpoint {endpoint} of tenant {} belongs to bridge {name} {alone}.",
                     tenant.name
                 ),
-                "A running relay follows within a second.".into(),
+                "A running relay applies it within a second.".into(),
             ])
         }
         BridgeCommand::Release {
-            name,
+            bridge: BridgeName { name, tenant },
             endpoint,
-            tenant,
         } => {
             let tenant = owner(storage, tenant).await?;
             let id = tenant.id.as_str();
@@ -119,23 +131,27 @@ pub(super) async fn run(storage: &Storage, command: BridgeCommand) -> Result<(),
                 tenant.name
             )])
         }
-        BridgeCommand::Inspected { name, tenant, no } => {
+        BridgeCommand::AllowTlsInspection {
+            bridge: BridgeName { name, tenant },
+            no,
+        } => {
             let tenant = owner(storage, tenant).await?;
             let id = tenant.id.as_str();
             storage.set_bridge_inspected(id, &name, !no).await?;
-            let now = if no { "no longer" } else { "now" };
+            let state = if no { "forbidden" } else { "allowed" };
             output::lines(&[format!(
-                "Bridge {name} of tenant {} is {now} known to be behind TLS inspection; it counts from its \
-                 next tunnel on.",
+                "TLS inspection is {state} for bridge {name} of tenant {}, from its next tunnel on.",
                 tenant.name
             )])
         }
-        BridgeCommand::Revoke { name, tenant } => {
+        BridgeCommand::Revoke {
+            bridge: BridgeName { name, tenant },
+        } => {
             let tenant = owner(storage, tenant).await?;
             storage.revoke_bridge(tenant.id.as_str(), &name).await?;
             output::lines(&[
                 format!("Bridge {name} of tenant {} is revoked.", tenant.name),
-                "A running relay cuts it off within two seconds.".into(),
+                "A running relay disconnects it within two seconds.".into(),
             ])
         }
     }
@@ -147,16 +163,20 @@ async fn owner(
 ) -> Result<crate::storage::Tenant, CliError> {
     match tenant {
         Some(tenant) => Ok(storage.tenant(&tenant).await?),
-        None => the_only_one(storage).await,
+        None => only_tenant(storage).await,
     }
 }
 
-async fn the_only_one(storage: &Storage) -> Result<crate::storage::Tenant, CliError> {
+async fn only_tenant(storage: &Storage) -> Result<crate::storage::Tenant, CliError> {
     let mut tenants = storage.tenants().await?;
+    // Most installations have one tenant, which commands need not name.
     match (tenants.pop(), tenants.len()) {
         (Some(tenant), 0) => Ok(tenant),
-        (None, _) => Err(CliError::WhichTenant("there is none yet".into())),
-        (Some(_), others) => Err(CliError::WhichTenant(format!("there are {}", others + 1))),
+        (None, _) => Err(CliError::WhichTenant("there are no tenants yet".into())),
+        (Some(_), others) => Err(CliError::WhichTenant(format!(
+            "there are {} tenants",
+            others + 1
+        ))),
     }
 }
 
@@ -168,12 +188,13 @@ fn state(bridge: &Bridge) -> &'static str {
     }
 }
 
-/// What running relays have noticed of bridges.
+/// Open notices about bridges, which running relays have raised.
 struct Alarms(Vec<Notice>);
 
 impl Alarms {
     async fn open(storage: &Storage) -> Result<Self, CliError> {
         let mut open = storage.notices("", true, "", ALARMS_MAX).await?;
+        // The command has only the database; notices are how running relays share what they see.
         open.retain(|notice| notice.kind == CLONED || notice.kind == CONFLICT);
         Ok(Self(open))
     }
@@ -187,7 +208,7 @@ impl Alarms {
             })
     }
 
-    /// The bridge's state, and what is wrong with it.
+    /// Returns the bridge's state and its problems.
     fn state(&self, bridge: &Bridge) -> String {
         let mut words = vec![state(bridge)];
         if self.has(bridge, CLONED) {
@@ -208,7 +229,7 @@ fn document(bridge: &Bridge, tenant: &str, alarms: &Alarms) -> Value {
         "state": state(bridge),
         "cloned": alarms.has(bridge, CLONED),
         "endpoints_refused": alarms.has(bridge, CONFLICT),
-        "created": bridge.created,
-        "last_seen": bridge.last_seen,
+        "created_at": Timestamp::Seconds(bridge.created),
+        "last_seen_at": bridge.last_seen.map(Timestamp::Seconds),
     })
 }

@@ -1,10 +1,12 @@
 //! `key create | list | rotate | revoke`.
 
-use super::args::KeyCommand;
+use super::args::{KeyCommand, ListOptions};
 use super::{CliError, output};
 use crate::api::keys::state;
+use crate::api::timestamp::Timestamp;
 use crate::config::Span;
 use crate::storage::{ApiKey, Existing, NewKey, Role, Scope, Secret, Storage, TenantId, now};
+use runtime::time::to_minute;
 use serde_json::{Value, json};
 use std::collections::HashMap;
 
@@ -20,12 +22,13 @@ pub(super) async fn run(storage: &Storage, command: KeyCommand) -> Result<(), Cl
             endpoint,
             host,
             credential,
-            json,
+            output,
         } => {
             let new = NewKey {
                 role,
                 name,
                 existing: existing.unwrap_or(Existing::Refuse),
+                // Saturating: a huge time means never, not an instant in the past.
                 expires: expires.map(|span| now().saturating_add(seconds(span))),
                 scope: Scope {
                     bridges: bridge,
@@ -40,22 +43,24 @@ pub(super) async fn run(storage: &Storage, command: KeyCommand) -> Result<(), Cl
                 Role::SiteAdmin => format!("A {role} key:"),
                 _ => format!("A {role} key for tenant {tenant}:"),
             };
-            shown(&key, &secret, &tenant, whose, json)
+            shown(&key, &secret, &tenant, whose, output.json)
         }
         KeyCommand::Rotate {
             client_id,
             overlap,
-            json,
+            output,
         } => {
             let rotated = storage.rotate_key("", &client_id, seconds(overlap)).await;
             let (key, secret) = rotated?;
             let names = names(storage).await?;
             let tenant = names.get(&key.tenant).cloned().unwrap_or_default();
             let whose =
-                format!("The key has another secret; the one before is good for {overlap}:");
-            shown(&key, &secret, &tenant, whose, json)
+                format!("The key has a new secret. The previous one stays valid for {overlap}:");
+            shown(&key, &secret, &tenant, whose, output.json)
         }
-        KeyCommand::List { tenant, json } => {
+        KeyCommand::List {
+            list: ListOptions { tenant, json },
+        } => {
             let keys = storage.keys(tenant.as_deref()).await?;
             let names = names(storage).await?;
             let name_of = |key: &ApiKey| names.get(&key.tenant).cloned().unwrap_or_default();
@@ -71,13 +76,14 @@ pub(super) async fn run(storage: &Storage, command: KeyCommand) -> Result<(), Cl
                         name_of(key),
                         key.role.to_string(),
                         key.name.clone(),
+                        // By the same rule as in the API.
                         state(key).to_owned(),
-                        output::moment(key.created),
+                        to_minute(key.created),
                     ]
                 })
                 .collect();
             let header = ["CLIENT ID", "TENANT", "ROLE", "NAME", "STATE", "CREATED"];
-            output::table(header, &rows, "There are no keys yet.")
+            output::table(header, &rows, "There are no keys.")
         }
         KeyCommand::Revoke {
             client_id,
@@ -87,17 +93,17 @@ pub(super) async fn run(storage: &Storage, command: KeyCommand) -> Result<(), Cl
             let mut lines = vec![format!("Key {client_id} is revoked.")];
             if !revoked.bridges.is_empty() {
                 lines.push(format!(
-                    "Bridges that were paired with it are revoked, too: {}.",
+                    "Bridges that were paired with it are revoked as well: {}.",
                     revoked.bridges.join(", ")
                 ));
             }
-            lines.push("A running relay cuts off what uses it within two seconds.".into());
+            lines.push("A running relay closes what uses it within two seconds.".into());
             output::lines(&lines)
         }
     }
 }
 
-/// A key with its secret, this one time.
+/// Prints a key with its secret, which is shown only once.
 pub(super) fn shown(
     key: &ApiKey,
     secret: &Secret,
@@ -114,7 +120,7 @@ pub(super) fn shown(
         whose,
         format!("  client id      {}", key.client_id),
         format!("  client secret  {}", secret.reveal()),
-        "Keep the secret now: it is stored as a hash and will not be shown again.".into(),
+        "Store the secret now: the relay keeps only its hash and cannot show it again.".into(),
     ])
 }
 
@@ -122,7 +128,7 @@ fn seconds(span: Span) -> i64 {
     i64::try_from(span.0.as_secs()).unwrap_or(i64::MAX)
 }
 
-/// The names of tenants.
+/// Returns the names of all tenants.
 pub(super) async fn names(storage: &Storage) -> Result<HashMap<TenantId, String>, CliError> {
     let tenants = storage.tenants().await?;
     Ok(tenants
@@ -139,9 +145,9 @@ fn document(key: &ApiKey, tenant: &str) -> Value {
         "name": key.name,
         "existing": key.existing.as_str(),
         "state": state(key),
-        "created": key.created,
-        "expires": key.expires,
-        "last_used": key.last_used,
+        "created_at": Timestamp::Seconds(key.created),
+        "expires_at": key.expires.map(Timestamp::Seconds),
+        "last_used_at": key.last_used.map(Timestamp::Seconds),
         "scope": key.scope,
     })
 }

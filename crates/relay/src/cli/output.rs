@@ -1,4 +1,4 @@
-//! What commands print: lines for people, JSON for programs. A closed pipe is an error, not a panic.
+//! Output of commands: lines for people, JSON for programs. A closed pipe is an error, not a panic.
 
 use super::CliError;
 use serde_json::Value;
@@ -25,7 +25,7 @@ pub(super) fn json(document: &Value) -> Result<(), CliError> {
     write(&format!("{document:#}\n"))
 }
 
-/// Prints a table; `empty` where it has no rows.
+/// Prints a table, or `empty` if it has no rows.
 pub(super) fn table<const N: usize>(
     header: [&str; N],
     rows: &[[String; N]],
@@ -37,6 +37,7 @@ pub(super) fn table<const N: usize>(
     let mut widths = header.map(str::len);
     for row in rows {
         for (width, cell) in widths.iter_mut().zip(row) {
+            // Characters instead of bytes: names may have letters outside ASCII.
             *width = (*width).max(cell.chars().count());
         }
     }
@@ -44,7 +45,7 @@ pub(super) fn table<const N: usize>(
     let mut put = |cells: [&str; N]| {
         let mut line = String::new();
         for (cell, width) in cells.iter().zip(widths) {
-            // Writing to a string does not fail.
+            // Writing to a string cannot fail.
             let _ = write!(line, "{cell:width$}  ");
         }
         text.push_str(line.trim_end());
@@ -62,12 +63,4 @@ fn write(text: &str) -> Result<(), CliError> {
     out.write_all(text.as_bytes())
         .and_then(|()| out.flush())
         .map_err(CliError::Output)
-}
-
-/// A moment in seconds since 1970, as `2026-11-23 10:50 UTC`.
-pub(super) fn moment(seconds: i64) -> String {
-    let (year, month, day) = crate::listener::self_signed::civil(seconds.div_euclid(86_400));
-    let minutes = seconds.rem_euclid(86_400) / 60;
-    let (hour, minute) = (minutes / 60, minutes % 60);
-    format!("{year:04}-{month:02}-{day:02} {hour:02}:{minute:02} UTC")
 }

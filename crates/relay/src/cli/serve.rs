@@ -7,32 +7,33 @@ use std::path::Path;
 use std::time::Duration;
 use tokio::sync::oneshot;
 
-/// How long standard output may take for the first key.
-const SHOW_WITHIN: Duration = Duration::from_secs(2);
+/// Time limit for printing the first key to standard output.
+const PRINT_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// Runs until SIGTERM or Ctrl-C, then drains.
+/// Serves until SIGTERM or Ctrl-C, then drains.
 pub(super) async fn run(config: Config, path: &Path) -> Result<(), CliError> {
     log::start(&config.log);
     let running = Relay::start(config).await?;
     if let Some(ca) = running.ca_path() {
-        tracing::info!(ca = %ca.display(), "the certificate is self-signed; give its CA to bridges and callers");
+        tracing::info!(ca = %ca.display(), "self-signed certificate in use; bridges and callers must trust its CA");
     }
-    // A relay that stands by makes no key: the active one does.
+    // Only the active relay creates the key; one in standby must not.
     let first_key = async {
         running.active().await;
         first_key(&running).await?;
         std::future::pending().await
     };
     let result = tokio::select! {
-        () = asked_to_end() => Ok(()),
-        () = follow(&running, path) => Ok(()),
+        () = stop_signal() => Ok(()),
+        () = reload_on_hangup(&running, path) => Ok(()),
+        // It ends only with an error: the database failed while the first key was created.
         result = first_key => result,
     };
     running.shutdown().await;
     result
 }
 
-/// A relay that nobody can administer gets a key for that, shown this one time on standard output.
+/// Creates the first site administrator's key, which is shown only once, on standard output.
 async fn first_key(running: &RunningRelay) -> Result<(), CliError> {
     let storage = running.storage();
     if storage.has_site_admin().await? {
@@ -40,46 +41,45 @@ async fn first_key(running: &RunningRelay) -> Result<(), CliError> {
     }
     let (key, secret) = super::site::new_key(storage).await?;
     running.state().directory.refresh().await?;
-    // On a thread of its own: what standard output leads to may be stuck or gone, and the relay serves.
-    let (tell, told) = oneshot::channel();
+    // On a thread of its own: standard output may lead to a process that does not read, and the relay must
+    // serve.
+    let (done, printed) = oneshot::channel();
     let showing = std::thread::Builder::new().name("first key".to_owned());
     let spawned = showing.spawn(move || {
-        let whose = "The first key of a site administrator, who manages tenants over the API:";
-        let _ = tell.send(super::key::shown(&key, &secret, "", whose.into(), false));
+        let whose = "The first key of a site administrator, to manage tenants over the API:";
+        let _ = done.send(super::key::shown(&key, &secret, "", whose.into(), false));
     });
     let shown = match spawned {
-        Ok(_) => tokio::time::timeout(SHOW_WITHIN, told).await,
+        Ok(_) => tokio::time::timeout(PRINT_TIMEOUT, printed).await,
         Err(error) => Ok(Ok(Err(CliError::Output(error)))),
     };
     if !matches!(shown, Ok(Ok(Ok(())))) {
         tracing::warn!(
-            "the first key of a site administrator could not be shown on standard output; \
-             `integration-relay key create --role site-admin` makes another"
+            "cannot print the first site administrator's key to standard output; create another with \
+             `integration-relay key create --role site-admin`"
         );
     }
     Ok(())
 }
 
-/// SIGHUP: the file is read again.
+/// Reloads the config on SIGHUP.
 #[cfg(unix)]
-async fn follow(running: &RunningRelay, path: &Path) {
+async fn reload_on_hangup(running: &RunningRelay, path: &Path) {
     use tokio::signal::unix::{SignalKind, signal};
+    // Without the handler a SIGHUP would end the process.
     let Ok(mut hangup) = signal(SignalKind::hangup()) else {
         return std::future::pending().await;
     };
     while hangup.recv().await.is_some() {
-        let taken = Config::load(path)
+        let reloaded = Config::load(path)
             .map_err(|error| error.to_string())
             .and_then(|config| running.reload(&config).map_err(|error| error.to_string()));
-        match taken {
+        match reloaded {
             Ok(()) => {
-                tracing::info!(config = %path.display(), "the configuration was read again, and is in force");
+                tracing::info!(config = %path.display(), "config reloaded");
             }
             Err(error) => {
-                tracing::error!(
-                    error,
-                    "the configuration was not taken; the one before is in force"
-                );
+                tracing::error!(error, "config rejected; keeping the previous one");
             }
         }
     }
@@ -87,12 +87,12 @@ async fn follow(running: &RunningRelay, path: &Path) {
 }
 
 #[cfg(not(unix))]
-async fn follow(_: &RunningRelay, _: &Path) {
+async fn reload_on_hangup(_: &RunningRelay, _: &Path) {
     std::future::pending().await
 }
 
 #[cfg(unix)]
-async fn asked_to_end() {
+async fn stop_signal() {
     use tokio::signal::unix::{SignalKind, signal};
     let Ok(mut terminate) = signal(SignalKind::terminate()) else {
         let _ = tokio::signal::ctrl_c().await;
@@ -105,13 +105,13 @@ async fn asked_to_end() {
 }
 
 #[cfg(not(unix))]
-async fn asked_to_end() {
+async fn stop_signal() {
     let _ = tokio::signal::ctrl_c().await;
 }
 
-/// What a configuration means, in words.
+/// Returns a summary of a config, for people.
 pub(super) fn explain(config: &Config, path: &Path) -> Vec<String> {
-    let mut lines = vec![format!("{} is right.", path.display())];
+    let mut lines = vec![format!("{} is valid.", path.display())];
     let listen = &config.listen;
     if let Some(address) = listen.public {
         let how = match &config.tls {
@@ -138,14 +138,16 @@ pub(super) fn explain(config: &Config, path: &Path) -> Vec<String> {
         [] => "any name".to_owned(),
         names => names.join(", "),
     };
-    lines.push(format!("  bridges   may dial {names}"));
+    lines.push(format!("  bridges   connect by the name {names}"));
     if listen.behind_balancer {
-        lines.push("  tunnels   may come without TLS: a balancer in front ends it".to_owned());
+        lines.push(
+            "  tunnels   may arrive without TLS, which a load balancer terminates".to_owned(),
+        );
     }
     lines.push(format!("  database  {}", config.database));
     let limits = &config.limits;
     lines.push(format!(
-        "  calls     up to {} each way, {} unless they say otherwise, at most {}",
+        "  calls     bodies up to {}, timeout {} by default and {} at most",
         limits.call_request_max, limits.call_timeout, limits.call_timeout_max
     ));
     lines

@@ -1,14 +1,16 @@
-//! `init`, `deliveries ...` and `audit ...`: what concerns the relay as a whole.
+//! `init`, `deliveries ...` and `audit ...`: commands for the relay as a whole.
 
-use super::args::{AuditCommand, DeliveriesCommand};
+use super::args::{AuditCommand, DeliveriesCommand, JsonObject, ListOptions};
 use super::{CliError, key, output};
+use crate::api::timestamp::Timestamp;
 use crate::storage::audit::{AuditFilter, AuditRow};
 use crate::storage::{
     ApiKey, Existing, NewKey, Role, Scope, Secret, Storage, StorageError, now_ms,
 };
+use runtime::time::to_minute;
 use serde_json::{Value, json};
 
-/// A key of a site administrator.
+/// Creates a site administrator's key.
 pub(super) async fn new_key(storage: &Storage) -> Result<(ApiKey, Secret), StorageError> {
     let new = NewKey {
         role: Role::SiteAdmin,
@@ -23,13 +25,13 @@ pub(super) async fn new_key(storage: &Storage) -> Result<(ApiKey, Secret), Stora
 pub(super) async fn init(storage: &Storage, json: bool) -> Result<(), CliError> {
     if storage.has_site_admin().await? {
         return Err(CliError::Storage(StorageError::Conflict(
-            "there is a site administrator's key already: `key create --role site-admin` makes \
-             another"
+            "a site administrator's key exists already; create another with `key create --role \
+             site-admin`"
                 .into(),
         )));
     }
     let (made, secret) = new_key(storage).await?;
-    let whose = "The database is there. The first key of a site administrator:".into();
+    let whose = "The database is ready. The first key of a site administrator:".into();
     key::shown(&made, &secret, "", whose, json)
 }
 
@@ -41,18 +43,21 @@ pub(super) async fn deliveries(
         DeliveriesCommand::Pause => {
             storage.set_deliveries_paused(true).await?;
             output::lines(&[
-                "Deliveries are paused: calls are taken and stored, and no attempt begins.",
+                "Deliveries are paused: calls are accepted and stored, and no attempt starts.",
             ])
         }
         DeliveriesCommand::Resume => {
             storage.set_deliveries_paused(false).await?;
-            output::lines(&["Deliveries go on; a running relay begins within a second."])
+            output::lines(&["Deliveries are resumed. A running relay continues within a second."])
         }
-        DeliveriesCommand::Status { json } => {
+        DeliveriesCommand::Status {
+            output: JsonObject { json },
+        } => {
             let paused = storage.deliveries_paused().await?;
             let queued = storage.queued_calls().await?;
             let names = key::names(storage).await?;
             let name = |tenant: &str| names.get(tenant).cloned().unwrap_or_default();
+            // A clock that was set back must not show a negative age.
             let age = |oldest: i64| (now_ms() - oldest).max(0) / 1000;
             if json {
                 let rows = queued.iter().map(|group| {
@@ -92,13 +97,14 @@ pub(super) async fn deliveries(
 
 pub(super) async fn audit(storage: &Storage, command: AuditCommand) -> Result<(), CliError> {
     let (tenant, action, actor, limit, json) = match command {
-        AuditCommand::Verify { json } => return verify(storage, json).await,
+        AuditCommand::Verify {
+            output: JsonObject { json },
+        } => return verify(storage, json).await,
         AuditCommand::List {
-            tenant,
+            list: ListOptions { tenant, json },
             action,
             actor,
             limit,
-            json,
         } => (tenant, action, actor, limit, json),
     };
     let tenant = match tenant {
@@ -120,7 +126,7 @@ pub(super) async fn audit(storage: &Storage, command: AuditCommand) -> Result<()
         .iter()
         .map(|row| {
             [
-                output::moment(row.at_ms / 1000),
+                to_minute(row.at_ms / 1000),
                 names
                     .get(row.tenant.as_str())
                     .unwrap_or(&row.tenant)
@@ -134,12 +140,12 @@ pub(super) async fn audit(storage: &Storage, command: AuditCommand) -> Result<()
         })
         .collect();
     let header = [
-        "WHEN", "TENANT", "WHO", "WHAT", "TO WHAT", "BRIDGE", "RESULT",
+        "AT", "TENANT", "ACTOR", "ACTION", "OBJECT", "BRIDGE", "RESULT",
     ];
-    output::table(header, &rows, "Nothing has happened yet.")
+    output::table(header, &rows, "The audit record is empty.")
 }
 
-/// Says how much of the record there is, and how much is missing.
+/// Prints the number of rows of the audit record, and of missing rows. Fails if any is missing.
 async fn verify(storage: &Storage, json: bool) -> Result<(), CliError> {
     let (rows, lost) = storage.audit_totals().await?;
     if json {
@@ -147,9 +153,7 @@ async fn verify(storage: &Storage, json: bool) -> Result<(), CliError> {
     } else {
         output::lines(&[
             format!("The audit record has {rows} rows."),
-            format!(
-                "Rows that could not be written: {lost} (see `audit list --action audit.lost`)."
-            ),
+            format!("Missing rows: {lost} (see `audit list --action audit.lost`)."),
         ])?;
     }
     match lost {
@@ -161,7 +165,7 @@ async fn verify(storage: &Storage, json: bool) -> Result<(), CliError> {
 fn document(row: &AuditRow) -> Value {
     json!({
         "seq": row.seq,
-        "at_ms": row.at_ms,
+        "at": Timestamp::Millis(row.at_ms),
         "tenant_id": row.tenant,
         "actor": row.actor,
         "action": row.action,

@@ -1,16 +1,21 @@
 //! `tenant create | list | show | suspend | resume | direct | expires | notices | delete`.
 
-use super::args::TenantCommand;
+use super::args::{JsonObject, TenantCommand};
 use super::{CliError, output};
+use crate::api::timestamp::Timestamp;
 use crate::config::EXPIRES_IN_MAX_S;
 use crate::storage::tenants::TenantChange;
 use crate::storage::{Storage, StorageError, Tenant, TenantState};
+use runtime::time::to_minute;
 use serde_json::{Value, json};
 
 pub(super) async fn run(storage: &Storage, command: TenantCommand) -> Result<(), CliError> {
     match command {
-        TenantCommand::Create { name, json } => {
-            // Whoever sets a relay up by a script may run it again.
+        TenantCommand::Create {
+            name,
+            output: JsonObject { json },
+        } => {
+            // Setup scripts may run repeatedly, so an existing tenant is a success.
             let tenant = match storage.create_tenant(&name).await {
                 Err(StorageError::Conflict(_)) => storage.tenant(&name).await?,
                 created => created?,
@@ -19,7 +24,7 @@ pub(super) async fn run(storage: &Storage, command: TenantCommand) -> Result<(),
                 return output::json(&document(&tenant));
             }
             output::lines(&[
-                format!("Tenant {name} is there."),
+                format!("Tenant {name} exists."),
                 format!(
                     "Next: integration-relay key create --tenant {name} --role bridge|caller|synchronizer|admin"
                 ),
@@ -37,14 +42,14 @@ pub(super) async fn run(storage: &Storage, command: TenantCommand) -> Result<(),
                         tenant.name.clone(),
                         tenant.id.to_string(),
                         tenant.state.to_string(),
-                        output::moment(tenant.created),
+                        to_minute(tenant.created),
                     ]
                 })
                 .collect();
             output::table(
                 ["NAME", "ID", "STATE", "CREATED"],
                 &rows,
-                "There are no tenants yet.",
+                "There are no tenants.",
             )
         }
         TenantCommand::Suspend { name } => {
@@ -52,14 +57,18 @@ pub(super) async fn run(storage: &Storage, command: TenantCommand) -> Result<(),
                 .set_tenant_state(&name, TenantState::Suspended)
                 .await?;
             output::lines(&[format!(
-                "Tenant {name} is suspended: its keys are refused and its bridges cut off."
+                "Tenant {name} is suspended: its keys are refused and its bridges disconnected."
             )])
         }
         TenantCommand::Resume { name } => {
             storage.set_tenant_state(&name, TenantState::Active).await?;
-            output::lines(&[format!("Tenant {name} may work again.")])
+            output::lines(&[format!("Tenant {name} is active again.")])
         }
-        TenantCommand::Show { name, json } => {
+        TenantCommand::Show {
+            name,
+            output: JsonObject { json },
+        } => {
+            // Fails for an unknown name before it asks for a confirmation.
             let tenant = storage.tenant(&name).await?;
             if json {
                 return output::json(&document(&tenant));
@@ -72,7 +81,7 @@ pub(super) async fn run(storage: &Storage, command: TenantCommand) -> Result<(),
                 format!("Tenant {name}"),
                 format!("  id           {}", tenant.id),
                 format!("  state        {}", tenant.state),
-                format!("  created      {}", output::moment(tenant.created)),
+                format!("  created      {}", to_minute(tenant.created)),
                 format!("  direct URLs  {direct}"),
                 format!(
                     "  notices to   {}",
@@ -89,9 +98,9 @@ pub(super) async fn run(storage: &Storage, command: TenantCommand) -> Result<(),
             };
             storage.change_tenant(&name, &change, None).await?;
             output::lines(&[match allow.is_empty() {
-                true => format!("The relay calls no URL itself for tenant {name}."),
+                true => format!("The relay calls no URL directly for tenant {name}."),
                 false => format!(
-                    "The relay may call {} itself for tenant {name}.",
+                    "The relay may call {} directly for tenant {name}.",
                     allow.join(", ")
                 ),
             }])
@@ -132,31 +141,31 @@ pub(super) async fn run(storage: &Storage, command: TenantCommand) -> Result<(),
         }
         TenantCommand::Delete { name, yes } => {
             storage.tenant(&name).await?;
-            if !yes && !is_meant(&name)? {
+            if !yes && !is_confirmed(&name)? {
                 return output::lines(&["Nothing was deleted."]);
             }
             storage.delete_tenant(&name, None).await?;
             output::lines(&[
                 format!("Tenant {name} is deleted."),
-                "A running relay cuts off its bridges within two seconds.".into(),
+                "A running relay disconnects its bridges within two seconds.".into(),
             ])
         }
     }
 }
 
-/// When a tenant's calls expire, in words.
+/// Returns when a tenant's calls expire, for people.
 fn expiry(expires_in: Option<i64>) -> String {
     match expires_in {
-        None => "as deliveries.expires_in says".to_owned(),
+        None => "by deliveries.expires_in of the config".to_owned(),
         Some(0) => "never".to_owned(),
         Some(seconds) => format!("after {seconds} s"),
     }
 }
 
-/// Asks for the name again: what follows cannot be undone.
-fn is_meant(name: &str) -> Result<bool, CliError> {
+/// Asks for the tenant's name, since a deletion cannot be undone.
+fn is_confirmed(name: &str) -> Result<bool, CliError> {
     output::lines(&[format!(
-        "This deletes tenant {name} with its keys, bridges, stored calls and secrets. Type its name to go on:"
+        "This deletes tenant {name} with its keys, bridges, stored calls and secrets. Type its name to continue:"
     )])?;
     let mut typed = String::new();
     std::io::stdin()
@@ -170,7 +179,7 @@ fn document(tenant: &Tenant) -> Value {
         "id": tenant.id,
         "name": tenant.name,
         "state": tenant.state.as_str(),
-        "created": tenant.created,
+        "created_at": Timestamp::Seconds(tenant.created),
         "direct_urls": tenant.direct_urls,
         "notice_url": tenant.notice_url,
         "expires_in": tenant.expires_in,

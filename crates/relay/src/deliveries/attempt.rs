@@ -1,14 +1,14 @@
-//! One attempt: the request with its signature, through one installation, and how that ended.
+//! One attempt: the request with its signature, through one installation or direct, and how it ended.
 //!
-//! An end without a status is final only where the bridge's journal, or the lack of any dispatch, stands
-//! behind it. After a lost session or a cancel of the relay's own, the attempt stays open: the bridge
-//! sends RESULT, or answers from its journal when it is asked again.
+//! An end without a status is final only if the bridge's journal reported it, or nothing was dispatched.
+//! After a lost session, or a cancellation by the relay, the attempt stays open: the bridge sends RESULT,
+//! or responds from its journal when the relay sends the attempt again.
 
+use super::context::DeliveryContext;
 use super::request::StoredRequest;
 use super::sign::{self, SigningSecret, WEBHOOK_ID, WEBHOOK_SIGNATURE, WEBHOOK_TIMESTAMP};
 use super::state::AttemptEnd;
 use crate::capacity::Reservation;
-use crate::control_plane::ControlPlane;
 use crate::direct::{self, DirectRequest};
 use crate::exchange;
 use crate::registry::TunnelEntry;
@@ -29,13 +29,14 @@ use tokio::task::JoinHandle;
 use transport::RecvStream;
 use transport::handle::INLINE_MAX_BYTES;
 
-/// The bridge ends an attempt first; the relay's own limit is there in case that no word comes.
+/// The bridge ends an attempt first, so that its journal has the outcome. The relay's own limit is this
+/// much longer, for a bridge that does not respond.
 const GRACE: Duration = Duration::from_secs(5);
 
-/// How long what follows the answer's head may take: a bridge sends no more than a piece of it.
-const REST_WITHIN: Duration = Duration::from_secs(10);
+/// Time limit for the rest of the response after its head: a bridge sends no more than a piece of it.
+const REST_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// The header fields of an attempt. Those of the signature are ours alone.
+/// Returns the header fields of an attempt. Those of the signature are always the relay's.
 pub(super) fn headers(
     given: &HeaderMap,
     secrets: &[SigningSecret],
@@ -44,6 +45,7 @@ pub(super) fn headers(
     body: &[u8],
 ) -> HeaderMap {
     let mut headers = given.clone();
+    // Removed first: a tenant without a secret must not pass a caller's own signature on.
     headers.remove(WEBHOOK_SIGNATURE);
     if let Ok(value) = HeaderValue::from_str(id) {
         headers.insert(WEBHOOK_ID, value);
@@ -57,19 +59,19 @@ pub(super) fn headers(
 
 /// Makes the attempt through this tunnel.
 pub(super) async fn through(
-    state: &Arc<ControlPlane>,
+    cx: &DeliveryContext,
     entry: &Arc<TunnelEntry>,
     attempt: CallAttempt,
     method: &str,
     request: StoredRequest,
     headers: &HeaderMap,
 ) -> AttemptEnd {
-    let result = exchange_with(state, entry, attempt, method, request, headers).await;
+    let result = exchange_with(cx, entry, attempt, method, request, headers).await;
     result.unwrap_or_else(failed)
 }
 
-/// How an exchange that was opened came to its head, or to none.
-enum Ended {
+/// How the wait for a response head ended.
+enum HeadResult {
     Head(ResponseHead),
     /// The bridge reset the stream, or the session ended.
     Failed(Failure),
@@ -77,9 +79,9 @@ enum Ended {
     Cancelled(Failure),
 }
 
-/// An error is a failure before the exchange was opened.
+/// Runs the exchange. An error is a failure before the exchange was opened.
 async fn exchange_with(
-    state: &Arc<ControlPlane>,
+    cx: &DeliveryContext,
     entry: &Arc<TunnelEntry>,
     attempt: CallAttempt,
     method: &str,
@@ -87,7 +89,7 @@ async fn exchange_with(
     headers: &HeaderMap,
 ) -> Result<AttemptEnd, Failure> {
     let headers = transport::http::to_wire(headers, |_| false).map_err(|error| {
-        let detail = format!("the request's head does not fit the tunnel: {error}");
+        let detail = format!("the request head does not fit into the tunnel: {error}");
         Failure::not_sent(Code::HeadersTooLarge, detail)
     })?;
     let timeout_ms = request.about.timeout_ms;
@@ -111,24 +113,27 @@ async fn exchange_with(
         credential: request.about.credential,
     };
     let body = request.body;
-    let inlined = body.len() <= INLINE_MAX_BYTES;
-    let first: &[u8] = if inlined { &body } else { &[] };
-    let opened = entry.session.open(&head, first, inlined);
+    let is_inline = body.len() <= INLINE_MAX_BYTES;
+    let first: &[u8] = if is_inline { &body } else { &[] };
+    let opened = entry.session.open(&head, first, is_inline);
     let (send, mut recv) = match opened {
         Ok(streams) => streams,
         Err(error) => return Err(exchange::not_opened(&error).unwrap_or_else(|failure| failure)),
     };
-    state.metrics.bytes_up(body.len() as u64);
-    let upload = (!inlined).then(|| tokio::spawn(exchange::pump(send, Full::new(body))));
+    let metrics = &cx.data.metrics;
+    metrics.bytes_up(body.len() as u64);
+    // In a task: the target may respond before it has read the whole body.
+    let upload = (!is_inline).then(|| tokio::spawn(exchange::pump(send, Full::new(body))));
     let limit = Duration::from_millis(timeout_ms.into()) + GRACE;
-    let head = match final_head(&mut recv, limit, upload).await {
-        Ended::Head(head) => head,
-        Ended::Cancelled(failure) => return Ok(cancelled(failure)),
-        Ended::Failed(failure) => {
+    let head = match await_head(&mut recv, limit, upload).await {
+        HeadResult::Head(head) => head,
+        HeadResult::Cancelled(failure) => return Ok(unsettled(failure)),
+        HeadResult::Failed(failure) => {
+            // Read before `settle_lost`, which may replace the code by what the bridge reports later.
             let is_lost = failure.code == Code::TunnelLost && entry.session.is_over();
-            let failure = exchange::settle_lost(&state.data.registry, entry, &recv, failure).await;
+            let failure = exchange::settle_lost(&cx.data.registry, entry, &recv, failure).await;
             return Ok(if is_lost {
-                lost(failure)
+                unsettled(failure)
             } else {
                 failed(failure)
             });
@@ -136,64 +141,66 @@ async fn exchange_with(
     };
     let fields = transport::http::from_wire(&head.headers).unwrap_or_default();
     let retry_after = fields.get(header::RETRY_AFTER).and_then(retry_after);
-    // What the target said does not change what it did; but the stream ends in order.
+    // The status alone decides. The rest is read so that the stream ends in order instead of by a reset.
     let rest = async {
         while let Some(Ok(frame)) = recv.frame().await {
             let bytes = frame.data_ref().map_or(0, Bytes::len);
-            state.metrics.bytes_down(bytes as u64);
+            metrics.bytes_down(bytes as u64);
         }
     };
-    let _ = tokio::time::timeout(REST_WITHIN, rest).await;
-    Ok(answered(head.status, retry_after))
+    let _ = tokio::time::timeout(REST_TIMEOUT, rest).await;
+    Ok(responded(head.status, retry_after))
 }
 
-/// Waits for the final head. The limit runs from the end of the upload.
-async fn final_head(
+/// Waits for the final response head. The limit runs from the end of the upload, so a slow upload does not
+/// use it up.
+async fn await_head(
     recv: &mut RecvStream,
     limit: Duration,
     upload: Option<JoinHandle<()>>,
-) -> Ended {
-    let over = async {
+) -> HeadResult {
+    let deadline = async {
         if let Some(upload) = upload {
-            // However the upload ended, the response tells.
+            // If the upload failed, the stream ends with the reason.
             let _ = upload.await;
         }
         tokio::time::sleep(limit).await;
     };
     tokio::select! {
+        // The head first: a response that is already there is not discarded for the deadline.
         biased;
         result = exchange::await_response_head(recv, None, None, None) => {
-            return result.map_or_else(Ended::Failed, Ended::Head);
+            return result.map_or_else(HeadResult::Failed, HeadResult::Head);
         }
-        () = over => {}
+        () = deadline => {}
     }
     let detail = format!("no response within {} ms", limit.as_millis());
     let failure = Failure::possibly_executed(Code::Timeout, detail);
-    Ended::Cancelled(recv.cancel(failure, exchange::RESET_ACK_TIMEOUT).await)
+    HeadResult::Cancelled(recv.cancel(failure, exchange::RESET_ACK_TIMEOUT).await)
 }
 
-/// Makes the attempt from here, if the tenant's patterns allow its URL.
+/// Makes the attempt from the relay, if the tenant's patterns allow its URL.
 pub(super) async fn directly(
-    state: &ControlPlane,
+    cx: &DeliveryContext,
     tenant: Arc<str>,
     method: &str,
     request: StoredRequest,
     headers: HeaderMap,
     memory: Reservation,
 ) -> AttemptEnd {
-    // The patterns may have changed since the call was routed.
+    // The patterns may have changed since the call was routed: it is routed again, without using a step.
     let misrouted = |failure: Failure| AttemptEnd {
         is_misrouted: true,
         ..failed(failure)
     };
-    let patterns = state.directory.direct_urls(&tenant);
+    let patterns = cx.directory.direct_urls(&tenant);
     let policy = match direct::pattern::policy(&patterns) {
         Ok(policy) => policy,
         Err(detail) => return misrouted(Failure::not_sent(Code::RefusedByPolicy, detail)),
     };
     let host = Target::parse(&request.about.url).map(|target| target.host().clone());
     let within = Duration::from_millis(request.about.timeout_ms.into());
-    let asked = DirectRequest {
+    let direct_request = DirectRequest {
         tenant: tenant.clone(),
         caller: "deliveries".into(),
         url: request.about.url,
@@ -201,27 +208,27 @@ pub(super) async fn directly(
         headers,
         body: request.body,
         deadline: tokio::time::Instant::now() + within,
-        response_max: state.data.limits().call_response_max.0,
+        response_max: cx.data.limits().call_response_max.0,
         memory,
+        // Only status and `Retry-After` matter, so the body of the response is not read.
         is_status_enough: true,
     };
-    match state.data.direct.call(&policy, asked).await {
-        Ok(answer) => {
-            let later = answer
+    match cx.data.direct.call(&policy, direct_request).await {
+        Ok(response) => {
+            let retry_after = response
                 .headers
                 .get(header::RETRY_AFTER)
                 .and_then(retry_after);
-            answered(answer.status.as_u16(), later)
+            responded(response.status.as_u16(), retry_after)
         }
         Err(failure) if !failure.execution.is_safe_to_repeat() => failed(failure),
-        // The name has an address that is not public, or a pattern was taken away.
+        // The name has an address that is not public, or a pattern was removed.
         Err(failure) if failure.code == Code::RefusedByPolicy => misrouted(failure),
-        // A name that only resolves inside the network of a bridge that is away.
+        // The name may resolve only inside the network of a bridge that is offline now.
         Err(failure)
             if failure.code == Code::TargetDns
-                && host.is_ok_and(|host| {
-                    routing::is_waited_for(state.data.routes(), &tenant, &host)
-                }) =>
+                && host
+                    .is_ok_and(|host| routing::is_waited_for(cx.data.routes(), &tenant, &host)) =>
         {
             misrouted(failure)
         }
@@ -229,21 +236,21 @@ pub(super) async fn directly(
     }
 }
 
-/// The target answered.
-pub(super) fn answered(status: u16, retry_after: Option<Duration>) -> AttemptEnd {
+/// Returns the end of an attempt that the target responded to.
+pub(super) fn responded(status: u16, retry_after: Option<Duration>) -> AttemptEnd {
     AttemptEnd {
         status: Some(status),
         code: None,
         execution: Execution::Executed,
-        detail: format!("the target answered {status}"),
+        detail: format!("the target responded with {status}"),
         retry_after,
         is_open: false,
         is_misrouted: false,
     }
 }
 
-/// The attempt failed, and nothing knows more of it: it was not opened, or the bridge itself reset it.
-/// After the intent, a bridge resets with the outcome that it has just written into its journal.
+/// Returns the end of an attempt that failed for good: it was not opened, or the bridge itself reset it.
+/// After its intent, a bridge resets only with the outcome that its journal has just stored.
 pub(super) fn failed(failure: Failure) -> AttemptEnd {
     AttemptEnd {
         status: None,
@@ -256,24 +263,19 @@ pub(super) fn failed(failure: Failure) -> AttemptEnd {
     }
 }
 
-/// The relay cancelled the attempt. What the bridge says then is how far the stream came; the request goes
-/// on, and only the journal knows how it ends.
-fn cancelled(failure: Failure) -> AttemptEnd {
+/// Returns the end of an attempt whose session was lost, or which the relay cancelled. The failure only
+/// states how far the stream came; the request may go on, and only the bridge's journal knows how it ends.
+/// So the attempt stays open unless it provably was not dispatched.
+fn unsettled(failure: Failure) -> AttemptEnd {
     AttemptEnd {
         is_open: !failure.execution.is_safe_to_repeat(),
         ..failed(failure)
     }
 }
 
-/// The session ended first. The bridge's journal knows more, unless the attempt provably was not
-/// dispatched.
-fn lost(failure: Failure) -> AttemptEnd {
-    cancelled(failure)
-}
-
-/// Whether an end is the word of a bridge that has looked into its journal: an outcome, or a failure that
-/// it comes to only after the journal had nothing of the attempt. What ends a question before that (the
-/// bridge is leaving, has no place, or was not reached) is none.
+/// Returns whether the end of an attempt that was sent again is what the bridge's journal has: an outcome,
+/// or a failure that the bridge comes to only after the journal had nothing of the attempt. Failures from
+/// before that check (the bridge is leaving, has no permit, or was not reached) prove nothing.
 pub(super) fn is_authoritative(end: &AttemptEnd) -> bool {
     if end.status.is_some() {
         return true;
@@ -281,22 +283,61 @@ pub(super) fn is_authoritative(end: &AttemptEnd) -> bool {
     match end.execution {
         Execution::Executed | Execution::PossiblyExecuted => true,
         Execution::NotSent => false,
-        Execution::NotDispatched => end.code.is_some_and(Code::is_authoritative),
+        Execution::NotDispatched => end.code.is_some_and(is_after_journal),
     }
 }
 
-/// What a bridge's journal says.
-pub(super) fn told(result: &DeliveryResult) -> AttemptEnd {
+/// Returns whether a bridge fails with this code only after it checked its journal. Every code has its own
+/// arm: a new code that is wrongly taken for authoritative would settle an attempt that may have been
+/// executed.
+fn is_after_journal(code: Code) -> bool {
+    match code {
+        Code::RefusedByPolicy
+        | Code::InvalidRequest
+        | Code::TargetDns
+        | Code::TargetRefused
+        | Code::TargetTls => true,
+        Code::TargetTimeout
+        | Code::TargetClosed
+        | Code::TargetProtocol
+        | Code::ResponseTooLarge
+        | Code::RequestTooLarge
+        | Code::HeadersTooLarge
+        | Code::Forbidden
+        | Code::UnknownEndpoint
+        | Code::Unauthorized
+        | Code::TenantSuspended
+        | Code::NoBridge
+        | Code::BridgeOffline
+        | Code::Overloaded
+        | Code::TunnelLost
+        | Code::Timeout
+        | Code::Cancelled
+        | Code::NotFound
+        | Code::MethodNotAllowed
+        | Code::Conflict
+        | Code::Internal
+        | Code::PreconditionFailed
+        | Code::RateLimited
+        | Code::Standby
+        | Code::DirectoryStale
+        | Code::OutcomeUnknown => false,
+    }
+}
+
+/// Returns the end that a bridge's journal reports.
+pub(super) fn reported(result: &DeliveryResult) -> AttemptEnd {
     let execution = Execution::from_wire(result.execution);
     match (result.status, result.code) {
-        (Some(status), None) => answered(status, None),
+        // The journal has no header fields, so there is no `Retry-After`.
+        (Some(status), None) => responded(status, None),
         (status, code) => {
             let code = code.map_or(Code::Internal, Code::from_wire);
             AttemptEnd {
                 status,
                 code: Some(code),
                 execution,
-                detail: "the bridge's journal tells how it ended".to_owned(),
+                detail: "reported by the bridge's journal".to_owned(),
                 retry_after: None,
                 is_open: false,
                 is_misrouted: false,
@@ -305,7 +346,7 @@ pub(super) fn told(result: &DeliveryResult) -> AttemptEnd {
     }
 }
 
-/// Seconds, or a date (RFC 9110, 10.2.3).
+/// Reads `Retry-After`: seconds, or a date (RFC 9110, 10.2.3).
 pub(super) fn retry_after(value: &HeaderValue) -> Option<Duration> {
     let text = value.to_str().ok()?.trim();
     if let Ok(seconds) = text.parse::<u64>() {
@@ -331,7 +372,7 @@ mod tests {
     }
 
     #[test]
-    fn a_caller_cannot_bring_a_signature_of_its_own() {
+    fn signature_headers_of_callers_are_replaced() {
         let mut given = HeaderMap::new();
         for name in [
             "webhook-signature",
@@ -351,10 +392,10 @@ mod tests {
     }
 
     #[test]
-    fn a_question_that_came_to_nothing_is_no_word_on_the_attempt() {
+    fn failed_resend_is_not_authoritative() {
         for failure in [
             Failure::not_dispatched(Code::TunnelLost, "the bridge was leaving"),
-            Failure::not_dispatched(Code::Overloaded, "it has no place"),
+            Failure::not_dispatched(Code::Overloaded, "it has no permit"),
             Failure::not_dispatched(Code::TargetTimeout, "its body was not whole"),
             Failure::not_sent(Code::BridgeOffline, ""),
             Failure::not_sent(Code::InvalidRequest, "the stored call cannot be read"),
@@ -368,24 +409,22 @@ mod tests {
         ] {
             assert!(is_authoritative(&failed(failure.clone())), "{failure:?}");
         }
-        assert!(is_authoritative(&answered(500, None)));
+        assert!(is_authoritative(&responded(500, None)));
     }
 
     #[test]
-    fn lost_and_cancelled_attempts_stay_open_unless_not_dispatched() {
+    fn lost_attempt_stays_open_unless_not_dispatched() {
         for execution in [Execution::PossiblyExecuted, Execution::Executed] {
             for code in [Code::TunnelLost, Code::Timeout, Code::Cancelled] {
                 let failure = Failure::new(code, execution, "");
-                assert!(lost(failure.clone()).is_open, "{failure:?}");
-                assert!(cancelled(failure.clone()).is_open, "{failure:?}");
+                assert!(unsettled(failure.clone()).is_open, "{failure:?}");
                 // The bridge's own reset is its journal's outcome.
                 assert!(!failed(failure).is_open);
             }
         }
         for execution in [Execution::NotSent, Execution::NotDispatched] {
             let failure = Failure::new(Code::TunnelLost, execution, "");
-            assert!(!lost(failure.clone()).is_open);
-            assert!(!cancelled(failure).is_open);
+            assert!(!unsettled(failure).is_open);
         }
         let result = DeliveryResult {
             attempt: CallAttempt {
@@ -396,6 +435,6 @@ mod tests {
             code: Some(Code::TunnelLost.to_wire()),
             execution: Execution::PossiblyExecuted.to_wire(),
         };
-        assert!(!told(&result).is_open);
+        assert!(!reported(&result).is_open);
     }
 }

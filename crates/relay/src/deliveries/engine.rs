@@ -1,150 +1,110 @@
-//! Who is due, and which route is there: the one task that begins attempts.
+//! The engine: the one task that starts attempts.
 //!
-//! It holds a lease (one process delivers at a time), keeps in memory when each tenant's next call
-//! is due, and asks the database only for those whose time has come. Attempts are tasks of their
-//! own; they tell when they are over.
+//! It works while this process holds the lease, so one process delivers at a time. It keeps in memory when
+//! each tenant's next call is due, and reads only those calls whose time has come. Each attempt is a task
+//! of its own, which reports its end to the inbox.
 //!
-//! The task waits for the database alone, never for the network: no name is resolved here, and nothing that
-//! a tenant controls can hold it up. Its work comes in slices, each bounded, and tenants take turns:
+//! The engine waits for the database only, never for the network: it resolves no name, and nothing that a
+//! tenant controls can hold it up. Its work comes in slices, each bounded, and tenants take turns:
 //!
 //! ```text
-//! inbox, registry, clock --> outcomes (RESULT)                 slice: RESULTS_AT_ONCE, tenants in turn
-//!                        --> routes: journals of new tunnels,  slice: ROUTES_AT_ONCE tenants, of each
-//!                            classes, park and unpark                 TUNNELS_AT_ONCE or one page
-//!                        --> open attempts of installations    slice: INSTALLATIONS_AT_ONCE
-//!                        --> due calls                         slice: TENANTS_AT_ONCE, of each one page
+//! inbox, registry, clock --> outcomes (RESULT)                 slice: REPORTS_PER_SLICE, tenants in turn
+//!                        --> routes: journals of new tunnels,  slice: ROUTED_TENANTS_PER_SLICE, of each
+//!                            classes, park and unpark                 TUNNELS_PER_SLICE or one page
+//!                        --> open attempts of installations    slice: INSTALLATIONS_PER_SLICE
+//!                        --> due calls                         slice: DUE_TENANTS_PER_SLICE, of each one page
 //! ```
 //!
-//! What fails stays to be done. And every few seconds the engine compares what is connected with what it
-//! knows, so that nothing depends on an event.
+//! Work that fails stays to be done. Every few seconds the engine compares the connected tunnels with what
+//! it knows, so that correctness does not depend on any event.
+//!
+//! `routes` decides the routes of waiting calls, `due` starts attempts.
 
-use super::reconcile::{self, Heard};
-use super::running::Room;
-use super::state::CallState;
-use super::task::first;
-use super::way::Way;
-use super::{Deliveries, context, request::StoredRequest};
-use crate::control_plane::ControlPlane;
+mod due;
+mod routes;
+
+use super::context::DeliveryContext;
+use super::error::{EngineError, unless_local};
+use super::reconcile::{self, DeliveryReport};
 use crate::registry::TunnelEntry;
-use crate::routing::{self, StoredRoute};
-use crate::storage::StorageError;
-use crate::storage::batch::WriteError;
-use crate::storage::calls::{Group, StoredCall, Via, Write, Written};
+use crate::routing;
+use crate::storage::calls::Via;
 use crate::storage::now_ms;
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-/// How often the wall clock is compared.
-const CLOCK_EVERY: Duration = Duration::from_secs(3);
+/// How often the wall clock is compared with the monotonic one.
+const CLOCK_INTERVAL: Duration = Duration::from_secs(3);
 
-/// A wall clock that shows this much less than expected, in milliseconds, has stepped back.
+/// A wall clock that shows this much less than expected, in milliseconds, was set back.
 const CLOCK_STEP_MS: i64 = 1_000;
 
-/// Before the engine begins again after the lease was lost.
-const WORK_AGAIN: Duration = Duration::from_millis(500);
+/// Pause before the engine starts again after it lost the lease.
+const RESTART_DELAY: Duration = Duration::from_millis(500);
 
-/// How often the engine counts what is queued, and looks for calls that are due or to be forgotten.
-const ROUND_EVERY: Duration = Duration::from_secs(30);
+/// How often the engine counts queued calls, and reads which calls are due or to be deleted.
+const ROUND_INTERVAL: Duration = Duration::from_secs(30);
 
-/// How often it compares the connected tunnels and the open attempts with what it knows.
-const COMPARE_EVERY: Duration = Duration::from_secs(5);
+/// How often the engine compares the connected tunnels and the open attempts with what it knows.
+const COMPARE_INTERVAL: Duration = Duration::from_secs(5);
 
-/// Outcomes that are handled in one slice.
-const RESULTS_AT_ONCE: usize = 64;
+/// Outcomes in one slice.
+const REPORTS_PER_SLICE: usize = 64;
 /// Tenants whose routes are decided in one slice.
-const ROUTES_AT_ONCE: usize = 16;
+const ROUTED_TENANTS_PER_SLICE: usize = 16;
 /// New tunnels of one tenant whose journals are compared in one slice.
-const TUNNELS_AT_ONCE: usize = 16;
-/// Calls of one tenant whose class is decided again in one slice; each is up to a mebibyte.
-const CLASSIFIED_AT_ONCE: u32 = 16;
+const TUNNELS_PER_SLICE: usize = 16;
+/// Calls of one tenant that are classified again in one slice. Each has up to a mebibyte.
+const CLASSIFIED_PER_SLICE: u32 = 16;
 /// Installations whose open attempts are read in one slice.
-const INSTALLATIONS_AT_ONCE: usize = 32;
-/// Tenants whose due calls are begun in one slice.
-const TENANTS_AT_ONCE: usize = 64;
+const INSTALLATIONS_PER_SLICE: usize = 32;
+/// Tenants whose due calls are started in one slice.
+const DUE_TENANTS_PER_SLICE: usize = 64;
 
-/// Calls of one tenant that are read at once, before other tenants have their turn.
+/// Calls of one tenant that are read before the other tenants get their turn.
 const PAGE: u32 = 128;
 
-/// Calls that are moved to or from waiting in one transaction.
-const MOVED_AT_ONCE: u32 = 500;
+/// Calls that are parked or unparked in one transaction.
+const MOVED_PER_TRANSACTION: u32 = 500;
 
-/// Calls that are forgotten in one transaction.
-const FORGOTTEN_AT_ONCE: u32 = 500;
+/// Finished calls that are deleted in one transaction.
+const DELETED_PER_TRANSACTION: u32 = 500;
 
-/// After a failure of the database.
-const AGAIN_AFTER_FAILURE: Duration = Duration::from_secs(1);
+/// Pause after an error of the database.
+const ERROR_DELAY: Duration = Duration::from_secs(1);
 
-/// When a tenant's due calls that found no room are read again.
-const FULL_AGAIN_MS: i64 = 200;
+/// When the engine reads a tenant's due calls again that found no permit, in milliseconds.
+const FULL_RETRY_MS: i64 = 200;
 
-/// When the rows of a tenant that caused an error are read again.
-const ERROR_AGAIN_MS: i64 = 5_000;
-
-/// Why a slice of work was not done.
-#[derive(Debug, Clone, thiserror::Error)]
-pub(super) enum EngineError {
-    /// The database.
-    #[error(transparent)]
-    Storage(Arc<StorageError>),
-    /// Another process makes the deliveries, or this one stops.
-    #[error("another process has taken over the deliveries")]
-    LeaseLost,
-}
-
-impl EngineError {
-    /// Whether it is about some rows, and not about the database as a whole.
-    pub(super) fn is_local(&self) -> bool {
-        match self {
-            Self::Storage(error) => !matches!(
-                **error,
-                StorageError::Unavailable(_) | StorageError::Unknown(_)
-            ),
-            Self::LeaseLost => false,
-        }
-    }
-}
-
-impl From<StorageError> for EngineError {
-    fn from(error: StorageError) -> Self {
-        Self::Storage(Arc::new(error))
-    }
-}
-
-impl From<WriteError> for EngineError {
-    fn from(error: WriteError) -> Self {
-        match error {
-            WriteError::Storage(error) => Self::Storage(error),
-            WriteError::LeaseLost | WriteError::Closed => Self::LeaseLost,
-        }
-    }
-}
+/// When the engine reads a tenant's rows again that caused an error, in milliseconds.
+const ERROR_RETRY_MS: i64 = 5_000;
 
 /// Delivers while this process serves, until the relay stops.
-pub async fn run(state: Arc<ControlPlane>) {
-    if !state.deliveries.take_engine() {
+pub(crate) async fn run(cx: Arc<DeliveryContext>) {
+    if !cx.deliveries.claim_engine() {
         return;
     }
     loop {
-        // What was known before may have changed while another process served.
-        let epoch = state.serving.active().await;
-        let mut engine = Engine::new(&state);
+        let epoch = cx.serving.active().await;
+        // A new engine for each lease: another process may have changed everything meanwhile.
+        let mut engine = Engine::new(&cx);
         tokio::select! {
             () = engine.work() => {}
-            () = state.serving.ended(epoch) => {}
+            () = cx.serving.ended(epoch) => {}
         }
-        tokio::time::sleep(WORK_AGAIN).await;
+        tokio::time::sleep(RESTART_DELAY).await;
     }
 }
 
 /// Tenants that wait for their turn, each once.
 #[derive(Debug, Default)]
-struct Turns {
+struct TenantQueue {
     queue: VecDeque<Arc<str>>,
     queued: HashSet<Arc<str>>,
 }
 
-impl Turns {
+impl TenantQueue {
     fn push(&mut self, tenant: Arc<str>) {
         if self.queued.insert(tenant.clone()) {
             self.queue.push_back(tenant);
@@ -156,26 +116,30 @@ impl Turns {
         self.queued.remove(&tenant);
         Some(tenant)
     }
+
+    fn is_empty(&self) -> bool {
+        self.queue.is_empty()
+    }
 }
 
 struct Engine {
-    state: Arc<ControlPlane>,
-    deliveries: Arc<Deliveries>,
+    cx: Arc<DeliveryContext>,
     /// When each tenant's next pending call is due, in milliseconds since 1970.
     due: HashMap<Arc<str>, i64>,
     /// Tenants whose routes are to be decided.
-    routes: Turns,
-    /// Where open attempts are, as it was read last.
+    routes: TenantQueue,
+    /// Installations with open attempts, as of the last read, that are still to be handled.
     in_flight: VecDeque<(Arc<str>, Via)>,
-    /// The patterns by which each tenant's calls were classified, and whether the tenant was active.
+    /// For each tenant, the mark of its URL patterns and whether it was active.
     tenants: HashMap<Arc<str>, (i64, bool)>,
-    /// The patterns up to which no call of a tenant needs another class.
+    /// For each tenant, the mark of the patterns by which all its calls are classified.
     classified: HashMap<Arc<str>, i64>,
-    /// Finished calls are to be forgotten.
-    forgets: bool,
-    /// When it was noted last which installations are here, and whether this comparison notes it again.
-    noted_at: Option<Instant>,
-    notes: bool,
+    /// Whether finished calls may be left to delete.
+    has_old_calls: bool,
+    /// When the engine last stored which installations are connected.
+    presence_stored_at: Option<Instant>,
+    /// Whether the current comparison stores that.
+    stores_presence: bool,
     /// The wall clock, and when it was read.
     clock: Option<(i64, Instant)>,
     clock_at: Instant,
@@ -184,19 +148,18 @@ struct Engine {
 }
 
 impl Engine {
-    fn new(state: &Arc<ControlPlane>) -> Self {
+    fn new(cx: &Arc<DeliveryContext>) -> Self {
         let now = Instant::now();
         Self {
-            state: state.clone(),
-            deliveries: state.deliveries.clone(),
+            cx: cx.clone(),
             due: HashMap::new(),
-            routes: Turns::default(),
+            routes: TenantQueue::default(),
             in_flight: VecDeque::new(),
             tenants: HashMap::new(),
             classified: HashMap::new(),
-            forgets: false,
-            noted_at: None,
-            notes: false,
+            has_old_calls: false,
+            presence_stored_at: None,
+            stores_presence: false,
             clock: None,
             clock_at: now,
             round_at: now,
@@ -204,70 +167,75 @@ impl Engine {
         }
     }
 
-    /// Works while it has the lease. A failing database does not end that: another process takes the lease
-    /// over if it has run out, and what this one writes is fenced.
+    /// Works until the lease is lost. A failing database does not end it: if the lease runs out, another
+    /// process takes it, and the epoch fences what this process still writes.
     async fn work(&mut self) {
-        let deliveries = self.deliveries.clone();
-        let mut directory = self.state.directory.changed();
+        let cx = self.cx.clone();
+        let mut directory = cx.directory.changed();
         loop {
             match self.step().await {
                 Ok(true) => continue,
                 Ok(false) => {}
                 Err(EngineError::LeaseLost) => return,
                 Err(error) => {
-                    tracing::warn!(%error, "deliveries wait: the database does not answer");
-                    tokio::time::sleep(AGAIN_AFTER_FAILURE).await;
+                    tracing::warn!(%error, "database unavailable; deliveries wait");
+                    tokio::time::sleep(ERROR_DELAY).await;
                     continue;
                 }
             }
+            // Recomputed after each step, since the step moves the alarms.
             let alarms = [self.clock_at, self.round_at, self.compare_at];
             let alarm = alarms.into_iter().min().unwrap_or(self.clock_at);
             let next = self.due.values().min().copied();
-            let wait = next.map_or(ROUND_EVERY, |due| {
+            let wait = next.map_or(ROUND_INTERVAL, |due| {
                 Duration::from_millis(u64::try_from(due - now_ms()).unwrap_or(0))
             });
             tokio::select! {
-                () = deliveries.inbox.news() => {}
+                () = cx.deliveries.inbox.news() => {}
                 () = tokio::time::sleep(wait) => {}
                 () = tokio::time::sleep_until(alarm.into()) => {}
+                // Cancel safe, like the other branches: a lost wake-up would only delay work until the next
+                // alarm.
                 changed = directory.changed() => match changed {
                     Ok(()) => self.compare_tenants(),
-                    // The directory lives as long as the state.
+                    // The directory lives as long as the relay.
                     Err(_) => return,
                 },
             }
         }
     }
 
-    /// One slice of each kind of work. Returns whether more is left to be done at once.
+    /// Does one slice of each kind of work. Returns whether more is left to be done at once.
     async fn step(&mut self) -> Result<bool, EngineError> {
         if Instant::now() >= self.clock_at {
-            unless_local(self.follow_clock().await, "retry times cannot be corrected")?;
-            self.clock_at = Instant::now() + CLOCK_EVERY;
+            unless_local(self.follow_clock().await, "due times")?;
+            self.clock_at = Instant::now() + CLOCK_INTERVAL;
         }
         self.collect();
         if Instant::now() >= self.round_at {
-            unless_local(self.round().await, "queued calls cannot be counted")?;
-            self.round_at = Instant::now() + ROUND_EVERY;
+            unless_local(self.round().await, "queued calls")?;
+            self.round_at = Instant::now() + ROUND_INTERVAL;
         }
         if Instant::now() >= self.compare_at {
-            unless_local(self.compare().await, "open attempts cannot be read")?;
-            self.compare_at = Instant::now() + COMPARE_EVERY;
+            unless_local(self.compare().await, "open attempts")?;
+            self.compare_at = Instant::now() + COMPARE_INTERVAL;
         }
-        self.handle_results().await?;
+        // Outcomes first: they free permits and memory, and end attempts that `handle_installations` would
+        // otherwise send again.
+        self.handle_reports().await?;
         self.handle_routes().await?;
         self.handle_installations().await?;
-        let has_due = self.begin_due().await?;
-        self.forget().await?;
+        let has_due = self.start_due().await?;
+        self.delete_old_calls().await?;
         Ok(has_due
-            || self.deliveries.inbox.has_results()
-            || !self.routes.queue.is_empty()
+            || self.cx.deliveries.inbox.has_results()
+            || !self.routes.is_empty()
             || !self.in_flight.is_empty()
-            || self.forgets)
+            || self.has_old_calls)
     }
 
-    /// Corrects retry times where the wall clock has stepped back, and once at the start: another process,
-    /// or this one before, may have had a clock that was ahead.
+    /// Corrects due times when the wall clock was set back, and once at the start: the process that stored
+    /// them may have had a clock that was ahead.
     async fn follow_clock(&mut self) -> Result<(), EngineError> {
         let read = (now_ms(), Instant::now());
         let stepped_back_ms = self.clock.map_or(0, |(wall_ms, at)| {
@@ -278,7 +246,7 @@ impl Engine {
             self.clock = Some(read);
             return Ok(());
         }
-        let storage = &self.deliveries.storage;
+        let storage = &self.cx.deliveries.storage;
         let corrected = storage.correct_due_times(read.0).await?;
         self.due = storage.next_due().await?.into_iter().collect();
         self.clock = Some(read);
@@ -286,15 +254,16 @@ impl Engine {
             tracing::warn!(
                 stepped_back_ms,
                 corrected,
-                "the clock has stepped back: retry times were corrected"
+                "wall clock was set back; due times corrected"
             );
         }
         Ok(())
     }
 
     fn collect(&mut self) {
-        let (due, routes) = self.deliveries.inbox.take_tenants();
+        let (due, routes) = self.cx.deliveries.inbox.take_tenants();
         for tenant in due {
+            // Zero is always due, so the database decides what is due and when.
             self.due.insert(tenant, 0);
         }
         for tenant in routes {
@@ -302,11 +271,11 @@ impl Engine {
         }
     }
 
-    /// Counts what is queued, and reads what is due.
+    /// Counts the queued calls, and reads which are due.
     async fn round(&mut self) -> Result<(), EngineError> {
-        let storage = self.deliveries.storage.clone();
+        let storage = self.cx.deliveries.storage.clone();
         let queued = storage.queued_calls().await?;
-        self.state.metrics.deliveries_queued(&queued);
+        self.cx.data.metrics.deliveries_queued(&queued);
         let mut counts: HashMap<Arc<str>, u64> = HashMap::new();
         for group in &queued {
             *counts.entry(group.tenant.clone()).or_default() += group.calls;
@@ -317,392 +286,113 @@ impl Engine {
         self.tenants.retain(|tenant, _| counts.contains_key(tenant));
         self.classified
             .retain(|tenant, _| counts.contains_key(tenant));
-        *self.deliveries.queued() = counts;
+        *self.cx.deliveries.queued() = counts;
         self.compare_tenants();
         for (tenant, due) in storage.next_due().await? {
             let known = self.due.entry(tenant).or_insert(due);
+            // An earlier time that an event has set stays: the database may have been read before that
+            // event.
             *known = due.min(*known);
         }
-        self.forgets = true;
+        // Whether there are any is known only after the first deletion.
+        self.has_old_calls = true;
         Ok(())
     }
 
-    /// Compares what is connected with what the engine knows, and reads where attempts are open.
+    /// Compares the connected tunnels with what the engine knows, and reads where attempts are open.
     async fn compare(&mut self) -> Result<(), EngineError> {
-        for entry in self.state.data.registry.all() {
-            if is_to_be_compared(&entry) {
+        for entry in self.cx.data.registry.all() {
+            if needs_comparison(&entry) {
                 self.routes.push(entry.owner.tenant.clone());
             }
         }
+        // A list that is not handled yet is not read again: reading faster than handling would never reach
+        // its end.
         if self.in_flight.is_empty() {
-            let all = self.deliveries.storage.instances_in_flight().await?;
+            let all = self.cx.deliveries.storage.instances_in_flight().await?;
             self.in_flight.extend(all);
-            let is_recent = |at: Instant| at.elapsed() < ROUND_EVERY;
-            self.notes = !self.noted_at.is_some_and(is_recent);
-            if self.notes {
-                self.noted_at = Some(Instant::now());
+            let is_recent = |at: Instant| at.elapsed() < ROUND_INTERVAL;
+            self.stores_presence = !self.presence_stored_at.is_some_and(is_recent);
+            if self.stores_presence {
+                self.presence_stored_at = Some(Instant::now());
             }
         }
         Ok(())
     }
 
-    /// A tenant's patterns, or whether it may work, may have changed.
+    /// Finds the tenants whose patterns, or whose state, have changed.
     fn compare_tenants(&mut self) {
-        let queued: Vec<Arc<str>> = self.deliveries.queued().keys().cloned().collect();
+        let cx = self.cx.clone();
+        // Only tenants with unfinished calls, and copied, so that the lock is not held over the loop.
+        let queued: Vec<Arc<str>> = cx.deliveries.queued().keys().cloned().collect();
         for tenant in queued {
-            let directory = &self.state.directory;
-            let mark = routing::patterns_mark(&directory.direct_urls(&tenant));
-            let now = (mark, directory.is_active(&tenant));
+            let mark = routing::patterns_mark(&cx.directory.direct_urls(&tenant));
+            let now = (mark, cx.directory.is_active(&tenant));
             if self.tenants.insert(tenant.clone(), now) != Some(now) {
                 self.routes.push(tenant);
             }
         }
     }
 
-    async fn handle_results(&mut self) -> Result<(), EngineError> {
-        let inbox = &self.deliveries.inbox;
-        let mut heard: Vec<Heard> = inbox.take_results(RESULTS_AT_ONCE);
-        if heard.is_empty() {
+    async fn handle_reports(&mut self) -> Result<(), EngineError> {
+        let cx = self.cx.clone();
+        let inbox = &cx.deliveries.inbox;
+        let mut reports: Vec<DeliveryReport> = inbox.take_results(REPORTS_PER_SLICE);
+        if reports.is_empty() {
             return Ok(());
         }
-        match reconcile::results(&self.state, &mut heard).await {
+        match reconcile::handle_reports(&cx, &mut reports).await {
             Ok(tenants) => {
                 self.due
                     .extend(tenants.into_iter().map(|tenant| (tenant, 0)));
                 Ok(())
             }
             Err(error) => {
-                for heard in heard {
-                    inbox.result(&heard.tenant.clone(), heard);
+                // Those that are left were not stored: they go back, so that they are not lost.
+                for report in reports {
+                    inbox.result(&report.tenant.clone(), report);
                 }
                 Err(error)
             }
         }
     }
 
-    /// Looks at the routes of some tenants.
-    async fn handle_routes(&mut self) -> Result<(), EngineError> {
-        for _ in 0..ROUTES_AT_ONCE {
-            let Some(tenant) = self.routes.pop() else {
-                return Ok(());
-            };
-            match self.routes_of(&tenant).await {
-                Ok(true) => self.routes.push(tenant),
-                Ok(false) => {}
-                Err(error) if error.is_local() => {
-                    tracing::error!(%error, %tenant, "a tenant's stored calls cannot be routed");
-                }
-                Err(error) => {
-                    self.routes.push(tenant);
-                    return Err(error);
-                }
-            }
-        }
-        Ok(())
-    }
-
-    /// A tenant's tunnels, or its patterns, may have changed: what has a route goes on, what has none
-    /// waits with its clock standing still. Returns whether more is left to be done.
-    async fn routes_of(&mut self, tenant: &Arc<str>) -> Result<bool, EngineError> {
-        let mut has_more = false;
-        let tunnels = self.state.data.registry.of_tenant(tenant);
-        let mut new = tunnels.iter().filter(|entry| is_to_be_compared(entry));
-        for entry in new.by_ref().take(TUNNELS_AT_ONCE) {
-            reconcile::tunnel_up(&self.state, entry).await?;
-        }
-        has_more |= new.next().is_some();
-        has_more |= self.classify(tenant).await?;
-        let storage = self.deliveries.storage.clone();
-        let patterns = routing::patterns_mark(&self.state.directory.direct_urls(tenant));
-        for (from, wants_route) in [
-            (CallState::WaitingForBridge, true),
-            (CallState::Pending, false),
-        ] {
-            for group in storage.call_groups(tenant, from).await? {
-                // Whether those of another class have a route is seen when they have this one.
-                let is_classified = group.class.mark == patterns;
-                let is_later = match self.route_of_group(tenant, &group) {
-                    routing::RouteDecision::Deferred(_) => true,
-                    // What would be refused is pending until its time has come.
-                    routing::RouteDecision::Bridge(_)
-                    | routing::RouteDecision::Direct
-                    | routing::RouteDecision::Refused(_) => false,
-                };
-                if is_later == wants_route || (is_later && !is_classified) {
-                    continue;
-                }
-                let now = now_ms();
-                let moved = if wants_route {
-                    storage.unpark(tenant, &group, now, MOVED_AT_ONCE).await?
-                } else {
-                    storage.park(tenant, &group, now, MOVED_AT_ONCE).await?
-                };
-                if wants_route && moved > 0 {
-                    self.due.insert(tenant.clone(), 0);
-                }
-                has_more |= moved >= u64::from(MOVED_AT_ONCE);
-            }
-        }
-        Ok(has_more)
-    }
-
-    fn route_of_group(
-        &self,
-        tenant: &Arc<str>,
-        group: &Group,
-    ) -> routing::RouteDecision<Arc<TunnelEntry>> {
-        let stored = StoredRoute {
-            tenant,
-            bridge: group.bridge.as_deref(),
-            host: &group.host,
-            is_direct: group.class.is_direct,
-        };
-        routing::decide_stored(self.state.data.routes(), stored)
-    }
-
-    /// Decides again which calls of a tenant may go direct, after its patterns have changed. Returns whether
-    /// more are left.
-    async fn classify(&mut self, tenant: &Arc<str>) -> Result<bool, EngineError> {
-        let patterns = self.state.directory.direct_urls(tenant);
-        let mark = routing::patterns_mark(&patterns);
-        if self.classified.get(tenant) == Some(&mark) {
-            return Ok(false);
-        }
-        let storage = &self.deliveries.storage;
-        let calls = storage
-            .calls_of_other_patterns(tenant, mark, CLASSIFIED_AT_ONCE)
-            .await?;
-        let mut classes = Vec::with_capacity(calls.len());
-        for call in &calls {
-            let mut class = routing::DirectClass {
-                is_direct: false,
-                mark,
-            };
-            if !patterns.is_empty() && call.bridge.is_none() {
-                match self.open(call).await? {
-                    Some(request) => {
-                        let is_pinned = request.about.credential.is_some();
-                        let url = &request.about.url;
-                        class = routing::classify(&patterns, &call.method, url, is_pinned);
-                    }
-                    None => tracing::error!(call = %call.id, "a stored call cannot be read"),
-                }
-            }
-            classes.push((call.id.clone(), class));
-        }
-        storage.classify_calls(&classes).await?;
-        if calls.len() < CLASSIFIED_AT_ONCE as usize {
-            self.classified.insert(tenant.clone(), mark);
-            return Ok(false);
-        }
-        Ok(true)
-    }
-
-    /// The request of a stored call; `None` where it cannot be opened.
-    async fn open(&self, call: &StoredCall) -> Result<Option<StoredRequest>, EngineError> {
-        let deliveries = &self.deliveries;
-        let sealed = match deliveries.storage.sealed_request(&call.id).await {
-            Err(StorageError::NotFound(_)) => return Ok(None),
-            sealed => sealed?,
-        };
-        let key = match deliveries.vault.of_tenant(&call.tenant).await {
-            Ok(key) => key,
-            Err(crate::vault::VaultError::Storage(error)) => return Err(error.into()),
-            Err(_) => return Ok(None),
-        };
-        let plain = key.open(&context(&call.id), sealed).ok();
-        Ok(plain.and_then(StoredRequest::decode))
-    }
-
     async fn handle_installations(&mut self) -> Result<(), EngineError> {
-        for _ in 0..INSTALLATIONS_AT_ONCE {
+        for _ in 0..INSTALLATIONS_PER_SLICE {
             let Some((tenant, via)) = self.in_flight.pop_front() else {
                 return Ok(());
             };
-            match reconcile::installation(&self.state, &tenant, &via, self.notes).await {
+            let stores_presence = self.stores_presence;
+            match reconcile::check_installation(&self.cx, &tenant, &via, stores_presence).await {
                 Ok(()) => {}
                 Err(error) if error.is_local() => {
-                    tracing::error!(%error, %tenant, "open attempts cannot be read");
+                    tracing::error!(%error, %tenant, "cannot read open attempts");
                 }
-                // The next comparison finds it again.
+                // The next comparison finds the installation again.
                 Err(error) => return Err(error),
             }
         }
         Ok(())
     }
 
-    async fn forget(&mut self) -> Result<(), EngineError> {
-        if !self.forgets {
+    /// Deletes finished calls after `deliveries.keep`.
+    async fn delete_old_calls(&mut self) -> Result<(), EngineError> {
+        if !self.has_old_calls {
             return Ok(());
         }
-        let kept_ms = i64::try_from(self.deliveries.config.keep.0.as_millis()).unwrap_or(i64::MAX);
+        let deliveries = &self.cx.deliveries;
+        let kept_ms = i64::try_from(deliveries.config.keep.0.as_millis()).unwrap_or(i64::MAX);
         let before = now_ms().saturating_sub(kept_ms);
-        let storage = &self.deliveries.storage;
-        let forgotten = storage.forget_calls(before, FORGOTTEN_AT_ONCE).await?;
-        self.forgets = forgotten > 0;
+        let storage = &deliveries.storage;
+        let deleted = storage
+            .forget_calls(before, DELETED_PER_TRANSACTION)
+            .await?;
+        self.has_old_calls = deleted > 0;
         Ok(())
     }
-
-    /// Begins what is due. Returns whether some tenants had no turn.
-    async fn begin_due(&mut self) -> Result<bool, EngineError> {
-        let now = now_ms();
-        let mut ready: Vec<(i64, Arc<str>)> = self
-            .due
-            .iter()
-            .filter(|(_, due)| **due <= now)
-            .map(|(tenant, due)| (*due, tenant.clone()))
-            .collect();
-        if ready.is_empty() {
-            return Ok(false);
-        }
-        if self.deliveries.storage.deliveries_paused().await? {
-            // Somebody resumes them, and tells nobody.
-            for (_, tenant) in ready {
-                self.due.insert(tenant, now + 1000);
-            }
-            return Ok(false);
-        }
-        // Those that had their turn come behind those that wait for it.
-        ready.sort_unstable();
-        let has_more = ready.len() > TENANTS_AT_ONCE;
-        for (_, tenant) in ready.into_iter().take(TENANTS_AT_ONCE) {
-            let next = match self.begin_due_of(&tenant, now).await {
-                Err(error) if error.is_local() => {
-                    tracing::error!(%error, %tenant, "a tenant's stored calls cannot be delivered");
-                    Some(now_ms() + ERROR_AGAIN_MS)
-                }
-                next => next?,
-            };
-            match next {
-                Some(at) => self.due.insert(tenant, at),
-                None => self.due.remove(&tenant),
-            };
-        }
-        Ok(has_more)
-    }
-
-    /// Begins what is due of one tenant; when to look again.
-    async fn begin_due_of(
-        &mut self,
-        tenant: &Arc<str>,
-        now: i64,
-    ) -> Result<Option<i64>, EngineError> {
-        let deliveries = self.deliveries.clone();
-        let calls = deliveries.storage.due_calls(tenant, now, PAGE).await?;
-        let mark = routing::patterns_mark(&self.state.directory.direct_urls(tenant));
-        let (mut is_full, mut is_stale, mut moved) = (false, false, Vec::new());
-        for call in &calls {
-            if deliveries.running.has(&call.id) {
-                continue;
-            }
-            match self.begin(call, mark) {
-                Begun::Running => {}
-                Begun::Full => is_full = true,
-                Begun::Stale => is_stale = true,
-                Begun::Moved(write) => moved.push(*write),
-            }
-        }
-        if is_stale {
-            self.classified.remove(tenant);
-            self.routes.push(tenant.clone());
-        }
-        let has_moved = !moved.is_empty();
-        let refused: Vec<bool> = moved
-            .iter()
-            .map(|write| matches!(write, Write::Drop { .. }))
-            .collect();
-        let written = deliveries.batch.write_all(moved).await;
-        for (written, is_refused) in written.into_iter().zip(refused) {
-            if written? == Written::Changed(true) && is_refused {
-                deliveries.count_out(tenant);
-                self.state.metrics.delivery(CallState::Refused.as_str());
-            }
-        }
-        if is_full || is_stale {
-            // The end of an attempt says so; this is for the one that ended just now.
-            return Ok(Some(now_ms() + FULL_AGAIN_MS));
-        }
-        if has_moved || calls.len() == PAGE as usize {
-            return Ok(Some(now_ms() + 10));
-        }
-        let next = deliveries.storage.next_due_of(tenant).await?;
-        // Those that run are still pending for a moment.
-        Ok(next.map(|due| due.max(now_ms() + 50)))
-    }
-
-    fn begin(&self, call: &StoredCall, mark: i64) -> Begun {
-        let (state, deliveries) = (&self.state, &self.deliveries);
-        let config = &deliveries.config;
-        let is_classified = call.class.mark == mark;
-        let stored = StoredRoute {
-            tenant: &call.tenant,
-            bridge: call.bridge.as_deref(),
-            host: &call.host,
-            is_direct: call.class.is_direct && is_classified,
-        };
-        let way = match routing::decide_stored(state.data.routes(), stored) {
-            routing::RouteDecision::Bridge(entry) => Way::Bridge(entry),
-            routing::RouteDecision::Direct => Way::Direct,
-            // By the patterns of now it may have a route.
-            routing::RouteDecision::Deferred(_) | routing::RouteDecision::Refused(_)
-                if !is_classified =>
-            {
-                return Begun::Stale;
-            }
-            // The route is decided again when the tenant's tunnels or patterns change.
-            routing::RouteDecision::Deferred(_) => {
-                return Begun::Moved(Box::new(Write::Park {
-                    id: call.id.clone(),
-                    left_ms: 0,
-                }));
-            }
-            routing::RouteDecision::Refused(none) => {
-                return Begun::Moved(Box::new(Write::Drop {
-                    id: call.id.clone(),
-                    state: CallState::Refused,
-                    code: none.failure.code,
-                    detail: none.failure.detail,
-                    now_ms: now_ms(),
-                }));
-            }
-        };
-        let via = way.via(&call.tenant);
-        let room = Room {
-            total: config.concurrent_max,
-            lane: config.concurrent_per_bridge,
-            per_second: config.per_second_per_bridge,
-        };
-        let running = &deliveries.running;
-        let Some(at) = running.enter(&call.id, &call.tenant, &via, call.attempt + 1, room) else {
-            return Begun::Full;
-        };
-        tokio::spawn(first(state.clone(), call.clone(), way, via, at));
-        Begun::Running
-    }
 }
 
-/// An error of some rows is logged: it does not hold up what does not need them.
-fn unless_local(done: Result<(), EngineError>, what: &str) -> Result<(), EngineError> {
-    match done {
-        Err(error) if error.is_local() => {
-            tracing::error!(%error, what, "rows of the database cannot be read");
-            Ok(())
-        }
-        done => done,
-    }
-}
-
-enum Begun {
-    Running,
-    /// A limit is reached.
-    Full,
-    /// Whether it may go direct is to be decided again first.
-    Stale,
-    /// It waits for a bridge, or ends.
-    Moved(Box<Write>),
-}
-
-/// Whether a tunnel's journal is still to be compared.
-fn is_to_be_compared(entry: &TunnelEntry) -> bool {
+/// Returns whether a tunnel's journal is still to be compared.
+fn needs_comparison(entry: &TunnelEntry) -> bool {
     entry.journal.is_some() && !entry.is_delivering() && entry.session.is_open()
 }

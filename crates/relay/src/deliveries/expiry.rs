@@ -1,57 +1,62 @@
-//! Ends calls whose time has run out before a target took them: by wall clock, also while no bridge
-//! is there for them.
+//! Ends calls that expired before a target accepted them: by wall clock, and also while no bridge is
+//! connected for them.
 
-use crate::control_plane::ControlPlane;
+use super::context::DeliveryContext;
+use super::state::CallState;
 use crate::storage::audit::AuditEvent;
 use crate::storage::calls::ExpiredCall;
 use crate::storage::{StorageError, now_ms};
-use protocol::Code;
+use protocol::{Code, Execution};
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::state::CallState;
-
-/// How often expired calls are looked for.
-const LOOK_EVERY: Duration = Duration::from_secs(1);
+/// How often the task checks for expired calls.
+const CHECK_INTERVAL: Duration = Duration::from_secs(1);
 
 /// Calls that expire in one transaction.
-const EXPIRED_AT_ONCE: u32 = 500;
+const EXPIRED_PER_TRANSACTION: u32 = 500;
 
-/// Ends expired calls until the relay stops, in the process that makes the deliveries.
-pub async fn expire(state: Arc<ControlPlane>) {
-    let mut is_said = false;
+/// Ends expired calls until the relay stops, in the process that delivers.
+pub(crate) async fn expire(cx: Arc<DeliveryContext>) {
+    let mut is_failing = false;
     loop {
-        tokio::time::sleep(LOOK_EVERY).await;
-        if state.deliveries.batch.held() == 0 {
+        tokio::time::sleep(CHECK_INTERVAL).await;
+        // Without the lease the write would be fenced off anyway.
+        if cx.deliveries.batch.held() == 0 {
             continue;
         }
-        match round(&state).await {
-            Ok(()) => is_said = false,
-            Err(error) if !is_said => {
-                is_said = true;
-                tracing::warn!(%error, "calls do not expire: the database does not answer");
+        match round(&cx).await {
+            Ok(()) => is_failing = false,
+            // One line for each outage, not one a second.
+            Err(error) if !is_failing => {
+                is_failing = true;
+                tracing::warn!(%error, "database unavailable; calls do not expire");
             }
             Err(_) => {}
         }
     }
 }
 
-async fn round(state: &ControlPlane) -> Result<(), StorageError> {
-    let storage = &state.deliveries.storage;
+async fn round(cx: &DeliveryContext) -> Result<(), StorageError> {
+    let storage = &cx.deliveries.storage;
     loop {
-        let expired = storage.expire_calls(now_ms(), EXPIRED_AT_ONCE).await?;
+        let expired = storage
+            .expire_calls(now_ms(), EXPIRED_PER_TRANSACTION)
+            .await?;
         for call in &expired {
-            state.deliveries.count_out(&call.tenant);
-            state.metrics.delivery(CallState::Expired.as_str());
-            state.audit.record(act(call)).await;
+            cx.deliveries.count_out(&call.tenant);
+            cx.data.metrics.delivery(CallState::Expired.as_str());
+            // Awaited one by one: a full audit queue slows the expiry down instead of growing without a
+            // bound.
+            cx.audit.record(audit_event(call)).await;
         }
-        if expired.len() < EXPIRED_AT_ONCE as usize {
+        if expired.len() < EXPIRED_PER_TRANSACTION as usize {
             return Ok(());
         }
     }
 }
 
-fn act(call: &ExpiredCall) -> AuditEvent {
+fn audit_event(call: &ExpiredCall) -> AuditEvent {
     AuditEvent {
         tenant: call.tenant.clone(),
         actor: "relay".into(),
@@ -70,15 +75,14 @@ fn act(call: &ExpiredCall) -> AuditEvent {
     }
 }
 
-/// The word itself, as long as it is one.
-fn execution(word: &str) -> &'static str {
-    use protocol::Execution as E;
+/// Returns the stored execution status as a static text; empty if it is none.
+fn execution(stored: &str) -> &'static str {
     let all = [
-        E::NotSent,
-        E::NotDispatched,
-        E::PossiblyExecuted,
-        E::Executed,
+        Execution::NotSent,
+        Execution::NotDispatched,
+        Execution::PossiblyExecuted,
+        Execution::Executed,
     ];
-    let found = all.into_iter().find(|known| known.as_str() == word);
-    found.map_or("", E::as_str)
+    let found = all.into_iter().find(|known| known.as_str() == stored);
+    found.map_or("", Execution::as_str)
 }

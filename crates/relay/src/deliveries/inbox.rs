@@ -4,7 +4,7 @@
 //! Tenants are sets, so they are bounded by the number of tenants. Outcomes are bounded for each tenant:
 //! one that finds no room is asked for again by [`reconcile`](super::reconcile), for its attempt is open.
 
-use super::reconcile::Heard;
+use super::reconcile::DeliveryReport;
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use tokio::sync::Notify;
@@ -23,7 +23,7 @@ struct Inner<T> {
 
 /// The engine's inbox.
 #[derive(Debug)]
-pub(super) struct Inbox<T = Heard> {
+pub(super) struct Inbox<T = DeliveryReport> {
     inner: Mutex<Inner<T>>,
     news: Notify,
 }

@@ -1,18 +1,18 @@
-//! How much a tenant may hand over, and how fast a bridge is fed.
+//! Rate limits: how many calls a tenant may submit, and how many attempts go to one installation.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-/// A burst is what comes in so many seconds.
+/// A tenant's burst is the number of calls that it may submit in this many seconds.
 const BURST_SECONDS: f64 = 10.0;
 
-/// Tenants that are told apart before those that are at rest are forgotten.
+/// Tenants with a bucket of their own. Above it, full buckets are forgotten first.
 const TENANTS_MAX: usize = 10_000;
 
-/// Counts what each tenant hands over: so many a second, over ten seconds.
+/// Limits the calls that each tenant submits: a token bucket for each, with a burst of ten seconds.
 #[derive(Debug)]
-pub struct Rate {
+pub struct SubmissionLimiter {
     per_second: f64,
     buckets: Mutex<HashMap<Arc<str>, Bucket>>,
 }
@@ -23,8 +23,8 @@ struct Bucket {
     at: Instant,
 }
 
-impl Rate {
-    /// With so many a second.
+impl SubmissionLimiter {
+    /// Returns a limiter with this sustained rate.
     pub fn new(per_second: u32) -> Self {
         Self {
             per_second: f64::from(per_second),
@@ -32,22 +32,23 @@ impl Rate {
         }
     }
 
-    /// Takes one.
+    /// Takes one token of the tenant's.
     ///
     /// # Errors
-    /// After how long there will be one again.
+    /// The time until the next token.
     pub fn take(&self, tenant: &Arc<str>, now: Instant) -> Result<(), Duration> {
-        let most = self.per_second * BURST_SECONDS;
+        let capacity = self.per_second * BURST_SECONDS;
         let refill = |bucket: &Bucket| {
             let passed = now.saturating_duration_since(bucket.at).as_secs_f64();
-            (bucket.tokens + passed * self.per_second).min(most)
+            (bucket.tokens + passed * self.per_second).min(capacity)
         };
         let mut buckets = self.buckets.lock().unwrap_or_else(PoisonError::into_inner);
         if buckets.len() >= TENANTS_MAX && !buckets.contains_key(tenant) {
-            buckets.retain(|_, bucket| refill(bucket) < most);
+            // A full bucket is the same as none, so forgetting it gives no tenant more calls.
+            buckets.retain(|_, bucket| refill(bucket) < capacity);
         }
         let bucket = buckets.entry(tenant.clone()).or_insert(Bucket {
-            tokens: most,
+            tokens: capacity,
             at: now,
         });
         (bucket.tokens, bucket.at) = (refill(bucket), now);
@@ -60,31 +61,38 @@ impl Rate {
     }
 }
 
-/// The attempts through one installation: so many at once, and so many begun in a second.
+/// Limits the attempts through one installation: their number, and how many start in a second.
 #[derive(Debug, Default)]
-pub struct Lane {
+pub struct InstallationLimiter {
     running: u32,
     next: Option<Instant>,
 }
 
-impl Lane {
-    /// Takes a place; returns when the attempt may begin. `None` when all places are taken.
-    pub fn enter(&mut self, now: Instant, places: u32, per_second: u32) -> Option<Instant> {
-        if self.running >= places {
+impl InstallationLimiter {
+    /// Takes a permit and returns when the attempt may start; `None` when all permits are taken.
+    pub fn acquire(
+        &mut self,
+        now: Instant,
+        concurrent_max: u32,
+        per_second: u32,
+    ) -> Option<Instant> {
+        if self.running >= concurrent_max {
             return None;
         }
         self.running += 1;
-        let begin = self.next.map_or(now, |next| next.max(now));
-        self.next = Some(begin + Duration::from_secs(1) / per_second.max(1));
-        Some(begin)
+        // Each attempt reserves the next free slot of the schedule: no burst goes to a bridge that was
+        // idle, or has just come back with a long queue.
+        let start = self.next.map_or(now, |next| next.max(now));
+        self.next = Some(start + Duration::from_secs(1) / per_second.max(1));
+        Some(start)
     }
 
-    /// Gives a place back.
-    pub fn leave(&mut self) {
+    /// Returns a permit.
+    pub fn release(&mut self) {
         self.running = self.running.saturating_sub(1);
     }
 
-    /// Whether nothing is left to remember.
+    /// Returns whether the limiter can be dropped without any effect.
     pub fn is_idle(&self, now: Instant) -> bool {
         self.running == 0 && self.next.is_none_or(|next| next <= now)
     }
@@ -95,33 +103,33 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_burst_passes_and_then_so_many_a_second() {
-        let rate = Rate::new(2);
+    fn submissions_have_a_burst_and_a_rate() {
+        let limiter = SubmissionLimiter::new(2);
         let (tenant, other): (Arc<str>, Arc<str>) = ("t".into(), "u".into());
         let now = Instant::now();
         for _ in 0..20 {
-            rate.take(&tenant, now).unwrap();
+            limiter.take(&tenant, now).unwrap();
         }
-        let wait = rate.take(&tenant, now).unwrap_err();
+        let wait = limiter.take(&tenant, now).unwrap_err();
         assert_eq!(wait, Duration::from_millis(500));
-        rate.take(&other, now).unwrap();
-        rate.take(&tenant, now + wait).unwrap();
-        assert!(rate.take(&tenant, now + wait).is_err());
+        limiter.take(&other, now).unwrap();
+        limiter.take(&tenant, now + wait).unwrap();
+        assert!(limiter.take(&tenant, now + wait).is_err());
     }
 
     #[test]
-    fn a_lane_has_places_and_a_pace() {
-        let mut lane = Lane::default();
+    fn installation_has_permits_and_a_rate() {
+        let mut limiter = InstallationLimiter::default();
         let now = Instant::now();
-        assert_eq!(lane.enter(now, 2, 10), Some(now));
-        let second = lane.enter(now, 2, 10).unwrap();
+        assert_eq!(limiter.acquire(now, 2, 10), Some(now));
+        let second = limiter.acquire(now, 2, 10).unwrap();
         assert_eq!(second, now + Duration::from_millis(100));
-        assert_eq!(lane.enter(now, 2, 10), None);
-        lane.leave();
-        lane.leave();
-        assert!(!lane.is_idle(now));
+        assert_eq!(limiter.acquire(now, 2, 10), None);
+        limiter.release();
+        limiter.release();
+        assert!(!limiter.is_idle(now));
         let later = now + Duration::from_secs(1);
-        assert!(lane.is_idle(later));
-        assert_eq!(lane.enter(later, 2, 10), Some(later));
+        assert!(limiter.is_idle(later));
+        assert_eq!(limiter.acquire(later, 2, 10), Some(later));
     }
 }

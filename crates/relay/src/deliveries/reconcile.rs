@@ -1,25 +1,26 @@
-//! What bridges know of attempts whose response did not come.
+//! Attempts whose response did not come: the relay asks the bridges, which know more.
 //!
 //! ```text
-//! tunnel up:  its journal is the one we know, and not behind -> every attempt that it has is sent
-//!                                                               again, with the same number
-//!             lost or rewound -> nobody can say what became of them
-//! RESULT:     committed, then RESULT_ACK; what is known already is acknowledged at once
-//! rounds:     an attempt that does not run, at an installation that is here -> sent again
-//!             an installation without a sign of it for a day -> nobody can say
+//! tunnel up:  its journal is the known one, and not older -> every open attempt is sent again,
+//!                                                            with the same number
+//!             lost or rewound -> the outcome of its attempts is unknown
+//! RESULT:     committed, then RESULT_ACK; a known outcome is acknowledged at once
+//! rounds:     an open attempt without a task, at a connected installation -> sent again
+//!             an installation that was not connected for `instance_lost_after` -> outcome unknown
 //! ```
 //!
-//! Each step may fail with the database, and is then taken again by the engine. So the order matters: the
-//! calls that a lost journal had are settled before the new journal is noted, or the next try would take
-//! the new journal for the one that had them.
+//! Each step may fail with the database, and the engine then repeats it. So the order matters: the calls of
+//! a lost journal are settled before the new journal is stored. Otherwise the next try would take the new
+//! journal for the one that had them.
 
-use super::attempt;
-use super::engine::EngineError;
-use super::running::Room;
-use super::settle::{Ended, Settled, settle_all, settlement};
+use super::call_id::call_id;
+use super::context::DeliveryContext;
+use super::error::EngineError;
+use super::in_flight::AttemptLimits;
+use super::route::via;
+use super::settle::{FinishedAttempt, Settled, settle_all, settlement};
 use super::state::AttemptEnd;
-use super::{id::call_id, task::again};
-use crate::control_plane::ControlPlane;
+use super::{attempt, task};
 use crate::registry::TunnelEntry;
 use crate::storage::calls::{StoredCall, Via};
 use crate::storage::now_ms;
@@ -29,44 +30,38 @@ use std::collections::HashSet;
 use std::sync::Arc;
 use transport::Session;
 
-/// Outcomes that are written in one go.
-const SETTLED_AT_ONCE: usize = 256;
+/// Outcomes that are stored in one transaction.
+const SETTLED_PER_TRANSACTION: usize = 256;
 
-/// A bridge says what became of an attempt.
+/// A bridge's report on an attempt: RESULT.
 #[derive(Debug)]
-pub(super) struct Heard {
-    /// Whose bridge it is.
+pub(super) struct DeliveryReport {
+    /// The bridge's tenant.
     pub(super) tenant: Arc<str>,
-    /// The installation that proved itself on the session.
+    /// The installation that authenticated on the session.
     pub(super) via: Via,
     /// The bridge's name.
     pub(super) bridge_name: Arc<str>,
-    /// Where to acknowledge.
+    /// Where the report is acknowledged.
     pub(super) session: Session,
-    /// What it says.
+    /// The outcome.
     pub(super) result: DeliveryResult,
 }
 
-fn via(entry: &TunnelEntry) -> Via {
-    Via {
-        bridge: entry.owner.bridge.clone(),
-        instance: entry.instance().to_vec(),
-    }
-}
-
-/// Compares a new tunnel's journal with what is known of it; from here on, deliveries may go through. May
+/// Compares a new tunnel's journal with the stored one. From then on, deliveries go through the tunnel. May
 /// be repeated after an error.
 pub(super) async fn tunnel_up(
-    state: &Arc<ControlPlane>,
+    cx: &Arc<DeliveryContext>,
     entry: &Arc<TunnelEntry>,
 ) -> Result<(), EngineError> {
     let Some(mark) = entry.journal else {
         return Ok(());
     };
-    let deliveries = &state.deliveries;
+    let deliveries = &cx.deliveries;
     let (storage, via) = (&deliveries.storage, via(entry));
-    // Beside another tunnel of the same process its HELLO may be older than what came through that.
-    let others = state.data.registry.of_tenant(&entry.owner.tenant);
+    // Next to another tunnel of the same process, this HELLO may be older than what came through that one:
+    // its journal would look rewound. The other tunnel was compared, so this one need not be.
+    let others = cx.data.registry.of_tenant(&entry.owner.tenant);
     let has_other = others.iter().any(|other| {
         !Arc::ptr_eq(other, entry)
             && other.owner.bridge == entry.owner.bridge
@@ -82,43 +77,45 @@ pub(super) async fn tunnel_up(
             tracing::warn!(
                 tenant = %entry.owner.tenant,
                 bridge = %entry.owner.name,
-                "the bridge's journal of deliveries was lost or is older than it was: what was on its \
-                 way there has an unknown outcome"
+                "delivery journal of a bridge was lost or rewound; the outcome of its open attempts is \
+                 unknown"
             );
-            let detail = "the bridge's journal was lost, and with it what became of the attempt";
+            let detail =
+                "the bridge lost its delivery journal, which had the outcome of the attempt";
             let calls = storage.calls_in_flight(&via).await?;
-            nobody_knows(state, calls, &via, &entry.owner.name, detail).await?;
+            mark_outcome_unknown(cx, calls, &via, &entry.owner.name, detail).await?;
         }
         storage
             .journal_seen(&entry.owner.tenant, &via, &mark.id, sequence, now_ms())
             .await?;
     }
     for call in storage.calls_in_flight(&via).await? {
-        ask_again(state, call, entry, &via);
+        resend(cx, call, entry, &via);
     }
     entry.begin_delivering();
     Ok(())
 }
 
-/// Sends the same attempt again, unless it runs.
-fn ask_again(state: &Arc<ControlPlane>, call: StoredCall, entry: &Arc<TunnelEntry>, via: &Via) {
-    // What was on its way is not held up: there are no more than the lane had places.
-    let running = &state.deliveries.running;
-    let entered = running.enter(&call.id, &call.tenant, via, call.attempt, Room::UNLIMITED);
-    if entered.is_some() {
-        tokio::spawn(again(state.clone(), call, entry.clone(), via.clone()));
+/// Sends the same attempt again, unless it has a task.
+fn resend(cx: &Arc<DeliveryContext>, call: StoredCall, entry: &Arc<TunnelEntry>, via: &Via) {
+    // Without limits: there are no more open attempts than the installation had permits.
+    let in_flight = &cx.deliveries.in_flight;
+    let limits = AttemptLimits::UNLIMITED;
+    let acquired = in_flight.acquire(&call.id, &call.tenant, via, call.attempt, limits);
+    if acquired.is_some() {
+        tokio::spawn(task::resend(cx.clone(), call, entry.clone(), via.clone()));
     }
 }
 
-/// No side knows what became of these attempts.
-async fn nobody_knows(
-    state: &Arc<ControlPlane>,
+/// Settles attempts whose outcome neither side knows.
+async fn mark_outcome_unknown(
+    cx: &Arc<DeliveryContext>,
     calls: Vec<StoredCall>,
     via: &Via,
     bridge_name: &str,
     detail: &str,
 ) -> Result<(), EngineError> {
-    for calls in calls.chunks(SETTLED_AT_ONCE) {
+    for calls in calls.chunks(SETTLED_PER_TRANSACTION) {
         let settlements = calls.iter().filter_map(|call| {
             let end = AttemptEnd {
                 status: None,
@@ -129,139 +126,154 @@ async fn nobody_knows(
                 is_open: false,
                 is_misrouted: false,
             };
-            settlement(state, over(call, via.clone(), bridge_name, end))
+            settlement(cx, finished(call, via.clone(), bridge_name, end))
         });
-        for written in settle_all(state, settlements.collect()).await {
+        for written in settle_all(cx, settlements.collect()).await {
             written?;
         }
     }
     Ok(())
 }
 
-fn over<'a>(call: &'a StoredCall, via: Via, bridge_name: &'a str, end: AttemptEnd) -> Ended<'a> {
-    Ended {
+fn finished<'a>(
+    call: &'a StoredCall,
+    via: Via,
+    bridge_name: &'a str,
+    end: AttemptEnd,
+) -> FinishedAttempt<'a> {
+    FinishedAttempt {
         call,
         via,
         bridge_name,
         number: call.attempt,
-        began_ms: now_ms(),
+        started_ms: now_ms(),
         took_ms: 0,
         journal_reached: None,
         end,
     }
 }
 
-fn is_kept_for_its_task(state: &ControlPlane, heard: &Heard) -> bool {
-    let id = call_id(heard.result.attempt.call);
-    let running = &state.deliveries.running;
-    running.hear(&id, &heard.tenant, &heard.via, heard.result, &heard.session)
+fn is_kept_for_its_task(cx: &DeliveryContext, report: &DeliveryReport) -> bool {
+    let id = call_id(report.result.attempt.call);
+    let in_flight = &cx.deliveries.in_flight;
+    in_flight.deliver_report(
+        &id,
+        &report.tenant,
+        &report.via,
+        report.result,
+        &report.session,
+    )
 }
 
-/// Stores what bridges say became of attempts that do not run here, and acknowledges what is stored.
-/// Returns the tenants of which something is due by it. After an error, `heard` has what is to be handled
-/// again.
-pub(super) async fn results(
-    state: &Arc<ControlPlane>,
-    heard: &mut Vec<Heard>,
+/// Stores reports on attempts that have no task here, and acknowledges what is stored. Returns the tenants
+/// that may have due calls now. After an error, `reports` has those that must be handled again.
+pub(super) async fn handle_reports(
+    cx: &Arc<DeliveryContext>,
+    reports: &mut Vec<DeliveryReport>,
 ) -> Result<Vec<Arc<str>>, EngineError> {
-    let storage = &state.deliveries.storage;
-    // One that runs by now, because it was sent again, is for its own task: stored and acknowledged here, the
-    // bridge could forget it just before the repeat arrives, and execute that.
-    heard.retain(|one| !is_kept_for_its_task(state, one));
-    // What is to be written of each, if anything.
-    let mut known = Vec::with_capacity(heard.len());
+    let storage = &cx.deliveries.storage;
+    // An attempt that was sent again meanwhile has a task, which gets the report. If the report were stored
+    // and acknowledged here, the bridge could forget the attempt just before the repeated request arrives,
+    // and would execute it.
+    reports.retain(|report| !is_kept_for_its_task(cx, report));
+    // What to store of each report, if anything.
+    let mut known = Vec::with_capacity(reports.len());
     let mut unreadable = HashSet::new();
-    for (index, one) in heard.iter().enumerate() {
-        let attempt = one.result.attempt;
+    for (index, report) in reports.iter().enumerate() {
+        let attempt = report.result.attempt;
         let id = call_id(attempt.call);
         let call = match storage.stored_call(&id).await.map_err(EngineError::from) {
             Ok(call) => call,
             Err(error) if error.is_local() => {
-                tracing::error!(%error, call = id, "a stored call cannot be read");
+                tracing::error!(%error, call = id, "cannot read a stored call");
                 unreadable.insert(index);
                 None
             }
             Err(error) => return Err(error),
         };
-        let call = call.filter(|call| call.tenant == one.tenant && call.attempt == attempt.attempt);
+        let call =
+            call.filter(|call| call.tenant == report.tenant && call.attempt == attempt.attempt);
         known.push(call.and_then(|call| {
-            let end = attempt::told(&one.result);
-            // Only the installation that the attempt went to can settle it: the statement says so.
-            settlement(state, over(&call, one.via.clone(), &one.bridge_name, end))
+            let end = attempt::reported(&report.result);
+            // Only the installation that the attempt went to can settle it: the statement checks `via`.
+            settlement(
+                cx,
+                finished(&call, report.via.clone(), &report.bridge_name, end),
+            )
         }));
     }
     let is_written: Vec<bool> = known.iter().map(Option::is_some).collect();
     let settlements = known.into_iter().flatten().collect();
-    let mut written = settle_all(state, settlements).await.into_iter();
+    let mut written = settle_all(cx, settlements).await.into_iter();
     let (mut due, mut failed) = (Vec::new(), None);
-    for (index, one) in std::mem::take(heard).into_iter().enumerate() {
+    for (index, report) in std::mem::take(reports).into_iter().enumerate() {
         let settled = match is_written[index] {
             true => written.next().unwrap_or(Ok(Settled::Unwritten)),
-            // It stays with its bridge, which is asked again as long as the attempt is open.
+            // Not acknowledged: the outcome stays with its bridge, and the open attempt is sent again.
             false if unreadable.contains(&index) => Ok(Settled::Unwritten),
-            // Of an attempt that is none any more.
+            // The attempt is settled, or never existed.
             false => Ok(Settled::Stale),
         };
         match settled.map_err(EngineError::from) {
             Ok(settled) => {
                 if settled.may_be_acknowledged() {
-                    one.session.ack_result(one.result.attempt);
+                    report.session.ack_result(report.result.attempt);
                 }
                 if settled == Settled::Stored {
-                    due.push(one.tenant);
+                    due.push(report.tenant);
                 }
             }
             Err(error) if error.is_local() => {
-                tracing::error!(%error, call = call_id(one.result.attempt.call), "an outcome cannot be stored");
+                tracing::error!(%error, call = call_id(report.result.attempt.call), "cannot store an outcome");
             }
             Err(error) => {
                 failed = Some(error);
-                heard.push(one);
+                reports.push(report);
             }
         }
     }
     match failed {
-        // Those that are stored count, too: the next round finds what is due by them.
+        // Some may be stored. The next round finds what they made due.
         Some(error) => Err(error),
         None => Ok(due),
     }
 }
 
-/// What no event tells of one installation: its attempts that do not run are sent again where it is
-/// here, and given up where it is gone for good. With `notes`, it is noted that it is here.
-pub(super) async fn installation(
-    state: &Arc<ControlPlane>,
+/// Handles the open attempts of one installation that no event concerns: they are sent again if it is
+/// connected, and given up if it is lost. With `stores_presence`, stores that it is connected.
+pub(super) async fn check_installation(
+    cx: &Arc<DeliveryContext>,
     tenant: &Arc<str>,
     via: &Via,
-    notes: bool,
+    stores_presence: bool,
 ) -> Result<(), EngineError> {
-    let deliveries = &state.deliveries;
+    let deliveries = &cx.deliveries;
     let storage = &deliveries.storage;
-    let not_running = |calls: Vec<StoredCall>| {
+    let without_task = |calls: Vec<StoredCall>| {
         let calls = calls.into_iter();
         calls
-            .filter(|call| !deliveries.running.has(&call.id))
+            .filter(|call| !deliveries.in_flight.has(&call.id))
             .collect::<Vec<_>>()
     };
     if via.bridge.is_empty() {
-        // Direct ones have no journal: those that do not run here ended with their process.
-        let detail = "the relay was stopped while the target was asked";
-        let calls = not_running(storage.calls_in_flight(via).await?);
-        return nobody_knows(state, calls, via, "", detail).await;
+        // A direct attempt has no journal: without a task here, it ended with its process.
+        let detail = "the relay was stopped during the request to the target";
+        let calls = without_task(storage.calls_in_flight(via).await?);
+        return mark_outcome_unknown(cx, calls, via, "", detail).await;
     }
-    let all = state.data.registry.of_tenant(tenant);
-    let here = all.iter().find(|entry| {
+    let all = cx.data.registry.of_tenant(tenant);
+    let connected = all.iter().find(|entry| {
         entry.owner.bridge == via.bridge
             && entry.instance()[..] == via.instance[..]
             && entry.is_delivering()
             && entry.session.is_open()
     });
-    if let Some(entry) = here {
-        if notes {
+    if let Some(entry) = connected {
+        if stores_presence {
             storage.instance_alive(via, now_ms()).await?;
         }
         for call in storage.calls_in_flight(via).await? {
-            ask_again(state, call, entry, via);
+            resend(cx, call, entry, via);
         }
         return Ok(());
     }
@@ -269,9 +281,10 @@ pub(super) async fn installation(
     let lost_after = i64::try_from(lost_after).unwrap_or(i64::MAX);
     let seen = storage.instance_seen(via).await?.unwrap_or(0);
     if now_ms().saturating_sub(seen) > lost_after {
-        let detail = "the bridge that had it has not been seen for too long";
-        let calls = not_running(storage.calls_in_flight(via).await?);
-        nobody_knows(state, calls, via, "", detail).await?;
+        let detail = "the bridge that got the attempt was not connected for \
+                      deliveries.instance_lost_after";
+        let calls = without_task(storage.calls_in_flight(via).await?);
+        mark_outcome_unknown(cx, calls, via, "", detail).await?;
     }
     Ok(())
 }

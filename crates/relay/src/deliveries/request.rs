@@ -1,4 +1,4 @@
-//! The request of a stored call, as it is sealed.
+//! The request of a stored call, in the form that is encrypted at rest.
 //!
 //! ```text
 //! 0x01, length u32 BE, JSON {url, timeout_ms, credential?}, length u32 BE, header block, body
@@ -10,25 +10,25 @@ use serde::{Deserialize, Serialize};
 
 const VERSION: u8 = 1;
 
-/// The request of a stored call.
+/// The request of a stored call. Its `Debug` shows nothing: a request may have secrets.
 #[derive(Clone, PartialEq, Eq)]
 pub struct StoredRequest {
-    /// What is not bytes.
+    /// URL, timeout and credential.
     pub about: About,
-    /// The header fields that the caller gave.
+    /// The caller's header fields.
     pub headers: Headers,
     /// The body.
     pub body: Bytes,
 }
 
-/// What of a request is not bytes.
+/// The part of a request that is encoded as JSON.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct About {
-    /// Where it goes.
+    /// The target's URL.
     pub url: String,
-    /// How long an attempt may take.
+    /// Time limit of an attempt, in milliseconds.
     pub timeout_ms: u32,
-    /// The credential that the bridge shall add, by name.
+    /// Name of the credential that the bridge adds.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub credential: Option<String>,
 }
@@ -40,7 +40,7 @@ impl std::fmt::Debug for StoredRequest {
 }
 
 impl StoredRequest {
-    /// As bytes.
+    /// Returns the encoded request.
     pub fn encode(&self) -> Vec<u8> {
         let about = serde_json::to_vec(&self.about).unwrap_or_default();
         let block = self.headers.block();
@@ -55,7 +55,7 @@ impl StoredRequest {
         out
     }
 
-    /// From bytes.
+    /// Decodes a request; `None` if it is incomplete or has another version.
     pub fn decode(bytes: Vec<u8>) -> Option<Self> {
         let mut rest = Bytes::from(bytes);
         if rest.is_empty() || rest.split_to(1)[0] != VERSION {
@@ -84,7 +84,7 @@ mod tests {
     use http::HeaderMap;
 
     #[test]
-    fn a_request_comes_back_as_it_was_and_a_cut_one_does_not() {
+    fn encoded_request_is_decoded_only_whole() {
         let mut map = HeaderMap::new();
         map.append("x-a", "1".parse().unwrap());
         map.append("x-a", "2".parse().unwrap());

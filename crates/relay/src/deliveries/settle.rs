@@ -1,7 +1,7 @@
-//! What follows when an attempt is over: written down, in one transaction with the attempt itself.
+//! What follows when an attempt ends: stored in one transaction with the attempt itself.
 
+use super::context::DeliveryContext;
 use super::state::{AttemptEnd, CallState, Facts, Next, next};
-use crate::control_plane::ControlPlane;
 use crate::storage::audit::AuditEvent;
 use crate::storage::batch::WriteError;
 use crate::storage::calls::{Settlement, StoredCall, Via, Write, Written};
@@ -11,40 +11,41 @@ use protocol::frame::JournalMark;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-/// After a failure of the database.
-const AGAIN_AFTER_FAILURE: Duration = Duration::from_secs(1);
+/// Pause after an error of the database.
+const ERROR_DELAY: Duration = Duration::from_secs(1);
 
-/// How long an outcome is kept in memory while this process does not have the lease. It may come back; and
-/// of a direct call, nothing else knows the outcome.
+/// How long an outcome is kept in memory while this process does not hold the lease. The lease may come
+/// back, and nothing else knows the outcome of a direct call.
 const KEPT_WITHOUT_LEASE: Duration = Duration::from_secs(300);
 
-/// An attempt that is over.
-pub(super) struct Ended<'a> {
+/// An attempt that has ended.
+pub(super) struct FinishedAttempt<'a> {
     pub(super) call: &'a StoredCall,
     pub(super) via: Via,
     pub(super) bridge_name: &'a str,
     pub(super) number: u32,
-    pub(super) began_ms: i64,
+    pub(super) started_ms: i64,
     pub(super) took_ms: i64,
+    /// How far the bridge's journal has come for certain.
     pub(super) journal_reached: Option<JournalMark>,
     pub(super) end: AttemptEnd,
 }
 
-/// What became of writing an outcome down.
+/// The result of storing an outcome.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Settled {
-    /// It is stored.
+    /// The outcome is stored.
     Stored,
-    /// It changes nothing: it was stored before, or the attempt is not that installation's.
+    /// The outcome changes nothing: it was stored before, or the attempt is not that installation's.
     Stale,
     /// The attempt stays open.
     Open,
-    /// It is not stored, and must not be acknowledged.
+    /// The outcome is not stored, and must not be acknowledged.
     Unwritten,
 }
 
 impl Settled {
-    /// Whether the bridge may forget its outcome.
+    /// Returns whether the bridge may forget its outcome.
     pub(super) fn may_be_acknowledged(self) -> bool {
         match self {
             Self::Stored | Self::Stale => true,
@@ -53,67 +54,74 @@ impl Settled {
     }
 }
 
-/// What is to be written of an attempt's end; `None` where the attempt stays open.
-pub(super) fn settlement(state: &ControlPlane, ended: Ended<'_>) -> Option<Settlement> {
-    let (call, end) = (ended.call, ended.end);
+/// Returns what to store of an attempt's end; `None` if the attempt stays open.
+pub(super) fn settlement(
+    cx: &DeliveryContext,
+    finished: FinishedAttempt<'_>,
+) -> Option<Settlement> {
+    let (call, end) = (finished.call, finished.end);
     let facts = Facts {
         method: &call.method,
         at_least_once: call.at_least_once,
         step: call.step,
-        attempt: ended.number,
+        attempt: finished.number,
         is_cancelled: call.is_cancelled,
     };
+    // Without random bytes the delay is the mean, which is no reason to lose an outcome.
     let random = crate::storage::random::<4>().map_or(0.5, |bytes| {
         f64::from(u32::from_le_bytes(bytes)) / f64::from(u32::MAX)
     });
     let now_ms = now_ms();
-    let schedule = state.deliveries.config.waits();
-    let (to, due_ms, step) = match next(facts, &end, &schedule, random) {
+    let schedule = cx.deliveries.config.waits();
+    let (state, due_ms, step) = match next(facts, &end, &schedule, random) {
         Next::Stay => return None,
-        Next::Again { after, step } => {
+        Next::Retry { after, step } => {
             let after = i64::try_from(after.as_millis()).unwrap_or(i64::MAX);
             (CallState::Pending, now_ms.saturating_add(after), step)
         }
-        Next::Final(to) => (to, now_ms, call.step),
+        Next::Final(state) => (state, now_ms, call.step),
     };
     Some(Settlement {
         id: call.id.clone(),
         tenant: call.tenant.clone(),
-        attempt: ended.number,
-        via: ended.via,
-        bridge_name: ended.bridge_name.to_owned(),
-        state: to,
+        attempt: finished.number,
+        via: finished.via,
+        bridge_name: finished.bridge_name.to_owned(),
+        state,
         due_ms,
         now_ms,
         step,
-        began_ms: ended.began_ms,
-        took_ms: ended.took_ms,
+        began_ms: finished.started_ms,
+        took_ms: finished.took_ms,
         status: end.status,
         code: end.code,
         execution: end.execution,
         detail: end.detail,
-        journal_reached: ended.journal_reached,
+        journal_reached: finished.journal_reached,
         is_misrouted: end.is_misrouted,
     })
 }
 
-/// Writes down how an attempt ended and what follows. Tries again while the database does not answer, and
-/// for some time while another process has the lease.
-pub(super) async fn settle(state: &Arc<ControlPlane>, ended: Ended<'_>) -> Settled {
-    let Some(settlement) = settlement(state, ended) else {
+/// Stores how an attempt ended and what follows. Retries while the database does not respond, and for some
+/// time while another process holds the lease.
+pub(super) async fn settle(cx: &Arc<DeliveryContext>, finished: FinishedAttempt<'_>) -> Settled {
+    let Some(settlement) = settlement(cx, finished) else {
         return Settled::Open;
     };
     let mut without_lease: Option<Instant> = None;
     loop {
+        // Storing it twice is harmless: the statement expects the attempt to be open.
         let write = Write::Settle(Box::new(settlement.clone()));
-        match state.deliveries.batch.write(write).await {
+        match cx.deliveries.batch.write(write).await {
             Ok(written) => {
-                let Some(now) = after_write(state, &settlement, &written) else {
+                let Some(now) = after_write(cx, &settlement, &written) else {
                     return Settled::Stale;
                 };
-                state.audit.record(act(&settlement, now)).await;
+                // After the commit: the record must not have an outcome that was not stored.
+                cx.audit.record(audit_event(&settlement, now)).await;
                 return Settled::Stored;
             }
+            // The relay stops. The bridge keeps the outcome, since it gets no acknowledgement.
             Err(WriteError::Closed) => return Settled::Unwritten,
             Err(WriteError::LeaseLost) => {
                 let since = *without_lease.get_or_insert_with(Instant::now);
@@ -122,69 +130,68 @@ pub(super) async fn settle(state: &Arc<ControlPlane>, ended: Ended<'_>) -> Settl
                 }
             }
             Err(WriteError::Storage(error)) => {
-                tracing::warn!(%error, call = %settlement.id, "an outcome cannot be stored yet");
+                tracing::warn!(%error, call = %settlement.id, "cannot store an outcome yet");
             }
         }
-        tokio::time::sleep(AGAIN_AFTER_FAILURE).await;
+        tokio::time::sleep(ERROR_DELAY).await;
     }
 }
 
-/// Writes several outcomes in one go, and does not try again. Returns what became of each, in order.
+/// Stores several outcomes at once, without a retry. Returns the result of each, in order.
 pub(super) async fn settle_all(
-    state: &Arc<ControlPlane>,
+    cx: &Arc<DeliveryContext>,
     settlements: Vec<Settlement>,
 ) -> Vec<Result<Settled, WriteError>> {
     let writes = settlements.iter().cloned().map(Box::new);
-    let all = state
+    let all = cx
         .deliveries
         .batch
         .write_all(writes.map(Write::Settle).collect())
         .await;
     let mut results = Vec::with_capacity(settlements.len());
-    let mut acts = Vec::new();
+    let mut events = Vec::new();
     for (settlement, written) in settlements.iter().zip(all) {
         results.push(written.map(|written| {
-            let Some(now) = after_write(state, settlement, &written) else {
+            let Some(now) = after_write(cx, settlement, &written) else {
                 return Settled::Stale;
             };
-            acts.push(act(settlement, now));
+            events.push(audit_event(settlement, now));
             Settled::Stored
         }));
     }
-    if !acts.is_empty() {
-        // The audit record may have no room for seconds, and the caller is the engine.
-        let state = state.clone();
+    if !events.is_empty() {
+        // Not awaited: a full audit queue can make this take seconds, and the caller is the engine.
+        let cx = cx.clone();
         tokio::spawn(async move {
-            for act in acts {
-                state.audit.record(act).await;
+            for event in events {
+                cx.audit.record(event).await;
             }
         });
     }
     results
 }
 
-/// Counts an outcome that is on disk; where the call stands now. `None` for one that changed nothing.
+/// Counts a stored outcome and returns the call's new state; `None` for an outcome that changed nothing.
 fn after_write(
-    state: &ControlPlane,
+    cx: &DeliveryContext,
     settlement: &Settlement,
     written: &Written,
 ) -> Option<CallState> {
     let Written::Settled(Some(now)) = *written else {
         return None;
     };
-    tracing::debug!(call = %settlement.id, attempt = settlement.attempt, state = %now, "attempt over");
-    state
-        .metrics
-        .attempt(settlement.code.map_or("answered", Code::as_str));
+    tracing::debug!(call = %settlement.id, attempt = settlement.attempt, state = %now, "attempt ended");
+    let metrics = &cx.data.metrics;
+    metrics.attempt(settlement.code.map_or("answered", Code::as_str));
     if now.is_final() {
-        state.deliveries.count_out(&settlement.tenant);
-        state.metrics.delivery(now.as_str());
+        cx.deliveries.count_out(&settlement.tenant);
+        metrics.delivery(now.as_str());
     }
     Some(now)
 }
 
-/// An attempt's end, for the audit record.
-fn act(end: &Settlement, now: CallState) -> AuditEvent {
+/// Returns the row of the audit record for an attempt's end.
+fn audit_event(end: &Settlement, now: CallState) -> AuditEvent {
     AuditEvent {
         tenant: end.tenant.clone(),
         actor: "relay".into(),

@@ -1,9 +1,9 @@
-//! Signatures of the Standard Webhooks specification, 1.0: a receiver verifies with any library of
-//! it that a delivery is from this tenant's relay, is whole, and is fresh.
+//! Signatures by the Standard Webhooks specification, 1.0 (<https://www.standardwebhooks.com>). A receiver
+//! verifies with any of its libraries that a delivery is authentic, complete and recent.
 //!
 //! ```text
-//! webhook-id: call_...                 the same on every attempt: a receiver drops repeats by it
-//! webhook-timestamp: 1790000000        seconds, of this attempt
+//! webhook-id: call_...                 the same for every attempt: receivers drop repeats by it
+//! webhook-timestamp: 1790000000        start of this attempt, in seconds
 //! webhook-signature: v1,BASE64 v1,...  HMAC-SHA-256 of "id.timestamp.body", one for each secret
 //! ```
 
@@ -15,20 +15,20 @@ use http::header::HeaderName;
 use ring::hmac;
 use std::fmt;
 
-/// Names the delivery.
+/// Identifies the delivery.
 pub const WEBHOOK_ID: HeaderName = HeaderName::from_static("webhook-id");
-/// When this attempt was made.
+/// Start of this attempt.
 pub const WEBHOOK_TIMESTAMP: HeaderName = HeaderName::from_static("webhook-timestamp");
-/// Proves both and the body.
+/// Signature over both and the body.
 pub const WEBHOOK_SIGNATURE: HeaderName = HeaderName::from_static("webhook-signature");
 
-/// What a secret's text begins with.
+/// Prefix of a secret's text.
 const PREFIX: &str = "whsec_";
 
-/// Bytes that a secret may have, by the specification.
+/// Length of a secret in bytes, by the specification.
 const BYTES: std::ops::RangeInclusive<usize> = 24..=64;
 
-/// A secret for signatures. Its `Debug` is silent.
+/// A signing secret. Redacted in `Debug`.
 #[derive(Clone, PartialEq, Eq)]
 pub struct SigningSecret(Vec<u8>);
 
@@ -39,7 +39,7 @@ impl fmt::Debug for SigningSecret {
 }
 
 impl SigningSecret {
-    /// A fresh one, of 32 bytes.
+    /// Returns a new secret of 32 random bytes.
     ///
     /// # Errors
     /// [`NoRandom`].
@@ -47,23 +47,23 @@ impl SigningSecret {
         Ok(Self(random::<32>()?.to_vec()))
     }
 
-    /// Reads `whsec_` and base64.
+    /// Reads `whsec_` followed by base64.
     pub fn parse(text: &str) -> Option<Self> {
         let bytes = STANDARD.decode(text.strip_prefix(PREFIX)?).ok()?;
         BYTES.contains(&bytes.len()).then_some(Self(bytes))
     }
 
-    /// From the vault.
+    /// Returns the secret with these bytes, from the vault.
     pub(super) fn from_bytes(bytes: Vec<u8>) -> Self {
         Self(bytes)
     }
 
-    /// For the vault.
+    /// Returns the bytes, for the vault.
     pub(super) fn as_bytes(&self) -> &[u8] {
         &self.0
     }
 
-    /// As a receiver's library takes it.
+    /// Returns the text that a receiver's library accepts.
     pub fn reveal(&self) -> String {
         format!("{PREFIX}{}", STANDARD.encode(&self.0))
     }
@@ -77,7 +77,8 @@ impl SigningSecret {
     }
 }
 
-/// The value of `webhook-signature`: one signature for each secret, newest first.
+/// Returns the value of `webhook-signature`: one signature for each secret, newest first. While secrets are
+/// rotated, a receiver with either of them accepts the delivery.
 pub fn signatures(
     secrets: &[SigningSecret],
     id: &str,
@@ -88,7 +89,6 @@ pub fn signatures(
         .iter()
         .map(|secret| secret.sign(id, timestamp, body))
         .collect();
-    // Base64, commas and spaces are fit for a header.
     (!all.is_empty()).then(|| HeaderValue::from_str(&all.join(" ")).ok())?
 }
 
@@ -96,9 +96,9 @@ pub fn signatures(
 mod tests {
     use super::*;
 
-    /// The example of the specification's reference libraries.
+    /// The test vector of the specification's reference libraries.
     #[test]
-    fn the_known_example_has_the_known_signature() {
+    fn signature_matches_the_reference_vector() {
         let secret = SigningSecret::parse("whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw").unwrap();
         let body = br#"{"test": 2432232314}"#;
         let signed = signatures(
@@ -116,7 +116,7 @@ mod tests {
     }
 
     #[test]
-    fn while_secrets_are_rotated_there_is_a_signature_of_each() {
+    fn each_secret_has_its_signature() {
         let (new, old) = (
             SigningSecret::random().unwrap(),
             SigningSecret::random().unwrap(),
@@ -127,9 +127,9 @@ mod tests {
         assert!(signatures(&[], "id", 1, b"x").is_none());
     }
 
-    /// A receiver with either secret, old or new, and the specification's own library.
+    /// A receiver with either secret, old or new, by the specification's own library.
     #[test]
-    fn the_reference_library_verifies_each_and_nothing_else() {
+    fn reference_library_verifies_each_secret() {
         let secrets = [
             SigningSecret::random().unwrap(),
             SigningSecret::random().unwrap(),
@@ -155,7 +155,7 @@ mod tests {
     }
 
     #[test]
-    fn a_secret_is_24_to_64_bytes_of_base64() {
+    fn secret_is_24_to_64_bytes_of_base64() {
         for text in [
             "whsec_",
             "whsec_c2hvcnQ=",

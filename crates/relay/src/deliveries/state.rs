@@ -1,54 +1,54 @@
-//! A delivery's life, as a pure function: what an attempt's end makes of it.
+//! The lifecycle of a delivery, as a pure function: what follows the end of an attempt.
 //!
 //! ```text
 //!               +---------------- due again <-----------------+
 //!               v                                             |
-//! accept --> pending --(a way is there)--> attempting --------+--(2xx)----> succeeded
+//! submit --> pending --(has a route)--> attempting -----------+--(2xx)----> succeeded
 //!             |   ^                          |  ^             |--(last step, 410)--> failed
-//!   no bridge |   | it is back               |  | the same    |--(policy)-> refused
-//!             v   |                          v  | attempt     |--(nobody can say)--> outcome_unknown
-//!        waiting_for_bridge              the tunnel is lost:  \--(asked for)-> cancelled
-//!                                        the bridge's word is waited for
+//!   no bridge |   | bridge connects          |  | the same    |--(policy)-> refused
+//!             v   |                          v  | attempt     |--(cannot be known)--> outcome_unknown
+//!        waiting_for_bridge              tunnel lost: waits   \--(requested)-> cancelled
+//!                                        for the bridge's report
 //! ```
 //!
-//! Only what a target did uses up a step of the schedule. An offline bridge, a reached limit, a lost tunnel
-//! and a want of the relay's or the bridge's own resources do not.
+//! Only the target's own failures use up a step of the schedule. An offline bridge, a reached limit, a lost
+//! tunnel, and a lack of the relay's or the bridge's own resources do not.
 //!
-//! Every final state, and all that can cause it:
+//! Every final state, and all its causes:
 //!
 //! | final state | cause |
 //! | --- | --- |
-//! | `succeeded` | the target's status is 2xx, as the response or the bridge's journal says |
+//! | `succeeded` | the target's status is 2xx, by its response or by the bridge's journal |
 //! | `failed` | the target's status is 410; or the target used up the last step of the schedule |
 //! | `refused` | every bridge of the tenant is connected and ready, and none of them serves the host; or the bridge that got the attempt refused it before it dispatched anything; or the head exceeds the limits of the wire |
-//! | `outcome_unknown` | the target may have executed it, it must not be repeated, and the bridge's journal cannot tell: the journal says so, was lost, or its installation is gone for `instance_lost_after`; or a direct call got no status |
+//! | `outcome_unknown` | the target may have executed it, it must not be repeated, and the bridge's journal cannot tell: the journal reports so, was lost, or its installation was not connected for `instance_lost_after`; or a direct call got no status |
 //! | `cancelled` | a caller or an administrator cancelled it |
 //!
-//! A bridge that is away, reconnecting, not yet ready or disabled causes none of them: its calls wait.
+//! A bridge that is offline, reconnecting, not yet ready or disabled causes none of them: its calls wait.
 
 use protocol::{Code, Execution, Retry};
 use std::time::Duration;
 
 crate::storage::words! {
-    /// Where a delivery stands.
+    /// The state of a delivery.
     CallState ("state of a call") {
-        /// It waits for its time.
+        /// It waits until it is due.
         Pending = "pending",
-        /// It waits for a bridge; its clock stands still.
+        /// It waits for a bridge; its clock is stopped.
         WaitingForBridge = "waiting_for_bridge",
-        /// An attempt is on its way, or its outcome is waited for.
+        /// An attempt is in progress, or the relay waits for its outcome.
         Attempting = "attempting",
-        /// The target took it (2xx).
+        /// The target accepted it (2xx).
         Succeeded = "succeeded",
-        /// The target did not take it, and nothing more is tried: a dead letter.
+        /// The target did not accept it, and the schedule is used up: a dead letter.
         Failed = "failed",
-        /// A policy does not allow it.
+        /// A policy forbids it.
         Refused = "refused",
-        /// The target may have had it, nobody can say, and it must not be made twice.
+        /// The target may have executed it, which cannot be known, and it must not be repeated.
         OutcomeUnknown = "outcome_unknown",
-        /// It was taken back.
+        /// A caller or an administrator cancelled it.
         Cancelled = "cancelled",
-        /// Its time ran out before a target took it: a dead letter.
+        /// It expired before a target accepted it: a dead letter.
         Expired = "expired",
     }
 }
@@ -67,7 +67,7 @@ impl CallState {
         Self::Expired,
     ];
 
-    /// Whether nothing follows by itself.
+    /// Returns whether the state changes only on request.
     pub fn is_final(self) -> bool {
         match self {
             Self::Pending | Self::WaitingForBridge | Self::Attempting => false,
@@ -84,63 +84,62 @@ impl CallState {
 /// How an attempt ended.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct AttemptEnd {
-    /// The target's status, if it answered.
+    /// The target's status, if it responded.
     pub status: Option<u16>,
     /// The failure's code, if it failed.
     pub code: Option<Code>,
-    /// How far it came.
+    /// The execution status.
     pub execution: Execution,
-    /// In words, for people; no body and no header value.
+    /// A description for people, without bodies or header values.
     pub detail: String,
-    /// When the target wants to be asked again.
+    /// The target's `Retry-After`.
     pub retry_after: Option<Duration>,
     /// The bridge's journal may know more than this: the attempt stays open until the journal's outcome
     /// arrives.
     pub is_open: bool,
-    /// The relay found that the URL is not one that it may call directly after all. The call is routed
-    /// again, without a step.
+    /// The URL may not be called directly after all. The call is routed again, without using a step.
     pub is_misrouted: bool,
 }
 
-/// What of a delivery decides.
+/// The facts of a delivery that decide what follows.
 #[derive(Debug, Clone, Copy)]
 pub struct Facts<'a> {
     /// The request's method.
     pub method: &'a str,
-    /// The caller allows a repeat of what may have been done.
+    /// The caller allows a repeat of what may have been executed.
     pub at_least_once: bool,
     /// Steps of the schedule that were used up before.
     pub step: u32,
-    /// Attempts that were begun, this one included.
+    /// Attempts so far, including this one.
     pub attempt: u32,
-    /// It is to be taken back.
+    /// Its cancellation was requested.
     pub is_cancelled: bool,
 }
 
-/// What follows.
+/// What follows an attempt.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Next {
-    /// The attempt stays open until its bridge has spoken.
+    /// The attempt stays open until its bridge reports.
     Stay,
-    /// Another attempt after so long.
-    Again {
-        /// From now.
+    /// Another attempt.
+    Retry {
+        /// Delay from now.
         after: Duration,
-        /// Steps that are used up then.
+        /// Steps of the schedule that are used up then.
         step: u32,
     },
-    /// Nothing.
+    /// The delivery is finished.
     Final(CallState),
 }
 
-/// Longest wait that a target may ask for.
+/// Longest delay that a target may request.
 const RETRY_AFTER_MAX: Duration = Duration::from_secs(24 * 3600);
 
-/// Shortest and longest wait after something that is not the target's doing.
-const NOT_DONE_MIN: Duration = Duration::from_millis(500);
-const NOT_DONE_MAX: Duration = Duration::from_secs(60);
+/// Shortest and longest delay of a retry that uses no step.
+const RETRY_MIN: Duration = Duration::from_millis(500);
+const RETRY_MAX: Duration = Duration::from_secs(60);
 
-/// Methods that do nothing twice (RFC 9110, 9.2.2).
+/// Returns whether repeating the method has no further effect (RFC 9110, 9.2.2).
 pub fn is_idempotent(method: &str) -> bool {
     matches!(
         method,
@@ -148,37 +147,41 @@ pub fn is_idempotent(method: &str) -> bool {
     )
 }
 
-/// What follows an attempt's end. `schedule` are the waits after the first attempt; `random` in
+/// Returns what follows an attempt's end. `schedule` has the delays after the first attempt; `random` in
 /// 0..1 spreads them.
 pub fn next(facts: Facts<'_>, end: &AttemptEnd, schedule: &[Duration], random: f64) -> Next {
     if end.is_open {
         return Next::Stay;
     }
-    let next = undisturbed(facts, end, schedule, random);
+    let next = after_attempt(facts, end, schedule, random);
     match next {
-        Next::Again { .. } if facts.is_cancelled => Next::Final(CallState::Cancelled),
-        Next::Again { .. } | Next::Final(_) | Next::Stay => next,
+        // A cancelled call still takes an outcome that came anyway.
+        Next::Retry { .. } if facts.is_cancelled => Next::Final(CallState::Cancelled),
+        Next::Retry { .. } | Next::Final(_) | Next::Stay => next,
     }
 }
 
-fn undisturbed(facts: Facts<'_>, end: &AttemptEnd, schedule: &[Duration], random: f64) -> Next {
+fn after_attempt(facts: Facts<'_>, end: &AttemptEnd, schedule: &[Duration], random: f64) -> Next {
     // The target's own status decides, whatever became of the rest of its response.
     match end.status {
         Some(200..=299) => return Next::Final(CallState::Succeeded),
+        // Gone: the target states that a retry is useless (RFC 9110, 15.5.11).
         Some(410) => return Next::Final(CallState::Failed),
-        Some(_) => return later(facts.step, end.retry_after, schedule, random),
+        Some(_) => return schedule_next_step(facts.step, end.retry_after, schedule, random),
         None => {}
     }
     match end.execution {
-        Execution::NotSent | Execution::NotDispatched if end.is_misrouted => Next::Again {
+        Execution::NotSent | Execution::NotDispatched if end.is_misrouted => Next::Retry {
             after: Duration::ZERO,
             step: facts.step,
         },
-        Execution::NotSent | Execution::NotDispatched => not_done(facts, end, schedule, random),
-        // `executed` without a status is no weaker than `possibly_executed`: a repeat could be the second.
+        Execution::NotSent | Execution::NotDispatched => {
+            after_failure(facts, end, schedule, random)
+        }
+        // `executed` without a status is treated as `possibly_executed`: a repeat could execute it twice.
         Execution::PossiblyExecuted | Execution::Executed => {
             if facts.at_least_once || is_idempotent(facts.method) {
-                later(facts.step, None, schedule, random)
+                schedule_next_step(facts.step, None, schedule, random)
             } else {
                 Next::Final(CallState::OutcomeUnknown)
             }
@@ -186,38 +189,50 @@ fn undisturbed(facts: Facts<'_>, end: &AttemptEnd, schedule: &[Duration], random
     }
 }
 
-/// The target certainly did not execute it. Which side was the cause?
-fn not_done(facts: Facts<'_>, end: &AttemptEnd, schedule: &[Duration], random: f64) -> Next {
+/// Returns what follows a failure that the target certainly did not execute, by the side that caused it.
+fn after_failure(facts: Facts<'_>, end: &AttemptEnd, schedule: &[Duration], random: f64) -> Next {
     match end.code.unwrap_or(Code::Internal).retry() {
+        // The head or the body exceeds a limit of the relay or of the bridge; a retry would exceed it, too.
         Retry::Never => Next::Final(CallState::Refused),
-        // Only a bridge rejects for good, and only after it received the attempt.
+        // Only a bridge refuses for good, and only after it got the attempt. The relay's own refusal may
+        // end when bridges or patterns change.
         Retry::NeverOnceRejected if end.execution == Execution::NotDispatched => {
             Next::Final(CallState::Refused)
         }
-        Retry::Later => later(facts.step, None, schedule, random),
-        Retry::NeverOnceRejected | Retry::Elsewhere => {
-            let elsewhere = facts.attempt.saturating_sub(facts.step).min(16);
-            let most = NOT_DONE_MIN
-                .saturating_mul(1 << elsewhere)
-                .min(NOT_DONE_MAX);
-            Next::Again {
-                after: NOT_DONE_MIN + most.mul_f64(random),
-                step: facts.step,
-            }
-        }
+        Retry::Later => schedule_next_step(facts.step, None, schedule, random),
+        // Not the target's fault: an offline or busy bridge, a lost tunnel, or a lack of memory, file
+        // descriptors, ports or disk on our side.
+        Retry::NeverOnceRejected | Retry::Elsewhere => retry_step(facts, random),
     }
 }
 
-/// The target did not take it: the next step of the schedule, if there is one.
-fn later(step: u32, asked: Option<Duration>, schedule: &[Duration], random: f64) -> Next {
+/// Returns a retry that uses no step. Its delay doubles with each such attempt, with jitter, so that calls
+/// that failed together do not come back together.
+fn retry_step(facts: Facts<'_>, random: f64) -> Next {
+    let without_step = facts.attempt.saturating_sub(facts.step).min(16);
+    let spread = RETRY_MIN.saturating_mul(1 << without_step).min(RETRY_MAX);
+    Next::Retry {
+        after: RETRY_MIN + spread.mul_f64(random),
+        step: facts.step,
+    }
+}
+
+/// Returns the next step of the schedule, or `failed` after the last one.
+fn schedule_next_step(
+    step: u32,
+    retry_after: Option<Duration>,
+    schedule: &[Duration],
+    random: f64,
+) -> Next {
+    // The schedule has one delay for each retry, so its length is the number of retries.
     let Some(wait) = schedule.get(step as usize) else {
         return Next::Final(CallState::Failed);
     };
-    // A tenth more, so that what failed together does not come back together.
+    // Up to a tenth more, so that calls that failed together do not come back together.
     let wait = wait.mul_f64(1.0 + random / 10.0);
-    let asked = asked.unwrap_or_default().min(RETRY_AFTER_MAX);
-    Next::Again {
-        after: wait.max(asked),
+    let retry_after = retry_after.unwrap_or_default().min(RETRY_AFTER_MAX);
+    Next::Retry {
+        after: wait.max(retry_after),
         step: step + 1,
     }
 }
@@ -238,7 +253,7 @@ mod tests {
         }
     }
 
-    fn answered(status: u16) -> AttemptEnd {
+    fn responded(status: u16) -> AttemptEnd {
         AttemptEnd {
             status: Some(status),
             code: None,
@@ -255,7 +270,7 @@ mod tests {
             status: None,
             code: Some(code),
             execution,
-            ..answered(0)
+            ..responded(0)
         }
     }
 
@@ -264,34 +279,34 @@ mod tests {
     }
 
     #[test]
-    fn two_hundreds_succeed_410_stops_and_the_rest_follows_the_schedule() {
+    fn status_2xx_succeeds_410_fails_others_retry() {
         for status in [200, 204, 299] {
-            let next = after(facts("POST", 0), &answered(status));
+            let next = after(facts("POST", 0), &responded(status));
             assert_eq!(next, Next::Final(CallState::Succeeded));
         }
-        let gone = after(facts("POST", 0), &answered(410));
+        let gone = after(facts("POST", 0), &responded(410));
         assert_eq!(gone, Next::Final(CallState::Failed));
         for status in [302, 400, 429, 500, 503] {
             for (step, wait) in [(0, 5), (1, 300)] {
-                let expected = Next::Again {
+                let expected = Next::Retry {
                     after: Duration::from_secs(wait),
                     step: step + 1,
                 };
-                assert_eq!(after(facts("POST", step), &answered(status)), expected);
+                assert_eq!(after(facts("POST", step), &responded(status)), expected);
             }
-            let last = after(facts("POST", 2), &answered(status));
+            let last = after(facts("POST", 2), &responded(status));
             assert_eq!(last, Next::Final(CallState::Failed));
         }
     }
 
     #[test]
-    fn a_target_may_ask_for_more_time_but_not_for_ever() {
+    fn retry_after_is_bounded() {
         let ask = |seconds| AttemptEnd {
             retry_after: Some(Duration::from_secs(seconds)),
-            ..answered(503)
+            ..responded(503)
         };
         let wait = |seconds| match after(facts("POST", 0), &ask(seconds)) {
-            Next::Again { after, .. } => after.as_secs(),
+            Next::Retry { after, .. } => after.as_secs(),
             other => panic!("{other:?}"),
         };
         assert_eq!(wait(1), 5);
@@ -300,20 +315,20 @@ mod tests {
     }
 
     #[test]
-    fn what_may_have_been_done_is_repeated_only_where_that_is_allowed() {
+    fn possibly_executed_is_repeated_only_if_allowed() {
         let lost = failed(Code::TunnelLost, Execution::PossiblyExecuted);
         let unknown = after(facts("POST", 0), &lost);
         assert_eq!(unknown, Next::Final(CallState::OutcomeUnknown));
-        assert!(matches!(after(facts("PUT", 0), &lost), Next::Again { .. }));
+        assert!(matches!(after(facts("PUT", 0), &lost), Next::Retry { .. }));
         let allowed = Facts {
             at_least_once: true,
             ..facts("POST", 0)
         };
-        assert!(matches!(after(allowed, &lost), Next::Again { step: 1, .. }));
+        assert!(matches!(after(allowed, &lost), Next::Retry { step: 1, .. }));
     }
 
     #[test]
-    fn an_attempt_without_its_bridges_word_stays_open() {
+    fn attempt_without_report_stays_open() {
         let open = AttemptEnd {
             is_open: true,
             ..failed(Code::TunnelLost, Execution::PossiblyExecuted)
@@ -327,7 +342,7 @@ mod tests {
     }
 
     #[test]
-    fn refused_offline_and_failed_are_three_things() {
+    fn refused_offline_and_failed_differ() {
         let refused = failed(Code::RefusedByPolicy, Execution::NotDispatched);
         assert_eq!(
             after(facts("POST", 0), &refused),
@@ -336,17 +351,17 @@ mod tests {
         let offline = failed(Code::BridgeOffline, Execution::NotSent);
         assert!(matches!(
             after(facts("POST", 1), &offline),
-            Next::Again { step: 1, .. }
+            Next::Retry { step: 1, .. }
         ));
         let down = failed(Code::TargetRefused, Execution::NotDispatched);
         assert!(matches!(
             after(facts("POST", 1), &down),
-            Next::Again { step: 2, .. }
+            Next::Retry { step: 2, .. }
         ));
     }
 
     #[test]
-    fn being_turned_away_waits_longer_each_time_within_a_minute() {
+    fn retry_without_step_backs_off_to_a_minute() {
         let full = failed(Code::Overloaded, Execution::NotDispatched);
         let wait = |attempt| {
             let facts = Facts {
@@ -354,12 +369,12 @@ mod tests {
                 ..facts("POST", 0)
             };
             match next(facts, &full, &SCHEDULE, 1.0) {
-                Next::Again { after, step: 0 } => after,
+                Next::Retry { after, step: 0 } => after,
                 other => panic!("{other:?}"),
             }
         };
         assert!(wait(1) < wait(3) && wait(3) < wait(6));
-        assert!(wait(u32::MAX) <= NOT_DONE_MIN + NOT_DONE_MAX);
+        assert!(wait(u32::MAX) <= RETRY_MIN + RETRY_MAX);
     }
 
     #[test]
@@ -369,18 +384,18 @@ mod tests {
             ..facts("POST", 0)
         };
         assert_eq!(
-            after(cancelled, &answered(500)),
+            after(cancelled, &responded(500)),
             Next::Final(CallState::Cancelled)
         );
         assert_eq!(
-            after(cancelled, &answered(200)),
+            after(cancelled, &responded(200)),
             Next::Final(CallState::Succeeded)
         );
     }
 
-    /// Every code, how far it came, method, wish for a repeat, and whether the journal may know more.
+    /// Every code, execution status and method, with and without `at_least_once`, open or not.
     #[test]
-    fn next_step_repeats_no_post_that_may_be_executed() {
+    fn possibly_executed_post_is_not_repeated() {
         const METHODS: [&str; 8] = [
             "GET", "HEAD", "OPTIONS", "PUT", "DELETE", "POST", "PATCH", "LOCK",
         ];
@@ -402,7 +417,7 @@ mod tests {
                             code,
                             execution,
                             is_open,
-                            ..answered(0)
+                            ..responded(0)
                         };
                         let facts = Facts {
                             at_least_once,
@@ -415,7 +430,7 @@ mod tests {
                         if is_open {
                             assert_eq!(next, Next::Stay, "{what}");
                         } else if execution.is_safe_to_repeat() {
-                            let is_rejected = matches!(
+                            let is_permanent = matches!(
                                 code,
                                 Some(
                                     Code::RefusedByPolicy
@@ -429,12 +444,12 @@ mod tests {
                                     Some(Code::RequestTooLarge | Code::HeadersTooLarge)
                                 );
                             match next {
-                                Next::Again { .. } => assert!(!is_rejected, "{what}"),
-                                Next::Final(CallState::Refused) => assert!(is_rejected, "{what}"),
+                                Next::Retry { .. } => assert!(!is_permanent, "{what}"),
+                                Next::Final(CallState::Refused) => assert!(is_permanent, "{what}"),
                                 other => panic!("{what}: {other:?}"),
                             }
                         } else if may_repeat {
-                            assert!(matches!(next, Next::Again { step: 1, .. }), "{what}");
+                            assert!(matches!(next, Next::Retry { step: 1, .. }), "{what}");
                         } else {
                             assert_eq!(next, Next::Final(CallState::OutcomeUnknown), "{what}");
                         }
@@ -445,13 +460,13 @@ mod tests {
     }
 
     #[test]
-    fn own_want_of_resources_uses_no_step() {
+    fn lack_of_resources_uses_no_step() {
         for code in [Code::Overloaded, Code::Internal, Code::RateLimited] {
             for execution in [Execution::NotSent, Execution::NotDispatched] {
                 // Not even after the last step.
                 let next = after(facts("POST", 2), &failed(code, execution));
                 assert!(
-                    matches!(next, Next::Again { step: 2, .. }),
+                    matches!(next, Next::Retry { step: 2, .. }),
                     "{code} {execution}"
                 );
             }
@@ -459,10 +474,10 @@ mod tests {
     }
 
     #[test]
-    fn target_status_decides_without_a_whole_response() {
+    fn status_of_cut_response_decides() {
         let cut = AttemptEnd {
             code: Some(Code::TargetClosed),
-            ..answered(201)
+            ..responded(201)
         };
         let next = after(facts("POST", 0), &cut);
         assert_eq!(next, Next::Final(CallState::Succeeded));
@@ -471,17 +486,17 @@ mod tests {
             ..cut
         };
         let next = after(facts("POST", 0), &error);
-        assert!(matches!(next, Next::Again { step: 1, .. }));
+        assert!(matches!(next, Next::Retry { step: 1, .. }));
     }
 
     #[test]
-    fn misrouted_call_is_routed_again_without_a_step() {
+    fn misrouted_call_uses_no_step() {
         let misrouted = AttemptEnd {
             is_misrouted: true,
             ..failed(Code::RefusedByPolicy, Execution::NotDispatched)
         };
         let next = after(facts("POST", 2), &misrouted);
-        let expected = Next::Again {
+        let expected = Next::Retry {
             after: Duration::ZERO,
             step: 2,
         };

@@ -1,12 +1,13 @@
-//! The task of one attempt: committed before it leaves, made, and its outcome written down.
+//! The task of one attempt: committed before it leaves, executed, and its outcome stored.
 
 use super::attempt;
+use super::call_id::call_bytes;
+use super::context::DeliveryContext;
 use super::request::StoredRequest;
-use super::settle::{Ended, Settled, settle};
+use super::route::Route;
+use super::seal_context;
+use super::settle::{FinishedAttempt, settle};
 use super::state::AttemptEnd;
-use super::way::Way;
-use super::{context, id::call_bytes};
-use crate::control_plane::ControlPlane;
 use crate::registry::TunnelEntry;
 use crate::storage::batch::WriteError;
 use crate::storage::calls::{StoredCall, Via, Write, Written};
@@ -17,160 +18,161 @@ use protocol::{Code, Failure};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-/// Memory that is there before a stored request is read, whose size is not known then.
+/// Memory reserved before a stored request is read, when its size is still unknown.
 const BEFORE_READING_BYTES: u64 = 64 * 1024;
 
-/// After a failure of the database.
-const AGAIN_AFTER_FAILURE: Duration = Duration::from_secs(1);
+/// Pause after an error of the database.
+const ERROR_DELAY: Duration = Duration::from_secs(1);
 
-/// A new attempt: committed before it leaves.
+/// Makes a new attempt: committed before it leaves.
 pub(super) async fn first(
-    state: Arc<ControlPlane>,
+    cx: Arc<DeliveryContext>,
     call: StoredCall,
-    way: Way,
+    route: Route,
     via: Via,
-    at: Instant,
+    start_at: Instant,
 ) {
-    tokio::time::sleep_until(at.into()).await;
+    // The rate limit of the installation, see `InstallationLimiter::acquire`.
+    tokio::time::sleep_until(start_at.into()).await;
     let number = call.attempt + 1;
-    if begin(&state, &call, &via, number).await {
-        attempt(&state, &call, &way, &via, number, true).await;
+    if commit_start(&cx, &call, &via, number).await {
+        run(&cx, &call, &route, &via, number, true).await;
     } else {
-        state.deliveries.running.over(&call.id, false);
+        cx.deliveries.in_flight.finish(&call.id, false);
     }
-    over(&state, &call, &via);
+    release(&cx, &call, &via);
 }
 
-/// Commits that the attempt begins. An error of the commit itself leaves open whether it is there, so it is
-/// made again until the database says.
-async fn begin(state: &ControlPlane, call: &StoredCall, via: &Via, number: u32) -> bool {
+/// Commits that the attempt starts. After an error of the commit it is unknown whether it took effect, so
+/// the same write is repeated until the database responds; it has an effect only once.
+async fn commit_start(cx: &DeliveryContext, call: &StoredCall, via: &Via, number: u32) -> bool {
     loop {
-        let begin = Write::Begin {
+        let write = Write::Begin {
             id: call.id.clone(),
             attempt: number,
             via: via.clone(),
             now_ms: now_ms(),
         };
-        match state.deliveries.batch.write(begin).await {
-            // If not, it was cancelled meanwhile.
+        match cx.deliveries.batch.write(write).await {
+            // Nothing was changed if the call was cancelled meanwhile.
             Ok(written) => return written == Written::Changed(true),
-            // Another process finds what was begun, if it was.
+            // If it took effect, the process that holds the lease finds an open attempt.
             Err(WriteError::LeaseLost | WriteError::Closed) => return false,
             Err(WriteError::Storage(error)) => {
-                tracing::warn!(%error, call = %call.id, "an attempt could not be begun");
-                tokio::time::sleep(AGAIN_AFTER_FAILURE).await;
+                tracing::warn!(%error, call = %call.id, "cannot store the start of an attempt yet");
+                tokio::time::sleep(ERROR_DELAY).await;
             }
         }
     }
 }
 
-/// The same attempt again, at the installation that has it.
-pub(super) async fn again(
-    state: Arc<ControlPlane>,
+/// Sends the same attempt again, to the installation that has it.
+pub(super) async fn resend(
+    cx: Arc<DeliveryContext>,
     call: StoredCall,
     entry: Arc<TunnelEntry>,
     via: Via,
 ) {
     let number = call.attempt;
-    let storage = &state.deliveries.storage;
-    // It may have been settled, and acknowledged, since it was looked up: sent now, it would be a new one
-    // for its bridge. From `enter` on, nothing but this task settles it.
+    let storage = &cx.deliveries.storage;
+    // The attempt may have been settled and acknowledged since the engine read it. The bridge may then have
+    // forgotten it, and would execute it as a new one. From `acquire` on only this task settles it, so this
+    // check holds.
     match storage.is_attempting(&call.id, number, &via).await {
-        Ok(true) => attempt(&state, &call, &Way::Bridge(entry), &via, number, false).await,
-        Ok(false) => state.deliveries.running.over(&call.id, true),
+        Ok(true) => run(&cx, &call, &Route::Bridge(entry), &via, number, false).await,
+        Ok(false) => cx.deliveries.in_flight.finish(&call.id, true),
         Err(error) => {
-            tracing::debug!(%error, call = %call.id, "an attempt cannot be sent again now");
-            state.deliveries.running.over(&call.id, false);
+            tracing::debug!(%error, call = %call.id, "cannot send an attempt again now");
+            cx.deliveries.in_flight.finish(&call.id, false);
         }
     }
-    over(&state, &call, &via);
+    release(&cx, &call, &via);
 }
 
-fn over(state: &ControlPlane, call: &StoredCall, via: &Via) {
-    state.deliveries.running.leave(via);
-    state.deliveries.inbox.due(&call.tenant);
+fn release(cx: &DeliveryContext, call: &StoredCall, via: &Via) {
+    cx.deliveries.in_flight.release(via);
+    // After the permit is free, so that the engine finds it.
+    cx.deliveries.inbox.due(&call.tenant);
 }
 
-/// Makes an attempt that is on disk, and writes down what follows.
-async fn attempt(
-    state: &Arc<ControlPlane>,
+/// Executes an attempt that is on disk, and stores what follows.
+async fn run(
+    cx: &Arc<DeliveryContext>,
     call: &StoredCall,
-    way: &Way,
+    route: &Route,
     via: &Via,
     number: u32,
     is_first: bool,
 ) {
-    let running = &state.deliveries.running;
-    let (began_ms, began) = (now_ms(), Instant::now());
-    let mut end = match make(state, call, way, number).await {
+    let in_flight = &cx.deliveries.in_flight;
+    let (started_ms, started) = (now_ms(), Instant::now());
+    let mut end = match execute(cx, call, route, number).await {
         Ok(end) => end,
         Err(failure) => attempt::failed(failure),
     };
-    // Sent again, only the journal's word counts: that this question came to nothing says nothing of
-    // the attempt, which may have been made when it was sent first.
+    // Only the journal's outcome counts for an attempt that was sent again. The failure of this request
+    // proves nothing about the first one, which the target may have executed.
     end.is_open |= !is_first && !attempt::is_authoritative(&end);
     if end.is_open {
-        match running.heard_or_gone(&call.id) {
-            Some(heard) => end = attempt::told(&heard),
-            // The row says where it is: RESULT settles it, or its bridge is asked again.
+        match in_flight.take_report_or_remove(&call.id) {
+            Some(report) => end = attempt::reported(&report),
+            // The row shows where the attempt is: RESULT settles it, or the engine sends it again.
             None => return,
         }
     }
-    let took_ms = i64::try_from(began.elapsed().as_millis()).unwrap_or(i64::MAX);
-    let ended = Ended {
+    let took_ms = i64::try_from(started.elapsed().as_millis()).unwrap_or(i64::MAX);
+    let finished = FinishedAttempt {
         call,
         via: via.clone(),
-        bridge_name: &way.name(),
+        bridge_name: &route.bridge_name(),
         number,
-        began_ms,
+        started_ms,
         took_ms,
-        // One that is made again was in the journal before.
-        journal_reached: match way {
-            Way::Bridge(entry) if is_first && end.status.is_some() => entry.journal_reached(),
-            Way::Bridge(_) | Way::Direct => None,
+        // An attempt that was sent again was in the journal before, so it proves no further position.
+        journal_reached: match route {
+            Route::Bridge(entry) if is_first && end.status.is_some() => entry.journal_reached(),
+            Route::Bridge(_) | Route::Direct => None,
         },
         end,
     };
-    let settled: Settled = settle(state, ended).await;
-    running.over(&call.id, settled.may_be_acknowledged());
+    let settled = settle(cx, finished).await;
+    in_flight.finish(&call.id, settled.may_be_acknowledged());
 }
 
-async fn make(
-    state: &Arc<ControlPlane>,
+async fn execute(
+    cx: &Arc<DeliveryContext>,
     call: &StoredCall,
-    way: &Way,
+    route: &Route,
     number: u32,
 ) -> Result<AttemptEnd, Failure> {
-    let deliveries = &state.deliveries;
-    // Not the call's fault, and no reason to give it up: another key file may be in place.
+    let deliveries = &cx.deliveries;
+    // `internal` is retried: the call is not at fault, and the right key file may come back.
     let internal = |what: &str| {
-        tracing::error!(call = %call.id, what, "a stored call cannot be read");
+        tracing::error!(call = %call.id, what, "cannot read a stored call");
         Failure::not_sent(Code::Internal, "the stored call cannot be read")
     };
     let unavailable = |error: &dyn std::fmt::Display| {
-        tracing::warn!(%error, call = %call.id, "a stored call cannot be read now");
-        Failure::not_sent(Code::Overloaded, "the database does not answer")
+        tracing::warn!(%error, call = %call.id, "cannot read a stored call now");
+        Failure::not_sent(Code::Overloaded, "the database does not respond")
     };
-    // Held until the attempt is over, in the tenant's own share: a target that is slow to take the bodies of
-    // one tenant does not use up the memory of others.
-    let tenant_name = state.directory.tenant_name(&call.tenant);
+    // Held until the attempt ends, in the tenant's own share: slow targets of one tenant cannot use up the
+    // memory of others.
+    let tenant_name = cx.directory.tenant_name(&call.tenant);
     let tenant_name = tenant_name.unwrap_or_default();
-    let place = state
-        .data
-        .exchanges
-        .begin_delivery(&call.tenant, &tenant_name);
-    let mut memory = place.reservation();
+    let permit = cx.data.exchanges.begin_delivery(&call.tenant, &tenant_name);
+    let mut memory = permit.reservation();
     memory
         .grow_to(BEFORE_READING_BYTES, BEFORE_READING_BYTES)
         .await;
     let sealed = deliveries.storage.sealed_request(&call.id).await;
     let sealed = sealed.map_err(|error| unavailable(&error))?;
     let bytes = sealed.len() as u64;
+    // Waits instead of failing: an attempt may come later, but must not use a step for our lack of memory.
     memory.grow_to(bytes, bytes).await;
     memory.shrink_to(bytes);
     let key = deliveries.vault.of_tenant(&call.tenant).await;
     let key = key.map_err(|error| unavailable(&error))?;
-    let plain = key.open(&context(&call.id), sealed);
+    let plain = key.open(&seal_context(&call.id), sealed);
     let plain = plain.map_err(|_| internal("seal"))?;
     let request = StoredRequest::decode(plain).ok_or_else(|| internal("encoding"))?;
     let given = transport::http::from_wire(&request.headers).map_err(|_| internal("headers"))?;
@@ -182,21 +184,22 @@ async fn make(
         call: id,
         attempt: number,
     };
-    let mut span = state.data.span("deliver", SpanKind::Client, &headers);
+    let mut span = cx.data.span("deliver", SpanKind::Client, &headers);
     if let Some(span) = &mut span {
         span.set("http.request.method", call.method.clone());
         span.set("server.address", call.host.clone());
         span.set("bridge.call", call.id.clone());
         span.set("bridge.attempt", i64::from(number.attempt));
     }
-    let end = match way {
-        Way::Bridge(entry) => {
-            attempt::through(state, entry, number, &call.method, request, &headers).await
+    let end = match route {
+        Route::Bridge(entry) => {
+            attempt::through(cx, entry, number, &call.method, request, &headers).await
         }
-        Way::Direct => {
+        Route::Direct => {
             let tenant = call.tenant.clone();
+            // The response of a direct call needs memory of its own, from the same share.
             let memory = memory.sibling();
-            attempt::directly(state, tenant, &call.method, request, headers, memory).await
+            attempt::directly(cx, tenant, &call.method, request, headers, memory).await
         }
     };
     if let Some(mut span) = span {

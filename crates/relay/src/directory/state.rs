@@ -1,7 +1,6 @@
-//! The maps behind the directory: what is valid, and which bridges are to be told that they are
-//! not any more.
+//! The maps of the directory: valid tenants, keys and bridges, and revoked bridges that must learn of it.
 
-use crate::auth::{KeyScope, Principal};
+use crate::access::{KeyScope, Principal};
 use crate::registry::{Standing, TunnelOwner};
 use crate::storage::{
     ApiKey, BridgeId, BridgeIdentity, Changes, Claim, ClaimKind, ClientId, SecretHash, TenantId,
@@ -13,38 +12,38 @@ use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
 
-/// Revoked installations of one bridge that are still told so; older ones are merely unknown.
+/// Revoked installations of one bridge that still get `revoked`; older ones get `unknown`.
 const REVOKED_KEPT: usize = 16;
 
 /// A valid bridge.
 #[derive(Debug, Clone)]
 pub struct BridgeSummary {
-    /// Its id.
+    /// The bridge's id.
     pub id: BridgeId,
-    /// Whose it is.
+    /// The bridge's tenant.
     pub tenant: TenantId,
-    /// Its name.
+    /// The bridge's name.
     pub name: Arc<str>,
-    /// When it was paired, in seconds since 1970.
+    /// When it was first paired, in seconds since 1970.
     pub created: i64,
-    /// Its installations.
+    /// Number of its installations.
     pub installations: usize,
-    /// Whether it is cut off until somebody enables it.
+    /// Whether it is disconnected until an administrator enables it.
     pub is_disabled: bool,
-    /// Whether it is behind TLS inspection.
+    /// Whether TLS inspection is allowed.
     pub is_inspected: bool,
 }
 
-/// A tunnel that somebody wants to open, as far as it is known here.
+/// The bridge that a HELLO claims to be.
 #[derive(Debug)]
 pub struct TunnelClaim {
-    /// Whose it would be.
+    /// The bridge.
     pub owner: TunnelOwner,
-    /// The key that must have signed.
+    /// The public key that must have signed the HELLO.
     pub public_key: Vec<u8>,
-    /// Whether that bridge may come.
+    /// Whether the bridge may connect.
     pub standing: Result<(), RefusedCode>,
-    /// Whether something between it and this relay ends TLS, as its administrator has said.
+    /// Whether TLS inspection is allowed.
     pub is_inspected: bool,
 }
 
@@ -52,9 +51,9 @@ pub struct TunnelClaim {
 pub(super) struct TenantEntry {
     pub(super) name: Arc<str>,
     pub(super) state: TenantState,
-    /// Valid ones.
+    /// Valid bridges by name.
     bridges: BTreeMap<Arc<str>, BridgeId>,
-    /// URL patterns that the relay may call itself.
+    /// URL patterns that the relay may call directly.
     pub(super) direct_urls: Arc<[String]>,
 }
 
@@ -62,7 +61,7 @@ pub(super) struct TenantEntry {
 pub(super) struct KeyEntry {
     pub(super) key: ApiKey,
     pub(super) scope: Arc<KeyScope>,
-    /// When it was used last, to the minute; of this process.
+    /// When this process last saw it used, in seconds since 1970, to the minute.
     used: AtomicI64,
 }
 
@@ -75,25 +74,27 @@ impl KeyEntry {
         }
     }
 
-    /// Whether this is its secret, or the one before while that is good.
+    /// Returns whether this is the key's secret, or the previous one while that is valid.
     pub(super) fn matches(&self, presented: &SecretHash, now: i64) -> bool {
         let (before, until) = self.key.previous.unwrap_or((SecretHash::nobodys(), 0));
-        // Both are compared in any case.
+        // Both are compared in any case, so that the time does not reveal which one matched.
         let is_current = presented.matches(&self.key.secret_hash);
         let is_before = presented.matches(&before) && now < until;
+        // `|` instead of `||`, which would skip the second comparison.
         is_current | is_before
     }
 
-    /// It is used now.
+    /// Notes that the key is used now.
     pub(super) fn touch(&self, now: i64) {
         let minute = now - now.rem_euclid(60);
+        // Most requests only read: a store by each would move the cache line between cores.
         if self.used.load(Ordering::Relaxed) != minute {
             self.used.store(minute, Ordering::Relaxed);
         }
     }
 
-    /// Whether its time is over.
-    pub(super) fn is_over(&self, now: i64) -> bool {
+    /// Returns whether the key has expired.
+    pub(super) fn is_expired(&self, now: i64) -> bool {
         self.key.expires.is_some_and(|expires| expires <= now)
     }
 }
@@ -124,11 +125,11 @@ pub(super) struct State {
     keys: HashMap<ClientId, KeyEntry>,
     bridges: HashMap<BridgeId, BridgeEntry>,
     claims: HashMap<TenantId, Claims>,
-    /// The revision at which the outcome of [`Self::endpoints_of`] may have changed last.
+    /// The revision at which the result of [`Self::endpoints_of`] may last have changed.
     claims_revision: i64,
 }
 
-/// The bridges that have each endpoint's name, revoked ones included.
+/// The owners of each endpoint's name, including revoked ones.
 type Claims = HashMap<Box<str>, Vec<BridgeId>>;
 
 impl State {
@@ -158,7 +159,7 @@ impl State {
         }
     }
 
-    /// The valid bridges that have an endpoint's name.
+    /// Returns the valid bridges that own an endpoint's name.
     fn holders(
         &self,
         tenant: &str,
@@ -172,13 +173,13 @@ impl State {
         })
     }
 
-    /// The names of the valid bridges that have an endpoint's name.
+    /// Returns the names of the valid bridges that own an endpoint's name.
     pub(super) fn holders_of(&self, tenant: &str, endpoint: &str) -> Vec<Arc<str>> {
         let holders = self.holders(tenant, endpoint);
         holders.map(|(_, name)| name.clone()).collect()
     }
 
-    /// The endpoint names that belong to a bridge, in order.
+    /// Returns the endpoint names that a bridge owns, in order.
     pub(super) fn claimed_by(&self, tenant: &str, bridge: &str) -> Vec<String> {
         let names = self.claims.get(tenant).into_iter().flatten();
         let own = names.filter(|(_, holders)| holders.iter().any(|id| id.as_str() == bridge));
@@ -187,8 +188,7 @@ impl State {
         own
     }
 
-    /// What a bridge may do with each of the endpoints that it declares, and whether it may serve
-    /// hosts.
+    /// Returns what a bridge may do with each endpoint that it declares, and whether it may serve hosts.
     pub(super) fn endpoints_of<'a>(
         &self,
         owner: &TunnelOwner,
@@ -219,12 +219,13 @@ impl State {
         (declared.map(standing).collect(), listed.is_empty())
     }
 
-    /// Takes over what changed.
+    /// Applies what has changed.
     pub(super) fn apply(&mut self, changes: Changes) {
         let concerns_claims = !changes.claims.is_empty()
             || !changes.identities.is_empty()
             || !changes.bridges.is_empty()
             || !changes.tenants.is_empty();
+        // Owners depend on all four kinds of rows: a revoked bridge or a deleted tenant frees names.
         if concerns_claims {
             self.claims_revision = changes.revision;
         }
@@ -248,6 +249,7 @@ impl State {
                 self.keys.remove(&key.client_id);
             } else {
                 let before = self.keys.get(&key.client_id);
+                // A changed key keeps its last use, which only this process has in memory.
                 let used = before.map_or(0, |entry| entry.used.load(Ordering::Relaxed));
                 self.keys
                     .insert(key.client_id.clone(), KeyEntry::new(key, used));
@@ -260,7 +262,7 @@ impl State {
                 if !is_revoked {
                     tenant.bridges.insert(name.clone(), bridge.id.clone());
                 } else if tenant.bridges.get(&name) == Some(&bridge.id) {
-                    // Otherwise the name is another's by now.
+                    // Otherwise another bridge has taken the name, in a change of a later revision.
                     tenant.bridges.remove(&name);
                 }
             }
@@ -281,6 +283,7 @@ impl State {
             if let Some(bridge) = self.bridges.get_mut(&identity.bridge) {
                 bridge.identities.retain(|known| known.id != identity.id);
                 bridge.identities.push(identity);
+                // A key with `replace` can add and revoke installations without end.
                 bridge.forget_old();
             }
         }
@@ -297,7 +300,7 @@ impl State {
         self.claims.remove(tenant);
     }
 
-    /// When keys were used, those since `since`.
+    /// Returns when keys were last used, for those used since `since`.
     pub(super) fn used_since(&self, since: i64) -> HashMap<ClientId, i64> {
         let used = self.keys.iter().filter_map(|(id, entry)| {
             let at = entry.used.load(Ordering::Relaxed);
@@ -306,20 +309,20 @@ impl State {
         used.collect()
     }
 
-    /// The tenant of that name.
+    /// Returns the tenant with this name.
     pub(super) fn tenant_named(&self, name: &str) -> Option<(&TenantId, &TenantEntry)> {
         self.tenants.iter().find(|(_, entry)| &*entry.name == name)
     }
 
-    /// All tenants.
+    /// Returns all tenants.
     pub(super) fn tenants(&self) -> impl Iterator<Item = (&TenantId, &TenantEntry)> {
         self.tenants.iter()
     }
 
-    /// Drops keys whose time is over. Returns whether there were any.
+    /// Drops expired keys. Returns whether there were any.
     pub(super) fn expire(&mut self, now: i64) -> bool {
         let before = self.keys.len();
-        self.keys.retain(|_, entry| !entry.is_over(now));
+        self.keys.retain(|_, entry| !entry.is_expired(now));
         self.keys.len() != before
     }
 
@@ -331,7 +334,7 @@ impl State {
                 .is_some_and(|tenant| tenant.state == TenantState::Active)
     }
 
-    /// A bridge by id, within the tenant that is named by id or name.
+    /// Returns a bridge by id, within the tenant with this id or name.
     fn bridge_in(&self, tenant: &str, bridge: &str) -> Option<(&TenantEntry, &BridgeEntry)> {
         let entry = self.bridges.get(bridge)?;
         let owner = self.tenants.get(&entry.tenant)?;
@@ -371,7 +374,7 @@ impl State {
         })
     }
 
-    pub(super) fn why_cut(&self, owner: &TunnelOwner) -> Option<EndReason> {
+    pub(super) fn close_reason(&self, owner: &TunnelOwner) -> Option<EndReason> {
         let Some((tenant, bridge)) = self.bridge_in(&owner.tenant, &owner.bridge) else {
             return Some(EndReason::Revoked);
         };
@@ -379,7 +382,8 @@ impl State {
         if !valid.any(|identity| identity.id.as_str() == &*owner.identity) {
             return Some(EndReason::Revoked);
         }
-        // A suspended tenant's bridge may come back: it is told so when it dials again.
+        // A suspended tenant's bridge is only drained: when it dials again, the refusal tells it the
+        // reason.
         let may_not = tenant.state != TenantState::Active || bridge.is_disabled;
         may_not.then_some(EndReason::Draining)
     }
@@ -407,7 +411,7 @@ impl State {
 }
 
 impl BridgeEntry {
-    /// Keeps only the newest of those that are revoked.
+    /// Keeps only the newest revoked installations.
     fn forget_old(&mut self) {
         let revoked = self
             .identities

@@ -34,7 +34,7 @@ fn credentials(client_id: &ClientId, secret: &Secret) -> Credentials {
 }
 
 #[tokio::test]
-async fn a_key_of_another_process_is_known_after_a_refresh() {
+async fn key_of_another_process_is_known_after_refresh() {
     let world = world().await;
     let made = world
         .storage
@@ -52,7 +52,7 @@ async fn a_key_of_another_process_is_known_after_a_refresh() {
 }
 
 #[tokio::test]
-async fn an_unknown_client_id_and_a_wrong_secret_read_the_same() {
+async fn unknown_id_and_wrong_secret_look_the_same() {
     let world = world().await;
     let made = world
         .storage
@@ -64,13 +64,15 @@ async fn an_unknown_client_id_and_a_wrong_secret_read_the_same() {
     let wrong = world
         .directory
         .authenticate(&credentials(&key.client_id, &other));
-    let nobody = ClientId::random().unwrap();
-    let unknown = world.directory.authenticate(&credentials(&nobody, &secret));
+    let unknown_id = ClientId::random().unwrap();
+    let unknown = world
+        .directory
+        .authenticate(&credentials(&unknown_id, &secret));
     assert_eq!(wrong.unwrap_err(), unknown.unwrap_err());
 }
 
 #[tokio::test]
-async fn a_key_that_another_process_revokes_is_out_within_two_seconds() {
+async fn revoked_key_ends_within_two_seconds() {
     let world = world().await;
     let made = world
         .storage
@@ -98,7 +100,7 @@ async fn a_key_that_another_process_revokes_is_out_within_two_seconds() {
 }
 
 #[tokio::test]
-async fn looks_are_spaced_and_who_comes_meanwhile_shares_one() {
+async fn reads_are_spaced_and_shared() {
     let world = world().await;
     world.directory.refresh().await.unwrap();
     let asked = *world.directory.asked.lock().await;
@@ -110,7 +112,7 @@ async fn looks_are_spaced_and_who_comes_meanwhile_shares_one() {
     let looks = (0..10).map(|_| {
         let directory = world.directory.clone();
         tokio::spawn(async move {
-            directory.look_again().await;
+            directory.refresh_shared().await;
             *directory.asked.lock().await
         })
     });
@@ -121,12 +123,12 @@ async fn looks_are_spaced_and_who_comes_meanwhile_shares_one() {
     }
     let presented = credentials(&key.client_id, &secret);
     assert!(world.directory.authenticate(&presented).is_ok());
-    assert!(looked[0] - asked >= LOOK_AGAIN);
+    assert!(looked[0] - asked >= LOOKUP_INTERVAL);
     assert!(looked.iter().all(|look| *look == looked[0]), "{looked:?}");
 }
 
 #[tokio::test]
-async fn a_suspended_tenant_is_refused_until_it_is_resumed() {
+async fn suspended_tenant_is_refused_until_resumed() {
     let world = world().await;
     let made = world
         .storage
@@ -152,7 +154,7 @@ async fn a_suspended_tenant_is_refused_until_it_is_resumed() {
 }
 
 #[tokio::test]
-async fn an_identity_is_found_in_its_tenant_alone_and_is_told_when_it_is_revoked() {
+async fn identity_belongs_to_its_tenant() {
     let world = world().await;
     world.storage.create_tenant("other").await.unwrap();
     let made = world
@@ -205,7 +207,7 @@ async fn an_identity_is_found_in_its_tenant_alone_and_is_told_when_it_is_revoked
     }
 }
 
-/// A directory whose database is gone.
+/// A directory whose database is unavailable.
 async fn without_database(stale_max: Duration) -> (World, Credentials, Principal) {
     let mut world = world().await;
     let made = world
@@ -224,7 +226,7 @@ async fn without_database(stale_max: Duration) -> (World, Credentials, Principal
 }
 
 #[tokio::test]
-async fn what_is_known_is_valid_for_stale_max() {
+async fn known_keys_are_valid_for_stale_max() {
     let (world, presented, principal) = without_database(Duration::from_secs(3)).await;
     let directory = &world.directory;
     assert!(directory.authenticate(&presented).is_ok());
@@ -232,7 +234,7 @@ async fn what_is_known_is_valid_for_stale_max() {
     let mut changed = directory.changed();
     changed.mark_unchanged();
     tokio::spawn(directory.clone().keep_fresh());
-    // Running requests are cut when the directory reports a change.
+    // Exchanges are aborted when the directory reports a change.
     changed.changed().await.unwrap();
     assert!(directory.age() > Duration::from_secs(3));
     let stale = directory.authenticate(&presented).unwrap_err();
@@ -241,7 +243,7 @@ async fn what_is_known_is_valid_for_stale_max() {
 }
 
 #[tokio::test]
-async fn key_expires_by_time_while_the_database_is_away() {
+async fn key_expires_without_the_database() {
     let world = world().await;
     let new = crate::storage::NewKey {
         role: Role::Caller,
@@ -278,15 +280,15 @@ async fn unknown_key_is_not_refused_without_the_database() {
 }
 
 #[tokio::test]
-async fn address_that_asks_often_waits_for_the_regular_look() {
+async fn frequent_address_waits_for_the_regular_read() {
     let world = world().await;
     let peer = [10, 0, 0, 1].into();
-    while world.directory.looks.take(peer, Instant::now()) {}
+    while world.directory.lookups.take(peer, Instant::now()) {}
     let looking = tokio::spawn({
         let directory = world.directory.clone();
-        async move { directory.look_for(peer).await }
+        async move { directory.refresh_for(peer).await }
     });
-    tokio::time::sleep(2 * LOOK_AGAIN).await;
+    tokio::time::sleep(2 * LOOKUP_INTERVAL).await;
     assert!(!looking.is_finished());
     world.directory.refresh().await.unwrap();
     assert!(looking.await.unwrap());

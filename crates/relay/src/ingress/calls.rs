@@ -2,6 +2,7 @@
 //!
 //! `crate::calls` has the handler.
 
+pub(crate) mod described;
 mod document;
 
 pub(crate) use document::{CallRequest, Mode};

@@ -11,7 +11,7 @@
 use super::pass::{self, IngressKind};
 use super::raw;
 use super::recording::RecordingGuard;
-use crate::access::{BRIDGE_AUTHORIZATION, Object, Principal, Resource, SENDING};
+use crate::access::{BRIDGE_AUTHORIZATION, Object, Permission, Principal};
 use crate::body::{self, Body};
 use crate::connection::Connection;
 use crate::data_plane::DataPlane;
@@ -38,7 +38,7 @@ pub(crate) async fn handle(
     let Some(request) = pending.as_ref() else {
         return Err(Problem::not_found());
     };
-    principal.admit(SENDING, Resource::Hosts)?;
+    principal.admit(Permission::PROXY)?;
     let is_connect = *request.method() == Method::CONNECT;
     let target = match is_connect {
         true => connect_target(request.uri())?,

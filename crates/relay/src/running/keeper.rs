@@ -1,16 +1,16 @@
-//! Takes the lease and renews it; opens the listeners for bridges and callers while this process has
-//! it, and closes them when it is lost.
+//! Takes the lease and renews it. Opens the listeners for bridges and callers while this process holds it,
+//! and closes them when it is lost.
 //!
-//! A process that stands by has the addresses of its public and proxy listeners and does not listen
-//! there: connections are refused, so that bridges, forward proxies on their way and balancers go on
-//! to another address at once. The internal and the admin listener are open all the time and say why.
+//! A process in standby has bound the addresses of its public and proxy listeners, but does not listen:
+//! connections are refused, so that bridges, chained proxies and load balancers try another address at
+//! once. The internal and the admin listener are always open and report the state.
 
 use crate::connection::ListenerKind;
 use crate::control_plane::ControlPlane;
 use crate::listener::tls::Acceptor;
 use crate::listener::{self, ListenerContext};
 use crate::service::Service;
-use crate::serving::{RENEW_EVERY, Role, TRY_EVERY};
+use crate::serving::{RENEW_INTERVAL, RETRY_INTERVAL, Role};
 use crate::storage::leases::{LeaseConnection, Renewed, Taken};
 use crate::storage::{Storage, StorageError, random};
 use protocol::session::EndReason;
@@ -24,39 +24,39 @@ use tokio::net::TcpSocket;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
-/// How long attempts of deliveries have to end before the lease is given back. The process that
-/// takes it asks their bridges for the outcome of the others.
-const ATTEMPTS_END_WITHIN: Duration = Duration::from_secs(5);
+/// Time limit for attempts of deliveries to end before the lease is released. The process that takes the
+/// lease asks the bridges for the outcome of the others.
+const ATTEMPTS_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// How often it is looked whether attempts still run.
-const LOOK_AT_ATTEMPTS: Duration = Duration::from_millis(20);
+/// How often the number of running attempts is checked.
+const CHECK_INTERVAL: Duration = Duration::from_millis(20);
 
-/// How long a listener that closes is waited for.
-const CLOSES_WITHIN: Duration = Duration::from_secs(1);
+/// Time limit for a listener to close.
+const CLOSE_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// A listener that is open only while this process serves.
-pub(super) struct Door {
+pub(super) struct GatedListener {
     name: &'static str,
-    arrived: ListenerKind,
+    kind: ListenerKind,
     tls: Option<Acceptor>,
     address: SocketAddr,
-    /// The address is taken, and no connection is accepted.
+    /// The socket that is bound and does not listen.
     reserved: Option<TcpSocket>,
     accepting: Option<JoinHandle<()>>,
 }
 
-impl Door {
-    /// Takes the address.
+impl GatedListener {
+    /// Binds the address.
     pub(super) fn reserve(
         name: &'static str,
         address: SocketAddr,
-        arrived: ListenerKind,
+        kind: ListenerKind,
         tls: Option<Acceptor>,
     ) -> io::Result<Self> {
         let socket = listener::reserve(address)?;
         Ok(Self {
             name,
-            arrived,
+            kind,
             tls,
             address: socket.local_addr()?,
             reserved: Some(socket),
@@ -64,12 +64,12 @@ impl Door {
         })
     }
 
-    /// Where it is, or will be.
+    /// Returns the actual address, also while the listener is closed.
     pub(super) fn address(&self) -> SocketAddr {
         self.address
     }
 
-    fn open(&mut self, doors: ListenerContext<Service>) -> io::Result<()> {
+    fn open(&mut self, context: ListenerContext<Service>) -> io::Result<()> {
         let socket = match self.reserved.take() {
             Some(socket) => socket,
             None => listener::reserve(self.address)?,
@@ -77,33 +77,34 @@ impl Door {
         let listener = listener::listen(socket)?;
         let (name, address, tls) = (self.name, self.address, self.tls.is_some());
         tracing::info!(listener = name, %address, tls, "listening");
-        let of = &doors.data.connections;
-        let connections = match self.arrived {
-            ListenerKind::Proxy => of.proxy.clone(),
-            ListenerKind::Tls | ListenerKind::Plain | ListenerKind::Admin => of.public.clone(),
+        let all = &context.data.connections;
+        let connections = match self.kind {
+            ListenerKind::Proxy => all.proxy.clone(),
+            ListenerKind::Tls | ListenerKind::Plain | ListenerKind::Admin => all.public.clone(),
         };
         let accepting =
-            listener::accept(listener, self.arrived, connections, self.tls.clone(), doors);
+            listener::accept(listener, self.kind, connections, self.tls.clone(), context);
         self.accepting = Some(tokio::spawn(accepting));
         Ok(())
     }
 
-    /// Waits until the listener is closed, and takes the address again, so that no other program does.
-    async fn closed(&mut self) {
+    /// Waits until the listener is closed, and binds the address again so that no other program takes it.
+    async fn close(&mut self) {
         if let Some(mut accepting) = self.accepting.take()
-            && tokio::time::timeout(CLOSES_WITHIN, &mut accepting)
+            && tokio::time::timeout(CLOSE_TIMEOUT, &mut accepting)
                 .await
                 .is_err()
         {
             accepting.abort();
         }
         if self.reserved.is_none() {
+            // If it fails now, `open` tries again.
             self.reserved = listener::reserve(self.address).ok();
         }
     }
 }
 
-/// Why a process could not begin to serve.
+/// Why a process could not start to serve.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum ActivateError {
     #[error(transparent)]
@@ -117,22 +118,23 @@ pub(super) struct Keeper {
     state: Arc<ControlPlane>,
     storage: Storage,
     lease: LeaseConnection,
-    holder: Identity,
-    doors: Vec<Door>,
-    /// What the listeners need; gone when the process leaves.
-    opened: Option<ListenerContext<Service>>,
+    holder: Holder,
+    listeners: Vec<GatedListener>,
+    /// What the listeners need; `None` when the process leaves.
+    context: Option<ListenerContext<Service>>,
     closing: watch::Sender<bool>,
-    /// Of the lease that is held; zero for none.
+    /// The epoch of the held lease; zero for none.
     epoch: i64,
-    is_silent: bool,
+    /// The last attempt to take or renew the lease got no response, and that was logged.
+    is_failing: bool,
 }
 
 impl Keeper {
     pub(super) fn new(
         state: Arc<ControlPlane>,
-        holder: Identity,
-        doors: Vec<Door>,
-        opened: ListenerContext<Service>,
+        holder: Holder,
+        listeners: Vec<GatedListener>,
+        context: ListenerContext<Service>,
     ) -> Self {
         let storage = state.directory.storage().clone();
         Self {
@@ -140,16 +142,17 @@ impl Keeper {
             storage,
             state,
             holder,
-            doors,
-            opened: Some(opened),
+            listeners,
+            context: Some(context),
             closing: watch::Sender::new(false),
             epoch: 0,
-            is_silent: false,
+            is_failing: false,
         }
     }
 
-    /// Takes the lease if it is to be had, and serves.
-    pub(super) async fn try_take(&mut self) -> Result<(), ActivateError> {
+    /// Takes the lease if it is free, and serves.
+    pub(super) async fn try_acquire(&mut self) -> Result<(), ActivateError> {
+        // Before the statement: the lease must count as old as it can be.
         let began = Instant::now();
         let taken = self.lease.take(&self.holder.id, &self.state.node).await?;
         match taken {
@@ -166,26 +169,28 @@ impl Keeper {
     }
 
     async fn activate(&mut self, epoch: i64, began: Instant) -> Result<(), ActivateError> {
+        // The epoch is set before anything is written, and the directory is read before a listener opens:
+        // the process that served before may have changed keys until a moment ago.
         self.epoch = epoch;
         self.storage.hold(epoch);
         self.state.deliveries.hold(epoch);
         let opened = match self.state.directory.refresh().await {
             Ok(()) => {
-                let is_alone = self.storage.is_of_one_machine();
-                let began = (!is_alone).then_some(began);
+                let is_exclusive = self.storage.is_of_one_machine();
+                let began = (!is_exclusive).then_some(began);
                 self.state.serving.activate(epoch, began);
                 self.open().map_err(ActivateError::from)
             }
             Err(error) => Err(error.into()),
         };
         if let Err(error) = opened {
-            // Another process may be able to.
+            // Released, since another process may be able to serve.
             self.step_down("").await;
             let _ = self.lease.release(epoch).await;
             return Err(error);
         }
         if self.storage.is_of_one_machine() {
-            // It is not needed until the end.
+            // The file lock keeps other processes out, so the lease is not renewed until the end.
             self.lease.close().await;
         }
         tracing::info!(epoch, "active: this relay serves");
@@ -193,20 +198,20 @@ impl Keeper {
     }
 
     fn open(&mut self) -> io::Result<()> {
-        let Some(opened) = &self.opened else {
+        let Some(context) = &self.context else {
             return Ok(());
         };
         self.closing = watch::Sender::new(false);
-        for door in &mut self.doors {
-            door.open(ListenerContext {
+        for listener in &mut self.listeners {
+            listener.open(ListenerContext {
                 closing: self.closing.subscribe(),
-                ..opened.clone()
+                ..context.clone()
             })?;
         }
         Ok(())
     }
 
-    /// Keeps the lease, or waits for it, until `stop` says that the process leaves.
+    /// Keeps the lease, or waits for it, until `stop` asks the process to leave.
     pub(super) async fn run(mut self, mut stop: watch::Receiver<bool>) {
         let mut pause = self.pause(true);
         loop {
@@ -214,69 +219,73 @@ impl Keeper {
                 _ = stop.wait_for(|stop| *stop) => break,
                 () = tokio::time::sleep(pause) => {}
             }
-            let is_answered = match self.epoch {
-                0 => self.take_again().await,
+            let has_responded = match self.epoch {
+                0 => self.retry_acquire().await,
                 epoch => self.renew(epoch).await,
             };
-            pause = self.pause(is_answered);
+            pause = self.pause(has_responded);
         }
         self.leave().await;
     }
 
-    fn pause(&self, is_answered: bool) -> Duration {
-        match (self.epoch, is_answered) {
+    fn pause(&self, has_responded: bool) -> Duration {
+        match (self.epoch, has_responded) {
             (1.., _) if self.storage.is_of_one_machine() => Duration::MAX,
-            (1.., true) => RENEW_EVERY,
-            (_, _) => TRY_EVERY,
+            (1.., true) => RENEW_INTERVAL,
+            (_, _) => RETRY_INTERVAL,
         }
     }
 
-    async fn take_again(&mut self) -> bool {
-        match self.try_take().await {
-            Ok(()) => self.is_silent = false,
+    async fn retry_acquire(&mut self) -> bool {
+        match self.try_acquire().await {
+            Ok(()) => self.is_failing = false,
             Err(error) => {
-                if !self.is_silent {
-                    tracing::warn!(%error, "standby: the lease cannot be taken");
+                if !self.is_failing {
+                    tracing::warn!(%error, "standby: cannot take the lease");
                 }
-                self.is_silent = true;
+                self.is_failing = true;
             }
         }
-        !self.is_silent
+        !self.is_failing
     }
 
     async fn renew(&mut self, epoch: i64) -> bool {
         let began = Instant::now();
         match self.lease.renew(epoch).await {
             Ok(Renewed::Kept { is_contended }) => {
-                if self.is_silent {
-                    tracing::info!("the database answers again: the lease is renewed");
+                if self.is_failing {
+                    tracing::info!("database responds again; lease renewed");
                 }
-                self.is_silent = false;
+                self.is_failing = false;
                 self.state.serving.renewed(began, is_contended);
                 true
             }
             Ok(Renewed::Lost) => {
-                self.is_silent = false;
+                self.is_failing = false;
                 self.step_down("").await;
                 tracing::warn!(
-                    "another relay took the lease: this one stands by, and its tunnels and requests are ended"
+                    "another relay took the lease; this one is in standby and has closed its tunnels and requests"
                 );
                 true
             }
             Err(error) => {
-                if !self.is_silent {
-                    tracing::warn!(%error, "the lease cannot be renewed: what runs goes on");
+                if !self.is_failing {
+                    tracing::warn!(%error, "cannot renew the lease; requests in progress continue");
                 }
-                self.is_silent = true;
-                self.state.serving.looked(began);
+                self.is_failing = true;
+                // No response is no loss: the epoch fences all writes, and if another process has taken
+                // the lease, the next response shows it.
+                self.state.serving.checked(began);
                 false
             }
         }
     }
 
-    /// Serves no longer: what runs is ended.
+    /// Stops serving: ends tunnels and exchanges.
     async fn step_down(&mut self, active: &str) {
         self.epoch = 0;
+        // First the role, so that no request begins; then the epochs, so that nothing more is written; then
+        // the connections.
         self.state.serving.stand_by(active);
         self.storage.hold(0);
         self.state.deliveries.hold(0);
@@ -285,45 +294,45 @@ impl Keeper {
         state.data.registry.abort(|_| Some(EndReason::Draining));
         state.data.exchanges.abort(|_| false);
         state.idempotency.clear();
-        for door in &mut self.doors {
-            door.closed().await;
+        for listener in &mut self.listeners {
+            listener.close().await;
         }
     }
 
-    /// The process drains: the lease is given back as soon as no attempt of a delivery needs it.
+    /// Drains: releases the lease as soon as no attempt of a delivery needs it.
     async fn leave(mut self) {
         self.closing.send_replace(true);
-        self.opened = None;
+        self.context = None;
         let is_active = self.epoch != 0;
         self.state.serving.leave();
         if is_active {
             let deliveries = &self.state.deliveries;
             let ended = async {
                 while deliveries.attempts_running() > 0 {
-                    tokio::time::sleep(LOOK_AT_ATTEMPTS).await;
+                    tokio::time::sleep(CHECK_INTERVAL).await;
                 }
             };
-            let _ = tokio::time::timeout(ATTEMPTS_END_WITHIN, ended).await;
+            let _ = tokio::time::timeout(ATTEMPTS_TIMEOUT, ended).await;
             deliveries.hold(0);
             if let Err(error) = self.lease.release(self.epoch).await {
-                tracing::debug!(%error, "the lease ends by itself");
+                tracing::debug!(%error, "cannot release the lease; it expires by itself");
             }
         }
         self.lease.close().await;
     }
 }
 
-/// The identity of this process, for the lease. A process that is started again after it was killed is known
-/// by its lock on a file, and need not wait until its lease has expired.
+/// The identity of this process as a holder of the lease. A process that restarts after it was killed has
+/// the same identity, by its lock on a file, and need not wait until its lease expires.
 #[derive(Debug)]
-pub(super) struct Identity {
+pub(super) struct Holder {
     id: String,
     _lock: Option<File>,
 }
 
-impl Identity {
-    /// By the lock on the file at `path`, which is one on this machine until it boots. Without it, a
-    /// number that no other process has.
+impl Holder {
+    /// Returns the identity by the lock on the file at `path`, which is the same on this machine until it
+    /// reboots. If the file cannot be locked, returns a random identity.
     pub(super) fn of(path: &Path) -> Result<Self, StorageError> {
         if let Some((id, lock)) = locked(path) {
             return Ok(Self {
@@ -342,6 +351,7 @@ impl Identity {
 #[cfg(unix)]
 fn locked(path: &Path) -> Option<(String, File)> {
     use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _};
+    // The inode alone could come back on another machine; the boot id makes it unique.
     let boot = std::fs::read_to_string("/proc/sys/kernel/random/boot_id").ok()?;
     let mut options = OpenOptions::new();
     options.create(true).truncate(false).write(true).mode(0o600);

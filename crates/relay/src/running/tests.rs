@@ -1,9 +1,10 @@
-//! A whole relay on loopback, without bridges: what it answers by itself, and how it stops.
+//! A whole relay on loopback without bridges: its own responses, and its shutdown.
 
 use super::*;
 use crate::testing::TempDir;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
+use std::time::Duration;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
@@ -35,7 +36,7 @@ impl World {
     }
 }
 
-/// One request on a connection of its own; the whole answer.
+/// Sends one request on a new connection and returns the whole response.
 async fn ask(address: SocketAddr, line: &str, fields: &str, body: &str) -> String {
     let mut stream = TcpStream::connect(address).await.unwrap();
     let length = body.len();
@@ -43,26 +44,29 @@ async fn ask(address: SocketAddr, line: &str, fields: &str, body: &str) -> Strin
         "{line} HTTP/1.1\r\nHost: relay\r\nConnection: close\r\nContent-Length: {length}\r\n{fields}\r\n{body}"
     );
     stream.write_all(request.as_bytes()).await.unwrap();
-    let mut answer = String::new();
-    stream.read_to_string(&mut answer).await.unwrap();
-    answer
+    let mut response = String::new();
+    stream.read_to_string(&mut response).await.unwrap();
+    response
 }
 
-fn assert_problem(answer: &str, status: u16, code: &str) {
+fn assert_problem(response: &str, status: u16, code: &str) {
     assert!(
-        answer.starts_with(&format!("HTTP/1.1 {status} ")),
-        "{answer}"
+        response.starts_with(&format!("HTTP/1.1 {status} ")),
+        "{response}"
     );
     assert!(
-        answer.contains(&format!("bridge-error: {code}\r\n")),
-        "{answer}"
+        response.contains(&format!("bridge-error: {code}\r\n")),
+        "{response}"
     );
-    assert!(answer.contains("application/problem+json"), "{answer}");
-    assert!(answer.contains("\"execution\":\"not_sent\""), "{answer}");
+    assert!(response.contains("application/problem+json"), "{response}");
+    assert!(
+        response.contains("\"execution\":\"not_sent\""),
+        "{response}"
+    );
 }
 
 #[tokio::test]
-async fn every_path_takes_its_methods_and_roles_alone() {
+async fn paths_accept_only_their_methods_and_roles() {
     let world = world(|_| {}).await;
     let caller = world.key(Role::Caller).await;
     let synchronizer = world.key(Role::Synchronizer).await;
@@ -110,41 +114,41 @@ async fn every_path_takes_its_methods_and_roles_alone() {
         ("POST /v1/calls", caller.as_str(), 400, "invalid_request"),
     ];
     for (line, fields, status, code) in cases {
-        let answer = world.internal(line, fields, "").await;
-        assert_problem(&answer, status, code);
+        let response = world.internal(line, fields, "").await;
+        assert_problem(&response, status, code);
     }
-    let answer = world.internal("PUT /v1/calls", "", "").await;
-    assert!(answer.contains("allow: GET, POST\r\n"), "{answer}");
-    let answer = world.internal("POST /v1/calls", "", "").await;
-    assert!(answer.contains("www-authenticate: Basic"), "{answer}");
-    let answer = world.internal("GET /v1/bridges", &caller, "").await;
+    let response = world.internal("PUT /v1/calls", "", "").await;
+    assert!(response.contains("allow: GET, POST\r\n"), "{response}");
+    let response = world.internal("POST /v1/calls", "", "").await;
+    assert!(response.contains("www-authenticate: Basic"), "{response}");
+    let response = world.internal("GET /v1/bridges", &caller, "").await;
     let expected = "{\"bridges\":[],\"next_cursor\":null}\n";
-    assert!(answer.ends_with(expected), "{answer}");
+    assert!(response.ends_with(expected), "{response}");
     world.relay.shutdown().await;
 }
 
 #[tokio::test]
-async fn what_is_too_large_is_told_by_a_problem() {
+async fn oversized_requests_get_a_problem() {
     let world = world(|config| {
         config.limits.call_request_max = crate::config::ByteSize(100);
     })
     .await;
     let caller = world.key(Role::Caller).await;
     let many = format!("{caller}{}", "X-A: 1\r\n".repeat(97));
-    let answer = world.internal("POST /v1/calls", &many, "").await;
-    assert_problem(&answer, 431, "headers_too_large");
+    let response = world.internal("POST /v1/calls", &many, "").await;
+    assert_problem(&response, 431, "headers_too_large");
     let long = format!("{caller}X-A: {}\r\n", "x".repeat(40 * 1024));
-    let answer = world.internal("POST /v1/calls", &long, "").await;
-    assert_problem(&answer, 431, "headers_too_large");
-    let answer = world
+    let response = world.internal("POST /v1/calls", &long, "").await;
+    assert_problem(&response, 431, "headers_too_large");
+    let response = world
         .internal("POST /v1/calls", &caller, &"x".repeat(101))
         .await;
-    assert_problem(&answer, 413, "request_too_large");
+    assert_problem(&response, 413, "request_too_large");
     world.relay.shutdown().await;
 }
 
 #[tokio::test]
-async fn an_address_that_is_wrong_too_often_is_slowed_and_a_right_key_is_not() {
+async fn failing_address_is_limited_and_valid_keys_pass() {
     let world = world(|config| config.limits.auth_failures_per_minute = 2).await;
     let caller = world.key(Role::Caller).await;
     let wrong = format!(
@@ -152,19 +156,19 @@ async fn an_address_that_is_wrong_too_often_is_slowed_and_a_right_key_is_not() {
         STANDARD.encode("ibk_x:ibs_y")
     );
     for _ in 0..2 {
-        let answer = world.internal("GET /v1/bridges", &wrong, "").await;
-        assert_problem(&answer, 401, "unauthorized");
+        let response = world.internal("GET /v1/bridges", &wrong, "").await;
+        assert_problem(&response, 401, "unauthorized");
     }
-    let answer = world.internal("GET /v1/bridges", &wrong, "").await;
-    assert_problem(&answer, 429, "rate_limited");
-    assert!(answer.contains("retry-after: "), "{answer}");
-    let answer = world.internal("GET /v1/bridges", &caller, "").await;
-    assert!(answer.starts_with("HTTP/1.1 200 "), "{answer}");
+    let response = world.internal("GET /v1/bridges", &wrong, "").await;
+    assert_problem(&response, 429, "rate_limited");
+    assert!(response.contains("retry-after: "), "{response}");
+    let response = world.internal("GET /v1/bridges", &caller, "").await;
+    assert!(response.starts_with("HTTP/1.1 200 "), "{response}");
     world.relay.shutdown().await;
 }
 
 #[tokio::test]
-async fn a_key_that_another_process_made_a_moment_ago_works() {
+async fn new_key_of_another_process_works() {
     let world = world(|_| {}).await;
     let other = Storage::open(&world.relay.state().config.database)
         .await
@@ -173,22 +177,22 @@ async fn a_key_that_another_process_made_a_moment_ago_works() {
         .create_key("acme", Role::Caller, "", Existing::Refuse)
         .await;
     let (key, secret) = made.unwrap();
-    tokio::time::sleep(crate::directory::LOOK_AGAIN).await;
+    tokio::time::sleep(crate::directory::LOOKUP_INTERVAL).await;
     let pair = format!("{}:{}", key.client_id, secret.reveal());
     let field = format!("Authorization: Basic {}\r\n", STANDARD.encode(pair));
-    let answer = world.internal("GET /v1/bridges", &field, "").await;
-    assert!(answer.starts_with("HTTP/1.1 200 "), "{answer}");
+    let response = world.internal("GET /v1/bridges", &field, "").await;
+    assert!(response.starts_with("HTTP/1.1 200 "), "{response}");
     world.relay.shutdown().await;
 }
 
 #[tokio::test]
-async fn a_tunnel_without_tls_needs_a_balancer_by_configuration() {
+async fn tunnel_without_tls_needs_a_balancer() {
     let upgrade = "Connection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\n\
                    Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\
                    Sec-WebSocket-Protocol: integration-bridge.v1\r\n";
     let strict = world(|_| {}).await;
-    let answer = strict.internal("GET /v1/tunnel", upgrade, "").await;
-    assert_problem(&answer, 403, "forbidden");
+    let response = strict.internal("GET /v1/tunnel", upgrade, "").await;
+    assert_problem(&response, 403, "forbidden");
     strict.relay.shutdown().await;
 
     let full = world(|config| {
@@ -203,7 +207,7 @@ async fn a_tunnel_without_tls_needs_a_balancer_by_configuration() {
     let mut head = [0; 12];
     first.read_exact(&mut head).await.unwrap();
     assert_eq!(&head, b"HTTP/1.1 101");
-    // Another one takes its place.
+    // The limit is one: a second tunnel evicts the first.
     let mut second = TcpStream::connect(address).await.unwrap();
     second.write_all(request.as_bytes()).await.unwrap();
     second.read_exact(&mut head).await.unwrap();
@@ -215,7 +219,7 @@ async fn a_tunnel_without_tls_needs_a_balancer_by_configuration() {
 }
 
 #[tokio::test]
-async fn health_and_metrics_are_told_until_the_end() {
+async fn health_and_metrics_work_until_the_end() {
     let world = world(|_| {}).await;
     let admin = world.relay.admin_addr().unwrap();
     let internal = world.relay.internal_addr().unwrap();
@@ -246,9 +250,9 @@ async fn health_and_metrics_are_told_until_the_end() {
     assert!(TcpStream::connect(internal).await.is_err());
     assert!(!stopping.is_finished());
     slow.write_all(b"}").await.unwrap();
-    let mut answer = String::new();
-    slow.read_to_string(&mut answer).await.unwrap();
-    assert_problem(&answer, 400, "invalid_request");
+    let mut response = String::new();
+    slow.read_to_string(&mut response).await.unwrap();
+    assert_problem(&response, 400, "invalid_request");
     stopping.await.unwrap();
     assert!(TcpStream::connect(admin).await.is_err());
 }
@@ -274,9 +278,9 @@ impl Dialling {
         }
     }
 
-    fn pairing(&self, key: &ApiKey) -> storage::Pairing {
+    fn pairing(&self, key: &ApiKey) -> crate::storage::Pairing {
         use ring::signature::KeyPair as _;
-        storage::Pairing {
+        crate::storage::Pairing {
             endpoints: Vec::new(),
             tenant: key.tenant.clone(),
             paired_by: key.client_id.clone(),
@@ -290,7 +294,7 @@ impl Dialling {
         }
     }
 
-    /// Whether the relay takes the tunnel.
+    /// Returns whether the relay accepts the tunnel.
     async fn dial(&self, key: &ApiKey, bridge: &str, epoch: u64) -> Result<(), String> {
         let identity = transport::handshake::Identity {
             tenant: key.tenant.as_str().to_owned(),
@@ -320,9 +324,9 @@ impl Dialling {
     }
 }
 
-/// The directory follows the database twice a second; each of these comes sooner.
+/// The directory follows the database twice a second; each change here must be visible earlier.
 #[tokio::test]
-async fn bridge_is_asked_for_in_the_database_before_it_is_refused() {
+async fn unknown_bridge_is_looked_up_in_the_database() {
     let world = world(|_| {}).await;
     let made = world
         .relay

@@ -1,5 +1,6 @@
 //! The JSON of a call, parsed once into a valid request.
 
+use super::described::CallDocument;
 use crate::config::{EXPIRES_IN_MAX_S, Limits};
 use crate::problem::Problem;
 use base64::Engine as _;
@@ -22,26 +23,6 @@ enum Values {
     One(String),
     Many(Vec<String>),
 }
-
-#[derive(Debug, Deserialize)]
-#[serde(deny_unknown_fields)]
-struct Document {
-    url: String,
-    method: Option<String>,
-    #[serde(default)]
-    headers: Map<String, Value>,
-    body: Option<String>,
-    body_base64: Option<String>,
-    bridge: Option<String>,
-    credential: Option<String>,
-    timeout_ms: Option<u32>,
-    mode: Option<String>,
-    idempotency_key: Option<String>,
-    #[serde(default)]
-    at_least_once: bool,
-    expires_in: Option<u32>,
-}
-
 /// Whether the caller waits for the target's response.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Mode {
@@ -77,7 +58,7 @@ impl CallRequest {
                 "the body must be a JSON object like {\"url\": \"https://...\"}",
             ));
         }
-        let document: Document = serde_json::from_slice(text)
+        let document: CallDocument = serde_json::from_slice(text)
             .map_err(|error| Problem::invalid(format!("invalid call: {error}")))?;
         let mode = match document.mode.as_deref() {
             None | Some("wait") => Mode::Wait,

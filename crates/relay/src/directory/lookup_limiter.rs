@@ -1,32 +1,32 @@
-//! Looks at the database that strangers may cause: a token bucket for each address.
+//! Limits the reads of the database that unknown peers cause: a token bucket for each address.
 
 use std::collections::HashMap;
 use std::net::IpAddr;
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-/// Looks that an address may cause at once.
+/// Reads that an address may cause at once.
 const BURST: u32 = 10;
 
-/// After so long it may cause one more.
+/// Interval in which it may cause one more.
 const REFILL_EVERY: Duration = Duration::from_secs(1);
 
-/// Addresses that are counted separately. Beyond, a new one causes none.
+/// Addresses with a bucket of their own. Above it, a new address causes no read.
 const ADDRESSES_MAX: usize = 10_000;
 
 #[derive(Debug, Clone, Copy)]
 struct Bucket {
-    /// When it is full again.
+    /// When the bucket is full again.
     full_at: Instant,
 }
 
 /// The buckets of all addresses.
 #[derive(Debug, Default)]
-pub(super) struct Buckets {
+pub(super) struct LookupLimiter {
     by_address: Mutex<HashMap<IpAddr, Bucket>>,
 }
 
-impl Buckets {
+impl LookupLimiter {
     /// Takes a token of this address, if there is one.
     pub(super) fn take(&self, address: IpAddr, now: Instant) -> bool {
         let mut buckets = self
@@ -55,8 +55,8 @@ mod tests {
     use std::net::Ipv4Addr;
 
     #[test]
-    fn address_has_a_burst_and_then_one_a_second() {
-        let buckets = Buckets::default();
+    fn address_has_a_burst_and_a_rate() {
+        let buckets = LookupLimiter::default();
         let (one, other) = ([10, 0, 0, 1].into(), [10, 0, 0, 2].into());
         let now = Instant::now();
         let taken = (0..100).filter(|_| buckets.take(one, now)).count();
@@ -67,8 +67,8 @@ mod tests {
     }
 
     #[test]
-    fn count_of_addresses_is_bounded() {
-        let buckets = Buckets::default();
+    fn number_of_addresses_is_bounded() {
+        let buckets = LookupLimiter::default();
         let now = Instant::now();
         for number in 0..u32::try_from(ADDRESSES_MAX).unwrap() {
             assert!(buckets.take(Ipv4Addr::from(number).into(), now));

@@ -1,6 +1,6 @@
 //! Ids of stored calls: `call_` and 32 hexadecimal digits.
 
-/// The bytes behind `call_` and 32 hexadecimal digits.
+/// Returns the 16 bytes of a call's id; `None` for any other text.
 pub(super) fn call_bytes(id: &str) -> Option<[u8; 16]> {
     let digits = id.strip_prefix("call_")?.as_bytes();
     let mut bytes = [0; 16];
@@ -14,7 +14,7 @@ pub(super) fn call_bytes(id: &str) -> Option<[u8; 16]> {
     Some(bytes)
 }
 
-/// The id of a call of these bytes.
+/// Returns the id of a call with these bytes.
 pub(super) fn call_id(bytes: [u8; 16]) -> String {
     let mut id = String::with_capacity(37);
     id.push_str("call_");
@@ -29,7 +29,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_calls_id_is_its_bytes() {
+    fn call_id_has_the_bytes_of_the_call() {
         let bytes = [0xab; 16];
         let id = call_id(bytes);
         assert_eq!(id, format!("call_{}", "ab".repeat(16)));

@@ -1,0 +1,38 @@
+//! Errors of the database as problems for the caller.
+
+use crate::problem::Problem;
+use crate::storage::StorageError;
+use protocol::{Execution, Failure};
+
+/// Returns the problem that the caller gets. Errors that the caller did not cause are logged.
+pub(crate) fn failed(error: StorageError) -> Problem {
+    match &error {
+        StorageError::Conflict(_)
+        | StorageError::NotFound(_)
+        | StorageError::Invalid(_)
+        | StorageError::KeyGone
+        | StorageError::Changed => {}
+        StorageError::Unknown(_) => {
+            tracing::error!(%error, "outcome of a database commit unknown");
+        }
+        StorageError::Unavailable(_)
+        | StorageError::Unusable(_)
+        | StorageError::Database(_)
+        | StorageError::Random(_)
+        | StorageError::LeaseLost => {
+            tracing::error!(%error, "database error");
+        }
+    }
+    Failure::from(error).into()
+}
+
+/// Returns the problem for an error after a change was committed: the change stands, only the response
+/// cannot show its result. `executed` keeps clients from repeating the change.
+pub(crate) fn failed_after_change(error: StorageError) -> Problem {
+    let problem = failed(error);
+    let detail = format!(
+        "the change was made, but the relay cannot show its result: {}",
+        problem.failure.detail
+    );
+    Failure::new(problem.failure.code, Execution::Executed, detail).into()
+}

@@ -17,7 +17,7 @@
 //! ```
 //!
 //! Helpers: `json` reads bodies and writes answers, `page` has cursors, `query` refuses parameters
-//! that an operation does not have, `once` replays the answer to a POST that is repeated with its
+//! that an operation does not have, `idempotency_key` replays the answer to a POST that is repeated with its
 //! `Idempotency-Key`, `etag` is for `If-Match`.
 
 pub mod audit;
@@ -25,9 +25,9 @@ pub mod bridges;
 pub mod calls;
 pub mod etag;
 pub mod explain;
+mod idempotency_key;
 pub mod json;
 pub mod keys;
-pub mod once;
 pub mod openapi;
 pub mod page;
 pub mod pairing;
@@ -370,7 +370,7 @@ impl Admitted<'_> {
             path,
         };
         if self.operation.is_once {
-            return once::answer(&cx, self.operation.id, self.handler, request).await;
+            return idempotency_key::execute(&cx, self.operation.id, self.handler, request).await;
         }
         (self.handler)(&cx, request).await
     }

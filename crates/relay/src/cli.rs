@@ -137,7 +137,7 @@ async fn open(database: &Database) -> Result<Storage, CliError> {
 
 /// Opens a database, a new one too.
 async fn open_or_create(database: &Database) -> Result<Storage, CliError> {
-    crate::storage::check_name(database)?;
+    crate::storage::check_name(database).map_err(StorageError::from)?;
     Ok(acting(&Storage::open(database).await?))
 }
 

@@ -40,10 +40,8 @@ pub use secrets::ShownSecret;
 use crate::config;
 use crate::problem::Problem;
 use crate::registry::{TunnelEntry, TunnelOwner};
-use crate::routing::DirectClass;
-use crate::storage::batch::{Batch, WriteError};
-use crate::storage::calls::{Accepted, ExpiresIn, NewCall, Via, Write, Written};
-use crate::storage::{Storage, StorageError, now_ms};
+use crate::storage::calls::{Accepted, DirectClass, ExpiresIn, NewCall, Via, Write, Written};
+use crate::storage::{Batch, Storage, StoreError, WriteError, now_ms};
 use crate::vault::{Vault, VaultError};
 use bytes::Bytes;
 use inbox::Inbox;
@@ -113,7 +111,7 @@ pub struct Receipt {
 pub struct Deliveries {
     storage: Storage,
     batch: Batch,
-    vault: Vault,
+    vault: Arc<Vault>,
     config: config::Deliveries,
     secrets: Secrets,
     rate: Rate,
@@ -129,10 +127,10 @@ impl Deliveries {
     /// Those of a relay that begins. Nothing is delivered until [`run`] runs.
     pub fn new(storage: Storage, vault: Vault, config: config::Deliveries) -> Self {
         Self {
-            batch: Batch::start(storage.clone()),
+            batch: storage.start_batch(),
             rate: Rate::new(config.accepted_per_second),
             storage,
-            vault,
+            vault: Arc::new(vault),
             config,
             secrets: Secrets::default(),
             queued: Mutex::default(),
@@ -226,7 +224,7 @@ impl Deliveries {
             Written::Accepted(Accepted::NoTenant)
             | Written::Changed(_)
             | Written::Settled(_)
-            | Written::Keyed(_) => Err(Problem::not_sent(
+            | Written::Claimed(_) => Err(Problem::not_sent(
                 Code::Unauthorized,
                 "the tenant is no longer there",
             )),
@@ -301,16 +299,13 @@ impl Deliveries {
         self.batch.hold(epoch);
     }
 
-    /// Makes a change, and returns when it is on disk.
-    ///
-    /// # Errors
-    /// As [`Batch::write`].
-    pub(crate) async fn write(&self, write: Write) -> Result<Written, WriteError> {
-        self.batch.write(write).await
+    /// Commits changes in groups.
+    pub(crate) fn batch(&self) -> &Batch {
+        &self.batch
     }
 
     /// The tenants' keys.
-    pub(crate) fn vault(&self) -> &Vault {
+    pub(crate) fn vault(&self) -> &Arc<Vault> {
         &self.vault
     }
 
@@ -388,7 +383,7 @@ fn sealing(error: VaultError) -> Problem {
 
 fn unwritten(error: &WriteError) -> Problem {
     let stored = match error {
-        WriteError::Storage(error) => &**error,
+        WriteError::Store(error) => error,
         WriteError::LeaseLost => return Problem::not_sent(Code::Standby, error.to_string()),
         WriteError::Closed => {
             return Problem::not_sent(Code::Overloaded, "the relay is stopping");
@@ -396,25 +391,17 @@ fn unwritten(error: &WriteError) -> Problem {
     };
     tracing::error!(%error, "a call could not be stored");
     let failure = match stored {
-        StorageError::Unavailable(_) => {
+        StoreError::Unavailable(_) => {
             Failure::not_sent(Code::Overloaded, "the relay cannot store anything now")
         }
         // It may be stored, and is then delivered.
-        StorageError::Unknown(_) => Failure::new(
+        StoreError::OutcomeUnknown(_) => Failure::new(
             Code::Overloaded,
             Execution::PossiblyExecuted,
             "the database did not say whether the call was stored; a repeat with the same \
              idempotency key makes no second one",
         ),
-        StorageError::Conflict(_)
-        | StorageError::NotFound(_)
-        | StorageError::Invalid(_)
-        | StorageError::Changed
-        | StorageError::KeyGone
-        | StorageError::Unusable(_)
-        | StorageError::Database(_)
-        | StorageError::Random(_)
-        | StorageError::LeaseLost => {
+        StoreError::Unusable(_) | StoreError::Database(_) | StoreError::LeaseLost => {
             Failure::not_sent(Code::Internal, "the relay could not store it")
         }
     };

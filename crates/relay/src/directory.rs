@@ -182,7 +182,7 @@ impl Directory {
             Err(_) => {
                 let detail = format!("no answer within {LOOK_TIMEOUT:?}");
                 let error = std::io::Error::new(std::io::ErrorKind::TimedOut, detail);
-                Err(StorageError::Unavailable(sqlx::Error::Io(error)))
+                Err(StorageError::from(sqlx::Error::Io(error)))
             }
         };
         let mut newer = false;

@@ -31,7 +31,6 @@ pub mod metrics;
 pub mod notices;
 pub mod ownership;
 pub mod problem;
-pub mod readiness;
 pub mod registry;
 pub mod reload;
 pub mod routing;

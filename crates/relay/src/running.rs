@@ -11,7 +11,7 @@ use crate::auth::Authenticator;
 use crate::config::Config;
 use crate::deliveries::{self, Deliveries};
 use crate::directory::Directory;
-use crate::generation::Generation;
+use crate::generation::{self, Generation};
 use crate::listener::connection::ListenerKind;
 use crate::listener::tls::TlsError;
 use crate::listener::{self, ListenerContext, tls};
@@ -111,9 +111,9 @@ impl Relay {
     /// # Errors
     /// [`StartError`], naming the file or the address.
     pub async fn start(config: Config) -> Result<RunningRelay, StartError> {
-        let lock = storage::lock(&config.database)?;
+        let lock = storage::lock(&config.database).map_err(StorageError::from)?;
         let storage = Storage::open(&config.database).await?.fenced();
-        let generation = Generation::begin(storage.clone(), &config.key_file).await?;
+        let generation = generation::begin(&storage, &config.key_file).await?;
         let master = MasterKey::load_or_create(&config.key_file)?;
         let vault = Vault::new(storage.clone(), master).await?;
         let deliveries = Deliveries::new(storage.clone(), vault, config.deliveries.clone());
@@ -219,7 +219,10 @@ impl Relay {
         tasks.push(tokio::spawn(generation.follow()));
         tasks.push(tokio::spawn(deliveries::run(state.clone())));
         tasks.push(tokio::spawn(deliveries::expire(state.clone())));
-        tasks.push(tokio::spawn(crate::idempotency::keep_clean(state.clone())));
+        let own = state.clone();
+        tasks.push(tokio::spawn(async move {
+            own.idempotency.keep_clean(&own.serving).await;
+        }));
         tasks.push(tokio::spawn(crate::notices::run(state.clone())));
         tasks.push(tokio::spawn(crate::notices::watch_pause(state.clone())));
         tasks.push(tokio::spawn(crate::audit::checkpoints::run(state.clone())));

@@ -10,10 +10,9 @@ use crate::denials::{self, Denied, Who};
 use crate::direct::Direct;
 use crate::directory::Directory;
 use crate::exchange::{Capacity, ExchangePermit, Exchanges};
-use crate::idempotency::Idempotency;
+use crate::idempotency::IdempotencyCache;
 use crate::metrics::Metrics;
 use crate::ownership::Ownership;
-use crate::readiness::Readiness;
 use crate::registry::{Registry, TunnelOwner};
 use crate::reload::ActiveLimits;
 use crate::serving::Serving;
@@ -26,6 +25,7 @@ use std::collections::HashMap;
 use std::net::IpAddr;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
+use store::Readiness;
 use tokio::sync::Notify;
 use transport::handle::Settings;
 
@@ -53,7 +53,7 @@ pub struct State {
     /// Calls that the relay makes itself.
     pub direct: Direct,
     /// Requests with an idempotency key.
-    pub idempotency: Idempotency,
+    pub idempotency: Arc<IdempotencyCache>,
     /// What was written down of services that report themselves.
     pub services: Written,
     /// Tunnels that are up.
@@ -124,7 +124,11 @@ impl State {
                 config.audit.keep.0,
             ),
             direct: Direct::new(config.direct.clone()),
-            idempotency: Idempotency::default(),
+            idempotency: Arc::new(IdempotencyCache::new(
+                directory.storage().clone(),
+                deliveries.batch().clone(),
+                deliveries.vault().clone(),
+            )),
             services: Written::default(),
             registry: Registry::new(limits.sessions_max, limits.sessions_per_tenant),
             exchanges: Exchanges::new(

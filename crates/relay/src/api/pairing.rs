@@ -15,7 +15,7 @@ use crate::api::{Context, Handling, json};
 use crate::body::Body;
 use crate::denials::{Denied, Who};
 use crate::problem::Problem;
-use crate::storage::Pairing;
+use crate::storage::{Pairing, StoreError};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
@@ -176,8 +176,10 @@ pub(crate) fn failed(error: crate::storage::StorageError) -> Problem {
     use crate::storage::StorageError as E;
     match &error {
         E::Conflict(_) | E::NotFound(_) | E::Invalid(_) | E::KeyGone | E::Changed => {}
-        E::Unknown(_) => tracing::error!(%error, "a change has an unknown outcome"),
-        E::Unavailable(_) | E::Unusable(_) | E::Database(_) | E::Random(_) | E::LeaseLost => {
+        E::Store(StoreError::OutcomeUnknown(_)) => {
+            tracing::error!(%error, "a change has an unknown outcome")
+        }
+        E::Store(_) | E::Random(_) => {
             tracing::error!(%error, "the database refused");
         }
     }

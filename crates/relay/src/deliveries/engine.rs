@@ -27,10 +27,8 @@ use super::{Deliveries, context, request::StoredRequest};
 use crate::registry::TunnelEntry;
 use crate::routing::{self, StoredRoute};
 use crate::state::State;
-use crate::storage::StorageError;
-use crate::storage::batch::WriteError;
 use crate::storage::calls::{Group, StoredCall, Via, Write, Written};
-use crate::storage::now_ms;
+use crate::storage::{StorageError, StoreError, WriteError, now_ms};
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -98,7 +96,7 @@ impl EngineError {
         match self {
             Self::Storage(error) => !matches!(
                 **error,
-                StorageError::Unavailable(_) | StorageError::Unknown(_)
+                StorageError::Store(StoreError::Unavailable(_) | StoreError::OutcomeUnknown(_))
             ),
             Self::LeaseLost => false,
         }
@@ -114,7 +112,7 @@ impl From<StorageError> for EngineError {
 impl From<WriteError> for EngineError {
     fn from(error: WriteError) -> Self {
         match error {
-            WriteError::Storage(error) => Self::Storage(error),
+            WriteError::Store(error) => Self::Storage(Arc::new(error.into())),
             WriteError::LeaseLost | WriteError::Closed => Self::LeaseLost,
         }
     }

@@ -3,9 +3,8 @@
 use super::state::{AttemptEnd, CallState, Facts, Next, next};
 use crate::state::State;
 use crate::storage::audit::AuditEvent;
-use crate::storage::batch::WriteError;
 use crate::storage::calls::{Settlement, StoredCall, Via, Write, Written};
-use crate::storage::now_ms;
+use crate::storage::{WriteError, now_ms};
 use protocol::Code;
 use protocol::frame::JournalMark;
 use std::sync::Arc;
@@ -121,7 +120,7 @@ pub(super) async fn settle(state: &Arc<State>, ended: Ended<'_>) -> Settled {
                     return Settled::Unwritten;
                 }
             }
-            Err(WriteError::Storage(error)) => {
+            Err(WriteError::Store(error)) => {
                 tracing::warn!(%error, call = %settlement.id, "an outcome cannot be stored yet");
             }
         }

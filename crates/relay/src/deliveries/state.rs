@@ -26,60 +26,9 @@
 //!
 //! A bridge that is away, reconnecting, not yet ready or disabled causes none of them: its calls wait.
 
+pub use crate::storage::calls::CallState;
 use protocol::{Code, Execution};
 use std::time::Duration;
-
-crate::storage::words! {
-    /// Where a delivery stands.
-    CallState ("state of a call") {
-        /// It waits for its time.
-        Pending = "pending",
-        /// It waits for a bridge; its clock stands still.
-        WaitingForBridge = "waiting_for_bridge",
-        /// An attempt is on its way, or its outcome is waited for.
-        Attempting = "attempting",
-        /// The target took it (2xx).
-        Succeeded = "succeeded",
-        /// The target did not take it, and nothing more is tried: a dead letter.
-        Failed = "failed",
-        /// A policy does not allow it.
-        Refused = "refused",
-        /// The target may have had it, nobody can say, and it must not be made twice.
-        OutcomeUnknown = "outcome_unknown",
-        /// It was taken back.
-        Cancelled = "cancelled",
-        /// Its time ran out before a target took it: a dead letter.
-        Expired = "expired",
-    }
-}
-
-impl CallState {
-    /// Every state.
-    pub const ALL: [Self; 9] = [
-        Self::Pending,
-        Self::WaitingForBridge,
-        Self::Attempting,
-        Self::Succeeded,
-        Self::Failed,
-        Self::Refused,
-        Self::OutcomeUnknown,
-        Self::Cancelled,
-        Self::Expired,
-    ];
-
-    /// Whether nothing follows by itself.
-    pub fn is_final(self) -> bool {
-        match self {
-            Self::Pending | Self::WaitingForBridge | Self::Attempting => false,
-            Self::Succeeded
-            | Self::Failed
-            | Self::Refused
-            | Self::OutcomeUnknown
-            | Self::Cancelled
-            | Self::Expired => true,
-        }
-    }
-}
 
 /// How an attempt ended.
 #[derive(Debug, Clone, PartialEq, Eq)]

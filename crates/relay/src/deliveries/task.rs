@@ -8,9 +8,8 @@ use super::way::Way;
 use super::{context, id::call_bytes};
 use crate::registry::TunnelEntry;
 use crate::state::State;
-use crate::storage::batch::WriteError;
 use crate::storage::calls::{StoredCall, Via, Write, Written};
-use crate::storage::{now, now_ms};
+use crate::storage::{WriteError, now, now_ms};
 use opentelemetry::trace::SpanKind;
 use protocol::frame::CallAttempt;
 use protocol::{Code, Failure};
@@ -50,7 +49,7 @@ async fn begin(state: &State, call: &StoredCall, via: &Via, number: u32) -> bool
             Ok(written) => return written == Written::Changed(true),
             // Another process finds what was begun, if it was.
             Err(WriteError::LeaseLost | WriteError::Closed) => return false,
-            Err(WriteError::Storage(error)) => {
+            Err(WriteError::Store(error)) => {
                 tracing::warn!(%error, call = %call.id, "an attempt could not be begun");
                 tokio::time::sleep(AGAIN_AFTER_FAILURE).await;
             }

@@ -19,7 +19,7 @@ use crate::body::Body;
 use crate::deliveries::Handed;
 use crate::direct::DirectRequest;
 use crate::exchange::{self, ExchangeRequest, Outbound, Reservation, TunnelResponse};
-use crate::idempotency::{self, Kept, Keyed, Made};
+use crate::idempotency::{ExecutedRequest, KeyedRequest, StoredResponse};
 use crate::listener::connection::Connection;
 use crate::problem::Problem;
 use crate::routing::select_tunnel::RouteTarget;
@@ -148,7 +148,7 @@ async fn admitted(
         // It may be allowed less than the key that made the call, so it never gets that one's response.
         digest.extend_from_slice(principal.client_id.as_bytes());
     }
-    let keyed = Keyed {
+    let keyed = KeyedRequest {
         tenant: principal.tenant.clone(),
         client_id: principal.client_id.clone(),
         operation: CALL,
@@ -160,7 +160,7 @@ async fn admitted(
         let finished = make(&own, &principal, held, &id).await;
         finished.made(&id).await
     };
-    let response = Box::pin(idempotency::once(state, keyed, making)).await?;
+    let response = Box::pin(state.idempotency.execute(keyed, making)).await?;
     // The stored response to a repeat is in memory already.
     let bytes = response.body().unreserved_bytes();
     if bytes == 0 {
@@ -172,7 +172,7 @@ async fn admitted(
 
 impl Finished {
     /// The response, and what a repeat gets: not more than [`BODY_KEPT_BYTES`] of the target's body.
-    async fn made(self, id: &str) -> Made {
+    async fn made(self, id: &str) -> ExecutedRequest {
         let told = &self.told;
         let small = told.without_body();
         let kept = match &small {
@@ -184,9 +184,9 @@ impl Finished {
             None => None,
         };
         let failure = told.failure.as_ref();
-        Made {
-            kept,
-            small,
+        ExecutedRequest {
+            replay: kept,
+            replay_without_body: small,
             had_no_effect: failure.is_some_and(|failure| failure.execution.is_safe_to_repeat()),
             response: answer(self, id),
         }
@@ -194,8 +194,8 @@ impl Finished {
 }
 
 impl Told {
-    async fn kept(&self, id: &str) -> Kept {
-        Kept::read(response(self.clone(), id))
+    async fn kept(&self, id: &str) -> StoredResponse {
+        StoredResponse::read(response(self.clone(), id))
             .await
             .expect("the body is whole, and no error")
     }

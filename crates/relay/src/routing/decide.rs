@@ -14,6 +14,7 @@ use crate::direct::{self, Direct};
 use crate::registry::TunnelEntry;
 use crate::routing::select_tunnel::{self, NoTunnel, Purpose, Reason, RouteTarget, Search};
 use crate::state::State;
+pub use crate::storage::calls::DirectClass;
 use policy::{Host, Policy, Target};
 use protocol::{Code, Failure};
 use std::sync::Arc;
@@ -194,16 +195,6 @@ pub fn is_waited_for(state: &State, tenant: &str, host: &Host) -> bool {
 fn host_of(text: &str) -> Result<Host, String> {
     let target = Target::parse(&format!("http://{text}/")).map_err(|error| error.to_string())?;
     Ok(target.host().clone())
-}
-
-/// Whether a stored call may go direct, and by which patterns that was decided. When the tenant's patterns
-/// change, the mark tells which calls are to be decided again.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub struct DirectClass {
-    /// Whether the URL matches a pattern.
-    pub is_direct: bool,
-    /// The mark of the patterns: [`patterns_mark`].
-    pub mark: i64,
 }
 
 /// Decides whether a call to a URL may go direct. One that names a bridge, or needs a bridge's credential,

@@ -10,7 +10,6 @@ use crate::listener::{self, ListenerContext};
 use crate::reload::Acceptor;
 use crate::serving::{RENEW_EVERY, Role, TRY_EVERY};
 use crate::state::State;
-use crate::storage::leases::{LeaseConnection, Renewed, Taken};
 use crate::storage::{Storage, StorageError, random};
 use protocol::session::EndReason;
 use std::fs::{File, OpenOptions};
@@ -19,6 +18,7 @@ use std::net::SocketAddr;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
+use store::lease::{AcquireOutcome, LeaseConnection, RenewOutcome};
 use tokio::net::TcpSocket;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
@@ -135,7 +135,7 @@ impl Keeper {
     ) -> Self {
         let storage = state.directory.storage().clone();
         Self {
-            lease: LeaseConnection::new(storage.clone()),
+            lease: storage.lease(),
             storage,
             state,
             holder,
@@ -150,10 +150,10 @@ impl Keeper {
     /// Takes the lease if it is to be had, and serves.
     pub(super) async fn try_take(&mut self) -> Result<(), ActivateError> {
         let began = Instant::now();
-        let taken = self.lease.take(&self.holder.id, &self.state.node).await?;
-        match taken {
-            Taken::Epoch(epoch) => self.activate(epoch, began).await,
-            Taken::Held(node) => {
+        let taken = self.lease.acquire(&self.holder.id, &self.state.node).await;
+        match taken.map_err(StorageError::from)? {
+            AcquireOutcome::Acquired(epoch) => self.activate(epoch, began).await,
+            AcquireOutcome::HeldBy(node) => {
                 if !matches!(self.state.serving.role(), Role::Standby { active } if active == node)
                 {
                     tracing::info!(active = node, "standby: another relay holds the lease");
@@ -170,7 +170,7 @@ impl Keeper {
         self.state.deliveries.hold(epoch);
         let opened = match self.state.directory.refresh().await {
             Ok(()) => {
-                let is_alone = self.storage.is_of_one_machine();
+                let is_alone = self.storage.is_single_host();
                 let began = (!is_alone).then_some(began);
                 self.state.serving.activate(epoch, began);
                 self.open().map_err(ActivateError::from)
@@ -183,7 +183,7 @@ impl Keeper {
             let _ = self.lease.release(epoch).await;
             return Err(error);
         }
-        if self.storage.is_of_one_machine() {
+        if self.storage.is_single_host() {
             // It is not needed until the end.
             self.lease.close().await;
         }
@@ -224,7 +224,7 @@ impl Keeper {
 
     fn pause(&self, is_answered: bool) -> Duration {
         match (self.epoch, is_answered) {
-            (1.., _) if self.storage.is_of_one_machine() => Duration::MAX,
+            (1.., _) if self.storage.is_single_host() => Duration::MAX,
             (1.., true) => RENEW_EVERY,
             (_, _) => TRY_EVERY,
         }
@@ -246,7 +246,7 @@ impl Keeper {
     async fn renew(&mut self, epoch: i64) -> bool {
         let began = Instant::now();
         match self.lease.renew(epoch).await {
-            Ok(Renewed::Kept { is_contended }) => {
+            Ok(RenewOutcome::Renewed { is_contended }) => {
                 if self.is_silent {
                     tracing::info!("the database answers again: the lease is renewed");
                 }
@@ -254,7 +254,7 @@ impl Keeper {
                 self.state.serving.renewed(began, is_contended);
                 true
             }
-            Ok(Renewed::Lost) => {
+            Ok(RenewOutcome::Lost) => {
                 self.is_silent = false;
                 self.step_down("").await;
                 tracing::warn!(

@@ -1,14 +1,13 @@
-//! How rows become types.
+//! Conversion of rows into types.
 
 use super::StorageError;
-use super::model::{
-    ApiKey, Bridge, BridgeIdentity, ClientId, Scope, SecretHash, Tenant, UnknownWord,
-};
+use super::model::{ApiKey, Bridge, BridgeIdentity, ClientId, SecretHash, Tenant, UnknownWord};
+use super::scope::Scope;
 use sqlx::Row;
 use sqlx::any::AnyRow;
 
 pub(super) fn corrupt(what: &str) -> sqlx::Error {
-    sqlx::Error::Decode(format!("the column `{what}` holds something unknown").into())
+    sqlx::Error::Decode(format!("the column `{what}` contains an unknown value").into())
 }
 
 pub(super) fn word<T: std::str::FromStr<Err = UnknownWord>>(

@@ -309,7 +309,7 @@ impl Directory {
         let matches = match entry {
             Some(entry) => entry.matches(&presented, now),
             // As much work as for a key that is known.
-            None => presented.matches(&SecretHash::nobodys()) & presented.matches(&presented),
+            None => presented.matches(&SecretHash::unmatchable()) & presented.matches(&presented),
         };
         let valid = entry.filter(|entry| matches && !entry.is_over(now));
         let Some(entry) = valid else {

@@ -3,10 +3,9 @@
 //! [`store::Generation`] detects it, by a number in the database and in a file next to the key file. What was delivered
 //! since the copy was made is not known, so deliveries stay paused until an operator resumes them.
 
-use crate::running::StartError;
-use crate::storage::Storage;
 use crate::storage::audit::AuditEvent;
 use crate::storage::tenants::SITE;
+use crate::storage::{Storage, StorageError};
 use std::path::Path;
 use std::sync::Arc;
 pub(crate) use store::Generation;
@@ -17,15 +16,15 @@ const PAUSE_DELIVERIES: &str = "UPDATE meta SET deliveries_paused = 1 WHERE id =
 /// Compares the database with the file next to the key file, and begins another generation.
 ///
 /// # Errors
-/// [`StartError`] when the database does not respond. A file that cannot be written is logged, and retried by
+/// [`StorageError`] when the database does not respond. A file that cannot be written is logged, and retried by
 /// [`Generation::follow`].
 pub(crate) async fn begin(
     storage: &Storage,
     key_file: &Path,
-) -> Result<Arc<Generation>, StartError> {
+) -> Result<Arc<Generation>, StorageError> {
     let file = key_file.with_extension("generation");
     let begun = Generation::begin((**storage).clone(), file, PAUSE_DELIVERIES);
-    let (generation, is_older) = begun.await.map_err(crate::storage::StorageError::from)?;
+    let (generation, is_older) = begun.await?;
     if is_older {
         let event = AuditEvent {
             tenant: SITE.into(),
@@ -41,6 +40,7 @@ pub(crate) async fn begin(
              resume`"
         );
     }
+    // A file that cannot be written is no reason not to start: the operator reads the error in the log.
     generation.note().await;
     Ok(generation)
 }

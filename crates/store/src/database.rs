@@ -71,8 +71,9 @@ impl Database {
             }
             // The message does not quote the value, which may contain a password.
             _ => Err(
-                "storage.url is not understood: write \"sqlite://NAME.db\" for a path relative to \
-                 this file, \"sqlite:///PATH/NAME.db\", or \"postgres://USER@HOST/DATABASE\""
+                "storage.url is not understood: write \"sqlite://relay.db\" for a path relative to \
+                 this file, \"sqlite:///var/lib/PROGRAM/relay.db\", or \
+                 \"postgres://user@host/database\""
                     .into(),
             ),
         }

@@ -38,6 +38,7 @@ impl StoreError {
 
 impl From<sqlx::Error> for StoreError {
     fn from(error: sqlx::Error) -> Self {
+        // Decided once, here: retries depend on it, and no caller should know the databases' codes.
         if backend::is_transient(&error) {
             Self::unavailable(error)
         } else {

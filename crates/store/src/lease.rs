@@ -68,6 +68,7 @@ impl Fence {
 
     /// Sets the epoch under which changes are made from now on; zero for none.
     pub(crate) fn hold(&self, epoch: i64) {
+        // Pairs with the load in `held`: a task that sees the new epoch also sees the state that it came with.
         self.epoch.store(epoch, Ordering::Release);
     }
 
@@ -250,6 +251,7 @@ impl LeaseConnection {
     pub async fn renew(&mut self, epoch: i64) -> Result<RenewOutcome, StoreError> {
         let clock = self.store.backend().clock_ms();
         let lease = self.lease;
+        // By epoch alone: an expired lease may be renewed, as long as no other process has acquired it.
         self.run(move |connection| {
             Box::pin(async move {
                 let text = format!(

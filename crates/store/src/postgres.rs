@@ -10,7 +10,7 @@ const CONNECTIONS_MAX: u32 = 8;
 /// How long a task waits for one of them.
 const ACQUIRE_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// `statement_timeout`: the client gives up on a slower statement anyway. `lock_timeout` and
+/// `statement_timeout`: the client gives up on a slower statement soon afterwards. `lock_timeout` and
 /// `idle_in_transaction_session_timeout`: a process that is frozen or disconnected within a transaction must not
 /// keep the lease's row from the process that takes over. `synchronous_commit`: a commit is on disk before it is
 /// acknowledged, whatever the server's default.

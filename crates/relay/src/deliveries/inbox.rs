@@ -67,6 +67,8 @@ impl<T> Inbox<T> {
         if own.is_empty() {
             inner.turns.push_back(tenant.clone());
         }
+        // A report that finds no room is not lost: its attempt is open, and the bridge keeps the outcome until the
+        // relay has acknowledged it.
         if own.len() < RESULTS_PER_TENANT_MAX {
             own.push_back(report);
         }
@@ -110,6 +112,7 @@ impl<T> Inbox<T> {
 
     /// Waits for a new event. Cancel safe.
     pub(super) async fn news(&self) {
+        // `notify_one` stores a permit: an event between the last take and this wait wakes it at once.
         self.news.notified().await;
     }
 }

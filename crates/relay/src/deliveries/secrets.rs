@@ -55,6 +55,7 @@ impl Deliveries {
         &self,
         tenant: &Arc<str>,
     ) -> Result<Arc<[SigningSecret]>, VaultError> {
+        // The entry expires soon because another process may rotate the secrets in the database.
         if let Some((at, secrets)) = self.secrets.lock().get(tenant)
             && at.elapsed() < CACHE_TTL
         {

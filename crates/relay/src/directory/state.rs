@@ -77,7 +77,7 @@ impl KeyEntry {
 
     /// Whether this is its secret, or the one before while that is good.
     pub(super) fn matches(&self, presented: &SecretHash, now: i64) -> bool {
-        let (before, until) = self.key.previous.unwrap_or((SecretHash::nobodys(), 0));
+        let (before, until) = self.key.previous.unwrap_or((SecretHash::unmatchable(), 0));
         // Both are compared in any case.
         let is_current = presented.matches(&self.key.secret_hash);
         let is_before = presented.matches(&before) && now < until;

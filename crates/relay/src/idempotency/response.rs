@@ -37,6 +37,7 @@ impl StoredResponse {
     pub async fn read(response: Response<Body>) -> Result<Self, Failure> {
         let (parts, body) = response.into_parts();
         let headers = parts.headers.iter().filter_map(|(name, value)| {
+            // A value that is not text is left out: the stored form is JSON.
             let value = value.to_str().ok()?;
             // A replay gets the date of its own response (RFC 9110, 6.6.1).
             (name != header::DATE).then(|| (name.as_str().to_owned(), value.to_owned()))

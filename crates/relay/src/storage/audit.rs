@@ -122,6 +122,7 @@ const INTO: &str =
 /// Columns of a row.
 const COLUMNS: usize = 13;
 
+// Two fixed texts: the library caches prepared statements by their text, and a batch may have any size.
 static ONE: LazyLock<String> = LazyLock::new(|| insert(1));
 static MANY: LazyLock<String> = LazyLock::new(|| insert(ROWS_AT_ONCE));
 
@@ -169,6 +170,7 @@ async fn add_all(
 type Query<'q> = sqlx::query::Query<'q, sqlx::Any, sqlx::any::AnyArguments>;
 
 fn bind<'q>(query: Query<'q>, actor: &'q str, event: &'q AuditEvent) -> Query<'q> {
+    // Both databases have signed integers only.
     let whole = |number: u64| i64::try_from(number).unwrap_or(i64::MAX);
     let or = |text: &'q str, other: &'q str| if text.is_empty() { other } else { text };
     query
@@ -280,6 +282,7 @@ impl Storage {
     /// [`StorageError`] when the database does not respond.
     pub async fn forget_audit(&self, before_ms: i64, limit: u32) -> Result<u64, StorageError> {
         let mut tx = self.begin().await?;
+        // In slices: one deletion of a month of rows would keep SQLite's write lock for seconds.
         let gone = sqlx::query(
             "DELETE FROM audit WHERE seq IN
              (SELECT seq FROM audit WHERE at_ms < $1 ORDER BY at_ms LIMIT $2)",

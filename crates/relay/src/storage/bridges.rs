@@ -47,6 +47,8 @@ impl Storage {
     pub async fn revoke_bridge(&self, tenant: &str, name: &str) -> Result<(), StorageError> {
         let (mut tx, revision) = self.change().await?;
         let now = now();
+        // The row stays: running relays find the revocation by its revision. A revoked bridge is not in the unique
+        // index on names, so its name is free.
         let row = sqlx::query(
             "UPDATE bridges SET revoked = $1, revision = $2
              WHERE tenant_id = $3 AND name = $4 AND revoked IS NULL RETURNING id",
@@ -85,8 +87,8 @@ impl Storage {
         self.mark_bridge(tenant, name, text, disabled, action).await
     }
 
-    /// Allows TLS inspection for a bridge of a tenant (its id), or forbids it again. With it, the bridge's authentication
-    /// need not be bound to the relay's own TLS connection.
+    /// Allows TLS inspection for a bridge of a tenant (its id), or forbids it again. With it, the bridge's
+    /// authentication need not be bound to the relay's own TLS connection.
     ///
     /// # Errors
     /// [`StorageError::NotFound`] when the tenant has no valid bridge of that name.
@@ -141,6 +143,7 @@ impl Storage {
     /// # Errors
     /// [`StorageError`] when the database does not respond.
     pub async fn bridges_seen(&self, seen: &HashMap<Arc<str>, i64>) -> Result<(), StorageError> {
+        // Not a `change`: a raised revision would make every process read all of these bridges again.
         let mut tx = self.begin().await?;
         for (bridge, at) in seen {
             sqlx::query("UPDATE bridges SET last_seen = $1 WHERE id = $2")
@@ -175,6 +178,7 @@ impl Storage {
     /// [`StorageError::NotFound`] when its tenant was deleted.
     pub async fn service_seen(&self, service: &Service) -> Result<(), StorageError> {
         let mut tx = self.begin().await?;
+        // The deletion of the tenant waits for this transaction, and then deletes the new row as well.
         tenants::lock(&mut tx, &service.tenant).await?;
         let stored = sqlx::query(
             "INSERT INTO services (tenant_id, name, version, seen)

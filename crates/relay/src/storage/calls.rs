@@ -181,6 +181,7 @@ pub struct Settlement {
     pub is_misrouted: bool,
 }
 
+// The databases have 64-bit columns; the values were `u32` when they were stored.
 fn number(row: &AnyRow, column: &'static str) -> Result<u32, StorageError> {
     let number: i64 = row.try_get(column)?;
     Ok(u32::try_from(number).map_err(|_| corrupt(column))?)

@@ -69,6 +69,7 @@ impl Storage {
         names: &[String],
     ) -> Result<Vec<String>, StorageError> {
         let (mut tx, revision) = self.change().await?;
+        // Revoked meanwhile, or another tenant's. The dropped transaction leaves the revision as it was.
         let Some(bridge_name) = name_of(&mut tx, tenant, bridge).await? else {
             return Ok(Vec::new());
         };
@@ -78,6 +79,8 @@ impl Storage {
             if free == 0 {
                 break;
             }
+            // A claim of a revoked bridge does not count. On conflict, the row is the bridge's own claim that was
+            // released before: it is used again.
             let inserted = sqlx::query(
                 "INSERT INTO bridge_claims (tenant_id, kind, name, bridge_id, created, revision)
                  SELECT b.tenant_id, 'endpoint', $1, b.id, $2, $3 FROM bridges b
@@ -105,6 +108,7 @@ impl Storage {
                 free -= 1;
             }
         }
+        // Without a new name nothing is committed: a raised revision would make every process read the changes.
         if !claimed.is_empty() {
             tx.commit().await?;
         }
@@ -138,6 +142,7 @@ impl Storage {
                  release one first"
             )));
         }
+        // Marked and not deleted: running relays find the end of a claim by its revision.
         if !also {
             let text = "UPDATE bridge_claims SET removed = $1, revision = $2
                  WHERE tenant_id = $3 AND kind = 'endpoint' AND name = $4 AND removed IS NULL
@@ -284,5 +289,6 @@ async fn count(tx: &mut Transaction, bridge: &str) -> Result<usize, StorageError
     .bind(bridge)
     .fetch_one(&mut **tx)
     .await?;
+    // A count that cannot be represented is above every limit.
     Ok(usize::try_from(row.try_get::<i64, _>("claims")?).unwrap_or(usize::MAX))
 }

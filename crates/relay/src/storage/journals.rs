@@ -50,6 +50,7 @@ impl Storage {
         now_ms: i64,
     ) -> Result<bool, StorageError> {
         let mut tx = self.begin().await?;
+        // The deletion of the tenant waits for this transaction, and then deletes the new row as well.
         tenants::lock(&mut tx, tenant).await?;
         let row = sqlx::query(
             "SELECT journal, sequence FROM journals WHERE bridge_id = $1 AND instance = $2",
@@ -83,6 +84,7 @@ impl Storage {
     /// # Errors
     /// [`StorageError`] when the database does not respond.
     pub async fn instance_alive(&self, via: &Via, now_ms: i64) -> Result<(), StorageError> {
+        // Only an update: the row is created when the installation first reports its journal.
         let mut tx = self.begin().await?;
         sqlx::query("UPDATE journals SET seen_ms = $1 WHERE bridge_id = $2 AND instance = $3")
             .bind(now_ms)

@@ -90,6 +90,7 @@ impl Storage {
         }
         new.scope.check(new.role).map_err(StorageError::Invalid)?;
         let tenant = match new.role {
+            // Not by name: no lookup by name returns the site's tenant.
             Role::SiteAdmin => TenantId::from(SITE),
             _ => self.tenant(tenant).await?.id,
         };
@@ -109,6 +110,7 @@ impl Storage {
             scope: new.scope,
         };
         let (mut tx, revision) = self.change().await?;
+        // Selected from the tenant's row: a tenant that was deleted since the lookup above gets no key.
         let inserted = sqlx::query(
             "INSERT INTO api_keys (client_id, tenant_id, role, name, secret_hash, existing, created,
                                    expires, scope, revision)
@@ -224,6 +226,7 @@ impl Storage {
         let secret = Secret::random()?;
         let (mut tx, revision) = self.change().await?;
         let until = (overlap > 0).then(|| now() + overlap);
+        // Only one previous secret is kept: a second rotation within the overlap ends the first one's.
         let row = sqlx::query(
             "UPDATE api_keys SET
                 previous_hash = CASE WHEN $1 > 0 THEN secret_hash ELSE NULL END,
@@ -287,6 +290,7 @@ impl Storage {
         .await?;
         let owner: String = row.ok_or_else(|| no_key(client_id))?.try_get("tenant_id")?;
         let mut bridges = Vec::new();
+        // A leaked key may have paired installations of an attacker: by default they go with it.
         if !keep_bridges {
             sqlx::query(
                 "UPDATE bridge_identities SET revoked = $1, revision = $2
@@ -326,6 +330,7 @@ impl Storage {
     /// # Errors
     /// [`StorageError`] when the database does not respond.
     pub async fn keys_used(&self, used: &HashMap<ClientId, i64>) -> Result<(), StorageError> {
+        // Not a `change`: a raised revision would make every process read all of these keys again.
         let mut tx = self.begin().await?;
         for (client_id, at) in used {
             sqlx::query("UPDATE api_keys SET last_used = $1 WHERE client_id = $2")

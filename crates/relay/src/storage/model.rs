@@ -166,7 +166,7 @@ impl SecretHash {
     }
 
     /// Returns a hash that no secret has: no preimage of zeros is known.
-    pub fn nobodys() -> Self {
+    pub fn unmatchable() -> Self {
         Self([0; 32])
     }
 
@@ -177,6 +177,7 @@ impl SecretHash {
 
     /// Returns whether both are equal, in a time that does not depend on them.
     pub fn matches(&self, other: &Self) -> bool {
+        // Callers present secrets: the time must not reveal how much of a hash matches.
         bool::from(subtle::ConstantTimeEq::ct_eq(&self.0[..], &other.0[..]))
     }
 }
@@ -188,6 +189,7 @@ impl fmt::Debug for SecretHash {
 }
 
 /// Defines enums whose variants are words in the database, the API and the CLI.
+// One list for the type, its text and its parser, so that every word that is written can be read.
 macro_rules! words {
     ($($(#[$doc:meta])* $name:ident ($what:literal) { $($(#[$vdoc:meta])* $variant:ident = $word:literal,)* })*) => {$(
         $(#[$doc])*
@@ -406,7 +408,7 @@ mod tests {
         assert!(secret.hash().matches(&secret.hash()));
         let other = Secret::random().unwrap();
         assert!(!secret.hash().matches(&other.hash()));
-        assert!(!secret.hash().matches(&SecretHash::nobodys()));
+        assert!(!secret.hash().matches(&SecretHash::unmatchable()));
     }
 
     #[test]

@@ -51,6 +51,7 @@ fn notice(row: &AnyRow) -> Result<Notice, StorageError> {
 
 /// Returns an id that rises with time, so that a page's cursor is an id.
 fn new_id(raised: i64) -> Result<String, NoRandom> {
+    // Eleven digits, so that ids compare as text in the order of their times.
     Ok(format!("ntc_{raised:011}{}", hex(&random::<6>()?)))
 }
 
@@ -76,6 +77,7 @@ impl Storage {
         };
         for notice in &open {
             if !causes.iter().any(|cause| is(notice, cause)) {
+                // Conditional: another process may have cleared it, and its time stands.
                 sqlx::query("UPDATE notices SET cleared = $1 WHERE id = $2 AND cleared IS NULL")
                     .bind(now())
                     .bind(&notice.id)
@@ -98,6 +100,8 @@ impl Storage {
                 raised: moment,
                 cleared: None,
             };
+            // Another process may have raised the same notice since the query above: the unique index on open notices
+            // decides, and only the process that stored the notice returns it.
             tenants::lock(&mut tx, &notice.tenant).await?;
             let inserted = sqlx::query(
                 "INSERT INTO notices (id, tenant_id, kind, object, detail, raised)
@@ -151,6 +155,7 @@ impl Storage {
     /// # Errors
     /// [`StorageError`] when the database does not respond.
     pub async fn forget_notices(&self, before: i64) -> Result<(), StorageError> {
+        // Open notices stay, however old: deleting one would raise it again.
         let mut tx = self.begin().await?;
         sqlx::query("DELETE FROM notices WHERE cleared IS NOT NULL AND cleared < $1")
             .bind(before)

@@ -69,6 +69,7 @@ impl Storage {
         if !key_is_valid(&mut tx, pairing).await? {
             return Err(StorageError::KeyGone);
         }
+        // The revision's row is locked, so two installations that pair under one new name come one after the other.
         let bridge = find(&mut tx, pairing).await?;
         let bridge = match bridge {
             None => create(&mut tx, pairing, revision).await?,
@@ -225,6 +226,8 @@ async fn apply_existing(
             .bind(&pairing.instance[..])
             .fetch_one(&mut **tx)
             .await?;
+            // The same installation with a new key pair would be counted twice, and its old key pair would stay
+            // valid.
             if row.try_get::<i64, _>("same")? > 0 {
                 return Err(StorageError::Conflict(format!(
                     "this installation is registered as bridge `{name}` with another key pair: \

@@ -7,6 +7,7 @@ use sqlx::Row;
 use sqlx::any::AnyRow;
 
 pub(super) fn corrupt(what: &str) -> sqlx::Error {
+    // A decode error is not transient: a retry would read the same value.
     sqlx::Error::Decode(format!("the column `{what}` contains an unknown value").into())
 }
 
@@ -57,6 +58,7 @@ pub(super) fn key(row: &AnyRow) -> Result<ApiKey, StorageError> {
 fn previous(row: &AnyRow) -> Result<Option<(SecretHash, i64)>, StorageError> {
     let hash: Option<Vec<u8>> = row.try_get("previous_hash")?;
     let until: Option<i64> = row.try_get("previous_until")?;
+    // A rotation without an overlap sets neither.
     let (Some(hash), Some(until)) = (hash, until) else {
         return Ok(None);
     };

@@ -7,6 +7,7 @@ use std::fmt;
 /// What a key is narrowed to. An empty list narrows nothing, with one exception: a key with hosts and no endpoints may
 /// use no endpoint, and the reverse.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize, schemars::JsonSchema)]
+// Unknown fields are an error in stored scopes, too: to ignore a list of a newer version would widen the key.
 #[serde(default, deny_unknown_fields)]
 pub struct Scope {
     /// Names of bridges that its requests may go through, or that it may manage or pair.
@@ -117,6 +118,7 @@ impl Scope {
             if list.is_empty() {
                 continue;
             }
+            // A list that no operation of the role checks would promise a restriction that does not exist.
             if !narrowing.fits(role) {
                 return Err(narrowing.explain_misfit(role));
             }
@@ -134,6 +136,7 @@ impl Scope {
                 ));
             }
         }
+        // Only calls name credentials, and an endpoint list without hosts excludes calls.
         if !self.credentials.is_empty() && self.hosts.is_empty() && !self.endpoints.is_empty() {
             return Err(
                 "a key that lists endpoints and no hosts makes no calls, and only calls name \
@@ -145,6 +148,7 @@ impl Scope {
     }
 
     pub(super) fn to_stored(&self) -> String {
+        // Lists of strings always serialize.
         serde_json::to_string(self).unwrap_or_else(|_| "{}".to_owned())
     }
 

@@ -42,6 +42,7 @@ impl Storage {
     /// [`StorageError::NotFound`] for a tenant that was deleted.
     pub async fn tenant_key(&self, tenant: &str, offered: &[u8]) -> Result<Vec<u8>, StorageError> {
         let known = "SELECT sealed FROM tenant_keys WHERE tenant_id = $1";
+        // A read first: a tenant has a key after its first use, and a transaction that writes would wait for others.
         let row = sqlx::query(known)
             .bind(tenant)
             .fetch_optional(self.pool())
@@ -126,6 +127,7 @@ impl Storage {
                  SELECT $1, id, $2, $3 FROM tenants WHERE id = $4 AND state <> 'deleted'"
             }
         };
+        // Before the insert, which adds a secret without an end: it would be ended as well.
         if !only_first {
             sqlx::query(
                 "UPDATE signing_secrets SET expires = $1

@@ -173,6 +173,7 @@ impl Storage {
             tenant.expires_in = expires_in;
         }
         let previous = std::mem::replace(&mut tenant.revision, revision);
+        // With the previous revision, so that a lost update is impossible whatever the isolation level.
         let changed = sqlx::query(
             "UPDATE tenants SET state = $1, direct_urls = $2, notice_url = $3, revision = $4,
                     expires_in = $6

@@ -117,6 +117,7 @@ fn summary(row: &AnyRow) -> Result<CallSummary, StorageError> {
         at_least_once: row.try_get::<i64, _>("at_least_once")? != 0,
         bytes: row.try_get("bytes")?,
         attempts: row.try_get("attempt")?,
+        // The column keeps its last value in other states, where it means nothing.
         due_ms: (state == CallState::Pending).then_some(due_ms),
         expires_ms: match state.is_final() {
             true => None,

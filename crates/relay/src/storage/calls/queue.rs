@@ -33,6 +33,7 @@ pub(in crate::storage) const DUE: &str = stored_columns!(
 /// The state is compared outside of the inner SELECT, too: PostgreSQL evaluates only that part again for a row
 /// that it had to wait for.
 macro_rules! move_group {
+    // The states are literals in the text and not parameters: otherwise no partial index applies.
     ($from:literal, $changes:literal) => {
         concat!(
             "UPDATE calls SET ",
@@ -301,6 +302,7 @@ impl Storage {
         classes: &[(Arc<str>, DirectClass)],
     ) -> Result<(), StorageError> {
         let mut tx = self.begin().await?;
+        // A call whose attempt has begun meanwhile keeps the class by which that attempt was routed.
         for (id, class) in classes {
             sqlx::query(
                 "UPDATE calls SET direct = $1, direct_mark = $2
@@ -376,6 +378,7 @@ impl Storage {
     /// [`StorageError`] when the database does not respond.
     pub async fn correct_due_times(&self, now_ms: i64) -> Result<u64, StorageError> {
         let mut tx = self.begin().await?;
+        // The difference of the two times is right even if both are wrong: one clock made both.
         let changed = sqlx::query(
             "UPDATE calls SET due_ms = $1 + (due_ms - due_set_ms), due_set_ms = $1
              WHERE state = 'pending' AND due_set_ms > $2",
@@ -479,6 +482,7 @@ impl Storage {
         .bind(i64::from(limit))
         .fetch_all(&mut *tx)
         .await?;
+        // In the same transaction: attempts without their call would never be found again.
         for row in &rows {
             sqlx::query("DELETE FROM call_attempts WHERE call_id = $1")
                 .bind(row.try_get::<String, _>("id")?)

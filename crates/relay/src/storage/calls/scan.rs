@@ -66,6 +66,7 @@ impl Storage {
             Purpose::Redeliver => TO_REDELIVER,
             Purpose::Cancel => TO_CANCEL,
         };
+        // By `seq` and not by time: it is unique, so no call is returned twice.
         let rows = sqlx::query(text)
             .bind(tenant)
             .bind(after)

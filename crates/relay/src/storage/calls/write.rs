@@ -107,6 +107,7 @@ impl Change for Write {
                 detail,
                 now_ms,
             } => {
+                // Only while it waits: an attempt that has begun meanwhile decides.
                 let changed = sqlx::query(
                     "UPDATE calls SET state = $1, code = $2, execution = 'not_sent', detail = $3,
                             finished_ms = $4

@@ -177,7 +177,7 @@ pub(crate) fn failed(error: crate::storage::StorageError) -> Problem {
     match &error {
         E::Conflict(_) | E::NotFound(_) | E::Invalid(_) | E::KeyGone | E::Changed => {}
         E::Store(StoreError::OutcomeUnknown(_)) => {
-            tracing::error!(%error, "a change has an unknown outcome")
+            tracing::error!(%error, "a change has an unknown outcome");
         }
         E::Store(_) | E::Random(_) => {
             tracing::error!(%error, "the database refused");

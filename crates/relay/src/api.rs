@@ -18,7 +18,7 @@
 //! ```
 //!
 //! Helpers: `json` reads and writes documents, `timestamp` has instants, `page` has cursors, `query`
-//! rejects unknown parameters, `once` replays the response to a POST that is repeated with its
+//! rejects unknown parameters, `idempotency_key` replays the response to a POST that is repeated with its
 //! `Idempotency-Key`, `etag` is for `If-Match`, `errors` maps errors of the database.
 
 pub mod audit;
@@ -27,10 +27,10 @@ pub mod calls;
 mod errors;
 pub mod etag;
 pub mod explain;
+mod idempotency_key;
 pub mod json;
 pub mod keys;
 pub mod notices;
-pub mod once;
 pub mod openapi;
 pub mod page;
 pub mod pairing;
@@ -44,7 +44,6 @@ pub mod timestamp;
 pub use table::operations;
 
 use crate::access::{Object, Permission, Principal, Resource};
-use crate::auth::Authenticator;
 use crate::body::Body;
 use crate::capacity::ExchangePermit;
 use crate::connection::Connection;
@@ -380,7 +379,7 @@ impl Admitted<'_> {
             path,
         };
         if self.operation.is_idempotent {
-            return once::answer(&cx, self.operation.id, self.handler, request).await;
+            return idempotency_key::execute(&cx, self.operation.id, self.handler, request).await;
         }
         (self.handler)(&cx, request).await
     }

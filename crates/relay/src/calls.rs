@@ -15,7 +15,7 @@ use crate::capacity::{self, BodyLimits, ExchangePermit, NoMemory, Reservation};
 use crate::connection::Connection;
 use crate::control_plane::ControlPlane;
 use crate::deliveries::SubmittedCall;
-use crate::idempotency::{self, Kept, Keyed, Made};
+use crate::idempotency::{ExecutedRequest, KeyedRequest, StoredResponse};
 use crate::ingress::calls::described::CallReceipt;
 use crate::ingress::calls::{self, AdmittedCall, CallRequest, Collected, Mode};
 use crate::problem::Problem;
@@ -138,7 +138,7 @@ async fn admitted(
         // digest it never gets the response of the other key.
         digest.extend_from_slice(principal.client_id.as_bytes());
     }
-    let keyed = Keyed {
+    let keyed = KeyedRequest {
         tenant: principal.tenant.clone(),
         client_id: principal.client_id.clone(),
         operation: CALL,
@@ -148,9 +148,9 @@ async fn admitted(
     let (own, principal) = (control.clone(), principal.clone());
     let executing = async move {
         let finished = execute(&own, &principal, call, &id).await;
-        finished.made(&id).await
+        finished.executed(&id).await
     };
-    let response = Box::pin(idempotency::once(control, keyed, executing)).await?;
+    let response = Box::pin(control.idempotency.execute(keyed, executing)).await?;
     // Only a stored response to a repeated request has bytes without a reservation. They are in memory
     // already, so they are counted without asking.
     let bytes = response.body().unreserved_bytes();
@@ -164,21 +164,21 @@ async fn admitted(
 impl FinishedCall {
     /// Returns the response, and what a repeated request gets: at most [`KEPT_BODY_MAX_BYTES`] of the target's
     /// body.
-    async fn made(self, id: &str) -> Made {
+    async fn executed(self, id: &str) -> ExecutedRequest {
         let outcome = &self.outcome;
         let small = outcome.without_body();
-        let kept = match &small {
-            Some(small) if outcome.bytes > KEPT_BODY_MAX_BYTES => small.kept(id).await,
-            _ => outcome.kept(id).await,
+        let replay = match &small {
+            Some(small) if outcome.bytes > KEPT_BODY_MAX_BYTES => small.stored(id).await,
+            _ => outcome.stored(id).await,
         };
-        let small = match &small {
-            Some(small) => Some(small.kept(id).await),
+        let replay_without_body = match &small {
+            Some(small) => Some(small.stored(id).await),
             None => None,
         };
         let failure = outcome.failure.as_ref();
-        Made {
-            kept,
-            small,
+        ExecutedRequest {
+            replay,
+            replay_without_body,
             had_no_effect: failure.is_some_and(|failure| failure.execution.is_safe_to_repeat()),
             response: self.into_response(id),
         }
@@ -199,8 +199,8 @@ impl FinishedCall {
 }
 
 impl CallOutcome {
-    async fn kept(&self, id: &str) -> Kept {
-        Kept::read(self.clone().into_response(id))
+    async fn stored(&self, id: &str) -> StoredResponse {
+        StoredResponse::read(self.clone().into_response(id))
             .await
             .expect("the body is in memory and cannot fail")
     }

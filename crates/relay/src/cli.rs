@@ -143,7 +143,7 @@ async fn open(database: &Database) -> Result<Storage, CliError> {
 async fn open_or_create(database: &Database) -> Result<Storage, CliError> {
     // Under another name of the file, such as a hard link, SQLite would not find the relay's log of changes
     // and would destroy the file.
-    crate::storage::check_name(database)?;
+    crate::storage::check_name(database).map_err(StorageError::from)?;
     Ok(acting(&Storage::open(database).await?))
 }
 

@@ -4,7 +4,6 @@
 //! file's directory, and combinations that would expose something are refused here, before
 //! anything listens. `deploy/examples/relay.toml` shows every key with its default.
 
-mod database;
 mod deliveries;
 mod direct;
 mod file;
@@ -14,11 +13,11 @@ mod telemetry;
 mod units;
 mod weights;
 
-pub use database::{Database, PostgresUrl};
 pub use deliveries::{Deliveries, EXPIRES_IN_MAX_S};
 pub use direct::Direct;
 pub use limits::{Audit, Directory, Notices};
 pub use limits::{Limits, Log, LogFormat, LogLevel, Tunnel};
+pub use store::{Database, PostgresUrl};
 pub use telemetry::Telemetry;
 pub use units::{ByteSize, Span, UnitError};
 pub use weights::{Weight, Weights};

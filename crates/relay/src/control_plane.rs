@@ -10,16 +10,16 @@ use crate::data_plane::DataPlane;
 use crate::deliveries::Deliveries;
 use crate::denials::{self, Denied, DeniedClient};
 use crate::directory::{Directory, ServiceReports};
-use crate::idempotency::Idempotency;
+use crate::idempotency::IdempotencyCache;
 use crate::metrics::Metrics;
 use crate::ownership::Ownership;
-use crate::readiness::Readiness;
 use crate::serving::Serving;
 use crate::telemetry::Spans;
 use crate::throttle::LogRateLimiter;
 use protocol::Code;
 use std::net::IpAddr;
 use std::sync::Arc;
+use store::Readiness;
 use tokio::sync::Notify;
 
 /// The state of a relay, with its data plane.
@@ -42,7 +42,7 @@ pub(crate) struct ControlPlane {
     /// The audit record.
     pub(crate) audit: Arc<Auditing>,
     /// Requests with an idempotency key.
-    pub(crate) idempotency: Idempotency,
+    pub(crate) idempotency: Arc<IdempotencyCache>,
     /// What is stored of services that report themselves.
     pub(crate) services: ServiceReports,
     /// Endpoint names that bridges declare and do not own.
@@ -89,7 +89,11 @@ impl ControlPlane {
                 metrics.clone(),
                 config.limits.auth_failures_per_minute,
             ),
-            idempotency: Idempotency::default(),
+            idempotency: Arc::new(IdempotencyCache::new(
+                directory.storage().clone(),
+                deliveries.batch().clone(),
+                deliveries.vault().clone(),
+            )),
             services: ServiceReports::default(),
             ownership: Ownership::default(),
             notices_wanted: Notify::new(),

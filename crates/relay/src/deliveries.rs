@@ -46,10 +46,8 @@ pub use secrets::ShownSecret;
 use crate::config;
 use crate::problem::Problem;
 use crate::registry::{TunnelEntry, TunnelOwner};
-use crate::routing::DirectClass;
-use crate::storage::batch::{Batch, WriteError};
-use crate::storage::calls::{Accepted, ExpiresIn, NewCall, Via, Write, Written};
-use crate::storage::{Storage, StorageError, now_ms};
+use crate::storage::calls::{Accepted, DirectClass, ExpiresIn, NewCall, Via, Write, Written};
+use crate::storage::{Batch, Storage, StoreError, WriteError, now_ms};
 use crate::vault::{Vault, VaultError};
 use bytes::Bytes;
 use in_flight::AttemptsInFlight;
@@ -119,7 +117,7 @@ pub struct Receipt {
 pub struct Deliveries {
     storage: Storage,
     batch: Batch,
-    vault: Vault,
+    vault: Arc<Vault>,
     config: config::Deliveries,
     secrets: Secrets,
     submissions: SubmissionLimiter,
@@ -135,10 +133,10 @@ impl Deliveries {
     /// Returns the stored calls of a relay that starts. Nothing is delivered until [`run`] runs.
     pub fn new(storage: Storage, vault: Vault, config: config::Deliveries) -> Self {
         Self {
-            batch: Batch::start(storage.clone()),
+            batch: storage.start_batch(),
             submissions: SubmissionLimiter::new(config.accepted_per_second),
             storage,
-            vault,
+            vault: Arc::new(vault),
             config,
             secrets: Secrets::default(),
             queued: Mutex::default(),
@@ -239,7 +237,7 @@ impl Deliveries {
             Written::Accepted(Accepted::NoTenant)
             | Written::Changed(_)
             | Written::Settled(_)
-            | Written::Keyed(_) => Err(Problem::not_sent(
+            | Written::Claimed(_) => Err(Problem::not_sent(
                 Code::Unauthorized,
                 "the tenant does not exist any more",
             )),
@@ -316,16 +314,13 @@ impl Deliveries {
         self.batch.hold(epoch);
     }
 
-    /// Makes a change. When this returns, it is on disk.
-    ///
-    /// # Errors
-    /// As [`Batch::write`].
-    pub(crate) async fn write(&self, write: Write) -> Result<Written, WriteError> {
-        self.batch.write(write).await
+    /// Returns the group commit of changes. When one of its writes returns, the change is on disk.
+    pub(crate) fn batch(&self) -> &Batch {
+        &self.batch
     }
 
     /// Returns the tenants' keys.
-    pub(crate) fn vault(&self) -> &Vault {
+    pub(crate) fn vault(&self) -> &Arc<Vault> {
         &self.vault
     }
 
@@ -408,7 +403,7 @@ fn sealing(error: VaultError) -> Problem {
 
 fn unwritten(error: &WriteError) -> Problem {
     let stored = match error {
-        WriteError::Storage(error) => &**error,
+        WriteError::Store(error) => error,
         WriteError::LeaseLost => return Problem::not_sent(Code::Standby, error.to_string()),
         WriteError::Closed => {
             return Problem::not_sent(Code::Overloaded, "the relay is stopping");
@@ -416,27 +411,19 @@ fn unwritten(error: &WriteError) -> Problem {
     };
     tracing::error!(%error, "cannot store a call");
     let failure = match stored {
-        StorageError::Unavailable(_) => Failure::not_sent(
+        StoreError::Unavailable(_) => Failure::not_sent(
             Code::Overloaded,
             "the relay cannot store calls now: its database does not respond",
         ),
         // If the commit took effect, the call is delivered. `possibly_executed` keeps a caller without an
         // idempotency key from submitting it twice.
-        StorageError::Unknown(_) => Failure::new(
+        StoreError::OutcomeUnknown(_) => Failure::new(
             Code::Overloaded,
             Execution::PossiblyExecuted,
             "it is unknown whether the call was stored; submit it again with the same idempotency key, \
              which cannot store it twice",
         ),
-        StorageError::Conflict(_)
-        | StorageError::NotFound(_)
-        | StorageError::Invalid(_)
-        | StorageError::Changed
-        | StorageError::KeyGone
-        | StorageError::Unusable(_)
-        | StorageError::Database(_)
-        | StorageError::Random(_)
-        | StorageError::LeaseLost => {
+        StoreError::Unusable(_) | StoreError::Database(_) | StoreError::LeaseLost => {
             Failure::not_sent(Code::Internal, "the relay cannot store the call")
         }
     };

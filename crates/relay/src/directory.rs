@@ -188,7 +188,7 @@ impl Directory {
             Err(_) => {
                 let detail = format!("no response within {READ_TIMEOUT:?}");
                 let error = std::io::Error::new(std::io::ErrorKind::TimedOut, detail);
-                Err(StorageError::Unavailable(sqlx::Error::Io(error)))
+                Err(StorageError::from(sqlx::Error::Io(error)))
             }
         };
         let mut newer = false;
@@ -317,7 +317,7 @@ impl Directory {
         let matches = match entry {
             Some(entry) => entry.matches(&presented, now),
             // The same work as for a known key, so that the time does not reveal which client ids exist.
-            None => presented.matches(&SecretHash::nobodys()) & presented.matches(&presented),
+            None => presented.matches(&SecretHash::unmatchable()) & presented.matches(&presented),
         };
         let valid = entry.filter(|entry| matches && !entry.is_expired(now));
         let Some(entry) = valid else {

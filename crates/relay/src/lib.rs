@@ -43,7 +43,6 @@ mod metrics;
 mod notices;
 mod ownership;
 mod problem;
-mod readiness;
 mod registry;
 mod reload;
 mod routing;

@@ -23,7 +23,6 @@ use crate::listener::RequestHandler;
 use crate::metrics::{CONTENT_TYPE, Snapshot};
 use crate::problem::Problem;
 use crate::sending::{Progress, ResponseBody};
-use crate::storage::Role;
 use crate::tunnel::upgrade;
 use bytes::Bytes;
 use http::header::{self, HeaderMap, HeaderValue};

@@ -1,107 +1,102 @@
-//! What must survive a restart: tenants, API keys, bridges.
+//! The relay's tables: tenants, API keys, bridges, stored calls, audit rows and notices.
 //!
-//! [`Storage`] is the one interface; behind it is SQLite or PostgreSQL (`db`): statements are the
-//! same for both, ids and times are made here. Several processes may have the same database open: every change raises one revision in its own transaction, and
-//! [`Storage::changes_since`] tells the others what it touched. Nothing on the data path comes
-//! here; that reads the `directory`.
+//! [`Storage`] is the only interface to them. It stands on [`store`], which opens SQLite or PostgreSQL, and provides
+//! transactions, group commit and the lease; the statements here are the same text for both databases. Ids and
+//! times are made in this process.
+//!
+//! Several processes may have the same database open. Each change raises one revision in its own transaction, and
+//! [`Storage::changes_since`] returns to the other processes what changed. The data path does not come here: it
+//! reads the `directory`.
+//!
+//! Nothing here imports `deliveries`, `auth`, `routing` or `api`: types that they share with the database are
+//! defined here.
 
 pub mod audit;
-mod backup;
-pub mod batch;
 pub mod bridges;
-pub mod call_pages;
-pub mod call_scan;
 pub mod calls;
 mod changes;
 pub mod claims;
-mod db;
 pub mod idempotency;
+mod journals;
 pub mod keys;
-pub mod leases;
-mod lock;
 mod model;
 pub mod notices;
 mod pairing;
-mod pool;
-mod postgres;
 mod rows;
+mod scope;
 pub mod secrets;
-mod sqlite;
 pub mod tenants;
 #[cfg(test)]
 mod tests;
 
 pub use claims::{Claim, ClaimKind};
 pub use keys::{NewKey, Revoked};
-pub use lock::{ServingLock, check_name, lock, lock_existing};
-pub(crate) use model::words;
+pub(crate) use model::hex;
 pub use model::{
     ApiKey, Bridge, BridgeId, BridgeIdentity, Changes, ClientId, Existing, IdentityId, NoRandom,
-    Role, Scope, Secret, SecretHash, Tenant, TenantId, TenantState, UnknownWord, is_valid_name,
-    now, now_ms, random,
+    Role, Secret, SecretHash, Tenant, TenantId, TenantState, UnknownWord, is_valid_name, now,
+    now_ms, random,
 };
 pub use pairing::{Paired, Pairing};
+pub use scope::Scope;
+pub use store::{Database, ServingLock, StoreError, WriteError, check_name, lock, lock_existing};
 
-use crate::config::Database;
-use db::{Backend, Connecting};
-use pool::{Pool, Tx};
+use audit::AuditEvent;
 use protocol::{Code, Execution, Failure};
-use sqlx::Row;
+use sqlx::Row as _;
+use sqlx::migrate::Migrator;
+use std::ops::Deref;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
-use tokio::sync::Notify;
+use store::lease::LeaseConnection;
+use store::{Migrations, Store};
+use tenants::SITE;
+
+static SQLITE: Migrator = sqlx::migrate!("./migrations/sqlite");
+static POSTGRES: Migrator = sqlx::migrate!("./migrations/postgres");
+
+static MIGRATIONS: Migrations = Migrations {
+    sqlite: &SQLITE,
+    postgres: &POSTGRES,
+};
+
+/// The lease of the process that serves.
+const LEASE: &str = "relay";
 
 /// Installations of one bridge that are not revoked.
 pub const IDENTITIES_MAX: i64 = 16;
 
-/// Bytes by which [`Storage::try_write`] tries: about those of a large call.
-const TRIED_BYTES: usize = 16 << 10;
+/// Commits changes of stored calls and idempotency keys in groups.
+pub type Batch = store::Batch<calls::Write>;
 
 /// Why something was not stored or found.
 #[derive(Debug, thiserror::Error)]
 pub enum StorageError {
-    /// It clashes with what exists.
+    /// It conflicts with existing data.
     #[error("{0}")]
     Conflict(String),
-    /// There is no such thing.
+    /// It does not exist.
     #[error("{0}")]
     NotFound(String),
-    /// What was given is not acceptable.
+    /// A given value is not acceptable.
     #[error("{0}")]
     Invalid(String),
-    /// It is not as the caller has seen it any more.
+    /// It was changed since the caller read it.
     #[error("it was changed meanwhile: read it again")]
     Changed,
-    /// The API key that is to be used was revoked, expired, or its tenant suspended meanwhile.
+    /// The API key was revoked or expired meanwhile, or its tenant was suspended.
     #[error("the API key is no longer valid")]
     KeyGone,
-    /// The disk is full or failing, or another process holds the database: nothing was changed.
-    #[error("the database cannot be written or read now: {0}")]
-    Unavailable(#[source] sqlx::Error),
-    /// The database did not say whether the change was made, and could not be asked again.
-    #[error("the database did not say whether it was stored: {0}")]
-    Unknown(#[source] sqlx::Error),
-    /// The file is no database of this program, or of a newer version of it.
-    #[error("the database cannot be used: {0}")]
-    Unusable(String),
-    /// A defect.
-    #[error("the database answered with an error: {0}")]
-    Database(#[source] sqlx::Error),
-    /// No randomness.
+    /// The operating system returned no random bytes.
     #[error(transparent)]
     Random(#[from] NoRandom),
-    /// Another process serves now.
-    #[error("this relay does not hold the lease: another one serves")]
-    LeaseLost,
+    /// The database failed.
+    #[error(transparent)]
+    Store(#[from] StoreError),
 }
 
 impl From<sqlx::Error> for StorageError {
     fn from(error: sqlx::Error) -> Self {
-        if db::is_passing(&error) {
-            Self::Unavailable(error)
-        } else {
-            Self::Database(error)
-        }
+        Self::Store(error.into())
     }
 }
 
@@ -114,85 +109,65 @@ impl From<StorageError> for Failure {
             StorageError::Invalid(_) => Self::not_sent(Code::InvalidRequest, detail),
             StorageError::Changed => Self::not_sent(Code::PreconditionFailed, detail),
             StorageError::KeyGone => Self::not_sent(Code::Unauthorized, detail),
-            StorageError::Unavailable(_) => {
+            StorageError::Store(StoreError::LeaseLost) => Self::not_sent(Code::Standby, detail),
+            // Details of the database are for the log, not for callers.
+            StorageError::Store(StoreError::Unavailable(_)) => {
                 Self::not_sent(Code::Overloaded, "the relay cannot store anything now")
             }
-            StorageError::Unknown(_) => Self::new(
+            StorageError::Store(StoreError::OutcomeUnknown(_)) => Self::new(
                 Code::Overloaded,
                 Execution::PossiblyExecuted,
-                "the database did not say whether it was stored: look whether it was before you \
-                 ask again",
+                "the database did not confirm whether the change was stored: check whether it was \
+                 before you retry",
             ),
-            // Details of the database are for the log.
-            StorageError::LeaseLost => Self::not_sent(Code::Standby, detail),
-            StorageError::Unusable(_) | StorageError::Database(_) | StorageError::Random(_) => {
+            StorageError::Store(StoreError::Unusable(_) | StoreError::Database(_))
+            | StorageError::Random(_) => {
                 Self::not_sent(Code::Internal, "the relay could not store it")
             }
         }
     }
 }
 
-/// The database. Cheap to clone.
+/// The relay's database. Cheap to clone. What does not concern the relay's own tables is the [`Store`]'s, to which it
+/// dereferences.
 #[derive(Debug, Clone)]
 pub struct Storage {
-    pool: Pool,
-    backend: Backend,
-    connecting: Connecting,
-    /// Who is written down as having done what this handle does.
+    store: Store,
+    /// The actor in the audit rows of changes that this handle makes.
     actor: Arc<str>,
-    /// The epoch that changes are made under, in a process that serves; zero for none. Commands have
-    /// no fence.
-    fence: Option<Arc<AtomicI64>>,
-    touched: Arc<Touched>,
 }
 
-/// Says that something was stored by which an earlier copy of the database must show.
-#[derive(Debug, Default)]
-struct Touched {
-    is_set: AtomicBool,
-    set: Notify,
+impl Deref for Storage {
+    type Target = Store;
+
+    fn deref(&self) -> &Store {
+        &self.store
+    }
 }
 
 impl Storage {
     /// Opens the database, and creates or migrates its tables.
     ///
     /// # Errors
-    /// [`StorageError::Unusable`] for one that is none of ours or cannot be reached,
-    /// [`StorageError::Unavailable`] when the disk or another process stands in the way.
+    /// [`StoreError::Unusable`] for a database that is not the relay's or that cannot be reached,
+    /// [`StoreError::Unavailable`] when the disk or another process prevents it.
     pub async fn open(database: &Database) -> Result<Self, StorageError> {
-        let (pool, backend, connecting) = db::open(database).await?;
         Ok(Self {
-            pool,
-            backend,
-            connecting,
+            store: Store::open(database, &MIGRATIONS).await?,
             actor: "relay".into(),
-            fence: None,
-            touched: Arc::default(),
         })
     }
 
-    /// The same database, for a process that serves: what it changes needs the lease from now on.
+    /// Returns the same database for a process that serves: from now on, its changes need the lease.
     #[must_use]
     pub fn fenced(self) -> Self {
         Self {
-            fence: Some(Arc::default()),
+            store: self.store.fenced(LEASE),
             ..self
         }
     }
 
-    /// Changes are made under this epoch of the lease from now on; zero for none.
-    pub fn hold(&self, epoch: i64) {
-        if let Some(fence) = &self.fence {
-            fence.store(epoch, Ordering::Release);
-        }
-    }
-
-    /// A connection that is not in the pool.
-    async fn connect(&self) -> Result<sqlx::AnyConnection, sqlx::Error> {
-        self.connecting.connect().await
-    }
-
-    /// The same database, for what is done in the name of `actor`: a client id, or `cli:ACCOUNT`.
+    /// Returns the same database for changes in the name of `actor`: a client id, or `cli:ACCOUNT`.
     pub fn acting(&self, actor: &str) -> Self {
         Self {
             actor: actor.into(),
@@ -200,83 +175,56 @@ impl Storage {
         }
     }
 
-    /// A change of deliveries was stored. An older copy of the database must be noticed from here on.
-    pub(crate) fn touched(&self) {
-        self.touched.is_set.store(true, Ordering::Release);
-        self.touched.set.notify_one();
+    /// Starts the task that commits changes in groups.
+    pub(crate) fn start_batch(&self) -> Batch {
+        Batch::start(self.store.clone(), LEASE)
     }
 
-    /// Waits until [`Self::take_touched`] has something to return.
-    pub(crate) async fn wait_touched(&self) {
-        while !self.touched.is_set.load(Ordering::Acquire) {
-            self.touched.set.notified().await;
-        }
+    /// Returns a view of the lease, on a connection of its own.
+    pub(crate) fn lease(&self) -> LeaseConnection {
+        LeaseConnection::new(self.store.clone(), LEASE)
     }
 
-    /// Whether changes of deliveries were stored since this was asked last.
-    pub(crate) fn take_touched(&self) -> bool {
-        self.touched.is_set.swap(false, Ordering::AcqRel)
-    }
-
-    /// Writes one row that no code reads, to test whether the database can be written now.
+    /// Returns everything that changed after `revision`; after 0, everything that is valid.
     ///
     /// # Errors
-    /// [`StorageError`] when it cannot.
-    pub async fn try_write(&self) -> Result<(), StorageError> {
-        let mut tx = self.pool.begin_with(self.backend.begin()).await?;
-        // On a full disk a smaller change may still fit where a larger one began and did not fit.
-        let payload = match self.backend {
-            Backend::Sqlite => vec![0; TRIED_BYTES],
-            Backend::Postgres => Vec::new(),
-        };
-        sqlx::query("UPDATE readiness SET at_ms = $1, payload = $2 WHERE id = 1")
-            .bind(now_ms())
-            .bind(payload)
+    /// [`StorageError`] when the database does not respond.
+    pub async fn changes_since(&self, revision: i64) -> Result<Changes, StorageError> {
+        changes::changes_since(&self.store, revision).await
+    }
+
+    /// Returns whether deliveries are paused until an operator resumes them.
+    ///
+    /// # Errors
+    /// [`StorageError`] when the database does not respond.
+    pub async fn deliveries_paused(&self) -> Result<bool, StorageError> {
+        let row = sqlx::query("SELECT deliveries_paused FROM meta WHERE id = 1")
+            .fetch_one(self.pool())
+            .await?;
+        Ok(row.try_get::<i64, _>("deliveries_paused")? != 0)
+    }
+
+    /// Pauses deliveries, or resumes them.
+    ///
+    /// # Errors
+    /// [`StorageError`] when the database does not respond.
+    pub async fn set_deliveries_paused(&self, paused: bool) -> Result<(), StorageError> {
+        let mut tx = self.begin().await?;
+        sqlx::query("UPDATE meta SET deliveries_paused = $1 WHERE id = 1")
+            .bind(i64::from(paused))
             .execute(&mut *tx)
             .await?;
-        tx.commit().await
+        let action = match paused {
+            true => "deliveries.pause",
+            false => "deliveries.resume",
+        };
+        let event = AuditEvent::done(SITE, action, "");
+        audit::add(&mut tx, &self.actor, &event).await?;
+        tx.commit().await?;
+        Ok(())
     }
 
-    /// Waits until everything is on disk, and closes.
-    pub async fn close(&self) {
-        self.pool.close().await;
-    }
-
-    /// The revision of the last change.
-    ///
-    /// # Errors
-    /// [`StorageError`] when the database does not answer.
-    pub async fn revision(&self) -> Result<i64, StorageError> {
-        let row = sqlx::query("SELECT revision FROM meta WHERE id = 1")
-            .fetch_one(&self.pool)
-            .await?;
-        Ok(row.try_get("revision")?)
-    }
-
-    /// Everything that changed after `revision`; after 0, everything that is valid.
-    ///
-    /// # Errors
-    /// [`StorageError`] when the database does not answer.
-    pub async fn changes_since(&self, revision: i64) -> Result<Changes, StorageError> {
-        changes::changes_since(&self.pool, self.backend, revision).await
-    }
-
-    /// Begins a change: takes the write lock and raises the revision.
-    async fn change(&self) -> Result<(Tx, i64), StorageError> {
-        let mut tx = self.pool.begin_with(self.backend.begin()).await?;
-        if let Some(fence) = &self.fence
-            && leases::epoch_of(&mut tx, self.backend).await? != fence.load(Ordering::Acquire)
-        {
-            return Err(StorageError::LeaseLost);
-        }
-        let row =
-            sqlx::query("UPDATE meta SET revision = revision + 1 WHERE id = 1 RETURNING revision")
-                .fetch_one(&mut *tx)
-                .await?;
-        let revision = row.try_get("revision")?;
-        Ok((tx, revision))
-    }
-
+    /// Returns the id of a tenant given by name; empty for all tenants.
     async fn tenant_filter(&self, tenant: Option<&str>) -> Result<String, StorageError> {
         Ok(match tenant {
             Some(name) => self.tenant(name).await?.id.as_str().to_owned(),
@@ -287,7 +235,7 @@ impl Storage {
 
 fn invalid_name(what: &str, name: &str) -> StorageError {
     StorageError::Invalid(format!(
-        "`{}` is no name for a {what}: use 1 to 64 letters, digits, `.`, `_` or `-`",
+        "`{}` is not a valid name for a {what}: use 1 to 64 letters, digits, `.`, `_` or `-`",
         name.escape_debug().take(80).collect::<String>()
     ))
 }

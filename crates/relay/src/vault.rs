@@ -16,7 +16,7 @@ mod key_file;
 
 pub use key_file::{KeyFileError, MasterKey};
 
-use crate::storage::{NoRandom, Storage, StorageError, random};
+use crate::storage::{NoRandom, Storage, StorageError, StoreError, random};
 use ring::aead::{AES_256_GCM, Aad, LessSafeKey, MAX_TAG_LEN, NONCE_LEN, Nonce, UnboundKey};
 use ring::hmac;
 use std::collections::HashMap;
@@ -123,15 +123,15 @@ impl Vault {
     /// sealed yet.
     ///
     /// # Errors
-    /// [`StorageError::Unusable`] when another key sealed what is there.
+    /// [`StoreError::Unusable`] when another key sealed what is there.
     pub async fn new(storage: Storage, master: MasterKey) -> Result<Self, StorageError> {
         let mark = master.key.mark("integration-relay database");
         if !storage.key_check(&mark).await? {
-            return Err(StorageError::Unusable(format!(
+            return Err(StorageError::Store(StoreError::Unusable(format!(
                 "{} is not the key file that its contents were encrypted with: put the right one \
                  in its place (storage.key_file)",
                 master.file.display()
-            )));
+            ))));
         }
         Ok(Self {
             storage,

@@ -1,1 +1,57 @@
 //! SQLite and PostgreSQL behind one interface.
+//!
+//! ```text
+//! program's queries ---> Store --begin, change, snapshot--> Transaction --commit--> known outcome
+//!        |                 |
+//!        |                 +-- pool        connections that are closed as soon as they are doubtful
+//!        +--> Batch -------+-- lease       one process at a time may write, fenced by an epoch
+//!             (group       +-- lock        one process at a time serves from a SQLite file
+//!              commit)     +-- generation  detects that an older copy was put in place
+//!                          +-- readiness   can the database be written now?
+//! ```
+//!
+//! Statements are the same text for both databases: text, integer and byte columns, placeholders `$1`,
+//! `ON CONFLICT`, `RETURNING`. What differs is in [`Backend`] and in the module of each database. A program
+//! brings its own tables as a directory of migrations for each database ([`Migrations`]) and its own
+//! queries, which run on [`Store::pool`] or on a [`Transaction`].
+//!
+//! The store itself needs three tables, which a program's migrations create; `migrations/` of this crate
+//! holds them as text:
+//!
+//! | table | columns | used by |
+//! | --- | --- | --- |
+//! | `meta` | `id` = 1, `revision`, `generation` | [`Store::change`], [`Generation`], failed commits of SQLite |
+//! | `leases` | `name`, `epoch`, `holder`, `node`, `until_ms`, `contended_until_ms` | [`lease`], with one row for each lease |
+//! | `readiness` | `id` = 1, `at_ms`, `payload` | [`Store::test_write`] |
+//!
+//! This crate knows no table of a program, and no program.
+
+mod backend;
+mod backup;
+pub mod batch;
+mod connection;
+mod database;
+mod error;
+mod generation;
+pub mod lease;
+mod lock;
+mod pool;
+mod postgres;
+mod readiness;
+mod sqlite;
+mod store;
+#[cfg(test)]
+mod tests;
+mod transaction;
+
+pub use backend::{Backend, Migrations};
+pub use batch::{Batch, WriteError};
+pub use connection::Connection;
+pub use database::{Database, PostgresUrl};
+pub use error::StoreError;
+pub use generation::{Generation, GenerationError};
+pub use lock::{ServingLock, check_name, lock, lock_existing};
+pub use pool::Pool;
+pub use readiness::Readiness;
+pub use store::Store;
+pub use transaction::Transaction;

@@ -1,7 +1,7 @@
 //! Errors of the database as problems for the caller.
 
 use crate::problem::Problem;
-use crate::storage::StorageError;
+use crate::storage::{StorageError, StoreError};
 use protocol::{Execution, Failure};
 
 /// Returns the problem that the caller gets. Errors that the caller did not cause are logged.
@@ -12,14 +12,10 @@ pub(crate) fn failed(error: StorageError) -> Problem {
         | StorageError::Invalid(_)
         | StorageError::KeyGone
         | StorageError::Changed => {}
-        StorageError::Unknown(_) => {
+        StorageError::Store(StoreError::OutcomeUnknown(_)) => {
             tracing::error!(%error, "outcome of a database commit unknown");
         }
-        StorageError::Unavailable(_)
-        | StorageError::Unusable(_)
-        | StorageError::Database(_)
-        | StorageError::Random(_)
-        | StorageError::LeaseLost => {
+        StorageError::Store(_) | StorageError::Random(_) => {
             tracing::error!(%error, "database error");
         }
     }

@@ -14,7 +14,7 @@ use crate::denials::Denials;
 use crate::exchange::{TrafficLog, TrafficSum};
 use crate::storage::audit::{AuditEvent, LOST};
 use crate::storage::tenants::SITE;
-use crate::storage::{Storage, StorageError, now_ms};
+use crate::storage::{Storage, StorageError, StoreError, now_ms};
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -319,7 +319,7 @@ async fn write_all(storage: &Storage, events: &[AuditEvent], shared: &Shared) {
 fn is_passing(error: &StorageError) -> bool {
     matches!(
         error,
-        StorageError::Unavailable(_) | StorageError::Unknown(_)
+        StorageError::Store(StoreError::Unavailable(_) | StoreError::OutcomeUnknown(_))
     )
 }
 

@@ -4,7 +4,7 @@ use super::{CliError, output};
 use crate::config::{Config, Database};
 use crate::storage::audit::AuditEvent;
 use crate::storage::tenants::SITE;
-use crate::storage::{Storage, StorageError};
+use crate::storage::{Storage, StorageError, StoreError};
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 
@@ -32,9 +32,9 @@ pub(super) async fn backup(config: &Config, to: &Path) -> Result<(), CliError> {
     if to.exists() {
         return Err(failed(format!("{} exists already", to.display())));
     }
-    crate::storage::check_name(&config.database)?;
+    crate::storage::check_name(&config.database).map_err(StorageError::from)?;
     let storage = Storage::open(&config.database).await?;
-    storage.copy_to(to).await?;
+    storage.copy_to(to).await.map_err(StorageError::from)?;
     let synced = File::open(to).and_then(|file| file.sync_all());
     synced.map_err(|error| failed(format!("{}: {error}", to.display())))?;
     output::lines(&[
@@ -50,7 +50,7 @@ pub(super) async fn backup(config: &Config, to: &Path) -> Result<(), CliError> {
 pub(super) async fn restore(config: &Config, from: &Path, replace: bool) -> Result<(), CliError> {
     let to = file_of(config)?;
     // A running relay holds this lock.
-    let _lock = crate::storage::lock_existing(&config.database)?;
+    let _lock = crate::storage::lock_existing(&config.database).map_err(StorageError::from)?;
     if to.exists() && !replace {
         return Err(failed(format!(
             "a database exists at {}; --replace moves it aside",
@@ -138,10 +138,10 @@ fn rename(from: &Path, to: &Path) -> Result<(), CliError> {
             Ok(()) => {}
             Err(error) if error.kind() == std::io::ErrorKind::NotFound && !part.is_empty() => {}
             Err(error) => {
-                return Err(StorageError::Unusable(format!(
+                return Err(StorageError::Store(StoreError::Unusable(format!(
                     "cannot move {}: {error}",
                     from.display()
-                ))
+                )))
                 .into());
             }
         }

@@ -1,7 +1,6 @@
 //! Why a part of the engine's work was not done.
 
-use crate::storage::StorageError;
-use crate::storage::batch::WriteError;
+use crate::storage::{StorageError, StoreError, WriteError};
 use std::sync::Arc;
 
 /// Why a slice of the engine's work was not done.
@@ -21,7 +20,7 @@ impl EngineError {
         match self {
             Self::Storage(error) => !matches!(
                 **error,
-                StorageError::Unavailable(_) | StorageError::Unknown(_)
+                StorageError::Store(StoreError::Unavailable(_) | StoreError::OutcomeUnknown(_))
             ),
             Self::LeaseLost => false,
         }
@@ -37,7 +36,7 @@ impl From<StorageError> for EngineError {
 impl From<WriteError> for EngineError {
     fn from(error: WriteError) -> Self {
         match error {
-            WriteError::Storage(error) => Self::Storage(error),
+            WriteError::Store(error) => Self::Storage(Arc::new(error.into())),
             WriteError::LeaseLost | WriteError::Closed => Self::LeaseLost,
         }
     }

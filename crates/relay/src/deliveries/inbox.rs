@@ -1,15 +1,14 @@
-//! Events for the engine that it has not handled yet. Nothing in here is lost when handling it fails: it
-//! stays until it was handled.
+//! Events for the delivery engine that it has not handled yet.
 //!
-//! Tenants are sets, so they are bounded by the number of tenants. Outcomes are bounded for each tenant:
-//! one that finds no room is asked for again by [`reconcile`](super::reconcile), for its attempt is open.
+//! Tenants are kept in sets, so their number is the bound. Outcomes are bounded for each tenant. One that finds no room
+//! is requested again by [`reconcile`](super::reconcile), because its attempt is still open.
 
 use super::reconcile::DeliveryReport;
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use tokio::sync::Notify;
 
-/// Outcomes of one tenant's bridges that wait for the engine.
+/// Outcomes that one tenant's bridges have reported and that wait for the engine.
 const RESULTS_PER_TENANT_MAX: usize = 1024;
 
 #[derive(Debug)]
@@ -17,7 +16,7 @@ struct Inner<T> {
     due: HashSet<Arc<str>>,
     routes: HashSet<Arc<str>>,
     results: HashMap<Arc<str>, VecDeque<T>>,
-    /// Tenants with results, in turn.
+    /// Tenants with results, in round-robin order.
     turns: VecDeque<Arc<str>>,
 }
 
@@ -47,33 +46,36 @@ impl<T> Inbox<T> {
         self.inner.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// A call of a tenant may be due.
+    /// Reports that a call of a tenant may be due.
     pub(super) fn due(&self, tenant: &Arc<str>) {
         self.lock().due.insert(tenant.clone());
         self.news.notify_one();
     }
 
-    /// A tenant's tunnels, or what they serve, have changed.
+    /// Reports that a tenant's tunnels, or their routes, have changed.
     pub(super) fn routes(&self, tenant: &Arc<str>) {
         self.lock().routes.insert(tenant.clone());
         self.news.notify_one();
     }
 
-    /// A bridge of this tenant says what became of an attempt.
-    pub(super) fn result(&self, tenant: &Arc<str>, heard: T) {
+    /// Adds an outcome that a bridge of this tenant reported.
+    pub(super) fn result(&self, tenant: &Arc<str>, report: T) {
         let mut inner = self.lock();
         let inner = &mut *inner;
         let own = inner.results.entry(tenant.clone()).or_default();
+        // A tenant is in `turns` exactly while it has results.
         if own.is_empty() {
             inner.turns.push_back(tenant.clone());
         }
+        // A report that finds no room is not lost: its attempt is open, and the bridge keeps the outcome until the
+        // relay has acknowledged it.
         if own.len() < RESULTS_PER_TENANT_MAX {
-            own.push_back(heard);
+            own.push_back(report);
         }
         self.news.notify_one();
     }
 
-    /// Takes the tenants of which something may be due, and those whose routes may have changed.
+    /// Takes the tenants with calls that may be due, and those whose routes may have changed.
     pub(super) fn take_tenants(&self) -> (HashSet<Arc<str>>, HashSet<Arc<str>>) {
         let mut inner = self.lock();
         (
@@ -82,7 +84,7 @@ impl<T> Inbox<T> {
         )
     }
 
-    /// Takes up to `limit` outcomes, of the tenants in turn.
+    /// Takes up to `limit` outcomes, from the tenants in round-robin order.
     pub(super) fn take_results(&self, limit: usize) -> Vec<T> {
         let mut inner = self.lock();
         let inner = &mut *inner;
@@ -103,13 +105,14 @@ impl<T> Inbox<T> {
         taken
     }
 
-    /// Whether outcomes wait.
+    /// Returns whether outcomes wait.
     pub(super) fn has_results(&self) -> bool {
         !self.lock().turns.is_empty()
     }
 
-    /// Waits for something new. Cancel safe.
+    /// Waits for a new event. Cancel safe.
     pub(super) async fn news(&self) {
+        // `notify_one` stores a permit: an event between the last take and this wait wakes it at once.
         self.news.notified().await;
     }
 }
@@ -119,7 +122,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn tenants_take_turns_with_outcomes() {
+    fn outcomes_are_taken_round_robin() {
         let inbox = Inbox::<u32>::default();
         let (a, b): (Arc<str>, Arc<str>) = ("a".into(), "b".into());
         for number in 0..5 {
@@ -127,7 +130,7 @@ mod tests {
         }
         inbox.result(&b, 100);
         assert_eq!(inbox.take_results(3), [0, 100, 1]);
-        // What could not be handled comes again.
+        // A report that could not be handled is added again.
         inbox.result(&b, 100);
         let mut rest = inbox.take_results(100);
         rest.sort_unstable();
@@ -137,7 +140,7 @@ mod tests {
     }
 
     #[test]
-    fn outcomes_of_one_tenant_have_a_bound() {
+    fn outcomes_of_one_tenant_are_bounded() {
         let inbox = Inbox::<usize>::default();
         let (a, b): (Arc<str>, Arc<str>) = ("a".into(), "b".into());
         for number in 0..RESULTS_PER_TENANT_MAX + 10 {
@@ -149,7 +152,7 @@ mod tests {
     }
 
     #[test]
-    fn tenants_are_told_once_and_none_is_lost() {
+    fn tenant_events_are_merged_and_not_lost() {
         let inbox = Inbox::<u32>::default();
         for number in 0..10_000 {
             let tenant: Arc<str> = format!("t{}", number % 100).into();

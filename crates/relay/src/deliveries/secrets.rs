@@ -1,30 +1,29 @@
-//! A tenant's signing secrets: made when the first delivery needs one, rotated with an overlap in
-//! which both sign.
+//! A tenant's signing secrets: created when the first delivery needs one, rotated with an overlap in which both sign.
 
 use super::Deliveries;
 use super::sign::SigningSecret;
 use crate::storage::secrets::SealedSecret;
-use crate::storage::{StorageError, now, random};
+use crate::storage::{StorageError, hex, now, random};
 use crate::vault::VaultError;
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-/// How long secrets are kept open before they are read anew.
-const KEPT: Duration = Duration::from_secs(2);
+/// How long opened secrets are reused before they are read again.
+const CACHE_TTL: Duration = Duration::from_secs(2);
 
-/// Tenants whose secrets are kept open.
+/// Tenants whose opened secrets are cached.
 const TENANTS_MAX: usize = 4096;
 
-/// Secrets of one tenant that may be good at the same time.
+/// Secrets of one tenant that may be valid at the same time.
 const SECRETS_MAX: usize = 5;
 
-type Known = HashMap<Arc<str>, (Instant, Arc<[SigningSecret]>)>;
+type Cache = HashMap<Arc<str>, (Instant, Arc<[SigningSecret]>)>;
 
-/// The secrets that were used just now.
+/// Recently used secrets, opened.
 #[derive(Debug, Default)]
 pub(super) struct Secrets {
-    known: Mutex<Known>,
+    cache: Mutex<Cache>,
 }
 
 impl Secrets {
@@ -32,46 +31,48 @@ impl Secrets {
         self.lock().remove(tenant);
     }
 
-    fn lock(&self) -> std::sync::MutexGuard<'_, Known> {
-        self.known.lock().unwrap_or_else(PoisonError::into_inner)
+    fn lock(&self) -> std::sync::MutexGuard<'_, Cache> {
+        self.cache.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-/// A signing secret, for who may see it.
+/// A signing secret, for a client that may see it.
 #[derive(Debug, Clone)]
 pub struct ShownSecret {
     /// Its id.
     pub id: String,
-    /// When it was made, in seconds since 1970.
+    /// When it was created, in seconds since 1970.
     pub created: i64,
-    /// Until when it signs, if a newer one is there.
+    /// Until when it signs, if there is a newer one; in seconds since 1970.
     pub expires: Option<i64>,
     /// The secret.
     pub secret: SigningSecret,
 }
 
 impl Deliveries {
-    /// What signs a tenant's deliveries now, newest first.
+    /// Returns the secrets that sign a tenant's deliveries now, newest first.
     pub(super) async fn signers(
         &self,
         tenant: &Arc<str>,
     ) -> Result<Arc<[SigningSecret]>, VaultError> {
+        // The entry expires soon because another process may rotate the secrets in the database.
         if let Some((at, secrets)) = self.secrets.lock().get(tenant)
-            && at.elapsed() < KEPT
+            && at.elapsed() < CACHE_TTL
         {
             return Ok(secrets.clone());
         }
         let shown = self.all_secrets(tenant).await?;
         let secrets: Arc<[SigningSecret]> = shown.into_iter().map(|shown| shown.secret).collect();
-        let mut known = self.secrets.lock();
-        if known.len() >= TENANTS_MAX {
-            known.clear();
+        let mut cache = self.secrets.lock();
+        // Cheap to rebuild: each entry is one query.
+        if cache.len() >= TENANTS_MAX {
+            cache.clear();
         }
-        known.insert(tenant.clone(), (Instant::now(), secrets.clone()));
+        cache.insert(tenant.clone(), (Instant::now(), secrets.clone()));
         Ok(secrets)
     }
 
-    /// A tenant's signing secrets that are still good, newest first; one is made if there is none.
+    /// Returns a tenant's valid signing secrets, newest first. Creates one if there is none.
     ///
     /// # Errors
     /// [`VaultError`].
@@ -82,6 +83,7 @@ impl Deliveries {
         }
         self.add_secret(tenant, SigningSecret::random()?, 0, true)
             .await?;
+        // Read again: of several processes that create the first secret, one has stored it.
         self.shown_secrets(tenant).await
     }
 
@@ -100,21 +102,21 @@ impl Deliveries {
         open.collect()
     }
 
-    /// Makes a secret the one that signs; those before sign beside it for `overlap`.
+    /// Makes a secret the current one. Older secrets sign as well for `overlap`.
     ///
     /// # Errors
-    /// [`StorageError::Conflict`] when too many are good at the same time.
+    /// [`StorageError::Conflict`] when too many are valid at the same time.
     pub async fn rotate_secret(
         &self,
         tenant: &Arc<str>,
         secret: SigningSecret,
         overlap: Duration,
     ) -> Result<ShownSecret, VaultError> {
-        let good = self.storage.signing_secrets(tenant, now()).await?.len();
-        if good >= SECRETS_MAX {
+        let valid = self.storage.signing_secrets(tenant, now()).await?.len();
+        if valid >= SECRETS_MAX {
             return Err(VaultError::Storage(StorageError::Conflict(format!(
-                "{good} signing secrets are good at the same time, the most that may be: wait \
-                 until one has expired, or rotate without an overlap"
+                "{valid} signing secrets are valid, which is the limit: wait until one has expired, \
+                 or rotate without an overlap"
             ))));
         }
         let overlap = i64::try_from(overlap.as_secs()).unwrap_or(i64::MAX);
@@ -130,10 +132,7 @@ impl Deliveries {
         overlap: i64,
         only_first: bool,
     ) -> Result<ShownSecret, VaultError> {
-        let mut id = "sec_".to_owned();
-        for byte in random::<8>()? {
-            id.push_str(&format!("{byte:02x}"));
-        }
+        let id = format!("sec_{}", hex(&random::<8>()?));
         let key = self.vault.of_tenant(tenant).await?;
         let created = now();
         let sealed = SealedSecret {
@@ -155,6 +154,7 @@ impl Deliveries {
     }
 }
 
+/// Returns the context that a sealed secret is bound to. It is part of the stored format.
 fn context(id: &str) -> String {
     format!("signing secret {id}")
 }

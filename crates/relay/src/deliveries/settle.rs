@@ -3,9 +3,8 @@
 use super::context::DeliveryContext;
 use super::state::{AttemptEnd, CallState, Facts, Next, next};
 use crate::storage::audit::AuditEvent;
-use crate::storage::batch::WriteError;
 use crate::storage::calls::{Settlement, StoredCall, Via, Write, Written};
-use crate::storage::now_ms;
+use crate::storage::{WriteError, now_ms};
 use protocol::Code;
 use protocol::frame::JournalMark;
 use std::sync::Arc;
@@ -129,7 +128,7 @@ pub(super) async fn settle(cx: &Arc<DeliveryContext>, finished: FinishedAttempt<
                     return Settled::Unwritten;
                 }
             }
-            Err(WriteError::Storage(error)) => {
+            Err(WriteError::Store(error)) => {
                 tracing::warn!(%error, call = %settlement.id, "cannot store an outcome yet");
             }
         }

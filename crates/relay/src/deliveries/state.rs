@@ -26,60 +26,9 @@
 //!
 //! A bridge that is offline, reconnecting, not yet ready or disabled causes none of them: its calls wait.
 
+pub(crate) use crate::storage::calls::CallState;
 use protocol::{Code, Execution, Retry};
 use std::time::Duration;
-
-crate::storage::words! {
-    /// The state of a delivery.
-    CallState ("state of a call") {
-        /// It waits until it is due.
-        Pending = "pending",
-        /// It waits for a bridge; its clock is stopped.
-        WaitingForBridge = "waiting_for_bridge",
-        /// An attempt is in progress, or the relay waits for its outcome.
-        Attempting = "attempting",
-        /// The target accepted it (2xx).
-        Succeeded = "succeeded",
-        /// The target did not accept it, and the schedule is used up: a dead letter.
-        Failed = "failed",
-        /// A policy forbids it.
-        Refused = "refused",
-        /// The target may have executed it, which cannot be known, and it must not be repeated.
-        OutcomeUnknown = "outcome_unknown",
-        /// A caller or an administrator cancelled it.
-        Cancelled = "cancelled",
-        /// It expired before a target accepted it: a dead letter.
-        Expired = "expired",
-    }
-}
-
-impl CallState {
-    /// Every state.
-    pub const ALL: [Self; 9] = [
-        Self::Pending,
-        Self::WaitingForBridge,
-        Self::Attempting,
-        Self::Succeeded,
-        Self::Failed,
-        Self::Refused,
-        Self::OutcomeUnknown,
-        Self::Cancelled,
-        Self::Expired,
-    ];
-
-    /// Returns whether the state changes only on request.
-    pub fn is_final(self) -> bool {
-        match self {
-            Self::Pending | Self::WaitingForBridge | Self::Attempting => false,
-            Self::Succeeded
-            | Self::Failed
-            | Self::Refused
-            | Self::OutcomeUnknown
-            | Self::Cancelled
-            | Self::Expired => true,
-        }
-    }
-}
 
 /// How an attempt ended.
 #[derive(Debug, Clone, PartialEq, Eq)]

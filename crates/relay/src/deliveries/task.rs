@@ -9,9 +9,8 @@ use super::seal_context;
 use super::settle::{FinishedAttempt, settle};
 use super::state::AttemptEnd;
 use crate::registry::TunnelEntry;
-use crate::storage::batch::WriteError;
 use crate::storage::calls::{StoredCall, Via, Write, Written};
-use crate::storage::{now, now_ms};
+use crate::storage::{WriteError, now, now_ms};
 use opentelemetry::trace::SpanKind;
 use protocol::frame::CallAttempt;
 use protocol::{Code, Failure};
@@ -58,7 +57,7 @@ async fn commit_start(cx: &DeliveryContext, call: &StoredCall, via: &Via, number
             Ok(written) => return written == Written::Changed(true),
             // If it took effect, the process that holds the lease finds an open attempt.
             Err(WriteError::LeaseLost | WriteError::Closed) => return false,
-            Err(WriteError::Storage(error)) => {
+            Err(WriteError::Store(error)) => {
                 tracing::warn!(%error, call = %call.id, "cannot store the start of an attempt yet");
                 tokio::time::sleep(ERROR_DELAY).await;
             }

@@ -76,7 +76,7 @@ impl KeyEntry {
 
     /// Returns whether this is the key's secret, or the previous one while that is valid.
     pub(super) fn matches(&self, presented: &SecretHash, now: i64) -> bool {
-        let (before, until) = self.key.previous.unwrap_or((SecretHash::nobodys(), 0));
+        let (before, until) = self.key.previous.unwrap_or((SecretHash::unmatchable(), 0));
         // Both are compared in any case, so that the time does not reveal which one matched.
         let is_current = presented.matches(&self.key.secret_hash);
         let is_before = presented.matches(&before) && now < until;

@@ -15,6 +15,7 @@ use crate::direct::{self, Direct};
 use crate::registry::{Registry, TunnelEntry};
 use crate::routing::identities::Identities;
 use crate::routing::select_tunnel::{self, Purpose, RouteTarget, Search};
+pub(crate) use crate::storage::calls::DirectClass;
 use policy::{Host, Policy, Target};
 use protocol::{Code, Failure};
 use std::sync::Arc;
@@ -215,16 +216,6 @@ pub(crate) fn is_waited_for(routes: Routes<'_>, tenant: &str, host: &Host) -> bo
 fn host_of(text: &str) -> Result<Host, String> {
     let target = Target::parse(&format!("http://{text}/")).map_err(|error| error.to_string())?;
     Ok(target.host().clone())
-}
-
-/// Whether a stored call may be sent directly, and by which patterns that was decided. When the tenant's patterns
-/// change, the mark shows which calls must be decided again.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub struct DirectClass {
-    /// Whether the URL matches a pattern.
-    pub is_direct: bool,
-    /// The mark of the patterns: [`patterns_mark`].
-    pub mark: i64,
 }
 
 /// Decides whether a call to a URL may be sent directly. A call that names a bridge, or needs a credential of a

@@ -3,7 +3,7 @@
 use crate::control_plane::ControlPlane;
 use crate::deliveries::{self, DeliveryContext};
 use crate::registry::TunnelEntry;
-use crate::{audit, idempotency, notices};
+use crate::{audit, notices};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
@@ -29,7 +29,7 @@ pub(super) fn spawn(state: &Arc<ControlPlane>) -> Vec<JoinHandle<()>> {
     vec![
         tokio::spawn(deliveries::run(cx.clone())),
         tokio::spawn(deliveries::expire(cx)),
-        tokio::spawn(idempotency::keep_clean(state.clone())),
+        tokio::spawn(expire_idempotency_keys(state.clone())),
         tokio::spawn(notices::run(state.clone())),
         tokio::spawn(notices::watch_pause(state.clone())),
         tokio::spawn(audit::checkpoints::run(tunnels, state.audit.clone())),
@@ -37,6 +37,11 @@ pub(super) fn spawn(state: &Arc<ControlPlane>) -> Vec<JoinHandle<()>> {
         tokio::spawn(abort_unauthorized(state.clone())),
         tokio::spawn(state.directory.clone().keep_fresh()),
     ]
+}
+
+/// Deletes expired idempotency keys, while this process serves.
+async fn expire_idempotency_keys(state: Arc<ControlPlane>) {
+    state.idempotency.keep_clean(&state.serving).await;
 }
 
 /// Follows the directory: aborts tunnels and exchanges whose bridge, key or tenant is no longer valid.

@@ -11,7 +11,6 @@ use crate::listener::tls::Acceptor;
 use crate::listener::{self, ListenerContext};
 use crate::service::Service;
 use crate::serving::{RENEW_INTERVAL, RETRY_INTERVAL, Role};
-use crate::storage::leases::{LeaseConnection, Renewed, Taken};
 use crate::storage::{Storage, StorageError, random};
 use protocol::session::EndReason;
 use std::fs::{File, OpenOptions};
@@ -20,6 +19,7 @@ use std::net::SocketAddr;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
+use store::lease::{AcquireOutcome, LeaseConnection, RenewOutcome};
 use tokio::net::TcpSocket;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
@@ -138,7 +138,7 @@ impl Keeper {
     ) -> Self {
         let storage = state.directory.storage().clone();
         Self {
-            lease: LeaseConnection::new(storage.clone()),
+            lease: storage.lease(),
             storage,
             state,
             holder,
@@ -154,10 +154,10 @@ impl Keeper {
     pub(super) async fn try_acquire(&mut self) -> Result<(), ActivateError> {
         // Before the statement: the lease must count as old as it can be.
         let began = Instant::now();
-        let taken = self.lease.take(&self.holder.id, &self.state.node).await?;
-        match taken {
-            Taken::Epoch(epoch) => self.activate(epoch, began).await,
-            Taken::Held(node) => {
+        let taken = self.lease.acquire(&self.holder.id, &self.state.node).await;
+        match taken.map_err(StorageError::from)? {
+            AcquireOutcome::Acquired(epoch) => self.activate(epoch, began).await,
+            AcquireOutcome::HeldBy(node) => {
                 if !matches!(self.state.serving.role(), Role::Standby { active } if active == node)
                 {
                     tracing::info!(active = node, "standby: another relay holds the lease");
@@ -176,7 +176,7 @@ impl Keeper {
         self.state.deliveries.hold(epoch);
         let opened = match self.state.directory.refresh().await {
             Ok(()) => {
-                let is_exclusive = self.storage.is_of_one_machine();
+                let is_exclusive = self.storage.is_single_host();
                 let began = (!is_exclusive).then_some(began);
                 self.state.serving.activate(epoch, began);
                 self.open().map_err(ActivateError::from)
@@ -189,7 +189,7 @@ impl Keeper {
             let _ = self.lease.release(epoch).await;
             return Err(error);
         }
-        if self.storage.is_of_one_machine() {
+        if self.storage.is_single_host() {
             // The file lock keeps other processes out, so the lease is not renewed until the end.
             self.lease.close().await;
         }
@@ -230,7 +230,7 @@ impl Keeper {
 
     fn pause(&self, has_responded: bool) -> Duration {
         match (self.epoch, has_responded) {
-            (1.., _) if self.storage.is_of_one_machine() => Duration::MAX,
+            (1.., _) if self.storage.is_single_host() => Duration::MAX,
             (1.., true) => RENEW_INTERVAL,
             (_, _) => RETRY_INTERVAL,
         }
@@ -252,7 +252,7 @@ impl Keeper {
     async fn renew(&mut self, epoch: i64) -> bool {
         let began = Instant::now();
         match self.lease.renew(epoch).await {
-            Ok(Renewed::Kept { is_contended }) => {
+            Ok(RenewOutcome::Renewed { is_contended }) => {
                 if self.is_failing {
                     tracing::info!("database responds again; lease renewed");
                 }
@@ -260,7 +260,7 @@ impl Keeper {
                 self.state.serving.renewed(began, is_contended);
                 true
             }
-            Ok(Renewed::Lost) => {
+            Ok(RenewOutcome::Lost) => {
                 self.is_failing = false;
                 self.step_down("").await;
                 tracing::warn!(

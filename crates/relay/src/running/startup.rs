@@ -8,13 +8,13 @@ use crate::connection::ListenerKind;
 use crate::control_plane::ControlPlane;
 use crate::deliveries::Deliveries;
 use crate::directory::Directory;
-use crate::generation::Generation;
+use crate::generation;
 use crate::listener::tls::Acceptor;
 use crate::listener::{self, ListenerContext, tls};
 use crate::metrics::Metrics;
 use crate::reload;
 use crate::service::Service;
-use crate::storage::{self, Storage};
+use crate::storage::{self, Storage, StorageError};
 use crate::telemetry::Spans;
 use crate::vault::{MasterKey, Vault};
 use std::io;
@@ -26,10 +26,10 @@ use tokio::sync::{mpsc, watch};
 /// Opens the database and the sockets, and serves.
 pub(super) async fn start(config: Config) -> Result<RunningRelay, StartError> {
     // The lock first: everything after it may assume that no other process writes to an SQLite file.
-    let lock = storage::lock(&config.database)?;
+    let lock = storage::lock(&config.database).map_err(StorageError::from)?;
     let storage = Storage::open(&config.database).await?.fenced();
     // Before the first delivery is read: an older copy of the database pauses deliveries.
-    let generation = Generation::begin(storage.clone(), &config.key_file).await?;
+    let generation = generation::begin(&storage, &config.key_file).await?;
     let master = MasterKey::load_or_create(&config.key_file)?;
     let vault = Vault::new(storage.clone(), master).await?;
     let deliveries = Deliveries::new(storage.clone(), vault, config.deliveries.clone());

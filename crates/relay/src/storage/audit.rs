@@ -1,34 +1,34 @@
-//! The audit record: who did what, when, to what, and what came of it. Rows are added and, when
-//! they are too old, deleted; never changed.
+//! The audit record: actor, action, object, time and result. Rows are added, and deleted when they are too old. They
+//! are never changed.
 
 use super::model::now_ms;
-use super::pool::Tx;
 use super::{Storage, StorageError};
-use sqlx::Row;
+use sqlx::Row as _;
 use sqlx::any::AnyRow;
 use std::sync::{Arc, LazyLock};
+use store::Transaction;
 
-/// The action of a row that counts rows which could not be written.
+/// The action of a row that counts rows which could not be stored.
 pub const LOST: &str = "audit.lost";
 
 /// One row to be added. It holds no body, no header value and no secret.
 #[derive(Debug, Clone, Default)]
 pub struct AuditEvent {
-    /// When, in milliseconds since 1970; zero for now.
+    /// When it happened, in milliseconds since 1970; zero for now.
     pub at_ms: i64,
-    /// Whose space it happened in.
+    /// The tenant's id.
     pub tenant: Arc<str>,
-    /// A client id, `cli:ACCOUNT`, or `relay`; empty for the storage's own actor.
+    /// A client id, `cli:ACCOUNT`, or `relay`; empty for the storage handle's actor.
     pub actor: Arc<str>,
     /// `key.create`, `bridge.revoke`, `call`, `endpoint`, ...
     pub action: &'static str,
-    /// What it was done to: an id, a name, a host.
+    /// The object of the action: an id, a name or a host.
     pub object: String,
-    /// Through which bridge.
+    /// The bridge that was used.
     pub bridge: Arc<str>,
     /// `ok`, or the code of the failure.
     pub result: &'static str,
-    /// How far it came.
+    /// The execution state of the request.
     pub execution: &'static str,
     /// Bytes of bodies towards the target.
     pub bytes_up: u64,
@@ -36,14 +36,14 @@ pub struct AuditEvent {
     pub bytes_down: u64,
     /// How long it took, in milliseconds.
     pub took_ms: u64,
-    /// Of how many exchanges this is the sum.
+    /// The number of exchanges that the row sums up.
     pub count: u64,
-    /// JSON, or empty.
+    /// Additional attributes as JSON, or empty.
     pub detail: String,
 }
 
 impl AuditEvent {
-    /// An administrative act that was done.
+    /// Returns the event of an administrative action that succeeded.
     pub(super) fn done(tenant: &str, action: &'static str, object: &str) -> Self {
         Self {
             tenant: tenant.into(),
@@ -55,7 +55,7 @@ impl AuditEvent {
         }
     }
 
-    /// The same, with more to say of it.
+    /// Returns the same event with additional attributes.
     pub(super) fn with(self, detail: &serde_json::Value) -> Self {
         Self {
             detail: detail.to_string(),
@@ -64,55 +64,55 @@ impl AuditEvent {
     }
 }
 
-/// One row as it is shown.
+/// One row.
 #[derive(Debug, Clone)]
 pub struct AuditRow {
     /// Orders rows: rises.
     pub seq: i64,
-    /// When, in milliseconds since 1970.
+    /// When it happened, in milliseconds since 1970.
     pub at_ms: i64,
-    /// Whose space it happened in (its id).
+    /// The tenant's id.
     pub tenant: String,
-    /// Who.
+    /// The actor.
     pub actor: String,
-    /// What.
+    /// The action.
     pub action: String,
-    /// To what.
+    /// The object of the action.
     pub object: String,
-    /// Through which bridge.
+    /// The bridge that was used.
     pub bridge: String,
-    /// What came of it.
+    /// `ok`, or the code of the failure.
     pub result: String,
-    /// How far it came.
+    /// The execution state of the request.
     pub execution: String,
     /// Bytes towards the target.
     pub bytes_up: i64,
     /// Bytes towards the caller.
     pub bytes_down: i64,
-    /// In milliseconds.
+    /// How long it took, in milliseconds.
     pub took_ms: i64,
-    /// Of how many exchanges this is the sum.
+    /// The number of exchanges that the row sums up.
     pub count: i64,
-    /// More, as JSON.
+    /// Additional attributes as JSON.
     pub detail: String,
 }
 
-/// Which rows.
+/// Selects rows.
 #[derive(Debug, Clone, Default)]
 pub struct AuditFilter {
-    /// Of this tenant (its id).
+    /// Rows of this tenant (its id).
     pub tenant: Option<String>,
-    /// Of this action, or with a trailing `.` of all that begin so.
+    /// Rows of this action; with a trailing `.`, of all actions that begin with it.
     pub action: Option<String>,
-    /// Of this actor.
+    /// Rows of this actor.
     pub actor: Option<String>,
-    /// At or after, in milliseconds since 1970.
+    /// Rows of this moment or later, in milliseconds since 1970.
     pub since_ms: Option<i64>,
-    /// Before.
+    /// Rows before this moment.
     pub until_ms: Option<i64>,
 }
 
-/// Rows that one statement adds, where there are as many: each statement is a hop to the database.
+/// Rows that one statement adds, if there are that many: each statement costs a round trip to the database.
 const ROWS_AT_ONCE: usize = 32;
 
 const INTO: &str =
@@ -122,10 +122,11 @@ const INTO: &str =
 /// Columns of a row.
 const COLUMNS: usize = 13;
 
+// Two fixed texts: the library caches prepared statements by their text, and a batch may have any size.
 static ONE: LazyLock<String> = LazyLock::new(|| insert(1));
 static MANY: LazyLock<String> = LazyLock::new(|| insert(ROWS_AT_ONCE));
 
-/// The statement that adds so many rows.
+/// Returns the statement that adds this many rows.
 fn insert(rows: usize) -> String {
     let row = |row: usize| {
         let columns = (1..=COLUMNS).map(|column| format!("${}", row * COLUMNS + column));
@@ -136,50 +137,63 @@ fn insert(rows: usize) -> String {
 }
 
 /// Adds a row in a transaction.
-pub(super) async fn add(tx: &mut Tx, actor: &str, act: &AuditEvent) -> Result<(), StorageError> {
+pub(super) async fn add(
+    tx: &mut Transaction,
+    actor: &str,
+    event: &AuditEvent,
+) -> Result<(), StorageError> {
     let one = sqlx::query(ONE.as_str());
-    bind(one, actor, act).execute(&mut **tx).await?;
+    bind(one, actor, event).execute(&mut **tx).await?;
     Ok(())
 }
 
 /// Adds rows in a transaction, in this order.
-async fn add_all(tx: &mut Tx, actor: &str, acts: &[AuditEvent]) -> Result<(), StorageError> {
-    let mut chunks = acts.chunks_exact(ROWS_AT_ONCE);
+async fn add_all(
+    tx: &mut Transaction,
+    actor: &str,
+    events: &[AuditEvent],
+) -> Result<(), StorageError> {
+    let mut chunks = events.chunks_exact(ROWS_AT_ONCE);
     for chunk in chunks.by_ref() {
         let mut many = sqlx::query(MANY.as_str());
-        for act in chunk {
-            many = bind(many, actor, act);
+        for event in chunk {
+            many = bind(many, actor, event);
         }
         many.execute(&mut **tx).await?;
     }
-    for act in chunks.remainder() {
-        add(tx, actor, act).await?;
+    for event in chunks.remainder() {
+        add(tx, actor, event).await?;
     }
     Ok(())
 }
 
 type Query<'q> = sqlx::query::Query<'q, sqlx::Any, sqlx::any::AnyArguments>;
 
-fn bind<'q>(query: Query<'q>, actor: &'q str, act: &'q AuditEvent) -> Query<'q> {
+fn bind<'q>(query: Query<'q>, actor: &'q str, event: &'q AuditEvent) -> Query<'q> {
+    // Both databases have signed integers only.
     let whole = |number: u64| i64::try_from(number).unwrap_or(i64::MAX);
     let or = |text: &'q str, other: &'q str| if text.is_empty() { other } else { text };
     query
-        .bind(if act.at_ms == 0 { now_ms() } else { act.at_ms })
-        .bind(&*act.tenant)
-        .bind(or(&act.actor, actor))
-        .bind(act.action)
-        .bind(&*act.object)
-        .bind(&*act.bridge)
-        .bind(act.result)
-        .bind(act.execution)
-        .bind(whole(act.bytes_up))
-        .bind(whole(act.bytes_down))
-        .bind(whole(act.took_ms))
-        .bind(whole(act.count))
-        .bind(or(&act.detail, "{}"))
+        .bind(if event.at_ms == 0 {
+            now_ms()
+        } else {
+            event.at_ms
+        })
+        .bind(&*event.tenant)
+        .bind(or(&event.actor, actor))
+        .bind(event.action)
+        .bind(&*event.object)
+        .bind(&*event.bridge)
+        .bind(event.result)
+        .bind(event.execution)
+        .bind(whole(event.bytes_up))
+        .bind(whole(event.bytes_down))
+        .bind(whole(event.took_ms))
+        .bind(whole(event.count))
+        .bind(or(&event.detail, "{}"))
 }
 
-fn shown(row: &AnyRow) -> Result<AuditRow, StorageError> {
+fn audit_row(row: &AnyRow) -> Result<AuditRow, StorageError> {
     Ok(AuditRow {
         seq: row.try_get("seq")?,
         at_ms: row.try_get("at_ms")?,
@@ -202,23 +216,25 @@ impl Storage {
     /// Adds rows in one transaction.
     ///
     /// # Errors
-    /// [`StorageError`] when the database does not answer; nothing was added.
-    pub async fn audit(&self, acts: &[AuditEvent]) -> Result<(), StorageError> {
-        let mut tx = self.pool.begin_with(self.backend.begin()).await?;
-        add_all(&mut tx, &self.actor, acts).await?;
-        tx.commit().await
+    /// [`StorageError`] when the database does not respond; nothing was added.
+    pub async fn audit(&self, events: &[AuditEvent]) -> Result<(), StorageError> {
+        let mut tx = self.begin().await?;
+        add_all(&mut tx, &self.actor, events).await?;
+        tx.commit().await?;
+        Ok(())
     }
 
-    /// Rows, newest first, those before `before` (an [`AuditRow::seq`]).
+    /// Returns rows, newest first, those before `before` (an [`AuditRow::seq`]).
     ///
     /// # Errors
-    /// [`StorageError`] when the database does not answer.
+    /// [`StorageError`] when the database does not respond.
     pub async fn audit_rows(
         &self,
         filter: &AuditFilter,
         before: i64,
         limit: u32,
     ) -> Result<Vec<AuditRow>, StorageError> {
+        // Two texts: rows of one tenant are read from an index of its own.
         let text = match filter.tenant {
             Some(_) => {
                 "SELECT * FROM audit WHERE seq < $1 AND ($2 = '' OR action = $2)
@@ -241,31 +257,32 @@ impl Storage {
         if let Some(tenant) = &filter.tenant {
             query = query.bind(tenant.clone());
         }
-        let rows = query.fetch_all(&self.pool).await?;
-        rows.iter().map(shown).collect()
+        let rows = query.fetch_all(self.pool()).await?;
+        rows.iter().map(audit_row).collect()
     }
 
-    /// How many rows there are, and how many are known to be missing.
+    /// Returns the number of rows, and of rows that are known to be missing.
     ///
     /// # Errors
-    /// [`StorageError`] when the database does not answer.
+    /// [`StorageError`] when the database does not respond.
     pub async fn audit_totals(&self) -> Result<(i64, i64), StorageError> {
         let rows = sqlx::query(
             "SELECT COUNT(*) AS total, CAST(COALESCE(SUM(CASE WHEN action = $1 THEN count END), 0)
                                          AS BIGINT) AS lost FROM audit",
         )
         .bind(LOST)
-        .fetch_one(&self.pool)
+        .fetch_one(self.pool())
         .await?;
         Ok((rows.try_get("total")?, rows.try_get("lost")?))
     }
 
-    /// Deletes up to `limit` rows that are older than a moment. Returns how many.
+    /// Deletes up to `limit` rows that are older than a moment. Returns their number.
     ///
     /// # Errors
-    /// [`StorageError`] when the database does not answer.
+    /// [`StorageError`] when the database does not respond.
     pub async fn forget_audit(&self, before_ms: i64, limit: u32) -> Result<u64, StorageError> {
-        let mut tx = self.pool.begin_with(self.backend.begin()).await?;
+        let mut tx = self.begin().await?;
+        // In slices: one deletion of a month of rows would keep SQLite's write lock for seconds.
         let gone = sqlx::query(
             "DELETE FROM audit WHERE seq IN
              (SELECT seq FROM audit WHERE at_ms < $1 ORDER BY at_ms LIMIT $2)",

@@ -1,22 +1,22 @@
-//! Bridges as an administrator sees them: listed, disabled, revoked; and what reports itself.
+//! Bridges as an administrator sees them: list, disable, revoke; and services that report themselves.
 
 use super::audit::{self, AuditEvent};
 use super::model::{Bridge, now};
-use super::{Storage, StorageError, pairing, rows};
+use super::{Storage, StorageError, pairing, rows, tenants};
 use sqlx::Row as _;
 use std::collections::HashMap;
 use std::sync::Arc;
 
-/// Something that reports itself with a key, such as a synchronizer.
+/// A program that reports itself with an API key, such as a synchronizer.
 #[derive(Debug, Clone)]
 pub struct Service {
-    /// Whose it is (the tenant's id).
+    /// The tenant's id.
     pub tenant: Arc<str>,
-    /// What it is.
+    /// Its name.
     pub name: String,
     /// Its version.
     pub version: String,
-    /// When it said so last, in seconds since 1970.
+    /// When it last reported itself, in seconds since 1970.
     pub seen: i64,
 }
 
@@ -25,7 +25,7 @@ pub(super) fn no_bridge(name: &str) -> StorageError {
 }
 
 impl Storage {
-    /// The bridges of a tenant, or of all, by name, revoked ones included.
+    /// Returns the bridges of a tenant, or of all tenants, by name, revoked ones included.
     ///
     /// # Errors
     /// [`StorageError::NotFound`] for an unknown tenant.
@@ -35,7 +35,7 @@ impl Storage {
             "SELECT * FROM bridges WHERE ($1 = '' OR tenant_id = $1) ORDER BY name, created, id",
         )
         .bind(only)
-        .fetch_all(&self.pool)
+        .fetch_all(self.pool())
         .await?;
         rows.iter().map(rows::bridge).collect()
     }
@@ -47,6 +47,8 @@ impl Storage {
     pub async fn revoke_bridge(&self, tenant: &str, name: &str) -> Result<(), StorageError> {
         let (mut tx, revision) = self.change().await?;
         let now = now();
+        // The row stays: running relays find the revocation by its revision. A revoked bridge is not in the unique
+        // index on names, so its name is free.
         let row = sqlx::query(
             "UPDATE bridges SET revoked = $1, revision = $2
              WHERE tenant_id = $3 AND name = $4 AND revoked IS NULL RETURNING id",
@@ -59,13 +61,14 @@ impl Storage {
         .await?;
         let bridge: String = row.ok_or_else(|| no_bridge(name))?.try_get("id")?;
         pairing::revoke_identities(&mut tx, &bridge, now, revision).await?;
-        let act = AuditEvent::done(tenant, "bridge.revoke", name);
-        audit::add(&mut tx, &self.actor, &act).await?;
-        tx.commit().await
+        let event = AuditEvent::done(tenant, "bridge.revoke", name);
+        audit::add(&mut tx, &self.actor, &event).await?;
+        tx.commit().await?;
+        Ok(())
     }
 
-    /// Cuts a bridge of a tenant (its id) off until it is enabled again, or enables it. Its name and
-    /// its installations stay.
+    /// Disables a bridge of a tenant (its id) until it is enabled again, or enables it. Its name and its installations
+    /// stay.
     ///
     /// # Errors
     /// [`StorageError::NotFound`] when the tenant has no valid bridge of that name.
@@ -84,8 +87,8 @@ impl Storage {
         self.mark_bridge(tenant, name, text, disabled, action).await
     }
 
-    /// Marks a bridge of a tenant (its id) as behind something that ends TLS, or takes that back. Its tunnels
-    /// then need not be bound to this relay's own TLS connection.
+    /// Allows TLS inspection for a bridge of a tenant (its id), or forbids it again. With it, the bridge's
+    /// authentication need not be bound to the relay's own TLS connection.
     ///
     /// # Errors
     /// [`StorageError::NotFound`] when the tenant has no valid bridge of that name.
@@ -105,7 +108,7 @@ impl Storage {
             .await
     }
 
-    /// Sets the time of a mark by `text`, or takes it away, and writes that into the audit record.
+    /// Sets or clears the time of a mark by `text`, with an audit row.
     async fn mark_bridge(
         &self,
         tenant: &str,
@@ -131,15 +134,17 @@ impl Storage {
             &AuditEvent::done(tenant, action, name),
         )
         .await?;
-        tx.commit().await
+        tx.commit().await?;
+        Ok(())
     }
 
-    /// Writes down when bridges (their ids) were there last. Not a change that anybody must follow.
+    /// Records when bridges (their ids) were last connected. No other process must follow this change.
     ///
     /// # Errors
-    /// [`StorageError`] when the database does not answer.
+    /// [`StorageError`] when the database does not respond.
     pub async fn bridges_seen(&self, seen: &HashMap<Arc<str>, i64>) -> Result<(), StorageError> {
-        let mut tx = self.pool.begin_with(self.backend.begin()).await?;
+        // Not a `change`: a raised revision would make every process read all of these bridges again.
+        let mut tx = self.begin().await?;
         for (bridge, at) in seen {
             sqlx::query("UPDATE bridges SET last_seen = $1 WHERE id = $2")
                 .bind(at)
@@ -147,32 +152,34 @@ impl Storage {
                 .execute(&mut *tx)
                 .await?;
         }
-        tx.commit().await
+        tx.commit().await?;
+        Ok(())
     }
 
-    /// When each bridge of a tenant (its id) was there last, by id, in seconds since 1970.
+    /// Returns when each bridge of a tenant (its id) was last connected, by id, in seconds since 1970.
     ///
     /// # Errors
-    /// [`StorageError`] when the database does not answer.
+    /// [`StorageError`] when the database does not respond.
     pub async fn last_seen(&self, tenant: &str) -> Result<HashMap<String, i64>, StorageError> {
         let rows = sqlx::query(
             "SELECT id, last_seen FROM bridges WHERE tenant_id = $1 AND last_seen IS NOT NULL",
         )
         .bind(tenant)
-        .fetch_all(&self.pool)
+        .fetch_all(self.pool())
         .await?;
         rows.iter()
             .map(|row| Ok((row.try_get("id")?, row.try_get("last_seen")?)))
             .collect()
     }
 
-    /// Something reports itself.
+    /// Records that a service reported itself.
     ///
     /// # Errors
-    /// [`StorageError::NotFound`] when its tenant is gone.
+    /// [`StorageError::NotFound`] when its tenant was deleted.
     pub async fn service_seen(&self, service: &Service) -> Result<(), StorageError> {
-        let mut tx = self.pool.begin_with(self.backend.begin()).await?;
-        tx.lock_tenant(&service.tenant).await?;
+        let mut tx = self.begin().await?;
+        // The deletion of the tenant waits for this transaction, and then deletes the new row as well.
+        tenants::lock(&mut tx, &service.tenant).await?;
         let stored = sqlx::query(
             "INSERT INTO services (tenant_id, name, version, seen)
              SELECT id, $1, $2, $3 FROM tenants WHERE id = $4 AND state <> 'deleted'
@@ -185,21 +192,22 @@ impl Storage {
         .execute(&mut *tx)
         .await?;
         if stored.rows_affected() == 0 {
-            return Err(StorageError::NotFound("the tenant is gone".into()));
+            return Err(StorageError::NotFound("the tenant was deleted".into()));
         }
-        tx.commit().await
+        tx.commit().await?;
+        Ok(())
     }
 
-    /// What reported itself in a tenant (its id; empty for all).
+    /// Returns the services that reported themselves in a tenant (its id; empty for all).
     ///
     /// # Errors
-    /// [`StorageError`] when the database does not answer.
+    /// [`StorageError`] when the database does not respond.
     pub async fn services(&self, tenant: &str) -> Result<Vec<Service>, StorageError> {
         let rows = sqlx::query(
             "SELECT * FROM services WHERE ($1 = '' OR tenant_id = $1) ORDER BY tenant_id, name",
         )
         .bind(tenant)
-        .fetch_all(&self.pool)
+        .fetch_all(self.pool())
         .await?;
         rows.iter()
             .map(|row| {

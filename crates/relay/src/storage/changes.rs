@@ -1,21 +1,19 @@
-//! What changed since some revision: how a running relay follows its database.
+//! The changes since a revision: how a running relay follows its database.
 
-use super::db::Backend;
 use super::model::{Changes, now};
-use super::pool::Pool;
 use super::{StorageError, claims, rows};
-use sqlx::Row;
+use sqlx::Row as _;
+use store::Store;
 
-/// How long a revoked bridge is told so, in seconds; later it is merely unknown.
-const TOLD_REVOKED: i64 = 90 * 24 * 3600;
+/// How long a revoked bridge is reported as revoked, in seconds; later it is merely unknown.
+const REVOKED_REPORTED: i64 = 90 * 24 * 3600;
 
-/// One consistent look. Revoked keys matter only to who knew them before, so not after 0.
-pub(super) async fn changes_since(
-    pool: &Pool,
-    backend: Backend,
-    since: i64,
-) -> Result<Changes, StorageError> {
-    let mut tx = pool.begin_with(backend.look()).await?;
+/// Returns the changes after a revision. After 0, revoked keys are left out: they matter only to a process that knew
+/// them as valid.
+pub(super) async fn changes_since(store: &Store, since: i64) -> Result<Changes, StorageError> {
+    // One consistent state: a change that is committed between two of the queries would be missed in part, and
+    // never be read again, because the revision is already the newer one.
+    let mut tx = store.snapshot().await?;
     let row = sqlx::query("SELECT revision FROM meta WHERE id = 1")
         .fetch_one(&mut *tx)
         .await?;
@@ -38,13 +36,13 @@ pub(super) async fn changes_since(
     for row in &found {
         changes.keys.push(rows::key(row)?);
     }
-    let told = now() - TOLD_REVOKED;
+    let reported = now() - REVOKED_REPORTED;
     let found = sqlx::query(
         "SELECT * FROM bridges
          WHERE revision > $1 AND ($1 > 0 OR revoked IS NULL OR revoked > $2)",
     )
     .bind(since)
-    .bind(told)
+    .bind(reported)
     .fetch_all(&mut *tx)
     .await?;
     for row in &found {
@@ -55,7 +53,7 @@ pub(super) async fn changes_since(
          WHERE revision > $1 AND ($1 > 0 OR revoked IS NULL OR revoked > $2) ORDER BY created",
     )
     .bind(since)
-    .bind(told)
+    .bind(reported)
     .fetch_all(&mut *tx)
     .await?;
     for row in &found {

@@ -1,68 +1,67 @@
-//! Which names belong to which bridges: the database decides between bridges that declare one at the
-//! same time, also on different nodes.
+//! Which names belong to which bridges. The database decides between bridges that declare the same name at the same
+//! time, also on different nodes.
 //!
 //! ```text
-//! no bridge has the name         -> the first bridge that declares it has it
-//! a bridge has it                -> only that one, until an administrator says otherwise
+//! no bridge has the name         -> the first bridge that declares it gets it
+//! a bridge has it                -> only that one, until an administrator assigns it to another
 //! its bridges are all revoked    -> no bridge has it
 //! ```
 //!
-//! Every change takes the lock of the revision (`Storage::change`) before it looks, so two of them
-//! never see the same free name.
+//! Each change locks the revision ([`store::Store::change`]) before it reads, so two of them never see the same free
+//! name.
 
 use super::audit::{self, AuditEvent};
 use super::bridges::no_bridge;
 use super::model::{BridgeId, TenantId, now, words};
-use super::pool::Tx;
 use super::{Storage, StorageError, rows};
 use serde_json::json;
 use sqlx::Row as _;
+use store::Transaction;
 
-/// Names that one bridge may have. Those that it declares beyond are refused.
+/// Names that one bridge may have. Further names that it declares are refused.
 pub const CLAIMS_PER_BRIDGE_MAX: usize = 512;
 
 words! {
-    /// What a claimed name is the name of.
+    /// The kind of thing that a claimed name belongs to.
     ClaimKind ("kind of claim") {
         /// An endpoint.
         Endpoint = "endpoint",
     }
 }
 
-/// A bridge has a name, or no longer.
+/// A name that belongs to a bridge, or no longer does.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Claim {
-    /// Whose (the tenant's id).
+    /// The tenant's id.
     pub tenant: TenantId,
-    /// What it is the name of.
+    /// The kind of name.
     pub kind: ClaimKind,
     /// The name.
     pub name: String,
-    /// Which bridge has it.
+    /// The bridge's id.
     pub bridge: BridgeId,
     /// Whether the claim ended.
     pub is_removed: bool,
 }
 
-/// A name and a bridge that has it, for people.
+/// A name and the bridge that has it, for display.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct NamedClaim {
-    /// Whose (the tenant's id).
+    /// The tenant's id.
     pub tenant: String,
     /// The endpoint's name.
     pub endpoint: String,
     /// The bridge's name.
     pub bridge: String,
-    /// Since when, in seconds since 1970.
+    /// When the bridge got it, in seconds since 1970.
     pub created: i64,
 }
 
 impl Storage {
-    /// Gives a bridge those of the endpoint names that no other valid bridge has. Returns the names
-    /// that it has since now.
+    /// Assigns those endpoint names to a bridge that no other valid bridge has. Returns the names that are new.
     ///
     /// # Errors
-    /// [`StorageError`] when the database does not answer; nothing was changed.
+    /// [`StorageError`] when the database does not respond; nothing was changed.
     pub async fn claim_endpoints(
         &self,
         tenant: &str,
@@ -70,15 +69,18 @@ impl Storage {
         names: &[String],
     ) -> Result<Vec<String>, StorageError> {
         let (mut tx, revision) = self.change().await?;
+        // Revoked meanwhile, or another tenant's. The dropped transaction leaves the revision as it was.
         let Some(bridge_name) = name_of(&mut tx, tenant, bridge).await? else {
             return Ok(Vec::new());
         };
-        let mut room = CLAIMS_PER_BRIDGE_MAX.saturating_sub(count(&mut tx, bridge).await?);
+        let mut free = CLAIMS_PER_BRIDGE_MAX.saturating_sub(count(&mut tx, bridge).await?);
         let mut claimed = Vec::new();
         for name in names {
-            if room == 0 {
+            if free == 0 {
                 break;
             }
+            // A claim of a revoked bridge does not count. On conflict, the row is the bridge's own claim that was
+            // released before: it is used again.
             let inserted = sqlx::query(
                 "INSERT INTO bridge_claims (tenant_id, kind, name, bridge_id, created, revision)
                  SELECT b.tenant_id, 'endpoint', $1, b.id, $2, $3 FROM bridges b
@@ -97,27 +99,28 @@ impl Storage {
             .execute(&mut *tx)
             .await?;
             if inserted.rows_affected() > 0 {
-                let act = AuditEvent {
+                let event = AuditEvent {
                     bridge: bridge_name.as_str().into(),
                     ..AuditEvent::done(tenant, "endpoint.claim", name)
                 };
-                audit::add(&mut tx, &self.actor, &act).await?;
+                audit::add(&mut tx, &self.actor, &event).await?;
                 claimed.push(name.clone());
-                room -= 1;
+                free -= 1;
             }
         }
+        // Without a new name nothing is committed: a raised revision would make every process read the changes.
         if !claimed.is_empty() {
             tx.commit().await?;
         }
         Ok(claimed)
     }
 
-    /// Gives an endpoint's name to a bridge of a tenant (its id): to that one alone, or, with `also`,
-    /// to it and to those that have it.
+    /// Assigns an endpoint's name to a bridge of a tenant (its id): to that bridge only or, with `also`, in addition to
+    /// the bridges that have it.
     ///
     /// # Errors
     /// [`StorageError::NotFound`] when the tenant has no valid bridge of that name,
-    /// [`StorageError::Invalid`] for what cannot be an endpoint's name, [`StorageError::Conflict`]
+    /// [`StorageError::Invalid`] for an invalid endpoint name, [`StorageError::Conflict`]
     /// when the bridge has too many.
     pub async fn assign_endpoint(
         &self,
@@ -135,10 +138,11 @@ impl Storage {
         let id = id_of(&mut tx, tenant, bridge).await?;
         if count(&mut tx, &id).await? >= CLAIMS_PER_BRIDGE_MAX {
             return Err(StorageError::Conflict(format!(
-                "bridge `{bridge}` has {CLAIMS_PER_BRIDGE_MAX} endpoint names, the most that it may \
-                 have: release one first"
+                "bridge `{bridge}` has {CLAIMS_PER_BRIDGE_MAX} endpoint names, which is the limit: \
+                 release one first"
             )));
         }
+        // Marked and not deleted: running relays find the end of a claim by its revision.
         if !also {
             let text = "UPDATE bridge_claims SET removed = $1, revision = $2
                  WHERE tenant_id = $3 AND kind = 'endpoint' AND name = $4 AND removed IS NULL
@@ -159,16 +163,17 @@ impl Storage {
         .bind(revision)
         .execute(&mut *tx)
         .await?;
-        let act = AuditEvent {
+        let event = AuditEvent {
             bridge: bridge.into(),
             ..AuditEvent::done(tenant, "endpoint.assign", endpoint)
         };
-        let act = act.with(&json!({"also": also}));
-        audit::add(&mut tx, &self.actor, &act).await?;
-        tx.commit().await
+        let event = event.with(&json!({"also": also}));
+        audit::add(&mut tx, &self.actor, &event).await?;
+        tx.commit().await?;
+        Ok(())
     }
 
-    /// Takes an endpoint's name from a bridge of a tenant (its id).
+    /// Releases an endpoint's name from a bridge of a tenant (its id).
     ///
     /// # Errors
     /// [`StorageError::NotFound`] when the bridge does not have it.
@@ -198,15 +203,16 @@ impl Storage {
                 endpoint.escape_debug().take(80).collect::<String>()
             )));
         }
-        let act = AuditEvent {
+        let event = AuditEvent {
             bridge: bridge.into(),
             ..AuditEvent::done(tenant, "endpoint.release", endpoint)
         };
-        audit::add(&mut tx, &self.actor, &act).await?;
-        tx.commit().await
+        audit::add(&mut tx, &self.actor, &event).await?;
+        tx.commit().await?;
+        Ok(())
     }
 
-    /// Which valid bridges have which endpoint names, of a tenant or of all.
+    /// Returns the endpoint names of valid bridges, of a tenant or of all tenants.
     ///
     /// # Errors
     /// [`StorageError::NotFound`] for an unknown tenant.
@@ -223,7 +229,7 @@ impl Storage {
              ORDER BY c.tenant_id, c.name, b.name",
         )
         .bind(only)
-        .fetch_all(&self.pool)
+        .fetch_all(self.pool())
         .await?;
         let claims = rows.iter().map(|row| {
             Ok(NamedClaim {
@@ -247,8 +253,12 @@ pub(super) fn claim(row: &sqlx::any::AnyRow) -> Result<Claim, StorageError> {
     })
 }
 
-/// The name of a valid bridge of a tenant, by their ids.
-async fn name_of(tx: &mut Tx, tenant: &str, bridge: &str) -> Result<Option<String>, StorageError> {
+/// Returns the name of a valid bridge of a tenant, by their ids.
+async fn name_of(
+    tx: &mut Transaction,
+    tenant: &str,
+    bridge: &str,
+) -> Result<Option<String>, StorageError> {
     let row = sqlx::query(
         "SELECT name FROM bridges WHERE id = $1 AND tenant_id = $2 AND revoked IS NULL",
     )
@@ -259,8 +269,8 @@ async fn name_of(tx: &mut Tx, tenant: &str, bridge: &str) -> Result<Option<Strin
     Ok(row.map(|row| row.try_get("name")).transpose()?)
 }
 
-/// The id of a valid bridge of a tenant (its id), by its name.
-async fn id_of(tx: &mut Tx, tenant: &str, name: &str) -> Result<String, StorageError> {
+/// Returns the id of a valid bridge of a tenant (its id), by its name.
+async fn id_of(tx: &mut Transaction, tenant: &str, name: &str) -> Result<String, StorageError> {
     let row = sqlx::query(
         "SELECT id FROM bridges WHERE tenant_id = $1 AND name = $2 AND revoked IS NULL",
     )
@@ -271,13 +281,14 @@ async fn id_of(tx: &mut Tx, tenant: &str, name: &str) -> Result<String, StorageE
     Ok(row.ok_or_else(|| no_bridge(name))?.try_get("id")?)
 }
 
-/// How many names a bridge has.
-async fn count(tx: &mut Tx, bridge: &str) -> Result<usize, StorageError> {
+/// Returns the number of names that a bridge has.
+async fn count(tx: &mut Transaction, bridge: &str) -> Result<usize, StorageError> {
     let row = sqlx::query(
         "SELECT COUNT(*) AS claims FROM bridge_claims WHERE bridge_id = $1 AND removed IS NULL",
     )
     .bind(bridge)
     .fetch_one(&mut **tx)
     .await?;
+    // A count that cannot be represented is above every limit.
     Ok(usize::try_from(row.try_get::<i64, _>("claims")?).unwrap_or(usize::MAX))
 }

@@ -1,61 +1,61 @@
-//! Requests with an idempotency key: what is known of them after a restart.
+//! Idempotency keys in the database: they survive a restart of the relay.
 //!
 //! ```text
-//! begin   committed before anything is sent   -> begun, or what is known of an earlier request
-//! finish  the outcome                         -> kept for [`DONE_KEPT_MS`]
-//! forget  it certainly had no effect          -> the key is free
+//! claim     committed before anything is sent     -> new, or the state of an earlier request with the key
+//! complete  with an outcome                       -> kept for [`COMPLETED_KEPT_MS`]
+//! complete  without one: it certainly had no effect -> the key is free
 //! ```
 //!
-//! A row belongs to the process that began it, by a random token. Times are those of the database's
-//! clock. The outcome is sealed by the caller (`crate::idempotency`).
+//! A row belongs to the process that claimed it, by a random token. Times are those of the database's clock. The
+//! outcome is sealed by the caller (`crate::idempotency`).
 
-use super::pool::Tx;
 use super::{Storage, StorageError};
 use sqlx::{AssertSqlSafe, Row as _};
 use std::collections::HashMap;
 use std::sync::Arc;
+use store::{StoreError, Transaction};
 
 /// How long an outcome is kept, in milliseconds.
-pub const DONE_KEPT_MS: i64 = 600_000;
+pub const COMPLETED_KEPT_MS: i64 = 600_000;
 
-/// How long a request is remembered whose outcome is not known, in milliseconds.
-pub const BEGUN_KEPT_MS: i64 = 24 * 3600 * 1000;
+/// How long a key is kept whose request has no known outcome, in milliseconds.
+pub const CLAIMED_KEPT_MS: i64 = 24 * 3600 * 1000;
 
-/// Rows that are deleted in one transaction.
-const FORGOTTEN_AT_ONCE: i64 = 500;
+/// Rows that one transaction deletes.
+const DELETED_AT_ONCE: i64 = 500;
 
-/// Which request, and which attempt at it.
+/// A key, and one attempt to execute its request.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct KeyedRow {
     /// The tenant's id.
     pub tenant: Arc<str>,
-    /// `call`, or the id of the operation.
+    /// [`CALL`], or the id of the operation.
     pub operation: &'static str,
     /// The caller's key.
     pub key: String,
-    /// Random, of this attempt.
+    /// A random number of this attempt.
     pub token: [u8; 16],
-    /// The database's clock, as an expression.
+    /// The database's clock, as an SQL expression.
     clock: &'static str,
 }
 
-/// A request that begins.
+/// The claim of a key, before its request is executed.
 #[derive(Debug)]
-pub struct Begin {
-    /// Which one.
+pub struct ClaimKey {
+    /// The key and the attempt.
     pub row: KeyedRow,
-    /// The API key that made it.
+    /// The client id of the API key that sent the request.
     pub client_id: Arc<str>,
     /// Hash of the request.
     pub digest: Vec<u8>,
-    /// An earlier attempt of this process that certainly had no effect, and whose row may be there.
+    /// The token of an earlier attempt of this process that certainly had no effect. Its row may exist.
     pub prior: Option<[u8; 16]>,
 }
 
-/// What became of a request that was to begin.
+/// The outcome of a claim.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Begun {
-    /// It is on disk, and may be made.
+pub enum ClaimOutcome {
+    /// The claim is on disk: the request may be executed.
     New,
     /// The key was used before.
     Known {
@@ -64,24 +64,24 @@ pub enum Begun {
         /// The sealed outcome, if it is known.
         outcome: Option<Vec<u8>>,
     },
-    /// The key was used for a stored call.
-    OfDelivery,
-    /// The tenant is gone.
+    /// A stored call has the key.
+    OfStoredCall,
+    /// The tenant was deleted.
     NoTenant,
 }
 
 /// The end of a request.
 #[derive(Debug)]
-pub struct Finish {
-    /// Which one.
+pub struct CompleteKey {
+    /// The key and the attempt.
     pub row: KeyedRow,
-    /// Its sealed outcome; none to forget it, for it certainly had no effect.
+    /// The sealed outcome; `None` releases the key, because the request certainly had no effect.
     pub outcome: Option<Vec<u8>>,
 }
 
 /// What is stored of one API key's requests.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Stored {
+pub struct KeyUsage {
     /// Rows.
     pub rows: u64,
     /// Bytes of their outcomes.
@@ -92,7 +92,7 @@ pub struct Stored {
 pub const CALL: &str = "call";
 
 impl Storage {
-    /// Names a row.
+    /// Returns the identity of a row.
     pub fn keyed_row(
         &self,
         tenant: Arc<str>,
@@ -105,64 +105,68 @@ impl Storage {
             operation,
             key,
             token,
-            clock: self.backend.clock_ms(),
+            clock: self.backend().clock_ms(),
         }
     }
 
-    /// Deletes what has expired. Returns whether there may be more.
+    /// Deletes expired rows. Returns whether there may be more.
     ///
     /// # Errors
-    /// [`StorageError`] when the database does not answer.
+    /// [`StorageError`] when the database does not respond.
     pub async fn forget_keyed(&self) -> Result<bool, StorageError> {
-        let clock = self.backend.clock_ms();
+        let clock = self.backend().clock_ms();
+        // In slices: one transaction over all rows would keep SQLite's write lock for seconds.
         let text = format!(
             "DELETE FROM idempotency WHERE (tenant_id, operation, key) IN
              (SELECT tenant_id, operation, key FROM idempotency WHERE expires_ms < {clock} LIMIT $1)"
         );
-        let mut tx = self.pool.begin_with(self.backend.begin()).await?;
-        let gone = sqlx::query(AssertSqlSafe(text))
-            .bind(FORGOTTEN_AT_ONCE)
+        let mut tx = self.begin().await?;
+        let deleted = sqlx::query(AssertSqlSafe(text))
+            .bind(DELETED_AT_ONCE)
             .execute(&mut *tx)
             .await?;
         tx.commit().await?;
-        Ok(gone.rows_affected() >= FORGOTTEN_AT_ONCE.unsigned_abs())
+        Ok(deleted.rows_affected() >= DELETED_AT_ONCE.unsigned_abs())
     }
 
-    /// What is stored, by tenant and API key.
+    /// Returns what is stored, by tenant and API key.
     ///
     /// # Errors
-    /// [`StorageError`] when the database does not answer.
-    pub async fn keyed_counts(
+    /// [`StorageError`] when the database does not respond.
+    pub async fn key_usage(
         &self,
-    ) -> Result<HashMap<Arc<str>, HashMap<Arc<str>, Stored>>, StorageError> {
+    ) -> Result<HashMap<Arc<str>, HashMap<Arc<str>, KeyUsage>>, StorageError> {
         let rows = sqlx::query(
             "SELECT tenant_id, client_id, COUNT(*) AS rows_stored,
                     CAST(SUM(bytes) AS BIGINT) AS bytes_stored
              FROM idempotency GROUP BY tenant_id, client_id",
         )
-        .fetch_all(&self.pool)
+        .fetch_all(self.pool())
         .await?;
-        let mut counts: HashMap<Arc<str>, HashMap<Arc<str>, Stored>> = HashMap::new();
+        let mut usage: HashMap<Arc<str>, HashMap<Arc<str>, KeyUsage>> = HashMap::new();
         for row in rows {
             let tenant: String = row.try_get("tenant_id")?;
             let client: String = row.try_get("client_id")?;
-            let stored = Stored {
+            let of_client = KeyUsage {
                 rows: row.try_get::<i64, _>("rows_stored")?.unsigned_abs(),
                 bytes: row.try_get::<i64, _>("bytes_stored")?.unsigned_abs(),
             };
-            counts
+            usage
                 .entry(tenant.into())
                 .or_default()
-                .insert(client.into(), stored);
+                .insert(client.into(), of_client);
         }
-        Ok(counts)
+        Ok(usage)
     }
 }
 
-pub(super) async fn begin(tx: &mut Tx, begin: &Begin) -> Result<Begun, StorageError> {
-    let row = &begin.row;
+pub(super) async fn claim(
+    tx: &mut Transaction,
+    claim: &ClaimKey,
+) -> Result<ClaimOutcome, StoreError> {
+    let row = &claim.row;
     if row.operation == CALL {
-        // A stored call with this key is another request: its mode differs.
+        // Synchronous and stored calls share the key's namespace; a stored call is never the same request.
         let stored = sqlx::query(
             "SELECT COUNT(*) AS stored FROM calls WHERE tenant_id = $1 AND idempotency_key = $2",
         )
@@ -171,10 +175,12 @@ pub(super) async fn begin(tx: &mut Tx, begin: &Begin) -> Result<Begun, StorageEr
         .fetch_one(&mut **tx)
         .await?;
         if stored.try_get::<i64, _>("stored")? > 0 {
-            return Ok(Begun::OfDelivery);
+            return Ok(ClaimOutcome::OfStoredCall);
         }
     }
     let clock = row.clock;
+    // An existing row is taken over if it has expired, or if it is this process's own attempt without effect. One
+    // statement, so that of two concurrent claims only one gets the row.
     let text = format!(
         "INSERT INTO idempotency (tenant_id, operation, key, client_id, digest, token, expires_ms)
          SELECT id, $1, $2, $3, $4, $5, {clock} + $6
@@ -187,16 +193,16 @@ pub(super) async fn begin(tx: &mut Tx, begin: &Begin) -> Result<Begun, StorageEr
     let inserted = sqlx::query(AssertSqlSafe(text))
         .bind(row.operation)
         .bind(&row.key)
-        .bind(&*begin.client_id)
-        .bind(begin.digest.clone())
+        .bind(&*claim.client_id)
+        .bind(claim.digest.clone())
         .bind(row.token.to_vec())
-        .bind(BEGUN_KEPT_MS)
+        .bind(CLAIMED_KEPT_MS)
         .bind(&*row.tenant)
-        .bind(begin.prior.map(Vec::from).unwrap_or_default())
+        .bind(claim.prior.map(Vec::from).unwrap_or_default())
         .execute(&mut **tx)
         .await?;
     if inserted.rows_affected() > 0 {
-        return Ok(Begun::New);
+        return Ok(ClaimOutcome::New);
     }
     let known = sqlx::query(
         "SELECT digest, outcome FROM idempotency
@@ -207,18 +213,23 @@ pub(super) async fn begin(tx: &mut Tx, begin: &Begin) -> Result<Begun, StorageEr
     .bind(&row.key)
     .fetch_optional(&mut **tx)
     .await?;
+    // Neither inserted nor there: the SELECT from `tenants` found no row.
     let Some(known) = known else {
-        return Ok(Begun::NoTenant);
+        return Ok(ClaimOutcome::NoTenant);
     };
-    Ok(Begun::Known {
-        is_same: known.try_get::<Vec<u8>, _>("digest")? == begin.digest,
+    Ok(ClaimOutcome::Known {
+        is_same: known.try_get::<Vec<u8>, _>("digest")? == claim.digest,
         outcome: known.try_get("outcome")?,
     })
 }
 
-pub(super) async fn finish(tx: &mut Tx, finish: &Finish) -> Result<bool, StorageError> {
-    let row = &finish.row;
-    let changed = match &finish.outcome {
+pub(super) async fn complete(
+    tx: &mut Transaction,
+    complete: &CompleteKey,
+) -> Result<bool, StoreError> {
+    let row = &complete.row;
+    // By the token: a process that was slow must not change the row of the one that has taken the key over.
+    let changed = match &complete.outcome {
         None => sqlx::query(
             "DELETE FROM idempotency
              WHERE tenant_id = $1 AND operation = $2 AND key = $3 AND token = $4",
@@ -237,18 +248,22 @@ pub(super) async fn finish(tx: &mut Tx, finish: &Finish) -> Result<bool, Storage
         .bind(row.operation)
         .bind(&row.key)
         .bind(row.token.to_vec());
-    let changed = match &finish.outcome {
+    let changed = match &complete.outcome {
         None => changed,
         Some(outcome) => changed
             .bind(outcome.clone())
             .bind(i64::try_from(outcome.len()).unwrap_or(i64::MAX))
-            .bind(DONE_KEPT_MS),
+            .bind(COMPLETED_KEPT_MS),
     };
     Ok(changed.execute(&mut **tx).await?.rows_affected() > 0)
 }
 
-/// Whether a waiting call used this key.
-pub(super) async fn is_of_call(tx: &mut Tx, tenant: &str, key: &str) -> Result<bool, StorageError> {
+/// Returns whether a synchronous call used this key.
+pub(super) async fn is_key_of_call(
+    tx: &mut Transaction,
+    tenant: &str,
+    key: &str,
+) -> Result<bool, StoreError> {
     let row = sqlx::query(
         "SELECT COUNT(*) AS used FROM idempotency
          WHERE tenant_id = $1 AND operation = 'call' AND key = $2",

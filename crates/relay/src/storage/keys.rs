@@ -1,34 +1,33 @@
-//! API keys: made, rotated, revoked. Of a secret only its hash is kept.
+//! API keys: create, rotate, revoke. Only the hash of a secret is stored.
 
 use super::audit::{self, AuditEvent};
-use super::model::{
-    ApiKey, ClientId, Existing, NAME_MAX_BYTES, Role, Scope, Secret, TenantId, now,
-};
+use super::model::{ApiKey, ClientId, Existing, NAME_MAX_BYTES, Role, Secret, TenantId, now};
+use super::scope::Scope;
 use super::tenants::SITE;
 use super::{Storage, StorageError, rows};
 use serde_json::json;
 use sqlx::Row as _;
 use std::collections::HashMap;
 
-/// Longest time in which a rotated key's secret before stays good, in seconds.
+/// Longest time for which the previous secret of a rotated key stays valid, in seconds.
 pub const OVERLAP_MAX: i64 = 30 * 24 * 3600;
 
-/// A key that is to be made.
+/// A key that is to be created.
 #[derive(Debug, Clone)]
 pub struct NewKey {
-    /// What it may do.
+    /// Its permissions.
     pub role: Role,
-    /// A name for people; may be empty.
+    /// A name for display; may be empty.
     pub name: String,
-    /// What it may do with a bridge's name that exists.
+    /// How it may treat an existing bridge's name.
     pub existing: Existing,
-    /// When it stops being valid, in seconds since 1970.
+    /// When it expires, in seconds since 1970.
     pub expires: Option<i64>,
     /// What it is narrowed to.
     pub scope: Scope,
 }
 
-/// What `key revoke` did.
+/// The result of a revocation.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Revoked {
     /// Bridges that lost their last installation with the key, by name.
@@ -42,8 +41,7 @@ pub(crate) fn no_key(client_id: &str) -> StorageError {
 }
 
 impl Storage {
-    /// Creates an API key without an end and for all of its tenant. Its secret exists in the answer
-    /// alone.
+    /// Creates an API key that does not expire and is not narrowed. Its secret exists only in the result.
     ///
     /// # Errors
     /// As [`Self::create_key_with`].
@@ -64,12 +62,12 @@ impl Storage {
         self.create_key_with(tenant, new).await
     }
 
-    /// Creates an API key of a tenant (its name; not looked at for a site administrator's). Its
-    /// secret exists in the answer alone.
+    /// Creates an API key of a tenant (its name; ignored for a site administrator's key). Its secret exists only in the
+    /// result.
     ///
     /// # Errors
     /// [`StorageError::NotFound`] for an unknown tenant, [`StorageError::Invalid`] for a name that
-    /// is too long, an end that is past, or a scope that cannot be.
+    /// is too long, an expiry in the past, or an invalid scope.
     pub async fn create_key_with(
         &self,
         tenant: &str,
@@ -81,15 +79,18 @@ impl Storage {
             )));
         }
         if new.expires.is_some_and(|expires| expires <= now()) {
-            return Err(StorageError::Invalid("the key's end is past".into()));
+            return Err(StorageError::Invalid(
+                "the key's expiry is in the past".into(),
+            ));
         }
         if new.existing != Existing::Refuse && new.role != Role::Bridge {
             return Err(StorageError::Invalid(
-                "existing is for keys with the role bridge".into(),
+                "existing is allowed only for keys with the role bridge".into(),
             ));
         }
         new.scope.check(new.role).map_err(StorageError::Invalid)?;
         let tenant = match new.role {
+            // Not by name: no lookup by name returns the site's tenant.
             Role::SiteAdmin => TenantId::from(SITE),
             _ => self.tenant(tenant).await?.id,
         };
@@ -109,6 +110,7 @@ impl Storage {
             scope: new.scope,
         };
         let (mut tx, revision) = self.change().await?;
+        // Selected from the tenant's row: a tenant that was deleted since the lookup above gets no key.
         let inserted = sqlx::query(
             "INSERT INTO api_keys (client_id, tenant_id, role, name, secret_hash, existing, created,
                                    expires, scope, revision)
@@ -128,21 +130,21 @@ impl Storage {
         .execute(&mut *tx)
         .await?;
         if inserted.rows_affected() == 0 {
-            return Err(StorageError::NotFound("the tenant is gone".into()));
+            return Err(StorageError::NotFound("the tenant was deleted".into()));
         }
-        let told = json!({"role": key.role.as_str(), "name": key.name, "expires": key.expires,
+        let detail = json!({"role": key.role.as_str(), "name": key.name, "expires": key.expires,
                           "scope": key.scope});
-        let act =
-            AuditEvent::done(key.tenant.as_str(), "key.create", key.client_id.as_str()).with(&told);
-        audit::add(&mut tx, &self.actor, &act).await?;
+        let event = AuditEvent::done(key.tenant.as_str(), "key.create", key.client_id.as_str())
+            .with(&detail);
+        audit::add(&mut tx, &self.actor, &event).await?;
         tx.commit().await?;
         Ok((key, secret))
     }
 
-    /// Whether there is a valid key of a site administrator.
+    /// Returns whether there is a valid key of a site administrator.
     ///
     /// # Errors
-    /// [`StorageError`] when the database does not answer.
+    /// [`StorageError`] when the database does not respond.
     pub async fn has_site_admin(&self) -> Result<bool, StorageError> {
         let row = sqlx::query(
             "SELECT COUNT(*) AS keys FROM api_keys
@@ -150,12 +152,12 @@ impl Storage {
                AND (expires IS NULL OR expires > $1)",
         )
         .bind(now())
-        .fetch_one(&self.pool)
+        .fetch_one(self.pool())
         .await?;
         Ok(row.try_get::<i64, _>("keys")? > 0)
     }
 
-    /// The API keys of a tenant, or of all, oldest first, revoked ones included.
+    /// Returns the API keys of a tenant, or of all tenants, oldest first, revoked ones included.
     ///
     /// # Errors
     /// [`StorageError::NotFound`] for an unknown tenant.
@@ -164,11 +166,11 @@ impl Storage {
         self.keys_after(&only, (0, ""), u32::MAX).await
     }
 
-    /// Up to `limit` keys of a tenant (its id; empty for all) behind one that was created at a moment
-    /// with a client id, oldest first, revoked ones included.
+    /// Returns up to `limit` keys of a tenant (its id; empty for all), oldest first, revoked ones included: those after
+    /// `after`, the creation time and the client id of a key.
     ///
     /// # Errors
-    /// [`StorageError`] when the database does not answer.
+    /// [`StorageError`] when the database does not respond.
     pub async fn keys_after(
         &self,
         tenant: &str,
@@ -184,12 +186,12 @@ impl Storage {
         .bind(after.0)
         .bind(after.1)
         .bind(i64::from(limit))
-        .fetch_all(&self.pool)
+        .fetch_all(self.pool())
         .await?;
         rows.iter().map(rows::key).collect()
     }
 
-    /// A key of a tenant (its id; empty for any).
+    /// Returns a key of a tenant (its id; empty for any).
     ///
     /// # Errors
     /// [`StorageError::NotFound`].
@@ -199,13 +201,13 @@ impl Storage {
         )
         .bind(client_id)
         .bind(tenant)
-        .fetch_optional(&self.pool)
+        .fetch_optional(self.pool())
         .await?;
         rows::key(&row.ok_or_else(|| no_key(client_id))?)
     }
 
-    /// Gives a key of a tenant (its id; empty for any) another secret. The one before stays good for
-    /// `overlap` seconds.
+    /// Replaces the secret of a key of a tenant (its id; empty for any). The previous secret stays valid for `overlap`
+    /// seconds.
     ///
     /// # Errors
     /// [`StorageError::NotFound`] for a key that is unknown or revoked, [`StorageError::Invalid`] for
@@ -218,12 +220,13 @@ impl Storage {
     ) -> Result<(ApiKey, Secret), StorageError> {
         if !(0..=OVERLAP_MAX).contains(&overlap) {
             return Err(StorageError::Invalid(
-                "the overlap is from 0 to 30 days".into(),
+                "the overlap must be 0 to 30 days".into(),
             ));
         }
         let secret = Secret::random()?;
         let (mut tx, revision) = self.change().await?;
         let until = (overlap > 0).then(|| now() + overlap);
+        // Only one previous secret is kept: a second rotation within the overlap ends the first one's.
         let row = sqlx::query(
             "UPDATE api_keys SET
                 previous_hash = CASE WHEN $1 > 0 THEN secret_hash ELSE NULL END,
@@ -242,15 +245,15 @@ impl Storage {
         .fetch_optional(&mut *tx)
         .await?;
         let key = rows::key(&row.ok_or_else(|| no_key(client_id))?)?;
-        let told = json!({"overlap_s": overlap});
-        let act = AuditEvent::done(key.tenant.as_str(), "key.rotate", client_id).with(&told);
-        audit::add(&mut tx, &self.actor, &act).await?;
+        let detail = json!({"overlap_s": overlap});
+        let event = AuditEvent::done(key.tenant.as_str(), "key.rotate", client_id).with(&detail);
+        audit::add(&mut tx, &self.actor, &event).await?;
         tx.commit().await?;
         Ok((key, secret))
     }
 
-    /// Revokes an API key, and the installations of bridges that were paired with it unless
-    /// `keep_bridges`. A bridge that is left without any is revoked as a whole.
+    /// Revokes an API key and, unless `keep_bridges`, the installations that were paired with it. A bridge without
+    /// remaining installations is revoked as a whole.
     ///
     /// # Errors
     /// [`StorageError::NotFound`] for a client id that is unknown or revoked.
@@ -262,7 +265,7 @@ impl Storage {
         self.revoke_key_of("", client_id, keep_bridges).await
     }
 
-    /// The same, of a tenant (its id; empty for any).
+    /// Revokes an API key of a tenant (its id; empty for any), like [`Self::revoke_key`].
     ///
     /// # Errors
     /// As [`Self::revoke_key`].
@@ -287,6 +290,7 @@ impl Storage {
         .await?;
         let owner: String = row.ok_or_else(|| no_key(client_id))?.try_get("tenant_id")?;
         let mut bridges = Vec::new();
+        // A leaked key may have paired installations of an attacker: by default they go with it.
         if !keep_bridges {
             sqlx::query(
                 "UPDATE bridge_identities SET revoked = $1, revision = $2
@@ -297,6 +301,7 @@ impl Storage {
             .bind(client_id)
             .execute(&mut *tx)
             .await?;
+            // The revision of this change marks the installations that were revoked just now.
             let rows = sqlx::query(
                 "UPDATE bridges SET revoked = $1, revision = $2
                  WHERE revoked IS NULL
@@ -313,19 +318,20 @@ impl Storage {
                 bridges.push(row.try_get("name")?);
             }
         }
-        let told = json!({"bridges": bridges});
-        let act = AuditEvent::done(&owner, "key.revoke", client_id).with(&told);
-        audit::add(&mut tx, &self.actor, &act).await?;
+        let detail = json!({"bridges": bridges});
+        let event = AuditEvent::done(&owner, "key.revoke", client_id).with(&detail);
+        audit::add(&mut tx, &self.actor, &event).await?;
         tx.commit().await?;
         Ok(Revoked { bridges })
     }
 
-    /// Writes down when keys were used last. Not a change that anybody must follow.
+    /// Records when keys were last used. No other process must follow this change.
     ///
     /// # Errors
-    /// [`StorageError`] when the database does not answer.
+    /// [`StorageError`] when the database does not respond.
     pub async fn keys_used(&self, used: &HashMap<ClientId, i64>) -> Result<(), StorageError> {
-        let mut tx = self.pool.begin_with(self.backend.begin()).await?;
+        // Not a `change`: a raised revision would make every process read all of these keys again.
+        let mut tx = self.begin().await?;
         for (client_id, at) in used {
             sqlx::query("UPDATE api_keys SET last_used = $1 WHERE client_id = $2")
                 .bind(at)
@@ -333,6 +339,7 @@ impl Storage {
                 .execute(&mut *tx)
                 .await?;
         }
-        tx.commit().await
+        tx.commit().await?;
+        Ok(())
     }
 }

@@ -1,8 +1,8 @@
-//! Notices: raised once while their cause lasts, and cleared when it is gone.
+//! Notices: each is raised once while its cause lasts, and cleared when the cause is gone.
 
 use super::model::now;
-use super::{NoRandom, Storage, StorageError, random};
-use sqlx::Row;
+use super::{NoRandom, Storage, StorageError, hex, random, tenants};
+use sqlx::Row as _;
 use sqlx::any::AnyRow;
 use std::sync::Arc;
 
@@ -11,33 +11,33 @@ use std::sync::Arc;
 pub struct Notice {
     /// Its id; sorts by when it was raised.
     pub id: String,
-    /// Whose it is (the tenant's id).
+    /// The tenant's id.
     pub tenant: Arc<str>,
     /// `bridge_offline`, `bridge_cloned`, `endpoint_conflict`, `dead_letters`, `key_expires`,
     /// `certificate_expires`.
     pub kind: String,
-    /// What it is about: a bridge's name, a client id, ...
+    /// Its object: a bridge's name, a client id, ...
     pub object: String,
-    /// In words.
+    /// The notice in plain text.
     pub detail: String,
     /// When it was raised, in seconds since 1970.
     pub raised: i64,
-    /// When its cause was gone.
+    /// When its cause was gone, in seconds since 1970.
     pub cleared: Option<i64>,
 }
 
-/// A cause of a notice, as it is now.
+/// A current cause of a notice.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Cause {
-    /// Whose (the tenant's id).
+    /// The tenant's id.
     pub tenant: Arc<str>,
-    /// What it is about.
+    /// Its object.
     pub object: String,
-    /// In words.
+    /// The notice in plain text.
     pub detail: String,
 }
 
-fn shown(row: &AnyRow) -> Result<Notice, StorageError> {
+fn notice(row: &AnyRow) -> Result<Notice, StorageError> {
     Ok(Notice {
         id: row.try_get("id")?,
         tenant: row.try_get::<String, _>("tenant_id")?.into(),
@@ -49,37 +49,35 @@ fn shown(row: &AnyRow) -> Result<Notice, StorageError> {
     })
 }
 
-/// Rises with time, so that a page's cursor is an id.
-fn fresh_id(raised: i64) -> Result<String, NoRandom> {
-    let mut id = format!("ntc_{raised:011}");
-    for byte in random::<6>()? {
-        id.push_str(&format!("{byte:02x}"));
-    }
-    Ok(id)
+/// Returns an id that rises with time, so that a page's cursor is an id.
+fn new_id(raised: i64) -> Result<String, NoRandom> {
+    // Eleven digits, so that ids compare as text in the order of their times.
+    Ok(format!("ntc_{raised:011}{}", hex(&random::<6>()?)))
 }
 
 impl Storage {
-    /// Makes the open notices of a kind those of these causes: new ones are raised and returned,
-    /// those whose cause is gone are cleared.
+    /// Brings the open notices of a kind in line with their current causes: raises and returns new ones, and clears
+    /// those whose cause is gone.
     ///
     /// # Errors
-    /// [`StorageError`] when the database does not answer.
+    /// [`StorageError`] when the database does not respond.
     pub async fn settle_notices(
         &self,
         kind: &str,
         causes: &[Cause],
     ) -> Result<Vec<Notice>, StorageError> {
-        let mut tx = self.pool.begin_with(self.backend.begin()).await?;
+        let mut tx = self.begin().await?;
         let open = sqlx::query("SELECT * FROM notices WHERE kind = $1 AND cleared IS NULL")
             .bind(kind)
             .fetch_all(&mut *tx)
             .await?;
-        let open: Vec<Notice> = open.iter().map(shown).collect::<Result<_, _>>()?;
+        let open: Vec<Notice> = open.iter().map(notice).collect::<Result<_, _>>()?;
         let is = |notice: &Notice, cause: &Cause| {
             notice.tenant == cause.tenant && notice.object == cause.object
         };
         for notice in &open {
             if !causes.iter().any(|cause| is(notice, cause)) {
+                // Conditional: another process may have cleared it, and its time stands.
                 sqlx::query("UPDATE notices SET cleared = $1 WHERE id = $2 AND cleared IS NULL")
                     .bind(now())
                     .bind(&notice.id)
@@ -94,7 +92,7 @@ impl Storage {
             }
             let moment = now();
             let notice = Notice {
-                id: fresh_id(moment)?,
+                id: new_id(moment)?,
                 tenant: cause.tenant.clone(),
                 kind: kind.to_owned(),
                 object: cause.object.clone(),
@@ -102,7 +100,9 @@ impl Storage {
                 raised: moment,
                 cleared: None,
             };
-            tx.lock_tenant(&notice.tenant).await?;
+            // Another process may have raised the same notice since the query above: the unique index on open notices
+            // decides, and only the process that stored the notice returns it.
+            tenants::lock(&mut tx, &notice.tenant).await?;
             let inserted = sqlx::query(
                 "INSERT INTO notices (id, tenant_id, kind, object, detail, raised)
                  SELECT $1, id, $2, $3, $4, $5 FROM tenants WHERE id = $6 AND state <> 'deleted'
@@ -124,11 +124,11 @@ impl Storage {
         Ok(raised)
     }
 
-    /// Notices, newest first, those before `before` (an id; empty for the newest), of a tenant (its
-    /// id; empty for all).
+    /// Returns notices of a tenant (its id; empty for all), newest first, those before `before` (an id; empty for the
+    /// newest).
     ///
     /// # Errors
-    /// [`StorageError`] when the database does not answer.
+    /// [`StorageError`] when the database does not respond.
     pub async fn notices(
         &self,
         tenant: &str,
@@ -145,28 +145,30 @@ impl Storage {
         .bind(i64::from(only_open))
         .bind(before)
         .bind(i64::from(limit))
-        .fetch_all(&self.pool)
+        .fetch_all(self.pool())
         .await?;
-        rows.iter().map(shown).collect()
+        rows.iter().map(notice).collect()
     }
 
     /// Deletes notices that were cleared before a moment, in seconds since 1970.
     ///
     /// # Errors
-    /// [`StorageError`] when the database does not answer.
+    /// [`StorageError`] when the database does not respond.
     pub async fn forget_notices(&self, before: i64) -> Result<(), StorageError> {
-        let mut tx = self.pool.begin_with(self.backend.begin()).await?;
+        // Open notices stay, however old: deleting one would raise it again.
+        let mut tx = self.begin().await?;
         sqlx::query("DELETE FROM notices WHERE cleared IS NOT NULL AND cleared < $1")
             .bind(before)
             .execute(&mut *tx)
             .await?;
-        tx.commit().await
+        tx.commit().await?;
+        Ok(())
     }
 
-    /// Bridges that were there and have not been since a moment, and are meant to be.
+    /// Returns the enabled bridges that were connected before a moment and have not been since.
     ///
     /// # Errors
-    /// [`StorageError`] when the database does not answer.
+    /// [`StorageError`] when the database does not respond.
     pub async fn bridges_away(&self, since: i64) -> Result<Vec<(Cause, String)>, StorageError> {
         let rows = sqlx::query(
             "SELECT b.tenant_id, b.id, b.name, b.last_seen FROM bridges b
@@ -176,7 +178,7 @@ impl Storage {
              ORDER BY b.tenant_id, b.name LIMIT 10000",
         )
         .bind(since)
-        .fetch_all(&self.pool)
+        .fetch_all(self.pool())
         .await?;
         let causes = rows.iter().map(|row| {
             let name: String = row.try_get("name")?;
@@ -190,10 +192,10 @@ impl Storage {
         causes.collect()
     }
 
-    /// Keys that are valid and expire before a moment.
+    /// Returns the valid keys that expire before a moment.
     ///
     /// # Errors
-    /// [`StorageError`] when the database does not answer.
+    /// [`StorageError`] when the database does not respond.
     pub async fn keys_expiring(&self, before: i64) -> Result<Vec<Cause>, StorageError> {
         let rows = sqlx::query(
             "SELECT k.tenant_id, k.client_id, k.name, k.role FROM api_keys k
@@ -204,7 +206,7 @@ impl Storage {
         )
         .bind(now())
         .bind(before)
-        .fetch_all(&self.pool)
+        .fetch_all(self.pool())
         .await?;
         let causes = rows.iter().map(|row| {
             let (role, name): (String, String) = (row.try_get("role")?, row.try_get("name")?);
@@ -217,11 +219,11 @@ impl Storage {
         causes.collect()
     }
 
-    /// Tenants with dead letters: stored calls that came to their end without success, and that nobody
-    /// cancelled. The notices' own webhooks are none.
+    /// Returns the tenants with dead letters: stored calls that ended without success and were not cancelled. The
+    /// webhooks of notices do not count.
     ///
     /// # Errors
-    /// [`StorageError`] when the database does not answer.
+    /// [`StorageError`] when the database does not respond.
     pub async fn dead_letters(&self) -> Result<Vec<Cause>, StorageError> {
         let rows = sqlx::query(
             "SELECT t.id AS tenant_id FROM tenants t
@@ -231,15 +233,16 @@ impl Storage {
                   AND c.client_id <> 'relay')
              ORDER BY t.id LIMIT 10000",
         )
-        .fetch_all(&self.pool)
+        .fetch_all(self.pool())
         .await?;
         let causes = rows.iter().map(|row| {
             Ok(Cause {
                 tenant: row.try_get::<String, _>("tenant_id")?.into(),
                 object: "calls".to_owned(),
-                detail: "stored calls have come to their end without success: see GET \
-                         /v1/calls?state=failed, and the same with refused and outcome_unknown"
-                    .into(),
+                detail:
+                    "stored calls ended without success: see GET /v1/calls?state=failed, and the \
+                         same with refused, outcome_unknown and expired"
+                        .into(),
             })
         });
         causes.collect()

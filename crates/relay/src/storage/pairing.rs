@@ -1,32 +1,33 @@
 //! Registering an installation's public key under a bridge's name.
 //!
 //! ```text
-//! name is new                                  -> a bridge, and its first installation
-//! same key and installation again              -> as before; nothing changes
-//! another key, API key says nothing            -> conflict
-//! another key, API key says join               -> added beside the others
-//! another key, API key says replace            -> the others are revoked
+//! the name is new                              -> a bridge, and its first installation
+//! the same key pair and installation again     -> nothing changes
+//! another key pair, API key without permission -> conflict
+//! another key pair, API key with `join`        -> added to the others
+//! another key pair, API key with `replace`     -> the others are revoked
 //! ```
 
 use super::audit::{self, AuditEvent};
-use super::model::{BridgeId, ClientId, Existing, IdentityId, TenantId, TenantState, now};
-use super::{IDENTITIES_MAX, Storage, StorageError, Tx, invalid_name, is_valid_name};
+use super::model::{BridgeId, ClientId, Existing, IdentityId, TenantId, TenantState, hex, now};
+use super::{IDENTITIES_MAX, Storage, StorageError, invalid_name, is_valid_name};
 use serde_json::json;
-use sqlx::Row;
+use sqlx::Row as _;
+use store::Transaction;
 
-/// Longest text that a bridge may say of itself.
+/// Longest text that a bridge may report about itself.
 const ABOUT_MAX_CHARS: usize = 128;
 
-/// What is to be registered; the proof was checked before.
+/// An installation that is to be registered. Its proof of possession was verified before.
 #[derive(Debug, Clone)]
 pub struct Pairing {
-    /// Whose bridge it is.
+    /// The tenant's id.
     pub tenant: TenantId,
-    /// The API key that was used.
+    /// The client id of the API key that was used.
     pub paired_by: ClientId,
-    /// What that key may do with a name that exists.
+    /// How that key may treat an existing name.
     pub existing: Existing,
-    /// The endpoints that the installation may declare, from that key; empty for any.
+    /// The endpoints that the installation may declare, from that key's scope; empty for any.
     pub endpoints: Vec<String>,
     /// The bridge's name.
     pub name: String,
@@ -34,15 +35,15 @@ pub struct Pairing {
     pub public_key: [u8; 32],
     /// The installation.
     pub instance: [u8; 16],
-    /// The host's name, for people; cut to 128 characters.
+    /// The host's name, for display; cut to 128 characters.
     pub host: String,
-    /// The program's version, for people; cut to 128 characters.
+    /// The program's version, for display; cut to 128 characters.
     pub software: String,
     /// Bridges that the tenant may have.
     pub bridges_max: u32,
 }
 
-/// The bridge that an installation now is one of.
+/// The bridge that an installation now belongs to.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Paired {
     /// Its id.
@@ -55,7 +56,7 @@ impl Storage {
     /// Registers an installation.
     ///
     /// # Errors
-    /// [`StorageError::Invalid`] for a name that may not be given, [`StorageError::Conflict`] when
+    /// [`StorageError::Invalid`] for an invalid name, [`StorageError::Conflict`] when
     /// another key pair has the name and the API key does not allow it, or when a bound is reached,
     /// [`StorageError::KeyGone`] when the API key was revoked meanwhile.
     pub async fn pair(&self, pairing: &Pairing) -> Result<Paired, StorageError> {
@@ -63,10 +64,12 @@ impl Storage {
             return Err(invalid_name("bridge", &pairing.name));
         }
         let (mut tx, revision) = self.change().await?;
-        // It was checked before the body came; in this transaction it cannot change any more.
+        // The key was valid when the request began. It may have been revoked while the body arrived; in this
+        // transaction it cannot change any more.
         if !key_is_valid(&mut tx, pairing).await? {
             return Err(StorageError::KeyGone);
         }
+        // The revision's row is locked, so two installations that pair under one new name come one after the other.
         let bridge = find(&mut tx, pairing).await?;
         let bridge = match bridge {
             None => create(&mut tx, pairing, revision).await?,
@@ -78,7 +81,7 @@ impl Storage {
                         is_new: false,
                     });
                 }
-                make_room(&mut tx, &bridge, pairing, revision).await?;
+                apply_existing(&mut tx, &bridge, pairing, revision).await?;
                 bridge
             }
         };
@@ -104,15 +107,15 @@ impl Storage {
         .bind(json!(pairing.endpoints).to_string())
         .execute(&mut *tx)
         .await?;
-        let told = json!({
+        let detail = json!({
             "client_id": pairing.paired_by,
             "existing": pairing.existing.as_str(),
             "host": about(&pairing.host),
-            "instance": crate::audit::checkpoints::hex(&pairing.instance),
+            "instance": hex(&pairing.instance),
         });
-        let act =
-            AuditEvent::done(pairing.tenant.as_str(), "bridge.pair", &pairing.name).with(&told);
-        audit::add(&mut tx, &self.actor, &act).await?;
+        let event =
+            AuditEvent::done(pairing.tenant.as_str(), "bridge.pair", &pairing.name).with(&detail);
+        audit::add(&mut tx, &self.actor, &event).await?;
         tx.commit().await?;
         Ok(Paired {
             bridge,
@@ -121,7 +124,7 @@ impl Storage {
     }
 }
 
-async fn key_is_valid(tx: &mut Tx, pairing: &Pairing) -> Result<bool, StorageError> {
+async fn key_is_valid(tx: &mut Transaction, pairing: &Pairing) -> Result<bool, StorageError> {
     let row = sqlx::query(
         "SELECT COUNT(*) AS valid FROM api_keys JOIN tenants ON tenants.id = api_keys.tenant_id
          WHERE api_keys.client_id = $1 AND api_keys.tenant_id = $2 AND api_keys.revoked IS NULL
@@ -136,7 +139,7 @@ async fn key_is_valid(tx: &mut Tx, pairing: &Pairing) -> Result<bool, StorageErr
     Ok(row.try_get::<i64, _>("valid")? > 0)
 }
 
-async fn find(tx: &mut Tx, pairing: &Pairing) -> Result<Option<BridgeId>, StorageError> {
+async fn find(tx: &mut Transaction, pairing: &Pairing) -> Result<Option<BridgeId>, StorageError> {
     let row = sqlx::query(
         "SELECT id FROM bridges WHERE tenant_id = $1 AND name = $2 AND revoked IS NULL",
     )
@@ -150,7 +153,11 @@ async fn find(tx: &mut Tx, pairing: &Pairing) -> Result<Option<BridgeId>, Storag
     })
 }
 
-async fn create(tx: &mut Tx, pairing: &Pairing, revision: i64) -> Result<BridgeId, StorageError> {
+async fn create(
+    tx: &mut Transaction,
+    pairing: &Pairing,
+    revision: i64,
+) -> Result<BridgeId, StorageError> {
     let row = sqlx::query(
         "SELECT COUNT(*) AS bridges FROM bridges WHERE tenant_id = $1 AND revoked IS NULL",
     )
@@ -160,7 +167,8 @@ async fn create(tx: &mut Tx, pairing: &Pairing, revision: i64) -> Result<BridgeI
     let bridges: i64 = row.try_get("bridges")?;
     if bridges >= i64::from(pairing.bridges_max) {
         return Err(StorageError::Conflict(format!(
-            "the tenant has {bridges} bridges, the most that it may have; revoke one first"
+            "the tenant has {bridges} bridges, which is the limit (limits.bridges_per_tenant): \
+             revoke one first"
         )));
     }
     let bridge = BridgeId::random()?;
@@ -178,7 +186,7 @@ async fn create(tx: &mut Tx, pairing: &Pairing, revision: i64) -> Result<BridgeI
 }
 
 async fn is_registered(
-    tx: &mut Tx,
+    tx: &mut Transaction,
     bridge: &BridgeId,
     pairing: &Pairing,
 ) -> Result<bool, StorageError> {
@@ -194,9 +202,9 @@ async fn is_registered(
     Ok(row.try_get::<i64, _>("found")? > 0)
 }
 
-/// Another key pair under a name that exists: what the API key says.
-async fn make_room(
-    tx: &mut Tx,
+/// Applies the API key's permission to another key pair under an existing name.
+async fn apply_existing(
+    tx: &mut Transaction,
     bridge: &BridgeId,
     pairing: &Pairing,
     revision: i64,
@@ -218,6 +226,8 @@ async fn make_room(
             .bind(&pairing.instance[..])
             .fetch_one(&mut **tx)
             .await?;
+            // The same installation with a new key pair would be counted twice, and its old key pair would stay
+            // valid.
             if row.try_get::<i64, _>("same")? > 0 {
                 return Err(StorageError::Conflict(format!(
                     "this installation is registered as bridge `{name}` with another key pair: \
@@ -227,7 +237,7 @@ async fn make_room(
             let installations: i64 = row.try_get("installations")?;
             if installations >= IDENTITIES_MAX {
                 return Err(StorageError::Conflict(format!(
-                    "bridge `{name}` has {installations} installations, the most that it may have"
+                    "bridge `{name}` has {installations} installations, which is the limit: revoke one first"
                 )));
             }
             Ok(())
@@ -237,7 +247,7 @@ async fn make_room(
 
 /// Revokes the installations of a bridge.
 pub(super) async fn revoke_identities(
-    tx: &mut Tx,
+    tx: &mut Transaction,
     bridge: &str,
     now: i64,
     revision: i64,

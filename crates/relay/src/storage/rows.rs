@@ -1,14 +1,14 @@
-//! How rows become types.
+//! Conversion of rows into types.
 
 use super::StorageError;
-use super::model::{
-    ApiKey, Bridge, BridgeIdentity, ClientId, Scope, SecretHash, Tenant, UnknownWord,
-};
+use super::model::{ApiKey, Bridge, BridgeIdentity, ClientId, SecretHash, Tenant, UnknownWord};
+use super::scope::Scope;
 use sqlx::Row;
 use sqlx::any::AnyRow;
 
 pub(super) fn corrupt(what: &str) -> sqlx::Error {
-    sqlx::Error::Decode(format!("the column `{what}` holds something unknown").into())
+    // A decode error is not transient: a retry would read the same value.
+    sqlx::Error::Decode(format!("the column `{what}` contains an unknown value").into())
 }
 
 pub(super) fn word<T: std::str::FromStr<Err = UnknownWord>>(
@@ -58,6 +58,7 @@ pub(super) fn key(row: &AnyRow) -> Result<ApiKey, StorageError> {
 fn previous(row: &AnyRow) -> Result<Option<(SecretHash, i64)>, StorageError> {
     let hash: Option<Vec<u8>> = row.try_get("previous_hash")?;
     let until: Option<i64> = row.try_get("previous_until")?;
+    // A rotation without an overlap sets neither.
     let (Some(hash), Some(until)) = (hash, until) else {
         return Ok(None);
     };

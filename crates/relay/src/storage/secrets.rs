@@ -1,7 +1,6 @@
-//! What is sealed, and the marks by which lost journals and wrong key files show.
+//! Sealed keys and secrets, and the mark by which a wrong key file is detected.
 
-use super::calls::Via;
-use super::{Storage, StorageError};
+use super::{Storage, StorageError, tenants};
 use sqlx::Row as _;
 
 /// A sealed signing secret.
@@ -9,21 +8,21 @@ use sqlx::Row as _;
 pub struct SealedSecret {
     /// Its id.
     pub id: String,
-    /// Sealed under its tenant's key.
+    /// The secret, sealed with its tenant's key.
     pub sealed: Vec<u8>,
-    /// When it was made, in seconds since 1970.
+    /// When it was created, in seconds since 1970.
     pub created: i64,
-    /// Until when it signs, if a newer one is there.
+    /// Until when it signs, if there is a newer one; in seconds since 1970.
     pub expires: Option<i64>,
 }
 
 impl Storage {
-    /// Whether the key file's mark is this database's; a database without one takes it.
+    /// Returns whether the key file's mark is this database's. A database without a mark adopts it.
     ///
     /// # Errors
-    /// [`StorageError`] when the database does not answer.
+    /// [`StorageError`] when the database does not respond.
     pub async fn key_check(&self, mark: &[u8]) -> Result<bool, StorageError> {
-        let mut tx = self.pool.begin_with(self.backend.begin()).await?;
+        let mut tx = self.begin().await?;
         sqlx::query("UPDATE meta SET key_check = $1 WHERE id = 1 AND key_check IS NULL")
             .bind(mark.to_vec())
             .execute(&mut *tx)
@@ -33,24 +32,27 @@ impl Storage {
             .await?;
         let known: Vec<u8> = row.try_get("key_check")?;
         tx.commit().await?;
+        // The mark is derived from the key: a comparison that ends early would leak how much of it matches.
         Ok(bool::from(subtle::ConstantTimeEq::ct_eq(&known[..], mark)))
     }
 
-    /// A tenant's sealed key; `offered` becomes it if there is none.
+    /// Returns a tenant's sealed key. If there is none, `offered` becomes it.
     ///
     /// # Errors
-    /// [`StorageError::NotFound`] for a tenant that is gone.
+    /// [`StorageError::NotFound`] for a tenant that was deleted.
     pub async fn tenant_key(&self, tenant: &str, offered: &[u8]) -> Result<Vec<u8>, StorageError> {
         let known = "SELECT sealed FROM tenant_keys WHERE tenant_id = $1";
+        // A read first: a tenant has a key after its first use, and a transaction that writes would wait for others.
         let row = sqlx::query(known)
             .bind(tenant)
-            .fetch_optional(&self.pool)
+            .fetch_optional(self.pool())
             .await?;
         if let Some(row) = row {
             return Ok(row.try_get("sealed")?);
         }
-        let mut tx = self.pool.begin_with(self.backend.begin()).await?;
-        tx.lock_tenant(tenant).await?;
+        let mut tx = self.begin().await?;
+        tenants::lock(&mut tx, tenant).await?;
+        // Two processes may offer a key at once. Both read below the one that was stored first.
         sqlx::query(
             "INSERT INTO tenant_keys (tenant_id, sealed)
              SELECT id, $1 FROM tenants WHERE id = $2 AND state <> 'deleted'
@@ -65,14 +67,14 @@ impl Storage {
             .fetch_optional(&mut *tx)
             .await?;
         tx.commit().await?;
-        let row = row.ok_or_else(|| StorageError::NotFound("the tenant is gone".into()))?;
+        let row = row.ok_or_else(|| StorageError::NotFound("the tenant was deleted".into()))?;
         Ok(row.try_get("sealed")?)
     }
 
-    /// A tenant's signing secrets that are still good, newest first.
+    /// Returns a tenant's valid signing secrets, newest first.
     ///
     /// # Errors
-    /// [`StorageError`] when the database does not answer.
+    /// [`StorageError`] when the database does not respond.
     pub async fn signing_secrets(
         &self,
         tenant: &str,
@@ -85,7 +87,7 @@ impl Storage {
         )
         .bind(tenant)
         .bind(now)
-        .fetch_all(&self.pool)
+        .fetch_all(self.pool())
         .await?;
         rows.iter()
             .map(|row| {
@@ -99,11 +101,11 @@ impl Storage {
             .collect()
     }
 
-    /// Adds a signing secret. Those before stay good until `until`; with `only_first`, nothing
-    /// happens where there is one. Returns whether it was added.
+    /// Adds a signing secret. Older ones stay valid until `until`. With `only_first`, nothing changes if there is one
+    /// already. Returns whether the secret was added.
     ///
     /// # Errors
-    /// [`StorageError`] when the database does not answer.
+    /// [`StorageError`] when the database does not respond.
     pub async fn add_signing_secret(
         &self,
         tenant: &str,
@@ -111,8 +113,8 @@ impl Storage {
         until: i64,
         only_first: bool,
     ) -> Result<bool, StorageError> {
-        let mut tx = self.pool.begin_with(self.backend.begin()).await?;
-        tx.lock_tenant(tenant).await?;
+        let mut tx = self.begin().await?;
+        tenants::lock(&mut tx, tenant).await?;
         let guard = match only_first {
             true => {
                 "INSERT INTO signing_secrets (id, tenant_id, sealed, created)
@@ -125,6 +127,7 @@ impl Storage {
                  SELECT $1, id, $2, $3 FROM tenants WHERE id = $4 AND state <> 'deleted'"
             }
         };
+        // Before the insert, which adds a secret without an end: it would be ended as well.
         if !only_first {
             sqlx::query(
                 "UPDATE signing_secrets SET expires = $1
@@ -142,7 +145,7 @@ impl Storage {
             .bind(tenant)
             .execute(&mut *tx)
             .await?;
-        // Those whose time is over are of no use to anybody.
+        // Expired secrets sign nothing any more.
         sqlx::query("DELETE FROM signing_secrets WHERE tenant_id = $1 AND expires <= $2")
             .bind(tenant)
             .bind(secret.created)
@@ -150,104 +153,5 @@ impl Storage {
             .await?;
         tx.commit().await?;
         Ok(added.rows_affected() > 0)
-    }
-
-    /// Whether a journal of this mark can hold what the relay knows of the installation: the same one, and not
-    /// behind what was seen. Changes nothing.
-    ///
-    /// # Errors
-    /// [`StorageError`] when the database does not answer.
-    pub async fn journal_holds(
-        &self,
-        via: &Via,
-        journal: &[u8],
-        sequence: i64,
-    ) -> Result<bool, StorageError> {
-        let row = sqlx::query(
-            "SELECT journal, sequence FROM journals WHERE bridge_id = $1 AND instance = $2",
-        )
-        .bind(&*via.bridge)
-        .bind(via.instance.clone())
-        .fetch_optional(&self.pool)
-        .await?;
-        let Some(row) = row else { return Ok(true) };
-        let known: Vec<u8> = row.try_get("journal")?;
-        Ok(known == journal && sequence >= row.try_get::<i64, _>("sequence")?)
-    }
-
-    /// An installation has shown its journal's mark. Returns whether that journal is one that can
-    /// hold what the relay knows of it: the same one, and not behind what was seen.
-    ///
-    /// # Errors
-    /// [`StorageError`] when the database does not answer.
-    pub async fn journal_seen(
-        &self,
-        tenant: &str,
-        via: &Via,
-        journal: &[u8],
-        sequence: i64,
-        now_ms: i64,
-    ) -> Result<bool, StorageError> {
-        let mut tx = self.pool.begin_with(self.backend.begin()).await?;
-        tx.lock_tenant(tenant).await?;
-        let row = sqlx::query(
-            "SELECT journal, sequence FROM journals WHERE bridge_id = $1 AND instance = $2",
-        )
-        .bind(&*via.bridge)
-        .bind(via.instance.clone())
-        .fetch_optional(&mut *tx)
-        .await?;
-        let holds = match row {
-            None => true,
-            Some(row) => {
-                let known: Vec<u8> = row.try_get("journal")?;
-                known == journal && sequence >= row.try_get::<i64, _>("sequence")?
-            }
-        };
-        sqlx::query(
-            "INSERT INTO journals (bridge_id, instance, tenant_id, journal, sequence, seen_ms)
-             SELECT $1, $2, id, $3, $4, $5 FROM tenants WHERE id = $6 AND state <> 'deleted'
-             ON CONFLICT (bridge_id, instance)
-             DO UPDATE SET journal = $3, sequence = $4, seen_ms = $5",
-        )
-        .bind(&*via.bridge)
-        .bind(via.instance.clone())
-        .bind(journal.to_vec())
-        .bind(sequence)
-        .bind(now_ms)
-        .bind(tenant)
-        .execute(&mut *tx)
-        .await?;
-        tx.commit().await?;
-        Ok(holds)
-    }
-
-    /// An installation is, or was until now, there.
-    ///
-    /// # Errors
-    /// [`StorageError`] when the database does not answer.
-    pub async fn instance_alive(&self, via: &Via, now_ms: i64) -> Result<(), StorageError> {
-        let mut tx = self.pool.begin_with(self.backend.begin()).await?;
-        sqlx::query("UPDATE journals SET seen_ms = $1 WHERE bridge_id = $2 AND instance = $3")
-            .bind(now_ms)
-            .bind(&*via.bridge)
-            .bind(via.instance.clone())
-            .execute(&mut *tx)
-            .await?;
-        tx.commit().await
-    }
-
-    /// When an installation was last there, in milliseconds since 1970.
-    ///
-    /// # Errors
-    /// [`StorageError`] when the database does not answer.
-    pub async fn instance_seen(&self, via: &Via) -> Result<Option<i64>, StorageError> {
-        let row =
-            sqlx::query("SELECT seen_ms FROM journals WHERE bridge_id = $1 AND instance = $2")
-                .bind(&*via.bridge)
-                .bind(via.instance.clone())
-                .fetch_optional(&self.pool)
-                .await?;
-        Ok(row.map(|row| row.try_get("seen_ms")).transpose()?)
     }
 }

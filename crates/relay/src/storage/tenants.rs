@@ -2,24 +2,36 @@
 
 use super::audit::{self, AuditEvent};
 use super::model::{Tenant, TenantId, TenantState, is_valid_name, now};
-use super::pool::Tx;
 use super::{Storage, StorageError, invalid_name, rows};
 use serde_json::json;
+use store::{Backend, Transaction};
 
 /// The tenant of the relay's operators. No customer can name it.
 pub const SITE: &str = "site";
 
-/// What may be changed of a tenant; what is `None` stays.
+/// A change of a tenant; a field that is `None` leaves the value as it is.
 #[derive(Debug, Clone, Default)]
 pub struct TenantChange {
-    /// Whether it may work.
+    /// Whether its keys and bridges are accepted.
     pub state: Option<TenantState>,
-    /// URL patterns that the relay may call itself.
+    /// Patterns of URLs that the relay may call directly.
     pub direct_urls: Option<Vec<String>>,
-    /// Where notices are sent; `Some(None)` for nowhere.
+    /// The URL to which notices are sent; `Some(None)` for none.
     pub notice_url: Option<Option<String>>,
-    /// After how many seconds its stored calls expire; zero: never; `Some(None)`: as the relay says.
+    /// Seconds after which its stored calls expire; zero: never; `Some(None)`: the relay's default.
     pub expires_in: Option<Option<i64>>,
+}
+
+/// Keeps a tenant from being deleted until the transaction ends, so that the next statement's view of it stays true.
+pub(super) async fn lock(tx: &mut Transaction, tenant: &str) -> Result<(), sqlx::Error> {
+    match tx.backend() {
+        // SQLite has one writer at a time anyway.
+        Backend::Sqlite => Ok(()),
+        Backend::Postgres => {
+            let locked = sqlx::query("SELECT id FROM tenants WHERE id = $1 FOR NO KEY UPDATE");
+            locked.bind(tenant).execute(&mut **tx).await.map(drop)
+        }
+    }
 }
 
 fn no_tenant(name: &str) -> StorageError {
@@ -30,8 +42,8 @@ impl Storage {
     /// Creates a tenant.
     ///
     /// # Errors
-    /// [`StorageError::Invalid`] for a name that may not be given, [`StorageError::Conflict`] for
-    /// one that exists.
+    /// [`StorageError::Invalid`] for an invalid name, [`StorageError::Conflict`] for one that
+    /// exists.
     pub async fn create_tenant(&self, name: &str) -> Result<Tenant, StorageError> {
         if !is_valid_name(name) {
             return Err(invalid_name("tenant", name));
@@ -60,27 +72,27 @@ impl Storage {
         .await?;
         if inserted.rows_affected() == 0 {
             return Err(StorageError::Conflict(format!(
-                "there is a tenant `{name}` already"
+                "the tenant `{name}` exists already"
             )));
         }
-        let act = AuditEvent::done(tenant.id.as_str(), "tenant.create", name);
-        audit::add(&mut tx, &self.actor, &act).await?;
+        let event = AuditEvent::done(tenant.id.as_str(), "tenant.create", name);
+        audit::add(&mut tx, &self.actor, &event).await?;
         tx.commit().await?;
         Ok(tenant)
     }
 
-    /// All tenants, by name.
+    /// Returns all tenants, by name.
     ///
     /// # Errors
-    /// [`StorageError`] when the database does not answer.
+    /// [`StorageError`] when the database does not respond.
     pub async fn tenants(&self) -> Result<Vec<Tenant>, StorageError> {
         self.tenants_after("", u32::MAX).await
     }
 
-    /// Up to `limit` tenants whose names come behind `after`, by name.
+    /// Returns up to `limit` tenants whose names come after `after`, by name.
     ///
     /// # Errors
-    /// [`StorageError`] when the database does not answer.
+    /// [`StorageError`] when the database does not respond.
     pub async fn tenants_after(
         &self,
         after: &str,
@@ -92,7 +104,7 @@ impl Storage {
         )
         .bind(after)
         .bind(i64::from(limit))
-        .fetch_all(&self.pool)
+        .fetch_all(self.pool())
         .await?;
         rows.iter().map(rows::tenant).collect()
     }
@@ -106,12 +118,12 @@ impl Storage {
             "SELECT * FROM tenants WHERE name = $1 AND id <> 'site' AND state <> 'deleted'",
         )
         .bind(name)
-        .fetch_optional(&self.pool)
+        .fetch_optional(self.pool())
         .await?;
         rows::tenant(&row.ok_or_else(|| no_tenant(name))?)
     }
 
-    /// Suspends a tenant, or lets it work again.
+    /// Suspends a tenant, or resumes it.
     ///
     /// # Errors
     /// [`StorageError::NotFound`].
@@ -127,7 +139,7 @@ impl Storage {
         self.change_tenant(name, &change, None).await.map(drop)
     }
 
-    /// Changes a tenant, if it is still at the revision that the caller has seen.
+    /// Changes a tenant. With `seen`, only if it is still at that revision.
     ///
     /// # Errors
     /// [`StorageError::NotFound`], [`StorageError::Changed`] when it is at another revision.
@@ -160,7 +172,8 @@ impl Storage {
         if let Some(expires_in) = change.expires_in {
             tenant.expires_in = expires_in;
         }
-        let was = std::mem::replace(&mut tenant.revision, revision);
+        let previous = std::mem::replace(&mut tenant.revision, revision);
+        // With the previous revision, so that a lost update is impossible whatever the isolation level.
         let changed = sqlx::query(
             "UPDATE tenants SET state = $1, direct_urls = $2, notice_url = $3, revision = $4,
                     expires_in = $6
@@ -172,26 +185,26 @@ impl Storage {
         .bind(revision)
         .bind(tenant.id.as_str())
         .bind(tenant.expires_in)
-        .bind(was)
+        .bind(previous)
         .execute(&mut *tx)
         .await?;
         if changed.rows_affected() == 0 {
             return Err(StorageError::Changed);
         }
-        let told = json!({
+        let detail = json!({
             "state": change.state.map(TenantState::as_str),
             "direct_urls": change.direct_urls,
             "notice_url": change.notice_url.is_some(),
             "expires_in": change.expires_in,
         });
-        let act = AuditEvent::done(tenant.id.as_str(), "tenant.change", name).with(&told);
-        audit::add(&mut tx, &self.actor, &act).await?;
+        let event = AuditEvent::done(tenant.id.as_str(), "tenant.change", name).with(&detail);
+        audit::add(&mut tx, &self.actor, &event).await?;
         tx.commit().await?;
         Ok(tenant)
     }
 
-    /// Deletes a tenant and everything that is its own; only its audit rows stay until they are too
-    /// old. Its name becomes free.
+    /// Deletes a tenant and all of its data, except its audit rows, which stay until they are too old. Its name becomes
+    /// free.
     ///
     /// # Errors
     /// [`StorageError::NotFound`], [`StorageError::Changed`] when it is at another revision.
@@ -211,8 +224,8 @@ impl Storage {
         if seen.is_some_and(|seen| seen != tenant.revision) {
             return Err(StorageError::Changed);
         }
-        // Its row comes first: a transaction that stores something for it waits for this one, and then
-        // finds it deleted. The row stays, so that running relays learn of it.
+        // The tenant's row first: a transaction that stores something for the tenant waits for this one, and then
+        // finds it deleted. The row stays, so that running relays see the deletion.
         let deleted = sqlx::query(
             "UPDATE tenants SET state = 'deleted', name = id, direct_urls = '[]',
                     notice_url = NULL, revision = $1
@@ -227,18 +240,19 @@ impl Storage {
             return Err(StorageError::Changed);
         }
         purge(&mut tx, tenant.id.as_str()).await?;
-        let act = AuditEvent::done(tenant.id.as_str(), "tenant.delete", name);
-        audit::add(&mut tx, &self.actor, &act).await?;
+        let event = AuditEvent::done(tenant.id.as_str(), "tenant.delete", name);
+        audit::add(&mut tx, &self.actor, &event).await?;
         tx.commit().await?;
         Ok(tenant)
     }
 }
 
-/// Deletes what belongs to a tenant.
-async fn purge(tx: &mut Tx, tenant: &str) -> Result<(), StorageError> {
+/// Deletes the data of a tenant.
+async fn purge(tx: &mut Transaction, tenant: &str) -> Result<(), StorageError> {
     let texts = [
         "DELETE FROM notices WHERE tenant_id = $1",
-        // Attempts after calls: one that is being settled keeps its call until its attempt is there.
+        // Attempts after calls: the transaction that settles an attempt locks the call until the attempt's row is
+        // stored, so no row can be added after this deletion.
         "DELETE FROM calls WHERE tenant_id = $1",
         "DELETE FROM call_attempts WHERE tenant_id = $1",
         "DELETE FROM journals WHERE tenant_id = $1",

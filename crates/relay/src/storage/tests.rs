@@ -1,19 +1,17 @@
-//! The rules of the storage, on a real file.
+//! The rules of the relay's tables, on both databases.
 
-use super::batch::Batch;
-use super::calls::{Write, Written};
+use super::calls::{CallState, Write, Written};
 use super::*;
-use crate::config::PostgresUrl;
-use crate::deliveries::state::CallState;
-use crate::storage::leases::{LeaseConnection, Taken};
 use crate::testing::TempDir;
 use std::time::{Duration, Instant};
+use store::PostgresUrl;
+use store::lease::AcquireOutcome;
 use support::PostgresDatabase;
 
-/// How long something may take that must come, on a busy machine.
-const PATIENCE: Duration = Duration::from_secs(60);
+/// How long an event may take that must come, on a busy machine.
+const TIMEOUT: Duration = Duration::from_secs(60);
 
-/// A stored call of a tenant that is due at once.
+/// Returns a call of a tenant that is due at once.
 fn call(tenant: &str, id: &str) -> calls::NewCall {
     calls::NewCall {
         id: id.to_owned(),
@@ -29,7 +27,7 @@ fn call(tenant: &str, id: &str) -> calls::NewCall {
         sealed: vec![0; 64],
         bytes: 64,
         expires_in: calls::ExpiresIn::Default(0),
-        class: crate::routing::DirectClass::default(),
+        class: calls::DirectClass::default(),
     }
 }
 
@@ -40,7 +38,7 @@ fn via() -> calls::Via {
     }
 }
 
-/// An attempt's end at `now_ms`; `state` follows, `after_ms` later.
+/// Returns an attempt's end at `now_ms`; `state` follows, and is due `after_ms` later.
 fn settlement(tenant: &str, id: &str, state: CallState, now_ms: i64, after_ms: i64) -> Write {
     Write::Settle(Box::new(calls::Settlement {
         id: id.into(),
@@ -72,25 +70,29 @@ fn begin(id: &str, now_ms: i64) -> Write {
     }
 }
 
-/// A writer that holds the lease of the deliveries.
+/// Starts a batch that holds the lease.
 async fn batch(storage: &Storage) -> Batch {
-    let batch = Batch::start(storage.clone());
-    let mut lease = LeaseConnection::new(storage.clone());
-    let taken = lease.take("test", "node").await.unwrap();
-    let Taken::Epoch(epoch) = taken else {
-        panic!("{taken:?}");
-    };
-    batch.hold(epoch);
+    let batch = storage.start_batch();
+    batch.hold(acquire(storage, "test").await);
     batch
 }
 
-/// A database of either kind, gone with the value.
-enum Place {
+/// Acquires the lease, which must be free.
+async fn acquire(storage: &Storage, holder: &str) -> i64 {
+    let outcome = storage.lease().acquire(holder, "node").await.unwrap();
+    let AcquireOutcome::Acquired(epoch) = outcome else {
+        panic!("{outcome:?}");
+    };
+    epoch
+}
+
+/// A database of either kind, removed with the value.
+enum TestDatabase {
     File(TempDir),
     Server(PostgresDatabase),
 }
 
-impl Place {
+impl TestDatabase {
     fn database(&self) -> Database {
         match self {
             Self::File(dir) => Database::Sqlite(dir.path().join("data/relay.db")),
@@ -107,22 +109,22 @@ fn database_at(url: &str) -> Database {
     Database::Postgres(PostgresUrl::new(url))
 }
 
-/// The same test on both.
+/// The same test on both databases.
 macro_rules! on_both {
-    ($($(#[$doc:meta])* async fn $name:ident($place:ident: Place) $body:block)*) => {
-        $(async fn $name($place: Place) $body)*
+    ($($(#[$doc:meta])* async fn $name:ident($database:ident: TestDatabase) $body:block)*) => {
+        $(async fn $name($database: TestDatabase) $body)*
 
         mod sqlite {
             use super::*;
             $($(#[$doc])* #[tokio::test] async fn $name() {
-                super::$name(Place::File(TempDir::new(stringify!($name)))).await;
+                super::$name(TestDatabase::File(TempDir::new(stringify!($name)))).await;
             })*
         }
 
         mod postgres {
             use super::*;
             $($(#[$doc])* #[tokio::test] async fn $name() {
-                super::$name(Place::Server(PostgresDatabase::create())).await;
+                super::$name(TestDatabase::Server(PostgresDatabase::create())).await;
             })*
         }
     };
@@ -131,6 +133,7 @@ macro_rules! on_both {
 mod due;
 mod faults;
 mod interleaving;
+mod standby;
 mod stored_calls;
 
 fn pairing(tenant: &Tenant, key: &ApiKey, name: &str, seed: u8) -> Pairing {
@@ -149,8 +152,8 @@ fn pairing(tenant: &Tenant, key: &ApiKey, name: &str, seed: u8) -> Pairing {
 }
 
 on_both! {
-async fn what_was_stored_is_there_after_a_restart(place: Place) {
-    let first = place.open().await;
+async fn data_survives_a_restart(database: TestDatabase) {
+    let first = database.open().await;
     let tenant = first.create_tenant("acme").await.unwrap();
     let (key, secret) = first
         .create_key("acme", Role::Caller, "rules", Existing::Refuse)
@@ -159,22 +162,22 @@ async fn what_was_stored_is_there_after_a_restart(place: Place) {
     let revision = first.revision().await.unwrap();
     first.close().await;
 
-    let again = place.open().await;
+    let again = database.open().await;
     assert_eq!(again.revision().await.unwrap(), revision);
     assert_eq!(again.tenants().await.unwrap()[0].id, tenant.id);
     let keys = again.keys(Some("acme")).await.unwrap();
     assert_eq!(keys.len(), 1);
     assert_eq!(keys[0].client_id, key.client_id);
     assert!(keys[0].secret_hash.matches(&secret.hash()));
-    if let Place::File(dir) = &place {
+    if let TestDatabase::File(dir) = &database {
         let file = std::fs::read(dir.path().join("data/relay.db")).unwrap();
         let needle = secret.reveal().as_bytes();
         assert!(!file.windows(needle.len()).any(|window| window == needle));
     }
 }
 
-async fn a_change_raises_the_revision_and_a_refused_one_does_not(place: Place) {
-    let storage = place.open().await;
+async fn rejected_change_leaves_the_revision(database: TestDatabase) {
+    let storage = database.open().await;
     let start = storage.revision().await.unwrap();
     storage.create_tenant("acme").await.unwrap();
     assert_eq!(storage.revision().await.unwrap(), start + 1);
@@ -189,15 +192,15 @@ async fn a_change_raises_the_revision_and_a_refused_one_does_not(place: Place) {
     assert_eq!(storage.revision().await.unwrap(), start + 1);
 }
 
-async fn changes_tell_what_is_newer_and_the_first_look_skips_what_is_revoked(place: Place) {
-    let storage = place.open().await;
+async fn changes_since_zero_leave_out_revoked_keys(database: TestDatabase) {
+    let storage = database.open().await;
     storage.create_tenant("acme").await.unwrap();
     let (key, _) = storage
         .create_key("acme", Role::Caller, "", Existing::Refuse)
         .await
         .unwrap();
     let first = storage.changes_since(0).await.unwrap();
-    // The site's own tenant is there from the beginning.
+    // The site's own tenant exists from the beginning.
     assert_eq!((first.tenants.len(), first.keys.len()), (2, 1));
     let none = storage.changes_since(first.revision).await.unwrap();
     assert_eq!((none.tenants.len(), none.keys.len()), (0, 0));
@@ -213,8 +216,8 @@ async fn changes_tell_what_is_newer_and_the_first_look_skips_what_is_revoked(pla
     assert!(matches!(again, Err(StorageError::NotFound(_))));
 }
 
-async fn pairing_again_is_idempotent_and_another_key_needs_the_word(place: Place) {
-    let storage = place.open().await;
+async fn pairing_is_idempotent_and_protects_the_name(database: TestDatabase) {
+    let storage = database.open().await;
     let tenant = storage.create_tenant("acme").await.unwrap();
     let key = |existing| {
         let storage = storage.clone();
@@ -266,8 +269,8 @@ async fn pairing_again_is_idempotent_and_another_key_needs_the_word(place: Place
     assert_eq!(left[0].public_key, [3; 32]);
 }
 
-async fn bridges_and_installations_are_bounded(place: Place) {
-    let storage = place.open().await;
+async fn bridges_and_installations_are_bounded(database: TestDatabase) {
+    let storage = database.open().await;
     let tenant = storage.create_tenant("acme").await.unwrap();
     let (key, _) = storage
         .create_key("acme", Role::Bridge, "", Existing::Join)
@@ -300,8 +303,8 @@ async fn bridges_and_installations_are_bounded(place: Place) {
     assert!(matches!(bad, StorageError::Invalid(_)), "{bad}");
 }
 
-async fn revoking_a_bridge_key_takes_its_bridges_along_unless_told_otherwise(place: Place) {
-    let storage = place.open().await;
+async fn revoked_bridge_key_revokes_its_bridges(database: TestDatabase) {
+    let storage = database.open().await;
     let tenant = storage.create_tenant("acme").await.unwrap();
     for (name, seed, keep) in [("dc1", 1, false), ("dc2", 2, true)] {
         let made = storage
@@ -327,8 +330,8 @@ async fn revoking_a_bridge_key_takes_its_bridges_along_unless_told_otherwise(pla
     assert_eq!(left.identities.len(), 1);
 }
 
-async fn endpoint_belongs_to_the_bridge_that_claims_it_first(place: Place) {
-    let storage = place.open().await;
+async fn endpoint_belongs_to_its_first_claimant(database: TestDatabase) {
+    let storage = database.open().await;
     let tenant = storage.create_tenant("acme").await.unwrap();
     let other = storage.create_tenant("other").await.unwrap();
     let made = storage
@@ -348,7 +351,7 @@ async fn endpoint_belongs_to_the_bridge_that_claims_it_first(place: Place) {
     let revision = storage.revision().await.unwrap();
     assert!(claim(&one, &names).await.is_empty());
     assert_eq!(storage.revision().await.unwrap(), revision, "nothing was changed");
-    // Not in another tenant's name, nor of a bridge that is not there.
+    // Another tenant's bridge cannot claim a name.
     let foreign = storage
         .claim_endpoints(other.id.as_str(), one.as_str(), &["x".to_owned()])
         .await;
@@ -383,15 +386,15 @@ async fn endpoint_belongs_to_the_bridge_that_claims_it_first(place: Place) {
     assert!(changes.claims.iter().all(|claim| claim.bridge == one && !claim.is_removed));
 }
 
-/// Several nodes see two bridges declare the same names for the first time at once.
-async fn simultaneous_first_claims_have_one_winner(place: Place) {
-    let storage = place.open().await;
+/// Several nodes see two bridges declare the same new names at the same time.
+async fn simultaneous_first_claims_have_one_winner(database: TestDatabase) {
+    let storage = database.open().await;
     let tenant = storage.create_tenant("acme").await.unwrap();
     let made = storage
         .create_key("acme", Role::Bridge, "", Existing::Refuse)
         .await;
     let key = made.unwrap().0;
-    let nodes = [place.open().await, place.open().await, storage.clone()];
+    let nodes = [database.open().await, database.open().await, storage.clone()];
     let mut tasks = tokio::task::JoinSet::new();
     for seed in 1..=2 {
         let name = format!("dc{seed}");
@@ -414,8 +417,8 @@ async fn simultaneous_first_claims_have_one_winner(place: Place) {
     assert_eq!(claims.len(), 20);
 }
 
-async fn bridge_claims_a_bounded_number_of_endpoints(place: Place) {
-    let storage = place.open().await;
+async fn endpoint_claims_of_a_bridge_are_bounded(database: TestDatabase) {
+    let storage = database.open().await;
     let tenant = storage.create_tenant("acme").await.unwrap();
     let made = storage
         .create_key("acme", Role::Bridge, "", Existing::Refuse)
@@ -432,8 +435,8 @@ async fn bridge_claims_a_bounded_number_of_endpoints(place: Place) {
     assert!(matches!(assigned, Err(StorageError::Conflict(_))));
 }
 
-async fn administrative_acts_leave_audit_rows(place: Place) {
-    let storage = place.open().await;
+async fn administrative_actions_leave_audit_rows(database: TestDatabase) {
+    let storage = database.open().await;
     let tenant = storage.create_tenant("acme").await.unwrap();
     let made = storage
         .create_key("acme", Role::Bridge, "", Existing::Refuse)
@@ -441,7 +444,7 @@ async fn administrative_acts_leave_audit_rows(place: Place) {
     let key = made.unwrap().0;
     let cli = storage.acting("cli:me");
     cli.pair(&pairing(&tenant, &key, "dc1", 1)).await.unwrap();
-    // A repeat changes nothing, and is no act.
+    // A repeat changes nothing, and adds no row.
     cli.pair(&pairing(&tenant, &key, "dc1", 1)).await.unwrap();
     cli.set_deliveries_paused(true).await.unwrap();
     cli.set_deliveries_paused(false).await.unwrap();
@@ -457,8 +460,8 @@ async fn administrative_acts_leave_audit_rows(place: Place) {
     );
 }
 
-async fn a_revoked_bridge_gives_its_name_back_and_stays_within_its_tenant(place: Place) {
-    let storage = place.open().await;
+async fn revoked_bridge_releases_its_name(database: TestDatabase) {
+    let storage = database.open().await;
     let acme = storage.create_tenant("acme").await.unwrap();
     let other = storage.create_tenant("other").await.unwrap();
     let made = storage
@@ -478,42 +481,24 @@ async fn a_revoked_bridge_gives_its_name_back_and_stays_within_its_tenant(place:
 }
 }
 
+/// Frequent queries read an index in its order, whatever is stored: they neither scan the table nor sort.
 #[tokio::test]
-async fn a_file_that_is_no_database_is_refused_with_its_name() {
-    let dir = TempDir::new("storage-garbage");
-    let path = dir.path().join("relay.db");
-    std::fs::write(
-        &path,
-        b"this is not a database, and it is long enough to be read as one",
-    )
-    .unwrap();
-    let error = Storage::open(&Database::Sqlite(path))
-        .await
-        .unwrap_err()
-        .to_string();
-    assert!(error.contains("relay.db"), "{error}");
-}
-
-/// What is asked for all the time reads an index in its order, whatever is stored: neither a scan of
-/// the table nor a sort.
-#[tokio::test]
-async fn pages_and_due_calls_are_read_from_an_index_in_order() {
-    use sqlx::Row as _;
+async fn pages_and_due_calls_use_an_index() {
     let dir = TempDir::new("query-plans");
-    let place = Place::File(dir);
-    let storage = place.open().await;
+    let database = TestDatabase::File(dir);
+    let storage = database.open().await;
     for (statement, index) in [
-        (call_pages::COLUMNS_OF_ALL, "calls_by_tenant"),
-        (call_pages::COLUMNS_OF_STATE, "calls_by_state"),
+        (calls::PAGE_OF_ALL, "calls_by_tenant"),
+        (calls::PAGE_OF_STATE, "calls_by_state"),
         (calls::DUE, "calls_due"),
     ] {
         let explain = format!("EXPLAIN QUERY PLAN {statement}");
         let mut query = sqlx::query(sqlx::AssertSqlSafe(explain)).bind("ten_1");
-        // Their kinds do not matter to the plan.
+        // The types of the parameters do not matter to the plan.
         for _ in 1..statement.matches('$').count() {
             query = query.bind(0_i64);
         }
-        let rows = query.fetch_all(&storage.pool).await.unwrap();
+        let rows = query.fetch_all(storage.pool()).await.unwrap();
         let plan: Vec<String> = rows.iter().map(|row| row.get("detail")).collect();
         let plan = plan.join("; ");
         assert!(plan.contains(&format!("USING INDEX {index}")), "{plan}");
@@ -523,5 +508,3 @@ async fn pages_and_due_calls_are_read_from_an_index_in_order() {
         );
     }
 }
-
-mod standby;

@@ -1,8 +1,8 @@
-//! When calls are due and when they expire, by a clock that the test moves.
+//! When calls are due and when they expire, by a clock that the test sets.
 
 use super::*;
-use crate::storage::call_pages::CallFilter;
-use crate::storage::tenants::TenantChange;
+use calls::CallFilter;
+use tenants::TenantChange;
 
 const HOUR_MS: i64 = 3_600_000;
 const NOW: i64 = 1_800_000_000_000;
@@ -11,7 +11,7 @@ async fn state_of(storage: &Storage, tenant: &str, id: &str) -> CallState {
     storage.call(tenant, id).await.unwrap().state
 }
 
-/// A call handed over at [`NOW`].
+/// Returns a change that stores a call at [`NOW`].
 fn call_now(tenant: &str, id: &str, expires_in: calls::ExpiresIn) -> Write {
     Write::Accept(Box::new(calls::NewCall {
         created_ms: NOW,
@@ -21,9 +21,9 @@ fn call_now(tenant: &str, id: &str, expires_in: calls::ExpiresIn) -> Write {
 }
 
 on_both! {
-/// The clock was an hour ahead when the retry was planned: it still comes after its five seconds.
-async fn retry_times_survive_a_clock_that_steps_back(place: Place) {
-    let storage = place.open().await;
+/// The clock was an hour ahead when the retry was scheduled: it still comes after its five seconds.
+async fn retry_times_survive_a_clock_that_steps_back(database: TestDatabase) {
+    let storage = database.open().await;
     let tenant = storage.create_tenant("acme").await.unwrap();
     let tenant = tenant.id.as_str();
     let batch = batch(&storage).await;
@@ -41,14 +41,14 @@ async fn retry_times_survive_a_clock_that_steps_back(place: Place) {
     let due = storage.due_calls(tenant, NOW + 5_000, 10).await.unwrap();
     assert_eq!(due.len(), 1);
     assert_eq!(&*due[0].id, "ahead");
-    // Once is enough, and a clock that goes on changes nothing.
+    // The correction happens once, and a clock that goes on changes nothing.
     assert_eq!(storage.correct_due_times(NOW + HOUR_MS).await.unwrap(), 0);
     assert_eq!(storage.next_due_of(tenant).await.unwrap(), Some(NOW + 5_000));
 }
 
-/// What is left of a retry's time is as long as it was planned, whatever the clock says then.
-async fn parked_calls_survive_a_clock_that_steps_back(place: Place) {
-    let storage = place.open().await;
+/// The rest of a retry's delay is as long as it was scheduled, whatever the clock shows then.
+async fn parked_calls_survive_a_clock_that_steps_back(database: TestDatabase) {
+    let storage = database.open().await;
     let tenant = storage.create_tenant("acme").await.unwrap();
     let tenant = tenant.id.as_str();
     let batch = batch(&storage).await;
@@ -59,15 +59,15 @@ async fn parked_calls_survive_a_clock_that_steps_back(place: Place) {
     let group = calls::Group {
         host: "a.example".to_owned(),
         bridge: None,
-        class: crate::routing::DirectClass::default(),
+        class: calls::DirectClass::default(),
     };
     assert_eq!(storage.park(tenant, &group, NOW, 10).await.unwrap(), 1);
     assert_eq!(storage.unpark(tenant, &group, NOW + 60_000, 10).await.unwrap(), 1);
     assert_eq!(storage.next_due_of(tenant).await.unwrap(), Some(NOW + 65_000));
 }
 
-async fn calls_expire_by_own_tenant_and_relay_default(place: Place) {
-    let storage = place.open().await;
+async fn calls_expire_by_own_tenant_and_relay_default(database: TestDatabase) {
+    let storage = database.open().await;
     let tenants = [("own", None), ("of_tenant", Some(7_200)), ("of_relay", None), ("never", Some(0))];
     let batch = batch(&storage).await;
     for (name, expires_in) in tenants {
@@ -100,8 +100,8 @@ async fn calls_expire_by_own_tenant_and_relay_default(place: Place) {
 
 /// Waiting for a bridge does not stop this clock; an attempt that runs is waited for; and no attempt
 /// begins after the end.
-async fn an_expired_call_is_not_attempted(place: Place) {
-    let storage = place.open().await;
+async fn expired_call_is_not_attempted(database: TestDatabase) {
+    let storage = database.open().await;
     let tenant = storage.create_tenant("acme").await.unwrap();
     let tenant = tenant.id.as_str();
     let batch = batch(&storage).await;
@@ -119,12 +119,12 @@ async fn an_expired_call_is_not_attempted(place: Place) {
     let ids: Vec<&str> = expired.iter().map(|call| call.id.as_str()).collect();
     assert_eq!(ids, ["late", "waiting"]);
     assert_eq!(state_of(&storage, tenant, "running").await, CallState::Attempting);
-    // Its attempt fails: nothing follows any more.
+    // Its attempt fails, and no other follows.
     let again = settlement(tenant, "running", CallState::Pending, NOW + 2_000, 0);
     batch.write(again).await.unwrap();
     let expired = storage.expire_calls(NOW + 2_000, 10).await.unwrap();
     assert_eq!((expired[0].attempts, expired[0].execution.as_str()), (1, "executed"));
-    // Redelivered, it has all of its time again.
+    // Redelivered, it has its whole time to live again.
     assert!(storage.redeliver_call(tenant, "late", NOW + 5_000).await.unwrap());
     assert!(storage.expire_calls(NOW + 5_999, 10).await.unwrap().is_empty());
     let begun = batch.write(begin("late", NOW + 5_999)).await.unwrap();
@@ -134,9 +134,9 @@ async fn an_expired_call_is_not_attempted(place: Place) {
     assert_eq!(storage.forget_calls(NOW + 9_000, 10).await.unwrap(), 0);
 }
 
-/// A begin whose outcome was not known may be asked for again; another one's may not.
-async fn the_same_begin_twice_is_one(place: Place) {
-    let storage = place.open().await;
+/// A begin with an unknown outcome may be repeated; that of another installation is rejected.
+async fn begin_is_repeatable_by_its_installation(database: TestDatabase) {
+    let storage = database.open().await;
     let tenant = storage.create_tenant("acme").await.unwrap();
     let batch = batch(&storage).await;
     let accept = call_now(tenant.id.as_str(), "c", calls::ExpiresIn::Default(0));

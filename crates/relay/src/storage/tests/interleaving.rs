@@ -1,15 +1,15 @@
-//! Two changes of one call at the same moment, on PostgreSQL: the second waits for the row, and then
-//! must see what the first has made of it.
+//! Two concurrent changes of one call, on PostgreSQL: the second waits for the row, and then must see the result of the
+//! first.
 
 use super::*;
-use crate::storage::call_pages::CallFilter;
+use calls::CallFilter;
 use sqlx::{AssertSqlSafe, Connection as _, PgConnection};
 use std::collections::HashMap;
 
-/// When everything happens, in milliseconds since 1970; what is due is due, and what expires has.
+/// The time of all changes, in milliseconds since 1970. The calls are due, and those that expire have expired.
 const NOW: i64 = 1_800_000_000_000;
 
-/// What waits for the row.
+/// The change that waits for the row.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Second {
     Begin,
@@ -61,7 +61,7 @@ impl Second {
         B::RedeliverFailed,
     ];
 
-    /// The states that it may leave.
+    /// Returns the states that it may leave.
     fn from(self) -> &'static [S] {
         match self {
             B::Begin | B::Refuse | B::Expire => WAITING,
@@ -75,7 +75,7 @@ impl Second {
         }
     }
 
-    /// Where it leads from there; `None`: the row is gone.
+    /// Returns the state that follows; `None`: the row is deleted.
     fn to(self, from: S) -> Option<S> {
         Some(match self {
             B::Begin => S::Attempting,
@@ -97,7 +97,7 @@ impl Second {
         let group = calls::Group {
             host: "a.example".to_owned(),
             bridge: None,
-            class: crate::routing::DirectClass::default(),
+            class: calls::DirectClass::default(),
         };
         let with = |state| CallFilter {
             state,
@@ -154,7 +154,7 @@ impl Second {
     }
 }
 
-/// What a row must look like in a state.
+/// Returns the columns of a row in a state.
 fn columns(state: S) -> String {
     let (via, finished) = match state {
         S::Attempting => (
@@ -176,7 +176,7 @@ async fn set(connection: &mut PgConnection, id: &str, state: S) {
     assert_eq!(done.unwrap().rows_affected(), 1);
 }
 
-async fn until_a_lock_is_waited_for(look: &mut PgConnection) {
+async fn wait_for_a_blocked_transaction(look: &mut PgConnection) {
     let began = Instant::now();
     loop {
         let waiting: i64 = sqlx::query_scalar(
@@ -190,16 +190,16 @@ async fn until_a_lock_is_waited_for(look: &mut PgConnection) {
             return;
         }
         assert!(
-            began.elapsed() < PATIENCE,
+            began.elapsed() < TIMEOUT,
             "no transaction waits for the row"
         );
         tokio::time::sleep(Duration::from_millis(2)).await;
     }
 }
 
-/// Every change against every state that another may bring the call to meanwhile.
+/// Every change against every state that a concurrent change may set.
 #[tokio::test]
-async fn a_change_that_waited_sees_what_was_changed() {
+async fn blocked_change_sees_the_first_change() {
     let database = PostgresDatabase::create();
     let storage = Storage::open(&database_at(database.url())).await.unwrap();
     let tenant = storage.create_tenant("acme").await.unwrap().id.to_string();
@@ -221,7 +221,7 @@ async fn a_change_that_waited_sees_what_was_changed() {
                 let running =
                     second.run(storage.clone(), batch.clone(), tenant.clone(), id.clone());
                 let running = tokio::spawn(running);
-                until_a_lock_is_waited_for(&mut look).await;
+                wait_for_a_blocked_transaction(&mut look).await;
                 sqlx::query("COMMIT").execute(&mut first).await.unwrap();
                 running.await.unwrap();
                 let found = storage.call(&tenant, &id).await.ok();
@@ -253,9 +253,9 @@ async fn a_change_that_waited_sees_what_was_changed() {
     );
 }
 
-/// A call that is handed over while its tenant is deleted is not stored, and nothing else is.
+/// Nothing is stored for a tenant that is being deleted.
 #[tokio::test]
-async fn a_tenant_being_deleted_gets_nothing_stored() {
+async fn deleted_tenant_gets_nothing_stored() {
     let database = PostgresDatabase::create();
     let storage = Storage::open(&database_at(database.url())).await.unwrap();
     let batch = batch(&storage).await;
@@ -331,7 +331,7 @@ async fn a_tenant_being_deleted_gets_nothing_stored() {
             .await
             .unwrap();
         let storing = tokio::spawn(store(storage.clone(), batch.clone(), tenant.clone()));
-        until_a_lock_is_waited_for(&mut look).await;
+        wait_for_a_blocked_transaction(&mut look).await;
         sqlx::query("COMMIT").execute(&mut first).await.unwrap();
         storing.await.unwrap();
         let text = format!("SELECT COUNT(*) FROM {table} WHERE tenant_id = $1");

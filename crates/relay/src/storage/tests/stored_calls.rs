@@ -1,12 +1,7 @@
-//! Stored calls: which change wins, and which changes nothing.
+//! Stored calls: which change takes effect, and which changes nothing.
 
 use super::*;
-use crate::deliveries::state::CallState;
-use crate::routing::DirectClass;
-use crate::storage::batch::Batch;
-use crate::storage::call_pages::CallFilter;
-use crate::storage::calls::{Accepted, NewCall, Settlement, Via, Write, Written};
-use protocol::{Code, Execution};
+use calls::{Accepted, CallFilter, DirectClass, NewCall, Settlement, Via};
 
 async fn accept(batch: &Batch, tenant: &Tenant, id: &str, client: &str) {
     let call = NewCall {
@@ -73,13 +68,13 @@ async fn settle(batch: &Batch, end: Settlement) -> Written {
 }
 
 on_both! {
-async fn attempt_that_is_begun_twice_is_begun_once(place: Place) {
-    let storage = place.open().await;
+async fn repeated_begin_of_an_attempt_changes_nothing(database: TestDatabase) {
+    let storage = database.open().await;
     let tenant = storage.create_tenant("acme").await.unwrap();
     let batch = batch(&storage).await;
     accept(&batch, &tenant, "call_1", "client").await;
     let own = via("b", 1);
-    // The answer of the first commit may be lost: the second says the same.
+    // The first commit may have had an unknown outcome: its repeat reports success.
     for _ in 0..2 {
         assert_eq!(begin(&batch, "call_1", 1, &own).await, Written::Changed(true));
     }
@@ -93,8 +88,8 @@ async fn attempt_that_is_begun_twice_is_begun_once(place: Place) {
     assert!(!storage.is_attempting("call_1", 1, &own).await.unwrap());
 }
 
-async fn only_the_installation_asked_settles_an_attempt(place: Place) {
-    let storage = place.open().await;
+async fn attempt_is_settled_by_its_installation_only(database: TestDatabase) {
+    let storage = database.open().await;
     let tenant = storage.create_tenant("acme").await.unwrap();
     let other = storage.create_tenant("other").await.unwrap();
     let batch = batch(&storage).await;
@@ -113,8 +108,8 @@ async fn only_the_installation_asked_settles_an_attempt(place: Place) {
     assert!(storage.is_attempting("call_1", 1, &own).await.unwrap());
 }
 
-async fn class_of_a_call_follows_the_patterns(place: Place) {
-    let storage = place.open().await;
+async fn class_of_a_call_follows_the_patterns(database: TestDatabase) {
+    let storage = database.open().await;
     let tenant = storage.create_tenant("acme").await.unwrap();
     let batch = batch(&storage).await;
     let id = tenant.id.as_str();
@@ -127,7 +122,7 @@ async fn class_of_a_call_follows_the_patterns(place: Place) {
     let groups = storage.call_groups(id, CallState::Pending).await.unwrap();
     assert_eq!(groups.len(), 1);
     assert_eq!(groups[0].class, direct);
-    // The relay finds that it cannot make the call itself.
+    // The relay finds that it cannot call the URL directly.
     let direct_via = Via { bridge: "".into(), instance: id.as_bytes().to_vec() };
     begin(&batch, "call_1", 1, &direct_via).await;
     let misrouted = Settlement {
@@ -139,10 +134,10 @@ async fn class_of_a_call_follows_the_patterns(place: Place) {
     let groups = storage.call_groups(id, CallState::Pending).await.unwrap();
     assert_eq!(groups[0].class, DirectClass { is_direct: false, mark: 7 });
     assert_eq!(stale().await.len(), 0);
-    // Its group waits, and goes on.
+    // Its group is parked and unparked.
     assert_eq!(storage.park(id, &groups[0], 10, 10).await.unwrap(), 1);
     assert_eq!(storage.unpark(id, &groups[0], 10, 10).await.unwrap(), 1);
-    // Delivered again by an administrator, it is tried direct again.
+    // After a redelivery it is tried directly again.
     let filter = CallFilter::default();
     let cancelled = storage.cancel_calls(id, None, &filter, 10, 10).await.unwrap();
     assert_eq!(cancelled, (1, 0));
@@ -151,14 +146,14 @@ async fn class_of_a_call_follows_the_patterns(place: Place) {
     assert_eq!(due[0].class, direct);
 }
 
-async fn lost_journal_stays_lost_until_it_is_noted(place: Place) {
-    let storage = place.open().await;
+async fn lost_journal_is_reported_until_recorded(database: TestDatabase) {
+    let storage = database.open().await;
     let tenant = storage.create_tenant("acme").await.unwrap();
     let (id, own) = (tenant.id.as_str(), via("b", 1));
     assert!(storage.journal_holds(&own, &[1; 16], 4).await.unwrap());
     assert!(storage.journal_seen(id, &own, &[1; 16], 4, 1).await.unwrap());
     for _ in 0..2 {
-        // To look changes nothing: a look that is repeated says the same.
+        // The check changes nothing, so a repeat returns the same.
         assert!(!storage.journal_holds(&own, &[2; 16], 9).await.unwrap());
         assert!(!storage.journal_holds(&own, &[1; 16], 3).await.unwrap());
         assert!(storage.journal_holds(&own, &[1; 16], 4).await.unwrap());
@@ -167,8 +162,8 @@ async fn lost_journal_stays_lost_until_it_is_noted(place: Place) {
     assert!(storage.journal_holds(&own, &[2; 16], 9).await.unwrap());
 }
 
-async fn refused_and_unknown_calls_are_dead_letters(place: Place) {
-    let storage = place.open().await;
+async fn refused_and_unknown_calls_are_dead_letters(database: TestDatabase) {
+    let storage = database.open().await;
     let batch = batch(&storage).await;
     let mut expected = Vec::new();
     for (name, client, state) in [

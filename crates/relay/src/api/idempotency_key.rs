@@ -1,24 +1,23 @@
-//! `Idempotency-Key`: a POST that is repeated with its key gets the response to the first one, also
-//! after a restart of the relay ([`crate::idempotency`]).
+//! The `Idempotency-Key` header: a POST that is repeated with its key gets the response to the first one, also after
+//! a restart of the relay ([`crate::idempotency`]).
 
 use super::{Context, Handler};
 use crate::body::Body;
-use crate::idempotency::{self, Kept, Keyed, Made};
+use crate::idempotency::{ExecutedRequest, KeyedRequest, StoredResponse};
 use crate::problem::Problem;
 use bytes::Bytes;
 use http::header::HeaderName;
 use http::{Request, Response};
 
-/// The key.
-pub const IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempotency-key");
+const IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempotency-key");
 
 const KEY_MAX_BYTES: usize = 128;
 
-/// Answers a request, or repeats the response to its first one.
+/// Executes a request, or replays the response to an earlier one with the same key.
 ///
 /// # Errors
-/// The handler's, and those of [`idempotency::once`].
-pub async fn answer(
+/// The handler's, and those of [`crate::idempotency::IdempotencyCache::execute`].
+pub(super) async fn execute(
     cx: &Context<'_>,
     operation: &'static str,
     handler: Handler,
@@ -32,25 +31,26 @@ pub async fn answer(
     let is_visible = text.bytes().all(|byte| byte.is_ascii_graphic());
     if text.is_empty() || text.len() > KEY_MAX_BYTES || !is_visible || given.next().is_some() {
         return Err(Problem::invalid(format!(
-            "Idempotency-Key must be 1 to {KEY_MAX_BYTES} visible ASCII characters, and come once"
+            "Idempotency-Key must be given once, with 1 to {KEY_MAX_BYTES} visible ASCII characters"
         )));
     }
     let mut digest = ring::digest::Context::new(&ring::digest::SHA256);
     digest.update(request.uri().to_string().as_bytes());
+    // A URI contains no zero byte, so no other split of URI and body has this hash.
     digest.update(&[0]);
     digest.update(request.body());
-    let keyed = Keyed {
+    let keyed = KeyedRequest {
         tenant: cx.principal.tenant.clone(),
         client_id: cx.principal.client_id.clone(),
         operation,
-        // A key of its own for each client: a response may hold a secret, and another API key of the
-        // tenant may be allowed less.
+        // The client id is part of the key: a response may contain a secret, and another API key of the tenant
+        // may have fewer permissions.
         key: format!("{} {text}", cx.principal.client_id),
         digest: digest.finish().as_ref().to_vec(),
     };
     let (state, principal) = (cx.state.clone(), cx.principal.clone());
     let (query, path, peer) = (cx.query.clone(), cx.path.clone(), cx.peer);
-    let making = async move {
+    let execution = async move {
         let cx = Context {
             state: &state,
             principal: &principal,
@@ -65,14 +65,14 @@ pub async fn answer(
                 (problem.into_response(), is_safe)
             }
         };
-        let kept = Kept::read(response).await;
-        let kept = kept.expect("a handler's body is whole, and no error");
-        Made {
-            response: kept.clone().response(),
-            kept,
-            small: None,
+        let replay = StoredResponse::read(response).await;
+        let replay = replay.expect("a handler's body is complete and has no error");
+        ExecutedRequest {
+            response: replay.clone().response(),
+            replay,
+            replay_without_body: None,
             had_no_effect,
         }
     };
-    idempotency::once(cx.state, keyed, making).await
+    cx.state.idempotency.execute(keyed, execution).await
 }

@@ -1,4 +1,4 @@
-//! `[storage]`: which database.
+//! Which database: a SQLite file or a PostgreSQL server.
 
 use std::fmt;
 use std::path::{Path, PathBuf};
@@ -6,9 +6,9 @@ use std::path::{Path, PathBuf};
 /// The database.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Database {
-    /// A SQLite file.
+    /// A SQLite file on this host.
     Sqlite(PathBuf),
-    /// A PostgreSQL server.
+    /// A PostgreSQL server, version 15 or newer.
     Postgres(PostgresUrl),
 }
 
@@ -21,19 +21,20 @@ impl fmt::Display for Database {
     }
 }
 
-/// `postgres://user:password@host:port/database?...`. What is shown of it has neither user nor
-/// password.
+/// `postgres://user:password@host:port/database?...`. `Display` and `Debug` leave out the user, the password
+/// and the parameters.
 #[derive(Clone, PartialEq, Eq)]
 pub struct PostgresUrl(String);
 
 impl PostgresUrl {
-    /// Begins with `postgres://` or `postgresql://`; the rest is looked at when it is opened.
+    /// Takes a URL that begins with `postgres://` or `postgresql://`. The rest is parsed when the database is
+    /// opened.
     pub fn new(url: &str) -> Self {
         Self(url.to_owned())
     }
 
-    /// With everything in it.
-    pub(crate) fn reveal(&self) -> &str {
+    /// Returns the whole URL, with its secrets.
+    pub fn reveal(&self) -> &str {
         &self.0
     }
 }
@@ -57,29 +58,30 @@ impl fmt::Debug for PostgresUrl {
 }
 
 impl Database {
-    /// Reads `storage.url`; a path in it is beside the file in `base`.
+    /// Parses the config key `storage.url`. A relative path is resolved against `base`, the config file's
+    /// directory.
     ///
     /// # Errors
-    /// What is wrong, and what would be right.
-    pub(super) fn parse(url: &str, base: &Path) -> Result<Self, String> {
+    /// A message that names the accepted forms.
+    pub fn parse(url: &str, base: &Path) -> Result<Self, String> {
         match url.split_once("://") {
             Some(("sqlite", path)) if !path.is_empty() => Ok(Self::Sqlite(base.join(path))),
             Some(("postgres" | "postgresql", rest)) if !rest.is_empty() => {
                 Ok(Self::Postgres(PostgresUrl::new(url)))
             }
-            // Not repeated: it may hold a password.
+            // The message does not quote the value, which may contain a password.
             _ => Err(
-                "storage.url is not understood: write \"sqlite://relay.db\", a path beside this \
-                 file, \"sqlite:///var/lib/integration-relay/relay.db\", or \
+                "storage.url is not understood: write \"sqlite://relay.db\" for a path relative to \
+                 this file, \"sqlite:///var/lib/PROGRAM/relay.db\", or \
                  \"postgres://user@host/database\""
                     .into(),
             ),
         }
     }
 
-    /// Where a file that belongs to the database is kept, if it is not said: beside a SQLite file,
-    /// else in `base`.
-    pub(super) fn dir(&self, base: &Path) -> PathBuf {
+    /// Returns the default directory of a file that belongs to the database: that of the SQLite file, else
+    /// `base`.
+    pub fn dir(&self, base: &Path) -> PathBuf {
         match self {
             Self::Sqlite(path) => path.parent().unwrap_or(base).to_owned(),
             Self::Postgres(_) => base.to_owned(),
@@ -92,7 +94,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_password_is_not_shown() {
+    fn display_and_errors_hide_the_password() {
         let url = "postgres://relay:s3cret@db.example:5432/relay?password=s3cret";
         let database = Database::parse(url, Path::new("")).unwrap();
         assert_eq!(database.to_string(), "postgres://db.example:5432/relay");

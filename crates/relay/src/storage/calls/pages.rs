@@ -1,50 +1,50 @@
-//! Stored calls as their tenant sees them: pages, one with its attempts, again, and taken back.
+//! Stored calls as their tenant sees them: pages of calls, one call with its attempts, redeliver and cancel.
 
-use super::audit::{self, AuditEvent};
-use super::rows::word;
-use super::{Storage, StorageError};
-use crate::deliveries::state::CallState;
-use sqlx::Row;
+use super::CallState;
+use crate::storage::audit::{self, AuditEvent};
+use crate::storage::rows::word;
+use crate::storage::{Storage, StorageError};
+use sqlx::Row as _;
 use sqlx::any::AnyRow;
 
 /// A call as its tenant sees it.
 #[derive(Debug, Clone)]
 pub struct CallSummary {
-    /// Orders calls: rises with each one that is handed over.
+    /// Orders calls: rises with each call that is submitted.
     pub seq: i64,
     /// Its id.
     pub id: String,
-    /// Who handed it over.
+    /// The client id of the key that submitted it.
     pub client_id: String,
-    /// When, in milliseconds since 1970.
+    /// When it was submitted, in milliseconds since 1970.
     pub created_ms: i64,
-    /// Where it stands.
+    /// Its state.
     pub state: CallState,
     /// The request's method.
     pub method: String,
     /// The URL's host.
     pub host: String,
-    /// The bridge that was asked for.
+    /// The bridge that the caller named.
     pub bridge: Option<String>,
-    /// Whether it may be made again when nobody can say what became of it.
+    /// Whether it may be repeated when its outcome cannot be determined.
     pub at_least_once: bool,
     /// Bytes of the request's body.
     pub bytes: i64,
     /// Attempts that were begun.
     pub attempts: i64,
-    /// When the next one is due, if one is.
+    /// When the next attempt is due, if one is; in milliseconds since 1970.
     pub due_ms: Option<i64>,
-    /// When it expires, if it does and waits.
+    /// When it expires, if it waits and does not wait forever; in milliseconds since 1970.
     pub expires_ms: Option<i64>,
-    /// When it came to its end.
+    /// When it reached a final state, in milliseconds since 1970.
     pub finished_ms: Option<i64>,
     /// The target's last status.
     pub status: Option<i64>,
     /// The code of the last failure.
     pub code: Option<String>,
-    /// How far the last attempt came.
+    /// The execution state of the last attempt.
     pub execution: Option<String>,
-    /// In words.
+    /// The last failure in plain text.
     pub detail: Option<String>,
 }
 
@@ -59,40 +59,48 @@ pub struct CallAttemptRow {
     pub took_ms: i64,
     /// `bridge` or `direct`.
     pub route: String,
-    /// Which bridge.
+    /// The bridge's name.
     pub bridge: String,
     /// The target's status.
     pub status: Option<i64>,
     /// The failure's code.
     pub code: Option<String>,
-    /// How far it came.
+    /// The execution state of the request.
     pub execution: String,
-    /// In words.
+    /// The failure in plain text.
     pub detail: String,
 }
 
-/// Which calls.
+/// Selects calls of a tenant.
 #[derive(Debug, Clone, Default)]
 pub struct CallFilter {
-    /// In this state.
+    /// Calls in this state.
     pub state: Option<CallState>,
-    /// To this host.
+    /// Calls to this host.
     pub host: Option<String>,
-    /// Handed over at or after, in milliseconds since 1970.
+    /// Calls submitted at this moment or later, in milliseconds since 1970.
     pub since_ms: Option<i64>,
-    /// Handed over before.
+    /// Calls submitted before this moment.
     pub until_ms: Option<i64>,
 }
 
-pub(super) const COLUMNS_OF_ALL: &str = "SELECT * FROM calls
-    WHERE tenant_id = $1 AND seq < $2 AND ($3 = '' OR host = $3)
-      AND created_ms >= $4 AND created_ms < $5
-    ORDER BY seq DESC LIMIT $6";
+/// A page of calls. Two texts instead of `($7 = '' OR state = $7)`: each is then read from an index of its own, in
+/// its order.
+macro_rules! page {
+    ($state:literal) => {
+        concat!(
+            "SELECT * FROM calls
+             WHERE tenant_id = $1 AND seq < $2 AND ($3 = '' OR host = $3)
+               AND created_ms >= $4 AND created_ms < $5",
+            $state,
+            " ORDER BY seq DESC LIMIT $6"
+        )
+    };
+}
 
-pub(super) const COLUMNS_OF_STATE: &str = "SELECT * FROM calls
-    WHERE tenant_id = $1 AND seq < $2 AND ($3 = '' OR host = $3)
-      AND created_ms >= $4 AND created_ms < $5 AND state = $7
-    ORDER BY seq DESC LIMIT $6";
+pub(in crate::storage) const PAGE_OF_ALL: &str = page!("");
+
+pub(in crate::storage) const PAGE_OF_STATE: &str = page!(" AND state = $7");
 
 fn summary(row: &AnyRow) -> Result<CallSummary, StorageError> {
     let state: CallState = word(row, "state")?;
@@ -109,6 +117,7 @@ fn summary(row: &AnyRow) -> Result<CallSummary, StorageError> {
         at_least_once: row.try_get::<i64, _>("at_least_once")? != 0,
         bytes: row.try_get("bytes")?,
         attempts: row.try_get("attempt")?,
+        // The column keeps its last value in other states, where it means nothing.
         due_ms: (state == CallState::Pending).then_some(due_ms),
         expires_ms: match state.is_final() {
             true => None,
@@ -126,7 +135,8 @@ fn summary(row: &AnyRow) -> Result<CallSummary, StorageError> {
     })
 }
 
-/// What makes a call pending again, from `$1` on: it has the whole of its time once more.
+/// Makes calls pending again at `$1`, with their whole schedule and time to live. A direct call that was found to
+/// be misrouted (2) is tried directly again.
 macro_rules! redeliver {
     () => {
         "UPDATE calls SET state = 'pending', step = 0, due_ms = $1, due_set_ms = $1, left_ms = 0,
@@ -136,10 +146,10 @@ macro_rules! redeliver {
 }
 
 impl Storage {
-    /// A tenant's calls, newest first, those before `before` (a [`CallSummary::seq`]).
+    /// Returns a tenant's calls, newest first, those before `before` (a [`CallSummary::seq`]).
     ///
     /// # Errors
-    /// [`StorageError`] when the database does not answer.
+    /// [`StorageError`] when the database does not respond.
     pub async fn calls(
         &self,
         tenant: &str,
@@ -147,10 +157,9 @@ impl Storage {
         before: i64,
         limit: u32,
     ) -> Result<Vec<CallSummary>, StorageError> {
-        // An index serves each: one that is all, one that knows the state.
         let text = match filter.state {
-            Some(_) => COLUMNS_OF_STATE,
-            None => COLUMNS_OF_ALL,
+            Some(_) => PAGE_OF_STATE,
+            None => PAGE_OF_ALL,
         };
         let mut query = sqlx::query(text)
             .bind(tenant)
@@ -162,11 +171,11 @@ impl Storage {
         if let Some(state) = filter.state {
             query = query.bind(state.as_str());
         }
-        let rows = query.fetch_all(&self.pool).await?;
+        let rows = query.fetch_all(self.pool()).await?;
         rows.iter().map(summary).collect()
     }
 
-    /// A tenant's call.
+    /// Returns a tenant's call.
     ///
     /// # Errors
     /// [`StorageError::NotFound`], also for a call of another tenant.
@@ -174,15 +183,15 @@ impl Storage {
         let row = sqlx::query("SELECT * FROM calls WHERE tenant_id = $1 AND id = $2")
             .bind(tenant)
             .bind(id)
-            .fetch_optional(&self.pool)
+            .fetch_optional(self.pool())
             .await?;
         summary(&row.ok_or_else(no_call)?)
     }
 
-    /// The attempts of a tenant's call, oldest first: the latest thousand.
+    /// Returns the latest thousand attempts of a tenant's call, oldest first.
     ///
     /// # Errors
-    /// [`StorageError`] when the database does not answer.
+    /// [`StorageError`] when the database does not respond.
     pub async fn call_attempts(
         &self,
         tenant: &str,
@@ -194,7 +203,7 @@ impl Storage {
         )
         .bind(id)
         .bind(tenant)
-        .fetch_all(&self.pool)
+        .fetch_all(self.pool())
         .await?;
         let attempts = rows.iter().rev().map(|row| {
             Ok(CallAttemptRow {
@@ -212,11 +221,11 @@ impl Storage {
         attempts.collect()
     }
 
-    /// Makes calls of a tenant that came to their end pending again, from the first step of the
-    /// schedule; oldest first, up to `limit`. Returns how many.
+    /// Makes up to `limit` final calls of a tenant pending again, from the first step of the schedule, oldest
+    /// first. Returns their number.
     ///
     /// # Errors
-    /// [`StorageError`] when the database does not answer.
+    /// [`StorageError`] when the database does not respond.
     pub async fn redeliver_calls(
         &self,
         tenant: &str,
@@ -224,10 +233,9 @@ impl Storage {
         now_ms: i64,
         limit: u32,
     ) -> Result<u64, StorageError> {
-        let mut tx = self.pool.begin_with(self.backend.begin()).await?;
-        // Those that succeeded are made again one by one only. What is expected of a call stands
-        // outside of the inner SELECT, too: PostgreSQL looks at a row that it waited for by that
-        // alone.
+        let mut tx = self.begin().await?;
+        // Calls that succeeded are redelivered only one by one, on purpose. The expected states stand outside of
+        // the inner SELECT, too: PostgreSQL evaluates only that part again for a row that it had to wait for.
         let changed = sqlx::query(concat!(
             redeliver!(),
             " WHERE seq IN (SELECT seq FROM calls
@@ -250,25 +258,25 @@ impl Storage {
         .await?;
         let count = changed.rows_affected();
         if count > 0 {
-            let act = acted(tenant, "call.redeliver", "", count);
+            let act = event(tenant, "call.redeliver", "", count);
             audit::add(&mut tx, &self.actor, &act).await?;
         }
         tx.commit().await?;
-        self.touched();
+        self.mark_changed();
         Ok(count)
     }
 
-    /// Makes a call that came to its end pending again. False when it has not.
+    /// Makes a final call pending again. Returns false when it is not final.
     ///
     /// # Errors
-    /// [`StorageError`] when the database does not answer.
+    /// [`StorageError`] when the database does not respond.
     pub async fn redeliver_call(
         &self,
         tenant: &str,
         id: &str,
         now_ms: i64,
     ) -> Result<bool, StorageError> {
-        let mut tx = self.pool.begin_with(self.backend.begin()).await?;
+        let mut tx = self.begin().await?;
         let changed = sqlx::query(concat!(
             redeliver!(),
             " WHERE tenant_id = $2 AND id = $3
@@ -282,19 +290,20 @@ impl Storage {
         .await?;
         let is_changed = changed.rows_affected() > 0;
         if is_changed {
-            let act = acted(tenant, "call.redeliver", id, 1);
+            let act = event(tenant, "call.redeliver", id, 1);
             audit::add(&mut tx, &self.actor, &act).await?;
         }
         tx.commit().await?;
-        self.touched();
+        self.mark_changed();
         Ok(is_changed)
     }
 
-    /// Takes calls of a tenant back that are not finished: one by its id, or all that match. Those
-    /// whose attempt runs get no further one. Returns how many ended, and how many will.
+    /// Cancels calls of a tenant that are not final: one by its id, or up to `limit` that match. A call whose
+    /// attempt is in progress gets no further attempt. Returns the number of calls that ended, and of those that
+    /// will end with their attempt.
     ///
     /// # Errors
-    /// [`StorageError`] when the database does not answer.
+    /// [`StorageError`] when the database does not respond.
     pub async fn cancel_calls(
         &self,
         tenant: &str,
@@ -303,16 +312,16 @@ impl Storage {
         now_ms: i64,
         limit: u32,
     ) -> Result<(u64, u64), StorageError> {
-        let mut tx = self.pool.begin_with(self.backend.begin()).await?;
-        // One statement for both: a call that changes from one to the other meanwhile is met either
-        // way. PostgreSQL computes everything outside of the inner SELECT again from the row that it
-        // waited for.
+        let mut tx = self.begin().await?;
+        // One statement for waiting calls and for calls with an attempt: a call that changes from one to the other
+        // meanwhile is cancelled either way. PostgreSQL evaluates everything outside of the inner SELECT again
+        // for a row that it had to wait for.
         let rows = sqlx::query(
             "UPDATE calls SET cancelled = 1,
                     state = CASE WHEN state = 'attempting' THEN state ELSE 'cancelled' END,
                     finished_ms = CASE WHEN state = 'attempting' THEN finished_ms ELSE $1 END,
                     code = CASE WHEN state = 'attempting' THEN code ELSE 'cancelled' END,
-                    detail = CASE WHEN state = 'attempting' THEN detail ELSE 'it was taken back' END
+                    detail = CASE WHEN state = 'attempting' THEN detail ELSE 'it was cancelled' END
              WHERE seq IN (SELECT seq FROM calls
                            WHERE tenant_id = $2
                              AND state IN ('pending', 'waiting_for_bridge', 'attempting')
@@ -342,7 +351,7 @@ impl Storage {
             }
         }
         if !rows.is_empty() {
-            let act = acted(
+            let act = event(
                 tenant,
                 "call.cancel",
                 id.unwrap_or_default(),
@@ -351,13 +360,13 @@ impl Storage {
             audit::add(&mut tx, &self.actor, &act).await?;
         }
         tx.commit().await?;
-        self.touched();
+        self.mark_changed();
         Ok((ended, ending))
     }
 }
 
-/// An act that is written down with the change itself.
-fn acted(tenant: &str, action: &'static str, object: &str, count: u64) -> AuditEvent {
+/// Returns the audit event of a change, which is stored in the same transaction.
+fn event(tenant: &str, action: &'static str, object: &str, count: u64) -> AuditEvent {
     AuditEvent {
         count,
         ..AuditEvent::done(tenant, action, object)
@@ -365,5 +374,5 @@ fn acted(tenant: &str, action: &'static str, object: &str, count: u64) -> AuditE
 }
 
 pub(crate) fn no_call() -> StorageError {
-    StorageError::NotFound("there is no call of that id".into())
+    StorageError::NotFound("no call has this id".into())
 }

@@ -1,0 +1,108 @@
+//! The SQLite file: how it is opened, and which of its errors are transient.
+//!
+//! WAL, so that commands read and write next to a running server. A commit is on disk before it is
+//! acknowledged (`synchronous = FULL`), and a writer waits up to five seconds for another one.
+
+use crate::StoreError;
+use crate::backend::PoolSettings;
+use std::fmt::Write as _;
+use std::path::Path;
+use std::time::Duration;
+
+/// How long a writer waits for another process: the `busy_timeout` of [`SETUP`].
+const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// Connections of this process. Each is a thread.
+const CONNECTIONS_MAX: u32 = 4;
+
+const SETUP: &str = "PRAGMA busy_timeout = 5000; PRAGMA journal_mode = WAL; \
+                     PRAGMA synchronous = FULL; PRAGMA foreign_keys = ON";
+
+/// Creates the file and its directory, if they do not exist.
+pub(crate) fn create(path: &Path) -> Result<(), StoreError> {
+    let unusable = |detail: String| StoreError::Unusable(format!("{}: {detail}", path.display()));
+    if let Some(dir) = path.parent().filter(|dir| !dir.as_os_str().is_empty()) {
+        std::fs::create_dir_all(dir)
+            .map_err(|error| unusable(format!("cannot create its directory: {error}")))?;
+    }
+    create_private(path).map_err(|error| unusable(error.to_string()))
+}
+
+pub(crate) fn settings(path: &Path) -> Result<PoolSettings, StoreError> {
+    let unusable = |detail: String| StoreError::Unusable(format!("{}: {detail}", path.display()));
+    create(path)?;
+    let absolute = std::path::absolute(path).map_err(|error| unusable(error.to_string()))?;
+    let absolute = absolute
+        .to_str()
+        .ok_or_else(|| unusable("its path is not UTF-8".to_owned()))?;
+    Ok(PoolSettings {
+        url: url(absolute),
+        connections_max: CONNECTIONS_MAX,
+        // Longer than a writer waits, so that a busy database is reported as such.
+        acquire_timeout: 2 * BUSY_TIMEOUT,
+        setup: SETUP,
+        display_name: path.display().to_string(),
+    })
+}
+
+/// Returns the path as a URL, whatever characters it contains.
+fn url(path: &str) -> String {
+    let mut url = "sqlite://".to_owned();
+    for byte in path.bytes() {
+        if byte.is_ascii_alphanumeric() || matches!(byte, b'/' | b'-' | b'_' | b'.') {
+            url.push(char::from(byte));
+        } else {
+            // Writing to a string cannot fail.
+            let _ = write!(url, "%{byte:02X}");
+        }
+    }
+    url.push_str("?mode=rw");
+    url
+}
+
+/// Creates the file, readable by its owner only.
+fn create_private(path: &Path) -> std::io::Result<()> {
+    // An existing file is not opened: closing it again would drop SQLite's own locks if this process has the
+    // database open already (POSIX advisory locks belong to the process, not to the descriptor).
+    if path.exists() {
+        return Ok(());
+    }
+    let mut options = std::fs::OpenOptions::new();
+    options.create(true).append(true);
+    #[cfg(unix)]
+    std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
+    options.open(path).map(drop)
+}
+
+/// Returns whether an error is transient, by SQLite's primary result code: BUSY 5, LOCKED 6, READONLY 8,
+/// IOERR 10, FULL 13, CANTOPEN 14.
+pub(crate) fn is_transient(code: &str) -> bool {
+    let code = code.parse::<u32>();
+    code.is_ok_and(|code| matches!(code & 0xff, 5 | 6 | 8 | 10 | 13 | 14))
+}
+
+/// Returns whether a failed COMMIT may have left a whole transaction in the log. No reader sees it there until
+/// recovery reads the log after a crash. The causes are a failed sync or write (IOERR 10), and errors without a
+/// code.
+pub(crate) fn may_reappear(error: &sqlx::Error) -> bool {
+    match error {
+        sqlx::Error::Database(error) => {
+            let code = error.code().and_then(|code| code.parse::<u32>().ok());
+            code.is_none_or(|code| code & 0xff == 10)
+        }
+        _ => true,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn url_escapes_special_characters_of_the_path() {
+        assert_eq!(
+            url("/var/lib/ä b?#%/relay.db"),
+            "sqlite:///var/lib/%C3%A4%20b%3F%23%25/relay.db?mode=rw"
+        );
+    }
+}

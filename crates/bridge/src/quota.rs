@@ -7,9 +7,10 @@ pub(crate) mod window;
 
 pub use window::Window;
 
-use crate::config::{Size, Span, Within};
+use crate::config::QuotaSection;
 use protocol::{Code, Failure};
-use serde::Deserialize;
+use runtime::config::{ByteSize, Timeout};
+use runtime::limit::{Refill, TokenBucket};
 use std::str::FromStr;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
@@ -20,6 +21,21 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 pub struct Rate {
     count: u32,
     every: Duration,
+}
+
+impl Rate {
+    const UNUSED: Refill = Refill {
+        per_second: 0.0,
+        burst: 0.0,
+    };
+
+    fn refill(self) -> Refill {
+        let burst = f64::from(self.count);
+        Refill {
+            per_second: burst / self.every.as_secs_f64(),
+            burst,
+        }
+    }
 }
 
 impl FromStr for Rate {
@@ -47,43 +63,12 @@ impl FromStr for Rate {
     }
 }
 
-/// The keys that endpoints and rules have in common.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
-#[serde(default)]
-pub struct QuotaSection {
-    /// Exchanges at once.
-    pub concurrent_max: Option<Within<1, 65536>>,
-    /// Exchanges in a time.
-    pub rate: Option<Rate>,
-    /// Largest request body; beside that of `[limits]`.
-    pub request_max: Option<Size>,
-    /// Largest response body; beside that of `[limits]`.
-    pub response_max: Option<Size>,
-    /// For a TCP connection, and again for its TLS. Without it that of `[targets]`, as the following.
-    pub connect_timeout: Option<Span>,
-    /// From the last piece of a request to the answer's head.
-    pub head_timeout: Option<Span>,
-    /// Between two pieces of an answer's body.
-    pub idle_timeout: Option<Span>,
-    /// For all of an exchange. Without it 24 hours.
-    pub total_timeout: Option<Span>,
-    /// When nothing is taken, in UTC: `"daily 02:00-02:30"`, `"sat 22:00-23:30"`.
-    pub maintenance: Vec<Window>,
-}
-
 /// The quota of one endpoint or rule, and what is used of it.
 #[derive(Debug)]
 pub(crate) struct Quota {
     section: QuotaSection,
     places: Option<Arc<Semaphore>>,
-    bucket: Mutex<Bucket>,
-}
-
-/// Tokens that are left; filled as time goes by.
-#[derive(Debug)]
-struct Bucket {
-    tokens: f64,
-    filled: Instant,
+    bucket: Mutex<TokenBucket>,
 }
 
 /// A place among the exchanges that run at once; given back with the value.
@@ -99,14 +84,12 @@ impl Quota {
         let places = section
             .concurrent_max
             .map(|max| Arc::new(Semaphore::new(max.get() as usize)));
-        let tokens = section.rate.map_or(0.0, |rate| f64::from(rate.count));
+        // Without a rate nothing takes from it.
+        let refill = section.rate.map_or(Rate::UNUSED, Rate::refill);
         Self {
             section,
             places,
-            bucket: Mutex::new(Bucket {
-                tokens,
-                filled: Instant::now(),
-            }),
+            bucket: Mutex::new(TokenBucket::full(refill, Instant::now())),
         }
     }
 
@@ -154,15 +137,7 @@ impl Quota {
 
     fn take(&self, rate: Rate, now: Instant) -> bool {
         let mut bucket = self.bucket.lock().unwrap_or_else(PoisonError::into_inner);
-        let passed = now.saturating_duration_since(bucket.filled).as_secs_f64();
-        let filled = passed * f64::from(rate.count) / rate.every.as_secs_f64();
-        bucket.tokens = (bucket.tokens + filled).min(f64::from(rate.count));
-        bucket.filled = now;
-        if bucket.tokens < 1.0 {
-            return false;
-        }
-        bucket.tokens -= 1.0;
-        true
+        bucket.take(rate.refill(), now).is_ok()
     }
 
     /// The largest request body, where it says one: the smaller of this and another limit.
@@ -177,27 +152,27 @@ impl Quota {
 
     /// How long a connection may take to be made.
     pub(crate) fn connect(&self) -> Option<Duration> {
-        self.section.connect_timeout.map(Span::get)
+        self.section.connect_timeout.map(Timeout::get)
     }
 
     /// How long the answer's head may take.
     pub(crate) fn head(&self) -> Option<Duration> {
-        self.section.head_timeout.map(Span::get)
+        self.section.head_timeout.map(Timeout::get)
     }
 
     /// How long an answer may stand still.
     pub(crate) fn idle(&self) -> Option<Duration> {
-        self.section.idle_timeout.map(Span::get)
+        self.section.idle_timeout.map(Timeout::get)
     }
 
     /// How long an exchange may take in all.
     pub(crate) fn total(&self) -> Option<Duration> {
-        self.section.total_timeout.map(Span::get)
+        self.section.total_timeout.map(Timeout::get)
     }
 }
 
-fn smaller(own: Option<Size>, other: Option<u64>) -> Option<u64> {
-    let own = own.map(Size::bytes);
+fn smaller(own: Option<ByteSize>, other: Option<u64>) -> Option<u64> {
+    let own = own.map(ByteSize::bytes);
     match (own, other) {
         (Some(own), Some(other)) => Some(own.min(other)),
         (own, other) => own.or(other),
@@ -238,7 +213,7 @@ mod tests {
     #[test]
     fn places_are_given_back() {
         let quota = Quota::new(QuotaSection {
-            concurrent_max: Some(Within::known(1)),
+            concurrent_max: Some(runtime::config::BoundedInt::known(1)),
             ..QuotaSection::default()
         });
         let first = quota.enter(&"endpoint alm").unwrap();

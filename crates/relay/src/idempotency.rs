@@ -458,7 +458,7 @@ impl Attempt {
 
     async fn open(&self, row: &KeyedRow, sealed: Vec<u8>) -> Result<Kept, Problem> {
         let key = self.state.deliveries.vault().of_tenant(&row.tenant).await;
-        let opened = key.and_then(|key| key.open(&context(row), sealed));
+        let opened = key.and_then(|key| Ok(key.open(&context(row), sealed)?));
         match opened {
             Ok(text) => Kept::decode(&text).ok_or_else(|| unknown().into()),
             Err(error) => {
@@ -485,7 +485,7 @@ impl Attempt {
             Some(text) if text.len() > OUTCOME_MAX_BYTES => return Ok(()),
             Some(text) => {
                 let key = state.deliveries.vault().of_tenant(&row.tenant).await;
-                let sealed = key.and_then(|key| key.seal(&context(row), &text));
+                let sealed = key.and_then(|key| Ok(key.seal(&context(row), &text)?));
                 Some(sealed.map_err(|error| {
                     tracing::error!(%error, "the response to a request with an idempotency key cannot be stored");
                 })?)

@@ -225,7 +225,8 @@ async fn round(state: &Arc<State>, used_until: &mut i64) -> Result<(), StorageEr
         storage.bridges_seen(&seen).await?;
     }
     let config = &state.config.notices;
-    let span = |span: crate::config::Span| i64::try_from(span.0.as_secs()).unwrap_or(i64::MAX);
+    let span =
+        |span: crate::config::ConfigDuration| i64::try_from(span.0.as_secs()).unwrap_or(i64::MAX);
     let since = moment.saturating_sub(span(config.bridge_offline_after));
     let away = storage.bridges_away(since).await?;
     let away: Vec<Cause> = away

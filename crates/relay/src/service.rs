@@ -210,7 +210,7 @@ impl Service {
                 "the request has {fields} header fields, the limit is {max}"
             ));
         }
-        if bytes > limits.header_bytes_max.bytes() {
+        if bytes > limits.header_bytes_max.bytes_usize() {
             let max = limits.header_bytes_max.0;
             return too_large(format!(
                 "the header section has {bytes} bytes, the limit is {max}"
@@ -250,7 +250,7 @@ impl Service {
             pending_bytes: state.connections.pending_bytes(),
             connections_evicted: state.connections.evicted() + state.unproven.evicted(),
             handshakes: state.handshakes.taken() + state.caller_handshakes.taken(),
-            unproven: state.unproven.count(),
+            unauthenticated: state.unproven.count(),
             window_budget_left: state.budget.left(),
             audit_lost: state.audit.lost(),
             is_active: state.serving.is_active(),

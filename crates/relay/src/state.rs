@@ -108,12 +108,12 @@ impl State {
         let callers = (limits.handshakes_max / CALLERS_PART).max(1);
         // Behind a balancer, all come from its address.
         let unproven_of_one = match config.listen.behind_balancer {
-            true => limits.unproven_tunnels_max,
-            false => limits.unproven_per_address,
+            true => limits.unauthenticated_tunnels_max,
+            false => limits.unauthenticated_tunnels_per_address,
         };
         let connections = Connections::new(limits, transport::runtime::files_max());
         let unproven = PendingLimits {
-            count_max: limits.unproven_tunnels_max as usize,
+            count_max: limits.unauthenticated_tunnels_max as usize,
             per_address_max: unproven_of_one as usize,
             bytes_max: usize::MAX,
         };

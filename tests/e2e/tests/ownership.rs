@@ -74,7 +74,10 @@ async fn second_bridge_gets_no_request_of_a_claimed_endpoint() {
     let first = get(&world, "/v1/bridges/b1").await;
     assert_eq!(first["owned_endpoints"], json!(["t"]));
     let metrics = world.metrics().await;
-    assert!(metrics.contains("relay_endpoints_refused 1"), "{metrics}");
+    assert!(
+        metrics.contains("integration_relay_endpoints_refused 1"),
+        "{metrics}"
+    );
     world.relay().wait_log("not its own", PATIENCE).await;
     let notice = eventually("notice", PATIENCE, || async {
         let page = get(&world, "/v1/notices?open=true").await;

@@ -101,7 +101,7 @@ pub(crate) fn status(shared: &Shared) -> Status {
         exchanges_failed: board.failures(),
         memory_bytes: malloc_trim::resident(),
         config_file: config.path.display().to_string(),
-        config_taken: shared.config_taken.load(Ordering::Relaxed),
+        config_loaded_at: shared.config_taken.load(Ordering::Relaxed),
         config_refused: shared.health.config_refused(),
         audit_lines: shared.audit.as_ref().map(|audit| audit.lines()),
         last_calls: board.calls(),

@@ -1,6 +1,6 @@
 //! What can be written on the command line.
 
-use crate::config::Span;
+use crate::config::ConfigDuration;
 use crate::storage::{Existing, Role};
 use clap::{Parser, Subcommand};
 use std::path::PathBuf;
@@ -197,7 +197,7 @@ Examples:
         name: String,
         /// After so long, at most 3650d.
         #[arg(long, value_name = "TIME", required_unless_present_any = ["never", "default"])]
-        after: Option<Span>,
+        after: Option<ConfigDuration>,
         /// Never.
         #[arg(long, conflicts_with_all = ["after", "default"])]
         never: bool,
@@ -256,7 +256,7 @@ Examples:
         existing: Option<Existing>,
         /// Make it valid for so long, as in 90d. Without, it has no end.
         #[arg(long, value_name = "TIME")]
-        expires: Option<Span>,
+        expires: Option<ConfigDuration>,
         /// Narrow it to this bridge; may be repeated.
         #[arg(long, value_name = "NAME")]
         bridge: Vec<String>,
@@ -288,7 +288,7 @@ Examples:
         client_id: String,
         /// How long the secret before stays good, at most 30d.
         #[arg(long, value_name = "TIME", default_value = "24h")]
-        overlap: Span,
+        overlap: ConfigDuration,
         /// Print one JSON object.
         #[arg(long)]
         json: bool,

@@ -3,7 +3,7 @@
 use super::args::KeyCommand;
 use super::{CliError, output};
 use crate::api::keys::state;
-use crate::config::Span;
+use crate::config::ConfigDuration;
 use crate::storage::{ApiKey, Existing, NewKey, Role, Scope, Secret, Storage, TenantId, now};
 use serde_json::{Value, json};
 use std::collections::HashMap;
@@ -118,7 +118,7 @@ pub(super) fn shown(
     ])
 }
 
-fn seconds(span: Span) -> i64 {
+fn seconds(span: ConfigDuration) -> i64 {
     i64::try_from(span.0.as_secs()).unwrap_or(i64::MAX)
 }
 

@@ -1,5 +1,6 @@
 //! How much a tenant may hand over, and how fast a bridge is fed.
 
+use runtime::limit::{Refill, TokenBucket};
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
@@ -13,21 +14,18 @@ const TENANTS_MAX: usize = 10_000;
 /// Counts what each tenant hands over: so many a second, over ten seconds.
 #[derive(Debug)]
 pub struct Rate {
-    per_second: f64,
-    buckets: Mutex<HashMap<Arc<str>, Bucket>>,
-}
-
-#[derive(Debug, Clone, Copy)]
-struct Bucket {
-    tokens: f64,
-    at: Instant,
+    refill: Refill,
+    buckets: Mutex<HashMap<Arc<str>, TokenBucket>>,
 }
 
 impl Rate {
     /// With so many a second.
     pub fn new(per_second: u32) -> Self {
         Self {
-            per_second: f64::from(per_second),
+            refill: Refill {
+                per_second: f64::from(per_second),
+                burst: f64::from(per_second) * BURST_SECONDS,
+            },
             buckets: Mutex::default(),
         }
     }
@@ -37,26 +35,14 @@ impl Rate {
     /// # Errors
     /// After how long there will be one again.
     pub fn take(&self, tenant: &Arc<str>, now: Instant) -> Result<(), Duration> {
-        let most = self.per_second * BURST_SECONDS;
-        let refill = |bucket: &Bucket| {
-            let passed = now.saturating_duration_since(bucket.at).as_secs_f64();
-            (bucket.tokens + passed * self.per_second).min(most)
-        };
+        let refill = self.refill;
         let mut buckets = self.buckets.lock().unwrap_or_else(PoisonError::into_inner);
         if buckets.len() >= TENANTS_MAX && !buckets.contains_key(tenant) {
-            buckets.retain(|_, bucket| refill(bucket) < most);
+            buckets.retain(|_, bucket| !bucket.is_full(refill, now));
         }
-        let bucket = buckets.entry(tenant.clone()).or_insert(Bucket {
-            tokens: most,
-            at: now,
-        });
-        (bucket.tokens, bucket.at) = (refill(bucket), now);
-        if bucket.tokens < 1.0 {
-            let wait = (1.0 - bucket.tokens) / self.per_second;
-            return Err(Duration::from_secs_f64(wait));
-        }
-        bucket.tokens -= 1.0;
-        Ok(())
+        let bucket = buckets.entry(tenant.clone());
+        let bucket = bucket.or_insert_with(|| TokenBucket::full(refill, now));
+        bucket.take(refill, now)
     }
 }
 

@@ -5,7 +5,7 @@
 //! Forwarded: for=192.0.2.1;host="relay.example:8443";proto=https
 //! ```
 //!
-//! Both tell a target of the relay and of who called it, so neither is said unless `[hops]` asks for it.
+//! Both tell a target of the relay and of who called it, so neither is said unless `[hop_headers]` asks for it.
 //! What came in such fields stays, in front of the relay's own: it is its sender's word, and nobody here
 //! has checked it.
 
@@ -13,14 +13,14 @@ use http::Version;
 use http::header::{self, HeaderMap, HeaderName, HeaderValue};
 use std::net::IpAddr;
 
-/// `[hops]` of `relay.toml`: what is said of the way that a request took. By default nothing.
+/// `[hop_headers]` of `relay.toml`: what is said of the way that a request took. By default nothing.
 ///
 /// ```toml
-/// [hops]
+/// [hop_headers]
 /// via = true
 /// forwarded = true
 /// ```
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, serde::Deserialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, serde::Deserialize, serde::Serialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Hops {
     /// Whether requests and answers that pass through get a `Via`. Default false.

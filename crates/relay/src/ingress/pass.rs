@@ -9,7 +9,7 @@ use super::hop_headers::{self, Caller};
 use super::{BodyLimits, raw};
 use crate::auth::Principal;
 use crate::body::Body;
-use crate::config::{Hops, Span};
+use crate::config::{ConfigDuration, Hops};
 use crate::exchange::{self, ExchangeRequest, Outbound, TunnelBody, TunnelResponse};
 use crate::listener::connection::{Connection, ListenerKind};
 use crate::problem::{BRIDGE_ERROR, Problem};
@@ -323,7 +323,7 @@ fn asked<'a>(
     principal: &'a Principal,
     (method, headers): (&Method, Headers),
     (body, expect_continue): (BodyLength, bool),
-    idle: Span,
+    idle: ConfigDuration,
     way: IngressKind<'a>,
 ) -> ExchangeRequest<'a> {
     ExchangeRequest {

@@ -90,7 +90,7 @@ impl Environment {
     }
 
     /// Returns a warning for each variable with the prefix that is no key, with a suggestion. Names that
-    /// Kubernetes makes for a service (`RELAY_SERVICE_HOST`, `RELAY_PORT_443_TCP`) are left out.
+    /// Kubernetes makes for a service (`RELAY_SERVICE_HOST`, `RELAY_PUBLIC_PORT_443_TCP`) are left out.
     pub fn unknown<T: DeserializeOwned>(&self, names: impl Iterator<Item = String>) -> Vec<String> {
         let known = self.variables::<T>();
         let known: Vec<&str> = known
@@ -121,10 +121,8 @@ fn variable_names() -> impl Iterator<Item = String> {
 
 fn is_of_kubernetes(own: &str) -> bool {
     // For a service named `relay` every pod gets these, whether or not it uses them.
-    own == "PORT"
-        || own.starts_with("PORT_")
-        || own.contains("SERVICE_HOST")
-        || own.contains("SERVICE_PORT")
+    let is_port = own == "PORT" || own.ends_with("_PORT");
+    is_port || own.contains("PORT_") || own.contains("SERVICE_HOST")
 }
 
 /// Returns what the examples of a program's config lack, and what they have that does not exist. For tests. A

@@ -198,6 +198,8 @@ fn unknown_variable_gets_a_warning() {
         "SERVER_URL",
         "SERVER_PORT_80_TCP",
         "SERVER_SERVICE_HOST",
+        "SERVER_SERVICE_PORT_HTTPS",
+        "SERVER_PUBLIC_PORT",
         "SERVERLESS",
         "PATH",
     ];

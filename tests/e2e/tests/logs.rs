@@ -203,7 +203,7 @@ async fn command_whose_output_is_not_taken_ends_quietly_and_has_failed() {
         let (code, text) = complaint(bridge(args), full());
         assert_eq!(code, Some(1), "{args:?}: {text}");
         assert!(
-            text.contains("output cannot be written"),
+            text.contains("cannot write the output"),
             "{args:?}: {text}"
         );
     }

@@ -17,61 +17,91 @@
 //! methods = ["POST"]
 //! ```
 //!
-//! What the environment says stands above the file (`environment`). Unknown keys are mistakes. A mistake is said with its line, what is wrong and what would be
-//! right ([`ConfigError`]). What the rules mean is the crate `policy`'s; `rules` puts its types
-//! together.
+//! Each section has a file with its keys, defaults and checks. Reading, environment variables and the places
+//! of mistakes are `runtime::config`'s. The meaning of rules is the crate `policy`'s; `rules` builds its types.
+//!
+//! A new key needs its field, its use, and a line in `deploy/examples/bridge.toml`. A key that a reload may
+//! change has `#[serde(skip_serializing)]` (see [`runtime::config::first_change`]).
 
+mod audit;
+mod bridge;
 mod credential_name;
-mod environment;
-mod error;
+mod deliveries;
+mod endpoint;
+mod limits;
+mod metrics;
+mod network;
+mod relay;
 mod rewrite;
 mod rules;
-mod section;
-mod value;
+mod signed_calls;
+mod targets;
 
+pub use audit::AuditSection;
+pub use bridge::BridgeSection;
+pub(crate) use bridge::check_name;
 pub(crate) use credential_name::check_credential_name;
-pub use error::ConfigError;
+pub use deliveries::DeliveriesSection;
+pub use endpoint::{AllowSection, CallerCredentials, EndpointSection, QuotaSection};
+pub use limits::LimitsSection;
+pub use metrics::MetricsSection;
+pub use network::{ProxySetting, TlsMin};
+pub use relay::RelaySection;
 pub(crate) use rewrite::Rewrite;
 pub(crate) use rules::Quotas;
 pub use rules::Rules;
-pub(crate) use section::check_name;
-pub use section::{
-    AllowSection, AuditSection, BridgeSection, CallerCredentials, DeliveriesSection,
-    EndpointSection, LimitsSection, LogFormat, LogLevel, LogSection, MetricsSection, ProxySetting,
-    RelaySection, SignedCallsSection, Targets, TlsMin,
-};
-pub use value::{Every, FilePath, Size, Span, Within};
+pub use signed_calls::SignedCallsSection;
+pub use targets::Targets;
 
-use serde::Deserialize;
+pub use runtime::config::{ConfigError, FilePath};
+pub use runtime::logging::LogSection;
+
+use runtime::config::{Document, Environment};
+use serde::{Deserialize, Serialize};
 use std::path::{Path, PathBuf};
 
-/// Largest config file, in bytes; a longer one is a mistake in `--config`.
-const FILE_MAX_BYTES: u64 = 4 * 1024 * 1024;
+/// The variables that override the file. The others are read by the command line.
+pub(crate) const ENVIRONMENT: Environment = Environment {
+    prefix: "BRIDGE",
+    names: &[("endpoint", "ENDPOINTS")],
+    others: &[
+        "BRIDGE_CLIENT_ID",
+        "BRIDGE_CLIENT_SECRET",
+        "BRIDGE_CLIENT_SECRET_FILE",
+        "BRIDGE_CONFIG",
+        crate::logging::LOG_ENV,
+    ],
+};
 
-/// A whole config that was checked.
-#[derive(Debug, Clone)]
+/// A whole config that was checked. `Serialize` writes the keys that need a restart.
+#[derive(Debug, Clone, Serialize)]
 pub struct Config {
-    /// Where it came from.
+    /// The file it was read from.
+    #[serde(skip)]
     pub path: PathBuf,
     /// `[relay]`.
     pub relay: RelaySection,
     /// `[bridge]`.
     pub bridge: BridgeSection,
     /// `[targets]`.
+    #[serde(skip_serializing)]
     pub targets: Targets,
     /// `[limits]`.
     pub limits: LimitsSection,
     /// `[deliveries]`.
     pub deliveries: DeliveriesSection,
     /// `[signed_calls]`.
+    #[serde(skip_serializing)]
     pub signed_calls: SignedCallsSection,
     /// `[audit]`.
     pub audit: AuditSection,
     /// `[metrics]`.
     pub metrics: MetricsSection,
     /// `[log]`.
+    #[serde(skip_serializing)]
     pub log: LogSection,
     /// `[[endpoint]]` and `[[allow]]`, as the policy has them.
+    #[serde(skip_serializing)]
     pub rules: Rules,
 }
 
@@ -102,104 +132,34 @@ struct File {
 }
 
 impl Config {
-    /// Reads and checks a file, and what the environment sets above it. Where the environment sets anything,
-    /// the file need not be there.
+    /// Reads and checks a file, overridden by the environment. Where the environment sets a key, the file
+    /// need not exist.
     ///
     /// # Errors
-    /// [`ConfigError`] with the line of the first mistake, or the variable.
+    /// [`ConfigError`] with the line or the variable of the first mistake.
     pub fn load(path: &Path) -> Result<Self, ConfigError> {
-        Self::load_with(path, |name| std::env::var(name).ok())
+        let (file, document) = ENVIRONMENT.load(path)?;
+        Self::checked(file, &document, path)
     }
 
+    #[cfg(test)]
     fn load_with(path: &Path, get: impl Fn(&str) -> Option<String>) -> Result<Self, ConfigError> {
-        let given = environment::given(get);
-        let text = match read(path) {
-            Err(ConfigError::Read { source, .. })
-                if !given.is_empty() && source.kind() == std::io::ErrorKind::NotFound =>
-            {
-                String::new()
-            }
-            text => text?,
-        };
-        if given.is_empty() {
-            return Self::parse(&text, path);
-        }
-        let mut table: toml::Table = text.parse().map_err(|error: toml::de::Error| {
-            ConfigError::at(path, &text, error.span(), error.message().trim())
-        })?;
-        let in_environment = |message: String| ConfigError::Environment {
-            path: path.to_owned(),
-            message,
-        };
-        environment::put(&mut table, &given).map_err(in_environment)?;
-        let merged = table.to_string();
-        Self::parse(&merged, path).map_err(|error| {
-            let ConfigError::Mistake { line, message, .. } = error else {
-                return error;
-            };
-            // A mistake of the file itself has its line there.
-            if let Err(own) = Self::parse(&text, path)
-                && matches!(&own, ConfigError::Mistake { message: same, .. } if *same == message)
-            {
-                return own;
-            }
-            in_environment(match key_at(&merged, line) {
-                Some(key) => format!("`{key}`: {message}"),
-                None => message,
-            })
-        })
+        let (file, document) = ENVIRONMENT.load_with(path, get)?;
+        Self::checked(file, &document, path)
     }
 
-    /// Where a config's data is, also when the rest of it has mistakes: whoever asks a running bridge has
-    /// nothing to do with those.
-    ///
-    /// # Errors
-    /// [`ConfigError`] when the file does not say it.
-    pub fn data_dir_of(path: &Path) -> Result<PathBuf, ConfigError> {
-        let mistake = match Self::load(path) {
-            Ok(config) => return Ok(config.bridge.data_dir.get().to_owned()),
-            Err(error) => error,
-        };
-        let set = std::env::var("BRIDGE_DATA_DIR").ok();
-        let table: Option<toml::Table> = read(path).ok().and_then(|text| text.parse().ok());
-        let dir = table
-            .as_ref()
-            .and_then(|table| table.get("bridge")?.get("data_dir")?.as_str());
-        let dir = set.as_deref().filter(|set| !set.is_empty()).or(dir);
-        let Some(Ok(mut dir)) = dir.map(str::parse::<FilePath>) else {
-            return Err(mistake);
-        };
-        dir.anchor(&base_of(path));
-        Ok(dir.get().to_owned())
-    }
-
-    /// Checks a text. `path` names it in messages, and relative paths count from its directory.
+    /// Checks a text, without the environment. `path` names it in messages, and relative paths are resolved
+    /// against its directory.
     ///
     /// # Errors
     /// [`ConfigError::Mistake`] with the line of the first mistake.
     pub fn parse(text: &str, path: &Path) -> Result<Self, ConfigError> {
-        let mistake = |span, message: String| ConfigError::at(path, text, span, message);
-        let mut file: File = toml::from_str(text)
-            .map_err(|error| mistake(error.span(), error.message().trim().to_owned()))?;
-        let base = base_of(path);
-        file.bridge.data_dir.anchor(&base);
-        let files = [
-            &mut file.relay.ca_file,
-            &mut file.targets.ca_file,
-            &mut file.bridge.key_file,
-            &mut file.audit.file,
-            &mut file.signed_calls.public_key_file,
-            &mut file.log.file,
-        ];
-        let endpoint_files = file
-            .endpoint
-            .iter_mut()
-            .map(|endpoint| &mut endpoint.ca_file);
-        for file in files.into_iter().chain(endpoint_files).flatten() {
-            file.anchor(&base);
-        }
-        let rules = Rules::new(file.endpoint, &file.allow)
-            .map_err(|wrong| mistake(Some(wrong.span), wrong.message))?;
+        let (file, document) = runtime::config::parse(text, path)?;
+        Self::checked(file, &document, path)
+    }
+
+    fn checked(file: File, document: &Document, path: &Path) -> Result<Self, ConfigError> {
+        let rules = Rules::new(file.endpoint, &file.allow);
         Ok(Self {
             path: path.to_owned(),
             relay: file.relay,
@@ -211,57 +171,30 @@ impl Config {
             audit: file.audit,
             metrics: file.metrics,
             log: file.log,
-            rules,
+            rules: rules.map_err(|mistake| document.reject(mistake))?,
         })
     }
-}
 
-fn read(path: &Path) -> Result<String, ConfigError> {
-    let unreadable = |source| ConfigError::Read {
-        path: path.to_owned(),
-        source,
-    };
-    let bytes = std::fs::metadata(path).map_err(unreadable)?.len();
-    if bytes > FILE_MAX_BYTES {
-        let what = std::io::Error::other("it is larger than any config file");
-        return Err(unreadable(what));
-    }
-    std::fs::read_to_string(path).map_err(unreadable)
-}
-
-/// The key at a line of a config, with its section. The value is shown where it is a number; a text may
-/// be a secret.
-fn key_at(text: &str, line: usize) -> Option<String> {
-    let mut section = "";
-    let mut key = None;
-    for line in text.lines().take(line) {
-        key = None;
-        if let Some(name) = line.strip_prefix('[') {
-            section = name.trim_end_matches(']').trim_start_matches('[');
-        } else if let Some((name, value)) = line.split_once('=') {
-            key = Some((name.trim(), value.trim()));
+    /// Returns the data directory, also when the rest of the config has mistakes: commands that ask a running
+    /// bridge do not depend on those.
+    ///
+    /// # Errors
+    /// [`ConfigError`] when the config has no data directory.
+    pub fn data_dir_of(path: &Path) -> Result<PathBuf, ConfigError> {
+        let error = match Self::load(path) {
+            Ok(config) => return Ok(config.bridge.data_dir.into_path()),
+            Err(error) => error,
+        };
+        match ENVIRONMENT.value_of::<File>(path, "bridge", "data_dir") {
+            Some(dir) if !dir.trim().is_empty() => Ok(runtime::config::base_of(path).join(dir)),
+            Some(_) | None => Err(error),
         }
     }
-    let is_bare = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'_' | b'-');
-    let key = key
-        .filter(|(name, _)| name.bytes().all(is_bare))
-        .map(|(name, value)| match value.parse::<i64>() {
-            Ok(number) => format!("{name} = {number}"),
-            Err(_) => name.to_owned(),
-        });
-    match (section, key) {
-        ("", key) => key,
-        (section, Some(key)) => Some(format!("{section}.{key}")),
-        (section, None) => Some(section.to_owned()),
-    }
-}
 
-/// The directory that relative paths count from.
-fn base_of(path: &Path) -> PathBuf {
-    std::path::absolute(path)
-        .ok()
-        .and_then(|path| path.parent().map(Path::to_owned))
-        .unwrap_or_default()
+    /// Logs a warning for each environment variable with the bridge's prefix that is not a key.
+    pub(crate) fn warn_of_unknown_variables() {
+        ENVIRONMENT.warn_of_unknown::<File>();
+    }
 }
 
 #[cfg(test)]

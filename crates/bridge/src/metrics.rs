@@ -1,7 +1,11 @@
-//! Metrics for Prometheus, on a loopback address where the config names one.
+//! Metrics in the OpenMetrics format, on the loopback address that the config names.
+//!
+//! The listener is the bridge's only one. It serves one path, bounds connections and time, and never leaves
+//! this machine (`config::metrics` checks the address).
 
 use crate::control::handler::status;
 use crate::state::BridgeState;
+use crate::status::Status;
 use bytes::Bytes;
 use http::{Method, Request, Response, StatusCode};
 use http_body_util::Full;
@@ -9,8 +13,9 @@ use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
+use prometheus_client::encoding::EncodeLabelSet;
+use runtime::metrics::{CONTENT_TYPE, Counter, Family, FloatGauge, Gauge, Registry, gauge_value};
 use std::convert::Infallible;
-use std::fmt::Write as _;
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -19,19 +24,19 @@ use tokio::net::TcpListener;
 use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 
-/// Connections at once.
+/// Concurrent connections.
 const CONNECTIONS_MAX: usize = 16;
 
-/// How long a connection may take in all.
-const CONNECTION_WITHIN: Duration = Duration::from_secs(30);
+/// Longest life of a connection.
+const CONNECTION_TIMEOUT: Duration = Duration::from_secs(30);
 
-/// What is asked must be there by then.
-const HEAD_WITHIN: Duration = Duration::from_secs(5);
+/// Time for a request's head.
+const HEAD_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Opens the listener.
 ///
 /// # Errors
-/// What the system says of the address.
+/// The address cannot be bound.
 pub(crate) fn listen(
     shared: &Arc<BridgeState>,
     address: SocketAddr,
@@ -40,166 +45,142 @@ pub(crate) fn listen(
     let listener = std::net::TcpListener::bind(address)?;
     listener.set_nonblocking(true)?;
     let listener = TcpListener::from_std(listener)?;
-    tracing::info!(address = %listener.local_addr()?, "metrics");
+    tracing::info!(address = %listener.local_addr()?, "metrics listener started");
     tasks.spawn(accept(listener, shared.clone()));
     Ok(())
 }
 
 async fn accept(listener: TcpListener, shared: Arc<BridgeState>) {
-    let places = Arc::new(Semaphore::new(CONNECTIONS_MAX));
+    let permits = Arc::new(Semaphore::new(CONNECTIONS_MAX));
     loop {
-        // Nobody closes the semaphore.
-        let Ok(place) = places.clone().acquire_owned().await else {
+        // The semaphore is never closed. The permit comes before the accept, so that further connections
+        // wait in the kernel's queue.
+        let Ok(permit) = permits.clone().acquire_owned().await else {
             return;
         };
         let Ok((stream, _)) = listener.accept().await else {
+            // Mostly no file descriptor is left: without a pause this loop would take a core.
             tokio::time::sleep(Duration::from_millis(100)).await;
             continue;
         };
         let shared = shared.clone();
         tokio::spawn(async move {
-            let _place = place;
+            let _permit = permit;
             let service = service_fn(|request| {
-                let response = answer(&shared, &request);
+                let response = respond(&shared, &request);
                 async move { Ok::<_, Infallible>(response) }
             });
             let serving = http1::Builder::new()
                 .timer(TokioTimer::new())
-                .header_read_timeout(HEAD_WITHIN)
+                .header_read_timeout(HEAD_TIMEOUT)
                 .serve_connection(TokioIo::new(stream), service);
-            let _ = tokio::time::timeout(CONNECTION_WITHIN, serving).await;
+            // A client that reads slowly would otherwise keep its permit.
+            let _ = tokio::time::timeout(CONNECTION_TIMEOUT, serving).await;
         });
     }
 }
 
-fn answer(shared: &BridgeState, request: &Request<Incoming>) -> Response<Full<Bytes>> {
+fn respond(shared: &BridgeState, request: &Request<Incoming>) -> Response<Full<Bytes>> {
     let mut response = Response::new(Full::new(Bytes::new()));
     if *request.method() != Method::GET {
         *response.status_mut() = StatusCode::METHOD_NOT_ALLOWED;
     } else if request.uri().path() == "/metrics" {
-        let kind = http::HeaderValue::from_static("text/plain; version=0.0.4; charset=utf-8");
+        let kind = http::HeaderValue::from_static(CONTENT_TYPE);
         response
             .headers_mut()
             .insert(http::header::CONTENT_TYPE, kind);
-        *response.body_mut() = Full::new(text(shared).into());
+        *response.body_mut() = Full::new(text(&status(shared)).into());
     } else {
         *response.status_mut() = StatusCode::NOT_FOUND;
     }
     response
 }
 
-/// In Prometheus' text format.
-fn text(shared: &BridgeState) -> String {
-    let status = status(shared);
-    let mut out = String::new();
-    let mut put = |name: &str, kind: &str, help: &str, values: &[(String, f64)]| {
-        let _ = writeln!(out, "# HELP integration_bridge_{name} {help}");
-        let _ = writeln!(out, "# TYPE integration_bridge_{name} {kind}");
-        for (labels, value) in values {
-            let _ = writeln!(out, "integration_bridge_{name}{labels} {value}");
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct CodeLabel {
+    code: String,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct EndpointLabel {
+    endpoint: String,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct SessionLabel {
+    session: String,
+}
+
+runtime::metrics! {
+    /// The bridge's metrics.
+    struct Metrics("integration_bridge") {
+        online: Gauge = "online", "Whether an echo returned over a session within the silence limit";
+        paused: Gauge = "paused", "Whether the config pauses the bridge";
+        sessions: Gauge = "sessions", "Sessions with the relay";
+        uptime: Gauge = "uptime_seconds", "Time since the start";
+        running: Gauge = "exchanges_running", "Exchanges in progress";
+        answered: Counter = "exchanges_answered", "Exchanges to which the target responded";
+        failed: Family<CodeLabel, Counter> = "exchanges_failed", "Failed exchanges, by code";
+        endpoint_up: Family<EndpointLabel, Gauge> = "endpoint_up", "Whether the last health check of an endpoint succeeded";
+        rtt: Family<SessionLabel, FloatGauge> = "session_rtt_seconds", "Smallest round trip of a session so far";
+        config_refused: Gauge = "config_refused", "Whether the last reload rejected the config";
+    }
+}
+
+runtime::metrics! {
+    /// On systems that report it.
+    struct Memory("integration_bridge") {
+        bytes: Gauge = "memory_bytes", "Resident memory";
+    }
+}
+
+runtime::metrics! {
+    /// Where an audit file is written.
+    struct Audit("integration_bridge") {
+        lines: Counter = "audit_lines", "Lines of the audit file";
+    }
+}
+
+/// Returns all metrics as text. They are built for each scrape: sessions and endpoints that are gone leave no
+/// labels, and exchanges pay nothing for metrics.
+fn text(status: &Status) -> String {
+    let mut registry = Registry::default();
+    let metrics = Metrics::register(&mut registry);
+    let flag = |gauge: &Gauge, flag: bool| gauge.set(i64::from(flag));
+    flag(&metrics.online, status.online);
+    flag(&metrics.paused, status.paused);
+    flag(&metrics.config_refused, status.config_refused.is_some());
+    metrics.sessions.set(gauge_value(status.sessions.len()));
+    metrics.uptime.set(gauge_value(status.uptime_s));
+    metrics.running.set(gauge_value(status.exchanges_running));
+    metrics.answered.inc_by(status.exchanges_answered);
+    for (code, count) in &status.exchanges_failed {
+        let label = CodeLabel { code: code.clone() };
+        metrics.failed.get_or_create(&label).inc_by(*count);
+    }
+    for endpoint in &status.endpoints {
+        // Not checked yet is neither up nor down.
+        if endpoint.health != "unknown" {
+            let label = EndpointLabel {
+                endpoint: endpoint.name.clone(),
+            };
+            let gauge = metrics.endpoint_up.get_or_create(&label);
+            flag(&gauge, endpoint.health == "up");
         }
-    };
-    let one = |value: f64| [(String::new(), value)];
-    let flag = |flag: bool| if flag { 1.0 } else { 0.0 };
-    put(
-        "online",
-        "gauge",
-        "Whether frames came back over a session lately.",
-        &one(flag(status.online)),
-    );
-    put(
-        "paused",
-        "gauge",
-        "Whether the config holds the bridge from taking anything.",
-        &one(flag(status.paused)),
-    );
-    put(
-        "sessions",
-        "gauge",
-        "Sessions with the relay.",
-        &one(status.sessions.len() as f64),
-    );
-    put(
-        "uptime_seconds",
-        "gauge",
-        "For how long the bridge runs.",
-        &one(status.uptime_s as f64),
-    );
-    put(
-        "exchanges_running",
-        "gauge",
-        "Exchanges that run.",
-        &one(status.exchanges_running as f64),
-    );
-    put(
-        "exchanges_answered_total",
-        "counter",
-        "Exchanges that targets answered.",
-        &one(status.exchanges_answered as f64),
-    );
-    let failed: Vec<_> = status
-        .exchanges_failed
-        .iter()
-        .map(|(code, count)| (format!("{{code=\"{code}\"}}"), *count as f64))
-        .collect();
-    put(
-        "exchanges_failed_total",
-        "counter",
-        "Exchanges that failed, by code.",
-        &failed,
-    );
-    let up: Vec<_> = status
-        .endpoints
-        .iter()
-        .filter(|endpoint| endpoint.health != "unknown")
-        .map(|endpoint| {
-            let labels = format!("{{endpoint=\"{}\"}}", endpoint.name);
-            (labels, flag(endpoint.health == "up"))
-        })
-        .collect();
-    put(
-        "endpoint_up",
-        "gauge",
-        "Whether an endpoint can be reached.",
-        &up,
-    );
-    let rtt: Vec<_> = status
-        .sessions
-        .iter()
-        .map(|session| {
-            (
-                format!("{{session=\"{}\"}}", session.id),
-                session.rtt_ms / 1e3,
-            )
-        })
-        .collect();
-    put(
-        "session_rtt_seconds",
-        "gauge",
-        "The smallest round trip of a session so far.",
-        &rtt,
-    );
-    put(
-        "config_refused",
-        "gauge",
-        "Whether the config was not taken when it was read last.",
-        &one(flag(status.config_refused.is_some())),
-    );
+    }
+    for session in &status.sessions {
+        let label = SessionLabel {
+            session: session.id.clone(),
+        };
+        let rtt = metrics.rtt.get_or_create(&label);
+        rtt.set(session.rtt_ms / 1e3);
+    }
     if let Some(bytes) = status.memory_bytes {
-        put(
-            "memory_bytes",
-            "gauge",
-            "Resident memory.",
-            &one(bytes as f64),
-        );
+        let memory = Memory::register(&mut registry);
+        memory.bytes.set(gauge_value(bytes));
     }
     if let Some(lines) = status.audit_lines {
-        put(
-            "audit_lines_total",
-            "counter",
-            "Lines of the audit file.",
-            &one(lines as f64),
-        );
+        Audit::register(&mut registry).lines.inc_by(lines);
     }
-    out
+    runtime::metrics::encode(&registry)
 }

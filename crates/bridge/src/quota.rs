@@ -7,9 +7,10 @@ pub(crate) mod window;
 
 pub use window::Window;
 
-use crate::config::{Size, Span, Within};
+use crate::config::QuotaSection;
 use protocol::{Code, Failure};
-use serde::Deserialize;
+use runtime::config::{ByteSize, Timeout};
+use runtime::limit::{Refill, TokenBucket};
 use std::str::FromStr;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
@@ -20,6 +21,21 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 pub struct Rate {
     count: u32,
     every: Duration,
+}
+
+impl Rate {
+    const UNUSED: Refill = Refill {
+        per_second: 0.0,
+        burst: 0.0,
+    };
+
+    fn refill(self) -> Refill {
+        let burst = f64::from(self.count);
+        Refill {
+            per_second: burst / self.every.as_secs_f64(),
+            burst,
+        }
+    }
 }
 
 impl FromStr for Rate {
@@ -47,43 +63,12 @@ impl FromStr for Rate {
     }
 }
 
-/// The quota keys, which endpoints and rules share.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
-#[serde(default)]
-pub struct QuotaSection {
-    /// Concurrent exchanges. Defaults to no limit.
-    pub concurrent_max: Option<Within<1, 65536>>,
-    /// Exchanges per time. Defaults to no limit.
-    pub rate: Option<Rate>,
-    /// Largest request body, in addition to that of `[limits]`. Defaults to no limit.
-    pub request_max: Option<Size>,
-    /// Largest response body, in addition to that of `[limits]`. Defaults to no limit.
-    pub response_max: Option<Size>,
-    /// For a TCP connection, and again for its TLS handshake. Defaults to that of `[targets]`.
-    pub connect_timeout: Option<Span>,
-    /// From the last frame of a request to the response's head. Defaults to that of `[targets]`.
-    pub head_timeout: Option<Span>,
-    /// Between two frames of a response's body. Defaults to that of `[targets]`.
-    pub idle_timeout: Option<Span>,
-    /// For a whole exchange. Defaults to 24 hours.
-    pub total_timeout: Option<Span>,
-    /// When requests are rejected, in UTC: `"daily 02:00-02:30"`, `"sat 22:00-23:30"`. Defaults to never.
-    pub maintenance: Vec<Window>,
-}
-
 /// The quota of one endpoint or rule, and its current use.
 #[derive(Debug)]
 pub(crate) struct Quota {
     section: QuotaSection,
     permits: Option<Arc<Semaphore>>,
     bucket: Mutex<TokenBucket>,
-}
-
-/// A token bucket.
-#[derive(Debug)]
-struct TokenBucket {
-    tokens: f64,
-    filled: Instant,
 }
 
 /// One of the concurrent exchanges of a quota, until it is dropped.
@@ -101,14 +86,12 @@ impl Quota {
         let permits = section
             .concurrent_max
             .map(|max| Arc::new(Semaphore::new(max.get() as usize)));
-        let tokens = section.rate.map_or(0.0, |rate| f64::from(rate.count));
+        // Without a rate nothing takes from the bucket.
+        let refill = section.rate.map_or(Rate::UNUSED, Rate::refill);
         Self {
             section,
             permits,
-            bucket: Mutex::new(TokenBucket {
-                tokens,
-                filled: Instant::now(),
-            }),
+            bucket: Mutex::new(TokenBucket::full(refill, Instant::now())),
         }
     }
 
@@ -141,7 +124,7 @@ impl Quota {
         let permit = match &self.permits {
             None => None,
             Some(permits) => Some(permits.clone().try_acquire_owned().map_err(|_| {
-                let max = self.section.concurrent_max.map_or(0, Within::get);
+                let max = self.section.concurrent_max.map_or(0, |max| max.get());
                 overloaded(format!(
                     "{entry} reached its concurrency limit: {max} (concurrent_max)"
                 ))
@@ -158,15 +141,7 @@ impl Quota {
     /// Takes a token, if there is one.
     fn take(&self, rate: Rate, now: Instant) -> bool {
         let mut bucket = self.bucket.lock().unwrap_or_else(PoisonError::into_inner);
-        let passed = now.saturating_duration_since(bucket.filled).as_secs_f64();
-        let filled = passed * f64::from(rate.count) / rate.every.as_secs_f64();
-        bucket.tokens = (bucket.tokens + filled).min(f64::from(rate.count));
-        bucket.filled = now;
-        if bucket.tokens < 1.0 {
-            return false;
-        }
-        bucket.tokens -= 1.0;
-        true
+        bucket.take(rate.refill(), now).is_ok()
     }
 
     /// Returns the limit of a request body: the smaller of its own and another limit.
@@ -181,27 +156,27 @@ impl Quota {
 
     /// Returns how long connecting may take.
     pub(crate) fn connect_timeout(&self) -> Option<Duration> {
-        self.section.connect_timeout.map(Span::get)
+        self.section.connect_timeout.map(Timeout::get)
     }
 
     /// Returns how long the response's head may take.
     pub(crate) fn head_timeout(&self) -> Option<Duration> {
-        self.section.head_timeout.map(Span::get)
+        self.section.head_timeout.map(Timeout::get)
     }
 
     /// Returns how long a response or a stream may be idle.
     pub(crate) fn idle_timeout(&self) -> Option<Duration> {
-        self.section.idle_timeout.map(Span::get)
+        self.section.idle_timeout.map(Timeout::get)
     }
 
     /// Returns how long a whole exchange may take.
     pub(crate) fn total_timeout(&self) -> Option<Duration> {
-        self.section.total_timeout.map(Span::get)
+        self.section.total_timeout.map(Timeout::get)
     }
 }
 
-fn smaller(own: Option<Size>, other: Option<u64>) -> Option<u64> {
-    let own = own.map(Size::bytes);
+fn smaller(own: Option<ByteSize>, other: Option<u64>) -> Option<u64> {
+    let own = own.map(ByteSize::bytes);
     match (own, other) {
         (Some(own), Some(other)) => Some(own.min(other)),
         (own, other) => own.or(other),
@@ -242,7 +217,7 @@ mod tests {
     #[test]
     fn quota_permit_is_released_on_drop() {
         let quota = Quota::new(QuotaSection {
-            concurrent_max: Some(Within::known(1)),
+            concurrent_max: Some(runtime::config::BoundedInt::known(1)),
             ..QuotaSection::default()
         });
         let first = quota.acquire(&"endpoint alm").unwrap();

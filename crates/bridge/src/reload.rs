@@ -1,8 +1,13 @@
-//! A new config, new credentials, new certificates for a bridge that runs: all of it or nothing.
+//! Reloads config, credentials and certificates of a running bridge: all of them or nothing.
 //!
-//! Files are looked at every few seconds; `SIGHUP` and `integration-bridge reload` do it at once. What runs
-//! is left alone: an exchange keeps what it began with. A file with a mistake changes nothing: the one
-//! before stays in force, the log, `status` and the relay say so.
+//! ```text
+//! every 2 s: did a file change? --yes, and it has settled--> reload
+//! SIGHUP, `integration-bridge reload` ----------------------> reload
+//!                       mistake, or a key that needs a restart --> keep the previous config, report it
+//! ```
+//!
+//! Running exchanges keep what they started with. A rejected config is reported in the log, in `status` and to
+//! the relay.
 
 use crate::config::{Config, ConfigError};
 use crate::credentials::{self, StoreError, alm};
@@ -13,21 +18,22 @@ use crate::redact::Redactor;
 use crate::state::BridgeState;
 use crate::stats::now_s;
 use crate::text::error_chain;
-use std::path::{Path, PathBuf};
+use runtime::files::Stamp;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
-/// How often files are looked at.
-const LOOK_EVERY: Duration = Duration::from_secs(2);
+/// How often files are checked.
+const CHECK_EVERY: Duration = Duration::from_secs(2);
 
-/// Why a config was not taken; the one before is still in force.
+/// Why a config was rejected; the previous one is still active.
 #[derive(Debug, thiserror::Error)]
 pub enum ReloadError {
     /// It has a mistake.
     #[error(transparent)]
     Config(#[from] ConfigError),
-    /// What it says about exchanges cannot be.
+    /// Its rules cannot be applied.
     #[error(transparent)]
     Active(#[from] ActiveError),
     /// The credentials cannot be read.
@@ -36,40 +42,40 @@ pub enum ReloadError {
     /// Proxy or certificates for the relay cannot be used.
     #[error(transparent)]
     Dial(#[from] PairError),
-    /// It cannot be taken without a restart.
-    #[error("{key} has changed, which takes a restart; the rest of the file was not taken either")]
+    /// A key has changed that is read only at the start.
+    #[error("{key} has changed, which needs a restart; the whole config was rejected")]
     NeedsRestart {
         /// The key.
-        key: &'static str,
+        key: String,
     },
 }
 
 impl ReloadError {
-    /// What the relay, and with it every caller, learns of it: never a text of the file, which may hold a
+    /// Returns what the relay, and with it every caller, may read: no text of the file, which may hold a
     /// secret.
     fn for_relay(&self) -> String {
         let what = match self {
             Self::Config(error) => error.place(),
-            Self::NeedsRestart { key } => format!("{key} has changed, which takes a restart"),
-            Self::Active(_) => "the config was refused".into(),
-            Self::Credentials(_) => "the credentials cannot be read".into(),
-            Self::Dial(_) => "proxy or certificates for the relay cannot be used".into(),
+            Self::NeedsRestart { key } => format!("{key} has changed, which needs a restart"),
+            Self::Active(_) => "config rejected".into(),
+            Self::Credentials(_) => "cannot read the credentials".into(),
+            Self::Dial(_) => "cannot use the proxy or the certificates for the relay".into(),
         };
-        format!("{what}; the bridge's log and `integration-bridge status` say why")
+        format!("{what}; see the bridge's log or `integration-bridge status`")
     }
 }
 
-/// Reads the config and all that belongs to it again, and puts it in force for exchanges and
-/// connections that begin from now on. Blocks shortly.
+/// Reads the config and everything it names again, and applies it to exchanges and connections that begin from
+/// now on. Blocks briefly.
 ///
 /// # Errors
-/// [`ReloadError`]; what was in force still is.
+/// [`ReloadError`]; the previous config is still active.
 pub(crate) fn reload(shared: &BridgeState) -> Result<(), ReloadError> {
     let path = shared.dispatcher.active().config.path.clone();
-    let taken = Config::load(&path)
+    let applied = Config::load(&path)
         .map_err(ReloadError::from)
-        .and_then(|config| take(shared, config));
-    let refused = taken.as_ref().err().map(|error| Refused {
+        .and_then(|config| apply(shared, config));
+    let refused = applied.as_ref().err().map(|error| Refused {
         detail: Redactor::default()
             .redact(&error_chain(error))
             .trim_end()
@@ -79,111 +85,91 @@ pub(crate) fn reload(shared: &BridgeState) -> Result<(), ReloadError> {
     match &refused {
         None => {
             shared.config_loaded_at.store(now_s(), Ordering::Relaxed);
-            tracing::info!("the config was read again and is in force");
+            tracing::info!("config reloaded");
         }
         Some(refused) => tracing::error!(
             error = refused.detail,
-            "the config was not taken; the one before stays in force"
+            "config rejected; keeping the previous one"
         ),
     }
     shared.health.set_config_refused(refused);
     shared.report();
     shared.health.request_probes();
-    taken
+    applied
 }
 
-fn take(shared: &BridgeState, config: Config) -> Result<(), ReloadError> {
+fn apply(shared: &BridgeState, config: Config) -> Result<(), ReloadError> {
     let before = shared.dispatcher.active();
-    let (old, new) = (&before.config, &config);
-    let settled = [
-        ("relay.url", old.relay.url == new.relay.url),
-        (
-            "relay.connections",
-            old.relay.connections == new.relay.connections,
-        ),
-        ("bridge.name", old.bridge.name == new.bridge.name),
-        (
-            "bridge.data_dir",
-            old.bridge.data_dir == new.bridge.data_dir,
-        ),
-        (
-            "limits.streams_max",
-            old.limits.streams_max == new.limits.streams_max,
-        ),
-        ("deliveries", old.deliveries == new.deliveries),
-        (
-            "limits.window_budget",
-            old.limits.window_budget == new.limits.window_budget,
-        ),
-        ("metrics", old.metrics == new.metrics),
-        ("audit", old.audit == new.audit),
-    ];
-    if let Some((key, _)) = settled.iter().find(|(_, is_same)| !is_same) {
+    if let Some(key) = runtime::config::first_change(&before.config, &config) {
         return Err(ReloadError::NeedsRestart { key });
     }
     let credentials = credentials::load(&config)?;
     let credentials = Arc::new(credentials.adopting(&before.credentials));
+    // Everything that can fail comes before `set_dialer`, the first change.
     let dialer = dialer(&config, &credentials)?;
     let active = Active::new(config, own_addresses(), credentials)?;
     let serves = active.serves();
     shared.relay.set_dialer(dialer);
     shared.dispatcher.replace(active);
     let now = shared.dispatcher.active();
+    // In the background: an ALM server that is down must not delay the reload.
     shared.runtime.spawn(async move {
         alm::sign_out_of_replaced(&before.access, &before.credentials, &now, &now.credentials);
     });
+    // Open sessions learn the new endpoints at once; otherwise the relay would route by the old ones.
     shared.sessions.set_serves(&serves);
     Ok(())
 }
 
-/// How the files looked that a config depends on. Those of targets are looked at when they are used.
+/// The state of the files that a config depends on. Files of targets are read when they are used.
 #[derive(Debug, PartialEq, Eq)]
-struct Seen(Vec<(PathBuf, Option<(SystemTime, u64)>)>);
+struct Stamps(Vec<(PathBuf, Option<Stamp>)>);
 
-impl Seen {
+impl Stamps {
     fn now(config: &Config) -> Self {
+        // The credentials' file belongs to it: the command line changes it while the bridge runs.
         let own = [
             config.path.clone(),
-            config.bridge.data_dir.get().join(credentials::store::FILE),
+            config
+                .bridge
+                .data_dir
+                .get()
+                .join(crate::credentials::store::FILE),
         ];
         let files = [&config.relay.ca_file, &config.bridge.key_file];
         let files = files
             .into_iter()
             .flatten()
             .map(|file| file.get().to_owned());
-        let look = |path: PathBuf| {
-            let found = stamp(&path);
+        let stamp = |path: PathBuf| {
+            let found = Stamp::of(&path);
             (path, found)
         };
-        Self(own.into_iter().chain(files).map(look).collect())
+        Self(own.into_iter().chain(files).map(stamp).collect())
     }
 }
 
-fn stamp(path: &Path) -> Option<(SystemTime, u64)> {
-    let found = std::fs::metadata(path).ok()?;
-    Some((found.modified().ok()?, found.len()))
-}
-
-/// Reads everything again when a file has changed, once it has stopped changing.
+/// Reloads when a file has changed, once it has stopped changing.
 pub(crate) async fn watch_files(shared: Arc<BridgeState>) {
-    let look = || Seen::now(&shared.dispatcher.active().config);
-    let mut taken = look();
+    let stamps = || Stamps::now(&shared.dispatcher.active().config);
+    let mut loaded = stamps();
     let mut last = None;
     loop {
-        tokio::time::sleep(LOOK_EVERY).await;
-        let now = look();
-        if now == taken {
+        tokio::time::sleep(CHECK_EVERY).await;
+        let now = stamps();
+        if now == loaded {
             last = None;
             continue;
         }
-        // Somebody may be writing it at this moment.
+        // An editor or a copy may be halfway through: two checks must agree.
         if last.as_ref() != Some(&now) {
             last = Some(now);
             continue;
         }
         let reloading = shared.clone();
         let _ = tokio::task::spawn_blocking(move || reload(&reloading)).await;
-        taken = now;
+        // Also after a rejection: the same mistake is reported once.
+        loaded = now;
         last = None;
     }
 }

@@ -1,50 +1,51 @@
-//! What this bridge has done and is doing, for whoever asks on this machine.
+//! Runtime statistics of this bridge, for `status` and metrics.
 //!
-//! Counting costs an exchange an atomic add. The last calls are kept with their method, host and
-//! outcome; never a path, a query, a header field or a body.
+//! Counting costs an exchange one atomic add. The last calls are kept with their method, host and outcome;
+//! never with a path, a query, a header field or a body.
 
 use protocol::{Code, Failure};
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant};
 
-/// Calls that are remembered.
+/// Number of last calls that are kept.
 const CALLS_MAX: usize = 50;
 
-/// Slots that are remembered: as many as there may be.
+/// Connections: the upper bound of `relay.connections`.
 const SLOTS_MAX: usize = 8;
 
-/// A call that is over.
+/// A finished call.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct LastCall {
-    /// When it ended, in seconds since 1970.
+    /// When it ended: seconds since 1970, in JSON RFC 3339.
+    #[serde(with = "runtime::time::as_rfc3339")]
     pub at: u64,
     /// Its method.
     pub method: String,
-    /// The host that it was for, or `endpoint NAME`.
+    /// The target's host, or `endpoint NAME`.
     pub to: String,
     /// The target's status, or the code of the failure.
     pub outcome: String,
-    /// In milliseconds.
+    /// Duration in milliseconds.
     pub took_ms: u64,
 }
 
-/// What a connection to the relay is doing.
+/// The state of a connection to the relay.
 #[derive(Debug, Clone, Serialize, Deserialize, PartialEq, Eq)]
 pub struct SlotState {
-    /// Which one.
+    /// Its number.
     pub slot: u8,
-    /// `connecting`, `up`, `waiting`, or `unused` (the relay has too few nodes for it).
+    /// `connecting`, `up`, `waiting`, or `unused` (the relay has fewer nodes than there are connections).
     pub state: String,
     /// The node that it is connected to.
     pub node: Option<String>,
-    /// Seconds since then.
+    /// Seconds in this state.
     pub for_s: u64,
     /// Why it is not up.
     pub error: Option<String>,
-    /// What a person can do about it.
+    /// What the administrator can do.
     pub advice: Option<String>,
 }
 
@@ -57,7 +58,7 @@ struct SlotNow {
     advice: Option<&'static str>,
 }
 
-/// The board. One for each running bridge.
+/// The statistics of one running bridge.
 #[derive(Debug)]
 pub(crate) struct RuntimeStats {
     answered: AtomicU64,
@@ -84,30 +85,31 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 impl RuntimeStats {
-    /// How long the bridge runs.
+    /// Returns the time since the start.
     pub(crate) fn uptime(&self) -> Duration {
         self.since.elapsed()
     }
 
-    /// A target answered.
+    /// Counts an exchange to which the target responded.
     pub(crate) fn answered(&self) {
         self.answered.fetch_add(1, Ordering::Relaxed);
     }
 
-    /// An exchange failed.
+    /// Counts a failed exchange.
     pub(crate) fn failed(&self, failure: &Failure) {
+        // Counters have the order of `Code::ALL`: an exchange takes no lock and no map.
         let at = Code::ALL.iter().position(|code| *code == failure.code);
         if let Some(count) = at.and_then(|at| self.failed.get(at)) {
             count.fetch_add(1, Ordering::Relaxed);
         }
     }
 
-    /// Exchanges that were answered.
+    /// Returns the number of exchanges to which targets responded.
     pub(crate) fn answered_count(&self) -> u64 {
         self.answered.load(Ordering::Relaxed)
     }
 
-    /// Exchanges that failed, by code, without those that never happened.
+    /// Returns the failed exchanges by code, without codes that never occurred.
     pub(crate) fn failures(&self) -> BTreeMap<String, u64> {
         let counts = self
             .failed
@@ -121,12 +123,13 @@ impl RuntimeStats {
             .collect()
     }
 
-    /// Remembers a call.
+    /// Records a call.
     pub(crate) fn call(&self, method: &str, to: &str, outcome: String, took: Duration) {
         let mut calls = lock(&self.calls);
         if calls.len() >= CALLS_MAX {
             calls.pop_front();
         }
+        // A relay chooses these texts: they are bounded before they are kept.
         calls.push_back(LastCall {
             at: now_s(),
             method: method.chars().take(16).collect(),
@@ -136,19 +139,20 @@ impl RuntimeStats {
         });
     }
 
-    /// The last calls, the newest first.
+    /// Returns the last calls, the newest first.
     pub(crate) fn calls(&self) -> Vec<LastCall> {
         lock(&self.calls).iter().rev().cloned().collect()
     }
 
     fn slot(&self, slot: u8, now: SlotNow) {
         let mut slots = lock(&self.slots);
+        // Bounded, whatever numbers the connections have.
         if slots.len() < SLOTS_MAX || slots.contains_key(&slot) {
             slots.insert(slot, now);
         }
     }
 
-    /// A connection is being made; what went wrong before stays to be seen.
+    /// Records that a connection is attempted. The last error stays visible until it succeeds.
     pub(crate) fn connecting(&self, slot: u8) {
         let before = lock(&self.slots).get(&slot).cloned();
         self.slot(
@@ -157,18 +161,19 @@ impl RuntimeStats {
                 state: "connecting",
                 node: None,
                 since: Instant::now(),
+                // Without it `status` would show no reason most of the time: attempts are short, waits are long.
                 error: before.as_ref().and_then(|before| before.error.clone()),
                 advice: before.and_then(|before| before.advice),
             },
         );
     }
 
-    /// A connection waits until the relay has a node for it.
+    /// Records that a connection waits until the relay has a node for it.
     pub(crate) fn unused(&self, slot: u8) {
         self.slot(slot, SlotNow::of("unused"));
     }
 
-    /// A connection is up.
+    /// Records that a connection is up.
     pub(crate) fn up(&self, slot: u8, node: &str) {
         let node = Some(node.to_owned());
         self.slot(
@@ -180,7 +185,7 @@ impl RuntimeStats {
         );
     }
 
-    /// A connection is down, and why.
+    /// Records that a connection is down, with the reason.
     pub(crate) fn down(&self, slot: u8, error: String, advice: Option<&'static str>) {
         self.slot(
             slot,
@@ -192,7 +197,7 @@ impl RuntimeStats {
         );
     }
 
-    /// What the connections are doing.
+    /// Returns the state of each connection.
     pub(crate) fn slots(&self) -> Vec<SlotState> {
         let slots = lock(&self.slots);
         slots
@@ -221,33 +226,29 @@ impl SlotNow {
     }
 }
 
-/// Now, in seconds since 1970.
-pub(crate) fn now_s() -> u64 {
-    let since = SystemTime::now().duration_since(UNIX_EPOCH);
-    since.unwrap_or_default().as_secs()
-}
+pub(crate) use runtime::time::now_s;
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
-    fn the_last_calls_are_kept_and_the_oldest_goes() {
-        let board = RuntimeStats::default();
+    fn oldest_call_is_evicted() {
+        let stats = RuntimeStats::default();
         for number in 0..CALLS_MAX + 3 {
             let to = format!("host-{number}");
-            board.call("POST", &to, "200".into(), Duration::from_millis(5));
+            stats.call("POST", &to, "200".into(), Duration::from_millis(5));
         }
-        let calls = board.calls();
+        let calls = stats.calls();
         assert_eq!(calls.len(), CALLS_MAX);
         assert_eq!(calls[0].to, format!("host-{}", CALLS_MAX + 2));
     }
 
     #[test]
     fn failures_are_counted_by_code() {
-        let board = RuntimeStats::default();
-        board.failed(&Failure::not_dispatched(Code::TargetDns, ""));
-        board.failed(&Failure::not_dispatched(Code::TargetDns, ""));
-        assert_eq!(board.failures(), [("target_dns".to_owned(), 2)].into());
+        let stats = RuntimeStats::default();
+        stats.failed(&Failure::not_dispatched(Code::TargetDns, ""));
+        stats.failed(&Failure::not_dispatched(Code::TargetDns, ""));
+        assert_eq!(stats.failures(), [("target_dns".to_owned(), 2)].into());
     }
 }

@@ -1,18 +1,18 @@
-//! What `status` shows: one document, made by the running bridge.
+//! The document that `status` shows. The running bridge makes it; the command prints it.
 
 use crate::stats::{LastCall, SlotState};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::fmt;
 
-/// How a running bridge is.
+/// The status of a running bridge.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Status {
     /// The program and its version.
     pub software: String,
-    /// Its process.
+    /// The id of its process.
     pub pid: u32,
-    /// For how long it runs, in seconds.
+    /// Seconds since its start.
     pub uptime_s: u64,
     /// Its name.
     pub bridge: String,
@@ -23,9 +23,9 @@ pub struct Status {
     pub tenant: String,
     /// The relay.
     pub relay: String,
-    /// Whether an echo came back over a session within the time that one may be silent.
+    /// Whether an echo returned over a session within the silence limit.
     pub online: bool,
-    /// Whether its config holds it from taking anything.
+    /// Whether its config pauses it.
     pub paused: bool,
     /// Its connections.
     pub connections: Vec<SlotState>,
@@ -33,23 +33,24 @@ pub struct Status {
     pub sessions: Vec<SessionStatus>,
     /// Its endpoints.
     pub endpoints: Vec<EndpointStatus>,
-    /// The credentials that it keeps, by name.
+    /// The names of its credentials.
     pub credentials: Vec<String>,
-    /// Exchanges that run.
+    /// Exchanges in progress.
     pub exchanges_running: u64,
-    /// Exchanges that targets answered.
+    /// Exchanges to which targets responded.
     pub exchanges_answered: u64,
-    /// Exchanges that failed, by code.
+    /// Failed exchanges, by code.
     pub exchanges_failed: BTreeMap<String, u64>,
-    /// Memory that the process uses, in bytes, where the system tells.
+    /// Resident memory of the process in bytes, where the system reports it.
     pub memory_bytes: Option<u64>,
     /// The config file.
     pub config_file: String,
-    /// When it was taken, in seconds since 1970.
-    pub config_taken: u64,
-    /// Why it was not taken when it was read last.
+    /// When it was loaded: seconds since 1970, in JSON RFC 3339.
+    #[serde(with = "runtime::time::as_rfc3339")]
+    pub config_loaded_at: u64,
+    /// Why the last reload rejected it.
     pub config_refused: Option<String>,
-    /// Lines in the audit file so far, where there is one.
+    /// Lines of the audit file, where there is one.
     pub audit_lines: Option<u64>,
     /// The last calls, the newest first.
     pub last_calls: Vec<LastCall>,
@@ -60,11 +61,11 @@ pub struct Status {
 pub struct SessionStatus {
     /// Its id.
     pub id: String,
-    /// The smallest round trip so far, in milliseconds.
+    /// Smallest round trip so far, in milliseconds.
     pub rtt_ms: f64,
-    /// Exchanges on it.
+    /// Exchanges in progress on it.
     pub exchanges: u32,
-    /// Whether it takes new ones.
+    /// Whether it accepts new ones; false while it drains.
     pub open: bool,
 }
 
@@ -77,16 +78,16 @@ pub struct EndpointStatus {
     pub url: String,
     /// `up`, `down` or `unknown`.
     pub health: String,
-    /// What is wrong.
+    /// What is wrong, if it is not up.
     pub detail: Option<String>,
-    /// How long ago it was looked at, in seconds.
+    /// Seconds since the last health check.
     pub checked_s_ago: Option<u64>,
-    /// The credential that is added.
+    /// The name of the credential that is added to requests.
     pub credential: Option<String>,
 }
 
-/// A time for people: `3d 4h`, `5m 10s`.
-fn span(seconds: u64) -> String {
+/// Formats a duration for people: `3d 4h`, `5m 10s`.
+fn readable(seconds: u64) -> String {
     let units = [("d", 86_400), ("h", 3_600), ("m", 60), ("s", 1)];
     let first = units.iter().position(|(_, unit)| seconds >= *unit);
     let first = first.unwrap_or(units.len() - 1);
@@ -116,7 +117,7 @@ impl fmt::Display for Status {
             "  {}, process {}, up {}{}",
             self.software,
             self.pid,
-            span(self.uptime_s),
+            readable(self.uptime_s),
             self.memory_bytes
                 .map(|bytes| format!(", {:.1} MiB", bytes as f64 / 1_048_576.0))
                 .unwrap_or_default()
@@ -124,7 +125,7 @@ impl fmt::Display for Status {
         writeln!(f, "  key {}", self.key)?;
         writeln!(f, "  config {}", self.config_file)?;
         if let Some(why) = &self.config_refused {
-            writeln!(f, "  NOT TAKEN when it was read last: {why}")?;
+            writeln!(f, "  the last reload REJECTED the config: {why}")?;
         }
         writeln!(f, "relay {}", self.relay)?;
         for slot in &self.connections {
@@ -133,7 +134,7 @@ impl fmt::Display for Status {
                 "  connection {}: {} for {}",
                 slot.slot,
                 slot.state,
-                span(slot.for_s)
+                readable(slot.for_s)
             )?;
             if let Some(node) = &slot.node {
                 write!(f, ", node {node}")?;
@@ -159,7 +160,7 @@ impl fmt::Display for Status {
         let failed: u64 = self.exchanges_failed.values().sum();
         writeln!(
             f,
-            "exchanges: {} running, {} answered, {failed} failed",
+            "exchanges: {} running, {} executed, {failed} failed",
             self.exchanges_running, self.exchanges_answered
         )?;
         for (code, count) in &self.exchanges_failed {
@@ -176,7 +177,7 @@ impl fmt::Display for Status {
             writeln!(
                 f,
                 "  {:>8} ago  {:<7} {}  {}  {} ms",
-                span(now.saturating_sub(call.at)),
+                readable(now.saturating_sub(call.at)),
                 call.method,
                 call.to,
                 call.outcome,
@@ -200,7 +201,7 @@ impl Status {
                 endpoint.name, endpoint.url, endpoint.health
             )?;
             if let Some(ago) = endpoint.checked_s_ago {
-                write!(f, " ({} ago)", span(ago))?;
+                write!(f, " ({} ago)", readable(ago))?;
             }
             if let Some(detail) = &endpoint.detail {
                 write!(f, ": {detail}")?;
@@ -219,7 +220,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn times_are_for_people() {
+    fn duration_has_two_units() {
         for (seconds, text) in [
             (0, "0s"),
             (59, "59s"),
@@ -227,7 +228,7 @@ mod tests {
             (3_600, "1h 0m"),
             (100_000, "1d 3h"),
         ] {
-            assert_eq!(span(seconds), text);
+            assert_eq!(readable(seconds), text);
         }
     }
 }

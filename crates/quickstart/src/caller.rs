@@ -1,6 +1,6 @@
-//! A caller: one HTTPS request to the relay, as any program in the cloud would send it.
+//! A caller: one HTTPS request to the relay, as a program in the cloud sends it.
 
-use crate::setup::{Failure, Key};
+use crate::setup::{Key, SetupError};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
@@ -13,32 +13,32 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 use transport::dial::{Dialer, Proxy, RelayUrl};
 
-/// What became of a call.
+/// The outcome of a call.
 #[derive(Debug)]
 pub(crate) struct Outcome {
-    /// The relay's answer.
+    /// The relay's response.
     pub(crate) document: Value,
-    /// From before the connection to after the answer.
+    /// From before the connection to after the response.
     pub(crate) took: Duration,
 }
 
 impl Outcome {
-    /// Whether the target answered.
+    /// Whether the target responded.
     pub(crate) fn executed(&self) -> bool {
         self.document["execution"] == "executed" && self.document["response"].is_object()
     }
 }
 
-/// `POST /v1/calls`.
+/// Sends `POST /v1/calls`.
 ///
 /// # Errors
-/// [`Failure`] when the relay cannot be reached or does not answer with JSON.
+/// [`SetupError`] when the relay cannot be reached or does not respond with JSON.
 pub(crate) async fn call(
     relay: &RelayUrl,
     ca_file: &Path,
     key: &Key,
     call: &Value,
-) -> Result<Outcome, Failure> {
+) -> Result<Outcome, SetupError> {
     let tls = transport::tls::client_config(&[ca_file.to_owned()], &[])?;
     let dialer = Dialer::new(relay.clone(), &tls, Proxy::Direct);
     let start = Instant::now();

@@ -1,10 +1,10 @@
 //! `quickstart`: relay, bridge and a sample target in one process, for a first look.
 //!
-//! Everything on the way is real: the relay's database and certificate, the pairing with a fresh
-//! API key, the TLS WebSocket, the bridge's policy. Only the target is a sample.
+//! Everything is real: the relay's database and certificate, the pairing with a fresh API key, the TLS WebSocket, the
+//! bridge's policy. Only the target is a sample.
 
-/// Prints a line. Whoever reads may have gone (`quickstart | head`): that ends nothing.
-macro_rules! say {
+/// Prints a line. A reader that has gone (`quickstart | head`) ends nothing.
+macro_rules! print_line {
     ($($arg:tt)*) => {{
         use std::io::Write as _;
         let _ = writeln!(std::io::stdout(), $($arg)*);
@@ -13,24 +13,24 @@ macro_rules! say {
 
 mod caller;
 mod cli;
+mod report;
 mod setup;
 mod target;
-mod tell;
 
 use clap::Parser;
 use cli::Args;
-use setup::{Demo, Failure};
+use setup::{Demo, SetupError};
 use std::io::IsTerminal as _;
 use std::process::ExitCode;
 use std::time::Duration;
 
-/// What the process may take to end once it was asked to.
-const FAREWELL: Duration = Duration::from_secs(5);
+/// Time for an orderly shutdown.
+const SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(5);
 
 #[tokio::main]
 async fn main() -> ExitCode {
     let args = Args::parse();
-    // Only what is worth a look: the words below tell the rest.
+    // Only errors: the output below describes the rest.
     let lines = runtime::log::start(runtime::log::StandardError);
     let started = tracing_subscriber::fmt()
         .with_env_filter(
@@ -41,32 +41,32 @@ async fn main() -> ExitCode {
         .log_internal_errors(false)
         .with_writer(move || lines.clone())
         .try_init();
-    // Nothing else logs in this process.
+    // It can only fail where something logs already, which nothing in this process does.
     drop(started);
     let result = run(&args).await;
     runtime::log::flush();
     match result {
         Ok(code) => code,
-        Err(failure) => {
-            runtime::output::complain(&format!("quickstart: {failure}"));
+        Err(error) => {
+            runtime::output::complain(&format!("quickstart: {error}"));
             ExitCode::FAILURE
         }
     }
 }
 
-async fn run(args: &Args) -> Result<ExitCode, Failure> {
+async fn run(args: &Args) -> Result<ExitCode, SetupError> {
     if !args.json {
-        say!("Starting a relay, a bridge and a sample target on this machine ...");
+        print_line!("Starting a relay, a bridge and a sample target on this machine ...");
     }
     let demo = Demo::start(args).await?;
     if !args.json {
-        tell::set_up(&demo);
+        report::setup(&demo);
     }
     let outcome = demo.call().await?;
     if args.json {
-        say!("{}", tell::json(&demo, &outcome));
+        print_line!("{}", report::json(&demo, &outcome));
     } else {
-        tell::outcome(&demo, &outcome);
+        report::outcome(&demo, &outcome);
     }
     let code = if outcome.executed() {
         ExitCode::SUCCESS
@@ -75,19 +75,19 @@ async fn run(args: &Args) -> Result<ExitCode, Failure> {
     };
     if !args.once {
         if !args.json {
-            tell::what_next(&demo);
+            report::next_steps(&demo);
         }
-        wait_for_end().await;
+        wait_for_signal().await;
         if !args.json {
-            say!("\nStopping.");
+            print_line!("\nStopping.");
         }
     }
-    let _ = tokio::time::timeout(FAREWELL, demo.stop()).await;
+    let _ = tokio::time::timeout(SHUTDOWN_TIMEOUT, demo.stop()).await;
     Ok(code)
 }
 
 /// Waits for Ctrl-C, or for SIGTERM where there is one.
-async fn wait_for_end() {
+async fn wait_for_signal() {
     #[cfg(unix)]
     {
         use tokio::signal::unix::{SignalKind, signal};

@@ -1,4 +1,4 @@
-//! Relay, bridge and target, set up one after the other as their administrators would.
+//! Relay, bridge and target, set up one after the other as their administrators do it.
 
 use crate::caller::{self, Outcome};
 use crate::cli::Args;
@@ -14,8 +14,8 @@ use std::time::Duration;
 use toml::{Table, Value};
 use transport::dial::RelayUrl;
 
-/// Anything that keeps the quickstart from starting. Said once, as it is.
-pub(crate) type Failure = Box<dyn std::error::Error + Send + Sync>;
+/// Anything that keeps the quickstart from starting. Printed once, as it is.
+pub(crate) type SetupError = Box<dyn std::error::Error + Send + Sync>;
 
 const TENANT: &str = "quickstart";
 const BRIDGE: &str = "quickstart-bridge";
@@ -24,8 +24,8 @@ const ENDPOINT: &str = "sample";
 /// Ports that `--allow HOST` opens.
 const USUAL_PORTS: [i64; 4] = [80, 443, 8080, 8443];
 
-/// What the bridge may take to connect.
-const CONNECT: Duration = Duration::from_secs(20);
+/// Time for the bridge to connect.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(20);
 
 /// An API key.
 #[derive(Clone)]
@@ -34,15 +34,15 @@ pub(crate) struct Key {
     pub(crate) client_secret: String,
 }
 
-/// Where everything is kept; a temporary folder goes at the end.
+/// Where everything is kept. A temporary directory is removed at the end.
 struct DataDir {
     path: PathBuf,
-    temporary: bool,
+    is_temporary: bool,
 }
 
 impl Drop for DataDir {
     fn drop(&mut self) {
-        if self.temporary {
+        if self.is_temporary {
             let _ = std::fs::remove_dir_all(&self.path);
         }
     }
@@ -66,14 +66,15 @@ impl Demo {
     /// Starts everything.
     ///
     /// # Errors
-    /// [`Failure`], in the words of whatever failed.
-    pub(crate) async fn start(args: &Args) -> Result<Self, Failure> {
+    /// [`SetupError`].
+    pub(crate) async fn start(args: &Args) -> Result<Self, SetupError> {
         let data_dir = data_dir(args.data_dir.as_deref())?;
         let target = target::start().await?;
         let mut config = RelayConfig::local(&data_dir.path.join("relay"));
         config.listen.public = Some(SocketAddr::from(([127, 0, 0, 1], args.port)));
+        // The relay first: pairing needs its address, its CA and a key.
         let relay = Relay::start(config).await?;
-        // With a folder of its own this may be the second time.
+        // With `--data-dir` the tenant may exist from an earlier run.
         match relay.create_tenant(TENANT).await {
             Ok(_) | Err(StorageError::Conflict(_)) => {}
             Err(error) => return Err(error.into()),
@@ -98,8 +99,8 @@ impl Demo {
         };
         integration_bridge::pair(&config, &api_key).await?;
         let bridge = Bridge::start(config)?;
-        if !bridge.wait_connected(CONNECT).await {
-            return Err(format!("the bridge did not connect within {CONNECT:?}").into());
+        if !bridge.wait_connected(CONNECT_TIMEOUT).await {
+            return Err(format!("the bridge did not connect within {CONNECT_TIMEOUT:?}").into());
         }
         let mut endpoints = vec![ENDPOINT.to_owned()];
         endpoints.extend(args.endpoint.iter().map(|(name, _)| name.clone()));
@@ -124,11 +125,11 @@ impl Demo {
         })
     }
 
-    /// Sends the call that the quickstart is about.
+    /// Sends the sample call.
     ///
     /// # Errors
-    /// [`Failure`] when the relay cannot be reached.
-    pub(crate) async fn call(&self) -> Result<Outcome, Failure> {
+    /// [`SetupError`] when the relay cannot be reached.
+    pub(crate) async fn call(&self) -> Result<Outcome, SetupError> {
         let call = json!({
             "url": self.hook_url(),
             "headers": {"content-type": "application/json"},
@@ -137,7 +138,7 @@ impl Demo {
         caller::call(&self.relay_url, &self.ca_file, &self.caller, &call).await
     }
 
-    /// Stops bridge and relay, in this order.
+    /// Stops bridge and relay, in this order: a bridge that loses its relay would log it and reconnect.
     pub(crate) async fn stop(self) {
         self.bridge.shutdown().await;
         self.relay.shutdown().await;
@@ -193,45 +194,46 @@ impl Demo {
     }
 }
 
-fn data_dir(given: Option<&Path>) -> Result<DataDir, Failure> {
-    let (path, temporary) = match given {
+fn data_dir(given: Option<&Path>) -> Result<DataDir, SetupError> {
+    let (path, is_temporary) = match given {
         Some(path) => (path.to_owned(), false),
         None => {
             let name = format!("integration-bridge-quickstart-{}", std::process::id());
             (std::env::temp_dir().join(name), true)
         }
     };
-    for folder in [path.clone(), path.join("relay")] {
-        std::fs::create_dir_all(&folder)
-            .map_err(|error| format!("the folder {} cannot be made: {error}", folder.display()))?;
+    for dir in [path.clone(), path.join("relay")] {
+        std::fs::create_dir_all(&dir)
+            .map_err(|error| format!("cannot create the directory {}: {error}", dir.display()))?;
         #[cfg(unix)]
         {
             use std::os::unix::fs::PermissionsExt as _;
-            std::fs::set_permissions(&folder, std::fs::Permissions::from_mode(0o700))?;
+            std::fs::set_permissions(&dir, std::fs::Permissions::from_mode(0o700))?;
         }
     }
     Ok(DataDir {
         path: std::path::absolute(path)?,
-        temporary,
+        is_temporary,
     })
 }
 
-/// The bridge's configuration, as its administrator would write it.
+/// Returns the bridge's config, as its administrator would write it.
 fn bridge_toml(
     args: &Args,
     relay: &RelayUrl,
     ca_file: &Path,
     target: SocketAddr,
-) -> Result<String, Failure> {
+) -> Result<String, SetupError> {
     let text = |text: &str| Value::String(text.to_owned());
     let path = |path: &Path| {
         path.to_str()
             .map(text)
-            .ok_or("the data folder's path is not UTF-8")
+            .ok_or("the path of the data directory is not UTF-8")
     };
     let mut relay_section = Table::new();
     relay_section.insert("url".into(), text(&relay.to_string()));
     relay_section.insert("ca_file".into(), path(ca_file)?);
+    // The relay is on loopback, where a proxy of the environment cannot reach it.
     relay_section.insert("proxy".into(), text("none"));
     let mut bridge = Table::new();
     bridge.insert("name".into(), text(BRIDGE));
@@ -274,9 +276,9 @@ fn pattern_rule(pattern: &str) -> Table {
     }
 }
 
-async fn new_key(relay: &RunningRelay, role: Role) -> Result<Key, Failure> {
+async fn new_key(relay: &RunningRelay, role: Role) -> Result<Key, SetupError> {
     let existing = match role {
-        // Another run with the same folder may pair under the same name.
+        // An earlier run with the same directory may have paired under the same name.
         Role::Bridge => Existing::Replace,
         _ => Existing::Refuse,
     };
@@ -293,7 +295,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_allowed_pattern_may_name_its_port() {
+    fn allowed_pattern_may_have_a_port() {
         for (pattern, host, ports) in [
             ("ci.corp.example", "ci.corp.example", &USUAL_PORTS[..]),
             ("ci.corp.example:9000", "ci.corp.example", &[9000]),

@@ -1,6 +1,6 @@
-//! The sample target: a tiny HTTP server on loopback that plays an internal tool.
+//! The sample target: a small HTTP server on loopback in the place of an internal tool.
 //!
-//! `POST` anywhere answers with what it got, as JSON; `GET` greets.
+//! It responds to `POST` with the received body as JSON, and to `GET` with a greeting, on every path.
 
 use bytes::Bytes;
 use http::{Method, Request, Response, header};
@@ -18,7 +18,7 @@ use tokio::net::TcpListener;
 /// Largest body that the sample target reads, in bytes.
 const BODY_MAX_BYTES: usize = 1024 * 1024;
 
-/// Starts the target on a free loopback port; it lives as long as the process.
+/// Starts the target on a free loopback port. It runs as long as the process.
 ///
 /// # Errors
 /// When no port can be bound.
@@ -33,7 +33,7 @@ pub(crate) async fn start() -> io::Result<SocketAddr> {
             tokio::spawn(async move {
                 let _ = http1::Builder::new()
                     .timer(TokioTimer::new())
-                    .serve_connection(TokioIo::new(stream), service_fn(answer))
+                    .serve_connection(TokioIo::new(stream), service_fn(respond))
                     .await;
             });
         }
@@ -41,19 +41,19 @@ pub(crate) async fn start() -> io::Result<SocketAddr> {
     Ok(address)
 }
 
-async fn answer(request: Request<Incoming>) -> Result<Response<Full<Bytes>>, Infallible> {
+async fn respond(request: Request<Incoming>) -> Result<Response<Full<Bytes>>, Infallible> {
     let method = request.method().clone();
     let path = request.uri().path().to_owned();
     let body = Limited::new(request.into_body(), BODY_MAX_BYTES);
-    let got = match body.collect().await {
+    let received = match body.collect().await {
         Ok(body) => String::from_utf8_lossy(&body.to_bytes()).into_owned(),
         Err(error) => format!("(not read: {error})"),
     };
-    let said = match method {
+    let document = match method {
         Method::GET => json!({"hello": "I am the sample target inside the network", "path": path}),
-        _ => json!({"received": got, "method": method.as_str(), "path": path}),
+        _ => json!({"received": received, "method": method.as_str(), "path": path}),
     };
-    let mut response = Response::new(Full::from(format!("{said}\n")));
+    let mut response = Response::new(Full::from(format!("{document}\n")));
     response.headers_mut().insert(
         header::CONTENT_TYPE,
         header::HeaderValue::from_static("application/json"),

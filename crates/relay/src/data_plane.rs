@@ -85,12 +85,12 @@ impl DataPlane {
         // Behind a load balancer every connection has the balancer's address, so a bound for each address
         // would be a bound for all.
         let unauthenticated_per_address = match config.listen.behind_balancer {
-            true => limits.unproven_tunnels_max,
-            false => limits.unproven_per_address,
+            true => limits.unauthenticated_tunnels_max,
+            false => limits.unauthenticated_tunnels_per_address,
         };
         let connections = Connections::new(limits, transport::workers::files_max());
         let unauthenticated = PendingLimits {
-            count_max: limits.unproven_tunnels_max as usize,
+            count_max: limits.unauthenticated_tunnels_max as usize,
             per_address_max: unauthenticated_per_address as usize,
             // Limited by count only.
             bytes_max: usize::MAX,

@@ -197,7 +197,7 @@ impl Deliveries {
             at_least_once: call.at_least_once,
             idempotency_key: call.idempotency_key,
             digest: call.digest,
-            sealed: sealed.map_err(sealing)?,
+            sealed: sealed.map_err(|error| sealing(error.into()))?,
             bytes: i64::try_from(request.body.len()).unwrap_or(i64::MAX),
             expires_in: match call.expires_in {
                 Some(seconds) => ExpiresIn::Own(i64::from(seconds) * 1000),

@@ -115,7 +115,8 @@ async fn round(state: &Arc<ControlPlane>, used_until: &mut i64) -> Result<(), St
         storage.bridges_seen(&seen).await?;
     }
     let config = &state.config.notices;
-    let span = |span: crate::config::Span| i64::try_from(span.0.as_secs()).unwrap_or(i64::MAX);
+    let span =
+        |span: crate::config::ConfigDuration| i64::try_from(span.0.as_secs()).unwrap_or(i64::MAX);
     // A short disconnect raises no notice: bridges reconnect after every network problem.
     let since = now_s.saturating_sub(span(config.bridge_offline_after));
     let offline = storage.bridges_away(since).await?;

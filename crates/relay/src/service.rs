@@ -239,7 +239,7 @@ impl Service {
                 "the request has {fields} header fields; the limit is {max} (limits.headers_max)"
             ));
         }
-        if bytes > limits.header_bytes_max.bytes() {
+        if bytes > limits.header_bytes_max.bytes_usize() {
             let max = limits.header_bytes_max.0;
             return too_large(format!(
                 "the header section has {bytes} bytes; the limit is {max} (limits.header_bytes_max)"
@@ -284,7 +284,7 @@ impl Service {
             pending_bytes: data.connections.pending_bytes(),
             connections_evicted: data.connections.evicted() + data.unauthenticated.evicted(),
             handshakes: data.handshakes.taken() + data.caller_handshakes.taken(),
-            unproven: data.unauthenticated.count(),
+            unauthenticated: data.unauthenticated.count(),
             window_budget_left: data.window_budget.left(),
             audit_lost: control.audit.lost(),
             is_active: control.serving.is_active(),

@@ -2,14 +2,13 @@
 //!
 //! | span | kind | from, to |
 //! | --- | --- | --- |
-//! | `call` | server | the call's document was read; the answer is there |
-//! | `endpoint` | server | the request's head was read; the answer's head is there |
-//! | `deliver` | client | an attempt of a stored call begins; it is over |
+//! | `call` | server | the call's document was read; the response is complete |
+//! | `endpoint` | server | the request's head was read; the response's head arrived |
+//! | `deliver` | client | an attempt of a stored call begins; it ends |
 //!
-//! A span's parent is what `traceparent` names. Names, codes and sizes are told; never a URL's path
-//! or query, a header field, a body or a key. Spans wait in a bounded queue: a collector that is slow
-//! or away costs spans, counted in the log, and nothing else. Without `[telemetry]` there is none of
-//! this.
+//! `traceparent` names a span's parent. Spans carry names, codes and sizes; never a URL's path or query, a header
+//! field, a body or a key. Spans wait in a bounded queue: a slow or unreachable collector loses spans, which the log
+//! counts, and delays nothing. Without `telemetry.otlp_endpoint` there are no spans.
 
 mod client;
 
@@ -33,20 +32,20 @@ use std::time::{Duration, SystemTime};
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 
-/// Spans that wait. More are dropped.
+/// Queued spans. Further ones are dropped.
 const QUEUED_MAX: usize = 4096;
 
 /// Spans in one request to the collector.
 const BATCH_MAX: usize = 512;
 
-/// How long a span waits for others.
-const BATCH_EVERY: Duration = Duration::from_secs(2);
+/// How long a batch waits for further spans.
+const BATCH_WAIT: Duration = Duration::from_secs(2);
 
-/// How long the collector has for a batch.
-const EXPORT_WITHIN: Duration = Duration::from_secs(10);
+/// Time for the collector to accept a batch.
+const EXPORT_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// Between two lines that say that spans are lost.
-const COMPLAIN_EVERY: Duration = Duration::from_secs(60);
+/// Time between two log lines about lost spans.
+const WARN_EVERY: Duration = Duration::from_secs(60);
 
 /// Why traces cannot be sent.
 #[derive(Debug, thiserror::Error)]
@@ -54,8 +53,8 @@ pub enum TelemetryError {
     /// The collector's certificates cannot be read.
     #[error("telemetry.ca_file: {0}")]
     Tls(#[from] transport::tls::TlsSetupError),
-    /// The exporter cannot be made.
-    #[error("telemetry.otlp_endpoint cannot be used: {0}")]
+    /// The exporter cannot be built.
+    #[error("cannot use telemetry.otlp_endpoint: {0}")]
     Exporter(String),
 }
 
@@ -89,7 +88,7 @@ impl Spans {
             .with_http()
             .with_http_client(Client::new(config.ca_file.clone())?)
             .with_endpoint(endpoint)
-            .with_timeout(EXPORT_WITHIN)
+            .with_timeout(EXPORT_TIMEOUT)
             .build()
             .map_err(|error| TelemetryError::Exporter(error.to_string()))?;
         let resource = Resource::builder()
@@ -101,7 +100,7 @@ impl Spans {
         let (queue, waiting) = mpsc::channel(QUEUED_MAX);
         let dropped = Arc::new(AtomicU64::new(0));
         let sending = tokio::spawn(send(exporter, waiting, dropped.clone()));
-        tracing::info!(endpoint, ratio = config.ratio, "traces are sent");
+        tracing::info!(endpoint, ratio = config.ratio, "trace export started");
         let spans = Self {
             queue,
             dropped,
@@ -111,7 +110,7 @@ impl Spans {
         Ok(Some((spans, sending)))
     }
 
-    /// A span that begins now, if this request is to have one.
+    /// Starts a span, if this request is sampled.
     pub fn begin(
         self: &Arc<Self>,
         name: &'static str,
@@ -120,9 +119,10 @@ impl Spans {
     ) -> Option<Span> {
         let parent = trace::of(headers).and_then(|(parent, _)| Parent::of(&parent));
         let (trace_id, parent_id) = match parent {
+            // The caller's tracer decides, so that a trace is complete or absent.
             Some(parent) if !parent.is_sampled => return None,
             Some(parent) => (parent.trace, parent.span),
-            None if !self.chosen() => return None,
+            None if !self.is_sampled() => return None,
             None => (
                 TraceId::from(u128::from_be_bytes(random()?)),
                 SpanId::INVALID,
@@ -157,7 +157,7 @@ impl Spans {
         })
     }
 
-    fn chosen(&self) -> bool {
+    fn is_sampled(&self) -> bool {
         if self.ratio >= 1.0 {
             return true;
         }
@@ -174,7 +174,7 @@ fn random<const N: usize>() -> Option<[u8; N]> {
     Some(bytes)
 }
 
-/// What a valid `traceparent` says.
+/// A parsed `traceparent`.
 struct Parent {
     trace: TraceId,
     span: SpanId,
@@ -195,7 +195,7 @@ impl Parent {
     }
 }
 
-/// A span that has begun. It ends when it is dropped.
+/// A started span. It ends when it is dropped.
 #[derive(Debug)]
 pub struct Span {
     spans: Arc<Spans>,
@@ -203,19 +203,19 @@ pub struct Span {
 }
 
 impl Span {
-    /// Adds what is known.
+    /// Adds an attribute.
     pub fn set(&mut self, key: &'static str, value: impl Into<Value>) {
         if let Some(data) = &mut self.data {
             data.attributes.push(KeyValue::new(key, value));
         }
     }
 
-    /// The target answered.
+    /// Records the target's status.
     pub fn answered(&mut self, status: u16) {
         self.set("http.response.status_code", i64::from(status));
     }
 
-    /// It failed.
+    /// Records a failure.
     pub fn failed(&mut self, failure: &Failure) {
         self.set("error.type", failure.code.as_str());
         self.set("bridge.execution", failure.execution.as_str());
@@ -228,7 +228,9 @@ impl Span {
 impl Drop for Span {
     fn drop(&mut self) {
         if let Some(mut data) = self.data.take() {
+            // The clock may have been set back: a span must not end before it started.
             data.end_time = SystemTime::now().max(data.start_time);
+            // Never waits: a span ends on the data path.
             if self.spans.queue.try_send(*data).is_err() {
                 self.spans.dropped.fetch_add(1, Ordering::Relaxed);
             }
@@ -236,43 +238,47 @@ impl Drop for Span {
     }
 }
 
-/// Sends what waits, in batches, until no span can come any more.
+/// Sends queued spans in batches, until the last [`Spans`] is dropped.
 async fn send(
     exporter: SpanExporter,
     mut waiting: mpsc::Receiver<SpanData>,
     dropped: Arc<AtomicU64>,
 ) {
-    let mut complained: Option<tokio::time::Instant> = None;
+    let mut warned_at: Option<tokio::time::Instant> = None;
     let mut lost = 0;
     loop {
         let mut batch = Vec::new();
         if waiting.recv_many(&mut batch, BATCH_MAX).await == 0 {
             return;
         }
-        let until = tokio::time::Instant::now() + BATCH_EVERY;
+        let until = tokio::time::Instant::now() + BATCH_WAIT;
         while batch.len() < BATCH_MAX {
             let room = BATCH_MAX - batch.len();
             let more = waiting.recv_many(&mut batch, room);
-            // Nothing more is an end as good as the time's.
+            // Zero means that the queue is closed: the batch is sent now.
             if !matches!(tokio::time::timeout_at(until, more).await, Ok(1..)) {
                 break;
             }
         }
         let count = batch.len() as u64;
-        let sent = tokio::time::timeout(EXPORT_WITHIN, exporter.export(batch)).await;
+        let sent = tokio::time::timeout(EXPORT_TIMEOUT, exporter.export(batch)).await;
         lost += dropped.swap(0, Ordering::Relaxed);
         let error = match sent {
             Ok(Ok(())) => None,
             Ok(Err(error)) => Some(error.to_string()),
-            Err(_) => Some(format!("no answer within {EXPORT_WITHIN:?}")),
+            Err(_) => Some(format!("no response within {EXPORT_TIMEOUT:?}")),
         };
         if error.is_some() {
             lost += count;
         }
-        let is_due = complained.is_none_or(|at| at.elapsed() >= COMPLAIN_EVERY);
+        let is_due = warned_at.is_none_or(|at| at.elapsed() >= WARN_EVERY);
         if lost > 0 && is_due {
-            tracing::warn!(lost, error, "spans were lost on the way to the collector");
-            complained = Some(tokio::time::Instant::now());
+            tracing::warn!(
+                lost,
+                error,
+                "spans lost; the collector did not accept them in time"
+            );
+            warned_at = Some(tokio::time::Instant::now());
             lost = 0;
         }
     }

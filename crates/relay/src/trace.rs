@@ -1,20 +1,21 @@
-//! W3C Trace Context: which trace a request belongs to.
+//! W3C Trace Context: the trace to which a request belongs.
 
 use http::header::{HeaderMap, HeaderName, HeaderValue};
 
-/// Names the trace, and the caller's place in it.
+/// Names the trace, and the caller's span in it.
 pub const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
-/// What vendors add to that.
+/// Additions of tracing vendors.
 pub const TRACESTATE: HeaderName = HeaderName::from_static("tracestate");
 
-/// Bytes of a `tracestate` that is passed on.
+/// Longest `tracestate` that is forwarded, in bytes. The specification requires at least this much (W3C Trace
+/// Context, 3.3.1.5).
 const STATE_MAX_BYTES: usize = 512;
 
-/// The trace of a request, if it names one that can be passed on.
+/// Returns the trace of a request, if it has a valid one.
 pub fn of(headers: &HeaderMap) -> Option<(HeaderValue, Option<HeaderValue>)> {
     let mut all = headers.get_all(TRACEPARENT).iter();
     let parent = all.next().filter(|value| is_valid(value.as_bytes()))?;
-    // Two of them say nothing.
+    // Two contradict each other, and neither can be trusted.
     if all.next().is_some() {
         return None;
     }
@@ -23,8 +24,8 @@ pub fn of(headers: &HeaderMap) -> Option<(HeaderValue, Option<HeaderValue>)> {
     Some((parent.clone(), state.cloned()))
 }
 
-/// `version-traceid-parentid-flags` in lower case hexadecimal, neither id all zeros. Of a later
-/// version, more may follow.
+/// Whether a text is `version-traceid-parentid-flags` in lower-case hexadecimal with no id of zeros. A later version
+/// may have more fields.
 fn is_valid(text: &[u8]) -> bool {
     let hex = |part: &[u8]| part.iter().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'));
     let zero = |part: &[u8]| part.iter().all(|b| *b == b'0');
@@ -52,7 +53,7 @@ mod tests {
     const GOOD: &str = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01";
 
     #[test]
-    fn only_a_valid_trace_is_passed_on() {
+    fn only_valid_trace_is_forwarded() {
         let of_text = |text: &str| {
             let mut headers = HeaderMap::new();
             headers.insert(TRACEPARENT, HeaderValue::from_str(text).unwrap());

@@ -1,15 +1,21 @@
-//! What both programs need of the machine that they run on.
+//! What every program needs, and what knows neither relay nor bridge.
 //!
 //! ```text
 //! body      adapters around HTTP bodies
+//! config    files in TOML with the environment on top; units; mistakes with their lines; what a reload may change
 //! files     opened relative to their directory, without following links; replaced as a whole
-//! log       lines on their way to standard error or a file, which never hold up their writer
+//! hex       bytes as hexadecimal text
+//! limit     token bucket, and a limit for log lines
+//! log       log lines on their way to a sink, without delaying their writer
+//! logging   [log]: level, format, standard error or a rotated file
+//! metrics   OpenMetrics, one line a metric
 //! output    what commands print, also into a pipe without a reader
-//! shortage  whether an error says that this machine is short of something
-//! time      instants as RFC 3339 text
+//! sealed    secrets encrypted at rest
+//! secret    text that is redacted in logs
+//! shortage  whether an error means that this machine is short of a resource
+//! testing   what tests of several crates share
+//! time      instants as RFC 3339
 //! ```
-//!
-//! Nothing here knows what a relay or a bridge is.
 
 #![cfg_attr(
     test,
@@ -17,11 +23,16 @@
 )]
 
 pub mod body;
+pub mod config;
 pub mod files;
+pub mod hex;
+pub mod limit;
 pub mod log;
+pub mod logging;
+pub mod metrics;
 pub mod output;
+pub mod sealed;
+pub mod secret;
 pub mod shortage;
+pub mod testing;
 pub mod time;
-
-#[cfg(test)]
-mod testing;

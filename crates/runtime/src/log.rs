@@ -4,49 +4,49 @@
 //! any thread --> bounded queue --> one thread --> sink (standard error, a file)
 //! ```
 //!
-//! A line never holds up the thread that wrote it, and never fails it: a pipe that is full or has no
-//! reader, a disk that is full and a file that is gone cost lines, and nothing else. Lines that find no room
-//! in the queue, or that the sink does not take, are counted; the count is a line as soon as one is taken
-//! again.
+//! A line neither delays nor fails the thread that writes it. A full or closed pipe, a full disk and a removed file
+//! lose lines, and nothing else. Lines that do not fit into the queue, or that the sink rejects, are counted; the
+//! count is logged as soon as the sink accepts a line again.
 
 use std::collections::VecDeque;
 use std::io::{self, Write};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
-/// Bytes of lines that wait for the sink.
+/// Bytes of queued lines.
 const QUEUE_BYTES_MAX: usize = 1024 * 1024;
 
-/// Lines that wait for the sink.
+/// Queued lines.
 const QUEUE_LINES_MAX: usize = 8192;
 
-/// How long the end of a program waits for its last lines to be taken.
-const FLUSH_WITHIN: Duration = Duration::from_secs(1);
+/// How long an ending program waits for its last lines.
+const FLUSH_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// The program's own lines.
+/// The lines of this program.
 static PROGRAM: OnceLock<Lines> = OnceLock::new();
 
-/// Starts the program's lines, and has panics logged. A second call starts nothing: the lines of the first
-/// are returned.
+/// Starts the program's lines, and logs panics from now on. A second call starts nothing, and returns the lines of the
+/// first.
 pub fn start(sink: impl Sink + 'static) -> Lines {
+    // A program that embeds another one may start twice: the first sink stays.
     let lines = PROGRAM.get_or_init(|| Lines::start(sink)).clone();
     log_panics();
     lines
 }
 
-/// Waits for the program's last lines, for a second at most.
+/// Waits for the program's last lines, at most one second.
 pub fn flush() {
     if let Some(lines) = PROGRAM.get() {
-        lines.flush(FLUSH_WITHIN);
+        lines.flush(FLUSH_TIMEOUT);
     }
 }
 
-/// Where lines go. May block.
+/// The destination of lines. May block.
 pub trait Sink: Send {
-    /// Writes a line with its line break, whole.
+    /// Writes a whole line with its line break.
     ///
     /// # Errors
-    /// What the system says; the line is lost.
+    /// The system's error; the line is lost.
     fn write_line(&mut self, line: &[u8]) -> io::Result<()>;
 }
 
@@ -64,7 +64,7 @@ impl Sink for StandardError {
 struct Queue {
     lines: VecDeque<Box<[u8]>>,
     bytes: usize,
-    /// Lines that were lost since the last one that was taken.
+    /// Lines that were lost since the last one that the sink accepted.
     lost: u64,
     is_writing: bool,
 }
@@ -72,9 +72,9 @@ struct Queue {
 #[derive(Debug, Default)]
 struct Shared {
     queue: Mutex<Queue>,
-    /// There is a line.
+    /// Signals that a line is queued.
     changed: Condvar,
-    /// Everything was taken or is lost.
+    /// Signals that the queue is empty.
     idle: Condvar,
 }
 
@@ -84,30 +84,31 @@ impl Shared {
     }
 }
 
-/// Takes lines. Cheap to clone. [`Write::write`] takes a whole line and always succeeds.
+/// Accepts lines. Cheap to clone. [`Write::write`] accepts a whole line and always succeeds.
 #[derive(Debug, Clone)]
 pub struct Lines {
     shared: Arc<Shared>,
 }
 
 impl Lines {
-    /// Starts the thread that hands lines to the sink. Where the system has no thread to give, all lines
-    /// beyond the queue's bounds are lost.
+    /// Starts the thread that passes lines to the sink. Where the system has no thread left, all lines beyond the
+    /// queue's bounds are lost.
     pub fn start(sink: impl Sink + 'static) -> Self {
         let shared = Arc::<Shared>::default();
         let lines = Self {
             shared: shared.clone(),
         };
         let thread = std::thread::Builder::new().name("log".to_owned());
-        let _ = thread.spawn(move || hand_over(&shared, sink));
+        let _ = thread.spawn(move || pass_on(&shared, sink));
         lines
     }
 
-    /// Waits until the lines so far were taken or are lost, for so long at most: a sink may be stuck.
-    pub fn flush(&self, within: Duration) {
-        let until = Instant::now() + within;
+    /// Waits until the queued lines are written or lost, at most for `timeout`: a sink may be stuck.
+    pub fn flush(&self, timeout: Duration) {
+        let until = Instant::now() + timeout;
         let mut queue = self.shared.lock();
         while !queue.lines.is_empty() || queue.is_writing {
+            // A condition variable wakes up spuriously, so the deadline is absolute.
             let left = until.saturating_duration_since(Instant::now());
             if left.is_zero() {
                 return;
@@ -120,6 +121,7 @@ impl Lines {
     fn push(&self, line: &[u8]) {
         let mut queue = self.shared.lock();
         if queue.lines.len() >= QUEUE_LINES_MAX || queue.bytes + line.len() > QUEUE_BYTES_MAX {
+            // The newest line is dropped: those before it explain what began to go wrong.
             queue.lost += 1;
             return;
         }
@@ -141,8 +143,8 @@ impl Write for Lines {
     }
 }
 
-/// The thread that hands lines to the sink, for as long as the process lives.
-fn hand_over(shared: &Shared, mut sink: impl Sink) {
+/// Passes lines to the sink as long as the process lives.
+fn pass_on(shared: &Shared, mut sink: impl Sink) {
     loop {
         let line = {
             let mut queue = shared.lock();
@@ -156,36 +158,37 @@ fn hand_over(shared: &Shared, mut sink: impl Sink) {
                 queue = woken.unwrap_or_else(PoisonError::into_inner);
             }
         };
-        let is_taken = sink.write_line(&line).is_ok();
+        // Without the lock: the sink may block for ever, and writers must not.
+        let is_accepted = sink.write_line(&line).is_ok();
         let lost = {
             let mut queue = shared.lock();
             queue.is_writing = false;
-            if !is_taken {
+            if !is_accepted {
                 queue.lost += 1;
             }
             if queue.lines.is_empty() {
                 shared.idle.notify_all();
             }
-            match is_taken {
+            match is_accepted {
                 true => std::mem::take(&mut queue.lost),
                 false => 0,
             }
         };
         if lost > 0 {
-            // By way of the queue, so that it has the form of all lines.
+            // Through the queue, so that it has the form of all lines.
             tracing::warn!(
                 lost,
-                "log lines were lost: they could not be written in time"
+                "log lines were lost because they could not be written in time"
             );
         }
     }
 }
 
-/// Has panics logged as errors: the standard hook writes to standard error itself, and waits for it.
+/// Logs panics as errors. The standard hook would write to standard error itself, and wait for it.
 fn log_panics() {
     std::panic::set_hook(Box::new(|panic| {
         let place = panic.location().map(ToString::to_string);
-        let text = panic.payload_as_str().unwrap_or("a value that is no text");
+        let text = panic.payload_as_str().unwrap_or("a value that is not text");
         let thread = std::thread::current();
         let thread = thread.name().unwrap_or("unnamed");
         tracing::error!(place, thread, "panic: {text}");
@@ -197,7 +200,7 @@ mod tests {
     use super::*;
     use std::sync::mpsc;
 
-    /// Hands lines on, when it may, and fails while it is told to.
+    /// Accepts or rejects each line as the test decides.
     struct Scripted {
         taken: mpsc::Sender<Vec<u8>>,
         may: mpsc::Receiver<bool>,
@@ -224,7 +227,7 @@ mod tests {
     }
 
     #[test]
-    fn stuck_sink_costs_lines_and_no_time() {
+    fn stuck_sink_delays_no_writer() {
         let (mut lines, permit, taken) = scripted();
         let line = [b'x'; 1024];
         let began = Instant::now();
@@ -242,7 +245,7 @@ mod tests {
     }
 
     #[test]
-    fn failing_sink_fails_nobody_and_is_used_again() {
+    fn failing_sink_is_used_again() {
         let (mut lines, permit, taken) = scripted();
         for (line, is_taken) in [("a", true), ("b", false), ("c", false), ("d", true)] {
             permit.send(is_taken).unwrap();

@@ -1,13 +1,12 @@
-//! What commands print. A reader that has gone (`| head`) ends a command quietly, and a disk that is full
-//! fails it: never with a panic.
+//! What commands print. A closed pipe (`| head`) ends a command quietly, and a full disk fails it; neither panics.
 
 use std::io::{self, Write as _};
 use std::sync::atomic::{AtomicBool, Ordering};
 
-/// Something that a command wanted to print is lost.
+/// Whether a part of the output was lost.
 static IS_LOST: AtomicBool = AtomicBool::new(false);
 
-/// Prints a text to standard output. Returns whether it was taken.
+/// Prints a text to standard output. Returns whether it was written.
 pub fn print(text: &str) -> bool {
     let mut out = io::stdout().lock();
     let written = out.write_all(text.as_bytes()).and_then(|()| out.flush());
@@ -15,17 +14,17 @@ pub fn print(text: &str) -> bool {
         && !IS_LOST.swap(true, Ordering::Relaxed)
         && error.kind() != io::ErrorKind::BrokenPipe
     {
-        complain(&format!("the output cannot be written: {error}"));
+        complain(&format!("cannot write the output: {error}"));
     }
     written.is_ok()
 }
 
-/// Whether something was lost: the command has failed.
+/// Whether a part of the output was lost, so that the command has failed.
 pub fn is_lost() -> bool {
     IS_LOST.load(Ordering::Relaxed)
 }
 
-/// Prints an error to standard error, if that takes it.
+/// Prints an error to standard error, if that is possible.
 pub fn complain(line: &str) {
     let _ = writeln!(io::stderr(), "error: {line}");
 }

@@ -1,7 +1,7 @@
-//! What this machine is short of for a while: file descriptors, memory, ports, room on a disk.
+//! Temporary shortages of this machine: file descriptors, memory, ports, disk space.
 //!
-//! A shortage is the program's own. It is never reported as the fault of a target or of a peer, and it
-//! passes without a restart.
+//! A shortage is never reported as the fault of a target or of a peer, and the program recovers from it without a
+//! restart.
 
 use std::error::Error;
 use std::io;
@@ -11,15 +11,15 @@ pub fn is_shortage(error: &io::Error) -> bool {
     error.kind() == io::ErrorKind::OutOfMemory || is_no_resource(error)
 }
 
-/// The same for a connection that cannot be made, where no local port may be left, too.
+/// The same for a failed connection, where also no local port may be left.
 ///
-/// A machine without an address of the target's family reports the same error as one without a free
-/// port: `has_address` says whether it has one.
+/// A machine without an address of the target's family reports the same error as one without a free port.
+/// `has_address` returns whether it has one.
 pub fn is_connect_shortage(error: &io::Error, has_address: impl FnOnce() -> bool) -> bool {
     is_shortage(error) || (error.kind() == io::ErrorKind::AddrNotAvailable && has_address())
 }
 
-/// Whether a disk fails for a while: it is full, over its quota, read-only, or has an I/O error. Includes
+/// Whether a disk fails, perhaps temporarily: it is full, over its quota, read-only, or has an I/O error. Includes
 /// [`is_shortage`].
 pub fn is_disk_trouble(error: &io::Error) -> bool {
     matches!(
@@ -33,12 +33,12 @@ pub fn is_disk_trouble(error: &io::Error) -> bool {
         || is_shortage(error)
 }
 
-/// The I/O error in a chain of errors, if there is one.
+/// Returns the I/O error in a chain of errors, if there is one.
 pub fn io_error<'a>(error: &'a (dyn Error + 'static)) -> Option<&'a io::Error> {
     let mut next = Some(error);
     while let Some(error) = next {
         if let Some(found) = error.downcast_ref::<io::Error>() {
-            // One that wraps another may hide the number in there.
+            // An error that wraps another has no error number of its own: the inner one has it.
             let inner = found
                 .get_ref()
                 .and_then(|inner| io_error(inner as &(dyn Error + 'static)));
@@ -49,7 +49,7 @@ pub fn io_error<'a>(error: &'a (dyn Error + 'static)) -> Option<&'a io::Error> {
     None
 }
 
-/// Whether a chain of errors has a shortage in it.
+/// Whether a chain of errors contains a shortage.
 pub fn is_in(error: &(dyn Error + 'static)) -> bool {
     io_error(error).is_some_and(is_shortage)
 }
@@ -91,7 +91,7 @@ mod tests {
     use rustix::io::Errno;
 
     #[test]
-    fn own_shortage_is_told_from_refusal() {
+    fn shortage_differs_from_refusal() {
         let of = |errno: Errno| io::Error::from_raw_os_error(errno.raw_os_error());
         for errno in [Errno::MFILE, Errno::NFILE, Errno::NOMEM, Errno::NOBUFS] {
             assert!(is_shortage(&of(errno)) && is_disk_trouble(&of(errno)));

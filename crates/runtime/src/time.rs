@@ -4,6 +4,7 @@
 //! The programs keep instants as numbers since 1970; they become text only where a person or another
 //! program reads them.
 
+use std::time::{SystemTime, UNIX_EPOCH};
 use time::format_description::well_known::Rfc3339;
 use time::{Date, OffsetDateTime};
 
@@ -18,6 +19,12 @@ impl std::fmt::Display for InstantError {
 }
 
 impl std::error::Error for InstantError {}
+
+/// Returns the seconds since 1970.
+pub fn now_s() -> u64 {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH);
+    since.unwrap_or_default().as_secs()
+}
 
 /// Returns seconds since 1970 as RFC 3339 text. Instants outside the years 0000 to 9999, which
 /// RFC 3339 cannot express, are clamped.
@@ -73,6 +80,33 @@ fn whole_seconds(civil: OffsetDateTime) -> (String, String) {
         format!("{:04}-{month:02}-{:02}", date.year(), date.day()),
         format!("{hour:02}:{minute:02}:{second:02}"),
     )
+}
+
+/// Seconds since 1970 as RFC 3339, for serde's `with`.
+pub mod as_rfc3339 {
+    use serde::de::{self, Deserialize as _, Deserializer};
+    use serde::ser::Serializer;
+
+    /// Writes an instant.
+    ///
+    /// # Errors
+    /// Those of the serializer.
+    pub fn serialize<S: Serializer>(seconds: &u64, serializer: S) -> Result<S::Ok, S::Error> {
+        let seconds = i64::try_from(*seconds).unwrap_or(i64::MAX);
+        serializer.serialize_str(&super::rfc3339(seconds))
+    }
+
+    /// Reads an instant.
+    ///
+    /// # Errors
+    /// The text is not an instant.
+    pub fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<u64, D::Error> {
+        let text = String::deserialize(deserializer)?;
+        let millis = super::parse_rfc3339_ms(&text).map_err(de::Error::custom)?;
+        let millis =
+            u64::try_from(millis).map_err(|_| de::Error::custom("an instant before 1970"))?;
+        Ok(millis / 1000)
+    }
 }
 
 #[cfg(test)]

@@ -71,7 +71,7 @@ impl Database {
             }
             // The message does not quote the value, which may contain a password.
             _ => Err(
-                "storage.url is not understood: write \"sqlite://relay.db\" for a path relative to \
+                "is not a database URL: write \"sqlite://relay.db\" for a path relative to \
                  this file, \"sqlite:///var/lib/PROGRAM/relay.db\", or \
                  \"postgres://user@host/database\""
                     .into(),

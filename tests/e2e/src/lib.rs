@@ -231,7 +231,7 @@ impl World {
         let metrics = self.metrics().await;
         let line = metrics
             .lines()
-            .find(|line| line.starts_with("relay_sessions "));
+            .find(|line| line.starts_with("integration_relay_sessions "));
         let line = line.unwrap_or_else(|| panic!("no sessions in {metrics}"));
         line.rsplit(' ').next().unwrap().parse().unwrap()
     }

@@ -57,7 +57,10 @@ async fn copied_data_directory_is_noticed_and_the_original_stays() {
     assert_eq!(notice["object"], "b1");
     assert!(is_cloned(&world).await);
     let metrics = world.metrics().await;
-    assert!(metrics.contains("relay_bridges_cloned 1"), "{metrics}");
+    assert!(
+        metrics.contains("integration_relay_bridges_cloned 1"),
+        "{metrics}"
+    );
     world.relay().wait_log("two processes", PATIENCE).await;
     let list = world.relay_cli(&["bridge", "list"]).await;
     assert!(list.contains("cloned"), "{list}");
@@ -119,7 +122,10 @@ async fn restarts_and_broken_lines_are_no_clone() {
     }
     assert!(!is_cloned(&world).await);
     let metrics = world.metrics().await;
-    assert!(metrics.contains("relay_bridges_cloned 0"), "{metrics}");
+    assert!(
+        metrics.contains("integration_relay_bridges_cloned 0"),
+        "{metrics}"
+    );
 }
 
 #[tokio::test]

@@ -41,7 +41,7 @@ async fn calls_at_once(world: &World, key: &ApiKey, target: &Target, what: &str)
 
 async fn body_memory(world: &World) -> usize {
     let text = world.metrics().await;
-    let name = "relay_body_memory_bytes ";
+    let name = "integration_relay_body_memory_bytes ";
     let line = text.lines().find_map(|line| line.strip_prefix(name));
     line.unwrap().trim().parse().unwrap()
 }

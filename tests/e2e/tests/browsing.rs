@@ -11,7 +11,7 @@ use tokio::net::TcpListener;
 use tokio::process::Command;
 
 /// The relay says all that it can of itself and of its callers.
-const HOPS: &str = "[hops]\nvia = true\nforwarded = true\n";
+const HOPS: &str = "[hop_headers]\nvia = true\nforwarded = true\n";
 
 /// The target as the endpoint `own`, from `/base/` on.
 fn own(addr: SocketAddr, more: &str) -> String {

@@ -362,7 +362,7 @@ async fn a_caller_that_went_away_is_counted_as_cancelled() {
         .await;
     let metrics = world.metrics().await;
     assert!(
-        metrics.contains("relay_exchanges_total{outcome=\"cancelled\"} 1"),
+        metrics.contains("integration_relay_exchanges_total{outcome=\"cancelled\"} 1"),
         "{metrics}"
     );
 }

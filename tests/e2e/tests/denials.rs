@@ -78,7 +78,7 @@ async fn denied_requests_leave_rows_lines_and_counters() {
     world.relay().wait_log("denied", PATIENCE).await;
     let metrics = world.metrics().await;
     for reason in ["unauthorized", "forbidden", "rate_limited"] {
-        let line = format!("relay_requests_denied_total{{reason=\"{reason}\"}}");
+        let line = format!("integration_relay_requests_denied_total{{reason=\"{reason}\"}}");
         assert!(metrics.contains(&line), "{line} in {metrics}");
     }
 }
@@ -126,7 +126,7 @@ async fn pairing_leaves_rows_whether_it_works_or_not() {
     }
     let metrics = world.metrics().await;
     for outcome in ["ok", "conflict", "forbidden"] {
-        let line = format!("relay_pairings_total{{outcome=\"{outcome}\"}} 1");
+        let line = format!("integration_relay_pairings_total{{outcome=\"{outcome}\"}} 1");
         assert!(metrics.contains(&line), "{line} in {metrics}");
     }
     world.relay().wait_log("bridge paired", PATIENCE).await;
@@ -149,7 +149,10 @@ async fn pause_resume_and_restore_leave_rows() {
         .wait_log("deliveries are paused", PATIENCE)
         .await;
     let metrics = world.metrics().await;
-    assert!(metrics.contains("relay_deliveries_paused 1"), "{metrics}");
+    assert!(
+        metrics.contains("integration_relay_deliveries_paused 1"),
+        "{metrics}"
+    );
     world.relay_cli(&["deliveries", "resume"]).await;
     for action in ["deliveries.pause", "deliveries.resume"] {
         let found = rows(&world, &site, action, "ok", 1).await;

@@ -103,7 +103,7 @@ async fn a_connection_cut_mid_frame_is_replaced() {
 #[tokio::test]
 async fn a_bridge_that_comes_back_resumes_its_tls_session() {
     let world = World::start().await;
-    let resumed = "relay_tls_handshakes_total{outcome=\"resumed\"}";
+    let resumed = "integration_relay_tls_handshakes_total{outcome=\"resumed\"}";
     assert!(!world.metrics().await.contains(resumed));
     // The second time with the tickets that came on the resumed one.
     for times in 1..=2 {

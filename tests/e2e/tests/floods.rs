@@ -21,7 +21,7 @@ const MANY: usize = 200;
 /// As many as the listener takes, in every stage before a connection has authenticated.
 #[tokio::test]
 async fn flood_of_every_kind_does_not_keep_a_bridge_out() {
-    let limits = "[limits]\npending_connections_max = 50\nunproven_tunnels_max = 50\n";
+    let limits = "[limits]\npending_connections_max = 50\nunauthenticated_tunnels_max = 50\n";
     let mut world = World::start_full("", limits).await;
     world.kill_bridge().await;
     let hello = world.client_hello();
@@ -48,8 +48,8 @@ async fn flood_of_every_kind_does_not_keep_a_bridge_out() {
     world.start_bridge();
     world.wait_online_within(SOON).await;
     let metrics = world.metrics().await;
-    assert!(value(&metrics, "relay_connections_pending ") <= 60);
-    assert!(value(&metrics, "relay_connections_evicted_total ") >= 140);
+    assert!(value(&metrics, "integration_relay_connections_pending ") <= 60);
+    assert!(value(&metrics, "integration_relay_connections_evicted_total ") >= 140);
     drop((tcp, tls, tunnels));
 }
 
@@ -88,7 +88,10 @@ async fn idle_connections_on_one_listener_leave_the_others_alone() {
     let ready = world.admin_origin.send(Ask::get("/readyz")).await;
     ready.expect_status(200);
     let metrics = world.metrics().await;
-    assert!(value(&metrics, "relay_connections ") <= 80, "{metrics}");
+    assert!(
+        value(&metrics, "integration_relay_connections ") <= 80,
+        "{metrics}"
+    );
     let tcp = world.connect_from(HERE).await;
     world.handshake(tcp, &["http/1.1"]).await.unwrap();
     assert_eq!(world.sessions().await, 1);
@@ -117,9 +120,9 @@ async fn unfinished_heads_share_one_memory_budget() {
     }
     world.public.send(ask()).await.expect_status(200);
     let metrics = world.metrics().await;
-    let charged = value(&metrics, "relay_connections_pending_bytes ");
+    let charged = value(&metrics, "integration_relay_connections_pending_bytes ");
     assert!(charged <= BUDGET_KIB * 1024, "{charged}");
-    assert!(value(&metrics, "relay_connections_evicted_total ") > 0);
+    assert!(value(&metrics, "integration_relay_connections_evicted_total ") > 0);
     // Without the budget they would cost four times as much.
     world.assert_grown_less(before, 3 * BUDGET_KIB);
     drop(heads);

@@ -179,7 +179,7 @@ async fn a_tunnel_request_that_is_no_upgrade_is_told_so() {
 
 #[tokio::test]
 async fn silent_tunnels_are_ended_and_do_not_keep_a_bridge_out() {
-    let mut world = World::start_full("", "[limits]\nunproven_tunnels_max = 8\n").await;
+    let mut world = World::start_full("", "[limits]\nunauthenticated_tunnels_max = 8\n").await;
     world.kill_bridge().await;
     let mut silent = Vec::new();
     for _ in 0..8 {
@@ -226,7 +226,8 @@ async fn stalled_handshakes_stand_in_nobodys_way() {
 
 #[tokio::test]
 async fn address_evicts_its_own_oldest_connection() {
-    let limits = "[limits]\nunproven_per_address = 2\npending_connections_max = 10\n";
+    let limits =
+        "[limits]\nunauthenticated_tunnels_per_address = 2\npending_connections_max = 10\n";
     let world = World::start_full("", limits).await;
     let mut elsewhere = world.open_silent_tunnel_from(ELSEWHERE).await;
     let mut own = Vec::new();

@@ -25,7 +25,7 @@ async fn health_readiness_and_metrics_are_there() {
         .await
         .expect_status(200)
         .text();
-    assert!(metrics.contains("relay_sessions"), "{metrics}");
+    assert!(metrics.contains("integration_relay_sessions"), "{metrics}");
     assert_eq!(world.public.send(Ask::get("/metrics")).await.status, 404);
     let bridges = world
         .api

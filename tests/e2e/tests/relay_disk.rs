@@ -154,7 +154,7 @@ async fn a_call_that_waits_for_a_bridge_expires() {
     );
     let metrics = world.metrics().await;
     assert!(
-        metrics.contains("relay_deliveries_total{outcome=\"expired\"} 1"),
+        metrics.contains("integration_relay_deliveries_total{outcome=\"expired\"} 1"),
         "{metrics}"
     );
     world.start_bridge();

@@ -160,7 +160,12 @@ async fn assert_standby(relay: &Relay, key: &ApiKey) {
     health.expect_status(200);
     let ready = relay.internal().send(Ask::get("/readyz")).await;
     assert!(ready.expect_status(503).text().contains("standby"));
-    assert!(relay.metrics().await.contains("relay_active 0\n"));
+    assert!(
+        relay
+            .metrics()
+            .await
+            .contains("integration_relay_active 0\n")
+    );
 }
 
 #[tokio::test]
@@ -364,7 +369,7 @@ async fn stale_directory_refuses_all_until_the_database_is_back() {
     let metrics = lonely.site.relay.metrics().await;
     let age = metrics
         .lines()
-        .find_map(|line| line.strip_prefix("relay_directory_age_seconds "));
+        .find_map(|line| line.strip_prefix("integration_relay_directory_age_seconds "));
     let age: f64 = age.unwrap().parse().unwrap();
     assert!(age > 4.0, "{age}");
     lonely.set_away(false).await;

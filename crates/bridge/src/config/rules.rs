@@ -1,22 +1,22 @@
-//! `[[endpoint]]` and `[[allow]]` as the policy has them, and what the policy does not know of an
-//! endpoint: its certificates, credential and limits.
+//! `[[endpoint]]` and `[[allow]]` as the policy has them, and the settings of an endpoint that are not part
+//! of the policy: its certificates, credential and limits.
 
 use super::rewrite::Rewrite;
-use super::section::{AllowSection, CallerCredentials, EndpointSection};
-use crate::quota::{Quota, QuotaSection};
+use super::{AllowSection, CallerCredentials, EndpointSection, QuotaSection};
+use crate::quota::Quota;
 use policy::{
     Endpoint, HostPattern, Methods, PathPattern, Policy, PolicyError, Ports, Rule, RuleRef, Scheme,
 };
 use protocol::frame::{Bounded, Serves};
 use protocol::limits::{SERVES_ENDPOINTS_MAX, SERVES_HOSTS_MAX};
+use runtime::config::Mistake;
 use std::collections::HashMap;
 use std::fmt::Display;
 use std::net::IpAddr;
-use std::ops::Range;
 use std::path::PathBuf;
 use toml::Spanned;
 
-/// What the config allows.
+/// The rules of a config.
 #[derive(Debug, Clone)]
 pub struct Rules {
     /// The allow list, in its order.
@@ -24,11 +24,11 @@ pub struct Rules {
     /// The endpoints, in their order.
     pub endpoints: Vec<Endpoint>,
     settings: HashMap<String, EndpointSettings>,
-    /// How much may go by each rule of the allow list, in its order.
+    /// The quota of each rule of the allow list, in its order.
     quotas: Vec<QuotaSection>,
 }
 
-/// What an endpoint has beside its rule.
+/// The settings of an endpoint in addition to its rule.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct EndpointSettings {
     pub(crate) ca_file: Option<PathBuf>,
@@ -41,7 +41,7 @@ pub(crate) struct EndpointSettings {
     pub(crate) quota: QuotaSection,
 }
 
-/// What is used of the quotas.
+/// The quotas, with their use.
 #[derive(Debug)]
 pub(crate) struct Quotas {
     endpoints: HashMap<String, Quota>,
@@ -49,7 +49,7 @@ pub(crate) struct Quotas {
 }
 
 impl Quotas {
-    /// That of the entry which allows a request.
+    /// Returns the quota of the entry that allows a request.
     pub(crate) fn of(&self, rule: &RuleRef) -> Option<&Quota> {
         match rule {
             RuleRef::Endpoint(name) => self.endpoints.get(name),
@@ -58,25 +58,16 @@ impl Quotas {
     }
 }
 
-/// A mistake in a rule.
-pub(super) struct Wrong {
-    pub(super) span: Range<usize>,
-    pub(super) message: String,
-}
-
-/// Names the key in front of what is wrong with its value.
-fn wrong<T>(key: &str, value: &Spanned<T>, error: impl Display) -> Wrong {
-    Wrong {
-        span: value.span(),
-        message: format!("{key}: {error}"),
-    }
+/// A mistake at a value, with its key in front of the message.
+fn wrong<T>(key: &str, value: &Spanned<T>, error: impl Display) -> Mistake {
+    Mistake::at(value.span(), format!("{key}: {error}"))
 }
 
 impl Rules {
     pub(super) fn new(
         endpoints: Vec<EndpointSection>,
         allow: &[AllowSection],
-    ) -> Result<Self, Wrong> {
+    ) -> Result<Self, Mistake> {
         let mut rules = Self {
             allow: Vec::new(),
             endpoints: Vec::new(),
@@ -92,16 +83,16 @@ impl Rules {
         }
         for section in allow {
             rules.allow.push(rule(section)?);
-            rules.quotas.push(section.quota());
+            rules.quotas.push(QuotaSection::from(section));
         }
-        rules.policy(Vec::new()).map_err(|error| Wrong {
-            span: last.unwrap_or_default(),
-            message: error.to_string(),
-        })?;
+        // Only their number can be wrong now, so the last one is where it is.
+        rules
+            .policy(Vec::new())
+            .map_err(|error| Mistake::at(last.unwrap_or_default(), error.to_string()))?;
         Ok(rules)
     }
 
-    fn add_endpoint(&mut self, section: EndpointSection) -> Result<(), Wrong> {
+    fn add_endpoint(&mut self, section: EndpointSection) -> Result<(), Mistake> {
         let methods = match &section.methods {
             None => Methods::Any,
             Some(methods) => Methods::parse(methods.get_ref())
@@ -116,6 +107,7 @@ impl Rules {
                 | policy::EndpointError::Path { .. }
                 | policy::EndpointError::Methods(_) => wrong("url", url, error),
             })?;
+        // The health check passes the policy like a request: a path that it would reject is a mistake here.
         if let Some(path) = &section.health_path {
             let checking = Policy::new(Vec::new(), vec![endpoint.clone()]);
             let decided = checking
@@ -129,11 +121,10 @@ impl Rules {
         }
         let rewrite = match &section.rewrite {
             None => Rewrite::default(),
-            Some(words) => {
-                Rewrite::parse(words.get_ref()).map_err(|error| wrong("rewrite", words, error))?
-            }
+            Some(rewrite) => Rewrite::parse(rewrite.get_ref())
+                .map_err(|error| wrong("rewrite", rewrite, error))?,
         };
-        let quota = section.quota();
+        let quota = QuotaSection::from(&section);
         let settings = EndpointSettings {
             quota,
             unsigned: section.unsigned,
@@ -149,14 +140,14 @@ impl Rules {
             .insert(endpoint.name.clone(), settings)
             .is_some()
         {
-            let error = "there is an endpoint of this name already; each needs its own";
+            let error = "another endpoint has this name already; each needs its own";
             return Err(wrong("name", name, error));
         }
         self.endpoints.push(endpoint);
         Ok(())
     }
 
-    /// The policy, for a host with these addresses.
+    /// Returns the policy, for a host with these addresses.
     ///
     /// # Errors
     /// [`PolicyError`] when there are too many rules.
@@ -165,16 +156,18 @@ impl Rules {
         Ok(policy.with_own_addresses(own_addresses))
     }
 
-    /// What the relay is told of it.
+    /// Returns what the bridge advertises to the relay.
     pub fn serves(&self, with_hosts: bool) -> Serves {
         let endpoints = self.endpoints.iter().map(|endpoint| endpoint.name.clone());
         if self.endpoints.len() > SERVES_ENDPOINTS_MAX {
             tracing::warn!(
-                told = SERVES_ENDPOINTS_MAX,
+                advertised = SERVES_ENDPOINTS_MAX,
                 endpoints = self.endpoints.len(),
-                "the relay is told of the first endpoints only"
+                "too many endpoints; advertising the first ones only"
             );
         }
+        // An incomplete list would make the relay skip this bridge for hosts that it serves; without a list
+        // the relay asks.
         let hosts = self.allow.iter().map(|rule| rule.host.to_string());
         let with_hosts = with_hosts && self.allow.len() <= SERVES_HOSTS_MAX;
         let is_repeatable = |name: &&String| {
@@ -189,7 +182,7 @@ impl Rules {
         }
     }
 
-    /// The quotas: by endpoint, and by rule of the allow list.
+    /// Returns unused quotas: by endpoint, and by rule of the allow list.
     pub(crate) fn quotas(&self) -> Quotas {
         let of_endpoint = |(name, settings): (&String, &EndpointSettings)| {
             (name.clone(), Quota::new(settings.quota.clone()))
@@ -200,13 +193,13 @@ impl Rules {
         }
     }
 
-    /// What an endpoint has beside its rule.
+    /// Returns the settings of an endpoint.
     pub(crate) fn settings(&self, endpoint: &str) -> Option<&EndpointSettings> {
         self.settings.get(endpoint)
     }
 }
 
-fn rule(section: &AllowSection) -> Result<Rule, Wrong> {
+fn rule(section: &AllowSection) -> Result<Rule, Mistake> {
     let host = HostPattern::parse(section.host.get_ref())
         .map_err(|error| wrong("host", &section.host, error))?;
     let methods = Methods::parse(section.methods.get_ref())
@@ -237,6 +230,7 @@ fn rule(section: &AllowSection) -> Result<Rule, Wrong> {
     }
     rule.resolved = section.resolved;
     rule.connect = section.connect;
+    // Some keys contradict each other only together, for example `connect` and `paths`.
     rule.validate()
         .map_err(|error| wrong("allow", &section.host, error))?;
     Ok(rule)

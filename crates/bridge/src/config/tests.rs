@@ -14,7 +14,7 @@ fn parse(text: &str) -> Result<Config, ConfigError> {
 }
 
 #[test]
-fn the_least_config_has_the_documented_defaults() {
+fn minimal_config_has_documented_defaults() {
     let config = parse(MINIMAL).unwrap();
     assert_eq!(config.relay.connections.get(), 2);
     assert_eq!(config.relay.proxy, ProxySetting::Env);
@@ -28,7 +28,7 @@ fn the_least_config_has_the_documented_defaults() {
 }
 
 #[test]
-fn the_example_is_a_config() {
+fn example_is_a_config() {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../deploy/examples/bridge.toml");
     let config = Config::load(&path).unwrap();
     assert_eq!(config.rules.endpoints.len(), 1);
@@ -37,9 +37,9 @@ fn the_example_is_a_config() {
     assert_eq!(config.rules.serves(false).hosts, None);
 }
 
-/// What is added to [`MINIMAL`], the line of the mistake from there, and words of the message.
+/// What is added to [`MINIMAL`], the line of the mistake from there, and parts of the message.
 #[test]
-fn a_mistake_is_said_with_its_line_and_what_would_be_right() {
+fn mistake_has_its_line_and_a_remedy() {
     let mistakes: &[(&str, usize, &[&str])] = &[
         ("[relais]\n", 1, &["relais", "relay"]),
         ("colour = 1\n", 1, &["colour", "data_dir"]),
@@ -56,7 +56,7 @@ fn a_mistake_is_said_with_its_line_and_what_would_be_right() {
         (
             "[targets]\nhead_timeout = \"2d\"\n",
             2,
-            &["\"2d\"", "\"1h\""],
+            &["\"2d\"", "\"24h\""],
         ),
         (
             "[targets]\nidle_timeout = \"48h\"\n",
@@ -68,7 +68,7 @@ fn a_mistake_is_said_with_its_line_and_what_would_be_right() {
         (
             "[limits]\nwindow_budget = \"16MB\"\n",
             2,
-            &["\"16MB\"", "\"16MiB\""],
+            &["\"16MB\"", "\"1MiB\""],
         ),
         ("[limits]\nstreams_max = 0\n", 2, &["1 to 65536"]),
         ("[log]\nlevel = \"loud\"\n", 2, &["loud", "info"]),
@@ -86,7 +86,7 @@ fn a_mistake_is_said_with_its_line_and_what_would_be_right() {
         (
             "[[endpoint]]\nurl = \"https://alm/\"\n",
             1,
-            &["missing field", "name"],
+            &["missing key", "name"],
         ),
         (
             "[[endpoint]]\nname = \"alm\"\nurl = \"https://alm/\"\ncredential = \"two words\"\n",
@@ -118,11 +118,7 @@ fn a_mistake_is_said_with_its_line_and_what_would_be_right() {
             3,
             &["methods", "POST"],
         ),
-        (
-            "[[allow]]\nhost = \"ci\"\n",
-            1,
-            &["missing field", "methods"],
-        ),
+        ("[[allow]]\nhost = \"ci\"\n", 1, &["missing key", "methods"]),
         (
             "[[allow]]\nhost = \"ci\"\nmethods = [\"*\"]\nports = [70000]\n",
             4,
@@ -159,7 +155,7 @@ fn a_mistake_is_said_with_its_line_and_what_would_be_right() {
 }
 
 #[test]
-fn mistakes_in_what_must_be_there_are_said_too() {
+fn mistake_in_a_required_key_has_its_line() {
     for (right, mistaken, line, words) in [
         (
             "https://relay.example.com",
@@ -187,12 +183,7 @@ fn mistakes_in_what_must_be_there_are_said_too() {
         ),
         ("[relay]", "[relay]\nconnections = 9", 3, &["9", "1 to 8"]),
         ("berlin-dc1", "", 5, &["1 to 64"]),
-        (
-            "data_dir = \"state\"",
-            "",
-            4,
-            &["missing field", "data_dir"],
-        ),
+        ("data_dir = \"state\"", "", 4, &["missing key", "data_dir"]),
     ] {
         let text = MINIMAL.replace(right, mistaken);
         let error = parse(&text).expect_err(mistaken).to_string();
@@ -211,13 +202,13 @@ fn mistakes_in_what_must_be_there_are_said_too() {
 }
 
 #[test]
-fn a_file_that_is_not_there_is_named() {
+fn missing_file_is_named() {
     let error = Config::load(Path::new("no/such/bridge.toml")).unwrap_err();
     assert!(error.to_string().contains("no/such/bridge.toml"), "{error}");
 }
 
 #[test]
-fn the_environment_stands_above_the_file_and_a_mistake_in_it_is_named() {
+fn environment_overrides_the_file() {
     let dir = crate::testing::TempDir::new("environment");
     let path = dir.path().join("bridge.toml");
     std::fs::write(&path, MINIMAL).unwrap();
@@ -262,11 +253,11 @@ fn the_environment_stands_above_the_file_and_a_mistake_in_it_is_named() {
         ),
         (
             &[("BRIDGE_RELAY_CONNECTIONS", "99")],
-            &["connections = 99", "1 to 8"],
+            &["BRIDGE_RELAY_CONNECTIONS", "99", "1 to 8"],
         ),
         (
             &[("BRIDGE_TARGETS_HEAD_TIMEOUT", "5")],
-            &["head_timeout", "\"30s\""],
+            &["BRIDGE_TARGETS_HEAD_TIMEOUT", "\"30s\""],
         ),
         (
             &[("BRIDGE_ENDPOINTS", "alm")],
@@ -281,7 +272,7 @@ fn the_environment_stands_above_the_file_and_a_mistake_in_it_is_named() {
 }
 
 #[test]
-fn a_mistake_of_the_environment_shows_no_text_value() {
+fn environment_mistake_shows_no_text_value() {
     let dir = crate::testing::TempDir::new("environment-secret");
     let path = dir.path().join("bridge.toml");
     let proxy = "http://robot:canary@proxy.corp.example:3128";
@@ -290,16 +281,57 @@ fn a_mistake_of_the_environment_shows_no_text_value() {
         let get = |name: &str| (name == variable.0).then(|| variable.1.to_owned());
         Config::load_with(&path, get).unwrap_err()
     };
-    // In the environment: the key is named.
+    // In the environment: the variable is named.
     let error = load(MINIMAL, ("BRIDGE_RELAY_PROXY", proxy));
-    assert!(error.to_string().contains("relay.proxy"), "{error}");
+    assert!(error.to_string().contains("BRIDGE_RELAY_PROXY"), "{error}");
     assert!(!error.to_string().contains("canary"), "{error}");
     assert!(!error.place().contains("canary"), "{}", error.place());
-    // In the file: its line is named, whatever the environment says besides.
+    // In the file: its line is named, also when the environment sets other keys.
     let file = MINIMAL.replace("[relay]\n", &format!("[relay]\nproxy = \"{proxy}\"\n"));
     let line = 1 + file[..file.find("proxy").unwrap()].matches('\n').count();
     let error = load(&file, ("BRIDGE_LOG_LEVEL", "debug"));
     assert!(!error.to_string().contains("canary"), "{error}");
-    let place = format!("the config was refused at line {line}");
+    let place = format!("config rejected at line {line}");
     assert_eq!(error.place(), place, "{error}");
+}
+
+fn example(name: &str) -> String {
+    let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../deploy/examples");
+    std::fs::read_to_string(dir.join(name)).unwrap()
+}
+
+#[test]
+fn examples_list_every_key() {
+    let variables = ENVIRONMENT.variables::<File>();
+    let problems = runtime::config::missing_from_examples(
+        &variables,
+        &example("bridge.toml"),
+        &example("bridge.env"),
+    );
+    assert_eq!(problems, Vec::<String>::new());
+}
+
+#[test]
+fn change_that_needs_a_restart_is_named() {
+    let old = parse(MINIMAL).unwrap();
+    let change = |text: &str| runtime::config::first_change(&old, &parse(text).unwrap());
+    let reloadable = format!(
+        "{MINIMAL}paused = true\n[targets]\nhttp2 = false\n[limits]\nrequest_max = \"1MiB\"\n\
+         [[allow]]\nhost = \"ci\"\nmethods = [\"*\"]\n[log]\nlevel = \"debug\"\n"
+    );
+    assert_eq!(change(&reloadable), None);
+    // The default, in other words.
+    let same = format!("{MINIMAL}[audit]\nfile_max_age = \"1440m\"\n");
+    assert_eq!(change(&same), None);
+    for (added, key) in [
+        ("[limits]\nstreams_max = 1\n", "limits.streams_max"),
+        ("[audit]\nfile = \"a\"\n", "audit.file"),
+        ("[deliveries]\nbody_max = \"2MiB\"\n", "deliveries.body_max"),
+        ("[metrics]\nlisten = \"127.0.0.1:1\"\n", "metrics.listen"),
+    ] {
+        let changed = change(&format!("{MINIMAL}{added}"));
+        assert_eq!(changed.as_deref(), Some(key));
+    }
+    let renamed = MINIMAL.replace("berlin-dc1", "berlin-dc2");
+    assert_eq!(change(&renamed).as_deref(), Some("bridge.name"));
 }

@@ -108,7 +108,7 @@ pub(crate) fn status(state: &BridgeState) -> Status {
         exchanges_failed: stats.failures(),
         memory_bytes: malloc_trim::resident(),
         config_file: config.path.display().to_string(),
-        config_taken: state.config_loaded_at.load(Ordering::Relaxed),
+        config_loaded_at: state.config_loaded_at.load(Ordering::Relaxed),
         config_refused: state.health.config_refused(),
         audit_lines: state.audit.as_ref().map(|audit| audit.lines()),
         last_calls: stats.calls(),

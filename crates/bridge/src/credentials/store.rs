@@ -1,16 +1,16 @@
-//! The file of credentials: names, kinds and origins in the clear, secrets sealed.
+//! The file of credentials: names, kinds and origins in plain text, secrets sealed.
 //!
-//! `credentials.json` (mode 0600) holds for each credential its secret part, sealed with
-//! ChaCha20-Poly1305 under a fresh nonce; name, kind and origins are bound to it, so that nobody who can
-//! write the file can point a secret elsewhere. The key is derived (HKDF-SHA-256) from a key file:
+//! `credentials.json` (mode 0600) holds the secret part of each credential, sealed by `runtime::sealed`. Name, kind
+//! and origins are authenticated with it, so that a change of the file cannot direct a secret to another
+//! target. The key is derived from a key file, the first of:
 //!
 //! 1. `bridge.key_file`, if the config names one;
-//! 2. `integration-bridge.key` in `$CREDENTIALS_DIRECTORY`, where the service manager gives it
+//! 2. `integration-bridge.key` in `$CREDENTIALS_DIRECTORY`, where the service manager passes it
 //!    (systemd's `LoadCredential`);
-//! 3. `credentials.key` in the data directory, which is made when it is needed.
+//! 3. `credentials.key` in the data directory, which is made when it is first needed.
 //!
-//! The command line changes the file beside a running bridge, which notices: the file has a lock of
-//! its own, and is replaced as a whole.
+//! The command line changes the file while a bridge runs, which then reloads it. The file has its own lock, and is
+//! replaced as a whole.
 
 use super::alm::Login;
 use super::{CREDENTIALS_MAX, Credential, Credentials, Kind, ORIGINS_MAX, Origin};
@@ -20,9 +20,8 @@ use crate::secret::Secret;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use http_client::ClientCert;
-use ring::aead::{Aad, CHACHA20_POLY1305, LessSafeKey, NONCE_LEN, Nonce, UnboundKey};
-use ring::hkdf::{HKDF_SHA256, Salt};
 use ring::rand::{SecureRandom as _, SystemRandom};
+use runtime::sealed::NonceKey;
 use serde::{Deserialize, Serialize};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -30,10 +29,10 @@ use std::sync::Arc;
 /// The file in the data directory.
 pub(crate) const FILE: &str = "credentials.json";
 
-/// The key file that is made where none is given.
+/// The key file that is made where the config and the service manager give none.
 const OWN_KEY_FILE: &str = "credentials.key";
 
-/// What the service manager calls the key.
+/// The key file's name in the service manager's directory.
 const MANAGED_KEY_FILE: &str = "integration-bridge.key";
 
 const LOCK_FILE: &str = "credentials.lock";
@@ -46,18 +45,18 @@ const KEY_BYTES: std::ops::RangeInclusive<usize> = 32..=4096;
 /// Why credentials cannot be read or written.
 #[derive(Debug, thiserror::Error)]
 pub enum StoreError {
-    /// The data directory does not work.
+    /// The data directory cannot be used.
     #[error(transparent)]
     DataDir(#[from] DataDirError),
     /// The key file cannot be used.
-    #[error("the key file {path}: {detail}")]
+    #[error("cannot use the key file {path}: {detail}")]
     Key {
         /// The file.
         path: String,
         /// What is wrong.
         detail: String,
     },
-    /// The file is not what was written.
+    /// The file was changed or is incomplete.
     #[error(
         "{path} is damaged ({detail}); restore it from a backup, or remove it and set the credentials again"
     )]
@@ -67,25 +66,25 @@ pub enum StoreError {
         /// What is wrong.
         detail: String,
     },
-    /// A credential does not open.
+    /// A credential cannot be decrypted.
     #[error(
-        "the credential {name} does not open: its entry was changed, or the key file is another one \
-         than it was written with; set it again with `integration-bridge credential set {name}`"
+        "cannot decrypt the credential {name}: its entry was changed, or the key file is another one; \
+         set it again with `integration-bridge credential set {name}`"
     )]
     Sealed {
         /// Its name.
         name: String,
     },
     /// There are too many.
-    #[error("there are {CREDENTIALS_MAX} credentials already, as many as there may be")]
+    #[error("the limit of {CREDENTIALS_MAX} credentials is reached; remove one first")]
     Full,
-    /// There is none of that name.
+    /// No credential has that name.
     #[error("there is no credential named {name}")]
     Unknown {
         /// The name.
         name: String,
     },
-    /// The system gave no randomness.
+    /// The system gave no random bytes.
     #[error("the system gave no random bytes")]
     Random,
 }
@@ -121,7 +120,7 @@ struct Parts {
     secret: String,
 }
 
-/// Where credentials are kept.
+/// The store of credentials.
 #[derive(Debug, Clone)]
 pub struct Store {
     dir: PrivateDir,
@@ -129,7 +128,7 @@ pub struct Store {
 }
 
 impl Store {
-    /// In a data directory, which is made where it is missing. `key_file` is the config's.
+    /// Opens a data directory, which is made if it is missing. `key_file` is that of the config.
     ///
     /// # Errors
     /// [`StoreError::DataDir`] when the directory cannot be used.
@@ -140,7 +139,7 @@ impl Store {
         })
     }
 
-    /// The file's path.
+    /// Returns the file's path.
     pub(crate) fn path(&self) -> PathBuf {
         self.dir.path(FILE)
     }
@@ -169,12 +168,13 @@ impl Store {
         Ok(file)
     }
 
-    /// Reads all of them.
+    /// Reads all credentials.
     ///
     /// # Errors
-    /// [`StoreError`]; none of them is used then.
+    /// [`StoreError`]; a credential that cannot be read fails all, so that none is silently missing.
     pub(crate) fn load(&self) -> Result<Credentials, StoreError> {
         let file = self.file()?;
+        // Without credentials no key is needed, and none is made by reading.
         if file.credentials.is_empty() {
             return Ok(Credentials::default());
         }
@@ -187,11 +187,12 @@ impl Store {
         Ok(Credentials::new(all?))
     }
 
-    /// Writes one, in place of any of that name.
+    /// Writes one, and replaces any of that name.
     ///
     /// # Errors
     /// [`StoreError`]; the file is then as it was.
     pub(crate) fn set(&self, credential: &Credential) -> Result<(), StoreError> {
+        // The lock covers read and write: two commands at once would otherwise lose one of the changes.
         let _lock = self.dir.lock(LOCK_FILE)?;
         let mut file = self.file()?;
         file.credentials
@@ -201,6 +202,7 @@ impl Store {
         }
         let key = self.key(true)?;
         file.credentials.push(seal(&key, credential)?);
+        // A stable order makes copies of the file comparable.
         file.credentials.sort_by(|a, b| a.name.cmp(&b.name));
         self.write(&file)
     }
@@ -228,8 +230,9 @@ impl Store {
         Ok(())
     }
 
-    /// The sealing key. `make` one where there is none.
-    fn key(&self, make: bool) -> Result<LessSafeKey, StoreError> {
+    /// Returns the sealing key. `make` decides whether a missing one is made.
+    fn key(&self, make: bool) -> Result<NonceKey, StoreError> {
+        // Only if the file exists: a unit may set the directory for other credentials.
         let managed = std::env::var_os("CREDENTIALS_DIRECTORY")
             .map(|dir| Path::new(&dir).join(MANAGED_KEY_FILE))
             .filter(|path| path.exists());
@@ -238,10 +241,10 @@ impl Store {
             None => self.own_key(make)?,
         };
         if !KEY_BYTES.contains(&bytes.len()) {
-            let detail = format!("it has {} bytes; a key has 32 or more", bytes.len());
+            let detail = format!("it has {} bytes; a key has 32 to 4096", bytes.len());
             return Err(self.key_error(detail));
         }
-        derive(&bytes).ok_or(StoreError::Random)
+        NonceKey::derive(&bytes, KEY_LABEL).map_err(|_| StoreError::Random)
     }
 
     fn key_error(&self, detail: impl Into<String>) -> StoreError {
@@ -254,7 +257,7 @@ impl Store {
     }
 
     fn given_key(&self, path: &Path) -> Result<Vec<u8>, StoreError> {
-        // What the service manager gives is read-only, for its user alone.
+        // The service manager's file is read-only, and readable by the service's user alone.
         read_given(path)?.ok_or_else(|| self.key_error("it does not exist"))
     }
 
@@ -274,19 +277,14 @@ impl Store {
         Ok(bytes)
     }
 
-    fn open(&self, key: &LessSafeKey, entry: &Entry) -> Result<Credential, StoreError> {
+    fn open(&self, key: &NonceKey, entry: &Entry) -> Result<Credential, StoreError> {
         let sealed = || StoreError::Sealed {
             name: entry.name.clone(),
         };
         let bytes = STANDARD.decode(&entry.sealed).map_err(|_| sealed())?;
-        let (nonce, text) = bytes.split_first_chunk::<NONCE_LEN>().ok_or_else(sealed)?;
-        let nonce = Nonce::assume_unique_for_key(*nonce);
-        let mut text = text.to_vec();
-        let about = about(&entry.name, &entry.kind, &entry.origins);
-        let plain = key
-            .open_in_place(nonce, Aad::from(about), &mut text)
-            .map_err(|_| sealed())?;
-        let parts: Parts = serde_json::from_slice(plain).map_err(|_| sealed())?;
+        let context = context(&entry.name, &entry.kind, &entry.origins);
+        let plain = key.open(&context, bytes).map_err(|_| sealed())?;
+        let parts: Parts = serde_json::from_slice(&plain).map_err(|_| sealed())?;
         let origins: Result<Vec<Origin>, _> =
             entry.origins.iter().map(|origin| origin.parse()).collect();
         Ok(Credential {
@@ -299,8 +297,8 @@ impl Store {
     }
 }
 
-/// What is bound to the sealed part.
-fn about(name: &str, kind: &str, origins: &[String]) -> Vec<u8> {
+/// Returns what is authenticated with the secret part. Lengths keep texts apart: no other entry has the same bytes.
+fn context(name: &str, kind: &str, origins: &[String]) -> Vec<u8> {
     let mut out = Vec::new();
     let parts = [name, kind]
         .into_iter()
@@ -312,29 +310,18 @@ fn about(name: &str, kind: &str, origins: &[String]) -> Vec<u8> {
     out
 }
 
-fn derive(bytes: &[u8]) -> Option<LessSafeKey> {
-    let prk = Salt::new(HKDF_SHA256, KEY_LABEL).extract(bytes);
-    let okm = prk.expand(&[KEY_LABEL], &CHACHA20_POLY1305).ok()?;
-    Some(LessSafeKey::new(UnboundKey::from(okm)))
-}
-
-fn seal(key: &LessSafeKey, credential: &Credential) -> Result<Entry, StoreError> {
+fn seal(key: &NonceKey, credential: &Credential) -> Result<Entry, StoreError> {
     let origins: Vec<String> = credential.origins.iter().map(ToString::to_string).collect();
     let kind = credential.kind.word().to_owned();
     let parts = Parts::of(&credential.kind);
-    let mut text = serde_json::to_vec(&parts).map_err(|_| StoreError::Random)?;
-    let mut nonce = [0; NONCE_LEN];
-    let random = SystemRandom::new();
-    random.fill(&mut nonce).map_err(|_| StoreError::Random)?;
-    let about = about(&credential.name, &kind, &origins);
-    let unique = Nonce::assume_unique_for_key(nonce);
-    key.seal_in_place_append_tag(unique, Aad::from(about), &mut text)
-        .map_err(|_| StoreError::Random)?;
+    let text = serde_json::to_vec(&parts).map_err(|_| StoreError::Random)?;
+    let context = context(&credential.name, &kind, &origins);
+    let sealed = key.seal(&context, &text).map_err(|_| StoreError::Random)?;
     Ok(Entry {
         name: credential.name.clone(),
         kind,
         origins,
-        sealed: STANDARD.encode([&nonce[..], &text].concat()),
+        sealed: STANDARD.encode(sealed),
     })
 }
 

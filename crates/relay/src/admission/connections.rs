@@ -91,7 +91,7 @@ impl Connections {
         let pending = PendingLimits {
             count_max: limits.pending_connections_max as usize,
             per_address_max: limits.pending_connections_max as usize,
-            bytes_max: limits.pending_memory_max.bytes(),
+            bytes_max: limits.pending_memory_max.bytes_usize(),
         };
         let (count_max, per_address) = (limits.connections_max, limits.connections_per_address);
         Self {

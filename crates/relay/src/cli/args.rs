@@ -1,6 +1,6 @@
 //! The arguments of the command line.
 
-use crate::config::Span;
+use crate::config::ConfigDuration;
 use crate::storage::{Existing, Role};
 use clap::{Args as ClapArgs, Parser, Subcommand};
 use std::path::PathBuf;
@@ -226,7 +226,7 @@ Examples:
         name: String,
         /// Expire after this time, such as 12h or 7d; 1s to 3650d.
         #[arg(long, value_name = "TIME", required_unless_present_any = ["never", "default"])]
-        after: Option<Span>,
+        after: Option<ConfigDuration>,
         /// Never expire.
         #[arg(long, conflicts_with_all = ["after", "default"])]
         never: bool,
@@ -286,7 +286,7 @@ Examples:
         existing: Option<Existing>,
         /// Expire after this time, such as 90d. Defaults to never.
         #[arg(long, value_name = "TIME")]
-        expires: Option<Span>,
+        expires: Option<ConfigDuration>,
         /// Narrow the key to this bridge. May be repeated.
         #[arg(long, value_name = "NAME")]
         bridge: Vec<String>,
@@ -316,7 +316,7 @@ Example:
         client_id: String,
         /// How long the previous secret stays valid, at most 30d.
         #[arg(long, value_name = "TIME", default_value = "24h")]
-        overlap: Span,
+        overlap: ConfigDuration,
         #[command(flatten)]
         output: JsonObject,
     },

@@ -4,7 +4,7 @@ use super::args::{KeyCommand, ListOptions};
 use super::{CliError, output};
 use crate::api::keys::state;
 use crate::api::timestamp::Timestamp;
-use crate::config::Span;
+use crate::config::ConfigDuration;
 use crate::storage::{ApiKey, Existing, NewKey, Role, Scope, Secret, Storage, TenantId, now};
 use runtime::time::to_minute;
 use serde_json::{Value, json};
@@ -124,7 +124,7 @@ pub(super) fn shown(
     ])
 }
 
-fn seconds(span: Span) -> i64 {
+fn seconds(span: ConfigDuration) -> i64 {
     i64::try_from(span.0.as_secs()).unwrap_or(i64::MAX)
 }
 

@@ -1,41 +1,46 @@
 //! `[deliveries]`: calls that are stored and delivered.
 
-use super::units::Span;
-use serde::Deserialize;
+use runtime::config::{ConfigDuration, Mistake, at_least_one};
+use serde::{Deserialize, Serialize};
 use std::time::Duration;
 
 /// `[deliveries]`.
-#[derive(Debug, Clone, Deserialize)]
+#[derive(Debug, Clone, Deserialize, Serialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Deliveries {
-    /// Waits between attempts, after the first. Default: those of Standard Webhooks, nine of them
-    /// up to 24 h.
-    pub schedule: Vec<Span>,
-    /// Calls of one tenant that are not finished. Default 100000.
+    /// Waits before the second and each later attempt, at most 50 of at most 7 days. Defaults to the nine waits
+    /// of Standard Webhooks, up to 24 hours.
+    pub schedule: Vec<ConfigDuration>,
+    /// Unfinished calls of one tenant. Defaults to 100000.
+    #[serde(deserialize_with = "at_least_one")]
     pub queued_per_tenant: u32,
-    /// Calls that a tenant may hand over in a second, over ten seconds. Default 5000.
+    /// Calls a second that a tenant may submit, as an average over ten seconds. Defaults to 5000.
+    #[serde(deserialize_with = "at_least_one")]
     pub accepted_per_second: u32,
-    /// Attempts at once, of all tenants. A tenant may have as many as it leaves for the others. Default 512.
+    /// Concurrent attempts of all tenants. A tenant may use as many as it leaves for others. Defaults to 512.
+    #[serde(deserialize_with = "at_least_one")]
     pub concurrent_max: u32,
-    /// Attempts at once through one bridge's installation, or direct for one tenant. Default 32.
+    /// Concurrent attempts through one bridge installation, or direct ones of one tenant. Defaults to 32.
+    #[serde(deserialize_with = "at_least_one")]
     pub concurrent_per_bridge: u32,
-    /// Attempts that are begun in a second through one bridge's installation: how fast a bridge
-    /// that comes back is fed. Default 200.
+    /// Attempts that start in a second through one bridge installation, for example after it reconnects.
+    /// Defaults to 200.
+    #[serde(deserialize_with = "at_least_one")]
     pub per_second_per_bridge: u32,
-    /// How long finished calls are kept. Default 30 d.
-    pub keep: Span,
-    /// After so long without a sign of it, nobody waits for the word of a bridge's installation any
-    /// more. Default 24 h.
-    pub instance_lost_after: Span,
-    /// How long a call may wait before it expires, where neither the call nor its tenant says; `0s`:
-    /// for ever. Default 30 d.
-    pub expires_in: Span,
+    /// How long finished calls are kept. Defaults to `"30d"`.
+    pub keep: ConfigDuration,
+    /// Time without contact after which the outcome of a bridge installation's attempts counts as unknown.
+    /// Defaults to `"24h"`.
+    pub instance_lost_after: ConfigDuration,
+    /// Time after which a waiting call expires, where neither the call nor its tenant sets one; at most 3650
+    /// days, `"0s"` for never. Defaults to `"30d"`.
+    pub expires_in: ConfigDuration,
 }
 
 /// Longest time after which a call may expire, in seconds: ten years.
 pub const EXPIRES_IN_MAX_S: u32 = 3650 * 24 * 3600;
 
-/// Most steps of a schedule.
+/// Most waits of a schedule.
 const SCHEDULE_MAX: usize = 50;
 
 /// Longest wait between two attempts.
@@ -57,59 +62,49 @@ impl Default for Deliveries {
             24 * HOUR,
         ];
         Self {
-            schedule: schedule.map(Span::secs).to_vec(),
+            schedule: schedule.map(ConfigDuration::secs).to_vec(),
             queued_per_tenant: 100_000,
             accepted_per_second: 5_000,
             concurrent_max: 512,
             concurrent_per_bridge: 32,
             per_second_per_bridge: 200,
-            keep: Span::secs(30 * 24 * HOUR),
-            instance_lost_after: Span::secs(24 * HOUR),
-            expires_in: Span::secs(30 * 24 * HOUR),
+            keep: ConfigDuration::secs(30 * 24 * HOUR),
+            instance_lost_after: ConfigDuration::secs(24 * HOUR),
+            expires_in: ConfigDuration::secs(30 * 24 * HOUR),
         }
     }
 }
 
 impl Deliveries {
-    /// What is wrong with it, if anything: the key and the fact.
-    pub(super) fn mistake(&self) -> Option<String> {
-        let counts = [
-            ("queued_per_tenant", self.queued_per_tenant),
-            ("accepted_per_second", self.accepted_per_second),
-            ("concurrent_max", self.concurrent_max),
-            ("concurrent_per_bridge", self.concurrent_per_bridge),
-            ("per_second_per_bridge", self.per_second_per_bridge),
-        ];
-        if let Some((key, _)) = counts.iter().find(|(_, value)| *value == 0) {
-            return Some(format!("deliveries.{key} must be at least 1"));
-        }
-        if self.schedule.len() > SCHEDULE_MAX {
-            return Some(format!(
-                "deliveries.schedule has {} waits, the most is {SCHEDULE_MAX}",
-                self.schedule.len()
-            ));
+    /// Checks values against limits that their types do not have.
+    ///
+    /// # Errors
+    /// The first mistake.
+    pub(super) fn validate(&self) -> Result<(), Mistake> {
+        let key = "deliveries.schedule";
+        let waits = self.schedule.len();
+        if waits > SCHEDULE_MAX {
+            let message = format!("has {waits} waits, the limit is {SCHEDULE_MAX}");
+            return Err(Mistake::of_key(key, message));
         }
         if let Some(wait) = self.schedule.iter().find(|wait| wait.0 > WAIT_MAX) {
-            return Some(format!(
-                "deliveries.schedule has a wait of {wait}, the longest is 7d"
-            ));
+            let message = format!("has a wait of {wait}, the limit is 7d");
+            return Err(Mistake::of_key(key, message));
         }
         if self.expires_in.0 > Duration::from_secs(EXPIRES_IN_MAX_S.into()) {
-            return Some(format!(
-                "deliveries.expires_in is {}, the longest is 3650d",
-                self.expires_in
-            ));
+            let message = format!("is {}, the limit is 3650d", self.expires_in);
+            return Err(Mistake::of_key("deliveries.expires_in", message));
         }
-        None
+        Ok(())
     }
 
-    /// How long a call may wait by default, in milliseconds; zero: for ever.
+    /// Returns how long a call may wait by default, in milliseconds; zero for ever.
     pub fn expires_in_ms(&self) -> i64 {
         i64::try_from(self.expires_in.0.as_millis()).unwrap_or(i64::MAX)
     }
 
-    /// The waits.
+    /// Returns the waits.
     pub fn waits(&self) -> Vec<Duration> {
-        self.schedule.iter().map(|span| span.0).collect()
+        self.schedule.iter().map(|wait| wait.0).collect()
     }
 }

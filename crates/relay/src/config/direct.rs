@@ -1,19 +1,21 @@
-//! `[direct]`: calls that the relay makes itself.
+//! `[direct]`: calls that the relay sends to public URLs itself.
 
-use serde::Deserialize;
+use runtime::config::optional_path;
+use serde::{Deserialize, Serialize};
 use std::path::PathBuf;
 
-/// `[direct]`. Which URLs is each tenant's, set by a site administrator; none by default.
-#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+/// `[direct]`. A site administrator sets the URLs of each tenant; there are none by default.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Direct {
-    /// At once, of all tenants; each may have as many as it leaves for others. Default 256.
+    /// Concurrent calls of all tenants; each may use as many as it leaves for others. Defaults to 256.
     pub concurrent_max: u32,
-    /// At once, of one tenant. Default 32.
+    /// Concurrent calls of one tenant. Defaults to 32.
     pub concurrent_per_tenant: u32,
-    /// Names that are looked up at a time, of all tenants. Default 128.
+    /// Concurrent name lookups of all tenants. Defaults to 128.
     pub lookups_max: u32,
-    /// PEM certificates trusted for HTTPS targets, beside the system's.
+    /// PEM certificates that are trusted for HTTPS targets, in addition to the system's. Defaults to none.
+    #[serde(with = "optional_path")]
     pub ca_file: Option<PathBuf>,
 }
 

@@ -1,13 +1,13 @@
-//! `[hops]`: the header fields that name the relay.
+//! `[hop_headers]`: the header fields that name the relay.
 
-/// `[hops]` of `relay.toml`.
+/// `[hop_headers]` of `relay.toml`.
 ///
 /// ```toml
-/// [hops]
+/// [hop_headers]
 /// via = true
 /// forwarded = true
 /// ```
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, serde::Deserialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, serde::Deserialize, serde::Serialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Hops {
     /// Whether requests and responses that pass through get a `Via`. Defaults to false.

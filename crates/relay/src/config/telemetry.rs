@@ -1,18 +1,21 @@
-//! `[telemetry]`: where traces go.
+//! `[telemetry]`: where traces are sent.
 
-use serde::Deserialize;
+use runtime::config::{Mistake, optional_path};
+use serde::{Deserialize, Serialize};
 use std::path::PathBuf;
 
 /// `[telemetry]`. Nothing is sent without an endpoint.
-#[derive(Debug, Clone, PartialEq, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Deserialize, Serialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Telemetry {
-    /// An OpenTelemetry collector's URL for traces over HTTP, like `http://127.0.0.1:4318/v1/traces`.
+    /// The URL of an OpenTelemetry collector for traces over HTTP, like `http://127.0.0.1:4318/v1/traces`.
+    /// Defaults to none.
     pub otlp_endpoint: Option<String>,
-    /// Of the requests that bring no `traceparent`, how many make a trace: 0 to 1. Default 1. One that
-    /// brings it decides by its sampled flag.
+    /// Which part of the requests without a `traceparent` is traced, 0.0 to 1.0. A request with one is traced
+    /// if its sampled flag is set. Defaults to 1.0.
     pub ratio: f64,
-    /// PEM certificates trusted for the collector, beside the system's.
+    /// PEM certificates that are trusted for the collector, in addition to the system's. Defaults to none.
+    #[serde(with = "optional_path")]
     pub ca_file: Option<PathBuf>,
 }
 
@@ -27,22 +30,25 @@ impl Default for Telemetry {
 }
 
 impl Telemetry {
-    /// What cannot be.
-    pub(super) fn mistake(&self) -> Option<String> {
+    /// Checks values against limits that their types do not have.
+    ///
+    /// # Errors
+    /// The first mistake.
+    pub(super) fn validate(&self) -> Result<(), Mistake> {
         if !(0.0..=1.0).contains(&self.ratio) {
-            return Some(format!(
-                "telemetry.ratio is {}: write a number from 0.0 to 1.0",
-                self.ratio
-            ));
+            let message = format!("is {}: write a number from 0.0 to 1.0", self.ratio);
+            return Err(Mistake::of_key("telemetry.ratio", message));
         }
-        let endpoint = self.otlp_endpoint.as_deref()?;
-        let is_url = endpoint
-            .parse::<http::Uri>()
-            .is_ok_and(|uri| matches!(uri.scheme_str(), Some("http" | "https")));
-        (!is_url).then(|| {
-            "telemetry.otlp_endpoint is no URL: write one like \
-             \"http://127.0.0.1:4318/v1/traces\""
-                .to_owned()
-        })
+        let is_url = self.otlp_endpoint.as_deref().is_none_or(|endpoint| {
+            let uri = endpoint.parse::<http::Uri>();
+            uri.is_ok_and(|uri| matches!(uri.scheme_str(), Some("http" | "https")))
+        });
+        match is_url {
+            true => Ok(()),
+            false => Err(Mistake::of_key(
+                "telemetry.otlp_endpoint",
+                "is not a URL: write one like \"http://127.0.0.1:4318/v1/traces\"",
+            )),
+        }
     }
 }

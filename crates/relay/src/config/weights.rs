@@ -1,10 +1,10 @@
-//! `[weights]`: shares, where there is not enough for all.
+//! `[weights]`: the shares of tenants and keys where capacity is contended.
 
 use serde::de::{Deserialize, Deserializer, Error};
 use std::collections::HashMap;
 
-/// How many shares somebody has, 1 to 255.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+/// A number of shares, 1 to 255.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize)]
 pub struct Weight(pub u8);
 
 impl<'de> Deserialize<'de> for Weight {
@@ -17,17 +17,20 @@ impl<'de> Deserialize<'de> for Weight {
     }
 }
 
-/// Who has more than one share. Who is not named has one.
-#[derive(Debug, Clone, Default, PartialEq, Eq, serde::Deserialize)]
+/// Tenants and keys that have more than one share. Others have one.
+#[derive(Debug, Clone, Default, PartialEq, Eq, serde::Deserialize, serde::Serialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Weights {
-    /// By a tenant's name: of this node's places, and of its memory for windows.
+    /// Weights by tenant name: shares of this node's exchange permits and of its window memory. Defaults to
+    /// none.
     pub tenants: HashMap<String, Weight>,
-    /// By a key's client id: of its tenant's places, and of the bytes in its tunnels.
+    /// Weights by client id of a key: shares of its tenant's exchange permits and of the bytes in its tunnels.
+    /// Defaults to none.
     pub keys: HashMap<String, Weight>,
 }
 
 fn of(all: &HashMap<String, Weight>, name: &str) -> u8 {
+    // Each exchange asks; most relays have no weights, and need no hash then.
     if all.is_empty() {
         return 1;
     }
@@ -35,12 +38,12 @@ fn of(all: &HashMap<String, Weight>, name: &str) -> u8 {
 }
 
 impl Weights {
-    /// That of a tenant, by its name.
+    /// Returns the weight of a tenant, by its name.
     pub fn of_tenant(&self, name: &str) -> u8 {
         of(&self.tenants, name)
     }
 
-    /// That of a key, by its client id.
+    /// Returns the weight of a key, by its client id.
     pub fn of_key(&self, client_id: &str) -> u8 {
         of(&self.keys, client_id)
     }

@@ -1,5 +1,6 @@
 //! Rate limits: how many calls a tenant may submit, and how many attempts go to one installation.
 
+use runtime::limit::{Refill, TokenBucket};
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
@@ -13,21 +14,18 @@ const TENANTS_MAX: usize = 10_000;
 /// Limits the calls that each tenant submits: a token bucket for each, with a burst of ten seconds.
 #[derive(Debug)]
 pub struct SubmissionLimiter {
-    per_second: f64,
-    buckets: Mutex<HashMap<Arc<str>, Bucket>>,
-}
-
-#[derive(Debug, Clone, Copy)]
-struct Bucket {
-    tokens: f64,
-    at: Instant,
+    refill: Refill,
+    buckets: Mutex<HashMap<Arc<str>, TokenBucket>>,
 }
 
 impl SubmissionLimiter {
     /// Returns a limiter with this sustained rate.
     pub fn new(per_second: u32) -> Self {
         Self {
-            per_second: f64::from(per_second),
+            refill: Refill {
+                per_second: f64::from(per_second),
+                burst: f64::from(per_second) * BURST_SECONDS,
+            },
             buckets: Mutex::default(),
         }
     }
@@ -37,27 +35,15 @@ impl SubmissionLimiter {
     /// # Errors
     /// The time until the next token.
     pub fn take(&self, tenant: &Arc<str>, now: Instant) -> Result<(), Duration> {
-        let capacity = self.per_second * BURST_SECONDS;
-        let refill = |bucket: &Bucket| {
-            let passed = now.saturating_duration_since(bucket.at).as_secs_f64();
-            (bucket.tokens + passed * self.per_second).min(capacity)
-        };
+        let refill = self.refill;
         let mut buckets = self.buckets.lock().unwrap_or_else(PoisonError::into_inner);
         if buckets.len() >= TENANTS_MAX && !buckets.contains_key(tenant) {
             // A full bucket is the same as none, so forgetting it gives no tenant more calls.
-            buckets.retain(|_, bucket| refill(bucket) < capacity);
+            buckets.retain(|_, bucket| !bucket.is_full(refill, now));
         }
-        let bucket = buckets.entry(tenant.clone()).or_insert(Bucket {
-            tokens: capacity,
-            at: now,
-        });
-        (bucket.tokens, bucket.at) = (refill(bucket), now);
-        if bucket.tokens < 1.0 {
-            let wait = (1.0 - bucket.tokens) / self.per_second;
-            return Err(Duration::from_secs_f64(wait));
-        }
-        bucket.tokens -= 1.0;
-        Ok(())
+        let bucket = buckets.entry(tenant.clone());
+        let bucket = bucket.or_insert_with(|| TokenBucket::full(refill, now));
+        bucket.take(refill, now)
     }
 }
 

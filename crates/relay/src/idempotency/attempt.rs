@@ -168,7 +168,7 @@ impl Attempt {
 
     async fn open(&self, row: &KeyedRow, sealed: Vec<u8>) -> Result<StoredResponse, Problem> {
         let key = self.cache.vault.of_tenant(&row.tenant).await;
-        let opened = key.and_then(|key| key.open(&sealing_context(row), sealed));
+        let opened = key.and_then(|key| Ok(key.open(&sealing_context(row), sealed)?));
         match opened {
             Ok(text) => StoredResponse::decode(&text).ok_or_else(|| unknown().into()),
             Err(error) => {
@@ -196,7 +196,7 @@ impl Attempt {
             Some(text) if text.len() > OUTCOME_MAX_BYTES => return Ok(()),
             Some(text) => {
                 let key = cache.vault.of_tenant(&row.tenant).await;
-                let sealed = key.and_then(|key| key.seal(&sealing_context(row), &text));
+                let sealed = key.and_then(|key| Ok(key.seal(&sealing_context(row), &text)?));
                 Some(sealed.map_err(|error| {
                     tracing::error!(%error, "cannot seal the response to a request with an idempotency key");
                 })?)

@@ -14,7 +14,7 @@ use super::recording::RecordingGuard;
 use crate::access::Principal;
 use crate::body::{self, Body};
 use crate::capacity::{BodyLimits, ExchangePermit, collect_body};
-use crate::config::{Hops, Span};
+use crate::config::{ConfigDuration, Hops};
 use crate::connection::{Connection, ListenerKind};
 use crate::data_plane::DataPlane;
 use crate::exchange::{self, ExchangeRequest, Outbound, UploadError};
@@ -231,7 +231,7 @@ fn exchange_request<'a>(
     principal: &'a Principal,
     (method, headers): (&Method, Headers),
     (body, expect_continue): (BodyLength, bool),
-    idle: Span,
+    idle: ConfigDuration,
     kind: IngressKind<'a>,
 ) -> ExchangeRequest<'a> {
     ExchangeRequest {

@@ -197,7 +197,7 @@ async fn tunnel_without_tls_needs_a_balancer() {
 
     let full = world(|config| {
         config.listen.behind_balancer = true;
-        config.limits.unproven_tunnels_max = 1;
+        config.limits.unauthenticated_tunnels_max = 1;
     })
     .await;
     let address = full.relay.internal_addr().unwrap();
@@ -230,7 +230,10 @@ async fn health_and_metrics_work_until_the_end() {
             .ends_with("ready\n")
     );
     let metrics = ask(admin, "GET /metrics", "", "").await;
-    assert!(metrics.contains("relay_sessions 0\n"), "{metrics}");
+    assert!(
+        metrics.contains("integration_relay_sessions 0\n"),
+        "{metrics}"
+    );
     assert_problem(
         &ask(admin, "GET /v1/bridges", "", "").await,
         404,

@@ -1,4 +1,4 @@
-//! What spans are made, of which requests.
+//! Which requests get spans.
 
 use super::*;
 
@@ -21,7 +21,7 @@ fn with_parent(flags: &str) -> HeaderMap {
 }
 
 #[test]
-fn a_span_joins_the_trace_that_the_caller_names_if_that_is_sampled() {
+fn span_joins_a_sampled_trace_of_the_caller() {
     let (spans, mut waiting) = spans(0.0);
     let begin = |headers: &HeaderMap| spans.begin("call", SpanKind::Server, headers);
     assert!(begin(&with_parent("00")).is_none());
@@ -38,7 +38,7 @@ fn a_span_joins_the_trace_that_the_caller_names_if_that_is_sampled() {
 }
 
 #[test]
-fn without_a_trace_the_ratio_decides() {
+fn ratio_decides_without_a_trace() {
     let none = HeaderMap::new();
     let (never, _) = spans(0.0);
     assert!(never.begin("call", SpanKind::Server, &none).is_none());
@@ -50,7 +50,7 @@ fn without_a_trace_the_ratio_decides() {
 }
 
 #[test]
-fn a_collector_that_is_away_costs_spans_and_nothing_else() {
+fn unreachable_collector_loses_spans_only() {
     let (spans, waiting) = spans(1.0);
     for _ in 0..5 {
         drop(spans.begin("call", SpanKind::Server, &HeaderMap::new()));

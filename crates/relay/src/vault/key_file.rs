@@ -1,30 +1,30 @@
-//! The key file: 32 random bytes in base64, for its owner alone. Made at the first start.
+//! The key file: 32 random bytes in base64, readable by its owner only. The first start makes it.
 
-use super::{KEY_BYTES, SealingKey};
 use crate::storage::{NoRandom, random};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use runtime::files::{Dir, Owner};
+use runtime::sealed::{KEY_BYTES, SealingKey};
 use std::fs::File;
 use std::io::{self, Read as _, Write as _};
 use std::path::{Path, PathBuf};
 
-/// More than any key file has.
+/// More bytes than any key file has.
 const FILE_MAX_BYTES: u64 = 1024;
 
 /// Why there is no key.
 #[derive(Debug, thiserror::Error)]
 pub enum KeyFileError {
     /// It cannot be read or made.
-    #[error("the key file {0} cannot be used: {1}")]
+    #[error("cannot use the key file {0}: {1}")]
     Io(PathBuf, #[source] io::Error),
     /// It holds something else.
-    #[error("{0} is no key file: it must hold 32 bytes in base64, as the relay makes them")]
+    #[error("{0} is not a key file: it must hold 32 bytes in base64, as the relay makes them")]
     Malformed(PathBuf),
-    /// Others may read it.
-    #[error("the key file {0} can be read by others: chmod 600 {0}")]
+    /// All users may read it.
+    #[error("all users can read the key file {0}: run chmod 600 {0}")]
     Open(PathBuf),
-    /// No randomness.
+    /// The system gave no random bytes.
     #[error(transparent)]
     Random(#[from] NoRandom),
 }
@@ -37,7 +37,7 @@ pub struct MasterKey {
 }
 
 impl MasterKey {
-    /// Reads the file, or makes it.
+    /// Reads the file; makes it if it is missing.
     ///
     /// # Errors
     /// [`KeyFileError`].
@@ -47,11 +47,12 @@ impl MasterKey {
             Ok(file) => file,
             Err(error) if error.kind() == io::ErrorKind::NotFound => match create(path)? {
                 Some(key) => return Ok(key),
-                // Another process was faster.
+                // Another process made it in the meantime.
                 None => File::open(path).map_err(failed)?,
             },
             Err(error) => return Err(failed(error)),
         };
+        // By the open file: the path could name another one by now.
         check_mode(&file, path)?;
         let mut text = String::new();
         file.take(FILE_MAX_BYTES)
@@ -67,7 +68,8 @@ impl MasterKey {
     }
 }
 
-/// `None` when it is there already. It is whole before it has its name.
+/// Makes the file; `None` when it exists already. It is complete before it gets its name, so that a crash leaves
+/// no key file that is cut short.
 fn create(path: &Path) -> Result<Option<MasterKey>, KeyFileError> {
     let failed = |error| KeyFileError::Io(path.to_owned(), error);
     if let Some(dir) = path.parent().filter(|dir| !dir.as_os_str().is_empty()) {
@@ -79,12 +81,13 @@ fn create(path: &Path) -> Result<Option<MasterKey>, KeyFileError> {
     let dir = Dir::open(dir.unwrap_or(Path::new("."))).map_err(failed)?;
     let name = made.file_name().and_then(|name| name.to_str());
     let name = name.ok_or_else(|| failed(io::Error::other("its name is not UTF-8")))?;
-    // A crash may have left one, and another user a link to a file of its own.
+    // A crash may have left one, and another user may have made a link to a file of its own.
     let _ = dir.remove(name);
     let mut file = dir.create(name, 0o600, Owner::Process).map_err(failed)?;
     file.write_all(format!("{}\n", STANDARD.encode(bytes)).as_bytes())
         .map_err(failed)?;
     file.sync_all().map_err(failed)?;
+    // Unlike a rename, a link never replaces a file: of two processes one gets `AlreadyExists`.
     let linked = std::fs::hard_link(&made, path);
     let _ = std::fs::remove_file(&made);
     match linked {
@@ -98,7 +101,7 @@ fn create(path: &Path) -> Result<Option<MasterKey>, KeyFileError> {
             .and_then(|dir| dir.sync_all())
             .map_err(failed)?;
     }
-    tracing::info!(file = %path.display(), "a key file was made: keep a copy of it apart from backups");
+    tracing::info!(file = %path.display(), "key file created; keep a copy of it, separate from backups");
     Ok(Some(MasterKey {
         key: SealingKey::new(&bytes),
         file: path.to_owned(),
@@ -110,7 +113,7 @@ fn check_mode(file: &File, path: &Path) -> Result<(), KeyFileError> {
     use std::os::unix::fs::PermissionsExt as _;
     let meta = file.metadata();
     let meta = meta.map_err(|error| KeyFileError::Io(path.to_owned(), error))?;
-    // A group may be the service manager's way to hand it over; the world never is.
+    // A service manager may pass it by a group; no setup needs it readable by all.
     match meta.permissions().mode() & 0o007 {
         0 => Ok(()),
         _ => Err(KeyFileError::Open(path.to_owned())),
@@ -128,7 +131,7 @@ mod tests {
     use crate::testing::TempDir;
 
     #[test]
-    fn a_key_file_is_made_once_and_for_its_owner_alone() {
+    fn key_file_is_made_once_with_owner_only_mode() {
         let dir = TempDir::new("key-file");
         let path = dir.path().join("data/secret.key");
         let first = MasterKey::load_or_create(&path).unwrap();

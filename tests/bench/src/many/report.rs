@@ -75,7 +75,10 @@ impl Memory {
 
 /// The relay's own counters of tunnels and handshakes.
 pub(crate) fn of_interest(metrics: &str) -> Vec<String> {
-    let counters = ["relay_tls_handshake", "relay_tunnels_refused"];
+    let counters = [
+        "integration_relay_tls_handshake",
+        "integration_relay_tunnels_refused",
+    ];
     let lines = metrics.lines();
     lines
         .filter(|line| counters.iter().any(|name| line.starts_with(name)))

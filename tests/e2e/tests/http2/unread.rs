@@ -59,8 +59,8 @@ async fn metric(ground: &Ground, name: &str) -> u64 {
 async fn nothing_is_held(ground: &Ground) {
     let deadline = Instant::now() + ENDED_WITHIN;
     loop {
-        let memory = metric(ground, "relay_body_memory_bytes ").await;
-        let exchanges = metric(ground, "relay_exchanges_running ").await;
+        let memory = metric(ground, "integration_relay_body_memory_bytes ").await;
+        let exchanges = metric(ground, "integration_relay_exchanges_running ").await;
         if (memory, exchanges) == (0, 0) {
             return;
         }

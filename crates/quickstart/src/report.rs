@@ -1,55 +1,57 @@
-//! What is told, in words or as JSON.
+//! What the quickstart prints, as text or as JSON.
 
 use crate::caller::Outcome;
 use crate::setup::Demo;
 use serde_json::{Value, json};
 
-/// Who is where.
-pub(crate) fn set_up(demo: &Demo) {
-    say!();
-    say!(
-        "  relay    {}   (the cloud's side; callers and bridges come here)",
+/// Prints the parts and their addresses.
+pub(crate) fn setup(demo: &Demo) {
+    print_line!();
+    print_line!(
+        "  relay    {}   (in the cloud; callers and bridges connect to it)",
         demo.relay_url()
     );
-    say!(
-        "  bridge   {}   (inside the network; it dialled the relay and nothing dials it)",
+    print_line!(
+        "  bridge   {}   (inside the network; it dials the relay, and accepts no connections)",
         demo.bridge_name()
     );
-    say!(
+    print_line!(
         "  target   {}   (a sample of an internal tool)",
         demo.target_url()
     );
-    say!();
-    say!("The bridge was paired with a fresh API key and is connected over one TLS WebSocket.");
-    say!("Its policy allows:");
+    print_line!();
+    print_line!(
+        "The bridge was paired with a fresh API key and is connected over one TLS WebSocket."
+    );
+    print_line!("Its policy allows:");
     for line in demo.allowed() {
-        say!("  {line}");
+        print_line!("  {line}");
     }
 }
 
-/// What became of the call.
+/// Prints the outcome of the call.
 pub(crate) fn outcome(demo: &Demo, outcome: &Outcome) {
-    say!();
-    say!(
-        "Call URL: the relay was asked to POST {{\"event\":\"defect closed\"}} to {}",
+    print_line!();
+    print_line!(
+        "Call URL: the caller asked the relay to POST {{\"event\":\"defect closed\"}} to {}",
         demo.hook_url()
     );
-    say!("  caller -> relay -> TLS WebSocket -> bridge -> policy -> target, and back");
+    print_line!("  caller -> relay -> TLS WebSocket -> bridge -> policy -> target, and back");
     let document = &outcome.document;
     if outcome.executed() {
-        say!(
-            "  executed: the target answered {} with",
+        print_line!(
+            "  executed: the target responded with {} and",
             document["response"]["status"]
         );
         let body = document["response"]["body"].as_str().unwrap_or("(bytes)");
-        say!("    {}", body.trim_end());
-        say!(
+        print_line!("    {}", body.trim_end());
+        print_line!(
             "  {:.1} ms for the caller, {} ms of it between relay and target",
             outcome.took.as_secs_f64() * 1e3,
             document["timing"]["total_ms"]
         );
     } else {
-        say!(
+        print_line!(
             "  not executed: {} ({}): {}",
             document["code"].as_str().unwrap_or("?"),
             document["execution"].as_str().unwrap_or("?"),
@@ -58,43 +60,43 @@ pub(crate) fn outcome(demo: &Demo, outcome: &Outcome) {
     }
 }
 
-/// Lines to try.
-pub(crate) fn what_next(demo: &Demo) {
+/// Prints commands to try.
+pub(crate) fn next_steps(demo: &Demo) {
     let curl = format!(
         "curl --cacert '{}' -u '{}:{}'",
         demo.ca_file().display(),
         demo.caller().client_id,
         demo.caller().client_secret
     );
-    say!();
-    say!("Try it yourself, from another terminal. A call:");
-    say!();
-    say!(
+    print_line!();
+    print_line!("Try it yourself, from another terminal. A call:");
+    print_line!();
+    print_line!(
         "  {curl} {}/v1/calls -H 'Content-Type: application/json' -d '{{\"url\": \"{}\", \"body\": \"hello\"}}'",
         demo.relay_url(),
         demo.hook_url()
     );
-    say!();
-    say!("The same target as a named endpoint, like a reverse proxy:");
-    say!();
+    print_line!();
+    print_line!("The same target as a named endpoint, like a reverse proxy:");
+    print_line!();
     for name in demo.endpoints() {
-        say!("  {curl} {}/v1/endpoints/{name}/", demo.relay_url());
+        print_line!("  {curl} {}/v1/endpoints/{name}/", demo.relay_url());
     }
-    say!();
-    say!("Something that the policy refuses:");
-    say!();
-    say!(
+    print_line!();
+    print_line!("A request that the policy rejects:");
+    print_line!();
+    print_line!(
         "  {curl} {}/v1/calls -H 'Content-Type: application/json' -d '{{\"url\": \"http://169.254.169.254/\", \"bridge\": \"{}\"}}'",
         demo.relay_url(),
         demo.bridge_name()
     );
-    say!();
-    say!(
+    print_line!();
+    print_line!(
         "Your own servers: --endpoint NAME=URL and --allow HOST, see --help. Ctrl-C ends everything."
     );
 }
 
-/// The whole of it, for a program.
+/// Returns everything, for a program.
 pub(crate) fn json(demo: &Demo, outcome: &Outcome) -> Value {
     let key = demo.caller();
     let took_ms = outcome.took.as_secs_f64() * 1e3;

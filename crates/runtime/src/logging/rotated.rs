@@ -1,18 +1,18 @@
 //! A log file that is rotated by size.
 //!
-//! Whatever happens to the file is passing: one that is gone, was replaced, or had an error is opened again,
-//! and what it does not take goes to standard error meanwhile.
+//! No fault of the file is permanent: a file that was removed, was replaced or had an error is opened again.
+//! Lines that it does not take go to standard error in the meantime.
 
-use runtime::log::{Sink, StandardError};
+use crate::log::{Sink, StandardError};
 use std::fs::{self, File, Metadata};
 use std::io::{self, Write as _};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-/// How often it is checked that the file is still the one at its path, and a failed one is opened again.
+/// How often it is checked that the open file is the one at its path, and a failed one is opened again.
 const CHECK_EVERY: Duration = Duration::from_secs(1);
 
-/// The file, and `FILE.1` and so on, which are older.
+/// The file, and `FILE.1`, `FILE.2` and so on, from the newest to the oldest.
 #[derive(Debug)]
 pub(super) struct Rotated {
     path: PathBuf,
@@ -32,7 +32,7 @@ fn open(path: &Path) -> io::Result<Open> {
     if let Some(dir) = path.parent() {
         fs::create_dir_all(dir)?;
     }
-    let file = runtime::files::open_append(path, 0o640)?;
+    let file = crate::files::open_append(path, 0o640)?;
     let bytes = file.metadata()?.len();
     Ok(Open { file, bytes })
 }
@@ -49,7 +49,7 @@ fn is_same(_: &Metadata, _: &Metadata) -> bool {
 }
 
 impl Rotated {
-    /// Opens the file. Where that fails now, it is tried again with the lines that come.
+    /// Opens the file. A failure is retried with later lines.
     pub(super) fn open(path: &Path, max_bytes: u64, files: u32) -> (Self, io::Result<()>) {
         let (open, result) = match open(path) {
             Ok(open) => (Some(open), Ok(())),
@@ -71,16 +71,17 @@ impl Rotated {
         PathBuf::from(name)
     }
 
-    /// Checks now and then that the open file is the one at the path: an administrator, or another program
-    /// that rotates logs, may have moved or shortened it.
+    /// Checks from time to time that the open file is the one at the path.
     fn check(&mut self) -> io::Result<()> {
         let now = Instant::now();
         if now < self.check_at {
             return Ok(());
         }
         self.check_at = now + CHECK_EVERY;
+        // An administrator, or another program that rotates logs, may have moved or truncated it.
         if let Some(own) = &mut self.open {
             let (at_path, found) = (fs::metadata(&self.path), own.file.metadata()?);
+            // Another process may append to the same file, or truncate it.
             own.bytes = found.len();
             if at_path.is_ok_and(|at_path| is_same(&at_path, &found)) {
                 return Ok(());
@@ -92,10 +93,11 @@ impl Rotated {
     }
 
     fn rotate(&mut self) -> io::Result<()> {
-        // A terminal or a pipe is not moved.
+        // `log.file` may be a terminal or a pipe, which must not be moved.
         if !fs::symlink_metadata(&self.path)?.is_file() {
             return Ok(());
         }
+        // From the oldest to the newest: a crash in between leaves a gap and loses no file but the oldest.
         let _ = fs::remove_file(self.numbered(self.files));
         for number in (1..self.files).rev() {
             let _ = fs::rename(self.numbered(number), self.numbered(number + 1));
@@ -109,12 +111,12 @@ impl Rotated {
         self.check()?;
         let bytes = self.open.as_ref().map_or(0, |open| open.bytes);
         if bytes > 0 && bytes + line.len() as u64 > self.max_bytes {
-            // Where it cannot be rotated it grows: a log is worth more than its limit.
+            // A file that cannot be rotated grows: a lost log is worse than a large one.
             let _ = self.rotate();
         }
         let open = self.open.as_mut().ok_or(io::ErrorKind::NotFound)?;
         if let Err(error) = open.file.write_all(line) {
-            // Half a line would end up in front of the next one.
+            // A full disk may have taken half a line, which would precede the next one.
             let _ = open.file.set_len(open.bytes);
             self.open = None;
             return Err(error);
@@ -126,6 +128,7 @@ impl Rotated {
 
 impl Sink for Rotated {
     fn write_line(&mut self, line: &[u8]) -> io::Result<()> {
+        // The queue counts a line as lost only if neither takes it.
         let written = self.append(line);
         written.or_else(|_| StandardError.write_line(line))
     }
@@ -147,7 +150,7 @@ mod tests {
     }
 
     #[test]
-    fn the_file_is_rotated_and_the_oldest_goes() {
+    fn rotation_removes_the_oldest_file() {
         let dir = TempDir::new("log");
         let path = dir.path().join("bridge.log");
         let mut log = opened(&path, 100, 2);
@@ -162,7 +165,7 @@ mod tests {
     }
 
     #[test]
-    fn file_that_is_moved_or_removed_is_opened_again() {
+    fn moved_or_removed_file_is_opened_again() {
         let dir = TempDir::new("log-gone");
         let path = dir.path().join("logs").join("bridge.log");
         let mut log = opened(&path, 1000, 2);
@@ -179,7 +182,7 @@ mod tests {
 
     #[cfg(target_os = "linux")]
     #[test]
-    fn log_on_a_full_disk_works_again_when_there_is_room() {
+    fn full_disk_is_recovered_from() {
         let Some(disk) = crate::testing::SmallDisk::new("log-disk", 256) else {
             return;
         };
@@ -189,7 +192,7 @@ mod tests {
         disk.fill();
         let long = [b'x'; 8192];
         log.append(&long).unwrap_err();
-        // The line is not lost, for standard error takes it, and fails nothing.
+        // Standard error takes the line: nothing fails.
         log.write_line(b"(a line on standard error)\n").unwrap();
         disk.free();
         log.check_at = Instant::now();
@@ -198,7 +201,7 @@ mod tests {
     }
 
     #[test]
-    fn file_that_cannot_be_opened_is_tried_again() {
+    fn failed_open_is_retried() {
         let dir = TempDir::new("log-later");
         let path = dir.path().join("bridge.log");
         fs::create_dir(&path).unwrap();

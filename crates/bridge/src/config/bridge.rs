@@ -1,0 +1,48 @@
+//! `[bridge]`: the identity of this bridge, and what it keeps on this machine.
+
+use runtime::config::FilePath;
+use serde::de::{self, Deserializer};
+use serde::{Deserialize, Serialize};
+
+/// `[bridge]`.
+#[derive(Debug, Clone, Deserialize, Serialize)]
+#[serde(deny_unknown_fields)]
+pub struct BridgeSection {
+    /// The bridge's name in its tenant, 1 to 64 visible characters. Has no default.
+    #[serde(deserialize_with = "bridge_name")]
+    pub name: String,
+    /// The directory of identity and state; created with mode 0700. Has no default.
+    pub data_dir: FilePath,
+    /// The key under which credentials are sealed: 32 bytes or more, mode 0600. Defaults to the key that the
+    /// service manager passes, or else to one that is created in the data directory.
+    #[serde(skip_serializing)]
+    pub key_file: Option<FilePath>,
+    /// While true, the bridge accepts nothing: it rejects requests, and deliveries wait. Defaults to false.
+    #[serde(default, skip_serializing)]
+    pub paused: bool,
+    /// Whether the bridge sends the host patterns of its allow list to the relay, which then chooses among
+    /// bridges by them. Without them the relay asks each bridge. Defaults to true.
+    #[serde(default = "yes", skip_serializing)]
+    pub advertise_hosts: bool,
+}
+
+fn yes() -> bool {
+    true
+}
+
+fn bridge_name<'de, D: Deserializer<'de>>(deserializer: D) -> Result<String, D::Error> {
+    let name = String::deserialize(deserializer)?;
+    check_name(&name).map_err(de::Error::custom)?;
+    Ok(name)
+}
+
+/// Whether a name can be a bridge's.
+pub(crate) fn check_name(name: &str) -> Result<(), String> {
+    let fits = (1..=64).contains(&name.chars().count())
+        && name.trim() == name
+        && !name.chars().any(char::is_control);
+    if fits {
+        return Ok(());
+    }
+    Err("a bridge's name has 1 to 64 visible characters, and no space at its ends".into())
+}

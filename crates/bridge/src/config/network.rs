@@ -1,0 +1,93 @@
+//! Values that `[relay]` and `[targets]` share: the proxy, and the oldest TLS version.
+
+use runtime::from_text;
+use std::str::FromStr;
+use transport::dial::{Proxy, ProxyError};
+
+/// The oldest TLS version that is accepted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum TlsMin {
+    /// `"1.2"`.
+    #[default]
+    Tls12,
+    /// `"1.3"`.
+    Tls13,
+}
+
+impl TlsMin {
+    /// Returns it as the transport has it.
+    pub(crate) fn oldest(self) -> transport::tls::Oldest {
+        match self {
+            Self::Tls12 => transport::tls::Oldest::Tls12,
+            Self::Tls13 => transport::tls::Oldest::Tls13,
+        }
+    }
+}
+
+impl FromStr for TlsMin {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text {
+            "1.2" => Ok(Self::Tls12),
+            "1.3" => Ok(Self::Tls13),
+            _ => Err("not a supported TLS version: write \"1.2\" or \"1.3\"".into()),
+        }
+    }
+}
+
+/// The proxy on a route.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub enum ProxySetting {
+    /// `"env"`: as the variables `HTTPS_PROXY`, `ALL_PROXY` and `NO_PROXY` configure it.
+    #[default]
+    Env,
+    /// `"none"`: no proxy.
+    Direct,
+    /// This proxy.
+    Via(Proxy),
+}
+
+impl FromStr for ProxySetting {
+    type Err = String;
+
+    fn from_str(setting: &str) -> Result<Self, String> {
+        match setting {
+            "env" => Ok(Self::Env),
+            "none" => Ok(Self::Direct),
+            // The message must not repeat the value: it has a password.
+            url if url.contains('@') => {
+                Err("no passwords in this file: name a credential in proxy_credential, or write \
+                 proxy = \"env\" and give http://user:password@host:port in the environment variable \
+                 HTTPS_PROXY"
+                    .into())
+            }
+            url => Proxy::from_url("relay.proxy", url)
+                .map(Self::Via)
+                .map_err(|_| {
+                    "not a proxy: write \"env\", \"none\", or a URL like \
+                 \"http://proxy.example.com:3128\""
+                        .into()
+                }),
+        }
+    }
+}
+
+impl ProxySetting {
+    /// Returns the proxy to use now.
+    ///
+    /// # Errors
+    /// [`ProxyError`] when an environment variable is set and cannot be understood.
+    pub fn resolve(&self) -> Result<Proxy, ProxyError> {
+        match self {
+            Self::Env => Proxy::from_env(|name| std::env::var(name).ok()),
+            Self::Direct => Ok(Proxy::Direct),
+            Self::Via(proxy) => Ok(proxy.clone()),
+        }
+    }
+}
+
+from_text! {
+    TlsMin, "a TLS version in quotes, \"1.2\" or \"1.3\"";
+    ProxySetting, "\"env\", \"none\" or a URL in quotes";
+}

@@ -1,0 +1,142 @@
+//! `[listen]` and `[tls]`: the addresses, and the certificate of the public one.
+
+use super::{Listen, Tls};
+use runtime::config::{FilePath, Mistake};
+use serde::Deserialize;
+use serde::de::{self, Deserializer};
+use std::net::SocketAddr;
+use std::path::PathBuf;
+
+/// `[listen]` as it is written. The keys are described at [`Listen`].
+#[derive(Debug, Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub(super) struct ListenTable {
+    #[serde(deserialize_with = "address")]
+    public: Option<SocketAddr>,
+    #[serde(deserialize_with = "address")]
+    internal: Option<SocketAddr>,
+    #[serde(deserialize_with = "address")]
+    proxy: Option<SocketAddr>,
+    proxy_tls: bool,
+    #[serde(deserialize_with = "address")]
+    admin: Option<SocketAddr>,
+    /// Whether listeners without TLS may leave loopback. Defaults to false.
+    insecure: bool,
+    authorities: Vec<String>,
+    behind_balancer: bool,
+}
+
+fn address<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<SocketAddr>, D::Error> {
+    let text = String::deserialize(deserializer)?;
+    text.parse().map(Some).map_err(|_| {
+        de::Error::custom(format!(
+            "{text:?} is not an address: write ip:port, as in \"127.0.0.1:8443\""
+        ))
+    })
+}
+
+impl ListenTable {
+    /// Rejects combinations that would expose something.
+    ///
+    /// # Errors
+    /// The first mistake.
+    pub(super) fn check(self, has_tls: bool) -> Result<Listen, Mistake> {
+        if self.public.is_none() && self.internal.is_none() {
+            return Err(Mistake::of_key(
+                "listen.public",
+                "is missing: write where to listen, as in public = \"0.0.0.0:8443\" under [listen]",
+            ));
+        }
+        if self.proxy_tls && !has_tls {
+            return Err(Mistake::of_key(
+                "listen.proxy_tls",
+                "needs a certificate: add a [tls] section, or leave the key out",
+            ));
+        }
+        // Keys in the clear would cross the network: the operator must ask for it by `insecure`.
+        let plain = [
+            ("listen.proxy", self.proxy.filter(|_| !self.proxy_tls)),
+            ("listen.public", self.public.filter(|_| !has_tls)),
+            ("listen.internal", self.internal),
+            ("listen.admin", self.admin),
+        ];
+        for (key, address) in plain {
+            if let Some(address) = address
+                && !address.ip().is_loopback()
+                && !self.insecure
+            {
+                let message = format!(
+                    "would listen without TLS on {address}, which other machines can reach: use a loopback \
+                     address, or add a [tls] section for listen.public (and proxy_tls = true for \
+                     listen.proxy), or write insecure = true under [listen] if a load balancer in front \
+                     terminates TLS"
+                );
+                return Err(Mistake::of_key(key, message));
+            }
+        }
+        // Behind a balancer a proof cannot be bound to the TLS connection: the name that the bridge dialed is the
+        // binding that is left.
+        if self.behind_balancer && self.authorities.is_empty() {
+            return Err(Mistake::of_key(
+                "listen.behind_balancer",
+                "needs listen.authorities: the names by which bridges dial the load balancer, as in \
+                 authorities = [\"relay.example.com\"]",
+            ));
+        }
+        Ok(Listen {
+            public: self.public,
+            internal: self.internal,
+            proxy: self.proxy,
+            proxy_tls: self.proxy_tls,
+            admin: self.admin,
+            authorities: self.authorities,
+            behind_balancer: self.behind_balancer,
+        })
+    }
+}
+
+/// `[tls]` as it is written.
+#[derive(Debug, Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub(super) struct TlsTable {
+    /// The chain in PEM, leaf first. Has no default.
+    cert_file: Option<FilePath>,
+    /// The leaf's key in PEM. Has no default.
+    key_file: Option<FilePath>,
+    /// Whether the relay makes a certificate, for a trial. Defaults to false.
+    self_signed: bool,
+    /// Names and addresses for that certificate, in addition to `localhost`, loopback and the host's own
+    /// name. Defaults to none.
+    names: Vec<String>,
+}
+
+impl TlsTable {
+    /// Decides between files and a self-signed certificate, which is kept in `dir`.
+    ///
+    /// # Errors
+    /// The first mistake.
+    pub(super) fn check(self, dir: PathBuf) -> Result<Tls, Mistake> {
+        let mistake = |key, message: &str| Err(Mistake::of_key(key, message));
+        match (self.cert_file, self.key_file, self.self_signed) {
+            (Some(cert_file), Some(key_file), false) if self.names.is_empty() => Ok(Tls::Files {
+                cert_file: cert_file.into_path(),
+                key_file: key_file.into_path(),
+            }),
+            (Some(_), Some(_), false) => mistake("tls.names", "requires self_signed = true"),
+            (None, None, true) => Ok(Tls::SelfSigned {
+                dir,
+                names: self.names,
+            }),
+            (None, None, false) => mistake(
+                "tls.cert_file",
+                "and tls.key_file are missing: name the PEM files, or write self_signed = true for a trial",
+            ),
+            (Some(_), None, _) => mistake("tls.cert_file", "is set and tls.key_file is missing"),
+            (None, Some(_), _) => mistake("tls.key_file", "is set and tls.cert_file is missing"),
+            (Some(_), Some(_), true) => mistake(
+                "tls.self_signed",
+                "conflicts with tls.cert_file: write either",
+            ),
+        }
+    }
+}

@@ -1,0 +1,219 @@
+//! The keys that a config type has, found by its own `Deserialize`: no second list can disagree with it.
+//!
+//! ```text
+//! derive(Deserialize) --deserialize_struct(fields)--> Probe   the keys of a section
+//!                     --deserialize_str / i64 / seq-> Probe   the kind of a key's value
+//! ```
+//!
+//! The probe is a deserializer without data. It walks to one key, records what the type asks it for, and ends
+//! with an error. A config has about a hundred keys, so a hundred walks cost well under a millisecond.
+
+use serde::de::value::Error;
+use serde::de::{
+    self, DeserializeOwned, DeserializeSeed, Deserializer, IntoDeserializer as _, MapAccess,
+    Visitor,
+};
+use std::cell::Cell;
+
+/// What a key's value is, as far as a text in the environment must be understood differently.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Kind {
+    /// A string; also what is parsed from one.
+    Text,
+    /// A number or a boolean.
+    Scalar,
+    /// A list.
+    List,
+    /// A table with free keys.
+    Table,
+}
+
+/// One key.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Key {
+    /// Its section; `None` at the top level.
+    pub section: Option<&'static str>,
+    /// Its name.
+    pub name: &'static str,
+    /// What it holds.
+    pub kind: Kind,
+}
+
+#[derive(Debug, Clone, Copy)]
+enum Found {
+    Fields(&'static [&'static str]),
+    Leaf(Kind),
+}
+
+/// Returns all keys of `T`: those of its sections, and those of the top level.
+pub(super) fn keys<T: DeserializeOwned>() -> Vec<Key> {
+    let mut keys = Vec::new();
+    for section in fields(probe::<T>(&[])) {
+        match probe::<T>(&[section]) {
+            Some(Found::Fields(names)) => {
+                for name in names {
+                    let kind = match probe::<T>(&[section, name]) {
+                        Some(Found::Leaf(kind)) => kind,
+                        Some(Found::Fields(_)) => Kind::Table,
+                        None => Kind::Text,
+                    };
+                    keys.push(Key {
+                        section: Some(section),
+                        name,
+                        kind,
+                    });
+                }
+            }
+            Some(Found::Leaf(kind)) => keys.push(Key {
+                section: None,
+                name: section,
+                kind,
+            }),
+            None => {}
+        }
+    }
+    keys
+}
+
+fn fields(found: Option<Found>) -> &'static [&'static str] {
+    match found {
+        Some(Found::Fields(fields)) => fields,
+        Some(Found::Leaf(_)) | None => &[],
+    }
+}
+
+fn probe<T: DeserializeOwned>(path: &[&'static str]) -> Option<Found> {
+    let found = Cell::new(None);
+    // The walk always ends with an error: there is no data.
+    let _ = T::deserialize(Probe {
+        path,
+        found: &found,
+    });
+    found.get()
+}
+
+struct Probe<'a> {
+    path: &'a [&'static str],
+    found: &'a Cell<Option<Found>>,
+}
+
+impl Probe<'_> {
+    fn leaf<T>(self, kind: Kind) -> Result<T, Error> {
+        if self.path.is_empty() {
+            self.found.set(Some(Found::Leaf(kind)));
+        }
+        Err(de::Error::custom("a probe has no data"))
+    }
+}
+
+macro_rules! leaves {
+    ($($kind:ident: $($method:ident)*;)*) => {$($(
+        fn $method<V: Visitor<'de>>(self, _: V) -> Result<V::Value, Error> {
+            self.leaf(Kind::$kind)
+        }
+    )*)*};
+}
+
+impl<'de> Deserializer<'de> for Probe<'_> {
+    type Error = Error;
+
+    leaves! {
+        Text: deserialize_any deserialize_str deserialize_string deserialize_char deserialize_bytes
+            deserialize_byte_buf deserialize_identifier deserialize_ignored_any deserialize_unit;
+        Scalar: deserialize_bool deserialize_i8 deserialize_i16 deserialize_i32 deserialize_i64
+            deserialize_u8 deserialize_u16 deserialize_u32 deserialize_u64 deserialize_f32 deserialize_f64;
+        List: deserialize_seq;
+        Table: deserialize_map;
+    }
+
+    fn deserialize_struct<V: Visitor<'de>>(
+        self,
+        _: &'static str,
+        fields: &'static [&'static str],
+        visitor: V,
+    ) -> Result<V::Value, Error> {
+        match self.path {
+            [] => {
+                self.found.set(Some(Found::Fields(fields)));
+                Err(de::Error::custom("a probe has no data"))
+            }
+            [first, rest @ ..] => visitor.visit_map(Walk {
+                key: Some(first),
+                value: Probe {
+                    path: rest,
+                    found: self.found,
+                },
+            }),
+        }
+    }
+
+    fn deserialize_option<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Error> {
+        // An option in a section is the key itself: absence is the section's business.
+        visitor.visit_some(self)
+    }
+
+    fn deserialize_newtype_struct<V: Visitor<'de>>(
+        self,
+        _: &'static str,
+        visitor: V,
+    ) -> Result<V::Value, Error> {
+        visitor.visit_newtype_struct(self)
+    }
+
+    fn deserialize_enum<V: Visitor<'de>>(
+        self,
+        _: &'static str,
+        _: &'static [&'static str],
+        _: V,
+    ) -> Result<V::Value, Error> {
+        self.leaf(Kind::Text)
+    }
+
+    fn deserialize_tuple<V: Visitor<'de>>(self, _: usize, _: V) -> Result<V::Value, Error> {
+        self.leaf(Kind::List)
+    }
+
+    fn deserialize_tuple_struct<V: Visitor<'de>>(
+        self,
+        _: &'static str,
+        _: usize,
+        _: V,
+    ) -> Result<V::Value, Error> {
+        self.leaf(Kind::List)
+    }
+
+    fn deserialize_unit_struct<V: Visitor<'de>>(
+        self,
+        _: &'static str,
+        _: V,
+    ) -> Result<V::Value, Error> {
+        self.leaf(Kind::Text)
+    }
+}
+
+/// A table with the one key of the walk.
+struct Walk<'a> {
+    key: Option<&'static str>,
+    value: Probe<'a>,
+}
+
+impl<'de> MapAccess<'de> for Walk<'_> {
+    type Error = Error;
+
+    fn next_key_seed<K: DeserializeSeed<'de>>(
+        &mut self,
+        seed: K,
+    ) -> Result<Option<K::Value>, Error> {
+        // One entry only. `deny_unknown_fields` would reject a second one that does not exist.
+        let key = self.key.take();
+        key.map(|key| seed.deserialize(key.into_deserializer()))
+            .transpose()
+    }
+
+    fn next_value_seed<V: DeserializeSeed<'de>>(&mut self, seed: V) -> Result<V::Value, Error> {
+        seed.deserialize(Probe {
+            path: self.value.path,
+            found: self.value.found,
+        })
+    }
+}

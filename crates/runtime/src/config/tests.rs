@@ -1,0 +1,213 @@
+//! Mistakes in files and in the environment, with their places.
+
+use super::*;
+use serde::Deserialize;
+use std::collections::HashMap as Map;
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Config {
+    server: Server,
+    #[serde(default)]
+    limits: Limits,
+    #[serde(default)]
+    endpoint: Vec<Endpoint>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Server {
+    url: String,
+    #[serde(default)]
+    names: Vec<String>,
+    ca_file: Option<FilePath>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+struct Limits {
+    streams_max: Option<BoundedInt<1, 100>>,
+    wait: Option<ConfigDuration>,
+    is_open: bool,
+    weights: Map<String, u32>,
+}
+
+#[derive(Debug, Deserialize)]
+#[expect(dead_code, reason = "only its shape is used")]
+struct Endpoint {
+    name: String,
+}
+
+const PROGRAM: Environment = Environment {
+    prefix: "SERVER",
+    names: &[("endpoint", "ENDPOINTS")],
+    others: &["SERVER_CONFIG"],
+};
+
+const FILE: &str = "[server]\nurl = \"https://a.example\"\n";
+
+struct File(crate::testing::TempDir);
+
+impl File {
+    fn new(text: &str) -> Self {
+        let dir = crate::testing::TempDir::new("config");
+        std::fs::write(dir.path().join("server.toml"), text).unwrap();
+        Self(dir)
+    }
+
+    fn load(&self, pairs: &[(&str, &str)]) -> Result<Config, String> {
+        let get = |name: &str| {
+            let found = pairs.iter().find(|(key, _)| *key == name);
+            found.map(|(_, value)| (*value).to_owned())
+        };
+        let path = self.0.path().join("server.toml");
+        let loaded = PROGRAM.load_with(&path, get);
+        loaded.map(|(config, _)| config).map_err(|error| {
+            let dir = format!("{}/", self.0.path().display());
+            error.to_string().replace(&dir, "")
+        })
+    }
+}
+
+#[test]
+fn every_key_has_a_variable_with_its_kind() {
+    let found = PROGRAM.variables::<Config>();
+    let found: Vec<_> = found
+        .iter()
+        .map(|variable| (variable.name.as_str(), variable.key.kind))
+        .collect();
+    assert_eq!(
+        found,
+        [
+            ("SERVER_URL", Kind::Text),
+            ("SERVER_NAMES", Kind::List),
+            ("SERVER_CA_FILE", Kind::Text),
+            ("SERVER_LIMITS_STREAMS_MAX", Kind::Scalar),
+            ("SERVER_LIMITS_WAIT", Kind::Text),
+            ("SERVER_LIMITS_IS_OPEN", Kind::Scalar),
+            ("SERVER_LIMITS_WEIGHTS", Kind::Table),
+            ("SERVER_ENDPOINTS", Kind::List),
+        ]
+    );
+}
+
+#[test]
+fn environment_overrides_the_file() {
+    let file = File::new(FILE);
+    let config = file
+        .load(&[
+            ("SERVER_URL", "https://b.example\r\n"),
+            ("SERVER_NAMES", "[\"x\"]"),
+            ("SERVER_CA_FILE", "ca.pem"),
+            ("SERVER_LIMITS_STREAMS_MAX", "7"),
+            ("SERVER_LIMITS_WAIT", "5m"),
+            ("SERVER_LIMITS_IS_OPEN", "true"),
+            ("SERVER_LIMITS_WEIGHTS", "{ a = 2 }"),
+            ("SERVER_ENDPOINTS", "[{name = \"e\"}]"),
+        ])
+        .unwrap();
+    assert_eq!(config.server.url, "https://b.example");
+    assert_eq!(config.server.names, ["x"]);
+    let ca_file = config.server.ca_file.unwrap();
+    assert_eq!(ca_file.get(), file.0.path().join("ca.pem"));
+    assert_eq!(config.limits.streams_max.unwrap().get(), 7);
+    assert_eq!(config.limits.wait, Some(ConfigDuration::secs(300)));
+    assert!(config.limits.is_open && config.limits.weights["a"] == 2);
+    assert_eq!(config.endpoint.len(), 1);
+    let unset = file.load(&[("SERVER_URL", ""), ("SERVER_LIMITS_IS_OPEN", "\n")]);
+    assert_eq!(unset.unwrap().server.url, "https://a.example");
+}
+
+#[test]
+fn mistake_is_located_in_every_form_of_a_key() {
+    for (added, line, word) in [
+        ("[limits]\nstreams_max = 0", 4, "1 to 100"),
+        ("\nlimits.wait = \"5\"", 4, "\"30s\""),
+        ("limits = { is_open = true, wait = \"5\" }", 3, "\"30s\""),
+        ("[limits]\n\nwiat = \"5s\"", 5, "did you mean `wait`?"),
+        ("[limit]\nwait = \"5s\"", 3, "did you mean `limits`?"),
+        ("[limits]\nwait = 5", 4, "a duration in quotes"),
+        ("[limits\n", 3, ""),
+    ] {
+        // A dotted key counts from the root, so it stands in front.
+        let text = match added.trim_start().starts_with('[') {
+            true => format!("{FILE}{added}"),
+            false => format!("{added}\n{FILE}"),
+        };
+        let line = match text.starts_with('[') {
+            true => line,
+            false => 1 + text[..text.find("limits").unwrap()].matches('\n').count(),
+        };
+        let error = File::new(&text).load(&[]).unwrap_err();
+        let place = format!("server.toml:{line}: ");
+        assert!(error.starts_with(&place), "{text}\n{error}");
+        assert!(error.contains(word), "{error}");
+    }
+}
+
+#[test]
+fn mistake_of_the_environment_names_its_variable() {
+    let file = File::new(FILE);
+    for (name, value, word) in [
+        ("SERVER_LIMITS_STREAMS_MAX", "many", "\"many\""),
+        ("SERVER_LIMITS_STREAMS_MAX", "101", "1 to 100"),
+        ("SERVER_LIMITS_WAIT", "\"5s\"", "remove the quotes"),
+        ("SERVER_NAMES", "x", "[\"a\", \"b\"]"),
+        ("SERVER_ENDPOINTS", "x", "inline tables"),
+        ("SERVER_ENDPOINTS", "[{}]", "missing key `name`"),
+        ("SERVER_LIMITS_WEIGHTS", "[1]", "inline table"),
+    ] {
+        let error = file.load(&[(name, value)]).unwrap_err();
+        let place = format!("environment variable {name}: ");
+        assert!(error.starts_with(&place), "{error}");
+        assert!(error.contains(word), "{error}");
+    }
+}
+
+#[test]
+fn key_missing_everywhere_blames_no_variable() {
+    let file = File::new("");
+    std::fs::remove_file(file.0.path().join("server.toml")).unwrap();
+    let error = file.load(&[("SERVER_NAMES", "[]")]).unwrap_err();
+    assert_eq!(error, "server.toml: missing key `url`");
+    let config = file.load(&[("SERVER_URL", "https://a.example")]);
+    assert_eq!(config.unwrap().server.url, "https://a.example");
+    let error = file.load(&[]).unwrap_err();
+    assert!(error.contains("SERVER_CONFIG"), "{error}");
+}
+
+#[test]
+fn check_of_a_program_locates_key_or_section() {
+    let text = format!("{FILE}[limits]\nwait = \"5s\"\n");
+    let (_, document) = parse::<Config>(&text, Path::new("server.toml")).unwrap();
+    for (key, place) in [
+        ("limits.wait", "server.toml:4: limits.wait is wrong"),
+        ("limits.is_open", "server.toml:3: limits.is_open is wrong"),
+        ("other.key", "server.toml: other.key is wrong"),
+    ] {
+        let error = document.reject(Mistake::of_key(key, "is wrong"));
+        assert_eq!(error.to_string(), place);
+    }
+}
+
+#[test]
+fn unknown_variable_gets_a_warning() {
+    let names = [
+        "SERVER_LIMITS_STREAM_MAX",
+        "SERVER_CONFIG",
+        "SERVER_URL",
+        "SERVER_PORT_80_TCP",
+        "SERVER_SERVICE_HOST",
+        "SERVER_SERVICE_PORT_HTTPS",
+        "SERVER_PUBLIC_PORT",
+        "SERVERLESS",
+        "PATH",
+    ];
+    let warnings = PROGRAM.unknown::<Config>(names.map(str::to_owned).into_iter());
+    assert_eq!(
+        warnings,
+        [
+            "unknown environment variable SERVER_LIMITS_STREAM_MAX; did you mean SERVER_LIMITS_STREAMS_MAX?"
+        ]
+    );
+}

@@ -1,0 +1,172 @@
+//! Logs to standard error or to a file, as text or as one JSON object a line.
+//!
+//! ERROR: the operator must act. WARN: worth a look. INFO: a session up or down. DEBUG: small events. TRACE:
+//! frames. Header values, bodies, queries and secrets are never logged.
+//!
+//! Lines pass through a bounded queue ([`crate::log`]): a log that cannot be written loses lines, and delays
+//! no request.
+
+mod rotated;
+
+use crate::config::{BoundedInt, ByteSize, FilePath};
+use crate::log::StandardError;
+use rotated::Rotated;
+use serde::{Deserialize, Serialize};
+use std::io::IsTerminal as _;
+use std::sync::OnceLock;
+use tracing_subscriber::layer::SubscriberExt as _;
+use tracing_subscriber::util::SubscriberInitExt as _;
+use tracing_subscriber::{EnvFilter, Registry, reload};
+
+static FILTER: OnceLock<reload::Handle<EnvFilter, Registry>> = OnceLock::new();
+
+/// `[log]`: what is written to standard error, or to a file.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct LogSection {
+    /// From which level on lines are written. Defaults to `"info"`.
+    pub level: LogLevel,
+    /// Text for people, or JSON for programs. Defaults to `"text"`.
+    pub format: LogFormat,
+    /// A file to write to. Defaults to none: lines go to standard error.
+    pub file: Option<FilePath>,
+    /// Size above which the file is rotated. Defaults to `"16MiB"`.
+    pub file_max: ByteSize,
+    /// Number of rotated files that are kept, 1 to 999. Defaults to 5.
+    pub files: BoundedInt<1, 999>,
+}
+
+impl Default for LogSection {
+    fn default() -> Self {
+        Self {
+            level: LogLevel::default(),
+            format: LogFormat::default(),
+            file: None,
+            file_max: ByteSize::mib(16),
+            files: BoundedInt::known(5),
+        }
+    }
+}
+
+/// From which level on lines are written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum LogLevel {
+    /// The operator must act.
+    Error,
+    /// Worth a look.
+    Warn,
+    /// A session up or down.
+    #[default]
+    Info,
+    /// Small events, for example each exchange.
+    Debug,
+    /// Everything, also of libraries.
+    Trace,
+}
+
+impl LogLevel {
+    /// Returns the name that log filters know.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Error => "error",
+            Self::Warn => "warn",
+            Self::Info => "info",
+            Self::Debug => "debug",
+            Self::Trace => "trace",
+        }
+    }
+}
+
+/// How log lines look.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum LogFormat {
+    /// Text for people.
+    #[default]
+    Text,
+    /// One JSON object a line.
+    Json,
+}
+
+/// How one program logs.
+#[derive(Debug, Clone, Copy)]
+pub struct Program {
+    /// The environment variable with filters by module, as `tracing-subscriber` has them. Overrides the level.
+    pub filter_variable: &'static str,
+    /// The crates that log from the level on; others do so from WARN on. Empty: all crates alike.
+    pub crates: &'static [&'static str],
+    /// Whether a line names its module.
+    pub has_target: bool,
+}
+
+impl Program {
+    fn filter(&self, level: LogLevel) -> EnvFilter {
+        if let Ok(filter) = EnvFilter::try_from_env(self.filter_variable) {
+            return filter;
+        }
+        let name = level.as_str();
+        let is_of_all = self.crates.is_empty();
+        match level {
+            LogLevel::Info | LogLevel::Debug if !is_of_all => {
+                // Libraries report trouble only: their small events would hide the program's own.
+                let own = self.crates.iter().map(|own| format!(",{own}={name}"));
+                EnvFilter::new(format!("warn{}", own.collect::<String>()))
+            }
+            LogLevel::Info | LogLevel::Debug => EnvFilter::new(name),
+            LogLevel::Error | LogLevel::Warn | LogLevel::Trace => EnvFilter::new(name),
+        }
+    }
+
+    /// Starts to log. A second call changes nothing, nor does a call in a process that logs already. A file
+    /// that cannot be opened is retried; until then lines go to standard error.
+    pub fn start(&self, section: &LogSection) {
+        // Reloadable, so that an operator can debug a fault that a restart would hide.
+        let (filter, handle) = reload::Layer::new(self.filter(section.level));
+        let mut not_opened = None;
+        let (lines, is_terminal) = match &section.file {
+            None => (
+                crate::log::start(StandardError),
+                std::io::stderr().is_terminal(),
+            ),
+            Some(file) => {
+                let (size, files) = (section.file_max.bytes(), section.files.get());
+                let (rotated, opened) = Rotated::open(file.get(), size, files);
+                not_opened = opened.err();
+                (crate::log::start(rotated), false)
+            }
+        };
+        let layer = tracing_subscriber::fmt::layer()
+            .with_target(self.has_target)
+            .log_internal_errors(false)
+            .with_writer(move || lines.clone());
+        let registry = tracing_subscriber::registry().with(filter);
+        let started = match section.format {
+            LogFormat::Text => registry.with(layer.with_ansi(is_terminal)).try_init(),
+            LogFormat::Json => registry.with(layer.json().flatten_event(true)).try_init(),
+        };
+        match started {
+            Ok(()) => {
+                // Only here: a handle of a subscriber that is not installed would change nothing.
+                let _ = FILTER.set(handle);
+            }
+            Err(error) => tracing::debug!(%error, "logging was already set up"),
+        }
+        if let Some(error) = not_opened {
+            tracing::error!(%error, "cannot open log.file; logging to standard error until it can be opened");
+        }
+    }
+}
+
+/// Replaces the filter of the running program.
+///
+/// # Errors
+/// What is wrong with the filter.
+pub fn set_filter(filter: &str) -> Result<(), String> {
+    let filter = EnvFilter::try_new(filter)
+        .map_err(|error| format!("{filter:?} is not a log filter: {error}"))?;
+    let handle = FILTER
+        .get()
+        .ok_or("another part of this process set up its log")?;
+    handle.reload(filter).map_err(|error| error.to_string())
+}

@@ -18,7 +18,8 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use support::process::command;
-use support::{Installation, Running};
+use support::setup::Endpoint;
+use support::{Running, TestEnv};
 
 use crate::load::Load;
 use crate::table::{Series, Table, percentile_ms, print};
@@ -108,11 +109,10 @@ async fn exchanges(args: &Args, target: SocketAddr) -> Result<(), Box<dyn Error>
     let pools = [("256 kept", ""), ("1,024 kept", BRIDGE_POOL)];
     let mut sites = Vec::new();
     for (_, pool) in &pools {
-        let site = Installation::builder()
-            .endpoint(ENDPOINT, &format!("http://{target}/"))
-            .relay_extra(RELAY_LIMITS)
-            .bridge_extra(BRIDGE_LIMITS)
-            .bridge_extra(pool)
+        let site = TestEnv::bare()
+            .endpoint(Endpoint::new(ENDPOINT, format!("http://{target}/")))
+            .relay(|relay| relay.toml(RELAY_LIMITS))
+            .bridge(|bridge| bridge.toml(BRIDGE_LIMITS).toml(pool))
             .start()
             .await;
         let path = format!("/v1/endpoints/{ENDPOINT}/small");

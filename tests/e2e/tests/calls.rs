@@ -1,14 +1,13 @@
 //! Call URL requests through the real binaries.
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
-use e2e::World;
 use serde_json::json;
 use std::time::Duration;
-use support::Ask;
+use support::{Ask, TestEnv};
 
 #[tokio::test]
 async fn a_call_is_executed_and_its_answer_comes_back() {
-    let world = World::start().await;
+    let world = TestEnv::start().await;
     let answer = world
         .call(
             json!({"url": world.target.url("/hook"), "body": "{\"id\":1}",
@@ -34,7 +33,7 @@ async fn a_call_is_executed_and_its_answer_comes_back() {
 
 #[tokio::test]
 async fn bytes_that_are_no_text_come_back_as_base64() {
-    let world = World::start().await;
+    let world = TestEnv::start().await;
     let answer = world
         .call(json!({"url": world.target.url("/echo"), "body_base64": "AP+A"}))
         .await
@@ -46,7 +45,7 @@ async fn bytes_that_are_no_text_come_back_as_base64() {
 
 #[tokio::test]
 async fn the_targets_error_is_an_executed_call() {
-    let world = World::start().await;
+    let world = TestEnv::start().await;
     let answer = world
         .call(json!({"url": world.target.url("/status/503"), "method": "GET"}))
         .await
@@ -59,7 +58,7 @@ async fn the_targets_error_is_an_executed_call() {
 
 #[tokio::test]
 async fn the_same_idempotency_key_makes_one_call() {
-    let world = World::start().await;
+    let world = TestEnv::start().await;
     let call = json!({"url": world.target.url("/hook"), "body": "x", "idempotency_key": "k-1"});
     let (first, second) = tokio::join!(world.call(call.clone()), world.call(call.clone()));
     let third = world.call(call).await;
@@ -75,7 +74,7 @@ async fn the_same_idempotency_key_makes_one_call() {
 
 #[tokio::test]
 async fn five_hundred_calls_at_once_each_get_their_own_answer() {
-    let world = World::start().await;
+    let world = TestEnv::start().await;
     let mut running = tokio::task::JoinSet::new();
     for n in 0..500 {
         let call = json!({"url": world.target.url("/echo"), "body": format!("body {n}")});
@@ -100,7 +99,7 @@ async fn five_hundred_calls_at_once_each_get_their_own_answer() {
 
 #[tokio::test]
 async fn mistakes_in_a_call_say_what_is_wrong() {
-    let world = World::start().await;
+    let world = TestEnv::start().await;
     for (body, words) in [
         ("{\"url\": ", "line 1"),
         ("[]", "object"),

@@ -19,10 +19,9 @@ use std::sync::Arc;
 use std::time::Duration;
 use support::ca::IssuedFiles;
 use support::process::{Running, finish};
-use support::{Installation, Target, TempDir, ThrowawayCa, pattern};
+use support::setup::{Allow, Endpoint};
+use support::{TIMEOUT, Target, TempDir, TestEnv, ThrowawayCa, pattern};
 
-/// What a server may take to start on a loaded machine.
-const PATIENCE: Duration = Duration::from_secs(30);
 /// What a client may take for all that it does. Alone on two cores none needs more than 12 s.
 const CLIENT: Duration = Duration::from_secs(120);
 
@@ -40,8 +39,8 @@ const JAVA: &str = "/usr/bin/java";
 const SURROUNDINGS: [(&str, &str); 2] = [("PATH", "/usr/bin:/bin"), ("LANG", "C.UTF-8")];
 
 /// A relay, and a bridge that reaches a target and a website.
-struct Site {
-    site: Installation,
+struct ClientEnv {
+    env: TestEnv,
     target: Target,
     target_tls: Target,
     web: Web,
@@ -56,7 +55,7 @@ struct Web {
     _running: Running,
 }
 
-impl Site {
+impl ClientEnv {
     async fn start() -> Self {
         let dir = TempDir::new("clients");
         for name in ["files", "git", "home"] {
@@ -65,23 +64,21 @@ impl Site {
         dir.write("files/body.bin", pattern::bytes(BODY_BYTES));
         let ca = Arc::new(ThrowawayCa::new());
         let issued = ca.issue(&["127.0.0.1"]).write_to(dir.path(), "web");
-        let target = Target::start().await;
         let target_tls = Target::start_tls(&ca).await;
         let web = Web::start(dir.path(), None).await;
         let web_tls = Web::start(dir.path(), Some(&issued)).await;
+        let target = Target::start().await;
         let ports = [target.port(), target_tls.port(), web.port, web_tls.port];
-        let rule = format!(
-            "[[allow]]\nhost = \"127.0.0.1\"\nports = {ports:?}\nmethods = [\"*\"]\nconnect = true\n"
-        );
-        let site = Installation::builder()
+        let rule = Allow::loopback(0).ports(ports).set("connect", true);
+        let env = TestEnv::bare()
             .ca(&ca)
-            .endpoint("t", &target.url("/"))
-            .endpoint("web", &format!("{}/", web.url))
-            .bridge_extra(&rule)
+            .endpoint(Endpoint::new("t", target.url("/")))
+            .endpoint(Endpoint::new("web", format!("{}/", web.url)))
+            .allow(rule)
             .start()
             .await;
         Self {
-            site,
+            env,
             target,
             target_tls,
             web,
@@ -104,7 +101,7 @@ impl Site {
 
     /// What the scripts know of the site. URLs have no slash at their ends.
     fn environment(&self) -> [(&'static str, String); 18] {
-        let (relay, key) = (&self.site.relay, &self.site.caller);
+        let (relay, key) = (&self.env.relay, &self.env.caller);
         let ca_file = relay.ca_file().display().to_string();
         [
             ("HOME", self.path("home")),
@@ -143,7 +140,7 @@ impl Web {
             command.args([&files.cert_file, &files.key_file]);
         }
         let running = Running::spawn("web", command);
-        let line = running.wait_log("listening on ", PATIENCE).await;
+        let line = running.wait_log("listening on ", TIMEOUT).await;
         let port: u16 = line.rsplit(':').next().unwrap().parse().unwrap();
         let scheme = if tls.is_some() { "https" } else { "http" };
         Self {
@@ -161,12 +158,15 @@ fn script(name: &str) -> String {
 
 #[tokio::test]
 async fn curl_has_what_it_asks_for_and_learns_what_it_may_not() {
-    Site::start().await.run(PYTHON, "via_curl.py", &[]).await;
+    ClientEnv::start()
+        .await
+        .run(PYTHON, "via_curl.py", &[])
+        .await;
 }
 
 #[tokio::test]
 async fn pythons_requests_keeps_cookies_streams_and_sends_forms() {
-    Site::start()
+    ClientEnv::start()
         .await
         .run(PYTHON, "via_requests.py", &[])
         .await;
@@ -174,27 +174,39 @@ async fn pythons_requests_keeps_cookies_streams_and_sends_forms() {
 
 #[tokio::test]
 async fn pythons_httpx_makes_many_requests_at_once_also_by_http2() {
-    Site::start().await.run(PYTHON, "via_httpx.py", &[]).await;
+    ClientEnv::start()
+        .await
+        .run(PYTHON, "via_httpx.py", &[])
+        .await;
 }
 
 #[tokio::test]
 async fn node_fetches_streams_and_opens_tunnels() {
-    Site::start().await.run(NODE, "via_node.mjs", &[]).await;
+    ClientEnv::start()
+        .await
+        .run(NODE, "via_node.mjs", &[])
+        .await;
 }
 
 #[tokio::test]
 async fn javas_client_answers_challenges_and_asks_for_http2() {
-    Site::start().await.run(JAVA, "ViaJava.java", &[]).await;
+    ClientEnv::start()
+        .await
+        .run(JAVA, "ViaJava.java", &[])
+        .await;
 }
 
 #[tokio::test]
 async fn git_clones_pushes_and_pulls() {
-    Site::start().await.run(PYTHON, "via_git.py", &[]).await;
+    ClientEnv::start()
+        .await
+        .run(PYTHON, "via_git.py", &[])
+        .await;
 }
 
 #[tokio::test]
 async fn chromium_shows_pages_sends_forms_and_speaks_websocket() {
-    let site = Site::start().await;
+    let site = ClientEnv::start().await;
     for way in ["endpoint", "proxy"] {
         site.run(NODE, "via_chromium.mjs", &[way]).await;
     }

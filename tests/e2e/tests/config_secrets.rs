@@ -3,8 +3,7 @@
 
 use std::collections::BTreeSet;
 use std::path::Path;
-use std::time::{Duration, Instant};
-use support::{Ask, Installation, Target};
+use support::{Ask, TIMEOUT, TestEnv, eventually};
 
 /// A proxy URL with a password, as an administrator may write it.
 const SECRET: &str = "http://robot:canary-7f3a@proxy.corp.example:3128";
@@ -53,10 +52,9 @@ fn with(text: &str, section: &str, key: &str, value: &str) -> String {
 }
 
 async fn check(env: &[(&str, &str)]) {
-    let target = Target::start().await;
-    let mut builder = Installation::builder().target("t", &target);
+    let mut builder = TestEnv::builder();
     for (name, value) in env {
-        builder = builder.bridge_env(name, value);
+        builder = builder.bridge(|bridge| bridge.env(name, value));
     }
     let site = builder.start().await;
     let api = site.relay.internal();
@@ -90,17 +88,16 @@ async fn check(env: &[(&str, &str)]) {
     std::fs::write(site.bridge.config(), format!("{good}\n{SECRET}\n")).unwrap();
     site.bridge.cli(&["reload"]).await.failure();
     let place = format!("at line {};", good.lines().count() + 2);
-    let deadline = Instant::now() + Duration::from_secs(30);
-    loop {
+    eventually(TIMEOUT, &place, async || {
         let bridges = api.send(Ask::get("/v1/bridges").key(&site.caller)).await;
         let bridges = bridges.expect_status(200).text();
         assert!(!bridges.contains(CANARY), "{bridges}");
-        if bridges.contains(&place) {
-            return;
+        match bridges.contains(&place) {
+            true => Ok(()),
+            false => Err(bridges),
         }
-        assert!(Instant::now() < deadline, "{place} {bridges}");
-        tokio::time::sleep(Duration::from_millis(50)).await;
-    }
+    })
+    .await;
 }
 
 #[tokio::test]

@@ -10,14 +10,25 @@ use std::process::Command;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
-use support::{ApiKey, Ask, Installation, Origin, PostgresDatabase, Running, ports, process};
+use support::setup::{Allow, Builder};
+use support::{
+    ApiKey, Ask, Origin, PostgresDatabase, Running, TestEnv, eventually, let_time_pass, ports,
+    process,
+};
 
 /// Many short waits: a target that is down is asked again soon.
-const DELIVERIES: &str = "[deliveries]\nschedule = [\"100ms\", \"300ms\", \"300ms\", \"1s\", \"1s\", \
-                          \"1s\", \"1s\", \"1s\", \"1s\", \"2s\", \"2s\", \"2s\", \"2s\", \"2s\", \"2s\"]\n";
+const SCHEDULE: [&str; 15] = [
+    "100ms", "300ms", "300ms", "1s", "1s", "1s", "1s", "1s", "1s", "2s", "2s", "2s", "2s", "2s",
+    "2s",
+];
 
-/// Who hands calls over.
+/// Clients that submit calls.
 const CALLERS: usize = 4;
+
+/// Why a client waits between two calls.
+const PACE: &str = "the storm has a load of its own, below what the machine can do";
+/// Why a program that was killed stays down.
+const DOWNTIME: &str = "the others must notice that the program is down";
 
 /// A small generator of our own, so that a run can be told by its seed.
 struct Dice(u64);
@@ -39,7 +50,7 @@ enum Victim {
 }
 
 struct Storm {
-    site: Installation,
+    site: TestEnv,
     target: Option<Running>,
     port: u16,
     seen: PathBuf,
@@ -48,14 +59,11 @@ struct Storm {
 }
 
 impl Storm {
-    async fn start(relay_extra: &str) -> Self {
+    async fn start(builder: Builder) -> Self {
         let port = ports::free();
-        let site = Installation::builder()
-            .bridge_extra(&format!(
-                "[[allow]]\nhost = \"127.0.0.1\"\nports = [{port}]\nmethods = [\"POST\"]\n"
-            ))
-            .relay_extra(DELIVERIES)
-            .relay_extra(relay_extra)
+        let site = builder
+            .allow(Allow::loopback(port).methods(&["POST"]))
+            .relay(|relay| relay.set("deliveries.schedule", SCHEDULE.to_vec()))
             .start()
             .await;
         let seen = site.dir().join("seen");
@@ -91,9 +99,9 @@ impl Storm {
                     let url = format!("http://127.0.0.1:{port}/{n}/{count}");
                     match hand_over(&origin, &key, &url).await {
                         Some(id) => assert!(acknowledged.lock().unwrap().insert(id)),
-                        None => tokio::time::sleep(Duration::from_millis(50)).await,
+                        None => let_time_pass(Duration::from_millis(50), PACE).await,
                     }
-                    tokio::time::sleep(Duration::from_millis(10)).await;
+                    let_time_pass(Duration::from_millis(10), PACE).await;
                 }
             });
         }
@@ -105,24 +113,25 @@ impl Storm {
         let until = Instant::now() + lasting;
         let mut kills = 0;
         while Instant::now() < until {
-            tokio::time::sleep(Duration::from_millis(100 + dice.below(1400))).await;
+            let pause = Duration::from_millis(100 + dice.below(1400));
+            let_time_pass(pause, "kills come at random moments").await;
             let pick = usize::try_from(dice.below(victims.len() as u64)).unwrap();
             let dead_for = Duration::from_millis(dice.below(500));
             kills += 1;
             match victims[pick] {
                 Victim::Relay => {
                     self.site.relay.kill9();
-                    tokio::time::sleep(dead_for).await;
+                    let_time_pass(dead_for, DOWNTIME).await;
                     self.site.relay.start().await;
                 }
                 Victim::Bridge => {
                     self.site.bridge.kill9();
-                    tokio::time::sleep(dead_for).await;
+                    let_time_pass(dead_for, DOWNTIME).await;
                     self.site.bridge.start();
                 }
                 Victim::Target => {
                     self.target.as_ref().unwrap().kill9();
-                    tokio::time::sleep(dead_for).await;
+                    let_time_pass(dead_for, DOWNTIME).await;
                     self.start_target();
                 }
             }
@@ -135,33 +144,34 @@ impl Storm {
         // It may wait for up to a minute before it dials again; a new process dials at once.
         self.site.bridge.stop(Duration::from_secs(40)).await;
         self.site.bridge.start();
-        let deadline = Instant::now() + Duration::from_secs(120);
-        loop {
-            let states = self.states().await;
-            let acknowledged = self.acknowledged.lock().unwrap().clone();
-            let open: Vec<_> = acknowledged
-                .iter()
-                .filter(|id| {
-                    let state = states.get(*id).map(String::as_str);
-                    matches!(
-                        state,
-                        None | Some("pending" | "waiting_for_bridge" | "attempting")
-                    )
-                })
-                .collect();
-            if open.is_empty() {
-                return states;
-            }
-            assert!(
-                Instant::now() < deadline,
-                "{} of {} are not at their end, such as {} ({:?})",
-                open.len(),
-                acknowledged.len(),
-                open[0],
-                states.get(open[0])
-            );
-            tokio::time::sleep(Duration::from_millis(300)).await;
-        }
+        eventually(
+            Duration::from_secs(120),
+            "an end of every call",
+            async || {
+                let states = self.states().await;
+                let acknowledged = self.acknowledged.lock().unwrap().clone();
+                let open: Vec<_> = acknowledged
+                    .iter()
+                    .filter(|id| {
+                        let state = states.get(*id).map(String::as_str);
+                        matches!(
+                            state,
+                            None | Some("pending" | "waiting_for_bridge" | "attempting")
+                        )
+                    })
+                    .collect();
+                let Some(first) = open.first() else {
+                    return Ok(states);
+                };
+                Err(format!(
+                    "{} of {} are open, such as {first} ({:?})",
+                    open.len(),
+                    acknowledged.len(),
+                    states.get(*first)
+                ))
+            },
+        )
+        .await
     }
 
     async fn states(&self) -> HashMap<String, String> {
@@ -240,11 +250,11 @@ async fn hand_over(origin: &Origin, key: &ApiKey, url: &str) -> Option<String> {
     (answer.status == 202).then(|| answer.json()["id"].as_str().unwrap().to_owned())
 }
 
-async fn storm(relay_extra: &str, victims: &[Victim], lasting: Duration) -> (usize, usize) {
+async fn storm(builder: Builder, victims: &[Victim], lasting: Duration) -> (usize, usize) {
     let seed = u64::from(std::process::id()) << 20 | 0x9e37;
     println!("seed {seed}");
     let mut dice = Dice(seed);
-    let mut storm = Storm::start(relay_extra).await;
+    let mut storm = Storm::start(builder).await;
     let mut callers = storm.callers();
     let kills = storm.rage(victims, lasting, &mut dice).await;
     storm.over.store(true, Ordering::Relaxed);
@@ -264,7 +274,7 @@ const IN_FLIGHT_MAX: usize = 32;
 
 #[tokio::test]
 async fn nothing_acknowledged_is_lost_and_nothing_fires_twice() {
-    let (kills, unknown) = storm("", &ALL, Duration::from_secs(60)).await;
+    let (kills, unknown) = storm(TestEnv::bare(), &ALL, Duration::from_secs(60)).await;
     assert!(
         unknown <= kills * IN_FLIGHT_MAX,
         "{unknown} of {kills} kills"
@@ -274,8 +284,8 @@ async fn nothing_acknowledged_is_lost_and_nothing_fires_twice() {
 #[tokio::test]
 async fn nothing_acknowledged_is_lost_and_nothing_fires_twice_on_postgresql() {
     let database = PostgresDatabase::create();
-    let storage = format!("[storage]\nurl = \"{}\"\n", database.url());
-    let (kills, unknown) = storm(&storage, &ALL, Duration::from_secs(60)).await;
+    let builder = TestEnv::bare().relay(|relay| relay.database(database.url()));
+    let (kills, unknown) = storm(builder, &ALL, Duration::from_secs(60)).await;
     assert!(
         unknown <= kills * IN_FLIGHT_MAX,
         "{unknown} of {kills} kills"
@@ -284,6 +294,6 @@ async fn nothing_acknowledged_is_lost_and_nothing_fires_twice_on_postgresql() {
 
 #[tokio::test]
 async fn kills_of_the_relay_alone_leave_no_outcome_unknown() {
-    let (_, unknown) = storm("", &[Victim::Relay], Duration::from_secs(20)).await;
+    let (_, unknown) = storm(TestEnv::bare(), &[Victim::Relay], Duration::from_secs(20)).await;
     assert_eq!(unknown, 0);
 }

@@ -1,18 +1,18 @@
 //! Credentials for targets: kept by the bridge, added behind the policy, seen by nobody else.
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
-use e2e::World;
 use hyper::Method;
 use serde_json::json;
-use std::time::{Duration, Instant};
-use support::{Alm, Answer, Ask, Target, TempDir, ThrowawayCa};
+use std::time::Duration;
+use support::setup::{Endpoint, path};
+use support::{Alm, Answer, Ask, Target, TempDir, TestEnv, ThrowawayCa, eventually};
 
 const PASSWORD: &str = "correct horse battery";
 /// `me:` and the password.
 const BASIC: &str = "Basic bWU6Y29ycmVjdCBob3JzZSBiYXR0ZXJ5";
 
 /// Keeps a credential, by way of the command line.
-async fn set(world: &World, name: &str, more: &[&str], secret: &str) {
+async fn set(world: &TestEnv, name: &str, more: &[&str], secret: &str) {
     let file = world.bridge_data_dir().join("a secret for the test");
     std::fs::write(&file, format!("{secret}\n")).unwrap();
     let file = file.to_str().unwrap();
@@ -23,31 +23,32 @@ async fn set(world: &World, name: &str, more: &[&str], secret: &str) {
 }
 
 /// Asks until the answer is good, as a running bridge takes a moment to notice.
-async fn until_good(world: &World, ask: impl Fn() -> Ask) -> Answer {
-    let deadline = Instant::now() + Duration::from_secs(20);
-    loop {
-        let answer = world.api.send(ask()).await;
-        if answer.status == 200 {
-            return answer;
-        }
-        assert!(Instant::now() < deadline, "{}", answer.text());
-        tokio::time::sleep(Duration::from_millis(100)).await;
-    }
+async fn until_good(world: &TestEnv, ask: impl Fn() -> Ask) -> Answer {
+    eventually(
+        Duration::from_secs(20),
+        "200 with the credential",
+        async || {
+            let answer = world.api.send(ask()).await;
+            match answer.status.as_u16() {
+                200 => Ok(answer),
+                _ => Err(answer.text()),
+            }
+        },
+    )
+    .await
 }
 
 /// A bridge with an endpoint `private` that names the credential `own`, on its own target.
-async fn start(more: &str) -> (World, Target) {
+async fn start(change: impl FnOnce(Endpoint) -> Endpoint) -> (TestEnv, Target) {
     let target = Target::start().await;
-    let config = format!(
-        "[[endpoint]]\nname = \"private\"\nurl = \"{}\"\ncredential = \"own\"\n{more}\n",
-        target.url("/")
-    );
-    (World::start_with(&config).await, target)
+    let endpoint = Endpoint::new("private", target.url("/")).set("credential", "own");
+    let builder = TestEnv::builder().endpoint(change(endpoint));
+    (builder.start().await, target)
 }
 
 #[tokio::test]
 async fn an_endpoints_credential_reaches_its_target_and_nobody_else() {
-    let (world, target) = start("").await;
+    let (world, target) = start(|endpoint| endpoint).await;
     let ask = || Ask::get("/v1/endpoints/private/headers").key(&world.caller);
     let missing = world.api.send(ask()).await;
     assert_eq!(missing.code(), "invalid_request");
@@ -81,7 +82,8 @@ async fn an_endpoints_credential_reaches_its_target_and_nobody_else() {
     let on_disk =
         std::fs::read_to_string(world.bridge_data_dir().join("credentials.json")).unwrap();
     let log: Vec<String> = world
-        .bridge()
+        .bridge
+        .process()
         .log()
         .iter()
         .map(|line| format!("{line:?}"))
@@ -102,16 +104,17 @@ async fn an_endpoints_credential_reaches_its_target_and_nobody_else() {
         .bridge_cli(&["credential", "remove", "own"])
         .await
         .success();
-    let deadline = Instant::now() + Duration::from_secs(20);
-    while world.api.send(ask()).await.status == 200 {
-        assert!(Instant::now() < deadline, "it is still used");
-        tokio::time::sleep(Duration::from_millis(100)).await;
-    }
+    eventually(
+        Duration::from_secs(20),
+        "no use of the credential",
+        async || world.api.send(ask()).await.status != 200,
+    )
+    .await;
 }
 
 #[tokio::test]
 async fn where_the_config_says_so_the_callers_own_is_replaced() {
-    let (world, _target) = start("caller_credentials = \"override\"").await;
+    let (world, _target) = start(|endpoint| endpoint.set("caller_credentials", "override")).await;
     set(&world, "own", &["--kind", "bearer"], "token-of-the-bridge").await;
     let ask = || {
         Ask::get("/v1/endpoints/private/headers")
@@ -128,7 +131,7 @@ async fn where_the_config_says_so_the_callers_own_is_replaced() {
 
 #[tokio::test]
 async fn a_call_names_a_credential_that_goes_to_its_own_origins_alone() {
-    let (world, _target) = start("").await;
+    let (world, _target) = start(|endpoint| endpoint).await;
     let origin = world.target.url("");
     let origin = origin.trim_end_matches('/');
     let field = [
@@ -167,11 +170,10 @@ async fn a_caller_of_alm_needs_no_password_and_an_expired_session_is_renewed() {
     let alm = Alm::start("sync", "s3cret<&>").await;
     // The simulation compares what came as XML.
     alm.set_password("s3cret&lt;&amp;&gt;");
-    let config = format!(
-        "[[endpoint]]\nname = \"alm\"\nurl = \"{}\"\ncredential = \"alm-sync\"\nmethods = [\"GET\", \"PUT\"]\n",
-        alm.url()
-    );
-    let world = World::start_with(&config).await;
+    let endpoint = Endpoint::new("alm", alm.url())
+        .set("credential", "alm-sync")
+        .set("methods", vec!["GET", "PUT"]);
+    let world = TestEnv::builder().endpoint(endpoint).start().await;
     set(
         &world,
         "alm-sync",
@@ -228,16 +230,12 @@ async fn a_target_that_wants_a_client_certificate_gets_the_bridges() {
         .issue(&["bridge.corp.example"])
         .write_to(dir.path(), "own");
     let (url, ca_file) = (target.url("/"), ca.write_to(dir.path()));
-    let endpoint = |name: &str| {
-        let ca_file = ca_file.display();
-        format!("[[endpoint]]\nname = \"{name}\"\nurl = \"{url}\"\nca_file = \"{ca_file}\"\n")
-    };
-    let config = format!(
-        "{}{}credential = \"own\"\n",
-        endpoint("bare"),
-        endpoint("private")
-    );
-    let world = World::start_with(&config).await;
+    let endpoint = |name: &str| Endpoint::new(name, &*url).set("ca_file", path(&ca_file));
+    let world = TestEnv::builder()
+        .endpoint(endpoint("bare"))
+        .endpoint(endpoint("private").set("credential", "own"))
+        .start()
+        .await;
     let ask = |name: &str| Ask::get(format!("/v1/endpoints/{name}/small")).key(&world.caller);
     world.api.send(ask("bare")).await.expect_status(502);
     let key = std::fs::read_to_string(&own.key_file).unwrap();

@@ -4,12 +4,11 @@
 
 mod schema;
 
-use e2e::World;
 use hyper::Method;
 use schema::{Dice, Document};
 use serde_json::Value;
 use std::collections::BTreeMap;
-use support::{Answer, ApiKey, Ask};
+use support::{Answer, Ask, TestEnv};
 
 /// Requests to each operation, as each of the callers.
 const ROUNDS: usize = 40;
@@ -24,15 +23,12 @@ fn may_fail_elsewhere(path: &str, method: &str) -> bool {
 
 #[tokio::test]
 async fn every_answer_is_one_that_the_document_describes() {
-    let relay = "[limits]\nauth_failures_per_minute = 100000\n";
-    let world = World::start_full("", relay).await;
-    let document = Document::new(include_str!("../../../proto/openapi.json"));
-    let site = world
-        .relay_cli(&["key", "create", "--role", "site-admin", "--json"])
+    let world = TestEnv::builder()
+        .relay(|relay| relay.set("limits.auth_failures_per_minute", 100_000))
+        .start()
         .await;
-    let site: Value = serde_json::from_str(&site).unwrap();
-    let text = |name: &str| site[name].as_str().unwrap().to_owned();
-    let site = ApiKey::new(text("client_id"), text("client_secret"));
+    let document = Document::new(include_str!("../../../proto/openapi.json"));
+    let site = world.site_admin().await;
     let callers = [
         ("admin", &world.admin),
         ("site-admin", &site),

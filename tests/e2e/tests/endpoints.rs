@@ -2,16 +2,17 @@
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use bytes::Bytes;
-use e2e::{World, asked};
+use e2e::accept_request;
 use hyper::Method;
 use std::time::{Duration, Instant};
-use support::{Ask, RawTarget, pattern};
+use support::setup::{Endpoint, path};
+use support::{Ask, RawTarget, TestEnv, let_time_pass, pattern};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 
 #[tokio::test]
 async fn path_query_and_headers_pass_byte_for_byte() {
-    let world = World::start().await;
+    let world = TestEnv::start().await;
     for path in [
         "/headers",
         "/headers?",
@@ -48,7 +49,7 @@ fn sorted(text: &str) -> Vec<String> {
 
 #[tokio::test]
 async fn authorization_belongs_to_the_relay_or_to_the_target_never_to_both() {
-    let world = World::start().await;
+    let world = TestEnv::start().await;
     let consumed = Ask::get(world.endpoint("/headers")).key(&world.caller);
     let seen = world.api.send(consumed).await.expect_status(200).text();
     assert!(!seen.to_lowercase().contains("authorization"), "{seen}");
@@ -71,7 +72,7 @@ async fn authorization_belongs_to_the_relay_or_to_the_target_never_to_both() {
 
 #[tokio::test]
 async fn head_204_304_and_empty_answers_keep_their_framing() {
-    let world = World::start().await;
+    let world = TestEnv::start().await;
     let head = Ask::new(Method::HEAD, world.endpoint("/bytes/1000")).key(&world.caller);
     let answer = world.api.send(head).await.expect_status(200);
     assert_eq!(answer.header("content-length"), Some("1000"));
@@ -86,7 +87,7 @@ async fn head_204_304_and_empty_answers_keep_their_framing() {
 
 #[tokio::test]
 async fn bodies_of_every_size_pass_both_ways() {
-    let world = World::start().await;
+    let world = TestEnv::start().await;
     for size in [0usize, 1, 16_383, 16_384, 16_385, 70_000, 1_000_000] {
         let body = pattern::bytes(size);
         let known = Ask::post(world.endpoint("/echo"))
@@ -123,7 +124,7 @@ async fn bodies_of_every_size_pass_both_ways() {
 
 #[tokio::test]
 async fn pieces_arrive_when_they_are_sent_not_when_the_body_is_whole() {
-    let world = World::start().await;
+    let world = TestEnv::start().await;
     let ask = Ask::get(world.endpoint("/drip/10/200")).key(&world.caller);
     let mut reading = world.api.open(ask).await;
     let start = Instant::now();
@@ -133,7 +134,7 @@ async fn pieces_arrive_when_they_are_sent_not_when_the_body_is_whole() {
 
 #[tokio::test]
 async fn a_truncated_answer_never_looks_whole() {
-    let world = World::start().await;
+    let world = TestEnv::start().await;
     for path in ["/truncated", "/truncated-chunked"] {
         let ask = Ask::get(world.endpoint(path)).key(&world.caller);
         let answer = world.api.send(ask).await;
@@ -154,11 +155,10 @@ async fn an_answer_that_comes_before_the_request_was_read_is_passed_on() {
     let raw =
         RawTarget::start("HTTP/1.1 413 No\r\ncontent-length: 2\r\nconnection: close\r\n\r\nno")
             .await;
-    let world = World::start_with(&format!(
-        "[[endpoint]]\nname = \"raw\"\nurl = \"{}\"\n",
-        raw.url("/")
-    ))
-    .await;
+    let world = TestEnv::builder()
+        .endpoint(Endpoint::new("raw", raw.url("/")))
+        .start()
+        .await;
     let ask = Ask::post("/v1/endpoints/raw/")
         .key(&world.caller)
         .upload(5_000_000);
@@ -175,11 +175,10 @@ async fn a_targets_bridge_error_header_is_removed() {
         "HTTP/1.1 200 OK\r\nbridge-error: unauthorized\r\nx-own: 1\r\ncontent-length: 0\r\n\r\n",
     )
     .await;
-    let world = World::start_with(&format!(
-        "[[endpoint]]\nname = \"raw\"\nurl = \"{}\"\n",
-        raw.url("/")
-    ))
-    .await;
+    let world = TestEnv::builder()
+        .endpoint(Endpoint::new("raw", raw.url("/")))
+        .start()
+        .await;
     let ask = Ask::get("/v1/endpoints/raw/").key(&world.caller);
     let answer = world.api.send(ask).await.expect_status(200);
     assert_eq!(answer.header("bridge-error"), None);
@@ -192,25 +191,18 @@ async fn an_https_target_is_reached_through_an_extra_ca_and_only_then() {
     let target = support::Target::start_tls(&ca).await;
     let dir = support::TempDir::new("ca");
     let file = ca.write_to(dir.path());
-    let endpoint = |extra: &str| {
-        format!(
-            "[[endpoint]]\nname = \"s\"\nurl = \"{}\"\n{extra}",
-            target.url("/")
-        )
-    };
-    let trusted = format!(
-        "[targets]\nca_file = '{}'\n{}",
-        file.display(),
-        endpoint("")
-    );
-    let world = World::start_with(&trusted).await;
+    let builder = || TestEnv::builder().endpoint(Endpoint::new("s", target.url("/")));
+    let world = builder()
+        .bridge(|bridge| bridge.set("targets.ca_file", path(&file)))
+        .start()
+        .await;
     let ask = || {
         Ask::post("/v1/endpoints/s/echo")
             .key(&world.caller)
             .body(Bytes::from("hi"))
     };
     assert_eq!(world.api.send(ask()).await.expect_status(200).text(), "hi");
-    let world = World::start_with(&endpoint("")).await;
+    let world = builder().start().await;
     let ask = Ask::get("/v1/endpoints/s/small").key(&world.caller);
     let answer = world.api.send(ask).await;
     assert_eq!(
@@ -221,7 +213,7 @@ async fn an_https_target_is_reached_through_an_extra_ca_and_only_then() {
 
 #[tokio::test]
 async fn http2_callers_are_served_on_the_public_listener() {
-    let world = World::start().await;
+    let world = TestEnv::start().await;
     let out = tokio::process::Command::new("curl")
         .args(["-sS", "--http2", "--cacert"])
         .arg(world.ca_file())
@@ -253,7 +245,7 @@ async fn an_uploader_by_http2_gets_the_answer_that_comes_early() {
     let (world, target) = listening().await;
     // It answers before it reads. One that closes at once would lose its own answer at times.
     let answering = tokio::spawn(async move {
-        let (mut stream, _) = asked(&target).await;
+        let (mut stream, _) = accept_request(&target).await;
         let answer = b"HTTP/1.1 413 Too Large\r\nContent-Length: 0\r\n\r\n";
         stream.write_all(answer).await.unwrap();
         let mut rest = Vec::new();
@@ -288,11 +280,11 @@ async fn an_uploader_by_http2_gets_the_answer_that_comes_early() {
 }
 
 /// A target of the test's own, as the endpoint `own`.
-async fn listening() -> (World, TcpListener) {
+async fn listening() -> (TestEnv, TcpListener) {
     let own = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let url = format!("http://{}/", own.local_addr().unwrap());
-    let toml = format!("[[endpoint]]\nname = \"own\"\nurl = \"{url}\"\n");
-    (World::start_with(&toml).await, own)
+    let builder = TestEnv::builder().endpoint(Endpoint::new("own", url));
+    (builder.start().await, own)
 }
 
 /// The next of what comes, as text; empty where nothing does for so long.
@@ -316,7 +308,7 @@ async fn a_body_that_is_held_back_is_asked_for_by_the_target_and_by_nobody_else(
     let ask = async || {
         let mut client = TcpStream::connect(world.api.addr()).await.unwrap();
         client.write_all(head.as_bytes()).await.unwrap();
-        let (target, seen) = asked(&own).await;
+        let (target, seen) = accept_request(&own).await;
         let seen = seen.to_lowercase();
         assert!(seen.contains("expect: 100-continue\r\n"), "{seen}");
         (client, target)
@@ -355,7 +347,10 @@ async fn a_body_that_is_held_back_is_asked_for_by_the_target_and_by_nobody_else(
 
 #[tokio::test]
 async fn one_key_cannot_take_every_place() {
-    let world = World::start_full("", "[limits]\nstreams_per_key = 2\n").await;
+    let world = TestEnv::builder()
+        .relay(|relay| relay.set("limits.streams_per_key", 2))
+        .start()
+        .await;
     let get = async |path: &str, key| {
         world
             .api
@@ -363,7 +358,11 @@ async fn one_key_cannot_take_every_place() {
             .await
     };
     let later = async {
-        tokio::time::sleep(Duration::from_millis(700)).await;
+        let_time_pass(
+            Duration::from_millis(700),
+            "the two slow requests come first",
+        )
+        .await;
         let own = get("/small", &world.caller).await;
         (own, get("/small", &world.admin).await)
     };

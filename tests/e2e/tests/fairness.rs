@@ -2,11 +2,10 @@
 //! tenant's nothing from another tenant.
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
-use e2e::World;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
-use support::{ApiKey, Ask, Origin};
+use support::{ApiKey, Ask, Origin, TestEnv, let_time_pass};
 use tokio::task::JoinSet;
 
 /// What the line to the relay carries: far less than the machine.
@@ -26,7 +25,7 @@ async fn take(api: Origin, path: String, key: ApiKey, taken: Arc<AtomicU64>) {
 }
 
 /// How many per cent of the line the caller with a single transfer gets.
-async fn share_of_the_lone(world: &World, crowd: &ApiKey, alone: &ApiKey) -> u64 {
+async fn share_of_the_lone(world: &TestEnv, crowd: &ApiKey, alone: &ApiKey) -> u64 {
     world.proxy().rate(Some(LINE_BYTES_PER_S));
     let path = world.endpoint("/bytes/10000000000");
     let counts = [Arc::<AtomicU64>::default(), Arc::default()];
@@ -37,11 +36,14 @@ async fn share_of_the_lone(world: &World, crowd: &ApiKey, alone: &ApiKey) -> u64
     }
     let count = counts[1].clone();
     taking.spawn(take(world.api.clone(), path, alone.clone(), count));
-    // The first seconds empty what was buffered on the way, and windows find their size.
-    tokio::time::sleep(Duration::from_secs(5)).await;
+    let_time_pass(
+        Duration::from_secs(5),
+        "buffers empty, and windows find their size",
+    )
+    .await;
     let read = || [0, 1].map(|n| counts[n].load(Ordering::Relaxed));
     let before = read();
-    tokio::time::sleep(WHILE).await;
+    let_time_pass(WHILE, "throughput is measured over it").await;
     let after = read();
     let [crowd, alone] = [0, 1].map(|n| after[n] - before[n]);
     assert!(crowd > 0, "nothing moved");
@@ -50,7 +52,10 @@ async fn share_of_the_lone(world: &World, crowd: &ApiKey, alone: &ApiKey) -> u64
 
 #[tokio::test]
 async fn a_caller_with_many_transfers_gets_no_more_of_a_line_than_one_with_a_single_one() {
-    let mut world = World::start_with("[relay]\nconnections = 1\n").await;
+    let mut world = TestEnv::builder()
+        .bridge(|bridge| bridge.set("relay.connections", 1))
+        .start()
+        .await;
     let (crowd, alone) = (
         world.key("synchronizer", &[]).await,
         world.key("synchronizer", &[]).await,
@@ -77,7 +82,7 @@ async fn a_caller_with_many_transfers_gets_no_more_of_a_line_than_one_with_a_sin
 /// A tenant's transfers, as many as its bridges, and what one of another tenant gets beside them.
 #[tokio::test]
 async fn a_tenants_crowd_leaves_another_tenant_its_share_of_the_node() {
-    let world = World::start().await;
+    let world = TestEnv::start().await;
     let neighbour = world.second_tenant("globex").await;
     let path = world.endpoint("/bytes/100000000000");
     let counts = [Arc::<AtomicU64>::default(), Arc::default()];
@@ -92,10 +97,10 @@ async fn a_tenants_crowd_leaves_another_tenant_its_share_of_the_node() {
         counts[1].clone(),
     );
     taking.spawn(take(api, path, key, count));
-    tokio::time::sleep(Duration::from_secs(1)).await;
+    let_time_pass(Duration::from_secs(1), "all transfers run").await;
     let read = || [0, 1].map(|n| counts[n].load(Ordering::Relaxed));
     let before = read();
-    tokio::time::sleep(WHILE).await;
+    let_time_pass(WHILE, "throughput is measured over it").await;
     let after = read();
     let [crowd, alone] = [0, 1].map(|n| after[n] - before[n]);
     let share = alone * 100 / (crowd + alone).max(1);
@@ -109,9 +114,15 @@ async fn a_tenants_crowd_leaves_another_tenant_its_share_of_the_node() {
 
 #[tokio::test]
 async fn a_caller_that_leaves_everything_open_leaves_places_for_the_next() {
-    let limits =
-        "[limits]\nstreams_per_tenant = 200\nstreams_per_key = 200\nstreams_per_session = 200\n";
-    let world = World::start_full("", limits).await;
+    let world = TestEnv::builder()
+        .relay(|relay| {
+            relay
+                .set("limits.streams_per_tenant", 200)
+                .set("limits.streams_per_key", 200)
+                .set("limits.streams_per_session", 200)
+        })
+        .start()
+        .await;
     let greedy = world.key("caller", &[]).await;
     let mut open = JoinSet::new();
     for _ in 0..200 {

@@ -2,10 +2,9 @@
 
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
-use e2e::World;
 use std::net::IpAddr;
 use std::time::Duration;
-use support::Ask;
+use support::{Ask, TestEnv};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
@@ -21,8 +20,14 @@ const MANY: usize = 200;
 /// As many as the listener takes, in every stage before a connection has authenticated.
 #[tokio::test]
 async fn flood_of_every_kind_does_not_keep_a_bridge_out() {
-    let limits = "[limits]\npending_connections_max = 50\nunproven_tunnels_max = 50\n";
-    let mut world = World::start_full("", limits).await;
+    let mut world = TestEnv::builder()
+        .relay(|relay| {
+            relay
+                .set("limits.pending_connections_max", 50)
+                .set("limits.unproven_tunnels_max", 50)
+        })
+        .start()
+        .await;
     world.kill_bridge().await;
     let hello = world.client_hello();
     let mut tcp = Vec::new();
@@ -56,7 +61,10 @@ async fn flood_of_every_kind_does_not_keep_a_bridge_out() {
 /// A caller's connection keeps its place for as long as it lives, and so does a tunnel.
 #[tokio::test]
 async fn flood_evicts_no_connection_that_has_authenticated() {
-    let world = World::start_full("", "[limits]\npending_connections_max = 20\n").await;
+    let world = TestEnv::builder()
+        .relay(|relay| relay.set("limits.pending_connections_max", 20))
+        .start()
+        .await;
     let ask = || Ask::get("/v1/bridges").key(&world.caller);
     let mut caller = world.public.client().await.unwrap();
     caller.send(ask()).await.expect_status(200);
@@ -72,9 +80,17 @@ async fn flood_evicts_no_connection_that_has_authenticated() {
 
 #[tokio::test]
 async fn idle_connections_on_one_listener_leave_the_others_alone() {
-    let limits = "[limits]\nconnections_max = 20\npending_connections_max = 20\n\
-                  internal_connections_max = 20\nproxy_connections_max = 20\nadmin_connections_max = 8\n";
-    let world = World::start_full("", limits).await;
+    let world = TestEnv::builder()
+        .relay(|relay| {
+            relay
+                .set("limits.connections_max", 20)
+                .set("limits.pending_connections_max", 20)
+                .set("limits.internal_connections_max", 20)
+                .set("limits.proxy_connections_max", 20)
+                .set("limits.admin_connections_max", 8)
+        })
+        .start()
+        .await;
     let mut idle = Vec::new();
     for address in [world.api.addr(), world.forward(), world.admin_origin.addr()] {
         for _ in 0..100 {
@@ -100,8 +116,14 @@ async fn idle_connections_on_one_listener_leave_the_others_alone() {
 async fn unfinished_heads_share_one_memory_budget() {
     const HEAD_BYTES: usize = 50 * 1024;
     const BUDGET_KIB: u64 = 4 * 1024;
-    let limits = "[limits]\npending_memory_max = \"4MiB\"\nheader_read_timeout = \"60s\"\n";
-    let world = World::start_full("", limits).await;
+    let world = TestEnv::builder()
+        .relay(|relay| {
+            relay
+                .set("limits.pending_memory_max", "4MiB")
+                .set("limits.header_read_timeout", "60s")
+        })
+        .start()
+        .await;
     let field = format!("X-A: {}\r\n", "a".repeat(1000));
     let head = format!("GET / HTTP/1.1\r\nHost: localhost\r\n{}", field.repeat(60));
     let ask = || Ask::get("/v1/bridges").key(&world.caller);
@@ -127,7 +149,7 @@ async fn unfinished_heads_share_one_memory_budget() {
 
 #[tokio::test]
 async fn head_beyond_every_limit_is_refused_with_a_problem_document() {
-    let world = World::start().await;
+    let world = TestEnv::start().await;
     let ask = Ask::get("/v1/bridges")
         .key(&world.caller)
         .header("x-long", &"a".repeat(1 << 20));
@@ -139,8 +161,10 @@ async fn head_beyond_every_limit_is_refused_with_a_problem_document() {
 /// A newcomer that is not complete when a connection behind it authenticates is not read on.
 #[tokio::test]
 async fn evicted_connection_is_closed() {
-    let limits = "[limits]\npending_connections_max = 1\n";
-    let world = World::start_full("", limits).await;
+    let world = TestEnv::builder()
+        .relay(|relay| relay.set("limits.pending_connections_max", 1))
+        .start()
+        .await;
     let mut first = world.connect_from(HERE).await;
     let second = world.connect_from(HERE).await;
     let closed = tokio::time::timeout(SOON, first.read(&mut [0])).await;

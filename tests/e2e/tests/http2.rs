@@ -17,6 +17,7 @@
 
 use futures_util::{StreamExt as _, stream};
 use std::time::Duration;
+use support::let_time_pass;
 use support::recorder::Message;
 
 // Beside this file.
@@ -61,7 +62,7 @@ const NO_CASE: usize = 0;
 
 #[tokio::test]
 async fn what_http2_forbids_never_reaches_a_target() {
-    let ground = Ground::start("").await;
+    let ground = Ground::start().await;
     let mut table = Table::new(ground.key());
     heads::add(&mut table);
     bodies::add(&mut table);
@@ -74,7 +75,7 @@ async fn what_http2_forbids_never_reaches_a_target() {
         .collect()
         .await;
     ground.serves_others().await;
-    tokio::time::sleep(SETTLED).await;
+    let_time_pass(SETTLED, "the target records what is on its way").await;
     let mut wrong = Vec::new();
     for (case, ending) in cases.iter().zip(endings) {
         let seen = ground.recorder.take(case.number);

@@ -2,13 +2,12 @@
 #![cfg(target_os = "linux")]
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
-use e2e::World;
 use std::fs;
 use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _, chown, symlink};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
-use support::{TempDir, process};
+use support::{TempDir, TestEnv, process};
 
 /// The service's user.
 const OWNER: u32 = 12_345;
@@ -77,7 +76,7 @@ async fn run(config: &Path, args: &[&str]) -> process::Finished {
 
 #[tokio::test]
 async fn root_follows_no_link_in_the_data_directory_of_another_user() {
-    let world = World::start().await;
+    let world = TestEnv::start().await;
     let key = world.key("bridge", &[]).await;
     let config = fs::read_to_string(world.bridge_config()).unwrap();
     let old = world.bridge_data_dir();
@@ -138,7 +137,7 @@ async fn root_follows_no_link_in_the_data_directory_of_another_user() {
 
 #[tokio::test]
 async fn support_bundle_follows_no_link_of_the_bridges_user() {
-    let world = World::start().await;
+    let world = TestEnv::start().await;
     let temp = TempDir::new("bundle");
     let theirs = Theirs::write(temp.join("theirs"));
     let log = temp.join("bridge.log");

@@ -2,17 +2,13 @@
 #![cfg(unix)]
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
-use e2e::World;
 use serde_json::json;
 use std::fs::File;
 use std::io::Read as _;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
-use std::time::{Duration, Instant};
-use support::{Ask, process};
-
-/// What a step may take.
-const PATIENCE: Duration = Duration::from_secs(90);
+use std::time::Duration;
+use support::{Ask, LONG_TIMEOUT, TestEnv, eventually, process};
 
 /// What becomes of what a program writes to standard error.
 #[derive(Debug, Clone, Copy)]
@@ -72,22 +68,17 @@ fn program(name: &str, verb: &str, config: &Path) -> Command {
     command
 }
 
-async fn until_ready(world: &World) {
-    let deadline = Instant::now() + PATIENCE;
-    loop {
+async fn until_ready(world: &TestEnv) {
+    eventually(LONG_TIMEOUT, "200 from /readyz", async || {
         let ask = Ask::get("/readyz").within(Duration::from_secs(5));
-        if let Ok(answer) = world.admin_origin.try_send(ask).await
-            && answer.status == 200
-        {
-            return;
-        }
-        assert!(Instant::now() < deadline, "the relay is not ready");
-        tokio::time::sleep(Duration::from_millis(50)).await;
-    }
+        let asking = world.admin_origin.try_send(ask);
+        asking.await.is_ok_and(|answer| answer.status == 200)
+    })
+    .await;
 }
 
 /// Answers, refusals and failures: all of them are logged at this level.
-async fn serves(world: &World) {
+async fn serves(world: &TestEnv) {
     for _ in 0..20 {
         let small = Ask::get(world.endpoint("/small")).key(&world.caller);
         world.api.send(small).await.expect_status(200);
@@ -110,8 +101,11 @@ async fn serves(world: &World) {
 
 /// Both programs, with the loudest log there is.
 async fn both_serve_with(reader: Reader) {
-    let mut world =
-        World::start_full("[log]\nlevel = \"trace\"\n", "[log]\nlevel = \"trace\"\n").await;
+    let mut world = TestEnv::builder()
+        .bridge(|bridge| bridge.set("log.level", "trace"))
+        .relay(|relay| relay.set("log.level", "trace"))
+        .start()
+        .await;
     world.kill_bridge().await;
     world.kill_relay().await;
     let relay_config = world.relay_config();
@@ -119,7 +113,7 @@ async fn both_serve_with(reader: Reader) {
     let mut relay = Own::spawn(program("integration-relay", "serve", &relay_config), reader);
     until_ready(&world).await;
     let mut bridge = Own::spawn(program("integration-bridge", "run", &bridge_config), reader);
-    world.wait_online_within(PATIENCE).await;
+    world.wait_online_within(LONG_TIMEOUT).await;
     serves(&world).await;
     assert!(relay.is_running() && bridge.is_running(), "{reader:?}");
 }
@@ -145,11 +139,8 @@ async fn quickstart_serves_while_its_log_takes_nothing() {
         let mut command = process::command("quickstart");
         command.arg("--once").env("RUST_LOG", "debug");
         let mut own = Own::spawn(command, reader);
-        let deadline = Instant::now() + PATIENCE;
-        while own.is_running() {
-            assert!(Instant::now() < deadline, "{reader:?}: it does not end");
-            tokio::time::sleep(Duration::from_millis(50)).await;
-        }
+        let what = format!("the end of quickstart, {reader:?}");
+        eventually(LONG_TIMEOUT, &what, async || !own.is_running()).await;
         assert!(own.child.wait().unwrap().success(), "{reader:?}");
     }
 }
@@ -173,7 +164,7 @@ fn complaint(mut command: Command, stdout: Stdio) -> (Option<i32>, String) {
 
 #[tokio::test]
 async fn command_whose_output_is_not_taken_ends_quietly_and_has_failed() {
-    let world = World::start().await;
+    let world = TestEnv::start().await;
     let closed = || {
         let (read, write) = std::io::pipe().unwrap();
         drop(read);

@@ -1,6 +1,7 @@
 //! The first command of the README.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
+use support::eventually;
 use support::process::{self, Running};
 
 #[tokio::test]
@@ -27,15 +28,11 @@ async fn json_is_one_object_with_everything_to_go_on() {
 
 #[tokio::test]
 async fn the_first_word_comes_within_a_second_and_it_stays_until_it_is_ended() {
-    let start = Instant::now();
     let running = Running::spawn("quickstart", process::command("quickstart"));
-    while running.log().is_empty() {
-        assert!(
-            start.elapsed() < Duration::from_secs(1),
-            "silent for a second"
-        );
-        tokio::time::sleep(Duration::from_millis(5)).await;
-    }
+    eventually(Duration::from_secs(1), "a first line", async || {
+        !running.log().is_empty()
+    })
+    .await;
     running.wait_log("curl ", Duration::from_secs(20)).await;
     assert!(running.exited().is_none());
     running.signal("INT");

@@ -1,41 +1,30 @@
 //! The relay's disk runs full and has room again; an earlier copy of its database is put back.
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
-use e2e::World;
 use serde_json::{Value, json};
-use std::time::{Duration, Instant};
-use support::{Ask, SmallDisk};
+use std::time::Duration;
+use support::{Ask, LONG_TIMEOUT, SmallDisk, TestEnv, eventually, let_time_pass};
 
-const PATIENCE: Duration = Duration::from_secs(60);
-
-fn deliver(world: &World, path: &str, bytes: usize) -> Value {
+fn deliver(world: &TestEnv, path: &str, bytes: usize) -> Value {
     json!({"mode": "deliver", "url": world.target.url(path), "body": "y".repeat(bytes)})
 }
 
-async fn ready(world: &World) -> u16 {
+async fn ready(world: &TestEnv) -> u16 {
     world.api.send(Ask::get("/readyz")).await.status.as_u16()
 }
 
-async fn until_ready_says(world: &World, status: u16) {
-    let deadline = Instant::now() + PATIENCE;
-    while ready(world).await != status {
-        assert!(Instant::now() < deadline, "/readyz does not say {status}");
-        tokio::time::sleep(Duration::from_millis(100)).await;
-    }
+async fn until_ready_says(world: &TestEnv, status: u16) {
+    eventually(
+        LONG_TIMEOUT,
+        &format!("{status} from /readyz"),
+        async || ready(world).await == status,
+    )
+    .await;
 }
 
-async fn until_delivered(world: &World, ids: &[String]) {
-    let deadline = Instant::now() + PATIENCE;
+async fn until_delivered(world: &TestEnv, ids: &[String]) {
     for id in ids {
-        loop {
-            let ask = Ask::get(format!("/v1/calls/{id}")).key(&world.caller);
-            let call = world.api.send(ask).await.expect_status(200).json();
-            if call["state"] == "succeeded" {
-                break;
-            }
-            assert!(Instant::now() < deadline, "not delivered: {call:#}");
-            tokio::time::sleep(Duration::from_millis(50)).await;
-        }
+        world.wait_call(id, "succeeded", LONG_TIMEOUT).await;
     }
 }
 
@@ -44,11 +33,11 @@ async fn until_delivered(world: &World, ids: &[String]) {
 #[tokio::test]
 async fn a_relay_works_again_after_its_disk_was_full() {
     let disk = SmallDisk::mount(3 << 20);
-    let storage = format!(
-        "[storage]\nurl = \"sqlite://{}/relay.db\"\n",
-        disk.path().display()
-    );
-    let world = World::start_full("", &storage).await;
+    let url = format!("sqlite://{}/relay.db", disk.path().display());
+    let world = TestEnv::builder()
+        .relay(|relay| relay.database(&url))
+        .start()
+        .await;
     let mut acknowledged = Vec::new();
     until_ready_says(&world, 200).await;
     disk.fill();
@@ -98,7 +87,7 @@ async fn a_relay_works_again_after_its_disk_was_full() {
 /// The relay runs on between the copy and its end, which is a sudden one.
 #[tokio::test]
 async fn an_earlier_copy_put_back_by_hand_delivers_nothing() {
-    let mut world = World::start().await;
+    let mut world = TestEnv::start().await;
     let database = world.relay_config().parent().unwrap().join("relay.db");
     let copy = database.with_extension("copy");
     world.stop_bridge().await;
@@ -110,8 +99,8 @@ async fn an_earlier_copy_put_back_by_hand_delivers_nothing() {
     world.relay_cli(&["backup", copy.to_str().unwrap()]).await;
     world.start_bridge();
     until_delivered(&world, &[id]).await;
-    // The note follows within a moment.
-    tokio::time::sleep(Duration::from_millis(1_500)).await;
+    let why = "the relay notes its generation next to the database within a second";
+    let_time_pass(Duration::from_millis(1_500), why).await;
     world.kill_relay().await;
     for end in ["", "-wal", "-shm"] {
         let _ = std::fs::remove_file(format!("{}{end}", database.display()));
@@ -119,7 +108,11 @@ async fn an_earlier_copy_put_back_by_hand_delivers_nothing() {
     std::fs::rename(&copy, &database).unwrap();
     world.start_relay().await;
     world.wait_online().await;
-    tokio::time::sleep(Duration::from_millis(1_500)).await;
+    let_time_pass(
+        Duration::from_millis(1_500),
+        "a delivery would arrive at once",
+    )
+    .await;
     assert_eq!(world.target.hooks().len(), 1);
     let said = world.relay_cli(&["deliveries", "status"]).await;
     assert!(said.contains("Deliveries are paused"), "{said}");
@@ -128,22 +121,20 @@ async fn an_earlier_copy_put_back_by_hand_delivers_nothing() {
 /// Its clock stands still while no bridge is there, and the wall's does not.
 #[tokio::test]
 async fn a_call_that_waits_for_a_bridge_expires() {
-    let mut world = World::start().await;
+    let mut world = TestEnv::start().await;
     world.stop_bridge().await;
     let mut call = deliver(&world, "/hook", 1);
     call["expires_in"] = json!(6);
     let answer = world.call(call).await.expect_status(202);
     let id = answer.json()["id"].as_str().unwrap().to_owned();
-    let show = || Ask::get(format!("/v1/calls/{id}")).key(&world.caller);
-    let deadline = Instant::now() + PATIENCE;
-    let call = loop {
-        let call = world.api.send(show()).await.expect_status(200).json();
-        if call["state"] != "pending" && call["state"] != "waiting_for_bridge" {
-            break call;
+    let call = eventually(LONG_TIMEOUT, "an end of the call", async || {
+        let call = world.stored_call(&id).await;
+        match call["state"].as_str() {
+            Some("pending" | "waiting_for_bridge") => Err(format!("{call:#}")),
+            _ => Ok(call),
         }
-        assert!(Instant::now() < deadline, "does not expire: {call:#}");
-        tokio::time::sleep(Duration::from_millis(100)).await;
-    };
+    })
+    .await;
     assert_eq!(
         (&call["state"], &call["execution"]),
         (&json!("expired"), &json!("not_sent"))

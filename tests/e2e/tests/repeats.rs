@@ -1,11 +1,10 @@
 //! What is made again when a tunnel is lost, and what is not: as the README's table of `execution` says.
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
-use e2e::World;
 use hyper::Method;
 use std::time::Duration;
-use support::pattern;
-use support::{Answer, Ask};
+use support::setup::{BridgeSetup, Endpoint};
+use support::{Answer, Ask, TestEnv, let_time_pass, pattern};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
@@ -13,7 +12,7 @@ use tokio::net::TcpStream;
 const SLOW: &str = "/delay/1500";
 
 /// Asks for something slow and cuts the tunnel when the target has it.
-async fn cut_while_asked(world: &World, method: Method, path: &str) -> Answer {
+async fn cut_while_asked(world: &TestEnv, method: Method, path: &str) -> Answer {
     let before = world.target.requests();
     let ask = Ask::new(method, path).key(&world.caller);
     let asking = tokio::spawn({
@@ -31,7 +30,7 @@ async fn cut_while_asked(world: &World, method: Method, path: &str) -> Answer {
 }
 
 /// Requests that the target has seen of `work`, besides those that only looked whether it is online.
-async fn seen_of<T>(world: &World, work: impl Future<Output = T>) -> (T, u64) {
+async fn seen_of<T>(world: &TestEnv, work: impl Future<Output = T>) -> (T, u64) {
     let before = world.target.hangups();
     let result = work.await;
     (result, world.target.hangups() - before)
@@ -39,7 +38,7 @@ async fn seen_of<T>(world: &World, work: impl Future<Output = T>) -> (T, u64) {
 
 #[tokio::test]
 async fn a_request_that_changes_nothing_is_made_again_when_its_tunnel_is_lost() {
-    let world = World::start().await;
+    let world = TestEnv::start().await;
     for method in [Method::GET, Method::HEAD, Method::OPTIONS] {
         let path = world.endpoint(SLOW);
         let asking = cut_while_asked(&world, method.clone(), &path);
@@ -52,7 +51,7 @@ async fn a_request_that_changes_nothing_is_made_again_when_its_tunnel_is_lost() 
 
 #[tokio::test]
 async fn what_may_have_changed_something_is_left_to_its_caller() {
-    let world = World::start().await;
+    let world = TestEnv::start().await;
     for method in [Method::POST, Method::PUT, Method::DELETE, Method::PATCH] {
         let answer = cut_while_asked(&world, method.clone(), &world.endpoint(SLOW)).await;
         assert_eq!(answer.status, 502, "{method}");
@@ -63,14 +62,11 @@ async fn what_may_have_changed_something_is_left_to_its_caller() {
 
 #[tokio::test]
 async fn an_endpoint_may_say_that_put_and_delete_can_be_made_twice() {
-    let world = World::start().await;
-    let key = world.key("bridge", &[]).await;
-    let toml = format!(
-        "[[endpoint]]\nname = \"twice\"\nurl = \"{}\"\nrepeatable = true\n",
-        world.target.url("/")
-    );
-    // Through the proxy that is cut, as the first bridge.
-    let bridge = world.add_bridge_behind_proxy("b2", &key, &toml).await;
+    let world = TestEnv::start().await;
+    let endpoint = Endpoint::new("twice", world.target.url("/")).set("repeatable", true);
+    // It dials through the proxy that is cut, as the first bridge does.
+    let setup = BridgeSetup::new("b2").via(world.proxy().addr());
+    let bridge = world.add_bridge(setup.endpoint(endpoint)).await;
     for (method, status) in [
         (Method::PUT, 200),
         (Method::DELETE, 200),
@@ -85,7 +81,7 @@ async fn an_endpoint_may_say_that_put_and_delete_can_be_made_twice() {
 
 #[tokio::test]
 async fn a_request_survives_that_its_bridge_is_killed_where_it_changes_nothing() {
-    let mut world = World::start().await;
+    let mut world = TestEnv::start().await;
     let ask = Ask::get(world.endpoint(SLOW)).key(&world.caller);
     let asking = tokio::spawn({
         let api = world.api.clone();
@@ -113,13 +109,13 @@ async fn what_was_not_dispatched_when_every_tunnel_was_lost_is_made_once_when_on
     {
         queued.push(connected.unwrap());
     }
-    let world = World::start().await;
-    let key = world.key("bridge", &[]).await;
-    let toml = format!(
-        "[[endpoint]]\nname = \"full\"\nurl = \"http://{address}/\"\nconnect_timeout = \"20s\"\n\
-         [targets]\nhealth_interval = \"off\"\n"
-    );
-    let _bridge = world.add_bridge_behind_proxy("b2", &key, &toml).await;
+    let world = TestEnv::start().await;
+    let endpoint = Endpoint::new("full", format!("http://{address}/"));
+    let setup = BridgeSetup::new("b2")
+        .via(world.proxy().addr())
+        .endpoint(endpoint.set("connect_timeout", "20s"))
+        .set("targets.health_interval", "off");
+    let _bridge = world.add_bridge(setup).await;
     let mut asking = tokio::spawn({
         let ask = Ask::post("/v1/endpoints/full/x").key(&world.caller);
         // Long enough to be on its way, short enough to be kept.
@@ -127,10 +123,14 @@ async fn what_was_not_dispatched_when_every_tunnel_was_lost_is_made_once_when_on
         let api = world.api.clone();
         async move { api.send(ask).await }
     });
-    tokio::time::sleep(Duration::from_millis(500)).await;
+    let_time_pass(
+        Duration::from_millis(500),
+        "the bridge waits for a connection",
+    )
+    .await;
     assert!(!asking.is_finished());
     world.proxy().cut();
-    tokio::time::sleep(Duration::from_millis(50)).await;
+    let_time_pass(Duration::from_millis(50), "both sides notice the cut").await;
     drop(queued);
     let mut seen = 0;
     let answer = loop {
@@ -156,14 +156,14 @@ async fn what_was_not_dispatched_when_every_tunnel_was_lost_is_made_once_when_on
 /// A bridge that turns requests away has seen their beginning; another one gets them whole.
 #[tokio::test]
 async fn a_body_that_one_bridge_turned_away_reaches_another_from_its_first_byte() {
-    let world = World::start_with("[bridge]\npaused = true\n").await;
-    let key = world.key("bridge", &[]).await;
-    let toml = format!(
-        "[[endpoint]]\nname = \"t\"\nurl = \"{}\"\n",
-        world.target.url("/")
-    );
-    let _bridge = world.add_bridge("b2", &key, &toml).await;
-    // They are meant as a pair.
+    let world = TestEnv::builder()
+        .bridge(|bridge| bridge.set("bridge.paused", true))
+        .start()
+        .await;
+    let endpoint = Endpoint::new("t", world.target.url("/"));
+    let setup = BridgeSetup::new("b2").endpoint(endpoint);
+    let _bridge = world.add_bridge(setup).await;
+    // Both bridges may serve the endpoint.
     world
         .relay_cli(&["bridge", "assign", "b2", "--endpoint", "t", "--also"])
         .await;

@@ -2,18 +2,14 @@
 #![cfg(target_os = "linux")]
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
-use e2e::World;
 use serde_json::json;
 use std::collections::HashMap;
-use std::time::{Duration, Instant};
-use support::{Ask, Running, process};
+use support::setup::Allow;
+use support::{Ask, LONG_TIMEOUT, Running, TestEnv, eventually, process};
 use tokio::net::{TcpListener, TcpStream};
 
-/// What a step may take.
-const PATIENCE: Duration = Duration::from_secs(90);
-
 /// A bridge that may open this many files.
-fn spawn_with_files(world: &World, files: u32) -> Running {
+fn spawn_with_files(world: &TestEnv, files: u32) -> Running {
     let program = process::command("integration-bridge");
     let mut command = std::process::Command::new("sh");
     command
@@ -42,14 +38,14 @@ async fn silent() -> (u16, tokio::task::JoinHandle<()>) {
 #[tokio::test]
 async fn bridge_without_descriptors_is_overloaded_and_recovers() {
     let (port, taking) = silent().await;
-    let toml = format!(
-        "[[allow]]\nhost = \"127.0.0.1\"\nports = [{port}]\nmethods = [\"*\"]\n\
-         [[allow]]\nhost = \"localhost\"\nmethods = [\"*\"]\nports = [{port}]\n"
-    );
-    let mut world = World::start_with(&toml).await;
+    let mut world = TestEnv::builder()
+        .allow(Allow::loopback(port))
+        .allow(Allow::host("localhost").ports([port]))
+        .start()
+        .await;
     world.kill_bridge().await;
     let bridge = spawn_with_files(&world, 64);
-    world.wait_online_within(PATIENCE).await;
+    world.wait_online_within(LONG_TIMEOUT).await;
     let mut calls = tokio::task::JoinSet::new();
     for number in 0..120 {
         let host = ["127.0.0.1", "localhost"][number % 2];
@@ -58,7 +54,7 @@ async fn bridge_without_descriptors_is_overloaded_and_recovers() {
         });
         let ask = Ask::post("/v1/calls").key(&world.caller).json(&call);
         let origin = world.api.clone();
-        calls.spawn(async move { origin.send(ask.within(PATIENCE)).await });
+        calls.spawn(async move { origin.send(ask.within(LONG_TIMEOUT)).await });
     }
     let mut codes: HashMap<String, usize> = HashMap::new();
     while let Some(answer) = calls.join_next().await {
@@ -75,15 +71,14 @@ async fn bridge_without_descriptors_is_overloaded_and_recovers() {
     assert!(codes.keys().all(is_own), "{codes:?}");
     taking.abort();
     // They are free again.
-    let deadline = Instant::now() + PATIENCE;
-    loop {
+    eventually(LONG_TIMEOUT, "200 from the endpoint", async || {
         let small = Ask::get(world.endpoint("/small")).key(&world.caller);
         let answer = world.api.send(small).await;
-        if answer.status == 200 {
-            break;
+        match answer.status.as_u16() {
+            200 => Ok(()),
+            _ => Err(answer.text()),
         }
-        assert!(Instant::now() < deadline, "{:?}", answer.body);
-        tokio::time::sleep(Duration::from_millis(100)).await;
-    }
+    })
+    .await;
     assert!(bridge.exited().is_none());
 }

@@ -6,17 +6,14 @@ use std::net::SocketAddr;
 use std::os::unix::fs::symlink;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
-use support::setup::{Bridge, BridgeSetup, Relay, RelaySetup};
+use support::setup::{Bridge, BridgeSetup, Relay, RelaySetup, path};
 use support::{
-    ApiKey, Ask, Direction, FlakyProxy, Installation, PostgresDatabase, Target, TempDir,
-    ThrowawayCa,
+    ApiKey, Ask, Direction, FlakyProxy, LONG_TIMEOUT, PostgresDatabase, Target, TempDir, TestEnv,
+    ThrowawayCa, eventually, let_time_pass,
 };
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinHandle;
-
-/// What any one wait may take on a loaded machine.
-const PATIENCE: Duration = Duration::from_secs(60);
 
 /// The longest wait of a bridge before it dials again, and time to connect.
 const BRIDGE_BACK: Duration = Duration::from_secs(100);
@@ -76,11 +73,8 @@ impl Pair {
         let ca = Arc::new(ThrowawayCa::new());
         let key_file = dirs[0].join("relay-secrets.key");
         let write = |dir| {
-            let setup = RelaySetup::default().extra(&format!(
-                "[storage]\nurl = \"{}\"\nkey_file = {key_file:?}\n",
-                database.url()
-            ));
-            Relay::write(setup, &ca, dir)
+            let setup = RelaySetup::default().database(database.url());
+            Relay::write(setup.set("storage.key_file", path(&key_file)), &ca, dir)
         };
         let [mut first, mut second] = [write(&dirs[0]), write(&dirs[1])];
         first.create_tenant("acme").await;
@@ -93,16 +87,13 @@ impl Pair {
 
         let target = Target::start().await;
         let addresses = TwoAddresses::start(first.public().addr(), second.public().addr()).await;
-        let setup = BridgeSetup::new("b1").via(addresses.addr).extra(&format!(
-            "[[endpoint]]\nname = \"t\"\nurl = \"{}\"\n[[allow]]\nhost = \"127.0.0.1\"\nports = [{}]\n\
-             methods = [\"*\"]\n",
-            target.url("/"),
-            target.port()
-        ));
+        let setup = BridgeSetup::new("b1")
+            .via(addresses.addr)
+            .target("t", &target);
         let mut bridge = Bridge::write(&first, setup, &dirs[0]);
         bridge.pair(&pairing).await;
         bridge.start();
-        first.wait_bridge(&admin, "b1", true, PATIENCE).await;
+        first.wait_bridge(&admin, "b1", true, LONG_TIMEOUT).await;
         Self {
             bridge,
             first,
@@ -125,17 +116,15 @@ impl Pair {
 
 /// Waits until `/readyz` on the admin listener says that the relay stands by.
 async fn wait_standby(relay: &Relay) {
-    let deadline = Instant::now() + PATIENCE;
-    loop {
+    eventually(LONG_TIMEOUT, "a relay on standby", async || {
         let answer = relay.admin().try_send(Ask::get("/readyz")).await;
-        let last = match answer {
-            Ok(answer) if answer.status == 503 && answer.text().contains("standby") => return,
-            Ok(answer) => format!("{} {}", answer.status, answer.text()),
-            Err(failure) => failure.to_string(),
-        };
-        assert!(Instant::now() < deadline, "not on standby: {last}");
-        tokio::time::sleep(Duration::from_millis(50)).await;
-    }
+        match answer {
+            Ok(answer) if answer.status == 503 && answer.text().contains("standby") => Ok(()),
+            Ok(answer) => Err(format!("{} {}", answer.status, answer.text())),
+            Err(failure) => Err(failure.to_string()),
+        }
+    })
+    .await;
 }
 
 /// It takes no tunnel and serves no request, and says why.
@@ -183,13 +172,13 @@ async fn standby_takes_over_when_the_active_relay_is_killed() {
     wait_standby(&pair.first).await;
     assert_standby(&pair.first, &pair.caller).await;
     pair.call(&pair.second).await;
-    pair.second.stop(PATIENCE).await;
+    pair.second.stop(LONG_TIMEOUT).await;
     pair.first.wait_ready(TAKEOVER).await;
     pair.first
         .wait_bridge(&pair.admin, "b1", true, BRIDGE_BACK)
         .await;
     pair.call(&pair.first).await;
-    pair.bridge.stop(PATIENCE).await;
+    pair.bridge.stop(LONG_TIMEOUT).await;
 }
 
 #[tokio::test]
@@ -215,7 +204,7 @@ async fn frozen_relay_serves_nothing_after_another_took_over() {
     pair.first.process().signal("CONT");
     let mut answer = String::new();
     let reading = waiting.read_to_string(&mut answer);
-    tokio::time::timeout(PATIENCE, reading)
+    tokio::time::timeout(LONG_TIMEOUT, reading)
         .await
         .unwrap()
         .unwrap();
@@ -233,18 +222,14 @@ async fn frozen_relay_serves_nothing_after_another_took_over() {
 
 #[tokio::test]
 async fn sqlite_database_is_served_by_one_process_under_any_name() {
-    let target = Target::start().await;
-    let site = Installation::with_target(&target).await;
+    let site = TestEnv::start().await;
     let home = site.relay.config().parent().unwrap().to_owned();
     let [link, hard] = ["link.db", "hard.db"].map(|name| home.join(name));
     symlink(home.join("relay.db"), &link).unwrap();
     std::fs::hard_link(home.join("relay.db"), &hard).unwrap();
     for name in [&link, &hard] {
         let dir = TempDir::new("second");
-        let setup = RelaySetup::default().extra(&format!(
-            "[storage]\nurl = \"sqlite://{}\"\n",
-            name.display()
-        ));
+        let setup = RelaySetup::default().database(&format!("sqlite://{}", name.display()));
         let second = Relay::write(setup, &site.ca, &dir);
         let said = second.cli(&["serve"]).await.failure();
         assert!(said.contains("serves from this database"), "{said}");
@@ -253,38 +238,37 @@ async fn sqlite_database_is_served_by_one_process_under_any_name() {
         assert_eq!(listed.status.success(), name == &link, "{}", listed.stderr);
     }
     site.relay.cli(&["tenant", "list"]).await.success();
-    let ask = Ask::get("/v1/endpoints/app/small").key(&site.caller);
-    site.relay.internal().send(ask).await.expect_status(200);
+    let ask = Ask::get(site.endpoint("/small")).key(&site.caller);
+    site.api.send(ask).await.expect_status(200);
 }
 
 /// One relay whose way to the database is in the test's hands.
 struct Lonely {
-    site: Installation,
+    site: TestEnv,
     database: FlakyProxy,
     _server: PostgresDatabase,
-    _target: Target,
 }
 
 impl Lonely {
-    async fn start(extra: &str) -> Self {
+    async fn start() -> Self {
+        Self::start_with(|relay| relay).await
+    }
+
+    /// With changes to the relay's setup.
+    async fn start_with(change: impl FnOnce(RelaySetup) -> RelaySetup) -> Self {
         let server = PostgresDatabase::create();
         let (origin, name) = server.url().rsplit_once('/').unwrap();
         let addr = origin.rsplit_once('@').unwrap().1.parse().unwrap();
         let database = FlakyProxy::start(addr).await;
-        let target = Target::start().await;
-        let site = Installation::builder()
-            .target("app", &target)
-            .relay_extra(&format!(
-                "[storage]\nurl = \"postgres://test@{}/{name}\"\n{extra}",
-                database.addr()
-            ))
+        let url = format!("postgres://test@{}/{name}", database.addr());
+        let site = TestEnv::builder()
+            .relay(|relay| change(relay.database(&url)))
             .start()
             .await;
         Self {
             site,
             database,
             _server: server,
-            _target: target,
         }
     }
 
@@ -296,39 +280,39 @@ impl Lonely {
     }
 
     async fn status(&self) -> u16 {
-        let ask = Ask::get("/v1/endpoints/app/small").key(&self.site.caller);
-        self.site.relay.internal().send(ask).await.status.as_u16()
+        let ask = Ask::get(self.site.endpoint("/small")).key(&self.site.caller);
+        self.site.api.send(ask).await.status.as_u16()
     }
 
     async fn wait_status(&self, status: u16, within: Duration) {
-        let deadline = Instant::now() + within;
-        loop {
-            let now = self.status().await;
-            if now == status {
-                return;
-            }
-            assert!(Instant::now() < deadline, "{now}, and not {status}");
-            tokio::time::sleep(Duration::from_millis(100)).await;
-        }
+        eventually(
+            within,
+            &format!("{status} from the endpoint"),
+            async || match self.status().await {
+                now if now == status => Ok(()),
+                now => Err(now),
+            },
+        )
+        .await;
     }
 }
 
 #[tokio::test]
 async fn relay_without_its_database_goes_on_where_no_other_waits() {
-    let mut lonely = Lonely::start("").await;
+    let mut lonely = Lonely::start().await;
     lonely.set_away(true).await;
     // Longer than the lease lasts.
     let process = lonely.site.relay.process();
-    process.wait_log("cannot be renewed", PATIENCE).await;
+    process.wait_log("cannot be renewed", LONG_TIMEOUT).await;
     let until = Instant::now() + Duration::from_secs(12);
     while Instant::now() < until {
         assert_eq!(lonely.status().await, 200);
-        tokio::time::sleep(Duration::from_millis(200)).await;
+        let_time_pass(Duration::from_millis(200), "the lease runs out meanwhile").await;
     }
     lonely.site.bridge.kill9();
-    lonely.wait_status(503, PATIENCE).await;
+    lonely.wait_status(503, LONG_TIMEOUT).await;
     lonely.site.bridge.start();
-    lonely.wait_status(200, PATIENCE).await;
+    lonely.wait_status(200, LONG_TIMEOUT).await;
     let nobody = ApiKey::new("ibk_nobody", "ibs_nothing");
     let ask = Ask::get("/v1/bridges").key(&nobody);
     let unknown = lonely.site.relay.internal().send(ask).await;
@@ -343,21 +327,21 @@ async fn relay_without_its_database_goes_on_where_no_other_waits() {
 
 async fn process_renews(lonely: &Lonely) {
     let process = lonely.site.relay.process();
-    process.wait_log("the lease is renewed", PATIENCE).await;
+    process.wait_log("the lease is renewed", LONG_TIMEOUT).await;
 }
 
 #[tokio::test]
 async fn stale_directory_refuses_all_until_the_database_is_back() {
-    let lonely = Lonely::start("[directory]\nstale_max = \"4s\"\n").await;
+    let lonely = Lonely::start_with(|relay| relay.set("directory.stale_max", "4s")).await;
     assert_eq!(lonely.status().await, 200);
     lonely.set_away(true).await;
     assert_eq!(lonely.status().await, 200);
-    lonely.wait_status(503, PATIENCE).await;
-    let ask = Ask::get("/v1/endpoints/app/small").key(&lonely.site.caller);
-    let refused = lonely.site.relay.internal().send(ask).await;
+    lonely.wait_status(503, LONG_TIMEOUT).await;
+    let ask = Ask::get(lonely.site.endpoint("/small")).key(&lonely.site.caller);
+    let refused = lonely.site.api.send(ask).await;
     assert_eq!(refused.code(), "directory_stale");
     let process = lonely.site.relay.process();
-    process.wait_log("session down", PATIENCE).await;
+    process.wait_log("session down", LONG_TIMEOUT).await;
     let ready = lonely.site.relay.admin().send(Ask::get("/readyz")).await;
     let ready = ready.expect_status(503).text();
     assert!(ready.contains("directory.stale_max"), "{ready}");
@@ -374,10 +358,10 @@ async fn stale_directory_refuses_all_until_the_database_is_back() {
 /// A frozen line says nothing, where a closed one is refused.
 #[tokio::test]
 async fn silent_database_is_outlived_like_a_refused_one() {
-    let lonely = Lonely::start("").await;
+    let lonely = Lonely::start().await;
     lonely.database.freeze(Direction::Both);
     let process = lonely.site.relay.process();
-    process.wait_log("cannot be renewed", PATIENCE).await;
+    process.wait_log("cannot be renewed", LONG_TIMEOUT).await;
     assert_eq!(lonely.status().await, 200);
     lonely.database.thaw();
     process_renews(&lonely).await;

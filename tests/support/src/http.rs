@@ -54,6 +54,12 @@ pub struct Client {
 trait Socket: AsyncRead + AsyncWrite + Send + Unpin {}
 impl<S: AsyncRead + AsyncWrite + Send + Unpin> Socket for S {}
 
+impl std::fmt::Debug for Origin {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Origin({})", self.url(""))
+    }
+}
+
 impl Origin {
     /// Plain HTTP.
     pub fn http(addr: SocketAddr) -> Self {

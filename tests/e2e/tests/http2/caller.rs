@@ -14,7 +14,7 @@ use bytes::BytesMut;
 use std::io;
 use std::sync::Arc;
 use std::time::Duration;
-use support::Installation;
+use support::TestEnv;
 use tokio::io::{AsyncReadExt, AsyncWriteExt, ReadHalf, WriteHalf};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
@@ -38,7 +38,7 @@ pub(crate) struct Caller {
 }
 
 /// A TLS connection to the relay that offers this protocol alone.
-pub(crate) async fn connect(site: &Installation, protocol: &str) -> TlsStream<TcpStream> {
+pub(crate) async fn connect(site: &TestEnv, protocol: &str) -> TlsStream<TcpStream> {
     let mut tls = (*site.ca.client_config()).clone();
     tls.alpn_protocols = vec![protocol.as_bytes().to_vec()];
     let connecting = async {
@@ -56,12 +56,12 @@ pub(crate) async fn connect(site: &Installation, protocol: &str) -> TlsStream<Tc
 
 impl Caller {
     /// Opens one as everybody does.
-    pub(crate) async fn open(site: &Installation) -> Self {
+    pub(crate) async fn open(site: &TestEnv) -> Self {
         Self::open_with(site, &[]).await
     }
 
     /// Opens one with more settings. The relay is told to keep no dynamic table for its answers.
-    pub(crate) async fn open_with(site: &Installation, more: &[(u16, u32)]) -> Self {
+    pub(crate) async fn open_with(site: &TestEnv, more: &[(u16, u32)]) -> Self {
         let (read, write) = tokio::io::split(connect(site, "h2").await);
         let mut caller = Self {
             read,

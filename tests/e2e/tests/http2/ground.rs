@@ -8,8 +8,8 @@ use crate::seen::{Ending, Seen};
 use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 use support::recorder::{Message, Step};
-use support::{Installation, Recorder, Target};
-use tokio::time::sleep;
+use support::setup::{Allow, Endpoint, RelaySetup};
+use support::{Recorder, TestEnv, let_time_pass};
 
 /// The case of requests that are right.
 const HONEST: usize = 1_000_000;
@@ -25,28 +25,25 @@ const ANSWER: &[u8] = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok";
 
 pub(crate) struct Ground {
     // Dropped first: it has the connections to the targets.
-    pub(crate) site: Installation,
-    /// The endpoint `t`.
+    pub(crate) site: TestEnv,
+    /// The endpoint `rec`.
     pub(crate) recorder: Recorder,
     key: String,
-    /// The endpoint `big`.
-    pub(crate) big: Target,
 }
 
 impl Ground {
-    /// With more in the relay's configuration.
-    pub(crate) async fn start(relay: &str) -> Self {
+    pub(crate) async fn start() -> Self {
+        Self::start_with(|relay| relay).await
+    }
+
+    /// With changes to the relay's setup.
+    pub(crate) async fn start_with(change: impl FnOnce(RelaySetup) -> RelaySetup) -> Self {
         let recorder = Recorder::start().await;
-        let big = Target::start().await;
-        let rule = format!(
-            "[[allow]]\nhost = \"127.0.0.1\"\nports = [{}]\nmethods = [\"*\"]\n",
-            recorder.addr().port()
-        );
-        let site = Installation::builder()
-            .endpoint("t", &recorder.url("/"))
-            .bridge_extra(&rule)
-            .target("big", &big)
-            .relay_extra(relay)
+        let site = TestEnv::builder()
+            .direct()
+            .endpoint(Endpoint::new("rec", recorder.url("/")))
+            .allow(Allow::loopback(recorder.addr().port()))
+            .relay(change)
             .start()
             .await;
         let key = site.caller.basic();
@@ -54,7 +51,6 @@ impl Ground {
             site,
             recorder,
             key,
-            big,
         };
         ground.answers(HONEST);
         ground
@@ -113,7 +109,7 @@ impl Ground {
 
     /// What the target saw of a case when all is settled: clear requests, each path once.
     pub(crate) async fn seen_of(&self, case: usize) -> Vec<Message> {
-        sleep(SETTLED).await;
+        let_time_pass(SETTLED, "the target records what is on its way").await;
         let seen = self.recorder.take(case);
         let faults: Vec<_> = seen.iter().flat_map(record::faults).collect();
         assert!(faults.is_empty(), "case {case}: {}", faults.join("\n"));

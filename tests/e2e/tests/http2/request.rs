@@ -20,7 +20,7 @@ pub(crate) struct Marked<'a> {
 impl Marked<'_> {
     /// A path that belongs to the case alone.
     pub(crate) fn path(self) -> String {
-        format!("/v1/endpoints/t/case-{}", self.case)
+        format!("/v1/endpoints/rec/case-{}", self.case)
     }
 
     /// A request without a body.

@@ -14,13 +14,19 @@ use crate::record;
 use crate::seen::{Ending, Seen};
 use futures_util::future::join_all;
 use std::time::{Duration, Instant};
+use support::let_time_pass;
 use support::recorder::Step;
+use support::setup::RelaySetup;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
-use tokio::time::{sleep, timeout};
+use tokio::time::timeout;
 
 /// Short, so that the test is.
-const RELAY: &str = "[limits]\nheader_read_timeout = \"1s\"\ncaller_idle_timeout = \"1s\"\n";
+fn short_limits(relay: RelaySetup) -> RelaySetup {
+    relay
+        .set("limits.header_read_timeout", "1s")
+        .set("limits.caller_idle_timeout", "1s")
+}
 /// Within this time a header section that does not get on is ended.
 const HEADERS_WITHIN: Duration = Duration::from_secs(6);
 /// Within this time a handshake that does not get on is ended: the relay gives ten seconds.
@@ -36,7 +42,7 @@ const SENT_BYTES: usize = 20_000;
 
 #[tokio::test]
 async fn what_is_slow_is_ended() {
-    let ground = Ground::start(RELAY).await;
+    let ground = Ground::start_with(short_limits).await;
     let (headers, handshakes, bodies, silent) = tokio::join!(
         slow_headers(&ground),
         slow_handshakes(&ground),
@@ -167,7 +173,7 @@ async fn silent_connections(ground: &Ground) -> Vec<String> {
     const SILENT: usize = 50;
     let opening = (0..SILENT).map(|_| Caller::open(&ground.site));
     let silent = join_all(opening).await;
-    sleep(Duration::from_secs(3)).await;
+    let_time_pass(Duration::from_secs(3), "the connections stay silent").await;
     ground.serves_others().await;
     drop(silent);
     Vec::new()
@@ -329,7 +335,7 @@ fn is_timeout(answer: &[u8]) -> bool {
 
 /// What the target's record does not say as it should: that a part came, and no end.
 async fn not_broken_off(ground: &Ground, body: Stalled) -> Vec<String> {
-    sleep(NOTICED).await;
+    let_time_pass(NOTICED, "the target notices the end").await;
     let seen = ground.recorder.take(body.case);
     let mut wrong: Vec<String> = seen.iter().flat_map(record::faults).collect();
     let count = seen.len();

@@ -1,10 +1,11 @@
 //! What a target says that it did nothing with is sent again, and done once.
 
-use crate::site::{BOTH, HTTP2_ALONE, Site, ok};
+use crate::site::{BOTH, H2Env, HTTP2_ALONE, ok};
 use h2::Reason;
 use hyper::Version;
 use std::time::Duration;
 use support::h2_target::{BodyEnd, Ended, Seen, Step};
+use support::let_time_pass;
 
 /// More attempts than anybody should make.
 const ATTEMPTS_MAX: usize = 10;
@@ -17,7 +18,7 @@ fn processed(seen: &[Seen]) -> Vec<&Seen> {
 
 #[tokio::test]
 async fn a_refused_stream_is_sent_again_and_seen_once_complete() {
-    let site = Site::start(BOTH).await;
+    let site = H2Env::start(BOTH).await;
     let refused = vec![Step::Reset(Reason::REFUSED_STREAM)];
     for key in ["/get", "/post"] {
         let scripts = vec![refused.clone(), ok("done")];
@@ -41,7 +42,7 @@ async fn a_refused_stream_is_sent_again_and_seen_once_complete() {
 
 #[tokio::test]
 async fn a_target_that_refuses_every_stream_is_not_asked_for_ever() {
-    let site = Site::start(BOTH).await;
+    let site = H2Env::start(BOTH).await;
     let refused = vec![Step::Reset(Reason::REFUSED_STREAM)];
     site.target.answer("/never", refused);
     let answer = site.send(site.post("/never", "small")).await;
@@ -59,7 +60,7 @@ async fn a_target_that_refuses_every_stream_is_not_asked_for_ever() {
 async fn a_target_that_wants_http1_is_asked_again_by_http1() {
     // It is remembered of a target, so each request has one of its own.
     for (key, body) in [("/get", ""), ("/post", "small")] {
-        let site = Site::start(BOTH).await;
+        let site = H2Env::start(BOTH).await;
         let wants = vec![Step::Reset(Reason::HTTP_1_1_REQUIRED)];
         site.target.answers(key, vec![wants, ok("done")]);
         let ask = match body {
@@ -81,14 +82,14 @@ async fn a_target_that_wants_http1_is_asked_again_by_http1() {
 #[tokio::test]
 async fn a_connection_that_takes_no_more_is_not_used_for_the_next_request() {
     const ROUNDS: usize = 5;
-    let site = Site::start(HTTP2_ALONE).await;
+    let site = H2Env::start(HTTP2_ALONE).await;
     let mut steps = ok("done");
     steps.push(Step::GoAway);
     site.target.answer("/last", steps);
     for _ in 0..ROUNDS {
         let answer = site.send(site.post("/last", "small")).await;
         assert_eq!(answer.expect_status(200).text(), "done");
-        tokio::time::sleep(Duration::from_millis(300)).await;
+        let_time_pass(Duration::from_millis(300), "the bridge processes GOAWAY").await;
     }
     let seen = site.target.take("/last");
     assert_eq!(seen.len(), ROUNDS);
@@ -109,7 +110,7 @@ async fn a_connection_that_takes_no_more_is_not_used_for_the_next_request() {
 /// GOAWAY comes while the answer is on its way.
 #[tokio::test]
 async fn what_runs_when_a_connection_takes_no_more_is_finished() {
-    let site = Site::start(HTTP2_ALONE).await;
+    let site = H2Env::start(HTTP2_ALONE).await;
     let pause = || Step::Pause(Duration::from_millis(200));
     let mut steps = ok("done");
     // Behind the head, and behind the body.

@@ -1,9 +1,10 @@
 //! WebSocket is asked for by HTTP/1.1, also of a target that speaks HTTP/2.
 
-use crate::site::{BOTH, PATIENCE};
+use crate::site::BOTH;
 use crate::{ENDPOINT, KEY};
 use std::sync::Arc;
-use support::{Installation, ThrowawayCa};
+use support::setup::Endpoint;
+use support::{TIMEOUT, TestEnv, ThrowawayCa};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio_rustls::TlsAcceptor;
@@ -16,7 +17,7 @@ const HANDSHAKE: &str = "Connection: keep-alive, Upgrade\r\nUpgrade: websocket\r
 const CONNECTIONS_MAX: usize = 20;
 
 async fn within<T>(waiting: impl Future<Output = T>) -> T {
-    tokio::time::timeout(PATIENCE, waiting).await.unwrap()
+    tokio::time::timeout(TIMEOUT, waiting).await.unwrap()
 }
 
 /// A head up to its empty line; `None` where the other end says nothing.
@@ -52,9 +53,9 @@ async fn websocket_works_with_a_target_that_offers_both() {
     let tls = TlsAcceptor::from(ca.server_config(&["127.0.0.1"], BOTH));
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let url = format!("https://{}/", listener.local_addr().unwrap());
-    let site = Installation::builder()
+    let site = TestEnv::bare()
         .ca(&ca)
-        .endpoint("t", &url)
+        .endpoint(Endpoint::new("t", url))
         .start()
         .await;
     let key = site.caller.basic();

@@ -37,6 +37,21 @@ impl ApiKey {
         }
     }
 
+    /// Reads a key from the JSON that the API and `key create --json` return.
+    ///
+    /// # Panics
+    ///
+    /// Panics where the text is something else.
+    pub fn from_json(text: &str) -> Self {
+        let key: serde_json::Value = serde_json::from_str(text.trim())
+            .unwrap_or_else(|error| panic!("a key in JSON ({error}): {text}"));
+        let half = |name: &str| match key[name].as_str() {
+            Some(half) => half.to_owned(),
+            None => panic!("no {name} in a key: {text}"),
+        };
+        Self::new(half("client_id"), half("client_secret"))
+    }
+
     /// The value of an `Authorization: Basic` header (RFC 7617).
     pub fn basic(&self) -> String {
         let pair = format!("{}:{}", self.client_id, self.client_secret);

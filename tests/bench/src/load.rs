@@ -224,7 +224,7 @@ mod tests {
     use support::Target;
 
     #[tokio::test]
-    async fn whole_answers_are_counted_and_anything_else_is_an_error() {
+    async fn load_counts_complete_responses_only() {
         let target = Target::start().await;
         let a_moment = Duration::from_millis(50);
         let small = Load::get(target.addr(), "/small", None);

@@ -8,7 +8,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
 #[tokio::test]
-async fn a_revoked_callers_key_is_refused_and_its_running_exchange_cut_within_two_seconds() {
+async fn revoked_caller_key_aborts_running_exchange() {
     let world = TestEnv::start().await;
     let key = world.key("caller", &[]).await;
     let ask = Ask::get(world.endpoint("/drip/1000/100")).key(&key);
@@ -29,7 +29,7 @@ async fn a_revoked_callers_key_is_refused_and_its_running_exchange_cut_within_tw
 }
 
 #[tokio::test]
-async fn a_revoked_bridge_is_cut_off_within_two_seconds_and_stays_out() {
+async fn revoked_bridge_is_disconnected_and_stays_out() {
     let world = TestEnv::start().await;
     let mark = world.bridge.process().log_mark();
     world
@@ -45,7 +45,7 @@ async fn a_revoked_bridge_is_cut_off_within_two_seconds_and_stays_out() {
 }
 
 #[tokio::test]
-async fn a_revoked_pairing_key_takes_its_bridges_with_it_unless_told_not_to() {
+async fn revoked_pairing_key_disconnects_its_bridges() {
     let world = TestEnv::start().await;
     let key = &world.bridge_key.client_id;
     world
@@ -62,7 +62,7 @@ async fn a_revoked_pairing_key_takes_its_bridges_with_it_unless_told_not_to() {
 }
 
 #[tokio::test]
-async fn tenants_with_the_same_names_do_not_meet() {
+async fn tenants_with_equal_names_are_isolated() {
     let world = TestEnv::start().await;
     let other = world.second_tenant("beta").await;
     for _ in 0..20 {
@@ -98,7 +98,7 @@ async fn tenants_with_the_same_names_do_not_meet() {
 }
 
 #[tokio::test]
-async fn a_name_that_is_taken_needs_a_key_that_says_so() {
+async fn taken_bridge_name_needs_join_or_replace() {
     let world = TestEnv::start().await;
     let plain = world.key("bridge", &[]).await;
     let said = world.pair_fails("b1", &plain).await;
@@ -119,7 +119,7 @@ async fn a_name_that_is_taken_needs_a_key_that_says_so() {
 }
 
 #[tokio::test]
-async fn secrets_are_in_no_log_and_no_file_of_the_relay() {
+async fn secrets_are_absent_from_logs_and_files() {
     let world = TestEnv::start().await;
     world
         .call(json!({"url": world.target.url("/hook"), "body": "BODY-MARK", "headers": {"x-mark": "HEADER-MARK"}}))
@@ -156,7 +156,7 @@ async fn secrets_are_in_no_log_and_no_file_of_the_relay() {
 }
 
 #[tokio::test]
-async fn a_key_revoked_while_its_body_is_on_the_way_gets_nothing_done() {
+async fn key_revoked_during_upload_executes_nothing() {
     let world = TestEnv::start().await;
     let call = json!({"url": world.target.url("/hook"), "body": "x"}).to_string();
     let head = |path: &str, key: &support::ApiKey, length: usize| {

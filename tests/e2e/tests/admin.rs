@@ -10,7 +10,7 @@ use support::{ApiKey, Ask, TIMEOUT, TestEnv, eventually, let_time_pass};
 const TWO_SECONDS: Duration = Duration::from_secs(2);
 
 #[tokio::test]
-async fn a_rotated_key_has_two_secrets_until_the_overlap_ends() {
+async fn rotated_key_keeps_old_secret_during_overlap() {
     let world = TestEnv::start().await;
     let path = format!("/v1/keys/{}/rotate", world.caller.client_id);
     let rotate = Ask::post(path)
@@ -34,7 +34,7 @@ async fn a_rotated_key_has_two_secrets_until_the_overlap_ends() {
 }
 
 #[tokio::test]
-async fn a_disabled_bridge_is_cut_off_and_comes_back_when_it_is_enabled() {
+async fn disabled_bridge_returns_when_enabled() {
     let mut world = TestEnv::start().await;
     let switch = |what: &str| Ask::post(format!("/v1/bridges/b1/{what}")).key(&world.admin);
     world.api.send(switch("disable")).await.expect_status(200);
@@ -52,7 +52,7 @@ async fn a_disabled_bridge_is_cut_off_and_comes_back_when_it_is_enabled() {
 }
 
 #[tokio::test]
-async fn a_deleted_tenant_is_cut_off_and_leaves_nothing_of_its_own() {
+async fn deleted_tenant_leaves_no_data() {
     let world = TestEnv::start().await;
     let site = world.site_admin().await;
     let call =
@@ -85,7 +85,7 @@ async fn a_deleted_tenant_is_cut_off_and_leaves_nothing_of_its_own() {
 }
 
 #[tokio::test]
-async fn a_narrowed_key_does_what_it_is_narrowed_to() {
+async fn narrowed_key_is_limited_to_its_scope() {
     let world = TestEnv::start().await;
     let host = world.key("caller", &["--host", "127.0.0.1"]).await;
     let other = world.key("caller", &["--host", "*.corp.example"]).await;
@@ -112,7 +112,7 @@ async fn a_narrowed_key_does_what_it_is_narrowed_to() {
 }
 
 #[tokio::test]
-async fn what_was_done_is_in_the_audit_record_and_no_secret_is() {
+async fn audit_lists_actions_without_secrets() {
     let world = TestEnv::builder()
         .relay(|relay| relay.set("audit.sums_every", "200ms"))
         .start()
@@ -169,7 +169,7 @@ async fn what_was_done_is_in_the_audit_record_and_no_secret_is() {
 }
 
 #[tokio::test]
-async fn site_administrators_see_versions_and_change_what_nobody_changed_meanwhile() {
+async fn tenant_change_needs_the_current_etag() {
     let world = TestEnv::start().await;
     let site = world.site_admin().await;
     let synchronizer = world.key("synchronizer", &[]).await;
@@ -210,7 +210,7 @@ async fn site_administrators_see_versions_and_change_what_nobody_changed_meanwhi
 }
 
 #[tokio::test]
-async fn a_repeat_with_its_idempotency_key_makes_nothing_twice() {
+async fn idempotency_key_creates_one_api_key() {
     let world = TestEnv::start().await;
     let create = |name: &str| {
         Ask::post("/v1/keys")
@@ -233,7 +233,7 @@ async fn a_repeat_with_its_idempotency_key_makes_nothing_twice() {
 }
 
 #[tokio::test]
-async fn ten_tenants_with_the_same_names_stay_apart() {
+async fn ten_tenants_with_equal_names_are_isolated() {
     let world = TestEnv::start().await;
     let mut neighbours = Vec::new();
     for n in 0..10 {
@@ -323,7 +323,7 @@ async fn ids_of_others_do_not_exist(world: &TestEnv, owner: &Neighbour, other: &
 }
 
 #[tokio::test]
-async fn a_backup_is_restored_with_its_deliveries_paused() {
+async fn restored_backup_has_deliveries_paused() {
     let mut world = TestEnv::start().await;
     let dir = world.relay_config().parent().unwrap().to_owned();
     let file = dir.join("copy.db");

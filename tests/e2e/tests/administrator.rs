@@ -25,7 +25,7 @@ fn edit(world: &TestEnv, change: impl Fn(&str) -> String) {
 }
 
 #[tokio::test]
-async fn status_tells_what_is_and_what_is_not() {
+async fn status_reports_online_and_offline() {
     let mut world = TestEnv::start().await;
     world
         .call(json!({"url": world.target.url("/hook?token=x")}))
@@ -73,7 +73,7 @@ async fn status_tells_what_is_and_what_is_not() {
 }
 
 #[tokio::test]
-async fn a_changed_file_is_taken_and_a_bad_one_is_said_everywhere() {
+async fn config_reload_applies_or_reports_rejection() {
     let world = TestEnv::start().await;
     let small = || Ask::get(world.endpoint("/small")).key(&world.caller);
     world.api.send(small()).await.expect_status(200);
@@ -113,7 +113,7 @@ async fn a_changed_file_is_taken_and_a_bad_one_is_said_everywhere() {
 }
 
 #[tokio::test]
-async fn the_audit_file_holds_over_kills_and_a_change_in_it_shows() {
+async fn audit_chain_survives_kills_and_shows_edits() {
     let mut world = TestEnv::builder()
         .bridge(|bridge| bridge.set("audit.file_max", "4KiB"))
         .start()
@@ -167,7 +167,7 @@ async fn the_audit_file_holds_over_kills_and_a_change_in_it_shows() {
 }
 
 #[tokio::test]
-async fn metrics_are_there_when_asked_for_and_on_loopback_alone() {
+async fn metrics_listen_on_loopback_only() {
     let port = support::ports::free();
     let listen = format!("127.0.0.1:{port}");
     let world = TestEnv::builder()
@@ -196,7 +196,7 @@ async fn metrics_are_there_when_asked_for_and_on_loopback_alone() {
 }
 
 #[tokio::test]
-async fn the_logs_filter_changes_while_it_runs() {
+async fn log_filter_changes_at_run_time() {
     let world = TestEnv::start().await;
     world.bridge_cli(&["log-level", "debug"]).await.success();
     world

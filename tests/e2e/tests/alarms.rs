@@ -30,7 +30,7 @@ async fn ask(world: &TestEnv) -> u16 {
 }
 
 #[tokio::test]
-async fn copied_data_directory_is_noticed_and_the_original_stays() {
+async fn cloned_bridge_is_detected_and_original_stays() {
     let mut world = TestEnv::start().await;
     world.wait_online().await;
     world.stop_bridge().await;
@@ -83,7 +83,7 @@ async fn copied_data_directory_is_noticed_and_the_original_stays() {
 }
 
 #[tokio::test]
-async fn restarts_and_broken_lines_are_no_clone() {
+async fn restarts_and_lost_connections_are_no_clone() {
     let mut world = TestEnv::start().await;
     world.wait_online().await;
     // Killed and started again.
@@ -121,7 +121,7 @@ async fn restarts_and_broken_lines_are_no_clone() {
 }
 
 #[tokio::test]
-async fn notices_tell_of_absent_bridges_and_what_expires() {
+async fn notices_report_offline_bridges_and_expiry() {
     let mut world = TestEnv::builder()
         .relay(|relay| {
             relay

@@ -75,7 +75,7 @@ impl AlmEnv {
 }
 
 #[tokio::test]
-async fn callers_cannot_open_or_end_the_shared_session() {
+async fn callers_cannot_open_or_end_shared_session() {
     let site = AlmEnv::start().await;
     let (sign_ins, requests) = (site.alm.sign_ins(), site.alm.requests());
     for (method, path) in [
@@ -145,7 +145,7 @@ async fn callers_cannot_send_session_cookies() {
 }
 
 #[tokio::test]
-async fn a_session_that_was_signed_out_elsewhere_is_renewed() {
+async fn session_signed_out_elsewhere_is_renewed() {
     let site = AlmEnv::start().await;
     for round in 1..=2 {
         site.alm.log_out_all();
@@ -172,7 +172,7 @@ async fn a_session_that_was_signed_out_elsewhere_is_renewed() {
 }
 
 #[tokio::test]
-async fn an_expired_session_ends_with_any_body() {
+async fn expired_session_is_detected_with_any_body() {
     let site = AlmEnv::start().await;
     let long = |is_chunked: bool| {
         let ask = site.ask(Method::PUT, "rest/defects/1");
@@ -197,7 +197,7 @@ async fn an_expired_session_ends_with_any_body() {
 }
 
 #[tokio::test]
-async fn a_hang_up_during_a_sign_in_leaves_it_to_others() {
+async fn caller_hangup_keeps_sign_in_for_others() {
     let site = AlmEnv::start().await;
     site.alm.set_sign_in_delay(Duration::from_secs(1));
     site.alm.log_out_all();
@@ -213,7 +213,7 @@ async fn a_hang_up_during_a_sign_in_leaves_it_to_others() {
 }
 
 #[tokio::test]
-async fn a_refused_sign_in_is_not_repeated_by_many_callers() {
+async fn rejected_sign_in_is_not_repeated() {
     let site = AlmEnv::start().await;
     site.alm.set_password("another");
     site.alm.log_out_all();
@@ -233,7 +233,7 @@ async fn a_refused_sign_in_is_not_repeated_by_many_callers() {
 }
 
 #[tokio::test]
-async fn a_busy_sign_in_is_passed_on_as_busy() {
+async fn busy_sign_in_returns_overloaded() {
     let site = AlmEnv::start().await;
     site.alm.log_out_all();
     site.alm.set_busy(Some(40));
@@ -255,7 +255,7 @@ async fn a_busy_sign_in_is_passed_on_as_busy() {
 }
 
 #[tokio::test]
-async fn an_api_key_of_alm_signs_in() {
+async fn alm_api_key_signs_in() {
     let site = AlmEnv::start_without(|bridge| bridge).await;
     site.alm
         .set_api_key("key-1", "secret-of-the-key", "sync", true);
@@ -283,7 +283,7 @@ async fn an_api_key_of_alm_signs_in() {
 }
 
 #[tokio::test]
-async fn the_bridge_signs_out_when_it_stops() {
+async fn stopping_bridge_signs_out() {
     let mut site = AlmEnv::start().await;
     assert_eq!(site.alm.open_sessions(), 1);
     site.world.stop_bridge().await;
@@ -291,7 +291,7 @@ async fn the_bridge_signs_out_when_it_stops() {
 }
 
 #[tokio::test]
-async fn a_replaced_or_removed_credential_signs_out() {
+async fn replaced_or_removed_credential_signs_out() {
     let site = AlmEnv::start().await;
     site.alm.add_user("other", PASSWORD);
     site.set(&["--user", "other"], PASSWORD).await;
@@ -315,7 +315,7 @@ async fn a_replaced_or_removed_credential_signs_out() {
 }
 
 #[tokio::test]
-async fn a_session_has_a_greatest_age() {
+async fn session_is_renewed_after_max_age() {
     let site =
         AlmEnv::start_with(|bridge| bridge.set("targets.alm_session_max_age", "500ms")).await;
     let before = site.alm.sign_ins();

@@ -50,7 +50,7 @@ async fn until_refused(world: &TestEnv, ids: &mut Vec<String>) {
 }
 
 #[tokio::test]
-async fn bridge_works_again_after_its_disk_was_full() {
+async fn bridge_recovers_after_its_disk_was_full() {
     let disk = SmallDisk::mount(3 << 20);
     let world = on(&disk).await;
     let mut ids = vec![accepted(&world, "before").await];

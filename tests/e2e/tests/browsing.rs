@@ -69,7 +69,7 @@ fn first_case(world: &TestEnv) -> Ask {
 }
 
 #[tokio::test]
-async fn a_client_that_browses_follows_a_sign_in_and_keeps_its_cookie() {
+async fn browser_follows_redirect_and_keeps_cookie() {
     let target = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let addr = target.local_addr().unwrap();
     let endpoint = own(addr).set("rewrite", vec!["location", "cookies"]);
@@ -126,7 +126,7 @@ async fn a_client_that_browses_follows_a_sign_in_and_keeps_its_cookie() {
 }
 
 #[tokio::test]
-async fn each_word_rewrites_its_own_fields_and_no_other() {
+async fn rewrite_option_changes_its_own_fields_only() {
     for (word, location, cookie) in [
         ("location", "/v1/endpoints/own/a", "sid=1; Path=/base/"),
         ("cookies", "/base/a", "sid=1; Path=/v1/endpoints/own/"),
@@ -145,7 +145,7 @@ async fn each_word_rewrites_its_own_fields_and_no_other() {
 }
 
 #[tokio::test]
-async fn without_rewrite_every_byte_of_an_answer_passes_as_it_is() {
+async fn response_is_unchanged_without_rewrite() {
     let target = Recorder::start().await;
     let addr = target.addr();
     let location = format!("http://{addr}/base/next?x=%2F#y");
@@ -168,7 +168,7 @@ async fn without_rewrite_every_byte_of_an_answer_passes_as_it_is() {
 }
 
 #[tokio::test]
-async fn with_hops_the_relay_stands_behind_what_the_caller_said() {
+async fn hop_headers_append_to_the_callers() {
     let (world, target) = answering(b"Via: 1.1 squid\r\n", with_hop_headers).await;
     for (origin, host, proto) in [
         (&world.api, "127.0.0.1", "http"),
@@ -205,7 +205,7 @@ async fn with_hops_the_relay_stands_behind_what_the_caller_said() {
 }
 
 #[tokio::test]
-async fn with_hops_a_caller_of_http2_is_told_of_as_one() {
+async fn hop_headers_name_http2_callers() {
     let (world, target) = answering(b"", with_hop_headers).await;
     let port = world.public.addr().port();
     let out = Command::new("curl")
@@ -234,7 +234,7 @@ async fn with_hops_a_caller_of_http2_is_told_of_as_one() {
 }
 
 #[tokio::test]
-async fn by_default_nothing_is_said_of_the_way() {
+async fn hop_headers_are_off_by_default() {
     let (world, target) = answering(b"", |relay| relay).await;
     for origin in [&world.api, &world.public] {
         let answer = origin.send(first_case(&world)).await.expect_status(200);

@@ -18,7 +18,7 @@ async fn warm(world: &TestEnv) {
 }
 
 #[tokio::test]
-async fn a_hundred_mebibytes_down_arrive_whole_in_flat_memory() {
+async fn download_of_100_mib_uses_flat_memory() {
     let world = TestEnv::start().await;
     warm(&world).await;
     let before = world.rss_kib();
@@ -34,7 +34,7 @@ async fn a_hundred_mebibytes_down_arrive_whole_in_flat_memory() {
 }
 
 #[tokio::test]
-async fn a_hundred_mebibytes_up_arrive_whole_in_flat_memory() {
+async fn upload_of_100_mib_uses_flat_memory() {
     let world = TestEnv::start().await;
     warm(&world).await;
     let before = world.rss_kib();
@@ -71,7 +71,7 @@ async fn fifty_others(world: &TestEnv) {
 }
 
 #[tokio::test]
-async fn a_stalled_reader_disturbs_nobody_and_costs_a_bounded_window() {
+async fn stalled_reader_costs_a_bounded_window() {
     let world = TestEnv::start().await;
     // What fifty callers cost by themselves is not the stalled one's.
     fifty_others(&world).await;
@@ -89,7 +89,7 @@ async fn a_stalled_reader_disturbs_nobody_and_costs_a_bounded_window() {
 }
 
 #[tokio::test]
-async fn a_stalled_target_holds_the_upload_back() {
+async fn stalled_target_applies_backpressure() {
     let world = TestEnv::start().await;
     warm(&world).await;
     let before = world.rss_kib();

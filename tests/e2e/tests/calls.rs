@@ -6,7 +6,7 @@ use std::time::Duration;
 use support::{Ask, TestEnv};
 
 #[tokio::test]
-async fn a_call_is_executed_and_its_answer_comes_back() {
+async fn call_is_executed_and_returns_response() {
     let world = TestEnv::start().await;
     let answer = world
         .call(
@@ -32,7 +32,7 @@ async fn a_call_is_executed_and_its_answer_comes_back() {
 }
 
 #[tokio::test]
-async fn bytes_that_are_no_text_come_back_as_base64() {
+async fn binary_response_is_returned_as_base64() {
     let world = TestEnv::start().await;
     let answer = world
         .call(json!({"url": world.target.url("/echo"), "body_base64": "AP+A"}))
@@ -44,7 +44,7 @@ async fn bytes_that_are_no_text_come_back_as_base64() {
 }
 
 #[tokio::test]
-async fn the_targets_error_is_an_executed_call() {
+async fn target_error_is_an_executed_call() {
     let world = TestEnv::start().await;
     let answer = world
         .call(json!({"url": world.target.url("/status/503"), "method": "GET"}))
@@ -57,7 +57,7 @@ async fn the_targets_error_is_an_executed_call() {
 }
 
 #[tokio::test]
-async fn the_same_idempotency_key_makes_one_call() {
+async fn idempotency_key_makes_one_call() {
     let world = TestEnv::start().await;
     let call = json!({"url": world.target.url("/hook"), "body": "x", "idempotency_key": "k-1"});
     let (first, second) = tokio::join!(world.call(call.clone()), world.call(call.clone()));
@@ -73,7 +73,7 @@ async fn the_same_idempotency_key_makes_one_call() {
 }
 
 #[tokio::test]
-async fn five_hundred_calls_at_once_each_get_their_own_answer() {
+async fn concurrent_calls_get_their_own_responses() {
     let world = TestEnv::start().await;
     let mut running = tokio::task::JoinSet::new();
     for n in 0..500 {
@@ -98,7 +98,7 @@ async fn five_hundred_calls_at_once_each_get_their_own_answer() {
 }
 
 #[tokio::test]
-async fn mistakes_in_a_call_say_what_is_wrong() {
+async fn invalid_call_names_the_mistake() {
     let world = TestEnv::start().await;
     for (body, words) in [
         ("{\"url\": ", "line 1"),

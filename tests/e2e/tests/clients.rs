@@ -157,7 +157,7 @@ fn script(name: &str) -> String {
 }
 
 #[tokio::test]
-async fn curl_has_what_it_asks_for_and_learns_what_it_may_not() {
+async fn curl_requests_and_rejections() {
     ClientEnv::start()
         .await
         .run(PYTHON, "via_curl.py", &[])
@@ -165,7 +165,7 @@ async fn curl_has_what_it_asks_for_and_learns_what_it_may_not() {
 }
 
 #[tokio::test]
-async fn pythons_requests_keeps_cookies_streams_and_sends_forms() {
+async fn python_requests_cookies_streams_and_forms() {
     ClientEnv::start()
         .await
         .run(PYTHON, "via_requests.py", &[])
@@ -173,7 +173,7 @@ async fn pythons_requests_keeps_cookies_streams_and_sends_forms() {
 }
 
 #[tokio::test]
-async fn pythons_httpx_makes_many_requests_at_once_also_by_http2() {
+async fn python_httpx_concurrent_requests_by_http2() {
     ClientEnv::start()
         .await
         .run(PYTHON, "via_httpx.py", &[])
@@ -181,7 +181,7 @@ async fn pythons_httpx_makes_many_requests_at_once_also_by_http2() {
 }
 
 #[tokio::test]
-async fn node_fetches_streams_and_opens_tunnels() {
+async fn node_fetch_streams_and_tunnels() {
     ClientEnv::start()
         .await
         .run(NODE, "via_node.mjs", &[])
@@ -189,7 +189,7 @@ async fn node_fetches_streams_and_opens_tunnels() {
 }
 
 #[tokio::test]
-async fn javas_client_answers_challenges_and_asks_for_http2() {
+async fn java_client_challenges_and_http2() {
     ClientEnv::start()
         .await
         .run(JAVA, "ViaJava.java", &[])
@@ -197,7 +197,7 @@ async fn javas_client_answers_challenges_and_asks_for_http2() {
 }
 
 #[tokio::test]
-async fn git_clones_pushes_and_pulls() {
+async fn git_clone_push_and_pull() {
     ClientEnv::start()
         .await
         .run(PYTHON, "via_git.py", &[])
@@ -205,7 +205,7 @@ async fn git_clones_pushes_and_pulls() {
 }
 
 #[tokio::test]
-async fn chromium_shows_pages_sends_forms_and_speaks_websocket() {
+async fn chromium_pages_forms_and_websocket() {
     let site = ClientEnv::start().await;
     for way in ["endpoint", "proxy"] {
         site.run(NODE, "via_chromium.mjs", &[way]).await;

@@ -25,7 +25,7 @@ fn assert_problem(answer: &Answer, status: u16, code: &str, execution: &str) {
 }
 
 #[tokio::test]
-async fn keys_that_are_missing_wrong_or_of_another_role() {
+async fn invalid_keys_are_unauthorized_or_forbidden() {
     let world = TestEnv::start().await;
     let wrong = ApiKey::new(world.caller.client_id.clone(), "ibs_wrong");
     let unknown = ApiKey::new("ibk_unknown", world.caller.client_secret.clone());
@@ -64,7 +64,7 @@ async fn keys_that_are_missing_wrong_or_of_another_role() {
 }
 
 #[tokio::test]
-async fn where_there_is_no_way() {
+async fn missing_routes_have_their_codes() {
     let world = TestEnv::start().await;
     let ask = Ask::get("/v1/endpoints/nothing/").key(&world.caller);
     assert_problem(
@@ -91,7 +91,7 @@ async fn where_there_is_no_way() {
 }
 
 #[tokio::test]
-async fn a_bridge_that_is_not_there() {
+async fn offline_bridge_is_bridge_offline() {
     let mut world = TestEnv::start().await;
     world.stop_bridge().await;
     let ask = Ask::get(world.endpoint("/small")).key(&world.caller);
@@ -103,7 +103,7 @@ async fn a_bridge_that_is_not_there() {
 }
 
 #[tokio::test]
-async fn what_the_policy_refuses() {
+async fn policy_rejections_have_their_code() {
     let narrow = Allow::host("narrow.example").methods(&["POST"]);
     let world = TestEnv::builder()
         .allow(Allow::host("*.metadata.example"))
@@ -160,7 +160,7 @@ async fn what_the_policy_refuses() {
 }
 
 #[tokio::test]
-async fn a_redirect_to_the_metadata_address_is_passed_back_not_followed() {
+async fn redirect_is_returned_and_not_followed() {
     let world = TestEnv::start().await;
     let url = world
         .target
@@ -175,7 +175,7 @@ async fn a_redirect_to_the_metadata_address_is_passed_back_not_followed() {
 }
 
 #[tokio::test]
-async fn targets_that_fail_before_anything_left() {
+async fn target_failures_before_dispatch() {
     let closed = ports::free();
     let plain = RawTarget::start("HTTP/1.1 400 No\r\n\r\n").await;
     let closed = format!("http://127.0.0.1:{closed}/");
@@ -200,7 +200,7 @@ async fn targets_that_fail_before_anything_left() {
 }
 
 #[tokio::test]
-async fn targets_that_fail_after_it_left() {
+async fn target_failures_after_dispatch() {
     let garbage = RawTarget::start("SSH-2.0-OpenSSH_9.2\r\n\r\n").await;
     let world = TestEnv::builder()
         .endpoint(Endpoint::new("garbage", garbage.url("/")))
@@ -239,7 +239,7 @@ async fn targets_that_fail_after_it_left() {
 }
 
 #[tokio::test]
-async fn sizes_that_are_too_large() {
+async fn oversized_messages_have_their_codes() {
     let world = TestEnv::builder()
         .relay(|relay| {
             relay
@@ -271,7 +271,7 @@ async fn sizes_that_are_too_large() {
 }
 
 #[tokio::test]
-async fn more_at_once_than_the_relay_takes() {
+async fn excess_concurrency_is_overloaded() {
     let world = TestEnv::builder()
         .relay(|relay| relay.set("limits.streams_per_tenant", 4))
         .start()
@@ -304,7 +304,7 @@ async fn more_at_once_than_the_relay_takes() {
 }
 
 #[tokio::test]
-async fn a_tunnel_that_breaks_while_the_target_works() {
+async fn tunnel_lost_during_exchange() {
     let world = TestEnv::start().await;
     // One that changes nothing would be made again.
     let ask = Ask::post(world.endpoint("/hang"))
@@ -325,7 +325,7 @@ async fn a_tunnel_that_breaks_while_the_target_works() {
 }
 
 #[tokio::test]
-async fn a_tenant_that_is_suspended_is_told_so_until_it_is_not() {
+async fn suspended_tenant_is_tenant_suspended() {
     let world = TestEnv::start().await;
     world
         .relay_cli(&["tenant", "suspend", world.tenant()])
@@ -344,7 +344,7 @@ async fn a_tenant_that_is_suspended_is_told_so_until_it_is_not() {
 }
 
 #[tokio::test]
-async fn a_target_that_does_not_answer_in_the_endpoints_time() {
+async fn slow_target_is_target_timeout() {
     let slow = support::Target::start().await;
     let endpoint = Endpoint::new("slow", slow.url("/"));
     let world = TestEnv::builder()
@@ -357,7 +357,7 @@ async fn a_target_that_does_not_answer_in_the_endpoints_time() {
 }
 
 #[tokio::test]
-async fn a_caller_that_went_away_is_counted_as_cancelled() {
+async fn caller_hangup_counts_as_cancelled() {
     let world = TestEnv::start().await;
     let ask = Ask::get(world.endpoint("/hang")).key(&world.caller);
     let api = world.api.clone();
@@ -379,7 +379,7 @@ async fn a_caller_that_went_away_is_counted_as_cancelled() {
 }
 
 #[tokio::test]
-async fn a_request_that_never_reached_the_bridge_is_made_once_through_its_next_tunnel() {
+async fn unsent_request_is_retried_on_the_next_tunnel() {
     let world = TestEnv::start().await;
     world.proxy().freeze(Direction::Downstream);
     let call = json!({"url": world.target.url("/hook"), "body": "once"});

@@ -101,11 +101,11 @@ async fn check(env: &[(&str, &str)]) {
 }
 
 #[tokio::test]
-async fn callers_see_no_text_of_a_refused_config() {
+async fn rejected_config_text_is_hidden_from_callers() {
     check(&[]).await;
 }
 
 #[tokio::test]
-async fn nor_with_variables_in_the_environment() {
+async fn rejected_config_text_is_hidden_with_environment() {
     check(&[("BRIDGE_LOG_LEVEL", "debug")]).await;
 }

@@ -273,7 +273,7 @@ const ALL: [Victim; 3] = [Victim::Relay, Victim::Bridge, Victim::Target];
 const IN_FLIGHT_MAX: usize = 32;
 
 #[tokio::test]
-async fn nothing_acknowledged_is_lost_and_nothing_fires_twice() {
+async fn kill_storm_keeps_deliveries_exactly_once() {
     let (kills, unknown) = storm(TestEnv::bare(), &ALL, Duration::from_secs(60)).await;
     assert!(
         unknown <= kills * IN_FLIGHT_MAX,
@@ -282,7 +282,7 @@ async fn nothing_acknowledged_is_lost_and_nothing_fires_twice() {
 }
 
 #[tokio::test]
-async fn nothing_acknowledged_is_lost_and_nothing_fires_twice_on_postgresql() {
+async fn kill_storm_on_postgresql_is_exactly_once() {
     let database = PostgresDatabase::create();
     let builder = TestEnv::bare().relay(|relay| relay.database(database.url()));
     let (kills, unknown) = storm(builder, &ALL, Duration::from_secs(60)).await;
@@ -293,7 +293,7 @@ async fn nothing_acknowledged_is_lost_and_nothing_fires_twice_on_postgresql() {
 }
 
 #[tokio::test]
-async fn kills_of_the_relay_alone_leave_no_outcome_unknown() {
+async fn relay_kills_leave_no_unknown_outcome() {
     let (_, unknown) = storm(TestEnv::bare(), &[Victim::Relay], Duration::from_secs(20)).await;
     assert_eq!(unknown, 0);
 }

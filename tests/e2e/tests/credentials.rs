@@ -47,7 +47,7 @@ async fn start(change: impl FnOnce(Endpoint) -> Endpoint) -> (TestEnv, Target) {
 }
 
 #[tokio::test]
-async fn an_endpoints_credential_reaches_its_target_and_nobody_else() {
+async fn endpoint_credential_reaches_its_target_only() {
     let (world, target) = start(|endpoint| endpoint).await;
     let ask = || Ask::get("/v1/endpoints/private/headers").key(&world.caller);
     let missing = world.api.send(ask()).await;
@@ -113,7 +113,7 @@ async fn an_endpoints_credential_reaches_its_target_and_nobody_else() {
 }
 
 #[tokio::test]
-async fn where_the_config_says_so_the_callers_own_is_replaced() {
+async fn override_replaces_the_callers_credential() {
     let (world, _target) = start(|endpoint| endpoint.set("caller_credentials", "override")).await;
     set(&world, "own", &["--kind", "bearer"], "token-of-the-bridge").await;
     let ask = || {
@@ -130,7 +130,7 @@ async fn where_the_config_says_so_the_callers_own_is_replaced() {
 }
 
 #[tokio::test]
-async fn a_call_names_a_credential_that_goes_to_its_own_origins_alone() {
+async fn named_credential_goes_to_its_origins_only() {
     let (world, _target) = start(|endpoint| endpoint).await;
     let origin = world.target.url("");
     let origin = origin.trim_end_matches('/');
@@ -166,7 +166,7 @@ async fn a_call_names_a_credential_that_goes_to_its_own_origins_alone() {
 }
 
 #[tokio::test]
-async fn a_caller_of_alm_needs_no_password_and_an_expired_session_is_renewed() {
+async fn alm_sign_in_is_shared_and_renewed() {
     let alm = Alm::start("sync", "s3cret<&>").await;
     // The simulation compares what came as XML.
     alm.set_password("s3cret&lt;&amp;&gt;");
@@ -222,7 +222,7 @@ async fn a_caller_of_alm_needs_no_password_and_an_expired_session_is_renewed() {
 }
 
 #[tokio::test]
-async fn a_target_that_wants_a_client_certificate_gets_the_bridges() {
+async fn client_certificate_is_sent_by_its_endpoint() {
     let ca = ThrowawayCa::new();
     let target = Target::start_mutual(&ca).await;
     let dir = TempDir::new("mutual");

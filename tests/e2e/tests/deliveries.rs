@@ -29,7 +29,7 @@ fn deliver(url: &str, body: &str) -> Value {
 }
 
 #[tokio::test]
-async fn a_call_is_delivered_once_with_its_signature_and_shown_with_its_attempt() {
+async fn delivery_is_signed_and_made_once() {
     let world = TestEnv::start().await;
     let id = submit(&world, deliver(&world.target.url("/hook?a=b"), "{\"n\":1}")).await;
     let call = world.wait_call(&id, "succeeded", TIMEOUT).await;
@@ -65,7 +65,7 @@ async fn a_call_is_delivered_once_with_its_signature_and_shown_with_its_attempt(
 }
 
 #[tokio::test]
-async fn a_target_that_fails_is_asked_again_until_the_schedule_ends() {
+async fn failing_target_is_retried_by_schedule() {
     let world = with_short_schedule().await;
     let id = submit(&world, deliver(&world.target.url("/status/500"), "")).await;
     let call = world.wait_call(&id, "failed", TIMEOUT).await;
@@ -84,7 +84,7 @@ async fn a_target_that_fails_is_asked_again_until_the_schedule_ends() {
 }
 
 #[tokio::test]
-async fn refused_waiting_and_failed_are_told_apart() {
+async fn delivery_states_refused_and_waiting_differ() {
     let mut world = with_short_schedule().await;
     let refused = submit(&world, deliver("http://10.9.8.7/hook", "")).await;
     let call = world.wait_call(&refused, "refused", TIMEOUT).await;
@@ -102,7 +102,7 @@ async fn refused_waiting_and_failed_are_told_apart() {
 }
 
 #[tokio::test]
-async fn one_that_is_taken_back_is_not_made() {
+async fn cancelled_delivery_is_not_made() {
     let mut world = TestEnv::start().await;
     world.stop_bridge().await;
     let id = submit(&world, deliver(&world.target.url("/hook"), "")).await;
@@ -118,7 +118,7 @@ async fn one_that_is_taken_back_is_not_made() {
 }
 
 #[tokio::test]
-async fn the_same_idempotency_key_stores_one_call() {
+async fn idempotency_key_stores_one_delivery() {
     let world = TestEnv::start().await;
     let url = world.target.url("/hook");
     let with_key = |body: &str| {
@@ -136,7 +136,7 @@ async fn the_same_idempotency_key_stores_one_call() {
 }
 
 #[tokio::test]
-async fn a_tunnel_that_is_lost_between_answer_and_relay_fires_nothing_twice() {
+async fn lost_response_causes_no_second_delivery() {
     let mut world = TestEnv::start().await;
     let id = submit(&world, deliver(&world.target.url("/delay/1500"), "")).await;
     world.target.wait_for_requests(1, TIMEOUT).await;
@@ -154,7 +154,7 @@ async fn a_tunnel_that_is_lost_between_answer_and_relay_fires_nothing_twice() {
 }
 
 #[tokio::test]
-async fn a_bridge_that_dies_while_the_target_works_leaves_an_unknown_outcome() {
+async fn bridge_killed_mid_delivery_is_outcome_unknown() {
     let mut world = with_short_schedule().await;
     let url = world.target.url("/hang");
     let once = submit(&world, deliver(&url, "")).await;
@@ -173,7 +173,7 @@ async fn a_bridge_that_dies_while_the_target_works_leaves_an_unknown_outcome() {
 }
 
 #[tokio::test]
-async fn a_journal_that_is_lost_is_noticed() {
+async fn lost_journal_is_outcome_unknown() {
     let mut world = with_short_schedule().await;
     let id = submit(&world, deliver(&world.target.url("/hang"), "")).await;
     world.target.wait_for_requests(1, TIMEOUT).await;
@@ -189,7 +189,7 @@ async fn a_journal_that_is_lost_is_noticed() {
 }
 
 #[tokio::test]
-async fn another_tenants_call_is_as_if_it_did_not_exist() {
+async fn call_of_another_tenant_is_not_found() {
     let world = TestEnv::start().await;
     let id = submit(&world, deliver(&world.target.url("/hook"), "")).await;
     world.wait_call(&id, "succeeded", TIMEOUT).await;
@@ -214,7 +214,7 @@ async fn another_tenants_call_is_as_if_it_did_not_exist() {
 }
 
 #[tokio::test]
-async fn paused_deliveries_are_taken_and_wait() {
+async fn paused_deliveries_are_stored_and_wait() {
     let world = TestEnv::start().await;
     world.relay_cli(&["deliveries", "pause"]).await;
     let id = submit(&world, deliver(&world.target.url("/hook"), "")).await;

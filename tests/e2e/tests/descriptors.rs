@@ -13,7 +13,7 @@ const SPARE: u64 = 20;
 const IDLE: usize = 200;
 
 #[tokio::test]
-async fn relay_without_descriptors_serves_what_runs_and_recovers() {
+async fn relay_without_descriptors_recovers() {
     let world = TestEnv::start().await;
     let mut caller = world.api.client().await.unwrap();
     let ask = || Ask::get(world.endpoint("/small")).key(&world.caller);

@@ -13,7 +13,7 @@ async fn explain(world: &TestEnv, url: &str) -> serde_json::Value {
 }
 
 #[tokio::test]
-async fn explain_says_the_way_and_sends_nothing() {
+async fn explain_shows_the_route_and_sends_nothing() {
     let world = TestEnv::start().await;
     let served = explain(&world, &world.target.url("/hook")).await;
     assert_eq!(
@@ -50,7 +50,7 @@ async fn explain_says_the_way_and_sends_nothing() {
 }
 
 #[tokio::test]
-async fn no_pattern_lets_the_relay_call_a_private_address() {
+async fn direct_patterns_allow_no_private_address() {
     let mut world = TestEnv::start().await;
     let port = world.target.port();
     let tenant = world.tenant().to_owned();

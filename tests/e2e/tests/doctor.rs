@@ -25,7 +25,7 @@ fn check<'a>(report: &'a Value, hop: &str) -> &'a Value {
 }
 
 #[tokio::test]
-async fn a_bridge_that_works_passes_every_check() {
+async fn doctor_passes_on_a_healthy_bridge() {
     let world = TestEnv::start().await;
     let report = doctor(&world).await;
     assert_eq!(report["fails_at"], Value::Null, "{report:#}");
@@ -51,7 +51,7 @@ async fn a_bridge_that_works_passes_every_check() {
 }
 
 #[tokio::test]
-async fn the_hop_that_fails_is_named() {
+async fn doctor_names_the_failing_hop() {
     let mut world = TestEnv::builder()
         .endpoint(Endpoint::new("gone", "http://127.0.0.1:9/"))
         .start()
@@ -114,7 +114,7 @@ async fn the_hop_that_fails_is_named() {
 }
 
 #[tokio::test]
-async fn an_archive_for_support_holds_no_secret() {
+async fn support_bundle_contains_no_secret() {
     let log = TempDir::new("bridge-log");
     let file = log.join("bridge.log");
     let target = Target::start().await;
@@ -194,7 +194,7 @@ async fn an_archive_for_support_holds_no_secret() {
 }
 
 #[tokio::test]
-async fn a_container_needs_no_file_and_pairs_by_itself() {
+async fn container_is_configured_by_environment() {
     let world = TestEnv::start().await;
     let home = TempDir::new("container");
     let secret = home.join("client-secret");
@@ -253,7 +253,7 @@ async fn a_container_needs_no_file_and_pairs_by_itself() {
 }
 
 #[tokio::test]
-async fn the_service_is_written_for_this_machine_and_removed_again() {
+async fn service_unit_is_installed_and_removed() {
     let world = TestEnv::start().await;
     let units = TempDir::new("units");
     let dir = units.path().to_str().unwrap();

@@ -22,7 +22,7 @@ fn may_fail_elsewhere(path: &str, method: &str) -> bool {
 }
 
 #[tokio::test]
-async fn every_answer_is_one_that_the_document_describes() {
+async fn api_responses_match_the_openapi_document() {
     let world = TestEnv::builder()
         .relay(|relay| relay.set("limits.auth_failures_per_minute", 100_000))
         .start()

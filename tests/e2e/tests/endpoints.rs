@@ -48,7 +48,7 @@ fn sorted(text: &str) -> Vec<String> {
 }
 
 #[tokio::test]
-async fn authorization_belongs_to_the_relay_or_to_the_target_never_to_both() {
+async fn authorization_reaches_relay_or_target_only() {
     let world = TestEnv::start().await;
     let consumed = Ask::get(world.endpoint("/headers")).key(&world.caller);
     let seen = world.api.send(consumed).await.expect_status(200).text();
@@ -71,7 +71,7 @@ async fn authorization_belongs_to_the_relay_or_to_the_target_never_to_both() {
 }
 
 #[tokio::test]
-async fn head_204_304_and_empty_answers_keep_their_framing() {
+async fn bodiless_responses_keep_their_framing() {
     let world = TestEnv::start().await;
     let head = Ask::new(Method::HEAD, world.endpoint("/bytes/1000")).key(&world.caller);
     let answer = world.api.send(head).await.expect_status(200);
@@ -86,7 +86,7 @@ async fn head_204_304_and_empty_answers_keep_their_framing() {
 }
 
 #[tokio::test]
-async fn bodies_of_every_size_pass_both_ways() {
+async fn bodies_of_every_size_pass_both_directions() {
     let world = TestEnv::start().await;
     for size in [0usize, 1, 16_383, 16_384, 16_385, 70_000, 1_000_000] {
         let body = pattern::bytes(size);
@@ -123,7 +123,7 @@ async fn bodies_of_every_size_pass_both_ways() {
 }
 
 #[tokio::test]
-async fn pieces_arrive_when_they_are_sent_not_when_the_body_is_whole() {
+async fn response_pieces_are_streamed() {
     let world = TestEnv::start().await;
     let ask = Ask::get(world.endpoint("/drip/10/200")).key(&world.caller);
     let mut reading = world.api.open(ask).await;
@@ -133,7 +133,7 @@ async fn pieces_arrive_when_they_are_sent_not_when_the_body_is_whole() {
 }
 
 #[tokio::test]
-async fn a_truncated_answer_never_looks_whole() {
+async fn truncated_response_is_never_complete() {
     let world = TestEnv::start().await;
     for path in ["/truncated", "/truncated-chunked"] {
         let ask = Ask::get(world.endpoint(path)).key(&world.caller);
@@ -151,7 +151,7 @@ async fn a_truncated_answer_never_looks_whole() {
 }
 
 #[tokio::test]
-async fn an_answer_that_comes_before_the_request_was_read_is_passed_on() {
+async fn early_response_is_passed_on() {
     let raw =
         RawTarget::start("HTTP/1.1 413 No\r\ncontent-length: 2\r\nconnection: close\r\n\r\nno")
             .await;
@@ -170,7 +170,7 @@ async fn an_answer_that_comes_before_the_request_was_read_is_passed_on() {
 }
 
 #[tokio::test]
-async fn a_targets_bridge_error_header_is_removed() {
+async fn bridge_error_of_a_target_is_removed() {
     let raw = RawTarget::start(
         "HTTP/1.1 200 OK\r\nbridge-error: unauthorized\r\nx-own: 1\r\ncontent-length: 0\r\n\r\n",
     )
@@ -186,7 +186,7 @@ async fn a_targets_bridge_error_header_is_removed() {
 }
 
 #[tokio::test]
-async fn an_https_target_is_reached_through_an_extra_ca_and_only_then() {
+async fn https_target_needs_its_ca() {
     let ca = support::ThrowawayCa::new();
     let target = support::Target::start_tls(&ca).await;
     let dir = support::TempDir::new("ca");
@@ -212,7 +212,7 @@ async fn an_https_target_is_reached_through_an_extra_ca_and_only_then() {
 }
 
 #[tokio::test]
-async fn http2_callers_are_served_on_the_public_listener() {
+async fn public_listener_serves_http2() {
     let world = TestEnv::start().await;
     let out = tokio::process::Command::new("curl")
         .args(["-sS", "--http2", "--cacert"])
@@ -241,7 +241,7 @@ async fn http2_callers_are_served_on_the_public_listener() {
 
 /// Some clients lose an answer that comes before their body is gone when the stream is reset behind it.
 #[tokio::test]
-async fn an_uploader_by_http2_gets_the_answer_that_comes_early() {
+async fn http2_uploader_gets_early_response() {
     let (world, target) = listening().await;
     // It answers before it reads. One that closes at once would lose its own answer at times.
     let answering = tokio::spawn(async move {
@@ -298,7 +298,7 @@ async fn next(stream: &mut TcpStream, quiet: Duration) -> String {
 
 /// W-66.
 #[tokio::test]
-async fn a_body_that_is_held_back_is_asked_for_by_the_target_and_by_nobody_else() {
+async fn expect_continue_is_decided_by_the_target() {
     let (world, own) = listening().await;
     let head = format!(
         "PUT /v1/endpoints/own/x HTTP/1.1\r\nHost: x\r\nBridge-Authorization: {}\r\n\
@@ -346,7 +346,7 @@ async fn a_body_that_is_held_back_is_asked_for_by_the_target_and_by_nobody_else(
 }
 
 #[tokio::test]
-async fn one_key_cannot_take_every_place() {
+async fn key_cannot_take_every_slot() {
     let world = TestEnv::builder()
         .relay(|relay| relay.set("limits.streams_per_key", 2))
         .start()

@@ -329,7 +329,7 @@ fn writing_to(file: &Path) -> Builder {
 const NONBLOCKING: i32 = 0o4000;
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn programs_outlive_the_reader_of_standard_error() {
+async fn programs_survive_a_closed_standard_error() {
     let dir = support::TempDir::new("stderr");
     let pipe = dir.join("pipe");
     assert!(
@@ -350,7 +350,7 @@ async fn programs_outlive_the_reader_of_standard_error() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn programs_outlive_a_full_standard_error() {
+async fn programs_survive_a_full_standard_error() {
     let full = Path::new("/dev/full");
     let scene = Scene::start(writing_to(full)).await;
     scene.endure(async |_| {}, async |()| {}).await;
@@ -399,7 +399,7 @@ async fn relay_recovers_from_exhausted_descriptors() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn relay_with_postgresql_recovers_from_exhausted_descriptors() {
+async fn postgresql_relay_recovers_from_no_descriptors() {
     let database = PostgresDatabase::create();
     descriptors_are_exhausted(Program::Relay, postgres(database.url())).await;
 }

@@ -51,7 +51,7 @@ async fn share_of_the_lone(world: &TestEnv, crowd: &ApiKey, alone: &ApiKey) -> u
 }
 
 #[tokio::test]
-async fn a_caller_with_many_transfers_gets_no_more_of_a_line_than_one_with_a_single_one() {
+async fn bandwidth_is_shared_per_caller() {
     let mut world = TestEnv::builder()
         .bridge(|bridge| bridge.set("relay.connections", 1))
         .start()
@@ -81,7 +81,7 @@ async fn a_caller_with_many_transfers_gets_no_more_of_a_line_than_one_with_a_sin
 
 /// A tenant's transfers, as many as its bridges, and what one of another tenant gets beside them.
 #[tokio::test]
-async fn a_tenants_crowd_leaves_another_tenant_its_share_of_the_node() {
+async fn node_throughput_is_shared_per_tenant() {
     let world = TestEnv::start().await;
     let neighbour = world.second_tenant("globex").await;
     let path = world.endpoint("/bytes/100000000000");
@@ -113,7 +113,7 @@ async fn a_tenants_crowd_leaves_another_tenant_its_share_of_the_node() {
 }
 
 #[tokio::test]
-async fn a_caller_that_leaves_everything_open_leaves_places_for_the_next() {
+async fn greedy_caller_leaves_slots_for_others() {
     let world = TestEnv::builder()
         .relay(|relay| {
             relay

@@ -11,7 +11,7 @@ use tokio::net::TcpStream;
 const LONGEST_WAIT: Duration = Duration::from_secs(60);
 
 #[tokio::test]
-async fn a_caller_that_hangs_up_is_felt_by_the_target_within_a_second() {
+async fn caller_hangup_reaches_target_within_a_second() {
     let world = TestEnv::start().await;
     for (n, path) in ["/hang", "/drip/1000/100"].into_iter().enumerate() {
         let ask = Ask::get(world.endpoint(path)).key(&world.caller);
@@ -39,7 +39,7 @@ async fn a_caller_that_hangs_up_is_felt_by_the_target_within_a_second() {
 }
 
 #[tokio::test]
-async fn a_caller_that_takes_nothing_of_its_answer_is_let_go_of() {
+async fn caller_that_stops_reading_is_aborted() {
     let world = TestEnv::builder()
         .relay(|relay| {
             relay
@@ -77,7 +77,7 @@ async fn a_caller_that_takes_nothing_of_its_answer_is_let_go_of() {
 
 /// Somebody who waits takes nothing either, and is not let go of.
 #[tokio::test]
-async fn a_caller_whose_target_says_nothing_for_long_keeps_its_exchange() {
+async fn waiting_caller_is_not_idle() {
     let world = TestEnv::builder()
         .relay(|relay| relay.set("limits.caller_idle_timeout", "1s"))
         .start()
@@ -89,7 +89,7 @@ async fn a_caller_whose_target_says_nothing_for_long_keeps_its_exchange() {
 }
 
 #[tokio::test]
-async fn a_connection_cut_mid_frame_is_replaced() {
+async fn connection_cut_mid_frame_is_replaced() {
     let world = TestEnv::start().await;
     for direction in [Direction::Downstream, Direction::Upstream] {
         world.proxy().cut_after(direction, 100_001);
@@ -112,7 +112,7 @@ async fn a_connection_cut_mid_frame_is_replaced() {
 }
 
 #[tokio::test]
-async fn a_bridge_that_comes_back_resumes_its_tls_session() {
+async fn reconnecting_bridge_resumes_its_tls_session() {
     let world = TestEnv::start().await;
     let resumed = "relay_tls_handshakes_total{outcome=\"resumed\"}";
     assert!(!world.metrics().await.contains(resumed));
@@ -134,7 +134,7 @@ async fn a_bridge_that_comes_back_resumes_its_tls_session() {
 
 /// With the heartbeat as shipped: both sides notice, and the bridge is back, within 30 s.
 #[tokio::test]
-async fn a_frozen_connection_is_noticed_by_both_sides_and_replaced_within_thirty_seconds() {
+async fn frozen_connection_is_replaced_within_30_s() {
     let world = TestEnv::start().await;
     let ask = Ask::get(world.endpoint("/small")).key(&world.caller);
     world.api.send(ask).await.expect_status(200);
@@ -167,7 +167,7 @@ async fn a_frozen_connection_is_noticed_by_both_sides_and_replaced_within_thirty
 }
 
 #[tokio::test]
-async fn either_side_may_be_killed_and_the_other_needs_no_help() {
+async fn killed_side_reconnects_by_itself() {
     let mut world = TestEnv::start().await;
     let call = |world: &TestEnv| json!({"url": world.target.url("/hook"), "body": "x"});
     world.call(call(&world)).await.expect_status(200);
@@ -185,7 +185,7 @@ async fn either_side_may_be_killed_and_the_other_needs_no_help() {
 }
 
 #[tokio::test]
-async fn two_hundred_bridges_are_back_after_the_relay_was_killed_and_not_all_at_once() {
+async fn reconnect_storm_of_200_bridges_is_spread() {
     let mut world = TestEnv::start().await;
     let bridges = world.many_bridges(200, "herd").await;
     world.wait_sessions(201, Duration::from_secs(60)).await;
@@ -224,7 +224,7 @@ async fn two_hundred_bridges_are_back_after_the_relay_was_killed_and_not_all_at_
 
 /// The bridge's waits had grown, and the session that followed was short.
 #[tokio::test]
-async fn bridge_is_back_when_a_relay_that_stopped_in_order_says() {
+async fn bridge_follows_retry_after_of_drained_relay() {
     let mut world = TestEnv::start().await;
     world.kill_relay().await;
     let mut mark = world.bridge.process().log_mark();

@@ -19,7 +19,7 @@ const MANY: usize = 200;
 
 /// As many as the listener takes, in every stage before a connection has authenticated.
 #[tokio::test]
-async fn flood_of_every_kind_does_not_keep_a_bridge_out() {
+async fn flood_does_not_keep_a_bridge_out() {
     let mut world = TestEnv::builder()
         .relay(|relay| {
             relay
@@ -60,7 +60,7 @@ async fn flood_of_every_kind_does_not_keep_a_bridge_out() {
 
 /// A caller's connection keeps its place for as long as it lives, and so does a tunnel.
 #[tokio::test]
-async fn flood_evicts_no_connection_that_has_authenticated() {
+async fn flood_evicts_no_authenticated_connection() {
     let world = TestEnv::builder()
         .relay(|relay| relay.set("limits.pending_connections_max", 20))
         .start()
@@ -79,7 +79,7 @@ async fn flood_evicts_no_connection_that_has_authenticated() {
 }
 
 #[tokio::test]
-async fn idle_connections_on_one_listener_leave_the_others_alone() {
+async fn idle_connections_affect_their_listener_only() {
     let world = TestEnv::builder()
         .relay(|relay| {
             relay
@@ -148,7 +148,7 @@ async fn unfinished_heads_share_one_memory_budget() {
 }
 
 #[tokio::test]
-async fn head_beyond_every_limit_is_refused_with_a_problem_document() {
+async fn oversized_head_gets_a_problem_document() {
     let world = TestEnv::start().await;
     let ask = Ask::get("/v1/bridges")
         .key(&world.caller)

@@ -125,7 +125,7 @@ fn reset(stream: TcpStream) {
 }
 
 #[tokio::test]
-async fn a_url_is_asked_for_with_a_key_and_as_far_as_the_policy_goes() {
+async fn proxy_requires_a_key_and_obeys_the_policy() {
     let site = ForwardEnv::start().await;
     let url = format!("http://{}", site.env.target.addr());
     let close = "Connection: close\r\n";
@@ -177,7 +177,7 @@ async fn a_url_is_asked_for_with_a_key_and_as_far_as_the_policy_goes() {
 }
 
 #[tokio::test]
-async fn a_key_that_is_narrowed_reaches_nothing_else_by_the_proxy() {
+async fn narrowed_key_is_limited_on_the_proxy() {
     let site = ForwardEnv::start().await;
     let to = site.address();
     let url = format!("http://{}/small", site.env.target.addr());
@@ -202,7 +202,7 @@ async fn a_key_that_is_narrowed_reaches_nothing_else_by_the_proxy() {
 }
 
 #[tokio::test]
-async fn raw_streams_end_in_each_direction_alone_and_early_bytes_are_not_lost() {
+async fn raw_stream_directions_close_independently() {
     let site = ForwardEnv::start().await;
     let (mut client, mut target) = site.connected().await;
     client.write_all(b"question").await.unwrap();
@@ -243,7 +243,7 @@ async fn raw_streams_end_in_each_direction_alone_and_early_bytes_are_not_lost() 
 
 /// W-67.
 #[tokio::test]
-async fn what_is_broken_off_is_reset_and_never_ends() {
+async fn aborted_raw_stream_is_reset() {
     let mut site = ForwardEnv::start().await;
     let (mut client, target) = site.connected().await;
     reset(target);
@@ -261,7 +261,7 @@ async fn what_is_broken_off_is_reset_and_never_ends() {
 }
 
 #[tokio::test]
-async fn a_raw_stream_needs_a_rule_that_says_so_and_moves_or_ends() {
+async fn raw_stream_needs_a_rule_and_has_idle_timeout() {
     let site =
         ForwardEnv::start_with(|rule| rule.set("idle_timeout", "1s"), |builder| builder).await;
     let own = field(&site.env.caller);
@@ -308,7 +308,7 @@ const HANDSHAKE: &str = "Connection: keep-alive, Upgrade\r\nUpgrade: websocket\r
 
 /// W-65, W-67.
 #[tokio::test]
-async fn websocket_passes_by_both_ways_and_a_refusal_is_the_targets() {
+async fn websocket_passes_by_endpoint_and_proxy() {
     let site = ForwardEnv::start().await;
     let (to, key) = (site.chat.local_addr().unwrap(), site.env.caller.clone());
     let (internal, proxy) = (site.env.relay.internal().addr(), site.env.relay.proxy());
@@ -383,7 +383,7 @@ async fn websocket_passes_by_both_ways_and_a_refusal_is_the_targets() {
 }
 
 #[tokio::test]
-async fn an_idle_raw_stream_costs_relay_and_bridge_less_than_64_kib_each() {
+async fn idle_raw_stream_costs_less_than_64_kib() {
     const STREAMS: u64 = 2000;
     const EACH_MAX_KIB: u64 = 64;
     let change = |builder: Builder| {
@@ -426,7 +426,7 @@ async fn an_idle_raw_stream_costs_relay_and_bridge_less_than_64_kib_each() {
 }
 
 #[tokio::test]
-async fn a_quarter_gibibyte_each_way_passes_a_raw_stream_in_flat_memory() {
+async fn raw_stream_of_a_quarter_gibibyte_is_flat() {
     const BYTES: u64 = 256 * KIB * KIB;
     const GROWTH_MAX_KIB: u64 = 32 * 1024;
     let site = ForwardEnv::start().await;

@@ -100,7 +100,7 @@ fn are_fresh(target: &Numbered) -> bool {
 }
 
 #[tokio::test]
-async fn what_leaves_once_uses_a_connection_that_its_target_keeps() {
+async fn unrepeatable_request_uses_a_fresh_connection() {
     let silent = Numbered::start("").await;
     let short = Numbered::start("Keep-Alive: timeout=1, max=100\r\n").await;
     let long = Numbered::start("Keep-Alive: timeout=100\r\n").await;

@@ -12,7 +12,7 @@ const HERE: IpAddr = IpAddr::V4(std::net::Ipv4Addr::new(127, 0, 0, 1));
 const ELSEWHERE: IpAddr = IpAddr::V4(std::net::Ipv4Addr::new(127, 0, 0, 2));
 
 #[tokio::test]
-async fn requests_that_are_not_http_or_not_clear_are_refused_and_harm_nobody() {
+async fn invalid_requests_are_rejected() {
     let world = TestEnv::start().await;
     for bytes in [
         &b"\x16\x03\x01\x02\x00\x01"[..],
@@ -258,7 +258,7 @@ async fn malformed_chunks_abort_their_request() {
 }
 
 #[tokio::test]
-async fn a_tunnel_request_that_is_no_upgrade_is_told_so() {
+async fn tunnel_request_without_upgrade_is_rejected() {
     let world = TestEnv::start().await;
     let answer = world.public.send(Ask::get("/v1/tunnel")).await;
     assert!(
@@ -270,7 +270,7 @@ async fn a_tunnel_request_that_is_no_upgrade_is_told_so() {
 }
 
 #[tokio::test]
-async fn silent_tunnels_are_ended_and_do_not_keep_a_bridge_out() {
+async fn silent_tunnels_are_closed() {
     let mut world = TestEnv::builder()
         .relay(|relay| relay.set("limits.unproven_tunnels_max", 8))
         .start()
@@ -293,7 +293,7 @@ async fn silent_tunnels_are_ended_and_do_not_keep_a_bridge_out() {
 }
 
 #[tokio::test]
-async fn stalled_handshakes_stand_in_nobodys_way() {
+async fn stalled_handshakes_do_not_delay_others() {
     let world = TestEnv::builder()
         .relay(|relay| {
             relay
@@ -362,7 +362,7 @@ async fn address_evicts_its_own_oldest_connection() {
 }
 
 #[tokio::test]
-async fn a_bridge_that_is_turned_away_comes_again_when_it_was_told_to() {
+async fn rejected_bridge_follows_retry_after() {
     let world = TestEnv::builder()
         .relay(|relay| relay.set("limits.sessions_max", 1))
         .start()
@@ -379,7 +379,7 @@ async fn a_bridge_that_is_turned_away_comes_again_when_it_was_told_to() {
 }
 
 #[tokio::test]
-async fn oversized_and_malformed_frames_end_that_tunnel_alone() {
+async fn malformed_frames_close_their_tunnel_only() {
     let world = TestEnv::start().await;
     for frame in [
         // A binary message that claims 1 GiB.

@@ -66,7 +66,7 @@ async fn fall() -> Fallen {
 }
 
 #[tokio::test]
-async fn nothing_outside_the_policy_is_dialled_whatever_it_is_called() {
+async fn hostile_relay_reaches_no_forbidden_target() {
     let fallen = fall().await;
     let port = fallen.forbidden.port();
     let allowed = fallen.site.target.port();
@@ -162,7 +162,7 @@ async fn nothing_outside_the_policy_is_dialled_whatever_it_is_called() {
 }
 
 #[tokio::test]
-async fn a_redirect_goes_back_and_is_not_followed() {
+async fn hostile_relay_gets_redirects_back() {
     let fallen = fall().await;
     for to in [
         "http://169.254.169.254/latest/meta-data/".to_owned(),
@@ -180,7 +180,7 @@ async fn a_redirect_goes_back_and_is_not_followed() {
 }
 
 #[tokio::test]
-async fn a_credential_goes_nowhere_but_where_it_belongs() {
+async fn hostile_relay_gets_no_credential() {
     let fallen = fall().await;
     for (name, to) in [
         ("vault", fallen.site.target.url("/headers")),
@@ -211,7 +211,7 @@ async fn a_credential_goes_nowhere_but_where_it_belongs() {
 }
 
 #[tokio::test]
-async fn injected_header_fields_never_reach_a_target() {
+async fn injected_header_fields_reach_no_target() {
     let fallen = fall().await;
     let before = fallen.site.target.requests();
     let evil: [(&[u8], &[u8]); 6] = [
@@ -246,7 +246,7 @@ async fn injected_header_fields_never_reach_a_target() {
 }
 
 #[tokio::test]
-async fn endless_bodies_floods_of_streams_and_of_fields_stay_within_their_bounds() {
+async fn hostile_relay_floods_stay_bounded() {
     let fallen = fall().await;
     let process = fallen.site.bridge.process();
     process.reset_peak_rss();
@@ -297,7 +297,7 @@ async fn endless_bodies_floods_of_streams_and_of_fields_stay_within_their_bounds
 }
 
 #[tokio::test]
-async fn a_session_that_breaks_the_protocol_ends_with_a_reason_and_another_follows() {
+async fn protocol_violation_ends_session_with_reason() {
     let mut fallen = fall().await;
     let process = fallen.site.bridge.process();
     fallen.session.close(EndReason::Protocol("nonsense".into()));

@@ -61,7 +61,7 @@ const CASES_MIN: usize = 120;
 const NO_CASE: usize = 0;
 
 #[tokio::test]
-async fn what_http2_forbids_never_reaches_a_target() {
+async fn http2_violations_never_reach_a_target() {
     let ground = Ground::start().await;
     let mut table = Table::new(ground.key());
     heads::add(&mut table);

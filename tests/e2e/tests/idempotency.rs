@@ -17,7 +17,7 @@ async fn create_key(world: &TestEnv) -> Answer {
     world.api.send(ask).await
 }
 
-async fn one_key_has_one_effect_after_a_kill(builder: Builder) {
+async fn repeat_after_a_kill(builder: Builder) {
     let mut world = builder.start().await;
     let done = keyed_call(&world, "/hook", "done");
     let first = world.call(done.clone()).await.expect_status(200).json();
@@ -81,19 +81,19 @@ async fn one_key_has_one_effect_after_a_kill(builder: Builder) {
 }
 
 #[tokio::test]
-async fn one_key_has_one_effect_after_a_kill_on_sqlite() {
-    one_key_has_one_effect_after_a_kill(TestEnv::builder()).await;
+async fn idempotency_key_survives_a_kill_on_sqlite() {
+    repeat_after_a_kill(TestEnv::builder()).await;
 }
 
 #[tokio::test]
-async fn one_key_has_one_effect_after_a_kill_on_postgresql() {
+async fn idempotency_key_survives_a_kill_on_postgresql() {
     let database = PostgresDatabase::create();
     let builder = TestEnv::builder().relay(|relay| relay.database(database.url()));
-    one_key_has_one_effect_after_a_kill(builder).await;
+    repeat_after_a_kill(builder).await;
 }
 
 #[tokio::test]
-async fn call_that_was_not_made_frees_its_key_also_after_a_restart() {
+async fn unmade_call_frees_its_idempotency_key() {
     let mut world = TestEnv::start().await;
     let call = keyed_call(&world, "/hook", "k");
     world.stop_bridge().await;

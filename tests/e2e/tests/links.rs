@@ -75,7 +75,7 @@ async fn run(config: &Path, args: &[&str]) -> process::Finished {
 }
 
 #[tokio::test]
-async fn root_follows_no_link_in_the_data_directory_of_another_user() {
+async fn root_follows_no_link_in_a_foreign_data_dir() {
     let world = TestEnv::start().await;
     let key = world.key("bridge", &[]).await;
     let config = fs::read_to_string(world.bridge_config()).unwrap();
@@ -136,7 +136,7 @@ async fn root_follows_no_link_in_the_data_directory_of_another_user() {
 }
 
 #[tokio::test]
-async fn support_bundle_follows_no_link_of_the_bridges_user() {
+async fn support_bundle_follows_no_link() {
     let world = TestEnv::start().await;
     let temp = TempDir::new("bundle");
     let theirs = Theirs::write(temp.join("theirs"));

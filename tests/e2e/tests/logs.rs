@@ -119,22 +119,22 @@ async fn both_serve_with(reader: Reader) {
 }
 
 #[tokio::test]
-async fn programs_serve_while_nobody_is_there_to_read_their_log() {
+async fn programs_serve_without_a_log_reader() {
     both_serve_with(Reader::Gone).await;
 }
 
 #[tokio::test]
-async fn programs_serve_while_their_log_is_not_read() {
+async fn programs_serve_with_a_stuck_log_reader() {
     both_serve_with(Reader::Stuck).await;
 }
 
 #[tokio::test]
-async fn programs_serve_while_the_disk_of_their_log_is_full() {
+async fn programs_serve_with_a_full_log_disk() {
     both_serve_with(Reader::Full).await;
 }
 
 #[tokio::test]
-async fn quickstart_serves_while_its_log_takes_nothing() {
+async fn quickstart_serves_without_a_log() {
     for reader in [Reader::Gone, Reader::Full] {
         let mut command = process::command("quickstart");
         command.arg("--once").env("RUST_LOG", "debug");
@@ -163,7 +163,7 @@ fn complaint(mut command: Command, stdout: Stdio) -> (Option<i32>, String) {
 }
 
 #[tokio::test]
-async fn command_whose_output_is_not_taken_ends_quietly_and_has_failed() {
+async fn command_with_closed_stdout_fails_quietly() {
     let world = TestEnv::start().await;
     let closed = || {
         let (read, write) = std::io::pipe().unwrap();

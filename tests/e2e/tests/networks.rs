@@ -123,7 +123,7 @@ impl NetworkEnv {
 }
 
 #[tokio::test]
-async fn a_line_that_is_long_and_loses_packets_is_slow_and_nothing_else() {
+async fn lossy_network_is_slow_only() {
     let site = NetworkEnv::start().await;
     site.network.set_line(20, Duration::from_millis(150));
     let session = site.bridge.status().await["sessions"][0]["id"].clone();
@@ -138,7 +138,7 @@ async fn a_line_that_is_long_and_loses_packets_is_slow_and_nothing_else() {
 }
 
 #[tokio::test]
-async fn a_line_that_went_silent_is_told_and_outlived() {
+async fn silent_network_is_reported_and_survived() {
     let site = NetworkEnv::start().await;
     site.network.set_line(SILENT, Duration::ZERO);
     site.until_online(false, NOTICED_WITHIN).await;
@@ -149,7 +149,7 @@ async fn a_line_that_went_silent_is_told_and_outlived() {
 }
 
 #[tokio::test]
-async fn without_a_resolver_doctor_says_dns_and_with_it_the_bridge_is_back() {
+async fn missing_resolver_is_reported_by_doctor() {
     let mut site = NetworkEnv::start().await;
     site.dns.silence(true);
     // What is connected needs no names.
@@ -172,7 +172,7 @@ async fn without_a_resolver_doctor_says_dns_and_with_it_the_bridge_is_back() {
 }
 
 #[tokio::test]
-async fn a_relay_that_moved_to_another_address_is_found_there() {
+async fn moved_relay_is_found_by_dns() {
     let site = NetworkEnv::start().await;
     let mark = site.bridge.process().log_mark();
     let new = site.network.move_relay();
@@ -193,7 +193,7 @@ fn allow_corp(bridge: BridgeSetup, port: u16) -> BridgeSetup {
 }
 
 #[tokio::test]
-async fn a_name_that_changes_never_leads_to_an_address_that_was_not_checked() {
+async fn dns_rebinding_reaches_no_unchecked_address() {
     let metadata = Ipv4Addr::new(169, 254, 169, 254);
     let site = NetworkEnv::start_with(|bridge, port| {
         allow_corp(bridge, port).set("targets.pool_idle_per_target", 0)
@@ -268,7 +268,7 @@ fn call_slow_names(relay: &Relay, key: &ApiKey, url: &str) -> tokio::task::JoinS
 }
 
 #[tokio::test]
-async fn slow_names_of_a_caller_leave_lookups_for_others() {
+async fn slow_lookups_of_a_caller_leave_slots() {
     let site = NetworkEnv::start_with(allow_corp).await;
     let port = site.target.port();
     site.dns.set("ok.corp.test", site.network.outside());
@@ -288,7 +288,7 @@ async fn slow_names_of_a_caller_leave_lookups_for_others() {
 }
 
 #[tokio::test]
-async fn slow_names_of_a_tenant_leave_direct_calls_for_others() {
+async fn slow_lookups_of_a_tenant_leave_direct_calls() {
     let site = NetworkEnv::start().await;
     let dns = Dns::start(site.network.relay_outside()).await;
     dns.silence_below(".slow.test");

@@ -7,7 +7,7 @@ use support::setup::{BridgeSetup, Endpoint};
 use support::{ApiKey, Ask, TestEnv, eventually, let_time_pass};
 
 #[tokio::test]
-async fn health_readiness_and_metrics_are_there() {
+async fn health_readiness_and_metrics_respond() {
     let world = TestEnv::start().await;
     world
         .api
@@ -60,7 +60,7 @@ async fn memory_at_rest_is_small() {
 /// Also a session that has carried a call of 64 KiB each way, and then fell quiet. As many go first:
 /// the heap keeps the room that opening and calling them took once, and sessions do not.
 #[tokio::test]
-async fn an_idle_session_costs_the_relay_at_most_40_kib() {
+async fn idle_session_costs_at_most_40_kib() {
     const EACH: usize = 60;
     let world = TestEnv::start().await;
     let first = world.bridges_to_call(EACH, "first").await;
@@ -96,7 +96,7 @@ async fn call_each(world: &TestEnv, caller: &ApiKey, label: &str, count: usize) 
 }
 
 #[tokio::test]
-async fn sigterm_lets_the_bridge_finish_what_runs() {
+async fn sigterm_drains_the_bridge() {
     let mut world = TestEnv::start().await;
     let ask = Ask::get(world.endpoint("/delay/1500")).key(&world.caller);
     let api = world.api.clone();
@@ -111,7 +111,7 @@ async fn sigterm_lets_the_bridge_finish_what_runs() {
 }
 
 #[tokio::test]
-async fn sigterm_lets_the_relay_finish_what_runs() {
+async fn sigterm_drains_the_relay() {
     let mut world = TestEnv::start().await;
     let ask = Ask::get(world.endpoint("/delay/1500")).key(&world.caller);
     let api = world.api.clone();
@@ -128,7 +128,7 @@ async fn sigterm_lets_the_relay_finish_what_runs() {
 }
 
 #[tokio::test]
-async fn traces_reach_a_collector_and_join_the_callers() {
+async fn spans_join_the_callers_trace() {
     let collector = support::Target::start().await;
     let world = TestEnv::builder()
         .relay(|relay| {
@@ -181,7 +181,7 @@ async fn traces_reach_a_collector_and_join_the_callers() {
 }
 
 #[tokio::test]
-async fn the_health_of_an_endpoint_is_told_apart_from_the_tunnels() {
+async fn endpoint_health_differs_from_tunnel_health() {
     let ill = support::Target::start().await;
     let unhealthy = Endpoint::new("ill", ill.url("/status")).set("health_path", "/503");
     let world = TestEnv::builder()
@@ -225,7 +225,7 @@ async fn the_health_of_an_endpoint_is_told_apart_from_the_tunnels() {
 }
 
 #[tokio::test]
-async fn of_two_bridges_the_one_that_reaches_the_target_is_chosen() {
+async fn bridge_with_healthy_endpoint_is_preferred() {
     let world = TestEnv::start().await;
     let target = support::Target::start().await;
     let setup = |name: &str, url: &str| {

@@ -50,7 +50,7 @@ async fn change(world: &TestEnv, method: Method, path: &str) -> Value {
 }
 
 #[tokio::test]
-async fn second_bridge_gets_no_request_of_a_claimed_endpoint() {
+async fn claimed_endpoint_is_not_shared() {
     let world = TestEnv::start().await;
     let other = Target::start().await;
     let mut second = world.add_bridge(serving("b2", &["t", "own"], &other)).await;
@@ -102,7 +102,7 @@ async fn second_bridge_gets_no_request_of_a_claimed_endpoint() {
 }
 
 #[tokio::test]
-async fn endpoint_of_an_absent_owner_goes_to_nobody_else() {
+async fn endpoint_of_an_offline_owner_is_not_rerouted() {
     let mut world = TestEnv::start().await;
     world.wait_online().await;
     let other = Target::start().await;
@@ -202,7 +202,7 @@ async fn status_claims_no_endpoint_of_another_bridge() {
 }
 
 #[tokio::test]
-async fn bridge_of_a_narrowed_key_serves_its_endpoints_alone() {
+async fn bridge_of_narrowed_key_serves_its_endpoints() {
     let world = TestEnv::start().await;
     let other = Target::start().await;
     let key = world
@@ -235,7 +235,7 @@ async fn bridge_of_a_narrowed_key_serves_its_endpoints_alone() {
 
 /// Narrowed to another bridge, an administrator cannot move an endpoint to it.
 #[tokio::test]
-async fn narrowed_administrator_takes_no_endpoint_of_another_bridge() {
+async fn narrowed_admin_takes_no_foreign_endpoint() {
     let world = TestEnv::start().await;
     let other = Target::start().await;
     let _second = world.add_bridge(serving("b2", &["t"], &other)).await;

@@ -49,7 +49,7 @@ fn sessions(process: &Running) -> usize {
 }
 
 #[tokio::test]
-async fn a_real_squid_with_a_password_is_passed_and_outlived() {
+async fn squid_with_password_is_passed_and_survived() {
     let site = start().await;
     let mut squid = Squid::start("me", "sesame").await;
     let key = site.relay.create_key(site.tenant(), "bridge").await;
@@ -101,7 +101,7 @@ async fn a_real_squid_with_a_password_is_passed_and_outlived() {
 }
 
 #[tokio::test]
-async fn the_password_of_a_proxy_may_be_a_credential() {
+async fn proxy_password_comes_from_a_credential() {
     let site = start().await;
     let squid = Squid::start("me", "sesame").await;
     let proxy = format!("http://{}", squid.authority());
@@ -144,7 +144,7 @@ async fn the_password_of_a_proxy_may_be_a_credential() {
 }
 
 #[tokio::test]
-async fn tls_inspection_needs_its_ca_here_and_a_mark_on_the_relay() {
+async fn tls_inspection_needs_ca_and_relay_permission() {
     let site = start().await;
     let own = Arc::new(ThrowawayCa::new());
     let mut interceptor = Interceptor::start(Arc::clone(&own), &site.ca).await;

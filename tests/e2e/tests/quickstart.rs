@@ -5,7 +5,7 @@ use support::eventually;
 use support::process::{self, Running};
 
 #[tokio::test]
-async fn once_tells_of_an_executed_call_and_exits_with_zero() {
+async fn quickstart_once_reports_an_executed_call() {
     let mut command = process::command("quickstart");
     command.arg("--once");
     let said = process::finish("quickstart", command, Duration::from_secs(30)).await;
@@ -14,7 +14,7 @@ async fn once_tells_of_an_executed_call_and_exits_with_zero() {
 }
 
 #[tokio::test]
-async fn json_is_one_object_with_everything_to_go_on() {
+async fn quickstart_json_is_one_object() {
     let mut command = process::command("quickstart");
     command.args(["--once", "--json"]);
     let said = process::finish("quickstart", command, Duration::from_secs(30)).await;
@@ -27,7 +27,7 @@ async fn json_is_one_object_with_everything_to_go_on() {
 }
 
 #[tokio::test]
-async fn the_first_word_comes_within_a_second_and_it_stays_until_it_is_ended() {
+async fn quickstart_starts_quickly_and_stays() {
     let running = Running::spawn("quickstart", process::command("quickstart"));
     eventually(Duration::from_secs(1), "a first line", async || {
         !running.log().is_empty()

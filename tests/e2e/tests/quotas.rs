@@ -12,7 +12,7 @@ use support::setup::{Allow, Endpoint, path};
 use support::{Ask, TIMEOUT, Target, TempDir, TestEnv, eventually, let_time_pass};
 
 #[tokio::test]
-async fn what_is_beyond_a_limit_is_turned_away_at_once() {
+async fn endpoint_quota_rejects_at_once() {
     let target = Target::start().await;
     let url = target.url("/");
     let endpoint = |name: &str| Endpoint::new(name, &*url);
@@ -66,7 +66,7 @@ async fn what_is_beyond_a_limit_is_turned_away_at_once() {
 }
 
 #[tokio::test]
-async fn a_rule_has_times_of_its_own() {
+async fn rule_has_its_own_timeouts() {
     let (prompt, steady) = (Target::start().await, Target::start().await);
     let rule = |target: &Target| Allow::loopback(target.port()).methods(&["GET"]);
     let world = TestEnv::builder()
@@ -88,7 +88,7 @@ async fn a_rule_has_times_of_its_own() {
 
 /// A body that must be signed is held: that is how this test uses memory.
 #[tokio::test]
-async fn above_its_memory_a_bridge_turns_away_what_is_new_and_ends_nothing() {
+async fn memory_limit_rejects_new_requests_only() {
     const HELD_BYTES: u64 = 48 * 1024 * 1024;
     const PIECE_BYTES: usize = 64 * 1024;
     let tenant = Tenant::new();
@@ -188,7 +188,7 @@ impl Tenant {
 }
 
 #[tokio::test]
-async fn only_what_the_tenant_signed_is_executed_and_only_once() {
+async fn signed_call_is_executed_once() {
     let tenant = Tenant::new();
     let dir = TempDir::new("tenant");
     let file = dir.write("tenant.pem", tenant.pem());

@@ -31,7 +31,7 @@ async fn until_delivered(world: &TestEnv, ids: &[String]) {
 /// Nothing is acknowledged that cannot be stored, nothing that was acknowledged is lost or made
 /// twice, what needs no disk goes on, and nothing is restarted.
 #[tokio::test]
-async fn a_relay_works_again_after_its_disk_was_full() {
+async fn relay_recovers_after_its_disk_was_full() {
     let disk = SmallDisk::mount(3 << 20);
     let url = format!("sqlite://{}/relay.db", disk.path().display());
     let world = TestEnv::builder()
@@ -86,7 +86,7 @@ async fn a_relay_works_again_after_its_disk_was_full() {
 
 /// The relay runs on between the copy and its end, which is a sudden one.
 #[tokio::test]
-async fn an_earlier_copy_put_back_by_hand_delivers_nothing() {
+async fn older_database_copy_delivers_nothing() {
     let mut world = TestEnv::start().await;
     let database = world.relay_config().parent().unwrap().join("relay.db");
     let copy = database.with_extension("copy");
@@ -120,7 +120,7 @@ async fn an_earlier_copy_put_back_by_hand_delivers_nothing() {
 
 /// Its clock stands still while no bridge is there, and the wall's does not.
 #[tokio::test]
-async fn a_call_that_waits_for_a_bridge_expires() {
+async fn waiting_call_expires() {
     let mut world = TestEnv::start().await;
     world.stop_bridge().await;
     let mut call = deliver(&world, "/hook", 1);

@@ -6,7 +6,7 @@ use std::time::Duration;
 use support::{Ask, TestEnv, ThrowawayCa};
 
 #[tokio::test]
-async fn a_reload_changes_certificates_and_limits_and_leaves_what_runs_alone() {
+async fn reload_applies_certificates_and_limits() {
     let world = TestEnv::start().await;
     let before = world.sessions().await;
     let slow = Ask::get(world.endpoint("/delay/1500")).key(&world.caller);

@@ -37,7 +37,7 @@ async fn seen_of<T>(world: &TestEnv, work: impl Future<Output = T>) -> (T, u64) 
 }
 
 #[tokio::test]
-async fn a_request_that_changes_nothing_is_made_again_when_its_tunnel_is_lost() {
+async fn safe_request_is_retried_after_tunnel_loss() {
     let world = TestEnv::start().await;
     for method in [Method::GET, Method::HEAD, Method::OPTIONS] {
         let path = world.endpoint(SLOW);
@@ -50,7 +50,7 @@ async fn a_request_that_changes_nothing_is_made_again_when_its_tunnel_is_lost() 
 }
 
 #[tokio::test]
-async fn what_may_have_changed_something_is_left_to_its_caller() {
+async fn unsafe_request_is_not_retried() {
     let world = TestEnv::start().await;
     for method in [Method::POST, Method::PUT, Method::DELETE, Method::PATCH] {
         let answer = cut_while_asked(&world, method.clone(), &world.endpoint(SLOW)).await;
@@ -61,7 +61,7 @@ async fn what_may_have_changed_something_is_left_to_its_caller() {
 }
 
 #[tokio::test]
-async fn an_endpoint_may_say_that_put_and_delete_can_be_made_twice() {
+async fn repeatable_endpoint_retries_put_and_delete() {
     let world = TestEnv::start().await;
     let endpoint = Endpoint::new("twice", world.target.url("/")).set("repeatable", true);
     // It dials through the proxy that is cut, as the first bridge does.
@@ -80,7 +80,7 @@ async fn an_endpoint_may_say_that_put_and_delete_can_be_made_twice() {
 }
 
 #[tokio::test]
-async fn a_request_survives_that_its_bridge_is_killed_where_it_changes_nothing() {
+async fn safe_request_survives_a_bridge_kill() {
     let mut world = TestEnv::start().await;
     let ask = Ask::get(world.endpoint(SLOW)).key(&world.caller);
     let asking = tokio::spawn({
@@ -98,7 +98,7 @@ async fn a_request_survives_that_its_bridge_is_killed_where_it_changes_nothing()
 
 /// A target whose queue of connections is full: who connects waits, and nothing can be dispatched.
 #[tokio::test]
-async fn what_was_not_dispatched_when_every_tunnel_was_lost_is_made_once_when_one_is_back() {
+async fn undispatched_request_waits_for_a_new_tunnel() {
     let socket = tokio::net::TcpSocket::new_v4().unwrap();
     socket.bind("127.0.0.1:0".parse().unwrap()).unwrap();
     let listener = socket.listen(1).unwrap();
@@ -155,7 +155,7 @@ async fn what_was_not_dispatched_when_every_tunnel_was_lost_is_made_once_when_on
 
 /// A bridge that turns requests away has seen their beginning; another one gets them whole.
 #[tokio::test]
-async fn a_body_that_one_bridge_turned_away_reaches_another_from_its_first_byte() {
+async fn rejected_body_is_replayed_to_another_bridge() {
     let world = TestEnv::builder()
         .bridge(|bridge| bridge.set("bridge.paused", true))
         .start()

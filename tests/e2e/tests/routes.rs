@@ -125,7 +125,7 @@ on_both! {
 
 /// The relay cancels after its limit, the response and the bridge's word cross the cancel, and only the
 /// journal's outcome tells that the target has it.
-async fn held_line_makes_no_second_delivery(site: Builder) {
+async fn held_response_makes_no_second_delivery(site: Builder) {
     let site = with_short_schedule(site).start().await;
     let call = json!({"url": site.target.url("/delay/1500"), "body": "x", "timeout_ms": 3000});
     let id = submit(&site, call).await;
@@ -325,7 +325,7 @@ async fn behind_proxy(database: &PostgresDatabase) -> (FlakyProxy, String) {
 /// The database is away while a bridge connects. Afterwards its deliveries go on, without a restart and
 /// without another event.
 #[tokio::test]
-async fn bridge_that_connects_without_a_database_delivers_later() {
+async fn bridge_delivers_once_the_database_is_back() {
     let database = PostgresDatabase::create();
     let (server, url) = behind_proxy(&database).await;
     let mut site = TestEnv::builder()
@@ -382,7 +382,7 @@ async fn calls_to_unknown_names_delay_no_other_tenant() {
 /// A notice about a bridge that is away does not wait for that bridge, and the tenant's administrator says
 /// where notices go.
 #[tokio::test]
-async fn notice_does_not_wait_for_the_bridge_it_is_about() {
+async fn offline_notice_needs_no_bridge() {
     let mut site = TestEnv::builder()
         .relay(|relay| relay.set("notices.bridge_offline_after", "1s"))
         .start()

@@ -185,7 +185,7 @@ async fn stored(world: &TestEnv, key: &ApiKey, url: &str) -> String {
 }
 
 #[tokio::test]
-async fn narrowed_key_is_refused_by_every_operation_outside() {
+async fn narrowed_key_is_refused_outside_its_scope() {
     let mut world = TestEnv::start().await;
     let call = stored(&world, &world.admin, "http://elsewhere.example/").await;
     let rows = rows(&world, &call);
@@ -227,7 +227,7 @@ async fn narrowed_key_is_refused_by_every_operation_outside() {
 }
 
 #[tokio::test]
-async fn host_key_sees_and_changes_its_stored_calls_alone() {
+async fn host_key_sees_its_stored_calls_only() {
     let mut world = TestEnv::start().await;
     world.wait_online().await;
     world.stop_bridge().await;
@@ -310,7 +310,7 @@ async fn host_key_sees_and_changes_its_stored_calls_alone() {
 }
 
 #[tokio::test]
-async fn forward_proxy_follows_what_a_key_lists() {
+async fn forward_proxy_obeys_key_scopes() {
     let world = TestEnv::start().await;
     let host = world.key("caller", &["--host", "127.0.0.1"]).await;
     let other = world
@@ -351,7 +351,7 @@ async fn forward_proxy_follows_what_a_key_lists() {
 }
 
 #[tokio::test]
-async fn narrowed_admin_creates_narrower_keys_alone() {
+async fn narrowed_admin_creates_narrower_keys_only() {
     let world = TestEnv::start().await;
     let narrowed = ["--host", "*.inside.example", "--bridge", "b1"];
     let admin = world.key("admin", &narrowed).await;
@@ -419,7 +419,7 @@ async fn narrowed_admin_creates_narrower_keys_alone() {
 }
 
 #[tokio::test]
-async fn scope_that_means_nothing_is_refused_at_creation() {
+async fn meaningless_scope_is_rejected() {
     let world = TestEnv::start().await;
     for (role, narrowed) in [
         ("bridge", ["--host", "a.example"]),
@@ -457,7 +457,7 @@ async fn scope_that_means_nothing_is_refused_at_creation() {
 }
 
 #[tokio::test]
-async fn narrowed_key_learns_nothing_of_other_bridges() {
+async fn narrowed_key_sees_no_other_bridge() {
     let world = TestEnv::start().await;
     let other = Target::start().await;
     let endpoint = Endpoint::new("own", other.url("/"));

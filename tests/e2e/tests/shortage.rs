@@ -36,7 +36,7 @@ async fn silent() -> (u16, tokio::task::JoinHandle<()>) {
 }
 
 #[tokio::test]
-async fn bridge_without_descriptors_is_overloaded_and_recovers() {
+async fn bridge_without_descriptors_recovers() {
     let (port, taking) = silent().await;
     let mut world = TestEnv::builder()
         .allow(Allow::loopback(port))

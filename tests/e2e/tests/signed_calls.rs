@@ -178,7 +178,7 @@ fn attempt(call: u8, attempt: u32) -> Option<CallAttempt> {
 }
 
 #[tokio::test]
-async fn a_relay_cannot_change_a_signed_request() {
+async fn relay_cannot_change_a_signed_request() {
     let application = Application::new();
     let site = SignedEnv::start(&application).await;
     let hook = site.env.target.url("/hook");
@@ -212,7 +212,7 @@ async fn a_relay_cannot_change_a_signed_request() {
 }
 
 #[tokio::test]
-async fn a_credential_goes_with_a_call_that_was_signed_for_it() {
+async fn signed_credential_is_sent_with_its_call() {
     let application = Application::new();
     let site = SignedEnv::start(&application).await;
     let hook = site.env.target.url("/hook");
@@ -227,7 +227,7 @@ async fn a_credential_goes_with_a_call_that_was_signed_for_it() {
 }
 
 #[tokio::test]
-async fn a_response_of_failure_does_not_free_the_nonce() {
+async fn failed_response_keeps_the_nonce_used() {
     let application = Application::new();
     let site = SignedEnv::start(&application).await;
     for (status, nonce) in [(302, "nonce-number-302-"), (500, "nonce-number-500-")] {
@@ -244,7 +244,7 @@ async fn a_response_of_failure_does_not_free_the_nonce() {
 }
 
 #[tokio::test]
-async fn attempts_of_one_call_share_a_nonce_until_one_succeeds() {
+async fn attempts_share_a_nonce_until_success() {
     let application = Application::new();
     let site = SignedEnv::start(&application).await;
     let failing = site.env.target.url("/status/500");
@@ -269,7 +269,7 @@ async fn attempts_of_one_call_share_a_nonce_until_one_succeeds() {
 }
 
 #[tokio::test]
-async fn what_was_not_dispatched_keeps_its_nonce() {
+async fn undispatched_call_keeps_its_nonce() {
     let application = Application::new();
     let site = SignedEnv::start(&application).await;
     let hook = site.env.target.url("/hook");
@@ -289,7 +289,7 @@ async fn what_was_not_dispatched_keeps_its_nonce() {
 }
 
 #[tokio::test]
-async fn an_attempt_without_a_journal_entry_keeps_its_nonce() {
+async fn attempt_without_journal_entry_keeps_its_nonce() {
     const ENTRIES_MAX: u8 = 100;
     let application = Application::new();
     let site = SignedEnv::start_with(&application, |builder| {
@@ -338,7 +338,7 @@ async fn an_attempt_without_a_journal_entry_keeps_its_nonce() {
 }
 
 #[tokio::test]
-async fn another_data_directory_refuses_an_older_signature() {
+async fn new_data_directory_refuses_older_signature() {
     let application = Application::new();
     let first = SignedEnv::start(&application).await;
     let hook = first.env.target.url("/hook");
@@ -361,7 +361,7 @@ async fn another_data_directory_refuses_an_older_signature() {
 }
 
 #[tokio::test]
-async fn a_signature_for_another_key_is_refused() {
+async fn signature_for_another_key_is_refused() {
     let application = Application::new();
     let site = SignedEnv::start(&application).await;
     let status = site.env.bridge.status().await;

@@ -182,7 +182,7 @@ async fn standby_takes_over_when_the_active_relay_is_killed() {
 }
 
 #[tokio::test]
-async fn frozen_relay_serves_nothing_after_another_took_over() {
+async fn frozen_relay_serves_nothing_after_takeover() {
     let pair = Pair::start().await;
     pair.call(&pair.first).await;
     let seen = pair.target.hooks().len();
@@ -221,7 +221,7 @@ async fn frozen_relay_serves_nothing_after_another_took_over() {
 }
 
 #[tokio::test]
-async fn sqlite_database_is_served_by_one_process_under_any_name() {
+async fn sqlite_database_has_one_serving_process() {
     let site = TestEnv::start().await;
     let home = site.relay.config().parent().unwrap().to_owned();
     let [link, hard] = ["link.db", "hard.db"].map(|name| home.join(name));
@@ -298,7 +298,7 @@ impl Lonely {
 }
 
 #[tokio::test]
-async fn relay_without_its_database_goes_on_where_no_other_waits() {
+async fn relay_without_database_serves_from_memory() {
     let mut lonely = Lonely::start().await;
     lonely.set_away(true).await;
     // Longer than the lease lasts.
@@ -331,7 +331,7 @@ async fn process_renews(lonely: &Lonely) {
 }
 
 #[tokio::test]
-async fn stale_directory_refuses_all_until_the_database_is_back() {
+async fn stale_directory_rejects_requests() {
     let lonely = Lonely::start_with(|relay| relay.set("directory.stale_max", "4s")).await;
     assert_eq!(lonely.status().await, 200);
     lonely.set_away(true).await;
@@ -357,7 +357,7 @@ async fn stale_directory_refuses_all_until_the_database_is_back() {
 
 /// A frozen line says nothing, where a closed one is refused.
 #[tokio::test]
-async fn silent_database_is_outlived_like_a_refused_one() {
+async fn silent_database_is_survived() {
     let lonely = Lonely::start().await;
     lonely.database.freeze(Direction::Both);
     let process = lonely.site.relay.process();

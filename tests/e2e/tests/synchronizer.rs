@@ -48,7 +48,7 @@ const PROMPT: Duration = Duration::from_millis(50);
 const CALL_WITHIN: Duration = Duration::from_secs(30);
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_whole_run_loses_and_doubles_nothing_and_calls_beside_it_stay_prompt() {
+async fn synchronizer_run_is_complete_and_calls_stay_fast() {
     let site = SyncEnv::start().await;
     let calls = Calls::of(&site.world);
     let called_before = site.world.target.requests();

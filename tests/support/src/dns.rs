@@ -152,7 +152,7 @@ mod tests {
     }
 
     #[test]
-    fn a_name_is_answered_in_turn_and_an_unknown_one_does_not_exist() {
+    fn dns_answers_rotate_and_unknown_is_nxdomain() {
         let mut shared = Shared::default();
         assert_eq!(shared.answer(&ask(1)).expect("an answer")[3], 0x83);
         let addresses = [Ipv4Addr::new(10, 0, 0, 1), Ipv4Addr::new(10, 0, 0, 2)];

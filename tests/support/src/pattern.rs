@@ -207,7 +207,7 @@ mod tests {
     use http_body_util::BodyExt;
 
     #[test]
-    fn every_piece_is_the_same_wherever_it_is_cut() {
+    fn pattern_is_independent_of_piece_borders() {
         let all = bytes(3 * PERIOD_BYTES);
         for at in [0, 1, PIECE_BYTES_MAX, PERIOD_BYTES - 1, PERIOD_BYTES + 7] {
             assert_eq!(chunk(at as u64, 1000), all[at..at + 1000]);
@@ -218,14 +218,14 @@ mod tests {
     }
 
     #[test]
-    fn a_moved_piece_changes_the_bytes() {
+    fn pattern_detects_moved_pieces() {
         let all = bytes(4 * PIECE_BYTES_MAX);
         let (first, rest) = all.split_at(PIECE_BYTES_MAX);
         assert_ne!(first, &rest[..PIECE_BYTES_MAX]);
     }
 
     #[tokio::test]
-    async fn a_body_is_the_pattern_and_a_breaking_one_ends_with_an_error() {
+    async fn pattern_body_can_end_with_an_error() {
         let whole = PatternBody::new(100_000)
             .collect()
             .await

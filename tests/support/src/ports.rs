@@ -80,7 +80,7 @@ mod tests {
     use std::collections::HashSet;
 
     #[test]
-    fn no_port_is_handed_out_twice_and_all_are_below_the_ephemeral_range() {
+    fn ports_are_unique_and_below_ephemeral() {
         let ports: HashSet<u16> = (0..50).map(|_| free()).collect();
         assert_eq!(ports.len(), 50);
         assert!(ports.iter().all(|port| *port >= PORT_FIRST));

@@ -135,7 +135,7 @@ mod tests {
     use super::is_whole;
 
     #[test]
-    fn a_request_is_whole_with_the_body_that_it_announces() {
+    fn request_is_complete_with_its_body() {
         assert!(!is_whole(b"GET / HTTP/1.1\r\nHost: a\r\n"));
         assert!(is_whole(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n"));
         assert!(!is_whole(b"POST / HTTP/1.1\r\nContent-Length: 3\r\n\r\nab"));

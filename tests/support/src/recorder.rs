@@ -575,7 +575,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn both_ends_write_down_what_came() {
+    async fn recorder_records_both_ends() {
         let sent = "HTTP/1.1 103 \r\nLink: a\r\n\r\nHTTP/1.1 200 OK\r\nA: \t1 \r\nB:\r\n\
                     Transfer-Encoding: chunked\r\n\r\n3;x=y\r\nabc\r\n0\r\nC: 3\r\n\r\n";
         let steps = vec![Step::ReadBody, Step::Send(sent.into())];
@@ -597,7 +597,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn what_breaks_off_is_not_whole() {
+    async fn recorder_marks_aborted_messages() {
         for (sent, end) in [
             ("Content-Length: 9\r\n\r\nabc", Step::Close),
             (

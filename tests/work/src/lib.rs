@@ -60,7 +60,7 @@ mod tests {
     use std::collections::HashSet;
 
     #[test]
-    fn every_work_does_its_rounds() {
+    fn work_does_its_rounds() {
         for work in all() {
             let mut round = work.start();
             for _ in 0..50 {
@@ -70,7 +70,7 @@ mod tests {
     }
 
     #[test]
-    fn every_work_has_a_name_of_its_own() {
+    fn work_names_are_unique() {
         let works = all();
         let names: HashSet<_> = works.iter().map(|work| work.name).collect();
         assert_eq!(names.len(), works.len());

@@ -230,7 +230,7 @@ mod tests {
     use std::time::Duration;
 
     #[test]
-    fn a_line_reads_as_it_was_written() {
+    fn tick_line_round_trips() {
         let tick = Tick {
             at_ms: 1_700_000_000_123,
             up: 1,
@@ -245,7 +245,7 @@ mod tests {
     }
 
     #[test]
-    fn the_busiest_second_may_begin_at_any_tenth() {
+    fn busiest_second_starts_at_any_tenth() {
         let tenths = [(0, (5, 1)), (7, (10, 2)), (12, (10, 4)), (30, (1, 9))];
         let seconds = Seconds {
             tenths: tenths.into_iter().collect(),

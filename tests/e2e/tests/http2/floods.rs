@@ -58,7 +58,7 @@ fn on_stream(own: Marked<'_>, method: &str, stream: u32) -> request::Fields {
 }
 
 #[tokio::test]
-async fn rapid_resets_end_the_connection_and_do_little() {
+async fn rapid_resets_end_the_connection() {
     const RESETS: u32 = 20_000;
     let ground = Ground::start().await;
     ground.answers(FLOOD);
@@ -119,7 +119,7 @@ fn on_itself(own: Marked<'_>, stream: u32) -> Vec<u8> {
 }
 
 #[tokio::test]
-async fn resets_provoked_by_errors_end_the_connection() {
+async fn provoked_resets_end_the_connection() {
     const RESETS: u32 = 10_000;
     let ground = Ground::start().await;
     let before = ground.memory().await;
@@ -146,7 +146,7 @@ async fn resets_provoked_by_errors_end_the_connection() {
 }
 
 #[tokio::test]
-async fn continuations_without_end_are_bounded() {
+async fn endless_continuations_are_bounded() {
     const MIB: usize = 1024 * 1024;
     let ground = Ground::start().await;
     let before = ground.memory().await;
@@ -230,7 +230,7 @@ async fn pings_settings_and_empty_frames_are_bounded() {
 }
 
 #[tokio::test]
-async fn header_lists_that_are_too_large_are_refused() {
+async fn oversized_header_lists_are_rejected() {
     const MIB: usize = 1024 * 1024;
     let ground = Ground::start().await;
     let before = ground.memory().await;
@@ -275,7 +275,7 @@ async fn header_lists_that_are_too_large_are_refused() {
 }
 
 #[tokio::test]
-async fn streams_beyond_the_limit_are_refused() {
+async fn streams_above_the_limit_are_refused() {
     const STREAMS: u32 = 1_000;
     let ground = Ground::start().await;
     ground.answers(FLOOD);
@@ -311,7 +311,7 @@ async fn streams_beyond_the_limit_are_refused() {
 }
 
 #[tokio::test]
-async fn who_never_reads_holds_little() {
+async fn unread_responses_hold_little_memory() {
     const STREAMS: u32 = 64;
     /// Of each answer: far more than the relay may hold of all.
     const ANSWER_BYTES: u32 = 16 * 1024 * 1024;

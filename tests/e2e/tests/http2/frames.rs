@@ -249,7 +249,7 @@ fn digits(text: &[u8]) -> Option<String> {
 }
 
 #[test]
-fn a_status_is_read_however_it_was_written() {
+fn status_is_decoded_in_every_hpack_form() {
     let written: [(&[u8], Option<u16>); 7] = [
         (&[0x88], Some(200)),
         (&[0x20, 0x8c], Some(400)),

@@ -41,7 +41,7 @@ const TRICKLE: Duration = Duration::from_secs(1);
 const SENT_BYTES: usize = 20_000;
 
 #[tokio::test]
-async fn what_is_slow_is_ended() {
+async fn slow_callers_are_aborted() {
     let ground = Ground::start_with(short_limits).await;
     let (headers, handshakes, bodies, silent) = tokio::join!(
         slow_headers(&ground),

@@ -91,7 +91,7 @@ async fn still_serves(caller: &mut Caller, stream: u32) {
 }
 
 #[tokio::test]
-async fn unread_calls_are_bounded_and_given_back() {
+async fn unread_calls_are_bounded_and_released() {
     const CONNECTIONS: u32 = 2;
     const CALLS: u32 = 60;
     let ground = Ground::start_with(short_limits).await;
@@ -124,7 +124,7 @@ async fn unread_calls_are_bounded_and_given_back() {
 }
 
 #[tokio::test]
-async fn window_that_opens_byte_by_byte_ends_its_stream_alone() {
+async fn dripping_window_ends_its_stream_only() {
     const CALLS: u32 = 6;
     const PACE: Duration = Duration::from_millis(300);
     let ground = Ground::start_with(short_limits).await;
@@ -156,7 +156,7 @@ async fn window_that_opens_byte_by_byte_ends_its_stream_alone() {
 }
 
 #[tokio::test]
-async fn unread_documents_are_ended_like_calls() {
+async fn unread_documents_are_aborted_like_calls() {
     const EACH: u32 = 40;
     let ground = Ground::start_with(short_limits).await;
     let mut caller = Caller::open_with(&ground.site, &CLOSED).await;
@@ -190,7 +190,7 @@ async fn unread_documents_are_ended_like_calls() {
 }
 
 #[tokio::test]
-async fn calls_that_are_reset_give_everything_back() {
+async fn reset_calls_release_everything() {
     const CALLS: u32 = 40;
     // The idle limit has no part in it.
     let ground = Ground::start().await;
@@ -208,7 +208,7 @@ async fn calls_that_are_reset_give_everything_back() {
 }
 
 #[tokio::test]
-async fn window_of_exactly_the_response_is_enough() {
+async fn window_of_response_size_is_enough() {
     let ground = Ground::start().await;
     for path in ["/v1/endpoints/t/bytes/65535", "/v1/endpoints/t/bytes/1"] {
         let mut caller = Caller::open(&ground.site).await;

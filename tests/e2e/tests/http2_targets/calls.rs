@@ -31,7 +31,7 @@ fn values<'a>(seen: &'a Seen, name: &str) -> Vec<&'a [u8]> {
 }
 
 #[tokio::test]
-async fn a_call_to_a_target_that_speaks_http2_alone_is_executed() {
+async fn call_to_http2_only_target_is_executed() {
     let site = H2Env::start(HTTP2_ALONE).await;
     site.target.answer("/hook", ok("done"));
     let asked = json!({
@@ -49,7 +49,7 @@ async fn a_call_to_a_target_that_speaks_http2_alone_is_executed() {
 }
 
 #[tokio::test]
-async fn a_delivery_to_a_target_that_speaks_http2_alone_succeeds_once() {
+async fn delivery_to_http2_only_target_is_made_once() {
     let site = H2Env::start(HTTP2_ALONE).await;
     site.target.answer("/hook", ok("done"));
     let asked = json!({

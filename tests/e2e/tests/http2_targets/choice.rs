@@ -40,7 +40,7 @@ async fn version(site: &TestEnv, n: usize, target: &H2Target) -> Version {
 }
 
 #[tokio::test]
-async fn a_target_that_offers_both_is_spoken_to_by_http2() {
+async fn target_offering_both_gets_http2() {
     let site = H2Env::start(BOTH).await;
     site.target.answer("/a", ok("done"));
     for _ in 0..3 {
@@ -66,7 +66,7 @@ async fn a_target_that_offers_both_is_spoken_to_by_http2() {
 }
 
 #[tokio::test]
-async fn a_target_is_spoken_to_by_the_protocol_that_it_chooses() {
+async fn target_chooses_the_protocol_by_alpn() {
     let offers: [(&[&str], Version); 5] = [
         (BOTH, Version::HTTP_2),
         (HTTP2_ALONE, Version::HTTP_2),
@@ -82,7 +82,7 @@ async fn a_target_is_spoken_to_by_the_protocol_that_it_chooses() {
 }
 
 #[tokio::test]
-async fn where_the_configuration_says_so_http1_alone_is_offered() {
+async fn http2_false_offers_http1_only() {
     let builder = TestEnv::bare().bridge(|bridge| bridge.set("targets.http2", false));
     let offers: [&[&str]; 4] = [BOTH, &["http/1.1"], &[], HTTP2_ALONE];
     let (site, targets) = targets(&offers, builder).await;

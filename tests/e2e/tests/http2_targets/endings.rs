@@ -39,7 +39,7 @@ fn slow(site: &H2Env) {
 }
 
 #[tokio::test]
-async fn a_cancelled_request_ends_at_the_target() {
+async fn cancelled_request_is_reset_at_the_target() {
     let site = H2Env::start(BOTH).await;
     slow(&site);
     let short = Duration::from_millis(1500);
@@ -79,7 +79,7 @@ async fn a_cancelled_request_ends_at_the_target() {
 }
 
 #[tokio::test]
-async fn a_caller_that_leaves_by_http2_is_missed_by_the_target_too() {
+async fn http2_caller_hangup_reaches_the_target() {
     let site = H2Env::start(HTTP2_ALONE).await;
     let late = [Step::ReadBody, Step::Pause(FOREVER)];
     site.target.answer("/late", late.to_vec());
@@ -102,7 +102,7 @@ async fn a_caller_that_leaves_by_http2_is_missed_by_the_target_too() {
 }
 
 #[tokio::test]
-async fn a_target_that_resets_in_the_middle_never_looks_whole() {
+async fn reset_response_is_never_complete() {
     let site = H2Env::start(BOTH).await;
     for reason in [
         Reason::NO_ERROR,
@@ -136,7 +136,7 @@ async fn a_target_that_resets_in_the_middle_never_looks_whole() {
 }
 
 #[tokio::test]
-async fn an_upload_that_is_broken_off_never_looks_whole_to_the_target() {
+async fn aborted_upload_is_never_complete() {
     let site = H2Env::start(HTTP2_ALONE).await;
     site.target.answer("/upload", ok("done"));
     let key = site.env.caller.basic();
@@ -171,7 +171,7 @@ async fn an_upload_that_is_broken_off_never_looks_whole_to_the_target() {
 
 /// Its windows stay as they are: it takes 64 KiB of each body.
 #[tokio::test]
-async fn a_target_that_takes_nothing_holds_up_nobody() {
+async fn stalled_http2_target_delays_no_other_request() {
     const STUCK: usize = 3;
     const OTHERS: usize = 20;
     const BYTES: u64 = 5_000_000;

@@ -17,7 +17,7 @@ fn processed(seen: &[Seen]) -> Vec<&Seen> {
 }
 
 #[tokio::test]
-async fn a_refused_stream_is_sent_again_and_seen_once_complete() {
+async fn refused_stream_is_retried_once() {
     let site = H2Env::start(BOTH).await;
     let refused = vec![Step::Reset(Reason::REFUSED_STREAM)];
     for key in ["/get", "/post"] {
@@ -41,7 +41,7 @@ async fn a_refused_stream_is_sent_again_and_seen_once_complete() {
 }
 
 #[tokio::test]
-async fn a_target_that_refuses_every_stream_is_not_asked_for_ever() {
+async fn retries_of_refused_streams_are_bounded() {
     let site = H2Env::start(BOTH).await;
     let refused = vec![Step::Reset(Reason::REFUSED_STREAM)];
     site.target.answer("/never", refused);
@@ -57,7 +57,7 @@ async fn a_target_that_refuses_every_stream_is_not_asked_for_ever() {
 }
 
 #[tokio::test]
-async fn a_target_that_wants_http1_is_asked_again_by_http1() {
+async fn http_1_1_required_is_retried_by_http1() {
     // It is remembered of a target, so each request has one of its own.
     for (key, body) in [("/get", ""), ("/post", "small")] {
         let site = H2Env::start(BOTH).await;
@@ -80,7 +80,7 @@ async fn a_target_that_wants_http1_is_asked_again_by_http1() {
 
 /// Each request ends with GOAWAY.
 #[tokio::test]
-async fn a_connection_that_takes_no_more_is_not_used_for_the_next_request() {
+async fn goaway_connection_is_not_reused() {
     const ROUNDS: usize = 5;
     let site = H2Env::start(HTTP2_ALONE).await;
     let mut steps = ok("done");
@@ -109,7 +109,7 @@ async fn a_connection_that_takes_no_more_is_not_used_for_the_next_request() {
 
 /// GOAWAY comes while the answer is on its way.
 #[tokio::test]
-async fn what_runs_when_a_connection_takes_no_more_is_finished() {
+async fn goaway_lets_running_requests_finish() {
     let site = H2Env::start(HTTP2_ALONE).await;
     let pause = || Step::Pause(Duration::from_millis(200));
     let mut steps = ok("done");

@@ -99,7 +99,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_write_is_counted() {
+    fn write_increments_the_version() {
         let mut defect = Entity::of(EntityType::Defect, 1, &[]);
         defect.touch("2026-01-01 00:00:00");
         defect.touch("2026-01-01 00:00:01");

@@ -202,7 +202,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn both_envelopes_hold_the_id_and_the_title() {
+    fn fault_envelopes_hold_id_and_title() {
         let fault = Fault::required("name");
         let xml = super::super::xml::read(&fault.written(Format::Xml)).expect("it is XML");
         assert_eq!(xml.name, "QCRestException");

@@ -1,11 +1,11 @@
 //! Stored calls: how many a second are accepted with every one on disk, and what a hundred thousand
-//! of them cost whoever lists them.
+//! of them cost the caller that lists them.
 //!
 //! ```text
 //! one caller      load ──> relay: a commit for each call
 //! 64 callers      load ──> relay: calls that come together share one
 //! lists           relay with 100,000 stored calls: a page, a page of one state
-//! due             the same database, opened beside it: the next calls that are due
+//! due             the same database, opened by a second process: the next calls that are due
 //! ```
 
 use std::error::Error;

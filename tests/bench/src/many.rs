@@ -52,20 +52,20 @@ pub(crate) struct Args {
     /// Connections of each of the two handshake measurements
     #[arg(long, default_value_t = 2000, value_parser = clap::value_parser!(u32).range(1..=100_000))]
     handshakes: u32,
-    /// More of the relay's configuration, as TOML
+    /// More of the relay's config, as TOML
     #[arg(long, default_value = "")]
     relay_toml: String,
 }
 
 /// The name of the endpoint that the probes call.
 const ENDPOINT: &str = "app";
-/// Whole bridges that serve the calls, beside the swarm.
+/// Real bridges that serve the calls, in addition to the swarm.
 const SERVING: usize = 3;
 /// What connecting all may take, and coming back.
 const ALL_WITHIN: Duration = Duration::from_secs(300);
 /// How long the relay may settle before its rest is measured.
 const SETTLE: Duration = Duration::from_secs(5);
-/// Descriptors of a process beside one for each bridge.
+/// Descriptors of a process in addition to one for each bridge.
 const OTHER_DESCRIPTORS: u64 = 500;
 
 /// Measures, and prints the table.

@@ -1,4 +1,4 @@
-//! Who may do what: revocation, isolation of tenants, pairing.
+//! Access: revocation, isolation of tenants, pairing.
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use serde_json::json;
@@ -85,7 +85,7 @@ async fn tenants_with_equal_names_are_isolated() {
         .await
         .expect_status(200);
     assert!(!list.text().contains(world.tenant()));
-    // A bridge of mine, asked for by name with their key, is what a name that never was is.
+    // Another tenant's bridge looks like a nonexistent one.
     let call = |name: &str| json!({"url": world.target.url("/small"), "bridge": name});
     let theirs = Ask::post("/v1/calls")
         .key(&other.caller)
@@ -101,10 +101,10 @@ async fn tenants_with_equal_names_are_isolated() {
 async fn taken_bridge_name_needs_join_or_replace() {
     let world = TestEnv::start().await;
     let plain = world.key("bridge", &[]).await;
-    let said = world.pair_fails("b1", &plain).await;
+    let output = world.pair_fails("b1", &plain).await;
     assert!(
-        said.contains("b1") && said.to_lowercase().contains("join"),
-        "{said}"
+        output.contains("b1") && output.to_lowercase().contains("join"),
+        "{output}"
     );
     let join = world.key("bridge", &["--existing", "join"]).await;
     let second = world.pair_and_run("b1", &join, "second").await;

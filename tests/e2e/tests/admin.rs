@@ -1,4 +1,4 @@
-//! What administrators do, over the API and the command line, with the real binaries.
+//! Administration by the API and the command line.
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use hyper::Method;
@@ -45,7 +45,7 @@ async fn disabled_bridge_returns_when_enabled() {
         (&json!(true), &json!(false))
     );
     world.api.send(switch("enable")).await.expect_status(200);
-    // It asks again within a minute by itself; a new process asks at once.
+    // The bridge retries within a minute; a new process dials at once.
     world.kill_bridge().await;
     world.start_bridge();
     world.wait_online().await;
@@ -163,7 +163,7 @@ async fn audit_lists_actions_without_secrets() {
             assert!(!found, "{needle} is in {}", file.display());
         }
     }
-    // A site administrator sees every tenant's, a tenant its own.
+    // A site administrator sees the rows of every tenant.
     let all = world.get("/v1/audit?action=key.create", &site).await;
     assert!(all["audit"].as_array().unwrap().len() > 3);
 }
@@ -198,7 +198,7 @@ async fn tenant_change_needs_the_current_etag() {
     world.api.send(change(&tag)).await.expect_status(200);
     let late = world.api.send(change(&tag)).await.expect_status(412);
     assert_eq!(late.json()["code"], "precondition_failed");
-    // Nobody else is a site administrator.
+    // Other keys have no access to tenants.
     for key in [&world.admin, &world.caller] {
         let ask = Ask::get("/v1/tenants").key(key);
         world.api.send(ask).await.expect_status(403);
@@ -279,14 +279,14 @@ async fn ten_tenants_with_equal_names_are_isolated() {
     }
 }
 
-/// What one tenant has, asked for with another's key: as if it had never been, in the same words.
+/// Asserts that objects of one tenant look nonexistent to another tenant, with the same error text.
 async fn ids_of_others_do_not_exist(world: &TestEnv, owner: &Neighbour, other: &ApiKey) {
     let calls = world.get("/v1/calls", &owner.admin).await;
     let call = calls["calls"][0]["id"].as_str().unwrap().to_owned();
     let key = owner.caller.client_id.clone();
-    // The operations on it, and an id of the same shape that there is not.
+    // Each operation, and a nonexistent id of the same shape.
     let never = "call_00000000000000000000000000000000";
-    for (method, path, id, nobody) in [
+    for (method, path, id, nonexistent) in [
         (Method::GET, "/v1/calls/{}", &call, never),
         (Method::POST, "/v1/calls/{}/cancel", &call, never),
         (Method::POST, "/v1/calls/{}/redeliver", &call, never),
@@ -305,7 +305,7 @@ async fn ids_of_others_do_not_exist(world: &TestEnv, owner: &Neighbour, other: &
         };
         for query in ["", "?tenant=tenant-0", "?tenant=acme"] {
             let theirs = world.api.send(ask(id, query)).await;
-            let none = world.api.send(ask(nobody, query)).await;
+            let none = world.api.send(ask(nonexistent, query)).await;
             assert_eq!(
                 theirs.status,
                 none.status,
@@ -313,11 +313,11 @@ async fn ids_of_others_do_not_exist(world: &TestEnv, owner: &Neighbour, other: &
                 theirs.text()
             );
             assert!(theirs.status.is_client_error(), "{}", theirs.text());
-            let words = theirs.text().replace(id.as_str(), nobody);
+            let words = theirs.text().replace(id.as_str(), nonexistent);
             assert_eq!(words, none.text(), "{method} {path}{query}");
         }
     }
-    // And it is all still there.
+    // Nothing was changed.
     world.get(&format!("/v1/calls/{call}"), &owner.admin).await;
     world.get(&format!("/v1/keys/{key}"), &owner.admin).await;
 }
@@ -330,13 +330,13 @@ async fn restored_backup_has_deliveries_paused() {
     world.relay_cli(&["backup", file.to_str().unwrap()]).await;
     let after = world.key("caller", &[]).await;
     world.kill_relay().await;
-    let said = world
+    let output = world
         .relay_cli(&["restore", file.to_str().unwrap(), "--replace"])
         .await;
-    assert!(said.contains("paused"), "{said}");
+    assert!(output.contains("paused"), "{output}");
     world.start_relay().await;
     world.wait_online().await;
-    // What came after the backup is gone; what was before is there.
+    // Data from after the backup is gone.
     let gone = Ask::get(world.endpoint("/small")).key(&after);
     world.api.send(gone).await.expect_status(401);
     let call = json!({"mode": "deliver", "url": world.target.url("/hook")});

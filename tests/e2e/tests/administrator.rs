@@ -1,4 +1,4 @@
-//! What the bridge's administrator relies on: status, reload, pause, metrics, the audit file.
+//! The bridge's administration: status, reload, pause, metrics, the audit file.
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use serde_json::{Value, json};
@@ -45,7 +45,7 @@ async fn status_reports_online_and_offline() {
     assert_eq!(calls[1]["outcome"], "200");
     assert!(
         !now.to_string().contains("token"),
-        "a query is nobody's business"
+        "status must not show a query"
     );
     let text = world.bridge_cli(&["status"]).await.success();
     assert!(text.contains("bridge b1 of tenant acme: online"), "{text}");
@@ -96,15 +96,15 @@ async fn config_reload_applies_or_reports_rejection() {
     let refused = world.bridge_cli(&["reload"]).await.failure();
     assert!(refused.contains("nonsense"), "{refused}");
 
-    // Paused: nothing is taken, and it says so.
+    // A paused bridge rejects requests, and `status` reports it.
     edit(&world, |text| {
         let text = text.replace("\n[nonsense]\nx = 1\n", "");
         text.replace("[bridge]\n", "[bridge]\npaused = true\n")
     });
     until(&world, |status| status["paused"] == true).await;
-    let turned_away = world.api.send(small()).await;
-    assert_eq!(turned_away.code(), "overloaded");
-    assert_eq!(turned_away.execution(), "not_dispatched");
+    let rejected = world.api.send(small()).await;
+    assert_eq!(rejected.code(), "overloaded");
+    assert_eq!(rejected.execution(), "not_dispatched");
     edit(&world, |text| text.replace("paused = true\n", ""));
     world.bridge_cli(&["reload"]).await.success();
     world.api.send(small()).await.expect_status(200);
@@ -140,8 +140,8 @@ async fn audit_chain_survives_kills_and_shows_edits() {
         }
     }
     world.stop_bridge().await;
-    let said = world.bridge_cli(&["audit", "verify"]).await.success();
-    assert!(said.contains("holds"), "{said}");
+    let output = world.bridge_cli(&["audit", "verify"]).await.success();
+    assert!(output.contains("holds"), "{output}");
     let files: Vec<_> = std::fs::read_dir(world.bridge_data_dir())
         .unwrap()
         .map(|entry| entry.unwrap().path())
@@ -162,8 +162,8 @@ async fn audit_chain_survives_kills_and_shows_edits() {
         .unwrap()
         .replacen("\"200\"", "\"500\"", 1);
     std::fs::write(file, changed).unwrap();
-    let said = world.bridge_cli(&["audit", "verify"]).await.failure();
-    assert!(said.contains("does not hold"), "{said}");
+    let output = world.bridge_cli(&["audit", "verify"]).await.failure();
+    assert!(output.contains("does not hold"), "{output}");
 }
 
 #[tokio::test]
@@ -191,8 +191,8 @@ async fn metrics_listen_on_loopback_only() {
     edit(&world, |text| {
         text.replace("listen = \"127.0.0.1", "listen = \"0.0.0.0")
     });
-    let said = world.bridge_cli(&["config", "check"]).await.failure();
-    assert!(said.contains("loopback"), "{said}");
+    let output = world.bridge_cli(&["config", "check"]).await.failure();
+    assert!(output.contains("loopback"), "{output}");
 }
 
 #[tokio::test]

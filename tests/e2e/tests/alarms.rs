@@ -1,4 +1,4 @@
-//! Every notice, raised by what it is about: real bridges, real keys, a real certificate.
+//! Every notice, raised by real bridges, keys and certificates.
 //! Those about deliveries are in `deliveries`, the one about endpoint names in `ownership`.
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
@@ -6,7 +6,7 @@ use serde_json::Value;
 use std::time::Duration;
 use support::{ApiKey, Ask, LONG_TIMEOUT, Target, TestEnv, eventually};
 
-/// A bridge whose session was taken comes again after about a minute.
+/// A bridge whose session was replaced dials again after about a minute.
 const CLONE_WITHIN: Duration = Duration::from_secs(150);
 
 /// Waits for an open notice of a kind that this key can see.

@@ -1,4 +1,4 @@
-//! One ALM session for all callers of an endpoint: who opens it, what ends it, and who cannot.
+//! One ALM session for all callers of an endpoint: the bridge opens and ends it, and no caller can.
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use hyper::Method;
@@ -110,7 +110,7 @@ async fn callers_cannot_open_or_end_shared_session() {
         assert_eq!(refused.execution(), "not_dispatched", "{path}");
     }
     assert_eq!(site.alm.requests(), requests, "nothing reached ALM");
-    // In absolute form, which a target reads as its path.
+    // A request target in absolute form, which servers read as a path.
     let head = format!(
         "POST http://relay.example/v1/endpoints/alm/authentication-point/logout HTTP/1.1\r\n\
          host: relay.example\r\nauthorization: {}\r\ncontent-length: 0\r\n\r\n",

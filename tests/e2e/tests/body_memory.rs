@@ -1,4 +1,4 @@
-//! The memory of request and response bodies is shared: a key that uses all it may have stops neither
+//! The memory of request and response bodies is shared. A key that uses all of its share stops neither
 //! another tenant nor another key.
 
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
@@ -10,7 +10,7 @@ use support::{ApiKey, Ask, Target, TestEnv, eventually};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
-/// What a call may take while others are greedy, on a busy machine.
+/// The longest that a call may take while others use their whole share.
 const AT_ONCE: Duration = Duration::from_secs(5);
 const MIB: usize = 1024 * 1024;
 
@@ -90,7 +90,7 @@ async fn bodies_of_one_key_leave_memory_for_others() {
     calls_at_once(&world, &other.caller, &other.target, "another tenant").await;
     calls_at_once(&world, &second_key, &world.target, "another key").await;
     assert!(body_memory(&world).await <= 17 * MIB);
-    // Those beyond the share were rejected, and say so.
+    // Requests above the share were rejected with 503.
     let mut rejected = 0;
     for stream in &mut greedy {
         let mut answer = [0; 12];

@@ -1,4 +1,4 @@
-//! The bridge's disk runs full and has room again.
+//! The bridge's disk runs full, and has space again.
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use serde_json::json;
@@ -17,7 +17,7 @@ async fn until_delivered(world: &TestEnv, ids: &[String]) {
     }
 }
 
-/// What needs no disk is answered: a request to an endpoint, and a call whose caller waits.
+/// Asserts that what needs no disk works: a request to an endpoint, and a call in the mode `wait`.
 async fn goes_on(world: &TestEnv) {
     let small = Ask::get(world.endpoint("/small")).key(&world.caller);
     world.api.send(small).await.expect_status(200);
@@ -33,7 +33,7 @@ async fn on(disk: &SmallDisk) -> TestEnv {
         .await
 }
 
-/// Deliveries until the bridge refuses them, because the journal's file has no room left.
+/// Submits deliveries until the bridge rejects them because the journal's disk is full.
 async fn until_refused(world: &TestEnv, ids: &mut Vec<String>) {
     let says = |part: &str| {
         let log = world.bridge.process().log();

@@ -1,5 +1,5 @@
-//! Clients that browse through a named endpoint: where answers lead, where cookies belong, and what is
-//! said of the way.
+//! Clients that browse through a named endpoint: redirects, cookies, and the hop headers that the relay
+//! adds.
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use e2e::accept_request;
@@ -28,7 +28,7 @@ fn fields<'a>(heads: &'a str, name: &str) -> Vec<&'a str> {
     named.map(|(_, value)| value).collect()
 }
 
-/// The values of a field in an answer, byte for byte and in their order.
+/// The values of a field in a response, byte for byte and in their order.
 fn values<'a>(answer: &'a Answer, name: &str) -> Vec<&'a [u8]> {
     let values = answer.headers.get_all(name).iter();
     values.map(|value| value.as_bytes()).collect()

@@ -1,4 +1,4 @@
-//! Large bodies and slow readers: everything arrives, memory stays flat, others are not disturbed.
+//! Large bodies and slow readers: all bytes arrive, memory stays flat, other callers are unaffected.
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use std::time::{Duration, Instant};
@@ -49,7 +49,7 @@ async fn upload_of_100_mib_uses_flat_memory() {
     world.assert_grown_less(before, GROWTH_MAX_KIB);
 }
 
-/// Fifty callers at once, each with five answers of 200 kB; none takes long.
+/// Fifty concurrent callers, each with five responses of 200 kB. None takes long.
 async fn fifty_others(world: &TestEnv) {
     let mut others = tokio::task::JoinSet::new();
     for _ in 0..50 {
@@ -73,7 +73,7 @@ async fn fifty_others(world: &TestEnv) {
 #[tokio::test]
 async fn stalled_reader_costs_a_bounded_window() {
     let world = TestEnv::start().await;
-    // What fifty callers cost by themselves is not the stalled one's.
+    // The memory of fifty callers is not the stalled reader's.
     fifty_others(&world).await;
     fifty_others(&world).await;
     let before = world.rss_kib();

@@ -1,4 +1,4 @@
-//! Call URL requests through the real binaries.
+//! Call URL requests.
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use serde_json::json;

@@ -1,4 +1,4 @@
-//! HTTP clients as people have them, through both ways into the relay.
+//! Common HTTP clients, by both ingresses of the relay.
 //!
 //! ```text
 //! curl, requests, httpx, ──> named endpoints ──┐
@@ -6,10 +6,10 @@
 //! Chromium               ──> forward proxy ────┘
 //! ```
 //!
-//! Each of these is met with TLS and without.
+//! Each is used with TLS and without.
 //!
-//! What a client does, and what must come of it, is in `clients/`, in the client's own language; here is what it does
-//! that to. The clients are Debian's: `cargo xtask test` installs them, and where one is missing its test fails.
+//! The scripts in `clients/` hold what a client does and what it must get, in the client's language. This file starts
+//! the servers. The clients are Debian's: `cargo xtask test` installs them, and a missing one fails its test.
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use std::fs;
@@ -22,7 +22,7 @@ use support::process::{Running, finish};
 use support::setup::{Allow, Endpoint};
 use support::{TIMEOUT, Target, TempDir, TestEnv, ThrowawayCa, pattern};
 
-/// What a client may take for all that it does. Alone on two cores none needs more than 12 s.
+/// The longest that one script may take. Alone on two cores none needs more than 12 s.
 const CLIENT: Duration = Duration::from_secs(120);
 
 /// The file that clients send and get: more than a window of the tunnel.
@@ -34,8 +34,7 @@ const PYTHON: &str = "/usr/bin/python3";
 const NODE: &str = "/usr/bin/node";
 const JAVA: &str = "/usr/bin/java";
 
-/// The variables that clients and servers start with, and no others: not a proxy of the surroundings', nor
-/// settings of somebody's own.
+/// The whole environment of clients and servers: no proxy variables and no settings of the user.
 const SURROUNDINGS: [(&str, &str); 2] = [("PATH", "/usr/bin:/bin"), ("LANG", "C.UTF-8")];
 
 /// A relay, and a bridge that reaches a target and a website.
@@ -87,7 +86,7 @@ impl ClientEnv {
         }
     }
 
-    /// Runs a script of `clients/` to its end, which it reaches only if all was right.
+    /// Runs a script of `clients/`. It prints `done` only if everything was as expected.
     async fn run(&self, program: &str, name: &str, args: &[&str]) {
         let mut command = Command::new(program);
         command.arg(script(name)).args(args);
@@ -95,11 +94,11 @@ impl ClientEnv {
         command
             .envs(self.environment())
             .current_dir(self.path("home"));
-        let said = finish(name, command, CLIENT).await.success();
-        assert!(said.ends_with("done\n"), "{name} ended early: {said}");
+        let output = finish(name, command, CLIENT).await.success();
+        assert!(output.ends_with("done\n"), "{name} ended early: {output}");
     }
 
-    /// What the scripts know of the site. URLs have no slash at their ends.
+    /// The environment variables of the scripts. URLs have no slash at their ends.
     fn environment(&self) -> [(&'static str, String); 18] {
         let (relay, key) = (&self.env.relay, &self.env.caller);
         let ca_file = relay.ca_file().display().to_string();

@@ -1,4 +1,4 @@
-//! Every failure that callers may rely on: its code, its execution state, its status.
+//! Every failure that callers can get: its code, its execution state, its status.
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use hyper::Method;
@@ -9,18 +9,26 @@ use support::{Answer, ApiKey, Ask, Direction, RawTarget, TestEnv, let_time_pass,
 
 #[track_caller]
 fn assert_problem(answer: &Answer, status: u16, code: &str, execution: &str) {
+    assert_problem_of("the request", answer, status, code, execution);
+}
+
+#[track_caller]
+fn assert_problem_of(case: &str, answer: &Answer, status: u16, code: &str, execution: &str) {
     let seen = (answer.status.as_u16(), answer.code(), answer.execution());
     assert_eq!(
         seen,
         (status, code.to_owned(), execution.to_owned()),
-        "{:?}",
+        "{case}: {:?}",
         answer.body
     );
-    assert_eq!(answer.header("bridge-error"), Some(code));
+    assert_eq!(answer.header("bridge-error"), Some(code), "{case}");
     let document = answer.json();
     assert_eq!(document["status"], status);
     for member in ["type", "title", "detail"] {
-        assert!(document[member].is_string(), "{member} in {document}");
+        assert!(
+            document[member].is_string(),
+            "{case}: {member} in {document}"
+        );
     }
 }
 
@@ -30,15 +38,22 @@ async fn invalid_keys_are_unauthorized_or_forbidden() {
     let wrong = ApiKey::new(world.caller.client_id.clone(), "ibs_wrong");
     let unknown = ApiKey::new("ibk_unknown", world.caller.client_secret.clone());
     let mut bodies = Vec::new();
-    for ask in [
-        Ask::get(world.endpoint("/small")),
-        Ask::get(world.endpoint("/small")).key(&wrong),
-        Ask::get(world.endpoint("/small")).key(&unknown),
-        Ask::get(world.endpoint("/small")).header("authorization", "Basic !!!"),
-        Ask::get(world.endpoint("/small")).header("authorization", "Bearer x"),
+    let small = || Ask::get(world.endpoint("/small"));
+    for (case, ask) in [
+        ("no key", small()),
+        ("a wrong secret", small().key(&wrong)),
+        ("an unknown id", small().key(&unknown)),
+        (
+            "invalid base64",
+            small().header("authorization", "Basic !!!"),
+        ),
+        (
+            "another scheme",
+            small().header("authorization", "Bearer x"),
+        ),
     ] {
         let answer = world.api.send(ask).await;
-        assert_problem(&answer, 401, "unauthorized", "not_sent");
+        assert_problem_of(case, &answer, 401, "unauthorized", "not_sent");
         assert!(
             answer
                 .header("www-authenticate")
@@ -54,12 +69,14 @@ async fn invalid_keys_are_unauthorized_or_forbidden() {
     let bridge_key = &world.bridge_key;
     let call = json!({"url": world.target.url("/small")});
     for ask in [
-        Ask::get(world.endpoint("/small")).key(bridge_key),
+        small().key(bridge_key),
         Ask::post("/v1/calls").key(bridge_key).json(&call),
         Ask::get("/v1/bridges").key(bridge_key),
         Ask::post("/v1/pair").key(&world.caller).json(&json!({})),
     ] {
-        assert_problem(&world.api.send(ask).await, 403, "forbidden", "not_sent");
+        let case = ask.to_string();
+        let answer = world.api.send(ask).await;
+        assert_problem_of(&case, &answer, 403, "forbidden", "not_sent");
     }
 }
 
@@ -136,7 +153,7 @@ async fn policy_rejections_have_their_code() {
                 (403, "refused_by_policy".to_owned()),
                 "{method} {url}"
             );
-            // Named, the bridge itself decided; else the relay may have known before.
+            // With a named bridge, the bridge decides. Otherwise the relay may decide by advertised hosts.
             let execution = answer.execution();
             assert!(
                 execution == "not_dispatched" || (!named && execution == "not_sent"),
@@ -155,7 +172,11 @@ async fn policy_rejections_have_their_code() {
             ["refused_by_policy", "invalid_request"].contains(&answer.code().as_str()),
             "{url}"
         );
-        assert!(["not_sent", "not_dispatched"].contains(&answer.execution().as_str()));
+        let execution = answer.execution();
+        assert!(
+            ["not_sent", "not_dispatched"].contains(&execution.as_str()),
+            "{url}: {execution}"
+        );
     }
 }
 
@@ -195,7 +216,8 @@ async fn target_failures_before_dispatch() {
         let ask = Ask::post(format!("/v1/endpoints/{name}/"))
             .key(&world.caller)
             .body("x");
-        assert_problem(&world.api.send(ask).await, status, code, "not_dispatched");
+        let answer = world.api.send(ask).await;
+        assert_problem_of(name, &answer, status, code, "not_dispatched");
     }
 }
 
@@ -306,7 +328,7 @@ async fn excess_concurrency_is_overloaded() {
 #[tokio::test]
 async fn tunnel_lost_during_exchange() {
     let world = TestEnv::start().await;
-    // One that changes nothing would be made again.
+    // A safe request would be retried.
     let ask = Ask::post(world.endpoint("/hang"))
         .key(&world.caller)
         .body("x");
@@ -330,7 +352,7 @@ async fn suspended_tenant_is_tenant_suspended() {
     world
         .relay_cli(&["tenant", "suspend", world.tenant()])
         .await;
-    let why = "the relay reads its database once a second";
+    let why = "the relay reads its database twice a second";
     let_time_pass(Duration::from_millis(1500), why).await;
     let ask = || Ask::get(world.endpoint("/small")).key(&world.caller);
     assert_problem(

@@ -1,4 +1,4 @@
-//! A secret in the bridge's config stays on its machine, in whichever key it stands.
+//! A secret in the bridge's config stays on its machine, whichever key contains it.
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use std::collections::BTreeSet;
@@ -66,7 +66,7 @@ async fn check(env: &[(&str, &str)]) {
             let bad = with(&good, section, key, &value);
             std::fs::write(site.bridge.config(), bad).unwrap();
             let reloaded = site.bridge.cli(&["reload"]).await;
-            // What the bridge reports goes before this.
+            // The bridge sends its report before the response to this request.
             let small = Ask::get("/v1/endpoints/t/small").key(&site.caller);
             let answer = api.send(small).await.text();
             let bridges = api.send(Ask::get("/v1/bridges").key(&site.caller)).await;

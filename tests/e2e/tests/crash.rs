@@ -1,7 +1,10 @@
-//! Kill storms: relay, bridge and target are killed at random moments while calls are handed over.
-//! Nothing that was acknowledged is lost, and nothing is done twice.
+//! Kill storms: relay, bridge and target are killed at random moments while clients submit calls. No
+//! acknowledged call is lost, and none is executed twice.
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
-#![expect(clippy::print_stdout, reason = "the seed and the counts tell a run")]
+#![expect(
+    clippy::print_stdout,
+    reason = "the seed and the counts identify a run"
+)]
 
 use serde_json::json;
 use std::collections::{HashMap, HashSet};
@@ -16,7 +19,7 @@ use support::{
     process,
 };
 
-/// Many short waits: a target that is down is asked again soon.
+/// Many short intervals, so that a target that was down is retried soon.
 const SCHEDULE: [&str; 15] = [
     "100ms", "300ms", "300ms", "1s", "1s", "1s", "1s", "1s", "1s", "2s", "2s", "2s", "2s", "2s",
     "2s",
@@ -30,7 +33,7 @@ const PACE: &str = "the storm has a load of its own, below what the machine can 
 /// Why a program that was killed stays down.
 const DOWNTIME: &str = "the others must notice that the program is down";
 
-/// A small generator of our own, so that a run can be told by its seed.
+/// A small random generator, so that a run can be repeated by its seed.
 struct Dice(u64);
 
 impl Dice {
@@ -85,7 +88,7 @@ impl Storm {
         self.target = Some(Running::spawn("target", command));
     }
 
-    /// Hands calls over until the storm is over.
+    /// Starts clients that submit calls until the storm is over.
     fn callers(&self) -> tokio::task::JoinSet<()> {
         let mut callers = tokio::task::JoinSet::new();
         for n in 0..CALLERS {
@@ -97,7 +100,7 @@ impl Storm {
                 while !over.load(Ordering::Relaxed) {
                     count += 1;
                     let url = format!("http://127.0.0.1:{port}/{n}/{count}");
-                    match hand_over(&origin, &key, &url).await {
+                    match submit(&origin, &key, &url).await {
                         Some(id) => assert!(acknowledged.lock().unwrap().insert(id)),
                         None => let_time_pass(Duration::from_millis(50), PACE).await,
                     }
@@ -108,7 +111,7 @@ impl Storm {
         callers
     }
 
-    /// Kills one of the victims and starts it again, now and then, for so long.
+    /// Repeatedly kills one of the victims and starts it again.
     async fn rage(&mut self, victims: &[Victim], lasting: Duration, dice: &mut Dice) -> usize {
         let until = Instant::now() + lasting;
         let mut kills = 0;
@@ -139,9 +142,9 @@ impl Storm {
         kills
     }
 
-    /// Where every call stands, once all that were acknowledged have come to their end.
+    /// Returns the state of every call once all acknowledged ones are final.
     async fn settle(&mut self) -> HashMap<String, String> {
-        // It may wait for up to a minute before it dials again; a new process dials at once.
+        // A bridge may back off for up to a minute; a new process dials at once.
         self.site.bridge.stop(Duration::from_secs(40)).await;
         self.site.bridge.start();
         eventually(
@@ -194,7 +197,7 @@ impl Storm {
         }
     }
 
-    /// How often the target has seen each id.
+    /// Returns how often the target has seen each id.
     fn seen(&self) -> HashMap<String, usize> {
         let mut seen = HashMap::new();
         for line in std::fs::read_to_string(&self.seen).unwrap().lines() {
@@ -203,8 +206,8 @@ impl Storm {
         seen
     }
 
-    /// Shows the attempts of calls that the target saw more than once: there must be none.
-    async fn tell_twice(&self) {
+    /// Prints the attempts of calls that the target saw more than once. There must be none.
+    async fn print_repeated(&self) {
         let seen = self.seen();
         for (id, _) in seen.iter().filter(|(_, count)| **count > 1).take(4) {
             let ask = Ask::get(format!("/v1/calls/{id}")).key(&self.site.caller);
@@ -213,7 +216,7 @@ impl Storm {
         }
     }
 
-    /// What must hold after any storm. Returns how many outcomes are unknown.
+    /// Asserts what must hold after any storm, and returns the number of unknown outcomes.
     fn check(&self, states: &HashMap<String, String>, kills: usize) -> usize {
         let seen = self.seen();
         let twice: Vec<_> = seen.iter().filter(|(_, count)| **count > 1).collect();
@@ -233,14 +236,14 @@ impl Storm {
         }
         let succeeded = of_state.get("succeeded").copied().unwrap_or(0);
         println!("{kills} kills, {} calls: {of_state:?}", acknowledged.len());
-        assert!(acknowledged.len() > 100, "too few calls to tell anything");
+        assert!(acknowledged.len() > 100, "too few calls for a result");
         assert!(succeeded * 2 > acknowledged.len(), "{of_state:?}");
         of_state.get("outcome_unknown").copied().unwrap_or(0)
     }
 }
 
-/// The id of a call that is acknowledged.
-async fn hand_over(origin: &Origin, key: &ApiKey, url: &str) -> Option<String> {
+/// Submits a call, and returns its id if it was acknowledged.
+async fn submit(origin: &Origin, key: &ApiKey, url: &str) -> Option<String> {
     let call = json!({"mode": "deliver", "url": url, "body": "{}"});
     let ask = Ask::post("/v1/calls").key(key).json(&call);
     let answer = origin
@@ -262,14 +265,14 @@ async fn storm(builder: Builder, victims: &[Victim], lasting: Duration) -> (usiz
         done.unwrap();
     }
     let states = storm.settle().await;
-    storm.tell_twice().await;
+    storm.print_repeated().await;
     let unknown = storm.check(&states, kills);
     (kills, unknown)
 }
 
 const ALL: [Victim; 3] = [Victim::Relay, Victim::Bridge, Victim::Target];
 
-/// Each kill of a bridge or a target leaves at most as many unknown outcomes as were on their way.
+/// Each kill of a bridge or a target leaves at most as many unknown outcomes as were in flight.
 const IN_FLIGHT_MAX: usize = 32;
 
 #[tokio::test]

@@ -1,4 +1,5 @@
-//! Credentials for targets: kept by the bridge, added behind the policy, seen by nobody else.
+//! Credentials for targets: the bridge stores them, adds them after the policy, and shows them to no one
+//! else.
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use hyper::Method;
@@ -11,18 +12,18 @@ const PASSWORD: &str = "correct horse battery";
 /// `me:` and the password.
 const BASIC: &str = "Basic bWU6Y29ycmVjdCBob3JzZSBiYXR0ZXJ5";
 
-/// Keeps a credential, by way of the command line.
+/// Stores a credential by the command line.
 async fn set(world: &TestEnv, name: &str, more: &[&str], secret: &str) {
     let file = world.bridge_data_dir().join("a secret for the test");
     std::fs::write(&file, format!("{secret}\n")).unwrap();
     let file = file.to_str().unwrap();
     let mut args = vec!["credential", "set", name, "--secret-file", file];
     args.extend(more);
-    let said = world.bridge_cli(&args).await.success();
-    assert!(!said.contains(secret), "{said}");
+    let output = world.bridge_cli(&args).await.success();
+    assert!(!output.contains(secret), "{output}");
 }
 
-/// Asks until the answer is good, as a running bridge takes a moment to notice.
+/// Sends until the response is 200: a running bridge notices a credential within a moment.
 async fn until_good(world: &TestEnv, ask: impl Fn() -> Ask) -> Answer {
     eventually(
         Duration::from_secs(20),
@@ -57,7 +58,7 @@ async fn endpoint_credential_reaches_its_target_only() {
     let seen = until_good(&world, ask).await.text();
     assert!(seen.contains(&format!("authorization: {BASIC}")), "{seen}");
 
-    // The caller's own would take its place: refused, and nothing reaches the target.
+    // A caller's own credential would replace it: rejected, and nothing reaches the target.
     let before = target.requests();
     let own = Ask::get("/v1/endpoints/private/headers")
         .header("bridge-authorization", &world.caller.basic())
@@ -66,7 +67,7 @@ async fn endpoint_credential_reaches_its_target_only() {
     assert_eq!(refused.code(), "invalid_request");
     assert_eq!(target.requests(), before);
 
-    // Nor does TRACE have it repeated.
+    // TRACE would return it to the caller.
     let trace = Ask::new(Method::TRACE, "/v1/endpoints/private/echo").key(&world.caller);
     let refused = world.api.send(trace).await;
     assert_eq!(refused.code(), "refused_by_policy");
@@ -160,8 +161,8 @@ async fn named_credential_goes_to_its_origins_only() {
         let before = world.target.requests();
         let refused = world.api.send(call(name)).await;
         assert_eq!(refused.code(), code, "{name}");
-        assert_eq!(refused.execution(), "not_dispatched");
-        assert_eq!(world.target.requests(), before);
+        assert_eq!(refused.execution(), "not_dispatched", "{name}");
+        assert_eq!(world.target.requests(), before, "{name}");
     }
 }
 
@@ -201,14 +202,14 @@ async fn alm_sign_in_is_shared_and_renewed() {
     );
     assert_eq!(alm.sign_ins(), 1, "one sign-in serves all");
 
-    // Many at once meet an expired session: each is answered, and few sign in.
+    // Many concurrent requests find an expired session: each succeeds, and few sign in.
     alm.expire();
     let asks = (0..20).map(|_| world.api.send(put()));
     let answers = futures_util::future::join_all(asks).await;
     assert!(answers.iter().all(|answer| answer.status == 200));
     assert!(alm.sign_ins() <= 4, "{} sign-ins", alm.sign_ins());
 
-    // A password that is not taken any more is not tried again and again.
+    // A password that ALM rejects is not tried repeatedly.
     alm.set_password("another");
     alm.expire();
     let before = alm.sign_ins();
@@ -216,7 +217,10 @@ async fn alm_sign_in_is_shared_and_renewed() {
         let refused = world.api.send(get()).await;
         assert_eq!(refused.code(), "forbidden");
     }
-    assert!(alm.sign_ins() <= before + 1, "the account would be locked");
+    assert!(
+        alm.sign_ins() <= before + 1,
+        "repeated sign-ins lock the account"
+    );
     let test = world.bridge_cli(&["credential", "test", "alm-sync"]).await;
     assert!(!test.status.success());
 }
@@ -243,7 +247,7 @@ async fn client_certificate_is_sent_by_its_endpoint() {
     let kind = ["--kind", "certificate", "--certificate-file", certificate];
     set(&world, "own", &kind, &key).await;
     until_good(&world, || ask("private")).await;
-    // It is that endpoint's alone.
+    // The certificate belongs to that endpoint only.
     world.api.send(ask("bare")).await.expect_status(502);
     assert_eq!(target.requests(), 1);
 }

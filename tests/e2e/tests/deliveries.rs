@@ -1,4 +1,4 @@
-//! Calls that are stored and delivered: once, in every weather.
+//! Calls that are stored and delivered exactly once, whatever fails meanwhile.
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use serde_json::{Value, json};
@@ -140,7 +140,7 @@ async fn lost_response_causes_no_second_delivery() {
     let mut world = TestEnv::start().await;
     let id = submit(&world, deliver(&world.target.url("/delay/1500"), "")).await;
     world.target.wait_for_requests(1, TIMEOUT).await;
-    // The relay dies while the target works, and the bridge's answer finds nobody.
+    // The relay is killed while the target works, so the bridge cannot deliver the response to it.
     world.kill_relay().await;
     let_time_pass(
         Duration::from_secs(2),
@@ -167,7 +167,7 @@ async fn bridge_killed_mid_delivery_is_outcome_unknown() {
     world.start_bridge();
     let call = world.wait_call(&once, "outcome_unknown", TIMEOUT).await;
     assert_eq!(call["execution"], "possibly_executed");
-    // The one that may be repeated is.
+    // A delivery with `at_least_once` is repeated.
     world.target.wait_for_requests(3, TIMEOUT).await;
     assert_eq!(world.stored_call(&more).await["state"], "attempting");
 }
@@ -206,7 +206,7 @@ async fn call_of_another_tenant_is_not_found() {
         let theirs = world.api.send(ask(&path)).await.expect_status(404);
         let nobodys = path.replace(&id, &format!("call_{}", "0".repeat(32)));
         let none = world.api.send(ask(&nobodys)).await.expect_status(404);
-        assert_eq!(theirs.text(), none.text());
+        assert_eq!(theirs.text(), none.text(), "{method} {path}");
     }
     let list = Ask::get("/v1/calls").key(&stranger);
     let list = world.api.send(list).await.expect_status(200).json();

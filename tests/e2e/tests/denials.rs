@@ -1,4 +1,4 @@
-//! What is denied, and what administrators do, leaves an audit row, a log line and a metric.
+//! Denied requests and administrative actions leave an audit row, a log line and a metric.
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use serde_json::{Value, json};
@@ -10,7 +10,7 @@ fn auditing() -> Builder {
     TestEnv::builder().relay(|relay| relay.set("audit.sums_every", "200ms"))
 }
 
-/// The rows of an action with this result, once they add up to so many.
+/// Waits until the rows of an action with this result add up to `count`.
 async fn rows(world: &TestEnv, key: &ApiKey, action: &str, result: &str, count: i64) -> Vec<Value> {
     let what = format!("{count} of {action} {result}");
     eventually(TIMEOUT, &what, async || {
@@ -60,7 +60,7 @@ async fn denied_requests_leave_rows_lines_and_counters() {
     assert_eq!(wrong[0]["object"], world.caller.client_id.as_str());
     assert_eq!(wrong[0]["actor"], "unknown");
     assert_eq!(wrong[0]["detail"]["address"], "127.0.0.1");
-    // What names no known key concerns the relay's operators.
+    // Denials without a known key are visible to the relay's operators.
     rows(&world, &site, "auth.denied", "rate_limited", 1).await;
     let unknown = rows(&world, &site, "auth.denied", "unauthorized", 5).await;
     assert!(
@@ -98,8 +98,8 @@ async fn flood_of_denials_leaves_the_history_readable() {
     assert!(denied.count() <= 16);
     assert!(rows.iter().any(|row| row["action"] == "key.create"));
     let lines = world.relay.process().log();
-    let said = lines.iter().filter(|line| line.text.contains("denied"));
-    assert!(said.count() < 300, "lines are few");
+    let output = lines.iter().filter(|line| line.text.contains("denied"));
+    assert!(output.count() < 300, "lines are few");
 }
 
 #[tokio::test]
@@ -126,7 +126,7 @@ async fn pairing_leaves_rows_whether_it_works_or_not() {
         .process()
         .wait_log("bridge paired", TIMEOUT)
         .await;
-    // A bridge that is not let in; a new process asks at once.
+    // A revoked bridge is rejected. A new process dials at once.
     world.relay_cli(&["bridge", "revoke", "b1"]).await;
     world.wait_sessions(0, TIMEOUT).await;
     world.kill_bridge().await;

@@ -6,10 +6,10 @@ use std::time::{Duration, Instant};
 use support::{Ask, TestEnv, let_time_pass};
 use tokio::net::TcpStream;
 
-/// Descriptors that the relay is left with beyond those that it has.
+/// Descriptors that the relay may open in addition to those that it has.
 const SPARE: u64 = 20;
 
-/// Idle connections that ask for more than there are.
+/// More idle connections than there are descriptors.
 const IDLE: usize = 200;
 
 #[tokio::test]
@@ -25,7 +25,7 @@ async fn relay_without_descriptors_recovers() {
         // Those that are not accepted wait in the system's queue.
         idle.push(TcpStream::connect(world.public.addr()).await.unwrap());
     }
-    // Newcomers are served in the place of the oldest that say nothing, on every listener.
+    // New connections replace the oldest silent ones, on every listener.
     let ready = Ask::get("/readyz").within(Duration::from_secs(20));
     world.admin_origin.send(ready).await.expect_status(200);
     caller.send(ask()).await.expect_status(200);
@@ -45,8 +45,8 @@ async fn relay_without_descriptors_recovers() {
     world.relay.process().limit_files(None);
     world.public.send(ask()).await.expect_status(200);
     let lines = world.relay.process().log();
-    let said = lines
+    let output = lines
         .iter()
         .filter(|line| line.text.contains("could not be accepted"));
-    assert!((1..30).contains(&said.count()), "rate-limited");
+    assert!((1..30).contains(&output.count()), "rate-limited");
 }

@@ -1,4 +1,4 @@
-//! Which way a URL goes, and that no way leads the relay into a private network.
+//! Routes of URLs. None lets the relay call a private network.
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use serde_json::json;
@@ -60,9 +60,9 @@ async fn direct_patterns_allow_no_private_address() {
         args.extend(["--allow", pattern]);
     }
     world.relay_cli(&args).await;
-    // Without its bridge there would be no other way.
+    // Without its bridge only a direct call could work.
     world.stop_bridge().await;
-    // The relay sees within a moment what the command line changed.
+    // The relay reads what the command line changed within a moment.
     let url = format!("http://localhost:{port}/hook");
     let problem = eventually(Duration::from_secs(5), "the new patterns", async || {
         let problem = world.call(json!({"url": url})).await.json();

@@ -1,4 +1,4 @@
-//! `doctor` and what goes with it for whoever helps: the support bundle, and a bridge in a container.
+//! `doctor`, the support bundle, a bridge in a container, and the service unit.
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use serde_json::Value;
@@ -7,11 +7,11 @@ use support::setup::{Endpoint, path};
 use support::{Ask, LONG_TIMEOUT, Running, Target, TempDir, TestEnv};
 
 async fn doctor(world: &TestEnv) -> Value {
-    let said = world.bridge_cli(&["doctor", "--json"]).await;
-    let report: Value = serde_json::from_str(&said.stdout)
-        .unwrap_or_else(|_| panic!("{} {}", said.stdout, said.stderr));
+    let output = world.bridge_cli(&["doctor", "--json"]).await;
+    let report: Value = serde_json::from_str(&output.stdout)
+        .unwrap_or_else(|_| panic!("{} {}", output.stdout, output.stderr));
     assert_eq!(
-        said.status.success(),
+        output.status.success(),
         report["state"] != "fail",
         "{report:#}"
     );
@@ -104,13 +104,13 @@ async fn doctor_names_the_failing_hop() {
     std::fs::write(world.bridge_config(), &before).unwrap();
     world.kill_relay().await;
     let report = doctor(&world).await;
-    // What stands between may still be up, and nothing is behind it.
+    // The proxy still accepts connections, but cannot reach the relay.
     let hop = report["fails_at"].as_str().unwrap();
     assert!(["tcp", "tls"].contains(&hop), "{report:#}");
 
     std::fs::write(world.bridge_config(), "[relay]\nurl = 1\n").unwrap();
-    let said = world.bridge_cli(&["doctor"]).await;
-    assert!(said.stdout.contains("FAIL  config"), "{}", said.stdout);
+    let output = world.bridge_cli(&["doctor"]).await;
+    assert!(output.stdout.contains("FAIL  config"), "{}", output.stdout);
 }
 
 #[tokio::test]
@@ -161,13 +161,13 @@ async fn support_bundle_contains_no_secret() {
     std::fs::write(&file, lines).unwrap();
 
     let archive = log.join("bundle.tar");
-    let said = world
+    let output = world
         .bridge_cli(&["support-bundle", "--output", archive.to_str().unwrap()])
         .await
         .success();
     assert!(
-        said.contains("doctor.txt") && said.contains("status.txt"),
-        "{said}"
+        output.contains("doctor.txt") && output.contains("status.txt"),
+        "{output}"
     );
     let bytes = std::fs::read(&archive).unwrap();
     let text = String::from_utf8_lossy(&bytes);
@@ -237,16 +237,16 @@ async fn container_is_configured_by_environment() {
     running.wait_log("session up", LONG_TIMEOUT).await;
     let small = Ask::get("/v1/endpoints/boxed/small").key(&world.caller);
     world.api.send(small).await.expect_status(200);
-    let said = finish("status", program(&["status"]), LONG_TIMEOUT)
+    let output = finish("status", program(&["status"]), LONG_TIMEOUT)
         .await
         .success();
     assert!(
-        said.contains("bridge boxed of tenant acme: online"),
-        "{said}"
+        output.contains("bridge boxed of tenant acme: online"),
+        "{output}"
     );
     running.terminate();
     assert!(running.wait_exit(LONG_TIMEOUT).await.success());
-    // It has an identity now, and needs the key no more.
+    // With an identity the bridge needs no key.
     std::fs::remove_file(&secret).unwrap();
     let again = Running::spawn("boxed bridge", program(&["run"]));
     again.wait_log("session up", LONG_TIMEOUT).await;

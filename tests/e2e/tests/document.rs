@@ -1,5 +1,5 @@
-//! The API against its own document: whatever is asked, right or wrong, gets an answer that
-//! `proto/openapi.json` describes, and never an internal error.
+//! The API and its own document: every request, valid or not, gets a response that `proto/openapi.json`
+//! describes, and never an internal error.
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 mod schema;
@@ -13,10 +13,10 @@ use support::{Answer, Ask, TestEnv};
 /// Requests to each operation, as each of the callers.
 const ROUNDS: usize = 40;
 
-/// The tunnel is a WebSocket; what an endpoint answers is its target's.
+/// The tunnel is a WebSocket, and an endpoint returns its target's responses.
 const LEFT_OUT: [&str; 2] = ["/v1/tunnel", "/v1/endpoints/{endpoint}/{path}"];
 
-/// Operations whose answer may be that something else failed: a target, a bridge.
+/// Operations that may report the failure of a target or a bridge.
 fn may_fail_elsewhere(path: &str, method: &str) -> bool {
     (path, method) == ("/v1/calls", "post")
 }
@@ -65,7 +65,7 @@ async fn api_responses_match_the_openapi_document() {
         }
     }
     assert!(wrong.is_empty(), "{wrong:#?}");
-    // A walk that only ever met refusals would prove nothing.
+    // A run with rejections only would prove nothing.
     for status in [200, 201, 202, 400, 403, 404] {
         assert!(
             statuses.contains_key(&status),

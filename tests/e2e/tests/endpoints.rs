@@ -1,4 +1,4 @@
-//! Named endpoints: a reverse proxy that leaves bytes as they are.
+//! Named endpoints: a reverse proxy that passes bytes unchanged.
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use bytes::Bytes;
@@ -37,7 +37,7 @@ async fn path_query_and_headers_pass_byte_for_byte() {
             .await
             .expect_status(200)
             .text();
-        assert_eq!(sorted(&seen), sorted(&expected));
+        assert_eq!(sorted(&seen), sorted(&expected), "{path}");
     }
 }
 
@@ -98,27 +98,11 @@ async fn bodies_of_every_size_pass_both_directions() {
         let unknown = Ask::post(world.endpoint("/echo"))
             .key(&world.caller)
             .upload_chunked(size as u64);
-        assert_eq!(
-            world
-                .api
-                .send(unknown)
-                .await
-                .expect_status(200)
-                .body
-                .unwrap(),
-            body
-        );
+        let answer = world.api.send(unknown).await.expect_status(200);
+        assert_eq!(answer.body.unwrap(), body, "{size} of unknown length");
         let chunked = Ask::get(world.endpoint(&format!("/chunked/{size}"))).key(&world.caller);
-        assert_eq!(
-            world
-                .api
-                .send(chunked)
-                .await
-                .expect_status(200)
-                .body
-                .unwrap(),
-            body
-        );
+        let answer = world.api.send(chunked).await.expect_status(200);
+        assert_eq!(answer.body.unwrap(), body, "{size} of a chunked response");
     }
 }
 
@@ -239,17 +223,17 @@ async fn public_listener_serves_http2() {
     );
 }
 
-/// Some clients lose an answer that comes before their body is gone when the stream is reset behind it.
+/// Some clients lose an early response when the stream is reset after it.
 #[tokio::test]
 async fn http2_uploader_gets_early_response() {
     let (world, target) = listening().await;
-    // It answers before it reads. One that closes at once would lose its own answer at times.
+    // The target responds before it reads. Closing at once could discard the response.
     let answering = tokio::spawn(async move {
         let (mut stream, _) = accept_request(&target).await;
         let answer = b"HTTP/1.1 413 Too Large\r\nContent-Length: 0\r\n\r\n";
         stream.write_all(answer).await.unwrap();
         let mut rest = Vec::new();
-        // Nobody waits for the rest of the request: its connection is closed.
+        // The rest of the request is never sent: its connection is closed.
         let _ = stream.read_to_end(&mut rest).await;
     });
     let file = std::env::temp_dir().join(format!("upload-{}", std::process::id()));
@@ -258,7 +242,7 @@ async fn http2_uploader_gets_early_response() {
     let own = format!("{}:{}", world.caller.client_id, world.caller.client_secret);
     for (key, path, status) in [
         (own.as_str(), "/v1/endpoints/unknown/x", "404"),
-        ("nobody:nothing", "/v1/endpoints/t/x", "401"),
+        ("unknown:key", "/v1/endpoints/t/x", "401"),
         (own.as_str(), "/v1/endpoints/own/x", "413"),
     ] {
         let output = tokio::process::Command::new("curl")
@@ -271,9 +255,9 @@ async fn http2_uploader_gets_early_response() {
             .output()
             .await
             .unwrap();
-        let told = String::from_utf8_lossy(&output.stderr).into_owned();
-        let said = String::from_utf8_lossy(&output.stdout).into_owned();
-        assert_eq!(said, format!("2 {status}"), "{path}: {told}");
+        let stderr = String::from_utf8_lossy(&output.stderr).into_owned();
+        let stdout = String::from_utf8_lossy(&output.stdout).into_owned();
+        assert_eq!(stdout, format!("2 {status}"), "{path}: {stderr}");
     }
     answering.await.unwrap();
     std::fs::remove_file(&file).unwrap();
@@ -315,32 +299,32 @@ async fn expect_continue_is_decided_by_the_target() {
     };
     let (soon, long) = (Duration::from_millis(300), Duration::from_secs(5));
 
-    // It asks when it is ready, and the body comes then.
+    // The target asks for the body when it is ready.
     let (mut client, mut target) = ask().await;
     assert_eq!(next(&mut client, soon).await, "");
     let word = b"HTTP/1.1 100 Continue\r\n\r\n";
     target.write_all(word).await.unwrap();
-    let told = next(&mut client, long).await;
-    assert!(told.starts_with("HTTP/1.1 100"), "{told}");
+    let head = next(&mut client, long).await;
+    assert!(head.starts_with("HTTP/1.1 100"), "{head}");
     client.write_all(b"body").await.unwrap();
     assert_eq!(next(&mut target, long).await, "body");
     let answer = b"HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: 0\r\n\r\n";
     target.write_all(answer).await.unwrap();
-    let told = next(&mut client, long).await;
-    assert!(told.starts_with("HTTP/1.1 200"), "{told}");
+    let head = next(&mut client, long).await;
+    assert!(head.starts_with("HTTP/1.1 200"), "{head}");
 
-    // It does not want it: nobody says that it does.
+    // It rejects the body: no hop asks for the body in its place.
     let (mut client, mut target) = ask().await;
     let answer = b"HTTP/1.1 417 No\r\nConnection: close\r\nContent-Length: 0\r\n\r\n";
     target.write_all(answer).await.unwrap();
-    let told = next(&mut client, long).await;
-    assert!(told.starts_with("HTTP/1.1 417"), "{told}");
+    let head = next(&mut client, long).await;
+    assert!(head.starts_with("HTTP/1.1 417"), "{head}");
     assert_eq!(next(&mut target, soon).await, "");
 
-    // It has never heard of the question.
+    // A target that ignores `Expect`: the bridge asks after a second.
     let (mut client, mut target) = ask().await;
-    let told = next(&mut client, long).await;
-    assert!(told.starts_with("HTTP/1.1 100"), "{told}");
+    let head = next(&mut client, long).await;
+    assert!(head.starts_with("HTTP/1.1 100"), "{head}");
     client.write_all(b"body").await.unwrap();
     assert_eq!(next(&mut target, long).await, "body");
 }

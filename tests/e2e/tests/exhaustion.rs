@@ -1,6 +1,6 @@
-//! What a program needs of its machine is gone for some seconds under load, and comes back: the disk, the
-//! database, the reader of standard error, file descriptors. Afterwards everything works without a restart.
-//! No acknowledged delivery is lost, and no delivery is made twice.
+//! A resource is exhausted for some seconds under load: the disk, the database, the reader of standard error,
+//! file descriptors. Afterwards everything works without a restart. No acknowledged delivery is lost, and none
+//! is made twice.
 //!
 //! ```text
 //! load (deliveries, calls, endpoint requests) ───────────────────────────────>
@@ -30,7 +30,7 @@ const FAULT: Duration = Duration::from_secs(6);
 /// After the fault: until every operation works again, and until every delivery is at its end.
 const RECOVERED_WITHIN: Duration = Duration::from_secs(45);
 const SETTLED_WITHIN: Duration = Duration::from_secs(90);
-/// A request is never silent for longer than this, whatever is gone.
+/// The longest time to a response, whatever is exhausted.
 const ANSWERED_WITHIN: Duration = Duration::from_secs(20);
 /// Room for the program, and for a few seconds of load.
 const DISK_BYTES: u32 = 12 << 20;
@@ -74,7 +74,7 @@ impl Scene {
                     caller.round(&format!("/{n}/{count}")).await;
                     let_time_pass(
                         Duration::from_millis(20),
-                        "the load leaves the machine room",
+                        "the load must not saturate the machine",
                     )
                     .await;
                 }
@@ -83,7 +83,7 @@ impl Scene {
         scene
     }
 
-    /// The load, the fault, and what must hold after it.
+    /// Runs the load and the fault, and asserts what must hold after it.
     async fn endure<Began>(
         mut self,
         begin: impl AsyncFnOnce(&Self) -> Began,
@@ -192,10 +192,7 @@ impl Scene {
             "{missing} acknowledged deliveries were not made"
         );
         assert!(unknown <= 3, "{unknown} deliveries of unknown outcome");
-        assert!(
-            acknowledged.len() > 20,
-            "too few deliveries to tell anything"
-        );
+        assert!(acknowledged.len() > 20, "too few deliveries for a result");
     }
 }
 

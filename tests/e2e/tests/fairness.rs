@@ -1,5 +1,5 @@
-//! Where there is not enough for all: one caller's crowd takes nothing from another caller, and one
-//! tenant's nothing from another tenant.
+//! Fairness under contention: many transfers of one caller take no share from another caller, and those of
+//! one tenant none from another tenant.
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use std::sync::Arc;
@@ -60,7 +60,7 @@ async fn bandwidth_is_shared_per_caller() {
         world.key("synchronizer", &[]).await,
         world.key("synchronizer", &[]).await,
     );
-    // Alike would be one half; by transfers it would be one in thirty-one.
+    // A fair share is one half; per transfer it would be one in thirty-one.
     let share = share_of_the_lone(&world, &crowd, &alone).await;
     assert!((30..=70).contains(&share), "{share} %");
 
@@ -79,7 +79,7 @@ async fn bandwidth_is_shared_per_caller() {
     );
 }
 
-/// A tenant's transfers, as many as its bridges, and what one of another tenant gets beside them.
+/// Many transfers of one tenant, and a single one of another tenant.
 #[tokio::test]
 async fn node_throughput_is_shared_per_tenant() {
     let world = TestEnv::start().await;
@@ -104,7 +104,7 @@ async fn node_throughput_is_shared_per_tenant() {
     let after = read();
     let [crowd, alone] = [0, 1].map(|n| after[n] - before[n]);
     let share = alone * 100 / (crowd + alone).max(1);
-    // By transfers it would be three in a hundred.
+    // Per transfer it would be three in a hundred.
     assert!(
         share >= 15,
         "{share} % of {} MB",
@@ -130,8 +130,8 @@ async fn greedy_caller_leaves_slots_for_others() {
         let api = world.api.clone();
         open.spawn(async move { api.try_send(ask).await });
     }
-    // Those that found no place were told so, and when to come again.
-    let mut turned_away = 0;
+    // Rejected requests get `overloaded` and `Retry-After`.
+    let mut rejected = 0;
     while let Ok(Some(answer)) =
         tokio::time::timeout(Duration::from_secs(2), open.join_next()).await
     {
@@ -141,9 +141,9 @@ async fn greedy_caller_leaves_slots_for_others() {
             ("overloaded".into(), "not_sent".into())
         );
         assert!(answer.header("retry-after").is_some());
-        turned_away += 1;
+        rejected += 1;
     }
-    assert!((50..=150).contains(&turned_away), "{turned_away}");
+    assert!((50..=150).contains(&rejected), "{rejected}");
     let ask = Ask::get(world.endpoint("/small")).key(&world.caller);
     world.api.send(ask).await.expect_status(200);
 }

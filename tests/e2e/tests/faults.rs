@@ -7,7 +7,7 @@ use support::{Ask, Direction, TestEnv, eventually, let_time_pass};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
-/// The highest ceiling of a bridge's wait before it dials again.
+/// The longest backoff of a bridge.
 const LONGEST_WAIT: Duration = Duration::from_secs(60);
 
 #[tokio::test]
@@ -65,7 +65,7 @@ async fn caller_that_stops_reading_is_aborted() {
         .wait_for_hangups(1, Duration::from_secs(15))
         .await;
     assert!(began.elapsed() > Duration::from_secs(1));
-    // Its place is free again, and its connection closed without an end of the answer.
+    // Its slot is free again, and its connection is closed before the end of the response.
     let ask = Ask::get(world.endpoint("/small")).key(&world.caller);
     world.api.send(ask).await.expect_status(200);
     let mut rest = Vec::new();
@@ -75,7 +75,7 @@ async fn caller_that_stops_reading_is_aborted() {
     assert!(rest.len() < 1_000_000_000);
 }
 
-/// Somebody who waits takes nothing either, and is not let go of.
+/// A caller that waits for its target reads nothing either, and is not idle.
 #[tokio::test]
 async fn waiting_caller_is_not_idle() {
     let world = TestEnv::builder()
@@ -132,7 +132,7 @@ async fn reconnecting_bridge_resumes_its_tls_session() {
     }
 }
 
-/// With the heartbeat as shipped: both sides notice, and the bridge is back, within 30 s.
+/// With the default heartbeat both sides notice, and the bridge is back, within 30 s.
 #[tokio::test]
 async fn frozen_connection_is_replaced_within_30_s() {
     let world = TestEnv::start().await;
@@ -142,7 +142,7 @@ async fn frozen_connection_is_replaced_within_30_s() {
         world.relay.process().log_mark(),
         world.bridge.process().log_mark(),
     );
-    // Nothing is reset: what was connected goes silent, what connects anew gets through.
+    // Nothing is reset: existing connections go silent, and new ones work.
     world.proxy().freeze_existing();
     let start = Instant::now();
     let relay_says =
@@ -222,7 +222,7 @@ async fn reconnect_storm_of_200_bridges_is_spread() {
     drop(bridges);
 }
 
-/// The bridge's waits had grown, and the session that followed was short.
+/// The bridge's backoff has grown, and the session that followed was short.
 #[tokio::test]
 async fn bridge_follows_retry_after_of_drained_relay() {
     let mut world = TestEnv::start().await;
@@ -244,6 +244,6 @@ async fn bridge_follows_retry_after_of_drained_relay() {
     assert!(stopped.success(), "{stopped}");
     let_time_pass(Duration::from_secs(1), "the relay is down for a second").await;
     world.start_relay().await;
-    // Asked for one second; the relay's start and a busy machine take the rest.
+    // The relay announced one second; its start and a loaded machine take the rest.
     world.wait_online_within(Duration::from_secs(8)).await;
 }

@@ -1,4 +1,4 @@
-//! Connections that have not authenticated, in numbers: whom they keep out, and what they cost.
+//! Floods of unauthenticated connections: they keep no bridge out, and cost a bounded amount of memory.
 
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
@@ -17,7 +17,7 @@ const SOON: Duration = Duration::from_secs(8);
 /// Connections of the flood.
 const MANY: usize = 200;
 
-/// As many as the listener takes, in every stage before a connection has authenticated.
+/// The flood fills the listener in every stage before authentication.
 #[tokio::test]
 async fn flood_does_not_keep_a_bridge_out() {
     let mut world = TestEnv::builder()
@@ -58,7 +58,7 @@ async fn flood_does_not_keep_a_bridge_out() {
     drop((tcp, tls, tunnels));
 }
 
-/// A caller's connection keeps its place for as long as it lives, and so does a tunnel.
+/// A caller's connection is never evicted, and neither is a tunnel.
 #[tokio::test]
 async fn flood_evicts_no_authenticated_connection() {
     let world = TestEnv::builder()
@@ -97,7 +97,7 @@ async fn idle_connections_affect_their_listener_only() {
             idle.push(TcpStream::connect(address).await.unwrap());
         }
     }
-    // All of them are still served: what is idle makes room.
+    // All listeners still serve: idle connections are evicted.
     let ask = || Ask::get("/v1/bridges").key(&world.caller);
     world.public.send(ask()).await.expect_status(200);
     world.api.send(ask()).await.expect_status(200);
@@ -111,7 +111,7 @@ async fn idle_connections_affect_their_listener_only() {
     drop(idle);
 }
 
-/// Heads that never end, each as long as it may be.
+/// Endless heads, each of the maximum size.
 #[tokio::test]
 async fn unfinished_heads_share_one_memory_budget() {
     const HEAD_BYTES: usize = 50 * 1024;
@@ -142,7 +142,7 @@ async fn unfinished_heads_share_one_memory_budget() {
     let charged = value(&metrics, "relay_connections_pending_bytes ");
     assert!(charged <= BUDGET_KIB * 1024, "{charged}");
     assert!(value(&metrics, "relay_connections_evicted_total ") > 0);
-    // Without the budget they would cost four times as much.
+    // Without the budget the heads would cost four times as much.
     world.assert_grown_less(before, 3 * BUDGET_KIB);
     drop(heads);
 }
@@ -158,7 +158,7 @@ async fn oversized_head_gets_a_problem_document() {
     assert_eq!(answer.code(), "headers_too_large");
 }
 
-/// A newcomer that is not complete when a connection behind it authenticates is not read on.
+/// The relay evicts a connection that is incomplete when a later one authenticates.
 #[tokio::test]
 async fn evicted_connection_is_closed() {
     let world = TestEnv::builder()

@@ -48,7 +48,7 @@ impl ForwardEnv {
         self.raw.local_addr().unwrap()
     }
 
-    /// A connection to the proxy that has sent this, and the head of the answer.
+    /// A connection to the proxy that has sent this, and the head of the response.
     async fn ask(&self, text: &str) -> (TcpStream, String) {
         ask(self.env.relay.proxy(), text).await
     }
@@ -73,7 +73,7 @@ impl ForwardEnv {
         loop {
             let mut stream = within(self.chat.accept()).await.unwrap().0;
             let mut first = [0];
-            // A look at the endpoint's health says nothing.
+            // A health check sends no request.
             if within(stream.peek(&mut first)).await.unwrap() > 0 {
                 let head = head(&mut stream).await;
                 return (stream, head);
@@ -207,27 +207,27 @@ async fn raw_stream_directions_close_independently() {
     let (mut client, mut target) = site.connected().await;
     client.write_all(b"question").await.unwrap();
     client.shutdown().await.unwrap();
-    let (said, end) = rest(&mut target).await;
+    let (output, end) = rest(&mut target).await;
     end.unwrap();
-    assert_eq!(said, b"question");
+    assert_eq!(output, b"question");
     let answer = vec![7; 300_000];
     target.write_all(&answer).await.unwrap();
     drop(target);
-    let (said, end) = rest(&mut client).await;
+    let (output, end) = rest(&mut client).await;
     end.unwrap();
-    assert_eq!(said, answer);
+    assert_eq!(output, answer);
 
-    // The other way round.
+    // The other direction.
     let (mut client, mut target) = site.connected().await;
     target.shutdown().await.unwrap();
-    let (said, end) = rest(&mut client).await;
+    let (output, end) = rest(&mut client).await;
     end.unwrap();
-    assert!(said.is_empty());
+    assert!(output.is_empty());
     client.write_all(&answer).await.unwrap();
     client.shutdown().await.unwrap();
-    let (said, end) = rest(&mut target).await;
+    let (output, end) = rest(&mut target).await;
     end.unwrap();
-    assert_eq!(said, answer);
+    assert_eq!(output, answer);
 
     // A client that does not wait for the 200.
     let (to, own) = (site.address(), field(&site.env.caller));
@@ -253,7 +253,7 @@ async fn aborted_raw_stream_is_reset() {
     reset(client);
     assert_reset(&mut target).await;
 
-    // A bridge that is killed leaves neither end in the belief that all was said.
+    // A killed bridge must not look like a regular end to either side.
     let (mut client, target) = site.connected().await;
     site.env.bridge.kill9();
     assert_reset(&mut client).await;
@@ -362,7 +362,7 @@ async fn websocket_passes_by_endpoint_and_proxy() {
         end.unwrap();
     }
 
-    // A target that does not agree.
+    // A target that rejects the upgrade.
     let text = format!(
         "GET /v1/endpoints/chat/ HTTP/1.1\r\nHost: x\r\nBridge-Authorization: {}\r\n{HANDSHAKE}\r\n",
         key.basic()
@@ -397,7 +397,7 @@ async fn idle_raw_stream_costs_less_than_64_kib() {
     };
     let site = ForwardEnv::start_with(|rule| rule, change).await;
     let (relay, bridge) = (site.env.relay.process(), site.env.bridge.process());
-    // What the first ones cost is the programs' own.
+    // The first streams pay for the programs' own buffers.
     let mut held = Vec::new();
     for _ in 0..20 {
         held.push(site.connected().await);
@@ -418,7 +418,7 @@ async fn idle_raw_stream_costs_less_than_64_kib() {
         relay < EACH_MAX_KIB && bridge < EACH_MAX_KIB,
         "an idle stream costs {relay} KiB in the relay and {bridge} KiB in the bridge"
     );
-    // They are alive.
+    // The streams still work.
     for (client, target) in held.iter_mut().step_by(100) {
         target.write_all(b"y").await.unwrap();
         assert_eq!(within(client.read_u8()).await.unwrap(), b'y');

@@ -1,4 +1,5 @@
-//! What may leave only once goes to its target on a connection that the target is not about to close.
+//! A request that must not be repeated goes to its target on a connection that the target is not about to
+//! close.
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use serde_json::json;
@@ -9,7 +10,7 @@ use support::{Ask, LONG_TIMEOUT, TestEnv};
 use tokio::io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _, BufReader};
 use tokio::net::{TcpListener, TcpStream};
 
-/// A target that tells in its response which connection it came on, and what it announces.
+/// A target whose response states the number of its connection, and a keep-alive policy.
 struct Numbered {
     port: u16,
     /// The connections of all requests, in their order.
@@ -89,8 +90,8 @@ async fn deliver(world: &TestEnv, target: &Numbered) {
     world.wait_call(&id, "succeeded", LONG_TIMEOUT).await;
 }
 
-/// Whether each request came on a connection of its own. Two in a row may, too, where the first connection
-/// was not given back yet when the second request came.
+/// Whether each request arrived on its own connection. Two requests in a row may do so anyway, where the first
+/// connection was not back in the pool when the second request arrived.
 fn are_fresh(target: &Numbered) -> bool {
     let used = std::mem::take(&mut *target.used.lock().unwrap());
     let mut apart = used.clone();
@@ -123,7 +124,10 @@ async fn unrepeatable_request_uses_a_fresh_connection() {
         for _ in 0..3 {
             call(&world, target, "GET").await;
         }
-        assert!(!are_fresh(target), "what can be repeated");
+        assert!(
+            !are_fresh(target),
+            "a repeatable request may reuse a connection"
+        );
     }
     // The same rule for endpoints.
     for (method, is_fresh) in [("POST", true), ("GET", false), ("PUT", true)] {

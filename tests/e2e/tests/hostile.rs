@@ -1,4 +1,4 @@
-//! Peers that do not play by the rules, at the relay's door.
+//! Peers that violate the protocols, at the relay's listeners.
 
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use support::{Ask, TestEnv};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
-/// Where everybody else is, and where an attacker is not.
+/// The address of the bridge and the callers. The attacker uses the other one.
 const HERE: IpAddr = IpAddr::V4(std::net::Ipv4Addr::new(127, 0, 0, 1));
 const ELSEWHERE: IpAddr = IpAddr::V4(std::net::Ipv4Addr::new(127, 0, 0, 2));
 
@@ -23,7 +23,8 @@ async fn invalid_requests_are_rejected() {
     ] {
         let answer = world.api.raw(bytes, Duration::from_millis(500)).await;
         let text = String::from_utf8_lossy(&answer);
-        assert!(!text.starts_with("HTTP/1.1 2"), "{text}");
+        let sent = bytes.escape_ascii();
+        assert!(!text.starts_with("HTTP/1.1 2"), "{sent}: {text}");
     }
     let ask = Ask::get(world.endpoint("/small")).key(&world.caller);
     world.api.send(ask).await.expect_status(200);
@@ -282,12 +283,12 @@ async fn silent_tunnels_are_closed() {
     }
     let began = Instant::now();
     world.start_bridge();
-    // Far below the time that an opening may take.
+    // Far below the time limit of a handshake.
     world.wait_online_within(Duration::from_secs(8)).await;
     let mut newest = silent.pop().unwrap();
     let oldest = &mut silent[0];
     assert!(oldest.is_closed_within(Duration::from_secs(5)).await);
-    // One that nothing evicts ends when the time for the opening is over.
+    // A tunnel that is not evicted ends at the time limit of the handshake.
     assert!(newest.is_closed_within(Duration::from_secs(30)).await);
     assert!(began.elapsed() > Duration::from_secs(5));
 }
@@ -355,8 +356,8 @@ async fn address_evicts_its_own_oldest_connection() {
         world.handshake(tcp, &["http/1.1"]).await.unwrap();
     }
     let is_closed = elsewhere.is_closed_within(Duration::from_millis(100));
-    assert!(!is_closed.await, "another address paid");
-    // The bridge has its place.
+    assert!(!is_closed.await, "another address was evicted");
+    // The bridge is still connected.
     assert_eq!(world.sessions().await, 1);
     drop((own, more));
 }

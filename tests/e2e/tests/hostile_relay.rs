@@ -1,5 +1,5 @@
-//! A relay that lies: whatever it asks for, nothing outside the policy is dialled, no credential leaves, the
-//! memory stays under its ceiling, and the session ends with a reason.
+//! A hostile relay: whatever it requests, the bridge dials nothing outside the policy, sends no credential
+//! elsewhere, stays within its memory limit, and ends the session with a reason.
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use e2e::hostile_relay::{Came, HostileRelay, ask, begin, came, head, url};
@@ -11,7 +11,7 @@ use std::time::Instant;
 use support::{LONG_TIMEOUT, Target, TestEnv};
 use transport::Session;
 
-/// A bridge whose relay has fallen into wrong hands, and what it may and may not reach.
+/// A bridge with a hostile relay, and targets that it may and may not reach.
 struct Fallen {
     site: TestEnv,
     relay: HostileRelay,
@@ -152,7 +152,7 @@ async fn hostile_relay_reaches_no_forbidden_target() {
     }
     assert_eq!(fallen.forbidden.accepted(), 0, "something was dialled");
     assert!(fallen.site.target.requests() <= before + 4);
-    // And what is allowed still goes.
+    // An allowed request still works.
     let good = ask(
         &fallen.session,
         &url("GET", &fallen.site.target.url("/small")),
@@ -198,7 +198,7 @@ async fn hostile_relay_gets_no_credential() {
             "{name} to {to}: {came:?}"
         );
     }
-    // Where it belongs, it is not repeated in the answer's fields, and TRACE is refused.
+    // TRACE would return the credential, so it is rejected.
     let mut asked = url("TRACE", &fallen.site.target.url("/echo"));
     asked.credential = Some("own".into());
     assert_eq!(
@@ -231,7 +231,7 @@ async fn injected_header_fields_reach_no_target() {
         assert_eq!(came.code(), Some(Code::InvalidRequest), "{came:?}");
     }
     assert_eq!(fallen.site.target.requests(), before);
-    // Framing is the bridge's to write.
+    // The bridge writes the framing itself.
     let mut headers = HeadersBuilder::default();
     headers.push(b"transfer-encoding", b"chunked").unwrap();
     headers.push(b"content-length", b"5").unwrap();

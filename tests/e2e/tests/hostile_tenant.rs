@@ -1,5 +1,5 @@
-//! One tenant uses up everything that it can reach, all at once, for most of a minute. Another tenant's calls,
-//! deliveries and endpoint requests take at most twice as long as before, and none fails.
+//! One tenant exhausts every shared resource at once, for most of a minute. Another tenant's calls, deliveries
+//! and endpoint requests take at most twice as long as before, and none fails.
 //!
 //! ```text
 //! hostile tenant   idle and slow calls, responses that it does not read, names that do not resolve,
@@ -87,7 +87,7 @@ impl Attack {
         }
     }
 
-    /// Responses of every kind that wait behind an HTTP/2 window of zero bytes.
+    /// Responses of every kind that wait for an HTTP/2 window of zero bytes.
     async fn unread(self, n: usize) {
         while self.runs() {
             self.step(2);
@@ -193,7 +193,7 @@ impl Attack {
         }
     }
 
-    /// Connections to the listener without TLS that say nothing.
+    /// Connections to the listener without TLS that send nothing.
     async fn idle_local(self, n: usize) {
         while self.runs() {
             self.step(5);

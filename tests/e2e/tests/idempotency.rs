@@ -1,4 +1,4 @@
-//! One idempotency key has one effect, whatever happens to the relay.
+//! An idempotency key has one effect, also when the relay is killed.
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use serde_json::{Value, json};

@@ -1,4 +1,4 @@
-//! Commands that root runs on the data directory of another user, who put traps into it.
+//! Commands that root runs on the data directory of another user, which contains traps.
 #![cfg(target_os = "linux")]
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
@@ -118,9 +118,9 @@ async fn root_follows_no_link_in_a_foreign_data_dir() {
             ];
             for args in &commands {
                 let finished = run(&own, args).await;
-                let said = finished.stdout + &finished.stderr;
-                assert!(!said.contains("root's own"), "{what}: {said}");
-                assert!(!said.contains("panicked"), "{what}: {said}");
+                let output = finished.stdout + &finished.stderr;
+                assert!(!output.contains("root's own"), "{what}: {output}");
+                assert!(!output.contains("panicked"), "{what}: {output}");
                 theirs.check(&format!("{what}, {args:?}"));
             }
             // What was made belongs to the user whose directory it is.

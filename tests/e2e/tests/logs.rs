@@ -1,4 +1,4 @@
-//! Standard error, standard output and log files that take nothing: they cost lines, and nothing else.
+//! Standard error, standard output and log files that cannot be written: the programs lose log lines only.
 #![cfg(unix)]
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
@@ -10,7 +10,7 @@ use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 use support::{Ask, LONG_TIMEOUT, TestEnv, eventually, process};
 
-/// What becomes of what a program writes to standard error.
+/// The reader of a program's standard error.
 #[derive(Debug, Clone, Copy)]
 enum Reader {
     /// A pipe whose reader has gone.
@@ -77,7 +77,7 @@ async fn until_ready(world: &TestEnv) {
     .await;
 }
 
-/// Answers, refusals and failures: all of them are logged at this level.
+/// Sends requests that succeed, are rejected and fail: all of them are logged at this level.
 async fn serves(world: &TestEnv) {
     for _ in 0..20 {
         let small = Ask::get(world.endpoint("/small")).key(&world.caller);
@@ -145,7 +145,7 @@ async fn quickstart_serves_without_a_log() {
     }
 }
 
-/// Runs a command whose standard output is this, and returns its exit code and what it complained.
+/// Runs a command with this standard output, and returns its exit code and its standard error.
 fn complaint(mut command: Command, stdout: Stdio) -> (Option<i32>, String) {
     command
         .stdin(Stdio::null())

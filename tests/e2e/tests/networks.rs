@@ -1,5 +1,5 @@
-//! What networks do to a bridge, in namespaces of the test's own: packets lost, a line gone silent, names
-//! without answers and with wrong ones, an address that moved.
+//! Network faults between bridge and relay, in separate namespaces: lost packets, a silent path, names that do
+//! not resolve or resolve wrongly, an address that moved.
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use serde_json::json;
@@ -13,9 +13,9 @@ use support::{
     let_time_pass, ports,
 };
 
-/// What a return may take, from the moment at which the network is well again.
+/// The longest that a reconnect may take once the network works again.
 const BACK_WITHIN: Duration = Duration::from_secs(60);
-/// A tunnel without a byte for so long is dead (30 s), and a little more.
+/// A silent tunnel is dead after 30 s; the rest is for a loaded machine.
 const NOTICED_WITHIN: Duration = Duration::from_secs(45);
 /// Loses every packet.
 const SILENT: u32 = 1000;
@@ -103,7 +103,7 @@ impl NetworkEnv {
         .await;
     }
 
-    /// Is online, says so, and carries requests, soon enough after now.
+    /// Asserts that the bridge is online, reports it, and carries requests within [`BACK_WITHIN`].
     async fn comes_back(&self) {
         let began = Instant::now();
         self.until_online(true, BACK_WITHIN).await;
@@ -115,7 +115,7 @@ impl NetworkEnv {
         .await;
     }
 
-    /// The hop at which `doctor` says that it fails.
+    /// Returns the hop at which `doctor` reports a failure.
     async fn fails_at(&self) -> String {
         let report = self.bridge.doctor().await;
         report["fails_at"].as_str().unwrap_or_default().to_owned()
@@ -152,7 +152,7 @@ async fn silent_network_is_reported_and_survived() {
 async fn missing_resolver_is_reported_by_doctor() {
     let mut site = NetworkEnv::start().await;
     site.dns.silence(true);
-    // What is connected needs no names.
+    // An established connection needs no names.
     site.small().await.unwrap().expect_status(200);
     site.relay.kill9();
     site.relay.start().await;
@@ -177,8 +177,8 @@ async fn moved_relay_is_found_by_dns() {
     let mark = site.bridge.process().log_mark();
     let new = site.network.move_relay();
     site.dns.set("relay.test", new);
-    // The session that is left leads nowhere; that shows when nothing comes back. Whether `status` is asked
-    // between its end and the next one's beginning is chance.
+    // The old session is dead, which the bridge notices by its heartbeat. The log is used here because `status`
+    // could miss the moment between the two sessions.
     let process = site.bridge.process();
     process
         .wait_log_since(mark, "session up", BACK_WITHIN)
@@ -202,7 +202,7 @@ async fn dns_rebinding_reaches_no_unchecked_address() {
     let good = site.network.outside();
     site.network.add_to_bridge(metadata);
     let port = site.target.port();
-    // Whatever is asked of the bridge's own machine ends here.
+    // Any request to the bridge's own machine would arrive here.
     let mut command = command_in(Some(&site.network.bridge()), "hook-target");
     command.arg(port.to_string()).arg(site.dir.join("hooks"));
     command.arg("0.0.0.0");
@@ -216,7 +216,7 @@ async fn dns_rebinding_reaches_no_unchecked_address() {
     let (mut answered, mut refused) = (0, 0);
     for n in 0..30 {
         let name = if n % 5 == 4 { "mixed" } else { "turns" };
-        // A connection of its own each time, and with it another answer of the resolver.
+        // A connection of its own each time, and with it another response of the resolver.
         let url = format!("http://{name}.corp.test:{port}/status/200?{n}");
         let answer = site.call(&url).await;
         match answer.status.as_u16() {
@@ -239,7 +239,7 @@ async fn dns_rebinding_reaches_no_unchecked_address() {
     assert!(site.dns.asked("turns.corp.test") > 3);
 }
 
-/// Calls at once, to names that get no answer.
+/// Concurrent calls to names that do not resolve.
 const SLOW_CALLS: usize = 150;
 
 /// Below the time that a lookup may take.
@@ -312,7 +312,7 @@ async fn slow_lookups_of_a_tenant_leave_direct_calls() {
     {
         assert!(
             Instant::now() < until,
-            "the relay does not know its patterns"
+            "the relay does not apply the patterns"
         );
     }
     let slow = call_slow_names(&site.relay, &keys[0], "http://*.slow.test/");
@@ -326,7 +326,8 @@ async fn slow_lookups_of_a_tenant_leave_direct_calls() {
     drop(slow);
 }
 
-/// What the relay lacks is not the target's refusal. From the relay's namespace no way leads to the addresses.
+/// A shortage of the relay is not reported as the target's refusal. The relay's namespace has no route to the
+/// addresses.
 #[tokio::test]
 async fn direct_call_without_descriptors_is_overloaded() {
     let site = NetworkEnv::start().await;
@@ -353,7 +354,7 @@ async fn direct_call_without_descriptors_is_overloaded() {
     while caller.send(call(urls[1])).await.code() != "target_dns" {
         assert!(
             Instant::now() < until,
-            "the relay does not know its patterns"
+            "the relay does not apply the patterns"
         );
     }
     assert_eq!(caller.send(call(urls[0])).await.code(), "target_refused");

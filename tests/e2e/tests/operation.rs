@@ -1,4 +1,4 @@
-//! What operators rely on: health, metrics, memory at rest, stopping.
+//! Operation: health, metrics, memory at rest, draining.
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use serde_json::json;
@@ -36,7 +36,7 @@ async fn health_readiness_and_metrics_respond() {
     assert!(text.contains("b1") && text.contains("online"), "{text}");
 }
 
-/// Measured on an optimised build by the benchmark too; here it guards against growth by mistake.
+/// A guard against growth. The benchmark measures an optimised build.
 #[tokio::test]
 async fn memory_at_rest_is_small() {
     let world = TestEnv::start().await;
@@ -172,7 +172,7 @@ async fn spans_join_the_callers_trace() {
                 "each span is of the caller's trace, and there is no other"
             );
             assert!(has(&sent, b"integration-relay"));
-            assert!(!has(&sent, b"quiet"), "a URL's query is nobody's business");
+            assert!(!has(&sent, b"quiet"), "a span must not contain a query");
             return Ok(());
         }
         Err(format!("{} bytes", sent.len()))

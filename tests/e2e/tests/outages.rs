@@ -1,10 +1,11 @@
-//! The network goes silent and comes back: the bridge does so by itself, and says the truth meanwhile.
+//! The network goes silent and returns. The bridge reconnects by itself, and reports its state correctly
+//! meanwhile.
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use std::time::{Duration, Instant};
 use support::{Ask, Direction, TempDir, TestEnv, eventually};
 
-/// What a return may take.
+/// The longest that a reconnect may take.
 const BACK_WITHIN: Duration = Duration::from_secs(60);
 
 async fn until_online(world: &TestEnv, wanted: bool, within: Duration) {
@@ -22,7 +23,7 @@ async fn until_online(world: &TestEnv, wanted: bool, within: Duration) {
 async fn frozen_network_is_reported_and_survived() {
     let world = TestEnv::start().await;
     world.proxy().freeze(Direction::Both);
-    // Nothing comes back: what was connected is dead within the time that it may be silent.
+    // Nothing arrives any more: the connection counts as dead after the heartbeat timeout.
     until_online(&world, false, Duration::from_secs(45)).await;
     let report = world.bridge.doctor().await;
     let hop = report["fails_at"].as_str().unwrap_or_default();
@@ -36,7 +37,7 @@ async fn frozen_network_is_reported_and_survived() {
     let small = Ask::get(world.endpoint("/small")).key(&world.caller);
     world.api.send(small).await.expect_status(200);
 
-    // A long line is slow, and nothing else.
+    // A long network path is slow, and has no other effect.
     world.proxy().delay(Duration::from_millis(150));
     let before = world.bridge.status().await["sessions"].clone();
     for _ in 0..3 {
@@ -83,7 +84,7 @@ async fn clock_jump_is_reported_and_harmless() {
         assert_ne!(clock["state"], "ok", "{report:#}");
         assert!(clock.to_string().contains("NTP"), "{clock:#}");
     }
-    // The tunnel that was there is there still.
+    // The tunnel is still the first one.
     let sessions = site.bridge.process().log();
     let up = sessions
         .iter()

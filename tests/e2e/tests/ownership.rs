@@ -1,5 +1,5 @@
-//! An endpoint's name belongs to the bridge that declared it first, until an administrator says
-//! otherwise.
+//! An endpoint's name belongs to the bridge that declared it first, until an administrator assigns it to
+//! another one.
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use hyper::Method;
@@ -20,7 +20,7 @@ async fn get(world: &TestEnv, path: &str) -> Value {
     world.get(path, &world.admin).await
 }
 
-/// Twenty requests to the endpoint `t`, at once: a tunnel that is busy is not the only choice.
+/// Sends twenty concurrent requests to the endpoint `t`, so that a second route would be chosen as well.
 async fn use_t(world: &TestEnv) {
     let mut tasks = tokio::task::JoinSet::new();
     for _ in 0..20 {
@@ -93,7 +93,7 @@ async fn claimed_endpoint_is_not_shared() {
     let list = world.relay_cli(&["bridge", "endpoints"]).await;
     assert!(list.contains("own") && list.contains("b2"), "{list}");
 
-    // A bridge that comes again is no first one.
+    // Reconnecting does not make a bridge the first to declare a name.
     second.kill9();
     second.start();
     second.process().wait_log("session up", TIMEOUT).await;
@@ -112,7 +112,7 @@ async fn endpoint_of_an_offline_owner_is_not_rerouted() {
     let ask = Ask::get(world.endpoint("/small")).key(&world.caller);
     assert_eq!(world.api.send(ask).await.code(), "bridge_offline");
     assert_eq!(other.requests(), 0);
-    // A relay that was restarted knows it still.
+    // The ownership survives a restart of the relay.
     world.kill_relay().await;
     world.start_relay().await;
     world.wait_sessions(1, Duration::from_secs(90)).await;
@@ -208,8 +208,8 @@ async fn bridge_of_narrowed_key_serves_its_endpoints() {
     let key = world
         .key("bridge", &["--bridge", "b2", "--endpoint", "own"])
         .await;
-    let said = world.pair_fails("b3", &key).await;
-    assert!(said.contains("narrowed"), "{said}");
+    let output = world.pair_fails("b3", &key).await;
+    assert!(output.contains("narrowed"), "{output}");
     let setup = serving("b2", &["own", "free"], &other).allow(Allow::loopback(other.port()));
     let _second = world.add_bridge_with_key(setup, &key).await;
     let ask = |name: &str| {

@@ -1,4 +1,4 @@
-//! The bridge behind a company's proxies: a real squid with a password, and one that ends TLS.
+//! The bridge and a company's proxies: a real squid with a password, and a proxy that inspects TLS.
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use serde_json::json;
@@ -54,25 +54,25 @@ async fn squid_with_password_is_passed_and_survived() {
     let mut squid = Squid::start("me", "sesame").await;
     let key = site.relay.create_key(site.tenant(), "bridge").await;
 
-    // Without a password, and with a wrong one: it says what the proxy wants.
+    // Without a password, and with a wrong one, the error names what the proxy requires.
     let by = |user: &str| format!("http://{user}{}", squid.authority());
     let bare = bridge(&site, "bare", |setup| {
         proxy_from_environment(setup, &by(""))
     });
-    let said = bare.try_pair(&key).await.failure();
+    let output = bare.try_pair(&key).await.failure();
     assert!(
-        said.contains("407") && said.contains("user and password"),
-        "{said}"
+        output.contains("407") && output.contains("user and password"),
+        "{output}"
     );
     let wrong = bridge(&site, "wrong", |setup| {
         proxy_from_environment(setup, &by("me:wrong@"))
     });
-    let said = wrong.try_pair(&key).await.failure();
+    let output = wrong.try_pair(&key).await.failure();
     assert!(
-        said.contains("does not accept the user and password"),
-        "{said}"
+        output.contains("does not accept the user and password"),
+        "{output}"
     );
-    assert!(!said.contains("me:wrong"), "{said}");
+    assert!(!output.contains("me:wrong"), "{output}");
 
     let mut bridge = bridge(&site, "proxied", |setup| {
         proxy_from_environment(setup, &by("me:sesame@"))
@@ -114,8 +114,8 @@ async fn proxy_password_comes_from_a_credential() {
             .set("targets.proxy_credential", "proxy")
     });
     let key = site.relay.create_key(site.tenant(), "bridge").await;
-    let said = bridge.try_pair(&key).await.failure();
-    assert!(said.contains("no credential named proxy"), "{said}");
+    let output = bridge.try_pair(&key).await.failure();
+    assert!(output.contains("no credential named proxy"), "{output}");
     let secret = site.dir().join("proxy-secret");
     std::fs::write(&secret, "sesame").unwrap();
     let set = [
@@ -133,7 +133,7 @@ async fn proxy_password_comes_from_a_credential() {
     bridge.start();
     until_works(&site).await;
 
-    // Without squid there is no way to the target, though it is on this same machine.
+    // Without squid the target is unreachable, although it is on the same machine.
     drop(squid);
     eventually(
         LONG_TIMEOUT,
@@ -152,10 +152,10 @@ async fn tls_inspection_needs_ca_and_relay_permission() {
     let key = site.relay.create_key(site.tenant(), "bridge").await;
 
     let blind = bridge(&site, "blind", |setup| setup.set("relay.proxy", &*proxy));
-    let said = blind.try_pair(&key).await.failure();
+    let output = blind.try_pair(&key).await.failure();
     assert!(
-        said.contains("inspects TLS") && said.contains("ca_file"),
-        "{said}"
+        output.contains("inspects TLS") && output.contains("ca_file"),
+        "{output}"
     );
 
     let file = site.dir().join("inspection-ca.pem");
@@ -166,7 +166,7 @@ async fn tls_inspection_needs_ca_and_relay_permission() {
     });
     bridge.pair(&key).await;
     bridge.start();
-    // Somebody in between could be anybody: not without a word of the administrator's.
+    // Any middlebox could be an attacker: it needs the administrator's permission.
     bridge.process().wait_log("ends TLS", LONG_TIMEOUT).await;
     assert_ne!(small(&site).await, 200);
     let mark = Ask::new(hyper::Method::PUT, "/v1/bridges/inspected/inspection").key(&site.admin);

@@ -1,4 +1,4 @@
-//! The first command of the README.
+//! `quickstart`, the first command of the README.
 
 use std::time::Duration;
 use support::eventually;
@@ -8,22 +8,22 @@ use support::process::{self, Running};
 async fn quickstart_once_reports_an_executed_call() {
     let mut command = process::command("quickstart");
     command.arg("--once");
-    let said = process::finish("quickstart", command, Duration::from_secs(30)).await;
-    let said = said.success();
-    assert!(said.contains("executed"), "{said}");
+    let output = process::finish("quickstart", command, Duration::from_secs(30)).await;
+    let output = output.success();
+    assert!(output.contains("executed"), "{output}");
 }
 
 #[tokio::test]
 async fn quickstart_json_is_one_object() {
     let mut command = process::command("quickstart");
     command.args(["--once", "--json"]);
-    let said = process::finish("quickstart", command, Duration::from_secs(30)).await;
-    let said = said.success();
-    let told: serde_json::Value = serde_json::from_str(&said).expect("one JSON object");
+    let output = process::finish("quickstart", command, Duration::from_secs(30)).await;
+    let output = output.success();
+    let document: serde_json::Value = serde_json::from_str(&output).expect("one JSON object");
     for key in ["relay_url", "ca_file", "caller", "call"] {
-        assert!(!told[key].is_null(), "{key} in {told}");
+        assert!(!document[key].is_null(), "{key} in {document}");
     }
-    assert_eq!(told["call"]["execution"], "executed");
+    assert_eq!(document["call"]["execution"], "executed");
 }
 
 #[tokio::test]

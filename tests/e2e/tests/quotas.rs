@@ -77,7 +77,7 @@ async fn rule_has_its_own_timeouts() {
     let call = |target: &Target, path: &str| json!({"mode": "wait", "method": "GET", "url": target.url(path)});
     let late = world.call(call(&prompt, "/delay/5000")).await;
     assert_eq!(late.code(), "target_timeout", "{}", late.text());
-    // Its head is there in time, and the rest may take what it takes.
+    // The head is in time, and the rest has no limit.
     let slow = world.call(call(&prompt, "/drip/4/500")).await;
     slow.expect_status(200);
     let stuck = world.call(call(&steady, "/drip/2/5000")).await;
@@ -86,7 +86,7 @@ async fn rule_has_its_own_timeouts() {
     late.expect_status(200);
 }
 
-/// A body that must be signed is held: that is how this test uses memory.
+/// The bridge buffers a body that must be signed, which is how this test uses memory.
 #[tokio::test]
 async fn memory_limit_rejects_new_requests_only() {
     const HELD_BYTES: u64 = 48 * 1024 * 1024;
@@ -107,7 +107,7 @@ async fn memory_limit_rejects_new_requests_only() {
         .await;
     let open = |path: &str| Ask::get(format!("/v1/endpoints/open/{path}")).key(&world.caller);
     world.api.send(open("small")).await.expect_status(200);
-    // Began before, and outlives it.
+    // A running exchange outlives the shortage.
     let running = world.api.send(open("drip/40/250"));
     let held = async {
         let body = PatternBody::new(HELD_BYTES).chunked();
@@ -216,13 +216,13 @@ async fn signed_call_is_executed_once() {
     let seen = &world.target.hooks()[0];
     assert!(seen.headers.get("signature").is_none() && seen.headers.get("bridge-call").is_none());
     assert_eq!(&seen.body[..], b"{\"n\":1}");
-    // The relay says it again: nothing happens.
+    // A replay of the signed call is rejected.
     let again = world.call(signed).await;
     assert_eq!(again.code(), "refused_by_policy");
     assert!(again.text().contains("nonce"), "{}", again.text());
     assert_eq!(world.target.hooks().len(), 1);
 
-    // A delivery that the target did not take comes again with the same signature.
+    // A delivery that the target rejects is retried with the same signature.
     let failing = world.target.url("/status/500");
     let call = tenant.call("deliver", &failing, "{}", "nonce-number-two-");
     let id = world.deliver(call).await;

@@ -1,4 +1,4 @@
-//! The relay's disk runs full and has room again; an earlier copy of its database is put back.
+//! The relay's disk runs full, and has space again. An older copy of its database is put back.
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use serde_json::{Value, json};
@@ -28,8 +28,8 @@ async fn until_delivered(world: &TestEnv, ids: &[String]) {
     }
 }
 
-/// Nothing is acknowledged that cannot be stored, nothing that was acknowledged is lost or made
-/// twice, what needs no disk goes on, and nothing is restarted.
+/// The relay acknowledges only what it stored. No acknowledged call is lost or made twice, what needs no disk
+/// works, and nothing is restarted.
 #[tokio::test]
 async fn relay_recovers_after_its_disk_was_full() {
     let disk = SmallDisk::mount(3 << 20);
@@ -84,7 +84,7 @@ async fn relay_recovers_after_its_disk_was_full() {
     }
 }
 
-/// The relay runs on between the copy and its end, which is a sudden one.
+/// The relay runs on after the copy, and is killed.
 #[tokio::test]
 async fn older_database_copy_delivers_nothing() {
     let mut world = TestEnv::start().await;
@@ -99,7 +99,7 @@ async fn older_database_copy_delivers_nothing() {
     world.relay_cli(&["backup", copy.to_str().unwrap()]).await;
     world.start_bridge();
     until_delivered(&world, &[id]).await;
-    let why = "the relay notes its generation next to the database within a second";
+    let why = "the relay writes its generation next to its key file within 250 ms";
     let_time_pass(Duration::from_millis(1_500), why).await;
     world.kill_relay().await;
     for end in ["", "-wal", "-shm"] {
@@ -114,11 +114,11 @@ async fn older_database_copy_delivers_nothing() {
     )
     .await;
     assert_eq!(world.target.hooks().len(), 1);
-    let said = world.relay_cli(&["deliveries", "status"]).await;
-    assert!(said.contains("Deliveries are paused"), "{said}");
+    let output = world.relay_cli(&["deliveries", "status"]).await;
+    assert!(output.contains("Deliveries are paused"), "{output}");
 }
 
-/// Its clock stands still while no bridge is there, and the wall's does not.
+/// The retry schedule stops while no bridge is online; the expiry does not.
 #[tokio::test]
 async fn waiting_call_expires() {
     let mut world = TestEnv::start().await;
@@ -151,12 +151,12 @@ async fn waiting_call_expires() {
     world.start_bridge();
     world.wait_online().await;
     assert!(world.target.hooks().is_empty());
-    // As a dead letter it can be made after all.
+    // As a dead letter it can be redelivered.
     let again = Ask::post(format!("/v1/calls/{id}/redeliver")).key(&world.caller);
     world.api.send(again).await.expect_status(202);
     until_delivered(&world, &[id]).await;
     assert_eq!(world.target.hooks().len(), 1);
-    // Only a stored call waits.
+    // Only a stored call can wait.
     let waits = json!({"url": world.target.url("/hook"), "expires_in": 2});
     world.call(waits).await.expect_status(400);
 }

@@ -1,4 +1,4 @@
-//! A new certificate and new limits, while everything runs.
+//! A new certificate and new limits, without a restart.
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use serde_json::json;
@@ -42,7 +42,7 @@ async fn reload_applies_certificates_and_limits() {
     running.await.unwrap().expect_status(200);
     assert_eq!(world.sessions().await, before);
 
-    // What needs a restart is named, and nothing of the file is taken.
+    // The first key that needs a restart is named, and nothing of the file is applied.
     let more = smaller.replace("200B", "1MiB") + "connections_max = 7\n";
     std::fs::write(world.relay_config(), more).unwrap();
     let mark = world.relay.process().log_mark();

@@ -1,4 +1,4 @@
-//! What is made again when a tunnel is lost, and what is not: as the README's table of `execution` says.
+//! Which requests the relay retries when a tunnel is lost, according to the README's table of `execution`.
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use hyper::Method;
@@ -8,10 +8,10 @@ use support::{Answer, Ask, TestEnv, let_time_pass, pattern};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
-/// How long the target takes: long enough to cut the tunnel meanwhile.
+/// The target responds late enough to cut the tunnel before.
 const SLOW: &str = "/delay/1500";
 
-/// Asks for something slow and cuts the tunnel when the target has it.
+/// Sends a slow request and cuts the tunnel once the target has it.
 async fn cut_while_asked(world: &TestEnv, method: Method, path: &str) -> Answer {
     let before = world.target.requests();
     let ask = Ask::new(method, path).key(&world.caller);
@@ -29,7 +29,7 @@ async fn cut_while_asked(world: &TestEnv, method: Method, path: &str) -> Answer 
     answer
 }
 
-/// Requests that the target has seen of `work`, besides those that only looked whether it is online.
+/// Returns the result of `work`, and the requests that were aborted at the target meanwhile.
 async fn seen_of<T>(world: &TestEnv, work: impl Future<Output = T>) -> (T, u64) {
     let before = world.target.hangups();
     let result = work.await;
@@ -45,7 +45,7 @@ async fn safe_request_is_retried_after_tunnel_loss() {
         let (answer, hangups) = seen_of(&world, asking).await;
         assert_eq!(answer.status, 200, "{method}: {}", answer.text());
         assert!(answer.body.is_ok(), "{method}");
-        assert_eq!(hangups, 1, "{method}: the first was let go of");
+        assert_eq!(hangups, 1, "{method}: the first request is aborted");
     }
 }
 
@@ -96,7 +96,7 @@ async fn safe_request_survives_a_bridge_kill() {
     asking.await.unwrap().expect_status(200);
 }
 
-/// A target whose queue of connections is full: who connects waits, and nothing can be dispatched.
+/// The target's accept queue is full, so that connecting waits and nothing can be dispatched.
 #[tokio::test]
 async fn undispatched_request_waits_for_a_new_tunnel() {
     let socket = tokio::net::TcpSocket::new_v4().unwrap();
@@ -118,7 +118,7 @@ async fn undispatched_request_waits_for_a_new_tunnel() {
     let _bridge = world.add_bridge(setup).await;
     let mut asking = tokio::spawn({
         let ask = Ask::post("/v1/endpoints/full/x").key(&world.caller);
-        // Long enough to be on its way, short enough to be kept.
+        // Long enough to be streamed, short enough for the replay buffer.
         let ask = ask.upload_chunked(40_000);
         let api = world.api.clone();
         async move { api.send(ask).await }
@@ -139,7 +139,7 @@ async fn undispatched_request_waits_for_a_new_tunnel() {
             answer = &mut asking => break answer.unwrap(),
         };
         let mut bytes = Vec::new();
-        // Those that only stood in the queue have nothing to say.
+        // The connections that only filled the queue send nothing.
         while let Ok(1..) = stream.read_buf(&mut bytes).await {
             if bytes.ends_with(b"\r\n0\r\n\r\n") {
                 seen += 1;
@@ -153,7 +153,7 @@ async fn undispatched_request_waits_for_a_new_tunnel() {
     assert_eq!(seen, 1);
 }
 
-/// A bridge that turns requests away has seen their beginning; another one gets them whole.
+/// A bridge that rejects a request has seen its beginning; another bridge must get all of it.
 #[tokio::test]
 async fn rejected_body_is_replayed_to_another_bridge() {
     let world = TestEnv::builder()

@@ -1,5 +1,5 @@
-//! Which way stored calls go, and that no disturbance of a tunnel, a relay or a database ends one without
-//! cause or makes it twice.
+//! Routes of stored calls. No disturbance of a tunnel, a relay or a database ends a call without cause or
+//! makes it twice.
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use hyper::Method;
@@ -43,7 +43,7 @@ macro_rules! on_both {
     };
 }
 
-/// Sends until the answer is another one than `overloaded`: a database that comes back needs a moment.
+/// Sends until the response is another one than `overloaded`: a returning database needs a moment.
 async fn patiently(site: &TestEnv, ask: impl Fn() -> Ask) -> Answer {
     eventually(LONG_TIMEOUT, "a response other than 503", async || {
         let answer = site.api.send(ask()).await;
@@ -123,8 +123,8 @@ async fn allow_direct(site: &TestEnv, patterns: &[String]) {
 
 on_both! {
 
-/// The relay cancels after its limit, the response and the bridge's word cross the cancel, and only the
-/// journal's outcome tells that the target has it.
+/// The relay cancels after its limit. The response and the bridge's acknowledgement cross the cancel, and only
+/// the journal reports that the target got the call.
 async fn held_response_makes_no_second_delivery(site: Builder) {
     let site = with_short_schedule(site).start().await;
     let call = json!({"url": site.target.url("/delay/1500"), "body": "x", "timeout_ms": 3000});
@@ -176,7 +176,7 @@ async fn direct_patterns_leave_other_calls_waiting(site: Builder) {
         assert_eq!(call["attempts"], 0, "{call:#}");
         ids.push(id);
     }
-    // One that names the bridge, or needs its credential, waits for it whatever the patterns say.
+    // A call that names the bridge, or needs its credential, waits for it whatever the patterns are.
     for more in [json!({"bridge": site.bridge.name()}), json!({"credential": "c"})] {
         let mut call = json!({"url": "https://hooks.example.com/in/1"});
         call.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
@@ -186,7 +186,7 @@ async fn direct_patterns_leave_other_calls_waiting(site: Builder) {
     }
     site.bridge.start();
     wait_state(&site, &ids[0], "succeeded").await;
-    // The others have the word of a bridge that is ready.
+    // The other calls are refused by a bridge that is ready.
     for id in &ids[1..] {
         let call = wait_state(&site, id, "refused").await;
         assert_eq!(call["code"], "refused_by_policy", "{call:#}");
@@ -379,8 +379,8 @@ async fn calls_to_unknown_names_delay_no_other_tenant() {
     assert!(began.elapsed() < Duration::from_secs(20));
 }
 
-/// A notice about a bridge that is away does not wait for that bridge, and the tenant's administrator says
-/// where notices go.
+/// A notice about an offline bridge does not wait for that bridge. The tenant's administrator sets the URL
+/// of notices.
 #[tokio::test]
 async fn offline_notice_needs_no_bridge() {
     let mut site = TestEnv::builder()

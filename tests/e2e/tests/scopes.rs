@@ -1,4 +1,4 @@
-//! What narrowed keys may do, over every operation that the relay's document has, with real requests.
+//! Scopes of narrowed keys, over every operation of the OpenAPI document.
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use hyper::Method;
@@ -9,7 +9,7 @@ use support::{ApiKey, Ask, TIMEOUT, Target, TestEnv, eventually};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 
-/// Keys of the role admin, each narrowed to one kind of thing.
+/// Admin keys, each narrowed to one kind of object.
 const KEYS: [&str; 4] = ["h", "e", "b", "c"];
 
 /// A row for each operation: its name, a request for what no key of the test is narrowed to, and the
@@ -213,7 +213,7 @@ async fn narrowed_key_is_refused_outside_its_scope() {
     }
     // Only the key that is narrowed to a credential reached the endpoint.
     assert_eq!(world.target.requests() - reached, 7);
-    // And nothing was changed.
+    // Nothing was changed.
     for key in [&world.caller, &world.admin] {
         let ask = Ask::get("/v1/bridges/b1").key(key);
         let bridge = world.api.send(ask).await.expect_status(200).json();
@@ -404,7 +404,7 @@ async fn narrowed_admin_creates_narrower_keys_only() {
         3,
         "itself and its own"
     );
-    // The answer to another key's request is not given out.
+    // The response to another key's request is not given out.
     let new = json!({"role": "caller", "name": "wide"});
     let create = |key: &ApiKey| {
         let ask = Ask::post("/v1/keys").header("idempotency-key", "k");
@@ -432,15 +432,15 @@ async fn meaningless_scope_is_rejected() {
     ] {
         let mut args = vec!["key", "create", "--tenant", world.tenant(), "--role", role];
         args.extend(narrowed);
-        let said = world.relay_cli_fails(&args).await;
+        let output = world.relay_cli_fails(&args).await;
         assert!(
-            !said.contains("panicked") && said.contains("error"),
-            "{said}"
+            !output.contains("panicked") && output.contains("error"),
+            "{output}"
         );
     }
     let site = ["key", "create", "--role", "site-admin", "--bridge", "b1"];
-    let said = world.relay_cli_fails(&site).await;
-    assert!(said.contains("site-admin"), "{said}");
+    let output = world.relay_cli_fails(&site).await;
+    assert!(output.contains("site-admin"), "{output}");
     for (role, scope) in [
         ("bridge", json!({"hosts": ["a.example"]})),
         ("synchronizer", json!({"credentials": ["c"]})),

@@ -1,4 +1,4 @@
-//! What the bridge's own machine is short of is never a target's fault, and passes.
+//! A shortage on the bridge's machine is never reported as a target's failure, and is temporary.
 #![cfg(target_os = "linux")]
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
@@ -8,7 +8,7 @@ use support::setup::Allow;
 use support::{Ask, LONG_TIMEOUT, Running, TestEnv, eventually, process};
 use tokio::net::{TcpListener, TcpStream};
 
-/// A bridge that may open this many files.
+/// Starts the bridge with a limit of open files.
 fn spawn_with_files(world: &TestEnv, files: u32) -> Running {
     let program = process::command("integration-bridge");
     let mut command = std::process::Command::new("sh");
@@ -22,7 +22,7 @@ fn spawn_with_files(world: &TestEnv, files: u32) -> Running {
     Running::spawn("bridge with few files", command)
 }
 
-/// A target that takes every connection and answers nothing until the test says so.
+/// A target that accepts every connection and never responds.
 async fn silent() -> (u16, tokio::task::JoinHandle<()>) {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let port = listener.local_addr().unwrap().port();
@@ -70,7 +70,7 @@ async fn bridge_without_descriptors_recovers() {
         |code: &String| matches!(code.as_str(), "overloaded" | "target_timeout" | "timeout");
     assert!(codes.keys().all(is_own), "{codes:?}");
     taking.abort();
-    // They are free again.
+    // The descriptors are free again.
     eventually(LONG_TIMEOUT, "200 from the endpoint", async || {
         let small = Ask::get(world.endpoint("/small")).key(&world.caller);
         let answer = world.api.send(small).await;

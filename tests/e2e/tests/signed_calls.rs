@@ -1,5 +1,5 @@
-//! Signed calls against a relay that lies: what the tenant's application has signed is executed once, as it
-//! was signed, by the bridge that it was signed for.
+//! Signed calls and a hostile relay: a call that the tenant's application signed is executed once, unchanged,
+//! by the bridge that it was signed for.
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use base64::Engine as _;
@@ -95,7 +95,7 @@ impl Signed {
     }
 }
 
-/// A bridge of the name `b1` that takes signed calls only, and its relay in wrong hands.
+/// A bridge that accepts signed calls only, and a hostile relay.
 struct SignedEnv {
     env: TestEnv,
     _relay: HostileRelay,
@@ -306,7 +306,7 @@ async fn attempt_without_journal_entry_keeps_its_nonce() {
             ..signed.head(&[])
         }
     };
-    // Nothing is acknowledged, until the journal takes no more.
+    // The relay acknowledges nothing until the journal is full.
     for call in 0..ENTRIES_MAX {
         assert_eq!(site.status(&head(call)).await, 200);
     }

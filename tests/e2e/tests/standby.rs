@@ -21,7 +21,7 @@ const BRIDGE_BACK: Duration = Duration::from_secs(100);
 /// The lease lasts 10 s; the rest is for a loaded machine.
 const TAKEOVER: Duration = Duration::from_secs(20);
 
-/// Goes to the first of two addresses that takes a connection, as a name with two addresses does.
+/// Forwards to the first of two addresses that accepts a connection, like a name with two addresses.
 struct TwoAddresses {
     addr: SocketAddr,
     accepting: JoinHandle<()>,
@@ -114,7 +114,7 @@ impl Pair {
     }
 }
 
-/// Waits until `/readyz` on the admin listener says that the relay stands by.
+/// Waits until `/readyz` on the admin listener reports a standby.
 async fn wait_standby(relay: &Relay) {
     eventually(LONG_TIMEOUT, "a relay on standby", async || {
         let answer = relay.admin().try_send(Ask::get("/readyz")).await;
@@ -127,7 +127,7 @@ async fn wait_standby(relay: &Relay) {
     .await;
 }
 
-/// It takes no tunnel and serves no request, and says why.
+/// Asserts that the relay accepts no tunnel, serves no request, and reports why.
 async fn assert_standby(relay: &Relay, key: &ApiKey) {
     for path in [
         "/v1/bridges",
@@ -231,8 +231,8 @@ async fn sqlite_database_has_one_serving_process() {
         let dir = TempDir::new("second");
         let setup = RelaySetup::default().database(&format!("sqlite://{}", name.display()));
         let second = Relay::write(setup, &site.ca, &dir);
-        let said = second.cli(&["serve"]).await.failure();
-        assert!(said.contains("serves from this database"), "{said}");
+        let output = second.cli(&["serve"]).await.failure();
+        assert!(output.contains("serves from this database"), "{output}");
         // Commands work next to the relay by its own name, and destroy nothing by another.
         let listed = second.cli(&["tenant", "list"]).await;
         assert_eq!(listed.status.success(), name == &link, "{}", listed.stderr);
@@ -242,7 +242,7 @@ async fn sqlite_database_has_one_serving_process() {
     site.api.send(ask).await.expect_status(200);
 }
 
-/// One relay whose way to the database is in the test's hands.
+/// One relay whose connection to the database the test can break.
 struct Lonely {
     site: TestEnv,
     database: FlakyProxy,
@@ -313,13 +313,13 @@ async fn relay_without_database_serves_from_memory() {
     lonely.wait_status(503, LONG_TIMEOUT).await;
     lonely.site.bridge.start();
     lonely.wait_status(200, LONG_TIMEOUT).await;
-    let nobody = ApiKey::new("ibk_nobody", "ibs_nothing");
-    let ask = Ask::get("/v1/bridges").key(&nobody);
+    let unknown_key = ApiKey::new("ibk_nobody", "ibs_nothing");
+    let ask = Ask::get("/v1/bridges").key(&unknown_key);
     let unknown = lonely.site.relay.internal().send(ask).await;
     assert_eq!(unknown.expect_status(503).code(), "overloaded");
     lonely.set_away(false).await;
     process_renews(&lonely).await;
-    let ask = Ask::get("/v1/bridges").key(&nobody);
+    let ask = Ask::get("/v1/bridges").key(&unknown_key);
     let unknown = lonely.site.relay.internal().send(ask).await;
     assert_eq!(unknown.expect_status(401).code(), "unauthorized");
     assert_eq!(lonely.status().await, 200);
@@ -355,7 +355,7 @@ async fn stale_directory_rejects_requests() {
     lonely.wait_status(200, BRIDGE_BACK).await;
 }
 
-/// A frozen line says nothing, where a closed one is refused.
+/// A frozen connection is silent; a closed port refuses connections.
 #[tokio::test]
 async fn silent_database_is_survived() {
     let lonely = Lonely::start().await;

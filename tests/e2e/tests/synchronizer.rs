@@ -1,7 +1,7 @@
-//! A synchronizer's whole run against ALM, and Call URL requests through the same bridge beside it.
+//! A synchronizer's complete run against ALM, with concurrent Call URL requests through the same bridge.
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
-// Beside this file, and no test of its own.
+// A module of this test.
 #[path = "synchronizer/client.rs"]
 mod client;
 
@@ -26,25 +26,25 @@ const CHANGED_EVERY: u64 = 10;
 const MANY: usize = 250;
 /// Changes one by one that run at the same time.
 const AT_ONCE: u32 = 8;
-/// After so many changes one by one, the session expires.
+/// The session expires after this number of single changes.
 const EXPIRES_AFTER: usize = 300;
-/// After so many, the next one is committed and answered with an error.
+/// After this number, ALM commits the next change and returns an error.
 const FAILS_AFTER: usize = 600;
 
 const ATTACHMENT_BYTES: u64 = 50 * MIB;
 const ATTACHMENT: &str = "trace.bin";
 /// A defect that is not changed.
 const ATTACHED_TO: u64 = 1;
-/// What relay and bridge may each grow by: less than the attachment, so that keeping it would show.
+/// The most that relay and bridge may each grow by: less than the attachment, so that buffering it would show.
 const GROWTH_MAX_KIB: u64 = 32 * 1024;
 
 /// 200 a minute.
 const CALL_EVERY: Duration = Duration::from_millis(300);
 const QUIET_CALLS: u32 = 60;
 const QUIET_CALL_EVERY: Duration = Duration::from_millis(100);
-/// Far above what a call takes: below it, what the machine does besides decides.
+/// Far above the usual time of a call. Below it, other load of the machine decides.
 const PROMPT: Duration = Duration::from_millis(50);
-/// What one call may take.
+/// The longest that one call may take.
 const CALL_WITHIN: Duration = Duration::from_secs(30);
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -203,7 +203,7 @@ async fn attach(site: &SyncEnv) {
     assert_eq!((came.bytes, &came.sha256), (ATTACHMENT_BYTES, &sha256));
 }
 
-/// ALM behind the bridge, and two who use it through the relay.
+/// ALM served by the bridge, and two users of it through the relay.
 struct SyncEnv {
     world: TestEnv,
     alm: Alm,
@@ -272,7 +272,7 @@ impl SyncEnv {
     }
 }
 
-/// Call URL requests whose caller waits for the answer.
+/// Call URL requests whose caller waits for the response.
 struct Calls {
     api: Origin,
     key: ApiKey,

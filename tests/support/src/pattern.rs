@@ -1,5 +1,5 @@
-//! Bytes that are known without being kept: a body of any length, its hash, and a body that
-//! breaks off or drips.
+//! Bytes that are known without being stored: a body of any length, its hash, and a body that
+//! aborts or drips.
 //!
 //! The pattern repeats after a prime number of bytes, so that a chunk that is lost, doubled or
 //! moved changes the hash whatever the chunk's size was.
@@ -95,7 +95,7 @@ impl std::fmt::Debug for Sha256 {
 
 /// The pattern as an HTTP body, made while it is sent.
 ///
-/// Whole and of declared length unless told otherwise.
+/// Complete and of declared length by default.
 #[derive(Debug)]
 pub struct PatternBody {
     sent_bytes: u64,

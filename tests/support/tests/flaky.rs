@@ -1,4 +1,4 @@
-//! The proxy does what it is told, and nothing else.
+//! The proxy applies the faults that are set, and no others.
 
 use std::io::ErrorKind;
 use std::net::SocketAddr;

@@ -1,4 +1,4 @@
-//! The target behaves as its routes say, and the client sees all of it.
+//! The target's routes behave as documented, and the client sees all of it.
 
 use std::time::Duration;
 

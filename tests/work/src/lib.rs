@@ -1,6 +1,6 @@
 //! The work that is measured: what an exchange costs apart from sockets, in rounds that are all
 //! alike. Instructions and allocations of a round are held by `cargo xtask gate`; the time that it
-//! takes is told by `cargo xtask bench micro`. Both go through [`all`].
+//! takes is measured by `cargo xtask bench micro`. Both go through [`all`].
 //!
 //! ```text
 //! session   a relay's and a bridge's session back to back

@@ -73,7 +73,7 @@ impl Site {
     }
 }
 
-/// Starts a program that says where it listens.
+/// Starts a program that prints its address.
 async fn spawn(name: &str, command: Command) -> Result<(Running, SocketAddr), Box<dyn Error>> {
     let running = Running::spawn(name, command);
     let said = running

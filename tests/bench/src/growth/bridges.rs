@@ -42,7 +42,7 @@ impl Tenants {
         }
     }
 
-    /// Creates what is missing to so many, and waits until the new bridges are connected.
+    /// Creates tenants up to `count`, and waits until the new bridges are connected.
     pub(super) async fn grow_to(&mut self, count: usize) -> Result<(), Box<dyn Error>> {
         let mut list = String::new();
         for number in self.callers.len()..count {

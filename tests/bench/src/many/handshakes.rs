@@ -53,7 +53,7 @@ async fn cost(
     Ok((cpu / connections.max(1), resumed))
 }
 
-/// Whether the connection's session was resumed. The answer is read, and the tickets with it.
+/// Whether the connection's session was resumed. The response is read, and the tickets with it.
 async fn connect(site: &TestEnv, config: &Arc<ClientConfig>) -> Result<bool, Box<dyn Error>> {
     let tcp = TcpStream::connect(site.relay.public().addr()).await?;
     tcp.set_nodelay(true)?;

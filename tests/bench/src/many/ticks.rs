@@ -1,4 +1,4 @@
-//! What the swarm's processes say, put together.
+//! Combines the reports of the swarm's processes.
 
 use std::collections::BTreeMap;
 use std::error::Error;
@@ -17,7 +17,7 @@ const WORD: &str = "tick";
 /// What happened in a process within 100 ms.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(crate) struct Tick {
-    /// When it was said, in milliseconds since 1970.
+    /// The time of the report, in milliseconds since 1970.
     pub(crate) at_ms: u64,
     /// Sessions that are up now.
     pub(crate) up: u64,
@@ -138,7 +138,7 @@ impl<'a> Ticks<'a> {
         }
     }
 
-    /// How many are up, as each process said last.
+    /// How many are connected, by the last report of each process.
     fn up(&self) -> u64 {
         let last = |process: &Running| {
             let lines = process.log();
@@ -164,7 +164,7 @@ impl<'a> Ticks<'a> {
         all
     }
 
-    /// What was said since `began_ms`.
+    /// The reports since `began_ms`.
     pub(crate) fn since(&self, began_ms: u64) -> Seconds {
         let mut seconds = Seconds::default();
         for process in self.swarm {

@@ -403,7 +403,7 @@ fn is_file(path: &Path) -> bool {
     fs::metadata(path).is_ok_and(|found| found.is_file())
 }
 
-/// The first word with a number and a dot in what it says of its version.
+/// The first word with a number and a dot in the output of its version command.
 fn version_of(command: &[&str]) -> String {
     let output = Command::new(command[0]).args(&command[1..]).output();
     let Ok(output) = output else {

@@ -345,7 +345,7 @@ impl Case {
         if let Some(length) = self.length() {
             lines.push(format!("Content-Length: {length}").into_bytes());
         }
-        // `TE` is for one hop: whoever sends it names it in `Connection` (RFC 9110, 10.1.4).
+        // `TE` is of one hop: its sender lists it in `Connection` (RFC 9110, 10.1.4).
         let welcomes_trailers = self.lines.iter().any(|line| line.starts_with(b"te:"));
         let usual = match welcomes_trailers {
             true => "close, TE",

@@ -241,7 +241,7 @@ fn informational_differ(direct: &Run, before: &Heard, now: &Heard) -> Vec<String
     for came in came {
         let is_own = is_expecting && came.start == b"100";
         if !is_own && !sent.any(|sent| sent.differences("", came).is_empty()) {
-            let came = came.told();
+            let came = came.summary();
             found.push(format!("the target did not send, or not here: {came}"));
         }
     }
@@ -251,23 +251,23 @@ fn informational_differ(direct: &Run, before: &Heard, now: &Heard) -> Vec<String
 fn not_refused(heard: &Heard) -> Vec<String> {
     match &heard.response {
         Some(response) if (400..500).contains(&response.status()) => Vec::new(),
-        _ => vec![format!("not rejected with 4xx: {}", told(heard))],
+        _ => vec![format!("not rejected with 4xx: {}", summary(heard))],
     }
 }
 
 fn not_broken_off(target: Target, before: &Heard, now: &Heard) -> Vec<String> {
     let (Some(before), Some(response)) = (&before.response, &now.response) else {
-        return vec![format!("there is no response: {}", told(now))];
+        return vec![format!("there is no response: {}", summary(now))];
     };
     if response.status() == 502 && response.is_whole {
         return Vec::new();
     }
     let mut found = Vec::new();
     if response.is_whole {
-        found.push(format!("the response looks complete: {}", told(now)));
+        found.push(format!("the response looks complete: {}", summary(now)));
     }
     if response.start != before.start {
-        found.push(format!("another status: {}", told(now)));
+        found.push(format!("another status: {}", summary(now)));
     }
     // By HTTP/2, a reset may discard what was in flight also without the tunnel.
     let is_longer = target == Target::Http2 && response.body.starts_with(&before.body);
@@ -283,13 +283,13 @@ fn not_unusable(heard: &Heard) -> Vec<String> {
     let has_body = parts.any(|part| part == NEVER_SEEN.as_bytes());
     match &heard.response {
         Some(response) if response.status() == 502 && response.is_whole && !has_body => Vec::new(),
-        _ => vec![format!("not answered with 502: {}", told(heard))],
+        _ => vec![format!("not answered with 502: {}", summary(heard))],
     }
 }
 
 fn not_one_length(heard: &Heard) -> Vec<String> {
     let Some(response) = &heard.response else {
-        return vec![format!("there is no response: {}", told(heard))];
+        return vec![format!("there is no response: {}", summary(heard))];
     };
     let own = response.body.len().to_string().into_bytes();
     let lengths = response.fields.get("content-length");
@@ -297,11 +297,11 @@ fn not_one_length(heard: &Heard) -> Vec<String> {
     if response.is_whole && (has_one || response.status() == 502) {
         return Vec::new();
     }
-    vec![format!("not one length: {}", told(heard))]
+    vec![format!("not one length: {}", summary(heard))]
 }
 
 /// The beginning of what the caller got.
-fn told(heard: &Heard) -> String {
+fn summary(heard: &Heard) -> String {
     shown(&heard.bytes)
 }
 
@@ -325,7 +325,7 @@ fn by_name(fields: &[Field]) -> Named {
 impl Sight {
     fn of_http1(message: &Message, start: &[u8]) -> Self {
         let mut fields = by_name(&message.fields);
-        // A length next to chunks says nothing, and must not be passed on (RFC 9112, 6.3).
+        // A length next to chunks means nothing, and must not be passed on (RFC 9112, 6.3).
         if fields.contains_key("transfer-encoding") {
             fields.remove("content-length");
         }
@@ -418,7 +418,7 @@ impl Sight {
         status.and_then(|status| status.parse().ok()).unwrap_or(0)
     }
 
-    fn told(&self) -> String {
+    fn summary(&self) -> String {
         format!("{} {}", shown(&self.start), shown(&self.body))
     }
 

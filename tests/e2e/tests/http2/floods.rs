@@ -1,14 +1,14 @@
-//! Callers that send too much of what is right by itself: each costs the relay little, others are
-//! served, and the target sees little of it.
+//! Callers that send too much of valid input. Each costs the relay little, other callers are served, and
+//! the target sees little of it.
 //!
-//! | flood | who ends it |
+//! | flood | ended by |
 //! | --- | --- |
-//! | requests that are taken back at once | the relay, after some dozens |
+//! | requests that are reset at once | the relay, after some dozens |
 //! | errors that make the relay reset streams | the relay, after about a thousand |
-//! | a header section without end | the relay |
-//! | frames that do nothing | nobody has to |
+//! | an endless header section | the relay |
+//! | frames without effect | not necessarily ended |
 //! | more streams than are allowed | each is refused |
-//! | answers that are not read | nobody has to |
+//! | responses that are not read | not necessarily ended |
 
 use crate::caller::{Caller, WITHIN};
 use crate::frames::{self, FRAME_BYTES, code, flag, frame, kind, setting};
@@ -24,7 +24,7 @@ const FLOOD: usize = 1;
 const FLOOD_WITHIN: Duration = Duration::from_secs(20);
 /// How long the end of a connection may be on its way.
 const END_WITHIN: Duration = Duration::from_secs(2);
-/// Requests, of those that were taken back, that the target may have seen.
+/// The most reset requests that the target may see.
 const SEEN_MAX: usize = 2_000;
 /// Streams whose frames are written at once.
 const BATCH: u32 = 100;
@@ -44,7 +44,7 @@ async fn flood(caller: &mut Caller, pieces: impl Iterator<Item = Vec<u8>>) -> us
     sent
 }
 
-/// The frames of so many streams, in batches.
+/// The frames of `streams` streams, in batches.
 fn batches(streams: u32, of_one: impl Fn(u32) -> Vec<u8>) -> impl Iterator<Item = Vec<u8>> {
     (0..streams / BATCH).map(move |batch| {
         let numbers = batch * BATCH..(batch + 1) * BATCH;
@@ -74,7 +74,7 @@ async fn rapid_resets_end_the_connection() {
     ground.assert_grown_little(before, "rapid resets");
     assert!(
         caller.seen().is_over(),
-        "{sent} batches of {BATCH} requests were taken back, and the connection goes on"
+        "{sent} batches of {BATCH} requests were reset, and the connection goes on"
     );
     let seen = ground.seen_of(FLOOD).await;
     assert!(seen.len() <= SEEN_MAX, "the target saw {}", seen.len());
@@ -283,7 +283,7 @@ async fn streams_above_the_limit_are_refused() {
     let own = ground.marked(FLOOD);
     let mut caller = Caller::open(&ground.site).await;
     let limit = caller.seen().streams_max;
-    let limit = limit.expect("the relay says how many streams it takes");
+    let limit = limit.expect("the relay announces its limit of streams");
     assert!(limit < STREAMS, "{limit}");
     let limit = usize::try_from(limit).expect("below a thousand");
     let pieces = batches(STREAMS, |stream| {
@@ -313,7 +313,7 @@ async fn streams_above_the_limit_are_refused() {
 #[tokio::test]
 async fn unread_responses_hold_little_memory() {
     const STREAMS: u32 = 64;
-    /// Of each answer: far more than the relay may hold of all.
+    /// Of each response: far more than the relay may hold of all.
     const ANSWER_BYTES: u32 = 16 * 1024 * 1024;
     /// Time for the relay to take more than it should.
     const HELD: Duration = Duration::from_secs(3);

@@ -1,11 +1,11 @@
-//! Callers that send too little, too late: a place that they take is free again soon.
+//! Callers that send too little, too late. The slot that they hold is released soon.
 //!
-//! | what stands still | ended by |
+//! | what stalls | ended by |
 //! | --- | --- |
 //! | a TLS handshake | the relay's own limit, ten seconds |
 //! | a header section | `limits.header_read_timeout` |
 //! | a body | `limits.caller_idle_timeout` |
-//! | a connection without a request | nobody has to, as long as others are served |
+//! | a connection without a request | not necessarily ended, as long as other callers are served |
 
 use crate::caller::{self, Caller};
 use crate::frames::{self, flag, frame, kind};
@@ -27,17 +27,17 @@ fn short_limits(relay: RelaySetup) -> RelaySetup {
         .set("limits.header_read_timeout", "1s")
         .set("limits.caller_idle_timeout", "1s")
 }
-/// Within this time a header section that does not get on is ended.
+/// A stalled header section is aborted within this time.
 const HEADERS_WITHIN: Duration = Duration::from_secs(6);
-/// Within this time a handshake that does not get on is ended: the relay gives ten seconds.
+/// A stalled handshake is aborted within this time. The relay allows ten seconds.
 const HANDSHAKE_WITHIN: Duration = Duration::from_secs(15);
-/// Within this time a body that does not get on is ended.
+/// A stalled body is aborted within this time.
 const BODY_WITHIN: Duration = Duration::from_secs(5);
 /// Until the target has noticed.
 const NOTICED: Duration = Duration::from_secs(1);
-/// Between two bytes of who trickles.
+/// The pause between two bytes of a trickling caller.
 const TRICKLE: Duration = Duration::from_secs(1);
-/// Of a body that is to go on as it comes: more than 16 KiB.
+/// More than the 16 KiB that travel with a head, so that the body is streamed.
 const SENT_BYTES: usize = 20_000;
 
 #[tokio::test]
@@ -182,12 +182,12 @@ async fn silent_connections(ground: &Ground) -> Vec<String> {
 /// The first case of a body.
 const CASES_FROM: usize = 1;
 
-/// A body that does not come to its end.
+/// A body that stalls before its end.
 #[derive(Debug, Clone, Copy)]
 struct Stalled {
     what: &'static str,
     case: usize,
-    /// The length that its head says. Without one, nothing is known of it.
+    /// The length in its head, if there is one.
     length: Option<&'static str>,
     sent_bytes: usize,
     /// Whether the target answers before it has the body.
@@ -262,7 +262,7 @@ async fn stalled_over_http1(ground: &Ground, body: Stalled) -> Vec<String> {
     stream.flush().await.expect("what there is of a request");
     let mut answer = Vec::new();
     let reading = async {
-        // An answer that says why may leave the connection open.
+        // A response with the reason may leave the connection open.
         while !is_timeout(&answer) && matches!(stream.read_buf(&mut answer).await, Ok(1..)) {}
     };
     let is_ended = timeout(BODY_WITHIN, reading).await.is_ok();
@@ -333,7 +333,7 @@ fn is_timeout(answer: &[u8]) -> bool {
     String::from_utf8_lossy(answer).contains("\"timeout\"")
 }
 
-/// What the target's record does not say as it should: that a part came, and no end.
+/// Returns what is wrong with the target's record, which must show a part of the body and no end.
 async fn not_broken_off(ground: &Ground, body: Stalled) -> Vec<String> {
     let_time_pass(NOTICED, "the target notices the end").await;
     let seen = ground.recorder.take(body.case);

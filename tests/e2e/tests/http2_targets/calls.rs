@@ -1,4 +1,4 @@
-//! Call URL requests to a target that speaks HTTP/2 alone.
+//! Call URL requests to a target that offers HTTP/2 only.
 
 use crate::site::{H2Env, HTTP2_ALONE, ok};
 use hyper::Version;

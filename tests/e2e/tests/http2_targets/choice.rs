@@ -24,7 +24,7 @@ async fn targets(offers: &[&[&str]], builder: Builder) -> (TestEnv, Vec<H2Target
     (builder.start().await, targets)
 }
 
-/// The version by which a target sees a request, whose body came whole, as its answer did.
+/// The version by which a target sees a request, whose body came whole, as its response did.
 async fn version(site: &TestEnv, n: usize, target: &H2Target) -> Version {
     let ask = Ask::post(format!("/v1/endpoints/t{n}/a"))
         .key(&site.caller)
@@ -51,7 +51,7 @@ async fn target_offering_both_gets_http2() {
     let seen = site.target.take("/a");
     let versions: Vec<_> = seen.iter().map(|seen| seen.version).collect();
     assert_eq!(versions, [Version::HTTP_2; 3]);
-    // Each may leave only once, and the target may close an idle connection at any moment.
+    // A POST must not be repeated, and the target may close an idle connection at any moment.
     let mut connections: Vec<_> = seen.iter().map(|seen| seen.connection).collect();
     connections.dedup();
     assert_eq!(connections.len(), 3, "{connections:?}");
@@ -59,7 +59,7 @@ async fn target_offering_both_gets_http2() {
         site.send(site.get("/a")).await.expect_status(200);
         let_time_pass(Duration::from_millis(50), POOLED).await;
     }
-    // What can be repeated needs no connection each.
+    // Repeatable requests share a connection.
     let seen = site.target.take("/a");
     assert_eq!(seen[1].connection, seen[0].connection);
     assert_eq!(seen[2].connection, seen[0].connection);
@@ -90,7 +90,7 @@ async fn http2_false_offers_http1_only() {
         let version = version(&site, n, target).await;
         assert_eq!(version, Version::HTTP_11, "{:?}", offers[n]);
     }
-    // There is nothing that both speak.
+    // Bridge and target have no protocol in common.
     let ask = Ask::get("/v1/endpoints/t3/a").key(&site.caller);
     let answer = site.relay.internal().send(ask.within(TIMEOUT)).await;
     assert_eq!(

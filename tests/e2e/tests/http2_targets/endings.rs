@@ -1,4 +1,4 @@
-//! An exchange that one end leaves, or lets stand still.
+//! Exchanges that one end aborts or stalls.
 
 use crate::site::{BOTH, FOREVER, H2Env, HTTP2_ALONE, ok};
 use crate::{ENDPOINT, KEY};
@@ -11,7 +11,7 @@ use tokio::io::AsyncWriteExt;
 use tokio::net::TcpStream;
 use tokio::task::JoinSet;
 
-/// How long a target may go on for nobody.
+/// The longest that a target may work for a caller that has left.
 const NOTICED_WITHIN: Duration = Duration::from_secs(3);
 
 fn all_left(seen: &[Seen]) -> bool {
@@ -23,7 +23,7 @@ fn is_running(seen: &[Seen]) -> bool {
     seen.any(|seen| seen.ended == Ended::Running && seen.body_end == BodyEnd::Whole)
 }
 
-/// A target that answers slowly, before its head and behind the first piece.
+/// Lets the target respond late: before its head, and after the first piece.
 fn slow(site: &H2Env) {
     let (head, piece) = (Head::new(200), b"first".to_vec());
     let late = [Step::ReadBody, Step::Pause(FOREVER)];
@@ -54,7 +54,7 @@ async fn cancelled_request_is_reset_at_the_target() {
     ];
     site.target.answer("/beside", beside.to_vec());
 
-    // What runs beside those that are left goes on.
+    // A concurrent exchange goes on.
     let (relay, ask) = (site.relay(), site.post("/beside", "small"));
     let beside = tokio::spawn(async move { relay.send(ask).await });
     site.target.wait_until("/beside", TIMEOUT, is_running).await;

@@ -1,4 +1,4 @@
-//! What a target says that it did nothing with is sent again, and done once.
+//! Requests that a target provably did not process are retried, and processed once.
 
 use crate::site::{BOTH, H2Env, HTTP2_ALONE, ok};
 use h2::Reason;
@@ -7,10 +7,10 @@ use std::time::Duration;
 use support::h2_target::{BodyEnd, Ended, Seen, Step};
 use support::let_time_pass;
 
-/// More attempts than anybody should make.
+/// More attempts than the bridge may make.
 const ATTEMPTS_MAX: usize = 10;
 
-/// Those that the target did something with.
+/// The requests that the target processed.
 fn processed(seen: &[Seen]) -> Vec<&Seen> {
     let seen = seen.iter();
     seen.filter(|seen| seen.ended != Ended::Broken).collect()
@@ -47,7 +47,7 @@ async fn retries_of_refused_streams_are_bounded() {
     site.target.answer("/never", refused);
     let answer = site.send(site.post("/never", "small")).await;
     assert!(answer.status.is_server_error(), "{}", answer.status);
-    // Its target says that nothing was done: the caller may come again.
+    // The target reported that it processed nothing, so the caller may retry.
     assert_eq!(answer.execution(), "not_dispatched");
     let attempts = site.target.take("/never").len();
     assert!(
@@ -58,7 +58,7 @@ async fn retries_of_refused_streams_are_bounded() {
 
 #[tokio::test]
 async fn http_1_1_required_is_retried_by_http1() {
-    // It is remembered of a target, so each request has one of its own.
+    // The bridge remembers this of a target, so each request needs a new one.
     for (key, body) in [("/get", ""), ("/post", "small")] {
         let site = H2Env::start(BOTH).await;
         let wants = vec![Step::Reset(Reason::HTTP_1_1_REQUIRED)];
@@ -100,20 +100,20 @@ async fn goaway_connection_is_not_reused() {
         assert_eq!(seen.body, b"small");
         assert_eq!(seen.body_end, BodyEnd::Whole);
     }
-    // Nor does a request fail that comes in the same moment, and can be repeated.
+    // A repeatable request that races with GOAWAY does not fail either.
     for _ in 0..ROUNDS {
         let answer = site.send(site.get("/last")).await;
         assert_eq!(answer.expect_status(200).text(), "done");
     }
 }
 
-/// GOAWAY comes while the answer is on its way.
+/// GOAWAY comes while the response is on its way.
 #[tokio::test]
 async fn goaway_lets_running_requests_finish() {
     let site = H2Env::start(HTTP2_ALONE).await;
     let pause = || Step::Pause(Duration::from_millis(200));
     let mut steps = ok("done");
-    // Behind the head, and behind the body.
+    // After the head, and after the body.
     steps.insert(2, pause());
     steps.insert(2, Step::GoAway);
     steps.insert(5, pause());

@@ -1,4 +1,4 @@
-//! What these tests share: a relay, a bridge, and a target that speaks HTTP/2.
+//! The environment of these tests: a relay, a bridge, and an HTTP/2 target.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -52,13 +52,13 @@ impl H2Env {
             .body(body.to_owned())
     }
 
-    /// Sends it to the relay and reads the whole answer.
+    /// Sends it to the relay and reads the whole response.
     pub(crate) async fn send(&self, ask: Ask) -> Answer {
         self.relay().send(ask.within(TIMEOUT)).await
     }
 }
 
-/// Reads the request and answers with 200 and this body.
+/// Reads the request and responds with 200 and this body.
 pub(crate) fn ok(body: &str) -> Vec<Step> {
     whole(Head::new(200), body)
 }

@@ -1,4 +1,4 @@
-//! WebSocket is asked for by HTTP/1.1, also of a target that speaks HTTP/2.
+//! WebSocket uses HTTP/1.1, also with a target that offers HTTP/2.
 
 use crate::site::BOTH;
 use crate::{ENDPOINT, KEY};
@@ -13,14 +13,14 @@ use tokio_rustls::server::TlsStream;
 const HANDSHAKE: &str = "Connection: keep-alive, Upgrade\r\nUpgrade: websocket\r\n\
      Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n";
 
-/// Connections that are looked at before a request came.
+/// The most connections that are accepted before the request.
 const CONNECTIONS_MAX: usize = 20;
 
 async fn within<T>(waiting: impl Future<Output = T>) -> T {
     tokio::time::timeout(TIMEOUT, waiting).await.unwrap()
 }
 
-/// A head up to its empty line; `None` where the other end says nothing.
+/// Reads a head up to its empty line. Returns `None` where the other end sends nothing.
 async fn head(stream: &mut (impl AsyncRead + Unpin)) -> Option<String> {
     let mut head = Vec::new();
     while !head.ends_with(b"\r\n\r\n") {
@@ -33,7 +33,7 @@ async fn head(stream: &mut (impl AsyncRead + Unpin)) -> Option<String> {
 async fn asked(listener: &TcpListener, tls: &TlsAcceptor) -> (TlsStream<TcpStream>, String) {
     for _ in 0..CONNECTIONS_MAX {
         let (tcp, _) = within(listener.accept()).await.unwrap();
-        // A look at the endpoint's health may end here, or say nothing.
+        // A health check may end here, or send no request.
         let Ok(mut stream) = within(tls.accept(tcp)).await else {
             continue;
         };

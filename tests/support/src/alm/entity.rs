@@ -1,4 +1,4 @@
-//! An entity as it is kept: its values by field, who has it locked or checked out, its attachments.
+//! A stored entity: its values by field, its lock and check-out, its attachments.
 
 use std::collections::BTreeMap;
 

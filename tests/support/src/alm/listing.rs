@@ -10,7 +10,7 @@ use super::project::Project;
 use super::schema::EntityType;
 
 const PAGE_SIZE_USUAL: usize = 100;
-/// More is cut off without a word.
+/// Larger pages are cut silently.
 const PAGE_SIZE_MAX: usize = 2000;
 
 /// A list as it was asked for.

@@ -62,7 +62,7 @@ impl Accept {
     }
 }
 
-/// What the `Content-Type` header says of a body.
+/// The format in the `Content-Type` header.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Content {
     Entity(Format),

@@ -56,7 +56,7 @@ pub(super) struct Who {
     pub(super) user: String,
 }
 
-/// What a request's cookies say.
+/// The session cookies of a request.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum SignedIn {
     Nobody,

@@ -50,7 +50,7 @@ pub(super) fn answer(
     }
 }
 
-/// What a body may say; there need not be one.
+/// The optional body.
 #[derive(Debug, Default)]
 struct Said {
     comment: String,

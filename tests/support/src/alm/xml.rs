@@ -29,7 +29,7 @@ impl Element {
     }
 }
 
-/// Reads a document; what is wrong with it is in words.
+/// Parses a document. The error is a text.
 pub(super) fn read(document: &str) -> Result<Element, String> {
     let mut rest = document.trim_start_matches('\u{feff}');
     let mut open: Vec<Element> = vec![Element::default()];

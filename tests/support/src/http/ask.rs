@@ -1,4 +1,4 @@
-//! A request, said in a line.
+//! A request as one expression.
 
 use std::time::Duration;
 
@@ -16,7 +16,7 @@ use crate::pattern::{BoxError, PatternBody};
 /// What a request's body is sent as.
 pub type AskBody = BoxBody<Bytes, BoxError>;
 
-/// Longer than anything that is right takes on a loaded machine.
+/// Longer than any successful exchange on a loaded machine.
 const WITHIN_USUAL: Duration = Duration::from_secs(60);
 
 /// A client id and its secret.
@@ -146,7 +146,7 @@ impl Ask {
         }
     }
 
-    /// How long an answer may take before that is a failure; 60 s unless told otherwise.
+    /// Sets the longest time until the end of the response. Defaults to 60 s.
     pub fn within(self, within: Duration) -> Self {
         Self { within, ..self }
     }

@@ -249,7 +249,7 @@ impl Bridge {
         &self.name
     }
 
-    /// Its configuration file.
+    /// Its config file.
     pub fn config(&self) -> &Path {
         &self.config
     }

@@ -161,7 +161,7 @@ impl Relay {
         relay
     }
 
-    /// Starts `serve` and waits until `/readyz` says so.
+    /// Starts `serve` and waits until `/readyz` returns 200.
     ///
     /// # Panics
     ///
@@ -249,7 +249,7 @@ impl Relay {
         Origin::http(self.internal)
     }
 
-    /// Its forward proxy, which speaks HTTP/1.1 without TLS.
+    /// Its forward proxy, which uses HTTP/1.1 without TLS.
     pub fn proxy(&self) -> SocketAddr {
         self.proxy
     }
@@ -325,7 +325,7 @@ impl Relay {
         self.running.as_ref().expect("a relay that was started")
     }
 
-    /// Its configuration file.
+    /// Its config file.
     pub fn config(&self) -> &Path {
         &self.config
     }
@@ -357,7 +357,7 @@ fn bridges_in(document: &Value) -> Vec<Value> {
         .clone()
 }
 
-/// What the relay says of one bridge.
+/// Whether the relay lists this bridge as online.
 fn online_in(bridge: &Value) -> bool {
     bridge["online"]
         .as_bool()

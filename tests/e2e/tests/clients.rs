@@ -68,7 +68,7 @@ impl ClientEnv {
         let web_tls = Web::start(dir.path(), Some(&issued)).await;
         let target = Target::start().await;
         let ports = [target.port(), target_tls.port(), web.port, web_tls.port];
-        let rule = Allow::loopback(0).ports(ports).set("connect", true);
+        let rule = Allow::host("127.0.0.1").ports(ports).set("connect", true);
         let env = TestEnv::bare()
             .ca(&ca)
             .endpoint(Endpoint::new("t", target.url("/")))

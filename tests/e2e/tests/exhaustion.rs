@@ -40,7 +40,7 @@ const DESCRIPTORS_LEFT: u64 = 1;
 const SCHEDULE: [&str; 9] = ["500ms", "1s", "1s", "2s", "2s", "2s", "5s", "5s", "5s"];
 
 /// Relay, bridge and target under load.
-struct Scene {
+struct LoadedEnv {
     site: TestEnv,
     acknowledged: Arc<Mutex<HashMap<String, String>>>,
     works: Arc<AtomicU64>,
@@ -48,7 +48,7 @@ struct Scene {
     load: JoinSet<()>,
 }
 
-impl Scene {
+impl LoadedEnv {
     async fn start(builder: Builder) -> Self {
         let builder = builder.relay(|relay| relay.set("deliveries.schedule", SCHEDULE.to_vec()));
         let mut scene = Self {
@@ -281,7 +281,7 @@ fn served() -> Builder {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn relay_recovers_from_a_full_disk() {
     let disk = SmallDisk::mount(DISK_BYTES);
-    let scene = Scene::start(relay_on(disk.path())).await;
+    let scene = LoadedEnv::start(relay_on(disk.path())).await;
     scene
         .endure(async |_| disk.fill(), async |()| disk.free())
         .await;
@@ -291,7 +291,8 @@ async fn relay_recovers_from_a_full_disk() {
 async fn bridge_recovers_from_a_full_disk() {
     let disk = SmallDisk::mount(DISK_BYTES);
     let data = path(disk.path().join("data"));
-    let scene = Scene::start(served().bridge(|bridge| bridge.set("bridge.data_dir", data))).await;
+    let scene =
+        LoadedEnv::start(served().bridge(|bridge| bridge.set("bridge.data_dir", data))).await;
     scene
         .endure(async |_| disk.fill(), async |()| disk.free())
         .await;
@@ -306,8 +307,8 @@ async fn relay_recovers_from_a_lost_database() {
     let url = database
         .url()
         .replace(&address.to_string(), &line.addr().to_string());
-    let scene = Scene::start(postgres(&url)).await;
-    let begin = async |_: &Scene| {
+    let scene = LoadedEnv::start(postgres(&url)).await;
+    let begin = async |_: &LoadedEnv| {
         line.refuse(true).await;
         line.reset();
     };
@@ -342,14 +343,14 @@ async fn programs_survive_a_closed_standard_error() {
         .custom_flags(NONBLOCKING)
         .open(&pipe)
         .unwrap();
-    let scene = Scene::start(writing_to(&pipe)).await;
+    let scene = LoadedEnv::start(writing_to(&pipe)).await;
     scene.endure(async |_| drop(reader), async |()| {}).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn programs_survive_a_full_standard_error() {
     let full = Path::new("/dev/full");
-    let scene = Scene::start(writing_to(full)).await;
+    let scene = LoadedEnv::start(writing_to(full)).await;
     scene.endure(async |_| {}, async |()| {}).await;
 }
 
@@ -360,12 +361,12 @@ enum Program {
 }
 
 async fn descriptors_are_exhausted(program: Program, builder: Builder) {
-    let scene = Scene::start(builder).await;
-    let running = |scene: &Scene| match program {
+    let scene = LoadedEnv::start(builder).await;
+    let running = |scene: &LoadedEnv| match program {
         Program::Relay => scene.site.relay.process().pid(),
         Program::Bridge => scene.site.bridge.process().pid(),
     };
-    let begin = async |scene: &Scene| {
+    let begin = async |scene: &LoadedEnv| {
         let pid = running(scene);
         let open = std::fs::read_dir(format!("/proc/{pid}/fd"))
             .unwrap()

@@ -12,7 +12,7 @@ use support::{LONG_TIMEOUT, Target, TestEnv};
 use transport::Session;
 
 /// A bridge with a hostile relay, and targets that it may and may not reach.
-struct Fallen {
+struct HostileEnv {
     site: TestEnv,
     relay: HostileRelay,
     session: Session,
@@ -20,7 +20,7 @@ struct Fallen {
     forbidden: Target,
 }
 
-async fn fall() -> Fallen {
+async fn start_hostile() -> HostileEnv {
     let forbidden = Target::start().await;
     let site = TestEnv::builder()
         .bridge(|bridge| {
@@ -57,7 +57,7 @@ async fn fall() -> Fallen {
     site.proxy().retarget(relay.addr);
     site.proxy().reset();
     let session = relay.session().await;
-    Fallen {
+    HostileEnv {
         site,
         relay,
         session,
@@ -67,7 +67,7 @@ async fn fall() -> Fallen {
 
 #[tokio::test]
 async fn hostile_relay_reaches_no_forbidden_target() {
-    let fallen = fall().await;
+    let fallen = start_hostile().await;
     let port = fallen.forbidden.port();
     let allowed = fallen.site.target.port();
     let mut wrong = vec![
@@ -163,7 +163,7 @@ async fn hostile_relay_reaches_no_forbidden_target() {
 
 #[tokio::test]
 async fn hostile_relay_gets_redirects_back() {
-    let fallen = fall().await;
+    let fallen = start_hostile().await;
     for to in [
         "http://169.254.169.254/latest/meta-data/".to_owned(),
         fallen.forbidden.url("/small"),
@@ -181,7 +181,7 @@ async fn hostile_relay_gets_redirects_back() {
 
 #[tokio::test]
 async fn hostile_relay_gets_no_credential() {
-    let fallen = fall().await;
+    let fallen = start_hostile().await;
     for (name, to) in [
         ("vault", fallen.site.target.url("/headers")),
         ("own", fallen.forbidden.url("/headers")),
@@ -212,7 +212,7 @@ async fn hostile_relay_gets_no_credential() {
 
 #[tokio::test]
 async fn injected_header_fields_reach_no_target() {
-    let fallen = fall().await;
+    let fallen = start_hostile().await;
     let before = fallen.site.target.requests();
     let evil: [(&[u8], &[u8]); 6] = [
         (b"x", b"1\r\nx-injected: 1"),
@@ -247,7 +247,7 @@ async fn injected_header_fields_reach_no_target() {
 
 #[tokio::test]
 async fn hostile_relay_floods_stay_bounded() {
-    let fallen = fall().await;
+    let fallen = start_hostile().await;
     let process = fallen.site.bridge.process();
     process.reset_peak_rss();
     // A body without end.
@@ -298,7 +298,7 @@ async fn hostile_relay_floods_stay_bounded() {
 
 #[tokio::test]
 async fn protocol_violation_ends_session_with_reason() {
-    let mut fallen = fall().await;
+    let mut fallen = start_hostile().await;
     let process = fallen.site.bridge.process();
     fallen.session.close(EndReason::Protocol("nonsense".into()));
     process.wait_log("session down", LONG_TIMEOUT).await;

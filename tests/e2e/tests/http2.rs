@@ -50,7 +50,7 @@ mod unread;
 
 use caller::{Caller, WITHIN};
 use case::{Case, Expected, Table};
-use ground::{Ground, SETTLED};
+use ground::{RecorderEnv, SETTLED};
 use seen::{Ending, Seen};
 
 /// Cases that run at once.
@@ -62,7 +62,7 @@ const NO_CASE: usize = 0;
 
 #[tokio::test]
 async fn http2_violations_never_reach_a_target() {
-    let ground = Ground::start().await;
+    let ground = RecorderEnv::start().await;
     let mut table = Table::new(ground.key());
     heads::add(&mut table);
     bodies::add(&mut table);
@@ -96,7 +96,7 @@ async fn http2_violations_never_reach_a_target() {
 }
 
 /// Writes a case on a new connection, and waits for its outcome.
-async fn play(ground: &Ground, case: &Case) -> Option<Ending> {
+async fn play(ground: &RecorderEnv, case: &Case) -> Option<Ending> {
     ground.answers(case.number);
     let mut caller = Caller::open(&ground.site).await;
     caller.send(&case.bytes).await;

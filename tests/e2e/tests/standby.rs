@@ -54,7 +54,7 @@ impl Drop for TwoAddresses {
 }
 
 /// Two relays with files of their own on one PostgreSQL; the first serves.
-struct Pair {
+struct StandbyPair {
     bridge: Bridge,
     first: Relay,
     second: Relay,
@@ -66,7 +66,7 @@ struct Pair {
     _database: PostgresDatabase,
 }
 
-impl Pair {
+impl StandbyPair {
     async fn start() -> Self {
         let database = PostgresDatabase::create();
         let dirs = [TempDir::new("first"), TempDir::new("second")];
@@ -154,7 +154,7 @@ async fn assert_standby(relay: &Relay, key: &ApiKey) {
 
 #[tokio::test]
 async fn standby_takes_over_when_the_active_relay_is_killed() {
-    let mut pair = Pair::start().await;
+    let mut pair = StandbyPair::start().await;
     assert_standby(&pair.second, &pair.caller).await;
     pair.call(&pair.first).await;
 
@@ -183,7 +183,7 @@ async fn standby_takes_over_when_the_active_relay_is_killed() {
 
 #[tokio::test]
 async fn frozen_relay_serves_nothing_after_takeover() {
-    let pair = Pair::start().await;
+    let pair = StandbyPair::start().await;
     pair.call(&pair.first).await;
     let seen = pair.target.hooks().len();
 
@@ -243,13 +243,13 @@ async fn sqlite_database_has_one_serving_process() {
 }
 
 /// One relay whose connection to the database the test can break.
-struct Lonely {
+struct SingleRelay {
     site: TestEnv,
     database: FlakyProxy,
     _server: PostgresDatabase,
 }
 
-impl Lonely {
+impl SingleRelay {
     async fn start() -> Self {
         Self::start_with(|relay| relay).await
     }
@@ -299,7 +299,7 @@ impl Lonely {
 
 #[tokio::test]
 async fn relay_without_database_serves_from_memory() {
-    let mut lonely = Lonely::start().await;
+    let mut lonely = SingleRelay::start().await;
     lonely.set_away(true).await;
     // Longer than the lease lasts.
     let process = lonely.site.relay.process();
@@ -325,14 +325,14 @@ async fn relay_without_database_serves_from_memory() {
     assert_eq!(lonely.status().await, 200);
 }
 
-async fn process_renews(lonely: &Lonely) {
+async fn process_renews(lonely: &SingleRelay) {
     let process = lonely.site.relay.process();
     process.wait_log("the lease is renewed", LONG_TIMEOUT).await;
 }
 
 #[tokio::test]
 async fn stale_directory_rejects_requests() {
-    let lonely = Lonely::start_with(|relay| relay.set("directory.stale_max", "4s")).await;
+    let lonely = SingleRelay::start_with(|relay| relay.set("directory.stale_max", "4s")).await;
     assert_eq!(lonely.status().await, 200);
     lonely.set_away(true).await;
     assert_eq!(lonely.status().await, 200);
@@ -358,7 +358,7 @@ async fn stale_directory_rejects_requests() {
 /// A frozen connection is silent; a closed port refuses connections.
 #[tokio::test]
 async fn silent_database_is_survived() {
-    let lonely = Lonely::start().await;
+    let lonely = SingleRelay::start().await;
     lonely.database.freeze(Direction::Both);
     let process = lonely.site.relay.process();
     process.wait_log("cannot be renewed", LONG_TIMEOUT).await;

@@ -12,7 +12,7 @@
 
 use crate::caller::{Caller, WITHIN};
 use crate::frames::{self, FRAME_BYTES, code, flag, frame, kind, setting};
-use crate::ground::Ground;
+use crate::ground::RecorderEnv;
 use crate::request::{self, Marked};
 use crate::seen::{Ending, Seen};
 use std::time::{Duration, Instant};
@@ -60,7 +60,7 @@ fn on_stream(own: Marked<'_>, method: &str, stream: u32) -> request::Fields {
 #[tokio::test]
 async fn rapid_resets_end_the_connection() {
     const RESETS: u32 = 20_000;
-    let ground = Ground::start().await;
+    let ground = RecorderEnv::start().await;
     ground.answers(FLOOD);
     let before = ground.memory().await;
     let own = ground.marked(FLOOD);
@@ -121,7 +121,7 @@ fn on_itself(own: Marked<'_>, stream: u32) -> Vec<u8> {
 #[tokio::test]
 async fn provoked_resets_end_the_connection() {
     const RESETS: u32 = 10_000;
-    let ground = Ground::start().await;
+    let ground = RecorderEnv::start().await;
     let before = ground.memory().await;
     for (index, (what, provoke)) in PROVOCATIONS.into_iter().enumerate() {
         let case = FLOOD + index;
@@ -148,7 +148,7 @@ async fn provoked_resets_end_the_connection() {
 #[tokio::test]
 async fn endless_continuations_are_bounded() {
     const MIB: usize = 1024 * 1024;
-    let ground = Ground::start().await;
+    let ground = RecorderEnv::start().await;
     let before = ground.memory().await;
     // What a head begins with that has no end, what follows again and again, and how often.
     let mut endless_value = vec![0, 1, b'x'];
@@ -194,7 +194,7 @@ async fn endless_continuations_are_bounded() {
 async fn pings_settings_and_empty_frames_are_bounded() {
     /// While so much time the answers are not read.
     const UNREAD: Duration = Duration::from_secs(2);
-    let ground = Ground::start().await;
+    let ground = RecorderEnv::start().await;
     let before = ground.memory().await;
     let window = [(setting::INITIAL_WINDOW_SIZE, 65_535)];
     for (index, (what, piece, count)) in [
@@ -232,7 +232,7 @@ async fn pings_settings_and_empty_frames_are_bounded() {
 #[tokio::test]
 async fn oversized_header_lists_are_rejected() {
     const MIB: usize = 1024 * 1024;
-    let ground = Ground::start().await;
+    let ground = RecorderEnv::start().await;
     let before = ground.memory().await;
     // How many fields of how many bytes.
     for (index, (count, bytes)) in [
@@ -277,7 +277,7 @@ async fn oversized_header_lists_are_rejected() {
 #[tokio::test]
 async fn streams_above_the_limit_are_refused() {
     const STREAMS: u32 = 1_000;
-    let ground = Ground::start().await;
+    let ground = RecorderEnv::start().await;
     ground.answers(FLOOD);
     let before = ground.memory().await;
     let own = ground.marked(FLOOD);
@@ -317,7 +317,7 @@ async fn unread_responses_hold_little_memory() {
     const ANSWER_BYTES: u32 = 16 * 1024 * 1024;
     /// Time for the relay to take more than it should.
     const HELD: Duration = Duration::from_secs(3);
-    let ground = Ground::start().await;
+    let ground = RecorderEnv::start().await;
     let before = ground.memory().await;
     let own = ground.marked(FLOOD);
     for first_window in [0, 65_535] {

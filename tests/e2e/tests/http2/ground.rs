@@ -23,7 +23,7 @@ const GROWTH_MAX_KIB: u64 = 32 * 1024;
 /// The target's response once it has the body.
 const ANSWER: &[u8] = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok";
 
-pub(crate) struct Ground {
+pub(crate) struct RecorderEnv {
     // Dropped first: it has the connections to the targets.
     pub(crate) site: TestEnv,
     /// The endpoint `rec`.
@@ -31,7 +31,7 @@ pub(crate) struct Ground {
     key: String,
 }
 
-impl Ground {
+impl RecorderEnv {
     pub(crate) async fn start() -> Self {
         Self::start_with(|relay| relay).await
     }

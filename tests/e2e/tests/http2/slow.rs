@@ -9,7 +9,7 @@
 
 use crate::caller::{self, Caller};
 use crate::frames::{self, flag, frame, kind};
-use crate::ground::Ground;
+use crate::ground::RecorderEnv;
 use crate::record;
 use crate::seen::{Ending, Seen};
 use futures_util::future::join_all;
@@ -42,7 +42,7 @@ const SENT_BYTES: usize = 20_000;
 
 #[tokio::test]
 async fn slow_callers_are_aborted() {
-    let ground = Ground::start_with(short_limits).await;
+    let ground = RecorderEnv::start_with(short_limits).await;
     let (headers, handshakes, bodies, silent) = tokio::join!(
         slow_headers(&ground),
         slow_handshakes(&ground),
@@ -60,7 +60,7 @@ fn failed<const N: usize>(checks: [(&str, bool); N]) -> Vec<String> {
     failed.map(|(what, _)| what.to_owned()).collect()
 }
 
-async fn slow_headers(ground: &Ground) -> Vec<String> {
+async fn slow_headers(ground: &RecorderEnv) -> Vec<String> {
     let (trickled_1, stopped_1, trickled_2, stopped_2, no_preface) = tokio::join!(
         trickled_over_http1(ground),
         stopped_over_http1(ground),
@@ -80,7 +80,7 @@ async fn slow_headers(ground: &Ground) -> Vec<String> {
 const HEAD: &str = "GET /healthz HTTP/1.1\r\nHost: localhost\r\nX-Slow: slowly\r\n\r\n";
 
 /// Whether it was ended.
-async fn trickled_over_http1(ground: &Ground) -> bool {
+async fn trickled_over_http1(ground: &RecorderEnv) -> bool {
     let mut stream = caller::connect(&ground.site, "http/1.1").await;
     let began = Instant::now();
     let mut answer = [0; 1024];
@@ -99,7 +99,7 @@ async fn trickled_over_http1(ground: &Ground) -> bool {
     false
 }
 
-async fn stopped_over_http1(ground: &Ground) -> bool {
+async fn stopped_over_http1(ground: &RecorderEnv) -> bool {
     let mut stream = caller::connect(&ground.site, "http/1.1").await;
     let half = &HEAD.as_bytes()[..HEAD.len() / 2];
     stream.write_all(half).await.expect("half a head");
@@ -109,7 +109,7 @@ async fn stopped_over_http1(ground: &Ground) -> bool {
     ended.is_ok()
 }
 
-async fn without_a_preface(ground: &Ground) -> bool {
+async fn without_a_preface(ground: &RecorderEnv) -> bool {
     let mut stream = caller::connect(&ground.site, "h2").await;
     stream.write_all(b"PRI * HTT").await.expect("half of it");
     stream.flush().await.expect("half of it");
@@ -119,7 +119,7 @@ async fn without_a_preface(ground: &Ground) -> bool {
 }
 
 /// Whether it was ended.
-async fn trickled_over_http2(ground: &Ground) -> bool {
+async fn trickled_over_http2(ground: &RecorderEnv) -> bool {
     let mut caller = Caller::open(&ground.site).await;
     // An acknowledgement in the middle of a frame would be another mistake.
     caller.mute();
@@ -137,7 +137,7 @@ async fn trickled_over_http2(ground: &Ground) -> bool {
     false
 }
 
-async fn stopped_over_http2(ground: &Ground) -> bool {
+async fn stopped_over_http2(ground: &RecorderEnv) -> bool {
     let mut caller = Caller::open(&ground.site).await;
     caller.mute();
     let block = ground.marked(CASES_FROM).get().block();
@@ -148,7 +148,7 @@ async fn stopped_over_http2(ground: &Ground) -> bool {
     caller.wait(HEADERS_WITHIN, has_ended).await
 }
 
-async fn slow_handshakes(ground: &Ground) -> Vec<String> {
+async fn slow_handshakes(ground: &RecorderEnv) -> Vec<String> {
     let (silent, stopped) = tokio::join!(
         handshake_ends(ground, b""),
         handshake_ends(ground, b"\x16\x03\x01\x02\x00\x01"),
@@ -159,7 +159,7 @@ async fn slow_handshakes(ground: &Ground) -> Vec<String> {
     ])
 }
 
-async fn handshake_ends(ground: &Ground, spoken: &[u8]) -> bool {
+async fn handshake_ends(ground: &RecorderEnv, spoken: &[u8]) -> bool {
     let address = ground.site.relay.public().addr();
     let mut tcp = TcpStream::connect(address).await.expect("a connection");
     tcp.write_all(spoken).await.expect("a few bytes");
@@ -169,7 +169,7 @@ async fn handshake_ends(ground: &Ground, spoken: &[u8]) -> bool {
 }
 
 /// Connections without a request may stay; what counts is that others are served.
-async fn silent_connections(ground: &Ground) -> Vec<String> {
+async fn silent_connections(ground: &RecorderEnv) -> Vec<String> {
     const SILENT: usize = 50;
     let opening = (0..SILENT).map(|_| Caller::open(&ground.site));
     let silent = join_all(opening).await;
@@ -201,7 +201,7 @@ impl Stalled {
     }
 }
 
-async fn slow_bodies(ground: &Ground) -> Vec<String> {
+async fn slow_bodies(ground: &RecorderEnv) -> Vec<String> {
     let kinds = [
         ("with a length", Some("100000"), SENT_BYTES, false),
         ("that is small", Some("100"), 10, false),
@@ -229,7 +229,7 @@ async fn slow_bodies(ground: &Ground) -> Vec<String> {
 }
 
 /// Tells the target how to answer.
-fn prepare(ground: &Ground, body: Stalled) {
+fn prepare(ground: &RecorderEnv, body: Stalled) {
     const BEGUN: &[u8] = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nok\r\n";
     if body.is_answered {
         let steps = vec![Step::Send(BEGUN.to_vec()), Step::ReadBody];
@@ -239,7 +239,7 @@ fn prepare(ground: &Ground, body: Stalled) {
     }
 }
 
-async fn stalled_over_http1(ground: &Ground, body: Stalled) -> Vec<String> {
+async fn stalled_over_http1(ground: &RecorderEnv, body: Stalled) -> Vec<String> {
     prepare(ground, body);
     let own = ground.marked(body.case);
     let sent = "a".repeat(body.sent_bytes);
@@ -283,7 +283,7 @@ async fn stalled_over_http1(ground: &Ground, body: Stalled) -> Vec<String> {
     wrong
 }
 
-async fn stalled_over_http2(ground: &Ground, body: Stalled) -> Vec<String> {
+async fn stalled_over_http2(ground: &RecorderEnv, body: Stalled) -> Vec<String> {
     prepare(ground, body);
     let fields = ground.marked(body.case).post();
     let fields = match body.length {
@@ -334,7 +334,7 @@ fn is_timeout(answer: &[u8]) -> bool {
 }
 
 /// Returns what is wrong with the target's record, which must show a part of the body and no end.
-async fn not_broken_off(ground: &Ground, body: Stalled) -> Vec<String> {
+async fn not_broken_off(ground: &RecorderEnv, body: Stalled) -> Vec<String> {
     let_time_pass(NOTICED, "the target notices the end").await;
     let seen = ground.recorder.take(body.case);
     let mut wrong: Vec<String> = seen.iter().flat_map(record::faults).collect();

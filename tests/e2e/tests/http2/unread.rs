@@ -9,7 +9,7 @@
 
 use crate::caller::Caller;
 use crate::frames::{self, code, setting};
-use crate::ground::Ground;
+use crate::ground::RecorderEnv;
 use crate::request::Marked;
 use crate::seen::{Ending, Seen};
 use futures_util::future::join_all;
@@ -34,7 +34,7 @@ const CASE: usize = 5_000_000;
 const CLOSED: [(u16, u32); 1] = [(setting::INITIAL_WINDOW_SIZE, 0)];
 
 /// A call whose response is large.
-fn call(ground: &Ground, stream: u32) -> Vec<u8> {
+fn call(ground: &RecorderEnv, stream: u32) -> Vec<u8> {
     let url = ground.site.target.url(&format!("/bytes/{BODY_BYTES}"));
     let document = format!(r#"{{"url": "{url}", "method": "GET", "timeout_ms": 60000}}"#);
     let own = ground.marked(CASE);
@@ -52,7 +52,7 @@ fn is_reset(seen: &Seen, stream: u32) -> bool {
 }
 
 /// A number of the relay's metrics.
-async fn metric(ground: &Ground, name: &str) -> u64 {
+async fn metric(ground: &RecorderEnv, name: &str) -> u64 {
     let answer = ground.site.relay.admin().send(Ask::get("/metrics")).await;
     let text = answer.expect_status(200).text();
     let line = text.lines().find_map(|line| line.strip_prefix(name));
@@ -61,7 +61,7 @@ async fn metric(ground: &Ground, name: &str) -> u64 {
 }
 
 /// Nothing is held for callers any more.
-async fn nothing_is_held(ground: &Ground) {
+async fn nothing_is_held(ground: &RecorderEnv) {
     eventually(ENDED_WITHIN, "the release of everything", async || {
         let memory = metric(ground, "relay_body_memory_bytes ").await;
         let exchanges = metric(ground, "relay_exchanges_running ").await;
@@ -94,7 +94,7 @@ async fn still_serves(caller: &mut Caller, stream: u32) {
 async fn unread_calls_are_bounded_and_released() {
     const CONNECTIONS: u32 = 2;
     const CALLS: u32 = 60;
-    let ground = Ground::start_with(short_limits).await;
+    let ground = RecorderEnv::start_with(short_limits).await;
     let before = ground.memory().await;
     let opening = (0..CONNECTIONS).map(|_| Caller::open_with(&ground.site, &CLOSED));
     let mut callers = join_all(opening).await;
@@ -127,7 +127,7 @@ async fn unread_calls_are_bounded_and_released() {
 async fn dripping_window_ends_its_stream_only() {
     const CALLS: u32 = 6;
     const PACE: Duration = Duration::from_millis(300);
-    let ground = Ground::start_with(short_limits).await;
+    let ground = RecorderEnv::start_with(short_limits).await;
     let mut caller = Caller::open_with(&ground.site, &CLOSED).await;
     let calls: Vec<u8> = streams(CALLS).flat_map(|id| call(&ground, id)).collect();
     caller.send(&calls).await;
@@ -158,7 +158,7 @@ async fn dripping_window_ends_its_stream_only() {
 #[tokio::test]
 async fn unread_documents_are_aborted_like_calls() {
     const EACH: u32 = 40;
-    let ground = Ground::start_with(short_limits).await;
+    let ground = RecorderEnv::start_with(short_limits).await;
     let mut caller = Caller::open_with(&ground.site, &CLOSED).await;
     let paths = [
         "/v1/bridges",
@@ -193,7 +193,7 @@ async fn unread_documents_are_aborted_like_calls() {
 async fn reset_calls_release_everything() {
     const CALLS: u32 = 40;
     // The idle limit has no part in it.
-    let ground = Ground::start().await;
+    let ground = RecorderEnv::start().await;
     let mut caller = Caller::open_with(&ground.site, &CLOSED).await;
     let calls: Vec<u8> = streams(CALLS).flat_map(|id| call(&ground, id)).collect();
     caller.send(&calls).await;
@@ -209,7 +209,7 @@ async fn reset_calls_release_everything() {
 
 #[tokio::test]
 async fn window_of_response_size_is_enough() {
-    let ground = Ground::start().await;
+    let ground = RecorderEnv::start().await;
     for path in ["/v1/endpoints/t/bytes/65535", "/v1/endpoints/t/bytes/1"] {
         let mut caller = Caller::open(&ground.site).await;
         // The connection's window has 65535 bytes, and nothing is added to it.

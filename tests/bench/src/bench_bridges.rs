@@ -1,6 +1,6 @@
-//! Many bridges in one process, for `growth`: each with a configuration, an identity, a data
+//! Many bridges in one process, for `growth`: each with a config, an identity, a data
 //! directory and a session of its own, as the bridge's library makes them. It reads a file with a
-//! line for each (client id, client secret, configuration file), pairs and connects them, says so,
+//! line for each (client id, client secret, config file), pairs and connects them, prints that,
 //! and runs until it is killed.
 
 use std::error::Error;

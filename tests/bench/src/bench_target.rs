@@ -60,7 +60,7 @@ async fn answer(
     }
     let is_known = matches!(path, "/small" | "/sink");
     let mut body = request.into_body();
-    // A body that breaks off ends the connection; there is nobody left to answer.
+    // A body that breaks off ends the connection; no client is left to respond to.
     while let Some(Ok(_)) = body.frame().await {}
     let mut response = Response::new(Either::Left(Full::new(Bytes::from_static(BODY.as_bytes()))));
     let headers = response.headers_mut();

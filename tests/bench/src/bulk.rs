@@ -1,5 +1,5 @@
 //! Large bodies, down or up, on a keep-alive connection: a thread that blocks, so that it takes
-//! little from those that are measured and nothing from whoever measures small requests beside it.
+//! little from those that are measured and nothing from the measurement of concurrent small requests.
 
 use std::io::{self, Read, Write};
 use std::net::{SocketAddr, TcpStream};
@@ -94,7 +94,7 @@ impl Stream {
 }
 
 impl Carrier {
-    /// One body, from the first byte of its request to the last of its answer.
+    /// One body, from the first byte of its request to the last of its response.
     pub(crate) fn transfer(&mut self, way: Way, bytes: u64) -> io::Result<Duration> {
         let began = Instant::now();
         let Bulk {

@@ -1,11 +1,11 @@
 //! Stored calls: how many a second are accepted with every one on disk, and what a hundred thousand
-//! of them cost whoever lists them.
+//! of them cost the caller that lists them.
 //!
 //! ```text
 //! one caller      load ──> relay: a commit for each call
 //! 64 callers      load ──> relay: calls that come together share one
 //! lists           relay with 100,000 stored calls: a page, a page of one state
-//! due             the same database, opened beside it: the next calls that are due
+//! due             the same database, opened by a second process: the next calls that are due
 //! ```
 
 use std::error::Error;
@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 use integration_relay::config::Database;
 use integration_relay::storage::Storage;
 use serde_json::json;
-use support::{Ask, Installation};
+use support::{Ask, TestEnv};
 
 use crate::load::Load;
 
@@ -37,8 +37,11 @@ const READS: usize = 51;
 
 /// Measures, and prints the table.
 pub(crate) async fn run(args: &Args) -> Result<(), Box<dyn Error>> {
-    let site = Installation::builder()
-        .relay_extra("[deliveries]\nqueued_per_tenant = 10000000\naccepted_per_second = 1000000\n")
+    let site = TestEnv::bare()
+        .relay(|relay| {
+            let relay = relay.set("deliveries.queued_per_tenant", 10_000_000);
+            relay.set("deliveries.accepted_per_second", 1_000_000)
+        })
         .start()
         .await;
     // Nothing is delivered meanwhile: what is measured is accepting.
@@ -48,7 +51,7 @@ pub(crate) async fn run(args: &Args) -> Result<(), Box<dyn Error>> {
         "url": "http://ci.corp.example/hooks/defects",
         "headers": {"content-type": "application/json"},
         "body": "{\"data\": [{\"entity\": {\"id\": \"1001\"}, \"event\": \"closed\"}]}",
-        "bridge": "berlin",
+        "bridge": "b1",
     });
     let relay = site.relay.internal().addr();
     let load = Load::post(relay, "/v1/calls", &site.caller.basic(), &call.to_string());
@@ -113,7 +116,7 @@ fn rate(requests: u64, took: Duration) -> f64 {
     requests as f64 / took.as_secs_f64()
 }
 
-async fn list(site: &Installation, path: &str) -> Duration {
+async fn list(site: &TestEnv, path: &str) -> Duration {
     let mut times = Vec::with_capacity(READS);
     for _ in 0..READS {
         let began = Instant::now();

@@ -1,4 +1,4 @@
-//! Large transfers over a long line, and small requests beside them: what the tunnel makes of
+//! Large transfers over a long link, and concurrent small requests: what the tunnel makes of
 //! 1 Gbit/s at a round trip of 1, 50 and 150 ms, against one plain TLS connection over the same
 //! kind of line.
 //!
@@ -10,7 +10,7 @@
 //! Every box is a process of its own. The bridge has one tunnel connection, so that all it carries
 //! shares that. Both sides are warm: each has moved the same bytes before anything counts, on the
 //! connections that are measured. The link ends TCP on either side of it, so the kernel's slow start
-//! is in neither; a round trip for the request and its answer is in both.
+//! is in neither; a round trip for the request and its response is in both.
 
 mod report;
 mod site;
@@ -32,7 +32,7 @@ pub(crate) struct Args {
     /// Rounds; the medians over them are printed
     #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..=100))]
     rounds: u32,
-    /// Seconds of small requests beside a transfer, of which each round trip has six
+    /// Seconds of small requests during a transfer, of which each round trip has six
     #[arg(long, default_value_t = 8, value_parser = clap::value_parser!(u64).range(1..=600))]
     seconds: u64,
     /// MiB of each transfer
@@ -111,7 +111,7 @@ async fn transfer(
 }
 
 /// Small requests while a transfer goes on: of the yardstick's on its own connections, and the
-/// tunnel's beside the transfer inside it.
+/// tunnel's next to the transfer inside it.
 async fn small(
     args: &Args,
     round_trip_ms: u64,
@@ -126,11 +126,11 @@ async fn small(
         ("tunnel, new caller", &site.tunnel, true),
     ];
     for way in WAYS {
-        for (name, bulk, anew) in systems {
+        for (name, bulk, fresh) in systems {
             let large = bulk.keep_going(way, bytes, 1);
             // The transfer has its stride by then.
             tokio::time::sleep(Duration::from_millis(4 * round_trip_ms)).await;
-            let latencies = beside(bulk, anew, duration).await;
+            let latencies = small_during(bulk, fresh, duration).await;
             large.stop()?;
             report.small(round_trip_ms, way, name, latencies?);
         }
@@ -138,14 +138,18 @@ async fn small(
     Ok(())
 }
 
-async fn beside(bulk: &Bulk, anew: bool, duration: Duration) -> std::io::Result<Vec<Duration>> {
+async fn small_during(
+    bulk: &Bulk,
+    fresh: bool,
+    duration: Duration,
+) -> std::io::Result<Vec<Duration>> {
     let path = format!("{}/small", bulk.prefix);
     let load = Load::get(bulk.addr, &path, bulk.authorization.as_deref());
     let mut callers = JoinSet::new();
     for _ in 0..CALLERS {
         let load = load.clone();
         callers.spawn(async move {
-            if anew {
+            if fresh {
                 load.first_latencies(duration).await
             } else {
                 // The first exchange makes the connection, of the yardstick the TLS, too.

@@ -8,7 +8,7 @@
 //!
 //! The many bridges share a few processes (`bench-bridges`: the bridge's library, a dialer, a data
 //! directory and a session for each); all else is the real programs. Every caller sends its next
-//! request when it has its answer, and takes the tenants in turn. Tenants only become more, so
+//! request when it has its response, and takes the tenants in turn. Tenants only become more, so
 //! these steps follow each other; the steps of exchanges take turns in every round.
 
 mod bridges;
@@ -18,7 +18,8 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use support::process::command;
-use support::{Installation, Running};
+use support::setup::Endpoint;
+use support::{Running, TestEnv};
 
 use crate::load::Load;
 use crate::table::{Series, Table, percentile_ms, print};
@@ -46,10 +47,10 @@ const CALLERS: usize = 64;
 const WARM_UP: Duration = Duration::from_millis(700);
 const ENDPOINT: &str = "app";
 
-/// What an operator sets who wants that many exchanges on one tunnel.
+/// The limits for that many exchanges on one tunnel.
 const RELAY_LIMITS: &str = "[limits]\nstreams_per_session = 4096\nstreams_per_tenant = 8192\n";
 const BRIDGE_LIMITS: &str = "[relay]\nconnections = 1\n[limits]\nstreams_max = 4096\n";
-/// And who does not want to connect to the target anew for most of them.
+/// The pool for which most of them reuse a connection to the target.
 const BRIDGE_POOL: &str = "[targets]\npool_idle_per_target = 1024\npool_idle_max = 1024\n";
 
 /// The rounds of one step.
@@ -108,11 +109,10 @@ async fn exchanges(args: &Args, target: SocketAddr) -> Result<(), Box<dyn Error>
     let pools = [("256 kept", ""), ("1,024 kept", BRIDGE_POOL)];
     let mut sites = Vec::new();
     for (_, pool) in &pools {
-        let site = Installation::builder()
-            .endpoint(ENDPOINT, &format!("http://{target}/"))
-            .relay_extra(RELAY_LIMITS)
-            .bridge_extra(BRIDGE_LIMITS)
-            .bridge_extra(pool)
+        let site = TestEnv::bare()
+            .endpoint(Endpoint::new(ENDPOINT, format!("http://{target}/")))
+            .relay(|relay| relay.toml(RELAY_LIMITS))
+            .bridge(|bridge| bridge.toml(BRIDGE_LIMITS).toml(pool))
             .start()
             .await;
         let path = format!("/v1/endpoints/{ENDPOINT}/small");

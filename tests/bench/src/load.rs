@@ -166,7 +166,7 @@ impl Load {
 }
 
 impl Connection {
-    /// Sends the request and reads one answer. Anything but a whole 200 is an error: a number of
+    /// Sends the request and reads one response. Anything but a whole 200 is an error: a number of
     /// failures a second means nothing.
     async fn exchange(&mut self) -> io::Result<()> {
         let request = &self.requests[self.next % self.requests.len()];
@@ -185,7 +185,7 @@ impl Connection {
         Ok(())
     }
 
-    /// The length of the answer with its head, once the head is there.
+    /// The length of the response with its head, once the head is there.
     fn whole(&self) -> io::Result<Option<usize>> {
         let Some(head) = self.answer.windows(4).position(|four| four == b"\r\n\r\n") else {
             return Ok(None);
@@ -224,7 +224,7 @@ mod tests {
     use support::Target;
 
     #[tokio::test]
-    async fn whole_answers_are_counted_and_anything_else_is_an_error() {
+    async fn load_counts_complete_responses_only() {
         let target = Target::start().await;
         let a_moment = Duration::from_millis(50);
         let small = Load::get(target.addr(), "/small", None);

@@ -36,15 +36,15 @@ enum Measurement {
     /// A part of them, in a process of its own
     #[command(hide = true)]
     Swarm(many::swarm::Args),
-    /// Large transfers over a long line, and small requests beside them
+    /// Large transfers over a long line, and concurrent small requests
     Distance(distance::Args),
-    /// Other programs that make a private port reachable, whichever are installed, beside us
+    /// Other programs that make a private port reachable, whichever are installed, next to this product
     Peers(peers::Args),
     /// Requests a second and latency with more tenants, and with more exchanges at once
     Growth(growth::Args),
 }
 
-// One thread: the load shall take as little as it can from those that are measured.
+// One thread: the load must take as little as it can from those that are measured.
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> Result<(), Box<dyn Error>> {
     match Cli::parse().measurement {

@@ -22,8 +22,8 @@ use std::time::{Duration, Instant};
 
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use support::process::command;
-use support::setup::BridgeSetup;
-use support::{Installation, Running, Target};
+use support::setup::{BridgeSetup, Endpoint};
+use support::{Running, Target, TestEnv};
 
 use handshakes::Handshakes;
 use pairing::Roster;
@@ -52,20 +52,20 @@ pub(crate) struct Args {
     /// Connections of each of the two handshake measurements
     #[arg(long, default_value_t = 2000, value_parser = clap::value_parser!(u32).range(1..=100_000))]
     handshakes: u32,
-    /// More of the relay's configuration, as TOML
+    /// More of the relay's config, as TOML
     #[arg(long, default_value = "")]
     relay_toml: String,
 }
 
 /// The name of the endpoint that the probes call.
 const ENDPOINT: &str = "app";
-/// Whole bridges that serve the calls, beside the swarm.
+/// Real bridges that serve the calls, in addition to the swarm.
 const SERVING: usize = 3;
 /// What connecting all may take, and coming back.
 const ALL_WITHIN: Duration = Duration::from_secs(300);
 /// How long the relay may settle before its rest is measured.
 const SETTLE: Duration = Duration::from_secs(5);
-/// Descriptors of a process beside one for each bridge.
+/// Descriptors of a process in addition to one for each bridge.
 const OTHER_DESCRIPTORS: u64 = 500;
 
 /// Measures, and prints the table.
@@ -113,25 +113,24 @@ pub(crate) async fn run(args: &Args) -> Result<(), Box<dyn Error>> {
 
 /// The relay with limits as an operator of so many bridges would raise them, and the bridges
 /// that serve.
-async fn start(args: &Args, target: &Target) -> (Installation, Vec<support::setup::Bridge>) {
+async fn start(args: &Args, target: &Target) -> (TestEnv, Vec<support::setup::Bridge>) {
     let room = args.bridges + 1000;
-    let limits = format!(
-        "[limits]\nsessions_max = {room}\nsessions_per_tenant = {room}\n\
-         bridges_per_tenant = {room}\nconnections_max = {}\n",
-        2 * room
-    );
-    let site = Installation::builder()
-        .target(ENDPOINT, target)
-        .relay_extra(&limits)
-        .relay_extra(&args.relay_toml)
+    let site = TestEnv::bare()
+        .bridge(|bridge| bridge.target(ENDPOINT, target))
+        .relay(|relay| {
+            relay
+                .set("limits.sessions_max", room)
+                .set("limits.sessions_per_tenant", room)
+                .set("limits.bridges_per_tenant", room)
+                .set("limits.connections_max", 2 * room)
+                .toml(&args.relay_toml)
+        })
         .start()
         .await;
     let mut serving = Vec::new();
     for n in 1..SERVING {
-        let setup = BridgeSetup::new(&format!("serving-{n}")).extra(&format!(
-            "[[endpoint]]\nname = {ENDPOINT:?}\nurl = {:?}\n",
-            target.url("/")
-        ));
+        let endpoint = Endpoint::new(ENDPOINT, target.url("/"));
+        let setup = BridgeSetup::new(&format!("serving-{n}")).endpoint(endpoint);
         serving.push(site.add_bridge(setup).await);
     }
     (site, serving)
@@ -157,11 +156,7 @@ fn raise_descriptors(needed: u64) -> Result<(), Box<dyn Error>> {
     Ok(())
 }
 
-fn spawn(
-    args: &Args,
-    site: &Installation,
-    roster: &Roster,
-) -> Result<Vec<Running>, Box<dyn Error>> {
+fn spawn(args: &Args, site: &TestEnv, roster: &Roster) -> Result<Vec<Running>, Box<dyn Error>> {
     let file = site.dir().join("roster");
     roster.write(&file)?;
     let share = args.bridges.div_ceil(args.processes);
@@ -183,7 +178,7 @@ fn spawn(
 }
 
 /// All are there and nothing happens but heartbeats and the probes' few requests.
-async fn rest(args: &Args, site: &Installation) -> Calm {
+async fn rest(args: &Args, site: &TestEnv) -> Calm {
     let lasted = Duration::from_secs(args.idle);
     let began = Instant::now();
     let before = site.relay.process().cpu_time();
@@ -198,7 +193,7 @@ async fn rest(args: &Args, site: &Installation) -> Calm {
 /// The relay is killed and started again.
 async fn storm(
     args: &Args,
-    site: &mut Installation,
+    site: &mut TestEnv,
     ticks: &Ticks<'_>,
     probes: Probes,
 ) -> Result<(Storm, probe::Probed), Box<dyn Error>> {

@@ -40,7 +40,7 @@ pub(crate) struct Args {
 
 /// Keep-alive connections of the second load.
 const CONNECTIONS: usize = 64;
-/// Transfers at once beside small requests.
+/// Concurrent transfers during small requests.
 const TRANSFERS: usize = 4;
 /// Transfers in a row, so that their processor time is many of the kernel's ticks.
 const REPEATS: u32 = 3;
@@ -76,21 +76,21 @@ async fn measure(system: &System, args: &Args) -> Result<Round, Box<dyn Error>> 
     let before = system.usage();
     let (requests, took) = small.requests(CONNECTIONS, duration).await?;
     let cpu = system.usage().cpu_since(&before);
-    let mut anew = small.first_latencies(duration).await?;
+    let mut fresh = small.first_latencies(duration).await?;
     let down = transfers(system, Way::Down, args.mib).await?;
     let up = transfers(system, Way::Up, args.mib).await?;
-    let mut beside = beside(&system.bulk, &small, args.mib, duration).await?;
+    let mut during = small_during(&system.bulk, &small, args.mib, duration).await?;
     Ok(Round {
         one_p50_ms: percentile_ms(&mut one, 50),
         one_p99_ms: percentile_ms(&mut one, 99),
         requests_per_s: requests as f64 / took.as_secs_f64(),
         cpu_us_per_request: cpu.as_secs_f64() * 1e6 / requests.max(1) as f64,
-        new_per_s: anew.len() as f64 / args.seconds as f64,
-        new_p99_ms: percentile_ms(&mut anew, 99),
+        new_per_s: fresh.len() as f64 / args.seconds as f64,
+        new_p99_ms: percentile_ms(&mut fresh, 99),
         down,
         up,
-        beside_p50_ms: percentile_ms(&mut beside, 50),
-        beside_p99_ms: percentile_ms(&mut beside, 99),
+        during_p50_ms: percentile_ms(&mut during, 50),
+        during_p99_ms: percentile_ms(&mut during, 99),
     })
 }
 
@@ -115,7 +115,7 @@ async fn transfers(system: &System, way: Way, mib: u64) -> Result<[f64; 2], Box<
 }
 
 /// Small requests of one connection while four others download.
-async fn beside(
+async fn small_during(
     bulk: &Bulk,
     small: &Load,
     mib: u64,

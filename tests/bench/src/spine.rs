@@ -19,7 +19,8 @@ use std::time::Duration;
 
 use serde_json::json;
 use support::process::command;
-use support::{Installation, Running};
+use support::setup::{Allow, Endpoint};
+use support::{Running, TestEnv};
 
 use crate::load::Load;
 use report::{Report, Round};
@@ -74,19 +75,15 @@ pub(crate) async fn run(args: &Args) -> Result<(), Box<dyn Error>> {
 }
 
 /// The real relay and bridge, with the target as an endpoint and allowed by URL.
-async fn start(target: SocketAddr) -> Installation {
-    let allow = format!(
-        "[[allow]]\nhost = \"127.0.0.1\"\nports = [{}]\nmethods = [\"GET\"]\n",
-        target.port()
-    );
-    Installation::builder()
-        .endpoint(ENDPOINT, &format!("http://{target}/"))
-        .bridge_extra(&allow)
+async fn start(target: SocketAddr) -> TestEnv {
+    TestEnv::bare()
+        .endpoint(Endpoint::new(ENDPOINT, format!("http://{target}/")))
+        .allow(Allow::loopback(target.port()).methods(&["GET"]))
         .start()
         .await
 }
 
-fn routes(target: SocketAddr, site: &Installation) -> [(&'static str, Load); 3] {
+fn routes(target: SocketAddr, site: &TestEnv) -> [(&'static str, Load); 3] {
     let relay = site.relay.internal().addr();
     let key = site.caller.basic();
     let call = json!({ "url": format!("http://{target}/small"), "method": "GET", "mode": "wait" });
@@ -108,7 +105,7 @@ fn routes(target: SocketAddr, site: &Installation) -> [(&'static str, Load); 3] 
 }
 
 /// Processor time so far: relay, bridge, target.
-fn cpu(site: &Installation, target: &Running) -> [Duration; 3] {
+fn cpu(site: &TestEnv, target: &Running) -> [Duration; 3] {
     [site.relay.process(), site.bridge.process(), target].map(Running::cpu_time)
 }
 

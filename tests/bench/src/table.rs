@@ -93,7 +93,7 @@ mod tests {
     use std::time::Duration;
 
     #[test]
-    fn a_cell_holds_the_median_and_the_range() {
+    fn cell_shows_median_and_range() {
         let mut series = Series::default();
         for value in [9.0, 1.0, 2.0] {
             series.push(value);
@@ -105,7 +105,7 @@ mod tests {
     }
 
     #[test]
-    fn percentiles_are_of_the_sorted_latencies() {
+    fn percentiles_use_sorted_latencies() {
         let mut latencies: Vec<_> = (1..=100).rev().map(Duration::from_millis).collect();
         assert_eq!(percentile_ms(&mut latencies, 50), 51.0);
         assert_eq!(percentile_ms(&mut latencies, 99), 100.0);

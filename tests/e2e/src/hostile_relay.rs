@@ -1,4 +1,4 @@
-//! A relay in wrong hands: it speaks the wire well, and asks for whatever it likes.
+//! A relay in the hands of an attacker: it follows the wire protocol, and sends any request it likes.
 
 use base64::Engine as _;
 use protocol::frame::{
@@ -37,13 +37,13 @@ impl HostileRelay {
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
         let addr = listener.local_addr().unwrap();
         let tls = TlsAcceptor::from(ca.server_config(&["localhost"], &["http/1.1"]));
-        let (told, sessions) = mpsc::channel(8);
+        let (opened, sessions) = mpsc::channel(8);
         let serving = tokio::spawn(async move {
             while let Ok((tcp, _)) = listener.accept().await {
-                let (tls, told) = (tls.clone(), told.clone());
+                let (tls, opened) = (tls.clone(), opened.clone());
                 tokio::spawn(async move {
                     if let Some(session) = open(tcp, tls).await {
-                        let _ = told.send(session).await;
+                        let _ = opened.send(session).await;
                     }
                 });
             }
@@ -122,7 +122,7 @@ fn accept(key: &str) -> String {
     base64::engine::general_purpose::STANDARD.encode(hash)
 }
 
-/// What an exchange came to: a status with the answer's fields, or a code.
+/// What an exchange came to: a status with the response's fields, or a code.
 #[derive(Debug)]
 pub enum Came {
     /// The target's answer.
@@ -132,7 +132,7 @@ pub enum Came {
         /// Its fields, as text.
         fields: String,
     },
-    /// The bridge said no, or it failed.
+    /// The bridge rejected it, or it failed.
     Failed(protocol::Failure),
 }
 

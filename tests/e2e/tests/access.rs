@@ -1,16 +1,15 @@
-//! Who may do what: revocation, isolation of tenants, pairing.
+//! Access: revocation, isolation of tenants, pairing.
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
-use e2e::World;
 use serde_json::json;
 use std::time::{Duration, Instant};
-use support::Ask;
+use support::{Ask, TestEnv, let_time_pass};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
 #[tokio::test]
-async fn a_revoked_callers_key_is_refused_and_its_running_exchange_cut_within_two_seconds() {
-    let world = World::start().await;
+async fn revoked_caller_key_aborts_running_exchange() {
+    let world = TestEnv::start().await;
     let key = world.key("caller", &[]).await;
     let ask = Ask::get(world.endpoint("/drip/1000/100")).key(&key);
     let reading = world.api.open(ask).await;
@@ -30,30 +29,32 @@ async fn a_revoked_callers_key_is_refused_and_its_running_exchange_cut_within_tw
 }
 
 #[tokio::test]
-async fn a_revoked_bridge_is_cut_off_within_two_seconds_and_stays_out() {
-    let world = World::start().await;
-    let mark = world.bridge().log_mark();
+async fn revoked_bridge_is_disconnected_and_stays_out() {
+    let world = TestEnv::start().await;
+    let mark = world.bridge.process().log_mark();
     world
         .relay_cli(&["bridge", "revoke", "--tenant", world.tenant(), "b1"])
         .await;
     world.wait_sessions(0, Duration::from_secs(2)).await;
     world
-        .bridge()
+        .bridge
+        .process()
         .wait_log_since(mark, "revoked", Duration::from_secs(20))
         .await;
     assert_eq!(world.sessions().await, 0);
 }
 
 #[tokio::test]
-async fn a_revoked_pairing_key_takes_its_bridges_with_it_unless_told_not_to() {
-    let world = World::start().await;
+async fn revoked_pairing_key_disconnects_its_bridges() {
+    let world = TestEnv::start().await;
     let key = &world.bridge_key.client_id;
     world
         .relay_cli(&["key", "revoke", key, "--keep-bridges"])
         .await;
-    tokio::time::sleep(Duration::from_secs(2)).await;
+    let why = "a revocation takes effect within two seconds; this one must not";
+    let_time_pass(Duration::from_secs(2), why).await;
     assert_eq!(world.sessions().await, 1);
-    let world = World::start().await;
+    let world = TestEnv::start().await;
     world
         .relay_cli(&["key", "revoke", &world.bridge_key.client_id])
         .await;
@@ -61,8 +62,8 @@ async fn a_revoked_pairing_key_takes_its_bridges_with_it_unless_told_not_to() {
 }
 
 #[tokio::test]
-async fn tenants_with_the_same_names_do_not_meet() {
-    let world = World::start().await;
+async fn tenants_with_equal_names_are_isolated() {
+    let world = TestEnv::start().await;
     let other = world.second_tenant("beta").await;
     for _ in 0..20 {
         let (mine, theirs) = tokio::join!(
@@ -84,7 +85,7 @@ async fn tenants_with_the_same_names_do_not_meet() {
         .await
         .expect_status(200);
     assert!(!list.text().contains(world.tenant()));
-    // A bridge of mine, asked for by name with their key, is what a name that never was is.
+    // Another tenant's bridge looks like a nonexistent one.
     let call = |name: &str| json!({"url": world.target.url("/small"), "bridge": name});
     let theirs = Ask::post("/v1/calls")
         .key(&other.caller)
@@ -97,13 +98,13 @@ async fn tenants_with_the_same_names_do_not_meet() {
 }
 
 #[tokio::test]
-async fn a_name_that_is_taken_needs_a_key_that_says_so() {
-    let world = World::start().await;
+async fn taken_bridge_name_needs_join_or_replace() {
+    let world = TestEnv::start().await;
     let plain = world.key("bridge", &[]).await;
-    let said = world.pair_fails("b1", &plain).await;
+    let output = world.pair_fails("b1", &plain).await;
     assert!(
-        said.contains("b1") && said.to_lowercase().contains("join"),
-        "{said}"
+        output.contains("b1") && output.to_lowercase().contains("join"),
+        "{output}"
     );
     let join = world.key("bridge", &["--existing", "join"]).await;
     let second = world.pair_and_run("b1", &join, "second").await;
@@ -112,23 +113,26 @@ async fn a_name_that_is_taken_needs_a_key_that_says_so() {
     world.wait_sessions(1, Duration::from_secs(20)).await;
     let replace = world.key("bridge", &["--existing", "replace"]).await;
     let _third = world.pair_and_run("b1", &replace, "third").await;
-    let mark = 0;
-    world
-        .bridge()
-        .wait_log_since(mark, "revoked", Duration::from_secs(20))
-        .await;
+    let bridge = world.bridge.process();
+    bridge.wait_log("revoked", Duration::from_secs(20)).await;
     world.wait_sessions(1, Duration::from_secs(20)).await;
 }
 
 #[tokio::test]
-async fn secrets_are_in_no_log_and_no_file_of_the_relay() {
-    let world = World::start().await;
+async fn secrets_are_absent_from_logs_and_files() {
+    let world = TestEnv::start().await;
     world
         .call(json!({"url": world.target.url("/hook"), "body": "BODY-MARK", "headers": {"x-mark": "HEADER-MARK"}}))
         .await
         .expect_status(200);
     let mut text = String::new();
-    for line in world.relay().log().iter().chain(&world.bridge().log()) {
+    for line in world
+        .relay
+        .process()
+        .log()
+        .iter()
+        .chain(&world.bridge.process().log())
+    {
         text.push_str(&line.text);
     }
     let secrets = [
@@ -152,8 +156,8 @@ async fn secrets_are_in_no_log_and_no_file_of_the_relay() {
 }
 
 #[tokio::test]
-async fn a_key_revoked_while_its_body_is_on_the_way_gets_nothing_done() {
-    let world = World::start().await;
+async fn key_revoked_during_upload_executes_nothing() {
+    let world = TestEnv::start().await;
     let call = json!({"url": world.target.url("/hook"), "body": "x"}).to_string();
     let head = |path: &str, key: &support::ApiKey, length: usize| {
         format!(
@@ -168,9 +172,13 @@ async fn a_key_revoked_while_its_body_is_on_the_way_gets_nothing_done() {
         connection.write_all(head.as_bytes()).await.unwrap();
         let (first, last) = call.as_bytes().split_at(call.len() - 1);
         connection.write_all(first).await.unwrap();
-        tokio::time::sleep(Duration::from_millis(300)).await;
+        let_time_pass(Duration::from_millis(300), "the relay reads what was sent").await;
         world.relay_cli(&["key", "revoke", &key.client_id]).await;
-        tokio::time::sleep(Duration::from_millis(1200)).await;
+        let_time_pass(
+            Duration::from_millis(1200),
+            "the relay applies the revocation",
+        )
+        .await;
         connection.write_all(last).await.unwrap();
         let mut answer = [0; 12];
         connection.read_exact(&mut answer).await.unwrap();

@@ -1,61 +1,29 @@
-//! What administrators do, over the API and the command line, with the real binaries.
+//! Administration by the API and the command line.
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
-use e2e::{Neighbour, World};
 use hyper::Method;
-use serde_json::{Value, json};
-use std::time::{Duration, Instant};
-use support::{ApiKey, Ask, Origin};
+use serde_json::json;
+use std::time::Duration;
+use support::setup::Neighbour;
+use support::{ApiKey, Ask, TIMEOUT, TestEnv, eventually, let_time_pass};
 
 const TWO_SECONDS: Duration = Duration::from_secs(2);
 
-async fn site_admin(world: &World) -> ApiKey {
-    let made = world
-        .relay_cli(&["key", "create", "--role", "site-admin", "--json"])
-        .await;
-    key_of(&serde_json::from_str(&made).unwrap())
-}
-
-fn key_of(document: &Value) -> ApiKey {
-    let text = |name: &str| document[name].as_str().unwrap().to_owned();
-    ApiKey::new(text("client_id"), text("client_secret"))
-}
-
-async fn get(api: &Origin, path: &str, key: &ApiKey) -> Value {
-    api.send(Ask::get(path.to_owned()).key(key))
-        .await
-        .expect_status(200)
-        .json()
-}
-
-/// Asks until the answer has this status.
-async fn until(world: &World, status: u16, ask: impl Fn() -> Ask) {
-    let deadline = Instant::now() + TWO_SECONDS;
-    loop {
-        let answer = world.api.send(ask()).await;
-        if answer.status == status {
-            return;
-        }
-        assert!(Instant::now() < deadline, "still {}", answer.status);
-        tokio::time::sleep(Duration::from_millis(30)).await;
-    }
-}
-
 #[tokio::test]
-async fn a_rotated_key_has_two_secrets_until_the_overlap_ends() {
-    let world = World::start().await;
+async fn rotated_key_keeps_old_secret_during_overlap() {
+    let world = TestEnv::start().await;
     let path = format!("/v1/keys/{}/rotate", world.caller.client_id);
     let rotate = Ask::post(path)
         .key(&world.admin)
         .json(&json!({"overlap_s": 2}));
     let rotated = world.api.send(rotate).await.expect_status(200).json();
-    let new = key_of(&rotated);
+    let new = ApiKey::from_json(&rotated.to_string());
     let small = world.endpoint("/small");
     for key in [&world.caller, &new] {
         let ask = Ask::get(small.clone()).key(key);
         world.api.send(ask).await.expect_status(200);
     }
-    tokio::time::sleep(Duration::from_millis(2500)).await;
+    let_time_pass(Duration::from_millis(2500), "the overlap lasts two seconds").await;
     let old = Ask::get(small.clone()).key(&world.caller);
     world.api.send(old).await.expect_status(401);
     world
@@ -66,27 +34,27 @@ async fn a_rotated_key_has_two_secrets_until_the_overlap_ends() {
 }
 
 #[tokio::test]
-async fn a_disabled_bridge_is_cut_off_and_comes_back_when_it_is_enabled() {
-    let mut world = World::start().await;
+async fn disabled_bridge_returns_when_enabled() {
+    let mut world = TestEnv::start().await;
     let switch = |what: &str| Ask::post(format!("/v1/bridges/b1/{what}")).key(&world.admin);
     world.api.send(switch("disable")).await.expect_status(200);
     world.wait_sessions(0, TWO_SECONDS).await;
-    let shown = get(&world.api, "/v1/bridges/b1", &world.admin).await;
+    let shown = world.get("/v1/bridges/b1", &world.admin).await;
     assert_eq!(
         (&shown["disabled"], &shown["online"]),
         (&json!(true), &json!(false))
     );
     world.api.send(switch("enable")).await.expect_status(200);
-    // It asks again within a minute by itself; a new process asks at once.
+    // The bridge retries within a minute; a new process dials at once.
     world.kill_bridge().await;
     world.start_bridge();
     world.wait_online().await;
 }
 
 #[tokio::test]
-async fn a_deleted_tenant_is_cut_off_and_leaves_nothing_of_its_own() {
-    let world = World::start().await;
-    let site = site_admin(&world).await;
+async fn deleted_tenant_leaves_no_data() {
+    let world = TestEnv::start().await;
+    let site = world.site_admin().await;
     let call =
         json!({"mode": "deliver", "url": world.target.url("/hook"), "body": "leaves-no-trace"});
     world.call(call).await.expect_status(202);
@@ -94,12 +62,16 @@ async fn a_deleted_tenant_is_cut_off_and_leaves_nothing_of_its_own() {
     let delete = Ask::new(Method::DELETE, format!("/v1/tenants/{name}")).key(&site);
     world.api.send(delete).await.expect_status(204);
     world.wait_sessions(0, TWO_SECONDS).await;
-    until(&world, 401, || Ask::get("/v1/bridges").key(&world.admin)).await;
+    eventually(TWO_SECONDS, "401 for the tenant's key", async || {
+        let ask = Ask::get("/v1/bridges").key(&world.admin);
+        world.api.send(ask).await.status == 401
+    })
+    .await;
     let gone = Ask::get(format!("/v1/tenants/{name}")).key(&site);
     world.api.send(gone).await.expect_status(404);
-    let listed = get(&world.api, "/v1/tenants", &site).await;
+    let listed = world.get("/v1/tenants", &site).await;
     assert_eq!(listed["tenants"], json!([]));
-    let keys = get(&world.api, "/v1/keys", &site).await;
+    let keys = world.get("/v1/keys", &site).await;
     for key in keys["keys"].as_array().unwrap() {
         assert_eq!(key["role"], "site-admin", "{key}");
     }
@@ -109,12 +81,12 @@ async fn a_deleted_tenant_is_cut_off_and_leaves_nothing_of_its_own() {
         .json(&json!({"name": name}));
     world.api.send(again).await.expect_status(201);
     let path = format!("/v1/calls?tenant={name}");
-    assert_eq!(get(&world.api, &path, &site).await["calls"], json!([]));
+    assert_eq!(world.get(&path, &site).await["calls"], json!([]));
 }
 
 #[tokio::test]
-async fn a_narrowed_key_does_what_it_is_narrowed_to() {
-    let world = World::start().await;
+async fn narrowed_key_is_limited_to_its_scope() {
+    let world = TestEnv::start().await;
     let host = world.key("caller", &["--host", "127.0.0.1"]).await;
     let other = world.key("caller", &["--host", "*.corp.example"]).await;
     let endpoint = world
@@ -140,9 +112,12 @@ async fn a_narrowed_key_does_what_it_is_narrowed_to() {
 }
 
 #[tokio::test]
-async fn what_was_done_is_in_the_audit_record_and_no_secret_is() {
-    let world = World::start_full("", "[audit]\nsums_every = \"200ms\"\n").await;
-    let site = site_admin(&world).await;
+async fn audit_lists_actions_without_secrets() {
+    let world = TestEnv::builder()
+        .relay(|relay| relay.set("audit.sums_every", "200ms"))
+        .start()
+        .await;
+    let site = world.site_admin().await;
     let create = json!({"role": "caller", "name": "audited"});
     let create = Ask::post("/v1/keys").key(&world.admin).json(&create);
     let made = world.api.send(create).await.expect_status(201).json();
@@ -153,9 +128,8 @@ async fn what_was_done_is_in_the_audit_record_and_no_secret_is() {
         let ask = Ask::get(world.endpoint("/small")).key(&world.caller);
         world.api.send(ask).await.expect_status(200);
     }
-    let deadline = Instant::now() + Duration::from_secs(10);
-    let rows = loop {
-        let page = get(&world.api, "/v1/audit?limit=1000", &world.admin).await;
+    let rows = eventually(Duration::from_secs(10), "audited exchanges", async || {
+        let page = world.get("/v1/audit?limit=1000", &world.admin).await;
         let rows = page["audit"].as_array().unwrap().clone();
         let exchanges: i64 = rows
             .iter()
@@ -163,11 +137,11 @@ async fn what_was_done_is_in_the_audit_record_and_no_secret_is() {
             .map(|row| row["count"].as_i64().unwrap())
             .sum();
         if exchanges >= 3 && rows.iter().any(|row| row["action"] == "call") {
-            break rows;
+            return Ok(rows);
         }
-        assert!(Instant::now() < deadline, "{rows:#?}");
-        tokio::time::sleep(Duration::from_millis(100)).await;
-    };
+        Err(format!("{rows:#?}"))
+    })
+    .await;
     let created = rows
         .iter()
         .find(|row| row["object"] == made["client_id"])
@@ -189,15 +163,15 @@ async fn what_was_done_is_in_the_audit_record_and_no_secret_is() {
             assert!(!found, "{needle} is in {}", file.display());
         }
     }
-    // A site administrator sees every tenant's, a tenant its own.
-    let all = get(&world.api, "/v1/audit?action=key.create", &site).await;
+    // A site administrator sees the rows of every tenant.
+    let all = world.get("/v1/audit?action=key.create", &site).await;
     assert!(all["audit"].as_array().unwrap().len() > 3);
 }
 
 #[tokio::test]
-async fn site_administrators_see_versions_and_change_what_nobody_changed_meanwhile() {
-    let world = World::start().await;
-    let site = site_admin(&world).await;
+async fn tenant_change_needs_the_current_etag() {
+    let world = TestEnv::start().await;
+    let site = world.site_admin().await;
     let synchronizer = world.key("synchronizer", &[]).await;
     let report = Ask::new(Method::PUT, "/v1/services/synchronizer")
         .key(&synchronizer)
@@ -224,7 +198,7 @@ async fn site_administrators_see_versions_and_change_what_nobody_changed_meanwhi
     world.api.send(change(&tag)).await.expect_status(200);
     let late = world.api.send(change(&tag)).await.expect_status(412);
     assert_eq!(late.json()["code"], "precondition_failed");
-    // Nobody else is a site administrator.
+    // Other keys have no access to tenants.
     for key in [&world.admin, &world.caller] {
         let ask = Ask::get("/v1/tenants").key(key);
         world.api.send(ask).await.expect_status(403);
@@ -236,8 +210,8 @@ async fn site_administrators_see_versions_and_change_what_nobody_changed_meanwhi
 }
 
 #[tokio::test]
-async fn a_repeat_with_its_idempotency_key_makes_nothing_twice() {
-    let world = World::start().await;
+async fn idempotency_key_creates_one_api_key() {
+    let world = TestEnv::start().await;
     let create = |name: &str| {
         Ask::post("/v1/keys")
             .key(&world.admin)
@@ -249,7 +223,7 @@ async fn a_repeat_with_its_idempotency_key_makes_nothing_twice() {
     assert_eq!(first.json(), again.json());
     assert_eq!(again.headers["idempotency-replayed"], "true");
     world.api.send(create("b")).await.expect_status(409);
-    let keys = get(&world.api, "/v1/keys", &world.admin).await;
+    let keys = world.get("/v1/keys", &world.admin).await;
     let named = keys["keys"]
         .as_array()
         .unwrap()
@@ -259,8 +233,8 @@ async fn a_repeat_with_its_idempotency_key_makes_nothing_twice() {
 }
 
 #[tokio::test]
-async fn ten_tenants_with_the_same_names_stay_apart() {
-    let world = World::start().await;
+async fn ten_tenants_with_equal_names_are_isolated() {
+    let world = TestEnv::start().await;
     let mut neighbours = Vec::new();
     for n in 0..10 {
         neighbours.push(world.second_tenant(&format!("tenant-{n}")).await);
@@ -286,11 +260,10 @@ async fn ten_tenants_with_the_same_names_stay_apart() {
         done.unwrap();
     }
     for (n, neighbour) in neighbours.iter().enumerate() {
-        let deadline = Instant::now() + Duration::from_secs(30);
-        while neighbour.target.hooks().len() < 20 {
-            assert!(Instant::now() < deadline, "tenant {n} has too few");
-            tokio::time::sleep(Duration::from_millis(50)).await;
-        }
+        eventually(TIMEOUT, &format!("20 hooks of tenant {n}"), async || {
+            neighbour.target.hooks().len() >= 20
+        })
+        .await;
         let hooks = neighbour.target.hooks();
         assert_eq!(hooks.len(), 20, "tenant {n}");
         let own = format!("tenant-{n}");
@@ -298,7 +271,7 @@ async fn ten_tenants_with_the_same_names_stay_apart() {
             hooks.iter().all(|hook| hook.body == own.as_bytes()),
             "tenant {n}"
         );
-        let bridges = get(&world.api, "/v1/bridges", &neighbour.admin).await;
+        let bridges = world.get("/v1/bridges", &neighbour.admin).await;
         assert_eq!(bridges["bridges"].as_array().unwrap().len(), 1);
     }
     for pair in neighbours.windows(2) {
@@ -306,14 +279,14 @@ async fn ten_tenants_with_the_same_names_stay_apart() {
     }
 }
 
-/// What one tenant has, asked for with another's key: as if it had never been, in the same words.
-async fn ids_of_others_do_not_exist(world: &World, owner: &Neighbour, other: &ApiKey) {
-    let calls = get(&world.api, "/v1/calls", &owner.admin).await;
+/// Asserts that objects of one tenant look nonexistent to another tenant, with the same error text.
+async fn ids_of_others_do_not_exist(world: &TestEnv, owner: &Neighbour, other: &ApiKey) {
+    let calls = world.get("/v1/calls", &owner.admin).await;
     let call = calls["calls"][0]["id"].as_str().unwrap().to_owned();
     let key = owner.caller.client_id.clone();
-    // The operations on it, and an id of the same shape that there is not.
+    // Each operation, and a nonexistent id of the same shape.
     let never = "call_00000000000000000000000000000000";
-    for (method, path, id, nobody) in [
+    for (method, path, id, nonexistent) in [
         (Method::GET, "/v1/calls/{}", &call, never),
         (Method::POST, "/v1/calls/{}/cancel", &call, never),
         (Method::POST, "/v1/calls/{}/redeliver", &call, never),
@@ -332,7 +305,7 @@ async fn ids_of_others_do_not_exist(world: &World, owner: &Neighbour, other: &Ap
         };
         for query in ["", "?tenant=tenant-0", "?tenant=acme"] {
             let theirs = world.api.send(ask(id, query)).await;
-            let none = world.api.send(ask(nobody, query)).await;
+            let none = world.api.send(ask(nonexistent, query)).await;
             assert_eq!(
                 theirs.status,
                 none.status,
@@ -340,40 +313,43 @@ async fn ids_of_others_do_not_exist(world: &World, owner: &Neighbour, other: &Ap
                 theirs.text()
             );
             assert!(theirs.status.is_client_error(), "{}", theirs.text());
-            let words = theirs.text().replace(id.as_str(), nobody);
+            let words = theirs.text().replace(id.as_str(), nonexistent);
             assert_eq!(words, none.text(), "{method} {path}{query}");
         }
     }
-    // And it is all still there.
-    get(&world.api, &format!("/v1/calls/{call}"), &owner.admin).await;
-    get(&world.api, &format!("/v1/keys/{key}"), &owner.admin).await;
+    // Nothing was changed.
+    world.get(&format!("/v1/calls/{call}"), &owner.admin).await;
+    world.get(&format!("/v1/keys/{key}"), &owner.admin).await;
 }
 
 #[tokio::test]
-async fn a_backup_is_restored_with_its_deliveries_paused() {
-    let mut world = World::start().await;
+async fn restored_backup_has_deliveries_paused() {
+    let mut world = TestEnv::start().await;
     let dir = world.relay_config().parent().unwrap().to_owned();
     let file = dir.join("copy.db");
     world.relay_cli(&["backup", file.to_str().unwrap()]).await;
     let after = world.key("caller", &[]).await;
     world.kill_relay().await;
-    let said = world
+    let output = world
         .relay_cli(&["restore", file.to_str().unwrap(), "--replace"])
         .await;
-    assert!(said.contains("paused"), "{said}");
+    assert!(output.contains("paused"), "{output}");
     world.start_relay().await;
     world.wait_online().await;
-    // What came after the backup is gone; what was before is there.
+    // Data from after the backup is gone.
     let gone = Ask::get(world.endpoint("/small")).key(&after);
     world.api.send(gone).await.expect_status(401);
     let call = json!({"mode": "deliver", "url": world.target.url("/hook")});
     world.call(call).await.expect_status(202);
-    tokio::time::sleep(Duration::from_millis(1500)).await;
+    let_time_pass(
+        Duration::from_millis(1500),
+        "a delivery would arrive at once",
+    )
+    .await;
     assert!(world.target.hooks().is_empty());
     world.relay_cli(&["deliveries", "resume"]).await;
-    let deadline = Instant::now() + Duration::from_secs(20);
-    while world.target.hooks().is_empty() {
-        assert!(Instant::now() < deadline, "nothing is delivered");
-        tokio::time::sleep(Duration::from_millis(50)).await;
-    }
+    eventually(Duration::from_secs(20), "a delivery", async || {
+        !world.target.hooks().is_empty()
+    })
+    .await;
 }

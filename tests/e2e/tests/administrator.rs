@@ -1,41 +1,32 @@
-//! What the bridge's administrator relies on: status, reload, pause, metrics, the audit file.
+//! The bridge's administration: status, reload, pause, metrics, the audit file.
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
-use e2e::World;
 use serde_json::{Value, json};
-use std::time::{Duration, Instant};
-use support::Ask;
+use std::time::Duration;
+use support::{Ask, TIMEOUT, TestEnv, eventually, let_time_pass};
 
-const PATIENCE: Duration = Duration::from_secs(20);
-
-async fn status(world: &World) -> Value {
-    let said = world.bridge_cli(&["status", "--json"]).await;
-    serde_json::from_str(&said.stdout).unwrap_or_else(|_| panic!("{} {}", said.stdout, said.stderr))
-}
-
-/// Asks for the status until it is as wanted.
-async fn until(world: &World, wanted: impl Fn(&Value) -> bool) -> Value {
-    let deadline = Instant::now() + PATIENCE;
-    loop {
-        let status = status(world).await;
+/// Waits for a state of the bridge, as `status` reports it.
+async fn until(world: &TestEnv, wanted: impl Fn(&Value) -> bool) -> Value {
+    eventually(TIMEOUT, "a status", async || {
+        let status = world.bridge.status().await;
         if wanted(&status) {
-            return status;
+            return Ok(status);
         }
-        assert!(Instant::now() < deadline, "{status:#}");
-        tokio::time::sleep(Duration::from_millis(100)).await;
-    }
+        Err(format!("{status:#}"))
+    })
+    .await
 }
 
-/// Changes the bridge's configuration file.
-fn edit(world: &World, change: impl Fn(&str) -> String) {
+/// Changes the bridge's config file.
+fn edit(world: &TestEnv, change: impl Fn(&str) -> String) {
     let file = world.bridge_config();
     let text = std::fs::read_to_string(&file).unwrap();
     std::fs::write(&file, change(&text)).unwrap();
 }
 
 #[tokio::test]
-async fn status_tells_what_is_and_what_is_not() {
-    let mut world = World::start().await;
+async fn status_reports_online_and_offline() {
+    let mut world = TestEnv::start().await;
     world
         .call(json!({"url": world.target.url("/hook?token=x")}))
         .await
@@ -54,7 +45,7 @@ async fn status_tells_what_is_and_what_is_not() {
     assert_eq!(calls[1]["outcome"], "200");
     assert!(
         !now.to_string().contains("token"),
-        "a query is nobody's business"
+        "status must not show a query"
     );
     let text = world.bridge_cli(&["status"]).await.success();
     assert!(text.contains("bridge b1 of tenant acme: online"), "{text}");
@@ -82,8 +73,8 @@ async fn status_tells_what_is_and_what_is_not() {
 }
 
 #[tokio::test]
-async fn a_changed_file_is_taken_and_a_bad_one_is_said_everywhere() {
-    let world = World::start().await;
+async fn config_reload_applies_or_reports_rejection() {
+    let world = TestEnv::start().await;
     let small = || Ask::get(world.endpoint("/small")).key(&world.caller);
     world.api.send(small()).await.expect_status(200);
     edit(&world, |text| format!("{text}\n[nonsense]\nx = 1\n"));
@@ -94,37 +85,39 @@ async fn a_changed_file_is_taken_and_a_bad_one_is_said_everywhere() {
         "{why}"
     );
     world.api.send(small()).await.expect_status(200);
-    let deadline = Instant::now() + PATIENCE;
-    loop {
-        let ask = Ask::get("/v1/bridges/b1").key(&world.admin);
-        let bridge = world.api.send(ask).await.expect_status(200).json();
-        if bridge["sessions"][0]["config_refused"].is_string() {
-            break;
+    eventually(TIMEOUT, "the rejected config at the relay", async || {
+        let bridge = world.get("/v1/bridges/b1", &world.admin).await;
+        match bridge["sessions"][0]["config_refused"].is_string() {
+            true => Ok(()),
+            false => Err(format!("{bridge:#}")),
         }
-        assert!(Instant::now() < deadline, "{bridge:#}");
-        tokio::time::sleep(Duration::from_millis(100)).await;
-    }
+    })
+    .await;
     let refused = world.bridge_cli(&["reload"]).await.failure();
     assert!(refused.contains("nonsense"), "{refused}");
 
-    // Paused: nothing is taken, and it says so.
+    // A paused bridge rejects requests, and `status` reports it.
     edit(&world, |text| {
         let text = text.replace("\n[nonsense]\nx = 1\n", "");
         text.replace("[bridge]\n", "[bridge]\npaused = true\n")
     });
     until(&world, |status| status["paused"] == true).await;
-    let turned_away = world.api.send(small()).await;
-    assert_eq!(turned_away.code(), "overloaded");
-    assert_eq!(turned_away.execution(), "not_dispatched");
+    let rejected = world.api.send(small()).await;
+    assert_eq!(rejected.code(), "overloaded");
+    assert_eq!(rejected.execution(), "not_dispatched");
     edit(&world, |text| text.replace("paused = true\n", ""));
     world.bridge_cli(&["reload"]).await.success();
     world.api.send(small()).await.expect_status(200);
-    assert_eq!(status(&world).await["config_refused"], Value::Null);
+    let now = world.bridge.status().await;
+    assert_eq!(now["config_refused"], Value::Null);
 }
 
 #[tokio::test]
-async fn the_audit_file_holds_over_kills_and_a_change_in_it_shows() {
-    let mut world = World::start_with("[audit]\nfile_max = \"4KiB\"\n").await;
+async fn audit_chain_survives_kills_and_shows_edits() {
+    let mut world = TestEnv::builder()
+        .bridge(|bridge| bridge.set("audit.file_max", "4KiB"))
+        .start()
+        .await;
     let hook = world.target.url("/hook?token=x");
     for round in 0..3 {
         for _ in 0..15 {
@@ -135,8 +128,11 @@ async fn the_audit_file_holds_over_kills_and_a_change_in_it_shows() {
         }
         let small = Ask::get(world.endpoint("/small")).key(&world.caller);
         world.api.send(small).await.expect_status(200);
-        // What gathers is written.
-        tokio::time::sleep(Duration::from_millis(500)).await;
+        let_time_pass(
+            Duration::from_millis(500),
+            "the bridge writes its sums to the file",
+        )
+        .await;
         if round < 2 {
             world.kill_bridge().await;
             world.start_bridge();
@@ -144,8 +140,8 @@ async fn the_audit_file_holds_over_kills_and_a_change_in_it_shows() {
         }
     }
     world.stop_bridge().await;
-    let said = world.bridge_cli(&["audit", "verify"]).await.success();
-    assert!(said.contains(": valid."), "{said}");
+    let output = world.bridge_cli(&["audit", "verify"]).await.success();
+    assert!(output.contains(": valid."), "{output}");
     let files: Vec<_> = std::fs::read_dir(world.bridge_data_dir())
         .unwrap()
         .map(|entry| entry.unwrap().path())
@@ -166,15 +162,18 @@ async fn the_audit_file_holds_over_kills_and_a_change_in_it_shows() {
         .unwrap()
         .replacen("\"200\"", "\"500\"", 1);
     std::fs::write(file, changed).unwrap();
-    let said = world.bridge_cli(&["audit", "verify"]).await.failure();
-    assert!(said.contains("is not valid"), "{said}");
+    let output = world.bridge_cli(&["audit", "verify"]).await.failure();
+    assert!(output.contains("is not valid"), "{output}");
 }
 
 #[tokio::test]
-async fn metrics_are_there_when_asked_for_and_on_loopback_alone() {
+async fn metrics_listen_on_loopback_only() {
     let port = support::ports::free();
-    let config = format!("[metrics]\nlisten = \"127.0.0.1:{port}\"\n");
-    let world = World::start_with(&config).await;
+    let listen = format!("127.0.0.1:{port}");
+    let world = TestEnv::builder()
+        .bridge(|bridge| bridge.set("metrics.listen", listen))
+        .start()
+        .await;
     let small = Ask::get(world.endpoint("/small")).key(&world.caller);
     world.api.send(small).await.expect_status(200);
     let metrics = support::Origin::http(([127, 0, 0, 1], port).into());
@@ -192,19 +191,23 @@ async fn metrics_are_there_when_asked_for_and_on_loopback_alone() {
     edit(&world, |text| {
         text.replace("listen = \"127.0.0.1", "listen = \"0.0.0.0")
     });
-    let said = world.bridge_cli(&["config", "check"]).await.failure();
-    assert!(said.contains("loopback"), "{said}");
+    let output = world.bridge_cli(&["config", "check"]).await.failure();
+    assert!(output.contains("loopback"), "{output}");
 }
 
 #[tokio::test]
-async fn the_logs_filter_changes_while_it_runs() {
-    let world = World::start().await;
+async fn log_filter_changes_at_run_time() {
+    let world = TestEnv::start().await;
     world.bridge_cli(&["log-level", "debug"]).await.success();
     world
         .api
         .send(Ask::get(world.endpoint("/close")).key(&world.caller))
         .await;
-    world.bridge().wait_log("exchange failed", PATIENCE).await;
+    world
+        .bridge
+        .process()
+        .wait_log("exchange failed", TIMEOUT)
+        .await;
     let wrong = world.bridge_cli(&["log-level", "[=loud"]).await.failure();
     assert!(wrong.contains("not a log filter"), "{wrong}");
 }

@@ -1,59 +1,52 @@
-//! Every notice, raised by what it is about: real bridges, real keys, a real certificate.
+//! Every notice, raised by real bridges, keys and certificates.
 //! Those about deliveries are in `deliveries`, the one about endpoint names in `ownership`.
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
-use e2e::{World, eventually};
 use serde_json::Value;
 use std::time::Duration;
-use support::{Ask, Target};
+use support::{ApiKey, Ask, LONG_TIMEOUT, Target, TestEnv, eventually};
 
-const PATIENCE: Duration = Duration::from_secs(60);
-
-/// A bridge whose session was taken comes again after about a minute.
+/// A bridge whose session was replaced dials again after about a minute.
 const CLONE_WITHIN: Duration = Duration::from_secs(150);
 
-async fn get(world: &World, path: &str) -> Value {
-    let ask = Ask::get(path.to_owned()).key(&world.admin);
-    world.api.send(ask).await.expect_status(200).json()
-}
-
-/// The notice of a kind that is open, once there is one.
-async fn notice(world: &World, kind: &str, within: Duration) -> Value {
-    eventually(kind, within, || async {
-        let page = get(world, "/v1/notices?open=true").await;
+/// Waits for an open notice of a kind that this key can see.
+async fn notice(world: &TestEnv, key: &ApiKey, kind: &str, within: Duration) -> Value {
+    eventually(within, kind, async || {
+        let page = world.get("/v1/notices?open=true", key).await;
         let notices = page["notices"].as_array()?.clone();
         notices.into_iter().find(|one| one["kind"] == kind)
     })
     .await
 }
 
-async fn is_cloned(world: &World) -> bool {
-    get(world, "/v1/bridges/b1").await["cloned"] == true
+async fn is_cloned(world: &TestEnv) -> bool {
+    world.get("/v1/bridges/b1", &world.admin).await["cloned"] == true
 }
 
 /// Which target answers a request to the endpoint.
-async fn ask(world: &World) -> u16 {
+async fn ask(world: &TestEnv) -> u16 {
     let ask = Ask::get(world.endpoint("/small")).key(&world.caller);
     world.api.send(ask).await.status.as_u16()
 }
 
 #[tokio::test]
-async fn copied_data_directory_is_noticed_and_the_original_stays() {
-    let mut world = World::start().await;
+async fn cloned_bridge_is_detected_and_original_stays() {
+    let mut world = TestEnv::start().await;
     world.wait_online().await;
     world.stop_bridge().await;
     let other = Target::start().await;
     let mut copy = world.copy_of_bridge(&other);
     world.start_bridge();
     world.wait_online().await;
-    let mark = world.bridge().log_mark();
+    let mark = world.bridge.process().log_mark();
     copy.start();
-    copy.process().wait_log("session up", PATIENCE).await;
+    copy.process().wait_log("session up", LONG_TIMEOUT).await;
     world
-        .bridge()
-        .wait_log_since(mark, "another process", PATIENCE)
+        .bridge
+        .process()
+        .wait_log_since(mark, "another process", LONG_TIMEOUT)
         .await;
-    let notice = notice(&world, "bridge_cloned", CLONE_WITHIN).await;
+    let notice = notice(&world, &world.admin, "bridge_cloned", CLONE_WITHIN).await;
     assert_eq!(notice["object"], "b1");
     assert!(is_cloned(&world).await);
     let metrics = world.metrics().await;
@@ -61,18 +54,23 @@ async fn copied_data_directory_is_noticed_and_the_original_stays() {
         metrics.contains("integration_relay_bridges_cloned 1"),
         "{metrics}"
     );
-    world.relay().wait_log("two processes", PATIENCE).await;
+    world
+        .relay
+        .process()
+        .wait_log("two processes", LONG_TIMEOUT)
+        .await;
     let list = world.relay_cli(&["bridge", "list"]).await;
     assert!(list.contains("cloned"), "{list}");
-    eventually("audit row", PATIENCE, || async {
-        let page = get(&world, "/v1/audit?action=bridge.cloned").await;
-        (page["audit"][0]["object"] == "b1").then_some(())
+    eventually(LONG_TIMEOUT, "an audit row", async || {
+        let path = "/v1/audit?action=bridge.cloned";
+        world.get(path, &world.admin).await["audit"][0]["object"] == "b1"
     })
     .await;
     // The original is back, and the copy is refused when it comes again.
     world
-        .bridge()
-        .wait_log_since(mark, "session up", PATIENCE)
+        .bridge
+        .process()
+        .wait_log_since(mark, "session up", LONG_TIMEOUT)
         .await;
     let theirs = other.requests();
     let text = "another process connects with this identity";
@@ -88,8 +86,8 @@ async fn copied_data_directory_is_noticed_and_the_original_stays() {
 }
 
 #[tokio::test]
-async fn restarts_and_broken_lines_are_no_clone() {
-    let mut world = World::start().await;
+async fn restarts_and_lost_connections_are_no_clone() {
+    let mut world = TestEnv::start().await;
     world.wait_online().await;
     // Killed and started again.
     for _ in 0..6 {
@@ -103,8 +101,8 @@ async fn restarts_and_broken_lines_are_no_clone() {
         world.proxy().freeze_existing();
         world.kill_bridge().await;
         world.start_bridge();
-        eventually("new session", PATIENCE, || async {
-            (world.proxy().accepted() > accepted && ask(&world).await == 200).then_some(())
+        eventually(LONG_TIMEOUT, "a new session", async || {
+            world.proxy().accepted() > accepted && ask(&world).await == 200
         })
         .await;
         assert!(!is_cloned(&world).await, "round {n}");
@@ -129,37 +127,32 @@ async fn restarts_and_broken_lines_are_no_clone() {
 }
 
 #[tokio::test]
-async fn notices_tell_of_absent_bridges_and_what_expires() {
-    let relay = "[notices]\nbridge_offline_after = \"1s\"\nkey_expires_within = \"7d\"\n\
-                 certificate_expires_within = \"800000d\"\n";
-    let mut world = World::start_full("", relay).await;
+async fn notices_report_offline_bridges_and_expiry() {
+    let mut world = TestEnv::builder()
+        .relay(|relay| {
+            relay
+                .set("notices.bridge_offline_after", "1s")
+                .set("notices.key_expires_within", "7d")
+                .set("notices.certificate_expires_within", "800000d")
+        })
+        .start()
+        .await;
     world.wait_online().await;
     let key = world.key("caller", &["--expires", "1d"]).await;
-    let expiring = notice(&world, "key_expires", PATIENCE).await;
+    let expiring = notice(&world, &world.admin, "key_expires", LONG_TIMEOUT).await;
     assert_eq!(expiring["object"], key.client_id.as_str());
     world.stop_bridge().await;
-    let away = notice(&world, "bridge_offline", PATIENCE).await;
+    let away = notice(&world, &world.admin, "bridge_offline", LONG_TIMEOUT).await;
     assert_eq!(away["object"], "b1");
     // The relay's own certificate, which ends in the year 4096, concerns its operators.
-    let made = ["key", "create", "--role", "site-admin", "--json"];
-    let made: Value = serde_json::from_str(&world.relay_cli(&made).await).unwrap();
-    let text = |name: &str| made[name].as_str().unwrap().to_owned();
-    let site = support::ApiKey::new(text("client_id"), text("client_secret"));
-    let ask = || Ask::get("/v1/notices?open=true").key(&site);
-    eventually("certificate_expires", PATIENCE, || async {
-        let page = world.api.send(ask()).await.expect_status(200).json();
-        let notices = page["notices"].as_array()?.clone();
-        notices
-            .into_iter()
-            .find(|one| one["kind"] == "certificate_expires")
-    })
-    .await;
-    // Cleared when it is there again.
+    let site = world.site_admin().await;
+    notice(&world, &site, "certificate_expires", LONG_TIMEOUT).await;
+    // The notice is cleared when the bridge is online again.
     world.start_bridge();
-    eventually("end of the notice", PATIENCE, || async {
-        let page = get(&world, "/v1/notices?open=true").await;
-        let notices = page["notices"].as_array()?.clone();
-        (!notices.iter().any(|one| one["kind"] == "bridge_offline")).then_some(())
+    eventually(LONG_TIMEOUT, "no notice of the bridge", async || {
+        let page = world.get("/v1/notices?open=true", &world.admin).await;
+        let notices = page["notices"].as_array().unwrap();
+        !notices.iter().any(|one| one["kind"] == "bridge_offline")
     })
     .await;
 }

@@ -1,41 +1,44 @@
-//! One ALM session for all callers of an endpoint: who opens it, what ends it, and who cannot.
+//! One ALM session for all callers of an endpoint: the bridge opens and ends it, and no caller can.
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
-use e2e::World;
 use hyper::Method;
-use std::time::{Duration, Instant};
-use support::{Alm, Answer, Ask};
+use std::time::Duration;
+use support::setup::{BridgeSetup, Endpoint};
+use support::{Alm, Answer, Ask, TIMEOUT, TestEnv, eventually};
 
 const PASSWORD: &str = "s3cret-of-alm";
 const CREDENTIAL: &str = "alm-sync";
 
-/// What one wait may take on a busy machine.
-const PATIENCE: Duration = Duration::from_secs(30);
-
 /// An ALM, and a bridge whose endpoint `alm` signs in to it.
-struct Site {
+struct AlmEnv {
     alm: Alm,
-    world: World,
+    world: TestEnv,
 }
 
-impl Site {
-    async fn start(more: &str) -> Self {
-        let site = Self::start_without(more).await;
+impl AlmEnv {
+    async fn start() -> Self {
+        Self::start_with(|bridge| bridge).await
+    }
+
+    /// With changes to the bridge's setup.
+    async fn start_with(change: impl FnOnce(BridgeSetup) -> BridgeSetup) -> Self {
+        let site = Self::start_without(change).await;
         site.set(&["--user", "sync"], PASSWORD).await;
         site.until_good().await;
         site
     }
 
     /// Without the credential.
-    async fn start_without(more: &str) -> Self {
+    async fn start_without(change: impl FnOnce(BridgeSetup) -> BridgeSetup) -> Self {
         let alm = Alm::start("sync", PASSWORD).await;
-        let config = format!(
-            "[[endpoint]]\nname = \"alm\"\nurl = \"{}\"\ncredential = \"{CREDENTIAL}\"\n\
-             caller_credentials = \"override\"\n{more}\n",
-            alm.url()
-        );
-        let world = World::start_with(&config).await;
-        Self { alm, world }
+        let endpoint = Endpoint::new("alm", alm.url())
+            .set("credential", CREDENTIAL)
+            .set("caller_credentials", "override");
+        let builder = TestEnv::builder().endpoint(endpoint).bridge(change);
+        Self {
+            world: builder.start().await,
+            alm,
+        }
     }
 
     async fn set(&self, more: &[&str], secret: &str) {
@@ -62,26 +65,18 @@ impl Site {
         self.world.api.send(ask).await
     }
 
-    /// Asks until the bridge has noticed the credential.
+    /// Waits until the bridge uses the credential.
     async fn until_good(&self) {
-        eventually("the credential is used", async || {
+        eventually(TIMEOUT, "200 with the credential", async || {
             self.get().await.status == 200
         })
         .await;
     }
 }
 
-async fn eventually(what: &str, is_so: impl AsyncFn() -> bool) {
-    let deadline = Instant::now() + PATIENCE;
-    while !is_so().await {
-        assert!(Instant::now() < deadline, "never: {what}");
-        tokio::time::sleep(Duration::from_millis(50)).await;
-    }
-}
-
 #[tokio::test]
-async fn callers_cannot_open_or_end_the_shared_session() {
-    let site = Site::start("").await;
+async fn callers_cannot_open_or_end_shared_session() {
+    let site = AlmEnv::start().await;
     let (sign_ins, requests) = (site.alm.sign_ins(), site.alm.requests());
     for (method, path) in [
         ("POST", "authentication-point/logout"),
@@ -115,7 +110,7 @@ async fn callers_cannot_open_or_end_the_shared_session() {
         assert_eq!(refused.execution(), "not_dispatched", "{path}");
     }
     assert_eq!(site.alm.requests(), requests, "nothing reached ALM");
-    // In absolute form, which a target reads as its path.
+    // A request target in absolute form, which servers read as a path.
     let head = format!(
         "POST http://relay.example/v1/endpoints/alm/authentication-point/logout HTTP/1.1\r\n\
          host: relay.example\r\nauthorization: {}\r\ncontent-length: 0\r\n\r\n",
@@ -132,7 +127,7 @@ async fn callers_cannot_open_or_end_the_shared_session() {
 
 #[tokio::test]
 async fn callers_cannot_send_session_cookies() {
-    let site = Site::start("").await;
+    let site = AlmEnv::start().await;
     let ask = site
         .ask(Method::PUT, "rest/defects/1")
         .header(
@@ -150,8 +145,8 @@ async fn callers_cannot_send_session_cookies() {
 }
 
 #[tokio::test]
-async fn a_session_that_was_signed_out_elsewhere_is_renewed() {
-    let site = Site::start("").await;
+async fn session_signed_out_elsewhere_is_renewed() {
+    let site = AlmEnv::start().await;
     for round in 1..=2 {
         site.alm.log_out_all();
         let ask = site.ask(Method::GET, "rest/domains/DEFAULT/projects/Demo/defects");
@@ -177,8 +172,8 @@ async fn a_session_that_was_signed_out_elsewhere_is_renewed() {
 }
 
 #[tokio::test]
-async fn an_expired_session_ends_with_any_body() {
-    let site = Site::start("").await;
+async fn expired_session_is_detected_with_any_body() {
+    let site = AlmEnv::start().await;
     let long = |is_chunked: bool| {
         let ask = site.ask(Method::PUT, "rest/defects/1");
         match is_chunked {
@@ -202,8 +197,8 @@ async fn an_expired_session_ends_with_any_body() {
 }
 
 #[tokio::test]
-async fn a_hang_up_during_a_sign_in_leaves_it_to_others() {
-    let site = Site::start("").await;
+async fn caller_hangup_keeps_sign_in_for_others() {
+    let site = AlmEnv::start().await;
     site.alm.set_sign_in_delay(Duration::from_secs(1));
     site.alm.log_out_all();
     let before = site.alm.sign_ins();
@@ -218,8 +213,8 @@ async fn a_hang_up_during_a_sign_in_leaves_it_to_others() {
 }
 
 #[tokio::test]
-async fn a_refused_sign_in_is_not_repeated_by_many_callers() {
-    let site = Site::start("").await;
+async fn rejected_sign_in_is_not_repeated() {
+    let site = AlmEnv::start().await;
     site.alm.set_password("another");
     site.alm.log_out_all();
     let before = site.alm.sign_ins();
@@ -238,8 +233,8 @@ async fn a_refused_sign_in_is_not_repeated_by_many_callers() {
 }
 
 #[tokio::test]
-async fn a_busy_sign_in_is_passed_on_as_busy() {
-    let site = Site::start("").await;
+async fn busy_sign_in_returns_overloaded() {
+    let site = AlmEnv::start().await;
     site.alm.log_out_all();
     site.alm.set_busy(Some(40));
     let before = site.alm.sign_ins();
@@ -260,8 +255,8 @@ async fn a_busy_sign_in_is_passed_on_as_busy() {
 }
 
 #[tokio::test]
-async fn an_api_key_of_alm_signs_in() {
-    let site = Site::start_without("").await;
+async fn alm_api_key_signs_in() {
+    let site = AlmEnv::start_without(|bridge| bridge).await;
     site.alm
         .set_api_key("key-1", "secret-of-the-key", "sync", true);
     site.set(&["--client-id", "key-1"], "secret-of-the-key")
@@ -288,19 +283,19 @@ async fn an_api_key_of_alm_signs_in() {
 }
 
 #[tokio::test]
-async fn the_bridge_signs_out_when_it_stops() {
-    let mut site = Site::start("").await;
+async fn stopping_bridge_signs_out() {
+    let mut site = AlmEnv::start().await;
     assert_eq!(site.alm.open_sessions(), 1);
     site.world.stop_bridge().await;
     assert_eq!(site.alm.open_sessions(), 0);
 }
 
 #[tokio::test]
-async fn a_replaced_or_removed_credential_signs_out() {
-    let site = Site::start("").await;
+async fn replaced_or_removed_credential_signs_out() {
+    let site = AlmEnv::start().await;
     site.alm.add_user("other", PASSWORD);
     site.set(&["--user", "other"], PASSWORD).await;
-    eventually("the old session is over", async || {
+    eventually(TIMEOUT, "the end of the old session", async || {
         site.alm.open_sessions() == 0
     })
     .await;
@@ -313,22 +308,23 @@ async fn a_replaced_or_removed_credential_signs_out() {
     assert_eq!(site.alm.sign_ins(), before);
     let remove = ["credential", "remove", CREDENTIAL];
     site.world.bridge_cli(&remove).await.success();
-    eventually("the session is over", async || {
+    eventually(TIMEOUT, "the end of the session", async || {
         site.alm.open_sessions() == 0
     })
     .await;
 }
 
 #[tokio::test]
-async fn a_session_has_a_greatest_age() {
-    let site = Site::start("[targets]\nalm_session_max_age = \"500ms\"\n").await;
+async fn session_is_renewed_after_max_age() {
+    let site =
+        AlmEnv::start_with(|bridge| bridge.set("targets.alm_session_max_age", "500ms")).await;
     let before = site.alm.sign_ins();
-    eventually("another session is opened", async || {
+    eventually(TIMEOUT, "another session", async || {
         site.get().await.expect_status(200);
         site.alm.sign_ins() > before
     })
     .await;
-    eventually("the old ones are over", async || {
+    eventually(TIMEOUT, "the end of the old sessions", async || {
         site.alm.open_sessions() <= 1
     })
     .await;

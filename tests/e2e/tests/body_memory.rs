@@ -1,22 +1,21 @@
-//! The memory of request and response bodies is shared: a key that uses all it may have stops neither
+//! The memory of request and response bodies is shared. A key that uses all of its share stops neither
 //! another tenant nor another key.
 
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
-use e2e::World;
 use futures_util::future::join_all;
 use serde_json::json;
 use std::time::{Duration, Instant};
-use support::{ApiKey, Ask, Target};
+use support::{ApiKey, Ask, Target, TestEnv, eventually};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
-/// What a call may take while others are greedy, on a busy machine.
+/// The longest that a call may take while others use their whole share.
 const AT_ONCE: Duration = Duration::from_secs(5);
 const MIB: usize = 1024 * 1024;
 
 /// Begins `POST /v1/calls` with these fields and this much of a body.
-async fn begun(world: &World, key: &ApiKey, fields: &str, body: &[u8]) -> TcpStream {
+async fn begun(world: &TestEnv, key: &ApiKey, fields: &str, body: &[u8]) -> TcpStream {
     let mut stream = TcpStream::connect(world.api.addr()).await.unwrap();
     let key = key.basic();
     let head = format!(
@@ -29,7 +28,7 @@ async fn begun(world: &World, key: &ApiKey, fields: &str, body: &[u8]) -> TcpStr
 }
 
 /// A call of `key` to the target succeeds at once.
-async fn calls_at_once(world: &World, key: &ApiKey, target: &Target, what: &str) {
+async fn calls_at_once(world: &TestEnv, key: &ApiKey, target: &Target, what: &str) {
     let began = Instant::now();
     let document = json!({"url": target.url("/small"), "method": "GET"});
     let ask = Ask::post("/v1/calls").key(key).json(&document);
@@ -39,16 +38,23 @@ async fn calls_at_once(world: &World, key: &ApiKey, target: &Target, what: &str)
     assert!(took < AT_ONCE, "{what}: the call took {took:?}");
 }
 
-async fn body_memory(world: &World) -> usize {
+async fn body_memory(world: &TestEnv) -> usize {
     let text = world.metrics().await;
     let name = "integration_relay_body_memory_bytes ";
     let line = text.lines().find_map(|line| line.strip_prefix(name));
     line.unwrap().trim().parse().unwrap()
 }
 
+async fn nothing_is_held(world: &TestEnv, within: Duration) {
+    eventually(within, "the release of all body memory", async || {
+        body_memory(world).await == 0
+    })
+    .await;
+}
+
 #[tokio::test]
 async fn idle_chunked_requests_reserve_what_arrived() {
-    let world = World::start().await;
+    let world = TestEnv::start().await;
     let other = world.second_tenant("other").await;
     let chunk = [b"fa\r\n".as_slice(), &[b' '; 250], b"\r\n"].concat();
     let idle = (0..200).map(|_| {
@@ -56,11 +62,10 @@ async fn idle_chunked_requests_reserve_what_arrived() {
         begun(&world, &world.caller, fields, &chunk)
     });
     let idle = join_all(idle).await;
-    let deadline = Instant::now() + AT_ONCE;
-    while body_memory(&world).await == 0 {
-        assert!(Instant::now() < deadline);
-        tokio::time::sleep(Duration::from_millis(20)).await;
-    }
+    eventually(AT_ONCE, "body memory in use", async || {
+        body_memory(&world).await > 0
+    })
+    .await;
     calls_at_once(&world, &other.caller, &other.target, "another tenant").await;
     calls_at_once(&world, &world.caller, &world.target, "the same key").await;
     let memory = body_memory(&world).await;
@@ -70,7 +75,7 @@ async fn idle_chunked_requests_reserve_what_arrived() {
 
 #[tokio::test]
 async fn bodies_of_one_key_leave_memory_for_others() {
-    let world = World::start().await;
+    let world = TestEnv::start().await;
     let other = world.second_tenant("other").await;
     let second_key = world.key("caller", &[]).await;
     // All but the last byte of the largest document that there may be.
@@ -78,15 +83,14 @@ async fn bodies_of_one_key_leave_memory_for_others() {
     let fields = format!("Content-Length: {MIB}");
     let greedy = (0..80).map(|_| begun(&world, &world.caller, &fields, &body));
     let mut greedy = join_all(greedy).await;
-    let deadline = Instant::now() + 2 * AT_ONCE;
-    while body_memory(&world).await < 10 * MIB {
-        assert!(Instant::now() < deadline);
-        tokio::time::sleep(Duration::from_millis(20)).await;
-    }
+    eventually(2 * AT_ONCE, "10 MiB of body memory", async || {
+        body_memory(&world).await >= 10 * MIB
+    })
+    .await;
     calls_at_once(&world, &other.caller, &other.target, "another tenant").await;
     calls_at_once(&world, &second_key, &world.target, "another key").await;
     assert!(body_memory(&world).await <= 17 * MIB);
-    // Those beyond the share were rejected, and say so.
+    // Requests above the share were rejected with 503.
     let mut rejected = 0;
     for stream in &mut greedy {
         let mut answer = [0; 12];
@@ -98,16 +102,12 @@ async fn bodies_of_one_key_leave_memory_for_others() {
     }
     assert!(rejected > 40, "{rejected}");
     drop(greedy);
-    let deadline = Instant::now() + 2 * AT_ONCE;
-    while body_memory(&world).await > 0 {
-        assert!(Instant::now() < deadline);
-        tokio::time::sleep(Duration::from_millis(20)).await;
-    }
+    nothing_is_held(&world, 2 * AT_ONCE).await;
 }
 
 #[tokio::test]
 async fn slow_targets_hold_what_arrived() {
-    let world = World::start().await;
+    let world = TestEnv::start().await;
     let other = world.second_tenant("other").await;
     let slow = json!({"url": world.target.url("/drip/2000/20"), "method": "GET"});
     let calls: Vec<_> = (0..100)
@@ -130,7 +130,7 @@ async fn slow_targets_hold_what_arrived() {
 
 #[tokio::test]
 async fn many_large_responses_of_one_key_all_arrive() {
-    let world = World::start().await;
+    let world = TestEnv::start().await;
     let document = json!({"url": world.target.url("/bytes/1000000"), "method": "GET"});
     let asking = (0..60).map(|_| {
         let ask = Ask::post("/v1/calls").key(&world.caller).json(&document);
@@ -142,9 +142,5 @@ async fn many_large_responses_of_one_key_all_arrive() {
         let text = body["body"].as_str().or(body["body_base64"].as_str());
         assert!(text.unwrap().len() >= 1_000_000);
     }
-    let deadline = Instant::now() + AT_ONCE;
-    while body_memory(&world).await > 0 {
-        assert!(Instant::now() < deadline);
-        tokio::time::sleep(Duration::from_millis(20)).await;
-    }
+    nothing_is_held(&world, AT_ONCE).await;
 }

@@ -1,69 +1,56 @@
-//! The bridge's disk runs full and has room again.
+//! The bridge's disk runs full, and has space again.
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
-use e2e::World;
-use serde_json::{Value, json};
+use serde_json::json;
 use std::path::Path;
-use std::time::{Duration, Instant};
-use support::{Ask, SmallDisk};
+use support::setup::path;
+use support::{Ask, LONG_TIMEOUT, SmallDisk, TestEnv, eventually};
 
-/// What a step may take: a bridge may wait for a minute before it dials again.
-const PATIENCE: Duration = Duration::from_secs(90);
-
-fn deliver(world: &World, body: &str) -> Value {
-    json!({"mode": "deliver", "url": world.target.url("/hook"), "body": body})
+async fn accepted(world: &TestEnv, body: &str) -> String {
+    let call = json!({"url": world.target.url("/hook"), "body": body});
+    world.deliver(call).await
 }
 
-async fn accepted(world: &World, body: &str) -> String {
-    let answer = world.call(deliver(world, body)).await.expect_status(202);
-    answer.json()["id"].as_str().unwrap().to_owned()
-}
-
-async fn until_delivered(world: &World, ids: &[String]) {
-    let deadline = Instant::now() + PATIENCE;
+async fn until_delivered(world: &TestEnv, ids: &[String]) {
     for id in ids {
-        loop {
-            let ask = Ask::get(format!("/v1/calls/{id}")).key(&world.caller);
-            let call = world.api.send(ask).await.expect_status(200).json();
-            if call["state"] == "succeeded" {
-                break;
-            }
-            assert!(Instant::now() < deadline, "not delivered: {call:#}");
-            tokio::time::sleep(Duration::from_millis(50)).await;
-        }
+        world.wait_call(id, "succeeded", LONG_TIMEOUT).await;
     }
 }
 
-/// What needs no disk is answered: a request to an endpoint, and a call whose caller waits.
-async fn goes_on(world: &World) {
+/// Asserts that what needs no disk works: a request to an endpoint, and a call in the mode `wait`.
+async fn goes_on(world: &TestEnv) {
     let small = Ask::get(world.endpoint("/small")).key(&world.caller);
     world.api.send(small).await.expect_status(200);
     let call = json!({"url": world.target.url("/small"), "method": "GET"});
     world.call(call).await.expect_status(200);
 }
 
-async fn on(disk: &SmallDisk) -> World {
+async fn on(disk: &SmallDisk) -> TestEnv {
     let data = disk.path().join("data");
-    let toml = format!("[bridge]\ndata_dir = {:?}\n", data.to_str().unwrap());
-    World::start_with(&toml).await
+    TestEnv::builder()
+        .bridge(|bridge| bridge.set("bridge.data_dir", path(data)))
+        .start()
+        .await
 }
 
-/// Deliveries until the bridge refuses them, because the journal's file has no room left.
-async fn until_refused(world: &World, ids: &mut Vec<String>) {
-    let deadline = Instant::now() + PATIENCE;
+/// Submits deliveries until the bridge rejects them because the journal's disk is full.
+async fn until_refused(world: &TestEnv, ids: &mut Vec<String>) {
     let says = |part: &str| {
-        let log = world.bridge().log();
+        let log = world.bridge.process().log();
         log.iter().any(|line| line.text.contains(part))
     };
-    while !says("deliveries wait") {
-        assert!(Instant::now() < deadline, "the journal never ran full");
+    eventually(LONG_TIMEOUT, "a full journal", async || {
+        if says("deliveries wait") {
+            return true;
+        }
         ids.push(accepted(world, "full").await);
-        tokio::time::sleep(Duration::from_millis(20)).await;
-    }
+        false
+    })
+    .await;
 }
 
 #[tokio::test]
-async fn bridge_works_again_after_its_disk_was_full() {
+async fn bridge_recovers_after_its_disk_was_full() {
     let disk = SmallDisk::mount(3 << 20);
     let world = on(&disk).await;
     let mut ids = vec![accepted(&world, "before").await];
@@ -73,12 +60,12 @@ async fn bridge_works_again_after_its_disk_was_full() {
     goes_on(&world).await;
     // A tunnel that is lost comes back: that needs no disk, either.
     world.proxy().cut();
-    world.wait_online_within(PATIENCE).await;
+    world.wait_online_within(LONG_TIMEOUT).await;
     goes_on(&world).await;
     ids.push(accepted(&world, "meanwhile").await);
     disk.free();
     until_delivered(&world, &ids).await;
-    assert!(world.bridge().exited().is_none());
+    assert!(world.bridge.process().exited().is_none());
     made_once(&world, &ids);
 }
 
@@ -94,7 +81,7 @@ async fn bridge_starts_on_a_full_disk_and_delivers_later() {
     remove(&disk.path().join("data/journal.redb"));
     disk.fill();
     world.start_bridge();
-    world.wait_online_within(PATIENCE).await;
+    world.wait_online_within(LONG_TIMEOUT).await;
     goes_on(&world).await;
     ids.push(accepted(&world, "meanwhile").await);
     disk.free();
@@ -107,7 +94,7 @@ fn remove(path: &Path) {
 }
 
 /// Each id came to the target once.
-fn made_once(world: &World, ids: &[String]) {
+fn made_once(world: &TestEnv, ids: &[String]) {
     let hooks = world.target.hooks();
     for id in ids {
         let is_it = |hook: &&support::target::Hook| hook.headers["webhook-id"] == id.as_str();

@@ -1,21 +1,26 @@
-//! Clients that browse through a named endpoint: where answers lead, where cookies belong, and what is
-//! said of the way.
+//! Clients that browse through a named endpoint: redirects, cookies, and the hop headers that the relay
+//! adds.
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
-use e2e::{World, asked};
+use e2e::accept_request;
 use std::net::SocketAddr;
 use support::recorder::{CASE, Message, Step};
-use support::{Answer, Ask, Recorder};
+use support::setup::{Endpoint, RelaySetup};
+use support::{Answer, Ask, Recorder, TestEnv};
 use tokio::io::AsyncWriteExt;
 use tokio::net::TcpListener;
 use tokio::process::Command;
 
-/// The relay says all that it can of itself and of its callers.
-const HOPS: &str = "[hop_headers]\nvia = true\nforwarded = true\n";
+/// Lets the relay add `Via` and `Forwarded`.
+fn with_hop_headers(relay: RelaySetup) -> RelaySetup {
+    relay
+        .set("hop_headers.via", true)
+        .set("hop_headers.forwarded", true)
+}
 
-/// The target as the endpoint `own`, from `/base/` on.
-fn own(addr: SocketAddr, more: &str) -> String {
-    format!("[[endpoint]]\nname = \"own\"\nurl = \"http://{addr}/base/\"\n{more}")
+/// The target below `/base/` as the endpoint `own`.
+fn own(addr: SocketAddr) -> Endpoint {
+    Endpoint::new("own", format!("http://{addr}/base/"))
 }
 
 /// The values of a field in a text of heads, in their order.
@@ -25,7 +30,7 @@ fn fields<'a>(heads: &'a str, name: &str) -> Vec<&'a str> {
     named.map(|(_, value)| value).collect()
 }
 
-/// The values of a field in an answer, byte for byte and in their order.
+/// The values of a field in a response, byte for byte and in their order.
 fn values<'a>(answer: &'a Answer, name: &str) -> Vec<&'a [u8]> {
     let values = answer.headers.get_all(name).iter();
     values.map(|value| value.as_bytes()).collect()
@@ -47,27 +52,30 @@ fn only(target: &Recorder, case: usize) -> Message {
 }
 
 /// A target that answers the first case so, and a world with it as the endpoint `own`.
-async fn answering(fields: &[u8], relay_toml: &str) -> (World, Recorder) {
+async fn answering(
+    fields: &[u8],
+    change: impl FnOnce(RelaySetup) -> RelaySetup,
+) -> (TestEnv, Recorder) {
     let target = Recorder::start().await;
     let head = b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n";
     let answer = [&head[..], fields, b"\r\n"].concat();
     target.answer(1, vec![Step::ReadBody, Step::Send(answer)]);
-    let world = World::start_full(&own(target.addr(), ""), relay_toml).await;
-    (world, target)
+    let builder = TestEnv::builder().endpoint(own(target.addr()));
+    (builder.relay(change).start().await, target)
 }
 
 /// The first case of [`answering`], asked for at `/x`.
-fn first_case(world: &World) -> Ask {
+fn first_case(world: &TestEnv) -> Ask {
     let ask = Ask::get("/v1/endpoints/own/x").header(CASE, "1");
     ask.header("bridge-authorization", &world.caller.basic())
 }
 
 #[tokio::test]
-async fn a_client_that_browses_follows_a_sign_in_and_keeps_its_cookie() {
+async fn browser_follows_redirect_and_keeps_cookie() {
     let target = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let addr = target.local_addr().unwrap();
-    let rewrite = "rewrite = [\"location\", \"cookies\"]\n";
-    let world = World::start_with(&own(addr, rewrite)).await;
+    let endpoint = own(addr).set("rewrite", vec!["location", "cookies"]);
+    let world = TestEnv::builder().endpoint(endpoint).start().await;
     let key = format!("{}:{}", world.caller.client_id, world.caller.client_secret);
     let url = world.api.url("/v1/endpoints/own/sign-in");
     let mut browser = Command::new("curl");
@@ -76,7 +84,7 @@ async fn a_client_that_browses_follows_a_sign_in_and_keeps_its_cookie() {
         .args(["--include", "--location", "--cookie", "", "--user", &key])
         .arg(url);
     let serving = async {
-        let (mut stream, first) = asked(&target).await;
+        let (mut stream, first) = accept_request(&target).await;
         let answer = format!(
             "HTTP/1.1 302 Found\r\nLocation: http://{addr}/base/next?x=%2F\r\n\
              Set-Cookie: sid=1; Path=/base; HttpOnly; Domain=127.0.0.1\r\n\
@@ -85,7 +93,7 @@ async fn a_client_that_browses_follows_a_sign_in_and_keeps_its_cookie() {
         );
         stream.write_all(answer.as_bytes()).await.unwrap();
         drop(stream);
-        let (mut stream, second) = asked(&target).await;
+        let (mut stream, second) = accept_request(&target).await;
         let answer = b"HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: 7\r\n\r\nwelcome";
         stream.write_all(answer).await.unwrap();
         (first, second)
@@ -120,7 +128,7 @@ async fn a_client_that_browses_follows_a_sign_in_and_keeps_its_cookie() {
 }
 
 #[tokio::test]
-async fn each_word_rewrites_its_own_fields_and_no_other() {
+async fn rewrite_option_changes_its_own_fields_only() {
     for (word, location, cookie) in [
         ("location", "/v1/endpoints/own/a", "sid=1; Path=/base/"),
         ("cookies", "/base/a", "sid=1; Path=/v1/endpoints/own/"),
@@ -129,8 +137,8 @@ async fn each_word_rewrites_its_own_fields_and_no_other() {
         let answer = b"HTTP/1.1 201 Created\r\nLocation: /base/a\r\nContent-Location: /base/a\r\n\
                        Set-Cookie: sid=1; Path=/base/\r\nContent-Length: 0\r\n\r\n";
         target.answer(1, vec![Step::ReadBody, Step::Send(answer.to_vec())]);
-        let more = format!("rewrite = [\"{word}\"]\n");
-        let world = World::start_with(&own(target.addr(), &more)).await;
+        let endpoint = own(target.addr()).set("rewrite", vec![word]);
+        let world = TestEnv::builder().endpoint(endpoint).start().await;
         let answer = world.api.send(first_case(&world)).await.expect_status(201);
         assert_eq!(answer.header("location"), Some(location), "{word}");
         assert_eq!(answer.header("content-location"), Some(location), "{word}");
@@ -139,7 +147,7 @@ async fn each_word_rewrites_its_own_fields_and_no_other() {
 }
 
 #[tokio::test]
-async fn without_rewrite_every_byte_of_an_answer_passes_as_it_is() {
+async fn response_is_unchanged_without_rewrite() {
     let target = Recorder::start().await;
     let addr = target.addr();
     let location = format!("http://{addr}/base/next?x=%2F#y");
@@ -155,15 +163,15 @@ async fn without_rewrite_every_byte_of_an_answer_passes_as_it_is() {
     }
     answer.extend_from_slice(b"Content-Length: 0\r\n\r\n");
     target.answer(1, vec![Step::ReadBody, Step::Send(answer)]);
-    let world = World::start_with(&own(addr, "")).await;
+    let world = TestEnv::builder().endpoint(own(addr)).start().await;
     let answer = world.api.send(first_case(&world)).await.expect_status(302);
     assert_eq!(values(&answer, "location"), [location.as_bytes()]);
     assert_eq!(values(&answer, "set-cookie"), cookies);
 }
 
 #[tokio::test]
-async fn with_hops_the_relay_stands_behind_what_the_caller_said() {
-    let (world, target) = answering(b"Via: 1.1 squid\r\n", HOPS).await;
+async fn hop_headers_append_to_the_callers() {
+    let (world, target) = answering(b"Via: 1.1 squid\r\n", with_hop_headers).await;
     for (origin, host, proto) in [
         (&world.api, "127.0.0.1", "http"),
         (&world.public, "localhost", "https"),
@@ -199,8 +207,8 @@ async fn with_hops_the_relay_stands_behind_what_the_caller_said() {
 }
 
 #[tokio::test]
-async fn with_hops_a_caller_of_http2_is_told_of_as_one() {
-    let (world, target) = answering(b"", HOPS).await;
+async fn hop_headers_name_http2_callers() {
+    let (world, target) = answering(b"", with_hop_headers).await;
     let port = world.public.addr().port();
     let out = Command::new("curl")
         .args(["-sS", "--noproxy", "*", "--max-time", "60", "--http2"])
@@ -228,8 +236,8 @@ async fn with_hops_a_caller_of_http2_is_told_of_as_one() {
 }
 
 #[tokio::test]
-async fn by_default_nothing_is_said_of_the_way() {
-    let (world, target) = answering(b"", "").await;
+async fn hop_headers_are_off_by_default() {
+    let (world, target) = answering(b"", |relay| relay).await;
     for origin in [&world.api, &world.public] {
         let answer = origin.send(first_case(&world)).await.expect_status(200);
         let request = only(&target, 1);

@@ -1,9 +1,8 @@
-//! Large bodies and slow readers: everything arrives, memory stays flat, others are not disturbed.
+//! Large bodies and slow readers: all bytes arrive, memory stays flat, other callers are unaffected.
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
-use e2e::World;
 use std::time::{Duration, Instant};
-use support::{Ask, pattern};
+use support::{Ask, TestEnv, let_time_pass, pattern};
 
 const MIB: u64 = 1024 * 1024;
 
@@ -11,7 +10,7 @@ const MIB: u64 = 1024 * 1024;
 const GROWTH_MAX_KIB: u64 = 16 * 1024;
 
 /// Runs one small exchange and a moderate one, so that growth is measured from a warm process.
-async fn warm(world: &World) {
+async fn warm(world: &TestEnv) {
     for size in [10, 4 * MIB] {
         let ask = Ask::get(world.endpoint(&format!("/bytes/{size}"))).key(&world.caller);
         world.api.send(ask).await.expect_status(200);
@@ -19,8 +18,8 @@ async fn warm(world: &World) {
 }
 
 #[tokio::test]
-async fn a_hundred_mebibytes_down_arrive_whole_in_flat_memory() {
-    let world = World::start().await;
+async fn download_of_100_mib_uses_flat_memory() {
+    let world = TestEnv::start().await;
     warm(&world).await;
     let before = world.rss_kib();
     world.reset_peaks();
@@ -35,8 +34,8 @@ async fn a_hundred_mebibytes_down_arrive_whole_in_flat_memory() {
 }
 
 #[tokio::test]
-async fn a_hundred_mebibytes_up_arrive_whole_in_flat_memory() {
-    let world = World::start().await;
+async fn upload_of_100_mib_uses_flat_memory() {
+    let world = TestEnv::start().await;
     warm(&world).await;
     let before = world.rss_kib();
     world.reset_peaks();
@@ -50,8 +49,8 @@ async fn a_hundred_mebibytes_up_arrive_whole_in_flat_memory() {
     world.assert_grown_less(before, GROWTH_MAX_KIB);
 }
 
-/// Fifty callers at once, each with five answers of 200 kB; none takes long.
-async fn fifty_others(world: &World) {
+/// Fifty concurrent callers, each with five responses of 200 kB. None takes long.
+async fn fifty_others(world: &TestEnv) {
     let mut others = tokio::task::JoinSet::new();
     for _ in 0..50 {
         let (api, key) = (world.api.clone(), world.caller.clone());
@@ -72,9 +71,9 @@ async fn fifty_others(world: &World) {
 }
 
 #[tokio::test]
-async fn a_stalled_reader_disturbs_nobody_and_costs_a_bounded_window() {
-    let world = World::start().await;
-    // What fifty callers cost by themselves is not the stalled one's.
+async fn stalled_reader_costs_a_bounded_window() {
+    let world = TestEnv::start().await;
+    // The memory of fifty callers is not the stalled reader's.
     fifty_others(&world).await;
     fifty_others(&world).await;
     let before = world.rss_kib();
@@ -90,8 +89,8 @@ async fn a_stalled_reader_disturbs_nobody_and_costs_a_bounded_window() {
 }
 
 #[tokio::test]
-async fn a_stalled_target_holds_the_upload_back() {
-    let world = World::start().await;
+async fn stalled_target_applies_backpressure() {
+    let world = TestEnv::start().await;
     warm(&world).await;
     let before = world.rss_kib();
     let ask = Ask::post(world.endpoint("/hang"))
@@ -99,7 +98,7 @@ async fn a_stalled_target_holds_the_upload_back() {
         .upload(100 * MIB);
     let api = world.api.clone();
     let upload = tokio::spawn(async move { api.try_send(ask).await });
-    tokio::time::sleep(Duration::from_secs(2)).await;
+    let_time_pass(Duration::from_secs(2), "the upload fills every window").await;
     world.assert_grown_less(before, GROWTH_MAX_KIB);
     upload.abort();
 }

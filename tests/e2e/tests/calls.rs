@@ -1,14 +1,13 @@
-//! Call URL requests through the real binaries.
+//! Call URL requests.
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
-use e2e::World;
 use serde_json::json;
 use std::time::Duration;
-use support::Ask;
+use support::{Ask, TestEnv};
 
 #[tokio::test]
-async fn a_call_is_executed_and_its_answer_comes_back() {
-    let world = World::start().await;
+async fn call_is_executed_and_returns_response() {
+    let world = TestEnv::start().await;
     let answer = world
         .call(
             json!({"url": world.target.url("/hook"), "body": "{\"id\":1}",
@@ -33,8 +32,8 @@ async fn a_call_is_executed_and_its_answer_comes_back() {
 }
 
 #[tokio::test]
-async fn bytes_that_are_no_text_come_back_as_base64() {
-    let world = World::start().await;
+async fn binary_response_is_returned_as_base64() {
+    let world = TestEnv::start().await;
     let answer = world
         .call(json!({"url": world.target.url("/echo"), "body_base64": "AP+A"}))
         .await
@@ -45,8 +44,8 @@ async fn bytes_that_are_no_text_come_back_as_base64() {
 }
 
 #[tokio::test]
-async fn the_targets_error_is_an_executed_call() {
-    let world = World::start().await;
+async fn target_error_is_an_executed_call() {
+    let world = TestEnv::start().await;
     let answer = world
         .call(json!({"url": world.target.url("/status/503"), "method": "GET"}))
         .await
@@ -58,8 +57,8 @@ async fn the_targets_error_is_an_executed_call() {
 }
 
 #[tokio::test]
-async fn the_same_idempotency_key_makes_one_call() {
-    let world = World::start().await;
+async fn idempotency_key_makes_one_call() {
+    let world = TestEnv::start().await;
     let call = json!({"url": world.target.url("/hook"), "body": "x", "idempotency_key": "k-1"});
     let (first, second) = tokio::join!(world.call(call.clone()), world.call(call.clone()));
     let third = world.call(call).await;
@@ -74,8 +73,8 @@ async fn the_same_idempotency_key_makes_one_call() {
 }
 
 #[tokio::test]
-async fn five_hundred_calls_at_once_each_get_their_own_answer() {
-    let world = World::start().await;
+async fn concurrent_calls_get_their_own_responses() {
+    let world = TestEnv::start().await;
     let mut running = tokio::task::JoinSet::new();
     for n in 0..500 {
         let call = json!({"url": world.target.url("/echo"), "body": format!("body {n}")});
@@ -99,8 +98,8 @@ async fn five_hundred_calls_at_once_each_get_their_own_answer() {
 }
 
 #[tokio::test]
-async fn mistakes_in_a_call_say_what_is_wrong() {
-    let world = World::start().await;
+async fn invalid_call_names_the_mistake() {
+    let world = TestEnv::start().await;
     for (body, words) in [
         ("{\"url\": ", "line 1"),
         ("[]", "object"),

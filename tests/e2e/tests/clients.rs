@@ -1,4 +1,4 @@
-//! HTTP clients as people have them, through both ways into the relay.
+//! Common HTTP clients, by both ingresses of the relay.
 //!
 //! ```text
 //! curl, requests, httpx, ──> named endpoints ──┐
@@ -6,10 +6,10 @@
 //! Chromium               ──> forward proxy ────┘
 //! ```
 //!
-//! Each of these is met with TLS and without.
+//! Each is used with TLS and without.
 //!
-//! What a client does, and what must come of it, is in `clients/`, in the client's own language; here is what it does
-//! that to. The clients are Debian's: `cargo xtask test` installs them, and where one is missing its test fails.
+//! The scripts in `clients/` hold what a client does and what it must get, in the client's language. This file starts
+//! the servers. The clients are Debian's: `cargo xtask test` installs them, and a missing one fails its test.
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use std::fs;
@@ -19,11 +19,10 @@ use std::sync::Arc;
 use std::time::Duration;
 use support::ca::IssuedFiles;
 use support::process::{Running, finish};
-use support::{Installation, Target, TempDir, ThrowawayCa, pattern};
+use support::setup::{Allow, Endpoint};
+use support::{TIMEOUT, Target, TempDir, TestEnv, ThrowawayCa, pattern};
 
-/// What a server may take to start on a loaded machine.
-const PATIENCE: Duration = Duration::from_secs(30);
-/// What a client may take for all that it does. Alone on two cores none needs more than 12 s.
+/// The longest that one script may take. Alone on two cores none needs more than 12 s.
 const CLIENT: Duration = Duration::from_secs(120);
 
 /// The file that clients send and get: more than a window of the tunnel.
@@ -35,13 +34,12 @@ const PYTHON: &str = "/usr/bin/python3";
 const NODE: &str = "/usr/bin/node";
 const JAVA: &str = "/usr/bin/java";
 
-/// The variables that clients and servers start with, and no others: not a proxy of the surroundings', nor
-/// settings of somebody's own.
+/// The whole environment of clients and servers: no proxy variables and no settings of the user.
 const SURROUNDINGS: [(&str, &str); 2] = [("PATH", "/usr/bin:/bin"), ("LANG", "C.UTF-8")];
 
 /// A relay, and a bridge that reaches a target and a website.
-struct Site {
-    site: Installation,
+struct ClientEnv {
+    env: TestEnv,
     target: Target,
     target_tls: Target,
     web: Web,
@@ -56,7 +54,7 @@ struct Web {
     _running: Running,
 }
 
-impl Site {
+impl ClientEnv {
     async fn start() -> Self {
         let dir = TempDir::new("clients");
         for name in ["files", "git", "home"] {
@@ -65,23 +63,21 @@ impl Site {
         dir.write("files/body.bin", pattern::bytes(BODY_BYTES));
         let ca = Arc::new(ThrowawayCa::new());
         let issued = ca.issue(&["127.0.0.1"]).write_to(dir.path(), "web");
-        let target = Target::start().await;
         let target_tls = Target::start_tls(&ca).await;
         let web = Web::start(dir.path(), None).await;
         let web_tls = Web::start(dir.path(), Some(&issued)).await;
+        let target = Target::start().await;
         let ports = [target.port(), target_tls.port(), web.port, web_tls.port];
-        let rule = format!(
-            "[[allow]]\nhost = \"127.0.0.1\"\nports = {ports:?}\nmethods = [\"*\"]\nconnect = true\n"
-        );
-        let site = Installation::builder()
+        let rule = Allow::host("127.0.0.1").ports(ports).set("connect", true);
+        let env = TestEnv::bare()
             .ca(&ca)
-            .endpoint("t", &target.url("/"))
-            .endpoint("web", &format!("{}/", web.url))
-            .bridge_extra(&rule)
+            .endpoint(Endpoint::new("t", target.url("/")))
+            .endpoint(Endpoint::new("web", format!("{}/", web.url)))
+            .allow(rule)
             .start()
             .await;
         Self {
-            site,
+            env,
             target,
             target_tls,
             web,
@@ -90,7 +86,7 @@ impl Site {
         }
     }
 
-    /// Runs a script of `clients/` to its end, which it reaches only if all was right.
+    /// Runs a script of `clients/`. It prints `done` only if everything was as expected.
     async fn run(&self, program: &str, name: &str, args: &[&str]) {
         let mut command = Command::new(program);
         command.arg(script(name)).args(args);
@@ -98,13 +94,13 @@ impl Site {
         command
             .envs(self.environment())
             .current_dir(self.path("home"));
-        let said = finish(name, command, CLIENT).await.success();
-        assert!(said.ends_with("done\n"), "{name} ended early: {said}");
+        let output = finish(name, command, CLIENT).await.success();
+        assert!(output.ends_with("done\n"), "{name} ended early: {output}");
     }
 
-    /// What the scripts know of the site. URLs have no slash at their ends.
+    /// The environment variables of the scripts. URLs have no slash at their ends.
     fn environment(&self) -> [(&'static str, String); 18] {
-        let (relay, key) = (&self.site.relay, &self.site.caller);
+        let (relay, key) = (&self.env.relay, &self.env.caller);
         let ca_file = relay.ca_file().display().to_string();
         [
             ("HOME", self.path("home")),
@@ -143,7 +139,7 @@ impl Web {
             command.args([&files.cert_file, &files.key_file]);
         }
         let running = Running::spawn("web", command);
-        let line = running.wait_log("listening on ", PATIENCE).await;
+        let line = running.wait_log("listening on ", TIMEOUT).await;
         let port: u16 = line.rsplit(':').next().unwrap().parse().unwrap();
         let scheme = if tls.is_some() { "https" } else { "http" };
         Self {
@@ -160,41 +156,56 @@ fn script(name: &str) -> String {
 }
 
 #[tokio::test]
-async fn curl_has_what_it_asks_for_and_learns_what_it_may_not() {
-    Site::start().await.run(PYTHON, "via_curl.py", &[]).await;
+async fn curl_requests_and_rejections() {
+    ClientEnv::start()
+        .await
+        .run(PYTHON, "via_curl.py", &[])
+        .await;
 }
 
 #[tokio::test]
-async fn pythons_requests_keeps_cookies_streams_and_sends_forms() {
-    Site::start()
+async fn python_requests_cookies_streams_and_forms() {
+    ClientEnv::start()
         .await
         .run(PYTHON, "via_requests.py", &[])
         .await;
 }
 
 #[tokio::test]
-async fn pythons_httpx_makes_many_requests_at_once_also_by_http2() {
-    Site::start().await.run(PYTHON, "via_httpx.py", &[]).await;
+async fn python_httpx_concurrent_requests_by_http2() {
+    ClientEnv::start()
+        .await
+        .run(PYTHON, "via_httpx.py", &[])
+        .await;
 }
 
 #[tokio::test]
-async fn node_fetches_streams_and_opens_tunnels() {
-    Site::start().await.run(NODE, "via_node.mjs", &[]).await;
+async fn node_fetch_streams_and_tunnels() {
+    ClientEnv::start()
+        .await
+        .run(NODE, "via_node.mjs", &[])
+        .await;
 }
 
 #[tokio::test]
-async fn javas_client_answers_challenges_and_asks_for_http2() {
-    Site::start().await.run(JAVA, "ViaJava.java", &[]).await;
+async fn java_client_challenges_and_http2() {
+    ClientEnv::start()
+        .await
+        .run(JAVA, "ViaJava.java", &[])
+        .await;
 }
 
 #[tokio::test]
-async fn git_clones_pushes_and_pulls() {
-    Site::start().await.run(PYTHON, "via_git.py", &[]).await;
+async fn git_clone_push_and_pull() {
+    ClientEnv::start()
+        .await
+        .run(PYTHON, "via_git.py", &[])
+        .await;
 }
 
 #[tokio::test]
-async fn chromium_shows_pages_sends_forms_and_speaks_websocket() {
-    let site = Site::start().await;
+async fn chromium_pages_forms_and_websocket() {
+    let site = ClientEnv::start().await;
     for way in ["endpoint", "proxy"] {
         site.run(NODE, "via_chromium.mjs", &[way]).await;
     }

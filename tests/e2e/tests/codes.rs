@@ -1,44 +1,59 @@
-//! Every failure that callers may rely on: its code, its execution state, its status.
+//! Every failure that callers can get: its code, its execution state, its status.
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
-use e2e::World;
 use hyper::Method;
 use serde_json::json;
 use std::time::Duration;
-use support::{Answer, ApiKey, Ask, Direction, RawTarget, ports};
+use support::setup::{Allow, Endpoint};
+use support::{Answer, ApiKey, Ask, Direction, RawTarget, TestEnv, let_time_pass, ports};
 
 #[track_caller]
 fn assert_problem(answer: &Answer, status: u16, code: &str, execution: &str) {
+    assert_problem_of("the request", answer, status, code, execution);
+}
+
+#[track_caller]
+fn assert_problem_of(case: &str, answer: &Answer, status: u16, code: &str, execution: &str) {
     let seen = (answer.status.as_u16(), answer.code(), answer.execution());
     assert_eq!(
         seen,
         (status, code.to_owned(), execution.to_owned()),
-        "{:?}",
+        "{case}: {:?}",
         answer.body
     );
-    assert_eq!(answer.header("bridge-error"), Some(code));
+    assert_eq!(answer.header("bridge-error"), Some(code), "{case}");
     let document = answer.json();
     assert_eq!(document["status"], status);
     for member in ["type", "title", "detail"] {
-        assert!(document[member].is_string(), "{member} in {document}");
+        assert!(
+            document[member].is_string(),
+            "{case}: {member} in {document}"
+        );
     }
 }
 
 #[tokio::test]
-async fn keys_that_are_missing_wrong_or_of_another_role() {
-    let world = World::start().await;
+async fn invalid_keys_are_unauthorized_or_forbidden() {
+    let world = TestEnv::start().await;
     let wrong = ApiKey::new(world.caller.client_id.clone(), "ibs_wrong");
     let unknown = ApiKey::new("ibk_unknown", world.caller.client_secret.clone());
     let mut bodies = Vec::new();
-    for ask in [
-        Ask::get(world.endpoint("/small")),
-        Ask::get(world.endpoint("/small")).key(&wrong),
-        Ask::get(world.endpoint("/small")).key(&unknown),
-        Ask::get(world.endpoint("/small")).header("authorization", "Basic !!!"),
-        Ask::get(world.endpoint("/small")).header("authorization", "Bearer x"),
+    let small = || Ask::get(world.endpoint("/small"));
+    for (case, ask) in [
+        ("no key", small()),
+        ("a wrong secret", small().key(&wrong)),
+        ("an unknown id", small().key(&unknown)),
+        (
+            "invalid base64",
+            small().header("authorization", "Basic !!!"),
+        ),
+        (
+            "another scheme",
+            small().header("authorization", "Bearer x"),
+        ),
     ] {
         let answer = world.api.send(ask).await;
-        assert_problem(&answer, 401, "unauthorized", "not_sent");
+        assert_problem_of(case, &answer, 401, "unauthorized", "not_sent");
         assert!(
             answer
                 .header("www-authenticate")
@@ -54,18 +69,20 @@ async fn keys_that_are_missing_wrong_or_of_another_role() {
     let bridge_key = &world.bridge_key;
     let call = json!({"url": world.target.url("/small")});
     for ask in [
-        Ask::get(world.endpoint("/small")).key(bridge_key),
+        small().key(bridge_key),
         Ask::post("/v1/calls").key(bridge_key).json(&call),
         Ask::get("/v1/bridges").key(bridge_key),
         Ask::post("/v1/pair").key(&world.caller).json(&json!({})),
     ] {
-        assert_problem(&world.api.send(ask).await, 403, "forbidden", "not_sent");
+        let case = ask.to_string();
+        let answer = world.api.send(ask).await;
+        assert_problem_of(&case, &answer, 403, "forbidden", "not_sent");
     }
 }
 
 #[tokio::test]
-async fn where_there_is_no_way() {
-    let world = World::start().await;
+async fn missing_routes_have_their_codes() {
+    let world = TestEnv::start().await;
     let ask = Ask::get("/v1/endpoints/nothing/").key(&world.caller);
     assert_problem(
         &world.api.send(ask).await,
@@ -91,8 +108,8 @@ async fn where_there_is_no_way() {
 }
 
 #[tokio::test]
-async fn a_bridge_that_is_not_there() {
-    let mut world = World::start().await;
+async fn offline_bridge_is_bridge_offline() {
+    let mut world = TestEnv::start().await;
     world.stop_bridge().await;
     let ask = Ask::get(world.endpoint("/small")).key(&world.caller);
     let answer = world.api.send(ask).await;
@@ -103,11 +120,14 @@ async fn a_bridge_that_is_not_there() {
 }
 
 #[tokio::test]
-async fn what_the_policy_refuses() {
-    let world = World::start_with(
-        "[[allow]]\nhost = \"*.metadata.example\"\nmethods = [\"*\"]\n[[allow]]\nhost = \"0.0.0.0/0\"\nports = [80, 443]\nmethods = [\"*\"]\n[[allow]]\nhost = \"narrow.example\"\nmethods = [\"POST\"]\npaths = [\"/hooks/*\"]\n",
-    )
-    .await;
+async fn policy_rejections_have_their_code() {
+    let narrow = Allow::host("narrow.example").methods(&["POST"]);
+    let world = TestEnv::builder()
+        .allow(Allow::host("*.metadata.example"))
+        .allow(Allow::host("0.0.0.0/0").ports([80, 443]))
+        .allow(narrow.set("paths", vec!["/hooks/*"]))
+        .start()
+        .await;
     for (url, method) in [
         ("http://not-allowed.example/", "POST"),
         ("http://narrow.example/hooks/a", "GET"),
@@ -133,7 +153,7 @@ async fn what_the_policy_refuses() {
                 (403, "refused_by_policy".to_owned()),
                 "{method} {url}"
             );
-            // Named, the bridge itself decided; else the relay may have known before.
+            // With a named bridge, the bridge decides. Otherwise the relay may decide by advertised hosts.
             let execution = answer.execution();
             assert!(
                 execution == "not_dispatched" || (!named && execution == "not_sent"),
@@ -152,13 +172,17 @@ async fn what_the_policy_refuses() {
             ["refused_by_policy", "invalid_request"].contains(&answer.code().as_str()),
             "{url}"
         );
-        assert!(["not_sent", "not_dispatched"].contains(&answer.execution().as_str()));
+        let execution = answer.execution();
+        assert!(
+            ["not_sent", "not_dispatched"].contains(&execution.as_str()),
+            "{url}: {execution}"
+        );
     }
 }
 
 #[tokio::test]
-async fn a_redirect_to_the_metadata_address_is_passed_back_not_followed() {
-    let world = World::start().await;
+async fn redirect_is_returned_and_not_followed() {
+    let world = TestEnv::start().await;
     let url = world
         .target
         .url("/redirect?to=http://169.254.169.254/latest/");
@@ -172,17 +196,18 @@ async fn a_redirect_to_the_metadata_address_is_passed_back_not_followed() {
 }
 
 #[tokio::test]
-async fn targets_that_fail_before_anything_left() {
+async fn target_failures_before_dispatch() {
     let closed = ports::free();
     let plain = RawTarget::start("HTTP/1.1 400 No\r\n\r\n").await;
-    let world = World::start_with(&format!(
-        "[[endpoint]]\nname = \"closed\"\nurl = \"http://127.0.0.1:{closed}/\"\n\
-         [[endpoint]]\nname = \"nodns\"\nurl = \"http://no-such-host.invalid/\"\n\
-         [[endpoint]]\nname = \"notls\"\nurl = \"https://127.0.0.1:{}/\"\n",
-        // Speaks plain HTTP.
-        plain.addr().port()
-    ))
-    .await;
+    let closed = format!("http://127.0.0.1:{closed}/");
+    // The target expects plain HTTP.
+    let plain = format!("https://{}/", plain.addr());
+    let world = TestEnv::builder()
+        .endpoint(Endpoint::new("closed", closed))
+        .endpoint(Endpoint::new("nodns", "http://no-such-host.invalid/"))
+        .endpoint(Endpoint::new("notls", plain))
+        .start()
+        .await;
     for (name, status, code) in [
         ("closed", 502, "target_refused"),
         ("nodns", 502, "target_dns"),
@@ -191,18 +216,18 @@ async fn targets_that_fail_before_anything_left() {
         let ask = Ask::post(format!("/v1/endpoints/{name}/"))
             .key(&world.caller)
             .body("x");
-        assert_problem(&world.api.send(ask).await, status, code, "not_dispatched");
+        let answer = world.api.send(ask).await;
+        assert_problem_of(name, &answer, status, code, "not_dispatched");
     }
 }
 
 #[tokio::test]
-async fn targets_that_fail_after_it_left() {
+async fn target_failures_after_dispatch() {
     let garbage = RawTarget::start("SSH-2.0-OpenSSH_9.2\r\n\r\n").await;
-    let world = World::start_with(&format!(
-        "[[endpoint]]\nname = \"garbage\"\nurl = \"{}\"\n",
-        garbage.url("/")
-    ))
-    .await;
+    let world = TestEnv::builder()
+        .endpoint(Endpoint::new("garbage", garbage.url("/")))
+        .start()
+        .await;
     let ask = Ask::post(world.endpoint("/close"))
         .key(&world.caller)
         .body("x");
@@ -236,12 +261,16 @@ async fn targets_that_fail_after_it_left() {
 }
 
 #[tokio::test]
-async fn sizes_that_are_too_large() {
-    let world = World::start_full(
-        "",
-        "[limits]\ncall_request_max = \"64KiB\"\ncall_response_max = \"64KiB\"\nheader_bytes_max = \"16KiB\"\n",
-    )
-    .await;
+async fn oversized_messages_have_their_codes() {
+    let world = TestEnv::builder()
+        .relay(|relay| {
+            relay
+                .set("limits.call_request_max", "64KiB")
+                .set("limits.call_response_max", "64KiB")
+                .set("limits.header_bytes_max", "16KiB")
+        })
+        .start()
+        .await;
     let big = "x".repeat(100_000);
     let call = world
         .call(json!({"url": world.target.url("/hook"), "body": big}))
@@ -264,8 +293,11 @@ async fn sizes_that_are_too_large() {
 }
 
 #[tokio::test]
-async fn more_at_once_than_the_relay_takes() {
-    let world = World::start_full("", "[limits]\nstreams_per_tenant = 4\n").await;
+async fn excess_concurrency_is_overloaded() {
+    let world = TestEnv::builder()
+        .relay(|relay| relay.set("limits.streams_per_tenant", 4))
+        .start()
+        .await;
     let mut hanging = Vec::new();
     for _ in 0..4 {
         let ask = Ask::get(world.endpoint("/hang")).key(&world.caller);
@@ -294,9 +326,9 @@ async fn more_at_once_than_the_relay_takes() {
 }
 
 #[tokio::test]
-async fn a_tunnel_that_breaks_while_the_target_works() {
-    let world = World::start().await;
-    // One that changes nothing would be made again.
+async fn tunnel_lost_during_exchange() {
+    let world = TestEnv::start().await;
+    // A safe request would be retried.
     let ask = Ask::post(world.endpoint("/hang"))
         .key(&world.caller)
         .body("x");
@@ -315,12 +347,13 @@ async fn a_tunnel_that_breaks_while_the_target_works() {
 }
 
 #[tokio::test]
-async fn a_tenant_that_is_suspended_is_told_so_until_it_is_not() {
-    let world = World::start().await;
+async fn suspended_tenant_is_tenant_suspended() {
+    let world = TestEnv::start().await;
     world
         .relay_cli(&["tenant", "suspend", world.tenant()])
         .await;
-    tokio::time::sleep(Duration::from_millis(1500)).await;
+    let why = "the relay reads its database twice a second";
+    let_time_pass(Duration::from_millis(1500), why).await;
     let ask = || Ask::get(world.endpoint("/small")).key(&world.caller);
     assert_problem(
         &world.api.send(ask()).await,
@@ -333,21 +366,21 @@ async fn a_tenant_that_is_suspended_is_told_so_until_it_is_not() {
 }
 
 #[tokio::test]
-async fn a_target_that_does_not_answer_in_the_endpoints_time() {
+async fn slow_target_is_target_timeout() {
     let slow = support::Target::start().await;
-    let world = World::start_with(&format!(
-        "[[endpoint]]\nname = \"slow\"\nurl = \"{}\"\nhead_timeout = \"500ms\"\n",
-        slow.url("/")
-    ))
-    .await;
+    let endpoint = Endpoint::new("slow", slow.url("/"));
+    let world = TestEnv::builder()
+        .endpoint(endpoint.set("head_timeout", "500ms"))
+        .start()
+        .await;
     let ask = Ask::get("/v1/endpoints/slow/hang").key(&world.caller);
     let answer = world.api.send(ask).await;
     assert_problem(&answer, 504, "target_timeout", "possibly_executed");
 }
 
 #[tokio::test]
-async fn a_caller_that_went_away_is_counted_as_cancelled() {
-    let world = World::start().await;
+async fn caller_hangup_counts_as_cancelled() {
+    let world = TestEnv::start().await;
     let ask = Ask::get(world.endpoint("/hang")).key(&world.caller);
     let api = world.api.clone();
     let waiting = tokio::spawn(async move { api.try_send(ask).await });
@@ -368,14 +401,18 @@ async fn a_caller_that_went_away_is_counted_as_cancelled() {
 }
 
 #[tokio::test]
-async fn a_request_that_never_reached_the_bridge_is_made_once_through_its_next_tunnel() {
-    let world = World::start().await;
+async fn unsent_request_is_retried_on_the_next_tunnel() {
+    let world = TestEnv::start().await;
     world.proxy().freeze(Direction::Downstream);
     let call = json!({"url": world.target.url("/hook"), "body": "once"});
     let ask = Ask::post("/v1/calls").key(&world.caller).json(&call);
     let api = world.api.clone();
     let calling = tokio::spawn(async move { api.send(ask).await });
-    tokio::time::sleep(Duration::from_millis(500)).await;
+    let_time_pass(
+        Duration::from_millis(500),
+        "the frozen proxy holds the call",
+    )
+    .await;
     assert_eq!(world.target.hooks().len(), 0);
     world.proxy().cut();
     world.proxy().thaw();

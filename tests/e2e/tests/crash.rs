@@ -1,7 +1,10 @@
-//! Kill storms: relay, bridge and target are killed at random moments while calls are handed over.
-//! Nothing that was acknowledged is lost, and nothing is done twice.
+//! Kill storms: relay, bridge and target are killed at random moments while clients submit calls. No
+//! acknowledged call is lost, and none is executed twice.
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
-#![expect(clippy::print_stdout, reason = "the seed and the counts tell a run")]
+#![expect(
+    clippy::print_stdout,
+    reason = "the seed and the counts identify a run"
+)]
 
 use serde_json::json;
 use std::collections::{HashMap, HashSet};
@@ -10,16 +13,27 @@ use std::process::Command;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
-use support::{ApiKey, Ask, Installation, Origin, PostgresDatabase, Running, ports, process};
+use support::setup::{Allow, Builder};
+use support::{
+    ApiKey, Ask, Origin, PostgresDatabase, Running, TestEnv, eventually, let_time_pass, ports,
+    process,
+};
 
-/// Many short waits: a target that is down is asked again soon.
-const DELIVERIES: &str = "[deliveries]\nschedule = [\"100ms\", \"300ms\", \"300ms\", \"1s\", \"1s\", \
-                          \"1s\", \"1s\", \"1s\", \"1s\", \"2s\", \"2s\", \"2s\", \"2s\", \"2s\", \"2s\"]\n";
+/// Many short intervals, so that a target that was down is retried soon.
+const SCHEDULE: [&str; 15] = [
+    "100ms", "300ms", "300ms", "1s", "1s", "1s", "1s", "1s", "1s", "2s", "2s", "2s", "2s", "2s",
+    "2s",
+];
 
-/// Who hands calls over.
+/// Clients that submit calls.
 const CALLERS: usize = 4;
 
-/// A small generator of our own, so that a run can be told by its seed.
+/// Why a client waits between two calls.
+const PACE: &str = "the storm has a load of its own, below what the machine can do";
+/// Why a program that was killed stays down.
+const DOWNTIME: &str = "the others must notice that the program is down";
+
+/// A small random generator, so that a run can be repeated by its seed.
 struct Dice(u64);
 
 impl Dice {
@@ -39,7 +53,7 @@ enum Victim {
 }
 
 struct Storm {
-    site: Installation,
+    site: TestEnv,
     target: Option<Running>,
     port: u16,
     seen: PathBuf,
@@ -48,14 +62,11 @@ struct Storm {
 }
 
 impl Storm {
-    async fn start(relay_extra: &str) -> Self {
+    async fn start(builder: Builder) -> Self {
         let port = ports::free();
-        let site = Installation::builder()
-            .bridge_extra(&format!(
-                "[[allow]]\nhost = \"127.0.0.1\"\nports = [{port}]\nmethods = [\"POST\"]\n"
-            ))
-            .relay_extra(DELIVERIES)
-            .relay_extra(relay_extra)
+        let site = builder
+            .allow(Allow::loopback(port).methods(&["POST"]))
+            .relay(|relay| relay.set("deliveries.schedule", SCHEDULE.to_vec()))
             .start()
             .await;
         let seen = site.dir().join("seen");
@@ -77,7 +88,7 @@ impl Storm {
         self.target = Some(Running::spawn("target", command));
     }
 
-    /// Hands calls over until the storm is over.
+    /// Starts clients that submit calls until the storm is over.
     fn callers(&self) -> tokio::task::JoinSet<()> {
         let mut callers = tokio::task::JoinSet::new();
         for n in 0..CALLERS {
@@ -89,40 +100,41 @@ impl Storm {
                 while !over.load(Ordering::Relaxed) {
                     count += 1;
                     let url = format!("http://127.0.0.1:{port}/{n}/{count}");
-                    match hand_over(&origin, &key, &url).await {
+                    match submit(&origin, &key, &url).await {
                         Some(id) => assert!(acknowledged.lock().unwrap().insert(id)),
-                        None => tokio::time::sleep(Duration::from_millis(50)).await,
+                        None => let_time_pass(Duration::from_millis(50), PACE).await,
                     }
-                    tokio::time::sleep(Duration::from_millis(10)).await;
+                    let_time_pass(Duration::from_millis(10), PACE).await;
                 }
             });
         }
         callers
     }
 
-    /// Kills one of the victims and starts it again, now and then, for so long.
+    /// Repeatedly kills one of the victims and starts it again.
     async fn rage(&mut self, victims: &[Victim], lasting: Duration, dice: &mut Dice) -> usize {
         let until = Instant::now() + lasting;
         let mut kills = 0;
         while Instant::now() < until {
-            tokio::time::sleep(Duration::from_millis(100 + dice.below(1400))).await;
+            let pause = Duration::from_millis(100 + dice.below(1400));
+            let_time_pass(pause, "kills come at random moments").await;
             let pick = usize::try_from(dice.below(victims.len() as u64)).unwrap();
             let dead_for = Duration::from_millis(dice.below(500));
             kills += 1;
             match victims[pick] {
                 Victim::Relay => {
                     self.site.relay.kill9();
-                    tokio::time::sleep(dead_for).await;
+                    let_time_pass(dead_for, DOWNTIME).await;
                     self.site.relay.start().await;
                 }
                 Victim::Bridge => {
                     self.site.bridge.kill9();
-                    tokio::time::sleep(dead_for).await;
+                    let_time_pass(dead_for, DOWNTIME).await;
                     self.site.bridge.start();
                 }
                 Victim::Target => {
                     self.target.as_ref().unwrap().kill9();
-                    tokio::time::sleep(dead_for).await;
+                    let_time_pass(dead_for, DOWNTIME).await;
                     self.start_target();
                 }
             }
@@ -130,38 +142,39 @@ impl Storm {
         kills
     }
 
-    /// Where every call stands, once all that were acknowledged have come to their end.
+    /// Returns the state of every call once all acknowledged ones are final.
     async fn settle(&mut self) -> HashMap<String, String> {
-        // It may wait for up to a minute before it dials again; a new process dials at once.
+        // A bridge may back off for up to a minute; a new process dials at once.
         self.site.bridge.stop(Duration::from_secs(40)).await;
         self.site.bridge.start();
-        let deadline = Instant::now() + Duration::from_secs(120);
-        loop {
-            let states = self.states().await;
-            let acknowledged = self.acknowledged.lock().unwrap().clone();
-            let open: Vec<_> = acknowledged
-                .iter()
-                .filter(|id| {
-                    let state = states.get(*id).map(String::as_str);
-                    matches!(
-                        state,
-                        None | Some("pending" | "waiting_for_bridge" | "attempting")
-                    )
-                })
-                .collect();
-            if open.is_empty() {
-                return states;
-            }
-            assert!(
-                Instant::now() < deadline,
-                "{} of {} are not at their end, such as {} ({:?})",
-                open.len(),
-                acknowledged.len(),
-                open[0],
-                states.get(open[0])
-            );
-            tokio::time::sleep(Duration::from_millis(300)).await;
-        }
+        eventually(
+            Duration::from_secs(120),
+            "an end of every call",
+            async || {
+                let states = self.states().await;
+                let acknowledged = self.acknowledged.lock().unwrap().clone();
+                let open: Vec<_> = acknowledged
+                    .iter()
+                    .filter(|id| {
+                        let state = states.get(*id).map(String::as_str);
+                        matches!(
+                            state,
+                            None | Some("pending" | "waiting_for_bridge" | "attempting")
+                        )
+                    })
+                    .collect();
+                let Some(first) = open.first() else {
+                    return Ok(states);
+                };
+                Err(format!(
+                    "{} of {} are open, such as {first} ({:?})",
+                    open.len(),
+                    acknowledged.len(),
+                    states.get(*first)
+                ))
+            },
+        )
+        .await
     }
 
     async fn states(&self) -> HashMap<String, String> {
@@ -184,7 +197,7 @@ impl Storm {
         }
     }
 
-    /// How often the target has seen each id.
+    /// Returns how often the target has seen each id.
     fn seen(&self) -> HashMap<String, usize> {
         let mut seen = HashMap::new();
         for line in std::fs::read_to_string(&self.seen).unwrap().lines() {
@@ -193,8 +206,8 @@ impl Storm {
         seen
     }
 
-    /// Shows the attempts of calls that the target saw more than once: there must be none.
-    async fn tell_twice(&self) {
+    /// Prints the attempts of calls that the target saw more than once. There must be none.
+    async fn print_repeated(&self) {
         let seen = self.seen();
         for (id, _) in seen.iter().filter(|(_, count)| **count > 1).take(4) {
             let ask = Ask::get(format!("/v1/calls/{id}")).key(&self.site.caller);
@@ -203,7 +216,7 @@ impl Storm {
         }
     }
 
-    /// What must hold after any storm. Returns how many outcomes are unknown.
+    /// Asserts what must hold after any storm, and returns the number of unknown outcomes.
     fn check(&self, states: &HashMap<String, String>, kills: usize) -> usize {
         let seen = self.seen();
         let twice: Vec<_> = seen.iter().filter(|(_, count)| **count > 1).collect();
@@ -223,14 +236,14 @@ impl Storm {
         }
         let succeeded = of_state.get("succeeded").copied().unwrap_or(0);
         println!("{kills} kills, {} calls: {of_state:?}", acknowledged.len());
-        assert!(acknowledged.len() > 100, "too few calls to tell anything");
+        assert!(acknowledged.len() > 100, "too few calls for a result");
         assert!(succeeded * 2 > acknowledged.len(), "{of_state:?}");
         of_state.get("outcome_unknown").copied().unwrap_or(0)
     }
 }
 
-/// The id of a call that is acknowledged.
-async fn hand_over(origin: &Origin, key: &ApiKey, url: &str) -> Option<String> {
+/// Submits a call, and returns its id if it was acknowledged.
+async fn submit(origin: &Origin, key: &ApiKey, url: &str) -> Option<String> {
     let call = json!({"mode": "deliver", "url": url, "body": "{}"});
     let ask = Ask::post("/v1/calls").key(key).json(&call);
     let answer = origin
@@ -240,11 +253,11 @@ async fn hand_over(origin: &Origin, key: &ApiKey, url: &str) -> Option<String> {
     (answer.status == 202).then(|| answer.json()["id"].as_str().unwrap().to_owned())
 }
 
-async fn storm(relay_extra: &str, victims: &[Victim], lasting: Duration) -> (usize, usize) {
+async fn storm(builder: Builder, victims: &[Victim], lasting: Duration) -> (usize, usize) {
     let seed = u64::from(std::process::id()) << 20 | 0x9e37;
     println!("seed {seed}");
     let mut dice = Dice(seed);
-    let mut storm = Storm::start(relay_extra).await;
+    let mut storm = Storm::start(builder).await;
     let mut callers = storm.callers();
     let kills = storm.rage(victims, lasting, &mut dice).await;
     storm.over.store(true, Ordering::Relaxed);
@@ -252,19 +265,19 @@ async fn storm(relay_extra: &str, victims: &[Victim], lasting: Duration) -> (usi
         done.unwrap();
     }
     let states = storm.settle().await;
-    storm.tell_twice().await;
+    storm.print_repeated().await;
     let unknown = storm.check(&states, kills);
     (kills, unknown)
 }
 
 const ALL: [Victim; 3] = [Victim::Relay, Victim::Bridge, Victim::Target];
 
-/// Each kill of a bridge or a target leaves at most as many unknown outcomes as were on their way.
+/// Each kill of a bridge or a target leaves at most as many unknown outcomes as were in flight.
 const IN_FLIGHT_MAX: usize = 32;
 
 #[tokio::test]
-async fn nothing_acknowledged_is_lost_and_nothing_fires_twice() {
-    let (kills, unknown) = storm("", &ALL, Duration::from_secs(60)).await;
+async fn kill_storm_keeps_deliveries_exactly_once() {
+    let (kills, unknown) = storm(TestEnv::bare(), &ALL, Duration::from_secs(60)).await;
     assert!(
         unknown <= kills * IN_FLIGHT_MAX,
         "{unknown} of {kills} kills"
@@ -272,10 +285,10 @@ async fn nothing_acknowledged_is_lost_and_nothing_fires_twice() {
 }
 
 #[tokio::test]
-async fn nothing_acknowledged_is_lost_and_nothing_fires_twice_on_postgresql() {
+async fn kill_storm_on_postgresql_is_exactly_once() {
     let database = PostgresDatabase::create();
-    let storage = format!("[storage]\nurl = \"{}\"\n", database.url());
-    let (kills, unknown) = storm(&storage, &ALL, Duration::from_secs(60)).await;
+    let builder = TestEnv::bare().relay(|relay| relay.database(database.url()));
+    let (kills, unknown) = storm(builder, &ALL, Duration::from_secs(60)).await;
     assert!(
         unknown <= kills * IN_FLIGHT_MAX,
         "{unknown} of {kills} kills"
@@ -283,7 +296,7 @@ async fn nothing_acknowledged_is_lost_and_nothing_fires_twice_on_postgresql() {
 }
 
 #[tokio::test]
-async fn kills_of_the_relay_alone_leave_no_outcome_unknown() {
-    let (_, unknown) = storm("", &[Victim::Relay], Duration::from_secs(20)).await;
+async fn relay_kills_leave_no_unknown_outcome() {
+    let (_, unknown) = storm(TestEnv::bare(), &[Victim::Relay], Duration::from_secs(20)).await;
     assert_eq!(unknown, 0);
 }

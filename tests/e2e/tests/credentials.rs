@@ -1,53 +1,55 @@
-//! Credentials for targets: kept by the bridge, added behind the policy, seen by nobody else.
+//! Credentials for targets: the bridge stores them, adds them after the policy, and shows them to no one
+//! else.
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
-use e2e::World;
 use hyper::Method;
 use serde_json::json;
-use std::time::{Duration, Instant};
-use support::{Alm, Answer, Ask, Target, TempDir, ThrowawayCa};
+use std::time::Duration;
+use support::setup::{Endpoint, path};
+use support::{Alm, Answer, Ask, Target, TempDir, TestEnv, ThrowawayCa, eventually};
 
 const PASSWORD: &str = "correct horse battery";
 /// `me:` and the password.
 const BASIC: &str = "Basic bWU6Y29ycmVjdCBob3JzZSBiYXR0ZXJ5";
 
-/// Keeps a credential, by way of the command line.
-async fn set(world: &World, name: &str, more: &[&str], secret: &str) {
+/// Stores a credential by the command line.
+async fn set(world: &TestEnv, name: &str, more: &[&str], secret: &str) {
     let file = world.bridge_data_dir().join("a secret for the test");
     std::fs::write(&file, format!("{secret}\n")).unwrap();
     let file = file.to_str().unwrap();
     let mut args = vec!["credential", "set", name, "--secret-file", file];
     args.extend(more);
-    let said = world.bridge_cli(&args).await.success();
-    assert!(!said.contains(secret), "{said}");
+    let output = world.bridge_cli(&args).await.success();
+    assert!(!output.contains(secret), "{output}");
 }
 
-/// Asks until the answer is good, as a running bridge takes a moment to notice.
-async fn until_good(world: &World, ask: impl Fn() -> Ask) -> Answer {
-    let deadline = Instant::now() + Duration::from_secs(20);
-    loop {
-        let answer = world.api.send(ask()).await;
-        if answer.status == 200 {
-            return answer;
-        }
-        assert!(Instant::now() < deadline, "{}", answer.text());
-        tokio::time::sleep(Duration::from_millis(100)).await;
-    }
+/// Sends until the response is 200: a running bridge notices a credential within a moment.
+async fn until_good(world: &TestEnv, ask: impl Fn() -> Ask) -> Answer {
+    eventually(
+        Duration::from_secs(20),
+        "200 with the credential",
+        async || {
+            let answer = world.api.send(ask()).await;
+            match answer.status.as_u16() {
+                200 => Ok(answer),
+                _ => Err(answer.text()),
+            }
+        },
+    )
+    .await
 }
 
 /// A bridge with an endpoint `private` that names the credential `own`, on its own target.
-async fn start(more: &str) -> (World, Target) {
+async fn start(change: impl FnOnce(Endpoint) -> Endpoint) -> (TestEnv, Target) {
     let target = Target::start().await;
-    let config = format!(
-        "[[endpoint]]\nname = \"private\"\nurl = \"{}\"\ncredential = \"own\"\n{more}\n",
-        target.url("/")
-    );
-    (World::start_with(&config).await, target)
+    let endpoint = Endpoint::new("private", target.url("/")).set("credential", "own");
+    let builder = TestEnv::builder().endpoint(change(endpoint));
+    (builder.start().await, target)
 }
 
 #[tokio::test]
-async fn an_endpoints_credential_reaches_its_target_and_nobody_else() {
-    let (world, target) = start("").await;
+async fn endpoint_credential_reaches_its_target_only() {
+    let (world, target) = start(|endpoint| endpoint).await;
     let ask = || Ask::get("/v1/endpoints/private/headers").key(&world.caller);
     let missing = world.api.send(ask()).await;
     assert_eq!(missing.code(), "invalid_request");
@@ -56,7 +58,7 @@ async fn an_endpoints_credential_reaches_its_target_and_nobody_else() {
     let seen = until_good(&world, ask).await.text();
     assert!(seen.contains(&format!("authorization: {BASIC}")), "{seen}");
 
-    // The caller's own would take its place: refused, and nothing reaches the target.
+    // A caller's own credential would replace it: rejected, and nothing reaches the target.
     let before = target.requests();
     let own = Ask::get("/v1/endpoints/private/headers")
         .header("bridge-authorization", &world.caller.basic())
@@ -65,7 +67,7 @@ async fn an_endpoints_credential_reaches_its_target_and_nobody_else() {
     assert_eq!(refused.code(), "invalid_request");
     assert_eq!(target.requests(), before);
 
-    // Nor does TRACE have it repeated.
+    // TRACE would return it to the caller.
     let trace = Ask::new(Method::TRACE, "/v1/endpoints/private/echo").key(&world.caller);
     let refused = world.api.send(trace).await;
     assert_eq!(refused.code(), "refused_by_policy");
@@ -81,7 +83,8 @@ async fn an_endpoints_credential_reaches_its_target_and_nobody_else() {
     let on_disk =
         std::fs::read_to_string(world.bridge_data_dir().join("credentials.json")).unwrap();
     let log: Vec<String> = world
-        .bridge()
+        .bridge
+        .process()
         .log()
         .iter()
         .map(|line| format!("{line:?}"))
@@ -102,16 +105,17 @@ async fn an_endpoints_credential_reaches_its_target_and_nobody_else() {
         .bridge_cli(&["credential", "remove", "own"])
         .await
         .success();
-    let deadline = Instant::now() + Duration::from_secs(20);
-    while world.api.send(ask()).await.status == 200 {
-        assert!(Instant::now() < deadline, "it is still used");
-        tokio::time::sleep(Duration::from_millis(100)).await;
-    }
+    eventually(
+        Duration::from_secs(20),
+        "no use of the credential",
+        async || world.api.send(ask()).await.status != 200,
+    )
+    .await;
 }
 
 #[tokio::test]
-async fn where_the_config_says_so_the_callers_own_is_replaced() {
-    let (world, _target) = start("caller_credentials = \"override\"").await;
+async fn override_replaces_the_callers_credential() {
+    let (world, _target) = start(|endpoint| endpoint.set("caller_credentials", "override")).await;
     set(&world, "own", &["--kind", "bearer"], "token-of-the-bridge").await;
     let ask = || {
         Ask::get("/v1/endpoints/private/headers")
@@ -127,8 +131,8 @@ async fn where_the_config_says_so_the_callers_own_is_replaced() {
 }
 
 #[tokio::test]
-async fn a_call_names_a_credential_that_goes_to_its_own_origins_alone() {
-    let (world, _target) = start("").await;
+async fn named_credential_goes_to_its_origins_only() {
+    let (world, _target) = start(|endpoint| endpoint).await;
     let origin = world.target.url("");
     let origin = origin.trim_end_matches('/');
     let field = [
@@ -157,21 +161,20 @@ async fn a_call_names_a_credential_that_goes_to_its_own_origins_alone() {
         let before = world.target.requests();
         let refused = world.api.send(call(name)).await;
         assert_eq!(refused.code(), code, "{name}");
-        assert_eq!(refused.execution(), "not_dispatched");
-        assert_eq!(world.target.requests(), before);
+        assert_eq!(refused.execution(), "not_dispatched", "{name}");
+        assert_eq!(world.target.requests(), before, "{name}");
     }
 }
 
 #[tokio::test]
-async fn a_caller_of_alm_needs_no_password_and_an_expired_session_is_renewed() {
+async fn alm_sign_in_is_shared_and_renewed() {
     let alm = Alm::start("sync", "s3cret<&>").await;
     // The simulation compares what came as XML.
     alm.set_password("s3cret&lt;&amp;&gt;");
-    let config = format!(
-        "[[endpoint]]\nname = \"alm\"\nurl = \"{}\"\ncredential = \"alm-sync\"\nmethods = [\"GET\", \"PUT\"]\n",
-        alm.url()
-    );
-    let world = World::start_with(&config).await;
+    let endpoint = Endpoint::new("alm", alm.url())
+        .set("credential", "alm-sync")
+        .set("methods", vec!["GET", "PUT"]);
+    let world = TestEnv::builder().endpoint(endpoint).start().await;
     set(
         &world,
         "alm-sync",
@@ -199,14 +202,14 @@ async fn a_caller_of_alm_needs_no_password_and_an_expired_session_is_renewed() {
     );
     assert_eq!(alm.sign_ins(), 1, "one sign-in serves all");
 
-    // Many at once meet an expired session: each is answered, and few sign in.
+    // Many concurrent requests find an expired session: each succeeds, and few sign in.
     alm.expire();
     let asks = (0..20).map(|_| world.api.send(put()));
     let answers = futures_util::future::join_all(asks).await;
     assert!(answers.iter().all(|answer| answer.status == 200));
     assert!(alm.sign_ins() <= 4, "{} sign-ins", alm.sign_ins());
 
-    // A password that is not taken any more is not tried again and again.
+    // A password that ALM rejects is not tried repeatedly.
     alm.set_password("another");
     alm.expire();
     let before = alm.sign_ins();
@@ -214,13 +217,16 @@ async fn a_caller_of_alm_needs_no_password_and_an_expired_session_is_renewed() {
         let refused = world.api.send(get()).await;
         assert_eq!(refused.code(), "forbidden");
     }
-    assert!(alm.sign_ins() <= before + 1, "the account would be locked");
+    assert!(
+        alm.sign_ins() <= before + 1,
+        "repeated sign-ins lock the account"
+    );
     let test = world.bridge_cli(&["credential", "test", "alm-sync"]).await;
     assert!(!test.status.success());
 }
 
 #[tokio::test]
-async fn a_target_that_wants_a_client_certificate_gets_the_bridges() {
+async fn client_certificate_is_sent_by_its_endpoint() {
     let ca = ThrowawayCa::new();
     let target = Target::start_mutual(&ca).await;
     let dir = TempDir::new("mutual");
@@ -228,16 +234,12 @@ async fn a_target_that_wants_a_client_certificate_gets_the_bridges() {
         .issue(&["bridge.corp.example"])
         .write_to(dir.path(), "own");
     let (url, ca_file) = (target.url("/"), ca.write_to(dir.path()));
-    let endpoint = |name: &str| {
-        let ca_file = ca_file.display();
-        format!("[[endpoint]]\nname = \"{name}\"\nurl = \"{url}\"\nca_file = \"{ca_file}\"\n")
-    };
-    let config = format!(
-        "{}{}credential = \"own\"\n",
-        endpoint("bare"),
-        endpoint("private")
-    );
-    let world = World::start_with(&config).await;
+    let endpoint = |name: &str| Endpoint::new(name, &*url).set("ca_file", path(&ca_file));
+    let world = TestEnv::builder()
+        .endpoint(endpoint("bare"))
+        .endpoint(endpoint("private").set("credential", "own"))
+        .start()
+        .await;
     let ask = |name: &str| Ask::get(format!("/v1/endpoints/{name}/small")).key(&world.caller);
     world.api.send(ask("bare")).await.expect_status(502);
     let key = std::fs::read_to_string(&own.key_file).unwrap();
@@ -245,7 +247,7 @@ async fn a_target_that_wants_a_client_certificate_gets_the_bridges() {
     let kind = ["--kind", "certificate", "--certificate-file", certificate];
     set(&world, "own", &kind, &key).await;
     until_good(&world, || ask("private")).await;
-    // It is that endpoint's alone.
+    // The certificate belongs to that endpoint only.
     world.api.send(ask("bare")).await.expect_status(502);
     assert_eq!(target.requests(), 1);
 }

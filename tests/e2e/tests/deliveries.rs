@@ -1,17 +1,19 @@
-//! Calls that are stored and delivered: once, in every weather.
+//! Calls that are stored and delivered exactly once, whatever fails meanwhile.
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
-use e2e::World;
 use serde_json::{Value, json};
-use std::time::{Duration, Instant};
-use support::Ask;
+use std::time::Duration;
+use support::{Ask, TIMEOUT, TestEnv, let_time_pass};
 
-const PATIENCE: Duration = Duration::from_secs(30);
+/// Starts an environment with short retry intervals, so that a test sees several attempts.
+async fn with_short_schedule() -> TestEnv {
+    TestEnv::builder()
+        .relay(|relay| relay.set("deliveries.schedule", vec!["200ms", "200ms", "200ms"]))
+        .start()
+        .await
+}
 
-/// Short waits, so that a test sees several attempts.
-const SCHEDULE: &str = "[deliveries]\nschedule = [\"200ms\", \"200ms\", \"200ms\"]\n";
-
-async fn hand_over(world: &World, call: Value) -> String {
+async fn submit(world: &TestEnv, call: Value) -> String {
     let answer = world.call(call).await.expect_status(202);
     assert!(
         answer.headers["location"]
@@ -22,32 +24,15 @@ async fn hand_over(world: &World, call: Value) -> String {
     answer.json()["id"].as_str().unwrap().to_owned()
 }
 
-async fn show(world: &World, id: &str) -> Value {
-    let ask = Ask::get(format!("/v1/calls/{id}")).key(&world.caller);
-    world.api.send(ask).await.expect_status(200).json()
-}
-
-async fn wait_state(world: &World, id: &str, wanted: &str) -> Value {
-    let deadline = Instant::now() + PATIENCE;
-    loop {
-        let call = show(world, id).await;
-        if call["state"] == wanted {
-            return call;
-        }
-        assert!(Instant::now() < deadline, "not {wanted}: {call:#}");
-        tokio::time::sleep(Duration::from_millis(30)).await;
-    }
-}
-
 fn deliver(url: &str, body: &str) -> Value {
     json!({"mode": "deliver", "url": url, "body": body, "headers": {"x-own": "1"}})
 }
 
 #[tokio::test]
-async fn a_call_is_delivered_once_with_its_signature_and_shown_with_its_attempt() {
-    let world = World::start().await;
-    let id = hand_over(&world, deliver(&world.target.url("/hook?a=b"), "{\"n\":1}")).await;
-    let call = wait_state(&world, &id, "succeeded").await;
+async fn delivery_is_signed_and_made_once() {
+    let world = TestEnv::start().await;
+    let id = submit(&world, deliver(&world.target.url("/hook?a=b"), "{\"n\":1}")).await;
+    let call = world.wait_call(&id, "succeeded", TIMEOUT).await;
     assert_eq!(call["attempts"], 1);
     assert_eq!(call["status"], 200);
     assert_eq!(call["attempt_list"][0]["bridge"], "b1");
@@ -80,113 +65,122 @@ async fn a_call_is_delivered_once_with_its_signature_and_shown_with_its_attempt(
 }
 
 #[tokio::test]
-async fn a_target_that_fails_is_asked_again_until_the_schedule_ends() {
-    let world = World::start_full("", SCHEDULE).await;
-    let id = hand_over(&world, deliver(&world.target.url("/status/500"), "")).await;
-    let call = wait_state(&world, &id, "failed").await;
+async fn failing_target_is_retried_by_schedule() {
+    let world = with_short_schedule().await;
+    let id = submit(&world, deliver(&world.target.url("/status/500"), "")).await;
+    let call = world.wait_call(&id, "failed", TIMEOUT).await;
     assert_eq!(call["attempts"], 4);
     assert_eq!(world.target.requests(), 4);
     // A dead letter can be delivered again, from the first step.
     let ask = Ask::post(format!("/v1/calls/{id}/redeliver")).key(&world.caller);
     world.api.send(ask).await.expect_status(202);
-    let call = wait_state(&world, &id, "failed").await;
+    let call = world.wait_call(&id, "failed", TIMEOUT).await;
     assert_eq!(call["attempts"], 8);
-    let gone = hand_over(&world, deliver(&world.target.url("/status/410"), "")).await;
-    assert_eq!(wait_state(&world, &gone, "failed").await["attempts"], 1);
+    let gone = submit(&world, deliver(&world.target.url("/status/410"), "")).await;
+    assert_eq!(
+        world.wait_call(&gone, "failed", TIMEOUT).await["attempts"],
+        1
+    );
 }
 
 #[tokio::test]
-async fn refused_waiting_and_failed_are_told_apart() {
-    let mut world = World::start_full("", SCHEDULE).await;
-    let refused = hand_over(&world, deliver("http://10.9.8.7/hook", "")).await;
-    let call = wait_state(&world, &refused, "refused").await;
+async fn delivery_states_refused_and_waiting_differ() {
+    let mut world = with_short_schedule().await;
+    let refused = submit(&world, deliver("http://10.9.8.7/hook", "")).await;
+    let call = world.wait_call(&refused, "refused", TIMEOUT).await;
     assert_eq!(call["code"], "refused_by_policy");
     assert_eq!(call["attempts"], 0);
     world.stop_bridge().await;
-    let waiting = hand_over(&world, deliver(&world.target.url("/hook"), "later")).await;
-    wait_state(&world, &waiting, "waiting_for_bridge").await;
+    let waiting = submit(&world, deliver(&world.target.url("/hook"), "later")).await;
+    world
+        .wait_call(&waiting, "waiting_for_bridge", TIMEOUT)
+        .await;
     world.start_bridge();
-    let call = wait_state(&world, &waiting, "succeeded").await;
+    let call = world.wait_call(&waiting, "succeeded", TIMEOUT).await;
     assert_eq!(call["attempts"], 1);
     assert_eq!(world.target.hooks().len(), 1);
 }
 
 #[tokio::test]
-async fn one_that_is_taken_back_is_not_made() {
-    let mut world = World::start().await;
+async fn cancelled_delivery_is_not_made() {
+    let mut world = TestEnv::start().await;
     world.stop_bridge().await;
-    let id = hand_over(&world, deliver(&world.target.url("/hook"), "")).await;
-    wait_state(&world, &id, "waiting_for_bridge").await;
+    let id = submit(&world, deliver(&world.target.url("/hook"), "")).await;
+    world.wait_call(&id, "waiting_for_bridge", TIMEOUT).await;
     let cancel = Ask::post(format!("/v1/calls/{id}/cancel")).key(&world.caller);
     world.api.send(cancel).await.expect_status(200);
     world.start_bridge();
     world.wait_online().await;
     let again = Ask::post(format!("/v1/calls/{id}/cancel")).key(&world.caller);
     world.api.send(again).await.expect_status(409);
-    assert_eq!(show(&world, &id).await["state"], "cancelled");
+    assert_eq!(world.stored_call(&id).await["state"], "cancelled");
     assert!(world.target.hooks().is_empty());
 }
 
 #[tokio::test]
-async fn the_same_idempotency_key_stores_one_call() {
-    let world = World::start().await;
+async fn idempotency_key_stores_one_delivery() {
+    let world = TestEnv::start().await;
     let url = world.target.url("/hook");
     let with_key = |body: &str| {
         let mut call = deliver(&url, body);
         call["idempotency_key"] = json!("k1");
         call
     };
-    let first = hand_over(&world, with_key("a")).await;
+    let first = submit(&world, with_key("a")).await;
     let again = world.call(with_key("a")).await.expect_status(202);
     assert_eq!(again.json()["id"], first.as_str());
     assert_eq!(again.headers["idempotency-replayed"], "true");
     world.call(with_key("b")).await.expect_status(409);
-    wait_state(&world, &first, "succeeded").await;
+    world.wait_call(&first, "succeeded", TIMEOUT).await;
     assert_eq!(world.target.hooks().len(), 1);
 }
 
 #[tokio::test]
-async fn a_tunnel_that_is_lost_between_answer_and_relay_fires_nothing_twice() {
-    let mut world = World::start().await;
-    let id = hand_over(&world, deliver(&world.target.url("/delay/1500"), "")).await;
-    world.target.wait_for_requests(1, PATIENCE).await;
-    // The relay dies while the target works, and the bridge's answer finds nobody.
+async fn lost_response_causes_no_second_delivery() {
+    let mut world = TestEnv::start().await;
+    let id = submit(&world, deliver(&world.target.url("/delay/1500"), "")).await;
+    world.target.wait_for_requests(1, TIMEOUT).await;
+    // The relay is killed while the target works, so the bridge cannot deliver the response to it.
     world.kill_relay().await;
-    tokio::time::sleep(Duration::from_secs(2)).await;
+    let_time_pass(
+        Duration::from_secs(2),
+        "the target responds while the relay is down",
+    )
+    .await;
     world.start_relay().await;
-    let call = wait_state(&world, &id, "succeeded").await;
+    let call = world.wait_call(&id, "succeeded", TIMEOUT).await;
     assert_eq!(call["attempts"], 1);
     assert_eq!(world.target.requests(), 1);
 }
 
 #[tokio::test]
-async fn a_bridge_that_dies_while_the_target_works_leaves_an_unknown_outcome() {
-    let mut world = World::start_full("", SCHEDULE).await;
+async fn bridge_killed_mid_delivery_is_outcome_unknown() {
+    let mut world = with_short_schedule().await;
     let url = world.target.url("/hang");
-    let once = hand_over(&world, deliver(&url, "")).await;
-    world.target.wait_for_requests(1, PATIENCE).await;
+    let once = submit(&world, deliver(&url, "")).await;
+    world.target.wait_for_requests(1, TIMEOUT).await;
     let mut more = deliver(&world.target.url("/hang"), "");
     more["at_least_once"] = json!(true);
-    let more = hand_over(&world, more).await;
-    world.target.wait_for_requests(2, PATIENCE).await;
+    let more = submit(&world, more).await;
+    world.target.wait_for_requests(2, TIMEOUT).await;
     world.kill_bridge().await;
     world.start_bridge();
-    let call = wait_state(&world, &once, "outcome_unknown").await;
+    let call = world.wait_call(&once, "outcome_unknown", TIMEOUT).await;
     assert_eq!(call["execution"], "possibly_executed");
-    // The one that may be repeated is.
-    world.target.wait_for_requests(3, PATIENCE).await;
-    assert_eq!(show(&world, &more).await["state"], "attempting");
+    // A delivery with `at_least_once` is repeated.
+    world.target.wait_for_requests(3, TIMEOUT).await;
+    assert_eq!(world.stored_call(&more).await["state"], "attempting");
 }
 
 #[tokio::test]
-async fn a_journal_that_is_lost_is_noticed() {
-    let mut world = World::start_full("", SCHEDULE).await;
-    let id = hand_over(&world, deliver(&world.target.url("/hang"), "")).await;
-    world.target.wait_for_requests(1, PATIENCE).await;
+async fn lost_journal_is_outcome_unknown() {
+    let mut world = with_short_schedule().await;
+    let id = submit(&world, deliver(&world.target.url("/hang"), "")).await;
+    world.target.wait_for_requests(1, TIMEOUT).await;
     world.kill_bridge().await;
     std::fs::remove_file(world.bridge_data_dir().join("journal.redb")).unwrap();
     world.start_bridge();
-    let call = wait_state(&world, &id, "outcome_unknown").await;
+    let call = world.wait_call(&id, "outcome_unknown", TIMEOUT).await;
     assert!(
         call["detail"].as_str().unwrap().contains("journal"),
         "{call:#}"
@@ -195,10 +189,10 @@ async fn a_journal_that_is_lost_is_noticed() {
 }
 
 #[tokio::test]
-async fn another_tenants_call_is_as_if_it_did_not_exist() {
-    let world = World::start().await;
-    let id = hand_over(&world, deliver(&world.target.url("/hook"), "")).await;
-    wait_state(&world, &id, "succeeded").await;
+async fn call_of_another_tenant_is_not_found() {
+    let world = TestEnv::start().await;
+    let id = submit(&world, deliver(&world.target.url("/hook"), "")).await;
+    world.wait_call(&id, "succeeded", TIMEOUT).await;
     let stranger = world.tenant_without_bridges().await;
     for (method, path) in [
         ("GET", format!("/v1/calls/{id}")),
@@ -212,7 +206,7 @@ async fn another_tenants_call_is_as_if_it_did_not_exist() {
         let theirs = world.api.send(ask(&path)).await.expect_status(404);
         let nobodys = path.replace(&id, &format!("call_{}", "0".repeat(32)));
         let none = world.api.send(ask(&nobodys)).await.expect_status(404);
-        assert_eq!(theirs.text(), none.text());
+        assert_eq!(theirs.text(), none.text(), "{method} {path}");
     }
     let list = Ask::get("/v1/calls").key(&stranger);
     let list = world.api.send(list).await.expect_status(200).json();
@@ -220,12 +214,16 @@ async fn another_tenants_call_is_as_if_it_did_not_exist() {
 }
 
 #[tokio::test]
-async fn paused_deliveries_are_taken_and_wait() {
-    let world = World::start().await;
+async fn paused_deliveries_are_stored_and_wait() {
+    let world = TestEnv::start().await;
     world.relay_cli(&["deliveries", "pause"]).await;
-    let id = hand_over(&world, deliver(&world.target.url("/hook"), "")).await;
-    tokio::time::sleep(Duration::from_millis(1500)).await;
+    let id = submit(&world, deliver(&world.target.url("/hook"), "")).await;
+    let_time_pass(
+        Duration::from_millis(1500),
+        "a delivery would arrive at once",
+    )
+    .await;
     assert!(world.target.hooks().is_empty());
     world.relay_cli(&["deliveries", "resume"]).await;
-    wait_state(&world, &id, "succeeded").await;
+    world.wait_call(&id, "succeeded", TIMEOUT).await;
 }

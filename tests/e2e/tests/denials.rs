@@ -1,27 +1,21 @@
-//! What is denied, and what administrators do, leaves an audit row, a log line and a metric.
+//! Denied requests and administrative actions leave an audit row, a log line and a metric.
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
-use e2e::{World, eventually};
 use serde_json::{Value, json};
-use std::time::Duration;
-use support::{ApiKey, Ask};
+use support::setup::Builder;
+use support::{ApiKey, Ask, TIMEOUT, TestEnv, eventually};
 
-const PATIENCE: Duration = Duration::from_secs(30);
-const AUDIT: &str = "[audit]\nsums_every = \"200ms\"\n";
-
-async fn site_admin(world: &World) -> ApiKey {
-    let made = ["key", "create", "--role", "site-admin", "--json"];
-    let made: Value = serde_json::from_str(&world.relay_cli(&made).await).unwrap();
-    let text = |name: &str| made[name].as_str().unwrap().to_owned();
-    ApiKey::new(text("client_id"), text("client_secret"))
+/// An environment whose relay writes its sums soon.
+fn auditing() -> Builder {
+    TestEnv::builder().relay(|relay| relay.set("audit.sums_every", "200ms"))
 }
 
-/// The rows of an action with this result, once they add up to so many.
-async fn rows(world: &World, key: &ApiKey, action: &str, result: &str, count: i64) -> Vec<Value> {
+/// Waits until the rows of an action with this result add up to `count`.
+async fn rows(world: &TestEnv, key: &ApiKey, action: &str, result: &str, count: i64) -> Vec<Value> {
     let what = format!("{count} of {action} {result}");
-    eventually(&what, PATIENCE, || async {
-        let ask = Ask::get(format!("/v1/audit?limit=1000&action={action}")).key(key);
-        let page = world.api.send(ask).await.expect_status(200).json();
+    eventually(TIMEOUT, &what, async || {
+        let path = format!("/v1/audit?limit=1000&action={action}");
+        let page = world.get(path, key).await;
         let mut rows = page["audit"].as_array()?.clone();
         rows.retain(|row| row["result"] == result);
         let sum: i64 = rows.iter().filter_map(|row| row["count"].as_i64()).sum();
@@ -32,12 +26,11 @@ async fn rows(world: &World, key: &ApiKey, action: &str, result: &str, count: i6
 
 #[tokio::test]
 async fn denied_requests_leave_rows_lines_and_counters() {
-    let world = World::start_full(
-        "",
-        &format!("{AUDIT}[limits]\nauth_failures_per_minute = 5\n"),
-    )
-    .await;
-    let site = site_admin(&world).await;
+    let world = auditing()
+        .relay(|relay| relay.set("limits.auth_failures_per_minute", 5))
+        .start()
+        .await;
+    let site = world.site_admin().await;
     let send = async |ask: Ask| world.api.send(ask).await.status.as_u16();
     let path = world.endpoint("/small");
     // Another role; another endpoint.
@@ -67,7 +60,7 @@ async fn denied_requests_leave_rows_lines_and_counters() {
     assert_eq!(wrong[0]["object"], world.caller.client_id.as_str());
     assert_eq!(wrong[0]["actor"], "unknown");
     assert_eq!(wrong[0]["detail"]["address"], "127.0.0.1");
-    // What names no known key concerns the relay's operators.
+    // Denials without a known key are visible to the relay's operators.
     rows(&world, &site, "auth.denied", "rate_limited", 1).await;
     let unknown = rows(&world, &site, "auth.denied", "unauthorized", 5).await;
     assert!(
@@ -75,7 +68,7 @@ async fn denied_requests_leave_rows_lines_and_counters() {
             .iter()
             .any(|row| row["object"].as_str().unwrap().contains("unknown"))
     );
-    world.relay().wait_log("denied", PATIENCE).await;
+    world.relay.process().wait_log("denied", TIMEOUT).await;
     let metrics = world.metrics().await;
     for reason in ["unauthorized", "forbidden", "rate_limited"] {
         let line = format!("integration_relay_requests_denied_total{{reason=\"{reason}\"}}");
@@ -85,11 +78,10 @@ async fn denied_requests_leave_rows_lines_and_counters() {
 
 #[tokio::test]
 async fn flood_of_denials_leaves_the_history_readable() {
-    let world = World::start_full(
-        "",
-        &format!("{AUDIT}[limits]\nauth_failures_per_minute = 5\n"),
-    )
-    .await;
+    let world = auditing()
+        .relay(|relay| relay.set("limits.auth_failures_per_minute", 5))
+        .start()
+        .await;
     for _ in 0..5 {
         for address in 1..100 {
             let stream = world.connect_from([127, 0, 1, address].into()).await;
@@ -105,14 +97,14 @@ async fn flood_of_denials_leaves_the_history_readable() {
     let denied = rows.iter().filter(|row| row["action"] == "auth.denied");
     assert!(denied.count() <= 16);
     assert!(rows.iter().any(|row| row["action"] == "key.create"));
-    let lines = world.relay().log();
-    let said = lines.iter().filter(|line| line.text.contains("denied"));
-    assert!(said.count() < 300, "lines are few");
+    let lines = world.relay.process().log();
+    let output = lines.iter().filter(|line| line.text.contains("denied"));
+    assert!(output.count() < 300, "lines are few");
 }
 
 #[tokio::test]
 async fn pairing_leaves_rows_whether_it_works_or_not() {
-    let mut world = World::start_full("", AUDIT).await;
+    let mut world = auditing().start().await;
     let paired = rows(&world, &world.admin, "bridge.pair", "ok", 1).await;
     assert_eq!(paired[0]["object"], "b1");
     assert_eq!(paired[0]["actor"], world.bridge_key.client_id.as_str());
@@ -129,10 +121,14 @@ async fn pairing_leaves_rows_whether_it_works_or_not() {
         let line = format!("integration_relay_pairings_total{{outcome=\"{outcome}\"}} 1");
         assert!(metrics.contains(&line), "{line} in {metrics}");
     }
-    world.relay().wait_log("bridge paired", PATIENCE).await;
-    // A bridge that is not let in; a new process asks at once.
+    world
+        .relay
+        .process()
+        .wait_log("bridge paired", TIMEOUT)
+        .await;
+    // A revoked bridge is rejected. A new process dials at once.
     world.relay_cli(&["bridge", "revoke", "b1"]).await;
-    world.wait_sessions(0, PATIENCE).await;
+    world.wait_sessions(0, TIMEOUT).await;
     world.kill_bridge().await;
     world.start_bridge();
     let refused = rows(&world, &world.admin, "tunnel.denied", "revoked", 1).await;
@@ -141,12 +137,13 @@ async fn pairing_leaves_rows_whether_it_works_or_not() {
 
 #[tokio::test]
 async fn pause_resume_and_restore_leave_rows() {
-    let mut world = World::start_full("", AUDIT).await;
-    let site = site_admin(&world).await;
+    let mut world = auditing().start().await;
+    let site = world.site_admin().await;
     world.relay_cli(&["deliveries", "pause"]).await;
     world
-        .relay()
-        .wait_log("deliveries are paused", PATIENCE)
+        .relay
+        .process()
+        .wait_log("deliveries are paused", TIMEOUT)
         .await;
     let metrics = world.metrics().await;
     assert!(
@@ -167,7 +164,8 @@ async fn pause_resume_and_restore_leave_rows() {
     let restored = rows(&world, &site, "database.restore", "ok", 1).await;
     assert_eq!(restored[0]["object"], "copy.db");
     world
-        .relay()
-        .wait_log("deliveries are paused", PATIENCE)
+        .relay
+        .process()
+        .wait_log("deliveries are paused", TIMEOUT)
         .await;
 }

@@ -1,63 +1,108 @@
-//! The tunnel is invisible to HTTP: what a target sees of a request, and what a client sees of the
-//! answer, is what both see without it.
+//! The tunnel is invisible to HTTP: what a target sees of a request, and what a caller sees of the
+//! response, is what both see without the tunnel. One table of cases runs against both protocols.
 //!
 //! ```text
-//! raw client ──────────────────────────────────────────────────> recorder   directly
-//!            ──> relay /v1/endpoints/t/... ──> bridge ─────────> recorder   by the named endpoint
-//!            ──> proxy GET http://host/... ──> bridge ─────────> recorder   by the forward proxy
-//!            ──> proxy CONNECT host:port   ──> bridge ─────────> recorder   by CONNECT
+//! HTTP/1.1 target
+//! HTTP/1.1 caller ──────────────────────────────────────────────> recorder   directly
+//!                 ──> relay /v1/endpoints/t/... ──> bridge ─────> recorder   by the named endpoint
+//!                 ──> proxy GET http://host/... ──> bridge ─────> recorder   by the forward proxy
+//!                 ──> proxy CONNECT host:port   ──> bridge ─────> recorder   by CONNECT
+//! HTTP/2 target
+//! HTTP/2 caller   ──────────────────────────────────────────────> H2Target   directly
+//!                 ──> relay, TLS, HTTP/2 ──> bridge ──> HTTP/2 ──> H2Target   by the endpoint over HTTP/2
+//! HTTP/1.1 caller ──> relay, HTTP/1.1    ──> bridge ──> HTTP/2 ──> H2Target   by the endpoint
 //! ```
 //!
-//! By CONNECT every byte has to be the same. On the two ways between, a message is taken apart and
-//! put together again, and these may differ:
+//! By CONNECT every byte is the same. On the other routes a message is parsed and written again, and
+//! these may differ:
 //!
 //! | what | because |
 //! | --- | --- |
-//! | `connection`, `keep-alive`, `proxy-connection`, `te`, `transfer-encoding`, `upgrade`, `proxy-authorization`, `proxy-authenticate`, and what `Connection` names | they are of one hop (RFC 9110, 7.6.1): compared without them, and none of those that are not framing may pass |
-//! | `host` | the bridge writes the authority of the target that its policy approved |
-//! | `bridge-authorization` | the relay's own key: no target may see it |
-//! | `date` of an answer | the relay adds one where the target sent none (RFC 9110, 6.6.1); one that was sent stays |
-//! | `content-length` beside `transfer-encoding` | it says nothing, and must not be passed on (RFC 9112, 6.3) |
-//! | chunks, or the end of the connection | how a body of unknown length ends is of one hop (RFC 9112, 6 and 7.1); that its length is unknown is not |
+//! | `connection`, `keep-alive`, `proxy-connection`, `te`, `transfer-encoding`, `upgrade`, `proxy-authorization`, `proxy-authenticate`, and what `Connection` names | they are of one hop (RFC 9110, 7.6.1): compared without them, and by HTTP/1.1 none of those that are not framing may pass |
+//! | `host` | the bridge writes the authority that its policy approved; by HTTP/2 `:authority` is compared |
+//! | `bridge-authorization` | the caller's key for the relay: no target may see it |
+//! | `date` of a response | the relay adds one where the target sent none (RFC 9110, 6.6.1); one that was sent stays |
+//! | `content-length` next to `transfer-encoding` | it means nothing, and must not be passed on (RFC 9112, 6.3) |
+//! | `content-length: 0` of an empty body by HTTP/2 | END_STREAM states the same (RFC 9113, 8.1) |
+//! | `cookie` in one field or in crumbs by HTTP/2 | receivers join them (RFC 9113, 8.2.3) |
+//! | chunks, frames, or the end of the connection | how a body of unknown length ends is of one hop (RFC 9112, 6 and 7.1); that its length is unknown is not |
 //! | the HTTP version and the reason phrase | of one hop (RFC 9110, 2.5), and without meaning (RFC 9112, 4) |
+//! | responses with a status of 1xx by HTTP/2 | they are hints |
 //! | the order of fields with different names, and the case of names | neither means anything (RFC 9110, 5.1 and 5.3), and HTTP libraries put equal names together: compared are the names, and the values of each in their order |
 //!
-//! Where more may differ, the case says so: see [`case::Check`].
+//! Where more may differ, the case states it: see [`case::Check`].
 
 use futures_util::{StreamExt as _, stream};
-use std::time::Duration;
-use support::{Installation, Recorder};
 
-// Beside this file, and no tests of their own.
-#[path = "differential/answers.rs"]
-mod answers;
+// Modules of this test, which have no tests of their own.
 #[path = "differential/case.rs"]
 mod case;
 #[path = "differential/compare.rs"]
 mod compare;
+#[path = "differential/http1.rs"]
+mod http1;
+#[path = "differential/http2.rs"]
+mod http2;
+#[path = "differential/http2_caller.rs"]
+mod http2_caller;
 #[path = "differential/requests.rs"]
 mod requests;
+#[path = "differential/responses.rs"]
+mod responses;
+#[path = "differential/script.rs"]
+mod script;
 
-use case::{Case, Doors, Way};
+use case::{Case, Route, Target};
 use compare::Run;
+use http1::Http1Env;
+use http2::Http2Env;
 
 /// Cases that run at once.
 const AT_ONCE: usize = 8;
-/// Less would be another test.
-const CASES_MIN: usize = 120;
-/// What one exchange may take on a loaded machine.
-const WITHIN: Duration = Duration::from_secs(15);
-/// The most fields of a request here, and some of the relay's.
-const RELAY: &str = "[limits]\nheaders_max = 128\n";
+/// The relay's limit: the most fields of a case, and some that a route adds.
+const HEADERS_MAX: i64 = 128;
+
+/// A relay, a bridge and a target, with the routes between them.
+trait Env {
+    /// The routes through the tunnel.
+    const ROUTES: &'static [Route];
+
+    /// Gives the target the script of a case.
+    fn prepare(&self, number: usize, case: &Case);
+
+    /// Sends a case on a route.
+    async fn run(&self, number: usize, case: &Case, route: Route) -> Run;
+}
 
 #[tokio::test]
-async fn the_tunnel_is_invisible_to_http() {
-    let ground = Ground::start().await;
-    let mut cases = requests::all();
-    cases.extend(answers::all());
-    assert!(cases.len() >= CASES_MIN, "{} cases", cases.len());
+async fn http1_requests_pass_unchanged() {
+    let cases = requests::all(Target::Http1);
+    compare_all(&Http1Env::start().await, Target::Http1, &cases, 190).await;
+}
+
+#[tokio::test]
+async fn http1_responses_pass_unchanged() {
+    let cases = responses::all(Target::Http1);
+    compare_all(&Http1Env::start().await, Target::Http1, &cases, 170).await;
+}
+
+#[tokio::test]
+async fn http2_requests_pass_unchanged() {
+    let cases = requests::all(Target::Http2);
+    compare_all(&Http2Env::start().await, Target::Http2, &cases, 150).await;
+}
+
+#[tokio::test]
+async fn http2_responses_pass_unchanged() {
+    let cases = responses::all(Target::Http2);
+    compare_all(&Http2Env::start().await, Target::Http2, &cases, 150).await;
+}
+
+/// Runs every case on every route. `cases_min` guards against a table that lost its rows.
+async fn compare_all<E: Env>(env: &E, target: Target, cases: &[Case], cases_min: usize) {
+    assert!(cases.len() >= cases_min, "{} cases", cases.len());
     let compared: Vec<Vec<String>> = stream::iter(cases.iter().enumerate())
-        .map(|(index, case)| ground.compare(index + 1, case))
+        .map(|(index, case)| compare_one(env, target, index + 1, case))
         .buffered(AT_ONCE)
         .collect()
         .await;
@@ -71,78 +116,20 @@ async fn the_tunnel_is_invisible_to_http() {
     );
 }
 
-/// A relay and a bridge that lead to the recorder in three ways.
-struct Ground {
-    // Dropped first: it has the connections to the recorder.
-    _site: Installation,
-    recorder: Recorder,
-    doors: Doors,
-}
-
-impl Ground {
-    async fn start() -> Self {
-        let recorder = Recorder::start().await;
-        let target = recorder.addr();
-        let rule = format!(
-            "[[allow]]\nhost = \"127.0.0.1\"\nports = [{}]\nmethods = [\"*\"]\nconnect = true\n",
-            target.port()
-        );
-        let site = Installation::builder()
-            .endpoint("t", &recorder.url("/"))
-            .bridge_extra(&rule)
-            .relay_extra(RELAY)
-            .start()
-            .await;
-        let doors = Doors {
-            target,
-            relay: site.relay.internal().addr(),
-            proxy: site.relay.proxy(),
-            key: site.caller.basic(),
-        };
-        Self {
-            _site: site,
-            recorder,
-            doors,
-        }
+/// Runs a case on all routes, one after the other. Returns a line for each difference.
+async fn compare_one<E: Env>(env: &E, target: Target, number: usize, case: &Case) -> Vec<String> {
+    let line = |route: Route, what: &String| {
+        let (name, route) = (&case.name, route.name());
+        format!("{number} ({name}), {route}: {what}")
+    };
+    env.prepare(number, case);
+    let direct = env.run(number, case, Route::Direct).await;
+    let wrong = compare::unsound(case, &direct);
+    let mut found: Vec<_> = wrong.iter().map(|what| line(Route::Direct, what)).collect();
+    for route in E::ROUTES {
+        let tunnelled = env.run(number, case, *route).await;
+        let differences = compare::differences(case, target, *route, &direct, &tunnelled);
+        found.extend(differences.iter().map(|what| line(*route, what)));
     }
-
-    /// A case on all ways, one after the other. What differs, a line each.
-    async fn compare(&self, number: usize, case: &Case) -> Vec<String> {
-        self.recorder.answer(number, case.steps.clone());
-        let direct = self.run(number, case, Way::Direct).await;
-        let mut found: Vec<_> = compare::unsound(case, &direct)
-            .into_iter()
-            .map(|what| line(number, case, Way::Direct, &what))
-            .collect();
-        for way in Way::THROUGH {
-            let tunnelled = self.run(number, case, way).await;
-            let mut differences = compare::differences(case, way, &direct, &tunnelled);
-            if has_leaked(&tunnelled, &self.doors.key) {
-                differences.push("the target saw the relay's key".to_owned());
-            }
-            found.extend(differences.iter().map(|what| line(number, case, way, what)));
-        }
-        found
-    }
-
-    async fn run(&self, number: usize, case: &Case, way: Way) -> Run {
-        let (addr, connect) = self.doors.of(way);
-        let request = case.request(number, way, &self.doors);
-        let heard = support::recorder::talk(addr, connect.as_deref(), &request, WITHIN).await;
-        Run {
-            seen: self.recorder.take(number),
-            heard: heard.map_err(|error| error.to_string()),
-        }
-    }
-}
-
-fn line(number: usize, case: &Case, way: Way, what: &str) -> String {
-    format!("{number} ({}), {}: {what}", case.name, way.name())
-}
-
-/// Whether the key is anywhere in what the target saw.
-fn has_leaked(run: &Run, key: &str) -> bool {
-    let key = key.as_bytes();
-    let mut heads = run.seen.iter().map(|request| &request.head);
-    heads.any(|head| head.windows(key.len()).any(|part| part == key))
+    found
 }

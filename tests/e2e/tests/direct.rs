@@ -1,11 +1,11 @@
-//! Which way a URL goes, and that no way leads the relay into a private network.
+//! Routes of URLs. None lets the relay call a private network.
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
-use e2e::World;
 use serde_json::json;
-use support::Ask;
+use std::time::Duration;
+use support::{Ask, TestEnv, eventually};
 
-async fn explain(world: &World, url: &str) -> serde_json::Value {
+async fn explain(world: &TestEnv, url: &str) -> serde_json::Value {
     let ask = Ask::post("/v1/calls/explain")
         .key(&world.caller)
         .json(&json!({"url": url}));
@@ -13,8 +13,8 @@ async fn explain(world: &World, url: &str) -> serde_json::Value {
 }
 
 #[tokio::test]
-async fn explain_says_the_way_and_sends_nothing() {
-    let world = World::start().await;
+async fn explain_shows_the_route_and_sends_nothing() {
+    let world = TestEnv::start().await;
     let served = explain(&world, &world.target.url("/hook")).await;
     assert_eq!(
         (&served["route"], &served["bridge"]),
@@ -42,17 +42,16 @@ async fn explain_says_the_way_and_sends_nothing() {
     world
         .relay_cli(&["tenant", "direct", &tenant, "--allow", "https://8.8.8.8/*"])
         .await;
-    let deadline = std::time::Instant::now() + std::time::Duration::from_secs(5);
-    while explain(&world, "https://8.8.8.8/hook").await["route"] != "direct" {
-        assert!(std::time::Instant::now() < deadline);
-        tokio::time::sleep(std::time::Duration::from_millis(50)).await;
-    }
+    eventually(Duration::from_secs(5), "a direct route", async || {
+        explain(&world, "https://8.8.8.8/hook").await["route"] == "direct"
+    })
+    .await;
     assert_eq!(world.target.requests(), 0);
 }
 
 #[tokio::test]
-async fn no_pattern_lets_the_relay_call_a_private_address() {
-    let mut world = World::start().await;
+async fn direct_patterns_allow_no_private_address() {
+    let mut world = TestEnv::start().await;
     let port = world.target.port();
     let tenant = world.tenant().to_owned();
     let mut args = vec!["tenant", "direct", tenant.as_str()];
@@ -61,18 +60,15 @@ async fn no_pattern_lets_the_relay_call_a_private_address() {
         args.extend(["--allow", pattern]);
     }
     world.relay_cli(&args).await;
-    // Without its bridge there would be no other way.
+    // Without its bridge only a direct call could work.
     world.stop_bridge().await;
-    // The relay sees within a moment what the command line changed.
+    // The relay reads what the command line changed within a moment.
     let url = format!("http://localhost:{port}/hook");
-    let deadline = std::time::Instant::now() + std::time::Duration::from_secs(5);
-    let problem = loop {
+    let problem = eventually(Duration::from_secs(5), "the new patterns", async || {
         let problem = world.call(json!({"url": url})).await.json();
-        if problem["code"] != "bridge_offline" || std::time::Instant::now() > deadline {
-            break problem;
-        }
-        tokio::time::sleep(std::time::Duration::from_millis(50)).await;
-    };
+        (problem["code"] != "bridge_offline").then_some(problem)
+    })
+    .await;
     assert_eq!(problem["code"], "refused_by_policy", "{problem}");
     assert_eq!(problem["execution"], "not_dispatched", "{problem}");
     for url in [

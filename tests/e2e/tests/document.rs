@@ -1,38 +1,34 @@
-//! The API against its own document: whatever is asked, right or wrong, gets an answer that
-//! `proto/openapi.json` describes, and never an internal error.
+//! The API and its own document: every request, valid or not, gets a response that `proto/openapi.json`
+//! describes, and never an internal error.
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 mod schema;
 
-use e2e::World;
 use hyper::Method;
 use schema::{Dice, Document};
 use serde_json::Value;
 use std::collections::BTreeMap;
-use support::{Answer, ApiKey, Ask};
+use support::{Answer, Ask, TestEnv};
 
 /// Requests to each operation, as each of the callers.
 const ROUNDS: usize = 40;
 
-/// The tunnel is a WebSocket; what an endpoint answers is its target's.
+/// The tunnel is a WebSocket, and an endpoint returns its target's responses.
 const LEFT_OUT: [&str; 2] = ["/v1/tunnel", "/v1/endpoints/{endpoint}/{path}"];
 
-/// Operations whose answer may be that something else failed: a target, a bridge.
+/// Operations that may report the failure of a target or a bridge.
 fn may_fail_elsewhere(path: &str, method: &str) -> bool {
     (path, method) == ("/v1/calls", "post")
 }
 
 #[tokio::test]
-async fn every_answer_is_one_that_the_document_describes() {
-    let relay = "[limits]\nauth_failures_per_minute = 100000\n";
-    let world = World::start_full("", relay).await;
-    let document = Document::new(include_str!("../../../proto/openapi.json"));
-    let site = world
-        .relay_cli(&["key", "create", "--role", "site-admin", "--json"])
+async fn api_responses_match_the_openapi_document() {
+    let world = TestEnv::builder()
+        .relay(|relay| relay.set("limits.auth_failures_per_minute", 100_000))
+        .start()
         .await;
-    let site: Value = serde_json::from_str(&site).unwrap();
-    let text = |name: &str| site[name].as_str().unwrap().to_owned();
-    let site = ApiKey::new(text("client_id"), text("client_secret"));
+    let document = Document::new(include_str!("../../../proto/openapi.json"));
+    let site = world.site_admin().await;
     let callers = [
         ("admin", &world.admin),
         ("site-admin", &site),
@@ -69,7 +65,7 @@ async fn every_answer_is_one_that_the_document_describes() {
         }
     }
     assert!(wrong.is_empty(), "{wrong:#?}");
-    // A walk that only ever met refusals would prove nothing.
+    // A run with rejections only would prove nothing.
     for status in [200, 201, 202, 400, 403, 404] {
         assert!(
             statuses.contains_key(&status),

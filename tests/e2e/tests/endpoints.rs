@@ -1,17 +1,18 @@
-//! Named endpoints: a reverse proxy that leaves bytes as they are.
+//! Named endpoints: a reverse proxy that passes bytes unchanged.
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use bytes::Bytes;
-use e2e::{World, asked};
+use e2e::accept_request;
 use hyper::Method;
 use std::time::{Duration, Instant};
-use support::{Ask, RawTarget, pattern};
+use support::setup::{Endpoint, path};
+use support::{Ask, RawTarget, TestEnv, let_time_pass, pattern};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 
 #[tokio::test]
 async fn path_query_and_headers_pass_byte_for_byte() {
-    let world = World::start().await;
+    let world = TestEnv::start().await;
     for path in [
         "/headers",
         "/headers?",
@@ -36,7 +37,7 @@ async fn path_query_and_headers_pass_byte_for_byte() {
             .await
             .expect_status(200)
             .text();
-        assert_eq!(sorted(&seen), sorted(&expected));
+        assert_eq!(sorted(&seen), sorted(&expected), "{path}");
     }
 }
 
@@ -47,8 +48,8 @@ fn sorted(text: &str) -> Vec<String> {
 }
 
 #[tokio::test]
-async fn authorization_belongs_to_the_relay_or_to_the_target_never_to_both() {
-    let world = World::start().await;
+async fn authorization_reaches_relay_or_target_only() {
+    let world = TestEnv::start().await;
     let consumed = Ask::get(world.endpoint("/headers")).key(&world.caller);
     let seen = world.api.send(consumed).await.expect_status(200).text();
     assert!(!seen.to_lowercase().contains("authorization"), "{seen}");
@@ -70,8 +71,8 @@ async fn authorization_belongs_to_the_relay_or_to_the_target_never_to_both() {
 }
 
 #[tokio::test]
-async fn head_204_304_and_empty_answers_keep_their_framing() {
-    let world = World::start().await;
+async fn bodiless_responses_keep_their_framing() {
+    let world = TestEnv::start().await;
     let head = Ask::new(Method::HEAD, world.endpoint("/bytes/1000")).key(&world.caller);
     let answer = world.api.send(head).await.expect_status(200);
     assert_eq!(answer.header("content-length"), Some("1000"));
@@ -85,8 +86,8 @@ async fn head_204_304_and_empty_answers_keep_their_framing() {
 }
 
 #[tokio::test]
-async fn bodies_of_every_size_pass_both_ways() {
-    let world = World::start().await;
+async fn bodies_of_every_size_pass_both_directions() {
+    let world = TestEnv::start().await;
     for size in [0usize, 1, 16_383, 16_384, 16_385, 70_000, 1_000_000] {
         let body = pattern::bytes(size);
         let known = Ask::post(world.endpoint("/echo"))
@@ -97,33 +98,17 @@ async fn bodies_of_every_size_pass_both_ways() {
         let unknown = Ask::post(world.endpoint("/echo"))
             .key(&world.caller)
             .upload_chunked(size as u64);
-        assert_eq!(
-            world
-                .api
-                .send(unknown)
-                .await
-                .expect_status(200)
-                .body
-                .unwrap(),
-            body
-        );
+        let answer = world.api.send(unknown).await.expect_status(200);
+        assert_eq!(answer.body.unwrap(), body, "{size} of unknown length");
         let chunked = Ask::get(world.endpoint(&format!("/chunked/{size}"))).key(&world.caller);
-        assert_eq!(
-            world
-                .api
-                .send(chunked)
-                .await
-                .expect_status(200)
-                .body
-                .unwrap(),
-            body
-        );
+        let answer = world.api.send(chunked).await.expect_status(200);
+        assert_eq!(answer.body.unwrap(), body, "{size} of a chunked response");
     }
 }
 
 #[tokio::test]
-async fn pieces_arrive_when_they_are_sent_not_when_the_body_is_whole() {
-    let world = World::start().await;
+async fn response_pieces_are_streamed() {
+    let world = TestEnv::start().await;
     let ask = Ask::get(world.endpoint("/drip/10/200")).key(&world.caller);
     let mut reading = world.api.open(ask).await;
     let start = Instant::now();
@@ -132,8 +117,8 @@ async fn pieces_arrive_when_they_are_sent_not_when_the_body_is_whole() {
 }
 
 #[tokio::test]
-async fn a_truncated_answer_never_looks_whole() {
-    let world = World::start().await;
+async fn truncated_response_is_never_complete() {
+    let world = TestEnv::start().await;
     for path in ["/truncated", "/truncated-chunked"] {
         let ask = Ask::get(world.endpoint(path)).key(&world.caller);
         let answer = world.api.send(ask).await;
@@ -150,15 +135,14 @@ async fn a_truncated_answer_never_looks_whole() {
 }
 
 #[tokio::test]
-async fn an_answer_that_comes_before_the_request_was_read_is_passed_on() {
+async fn early_response_is_passed_on() {
     let raw =
         RawTarget::start("HTTP/1.1 413 No\r\ncontent-length: 2\r\nconnection: close\r\n\r\nno")
             .await;
-    let world = World::start_with(&format!(
-        "[[endpoint]]\nname = \"raw\"\nurl = \"{}\"\n",
-        raw.url("/")
-    ))
-    .await;
+    let world = TestEnv::builder()
+        .endpoint(Endpoint::new("raw", raw.url("/")))
+        .start()
+        .await;
     let ask = Ask::post("/v1/endpoints/raw/")
         .key(&world.caller)
         .upload(5_000_000);
@@ -170,16 +154,15 @@ async fn an_answer_that_comes_before_the_request_was_read_is_passed_on() {
 }
 
 #[tokio::test]
-async fn a_targets_bridge_error_header_is_removed() {
+async fn bridge_error_of_a_target_is_removed() {
     let raw = RawTarget::start(
         "HTTP/1.1 200 OK\r\nbridge-error: unauthorized\r\nx-own: 1\r\ncontent-length: 0\r\n\r\n",
     )
     .await;
-    let world = World::start_with(&format!(
-        "[[endpoint]]\nname = \"raw\"\nurl = \"{}\"\n",
-        raw.url("/")
-    ))
-    .await;
+    let world = TestEnv::builder()
+        .endpoint(Endpoint::new("raw", raw.url("/")))
+        .start()
+        .await;
     let ask = Ask::get("/v1/endpoints/raw/").key(&world.caller);
     let answer = world.api.send(ask).await.expect_status(200);
     assert_eq!(answer.header("bridge-error"), None);
@@ -187,30 +170,23 @@ async fn a_targets_bridge_error_header_is_removed() {
 }
 
 #[tokio::test]
-async fn an_https_target_is_reached_through_an_extra_ca_and_only_then() {
+async fn https_target_needs_its_ca() {
     let ca = support::ThrowawayCa::new();
     let target = support::Target::start_tls(&ca).await;
     let dir = support::TempDir::new("ca");
     let file = ca.write_to(dir.path());
-    let endpoint = |extra: &str| {
-        format!(
-            "[[endpoint]]\nname = \"s\"\nurl = \"{}\"\n{extra}",
-            target.url("/")
-        )
-    };
-    let trusted = format!(
-        "[targets]\nca_file = '{}'\n{}",
-        file.display(),
-        endpoint("")
-    );
-    let world = World::start_with(&trusted).await;
+    let builder = || TestEnv::builder().endpoint(Endpoint::new("s", target.url("/")));
+    let world = builder()
+        .bridge(|bridge| bridge.set("targets.ca_file", path(&file)))
+        .start()
+        .await;
     let ask = || {
         Ask::post("/v1/endpoints/s/echo")
             .key(&world.caller)
             .body(Bytes::from("hi"))
     };
     assert_eq!(world.api.send(ask()).await.expect_status(200).text(), "hi");
-    let world = World::start_with(&endpoint("")).await;
+    let world = builder().start().await;
     let ask = Ask::get("/v1/endpoints/s/small").key(&world.caller);
     let answer = world.api.send(ask).await;
     assert_eq!(
@@ -220,8 +196,8 @@ async fn an_https_target_is_reached_through_an_extra_ca_and_only_then() {
 }
 
 #[tokio::test]
-async fn http2_callers_are_served_on_the_public_listener() {
-    let world = World::start().await;
+async fn public_listener_serves_http2() {
+    let world = TestEnv::start().await;
     let out = tokio::process::Command::new("curl")
         .args(["-sS", "--http2", "--cacert"])
         .arg(world.ca_file())
@@ -247,17 +223,17 @@ async fn http2_callers_are_served_on_the_public_listener() {
     );
 }
 
-/// Some clients lose an answer that comes before their body is gone when the stream is reset behind it.
+/// Some clients lose an early response when the stream is reset after it.
 #[tokio::test]
-async fn an_uploader_by_http2_gets_the_answer_that_comes_early() {
+async fn http2_uploader_gets_early_response() {
     let (world, target) = listening().await;
-    // It answers before it reads. One that closes at once would lose its own answer at times.
+    // The target responds before it reads. Closing at once could discard the response.
     let answering = tokio::spawn(async move {
-        let (mut stream, _) = asked(&target).await;
+        let (mut stream, _) = accept_request(&target).await;
         let answer = b"HTTP/1.1 413 Too Large\r\nContent-Length: 0\r\n\r\n";
         stream.write_all(answer).await.unwrap();
         let mut rest = Vec::new();
-        // Nobody waits for the rest of the request: its connection is closed.
+        // The rest of the request is never sent: its connection is closed.
         let _ = stream.read_to_end(&mut rest).await;
     });
     let file = std::env::temp_dir().join(format!("upload-{}", std::process::id()));
@@ -266,7 +242,7 @@ async fn an_uploader_by_http2_gets_the_answer_that_comes_early() {
     let own = format!("{}:{}", world.caller.client_id, world.caller.client_secret);
     for (key, path, status) in [
         (own.as_str(), "/v1/endpoints/unknown/x", "404"),
-        ("nobody:nothing", "/v1/endpoints/t/x", "401"),
+        ("unknown:key", "/v1/endpoints/t/x", "401"),
         (own.as_str(), "/v1/endpoints/own/x", "413"),
     ] {
         let output = tokio::process::Command::new("curl")
@@ -279,20 +255,20 @@ async fn an_uploader_by_http2_gets_the_answer_that_comes_early() {
             .output()
             .await
             .unwrap();
-        let told = String::from_utf8_lossy(&output.stderr).into_owned();
-        let said = String::from_utf8_lossy(&output.stdout).into_owned();
-        assert_eq!(said, format!("2 {status}"), "{path}: {told}");
+        let stderr = String::from_utf8_lossy(&output.stderr).into_owned();
+        let stdout = String::from_utf8_lossy(&output.stdout).into_owned();
+        assert_eq!(stdout, format!("2 {status}"), "{path}: {stderr}");
     }
     answering.await.unwrap();
     std::fs::remove_file(&file).unwrap();
 }
 
 /// A target of the test's own, as the endpoint `own`.
-async fn listening() -> (World, TcpListener) {
+async fn listening() -> (TestEnv, TcpListener) {
     let own = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let url = format!("http://{}/", own.local_addr().unwrap());
-    let toml = format!("[[endpoint]]\nname = \"own\"\nurl = \"{url}\"\n");
-    (World::start_with(&toml).await, own)
+    let builder = TestEnv::builder().endpoint(Endpoint::new("own", url));
+    (builder.start().await, own)
 }
 
 /// The next of what comes, as text; empty where nothing does for so long.
@@ -306,7 +282,7 @@ async fn next(stream: &mut TcpStream, quiet: Duration) -> String {
 
 /// W-66.
 #[tokio::test]
-async fn a_body_that_is_held_back_is_asked_for_by_the_target_and_by_nobody_else() {
+async fn expect_continue_is_decided_by_the_target() {
     let (world, own) = listening().await;
     let head = format!(
         "PUT /v1/endpoints/own/x HTTP/1.1\r\nHost: x\r\nBridge-Authorization: {}\r\n\
@@ -316,46 +292,49 @@ async fn a_body_that_is_held_back_is_asked_for_by_the_target_and_by_nobody_else(
     let ask = async || {
         let mut client = TcpStream::connect(world.api.addr()).await.unwrap();
         client.write_all(head.as_bytes()).await.unwrap();
-        let (target, seen) = asked(&own).await;
+        let (target, seen) = accept_request(&own).await;
         let seen = seen.to_lowercase();
         assert!(seen.contains("expect: 100-continue\r\n"), "{seen}");
         (client, target)
     };
     let (soon, long) = (Duration::from_millis(300), Duration::from_secs(5));
 
-    // It asks when it is ready, and the body comes then.
+    // The target asks for the body when it is ready.
     let (mut client, mut target) = ask().await;
     assert_eq!(next(&mut client, soon).await, "");
     let word = b"HTTP/1.1 100 Continue\r\n\r\n";
     target.write_all(word).await.unwrap();
-    let told = next(&mut client, long).await;
-    assert!(told.starts_with("HTTP/1.1 100"), "{told}");
+    let head = next(&mut client, long).await;
+    assert!(head.starts_with("HTTP/1.1 100"), "{head}");
     client.write_all(b"body").await.unwrap();
     assert_eq!(next(&mut target, long).await, "body");
     let answer = b"HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: 0\r\n\r\n";
     target.write_all(answer).await.unwrap();
-    let told = next(&mut client, long).await;
-    assert!(told.starts_with("HTTP/1.1 200"), "{told}");
+    let head = next(&mut client, long).await;
+    assert!(head.starts_with("HTTP/1.1 200"), "{head}");
 
-    // It does not want it: nobody says that it does.
+    // It rejects the body: no hop asks for the body in its place.
     let (mut client, mut target) = ask().await;
     let answer = b"HTTP/1.1 417 No\r\nConnection: close\r\nContent-Length: 0\r\n\r\n";
     target.write_all(answer).await.unwrap();
-    let told = next(&mut client, long).await;
-    assert!(told.starts_with("HTTP/1.1 417"), "{told}");
+    let head = next(&mut client, long).await;
+    assert!(head.starts_with("HTTP/1.1 417"), "{head}");
     assert_eq!(next(&mut target, soon).await, "");
 
-    // It has never heard of the question.
+    // A target that ignores `Expect`: the bridge asks after a second.
     let (mut client, mut target) = ask().await;
-    let told = next(&mut client, long).await;
-    assert!(told.starts_with("HTTP/1.1 100"), "{told}");
+    let head = next(&mut client, long).await;
+    assert!(head.starts_with("HTTP/1.1 100"), "{head}");
     client.write_all(b"body").await.unwrap();
     assert_eq!(next(&mut target, long).await, "body");
 }
 
 #[tokio::test]
-async fn one_key_cannot_take_every_place() {
-    let world = World::start_full("", "[limits]\nstreams_per_key = 2\n").await;
+async fn key_cannot_take_every_slot() {
+    let world = TestEnv::builder()
+        .relay(|relay| relay.set("limits.streams_per_key", 2))
+        .start()
+        .await;
     let get = async |path: &str, key| {
         world
             .api
@@ -363,7 +342,11 @@ async fn one_key_cannot_take_every_place() {
             .await
     };
     let later = async {
-        tokio::time::sleep(Duration::from_millis(700)).await;
+        let_time_pass(
+            Duration::from_millis(700),
+            "the two slow requests come first",
+        )
+        .await;
         let own = get("/small", &world.caller).await;
         (own, get("/small", &world.admin).await)
     };

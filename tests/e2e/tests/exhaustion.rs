@@ -1,6 +1,6 @@
-//! What a program needs of its machine is gone for some seconds under load, and comes back: the disk, the
-//! database, the reader of standard error, file descriptors. Afterwards everything works without a restart.
-//! No acknowledged delivery is lost, and no delivery is made twice.
+//! A resource is exhausted for some seconds under load: the disk, the database, the reader of standard error,
+//! file descriptors. Afterwards everything works without a restart. No acknowledged delivery is lost, and none
+//! is made twice.
 //!
 //! ```text
 //! load (deliveries, calls, endpoint requests) ───────────────────────────────>
@@ -17,9 +17,11 @@ use std::process::Command;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
-use support::setup::Builder;
+use support::setup::{Builder, path};
 use support::small_disk::SmallDisk;
-use support::{ApiKey, Ask, FlakyProxy, Installation, Origin, PostgresDatabase, Target};
+use support::{
+    ApiKey, Ask, FlakyProxy, Origin, PostgresDatabase, TestEnv, eventually, let_time_pass,
+};
 use tokio::task::JoinSet;
 
 /// How long the load runs before the fault, and the fault before its end.
@@ -28,32 +30,29 @@ const FAULT: Duration = Duration::from_secs(6);
 /// After the fault: until every operation works again, and until every delivery is at its end.
 const RECOVERED_WITHIN: Duration = Duration::from_secs(45);
 const SETTLED_WITHIN: Duration = Duration::from_secs(90);
-/// A request is never silent for longer than this, whatever is gone.
+/// The longest time to a response, whatever is exhausted.
 const ANSWERED_WITHIN: Duration = Duration::from_secs(20);
 /// Room for the program, and for a few seconds of load.
 const DISK_BYTES: u32 = 12 << 20;
 /// Descriptors that are left while they are exhausted.
 const DESCRIPTORS_LEFT: u64 = 1;
 
-const RELAY_TOML: &str = "[deliveries]\nschedule = [\"500ms\", \"1s\", \"1s\", \"2s\", \"2s\", \"2s\", \"5s\", \"5s\", \"5s\"]\n";
+const SCHEDULE: [&str; 9] = ["500ms", "1s", "1s", "2s", "2s", "2s", "5s", "5s", "5s"];
 
 /// Relay, bridge and target under load.
-struct Scene {
-    site: Installation,
-    target: Target,
+struct LoadedEnv {
+    site: TestEnv,
     acknowledged: Arc<Mutex<HashMap<String, String>>>,
     works: Arc<AtomicU64>,
     over: Arc<AtomicBool>,
     load: JoinSet<()>,
 }
 
-impl Scene {
+impl LoadedEnv {
     async fn start(builder: Builder) -> Self {
-        let target = Target::start().await;
-        let builder = builder.relay_extra(RELAY_TOML).target("t", &target);
+        let builder = builder.relay(|relay| relay.set("deliveries.schedule", SCHEDULE.to_vec()));
         let mut scene = Self {
             site: builder.start().await,
-            target,
             acknowledged: Arc::default(),
             works: Arc::default(),
             over: Arc::default(),
@@ -63,7 +62,7 @@ impl Scene {
             let caller = Caller {
                 api: scene.site.relay.internal(),
                 key: scene.site.caller.clone(),
-                hook: scene.target.url("/hook"),
+                hook: scene.site.target.url("/hook"),
                 acknowledged: scene.acknowledged.clone(),
                 works: scene.works.clone(),
             };
@@ -73,14 +72,18 @@ impl Scene {
                 while !over.load(Ordering::Relaxed) {
                     count += 1;
                     caller.round(&format!("/{n}/{count}")).await;
-                    tokio::time::sleep(Duration::from_millis(20)).await;
+                    let_time_pass(
+                        Duration::from_millis(20),
+                        "the load must not saturate the machine",
+                    )
+                    .await;
                 }
             });
         }
         scene
     }
 
-    /// The load, the fault, and what must hold after it.
+    /// Runs the load and the fault, and asserts what must hold after it.
     async fn endure<Began>(
         mut self,
         begin: impl AsyncFnOnce(&Self) -> Began,
@@ -90,9 +93,9 @@ impl Scene {
             self.site.relay.process().pid(),
             self.site.bridge.process().pid(),
         );
-        tokio::time::sleep(BEFORE).await;
+        let_time_pass(BEFORE, "the load runs before the fault").await;
         let began = begin(&self).await;
-        tokio::time::sleep(FAULT).await;
+        let_time_pass(FAULT, "the fault lasts").await;
         end(began).await;
         self.wait_until_everything_works().await;
         self.over.store(true, Ordering::Relaxed);
@@ -113,68 +116,61 @@ impl Scene {
     /// Each of the operations has to work once after the fault.
     async fn wait_until_everything_works(&self) {
         let deadline = Instant::now() + RECOVERED_WITHIN;
+        let left = || deadline.saturating_duration_since(Instant::now());
         let (api, admin) = (self.site.relay.internal(), self.site.admin.clone());
-        let hook = self.target.url("/hook/after");
+        let hook = self.site.target.url("/hook/after");
         let asks = [
             || Ask::get("/v1/endpoints/t/small"),
             || Ask::post("/v1/keys").json(&json!({"role": "caller"})),
         ];
         for ask in asks {
-            wait_success(&api, || ask().key(&admin), deadline).await;
+            wait_success(&api, || ask().key(&admin), left()).await;
         }
         let call = || {
             Ask::post("/v1/calls")
                 .key(&admin)
                 .json(&json!({"url": hook, "body": "1"}))
         };
-        wait_success(&api, call, deadline).await;
+        wait_success(&api, call, left()).await;
         let deliver = json!({"mode": "deliver", "url": hook, "body": "1"});
         let deliver = || Ask::post("/v1/calls").key(&admin).json(&deliver);
-        let answer = wait_success(&api, deliver, deadline).await;
+        let answer = wait_success(&api, deliver, left()).await;
         let path = format!("/v1/calls/{}", answer["id"].as_str().unwrap());
-        loop {
-            let call = wait_success(&api, || Ask::get(path.clone()).key(&admin), deadline).await;
-            if call["state"] == "succeeded" {
-                break;
+        eventually(left(), "the success of a new delivery", async || {
+            let call = wait_success(&api, || Ask::get(path.clone()).key(&admin), left()).await;
+            match call["state"] == "succeeded" {
+                true => Ok(()),
+                false => Err(format!("{call:#}")),
             }
-            assert!(
-                Instant::now() < deadline,
-                "a new delivery does not end: {call:#}"
-            );
-            tokio::time::sleep(Duration::from_millis(100)).await;
-        }
-        wait_success(&self.site.relay.admin(), || Ask::get("/readyz"), deadline).await;
+        })
+        .await;
+        wait_success(&self.site.relay.admin(), || Ask::get("/readyz"), left()).await;
     }
 
     /// Every acknowledged delivery was made once.
     async fn settle(&self) {
         let deadline = Instant::now() + SETTLED_WITHIN;
+        let left = || deadline.saturating_duration_since(Instant::now());
         let (api, key) = (self.site.relay.internal(), &self.site.caller);
         let acknowledged = self.acknowledged.lock().unwrap().clone();
         let mut unknown = 0;
         for (id, path) in &acknowledged {
-            loop {
+            let is_known = eventually(left(), &format!("the end of {path}"), async || {
                 let ask = || Ask::get(format!("/v1/calls/{id}")).key(key);
-                let call = wait_success(&api, ask, deadline).await;
+                let call = wait_success(&api, ask, left()).await;
                 match call["state"].as_str().unwrap() {
-                    "succeeded" => break,
-                    // The bridge could not write down what came of it.
-                    "outcome_unknown" => {
-                        unknown += 1;
-                        break;
-                    }
-                    "pending" | "attempting" | "waiting_for_bridge" => {}
+                    "succeeded" => Ok(true),
+                    // The bridge could not write the outcome to its disk.
+                    "outcome_unknown" => Ok(false),
+                    "pending" | "attempting" | "waiting_for_bridge" => Err(format!("{call:#}")),
                     other => panic!("the delivery {path} is {other}: {call:#}"),
                 }
-                assert!(
-                    Instant::now() < deadline,
-                    "the delivery {path} does not end: {call:#}"
-                );
-                tokio::time::sleep(Duration::from_millis(100)).await;
-            }
+            })
+            .await;
+            unknown += usize::from(!is_known);
         }
         let mut seen: HashMap<String, usize> = HashMap::new();
-        for hook in self.target.hooks() {
+        for hook in self.site.target.hooks() {
             *seen.entry(hook.path).or_default() += 1;
         }
         let twice: Vec<_> = seen
@@ -196,30 +192,23 @@ impl Scene {
             "{missing} acknowledged deliveries were not made"
         );
         assert!(unknown <= 3, "{unknown} deliveries of unknown outcome");
-        assert!(
-            acknowledged.len() > 20,
-            "too few deliveries to tell anything"
-        );
+        assert!(acknowledged.len() > 20, "too few deliveries for a result");
     }
 }
 
 /// Sends until the response is a success, and returns its JSON document, if it is one.
-async fn wait_success(api: &Origin, ask: impl Fn() -> Ask, deadline: Instant) -> serde_json::Value {
-    loop {
+async fn wait_success(api: &Origin, ask: impl Fn() -> Ask, within: Duration) -> serde_json::Value {
+    eventually(within, &format!("a success of {}", ask()), async || {
         let last = match api.try_send(ask().within(ANSWERED_WITHIN)).await {
             Ok(answer) if answer.status.is_success() => {
-                return serde_json::from_str(&answer.text()).unwrap_or_default();
+                return Ok(serde_json::from_str(&answer.text()).unwrap_or_default());
             }
             Ok(answer) => format!("{} {}", answer.status, answer.text()),
             Err(failure) => failure.to_string(),
         };
-        assert!(
-            Instant::now() < deadline,
-            "{} does not work again: {last}",
-            ask()
-        );
-        tokio::time::sleep(Duration::from_millis(100)).await;
-    }
+        Err(last)
+    })
+    .await
 }
 
 struct Caller {
@@ -274,23 +263,25 @@ impl Caller {
 }
 
 /// The relay's database on this disk.
-fn relay_on(disk: &Path) -> String {
+fn relay_on(disk: &Path) -> Builder {
     let [database, key] = ["relay.db", "relay-secrets.key"].map(|name| disk.join(name));
-    format!(
-        "[storage]\nurl = \"sqlite://{}\"\nkey_file = \"{}\"\n",
-        database.display(),
-        key.display()
-    )
+    let url = format!("sqlite://{}", database.display());
+    served().relay(|relay| relay.database(&url).set("storage.key_file", path(key)))
 }
 
-fn postgres(database: &str) -> String {
-    format!("[storage]\nurl = \"{database}\"\n")
+fn postgres(url: &str) -> Builder {
+    served().relay(|relay| relay.database(url))
+}
+
+/// An environment with a target, and without a proxy that would share in the faults.
+fn served() -> Builder {
+    TestEnv::builder().direct()
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn relay_recovers_from_a_full_disk() {
     let disk = SmallDisk::mount(DISK_BYTES);
-    let scene = Scene::start(Installation::builder().relay_extra(&relay_on(disk.path()))).await;
+    let scene = LoadedEnv::start(relay_on(disk.path())).await;
     scene
         .endure(async |_| disk.fill(), async |()| disk.free())
         .await;
@@ -299,11 +290,9 @@ async fn relay_recovers_from_a_full_disk() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn bridge_recovers_from_a_full_disk() {
     let disk = SmallDisk::mount(DISK_BYTES);
-    let data = format!(
-        "[bridge]\ndata_dir = \"{}\"\n",
-        disk.path().join("data").display()
-    );
-    let scene = Scene::start(Installation::builder().bridge_extra(&data)).await;
+    let data = path(disk.path().join("data"));
+    let scene =
+        LoadedEnv::start(served().bridge(|bridge| bridge.set("bridge.data_dir", data))).await;
     scene
         .endure(async |_| disk.fill(), async |()| disk.free())
         .await;
@@ -318,8 +307,8 @@ async fn relay_recovers_from_a_lost_database() {
     let url = database
         .url()
         .replace(&address.to_string(), &line.addr().to_string());
-    let scene = Scene::start(Installation::builder().relay_extra(&postgres(&url))).await;
-    let begin = async |_: &Scene| {
+    let scene = LoadedEnv::start(postgres(&url)).await;
+    let begin = async |_: &LoadedEnv| {
         line.refuse(true).await;
         line.reset();
     };
@@ -328,11 +317,17 @@ async fn relay_recovers_from_a_lost_database() {
         .await;
 }
 
+/// Both programs write their standard error to this file.
+fn writing_to(file: &Path) -> Builder {
+    let builder = served().relay(|relay| relay.stderr(file));
+    builder.bridge(|bridge| bridge.stderr(file))
+}
+
 /// Not waiting for the other end of a named pipe: `O_NONBLOCK` of Linux.
 const NONBLOCKING: i32 = 0o4000;
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn programs_outlive_the_reader_of_standard_error() {
+async fn programs_survive_a_closed_standard_error() {
     let dir = support::TempDir::new("stderr");
     let pipe = dir.join("pipe");
     assert!(
@@ -348,14 +343,14 @@ async fn programs_outlive_the_reader_of_standard_error() {
         .custom_flags(NONBLOCKING)
         .open(&pipe)
         .unwrap();
-    let scene = Scene::start(Installation::builder().stderr(&pipe, &pipe)).await;
+    let scene = LoadedEnv::start(writing_to(&pipe)).await;
     scene.endure(async |_| drop(reader), async |()| {}).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn programs_outlive_a_full_standard_error() {
+async fn programs_survive_a_full_standard_error() {
     let full = Path::new("/dev/full");
-    let scene = Scene::start(Installation::builder().stderr(full, full)).await;
+    let scene = LoadedEnv::start(writing_to(full)).await;
     scene.endure(async |_| {}, async |()| {}).await;
 }
 
@@ -365,13 +360,13 @@ enum Program {
     Bridge,
 }
 
-async fn descriptors_are_exhausted(program: Program, relay_toml: &str) {
-    let scene = Scene::start(Installation::builder().relay_extra(relay_toml)).await;
-    let running = |scene: &Scene| match program {
+async fn descriptors_are_exhausted(program: Program, builder: Builder) {
+    let scene = LoadedEnv::start(builder).await;
+    let running = |scene: &LoadedEnv| match program {
         Program::Relay => scene.site.relay.process().pid(),
         Program::Bridge => scene.site.bridge.process().pid(),
     };
-    let begin = async |scene: &Scene| {
+    let begin = async |scene: &LoadedEnv| {
         let pid = running(scene);
         let open = std::fs::read_dir(format!("/proc/{pid}/fd"))
             .unwrap()
@@ -398,16 +393,16 @@ fn set_descriptors(pid: u32, soft: &str) {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn relay_recovers_from_exhausted_descriptors() {
-    descriptors_are_exhausted(Program::Relay, "").await;
+    descriptors_are_exhausted(Program::Relay, served()).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn relay_with_postgresql_recovers_from_exhausted_descriptors() {
+async fn postgresql_relay_recovers_from_no_descriptors() {
     let database = PostgresDatabase::create();
-    descriptors_are_exhausted(Program::Relay, &postgres(database.url())).await;
+    descriptors_are_exhausted(Program::Relay, postgres(database.url())).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn bridge_recovers_from_exhausted_descriptors() {
-    descriptors_are_exhausted(Program::Bridge, "").await;
+    descriptors_are_exhausted(Program::Bridge, served()).await;
 }

@@ -1,12 +1,11 @@
-//! Where there is not enough for all: one caller's crowd takes nothing from another caller, and one
-//! tenant's nothing from another tenant.
+//! Fairness under contention: many transfers of one caller take no share from another caller, and those of
+//! one tenant none from another tenant.
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
-use e2e::World;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
-use support::{ApiKey, Ask, Origin};
+use support::{ApiKey, Ask, Origin, TestEnv, let_time_pass};
 use tokio::task::JoinSet;
 
 /// What the line to the relay carries: far less than the machine.
@@ -26,7 +25,7 @@ async fn take(api: Origin, path: String, key: ApiKey, taken: Arc<AtomicU64>) {
 }
 
 /// How many per cent of the line the caller with a single transfer gets.
-async fn share_of_the_lone(world: &World, crowd: &ApiKey, alone: &ApiKey) -> u64 {
+async fn share_of_the_lone(world: &TestEnv, crowd: &ApiKey, alone: &ApiKey) -> u64 {
     world.proxy().rate(Some(LINE_BYTES_PER_S));
     let path = world.endpoint("/bytes/10000000000");
     let counts = [Arc::<AtomicU64>::default(), Arc::default()];
@@ -37,11 +36,14 @@ async fn share_of_the_lone(world: &World, crowd: &ApiKey, alone: &ApiKey) -> u64
     }
     let count = counts[1].clone();
     taking.spawn(take(world.api.clone(), path, alone.clone(), count));
-    // The first seconds empty what was buffered on the way, and windows find their size.
-    tokio::time::sleep(Duration::from_secs(5)).await;
+    let_time_pass(
+        Duration::from_secs(5),
+        "buffers empty, and windows find their size",
+    )
+    .await;
     let read = || [0, 1].map(|n| counts[n].load(Ordering::Relaxed));
     let before = read();
-    tokio::time::sleep(WHILE).await;
+    let_time_pass(WHILE, "throughput is measured over it").await;
     let after = read();
     let [crowd, alone] = [0, 1].map(|n| after[n] - before[n]);
     assert!(crowd > 0, "nothing moved");
@@ -49,13 +51,16 @@ async fn share_of_the_lone(world: &World, crowd: &ApiKey, alone: &ApiKey) -> u64
 }
 
 #[tokio::test]
-async fn a_caller_with_many_transfers_gets_no_more_of_a_line_than_one_with_a_single_one() {
-    let mut world = World::start_with("[relay]\nconnections = 1\n").await;
+async fn bandwidth_is_shared_per_caller() {
+    let mut world = TestEnv::builder()
+        .bridge(|bridge| bridge.set("relay.connections", 1))
+        .start()
+        .await;
     let (crowd, alone) = (
         world.key("synchronizer", &[]).await,
         world.key("synchronizer", &[]).await,
     );
-    // Alike would be one half; by transfers it would be one in thirty-one.
+    // A fair share is one half; per transfer it would be one in thirty-one.
     let share = share_of_the_lone(&world, &crowd, &alone).await;
     assert!((30..=70).contains(&share), "{share} %");
 
@@ -74,10 +79,10 @@ async fn a_caller_with_many_transfers_gets_no_more_of_a_line_than_one_with_a_sin
     );
 }
 
-/// A tenant's transfers, as many as its bridges, and what one of another tenant gets beside them.
+/// Many transfers of one tenant, and a single one of another tenant.
 #[tokio::test]
-async fn a_tenants_crowd_leaves_another_tenant_its_share_of_the_node() {
-    let world = World::start().await;
+async fn node_throughput_is_shared_per_tenant() {
+    let world = TestEnv::start().await;
     let neighbour = world.second_tenant("globex").await;
     let path = world.endpoint("/bytes/100000000000");
     let counts = [Arc::<AtomicU64>::default(), Arc::default()];
@@ -92,14 +97,14 @@ async fn a_tenants_crowd_leaves_another_tenant_its_share_of_the_node() {
         counts[1].clone(),
     );
     taking.spawn(take(api, path, key, count));
-    tokio::time::sleep(Duration::from_secs(1)).await;
+    let_time_pass(Duration::from_secs(1), "all transfers run").await;
     let read = || [0, 1].map(|n| counts[n].load(Ordering::Relaxed));
     let before = read();
-    tokio::time::sleep(WHILE).await;
+    let_time_pass(WHILE, "throughput is measured over it").await;
     let after = read();
     let [crowd, alone] = [0, 1].map(|n| after[n] - before[n]);
     let share = alone * 100 / (crowd + alone).max(1);
-    // By transfers it would be three in a hundred.
+    // Per transfer it would be three in a hundred.
     assert!(
         share >= 15,
         "{share} % of {} MB",
@@ -108,10 +113,16 @@ async fn a_tenants_crowd_leaves_another_tenant_its_share_of_the_node() {
 }
 
 #[tokio::test]
-async fn a_caller_that_leaves_everything_open_leaves_places_for_the_next() {
-    let limits =
-        "[limits]\nstreams_per_tenant = 200\nstreams_per_key = 200\nstreams_per_session = 200\n";
-    let world = World::start_full("", limits).await;
+async fn greedy_caller_leaves_slots_for_others() {
+    let world = TestEnv::builder()
+        .relay(|relay| {
+            relay
+                .set("limits.streams_per_tenant", 200)
+                .set("limits.streams_per_key", 200)
+                .set("limits.streams_per_session", 200)
+        })
+        .start()
+        .await;
     let greedy = world.key("caller", &[]).await;
     let mut open = JoinSet::new();
     for _ in 0..200 {
@@ -119,8 +130,8 @@ async fn a_caller_that_leaves_everything_open_leaves_places_for_the_next() {
         let api = world.api.clone();
         open.spawn(async move { api.try_send(ask).await });
     }
-    // Those that found no place were told so, and when to come again.
-    let mut turned_away = 0;
+    // Rejected requests get `overloaded` and `Retry-After`.
+    let mut rejected = 0;
     while let Ok(Some(answer)) =
         tokio::time::timeout(Duration::from_secs(2), open.join_next()).await
     {
@@ -130,9 +141,9 @@ async fn a_caller_that_leaves_everything_open_leaves_places_for_the_next() {
             ("overloaded".into(), "not_sent".into())
         );
         assert!(answer.header("retry-after").is_some());
-        turned_away += 1;
+        rejected += 1;
     }
-    assert!((50..=150).contains(&turned_away), "{turned_away}");
+    assert!((50..=150).contains(&rejected), "{rejected}");
     let ask = Ask::get(world.endpoint("/small")).key(&world.caller);
     world.api.send(ask).await.expect_status(200);
 }

@@ -1,32 +1,35 @@
 //! Broken connections and killed processes.
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
-use e2e::World;
 use serde_json::json;
 use std::time::{Duration, Instant};
-use support::{Ask, Direction};
+use support::{Ask, Direction, TestEnv, eventually, let_time_pass};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
-/// The highest ceiling of a bridge's wait before it dials again.
+/// The longest backoff of a bridge.
 const LONGEST_WAIT: Duration = Duration::from_secs(60);
 
 #[tokio::test]
-async fn a_caller_that_hangs_up_is_felt_by_the_target_within_a_second() {
-    let world = World::start().await;
+async fn caller_hangup_reaches_target_within_a_second() {
+    let world = TestEnv::start().await;
     for (n, path) in ["/hang", "/drip/1000/100"].into_iter().enumerate() {
         let ask = Ask::get(world.endpoint(path)).key(&world.caller);
         let api = world.api.clone();
         let waiting = tokio::spawn(async move {
             let reading = api.try_open(ask).await;
-            tokio::time::sleep(Duration::from_secs(60)).await;
+            let_time_pass(
+                Duration::from_secs(60),
+                "the caller waits until it is aborted",
+            )
+            .await;
             drop(reading);
         });
         world
             .target
             .wait_for_requests(n as u64 + 1, Duration::from_secs(10))
             .await;
-        tokio::time::sleep(Duration::from_millis(300)).await;
+        let_time_pass(Duration::from_millis(300), "the response is on its way").await;
         waiting.abort();
         world
             .target
@@ -36,9 +39,15 @@ async fn a_caller_that_hangs_up_is_felt_by_the_target_within_a_second() {
 }
 
 #[tokio::test]
-async fn a_caller_that_takes_nothing_of_its_answer_is_let_go_of() {
-    let limits = "[limits]\ncaller_idle_timeout = \"2s\"\nstreams_per_key = 1\n";
-    let world = World::start_full("", limits).await;
+async fn caller_that_stops_reading_is_aborted() {
+    let world = TestEnv::builder()
+        .relay(|relay| {
+            relay
+                .set("limits.caller_idle_timeout", "2s")
+                .set("limits.streams_per_key", 1)
+        })
+        .start()
+        .await;
     let mut caller = TcpStream::connect(world.api.addr()).await.unwrap();
     let path = world.endpoint("/bytes/1000000000");
     let asked = format!(
@@ -56,7 +65,7 @@ async fn a_caller_that_takes_nothing_of_its_answer_is_let_go_of() {
         .wait_for_hangups(1, Duration::from_secs(15))
         .await;
     assert!(began.elapsed() > Duration::from_secs(1));
-    // Its place is free again, and its connection closed without an end of the answer.
+    // Its slot is free again, and its connection is closed before the end of the response.
     let ask = Ask::get(world.endpoint("/small")).key(&world.caller);
     world.api.send(ask).await.expect_status(200);
     let mut rest = Vec::new();
@@ -66,11 +75,13 @@ async fn a_caller_that_takes_nothing_of_its_answer_is_let_go_of() {
     assert!(rest.len() < 1_000_000_000);
 }
 
-/// Somebody who waits takes nothing either, and is not let go of.
+/// A caller that waits for its target reads nothing either, and is not idle.
 #[tokio::test]
-async fn a_caller_whose_target_says_nothing_for_long_keeps_its_exchange() {
-    let limits = "[limits]\ncaller_idle_timeout = \"1s\"\n";
-    let world = World::start_full("", limits).await;
+async fn waiting_caller_is_not_idle() {
+    let world = TestEnv::builder()
+        .relay(|relay| relay.set("limits.caller_idle_timeout", "1s"))
+        .start()
+        .await;
     // A byte every three seconds.
     let ask = Ask::get(world.endpoint("/drip/3/3000")).key(&world.caller);
     let answer = world.api.send(ask).await.expect_status(200);
@@ -78,8 +89,8 @@ async fn a_caller_whose_target_says_nothing_for_long_keeps_its_exchange() {
 }
 
 #[tokio::test]
-async fn a_connection_cut_mid_frame_is_replaced() {
-    let world = World::start().await;
+async fn connection_cut_mid_frame_is_replaced() {
+    let world = TestEnv::start().await;
     for direction in [Direction::Downstream, Direction::Upstream] {
         world.proxy().cut_after(direction, 100_001);
         let ask = match direction {
@@ -101,43 +112,49 @@ async fn a_connection_cut_mid_frame_is_replaced() {
 }
 
 #[tokio::test]
-async fn a_bridge_that_comes_back_resumes_its_tls_session() {
-    let world = World::start().await;
+async fn reconnecting_bridge_resumes_its_tls_session() {
+    let world = TestEnv::start().await;
     let resumed = "integration_relay_tls_handshakes_total{outcome=\"resumed\"}";
     assert!(!world.metrics().await.contains(resumed));
     // The second time with the tickets that came on the resumed one.
     for times in 1..=2 {
         world.proxy().cut();
         let wanted = format!("{resumed} {times}\n");
-        let deadline = Instant::now() + Duration::from_secs(20);
-        loop {
+        eventually(Duration::from_secs(20), &wanted, async || {
             let metrics = world.metrics().await;
-            if metrics.contains(&wanted) {
-                break;
+            match metrics.contains(&wanted) {
+                true => Ok(()),
+                false => Err(metrics),
             }
-            assert!(Instant::now() < deadline, "{metrics}");
-            tokio::time::sleep(Duration::from_millis(50)).await;
-        }
+        })
+        .await;
         world.wait_online().await;
     }
 }
 
-/// With the heartbeat as shipped: both sides notice, and the bridge is back, within 30 s.
+/// With the default heartbeat both sides notice, and the bridge is back, within 30 s.
 #[tokio::test]
-async fn a_frozen_connection_is_noticed_by_both_sides_and_replaced_within_thirty_seconds() {
-    let world = World::start().await;
+async fn frozen_connection_is_replaced_within_30_s() {
+    let world = TestEnv::start().await;
     let ask = Ask::get(world.endpoint("/small")).key(&world.caller);
     world.api.send(ask).await.expect_status(200);
-    let (relay_mark, bridge_mark) = (world.relay().log_mark(), world.bridge().log_mark());
-    // Nothing is reset: what was connected goes silent, what connects anew gets through.
+    let (relay_mark, bridge_mark) = (
+        world.relay.process().log_mark(),
+        world.bridge.process().log_mark(),
+    );
+    // Nothing is reset: existing connections go silent, and new ones work.
     world.proxy().freeze_existing();
     let start = Instant::now();
-    let relay_says = world
-        .relay()
-        .wait_log_since(relay_mark, "silent", Duration::from_secs(30));
-    let bridge_says = world
-        .bridge()
-        .wait_log_since(bridge_mark, "silent", Duration::from_secs(30));
+    let relay_says =
+        world
+            .relay
+            .process()
+            .wait_log_since(relay_mark, "silent", Duration::from_secs(30));
+    let bridge_says =
+        world
+            .bridge
+            .process()
+            .wait_log_since(bridge_mark, "silent", Duration::from_secs(30));
     tokio::join!(relay_says, bridge_says);
     world.wait_online().await;
     assert!(
@@ -150,9 +167,9 @@ async fn a_frozen_connection_is_noticed_by_both_sides_and_replaced_within_thirty
 }
 
 #[tokio::test]
-async fn either_side_may_be_killed_and_the_other_needs_no_help() {
-    let mut world = World::start().await;
-    let call = |world: &World| json!({"url": world.target.url("/hook"), "body": "x"});
+async fn killed_side_reconnects_by_itself() {
+    let mut world = TestEnv::start().await;
+    let call = |world: &TestEnv| json!({"url": world.target.url("/hook"), "body": "x"});
     world.call(call(&world)).await.expect_status(200);
 
     world.kill_bridge().await;
@@ -168,13 +185,17 @@ async fn either_side_may_be_killed_and_the_other_needs_no_help() {
 }
 
 #[tokio::test]
-async fn two_hundred_bridges_are_back_after_the_relay_was_killed_and_not_all_at_once() {
-    let mut world = World::start().await;
+async fn reconnect_storm_of_200_bridges_is_spread() {
+    let mut world = TestEnv::start().await;
     let bridges = world.many_bridges(200, "herd").await;
     world.wait_sessions(201, Duration::from_secs(60)).await;
     world.kill_relay().await;
-    // Long enough that every bridge has noticed and waits: a killed relay's connections are reset.
-    tokio::time::sleep(Duration::from_secs(2)).await;
+    // A killed relay's connections are reset.
+    let_time_pass(
+        Duration::from_secs(2),
+        "every bridge notices, and backs off",
+    )
+    .await;
     world.start_relay().await;
     let start = Instant::now();
     let mut seen = Vec::new();
@@ -186,7 +207,7 @@ async fn two_hundred_bridges_are_back_after_the_relay_was_killed_and_not_all_at_
             world.sessions().await
         );
         seen.push((start.elapsed(), world.sessions().await));
-        tokio::time::sleep(Duration::from_millis(200)).await;
+        let_time_pass(Duration::from_millis(200), "the sessions are sampled").await;
     }
     seen.push((start.elapsed(), 201));
     // In no window of one second did more than three quarters come.
@@ -201,27 +222,28 @@ async fn two_hundred_bridges_are_back_after_the_relay_was_killed_and_not_all_at_
     drop(bridges);
 }
 
-/// The bridge's waits had grown, and the session that followed was short.
+/// The bridge's backoff has grown, and the session that followed was short.
 #[tokio::test]
-async fn bridge_is_back_when_a_relay_that_stopped_in_order_says() {
-    let mut world = World::start().await;
+async fn bridge_follows_retry_after_of_drained_relay() {
+    let mut world = TestEnv::start().await;
     world.kill_relay().await;
-    let mut mark = world.bridge().log_mark();
+    let mut mark = world.bridge.process().log_mark();
     // Waits of up to 16 s, at random.
     for _ in 0..6 {
         let line = world
-            .bridge()
+            .bridge
+            .process()
             .wait_log_since(mark, "cannot connect to the relay", LONGEST_WAIT)
             .await;
         assert!(line.contains("wait="), "{line}");
-        mark = world.bridge().log_mark();
+        mark = world.bridge.process().log_mark();
     }
     world.start_relay().await;
     world.wait_online_within(LONGEST_WAIT).await;
     let stopped = world.terminate_relay(LONGEST_WAIT).await;
     assert!(stopped.success(), "{stopped}");
-    tokio::time::sleep(Duration::from_secs(1)).await;
+    let_time_pass(Duration::from_secs(1), "the relay is down for a second").await;
     world.start_relay().await;
-    // Asked for one second; the relay's start and a busy machine take the rest.
+    // The relay announced one second; its start and a loaded machine take the rest.
     world.wait_online_within(Duration::from_secs(8)).await;
 }

@@ -1,11 +1,10 @@
-//! Connections that have not authenticated, in numbers: whom they keep out, and what they cost.
+//! Floods of unauthenticated connections: they keep no bridge out, and cost a bounded amount of memory.
 
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
-use e2e::World;
 use std::net::IpAddr;
 use std::time::Duration;
-use support::Ask;
+use support::{Ask, TestEnv};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
@@ -18,11 +17,17 @@ const SOON: Duration = Duration::from_secs(8);
 /// Connections of the flood.
 const MANY: usize = 200;
 
-/// As many as the listener takes, in every stage before a connection has authenticated.
+/// The flood fills the listener in every stage before authentication.
 #[tokio::test]
-async fn flood_of_every_kind_does_not_keep_a_bridge_out() {
-    let limits = "[limits]\npending_connections_max = 50\nunauthenticated_tunnels_max = 50\n";
-    let mut world = World::start_full("", limits).await;
+async fn flood_does_not_keep_a_bridge_out() {
+    let mut world = TestEnv::builder()
+        .relay(|relay| {
+            relay
+                .set("limits.pending_connections_max", 50)
+                .set("limits.unauthenticated_tunnels_max", 50)
+        })
+        .start()
+        .await;
     world.kill_bridge().await;
     let hello = world.client_hello();
     let mut tcp = Vec::new();
@@ -53,10 +58,13 @@ async fn flood_of_every_kind_does_not_keep_a_bridge_out() {
     drop((tcp, tls, tunnels));
 }
 
-/// A caller's connection keeps its place for as long as it lives, and so does a tunnel.
+/// A caller's connection is never evicted, and neither is a tunnel.
 #[tokio::test]
-async fn flood_evicts_no_connection_that_has_authenticated() {
-    let world = World::start_full("", "[limits]\npending_connections_max = 20\n").await;
+async fn flood_evicts_no_authenticated_connection() {
+    let world = TestEnv::builder()
+        .relay(|relay| relay.set("limits.pending_connections_max", 20))
+        .start()
+        .await;
     let ask = || Ask::get("/v1/bridges").key(&world.caller);
     let mut caller = world.public.client().await.unwrap();
     caller.send(ask()).await.expect_status(200);
@@ -71,17 +79,25 @@ async fn flood_evicts_no_connection_that_has_authenticated() {
 }
 
 #[tokio::test]
-async fn idle_connections_on_one_listener_leave_the_others_alone() {
-    let limits = "[limits]\nconnections_max = 20\npending_connections_max = 20\n\
-                  internal_connections_max = 20\nproxy_connections_max = 20\nadmin_connections_max = 8\n";
-    let world = World::start_full("", limits).await;
+async fn idle_connections_affect_their_listener_only() {
+    let world = TestEnv::builder()
+        .relay(|relay| {
+            relay
+                .set("limits.connections_max", 20)
+                .set("limits.pending_connections_max", 20)
+                .set("limits.internal_connections_max", 20)
+                .set("limits.proxy_connections_max", 20)
+                .set("limits.admin_connections_max", 8)
+        })
+        .start()
+        .await;
     let mut idle = Vec::new();
     for address in [world.api.addr(), world.forward(), world.admin_origin.addr()] {
         for _ in 0..100 {
             idle.push(TcpStream::connect(address).await.unwrap());
         }
     }
-    // All of them are still served: what is idle makes room.
+    // All listeners still serve: idle connections are evicted.
     let ask = || Ask::get("/v1/bridges").key(&world.caller);
     world.public.send(ask()).await.expect_status(200);
     world.api.send(ask()).await.expect_status(200);
@@ -98,13 +114,19 @@ async fn idle_connections_on_one_listener_leave_the_others_alone() {
     drop(idle);
 }
 
-/// Heads that never end, each as long as it may be.
+/// Endless heads, each of the maximum size.
 #[tokio::test]
 async fn unfinished_heads_share_one_memory_budget() {
     const HEAD_BYTES: usize = 50 * 1024;
     const BUDGET_KIB: u64 = 4 * 1024;
-    let limits = "[limits]\npending_memory_max = \"4MiB\"\nheader_read_timeout = \"60s\"\n";
-    let world = World::start_full("", limits).await;
+    let world = TestEnv::builder()
+        .relay(|relay| {
+            relay
+                .set("limits.pending_memory_max", "4MiB")
+                .set("limits.header_read_timeout", "60s")
+        })
+        .start()
+        .await;
     let field = format!("X-A: {}\r\n", "a".repeat(1000));
     let head = format!("GET / HTTP/1.1\r\nHost: localhost\r\n{}", field.repeat(60));
     let ask = || Ask::get("/v1/bridges").key(&world.caller);
@@ -123,14 +145,14 @@ async fn unfinished_heads_share_one_memory_budget() {
     let charged = value(&metrics, "integration_relay_connections_pending_bytes ");
     assert!(charged <= BUDGET_KIB * 1024, "{charged}");
     assert!(value(&metrics, "integration_relay_connections_evicted_total ") > 0);
-    // Without the budget they would cost four times as much.
+    // Without the budget the heads would cost four times as much.
     world.assert_grown_less(before, 3 * BUDGET_KIB);
     drop(heads);
 }
 
 #[tokio::test]
-async fn head_beyond_every_limit_is_refused_with_a_problem_document() {
-    let world = World::start().await;
+async fn oversized_head_gets_a_problem_document() {
+    let world = TestEnv::start().await;
     let ask = Ask::get("/v1/bridges")
         .key(&world.caller)
         .header("x-long", &"a".repeat(1 << 20));
@@ -139,11 +161,13 @@ async fn head_beyond_every_limit_is_refused_with_a_problem_document() {
     assert_eq!(answer.code(), "headers_too_large");
 }
 
-/// A newcomer that is not complete when a connection behind it authenticates is not read on.
+/// The relay evicts a connection that is incomplete when a later one authenticates.
 #[tokio::test]
 async fn evicted_connection_is_closed() {
-    let limits = "[limits]\npending_connections_max = 1\n";
-    let world = World::start_full("", limits).await;
+    let world = TestEnv::builder()
+        .relay(|relay| relay.set("limits.pending_connections_max", 1))
+        .start()
+        .await;
     let mut first = world.connect_from(HERE).await;
     let second = world.connect_from(HERE).await;
     let closed = tokio::time::timeout(SOON, first.read(&mut [0])).await;

@@ -4,70 +4,59 @@
 use std::io::ErrorKind;
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
-use support::{ApiKey, Installation, Target};
+use support::setup::{Allow, Builder, Endpoint};
+use support::{ApiKey, TIMEOUT, TestEnv, let_time_pass};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 
-/// What any one wait may take on a loaded machine.
-const PATIENCE: Duration = Duration::from_secs(30);
-
 const KIB: u64 = 1024;
 
-/// A site whose bridge opens raw streams to a listener of the test's own.
-struct Site {
-    site: Installation,
-    target: Target,
+/// An environment whose bridge opens raw streams to a listener of the test.
+struct ForwardEnv {
+    env: TestEnv,
     /// Where raw streams may go.
     raw: TcpListener,
     /// The endpoint `chat`, which the bridge looks at now and then.
     chat: TcpListener,
 }
 
-impl Site {
+impl ForwardEnv {
     async fn start() -> Self {
-        Self::start_with("", "", "").await
+        Self::start_with(|rule| rule, |builder| builder).await
     }
 
-    /// With more in the rule for raw streams, the bridge's and the relay's configuration.
-    async fn start_with(rule: &str, bridge: &str, relay: &str) -> Self {
-        let target = Target::start().await;
+    /// With changes to the rule for raw streams, and to the environment.
+    async fn start_with(
+        change_rule: impl FnOnce(Allow) -> Allow,
+        change: impl FnOnce(Builder) -> Builder,
+    ) -> Self {
         let raw = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let chat = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let port = |listener: &TcpListener| listener.local_addr().unwrap().port();
-        let rules = format!(
-            "[[allow]]\nhost = \"127.0.0.1\"\nports = [{}]\nmethods = [\"POST\"]\nconnect = true\n{rule}\n\
-             [[allow]]\nhost = \"127.0.0.1\"\nports = [{chat}]\nmethods = [\"GET\"]\n\
-             [[endpoint]]\nname = \"chat\"\nurl = \"http://127.0.0.1:{chat}/\"\n{bridge}",
-            port(&raw),
-            chat = port(&chat),
-        );
-        let site = Installation::builder()
-            .target("t", &target)
-            .bridge_extra(&rules)
-            .relay_extra(relay)
-            .start()
-            .await;
-        Self {
-            site,
-            target,
-            raw,
-            chat,
-        }
+        let rule = Allow::loopback(port(&raw)).methods(&["POST"]);
+        let chat_url = format!("http://127.0.0.1:{}/", port(&chat));
+        let builder = TestEnv::builder()
+            .direct()
+            .allow(change_rule(rule.set("connect", true)))
+            .allow(Allow::loopback(port(&chat)).methods(&["GET"]))
+            .endpoint(Endpoint::new("chat", chat_url));
+        let env = change(builder).start().await;
+        Self { env, raw, chat }
     }
 
     fn address(&self) -> SocketAddr {
         self.raw.local_addr().unwrap()
     }
 
-    /// A connection to the proxy that has sent this, and the head of the answer.
+    /// A connection to the proxy that has sent this, and the head of the response.
     async fn ask(&self, text: &str) -> (TcpStream, String) {
-        ask(self.site.relay.proxy(), text).await
+        ask(self.env.relay.proxy(), text).await
     }
 
     /// A raw stream, at both ends.
     async fn connected(&self) -> (TcpStream, TcpStream) {
         let to = self.address();
-        let own = field(&self.site.caller);
+        let own = field(&self.env.caller);
         let text = format!("CONNECT {to} HTTP/1.1\r\nHost: {to}\r\n{own}\r\n");
         let (client, head) = self.ask(&text).await;
         assert!(head.starts_with("HTTP/1.1 200"), "{head}");
@@ -84,7 +73,7 @@ impl Site {
         loop {
             let mut stream = within(self.chat.accept()).await.unwrap().0;
             let mut first = [0];
-            // A look at the endpoint's health says nothing.
+            // A health check sends no request.
             if within(stream.peek(&mut first)).await.unwrap() > 0 {
                 let head = head(&mut stream).await;
                 return (stream, head);
@@ -94,7 +83,7 @@ impl Site {
 }
 
 async fn within<T>(waiting: impl Future<Output = T>) -> T {
-    tokio::time::timeout(PATIENCE, waiting).await.unwrap()
+    tokio::time::timeout(TIMEOUT, waiting).await.unwrap()
 }
 
 async fn ask(address: SocketAddr, text: &str) -> (TcpStream, String) {
@@ -136,11 +125,11 @@ fn reset(stream: TcpStream) {
 }
 
 #[tokio::test]
-async fn a_url_is_asked_for_with_a_key_and_as_far_as_the_policy_goes() {
-    let site = Site::start().await;
-    let url = format!("http://{}", site.target.addr());
+async fn proxy_requires_a_key_and_obeys_the_policy() {
+    let site = ForwardEnv::start().await;
+    let url = format!("http://{}", site.env.target.addr());
     let close = "Connection: close\r\n";
-    let own = field(&site.site.caller);
+    let own = field(&site.env.caller);
     let post = async |target: &str, fields: &str| {
         let text = format!(
             "POST {target} HTTP/1.1\r\nHost: x\r\n{close}{fields}Content-Length: 0\r\n\r\n"
@@ -166,7 +155,7 @@ async fn a_url_is_asked_for_with_a_key_and_as_far_as_the_policy_goes() {
     )
     .await;
     assert!(head.starts_with("HTTP/1.1 200"), "{head}");
-    let seen = site.target.hooks().pop().unwrap();
+    let seen = site.env.target.hooks().pop().unwrap();
     assert_eq!(seen.path, "/hook?a%2Fb;c=%20&y", "{body}");
     let values = |name: &str| -> Vec<&str> {
         let of = seen.headers.get_all(name).iter();
@@ -174,7 +163,7 @@ async fn a_url_is_asked_for_with_a_key_and_as_far_as_the_policy_goes() {
     };
     assert_eq!(values("authorization"), ["Bearer mine"]);
     assert_eq!(values("x-twice"), ["1", "2"]);
-    assert_eq!(values("host"), [site.target.addr().to_string()]);
+    assert_eq!(values("host"), [site.env.target.addr().to_string()]);
     assert!(values("proxy-authorization").is_empty());
     for (target, status, code) in [
         ("http://127.0.0.1:1/", "403", "refused_by_policy"),
@@ -188,17 +177,17 @@ async fn a_url_is_asked_for_with_a_key_and_as_far_as_the_policy_goes() {
 }
 
 #[tokio::test]
-async fn a_key_that_is_narrowed_reaches_nothing_else_by_the_proxy() {
-    let site = Site::start().await;
+async fn narrowed_key_is_limited_on_the_proxy() {
+    let site = ForwardEnv::start().await;
     let to = site.address();
-    let url = format!("http://{}/small", site.target.addr());
+    let url = format!("http://{}/small", site.env.target.addr());
     for (more, status) in [
         (["--endpoint", "t"], "403"),
         (["--host", "elsewhere.example"], "403"),
         (["--host", "127.0.0.1"], "200"),
     ] {
-        let relay = &site.site.relay;
-        let making = relay.create_key_with(&site.site.tenant, "synchronizer", &more);
+        let relay = &site.env.relay;
+        let making = relay.create_key_with(site.env.tenant(), "synchronizer", &more);
         let own = field(&making.await);
         let get = format!("GET {url} HTTP/1.1\r\nHost: x\r\n{own}\r\n");
         let connect = format!("CONNECT {to} HTTP/1.1\r\nHost: {to}\r\n{own}\r\n");
@@ -213,35 +202,35 @@ async fn a_key_that_is_narrowed_reaches_nothing_else_by_the_proxy() {
 }
 
 #[tokio::test]
-async fn raw_streams_end_in_each_direction_alone_and_early_bytes_are_not_lost() {
-    let site = Site::start().await;
+async fn raw_stream_directions_close_independently() {
+    let site = ForwardEnv::start().await;
     let (mut client, mut target) = site.connected().await;
     client.write_all(b"question").await.unwrap();
     client.shutdown().await.unwrap();
-    let (said, end) = rest(&mut target).await;
+    let (output, end) = rest(&mut target).await;
     end.unwrap();
-    assert_eq!(said, b"question");
+    assert_eq!(output, b"question");
     let answer = vec![7; 300_000];
     target.write_all(&answer).await.unwrap();
     drop(target);
-    let (said, end) = rest(&mut client).await;
+    let (output, end) = rest(&mut client).await;
     end.unwrap();
-    assert_eq!(said, answer);
+    assert_eq!(output, answer);
 
-    // The other way round.
+    // The other direction.
     let (mut client, mut target) = site.connected().await;
     target.shutdown().await.unwrap();
-    let (said, end) = rest(&mut client).await;
+    let (output, end) = rest(&mut client).await;
     end.unwrap();
-    assert!(said.is_empty());
+    assert!(output.is_empty());
     client.write_all(&answer).await.unwrap();
     client.shutdown().await.unwrap();
-    let (said, end) = rest(&mut target).await;
+    let (output, end) = rest(&mut target).await;
     end.unwrap();
-    assert_eq!(said, answer);
+    assert_eq!(output, answer);
 
     // A client that does not wait for the 200.
-    let (to, own) = (site.address(), field(&site.site.caller));
+    let (to, own) = (site.address(), field(&site.env.caller));
     let text = format!("CONNECT {to} HTTP/1.1\r\nHost: {to}\r\n{own}\r\nearly");
     let (client, head) = site.ask(&text).await;
     assert!(head.starts_with("HTTP/1.1 200"), "{head}");
@@ -254,8 +243,8 @@ async fn raw_streams_end_in_each_direction_alone_and_early_bytes_are_not_lost() 
 
 /// W-67.
 #[tokio::test]
-async fn what_is_broken_off_is_reset_and_never_ends() {
-    let mut site = Site::start().await;
+async fn aborted_raw_stream_is_reset() {
+    let mut site = ForwardEnv::start().await;
     let (mut client, target) = site.connected().await;
     reset(target);
     assert_reset(&mut client).await;
@@ -264,19 +253,24 @@ async fn what_is_broken_off_is_reset_and_never_ends() {
     reset(client);
     assert_reset(&mut target).await;
 
-    // A bridge that is killed leaves neither end in the belief that all was said.
+    // A killed bridge must not look like a regular end to either side.
     let (mut client, target) = site.connected().await;
-    site.site.bridge.kill9();
+    site.env.bridge.kill9();
     assert_reset(&mut client).await;
     drop(target);
 }
 
 #[tokio::test]
-async fn a_raw_stream_needs_a_rule_that_says_so_and_moves_or_ends() {
-    let site = Site::start_with("idle_timeout = \"1s\"", "", "").await;
-    let own = field(&site.site.caller);
+async fn raw_stream_needs_a_rule_and_has_idle_timeout() {
+    let site =
+        ForwardEnv::start_with(|rule| rule.set("idle_timeout", "1s"), |builder| builder).await;
+    let own = field(&site.env.caller);
     for (to, status, code) in [
-        (site.target.addr().to_string(), "403", "refused_by_policy"),
+        (
+            site.env.target.addr().to_string(),
+            "403",
+            "refused_by_policy",
+        ),
         ("127.0.0.1:1".to_owned(), "403", "refused_by_policy"),
         ("127.0.0.1".to_owned(), "400", "invalid_request"),
     ] {
@@ -299,7 +293,7 @@ async fn a_raw_stream_needs_a_rule_that_says_so_and_moves_or_ends() {
 
     let (mut client, mut target) = site.connected().await;
     for _ in 0..4 {
-        tokio::time::sleep(Duration::from_millis(500)).await;
+        let_time_pass(Duration::from_millis(500), "half of the idle timeout").await;
         client.write_all(b".").await.unwrap();
         within(target.read_u8()).await.unwrap();
     }
@@ -314,10 +308,10 @@ const HANDSHAKE: &str = "Connection: keep-alive, Upgrade\r\nUpgrade: websocket\r
 
 /// W-65, W-67.
 #[tokio::test]
-async fn websocket_passes_by_both_ways_and_a_refusal_is_the_targets() {
-    let site = Site::start().await;
-    let (to, key) = (site.chat.local_addr().unwrap(), site.site.caller.clone());
-    let (internal, proxy) = (site.site.relay.internal().addr(), site.site.relay.proxy());
+async fn websocket_passes_by_endpoint_and_proxy() {
+    let site = ForwardEnv::start().await;
+    let (to, key) = (site.chat.local_addr().unwrap(), site.env.caller.clone());
+    let (internal, proxy) = (site.env.relay.internal().addr(), site.env.relay.proxy());
     let by_endpoint = format!(
         "GET /v1/endpoints/chat/room?x HTTP/1.1\r\nHost: x\r\nBridge-Authorization: {}\r\n{HANDSHAKE}\r\n",
         key.basic()
@@ -368,7 +362,7 @@ async fn websocket_passes_by_both_ways_and_a_refusal_is_the_targets() {
         end.unwrap();
     }
 
-    // A target that does not agree.
+    // A target that rejects the upgrade.
     let text = format!(
         "GET /v1/endpoints/chat/ HTTP/1.1\r\nHost: x\r\nBridge-Authorization: {}\r\n{HANDSHAKE}\r\n",
         key.basic()
@@ -389,18 +383,21 @@ async fn websocket_passes_by_both_ways_and_a_refusal_is_the_targets() {
 }
 
 #[tokio::test]
-async fn an_idle_raw_stream_costs_relay_and_bridge_less_than_64_kib_each() {
+async fn idle_raw_stream_costs_less_than_64_kib() {
     const STREAMS: u64 = 2000;
     const EACH_MAX_KIB: u64 = 64;
-    let limits = "[limits]\nstreams_max = 4096\n";
-    let site = Site::start_with(
-        "",
-        limits,
-        "[limits]\nstreams_per_session = 4096\nstreams_per_key = 4096\n",
-    )
-    .await;
-    let (relay, bridge) = (site.site.relay.process(), site.site.bridge.process());
-    // What the first ones cost is the programs' own.
+    let change = |builder: Builder| {
+        builder
+            .bridge(|bridge| bridge.set("limits.streams_max", 4096))
+            .relay(|relay| {
+                relay
+                    .set("limits.streams_per_session", 4096)
+                    .set("limits.streams_per_key", 4096)
+            })
+    };
+    let site = ForwardEnv::start_with(|rule| rule, change).await;
+    let (relay, bridge) = (site.env.relay.process(), site.env.bridge.process());
+    // The first streams pay for the programs' own buffers.
     let mut held = Vec::new();
     for _ in 0..20 {
         held.push(site.connected().await);
@@ -421,7 +418,7 @@ async fn an_idle_raw_stream_costs_relay_and_bridge_less_than_64_kib_each() {
         relay < EACH_MAX_KIB && bridge < EACH_MAX_KIB,
         "an idle stream costs {relay} KiB in the relay and {bridge} KiB in the bridge"
     );
-    // They are alive.
+    // The streams still work.
     for (client, target) in held.iter_mut().step_by(100) {
         target.write_all(b"y").await.unwrap();
         assert_eq!(within(client.read_u8()).await.unwrap(), b'y');
@@ -429,12 +426,12 @@ async fn an_idle_raw_stream_costs_relay_and_bridge_less_than_64_kib_each() {
 }
 
 #[tokio::test]
-async fn a_quarter_gibibyte_each_way_passes_a_raw_stream_in_flat_memory() {
+async fn raw_stream_of_a_quarter_gibibyte_is_flat() {
     const BYTES: u64 = 256 * KIB * KIB;
     const GROWTH_MAX_KIB: u64 = 32 * 1024;
-    let site = Site::start().await;
+    let site = ForwardEnv::start().await;
     let (client, target) = site.connected().await;
-    let (relay, bridge) = (site.site.relay.process(), site.site.bridge.process());
+    let (relay, bridge) = (site.env.relay.process(), site.env.bridge.process());
     let before = (relay.rss_kib(), bridge.rss_kib());
     for process in [relay, bridge] {
         process.reset_peak_rss();

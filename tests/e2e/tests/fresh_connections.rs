@@ -1,19 +1,16 @@
-//! What may leave only once goes to its target on a connection that the target is not about to close.
+//! A request that must not be repeated goes to its target on a connection that the target is not about to
+//! close.
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
-use e2e::World;
 use serde_json::json;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
-use std::time::{Duration, Instant};
-use support::Ask;
+use support::setup::{Allow, Endpoint};
+use support::{Ask, LONG_TIMEOUT, TestEnv};
 use tokio::io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _, BufReader};
 use tokio::net::{TcpListener, TcpStream};
 
-/// What a step may take.
-const PATIENCE: Duration = Duration::from_secs(60);
-
-/// A target that tells in its response which connection it came on, and what it announces.
+/// A target whose response states the number of its connection, and a keep-alive policy.
 struct Numbered {
     port: u16,
     /// The connections of all requests, in their order.
@@ -80,30 +77,21 @@ async fn serve(stream: TcpStream, number: usize, announced: &str, used: Arc<Mute
     }
 }
 
-async fn call(world: &World, target: &Numbered, method: &str) -> String {
+async fn call(world: &TestEnv, target: &Numbered, method: &str) -> String {
     let call = json!({"url": target.url(), "method": method});
     let answer = world.call(call).await.expect_status(200).json();
     answer["response"]["body"].as_str().unwrap().to_owned()
 }
 
-async fn deliver(world: &World, target: &Numbered) {
-    let call = json!({"mode": "deliver", "url": target.url(), "body": "x"});
-    let accepted = world.call(call).await.expect_status(202).json();
-    let path = format!("/v1/calls/{}", accepted["id"].as_str().unwrap());
-    let deadline = Instant::now() + PATIENCE;
-    loop {
-        let ask = Ask::get(&path).key(&world.caller);
-        let call = world.api.send(ask).await.expect_status(200).json();
-        if call["state"] == "succeeded" {
-            return;
-        }
-        assert!(Instant::now() < deadline, "not delivered: {call:#}");
-        tokio::time::sleep(Duration::from_millis(10)).await;
-    }
+async fn deliver(world: &TestEnv, target: &Numbered) {
+    let id = world
+        .deliver(json!({"url": target.url(), "body": "x"}))
+        .await;
+    world.wait_call(&id, "succeeded", LONG_TIMEOUT).await;
 }
 
-/// Whether each request came on a connection of its own. Two in a row may, too, where the first connection
-/// was not given back yet when the second request came.
+/// Whether each request arrived on its own connection. Two requests in a row may do so anyway, where the first
+/// connection was not back in the pool when the second request arrived.
 fn are_fresh(target: &Numbered) -> bool {
     let used = std::mem::take(&mut *target.used.lock().unwrap());
     let mut apart = used.clone();
@@ -113,19 +101,17 @@ fn are_fresh(target: &Numbered) -> bool {
 }
 
 #[tokio::test]
-async fn what_leaves_once_uses_a_connection_that_its_target_keeps() {
+async fn unrepeatable_request_uses_a_fresh_connection() {
     let silent = Numbered::start("").await;
     let short = Numbered::start("Keep-Alive: timeout=1, max=100\r\n").await;
     let long = Numbered::start("Keep-Alive: timeout=100\r\n").await;
-    let ports = [silent.port, short.port, long.port].map(|port| port.to_string());
-    let toml = format!(
-        "[[allow]]\nhost = \"127.0.0.1\"\nports = [{}]\nmethods = [\"*\"]\n\
-         [[endpoint]]\nname = \"silent\"\nurl = \"http://127.0.0.1:{}/\"\n\
-         [targets]\nhealth_interval = \"off\"\n",
-        ports.join(", "),
-        silent.port
-    );
-    let world = World::start_with(&toml).await;
+    let ports = [silent.port, short.port, long.port];
+    let world = TestEnv::builder()
+        .allow(Allow::host("127.0.0.1").ports(ports))
+        .endpoint(Endpoint::new("silent", silent.url()))
+        .bridge(|bridge| bridge.set("targets.health_interval", "off"))
+        .start()
+        .await;
     for (target, is_fresh) in [(&silent, true), (&short, true), (&long, false)] {
         for method in ["POST", "PUT", "DELETE", "PATCH", "POST"] {
             call(&world, target, method).await;
@@ -138,7 +124,10 @@ async fn what_leaves_once_uses_a_connection_that_its_target_keeps() {
         for _ in 0..3 {
             call(&world, target, "GET").await;
         }
-        assert!(!are_fresh(target), "what can be repeated");
+        assert!(
+            !are_fresh(target),
+            "a repeatable request may reuse a connection"
+        );
     }
     // The same rule for endpoints.
     for (method, is_fresh) in [("POST", true), ("GET", false), ("PUT", true)] {

@@ -1,20 +1,19 @@
-//! Peers that do not play by the rules, at the relay's door.
+//! Peers that violate the protocols, at the relay's listeners.
 
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
-use e2e::World;
 use std::net::IpAddr;
 use std::time::{Duration, Instant};
-use support::Ask;
+use support::{Ask, TestEnv};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
-/// Where everybody else is, and where an attacker is not.
+/// The address of the bridge and the callers. The attacker uses the other one.
 const HERE: IpAddr = IpAddr::V4(std::net::Ipv4Addr::new(127, 0, 0, 1));
 const ELSEWHERE: IpAddr = IpAddr::V4(std::net::Ipv4Addr::new(127, 0, 0, 2));
 
 #[tokio::test]
-async fn requests_that_are_not_http_or_not_clear_are_refused_and_harm_nobody() {
-    let world = World::start().await;
+async fn invalid_requests_are_rejected() {
+    let world = TestEnv::start().await;
     for bytes in [
         &b"\x16\x03\x01\x02\x00\x01"[..],
         b"GET /v1/bridges HTTP/1.1\r\nHost: x\r\nContent-Length: 1\r\nContent-Length: 2\r\n\r\n",
@@ -24,21 +23,112 @@ async fn requests_that_are_not_http_or_not_clear_are_refused_and_harm_nobody() {
     ] {
         let answer = world.api.raw(bytes, Duration::from_millis(500)).await;
         let text = String::from_utf8_lossy(&answer);
-        assert!(!text.starts_with("HTTP/1.1 2"), "{text}");
+        let sent = bytes.escape_ascii();
+        assert!(!text.starts_with("HTTP/1.1 2"), "{sent}: {text}");
     }
     let ask = Ask::get(world.endpoint("/small")).key(&world.caller);
     world.api.send(ask).await.expect_status(200);
 }
 
-/// Requests that two readers could take for different ones, each followed by one that must not be made.
+/// Requests that two receivers could read differently. Each is followed by a request that must not be
+/// executed: a receiver that reads the first one in the other way would find it.
+struct Ambiguous {
+    world: TestEnv,
+    /// The fields that a valid request has.
+    own: String,
+    /// The request that must not be executed.
+    hidden: String,
+}
+
+const LINE: &str = "POST /v1/endpoints/t/hook HTTP/1.1\r\n";
+
+impl Ambiguous {
+    async fn start() -> Self {
+        let world = TestEnv::start().await;
+        let own = format!(
+            "Host: x\r\nBridge-Authorization: {}\r\n",
+            world.caller.basic()
+        );
+        let hidden = format!("GET /v1/endpoints/t/small HTTP/1.1\r\n{own}\r\n");
+        Self { world, own, hidden }
+    }
+
+    /// A request with these fields in addition.
+    fn fields(&self, fields: &str) -> String {
+        self.head(&format!("{LINE}{}{fields}\r\n", self.own))
+    }
+
+    /// This head, and the hidden request.
+    fn head(&self, head: &str) -> String {
+        format!("{head}{}", self.hidden)
+    }
+
+    /// Chunks after a head that announces them.
+    fn chunks(&self, chunks: &str) -> String {
+        let own = &self.own;
+        format!("{LINE}{own}Transfer-Encoding: chunked\r\n\r\n{chunks}")
+    }
+
+    /// Each is rejected with one response of 4xx, and reaches no target.
+    async fn assert_rejected(&self, cases: &[(&str, String)]) {
+        let mut wrong = Vec::new();
+        for (name, text) in cases {
+            let (seen, status, responses) = self.send(text).await;
+            if !status.starts_with('4') || responses != 1 || seen != 0 {
+                wrong.push(format!(
+                    "{name}: status {status}, {responses} responses, {seen} requests at the target"
+                ));
+            }
+        }
+        assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+        self.serves_others().await;
+    }
+
+    /// The same, except that the head may reach the target: its body is then aborted, and never complete.
+    async fn assert_aborted(&self, cases: &[(&str, String)]) {
+        let mut wrong = Vec::new();
+        for (name, text) in cases {
+            let aborted = self.world.target.hangups();
+            let (seen, status, responses) = self.send(text).await;
+            if seen == 1 {
+                let within = Duration::from_secs(5);
+                let target = &self.world.target;
+                target.wait_for_hangups(aborted + 1, within).await;
+            }
+            if !status.starts_with('4') || responses != 1 || seen > 1 {
+                wrong.push(format!(
+                    "{name}: status {status}, {responses} responses, {seen} requests at the target"
+                ));
+            }
+        }
+        assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+        self.serves_others().await;
+    }
+
+    /// Returns the requests that the target saw, the first status, and the number of responses.
+    async fn send(&self, text: &str) -> (u64, String, usize) {
+        let before = self.world.target.requests();
+        let sending = self
+            .world
+            .api
+            .raw(text.as_bytes(), Duration::from_millis(700));
+        let response = sending.await;
+        let response = String::from_utf8_lossy(&response);
+        let status = response.split(' ').nth(1).unwrap_or("nothing").to_owned();
+        let responses = response.matches("HTTP/1.1 ").count();
+        (self.world.target.requests() - before, status, responses)
+    }
+
+    async fn serves_others(&self) {
+        let ask = Ask::get(self.world.endpoint("/small")).key(&self.world.caller);
+        self.world.api.send(ask).await.expect_status(200);
+    }
+}
+
 #[tokio::test]
-async fn what_two_readers_could_read_differently_is_refused_and_its_connection_closed() {
-    let world = World::start().await;
-    let key = world.caller.basic();
-    let own = format!("Host: x\r\nBridge-Authorization: {key}\r\n");
-    let line = "POST /v1/endpoints/t/hook HTTP/1.1\r\n";
-    let hidden = format!("GET /v1/endpoints/t/small HTTP/1.1\r\n{own}\r\n");
-    let fields = |fields: &str| format!("{line}{own}{fields}\r\n{hidden}");
+async fn ambiguous_lengths_are_rejected() {
+    let requests = Ambiguous::start().await;
+    let fields = |fields: &str| requests.fields(fields);
     let cases = [
         (
             "two lengths",
@@ -50,9 +140,19 @@ async fn what_two_readers_could_read_differently_is_refused_and_its_connection_c
         ("a length in hex", fields("Content-Length: 0x0\r\n")),
         ("an empty length", fields("Content-Length: \r\n")),
         (
-            "a length beyond all",
+            "a length above 64 bits",
             fields("Content-Length: 99999999999999999999999\r\n"),
         ),
+        ("a folded length", fields("Content-Length:\r\n 0\r\n")),
+    ];
+    requests.assert_rejected(&cases).await;
+}
+
+#[tokio::test]
+async fn ambiguous_transfer_codings_are_rejected() {
+    let requests = Ambiguous::start().await;
+    let fields = |fields: &str| requests.fields(fields);
+    let cases = [
         (
             "length and chunks",
             fields("Content-Length: 4\r\nTransfer-Encoding: chunked\r\n") + "0\r\n\r\n",
@@ -67,107 +167,100 @@ async fn what_two_readers_could_read_differently_is_refused_and_its_connection_c
             fields("Transfer-Encoding: chunked, gzip\r\n"),
         ),
         (
-            "chunks with another name",
+            "chunks under another name",
             fields("Transfer-Encoding: xchunked\r\n"),
         ),
         (
             "chunks twice",
             fields("Transfer-Encoding: chunked\r\nTransfer-Encoding: identity\r\n"),
         ),
+    ];
+    requests.assert_rejected(&cases).await;
+}
+
+#[tokio::test]
+async fn malformed_fields_are_rejected() {
+    let requests = Ambiguous::start().await;
+    let fields = |fields: &str| requests.fields(fields);
+    let own = &requests.own;
+    let key = requests.world.caller.basic();
+    let cases = [
         ("a folded field", fields("X-Folded: a\r\n b\r\n")),
-        ("a folded length", fields("Content-Length:\r\n 0\r\n")),
-        ("space before the colon", fields("Content-Length : 0\r\n")),
+        ("a space before the colon", fields("Content-Length : 0\r\n")),
         ("a field without a colon", fields("Nonsense\r\n")),
         ("a field without a name", fields(": value\r\n")),
         (
-            "space before the first field",
-            format!("{line} X: 1\r\n{own}\r\n{hidden}"),
+            "a space before the first field",
+            requests.head(&format!("{LINE} X: 1\r\n{own}\r\n")),
         ),
         ("a NUL in a value", fields("X-Nul: a\0b\r\n")),
         ("a bare CR in a value", fields("X-Cr: a\rb\r\n")),
         ("a control byte in a value", fields("X-Bell: a\u{7}b\r\n")),
         ("a control byte in a name", fields("X\u{1}: a\r\n")),
-        ("a bare LF behind a field", fields("X-Lf: a\n")),
+        ("a bare LF after a field", fields("X-Lf: a\n")),
         (
-            "a bare LF behind the line",
-            format!("POST /v1/endpoints/t/hook HTTP/1.1\n{own}\r\n{hidden}"),
-        ),
-        ("a bare LF as the end", format!("{line}{own}\n{hidden}")),
-        (
-            "two spaces in the line",
-            format!("POST  /v1/endpoints/t/hook HTTP/1.1\r\n{own}\r\n{hidden}"),
-        ),
-        (
-            "a space in the target",
-            format!("POST /v1/endpoints/t/ho ok HTTP/1.1\r\n{own}\r\n{hidden}"),
-        ),
-        (
-            "a tab in the line",
-            format!("POST\t/v1/endpoints/t/hook HTTP/1.1\r\n{own}\r\n{hidden}"),
-        ),
-        (
-            "a tunnel where there are none",
-            format!("CONNECT x:1 HTTP/1.1\r\n{own}\r\n{hidden}"),
+            "a bare LF as the end",
+            requests.head(&format!("{LINE}{own}\n")),
         ),
         ("two hosts", fields("Host: y\r\n")),
         (
             "no host",
-            format!("{line}Bridge-Authorization: {key}\r\n\r\n{hidden}"),
-        ),
-        (
-            "a chunk's size that is none",
-            fields("Transfer-Encoding: chunked\r\n").replace(&hidden, "") + "zz\r\nab\r\n0\r\n\r\n",
-        ),
-        (
-            "a chunk's size with a sign",
-            fields("Transfer-Encoding: chunked\r\n").replace(&hidden, "") + "+2\r\nab\r\n0\r\n\r\n",
-        ),
-        (
-            "a chunk's size beyond all",
-            fields("Transfer-Encoding: chunked\r\n").replace(&hidden, "")
-                + "fffffffffffffffff\r\nab\r\n0\r\n\r\n",
-        ),
-        (
-            "a chunk without its end",
-            fields("Transfer-Encoding: chunked\r\n").replace(&hidden, "")
-                + "2\r\nabcd\r\n0\r\n\r\n",
-        ),
-        (
-            "a chunk with a bare LF",
-            fields("Transfer-Encoding: chunked\r\n").replace(&hidden, "") + "2\nab\r\n0\r\n\r\n",
+            requests.head(&format!("{LINE}Bridge-Authorization: {key}\r\n\r\n")),
         ),
     ];
-    let mut wrong = Vec::new();
-    for (name, text) in &cases {
-        let (before, broken) = (world.target.requests(), world.target.hangups());
-        let answer = world
-            .api
-            .raw(text.as_bytes(), Duration::from_millis(700))
-            .await;
-        let answer = String::from_utf8_lossy(&answer);
-        let status = answer.split(' ').nth(1).unwrap_or("nothing").to_owned();
-        let answers = answer.matches("HTTP/1.1 ").count();
-        let seen = world.target.requests() - before;
-        // The head before a chunk may have gone on already: then it was broken off, and never whole.
-        let is_late = name.starts_with("a chunk") && seen == 1;
-        if is_late {
-            let within = Duration::from_secs(5);
-            world.target.wait_for_hangups(broken + 1, within).await;
-        }
-        if !status.starts_with('4') || answers != 1 || (seen != 0 && !is_late) {
-            wrong.push(format!(
-                "{name}: status {status}, {answers} answers, {seen} requests at the target"
-            ));
-        }
-    }
-    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
-    let ask = Ask::get(world.endpoint("/small")).key(&world.caller);
-    world.api.send(ask).await.expect_status(200);
+    requests.assert_rejected(&cases).await;
 }
 
 #[tokio::test]
-async fn a_tunnel_request_that_is_no_upgrade_is_told_so() {
-    let world = World::start().await;
+async fn malformed_request_lines_are_rejected() {
+    let requests = Ambiguous::start().await;
+    let own = &requests.own;
+    let line = |line: &str| requests.head(&format!("{line}{own}\r\n"));
+    let cases = [
+        (
+            "a bare LF after the line",
+            line("POST /v1/endpoints/t/hook HTTP/1.1\n"),
+        ),
+        (
+            "two spaces in the line",
+            line("POST  /v1/endpoints/t/hook HTTP/1.1\r\n"),
+        ),
+        (
+            "a space in the target",
+            line("POST /v1/endpoints/t/ho ok HTTP/1.1\r\n"),
+        ),
+        (
+            "a tab in the line",
+            line("POST\t/v1/endpoints/t/hook HTTP/1.1\r\n"),
+        ),
+        (
+            "CONNECT at a listener without tunnels",
+            line("CONNECT x:1 HTTP/1.1\r\n"),
+        ),
+    ];
+    requests.assert_rejected(&cases).await;
+}
+
+#[tokio::test]
+async fn malformed_chunks_abort_their_request() {
+    let requests = Ambiguous::start().await;
+    let chunks = |chunks: &str| requests.chunks(chunks);
+    let cases = [
+        ("a size that is no number", chunks("zz\r\nab\r\n0\r\n\r\n")),
+        ("a size with a sign", chunks("+2\r\nab\r\n0\r\n\r\n")),
+        (
+            "a size above 64 bits",
+            chunks("fffffffffffffffff\r\nab\r\n0\r\n\r\n"),
+        ),
+        ("a chunk without its end", chunks("2\r\nabcd\r\n0\r\n\r\n")),
+        ("a chunk with a bare LF", chunks("2\nab\r\n0\r\n\r\n")),
+    ];
+    requests.assert_aborted(&cases).await;
+}
+
+#[tokio::test]
+async fn tunnel_request_without_upgrade_is_rejected() {
+    let world = TestEnv::start().await;
     let answer = world.public.send(Ask::get("/v1/tunnel")).await;
     assert!(
         [400, 426].contains(&answer.status.as_u16()),
@@ -178,8 +271,11 @@ async fn a_tunnel_request_that_is_no_upgrade_is_told_so() {
 }
 
 #[tokio::test]
-async fn silent_tunnels_are_ended_and_do_not_keep_a_bridge_out() {
-    let mut world = World::start_full("", "[limits]\nunauthenticated_tunnels_max = 8\n").await;
+async fn silent_tunnels_are_closed() {
+    let mut world = TestEnv::builder()
+        .relay(|relay| relay.set("limits.unauthenticated_tunnels_max", 8))
+        .start()
+        .await;
     world.kill_bridge().await;
     let mut silent = Vec::new();
     for _ in 0..8 {
@@ -187,20 +283,26 @@ async fn silent_tunnels_are_ended_and_do_not_keep_a_bridge_out() {
     }
     let began = Instant::now();
     world.start_bridge();
-    // Far below the time that an opening may take.
+    // Far below the time limit of a handshake.
     world.wait_online_within(Duration::from_secs(8)).await;
     let mut newest = silent.pop().unwrap();
     let oldest = &mut silent[0];
     assert!(oldest.is_closed_within(Duration::from_secs(5)).await);
-    // One that nothing evicts ends when the time for the opening is over.
+    // A tunnel that is not evicted ends at the time limit of the handshake.
     assert!(newest.is_closed_within(Duration::from_secs(30)).await);
     assert!(began.elapsed() > Duration::from_secs(5));
 }
 
 #[tokio::test]
-async fn stalled_handshakes_stand_in_nobodys_way() {
-    let limits = "[limits]\nhandshakes_max = 4\nhandshakes_per_address = 2\n";
-    let world = World::start_full("", limits).await;
+async fn stalled_handshakes_do_not_delay_others() {
+    let world = TestEnv::builder()
+        .relay(|relay| {
+            relay
+                .set("limits.handshakes_max", 4)
+                .set("limits.handshakes_per_address", 2)
+        })
+        .start()
+        .await;
     let hello = world.client_hello();
     let start = Instant::now();
     let mut stalled = Vec::new();
@@ -226,9 +328,14 @@ async fn stalled_handshakes_stand_in_nobodys_way() {
 
 #[tokio::test]
 async fn address_evicts_its_own_oldest_connection() {
-    let limits =
-        "[limits]\nunauthenticated_tunnels_per_address = 2\npending_connections_max = 10\n";
-    let world = World::start_full("", limits).await;
+    let world = TestEnv::builder()
+        .relay(|relay| {
+            relay
+                .set("limits.unauthenticated_tunnels_per_address", 2)
+                .set("limits.pending_connections_max", 10)
+        })
+        .start()
+        .await;
     let mut elsewhere = world.open_silent_tunnel_from(ELSEWHERE).await;
     let mut own = Vec::new();
     for _ in 0..3 {
@@ -249,15 +356,18 @@ async fn address_evicts_its_own_oldest_connection() {
         world.handshake(tcp, &["http/1.1"]).await.unwrap();
     }
     let is_closed = elsewhere.is_closed_within(Duration::from_millis(100));
-    assert!(!is_closed.await, "another address paid");
-    // The bridge has its place.
+    assert!(!is_closed.await, "another address was evicted");
+    // The bridge is still connected.
     assert_eq!(world.sessions().await, 1);
     drop((own, more));
 }
 
 #[tokio::test]
-async fn a_bridge_that_is_turned_away_comes_again_when_it_was_told_to() {
-    let world = World::start_full("", "[limits]\nsessions_max = 1\n").await;
+async fn rejected_bridge_follows_retry_after() {
+    let world = TestEnv::builder()
+        .relay(|relay| relay.set("limits.sessions_max", 1))
+        .start()
+        .await;
     let refused = world.pair_and_run("b2", &world.bridge_key, "refused").await;
     let line = refused
         .process()
@@ -270,8 +380,8 @@ async fn a_bridge_that_is_turned_away_comes_again_when_it_was_told_to() {
 }
 
 #[tokio::test]
-async fn oversized_and_malformed_frames_end_that_tunnel_alone() {
-    let world = World::start().await;
+async fn malformed_frames_close_their_tunnel_only() {
+    let world = TestEnv::start().await;
     for frame in [
         // A binary message that claims 1 GiB.
         vec![0x82, 0xff, 0, 0, 0, 0, 0x40, 0, 0, 0, 0, 0, 0, 0],

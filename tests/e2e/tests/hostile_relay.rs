@@ -1,5 +1,5 @@
-//! A relay that lies: whatever it asks for, nothing outside the policy is dialled, no credential leaves, the
-//! memory stays under its ceiling, and the session ends with a reason.
+//! A hostile relay: whatever it requests, the bridge dials nothing outside the policy, sends no credential
+//! elsewhere, stays within its memory limit, and ends the session with a reason.
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use e2e::hostile_relay::{Came, HostileRelay, ask, begin, came, head, url};
@@ -7,30 +7,28 @@ use protocol::Code;
 use protocol::frame::{BodyLength, HeadersBuilder, RequestTarget};
 use protocol::session::EndReason;
 
-use std::time::{Duration, Instant};
-use support::{Installation, Target};
+use std::time::Instant;
+use support::{LONG_TIMEOUT, Target, TestEnv};
 use transport::Session;
 
-const PATIENCE: Duration = Duration::from_secs(60);
-
-/// A bridge whose relay has fallen into wrong hands, and what it may and may not reach.
-struct Fallen {
-    site: Installation,
+/// A bridge with a hostile relay, and targets that it may and may not reach.
+struct HostileEnv {
+    site: TestEnv,
     relay: HostileRelay,
     session: Session,
-    /// It may be called, and is the endpoint `t`.
-    allowed: Target,
     /// It listens, and nothing allows it.
     forbidden: Target,
 }
 
-async fn fall() -> Fallen {
-    let (allowed, forbidden) = (Target::start().await, Target::start().await);
-    let extra = "[limits]\nstreams_max = 200\nrequest_max = \"1MiB\"\nmemory_max = \"200MiB\"\n";
-    let site = Installation::builder()
-        .flaky()
-        .target("t", &allowed)
-        .bridge_extra(extra)
+async fn start_hostile() -> HostileEnv {
+    let forbidden = Target::start().await;
+    let site = TestEnv::builder()
+        .bridge(|bridge| {
+            bridge
+                .set("limits.streams_max", 200)
+                .set("limits.request_max", "1MiB")
+                .set("limits.memory_max", "200MiB")
+        })
         .start()
         .await;
     let secret = site.dir().join("secret");
@@ -39,7 +37,7 @@ async fn fall() -> Fallen {
     // For a host of its own; another for the one that may be called.
     for (name, origin) in [
         ("vault", "https://vault.corp.example".to_owned()),
-        ("own", allowed.url("").trim_end_matches('/').to_owned()),
+        ("own", site.target.url("").trim_end_matches('/').to_owned()),
     ] {
         let set = [
             "credential",
@@ -59,20 +57,19 @@ async fn fall() -> Fallen {
     site.proxy().retarget(relay.addr);
     site.proxy().reset();
     let session = relay.session().await;
-    Fallen {
+    HostileEnv {
         site,
         relay,
         session,
-        allowed,
         forbidden,
     }
 }
 
 #[tokio::test]
-async fn nothing_outside_the_policy_is_dialled_whatever_it_is_called() {
-    let fallen = fall().await;
+async fn hostile_relay_reaches_no_forbidden_target() {
+    let fallen = start_hostile().await;
     let port = fallen.forbidden.port();
-    let allowed = fallen.allowed.port();
+    let allowed = fallen.site.target.port();
     let mut wrong = vec![
         fallen.forbidden.url("/small"),
         format!("http://localhost:{port}/"),
@@ -139,9 +136,9 @@ async fn nothing_outside_the_policy_is_dialled_whatever_it_is_called() {
             },
         ));
     }
-    heads.push(url("CONNECT", &fallen.allowed.url("/small")));
-    heads.push(url("GE T", &fallen.allowed.url("/small")));
-    let before = fallen.allowed.requests();
+    heads.push(url("CONNECT", &fallen.site.target.url("/small")));
+    heads.push(url("GE T", &fallen.site.target.url("/small")));
+    let before = fallen.site.target.requests();
     for head in &heads {
         let came = ask(&fallen.session, head).await;
         let code = came.code();
@@ -154,20 +151,24 @@ async fn nothing_outside_the_policy_is_dialled_whatever_it_is_called() {
         assert!(is_no || is_below, "{:?} came to {came:?}", head.target);
     }
     assert_eq!(fallen.forbidden.accepted(), 0, "something was dialled");
-    assert!(fallen.allowed.requests() <= before + 4);
-    // And what is allowed still goes.
-    let good = ask(&fallen.session, &url("GET", &fallen.allowed.url("/small"))).await;
+    assert!(fallen.site.target.requests() <= before + 4);
+    // An allowed request still works.
+    let good = ask(
+        &fallen.session,
+        &url("GET", &fallen.site.target.url("/small")),
+    )
+    .await;
     assert!(matches!(good, Came::Answer { status: 200, .. }), "{good:?}");
 }
 
 #[tokio::test]
-async fn a_redirect_goes_back_and_is_not_followed() {
-    let fallen = fall().await;
+async fn hostile_relay_gets_redirects_back() {
+    let fallen = start_hostile().await;
     for to in [
         "http://169.254.169.254/latest/meta-data/".to_owned(),
         fallen.forbidden.url("/small"),
     ] {
-        let from = fallen.allowed.url(&format!("/redirect?to={to}"));
+        let from = fallen.site.target.url(&format!("/redirect?to={to}"));
         let came = ask(&fallen.session, &url("GET", &from)).await;
         let Came::Answer { status, fields } = came else {
             panic!("{came:?}");
@@ -179,14 +180,14 @@ async fn a_redirect_goes_back_and_is_not_followed() {
 }
 
 #[tokio::test]
-async fn a_credential_goes_nowhere_but_where_it_belongs() {
-    let fallen = fall().await;
+async fn hostile_relay_gets_no_credential() {
+    let fallen = start_hostile().await;
     for (name, to) in [
-        ("vault", fallen.allowed.url("/headers")),
+        ("vault", fallen.site.target.url("/headers")),
         ("own", fallen.forbidden.url("/headers")),
         ("own", "http://evil.example/".to_owned()),
-        ("no-such", fallen.allowed.url("/headers")),
-        ("../vault", fallen.allowed.url("/headers")),
+        ("no-such", fallen.site.target.url("/headers")),
+        ("../vault", fallen.site.target.url("/headers")),
     ] {
         let mut asked = url("GET", &to);
         asked.credential = Some(name.to_owned());
@@ -197,8 +198,8 @@ async fn a_credential_goes_nowhere_but_where_it_belongs() {
             "{name} to {to}: {came:?}"
         );
     }
-    // Where it belongs, it is not repeated in the answer's fields, and TRACE is refused.
-    let mut asked = url("TRACE", &fallen.allowed.url("/echo"));
+    // TRACE would return the credential, so it is rejected.
+    let mut asked = url("TRACE", &fallen.site.target.url("/echo"));
     asked.credential = Some("own".into());
     assert_eq!(
         ask(&fallen.session, &asked).await.code(),
@@ -210,9 +211,9 @@ async fn a_credential_goes_nowhere_but_where_it_belongs() {
 }
 
 #[tokio::test]
-async fn injected_header_fields_never_reach_a_target() {
-    let fallen = fall().await;
-    let before = fallen.allowed.requests();
+async fn injected_header_fields_reach_no_target() {
+    let fallen = start_hostile().await;
+    let before = fallen.site.target.requests();
     let evil: [(&[u8], &[u8]); 6] = [
         (b"x", b"1\r\nx-injected: 1"),
         (b"x\r\nx-injected: 1", b"1"),
@@ -224,19 +225,19 @@ async fn injected_header_fields_never_reach_a_target() {
     for (name, value) in evil {
         let mut headers = HeadersBuilder::default();
         headers.push(name, value).unwrap();
-        let mut asked = url("GET", &fallen.allowed.url("/headers"));
+        let mut asked = url("GET", &fallen.site.target.url("/headers"));
         asked.headers = headers.build();
         let came = ask(&fallen.session, &asked).await;
         assert_eq!(came.code(), Some(Code::InvalidRequest), "{came:?}");
     }
-    assert_eq!(fallen.allowed.requests(), before);
-    // Framing is the bridge's to write.
+    assert_eq!(fallen.site.target.requests(), before);
+    // The bridge writes the framing itself.
     let mut headers = HeadersBuilder::default();
     headers.push(b"transfer-encoding", b"chunked").unwrap();
     headers.push(b"content-length", b"5").unwrap();
     headers.push(b"host", b"evil.example").unwrap();
     headers.push(b"connection", b"x-gone").unwrap();
-    let mut asked = url("POST", &fallen.allowed.url("/headers"));
+    let mut asked = url("POST", &fallen.site.target.url("/headers"));
     asked.headers = headers.build();
     assert!(matches!(
         ask(&fallen.session, &asked).await,
@@ -245,12 +246,12 @@ async fn injected_header_fields_never_reach_a_target() {
 }
 
 #[tokio::test]
-async fn endless_bodies_floods_of_streams_and_of_fields_stay_within_their_bounds() {
-    let fallen = fall().await;
+async fn hostile_relay_floods_stay_bounded() {
+    let fallen = start_hostile().await;
     let process = fallen.site.bridge.process();
     process.reset_peak_rss();
     // A body without end.
-    let mut asked = url("POST", &fallen.allowed.url("/sink"));
+    let mut asked = url("POST", &fallen.site.target.url("/sink"));
     asked.body = BodyLength::Unknown;
     let (mut send, recv) = begin(&fallen.session, &asked, false);
     let feeding = tokio::spawn(async move {
@@ -265,7 +266,7 @@ async fn endless_bodies_floods_of_streams_and_of_fields_stay_within_their_bounds
     assert_eq!(endless.code(), Some(Code::RequestTooLarge), "{endless:?}");
     feeding.abort();
     // More streams than were announced, all of which hang.
-    let hang = url("GET", &fallen.allowed.url("/hang"));
+    let hang = url("GET", &fallen.site.target.url("/hang"));
     let mut hanging = Vec::new();
     for _ in 0..5_000 {
         match fallen.session.open(&hang, &[], true) {
@@ -280,26 +281,30 @@ async fn endless_bodies_floods_of_streams_and_of_fields_stay_within_their_bounds
     for _ in 0..11 {
         headers.push(b"x-large", &[b'y'; 4_000]).unwrap();
     }
-    let mut large = url("GET", &fallen.allowed.url("/small"));
+    let mut large = url("GET", &fallen.site.target.url("/small"));
     large.headers = headers.build();
     for _ in 0..50 {
         let _ = ask(&fallen.session, &large).await;
     }
     let peak = process.peak_rss_kib();
     assert!(peak < 100 * 1024, "{peak} KiB");
-    let good = ask(&fallen.session, &url("GET", &fallen.allowed.url("/small"))).await;
+    let good = ask(
+        &fallen.session,
+        &url("GET", &fallen.site.target.url("/small")),
+    )
+    .await;
     assert!(matches!(good, Came::Answer { status: 200, .. }), "{good:?}");
 }
 
 #[tokio::test]
-async fn a_session_that_breaks_the_protocol_ends_with_a_reason_and_another_follows() {
-    let mut fallen = fall().await;
+async fn protocol_violation_ends_session_with_reason() {
+    let mut fallen = start_hostile().await;
     let process = fallen.site.bridge.process();
     fallen.session.close(EndReason::Protocol("nonsense".into()));
-    process.wait_log("session down", PATIENCE).await;
+    process.wait_log("session down", LONG_TIMEOUT).await;
     let start = Instant::now();
     let next = fallen.relay.session().await;
-    assert!(start.elapsed() < PATIENCE);
-    let good = ask(&next, &url("GET", &fallen.allowed.url("/small"))).await;
+    assert!(start.elapsed() < LONG_TIMEOUT);
+    let good = ask(&next, &url("GET", &fallen.site.target.url("/small"))).await;
     assert!(matches!(good, Came::Answer { status: 200, .. }), "{good:?}");
 }

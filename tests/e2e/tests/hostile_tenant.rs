@@ -1,5 +1,5 @@
-//! One tenant uses up everything that it can reach, all at once, for most of a minute. Another tenant's calls,
-//! deliveries and endpoint requests take at most twice as long as before, and none fails.
+//! One tenant exhausts every shared resource at once, for most of a minute. Another tenant's calls, deliveries
+//! and endpoint requests take at most twice as long as before, and none fails.
 //!
 //! ```text
 //! hostile tenant   idle and slow calls, responses that it does not read, names that do not resolve,
@@ -10,13 +10,13 @@
 #![expect(clippy::print_stdout, reason = "the figures of a run")]
 
 use bytes::Bytes;
-use e2e::{Neighbour, World};
 use serde_json::json;
 use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
-use support::{ApiKey, Ask, Dns, Installation, Origin};
+use support::setup::{Neighbour, upgrade_request};
+use support::{ApiKey, Ask, Dns, Origin, TestEnv, let_time_pass};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 use tokio::task::JoinSet;
@@ -28,17 +28,17 @@ const ALONE: Duration = Duration::from_secs(12);
 const ATTACKED: Duration = Duration::from_secs(45);
 /// Between two requests of one kind.
 const PAUSE: Duration = Duration::from_millis(60);
+/// Between two looks at a delivery.
+const POLL: Duration = Duration::from_millis(10);
 /// How much the relay may hold for a tenant that reads nothing and sends nothing.
 const GROWTH_MAX_KIB: u64 = 160 * 1024;
 /// Addresses that the hostile tenant connects from.
 const HOSTILE: [Ipv4Addr; 2] = [Ipv4Addr::new(127, 0, 0, 66), Ipv4Addr::new(127, 0, 0, 67)];
 
-const RELAY_TOML: &str = "[limits]\nconnections_max = 800\n";
-
 /// What the attackers share.
 #[derive(Clone)]
 struct Attack {
-    world: Arc<World>,
+    world: Arc<TestEnv>,
     keys: Arc<[ApiKey]>,
     over: Arc<AtomicBool>,
     /// Steps of each attacker, so that a run shows that all of them ran.
@@ -87,7 +87,7 @@ impl Attack {
         }
     }
 
-    /// Responses of every kind that wait behind an HTTP/2 window of zero bytes.
+    /// Responses of every kind that wait for an HTTP/2 window of zero bytes.
     async fn unread(self, n: usize) {
         while self.runs() {
             self.step(2);
@@ -182,7 +182,7 @@ impl Attack {
                 pause().await;
                 continue;
             };
-            let upgrade = e2e::upgrade_request();
+            let upgrade = upgrade_request();
             let first = match n % 3 {
                 1 => &head[..],
                 _ => upgrade.as_bytes(),
@@ -193,7 +193,7 @@ impl Attack {
         }
     }
 
-    /// Connections to the listener without TLS that say nothing.
+    /// Connections to the listener without TLS that send nothing.
     async fn idle_local(self, n: usize) {
         while self.runs() {
             self.step(5);
@@ -256,7 +256,11 @@ impl Attack {
 }
 
 async fn pause() {
-    tokio::time::sleep(Duration::from_millis(200)).await;
+    let_time_pass(
+        Duration::from_millis(200),
+        "an attacker holds on, and does not spin",
+    )
+    .await;
 }
 
 /// What the quiet tenant does, each in a loop of its own.
@@ -276,7 +280,7 @@ struct Quiet {
 }
 
 impl Quiet {
-    fn new(world: &World, neighbour: &Neighbour) -> Self {
+    fn new(world: &TestEnv, neighbour: &Neighbour) -> Self {
         Self {
             public: world.public.clone(),
             caller: neighbour.caller.clone(),
@@ -306,7 +310,8 @@ impl Quiet {
             let call = self.public.send(ask).await.expect_status(200).json();
             match call["state"].as_str().unwrap() {
                 "succeeded" => return,
-                "pending" | "attempting" => tokio::time::sleep(Duration::from_millis(10)).await,
+                // `eventually` adapts its pause to the load, which would distort what is measured.
+                "pending" | "attempting" => let_time_pass(POLL, "the state is polled").await,
                 other => panic!("a delivery of the quiet tenant is {other}: {call}"),
             }
         }
@@ -323,7 +328,7 @@ impl Quiet {
                     let began = Instant::now();
                     quiet.once(kind).await;
                     took.push(began.elapsed());
-                    tokio::time::sleep(PAUSE).await;
+                    let_time_pass(PAUSE, "the quiet tenant has an even pace").await;
                 }
                 took.sort_unstable();
                 took
@@ -347,8 +352,9 @@ async fn hostile_tenant_slows_no_other_tenant() {
     let server = Ipv4Addr::new(127, 86, 0, 1);
     let dns = Dns::start(server).await;
     dns.silence(true);
-    let builder = Installation::builder().relay_extra(RELAY_TOML);
-    let world = Arc::new(World::start_from(builder.relay_resolver(server)).await);
+    let builder =
+        TestEnv::builder().relay(|relay| relay.set("limits.connections_max", 800).resolver(server));
+    let world = Arc::new(builder.start().await);
     let tenant = world.tenant().to_owned();
     let direct = [
         "tenant",
@@ -372,11 +378,11 @@ async fn hostile_tenant_slows_no_other_tenant() {
         over: Arc::default(),
         steps: Arc::default(),
     };
-    let before = world.relay().rss_kib();
-    world.relay().reset_peak_rss();
+    let before = world.relay.process().rss_kib();
+    world.relay.process().reset_peak_rss();
     let mut attackers = attack.start();
     let attacked = quiet.measure(ATTACKED).await;
-    let grown = world.relay().peak_rss_kib().saturating_sub(before);
+    let grown = world.relay.process().peak_rss_kib().saturating_sub(before);
     attack.over.store(true, Ordering::Relaxed);
     while let Some(ended) = attackers.join_next().await {
         ended.unwrap();

@@ -1,12 +1,12 @@
-//! Callers that speak HTTP/2 against its rules, at the relay's HTTPS listener.
+//! Callers that violate HTTP/2, at the relay's HTTPS listener.
 //!
 //! ```text
 //! frames by hand ── TLS, h2 ──> relay ── tunnel ──> bridge ── HTTP/1.1 ──> recorder
 //! ```
 //!
-//! What two readers could read differently must not get as far as the target, where HTTP/2 becomes
-//! HTTP/1.1 and a line end in a value becomes a request. What costs the caller little must not cost
-//! the relay much. No HTTP library has a part in the caller, so that any bytes can be sent.
+//! An ambiguous request must not reach the target: there HTTP/2 becomes HTTP/1.1, and a line end in a value
+//! becomes a request. What costs the caller little must not cost the relay much. The caller uses no HTTP
+//! library, so that it can send any bytes.
 //!
 //! | where | what |
 //! | --- | --- |
@@ -17,6 +17,7 @@
 
 use futures_util::{StreamExt as _, stream};
 use std::time::Duration;
+use support::let_time_pass;
 use support::recorder::Message;
 
 // Beside this file.
@@ -49,19 +50,19 @@ mod unread;
 
 use caller::{Caller, WITHIN};
 use case::{Case, Expected, Table};
-use ground::{Ground, SETTLED};
+use ground::{RecorderEnv, SETTLED};
 use seen::{Ending, Seen};
 
 /// Cases that run at once.
 const AT_ONCE: usize = 8;
-/// Less would be another test.
+/// The table has at least this many rows.
 const CASES_MIN: usize = 120;
-/// Requests that say no case. A request that was hidden in another says none.
+/// The case of requests without a case field, such as one that was hidden in another request.
 const NO_CASE: usize = 0;
 
 #[tokio::test]
-async fn what_http2_forbids_never_reaches_a_target() {
-    let ground = Ground::start("").await;
+async fn http2_violations_never_reach_a_target() {
+    let ground = RecorderEnv::start().await;
     let mut table = Table::new(ground.key());
     heads::add(&mut table);
     bodies::add(&mut table);
@@ -74,7 +75,7 @@ async fn what_http2_forbids_never_reaches_a_target() {
         .collect()
         .await;
     ground.serves_others().await;
-    tokio::time::sleep(SETTLED).await;
+    let_time_pass(SETTLED, "the target records what is on its way").await;
     let mut wrong = Vec::new();
     for (case, ending) in cases.iter().zip(endings) {
         let seen = ground.recorder.take(case.number);
@@ -84,7 +85,7 @@ async fn what_http2_forbids_never_reaches_a_target() {
     }
     for hidden in ground.recorder.take(NO_CASE) {
         let head = hidden.head.escape_ascii();
-        wrong.push(format!("nobody asked for: {head}"));
+        wrong.push(format!("a hidden request was executed: {head}"));
     }
     assert!(
         wrong.is_empty(),
@@ -94,19 +95,19 @@ async fn what_http2_forbids_never_reaches_a_target() {
     );
 }
 
-/// Writes a case on a connection of its own, and waits for what comes of it.
-async fn play(ground: &Ground, case: &Case) -> Option<Ending> {
+/// Writes a case on a new connection, and waits for its outcome.
+async fn play(ground: &RecorderEnv, case: &Case) -> Option<Ending> {
     ground.answers(case.number);
     let mut caller = Caller::open(&ground.site).await;
     caller.send(&case.bytes).await;
     let has_ended = |seen: &Seen| seen.ending(case.stream).is_some();
     caller.wait(WITHIN, has_ended).await;
-    // An answer that comes behind an error would be another ending.
+    // A response after an error would be another ending.
     caller.wait(Duration::from_millis(100), |_| false).await;
     caller.seen().ending(case.stream)
 }
 
-/// What is not as expected, a line each.
+/// Returns a line for each unexpected outcome.
 fn judge(expected: Expected, ending: Option<Ending>, seen: &[Message]) -> Vec<String> {
     let mut found = Vec::new();
     let is_told = ending.is_some_and(Ending::is_refusal);

@@ -1,14 +1,13 @@
-//! Commands that root runs on the data directory of another user, who put traps into it.
+//! Commands that root runs on the data directory of another user, which contains traps.
 #![cfg(target_os = "linux")]
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
-use e2e::World;
 use std::fs;
 use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _, chown, symlink};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
-use support::{TempDir, process};
+use support::{TempDir, TestEnv, process};
 
 /// The service's user.
 const OWNER: u32 = 12_345;
@@ -76,8 +75,8 @@ async fn run(config: &Path, args: &[&str]) -> process::Finished {
 }
 
 #[tokio::test]
-async fn root_follows_no_link_in_the_data_directory_of_another_user() {
-    let world = World::start().await;
+async fn root_follows_no_link_in_a_foreign_data_dir() {
+    let world = TestEnv::start().await;
     let key = world.key("bridge", &[]).await;
     let config = fs::read_to_string(world.bridge_config()).unwrap();
     let old = world.bridge_data_dir();
@@ -119,9 +118,9 @@ async fn root_follows_no_link_in_the_data_directory_of_another_user() {
             ];
             for args in &commands {
                 let finished = run(&own, args).await;
-                let said = finished.stdout + &finished.stderr;
-                assert!(!said.contains("root's own"), "{what}: {said}");
-                assert!(!said.contains("panicked"), "{what}: {said}");
+                let output = finished.stdout + &finished.stderr;
+                assert!(!output.contains("root's own"), "{what}: {output}");
+                assert!(!output.contains("panicked"), "{what}: {output}");
                 theirs.check(&format!("{what}, {args:?}"));
             }
             // What was made belongs to the user whose directory it is.
@@ -137,8 +136,8 @@ async fn root_follows_no_link_in_the_data_directory_of_another_user() {
 }
 
 #[tokio::test]
-async fn support_bundle_follows_no_link_of_the_bridges_user() {
-    let world = World::start().await;
+async fn support_bundle_follows_no_link() {
+    let world = TestEnv::start().await;
     let temp = TempDir::new("bundle");
     let theirs = Theirs::write(temp.join("theirs"));
     let log = temp.join("bridge.log");

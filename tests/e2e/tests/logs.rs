@@ -1,20 +1,16 @@
-//! Standard error, standard output and log files that take nothing: they cost lines, and nothing else.
+//! Standard error, standard output and log files that cannot be written: the programs lose log lines only.
 #![cfg(unix)]
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
-use e2e::World;
 use serde_json::json;
 use std::fs::File;
 use std::io::Read as _;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
-use std::time::{Duration, Instant};
-use support::{Ask, process};
+use std::time::Duration;
+use support::{Ask, LONG_TIMEOUT, TestEnv, eventually, process};
 
-/// What a step may take.
-const PATIENCE: Duration = Duration::from_secs(90);
-
-/// What becomes of what a program writes to standard error.
+/// The reader of a program's standard error.
 #[derive(Debug, Clone, Copy)]
 enum Reader {
     /// A pipe whose reader has gone.
@@ -72,22 +68,17 @@ fn program(name: &str, verb: &str, config: &Path) -> Command {
     command
 }
 
-async fn until_ready(world: &World) {
-    let deadline = Instant::now() + PATIENCE;
-    loop {
+async fn until_ready(world: &TestEnv) {
+    eventually(LONG_TIMEOUT, "200 from /readyz", async || {
         let ask = Ask::get("/readyz").within(Duration::from_secs(5));
-        if let Ok(answer) = world.admin_origin.try_send(ask).await
-            && answer.status == 200
-        {
-            return;
-        }
-        assert!(Instant::now() < deadline, "the relay is not ready");
-        tokio::time::sleep(Duration::from_millis(50)).await;
-    }
+        let asking = world.admin_origin.try_send(ask);
+        asking.await.is_ok_and(|answer| answer.status == 200)
+    })
+    .await;
 }
 
-/// Answers, refusals and failures: all of them are logged at this level.
-async fn serves(world: &World) {
+/// Sends requests that succeed, are rejected and fail: all of them are logged at this level.
+async fn serves(world: &TestEnv) {
     for _ in 0..20 {
         let small = Ask::get(world.endpoint("/small")).key(&world.caller);
         world.api.send(small).await.expect_status(200);
@@ -110,8 +101,11 @@ async fn serves(world: &World) {
 
 /// Both programs, with the loudest log there is.
 async fn both_serve_with(reader: Reader) {
-    let mut world =
-        World::start_full("[log]\nlevel = \"trace\"\n", "[log]\nlevel = \"trace\"\n").await;
+    let mut world = TestEnv::builder()
+        .bridge(|bridge| bridge.set("log.level", "trace"))
+        .relay(|relay| relay.set("log.level", "trace"))
+        .start()
+        .await;
     world.kill_bridge().await;
     world.kill_relay().await;
     let relay_config = world.relay_config();
@@ -119,42 +113,39 @@ async fn both_serve_with(reader: Reader) {
     let mut relay = Own::spawn(program("integration-relay", "serve", &relay_config), reader);
     until_ready(&world).await;
     let mut bridge = Own::spawn(program("integration-bridge", "run", &bridge_config), reader);
-    world.wait_online_within(PATIENCE).await;
+    world.wait_online_within(LONG_TIMEOUT).await;
     serves(&world).await;
     assert!(relay.is_running() && bridge.is_running(), "{reader:?}");
 }
 
 #[tokio::test]
-async fn programs_serve_while_nobody_is_there_to_read_their_log() {
+async fn programs_serve_without_a_log_reader() {
     both_serve_with(Reader::Gone).await;
 }
 
 #[tokio::test]
-async fn programs_serve_while_their_log_is_not_read() {
+async fn programs_serve_with_a_stuck_log_reader() {
     both_serve_with(Reader::Stuck).await;
 }
 
 #[tokio::test]
-async fn programs_serve_while_the_disk_of_their_log_is_full() {
+async fn programs_serve_with_a_full_log_disk() {
     both_serve_with(Reader::Full).await;
 }
 
 #[tokio::test]
-async fn quickstart_serves_while_its_log_takes_nothing() {
+async fn quickstart_serves_without_a_log() {
     for reader in [Reader::Gone, Reader::Full] {
         let mut command = process::command("quickstart");
         command.arg("--once").env("RUST_LOG", "debug");
         let mut own = Own::spawn(command, reader);
-        let deadline = Instant::now() + PATIENCE;
-        while own.is_running() {
-            assert!(Instant::now() < deadline, "{reader:?}: it does not end");
-            tokio::time::sleep(Duration::from_millis(50)).await;
-        }
+        let what = format!("the end of quickstart, {reader:?}");
+        eventually(LONG_TIMEOUT, &what, async || !own.is_running()).await;
         assert!(own.child.wait().unwrap().success(), "{reader:?}");
     }
 }
 
-/// Runs a command whose standard output is this, and returns its exit code and what it complained.
+/// Runs a command with this standard output, and returns its exit code and its standard error.
 fn complaint(mut command: Command, stdout: Stdio) -> (Option<i32>, String) {
     command
         .stdin(Stdio::null())
@@ -172,8 +163,8 @@ fn complaint(mut command: Command, stdout: Stdio) -> (Option<i32>, String) {
 }
 
 #[tokio::test]
-async fn command_whose_output_is_not_taken_ends_quietly_and_has_failed() {
-    let world = World::start().await;
+async fn command_with_closed_stdout_fails_quietly() {
+    let world = TestEnv::start().await;
     let closed = || {
         let (read, write) = std::io::pipe().unwrap();
         drop(read);

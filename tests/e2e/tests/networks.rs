@@ -1,25 +1,27 @@
-//! What networks do to a bridge, in namespaces of the test's own: packets lost, a line gone silent, names
-//! without answers and with wrong ones, an address that moved.
+//! Network faults between bridge and relay, in separate namespaces: lost packets, a silent path, names that do
+//! not resolve or resolve wrongly, an address that moved.
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
-use serde_json::{Value, json};
+use serde_json::json;
 use std::net::Ipv4Addr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use support::process::{Running, command_in};
-use support::setup::{Bridge, BridgeSetup, Relay, RelaySetup};
-use support::{Answer, ApiKey, Ask, Dns, Network, Target, TempDir, ThrowawayCa, ports};
+use support::setup::{Allow, Bridge, BridgeSetup, Endpoint, Relay, RelaySetup};
+use support::{
+    Answer, ApiKey, Ask, Dns, LONG_TIMEOUT, Network, Target, TempDir, ThrowawayCa, eventually,
+    let_time_pass, ports,
+};
 
-const PATIENCE: Duration = Duration::from_secs(60);
-/// What a return may take, from the moment at which the network is well again.
+/// The longest that a reconnect may take once the network works again.
 const BACK_WITHIN: Duration = Duration::from_secs(60);
-/// A tunnel without a byte for so long is dead (30 s), and a little more.
+/// A silent tunnel is dead after 30 s; the rest is for a loaded machine.
 const NOTICED_WITHIN: Duration = Duration::from_secs(45);
 /// Loses every packet.
 const SILENT: u32 = 1000;
 
 /// A relay and a bridge, each in a network of its own.
-struct Site {
+struct NetworkEnv {
     bridge: Bridge,
     relay: Relay,
     target: Target,
@@ -29,9 +31,13 @@ struct Site {
     dir: TempDir,
 }
 
-impl Site {
-    /// With more in the bridge's configuration, where `TARGET` stands for the target's port.
-    async fn start(toml: &str) -> Self {
+impl NetworkEnv {
+    async fn start() -> Self {
+        Self::start_with(|bridge, _| bridge).await
+    }
+
+    /// With changes to the bridge's setup, which may depend on the target's port.
+    async fn start_with(change: impl FnOnce(BridgeSetup, u16) -> BridgeSetup) -> Self {
         let network = Network::start().await;
         let dns = Dns::start(network.outside()).await;
         dns.set("relay.test", network.relay_address());
@@ -40,31 +46,27 @@ impl Site {
         let ca = Arc::new(ThrowawayCa::new());
         let (api, port) = (network.relay_api(), ports::free());
         let [internal, admin] = [(); 2].map(|()| ports::free());
-        let listen = format!(
-            "[listen]\npublic = \"0.0.0.0:{port}\"\ninternal = \"{api}:{internal}\"\n\
-             admin = \"{api}:{admin}\"\ninsecure = true\n"
-        );
         let setup = RelaySetup::default()
-            .extra(&listen)
+            .set("listen.public", format!("0.0.0.0:{port}"))
+            .set("listen.internal", format!("{api}:{internal}"))
+            .set("listen.admin", format!("{api}:{admin}"))
+            .set("listen.insecure", true)
             .in_namespace(&network.relay());
         let mut relay = Relay::write(setup, &ca, &dir);
         relay.create_tenant("acme").await;
         let key = relay.create_key("acme", "bridge").await;
         let caller = relay.create_key("acme", "caller").await;
         relay.start().await;
-        let toml = format!(
-            "[relay]\nurl = \"https://relay.test:{port}\"\nconnections = 1\n\
-             [[endpoint]]\nname = \"t\"\nurl = \"{}\"\n{}\n",
-            target.url("/"),
-            toml.replace("TARGET", &target.port().to_string())
-        );
         let setup = BridgeSetup::new("b1")
-            .extra(&toml)
+            .set("relay.url", format!("https://relay.test:{port}"))
+            .set("relay.connections", 1)
+            .endpoint(Endpoint::new("t", target.url("/")))
             .in_namespace(&network.bridge());
+        let setup = change(setup, target.port());
         let mut bridge = Bridge::write(&relay, setup, &dir);
         bridge.pair(&key).await;
         bridge.start();
-        bridge.process().wait_log("session up", PATIENCE).await;
+        bridge.process().wait_log("session up", LONG_TIMEOUT).await;
         let site = Self {
             bridge,
             relay,
@@ -74,7 +76,7 @@ impl Site {
             network,
             dir,
         };
-        site.until_online(true, PATIENCE).await;
+        site.until_online(true, LONG_TIMEOUT).await;
         site
     }
 
@@ -90,59 +92,54 @@ impl Site {
         self.relay.internal().send(ask).await
     }
 
-    async fn status(&self) -> Value {
-        let said = self.bridge.cli(&["status", "--json"]).await;
-        serde_json::from_str(&said.stdout).unwrap_or_else(|_| panic!("{}", said.stderr))
-    }
-
     async fn until_online(&self, wanted: bool, within: Duration) {
-        let deadline = Instant::now() + within;
-        while self.status().await["online"] != wanted {
-            assert!(
-                Instant::now() < deadline,
-                "online should be {wanted} within {within:?}: {:#}",
-                self.status().await
-            );
-            tokio::time::sleep(Duration::from_millis(200)).await;
-        }
+        eventually(within, &format!("online = {wanted}"), async || {
+            let status = self.bridge.status().await;
+            match status["online"] == wanted {
+                true => Ok(()),
+                false => Err(format!("{status:#}")),
+            }
+        })
+        .await;
     }
 
-    /// Is online, says so, and carries requests, soon enough after now.
+    /// Asserts that the bridge is online, reports it, and carries requests within [`BACK_WITHIN`].
     async fn comes_back(&self) {
-        let deadline = Instant::now() + BACK_WITHIN;
+        let began = Instant::now();
         self.until_online(true, BACK_WITHIN).await;
-        while !self.small().await.is_ok_and(|answer| answer.status == 200) {
-            assert!(Instant::now() < deadline, "online, but of no use");
-            tokio::time::sleep(Duration::from_millis(200)).await;
-        }
+        let left = BACK_WITHIN.saturating_sub(began.elapsed());
+        eventually(left, "an exchange", async || {
+            let answer = self.small().await;
+            answer.is_ok_and(|answer| answer.status == 200)
+        })
+        .await;
     }
 
-    /// The hop at which `doctor` says that it fails.
+    /// Returns the hop at which `doctor` reports a failure.
     async fn fails_at(&self) -> String {
-        let said = self.bridge.cli(&["doctor", "--json"]).await;
-        let report: Value = serde_json::from_str(&said.stdout).unwrap();
+        let report = self.bridge.doctor().await;
         report["fails_at"].as_str().unwrap_or_default().to_owned()
     }
 }
 
 #[tokio::test]
-async fn a_line_that_is_long_and_loses_packets_is_slow_and_nothing_else() {
-    let site = Site::start("").await;
+async fn lossy_network_is_slow_only() {
+    let site = NetworkEnv::start().await;
     site.network.set_line(20, Duration::from_millis(150));
-    let session = site.status().await["sessions"][0]["id"].clone();
+    let session = site.bridge.status().await["sessions"][0]["id"].clone();
     for _ in 0..20 {
         site.small().await.unwrap().expect_status(200);
     }
     let ask = Ask::get("/v1/endpoints/t/bytes/1000000").key(&site.caller);
     let large = site.relay.internal().send(ask).await.expect_status(200);
     assert_eq!(large.body.unwrap().len(), 1_000_000);
-    assert_eq!(site.status().await["sessions"][0]["id"], session);
+    assert_eq!(site.bridge.status().await["sessions"][0]["id"], session);
     assert_eq!(site.fails_at().await, "");
 }
 
 #[tokio::test]
-async fn a_line_that_went_silent_is_told_and_outlived() {
-    let site = Site::start("").await;
+async fn silent_network_is_reported_and_survived() {
+    let site = NetworkEnv::start().await;
     site.network.set_line(SILENT, Duration::ZERO);
     site.until_online(false, NOTICED_WITHIN).await;
     assert_eq!(site.fails_at().await, "tcp");
@@ -152,37 +149,36 @@ async fn a_line_that_went_silent_is_told_and_outlived() {
 }
 
 #[tokio::test]
-async fn without_a_resolver_doctor_says_dns_and_with_it_the_bridge_is_back() {
-    let mut site = Site::start("").await;
+async fn missing_resolver_is_reported_by_doctor() {
+    let mut site = NetworkEnv::start().await;
     site.dns.silence(true);
-    // What is connected needs no names.
+    // An established connection needs no names.
     site.small().await.unwrap().expect_status(200);
     site.relay.kill9();
     site.relay.start().await;
     site.until_online(false, NOTICED_WITHIN).await;
     assert_eq!(site.fails_at().await, "dns");
-    let deadline = Instant::now() + PATIENCE;
-    loop {
-        let status = site.status().await;
-        let why = status["connections"][0]["error"].to_string();
-        if why.contains("relay.test") {
-            break;
+    eventually(LONG_TIMEOUT, "an error that names the relay", async || {
+        let status = site.bridge.status().await;
+        let error = status["connections"][0]["error"].to_string();
+        match error.contains("relay.test") {
+            true => Ok(()),
+            false => Err(format!("{status:#}")),
         }
-        assert!(Instant::now() < deadline, "{status:#}");
-        tokio::time::sleep(Duration::from_millis(200)).await;
-    }
+    })
+    .await;
     site.dns.silence(false);
     site.comes_back().await;
 }
 
 #[tokio::test]
-async fn a_relay_that_moved_to_another_address_is_found_there() {
-    let site = Site::start("").await;
+async fn moved_relay_is_found_by_dns() {
+    let site = NetworkEnv::start().await;
     let mark = site.bridge.process().log_mark();
     let new = site.network.move_relay();
     site.dns.set("relay.test", new);
-    // The session that is left leads nowhere; that shows when nothing comes back. Whether `status` is asked
-    // between its end and the next one's beginning is chance.
+    // The old session is dead, which the bridge notices by its heartbeat. The log is used here because `status`
+    // could miss the moment between the two sessions.
     let process = site.bridge.process();
     process
         .wait_log_since(mark, "session up", BACK_WITHIN)
@@ -190,20 +186,28 @@ async fn a_relay_that_moved_to_another_address_is_found_there() {
     site.comes_back().await;
 }
 
+/// Allows GET to names below `corp.test`.
+fn allow_corp(bridge: BridgeSetup, port: u16) -> BridgeSetup {
+    let rule = Allow::host("*.corp.test").ports([port]);
+    bridge.allow(rule.methods(&["GET"]))
+}
+
 #[tokio::test]
-async fn a_name_that_changes_never_leads_to_an_address_that_was_not_checked() {
+async fn dns_rebinding_reaches_no_unchecked_address() {
     let metadata = Ipv4Addr::new(169, 254, 169, 254);
-    let rules = "[targets]\npool_idle_per_target = 0\n[[allow]]\nhost = \"*.corp.test\"\nports = [TARGET]\nmethods = [\"GET\"]\n";
-    let site = Site::start(rules).await;
+    let site = NetworkEnv::start_with(|bridge, port| {
+        allow_corp(bridge, port).set("targets.pool_idle_per_target", 0)
+    })
+    .await;
     let good = site.network.outside();
     site.network.add_to_bridge(metadata);
     let port = site.target.port();
-    // Whatever is asked of the bridge's own machine ends here.
+    // Any request to the bridge's own machine would arrive here.
     let mut command = command_in(Some(&site.network.bridge()), "hook-target");
     command.arg(port.to_string()).arg(site.dir.join("hooks"));
     command.arg("0.0.0.0");
     let evil = Running::spawn("what must not be reached", command);
-    evil.wait_log("listening", PATIENCE).await;
+    evil.wait_log("listening", LONG_TIMEOUT).await;
 
     let turns: [&[Ipv4Addr]; 3] = [&[good], &[metadata], &[Ipv4Addr::LOCALHOST]];
     site.dns.set_in_turn("turns.corp.test", &turns);
@@ -212,7 +216,7 @@ async fn a_name_that_changes_never_leads_to_an_address_that_was_not_checked() {
     let (mut answered, mut refused) = (0, 0);
     for n in 0..30 {
         let name = if n % 5 == 4 { "mixed" } else { "turns" };
-        // A connection of its own each time, and with it another answer of the resolver.
+        // A connection of its own each time, and with it another response of the resolver.
         let url = format!("http://{name}.corp.test:{port}/status/200?{n}");
         let answer = site.call(&url).await;
         match answer.status.as_u16() {
@@ -235,7 +239,7 @@ async fn a_name_that_changes_never_leads_to_an_address_that_was_not_checked() {
     assert!(site.dns.asked("turns.corp.test") > 3);
 }
 
-/// Calls at once, to names that get no answer.
+/// Concurrent calls to names that do not resolve.
 const SLOW_CALLS: usize = 150;
 
 /// Below the time that a lookup may take.
@@ -245,7 +249,7 @@ async fn call_by(relay: &Relay, key: &ApiKey, url: &str) -> Answer {
     let call = json!({"mode": "wait", "method": "GET", "url": url, "timeout_ms": 10_000});
     let ask = Ask::post("/v1/calls").key(key).json(&call);
     let client = relay.internal();
-    client.send(ask.within(PATIENCE)).await
+    client.send(ask.within(LONG_TIMEOUT)).await
 }
 
 /// Sends calls to many slow names with this key, and does not wait for them.
@@ -264,16 +268,15 @@ fn call_slow_names(relay: &Relay, key: &ApiKey, url: &str) -> tokio::task::JoinS
 }
 
 #[tokio::test]
-async fn slow_names_of_a_caller_leave_lookups_for_others() {
-    let rules = "[[allow]]\nhost = \"*.corp.test\"\nports = [TARGET]\nmethods = [\"GET\"]\n";
-    let site = Site::start(rules).await;
+async fn slow_lookups_of_a_caller_leave_slots() {
+    let site = NetworkEnv::start_with(allow_corp).await;
     let port = site.target.port();
     site.dns.set("ok.corp.test", site.network.outside());
     site.dns.silence_below(".slow.corp.test");
     let other = site.relay.create_key("acme", "caller").await;
     let url = format!("http://*.slow.corp.test:{port}/small");
     let slow = call_slow_names(&site.relay, &site.caller, &url);
-    tokio::time::sleep(Duration::from_secs(1)).await;
+    let_time_pass(Duration::from_secs(1), "the slow lookups are under way").await;
     for n in 0..5 {
         let began = Instant::now();
         let url = format!("http://ok.corp.test:{port}/status/200?{n}");
@@ -285,8 +288,8 @@ async fn slow_names_of_a_caller_leave_lookups_for_others() {
 }
 
 #[tokio::test]
-async fn slow_names_of_a_tenant_leave_direct_calls_for_others() {
-    let site = Site::start("").await;
+async fn slow_lookups_of_a_tenant_leave_direct_calls() {
+    let site = NetworkEnv::start().await;
     let dns = Dns::start(site.network.relay_outside()).await;
     dns.silence_below(".slow.test");
     dns.set("ok.test", site.network.outside());
@@ -301,7 +304,7 @@ async fn slow_names_of_a_tenant_leave_direct_calls_for_others() {
         keys.push(site.relay.create_key(tenant, "caller").await);
     }
     // The name resolves, and not to a public address: so far a call comes from a test.
-    let until = Instant::now() + PATIENCE;
+    let until = Instant::now() + LONG_TIMEOUT;
     while call_by(&site.relay, &keys[1], "http://ok.test/")
         .await
         .code()
@@ -309,11 +312,11 @@ async fn slow_names_of_a_tenant_leave_direct_calls_for_others() {
     {
         assert!(
             Instant::now() < until,
-            "the relay does not know its patterns"
+            "the relay does not apply the patterns"
         );
     }
     let slow = call_slow_names(&site.relay, &keys[0], "http://*.slow.test/");
-    tokio::time::sleep(Duration::from_secs(1)).await;
+    let_time_pass(Duration::from_secs(1), "the slow lookups are under way").await;
     for _ in 0..5 {
         let began = Instant::now();
         let answer = call_by(&site.relay, &keys[1], "http://ok.test/").await;
@@ -323,10 +326,11 @@ async fn slow_names_of_a_tenant_leave_direct_calls_for_others() {
     drop(slow);
 }
 
-/// What the relay lacks is not the target's refusal. From the relay's namespace no way leads to the addresses.
+/// A shortage of the relay is not reported as the target's refusal. The relay's namespace has no route to the
+/// addresses.
 #[tokio::test]
 async fn direct_call_without_descriptors_is_overloaded() {
-    let site = Site::start("").await;
+    let site = NetworkEnv::start().await;
     let _dns = Dns::start(site.network.relay_outside()).await;
     let urls = [
         "http://8.8.8.8:1/",
@@ -346,11 +350,11 @@ async fn direct_call_without_descriptors_is_overloaded() {
         Ask::post("/v1/calls").key(&key).json(&call)
     };
     let mut caller = site.relay.internal().client().await.ok().unwrap();
-    let until = Instant::now() + PATIENCE;
+    let until = Instant::now() + LONG_TIMEOUT;
     while caller.send(call(urls[1])).await.code() != "target_dns" {
         assert!(
             Instant::now() < until,
-            "the relay does not know its patterns"
+            "the relay does not apply the patterns"
         );
     }
     assert_eq!(caller.send(call(urls[0])).await.code(), "target_refused");

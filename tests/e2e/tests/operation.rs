@@ -1,14 +1,14 @@
-//! What operators rely on: health, metrics, memory at rest, stopping.
+//! Operation: health, metrics, memory at rest, draining.
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
-use e2e::World;
 use serde_json::json;
 use std::time::{Duration, Instant};
-use support::{ApiKey, Ask};
+use support::setup::{BridgeSetup, Endpoint};
+use support::{ApiKey, Ask, TestEnv, eventually, let_time_pass};
 
 #[tokio::test]
-async fn health_readiness_and_metrics_are_there() {
-    let world = World::start().await;
+async fn health_readiness_and_metrics_respond() {
+    let world = TestEnv::start().await;
     world
         .api
         .send(Ask::get(world.endpoint("/small")).key(&world.caller))
@@ -36,15 +36,19 @@ async fn health_readiness_and_metrics_are_there() {
     assert!(text.contains("b1") && text.contains("online"), "{text}");
 }
 
-/// Measured on an optimised build by the benchmark too; here it guards against growth by mistake.
+/// A guard against growth. The benchmark measures an optimised build.
 #[tokio::test]
 async fn memory_at_rest_is_small() {
-    let world = World::start().await;
-    tokio::time::sleep(Duration::from_secs(1)).await;
+    let world = TestEnv::start().await;
+    let_time_pass(
+        Duration::from_secs(1),
+        "the memory of the start is released",
+    )
+    .await;
     let (relay, bridge) = world.rss_kib();
     // What it takes for itself. The rest is pages of the program's file, of which this build, without
     // optimisation, has more than the one that is shipped: the bound on all of it follows the program's size.
-    let anonymous = world.bridge().anonymous_rss_kib();
+    let anonymous = world.bridge.process().anonymous_rss_kib();
     assert!(
         anonymous < 3 * 1024,
         "the bridge has {anonymous} KiB of its own"
@@ -56,24 +60,32 @@ async fn memory_at_rest_is_small() {
 /// Also a session that has carried a call of 64 KiB each way, and then fell quiet. As many go first:
 /// the heap keeps the room that opening and calling them took once, and sessions do not.
 #[tokio::test]
-async fn an_idle_session_costs_the_relay_at_most_40_kib() {
+async fn idle_session_costs_at_most_40_kib() {
     const EACH: usize = 60;
-    let world = World::start().await;
+    let world = TestEnv::start().await;
     let first = world.bridges_to_call(EACH, "first").await;
     world.wait_sessions(61, Duration::from_secs(60)).await;
     call_each(&world, &first.1, "first", EACH).await;
-    tokio::time::sleep(Duration::from_secs(4)).await;
+    let_time_pass(
+        Duration::from_secs(4),
+        "the memory of the calls is released",
+    )
+    .await;
     let before = world.rss_kib().0;
     let second = world.bridges_to_call(EACH, "second").await;
     world.wait_sessions(121, Duration::from_secs(60)).await;
     call_each(&world, &second.1, "second", EACH).await;
-    tokio::time::sleep(Duration::from_secs(4)).await;
+    let_time_pass(
+        Duration::from_secs(4),
+        "the memory of the calls is released",
+    )
+    .await;
     let each = world.rss_kib().0.saturating_sub(before) / EACH as u64;
     assert!(each <= 40, "{each} KiB a session");
 }
 
 /// 64 KiB there and back through each of the bridges.
-async fn call_each(world: &World, caller: &ApiKey, label: &str, count: usize) {
+async fn call_each(world: &TestEnv, caller: &ApiKey, label: &str, count: usize) {
     let body = vec![b'x'; 64 * 1024];
     for n in 0..count {
         let path = format!("/v1/endpoints/{label}-{n}/echo");
@@ -84,8 +96,8 @@ async fn call_each(world: &World, caller: &ApiKey, label: &str, count: usize) {
 }
 
 #[tokio::test]
-async fn sigterm_lets_the_bridge_finish_what_runs() {
-    let mut world = World::start().await;
+async fn sigterm_drains_the_bridge() {
+    let mut world = TestEnv::start().await;
     let ask = Ask::get(world.endpoint("/delay/1500")).key(&world.caller);
     let api = world.api.clone();
     let running = tokio::spawn(async move { api.send(ask).await });
@@ -99,8 +111,8 @@ async fn sigterm_lets_the_bridge_finish_what_runs() {
 }
 
 #[tokio::test]
-async fn sigterm_lets_the_relay_finish_what_runs() {
-    let mut world = World::start().await;
+async fn sigterm_drains_the_relay() {
+    let mut world = TestEnv::start().await;
     let ask = Ask::get(world.endpoint("/delay/1500")).key(&world.caller);
     let api = world.api.clone();
     let running = tokio::spawn(async move { api.send(ask).await });
@@ -116,13 +128,16 @@ async fn sigterm_lets_the_relay_finish_what_runs() {
 }
 
 #[tokio::test]
-async fn traces_reach_a_collector_and_join_the_callers() {
+async fn spans_join_the_callers_trace() {
     let collector = support::Target::start().await;
-    let config = format!(
-        "[telemetry]\notlp_endpoint = \"{}\"\nratio = 0.0\n",
-        collector.url("/hook")
-    );
-    let world = World::start_full("", &config).await;
+    let world = TestEnv::builder()
+        .relay(|relay| {
+            relay
+                .set("telemetry.otlp_endpoint", collector.url("/hook"))
+                .set("telemetry.ratio", 0.0)
+        })
+        .start()
+        .await;
     let trace = "4bf92f3577b34da6a3ce929d0e0e4736";
     let parent = format!("00-{trace}-00f067aa0ba902b7-01");
     let url = world.target.url("/hook");
@@ -142,8 +157,7 @@ async fn traces_reach_a_collector_and_join_the_callers() {
         .map(|at| u8::from_str_radix(&trace[2 * at..2 * at + 2], 16).unwrap())
         .collect();
     let has = |all: &[u8], part: &[u8]| all.windows(part.len()).any(|window| window == part);
-    let deadline = Instant::now() + Duration::from_secs(20);
-    loop {
+    eventually(Duration::from_secs(20), "three spans", async || {
         let sent: Vec<u8> = collector
             .hooks()
             .iter()
@@ -158,84 +172,86 @@ async fn traces_reach_a_collector_and_join_the_callers() {
                 "each span is of the caller's trace, and there is no other"
             );
             assert!(has(&sent, b"integration-relay"));
-            assert!(!has(&sent, b"quiet"), "a URL's query is nobody's business");
-            return;
+            assert!(!has(&sent, b"quiet"), "a span must not contain a query");
+            return Ok(());
         }
-        assert!(Instant::now() < deadline, "{} bytes came", sent.len());
-        tokio::time::sleep(Duration::from_millis(50)).await;
-    }
+        Err(format!("{} bytes", sent.len()))
+    })
+    .await;
 }
 
 #[tokio::test]
-async fn the_health_of_an_endpoint_is_told_apart_from_the_tunnels() {
-    let extra = "[[endpoint]]\nname = \"gone\"\nurl = \"http://127.0.0.1:9/\"\n\
-                 [[endpoint]]\nname = \"ill\"\nurl = \"TARGET/status\"\nhealth_path = \"/503\"\n\
-                 [targets]\nhealth_interval = \"200ms\"\n";
+async fn endpoint_health_differs_from_tunnel_health() {
     let ill = support::Target::start().await;
-    let world =
-        World::start_with(&extra.replace("TARGET", ill.url("").trim_end_matches('/'))).await;
-    let deadline = Instant::now() + Duration::from_secs(20);
-    loop {
-        let ask = Ask::get("/v1/bridges/b1").key(&world.admin);
-        let bridge = world.api.send(ask).await.expect_status(200).json();
-        assert_eq!(bridge["online"], true);
-        let endpoints = &bridge["sessions"][0]["endpoints"];
-        let health = |name: &str| {
-            let all = endpoints.as_array().unwrap();
-            let found = all
-                .iter()
-                .find(|endpoint| endpoint["name"] == name)
-                .unwrap();
-            (
-                found["health"].clone(),
-                found["status"].clone(),
-                found["code"].clone(),
-            )
-        };
-        let found = [health("t"), health("gone"), health("ill")];
-        let wanted = [
-            (json!("up"), json!(null), json!(null)),
-            (json!("down"), json!(null), json!("target_refused")),
-            (json!("down"), json!(503), json!(null)),
-        ];
-        if found == wanted {
-            return;
-        }
-        assert!(Instant::now() < deadline, "{endpoints:#}");
-        tokio::time::sleep(Duration::from_millis(50)).await;
-    }
+    let unhealthy = Endpoint::new("ill", ill.url("/status")).set("health_path", "/503");
+    let world = TestEnv::builder()
+        .endpoint(Endpoint::new("gone", "http://127.0.0.1:9/"))
+        .endpoint(unhealthy)
+        .bridge(|bridge| bridge.set("targets.health_interval", "200ms"))
+        .start()
+        .await;
+    eventually(
+        Duration::from_secs(20),
+        "the health of three endpoints",
+        async || {
+            let bridge = world.get("/v1/bridges/b1", &world.admin).await;
+            assert_eq!(bridge["online"], true);
+            let endpoints = &bridge["sessions"][0]["endpoints"];
+            let health = |name: &str| {
+                let all = endpoints.as_array().unwrap();
+                let found = all
+                    .iter()
+                    .find(|endpoint| endpoint["name"] == name)
+                    .unwrap();
+                (
+                    found["health"].clone(),
+                    found["status"].clone(),
+                    found["code"].clone(),
+                )
+            };
+            let found = [health("t"), health("gone"), health("ill")];
+            let wanted = [
+                (json!("up"), json!(null), json!(null)),
+                (json!("down"), json!(null), json!("target_refused")),
+                (json!("down"), json!(503), json!(null)),
+            ];
+            match found == wanted {
+                true => Ok(()),
+                false => Err(format!("{endpoints:#}")),
+            }
+        },
+    )
+    .await;
 }
 
 #[tokio::test]
-async fn of_two_bridges_the_one_that_reaches_the_target_is_chosen() {
-    let world = World::start().await;
+async fn bridge_with_healthy_endpoint_is_preferred() {
+    let world = TestEnv::start().await;
     let target = support::Target::start().await;
-    let endpoint = |url: &str| {
-        format!(
-            "[[endpoint]]\nname = \"shared\"\nurl = \"{url}\"\n[targets]\nhealth_interval = \"200ms\"\n"
-        )
+    let setup = |name: &str, url: &str| {
+        BridgeSetup::new(name)
+            .endpoint(Endpoint::new("shared", url))
+            .set("targets.health_interval", "200ms")
     };
-    let key = world.key("bridge", &[]).await;
-    let _ill = world
-        .add_bridge("ill", &key, &endpoint("http://127.0.0.1:9/"))
-        .await;
-    let _well = world
-        .add_bridge("well", &key, &endpoint(&target.url("/")))
-        .await;
-    // They are meant as a pair.
+    let _ill = world.add_bridge(setup("ill", "http://127.0.0.1:9/")).await;
+    let _well = world.add_bridge(setup("well", &target.url("/"))).await;
+    // Both bridges may serve the endpoint.
     world
         .relay_cli(&["bridge", "assign", "well", "--endpoint", "shared", "--also"])
         .await;
-    let deadline = Instant::now() + Duration::from_secs(20);
-    // Once the relay knows, nothing goes the wrong way any more.
+    // Once the relay knows, it sends nothing to the unhealthy endpoint.
     let mut in_a_row = 0;
-    while in_a_row < 30 {
-        assert!(Instant::now() < deadline, "it is still asked");
-        let small = Ask::get("/v1/endpoints/shared/small").key(&world.caller);
-        match world.api.send(small).await.status.as_u16() {
-            200 => in_a_row += 1,
-            _ => in_a_row = 0,
-        }
-        tokio::time::sleep(Duration::from_millis(20)).await;
-    }
+    eventually(
+        Duration::from_secs(20),
+        "30 successes in a row",
+        async || {
+            let small = Ask::get("/v1/endpoints/shared/small").key(&world.caller);
+            match world.api.send(small).await.status.as_u16() {
+                200 => in_a_row += 1,
+                _ => in_a_row = 0,
+            }
+            in_a_row == 30
+        },
+    )
+    .await;
 }

@@ -1,29 +1,27 @@
-//! An endpoint's name belongs to the bridge that declared it first, until an administrator says
-//! otherwise.
+//! An endpoint's name belongs to the bridge that declared it first, until an administrator assigns it to
+//! another one.
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
-use e2e::{World, eventually};
 use hyper::Method;
 use serde_json::{Value, json};
 use std::time::Duration;
-use support::{ApiKey, Ask, Target};
+use support::setup::{Allow, BridgeSetup, Endpoint};
+use support::{ApiKey, Ask, TIMEOUT, Target, TestEnv, eventually};
 
-const PATIENCE: Duration = Duration::from_secs(30);
-
-fn endpoint(name: &str, target: &Target) -> String {
-    format!(
-        "[[endpoint]]\nname = \"{name}\"\nurl = \"{}\"\n",
-        target.url("/")
-    )
+/// A bridge that serves the target under these names.
+fn serving(bridge: &str, names: &[&str], target: &Target) -> BridgeSetup {
+    let setup = BridgeSetup::new(bridge);
+    names.iter().fold(setup, |setup, name| {
+        setup.endpoint(Endpoint::new(name, target.url("/")))
+    })
 }
 
-async fn get(world: &World, path: &str) -> Value {
-    let ask = Ask::get(path.to_owned()).key(&world.admin);
-    world.api.send(ask).await.expect_status(200).json()
+async fn get(world: &TestEnv, path: &str) -> Value {
+    world.get(path, &world.admin).await
 }
 
-/// Twenty requests to the endpoint `t`, at once: a tunnel that is busy is not the only choice.
-async fn use_t(world: &World) {
+/// Sends twenty concurrent requests to the endpoint `t`, so that a second route would be chosen as well.
+async fn use_t(world: &TestEnv) {
     let mut tasks = tokio::task::JoinSet::new();
     for _ in 0..20 {
         let ask = Ask::get(world.endpoint("/delay/200")).key(&world.caller);
@@ -36,8 +34,8 @@ async fn use_t(world: &World) {
 }
 
 /// Waits until the bridge gets the requests for `t`, or no longer.
-async fn until_routed(world: &World, bridge: &str, is_routed: bool) {
-    eventually("change of the route", PATIENCE, || async {
+async fn until_routed(world: &TestEnv, bridge: &str, is_routed: bool) {
+    eventually(TIMEOUT, "a change of the route", async || {
         let shown = get(world, &format!("/v1/bridges/{bridge}")).await;
         let endpoints = shown["sessions"][0]["endpoints"].as_array()?.clone();
         let t = endpoints.iter().find(|endpoint| endpoint["name"] == "t")?;
@@ -46,18 +44,16 @@ async fn until_routed(world: &World, bridge: &str, is_routed: bool) {
     .await;
 }
 
-async fn change(world: &World, method: Method, path: &str) -> Value {
+async fn change(world: &TestEnv, method: Method, path: &str) -> Value {
     let ask = Ask::new(method, path.to_owned()).key(&world.admin);
     world.api.send(ask).await.expect_status(200).json()
 }
 
 #[tokio::test]
-async fn second_bridge_gets_no_request_of_a_claimed_endpoint() {
-    let world = World::start().await;
+async fn claimed_endpoint_is_not_shared() {
+    let world = TestEnv::start().await;
     let other = Target::start().await;
-    let key = world.key("bridge", &[]).await;
-    let toml = endpoint("t", &other) + &endpoint("own", &other);
-    let mut second = world.add_bridge("b2", &key, &toml).await;
+    let mut second = world.add_bridge(serving("b2", &["t", "own"], &other)).await;
     use_t(&world).await;
     assert_eq!((world.target.requests(), other.requests()), (20, 0));
     // Its other endpoint works.
@@ -74,9 +70,16 @@ async fn second_bridge_gets_no_request_of_a_claimed_endpoint() {
     let first = get(&world, "/v1/bridges/b1").await;
     assert_eq!(first["owned_endpoints"], json!(["t"]));
     let metrics = world.metrics().await;
-    assert!(metrics.contains("relay_endpoints_refused 1"), "{metrics}");
-    world.relay().wait_log("does not own", PATIENCE).await;
-    let notice = eventually("notice", PATIENCE, || async {
+    assert!(
+        metrics.contains("integration_relay_endpoints_refused 1"),
+        "{metrics}"
+    );
+    world
+        .relay
+        .process()
+        .wait_log("does not own", TIMEOUT)
+        .await;
+    let notice = eventually(TIMEOUT, "a notice", async || {
         let page = get(&world, "/v1/notices?open=true").await;
         let notices = page["notices"].as_array()?.clone();
         notices
@@ -87,9 +90,9 @@ async fn second_bridge_gets_no_request_of_a_claimed_endpoint() {
     assert_eq!(notice["object"], "b2");
     let detail = notice["detail"].as_str().unwrap();
     assert!(detail.contains("t (it belongs to b1)"), "{detail}");
-    eventually("audit row", PATIENCE, || async {
+    eventually(TIMEOUT, "an audit row", async || {
         let page = get(&world, "/v1/audit?action=endpoint.conflict").await;
-        (page["audit"][0]["object"] == "b2").then_some(())
+        page["audit"][0]["object"] == "b2"
     })
     .await;
     let list = world.relay_cli(&["bridge", "list"]).await;
@@ -97,27 +100,26 @@ async fn second_bridge_gets_no_request_of_a_claimed_endpoint() {
     let list = world.relay_cli(&["bridge", "endpoints"]).await;
     assert!(list.contains("own") && list.contains("b2"), "{list}");
 
-    // A bridge that comes again is no first one.
+    // Reconnecting does not make a bridge the first to declare a name.
     second.kill9();
     second.start();
-    second.process().wait_log("session up", PATIENCE).await;
+    second.process().wait_log("session up", TIMEOUT).await;
     use_t(&world).await;
     assert_eq!((world.target.requests(), other.requests()), (40, 1));
 }
 
 #[tokio::test]
-async fn endpoint_of_an_absent_owner_goes_to_nobody_else() {
-    let mut world = World::start().await;
+async fn endpoint_of_an_offline_owner_is_not_rerouted() {
+    let mut world = TestEnv::start().await;
     world.wait_online().await;
     let other = Target::start().await;
-    let key = world.key("bridge", &[]).await;
-    let _second = world.add_bridge("b2", &key, &endpoint("t", &other)).await;
+    let _second = world.add_bridge(serving("b2", &["t"], &other)).await;
     world.kill_bridge().await;
-    world.wait_sessions(1, PATIENCE).await;
+    world.wait_sessions(1, TIMEOUT).await;
     let ask = Ask::get(world.endpoint("/small")).key(&world.caller);
     assert_eq!(world.api.send(ask).await.code(), "bridge_offline");
     assert_eq!(other.requests(), 0);
-    // A relay that was restarted knows it still.
+    // The ownership survives a restart of the relay.
     world.kill_relay().await;
     world.start_relay().await;
     world.wait_sessions(1, Duration::from_secs(90)).await;
@@ -128,10 +130,9 @@ async fn endpoint_of_an_absent_owner_goes_to_nobody_else() {
 
 #[tokio::test]
 async fn administrator_moves_shares_and_frees_an_endpoint() {
-    let world = World::start().await;
+    let world = TestEnv::start().await;
     let other = Target::start().await;
-    let key = world.key("bridge", &[]).await;
-    let _second = world.add_bridge("b2", &key, &endpoint("t", &other)).await;
+    let _second = world.add_bridge(serving("b2", &["t"], &other)).await;
     until_routed(&world, "b2", false).await;
 
     let shared = change(&world, Method::PUT, "/v1/bridges/b2/endpoints/t?also=true").await;
@@ -158,12 +159,9 @@ async fn administrator_moves_shares_and_frees_an_endpoint() {
     assert_eq!(world.target.requests(), mine + 20);
 
     // Assigned in advance: no bridge can take it by being first.
-    let third = world.key("bridge", &[]).await;
     let assigned = world.relay_cli(&["bridge", "assign", "b1", "--endpoint", "later"]);
     assert!(assigned.await.contains("later"));
-    let squatter = world
-        .add_bridge("b3", &third, &endpoint("later", &other))
-        .await;
+    let squatter = world.add_bridge(serving("b3", &["later"], &other)).await;
     let ask = Ask::get("/v1/endpoints/later/small").key(&world.caller);
     assert_eq!(world.api.send(ask).await.code(), "unknown_endpoint");
     let refused = get(&world, "/v1/bridges/b3").await;
@@ -173,8 +171,8 @@ async fn administrator_moves_shares_and_frees_an_endpoint() {
         .relay_cli(&["bridge", "release", "b1", "--endpoint", "later"])
         .await;
     let ask = || Ask::get("/v1/endpoints/later/small").key(&world.caller);
-    eventually("route to b3", PATIENCE, || async {
-        (world.api.send(ask()).await.status == 200).then_some(())
+    eventually(TIMEOUT, "a route to b3", async || {
+        world.api.send(ask()).await.status == 200
     })
     .await;
     drop(squatter);
@@ -191,18 +189,18 @@ async fn administrator_moves_shares_and_frees_an_endpoint() {
 
 #[tokio::test]
 async fn status_claims_no_endpoint_of_another_bridge() {
-    let world = World::start().await;
+    let world = TestEnv::start().await;
     let other = Target::start().await;
-    let key = world.key("bridge", &[]).await;
-    let second = world.add_bridge("b2", &key, &endpoint("own", &other)).await;
+    let second = world.add_bridge(serving("b2", &["own"], &other)).await;
     let file = second.config().to_owned();
     let text = std::fs::read_to_string(&file).unwrap();
-    let more = endpoint("t", &other) + &endpoint("new", &other);
-    std::fs::write(&file, format!("{text}\n{more}")).unwrap();
+    let url = other.url("/");
+    let more = ["t", "new"].map(|name| format!("\n[[endpoint]]\nname = {name:?}\nurl = {url:?}\n"));
+    std::fs::write(&file, text + &more.concat()).unwrap();
     // The endpoint without an owner is its own at once.
-    eventually("route to the new endpoint", PATIENCE, || async {
+    eventually(TIMEOUT, "a route to the new endpoint", async || {
         let ask = Ask::get("/v1/endpoints/new/small").key(&world.caller);
-        (world.api.send(ask).await.status == 200).then_some(())
+        world.api.send(ask).await.status == 200
     })
     .await;
     let before = other.requests();
@@ -211,20 +209,16 @@ async fn status_claims_no_endpoint_of_another_bridge() {
 }
 
 #[tokio::test]
-async fn bridge_of_a_narrowed_key_serves_its_endpoints_alone() {
-    let world = World::start().await;
+async fn bridge_of_narrowed_key_serves_its_endpoints() {
+    let world = TestEnv::start().await;
     let other = Target::start().await;
     let key = world
         .key("bridge", &["--bridge", "b2", "--endpoint", "own"])
         .await;
-    let said = world.pair_fails("b3", &key).await;
-    assert!(said.contains("narrowed"), "{said}");
-    let rule = format!(
-        "[[allow]]\nhost = \"127.0.0.1\"\nports = [{}]\nmethods = [\"*\"]\n",
-        other.port()
-    );
-    let toml = endpoint("own", &other) + &endpoint("free", &other) + &rule;
-    let _second = world.add_bridge("b2", &key, &toml).await;
+    let output = world.pair_fails("b3", &key).await;
+    assert!(output.contains("narrowed"), "{output}");
+    let setup = serving("b2", &["own", "free"], &other).allow(Allow::loopback(other.port()));
+    let _second = world.add_bridge_with_key(setup, &key).await;
     let ask = |name: &str| {
         let path = format!("/v1/endpoints/{name}/small");
         Ask::get(path).key(&world.caller)
@@ -248,13 +242,10 @@ async fn bridge_of_a_narrowed_key_serves_its_endpoints_alone() {
 
 /// Narrowed to another bridge, an administrator cannot move an endpoint to it.
 #[tokio::test]
-async fn narrowed_administrator_takes_no_endpoint_of_another_bridge() {
-    let world = World::start().await;
+async fn narrowed_admin_takes_no_foreign_endpoint() {
+    let world = TestEnv::start().await;
     let other = Target::start().await;
-    let pairing = world.key("bridge", &[]).await;
-    let _second = world
-        .add_bridge("b2", &pairing, &endpoint("t", &other))
-        .await;
+    let _second = world.add_bridge(serving("b2", &["t"], &other)).await;
     let narrowed: ApiKey = world.key("admin", &["--bridge", "b2"]).await;
     for (method, path) in [
         (Method::PUT, "/v1/bridges/b2/endpoints/t"),

@@ -1,59 +1,44 @@
-//! The bridge behind a company's proxies: a real squid with a password, and one that ends TLS.
+//! The bridge and a company's proxies: a real squid with a password, and a proxy that inspects TLS.
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
-use serde_json::{Value, json};
+use serde_json::json;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 use support::process::Running;
-use support::setup::{Bridge, BridgeSetup};
-use support::{Ask, Installation, Interceptor, Squid, Target, ThrowawayCa};
+use support::setup::{Bridge, BridgeSetup, Endpoint, path};
+use support::{
+    Ask, Interceptor, LONG_TIMEOUT, Squid, TestEnv, ThrowawayCa, eventually, let_time_pass,
+};
 
-const PATIENCE: Duration = Duration::from_secs(60);
-
-/// A relay with a bridge that it does not need, and a target.
-async fn site() -> (Installation, Target) {
-    let target = Target::start().await;
-    let site = Installation::builder()
-        .target("direct", &target)
-        .start()
-        .await;
-    (site, target)
+/// Starts a relay whose first bridge has no endpoint, and so stays out of the tests.
+async fn start() -> TestEnv {
+    TestEnv::bare().start().await
 }
 
-/// A bridge that leaves by a proxy, with the endpoint `t`.
-async fn bridge_by(
-    site: &Installation,
-    target: &Target,
-    name: &str,
-    toml: &str,
-    env: &str,
-) -> Bridge {
-    let endpoint = format!(
-        "[[endpoint]]\nname = \"t\"\nurl = \"{}\"\n{toml}\n",
-        target.url("/")
-    );
-    let setup = BridgeSetup::new(name).extra(&endpoint);
-    let setup = match env {
-        "" => setup,
-        proxy => setup
-            .extra("[relay]\nproxy = \"env\"\n")
-            .env("HTTPS_PROXY", proxy)
-            .env("NO_PROXY", ""),
-    };
-    Bridge::write(&site.relay, setup, site.dir())
+/// Writes a bridge that serves the endpoint `t`. The tests let it dial through a proxy.
+fn bridge(site: &TestEnv, name: &str, change: impl FnOnce(BridgeSetup) -> BridgeSetup) -> Bridge {
+    let setup = BridgeSetup::new(name).endpoint(Endpoint::new("t", site.target.url("/")));
+    Bridge::write(&site.relay, change(setup), site.dir())
 }
 
-async fn small(site: &Installation) -> u16 {
+/// Takes the proxy from the environment.
+fn proxy_from_environment(setup: BridgeSetup, proxy: &str) -> BridgeSetup {
+    setup
+        .set("relay.proxy", "env")
+        .env("HTTPS_PROXY", proxy)
+        .env("NO_PROXY", "")
+}
+
+async fn small(site: &TestEnv) -> u16 {
     let ask = Ask::get("/v1/endpoints/t/small").key(&site.caller);
     site.relay.internal().send(ask).await.status.as_u16()
 }
 
-async fn until_works(site: &Installation) {
-    let deadline = Instant::now() + PATIENCE;
-    while small(site).await != 200 {
-        assert!(Instant::now() < deadline, "no way through");
-        tokio::time::sleep(Duration::from_millis(200)).await;
-    }
+async fn until_works(site: &TestEnv) {
+    eventually(LONG_TIMEOUT, "an exchange through the proxy", async || {
+        small(site).await == 200
+    })
+    .await;
 }
 
 fn sessions(process: &Running) -> usize {
@@ -64,41 +49,46 @@ fn sessions(process: &Running) -> usize {
 }
 
 #[tokio::test]
-async fn a_real_squid_with_a_password_is_passed_and_outlived() {
-    let (site, target) = site().await;
+async fn squid_with_password_is_passed_and_survived() {
+    let site = start().await;
     let mut squid = Squid::start("me", "sesame").await;
-    let key = site.relay.create_key(&site.tenant, "bridge").await;
+    let key = site.relay.create_key(site.tenant(), "bridge").await;
 
-    // Without a password, and with a wrong one: it says what the proxy wants.
+    // Without a password, and with a wrong one, the error names what the proxy requires.
     let by = |user: &str| format!("http://{user}{}", squid.authority());
-    let bare = bridge_by(&site, &target, "bare", "", &by("")).await;
-    let said = bare.try_pair(&key).await.failure();
+    let bare = bridge(&site, "bare", |setup| {
+        proxy_from_environment(setup, &by(""))
+    });
+    let output = bare.try_pair(&key).await.failure();
     assert!(
-        said.contains("407") && said.contains("user and password"),
-        "{said}"
+        output.contains("407") && output.contains("user and password"),
+        "{output}"
     );
-    let wrong = bridge_by(&site, &target, "wrong", "", &by("me:wrong@")).await;
-    let said = wrong.try_pair(&key).await.failure();
+    let wrong = bridge(&site, "wrong", |setup| {
+        proxy_from_environment(setup, &by("me:wrong@"))
+    });
+    let output = wrong.try_pair(&key).await.failure();
     assert!(
-        said.contains("does not accept the user and password"),
-        "{said}"
+        output.contains("does not accept the user and password"),
+        "{output}"
     );
-    assert!(!said.contains("me:wrong"), "{said}");
+    assert!(!output.contains("me:wrong"), "{output}");
 
-    let mut bridge = bridge_by(&site, &target, "proxied", "", &by("me:sesame@")).await;
+    let mut bridge = bridge(&site, "proxied", |setup| {
+        proxy_from_environment(setup, &by("me:sesame@"))
+    });
     bridge.pair(&key).await;
     bridge.start();
     until_works(&site).await;
-    let doctor = bridge.cli(&["doctor", "--json"]).await.success();
-    let report: Value = serde_json::from_str(&doctor).unwrap();
+    let report = bridge.doctor().await;
     let checks = report["checks"].as_array().unwrap();
     let proxy = checks.iter().find(|check| check["hop"] == "proxy").unwrap();
     assert_eq!(proxy["state"], "ok", "{report:#}");
 
-    // Longer quiet than squid bears: the heartbeat keeps the tunnel.
     let quiet = std::env::var("QUIET_SECS").ok();
     let quiet = quiet.map_or(45, |quiet| quiet.parse().unwrap());
-    tokio::time::sleep(Duration::from_secs(quiet)).await;
+    let why = "squid closes idle tunnels earlier; the heartbeat must keep this one";
+    let_time_pass(Duration::from_secs(quiet), why).await;
     assert_eq!(small(&site).await, 200);
     assert_eq!(
         sessions(bridge.process()),
@@ -111,19 +101,21 @@ async fn a_real_squid_with_a_password_is_passed_and_outlived() {
 }
 
 #[tokio::test]
-async fn the_password_of_a_proxy_may_be_a_credential() {
-    let (site, target) = site().await;
+async fn proxy_password_comes_from_a_credential() {
+    let site = start().await;
     let squid = Squid::start("me", "sesame").await;
     let proxy = format!("http://{}", squid.authority());
-    // For the relay and for targets alike.
-    let toml = format!(
-        "[relay]\nproxy = \"{proxy}\"\nproxy_credential = \"proxy\"\n\
-         [targets]\nproxy = \"{proxy}\"\nproxy_credential = \"proxy\"\n"
-    );
-    let mut bridge = bridge_by(&site, &target, "proxied", &toml, "").await;
-    let key = site.relay.create_key(&site.tenant, "bridge").await;
-    let said = bridge.try_pair(&key).await.failure();
-    assert!(said.contains("no credential named proxy"), "{said}");
+    // The same proxy for the relay and for targets.
+    let mut bridge = bridge(&site, "proxied", |setup| {
+        setup
+            .set("relay.proxy", &*proxy)
+            .set("relay.proxy_credential", "proxy")
+            .set("targets.proxy", &*proxy)
+            .set("targets.proxy_credential", "proxy")
+    });
+    let key = site.relay.create_key(site.tenant(), "bridge").await;
+    let output = bridge.try_pair(&key).await.failure();
+    assert!(output.contains("no credential named proxy"), "{output}");
     let secret = site.dir().join("proxy-secret");
     std::fs::write(&secret, "sesame").unwrap();
     let set = [
@@ -141,41 +133,44 @@ async fn the_password_of_a_proxy_may_be_a_credential() {
     bridge.start();
     until_works(&site).await;
 
-    // Without squid there is no way to the target, though it is on this same machine.
+    // Without squid the target is unreachable, although it is on the same machine.
     drop(squid);
-    let deadline = Instant::now() + PATIENCE;
-    while small(&site).await == 200 {
-        assert!(
-            Instant::now() < deadline,
-            "the proxy for targets is not used"
-        );
-        tokio::time::sleep(Duration::from_millis(100)).await;
-    }
+    eventually(
+        LONG_TIMEOUT,
+        "the use of the proxy for targets",
+        async || small(&site).await != 200,
+    )
+    .await;
 }
 
 #[tokio::test]
-async fn tls_inspection_needs_its_ca_here_and_a_mark_on_the_relay() {
-    let (site, target) = site().await;
+async fn tls_inspection_needs_ca_and_relay_permission() {
+    let site = start().await;
     let own = Arc::new(ThrowawayCa::new());
     let mut interceptor = Interceptor::start(Arc::clone(&own), &site.ca).await;
-    let proxy = format!("[relay]\nproxy = \"http://{}\"\n", interceptor.authority());
-    let key = site.relay.create_key(&site.tenant, "bridge").await;
+    let proxy = format!("http://{}", interceptor.authority());
+    let key = site.relay.create_key(site.tenant(), "bridge").await;
 
-    let blind = bridge_by(&site, &target, "blind", &proxy, "").await;
-    let said = blind.try_pair(&key).await.failure();
+    let blind = bridge(&site, "blind", |setup| setup.set("relay.proxy", &*proxy));
+    let output = blind.try_pair(&key).await.failure();
     assert!(
-        said.contains("inspects TLS") && said.contains("ca_file"),
-        "{said}"
+        output.contains("inspects TLS") && output.contains("ca_file"),
+        "{output}"
     );
 
     let file = site.dir().join("inspection-ca.pem");
     std::fs::write(&file, own.pem()).unwrap();
-    let toml = format!("{proxy}ca_file = \"{}\"\n", file.display());
-    let mut bridge = bridge_by(&site, &target, "inspected", &toml, "").await;
+    let mut bridge = bridge(&site, "inspected", |setup| {
+        let setup = setup.set("relay.proxy", &*proxy);
+        setup.set("relay.ca_file", path(&file))
+    });
     bridge.pair(&key).await;
     bridge.start();
-    // Somebody in between could be anybody: not without a word of the administrator's.
-    bridge.process().wait_log("terminates TLS", PATIENCE).await;
+    // Any middlebox could be an attacker: it needs the administrator's permission.
+    bridge
+        .process()
+        .wait_log("terminates TLS", LONG_TIMEOUT)
+        .await;
     assert_ne!(small(&site).await, 200);
     let mark =
         Ask::new(hyper::Method::PUT, "/v1/bridges/inspected/tls-inspection").key(&site.admin);
@@ -190,8 +185,8 @@ async fn tls_inspection_needs_its_ca_here_and_a_mark_on_the_relay() {
     bridge.kill9();
     bridge.start();
     until_works(&site).await;
-    // Longer quiet than it bears, and a new one in its place.
-    tokio::time::sleep(Duration::from_secs(45)).await;
+    let why = "the interceptor closes idle tunnels earlier; the heartbeat must keep this one";
+    let_time_pass(Duration::from_secs(45), why).await;
     assert_eq!(small(&site).await, 200);
     interceptor.restart().await;
     until_works(&site).await;

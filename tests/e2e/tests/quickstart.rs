@@ -1,41 +1,38 @@
-//! The first command of the README.
+//! `quickstart`, the first command of the README.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
+use support::eventually;
 use support::process::{self, Running};
 
 #[tokio::test]
-async fn once_tells_of_an_executed_call_and_exits_with_zero() {
+async fn quickstart_once_reports_an_executed_call() {
     let mut command = process::command("quickstart");
     command.arg("--once");
-    let said = process::finish("quickstart", command, Duration::from_secs(30)).await;
-    let said = said.success();
-    assert!(said.contains("executed"), "{said}");
+    let output = process::finish("quickstart", command, Duration::from_secs(30)).await;
+    let output = output.success();
+    assert!(output.contains("executed"), "{output}");
 }
 
 #[tokio::test]
-async fn json_is_one_object_with_everything_to_go_on() {
+async fn quickstart_json_is_one_object() {
     let mut command = process::command("quickstart");
     command.args(["--once", "--json"]);
-    let said = process::finish("quickstart", command, Duration::from_secs(30)).await;
-    let said = said.success();
-    let told: serde_json::Value = serde_json::from_str(&said).expect("one JSON object");
+    let output = process::finish("quickstart", command, Duration::from_secs(30)).await;
+    let output = output.success();
+    let document: serde_json::Value = serde_json::from_str(&output).expect("one JSON object");
     for key in ["relay_url", "ca_file", "caller", "call"] {
-        assert!(!told[key].is_null(), "{key} in {told}");
+        assert!(!document[key].is_null(), "{key} in {document}");
     }
-    assert_eq!(told["call"]["execution"], "executed");
+    assert_eq!(document["call"]["execution"], "executed");
 }
 
 #[tokio::test]
-async fn the_first_word_comes_within_a_second_and_it_stays_until_it_is_ended() {
-    let start = Instant::now();
+async fn quickstart_starts_quickly_and_stays() {
     let running = Running::spawn("quickstart", process::command("quickstart"));
-    while running.log().is_empty() {
-        assert!(
-            start.elapsed() < Duration::from_secs(1),
-            "silent for a second"
-        );
-        tokio::time::sleep(Duration::from_millis(5)).await;
-    }
+    eventually(Duration::from_secs(1), "a first line", async || {
+        !running.log().is_empty()
+    })
+    .await;
     running.wait_log("curl ", Duration::from_secs(20)).await;
     assert!(running.exited().is_none());
     running.signal("INT");

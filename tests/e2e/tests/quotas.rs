@@ -3,30 +3,33 @@
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
-use e2e::World;
 use ring::rand::SystemRandom;
 use ring::signature::{Ed25519KeyPair, KeyPair as _};
 use serde_json::{Value, json};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use support::pattern::PatternBody;
-use support::{Ask, Target, TempDir};
+use support::setup::{Allow, Endpoint, path};
+use support::{Ask, TIMEOUT, Target, TempDir, TestEnv, eventually, let_time_pass};
 
 #[tokio::test]
-async fn what_is_beyond_a_limit_is_turned_away_at_once() {
+async fn endpoint_quota_rejects_at_once() {
     let target = Target::start().await;
     let url = target.url("/");
-    let config = format!(
-        "[[endpoint]]\nname = \"one\"\nurl = \"{url}\"\nconcurrent_max = 1\n\
-         [[endpoint]]\nname = \"few\"\nurl = \"{url}\"\nrate = \"3/h\"\n\
-         [[endpoint]]\nname = \"small\"\nurl = \"{url}\"\nrequest_max = \"1KiB\"\nresponse_max = \"1KiB\"\n\
-         [[endpoint]]\nname = \"short\"\nurl = \"{url}\"\ntotal_timeout = \"300ms\"\n\
-         [[endpoint]]\nname = \"closed\"\nurl = \"{url}\"\nmaintenance = [\"daily 00:00-12:00\", \"daily 12:00-00:00\"]\n"
-    );
-    let world = World::start_with(&config).await;
+    let endpoint = |name: &str| Endpoint::new(name, &*url);
+    let small = endpoint("small").set("request_max", "1KiB");
+    let always = vec!["daily 00:00-12:00", "daily 12:00-00:00"];
+    let world = TestEnv::builder()
+        .endpoint(endpoint("one").set("concurrent_max", 1))
+        .endpoint(endpoint("few").set("rate", "3/h"))
+        .endpoint(small.set("response_max", "1KiB"))
+        .endpoint(endpoint("short").set("total_timeout", "300ms"))
+        .endpoint(endpoint("closed").set("maintenance", always))
+        .start()
+        .await;
     let get = |path: &str| Ask::get(format!("/v1/endpoints/{path}")).key(&world.caller);
     let hanging = world.api.send(get("one/delay/1500"));
     let beside = async {
-        tokio::time::sleep(Duration::from_millis(400)).await;
+        let_time_pass(Duration::from_millis(400), "the slow request comes first").await;
         world.api.send(get("one/small")).await
     };
     let (first, second) = tokio::join!(hanging, beside);
@@ -63,21 +66,18 @@ async fn what_is_beyond_a_limit_is_turned_away_at_once() {
 }
 
 #[tokio::test]
-async fn a_rule_has_times_of_its_own() {
+async fn rule_has_its_own_timeouts() {
     let (prompt, steady) = (Target::start().await, Target::start().await);
-    let rule = |target: &Target, times: &str| {
-        let port = target.port();
-        format!("[[allow]]\nhost = \"127.0.0.1\"\nports = [{port}]\nmethods = [\"GET\"]\n{times}\n")
-    };
-    let rules = [
-        rule(&prompt, "head_timeout = \"300ms\""),
-        rule(&steady, "idle_timeout = \"300ms\""),
-    ];
-    let world = World::start_with(&rules.concat()).await;
+    let rule = |target: &Target| Allow::loopback(target.port()).methods(&["GET"]);
+    let world = TestEnv::builder()
+        .allow(rule(&prompt).set("head_timeout", "300ms"))
+        .allow(rule(&steady).set("idle_timeout", "300ms"))
+        .start()
+        .await;
     let call = |target: &Target, path: &str| json!({"mode": "wait", "method": "GET", "url": target.url(path)});
     let late = world.call(call(&prompt, "/delay/5000")).await;
     assert_eq!(late.code(), "target_timeout", "{}", late.text());
-    // Its head is there in time, and the rest may take what it takes.
+    // The head is in time, and the rest has no limit.
     let slow = world.call(call(&prompt, "/drip/4/500")).await;
     slow.expect_status(200);
     let stuck = world.call(call(&steady, "/drip/2/5000")).await;
@@ -86,26 +86,28 @@ async fn a_rule_has_times_of_its_own() {
     late.expect_status(200);
 }
 
-/// A body that must be signed is held: that is how this test uses memory.
+/// The bridge buffers a body that must be signed, which is how this test uses memory.
 #[tokio::test]
-async fn above_its_memory_a_bridge_turns_away_what_is_new_and_ends_nothing() {
+async fn memory_limit_rejects_new_requests_only() {
     const HELD_BYTES: u64 = 48 * 1024 * 1024;
     const PIECE_BYTES: usize = 64 * 1024;
     let tenant = Tenant::new();
     let dir = TempDir::new("memory");
     let file = dir.write("tenant.pem", tenant.pem());
     let target = Target::start().await;
-    let config = format!(
-        "[limits]\nmemory_max = \"40MiB\"\n\
-         [signed_calls]\npublic_key_file = \"{}\"\nbody_max = \"64MiB\"\n\
-         [[endpoint]]\nname = \"open\"\nurl = \"{}\"\nunsigned = true\n",
-        file.display(),
-        target.url("/")
-    );
-    let world = World::start_with(&config).await;
+    let world = TestEnv::builder()
+        .bridge(|bridge| {
+            bridge
+                .set("limits.memory_max", "40MiB")
+                .set("signed_calls.public_key_file", path(&file))
+                .set("signed_calls.body_max", "64MiB")
+        })
+        .endpoint(Endpoint::new("open", target.url("/")).set("unsigned", true))
+        .start()
+        .await;
     let open = |path: &str| Ask::get(format!("/v1/endpoints/open/{path}")).key(&world.caller);
     world.api.send(open("small")).await.expect_status(200);
-    // Began before, and outlives it.
+    // A running exchange outlives the shortage.
     let running = world.api.send(open("drip/40/250"));
     let held = async {
         let body = PatternBody::new(HELD_BYTES).chunked();
@@ -116,21 +118,17 @@ async fn above_its_memory_a_bridge_turns_away_what_is_new_and_ends_nothing() {
         world.api.send(ask).await
     };
     let until = async |wanted: &str, within: Duration| {
-        let deadline = Instant::now() + within;
-        loop {
+        eventually(within, wanted, async || {
             let answer = world.api.send(open("small")).await;
-            let is_turned_away = answer.status != 200;
-            if is_turned_away {
+            let is_rejected = answer.status != 200;
+            if is_rejected {
                 assert_eq!(answer.code(), "overloaded", "{}", answer.text());
                 assert_eq!(answer.execution(), "not_dispatched");
                 assert!(answer.text().contains("memory_max"), "{}", answer.text());
             }
-            if is_turned_away == (wanted == "full") {
-                return;
-            }
-            assert!(Instant::now() < deadline, "it is not {wanted}");
-            tokio::time::sleep(Duration::from_millis(50)).await;
-        }
+            is_rejected == (wanted == "full")
+        })
+        .await;
     };
     let watching = async {
         until("full", Duration::from_secs(8)).await;
@@ -190,22 +188,17 @@ impl Tenant {
 }
 
 #[tokio::test]
-async fn only_what_the_tenant_signed_is_executed_and_only_once() {
+async fn signed_call_is_executed_once() {
     let tenant = Tenant::new();
     let dir = TempDir::new("tenant");
     let file = dir.write("tenant.pem", tenant.pem());
     let open = Target::start().await;
-    let config = format!(
-        "[signed_calls]\npublic_key_file = \"{}\"\n\
-         [[endpoint]]\nname = \"open\"\nurl = \"{}\"\nunsigned = true\n",
-        file.display(),
-        open.url("/")
-    );
-    let world = World::start_full(
-        &config,
-        "[deliveries]\nschedule = [\"200ms\", \"200ms\", \"200ms\"]\n",
-    )
-    .await;
+    let world = TestEnv::builder()
+        .bridge(|bridge| bridge.set("signed_calls.public_key_file", path(&file)))
+        .endpoint(Endpoint::new("open", open.url("/")).set("unsigned", true))
+        .relay(|relay| relay.set("deliveries.schedule", vec!["200ms", "200ms", "200ms"]))
+        .start()
+        .await;
     let hook = world.target.url("/hook");
 
     let unsigned = world.call(json!({"url": hook, "body": "{}"})).await;
@@ -223,30 +216,16 @@ async fn only_what_the_tenant_signed_is_executed_and_only_once() {
     let seen = &world.target.hooks()[0];
     assert!(seen.headers.get("signature").is_none() && seen.headers.get("bridge-call").is_none());
     assert_eq!(&seen.body[..], b"{\"n\":1}");
-    // The relay says it again: nothing happens.
+    // A replay of the signed call is rejected.
     let again = world.call(signed).await;
     assert_eq!(again.code(), "refused_by_policy");
     assert!(again.text().contains("nonce"), "{}", again.text());
     assert_eq!(world.target.hooks().len(), 1);
 
-    // A delivery that the target did not take comes again with the same signature.
+    // A delivery that the target rejects is retried with the same signature.
     let failing = world.target.url("/status/500");
-    let id = world
-        .call(tenant.call("deliver", &failing, "{}", "nonce-number-two-"))
-        .await;
-    let id = id.expect_status(202).json()["id"]
-        .as_str()
-        .unwrap()
-        .to_owned();
-    let deadline = Instant::now() + Duration::from_secs(30);
-    loop {
-        let ask = Ask::get(format!("/v1/calls/{id}")).key(&world.caller);
-        let call = world.api.send(ask).await.expect_status(200).json();
-        if call["state"] == "failed" {
-            assert_eq!(call["attempts"], 4, "{call:#}");
-            break;
-        }
-        assert!(Instant::now() < deadline, "{call:#}");
-        tokio::time::sleep(Duration::from_millis(100)).await;
-    }
+    let call = tenant.call("deliver", &failing, "{}", "nonce-number-two-");
+    let id = world.deliver(call).await;
+    let call = world.wait_call(&id, "failed", TIMEOUT).await;
+    assert_eq!(call["attempts"], 4, "{call:#}");
 }

@@ -1,54 +1,43 @@
-//! The relay's disk runs full and has room again; an earlier copy of its database is put back.
+//! The relay's disk runs full, and has space again. An older copy of its database is put back.
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
-use e2e::World;
 use serde_json::{Value, json};
-use std::time::{Duration, Instant};
-use support::{Ask, SmallDisk};
+use std::time::Duration;
+use support::{Ask, LONG_TIMEOUT, SmallDisk, TestEnv, eventually, let_time_pass};
 
-const PATIENCE: Duration = Duration::from_secs(60);
-
-fn deliver(world: &World, path: &str, bytes: usize) -> Value {
+fn deliver(world: &TestEnv, path: &str, bytes: usize) -> Value {
     json!({"mode": "deliver", "url": world.target.url(path), "body": "y".repeat(bytes)})
 }
 
-async fn ready(world: &World) -> u16 {
+async fn ready(world: &TestEnv) -> u16 {
     world.api.send(Ask::get("/readyz")).await.status.as_u16()
 }
 
-async fn until_ready_says(world: &World, status: u16) {
-    let deadline = Instant::now() + PATIENCE;
-    while ready(world).await != status {
-        assert!(Instant::now() < deadline, "/readyz does not say {status}");
-        tokio::time::sleep(Duration::from_millis(100)).await;
-    }
+async fn until_ready_says(world: &TestEnv, status: u16) {
+    eventually(
+        LONG_TIMEOUT,
+        &format!("{status} from /readyz"),
+        async || ready(world).await == status,
+    )
+    .await;
 }
 
-async fn until_delivered(world: &World, ids: &[String]) {
-    let deadline = Instant::now() + PATIENCE;
+async fn until_delivered(world: &TestEnv, ids: &[String]) {
     for id in ids {
-        loop {
-            let ask = Ask::get(format!("/v1/calls/{id}")).key(&world.caller);
-            let call = world.api.send(ask).await.expect_status(200).json();
-            if call["state"] == "succeeded" {
-                break;
-            }
-            assert!(Instant::now() < deadline, "not delivered: {call:#}");
-            tokio::time::sleep(Duration::from_millis(50)).await;
-        }
+        world.wait_call(id, "succeeded", LONG_TIMEOUT).await;
     }
 }
 
-/// Nothing is acknowledged that cannot be stored, nothing that was acknowledged is lost or made
-/// twice, what needs no disk goes on, and nothing is restarted.
+/// The relay acknowledges only what it stored. No acknowledged call is lost or made twice, what needs no disk
+/// works, and nothing is restarted.
 #[tokio::test]
-async fn a_relay_works_again_after_its_disk_was_full() {
+async fn relay_recovers_after_its_disk_was_full() {
     let disk = SmallDisk::mount(3 << 20);
-    let storage = format!(
-        "[storage]\nurl = \"sqlite://{}/relay.db\"\n",
-        disk.path().display()
-    );
-    let world = World::start_full("", &storage).await;
+    let url = format!("sqlite://{}/relay.db", disk.path().display());
+    let world = TestEnv::builder()
+        .relay(|relay| relay.database(&url))
+        .start()
+        .await;
     let mut acknowledged = Vec::new();
     until_ready_says(&world, 200).await;
     disk.fill();
@@ -95,10 +84,10 @@ async fn a_relay_works_again_after_its_disk_was_full() {
     }
 }
 
-/// The relay runs on between the copy and its end, which is a sudden one.
+/// The relay runs on after the copy, and is killed.
 #[tokio::test]
-async fn an_earlier_copy_put_back_by_hand_delivers_nothing() {
-    let mut world = World::start().await;
+async fn older_database_copy_delivers_nothing() {
+    let mut world = TestEnv::start().await;
     let database = world.relay_config().parent().unwrap().join("relay.db");
     let copy = database.with_extension("copy");
     world.stop_bridge().await;
@@ -110,8 +99,8 @@ async fn an_earlier_copy_put_back_by_hand_delivers_nothing() {
     world.relay_cli(&["backup", copy.to_str().unwrap()]).await;
     world.start_bridge();
     until_delivered(&world, &[id]).await;
-    // The note follows within a moment.
-    tokio::time::sleep(Duration::from_millis(1_500)).await;
+    let why = "the relay writes its generation next to its key file within 250 ms";
+    let_time_pass(Duration::from_millis(1_500), why).await;
     world.kill_relay().await;
     for end in ["", "-wal", "-shm"] {
         let _ = std::fs::remove_file(format!("{}{end}", database.display()));
@@ -119,31 +108,33 @@ async fn an_earlier_copy_put_back_by_hand_delivers_nothing() {
     std::fs::rename(&copy, &database).unwrap();
     world.start_relay().await;
     world.wait_online().await;
-    tokio::time::sleep(Duration::from_millis(1_500)).await;
+    let_time_pass(
+        Duration::from_millis(1_500),
+        "a delivery would arrive at once",
+    )
+    .await;
     assert_eq!(world.target.hooks().len(), 1);
-    let said = world.relay_cli(&["deliveries", "status"]).await;
-    assert!(said.contains("Deliveries are paused"), "{said}");
+    let output = world.relay_cli(&["deliveries", "status"]).await;
+    assert!(output.contains("Deliveries are paused"), "{output}");
 }
 
-/// Its clock stands still while no bridge is there, and the wall's does not.
+/// The retry schedule stops while no bridge is online; the expiry does not.
 #[tokio::test]
-async fn a_call_that_waits_for_a_bridge_expires() {
-    let mut world = World::start().await;
+async fn waiting_call_expires() {
+    let mut world = TestEnv::start().await;
     world.stop_bridge().await;
     let mut call = deliver(&world, "/hook", 1);
     call["expires_in"] = json!(6);
     let answer = world.call(call).await.expect_status(202);
     let id = answer.json()["id"].as_str().unwrap().to_owned();
-    let show = || Ask::get(format!("/v1/calls/{id}")).key(&world.caller);
-    let deadline = Instant::now() + PATIENCE;
-    let call = loop {
-        let call = world.api.send(show()).await.expect_status(200).json();
-        if call["state"] != "pending" && call["state"] != "waiting_for_bridge" {
-            break call;
+    let call = eventually(LONG_TIMEOUT, "an end of the call", async || {
+        let call = world.stored_call(&id).await;
+        match call["state"].as_str() {
+            Some("pending" | "waiting_for_bridge") => Err(format!("{call:#}")),
+            _ => Ok(call),
         }
-        assert!(Instant::now() < deadline, "does not expire: {call:#}");
-        tokio::time::sleep(Duration::from_millis(100)).await;
-    };
+    })
+    .await;
     assert_eq!(
         (&call["state"], &call["execution"]),
         (&json!("expired"), &json!("not_sent"))
@@ -160,12 +151,12 @@ async fn a_call_that_waits_for_a_bridge_expires() {
     world.start_bridge();
     world.wait_online().await;
     assert!(world.target.hooks().is_empty());
-    // As a dead letter it can be made after all.
+    // As a dead letter it can be redelivered.
     let again = Ask::post(format!("/v1/calls/{id}/redeliver")).key(&world.caller);
     world.api.send(again).await.expect_status(202);
     until_delivered(&world, &[id]).await;
     assert_eq!(world.target.hooks().len(), 1);
-    // Only a stored call waits.
+    // Only a stored call can wait.
     let waits = json!({"url": world.target.url("/hook"), "expires_in": 2});
     world.call(waits).await.expect_status(400);
 }

@@ -1,14 +1,13 @@
-//! A new certificate and new limits, while everything runs.
+//! A new certificate and new limits, without a restart.
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
-use e2e::World;
 use serde_json::json;
 use std::time::Duration;
-use support::{Ask, ThrowawayCa};
+use support::{Ask, TestEnv, ThrowawayCa};
 
 #[tokio::test]
-async fn a_reload_changes_certificates_and_limits_and_leaves_what_runs_alone() {
-    let world = World::start().await;
+async fn reload_applies_certificates_and_limits() {
+    let world = TestEnv::start().await;
     let before = world.sessions().await;
     let slow = Ask::get(world.endpoint("/delay/1500")).key(&world.caller);
     let api = world.api.clone();
@@ -26,11 +25,12 @@ async fn a_reload_changes_certificates_and_limits_and_leaves_what_runs_alone() {
     let config = std::fs::read_to_string(world.relay_config()).unwrap();
     let smaller = format!("{config}\n[limits]\ncall_request_max = \"200B\"\n");
     std::fs::write(world.relay_config(), &smaller).unwrap();
-    let mark = world.relay().log_mark();
-    world.relay().signal("HUP");
+    let mark = world.relay.process().log_mark();
+    world.relay.process().signal("HUP");
     let patience = Duration::from_secs(10);
     world
-        .relay()
+        .relay
+        .process()
         .wait_log_since(mark, "config reloaded", patience)
         .await;
 
@@ -42,13 +42,14 @@ async fn a_reload_changes_certificates_and_limits_and_leaves_what_runs_alone() {
     running.await.unwrap().expect_status(200);
     assert_eq!(world.sessions().await, before);
 
-    // What needs a restart is named, and nothing of the file is taken.
+    // The first key that needs a restart is named, and nothing of the file is applied.
     let more = smaller.replace("200B", "1MiB") + "connections_max = 7\n";
     std::fs::write(world.relay_config(), more).unwrap();
-    let mark = world.relay().log_mark();
-    world.relay().signal("HUP");
+    let mark = world.relay.process().log_mark();
+    world.relay.process().signal("HUP");
     let line = world
-        .relay()
+        .relay
+        .process()
         .wait_log_since(mark, "config rejected", patience)
         .await;
     assert!(line.contains("connections_max"), "{line}");

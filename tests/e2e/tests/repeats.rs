@@ -1,19 +1,18 @@
-//! What is made again when a tunnel is lost, and what is not: as the README's table of `execution` says.
+//! Which requests the relay retries when a tunnel is lost, according to the README's table of `execution`.
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
-use e2e::World;
 use hyper::Method;
 use std::time::Duration;
-use support::pattern;
-use support::{Answer, Ask};
+use support::setup::{BridgeSetup, Endpoint};
+use support::{Answer, Ask, TestEnv, let_time_pass, pattern};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
-/// How long the target takes: long enough to cut the tunnel meanwhile.
+/// The target responds late enough to cut the tunnel before.
 const SLOW: &str = "/delay/1500";
 
-/// Asks for something slow and cuts the tunnel when the target has it.
-async fn cut_while_asked(world: &World, method: Method, path: &str) -> Answer {
+/// Sends a slow request and cuts the tunnel once the target has it.
+async fn cut_while_asked(world: &TestEnv, method: Method, path: &str) -> Answer {
     let before = world.target.requests();
     let ask = Ask::new(method, path).key(&world.caller);
     let asking = tokio::spawn({
@@ -30,29 +29,29 @@ async fn cut_while_asked(world: &World, method: Method, path: &str) -> Answer {
     answer
 }
 
-/// Requests that the target has seen of `work`, besides those that only looked whether it is online.
-async fn seen_of<T>(world: &World, work: impl Future<Output = T>) -> (T, u64) {
+/// Returns the result of `work`, and the requests that were aborted at the target meanwhile.
+async fn seen_of<T>(world: &TestEnv, work: impl Future<Output = T>) -> (T, u64) {
     let before = world.target.hangups();
     let result = work.await;
     (result, world.target.hangups() - before)
 }
 
 #[tokio::test]
-async fn a_request_that_changes_nothing_is_made_again_when_its_tunnel_is_lost() {
-    let world = World::start().await;
+async fn safe_request_is_retried_after_tunnel_loss() {
+    let world = TestEnv::start().await;
     for method in [Method::GET, Method::HEAD, Method::OPTIONS] {
         let path = world.endpoint(SLOW);
         let asking = cut_while_asked(&world, method.clone(), &path);
         let (answer, hangups) = seen_of(&world, asking).await;
         assert_eq!(answer.status, 200, "{method}: {}", answer.text());
         assert!(answer.body.is_ok(), "{method}");
-        assert_eq!(hangups, 1, "{method}: the first was let go of");
+        assert_eq!(hangups, 1, "{method}: the first request is aborted");
     }
 }
 
 #[tokio::test]
-async fn what_may_have_changed_something_is_left_to_its_caller() {
-    let world = World::start().await;
+async fn unsafe_request_is_not_retried() {
+    let world = TestEnv::start().await;
     for method in [Method::POST, Method::PUT, Method::DELETE, Method::PATCH] {
         let answer = cut_while_asked(&world, method.clone(), &world.endpoint(SLOW)).await;
         assert_eq!(answer.status, 502, "{method}");
@@ -62,15 +61,12 @@ async fn what_may_have_changed_something_is_left_to_its_caller() {
 }
 
 #[tokio::test]
-async fn an_endpoint_may_say_that_put_and_delete_can_be_made_twice() {
-    let world = World::start().await;
-    let key = world.key("bridge", &[]).await;
-    let toml = format!(
-        "[[endpoint]]\nname = \"twice\"\nurl = \"{}\"\nrepeatable = true\n",
-        world.target.url("/")
-    );
-    // Through the proxy that is cut, as the first bridge.
-    let bridge = world.add_bridge_behind_proxy("b2", &key, &toml).await;
+async fn repeatable_endpoint_retries_put_and_delete() {
+    let world = TestEnv::start().await;
+    let endpoint = Endpoint::new("twice", world.target.url("/")).set("repeatable", true);
+    // It dials through the proxy that is cut, as the first bridge does.
+    let setup = BridgeSetup::new("b2").via(world.proxy().addr());
+    let bridge = world.add_bridge(setup.endpoint(endpoint)).await;
     for (method, status) in [
         (Method::PUT, 200),
         (Method::DELETE, 200),
@@ -84,8 +80,8 @@ async fn an_endpoint_may_say_that_put_and_delete_can_be_made_twice() {
 }
 
 #[tokio::test]
-async fn a_request_survives_that_its_bridge_is_killed_where_it_changes_nothing() {
-    let mut world = World::start().await;
+async fn safe_request_survives_a_bridge_kill() {
+    let mut world = TestEnv::start().await;
     let ask = Ask::get(world.endpoint(SLOW)).key(&world.caller);
     let asking = tokio::spawn({
         let api = world.api.clone();
@@ -100,9 +96,9 @@ async fn a_request_survives_that_its_bridge_is_killed_where_it_changes_nothing()
     asking.await.unwrap().expect_status(200);
 }
 
-/// A target whose queue of connections is full: who connects waits, and nothing can be dispatched.
+/// The target's accept queue is full, so that connecting waits and nothing can be dispatched.
 #[tokio::test]
-async fn what_was_not_dispatched_when_every_tunnel_was_lost_is_made_once_when_one_is_back() {
+async fn undispatched_request_waits_for_a_new_tunnel() {
     let socket = tokio::net::TcpSocket::new_v4().unwrap();
     socket.bind("127.0.0.1:0".parse().unwrap()).unwrap();
     let listener = socket.listen(1).unwrap();
@@ -113,24 +109,28 @@ async fn what_was_not_dispatched_when_every_tunnel_was_lost_is_made_once_when_on
     {
         queued.push(connected.unwrap());
     }
-    let world = World::start().await;
-    let key = world.key("bridge", &[]).await;
-    let toml = format!(
-        "[[endpoint]]\nname = \"full\"\nurl = \"http://{address}/\"\nconnect_timeout = \"20s\"\n\
-         [targets]\nhealth_interval = \"off\"\n"
-    );
-    let _bridge = world.add_bridge_behind_proxy("b2", &key, &toml).await;
+    let world = TestEnv::start().await;
+    let endpoint = Endpoint::new("full", format!("http://{address}/"));
+    let setup = BridgeSetup::new("b2")
+        .via(world.proxy().addr())
+        .endpoint(endpoint.set("connect_timeout", "20s"))
+        .set("targets.health_interval", "off");
+    let _bridge = world.add_bridge(setup).await;
     let mut asking = tokio::spawn({
         let ask = Ask::post("/v1/endpoints/full/x").key(&world.caller);
-        // Long enough to be on its way, short enough to be kept.
+        // Long enough to be streamed, short enough for the replay buffer.
         let ask = ask.upload_chunked(40_000);
         let api = world.api.clone();
         async move { api.send(ask).await }
     });
-    tokio::time::sleep(Duration::from_millis(500)).await;
+    let_time_pass(
+        Duration::from_millis(500),
+        "the bridge waits for a connection",
+    )
+    .await;
     assert!(!asking.is_finished());
     world.proxy().cut();
-    tokio::time::sleep(Duration::from_millis(50)).await;
+    let_time_pass(Duration::from_millis(50), "both sides notice the cut").await;
     drop(queued);
     let mut seen = 0;
     let answer = loop {
@@ -139,7 +139,7 @@ async fn what_was_not_dispatched_when_every_tunnel_was_lost_is_made_once_when_on
             answer = &mut asking => break answer.unwrap(),
         };
         let mut bytes = Vec::new();
-        // Those that only stood in the queue have nothing to say.
+        // The connections that only filled the queue send nothing.
         while let Ok(1..) = stream.read_buf(&mut bytes).await {
             if bytes.ends_with(b"\r\n0\r\n\r\n") {
                 seen += 1;
@@ -153,17 +153,17 @@ async fn what_was_not_dispatched_when_every_tunnel_was_lost_is_made_once_when_on
     assert_eq!(seen, 1);
 }
 
-/// A bridge that turns requests away has seen their beginning; another one gets them whole.
+/// A bridge that rejects a request has seen its beginning; another bridge must get all of it.
 #[tokio::test]
-async fn a_body_that_one_bridge_turned_away_reaches_another_from_its_first_byte() {
-    let world = World::start_with("[bridge]\npaused = true\n").await;
-    let key = world.key("bridge", &[]).await;
-    let toml = format!(
-        "[[endpoint]]\nname = \"t\"\nurl = \"{}\"\n",
-        world.target.url("/")
-    );
-    let _bridge = world.add_bridge("b2", &key, &toml).await;
-    // They are meant as a pair.
+async fn rejected_body_is_replayed_to_another_bridge() {
+    let world = TestEnv::builder()
+        .bridge(|bridge| bridge.set("bridge.paused", true))
+        .start()
+        .await;
+    let endpoint = Endpoint::new("t", world.target.url("/"));
+    let setup = BridgeSetup::new("b2").endpoint(endpoint);
+    let _bridge = world.add_bridge(setup).await;
+    // Both bridges may serve the endpoint.
     world
         .relay_cli(&["bridge", "assign", "b2", "--endpoint", "t", "--also"])
         .await;

@@ -1,21 +1,25 @@
-//! Which way stored calls go, and that no disturbance of a tunnel, a relay or a database ends one without
-//! cause or makes it twice.
+//! Routes of stored calls. No disturbance of a tunnel, a relay or a database ends a call without cause or
+//! makes it twice.
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use hyper::Method;
 use serde_json::{Value, json};
 use std::time::{Duration, Instant};
-use support::setup::{BridgeSetup, Builder};
-use support::{Answer, Ask, Direction, FlakyProxy, Installation, PostgresDatabase, Target};
+use support::setup::{Allow, Bridge, BridgeSetup, Builder};
+use support::{
+    Answer, Ask, Direction, FlakyProxy, LONG_TIMEOUT, PostgresDatabase, Target, TestEnv,
+    eventually, let_time_pass,
+};
 
-/// Generous: all tests may run at once on a small machine.
-const PATIENCE: Duration = Duration::from_secs(60);
+/// Sets short retry intervals, so that a second attempt would come soon.
+fn with_short_schedule(builder: Builder) -> Builder {
+    builder.relay(|relay| relay.set("deliveries.schedule", vec!["200ms", "200ms", "200ms"]))
+}
 
-/// Short waits, so that a repeat would be soon.
-const SCHEDULE: &str = "[deliveries]\nschedule = [\"200ms\", \"200ms\", \"200ms\"]\n";
-
-fn storage(url: &str) -> String {
-    format!("[storage]\nurl = {url:?}\n")
+/// One more bridge of the tenant, which serves other hosts.
+async fn add_other_bridge(site: &TestEnv) -> Bridge {
+    let rule = Allow::host("other.example").ports([80]);
+    site.add_bridge(BridgeSetup::new("other").allow(rule)).await
 }
 
 /// The same test on both databases.
@@ -25,33 +29,33 @@ macro_rules! on_both {
 
         mod sqlite {
             $($(#[$doc])* #[tokio::test] async fn $name() {
-                super::$name(super::Installation::builder()).await;
+                super::$name(super::TestEnv::builder()).await;
             })*
         }
 
         mod postgres {
             $($(#[$doc])* #[tokio::test] async fn $name() {
                 let database = super::PostgresDatabase::create();
-                let site = super::Installation::builder();
-                super::$name(site.relay_extra(&super::storage(database.url()))).await;
+                let site = super::TestEnv::builder();
+                super::$name(site.relay(|relay| relay.database(database.url()))).await;
             })*
         }
     };
 }
 
-/// Sends until the answer is another one than `overloaded`: a database that comes back needs a moment.
-async fn patiently(site: &Installation, ask: impl Fn() -> Ask) -> Answer {
-    let deadline = Instant::now() + PATIENCE;
-    loop {
-        let answer = site.relay.internal().send(ask()).await;
-        if answer.status != 503 || Instant::now() > deadline {
-            return answer;
+/// Sends until the response is another one than `overloaded`: a returning database needs a moment.
+async fn patiently(site: &TestEnv, ask: impl Fn() -> Ask) -> Answer {
+    eventually(LONG_TIMEOUT, "a response other than 503", async || {
+        let answer = site.api.send(ask()).await;
+        match answer.status.as_u16() {
+            503 => Err(answer.text()),
+            _ => Ok(answer),
         }
-        tokio::time::sleep(Duration::from_millis(50)).await;
-    }
+    })
+    .await
 }
 
-async fn hand_over(site: &Installation, call: Value) -> String {
+async fn submit(site: &TestEnv, call: Value) -> String {
     let mut call = call;
     call["mode"] = json!("deliver");
     let ask = || Ask::post("/v1/calls").key(&site.caller).json(&call);
@@ -59,42 +63,40 @@ async fn hand_over(site: &Installation, call: Value) -> String {
     answer.json()["id"].as_str().unwrap().to_owned()
 }
 
-async fn show(site: &Installation, id: &str) -> Value {
+async fn show(site: &TestEnv, id: &str) -> Value {
     let ask = || Ask::get(format!("/v1/calls/{id}")).key(&site.caller);
     patiently(site, ask).await.expect_status(200).json()
 }
 
 /// Waits for a state. A final state that is another one fails at once.
-async fn wait_state(site: &Installation, id: &str, wanted: &str) -> Value {
-    let deadline = Instant::now() + PATIENCE;
-    loop {
-        let call = show(site, id).await;
-        if call["state"] == wanted {
-            return call;
-        }
-        let is_open = ["pending", "waiting_for_bridge", "attempting"]
-            .iter()
-            .any(|open| call["state"] == *open);
-        assert!(is_open, "not {wanted}: {call:#}");
-        assert!(Instant::now() < deadline, "not {wanted}: {call:#}");
-        tokio::time::sleep(Duration::from_millis(50)).await;
-    }
+async fn wait_state(site: &TestEnv, id: &str, wanted: &str) -> Value {
+    eventually(
+        LONG_TIMEOUT,
+        &format!("call {id} is {wanted}"),
+        async || {
+            let call = show(site, id).await;
+            if call["state"] == wanted {
+                return Ok(call);
+            }
+            let is_open = ["pending", "waiting_for_bridge", "attempting"]
+                .iter()
+                .any(|open| call["state"] == *open);
+            assert!(is_open, "not {wanted}: {call:#}");
+            Err(format!("{call:#}"))
+        },
+    )
+    .await
 }
 
-async fn explained(site: &Installation, url: &str) -> Value {
+async fn explained(site: &TestEnv, url: &str) -> Value {
     let ask = Ask::post("/v1/calls/explain")
         .key(&site.caller)
         .json(&json!({"url": url}));
-    site.relay
-        .internal()
-        .send(ask)
-        .await
-        .expect_status(200)
-        .json()
+    site.api.send(ask).await.expect_status(200).json()
 }
 
 /// The bridges as the database has them.
-async fn stored_bridges(site: &Installation) -> Value {
+async fn stored_bridges(site: &TestEnv) -> Value {
     let stdout = site
         .relay
         .cli(&["bridge", "list", "--json"])
@@ -103,16 +105,16 @@ async fn stored_bridges(site: &Installation) -> Value {
     serde_json::from_str(stdout.trim()).unwrap()
 }
 
-async fn stop_bridge(site: &mut Installation) {
-    site.bridge.stop(PATIENCE).await;
+async fn stop_bridge(site: &mut TestEnv) {
+    site.bridge.stop(LONG_TIMEOUT).await;
     let name = site.bridge.name().to_owned();
     site.relay
-        .wait_bridge(&site.admin, &name, false, PATIENCE)
+        .wait_bridge(&site.admin, &name, false, LONG_TIMEOUT)
         .await;
 }
 
-async fn allow_direct(site: &Installation, patterns: &[String]) {
-    let mut args = vec!["tenant", "direct", site.tenant.as_str()];
+async fn allow_direct(site: &TestEnv, patterns: &[String]) {
+    let mut args = vec!["tenant", "direct", site.tenant()];
     for pattern in patterns {
         args.extend(["--allow", pattern]);
     }
@@ -121,73 +123,70 @@ async fn allow_direct(site: &Installation, patterns: &[String]) {
 
 on_both! {
 
-/// The relay cancels after its limit, the response and the bridge's word cross the cancel, and only the
-/// journal's outcome tells that the target has it.
-async fn held_line_makes_no_second_delivery(site: Builder) {
-    let target = Target::start().await;
-    let site = site.flaky().target("t", &target).relay_extra(SCHEDULE).start().await;
-    let call = json!({"url": target.url("/delay/1500"), "body": "x", "timeout_ms": 3000});
-    let id = hand_over(&site, call).await;
-    target.wait_for_requests(1, PATIENCE).await;
+/// The relay cancels after its limit. The response and the bridge's acknowledgement cross the cancel, and only
+/// the journal reports that the target got the call.
+async fn held_response_makes_no_second_delivery(site: Builder) {
+    let site = with_short_schedule(site).start().await;
+    let call = json!({"url": site.target.url("/delay/1500"), "body": "x", "timeout_ms": 3000});
+    let id = submit(&site, call).await;
+    site.target.wait_for_requests(1, LONG_TIMEOUT).await;
     site.proxy().freeze(Direction::Upstream);
-    tokio::time::sleep(Duration::from_millis(8800)).await;
+    let why = "the relay cancels after the call's limit, and the journal keeps the outcome";
+    let_time_pass(Duration::from_millis(8800), why).await;
     site.proxy().thaw();
     let call = wait_state(&site, &id, "succeeded").await;
     assert_eq!(call["attempts"], 1, "{call:#}");
-    assert_eq!(target.requests(), 1);
+    assert_eq!(site.target.requests(), 1);
 }
 
 async fn stopped_relay_makes_no_second_delivery(site: Builder) {
-    let target = Target::start().await;
-    let site = site.target("t", &target).relay_extra(SCHEDULE).start().await;
-    let call = json!({"url": target.url("/delay/1500"), "body": "x", "timeout_ms": 3000});
-    let id = hand_over(&site, call).await;
-    target.wait_for_requests(1, PATIENCE).await;
+    let site = with_short_schedule(site).start().await;
+    let call = json!({"url": site.target.url("/delay/1500"), "body": "x", "timeout_ms": 3000});
+    let id = submit(&site, call).await;
+    site.target.wait_for_requests(1, LONG_TIMEOUT).await;
     site.relay.process().signal("STOP");
-    tokio::time::sleep(Duration::from_secs(10)).await;
+    let_time_pass(Duration::from_secs(10), "the stopped relay misses the response").await;
     site.relay.process().signal("CONT");
     let call = wait_state(&site, &id, "succeeded").await;
     assert_eq!(call["attempts"], 1, "{call:#}");
-    assert_eq!(target.requests(), 1);
+    assert_eq!(site.target.requests(), 1);
 }
 
 /// A tenant has patterns for direct calls, and its bridge is away: what matches none of them waits.
 async fn direct_patterns_leave_other_calls_waiting(site: Builder) {
-    let target = Target::start().await;
-    let mut site = site.target("t", &target).start().await;
+    let mut site = site.start().await;
     allow_direct(&site, &["https://hooks.example.com/in/*".to_owned()]).await;
     // The relay sees within a moment what the command line changed.
-    let deadline = Instant::now() + PATIENCE;
-    while explained(&site, "https://hooks.example.com/in/1").await["route"] != "direct" {
-        assert!(Instant::now() < deadline);
-        tokio::time::sleep(Duration::from_millis(50)).await;
-    }
+    eventually(LONG_TIMEOUT, "a direct route", async || {
+        explained(&site, "https://hooks.example.com/in/1").await["route"] == "direct"
+    })
+    .await;
     stop_bridge(&mut site).await;
     let mut ids = Vec::new();
     for url in [
-        target.url("/hook"),
+        site.target.url("/hook"),
         "https://hooks.example.com/out".to_owned(),
         "https://hooks.example.com:8443/in/1".to_owned(),
         "http://hooks.example.com/in/1".to_owned(),
     ] {
         let explained = explained(&site, &url).await;
         assert_eq!(explained["code"], "bridge_offline", "{explained:#}");
-        let id = hand_over(&site, json!({"url": url})).await;
+        let id = submit(&site, json!({"url": url})).await;
         let call = wait_state(&site, &id, "waiting_for_bridge").await;
         assert_eq!(call["attempts"], 0, "{call:#}");
         ids.push(id);
     }
-    // One that names the bridge, or needs its credential, waits for it whatever the patterns say.
+    // A call that names the bridge, or needs its credential, waits for it whatever the patterns are.
     for more in [json!({"bridge": site.bridge.name()}), json!({"credential": "c"})] {
         let mut call = json!({"url": "https://hooks.example.com/in/1"});
         call.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
-        let id = hand_over(&site, call).await;
+        let id = submit(&site, call).await;
         let call = wait_state(&site, &id, "waiting_for_bridge").await;
         assert_eq!(call["attempts"], 0, "{call:#}");
     }
     site.bridge.start();
     wait_state(&site, &ids[0], "succeeded").await;
-    // The others have the word of a bridge that is ready.
+    // The other calls are refused by a bridge that is ready.
     for id in &ids[1..] {
         let call = wait_state(&site, id, "refused").await;
         assert_eq!(call["code"], "refused_by_policy", "{call:#}");
@@ -198,23 +197,19 @@ async fn direct_patterns_leave_other_calls_waiting(site: Builder) {
 async fn private_name_that_matches_a_pattern_waits(site: Builder) {
     let target = Target::start().await;
     let port = target.port();
-    let allowed = format!(
-        "[[allow]]\nhost = \"localhost\"\nports = [{port}]\nmethods = [\"*\"]\n"
-    );
-    let mut site = site.target("t", &target).bridge_extra(&allowed).start().await;
+    let mut site = site.allow(Allow::host("localhost").ports([port])).start().await;
     stop_bridge(&mut site).await;
     let url = format!("http://localhost:{port}/hook");
-    let before = hand_over(&site, json!({"url": url})).await;
+    let before = submit(&site, json!({"url": url})).await;
     let call = wait_state(&site, &before, "waiting_for_bridge").await;
     assert_eq!(call["attempts"], 0, "{call:#}");
     // Calls that wait already are routed by the new patterns, too.
     allow_direct(&site, &[format!("http://localhost:{port}/*")]).await;
-    let deadline = Instant::now() + PATIENCE;
-    while show(&site, &before).await["attempts"] == 0 {
-        assert!(Instant::now() < deadline);
-        tokio::time::sleep(Duration::from_millis(50)).await;
-    }
-    let after = hand_over(&site, json!({"url": url})).await;
+    eventually(LONG_TIMEOUT, "an attempt of the relay", async || {
+        show(&site, &before).await["attempts"] != 0
+    })
+    .await;
+    let after = submit(&site, json!({"url": url})).await;
     for id in [&before, &after] {
         let call = wait_state(&site, id, "waiting_for_bridge").await;
         assert_eq!(call["attempts"], 1, "{call:#}");
@@ -229,15 +224,13 @@ async fn private_name_that_matches_a_pattern_waits(site: Builder) {
 /// The relay believes in a tunnel whose bridge is gone, and another bridge of the tenant serves other hosts.
 /// What was sent into that tunnel is made once, by the bridge that comes back.
 async fn half_open_tunnel_ends_no_delivery(site: Builder) {
-    let target = Target::start().await;
-    let mut site = site.flaky().target("t", &target).relay_extra(SCHEDULE).start().await;
-    let other = "[[allow]]\nhost = \"other.example\"\nports = [80]\nmethods = [\"*\"]\n";
-    let _other = site.add_bridge(BridgeSetup::new("other").extra(other)).await;
+    let mut site = with_short_schedule(site).start().await;
+    let _other = add_other_bridge(&site).await;
     site.proxy().freeze_existing();
     let mut ids = Vec::new();
     for _ in 0..3 {
-        let call = json!({"url": target.url("/hook"), "timeout_ms": 1000});
-        ids.push(hand_over(&site, call).await);
+        let call = json!({"url": site.target.url("/hook"), "timeout_ms": 1000});
+        ids.push(submit(&site, call).await);
     }
     for id in &ids {
         wait_state(&site, id, "attempting").await;
@@ -248,32 +241,28 @@ async fn half_open_tunnel_ends_no_delivery(site: Builder) {
         let call = wait_state(&site, id, "succeeded").await;
         assert_eq!(call["attempts"], 1, "{call:#}");
     }
-    assert_eq!(target.hooks().len(), 3);
+    assert_eq!(site.target.hooks().len(), 3);
 }
 
 /// A bridge that is unknown, disabled or not paired yet is no refusal.
 async fn missing_bridge_ends_no_delivery(site: Builder) {
-    let target = Target::start().await;
-    let site = site.target("t", &target).start().await;
-    let call = json!({"url": target.url("/hook"), "bridge": "other"});
-    let unknown = hand_over(&site, call).await;
+    let site = site.start().await;
+    let call = json!({"url": site.target.url("/hook"), "bridge": "other"});
+    let unknown = submit(&site, call).await;
     wait_state(&site, &unknown, "waiting_for_bridge").await;
     let name = site.bridge.name().to_owned();
     let act = |what: &str| Ask::post(format!("/v1/bridges/{name}/{what}")).key(&site.admin);
     site.relay.internal().send(act("disable")).await.expect_status(200);
-    site.relay.wait_bridge(&site.admin, &name, false, PATIENCE).await;
-    let named = json!({"url": target.url("/hook"), "bridge": name});
-    let disabled = hand_over(&site, named).await;
+    site.relay.wait_bridge(&site.admin, &name, false, LONG_TIMEOUT).await;
+    let named = json!({"url": site.target.url("/hook"), "bridge": name});
+    let disabled = submit(&site, named).await;
     wait_state(&site, &disabled, "waiting_for_bridge").await;
-    let anywhere = hand_over(&site, json!({"url": "http://10.9.8.7/hook"})).await;
+    let anywhere = submit(&site, json!({"url": "http://10.9.8.7/hook"})).await;
     wait_state(&site, &anywhere, "waiting_for_bridge").await;
-    assert_eq!(target.hooks().len(), 0);
+    assert_eq!(site.target.hooks().len(), 0);
     site.relay.internal().send(act("enable")).await.expect_status(200);
-    let port = target.port();
-    let setup = BridgeSetup::new("other").extra(&format!(
-        "[[allow]]\nhost = \"127.0.0.1\"\nports = [{port}]\nmethods = [\"*\"]\n"
-    ));
-    let _other = site.add_bridge(setup).await;
+    let rule = Allow::loopback(site.target.port());
+    let _other = site.add_bridge(BridgeSetup::new("other").allow(rule)).await;
     wait_state(&site, &unknown, "succeeded").await;
 }
 }
@@ -284,41 +273,37 @@ async fn missing_bridge_ends_no_delivery(site: Builder) {
 async fn reconnecting_bridge_ends_no_delivery() {
     let database = PostgresDatabase::create();
     let (server, url) = behind_proxy(&database).await;
-    let target = Target::start().await;
-    let mut site = Installation::builder()
-        .target("t", &target)
-        .relay_extra(&storage(&url))
+    let mut site = TestEnv::builder()
+        .relay(|relay| relay.database(&url))
         .start()
         .await;
-    let other = "[[allow]]\nhost = \"other.example\"\nports = [80]\nmethods = [\"*\"]\n";
-    let _other = site
-        .add_bridge(BridgeSetup::new("other").extra(other))
-        .await;
+    let _other = add_other_bridge(&site).await;
     server.delay(Duration::from_millis(20));
     let mut ids = Vec::new();
     for round in 0..6 {
         match round % 2 {
             0 => site.bridge.kill9(),
-            _ => site.bridge.stop(PATIENCE).await,
+            _ => site.bridge.stop(LONG_TIMEOUT).await,
         }
         site.bridge.start();
         let name = site.bridge.name().to_owned();
-        let deadline = Instant::now() + PATIENCE;
-        loop {
-            ids.push(hand_over(&site, json!({"url": target.url("/hook")})).await);
+        eventually(LONG_TIMEOUT, "a bridge that delivers", async || {
+            ids.push(submit(&site, json!({"url": site.target.url("/hook")})).await);
             let bridges = site.relay.bridges(&site.admin).await;
             let own = bridges.iter().find(|bridge| bridge["name"] == *name);
             let sessions = own.and_then(|own| own["sessions"].as_array());
-            if sessions.is_some_and(|all| all.iter().any(|one| one["delivers"] == true)) {
-                break;
+            match sessions.is_some_and(|all| all.iter().any(|one| one["delivers"] == true)) {
+                true => Ok(()),
+                false => Err(format!("{bridges:?}")),
             }
-            assert!(Instant::now() < deadline, "{bridges:?}");
-        }
+        })
+        .await;
     }
     for id in &ids {
         wait_state(&site, id, "succeeded").await;
     }
-    let mut seen: Vec<_> = target
+    let mut seen: Vec<_> = site
+        .target
         .hooks()
         .iter()
         .map(|hook| hook.headers["webhook-id"].to_str().unwrap().to_owned())
@@ -340,35 +325,37 @@ async fn behind_proxy(database: &PostgresDatabase) -> (FlakyProxy, String) {
 /// The database is away while a bridge connects. Afterwards its deliveries go on, without a restart and
 /// without another event.
 #[tokio::test]
-async fn bridge_that_connects_without_a_database_delivers_later() {
+async fn bridge_delivers_once_the_database_is_back() {
     let database = PostgresDatabase::create();
     let (server, url) = behind_proxy(&database).await;
-    let target = Target::start().await;
-    let mut site = Installation::builder()
-        .target("t", &target)
-        .relay_extra(&storage(&url))
+    let mut site = TestEnv::builder()
+        .relay(|relay| relay.database(&url))
         .start()
         .await;
-    let other = "[[allow]]\nhost = \"other.example\"\nports = [80]\nmethods = [\"*\"]\n";
-    let _other = site
-        .add_bridge(BridgeSetup::new("other").extra(other))
-        .await;
+    let _other = add_other_bridge(&site).await;
     for round in 0..2 {
         stop_bridge(&mut site).await;
-        let waiting = hand_over(&site, json!({"url": target.url("/hook")})).await;
+        let waiting = submit(&site, json!({"url": site.target.url("/hook")})).await;
         wait_state(&site, &waiting, "waiting_for_bridge").await;
         server.refuse(true).await;
         server.reset();
         site.bridge.start();
-        let up = site.bridge.process().wait_log("session up", PATIENCE).await;
+        let up = site
+            .bridge
+            .process()
+            .wait_log("session up", LONG_TIMEOUT)
+            .await;
         assert!(!up.is_empty());
-        // Long enough for every try of the relay's to have failed at least once.
-        tokio::time::sleep(Duration::from_secs(3)).await;
+        let_time_pass(
+            Duration::from_secs(3),
+            "every query of the relay fails once",
+        )
+        .await;
         server.refuse(false).await;
         wait_state(&site, &waiting, "succeeded").await;
-        let next = hand_over(&site, json!({"url": target.url("/hook")})).await;
+        let next = submit(&site, json!({"url": site.target.url("/hook")})).await;
         wait_state(&site, &next, "succeeded").await;
-        assert_eq!(target.hooks().len(), 2 * (round + 1));
+        assert_eq!(site.target.hooks().len(), 2 * (round + 1));
     }
 }
 
@@ -376,15 +363,14 @@ async fn bridge_that_connects_without_a_database_delivers_later() {
 /// up the calls of another.
 #[tokio::test]
 async fn calls_to_unknown_names_delay_no_other_tenant() {
-    let target = Target::start().await;
-    let site = Installation::builder().target("t", &target).start().await;
+    let site = TestEnv::start().await;
     let mut refused = Vec::new();
     for number in 0..40 {
         let url = format!("http://name-{number}.does-not-exist.example/");
-        refused.push(hand_over(&site, json!({"url": url})).await);
+        refused.push(submit(&site, json!({"url": url})).await);
     }
     let began = Instant::now();
-    let id = hand_over(&site, json!({"url": target.url("/hook")})).await;
+    let id = submit(&site, json!({"url": site.target.url("/hook")})).await;
     wait_state(&site, &id, "succeeded").await;
     for id in &refused {
         let call = wait_state(&site, id, "refused").await;
@@ -393,14 +379,12 @@ async fn calls_to_unknown_names_delay_no_other_tenant() {
     assert!(began.elapsed() < Duration::from_secs(20));
 }
 
-/// A notice about a bridge that is away does not wait for that bridge, and the tenant's administrator says
-/// where notices go.
+/// A notice about an offline bridge does not wait for that bridge. The tenant's administrator sets the URL
+/// of notices.
 #[tokio::test]
-async fn notice_does_not_wait_for_the_bridge_it_is_about() {
-    let target = Target::start().await;
-    let mut site = Installation::builder()
-        .target("t", &target)
-        .relay_extra("[notices]\nbridge_offline_after = \"1s\"\n")
+async fn offline_notice_needs_no_bridge() {
+    let mut site = TestEnv::builder()
+        .relay(|relay| relay.set("notices.bridge_offline_after", "1s"))
         .start()
         .await;
     let change = |url: Value, key| {
@@ -412,10 +396,10 @@ async fn notice_does_not_wait_for_the_bridge_it_is_about() {
     api.send(change(json!("ftp://x/"), &site.admin))
         .await
         .expect_status(400);
-    api.send(change(json!(target.url("/hook")), &site.caller))
+    api.send(change(json!(site.target.url("/hook")), &site.caller))
         .await
         .expect_status(403);
-    api.send(change(json!(target.url("/hook")), &site.admin))
+    api.send(change(json!(site.target.url("/hook")), &site.admin))
         .await
         .expect_status(200);
     let url = api
@@ -423,32 +407,27 @@ async fn notice_does_not_wait_for_the_bridge_it_is_about() {
         .await
         .expect_status(200)
         .json();
-    assert_eq!(url["url"], target.url("/hook"));
+    assert_eq!(url["url"], site.target.url("/hook"));
     // The relay notes every half minute which bridges are there; only one that was can be away.
-    let deadline = Instant::now() + Duration::from_secs(120);
-    while stored_bridges(&site).await[0]["last_seen_at"].is_null() {
-        assert!(Instant::now() < deadline);
-        tokio::time::sleep(Duration::from_millis(200)).await;
-    }
+    eventually(
+        Duration::from_secs(120),
+        "a bridge that was seen",
+        async || !stored_bridges(&site).await[0]["last_seen_at"].is_null(),
+    )
+    .await;
     stop_bridge(&mut site).await;
-    let deadline = Instant::now() + Duration::from_secs(120);
-    loop {
-        let ask = Ask::get("/v1/notices?open=true").key(&site.admin);
-        let notices = api.send(ask).await.expect_status(200).json();
-        if notices["notices"]
-            .as_array()
-            .unwrap()
-            .iter()
-            .any(|n| n["kind"] == "bridge_offline")
-        {
-            break;
+    eventually(Duration::from_secs(120), "a notice", async || {
+        let page = site.get("/v1/notices?open=true", &site.admin).await;
+        let mut notices = page["notices"].as_array().unwrap().iter();
+        match notices.any(|notice| notice["kind"] == "bridge_offline") {
+            true => Ok(()),
+            false => Err(format!("{page:#}")),
         }
-        assert!(Instant::now() < deadline, "{notices:#}");
-        tokio::time::sleep(Duration::from_millis(200)).await;
-    }
+    })
+    .await;
     site.relay
         .process()
-        .wait_log("only shown in the API", PATIENCE)
+        .wait_log("only shown in the API", LONG_TIMEOUT)
         .await;
     let ask = Ask::get("/v1/calls").key(&site.admin);
     let calls = api.send(ask).await.expect_status(200).json();

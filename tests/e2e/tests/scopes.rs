@@ -1,25 +1,22 @@
-//! What narrowed keys may do, over every operation that the relay's document has, with real requests.
+//! Scopes of narrowed keys, over every operation of the OpenAPI document.
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
-use e2e::{World, eventually};
 use hyper::Method;
 use serde_json::{Value, json};
 use std::collections::BTreeSet;
-use std::time::Duration;
-use support::{ApiKey, Ask, Target};
+use support::setup::{BridgeSetup, Endpoint};
+use support::{ApiKey, Ask, TIMEOUT, Target, TestEnv, eventually};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 
-const PATIENCE: Duration = Duration::from_secs(30);
-
-/// Keys of the role admin, each narrowed to one kind of thing.
+/// Admin keys, each narrowed to one kind of object.
 const KEYS: [&str; 4] = ["h", "e", "b", "c"];
 
 /// A row for each operation: its name, a request for what no key of the test is narrowed to, and the
 /// keys that may make it all the same.
 type Row = (&'static str, Method, String, Option<Value>, &'static str);
 
-fn rows(world: &World, call: &str) -> Vec<Row> {
+fn rows(world: &TestEnv, call: &str) -> Vec<Row> {
     let key = |rest: &str| format!("/v1/keys/{}{rest}", world.caller.client_id);
     let url = "http://elsewhere.example/";
     let outside = json!({"url": url, "method": "GET", "bridge": "b1", "credential": "root"});
@@ -167,7 +164,7 @@ fn operations() -> BTreeSet<String> {
         .collect()
 }
 
-async fn keys(world: &World) -> Vec<(&'static str, ApiKey)> {
+async fn keys(world: &TestEnv) -> Vec<(&'static str, ApiKey)> {
     let mut keys = Vec::new();
     for (letter, narrowed) in KEYS.into_iter().zip([
         ["--host", "inside.example"],
@@ -180,7 +177,7 @@ async fn keys(world: &World) -> Vec<(&'static str, ApiKey)> {
     keys
 }
 
-async fn stored(world: &World, key: &ApiKey, url: &str) -> String {
+async fn stored(world: &TestEnv, key: &ApiKey, url: &str) -> String {
     let call = json!({"mode": "deliver", "url": url});
     let ask = Ask::post("/v1/calls").key(key).json(&call);
     let receipt = world.api.send(ask).await.expect_status(202).json();
@@ -188,8 +185,8 @@ async fn stored(world: &World, key: &ApiKey, url: &str) -> String {
 }
 
 #[tokio::test]
-async fn narrowed_key_is_refused_by_every_operation_outside() {
-    let mut world = World::start().await;
+async fn narrowed_key_is_refused_outside_its_scope() {
+    let mut world = TestEnv::start().await;
     let call = stored(&world, &world.admin, "http://elsewhere.example/").await;
     let rows = rows(&world, &call);
     let tried: BTreeSet<String> = rows.iter().map(|row| row.0.to_owned()).collect();
@@ -216,7 +213,7 @@ async fn narrowed_key_is_refused_by_every_operation_outside() {
     }
     // Only the key that is narrowed to a credential reached the endpoint.
     assert_eq!(world.target.requests() - reached, 7);
-    // And nothing was changed.
+    // Nothing was changed.
     for key in [&world.caller, &world.admin] {
         let ask = Ask::get("/v1/bridges/b1").key(key);
         let bridge = world.api.send(ask).await.expect_status(200).json();
@@ -230,8 +227,8 @@ async fn narrowed_key_is_refused_by_every_operation_outside() {
 }
 
 #[tokio::test]
-async fn host_key_sees_and_changes_its_stored_calls_alone() {
-    let mut world = World::start().await;
+async fn host_key_sees_its_stored_calls_only() {
+    let mut world = TestEnv::start().await;
     world.wait_online().await;
     world.stop_bridge().await;
     let host = world.key("caller", &["--host", "*.inside.example"]).await;
@@ -313,8 +310,8 @@ async fn host_key_sees_and_changes_its_stored_calls_alone() {
 }
 
 #[tokio::test]
-async fn forward_proxy_follows_what_a_key_lists() {
-    let world = World::start().await;
+async fn forward_proxy_obeys_key_scopes() {
+    let world = TestEnv::start().await;
     let host = world.key("caller", &["--host", "127.0.0.1"]).await;
     let other = world
         .key("synchronizer", &["--host", "elsewhere.example"])
@@ -334,7 +331,7 @@ async fn forward_proxy_follows_what_a_key_lists() {
             stream.write_all(text.as_bytes()).await.unwrap();
             let mut head = Vec::new();
             while !head.ends_with(b"\r\n\r\n") {
-                let read = tokio::time::timeout(PATIENCE, stream.read_u8());
+                let read = tokio::time::timeout(TIMEOUT, stream.read_u8());
                 head.push(read.await.unwrap().unwrap());
             }
             let head = String::from_utf8(head).unwrap().to_lowercase();
@@ -354,8 +351,8 @@ async fn forward_proxy_follows_what_a_key_lists() {
 }
 
 #[tokio::test]
-async fn narrowed_admin_creates_narrower_keys_alone() {
-    let world = World::start().await;
+async fn narrowed_admin_creates_narrower_keys_only() {
+    let world = TestEnv::start().await;
     let narrowed = ["--host", "*.inside.example", "--bridge", "b1"];
     let admin = world.key("admin", &narrowed).await;
     let create = |scope: Value, role: &str| {
@@ -407,7 +404,7 @@ async fn narrowed_admin_creates_narrower_keys_alone() {
         3,
         "itself and its own"
     );
-    // The answer to another key's request is not given out.
+    // The response to another key's request is not given out.
     let new = json!({"role": "caller", "name": "wide"});
     let create = |key: &ApiKey| {
         let ask = Ask::post("/v1/keys").header("idempotency-key", "k");
@@ -422,8 +419,8 @@ async fn narrowed_admin_creates_narrower_keys_alone() {
 }
 
 #[tokio::test]
-async fn scope_that_means_nothing_is_refused_at_creation() {
-    let world = World::start().await;
+async fn meaningless_scope_is_rejected() {
+    let world = TestEnv::start().await;
     for (role, narrowed) in [
         ("bridge", ["--host", "a.example"]),
         ("bridge", ["--credential", "c"]),
@@ -435,15 +432,15 @@ async fn scope_that_means_nothing_is_refused_at_creation() {
     ] {
         let mut args = vec!["key", "create", "--tenant", world.tenant(), "--role", role];
         args.extend(narrowed);
-        let said = world.relay_cli_fails(&args).await;
+        let output = world.relay_cli_fails(&args).await;
         assert!(
-            !said.contains("panicked") && said.contains("error"),
-            "{said}"
+            !output.contains("panicked") && output.contains("error"),
+            "{output}"
         );
     }
     let site = ["key", "create", "--role", "site-admin", "--bridge", "b1"];
-    let said = world.relay_cli_fails(&site).await;
-    assert!(said.contains("site-admin"), "{said}");
+    let output = world.relay_cli_fails(&site).await;
+    assert!(output.contains("site-admin"), "{output}");
     for (role, scope) in [
         ("bridge", json!({"hosts": ["a.example"]})),
         ("synchronizer", json!({"credentials": ["c"]})),
@@ -460,15 +457,12 @@ async fn scope_that_means_nothing_is_refused_at_creation() {
 }
 
 #[tokio::test]
-async fn narrowed_key_learns_nothing_of_other_bridges() {
-    let world = World::start().await;
+async fn narrowed_key_sees_no_other_bridge() {
+    let world = TestEnv::start().await;
     let other = Target::start().await;
-    let pairing = world.key("bridge", &[]).await;
-    let toml = format!(
-        "[[endpoint]]\nname = \"own\"\nurl = \"{}\"\n",
-        other.url("/")
-    );
-    let mut second = world.add_bridge("b2", &pairing, &toml).await;
+    let endpoint = Endpoint::new("own", other.url("/"));
+    let setup = BridgeSetup::new("b2").endpoint(endpoint);
+    let mut second = world.add_bridge(setup).await;
     let key = world.key("caller", &["--bridge", "b2"]).await;
     let ask = Ask::get("/v1/bridges").key(&key);
     let page = world.api.send(ask).await.expect_status(200).json();
@@ -481,7 +475,7 @@ async fn narrowed_key_learns_nothing_of_other_bridges() {
     assert_eq!(page["bridges"][0]["sessions"][0]["hosts"], Value::Null);
     assert_eq!(page["bridges"][0]["owned_endpoints"], json!([]));
     second.kill9();
-    let text = eventually("failure", PATIENCE, || async {
+    let text = eventually(TIMEOUT, "bridge_offline", async || {
         let ask = Ask::get("/v1/endpoints/own/small").key(&key);
         let answer = world.api.send(ask).await;
         (answer.code() == "bridge_offline").then(|| answer.text())

@@ -1,5 +1,5 @@
-//! Signed calls against a relay that lies: what the tenant's application has signed is executed once, as it
-//! was signed, by the bridge that it was signed for.
+//! Signed calls and a hostile relay: a call that the tenant's application signed is executed once, unchanged,
+//! by the bridge that it was signed for.
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use base64::Engine as _;
@@ -10,8 +10,9 @@ use protocol::frame::{BodyLength, CallAttempt, HeadersBuilder, RequestHead};
 use ring::digest::{SHA256, digest};
 use ring::rand::SystemRandom;
 use ring::signature::{Ed25519KeyPair, KeyPair as _};
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
-use support::{Installation, Target, TempDir};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use support::setup::{Allow, Builder, path};
+use support::{TIMEOUT, TempDir, TestEnv, eventually, let_time_pass};
 use transport::Session;
 
 const BODY: &str = "{\"n\":1}";
@@ -94,43 +95,37 @@ impl Signed {
     }
 }
 
-/// A bridge of the name `b1` that takes signed calls only, and its relay in wrong hands.
-struct Site {
-    site: Installation,
+/// A bridge that accepts signed calls only, and a hostile relay.
+struct SignedEnv {
+    env: TestEnv,
     _relay: HostileRelay,
     session: Session,
-    target: Target,
     _dir: TempDir,
 }
 
-impl Site {
+impl SignedEnv {
     async fn start(application: &Application) -> Self {
-        Self::start_with(application, "").await
+        Self::start_with(application, |builder| builder).await
     }
 
-    /// With more in the bridge's config.
-    async fn start_with(application: &Application, more: &str) -> Self {
-        let target = Target::start().await;
+    /// With changes to the environment.
+    async fn start_with(
+        application: &Application,
+        change: impl FnOnce(Builder) -> Builder,
+    ) -> Self {
         let dir = TempDir::new("signed-calls");
         let file = dir.write("tenant.pem", application.pem());
-        let file = file.display();
-        let extra = format!("[signed_calls]\npublic_key_file = \"{file}\"\n{more}");
-        let site = Installation::builder()
-            .bridge_name("b1")
-            .flaky()
-            .target("t", &target)
-            .bridge_extra(&extra)
-            .start()
-            .await;
-        let mut relay = HostileRelay::start(&site.ca).await;
-        site.proxy().retarget(relay.addr);
-        site.proxy().reset();
+        let builder = TestEnv::builder()
+            .bridge(|bridge| bridge.set("signed_calls.public_key_file", path(&file)));
+        let env = change(builder).start().await;
+        let mut relay = HostileRelay::start(&env.ca).await;
+        env.proxy().retarget(relay.addr);
+        env.proxy().reset();
         let session = relay.session().await;
         let site = Self {
-            site,
+            env,
             _relay: relay,
             session,
-            target,
             _dir: dir,
         };
         site.set_credential().await;
@@ -139,15 +134,15 @@ impl Site {
 
     /// Keeps the credential `ci` for the target.
     async fn set_credential(&self) {
-        let secret = self.site.dir().join("secret");
+        let secret = self.env.dir().join("secret");
         std::fs::write(&secret, "never-to-be-seen").unwrap();
-        let origin = self.target.url("");
+        let origin = self.env.target.url("");
         let origin = origin.trim_end_matches('/');
         let secret = secret.to_str().unwrap();
         let mut set = vec!["credential", "set", "ci", "--user", "me"];
         set.extend(["--secret-file", secret, "--origin", origin]);
-        self.site.bridge.cli(&set).await.success();
-        self.site.bridge.cli(&["reload"]).await.success();
+        self.env.bridge.cli(&set).await.success();
+        self.env.bridge.cli(&["reload"]).await.success();
     }
 
     async fn send(&self, head: &RequestHead) -> Came {
@@ -160,10 +155,10 @@ impl Site {
     }
 
     async fn is_refused(&self, head: &RequestHead) -> bool {
-        let before = self.target.requests();
+        let before = self.env.target.requests();
         let came = self.send(head).await;
         let is_refused = came.code() == Some(Code::RefusedByPolicy);
-        assert!(!is_refused || self.target.requests() == before);
+        assert!(!is_refused || self.env.target.requests() == before);
         is_refused
     }
 
@@ -183,10 +178,10 @@ fn attempt(call: u8, attempt: u32) -> Option<CallAttempt> {
 }
 
 #[tokio::test]
-async fn a_relay_cannot_change_a_signed_request() {
+async fn relay_cannot_change_a_signed_request() {
     let application = Application::new();
-    let site = Site::start(&application).await;
-    let hook = site.target.url("/hook");
+    let site = SignedEnv::start(&application).await;
+    let hook = site.env.target.url("/hook");
     let signed = application.sign(&hook, "nonce-number-one-", &[("x-own", "1")]);
 
     let mut no_body = signed.head(&[]);
@@ -207,7 +202,7 @@ async fn a_relay_cannot_change_a_signed_request() {
         ("accept", "text/plain"),
     ];
     assert_eq!(site.status(&signed.head(&added)).await, 200);
-    let hooks = site.target.hooks();
+    let hooks = site.env.target.hooks();
     let seen = &hooks[0].headers;
     assert_eq!(seen["x-own"], "1");
     assert_eq!(seen["accept"], "text/plain");
@@ -217,26 +212,26 @@ async fn a_relay_cannot_change_a_signed_request() {
 }
 
 #[tokio::test]
-async fn a_credential_goes_with_a_call_that_was_signed_for_it() {
+async fn signed_credential_is_sent_with_its_call() {
     let application = Application::new();
-    let site = Site::start(&application).await;
-    let hook = site.target.url("/hook");
+    let site = SignedEnv::start(&application).await;
+    let hook = site.env.target.url("/hook");
     let own = [("bridge-credential", "ci")];
     let mut head = application.sign(&hook, "nonce-number-one-", &own).head(&[]);
     assert!(site.is_refused(&head).await, "the relay has left it out");
     head.credential = Some("ci".into());
     assert_eq!(site.status(&head).await, 200);
-    let hooks = site.target.hooks();
+    let hooks = site.env.target.hooks();
     let seen = &hooks[0].headers;
     assert!(seen.contains_key("authorization") && !seen.contains_key("bridge-credential"));
 }
 
 #[tokio::test]
-async fn a_response_of_failure_does_not_free_the_nonce() {
+async fn failed_response_keeps_the_nonce_used() {
     let application = Application::new();
-    let site = Site::start(&application).await;
+    let site = SignedEnv::start(&application).await;
     for (status, nonce) in [(302, "nonce-number-302-"), (500, "nonce-number-500-")] {
-        let failing = site.target.url(&format!("/status/{status}"));
+        let failing = site.env.target.url(&format!("/status/{status}"));
         let head = application.sign(&failing, nonce, &[]).head(&[]);
         assert_eq!(site.status(&head).await, status);
         for _ in 0..3 {
@@ -249,10 +244,10 @@ async fn a_response_of_failure_does_not_free_the_nonce() {
 }
 
 #[tokio::test]
-async fn attempts_of_one_call_share_a_nonce_until_one_succeeds() {
+async fn attempts_share_a_nonce_until_success() {
     let application = Application::new();
-    let site = Site::start(&application).await;
-    let failing = site.target.url("/status/500");
+    let site = SignedEnv::start(&application).await;
+    let failing = site.env.target.url("/status/500");
     let mut head = application
         .sign(&failing, "nonce-number-one-", &[])
         .head(&[]);
@@ -264,26 +259,26 @@ async fn attempts_of_one_call_share_a_nonce_until_one_succeeds() {
         head.call = other;
         assert!(site.is_refused(&head).await, "{other:?}");
     }
-    let hook = site.target.url("/hook");
+    let hook = site.env.target.url("/hook");
     let mut head = application.sign(&hook, "nonce-number-two-", &[]).head(&[]);
     head.call = attempt(3, 1);
     assert_eq!(site.status(&head).await, 200);
     head.call = attempt(3, 2);
     assert!(site.is_refused(&head).await);
-    assert_eq!(site.target.hooks().len(), 1);
+    assert_eq!(site.env.target.hooks().len(), 1);
 }
 
 #[tokio::test]
-async fn what_was_not_dispatched_keeps_its_nonce() {
+async fn undispatched_call_keeps_its_nonce() {
     let application = Application::new();
-    let site = Site::start(&application).await;
-    let hook = site.target.url("/hook");
+    let site = SignedEnv::start(&application).await;
+    let hook = site.env.target.url("/hook");
     let own = [("bridge-credential", "ci")];
     let mut head = application.sign(&hook, "nonce-number-one-", &own).head(&[]);
     head.credential = Some("ci".into());
     let remove = ["credential", "remove", "ci"];
-    site.site.bridge.cli(&remove).await.success();
-    site.site.bridge.cli(&["reload"]).await.success();
+    site.env.bridge.cli(&remove).await.success();
+    site.env.bridge.cli(&["reload"]).await.success();
     for call in [None, attempt(1, 1)] {
         head.call = call;
         let came = site.send(&head).await;
@@ -294,12 +289,15 @@ async fn what_was_not_dispatched_keeps_its_nonce() {
 }
 
 #[tokio::test]
-async fn an_attempt_without_a_journal_entry_keeps_its_nonce() {
+async fn attempt_without_journal_entry_keeps_its_nonce() {
     const ENTRIES_MAX: u8 = 100;
     let application = Application::new();
-    let more = format!("[deliveries]\njournal_entries_max = {ENTRIES_MAX}\n");
-    let site = Site::start_with(&application, &more).await;
-    let hook = site.target.url("/hook");
+    let site = SignedEnv::start_with(&application, |builder| {
+        let entries = i64::from(ENTRIES_MAX);
+        builder.bridge(|bridge| bridge.set("deliveries.journal_entries_max", entries))
+    })
+    .await;
+    let hook = site.env.target.url("/hook");
     let head = |call: u8| {
         let nonce = format!("nonce-number-{call:03}");
         let signed = application.sign(&hook, &nonce, &[]);
@@ -308,7 +306,7 @@ async fn an_attempt_without_a_journal_entry_keeps_its_nonce() {
             ..signed.head(&[])
         }
     };
-    // Nothing is acknowledged, until the journal takes no more.
+    // The relay acknowledges nothing until the journal is full.
     for call in 0..ENTRIES_MAX {
         assert_eq!(site.status(&head(call)).await, 200);
     }
@@ -321,33 +319,39 @@ async fn an_attempt_without_a_journal_entry_keeps_its_nonce() {
         let first = attempt(call, 1).unwrap();
         assert!(site.session.ack_result(first));
     }
-    let deadline = Instant::now() + Duration::from_secs(30);
-    loop {
-        match site.send(&late).await {
-            Came::Answer { status, .. } => break assert_eq!(status, 200),
-            came @ Came::Failed(_) => assert_eq!(came.code(), Some(Code::Overloaded), "{came:?}"),
-        }
-        assert!(Instant::now() < deadline);
-        tokio::time::sleep(Duration::from_millis(50)).await;
-    }
-    assert_eq!(site.target.hooks().len(), usize::from(ENTRIES_MAX) + 1);
+    eventually(
+        TIMEOUT,
+        "a journal that takes an entry",
+        async || match site.send(&late).await {
+            Came::Answer { status, .. } => {
+                assert_eq!(status, 200);
+                true
+            }
+            came @ Came::Failed(_) => {
+                assert_eq!(came.code(), Some(Code::Overloaded), "{came:?}");
+                false
+            }
+        },
+    )
+    .await;
+    assert_eq!(site.env.target.hooks().len(), usize::from(ENTRIES_MAX) + 1);
 }
 
 #[tokio::test]
-async fn another_data_directory_refuses_an_older_signature() {
+async fn new_data_directory_refuses_older_signature() {
     let application = Application::new();
-    let first = Site::start(&application).await;
-    let hook = first.target.url("/hook");
+    let first = SignedEnv::start(&application).await;
+    let hook = first.env.target.url("/hook");
     let head = application.sign(&hook, "nonce-number-one-", &[]).head(&[]);
     assert_eq!(first.status(&head).await, 200);
-    // The next second: a signature has no finer time.
-    let made = SystemTime::now();
-    while made.elapsed().unwrap().as_secs() < 1 {
-        tokio::time::sleep(Duration::from_millis(50)).await;
-    }
-    let port = first.target.port();
-    let more = format!("[[allow]]\nhost = \"127.0.0.1\"\nports = [{port}]\nmethods = [\"POST\"]\n");
-    let second = Site::start_with(&application, &more).await;
+    let_time_pass(
+        Duration::from_secs(1),
+        "a signature's time is in whole seconds",
+    )
+    .await;
+    let port = first.env.target.port();
+    let rule = Allow::loopback(port).methods(&["POST"]);
+    let second = SignedEnv::start_with(&application, |builder| builder.allow(rule)).await;
     let came = second.send(&head).await;
     let Came::Failed(failure) = came else {
         panic!("{came:?}");
@@ -357,13 +361,12 @@ async fn another_data_directory_refuses_an_older_signature() {
 }
 
 #[tokio::test]
-async fn a_signature_for_another_key_is_refused() {
+async fn signature_for_another_key_is_refused() {
     let application = Application::new();
-    let site = Site::start(&application).await;
-    let status = site.site.bridge.cli(&["status", "--json"]).await;
-    let status: serde_json::Value = serde_json::from_str(&status.stdout).unwrap();
+    let site = SignedEnv::start(&application).await;
+    let status = site.env.bridge.status().await;
     let key = status["key"].as_str().unwrap();
-    let hook = site.target.url("/hook");
+    let hook = site.env.target.url("/hook");
     let wrong = application.sign(&hook, "nonce-number-one-", &[("bridge-key", "f00d")]);
     assert!(site.is_refused(&wrong.head(&[])).await);
     let right = application.sign(&hook, "nonce-number-two-", &[("bridge-key", key)]);

@@ -6,17 +6,14 @@ use std::net::SocketAddr;
 use std::os::unix::fs::symlink;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
-use support::setup::{Bridge, BridgeSetup, Relay, RelaySetup};
+use support::setup::{Bridge, BridgeSetup, Relay, RelaySetup, path};
 use support::{
-    ApiKey, Ask, Direction, FlakyProxy, Installation, PostgresDatabase, Target, TempDir,
-    ThrowawayCa,
+    ApiKey, Ask, Direction, FlakyProxy, LONG_TIMEOUT, PostgresDatabase, Target, TempDir, TestEnv,
+    ThrowawayCa, eventually, let_time_pass,
 };
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinHandle;
-
-/// What any one wait may take on a loaded machine.
-const PATIENCE: Duration = Duration::from_secs(60);
 
 /// The longest wait of a bridge before it dials again, and time to connect.
 const BRIDGE_BACK: Duration = Duration::from_secs(100);
@@ -24,7 +21,7 @@ const BRIDGE_BACK: Duration = Duration::from_secs(100);
 /// The lease lasts 10 s; the rest is for a loaded machine.
 const TAKEOVER: Duration = Duration::from_secs(20);
 
-/// Goes to the first of two addresses that takes a connection, as a name with two addresses does.
+/// Forwards to the first of two addresses that accepts a connection, like a name with two addresses.
 struct TwoAddresses {
     addr: SocketAddr,
     accepting: JoinHandle<()>,
@@ -57,7 +54,7 @@ impl Drop for TwoAddresses {
 }
 
 /// Two relays with files of their own on one PostgreSQL; the first serves.
-struct Pair {
+struct StandbyPair {
     bridge: Bridge,
     first: Relay,
     second: Relay,
@@ -69,18 +66,15 @@ struct Pair {
     _database: PostgresDatabase,
 }
 
-impl Pair {
+impl StandbyPair {
     async fn start() -> Self {
         let database = PostgresDatabase::create();
         let dirs = [TempDir::new("first"), TempDir::new("second")];
         let ca = Arc::new(ThrowawayCa::new());
         let key_file = dirs[0].join("relay-secrets.key");
         let write = |dir| {
-            let setup = RelaySetup::default().extra(&format!(
-                "[storage]\nurl = \"{}\"\nkey_file = {key_file:?}\n",
-                database.url()
-            ));
-            Relay::write(setup, &ca, dir)
+            let setup = RelaySetup::default().database(database.url());
+            Relay::write(setup.set("storage.key_file", path(&key_file)), &ca, dir)
         };
         let [mut first, mut second] = [write(&dirs[0]), write(&dirs[1])];
         first.create_tenant("acme").await;
@@ -93,16 +87,13 @@ impl Pair {
 
         let target = Target::start().await;
         let addresses = TwoAddresses::start(first.public().addr(), second.public().addr()).await;
-        let setup = BridgeSetup::new("b1").via(addresses.addr).extra(&format!(
-            "[[endpoint]]\nname = \"t\"\nurl = \"{}\"\n[[allow]]\nhost = \"127.0.0.1\"\nports = [{}]\n\
-             methods = [\"*\"]\n",
-            target.url("/"),
-            target.port()
-        ));
+        let setup = BridgeSetup::new("b1")
+            .via(addresses.addr)
+            .target("t", &target);
         let mut bridge = Bridge::write(&first, setup, &dirs[0]);
         bridge.pair(&pairing).await;
         bridge.start();
-        first.wait_bridge(&admin, "b1", true, PATIENCE).await;
+        first.wait_bridge(&admin, "b1", true, LONG_TIMEOUT).await;
         Self {
             bridge,
             first,
@@ -123,22 +114,20 @@ impl Pair {
     }
 }
 
-/// Waits until `/readyz` on the admin listener says that the relay stands by.
+/// Waits until `/readyz` on the admin listener reports a standby.
 async fn wait_standby(relay: &Relay) {
-    let deadline = Instant::now() + PATIENCE;
-    loop {
+    eventually(LONG_TIMEOUT, "a relay on standby", async || {
         let answer = relay.admin().try_send(Ask::get("/readyz")).await;
-        let last = match answer {
-            Ok(answer) if answer.status == 503 && answer.text().contains("standby") => return,
-            Ok(answer) => format!("{} {}", answer.status, answer.text()),
-            Err(failure) => failure.to_string(),
-        };
-        assert!(Instant::now() < deadline, "not on standby: {last}");
-        tokio::time::sleep(Duration::from_millis(50)).await;
-    }
+        match answer {
+            Ok(answer) if answer.status == 503 && answer.text().contains("standby") => Ok(()),
+            Ok(answer) => Err(format!("{} {}", answer.status, answer.text())),
+            Err(failure) => Err(failure.to_string()),
+        }
+    })
+    .await;
 }
 
-/// It takes no tunnel and serves no request, and says why.
+/// Asserts that the relay accepts no tunnel, serves no request, and reports why.
 async fn assert_standby(relay: &Relay, key: &ApiKey) {
     for path in [
         "/v1/bridges",
@@ -170,7 +159,7 @@ async fn assert_standby(relay: &Relay, key: &ApiKey) {
 
 #[tokio::test]
 async fn standby_takes_over_when_the_active_relay_is_killed() {
-    let mut pair = Pair::start().await;
+    let mut pair = StandbyPair::start().await;
     assert_standby(&pair.second, &pair.caller).await;
     pair.call(&pair.first).await;
 
@@ -188,18 +177,18 @@ async fn standby_takes_over_when_the_active_relay_is_killed() {
     wait_standby(&pair.first).await;
     assert_standby(&pair.first, &pair.caller).await;
     pair.call(&pair.second).await;
-    pair.second.stop(PATIENCE).await;
+    pair.second.stop(LONG_TIMEOUT).await;
     pair.first.wait_ready(TAKEOVER).await;
     pair.first
         .wait_bridge(&pair.admin, "b1", true, BRIDGE_BACK)
         .await;
     pair.call(&pair.first).await;
-    pair.bridge.stop(PATIENCE).await;
+    pair.bridge.stop(LONG_TIMEOUT).await;
 }
 
 #[tokio::test]
-async fn frozen_relay_serves_nothing_after_another_took_over() {
-    let pair = Pair::start().await;
+async fn frozen_relay_serves_nothing_after_takeover() {
+    let pair = StandbyPair::start().await;
     pair.call(&pair.first).await;
     let seen = pair.target.hooks().len();
 
@@ -220,7 +209,7 @@ async fn frozen_relay_serves_nothing_after_another_took_over() {
     pair.first.process().signal("CONT");
     let mut answer = String::new();
     let reading = waiting.read_to_string(&mut answer);
-    tokio::time::timeout(PATIENCE, reading)
+    tokio::time::timeout(LONG_TIMEOUT, reading)
         .await
         .unwrap()
         .unwrap();
@@ -237,59 +226,54 @@ async fn frozen_relay_serves_nothing_after_another_took_over() {
 }
 
 #[tokio::test]
-async fn sqlite_database_is_served_by_one_process_under_any_name() {
-    let target = Target::start().await;
-    let site = Installation::with_target(&target).await;
+async fn sqlite_database_has_one_serving_process() {
+    let site = TestEnv::start().await;
     let home = site.relay.config().parent().unwrap().to_owned();
     let [link, hard] = ["link.db", "hard.db"].map(|name| home.join(name));
     symlink(home.join("relay.db"), &link).unwrap();
     std::fs::hard_link(home.join("relay.db"), &hard).unwrap();
     for name in [&link, &hard] {
         let dir = TempDir::new("second");
-        let setup = RelaySetup::default().extra(&format!(
-            "[storage]\nurl = \"sqlite://{}\"\n",
-            name.display()
-        ));
+        let setup = RelaySetup::default().database(&format!("sqlite://{}", name.display()));
         let second = Relay::write(setup, &site.ca, &dir);
-        let said = second.cli(&["serve"]).await.failure();
-        assert!(said.contains("serves from this database"), "{said}");
+        let output = second.cli(&["serve"]).await.failure();
+        assert!(output.contains("serves from this database"), "{output}");
         // Commands work next to the relay by its own name, and destroy nothing by another.
         let listed = second.cli(&["tenant", "list"]).await;
         assert_eq!(listed.status.success(), name == &link, "{}", listed.stderr);
     }
     site.relay.cli(&["tenant", "list"]).await.success();
-    let ask = Ask::get("/v1/endpoints/app/small").key(&site.caller);
-    site.relay.internal().send(ask).await.expect_status(200);
+    let ask = Ask::get(site.endpoint("/small")).key(&site.caller);
+    site.api.send(ask).await.expect_status(200);
 }
 
-/// One relay whose way to the database is in the test's hands.
-struct Lonely {
-    site: Installation,
+/// One relay whose connection to the database the test can break.
+struct SingleRelay {
+    site: TestEnv,
     database: FlakyProxy,
     _server: PostgresDatabase,
-    _target: Target,
 }
 
-impl Lonely {
-    async fn start(extra: &str) -> Self {
+impl SingleRelay {
+    async fn start() -> Self {
+        Self::start_with(|relay| relay).await
+    }
+
+    /// With changes to the relay's setup.
+    async fn start_with(change: impl FnOnce(RelaySetup) -> RelaySetup) -> Self {
         let server = PostgresDatabase::create();
         let (origin, name) = server.url().rsplit_once('/').unwrap();
         let addr = origin.rsplit_once('@').unwrap().1.parse().unwrap();
         let database = FlakyProxy::start(addr).await;
-        let target = Target::start().await;
-        let site = Installation::builder()
-            .target("app", &target)
-            .relay_extra(&format!(
-                "[storage]\nurl = \"postgres://test@{}/{name}\"\n{extra}",
-                database.addr()
-            ))
+        let url = format!("postgres://test@{}/{name}", database.addr());
+        let site = TestEnv::builder()
+            .relay(|relay| change(relay.database(&url)))
             .start()
             .await;
         Self {
             site,
             database,
             _server: server,
-            _target: target,
         }
     }
 
@@ -301,68 +285,70 @@ impl Lonely {
     }
 
     async fn status(&self) -> u16 {
-        let ask = Ask::get("/v1/endpoints/app/small").key(&self.site.caller);
-        self.site.relay.internal().send(ask).await.status.as_u16()
+        let ask = Ask::get(self.site.endpoint("/small")).key(&self.site.caller);
+        self.site.api.send(ask).await.status.as_u16()
     }
 
     async fn wait_status(&self, status: u16, within: Duration) {
-        let deadline = Instant::now() + within;
-        loop {
-            let now = self.status().await;
-            if now == status {
-                return;
-            }
-            assert!(Instant::now() < deadline, "{now}, and not {status}");
-            tokio::time::sleep(Duration::from_millis(100)).await;
-        }
+        eventually(
+            within,
+            &format!("{status} from the endpoint"),
+            async || match self.status().await {
+                now if now == status => Ok(()),
+                now => Err(now),
+            },
+        )
+        .await;
     }
 }
 
 #[tokio::test]
-async fn relay_without_its_database_goes_on_where_no_other_waits() {
-    let mut lonely = Lonely::start("").await;
+async fn relay_without_database_serves_from_memory() {
+    let mut lonely = SingleRelay::start().await;
     lonely.set_away(true).await;
     // Longer than the lease lasts.
     let process = lonely.site.relay.process();
-    process.wait_log("cannot renew the lease", PATIENCE).await;
+    process
+        .wait_log("cannot renew the lease", LONG_TIMEOUT)
+        .await;
     let until = Instant::now() + Duration::from_secs(12);
     while Instant::now() < until {
         assert_eq!(lonely.status().await, 200);
-        tokio::time::sleep(Duration::from_millis(200)).await;
+        let_time_pass(Duration::from_millis(200), "the lease runs out meanwhile").await;
     }
     lonely.site.bridge.kill9();
-    lonely.wait_status(503, PATIENCE).await;
+    lonely.wait_status(503, LONG_TIMEOUT).await;
     lonely.site.bridge.start();
-    lonely.wait_status(200, PATIENCE).await;
-    let nobody = ApiKey::new("ibk_nobody", "ibs_nothing");
-    let ask = Ask::get("/v1/bridges").key(&nobody);
+    lonely.wait_status(200, LONG_TIMEOUT).await;
+    let unknown_key = ApiKey::new("ibk_nobody", "ibs_nothing");
+    let ask = Ask::get("/v1/bridges").key(&unknown_key);
     let unknown = lonely.site.relay.internal().send(ask).await;
     assert_eq!(unknown.expect_status(503).code(), "overloaded");
     lonely.set_away(false).await;
     process_renews(&lonely).await;
-    let ask = Ask::get("/v1/bridges").key(&nobody);
+    let ask = Ask::get("/v1/bridges").key(&unknown_key);
     let unknown = lonely.site.relay.internal().send(ask).await;
     assert_eq!(unknown.expect_status(401).code(), "unauthorized");
     assert_eq!(lonely.status().await, 200);
 }
 
-async fn process_renews(lonely: &Lonely) {
+async fn process_renews(lonely: &SingleRelay) {
     let process = lonely.site.relay.process();
-    process.wait_log("lease renewed", PATIENCE).await;
+    process.wait_log("lease renewed", LONG_TIMEOUT).await;
 }
 
 #[tokio::test]
-async fn stale_directory_refuses_all_until_the_database_is_back() {
-    let lonely = Lonely::start("[directory]\nstale_max = \"4s\"\n").await;
+async fn stale_directory_rejects_requests() {
+    let lonely = SingleRelay::start_with(|relay| relay.set("directory.stale_max", "4s")).await;
     assert_eq!(lonely.status().await, 200);
     lonely.set_away(true).await;
     assert_eq!(lonely.status().await, 200);
-    lonely.wait_status(503, PATIENCE).await;
-    let ask = Ask::get("/v1/endpoints/app/small").key(&lonely.site.caller);
-    let refused = lonely.site.relay.internal().send(ask).await;
+    lonely.wait_status(503, LONG_TIMEOUT).await;
+    let ask = Ask::get(lonely.site.endpoint("/small")).key(&lonely.site.caller);
+    let refused = lonely.site.api.send(ask).await;
     assert_eq!(refused.code(), "directory_stale");
     let process = lonely.site.relay.process();
-    process.wait_log("session down", PATIENCE).await;
+    process.wait_log("session down", LONG_TIMEOUT).await;
     let ready = lonely.site.relay.admin().send(Ask::get("/readyz")).await;
     let ready = ready.expect_status(503).text();
     assert!(ready.contains("directory.stale_max"), "{ready}");
@@ -376,13 +362,15 @@ async fn stale_directory_refuses_all_until_the_database_is_back() {
     lonely.wait_status(200, BRIDGE_BACK).await;
 }
 
-/// A frozen line says nothing, where a closed one is refused.
+/// A frozen connection is silent; a closed port refuses connections.
 #[tokio::test]
-async fn silent_database_is_outlived_like_a_refused_one() {
-    let lonely = Lonely::start("").await;
+async fn silent_database_is_survived() {
+    let lonely = SingleRelay::start().await;
     lonely.database.freeze(Direction::Both);
     let process = lonely.site.relay.process();
-    process.wait_log("cannot renew the lease", PATIENCE).await;
+    process
+        .wait_log("cannot renew the lease", LONG_TIMEOUT)
+        .await;
     assert_eq!(lonely.status().await, 200);
     lonely.database.thaw();
     process_renews(&lonely).await;

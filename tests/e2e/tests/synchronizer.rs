@@ -1,19 +1,19 @@
-//! A synchronizer's whole run against ALM, and Call URL requests through the same bridge beside it.
+//! A synchronizer's complete run against ALM, with concurrent Call URL requests through the same bridge.
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
-// Beside this file, and no test of its own.
+// A module of this test.
 #[path = "synchronizer/client.rs"]
 mod client;
 
 use client::{AlmClient, Login};
-use e2e::World;
 use futures_util::future::join_all;
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
 use std::pin::pin;
 use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
-use support::{Alm, ApiKey, Ask, Origin, pattern};
+use support::setup::Endpoint;
+use support::{Alm, ApiKey, Ask, Origin, TestEnv, let_time_pass, pattern};
 use tokio::task::JoinSet;
 
 const MIB: u64 = 1024 * 1024;
@@ -26,33 +26,34 @@ const CHANGED_EVERY: u64 = 10;
 const MANY: usize = 250;
 /// Changes one by one that run at the same time.
 const AT_ONCE: u32 = 8;
-/// After so many changes one by one, the session expires.
+/// The session expires after this number of single changes.
 const EXPIRES_AFTER: usize = 300;
-/// After so many, the next one is committed and answered with an error.
+/// After this number, ALM commits the next change and returns an error.
 const FAILS_AFTER: usize = 600;
 
 const ATTACHMENT_BYTES: u64 = 50 * MIB;
 const ATTACHMENT: &str = "trace.bin";
 /// A defect that is not changed.
 const ATTACHED_TO: u64 = 1;
-/// What relay and bridge may each grow by: less than the attachment, so that keeping it would show.
+/// The most that relay and bridge may each grow by: less than the attachment, so that buffering it would show.
 const GROWTH_MAX_KIB: u64 = 32 * 1024;
 
 /// 200 a minute.
 const CALL_EVERY: Duration = Duration::from_millis(300);
 const QUIET_CALLS: u32 = 60;
 const QUIET_CALL_EVERY: Duration = Duration::from_millis(100);
-/// Far above what a call takes: below it, what the machine does besides decides.
+/// Far above the usual time of a call. Below it, other load of the machine decides.
 const PROMPT: Duration = Duration::from_millis(50);
-/// What one call may take.
+/// The longest that one call may take.
 const CALL_WITHIN: Duration = Duration::from_secs(30);
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_whole_run_loses_and_doubles_nothing_and_calls_beside_it_stay_prompt() {
-    let site = Site::start().await;
+async fn synchronizer_run_is_complete_and_calls_stay_fast() {
+    let site = SyncEnv::start().await;
     let calls = Calls::of(&site.world);
     let called_before = site.world.target.requests();
-    let quiet = tokio::time::sleep(QUIET_CALL_EVERY * QUIET_CALLS);
+    let why = "calls alone are the measure for those during the run";
+    let quiet = let_time_pass(QUIET_CALL_EVERY * QUIET_CALLS, why);
     let ((), quiet) = calls.beside(QUIET_CALL_EVERY, quiet).await;
 
     let before = site.world.rss_kib();
@@ -71,7 +72,7 @@ async fn a_whole_run_loses_and_doubles_nothing_and_calls_beside_it_stay_prompt()
     );
 }
 
-async fn run(site: &Site) {
+async fn run(site: &SyncEnv) {
     site.synchronizer.sign_in().await;
     page_through(site).await;
     let changes: Vec<u64> = (1..=CHANGES).map(|n| n * CHANGED_EVERY).collect();
@@ -84,7 +85,7 @@ async fn run(site: &Site) {
 }
 
 /// Every defect comes, once and in order.
-async fn page_through(site: &Site) {
+async fn page_through(site: &SyncEnv) {
     let all = site.synchronizer.list("").await;
     assert_eq!(all.len(), DEFECTS);
     for (defect, id) in all.iter().zip(1_u64..) {
@@ -100,7 +101,7 @@ fn mark(id: u64) -> String {
 }
 
 /// Many at a time, while a colleague has one of them locked: that one is refused, and no other.
-async fn change_in_bulk(site: &Site, ids: &[u64]) {
+async fn change_in_bulk(site: &SyncEnv, ids: &[u64]) {
     let locked = ids[ids.len() / 2];
     site.colleague.sign_in().await;
     site.colleague.lock(locked).await;
@@ -120,7 +121,7 @@ async fn change_in_bulk(site: &Site, ids: &[u64]) {
 }
 
 /// Several at the same time, while the session expires and a write fails that was committed.
-async fn change_one_by_one(site: &Site, ids: &[u64]) {
+async fn change_one_by_one(site: &SyncEnv, ids: &[u64]) {
     let changes = OneByOne {
         site,
         ids,
@@ -133,7 +134,7 @@ async fn change_one_by_one(site: &Site, ids: &[u64]) {
 }
 
 struct OneByOne<'a> {
-    site: &'a Site,
+    site: &'a SyncEnv,
     ids: &'a [u64],
     begun: AtomicUsize,
     done: AtomicUsize,
@@ -172,7 +173,7 @@ impl OneByOne<'_> {
 }
 
 /// Exactly what was to be changed has changed, and once each.
-async fn read_back(site: &Site, ids: &[u64]) {
+async fn read_back(site: &SyncEnv, ids: &[u64]) {
     // {ver-stamp[>1]}
     let changed = site.synchronizer.list("&query=%7Bver-stamp%5B%3E1%5D%7D");
     let changed = changed.await;
@@ -185,7 +186,7 @@ async fn read_back(site: &Site, ids: &[u64]) {
 }
 
 /// A large file goes in and comes out unchanged.
-async fn attach(site: &Site) {
+async fn attach(site: &SyncEnv) {
     let sha256 = pattern::sha256(ATTACHMENT_BYTES);
     let synchronizer = &site.synchronizer;
     synchronizer
@@ -202,9 +203,9 @@ async fn attach(site: &Site) {
     assert_eq!((came.bytes, &came.sha256), (ATTACHMENT_BYTES, &sha256));
 }
 
-/// ALM behind the bridge, and two who use it through the relay.
-struct Site {
-    world: World,
+/// ALM served by the bridge, and two users of it through the relay.
+struct SyncEnv {
+    world: TestEnv,
     alm: Alm,
     /// Signs in with a password, in two steps.
     synchronizer: AlmClient,
@@ -212,14 +213,14 @@ struct Site {
     colleague: AlmClient,
 }
 
-impl Site {
+impl SyncEnv {
     async fn start() -> Self {
         let alm = Alm::start("sync", "s3cret").await;
         alm.add_user("ann", "another");
         alm.set_api_key("key-of-ann", "its-secret", "ann", true);
         alm.seed_defects(DEFECTS);
-        let endpoint = format!("[[endpoint]]\nname = \"alm\"\nurl = \"{}\"\n", alm.url());
-        let world = World::start_with(&endpoint).await;
+        let endpoint = Endpoint::new("alm", alm.url());
+        let world = TestEnv::builder().endpoint(endpoint).start().await;
         let key = world.key("synchronizer", &["--endpoint", "alm"]).await;
         let client = |login| AlmClient::new(&world.public, &key, login);
         let site = Self {
@@ -271,7 +272,7 @@ impl Site {
     }
 }
 
-/// Call URL requests whose caller waits for the answer.
+/// Call URL requests whose caller waits for the response.
 struct Calls {
     api: Origin,
     key: ApiKey,
@@ -279,7 +280,7 @@ struct Calls {
 }
 
 impl Calls {
-    fn of(world: &World) -> Self {
+    fn of(world: &TestEnv) -> Self {
         let url = world.target.url("/small");
         Self {
             api: world.api.clone(),

@@ -1,4 +1,4 @@
-//! A simulated ALM (Quality Center): its REST API, as far as a synchronizer meets it.
+//! A simulated ALM (Quality Center): the part of its REST API that a synchronizer uses.
 //!
 //! ```text
 //! /qcbin
@@ -14,8 +14,8 @@
 //! ```
 //!
 //! Bodies are read by `draft` and written by `envelope`, errors by `fault`. It behaves as ALM 26.1 was
-//! seen to, or as its vendor says where nobody looked: also where that is awkward, as an answer of 500
-//! after a commit is; see [`Alm::commit_then_fail`]. One project is there from the start:
+//! observed to, or else as its vendor documents. That includes awkward behaviour, such as a response of 500
+//! after a commit; see [`Alm::commit_then_fail`]. One project is there from the start:
 //! [`Alm::DOMAIN`] and [`Alm::PROJECT`].
 //!
 //! Not simulated: tests and runs, relations and audits, filters on other entities' fields, sanitizing
@@ -195,7 +195,7 @@ impl Alm {
         self.state().sessions.busy = retry_after;
     }
 
-    /// How long the answer to a sign-in takes from now on.
+    /// How long the response to a sign-in takes from now on.
     pub fn set_sign_in_delay(&self, delay: Duration) {
         let millis = u64::try_from(delay.as_millis()).unwrap_or(u64::MAX);
         self.shared
@@ -217,7 +217,7 @@ impl Alm {
         passwords.insert(user.to_owned(), password.to_owned());
     }
 
-    /// Adds an API key of a user, or sets it anew; one that is not active is refused with 403.
+    /// Adds or replaces an API key of a user. An inactive one is rejected with 403.
     pub fn set_api_key(&self, client_id: &str, secret: &str, user: &str, is_active: bool) {
         let key = ApiKey {
             secret: secret.to_owned(),
@@ -228,7 +228,7 @@ impl Alm {
         state.sessions.api_keys.insert(client_id.to_owned(), key);
     }
 
-    /// How long a session that is opened from now on lives unused; 60 minutes unless told otherwise.
+    /// Sets how long a session opened from now on lives unused. Defaults to 60 minutes.
     pub fn set_idle_max(&self, idle_max: Duration) {
         self.state().sessions.idle_max = idle_max;
     }

@@ -166,7 +166,7 @@ impl std::fmt::Debug for Issued {
     }
 }
 
-/// Passed explicitly: the process's default provider belongs to whoever is under test.
+/// Passed explicitly: the process's default provider belongs to the code under test.
 fn provider() -> Arc<rustls::crypto::CryptoProvider> {
     Arc::new(rustls::crypto::ring::default_provider())
 }

@@ -1,5 +1,4 @@
-//! A TCP proxy before PostgreSQL that knows its messages just well enough to lose a COMMIT, or its
-//! response.
+//! A TCP proxy before PostgreSQL that parses its messages as far as needed to lose a COMMIT, or its response.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -154,7 +153,7 @@ async fn pass(shared: &Shared, client: TcpStream) -> io::Result<()> {
     match cut {
         Cut::Response | Cut::Away => {
             to_server.write_all(&message).await?;
-            // It has committed when it says anything.
+            // Any message of the server means that it has committed.
             let _ = from_server.read(&mut [0; 64]).await?;
         }
         Cut::Request => {}

@@ -1,4 +1,4 @@
-//! A resolver that says what a test wants it to say: one address or several, another one each time, or nothing.
+//! A scripted resolver: it returns one address or several, rotates between them, or is silent.
 
 use std::collections::HashMap;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
@@ -26,7 +26,7 @@ struct Shared {
     names: HashMap<String, Vec<Vec<Ipv4Addr>>>,
     asked: HashMap<String, usize>,
     is_silent: bool,
-    /// Names that end so get no answer.
+    /// Names that end so get no response.
     silent_suffix: Option<String>,
 }
 
@@ -93,7 +93,7 @@ async fn serve(socket: UdpSocket, shared: Arc<Mutex<Shared>>) {
 }
 
 impl Shared {
-    /// The whole message (RFC 1035, 4); `None` where nothing is said.
+    /// The whole message (RFC 1035, 4). `None` where the resolver is silent.
     fn answer(&mut self, message: &[u8]) -> Option<Vec<u8>> {
         let (name, kind, question) = question(message)?;
         let is_silent = |suffix: &String| name.ends_with(suffix.as_str());
@@ -152,7 +152,7 @@ mod tests {
     }
 
     #[test]
-    fn a_name_is_answered_in_turn_and_an_unknown_one_does_not_exist() {
+    fn dns_answers_rotate_and_unknown_is_nxdomain() {
         let mut shared = Shared::default();
         assert_eq!(shared.answer(&ask(1)).expect("an answer")[3], 0x83);
         let addresses = [Ipv4Addr::new(10, 0, 0, 1), Ipv4Addr::new(10, 0, 0, 2)];

@@ -1,12 +1,12 @@
-//! A TCP proxy that behaves as badly as it is told to.
+//! A TCP proxy that imitates network faults.
 //!
 //! ```text
-//! who connects  ── upstream ──>  FlakyProxy  ── upstream ──>  the upstream address
+//! client        ── upstream ──>  FlakyProxy  ── upstream ──>  the upstream address
 //!               <─ downstream ─              <─ downstream ─
 //! ```
 //!
-//! It stands between two honest peers and makes the network between them: slow, silent, gone. What
-//! one connection does is in `flaky/line.rs`.
+//! It stands between two well-behaved peers and is the network between them: slow, silent, gone. One
+//! connection is in `flaky/line.rs`.
 
 mod line;
 
@@ -24,9 +24,9 @@ use crate::{ports, tasks::AbortOnDrop};
 /// Which way bytes go.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Direction {
-    /// From whoever connected towards the upstream address.
+    /// From the client to the upstream address.
     Upstream,
-    /// From the upstream address towards whoever connected.
+    /// From the upstream address to the client.
     Downstream,
     /// Both.
     Both,
@@ -56,7 +56,7 @@ struct Conditions {
     delay: Duration,
     bytes_per_s: Option<u64>,
     refuse: bool,
-    /// Connections of an earlier generation end as `ending` says.
+    /// Connections of an earlier generation end with `ending`.
     generation: u64,
     ending: Ending,
 }
@@ -86,7 +86,7 @@ struct Fuse {
 }
 
 impl FlakyProxy {
-    /// Listens on loopback and passes everything on to `upstream`, faithfully until told otherwise.
+    /// Listens on loopback and passes everything on to `upstream`, unchanged until a fault is set.
     pub async fn start(upstream: SocketAddr) -> Self {
         // Not port 0: `refuse` gives the port up and wants the same one back.
         let addr = SocketAddr::from((Ipv4Addr::LOCALHOST, ports::free()));
@@ -125,10 +125,10 @@ impl FlakyProxy {
         self.addr
     }
 
-    /// Stops moving bytes and says nothing, like a firewall that lost its state: no reset, no end,
+    /// Stops moving bytes silently, like a firewall that lost its state: no reset, no end,
     /// and an end that a peer sends is not passed on either.
     ///
-    /// New connections are accepted; while both directions are frozen they reach nobody.
+    /// New connections are accepted; while both directions are frozen they do not reach the upstream address.
     pub fn freeze(&self, direction: Direction) {
         self.change(|now| now.frozen = Some(direction));
     }
@@ -182,7 +182,7 @@ impl FlakyProxy {
         self.change(|now| now.bytes_per_s = bytes_per_s.map(|rate| rate.max(1)));
     }
 
-    /// Whether new connections are refused, as by a port that nobody listens on. Those that exist
+    /// Whether new connections are refused, as by a closed port. Those that exist
     /// live on. Holds when this returns.
     pub async fn refuse(&self, refuse: bool) {
         self.change(|now| now.refuse = refuse);
@@ -248,7 +248,7 @@ impl Shared {
         }
     }
 
-    /// Counts bytes that were delivered; `true` says that they were the last.
+    /// Counts bytes that were delivered; `true` marks the last ones.
     fn delivered(&self, direction: Direction, bytes: u64) -> bool {
         let counter = match direction {
             Direction::Upstream => &self.up_bytes,

@@ -1,5 +1,5 @@
-//! A target that speaks HTTP/2 over TLS, or HTTP/1.1 where it does not offer HTTP/2: it writes down
-//! each request as it came, and answers with the steps that the test wrote.
+//! A target that uses HTTP/2 over TLS, or HTTP/1.1 where it does not offer HTTP/2. It records each request
+//! unchanged, and responds with the steps that the test wrote.
 //!
 //! ```text
 //! client ── TLS, ALPN ──> H2Target ── by the key ──> Steps: read, head, send, pause, reset, ...
@@ -7,8 +7,8 @@
 //! ```
 //!
 //! The key of a request is its field [`CASE`](crate::recorder::CASE), or its path where it has none.
-//! What HTTP/2 has steps for is in `h2_target/http2.rs`; by HTTP/1.1 (`h2_target/http1.rs`) an answer
-//! is sent as a whole.
+//! The steps by HTTP/2 are in `h2_target/http2.rs`. By HTTP/1.1 (`h2_target/http1.rs`) a response is sent at
+//! once.
 
 mod http1;
 mod http2;
@@ -47,8 +47,8 @@ pub struct H2Target {
 }
 
 impl H2Target {
-    /// Listens on loopback with a certificate of `ca`, and offers these protocols by ALPN, the dearest
-    /// first. With none there is no ALPN, and HTTP/1.1 is spoken.
+    /// Listens on loopback with a certificate of `ca`, and offers these protocols by ALPN, the preferred
+    /// one first. With none there is no ALPN, and HTTP/1.1 is used.
     pub async fn start(ca: &ThrowawayCa, alpn: &[&str]) -> Self {
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))
             .await
@@ -76,13 +76,12 @@ impl H2Target {
         format!("https://{}{path}", self.addr)
     }
 
-    /// From now on requests with this key are answered so. Others are answered with 404.
+    /// Sets the script for requests with this key. Other requests get 404.
     pub fn answer(&self, key: &str, steps: Vec<Step>) {
         self.answers(key, vec![steps]);
     }
 
-    /// From now on the first request with this key is answered with the first of these, the second
-    /// with the second, and all that come later with the last.
+    /// Sets a script for each request with this key, in order. Later requests get the last one.
     pub fn answers(&self, key: &str, scripts: Vec<Vec<Step>>) {
         self.shared.set_scripts(key, scripts);
     }

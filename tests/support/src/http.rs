@@ -1,7 +1,7 @@
-//! A small HTTP/1.1 client, so that a test says what it sends and sees all that comes back.
+//! A small HTTP/1.1 client. A test controls what it sends, and sees the whole response.
 //!
-//! [`Ask`] is what is sent, [`Origin`] is where to, and an [`Answer`] says of its body whether it
-//! came whole. [`Reading`] is an answer whose body is still on its way: dropping it hangs up.
+//! [`Ask`] is the request, [`Origin`] the server, and an [`Answer`] states of its body whether it
+//! came whole. [`Reading`] is a response whose body is still on its way: dropping it hangs up.
 
 mod answer;
 mod ask;
@@ -33,7 +33,7 @@ pub struct Origin {
     tls: Option<Arc<ClientConfig>>,
 }
 
-/// Why there is no answer at all.
+/// Why there is no response at all.
 #[derive(Debug)]
 pub enum Failure {
     /// No connection, or no TLS on it.
@@ -53,6 +53,12 @@ pub struct Client {
 
 trait Socket: AsyncRead + AsyncWrite + Send + Unpin {}
 impl<S: AsyncRead + AsyncWrite + Send + Unpin> Socket for S {}
+
+impl std::fmt::Debug for Origin {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Origin({})", self.url(""))
+    }
+}
 
 impl Origin {
     /// Plain HTTP.
@@ -88,11 +94,11 @@ impl Origin {
         format!("{}:{}", self.host, self.addr.port())
     }
 
-    /// Sends on a connection of its own and reads the whole answer.
+    /// Sends on a connection of its own and reads the whole response.
     ///
     /// # Panics
     ///
-    /// Where no answer comes. A body that breaks off is in the [`Answer`].
+    /// Where no response comes. A body that breaks off is in the [`Answer`].
     pub async fn send(&self, ask: Ask) -> Answer {
         let what = ask.to_string();
         self.try_send(ask)
@@ -100,11 +106,11 @@ impl Origin {
             .unwrap_or_else(|failure| self.fail(&what, &failure))
     }
 
-    /// [`Self::send`], where having no answer may be right.
+    /// [`Self::send`], where having no response may be right.
     ///
     /// # Errors
     ///
-    /// [`Failure`], before the head of an answer came.
+    /// [`Failure`], before the head of a response came.
     pub async fn try_send(&self, ask: Ask) -> Result<Answer, Failure> {
         let within = ask.within;
         let all = async { Ok(self.try_open(ask).await?.read().await) };
@@ -113,11 +119,11 @@ impl Origin {
             .unwrap_or(Err(Failure::Timeout(within)))
     }
 
-    /// Sends on a connection of its own and returns with the head of the answer.
+    /// Sends on a connection of its own and returns with the head of the response.
     ///
     /// # Panics
     ///
-    /// Where no answer comes.
+    /// Where no response comes.
     pub async fn open(&self, ask: Ask) -> Reading {
         let what = ask.to_string();
         self.try_open(ask)
@@ -125,11 +131,11 @@ impl Origin {
             .unwrap_or_else(|failure| self.fail(&what, &failure))
     }
 
-    /// [`Self::open`], where having no answer may be right. Dropping the future hangs up.
+    /// [`Self::open`], where having no response may be right. Dropping the future hangs up.
     ///
     /// # Errors
     ///
-    /// [`Failure`], before the head of an answer came.
+    /// [`Failure`], before the head of a response came.
     pub async fn try_open(&self, ask: Ask) -> Result<Reading, Failure> {
         let within = ask.within;
         let opened = async { self.client().await?.try_open(ask).await };
@@ -149,7 +155,7 @@ impl Origin {
             .await
             .map_err(Failure::Exchange)?;
         let connection = tokio::spawn(async move {
-            // What goes wrong is told to whoever waits for an answer.
+            // An error reaches the exchange that waits for a response.
             let _ = connection.await;
         });
         let connection = Arc::new(AbortOnDrop(connection));
@@ -165,7 +171,7 @@ impl Origin {
     ///
     /// # Panics
     ///
-    /// Where no connection can be made. A reset ends the answer like a close.
+    /// Where no connection can be made. A reset ends the response like a close.
     pub async fn raw(&self, bytes: &[u8], quiet: Duration) -> Vec<u8> {
         let mut socket = self
             .connect()
@@ -203,11 +209,11 @@ impl Origin {
 }
 
 impl Client {
-    /// Sends, and reads the whole answer.
+    /// Sends, and reads the whole response.
     ///
     /// # Panics
     ///
-    /// Where no answer comes.
+    /// Where no response comes.
     pub async fn send(&mut self, ask: Ask) -> Answer {
         let what = ask.to_string();
         let within = ask.within;
@@ -218,12 +224,12 @@ impl Client {
             .unwrap_or_else(|failure| panic!("{what} at {}: {failure}", self.host))
     }
 
-    /// Sends, and returns with the head of the answer. The next request waits until its body has
+    /// Sends, and returns with the head of the response. The next request waits until its body has
     /// been read; leaving it unread closes the connection.
     ///
     /// # Errors
     ///
-    /// [`Failure::Exchange`], before the head of an answer came.
+    /// [`Failure::Exchange`], before the head of a response came.
     pub async fn try_open(&mut self, ask: Ask) -> Result<Reading, Failure> {
         self.sender.ready().await.map_err(Failure::Exchange)?;
         let request = ask.into_request(&self.host);
@@ -237,7 +243,7 @@ impl Client {
 }
 
 impl Failure {
-    /// Whether nobody listened.
+    /// Whether the port was closed.
     pub fn is_refused(&self) -> bool {
         matches!(self, Self::Connect(error) if error.kind() == io::ErrorKind::ConnectionRefused)
     }

@@ -1,5 +1,5 @@
-//! A proxy that ends TLS and looks inside, as companies have them: it takes CONNECT, shows a certificate of
-//! its own CA for whatever name is asked for, and talks to the real server in its own name.
+//! A proxy that inspects TLS, as companies use them: it accepts CONNECT, presents a certificate of its own CA
+//! for any requested name, and connects to the real server itself.
 
 use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::Arc;

@@ -1,14 +1,15 @@
 //! What the tests share, from a throwaway certificate to the whole product running as processes.
+//! `README.md` lists every fake and how to start it.
 //!
 //! ```text
-//! Installation ── starts ──> integration-relay <── FlakyProxy <── integration-bridge ──> Target
-//!      │                            ^                                                   (echoes, hangs,
-//!      └─ keys, config, CA          └── Origin / Client: what a caller sends             breaks off)
+//! TestEnv ── starts ──> integration-relay <── FlakyProxy <── integration-bridge ──> Target
+//!    │                         ^                                                   (echoes, hangs,
+//!    └─ keys, config, CA       └── Origin / Client: what a caller sends             breaks off)
 //! ```
 //!
-//! A helper that does not get what it waits for panics, and says what it had instead: the test's
-//! failure is then readable without running it again. What a test may want to see fail returns a
-//! `Result`. Everything listens on loopback, and nothing outlives the value that started it.
+//! A helper whose wait times out panics with the last state that it saw, so that a failure can be
+//! understood without another run. An operation whose failure a test may expect returns a `Result`.
+//! Everything listens on loopback and ends when its value is dropped.
 
 pub mod alm;
 pub mod ca;
@@ -31,6 +32,7 @@ pub mod small_disk;
 pub mod squid;
 pub mod target;
 pub mod tempdir;
+pub mod wait;
 
 mod tasks;
 
@@ -48,8 +50,9 @@ pub use postgres::PostgresDatabase;
 pub use process::Running;
 pub use raw::RawTarget;
 pub use recorder::Recorder;
-pub use setup::Installation;
+pub use setup::TestEnv;
 pub use small_disk::SmallDisk;
 pub use squid::Squid;
 pub use target::Target;
 pub use tempdir::TempDir;
+pub use wait::{LONG_TIMEOUT, TIMEOUT, eventually, let_time_pass};

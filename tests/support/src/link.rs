@@ -1,4 +1,4 @@
-//! A TCP proxy that is a long network link: a round trip, a rate, a bounded amount in flight.
+//! A TCP proxy that imitates a long network link: a round trip, a rate, a bounded amount in flight.
 //!
 //! ```text
 //! sender ──> reads at the rate ──> in flight for half a round trip ──> writes ──> receiver
@@ -10,7 +10,7 @@
 //! the link stands a short queue, the receive buffer of its socket.
 //!
 //! Threads that block, not tasks: their clock is finer than the runtime's millisecond, and they
-//! do not share a thread with whoever measures. For a network that misbehaves see
+//! do not share a thread with the measuring code. For a network that misbehaves see
 //! [`FlakyProxy`](crate::FlakyProxy).
 
 mod way;

@@ -1,5 +1,5 @@
-//! A network of namespaces, for what loopback cannot show: packets that are lost, an address that changes,
-//! a resolver that is gone. Needs root and Linux, as the tests have them; it is gone with the value.
+//! A network of namespaces, for faults that loopback cannot show: lost packets, an address that changes,
+//! a missing resolver. Needs root and Linux. It is removed when the value is dropped.
 //!
 //! ```text
 //! bridge's namespace                                relay's namespace
@@ -21,7 +21,7 @@ use crate::tempdir::TempDir;
 /// What `ip` looks for namespaces' own files in.
 const ETC: &str = "/etc/netns";
 /// How long the line may take to be there.
-const PATIENCE: Duration = Duration::from_secs(30);
+const TIMEOUT: Duration = Duration::from_secs(30);
 
 /// The second numbers of addresses that networks may have.
 const SUBNETS: std::ops::Range<u8> = 100..200;
@@ -43,7 +43,7 @@ impl Network {
     ///
     /// # Panics
     ///
-    /// Where the system does not allow it, with what `ip` said.
+    /// Panics where the system does not allow it, with the output of `ip`.
     pub async fn start() -> Self {
         let dir = TempDir::new("network");
         let settings = dir.join("settings");
@@ -94,7 +94,7 @@ impl Network {
         let mut command = command_in(Some(&bridge), "network-line");
         command.arg(&self.settings);
         let line = Running::spawn("the line", command);
-        line.wait_log("ready", PATIENCE).await;
+        line.wait_log("ready", TIMEOUT).await;
         let relay = self.relay();
         ip(&format!("-n {bridge} link set line1 netns {relay}"));
         for (namespace, device, host) in [(&bridge, "line0", 1), (&relay, "line1", 2)] {
@@ -157,7 +157,7 @@ impl Network {
         ));
     }
 
-    /// What the line shall be like: packets lost in a thousand, and the delay one way.
+    /// Sets the lost packets in a thousand, and the delay in each direction.
     pub fn set_line(&self, lost_permille: u32, delay: Duration) {
         let text = format!("{lost_permille} {}", delay.as_millis());
         // As a whole: it is read all the time.
@@ -185,7 +185,7 @@ fn name(subnet: u8) -> String {
     format!("ibtest{subnet}")
 }
 
-/// A number that no other network on this machine has: whoever makes the namespace of that name has it.
+/// A number that no other network on this machine has: creating the namespace of that name claims it.
 fn take_subnet() -> u8 {
     let free = SUBNETS.into_iter().find(|subnet| {
         let made = try_ip(&format!("netns add {}b", name(*subnet)));
@@ -197,7 +197,7 @@ fn take_subnet() -> u8 {
     })
 }
 
-/// Runs `ip` with these words.
+/// Runs `ip` with these arguments.
 fn ip(words: &str) {
     if let Err(error) = try_ip(words) {
         panic!("ip {words}: {error}");

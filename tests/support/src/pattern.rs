@@ -1,5 +1,5 @@
-//! Bytes that are known without being kept: a body of any length, its hash, and a body that
-//! breaks off or drips.
+//! Bytes that are known without being stored: a body of any length, its hash, and a body that
+//! aborts or drips.
 //!
 //! The pattern repeats after a prime number of bytes, so that a chunk that is lost, doubled or
 //! moved changes the hash whatever the chunk's size was.
@@ -95,7 +95,7 @@ impl std::fmt::Debug for Sha256 {
 
 /// The pattern as an HTTP body, made while it is sent.
 ///
-/// Whole and of declared length unless told otherwise.
+/// Complete and of declared length by default.
 #[derive(Debug)]
 pub struct PatternBody {
     sent_bytes: u64,
@@ -207,7 +207,7 @@ mod tests {
     use http_body_util::BodyExt;
 
     #[test]
-    fn every_piece_is_the_same_wherever_it_is_cut() {
+    fn pattern_is_independent_of_piece_borders() {
         let all = bytes(3 * PERIOD_BYTES);
         for at in [0, 1, PIECE_BYTES_MAX, PERIOD_BYTES - 1, PERIOD_BYTES + 7] {
             assert_eq!(chunk(at as u64, 1000), all[at..at + 1000]);
@@ -218,14 +218,14 @@ mod tests {
     }
 
     #[test]
-    fn a_moved_piece_changes_the_bytes() {
+    fn pattern_detects_moved_pieces() {
         let all = bytes(4 * PIECE_BYTES_MAX);
         let (first, rest) = all.split_at(PIECE_BYTES_MAX);
         assert_ne!(first, &rest[..PIECE_BYTES_MAX]);
     }
 
     #[tokio::test]
-    async fn a_body_is_the_pattern_and_a_breaking_one_ends_with_an_error() {
+    async fn pattern_body_can_end_with_an_error() {
         let whole = PatternBody::new(100_000)
             .collect()
             .await

@@ -1,9 +1,8 @@
-//! Ports that nobody else takes between asking for one and listening on it.
+//! Ports that no other process takes before the test listens on them.
 //!
-//! Binding port 0 and letting go hands out a port that any outgoing connection of any process may
-//! take in the next moment; a test that restarts a server on the same port then fails once in a
-//! while. So the ports here lie below the range from which the kernel serves such connections, and
-//! each is held by a lock on a file until the process that asked for it ends.
+//! Binding port 0 and closing the socket returns a port that any outgoing connection may take in the next
+//! moment. A test that restarts a server on that port would fail now and then. So these ports lie below the
+//! kernel's ephemeral range, and a lock on a file reserves each of them until the process ends.
 
 use std::collections::HashMap;
 use std::fs::{self, File};
@@ -47,7 +46,7 @@ pub fn free_addr() -> SocketAddr {
     (Ipv4Addr::LOCALHOST, free()).into()
 }
 
-/// Takes the lock of `port` if nobody listens on it.
+/// Takes the lock of `port` if it is free.
 fn hold(port: u16) -> Option<File> {
     let dir = env::temp_dir().join("integration-bridge-ports");
     fs::create_dir_all(&dir).ok()?;
@@ -80,7 +79,7 @@ mod tests {
     use std::collections::HashSet;
 
     #[test]
-    fn no_port_is_handed_out_twice_and_all_are_below_the_ephemeral_range() {
+    fn ports_are_unique_and_below_ephemeral() {
         let ports: HashSet<u16> = (0..50).map(|_| free()).collect();
         assert_eq!(ports.len(), 50);
         assert!(ports.iter().all(|port| *port >= PORT_FIRST));

@@ -1,8 +1,7 @@
 //! A private PostgreSQL: a server of its own on a spare port, and databases in it.
 //!
-//! `cargo xtask test` starts one for all tests (`test-postgres`) and says where in
-//! [`SHARED`]; a test that runs by itself starts its own. Either is gone with what started it,
-//! also when that is killed.
+//! `cargo xtask test` starts one for all tests (`test-postgres`) and sets [`SHARED`]. A test that runs alone
+//! starts its own. Either ends with its parent, also when the parent is killed.
 
 use crate::ports;
 use std::path::{Path, PathBuf};
@@ -11,11 +10,11 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 use std::{env, fs, process, thread};
 
-/// The variable that says where the shared server is: a URL without a database.
+/// The environment variable with the URL of the shared server, without a database.
 pub const SHARED: &str = "TEST_POSTGRES";
 
-/// How long a server may take to answer.
-const PATIENCE: Duration = Duration::from_secs(60);
+/// How long a server may take to accept connections.
+const TIMEOUT: Duration = Duration::from_secs(60);
 
 /// The account that runs the server where we are root, which it refuses to be.
 const ACCOUNT: &str = "postgres";
@@ -57,7 +56,7 @@ impl PostgresServer {
         }
         let child = server.stdin(Stdio::null()).stdout(Stdio::null()).spawn();
         let mut child = child.unwrap_or_else(|error| panic!("cannot start {server:?}: {error}"));
-        let deadline = Instant::now() + PATIENCE;
+        let deadline = Instant::now() + TIMEOUT;
         let mut ready = Command::new(programs.join("pg_isready"));
         ready.args(["-q", "-U", "test", "-d", "postgres", "-h", "127.0.0.1"]);
         ready.args(["-p", &port.to_string()]);
@@ -78,7 +77,7 @@ impl PostgresServer {
 
 impl Drop for PostgresServer {
     fn drop(&mut self) {
-        // Fast shutdown: whoever is connected is cut off.
+        // Fast shutdown: it disconnects all clients.
         let pid = self.child.id().to_string();
         let _ = Command::new("kill").args(["-INT", &pid]).status();
         let _ = self.child.wait();
@@ -118,7 +117,7 @@ impl PostgresDatabase {
         }
     }
 
-    /// What `storage.url` says.
+    /// The value for `storage.url`.
     pub fn url(&self) -> &str {
         &self.url
     }

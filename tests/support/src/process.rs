@@ -1,4 +1,4 @@
-//! The real programs, as processes: started, watched, killed.
+//! The real programs as processes.
 //!
 //! ```no_run
 //! # async fn example() {
@@ -13,8 +13,8 @@
 //! # }
 //! ```
 //!
-//! What a process writes is kept, and printed where the test fails. Memory and processor time are
-//! read from `/proc`, so those parts are for Linux.
+//! The output of a process is stored, and printed when the test fails. Memory and processor time are read
+//! from `/proc`, so those parts need Linux.
 
 mod log;
 
@@ -304,7 +304,7 @@ impl Running {
         let _ = fs::write(format!("/proc/{}/clear_refs", self.pid), "5");
     }
 
-    /// Lets it open so many files, those that it has included, or as many as the test may have (`None`).
+    /// Limits its open files to `count`, or with `None` to the limit of the test. Files that are open count.
     ///
     /// # Panics
     ///

@@ -1,5 +1,5 @@
-//! A target without an HTTP library: it keeps the request's very bytes and answers with bytes that
-//! the test wrote, well-formed or not.
+//! A target without an HTTP library: it stores the request's bytes unchanged and responds with bytes that the
+//! test wrote, well-formed or not.
 
 use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -102,7 +102,7 @@ async fn answer_one(
         .push(request);
     socket.write_all(&answer).await?;
     socket.shutdown().await?;
-    // A close with unread bytes would be a reset, and could take the answer with it.
+    // A close with unread bytes would be a reset, and could take the response with it.
     let drain = async { while socket.read(&mut [0; 1024]).await.is_ok_and(|read| read > 0) {} };
     let _ = tokio::time::timeout(Duration::from_secs(1), drain).await;
     Ok(())
@@ -135,7 +135,7 @@ mod tests {
     use super::is_whole;
 
     #[test]
-    fn a_request_is_whole_with_the_body_that_it_announces() {
+    fn request_is_complete_with_its_body() {
         assert!(!is_whole(b"GET / HTTP/1.1\r\nHost: a\r\n"));
         assert!(is_whole(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n"));
         assert!(!is_whole(b"POST / HTTP/1.1\r\nContent-Length: 3\r\n\r\nab"));

@@ -1,13 +1,13 @@
-//! HTTP/1.1 as bytes, at both ends of whatever is between them: a target that writes down each
-//! request and answers with bytes that the test wrote, and a client that writes down each answer.
+//! HTTP/1.1 as bytes at both ends: a target that records each request and responds with bytes that the test
+//! wrote, and a client that records each response.
 //!
 //! ```text
 //! talk(RawRequest) ── bytes ──>  nothing, or a relay and a bridge  ── bytes ──>  Recorder
 //!       Heard     <── bytes ──                                     <── Steps ──
 //! ```
 //!
-//! No HTTP library has a part in it, so nothing is tidied up unseen. A request says in the field
-//! [`CASE`] which steps it is answered with, and under which number it is written down.
+//! No HTTP library is involved, so nothing is normalised unnoticed. The field [`CASE`] of a request selects the
+//! script of the response, and the number under which the request is recorded.
 
 use std::collections::HashMap;
 use std::convert::Infallible;
@@ -25,12 +25,12 @@ use tokio::time::{sleep, timeout};
 
 use crate::tasks::AbortOnDrop;
 
-/// The field that says which case a request belongs to: a number from 1.
+/// The field with the case of a request: a number from 1.
 pub const CASE: &str = "x-case";
-/// How long a connection that was closed goes on swallowing: closing with unread bytes is a reset,
-/// and could take the answer with it.
+/// How long a closed connection is still read: closing with unread bytes sends a reset, which could discard
+/// the response.
 const SWALLOW: Duration = Duration::from_secs(1);
-/// How long a client listens for bytes behind an answer whose connection stays open.
+/// How long a client waits for bytes after a response whose connection stays open.
 const LISTEN_ON: Duration = Duration::from_millis(500);
 
 /// A field: its name in lower case, and its value without the white space around it.
@@ -49,7 +49,7 @@ pub enum Framing {
     Close,
 }
 
-/// A request or an answer, as far as it came.
+/// A request or a response, possibly incomplete.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Message {
     /// The head as it came, with the empty line.
@@ -60,20 +60,20 @@ pub struct Message {
     pub fields: Vec<Field>,
     /// How its body ends.
     pub framing: Framing,
-    /// What came behind the head, as it came.
+    /// The bytes after the head.
     pub raw_body: Vec<u8>,
     /// The body without its chunks.
     pub body: Vec<u8>,
-    /// The fields behind the last chunk.
+    /// The fields after the last chunk.
     pub trailers: Vec<Field>,
-    /// Whether its end came.
+    /// Whether its end arrived.
     pub is_whole: bool,
 }
 
 /// What the target does with a request whose head it has read.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Step {
-    /// Reads the body, if there is any. Without this step it is read behind the last one.
+    /// Reads the body, if there is any. Without this step it is read after the last one.
     ReadBody,
     /// Sends these bytes.
     Send(Vec<u8>),
@@ -85,7 +85,7 @@ pub enum Step {
     Reset,
 }
 
-/// The target. It keeps connections open for more requests, unless one says `Connection: close` or
+/// The target. It keeps connections open for more requests, unless one has `Connection: close` or
 /// its steps end it.
 #[derive(Debug)]
 pub struct Recorder {
@@ -135,12 +135,12 @@ impl Recorder {
         format!("http://{}{path}", self.addr)
     }
 
-    /// From now on requests of this case are answered so.
+    /// Sets the script for requests of this case.
     pub fn answer(&self, case: usize, steps: Vec<Step>) {
         lock(&self.shared.steps).insert(case, steps);
     }
 
-    /// The requests of this case that have come since they were taken last, in their order.
+    /// Takes the requests of this case that arrived since the last call, in their order.
     pub fn take(&self, case: usize) -> Vec<Message> {
         let requests = lock(&self.shared.seen).requests.remove(&case);
         let requests = requests.unwrap_or_default().into_iter();
@@ -176,7 +176,7 @@ impl Message {
         fields.map(|(_, value)| value.as_slice())
     }
 
-    /// The status of an answer; 0 where its first line has none.
+    /// The status of a response; 0 where its first line has none.
     pub fn status(&self) -> u16 {
         let status = self.first_line.split(|byte| *byte == b' ').nth(1);
         let status = status.and_then(|status| std::str::from_utf8(status).ok());
@@ -190,7 +190,7 @@ impl Message {
             .any(|token| token.trim_ascii().eq_ignore_ascii_case(b"close"))
     }
 
-    /// What its fields say of its body's end.
+    /// The framing that its fields announce.
     fn announced(&self) -> Option<Framing> {
         let mut codings = self.values("transfer-encoding");
         if codings.any(|coding| coding.to_ascii_lowercase().ends_with(b"chunked")) {
@@ -201,7 +201,7 @@ impl Message {
         length.trim().parse().ok().map(Framing::Length)
     }
 
-    /// How the body of this answer ends.
+    /// How the body of this response ends.
     fn answer_framing(&self, is_to_head: bool) -> Framing {
         match self.status() {
             100..200 | 204 | 304 => Framing::Bodiless,
@@ -290,7 +290,7 @@ where
     }
 }
 
-/// The case of a request; 0 where it says none.
+/// The case of a request; 0 where it has none.
 fn case_of(request: &Message) -> usize {
     let case = request.values(CASE).next();
     let case = case.and_then(|case| std::str::from_utf8(case).ok());
@@ -315,18 +315,18 @@ pub enum Sending {
     AtOnce,
     /// When a 100 came.
     OnContinue,
-    /// The first at once, the others when an answer came.
+    /// The first at once, the others when a response came.
     OnAnswer,
 }
 
 /// What came back.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Heard {
-    /// The answers with a status of 1xx.
+    /// The responds with a status of 1xx.
     pub informational: Vec<Message>,
-    /// The answer; `None` where not all of its head came.
+    /// The response; `None` where not all of its head came.
     pub answer: Option<Message>,
-    /// What belongs to none of these: bytes behind the answer, or of a head that broke off.
+    /// What belongs to none of these: bytes after the response, or of an incomplete head.
     pub rest: Vec<u8>,
 }
 
@@ -343,7 +343,7 @@ impl Heard {
 /// bytes are sent first, and a status of 2xx is waited for.
 ///
 /// # Errors
-/// No connection, another answer to `connect`, or more than `within` for all of it.
+/// No connection, another response to `connect`, or more than `within` for all of it.
 pub async fn talk(
     addr: SocketAddr,
     connect: Option<&[u8]>,
@@ -399,7 +399,7 @@ where
     pending().await
 }
 
-/// Reads messages, one behind the other.
+/// Reads messages, one after the other.
 struct Wire<R> {
     source: BufReader<R>,
 }
@@ -422,7 +422,7 @@ impl<R: AsyncRead + Unpin> Wire<R> {
         Err(io::Error::other(detail))
     }
 
-    /// Reads answers up to the last. `go` is told when the other pieces of the body may go.
+    /// Reads responses up to the final one. `go` fires when the other pieces of the body may be sent.
     async fn hear(&mut self, request: &RawRequest, go: oneshot::Sender<()>) -> Heard {
         let mut heard = Heard::default();
         let mut go = Some(go);
@@ -514,7 +514,7 @@ impl<R: AsyncRead + Unpin> Wire<R> {
         }
     }
 
-    /// Adds so many bytes to `raw`, or as many as there are. Whether all came.
+    /// Adds up to `bytes` bytes to `raw`. Returns whether all of them arrived.
     async fn exactly(&mut self, bytes: u64, raw: &mut Vec<u8>) -> bool {
         let read = (&mut self.source).take(bytes).read_to_end(raw).await;
         read.is_ok_and(|read| read as u64 == bytes)
@@ -546,7 +546,7 @@ impl<R: AsyncRead + Unpin> Wire<R> {
     }
 }
 
-/// The size that a chunk's first line says.
+/// The size in a chunk's first line.
 fn chunk_bytes(line: &[u8]) -> Option<u64> {
     let digits = line.split(|byte| *byte == b';').next()?.trim_ascii();
     u64::from_str_radix(std::str::from_utf8(digits).ok()?, 16).ok()
@@ -575,7 +575,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn both_ends_write_down_what_came() {
+    async fn recorder_records_both_ends() {
         let sent = "HTTP/1.1 103 \r\nLink: a\r\n\r\nHTTP/1.1 200 OK\r\nA: \t1 \r\nB:\r\n\
                     Transfer-Encoding: chunked\r\n\r\n3;x=y\r\nabc\r\n0\r\nC: 3\r\n\r\n";
         let steps = vec![Step::ReadBody, Step::Send(sent.into())];
@@ -597,7 +597,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn what_breaks_off_is_not_whole() {
+    async fn recorder_marks_aborted_messages() {
         for (sent, end) in [
             ("Content-Length: 9\r\n\r\nabc", Step::Close),
             (

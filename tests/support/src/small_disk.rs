@@ -1,4 +1,4 @@
-//! A small disk that can be filled and freed: a tmpfs of its own. Needs root.
+//! A small disk that can be filled and freed: a tmpfs. Needs root.
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{ErrorKind, Write as _};
@@ -14,7 +14,7 @@ pub struct SmallDisk {
 }
 
 impl SmallDisk {
-    /// Mounts one with room for so many bytes.
+    /// Mounts a disk of this size.
     ///
     /// # Panics
     /// Without the right to mount.

@@ -1,4 +1,4 @@
-//! A real squid with Basic authentication, on a port of its own.
+//! A real squid with Basic authentication, on its own port.
 
 use crate::ports;
 use crate::process::Running;
@@ -9,7 +9,7 @@ use std::process::Command;
 use std::time::Duration;
 
 /// How long squid may take to listen.
-const PATIENCE: Duration = Duration::from_secs(60);
+const TIMEOUT: Duration = Duration::from_secs(60);
 
 /// A running squid; it and its files are gone with the value.
 #[derive(Debug)]
@@ -79,7 +79,7 @@ impl Squid {
         command.arg(self.dir.join("squid.conf"));
         let running = Running::spawn("squid", command);
         running
-            .wait_log("Accepting HTTP Socket connections", PATIENCE)
+            .wait_log("Accepting HTTP Socket connections", TIMEOUT)
             .await;
         self.running = Some(running);
     }
@@ -88,7 +88,7 @@ impl Squid {
     pub async fn restart(&mut self) {
         if let Some(running) = self.running.take() {
             running.kill9();
-            running.wait_exit(PATIENCE).await;
+            running.wait_exit(TIMEOUT).await;
         }
         self.run().await;
     }
@@ -99,7 +99,7 @@ impl Squid {
     }
 }
 
-/// Squid gives root up, and reads its files as somebody else.
+/// Squid drops root, and reads its files as another user.
 fn open_to_squid(dir: &Path) {
     use std::os::unix::fs::PermissionsExt as _;
     let everybody = fs::Permissions::from_mode(0o755);

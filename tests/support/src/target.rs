@@ -1,5 +1,5 @@
-//! The internal server that a request finally goes to: an HTTP/1.1 target with a route for each
-//! way in which a real one behaves.
+//! The internal server that a request reaches at last: an HTTP/1.1 target with a route for each behaviour of
+//! a real one.
 //!
 //! | route | does |
 //! | --- | --- |
@@ -13,13 +13,13 @@
 //! | `GET /delay/MS` | answers after MS |
 //! | `GET /hang` | never answers; see [`Target::wait_for_hangups`] |
 //! | `GET /truncated`, `/truncated-chunked` | half of 100 000 bytes, then closes |
-//! | `GET /close` | closes without an answer |
+//! | `GET /close` | closes without a response |
 //! | `GET /redirect?to=URL` | 302 with that location; `/redirect/CODE?to=URL` with that status |
 //! | `GET /big-headers/N` | N bytes of response headers |
 //! | `GET /status/N` | that status |
 //!
-//! What the routes do is in `target/routes.rs`. Answers that no HTTP library would write are
-//! [`RawTarget`](crate::RawTarget)'s.
+//! The routes are in `target/routes.rs`. [`RawTarget`](crate::RawTarget) sends responses that no HTTP library
+//! would write.
 
 mod routes;
 
@@ -166,7 +166,7 @@ impl Target {
     }
 
     /// Exchanges that the client left before they were complete: the connection closed while a
-    /// body was still coming in, an answer was being waited for, or was being written.
+    /// body was still coming in, a response was being waited for, or was being written.
     pub fn hangups(&self) -> u64 {
         *self.seen.hangups.borrow()
     }
@@ -212,9 +212,9 @@ impl Seen {
     }
 }
 
-/// Counts an exchange as left by its client, unless it is told that it is complete.
+/// Counts an exchange as aborted by its client, unless it was marked complete.
 ///
-/// hyper drops the service's future, or the answer's body, as soon as the connection is gone: so
+/// hyper drops the service's future, or the response's body, as soon as the connection is gone: so
 /// the drop is the moment at which the target learns of it.
 struct Exchange {
     seen: Arc<Seen>,

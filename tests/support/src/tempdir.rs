@@ -60,7 +60,7 @@ mod tests {
     use super::TempDir;
 
     #[test]
-    fn two_of_one_label_differ_and_vanish_with_their_owner() {
+    fn temp_dirs_differ_and_are_removed() {
         let first = TempDir::new("with space");
         let second = TempDir::new("with space");
         assert_ne!(first.path(), second.path());

@@ -1,4 +1,4 @@
-//! The proxy does what it is told, and nothing else.
+//! The proxy applies the faults that are set, and no others.
 
 use std::io::ErrorKind;
 use std::net::SocketAddr;
@@ -59,7 +59,7 @@ async fn is_silent(socket: &mut TcpStream) -> bool {
 }
 
 #[tokio::test]
-async fn bytes_and_the_end_pass_unchanged() {
+async fn proxy_passes_bytes_and_end() {
     let proxy = FlakyProxy::start(echo_server(b'a').await).await;
     let (socket, _) = greeted(&proxy).await;
     let sent = pattern::bytes(3_000_000);
@@ -85,7 +85,7 @@ async fn bytes_and_the_end_pass_unchanged() {
 }
 
 #[tokio::test]
-async fn frozen_it_is_silent_and_thawed_nothing_was_lost() {
+async fn thawed_proxy_has_lost_nothing() {
     let proxy = FlakyProxy::start(echo_server(b'a').await).await;
     let (mut old, _) = greeted(&proxy).await;
     proxy.freeze(Direction::Both);
@@ -114,7 +114,7 @@ async fn frozen_it_is_silent_and_thawed_nothing_was_lost() {
 }
 
 #[tokio::test]
-async fn one_direction_freezes_alone() {
+async fn directions_freeze_independently() {
     let proxy = FlakyProxy::start(echo_server(b'a').await).await;
     let (mut socket, _) = greeted(&proxy).await;
     proxy.freeze(Direction::Downstream);
@@ -132,7 +132,7 @@ async fn one_direction_freezes_alone() {
 }
 
 #[tokio::test]
-async fn only_the_existing_connections_freeze() {
+async fn freeze_existing_spares_new_connections() {
     let proxy = FlakyProxy::start(echo_server(b'a').await).await;
     let (mut old, _) = greeted(&proxy).await;
     proxy.freeze_existing();
@@ -146,7 +146,7 @@ async fn only_the_existing_connections_freeze() {
 }
 
 #[tokio::test]
-async fn an_end_does_not_pass_while_frozen() {
+async fn frozen_proxy_holds_the_end() {
     let proxy = FlakyProxy::start(echo_server(b'a').await).await;
     let (mut socket, _) = greeted(&proxy).await;
     proxy.freeze(Direction::Both);
@@ -162,7 +162,7 @@ async fn an_end_does_not_pass_while_frozen() {
 }
 
 #[tokio::test]
-async fn cut_reads_as_an_end_and_reset_as_an_error() {
+async fn cut_is_an_end_and_reset_an_error() {
     let proxy = FlakyProxy::start(echo_server(b'a').await).await;
     let (mut socket, _) = greeted(&proxy).await;
     proxy.cut();
@@ -186,7 +186,7 @@ async fn cut_reads_as_an_end_and_reset_as_an_error() {
 }
 
 #[tokio::test]
-async fn cut_after_passes_exactly_so_many_bytes() {
+async fn cut_after_passes_the_exact_byte_count() {
     let proxy = FlakyProxy::start(echo_server(b'a').await).await;
     for bytes in [1, 1_000, 100_000] {
         let (mut socket, _) = greeted(&proxy).await;
@@ -208,7 +208,7 @@ async fn cut_after_passes_exactly_so_many_bytes() {
 }
 
 #[tokio::test]
-async fn delay_adds_its_time_each_way_and_leaves_the_throughput() {
+async fn delay_keeps_the_throughput() {
     let proxy = FlakyProxy::start(echo_server(b'a').await).await;
     let (socket, _) = greeted(&proxy).await;
     let mut socket = socket;
@@ -237,7 +237,7 @@ async fn delay_adds_its_time_each_way_and_leaves_the_throughput() {
 }
 
 #[tokio::test]
-async fn a_rate_holds() {
+async fn rate_is_limited() {
     let proxy = FlakyProxy::start(echo_server(b'a').await).await;
     let (mut socket, _) = greeted(&proxy).await;
     proxy.rate(Some(100_000));
@@ -249,7 +249,7 @@ async fn a_rate_holds() {
 }
 
 #[tokio::test]
-async fn refused_is_refused_and_the_old_lives_on() {
+async fn refuse_affects_new_connections_only() {
     let proxy = FlakyProxy::start(echo_server(b'a').await).await;
     let (mut old, _) = greeted(&proxy).await;
     proxy.refuse(true).await;
@@ -263,7 +263,7 @@ async fn refused_is_refused_and_the_old_lives_on() {
 }
 
 #[tokio::test]
-async fn new_connections_go_where_it_was_retargeted() {
+async fn retarget_affects_new_connections() {
     let proxy = FlakyProxy::start(echo_server(b'a').await).await;
     let (mut old, _) = greeted(&proxy).await;
     proxy.retarget(echo_server(b'b').await);
@@ -274,7 +274,7 @@ async fn new_connections_go_where_it_was_retargeted() {
 }
 
 #[tokio::test]
-async fn dropped_it_closes_everything() {
+async fn dropped_proxy_closes_everything() {
     let proxy = FlakyProxy::start(echo_server(b'a').await).await;
     let addr = proxy.addr();
     let (mut socket, _) = greeted(&proxy).await;

@@ -17,7 +17,7 @@ fn through(line: Line) -> (Link, TcpStream, TcpStream) {
 }
 
 #[test]
-fn a_byte_takes_half_a_round_trip_each_way_at_any_rate() {
+fn link_delays_by_half_a_round_trip() {
     let round_trip = Duration::from_millis(60);
     for bytes_per_s in [100_000, 125_000_000] {
         let (_link, mut near, mut far) = through(Line {
@@ -36,7 +36,7 @@ fn a_byte_takes_half_a_round_trip_each_way_at_any_rate() {
 }
 
 #[test]
-fn bytes_pass_at_the_rate_both_ways_at_once_and_unchanged() {
+fn link_passes_both_directions_at_its_rate() {
     let line = Line {
         round_trip: Duration::from_millis(40),
         bytes_per_s: 20_000_000,
@@ -68,7 +68,7 @@ fn bytes_pass_at_the_rate_both_ways_at_once_and_unchanged() {
 }
 
 #[test]
-fn a_receiver_that_takes_nothing_holds_the_sender_back() {
+fn link_applies_backpressure() {
     let line = Line {
         round_trip: Duration::from_millis(20),
         bytes_per_s: 125_000_000,

@@ -15,7 +15,7 @@ fn shell(script: &str) -> Command {
 }
 
 #[tokio::test]
-async fn what_it_writes_is_waited_for_and_kept() {
+async fn process_output_is_awaited_and_kept() {
     let script = "echo early; sleep 0.1; echo late >&2; sleep 60";
     let running = Running::spawn("writer", shell(script));
     assert_eq!(running.wait_log("lat", SOON).await, "late");
@@ -26,7 +26,7 @@ async fn what_it_writes_is_waited_for_and_kept() {
 }
 
 #[tokio::test]
-async fn waiting_for_a_line_ends_with_the_process() {
+async fn wait_log_ends_with_the_process() {
     let began = Instant::now();
     let waited = tokio::spawn(async {
         let running = Running::spawn("brief", shell("echo something else"));
@@ -42,7 +42,7 @@ async fn waiting_for_a_line_ends_with_the_process() {
 }
 
 #[tokio::test]
-async fn it_ends_by_signal_and_on_drop() {
+async fn process_ends_by_signal_and_on_drop() {
     let polite = Running::spawn(
         "polite",
         shell("trap 'exit 7' TERM; echo up; while :; do sleep 0.01; done"),
@@ -64,7 +64,7 @@ async fn it_ends_by_signal_and_on_drop() {
 }
 
 #[tokio::test]
-async fn processor_time_is_counted() {
+async fn cpu_time_is_counted() {
     let busy = Running::spawn("busy", shell("while :; do :; done"));
     let deadline = Instant::now() + SOON;
     while busy.cpu_time() < Duration::from_millis(50) {
@@ -74,7 +74,7 @@ async fn processor_time_is_counted() {
 }
 
 #[tokio::test]
-async fn a_command_is_run_to_its_end() {
+async fn finish_runs_a_command_to_its_end() {
     let done = finish("ok", shell("echo out; echo err >&2"), SOON).await;
     assert_eq!(done.stderr, "err\n");
     assert_eq!(done.success(), "out\n");

@@ -1,4 +1,4 @@
-//! The target behaves as its routes say, and the client sees all of it.
+//! The target's routes behave as documented, and the client sees all of it.
 
 use std::time::Duration;
 
@@ -55,7 +55,7 @@ async fn sink_and_bytes_agree_on_the_hash() {
 }
 
 #[tokio::test]
-async fn a_truncated_answer_is_never_whole() {
+async fn truncated_response_is_an_error() {
     let (target, origin) = plain().await;
     for route in ["/truncated", "/truncated-chunked"] {
         let answer = origin.send(Ask::get(route)).await.expect_status(200);
@@ -75,7 +75,7 @@ async fn a_truncated_answer_is_never_whole() {
 }
 
 #[tokio::test]
-async fn a_hangup_is_seen_at_once_wherever_the_exchange_is() {
+async fn hangup_is_seen_at_once() {
     for tls in [false, true] {
         let ca = ThrowawayCa::new();
         let target = if tls {
@@ -125,7 +125,7 @@ async fn a_hangup_is_seen_at_once_wherever_the_exchange_is() {
 }
 
 #[tokio::test]
-async fn hooks_are_recorded_as_they_came() {
+async fn hooks_are_recorded_unchanged() {
     let (target, origin) = plain().await;
     let key = ApiKey::new("id", "secret");
     let ask = Ask::new(Method::PUT, "/hook?a=%20b")
@@ -147,7 +147,7 @@ async fn hooks_are_recorded_as_they_came() {
 }
 
 #[tokio::test]
-async fn the_other_routes_answer_as_their_names_say() {
+async fn routes_behave_as_named() {
     let (_target, origin) = plain().await;
     let mut client = origin.client().await.expect("a connection");
     assert_eq!(client.send(Ask::get("/status/204")).await.status, 204);
@@ -207,7 +207,7 @@ async fn the_other_routes_answer_as_their_names_say() {
 }
 
 #[tokio::test]
-async fn a_certificate_verifies_against_its_own_root_and_name_alone() {
+async fn certificate_needs_its_root_and_name() {
     let ca = ThrowawayCa::new();
     let target = Target::start_tls(&ca).await;
     for host in ["localhost", "127.0.0.1"] {
@@ -225,7 +225,7 @@ async fn a_certificate_verifies_against_its_own_root_and_name_alone() {
 }
 
 #[tokio::test]
-async fn raw_bytes_go_out_and_come_back_as_they_are() {
+async fn raw_target_passes_bytes_unchanged() {
     let (_target, origin) = plain().await;
     let answer = origin.raw(b"NOT HTTP AT ALL\r\n\r\n", SOON).await;
     assert!(
@@ -243,7 +243,7 @@ async fn raw_bytes_go_out_and_come_back_as_they_are() {
 }
 
 #[tokio::test]
-async fn nobody_listening_is_told_apart_from_a_failed_exchange() {
+async fn connect_failure_differs_from_exchange_failure() {
     let nobody = Origin::http(support::ports::free_addr());
     let refused = nobody
         .try_send(Ask::get("/"))

@@ -1,6 +1,6 @@
 //! The work that is measured: what an exchange costs apart from sockets, in rounds that are all
 //! alike. Instructions and allocations of a round are held by `cargo xtask gate`; the time that it
-//! takes is told by `cargo xtask bench micro`. Both go through [`all`].
+//! takes is measured by `cargo xtask bench micro`. Both go through [`all`].
 //!
 //! ```text
 //! session   a relay's and a bridge's session back to back
@@ -60,7 +60,7 @@ mod tests {
     use std::collections::HashSet;
 
     #[test]
-    fn every_work_does_its_rounds() {
+    fn work_does_its_rounds() {
         for work in all() {
             let mut round = work.start();
             for _ in 0..50 {
@@ -70,7 +70,7 @@ mod tests {
     }
 
     #[test]
-    fn every_work_has_a_name_of_its_own() {
+    fn work_names_are_unique() {
         let works = all();
         let names: HashSet<_> = works.iter().map(|work| work.name).collect();
         assert_eq!(names.len(), works.len());

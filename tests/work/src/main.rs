@@ -1,4 +1,4 @@
-//! `bench-work list` says what there is; `bench-work run NAME ROUNDS` does it, and nothing else,
+//! `bench-work list` prints the names; `bench-work run NAME ROUNDS` does it, and nothing else,
 //! so that the difference between two numbers of rounds is the cost of the rounds alone.
 #![expect(clippy::print_stdout, reason = "the list is its output")]
 #![expect(

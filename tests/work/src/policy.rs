@@ -1,5 +1,5 @@
 //! One decision, and the approval of the address that its host resolved to. The rule or endpoint
-//! that allows it is the last one, so all of them are looked at.
+//! that allows it is the last one, so all of them are evaluated.
 
 use crate::{Round, Work};
 use policy::{ENDPOINTS_MAX, Endpoint, HostPattern, Methods, PathPattern, Policy, Ports, Rule};

@@ -91,7 +91,7 @@ pub(crate) fn request(class: Class) -> RequestHead {
     }
 }
 
-/// An answer to it.
+/// A response to it.
 pub(crate) fn response(body: BodyLength) -> ResponseHead {
     ResponseHead {
         status: 200,

@@ -179,7 +179,7 @@ impl Pair {
         bytes
     }
 
-    /// Reads the rest of an answer that is there as a whole, and lets go of it.
+    /// Reads the rest of a response that is there as a whole, and lets go of it.
     fn read_to_end(&mut self, id: u32) -> usize {
         let bytes = self.read_what_came(id);
         assert_eq!(self.relay.read(self.now, id), Read::End);

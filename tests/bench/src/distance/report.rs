@@ -1,4 +1,4 @@
-//! The three tables: transfers, small requests beside them, memory.
+//! The three tables: transfers, concurrent small requests, memory.
 
 use std::fmt;
 use std::time::Duration;
@@ -118,7 +118,7 @@ impl fmt::Display for Report {
         }
         writeln!(f, "{table}")?;
 
-        writeln!(f, "Small requests beside such a transfer:\n")?;
+        writeln!(f, "Small requests during such a transfer:\n")?;
         let mut table = Table::new(&[
             "round trip",
             "transfer",

@@ -6,7 +6,8 @@ use std::process::Command;
 use std::time::Duration;
 
 use support::process::command;
-use support::{Installation, Line, Link, Running, TempDir, ThrowawayCa};
+use support::setup::Endpoint;
+use support::{Line, Link, Running, TempDir, TestEnv, ThrowawayCa};
 
 use crate::bulk::Bulk;
 
@@ -18,7 +19,7 @@ pub(super) struct Site {
     pub(super) plain: Bulk,
     /// The same through the tunnel.
     pub(super) tunnel: Bulk,
-    installation: Installation,
+    installation: TestEnv,
     _yardstick: (Running, Link, Running),
     _files: TempDir,
     _target: Running,
@@ -41,9 +42,9 @@ impl Site {
         near.args(["dial", &link.addr().to_string()]).arg(ca_file);
         let (near, near_addr) = spawn("near end", near).await?;
 
-        let installation = Installation::builder()
-            .endpoint(ENDPOINT, &format!("http://{target_addr}/"))
-            .bridge_extra("[relay]\nconnections = 1\n")
+        let installation = TestEnv::bare()
+            .endpoint(Endpoint::new(ENDPOINT, format!("http://{target_addr}/")))
+            .bridge(|bridge| bridge.set("relay.connections", 1))
             .over(line)
             .start()
             .await;
@@ -67,12 +68,12 @@ impl Site {
 
     /// Relay and bridge.
     pub(super) fn products(&self) -> [&Running; 2] {
-        let Installation { relay, bridge, .. } = &self.installation;
+        let TestEnv { relay, bridge, .. } = &self.installation;
         [relay.process(), bridge.process()]
     }
 }
 
-/// Starts a program that says where it listens.
+/// Starts a program that prints its address.
 async fn spawn(name: &str, command: Command) -> Result<(Running, SocketAddr), Box<dyn Error>> {
     let running = Running::spawn(name, command);
     let said = running

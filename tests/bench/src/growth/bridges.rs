@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use support::process::command;
-use support::setup::{Bridge, BridgeSetup, Relay, RelaySetup};
+use support::setup::{Bridge, BridgeSetup, Endpoint, Relay, RelaySetup};
 use support::{ApiKey, Running, TempDir, ThrowawayCa};
 
 use super::ENDPOINT;
@@ -42,7 +42,7 @@ impl Tenants {
         }
     }
 
-    /// Creates what is missing to so many, and waits until the new bridges are connected.
+    /// Creates tenants up to `count`, and waits until the new bridges are connected.
     pub(super) async fn grow_to(&mut self, count: usize) -> Result<(), Box<dyn Error>> {
         let mut list = String::new();
         for number in self.callers.len()..count {
@@ -51,11 +51,9 @@ impl Tenants {
             self.callers
                 .push(self.relay.create_key(&tenant, "caller").await);
             let key = self.relay.create_key(&tenant, "bridge").await;
-            let setup = BridgeSetup::new(&format!("bridge-{number}")).extra(&format!(
-                "[relay]\nconnections = 1\n\
-                 [[endpoint]]\nname = {ENDPOINT:?}\nurl = \"http://{}/\"\n",
-                self.target
-            ));
+            let setup = BridgeSetup::new(&format!("bridge-{number}"))
+                .set("relay.connections", 1)
+                .endpoint(Endpoint::new(ENDPOINT, format!("http://{}/", self.target)));
             let bridge = Bridge::write(&self.relay, setup, &self.dir);
             let ApiKey {
                 client_id,

@@ -7,7 +7,7 @@ use std::time::Duration;
 use rustls::client::Resumption;
 use rustls::pki_types::ServerName;
 use rustls::{ClientConfig, HandshakeKind};
-use support::Installation;
+use support::TestEnv;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
@@ -23,10 +23,7 @@ pub(crate) struct Handshakes {
 
 impl Handshakes {
     /// One connection after the other, so many of each kind.
-    pub(crate) async fn measure(
-        site: &Installation,
-        connections: u32,
-    ) -> Result<Self, Box<dyn Error>> {
+    pub(crate) async fn measure(site: &TestEnv, connections: u32) -> Result<Self, Box<dyn Error>> {
         let mut config = (*site.ca.client_config()).clone();
         config.resumption = Resumption::in_memory_sessions(4);
         let resuming = Arc::new(config.clone());
@@ -43,7 +40,7 @@ impl Handshakes {
 }
 
 async fn cost(
-    site: &Installation,
+    site: &TestEnv,
     config: Arc<ClientConfig>,
     connections: u32,
 ) -> Result<(Duration, u32), Box<dyn Error>> {
@@ -56,8 +53,8 @@ async fn cost(
     Ok((cpu / connections.max(1), resumed))
 }
 
-/// Whether the connection's session was resumed. The answer is read, and the tickets with it.
-async fn connect(site: &Installation, config: &Arc<ClientConfig>) -> Result<bool, Box<dyn Error>> {
+/// Whether the connection's session was resumed. The response is read, and the tickets with it.
+async fn connect(site: &TestEnv, config: &Arc<ClientConfig>) -> Result<bool, Box<dyn Error>> {
     let tcp = TcpStream::connect(site.relay.public().addr()).await?;
     tcp.set_nodelay(true)?;
     let name = ServerName::try_from("localhost")?;

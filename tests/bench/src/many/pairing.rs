@@ -11,7 +11,7 @@ use base64::engine::general_purpose::STANDARD;
 use protocol::opening::PairingTranscript;
 use ring::signature::{Ed25519KeyPair, KeyPair as _};
 use serde_json::{Value, json};
-use support::{ApiKey, Ask, Client, Installation};
+use support::{ApiKey, Ask, Client, TestEnv};
 use tokio::task::JoinSet;
 use transport::handshake::Identity;
 
@@ -31,11 +31,11 @@ struct Pairer {
 impl Roster {
     /// Pairs so many. The first tenant is the one that also has the bridges that serve.
     pub(crate) async fn pair(
-        site: &Installation,
+        site: &TestEnv,
         bridges: u32,
         tenants: u32,
     ) -> Result<Self, Box<dyn Error>> {
-        let mut keys = vec![site.pairing.clone()];
+        let mut keys = vec![site.bridge_key.clone()];
         for n in 1..tenants {
             let tenant = format!("tenant-{n}");
             site.relay.create_tenant(&tenant).await;

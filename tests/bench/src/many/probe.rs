@@ -12,7 +12,7 @@ use hyper::client::conn::http2;
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use rustls::ClientConfig;
 use rustls::pki_types::ServerName;
-use support::{ApiKey, Ask, Installation, Origin};
+use support::{ApiKey, Ask, Origin, TestEnv};
 use tokio::net::TcpStream;
 use tokio::task::JoinHandle;
 use tokio_rustls::TlsConnector;
@@ -49,7 +49,7 @@ struct Probe {
 pub(crate) type Probed = Vec<(&'static str, Vec<Asked>)>;
 
 impl Probes {
-    pub(crate) fn start(site: &Installation) -> Self {
+    pub(crate) fn start(site: &TestEnv) -> Self {
         let mut probes = Self {
             running: Vec::new(),
         };

@@ -162,7 +162,7 @@ impl Report {
         writeln!(f, "| --- | --- | ---: | ---: | ---: | ---: | --- |")?;
         let calm_end = self.calm.began + self.calm.lasted;
         let up = self.storm.began + self.storm.ready;
-        // The last few come long after the crowd.
+        // The last few connect long after the others.
         let back = self.storm.began + self.storm.most_back();
         for (name, asked) in &self.probed {
             let during = |from: Instant, is_in: &dyn Fn(&Asked) -> bool| {

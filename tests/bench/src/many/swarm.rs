@@ -1,7 +1,7 @@
 //! A part of the bridges, in a process of their own: each dials, keeps its session, and dials again
 //! when that ends, with the bridge's own code and after the bridge's own waits.
 //!
-//! Every 100 ms a line says what happened since the last one; see [`Tick`].
+//! Every 100 ms it prints a line with what happened since the last one; see [`Tick`].
 
 use std::collections::BTreeMap;
 use std::error::Error;
@@ -78,7 +78,7 @@ pub(crate) async fn run(args: &Args) -> Result<(), Box<dyn Error>> {
     let roster = Roster::read(&args.roster, args.first, args.count)?;
     for (number, identity) in roster.into_iter().enumerate() {
         let mut tls = (*tls).clone();
-        // A bridge remembers its own sessions and nobody else's.
+        // A bridge remembers its own TLS sessions only.
         tls.resumption = Resumption::in_memory_sessions(4);
         let dialer = Dialer::new(url.clone(), &tls, Proxy::Direct);
         let dialer = dialer.with_source_address(address(args.first + number));

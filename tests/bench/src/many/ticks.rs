@@ -1,4 +1,4 @@
-//! What the swarm's processes say, put together.
+//! Combines the reports of the swarm's processes.
 
 use std::collections::BTreeMap;
 use std::error::Error;
@@ -17,7 +17,7 @@ const WORD: &str = "tick";
 /// What happened in a process within 100 ms.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(crate) struct Tick {
-    /// When it was said, in milliseconds since 1970.
+    /// The time of the report, in milliseconds since 1970.
     pub(crate) at_ms: u64,
     /// Sessions that are up now.
     pub(crate) up: u64,
@@ -138,7 +138,7 @@ impl<'a> Ticks<'a> {
         }
     }
 
-    /// How many are up, as each process said last.
+    /// How many are connected, by the last report of each process.
     fn up(&self) -> u64 {
         let last = |process: &Running| {
             let lines = process.log();
@@ -164,7 +164,7 @@ impl<'a> Ticks<'a> {
         all
     }
 
-    /// What was said since `began_ms`.
+    /// The reports since `began_ms`.
     pub(crate) fn since(&self, began_ms: u64) -> Seconds {
         let mut seconds = Seconds::default();
         for process in self.swarm {
@@ -230,7 +230,7 @@ mod tests {
     use std::time::Duration;
 
     #[test]
-    fn a_line_reads_as_it_was_written() {
+    fn tick_line_round_trips() {
         let tick = Tick {
             at_ms: 1_700_000_000_123,
             up: 1,
@@ -245,7 +245,7 @@ mod tests {
     }
 
     #[test]
-    fn the_busiest_second_may_begin_at_any_tenth() {
+    fn busiest_second_starts_at_any_tenth() {
         let tenths = [(0, (5, 1)), (7, (10, 2)), (12, (10, 4)), (30, (1, 9))];
         let seconds = Seconds {
             tenths: tenths.into_iter().collect(),

@@ -15,8 +15,8 @@ pub(super) struct Round {
     /// MiB a second, and seconds of processor time for a GiB.
     pub(super) down: [f64; 2],
     pub(super) up: [f64; 2],
-    pub(super) beside_p50_ms: f64,
-    pub(super) beside_p99_ms: f64,
+    pub(super) during_p50_ms: f64,
+    pub(super) during_p99_ms: f64,
 }
 
 /// All rounds of all systems.
@@ -86,11 +86,11 @@ impl Report {
             ("CPU, s/GiB down".into(), 2, |round| round.down[1]),
             (format!("{mib} MiB up, MiB/s"), 0, |round| round.up[0]),
             ("CPU, s/GiB up".into(), 2, |round| round.up[1]),
-            ("beside 4 downloads, p50, ms".into(), 2, |round| {
-                round.beside_p50_ms
+            ("during 4 downloads, p50, ms".into(), 2, |round| {
+                round.during_p50_ms
             }),
-            ("beside 4 downloads, p99, ms".into(), 2, |round| {
-                round.beside_p99_ms
+            ("during 4 downloads, p99, ms".into(), 2, |round| {
+                round.during_p99_ms
             }),
         ]
     }

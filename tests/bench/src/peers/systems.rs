@@ -9,7 +9,8 @@ use std::time::Duration;
 use std::{env, fs};
 
 use support::process::command;
-use support::{Installation, Running, TempDir, ThrowawayCa, ports};
+use support::setup::Endpoint;
+use support::{Running, TempDir, TestEnv, ThrowawayCa, ports};
 
 use super::usage::Usage;
 use crate::bulk::Bulk;
@@ -26,7 +27,7 @@ pub(super) struct System {
     pub(super) bulk: Bulk,
     /// Its own processes, by id.
     roots: Vec<u32>,
-    _keeps: (Vec<Running>, Option<Installation>, Option<TempDir>),
+    _keeps: (Vec<Running>, Option<TestEnv>, Option<TempDir>),
 }
 
 /// What a system is started with.
@@ -125,8 +126,8 @@ fn direct(running: Running, target: SocketAddr) -> System {
 }
 
 async fn ours(target: SocketAddr) -> System {
-    let site = Installation::builder()
-        .endpoint(ENDPOINT, &format!("http://{target}/"))
+    let site = TestEnv::bare()
+        .endpoint(Endpoint::new(ENDPOINT, format!("http://{target}/")))
         .start()
         .await;
     System {
@@ -402,7 +403,7 @@ fn is_file(path: &Path) -> bool {
     fs::metadata(path).is_ok_and(|found| found.is_file())
 }
 
-/// The first word with a number and a dot in what it says of its version.
+/// The first word with a number and a dot in the output of its version command.
 fn version_of(command: &[&str]) -> String {
     let output = Command::new(command[0]).args(&command[1..]).output();
     let Ok(output) = output else {

@@ -75,7 +75,7 @@ mod tests {
     use super::Usage;
 
     #[test]
-    fn a_process_is_measured_with_its_children() {
+    fn usage_includes_child_processes() {
         let me = std::process::id();
         let alone = Usage::of(&[me]);
         assert!(alone.peak_kib > 0);

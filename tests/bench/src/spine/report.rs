@@ -128,7 +128,7 @@ mod tests {
     }
 
     #[test]
-    fn the_table_holds_medians_and_their_ratios() {
+    fn report_shows_medians_and_ratios() {
         let mut report = Report::new(64, ["direct", "endpoint", "call"]);
         for requests in [900, 1000, 5000] {
             report.add(0, round(20, requests));

@@ -1,18 +1,37 @@
-//! What both ends saw on a way through the tunnel, beside what they saw without it.
+//! Compares what both ends saw on a route through the tunnel with what they saw without it.
 
-use crate::case::{Case, Check, Way};
+use crate::case::{Case, Check, KEY, Route, Target};
+use crate::http2_caller::Reply;
 use std::collections::{BTreeMap, BTreeSet};
-use support::recorder::{Field, Framing, Heard, Message};
+use support::h2_target::{self, BodyEnd};
+use support::recorder::{Field, Framing, Message};
 
-/// What a case did on one way.
+/// What a case did on one route.
 pub(crate) struct Run {
     /// The requests that the target saw.
-    pub(crate) seen: Vec<Message>,
-    /// What the client heard, or why nothing.
+    pub(crate) requests: Vec<Sight>,
+    /// The same as bytes, where the target records them.
+    pub(crate) request_bytes: Vec<u8>,
+    /// What the caller got, or why it got nothing.
     pub(crate) heard: Result<Heard, String>,
+    /// Whether the target saw the caller's key for the relay.
+    pub(crate) has_leaked: bool,
+    /// Whether the target saw another version of HTTP than its own.
+    pub(crate) is_downgraded: bool,
 }
 
-/// Fields of one hop: they stay there.
+/// What a caller got.
+pub(crate) struct Heard {
+    pub(crate) response: Option<Sight>,
+    /// Responses with a status of 1xx, where the caller records them.
+    pub(crate) informational: Option<Vec<Sight>>,
+    /// Bytes after the response.
+    pub(crate) rest: Vec<u8>,
+    /// All of it.
+    pub(crate) bytes: Vec<u8>,
+}
+
+/// Fields of one hop. They end there (RFC 9110, 7.6.1).
 const OF_ONE_HOP: [&str; 8] = [
     "connection",
     "keep-alive",
@@ -24,202 +43,205 @@ const OF_ONE_HOP: [&str; 8] = [
     "upgrade",
 ];
 
-/// Those of them that the next hop may have, too: they say how its own messages end.
+/// Those of them that the next hop may have, too: they frame its own messages.
 const OF_EVERY_HOP: [&str; 2] = ["connection", "transfer-encoding"];
-
-/// Carries the relay's own key.
-const KEY: &str = "bridge-authorization";
 
 /// Bytes of a value or a body that are shown.
 const SHOWN_BYTES: usize = 160;
 
-/// What is known of a body's length before it was read.
+/// The body of invalid responses.
+pub(crate) const NEVER_SEEN: &str = "never to be seen";
+
+type Named = BTreeMap<String, Vec<Vec<u8>>>;
+
+/// What a receiver knows of a body's length before it reads it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Length {
-    /// There is no body.
     Bodiless,
     Known,
     Unknown,
 }
 
 /// A message without what may differ.
-struct Sight<'a> {
-    /// Method and request target, or the status.
-    start: &'a [u8],
-    fields: BTreeMap<&'a str, Vec<&'a [u8]>>,
-    length: Length,
-    body: &'a [u8],
-    trailers: BTreeMap<&'a str, Vec<&'a [u8]>>,
+#[derive(Clone)]
+pub(crate) struct Sight {
+    /// Method and target, or the status.
+    start: Vec<u8>,
+    fields: Named,
+    /// `None` by HTTP/2, whose frames always end the body.
+    length: Option<Length>,
+    body: Vec<u8>,
+    trailers: Named,
     is_whole: bool,
+    /// Fields that should have ended at the hop before.
+    passed_on: Vec<String>,
 }
 
-/// What makes a run without the tunnel no yardstick: then the case is wrong.
+/// Returns why a run without the tunnel is no yardstick: then the case itself is wrong.
 pub(crate) fn unsound(case: &Case, direct: &Run) -> Vec<String> {
     let mut found = Vec::new();
-    if direct.seen.len() != 1 {
-        found.push(format!("the target saw {} requests", direct.seen.len()));
+    if direct.requests.len() != 1 {
+        let count = direct.requests.len();
+        found.push(format!("the target saw {count} requests"));
     }
-    if !case.is_early && direct.seen.iter().any(|request| !request.is_whole) {
-        found.push("the target saw a request that is not whole".to_owned());
+    if !case.is_early && direct.requests.iter().any(|request| !request.is_whole) {
+        found.push("the target saw an incomplete request".to_owned());
     }
-    let answer = match &direct.heard {
-        Ok(heard) => heard.answer.as_ref(),
+    let response = match &direct.heard {
+        Ok(heard) => heard.response.as_ref(),
         Err(error) => {
             found.push(error.clone());
             return found;
         }
     };
-    let is_whole = answer.is_some_and(|answer| answer.is_whole);
+    let is_whole = response.is_some_and(|response| response.is_whole);
     match case.check {
-        Check::BrokenOff if is_whole => found.push("the answer is whole".to_owned()),
+        Check::BrokenOff if is_whole => found.push("the response is complete".to_owned()),
         Check::BrokenOff | Check::Unusable | Check::OneLength => {}
         Check::Same | Check::SameOrRefused | Check::Informational if is_whole => {}
         Check::Same | Check::SameOrRefused | Check::Informational => {
-            found.push("there is no whole answer".to_owned());
+            found.push("there is no complete response".to_owned());
         }
     }
     found
 }
 
-/// What differs from the run without the tunnel, and should not.
-pub(crate) fn differences(case: &Case, way: Way, direct: &Run, tunnelled: &Run) -> Vec<String> {
-    let heard = match (&direct.heard, &tunnelled.heard) {
+/// Returns what differs from the run without the tunnel, and must not.
+pub(crate) fn differences(
+    case: &Case,
+    target: Target,
+    route: Route,
+    direct: &Run,
+    tunnelled: &Run,
+) -> Vec<String> {
+    let (before, now) = match (&direct.heard, &tunnelled.heard) {
         (_, Err(error)) => return vec![error.clone()],
-        // That was said already.
+        // `unsound` reports this one.
         (Err(_), Ok(_)) => return Vec::new(),
         (Ok(direct), Ok(tunnelled)) => (direct, tunnelled),
     };
-    let seen = (&*direct.seen, &*tunnelled.seen);
-    if way == Way::Connect {
-        return bytes_differ(case, seen, heard);
+    let mut found = match (route, case.check) {
+        (Route::Connect, _) => bytes_differ(case, direct, tunnelled, before, now),
+        (_, Check::SameOrRefused) if tunnelled.requests.is_empty() => not_refused(now),
+        (_, Check::Same | Check::SameOrRefused) => [
+            requests_differ(case, direct, tunnelled),
+            responses_differ(before, now),
+        ]
+        .concat(),
+        (_, Check::Informational) => [
+            requests_differ(case, direct, tunnelled),
+            informational_differ(direct, before, now),
+        ]
+        .concat(),
+        (_, Check::BrokenOff) => not_broken_off(target, before, now),
+        (_, Check::Unusable) => not_unusable(now),
+        (_, Check::OneLength) => not_one_length(now),
+    };
+    if tunnelled.has_leaked {
+        found.push("the target saw the relay's key".to_owned());
     }
-    match case.check {
-        Check::Same => [requests_differ(case, seen, &[]), answers_differ(heard)].concat(),
-        Check::SameOrRefused if tunnelled.seen.is_empty() => not_refused(heard.1),
-        Check::SameOrRefused => [requests_differ(case, seen, &[]), answers_differ(heard)].concat(),
-        Check::Informational => {
-            let requests = requests_differ(case, seen, &[]);
-            [requests, informational_differ(direct, heard)].concat()
-        }
-        Check::BrokenOff => not_broken_off(heard),
-        Check::Unusable => not_unusable(heard.1),
-        Check::OneLength => not_one_length(heard.1),
-    }
+    found
 }
 
 /// By CONNECT every byte is the same, up to where it breaks off.
 fn bytes_differ(
     case: &Case,
-    seen: (&[Message], &[Message]),
-    heard: (&Heard, &Heard),
+    direct: &Run,
+    tunnelled: &Run,
+    before: &Heard,
+    now: &Heard,
 ) -> Vec<String> {
-    let bytes_of = |requests: &[Message]| {
-        let parts = requests.iter().flat_map(|request| {
-            let body: &[u8] = if case.is_early {
-                b""
-            } else {
-                &request.raw_body
-            };
-            [request.head.as_slice(), body]
-        });
-        parts.collect::<Vec<_>>().concat()
-    };
     let mut found = Vec::new();
-    let (direct, tunnelled) = (bytes_of(seen.0), bytes_of(seen.1));
-    found.extend(bytes_shown("the target saw", &direct, &tunnelled));
-    let (direct, tunnelled) = (heard.0.raw(), heard.1.raw());
+    let (seen_before, seen_now) = (&direct.request_bytes, &tunnelled.request_bytes);
+    found.extend(bytes_shown("the target saw", seen_before, seen_now));
+    let (before, bytes) = (&before.bytes, &now.bytes);
     if case.check != Check::BrokenOff {
-        found.extend(bytes_shown("the client saw", &direct, &tunnelled));
+        found.extend(bytes_shown("the caller saw", before, bytes));
         return found;
     }
-    // A reset may take what was on its way.
-    if !direct.starts_with(&tunnelled) && !tunnelled.starts_with(&direct) {
-        found.extend(bytes_shown("the client saw", &direct, &tunnelled));
+    // A reset may discard what was in flight.
+    if !before.starts_with(bytes) && !bytes.starts_with(before) {
+        found.extend(bytes_shown("the caller saw", before, bytes));
     }
-    if heard
-        .1
-        .answer
+    if now
+        .response
         .as_ref()
-        .is_some_and(|answer| answer.is_whole)
+        .is_some_and(|response| response.is_whole)
     {
-        found.push("the client saw a whole answer".to_owned());
+        found.push("the caller saw a complete response".to_owned());
     }
     found
 }
 
-fn requests_differ(
-    case: &Case,
-    (direct, tunnelled): (&[Message], &[Message]),
-    also: &[&str],
-) -> Vec<String> {
-    let ([direct], [tunnelled]) = (direct, tunnelled) else {
-        return vec![format!("the target saw {} requests", tunnelled.len())];
+fn requests_differ(case: &Case, direct: &Run, tunnelled: &Run) -> Vec<String> {
+    let ([before], [now]) = (&*direct.requests, &*tunnelled.requests) else {
+        let count = tunnelled.requests.len();
+        return vec![format!("the target saw {count} requests")];
     };
-    let mut found: Vec<_> = passed_on(tunnelled)
-        .map(|name| format!("the target saw `{name}`, which is of one hop"))
-        .collect();
-    let (mut direct, mut tunnelled) = (Sight::of_request(direct), Sight::of_request(tunnelled));
-    for sight in [&mut direct, &mut tunnelled] {
-        sight.fields.retain(|name, _| !also.contains(name));
-        if case.is_early {
-            sight.body = b"";
+    let mut found = now.hop_fields("the target saw");
+    // A request with `Expect` goes by HTTP/1.1: only there the target can decline the body.
+    if tunnelled.is_downgraded && !before.fields.contains_key("expect") {
+        found.push("the target got HTTP/1.1".to_owned());
+    }
+    let (mut before, mut now) = (before.clone(), now.clone());
+    if case.is_early {
+        for sight in [&mut before, &mut now] {
+            sight.body.clear();
             sight.is_whole = false;
             sight.trailers.clear();
         }
     }
-    found.extend(direct.differences("the target saw", &tunnelled));
+    found.extend(before.differences("the target saw", &now));
     found
 }
 
-fn answers_differ((direct, tunnelled): (&Heard, &Heard)) -> Vec<String> {
-    let mut found = final_answers_differ(direct, tunnelled);
-    let statuses = |heard: &Heard| -> Vec<u16> {
-        let answers = heard.informational.iter();
-        answers.map(Message::status).collect()
+fn responses_differ(before: &Heard, now: &Heard) -> Vec<String> {
+    let mut found = final_responses_differ(before, now);
+    let statuses = |heard: &Heard| -> Option<Vec<Vec<u8>>> {
+        let responses = heard.informational.as_ref()?.iter();
+        Some(responses.map(|one| one.start.clone()).collect())
     };
-    let (before, now) = (statuses(direct), statuses(tunnelled));
-    if before != now {
-        found.push(format!("before the answer came {now:?}, not {before:?}"));
+    if let (Some(before), Some(now)) = (statuses(before), statuses(now))
+        && before != now
+    {
+        let shown = |all: Vec<Vec<u8>>| all.iter().map(|one| shown(one)).collect::<String>();
+        let (before, now) = (shown(before), shown(now));
+        found.push(format!("before the response came {now}, not {before}"));
     }
     found
 }
 
-fn final_answers_differ(direct: &Heard, tunnelled: &Heard) -> Vec<String> {
+fn final_responses_differ(before: &Heard, now: &Heard) -> Vec<String> {
     let mut found = Vec::new();
-    found.extend(bytes_shown(
-        "behind the answer came",
-        &direct.rest,
-        &tunnelled.rest,
-    ));
-    let (Some(direct), Some(tunnelled)) = (&direct.answer, &tunnelled.answer) else {
-        found.push("there is no answer".to_owned());
+    let after = "after the response came";
+    found.extend(bytes_shown(after, &before.rest, &now.rest));
+    let (Some(before), Some(now)) = (&before.response, &now.response) else {
+        found.push("there is no response".to_owned());
         return found;
     };
-    found.extend(
-        passed_on(tunnelled).map(|name| format!("the client saw `{name}`, which is of one hop")),
-    );
-    let (direct, mut tunnelled) = (Sight::of_answer(direct), Sight::of_answer(tunnelled));
-    if !direct.fields.contains_key("date") {
-        tunnelled.fields.remove("date");
+    found.extend(now.hop_fields("the caller saw"));
+    let mut now = now.clone();
+    // The relay adds a date where the target sent none (RFC 9110, 6.6.1).
+    if !before.fields.contains_key("date") {
+        now.fields.remove("date");
     }
-    found.extend(direct.differences("the client saw", &tunnelled));
+    found.extend(before.differences("the caller saw", &now));
     found
 }
 
-/// The answers with a status of 1xx, and the last.
-fn informational_differ(run: &Run, (direct, tunnelled): (&Heard, &Heard)) -> Vec<String> {
-    let mut found = final_answers_differ(direct, tunnelled);
-    let mut requests = run.seen.iter();
-    let expects = requests.any(|request| request.values("expect").next().is_some());
-    let mut sent = direct.informational.iter();
-    for came in &tunnelled.informational {
-        let is_same = |sent: &Message| {
-            let (sent, came) = (Sight::of_answer(sent), Sight::of_answer(came));
-            sent.differences("", &came).is_empty()
-        };
-        let is_own = expects && came.status() == 100;
-        if !is_own && !sent.any(is_same) {
-            let came = came.head.escape_ascii();
+/// The responses with a status of 1xx, and the final one.
+fn informational_differ(direct: &Run, before: &Heard, now: &Heard) -> Vec<String> {
+    let mut found = final_responses_differ(before, now);
+    let (Some(sent), Some(came)) = (&before.informational, &now.informational) else {
+        return found;
+    };
+    let mut requests = direct.requests.iter();
+    let is_expecting = requests.any(|request| request.fields.contains_key("expect"));
+    let mut sent = sent.iter();
+    for came in came {
+        let is_own = is_expecting && came.start == b"100";
+        if !is_own && !sent.any(|sent| sent.differences("", came).is_empty()) {
+            let came = came.summary();
             found.push(format!("the target did not send, or not here: {came}"));
         }
     }
@@ -227,73 +249,60 @@ fn informational_differ(run: &Run, (direct, tunnelled): (&Heard, &Heard)) -> Vec
 }
 
 fn not_refused(heard: &Heard) -> Vec<String> {
-    match &heard.answer {
-        Some(answer) if (400..500).contains(&answer.status()) => Vec::new(),
-        _ => vec![format!("it was not refused with 4xx, but {}", told(heard))],
+    match &heard.response {
+        Some(response) if (400..500).contains(&response.status()) => Vec::new(),
+        _ => vec![format!("not rejected with 4xx: {}", summary(heard))],
     }
 }
 
-fn not_broken_off((direct, tunnelled): (&Heard, &Heard)) -> Vec<String> {
-    let (Some(direct), Some(answer)) = (&direct.answer, &tunnelled.answer) else {
-        return vec![format!("there is no answer: {}", told(tunnelled))];
+fn not_broken_off(target: Target, before: &Heard, now: &Heard) -> Vec<String> {
+    let (Some(before), Some(response)) = (&before.response, &now.response) else {
+        return vec![format!("there is no response: {}", summary(now))];
     };
-    if answer.status() == 502 && answer.is_whole {
+    if response.status() == 502 && response.is_whole {
         return Vec::new();
     }
     let mut found = Vec::new();
-    if answer.is_whole {
-        found.push(format!("the answer looks whole: {}", told(tunnelled)));
+    if response.is_whole {
+        found.push(format!("the response looks complete: {}", summary(now)));
     }
-    if answer.status() != direct.status() {
-        found.push(format!("another status: {}", told(tunnelled)));
+    if response.start != before.start {
+        found.push(format!("another status: {}", summary(now)));
     }
-    if !direct.body.starts_with(&answer.body) {
-        let shown = bytes_shown("the client saw", &direct.body, &answer.body);
+    // By HTTP/2, a reset may discard what was in flight also without the tunnel.
+    let is_longer = target == Target::Http2 && response.body.starts_with(&before.body);
+    if !before.body.starts_with(&response.body) && !is_longer {
+        let shown = bytes_shown("the caller saw", &before.body, &response.body);
         found.extend(shown);
     }
     found
 }
 
-/// What the bodies of answers hold that are none.
-pub(crate) const NEVER_SEEN: &str = "never to be seen";
-
 fn not_unusable(heard: &Heard) -> Vec<String> {
-    let raw = heard.raw();
-    let mut parts = raw.windows(NEVER_SEEN.len());
+    let mut parts = heard.bytes.windows(NEVER_SEEN.len());
     let has_body = parts.any(|part| part == NEVER_SEEN.as_bytes());
-    match &heard.answer {
-        Some(answer) if answer.status() == 502 && answer.is_whole && !has_body => Vec::new(),
-        _ => vec![format!("it was not answered with 502: {}", told(heard))],
+    match &heard.response {
+        Some(response) if response.status() == 502 && response.is_whole && !has_body => Vec::new(),
+        _ => vec![format!("not answered with 502: {}", summary(heard))],
     }
 }
 
 fn not_one_length(heard: &Heard) -> Vec<String> {
-    let Some(answer) = &heard.answer else {
-        return vec![format!("there is no answer: {}", told(heard))];
+    let Some(response) = &heard.response else {
+        return vec![format!("there is no response: {}", summary(heard))];
     };
-    let lengths: Vec<_> = answer.values("content-length").collect();
-    let own = answer.body.len().to_string();
-    let has_one = answer.status() == 200 && lengths == [own.as_bytes()];
-    if answer.is_whole && (has_one || answer.status() == 502) {
+    let own = response.body.len().to_string().into_bytes();
+    let lengths = response.fields.get("content-length");
+    let has_one = response.status() == 200 && lengths.is_some_and(|all| *all == [own]);
+    if response.is_whole && (has_one || response.status() == 502) {
         return Vec::new();
     }
-    vec![format!("not one length: {}", told(heard))]
+    vec![format!("not one length: {}", summary(heard))]
 }
 
-/// The beginning of what the client heard.
-fn told(heard: &Heard) -> String {
-    shown(&heard.raw())
-}
-
-/// The names of fields that should have stayed on the hop before.
-fn passed_on(message: &Message) -> impl Iterator<Item = String> {
-    let names = message.fields.iter().map(|(name, _)| name.as_str());
-    let of_one_hop = names
-        .filter(|name| *name == KEY || (OF_ONE_HOP.contains(name) && !OF_EVERY_HOP.contains(name)));
-    // What is nominated is of this hop; nothing here nominates anything by itself.
-    let nominated = nominated(message).into_iter();
-    let nominated = nominated.filter(|token| token != "close" && token != "keep-alive");
-    of_one_hop.map(str::to_owned).chain(nominated)
+/// The beginning of what the caller got.
+fn summary(heard: &Heard) -> String {
+    shown(&heard.bytes)
 }
 
 /// The tokens of `Connection`.
@@ -304,67 +313,134 @@ fn nominated(message: &Message) -> BTreeSet<String> {
     tokens.filter(|token| !token.is_empty()).collect()
 }
 
-fn by_name(fields: &[Field]) -> BTreeMap<&str, Vec<&[u8]>> {
-    let mut named: BTreeMap<&str, Vec<&[u8]>> = BTreeMap::new();
+fn by_name(fields: &[Field]) -> Named {
+    let mut named = Named::new();
     for (name, value) in fields {
-        let values = named.entry(name.as_str()).or_default();
-        values.push(value.as_slice());
+        let values = named.entry(name.to_ascii_lowercase()).or_default();
+        values.push(value.clone());
     }
     named
 }
 
-impl<'a> Sight<'a> {
-    fn of(message: &'a Message, start: &'a [u8]) -> Self {
+impl Sight {
+    fn of_http1(message: &Message, start: &[u8]) -> Self {
         let mut fields = by_name(&message.fields);
+        // A length next to chunks means nothing, and must not be passed on (RFC 9112, 6.3).
         if fields.contains_key("transfer-encoding") {
             fields.remove("content-length");
         }
         let nominated = nominated(message);
-        fields.retain(|name, _| !OF_ONE_HOP.contains(name) && !nominated.contains(*name));
+        let is_of_hop = |name: &str| OF_ONE_HOP.contains(&name) && !OF_EVERY_HOP.contains(&name);
+        let names = message.fields.iter().map(|(name, _)| name.as_str());
+        let of_hop = names.filter(|name| *name == KEY || is_of_hop(name));
+        let own = ["close", "keep-alive"];
+        let named = nominated.iter().map(String::as_str);
+        let named = named.filter(|token| !own.contains(token));
+        let passed_on = of_hop.chain(named).map(str::to_owned).collect();
+        fields.retain(|name, _| !OF_ONE_HOP.contains(&name.as_str()) && !nominated.contains(name));
         Self {
-            start,
+            start: start.to_vec(),
             fields,
-            length: match message.framing {
+            length: Some(match message.framing {
                 Framing::Bodiless => Length::Bodiless,
                 Framing::Length(_) => Length::Known,
                 Framing::Chunked | Framing::Close => Length::Unknown,
-            },
-            body: &message.body,
+            }),
+            body: message.body.clone(),
             trailers: by_name(&message.trailers),
             is_whole: message.is_whole,
+            passed_on,
         }
     }
 
-    fn of_request(request: &'a Message) -> Self {
+    /// A request that an HTTP/1.1 target recorded.
+    pub(crate) fn of_http1_request(request: &Message) -> Self {
         let line = &*request.first_line;
-        let mut sight = Self::of(request, line.strip_suffix(b" HTTP/1.1").unwrap_or(line));
+        let mut sight = Self::of_http1(request, line.strip_suffix(b" HTTP/1.1").unwrap_or(line));
+        // The bridge writes the authority that its policy approved.
         sight.fields.remove("host");
         sight
     }
 
-    fn of_answer(answer: &'a Message) -> Self {
-        let mut words = answer.first_line.split(|byte| *byte == b' ');
-        Self::of(answer, words.nth(1).unwrap_or(&answer.first_line))
+    /// A response that an HTTP/1.1 caller recorded.
+    pub(crate) fn of_http1_response(response: &Message) -> Self {
+        let mut words = response.first_line.split(|byte| *byte == b' ');
+        Self::of_http1(response, words.nth(1).unwrap_or(&response.first_line))
     }
 
-    /// What is different in another sight of what should be the same message.
+    fn of_http2(start: String, fields: &[Field], body: &[u8], trailers: &[Field]) -> Self {
+        let mut fields = by_name(fields);
+        fields.retain(|name, _| !OF_ONE_HOP.contains(&name.as_str()));
+        // END_STREAM states the same (RFC 9113, 8.1).
+        let lengths = fields.get("content-length");
+        if body.is_empty() && lengths.is_some_and(|lengths| *lengths == [b"0"]) {
+            fields.remove("content-length");
+        }
+        Self {
+            start: start.into_bytes(),
+            fields,
+            length: None,
+            body: body.to_vec(),
+            trailers: by_name(trailers),
+            is_whole: true,
+            passed_on: Vec::new(),
+        }
+    }
+
+    /// A request that an HTTP/2 target recorded.
+    pub(crate) fn of_http2_request(case: &Case, seen: &h2_target::Seen) -> Self {
+        let start = format!("{} {} at {}", seen.method, seen.path, seen.authority);
+        // A length of 0 is compared by the body, which is unknown where the response came early.
+        let (body, trailers): (&[u8], &[Field]) = match case.is_early {
+            true => (b"", &[]),
+            false => (&seen.body, &seen.trailers),
+        };
+        let mut sight = Self::of_http2(start, &seen.fields, body, trailers);
+        sight.is_whole = seen.body_end == BodyEnd::Whole;
+        sight.fields.remove("host");
+        // HTTP/2 may cut cookies, and receivers join them (RFC 9113, 8.2.3).
+        if let Some(crumbs) = sight.fields.get_mut("cookie") {
+            *crumbs = vec![crumbs.join(&b"; "[..])];
+        }
+        sight
+    }
+
+    /// A response to a caller of an HTTP/2 target.
+    pub(crate) fn of_reply(reply: &Reply) -> Self {
+        let start = reply.status.to_string();
+        let mut sight = Self::of_http2(start, &reply.fields, &reply.body, &reply.trailers);
+        sight.is_whole = reply.is_whole;
+        sight
+    }
+
+    fn status(&self) -> u16 {
+        let status = std::str::from_utf8(&self.start).ok();
+        status.and_then(|status| status.parse().ok()).unwrap_or(0)
+    }
+
+    fn summary(&self) -> String {
+        format!("{} {}", shown(&self.start), shown(&self.body))
+    }
+
+    fn hop_fields(&self, who: &str) -> Vec<String> {
+        let names = self.passed_on.iter();
+        names
+            .map(|name| format!("{who} `{name}`, which is of one hop"))
+            .collect()
+    }
+
+    /// Returns what is different in another sight of what should be the same message.
     fn differences(&self, who: &str, other: &Self) -> Vec<String> {
         let mut found = Vec::new();
-        found.extend(bytes_shown(who, self.start, other.start));
-        found.extend(fields_shown(
-            &format!("{who} the field"),
-            &self.fields,
-            &other.fields,
-        ));
+        found.extend(bytes_shown(who, &self.start, &other.start));
+        let what = format!("{who} the field");
+        found.extend(fields_shown(&what, &self.fields, &other.fields));
         if self.length != other.length {
             let (own, other) = (self.length, other.length);
             found.push(format!("{who} a body of length {other:?}, not {own:?}"));
         }
-        found.extend(bytes_shown(
-            &format!("{who} the body"),
-            self.body,
-            other.body,
-        ));
+        let what = format!("{who} the body");
+        found.extend(bytes_shown(&what, &self.body, &other.body));
         let what = format!("{who} the trailer");
         found.extend(fields_shown(&what, &self.trailers, &other.trailers));
         if self.is_whole != other.is_whole {
@@ -375,16 +451,12 @@ impl<'a> Sight<'a> {
     }
 }
 
-fn fields_shown(
-    what: &str,
-    direct: &BTreeMap<&str, Vec<&[u8]>>,
-    tunnelled: &BTreeMap<&str, Vec<&[u8]>>,
-) -> Vec<String> {
+fn fields_shown(what: &str, direct: &Named, tunnelled: &Named) -> Vec<String> {
     let names: BTreeSet<_> = direct.keys().chain(tunnelled.keys()).collect();
     let differ = names
         .into_iter()
         .filter(|name| direct.get(*name) != tunnelled.get(*name));
-    let all = |values: Option<&Vec<&[u8]>>| {
+    let all = |values: Option<&Vec<Vec<u8>>>| {
         let values = values.into_iter().flatten().map(|value| shown(value));
         values.collect::<Vec<_>>().join(", ")
     };
@@ -396,7 +468,7 @@ fn fields_shown(
         .collect()
 }
 
-/// Both, if they differ; of long ones the lengths, and what is around the first difference.
+/// Both, if they differ: the lengths, and the bytes around the first difference.
 fn bytes_shown(what: &str, direct: &[u8], tunnelled: &[u8]) -> Option<String> {
     if direct == tunnelled {
         return None;

@@ -1,24 +1,32 @@
-//! Requests of every kind; what they are answered with is plain.
+//! Requests of every kind. Their responses are plain.
 
-use crate::case::{Case, Check, chunks, head, odd_pieces, open_chunks, whole};
+use crate::case::{Case, Check, Target};
+use crate::script::{chunks, odd_pieces, open_chunks};
+use support::h2_target::{Head, Step, whole};
 use support::pattern;
 use support::recorder::Sending;
 
-pub(crate) fn all() -> Vec<Case> {
-    [
+/// The rows for a target of this protocol.
+pub(crate) fn all(target: Target) -> Vec<Case> {
+    let mut shared = [
         paths(),
-        queries(),
+        queries(target),
         unclear_targets(),
         methods(),
-        plain_fields(),
+        plain_fields(target),
         known_fields(),
-        fields_of_one_hop(),
-        whole_bodies(),
-        chunked_bodies(),
+        bodies(target),
         bodies_of_other_methods(),
-        early_answers(),
+        trailers(),
+        early_responses(),
+        expectations(),
     ]
-    .concat()
+    .concat();
+    match target {
+        Target::Http1 => shared.extend([raw_fields(), fields_of_one_hop(), raw_chunks()].concat()),
+        Target::Http2 => shared.retain(Case::is_for_http2),
+    }
+    shared
 }
 
 fn gets(what: &str, targets: &[&str]) -> Vec<Case> {
@@ -45,6 +53,8 @@ fn paths() -> Vec<Case> {
             "/a%20b+c",
             "/a%25b",
             "/a%252Fb",
+            "/a%252Fb%25",
+            "/*",
             "/a%3Fb%23c",
             "/%41%5a%7E",
             "/%7f%80%ff%FE",
@@ -67,13 +77,14 @@ fn paths() -> Vec<Case> {
     cases
 }
 
-fn queries() -> Vec<Case> {
+fn queries(target: Target) -> Vec<Case> {
     let mut cases = gets(
         "query",
         &[
             "/a?",
             "/a??",
             "/?a",
+            "/?",
             "/a/?b",
             "/a?b=",
             "/a?b=c+d&b=%2F&&=",
@@ -88,11 +99,18 @@ fn queries() -> Vec<Case> {
     );
     let long = format!("/a?{}", "key=value&".repeat(614));
     cases.push(Case::new("query of 6 KiB", "GET", long));
+    let all = "/a?aZ09!$&'()*+,-./:;=?@_~%3f%26%3D%00";
+    cases.push(Case::new("query of every kind of byte", "GET", all));
+    let braces = Case::new("query with braces", "GET", "/a?q={x[1];y}|'");
+    cases.push(braces.check(match target {
+        Target::Http1 => Check::SameOrRefused,
+        Target::Http2 => Check::Same,
+    }));
     cases
 }
 
-/// Two readers may read these differently, or they are no targets at all. `#` is not among them: what
-/// is behind it never belongs to a request.
+/// Targets that two receivers could read differently, and invalid ones. `#` is not among them: a fragment
+/// never belongs to a request.
 fn unclear_targets() -> Vec<Case> {
     let mut cases = gets(
         "unclear",
@@ -126,6 +144,8 @@ fn unclear_targets() -> Vec<Case> {
             "/a^b`c",
             "/a<b>",
             "/a[b]",
+            "/a[b]^c",
+            "/a?b\\c^`",
             "/caf\u{e9}",
             "/a?\"b\"",
             "/a?b|c",
@@ -155,22 +175,31 @@ fn methods() -> Vec<Case> {
         "Post",
     ];
     let bodiless = bodiless.map(|method| Case::new(format!("method {method}"), method, "/a"));
-    let with_body = ["PUT", "PATCH", "PROPFIND", "REPORT", "LOCK", "put"].map(|method| {
+    let with_body = [
+        "GET", "PUT", "PATCH", "DELETE", "PROPFIND", "REPORT", "LOCK", "put",
+    ];
+    let with_body = with_body.map(|method| {
         Case::new(format!("method {method} with a body"), method, "/a")
             .field("Content-Type", "application/xml")
             .body("<a xmlns=\"DAV:\"/>")
     });
     let to_head = Case::new("method HEAD", "HEAD", "/a");
-    let to_head = to_head.answer(head("200 OK\nContent-Length: 2"));
+    let head = Head::new(200).field("content-length", "2");
+    let to_head = to_head.steps([Step::ReadBody, Step::Bodiless(head)]);
     [&bodiless[..], &with_body, &[to_head]].concat()
 }
 
 /// Names and values as such.
-fn plain_fields() -> Vec<Case> {
+fn plain_fields(target: Target) -> Vec<Case> {
+    // What fits next to the fields that a route adds.
+    let (count, longer) = match target {
+        Target::Http1 => (100, 8),
+        Target::Http2 => (60, 4),
+    };
     let odd_name = "X!#$%&'*+-.^_`|~9";
     let obs_text: Vec<u8> = (0x80..=0xff_u8).collect();
-    let mut many = Case::get("100 fields");
-    for n in 0..100 {
+    let mut many = Case::get(format!("{count} fields"));
+    for n in 0..count {
         many = many.field(&format!("X-{n}"), n.to_string());
     }
     let mut repeated = Case::get("one field 60 times");
@@ -188,10 +217,8 @@ fn plain_fields() -> Vec<Case> {
             .field("X-Two", "")
             .field("X-ONE", "0"),
         Case::get("empty values")
-            .line("X-Empty:")
-            .line("X-Blank: \t "),
-        Case::get("white space around a value").line("X-Padded: \t a \t b  \t"),
-        Case::get("no space before a value").line("X-Tight:a"),
+            .field("x-empty", "")
+            .field("x-empty", ""),
         Case::get("spaces and tabs in a value").field("X-Wide", "a  b\tc\t\td"),
         Case::get("commas, quotes and colons").field("X-List", "a, \"b, \\\"c\", ,d;e=\"f\" : :"),
         Case::get("bytes from 0x80 to 0xff").field("X-High", obs_text),
@@ -203,14 +230,26 @@ fn plain_fields() -> Vec<Case> {
             .field("X-Y", "3"),
         Case::get("a name of 200 bytes").field(&"x".repeat(200), "1"),
         Case::get("a value of 8 KiB").field("X-Long", "v".repeat(8 * 1024)),
-        Case::get("values of 24 KiB in all")
+        Case::get("values of 20 KiB and more in all")
             .field("X-Long", "v".repeat(8 * 1024))
             .field("X-Long", "w".repeat(8 * 1024))
-            .field("X-Longer", "x".repeat(8 * 1024)),
+            .field("X-Longer", "x".repeat(longer * 1024)),
+        Case::get("trailers are welcome").field("te", "trailers"),
     ]
 }
 
-/// Fields that an intermediary may be tempted by.
+/// White space that HTTP/2 cannot express.
+fn raw_fields() -> Vec<Case> {
+    vec![
+        Case::get("empty and blank values")
+            .line("X-Empty:")
+            .line("X-Blank: \t "),
+        Case::get("white space around a value").line("X-Padded: \t a \t b  \t"),
+        Case::get("no space before a value").line("X-Tight:a"),
+    ]
+}
+
+/// Fields that an intermediary could interpret.
 fn known_fields() -> Vec<Case> {
     let kinds = [
         "Basic dXNlcjpwYXNz",
@@ -227,6 +266,10 @@ fn known_fields() -> Vec<Case> {
         .iter()
         .map(|kind| named(kind).field("Authorization", kind))
         .collect();
+    let mut many_crumbs = Case::get("30 cookies in 30 fields");
+    for n in 0..30 {
+        many_crumbs = many_crumbs.field("Cookie", format!("c{n}=\"{n}=\""));
+    }
     let crumbs: Vec<_> = (0..60).map(|n| format!("c{n}=\"{n}=\"")).collect();
     cases.extend([
         named("twice")
@@ -236,6 +279,7 @@ fn known_fields() -> Vec<Case> {
             .field("Cookie", "a=b; c=d")
             .field("Cookie", "e=f")
             .field("cookie", "a=g;h=;i"),
+        many_crumbs,
         Case::get("60 cookies in one line").field("Cookie", crumbs.join("; ")),
         Case::get("conditions")
             .field("If-Match", "\"a\", W/\"b\"")
@@ -311,33 +355,48 @@ fn fields_of_one_hop() -> Vec<Case> {
             .connection("close, Keep-Alive, Proxy-Connection")
             .field("Keep-Alive", "timeout=5, max=1000")
             .field("Proxy-Connection", "keep-alive"),
-        Case::get("keep-alive that nobody names")
+        Case::get("keep-alive that Connection does not name")
             .field("Keep-Alive", "timeout=5")
             .field("Proxy-Connection", "close"),
         Case::get("transfer codings that are welcome")
             .connection("close, TE")
             .field("TE", "deflate;q=0.5, gzip"),
-        Case::get("an upgrade that is not taken")
+        Case::get("an upgrade that the target ignores")
             .connection("close, Upgrade, HTTP2-Settings")
             .field("Upgrade", "h2c")
             .field("HTTP2-Settings", "AAMAAABkAAQAAP__"),
     ]
 }
 
-/// Around what travels with a head (16 KiB), and more.
-const SIZES: [usize; 7] = [0, 1, 16_383, 16_384, 16_385, 100 * 1024, 1024 * 1024];
-
-fn whole_bodies() -> Vec<Case> {
-    let sized = |size: &usize| {
-        let body = pattern::bytes(*size);
-        Case::post(format!("a body of {size} bytes")).body(body)
+/// Around what travels with a head and what a frame takes (16 KiB), and more than a window.
+pub(crate) fn sizes(target: Target) -> [usize; 7] {
+    let large = match target {
+        Target::Http1 => 1024 * 1024,
+        Target::Http2 => 3_000_000,
     };
-    let mut cases: Vec<_> = SIZES.iter().map(sized).collect();
+    [0, 1, 16_383, 16_384, 16_385, 100 * 1024, large]
+}
+
+fn bodies(target: Target) -> Vec<Case> {
+    let mut cases = Vec::new();
+    for size in sizes(target) {
+        let body = pattern::bytes(size);
+        let named = |what: &str| Case::post(format!("{size} bytes {what}"));
+        // More than a frame, and no multiple of one.
+        let pieces = || body.chunks((size / 7).clamp(1, 20_011));
+        cases.extend([
+            named("of known length, in one piece").body(&body),
+            named("of known length, in pieces").known(pieces()),
+            named("of unknown length, in one piece").unknown([&body]),
+            named("of unknown length, in pieces").unknown(pieces()),
+        ]);
+    }
     let body = pattern::bytes(3000);
     cases.extend([
-        Case::post("a body in pieces, of known length")
-            .field("Content-Length", "3000")
-            .pieces(odd_pieces(&body)),
+        Case::post("odd pieces of known length").known(odd_pieces(&body)),
+        Case::post("odd pieces of unknown length").unknown(odd_pieces(&body)),
+        Case::post("100 pieces of one byte").unknown(body.chunks(1).take(100)),
+        Case::post("no piece of unknown length").unknown([b""; 0]),
         Case::post("a body that is gzip")
             .field("Content-Type", "application/json")
             .field("Content-Encoding", "gzip")
@@ -351,25 +410,15 @@ fn whole_bodies() -> Vec<Case> {
     cases
 }
 
-fn chunked_bodies() -> Vec<Case> {
+/// Chunks that a library would write in another way.
+fn raw_chunks() -> Vec<Case> {
     let body = pattern::bytes(3000);
-    let sized = |size: &usize| {
-        let body = pattern::bytes(*size);
-        Case::post(format!("a chunk of {size} bytes")).chunked(chunks([body]))
-    };
-    let mut cases: Vec<_> = SIZES[1..].iter().map(sized).collect();
     let cut = chunks(odd_pieces(&body)).concat();
     let cut: Vec<_> = cut.chunks(7).map(<[u8]>::to_vec).collect();
-    let with_trailers = |chunks: Vec<Vec<u8>>, trailers: &str| {
-        let mut chunks = chunks;
-        chunks.push(format!("0\r\n{trailers}\r\n\r\n").into_bytes());
-        chunks
-    };
-    cases.extend([
-        Case::post("chunks of odd sizes").chunked(chunks(odd_pieces(&body))),
-        Case::post("chunks of one byte").chunked(chunks(body.chunks(1).take(50))),
+    let mut with_trailers = open_chunks(["abc", "de"]);
+    with_trailers.push(b"0\r\nX-Sum: 5\r\nX-State:\tdone \r\n\r\n".to_vec());
+    vec![
         Case::post("chunks that are cut anywhere").chunked(cut),
-        Case::post("no chunk but the last").chunked(chunks([b""; 0])),
         Case::post("chunks with extensions").chunked(vec![
             b"3;a\r\nabc\r\n".to_vec(),
             b"2 ;b=c;d=\"e;f\"\r\nde\r\n".to_vec(),
@@ -380,27 +429,35 @@ fn chunked_bodies() -> Vec<Case> {
             b"b\r\n0123456789a\r\n".to_vec(),
             b"000\r\n\r\n".to_vec(),
         ]),
-        Case::post("trailers")
+        Case::post("trailers with white space")
             .field("Trailer", "X-Sum, X-State")
-            .chunked(with_trailers(
-                open_chunks(["abc", "de"]),
-                "X-Sum: 5\r\nX-State:\tdone ",
-            )),
-        Case::post("repeated trailers")
-            .field("Trailer", "x-sum")
-            .chunked(with_trailers(
-                open_chunks(["abc"]),
-                "X-Sum: 2\r\nX-Sum:\r\nX-Sum: 1",
-            )),
-        Case::post("trailers without a body")
-            .field("Trailer", "X-Sum")
-            .chunked(with_trailers(Vec::new(), "X-Sum: 0")),
-        Case::post("chunks beside a length")
+            .chunked(with_trailers),
+        Case::post("chunks next to a length")
             .field("Content-Length", "4")
             .chunked(chunks(["abc", "de"]))
             .check(Check::SameOrRefused),
-    ]);
-    cases
+    ]
+}
+
+fn trailers() -> Vec<Case> {
+    let post = |what: &str| Case::post(what).field("trailer", "x-sum, x-state");
+    vec![
+        post("trailers after a body")
+            .unknown(["abc", "de"])
+            .trailer("x-sum", "5")
+            .trailer("x-state", "done"),
+        post("repeated trailers")
+            .unknown(["abc"])
+            .trailer("x-sum", "2")
+            .trailer("x-sum", "")
+            .trailer("x-sum", "1"),
+        post("trailers after 100,000 bytes")
+            .unknown([pattern::bytes(100_000)])
+            .trailer("x-sum", "100000"),
+        post("trailers without a body")
+            .unknown([""; 0])
+            .trailer("x-sum", "0"),
+    ]
 }
 
 fn bodies_of_other_methods() -> Vec<Case> {
@@ -408,25 +465,51 @@ fn bodies_of_other_methods() -> Vec<Case> {
     vec![
         new("GET with a body", "GET").body("abc"),
         new("GET with an empty body", "GET").body(""),
-        new("GET with a body in chunks", "GET").chunked(chunks(["abc"])),
+        new("GET with a body of unknown length", "GET").unknown(["abc"]),
         new("DELETE with a body", "DELETE").body("abc"),
-        new("DELETE with a body in chunks", "DELETE").chunked(chunks(["abc"])),
+        new("DELETE with a body of unknown length", "DELETE").unknown(["abc"]),
         new("OPTIONS with a body", "OPTIONS").body("abc"),
         new("PUT with an empty body", "PUT").body(""),
-        new("PATCH with a body in chunks", "PATCH").chunked(chunks(["abc", "de"])),
+        new("PATCH with a body of unknown length", "PATCH").unknown(["abc", "de"]),
     ]
 }
 
-/// The target does not wait for the body, and the client sends the rest when it has its answer.
-fn early_answers() -> Vec<Case> {
+/// The target responds before it has the body. The caller sends the rest after the response.
+fn early_responses() -> Vec<Case> {
     let body = pattern::bytes(100 * 1024);
-    let answer = || whole("413 Content Too Large\nX-Max: 10", "too large");
-    let known = Case::post("an answer before a body of known length")
-        .field("Content-Length", body.len().to_string())
-        .pieces([&body[..16 * 1024], &body[16 * 1024..]]);
-    let unknown = Case::post("an answer before a body in chunks")
-        .chunked(chunks([&body[..1000], &body[1000..]]));
-    [known, unknown]
-        .map(|case| case.sending(Sending::OnAnswer).early_answer(answer()))
-        .to_vec()
+    let (first, rest) = body.split_at(16 * 1024);
+    [
+        Case::post("a response before a body of known length").known([first, rest]),
+        Case::post("a response before a body of unknown length").unknown([first, rest]),
+    ]
+    .map(|case| {
+        let case = case.sending(Sending::OnAnswer);
+        case.respond_early(Head::new(413).field("x-max", "10"), "too large")
+    })
+    .to_vec()
+}
+
+/// By HTTP/1.1 the body waits for a 100; by HTTP/2 the caller sends it at once.
+fn expectations() -> Vec<Case> {
+    let post = |what: &str, body: &str| {
+        Case::post(format!("100-continue: {what}"))
+            .field("expect", "100-continue")
+            .body(body)
+            .sending(Sending::OnContinue)
+            .check(Check::Informational)
+    };
+    let go_on = || {
+        let inform = Step::Inform(Head::new(100));
+        let response = whole(Head::new(201), "made");
+        [inform].into_iter().chain(response).collect::<Vec<_>>()
+    };
+    let large = "b".repeat(100 * 1024);
+    let rejected = || Head::new(417).field("x-a", "b");
+    vec![
+        post("a small body", "abc").steps(go_on()),
+        post("a large body", &large).steps(go_on()),
+        post("417 for a small body", "abc").respond_early(rejected(), "no"),
+        post("417 for a large body", &large).respond_early(rejected(), "no"),
+        post("401 for a small body", "abc").respond_early(Head::new(401), "no"),
+    ]
 }

@@ -1,4 +1,4 @@
-//! Bodies that are not what their heads say, and trailers that are none (RFC 9113, 8.1).
+//! Bodies that differ from what their heads announce, and invalid trailers (RFC 9113, 8.1).
 //!
 //! A body of at most 16 KiB goes on when all of it is there; a larger one goes on as it comes, so
 //! that its target may see a part.

@@ -1,5 +1,5 @@
-//! A caller's connection to the relay's HTTPS listener, which writes any bytes and writes down what
-//! comes back.
+//! A caller's connection to the relay's HTTPS listener, which writes any bytes and records what comes
+//! back.
 //!
 //! ```text
 //! open          preface, SETTINGS ──>  <── SETTINGS   SETTINGS ACK ──>
@@ -14,7 +14,7 @@ use bytes::BytesMut;
 use std::io;
 use std::sync::Arc;
 use std::time::Duration;
-use support::Installation;
+use support::TestEnv;
 use tokio::io::{AsyncReadExt, AsyncWriteExt, ReadHalf, WriteHalf};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
@@ -22,7 +22,7 @@ use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 use tokio_rustls::rustls::pki_types::ServerName;
 
-/// What any one wait may take on a loaded machine.
+/// The longest that one step may take on a loaded machine.
 pub(crate) const WITHIN: Duration = Duration::from_secs(10);
 
 /// An HTTP/2 connection.
@@ -38,7 +38,7 @@ pub(crate) struct Caller {
 }
 
 /// A TLS connection to the relay that offers this protocol alone.
-pub(crate) async fn connect(site: &Installation, protocol: &str) -> TlsStream<TcpStream> {
+pub(crate) async fn connect(site: &TestEnv, protocol: &str) -> TlsStream<TcpStream> {
     let mut tls = (*site.ca.client_config()).clone();
     tls.alpn_protocols = vec![protocol.as_bytes().to_vec()];
     let connecting = async {
@@ -55,13 +55,13 @@ pub(crate) async fn connect(site: &Installation, protocol: &str) -> TlsStream<Tc
 }
 
 impl Caller {
-    /// Opens one as everybody does.
-    pub(crate) async fn open(site: &Installation) -> Self {
+    /// Opens a connection with the usual settings.
+    pub(crate) async fn open(site: &TestEnv) -> Self {
         Self::open_with(site, &[]).await
     }
 
-    /// Opens one with more settings. The relay is told to keep no dynamic table for its answers.
-    pub(crate) async fn open_with(site: &Installation, more: &[(u16, u32)]) -> Self {
+    /// Opens one with more settings. They forbid a dynamic table in responses, so that decoding is simple.
+    pub(crate) async fn open_with(site: &TestEnv, more: &[(u16, u32)]) -> Self {
         let (read, write) = tokio::io::split(connect(site, "h2").await);
         let mut caller = Self {
             read,

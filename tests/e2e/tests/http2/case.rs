@@ -1,21 +1,21 @@
-//! A case: what a caller writes on a connection of its own, and what has to come of it.
+//! A case: the bytes that a caller writes on a new connection, and the expected outcome.
 
 use crate::request::{Fields, Marked};
 
-/// What has to come of a case.
+/// The expected outcome of a case.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Expected {
-    /// The caller is told that it is wrong, and the target sees nothing.
+    /// The caller gets an error, and the target sees nothing.
     Refused,
-    /// The caller is told; a target that saw the beginning sees that it is not whole.
+    /// The caller gets an error. A target that saw the beginning sees that the request is incomplete.
     BrokenOff,
-    /// The caller is told; what was whole before may have reached the target.
+    /// The caller gets an error. A request that was complete before may have reached the target.
     Told,
-    /// Nothing that is wrong reaches the target: it is refused, or left out.
+    /// Nothing invalid reaches the target: it is rejected or dropped.
     Harmless,
 }
 
-/// What is written, and where to look for what comes of it.
+/// The bytes that are written, and where their outcome shows.
 #[derive(Debug)]
 pub(crate) struct Case {
     pub(crate) name: String,

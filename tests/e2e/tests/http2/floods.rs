@@ -1,21 +1,22 @@
-//! Callers that send too much of what is right by itself: each costs the relay little, others are
-//! served, and the target sees little of it.
+//! Callers that send too much of valid input. Each costs the relay little, other callers are served, and
+//! the target sees little of it.
 //!
-//! | flood | who ends it |
+//! | flood | ended by |
 //! | --- | --- |
-//! | requests that are taken back at once | the relay, after some dozens |
+//! | requests that are reset at once | the relay, after some dozens |
 //! | errors that make the relay reset streams | the relay, after about a thousand |
-//! | a header section without end | the relay |
-//! | frames that do nothing | nobody has to |
+//! | an endless header section | the relay |
+//! | frames without effect | not necessarily ended |
 //! | more streams than are allowed | each is refused |
-//! | answers that are not read | nobody has to |
+//! | responses that are not read | not necessarily ended |
 
 use crate::caller::{Caller, WITHIN};
 use crate::frames::{self, FRAME_BYTES, code, flag, frame, kind, setting};
-use crate::ground::Ground;
+use crate::ground::RecorderEnv;
 use crate::request::{self, Marked};
 use crate::seen::{Ending, Seen};
 use std::time::{Duration, Instant};
+use support::let_time_pass;
 
 /// The first case of a test.
 const FLOOD: usize = 1;
@@ -23,7 +24,7 @@ const FLOOD: usize = 1;
 const FLOOD_WITHIN: Duration = Duration::from_secs(20);
 /// How long the end of a connection may be on its way.
 const END_WITHIN: Duration = Duration::from_secs(2);
-/// Requests, of those that were taken back, that the target may have seen.
+/// The most reset requests that the target may see.
 const SEEN_MAX: usize = 2_000;
 /// Streams whose frames are written at once.
 const BATCH: u32 = 100;
@@ -43,7 +44,7 @@ async fn flood(caller: &mut Caller, pieces: impl Iterator<Item = Vec<u8>>) -> us
     sent
 }
 
-/// The frames of so many streams, in batches.
+/// The frames of `streams` streams, in batches.
 fn batches(streams: u32, of_one: impl Fn(u32) -> Vec<u8>) -> impl Iterator<Item = Vec<u8>> {
     (0..streams / BATCH).map(move |batch| {
         let numbers = batch * BATCH..(batch + 1) * BATCH;
@@ -57,9 +58,9 @@ fn on_stream(own: Marked<'_>, method: &str, stream: u32) -> request::Fields {
 }
 
 #[tokio::test]
-async fn rapid_resets_end_the_connection_and_do_little() {
+async fn rapid_resets_end_the_connection() {
     const RESETS: u32 = 20_000;
-    let ground = Ground::start("").await;
+    let ground = RecorderEnv::start().await;
     ground.answers(FLOOD);
     let before = ground.memory().await;
     let own = ground.marked(FLOOD);
@@ -73,7 +74,7 @@ async fn rapid_resets_end_the_connection_and_do_little() {
     ground.assert_grown_little(before, "rapid resets");
     assert!(
         caller.seen().is_over(),
-        "{sent} batches of {BATCH} requests were taken back, and the connection goes on"
+        "{sent} batches of {BATCH} requests were reset, and the connection goes on"
     );
     let seen = ground.seen_of(FLOOD).await;
     assert!(seen.len() <= SEEN_MAX, "the target saw {}", seen.len());
@@ -118,9 +119,9 @@ fn on_itself(own: Marked<'_>, stream: u32) -> Vec<u8> {
 }
 
 #[tokio::test]
-async fn resets_provoked_by_errors_end_the_connection() {
+async fn provoked_resets_end_the_connection() {
     const RESETS: u32 = 10_000;
-    let ground = Ground::start("").await;
+    let ground = RecorderEnv::start().await;
     let before = ground.memory().await;
     for (index, (what, provoke)) in PROVOCATIONS.into_iter().enumerate() {
         let case = FLOOD + index;
@@ -145,9 +146,9 @@ async fn resets_provoked_by_errors_end_the_connection() {
 }
 
 #[tokio::test]
-async fn continuations_without_end_are_bounded() {
+async fn endless_continuations_are_bounded() {
     const MIB: usize = 1024 * 1024;
-    let ground = Ground::start("").await;
+    let ground = RecorderEnv::start().await;
     let before = ground.memory().await;
     // What a head begins with that has no end, what follows again and again, and how often.
     let mut endless_value = vec![0, 1, b'x'];
@@ -193,7 +194,7 @@ async fn continuations_without_end_are_bounded() {
 async fn pings_settings_and_empty_frames_are_bounded() {
     /// While so much time the answers are not read.
     const UNREAD: Duration = Duration::from_secs(2);
-    let ground = Ground::start("").await;
+    let ground = RecorderEnv::start().await;
     let before = ground.memory().await;
     let window = [(setting::INITIAL_WINDOW_SIZE, 65_535)];
     for (index, (what, piece, count)) in [
@@ -229,9 +230,9 @@ async fn pings_settings_and_empty_frames_are_bounded() {
 }
 
 #[tokio::test]
-async fn header_lists_that_are_too_large_are_refused() {
+async fn oversized_header_lists_are_rejected() {
     const MIB: usize = 1024 * 1024;
-    let ground = Ground::start("").await;
+    let ground = RecorderEnv::start().await;
     let before = ground.memory().await;
     // How many fields of how many bytes.
     for (index, (count, bytes)) in [
@@ -274,15 +275,15 @@ async fn header_lists_that_are_too_large_are_refused() {
 }
 
 #[tokio::test]
-async fn streams_beyond_the_limit_are_refused() {
+async fn streams_above_the_limit_are_refused() {
     const STREAMS: u32 = 1_000;
-    let ground = Ground::start("").await;
+    let ground = RecorderEnv::start().await;
     ground.answers(FLOOD);
     let before = ground.memory().await;
     let own = ground.marked(FLOOD);
     let mut caller = Caller::open(&ground.site).await;
     let limit = caller.seen().streams_max;
-    let limit = limit.expect("the relay says how many streams it takes");
+    let limit = limit.expect("the relay announces its limit of streams");
     assert!(limit < STREAMS, "{limit}");
     let limit = usize::try_from(limit).expect("below a thousand");
     let pieces = batches(STREAMS, |stream| {
@@ -310,20 +311,20 @@ async fn streams_beyond_the_limit_are_refused() {
 }
 
 #[tokio::test]
-async fn who_never_reads_holds_little() {
+async fn unread_responses_hold_little_memory() {
     const STREAMS: u32 = 64;
-    /// Of each answer: far more than the relay may hold of all.
+    /// Of each response: far more than the relay may hold of all.
     const ANSWER_BYTES: u32 = 16 * 1024 * 1024;
     /// Time for the relay to take more than it should.
     const HELD: Duration = Duration::from_secs(3);
-    let ground = Ground::start("").await;
+    let ground = RecorderEnv::start().await;
     let before = ground.memory().await;
     let own = ground.marked(FLOOD);
     for first_window in [0, 65_535] {
         let what = format!("answers in a window of {first_window} bytes");
         let window = [(setting::INITIAL_WINDOW_SIZE, first_window)];
         let mut caller = Caller::open_with(&ground.site, &window).await;
-        let path = format!("/v1/endpoints/big/bytes/{ANSWER_BYTES}");
+        let path = format!("/v1/endpoints/t/bytes/{ANSWER_BYTES}");
         let asked: Vec<u8> = (0..STREAMS)
             .flat_map(|number| own.of("GET", &path).whole(2 * number + 1))
             .collect();
@@ -332,7 +333,7 @@ async fn who_never_reads_holds_little() {
         let all = STREAMS as usize;
         caller.wait(WITHIN, |seen| begun(seen) == all).await;
         assert_eq!(begun(caller.seen()), all, "{what}");
-        tokio::time::sleep(HELD).await;
+        let_time_pass(HELD, "the relay could take more than it may").await;
         ground.serves_others().await;
         ground.assert_grown_little(before, &what);
     }

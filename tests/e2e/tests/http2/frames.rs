@@ -1,4 +1,4 @@
-//! HTTP/2 frames as bytes, right or wrong (RFC 9113, 4 and 6), and the status in an answer's header
+//! HTTP/2 frames as bytes, right or wrong (RFC 9113, 4 and 6), and the status in a response's header
 //! block (RFC 7541).
 //!
 //! ```text
@@ -31,7 +31,7 @@ pub(crate) mod kind {
     pub(crate) const CONTINUATION: u8 = 9;
 }
 
-/// Flags of frames. Which of them means something is for the type to say.
+/// Flags of frames. Their meaning depends on the frame type.
 pub(crate) mod flag {
     pub(crate) const END_STREAM: u8 = 0x1;
     pub(crate) const ACK: u8 = 0x1;
@@ -143,7 +143,7 @@ pub(crate) fn settings(settings: &[(u16, u32)]) -> Vec<u8> {
     frame(kind::SETTINGS, 0, 0, &payload)
 }
 
-/// What SETTINGS say of one of them.
+/// The value of one setting in SETTINGS.
 pub(crate) fn setting_in(payload: &[u8], name: u16) -> Option<u32> {
     let mut settings = payload.chunks_exact(6);
     let named = settings.rfind(|setting| setting.starts_with(&name.to_be_bytes()));
@@ -182,7 +182,7 @@ const STATUSES: [u16; 7] = [200, 204, 206, 304, 400, 404, 500];
 const STATUS_FIRST: u8 = 8;
 const STATUS_LAST: u8 = 14;
 
-/// The status of an answer: the first field of its block, which refers to the static table alone,
+/// The status of a response: the first field of its block, which refers to the static table alone,
 /// for we allow no dynamic one. `None` for trailers.
 pub(crate) fn status(block: &[u8]) -> Option<u16> {
     let block = without_size_updates(block);
@@ -249,7 +249,7 @@ fn digits(text: &[u8]) -> Option<String> {
 }
 
 #[test]
-fn a_status_is_read_however_it_was_written() {
+fn status_is_decoded_in_every_hpack_form() {
     let written: [(&[u8], Option<u16>); 7] = [
         (&[0x88], Some(200)),
         (&[0x20, 0x8c], Some(400)),

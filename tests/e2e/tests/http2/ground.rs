@@ -1,5 +1,5 @@
-//! A relay and a bridge that lead to a recorder, and what holds whatever a caller does: others are
-//! served, the relay's memory stays small, and the target sees clear requests.
+//! A relay and a bridge in front of a recorder, and what must hold whatever a caller does: other callers
+//! are served, the relay's memory stays small, and the target sees only unambiguous requests.
 
 use crate::caller::Caller;
 use crate::record;
@@ -8,45 +8,42 @@ use crate::seen::{Ending, Seen};
 use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 use support::recorder::{Message, Step};
-use support::{Installation, Recorder, Target};
-use tokio::time::sleep;
+use support::setup::{Allow, Endpoint, RelaySetup};
+use support::{Recorder, TestEnv, let_time_pass};
 
-/// The case of requests that are right.
+/// The case of valid requests.
 const HONEST: usize = 1_000_000;
-/// What a request that is right may take, with its handshake.
+/// The longest that a valid request may take, with its handshake.
 const HONEST_WITHIN: Duration = Duration::from_secs(5);
-/// Until what was on its way is in the target's record.
+/// How long requests in flight take to reach the target's record.
 pub(crate) const SETTLED: Duration = Duration::from_millis(700);
-/// What the relay may grow by.
+/// The most that the relay may grow by.
 const GROWTH_MAX_KIB: u64 = 32 * 1024;
 
-/// What the target answers with, once it has the body.
+/// The target's response once it has the body.
 const ANSWER: &[u8] = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok";
 
-pub(crate) struct Ground {
+pub(crate) struct RecorderEnv {
     // Dropped first: it has the connections to the targets.
-    pub(crate) site: Installation,
-    /// The endpoint `t`.
+    pub(crate) site: TestEnv,
+    /// The endpoint `rec`.
     pub(crate) recorder: Recorder,
     key: String,
-    /// The endpoint `big`.
-    pub(crate) big: Target,
 }
 
-impl Ground {
-    /// With more in the relay's configuration.
-    pub(crate) async fn start(relay: &str) -> Self {
+impl RecorderEnv {
+    pub(crate) async fn start() -> Self {
+        Self::start_with(|relay| relay).await
+    }
+
+    /// With changes to the relay's setup.
+    pub(crate) async fn start_with(change: impl FnOnce(RelaySetup) -> RelaySetup) -> Self {
         let recorder = Recorder::start().await;
-        let big = Target::start().await;
-        let rule = format!(
-            "[[allow]]\nhost = \"127.0.0.1\"\nports = [{}]\nmethods = [\"*\"]\n",
-            recorder.addr().port()
-        );
-        let site = Installation::builder()
-            .endpoint("t", &recorder.url("/"))
-            .bridge_extra(&rule)
-            .target("big", &big)
-            .relay_extra(relay)
+        let site = TestEnv::builder()
+            .direct()
+            .endpoint(Endpoint::new("rec", recorder.url("/")))
+            .allow(Allow::loopback(recorder.addr().port()))
+            .relay(change)
             .start()
             .await;
         let key = site.caller.basic();
@@ -54,13 +51,12 @@ impl Ground {
             site,
             recorder,
             key,
-            big,
         };
         ground.answers(HONEST);
         ground
     }
 
-    /// From now on the target answers requests of this case with 200.
+    /// Lets the target respond to requests of this case with 200.
     pub(crate) fn answers(&self, case: usize) {
         let steps = vec![Step::ReadBody, Step::Send(ANSWER.to_vec())];
         self.recorder.answer(case, steps);
@@ -77,8 +73,7 @@ impl Ground {
         Marked { key, case }
     }
 
-    /// A request that is right, on a connection of its own, is answered soon and reaches the target
-    /// once.
+    /// Asserts that a valid request on a new connection succeeds soon and reaches the target once.
     pub(crate) async fn serves_others(&self) {
         let began = Instant::now();
         let mut other = Caller::open(&self.site).await;
@@ -94,7 +89,7 @@ impl Ground {
         assert_eq!(seen.len(), 1, "{seen:?}");
     }
 
-    /// The relay's memory at present, in KiB, when it has served somebody. Its peak begins anew.
+    /// Returns the relay's memory in KiB after one served request, and resets its peak.
     pub(crate) async fn memory(&self) -> u64 {
         self.serves_others().await;
         let relay = self.site.relay.process();
@@ -102,7 +97,7 @@ impl Ground {
         relay.rss_kib()
     }
 
-    /// The relay has not grown much since its memory was this.
+    /// Asserts that the relay has grown little since its memory was `before`.
     pub(crate) fn assert_grown_little(&self, before: u64, what: &str) {
         let peak = self.site.relay.process().peak_rss_kib();
         assert!(
@@ -111,9 +106,9 @@ impl Ground {
         );
     }
 
-    /// What the target saw of a case when all is settled: clear requests, each path once.
+    /// Returns the requests of a case that the target saw, which must be unambiguous, each path once.
     pub(crate) async fn seen_of(&self, case: usize) -> Vec<Message> {
-        sleep(SETTLED).await;
+        let_time_pass(SETTLED, "the target records what is on its way").await;
         let seen = self.recorder.take(case);
         let faults: Vec<_> = seen.iter().flat_map(record::faults).collect();
         assert!(faults.is_empty(), "case {case}: {}", faults.join("\n"));

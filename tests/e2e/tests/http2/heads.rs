@@ -153,7 +153,7 @@ fn hosts(table: &mut Table<'_>) {
     table.refuse("two hosts", |own, _| {
         own.with("host", "localhost").with("host", "other.example")
     });
-    // The target has the host that the bridge writes, whatever the caller said.
+    // The target sees the host that the bridge writes, whatever the caller sent.
     table.add("another host than :authority", Expected::Harmless, |own| {
         own.get().with("host", "other.example").whole(1)
     });

@@ -9,7 +9,7 @@ use crate::frames::{self, flag};
 #[derive(Debug, Clone)]
 pub(crate) struct Fields(Vec<(String, String)>);
 
-/// Makes requests that the target's record is searched for: they bear the number of their case.
+/// Builds requests that carry the number of their case, by which the target records them.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Marked<'a> {
     /// As the value of `authorization`.
@@ -20,7 +20,7 @@ pub(crate) struct Marked<'a> {
 impl Marked<'_> {
     /// A path that belongs to the case alone.
     pub(crate) fn path(self) -> String {
-        format!("/v1/endpoints/t/case-{}", self.case)
+        format!("/v1/endpoints/rec/case-{}", self.case)
     }
 
     /// A request without a body.
@@ -47,13 +47,13 @@ impl Marked<'_> {
 }
 
 impl Fields {
-    /// With one more, behind the others.
+    /// Adds a field after the others.
     pub(crate) fn with(mut self, name: &str, value: &str) -> Self {
         self.0.push((name.to_owned(), value.to_owned()));
         self
     }
 
-    /// With one more, before the others.
+    /// Adds a field before the others.
     pub(crate) fn first(mut self, name: &str, value: &str) -> Self {
         self.0.insert(0, (name.to_owned(), value.to_owned()));
         self

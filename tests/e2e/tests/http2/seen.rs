@@ -3,7 +3,7 @@
 use crate::frames::{self, Frame, flag, kind, setting};
 use std::collections::BTreeMap;
 
-/// So much of an answer's body is kept.
+/// So much of a response's body is kept.
 const BODY_BYTES_MAX: usize = 64 * 1024;
 
 /// All that came so far.
@@ -14,17 +14,17 @@ pub(crate) struct Seen {
     gone_away: Option<u32>,
     pub(crate) is_closed: bool,
     pub(crate) has_settings: bool,
-    /// How many streams the relay takes at once, where it says so.
+    /// The most concurrent streams, where the relay announces a limit.
     pub(crate) streams_max: Option<u32>,
 }
 
-/// An answer, as far as it came.
+/// A response, as far as it came.
 #[derive(Debug, Default)]
 pub(crate) struct Stream {
     status: Option<u16>,
     /// The code of a reset.
     pub(crate) reset: Option<u32>,
-    /// Whether the answer came to its own end.
+    /// Whether the response came to its own end.
     pub(crate) is_ended: bool,
     pub(crate) body: Vec<u8>,
 }
@@ -32,18 +32,18 @@ pub(crate) struct Stream {
 /// What a request came to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Ending {
-    /// An answer with this status, which is final.
+    /// A response with this status, which is final.
     Answered(u16),
     /// RST_STREAM with this code.
     Reset(u32),
     /// GOAWAY with this code.
     GoneAway(u32),
-    /// The end of the connection, without a word.
+    /// The end of the connection without a GOAWAY.
     Closed,
 }
 
 impl Ending {
-    /// Whether it says that the request was wrong.
+    /// Whether it reports that the request was invalid.
     pub(crate) fn is_refusal(self) -> bool {
         match self {
             Self::Answered(status) => (400..500).contains(&status),

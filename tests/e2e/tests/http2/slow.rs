@@ -1,42 +1,48 @@
-//! Callers that send too little, too late: a place that they take is free again soon.
+//! Callers that send too little, too late. The slot that they hold is released soon.
 //!
-//! | what stands still | ended by |
+//! | what stalls | ended by |
 //! | --- | --- |
 //! | a TLS handshake | the relay's own limit, ten seconds |
 //! | a header section | `limits.header_read_timeout` |
 //! | a body | `limits.caller_idle_timeout` |
-//! | a connection without a request | nobody has to, as long as others are served |
+//! | a connection without a request | not necessarily ended, as long as other callers are served |
 
 use crate::caller::{self, Caller};
 use crate::frames::{self, flag, frame, kind};
-use crate::ground::Ground;
+use crate::ground::RecorderEnv;
 use crate::record;
 use crate::seen::{Ending, Seen};
 use futures_util::future::join_all;
 use std::time::{Duration, Instant};
+use support::let_time_pass;
 use support::recorder::Step;
+use support::setup::RelaySetup;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
-use tokio::time::{sleep, timeout};
+use tokio::time::timeout;
 
 /// Short, so that the test is.
-const RELAY: &str = "[limits]\nheader_read_timeout = \"1s\"\ncaller_idle_timeout = \"1s\"\n";
-/// Within this time a header section that does not get on is ended.
+fn short_limits(relay: RelaySetup) -> RelaySetup {
+    relay
+        .set("limits.header_read_timeout", "1s")
+        .set("limits.caller_idle_timeout", "1s")
+}
+/// A stalled header section is aborted within this time.
 const HEADERS_WITHIN: Duration = Duration::from_secs(6);
-/// Within this time a handshake that does not get on is ended: the relay gives ten seconds.
+/// A stalled handshake is aborted within this time. The relay allows ten seconds.
 const HANDSHAKE_WITHIN: Duration = Duration::from_secs(15);
-/// Within this time a body that does not get on is ended.
+/// A stalled body is aborted within this time.
 const BODY_WITHIN: Duration = Duration::from_secs(5);
 /// Until the target has noticed.
 const NOTICED: Duration = Duration::from_secs(1);
-/// Between two bytes of who trickles.
+/// The pause between two bytes of a trickling caller.
 const TRICKLE: Duration = Duration::from_secs(1);
-/// Of a body that is to go on as it comes: more than 16 KiB.
+/// More than the 16 KiB that travel with a head, so that the body is streamed.
 const SENT_BYTES: usize = 20_000;
 
 #[tokio::test]
-async fn what_is_slow_is_ended() {
-    let ground = Ground::start(RELAY).await;
+async fn slow_callers_are_aborted() {
+    let ground = RecorderEnv::start_with(short_limits).await;
     let (headers, handshakes, bodies, silent) = tokio::join!(
         slow_headers(&ground),
         slow_handshakes(&ground),
@@ -54,7 +60,7 @@ fn failed<const N: usize>(checks: [(&str, bool); N]) -> Vec<String> {
     failed.map(|(what, _)| what.to_owned()).collect()
 }
 
-async fn slow_headers(ground: &Ground) -> Vec<String> {
+async fn slow_headers(ground: &RecorderEnv) -> Vec<String> {
     let (trickled_1, stopped_1, trickled_2, stopped_2, no_preface) = tokio::join!(
         trickled_over_http1(ground),
         stopped_over_http1(ground),
@@ -74,7 +80,7 @@ async fn slow_headers(ground: &Ground) -> Vec<String> {
 const HEAD: &str = "GET /healthz HTTP/1.1\r\nHost: localhost\r\nX-Slow: slowly\r\n\r\n";
 
 /// Whether it was ended.
-async fn trickled_over_http1(ground: &Ground) -> bool {
+async fn trickled_over_http1(ground: &RecorderEnv) -> bool {
     let mut stream = caller::connect(&ground.site, "http/1.1").await;
     let began = Instant::now();
     let mut answer = [0; 1024];
@@ -93,7 +99,7 @@ async fn trickled_over_http1(ground: &Ground) -> bool {
     false
 }
 
-async fn stopped_over_http1(ground: &Ground) -> bool {
+async fn stopped_over_http1(ground: &RecorderEnv) -> bool {
     let mut stream = caller::connect(&ground.site, "http/1.1").await;
     let half = &HEAD.as_bytes()[..HEAD.len() / 2];
     stream.write_all(half).await.expect("half a head");
@@ -103,7 +109,7 @@ async fn stopped_over_http1(ground: &Ground) -> bool {
     ended.is_ok()
 }
 
-async fn without_a_preface(ground: &Ground) -> bool {
+async fn without_a_preface(ground: &RecorderEnv) -> bool {
     let mut stream = caller::connect(&ground.site, "h2").await;
     stream.write_all(b"PRI * HTT").await.expect("half of it");
     stream.flush().await.expect("half of it");
@@ -113,7 +119,7 @@ async fn without_a_preface(ground: &Ground) -> bool {
 }
 
 /// Whether it was ended.
-async fn trickled_over_http2(ground: &Ground) -> bool {
+async fn trickled_over_http2(ground: &RecorderEnv) -> bool {
     let mut caller = Caller::open(&ground.site).await;
     // An acknowledgement in the middle of a frame would be another mistake.
     caller.mute();
@@ -131,7 +137,7 @@ async fn trickled_over_http2(ground: &Ground) -> bool {
     false
 }
 
-async fn stopped_over_http2(ground: &Ground) -> bool {
+async fn stopped_over_http2(ground: &RecorderEnv) -> bool {
     let mut caller = Caller::open(&ground.site).await;
     caller.mute();
     let block = ground.marked(CASES_FROM).get().block();
@@ -142,7 +148,7 @@ async fn stopped_over_http2(ground: &Ground) -> bool {
     caller.wait(HEADERS_WITHIN, has_ended).await
 }
 
-async fn slow_handshakes(ground: &Ground) -> Vec<String> {
+async fn slow_handshakes(ground: &RecorderEnv) -> Vec<String> {
     let (silent, stopped) = tokio::join!(
         handshake_ends(ground, b""),
         handshake_ends(ground, b"\x16\x03\x01\x02\x00\x01"),
@@ -153,7 +159,7 @@ async fn slow_handshakes(ground: &Ground) -> Vec<String> {
     ])
 }
 
-async fn handshake_ends(ground: &Ground, spoken: &[u8]) -> bool {
+async fn handshake_ends(ground: &RecorderEnv, spoken: &[u8]) -> bool {
     let address = ground.site.relay.public().addr();
     let mut tcp = TcpStream::connect(address).await.expect("a connection");
     tcp.write_all(spoken).await.expect("a few bytes");
@@ -163,11 +169,11 @@ async fn handshake_ends(ground: &Ground, spoken: &[u8]) -> bool {
 }
 
 /// Connections without a request may stay; what counts is that others are served.
-async fn silent_connections(ground: &Ground) -> Vec<String> {
+async fn silent_connections(ground: &RecorderEnv) -> Vec<String> {
     const SILENT: usize = 50;
     let opening = (0..SILENT).map(|_| Caller::open(&ground.site));
     let silent = join_all(opening).await;
-    sleep(Duration::from_secs(3)).await;
+    let_time_pass(Duration::from_secs(3), "the connections stay silent").await;
     ground.serves_others().await;
     drop(silent);
     Vec::new()
@@ -176,12 +182,12 @@ async fn silent_connections(ground: &Ground) -> Vec<String> {
 /// The first case of a body.
 const CASES_FROM: usize = 1;
 
-/// A body that does not come to its end.
+/// A body that stalls before its end.
 #[derive(Debug, Clone, Copy)]
 struct Stalled {
     what: &'static str,
     case: usize,
-    /// The length that its head says. Without one, nothing is known of it.
+    /// The length in its head, if there is one.
     length: Option<&'static str>,
     sent_bytes: usize,
     /// Whether the target answers before it has the body.
@@ -195,7 +201,7 @@ impl Stalled {
     }
 }
 
-async fn slow_bodies(ground: &Ground) -> Vec<String> {
+async fn slow_bodies(ground: &RecorderEnv) -> Vec<String> {
     let kinds = [
         ("with a length", Some("100000"), SENT_BYTES, false),
         ("that is small", Some("100"), 10, false),
@@ -223,7 +229,7 @@ async fn slow_bodies(ground: &Ground) -> Vec<String> {
 }
 
 /// Tells the target how to answer.
-fn prepare(ground: &Ground, body: Stalled) {
+fn prepare(ground: &RecorderEnv, body: Stalled) {
     const BEGUN: &[u8] = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nok\r\n";
     if body.is_answered {
         let steps = vec![Step::Send(BEGUN.to_vec()), Step::ReadBody];
@@ -233,7 +239,7 @@ fn prepare(ground: &Ground, body: Stalled) {
     }
 }
 
-async fn stalled_over_http1(ground: &Ground, body: Stalled) -> Vec<String> {
+async fn stalled_over_http1(ground: &RecorderEnv, body: Stalled) -> Vec<String> {
     prepare(ground, body);
     let own = ground.marked(body.case);
     let sent = "a".repeat(body.sent_bytes);
@@ -256,7 +262,7 @@ async fn stalled_over_http1(ground: &Ground, body: Stalled) -> Vec<String> {
     stream.flush().await.expect("what there is of a request");
     let mut answer = Vec::new();
     let reading = async {
-        // An answer that says why may leave the connection open.
+        // A response with the reason may leave the connection open.
         while !is_timeout(&answer) && matches!(stream.read_buf(&mut answer).await, Ok(1..)) {}
     };
     let is_ended = timeout(BODY_WITHIN, reading).await.is_ok();
@@ -277,7 +283,7 @@ async fn stalled_over_http1(ground: &Ground, body: Stalled) -> Vec<String> {
     wrong
 }
 
-async fn stalled_over_http2(ground: &Ground, body: Stalled) -> Vec<String> {
+async fn stalled_over_http2(ground: &RecorderEnv, body: Stalled) -> Vec<String> {
     prepare(ground, body);
     let fields = ground.marked(body.case).post();
     let fields = match body.length {
@@ -327,9 +333,9 @@ fn is_timeout(answer: &[u8]) -> bool {
     String::from_utf8_lossy(answer).contains("\"timeout\"")
 }
 
-/// What the target's record does not say as it should: that a part came, and no end.
-async fn not_broken_off(ground: &Ground, body: Stalled) -> Vec<String> {
-    sleep(NOTICED).await;
+/// Returns what is wrong with the target's record, which must show a part of the body and no end.
+async fn not_broken_off(ground: &RecorderEnv, body: Stalled) -> Vec<String> {
+    let_time_pass(NOTICED, "the target notices the end").await;
     let seen = ground.recorder.take(body.case);
     let mut wrong: Vec<String> = seen.iter().flat_map(record::faults).collect();
     let count = seen.len();

@@ -9,15 +9,20 @@
 
 use crate::caller::Caller;
 use crate::frames::{self, code, setting};
-use crate::ground::Ground;
+use crate::ground::RecorderEnv;
 use crate::request::Marked;
 use crate::seen::{Ending, Seen};
 use futures_util::future::join_all;
 use std::time::{Duration, Instant};
-use support::Ask;
+use support::setup::RelaySetup;
+use support::{Ask, eventually};
 
 /// Short, so that the test is.
-const RELAY: &str = "[limits]\ncaller_idle_timeout = \"3s\"\nheader_read_timeout = \"3s\"\n";
+fn short_limits(relay: RelaySetup) -> RelaySetup {
+    relay
+        .set("limits.caller_idle_timeout", "3s")
+        .set("limits.header_read_timeout", "3s")
+}
 /// Until a stream that is not read is ended, on a busy machine.
 const ENDED_WITHIN: Duration = Duration::from_secs(20);
 /// The body of a call's target. Of its kind one fits the limits for calls.
@@ -29,8 +34,8 @@ const CASE: usize = 5_000_000;
 const CLOSED: [(u16, u32); 1] = [(setting::INITIAL_WINDOW_SIZE, 0)];
 
 /// A call whose response is large.
-fn call(ground: &Ground, stream: u32) -> Vec<u8> {
-    let url = ground.big.url(&format!("/bytes/{BODY_BYTES}"));
+fn call(ground: &RecorderEnv, stream: u32) -> Vec<u8> {
+    let url = ground.site.target.url(&format!("/bytes/{BODY_BYTES}"));
     let document = format!(r#"{{"url": "{url}", "method": "GET", "timeout_ms": 60000}}"#);
     let own = ground.marked(CASE);
     let head = own.of("POST", "/v1/calls").begun(stream);
@@ -47,7 +52,7 @@ fn is_reset(seen: &Seen, stream: u32) -> bool {
 }
 
 /// A number of the relay's metrics.
-async fn metric(ground: &Ground, name: &str) -> u64 {
+async fn metric(ground: &RecorderEnv, name: &str) -> u64 {
     let answer = ground.site.relay.admin().send(Ask::get("/metrics")).await;
     let text = answer.expect_status(200).text();
     let line = text.lines().find_map(|line| line.strip_prefix(name));
@@ -56,20 +61,16 @@ async fn metric(ground: &Ground, name: &str) -> u64 {
 }
 
 /// Nothing is held for callers any more.
-async fn nothing_is_held(ground: &Ground) {
-    let deadline = Instant::now() + ENDED_WITHIN;
-    loop {
+async fn nothing_is_held(ground: &RecorderEnv) {
+    eventually(ENDED_WITHIN, "the release of everything", async || {
         let memory = metric(ground, "integration_relay_body_memory_bytes ").await;
         let exchanges = metric(ground, "integration_relay_exchanges_running ").await;
-        if (memory, exchanges) == (0, 0) {
-            return;
+        match (memory, exchanges) {
+            (0, 0) => Ok(()),
+            _ => Err(format!("{exchanges} exchanges and {memory} bytes")),
         }
-        assert!(
-            Instant::now() < deadline,
-            "{exchanges} exchanges and {memory} bytes are held"
-        );
-        tokio::time::sleep(Duration::from_millis(100)).await;
-    }
+    })
+    .await;
 }
 
 /// A connection goes on: one more request is answered to its end.
@@ -90,10 +91,10 @@ async fn still_serves(caller: &mut Caller, stream: u32) {
 }
 
 #[tokio::test]
-async fn unread_calls_are_bounded_and_given_back() {
+async fn unread_calls_are_bounded_and_released() {
     const CONNECTIONS: u32 = 2;
     const CALLS: u32 = 60;
-    let ground = Ground::start(RELAY).await;
+    let ground = RecorderEnv::start_with(short_limits).await;
     let before = ground.memory().await;
     let opening = (0..CONNECTIONS).map(|_| Caller::open_with(&ground.site, &CLOSED));
     let mut callers = join_all(opening).await;
@@ -123,16 +124,16 @@ async fn unread_calls_are_bounded_and_given_back() {
 }
 
 #[tokio::test]
-async fn window_that_opens_byte_by_byte_ends_its_stream_alone() {
+async fn dripping_window_ends_its_stream_only() {
     const CALLS: u32 = 6;
     const PACE: Duration = Duration::from_millis(300);
-    let ground = Ground::start(RELAY).await;
+    let ground = RecorderEnv::start_with(short_limits).await;
     let mut caller = Caller::open_with(&ground.site, &CLOSED).await;
     let calls: Vec<u8> = streams(CALLS).flat_map(|id| call(&ground, id)).collect();
     caller.send(&calls).await;
     // On the same connection: a response that takes long, and is read.
     let slow = 2 * CALLS + 1;
-    let path = "/v1/endpoints/big/drip/16/500";
+    let path = "/v1/endpoints/t/drip/16/500";
     let request = ground.marked(CASE).of("GET", path).whole(slow);
     let open = frames::window_update(slow, 65_535);
     caller.send(&[request, open].concat()).await;
@@ -155,9 +156,9 @@ async fn window_that_opens_byte_by_byte_ends_its_stream_alone() {
 }
 
 #[tokio::test]
-async fn unread_documents_are_ended_like_calls() {
+async fn unread_documents_are_aborted_like_calls() {
     const EACH: u32 = 40;
-    let ground = Ground::start(RELAY).await;
+    let ground = RecorderEnv::start_with(short_limits).await;
     let mut caller = Caller::open_with(&ground.site, &CLOSED).await;
     let paths = [
         "/v1/bridges",
@@ -189,10 +190,10 @@ async fn unread_documents_are_ended_like_calls() {
 }
 
 #[tokio::test]
-async fn calls_that_are_reset_give_everything_back() {
+async fn reset_calls_release_everything() {
     const CALLS: u32 = 40;
     // The idle limit has no part in it.
-    let ground = Ground::start("").await;
+    let ground = RecorderEnv::start().await;
     let mut caller = Caller::open_with(&ground.site, &CLOSED).await;
     let calls: Vec<u8> = streams(CALLS).flat_map(|id| call(&ground, id)).collect();
     caller.send(&calls).await;
@@ -207,9 +208,9 @@ async fn calls_that_are_reset_give_everything_back() {
 }
 
 #[tokio::test]
-async fn window_of_exactly_the_response_is_enough() {
-    let ground = Ground::start("").await;
-    for path in ["/v1/endpoints/big/bytes/65535", "/v1/endpoints/big/bytes/1"] {
+async fn window_of_response_size_is_enough() {
+    let ground = RecorderEnv::start().await;
+    for path in ["/v1/endpoints/t/bytes/65535", "/v1/endpoints/t/bytes/1"] {
         let mut caller = Caller::open(&ground.site).await;
         // The connection's window has 65535 bytes, and nothing is added to it.
         caller

@@ -1,19 +1,18 @@
-//! Call URL requests to a target that speaks HTTP/2 alone.
+//! Call URL requests to a target that offers HTTP/2 only.
 
-use crate::site::{HTTP2_ALONE, PATIENCE, Site, ok};
+use crate::site::{H2Env, HTTP2_ALONE, ok};
 use hyper::Version;
 use serde_json::{Value, json};
-use std::time::{Duration, Instant};
 use support::h2_target::{BodyEnd, Seen};
-use support::{Answer, Ask};
+use support::{Answer, Ask, TIMEOUT};
 
-async fn call(site: &Site, call: &Value) -> Answer {
-    let ask = Ask::post("/v1/calls").key(&site.installation.caller);
+async fn call(site: &H2Env, call: &Value) -> Answer {
+    let ask = Ask::post("/v1/calls").key(&site.env.caller);
     site.send(ask.json(call)).await
 }
 
 /// The one request to `/hook`.
-fn only(site: &Site) -> Seen {
+fn only(site: &H2Env) -> Seen {
     let mut seen = site.target.take("/hook");
     assert_eq!(seen.len(), 1);
     let seen = seen.pop().unwrap();
@@ -32,8 +31,8 @@ fn values<'a>(seen: &'a Seen, name: &str) -> Vec<&'a [u8]> {
 }
 
 #[tokio::test]
-async fn a_call_to_a_target_that_speaks_http2_alone_is_executed() {
-    let site = Site::start(HTTP2_ALONE).await;
+async fn call_to_http2_only_target_is_executed() {
+    let site = H2Env::start(HTTP2_ALONE).await;
     site.target.answer("/hook", ok("done"));
     let asked = json!({
         "mode": "wait",
@@ -50,8 +49,8 @@ async fn a_call_to_a_target_that_speaks_http2_alone_is_executed() {
 }
 
 #[tokio::test]
-async fn a_delivery_to_a_target_that_speaks_http2_alone_succeeds_once() {
-    let site = Site::start(HTTP2_ALONE).await;
+async fn delivery_to_http2_only_target_is_made_once() {
+    let site = H2Env::start(HTTP2_ALONE).await;
     site.target.answer("/hook", ok("done"));
     let asked = json!({
         "mode": "deliver",
@@ -60,16 +59,7 @@ async fn a_delivery_to_a_target_that_speaks_http2_alone_succeeds_once() {
     });
     let taken = call(&site, &asked).await.expect_status(202).json();
     let id = taken["id"].as_str().unwrap();
-    let deadline = Instant::now() + PATIENCE;
-    let delivered = loop {
-        let ask = Ask::get(format!("/v1/calls/{id}")).key(&site.installation.caller);
-        let shown = site.send(ask).await.expect_status(200).json();
-        if shown["state"] == "succeeded" {
-            break shown;
-        }
-        assert!(Instant::now() < deadline, "it did not succeed: {shown:#}");
-        tokio::time::sleep(Duration::from_millis(30)).await;
-    };
+    let delivered = site.env.wait_call(id, "succeeded", TIMEOUT).await;
     assert_eq!(delivered["attempts"], 1);
     assert_eq!(delivered["status"], 200);
     let seen = only(&site);

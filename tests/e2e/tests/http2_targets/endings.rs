@@ -1,18 +1,17 @@
-//! An exchange that one end leaves, or lets stand still.
+//! Exchanges that one end aborts or stalls.
 
-use crate::caller::Door;
-use crate::case::{Case, KEY};
-use crate::site::{BOTH, FOREVER, HTTP2_ALONE, PATIENCE, Site, ok};
-use crate::{ENDPOINT, WITHIN};
+use crate::site::{BOTH, FOREVER, H2Env, HTTP2_ALONE, ok};
+use crate::{ENDPOINT, KEY};
+use bytes::Bytes;
 use h2::Reason;
 use std::time::Duration;
 use support::h2_target::{BodyEnd, Ended, Head, Seen, Step};
-use support::pattern;
+use support::{TIMEOUT, let_time_pass, pattern};
 use tokio::io::AsyncWriteExt;
 use tokio::net::TcpStream;
 use tokio::task::JoinSet;
 
-/// How long a target may go on for nobody.
+/// The longest that a target may work for a caller that has left.
 const NOTICED_WITHIN: Duration = Duration::from_secs(3);
 
 fn all_left(seen: &[Seen]) -> bool {
@@ -24,8 +23,8 @@ fn is_running(seen: &[Seen]) -> bool {
     seen.any(|seen| seen.ended == Ended::Running && seen.body_end == BodyEnd::Whole)
 }
 
-/// A target that answers slowly, before its head and behind the first piece.
-fn slow(site: &Site) {
+/// Lets the target respond late: before its head, and after the first piece.
+fn slow(site: &H2Env) {
     let (head, piece) = (Head::new(200), b"first".to_vec());
     let late = [Step::ReadBody, Step::Pause(FOREVER)];
     site.target.answer("/late", late.to_vec());
@@ -40,8 +39,8 @@ fn slow(site: &Site) {
 }
 
 #[tokio::test]
-async fn a_cancelled_request_ends_at_the_target() {
-    let site = Site::start(BOTH).await;
+async fn cancelled_request_is_reset_at_the_target() {
+    let site = H2Env::start(BOTH).await;
     slow(&site);
     let short = Duration::from_millis(1500);
     let beside = [
@@ -55,53 +54,56 @@ async fn a_cancelled_request_ends_at_the_target() {
     ];
     site.target.answer("/beside", beside.to_vec());
 
-    // What runs beside those that are left goes on.
+    // A concurrent exchange goes on.
     let (relay, ask) = (site.relay(), site.post("/beside", "small"));
     let beside = tokio::spawn(async move { relay.send(ask).await });
-    site.target
-        .wait_until("/beside", PATIENCE, is_running)
-        .await;
+    site.target.wait_until("/beside", TIMEOUT, is_running).await;
 
     let (relay, ask) = (site.relay(), site.post("/late", "small"));
     let asking = tokio::spawn(async move { relay.try_send(ask).await.is_ok() });
-    site.target.wait_until("/late", PATIENCE, is_running).await;
+    site.target.wait_until("/late", TIMEOUT, is_running).await;
     asking.abort();
     let noticed = site.target.wait_until("/late", NOTICED_WITHIN, all_left);
     assert_eq!(noticed.await.len(), 1);
 
     let mut reading = site.relay().open(site.get("/endless")).await;
-    let first = tokio::time::timeout(PATIENCE, reading.next()).await;
+    let first = tokio::time::timeout(TIMEOUT, reading.next()).await;
     assert_eq!(first.unwrap().unwrap().unwrap(), "first");
     drop(reading);
     let noticed = site.target.wait_until("/endless", NOTICED_WITHIN, all_left);
     assert_eq!(noticed.await.len(), 1);
 
-    let answer = tokio::time::timeout(PATIENCE, beside).await;
+    let answer = tokio::time::timeout(TIMEOUT, beside).await;
     let answer = answer.unwrap().unwrap().expect_status(200);
     assert_eq!(answer.text(), "first, second");
 }
 
 #[tokio::test]
-async fn a_caller_that_leaves_by_http2_is_missed_by_the_target_too() {
-    let site = Site::start(HTTP2_ALONE).await;
+async fn http2_caller_hangup_reaches_the_target() {
+    let site = H2Env::start(HTTP2_ALONE).await;
     let late = [Step::ReadBody, Step::Pause(FOREVER)];
-    site.target.answer("1", late.to_vec());
-    let key = site.installation.caller.basic().into_bytes();
-    let relay = site.installation.relay.public().addr();
-    let own = vec![(KEY.to_owned(), key)];
-    let door = Door::new(relay, &site.installation.ca, ENDPOINT, own);
-    let asking = tokio::spawn(async move {
-        let case = Case::post("left").body("small");
-        door.ask(&case, 1, FOREVER).await.is_ok()
-    });
-    site.target.wait_until("1", PATIENCE, is_running).await;
-    asking.abort();
-    site.target.wait_until("1", NOTICED_WITHIN, all_left).await;
+    site.target.answer("/late", late.to_vec());
+    let tcp = site.env.connect_from([127, 0, 0, 1].into()).await;
+    let tls = site.env.tls(tcp, &["h2"]).await.unwrap();
+    let (sender, connection) = h2::client::handshake(tls).await.unwrap();
+    let connection = tokio::spawn(connection);
+    let request = http::Request::post(format!("https://localhost{ENDPOINT}/late"))
+        .header(KEY, site.env.caller.basic())
+        .body(())
+        .unwrap();
+    let mut sender = sender.ready().await.unwrap();
+    let (_response, mut body) = sender.send_request(request, false).unwrap();
+    body.send_data(Bytes::from("small"), true).unwrap();
+    site.target.wait_until("/late", TIMEOUT, is_running).await;
+    connection.abort();
+    site.target
+        .wait_until("/late", NOTICED_WITHIN, all_left)
+        .await;
 }
 
 #[tokio::test]
-async fn a_target_that_resets_in_the_middle_never_looks_whole() {
-    let site = Site::start(BOTH).await;
+async fn reset_response_is_never_complete() {
+    let site = H2Env::start(BOTH).await;
     for reason in [
         Reason::NO_ERROR,
         Reason::CANCEL,
@@ -123,8 +125,8 @@ async fn a_target_that_resets_in_the_middle_never_looks_whole() {
             ];
             site.target.answer("/reset", steps.to_vec());
             let what = format!("{reason:?}, with the length {length:?}");
-            for origin in [site.relay(), site.installation.relay.public()] {
-                let ask = site.get("/reset").within(WITHIN);
+            for origin in [site.relay(), site.env.public.clone()] {
+                let ask = site.get("/reset").within(TIMEOUT);
                 let answer = origin.send(ask).await;
                 let is_told = answer.status == 502;
                 assert!(answer.body.is_err() || is_told, "{what} looks whole");
@@ -134,10 +136,10 @@ async fn a_target_that_resets_in_the_middle_never_looks_whole() {
 }
 
 #[tokio::test]
-async fn an_upload_that_is_broken_off_never_looks_whole_to_the_target() {
-    let site = Site::start(HTTP2_ALONE).await;
+async fn aborted_upload_is_never_complete() {
+    let site = H2Env::start(HTTP2_ALONE).await;
     site.target.answer("/upload", ok("done"));
-    let key = site.installation.caller.basic();
+    let key = site.env.caller.basic();
     let begin = async |framing: &str, piece: &str| {
         let mut caller = TcpStream::connect(site.relay().addr()).await.unwrap();
         let head = format!(
@@ -152,7 +154,7 @@ async fn an_upload_that_is_broken_off_never_looks_whole_to_the_target() {
     ] {
         let caller = begin(framing, piece).await;
         let has_begun = |seen: &[Seen]| seen.iter().any(|seen| seen.body == b"hello");
-        site.target.wait_until("/upload", PATIENCE, has_begun).await;
+        site.target.wait_until("/upload", TIMEOUT, has_begun).await;
         drop(caller);
         let is_cut = |seen: &[Seen]| {
             let mut seen = seen.iter();
@@ -169,11 +171,11 @@ async fn an_upload_that_is_broken_off_never_looks_whole_to_the_target() {
 
 /// Its windows stay as they are: it takes 64 KiB of each body.
 #[tokio::test]
-async fn a_target_that_takes_nothing_holds_up_nobody() {
+async fn stalled_http2_target_delays_no_other_request() {
     const STUCK: usize = 3;
     const OTHERS: usize = 20;
     const BYTES: u64 = 5_000_000;
-    let site = Site::start(BOTH).await;
+    let site = H2Env::start(BOTH).await;
     site.target.answer("/stuck", vec![Step::Pause(FOREVER)]);
     site.target.answer("/free", ok("done"));
     let mut uploads = JoinSet::new();
@@ -187,9 +189,8 @@ async fn a_target_that_takes_nothing_holds_up_nobody() {
         uploads.spawn(async move { relay.try_send(ask).await.is_ok() });
     }
     let have_come = |seen: &[Seen]| seen.len() == STUCK;
-    site.target.wait_until("/stuck", PATIENCE, have_come).await;
-    // They fill what there is to fill.
-    tokio::time::sleep(Duration::from_millis(500)).await;
+    site.target.wait_until("/stuck", TIMEOUT, have_come).await;
+    let_time_pass(Duration::from_millis(500), "the uploads fill every window").await;
 
     let mut others = JoinSet::new();
     for n in 0..OTHERS {
@@ -209,7 +210,7 @@ async fn a_target_that_takes_nothing_holds_up_nobody() {
             one.unwrap();
         }
     };
-    tokio::time::timeout(PATIENCE, all).await.unwrap();
+    tokio::time::timeout(TIMEOUT, all).await.unwrap();
     let seen = site.target.take("/free");
     assert_eq!(seen.len(), OTHERS);
     assert!(seen.iter().all(|seen| seen.body_end == BodyEnd::Whole));

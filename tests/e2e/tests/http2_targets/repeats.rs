@@ -1,23 +1,24 @@
-//! What a target says that it did nothing with is sent again, and done once.
+//! Requests that a target provably did not process are retried, and processed once.
 
-use crate::site::{BOTH, HTTP2_ALONE, Site, ok};
+use crate::site::{BOTH, H2Env, HTTP2_ALONE, ok};
 use h2::Reason;
 use hyper::Version;
 use std::time::Duration;
 use support::h2_target::{BodyEnd, Ended, Seen, Step};
+use support::let_time_pass;
 
-/// More attempts than anybody should make.
+/// More attempts than the bridge may make.
 const ATTEMPTS_MAX: usize = 10;
 
-/// Those that the target did something with.
+/// The requests that the target processed.
 fn processed(seen: &[Seen]) -> Vec<&Seen> {
     let seen = seen.iter();
     seen.filter(|seen| seen.ended != Ended::Broken).collect()
 }
 
 #[tokio::test]
-async fn a_refused_stream_is_sent_again_and_seen_once_complete() {
-    let site = Site::start(BOTH).await;
+async fn refused_stream_is_retried_once() {
+    let site = H2Env::start(BOTH).await;
     let refused = vec![Step::Reset(Reason::REFUSED_STREAM)];
     for key in ["/get", "/post"] {
         let scripts = vec![refused.clone(), ok("done")];
@@ -40,13 +41,13 @@ async fn a_refused_stream_is_sent_again_and_seen_once_complete() {
 }
 
 #[tokio::test]
-async fn a_target_that_refuses_every_stream_is_not_asked_for_ever() {
-    let site = Site::start(BOTH).await;
+async fn retries_of_refused_streams_are_bounded() {
+    let site = H2Env::start(BOTH).await;
     let refused = vec![Step::Reset(Reason::REFUSED_STREAM)];
     site.target.answer("/never", refused);
     let answer = site.send(site.post("/never", "small")).await;
     assert!(answer.status.is_server_error(), "{}", answer.status);
-    // Its target says that nothing was done: the caller may come again.
+    // The target reported that it processed nothing, so the caller may retry.
     assert_eq!(answer.execution(), "not_dispatched");
     let attempts = site.target.take("/never").len();
     assert!(
@@ -56,10 +57,10 @@ async fn a_target_that_refuses_every_stream_is_not_asked_for_ever() {
 }
 
 #[tokio::test]
-async fn a_target_that_wants_http1_is_asked_again_by_http1() {
-    // It is remembered of a target, so each request has one of its own.
+async fn http_1_1_required_is_retried_by_http1() {
+    // The bridge remembers this of a target, so each request needs a new one.
     for (key, body) in [("/get", ""), ("/post", "small")] {
-        let site = Site::start(BOTH).await;
+        let site = H2Env::start(BOTH).await;
         let wants = vec![Step::Reset(Reason::HTTP_1_1_REQUIRED)];
         site.target.answers(key, vec![wants, ok("done")]);
         let ask = match body {
@@ -79,16 +80,16 @@ async fn a_target_that_wants_http1_is_asked_again_by_http1() {
 
 /// Each request ends with GOAWAY.
 #[tokio::test]
-async fn a_connection_that_takes_no_more_is_not_used_for_the_next_request() {
+async fn goaway_connection_is_not_reused() {
     const ROUNDS: usize = 5;
-    let site = Site::start(HTTP2_ALONE).await;
+    let site = H2Env::start(HTTP2_ALONE).await;
     let mut steps = ok("done");
     steps.push(Step::GoAway);
     site.target.answer("/last", steps);
     for _ in 0..ROUNDS {
         let answer = site.send(site.post("/last", "small")).await;
         assert_eq!(answer.expect_status(200).text(), "done");
-        tokio::time::sleep(Duration::from_millis(300)).await;
+        let_time_pass(Duration::from_millis(300), "the bridge processes GOAWAY").await;
     }
     let seen = site.target.take("/last");
     assert_eq!(seen.len(), ROUNDS);
@@ -99,20 +100,20 @@ async fn a_connection_that_takes_no_more_is_not_used_for_the_next_request() {
         assert_eq!(seen.body, b"small");
         assert_eq!(seen.body_end, BodyEnd::Whole);
     }
-    // Nor does a request fail that comes in the same moment, and can be repeated.
+    // A repeatable request that races with GOAWAY does not fail either.
     for _ in 0..ROUNDS {
         let answer = site.send(site.get("/last")).await;
         assert_eq!(answer.expect_status(200).text(), "done");
     }
 }
 
-/// GOAWAY comes while the answer is on its way.
+/// GOAWAY comes while the response is on its way.
 #[tokio::test]
-async fn what_runs_when_a_connection_takes_no_more_is_finished() {
-    let site = Site::start(HTTP2_ALONE).await;
+async fn goaway_lets_running_requests_finish() {
+    let site = H2Env::start(HTTP2_ALONE).await;
     let pause = || Step::Pause(Duration::from_millis(200));
     let mut steps = ok("done");
-    // Behind the head, and behind the body.
+    // After the head, and after the body.
     steps.insert(2, pause());
     steps.insert(2, Step::GoAway);
     steps.insert(5, pause());

@@ -1,12 +1,11 @@
-//! What these tests share: a relay, a bridge, and a target that speaks HTTP/2.
+//! The environment of these tests: a relay, a bridge, and an HTTP/2 target.
 
 use std::sync::Arc;
 use std::time::Duration;
 use support::h2_target::{Head, Step, whole};
-use support::{Answer, Ask, H2Target, Installation, Origin, ThrowawayCa};
+use support::setup::{Allow, Endpoint};
+use support::{Answer, Ask, H2Target, Origin, TIMEOUT, TestEnv, ThrowawayCa};
 
-/// What any one wait may take on a loaded machine.
-pub(crate) const PATIENCE: Duration = Duration::from_secs(30);
 /// Longer than any test here takes.
 pub(crate) const FOREVER: Duration = Duration::from_secs(120);
 
@@ -16,58 +15,50 @@ pub(crate) const BOTH: &[&str] = &["h2", "http/1.1"];
 pub(crate) const HTTP2_ALONE: &[&str] = &["h2"];
 
 /// A target that the bridge has as the endpoint `t` and may call.
-pub(crate) struct Site {
+pub(crate) struct H2Env {
     // Dropped first: it has the connections to the target.
-    pub(crate) installation: Installation,
+    pub(crate) env: TestEnv,
     pub(crate) target: H2Target,
 }
 
-impl Site {
+impl H2Env {
     /// With a target that offers these protocols.
     pub(crate) async fn start(alpn: &[&str]) -> Self {
         let ca = Arc::new(ThrowawayCa::new());
         let target = H2Target::start(&ca, alpn).await;
-        let rule = format!(
-            "[[allow]]\nhost = \"127.0.0.1\"\nports = [{}]\nmethods = [\"*\"]\n",
-            target.addr().port()
-        );
-        let installation = Installation::builder()
+        let env = TestEnv::bare()
             .ca(&ca)
-            .endpoint("t", &target.url("/"))
-            .bridge_extra(&rule)
-            .relay_extra("[limits]\nheaders_max = 128\n")
+            .endpoint(Endpoint::new("t", target.url("/")))
+            .allow(Allow::loopback(target.addr().port()))
             .start()
             .await;
-        Self {
-            installation,
-            target,
-        }
+        Self { env, target }
     }
 
     /// The relay's listener without TLS.
     pub(crate) fn relay(&self) -> Origin {
-        self.installation.relay.internal()
+        self.env.api.clone()
     }
 
     /// A request for a path of the target.
     pub(crate) fn get(&self, path: &str) -> Ask {
-        Ask::get(format!("/v1/endpoints/t{path}")).key(&self.installation.caller)
+        Ask::get(format!("/v1/endpoints/t{path}")).key(&self.env.caller)
     }
 
     /// A request with a body.
     pub(crate) fn post(&self, path: &str, body: &str) -> Ask {
         Ask::post(format!("/v1/endpoints/t{path}"))
-            .key(&self.installation.caller)
+            .key(&self.env.caller)
             .body(body.to_owned())
     }
 
-    /// Sends it to the relay and reads the whole answer.
+    /// Sends it to the relay and reads the whole response.
     pub(crate) async fn send(&self, ask: Ask) -> Answer {
-        self.relay().send(ask.within(PATIENCE)).await
+        self.relay().send(ask.within(TIMEOUT)).await
     }
 }
 
-/// Reads the request and answers with 200 and this body.
+/// Reads the request and responds with 200 and this body.
 pub(crate) fn ok(body: &str) -> Vec<Step> {
     whole(Head::new(200), body)
 }

@@ -1,9 +1,10 @@
-//! WebSocket is asked for by HTTP/1.1, also of a target that speaks HTTP/2.
+//! WebSocket uses HTTP/1.1, also with a target that offers HTTP/2.
 
-use crate::site::{BOTH, PATIENCE};
+use crate::site::BOTH;
 use crate::{ENDPOINT, KEY};
 use std::sync::Arc;
-use support::{Installation, ThrowawayCa};
+use support::setup::Endpoint;
+use support::{TIMEOUT, TestEnv, ThrowawayCa};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio_rustls::TlsAcceptor;
@@ -12,14 +13,14 @@ use tokio_rustls::server::TlsStream;
 const HANDSHAKE: &str = "Connection: keep-alive, Upgrade\r\nUpgrade: websocket\r\n\
      Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n";
 
-/// Connections that are looked at before a request came.
+/// The most connections that are accepted before the request.
 const CONNECTIONS_MAX: usize = 20;
 
 async fn within<T>(waiting: impl Future<Output = T>) -> T {
-    tokio::time::timeout(PATIENCE, waiting).await.unwrap()
+    tokio::time::timeout(TIMEOUT, waiting).await.unwrap()
 }
 
-/// A head up to its empty line; `None` where the other end says nothing.
+/// Reads a head up to its empty line. Returns `None` where the other end sends nothing.
 async fn head(stream: &mut (impl AsyncRead + Unpin)) -> Option<String> {
     let mut head = Vec::new();
     while !head.ends_with(b"\r\n\r\n") {
@@ -32,7 +33,7 @@ async fn head(stream: &mut (impl AsyncRead + Unpin)) -> Option<String> {
 async fn asked(listener: &TcpListener, tls: &TlsAcceptor) -> (TlsStream<TcpStream>, String) {
     for _ in 0..CONNECTIONS_MAX {
         let (tcp, _) = within(listener.accept()).await.unwrap();
-        // A look at the endpoint's health may end here, or say nothing.
+        // A health check may end here, or send no request.
         let Ok(mut stream) = within(tls.accept(tcp)).await else {
             continue;
         };
@@ -52,9 +53,9 @@ async fn websocket_works_with_a_target_that_offers_both() {
     let tls = TlsAcceptor::from(ca.server_config(&["127.0.0.1"], BOTH));
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let url = format!("https://{}/", listener.local_addr().unwrap());
-    let site = Installation::builder()
+    let site = TestEnv::bare()
         .ca(&ca)
-        .endpoint("t", &url)
+        .endpoint(Endpoint::new("t", url))
         .start()
         .await;
     let key = site.caller.basic();

@@ -1,4 +1,4 @@
-//! Just enough of OpenAPI 3.1 to make requests from a document, and to hold answers against it.
+//! The part of OpenAPI 3.1 that is needed to build requests from a document and to check responses against it.
 
 use serde_json::{Map, Value, json};
 
@@ -189,7 +189,7 @@ impl Document {
         Value::Object(made)
     }
 
-    /// Whether a value is as its schema says.
+    /// Checks a value against its schema.
     pub(crate) fn conforms(&self, schema: &Value, value: &Value) -> Result<(), String> {
         let schema = self.resolved(schema);
         for key in ["anyOf", "oneOf"] {
@@ -327,7 +327,7 @@ impl Operation {
         }
     }
 
-    /// What the document says of an answer with this status.
+    /// Returns the description of a response with this status.
     pub(crate) fn answer<'a>(&'a self, document: &'a Document, status: u16) -> Option<&'a Value> {
         let described = self.responses.get(status.to_string())?;
         Some(document.resolved(described))

@@ -26,9 +26,9 @@ const FIELDS: &str =
 /// The field that is written.
 const MARK: &str = "user-01";
 
-/// How somebody signs in to ALM.
+/// How a user signs in to ALM.
 pub(crate) enum Login {
-    /// In two steps: who it is, and then a session.
+    /// In two steps: authentication, then a session.
     Password {
         user: &'static str,
         password: &'static str,
@@ -40,7 +40,7 @@ pub(crate) enum Login {
     },
 }
 
-/// Somebody who uses ALM through the relay.
+/// A user of ALM through the relay.
 pub(crate) struct AlmClient {
     origin: Origin,
     key: ApiKey,
@@ -52,7 +52,7 @@ pub(crate) struct AlmClient {
     tally: Mutex<BTreeMap<u16, u32>>,
 }
 
-/// A defect, as far as it is looked at.
+/// The fields of a defect that the tests read.
 #[derive(Debug)]
 pub(crate) struct Defect {
     pub(crate) id: u64,
@@ -95,7 +95,7 @@ impl AlmClient {
         self.send(identity).await.expect_status(200);
     }
 
-    /// All defects by their ids, page by page; `more` is further parameters, each behind its `&`.
+    /// Returns all defects in the order of their ids, page by page. `more` are further parameters, each with its `&`.
     pub(crate) async fn list(&self, more: &str) -> Vec<Defect> {
         let mut all = Vec::new();
         loop {
@@ -209,7 +209,7 @@ impl AlmClient {
         self.exchange(session.on(ask())).await
     }
 
-    /// Signs in, unless somebody has since the session of this number.
+    /// Signs in, unless another task has done so since the session of this number.
     async fn sign_in_after(&self, number: u32) -> Session {
         let mut session = self.session.lock().await;
         if session.number == number {
@@ -244,7 +244,7 @@ impl AlmClient {
         session
     }
 
-    /// One request and its answer, on a connection that is kept where there is one.
+    /// One request and its response, on a connection that is kept where there is one.
     async fn exchange(&self, ask: Ask) -> Answer {
         let ask = ask.key(&self.key).within(WITHIN);
         let mut connection = self.connection().await;
@@ -285,7 +285,7 @@ impl Defect {
 }
 
 impl Session {
-    /// Takes over the cookies that an answer sets.
+    /// Takes over the cookies that a response sets.
     fn take(&mut self, answer: &Answer) {
         for cookie in answer.headers.get_all("set-cookie") {
             let cookie = cookie.to_str().unwrap().split(';').next().unwrap();

@@ -278,7 +278,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_second_file_of_one_name_gets_a_name_of_its_own() {
+    fn second_file_of_one_name_is_renamed() {
         let mut entity = Entity::of(EntityType::Defect, 1, &[]);
         for name in ["a.txt", "a_1.txt", "b"] {
             entity.attachments.push(Attachment {

@@ -82,7 +82,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn days_become_dates_over_leap_years() {
+    fn days_convert_to_dates_over_leap_years() {
         assert_eq!(written(0), "1970-01-01 00:00:00");
         assert_eq!(written(951_782_400), "2000-02-29 00:00:00");
         assert_eq!(written(1_767_225_599), "2025-12-31 23:59:59");
@@ -90,7 +90,7 @@ mod tests {
     }
 
     #[test]
-    fn only_alms_own_formats_are_dates() {
+    fn only_alm_formats_parse_as_dates() {
         assert!(is_date("2026-01-31") && is_date_time("2026-01-31 23:59:59"));
         assert!(!is_date("2026-13-01") && !is_date("31.01.2026") && !is_date("2026-01-31 "));
         assert!(!is_date_time("2026-01-31T23:59:59") && !is_date_time("2026-01-31 24:00:00"));

@@ -1,4 +1,4 @@
-//! `…/customization/…`: what a project says of its own entities, fields, lists and users.
+//! `…/customization/…`: the description of a project's entities, fields, lists and users.
 
 use std::fmt::Write as _;
 

@@ -142,7 +142,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn both_formats_are_read_alike() {
+    fn json_and_xml_parse_alike() {
         let xml =
             br#"<Entity Type="defect"><Fields><Field Name="name"><Value>a&amp;b</Value></Field>
             <Field Name="owner"><Value/></Field></Fields></Entity>"#;
@@ -156,7 +156,7 @@ mod tests {
     }
 
     #[test]
-    fn a_collection_holds_its_entities_in_order() {
+    fn collection_keeps_entity_order() {
         let xml = "<Entities><Entity><Fields><Field Name='id'><Value>2</Value></Field></Fields>\
                    </Entity><Entity><Fields/></Entity></Entities>";
         let json = "{\"entities\":[{\"Fields\":[{\"Name\":\"id\",\"values\":[{\"value\":2}]}]},\
@@ -169,7 +169,7 @@ mod tests {
     }
 
     #[test]
-    fn a_body_that_cannot_be_read_is_refused() {
+    fn unreadable_body_is_rejected() {
         for broken in ["", "{}", "<Entity/>", "{\"Fields\":[{}]}"] {
             for format in [Format::Xml, Format::Json] {
                 assert!(one(format, broken.as_bytes()).is_err(), "{broken}");

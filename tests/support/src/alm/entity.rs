@@ -1,4 +1,4 @@
-//! An entity as it is kept: its values by field, who has it locked or checked out, its attachments.
+//! A stored entity: its values by field, its lock and check-out, its attachments.
 
 use std::collections::BTreeMap;
 
@@ -99,7 +99,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_write_is_counted() {
+    fn write_increments_the_version() {
         let mut defect = Entity::of(EntityType::Defect, 1, &[]);
         defect.touch("2026-01-01 00:00:00");
         defect.touch("2026-01-01 00:00:01");

@@ -186,7 +186,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_entity_that_goes_out_can_be_read_in_both_formats() {
+    fn entity_round_trips_in_both_formats() {
         let fields = [
             ("name", "a <b> & \"c\""),
             ("description", "<html>\n</html>"),
@@ -203,7 +203,7 @@ mod tests {
     }
 
     #[test]
-    fn nothing_has_three_shapes_in_json() {
+    fn empty_value_has_three_shapes_in_json() {
         let entity = Entity::of(EntityType::Defect, 3, &[]);
         let text = one(Format::Json, &entity, "ann");
         for shape in [
@@ -216,7 +216,7 @@ mod tests {
     }
 
     #[test]
-    fn a_page_says_how_many_there_are_in_all() {
+    fn page_states_the_total() {
         let entity = Entity::of(EntityType::Defect, 3, &[]);
         let page = |format| {
             many(

@@ -1,4 +1,4 @@
-//! What goes wrong, by ALM's own ids, and the three shapes in which it is told.
+//! Errors by ALM's ids, in three formats.
 //!
 //! ```text
 //! Accept: application/xml   <QCRestException><Id>qccore.…</Id><Title>…</Title></QCRestException>
@@ -24,7 +24,7 @@ pub(super) struct Fault {
     challenge: Option<Challenge>,
 }
 
-/// What a 401 says in `WWW-Authenticate`.
+/// The value of `WWW-Authenticate` in a 401.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Challenge {
     AlmAuth,
@@ -69,12 +69,12 @@ impl Fault {
         Self::general(StatusCode::UNAUTHORIZED, title)
     }
 
-    /// The id that says nothing.
+    /// The generic id.
     pub(super) fn general(status: StatusCode, title: impl Into<String>) -> Self {
         Self::new(status, "general-error", title)
     }
 
-    /// What a rule of the data forbids; ALM tells it as an error of its own.
+    /// A violated data rule, which ALM reports with its own id.
     pub(super) fn business(title: impl Into<String>) -> Self {
         Self::general(StatusCode::INTERNAL_SERVER_ERROR, title)
     }
@@ -202,7 +202,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn both_envelopes_hold_the_id_and_the_title() {
+    fn fault_envelopes_hold_id_and_title() {
         let fault = Fault::required("name");
         let xml = super::super::xml::read(&fault.written(Format::Xml)).expect("it is XML");
         assert_eq!(xml.name, "QCRestException");

@@ -116,7 +116,7 @@ mod tests {
     }
 
     #[test]
-    fn several_fields_must_all_hold() {
+    fn filter_fields_are_combined_by_and() {
         let fields = [("status", "Open"), ("owner", "ann")];
         assert!(matches("{status[Open]; owner[ann]}", &fields));
         assert!(!matches("{status[Open];owner[bob]}", &fields));
@@ -124,7 +124,7 @@ mod tests {
     }
 
     #[test]
-    fn words_are_joined_by_or_and_not() {
+    fn filter_values_support_or_and_not() {
         let open = [("status", "Open")];
         assert!(matches("{status[New Or Open]}", &open));
         assert!(matches("{status[NOT (New or Fixed)]}", &open));
@@ -135,7 +135,7 @@ mod tests {
     }
 
     #[test]
-    fn numbers_are_compared_as_numbers() {
+    fn filter_compares_numbers_as_numbers() {
         assert!(matches(
             "{estimated-fix-time[>9]}",
             &[("estimated-fix-time", "10")]
@@ -144,7 +144,7 @@ mod tests {
     }
 
     #[test]
-    fn stars_stand_for_any_text_and_quotes_keep_words_together() {
+    fn filter_supports_stars_and_quotes() {
         let named = [("name", "Not Completed; [really] O'Brien")];
         assert!(matches("{name['Not Com*']}", &named));
         assert!(matches("{name[*really*]}", &named));
@@ -156,7 +156,7 @@ mod tests {
     }
 
     #[test]
-    fn a_time_is_compared_with_a_day_or_a_second() {
+    fn filter_compares_times_by_day_or_second() {
         let at = [("last-modified", "2026-01-02 03:04:05")];
         assert!(matches("{last-modified[>=\"2026-01-02 03:04:05\"]}", &at));
         assert!(matches("{last-modified[> 2026-01-02]}", &at));
@@ -164,14 +164,14 @@ mod tests {
     }
 
     #[test]
-    fn an_empty_text_is_found_by_empty_quotes() {
+    fn empty_quotes_find_empty_text() {
         assert!(matches("{owner[\"\"]}", &[]));
         assert!(!matches("{owner[NOT '']}", &[]));
         assert!(matches("{owner[NOT '']}", &[("owner", "ann")]));
     }
 
     #[test]
-    fn what_cannot_be_read_is_refused() {
+    fn invalid_filter_is_rejected() {
         for broken in [
             "status[Open]",
             "{status}",

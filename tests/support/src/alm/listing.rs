@@ -10,7 +10,7 @@ use super::project::Project;
 use super::schema::EntityType;
 
 const PAGE_SIZE_USUAL: usize = 100;
-/// More is cut off without a word.
+/// Larger pages are cut silently.
 const PAGE_SIZE_MAX: usize = 2000;
 
 /// A list as it was asked for.
@@ -204,7 +204,7 @@ mod tests {
     }
 
     #[test]
-    fn pages_join_without_a_gap_and_count_from_one() {
+    fn pages_are_contiguous_from_one() {
         let project = project(250);
         assert_eq!(ids(&project, "").0.len(), PAGE_SIZE_USUAL);
         let (first, total) = ids(&project, "page-size=100&start-index=1");
@@ -217,13 +217,13 @@ mod tests {
     }
 
     #[test]
-    fn a_page_is_cut_at_2000_without_a_word() {
+    fn page_is_silently_cut_at_2000() {
         let project = project(2100);
         assert_eq!(ids(&project, "page-size=5000").0.len(), PAGE_SIZE_MAX);
     }
 
     #[test]
-    fn several_fields_order_a_list() {
+    fn list_is_ordered_by_several_fields() {
         let project = project(10);
         let (page, _) = ids(&project, "order-by=%7Blast-modified%5BDESC%5D;id%7D");
         assert_eq!(page, [6, 5, 4, 3, 10, 2, 9, 1, 8, 7]);
@@ -232,14 +232,14 @@ mod tests {
     }
 
     #[test]
-    fn a_filter_narrows_what_is_counted() {
+    fn filter_narrows_the_total() {
         let project = project(100);
         let query = "query={id[>10 AND <= 20]}&page-size=3";
         assert_eq!(ids(&project, query), (vec![11, 12, 13], 10));
     }
 
     #[test]
-    fn what_cannot_be_read_is_not_found() {
+    fn unreadable_query_is_not_found() {
         let refused = |query: &str| {
             let listing = Listing::of(EntityType::Defect, &Params::of(query));
             listing.expect_err(query).status.as_u16()

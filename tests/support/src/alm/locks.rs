@@ -1,4 +1,4 @@
-//! `…/{id}/lock`: GET says whose it is, POST without a body takes it, DELETE gives it back.
+//! `…/{id}/lock`: GET shows the owner, POST without a body locks, DELETE unlocks.
 //!
 //! A lock is a session's, and ends with it.
 

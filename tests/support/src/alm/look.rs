@@ -1,4 +1,4 @@
-//! What a test sees and does in the first project without asking over HTTP, as somebody at ALM's own
+//! What a test sees and does in the first project without asking over HTTP, as a user of ALM's own
 //! pages would.
 
 use super::Alm;

@@ -62,7 +62,7 @@ impl Accept {
     }
 }
 
-/// What the `Content-Type` header says of a body.
+/// The format in the `Content-Type` header.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Content {
     Entity(Format),
@@ -116,7 +116,7 @@ mod tests {
     }
 
     #[test]
-    fn the_first_format_that_is_named_counts() {
+    fn first_named_format_is_used() {
         let accept = |value| Accept::of(&with(ACCEPT, value));
         assert_eq!(accept("application/json").named, Some(Format::Json));
         assert_eq!(accept("*/*").named, None);
@@ -126,7 +126,7 @@ mod tests {
     }
 
     #[test]
-    fn a_collection_is_told_from_one_entity() {
+    fn collection_and_entity_types_differ() {
         let content = |value| Content::of(&with(CONTENT_TYPE, value));
         assert_eq!(
             content("application/json;type=collection"),

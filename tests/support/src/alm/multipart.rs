@@ -101,7 +101,7 @@ mod tests {
     }
 
     #[test]
-    fn the_file_and_the_fields_before_it_are_read() {
+    fn multipart_reads_fields_and_file() {
         let body = part("filename", "a.txt") + &part("file", "x\r\n--no\r\ny") + "--b--\r\n";
         let form = Form::parse("b", &body.into()).expect("it can be read");
         assert_eq!(form.get("filename"), Some("a.txt"));
@@ -109,7 +109,7 @@ mod tests {
     }
 
     #[test]
-    fn a_file_that_is_not_last_is_refused() {
+    fn multipart_file_must_be_last() {
         let body = part("file", "x") + &part("filename", "a.txt") + "--b--\r\n";
         assert!(Form::parse("b", &body.into()).is_err());
         for broken in ["", "--b", "--b\r\n\r\n", "--c--\r\n", "--b--"] {

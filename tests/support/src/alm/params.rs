@@ -58,7 +58,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn percent_encoding_is_undone_once() {
+    fn percent_encoding_is_decoded_once() {
         let params = Params::of("query=%7Bname%5B%22a+b%2525%22%5D%7D&x&y=%zz");
         assert_eq!(params.get("query"), Some("{name[\"a b%25\"]}"));
         assert_eq!(params.get("x"), Some(""));

@@ -151,7 +151,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_is_below_goes_with_it() {
+    fn deleted_parent_deletes_its_children() {
         let mut project = Project::new();
         let folder = [("name", "f"), ("parent-id", "1")];
         project.insert(Entity::of(EntityType::ReleaseFolder, 2, &folder));
@@ -168,7 +168,7 @@ mod tests {
     }
 
     #[test]
-    fn ids_are_never_given_again() {
+    fn ids_are_never_reused() {
         let mut project = Project::new();
         let id = project.fresh_id(EntityType::Defect);
         project.insert(Entity::of(EntityType::Defect, id, &[]));

@@ -1,4 +1,4 @@
-//! An answer, with a body that is kept in pieces: a large attachment goes out as it came in, and
+//! A response, with a body that is kept in pieces: a large attachment goes out as it came in, and
 //! nothing of it is copied.
 
 use std::convert::Infallible;
@@ -53,14 +53,14 @@ impl Body for Pieces {
     }
 }
 
-/// An answer without a body.
+/// A response without a body.
 pub(super) fn empty(status: StatusCode) -> Reply {
     let mut reply = Response::new(Pieces::default());
     *reply.status_mut() = status;
     reply
 }
 
-/// An answer with a text of some type.
+/// A response with a text of some type.
 pub(super) fn text(status: StatusCode, content_type: &'static str, body: String) -> Reply {
     let mut reply = Response::new(Pieces::new(Arc::from([Bytes::from(body)])));
     *reply.status_mut() = status;
@@ -69,7 +69,7 @@ pub(super) fn text(status: StatusCode, content_type: &'static str, body: String)
     reply
 }
 
-/// An answer with data.
+/// A response with data.
 pub(super) fn data(status: StatusCode, format: Format, body: String) -> Reply {
     text(status, format.content_type(), body)
 }

@@ -23,12 +23,12 @@ pub(super) struct Room<'a> {
 }
 
 impl Room<'_> {
-    /// An answer in the form that was asked for.
+    /// A response in the form that was asked for.
     pub(super) fn data(&self, status: StatusCode, body: String) -> Reply {
         reply::data(status, self.call.accept.data(), body)
     }
 
-    /// An answer with all of an entity.
+    /// A response with all of an entity.
     pub(super) fn entity(
         &self,
         status: StatusCode,

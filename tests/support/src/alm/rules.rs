@@ -139,7 +139,7 @@ mod tests {
     }
 
     #[test]
-    fn a_cycle_lies_inside_its_release() {
+    fn cycle_lies_inside_its_release() {
         let cycle = |start, end, parent| {
             let fields = [
                 ("name", "c"),
@@ -157,7 +157,7 @@ mod tests {
     }
 
     #[test]
-    fn a_requirement_cannot_be_moved_below_itself() {
+    fn requirement_cannot_move_below_itself() {
         let moved = |id, parent| {
             let fields = [("name", "r"), ("type-id", "3"), ("parent-id", parent)];
             checked(EntityType::Requirement, Some(id), &fields).is_ok()
@@ -167,7 +167,7 @@ mod tests {
     }
 
     #[test]
-    fn the_order_of_a_requirements_fields_matters_in_json() {
+    fn requirement_field_order_matters_in_json() {
         let ordered = |names: &[&'static str]| {
             let fields: Vec<_> = names.iter().map(|name| (*name, "1")).collect();
             let draft = Draft {

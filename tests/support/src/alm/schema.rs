@@ -161,7 +161,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn values_are_checked_by_their_fields_kind() {
+    fn values_are_checked_by_field_type() {
         let check = |field: &str, value: &str| {
             let (_, field) = EntityType::Defect.field(field)?;
             field.check(value)
@@ -178,7 +178,7 @@ mod tests {
     }
 
     #[test]
-    fn every_type_has_an_id_first_and_a_change_detector() {
+    fn every_type_has_an_id_and_a_version() {
         for one in EntityType::ALL {
             assert_eq!(one.fields()[0].name, "id");
             assert!(one.field("ver-stamp").is_ok());

@@ -56,7 +56,7 @@ pub(super) struct Who {
     pub(super) user: String,
 }
 
-/// What a request's cookies say.
+/// The session cookies of a request.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum SignedIn {
     Nobody,
@@ -219,7 +219,7 @@ mod tests {
     }
 
     #[test]
-    fn logging_out_ends_every_cookie_of_an_identity_and_no_other() {
+    fn logout_ends_every_session_of_the_user() {
         let mut sessions = Sessions::new("ann", "secret");
         let (one, other) = (sessions.identify("ann"), sessions.identify("ann"));
         let headers = with(&format!("LWSSO_COOKIE_KEY={one}"));
@@ -234,7 +234,7 @@ mod tests {
     }
 
     #[test]
-    fn a_session_ends_when_it_was_idle_for_too_long() {
+    fn idle_session_expires() {
         let mut sessions = Sessions::new("ann", "secret");
         let opened = sessions.open("ann", Some(Duration::ZERO));
         assert!(!sessions.is_open(&opened.session));

@@ -39,7 +39,7 @@ pub(super) fn authenticate(sessions: &mut Sessions, call: &Call) -> Result<Reply
     Ok(reply::with_cookie(reply, "LWSSO_COOKIE_KEY", &cookie))
 }
 
-/// The answer to a sign-in while the server is too busy for it.
+/// The response to a sign-in while the server is too busy for it.
 fn busy(sessions: &Sessions) -> Option<Reply> {
     let retry_after = sessions.busy?;
     let reply = reply::empty(StatusCode::SERVICE_UNAVAILABLE);

@@ -9,7 +9,7 @@ use http::header::SET_COOKIE;
 use super::Alm;
 use crate::http::{Answer, Ask, Client, Origin};
 
-/// Somebody who is signed in, with a connection and cookies.
+/// A signed-in client, with a connection and cookies.
 struct Signed {
     client: Client,
     cookies: String,
@@ -57,7 +57,7 @@ impl Signed {
     }
 }
 
-/// The cookies that an answer sets, as a client sends them back.
+/// The cookies that a response sets, as a client sends them back.
 fn crumbs(answer: &Answer) -> String {
     let all = answer.headers.get_all(SET_COOKIE).iter();
     let all = all.map(|value| {

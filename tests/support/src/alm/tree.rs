@@ -86,7 +86,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_moved_requirement_takes_what_is_below_with_it() {
+    fn moved_requirement_moves_its_children() {
         let mut project = Project::new();
         for (id, parent) in [(1, "0"), (2, "1"), (3, "0")] {
             let name = format!("r{id}");

@@ -50,7 +50,7 @@ pub(super) fn answer(
     }
 }
 
-/// What a body may say; there need not be one.
+/// The optional body.
 #[derive(Debug, Default)]
 struct Said {
     comment: String,
@@ -164,7 +164,7 @@ mod tests {
     }
 
     #[test]
-    fn a_version_is_seen_by_others_once_it_is_checked_in() {
+    fn version_is_visible_after_check_in() {
         let mut one = requirement();
         let said = Said::default();
         check_out(&mut one, "ann", &said, NOW).expect("it is free");
@@ -183,7 +183,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_undone_is_as_before() {
+    fn undone_check_out_restores_the_version() {
         let mut one = requirement();
         assert!(undo(&mut one, "ann").is_err());
         check_out(&mut one, "ann", &Said::default(), NOW).expect("it is free");

@@ -218,7 +218,7 @@ mod tests {
     }
 
     #[test]
-    fn a_new_defect_has_its_defaults_and_stamps() {
+    fn new_defect_has_defaults_and_timestamps() {
         let mut setting = Setting::new();
         assert_eq!(setting.create(&DEFECT), Ok(1));
         let defect = setting
@@ -231,7 +231,7 @@ mod tests {
     }
 
     #[test]
-    fn each_required_field_is_missed() {
+    fn missing_required_field_is_reported() {
         for without in 0..DEFECT.len() {
             let mut fields = DEFECT.to_vec();
             let (name, _) = fields.remove(without);
@@ -241,7 +241,7 @@ mod tests {
     }
 
     #[test]
-    fn a_stale_stamp_is_ignored_and_other_read_only_fields_are_refused() {
+    fn read_only_fields_are_rejected_except_versions() {
         let mut setting = Setting::new();
         setting.create(&DEFECT).expect("it is good");
         let stale = [("ver-stamp", "0"), ("status", "Open"), ("id", "1")];

@@ -29,7 +29,7 @@ impl Element {
     }
 }
 
-/// Reads a document; what is wrong with it is in words.
+/// Parses a document. The error is a text.
 pub(super) fn read(document: &str) -> Result<Element, String> {
     let mut rest = document.trim_start_matches('\u{feff}');
     let mut open: Vec<Element> = vec![Element::default()];
@@ -180,7 +180,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_document_becomes_a_tree_with_its_text_resolved() {
+    fn xml_parses_into_a_tree() {
         let root = read(
             "<?xml version='1.0'?><!-- c --><Entity Type=\"defect\">\n<Fields>\
              <Field Name='name'><Value>a &lt;b&gt; &amp; &#x41;</Value></Field>\
@@ -196,7 +196,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_broken_is_an_error() {
+    fn broken_xml_is_an_error() {
         for broken in [
             "",
             "text",
@@ -212,7 +212,7 @@ mod tests {
     }
 
     #[test]
-    fn text_survives_being_escaped_and_read() {
+    fn xml_text_round_trips() {
         let text = "<html> \"a\" & 'b' ü €";
         let document = format!("<v>{}</v>", escaped(text));
         assert_eq!(read(&document).expect("it is XML").text, text);

@@ -1,5 +1,5 @@
 //! A target that can be killed: `hook-target PORT FILE [ADDRESS]` appends the `webhook-id` of every request
-//! to a file, then answers 200 after a few milliseconds. What it has seen outlives it. It says `accepted` for
+//! to a file, then answers 200 after a few milliseconds. The file outlives the process. It prints `accepted` for
 //! each connection. ADDRESS is loopback's by default.
 
 use bytes::Bytes;
@@ -53,7 +53,7 @@ async fn answer(
     if let Some(id) = id {
         let mut line = id.as_bytes().to_vec();
         line.push(b'\n');
-        // One write: whole lines, whoever else writes.
+        // One write, so that lines stay complete next to other writers.
         (&*seen).write_all(&line)?;
     }
     tokio::time::sleep(pause).await;

@@ -1,4 +1,4 @@
-//! A private PostgreSQL for a run of all tests: says where it is, and ends with its standard input.
+//! A private PostgreSQL for a run of all tests. It prints its URL, and ends with its standard input.
 #![expect(
     clippy::print_stdout,
     reason = "its one line is what it is started for"

@@ -1,4 +1,4 @@
-//! The steps by HTTP/1.1: they are taken first, and then the answer is sent as a whole.
+//! The steps by HTTP/1.1: all are processed first, and then the response is sent at once.
 
 use std::collections::VecDeque;
 use std::convert::Infallible;
@@ -26,7 +26,7 @@ where
     S: AsyncRead + AsyncWrite + Unpin,
 {
     let service = service_fn(|request| answer(request, connection, Arc::clone(&shared)));
-    // Some scripts end their connection with an error: that is what they are for.
+    // Some scripts end their connection with an error on purpose.
     let _ = http1::Builder::new()
         .serve_connection(TokioIo::new(stream), service)
         .await;
@@ -99,7 +99,7 @@ async fn read(body: &mut Incoming, note: &Note) -> io::Result<()> {
     Ok(())
 }
 
-/// The body of an answer. Its length is what its head says.
+/// The body of a response. Its head states the length.
 #[derive(Debug, Default)]
 struct Pieces(VecDeque<Frame<Bytes>>);
 

@@ -88,7 +88,7 @@ struct Exchange {
     /// The request's body, until it was read.
     body: Option<RecvStream>,
     respond: SendResponse<Bytes>,
-    /// The answer, once its head was sent.
+    /// The response, once its head was sent.
     stream: Option<SendStream<Bytes>>,
     control: mpsc::Sender<Control>,
 }
@@ -123,7 +123,7 @@ impl Exchange {
                 }
             }
         }
-        // The answer is out, however the rest of the request ends.
+        // The response is out, however the rest of the request ends.
         let _ = self.read_body().await;
         Ok(Ended::Answered)
     }

@@ -30,7 +30,7 @@ pub struct Seen {
     pub fields: Vec<Field>,
     /// Its body, as far as it was read.
     pub body: Vec<u8>,
-    /// The fields behind the body.
+    /// The trailers.
     pub trailers: Vec<Field>,
     /// How its body ended.
     pub body_end: BodyEnd,
@@ -45,7 +45,7 @@ pub enum BodyEnd {
     Open,
     /// All of it came.
     Whole,
-    /// It broke off: the library's words.
+    /// It was aborted: the library's error text.
     BrokenOff(String),
 }
 

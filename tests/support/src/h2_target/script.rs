@@ -7,7 +7,7 @@ use http::{HeaderMap, HeaderName, HeaderValue, Response, StatusCode};
 
 use crate::recorder::Field;
 
-/// The head of an answer.
+/// The head of a response.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Head {
     /// Its status.
@@ -19,33 +19,33 @@ pub struct Head {
 /// What the target does with a request whose head it has.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Step {
-    /// Reads the body to its end. Without this step it is read behind the last one; until then the
-    /// window of the stream stays as it is.
+    /// Reads the body to its end. Without this step it is read after the last one, and until then the
+    /// stream's window is not extended.
     ReadBody,
     /// Sends a head with a status of 1xx. By HTTP/1.1 it is left out.
     Inform(Head),
-    /// Sends the answer's head, behind which something comes.
+    /// Sends the response's head, which is not all of it.
     Head(Head),
-    /// Sends the answer's head, which is all of it.
+    /// Sends the response's head, which is all of it.
     Bodiless(Head),
-    /// Sends these bytes of the answer's body, as far as the client takes them.
+    /// Sends these bytes of the response's body, as far as the client reads them.
     Send(Vec<u8>),
-    /// Ends the answer.
+    /// Ends the response.
     End,
-    /// Ends the answer with these fields.
+    /// Ends the response with these trailers.
     Trailers(Vec<Field>),
     /// Waits, or notices that the client has left.
     Pause(Duration),
-    /// Says that the connection takes no more requests (GOAWAY). Those that run are finished.
+    /// Announces that the connection accepts no more requests (GOAWAY). Running ones are finished.
     GoAway,
     /// Resets the stream (RST_STREAM) for this reason; by HTTP/1.1 it closes the connection. What was
     /// sent in the same moment may be lost.
     Reset(Reason),
-    /// Closes the connection, and says nothing.
+    /// Closes the connection without a frame.
     Close,
 }
 
-/// Reads the request, and answers with this head, the body's length and the body.
+/// Reads the request, and responds with this head, the body's length and the body.
 pub fn whole(head: Head, body: impl AsRef<[u8]>) -> Vec<Step> {
     let body = body.as_ref();
     let head = head.field("content-length", body.len().to_string());

@@ -1,4 +1,4 @@
-//! An answer, and whether it was whole.
+//! A response, and whether it was whole.
 
 use std::error::Error;
 use std::sync::Arc;
@@ -46,7 +46,7 @@ pub struct Digest {
     pub truncated: Option<String>,
 }
 
-/// An answer whose head has come and whose body is on its way. Dropping it hangs up, unless the
+/// A response whose head has come and whose body is on its way. Dropping it hangs up, unless the
 /// connection is a [`Client`](super::Client)'s.
 #[derive(Debug)]
 pub struct Reading {

@@ -1,4 +1,4 @@
-//! A request, said in a line.
+//! A request as one expression.
 
 use std::time::Duration;
 
@@ -16,7 +16,7 @@ use crate::pattern::{BoxError, PatternBody};
 /// What a request's body is sent as.
 pub type AskBody = BoxBody<Bytes, BoxError>;
 
-/// Longer than anything that is right takes on a loaded machine.
+/// Longer than any successful exchange on a loaded machine.
 const WITHIN_USUAL: Duration = Duration::from_secs(60);
 
 /// A client id and its secret.
@@ -35,6 +35,21 @@ impl ApiKey {
             client_id: client_id.into(),
             client_secret: client_secret.into(),
         }
+    }
+
+    /// Reads a key from the JSON that the API and `key create --json` return.
+    ///
+    /// # Panics
+    ///
+    /// Panics where the text is something else.
+    pub fn from_json(text: &str) -> Self {
+        let key: serde_json::Value = serde_json::from_str(text.trim())
+            .unwrap_or_else(|error| panic!("a key in JSON ({error}): {text}"));
+        let half = |name: &str| match key[name].as_str() {
+            Some(half) => half.to_owned(),
+            None => panic!("no {name} in a key: {text}"),
+        };
+        Self::new(half("client_id"), half("client_secret"))
     }
 
     /// The value of an `Authorization: Basic` header (RFC 7617).
@@ -131,7 +146,7 @@ impl Ask {
         }
     }
 
-    /// How long an answer may take before that is a failure; 60 s unless told otherwise.
+    /// Sets the longest time until the end of the response. Defaults to 60 s.
     pub fn within(self, within: Duration) -> Self {
         Self { within, ..self }
     }

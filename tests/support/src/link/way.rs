@@ -12,7 +12,7 @@ use super::Line;
 
 /// One read: a quarter of a millisecond at 1 Gbit/s.
 const PIECE_BYTES_MAX: usize = 32 * 1024;
-/// What may be in flight beside the bandwidth-delay product: what sockets hold on a short link.
+/// What may be in flight in addition to the bandwidth-delay product: the socket buffers of a short link.
 const IN_FLIGHT_BASE_BYTES: u64 = 256 * 1024;
 /// A thread that was late makes good what it missed, as far as this: the link did not stop while
 /// the machine did something else.

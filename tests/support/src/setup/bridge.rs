@@ -5,21 +5,23 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use serde_json::Value;
 use toml::Table;
 
-use super::{Relay, STEP, config};
+use super::{Allow, Endpoint, Relay, STEP, config};
 use crate::http::ApiKey;
 use crate::process::{Finished, Running, command_in, finish};
+use crate::target::Target;
 use crate::tempdir::TempDir;
 
 const PROGRAM: &str = "integration-bridge";
 
-/// What a bridge shall be like.
+/// The config and the surroundings of a bridge.
 #[derive(Debug)]
 pub struct BridgeSetup {
     pub(super) name: String,
     via: Option<SocketAddr>,
-    extra: Table,
+    config: Table,
     env: Vec<(String, String)>,
     namespace: Option<String>,
     stderr: Option<PathBuf>,
@@ -31,7 +33,7 @@ impl BridgeSetup {
         Self {
             name: name.to_owned(),
             via: None,
-            extra: Table::new(),
+            config: Table::new(),
             env: Vec::new(),
             namespace: None,
             stderr: None,
@@ -47,11 +49,34 @@ impl BridgeSetup {
         }
     }
 
-    /// Merges TOML into the configuration: `[[endpoint]]` and `[[allow]]` entries are added to
-    /// those that are there, other values replace what is there.
-    pub fn extra(mut self, toml: &str) -> Self {
-        config::merge(&mut self.extra, config::parse(toml));
+    /// Merges TOML: entries of lists are added to those that are there, other values replace them.
+    pub fn toml(mut self, toml: &str) -> Self {
+        config::merge(&mut self.config, config::parse(toml));
         self
+    }
+
+    /// Sets the value at a dotted path of keys, such as `targets.health_interval`.
+    pub fn set(mut self, path: &str, value: impl Into<toml::Value>) -> Self {
+        config::set(&mut self.config, path, value.into());
+        self
+    }
+
+    /// Adds an `[[endpoint]]`.
+    pub fn endpoint(mut self, endpoint: Endpoint) -> Self {
+        config::push(&mut self.config, "endpoint", endpoint.into());
+        self
+    }
+
+    /// Adds an `[[allow]]` rule.
+    pub fn allow(mut self, rule: Allow) -> Self {
+        config::push(&mut self.config, "allow", rule.into());
+        self
+    }
+
+    /// Adds `target` as an endpoint, and allows its address.
+    pub fn target(self, name: &str, target: &Target) -> Self {
+        self.endpoint(Endpoint::new(name, target.url("/")))
+            .allow(Allow::loopback(target.port()))
     }
 
     /// Sets a variable in its environment.
@@ -68,7 +93,7 @@ impl BridgeSetup {
         }
     }
 
-    /// Opens this file as its standard error, so that nothing of its log reaches the test.
+    /// Opens this file as its standard error. The test then sees no log line.
     pub fn stderr(self, file: &Path) -> Self {
         Self {
             stderr: Some(file.to_owned()),
@@ -122,7 +147,7 @@ impl Bridge {
         for (name, table) in [("relay", dial), ("bridge", own), ("targets", targets)] {
             toml.insert(name.to_owned(), table.into());
         }
-        config::merge(&mut toml, setup.extra);
+        config::merge(&mut toml, setup.config);
         config::write(&bridge.config, &toml);
         bridge
     }
@@ -175,6 +200,22 @@ impl Bridge {
         finish(&format!("{PROGRAM} {}", args.join(" ")), command, STEP).await
     }
 
+    /// Returns the report of `status --json`.
+    pub async fn status(&self) -> Value {
+        self.report("status").await
+    }
+
+    /// Returns the report of `doctor --json`.
+    pub async fn doctor(&self) -> Value {
+        self.report("doctor").await
+    }
+
+    async fn report(&self, command: &str) -> Value {
+        let finished = self.cli(&[command, "--json"]).await;
+        serde_json::from_str(&finished.stdout)
+            .unwrap_or_else(|_| panic!("{command}: {} {}", finished.stdout, finished.stderr))
+    }
+
     /// Kills it (SIGKILL).
     pub fn kill9(&mut self) {
         self.process().kill9();
@@ -208,7 +249,7 @@ impl Bridge {
         &self.name
     }
 
-    /// Its configuration file.
+    /// Its config file.
     pub fn config(&self) -> &Path {
         &self.config
     }

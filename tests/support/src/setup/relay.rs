@@ -4,7 +4,7 @@ use std::fs;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use serde_json::Value;
 use toml::Table;
@@ -15,17 +15,16 @@ use crate::http::{ApiKey, Ask, Origin};
 use crate::ports;
 use crate::process::{Finished, Running, command_in, command_with_resolver, finish};
 use crate::tempdir::TempDir;
+use crate::wait::eventually;
 
 const PROGRAM: &str = "integration-relay";
 /// The names in its certificate.
 const NAMES: [&str; 3] = ["localhost", "127.0.0.1", "relay.test"];
-/// How often a wait looks again.
-const POLL: Duration = Duration::from_millis(20);
 
-/// What a relay shall be like.
+/// The config and the surroundings of a relay.
 #[derive(Debug, Default)]
 pub struct RelaySetup {
-    extra: Table,
+    config: Table,
     env: Vec<(String, String)>,
     namespace: Option<String>,
     resolver: Option<Ipv4Addr>,
@@ -33,11 +32,21 @@ pub struct RelaySetup {
 }
 
 impl RelaySetup {
-    /// Merges TOML into the configuration: it may add tables, or keys to the tables that are there
-    /// (`[listen] proxy = …`), or replace values.
-    pub fn extra(mut self, toml: &str) -> Self {
-        config::merge(&mut self.extra, config::parse(toml));
+    /// Merges TOML: entries of lists are added to those that are there, other values replace them.
+    pub fn toml(mut self, toml: &str) -> Self {
+        config::merge(&mut self.config, config::parse(toml));
         self
+    }
+
+    /// Sets the value at a dotted path of keys, such as `limits.streams_max`.
+    pub fn set(mut self, path: &str, value: impl Into<toml::Value>) -> Self {
+        config::set(&mut self.config, path, value.into());
+        self
+    }
+
+    /// Stores its data in this database.
+    pub fn database(self, url: &str) -> Self {
+        self.set("storage.url", url)
     }
 
     /// Sets a variable in its environment.
@@ -54,7 +63,7 @@ impl RelaySetup {
         }
     }
 
-    /// Runs it with a `resolv.conf` of its own, which names this server alone. Needs root and Linux.
+    /// Runs it with its own `resolv.conf`, which names this server alone. Needs root and Linux.
     pub fn resolver(self, server: Ipv4Addr) -> Self {
         Self {
             resolver: Some(server),
@@ -62,7 +71,7 @@ impl RelaySetup {
         }
     }
 
-    /// Opens this file as its standard error, so that nothing of its log reaches the test.
+    /// Opens this file as its standard error. The test then sees no log line.
     pub fn stderr(self, file: &Path) -> Self {
         Self {
             stderr: Some(file.to_owned()),
@@ -139,7 +148,7 @@ impl Relay {
         for (name, table) in [("listen", listen), ("tls", files), ("storage", storage)] {
             toml.insert(name.to_owned(), table.into());
         }
-        config::merge(&mut toml, setup.extra);
+        config::merge(&mut toml, setup.config);
         for (name, addr) in [
             ("public", &mut relay.public),
             ("internal", &mut relay.internal),
@@ -152,7 +161,7 @@ impl Relay {
         relay
     }
 
-    /// Starts `serve` and waits until `/readyz` says so.
+    /// Starts `serve` and waits until `/readyz` returns 200.
     ///
     /// # Panics
     ///
@@ -183,28 +192,21 @@ impl Relay {
     ///
     /// Where it does not within this time, or the process ends.
     pub async fn wait_ready(&self, within: Duration) {
-        let deadline = Instant::now() + within;
-        loop {
-            let last = match self
-                .admin()
-                .try_send(Ask::get("/readyz").within(within))
-                .await
-            {
-                Ok(answer) if answer.status == 200 => return,
+        eventually(within, "200 from /readyz", async || {
+            let admin = self.admin();
+            let last = match admin.try_send(Ask::get("/readyz").within(within)).await {
+                Ok(answer) if answer.status == 200 => return Ok(()),
                 Ok(answer) => format!("{} {:?}", answer.status, answer.body),
                 Err(failure) => failure.to_string(),
             };
             let exited = self.process().exited();
             assert!(
                 exited.is_none(),
-                "the relay ended before it was ready: {exited:?}"
+                "the relay exited before it was ready: {exited:?}"
             );
-            assert!(
-                Instant::now() < deadline,
-                "not ready within {within:?}: /readyz: {last}"
-            );
-            tokio::time::sleep(POLL).await;
-        }
+            Err(last)
+        })
+        .await;
     }
 
     /// Runs its program with these arguments and `--config`.
@@ -234,15 +236,7 @@ impl Relay {
             "key", "create", "--tenant", tenant, "--role", role, "--json",
         ];
         args.extend(more);
-        let stdout = self.cli(&args).await.success();
-        let key: Value = serde_json::from_str(stdout.trim()).unwrap_or_else(|error| {
-            panic!("`key create --json` wrote no JSON ({error}): {stdout}")
-        });
-        let half = |name: &str| match key[name].as_str() {
-            Some(half) => half.to_owned(),
-            None => panic!("`key create --json` wrote no {name}: {stdout}"),
-        };
-        ApiKey::new(half("client_id"), half("client_secret"))
+        ApiKey::from_json(&self.cli(&args).await.success())
     }
 
     /// Its HTTPS listener, by the name `localhost`.
@@ -255,7 +249,7 @@ impl Relay {
         Origin::http(self.internal)
     }
 
-    /// Its forward proxy, which speaks HTTP/1.1 without TLS.
+    /// Its forward proxy, which uses HTTP/1.1 without TLS.
     pub fn proxy(&self) -> SocketAddr {
         self.proxy
     }
@@ -289,21 +283,18 @@ impl Relay {
     ///
     /// Where it does not within this time.
     pub async fn wait_bridge(&self, admin: &ApiKey, name: &str, online: bool, within: Duration) {
-        let deadline = Instant::now() + within;
-        loop {
+        let what = format!("bridge {name} with online = {online}");
+        eventually(within, &what, async || {
             let bridges = self.bridges(admin).await;
             let is_online = bridges
                 .iter()
                 .any(|bridge| bridge["name"] == name && online_in(bridge));
             if is_online == online {
-                return;
+                return Ok(());
             }
-            assert!(
-                Instant::now() < deadline,
-                "bridge {name} should have online = {online} within {within:?}: {bridges:?}"
-            );
-            tokio::time::sleep(POLL).await;
-        }
+            Err(format!("{bridges:?}"))
+        })
+        .await;
     }
 
     /// Kills it (SIGKILL). [`Self::start`] runs it again with the same data and ports.
@@ -334,7 +325,7 @@ impl Relay {
         self.running.as_ref().expect("a relay that was started")
     }
 
-    /// Its configuration file.
+    /// Its config file.
     pub fn config(&self) -> &Path {
         &self.config
     }
@@ -366,7 +357,7 @@ fn bridges_in(document: &Value) -> Vec<Value> {
         .clone()
 }
 
-/// What the relay says of one bridge.
+/// Whether the relay lists this bridge as online.
 fn online_in(bridge: &Value) -> bool {
     bridge["online"]
         .as_bool()

@@ -222,7 +222,7 @@ fn status(code: u64) -> Result<Answer, BoxError> {
     ))
 }
 
-/// A body that tells the target whether it went out whole.
+/// A body that records whether it was sent completely.
 struct Watched<B> {
     body: B,
     exchange: Exchange,
@@ -241,7 +241,7 @@ where
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
         let frame = ready!(Pin::new(&mut self.body).poll_frame(cx));
-        // With a known length nobody asks again after the last piece.
+        // With a known length, hyper does not poll again after the last piece.
         if frame.is_none() || self.body.is_end_stream() {
             self.exchange.complete();
         }

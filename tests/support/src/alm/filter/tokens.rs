@@ -1,4 +1,4 @@
-//! A condition's words.
+//! Tokens of a condition.
 
 use std::cmp::Ordering;
 

@@ -18,7 +18,7 @@ fn bulk(method: Method, entities: &[serde_json::Value]) -> Ask {
 }
 
 #[tokio::test]
-async fn a_defect_is_created_changed_and_deleted() {
+async fn defect_is_created_changed_and_deleted() {
     let alm = Alm::start("ann", "secret").await;
     alm.stop_clock(Some("2026-01-02 03:04:05"));
     let mut ann = Signed::at(&alm).await;
@@ -48,7 +48,7 @@ async fn a_defect_is_created_changed_and_deleted() {
 }
 
 #[tokio::test]
-async fn xml_goes_in_and_out_as_well() {
+async fn xml_is_read_and_written() {
     let alm = Alm::start("ann", "secret").await;
     let mut ann = Signed::at(&alm).await;
     let body = "<Entity Type=\"release\"><Fields><Field Name=\"name\"><Value>R &amp; D</Value></Field>\
@@ -68,7 +68,7 @@ async fn xml_goes_in_and_out_as_well() {
 }
 
 #[tokio::test]
-async fn a_bulk_that_fails_in_part_keeps_what_was_good() {
+async fn partly_failed_bulk_keeps_successes() {
     let alm = Alm::start("ann", "secret").await;
     let mut ann = Signed::at(&alm).await;
     let bad = entity(&[("name", "no severity")]);
@@ -106,7 +106,7 @@ async fn a_bulk_that_fails_in_part_keeps_what_was_good() {
 }
 
 #[tokio::test]
-async fn a_write_may_be_committed_and_fail_all_the_same() {
+async fn committed_write_may_return_an_error() {
     let alm = Alm::start("ann", "secret").await;
     let mut ann = Signed::at(&alm).await;
     alm.commit_then_fail(1);
@@ -118,7 +118,7 @@ async fn a_write_may_be_committed_and_fail_all_the_same() {
 }
 
 #[tokio::test]
-async fn a_lock_keeps_other_sessions_out_and_ends_with_its_own() {
+async fn lock_ends_with_its_session() {
     let alm = Alm::start("ann", "secret").await;
     alm.seed_defects(1);
     let mut one = Signed::at(&alm).await;
@@ -141,7 +141,7 @@ async fn a_lock_keeps_other_sessions_out_and_ends_with_its_own() {
 }
 
 #[tokio::test]
-async fn a_versioned_requirement_is_checked_out_changed_and_checked_in() {
+async fn requirement_is_checked_out_and_in() {
     let alm = Alm::start("ann", "secret").await;
     alm.add_project(Alm::DOMAIN, Alm::PROJECT, true);
     alm.add_user("bob", "secret");
@@ -170,7 +170,7 @@ async fn a_versioned_requirement_is_checked_out_changed_and_checked_in() {
 }
 
 #[tokio::test]
-async fn required_fields_can_be_discovered() {
+async fn required_fields_are_listed() {
     let alm = Alm::start("ann", "secret").await;
     let mut ann = Signed::at(&alm).await;
     let path = Alm::path("customization/entities/defect/fields?required=true");
@@ -189,7 +189,7 @@ async fn required_fields_can_be_discovered() {
 }
 
 #[tokio::test]
-async fn a_page_of_two_thousand_of_many_defects_comes_soon() {
+async fn page_of_2000_defects_is_fast() {
     let alm = Alm::start("ann", "secret").await;
     alm.seed_defects(20_000);
     let mut ann = Signed::at(&alm).await;

@@ -9,7 +9,7 @@ use crate::pattern;
 const BYTES: u64 = 50 * 1024 * 1024;
 
 #[tokio::test]
-async fn a_large_file_goes_in_and_out_unchanged() {
+async fn large_file_round_trips() {
     let alm = Alm::start("ann", "secret").await;
     alm.seed_defects(1);
     let mut ann = Signed::at(&alm).await;
@@ -39,7 +39,7 @@ async fn a_large_file_goes_in_and_out_unchanged() {
 }
 
 #[tokio::test]
-async fn a_form_with_a_file_is_taken_listed_replaced_and_deleted() {
+async fn attachment_form_is_stored_and_deleted() {
     let alm = Alm::start("ann", "secret").await;
     alm.seed_defects(1);
     let mut ann = Signed::at(&alm).await;

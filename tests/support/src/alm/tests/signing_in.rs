@@ -11,7 +11,7 @@ const AUTHENTICATE: &str = "/qcbin/authentication-point/alm-authenticate";
 const IS_AUTHENTICATED: &str = "/qcbin/rest/is-authenticated";
 
 #[tokio::test]
-async fn a_wrong_password_is_challenged_and_a_right_one_in_json_is_taken() {
+async fn wrong_password_is_challenged() {
     let alm = Alm::start("ann", "secret").await;
     let origin = Origin::http(alm.addr());
     let ask = |password: &str| {
@@ -26,7 +26,7 @@ async fn a_wrong_password_is_challenged_and_a_right_one_in_json_is_taken() {
 }
 
 #[tokio::test]
-async fn being_authenticated_is_no_matter_of_sessions_or_json() {
+async fn authentication_check_needs_no_session() {
     let alm = Alm::start("ann", "secret").await;
     let origin = Origin::http(alm.addr());
     let nobody = origin
@@ -59,7 +59,7 @@ async fn being_authenticated_is_no_matter_of_sessions_or_json() {
 }
 
 #[tokio::test]
-async fn an_api_key_signs_in_in_one_step() {
+async fn api_key_signs_in_in_one_step() {
     let alm = Alm::start("ann", "secret").await;
     alm.set_api_key("key", "s", "ann", true);
     alm.set_api_key("old", "s", "ann", false);
@@ -76,7 +76,7 @@ async fn an_api_key_signs_in_in_one_step() {
 }
 
 #[tokio::test]
-async fn a_write_needs_the_sessions_token() {
+async fn write_needs_the_xsrf_token() {
     let alm = Alm::start("ann", "secret").await;
     let mut ann = Signed::at(&alm).await;
     let ask = || {
@@ -94,7 +94,7 @@ async fn a_write_needs_the_sessions_token() {
 }
 
 #[tokio::test]
-async fn the_cookies_of_a_logged_out_session_are_poison() {
+async fn logged_out_cookies_are_rejected() {
     let alm = Alm::start("ann", "secret").await;
     let mut ann = Signed::at(&alm).await;
     let session = Ask::new(Method::DELETE, "/qcbin/rest/site-session");
@@ -110,7 +110,7 @@ async fn the_cookies_of_a_logged_out_session_are_poison() {
 }
 
 #[tokio::test]
-async fn an_error_is_told_in_xml_in_json_or_as_a_page() {
+async fn error_formats_are_xml_json_or_html() {
     let alm = Alm::start("ann", "secret").await;
     let mut ann = Signed::at(&alm).await;
     let ask = || Ask::get(Alm::path("defects/77"));
@@ -124,7 +124,7 @@ async fn an_error_is_told_in_xml_in_json_or_as_a_page() {
 }
 
 #[tokio::test]
-async fn tls_and_other_paths_work_as_before() {
+async fn tls_and_other_paths_work() {
     let ca = ThrowawayCa::new();
     let alm = Alm::start_tls("ann", "secret", &ca).await;
     let origin = Origin::https(alm.addr(), "localhost", &ca);

@@ -1,4 +1,4 @@
-//! A caller that speaks HTTP/2, frame by frame: nothing is tidied up unseen.
+//! An HTTP/2 caller that works on frames, so that no library changes a message unnoticed.
 
 use crate::case::Case;
 use bytes::Bytes;
@@ -21,28 +21,28 @@ use tokio_rustls::client::TlsStream;
 use tokio_rustls::rustls::ClientConfig;
 use tokio_rustls::rustls::pki_types::ServerName;
 
-/// What may be on its way of an answer.
+/// The flow-control window of a response.
 const WINDOW_BYTES: u32 = 1024 * 1024;
 
-/// Who listens, with TLS, and what is asked for there.
-pub(crate) struct Door {
+/// A server with TLS, and how a case is addressed to it.
+pub(crate) struct Http2Caller {
     pub(crate) addr: SocketAddr,
     pub(crate) authority: String,
-    /// What stands before a case's path.
+    /// What precedes a case's path.
     pub(crate) base: &'static str,
-    /// Fields that a request has beside those of its case.
+    /// Fields that a request has in addition to those of its case.
     pub(crate) own: Vec<Field>,
     tls: Arc<ClientConfig>,
 }
 
-/// What came back, as far as it came.
+/// A response, possibly incomplete.
 #[derive(Debug, Clone)]
 pub(crate) struct Reply {
     pub(crate) status: u16,
     pub(crate) fields: Vec<Field>,
     pub(crate) body: Vec<u8>,
     pub(crate) trailers: Vec<Field>,
-    /// Whether its end came.
+    /// Whether its end arrived.
     pub(crate) is_whole: bool,
 }
 
@@ -58,8 +58,8 @@ impl From<Message> for Reply {
     }
 }
 
-impl Door {
-    /// A server that `ca` vouches for as `localhost`.
+impl Http2Caller {
+    /// A server that `ca` certifies as `localhost`.
     pub(crate) fn new(
         addr: SocketAddr,
         ca: &ThrowawayCa,
@@ -77,10 +77,10 @@ impl Door {
         }
     }
 
-    /// Sends a case on a connection of its own and hears all of the answer.
+    /// Sends a case on a new connection and reads the whole response.
     ///
     /// # Errors
-    /// No answer, or not all of what came of it within this time.
+    /// No response, or an exchange that did not end within this time.
     pub(crate) async fn ask(
         &self,
         case: &Case,
@@ -111,7 +111,7 @@ impl Door {
             let _ = connection.await;
         });
         let sender = sender.ready().await;
-        let mut sender = sender.map_err(|error| format!("no place for a request: {error}"))?;
+        let mut sender = sender.map_err(|error| format!("no stream for a request: {error}"))?;
         let (answer, stream) = sender
             .send_request(request, case.is_bodiless())
             .map_err(|error| format!("the request cannot be sent: {error}"))?;
@@ -143,15 +143,15 @@ impl Door {
         let uri = Uri::builder()
             .scheme("https")
             .authority(self.authority.as_str())
-            .path_and_query(format!("{}{}", self.base, case.path))
+            .path_and_query([self.base.as_bytes(), &case.path].concat().as_slice())
             .build()
-            .map_err(|error| format!("{} cannot be asked for: {error}", case.path))?;
+            .map_err(|error| format!("a path that cannot be sent: {error}"))?;
         let mut request = Request::new(());
         *request.method_mut() = Method::from_bytes(case.method.as_bytes())
-            .map_err(|error| format!("{} is no method: {error}", case.method))?;
+            .map_err(|error| format!("{} is not a method: {error}", case.method))?;
         *request.version_mut() = Version::HTTP_2;
         *request.uri_mut() = uri;
-        let mut fields = case.fields_sent(number);
+        let mut fields = case.fields(number);
         fields.extend(self.own.iter().cloned());
         *request.headers_mut() = map_of(&fields);
         Ok(request)
@@ -175,11 +175,11 @@ fn fields_of(map: &HeaderMap) -> Vec<Field> {
         .collect()
 }
 
-/// Hears an answer to its end. `go` is told when its head is there. Whatever resets the stream before
-/// its end breaks it off, also without an error (RFC 9113, 8.1).
+/// Reads a response to its end. `go` fires when its head is there. A reset before the end aborts it, also
+/// one without an error code (RFC 9113, 8.1).
 async fn hear(answer: ResponseFuture, go: oneshot::Sender<()>) -> Result<Reply, String> {
     let answer = answer.await;
-    let answer = answer.map_err(|error| format!("there is no answer: {error}"))?;
+    let answer = answer.map_err(|error| format!("there is no response: {error}"))?;
     let _ = go.send(());
     let (head, mut body) = answer.into_parts();
     let mut reply = Reply {
@@ -203,8 +203,8 @@ async fn hear(answer: ResponseFuture, go: oneshot::Sender<()>) -> Result<Reply, 
     Ok(reply)
 }
 
-/// Sends what is behind the head, and then waits to be dropped. That the other side takes no more is
-/// no failure: it may have answered.
+/// Sends what follows the head, and then waits to be dropped. A receiver that takes no more may have
+/// responded already, so that is not an error.
 async fn send(
     mut stream: SendStream<Bytes>,
     case: &Case,
@@ -216,7 +216,7 @@ async fn send(
     pending().await
 }
 
-/// `None` where no more is taken.
+/// Returns `None` where the receiver takes no more.
 async fn send_body(
     stream: &mut SendStream<Bytes>,
     case: &Case,
@@ -232,10 +232,10 @@ async fn send_body(
         }
         send_piece(stream, Bytes::copy_from_slice(piece)).await?;
     }
-    let end = if case.trailers.is_empty() {
+    let end = if case.trailers().is_empty() {
         stream.send_data(Bytes::new(), true)
     } else {
-        stream.send_trailers(map_of(&case.trailers))
+        stream.send_trailers(map_of(case.trailers()))
     };
     end.ok()
 }

@@ -1,28 +1,21 @@
-//! A tunnel by hand: TLS, the upgrade, and whatever bytes a test wants to send.
+//! A tunnel by hand: TLS, the upgrade, and any bytes that a test sends.
 
 use std::net::IpAddr;
 use std::time::Duration;
-use support::{Ask, Origin, ThrowawayCa};
+
+use rustls::pki_types::ServerName;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpSocket, TcpStream};
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
-use tokio_rustls::rustls::pki_types::ServerName;
+
+use crate::ca::ThrowawayCa;
+use crate::http::Origin;
 
 const KEY: &str = "dGhlIHNhbXBsZSBub25jZQ==";
 const PROTOCOL: &str = "integration-bridge.v1";
 
-/// The upgrade request, for the HTTP client.
-pub(crate) fn upgrade_ask() -> Ask {
-    Ask::get("/v1/tunnel")
-        .header("connection", "Upgrade")
-        .header("upgrade", "websocket")
-        .header("sec-websocket-version", "13")
-        .header("sec-websocket-key", KEY)
-        .header("sec-websocket-protocol", PROTOCOL)
-}
-
-/// The same, as it stands on the wire.
+/// Returns the upgrade request, as bytes.
 pub fn upgrade_request() -> String {
     format!(
         "GET /v1/tunnel HTTP/1.1\r\nHost: localhost\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\
@@ -30,47 +23,51 @@ pub fn upgrade_request() -> String {
     )
 }
 
-/// A TCP connection that leaves from an address of loopback.
-pub(crate) async fn connect_from(to: &Origin, from: IpAddr) -> TcpStream {
-    let socket = TcpSocket::new_v4().unwrap();
-    socket.bind((from, 0).into()).unwrap();
-    socket.connect(to.addr()).await.unwrap()
+/// Opens a TCP connection from an address of loopback.
+pub(in crate::setup) async fn connect_from(to: &Origin, from: IpAddr) -> TcpStream {
+    let socket = TcpSocket::new_v4().expect("a socket");
+    socket
+        .bind((from, 0).into())
+        .expect("an address of loopback");
+    let connecting = socket.connect(to.addr());
+    connecting.await.expect("the relay listens")
 }
 
-/// A connection with TLS, from an address of loopback.
-pub(crate) async fn tls_from(
+/// Opens a TLS connection from an address of loopback.
+pub(in crate::setup) async fn tls_from(
     public: &Origin,
     ca: &ThrowawayCa,
     from: IpAddr,
 ) -> TlsStream<TcpStream> {
     let tcp = connect_from(public, from).await;
-    let name = ServerName::try_from("localhost").unwrap();
+    let name = ServerName::try_from("localhost").expect("a name");
     let connector = TlsConnector::from(ca.client_config());
-    connector.connect(name, tcp).await.unwrap()
+    let connecting = connector.connect(name, tcp);
+    connecting.await.expect("a TLS handshake")
 }
 
-/// An upgraded connection that has not proved itself.
+/// An upgraded connection that has not authenticated.
+#[derive(Debug)]
 pub struct SilentTunnel {
     stream: TlsStream<TcpStream>,
 }
 
 impl SilentTunnel {
-    pub(crate) async fn open(public: &Origin, ca: &ThrowawayCa, from: IpAddr) -> Self {
+    pub(in crate::setup) async fn open(public: &Origin, ca: &ThrowawayCa, from: IpAddr) -> Self {
         let mut stream = tls_from(public, ca, from).await;
-        stream
-            .write_all(upgrade_request().as_bytes())
-            .await
-            .unwrap();
+        let request = upgrade_request();
+        let writing = stream.write_all(request.as_bytes());
+        writing.await.expect("the relay reads the upgrade");
         let mut answer = Vec::new();
         while !answer.ends_with(b"\r\n\r\n") {
-            answer.push(stream.read_u8().await.unwrap());
+            answer.push(stream.read_u8().await.expect("a response to the upgrade"));
         }
         let text = String::from_utf8_lossy(&answer);
         assert!(text.starts_with("HTTP/1.1 101"), "{text}");
         Self { stream }
     }
 
-    /// Waits until the relay closes.
+    /// Waits until the relay closes the connection. Returns `false` where it does not in time.
     pub async fn is_closed_within(&mut self, within: Duration) -> bool {
         let mut rest = [0; 4096];
         let closing =
@@ -78,7 +75,7 @@ impl SilentTunnel {
         tokio::time::timeout(within, closing).await.is_ok()
     }
 
-    /// Sends bytes, and waits until the relay closes.
+    /// Sends bytes and waits until the relay closes the connection.
     pub async fn send_and_wait_for_close(&mut self, bytes: &[u8], within: Duration) -> bool {
         let closing = async {
             if self.stream.write_all(bytes).await.is_err() || self.stream.flush().await.is_err() {

@@ -16,8 +16,8 @@ mod origin;
 pub(crate) mod store;
 
 pub(crate) use inject::Injection;
-pub use origin::Origin;
-pub use store::{Store, StoreError};
+pub(crate) use origin::Origin;
+pub(crate) use store::{Store, StoreError};
 
 use crate::config::{Config, FilePath};
 use crate::secret::Secret;
@@ -29,10 +29,10 @@ use std::sync::Arc;
 use transport::dial::Proxy;
 
 /// Credentials in one store.
-pub const CREDENTIALS_MAX: usize = 256;
+pub(crate) const CREDENTIALS_MAX: usize = 256;
 
 /// Origins of one credential.
-pub const ORIGINS_MAX: usize = 64;
+pub(crate) const ORIGINS_MAX: usize = 64;
 
 /// The kind of a credential, with its secret.
 #[derive(Debug, Clone)]

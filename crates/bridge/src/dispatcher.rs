@@ -50,7 +50,7 @@ static RESOLVER: LazyLock<Resolver> = LazyLock::new(|| Resolver::new(LOOKUPS_MAX
 /// # Errors
 /// `target_dns` when there is no address, or none in time; `overloaded` when this machine can look up no more
 /// names now.
-pub async fn resolve(host: &Host) -> Result<Vec<IpAddr>, Failure> {
+pub(crate) async fn resolve(host: &Host) -> Result<Vec<IpAddr>, Failure> {
     let owner = || lookup_owner("bridge".to_owned());
     RESOLVER.resolve(host, owner).await
 }
@@ -140,7 +140,7 @@ impl Active {
     }
 
     /// Returns the routes that the bridge advertises to the relay.
-    pub fn serves(&self) -> Serves {
+    pub(crate) fn serves(&self) -> Serves {
         self.config.rules.serves(self.config.bridge.advertise_hosts)
     }
 }
@@ -163,7 +163,7 @@ fn client(config: &Config, proxy: Proxy) -> Client {
 }
 
 /// Returns the addresses of this machine, which are reached only if a rule names them.
-pub fn own_addresses() -> Vec<IpAddr> {
+pub(crate) fn own_addresses() -> Vec<IpAddr> {
     match if_addrs::get_if_addrs() {
         Ok(interfaces) => {
             let mut addresses: Vec<_> = interfaces.iter().map(if_addrs::Interface::ip).collect();
@@ -223,7 +223,7 @@ const MEMORY_CHECK_INTERVAL: Duration = Duration::from_millis(500);
 
 /// Accepts exchanges and runs them.
 #[derive(Debug)]
-pub struct Dispatcher {
+pub(crate) struct Dispatcher {
     active: RwLock<Arc<Active>>,
     deliveries: Arc<Deliveries>,
     records: Records,
@@ -255,19 +255,19 @@ impl Dispatcher {
     }
 
     /// Returns the active config.
-    pub fn active(&self) -> Arc<Active> {
+    pub(crate) fn active(&self) -> Arc<Active> {
         let active = self.active.read().unwrap_or_else(PoisonError::into_inner);
         active.clone()
     }
 
     /// Applies another config, for exchanges that begin from now on.
-    pub fn replace(&self, active: Active) {
+    pub(crate) fn replace(&self, active: Active) {
         self.records.open_nonces(&active.config);
         *self.active.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(active);
     }
 
     /// Reads this machine's addresses again: they change with its networks. Blocks briefly.
-    pub fn refresh_addresses(&self) {
+    pub(crate) fn refresh_addresses(&self) {
         let active = self.active();
         let addresses = own_addresses();
         // A new config drops the idle connections, so it is made only if something has changed.
@@ -285,7 +285,7 @@ impl Dispatcher {
     }
 
     /// Returns the number of exchanges in progress.
-    pub fn running(&self) -> usize {
+    pub(crate) fn running(&self) -> usize {
         self.running.load(Ordering::Relaxed)
     }
 
@@ -316,7 +316,7 @@ impl Dispatcher {
     }
 
     /// Accepts an exchange, and returns immediately.
-    pub fn accept(self: &Arc<Self>, mut incoming: Incoming) {
+    pub(crate) fn accept(self: &Arc<Self>, mut incoming: Incoming) {
         // Rejected before a task is spawned: a rejection must cost no memory.
         if self.is_memory_full.load(Ordering::Relaxed) {
             let detail = "this bridge reached its memory limit (limits.memory_max)";

@@ -14,7 +14,7 @@
 
 mod store;
 
-pub use store::{Bounds, OpenError};
+pub(crate) use store::{Bounds, OpenError};
 
 use crate::data_dir::PrivateDir;
 use protocol::frame::{CallAttempt, DeliveryResult, JournalMark};
@@ -30,7 +30,7 @@ const WAITING_MAX: usize = 512;
 
 /// How a delivery ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Outcome {
+pub(crate) struct Outcome {
     /// The target's status, if it responded.
     pub status: Option<u16>,
     /// The failure's code, if it failed.
@@ -41,7 +41,7 @@ pub struct Outcome {
 
 impl Outcome {
     /// The outcome of a response.
-    pub fn answered(status: u16) -> Self {
+    pub(crate) fn answered(status: u16) -> Self {
         Self {
             status: Some(status),
             code: None,
@@ -50,7 +50,7 @@ impl Outcome {
     }
 
     /// The outcome of a failure.
-    pub fn failed(failure: &Failure) -> Self {
+    pub(crate) fn failed(failure: &Failure) -> Self {
         Self {
             status: None,
             code: Some(failure.code),
@@ -59,7 +59,7 @@ impl Outcome {
     }
 
     /// Returns the report for the relay.
-    pub fn to_result(self, attempt: CallAttempt) -> DeliveryResult {
+    pub(crate) fn to_result(self, attempt: CallAttempt) -> DeliveryResult {
         DeliveryResult {
             attempt,
             status: self.status,
@@ -71,7 +71,7 @@ impl Outcome {
 
 /// The state of an attempt in the journal.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum JournalEntryState {
+pub(crate) enum JournalEntryState {
     /// The journal has no entry.
     Unknown,
     /// The intent is written, and no outcome.
@@ -82,7 +82,7 @@ pub enum JournalEntryState {
 
 /// Why a request was not written. The journal has nothing of it.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum JournalError {
+pub(crate) enum JournalError {
     /// It is full: the relay has not acknowledged enough outcomes.
     #[error(
         "the journal of deliveries is full: {0} outcomes not yet acknowledged by the relay (deliveries.journal_entries_max)"
@@ -115,7 +115,7 @@ type ReplySender = Option<oneshot::Sender<Result<JournalReply, JournalError>>>;
 
 /// A handle of the thread that owns the journal. Cheap to clone; the thread ends with the last clone.
 #[derive(Clone)]
-pub struct Journal {
+pub(crate) struct Journal {
     requests: mpsc::Sender<(JournalRequest, ReplySender)>,
     mark: watch::Receiver<Option<JournalMark>>,
 }
@@ -134,7 +134,7 @@ impl Journal {
     ///
     /// # Errors
     /// [`OpenError`] when the file cannot be used, and waiting does not help.
-    pub fn open(dir: &PrivateDir, name: &str, bounds: Bounds) -> Result<Self, OpenError> {
+    pub(crate) fn open(dir: &PrivateDir, name: &str, bounds: Bounds) -> Result<Self, OpenError> {
         let store = Store::open(dir, name, bounds)?;
         let (shown, mark) = watch::channel(store.mark());
         let (requests, queue) = mpsc::channel(WAITING_MAX);
@@ -147,7 +147,7 @@ impl Journal {
 
     /// Returns its id and the number of records written to it, or `None` until the disk could be read for the
     /// first time.
-    pub fn mark(&self) -> Option<JournalMark> {
+    pub(crate) fn mark(&self) -> Option<JournalMark> {
         *self.mark.borrow()
     }
 
@@ -178,7 +178,10 @@ impl Journal {
     ///
     /// # Errors
     /// [`JournalError`].
-    pub async fn lookup(&self, attempt: CallAttempt) -> Result<JournalEntryState, JournalError> {
+    pub(crate) async fn lookup(
+        &self,
+        attempt: CallAttempt,
+    ) -> Result<JournalEntryState, JournalError> {
         self.state(JournalRequest::Lookup(attempt)).await
     }
 
@@ -187,7 +190,10 @@ impl Journal {
     ///
     /// # Errors
     /// [`JournalError`]: nothing may be sent.
-    pub async fn begin(&self, attempt: CallAttempt) -> Result<JournalEntryState, JournalError> {
+    pub(crate) async fn begin(
+        &self,
+        attempt: CallAttempt,
+    ) -> Result<JournalEntryState, JournalError> {
         self.state(JournalRequest::Begin(attempt)).await
     }
 
@@ -195,7 +201,11 @@ impl Journal {
     ///
     /// # Errors
     /// [`JournalError`]; the intent stays.
-    pub async fn end(&self, attempt: CallAttempt, outcome: Outcome) -> Result<(), JournalError> {
+    pub(crate) async fn end(
+        &self,
+        attempt: CallAttempt,
+        outcome: Outcome,
+    ) -> Result<(), JournalError> {
         self.send(JournalRequest::End(attempt, outcome))
             .await
             .map(drop)
@@ -203,7 +213,7 @@ impl Journal {
 
     /// Notes that the relay has stored an outcome. Does not wait: a lost acknowledgement is repeated, because the
     /// outcome is reported again.
-    pub fn acknowledge(&self, attempt: CallAttempt) {
+    pub(crate) fn acknowledge(&self, attempt: CallAttempt) {
         // Not awaited: the task that reads the tunnel must not wait for the disk.
         let _ = self
             .requests
@@ -215,7 +225,7 @@ impl Journal {
     ///
     /// # Errors
     /// [`JournalError`].
-    pub async fn open_outcomes(
+    pub(crate) async fn open_outcomes(
         &self,
         after: Option<CallAttempt>,
         limit: usize,

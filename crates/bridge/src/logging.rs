@@ -8,10 +8,10 @@ use runtime::logging::Program;
 pub(crate) use runtime::logging::set_filter;
 
 /// The environment variable with filters, as `tracing-subscriber` has them.
-pub const LOG_ENV: &str = "BRIDGE_LOG";
+pub(crate) const LOG_ENV: &str = "BRIDGE_LOG";
 
 /// Starts to log. A second call changes nothing.
-pub fn start(section: &LogSection) {
+pub(crate) fn start(section: &LogSection) {
     let program = Program {
         filter_variable: LOG_ENV,
         crates: &[],

@@ -5,7 +5,7 @@
 
 pub(crate) mod window;
 
-pub use window::Window;
+pub(crate) use window::Window;
 
 use crate::config::QuotaSection;
 use protocol::{Code, Failure};

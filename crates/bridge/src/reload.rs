@@ -130,11 +130,7 @@ impl Stamps {
         // The credentials' file belongs to it: the command line changes it while the bridge runs.
         let own = [
             config.path.clone(),
-            config
-                .bridge
-                .data_dir
-                .get()
-                .join(crate::credentials::store::FILE),
+            config.bridge.data_dir.get().join(credentials::store::FILE),
         ];
         let files = [&config.relay.ca_file, &config.bridge.key_file];
         let files = files

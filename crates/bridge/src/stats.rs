@@ -18,7 +18,7 @@ const SLOTS_MAX: usize = 8;
 
 /// A finished call.
 #[derive(Debug, Clone, Serialize, Deserialize)]
-pub struct LastCall {
+pub(crate) struct LastCall {
     /// When it ended: seconds since 1970, in JSON RFC 3339.
     #[serde(with = "runtime::time::as_rfc3339")]
     pub at: u64,
@@ -34,7 +34,7 @@ pub struct LastCall {
 
 /// The state of a connection to the relay.
 #[derive(Debug, Clone, Serialize, Deserialize, PartialEq, Eq)]
-pub struct SlotState {
+pub(crate) struct SlotState {
     /// Its number.
     pub slot: u8,
     /// `connecting`, `up`, `waiting`, or `unused` (the relay has fewer nodes than there are connections).

@@ -7,7 +7,7 @@ use std::fmt;
 
 /// The status of a running bridge.
 #[derive(Debug, Clone, Serialize, Deserialize)]
-pub struct Status {
+pub(crate) struct Status {
     /// The program and its version.
     pub software: String,
     /// The id of its process.
@@ -58,7 +58,7 @@ pub struct Status {
 
 /// A session.
 #[derive(Debug, Clone, Serialize, Deserialize)]
-pub struct SessionStatus {
+pub(crate) struct SessionStatus {
     /// Its id.
     pub id: String,
     /// Smallest round trip so far, in milliseconds.
@@ -71,7 +71,7 @@ pub struct SessionStatus {
 
 /// An endpoint.
 #[derive(Debug, Clone, Serialize, Deserialize)]
-pub struct EndpointStatus {
+pub(crate) struct EndpointStatus {
     /// Its name.
     pub name: String,
     /// Its URL.

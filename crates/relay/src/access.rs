@@ -27,9 +27,9 @@ mod credentials;
 mod permission;
 mod principal;
 
-pub use credentials::{BRIDGE_AUTHORIZATION, Credentials, consumed_header};
-pub use permission::Permission;
-pub use principal::Principal;
+pub(crate) use credentials::{BRIDGE_AUTHORIZATION, Credentials, consumed_header};
+pub(crate) use permission::Permission;
+pub(crate) use principal::Principal;
 
 use crate::storage::{Role, Scope};
 use policy::{Host, HostPattern, Target};
@@ -37,7 +37,7 @@ use protocol::{Code, Failure};
 
 /// The kind of object that an operation acts on. Each permission has one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Resource {
+pub(crate) enum Resource {
     /// Operations that need no key.
     Public,
     /// Tenants, for the relay's operators.
@@ -64,7 +64,7 @@ pub enum Resource {
 
 /// One object that a request acts on.
 #[derive(Debug, Clone, Copy)]
-pub enum Object<'a> {
+pub(crate) enum Object<'a> {
     /// A bridge to read.
     Bridge(&'a str),
     /// A bridge to change.
@@ -97,7 +97,7 @@ pub enum Object<'a> {
 
 /// What a key is narrowed to, parsed.
 #[derive(Debug, Default)]
-pub struct KeyScope {
+pub(crate) struct KeyScope {
     /// The scope as it was given.
     pub given: Scope,
     hosts: Vec<HostPattern>,
@@ -105,7 +105,7 @@ pub struct KeyScope {
 
 impl KeyScope {
     /// Parses a stored scope. A pattern that this version cannot read allows nothing.
-    pub fn new(given: Scope) -> Self {
+    pub(crate) fn new(given: Scope) -> Self {
         let hosts = given.hosts.iter();
         Self {
             // `given` keeps the pattern that cannot be parsed, so the scope still counts as narrowed to
@@ -116,12 +116,12 @@ impl KeyScope {
     }
 
     /// Returns the bridges that a request may use; empty for any.
-    pub fn bridges(&self) -> &[String] {
+    pub(crate) fn bridges(&self) -> &[String] {
         &self.given.bridges
     }
 
     /// Returns whether the key is narrowed to hosts or endpoints.
-    pub fn has_targets(&self) -> bool {
+    pub(crate) fn has_targets(&self) -> bool {
         !self.given.hosts.is_empty() || !self.given.endpoints.is_empty()
     }
 
@@ -129,7 +129,7 @@ impl KeyScope {
     ///
     /// # Errors
     /// `forbidden`, with what the key is narrowed to.
-    pub fn admit(&self, resource: Resource) -> Result<(), Failure> {
+    pub(crate) fn admit(&self, resource: Resource) -> Result<(), Failure> {
         let is_allowed = match resource {
             Resource::Site | Resource::Tenant => self.given.is_all(),
             Resource::StoredCalls | Resource::Hosts => {
@@ -163,7 +163,7 @@ impl KeyScope {
     ///
     /// # Errors
     /// `forbidden`, with what the key is narrowed to.
-    pub fn check(&self, object: Object<'_>) -> Result<(), Failure> {
+    pub(crate) fn check(&self, object: Object<'_>) -> Result<(), Failure> {
         match object {
             Object::Bridge(name) | Object::Pairing(name) => {
                 within("bridge", &self.given.bridges, name)
@@ -200,7 +200,7 @@ impl KeyScope {
     }
 
     /// Returns whether the object is within the scope, for objects that are hidden otherwise.
-    pub fn sees(&self, object: Object<'_>) -> bool {
+    pub(crate) fn sees(&self, object: Object<'_>) -> bool {
         self.given.is_all() || self.check(object).is_ok()
     }
 

@@ -21,27 +21,27 @@
 //! rejects unknown parameters, `idempotency_key` replays the response to a POST that is repeated with its
 //! `Idempotency-Key`, `etag` is for `If-Match`, `errors` maps errors of the database.
 
-pub mod audit;
-pub mod bridges;
-pub mod calls;
+pub(crate) mod audit;
+pub(crate) mod bridges;
+pub(crate) mod calls;
 mod errors;
-pub mod etag;
-pub mod explain;
+pub(crate) mod etag;
+pub(crate) mod explain;
 mod idempotency_key;
-pub mod json;
-pub mod keys;
-pub mod notices;
-pub mod openapi;
-pub mod page;
-pub mod pairing;
-pub mod query;
-pub mod secrets;
-pub mod services;
+pub(crate) mod json;
+pub(crate) mod keys;
+pub(crate) mod notices;
+pub(crate) mod openapi;
+pub(crate) mod page;
+pub(crate) mod pairing;
+pub(crate) mod query;
+pub(crate) mod secrets;
+pub(crate) mod services;
 mod table;
-pub mod tenants;
-pub mod timestamp;
+pub(crate) mod tenants;
+pub(crate) mod timestamp;
 
-pub use table::operations;
+pub(crate) use table::operations;
 
 use crate::access::{Object, Permission, Principal, Resource};
 use crate::body::Body;
@@ -62,22 +62,23 @@ use std::pin::Pin;
 use std::sync::Arc;
 
 /// The result of a handler.
-pub type Handling<'a> = Pin<Box<dyn Future<Output = Result<Response<Body>, Problem>> + Send + 'a>>;
+pub(crate) type Handling<'a> =
+    Pin<Box<dyn Future<Output = Result<Response<Body>, Problem>> + Send + 'a>>;
 
 /// Handles a request.
-pub type Handler = for<'a> fn(&'a Context<'a>, Request<Bytes>) -> Handling<'a>;
+pub(crate) type Handler = for<'a> fn(&'a Context<'a>, Request<Bytes>) -> Handling<'a>;
 
 /// Returns a type's schema.
-pub type SchemaOf = fn(&mut SchemaGenerator) -> Schema;
+pub(crate) type SchemaOf = fn(&mut SchemaGenerator) -> Schema;
 
 /// Returns the schema of `T`.
-pub fn schema<T: schemars::JsonSchema>(generator: &mut SchemaGenerator) -> Schema {
+pub(crate) fn schema<T: schemars::JsonSchema>(generator: &mut SchemaGenerator) -> Schema {
     generator.subschema_for::<T>()
 }
 
 /// A query parameter of an operation.
 #[derive(Debug, Clone, Copy)]
-pub struct Parameter {
+pub(crate) struct Parameter {
     /// Name, unique in its operation.
     pub name: &'static str,
     /// Description for the OpenAPI document.
@@ -88,7 +89,7 @@ pub struct Parameter {
 
 /// The form of a parameter's value.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum ParameterKind {
+pub(crate) enum ParameterKind {
     /// Any text.
     Text,
     /// The size of a page.
@@ -101,7 +102,7 @@ pub enum ParameterKind {
 
 /// A successful response.
 #[derive(Clone, Copy)]
-pub struct Success {
+pub(crate) struct Success {
     /// Status code.
     pub status: u16,
     /// When the response is sent.
@@ -113,7 +114,7 @@ pub struct Success {
 }
 
 /// One operation of the API.
-pub struct Operation {
+pub(crate) struct Operation {
     /// Operation id, unique.
     pub id: &'static str,
     /// Group of operations.
@@ -151,7 +152,7 @@ impl std::fmt::Debug for Operation {
 }
 
 /// The context of a request.
-pub struct Context<'a> {
+pub(crate) struct Context<'a> {
     /// The shared state of the relay.
     pub state: &'a Arc<ControlPlane>,
     /// The API key of the caller.
@@ -165,19 +166,19 @@ pub struct Context<'a> {
 
 impl Context<'_> {
     /// Returns the value of `{name}` in the path.
-    pub fn path(&self, name: &str) -> &str {
+    pub(crate) fn path(&self, name: &str) -> &str {
         let found = self.path.iter().find(|(known, _)| *known == name);
         found.map_or("", |(_, value)| value)
     }
 
     /// Returns the database, with the caller as the actor of the audit record.
-    pub fn storage(&self) -> Storage {
+    pub(crate) fn storage(&self) -> Storage {
         let storage = self.state.directory.storage();
         storage.acting(&self.principal.client_id)
     }
 
     /// Returns whether the caller is a site administrator.
-    pub fn is_site_admin(&self) -> bool {
+    pub(crate) fn is_site_admin(&self) -> bool {
         self.principal.role == Role::SiteAdmin
     }
 
@@ -185,7 +186,7 @@ impl Context<'_> {
     ///
     /// # Errors
     /// `forbidden`.
-    pub fn check(&self, object: Object<'_>) -> Result<(), Problem> {
+    pub(crate) fn check(&self, object: Object<'_>) -> Result<(), Problem> {
         Ok(self.principal.scope.check(object)?)
     }
 
@@ -195,7 +196,7 @@ impl Context<'_> {
     /// # Errors
     /// `invalid_request` when a site administrator names none, `not_found` for an unknown name, `forbidden`
     /// for another tenant's.
-    pub fn tenant(&self) -> Result<Arc<str>, Problem> {
+    pub(crate) fn tenant(&self) -> Result<Arc<str>, Problem> {
         self.tenant_of(self.query.text("tenant"))
     }
 
@@ -203,7 +204,7 @@ impl Context<'_> {
     ///
     /// # Errors
     /// As [`Self::tenant`].
-    pub fn tenant_of(&self, named: Option<&str>) -> Result<Arc<str>, Problem> {
+    pub(crate) fn tenant_of(&self, named: Option<&str>) -> Result<Arc<str>, Problem> {
         match named {
             None if self.is_site_admin() => Err(Problem::invalid(
                 "name the tenant: a site administrator's key belongs to none",
@@ -252,7 +253,7 @@ fn fit(template: &'static str, path: &str) -> Option<Vec<(&'static str, String)>
 /// # Errors
 /// The handler's. `not_found` and `method_not_allowed` come before authentication, since the table is
 /// public.
-pub async fn dispatch(
+pub(crate) async fn dispatch(
     state: &Arc<ControlPlane>,
     connection: &Arc<Connection>,
     waiting: &mut Option<Request<Incoming>>,

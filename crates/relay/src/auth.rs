@@ -23,7 +23,7 @@ const WINDOW: Duration = Duration::from_secs(60);
 
 /// Checks API keys, and counts failures.
 #[derive(Debug)]
-pub struct Authenticator {
+pub(crate) struct Authenticator {
     directory: Arc<Directory>,
     audit: Arc<Auditing>,
     metrics: Arc<Metrics>,
@@ -33,7 +33,7 @@ pub struct Authenticator {
 impl Authenticator {
     /// Returns an authenticator. `failures_per_minute`: authentication failures allowed for each client
     /// address.
-    pub fn new(
+    pub(crate) fn new(
         directory: Arc<Directory>,
         audit: Arc<Auditing>,
         metrics: Arc<Metrics>,
@@ -57,7 +57,7 @@ impl Authenticator {
     /// the database does not respond; `directory_stale`; `tenant_suspended`; `rate_limited` for an address
     /// with too many failures. A valid key is accepted from any address, since many callers may share a
     /// load balancer's.
-    pub async fn authenticate(
+    pub(crate) async fn authenticate(
         &self,
         headers: &HeaderMap,
         peer: IpAddr,
@@ -69,7 +69,7 @@ impl Authenticator {
     ///
     /// # Errors
     /// As [`Self::authenticate`].
-    pub async fn authenticate_by(
+    pub(crate) async fn authenticate_by(
         &self,
         headers: &HeaderMap,
         name: &HeaderName,

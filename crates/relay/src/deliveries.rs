@@ -28,20 +28,20 @@ mod error;
 mod expiry;
 mod in_flight;
 mod inbox;
-pub mod rate;
+pub(crate) mod rate;
 mod reconcile;
-pub mod request;
+pub(crate) mod request;
 mod route;
 mod secrets;
 mod settle;
-pub mod sign;
-pub mod state;
+pub(crate) mod sign;
+pub(crate) mod state;
 mod task;
 
 pub(crate) use context::DeliveryContext;
 pub(crate) use engine::run;
 pub(crate) use expiry::expire;
-pub use secrets::ShownSecret;
+pub(crate) use secrets::ShownSecret;
 
 use crate::config;
 use crate::problem::Problem;
@@ -70,7 +70,7 @@ const RETRY_QUEUE_FULL: Duration = Duration::from_secs(30);
 
 /// A call that a caller submits for delivery.
 #[derive(Debug)]
-pub struct SubmittedCall {
+pub(crate) struct SubmittedCall {
     /// The call's id.
     pub id: String,
     /// The target's URL.
@@ -103,7 +103,7 @@ pub struct SubmittedCall {
 
 /// The result of submitting a call.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Receipt {
+pub(crate) struct Receipt {
     /// The call's id. For a repeated request, that of the first one.
     pub id: String,
     /// The call's state.
@@ -114,7 +114,7 @@ pub struct Receipt {
 
 /// The stored calls of one relay.
 #[derive(Debug)]
-pub struct Deliveries {
+pub(crate) struct Deliveries {
     storage: Storage,
     batch: Batch,
     vault: Arc<Vault>,
@@ -131,7 +131,7 @@ pub struct Deliveries {
 
 impl Deliveries {
     /// Returns the stored calls of a relay that starts. Nothing is delivered until [`run`] runs.
-    pub fn new(storage: Storage, vault: Vault, config: config::Deliveries) -> Self {
+    pub(crate) fn new(storage: Storage, vault: Vault, config: config::Deliveries) -> Self {
         Self {
             batch: storage.start_batch(),
             submissions: SubmissionLimiter::new(config.accepted_per_second),
@@ -151,7 +151,7 @@ impl Deliveries {
     /// # Errors
     /// `conflict` when the idempotency key was used for another request, `rate_limited` when the tenant
     /// submits too many calls, `overloaded` when the database does not respond.
-    pub async fn accept(
+    pub(crate) async fn accept(
         &self,
         tenant: &Arc<str>,
         client_id: &str,
@@ -246,18 +246,18 @@ impl Deliveries {
 
     /// Wakes the engine for a new tunnel, which it finds in the registry. Nothing is delivered through the
     /// tunnel before the engine has compared its journal.
-    pub fn tunnel_up(&self, entry: &TunnelEntry) {
+    pub(crate) fn tunnel_up(&self, entry: &TunnelEntry) {
         self.inbox.routes(&entry.owner.tenant);
     }
 
     /// Wakes the engine because a tunnel has ended, or serves other hosts or endpoints.
-    pub fn routes_changed(&self, tenant: &Arc<str>) {
+    pub(crate) fn routes_changed(&self, tenant: &Arc<str>) {
         self.inbox.routes(tenant);
     }
 
     /// Takes a bridge's report on an attempt. A report that finds no room in the inbox is not lost: the
     /// bridge repeats it until it is acknowledged, and the engine sends open attempts again.
-    pub fn on_result(
+    pub(crate) fn on_result(
         &self,
         owner: &TunnelOwner,
         instance: [u8; 16],
@@ -287,21 +287,21 @@ impl Deliveries {
     }
 
     /// Counts finished calls of a tenant that are pending again, and wakes the engine.
-    pub fn calls_redelivered(&self, tenant: &Arc<str>, calls: u64) {
+    pub(crate) fn calls_redelivered(&self, tenant: &Arc<str>, calls: u64) {
         *self.queued().entry(tenant.clone()).or_default() += calls;
         self.inbox.routes(tenant);
         self.inbox.due(tenant);
     }
 
     /// Counts calls of a tenant that were cancelled.
-    pub fn calls_cancelled(&self, tenant: &Arc<str>, calls: u64) {
+    pub(crate) fn calls_cancelled(&self, tenant: &Arc<str>, calls: u64) {
         if let Some(count) = self.queued().get_mut(tenant) {
             *count = count.saturating_sub(calls);
         }
     }
 
     /// Forgets a deleted tenant and its keys.
-    pub fn forget_tenant(&self, tenant: &str) {
+    pub(crate) fn forget_tenant(&self, tenant: &str) {
         // The keys in memory would otherwise outlive the rows that they decrypt.
         self.vault.forget(tenant);
         self.secrets.forget(tenant);
@@ -310,7 +310,7 @@ impl Deliveries {
 
     /// Sets the epoch of the lease under which deliveries are written from now on; zero for none. A write
     /// under an older epoch has no effect.
-    pub fn hold(&self, epoch: i64) {
+    pub(crate) fn hold(&self, epoch: i64) {
         self.batch.hold(epoch);
     }
 
@@ -325,22 +325,22 @@ impl Deliveries {
     }
 
     /// Returns how many attempts run.
-    pub fn attempts_running(&self) -> usize {
+    pub(crate) fn attempts_running(&self) -> usize {
         self.in_flight.count()
     }
 
     /// Returns how many unfinished calls a tenant has.
-    pub fn queued_of(&self, tenant: &str) -> u64 {
+    pub(crate) fn queued_of(&self, tenant: &str) -> u64 {
         self.queued().get(tenant).copied().unwrap_or(0)
     }
 
     /// Returns the database.
-    pub fn storage(&self) -> &Storage {
+    pub(crate) fn storage(&self) -> &Storage {
         &self.storage
     }
 
     /// Returns the number of commits since the start, and of the changes in them.
-    pub fn commits(&self) -> (u64, u64) {
+    pub(crate) fn commits(&self) -> (u64, u64) {
         self.batch.counts()
     }
 
@@ -373,7 +373,7 @@ impl Deliveries {
 ///
 /// # Errors
 /// [`NoRandom`](crate::storage::NoRandom).
-pub fn fresh_id() -> Result<String, crate::storage::NoRandom> {
+pub(crate) fn fresh_id() -> Result<String, crate::storage::NoRandom> {
     Ok(call_id::call_id(crate::storage::random()?))
 }
 

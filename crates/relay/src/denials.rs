@@ -38,7 +38,7 @@ const LOG_LINES_PER_SECOND: u32 = 5;
 
 /// What was denied.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum Denied {
+pub(crate) enum Denied {
     /// A request: its key is missing or wrong, or lacks the permission.
     Request,
     /// The pairing of a bridge.
@@ -59,7 +59,7 @@ impl Denied {
 
 /// The client that was denied, as far as it is known.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Hash)]
-pub struct DeniedClient {
+pub(crate) struct DeniedClient {
     /// The tenant's id; empty if unknown.
     pub tenant: Arc<str>,
     /// The client id of an existing key, or a bridge's name; empty if unknown.
@@ -70,7 +70,7 @@ pub struct DeniedClient {
 
 impl DeniedClient {
     /// Returns the client with an authenticated key.
-    pub fn of(principal: &Principal) -> Self {
+    pub(crate) fn of(principal: &Principal) -> Self {
         Self {
             tenant: principal.tenant.clone(),
             object: principal.client_id.clone(),
@@ -124,7 +124,7 @@ struct Inner {
 
 /// Denials that are not stored yet.
 #[derive(Debug)]
-pub struct Denials {
+pub(crate) struct Denials {
     inner: Mutex<Inner>,
     log_limiter: LogRateLimiter,
 }
@@ -139,7 +139,7 @@ impl Default for Denials {
 }
 
 /// Returns whether a failure with this code is a denial.
-pub fn is_denial(code: Code) -> bool {
+pub(crate) fn is_denial(code: Code) -> bool {
     matches!(
         code,
         Code::Unauthorized | Code::Forbidden | Code::TenantSuspended | Code::RateLimited
@@ -148,7 +148,13 @@ pub fn is_denial(code: Code) -> bool {
 
 impl Denials {
     /// Logs a denial and adds it to the sums.
-    pub fn note(&self, denied: Denied, code: &'static str, client: DeniedClient, address: IpAddr) {
+    pub(crate) fn note(
+        &self,
+        denied: Denied,
+        code: &'static str,
+        client: DeniedClient,
+        address: IpAddr,
+    ) {
         // Any client can cause these lines.
         if self.log_limiter.allow() {
             tracing::warn!(
@@ -177,7 +183,7 @@ impl Denials {
     }
 
     /// Returns the rows that the budgets allow now; with `all`, every row, for the shutdown.
-    pub fn take_events(&self, now: Instant, all: bool) -> Vec<AuditEvent> {
+    pub(crate) fn take_events(&self, now: Instant, all: bool) -> Vec<AuditEvent> {
         let mut inner = self.lock();
         let mut sums: Vec<(Kind, u64)> = inner.sums.drain().collect();
         inner.of_tenant.clear();

@@ -10,7 +10,7 @@
 //! back, not followed.
 
 mod concurrency;
-pub mod pattern;
+pub(crate) mod pattern;
 
 use crate::capacity::{Reservation, Unread, collect_response};
 use crate::config;
@@ -44,7 +44,7 @@ const DISCARD_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// A request that the relay makes itself.
 #[derive(Debug)]
-pub struct DirectRequest {
+pub(crate) struct DirectRequest {
     /// The tenant that makes it.
     pub tenant: Arc<str>,
     /// The tenant's caller that it is for.
@@ -70,7 +70,7 @@ pub struct DirectRequest {
 
 /// The response.
 #[derive(Debug)]
-pub struct DirectResponse {
+pub(crate) struct DirectResponse {
     /// Its status.
     pub status: StatusCode,
     /// Its header fields.
@@ -83,7 +83,7 @@ pub struct DirectResponse {
 
 /// Makes direct calls.
 #[derive(Debug)]
-pub struct Direct {
+pub(crate) struct Direct {
     limiter: ConcurrencyLimiter,
     resolver: Resolver,
     client: Client,
@@ -91,7 +91,7 @@ pub struct Direct {
 
 impl Direct {
     /// Prepares calls as configured. Certificates are read with the first HTTPS call.
-    pub fn new(config: config::Direct) -> Self {
+    pub(crate) fn new(config: config::Direct) -> Self {
         Self {
             limiter: ConcurrencyLimiter::new(config.concurrent_max, config.concurrent_per_tenant),
             resolver: Resolver::new(config.lookups_max as usize),
@@ -110,7 +110,7 @@ impl Direct {
     ///
     /// # Errors
     /// `overloaded` where the relay or the tenant cannot look up one more name now, else `target_dns`.
-    pub async fn resolve(
+    pub(crate) async fn resolve(
         &self,
         tenant: &Arc<str>,
         caller: &Arc<str>,
@@ -120,7 +120,7 @@ impl Direct {
     }
 
     /// Returns every address of a host, or none where it cannot be looked up.
-    pub async fn addresses(&self, tenant: &Arc<str>, host: &Host) -> Vec<IpAddr> {
+    pub(crate) async fn addresses(&self, tenant: &Arc<str>, host: &Host) -> Vec<IpAddr> {
         let caller = Arc::from("");
         self.resolve(tenant, &caller, host)
             .await
@@ -128,7 +128,7 @@ impl Direct {
     }
 
     /// Returns whether there is an address, and all of them are on the public internet.
-    pub fn are_public(addresses: &[IpAddr]) -> bool {
+    pub(crate) fn are_public(addresses: &[IpAddr]) -> bool {
         !addresses.is_empty() && addresses.iter().all(|a| policy::address::is_public(*a))
     }
 
@@ -136,7 +136,7 @@ impl Direct {
     ///
     /// # Errors
     /// The failure, with how far the call came.
-    pub async fn call(
+    pub(crate) async fn call(
         &self,
         policy: &Policy,
         request: DirectRequest,

@@ -16,8 +16,8 @@ mod lookup_limiter;
 mod services;
 mod state;
 
-pub use services::ServiceReports;
-pub use state::{BridgeSummary, TunnelClaim};
+pub(crate) use services::ServiceReports;
+pub(crate) use state::{BridgeSummary, TunnelClaim};
 
 use crate::access::{Credentials, Principal};
 use crate::admission::network;
@@ -40,13 +40,13 @@ use tokio::sync::{Mutex, watch};
 
 /// How often the database is asked for a newer revision. The tunnels and exchanges of a key that another
 /// process revoked are closed within this interval and the time of a read, well within the promised 2 s.
-pub const REFRESH: Duration = Duration::from_millis(500);
+pub(crate) const REFRESH: Duration = Duration::from_millis(500);
 
 /// Shortest interval between two reads because of unknown keys.
-pub const LOOKUP_INTERVAL: Duration = Duration::from_millis(50);
+pub(crate) const LOOKUP_INTERVAL: Duration = Duration::from_millis(50);
 
 /// Default of how long the last state stays valid while the database does not respond.
-pub const STALE_MAX: Duration = Duration::from_secs(24 * 3600);
+pub(crate) const STALE_MAX: Duration = Duration::from_secs(24 * 3600);
 
 /// Time limit of a read.
 const READ_TIMEOUT: Duration = Duration::from_secs(5);
@@ -59,7 +59,7 @@ const OUTAGE_NOTICED: Duration = Duration::from_secs(60);
 
 /// The tenants, keys and bridges in memory.
 #[derive(Debug)]
-pub struct Directory {
+pub(crate) struct Directory {
     storage: Storage,
     state: RwLock<State>,
     changed: watch::Sender<i64>,
@@ -82,7 +82,7 @@ impl Directory {
     ///
     /// # Errors
     /// [`StorageError`] when the database does not respond.
-    pub async fn load(storage: Storage) -> Result<Arc<Self>, StorageError> {
+    pub(crate) async fn load(storage: Storage) -> Result<Arc<Self>, StorageError> {
         Self::load_for(storage, STALE_MAX).await
     }
 
@@ -90,7 +90,7 @@ impl Directory {
     ///
     /// # Errors
     /// [`StorageError`] when the database does not respond.
-    pub async fn load_for(
+    pub(crate) async fn load_for(
         storage: Storage,
         stale_max: Duration,
     ) -> Result<Arc<Self>, StorageError> {
@@ -119,7 +119,7 @@ impl Directory {
     }
 
     /// Returns the database.
-    pub fn storage(&self) -> &Storage {
+    pub(crate) fn storage(&self) -> &Storage {
         &self.storage
     }
 
@@ -127,7 +127,7 @@ impl Directory {
     ///
     /// # Errors
     /// [`StorageError`] when the database does not respond; the last state stays.
-    pub async fn refresh(&self) -> Result<(), StorageError> {
+    pub(crate) async fn refresh(&self) -> Result<(), StorageError> {
         // One read at a time: concurrent ones would apply older changes after newer ones.
         let mut asked = self.asked.lock().await;
         *asked = Instant::now();
@@ -136,7 +136,7 @@ impl Directory {
 
     /// Reads what this process has just changed. An error is only logged: the change is committed, and the
     /// next read finds it.
-    pub async fn follow_change(&self) {
+    pub(crate) async fn follow_change(&self) {
         if let Err(error) = self.refresh().await {
             tracing::warn!(%error, "a change is stored, and takes effect when the database responds again");
         }
@@ -144,7 +144,7 @@ impl Directory {
 
     /// Reads what has changed until now. Concurrent callers share one read, and there is at most one every
     /// [`LOOKUP_INTERVAL`]. Returns whether the database responded.
-    pub async fn refresh_shared(&self) -> bool {
+    pub(crate) async fn refresh_shared(&self) -> bool {
         let arrived = Instant::now();
         let mut asked = self.asked.lock().await;
         // A read that began after the arrival has everything that the caller waits for.
@@ -160,7 +160,7 @@ impl Directory {
 
     /// Reads what has changed until now, because of an unknown peer. An address that causes many reads
     /// waits for the next regular one. Returns whether the database responded.
-    pub async fn refresh_for(&self, peer: IpAddr) -> bool {
+    pub(crate) async fn refresh_for(&self, peer: IpAddr) -> bool {
         if self.lookups.take(network(peer), Instant::now()) {
             return self.refresh_shared().await;
         }
@@ -219,7 +219,7 @@ impl Directory {
     }
 
     /// Returns the age of the state: the time since the last successful read began.
-    pub fn age(&self) -> Duration {
+    pub(crate) fn age(&self) -> Duration {
         let read = self.read_ms.load(Ordering::Acquire);
         Duration::from_millis(self.millis(Instant::now()).saturating_sub(read))
     }
@@ -230,7 +230,7 @@ impl Directory {
     }
 
     /// Returns whether the state is too old to authenticate anything.
-    pub fn is_stale(&self) -> bool {
+    pub(crate) fn is_stale(&self) -> bool {
         self.age() > self.stale_max
     }
 
@@ -238,7 +238,7 @@ impl Directory {
     ///
     /// # Errors
     /// `directory_stale`.
-    pub fn check_fresh(&self) -> Result<(), Failure> {
+    pub(crate) fn check_fresh(&self) -> Result<(), Failure> {
         if !self.is_stale() {
             return Ok(());
         }
@@ -251,13 +251,13 @@ impl Directory {
     }
 
     /// Returns the last long outage of the database that has ended, once.
-    pub fn take_outage(&self) -> Option<Duration> {
+    pub(crate) fn take_outage(&self) -> Option<Duration> {
         let mut outage = self.outage.lock().unwrap_or_else(PoisonError::into_inner);
         outage.take()
     }
 
     /// Keeps the state up to date until the task is dropped.
-    pub async fn keep_fresh(self: Arc<Self>) {
+    pub(crate) async fn keep_fresh(self: Arc<Self>) {
         let mut failing_since = None;
         let mut was_stale = false;
         let mut seen_stale = false;
@@ -299,7 +299,7 @@ impl Directory {
     }
 
     /// Returns a receiver that is notified of every change.
-    pub fn changed(&self) -> watch::Receiver<i64> {
+    pub(crate) fn changed(&self) -> watch::Receiver<i64> {
         self.changed.subscribe()
     }
 
@@ -308,7 +308,7 @@ impl Directory {
     /// # Errors
     /// `unauthorized`, with the same text and after the same work for an unknown client id and a wrong
     /// secret; `tenant_suspended`; `directory_stale`.
-    pub fn authenticate(&self, credentials: &Credentials) -> Result<Principal, Failure> {
+    pub(crate) fn authenticate(&self, credentials: &Credentials) -> Result<Principal, Failure> {
         self.check_fresh()?;
         let presented = credentials.secret.hash();
         let state = self.state();
@@ -345,7 +345,7 @@ impl Directory {
     }
 
     /// Returns the client that names this client id, if a valid key has it. Nothing is proved by naming it.
-    pub fn client_of(&self, client_id: &str) -> DeniedClient {
+    pub(crate) fn client_of(&self, client_id: &str) -> DeniedClient {
         let state = self.state();
         let found = state.key(client_id).map(|entry| DeniedClient {
             tenant: entry.key.tenant.shared(),
@@ -356,19 +356,19 @@ impl Directory {
     }
 
     /// Returns when keys were last used, for those used since `since`, in seconds since 1970.
-    pub fn used_since(&self, since: i64) -> HashMap<ClientId, i64> {
+    pub(crate) fn used_since(&self, since: i64) -> HashMap<ClientId, i64> {
         self.state().used_since(since)
     }
 
     /// Returns the id of the tenant with this name.
-    pub fn tenant_named(&self, name: &str) -> Option<Arc<str>> {
+    pub(crate) fn tenant_named(&self, name: &str) -> Option<Arc<str>> {
         let state = self.state();
         let found = state.tenant_named(name).map(|(id, _)| id.shared());
         found.filter(|id| &**id != SITE)
     }
 
     /// Returns a tenant's name, by its id.
-    pub fn tenant_name(&self, id: &str) -> Option<Arc<str>> {
+    pub(crate) fn tenant_name(&self, id: &str) -> Option<Arc<str>> {
         let state = self.state();
         state
             .tenant(&TenantId::from(id))
@@ -376,39 +376,44 @@ impl Directory {
     }
 
     /// Returns whether a tenant (its id) is active.
-    pub fn is_active(&self, id: &str) -> bool {
+    pub(crate) fn is_active(&self, id: &str) -> bool {
         let state = self.state();
         let found = state.tenant(&TenantId::from(id));
         found.is_some_and(|entry| entry.state == TenantState::Active)
     }
 
     /// Returns the URL patterns that the relay may call directly for a tenant (its id).
-    pub fn direct_urls(&self, id: &str) -> Arc<[String]> {
+    pub(crate) fn direct_urls(&self, id: &str) -> Arc<[String]> {
         let state = self.state();
         let found = state.tenant(&TenantId::from(id));
         found.map_or_else(Arc::default, |entry| entry.direct_urls.clone())
     }
 
     /// Returns the ids of all tenants.
-    pub fn tenant_ids(&self) -> Vec<Arc<str>> {
+    pub(crate) fn tenant_ids(&self) -> Vec<Arc<str>> {
         let state = self.state();
         state.tenants().map(|(id, _)| id.shared()).collect()
     }
 
     /// Returns whether a caller's key is still valid and its tenant active.
-    pub fn principal_may_stay(&self, principal: &Principal) -> bool {
+    pub(crate) fn principal_may_stay(&self, principal: &Principal) -> bool {
         !self.is_stale() && self.state().principal_may_stay(principal)
     }
 
     /// Returns the bridge that a HELLO claims to be: its owner, the key (32 bytes) that must have signed,
     /// and whether it may connect. `None` if it was never registered. `tenant` is an id or a name.
-    pub fn identity(&self, tenant: &str, bridge: &str, instance: &[u8; 16]) -> Option<TunnelClaim> {
+    pub(crate) fn identity(
+        &self,
+        tenant: &str,
+        bridge: &str,
+        instance: &[u8; 16],
+    ) -> Option<TunnelClaim> {
         self.state().identity(tenant, bridge, instance)
     }
 
     /// Returns what a bridge may do with each endpoint that it declares, in their order; and whether it may
     /// serve hosts. A bridge whose key lists endpoints may not.
-    pub fn endpoints_of<'a>(
+    pub(crate) fn endpoints_of<'a>(
         &self,
         owner: &TunnelOwner,
         declared: impl Iterator<Item = &'a str>,
@@ -417,34 +422,34 @@ impl Directory {
     }
 
     /// Returns the names of the valid bridges of a tenant (its id) that own an endpoint's name.
-    pub fn holders_of(&self, tenant: &str, endpoint: &str) -> Vec<Arc<str>> {
+    pub(crate) fn holders_of(&self, tenant: &str, endpoint: &str) -> Vec<Arc<str>> {
         self.state().holders_of(tenant, endpoint)
     }
 
     /// Returns the endpoint names that a bridge (its id) of a tenant (its id) owns, in order.
-    pub fn claimed_by(&self, tenant: &str, bridge: &str) -> Vec<String> {
+    pub(crate) fn claimed_by(&self, tenant: &str, bridge: &str) -> Vec<String> {
         self.state().claimed_by(tenant, bridge)
     }
 
     /// Returns the revision at which the result of [`Self::endpoints_of`] may last have changed.
-    pub fn claims_revision(&self) -> i64 {
+    pub(crate) fn claims_revision(&self) -> i64 {
         self.state().claims_revision()
     }
 
     /// Returns whether a tunnel may stay connected.
-    pub fn owner_may_stay(&self, owner: &TunnelOwner) -> bool {
+    pub(crate) fn owner_may_stay(&self, owner: &TunnelOwner) -> bool {
         self.close_reason(owner).is_none()
     }
 
     /// Returns why a tunnel must close now, if it must.
-    pub fn close_reason(&self, owner: &TunnelOwner) -> Option<EndReason> {
+    pub(crate) fn close_reason(&self, owner: &TunnelOwner) -> Option<EndReason> {
         // `Draining`, since the bridge may reconnect when the database responds again.
         let stale = self.is_stale().then_some(EndReason::Draining);
         self.state().close_reason(owner).or(stale)
     }
 
     /// Returns the valid bridges of a tenant (its id), by name.
-    pub fn bridges_of(&self, tenant: &str) -> Vec<BridgeSummary> {
+    pub(crate) fn bridges_of(&self, tenant: &str) -> Vec<BridgeSummary> {
         self.state().bridges_of(tenant)
     }
 }

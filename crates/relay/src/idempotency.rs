@@ -18,7 +18,7 @@
 mod attempt;
 mod response;
 
-pub use response::StoredResponse;
+pub(crate) use response::StoredResponse;
 
 use crate::body::Body;
 use crate::problem::Problem;
@@ -52,7 +52,7 @@ const SWEEP_INTERVAL: Duration = Duration::from_secs(60);
 
 /// A request with an idempotency key.
 #[derive(Debug, Clone)]
-pub struct KeyedRequest {
+pub(crate) struct KeyedRequest {
     /// The tenant's id.
     pub tenant: Arc<str>,
     /// The client id of the API key that sent it.
@@ -67,7 +67,7 @@ pub struct KeyedRequest {
 
 /// A request that was executed.
 #[derive(Debug)]
-pub struct ExecutedRequest {
+pub(crate) struct ExecutedRequest {
     /// The caller's response.
     pub response: Response<Body>,
     /// The response to a repeat.
@@ -104,7 +104,7 @@ struct Entries {
 
 /// The keys of requests that are in flight here, in front of those in the database.
 #[derive(Debug)]
-pub struct IdempotencyCache {
+pub(crate) struct IdempotencyCache {
     entries: Mutex<Entries>,
     storage: Storage,
     batch: Batch,
@@ -123,7 +123,7 @@ enum Claim {
 
 impl IdempotencyCache {
     /// Returns an empty cache. Claims and outcomes are written by `batch` and sealed by `vault`.
-    pub fn new(storage: Storage, batch: Batch, vault: Arc<Vault>) -> Self {
+    pub(crate) fn new(storage: Storage, batch: Batch, vault: Arc<Vault>) -> Self {
         Self {
             entries: Mutex::default(),
             storage,
@@ -137,7 +137,7 @@ impl IdempotencyCache {
     }
 
     /// Forgets outcomes, because this process no longer serves: only the database is right from now on.
-    pub fn clear(&self) {
+    pub(crate) fn clear(&self) {
         let mut entries = self.lock();
         // A request that is in flight keeps its entry: its task removes it.
         entries
@@ -154,7 +154,7 @@ impl IdempotencyCache {
     /// # Errors
     /// `conflict` for a key of another request, `outcome_unknown`, `rate_limited` when too many keys are stored, and
     /// the errors of storing a key.
-    pub async fn execute<F>(
+    pub(crate) async fn execute<F>(
         self: &Arc<Self>,
         request: KeyedRequest,
         execution: F,
@@ -207,7 +207,7 @@ impl IdempotencyCache {
     }
 
     /// Deletes expired keys, and counts the stored ones, until the task is aborted.
-    pub async fn keep_clean(&self, serving: &Serving) {
+    pub(crate) async fn keep_clean(&self, serving: &Serving) {
         loop {
             serving.active().await;
             if let Err(error) = self.sweep().await {

@@ -16,7 +16,7 @@ use std::sync::atomic::Ordering;
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-pub use runtime::metrics::CONTENT_TYPE;
+pub(crate) use runtime::metrics::CONTENT_TYPE;
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct Outcome {
@@ -41,7 +41,7 @@ struct DirectionLabel {
 
 /// What is read at each scrape.
 #[derive(Debug, Clone, Copy, Default)]
-pub struct Snapshot {
+pub(crate) struct Snapshot {
     /// Connected tunnels.
     pub sessions: usize,
     /// Exchanges in progress.
@@ -76,7 +76,7 @@ pub struct Snapshot {
 
 /// The outcome of a TLS handshake.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Handshake {
+pub(crate) enum Handshake {
     /// With certificate and signature.
     Full,
     /// With the ticket of an earlier session.
@@ -133,7 +133,7 @@ runtime::metrics! {
 }
 
 /// The relay's metrics.
-pub struct Metrics {
+pub(crate) struct Metrics {
     registry: Mutex<Registry>,
     values: Values,
     process: Process,
@@ -160,7 +160,7 @@ fn count(family: &Family<Outcome, Counter>, outcome: &'static str) {
 
 impl Metrics {
     /// Returns metrics at zero.
-    pub fn new() -> Self {
+    pub(crate) fn new() -> Self {
         let mut registry = Registry::default();
         let info = Info::new([("version", env!("CARGO_PKG_VERSION"))]);
         registry.register("integration_relay_build", "The program", info);
@@ -184,34 +184,34 @@ impl Metrics {
     }
 
     /// Counts a finished request: `executed`, or the code of its failure.
-    pub fn outcome(&self, outcome: &'static str) {
+    pub(crate) fn outcome(&self, outcome: &'static str) {
         count(&self.values.exchanges, outcome);
     }
 
     /// Counts a rejected tunnel.
-    pub fn tunnel_refused(&self, reason: &'static str) {
+    pub(crate) fn tunnel_refused(&self, reason: &'static str) {
         let reason = Reason { reason };
         self.values.tunnels_refused.get_or_create(&reason).inc();
     }
 
     /// Counts a denied request.
-    pub fn request_denied(&self, reason: &'static str) {
+    pub(crate) fn request_denied(&self, reason: &'static str) {
         let reason = Reason { reason };
         self.values.requests_denied.get_or_create(&reason).inc();
     }
 
     /// Counts a pairing of a bridge: `ok`, or the code of its failure.
-    pub fn pairing(&self, outcome: &'static str) {
+    pub(crate) fn pairing(&self, outcome: &'static str) {
         count(&self.values.pairings, outcome);
     }
 
     /// Records whether deliveries are paused.
-    pub fn deliveries_paused(&self, paused: bool) {
+    pub(crate) fn deliveries_paused(&self, paused: bool) {
         self.values.deliveries_paused.set(i64::from(paused));
     }
 
     /// Counts a finished TLS handshake.
-    pub fn handshake(&self, handshake: Handshake) {
+    pub(crate) fn handshake(&self, handshake: Handshake) {
         let outcome = match handshake {
             Handshake::Full => "full",
             Handshake::Resumed => "resumed",
@@ -222,45 +222,45 @@ impl Metrics {
     }
 
     /// Counts a connection that could not be accepted.
-    pub fn accept_failed(&self) {
+    pub(crate) fn accept_failed(&self) {
         self.values.accept_failures.inc();
     }
 
     /// Counts a reload of config or certificate.
-    pub fn reloaded(&self, taken: bool) {
+    pub(crate) fn reloaded(&self, taken: bool) {
         let outcome = if taken { "taken" } else { "refused" };
         count(&self.values.reloads, outcome);
     }
 
     /// Records the duration of a call: by route `bridge`, `direct` or `none`, and `ok` or the failure's code.
-    pub fn call_took(&self, route: &'static str, outcome: &'static str, took: Duration) {
+    pub(crate) fn call_took(&self, route: &'static str, outcome: &'static str, took: Duration) {
         let label = CallLabel { route, outcome };
         let histogram = self.values.call_duration.get_or_create(&label);
         histogram.observe(took.as_secs_f64());
     }
 
     /// Records the time to the head of an endpoint's response.
-    pub fn endpoint_took(&self, took: Duration) {
+    pub(crate) fn endpoint_took(&self, took: Duration) {
         self.values.endpoint_head.observe(took.as_secs_f64());
     }
 
     /// Records when the relay's certificate expires, in seconds since 1970.
-    pub fn certificate_expires(&self, at: i64) {
+    pub(crate) fn certificate_expires(&self, at: i64) {
         self.values.certificate_expires.set(at);
     }
 
     /// Counts a finished delivery.
-    pub fn delivery(&self, outcome: &'static str) {
+    pub(crate) fn delivery(&self, outcome: &'static str) {
         count(&self.values.deliveries, outcome);
     }
 
     /// Counts a finished attempt of a delivery: `answered`, or the code of its failure.
-    pub fn attempt(&self, outcome: &'static str) {
+    pub(crate) fn attempt(&self, outcome: &'static str) {
         count(&self.values.delivery_attempts, outcome);
     }
 
     /// Records the unfinished deliveries that the database has.
-    pub fn deliveries_queued(&self, queued: &[Queued]) {
+    pub(crate) fn deliveries_queued(&self, queued: &[Queued]) {
         for state in CallState::ALL {
             // Every state is set, also to zero: a gauge that is not set keeps its last value.
             if state.is_final() {
@@ -281,17 +281,17 @@ impl Metrics {
     }
 
     /// Counts bytes of a request's body that went to a target.
-    pub fn bytes_up(&self, bytes: u64) {
+    pub(crate) fn bytes_up(&self, bytes: u64) {
         self.body_up.inc_by(bytes);
     }
 
     /// Counts bytes of a response's body that went to a caller.
-    pub fn bytes_down(&self, bytes: u64) {
+    pub(crate) fn bytes_down(&self, bytes: u64) {
         self.body_down.inc_by(bytes);
     }
 
     /// Returns all metrics as text.
-    pub fn render(&self, now: Snapshot) -> String {
+    pub(crate) fn render(&self, now: Snapshot) -> String {
         let values = &self.values;
         values.sessions.set(gauge_value(now.sessions));
         values.exchanges_running.set(gauge_value(now.exchanges));

@@ -48,7 +48,7 @@ const BRIDGE_OFFLINE: &str = "bridge_offline";
 ///
 /// # Errors
 /// The reason.
-pub fn check_url(url: &str) -> Result<(), String> {
+pub(crate) fn check_url(url: &str) -> Result<(), String> {
     if url.len() > NOTICE_URL_MAX_BYTES {
         return Err(format!(
             "notice_url has {} bytes, the limit is {NOTICE_URL_MAX_BYTES}",
@@ -61,7 +61,7 @@ pub fn check_url(url: &str) -> Result<(), String> {
 
 /// Checks causes until the relay stops. Also stores what is in memory only: when bridges were connected,
 /// and when keys were used.
-pub async fn run(state: Arc<ControlPlane>) {
+pub(crate) async fn run(state: Arc<ControlPlane>) {
     let mut used_until = now() - 60;
     loop {
         tokio::select! {
@@ -79,7 +79,7 @@ pub async fn run(state: Arc<ControlPlane>) {
 }
 
 /// Logs that deliveries were paused or resumed, which any process with the database can do.
-pub async fn watch_pause(state: Arc<ControlPlane>) {
+pub(crate) async fn watch_pause(state: Arc<ControlPlane>) {
     let mut was_paused = false;
     loop {
         // Polled, since another process changes it in the database and sends no event.

@@ -35,7 +35,7 @@ const NAMES_SHOWN: usize = 5;
 
 /// A bridge that declares endpoints that it does not own.
 #[derive(Debug, Clone)]
-pub struct Conflict {
+pub(crate) struct Conflict {
     /// The bridge.
     pub owner: TunnelOwner,
     /// The refused endpoints with the reasons, for people.
@@ -45,7 +45,7 @@ pub struct Conflict {
 
 /// Refused declarations, and names that are not claimed yet.
 #[derive(Debug, Default)]
-pub struct Ownership {
+pub(crate) struct Ownership {
     /// By the bridge's id.
     conflicts: Mutex<HashMap<Arc<str>, Conflict>>,
     /// A connected bridge declares free names about which the database has not decided.
@@ -55,7 +55,7 @@ pub struct Ownership {
 
 impl Ownership {
     /// Returns the bridges that declare endpoints that they do not own, now or a short while ago.
-    pub fn conflicts(&self, now: Instant) -> Vec<Conflict> {
+    pub(crate) fn conflicts(&self, now: Instant) -> Vec<Conflict> {
         let mut conflicts = self.lock();
         conflicts
             .retain(|_, conflict| now.saturating_duration_since(conflict.seen) < CONFLICT_KEPT);
@@ -64,7 +64,7 @@ impl Ownership {
 
     /// Claims a bridge's free names. When this returns, the directory has the database's decision; if the
     /// database does not respond, the names are claimed again in the background.
-    pub async fn claim(&self, directory: &Directory, owner: &TunnelOwner, serves: &Serves) {
+    pub(crate) async fn claim(&self, directory: &Directory, owner: &TunnelOwner, serves: &Serves) {
         let declared = || serves.endpoints.iter().map(String::as_str);
         let (standings, _) = directory.endpoints_of(owner, declared());
         let free: Vec<String> = declared()
@@ -92,14 +92,14 @@ impl Ownership {
     }
 
     /// Returns whether names are still to be claimed, and resets that.
-    pub fn take_unclaimed(&self) -> bool {
+    pub(crate) fn take_unclaimed(&self) -> bool {
         // Relaxed: the flag guards no other data; a claim that fails meanwhile sets it again.
         self.has_unclaimed.swap(false, Ordering::Relaxed)
     }
 
     /// Routes to a tunnel the endpoints that its bridge owns now. Returns whether a new conflict appeared,
     /// which needs a notice.
-    pub fn route(
+    pub(crate) fn route(
         &self,
         directory: &Directory,
         registry: &Registry,
@@ -121,7 +121,7 @@ impl Ownership {
     }
 
     /// Notes and logs refused declarations. Returns whether the bridge had no conflict before.
-    pub fn report(&self, owner: &TunnelOwner, routes: &AdvertisedRoutes) -> bool {
+    pub(crate) fn report(&self, owner: &TunnelOwner, routes: &AdvertisedRoutes) -> bool {
         let is_new = self.note(owner, routes, Instant::now());
         if is_new && self.log_limiter.allow() {
             tracing::warn!(
@@ -136,7 +136,7 @@ impl Ownership {
     }
 
     /// Claims and routes what a bridge serves now. Returns whether a new conflict appeared.
-    pub async fn serves_changed(
+    pub(crate) async fn serves_changed(
         &self,
         directory: &Directory,
         registry: &Registry,
@@ -175,7 +175,7 @@ impl Ownership {
 }
 
 /// Returns what is routed to a bridge that serves this.
-pub fn advertised_routes(
+pub(crate) fn advertised_routes(
     directory: &Directory,
     owner: &TunnelOwner,
     serves: Arc<Serves>,
@@ -186,7 +186,7 @@ pub fn advertised_routes(
 }
 
 /// Returns why a declaration is refused; `None` if it is not.
-pub fn refusal(standing: &Standing) -> Option<String> {
+pub(crate) fn refusal(standing: &Standing) -> Option<String> {
     match standing {
         Standing::Own => None,
         Standing::Free => Some("the name is not claimed yet".to_owned()),

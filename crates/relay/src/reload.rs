@@ -28,7 +28,7 @@ pub enum ReloadError {
 ///
 /// # Errors
 /// [`ReloadError`]; nothing has changed.
-pub fn take(
+pub(crate) fn take(
     state: &ControlPlane,
     acceptor: Option<&Acceptor>,
     config: &Config,
@@ -57,7 +57,7 @@ fn try_apply(
 
 /// Follows the certificate's files: a new pair is used from the next handshake on. A broken pair is reported once
 /// and not used.
-pub async fn follow(state: Arc<ControlPlane>, acceptor: Acceptor) {
+pub(crate) async fn follow(state: Arc<ControlPlane>, acceptor: Acceptor) {
     // The files of the start: a reload that names other files installs their pair itself.
     let Some(tls) = state.config.tls.clone() else {
         return;

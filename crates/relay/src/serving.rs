@@ -23,10 +23,10 @@ use std::time::{Duration, Instant};
 use tokio::sync::watch;
 
 /// How often the lease is renewed.
-pub const RENEW_INTERVAL: Duration = Duration::from_secs(3);
+pub(crate) const RENEW_INTERVAL: Duration = Duration::from_secs(3);
 
 /// Interval between attempts to take the lease, or to renew it after an error.
-pub const RETRY_INTERVAL: Duration = Duration::from_millis(500);
+pub(crate) const RETRY_INTERVAL: Duration = Duration::from_millis(500);
 
 /// A request is served without a further check if the last check began within this. It is shorter than the
 /// lease by more than a check takes, so that no request begins under a lease that has expired.
@@ -41,7 +41,7 @@ const CHECK_TIMEOUT: Duration = Duration::from_secs(4);
 
 /// The role of this process.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Role {
+pub(crate) enum Role {
     /// Another process serves.
     Standby {
         /// The name of its node; empty if unknown.
@@ -58,7 +58,7 @@ pub enum Role {
 
 /// The role of this process, and what is known of its lease. Clones share it.
 #[derive(Debug, Clone)]
-pub struct Serving(Arc<Inner>);
+pub(crate) struct Serving(Arc<Inner>);
 
 #[derive(Debug)]
 struct Inner {
@@ -84,7 +84,7 @@ impl Default for Serving {
 
 impl Serving {
     /// Returns the state of a process in standby.
-    pub fn new() -> Self {
+    pub(crate) fn new() -> Self {
         Self::since(Instant::now())
     }
 
@@ -113,17 +113,17 @@ impl Serving {
     }
 
     /// Returns the role.
-    pub fn role(&self) -> Role {
+    pub(crate) fn role(&self) -> Role {
         self.0.role.borrow().clone()
     }
 
     /// Returns whether this process serves.
-    pub fn is_active(&self) -> bool {
+    pub(crate) fn is_active(&self) -> bool {
         self.0.is_active.load(Ordering::Acquire)
     }
 
     /// Waits until this process serves. Returns the lease's epoch.
-    pub async fn active(&self) -> i64 {
+    pub(crate) async fn active(&self) -> i64 {
         let mut role = self.0.role.subscribe();
         loop {
             if let Role::Active { epoch } = *role.borrow_and_update() {
@@ -137,13 +137,13 @@ impl Serving {
     }
 
     /// Waits until the lease of this epoch has ended, or the process leaves.
-    pub async fn ended(&self, epoch: i64) {
+    pub(crate) async fn ended(&self, epoch: i64) {
         let mut role = self.0.role.subscribe();
         let _ = role.wait_for(|role| *role != Role::Active { epoch }).await;
     }
 
     /// Returns a receiver that is notified of every change of the role.
-    pub fn changed(&self) -> watch::Receiver<Role> {
+    pub(crate) fn changed(&self) -> watch::Receiver<Role> {
         self.0.role.subscribe()
     }
 
@@ -205,7 +205,7 @@ impl Serving {
     ///
     /// # Errors
     /// `standby`.
-    pub async fn check(&self) -> Result<(), Failure> {
+    pub(crate) async fn check(&self) -> Result<(), Failure> {
         // The data path: two atomic loads for each request, and no lock.
         if self.is_active() && self.is_checked() {
             return Ok(());
@@ -242,7 +242,7 @@ impl Serving {
     ///
     /// # Errors
     /// `standby`.
-    pub async fn check_tunnel(&self) -> Result<(), Failure> {
+    pub(crate) async fn check_tunnel(&self) -> Result<(), Failure> {
         self.check().await?;
         let renewed = self.0.renewed_ms.load(Ordering::Acquire);
         let is_old = renewed != u64::MAX && self.age(renewed) > TUNNEL_LEASE_AGE_MAX;
@@ -255,12 +255,12 @@ impl Serving {
     }
 
     /// Returns the failure for a caller that reached a process in standby.
-    pub fn standing_by(&self) -> Failure {
+    pub(crate) fn standing_by(&self) -> Failure {
         Failure::not_sent(Code::Standby, self.why())
     }
 
     /// Returns why this process does not serve, for people.
-    pub fn why(&self) -> String {
+    pub(crate) fn why(&self) -> String {
         match &*self.0.role.borrow() {
             Role::Standby { active } if active.is_empty() => {
                 "this relay is in standby: it does not hold the database's lease".to_owned()

@@ -59,7 +59,7 @@ pub enum TelemetryError {
 }
 
 /// Makes spans and sends them.
-pub struct Spans {
+pub(crate) struct Spans {
     queue: mpsc::Sender<SpanData>,
     dropped: Arc<AtomicU64>,
     ratio: f64,
@@ -77,7 +77,7 @@ impl Spans {
     ///
     /// # Errors
     /// [`TelemetryError`] when the collector's URL or certificates cannot be used.
-    pub fn start(
+    pub(crate) fn start(
         config: &Telemetry,
         node: &str,
     ) -> Result<Option<(Self, JoinHandle<()>)>, TelemetryError> {
@@ -111,7 +111,7 @@ impl Spans {
     }
 
     /// Starts a span, if this request is sampled.
-    pub fn begin(
+    pub(crate) fn begin(
         self: &Arc<Self>,
         name: &'static str,
         kind: SpanKind,
@@ -197,26 +197,26 @@ impl Parent {
 
 /// A started span. It ends when it is dropped.
 #[derive(Debug)]
-pub struct Span {
+pub(crate) struct Span {
     spans: Arc<Spans>,
     data: Option<Box<SpanData>>,
 }
 
 impl Span {
     /// Adds an attribute.
-    pub fn set(&mut self, key: &'static str, value: impl Into<Value>) {
+    pub(crate) fn set(&mut self, key: &'static str, value: impl Into<Value>) {
         if let Some(data) = &mut self.data {
             data.attributes.push(KeyValue::new(key, value));
         }
     }
 
     /// Records the target's status.
-    pub fn answered(&mut self, status: u16) {
+    pub(crate) fn answered(&mut self, status: u16) {
         self.set("http.response.status_code", i64::from(status));
     }
 
     /// Records a failure.
-    pub fn failed(&mut self, failure: &Failure) {
+    pub(crate) fn failed(&mut self, failure: &Failure) {
         self.set("error.type", failure.code.as_str());
         self.set("bridge.execution", failure.execution.as_str());
         if let Some(data) = &mut self.data {

@@ -1,3 +1,3 @@
 //! Limits for log lines that a peer can cause.
 
-pub use runtime::limit::LogRateLimiter;
+pub(crate) use runtime::limit::LogRateLimiter;

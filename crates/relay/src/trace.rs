@@ -3,16 +3,16 @@
 use http::header::{HeaderMap, HeaderName, HeaderValue};
 
 /// Names the trace, and the caller's span in it.
-pub const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
+pub(crate) const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
 /// Additions of tracing vendors.
-pub const TRACESTATE: HeaderName = HeaderName::from_static("tracestate");
+pub(crate) const TRACESTATE: HeaderName = HeaderName::from_static("tracestate");
 
 /// Longest `tracestate` that is forwarded, in bytes. The specification requires at least this much (W3C Trace
 /// Context, 3.3.1.5).
 const STATE_MAX_BYTES: usize = 512;
 
 /// Returns the trace of a request, if it has a valid one.
-pub fn of(headers: &HeaderMap) -> Option<(HeaderValue, Option<HeaderValue>)> {
+pub(crate) fn of(headers: &HeaderMap) -> Option<(HeaderValue, Option<HeaderValue>)> {
     let mut all = headers.get_all(TRACEPARENT).iter();
     let parent = all.next().filter(|value| is_valid(value.as_bytes()))?;
     // Two contradict each other, and neither can be trusted.

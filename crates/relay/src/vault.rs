@@ -11,8 +11,8 @@
 
 mod key_file;
 
-pub use key_file::{KeyFileError, MasterKey};
-pub use runtime::sealed::SealingKey;
+pub(crate) use key_file::{KeyFileError, MasterKey};
+pub(crate) use runtime::sealed::SealingKey;
 
 use crate::storage::{NoRandom, Storage, StorageError, StoreError, random};
 use runtime::sealed::{KEY_BYTES, SealError};
@@ -24,7 +24,7 @@ const OPEN_MAX: usize = 4096;
 
 /// Why something was not sealed, or did not open.
 #[derive(Debug, thiserror::Error)]
-pub enum VaultError {
+pub(crate) enum VaultError {
     /// It was changed, belongs to another context, or was sealed under another key.
     #[error("cannot decrypt stored data: wrong key file? (storage.key_file)")]
     Broken,
@@ -47,7 +47,7 @@ impl From<SealError> for VaultError {
 
 /// The tenants' keys.
 #[derive(Debug)]
-pub struct Vault {
+pub(crate) struct Vault {
     storage: Storage,
     master: SealingKey,
     open: Mutex<HashMap<Arc<str>, SealingKey>>,
@@ -59,7 +59,7 @@ impl Vault {
     ///
     /// # Errors
     /// [`StoreError::Unusable`] when the database was sealed under another key.
-    pub async fn new(storage: Storage, master: MasterKey) -> Result<Self, StorageError> {
+    pub(crate) async fn new(storage: Storage, master: MasterKey) -> Result<Self, StorageError> {
         let mark = master.key.mark("integration-relay database");
         // Found at the start, not by the first delivery that cannot be read.
         if !storage.key_check(&mark).await? {
@@ -80,7 +80,7 @@ impl Vault {
     ///
     /// # Errors
     /// [`VaultError`].
-    pub async fn of_tenant(&self, tenant: &Arc<str>) -> Result<SealingKey, VaultError> {
+    pub(crate) async fn of_tenant(&self, tenant: &Arc<str>) -> Result<SealingKey, VaultError> {
         if let Some(key) = self.lock().get(tenant) {
             return Ok(key.clone());
         }
@@ -102,7 +102,7 @@ impl Vault {
     }
 
     /// Removes the key of a deleted tenant.
-    pub fn forget(&self, tenant: &str) {
+    pub(crate) fn forget(&self, tenant: &str) {
         self.lock().remove(tenant);
     }
 

@@ -6,7 +6,7 @@ use std::str::FromStr;
 
 /// An origin, like `https://alm.corp.example:8443`.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Origin {
+pub(crate) struct Origin {
     scheme: Scheme,
     host: Host,
     port: u16,
@@ -14,7 +14,7 @@ pub struct Origin {
 
 /// Why a text is not an origin.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum OriginError {
+pub(crate) enum OriginError {
     /// It is not a URL.
     #[error("{0}")]
     Url(#[from] policy::TargetError),
@@ -25,7 +25,7 @@ pub enum OriginError {
 
 impl Origin {
     /// Returns the origin of a target.
-    pub fn of(target: &Target) -> Self {
+    pub(crate) fn of(target: &Target) -> Self {
         Self {
             scheme: target.scheme(),
             host: target.host().clone(),

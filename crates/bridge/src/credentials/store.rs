@@ -122,7 +122,7 @@ struct Parts {
 
 /// The store of credentials.
 #[derive(Debug, Clone)]
-pub struct Store {
+pub(crate) struct Store {
     dir: PrivateDir,
     key_file: Option<PathBuf>,
 }
@@ -132,7 +132,7 @@ impl Store {
     ///
     /// # Errors
     /// [`StoreError::DataDir`] when the directory cannot be used.
-    pub fn new(data_dir: &Path, key_file: Option<&Path>) -> Result<Self, StoreError> {
+    pub(crate) fn new(data_dir: &Path, key_file: Option<&Path>) -> Result<Self, StoreError> {
         Ok(Self {
             dir: PrivateDir::open(data_dir)?,
             key_file: key_file.map(Path::to_owned),

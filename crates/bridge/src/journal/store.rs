@@ -57,7 +57,7 @@ const LOG_INTERVAL: Duration = Duration::from_secs(60);
 
 /// The bounds of a journal.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Bounds {
+pub(crate) struct Bounds {
     /// Entries, one for each attempt.
     pub entries_max: u64,
     /// Approximate bytes.

@@ -11,14 +11,14 @@ use http::header::{self, HeaderMap, HeaderName, HeaderValue};
 use protocol::{Code, Failure};
 
 /// Header field with the key when `Authorization` belongs to the target.
-pub const BRIDGE_AUTHORIZATION: HeaderName = HeaderName::from_static("bridge-authorization");
+pub(crate) const BRIDGE_AUTHORIZATION: HeaderName = HeaderName::from_static("bridge-authorization");
 
 /// Size limit of client id and secret, in bytes before decoding.
 const CREDENTIALS_MAX_BYTES: usize = 512;
 
 /// Returns the header field that carries the relay's own key, which no target may see. The other field, if
 /// present, belongs to the target.
-pub fn consumed_header(headers: &HeaderMap) -> Option<HeaderName> {
+pub(crate) fn consumed_header(headers: &HeaderMap) -> Option<HeaderName> {
     [BRIDGE_AUTHORIZATION, header::AUTHORIZATION]
         .into_iter()
         .find(|name| headers.contains_key(name))
@@ -26,7 +26,7 @@ pub fn consumed_header(headers: &HeaderMap) -> Option<HeaderName> {
 
 /// The credentials that a request presents.
 #[derive(Debug)]
-pub struct Credentials {
+pub(crate) struct Credentials {
     /// The client id.
     pub client_id: String,
     /// The secret.
@@ -38,7 +38,7 @@ impl Credentials {
     ///
     /// # Errors
     /// `unauthorized` when they are missing or cannot be read.
-    pub fn from_headers(headers: &HeaderMap) -> Result<Self, Failure> {
+    pub(crate) fn from_headers(headers: &HeaderMap) -> Result<Self, Failure> {
         // `Bridge-Authorization` has precedence, so that a target's `Authorization` is never taken for
         // ours.
         let name = consumed_header(headers).unwrap_or(header::AUTHORIZATION);
@@ -49,7 +49,7 @@ impl Credentials {
     ///
     /// # Errors
     /// `unauthorized` when they are missing or cannot be read.
-    pub fn from_header(headers: &HeaderMap, name: &HeaderName) -> Result<Self, Failure> {
+    pub(crate) fn from_header(headers: &HeaderMap, name: &HeaderName) -> Result<Self, Failure> {
         if !headers.contains_key(name) {
             return Err(unauthorized(
                 "an API key is required: client id and secret as HTTP Basic",

@@ -6,7 +6,7 @@ use crate::storage::Role;
 
 /// What a request needs of its key.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Permission {
+pub(crate) struct Permission {
     /// The key must have one of these roles. Empty: no key is needed.
     pub roles: &'static [Role],
     /// The resource that the request acts on, which a narrowed key must be admitted to.
@@ -17,15 +17,15 @@ const ADMINS: &[Role] = &[Role::Admin, Role::SiteAdmin];
 
 impl Permission {
     /// Operations that need no key.
-    pub const PUBLIC: Self = Self::new(&[], Resource::Public);
+    pub(crate) const PUBLIC: Self = Self::new(&[], Resource::Public);
     /// Tenants.
-    pub const SITE: Self = Self::new(&[Role::SiteAdmin], Resource::Site);
+    pub(crate) const SITE: Self = Self::new(&[Role::SiteAdmin], Resource::Site);
     /// A tenant as a whole: audit record, notices, signing secrets, services.
-    pub const TENANT: Self = Self::new(ADMINS, Resource::Tenant);
+    pub(crate) const TENANT: Self = Self::new(ADMINS, Resource::Tenant);
     /// API keys.
-    pub const KEYS: Self = Self::new(ADMINS, Resource::Keys);
+    pub(crate) const KEYS: Self = Self::new(ADMINS, Resource::Keys);
     /// Reading bridges.
-    pub const BRIDGES: Self = Self::new(
+    pub(crate) const BRIDGES: Self = Self::new(
         &[
             Role::Caller,
             Role::Synchronizer,
@@ -35,25 +35,25 @@ impl Permission {
         Resource::Bridges,
     );
     /// Changing bridges.
-    pub const BRIDGE_CHANGES: Self = Self::new(ADMINS, Resource::BridgeChanges);
+    pub(crate) const BRIDGE_CHANGES: Self = Self::new(ADMINS, Resource::BridgeChanges);
     /// Pairing a bridge.
-    pub const PAIRING: Self = Self::new(&[Role::Bridge], Resource::Pairing);
+    pub(crate) const PAIRING: Self = Self::new(&[Role::Bridge], Resource::Pairing);
     /// A service that reports itself.
-    pub const OWN_SERVICE: Self = Self::new(&[Role::Synchronizer], Resource::OwnService);
+    pub(crate) const OWN_SERVICE: Self = Self::new(&[Role::Synchronizer], Resource::OwnService);
     /// Stored calls.
-    pub const STORED_CALLS: Self = Self::new(
+    pub(crate) const STORED_CALLS: Self = Self::new(
         &[Role::Caller, Role::Admin, Role::SiteAdmin],
         Resource::StoredCalls,
     );
     /// Calls to URLs.
-    pub const CALLS: Self = Self::new(&[Role::Caller, Role::Admin], Resource::Hosts);
+    pub(crate) const CALLS: Self = Self::new(&[Role::Caller, Role::Admin], Resource::Hosts);
     /// Requests to endpoints, which pass unchanged.
-    pub const ENDPOINTS: Self = Self::new(
+    pub(crate) const ENDPOINTS: Self = Self::new(
         &[Role::Caller, Role::Synchronizer, Role::Admin],
         Resource::Endpoints,
     );
     /// Requests of the forward proxy, which pass unchanged.
-    pub const PROXY: Self = Self::new(Self::ENDPOINTS.roles, Resource::Hosts);
+    pub(crate) const PROXY: Self = Self::new(Self::ENDPOINTS.roles, Resource::Hosts);
 
     const fn new(roles: &'static [Role], resource: Resource) -> Self {
         Self { roles, resource }

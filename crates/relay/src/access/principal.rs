@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 /// An API key that proved itself.
 #[derive(Debug, Clone)]
-pub struct Principal {
+pub(crate) struct Principal {
     /// The tenant's id. Every lookup for the request is made within this tenant.
     pub tenant: Arc<str>,
     /// The tenant's name.
@@ -28,7 +28,7 @@ impl Principal {
     ///
     /// # Errors
     /// `forbidden`, with the key's role and the accepted ones.
-    pub fn require(&self, roles: &[Role]) -> Result<(), Failure> {
+    pub(crate) fn require(&self, roles: &[Role]) -> Result<(), Failure> {
         if roles.contains(&self.role) {
             return Ok(());
         }
@@ -45,13 +45,13 @@ impl Principal {
     ///
     /// # Errors
     /// `forbidden`, with the accepted roles or with what the key is narrowed to.
-    pub fn admit(&self, permission: Permission) -> Result<(), Failure> {
+    pub(crate) fn admit(&self, permission: Permission) -> Result<(), Failure> {
         self.require(permission.roles)?;
         self.scope.admit(permission.resource)
     }
 
     /// Returns whether the key may see and manage another one.
-    pub fn sees_key(&self, key: &ApiKey) -> bool {
+    pub(crate) fn sees_key(&self, key: &ApiKey) -> bool {
         self.scope.sees(Object::Key(key.role, &key.scope))
     }
 }

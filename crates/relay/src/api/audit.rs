@@ -12,7 +12,7 @@ use serde_json::Value;
 
 /// One row of the audit record.
 #[derive(Debug, Serialize, JsonSchema)]
-pub struct AuditView {
+pub(crate) struct AuditView {
     /// Sequence number, ascending.
     seq: i64,
     /// When it happened.
@@ -45,7 +45,7 @@ pub struct AuditView {
 
 /// A page of the audit record.
 #[derive(Debug, Serialize, JsonSchema)]
-pub struct AuditPage {
+pub(crate) struct AuditPage {
     /// Newest first.
     audit: Vec<AuditView>,
     /// Cursor of the next page; null on the last one.

@@ -22,7 +22,7 @@ use std::time::Instant;
 
 /// A bridge.
 #[derive(Debug, Serialize, JsonSchema)]
-pub struct BridgeView {
+pub(crate) struct BridgeView {
     /// The bridge's name.
     name: String,
     /// The bridge's id.
@@ -50,7 +50,7 @@ pub struct BridgeView {
 
 /// A tunnel.
 #[derive(Debug, Serialize, JsonSchema)]
-pub struct SessionView {
+pub(crate) struct SessionView {
     /// The host's name, as the bridge reports it.
     host: String,
     /// The bridge's version.
@@ -78,7 +78,7 @@ pub struct SessionView {
 
 /// The head of an audit file.
 #[derive(Debug, Serialize, JsonSchema)]
-pub struct AuditHeadView {
+pub(crate) struct AuditHeadView {
     /// Number of lines.
     lines: u64,
     /// SHA-256 of the last line, in hexadecimal.
@@ -87,7 +87,7 @@ pub struct AuditHeadView {
 
 /// An endpoint that a bridge declares.
 #[derive(Debug, Serialize, JsonSchema)]
-pub struct EndpointView {
+pub(crate) struct EndpointView {
     /// The endpoint's name.
     name: String,
     /// Why nothing is routed to it: another bridge owns the name, or the key that the bridge was paired
@@ -105,7 +105,7 @@ pub struct EndpointView {
 
 /// A page of bridges.
 #[derive(Debug, Serialize, JsonSchema)]
-pub struct BridgePage {
+pub(crate) struct BridgePage {
     /// Sorted by name.
     bridges: Vec<BridgeView>,
     /// Cursor of the next page; null on the last one.
@@ -114,7 +114,7 @@ pub struct BridgePage {
 
 /// The result of an operation on a bridge.
 #[derive(Debug, Serialize, JsonSchema)]
-pub struct BridgeDone {
+pub(crate) struct BridgeDone {
     /// The bridge's name.
     name: String,
     /// Whether it is revoked.
@@ -125,7 +125,7 @@ pub struct BridgeDone {
 
 /// Whether a bridge may connect through TLS inspection.
 #[derive(Debug, Serialize, JsonSchema)]
-pub struct TlsInspectionView {
+pub(crate) struct TlsInspectionView {
     /// The bridge's name.
     name: String,
     /// Whether its tunnels need not be bound to the relay's own TLS connection.
@@ -134,7 +134,7 @@ pub struct TlsInspectionView {
 
 /// The bridges that own an endpoint's name.
 #[derive(Debug, Serialize, JsonSchema)]
-pub struct EndpointHolders {
+pub(crate) struct EndpointHolders {
     /// The endpoint's name.
     endpoint: String,
     /// The bridges, by name. Empty: the first one that declares the name gets it.

@@ -27,7 +27,7 @@ const SCANNED_AT_ONCE: u32 = 1000;
 
 /// A stored call, without its URL, header fields and body.
 #[derive(Debug, Serialize, JsonSchema)]
-pub struct CallView {
+pub(crate) struct CallView {
     /// The call's id, which is also its `webhook-id`.
     id: String,
     /// `pending`, `waiting_for_bridge`, `attempting`, `succeeded`, `failed`, `refused`,
@@ -67,7 +67,7 @@ pub struct CallView {
 
 /// One attempt.
 #[derive(Debug, Serialize, JsonSchema)]
-pub struct AttemptView {
+pub(crate) struct AttemptView {
     /// Number of the attempt, from 1.
     attempt: i64,
     /// When it started.
@@ -90,7 +90,7 @@ pub struct AttemptView {
 
 /// A stored call with its attempts.
 #[derive(Debug, Serialize, JsonSchema)]
-pub struct CallWithAttempts {
+pub(crate) struct CallWithAttempts {
     /// The call.
     #[serde(flatten)]
     call: CallView,
@@ -100,7 +100,7 @@ pub struct CallWithAttempts {
 
 /// A page of calls.
 #[derive(Debug, Serialize, JsonSchema)]
-pub struct CallPage {
+pub(crate) struct CallPage {
     /// Newest first.
     calls: Vec<CallView>,
     /// Cursor of the next page; null on the last one.
@@ -110,7 +110,7 @@ pub struct CallPage {
 /// Selects calls.
 #[derive(Debug, Default, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
-pub struct CallSelection {
+pub(crate) struct CallSelection {
     /// Only calls in this state. Redelivery takes `failed`, `refused`, `outcome_unknown`, `cancelled` and
     /// `expired` calls, and all of them by default. Cancellation takes unfinished calls.
     #[schemars(with = "Option<StateName>")]
@@ -141,7 +141,7 @@ enum StateName {
 
 /// The result of a redelivery.
 #[derive(Debug, Serialize, JsonSchema)]
-pub struct Redelivered {
+pub(crate) struct Redelivered {
     /// Number of calls that are pending again.
     redelivered: u64,
     /// Whether more calls may match: repeat the request.
@@ -150,7 +150,7 @@ pub struct Redelivered {
 
 /// The result of a cancellation.
 #[derive(Debug, Serialize, JsonSchema)]
-pub struct Cancelled {
+pub(crate) struct Cancelled {
     /// Number of calls that are cancelled.
     cancelled: u64,
     /// Number of calls with a running attempt, which no other attempt follows.

@@ -5,12 +5,12 @@ use http::header::{self, HeaderMap, HeaderValue};
 use protocol::Code;
 
 /// Returns the tag of a revision.
-pub fn of(revision: i64) -> String {
+pub(crate) fn of(revision: i64) -> String {
     format!("\"r{revision}\"")
 }
 
 /// Adds the tag to a response.
-pub fn put(headers: &mut HeaderMap, revision: i64) {
+pub(crate) fn put(headers: &mut HeaderMap, revision: i64) {
     if let Ok(value) = HeaderValue::from_str(&of(revision)) {
         headers.insert(header::ETAG, value);
     }
@@ -20,7 +20,7 @@ pub fn put(headers: &mut HeaderMap, revision: i64) {
 ///
 /// # Errors
 /// `precondition_failed` for a tag that the relay never made: it cannot match the current revision.
-pub fn wanted(headers: &HeaderMap) -> Result<Option<i64>, Problem> {
+pub(crate) fn wanted(headers: &HeaderMap) -> Result<Option<i64>, Problem> {
     let Some(value) = headers.get(header::IF_MATCH) else {
         return Ok(None);
     };

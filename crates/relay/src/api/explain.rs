@@ -13,7 +13,7 @@ use serde::{Deserialize, Serialize};
 /// A URL whose route is to be explained.
 #[derive(Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
-pub struct RouteQuery {
+pub(crate) struct RouteQuery {
     /// An absolute `http` or `https` URL.
     #[schemars(length(max = 8192))]
     url: String,
@@ -25,7 +25,7 @@ pub struct RouteQuery {
 
 /// The route of a URL and its reason.
 #[derive(Debug, Serialize, JsonSchema)]
-pub struct RouteExplanation {
+pub(crate) struct RouteExplanation {
     /// `bridge`, `direct` or `refused`.
     route: &'static str,
     /// The bridge that the relay would choose now.

@@ -22,7 +22,7 @@ const DOCUMENT_WITHIN: Duration = Duration::from_secs(30);
 ///
 /// # Errors
 /// `request_too_large`, `invalid_request`, `timeout`, `overloaded`.
-pub async fn body(
+pub(crate) async fn body(
     incoming: &mut Incoming,
     idle: Duration,
     memory: &mut Reservation,
@@ -39,7 +39,7 @@ pub async fn body(
 ///
 /// # Errors
 /// `invalid_request` with the mistake and its position.
-pub fn read<T: DeserializeOwned>(request: &Request<Bytes>) -> Result<T, Problem> {
+pub(crate) fn read<T: DeserializeOwned>(request: &Request<Bytes>) -> Result<T, Problem> {
     // Operations whose fields are all optional take an empty body.
     let text = match request.body().trim_ascii() {
         b"" => b"{}",
@@ -56,7 +56,10 @@ pub fn read<T: DeserializeOwned>(request: &Request<Bytes>) -> Result<T, Problem>
 ///
 /// # Errors
 /// `internal` when it cannot be serialized, which is a defect.
-pub fn reply<T: Serialize>(status: StatusCode, document: &T) -> Result<Response<Body>, Problem> {
+pub(crate) fn reply<T: Serialize>(
+    status: StatusCode,
+    document: &T,
+) -> Result<Response<Body>, Problem> {
     let mut text = serde_json::to_vec(document)
         .map_err(|error| Problem::not_sent(Code::Internal, error.to_string()))?;
     text.push(b'\n');
@@ -73,7 +76,7 @@ pub fn reply<T: Serialize>(status: StatusCode, document: &T) -> Result<Response<
 }
 
 /// Returns a response without a body.
-pub fn empty() -> Response<Body> {
+pub(crate) fn empty() -> Response<Body> {
     let mut response = Response::new(body::empty());
     *response.status_mut() = StatusCode::NO_CONTENT;
     response

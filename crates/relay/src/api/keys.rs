@@ -16,7 +16,7 @@ use serde::{Deserialize, Serialize};
 
 /// An API key, without its secret.
 #[derive(Debug, Serialize, JsonSchema)]
-pub struct KeyView {
+pub(crate) struct KeyView {
     /// The key's client id.
     client_id: String,
     /// Name of the tenant; empty for a site administrator's key.
@@ -45,7 +45,7 @@ pub struct KeyView {
 
 /// An API key with its secret, shown this once.
 #[derive(Debug, Serialize, JsonSchema)]
-pub struct KeyWithSecret {
+pub(crate) struct KeyWithSecret {
     /// The key.
     #[serde(flatten)]
     key: KeyView,
@@ -55,7 +55,7 @@ pub struct KeyWithSecret {
 
 /// A page of keys.
 #[derive(Debug, Serialize, JsonSchema)]
-pub struct KeyPage {
+pub(crate) struct KeyPage {
     /// Oldest first, including revoked ones.
     keys: Vec<KeyView>,
     /// Cursor of the next page; null on the last one.
@@ -65,7 +65,7 @@ pub struct KeyPage {
 /// The role of an API key.
 #[derive(Debug, Clone, Copy, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
-pub enum RoleName {
+pub(crate) enum RoleName {
     /// Pairs bridges.
     Bridge,
     /// Makes calls and uses endpoints.
@@ -81,7 +81,7 @@ pub enum RoleName {
 /// What a bridge key may do with the name of an existing bridge.
 #[derive(Debug, Clone, Copy, Default, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
-pub enum ExistingName {
+pub(crate) enum ExistingName {
     /// Nothing.
     #[default]
     None,
@@ -94,7 +94,7 @@ pub enum ExistingName {
 /// An API key to create.
 #[derive(Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
-pub struct NewKeyDocument {
+pub(crate) struct NewKeyDocument {
     /// The key's role.
     role: RoleName,
     /// A name for people, at most 64 bytes.
@@ -116,7 +116,7 @@ pub struct NewKeyDocument {
 /// What an API key to create is narrowed to.
 #[derive(Debug, Default, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
-pub struct ScopeDocument {
+pub(crate) struct ScopeDocument {
     /// Names of bridges that the key's requests may use, or that it may manage or pair.
     bridges: Option<Vec<String>>,
     /// Names of endpoints that the key may use. For a bridge key: that its bridges may declare.
@@ -148,7 +148,7 @@ impl ScopeDocument {
 /// How to rotate a key.
 #[derive(Debug, Default, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
-pub struct Rotation {
+pub(crate) struct Rotation {
     /// Seconds for which the previous secret stays valid: 0 to 2592000. Defaults to 86400.
     #[schemars(range(min = 0, max = 2_592_000))]
     overlap_s: Option<i64>,
@@ -156,7 +156,7 @@ pub struct Rotation {
 
 /// The result of a revocation.
 #[derive(Debug, Serialize, JsonSchema)]
-pub struct RevokedKey {
+pub(crate) struct RevokedKey {
     /// The key's client id.
     client_id: String,
     /// Bridges that were revoked with it.

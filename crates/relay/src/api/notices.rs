@@ -17,7 +17,7 @@ use std::sync::Arc;
 
 /// A notice: a condition that needs attention.
 #[derive(Debug, Serialize, JsonSchema)]
-pub struct NoticeView {
+pub(crate) struct NoticeView {
     /// The notice's id.
     id: String,
     /// Name of the tenant; empty if the notice concerns the relay itself.
@@ -37,7 +37,7 @@ pub struct NoticeView {
 
 /// A page of notices.
 #[derive(Debug, Serialize, JsonSchema)]
-pub struct NoticePage {
+pub(crate) struct NoticePage {
     /// Newest first.
     notices: Vec<NoticeView>,
     /// Cursor of the next page; null on the last one.
@@ -84,7 +84,7 @@ pub(super) fn list<'a>(cx: &'a Context<'a>, _: Request<Bytes>) -> Handling<'a> {
 /// The URL that receives a tenant's notices.
 #[derive(Debug, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
-pub struct NoticeUrl {
+pub(crate) struct NoticeUrl {
     /// An absolute `http` or `https` URL; null for none. The relay reaches it like the URL of a stored
     /// call.
     #[schemars(length(max = 2048))]

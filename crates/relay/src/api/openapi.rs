@@ -11,7 +11,7 @@ use std::sync::LazyLock;
 static DOCUMENT: LazyLock<String> = LazyLock::new(|| format!("{:#}\n", document()));
 
 /// Returns the document as text, as it is served and checked in.
-pub fn text() -> &'static str {
+pub(crate) fn text() -> &'static str {
     &DOCUMENT
 }
 

@@ -14,14 +14,14 @@ pub(super) const LIMIT: i64 = 100;
 pub(super) const LIMIT_MAX: i64 = 1000;
 
 /// The parameter `limit`.
-pub const LIMIT_PARAMETER: Parameter = Parameter {
+pub(crate) const LIMIT_PARAMETER: Parameter = Parameter {
     name: "limit",
     description: "Maximum number of rows: 1 to 1000. Defaults to 100.",
     kind: ParameterKind::PageSize,
 };
 
 /// The parameter `cursor`.
-pub const CURSOR_PARAMETER: Parameter = Parameter {
+pub(crate) const CURSOR_PARAMETER: Parameter = Parameter {
     name: "cursor",
     description: "The `next_cursor` of the previous page.",
     kind: ParameterKind::Text,
@@ -29,11 +29,11 @@ pub const CURSOR_PARAMETER: Parameter = Parameter {
 
 /// Rows that one request reads when a narrowed key sees only some of them. Its page may then be shorter
 /// than `limit`, with a cursor.
-pub const SCANNED_MAX: usize = 10_000;
+pub(crate) const SCANNED_MAX: usize = 10_000;
 
 /// The requested page.
 #[derive(Debug)]
-pub struct Page {
+pub(crate) struct Page {
     limit: u32,
     /// The key after which the page begins.
     pub after: Option<String>,
@@ -44,7 +44,7 @@ impl Page {
     ///
     /// # Errors
     /// `invalid_request`.
-    pub fn of(query: &Query) -> Result<Self, Problem> {
+    pub(crate) fn of(query: &Query) -> Result<Self, Problem> {
         let limit = query.number("limit", 1, LIMIT_MAX)?.unwrap_or(LIMIT);
         let after = query.text("cursor").map(|cursor| {
             let key = URL_SAFE_NO_PAD.decode(cursor).ok();
@@ -62,7 +62,7 @@ impl Page {
     ///
     /// # Errors
     /// `invalid_request`.
-    pub fn before(&self) -> Result<i64, Problem> {
+    pub(crate) fn before(&self) -> Result<i64, Problem> {
         match &self.after {
             None => Ok(i64::MAX),
             Some(key) => key.parse().map_err(|_| wrong_cursor()),
@@ -70,22 +70,22 @@ impl Page {
     }
 
     /// Returns how many rows to read: one more than the page has shows whether there is another page.
-    pub fn rows(&self) -> u32 {
+    pub(crate) fn rows(&self) -> u32 {
         self.limit + 1
     }
 
     /// Returns how many rows the page has at most.
-    pub fn limit(&self) -> usize {
+    pub(crate) fn limit(&self) -> usize {
         self.limit as usize
     }
 
     /// Returns the cursor of a page that begins after this key.
-    pub fn cursor(key: &str) -> String {
+    pub(crate) fn cursor(key: &str) -> String {
         URL_SAFE_NO_PAD.encode(key)
     }
 
     /// Cuts the rows to the page. Returns the cursor of the next page, if there is one.
-    pub fn cut<T>(&self, rows: &mut Vec<T>, key: impl Fn(&T) -> String) -> Option<String> {
+    pub(crate) fn cut<T>(&self, rows: &mut Vec<T>, key: impl Fn(&T) -> String) -> Option<String> {
         let limit = self.limit as usize;
         // One row more than the page was read; without it this is the last page.
         if rows.len() <= limit {
@@ -97,7 +97,7 @@ impl Page {
 }
 
 /// Returns the problem for a cursor that this list did not give.
-pub fn wrong_cursor() -> Problem {
+pub(crate) fn wrong_cursor() -> Problem {
     Problem::invalid("the cursor does not belong to this list")
 }
 

@@ -27,7 +27,7 @@ use serde::{Deserialize, Serialize};
 /// A bridge to register.
 #[derive(Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
-pub struct PairDocument {
+pub(crate) struct PairDocument {
     /// The bridge's name: 1 to 64 letters, digits, `.`, `_` or `-`.
     #[schemars(length(min = 1, max = 64), regex(pattern = r"^[A-Za-z0-9._-]+$"))]
     name: String,
@@ -107,7 +107,7 @@ fn instance(text: &str) -> Result<[u8; 16], Problem> {
 
 /// A registered bridge.
 #[derive(Debug, Serialize, JsonSchema)]
-pub struct PairedView {
+pub(crate) struct PairedView {
     /// The tenant's name.
     tenant: String,
     /// The tenant's id.

@@ -9,7 +9,7 @@ const QUERY_MAX_BYTES: usize = 4096;
 
 /// The query parameters of a request.
 #[derive(Debug, Clone, Default)]
-pub struct Query {
+pub(crate) struct Query {
     given: Vec<(String, String)>,
 }
 
@@ -18,7 +18,7 @@ impl Query {
     ///
     /// # Errors
     /// `invalid_request` for an unknown or repeated parameter.
-    pub fn read(query: Option<&str>, known: &[Parameter]) -> Result<Self, Problem> {
+    pub(crate) fn read(query: Option<&str>, known: &[Parameter]) -> Result<Self, Problem> {
         let query = query.unwrap_or_default();
         if query.len() > QUERY_MAX_BYTES {
             return Err(Problem::invalid(format!(
@@ -52,7 +52,7 @@ impl Query {
     }
 
     /// Returns a parameter's text.
-    pub fn text(&self, name: &str) -> Option<&str> {
+    pub(crate) fn text(&self, name: &str) -> Option<&str> {
         let found = self.given.iter().find(|(known, _)| known == name);
         found.map(|(_, value)| value.as_str())
     }
@@ -61,7 +61,7 @@ impl Query {
     ///
     /// # Errors
     /// `invalid_request`, with the bounds.
-    pub fn number(&self, name: &str, min: i64, max: i64) -> Result<Option<i64>, Problem> {
+    pub(crate) fn number(&self, name: &str, min: i64, max: i64) -> Result<Option<i64>, Problem> {
         let Some(text) = self.text(name) else {
             return Ok(None);
         };
@@ -76,7 +76,7 @@ impl Query {
     ///
     /// # Errors
     /// `invalid_request`.
-    pub fn flag(&self, name: &str) -> Result<bool, Problem> {
+    pub(crate) fn flag(&self, name: &str) -> Result<bool, Problem> {
         match self.text(name) {
             None | Some("false") => Ok(false),
             Some("true") => Ok(true),
@@ -88,7 +88,7 @@ impl Query {
     ///
     /// # Errors
     /// `invalid_request`.
-    pub fn instant_ms(&self, name: &str) -> Result<Option<i64>, Problem> {
+    pub(crate) fn instant_ms(&self, name: &str) -> Result<Option<i64>, Problem> {
         let Some(text) = self.text(name) else {
             return Ok(None);
         };

@@ -23,7 +23,7 @@ const OVERLAP_MAX: u64 = 30 * 24 * 3600;
 
 /// A signing secret.
 #[derive(Debug, Serialize, JsonSchema)]
-pub struct SecretView {
+pub(crate) struct SecretView {
     /// The secret's id.
     id: String,
     /// When it was created.
@@ -36,7 +36,7 @@ pub struct SecretView {
 
 /// The signing secrets.
 #[derive(Debug, Serialize, JsonSchema)]
-pub struct SecretList {
+pub(crate) struct SecretList {
     /// Newest first.
     signing_secrets: Vec<SecretView>,
 }
@@ -44,7 +44,7 @@ pub struct SecretList {
 /// A signing secret to add.
 #[derive(Debug, Default, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
-pub struct NewSecret {
+pub(crate) struct NewSecret {
     /// Seconds for which the previous secrets sign next to the new one: 0 to 2592000. Defaults to 86400.
     #[schemars(range(min = 0, max = 2_592_000))]
     overlap_s: Option<u64>,

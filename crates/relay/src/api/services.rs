@@ -18,7 +18,7 @@ const KNOWN: [&str; 1] = ["synchronizer"];
 /// The report of a service.
 #[derive(Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
-pub struct Report {
+pub(crate) struct Report {
     /// The service's version: 1 to 64 visible ASCII characters.
     #[schemars(length(min = 1, max = 64), regex(pattern = r"^[\x21-\x7e]+$"))]
     version: String,
@@ -26,7 +26,7 @@ pub struct Report {
 
 /// A service.
 #[derive(Debug, Serialize, JsonSchema)]
-pub struct ServiceView {
+pub(crate) struct ServiceView {
     /// The service's name.
     name: String,
     /// The service's version.
@@ -39,7 +39,7 @@ pub struct ServiceView {
 
 /// The services of a tenant.
 #[derive(Debug, Serialize, JsonSchema)]
-pub struct ServiceList {
+pub(crate) struct ServiceList {
     /// Sorted by name.
     services: Vec<ServiceView>,
 }

@@ -597,6 +597,6 @@ const CALL_RESPONSES: &[Success] = &[
 static OPERATIONS: LazyLock<Vec<Operation>> = LazyLock::new(all);
 
 /// Returns every operation.
-pub fn operations() -> &'static [Operation] {
+pub(crate) fn operations() -> &'static [Operation] {
     &OPERATIONS
 }

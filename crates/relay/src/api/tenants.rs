@@ -16,11 +16,11 @@ use serde::{Deserialize, Deserializer, Serialize};
 use std::collections::HashMap;
 
 /// Seconds without a report after which a service counts as gone.
-pub const SERVICE_GONE_AFTER: i64 = 180;
+pub(crate) const SERVICE_GONE_AFTER: i64 = 180;
 
 /// A tenant.
 #[derive(Debug, Serialize, JsonSchema)]
-pub struct TenantView {
+pub(crate) struct TenantView {
     /// The tenant's id.
     id: String,
     /// The tenant's name, unique.
@@ -44,7 +44,7 @@ pub struct TenantView {
 
 /// A page of tenants.
 #[derive(Debug, Serialize, JsonSchema)]
-pub struct TenantPage {
+pub(crate) struct TenantPage {
     /// Sorted by name.
     tenants: Vec<TenantView>,
     /// Cursor of the next page; null on the last one.
@@ -54,7 +54,7 @@ pub struct TenantPage {
 /// A tenant to create.
 #[derive(Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
-pub struct NewTenant {
+pub(crate) struct NewTenant {
     /// The tenant's name: 1 to 64 letters, digits, `.`, `_` or `-`.
     #[schemars(length(min = 1, max = 64), regex(pattern = r"^[A-Za-z0-9._-]+$"))]
     name: String,
@@ -63,7 +63,7 @@ pub struct NewTenant {
 /// Changes to a tenant. Fields that are left out stay unchanged.
 #[derive(Debug, Default, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
-pub struct TenantPatch {
+pub(crate) struct TenantPatch {
     /// `active` or `suspended`.
     #[schemars(with = "Option<TenantStateName>")]
     state: Option<TenantStateName>,
@@ -83,7 +83,7 @@ pub struct TenantPatch {
 /// A tenant's state.
 #[derive(Debug, Clone, Copy, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
-pub enum TenantStateName {
+pub(crate) enum TenantStateName {
     /// The tenant works.
     Active,
     /// Its keys are refused and its bridges disconnected until it is active again.

@@ -8,7 +8,7 @@ use std::fmt;
 
 /// An instant, with the precision in which it is stored.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Timestamp {
+pub(crate) enum Timestamp {
     /// Seconds since 1970; written without decimals.
     Seconds(i64),
     /// Milliseconds since 1970; written with three decimals.
@@ -20,13 +20,13 @@ impl Timestamp {
     ///
     /// # Errors
     /// The mistake, with the expected form of `name`.
-    pub fn parse(name: &str, text: &str) -> Result<Self, String> {
+    pub(crate) fn parse(name: &str, text: &str) -> Result<Self, String> {
         let ms = parse_rfc3339_ms(text).map_err(|error| format!("{name} is {error}"))?;
         Ok(Self::Millis(ms))
     }
 
     /// Returns milliseconds since 1970.
-    pub fn millis(self) -> i64 {
+    pub(crate) fn millis(self) -> i64 {
         match self {
             Self::Seconds(seconds) => seconds.saturating_mul(1000),
             Self::Millis(ms) => ms,
@@ -34,7 +34,7 @@ impl Timestamp {
     }
 
     /// Returns whole seconds since 1970.
-    pub fn seconds(self) -> i64 {
+    pub(crate) fn seconds(self) -> i64 {
         match self {
             Self::Seconds(seconds) => seconds,
             // Rounded down, also for instants before 1970.

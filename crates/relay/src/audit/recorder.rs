@@ -73,7 +73,7 @@ enum Message {
 
 /// Stores the audit record.
 #[derive(Debug)]
-pub struct Auditing {
+pub(crate) struct Auditing {
     queue: mpsc::Sender<Message>,
     sums: Mutex<Sums>,
     /// Denials that are not stored yet.
@@ -100,7 +100,7 @@ impl Shared {
 
 impl Auditing {
     /// Starts to store rows, and to delete those older than `keep`.
-    pub fn start(storage: Storage, sums_every: Duration, keep: Duration) -> Arc<Self> {
+    pub(crate) fn start(storage: Storage, sums_every: Duration, keep: Duration) -> Arc<Self> {
         let (queue, waiting) = mpsc::channel(QUEUED_MAX);
         let shared = Arc::new(Shared::default());
         tokio::spawn(write(storage.clone(), waiting, shared.clone()));
@@ -121,7 +121,7 @@ impl Auditing {
     }
 
     /// Adds a row, and waits for room. When this returns, the row will be stored or is counted as lost.
-    pub async fn record(&self, event: AuditEvent) {
+    pub(crate) async fn record(&self, event: AuditEvent) {
         let event = AuditEvent {
             at_ms: now_ms(),
             ..event
@@ -145,12 +145,12 @@ impl Auditing {
     }
 
     /// Rows that were lost since the start.
-    pub fn lost(&self) -> u64 {
+    pub(crate) fn lost(&self) -> u64 {
         self.shared.lost.load(Ordering::Relaxed)
     }
 
     /// Stores the sums, and waits until everything is stored.
-    pub async fn flush(&self) {
+    pub(crate) async fn flush(&self) {
         for event in self.sums() {
             self.record(event).await;
         }

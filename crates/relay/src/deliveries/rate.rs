@@ -13,14 +13,14 @@ const TENANTS_MAX: usize = 10_000;
 
 /// Limits the calls that each tenant submits: a token bucket for each, with a burst of ten seconds.
 #[derive(Debug)]
-pub struct SubmissionLimiter {
+pub(crate) struct SubmissionLimiter {
     refill: Refill,
     buckets: Mutex<HashMap<Arc<str>, TokenBucket>>,
 }
 
 impl SubmissionLimiter {
     /// Returns a limiter with this sustained rate.
-    pub fn new(per_second: u32) -> Self {
+    pub(crate) fn new(per_second: u32) -> Self {
         Self {
             refill: Refill {
                 per_second: f64::from(per_second),
@@ -34,7 +34,7 @@ impl SubmissionLimiter {
     ///
     /// # Errors
     /// The time until the next token.
-    pub fn take(&self, tenant: &Arc<str>, now: Instant) -> Result<(), Duration> {
+    pub(crate) fn take(&self, tenant: &Arc<str>, now: Instant) -> Result<(), Duration> {
         let refill = self.refill;
         let mut buckets = self.buckets.lock().unwrap_or_else(PoisonError::into_inner);
         if buckets.len() >= TENANTS_MAX && !buckets.contains_key(tenant) {
@@ -49,14 +49,14 @@ impl SubmissionLimiter {
 
 /// Limits the attempts through one installation: their number, and how many start in a second.
 #[derive(Debug, Default)]
-pub struct InstallationLimiter {
+pub(crate) struct InstallationLimiter {
     running: u32,
     next: Option<Instant>,
 }
 
 impl InstallationLimiter {
     /// Takes a permit and returns when the attempt may start; `None` when all permits are taken.
-    pub fn acquire(
+    pub(crate) fn acquire(
         &mut self,
         now: Instant,
         concurrent_max: u32,
@@ -74,12 +74,12 @@ impl InstallationLimiter {
     }
 
     /// Returns a permit.
-    pub fn release(&mut self) {
+    pub(crate) fn release(&mut self) {
         self.running = self.running.saturating_sub(1);
     }
 
     /// Returns whether the limiter can be dropped without any effect.
-    pub fn is_idle(&self, now: Instant) -> bool {
+    pub(crate) fn is_idle(&self, now: Instant) -> bool {
         self.running == 0 && self.next.is_none_or(|next| next <= now)
     }
 }

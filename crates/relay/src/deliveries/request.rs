@@ -12,7 +12,7 @@ const VERSION: u8 = 1;
 
 /// The request of a stored call. Its `Debug` shows nothing: a request may have secrets.
 #[derive(Clone, PartialEq, Eq)]
-pub struct StoredRequest {
+pub(crate) struct StoredRequest {
     /// URL, timeout and credential.
     pub about: About,
     /// The caller's header fields.
@@ -23,7 +23,7 @@ pub struct StoredRequest {
 
 /// The part of a request that is encoded as JSON.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct About {
+pub(crate) struct About {
     /// The target's URL.
     pub url: String,
     /// Time limit of an attempt, in milliseconds.
@@ -41,7 +41,7 @@ impl std::fmt::Debug for StoredRequest {
 
 impl StoredRequest {
     /// Returns the encoded request.
-    pub fn encode(&self) -> Vec<u8> {
+    pub(crate) fn encode(&self) -> Vec<u8> {
         let about = serde_json::to_vec(&self.about).unwrap_or_default();
         let block = self.headers.block();
         let mut out = Vec::with_capacity(9 + about.len() + block.len() + self.body.len());
@@ -56,7 +56,7 @@ impl StoredRequest {
     }
 
     /// Decodes a request; `None` if it is incomplete or has another version.
-    pub fn decode(bytes: Vec<u8>) -> Option<Self> {
+    pub(crate) fn decode(bytes: Vec<u8>) -> Option<Self> {
         let mut rest = Bytes::from(bytes);
         if rest.is_empty() || rest.split_to(1)[0] != VERSION {
             return None;

@@ -38,7 +38,7 @@ impl Secrets {
 
 /// A signing secret, for a client that may see it.
 #[derive(Debug, Clone)]
-pub struct ShownSecret {
+pub(crate) struct ShownSecret {
     /// Its id.
     pub id: String,
     /// When it was created, in seconds since 1970.
@@ -76,7 +76,10 @@ impl Deliveries {
     ///
     /// # Errors
     /// [`VaultError`].
-    pub async fn all_secrets(&self, tenant: &Arc<str>) -> Result<Vec<ShownSecret>, VaultError> {
+    pub(crate) async fn all_secrets(
+        &self,
+        tenant: &Arc<str>,
+    ) -> Result<Vec<ShownSecret>, VaultError> {
         let shown = self.shown_secrets(tenant).await?;
         if !shown.is_empty() {
             return Ok(shown);
@@ -106,7 +109,7 @@ impl Deliveries {
     ///
     /// # Errors
     /// [`StorageError::Conflict`] when too many are valid at the same time.
-    pub async fn rotate_secret(
+    pub(crate) async fn rotate_secret(
         &self,
         tenant: &Arc<str>,
         secret: SigningSecret,

@@ -16,11 +16,11 @@ use ring::hmac;
 use std::fmt;
 
 /// Identifies the delivery.
-pub const WEBHOOK_ID: HeaderName = HeaderName::from_static("webhook-id");
+pub(crate) const WEBHOOK_ID: HeaderName = HeaderName::from_static("webhook-id");
 /// Start of this attempt.
-pub const WEBHOOK_TIMESTAMP: HeaderName = HeaderName::from_static("webhook-timestamp");
+pub(crate) const WEBHOOK_TIMESTAMP: HeaderName = HeaderName::from_static("webhook-timestamp");
 /// Signature over both and the body.
-pub const WEBHOOK_SIGNATURE: HeaderName = HeaderName::from_static("webhook-signature");
+pub(crate) const WEBHOOK_SIGNATURE: HeaderName = HeaderName::from_static("webhook-signature");
 
 /// Prefix of a secret's text.
 const PREFIX: &str = "whsec_";
@@ -30,7 +30,7 @@ const BYTES: std::ops::RangeInclusive<usize> = 24..=64;
 
 /// A signing secret. Redacted in `Debug`.
 #[derive(Clone, PartialEq, Eq)]
-pub struct SigningSecret(Vec<u8>);
+pub(crate) struct SigningSecret(Vec<u8>);
 
 impl fmt::Debug for SigningSecret {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -43,12 +43,12 @@ impl SigningSecret {
     ///
     /// # Errors
     /// [`NoRandom`].
-    pub fn random() -> Result<Self, NoRandom> {
+    pub(crate) fn random() -> Result<Self, NoRandom> {
         Ok(Self(random::<32>()?.to_vec()))
     }
 
     /// Reads `whsec_` followed by base64.
-    pub fn parse(text: &str) -> Option<Self> {
+    pub(crate) fn parse(text: &str) -> Option<Self> {
         let bytes = STANDARD.decode(text.strip_prefix(PREFIX)?).ok()?;
         BYTES.contains(&bytes.len()).then_some(Self(bytes))
     }
@@ -64,7 +64,7 @@ impl SigningSecret {
     }
 
     /// Returns the text that a receiver's library accepts.
-    pub fn reveal(&self) -> String {
+    pub(crate) fn reveal(&self) -> String {
         format!("{PREFIX}{}", STANDARD.encode(&self.0))
     }
 
@@ -79,7 +79,7 @@ impl SigningSecret {
 
 /// Returns the value of `webhook-signature`: one signature for each secret, newest first. While secrets are
 /// rotated, a receiver with either of them accepts the delivery.
-pub fn signatures(
+pub(crate) fn signatures(
     secrets: &[SigningSecret],
     id: &str,
     timestamp: i64,

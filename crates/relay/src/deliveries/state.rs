@@ -32,7 +32,7 @@ use std::time::Duration;
 
 /// How an attempt ended.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct AttemptEnd {
+pub(crate) struct AttemptEnd {
     /// The target's status, if it responded.
     pub status: Option<u16>,
     /// The failure's code, if it failed.
@@ -52,7 +52,7 @@ pub struct AttemptEnd {
 
 /// The facts of a delivery that decide what follows.
 #[derive(Debug, Clone, Copy)]
-pub struct Facts<'a> {
+pub(crate) struct Facts<'a> {
     /// The request's method.
     pub method: &'a str,
     /// The caller allows a repeat of what may have been executed.
@@ -67,7 +67,7 @@ pub struct Facts<'a> {
 
 /// What follows an attempt.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Next {
+pub(crate) enum Next {
     /// The attempt stays open until its bridge reports.
     Stay,
     /// Another attempt.
@@ -89,7 +89,7 @@ const RETRY_MIN: Duration = Duration::from_millis(500);
 const RETRY_MAX: Duration = Duration::from_secs(60);
 
 /// Returns whether repeating the method has no further effect (RFC 9110, 9.2.2).
-pub fn is_idempotent(method: &str) -> bool {
+pub(crate) fn is_idempotent(method: &str) -> bool {
     matches!(
         method,
         "GET" | "HEAD" | "OPTIONS" | "TRACE" | "PUT" | "DELETE"
@@ -98,7 +98,7 @@ pub fn is_idempotent(method: &str) -> bool {
 
 /// Returns what follows an attempt's end. `schedule` has the delays after the first attempt; `random` in
 /// 0..1 spreads them.
-pub fn next(facts: Facts<'_>, end: &AttemptEnd, schedule: &[Duration], random: f64) -> Next {
+pub(crate) fn next(facts: Facts<'_>, end: &AttemptEnd, schedule: &[Duration], random: f64) -> Next {
     if end.is_open {
         return Next::Stay;
     }

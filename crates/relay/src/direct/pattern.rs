@@ -9,7 +9,7 @@ const PATTERN_MAX_BYTES: usize = 512;
 ///
 /// # Errors
 /// The wrong pattern, why, and an example.
-pub fn check_all(patterns: &[String]) -> Result<(), String> {
+pub(crate) fn check_all(patterns: &[String]) -> Result<(), String> {
     policy(patterns).map(drop)
 }
 
@@ -17,7 +17,7 @@ pub fn check_all(patterns: &[String]) -> Result<(), String> {
 ///
 /// # Errors
 /// As [`check_all`].
-pub fn policy(patterns: &[String]) -> Result<Policy, String> {
+pub(crate) fn policy(patterns: &[String]) -> Result<Policy, String> {
     let rules: Result<Vec<Rule>, String> = patterns.iter().map(|text| rule(text)).collect();
     let policy = Policy::new(rules?, Vec::new()).map_err(|error| error.to_string())?;
     // Whatever the patterns name: an administrator's mistake must not open the relay's own network.

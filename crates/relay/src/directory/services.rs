@@ -15,7 +15,7 @@ type Stored = (String, i64);
 
 /// What is stored of the services of each tenant, by tenant and name.
 #[derive(Debug, Default)]
-pub struct ServiceReports(Mutex<HashMap<(Arc<str>, String), Stored>>);
+pub(crate) struct ServiceReports(Mutex<HashMap<(Arc<str>, String), Stored>>);
 
 impl ServiceReports {
     /// Returns whether a report must be stored, and notes that it is.

@@ -17,7 +17,7 @@ const REVOKED_KEPT: usize = 16;
 
 /// A valid bridge.
 #[derive(Debug, Clone)]
-pub struct BridgeSummary {
+pub(crate) struct BridgeSummary {
     /// The bridge's id.
     pub id: BridgeId,
     /// The bridge's tenant.
@@ -36,7 +36,7 @@ pub struct BridgeSummary {
 
 /// The bridge that a HELLO claims to be.
 #[derive(Debug)]
-pub struct TunnelClaim {
+pub(crate) struct TunnelClaim {
     /// The bridge.
     pub owner: TunnelOwner,
     /// The public key that must have signed the HELLO.

@@ -15,7 +15,7 @@ pub(super) const REPLAYED: HeaderName = HeaderName::from_static("idempotency-rep
 
 /// A response that can be replayed.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct StoredResponse {
+pub(crate) struct StoredResponse {
     status: StatusCode,
     headers: Vec<(String, String)>,
     body: Bytes,
@@ -34,7 +34,7 @@ impl StoredResponse {
     ///
     /// # Errors
     /// The body's own.
-    pub async fn read(response: Response<Body>) -> Result<Self, Failure> {
+    pub(crate) async fn read(response: Response<Body>) -> Result<Self, Failure> {
         let (parts, body) = response.into_parts();
         let headers = parts.headers.iter().filter_map(|(name, value)| {
             // A value that is not text is left out: the stored form is JSON.
@@ -50,7 +50,7 @@ impl StoredResponse {
     }
 
     /// Returns the response as it was.
-    pub fn response(self) -> Response<Body> {
+    pub(crate) fn response(self) -> Response<Body> {
         let mut response = Response::new(body::full(self.body));
         *response.status_mut() = self.status;
         for (name, value) in self.headers {

@@ -31,7 +31,7 @@ pub enum KeyFileError {
 
 /// The key of a key file.
 #[derive(Debug)]
-pub struct MasterKey {
+pub(crate) struct MasterKey {
     pub(super) key: SealingKey,
     pub(super) file: PathBuf,
 }
@@ -41,7 +41,7 @@ impl MasterKey {
     ///
     /// # Errors
     /// [`KeyFileError`].
-    pub fn load_or_create(path: &Path) -> Result<Self, KeyFileError> {
+    pub(crate) fn load_or_create(path: &Path) -> Result<Self, KeyFileError> {
         let failed = |error| KeyFileError::Io(path.to_owned(), error);
         let file = match File::open(path) {
             Ok(file) => file,

@@ -116,7 +116,7 @@ impl Bridge {
         );
         let bounds = journal_bounds(&config.deliveries);
         let journal = Journal::open(&data_dir, JOURNAL_FILE, bounds)?;
-        let deliveries = Deliveries::new(journal, config.deliveries.limits());
+        let deliveries = Deliveries::new(journal, delivery_limits(&config.deliveries));
         let path = config.path.clone();
         let connections = u8::try_from(config.relay.connections.get()).unwrap_or(u8::MAX);
         let windows = config.limits.windows();
@@ -284,5 +284,13 @@ impl RunningBridge {
             // Writing blocks, and must be complete before the process exits.
             let _ = tokio::task::spawn_blocking(move || audit.stop()).await;
         }
+    }
+}
+
+/// Returns the limits of deliveries in a config.
+fn delivery_limits(config: &DeliveriesSection) -> crate::deliveries::Limits {
+    crate::deliveries::Limits {
+        concurrent_max: config.concurrent_max.get() as usize,
+        body_max: config.body_max.bytes(),
     }
 }

@@ -31,11 +31,13 @@ mod endpoint;
 mod limits;
 mod metrics;
 mod network;
+mod rate;
 mod relay;
 mod rewrite;
 mod rules;
 mod signed_calls;
 mod targets;
+mod window;
 
 pub use audit::AuditSection;
 pub use bridge::BridgeSection;
@@ -46,12 +48,13 @@ pub use endpoint::{AllowSection, CallerCredentials, EndpointSection, QuotaSectio
 pub use limits::LimitsSection;
 pub use metrics::MetricsSection;
 pub use network::{ProxySetting, TlsMin};
+pub use rate::Rate;
 pub use relay::RelaySection;
 pub(crate) use rewrite::Rewrite;
-pub(crate) use rules::Quotas;
 pub use rules::Rules;
 pub use signed_calls::SignedCallsSection;
 pub use targets::Targets;
+pub use window::Window;
 
 pub use runtime::config::{ConfigError, FilePath};
 pub use runtime::logging::LogSection;
@@ -59,6 +62,9 @@ pub use runtime::logging::LogSection;
 use runtime::config::{Document, Environment};
 use serde::{Deserialize, Serialize};
 use std::path::{Path, PathBuf};
+
+/// The environment variable with log filters, as `tracing-subscriber` has them.
+pub(crate) const LOG_ENV: &str = "BRIDGE_LOG";
 
 /// The variables that override the file. The others are read by the command line.
 pub(crate) const ENVIRONMENT: Environment = Environment {
@@ -69,7 +75,7 @@ pub(crate) const ENVIRONMENT: Environment = Environment {
         "BRIDGE_CLIENT_SECRET",
         "BRIDGE_CLIENT_SECRET_FILE",
         "BRIDGE_CONFIG",
-        crate::logging::LOG_ENV,
+        LOG_ENV,
     ],
 };
 

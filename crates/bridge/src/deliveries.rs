@@ -4,7 +4,7 @@
 //! to the target goes on and its outcome is written. The bridge reports the outcome on every session that
 //! comes up, until the relay acknowledges it.
 
-use crate::journal::{Bounds, Journal, JournalError, Outcome};
+use crate::journal::{Journal, JournalError, Outcome};
 use protocol::frame::{CallAttempt, DeliveryResult};
 use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -195,12 +195,4 @@ fn send_result(sessions: &[Session], result: DeliveryResult) -> bool {
         .iter()
         .rev()
         .any(|session| !session.is_over() && session.send_result(result))
-}
-
-/// Returns the journal's bounds of a config.
-pub(crate) fn bounds(config: &crate::config::DeliveriesSection) -> Bounds {
-    Bounds {
-        entries_max: config.journal_entries_max.get().into(),
-        bytes_max: config.journal_bytes_max.bytes(),
-    }
 }

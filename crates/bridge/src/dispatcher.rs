@@ -21,47 +21,23 @@ mod websocket;
 
 use self::signed::NonceStore;
 use crate::audit::Audit;
-use crate::config::{Config, Quotas};
+use crate::config::Config;
 use crate::credentials::{Credentials, ProxyCredentialError, with_credential};
 use crate::deliveries::Deliveries;
+use crate::quota::Quotas;
 use crate::signed::TenantKey;
 use crate::stats::RuntimeStats;
 use crate::target_access::TargetAccess;
-use http_client::{Client, ClientOptions, PoolLimits, Resolver};
-use policy::{Host, PolicyError};
+use http_client::{Client, ClientOptions, PoolLimits};
+use policy::PolicyError;
 use protocol::frame::Serves;
 use protocol::{Code, Failure};
 use std::net::IpAddr;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::sync::{Arc, LazyLock, PoisonError, RwLock};
+use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 use transport::Incoming;
 use transport::dial::{Proxy, ProxyError};
-use transport::lookup::Owner;
-
-/// Names that are looked up at a time. Lookups block threads, and cannot be cancelled.
-const LOOKUPS_MAX: usize = 64;
-
-/// One resolver for the process: a reload must not allow more lookups at a time.
-static RESOLVER: LazyLock<Resolver> = LazyLock::new(|| Resolver::new(LOOKUPS_MAX));
-
-/// Resolves a host for the bridge itself: every address, each once, in the resolver's order.
-///
-/// # Errors
-/// `target_dns` when there is no address, or none in time; `overloaded` when this machine can look up no more
-/// names now.
-pub(crate) async fn resolve(host: &Host) -> Result<Vec<IpAddr>, Failure> {
-    let owner = || lookup_owner("bridge".to_owned());
-    RESOLVER.resolve(host, owner).await
-}
-
-/// Charges a lookup to a caller. Callers are not grouped here: a bridge has one tenant.
-fn lookup_owner(caller: String) -> Owner {
-    Owner {
-        group: caller.into(),
-        member: "".into(),
-    }
-}
 
 /// Why a config cannot be applied.
 #[derive(Debug, thiserror::Error)]
@@ -128,7 +104,7 @@ impl Active {
             .transpose()?;
         Ok(Self {
             tenant_key,
-            quotas: config.rules.quotas(),
+            quotas: Quotas::new(&config.rules),
             access: Arc::new(TargetAccess {
                 policy: config.rules.policy(own_addresses.clone())?,
                 client: client(&config, proxy),

@@ -3,12 +3,9 @@
 //! The environment variable `BRIDGE_LOG` sets filters by module, and `integration-bridge log-level` replaces
 //! them while the bridge runs. Under systemd, standard error is the journal.
 
-use crate::config::{Config, LogSection};
+use crate::config::{Config, LOG_ENV, LogSection};
 use runtime::logging::Program;
 pub(crate) use runtime::logging::set_filter;
-
-/// The environment variable with filters, as `tracing-subscriber` has them.
-pub(crate) const LOG_ENV: &str = "BRIDGE_LOG";
 
 /// Starts to log. A second call changes nothing.
 pub(crate) fn start(section: &LogSection) {

@@ -3,63 +3,41 @@
 //! Quotas protect fragile servers. A request over a quota is rejected immediately with `overloaded` and
 //! `not_dispatched`, never queued: the caller retries it, and a delivery is retried by its schedule.
 
-pub(crate) mod window;
-
-pub(crate) use window::Window;
-
-use crate::config::QuotaSection;
+use crate::config::{QuotaSection, Rate, Rules};
+use policy::RuleRef;
 use protocol::{Code, Failure};
 use runtime::config::{ByteSize, Timeout};
-use runtime::limit::{Refill, TokenBucket};
-use std::str::FromStr;
+use runtime::limit::TokenBucket;
+use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
-/// Exchanges per time, like `"10/s"` or `"600/m"`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Rate {
-    count: u32,
-    every: Duration,
+/// The quotas, with their use.
+#[derive(Debug)]
+pub(crate) struct Quotas {
+    endpoints: HashMap<String, Quota>,
+    allow: Vec<Quota>,
 }
 
-impl Rate {
-    const UNUSED: Refill = Refill {
-        per_second: 0.0,
-        burst: 0.0,
-    };
-
-    fn refill(self) -> Refill {
-        let burst = f64::from(self.count);
-        Refill {
-            per_second: burst / self.every.as_secs_f64(),
-            burst,
+impl Quotas {
+    /// Returns unused quotas: by endpoint, and by rule of the allow list.
+    pub(crate) fn new(rules: &Rules) -> Self {
+        let endpoints = rules.endpoint_quotas();
+        Self {
+            endpoints: endpoints
+                .map(|(name, section)| (name.clone(), Quota::new(section.clone())))
+                .collect(),
+            allow: rules.allow_quotas().cloned().map(Quota::new).collect(),
         }
     }
-}
 
-impl FromStr for Rate {
-    type Err = String;
-
-    fn from_str(text: &str) -> Result<Self, String> {
-        let wrong = || {
-            format!(
-                "{text:?} is not a rate: write a number and a time, like \"10/s\", \"600/m\" or \"1000/h\""
-            )
-        };
-        let (count, unit) = text.split_once('/').ok_or_else(wrong)?;
-        let every = match unit {
-            "s" => Duration::from_secs(1),
-            "m" => Duration::from_secs(60),
-            "h" => Duration::from_secs(3600),
-            _ => return Err(wrong()),
-        };
-        let count = count
-            .parse()
-            .ok()
-            .filter(|count| *count > 0)
-            .ok_or_else(wrong)?;
-        Ok(Self { count, every })
+    /// Returns the quota of the entry that allows a request.
+    pub(crate) fn of(&self, rule: &RuleRef) -> Option<&Quota> {
+        match rule {
+            RuleRef::Endpoint(name) => self.endpoints.get(name),
+            RuleRef::Allow(index, _) => self.allow.get(*index),
+        }
     }
 }
 
@@ -186,15 +164,6 @@ fn smaller(own: Option<ByteSize>, other: Option<u64>) -> Option<u64> {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn rate_is_a_number_and_a_time() {
-        let rate: Rate = "600/m".parse().unwrap();
-        assert_eq!((rate.count, rate.every), (600, Duration::from_secs(60)));
-        for wrong in ["10", "10/d", "0/s", "x/s", "-1/s", ""] {
-            assert!(wrong.parse::<Rate>().is_err(), "{wrong}");
-        }
-    }
 
     #[test]
     fn token_bucket_empties_and_refills() {

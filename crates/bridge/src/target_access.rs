@@ -4,8 +4,12 @@
 //! Credentials are not part of it: they use it themselves.
 
 use crate::config::Config;
-use http_client::Client;
-use policy::Policy;
+use http_client::{Client, Resolver};
+use policy::{Host, Policy};
+use protocol::Failure;
+use std::net::IpAddr;
+use std::sync::LazyLock;
+use transport::lookup::Owner;
 
 /// Policy, client and config that belong together. Replaced as a whole when the config changes.
 #[derive(Debug)]
@@ -13,4 +17,28 @@ pub(crate) struct TargetAccess {
     pub(crate) policy: Policy,
     pub(crate) client: Client,
     pub(crate) config: Config,
+}
+
+/// Names that are looked up at a time. Lookups block threads, and cannot be cancelled.
+const LOOKUPS_MAX: usize = 64;
+
+/// One resolver for the process: a reload must not allow more lookups at a time.
+pub(crate) static RESOLVER: LazyLock<Resolver> = LazyLock::new(|| Resolver::new(LOOKUPS_MAX));
+
+/// Resolves a host for the bridge itself: every address, each once, in the resolver's order.
+///
+/// # Errors
+/// `target_dns` when there is no address, or none in time; `overloaded` when this machine can look up no more
+/// names now.
+pub(crate) async fn resolve(host: &Host) -> Result<Vec<IpAddr>, Failure> {
+    let owner = || lookup_owner("bridge".to_owned());
+    RESOLVER.resolve(host, owner).await
+}
+
+/// Charges a lookup to a caller. Callers are not grouped here: a bridge has one tenant.
+pub(crate) fn lookup_owner(caller: String) -> Owner {
+    Owner {
+        group: caller.into(),
+        member: "".into(),
+    }
 }

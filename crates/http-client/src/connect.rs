@@ -3,7 +3,7 @@
 
 use crate::connection::Connection;
 use crate::http2;
-use crate::pool::PoolKey;
+use crate::reuse::PoolKey;
 use crate::stream::Stream;
 use crate::tls::TlsConfigs;
 use policy::Approved;

@@ -2,8 +2,8 @@
 
 use crate::error::BodyError;
 use crate::http2::{self, Tasks};
-use crate::pool::{PoolKey, Pooled, keep_alive_timeout};
 use crate::request_body::RequestBody;
+use crate::reuse::{PoolKey, Pooled, keep_alive_timeout};
 use crate::stream::Stream;
 use crate::wire::Wire;
 use crate::{HEAD_BUFFER_BYTES, RESPONSE_HEADERS_MAX};

@@ -27,6 +27,7 @@ mod pool;
 mod request_body;
 mod request_head;
 mod resolve;
+mod reuse;
 mod stream;
 mod tls;
 mod wire;
@@ -36,10 +37,11 @@ pub use client_cert::ClientCert;
 pub use connection::{Connection, ResponseBody, switched};
 pub use error::{BodyError, SendError};
 pub use execute::{Attempts, Executed, NoResponse, Outgoing, OwnRequest, Replay, RequestPlan};
-pub use pool::{PoolKey, Reuse};
+pub use pool::Reuse;
 pub use request_body::{Progress, RequestBody};
 pub use request_head::request_head;
 pub use resolve::{AddressRule, ResolveError, Resolver};
+pub use reuse::PoolKey;
 pub use stream::Stream;
 
 /// Most header fields of an HTTP/1.1 response. A response with more is rejected, as is a header section

@@ -1,6 +1,5 @@
 //! A caller: one HTTPS request to the relay, as a program in the cloud sends it.
 
-use crate::setup::{Key, SetupError};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
@@ -12,6 +11,16 @@ use serde_json::Value;
 use std::path::Path;
 use std::time::{Duration, Instant};
 use transport::dial::{Dialer, Proxy, RelayUrl};
+
+/// Anything that keeps the quickstart from starting. Printed once, as it is.
+pub(crate) type SetupError = Box<dyn std::error::Error + Send + Sync>;
+
+/// An API key.
+#[derive(Clone)]
+pub(crate) struct Key {
+    pub(crate) client_id: String,
+    pub(crate) client_secret: String,
+}
 
 /// The outcome of a call.
 #[derive(Debug)]

@@ -17,9 +17,10 @@ mod report;
 mod setup;
 mod target;
 
+use caller::SetupError;
 use clap::Parser;
 use cli::Args;
-use setup::{Demo, SetupError};
+use setup::Demo;
 use std::io::IsTerminal as _;
 use std::process::ExitCode;
 use std::time::Duration;

@@ -1,6 +1,6 @@
 //! Relay, bridge and target, set up one after the other as their administrators do it.
 
-use crate::caller::{self, Outcome};
+use crate::caller::{self, Key, Outcome, SetupError};
 use crate::cli::Args;
 use crate::target;
 use integration_bridge::{ApiKey, Bridge, RunningBridge, Secret};
@@ -14,9 +14,6 @@ use std::time::Duration;
 use toml::{Table, Value};
 use transport::dial::RelayUrl;
 
-/// Anything that keeps the quickstart from starting. Printed once, as it is.
-pub(crate) type SetupError = Box<dyn std::error::Error + Send + Sync>;
-
 const TENANT: &str = "quickstart";
 const BRIDGE: &str = "quickstart-bridge";
 const ENDPOINT: &str = "sample";
@@ -26,13 +23,6 @@ const USUAL_PORTS: [i64; 4] = [80, 443, 8080, 8443];
 
 /// Time for the bridge to connect.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(20);
-
-/// An API key.
-#[derive(Clone)]
-pub(crate) struct Key {
-    pub(crate) client_id: String,
-    pub(crate) client_secret: String,
-}
 
 /// Where everything is kept. A temporary directory is removed at the end.
 struct DataDir {

@@ -329,21 +329,6 @@ impl Deliveries {
         self.in_flight.count()
     }
 
-    /// Returns how many unfinished calls a tenant has.
-    pub(crate) fn queued_of(&self, tenant: &str) -> u64 {
-        self.queued().get(tenant).copied().unwrap_or(0)
-    }
-
-    /// Returns the database.
-    pub(crate) fn storage(&self) -> &Storage {
-        &self.storage
-    }
-
-    /// Returns the number of commits since the start, and of the changes in them.
-    pub(crate) fn commits(&self) -> (u64, u64) {
-        self.batch.counts()
-    }
-
     /// Returns whether the caller is the first to start the engine.
     fn claim_engine(&self) -> bool {
         // A second engine would start attempts that the first one has in memory only.

@@ -45,9 +45,6 @@ pub(crate) const REFRESH: Duration = Duration::from_millis(500);
 /// Shortest interval between two reads because of unknown keys.
 pub(crate) const LOOKUP_INTERVAL: Duration = Duration::from_millis(50);
 
-/// Default of how long the last state stays valid while the database does not respond.
-pub(crate) const STALE_MAX: Duration = Duration::from_secs(24 * 3600);
-
 /// Time limit of a read.
 const READ_TIMEOUT: Duration = Duration::from_secs(5);
 
@@ -78,19 +75,11 @@ pub(crate) struct Directory {
 }
 
 impl Directory {
-    /// Reads all tenants, keys and bridges.
-    ///
-    /// # Errors
-    /// [`StorageError`] when the database does not respond.
-    pub(crate) async fn load(storage: Storage) -> Result<Arc<Self>, StorageError> {
-        Self::load_for(storage, STALE_MAX).await
-    }
-
     /// Reads all tenants, keys and bridges, which stay valid for `stale_max` without the database.
     ///
     /// # Errors
     /// [`StorageError`] when the database does not respond.
-    pub(crate) async fn load_for(
+    pub(crate) async fn load(
         storage: Storage,
         stale_max: Duration,
     ) -> Result<Arc<Self>, StorageError> {
@@ -389,12 +378,6 @@ impl Directory {
         found.map_or_else(Arc::default, |entry| entry.direct_urls.clone())
     }
 
-    /// Returns the ids of all tenants.
-    pub(crate) fn tenant_ids(&self) -> Vec<Arc<str>> {
-        let state = self.state();
-        state.tenants().map(|(id, _)| id.shared()).collect()
-    }
-
     /// Returns whether a caller's key is still valid and its tenant active.
     pub(crate) fn principal_may_stay(&self, principal: &Principal) -> bool {
         !self.is_stale() && self.state().principal_may_stay(principal)
@@ -434,11 +417,6 @@ impl Directory {
     /// Returns the revision at which the result of [`Self::endpoints_of`] may last have changed.
     pub(crate) fn claims_revision(&self) -> i64 {
         self.state().claims_revision()
-    }
-
-    /// Returns whether a tunnel may stay connected.
-    pub(crate) fn owner_may_stay(&self, owner: &TunnelOwner) -> bool {
-        self.close_reason(owner).is_none()
     }
 
     /// Returns why a tunnel must close now, if it must.

@@ -5,7 +5,7 @@
 //!
 //! A new metric is one line in [`Values`], and the place that counts.
 
-use crate::deliveries::state::CallState;
+use crate::storage::calls::CallState;
 use crate::storage::calls::Queued;
 use crate::storage::now_ms;
 use prometheus_client::encoding::EncodeLabelSet;

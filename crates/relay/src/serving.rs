@@ -142,11 +142,6 @@ impl Serving {
         let _ = role.wait_for(|role| *role != Role::Active { epoch }).await;
     }
 
-    /// Returns a receiver that is notified of every change of the role.
-    pub(crate) fn changed(&self) -> watch::Receiver<Role> {
-        self.0.role.subscribe()
-    }
-
     /// Records that another process serves.
     pub(crate) fn stand_by(&self, active: &str) {
         // Before the role is sent, so that a request that begins now is refused at once.

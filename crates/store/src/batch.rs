@@ -8,7 +8,7 @@
 //! batch gathers: the more writers there are, the more of them share a commit. A change that fails by itself
 //! does not fail the others of its batch: they are committed again without it.
 
-use crate::lease::Fence;
+use crate::fence::Fence;
 use crate::{Store, StoreError, Transaction};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};

@@ -26,32 +26,23 @@
 //!
 //! This crate knows no table of a program, and no program.
 
-mod backend;
 mod backup;
 pub mod batch;
-mod connection;
 mod database;
-mod error;
+mod engine;
+mod fence;
 mod generation;
 pub mod lease;
 mod lock;
-mod pool;
-mod postgres;
 mod readiness;
-mod sqlite;
 mod store;
 #[cfg(test)]
 mod tests;
-mod transaction;
 
-pub use backend::{Backend, Migrations};
 pub use batch::{Batch, WriteError};
-pub use connection::Connection;
 pub use database::{Database, PostgresUrl};
-pub use error::StoreError;
+pub use engine::{Backend, Connection, Migrations, Pool, StoreError, Transaction};
 pub use generation::{Generation, GenerationError};
 pub use lock::{ServingLock, check_name, lock, lock_existing};
-pub use pool::Pool;
 pub use readiness::Readiness;
 pub use store::Store;
-pub use transaction::Transaction;

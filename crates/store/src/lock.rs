@@ -8,7 +8,8 @@
 //! Closing any descriptor of the database drops SQLite's own locks in this process (POSIX). So the descriptor is
 //! opened before SQLite opens the file, and stays open as long as the process serves.
 
-use crate::{Database, StoreError, sqlite};
+use crate::database::Database;
+use crate::engine::{StoreError, sqlite};
 use std::fs::{File, OpenOptions, TryLockError};
 use std::io;
 use std::path::{Path, PathBuf};

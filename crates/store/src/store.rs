@@ -1,7 +1,7 @@
 //! [`Store`]: one open database, and the few things that every program does with it.
 
-use crate::backend::{self, Backend, Connector, Migrations};
-use crate::lease::Fence;
+use crate::engine::{Backend, Connector, Migrations, backend};
+use crate::fence::Fence;
 use crate::{Database, Pool, StoreError, Transaction};
 use sqlx::{AnyConnection, AssertSqlSafe, Row as _};
 use std::sync::Arc;

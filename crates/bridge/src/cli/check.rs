@@ -2,7 +2,8 @@
 
 use super::common::{ConfigArg, DONE, Outcome, REFUSED, print, short_runtime};
 use crate::config::Config;
-use crate::dispatcher::{own_addresses, resolve};
+use crate::dispatcher::own_addresses;
+use crate::target_access::resolve;
 use clap::Args;
 use policy::{Candidate, Policy, PolicyError};
 use std::net::IpAddr;

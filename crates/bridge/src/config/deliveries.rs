@@ -29,12 +29,3 @@ impl Default for DeliveriesSection {
         }
     }
 }
-
-impl DeliveriesSection {
-    pub(crate) fn limits(&self) -> crate::deliveries::Limits {
-        crate::deliveries::Limits {
-            concurrent_max: self.concurrent_max.get() as usize,
-            body_max: self.body_max.bytes(),
-        }
-    }
-}

@@ -1,6 +1,6 @@
 //! `[[endpoint]]` and `[[allow]]`: what callers may reach, and the quota keys that both have.
 
-use crate::quota::{Rate, Window};
+use super::{Rate, Window};
 use runtime::config::{BoundedInt, ByteSize, FilePath, Timeout};
 use runtime::from_text;
 use serde::Deserialize;

@@ -3,9 +3,8 @@
 
 use super::rewrite::Rewrite;
 use super::{AllowSection, CallerCredentials, EndpointSection, QuotaSection};
-use crate::quota::Quota;
 use policy::{
-    Endpoint, HostPattern, Methods, PathPattern, Policy, PolicyError, Ports, Rule, RuleRef, Scheme,
+    Endpoint, HostPattern, Methods, PathPattern, Policy, PolicyError, Ports, Rule, Scheme,
 };
 use protocol::frame::{Bounded, Serves};
 use protocol::limits::{SERVES_ENDPOINTS_MAX, SERVES_HOSTS_MAX};
@@ -39,23 +38,6 @@ pub(crate) struct EndpointSettings {
     pub(crate) rewrite: Rewrite,
     pub(crate) repeatable: bool,
     pub(crate) quota: QuotaSection,
-}
-
-/// The quotas, with their use.
-#[derive(Debug)]
-pub(crate) struct Quotas {
-    endpoints: HashMap<String, Quota>,
-    allow: Vec<Quota>,
-}
-
-impl Quotas {
-    /// Returns the quota of the entry that allows a request.
-    pub(crate) fn of(&self, rule: &RuleRef) -> Option<&Quota> {
-        match rule {
-            RuleRef::Endpoint(name) => self.endpoints.get(name),
-            RuleRef::Allow(index, _) => self.allow.get(*index),
-        }
-    }
 }
 
 /// A mistake at a value, with its key in front of the message.
@@ -182,15 +164,16 @@ impl Rules {
         }
     }
 
-    /// Returns unused quotas: by endpoint, and by rule of the allow list.
-    pub(crate) fn quotas(&self) -> Quotas {
-        let of_endpoint = |(name, settings): (&String, &EndpointSettings)| {
-            (name.clone(), Quota::new(settings.quota.clone()))
-        };
-        Quotas {
-            endpoints: self.settings.iter().map(of_endpoint).collect(),
-            allow: self.quotas.iter().cloned().map(Quota::new).collect(),
-        }
+    /// Returns the quota of each endpoint.
+    pub(crate) fn endpoint_quotas(&self) -> impl Iterator<Item = (&String, &QuotaSection)> {
+        self.settings
+            .iter()
+            .map(|(name, settings)| (name, &settings.quota))
+    }
+
+    /// Returns the quota of each rule of the allow list, in its order.
+    pub(crate) fn allow_quotas(&self) -> impl Iterator<Item = &QuotaSection> {
+        self.quotas.iter()
     }
 
     /// Returns the settings of an endpoint.

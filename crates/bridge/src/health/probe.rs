@@ -3,7 +3,8 @@
 use super::PROBE_TIMEOUT;
 use crate::credentials::Injection;
 use crate::credentials::alm::SessionEnd;
-use crate::dispatcher::{Active, resolve};
+use crate::dispatcher::Active;
+use crate::target_access::resolve;
 use bytes::Bytes;
 use http::{Method, StatusCode};
 use http_client::{Attempts, Client, OwnRequest, Replay, RequestBody, RequestPlan, request_head};

@@ -314,11 +314,6 @@ impl State {
         self.tenants.iter().find(|(_, entry)| &*entry.name == name)
     }
 
-    /// Returns all tenants.
-    pub(super) fn tenants(&self) -> impl Iterator<Item = (&TenantId, &TenantEntry)> {
-        self.tenants.iter()
-    }
-
     /// Drops expired keys. Returns whether there were any.
     pub(super) fn expire(&mut self, now: i64) -> bool {
         let before = self.keys.len();

@@ -6,6 +6,8 @@ use crate::storage::{ClientId, Existing, Pairing, Role, Secret};
 use crate::testing::TempDir;
 use protocol::frame::RefusedCode;
 
+const STALE_MAX: Duration = Duration::from_secs(24 * 3600);
+
 struct World {
     _dir: TempDir,
     storage: Storage,
@@ -18,7 +20,7 @@ async fn world() -> World {
         .await
         .unwrap();
     storage.create_tenant("acme").await.unwrap();
-    let directory = Directory::load(storage.clone()).await.unwrap();
+    let directory = Directory::load(storage.clone(), STALE_MAX).await.unwrap();
     World {
         _dir: dir,
         storage,
@@ -193,14 +195,16 @@ async fn identity_belongs_to_its_tenant() {
     );
     assert!(find(&world.directory, "other", [8; 16]).is_none());
     assert!(find(&world.directory, "acme", [9; 16]).is_none());
-    assert!(world.directory.owner_may_stay(&owner));
+    assert!(world.directory.close_reason(&owner).is_none());
     assert_eq!(world.directory.bridges_of(tenant)[0].installations, 1);
 
     world.storage.revoke_bridge(tenant, "dc1").await.unwrap();
     world.directory.refresh().await.unwrap();
-    let restarted = Directory::load(world.storage.clone()).await.unwrap();
+    let restarted = Directory::load(world.storage.clone(), STALE_MAX)
+        .await
+        .unwrap();
     for directory in [&world.directory, &restarted] {
-        assert!(!directory.owner_may_stay(&owner));
+        assert!(directory.close_reason(&owner).is_some());
         assert!(directory.bridges_of(tenant).is_empty());
         let standing = find(directory, "acme", [8; 16]).unwrap().standing;
         assert_eq!(standing, Err(RefusedCode::Revoked));
@@ -215,7 +219,7 @@ async fn without_database(stale_max: Duration) -> (World, Credentials, Principal
         .create_key("acme", Role::Caller, "", Existing::Refuse)
         .await;
     let (key, secret) = made.unwrap();
-    world.directory = Directory::load_for(world.storage.clone(), stale_max)
+    world.directory = Directory::load(world.storage.clone(), stale_max)
         .await
         .unwrap();
     let presented = credentials(&key.client_id, &secret);

@@ -33,7 +33,7 @@ pub(super) async fn start(config: Config) -> Result<RunningRelay, StartError> {
     let master = MasterKey::load_or_create(&config.key_file)?;
     let vault = Vault::new(storage.clone(), master).await?;
     let deliveries = Deliveries::new(storage.clone(), vault, config.deliveries.clone());
-    let directory = Directory::load_for(storage, config.directory.stale_max.0).await?;
+    let directory = Directory::load(storage, config.directory.stale_max.0).await?;
     let tls = config.tls.as_ref().map(tls::prepare).transpose()?;
     let ca_path = tls.as_ref().and_then(|ready| ready.ca_path.clone());
     let acceptor = tls.map(|ready| Acceptor::new(ready.acceptor));

@@ -3,8 +3,8 @@
 
 use super::jar::Jar;
 use super::{Login, SignIn};
-use crate::dispatcher::resolve;
 use crate::target_access::TargetAccess;
+use crate::target_access::resolve;
 use bytes::Bytes;
 use http::header::{HeaderMap, RETRY_AFTER};
 use http::{Method, StatusCode};

@@ -1,7 +1,7 @@
 //! PostgreSQL: how it is reached, and which of its errors are transient.
 
-use crate::PostgresUrl;
-use crate::backend::PoolSettings;
+use super::backend::PoolSettings;
+use crate::database::PostgresUrl;
 use std::time::Duration;
 
 /// Connections of this process.

@@ -1,6 +1,6 @@
 //! Why the database did not do what it was asked to, by what a caller can do about it.
 
-use crate::backend;
+use super::backend;
 use std::sync::Arc;
 
 /// An error of the database. Cheap to clone, because the changes of one batch share one.

@@ -1,10 +1,13 @@
 //! What differs between the two databases, and how either is opened.
 //!
 //! The differences are how a transaction begins, the clock, and which errors are transient. The rest of each
-//! database is in [`sqlite`](crate::sqlite) and [`postgres`](crate::postgres).
+//! database is in [`sqlite`](super::sqlite) and [`postgres`](super::postgres).
 
-use crate::pool::{BreakageClock, Pool};
-use crate::{Database, StoreError, postgres, sqlite};
+use super::StoreError;
+use super::pool::{BreakageClock, Pool};
+use super::postgres;
+use super::sqlite;
+use crate::database::Database;
 use sqlx::any::{AnyConnectOptions, AnyPoolOptions};
 use sqlx::migrate::{MigrateError, Migrator};
 use sqlx::postgres::PgDatabaseError;

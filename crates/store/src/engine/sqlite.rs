@@ -3,8 +3,8 @@
 //! WAL, so that commands read and write next to a running server. A commit is on disk before it is
 //! acknowledged (`synchronous = FULL`), and a writer waits up to five seconds for another one.
 
-use crate::StoreError;
-use crate::backend::PoolSettings;
+use super::StoreError;
+use super::backend::PoolSettings;
 use std::fmt::Write as _;
 use std::path::Path;
 use std::time::Duration;

@@ -8,10 +8,12 @@
 //!                    \------------> ROLLBACK fails       -> the connection is closed
 //! ```
 
-use crate::backend::Backend;
-use crate::connection::{Connection, timed_out};
-use crate::pool::{Pool, RESPONSE_TIMEOUT, is_broken};
-use crate::{StoreError, postgres, sqlite};
+use super::StoreError;
+use super::backend::Backend;
+use super::connection::{Connection, timed_out};
+use super::pool::{Pool, RESPONSE_TIMEOUT, is_broken};
+use super::postgres;
+use super::sqlite;
 use sqlx::Row as _;
 use std::ops::{Deref, DerefMut};
 use std::time::{Duration, Instant};

@@ -4,10 +4,11 @@
 //! library's ROLLBACK then fails, and the connection stays "in a transaction" in its pool. [`Pool::begin_with`]
 //! is the only way to begin one here, and returns a [`Transaction`].
 
-use crate::backend::{Backend, is_transient};
-use crate::connection::{Connection, Step, timed_out};
-use crate::transaction::{ServerTransaction, Transaction};
-use crate::{StoreError, postgres};
+use super::StoreError;
+use super::backend::{Backend, is_transient};
+use super::connection::{Connection, Step, timed_out};
+use super::postgres;
+use super::transaction::{ServerTransaction, Transaction};
 use futures_util::StreamExt as _;
 use futures_util::future::BoxFuture;
 use futures_util::stream::{self, BoxStream};

@@ -1,4 +1,4 @@
-//! A client certificate, and the identity by which connections made with it are told apart.
+//! A client certificate, and the identity that separates its connections from others.
 
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};

@@ -127,7 +127,7 @@ impl Connection {
                     response.as_mut().poll(cx)
                 })
                 .await;
-                // The target announces its keep-alive time anew with each response; none means that it is
+                // The target announces its keep-alive time again with each response; none means that it is
                 // unknown.
                 if let Ok(response) = &response {
                     let timeout = keep_alive_timeout(response.headers());

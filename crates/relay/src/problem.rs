@@ -2,10 +2,12 @@
 //!
 //! ```json
 //! {"type": "urn:integration-bridge:problem:bridge_offline", "title": "bridge offline", "status": 503,
-//!  "detail": "...", "code": "bridge_offline", "execution": "not_sent", "retry_after": 5}
+//!  "detail": "...", "code": "bridge_offline", "execution": "not_sent", "help": "/errors/bridge_offline", "retry_after": 5}
 //! ```
 //!
 //! They have a header `Bridge-Error: CODE`. A target's response never has it.
+
+pub(crate) mod help;
 
 use bytes::Bytes;
 use http::header::{self, HeaderName, HeaderValue};
@@ -157,6 +159,10 @@ impl Problem {
         out.insert("code".into(), json!(code.as_str()));
         let execution = self.failure.execution.as_str();
         out.insert("execution".into(), json!(execution));
+        // A relative path would be one of the target, where the client believes that it talks to the target.
+        if !self.at_proxy {
+            out.insert("help".into(), json!(help::path(code)));
+        }
         if let Some(id) = &self.call {
             out.insert("id".into(), json!(id));
         }
@@ -222,6 +228,7 @@ mod tests {
             assert_eq!(document["code"], code.as_str());
             assert_eq!(document["execution"], "not_sent");
             assert_eq!(document["id"], "c1");
+            assert_eq!(document["help"], format!("/errors/{code}"));
             let response = problem.into_response();
             assert_eq!(response.status().as_u16(), code.http_status());
             assert_eq!(response.headers()[BRIDGE_ERROR], code.as_str());

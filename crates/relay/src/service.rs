@@ -21,7 +21,7 @@ use crate::control_plane::ControlPlane;
 use crate::ingress::{self, endpoints, forward_proxy};
 use crate::listener::RequestHandler;
 use crate::metrics::{CONTENT_TYPE, Snapshot};
-use crate::problem::Problem;
+use crate::problem::{Problem, help};
 use crate::sending::{Progress, ResponseBody};
 use crate::tunnel::upgrade;
 use bytes::Bytes;
@@ -130,6 +130,12 @@ impl Service {
             // The admin listener has no TLS and no API.
             _ if connection.arrived == ListenerKind::Admin => return Err(Problem::not_found()),
             _ => {}
+        }
+        if let Some(code) = path.strip_prefix("/errors/") {
+            get(request.method())?;
+            let text = help::entry(code).ok_or_else(Problem::not_found)?;
+            let text = Bytes::from_static(text.as_bytes());
+            return Ok(typed(StatusCode::OK, "text/markdown; charset=utf-8", text));
         }
         control.serving.check().await?;
         // From here on only the active process responds. Health, readiness and metrics work on standby as well.

@@ -4,7 +4,6 @@
 //! source --> PrefetchedBody   frames that were read already, or how reading ended, then the rest
 //!        --> CountedBody      sees the size of each data frame; may reject it
 //!        --> IdleTimeoutBody  fails when the source sends nothing for too long
-//!        --> OnEnd            runs once when the body ends, fails or is dropped
 //!        --> DeferredBody     polls the source only after something has happened
 //! ```
 //!
@@ -15,13 +14,11 @@
 mod counted;
 mod deferred;
 mod idle_timeout;
-mod on_end;
 mod prefetched;
 
 pub use counted::CountedBody;
 pub use deferred::DeferredBody;
 pub use idle_timeout::IdleTimeoutBody;
-pub use on_end::{BodyEnd, OnEnd};
 pub use prefetched::PrefetchedBody;
 
 #[cfg(test)]

@@ -1,4 +1,4 @@
-//! Beside us: other programs that make a port of a private network reachable, whichever of them
+//! Peers: other programs that make a port of a private network reachable, whichever of them
 //! are installed, with encryption on, doing the same things in turn.
 //!
 //! ```text

@@ -420,3 +420,25 @@ async fn unsent_request_is_retried_on_the_next_tunnel() {
     assert_eq!(answer["execution"], "executed");
     assert_eq!(world.target.hooks().len(), 1);
 }
+
+#[tokio::test]
+async fn error_document_links_to_its_entry() {
+    let world = TestEnv::start().await;
+    let refused = world
+        .api
+        .send(Ask::post("/v1/calls").json(&json!({})))
+        .await;
+    assert_problem(&refused, 401, "unauthorized", "not_sent");
+    let document = refused.json();
+    let help = document["help"].as_str().expect("a path");
+    let entry = world.api.send(Ask::get(help)).await;
+    assert_eq!(entry.status, 200);
+    assert_eq!(
+        entry.header("content-type"),
+        Some("text/markdown; charset=utf-8")
+    );
+    let text = entry.text();
+    assert!(text.starts_with("### unauthorized\n"), "{text}");
+    let unknown = world.api.send(Ask::get("/errors/no_such_code")).await;
+    assert_problem(&unknown, 404, "not_found", "not_sent");
+}

@@ -20,7 +20,7 @@ use std::time::Duration;
 use support::let_time_pass;
 use support::recorder::Message;
 
-// Beside this file.
+// In the directory of this file.
 #[path = "http2/bodies.rs"]
 mod bodies;
 #[path = "http2/breaches.rs"]

@@ -28,11 +28,11 @@ async fn endpoint_quota_rejects_at_once() {
         .await;
     let get = |path: &str| Ask::get(format!("/v1/endpoints/{path}")).key(&world.caller);
     let hanging = world.api.send(get("one/delay/1500"));
-    let beside = async {
+    let parallel = async {
         let_time_pass(Duration::from_millis(400), "the slow request comes first").await;
         world.api.send(get("one/small")).await
     };
-    let (first, second) = tokio::join!(hanging, beside);
+    let (first, second) = tokio::join!(hanging, parallel);
     first.expect_status(200);
     assert_eq!(
         (second.code(), second.execution()),

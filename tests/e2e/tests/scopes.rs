@@ -153,7 +153,13 @@ fn rows(world: &TestEnv, call: &str) -> Vec<Row> {
 }
 
 /// Operations that need no key.
-const PUBLIC: [&str; 4] = ["health", "openTunnel", "openapi", "readiness"];
+const PUBLIC: [&str; 5] = [
+    "explainError",
+    "health",
+    "openTunnel",
+    "openapi",
+    "readiness",
+];
 
 fn operations() -> BTreeSet<String> {
     let document = include_str!("../../../proto/openapi.json");

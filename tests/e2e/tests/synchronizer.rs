@@ -54,11 +54,11 @@ async fn synchronizer_run_is_complete_and_calls_stay_fast() {
     let called_before = site.world.target.requests();
     let why = "calls alone are the measure for those during the run";
     let quiet = let_time_pass(QUIET_CALL_EVERY * QUIET_CALLS, why);
-    let ((), quiet) = calls.beside(QUIET_CALL_EVERY, quiet).await;
+    let ((), quiet) = calls.during(QUIET_CALL_EVERY, quiet).await;
 
     let before = site.world.rss_kib();
     site.world.reset_peaks();
-    let ((), busy) = calls.beside(CALL_EVERY, run(&site)).await;
+    let ((), busy) = calls.during(CALL_EVERY, run(&site)).await;
     site.world.assert_grown_less(before, GROWTH_MAX_KIB);
 
     site.check_answers();
@@ -68,7 +68,7 @@ async fn synchronizer_run_is_complete_and_calls_stay_fast() {
     let (quiet, busy) = (median(quiet), median(busy));
     assert!(
         busy <= PROMPT.max(quiet * 2),
-        "a call took {quiet:?} before the run and {busy:?} beside it"
+        "a call took {quiet:?} before the run and {busy:?} during it"
     );
 }
 
@@ -291,7 +291,7 @@ impl Calls {
 
     /// Calls at an even pace, however long each takes, for as long as `work` goes on. Each must
     /// succeed; the times that they took come with what `work` gives.
-    async fn beside<T>(
+    async fn during<T>(
         &self,
         every: Duration,
         work: impl Future<Output = T>,

@@ -290,7 +290,7 @@ async fn accept(addr: SocketAddr, listener: TcpListener, shared: Arc<Shared>) {
                 lines.spawn(line::run(client, serial, Arc::clone(&shared)));
             },
             Some(_) = lines.join_next() => {}
-            // Somebody else has the port for a moment: try again.
+            // Another process has the port for a moment: retry.
             () = tokio::time::sleep(Duration::from_millis(20)), if listener.is_none() && !refuse => {}
         }
     }

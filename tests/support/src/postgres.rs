@@ -50,7 +50,7 @@ impl PostgresServer {
         let mut server = as_account(&programs.join("postgres"));
         server.arg("-D").arg(&data).arg("-k").arg(&dir);
         server.args(["-h", "127.0.0.1", "-p", &port.to_string()]);
-        // Nobody pulls its plug: what is tested are the programs that use it.
+        // No crash safety: the tests are about the programs that use it, not about the server.
         for setting in ["fsync=off", "max_connections=300", "log_min_messages=fatal"] {
             server.args(["-c", setting]);
         }

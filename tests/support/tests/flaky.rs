@@ -255,7 +255,7 @@ async fn refuse_affects_new_connections_only() {
     proxy.refuse(true).await;
     let error = TcpStream::connect(proxy.addr())
         .await
-        .expect_err("nobody listens");
+        .expect_err("no listener");
     assert_eq!(error.kind(), ErrorKind::ConnectionRefused);
     round_trip(&mut old, b"still here").await;
     proxy.refuse(false).await;
@@ -283,6 +283,6 @@ async fn dropped_proxy_closes_everything() {
         timeout(SOON, socket.read(&mut [0; 8])).await.expect("soon"),
         Ok(0) | Err(_)
     ));
-    let error = TcpStream::connect(addr).await.expect_err("nobody listens");
+    let error = TcpStream::connect(addr).await.expect_err("no listener");
     assert_eq!(error.kind(), ErrorKind::ConnectionRefused);
 }

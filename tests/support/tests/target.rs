@@ -244,11 +244,11 @@ async fn raw_target_passes_bytes_unchanged() {
 
 #[tokio::test]
 async fn connect_failure_differs_from_exchange_failure() {
-    let nobody = Origin::http(support::ports::free_addr());
-    let refused = nobody
+    let unused = Origin::http(support::ports::free_addr());
+    let refused = unused
         .try_send(Ask::get("/"))
         .await
-        .expect_err("nobody listens");
+        .expect_err("no listener");
     assert!(refused.is_refused(), "{refused}");
     let (_target, origin) = plain().await;
     let quick = Ask::get("/hang").within(Duration::from_millis(50));

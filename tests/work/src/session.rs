@@ -145,7 +145,7 @@ impl Pair {
         self.now += Duration::from_millis(1);
         for session in [&mut self.relay, &mut self.bridge] {
             if session.poll_timeout().is_some_and(|at| at <= self.now) {
-                session.handle_timeout(self.now).expect("nobody is silent");
+                session.handle_timeout(self.now).expect("no peer is silent");
             }
         }
     }
@@ -163,7 +163,7 @@ impl Pair {
         }
         self.bridge
             .mark_dispatched(self.now, id)
-            .expect("nobody took it back");
+            .expect("it was not cancelled");
     }
 
     fn read_answer_head(&mut self, id: u32) {
@@ -179,7 +179,7 @@ impl Pair {
         bytes
     }
 
-    /// Reads the rest of a response that is there as a whole, and lets go of it.
+    /// Reads the rest of a response that has arrived completely, and releases it.
     fn read_to_end(&mut self, id: u32) -> usize {
         let bytes = self.read_what_came(id);
         assert_eq!(self.relay.read(self.now, id), Read::End);

@@ -385,7 +385,7 @@ fn no_frame_of_a_stream_precedes_its_open() {
     pair.relay.stop(id);
     pair.run();
     assert_eq!(kinds(&pair.sent_by_relay()), ["OPEN", "STOP"]);
-    // An answer that nobody wants costs the bridge nothing for good.
+    // A response without a reader costs the bridge nothing in the long run.
     pair.bridge
         .send_head(id, &response(200), b"unwanted", true)
         .unwrap();

@@ -50,7 +50,7 @@ fn tiny_frames_cost_no_more_than_their_bytes() {
     assert_eq!(
         peer.events(),
         [Event::Readable(1)],
-        "one wake-up for what nobody has read"
+        "one wake-up for unread frames"
     );
     let Read::Data(all) = peer.session.read(peer.now, 1) else {
         panic!("nothing to read");

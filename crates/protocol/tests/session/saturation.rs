@@ -103,7 +103,7 @@ fn stalled_readers_leave_others_their_reserve() {
     let mut pair = Pair::tight(100, 256, 512 * KIB);
     pair.keep_frames = false;
     let (mut relay, mut bridge) = (Users::default(), Users::default());
-    // These use up the session's window, and nobody reads them.
+    // These use up the session's window, and no caller reads them.
     for _ in 0..20 {
         let id = pair.relay.open(&call(), b"", false).unwrap();
         relay.write(
@@ -186,7 +186,7 @@ fn credit_returns_when_others_fill_the_session() {
     bridge.wake(pair.take_bridge_events());
     bridge.act(pair.now, &mut pair.bridge, 100);
     assert_eq!(bridge.readers[&id].got, relay.writers[&id].sent);
-    // Others that nobody reads take all that is left of the session's window.
+    // Other unread streams take the rest of the session's window.
     for _ in 0..10 {
         let id = pair.relay.open(&call(), b"", false).unwrap();
         let bytes = 1000 * KIB;

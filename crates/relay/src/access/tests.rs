@@ -84,6 +84,7 @@ const RULES: &[(&str, &str, Resource)] = &[
     ("health", "", Resource::Public),
     ("readiness", "", Resource::Public),
     ("openapi", "", Resource::Public),
+    ("explainError", "", Resource::Public),
     ("getEndpoint", "cyA", Resource::Endpoints),
     ("headEndpoint", "cyA", Resource::Endpoints),
     ("postEndpoint", "cyA", Resource::Endpoints),

@@ -253,6 +253,7 @@ fn problem() -> Value {
             "detail": {"type": "string"},
             "code": {"type": "string", "enum": codes},
             "execution": {"type": "string", "enum": executions},
+            "help": {"type": "string", "description": "The path of the code's entry in the troubleshooting guide, at this relay."},
             "id": {"type": "string", "description": "The call's id, if the request is a call."},
             "retry_after": {"type": "integer", "description": "Seconds after which the client can retry."},
         },

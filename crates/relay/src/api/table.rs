@@ -545,6 +545,20 @@ fn data_path() -> Vec<Operation> {
             None,
         )
         .summary("Return this document"),
+        operation(
+            "explainError",
+            Method::GET,
+            "/errors/{code}",
+            Permission::PUBLIC,
+            media(
+                200,
+                "text/markdown",
+                "The code's entry in the troubleshooting guide.",
+            ),
+            None,
+        )
+        .summary("Explain an error code")
+        .errors(&[Code::NotFound]),
     ];
     let methods = [
         ("getEndpoint", Method::GET),

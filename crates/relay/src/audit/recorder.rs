@@ -218,7 +218,7 @@ impl TrafficLog for Auditing {
         }
         let sum = Arc::new(TrafficSum::default());
         if sums.count >= SUMS_MAX {
-            // Names that somebody makes up; they all end alike.
+            // Callers can make up names without end: their requests all fail in the same way, so one sum is enough.
             return sum;
         }
         sums.count += 1;

@@ -185,10 +185,10 @@ async fn rejected_change_leaves_the_revision(database: TestDatabase) {
     assert!(matches!(twice, StorageError::Conflict(_)), "{twice}");
     let bad = storage.create_tenant("a b").await.unwrap_err();
     assert!(matches!(bad, StorageError::Invalid(_)), "{bad}");
-    let nobody = storage
-        .create_key("nobody", Role::Admin, "", Existing::Refuse)
+    let unknown = storage
+        .create_key("unknown", Role::Admin, "", Existing::Refuse)
         .await;
-    assert!(matches!(nobody, Err(StorageError::NotFound(_))));
+    assert!(matches!(unknown, Err(StorageError::NotFound(_))));
     assert_eq!(storage.revision().await.unwrap(), start + 1);
 }
 

@@ -43,7 +43,7 @@ async fn cancelled_request_is_reset_at_the_target() {
     let site = H2Env::start(BOTH).await;
     slow(&site);
     let short = Duration::from_millis(1500);
-    let beside = [
+    let parallel = [
         Step::ReadBody,
         Step::Pause(short),
         Step::Head(Head::new(200)),
@@ -52,12 +52,14 @@ async fn cancelled_request_is_reset_at_the_target() {
         Step::Send(b", second".to_vec()),
         Step::End,
     ];
-    site.target.answer("/beside", beside.to_vec());
+    site.target.answer("/parallel", parallel.to_vec());
 
     // A concurrent exchange goes on.
-    let (relay, ask) = (site.relay(), site.post("/beside", "small"));
-    let beside = tokio::spawn(async move { relay.send(ask).await });
-    site.target.wait_until("/beside", TIMEOUT, is_running).await;
+    let (relay, ask) = (site.relay(), site.post("/parallel", "small"));
+    let parallel = tokio::spawn(async move { relay.send(ask).await });
+    site.target
+        .wait_until("/parallel", TIMEOUT, is_running)
+        .await;
 
     let (relay, ask) = (site.relay(), site.post("/late", "small"));
     let asking = tokio::spawn(async move { relay.try_send(ask).await.is_ok() });
@@ -73,7 +75,7 @@ async fn cancelled_request_is_reset_at_the_target() {
     let noticed = site.target.wait_until("/endless", NOTICED_WITHIN, all_left);
     assert_eq!(noticed.await.len(), 1);
 
-    let answer = tokio::time::timeout(TIMEOUT, beside).await;
+    let answer = tokio::time::timeout(TIMEOUT, parallel).await;
     let answer = answer.unwrap().unwrap().expect_status(200);
     assert_eq!(answer.text(), "first, second");
 }

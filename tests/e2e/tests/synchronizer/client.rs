@@ -72,7 +72,7 @@ struct Session {
 }
 
 impl AlmClient {
-    /// With a key of the relay's. Nobody is signed in yet.
+    /// Uses a key of the relay. No user is signed in yet.
     pub(crate) fn new(origin: &Origin, key: &ApiKey, login: Login) -> Self {
         Self {
             origin: origin.clone(),

@@ -50,7 +50,7 @@ impl Fault {
         }
     }
 
-    /// Nobody has signed in.
+    /// No user has signed in.
     pub(super) fn not_signed_in() -> Self {
         Self {
             challenge: Some(Challenge::Lwsso),
@@ -58,7 +58,7 @@ impl Fault {
         }
     }
 
-    /// Somebody had signed in, and out again.
+    /// The user has signed out.
     pub(super) fn logged_out() -> Self {
         Self::business("TokenId is invalid because it has logged out")
     }

@@ -11,7 +11,7 @@ use super::sessions::Who;
 use super::write::Writer;
 
 /// The user of what a test does itself.
-const SOMEBODY: &str = "somebody";
+const DETECTED_BY: &str = "tester";
 /// Seeded defects come from these days, in turn.
 const SEED_DAYS: usize = 28;
 
@@ -44,7 +44,7 @@ impl Alm {
                     ),
                     ("severity", severities[at % severities.len()]),
                     ("status", statuses[at % statuses.len()]),
-                    ("detected-by", SOMEBODY),
+                    ("detected-by", DETECTED_BY),
                     ("creation-time", &day),
                 ]);
                 writer.create(project, EntityType::Defect, &draft)?;
@@ -140,7 +140,7 @@ impl Alm {
         let now = state.clock.now();
         let who = Who {
             session: String::new(),
-            user: SOMEBODY.to_owned(),
+            user: DETECTED_BY.to_owned(),
         };
         let State {
             sessions, domains, ..

@@ -59,7 +59,7 @@ pub(super) struct Who {
 /// The session cookies of a request.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum SignedIn {
-    Nobody,
+    NoUser,
     LoggedOut,
     As(String),
 }
@@ -114,12 +114,12 @@ impl Sessions {
 
     pub(super) fn signed_in(&self, headers: &HeaderMap) -> SignedIn {
         let Some(cookie) = cookie(headers, "LWSSO_COOKIE_KEY") else {
-            return SignedIn::Nobody;
+            return SignedIn::NoUser;
         };
         match self.identities.get(&cookie) {
             Some(identity) => SignedIn::As(identity.user.clone()),
             None if self.logged_out.contains(&cookie) => SignedIn::LoggedOut,
-            None => SignedIn::Nobody,
+            None => SignedIn::NoUser,
         }
     }
 

@@ -173,7 +173,7 @@ fn user(sessions: &Sessions, call: &Call) -> Result<String, Fault> {
     match sessions.signed_in(&call.headers) {
         SignedIn::As(user) => Ok(user),
         SignedIn::LoggedOut => Err(Fault::logged_out()),
-        SignedIn::Nobody => Err(Fault::not_signed_in()),
+        SignedIn::NoUser => Err(Fault::not_signed_in()),
     }
 }
 

@@ -1,6 +1,6 @@
 //! A line between two network namespaces that loses and delays packets: `network-line SETTINGS` makes two
 //! TUN devices, `line0` and `line1`, in the namespace that it runs in, prints `ready`, and carries packets
-//! between them. Whoever started it moves the devices to where they belong; they stay connected to it.
+//! between them. The caller moves the devices to where they belong; they stay connected to it.
 //!
 //! SETTINGS is a file with two numbers: packets lost in a thousand, and the delay one way in
 //! milliseconds. It is read again all the time.

@@ -227,7 +227,7 @@ impl Exchange {
         }
         // A body that reads to its end is whole.
         if self.down_reader.done && !self.down_reader.failed && !self.relay_stopped {
-            let user = self.bridge.as_ref().expect("an answer from nobody");
+            let user = self.bridge.as_ref().expect("a response without a bridge");
             assert_eq!(self.down_reader.got, user.down.body.bytes);
         }
         if let Some(user) = &self.bridge
@@ -252,7 +252,7 @@ impl Exchange {
         let failed = self.down_reader.failed;
         assert!(
             !failed || self.settled.is_some(),
-            "failed, and nobody knows how far it came"
+            "failed without an execution state"
         );
         assert!(matches!(
             relay.read(now, self.up.id),

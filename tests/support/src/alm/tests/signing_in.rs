@@ -29,11 +29,11 @@ async fn wrong_password_is_challenged() {
 async fn authentication_check_needs_no_session() {
     let alm = Alm::start("ann", "secret").await;
     let origin = Origin::http(alm.addr());
-    let nobody = origin
+    let anonymous = origin
         .send(Ask::get(IS_AUTHENTICATED))
         .await
         .expect_status(401);
-    let challenge = nobody.header("www-authenticate").expect("it is there");
+    let challenge = anonymous.header("www-authenticate").expect("it is there");
     assert!(
         challenge.starts_with("LWSSO realm=http://127.0.0.1:"),
         "{challenge}"

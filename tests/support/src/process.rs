@@ -18,6 +18,7 @@
 
 mod log;
 
+use crate::wait::{TIMEOUT, eventually};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -191,6 +192,24 @@ impl Running {
     /// Asks it to end (SIGTERM).
     pub fn terminate(&self) {
         self.signal("TERM");
+    }
+
+    /// Waits until the process handles SIGTERM, then sends it. A program that was started a moment ago would
+    /// otherwise end by the signal's default action.
+    pub async fn terminate_in_order(&self) {
+        eventually(TIMEOUT, "a handler for SIGTERM", async || {
+            self.exited().is_some() || self.handles_sigterm()
+        })
+        .await;
+        self.terminate();
+    }
+
+    fn handles_sigterm(&self) -> bool {
+        // Bit 14 of the mask in hexadecimal: signals are counted from 1.
+        let status = self.proc("status");
+        let mask = status.lines().find_map(|line| line.strip_prefix("SigCgt:"));
+        let mask = mask.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok());
+        mask.is_some_and(|mask| mask & (1 << 14) != 0)
     }
 
     /// Sends a signal by name, such as `STOP` and `CONT`.

@@ -218,7 +218,7 @@ impl TrafficLog for Auditing {
         }
         let sum = Arc::new(TrafficSum::default());
         if sums.count >= SUMS_MAX {
-            // Callers can make up names without end: their requests all fail in the same way, so one sum is enough.
+            // Callers can make up endpoint names without end. Beyond the bound their exchanges have no row.
             return sum;
         }
         sums.count += 1;

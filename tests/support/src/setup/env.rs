@@ -343,13 +343,13 @@ impl TestEnv {
 
     /// Sends SIGTERM to the bridge and returns its exit status.
     pub async fn terminate_bridge(&mut self, within: Duration) -> ExitStatus {
-        self.bridge.process().terminate();
+        self.bridge.process().terminate_in_order().await;
         self.bridge.process().wait_exit(within).await
     }
 
     /// Sends SIGTERM to the relay and returns its exit status.
     pub async fn terminate_relay(&mut self, within: Duration) -> ExitStatus {
-        self.relay.process().terminate();
+        self.relay.process().terminate_in_order().await;
         self.relay.process().wait_exit(within).await
     }
 }

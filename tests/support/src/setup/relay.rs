@@ -308,7 +308,7 @@ impl Relay {
     ///
     /// Where it does not within this time, or fails.
     pub async fn stop(&mut self, within: Duration) {
-        self.process().terminate();
+        self.process().terminate_in_order().await;
         let status = self.process().wait_exit(within).await;
         assert!(
             status.success(),

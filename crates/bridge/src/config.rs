@@ -20,8 +20,8 @@
 //! Each section has a file with its keys, defaults and checks. Reading, environment variables and the places
 //! of mistakes are `runtime::config`'s. The meaning of rules is the crate `policy`'s; `rules` builds its types.
 //!
-//! A new key needs its field, its use, and a line in `deploy/examples/bridge.toml`. A key that a reload may
-//! change has `#[serde(skip_serializing)]` (see [`runtime::config::first_change`]).
+//! A new key needs its field, its use, and a line in `deploy/examples/bridge.toml` and `bridge.env`. A key that a
+//! reload may change has `#[serde(skip_serializing)]` (see [`runtime::config::first_change`]).
 
 mod audit;
 mod bridge;

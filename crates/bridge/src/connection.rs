@@ -164,7 +164,7 @@ impl Connection {
                 Some(counter) => counter,
                 None => match ConnectionCounter::load(&state.data_dir, number) {
                     Ok(counter) => counter,
-                    // Waiting for the disk would keep the bridge offline. The relay answers a number
+                    // Waiting for the disk would keep the bridge offline. The relay responds to a number
                     // that is too low with the one that it saw last, so a start at zero is safe.
                     Err(error) if is_temporary(&error) => {
                         tracing::error!(

@@ -6,7 +6,7 @@
 //!           \---------------- raise <------------------------------/
 //! ```
 //!
-//! The number is written to the disk before the connection that it identifies is made. If the disk fails, the
+//! The number is written to the disk before the connection that it identifies is opened. If the disk fails, the
 //! number in memory still increases, so one process never uses a number twice. A process that starts from a
 //! number that is too low gets the relay's latest number (`stale_epoch`) and continues from there.
 //!

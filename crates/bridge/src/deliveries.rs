@@ -1,7 +1,7 @@
 //! Deliveries on the bridge: which run, and the reports about those that ended.
 //!
-//! A delivery outlives the stream and the session that it came by: whatever happens to the tunnel, the request
-//! to the target goes on and its outcome is written. The bridge reports the outcome on every session that
+//! A delivery outlives the stream and the session that it arrived on: whatever happens to the tunnel, the request
+//! to the target continues and its outcome is written. The bridge reports the outcome on every session that
 //! comes up, until the relay acknowledges it.
 
 use crate::journal::{Journal, JournalError, Outcome};
@@ -41,11 +41,11 @@ pub(crate) struct Deliveries {
     completed: Notify,
 }
 
-/// Whether a task may make an attempt.
+/// Whether a task may execute an attempt.
 pub(crate) enum Admission {
     /// It may.
     Accepted(Claim),
-    /// Another task makes it: a receiver of its outcome.
+    /// Another task executes it: a receiver of its outcome.
     Running(Ended),
     /// The limit of concurrent deliveries is reached.
     Full,
@@ -61,7 +61,7 @@ pub(crate) struct Claim {
 
 impl Drop for Claim {
     fn drop(&mut self) {
-        // Also if the task panics: the attempt could never be made again otherwise.
+        // Also if the task panics: the attempt could never be retried otherwise.
         self.deliveries.lock().remove(&self.attempt);
     }
 }

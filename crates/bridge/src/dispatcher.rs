@@ -246,7 +246,7 @@ impl Dispatcher {
     pub(crate) fn refresh_addresses(&self) {
         let active = self.active();
         let addresses = own_addresses();
-        // A new config drops the idle connections, so it is made only if something has changed.
+        // A new config drops the idle connections, so it is created only if something has changed.
         if addresses != active.own_addresses
             && let Ok(active) =
                 Active::new(active.config.clone(), addresses, active.credentials.clone())

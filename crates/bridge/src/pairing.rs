@@ -223,7 +223,7 @@ async fn post(dialer: &Dialer, api_key: &ApiKey, body: Bytes) -> Result<PairResp
         relay: relay.clone(),
         detail: error.to_string(),
     };
-    // The dialer, as for a tunnel: behind a proxy, the relay's name may be known to the proxy only.
+    // The dialer, as for a tunnel: with a proxy, the relay's name may be known to the proxy only.
     let stream = dialer.connect().await.map_err(|source| PairError::Dial {
         relay: relay.clone(),
         source,

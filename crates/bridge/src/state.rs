@@ -158,7 +158,7 @@ impl SessionSet {
         }
     }
 
-    /// Runs a task that waits for a retired session. Finished tasks are removed on the way.
+    /// Runs a task that waits for a retired session. Finished tasks are removed as well.
     pub(crate) fn spawn_retired(&self, task: impl Future<Output = ()> + Send + 'static) {
         let mut retired = lock(&self.retired);
         while retired.try_join_next().is_some() {}

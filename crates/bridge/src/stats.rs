@@ -1,6 +1,6 @@
 //! Runtime statistics of this bridge, for `status` and metrics.
 //!
-//! Counting costs an exchange one atomic add. The last calls are kept with their method, host and outcome;
+//! Counting costs an exchange one atomic add. The last calls are stored with their method, host and outcome;
 //! never with a path, a query, a header field or a body.
 
 use protocol::{Code, Failure};

@@ -1,4 +1,4 @@
-//! The document that `status` shows. The running bridge makes it; the command prints it.
+//! The document that `status` shows. The running bridge creates it; the command prints it.
 
 use crate::stats::{LastCall, SlotState};
 use serde::{Deserialize, Serialize};

@@ -148,7 +148,7 @@ pub struct RequestPlan<'a> {
     pub pool_key: PoolKey,
     /// Used where `pool_key` is for HTTP/1.1 only, and the target supports only HTTP/2.
     pub any_protocol_key: Option<PoolKey>,
-    /// For a new connection, in place of the client's own.
+    /// For a new connection, instead of the client's own.
     pub connect_timeout: Option<Duration>,
 }
 

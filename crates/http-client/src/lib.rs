@@ -10,7 +10,7 @@
 //!
 //! A connection needs an [`Approved`](policy::Approved), which only the policy makes. What a URL in the
 //! program's own config names (a collector, for instance) goes through
-//! [`Candidate::for_configured`](policy::Candidate::for_configured), the policy's only other door. No
+//! [`Candidate::for_configured`](policy::Candidate::for_configured), the policy's only other constructor. No
 //! redirect is followed here, and nothing is decided: that is up to the caller.
 //!
 //! An exchange moves the bytes of its own HTTP/1.1 [`Connection`] while it is polled, and closes it by

@@ -1,7 +1,7 @@
 //! What moves the bytes of an HTTP/1.1 connection: the exchange that polls it, or a task.
 //!
-//! As a rule the exchange polls it, so that a request costs no task and no hop between tasks. A task takes
-//! over only where both directions must move while the exchange waits for something else.
+//! As a rule the exchange polls it, so that a request costs no task and no hop between tasks. A task moves
+//! them only where both directions must continue while the exchange waits for something else.
 
 use crate::request_body::RequestBody;
 use crate::stream::Stream;

@@ -49,7 +49,7 @@ impl Authenticator {
 
     /// Returns the API key that the request proves.
     ///
-    /// Another process may have created an unknown key a moment ago, so the directory asks the database
+    /// Another process may have created an unknown key recently, so the directory queries the database
     /// before the key is refused ([`Directory::refresh_for`]).
     ///
     /// # Errors
@@ -102,7 +102,7 @@ impl Authenticator {
     }
 }
 
-/// Checks credentials against the directory, and asks the database before it refuses unknown ones.
+/// Checks credentials against the directory, and queries the database before it refuses unknown ones.
 #[derive(Debug)]
 pub(crate) struct KeyCheck {
     directory: Arc<Directory>,
@@ -126,11 +126,11 @@ impl KeyCheck {
     ) -> Result<Principal, Failure> {
         let directory = &self.directory;
         match directory.authenticate(credentials) {
-            // Another process may have changed either a moment ago.
+            // Another process may have changed either recently.
             Err(failure) if matches!(failure.code, Code::Unauthorized | Code::TenantSuspended) => {}
             known => return known,
         }
-        // Only failures are limited, and only before the database is asked: a valid key passes above.
+        // Only failures are limited, and only before the database is queried: a valid key passes above.
         if !self.attempts().has_room(peer, Instant::now()) {
             return Err(Failure::not_sent(
                 Code::RateLimited,

@@ -1,7 +1,7 @@
 //! The body of a response, as a handler returns it: the content, and what the response holds until it is
 //! written.
 //!
-//! `sending` turns it into what the HTTP library writes.
+//! `sending` converts it into what the HTTP library writes.
 
 mod call;
 

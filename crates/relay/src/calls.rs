@@ -65,7 +65,7 @@ pub(crate) async fn handle(
     connection: &Arc<Connection>,
     request: Request<Incoming>,
 ) -> Result<Response<Body>, Problem> {
-    // The permit is taken before the body is read, so that bodies without one take no memory. It is held
+    // The permit is acquired before the body is read, so that bodies without one use no memory. It is held
     // until the response is written.
     let permit = control.data.begin(principal)?;
     let held = permit.clone();

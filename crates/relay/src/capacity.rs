@@ -1,6 +1,6 @@
-//! Who may use how much of the relay at once.
+//! How much of the relay each tenant and key may use at once.
 //!
-//! `concurrency`: who may begin an exchange; `memory`: how many bytes of bodies may be in memory, and whose;
+//! `concurrency`: whether an exchange may begin; `memory`: how many bytes of bodies may be in memory, and whose;
 //! `reservation`: the memory of one body; `collect`: reads a body into such memory.
 
 mod collect;

@@ -4,8 +4,8 @@
 //! rejected before anything listens. Reading, environment variables and the places of mistakes are
 //! `runtime::config`'s. `deploy/examples/relay.toml` shows every key with its default.
 //!
-//! A new key needs its field, its use, and a line in `deploy/examples/relay.toml`. A key that a reload may change
-//! has `#[serde(skip_serializing)]` (see [`runtime::config::first_change`]).
+//! A new key needs its field, its use, and a line in `deploy/examples/relay.toml` and `relay.env`. A key that a
+//! reload may change has `#[serde(skip_serializing)]` (see [`runtime::config::first_change`]).
 
 mod deliveries;
 mod direct;

@@ -158,7 +158,7 @@ impl Connection {
         self.pending.charge(bytes);
     }
 
-    /// Waits until it is evicted; for ever once it has authenticated. Cancel safe.
+    /// Waits until it is evicted; forever once it has authenticated. Cancel safe.
     pub(crate) async fn evicted(&self) {
         self.pending.evicted().await;
     }

@@ -5,7 +5,7 @@
 //!     \_________\__________\___________\____________ DataPlane ____/
 //! ```
 //!
-//! It knows nothing of the control plane: the two things that it needs of it are [`Identities`], which the
+//! It knows nothing of the control plane: the two interfaces that it needs are [`Identities`], which the
 //! directory implements, and [`TrafficLog`], which the audit record implements.
 
 use crate::access::Principal;
@@ -49,7 +49,7 @@ pub(crate) struct DataPlane {
     pub(crate) direct: Direct,
     /// Counters.
     pub(crate) metrics: Arc<Metrics>,
-    /// Traces, if `[telemetry]` asks for them.
+    /// Traces, if `[telemetry]` enables them.
     pub(crate) spans: Option<Arc<Spans>>,
     /// Permits for the TLS handshakes of bridges.
     pub(crate) handshakes: AdmissionControl,
@@ -95,7 +95,7 @@ impl DataPlane {
             // Limited by count only.
             bytes_max: usize::MAX,
         };
-        // Fixed at the start: a reload that changes these asks for a restart.
+        // Fixed at the start: a reload that changes these requires a restart.
         let capacity = Capacity {
             node: limits.streams_max,
             tenant: limits.streams_per_tenant,

@@ -12,9 +12,9 @@
 //! ```
 //!
 //! [`routing`](crate::routing) decides where a call goes, `state` what follows an attempt, and `settle`
-//! stores it. `inbox` holds the engine's events, `sign` makes signatures, `rate` has the rate limits. All
+//! stores it. `inbox` holds the engine's events, `sign` creates signatures, `rate` has the rate limits. All
 //! writes go through [`Batch`]; stored requests are encrypted by the `vault`. An attempt belongs to the
-//! installation that took it until the journal there reports how it ended: when that installation connects
+//! installation that accepted it until the journal there reports how it ended: when that installation connects
 //! again, the engine sends the attempt again with the same number.
 //!
 //! The engine and its tasks work with a [`DeliveryContext`]; [`Deliveries`] is the part that ingress,
@@ -400,7 +400,7 @@ fn unwritten(error: &WriteError) -> Problem {
             Code::Overloaded,
             "the relay cannot store calls now: its database does not respond",
         ),
-        // If the commit took effect, the call is delivered. `possibly_executed` keeps a caller without an
+        // If the commit succeeded, the call is delivered. `possibly_executed` keeps a caller without an
         // idempotency key from submitting it twice.
         StoreError::OutcomeUnknown(_) => Failure::new(
             Code::Overloaded,

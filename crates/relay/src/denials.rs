@@ -191,7 +191,7 @@ impl Denials {
         sums.sort_by_key(|(_, count)| std::cmp::Reverse(*count));
         let mut events = Vec::new();
         for (kind, count) in sums {
-            // The budget is taken first, also with `all`, which only ignores its result.
+            // The budget is charged first, also with `all`, which only ignores its result.
             if inner.may_write(&kind.client.tenant, now) || all {
                 events.push(audit_event(kind, count));
             } else {

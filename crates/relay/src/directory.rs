@@ -38,7 +38,7 @@ use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 use std::time::{Duration, Instant};
 use tokio::sync::{Mutex, watch};
 
-/// How often the database is asked for a newer revision. The tunnels and exchanges of a key that another
+/// How often the database is queried for a newer revision. The tunnels and exchanges of a key that another
 /// process revoked are closed within this interval and the time of a read, well within the promised 2 s.
 pub(crate) const REFRESH: Duration = Duration::from_millis(500);
 
@@ -51,7 +51,7 @@ const READ_TIMEOUT: Duration = Duration::from_secs(5);
 /// How long an unknown peer waits for the next regular read.
 const REGULAR_READ_TIMEOUT: Duration = Duration::from_secs(7);
 
-/// Shortest outage of the database that makes a notice.
+/// Shortest outage of the database that raises a notice.
 const OUTAGE_NOTICED: Duration = Duration::from_secs(60);
 
 /// The tenants, keys and bridges in memory.

@@ -1,6 +1,6 @@
 //! One exchange, from any ingress, through any tunnel.
 //!
-//! An ingress brings a head and a body. [`run`] opens a stream on the tunnel that `routing` chooses, and
+//! An ingress passes in a head and a body. [`run`] opens a stream on the tunnel that `routing` chooses, and
 //! returns the response's head and body. A request that is safe to retry, and whose body is still complete in
 //! memory, is tried on another tunnel. Dropping the future, or the response's body, cancels the request.
 //!
@@ -9,7 +9,7 @@
 //! | `attempts` | the retry loop |
 //! | `outcome` | what a failed attempt means, and whether it is retried |
 //! | `time` | how the time of a request is shared between relay and bridge |
-//! | `upload` | the request's body on its way, replayable up to a bound |
+//! | `upload` | the request's body, replayable up to a bound |
 //! | `response` | the response's body |
 //! | `traffic` | byte counts for the audit record |
 

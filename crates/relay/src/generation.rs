@@ -1,7 +1,7 @@
-//! Pauses deliveries when an older copy of the database was put in its place.
+//! Pauses deliveries when an older copy of the database has replaced it.
 //!
 //! [`store::Generation`] detects it, by a number in the database and in a file next to the key file. What was delivered
-//! since the copy was made is not known, so deliveries stay paused until an operator resumes them.
+//! since the copy was created is not known, so deliveries stay paused until an operator resumes them.
 
 use crate::storage::audit::AuditEvent;
 use crate::storage::tenants::SITE;

@@ -149,7 +149,7 @@ impl IdempotencyCache {
     }
 
     /// Executes a request, unless one with its key was executed or is in flight: then its response is returned. The
-    /// execution goes on if the caller disconnects.
+    /// execution continues if the caller disconnects.
     ///
     /// # Errors
     /// `conflict` for a key of another request, `outcome_unknown`, `rate_limited` when too many keys are stored, and
@@ -271,7 +271,7 @@ impl Entries {
 
     /// Remembers the token of an attempt that had no effect, so that the next attempt takes its row over.
     fn remember_idle(&mut self, name: Name, token: [u8; 16]) {
-        // Beyond the bound, the key stays taken until its row expires: a repeat is refused, never executed twice.
+        // Beyond the bound, the key stays in use until its row expires: a repeat is refused, never executed twice.
         if self.idle_tokens.len() < UNSTORED_MAX {
             self.idle_tokens.insert(name, token);
         }

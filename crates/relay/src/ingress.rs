@@ -1,4 +1,4 @@
-//! The ingresses: each turns its requests into the same kind of exchange.
+//! The ingresses: each converts its requests into the same kind of exchange.
 //!
 //! | ingress | file |
 //! | --- | --- |

@@ -6,12 +6,12 @@
 //! listener -> connection -> service -> ingress, calls, api -> exchange -> routing, registry -> tunnel
 //! ```
 //!
-//! They belong to planes, and `cargo xtask arrows` checks who may import whom:
+//! They belong to planes, and `cargo xtask arrows` checks which may import which:
 //!
 //! | plane | state | modules |
 //! | --- | --- | --- |
 //! | data | `data_plane` | `admission`, `body`, `capacity`, `connection`, `direct`, `exchange`, `ingress`, `listener`, `problem`, `registry`, `routing`, `sending` |
-//! | control | `control_plane` | `api`, `audit`, `auth`, `deliveries`, `denials`, `directory`, `generation`, `idempotency`, `notices`, `ownership`, `readiness`, `serving`, `vault` |
+//! | control | `control_plane` | `api`, `audit`, `auth`, `deliveries`, `denials`, `directory`, `generation`, `idempotency`, `notices`, `ownership`, `serving`, `vault` |
 //! | edge: sees both | | `calls`, `cli`, `reload`, `running`, `service`, `tunnel` |
 //! | shared: sees neither | | `access`, `config`, `metrics`, `storage`, `telemetry`, `throttle`, `trace` |
 //!

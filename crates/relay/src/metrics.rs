@@ -3,7 +3,7 @@
 //! The data path touches atomics. What can be counted by reading state (tunnels, exchanges, memory) is read
 //! at each scrape: [`Snapshot`].
 //!
-//! A new metric is one line in [`Values`], and the place that counts.
+//! A new metric is one line in [`Values`], and the code that counts.
 
 use crate::storage::calls::CallState;
 use crate::storage::calls::Queued;

@@ -122,7 +122,7 @@ async fn round(state: &Arc<ControlPlane>, used_until: &mut i64) -> Result<(), St
     let offline = storage.bridges_away(since).await?;
     let offline: Vec<Cause> = offline
         .into_iter()
-        // The stored time lags behind: a bridge that has just connected is not offline.
+        // The stored time is updated late: a bridge that has just connected is not offline.
         .filter(|(_, id)| !online.contains(id.as_str()))
         .map(|(cause, _)| cause)
         .collect();

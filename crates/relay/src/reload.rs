@@ -1,7 +1,7 @@
 //! Reloads config and certificate of a running relay: all of them or nothing.
 //!
 //! Limits that each request reads, and certificates, change at once. Keys that size something built once
-//! (sockets, database, permits) need a restart; the first changed one is named. Running exchanges go on.
+//! (sockets, database, permits) need a restart; the first changed one is named. Running exchanges continue.
 
 use crate::config::{Config, Tls};
 use crate::control_plane::ControlPlane;

@@ -6,7 +6,7 @@
 //! ```
 //!
 //! A response keeps its permit and its memory until its last byte has left hyper's queue or was dropped, not only
-//! until hyper has taken it. [`Progress`] reports whether the caller reads: a caller that reads nothing within
+//! until hyper has accepted it. [`Progress`] reports whether the caller reads: a caller that reads nothing within
 //! `limits.caller_idle_timeout` loses the response (`listener::idle`).
 //!
 //! Over HTTP/2, hyper takes the next piece before the flow-control window has room for it, and resets a stream

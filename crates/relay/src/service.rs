@@ -7,7 +7,7 @@
 //! | `/v1/tunnel` | GET | none: the bridge authenticates in the tunnel |
 //! | `/v1/calls` | POST | caller |
 //! | `/v1/endpoints/{endpoint}/{path}` | any | caller, synchronizer |
-//! | anything else | | as the table of operations says (`api`) |
+//! | anything else | | by the table of operations (`api`) |
 //! | absolute URLs and CONNECT (proxy listener only) | any | caller, synchronizer |
 //!
 //! `admin` may do everything that needs a key.

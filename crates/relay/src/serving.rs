@@ -1,20 +1,20 @@
 //! Whether this process serves, or is in standby while another one does.
 //!
 //! ```text
-//!            lease taken                      SIGTERM
+//!            lease acquired                    SIGTERM
 //!  Standby --------------> Active { epoch } -----------> Leaving
 //!     ^                        |
 //!     +------------------------+
-//! another process takes it
+//! another process acquires it
 //! ```
 //!
 //! On SQLite the lock on the file decides at the start, and the process stays active. On PostgreSQL the
-//! lease decides ([`crate::storage::leases`]): it is renewed every [`RENEW_INTERVAL`], and a request is
-//! served only if the lease was checked a moment ago. So a process that was frozen checks it before it
+//! lease decides ([`store::lease`]): it is renewed every [`RENEW_INTERVAL`], and a request is
+//! served only if the lease was checked recently. So a process that was frozen checks it before it
 //! serves anything. While the database does not respond, the state stays unknown: requests in progress
 //! continue, and the epoch fences what is written.
 //!
-//! `crate::running` takes and renews the lease, and opens and closes the listeners.
+//! `crate::running::keeper` acquires and renews the lease, and opens and closes the listeners.
 
 use protocol::{Code, Failure};
 use std::sync::Arc;

@@ -1,8 +1,8 @@
 //! The relay's tables: tenants, API keys, bridges, stored calls, audit rows and notices.
 //!
-//! [`Storage`] is the only interface to them. It stands on [`store`], which opens SQLite or PostgreSQL, and provides
+//! [`Storage`] is the only interface to them. It uses [`store`], which opens SQLite or PostgreSQL, and provides
 //! transactions, group commit and the lease; the statements here are the same text for both databases. Ids and
-//! times are made in this process.
+//! times are created in this process.
 //!
 //! Several processes may have the same database open. Each change raises one revision in its own transaction, and
 //! [`Storage::changes_since`] returns to the other processes what changed. The data path does not come here: it

@@ -205,7 +205,7 @@ fn authorize<IO: Io>(
 }
 
 /// Returns whether the bridge dialled the name that its request arrived under, and that name is one of this relay's. A
-/// proof that was made for another relay is refused here.
+/// proof that was created for another relay is refused here.
 fn authority_is_ours(control: &ControlPlane, hello: &Hello, arrival: &Arrival) -> bool {
     let ours = &control.config.listen.authorities;
     let dialled = hello.authority.as_str();

@@ -28,7 +28,7 @@ pub(crate) enum VaultError {
     /// It was changed, belongs to another context, or was sealed under another key.
     #[error("cannot decrypt stored data: wrong key file? (storage.key_file)")]
     Broken,
-    /// The system gave no random bytes.
+    /// The system returned no random bytes.
     #[error(transparent)]
     Random(#[from] NoRandom),
     /// The database failed.
@@ -76,7 +76,7 @@ impl Vault {
         })
     }
 
-    /// Returns a tenant's key, and makes it at the first call.
+    /// Returns a tenant's key, and creates it at the first call.
     ///
     /// # Errors
     /// [`VaultError`].

@@ -1,4 +1,4 @@
-//! Detects that an older copy of the database was put in its place.
+//! Detects that an older copy of the database has replaced it.
 //!
 //! ```text
 //! a change is committed --> within 250 ms: meta.generation + 1, committed

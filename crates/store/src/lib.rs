@@ -1,4 +1,4 @@
-//! SQLite and PostgreSQL behind one interface.
+//! SQLite and PostgreSQL with one interface.
 //!
 //! ```text
 //! program's queries ---> Store --begin, change, snapshot--> Transaction --commit--> known outcome
@@ -6,7 +6,7 @@
 //!        |                 +-- pool        connections that are closed as soon as they are doubtful
 //!        +--> Batch -------+-- lease       one process at a time may write, fenced by an epoch
 //!             (group       +-- lock        one process at a time serves from a SQLite file
-//!              commit)     +-- generation  detects that an older copy was put in place
+//!              commit)     +-- generation  detects that an older copy has replaced it
 //!                          +-- readiness   can the database be written now?
 //! ```
 //!

@@ -99,7 +99,7 @@ where
         for _ in 0..READ_RUN {
             let message = match ready!(self.socket.poll_next(cx)) {
                 Some(Ok(Message::Binary(message))) => message,
-                // tungstenite answers pings itself. They are no sign of life for the session: a balancer may send
+                // tungstenite responds to pings itself. They are no sign of life for the session: a balancer may send
                 // them (W-2).
                 Some(Ok(Message::Ping(_) | Message::Pong(_))) => continue,
                 Some(Ok(Message::Close(_))) | None => {

@@ -100,7 +100,7 @@ async fn receive<IO: Io>(socket: &mut Socket<IO>) -> Result<(Frame, Bytes), Open
                     return Ok((frame, message));
                 }
             }
-            // Balancers may send pings during the opening as well; tungstenite answers them.
+            // Balancers may send pings during the opening as well; tungstenite responds to them.
             Some(Ok(Message::Ping(_) | Message::Pong(_))) => {}
             Some(Ok(Message::Close(_))) | None => return Err(OpeningError::Closed),
             Some(Ok(Message::Text(_) | Message::Frame(_))) => {

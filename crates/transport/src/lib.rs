@@ -3,7 +3,7 @@
 //! ```text
 //! handle     handles on a live tunnel: open, send, receive, with backpressure
 //! driver     the one task that moves frames between a session and its WebSocket
-//! handshake  the opening: CHALLENGE, HELLO, WELCOME, and who checks what
+//! handshake  the opening: CHALLENGE, HELLO, WELCOME, and what each side checks
 //! socket     the session's WebSocket, with buffers that fit its traffic
 //! websocket  limits of the WebSocket, and the upgrade on the relay's side
 //! dial       the connection to the relay: names, proxies, TCP, TLS, upgrade, under one deadline

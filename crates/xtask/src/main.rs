@@ -1,4 +1,4 @@
-//! The project's tasks, the same on every machine: `cargo xtask test | ci | gate | bench`.
+//! The project's tasks, the same on every machine: `cargo xtask test | ci | gate | arrows | prose | openapi | bench`.
 //!
 //! It needs only a Rust toolchain, and has few dependencies, so that it builds quickly. A task prints each
 //! command; the first command that fails determines the exit code.

@@ -145,16 +145,16 @@ async fn frozen_connection_is_replaced_within_30_s() {
     // Nothing is reset: existing connections go silent, and new ones work.
     world.proxy().freeze_existing();
     let start = Instant::now();
-    let relay_says =
-        world
-            .relay
-            .process()
-            .wait_log_since(relay_mark, "silent", Duration::from_secs(30));
-    let bridge_says =
-        world
-            .bridge
-            .process()
-            .wait_log_since(bridge_mark, "silent", Duration::from_secs(30));
+    let relay_says = world.relay.process().wait_log_since(
+        relay_mark,
+        "no frame from the peer",
+        Duration::from_secs(30),
+    );
+    let bridge_says = world.bridge.process().wait_log_since(
+        bridge_mark,
+        "no frame from the peer",
+        Duration::from_secs(30),
+    );
     tokio::join!(relay_says, bridge_says);
     world.wait_online().await;
     assert!(

@@ -119,7 +119,7 @@ pub(crate) fn verify(
 /// Returns the head, if its signature is valid, or `None` for a file that has not been signed yet.
 fn head(path: &Path, public_key: &[u8]) -> Result<Option<HeadFile>, Broken> {
     let path = head_path(path);
-    // Without following links: root may verify a file of the bridge's own user, who could link to another.
+    // Without following links: root may verify a file of the bridge's own user, which could link to another.
     let mut text = Vec::new();
     runtime::files::open(&path)
         .and_then(|file| file.take(LINE_MAX_BYTES as u64).read_to_end(&mut text))

@@ -47,7 +47,7 @@ pub(super) struct InstallArgs {
 
 pub(super) fn run(command: &ServiceCommand) -> Outcome {
     if !cfg!(target_os = "linux") {
-        return Err("`service` supports systemd only; on this system install the service by hand (deploy/README.md)".into());
+        return Err("`service` supports systemd only; on this system install the service by hand (deploy/guide/installation.md)".into());
     }
     match command {
         ServiceCommand::Install(args) => install(args),

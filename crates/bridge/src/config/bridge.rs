@@ -1,4 +1,4 @@
-//! `[bridge]`: the identity of this bridge, and what it keeps on this machine.
+//! `[bridge]`: the identity of this bridge, and what it stores on this machine.
 
 use runtime::config::FilePath;
 use serde::de::{self, Deserializer};

@@ -16,7 +16,7 @@ pub struct LimitsSection {
     /// Largest response body. Defaults to no limit.
     #[serde(skip_serializing)]
     pub response_max: Option<ByteSize>,
-    /// Memory of the process above which new exchanges are rejected; running ones go on. At least 32 MiB.
+    /// Memory of the process above which new exchanges are rejected; running ones continue. At least 32 MiB.
     /// Defaults to no limit.
     #[serde(skip_serializing)]
     pub memory_max: Option<ByteSize>,

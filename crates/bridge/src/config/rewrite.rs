@@ -13,7 +13,7 @@ impl Rewrite {
     /// Reads the words of an entry.
     ///
     /// # Errors
-    /// The accepted words, if a word is unknown or repeated.
+    /// The accepted values, if a value is unknown or repeated.
     pub(crate) fn parse(words: &[String]) -> Result<Self, String> {
         let mut rewrite = Self::default();
         for word in words {

@@ -221,7 +221,7 @@ enum Step {
 }
 
 impl SignIn {
-    /// Returns the session at an endpoint: the open one, or a new one. Cancel safe: the sign-in goes on
+    /// Returns the session at an endpoint: the open one, or a new one. Cancel safe: the sign-in continues
     /// without its caller.
     ///
     /// # Errors

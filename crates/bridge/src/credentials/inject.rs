@@ -1,4 +1,4 @@
-//! Adds a credential to a request, and removes it from the response.
+//! Adds a credential to a request, and removes the response fields that reveal it.
 
 use super::alm::{Jar, Login, SignIn, paths};
 use super::{Credential, Kind, Origin};
@@ -116,7 +116,7 @@ impl Injection {
         self.field().filter(|name| headers.contains_key(name))
     }
 
-    /// Writes it into a request's fields, in place of the caller's own.
+    /// Writes it into a request's fields, instead of the caller's own.
     ///
     /// # Errors
     /// `invalid_request` when it is not valid in a header field.

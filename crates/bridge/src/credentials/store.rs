@@ -7,7 +7,7 @@
 //! 1. `bridge.key_file`, if the config names one;
 //! 2. `integration-bridge.key` in `$CREDENTIALS_DIRECTORY`, where the service manager passes it
 //!    (systemd's `LoadCredential`);
-//! 3. `credentials.key` in the data directory, which is made when it is first needed.
+//! 3. `credentials.key` in the data directory, which is created when it is first needed.
 //!
 //! The command line changes the file while a bridge runs, which then reloads it. The file has its own lock, and is
 //! replaced as a whole.
@@ -29,7 +29,7 @@ use std::sync::Arc;
 /// The file in the data directory.
 pub(crate) const FILE: &str = "credentials.json";
 
-/// The key file that is made where the config and the service manager give none.
+/// The key file that is created where the config and the service manager provide none.
 const OWN_KEY_FILE: &str = "credentials.key";
 
 /// The key file's name in the service manager's directory.
@@ -84,7 +84,7 @@ pub enum StoreError {
         /// The name.
         name: String,
     },
-    /// The system gave no random bytes.
+    /// The system returned no random bytes.
     #[error("the system gave no random bytes")]
     Random,
 }
@@ -128,7 +128,7 @@ pub(crate) struct Store {
 }
 
 impl Store {
-    /// Opens a data directory, which is made if it is missing. `key_file` is that of the config.
+    /// Opens a data directory, which is created if it is missing. `key_file` is that of the config.
     ///
     /// # Errors
     /// [`StoreError::DataDir`] when the directory cannot be used.
@@ -174,7 +174,7 @@ impl Store {
     /// [`StoreError`]; a credential that cannot be read fails all, so that none is silently missing.
     pub(crate) fn load(&self) -> Result<Credentials, StoreError> {
         let file = self.file()?;
-        // Without credentials no key is needed, and none is made by reading.
+        // Without credentials no key is needed, and reading creates none.
         if file.credentials.is_empty() {
             return Ok(Credentials::default());
         }
@@ -230,7 +230,7 @@ impl Store {
         Ok(())
     }
 
-    /// Returns the sealing key. `make` decides whether a missing one is made.
+    /// Returns the sealing key. `make` decides whether a missing one is created.
     fn key(&self, make: bool) -> Result<NonceKey, StoreError> {
         // Only if the file exists: a unit may set the directory for other credentials.
         let managed = std::env::var_os("CREDENTIALS_DIRECTORY")

@@ -1,4 +1,4 @@
-//! When an exchange has taken too long.
+//! The deadlines of an exchange.
 //!
 //! | deadline | runs | set by |
 //! | --- | --- | --- |
@@ -47,7 +47,7 @@ impl Deadlines {
             .min(self.end_by)
     }
 
-    /// Applies what the entry that allows the request sets in place of `[targets]`.
+    /// Applies what the entry that allows the request sets instead of `[targets]`.
     pub(super) fn apply(&mut self, left: TimeLeft, quota: &Quota) {
         if let Some(head) = quota.head_timeout() {
             self.head = head_limits(left, head).1;

@@ -1,4 +1,4 @@
-//! One attempt of a delivery: made once, whatever happens to the tunnel.
+//! One attempt of a delivery: executed once, whatever happens to the tunnel.
 //!
 //! ```text
 //! body --> known? --> policy, connect --> dispatched --> intent on disk --> request --> outcome on disk --> response

@@ -2,7 +2,7 @@
 //! sent.
 //!
 //! ```text
-//! whole body -> verify signature, reserve nonce, keep the covered fields -> ... -> spend nonce -> dispatched -> settle nonce
+//! whole body -> verify signature, reserve nonce, drop other fields -> ... -> spend nonce -> dispatch -> settle nonce
 //! ```
 
 use super::exchange::Exchange;

@@ -256,6 +256,11 @@ fn tunnel(config: &Config) -> Check {
         hop: "tunnel",
         state: State::Fail,
         found: error.unwrap_or_else(|| "the running bridge is offline".to_owned()),
-        advice: advice.or_else(|| Some("see the first failed check above".to_owned())),
+        advice: advice.or_else(|| {
+            Some(
+                "see the first failed check above, if there is one, and the bridge's log"
+                    .to_owned(),
+            )
+        }),
     }
 }

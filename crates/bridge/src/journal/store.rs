@@ -9,7 +9,7 @@
 //! ```
 //!
 //! redb rejects everything after an I/O error. The database is then closed, and opened again for the next
-//! request, after a pause that grows. Attempts that this process has begun stay begun meanwhile, because their
+//! request, after a pause that grows. Attempts that this process has begun stay registered meanwhile, because their
 //! outcome is still to be written. An intent whose commit failed is removed, because nothing was sent.
 
 mod entry;

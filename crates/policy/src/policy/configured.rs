@@ -1,6 +1,6 @@
 //! Requests of the program itself, to a URL that the operator wrote into its config: a telemetry collector.
 //!
-//! Such a URL is not a target: no caller chose it, and no rule allows it. This is the only door to an
+//! Such a URL is not a target: no caller chose it, and no rule allows it. This is the only constructor of an
 //! [`Approved`](super::candidate::Approved) apart from the rules, so that there is still only one type that
 //! can be connected to.
 

@@ -39,7 +39,7 @@ impl Credentials {
     /// # Errors
     /// `unauthorized` when they are missing or cannot be read.
     pub(crate) fn from_headers(headers: &HeaderMap) -> Result<Self, Failure> {
-        // `Bridge-Authorization` has precedence, so that a target's `Authorization` is never taken for
+        // `Bridge-Authorization` has precedence, so that a target's `Authorization` is never mistaken for
         // ours.
         let name = consumed_header(headers).unwrap_or(header::AUTHORIZATION);
         Self::from_header(headers, &name)

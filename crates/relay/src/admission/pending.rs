@@ -8,7 +8,7 @@
 //! A new connection always gets a permit. When the pool is full, the address with the most connections (or bytes,
 //! if bytes are the limit) loses its oldest one. So an address gets as much as the others leave, and a flood
 //! evicts itself. Among equal addresses the one with the oldest connection loses it. Connections from addresses
-//! where a bridge has authenticated are spared while they use at most half of the pool.
+//! where a bridge has authenticated are protected while they use at most half of the pool.
 
 use super::{ProvenAddresses, network};
 use std::cmp::Reverse;
@@ -357,7 +357,7 @@ impl PendingPermit {
         self.is_pending.load(Ordering::Relaxed)
     }
 
-    /// Waits until the connection is evicted; for ever if the permit is released first. Cancel safe.
+    /// Waits until the connection is evicted; forever if the permit is released first. Cancel safe.
     pub(crate) async fn evicted(&self) {
         let notified = self.signal.notify.notified();
         let mut notified = std::pin::pin!(notified);

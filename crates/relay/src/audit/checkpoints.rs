@@ -39,7 +39,7 @@ pub(crate) async fn run(tunnels: impl Fn() -> Vec<Arc<TunnelEntry>> + Send, audi
 type StoredHeads = HashMap<(Arc<str>, [u8; 16]), u64>;
 
 /// Stores the heads that have moved. Returns those of the connected bridges; the others are dropped, so the
-/// map is bounded by the number of tunnels, and a bridge that comes back gets a row at once.
+/// map is bounded by the number of tunnels, and a bridge that reconnects gets a row at once.
 async fn round(
     tunnels: Vec<Arc<TunnelEntry>>,
     audit: &Auditing,

@@ -159,7 +159,7 @@ impl Auditing {
         }
         let (done, waiting) = oneshot::channel();
         if self.queue.send(Message::Flush(done)).await.is_ok() {
-            // Bounded, so that a failing database does not hold up the shutdown.
+            // Bounded, so that a failing database does not delay the shutdown.
             let _ = tokio::time::timeout(QUEUE_TIMEOUT, waiting).await;
         }
     }
@@ -218,7 +218,7 @@ impl TrafficLog for Auditing {
         }
         let sum = Arc::new(TrafficSum::default());
         if sums.count >= SUMS_MAX {
-            // Callers can make up endpoint names without end. Beyond the bound their exchanges have no row.
+            // Callers can invent any number of endpoint names. Beyond the bound their exchanges have no row.
             return sum;
         }
         sums.count += 1;

@@ -60,7 +60,7 @@ impl CallBody {
         }
     }
 
-    /// Returns how many bytes are not taken yet.
+    /// Returns how many bytes were not returned yet.
     pub(crate) fn left_bytes(&self) -> u64 {
         self.left_bytes
     }
@@ -70,7 +70,7 @@ impl CallBody {
         (self.before.len() + self.after.len()) as u64
     }
 
-    /// Returns whether all of it was taken.
+    /// Returns whether all of it was returned.
     pub(crate) fn is_empty(&self) -> bool {
         self.left_bytes == 0
     }

@@ -1,4 +1,4 @@
-//! The exchanges in progress, and who may begin another.
+//! The exchanges in progress, and which tenant and key may begin another.
 //!
 //! Of a node's permits each tenant may use at most its weight times the number that is left, and of a tenant's
 //! permits each key likewise. So a caller with many exchanges leaves permits for others, and a new caller always
@@ -249,7 +249,7 @@ impl Exchanges {
         if of_tenant >= limits.tenant || !may_have(of_tenant, on_node, limits.node, tenant_weight) {
             return Err(full("the tenant", of_tenant, room, limits.of_tenant));
         }
-        // Without a tunnel the request is admitted: routing then reports why there is none, which says more
+        // Without a tunnel the request is admitted: routing then reports why there is none, which explains more
         // than `overloaded`.
         let room = match limits.streams_max {
             0 => room,

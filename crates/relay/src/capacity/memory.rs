@@ -1,7 +1,7 @@
 //! Memory for the bodies of requests and responses, with a share for each tenant and API key.
 //!
 //! The shares are dynamic thresholds, as in `concurrency`: a tenant may use its weight times the memory that is left,
-//! and a key likewise within its tenant. A client that takes all it may have leaves room for the next one.
+//! and a key likewise within its tenant. A client that uses its whole share leaves room for the next one.
 //!
 //! ```text
 //! pool (limits.call_memory_max) -> tenant -> key -> Reservation (one body)

@@ -4,7 +4,7 @@
 //!
 //! A request whose body gets no memory is rejected: nothing was sent yet. A response waits for memory, because
 //! the target has already executed the request. Responses that are partly read could then wait for each other
-//! for ever, so one of each tenant, in the order of arrival, may exceed the share (an overdraft).
+//! forever, so one of each tenant, in the order of arrival, may exceed the share (an overdraft).
 
 use super::memory::{BodyMemory, KeyMemory, Used, one_permit};
 use crate::connection::Connection;
@@ -173,7 +173,7 @@ impl Reservation {
         match refusal {
             None => Ok(()),
             Some(refusal) => {
-                // No waiter is woken: the attempts of those that wait would wake each other for ever.
+                // No waiter is woken: the attempts of those that wait would wake each other forever.
                 self.uncount(more);
                 Err(refusal)
             }

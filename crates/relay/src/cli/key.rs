@@ -40,8 +40,8 @@ pub(super) async fn run(storage: &Storage, command: KeyCommand) -> Result<(), Cl
             let tenant = tenant.unwrap_or_default();
             let (key, secret) = storage.create_key_with(&tenant, new).await?;
             let whose = match role {
-                Role::SiteAdmin => format!("A {role} key:"),
-                _ => format!("A {role} key for tenant {tenant}:"),
+                Role::SiteAdmin => format!("Key of the role {role}:"),
+                _ => format!("Key of the role {role} for tenant {tenant}:"),
             };
             shown(&key, &secret, &tenant, whose, output.json)
         }

@@ -136,9 +136,9 @@ pub(super) fn explain(config: &Config, path: &Path) -> Vec<String> {
     }
     let names = match listen.authorities.as_slice() {
         [] => "any name".to_owned(),
-        names => names.join(", "),
+        names => format!("the names {}", names.join(", ")),
     };
-    lines.push(format!("  bridges   connect by the name {names}"));
+    lines.push(format!("  bridges   connect by {names}"));
     if listen.behind_balancer {
         lines.push(
             "  tunnels   may arrive without TLS, which a load balancer terminates".to_owned(),

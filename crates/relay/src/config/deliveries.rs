@@ -98,7 +98,7 @@ impl Deliveries {
         Ok(())
     }
 
-    /// Returns how long a call may wait by default, in milliseconds; zero for ever.
+    /// Returns how long a call may wait by default, in milliseconds; zero means forever.
     pub fn expires_in_ms(&self) -> i64 {
         i64::try_from(self.expires_in.0.as_millis()).unwrap_or(i64::MAX)
     }

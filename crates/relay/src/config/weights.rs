@@ -30,7 +30,7 @@ pub struct Weights {
 }
 
 fn of(all: &HashMap<String, Weight>, name: &str) -> u8 {
-    // Each exchange asks; most relays have no weights, and need no hash then.
+    // Each exchange calls this. Most relays have no weights, and compute no hash then.
     if all.is_empty() {
         return 1;
     }

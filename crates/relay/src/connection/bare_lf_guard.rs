@@ -28,7 +28,7 @@ const HEAD_KEPT_BYTES: usize = 56 * 1024;
 /// A connection whose lines are inspected.
 pub(crate) type BareLfIo<IO> = InspectedIo<IO, BareLfGuard>;
 
-/// Inspects the lines of a connection until it turns raw.
+/// Inspects the lines of a connection until it becomes raw.
 #[derive(Debug)]
 pub(crate) struct BareLfGuard {
     connection: Arc<Connection>,
@@ -252,7 +252,7 @@ impl Lines {
         end + 1
     }
 
-    /// Follows a line that ended in CR LF. Returns false for one after which the position in the input would be unknown.
+    /// Follows a line that ended in CR LF. Returns false for one after which the position in the input is unknown.
     fn complete_line(&mut self) -> bool {
         let length = self.length - 1;
         let line = &self.line[..length.min(LINE_KEPT_BYTES)];

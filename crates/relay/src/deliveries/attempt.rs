@@ -264,7 +264,7 @@ pub(super) fn failed(failure: Failure) -> AttemptEnd {
 }
 
 /// Returns the end of an attempt whose session was lost, or which the relay cancelled. The failure only
-/// states how far the stream came; the request may go on, and only the bridge's journal knows how it ends.
+/// states how far the stream came; the request may continue, and only the bridge's journal knows how it ends.
 /// So the attempt stays open unless it provably was not dispatched.
 fn unsettled(failure: Failure) -> AttemptEnd {
     AttemptEnd {
@@ -288,7 +288,7 @@ pub(super) fn is_authoritative(end: &AttemptEnd) -> bool {
 }
 
 /// Returns whether a bridge fails with this code only after it checked its journal. Every code has its own
-/// arm: a new code that is wrongly taken for authoritative would settle an attempt that may have been
+/// arm: a new code that is wrongly treated as authoritative would settle an attempt that may have been
 /// executed.
 fn is_after_journal(code: Code) -> bool {
     match code {

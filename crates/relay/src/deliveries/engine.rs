@@ -5,17 +5,17 @@
 //! of its own, which reports its end to the inbox.
 //!
 //! The engine waits for the database only, never for the network: it resolves no name, and nothing that a
-//! tenant controls can hold it up. Its work comes in slices, each bounded, and tenants take turns:
+//! tenant controls can delay it. Its work comes in bounded slices, with tenants in round robin:
 //!
 //! ```text
-//! inbox, registry, clock --> outcomes (RESULT)                 slice: REPORTS_PER_SLICE, tenants in turn
+//! inbox, registry, clock --> outcomes (RESULT)                 slice: REPORTS_PER_SLICE, round robin
 //!                        --> routes: journals of new tunnels,  slice: ROUTED_TENANTS_PER_SLICE, of each
 //!                            classes, park and unpark                 TUNNELS_PER_SLICE or one page
 //!                        --> open attempts of installations    slice: INSTALLATIONS_PER_SLICE
 //!                        --> due calls                         slice: DUE_TENANTS_PER_SLICE, of each one page
 //! ```
 //!
-//! Work that fails stays to be done. Every few seconds the engine compares the connected tunnels with what
+//! Work that fails is done again later. Every few seconds the engine compares the connected tunnels with what
 //! it knows, so that correctness does not depend on any event.
 //!
 //! `routes` decides the routes of waiting calls, `due` starts attempts.
@@ -62,7 +62,7 @@ const INSTALLATIONS_PER_SLICE: usize = 32;
 /// Tenants whose due calls are started in one slice.
 const DUE_TENANTS_PER_SLICE: usize = 64;
 
-/// Calls of one tenant that are read before the other tenants get their turn.
+/// Calls of one tenant that are read before the other tenants are served.
 const PAGE: u32 = 128;
 
 /// Calls that are parked or unparked in one transaction.
@@ -97,7 +97,7 @@ pub(crate) async fn run(cx: Arc<DeliveryContext>) {
     }
 }
 
-/// Tenants that wait for their turn, each once.
+/// Tenants that wait to be served, each once.
 #[derive(Debug, Default)]
 struct TenantQueue {
     queue: VecDeque<Arc<str>>,

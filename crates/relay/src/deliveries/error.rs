@@ -42,7 +42,7 @@ impl From<WriteError> for EngineError {
     }
 }
 
-/// Logs an error of some rows and turns it into success, so that it does not hold up work that does not
+/// Logs an error of some rows and converts it into success, so that it does not delay work that does not
 /// need these rows.
 pub(super) fn unless_local(done: Result<(), EngineError>, what: &str) -> Result<(), EngineError> {
     match done {

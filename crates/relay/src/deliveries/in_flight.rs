@@ -1,4 +1,4 @@
-//! The attempts that run in this process, so that no attempt is made twice at once, and what bridges
+//! The attempts that run in this process, so that no attempt runs twice at once, and what bridges
 //! report of them meanwhile.
 //!
 //! Limits: attempts in all (`deliveries.concurrent_max`), of which a tenant may have as many as it leaves

@@ -1,7 +1,7 @@
 //! Events for the delivery engine that it has not handled yet.
 //!
-//! Tenants are kept in sets, so their number is the bound. Outcomes are bounded for each tenant. One that finds no room
-//! is requested again by [`reconcile`](super::reconcile), because its attempt is still open.
+//! Tenants are stored in sets, so their number is the bound. Outcomes are bounded for each tenant. An outcome
+//! that finds no room is requested again by [`reconcile`](super::reconcile), because its attempt is still open.
 
 use super::reconcile::DeliveryReport;
 use std::collections::{HashMap, HashSet, VecDeque};

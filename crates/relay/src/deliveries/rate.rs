@@ -55,7 +55,7 @@ pub(crate) struct InstallationLimiter {
 }
 
 impl InstallationLimiter {
-    /// Takes a permit and returns when the attempt may start; `None` when all permits are taken.
+    /// Takes a permit and returns when the attempt may start; `None` when all permits are in use.
     pub(crate) fn acquire(
         &mut self,
         now: Instant,

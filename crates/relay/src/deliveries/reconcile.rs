@@ -1,4 +1,4 @@
-//! Attempts whose response did not come: the relay asks the bridges, which know more.
+//! Attempts whose response did not arrive: the relay requests their outcome from the bridges.
 //!
 //! ```text
 //! tunnel up:  its journal is the known one, and not older -> every open attempt is sent again,
@@ -10,7 +10,7 @@
 //! ```
 //!
 //! Each step may fail with the database, and the engine then repeats it. So the order matters: the calls of
-//! a lost journal are settled before the new journal is stored. Otherwise the next try would take the new
+//! a lost journal are settled before the new journal is stored. Otherwise the next try would mistake the new
 //! journal for the one that had them.
 
 use super::call_id::call_id;

@@ -111,7 +111,7 @@ pub(crate) fn next(facts: Facts<'_>, end: &AttemptEnd, schedule: &[Duration], ra
 }
 
 fn after_attempt(facts: Facts<'_>, end: &AttemptEnd, schedule: &[Duration], random: f64) -> Next {
-    // The target's own status decides, whatever became of the rest of its response.
+    // The target's own status decides, whether or not the rest of its response arrived.
     match end.status {
         Some(200..=299) => return Next::Final(CallState::Succeeded),
         // Gone: the target states that a retry is useless (RFC 9110, 15.5.11).
@@ -156,7 +156,7 @@ fn after_failure(facts: Facts<'_>, end: &AttemptEnd, schedule: &[Duration], rand
 }
 
 /// Returns a retry that uses no step. Its delay doubles with each such attempt, with jitter, so that calls
-/// that failed together do not come back together.
+/// that failed together are not retried at the same time.
 fn retry_step(facts: Facts<'_>, random: f64) -> Next {
     let without_step = facts.attempt.saturating_sub(facts.step).min(16);
     let spread = RETRY_MIN.saturating_mul(1 << without_step).min(RETRY_MAX);
@@ -177,7 +177,7 @@ fn schedule_next_step(
     let Some(wait) = schedule.get(step as usize) else {
         return Next::Final(CallState::Failed);
     };
-    // Up to a tenth more, so that calls that failed together do not come back together.
+    // Up to a tenth more, so that calls that failed together are not retried at the same time.
     let wait = wait.mul_f64(1.0 + random / 10.0);
     let retry_after = retry_after.unwrap_or_default().min(RETRY_AFTER_MAX);
     Next::Retry {

@@ -1,4 +1,4 @@
-//! The maps of the directory: valid tenants, keys and bridges, and revoked bridges that must learn of it.
+//! The maps of the directory: valid tenants, keys and bridges, and revoked bridges that must be notified.
 
 use crate::access::{KeyScope, Principal};
 use crate::registry::{Standing, TunnelOwner};
@@ -262,7 +262,7 @@ impl State {
                 if !is_revoked {
                     tenant.bridges.insert(name.clone(), bridge.id.clone());
                 } else if tenant.bridges.get(&name) == Some(&bridge.id) {
-                    // Otherwise another bridge has taken the name, in a change of a later revision.
+                    // Otherwise another bridge has the name, in a change of a later revision.
                     tenant.bridges.remove(&name);
                 }
             }

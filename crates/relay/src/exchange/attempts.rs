@@ -64,7 +64,7 @@ where
     };
     let result = attempts.try_tunnels().await;
     match (result, attempts.possibly_executed) {
-        // A retry that provably did nothing says nothing about an earlier attempt that may have been
+        // A retry that provably did nothing does not tell about an earlier attempt that may have been
         // executed: the caller must see the earlier one.
         (Err(failure), Some(earlier)) if failure.execution.is_safe_to_repeat() => {
             tracing::debug!(code = %failure.code, "the retry failed as well");
@@ -110,7 +110,7 @@ where
         loop {
             let entry = match self.context.choose(&self.request, &self.tried) {
                 Ok(entry) => entry,
-                // The failure of an attempt says more than that there is no tunnel left to try.
+                // The failure of an attempt explains more than that there is no tunnel left to try.
                 Err(failure) => self
                     .wait_for_reconnect()
                     .await

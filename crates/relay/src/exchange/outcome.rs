@@ -3,7 +3,7 @@
 //! | the attempt | is retried |
 //! | --- | --- |
 //! | provably not dispatched; tunnel lost or full | on another tunnel |
-//! | tunnel lost, execution unknown; GET, HEAD, OPTIONS | as soon as another tunnel takes it |
+//! | tunnel lost, execution unknown; GET, HEAD, OPTIONS | as soon as another tunnel accepts it |
 //! | the same; PUT, DELETE to a repeatable endpoint | after the bridge reported that the old session is over |
 //! | anything else | never |
 
@@ -49,7 +49,7 @@ impl FailedAttempt<'_> {
         let (Some(entry), Some(stream)) = (self.tried.last(), self.recv.wire_id()) else {
             return (failure, is_safe);
         };
-        // A request that changes nothing goes out as soon as another tunnel takes it. Others wait for the
+        // A request that changes nothing goes out as soon as another tunnel accepts it. Others wait for the
         // bridge's report, because until then the old session may still execute them.
         let other_tunnel = async {
             while !is_safe || self.context.find(self.request, self.tried).is_none() {

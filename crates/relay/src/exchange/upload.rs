@@ -1,11 +1,11 @@
 //! A request's body on its way from the caller to a tunnel.
 //!
 //! ```text
-//! caller's body -> Source (keeps the beginning) -> UploadReader of one attempt -> pump -> stream
+//! caller's body -> Source (buffers the beginning) -> UploadReader of one attempt -> pump -> stream
 //! ```
 //!
-//! The beginning of the body is kept until a response comes. If a tunnel provably dispatched nothing, the next
-//! attempt reads the body from its first byte, and the caller does not notice. What is kept is bounded for each
+//! The beginning of the body is buffered until a response arrives. If a tunnel provably dispatched nothing, the next
+//! attempt reads the body from its first byte, and the caller does not notice. The buffer is bounded for each
 //! body, and by the memory that the caller's key may use. A longer body is not retried.
 
 use crate::capacity::KeyMemory;

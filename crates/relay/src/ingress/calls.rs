@@ -102,7 +102,7 @@ pub(crate) async fn execute(
     };
     let result = match exchange::run(&data.exchange, request, outbound, permit).await {
         Ok(response) => collect(data, response, id, time, &mut memory).await,
-        // Only a request that was certainly not sent may go another way, and none that names its bridge.
+        // Only a request that was certainly not sent may use another route, and none that names its bridge.
         Err(failure) if failure.execution == Execution::NotSent && call.bridge.is_none() => {
             // Boxed: most calls have a bridge and need no memory for this.
             let policy = direct_policy(data, principal, &call.target, &fallback, failure);

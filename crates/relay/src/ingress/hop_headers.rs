@@ -5,8 +5,8 @@
 //! Forwarded: for=192.0.2.1;host="relay.example:8443";proto=https
 //! ```
 //!
-//! Both tell a target about the relay and its caller, so the relay adds neither unless the config asks for it.
-//! Fields of these names that a caller sent stay in front of the relay's own. The relay has not verified them.
+//! Both disclose the relay and its caller to a target, so the relay adds neither unless the config enables it.
+//! Fields of these names that a caller sent precede the relay's own. The relay has not verified them.
 
 use crate::config::Hops;
 use http::Version;

@@ -196,7 +196,7 @@ async fn websocket(
     Ok(response)
 }
 
-/// Adds `Via` and `Forwarded` to a request, if the config asks for them.
+/// Adds `Via` and `Forwarded` to a request, if the config enables them.
 fn add_hop_headers(
     data: &DataPlane,
     connection: &Connection,

@@ -199,7 +199,7 @@ async fn run<R, W>(
         }
     }
     let _ = write.shutdown().await;
-    // The caller's direction may go on after the response has ended; dropping the response now would cancel
+    // The caller's direction may continue after the response has ended; dropping the response now would cancel
     // the exchange.
     if has_caller_ended || end.await.is_ok() {
         body.detach();

@@ -1,4 +1,4 @@
-//! The TLS handshake of a connection: admitted in turn, with a permit that it holds for a short time.
+//! The TLS handshake of a connection: admitted by a fair queue, with a permit that it holds for a short time.
 
 use super::{client_hello, tls};
 use crate::admission::HandshakePermit;
@@ -97,7 +97,7 @@ pub(super) async fn complete(
 /// ClientHello, or if there is no permit in time.
 async fn permit(data: &DataPlane, stream: &TcpStream, peer: SocketAddr) -> Option<HandshakePermit> {
     // The ClientHello comes first, so that a connection that sends nothing waits as a socket and a small task
-    // and takes no place in the queue.
+    // and does not enter the queue.
     let offer = tokio::time::timeout(HANDSHAKE_TIMEOUT, client_hello::read_offer(stream)).await;
     let Ok(Ok(offers_http2)) = offer else {
         data.metrics.handshake(Handshake::Failed);

@@ -169,7 +169,7 @@ pub(crate) fn civil(day: i64) -> (i32, u8, u8) {
     )
 }
 
-/// Replaces the file atomically, without following a link in its place.
+/// Replaces the file atomically, without following a link of its name.
 fn write(path: &Path, text: &str, mode: u32) -> Result<(), SelfSignedError> {
     let replaced = runtime::files::replace(path, text.as_bytes(), mode);
     replaced.map_err(|error| file(path, error))

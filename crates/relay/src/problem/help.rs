@@ -1,5 +1,5 @@
 //! `GET /errors/{code}`: the entry of an error code in the troubleshooting guide, from the program itself, so that
-//! it fits the version and is there without a network.
+//! it fits the version and is available offline.
 
 use protocol::Code;
 

@@ -1,5 +1,5 @@
-//! Detects two processes with one identity, for example after a data directory was copied, and tells them from one
-//! process that reconnects.
+//! Detects two processes with one identity, for example after a data directory was copied, and distinguishes
+//! them from one process that reconnects.
 //!
 //! HELLO names the session that the process had before (W-51). A process that reconnects after another one replaced
 //! its session proves that both are alive:

@@ -119,7 +119,7 @@ pub(crate) async fn decide(routes: Routes<'_>, request: RouteRequest<'_>) -> Rou
         }
         (RouteDecision::Deferred(none) | RouteDecision::Refused(none), _) => none,
     };
-    // A bridge that is offline may serve the host when it is back, so the address says nothing then.
+    // A bridge that is offline may serve the host when it is back, so the address decides nothing then.
     let may_be_public = matches!(none.reason, Reason::NoBridge | Reason::NotServed);
     if request.bridge.is_some() || !request.within.is_empty() || !may_be_public {
         return Route::Refused(none.failure);

@@ -1,4 +1,4 @@
-//! The tasks that run besides the accept loops, until the relay stops.
+//! The tasks that run in addition to the accept loops, until the relay stops.
 
 use crate::control_plane::ControlPlane;
 use crate::deliveries::{self, DeliveryContext};

@@ -1,4 +1,4 @@
-//! Takes the lease and renews it. Opens the listeners for bridges and callers while this process holds it,
+//! Acquires the lease and renews it. Opens the listeners for bridges and callers while this process holds it,
 //! and closes them when it is lost.
 //!
 //! A process in standby has bound the addresses of its public and proxy listeners, but does not listen:
@@ -25,7 +25,7 @@ use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
 /// Time limit for attempts of deliveries to end before the lease is released. The process that takes the
-/// lease asks the bridges for the outcome of the others.
+/// lease requests from the bridges the outcome of the others.
 const ATTEMPTS_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// How often the number of running attempts is checked.
@@ -170,7 +170,7 @@ impl Keeper {
 
     async fn activate(&mut self, epoch: i64, began: Instant) -> Result<(), ActivateError> {
         // The epoch is set before anything is written, and the directory is read before a listener opens:
-        // the process that served before may have changed keys until a moment ago.
+        // the process that served before may have changed keys very recently.
         self.epoch = epoch;
         self.storage.hold(epoch);
         self.state.deliveries.hold(epoch);
@@ -211,7 +211,7 @@ impl Keeper {
         Ok(())
     }
 
-    /// Keeps the lease, or waits for it, until `stop` asks the process to leave.
+    /// Keeps the lease, or waits for it, until `stop` requests that the process leaves.
     pub(super) async fn run(mut self, mut stop: watch::Receiver<bool>) {
         let mut pause = self.pause(true);
         loop {

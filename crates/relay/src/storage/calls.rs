@@ -9,7 +9,7 @@
 //! | `scan` | calls in order, for keys that see only some of them |
 //!
 //! A change leaves a state only from the states in which it is expected. So a change that is late or repeated, or
-//! that comes from a process which has lost the lease, changes nothing.
+//! that comes from a process that has lost the lease, changes nothing.
 
 mod pages;
 mod queue;

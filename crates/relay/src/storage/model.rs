@@ -189,7 +189,7 @@ impl fmt::Debug for SecretHash {
 }
 
 /// Defines enums whose variants are words in the database, the API and the CLI.
-// One list for the type, its text and its parser, so that every word that is written can be read.
+// One list for the type, its text and its parser, so that every value that is written can be read.
 macro_rules! words {
     ($($(#[$doc:meta])* $name:ident ($what:literal) { $($(#[$vdoc:meta])* $variant:ident = $word:literal,)* })*) => {$(
         $(#[$doc])*

@@ -1,4 +1,4 @@
-//! From `GET /v1/tunnel` to a raw connection, which [`crate::tunnel`] takes over.
+//! From `GET /v1/tunnel` to a raw connection, which [`crate::tunnel`] then owns.
 //!
 //! The handler responds with `101`, and a task waits until hyper releases the connection. The concrete stream is
 //! extracted from hyper, so that the tunnel does not use a boxed one.

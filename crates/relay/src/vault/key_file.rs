@@ -1,4 +1,4 @@
-//! The key file: 32 random bytes in base64, readable by its owner only. The first start makes it.
+//! The key file: 32 random bytes in base64, readable by its owner only. The first start creates it.
 
 use crate::storage::{NoRandom, random};
 use base64::Engine as _;
@@ -24,7 +24,7 @@ pub enum KeyFileError {
     /// All users may read it.
     #[error("all users can read the key file {0}: run chmod 600 {0}")]
     Open(PathBuf),
-    /// The system gave no random bytes.
+    /// The system returned no random bytes.
     #[error(transparent)]
     Random(#[from] NoRandom),
 }
@@ -37,7 +37,7 @@ pub(crate) struct MasterKey {
 }
 
 impl MasterKey {
-    /// Reads the file; makes it if it is missing.
+    /// Reads the file; creates it if it is missing.
     ///
     /// # Errors
     /// [`KeyFileError`].
@@ -47,7 +47,7 @@ impl MasterKey {
             Ok(file) => file,
             Err(error) if error.kind() == io::ErrorKind::NotFound => match create(path)? {
                 Some(key) => return Ok(key),
-                // Another process made it in the meantime.
+                // Another process created it in the meantime.
                 None => File::open(path).map_err(failed)?,
             },
             Err(error) => return Err(failed(error)),

@@ -1,4 +1,4 @@
-//! A body that may not stand still for too long.
+//! A body that fails when no frame arrives for too long.
 
 use http_body::{Body, Frame, SizeHint};
 use std::pin::Pin;
@@ -58,7 +58,7 @@ where
         let this = &mut *self;
         // The source is polled before the timer: a frame that is there wins over a timeout in the same moment.
         if let Poll::Ready(frame) = Pin::new(&mut this.body).poll_frame(cx) {
-            // Reset and not made again: the allocation lives as long as the body.
+            // Reset, not created again: the allocation lives as long as the body.
             if let Some(sleep) = &mut this.sleep {
                 sleep.as_mut().reset(Instant::now() + this.idle);
             }

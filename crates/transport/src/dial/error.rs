@@ -39,7 +39,7 @@ pub enum DialError {
         /// The error, and what to do about it.
         detail: String,
     },
-    /// The relay, or a middlebox, answered the upgrade with a status other than 101.
+    /// The relay, or a middlebox, responded to the upgrade with a status other than 101.
     #[error("the relay answered the WebSocket upgrade with HTTP {status}{hint}")]
     Http {
         /// The status.

@@ -26,7 +26,7 @@ pub enum ProxyError {
         /// The name of the setting.
         name: String,
     },
-    /// The proxy answered with a status other than 2xx.
+    /// The proxy responded with a status other than 2xx.
     #[error("the proxy {proxy} answered CONNECT with {status}{hint}")]
     Status {
         /// The proxy.
@@ -114,7 +114,7 @@ impl Proxy {
         })
     }
 
-    /// Sets user and password, in place of those of the URL.
+    /// Sets user and password, instead of those of the URL.
     #[must_use]
     pub fn with_basic(mut self, user: &str, password: &str) -> Self {
         if let Self::Via { server, .. } = &mut self {

@@ -171,7 +171,7 @@ pub(super) async fn sign_out(active: &TargetAccess, endpoint: &str, jar: &Jar) {
     }
 }
 
-/// Asks ALM whether the session's identity is still signed in. `None` where ALM gives no response.
+/// Asks ALM whether the session's identity is still signed in. `None` where ALM does not respond.
 pub(super) async fn is_signed_in(active: &TargetAccess, endpoint: &str, jar: &Jar) -> Option<bool> {
     let request = AlmRequest {
         method: Method::GET,

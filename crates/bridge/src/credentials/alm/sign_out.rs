@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
-/// How long requests may go on to use a replaced session before it is signed out.
+/// How long requests may continue to use a replaced session before it is signed out.
 const USERS_TIMEOUT: Duration = Duration::from_secs(30);
 const USERS_POLL: Duration = Duration::from_millis(20);
 
@@ -57,7 +57,7 @@ fn sessions_of(kind: &Kind) -> Option<&Arc<Sessions>> {
 }
 
 /// Signs out of all sessions of the earlier config or credentials that the active ones do not use. Must run in
-/// a tokio runtime; the sign-outs go on in the background.
+/// a tokio runtime; the sign-outs continue in the background.
 pub(crate) fn sign_out_of_replaced(
     before: &Arc<TargetAccess>,
     old_credentials: &Credentials,

@@ -11,7 +11,7 @@ use std::ops::Bound::{Excluded, Unbounded};
 /// Acknowledged entries that are dropped in one commit.
 const DROP_MAX: usize = 128;
 
-/// Entries that one commit scans for that. The next commit goes on where this one ended, so that no commit
+/// Entries that one commit scans for that. The next commit continues where this one ended, so that no commit
 /// takes long.
 const SCAN_MAX: usize = 256;
 
@@ -99,7 +99,7 @@ impl Tables<'_> {
 
     /// Drops acknowledged entries, the oldest first, while they use more than half of the journal, or the space
     /// that the next intents need. An entry that is not acknowledged stays, however old it seems: a clock may
-    /// be wrong, and without its entry a delivery is made twice.
+    /// be wrong, and without its entry a delivery is executed twice.
     pub(super) fn drop_acknowledged(&mut self, scanned_to: &mut u64) -> Result<(), Fault> {
         let (most, acknowledged) = (self.bounds.entries(), self.counts.acknowledged);
         let spare = (most / 8).min(DROP_MAX as u64);

@@ -26,7 +26,7 @@ enum Started {
 }
 
 impl Engine {
-    /// Starts what is due. Returns whether some tenants had no turn.
+    /// Starts what is due. Returns whether some tenants were not served.
     pub(super) async fn start_due(&mut self) -> Result<bool, EngineError> {
         let now = now_ms();
         let mut ready: Vec<(i64, Arc<str>)> = self
@@ -45,7 +45,7 @@ impl Engine {
             }
             return Ok(false);
         }
-        // The longest due first: a tenant that had its turn is due later, and comes after the others.
+        // The longest due first: a tenant that was served is due later, after the others.
         ready.sort_unstable();
         let has_more = ready.len() > DUE_TENANTS_PER_SLICE;
         for (_, tenant) in ready.into_iter().take(DUE_TENANTS_PER_SLICE) {

@@ -48,7 +48,7 @@ impl Engine {
         for entry in new.by_ref().take(TUNNELS_PER_SLICE) {
             reconcile::tunnel_up(&self.cx, entry).await?;
         }
-        // Counted before routing: the remaining tunnels get their turn in the next slice.
+        // Counted before routing: the remaining tunnels are compared in the next slice.
         has_more |= new.next().is_some();
         has_more |= self.classify(tenant).await?;
         let storage = self.cx.deliveries.storage.clone();

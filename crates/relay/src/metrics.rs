@@ -227,8 +227,8 @@ impl Metrics {
     }
 
     /// Counts a reload of config or certificate.
-    pub(crate) fn reloaded(&self, taken: bool) {
-        let outcome = if taken { "taken" } else { "refused" };
+    pub(crate) fn reloaded(&self, is_applied: bool) {
+        let outcome = if is_applied { "applied" } else { "rejected" };
         count(&self.values.reloads, outcome);
     }
 

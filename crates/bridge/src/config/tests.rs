@@ -1,3 +1,5 @@
+//! The config as files and variables give it.
+
 use super::*;
 use std::time::Duration;
 

@@ -1,3 +1,5 @@
+//! The config as files and variables give it.
+
 use super::*;
 
 fn in_etc(file: &str) -> PathBuf {

@@ -1,3 +1,5 @@
+//! Copies of a database and of its key file, put back in every order.
+
 use super::*;
 use crate::Database;
 use crate::tests::MIGRATIONS;

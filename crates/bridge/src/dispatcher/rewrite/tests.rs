@@ -1,3 +1,5 @@
+//! Redirects and cookies, before and after the rewriting.
+
 use super::*;
 use policy::{Methods, Policy};
 

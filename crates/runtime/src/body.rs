@@ -69,10 +69,6 @@ mod testing {
         Poll::Ready(Ok(Frame::data(Bytes::from_static(bytes))))
     }
 
-    pub(crate) fn failure(why: &str) -> Poll<Result<Frame<Bytes>, String>> {
-        Poll::Ready(Err(why.to_owned()))
-    }
-
     /// Polls a body once; data frames as bytes.
     pub(crate) fn poll<B>(body: &mut B) -> Poll<Option<Result<Bytes, String>>>
     where

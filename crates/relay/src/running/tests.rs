@@ -360,6 +360,6 @@ async fn unknown_bridge_is_looked_up_in_the_database() {
     }
     let stranger = Dialling::new(&world.relay, 99);
     let refused = stranger.dial(&key, "brg_nobody", 1).await.unwrap_err();
-    assert!(refused.contains("does not know"), "{refused}");
+    assert!(refused.contains("the bridge is unknown"), "{refused}");
     world.relay.shutdown().await;
 }

@@ -45,6 +45,7 @@ async fn main() -> ExitCode {
     // It can only fail where something logs already, which nothing in this process does.
     drop(started);
     let result = run(&args).await;
+    // Log lines go through a queue: without this, an error would come before the lines that explain it.
     runtime::log::flush();
     match result {
         Ok(code) => code,
@@ -56,6 +57,7 @@ async fn main() -> ExitCode {
 }
 
 async fn run(args: &Args) -> Result<ExitCode, SetupError> {
+    // With `--json`, standard output has the document only, so that a program can read it.
     if !args.json {
         print_line!("Starting a relay, a bridge and a sample target on this machine ...");
     }
@@ -83,6 +85,7 @@ async fn run(args: &Args) -> Result<ExitCode, SetupError> {
             print_line!("\nStopping.");
         }
     }
+    // Bounded: a person waits, and nothing here is worth keeping.
     let _ = tokio::time::timeout(SHUTDOWN_TIMEOUT, demo.stop()).await;
     Ok(code)
 }

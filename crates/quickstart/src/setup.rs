@@ -62,6 +62,7 @@ impl Demo {
     /// [`SetupError`].
     pub(crate) async fn start(args: &Args) -> Result<Self, SetupError> {
         let data_dir = data_dir(args.data_dir.as_deref())?;
+        // First: the bridge's policy needs its port.
         let target = target::start().await?;
         let mut config = RelayConfig::local(&data_dir.path.join("relay"));
         config.listen.public = Some(SocketAddr::from(([127, 0, 0, 1], args.port)));
@@ -84,6 +85,7 @@ impl Demo {
 
         let toml = bridge_toml(args, &relay_url, &ca_file, target)?;
         let file = data_dir.path.join("bridge.toml");
+        // Written although it is parsed from memory: a user can read it, and give it to the bridge's commands.
         std::fs::write(&file, &toml)?;
         let config = integration_bridge::Config::parse(&toml, &file)?;
         let api_key = ApiKey {

@@ -28,9 +28,11 @@ pub(crate) async fn start() -> io::Result<SocketAddr> {
     tokio::spawn(async move {
         loop {
             let Ok((stream, _)) = listener.accept().await else {
+                // A failed accept concerns one connection, and the demo must not end for it.
                 continue;
             };
             tokio::spawn(async move {
+                // The caller learns of a broken connection itself: nothing is left to report.
                 let _ = http1::Builder::new()
                     .timer(TokioTimer::new())
                     .serve_connection(TokioIo::new(stream), service_fn(respond))
@@ -44,6 +46,7 @@ pub(crate) async fn start() -> io::Result<SocketAddr> {
 async fn respond(request: Request<Incoming>) -> Result<Response<Full<Bytes>>, Infallible> {
     let method = request.method().clone();
     let path = request.uri().path().to_owned();
+    // Bounded, because everything that arrives is repeated in the response.
     let body = Limited::new(request.into_body(), BODY_MAX_BYTES);
     let received = match body.collect().await {
         Ok(body) => String::from_utf8_lossy(&body.to_bytes()).into_owned(),

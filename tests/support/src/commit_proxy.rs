@@ -1,5 +1,6 @@
 //! A TCP proxy before PostgreSQL that parses its messages as far as needed to lose a COMMIT, or its response.
 
+use crate::wait::{TIMEOUT, eventually};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::{io, net::SocketAddr};
@@ -92,8 +93,20 @@ impl CommitProxy {
         self.shared.is_away.store(false, Ordering::Release);
     }
 
-    /// Cuts every connection.
-    pub fn cut_all(&self) {
+    /// Cuts every connection, and waits until all are closed.
+    ///
+    /// # Panics
+    /// When one is still open after [`TIMEOUT`].
+    pub async fn cut_all(&self) {
+        self.begin_cut();
+        // Each connection's task has a receiver, and drops it after its sockets.
+        eventually(TIMEOUT, "the end of every connection", async || {
+            self.shared.cut.receiver_count() == 0
+        })
+        .await;
+    }
+
+    fn begin_cut(&self) {
         self.shared.cut.send_modify(|cut| *cut += 1);
     }
 }
@@ -101,7 +114,7 @@ impl CommitProxy {
 impl Drop for CommitProxy {
     fn drop(&mut self) {
         self.task.abort();
-        self.cut_all();
+        self.begin_cut();
     }
 }
 

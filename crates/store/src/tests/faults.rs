@@ -167,7 +167,7 @@ async fn connections_from_before_an_outage_are_not_used() {
         for read in reads.collect::<Vec<_>>() {
             read.await.unwrap().unwrap();
         }
-        proxy.cut_all();
+        proxy.cut_all().await;
         let began = Instant::now();
         while is_read_first && store.revision().await.is_ok() {
             assert!(began.elapsed() < TIMEOUT);

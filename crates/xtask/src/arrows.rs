@@ -368,10 +368,10 @@ mod tests {
     #[test]
     fn crate_depends_only_on_those_in_the_table() {
         let manifest = "[dependencies]\nruntime.workspace = true\nhttp = \"1\"\n\
-                        [target.'cfg(unix)'.dependencies]\nx = { package = \"bridge-protocol\", path = \"p\" }\n\
+                        [target.'cfg(unix)'.dependencies]\nx = { package = \"bridge-policy\", path = \"p\" }\n\
                         [dev-dependencies]\nintegration-relay.workspace = true\n";
-        let findings = crate_findings("store", manifest).unwrap();
-        assert_eq!(findings, ["crates/store must not depend on protocol"]);
+        let findings = crate_findings("transport", manifest).unwrap();
+        assert_eq!(findings, ["crates/transport must not depend on policy"]);
         let both = "[dependencies]\nintegration-relay.workspace = true\n";
         let findings = crate_findings("bridge", both).unwrap();
         assert_eq!(findings, ["crates/bridge must not depend on relay"]);

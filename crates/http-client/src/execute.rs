@@ -98,6 +98,22 @@ impl Attempts {
         }
     }
 
+    /// Returns the result of a failure before the next attempt is sent. What an earlier attempt may have done
+    /// stays true: a `not_dispatched` of this one must not hide it.
+    fn failed_before_send(&self, failure: Failure) -> SendError {
+        let failure = Failure {
+            execution: self.execution(failure.execution),
+            ..failure
+        };
+        match self.may_have_left {
+            true => SendError::ConnectionClosed {
+                reused: true,
+                failure,
+            },
+            false => SendError::NotSent(failure),
+        }
+    }
+
     /// Decides on the error of a connection: the body for the next attempt, or the result.
     fn next_body(
         &mut self,
@@ -292,10 +308,12 @@ impl Client {
         let body_length = body.length();
         loop {
             // Before `dispatch`: a head that is not valid HTTP must not count as dispatched.
-            let head = outgoing.head(&approved).map_err(SendError::NotSent)?;
+            let head = outgoing.head(&approved);
+            let head = head.map_err(|failure| attempts.failed_before_send(failure))?;
             // Counted before it is sent: a caller may go on with the attempts that are left.
             attempts.left = attempts.left.saturating_sub(1);
-            outgoing.dispatch().await.map_err(SendError::NotSent)?;
+            let dispatched = outgoing.dispatch().await;
+            dispatched.map_err(|failure| attempts.failed_before_send(failure))?;
             // Of the body of this attempt: a replayed body has a progress of its own.
             let progress = body.progress();
             let request = head.map(|()| body);
@@ -320,19 +338,8 @@ impl Client {
             }
             body = attempts.next_body(*error, (body_length, reused), refused)?;
             let opening = Box::pin(self.open_new(plan, outgoing, attempts.reuse)).await;
-            (approved, connection) = opening.map_err(|failure| {
-                let failure = Failure {
-                    execution: attempts.execution(failure.execution),
-                    ..failure
-                };
-                match attempts.may_have_left {
-                    true => SendError::ConnectionClosed {
-                        reused: true,
-                        failure,
-                    },
-                    false => SendError::NotSent(failure),
-                }
-            })?;
+            (approved, connection) =
+                opening.map_err(|failure| attempts.failed_before_send(failure))?;
         }
     }
 

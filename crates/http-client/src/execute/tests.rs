@@ -158,3 +158,28 @@ async fn request_sent_once_takes_no_idle_connection() {
     assert!(sending.await.is_err());
     assert_eq!(target.requests(), 1);
 }
+
+#[tokio::test]
+async fn failure_before_a_replay_hides_no_execution() {
+    let target = Target::start([1, 1]).await;
+    let (client, candidate) = (client(), target.candidate("GET"));
+    let replay = || Replay::IfIdempotent(Bytes::new());
+    send(&client, &candidate, replay()).await.unwrap();
+    let heads = AtomicUsize::new(0);
+    let mut own = OwnRequest {
+        approved: vec![candidate.approve("127.0.0.1".parse().unwrap()).unwrap()],
+        head: |_: &Approved| match heads.fetch_add(1, Ordering::SeqCst) {
+            0 => Ok(Request::new(())),
+            _ => Err(Failure::not_dispatched(Code::Cancelled, "cancelled")),
+        },
+    };
+    let plan = RequestPlan::new(&candidate, Client::pool_key(candidate.target(), None, None));
+    let mut attempts = Attempts::new(replay(), 3);
+    let opened = client.open(&plan, &own, attempts.reuse()).await.unwrap();
+    let body = RequestBody::from_bytes(Bytes::new(), BodyLength::None);
+    let sent = client.execute(&plan, opened, &mut own, body, &mut attempts);
+    // The target read the first attempt, so the second one's `not_dispatched` is not the whole truth.
+    let error = sent.await.unwrap_err();
+    assert!(is_closed(&error, true), "{error:?}");
+    assert_eq!(heads.load(Ordering::SeqCst), 2);
+}

@@ -18,6 +18,7 @@ use crate::health::Health;
 use crate::stats::RuntimeStats;
 use protocol::frame::{Serves, Windows};
 use protocol::session::{Budget, EndReason};
+use std::collections::VecDeque;
 use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use tokio::sync::watch;
@@ -104,11 +105,28 @@ impl RelayLink {
     }
 }
 
+/// Retired sessions of one bridge that may still finish their exchanges. A relay that asks for a new session
+/// over and over would otherwise leave one more each time, for as long as a retired session may last.
+const RETIRED_MAX: usize = 32;
+
 /// The sessions of a bridge, including retired ones that still finish their exchanges.
 pub(crate) struct SessionSet {
     live: watch::Sender<Vec<Session>>,
-    /// Tasks that each wait for the end of a retired session.
-    retired: Mutex<JoinSet<()>>,
+    retired: Mutex<Retired>,
+}
+
+/// Retired sessions, the oldest first, and the tasks that each wait for the end of one.
+#[derive(Default)]
+struct Retired {
+    sessions: VecDeque<Session>,
+    tasks: JoinSet<()>,
+}
+
+/// Adds the newest of a bounded number, and returns those that must go: the oldest.
+fn add_bounded<T>(all: &mut VecDeque<T>, newest: T, max: usize) -> Vec<T> {
+    all.push_back(newest);
+    let above = all.len().saturating_sub(max);
+    all.drain(..above).collect()
 }
 
 impl SessionSet {
@@ -158,17 +176,36 @@ impl SessionSet {
         }
     }
 
-    /// Runs a task that waits for a retired session. Finished tasks are removed as well.
-    pub(crate) fn spawn_retired(&self, task: impl Future<Output = ()> + Send + 'static) {
-        let mut retired = lock(&self.retired);
-        while retired.try_join_next().is_some() {}
-        retired.spawn(task);
+    /// Runs a task that waits for a retired session. Finished tasks are removed as well. Above
+    /// [`RETIRED_MAX`], the oldest retired session is closed, and the exchanges on it fail.
+    pub(crate) fn spawn_retired(
+        &self,
+        session: &Session,
+        task: impl Future<Output = ()> + Send + 'static,
+    ) {
+        let surplus = {
+            let mut retired = lock(&self.retired);
+            while retired.tasks.try_join_next().is_some() {}
+            retired.tasks.spawn(task);
+            retired.sessions.retain(|old| !old.is_over());
+            add_bounded(&mut retired.sessions, session.clone(), RETIRED_MAX)
+        };
+        // Without the lock: closing a session wakes its task.
+        for session in surplus {
+            tracing::warn!(
+                session = crate::text::hex(&session.id()),
+                running = session.streams_open(),
+                max = RETIRED_MAX,
+                "the relay asked for many new sessions; closing the oldest one that still runs"
+            );
+            session.close(EndReason::Draining);
+        }
     }
 
     /// Waits until all retired sessions have ended.
     pub(crate) async fn join_retired(&self) {
         // Taken out first: the lock must not be held while waiting.
-        let mut retired = std::mem::take(&mut *lock(&self.retired));
+        let mut retired = std::mem::take(&mut lock(&self.retired).tasks);
         while retired.join_next().await.is_some() {}
     }
 }
@@ -214,4 +251,19 @@ impl Lifecycle {
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     // No critical section in this file can leave the data half changed.
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn oldest_of_a_bounded_number_goes() {
+        let mut all = VecDeque::new();
+        for number in 1..=3 {
+            assert!(add_bounded(&mut all, number, 3).is_empty());
+        }
+        assert_eq!(add_bounded(&mut all, 4, 3), [1]);
+        assert_eq!(all, [2, 3, 4]);
+    }
 }

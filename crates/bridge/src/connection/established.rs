@@ -210,7 +210,7 @@ impl Connection {
         let state = self.state.clone();
         self.retiring.retain(|old| old.is_open());
         self.retiring.push(session.clone());
-        self.state.sessions.spawn_retired(async move {
+        self.state.sessions.spawn_retired(&session.clone(), async move {
             tokio::select! {
                 reason = session.ended() => {
                     tracing::debug!(session = hex(&session.id()), %reason, "retired session down");

@@ -40,6 +40,7 @@ mod target;
 
 pub use crate::policy::candidate::{Approved, Candidate, RESOLVED_MAX, RuleRef};
 pub use crate::policy::explain::{Explanation, RuleVerdict};
+pub use crate::policy::overrides::Overrides;
 pub use crate::policy::refusal::{REFUSAL_MAX_BYTES, Refusal, RefusalKind};
 pub use crate::policy::{ENDPOINTS_MAX, Policy, PolicyError, RULES_MAX};
 pub use crate::rule::endpoint::{

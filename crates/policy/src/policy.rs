@@ -13,6 +13,7 @@ mod configured;
 pub(crate) mod error;
 pub(crate) mod evaluate;
 pub(crate) mod explain;
+pub(crate) mod overrides;
 pub(crate) mod refusal;
 
 pub use self::error::PolicyError;
@@ -156,7 +157,7 @@ impl Policy {
         }
         // Before a name is resolved, so that a metadata name is never looked up.
         self.limits.refuse_host(request.target.host())?;
-        let grant = Grant::endpoint(rule, request.target.host());
+        let grant = Grant::endpoint(rule, request.target.host()).dropping(endpoint.overrides());
         if let Host::Addr(addr) = request.target.host() {
             self.limits.admit(&grant, request.target.host(), *addr)?;
         }
@@ -284,6 +285,7 @@ impl Policy {
         evaluate::evaluate(&self.rules[index], request)?;
         let rule = &self.rules[index];
         let grant = Grant::allow(self.rule_ref(index), rule.host.clone());
+        let grant = grant.dropping(rule.overrides());
         let host = request.target.host();
         self.limits.refuse_host(host).map_err(Miss::Address)?;
         // The address is known already, so the administrator gets the reason now and not after a lookup.

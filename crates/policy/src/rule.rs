@@ -23,6 +23,7 @@ use self::host_pattern::HostPattern;
 use self::methods::Methods;
 use self::path_pattern::PathPattern;
 use crate::address;
+use crate::policy::overrides::Overrides;
 use crate::target::Scheme;
 use std::fmt;
 
@@ -95,6 +96,9 @@ pub struct Rule {
     pub resolved: bool,
     /// Whether raw streams (CONNECT) may be opened; they show neither method nor path. Defaults to `false`.
     pub connect: bool,
+    /// Whether fields that replace the method or the path at some targets are sent although this rule restricts
+    /// methods or paths. Defaults to `false`.
+    pub pass_overrides: bool,
 }
 
 impl Rule {
@@ -109,6 +113,7 @@ impl Rule {
             paths: None,
             resolved: false,
             connect: false,
+            pass_overrides: false,
         }
     }
 
@@ -188,6 +193,14 @@ impl Rule {
         };
         if net.prefix_len() < wide {
             warnings.push(format!("{} is a very large network", self.host));
+        }
+    }
+
+    /// Returns which fields are dropped from the requests that it allows.
+    pub(crate) fn overrides(&self) -> Overrides {
+        Overrides {
+            no_method: !self.pass_overrides && self.methods != Methods::Any,
+            no_path: !self.pass_overrides && self.paths.is_some(),
         }
     }
 

@@ -36,6 +36,8 @@ pub(super) async fn start(config: Config) -> Result<RunningRelay, StartError> {
     let directory = Directory::load(storage, config.directory.stale_max.0).await?;
     let tls = config.tls.as_ref().map(tls::prepare).transpose()?;
     let ca_path = tls.as_ref().and_then(|ready| ready.ca_path.clone());
+    let metrics = Metrics::new();
+    metrics.certificate_expires(tls.as_ref().and_then(|ready| ready.expires));
     let acceptor = tls.map(|ready| Acceptor::new(ready.acceptor));
     let public_kind = match acceptor {
         Some(_) => ListenerKind::Tls,
@@ -62,7 +64,7 @@ pub(super) async fn start(config: Config) -> Result<RunningRelay, StartError> {
         node,
         directory,
         Arc::new(deliveries),
-        Metrics::new(),
+        metrics,
         spans.map(Arc::new),
     ));
     let service = Arc::new(Service {

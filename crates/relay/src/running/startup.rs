@@ -16,7 +16,7 @@ use crate::reload;
 use crate::service::Service;
 use crate::storage::{self, Storage, StorageError};
 use crate::telemetry::Spans;
-use crate::vault::{MasterKey, Vault};
+use crate::vault::{self, Vault};
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -30,7 +30,7 @@ pub(super) async fn start(config: Config) -> Result<RunningRelay, StartError> {
     let storage = Storage::open(&config.database).await?.fenced();
     // Before the first delivery is read: an older copy of the database pauses deliveries.
     let generation = generation::begin(&storage, &config.key_file).await?;
-    let master = MasterKey::load_or_create(&config.key_file)?;
+    let master = vault::master_key(&storage, &config.key_file).await?;
     let vault = Vault::new(storage.clone(), master).await?;
     let deliveries = Deliveries::new(storage.clone(), vault, config.deliveries.clone());
     let directory = Directory::load(storage, config.directory.stale_max.0).await?;

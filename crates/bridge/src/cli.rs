@@ -41,7 +41,7 @@ enum Command {
     #[command(after_help = "\
 Signals:
   SIGTERM, SIGINT  drain running requests for up to 30 s, then exit; a second one exits immediately
-  SIGHUP           reload the config
+  SIGHUP           reload the config, and open the log files again
 
 Without an identity, `run` first pairs the bridge if BRIDGE_CLIENT_ID is set, with the client secret in
 BRIDGE_CLIENT_SECRET_FILE or BRIDGE_CLIENT_SECRET.")]

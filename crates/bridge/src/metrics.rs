@@ -1,4 +1,4 @@
-//! Metrics in the OpenMetrics format, on the loopback address that the config names.
+//! The bridge's metrics, on the loopback address that the config names.
 //!
 //! The listener is the bridge's only one. It serves one path, bounds connections and time, and never leaves
 //! this machine (`config::metrics` checks the address).
@@ -14,7 +14,7 @@ use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use prometheus_client::encoding::EncodeLabelSet;
-use runtime::metrics::{CONTENT_TYPE, Counter, Family, FloatGauge, Gauge, Registry, gauge_value};
+use runtime::metrics::{Counter, Family, FloatGauge, Format, Gauge, Registry, gauge_value};
 use std::convert::Infallible;
 use std::io;
 use std::net::SocketAddr;
@@ -85,11 +85,13 @@ fn respond(shared: &BridgeState, request: &Request<Incoming>) -> Response<Full<B
     if *request.method() != Method::GET {
         *response.status_mut() = StatusCode::METHOD_NOT_ALLOWED;
     } else if request.uri().path() == "/metrics" {
-        let kind = http::HeaderValue::from_static(CONTENT_TYPE);
+        let accept = request.headers().get_all(http::header::ACCEPT);
+        let format = Format::preferred(accept.iter().filter_map(|value| value.to_str().ok()));
+        let kind = http::HeaderValue::from_static(format.content_type());
         response
             .headers_mut()
             .insert(http::header::CONTENT_TYPE, kind);
-        *response.body_mut() = Full::new(text(&status(shared)).into());
+        *response.body_mut() = Full::new(text(&status(shared), format).into());
     } else {
         *response.status_mut() = StatusCode::NOT_FOUND;
     }
@@ -107,8 +109,8 @@ struct EndpointLabel {
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct SessionLabel {
-    session: String,
+struct ConnectionLabel {
+    connection: String,
 }
 
 runtime::metrics! {
@@ -122,7 +124,7 @@ runtime::metrics! {
         answered: Counter = "exchanges_answered", "Exchanges to which the target responded";
         failed: Family<CodeLabel, Counter> = "exchanges_failed", "Failed exchanges, by code";
         endpoint_up: Family<EndpointLabel, Gauge> = "endpoint_up", "Whether the last health check of an endpoint succeeded";
-        rtt: Family<SessionLabel, FloatGauge> = "session_rtt_seconds", "Smallest round trip of a session so far";
+        rtt: Family<ConnectionLabel, FloatGauge> = "session_rtt_seconds", "Smallest round trip of a connection's session so far";
         config_refused: Gauge = "config_refused", "Whether the last reload rejected the config";
     }
 }
@@ -143,7 +145,7 @@ runtime::metrics! {
 
 /// Returns all metrics as text. They are built for each scrape: sessions and endpoints that are gone leave no
 /// labels, and exchanges pay nothing for metrics.
-fn text(status: &Status) -> String {
+fn text(status: &Status, format: Format) -> String {
     let mut registry = Registry::default();
     let metrics = Metrics::register(&mut registry);
     let flag = |gauge: &Gauge, flag: bool| gauge.set(i64::from(flag));
@@ -168,12 +170,17 @@ fn text(status: &Status) -> String {
             flag(&gauge, endpoint.health == "up");
         }
     }
-    for session in &status.sessions {
-        let label = SessionLabel {
-            session: session.id.clone(),
-        };
-        let rtt = metrics.rtt.get_or_create(&label);
-        rtt.set(session.rtt_ms / 1e3);
+    // By the connection's number: each reconnect has another session id, and a label that never returns would
+    // cost the scraper one more time series each time.
+    for connection in &status.connections {
+        let mut sessions = status.sessions.iter();
+        if let Some(session) = sessions.find(|one| Some(&one.id) == connection.session.as_ref()) {
+            let label = ConnectionLabel {
+                connection: connection.slot.to_string(),
+            };
+            let rtt = metrics.rtt.get_or_create(&label);
+            rtt.set(session.rtt_ms / 1e3);
+        }
     }
     if let Some(bytes) = status.memory_bytes {
         let memory = Memory::register(&mut registry);
@@ -182,5 +189,56 @@ fn text(status: &Status) -> String {
     if let Some(lines) = status.audit_lines {
         Audit::register(&mut registry).lines.inc_by(lines);
     }
-    runtime::metrics::encode(&registry)
+    runtime::metrics::encode(&registry, format)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::stats::SlotState;
+    use crate::status::SessionStatus;
+
+    fn status(session: &str) -> Status {
+        let connection = SlotState {
+            slot: 0,
+            state: "up".into(),
+            node: None,
+            session: Some(session.into()),
+            for_s: 1,
+            error: None,
+            advice: None,
+        };
+        let session = |id: &str| SessionStatus {
+            id: id.into(),
+            rtt_ms: 1.5,
+            exchanges: 0,
+            open: true,
+        };
+        Status {
+            connections: vec![connection],
+            // The other one is retired and still finishes its exchanges.
+            sessions: vec![session("aa"), session("bb")],
+            audit_lines: Some(7),
+            memory_bytes: Some(1 << 20),
+            exchanges_failed: [("timed_out".to_owned(), 2)].into(),
+            ..Status::example()
+        }
+    }
+
+    #[test]
+    fn series_of_a_session_survives_a_reconnect() {
+        for session in ["aa", "bb"] {
+            let text = text(&status(session), Format::Prometheus);
+            let line = "integration_bridge_session_rtt_seconds{connection=\"0\"} 0.0015";
+            assert!(text.contains(line), "{text}");
+            assert!(!text.contains(session), "{text}");
+        }
+    }
+
+    #[test]
+    fn text_is_valid_in_both_formats() {
+        for format in [Format::OpenMetrics, Format::Prometheus] {
+            runtime::testing::check_metrics(&text(&status("aa"), format), format);
+        }
+    }
 }

@@ -41,6 +41,9 @@ pub(crate) struct SlotState {
     pub state: String,
     /// The node that it is connected to.
     pub node: Option<String>,
+    /// The id of its session.
+    #[serde(default)]
+    pub session: Option<String>,
     /// Seconds in this state.
     pub for_s: u64,
     /// Why it is not up.
@@ -53,6 +56,7 @@ pub(crate) struct SlotState {
 struct SlotNow {
     state: &'static str,
     node: Option<String>,
+    session: Option<String>,
     since: Instant,
     error: Option<String>,
     advice: Option<&'static str>,
@@ -160,6 +164,7 @@ impl RuntimeStats {
             SlotNow {
                 state: "connecting",
                 node: None,
+                session: None,
                 since: Instant::now(),
                 // Without it `status` would show no reason most of the time: attempts are short, waits are long.
                 error: before.as_ref().and_then(|before| before.error.clone()),
@@ -174,12 +179,13 @@ impl RuntimeStats {
     }
 
     /// Records that a connection is up.
-    pub(crate) fn up(&self, slot: u8, node: &str) {
+    pub(crate) fn up(&self, slot: u8, node: &str, session: String) {
         let node = Some(node.to_owned());
         self.slot(
             slot,
             SlotNow {
                 node,
+                session: Some(session),
                 ..SlotNow::of("up")
             },
         );
@@ -206,6 +212,7 @@ impl RuntimeStats {
                 slot: *slot,
                 state: now.state.to_owned(),
                 node: now.node.clone(),
+                session: now.session.clone(),
                 for_s: now.since.elapsed().as_secs(),
                 error: now.error.clone(),
                 advice: now.advice.map(str::to_owned),
@@ -219,6 +226,7 @@ impl SlotNow {
         Self {
             state,
             node: None,
+            session: None,
             since: Instant::now(),
             error: None,
             advice: None,

@@ -86,6 +86,14 @@ pub(crate) struct EndpointStatus {
     pub credential: Option<String>,
 }
 
+/// Returns a noun in the form that follows this number.
+fn plural(count: u64, noun: &str) -> String {
+    match count {
+        1 => noun.to_owned(),
+        _ => format!("{noun}s"),
+    }
+}
+
 /// Formats a duration for people: `3d 4h`, `5m 10s`.
 fn readable(seconds: u64) -> String {
     let units = [("d", 86_400), ("h", 3_600), ("m", 60), ("s", 1)];
@@ -152,8 +160,10 @@ impl fmt::Display for Status {
             let draining = if session.open { "" } else { ", draining" };
             writeln!(
                 f,
-                "  session {id}: round trip {:.1} ms, {} exchanges{draining}",
-                session.rtt_ms, session.exchanges
+                "  session {id}: round trip {:.1} ms, {} {}{draining}",
+                session.rtt_ms,
+                session.exchanges,
+                plural(u64::from(session.exchanges), "exchange")
             )?;
         }
         self.targets(f)?;
@@ -167,7 +177,7 @@ impl fmt::Display for Status {
             writeln!(f, "  {code}: {count}")?;
         }
         if let Some(lines) = self.audit_lines {
-            writeln!(f, "audit file: {lines} lines")?;
+            writeln!(f, "audit file: {lines} {}", plural(lines, "line"))?;
         }
         if !self.last_calls.is_empty() {
             writeln!(f, "last calls")?;
@@ -212,6 +222,37 @@ impl Status {
             writeln!(f)?;
         }
         Ok(())
+    }
+}
+
+#[cfg(test)]
+impl Status {
+    /// Returns the status of a bridge that has just started.
+    pub(crate) fn example() -> Self {
+        Self {
+            software: "integration-bridge/0".into(),
+            pid: 1,
+            uptime_s: 1,
+            bridge: "b1".into(),
+            key: String::new(),
+            tenant: "acme".into(),
+            relay: "https://relay.example.com".into(),
+            online: true,
+            paused: false,
+            connections: Vec::new(),
+            sessions: Vec::new(),
+            endpoints: Vec::new(),
+            credentials: Vec::new(),
+            exchanges_running: 0,
+            exchanges_answered: 0,
+            exchanges_failed: BTreeMap::new(),
+            memory_bytes: None,
+            config_file: "bridge.toml".into(),
+            config_loaded_at: 0,
+            config_refused: None,
+            audit_lines: None,
+            last_calls: Vec::new(),
+        }
     }
 }
 

@@ -7,6 +7,7 @@
 mod args;
 mod backup;
 mod bridge;
+mod control;
 mod key;
 mod log;
 mod output;
@@ -40,6 +41,8 @@ enum CliError {
         .0.display()
     )]
     NoDatabase(PathBuf),
+    #[error("the config was not reloaded: {0}")]
+    Control(#[from] control::ControlError),
     #[error("the output cannot be written: {0}")]
     Output(std::io::Error),
     #[error("cannot start the runtime: {0}")]
@@ -100,13 +103,17 @@ fn run(args: Args) -> Result<(), CliError> {
         return output::lines(&serve::explain(&config, path));
     }
     let config = Config::load(path)?;
+    if let Command::Reload = &args.command {
+        control::send(&config, &control::Request::Reload)?;
+        return output::lines(&["The running relay has read its config again."]);
+    }
     let runtime = transport::workers::builder(WorkerShare::AllButOne)
         .build()
         .map_err(CliError::Runtime)?;
     runtime.block_on(async {
         match args.command {
             Command::Serve => serve::run(config, path).await,
-            Command::Config(ConfigCommand::Check) => Ok(()),
+            Command::Config(ConfigCommand::Check) | Command::Reload => Ok(()),
             // The first tenant may be created before the first start; all other commands need an existing
             // database.
             Command::Tenant(command @ args::TenantCommand::Create { .. }) => {
@@ -114,7 +121,9 @@ fn run(args: Args) -> Result<(), CliError> {
             }
             Command::Tenant(command) => tenant::run(&open(&config.database).await?, command).await,
             Command::Key(command) => key::run(&open(&config.database).await?, command).await,
-            Command::Bridge(command) => bridge::run(&open(&config.database).await?, command).await,
+            Command::Bridge(command) => {
+                bridge::run(&open(&config.database).await?, &config, command).await
+            }
             Command::Init { output } => {
                 site::init(&open_or_create(&config.database).await?, output.json).await
             }
@@ -201,6 +210,7 @@ mod tests {
             "r deliveries resume",
             "r backup b.db",
             "r restore b.db --replace",
+            "r reload --config a.toml",
             "r openapi",
         ] {
             let parsed = Args::try_parse_from(line.split(' '));

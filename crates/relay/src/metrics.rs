@@ -1,4 +1,4 @@
-//! The relay's metrics, in the OpenMetrics text format, on the admin listener alone.
+//! The relay's metrics, on the admin listener alone.
 //!
 //! The data path touches atomics. What can be counted by reading state (tunnels, exchanges, memory) is read
 //! at each scrape: [`Snapshot`].
@@ -16,7 +16,7 @@ use std::sync::atomic::Ordering;
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-pub(crate) use runtime::metrics::CONTENT_TYPE;
+pub(crate) use runtime::metrics::Format;
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct Outcome {
@@ -245,8 +245,8 @@ impl Metrics {
     }
 
     /// Records when the relay's certificate expires, in seconds since 1970.
-    pub(crate) fn certificate_expires(&self, at: i64) {
-        self.values.certificate_expires.set(at);
+    pub(crate) fn certificate_expires(&self, at: Option<i64>) {
+        self.values.certificate_expires.set(at.unwrap_or(0));
     }
 
     /// Counts a finished delivery.
@@ -291,7 +291,7 @@ impl Metrics {
     }
 
     /// Returns all metrics as text.
-    pub(crate) fn render(&self, now: Snapshot) -> String {
+    pub(crate) fn render(&self, now: Snapshot, format: Format) -> String {
         let values = &self.values;
         values.sessions.set(gauge_value(now.sessions));
         values.exchanges_running.set(gauge_value(now.exchanges));
@@ -320,7 +320,7 @@ impl Metrics {
             self.process.resident_memory.set(gauge_value(bytes));
         }
         let registry = self.registry.lock().unwrap_or_else(PoisonError::into_inner);
-        runtime::metrics::encode(&registry)
+        runtime::metrics::encode(&registry, format)
     }
 }
 
@@ -336,10 +336,11 @@ mod tests {
         metrics.tunnel_refused("stale_epoch");
         metrics.handshake(Handshake::Failed);
         metrics.bytes_down(7);
-        let text = metrics.render(Snapshot {
+        let now = Snapshot {
             sessions: 3,
             ..Snapshot::default()
-        });
+        };
+        let text = metrics.render(now, Format::OpenMetrics);
         for line in [
             "integration_relay_exchanges_total{outcome=\"executed\"} 2",
             "integration_relay_tunnels_refused_total{reason=\"stale_epoch\"} 1",
@@ -353,6 +354,18 @@ mod tests {
             "# EOF",
         ] {
             assert!(text.contains(line), "{line} is missing in\n{text}");
+        }
+    }
+
+    #[test]
+    fn text_is_valid_in_both_formats() {
+        let metrics = Metrics::new();
+        metrics.outcome("executed");
+        metrics.call_took("bridge", "ok", Duration::from_millis(3));
+        metrics.deliveries_queued(&[]);
+        for format in [Format::OpenMetrics, Format::Prometheus] {
+            let text = metrics.render(Snapshot::default(), format);
+            runtime::testing::check_metrics(&text, format);
         }
     }
 }

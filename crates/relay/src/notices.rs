@@ -211,7 +211,6 @@ fn certificate(state: &ControlPlane, within: i64) -> Vec<Cause> {
     let Some(expires) = crate::listener::tls::expires(cert_file) else {
         return Vec::new();
     };
-    state.metrics.certificate_expires(expires);
     if expires - now() > within {
         return Vec::new();
     }

@@ -21,6 +21,7 @@ use protocol::frame::{GoAwayReason, Hello, PreviousSession, RefusedCode};
 use protocol::session::EndReason;
 use slot::{Slot, SlotHistory, slot_of};
 use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
+use std::net::IpAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 use tokio::sync::watch;
@@ -139,11 +140,12 @@ impl Registry {
         &self,
         owner: &TunnelOwner,
         hello: &Hello,
+        peer: IpAddr,
         (session, offer): (Session, AdvertisedRoutes),
         now: Instant,
     ) -> Arc<TunnelEntry> {
         let slot = slot_of(owner, hello);
-        let entry = TunnelEntry::new(owner, hello, slot.clone(), (session, offer), now);
+        let entry = TunnelEntry::new(owner, hello, slot.clone(), peer, (session, offer), now);
         let entry = Arc::new(entry);
         let mut inner = self.lock();
         let history = inner.history_mut(slot.clone(), owner);

@@ -49,6 +49,7 @@ fn try_apply(
     // Everything that can fail comes before the first change.
     let ready = config.tls.as_ref().map(tls::prepare).transpose()?;
     if let (Some(acceptor), Some(ready)) = (acceptor, ready) {
+        state.metrics.certificate_expires(ready.expires);
         acceptor.replace(ready.acceptor);
     }
     state.data.set_limits(config.limits.clone());
@@ -75,6 +76,7 @@ pub(crate) async fn follow(state: Arc<ControlPlane>, acceptor: Acceptor) {
         match tls::prepare(&tls) {
             Ok(ready) => {
                 acceptor.replace(ready.acceptor);
+                state.metrics.certificate_expires(ready.expires);
                 state.metrics.reloaded(true);
                 tracing::info!("certificate reloaded");
             }

@@ -20,7 +20,7 @@ use crate::connection::{Connection, ListenerKind};
 use crate::control_plane::ControlPlane;
 use crate::ingress::{self, endpoints, forward_proxy};
 use crate::listener::RequestHandler;
-use crate::metrics::{CONTENT_TYPE, Snapshot};
+use crate::metrics::{Format, Snapshot};
 use crate::problem::{Problem, help};
 use crate::sending::{Progress, ResponseBody};
 use crate::tunnel::upgrade;
@@ -125,7 +125,10 @@ impl Service {
                 return Ok(self.readiness().await);
             }
             "/metrics" if connection.arrived == ListenerKind::Admin => {
-                return get(request.method()).map(|()| self.metrics());
+                get(request.method())?;
+                let accept = request.headers().get_all(header::ACCEPT);
+                let accept = accept.iter().filter_map(|value| value.to_str().ok());
+                return Ok(self.metrics(Format::preferred(accept)));
             }
             // The admin listener has no TLS and no API.
             _ if connection.arrived == ListenerKind::Admin => return Err(Problem::not_found()),
@@ -279,10 +282,10 @@ impl Service {
         plain(StatusCode::OK, "ready\n")
     }
 
-    fn metrics(&self) -> Response<Body> {
+    fn metrics(&self, format: Format) -> Response<Body> {
         let control = &self.control;
         let data = &control.data;
-        let text = control.metrics.render(Snapshot {
+        let now = Snapshot {
             sessions: data.registry.count(),
             exchanges: data.exchanges.count(),
             connections: data.connections.count(),
@@ -298,8 +301,9 @@ impl Service {
             bridges_cloned: data.registry.cloned(Instant::now()).len(),
             endpoints_refused: data.registry.refused_endpoints(),
             body_memory: data.exchanges.memory_bytes(),
-        });
-        typed(StatusCode::OK, CONTENT_TYPE, text.into())
+        };
+        let text = control.metrics.render(now, format);
+        typed(StatusCode::OK, format.content_type(), text.into())
     }
 }
 

@@ -39,7 +39,10 @@ pub use model::{
 };
 pub use pairing::{Paired, Pairing};
 pub use scope::Scope;
-pub use store::{Database, ServingLock, StoreError, WriteError, check_name, lock, lock_existing};
+pub use store::{
+    Database, ServingLock, StoreError, WriteError, check_name, is_backup, lock, lock_existing,
+};
+pub(crate) use store::{check, replace};
 
 use audit::AuditEvent;
 use protocol::{Code, Execution, Failure};

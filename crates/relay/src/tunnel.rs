@@ -80,13 +80,14 @@ pub(crate) async fn open<IO: Io>(
         Ok(owner) => {
             arrival.connection.proved(&control.data.connections.proven);
             arrival.permit.leave();
+            let peer = arrival.connection.peer.ip();
             drop(arrival);
             let serves = &candidate.hello().serves;
             control
                 .ownership
                 .claim(&control.directory, &owner, serves)
                 .await;
-            welcome(control, candidate, owner).await
+            welcome(control, candidate, owner, peer).await
         }
         Err(code) => {
             let hello = candidate.hello();
@@ -229,6 +230,7 @@ async fn welcome<IO: Io>(
     control: &ControlPlane,
     candidate: Candidate<IO>,
     owner: TunnelOwner,
+    peer: IpAddr,
 ) -> Option<ActiveTunnel> {
     let id = transport::handshake::random().ok()?;
     let tunnel = &control.config.tunnel;
@@ -250,10 +252,11 @@ async fn welcome<IO: Io>(
     // The routes are read before the session is inserted, and applied again after it: see below.
     let offer = ownership::advertised_routes(&control.directory, &owner, session.serves());
     let mut is_new_conflict = control.ownership.report(&owner, &offer);
-    let entry = control
-        .data
-        .registry
-        .insert(&owner, &hello, (session, offer), Instant::now());
+    let entry =
+        control
+            .data
+            .registry
+            .insert(&owner, &hello, peer, (session, offer), Instant::now());
     // A name may have been reassigned since the offer was made. The task that follows the directory did not see this
     // tunnel then.
     is_new_conflict |= control

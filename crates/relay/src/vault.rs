@@ -17,6 +17,7 @@ pub(crate) use runtime::sealed::SealingKey;
 use crate::storage::{NoRandom, Storage, StorageError, StoreError, random};
 use runtime::sealed::{KEY_BYTES, SealError};
 use std::collections::HashMap;
+use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 
 /// Most tenants' keys that are kept open. Beyond this all of them are read again.
@@ -51,6 +52,24 @@ pub(crate) struct Vault {
     storage: Storage,
     master: SealingKey,
     open: Mutex<HashMap<Arc<str>, SealingKey>>,
+}
+
+/// Reads the key file. Creates it if it is missing, unless the database has data that another key encrypted: a new
+/// file would hide that the old one is lost.
+///
+/// # Errors
+/// [`KeyFileError`].
+pub(crate) async fn master_key(storage: &Storage, file: &Path) -> Result<MasterKey, KeyFileError> {
+    let found = std::fs::symlink_metadata(file);
+    if found.is_err_and(|error| error.kind() == std::io::ErrorKind::NotFound) {
+        let tenants = storage.sealed_tenants().await?;
+        if tenants > 0 {
+            return Err(KeyFileError::Lost(file.to_owned(), tenants));
+        }
+        // Nothing was encrypted with the lost key, so the database may be bound to a new one.
+        storage.forget_key_check().await?;
+    }
+    MasterKey::load_or_create(file)
 }
 
 impl Vault {
@@ -108,5 +127,41 @@ impl Vault {
 
     fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<Arc<str>, SealingKey>> {
         self.open.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::Database;
+    use crate::testing::TempDir;
+
+    #[tokio::test]
+    async fn lost_key_file_is_not_replaced() {
+        let dir = TempDir::new("vault-lost");
+        let [db, file] = ["relay.db", "relay-secrets.key"].map(|name| dir.path().join(name));
+        let storage = Storage::open(&Database::Sqlite(db)).await.unwrap();
+        let tenant = storage.create_tenant("acme").await.unwrap();
+        let open = async || {
+            let master = master_key(&storage, &file).await?;
+            Ok::<_, KeyFileError>(Vault::new(storage.clone(), master).await.unwrap())
+        };
+        open().await.unwrap();
+        // Nothing is encrypted yet: another file does as well.
+        std::fs::remove_file(&file).unwrap();
+        let vault = open().await.unwrap();
+        let id: Arc<str> = tenant.id.as_str().into();
+        vault.of_tenant(&id).await.unwrap();
+        let kept = dir.path().join("kept.key");
+        std::fs::rename(&file, &kept).unwrap();
+        let lost = open().await.unwrap_err();
+        assert!(matches!(lost, KeyFileError::Lost(_, 1)), "{lost}");
+        assert!(!file.exists());
+        std::fs::rename(&kept, &file).unwrap();
+        open().await.unwrap().of_tenant(&id).await.unwrap();
+        // The remedy for a file that is lost for good.
+        std::fs::remove_file(&file).unwrap();
+        storage.delete_tenant("acme", None).await.unwrap();
+        open().await.unwrap();
     }
 }

@@ -133,13 +133,20 @@ impl Stamp {
     }
 }
 
-/// Replaces a file at a path as [`Dir::replace`] does, without following a link in place of the file.
+/// Returns whether two descriptions are of one file. On systems without inodes they always are.
+pub fn is_same(one: &std::fs::Metadata, other: &std::fs::Metadata) -> bool {
+    let (one, other) = (inode_of(one), inode_of(other));
+    (one.0, one.1) == (other.0, other.1)
+}
+
+/// Replaces a file at a path as [`Dir::replace`] does, without following a link in place of the file. The new file
+/// belongs to the directory's owner.
 ///
 /// # Errors
 /// As [`Dir::replace`].
 pub fn replace(path: &Path, bytes: &[u8], mode: u32) -> io::Result<()> {
     let (dir, name) = split(path)?;
-    Dir::open(dir)?.replace(name, bytes, mode, Owner::Process)
+    Dir::open(dir)?.replace(name, bytes, mode, Owner::Directory)
 }
 
 /// Opens a file at a path for reading; it must be a regular file with one link.

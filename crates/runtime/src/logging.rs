@@ -5,7 +5,10 @@
 //!
 //! Lines pass through a bounded queue ([`crate::log`]): a log that cannot be written loses lines, and delays
 //! no request.
+//!
+//! Where standard error is the journal of systemd, it has the time and the priority itself ([`journal`]).
 
+mod journal;
 mod rotated;
 
 use crate::config::{BoundedInt, ByteSize, FilePath};
@@ -14,9 +17,13 @@ use rotated::Rotated;
 use serde::{Deserialize, Serialize};
 use std::io::IsTerminal as _;
 use std::sync::OnceLock;
+use std::sync::atomic::{AtomicU64, Ordering};
 use tracing_subscriber::layer::SubscriberExt as _;
 use tracing_subscriber::util::SubscriberInitExt as _;
 use tracing_subscriber::{EnvFilter, Registry, reload};
+
+/// Counts the calls of [`reopen`].
+static REOPENS: AtomicU64 = AtomicU64::new(0);
 
 static FILTER: OnceLock<reload::Handle<EnvFilter, Registry>> = OnceLock::new();
 
@@ -141,7 +148,14 @@ impl Program {
             .log_internal_errors(false)
             .with_writer(move || lines.clone());
         let registry = tracing_subscriber::registry().with(filter);
+        let is_journal = section.file.is_none() && journal::is_standard_error();
         let started = match section.format {
+            LogFormat::Text if is_journal => {
+                let format = journal::Format::new(self.has_target);
+                registry
+                    .with(layer.with_ansi(false).event_format(format))
+                    .try_init()
+            }
             LogFormat::Text => registry.with(layer.with_ansi(is_terminal)).try_init(),
             LogFormat::Json => registry.with(layer.json().flatten_event(true)).try_init(),
         };
@@ -156,6 +170,16 @@ impl Program {
             tracing::error!(%error, "cannot open log.file; logging to standard error until it can be opened");
         }
     }
+}
+
+/// Opens the log file again with the next line. For programs that rotate logs, which rename it and send SIGHUP.
+pub fn reopen() {
+    REOPENS.fetch_add(1, Ordering::Relaxed);
+}
+
+/// Returns how often [`reopen`] was called. Other files that a program rotates follow it, too.
+pub fn reopens() -> u64 {
+    REOPENS.load(Ordering::Relaxed)
 }
 
 /// Replaces the filter of the running program.

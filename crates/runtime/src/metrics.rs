@@ -1,4 +1,4 @@
-//! Metrics in the OpenMetrics text format, each declared in one line.
+//! Metrics as text, each declared in one line.
 //!
 //! ```
 //! use runtime::metrics::{Counter, Histogram};
@@ -13,11 +13,16 @@
 //! let mut registry = runtime::metrics::Registry::default();
 //! let metrics = Metrics::register(&mut registry);
 //! metrics.requests.inc();
-//! assert!(runtime::metrics::encode(&registry).contains("my_program_requests_total 1"));
+//! let text = runtime::metrics::encode(&registry, runtime::metrics::Format::Prometheus);
+//! assert!(text.contains("my_program_requests_total 1"));
 //! ```
 //!
-//! The library adds `_total` to counters, the unit to names with one, and a full stop to help texts.
+//! The library adds `_total` to counters, the unit to names with one, and a full stop to help texts. [`Format`] has
+//! the two formats in which metrics are served.
 
+mod format;
+
+pub use format::Format;
 use prometheus_client::metrics::family;
 pub use prometheus_client::metrics::histogram::Histogram;
 pub use prometheus_client::registry::{Registry, Unit};
@@ -34,9 +39,6 @@ pub type FloatGauge = prometheus_client::metrics::gauge::Gauge<f64, AtomicU64>;
 
 /// A metric with labels.
 pub type Family<L, M> = family::Family<L, M, fn() -> M>;
-
-/// The content type of [`encode`].
-pub const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 
 /// Buckets of durations in seconds, from a millisecond to minutes.
 const SECONDS: [f64; 16] = [
@@ -96,11 +98,11 @@ pub fn register<M: Metric + prometheus_client::registry::Metric + Clone>(
 }
 
 /// Returns all metrics of a registry as text.
-pub fn encode(registry: &Registry) -> String {
+pub fn encode(registry: &Registry, format: Format) -> String {
     let mut text = String::new();
     // Writing to a string does not fail.
     let _ = prometheus_client::encoding::text::encode(&mut text, registry);
-    text
+    format.of(text)
 }
 
 /// Returns a number as a gauge's, or the largest that fits.

@@ -1,5 +1,9 @@
 //! What the tests of several crates share. Not for programs.
 
+mod metrics;
+
+pub use metrics::check_metrics;
+
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{SystemTime, UNIX_EPOCH};

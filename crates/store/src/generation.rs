@@ -9,7 +9,7 @@
 //! The file is never ahead of its own database, because it is written after the commit. Changes that come
 //! together share one number, so no change waits for it.
 
-use crate::{Store, StoreError};
+use crate::{Store, StoreError, owner};
 #[cfg(unix)]
 use std::fs::File;
 use std::fs::{self, OpenOptions};
@@ -37,6 +37,25 @@ pub struct Generation {
     unwritten: Mutex<Option<i64>>,
 }
 
+/// What the two numbers say about a database at the start.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Found {
+    /// Nothing has replaced it.
+    Current,
+    /// No process has served from it yet. With a number in the file, another database was served before.
+    New {
+        /// The number in the file; zero for none.
+        noted: i64,
+    },
+    /// It lacks changes that a process has made: it is a copy of an earlier time.
+    Older {
+        /// The database's number.
+        own: i64,
+        /// The number in the file.
+        noted: i64,
+    },
+}
+
 /// Why a generation was not noted.
 #[derive(Debug, thiserror::Error)]
 pub enum GenerationError {
@@ -49,9 +68,9 @@ pub enum GenerationError {
 }
 
 impl Generation {
-    /// Compares the database with the file, and begins another generation. Returns whether the database is an
-    /// older copy; `if_older` is a statement that is then executed in the same transaction. The file is
-    /// written by [`Self::note`] and [`Self::follow`].
+    /// Compares the database with the file, and begins another generation. Returns what the comparison found;
+    /// `if_older` is a statement that is executed in the same transaction in an older copy. The file is written by
+    /// [`Self::note`] and [`Self::follow`].
     ///
     /// # Errors
     /// [`StoreError`] when the database does not respond.
@@ -59,15 +78,15 @@ impl Generation {
         store: Store,
         file: PathBuf,
         if_older: &'static str,
-    ) -> Result<(Arc<Self>, bool), StoreError> {
+    ) -> Result<(Arc<Self>, Found), StoreError> {
         let noted = read(&file);
-        let (next, is_older) = store.raise_generation(noted, if_older).await?;
+        let (next, found) = store.raise_generation(noted, if_older).await?;
         let generation = Self {
             store,
             file,
             unwritten: Mutex::new(Some(next)),
         };
-        Ok((Arc::new(generation), is_older))
+        Ok((Arc::new(generation), found))
     }
 
     /// Notes changes until the task is aborted.
@@ -175,6 +194,7 @@ fn write(file: &Path, number: i64) -> io::Result<()> {
     #[cfg(unix)]
     std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
     let mut opened = options.open(&new)?;
+    owner::give_to_dir_owner(&opened, &new)?;
     opened.write_all(format!("{number}\n").as_bytes())?;
     // Before the rename: it could reach the disk first, and leave an empty file after a crash.
     opened.sync_all()?;

@@ -7,6 +7,7 @@
 //!        +--> Batch -------+-- lease       one process at a time may write, fenced by an epoch
 //!             (group       +-- lock        one process at a time serves from a SQLite file
 //!              commit)     +-- generation  detects that an older copy has replaced it
+//!                          +-- replace     puts another SQLite file in the place of the database
 //!                          +-- readiness   can the database be written now?
 //! ```
 //!
@@ -34,15 +35,19 @@ mod fence;
 mod generation;
 pub mod lease;
 mod lock;
+mod owner;
 mod readiness;
+mod replace;
 mod store;
 #[cfg(test)]
 mod tests;
 
+pub use backup::is_backup;
 pub use batch::{Batch, WriteError};
 pub use database::{Database, PostgresUrl};
 pub use engine::{Backend, Connection, Migrations, Pool, StoreError, Transaction};
-pub use generation::{Generation, GenerationError};
+pub use generation::{Found, Generation, GenerationError};
 pub use lock::{ServingLock, check_name, lock, lock_existing};
 pub use readiness::Readiness;
+pub use replace::{Replaced, check, replace};
 pub use store::Store;

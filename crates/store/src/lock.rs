@@ -10,6 +10,7 @@
 
 use crate::database::Database;
 use crate::engine::{StoreError, sqlite};
+use crate::owner;
 use std::fs::{File, OpenOptions, TryLockError};
 use std::io;
 use std::path::{Path, PathBuf};
@@ -54,11 +55,7 @@ pub fn lock_existing(database: &Database) -> Result<ServingLock, StoreError> {
     let is_held = || unusable("another process serves from this database".to_owned());
     let failed = |error: io::Error| unusable(format!("cannot lock it: {error}"));
     let by_name = with_suffix(&resolve(path), ".lock");
-    let mut options = OpenOptions::new();
-    options.create(true).truncate(false).write(true);
-    #[cfg(unix)]
-    std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
-    let by_name = options.open(&by_name).map_err(failed)?;
+    let by_name = owner::open_private(&by_name, OpenOptions::new().write(true)).map_err(failed)?;
     // By name first: it also guards a database file that does not exist yet, or that is about to be replaced.
     if !try_lock(|| by_name.try_lock()).map_err(failed)? {
         return Err(is_held());
@@ -159,7 +156,7 @@ fn resolve(path: &Path) -> PathBuf {
     }
 }
 
-fn with_suffix(path: &Path, suffix: &str) -> PathBuf {
+pub(crate) fn with_suffix(path: &Path, suffix: &str) -> PathBuf {
     let mut name = path.as_os_str().to_owned();
     name.push(suffix);
     name.into()

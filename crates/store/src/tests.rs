@@ -2,7 +2,7 @@
 
 use crate::batch::Change;
 use crate::lease::{AcquireOutcome, LeaseConnection};
-use crate::{Batch, Database, Migrations, PostgresUrl, Store, StoreError, Transaction};
+use crate::{Batch, Database, Found, Migrations, PostgresUrl, Store, StoreError, Transaction};
 use sqlx::Row as _;
 use sqlx::migrate::Migrator;
 use std::time::{Duration, Instant};
@@ -204,12 +204,16 @@ async fn snapshot_sees_one_state(database: TestDatabase) {
 async fn older_copy_executes_its_statement_once(database: TestDatabase) {
     let store = database.open().await;
     let mark = "INSERT INTO items (id, bytes) VALUES ('older', 0)";
-    let (first, is_older) = store.raise_generation(0, mark).await.unwrap();
-    assert!(!is_older);
-    let (second, is_older) = store.raise_generation(first, mark).await.unwrap();
-    assert_eq!((second, is_older), (first + 1, false));
-    let (third, is_older) = store.raise_generation(second + 7, mark).await.unwrap();
-    assert_eq!((third, is_older), (second + 8, true));
+    let (first, found) = store.raise_generation(0, mark).await.unwrap();
+    assert_eq!(found, Found::New { noted: 0 });
+    let (second, found) = store.raise_generation(first, mark).await.unwrap();
+    assert_eq!((second, found), (first + 1, Found::Current));
+    let (third, found) = store.raise_generation(second + 7, mark).await.unwrap();
+    let older = Found::Older {
+        own: second,
+        noted: second + 7,
+    };
+    assert_eq!((third, found), (second + 8, older));
     assert_eq!(items(&store).await, ["older"]);
     assert_eq!(store.advance_generation().await.unwrap(), third + 1);
 }

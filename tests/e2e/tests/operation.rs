@@ -36,6 +36,39 @@ async fn health_readiness_and_metrics_respond() {
     assert!(text.contains("b1") && text.contains("online"), "{text}");
 }
 
+#[tokio::test]
+async fn metrics_have_the_format_that_is_asked_for() {
+    let listen = support::ports::free_addr().to_string();
+    let world = TestEnv::builder()
+        .bridge(|bridge| bridge.set("metrics.listen", listen.clone()))
+        .start()
+        .await;
+    let bridge = support::Origin::http(listen.parse().unwrap());
+    for origin in [&world.admin_origin, &bridge] {
+        let plain = origin.send(Ask::get("/metrics")).await.expect_status(200);
+        let kind = plain.headers["content-type"].to_str().unwrap();
+        assert!(kind.starts_with("text/plain; version=0.0.4"), "{kind}");
+        assert!(!plain.text().contains("# EOF"));
+        let ask = Ask::get("/metrics").header("accept", "application/openmetrics-text");
+        let open = origin.send(ask).await.expect_status(200);
+        let kind = open.headers["content-type"].to_str().unwrap();
+        assert!(kind.starts_with("application/openmetrics-text"), "{kind}");
+        assert!(open.text().ends_with("# EOF\n"));
+    }
+    // Known from the start on, and not only after the first look at certificates.
+    let metrics = world.metrics().await;
+    let name = "integration_relay_certificate_expires_timestamp_seconds ";
+    let expires = metrics.lines().find_map(|line| line.strip_prefix(name));
+    let now = std::time::SystemTime::UNIX_EPOCH
+        .elapsed()
+        .unwrap()
+        .as_secs();
+    assert!(
+        expires.unwrap().parse::<u64>().unwrap() > now,
+        "{expires:?}"
+    );
+}
+
 /// A guard against growth. The benchmark measures an optimised build.
 #[tokio::test]
 async fn memory_at_rest_is_small() {

@@ -1,4 +1,7 @@
 //! The chain of lines on the disk: appended, rotated, and continued after a crash.
+//!
+//! Another program may rename or truncate the file, as logrotate does. The chain then continues in the file at the
+//! name, with a line `continued` that says what happened.
 
 use super::head::{HeadFile, head_path};
 use crate::text::{hex, unhex};
@@ -8,10 +11,13 @@ use serde_json::{Value, json};
 use std::fs::{self, File};
 use std::io::{self, Read as _, Seek as _, SeekFrom, Write as _};
 use std::path::{Path, PathBuf};
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 /// Longest line that is read back, in bytes.
 const LINE_MAX_BYTES: u64 = 64 * 1024;
+
+/// How often it is checked that the open file is the one at its name.
+const CHECK_EVERY: Duration = Duration::from_secs(1);
 
 /// When files are rotated, and how many are kept.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -35,6 +41,9 @@ pub(super) struct Lines {
     id: [u8; 16],
     seq: u64,
     hash: [u8; 32],
+    check_at: Instant,
+    /// The calls of `runtime::logging::reopen` that were followed.
+    reopens: u64,
 }
 
 fn sha256(line: &[u8]) -> [u8; 32] {
@@ -104,6 +113,8 @@ impl Lines {
                 .map_err(|_| io::Error::other("the system's random generator failed"))?,
             seq: 0,
             hash: [0; 32],
+            check_at: Instant::now() + CHECK_EVERY,
+            reopens: runtime::logging::reopens(),
         };
         if let Some(line) = &last {
             let value: Value = serde_json::from_slice(line).map_err(|_| damaged())?;
@@ -112,6 +123,10 @@ impl Lines {
             lines.id = lines.id_of_head()?.ok_or_else(damaged)?;
             let at = value["at"].as_u64().unwrap_or_default();
             lines.since = UNIX_EPOCH + Duration::from_millis(at);
+        } else if let Some((id, seq, hash)) = lines.signed_head()? {
+            // Another program has moved the lines away while the bridge was stopped. Beginning with line 1 again
+            // would look like another file, and hide that lines are missing.
+            (lines.id, lines.seq, lines.hash) = (id, seq, hash);
         } else {
             // Before the first line: after a crash between the two, lines without a head would count as
             // damaged, and the bridge would not start.
@@ -135,14 +150,25 @@ impl Lines {
             .ok_or_else(|| io::Error::other("the file name is not UTF-8"))
     }
 
+    fn read_head(&self) -> io::Result<Option<HeadFile>> {
+        let content = self.dir.read(&self.head_name()?, LINE_MAX_BYTES)?;
+        Ok(content.and_then(|content| serde_json::from_slice(&content.bytes).ok()))
+    }
+
     fn id_of_head(&self) -> io::Result<Option<[u8; 16]>> {
-        let Some(content) = self.dir.read(&self.head_name()?, LINE_MAX_BYTES)? else {
-            return Ok(None);
-        };
-        let head: Option<HeadFile> = serde_json::from_slice(&content.bytes).ok();
-        Ok(head
+        Ok(self
+            .read_head()?
             .and_then(|head| unhex(&head.id))
             .and_then(|id| id.try_into().ok()))
+    }
+
+    /// Returns the id of the chain, and number and hash of the last line that was signed.
+    fn signed_head(&self) -> io::Result<Option<([u8; 16], u64, [u8; 32])>> {
+        let head = self.read_head()?.filter(|head| head.seq > 0);
+        Ok(head.and_then(|head| {
+            let id = unhex(&head.id)?.try_into().ok()?;
+            Some((id, head.seq, unhex(&head.hash)?.try_into().ok()?))
+        }))
     }
 
     pub(super) fn id(&self) -> [u8; 16] {
@@ -159,6 +185,48 @@ impl Lines {
 
     /// Appends a line, after a rotation if one is due.
     pub(super) fn append(&mut self, event: Value) -> io::Result<()> {
+        if let Some(reason) = self.follow_name()? {
+            self.append_line(json!({
+                "event": "continued", "id": hex(&self.id), "reason": reason,
+            }))?;
+        }
+        self.append_line(event)
+    }
+
+    /// Checks from time to time that the open file is the one at its name, and opens that one otherwise. Returns what
+    /// another program did to the file.
+    fn follow_name(&mut self) -> io::Result<Option<&'static str>> {
+        let (now, reopens) = (Instant::now(), runtime::logging::reopens());
+        if now < self.check_at && reopens == self.reopens {
+            return Ok(None);
+        }
+        (self.check_at, self.reopens) = (now + CHECK_EVERY, reopens);
+        let own = self.file.metadata()?;
+        let is_at_name = match self.dir.open_file(&self.name) {
+            Ok(file) => runtime::files::is_same(&file.metadata()?, &own),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => false,
+            Err(error) => return Err(error),
+        };
+        if is_at_name {
+            let is_cut = own.len() < self.bytes;
+            // Also a file that grew: the size decides when it is rotated.
+            self.bytes = own.len();
+            return Ok(is_cut.then_some("cut"));
+        }
+        self.file.sync_data()?;
+        let file = open(&self.dir, &self.name)?;
+        if file.metadata()?.len() > 0 {
+            return Err(io::Error::other(
+                "another program put a file with content in its place; move that file away",
+            ));
+        }
+        self.file = file;
+        self.bytes = 0;
+        self.since = SystemTime::now();
+        Ok(Some("moved"))
+    }
+
+    fn append_line(&mut self, event: Value) -> io::Result<()> {
         let now = SystemTime::now();
         let age = now.duration_since(self.since).unwrap_or_default();
         if self.bytes > 0
@@ -175,7 +243,10 @@ impl Lines {
         text.push(b'\n');
         if let Err(error) = self.file.write_all(&text) {
             // The rest of a failed write would become part of the next line.
-            let _ = self.file.set_len(self.bytes);
+            // It is never extended: another program may have cut the file.
+            if self.file.metadata().is_ok_and(|own| own.len() > self.bytes) {
+                let _ = self.file.set_len(self.bytes);
+            }
             return Err(error);
         }
         self.bytes += text.len() as u64;

@@ -249,6 +249,53 @@ mod tests {
         assert!(verified.files > 3, "{verified:?}");
     }
 
+    /// As logrotate does it, with its names and with others, while the bridge runs and while it is stopped.
+    #[test]
+    fn chain_survives_rotation_by_another_program() {
+        let dir = TempDir::new("audit-moved");
+        let path = dir.path().join("audit.jsonl");
+        let key = Key::generate().unwrap();
+        let audit = Audit::open(&path, keep(1 << 20), key.clone()).unwrap();
+        let add = |count: u64| {
+            runtime::logging::reopen();
+            let wanted = audit.lines() + count;
+            let until = std::time::Instant::now() + Duration::from_secs(30);
+            audit.add(json!({"event": "call"}));
+            while audit.lines() < wanted {
+                assert!(std::time::Instant::now() < until, "{audit:?}");
+                std::thread::sleep(Duration::from_millis(5));
+            }
+        };
+        add(1);
+        // The name that the bridge itself would use: the chain is checked over both files.
+        fs::rename(&path, rotated(&path, 1)).unwrap();
+        add(2);
+        assert!(
+            fs::read_to_string(&path)
+                .unwrap()
+                .contains("\"reason\":\"moved\"")
+        );
+        let verified = verify(&path, key.public(), &[]).unwrap();
+        assert_eq!((verified.files, verified.first, verified.last), (2, 1, 4));
+        // As `copytruncate` does it.
+        fs::copy(&path, dir.path().join("audit.jsonl-20260101")).unwrap();
+        let file = fs::File::options().write(true).open(&path).unwrap();
+        file.set_len(0).unwrap();
+        add(2);
+        let text = fs::read_to_string(&path).unwrap();
+        assert!(
+            text.starts_with('{') && text.contains("\"reason\":\"cut\""),
+            "{text}"
+        );
+        audit.stop();
+        fs::remove_file(rotated(&path, 1)).unwrap();
+        assert_eq!(verify(&path, key.public(), &[]).unwrap().first, 5);
+        fs::rename(&path, dir.path().join("audit.jsonl-20260102")).unwrap();
+        write(&path, &key, 1 << 20, 1);
+        let verified = verify(&path, key.public(), &[]).unwrap();
+        assert_eq!((verified.first, verified.last), (7, 9));
+    }
+
     #[cfg(target_os = "linux")]
     #[test]
     fn audit_continues_after_a_full_disk_and_counts_loss() {

@@ -58,16 +58,19 @@ pub(super) fn run(command: &AuditCommand) -> Outcome {
     match verify(&file, identity.key.public(), &args.head) {
         Ok(found) => {
             print(&format!(
-                "{}: valid. {} files, lines {} to {}, signed up to line {}; the hash of the last line is {}",
+                "{}: valid. {} {}, lines {} to {}, signed up to line {}; the hash of the last line is {}",
                 file.display(),
                 found.files,
+                if found.files == 1 { "file" } else { "files" },
                 found.first,
                 found.last,
                 found.signed,
                 found.hash
             ));
             if found.first > 1 {
-                print("earlier lines were in files that have been removed (audit.files)");
+                print(
+                    "earlier lines were in files that were removed (audit.files) or that another program moved",
+                );
             }
             Ok(DONE)
         }

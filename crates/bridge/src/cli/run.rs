@@ -1,6 +1,6 @@
 //! `run`: the command of the service.
 //!
-//! SIGTERM and SIGINT drain the bridge; a second one exits immediately. SIGHUP reloads the config.
+//! SIGTERM and SIGINT drain the bridge; a second one exits immediately. SIGHUP reloads the config and opens the log files again.
 
 use super::common::{ConfigArg, DONE, FAILED, Outcome};
 use super::secret_input::{SECRET_ENV, secret};
@@ -90,6 +90,8 @@ async fn pair_if_needed(config: &Config) -> Result<(), Box<dyn std::error::Error
 async fn serve(bridge: RunningBridge, signals: &mut Signals) -> u8 {
     while let Signal::Reload = signals.next().await {
         // The result is in the log, in `status` and at the relay. A rejected config changes nothing.
+        // An administrator, or another program that rotates logs, has renamed the log file.
+        runtime::logging::reopen();
         let _ = bridge.reload();
     }
     tracing::info!(

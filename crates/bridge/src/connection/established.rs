@@ -53,7 +53,7 @@ impl Connection {
             node,
             "session up"
         );
-        state.stats.up(self.number, &node);
+        state.stats.up(self.number, &node, hex(&welcome.session));
         state.relay.nodes.send_replace(welcome.nodes.max(1));
         // W-50: the bridge sends GOAWAY on the old session only after the next one is up, so that the
         // relay always has one for new requests.

@@ -200,7 +200,8 @@ impl Store {
         if file.credentials.len() >= CREDENTIALS_MAX {
             return Err(StoreError::Full);
         }
-        let key = self.key(true)?;
+        // A new key beside secrets that another one sealed would hide that the other one is lost.
+        let key = self.key(file.credentials.is_empty())?;
         file.credentials.push(seal(&key, credential)?);
         // A stable order makes copies of the file comparable.
         file.credentials.sort_by(|a, b| a.name.cmp(&b.name));
@@ -266,9 +267,10 @@ impl Store {
             return Ok(bytes);
         }
         if !make {
-            return Err(
-                self.key_error("it does not exist, and the credentials were sealed with it")
-            );
+            return Err(self.key_error(
+                "it does not exist, and the credentials were encrypted with it: restore it from a backup; if it is \
+                 lost, remove each credential (`integration-bridge credential remove NAME`) and set it again",
+            ));
         }
         let mut bytes = vec![0; 32];
         let random = SystemRandom::new();

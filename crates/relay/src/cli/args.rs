@@ -33,8 +33,10 @@ Examples:
 
 #[derive(Debug, Subcommand)]
 pub(super) enum Command {
-    /// Run the relay. SIGTERM or Ctrl-C drains and stops it, SIGHUP reloads the config.
+    /// Run the relay. SIGTERM or Ctrl-C drains and stops it, SIGHUP reloads the config and opens the log file again.
     Serve,
+    /// Make the running relay read its config again. Fails if the relay rejects it, and prints why.
+    Reload,
     /// Create the database and the first site administrator's key, which is shown only once.
     Init {
         #[command(flatten)]
@@ -415,6 +417,7 @@ impl Args {
                 (_, None) => Some("--tenant NAME is missing: the tenant of the key"),
             },
             Command::Serve
+            | Command::Reload
             | Command::Init { .. }
             | Command::Config(_)
             | Command::Tenant(_)

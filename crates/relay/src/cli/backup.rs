@@ -2,11 +2,16 @@
 
 use super::{CliError, output};
 use crate::config::{Config, Database};
+use crate::generation::PAUSE_DELIVERIES;
 use crate::storage::audit::AuditEvent;
 use crate::storage::tenants::SITE;
 use crate::storage::{Storage, StorageError, StoreError};
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
+
+fn unusable(what: String) -> StorageError {
+    StorageError::Store(StoreError::Unusable(what))
+}
 
 fn failed(what: impl Into<String>) -> CliError {
     CliError::Backup(what.into())
@@ -34,9 +39,19 @@ pub(super) async fn backup(config: &Config, to: &Path) -> Result<(), CliError> {
     }
     crate::storage::check_name(&config.database).map_err(StorageError::from)?;
     let storage = Storage::open(&config.database).await?;
-    storage.copy_to(to).await.map_err(StorageError::from)?;
-    let synced = File::open(to).and_then(|file| file.sync_all());
-    synced.map_err(|error| failed(format!("{}: {error}", to.display())))?;
+    // Under another name until it is whole: a backup that was interrupted must not look like one.
+    let partial = next_to(to, "partial");
+    remove(&partial);
+    let copied = storage.copy_to(&partial, PAUSE_DELIVERIES).await;
+    let moved = copied.map_err(StorageError::from).and_then(|()| {
+        let synced = File::open(&partial).and_then(|file| file.sync_all());
+        let moved = synced.and_then(|()| fs::rename(&partial, to));
+        moved.map_err(|error| unusable(format!("{}: {error}", to.display())))
+    });
+    if let Err(error) = moved {
+        remove(&partial);
+        return Err(error.into());
+    }
     output::lines(&[
         format!("The database was copied to {}.", to.display()),
         format!(
@@ -50,66 +65,120 @@ pub(super) async fn backup(config: &Config, to: &Path) -> Result<(), CliError> {
 pub(super) async fn restore(config: &Config, from: &Path, replace: bool) -> Result<(), CliError> {
     let to = file_of(config)?;
     // A running relay holds this lock.
-    let _lock = crate::storage::lock_existing(&config.database).map_err(StorageError::from)?;
+    let lock = crate::storage::lock_existing(&config.database).map_err(StorageError::from)?;
+    // SQLite keeps its log next to the file that a symbolic link names.
+    let to = to.canonicalize().unwrap_or_else(|_| to.to_owned());
     if to.exists() && !replace {
         return Err(failed(format!(
             "a database exists at {}; --replace moves it aside",
             to.display()
         )));
     }
+    let is_backup = crate::storage::is_backup(from)
+        .map_err(|error| failed(format!("cannot read {}: {error}", from.display())))?;
     // Copied next to the target and renamed, so that a crash leaves either the old database or the new one.
-    let made = next_to(to, "restoring");
+    let made = next_to(&to, "restoring");
     // Removes what a crash left there, and a link that another user may have put there.
     remove(&made);
-    let copied = copy_to_new(from, &made);
-    copied.map_err(|error| failed(format!("cannot copy {}: {error}", from.display())))?;
-    let opened = Storage::open(&Database::Sqlite(made.clone())).await;
-    let checked = match opened {
-        Ok(storage) => {
-            let noted = written_down(&super::acting(&storage), from).await;
-            storage.close().await;
-            noted
-        }
-        Err(error) => Err(error),
-    };
-    if let Err(error) = checked {
+    if let Err(error) = prepare(&made, from).await {
         remove(&made);
-        return Err(error.into());
+        return Err(error);
     }
+    let aside = free_name(&to);
+    let replaced = crate::storage::replace(&lock, &to, &made, &aside).await;
+    let replaced = replaced.map_err(|error| {
+        remove(&made);
+        StorageError::from(error)
+    })?;
     let mut lines = Vec::new();
-    if to.exists() {
-        let aside = next_to(to, &format!("replaced-{}", crate::storage::now()));
-        rename(to, &aside)?;
+    if replaced.had_database {
         lines.push(format!("The previous database is now {}.", aside.display()));
     }
-    rename(&made, to)?;
+    if let Some(damage) = replaced.damage {
+        lines.push(format!("It is damaged ({damage})."));
+    }
+    for file in replaced.moved {
+        lines.push(format!(
+            "A log that was next to it is now {}.",
+            file.display()
+        ));
+    }
     lines.push(format!(
         "{} was restored from {}.",
         to.display(),
         from.display()
     ));
+    if !is_backup {
+        lines.push(
+            "The file was not made by `integration-relay backup`. A copy that another program makes of a \
+             running relay's database may lack the last changes, and is not protected against a second delivery \
+             where it is put in place by hand."
+                .to_owned(),
+        );
+    }
     lines.push(
-        "Deliveries are paused, because the relay cannot know what was delivered since the backup. Review \
-         the pending calls, then run `integration-relay deliveries resume`."
+        "Deliveries are paused, because the relay cannot know what was delivered since the copy was made. \
+         Review the pending calls, then run `integration-relay deliveries resume`."
             .to_owned(),
     );
     output::lines(&lines)
 }
 
-/// Copies a file to a new one that only its owner can read.
+/// Makes the file that replaces the database: a checked copy, with deliveries paused.
+async fn prepare(made: &Path, from: &Path) -> Result<(), CliError> {
+    let copied = copy_to_new(from, made);
+    copied.map_err(|error| failed(format!("cannot copy {}: {error}", from.display())))?;
+    // A copy of a database's files, such as one that an earlier `restore` moved aside, has its last changes here.
+    let log = with_part(from, "-wal");
+    if log.exists() {
+        let copied = copy_to_new(&log, &with_part(made, "-wal"));
+        copied.map_err(|error| failed(format!("cannot copy {}: {error}", log.display())))?;
+    }
+    let not_usable = |error: StoreError| {
+        failed(format!(
+            "{} cannot be restored, and nothing was changed: {}",
+            from.display(),
+            error
+                .to_string()
+                .replace(&made.display().to_string(), "the copy of it")
+        ))
+    };
+    crate::storage::check(made).await.map_err(not_usable)?;
+    let storage = Storage::open(&Database::Sqlite(made.to_owned())).await?;
+    let noted = written_down(&super::acting(&storage), from).await;
+    // Also after an error: it writes the log back into the file, which then is the whole database.
+    storage.close().await;
+    noted?;
+    Ok(())
+}
+
+/// Copies a file to a new one that only its owner can read. The owner is the directory's: root may restore for a
+/// service of another user.
 fn copy_to_new(from: &Path, to: &Path) -> std::io::Result<()> {
-    let mut options = fs::OpenOptions::new();
-    options.create_new(true).write(true);
-    #[cfg(unix)]
-    std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
-    let mut out = options.open(to)?;
+    let dir = to.parent().filter(|dir| !dir.as_os_str().is_empty());
+    let name = to.file_name().and_then(|name| name.to_str());
+    let name = name.ok_or_else(|| std::io::Error::other("its name is not UTF-8"))?;
+    let dir = runtime::files::Dir::open(dir.unwrap_or(Path::new(".")))?;
+    let mut out = dir.create(name, 0o600, runtime::files::Owner::Directory)?;
     std::io::copy(&mut File::open(from)?, &mut out)?;
     out.sync_all()
+}
+
+/// Returns a name for the previous database that no file has.
+fn free_name(to: &Path) -> PathBuf {
+    let now = crate::storage::now();
+    let names = (0..).map(|number| match number {
+        0 => next_to(to, &format!("replaced-{now}")),
+        number => next_to(to, &format!("replaced-{now}-{number}")),
+    });
+    let mut free = names.filter(|name| !name.exists() && !with_part(name, "-wal").exists());
+    free.next().expect("the names do not end")
 }
 
 /// Pauses deliveries, and records the restore in the audit record of the restored database.
 async fn written_down(storage: &Storage, from: &Path) -> Result<(), StorageError> {
     storage.set_deliveries_paused(true).await?;
+    storage.unmark_backup().await.map_err(StorageError::from)?;
     let name = from.file_name().unwrap_or_default();
     let act = AuditEvent {
         tenant: SITE.into(),
@@ -123,36 +192,18 @@ async fn written_down(storage: &Storage, from: &Path) -> Result<(), StorageError
 }
 
 fn next_to(path: &Path, what: &str) -> PathBuf {
-    let mut name = path.file_name().unwrap_or_default().to_owned();
-    name.push(format!(".{what}"));
-    path.with_file_name(name)
+    with_part(path, &format!(".{what}"))
 }
 
-/// Moves a database with the files that SQLite keeps next to it.
-fn rename(from: &Path, to: &Path) -> Result<(), CliError> {
-    for part in ["", "-wal", "-shm"] {
-        let (mut old, mut new) = (from.as_os_str().to_owned(), to.as_os_str().to_owned());
-        old.push(part);
-        new.push(part);
-        match fs::rename(&old, &new) {
-            Ok(()) => {}
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound && !part.is_empty() => {}
-            Err(error) => {
-                return Err(StorageError::Store(StoreError::Unusable(format!(
-                    "cannot move {}: {error}",
-                    from.display()
-                )))
-                .into());
-            }
-        }
-    }
-    Ok(())
+/// Returns a path with more at the end of its name.
+fn with_part(path: &Path, part: &str) -> PathBuf {
+    let mut name = path.as_os_str().to_owned();
+    name.push(part);
+    name.into()
 }
 
 fn remove(path: &Path) {
-    for part in ["", "-wal", "-shm"] {
-        let mut file = path.as_os_str().to_owned();
-        file.push(part);
-        let _ = fs::remove_file(file);
+    for part in ["", "-wal", "-shm", "-journal"] {
+        let _ = fs::remove_file(with_part(path, part));
     }
 }

@@ -1,11 +1,13 @@
-//! `bridge list | disable | enable | endpoints | assign | release | allow-tls-inspection | revoke`. Only a
-//! running relay knows whether a bridge is connected (`GET /v1/bridges`).
+//! `bridge list | disable | enable | endpoints | assign | release | allow-tls-inspection | revoke`. Only the
+//! running relay knows whether a bridge is connected: `list` asks it by its control socket.
 
 use super::args::{BridgeCommand, BridgeName, ListOptions};
+use super::control::{self, ControlError, Tunnel};
 use super::{CliError, key, output};
 use crate::api::timestamp::Timestamp;
+use crate::config::Config;
 use crate::storage::notices::Notice;
-use crate::storage::{Bridge, Storage};
+use crate::storage::{Bridge, Storage, now};
 use runtime::time::to_minute;
 use serde_json::{Value, json};
 
@@ -15,7 +17,11 @@ const ALARMS_MAX: u32 = 10_000;
 const CLONED: &str = "bridge_cloned";
 const CONFLICT: &str = "endpoint_conflict";
 
-pub(super) async fn run(storage: &Storage, command: BridgeCommand) -> Result<(), CliError> {
+pub(super) async fn run(
+    storage: &Storage,
+    config: &Config,
+    command: BridgeCommand,
+) -> Result<(), CliError> {
     match command {
         BridgeCommand::List {
             list: ListOptions { tenant, json },
@@ -24,26 +30,45 @@ pub(super) async fn run(storage: &Storage, command: BridgeCommand) -> Result<(),
             let alarms = Alarms::open(storage).await?;
             let names = key::names(storage).await?;
             let name_of = |bridge: &Bridge| names.get(&bridge.tenant).cloned().unwrap_or_default();
+            let connected = Connected::ask(config);
             if json {
-                let documents = bridges
-                    .iter()
-                    .map(|bridge| document(bridge, &name_of(bridge), &alarms));
+                let documents = bridges.iter().map(|bridge| {
+                    document(bridge, &name_of(bridge), &alarms, connected.of(bridge))
+                });
                 return output::json(&documents.collect());
             }
             let rows: Vec<_> = bridges
                 .iter()
                 .map(|bridge| {
+                    let connected = connected.of(bridge);
                     [
                         bridge.name.clone(),
                         name_of(bridge),
                         bridge.id.to_string(),
                         alarms.state(bridge),
                         to_minute(bridge.created),
+                        bridge.last_seen.map_or_else(|| "never".into(), to_minute),
+                        connected.map_or_else(|| "unknown".into(), summary),
                     ]
                 })
                 .collect();
-            let header = ["NAME", "TENANT", "ID", "STATE", "PAIRED"];
-            output::table(header, &rows, "No bridges are paired.")
+            let header = [
+                "NAME",
+                "TENANT",
+                "ID",
+                "STATE",
+                "PAIRED",
+                "LAST SEEN",
+                "CONNECTED",
+            ];
+            output::table(header, &rows, "No bridges are paired.")?;
+            match connected.0 {
+                Err(why) if !rows.is_empty() => {
+                    runtime::output::complain(&format!("whether bridges are connected: {why}"));
+                    Ok(())
+                }
+                Ok(_) | Err(_) => Ok(()),
+            }
         }
         BridgeCommand::Disable {
             bridge: BridgeName { name, tenant },
@@ -188,6 +213,52 @@ fn state(bridge: &Bridge) -> &'static str {
     }
 }
 
+/// The tunnels of the running relay, or why they are not known.
+struct Connected(Result<Vec<Tunnel>, ControlError>);
+
+impl Connected {
+    fn ask(config: &Config) -> Self {
+        Self(match control::send(config, &control::Request::Tunnels) {
+            Ok(control::Response::Tunnels(tunnels)) => Ok(tunnels),
+            Ok(control::Response::Done | control::Response::Error(_)) => Ok(Vec::new()),
+            Err(error) => Err(error),
+        })
+    }
+
+    /// Returns a bridge's tunnels; `None` where they are not known.
+    fn of(&self, bridge: &Bridge) -> Option<Vec<&Tunnel>> {
+        let all = self.0.as_ref().ok()?;
+        let own = all.iter().filter(|one| one.bridge == *bridge.id.as_str());
+        Some(own.collect())
+    }
+}
+
+/// Returns a bridge's tunnels, for people: since when, from where, by which program.
+fn summary(tunnels: Vec<&Tunnel>) -> String {
+    // The oldest tells how long the bridge has been connected.
+    let Some(oldest) = tunnels.iter().max_by_key(|tunnel| tunnel.up_s) else {
+        return "no".to_owned();
+    };
+    let since = now() - i64::try_from(oldest.up_s).unwrap_or(0);
+    let sessions = match tunnels.len() {
+        1 => "1 session".to_owned(),
+        count => format!("{count} sessions"),
+    };
+    format!(
+        "since {}, {sessions}, {} at {} ({})",
+        to_minute(since),
+        printable(&oldest.software),
+        oldest.address,
+        printable(&oldest.host)
+    )
+}
+
+/// Returns a text of a peer for a terminal.
+fn printable(text: &str) -> String {
+    let visible = text.chars().filter(|c| !c.is_control());
+    visible.take(64).collect()
+}
+
 /// Open notices about bridges, which running relays have raised.
 struct Alarms(Vec<Notice>);
 
@@ -221,15 +292,36 @@ impl Alarms {
     }
 }
 
-fn document(bridge: &Bridge, tenant: &str, alarms: &Alarms) -> Value {
+fn document(
+    bridge: &Bridge,
+    tenant: &str,
+    alarms: &Alarms,
+    connected: Option<Vec<&Tunnel>>,
+) -> Value {
+    let sessions = connected.map(|tunnels| {
+        let sessions = tunnels.iter().map(|tunnel| {
+            json!({
+                "host": tunnel.host,
+                "address": tunnel.address,
+                "software": tunnel.software,
+                "up_s": tunnel.up_s,
+                "draining": tunnel.draining,
+            })
+        });
+        sessions.collect::<Vec<_>>()
+    });
     json!({
         "name": bridge.name,
         "tenant": tenant,
         "id": bridge.id,
         "state": state(bridge),
+        "tls_inspection": bridge.inspected.is_some(),
         "cloned": alarms.has(bridge, CLONED),
         "endpoints_refused": alarms.has(bridge, CONFLICT),
         "created_at": Timestamp::Seconds(bridge.created),
         "last_seen_at": bridge.last_seen.map(Timestamp::Seconds),
+        // Null: no relay that runs with this config on this machine responds.
+        "online": sessions.as_ref().map(|sessions| !sessions.is_empty()),
+        "sessions": sessions,
     })
 }

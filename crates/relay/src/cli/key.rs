@@ -79,10 +79,23 @@ pub(super) async fn run(storage: &Storage, command: KeyCommand) -> Result<(), Cl
                         // By the same rule as in the API.
                         state(key).to_owned(),
                         to_minute(key.created),
+                        key.expires.map_or_else(|| "never".into(), to_minute),
+                        key.last_used.map_or_else(|| "never".into(), to_minute),
+                        narrowing(&key.scope),
                     ]
                 })
                 .collect();
-            let header = ["CLIENT ID", "TENANT", "ROLE", "NAME", "STATE", "CREATED"];
+            let header = [
+                "CLIENT ID",
+                "TENANT",
+                "ROLE",
+                "NAME",
+                "STATE",
+                "CREATED",
+                "EXPIRES",
+                "LAST USED",
+                "NARROWED TO",
+            ];
             output::table(header, &rows, "There are no keys.")
         }
         KeyCommand::Revoke {
@@ -135,6 +148,24 @@ pub(super) async fn names(storage: &Storage) -> Result<HashMap<TenantId, String>
         .into_iter()
         .map(|tenant| (tenant.id, tenant.name))
         .collect())
+}
+
+/// Returns what a key is narrowed to, in the words of the options of `key create`.
+fn narrowing(scope: &Scope) -> String {
+    let lists = [
+        ("bridge", &scope.bridges),
+        ("endpoint", &scope.endpoints),
+        ("host", &scope.hosts),
+        ("credential", &scope.credentials),
+    ];
+    let named = lists.iter().filter(|(_, names)| !names.is_empty());
+    let parts: Vec<_> = named
+        .map(|(what, names)| format!("{what} {}", names.join(", ")))
+        .collect();
+    match parts.is_empty() {
+        true => "-".to_owned(),
+        false => parts.join("; "),
+    }
 }
 
 fn document(key: &ApiKey, tenant: &str) -> Value {

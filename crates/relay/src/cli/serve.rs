@@ -1,6 +1,6 @@
 //! `serve` and `config check`.
 
-use super::{CliError, log};
+use super::{CliError, control, log};
 use crate::config::{Config, Tls};
 use crate::running::{Relay, RunningRelay};
 use std::path::Path;
@@ -13,6 +13,7 @@ const PRINT_TIMEOUT: Duration = Duration::from_secs(2);
 /// Serves until SIGTERM or Ctrl-C, then drains.
 pub(super) async fn run(config: Config, path: &Path) -> Result<(), CliError> {
     log::start(&config.log);
+    let started_with = config.clone();
     let running = Relay::start(config).await?;
     if let Some(ca) = running.ca_path() {
         tracing::info!(ca = %ca.display(), "self-signed certificate in use; bridges and callers must trust its CA");
@@ -26,6 +27,7 @@ pub(super) async fn run(config: Config, path: &Path) -> Result<(), CliError> {
     let result = tokio::select! {
         () = stop_signal() => Ok(()),
         () = reload_on_hangup(&running, path) => Ok(()),
+        () = control::serve(&running, &started_with, path) => Ok(()),
         // It ends only with an error: the database failed while the first key was created.
         result = first_key => result,
     };
@@ -71,17 +73,8 @@ async fn reload_on_hangup(running: &RunningRelay, path: &Path) {
         return std::future::pending().await;
     };
     while hangup.recv().await.is_some() {
-        let reloaded = Config::load(path)
-            .map_err(|error| error.to_string())
-            .and_then(|config| running.reload(&config).map_err(|error| error.to_string()));
-        match reloaded {
-            Ok(()) => {
-                tracing::info!(config = %path.display(), "config reloaded");
-            }
-            Err(error) => {
-                tracing::error!(error, "config rejected; keeping the previous one");
-            }
-        }
+        // The log has the result.
+        let _ = control::reload(running, path);
     }
     std::future::pending::<()>().await;
 }

@@ -38,6 +38,8 @@ pub(crate) struct Ready {
     pub acceptor: TlsAcceptor,
     /// The self-signed CA, PEM.
     pub ca_path: Option<PathBuf>,
+    /// When the certificate expires, in seconds since 1970.
+    pub expires: Option<i64>,
 }
 
 /// Returns when the first certificate of a PEM file expires, in seconds since 1970. `None` if it cannot be
@@ -103,6 +105,7 @@ pub(crate) fn prepare(tls: &Tls) -> Result<Ready, TlsError> {
     Ok(Ready {
         acceptor: TlsAcceptor::from(Arc::new(config)),
         ca_path,
+        expires: expires(&cert_file),
     })
 }
 

@@ -4,6 +4,7 @@ use super::clones::SessionId;
 use super::offer::AdvertisedRoutes;
 use super::slot::Slot;
 use protocol::frame::{Hello, JournalMark};
+use std::net::IpAddr;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
@@ -35,6 +36,8 @@ pub(crate) struct TunnelEntry {
     pub software: String,
     /// The bridge's host.
     pub host: String,
+    /// The address that the tunnel comes from.
+    pub peer: IpAddr,
     /// When it connected.
     pub since: Instant,
     /// The session that its process had before.
@@ -54,6 +57,7 @@ impl TunnelEntry {
         owner: &TunnelOwner,
         hello: &Hello,
         slot: Slot,
+        peer: IpAddr,
         (session, offer): (Session, AdvertisedRoutes),
         now: Instant,
     ) -> Self {
@@ -62,6 +66,7 @@ impl TunnelEntry {
             session,
             software: hello.software.clone(),
             host: hello.host.clone(),
+            peer,
             since: now,
             before: super::slot::previous_session(hello),
             journal: hello.journal,

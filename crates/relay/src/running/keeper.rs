@@ -13,7 +13,8 @@ use crate::service::Service;
 use crate::serving::{RENEW_INTERVAL, RETRY_INTERVAL, Role};
 use crate::storage::{Storage, StorageError, random};
 use protocol::session::EndReason;
-use std::fs::{File, OpenOptions};
+use runtime::files::{Dir, Owner};
+use std::fs::File;
 use std::io;
 use std::net::SocketAddr;
 use std::path::Path;
@@ -350,12 +351,13 @@ impl Holder {
 
 #[cfg(unix)]
 fn locked(path: &Path) -> Option<(String, File)> {
-    use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _};
+    use std::os::unix::fs::MetadataExt as _;
     // The inode alone could come back on another machine; the boot id makes it unique.
     let boot = std::fs::read_to_string("/proc/sys/kernel/random/boot_id").ok()?;
-    let mut options = OpenOptions::new();
-    options.create(true).truncate(false).write(true).mode(0o600);
-    let file = options.open(path).ok()?;
+    let dir = path.parent().filter(|dir| !dir.as_os_str().is_empty());
+    let dir = Dir::open(dir.unwrap_or(Path::new("."))).ok()?;
+    let file = dir.open_or_create(path.file_name()?.to_str()?, Owner::Directory);
+    let file = file.ok()?;
     file.try_lock().ok()?;
     let about = file.metadata().ok()?;
     let id = format!("{} {}:{}", boot.trim(), about.dev(), about.ino());

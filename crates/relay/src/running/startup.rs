@@ -16,7 +16,7 @@ use crate::reload;
 use crate::service::Service;
 use crate::storage::{self, Storage, StorageError};
 use crate::telemetry::Spans;
-use crate::vault::{MasterKey, Vault};
+use crate::vault::{self, Vault};
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -30,12 +30,14 @@ pub(super) async fn start(config: Config) -> Result<RunningRelay, StartError> {
     let storage = Storage::open(&config.database).await?.fenced();
     // Before the first delivery is read: an older copy of the database pauses deliveries.
     let generation = generation::begin(&storage, &config.key_file).await?;
-    let master = MasterKey::load_or_create(&config.key_file)?;
+    let master = vault::master_key(&storage, &config.key_file).await?;
     let vault = Vault::new(storage.clone(), master).await?;
     let deliveries = Deliveries::new(storage.clone(), vault, config.deliveries.clone());
     let directory = Directory::load(storage, config.directory.stale_max.0).await?;
     let tls = config.tls.as_ref().map(tls::prepare).transpose()?;
     let ca_path = tls.as_ref().and_then(|ready| ready.ca_path.clone());
+    let metrics = Metrics::new();
+    metrics.certificate_expires(tls.as_ref().and_then(|ready| ready.expires));
     let acceptor = tls.map(|ready| Acceptor::new(ready.acceptor));
     let public_kind = match acceptor {
         Some(_) => ListenerKind::Tls,
@@ -62,7 +64,7 @@ pub(super) async fn start(config: Config) -> Result<RunningRelay, StartError> {
         node,
         directory,
         Arc::new(deliveries),
-        Metrics::new(),
+        metrics,
         spans.map(Arc::new),
     ));
     let service = Arc::new(Service {

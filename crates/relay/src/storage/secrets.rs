@@ -36,6 +36,34 @@ impl Storage {
         Ok(bool::from(subtle::ConstantTimeEq::ct_eq(&known[..], mark)))
     }
 
+    /// Returns the number of tenants whose data is encrypted.
+    ///
+    /// # Errors
+    /// [`StorageError`] when the database does not respond.
+    pub async fn sealed_tenants(&self) -> Result<i64, StorageError> {
+        let row = sqlx::query("SELECT COUNT(*) AS tenants FROM tenant_keys")
+            .fetch_one(self.pool())
+            .await?;
+        Ok(row.try_get("tenants")?)
+    }
+
+    /// Releases the database from its key file, if nothing is encrypted with it.
+    ///
+    /// # Errors
+    /// [`StorageError`] when the database does not respond.
+    pub async fn forget_key_check(&self) -> Result<(), StorageError> {
+        let mut tx = self.begin().await?;
+        // The condition is part of the statement: another process may encrypt something at this moment.
+        sqlx::query(
+            "UPDATE meta SET key_check = NULL
+             WHERE id = 1 AND NOT EXISTS (SELECT 1 FROM tenant_keys)",
+        )
+        .execute(&mut *tx)
+        .await?;
+        tx.commit().await?;
+        Ok(())
+    }
+
     /// Returns a tenant's sealed key. If there is none, `offered` becomes it.
     ///
     /// # Errors

@@ -1,6 +1,6 @@
 //! The key file: 32 random bytes in base64, readable by its owner only. The first start creates it.
 
-use crate::storage::{NoRandom, random};
+use crate::storage::{NoRandom, StorageError, random};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use runtime::files::{Dir, Owner};
@@ -21,12 +21,22 @@ pub enum KeyFileError {
     /// It holds something else.
     #[error("{0} is not a key file: it must hold 32 bytes in base64, as the relay makes them")]
     Malformed(PathBuf),
+    /// It is gone, and the database has data that only it decrypts.
+    #[error(
+        "the key file {0} does not exist, and the stored calls of {1} tenants are encrypted with it: put a copy of \
+         it back, or name it in storage.key_file. If it is lost, those calls cannot be read: delete each tenant \
+         that has stored calls (`integration-relay tenant delete NAME`), and the next start creates a new key file"
+    )]
+    Lost(PathBuf, i64),
     /// All users may read it.
     #[error("all users can read the key file {0}: run chmod 600 {0}")]
     Open(PathBuf),
     /// The system returned no random bytes.
     #[error(transparent)]
     Random(#[from] NoRandom),
+    /// The database did not respond.
+    #[error(transparent)]
+    Storage(#[from] StorageError),
 }
 
 /// The key of a key file.
@@ -83,7 +93,7 @@ fn create(path: &Path) -> Result<Option<MasterKey>, KeyFileError> {
     let name = name.ok_or_else(|| failed(io::Error::other("its name is not UTF-8")))?;
     // A crash may have left one, and another user may have made a link to a file of its own.
     let _ = dir.remove(name);
-    let mut file = dir.create(name, 0o600, Owner::Process).map_err(failed)?;
+    let mut file = dir.create(name, 0o600, Owner::Directory).map_err(failed)?;
     file.write_all(format!("{}\n", STANDARD.encode(bytes)).as_bytes())
         .map_err(failed)?;
     file.sync_all().map_err(failed)?;

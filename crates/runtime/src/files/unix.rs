@@ -229,6 +229,9 @@ pub(super) fn mode_of(file: &File) -> io::Result<u32> {
 /// # Errors
 /// The system's error, or another user made the link.
 pub fn open_append(path: &Path, mode: u32) -> io::Result<File> {
+    if let Some(file) = new_append(path, mode) {
+        return Ok(file);
+    }
     let flags = OFlags::RDWR | OFlags::APPEND | OFlags::CREATE | OFlags::NOCTTY;
     let mode = Mode::from_raw_mode(mode as _);
     let opened = open_trusted(path, flags, mode).or_else(|error| {
@@ -242,6 +245,15 @@ pub fn open_append(path: &Path, mode: u32) -> io::Result<File> {
         }
     });
     opened.map(File::from)
+}
+
+/// Makes a file that does not exist, owned by its directory's owner. `None` for any other reason not to: the caller
+/// then opens what is there, or reports the error.
+fn new_append(path: &Path, mode: u32) -> Option<File> {
+    let (dir, name) = super::split(path).ok()?;
+    let flags = OFlags::RDWR | OFlags::APPEND;
+    let dir = Dir::open(dir).ok()?;
+    dir.new_file(name, flags, mode, Owner::Directory).ok()
 }
 
 pub(super) fn inode_of(found: &std::fs::Metadata) -> (u64, u64, i64, i64) {

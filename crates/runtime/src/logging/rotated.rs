@@ -1,10 +1,12 @@
-//! A log file that is rotated by size.
+//! A log file that is rotated by size, and that other programs may rotate, too.
 //!
-//! No fault of the file is permanent: a file that was removed, was replaced or had an error is opened again.
-//! Lines that it does not take go to standard error in the meantime.
+//! No fault of the file is permanent: a file that was removed, was replaced or had an error is opened again, at once
+//! after [`super::reopen`] and otherwise within a second. Lines that it does not take go to standard error in the
+//! meantime. A file that was truncated is continued at its new end, because it is opened for appending.
 
+use crate::files::is_same;
 use crate::log::{Sink, StandardError};
-use std::fs::{self, File, Metadata};
+use std::fs::{self, File};
 use std::io::{self, Write as _};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
@@ -20,6 +22,8 @@ pub(super) struct Rotated {
     files: u32,
     open: Option<Open>,
     check_at: Instant,
+    /// The calls of [`super::reopen`] that were followed.
+    reopens: u64,
 }
 
 #[derive(Debug)]
@@ -37,17 +41,6 @@ fn open(path: &Path) -> io::Result<Open> {
     Ok(Open { file, bytes })
 }
 
-#[cfg(unix)]
-fn is_same(one: &Metadata, other: &Metadata) -> bool {
-    use std::os::unix::fs::MetadataExt as _;
-    one.dev() == other.dev() && one.ino() == other.ino()
-}
-
-#[cfg(not(unix))]
-fn is_same(_: &Metadata, _: &Metadata) -> bool {
-    true
-}
-
 impl Rotated {
     /// Opens the file. A failure is retried with later lines.
     pub(super) fn open(path: &Path, max_bytes: u64, files: u32) -> (Self, io::Result<()>) {
@@ -61,6 +54,7 @@ impl Rotated {
             files,
             open,
             check_at: Instant::now() + CHECK_EVERY,
+            reopens: super::reopens(),
         };
         (rotated, result)
     }
@@ -74,9 +68,11 @@ impl Rotated {
     /// Checks from time to time that the open file is the one at the path.
     fn check(&mut self) -> io::Result<()> {
         let now = Instant::now();
-        if now < self.check_at {
+        let reopens = super::reopens();
+        if now < self.check_at && reopens == self.reopens {
             return Ok(());
         }
+        self.reopens = reopens;
         self.check_at = now + CHECK_EVERY;
         // An administrator, or another program that rotates logs, may have moved or truncated it.
         if let Some(own) = &mut self.open {
@@ -117,12 +113,19 @@ impl Rotated {
         let open = self.open.as_mut().ok_or(io::ErrorKind::NotFound)?;
         if let Err(error) = open.file.write_all(line) {
             // A full disk may have taken half a line, which would precede the next one.
-            let _ = open.file.set_len(open.bytes);
+            cut_back(&open.file, open.bytes);
             self.open = None;
             return Err(error);
         }
         open.bytes += line.len() as u64;
         Ok(())
+    }
+}
+
+/// Removes what a failed write has added. Never extends a file: another program may have truncated it.
+fn cut_back(file: &File, bytes: u64) {
+    if file.metadata().is_ok_and(|found| found.len() > bytes) {
+        let _ = file.set_len(bytes);
     }
 }
 
@@ -178,6 +181,43 @@ mod tests {
         log.check_at = Instant::now();
         log.append(b"three\n").unwrap();
         assert_eq!(read(&path), "three\n");
+    }
+
+    #[test]
+    fn file_is_opened_again_on_request() {
+        let dir = TempDir::new("log-reopen");
+        let path = dir.path().join("bridge.log");
+        let mut log = opened(&path, 1000, 2);
+        log.append(b"one\n").unwrap();
+        // Far from the next regular check.
+        log.check_at = Instant::now() + Duration::from_secs(3600);
+        let moved = dir.path().join("bridge.log-20260101");
+        fs::rename(&path, &moved).unwrap();
+        log.append(b"two\n").unwrap();
+        super::super::reopen();
+        log.append(b"three\n").unwrap();
+        assert_eq!(
+            (read(&moved), read(&path)),
+            ("one\ntwo\n".into(), "three\n".into())
+        );
+    }
+
+    #[test]
+    fn truncated_file_has_no_hole() {
+        let dir = TempDir::new("log-truncate");
+        let path = dir.path().join("bridge.log");
+        let mut log = opened(&path, 1000, 2);
+        log.append(b"one\n").unwrap();
+        File::options()
+            .write(true)
+            .open(&path)
+            .unwrap()
+            .set_len(0)
+            .unwrap();
+        log.append(b"two\n").unwrap();
+        assert_eq!(read(&path), "two\n");
+        cut_back(&File::options().write(true).open(&path).unwrap(), 100);
+        assert_eq!(read(&path), "two\n");
     }
 
     #[cfg(target_os = "linux")]

@@ -67,11 +67,7 @@ fn create_private(path: &Path) -> std::io::Result<()> {
     if path.exists() {
         return Ok(());
     }
-    let mut options = std::fs::OpenOptions::new();
-    options.create(true).append(true);
-    #[cfg(unix)]
-    std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
-    options.open(path).map(drop)
+    crate::owner::open_private(path, std::fs::OpenOptions::new().append(true)).map(drop)
 }
 
 /// Returns whether an error is transient, by SQLite's primary result code: BUSY 5, LOCKED 6, READONLY 8,

@@ -70,13 +70,13 @@ async fn older_copy_is_detected_after_a_crash() {
     assert!(noted > 0);
     // Nothing has changed since: the copy is as good as the database.
     let same = world.dir.join("same.db");
-    world.store.copy_to(&same).await.unwrap();
+    world.store.copy_to(&same, "").await.unwrap();
     let same = open(&same).await;
-    let (_, is_older) = same.raise_generation(noted, IF_OLDER).await.unwrap();
-    assert!(!is_older);
+    let (_, found) = same.raise_generation(noted, IF_OLDER).await.unwrap();
+    assert_eq!(found, Found::Current);
 
     let copy = world.dir.join("copy.db");
-    world.store.copy_to(&copy).await.unwrap();
+    world.store.copy_to(&copy, "").await.unwrap();
     world.store.mark_changed();
     world.until(|number| number > noted).await;
     running.abort();
@@ -99,6 +99,21 @@ async fn restart_is_not_an_older_copy() {
         world.store.advance_generation().await.unwrap();
     }
     assert!(!is_marked_older(&world.store).await);
+}
+
+/// A database that replaces a lost one is no copy of anything.
+#[tokio::test]
+async fn new_database_is_not_an_older_copy() {
+    let world = World::new("generation-new").await;
+    world.begin(&world.store).await;
+    let noted = read(&world.file);
+    let new = open(&world.dir.join("new.db")).await;
+    let (next, found) = new.raise_generation(noted, IF_OLDER).await.unwrap();
+    assert_eq!(found, Found::New { noted });
+    assert!(next > noted && !is_marked_older(&new).await);
+    // From now on it is a database like any other.
+    let (_, found) = new.raise_generation(next + 5, IF_OLDER).await.unwrap();
+    assert!(matches!(found, Found::Older { .. }), "{found:?}");
 }
 
 /// Changes that come together share one number, and without a change nothing is written.

@@ -1,0 +1,101 @@
+//! `service check`: what the service needs, tried by its own user.
+//!
+//! ```text
+//! service install (root) --runuser--> service check (the service's user, an empty environment)
+//! ```
+//!
+//! Root can read and write everything, so only that user's own attempt shows what the service will meet.
+
+use super::super::common::{ConfigArg, DONE, FAILED, Outcome, complain};
+use crate::config::Config;
+use crate::credentials;
+use crate::data_dir::PrivateDir;
+use crate::identity::Identity;
+use crate::pairing::dialer;
+use crate::text::error_chain;
+use std::fs::{self, OpenOptions};
+use std::io;
+use std::path::Path;
+use std::process::Command;
+
+/// A file that is created and removed, to see that a directory can be written.
+const PROBE: &str = ".write-test";
+
+/// Tries everything, and prints what fails.
+pub(super) fn check(config: &ConfigArg) -> Outcome {
+    let problems = problems(&config.load()?);
+    for problem in &problems {
+        complain(problem);
+    }
+    Ok(if problems.is_empty() { DONE } else { FAILED })
+}
+
+fn problems(config: &Config) -> Vec<String> {
+    let mut problems = Vec::new();
+    let data_dir = config.bridge.data_dir.get();
+    match PrivateDir::open(data_dir) {
+        Ok(dir) => {
+            let written = dir
+                .write_private(PROBE, b"")
+                .and_then(|()| dir.remove(PROBE));
+            problems.extend(written.err().map(|error| error_chain(&error)));
+            problems.extend(Identity::load(&dir).err().map(|error| error_chain(&error)));
+        }
+        Err(error) => problems.push(error_chain(&error)),
+    }
+    match credentials::load(config) {
+        Ok(credentials) => {
+            let dialer = dialer(config, &credentials);
+            problems.extend(dialer.err().map(|error| error_chain(&error)));
+        }
+        Err(error) => problems.push(error_chain(&error)),
+    }
+    let log = config.log.file.as_ref().map(|file| file.get().to_owned());
+    let audit = config.audit.enabled.then(|| config.audit.path(data_dir));
+    for (key, file) in [("log.file", log), ("audit.file", audit)] {
+        let Some(file) = file else { continue };
+        if let Err(error) = try_to_write(&file) {
+            problems.push(format!(
+                "cannot write {key} ({}): {error}; use a directory that the service's user owns",
+                file.display()
+            ));
+        }
+    }
+    problems
+}
+
+/// Tries to append to a file, and to create one in its directory, which rotation needs.
+fn try_to_write(file: &Path) -> io::Result<()> {
+    if file.exists() {
+        OpenOptions::new().append(true).open(file)?;
+        // A terminal or a pipe is not rotated.
+        if !fs::metadata(file)?.is_file() {
+            return Ok(());
+        }
+    }
+    let probe = file.with_file_name(PROBE);
+    OpenOptions::new()
+        .write(true)
+        .create_new(true)
+        .open(&probe)?;
+    fs::remove_file(&probe)
+}
+
+/// Runs `service check` as a user.
+pub(super) fn check_as(user: &str, program: &Path, config: &Path) -> Result<(), String> {
+    let mut command = Command::new("runuser");
+    command.args(["-u", user, "--"]).arg(program);
+    command.args(["service", "check", "--config"]).arg(config);
+    // The service gets no variable of the administrator's shell.
+    command.env_clear();
+    command.env("PATH", std::env::var_os("PATH").unwrap_or_default());
+    let status = command
+        .status()
+        .map_err(|error| format!("cannot run runuser: {error}"))?;
+    match status.success() {
+        true => Ok(()),
+        false => Err(format!(
+            "the service would not work as the user {user} (see above); nothing was installed"
+        )),
+    }
+}

@@ -136,10 +136,10 @@ impl Lines {
     }
 
     fn id_of_head(&self) -> io::Result<Option<[u8; 16]>> {
-        let Some(content) = self.dir.read(&self.head_name()?, LINE_MAX_BYTES)? else {
+        let Some(bytes) = self.dir.read(&self.head_name()?, LINE_MAX_BYTES)? else {
             return Ok(None);
         };
-        let head: Option<HeadFile> = serde_json::from_slice(&content.bytes).ok();
+        let head: Option<HeadFile> = serde_json::from_slice(&bytes).ok();
         Ok(head
             .and_then(|head| unhex(&head.id))
             .and_then(|id| id.try_into().ok()))

@@ -20,7 +20,7 @@ use super::signed::{NonceReservation, NonceStore};
 use super::{Active, Records, delivery, raw, websocket};
 use crate::deliveries::Deliveries;
 use crate::quota::{Quota, QuotaPermit};
-use crate::target_access::{RESOLVER, lookup_owner};
+use crate::target_access::{RESOLVER, lookup_owner, with_trust_keys};
 use bytes::Bytes;
 use http_body_util::{BodyExt as _, LengthLimitError, Limited};
 use http_client::{AddressRule, RequestBody, ResolveError};
@@ -103,6 +103,17 @@ impl Exchange {
         let candidate = self.decide()?;
         // Held until the response was forwarded: the quota counts whole exchanges.
         let _permit = self.acquire_quota(&candidate)?;
+        let served = self.serve_allowed(nonces, &candidate, recv).await;
+        served.map_err(|failure| with_trust_keys(failure, candidate.rule()))
+    }
+
+    /// Serves an exchange that the rules allow.
+    async fn serve_allowed(
+        &mut self,
+        nonces: &NonceStore,
+        candidate: &Candidate,
+        recv: RecvStream,
+    ) -> Result<(), Failure> {
         let is_connect = matches!(self.head.target, RequestTarget::Connect { .. });
         let is_raw = is_connect || wire_asks_for_websocket(&self.head.headers);
         if self.must_be_signed() {
@@ -112,20 +123,20 @@ impl Exchange {
                 return Err(Failure::not_dispatched(Code::RefusedByPolicy, detail));
             }
             // Boxed, as the two below: the future of a plain request stays small.
-            return Box::pin(self.serve_signed(nonces, &candidate, recv)).await;
+            return Box::pin(self.serve_signed(nonces, candidate, recv)).await;
         }
         if is_connect {
-            return Box::pin(raw::serve(self, &candidate, recv)).await;
+            return Box::pin(raw::serve(self, candidate, recv)).await;
         }
         if is_raw {
-            return Box::pin(websocket::serve(self, &candidate, recv)).await;
+            return Box::pin(websocket::serve(self, candidate, recv)).await;
         }
         let limits = &self.active.config.limits;
         let bytes_max = limits.request_max.map(|size| size.bytes());
         let quota = self.active.quotas.of(candidate.rule());
         let bytes_max = quota.map_or(bytes_max, |quota| quota.request_max(bytes_max));
         let body = RequestBody::new(recv, self.head.body, bytes_max)?;
-        self.dispatch(&candidate, body).await
+        self.dispatch(candidate, body).await
     }
 
     /// Serves an exchange that must be signed: its body is buffered until its digest is verified.

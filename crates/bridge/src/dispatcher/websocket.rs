@@ -12,7 +12,7 @@ use http_client::{
 };
 use hyper::body::Incoming;
 use policy::{Approved, Candidate};
-use protocol::frame::{BodyLength, RequestTarget, ResponseHead};
+use protocol::frame::{BodyLength, ResponseHead};
 use protocol::{Code, Execution, Failure};
 use transport::RecvStream;
 use transport::http::{WEBSOCKET, to_wire};
@@ -61,11 +61,7 @@ pub(super) async fn serve(
     recv: RecvStream,
 ) -> Result<(), Failure> {
     let active = exchange.active.clone();
-    let settings = match &exchange.head.target {
-        RequestTarget::Endpoint { name, .. } => active.config.rules.settings(name),
-        RequestTarget::Url(_) | RequestTarget::Connect { .. } => None,
-    };
-    let ca_file = settings.and_then(|settings| settings.ca_file.as_deref());
+    let ca_file = active.ca_file(candidate.rule());
     let mut injection = exchange.injection(candidate)?;
     exchange.has_credential = injection.is_some();
     let client_cert = injection.as_ref().and_then(Injection::client_cert);

@@ -8,6 +8,7 @@
 //!             (group       +-- lock        one process at a time serves from a SQLite file
 //!              commit)     +-- generation  detects that an older copy has replaced it
 //!                          +-- readiness   can the database be written now?
+//!                          +-- probe       is it there? Changes nothing
 //! ```
 //!
 //! Statements are the same text for both databases: text, integer and byte columns, placeholders `$1`,
@@ -34,6 +35,7 @@ mod fence;
 mod generation;
 pub mod lease;
 mod lock;
+mod probe;
 mod readiness;
 mod store;
 #[cfg(test)]
@@ -44,5 +46,6 @@ pub use database::{Database, PostgresUrl};
 pub use engine::{Backend, Connection, Migrations, Pool, StoreError, Transaction};
 pub use generation::{Generation, GenerationError};
 pub use lock::{ServingLock, check_name, lock, lock_existing};
+pub use probe::{Probe, probe};
 pub use readiness::Readiness;
 pub use store::Store;

@@ -58,6 +58,8 @@ pub(crate) struct Connection {
     is_stale_repeated: bool,
     /// The latest write of the counter failed.
     is_disk_failing: bool,
+    /// The number of the dialer of the latest attempt.
+    dialer_number: u64,
 }
 
 /// What follows an attempt.
@@ -87,6 +89,7 @@ impl Connection {
             retiring: Vec::new(),
             is_stale_repeated: false,
             is_disk_failing: false,
+            dialer_number: 0,
         }
     }
 
@@ -142,12 +145,14 @@ impl Connection {
         self.wait(wait).await
     }
 
-    /// Waits, or until the clock jumps. Returns false when the bridge stops.
+    /// Waits, or until the clock jumps or the dialer is replaced. Returns false when the bridge stops.
     async fn wait(&self, wait: Duration) -> bool {
         let lifecycle = &self.state.lifecycle;
         let mut jumps = lifecycle.clock_jumps.subscribe();
         tokio::select! {
             () = tokio::time::sleep(wait) => true,
+            // A corrected proxy or CA file is tried at once.
+            () = self.state.relay.dialer_replaced(self.dialer_number) => true,
             // After a suspend the network may be back long before the monotonic timer ends.
             changed = jumps.changed() => { drop(changed); true }
             () = lifecycle.reached(Stage::Draining) => false,
@@ -232,6 +237,8 @@ impl Connection {
         // Each attempt uses up a number: the relay rejects a HELLO whose number is not higher than the
         // one before, and it may have read a HELLO whose response was lost.
         let epoch = self.next_number().await.map_err(AttemptError::Counter)?;
+        // Before the dialer itself is taken: a replacement in between then ends the next wait.
+        self.dialer_number = self.state.relay.dialer_number();
         let state = &self.state;
         let introduction = Introduction {
             slot: self.number,

@@ -8,7 +8,7 @@
 //! Files are opened relative to the directory's descriptor and without following links (`runtime::files`):
 //! root may run a command on a directory of the bridge's own user.
 
-use runtime::files::{Content, Dir, Owner};
+use runtime::files::{Content, Dir, Kind, Owner, Privacy, make_private};
 use std::fs::{self, File, TryLockError};
 use std::io::{self, Read as _};
 use std::path::{Path, PathBuf};
@@ -47,8 +47,9 @@ pub enum DataDirError {
     },
     /// Other users can read a private file.
     #[error(
-        "other users can read {path} (mode {mode:04o}), which holds a private key; run \
-         `chmod {remedy} '{path}'`"
+        "other users have access to {path} (mode {mode:04o}), which holds a private key, and this user may not \
+         change that; run `chmod {remedy} '{path}'` as its owner, or mount the volume so that the bridge's user \
+         owns it"
     )]
     NotPrivate {
         /// The file or directory.
@@ -71,6 +72,8 @@ pub enum DataDirError {
 #[derive(Debug, Clone)]
 pub struct PrivateDir {
     dir: Arc<Dir>,
+    /// Whether rights of others are removed. A check changes nothing.
+    tightens: bool,
 }
 
 /// The directory, locked for as long as the value lives.
@@ -135,9 +138,32 @@ impl PrivateDir {
         make_private_dir(path).map_err(failed("creating the directory"))?;
         let dir = Dir::open(path).map_err(failed("opening the directory"))?;
         // Of the opened directory: its path may lead to another one by now.
-        let mode = dir.mode().map_err(failed("opening the directory"))?;
-        check_private(path, mode, "700")?;
-        Ok(Self { dir: Arc::new(dir) })
+        let privacy = dir
+            .make_private()
+            .map_err(failed("opening the directory"))?;
+        check_private(path, privacy, "700")?;
+        Ok(Self {
+            dir: Arc::new(dir),
+            tightens: true,
+        })
+    }
+
+    /// Opens an existing directory for a check, which creates and changes nothing.
+    ///
+    /// # Errors
+    /// [`DataDirError`] if it is not readable, or readable by others for good.
+    pub(crate) fn open_unchanged(path: &Path) -> Result<Self, DataDirError> {
+        let failed = |source| DataDirError::Io {
+            action: "opening the directory",
+            path: path.display().to_string(),
+            source,
+        };
+        let dir = Dir::open(path).map_err(failed)?;
+        check_private(path, dir.privacy().map_err(failed)?, "700")?;
+        Ok(Self {
+            dir: Arc::new(dir),
+            tightens: false,
+        })
     }
 
     /// Returns the mapping of a system error at one of the files.
@@ -209,14 +235,14 @@ impl PrivateDir {
     /// # Errors
     /// [`DataDirError`] if it is not readable, readable by others, or too large.
     pub fn read_private(&self, name: &str) -> Result<Option<Vec<u8>>, DataDirError> {
-        let read = self.dir.read(name, FILE_MAX_BYTES);
+        let read = self.dir.read_private(name, FILE_MAX_BYTES, self.tightens);
         let Some(content) = read.map_err(self.failed("reading", name))? else {
             return Ok(None);
         };
         let path = self.path(name);
         let content = within_bounds(&path, content)?;
         // Checked at each read: an administrator may have copied or edited the file since.
-        check_private(&path, content.mode, "600")?;
+        check_private(&path, content.privacy, "600")?;
         Ok(Some(content.bytes))
     }
 
@@ -234,8 +260,8 @@ impl PrivateDir {
 /// Reads a file outside the data directory, such as a key that a service manager provides. Returns `None` if
 /// it does not exist.
 ///
-/// The file must be private. A file of root may also be readable by its group: service managers provide files
-/// to a process of another user that way (systemd's `LoadCredential=`, Kubernetes' `fsGroup`).
+/// The file must be private, or is made so. A file of root may also be readable by its group: service managers
+/// provide files to a process of another user that way (systemd's `LoadCredential=`, Kubernetes' `fsGroup`).
 ///
 /// # Errors
 /// [`DataDirError`] if it is not readable, readable by others, or too large.
@@ -252,16 +278,13 @@ pub(crate) fn read_given(path: &Path) -> Result<Option<Vec<u8>>, DataDirError> {
         Err(error) => return Err(failed(error)),
     };
     // Of the open file, so that the checked file is the one that is read.
-    let metadata = file.metadata().map_err(failed)?;
-    let (is_provided, mode) = provided(&metadata);
+    let privacy = make_private(&file, path, Kind::Given).map_err(failed)?;
     let mut bytes = Vec::new();
     // One byte more than allowed shows that the file is too large.
     let mut limited = file.take(FILE_MAX_BYTES.saturating_add(1));
     limited.read_to_end(&mut bytes).map_err(failed)?;
-    let content = within_bounds(path, Content { bytes, mode })?;
-    if !is_provided {
-        check_private(path, content.mode, "600")?;
-    }
+    let content = within_bounds(path, Content { bytes, privacy })?;
+    check_private(path, content.privacy, "600")?;
     Ok(Some(content.bytes))
 }
 
@@ -285,28 +308,15 @@ fn make_private_dir(path: &Path) -> io::Result<()> {
     builder.create(path)
 }
 
-fn check_private(path: &Path, mode: u32, remedy: &'static str) -> Result<(), DataDirError> {
-    if mode & 0o077 == 0 {
-        return Ok(());
+fn check_private(path: &Path, privacy: Privacy, remedy: &'static str) -> Result<(), DataDirError> {
+    match privacy {
+        Privacy::Private | Privacy::Tightened { .. } | Privacy::Group => Ok(()),
+        Privacy::Open { mode } => Err(DataDirError::NotPrivate {
+            path: path.display().to_string(),
+            mode,
+            remedy,
+        }),
     }
-    Err(DataDirError::NotPrivate {
-        path: path.display().to_string(),
-        mode,
-        remedy,
-    })
-}
-
-/// Returns whether a file belongs to root and is readable by one group at most, and its mode.
-#[cfg(unix)]
-fn provided(file: &fs::Metadata) -> (bool, u32) {
-    use std::os::unix::fs::MetadataExt as _;
-    let is_provided = file.uid() == 0 && file.mode() & 0o037 == 0;
-    (is_provided, file.mode() & 0o7777)
-}
-
-#[cfg(not(unix))]
-fn provided(_: &fs::Metadata) -> (bool, u32) {
-    (false, 0o600)
 }
 
 #[cfg(test)]
@@ -337,9 +347,17 @@ mod tests {
         assert_eq!(mode(&path), 0o700);
         assert_eq!(mode(&data_dir.path("secret")), 0o600);
         drop(data_dir);
-        fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).unwrap();
-        let error = DataDir::open(&path).unwrap_err();
-        assert!(error.to_string().contains("chmod 700"), "{error}");
+        // As Kubernetes does to a volume with `fsGroup` when a pod starts again.
+        let open = |path: &Path, bits| {
+            let now = fs::metadata(path).unwrap().permissions().mode();
+            fs::set_permissions(path, fs::Permissions::from_mode(now | bits)).unwrap();
+        };
+        open(&path, 0o2775);
+        open(&path.join("secret"), 0o664);
+        let data_dir = DataDir::open(&path).unwrap();
+        assert_eq!(data_dir.read_private("secret").unwrap().unwrap(), b"1");
+        assert_eq!(mode(&path), 0o700);
+        assert_eq!(mode(&data_dir.path("secret")), 0o600);
     }
 
     #[cfg(unix)]
@@ -352,13 +370,16 @@ mod tests {
         own.write_private("key", b"1").unwrap();
         let file = own.path("key");
         let set = |mode| fs::set_permissions(&file, fs::Permissions::from_mode(mode)).unwrap();
+        let mode = || fs::metadata(&file).unwrap().permissions().mode() & 0o777;
         set(0o440);
+        read_given(&file).unwrap();
+        // Of root, the group's right is how the file is provided; of any other user it is an accident.
         let is_owned_by_root = fs::metadata(&file).unwrap().uid() == 0;
-        assert_eq!(read_given(&file).is_ok(), is_owned_by_root);
-        assert!(own.read_private("key").is_err());
-        for mode in [0o444, 0o460, 0o401] {
-            set(mode);
-            assert!(read_given(&file).is_err(), "{mode:o}");
+        assert_eq!(mode(), if is_owned_by_root { 0o440 } else { 0o400 });
+        for open in [0o444, 0o644, 0o606] {
+            set(open);
+            read_given(&file).unwrap();
+            assert_eq!(mode(), open & 0o700, "{open:o}");
         }
     }
 

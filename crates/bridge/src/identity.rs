@@ -266,14 +266,15 @@ pub(crate) mod tests {
 
     #[cfg(unix)]
     #[test]
-    fn identity_readable_by_others_is_rejected() {
+    fn identity_readable_by_others_is_tightened() {
         use std::os::unix::fs::PermissionsExt;
         let temp = TempDir::new("open key");
         let data_dir = DataDir::open(&temp.path().join("data")).unwrap();
         example().save(&data_dir).unwrap();
         let path = data_dir.path(IDENTITY_FILE);
-        std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o640)).unwrap();
-        let error = Identity::load(&data_dir).unwrap_err();
-        assert!(error.to_string().contains("chmod 600"), "{error}");
+        std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o660)).unwrap();
+        Identity::load(&data_dir).unwrap();
+        let mode = std::fs::metadata(&path).unwrap().permissions().mode();
+        assert_eq!(mode & 0o777, 0o600);
     }
 }

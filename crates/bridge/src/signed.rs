@@ -25,11 +25,10 @@ mod nonces;
 
 pub(crate) use nonces::{Binding, Nonces, ReserveResult, Reserved};
 
-use base64::Engine as _;
-use base64::engine::general_purpose::STANDARD;
 use protocol::frame::Headers;
 use ring::digest::{SHA256, digest};
 use ring::signature::{ED25519, UnparsedPublicKey};
+use runtime::pem;
 use sfv::{BareItem, Dictionary, FieldType as _, InnerList, Key, List, ListEntry, Parser};
 use std::path::Path;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -80,20 +79,15 @@ impl std::fmt::Debug for TenantKey {
 }
 
 impl TenantKey {
-    /// Reads a PEM file (`PUBLIC KEY`, as `openssl pkey -pubout` writes it).
+    /// Reads a file with a public key (`PUBLIC KEY`, as `openssl pkey -pubout` writes it).
     ///
     /// # Errors
     /// What is wrong with the file.
     pub(crate) fn read(path: &Path) -> Result<Self, String> {
-        let text = std::fs::read_to_string(path).map_err(|error| error.to_string())?;
-        let inner = text
-            .split_once("-----BEGIN PUBLIC KEY-----")
-            .and_then(|(_, rest)| rest.split_once("-----END PUBLIC KEY-----"))
-            .map(|(inner, _)| inner);
-        let wrong = "is not an Ed25519 public key in PEM; `openssl genpkey -algorithm ed25519 -out key.pem` and \
+        let wrong = "is not an Ed25519 public key; `openssl genpkey -algorithm ed25519 -out key.pem` and \
                      `openssl pkey -in key.pem -pubout` make one";
-        let base64: String = inner.ok_or(wrong)?.split_whitespace().collect();
-        let der = STANDARD.decode(base64).map_err(|_| wrong)?;
+        let bytes = pem::read_file(path).map_err(|error| error.detail())?;
+        let der = pem::public_key_in(&bytes)?;
         let key = der.strip_prefix(&SPKI_PREFIX).ok_or(wrong)?;
         Ok(Self(key.try_into().map_err(|_| wrong)?))
     }

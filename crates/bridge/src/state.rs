@@ -75,6 +75,8 @@ pub(crate) struct RelayLink {
     /// Nodes of the relay, from the latest WELCOME. One connection is used for each.
     pub(crate) nodes: watch::Sender<u16>,
     dialer: Mutex<Dialer>,
+    /// Counts the dialers, so that a connection that waits learns of another one.
+    dialers: watch::Sender<u64>,
 }
 
 impl RelayLink {
@@ -91,7 +93,20 @@ impl RelayLink {
             // Before the first WELCOME only the first connection is used.
             nodes: watch::Sender::new(1),
             dialer: Mutex::new(dialer),
+            dialers: watch::Sender::new(0),
         }
+    }
+
+    /// Returns the number of the current dialer.
+    pub(crate) fn dialer_number(&self) -> u64 {
+        *self.dialers.borrow()
+    }
+
+    /// Waits until another dialer than the one of this number is there. Cancel safe.
+    pub(crate) async fn dialer_replaced(&self, number: u64) {
+        // The sender is `self`, so the channel cannot be closed while this waits.
+        let mut numbers = self.dialers.subscribe();
+        let _ = numbers.wait_for(|now| *now != number).await;
     }
 
     /// Returns a copy of the dialer that new connections use now.
@@ -99,9 +114,12 @@ impl RelayLink {
         lock(&self.dialer).clone()
     }
 
-    /// Replaces the dialer for connections from now on.
+    /// Replaces the dialer for connections from now on. A connection that waits to dial again does so at once:
+    /// the change may be what it waits for.
     pub(crate) fn set_dialer(&self, dialer: Dialer) {
         *lock(&self.dialer) = dialer;
+        // After the dialer: a connection that sees the number finds the new one.
+        self.dialers.send_modify(|number| *number += 1);
     }
 }
 
@@ -256,6 +274,11 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::testing::TempDir;
+    use std::time::Duration;
+    use transport::dial::Proxy;
+
+    const CERT: &str = include_str!("../../runtime/src/pem/samples/cert.pem");
 
     #[test]
     fn oldest_of_a_bounded_number_goes() {
@@ -265,5 +288,30 @@ mod tests {
         }
         assert_eq!(add_bounded(&mut all, 4, 3), [1]);
         assert_eq!(all, [2, 3, 4]);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn replaced_dialer_ends_a_wait() {
+        let dir = TempDir::new("dialer");
+        let ca_file = dir.path().join("ca.pem");
+        // The system of a test may have no roots at all.
+        std::fs::write(&ca_file, CERT).unwrap();
+        let tls = transport::tls::client_config(&[ca_file], &[]).unwrap();
+        let url = "https://relay.example.com".parse().unwrap();
+        let dialer = Dialer::new(url, &tls, Proxy::Direct);
+        let identity = crate::identity::tests::example().for_tunnel();
+        let windows = Windows {
+            streams_max: 1,
+            stream_bytes: 1,
+            session_bytes: 1,
+        };
+        let link = RelayLink::new(identity, dialer.clone(), windows, Budget::new(0));
+        let number = link.dialer_number();
+        let waiting = tokio::time::timeout(Duration::from_secs(60), link.dialer_replaced(number));
+        assert!(waiting.await.is_err(), "nothing was replaced");
+        link.set_dialer(dialer);
+        // Also if the replacement came before the wait.
+        link.dialer_replaced(number).await;
+        assert_ne!(link.dialer_number(), number);
     }
 }

@@ -5,9 +5,10 @@
 
 use crate::config::Config;
 use http_client::{Client, Resolver};
-use policy::{Host, Policy};
-use protocol::Failure;
+use policy::{Host, Policy, RuleRef};
+use protocol::{Code, Failure};
 use std::net::IpAddr;
+use std::path::Path;
 use std::sync::LazyLock;
 use transport::lookup::Owner;
 
@@ -17,6 +18,29 @@ pub(crate) struct TargetAccess {
     pub(crate) policy: Policy,
     pub(crate) client: Client,
     pub(crate) config: Config,
+}
+
+impl TargetAccess {
+    /// Returns the CA file of the entry that allows a request. It is part of the pool's key: a connection that
+    /// was made with one CA file never serves a request of an entry with another.
+    pub(crate) fn ca_file(&self, rule: &RuleRef) -> Option<&Path> {
+        self.config.rules.ca_file(rule)
+    }
+}
+
+/// Adds to a TLS failure where the certificates come from that the request trusts: an endpoint and a rule may
+/// cover the same target with different ones.
+pub(crate) fn with_trust_keys(mut failure: Failure, rule: &RuleRef) -> Failure {
+    if failure.code == Code::TargetTls {
+        let section = match rule {
+            RuleRef::Endpoint(_) => "[[endpoint]]",
+            RuleRef::Allow(..) => "[[allow]]",
+        };
+        failure.detail.push_str(&format!(
+            " (trusted here: ca_file of {rule} in {section}, targets.ca_file, and the system's roots)"
+        ));
+    }
+    failure
 }
 
 /// Names that are looked up at a time. Lookups block threads, and cannot be cancelled.

@@ -39,7 +39,7 @@ pub struct PoolLimits {
 /// How a client connects.
 #[derive(Debug)]
 pub struct ClientOptions {
-    /// PEM certificates that are trusted in addition to the system's.
+    /// Certificates that are trusted in addition to the system's.
     pub ca_file: Option<PathBuf>,
     /// The oldest TLS version that is accepted.
     pub tls_oldest: Oldest,

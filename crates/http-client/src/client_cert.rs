@@ -1,10 +1,10 @@
 //! A client certificate, and the identity that separates its connections from others.
 
-use rustls::pki_types::pem::PemObject;
-use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use runtime::pem;
 use std::fmt;
 use std::hash::{Hash, Hasher};
 use std::sync::atomic::{AtomicU64, Ordering};
+use transport::tls::Pair;
 
 /// A certificate chain with its private key. Two are equal only if they are the same value: a connection
 /// that was made with one must not serve requests of another.
@@ -37,10 +37,10 @@ impl Hash for ClientCert {
 }
 
 impl ClientCert {
-    /// Reads a certificate from PEM: the chain, leaf first, and the leaf's private key.
+    /// Reads a certificate from PEM: the chain, and the leaf's private key.
     ///
     /// # Errors
-    /// Which of the two cannot be read.
+    /// Which of the two cannot be read, or that they do not belong together.
     pub fn new(chain_pem: String, key_pem: String) -> Result<Self, String> {
         static NEXT: AtomicU64 = AtomicU64::new(0);
         let certificate = Self {
@@ -64,18 +64,12 @@ impl ClientCert {
     }
 
     /// Returns the parts for TLS.
-    pub(crate) fn parts(
-        &self,
-    ) -> Result<(Vec<CertificateDer<'static>>, PrivateKeyDer<'static>), String> {
-        let chain: Result<Vec<_>, _> =
-            CertificateDer::pem_slice_iter(self.chain_pem.as_bytes()).collect();
-        let chain = chain.map_err(|error| format!("the certificate is not PEM: {error}"))?;
-        if chain.is_empty() {
-            return Err("the certificate's file holds no PEM certificate".into());
-        }
-        // The parser's error is dropped: it may quote the key.
-        let key = PrivateKeyDer::from_pem_slice(self.key_pem.as_bytes())
-            .map_err(|_| "the secret is not a PEM private key".to_owned())?;
-        Ok((chain, key))
+    pub(crate) fn parts(&self) -> Result<Pair, String> {
+        let chain = pem::certificates_in(self.chain_pem.as_bytes())
+            .map_err(|detail| format!("the certificate's file {detail}"))?;
+        // The reader's messages have no part of the key.
+        let key = pem::private_key_in(self.key_pem.as_bytes())
+            .map_err(|detail| format!("the key's file {detail}"))?;
+        Pair::new(chain, key).map_err(|error| error.to_string())
     }
 }

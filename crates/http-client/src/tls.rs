@@ -2,11 +2,11 @@
 
 use crate::client_cert::ClientCert;
 use crate::http2;
+use runtime::files::Stamp;
 use rustls::ClientConfig;
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::SystemTime;
 use transport::tls::{ClientTls, Oldest, TlsSetupError};
 
 /// TLS configs that are cached: one for each CA file and each client certificate in use. Those of replaced
@@ -20,7 +20,7 @@ const HTTP1: &[&[u8]] = &[b"http/1.1"];
 /// What a TLS config is for: the additional CA file, the client certificate, and whether HTTP/2 is offered.
 type CacheKey = (Option<Arc<Path>>, Option<Arc<ClientCert>>, bool);
 
-/// A TLS config, and the modification times of the files that it was made from.
+/// A TLS config, and the stamps of the files that it was made from.
 #[derive(Debug)]
 struct Cached {
     config: Arc<ClientConfig>,
@@ -35,12 +35,6 @@ pub(crate) struct TlsConfigs {
     cached: Mutex<HashMap<CacheKey, Cached>>,
 }
 
-fn modified(path: &Path) -> Option<SystemTime> {
-    std::fs::metadata(path)
-        .and_then(|file| file.modified())
-        .ok()
-}
-
 /// Reads the files and makes a TLS config.
 fn make(
     files: &[PathBuf],
@@ -48,13 +42,12 @@ fn make(
     oldest: Oldest,
     http2: bool,
 ) -> Result<Arc<ClientConfig>, TlsSetupError> {
-    let wrong = |detail| TlsSetupError::from(rustls::Error::General(detail));
     let own = client_cert.map(ClientCert::parts).transpose();
     ClientTls {
         ca_files: files,
         alpn: if http2 { HTTP2_OR_1 } else { HTTP1 },
         oldest,
-        own: own.map_err(wrong)?,
+        own: own.map_err(TlsSetupError::Pair)?,
     }
     .config()
 }
@@ -120,18 +113,55 @@ impl TlsConfigs {
     fn cached(&self, key: &CacheKey) -> Option<Arc<ClientConfig>> {
         let cached = self.cached.lock().unwrap_or_else(PoisonError::into_inner);
         let cached = cached.get(key)?;
-        let is_same = |(path, then): &(PathBuf, Option<SystemTime>)| {
-            modified(path).is_none_or(|now| Some(now) == *then)
+        let is_same = |(path, then): &(PathBuf, Option<Stamp>)| {
+            Stamp::of(path).is_none_or(|now| Some(now) == *then)
         };
         let is_fresh = cached.files.iter().all(is_same);
         is_fresh.then(|| cached.config.clone())
     }
 }
 
-/// Files with their modification times.
-type Files = Vec<(PathBuf, Option<SystemTime>)>;
+/// Files with their stamps.
+type Files = Vec<(PathBuf, Option<Stamp>)>;
 
 fn stamp(files: &[PathBuf]) -> Files {
-    let stamped = files.iter().map(|file| (file.clone(), modified(file)));
+    let stamped = files.iter().map(|file| (file.clone(), Stamp::of(file)));
     stamped.collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::fs::{self, File};
+
+    #[test]
+    fn swapped_file_of_same_length_and_time_is_noticed() {
+        let dir = runtime::testing::TempDir::new("tls-configs");
+        let (path, next) = (dir.path().join("ca.pem"), dir.path().join("next"));
+        let write = |path: &Path, text: &str| {
+            fs::write(path, text).unwrap();
+            let file = File::options().write(true).open(path).unwrap();
+            file.set_modified(std::time::UNIX_EPOCH).unwrap();
+        };
+        write(&path, "one");
+        let configs = TlsConfigs::new(Some(path.clone()), Oldest::default());
+        let stamped = stamp(std::slice::from_ref(&path));
+        let config = ClientConfig::builder_with_provider(transport::tls::provider())
+            .with_safe_default_protocol_versions()
+            .unwrap()
+            .with_root_certificates(rustls::RootCertStore::empty())
+            .with_no_client_auth();
+        let key = (None, None, false);
+        configs.keep(key.clone(), Arc::new(config), stamped);
+        assert!(configs.cached(&key).is_some());
+        write(&next, "two");
+        fs::rename(&next, &path).unwrap();
+        assert!(configs.cached(&key).is_none(), "the old file is still used");
+        // A file that is gone changes nothing.
+        let stamped = stamp(std::slice::from_ref(&path));
+        let again = configs.cached.lock().unwrap().remove(&key).unwrap().config;
+        configs.keep(key.clone(), again, stamped);
+        fs::remove_file(&path).unwrap();
+        assert!(configs.cached(&key).is_some());
+    }
 }

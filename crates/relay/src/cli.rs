@@ -7,6 +7,7 @@
 mod args;
 mod backup;
 mod bridge;
+mod check;
 mod control;
 mod key;
 mod log;
@@ -47,6 +48,8 @@ enum CliError {
     Output(std::io::Error),
     #[error("cannot start the runtime: {0}")]
     Runtime(std::io::Error),
+    #[error("{path} names what cannot be used; the {count} errors are listed above", path = .path.display())]
+    Check { path: PathBuf, count: usize },
     #[error("{0}")]
     Backup(String),
     #[error("{0} rows of the audit record are missing")]
@@ -99,8 +102,7 @@ fn run(args: Args) -> Result<(), CliError> {
         return output::text(crate::api::openapi::text());
     }
     if let Command::Config(ConfigCommand::Check) = &args.command {
-        let config = Config::load(path)?;
-        return output::lines(&serve::explain(&config, path));
+        return check::run(&Config::load(path)?, path);
     }
     let config = Config::load(path)?;
     if let Command::Reload = &args.command {

@@ -22,13 +22,13 @@ pub struct Dir {
     fd: File,
 }
 
-/// A file that [`Dir::read`] has read.
+/// A file that [`Dir::read_private`] has read.
 #[derive(Debug)]
 pub struct Content {
     /// The bytes; one more than the limit if the file has more.
     pub bytes: Vec<u8>,
-    /// The file's mode, its lowest twelve bits; 0600 on systems without modes.
-    pub mode: u32,
+    /// Who may read it, after the rights of others were removed where that was possible.
+    pub privacy: Privacy,
 }
 
 impl Dir {
@@ -41,17 +41,37 @@ impl Dir {
     ///
     /// # Errors
     /// The system's error, or the file is not a regular one with one link.
-    pub fn read(&self, name: &str, bytes_max: u64) -> io::Result<Option<Content>> {
+    pub fn read(&self, name: &str, bytes_max: u64) -> io::Result<Option<Vec<u8>>> {
         let file = match self.open_file(name) {
             Ok(file) => file,
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
             Err(error) => return Err(error),
         };
-        let mode = mode_of(&file)?;
-        let mut bytes = Vec::new();
-        file.take(bytes_max.saturating_add(1))
-            .read_to_end(&mut bytes)?;
-        Ok(Some(Content { bytes, mode }))
+        read_up_to(file, bytes_max).map(Some)
+    }
+
+    /// The same for a private file. `tightens` removes rights of others first, where this process may; without
+    /// it, nothing changes.
+    ///
+    /// # Errors
+    /// As [`Self::read`].
+    pub fn read_private(
+        &self,
+        name: &str,
+        bytes_max: u64,
+        tightens: bool,
+    ) -> io::Result<Option<Content>> {
+        let file = match self.open_file(name) {
+            Ok(file) => file,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+            Err(error) => return Err(error),
+        };
+        let privacy = match tightens {
+            true => make_private(&file, &self.path.join(name), Kind::Own)?,
+            false => privacy(&file, Kind::Own)?,
+        };
+        let bytes = read_up_to(file, bytes_max)?;
+        Ok(Some(Content { bytes, privacy }))
     }
 
     /// Replaces a file by one with these bytes and this mode. After a crash it is the old one or the new one, never
@@ -98,6 +118,13 @@ impl Dir {
             created => created,
         }
     }
+}
+
+fn read_up_to(file: File, bytes_max: u64) -> io::Result<Vec<u8>> {
+    let mut bytes = Vec::new();
+    file.take(bytes_max.saturating_add(1))
+        .read_to_end(&mut bytes)?;
+    Ok(bytes)
 }
 
 /// The owner of a new file.
@@ -173,17 +200,20 @@ fn refused(what: &str) -> io::Error {
 
 #[cfg(not(unix))]
 mod other;
+mod privacy;
 #[cfg(unix)]
 mod unix;
 
+pub use privacy::{Kind, Privacy, make_private, privacy};
+
+#[cfg(not(unix))]
+use other::inode_of;
 #[cfg(not(unix))]
 pub use other::open_append;
-#[cfg(not(unix))]
-use other::{inode_of, mode_of};
+#[cfg(unix)]
+use unix::inode_of;
 #[cfg(unix)]
 pub use unix::open_append;
-#[cfg(unix)]
-use unix::{inode_of, mode_of};
 
 #[cfg(all(test, unix))]
 mod tests;

@@ -4,12 +4,14 @@
 //! body      adapters around HTTP bodies
 //! config    files in TOML with the environment on top; units; mistakes with their lines; what a reload may change
 //! files     opened relative to their directory, without following links; replaced as a whole
+//! findings  what a check of the files that a config names found
 //! hex       bytes as hexadecimal text
 //! limit     token bucket, and a limit for log lines
 //! log       log lines on their way to a sink, without delaying their writer
 //! logging   [log]: level, format, standard error or a rotated file
 //! metrics   OpenMetrics, one line a metric
 //! output    what commands print, also into a pipe without a reader
+//! pem       certificates and keys that an administrator supplies, in every form that they have
 //! sealed    secrets encrypted at rest
 //! secret    text that is redacted in logs
 //! shortage  whether an error means that this machine is short of a resource
@@ -25,12 +27,14 @@
 pub mod body;
 pub mod config;
 pub mod files;
+pub mod findings;
 pub mod hex;
 pub mod limit;
 pub mod log;
 pub mod logging;
 pub mod metrics;
 pub mod output;
+pub mod pem;
 pub mod sealed;
 pub mod secret;
 pub mod shortage;

@@ -9,6 +9,7 @@
 //!              commit)     +-- generation  detects that an older copy has replaced it
 //!                          +-- replace     puts another SQLite file in the place of the database
 //!                          +-- readiness   can the database be written now?
+//!                          +-- probe       is it there? Changes nothing
 //! ```
 //!
 //! Statements are the same text for both databases: text, integer and byte columns, placeholders `$1`,
@@ -36,6 +37,7 @@ mod generation;
 pub mod lease;
 mod lock;
 mod owner;
+mod probe;
 mod readiness;
 mod replace;
 mod store;
@@ -48,6 +50,7 @@ pub use database::{Database, PostgresUrl};
 pub use engine::{Backend, Connection, Migrations, Pool, StoreError, Transaction};
 pub use generation::{Found, Generation, GenerationError};
 pub use lock::{ServingLock, check_name, lock, lock_existing};
+pub use probe::{Probe, probe};
 pub use readiness::Readiness;
 pub use replace::{Replaced, check, replace};
 pub use store::Store;

@@ -65,6 +65,19 @@ impl ThrowawayCa {
         })
     }
 
+    /// A certificate that issued itself and is marked as a CA, as `openssl req -x509` makes it.
+    pub fn self_signed(names: &[&str]) -> Issued {
+        let names: Vec<String> = names.iter().map(ToString::to_string).collect();
+        let mut params = CertificateParams::new(names).expect("names that a certificate can hold");
+        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        let key = KeyPair::generate().expect("the system has randomness");
+        let cert = params.self_signed(&key).expect("sound parameters");
+        Issued {
+            cert_pem: cert.pem(),
+            key_pem: key.serialize_pem(),
+        }
+    }
+
     fn sign(&self, names: &[&str], adjust: impl FnOnce(&mut CertificateParams)) -> Issued {
         let names: Vec<String> = names.iter().map(ToString::to_string).collect();
         let mut params = CertificateParams::new(names).expect("names that a certificate can hold");

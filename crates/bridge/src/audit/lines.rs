@@ -152,7 +152,7 @@ impl Lines {
 
     fn read_head(&self) -> io::Result<Option<HeadFile>> {
         let content = self.dir.read(&self.head_name()?, LINE_MAX_BYTES)?;
-        Ok(content.and_then(|content| serde_json::from_slice(&content.bytes).ok()))
+        Ok(content.and_then(|bytes| serde_json::from_slice(&bytes).ok()))
     }
 
     fn id_of_head(&self) -> io::Result<Option<[u8; 16]>> {

@@ -1,7 +1,9 @@
 //! `config check` and `policy test`: what the config allows.
 
-use super::common::{ConfigArg, DONE, Outcome, REFUSED, print, short_runtime};
-use crate::config::Config;
+mod files;
+
+use super::common::{ConfigArg, DONE, FAILED, Outcome, REFUSED, print, short_runtime};
+use crate::config::{Config, QuotaSection};
 use crate::dispatcher::own_addresses;
 use crate::target_access::resolve;
 use clap::Args;
@@ -22,16 +24,26 @@ pub(super) struct TestArgs {
 
 pub(super) fn check(arg: &ConfigArg) -> Outcome {
     let config = arg.load()?;
-    for line in explain(&config)? {
-        print(&line);
+    let found = files::inspect(&config);
+    let path = config.path.display();
+    match found.errors() {
+        0 => print(&format!("{path}: valid")),
+        count => print(&format!(
+            "{path}: valid by itself, with {count} errors in what it names"
+        )),
     }
-    Ok(DONE)
+    for line in explain(&config)?.iter().chain(found.lines()) {
+        print(line);
+    }
+    match found.errors() {
+        0 => Ok(DONE),
+        _ => Ok(FAILED),
+    }
 }
 
 /// Returns the meaning of a config, in lines for people.
 pub(super) fn explain(config: &Config) -> Result<Vec<String>, PolicyError> {
     let mut lines = vec![
-        format!("{}: valid", config.path.display()),
         format!(
             "relay: {}, at most {} connections",
             config.relay.url,
@@ -47,9 +59,26 @@ pub(super) fn explain(config: &Config) -> Result<Vec<String>, PolicyError> {
     if rules.endpoints.is_empty() && rules.allow.is_empty() {
         lines.push("nothing is allowed: there is no [[endpoint]] and no [[allow]]".into());
     }
-    lines.extend(rules.endpoints.iter().map(ToString::to_string));
-    let numbered = rules.allow.iter().enumerate();
-    lines.extend(numbered.map(|(index, rule)| format!("allow rule {}: {rule}", index + 1)));
+    for endpoint in &rules.endpoints {
+        lines.push(endpoint.to_string());
+        lines.extend(endpoint_details(config, &endpoint.name));
+    }
+    for ((index, rule), quota) in rules.allow.iter().enumerate().zip(rules.allow_quotas()) {
+        lines.push(format!("allow rule {}: {rule}", index + 1));
+        lines.extend(quota_line(quota));
+    }
+    let signed = &config.signed_calls;
+    if let Some(file) = &signed.public_key_file {
+        let key = match signed.require_bridge_key {
+            true => "must cover",
+            false => "may cover",
+        };
+        lines.push(format!(
+            "signed calls: every request must be signed by the key in {file}, for {} at most, with a body up to {}; \
+             a signature {key} Bridge-Key",
+            signed.validity_max, signed.body_max
+        ));
+    }
     let warnings = rules.policy(Vec::new())?.warnings();
     lines.extend(
         warnings
@@ -57,6 +86,67 @@ pub(super) fn explain(config: &Config) -> Result<Vec<String>, PolicyError> {
             .map(|warning| format!("warning: {warning}")),
     );
     Ok(lines)
+}
+
+/// Returns what an endpoint has in addition to its rule.
+fn endpoint_details(config: &Config, name: &str) -> Vec<String> {
+    let Some(settings) = config.rules.settings(name) else {
+        return Vec::new();
+    };
+    let mut lines = Vec::new();
+    if let Some(credential) = &settings.credential {
+        lines.push(format!("  credential: {credential}"));
+    }
+    if settings.unsigned && config.signed_calls.public_key_file.is_some() {
+        lines.push("  unsigned: accepts requests without a signature".to_owned());
+    }
+    lines.extend(quota_line(&settings.quota));
+    lines
+}
+
+/// Returns the limits of an endpoint or rule, if it has any.
+fn quota_line(quota: &QuotaSection) -> Option<String> {
+    let windows: Vec<String> = quota.maintenance.iter().map(ToString::to_string).collect();
+    let limits = [
+        (
+            "concurrent_max",
+            quota.concurrent_max.map(|max| max.get().to_string()),
+        ),
+        ("rate", quota.rate.map(|rate| rate.to_string())),
+        (
+            "request_max",
+            quota.request_max.map(|size| size.to_string()),
+        ),
+        (
+            "response_max",
+            quota.response_max.map(|size| size.to_string()),
+        ),
+        (
+            "connect_timeout",
+            quota.connect_timeout.map(|time| time.to_string()),
+        ),
+        (
+            "head_timeout",
+            quota.head_timeout.map(|time| time.to_string()),
+        ),
+        (
+            "idle_timeout",
+            quota.idle_timeout.map(|time| time.to_string()),
+        ),
+        (
+            "total_timeout",
+            quota.total_timeout.map(|time| time.to_string()),
+        ),
+        (
+            "maintenance",
+            (!windows.is_empty()).then(|| windows.join(" and ")),
+        ),
+    ];
+    let set: Vec<String> = limits
+        .into_iter()
+        .filter_map(|(key, value)| Some(format!("{key} {}", value?)))
+        .collect();
+    (!set.is_empty()).then(|| format!("  limits: {}", set.join(", ")))
 }
 
 pub(super) fn test(args: &TestArgs) -> Outcome {
@@ -109,6 +199,8 @@ mod tests {
             "endpoint alm",
             "allow rule 1: host ci.corp.example",
             "allow rule 2",
+            "credential: alm-sync",
+            "head_timeout 300s",
             "POST",
             "/hooks/*",
         ] {

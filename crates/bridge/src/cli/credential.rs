@@ -1,13 +1,14 @@
 //! `credential`: named secrets for targets, stored on this machine.
 
 use super::common::{ConfigArg, DONE, Outcome, REFUSED, print, short_runtime};
-use super::secret_input::secret;
+use super::secret_input::{private_key, secret};
 use crate::config::{Config, FilePath};
 use crate::credentials::store::{checked, make_kind};
 use crate::credentials::{Origin, Store, alm};
 use crate::dispatcher::{Active, own_addresses};
 use crate::health::probe;
 use clap::{Args, Subcommand, ValueEnum};
+use runtime::pem;
 use serde_json::json;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -156,9 +157,13 @@ fn set(args: SetArgs) -> Outcome {
         some => some,
     };
     crate::config::check_credential_name(&args.name)?;
-    let certificate = args.certificate_file.as_ref().map(|path| {
-        std::fs::read_to_string(path)
-            .map_err(|error| format!("--certificate-file {}: {error}", path.display()))
+    // Stored as PEM, whatever form the file has.
+    let certificate = args.certificate_file.as_deref().map(|path| {
+        let bytes = pem::read_file(path).map_err(|error| error.detail());
+        let chain = bytes.and_then(|bytes| pem::certificates_in(&bytes)?.whole());
+        chain
+            .map(|chain| chain.ders().iter().map(pem::certificate_text).collect())
+            .map_err(|detail| format!("--certificate-file {}: {detail}", path.display()))
     });
     let what = match args.kind {
         KindArg::Alm if args.client_id.is_some() => "client secret",
@@ -168,8 +173,11 @@ fn set(args: SetArgs) -> Outcome {
         KindArg::Certificate => "key",
     };
     // After the checks that need no secret: a mistake must not cost the administrator a second prompt.
-    let secret = secret(what, "--secret-file", args.secret_file.as_deref(), None)?;
-    let certificate = certificate.transpose()?;
+    let secret = match (args.kind, args.secret_file.as_deref()) {
+        (KindArg::Certificate, Some(path)) => private_key("--secret-file", path)?,
+        (_, path) => secret(what, "--secret-file", path, None)?,
+    };
+    let certificate: Option<String> = certificate.transpose()?;
     let header = args.header.as_deref();
     let kind = args.kind.name();
     let kind = make_kind(kind, args.user, args.client_id, header, certificate, secret)?;

@@ -2,6 +2,7 @@
 //! users could see them in the list of processes.
 
 use crate::secret::Secret;
+use runtime::pem;
 use std::io::{IsTerminal as _, Read as _};
 use std::path::Path;
 
@@ -43,16 +44,34 @@ pub(super) fn secret(
         .map_err(|error| format!("cannot read the {what}: {error}"))
 }
 
+/// Reads a private key from a file ("-" is standard input), in any form that the reader of keys takes. Returns it
+/// as PEM.
+///
+/// # Errors
+/// The file that cannot be read, or what it holds instead. No part of it is in the message.
+pub(super) fn private_key(option: &str, path: &Path) -> Result<Secret, String> {
+    let bytes = bytes(path)
+        .map_err(|error| format!("cannot read the key from {}: {error}", path.display()))?;
+    let key = pem::private_key_in(&bytes)
+        .map_err(|detail| format!("{option} {}: {detail}", path.display()))?;
+    Ok(Secret::new(&pem::key_text(&key)))
+}
+
 fn read(path: &Path) -> std::io::Result<String> {
-    let mut text = String::new();
+    let text = String::from_utf8(bytes(path)?);
+    text.map_err(|_| std::io::Error::other("it is not UTF-8 text"))
+}
+
+fn bytes(path: &Path) -> std::io::Result<Vec<u8>> {
+    let mut bytes = Vec::new();
     if path == Path::new("-") {
         std::io::stdin()
             .take(SECRET_MAX_BYTES)
-            .read_to_string(&mut text)?;
+            .read_to_end(&mut bytes)?;
     } else {
         std::fs::File::open(path)?
             .take(SECRET_MAX_BYTES)
-            .read_to_string(&mut text)?;
+            .read_to_end(&mut bytes)?;
     }
-    Ok(text)
+    Ok(bytes)
 }

@@ -71,8 +71,8 @@ with_quota! {
         pub url: Spanned<String>,
         /// The methods that callers may use. Defaults to all.
         pub methods: Option<Spanned<Vec<String>>>,
-        /// PEM certificates that are trusted for this endpoint, in addition to those of `[targets]`. Defaults
-        /// to none.
+        /// Certificates that are trusted for this endpoint, in addition to those of `[targets]`. Defaults to
+        /// none.
         pub ca_file: Option<FilePath>,
         /// The name of the credential that the bridge adds to every request. Defaults to none.
         pub credential: Option<Spanned<String>>,
@@ -113,6 +113,9 @@ with_quota! {
         pub methods: Spanned<Vec<String>>,
         /// The paths; `/hooks/*` covers everything below. Defaults to all.
         pub paths: Option<Spanned<Vec<String>>>,
+        /// Certificates that are trusted for the targets of this rule, in addition to those of `[targets]`.
+        /// Defaults to none.
+        pub ca_file: Option<FilePath>,
         /// Whether a network also allows names that resolve into it. Defaults to false.
         #[serde(default)]
         pub resolved: bool,

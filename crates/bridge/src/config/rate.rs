@@ -1,6 +1,7 @@
 //! The key `rate`: exchanges in a time.
 
 use runtime::limit::Refill;
+use std::fmt;
 use std::str::FromStr;
 use std::time::Duration;
 
@@ -9,6 +10,17 @@ use std::time::Duration;
 pub struct Rate {
     count: u32,
     every: Duration,
+}
+
+impl fmt::Display for Rate {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let unit = match self.every.as_secs() {
+            1 => "s",
+            60 => "m",
+            _ => "h",
+        };
+        write!(f, "{}/{unit}", self.count)
+    }
 }
 
 impl Rate {
@@ -61,6 +73,7 @@ mod tests {
     fn rate_is_a_number_and_a_time() {
         let rate: Rate = "600/m".parse().unwrap();
         assert_eq!((rate.count, rate.every), (600, Duration::from_secs(60)));
+        assert_eq!(rate.to_string(), "600/m");
         for wrong in ["10", "10/d", "0/s", "x/s", "-1/s", ""] {
             assert!(wrong.parse::<Rate>().is_err(), "{wrong}");
         }

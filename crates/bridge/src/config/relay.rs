@@ -14,7 +14,7 @@ pub struct RelaySection {
     /// `https://host` or `https://host:port`. Has no default.
     #[serde(deserialize_with = "relay_url", serialize_with = "as_text")]
     pub url: RelayUrl,
-    /// PEM certificates that are trusted in addition to the system's: a private CA, or that of TLS
+    /// Certificates that are trusted in addition to the system's: a private CA, or that of TLS
     /// inspection. Defaults to none.
     #[serde(skip_serializing)]
     pub ca_file: Option<FilePath>,

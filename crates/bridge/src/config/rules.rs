@@ -4,7 +4,7 @@
 use super::rewrite::Rewrite;
 use super::{AllowSection, CallerCredentials, EndpointSection, QuotaSection};
 use policy::{
-    Endpoint, HostPattern, Methods, PathPattern, Policy, PolicyError, Ports, Rule, Scheme,
+    Endpoint, HostPattern, Methods, PathPattern, Policy, PolicyError, Ports, Rule, RuleRef, Scheme,
 };
 use protocol::frame::{Bounded, Serves};
 use protocol::limits::{SERVES_ENDPOINTS_MAX, SERVES_HOSTS_MAX};
@@ -12,7 +12,7 @@ use runtime::config::Mistake;
 use std::collections::HashMap;
 use std::fmt::Display;
 use std::net::IpAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use toml::Spanned;
 
 /// The rules of a config.
@@ -25,6 +25,8 @@ pub struct Rules {
     settings: HashMap<String, EndpointSettings>,
     /// The quota of each rule of the allow list, in its order.
     quotas: Vec<QuotaSection>,
+    /// The CA file of each rule of the allow list, in its order.
+    ca_files: Vec<Option<PathBuf>>,
 }
 
 /// The settings of an endpoint in addition to its rule.
@@ -55,6 +57,7 @@ impl Rules {
             endpoints: Vec::new(),
             settings: HashMap::new(),
             quotas: Vec::new(),
+            ca_files: Vec::new(),
         };
         let last = allow
             .last()
@@ -66,6 +69,10 @@ impl Rules {
         for section in allow {
             rules.allow.push(rule(section)?);
             rules.quotas.push(QuotaSection::from(section));
+            let ca_file = section.ca_file.as_ref();
+            rules
+                .ca_files
+                .push(ca_file.map(|file| file.get().to_owned()));
         }
         // Only their number can be wrong now, so the last one is where it is.
         rules
@@ -175,6 +182,20 @@ impl Rules {
     /// Returns the quota of each rule of the allow list, in its order.
     pub(crate) fn allow_quotas(&self) -> impl Iterator<Item = &QuotaSection> {
         self.quotas.iter()
+    }
+
+    /// Returns the CA file of the entry that allows a request. Of several rules that allow it, the first one
+    /// decides, before its address is known.
+    pub(crate) fn ca_file(&self, rule: &RuleRef) -> Option<&Path> {
+        match rule {
+            RuleRef::Endpoint(name) => self.settings(name)?.ca_file.as_deref(),
+            RuleRef::Allow(index, _) => self.ca_files.get(*index)?.as_deref(),
+        }
+    }
+
+    /// Returns the CA file of each rule of the allow list, in its order.
+    pub(crate) fn allow_ca_files(&self) -> impl Iterator<Item = Option<&Path>> {
+        self.ca_files.iter().map(Option::as_deref)
     }
 
     /// Returns the settings of an endpoint.

@@ -7,7 +7,7 @@ use serde::Deserialize;
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct SignedCallsSection {
-    /// The tenant's Ed25519 public key in PEM. Defaults to none: no signature is required.
+    /// The tenant's Ed25519 public key. Defaults to none: no signature is required.
     pub public_key_file: Option<FilePath>,
     /// Longest validity of a signature; it must outlast the retries of deliveries. Defaults to `"24h"`.
     pub validity_max: Timeout,

@@ -8,7 +8,7 @@ use serde::Deserialize;
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Targets {
-    /// PEM certificates that are trusted for HTTPS targets, in addition to the system's. Defaults to none.
+    /// Certificates that are trusted for HTTPS targets, in addition to the system's. Defaults to none.
     pub ca_file: Option<FilePath>,
     /// The proxy on the route to targets, as `relay.proxy`. The bridge resolves names itself, and asks the
     /// proxy for an address that the policy approved. Defaults to `"none"`.

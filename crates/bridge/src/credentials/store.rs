@@ -40,7 +40,7 @@ const VERSION: u32 = 1;
 const KEY_LABEL: &[u8] = b"integration-bridge credentials v1";
 
 /// Bytes of a key file, at least and at most.
-const KEY_BYTES: std::ops::RangeInclusive<usize> = 32..=4096;
+pub(crate) const KEY_BYTES: std::ops::RangeInclusive<usize> = 32..=4096;
 
 /// Why credentials cannot be read or written.
 #[derive(Debug, thiserror::Error)]
@@ -137,6 +137,14 @@ impl Store {
             dir: PrivateDir::open(data_dir)?,
             key_file: key_file.map(Path::to_owned),
         })
+    }
+
+    /// Returns the store of an open directory.
+    pub(crate) fn of(dir: PrivateDir, key_file: Option<&Path>) -> Self {
+        Self {
+            dir,
+            key_file: key_file.map(Path::to_owned),
+        }
     }
 
     /// Returns the file's path.

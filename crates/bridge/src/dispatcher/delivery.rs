@@ -15,6 +15,7 @@ use super::signed::NonceStore;
 use crate::credentials::Injection;
 use crate::deliveries::{Admission, Claim, Deliveries};
 use crate::journal::{JournalEntryState, Outcome};
+use crate::target_access::with_trust_keys;
 use bytes::{Bytes, BytesMut};
 use http::{HeaderMap, Request, Response};
 use http_body_util::BodyExt as _;
@@ -90,14 +91,15 @@ pub(super) async fn serve(
     let _permit = exchange.acquire_quota(&candidate)?;
     let injection = exchange.injection(&candidate)?;
     let client_cert = injection.as_ref().and_then(Injection::client_cert);
+    let active = exchange.active.clone();
+    let ca_file = active.ca_file(candidate.rule());
     let plan = RequestPlan {
         connect_timeout: exchange.connect_timeout(&candidate),
         ..RequestPlan::new(
             &candidate,
-            Client::pool_key(candidate.target(), None, client_cert),
+            Client::pool_key(candidate.target(), ca_file, client_cert),
         )
     };
-    let active = exchange.active.clone();
     // The journal makes an attempt once, so nothing but an unsent request is sent again.
     let attempts = Attempts::new(Replay::IfUnsent(Some(body.clone())), ATTEMPTS_MAX);
     let request = ExchangeRequest {
@@ -108,7 +110,8 @@ pub(super) async fn serve(
     let opened = active
         .client
         .open(&plan, &request, attempts.reuse())
-        .await?;
+        .await
+        .map_err(|failure| with_trust_keys(failure, candidate.rule()))?;
     // A request that is not valid HTTP is rejected here: after the intent it would count as executed.
     exchange.build_request_head(&opened.0, injection.as_ref())?;
     if exchange.must_be_signed() {

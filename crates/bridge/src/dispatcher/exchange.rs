@@ -21,7 +21,7 @@ use super::{Active, Records, delivery, raw, upgrade};
 use crate::credentials::Cleaner;
 use crate::deliveries::Deliveries;
 use crate::quota::{Quota, QuotaPermit};
-use crate::target_access::{RESOLVER, lookup_owner};
+use crate::target_access::{RESOLVER, lookup_owner, with_trust_keys};
 use bytes::Bytes;
 use http_body_util::{BodyExt as _, LengthLimitError, Limited};
 use http_client::{AddressRule, RequestBody, ResolveError};
@@ -104,6 +104,17 @@ impl Exchange {
         let candidate = self.decide()?;
         // Held until the response was forwarded: the quota counts whole exchanges.
         let _permit = self.acquire_quota(&candidate)?;
+        let served = self.serve_allowed(nonces, &candidate, recv).await;
+        served.map_err(|failure| with_trust_keys(failure, candidate.rule()))
+    }
+
+    /// Serves an exchange that the rules allow.
+    async fn serve_allowed(
+        &mut self,
+        nonces: &NonceStore,
+        candidate: &Candidate,
+        recv: RecvStream,
+    ) -> Result<(), Failure> {
         let is_connect = matches!(self.head.target, RequestTarget::Connect { .. });
         let protocols = wire_upgrade(&self.head.headers);
         let is_raw = is_connect || protocols.is_some();
@@ -114,17 +125,17 @@ impl Exchange {
                 return Err(Failure::not_dispatched(Code::RefusedByPolicy, detail));
             }
             // Boxed, as the two below: the future of a plain request stays small.
-            return Box::pin(self.serve_signed(nonces, &candidate, recv)).await;
+            return Box::pin(self.serve_signed(nonces, candidate, recv)).await;
         }
         if is_connect {
-            return Box::pin(raw::serve(self, &candidate, recv)).await;
+            return Box::pin(raw::serve(self, candidate, recv)).await;
         }
         if let Some(protocols) = protocols {
-            return Box::pin(upgrade::serve(self, &candidate, protocols, recv)).await;
+            return Box::pin(upgrade::serve(self, candidate, protocols, recv)).await;
         }
-        let bytes_max = self.request_max(&candidate);
+        let bytes_max = self.request_max(candidate);
         let body = RequestBody::new(recv, self.head.body, bytes_max)?;
-        self.dispatch(&candidate, body).await
+        self.dispatch(candidate, body).await
     }
 
     /// Returns how many bytes the body of the request may have.

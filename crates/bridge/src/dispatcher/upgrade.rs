@@ -15,7 +15,7 @@ use http_client::{
 };
 use hyper::body::Incoming;
 use policy::{Approved, Candidate};
-use protocol::frame::{BodyLength, RequestTarget, ResponseHead};
+use protocol::frame::{BodyLength, ResponseHead};
 use protocol::{Code, Execution, Failure};
 use transport::RecvStream;
 use transport::handle::INLINE_MAX_BYTES;
@@ -67,11 +67,7 @@ pub(super) async fn serve(
 ) -> Result<(), Failure> {
     let body = body(exchange, candidate, &mut recv).await?;
     let active = exchange.active.clone();
-    let settings = match &exchange.head.target {
-        RequestTarget::Endpoint { name, .. } => active.config.rules.settings(name),
-        RequestTarget::Url(_) | RequestTarget::Connect { .. } => None,
-    };
-    let ca_file = settings.and_then(|settings| settings.ca_file.as_deref());
+    let ca_file = active.ca_file(candidate.rule());
     let mut injection = exchange.injection(candidate)?;
     let client_cert = injection.as_ref().and_then(Injection::client_cert);
     let pool_key = Client::pool_key(candidate.target(), ca_file, client_cert);

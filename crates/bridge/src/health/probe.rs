@@ -4,7 +4,7 @@ use super::PROBE_TIMEOUT;
 use crate::credentials::Injection;
 use crate::credentials::alm::SessionEnd;
 use crate::dispatcher::Active;
-use crate::target_access::resolve;
+use crate::target_access::{resolve, with_trust_keys};
 use bytes::Bytes;
 use http::{Method, StatusCode};
 use http_client::{Attempts, Client, OwnRequest, Replay, RequestBody, RequestPlan, request_head};
@@ -67,7 +67,7 @@ async fn run(
         .approve_any(probe.addresses.clone())
         .map_err(|refusal| refused(&refusal))?;
     let mut injection = injection(active, name, candidate.target())?;
-    let ca_file = settings.and_then(|settings| settings.ca_file.as_deref());
+    let ca_file = active.ca_file(candidate.rule());
     let client_cert = injection.as_ref().and_then(Injection::client_cert);
     let pool_key = Client::pool_key(candidate.target(), ca_file, client_cert);
     let plan = RequestPlan::new(&candidate, pool_key);
@@ -78,7 +78,9 @@ async fn run(
     };
     // Always a new connection: an idle one would not show that the endpoint can be reached.
     let opening = active.client.open_new(&plan, &connecting, attempts.reuse());
-    let opened = opening.await?;
+    let opened = opening
+        .await
+        .map_err(|failure| with_trust_keys(failure, candidate.rule()))?;
     probe.connected = Some(opened.0.socket_addr());
     if !sends_request {
         return Ok(());

@@ -1,6 +1,8 @@
 //! Signatures that are accepted, and changes that a relay could make.
 
 use super::*;
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
 use protocol::frame::HeadersBuilder;
 use ring::rand::SystemRandom;
 use ring::signature::{Ed25519KeyPair, KeyPair as _};

@@ -104,7 +104,7 @@ async fn stop_signal() {
 
 /// Returns a summary of a config, for people.
 pub(super) fn explain(config: &Config, path: &Path) -> Vec<String> {
-    let mut lines = vec![format!("{} is valid.", path.display())];
+    let mut lines = vec![format!("{} has no mistake in itself.", path.display())];
     let listen = &config.listen;
     if let Some(address) = listen.public {
         let how = match &config.tls {

@@ -14,7 +14,7 @@ pub struct Direct {
     pub concurrent_per_tenant: u32,
     /// Concurrent name lookups of all tenants. Defaults to 128.
     pub lookups_max: u32,
-    /// PEM certificates that are trusted for HTTPS targets, in addition to the system's. Defaults to none.
+    /// Certificates that are trusted for HTTPS targets, in addition to the system's. Defaults to none.
     #[serde(with = "optional_path")]
     pub ca_file: Option<PathBuf>,
 }

@@ -14,7 +14,7 @@ pub struct Telemetry {
     /// Which part of the requests without a `traceparent` is traced, 0.0 to 1.0. A request with one is traced
     /// if its sampled flag is set. Defaults to 1.0.
     pub ratio: f64,
-    /// PEM certificates that are trusted for the collector, in addition to the system's. Defaults to none.
+    /// Certificates that are trusted for the collector, in addition to the system's. Defaults to none.
     #[serde(with = "optional_path")]
     pub ca_file: Option<PathBuf>,
 }

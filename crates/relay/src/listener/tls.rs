@@ -42,11 +42,10 @@ pub(crate) struct Ready {
     pub expires: Option<i64>,
 }
 
-/// Returns when the first certificate of a PEM file expires, in seconds since 1970. `None` if it cannot be
-/// read.
+/// Returns when the first certificate of a file expires, in seconds since 1970. `None` if it cannot be read.
 pub(crate) fn expires(cert_file: &Path) -> Option<i64> {
-    let certificates = transport::tls::certificates(cert_file).ok()?;
-    not_after(certificates.first()?)
+    let certificates = runtime::pem::certificates(cert_file).ok()?;
+    not_after(&certificates.all.first()?.der)
 }
 
 /// Returns `notAfter` of a certificate (RFC 5280, 4.1).
@@ -128,8 +127,8 @@ mod tests {
         let end = expires(&files.cert_file).unwrap();
         assert!(end > crate::storage::now(), "{end}");
         for cut in 0..40 {
-            let certificate = transport::tls::certificates(&files.cert_file).unwrap();
-            assert_eq!(not_after(&certificate[0][..cut]), None);
+            let certificates = runtime::pem::certificates(&files.cert_file).unwrap();
+            assert_eq!(not_after(&certificates.all[0].der[..cut]), None);
         }
     }
 }

@@ -4,6 +4,8 @@ use crate::storage::{NoRandom, StorageError, random};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use runtime::files::{Dir, Owner};
+#[cfg(unix)]
+use runtime::files::{Kind, make_private};
 use runtime::sealed::{KEY_BYTES, SealingKey};
 use std::fs::File;
 use std::io::{self, Read as _, Write as _};
@@ -28,8 +30,10 @@ pub enum KeyFileError {
          that has stored calls (`integration-relay tenant delete NAME`), and the next start creates a new key file"
     )]
     Lost(PathBuf, i64),
-    /// All users may read it.
-    #[error("all users can read the key file {0}: run chmod 600 {0}")]
+    /// All users may read it, and its mode cannot be changed.
+    #[error(
+        "all users can read the key file {0}, and this user may not change that: run chmod 600 {0} as its owner"
+    )]
     Open(PathBuf),
     /// The system returned no random bytes.
     #[error(transparent)]
@@ -64,10 +68,23 @@ impl MasterKey {
         };
         // By the open file: the path could name another one by now.
         check_mode(&file, path)?;
+        Self::read(file, path)
+    }
+
+    /// Reads an existing file for a check, which changes nothing.
+    ///
+    /// # Errors
+    /// [`KeyFileError`].
+    pub(crate) fn check(path: &Path) -> Result<(), KeyFileError> {
+        let failed = |error| KeyFileError::Io(path.to_owned(), error);
+        Self::read(File::open(path).map_err(failed)?, path).map(drop)
+    }
+
+    fn read(file: File, path: &Path) -> Result<Self, KeyFileError> {
         let mut text = String::new();
         file.take(FILE_MAX_BYTES)
             .read_to_string(&mut text)
-            .map_err(failed)?;
+            .map_err(|error| KeyFileError::Io(path.to_owned(), error))?;
         let bytes = STANDARD.decode(text.trim()).ok();
         let bytes: Option<[u8; KEY_BYTES]> = bytes.and_then(|bytes| bytes.try_into().ok());
         let bytes = bytes.ok_or_else(|| KeyFileError::Malformed(path.to_owned()))?;
@@ -121,12 +138,16 @@ fn create(path: &Path) -> Result<Option<MasterKey>, KeyFileError> {
 #[cfg(unix)]
 fn check_mode(file: &File, path: &Path) -> Result<(), KeyFileError> {
     use std::os::unix::fs::PermissionsExt as _;
-    let meta = file.metadata();
-    let meta = meta.map_err(|error| KeyFileError::Io(path.to_owned(), error))?;
+    let failed = |error| KeyFileError::Io(path.to_owned(), error);
+    let meta = file.metadata().map_err(failed)?;
     // A service manager may pass it by a group; no setup needs it readable by all.
-    match meta.permissions().mode() & 0o007 {
-        0 => Ok(()),
-        _ => Err(KeyFileError::Open(path.to_owned())),
+    if meta.permissions().mode() & 0o007 == 0 {
+        return Ok(());
+    }
+    let made = make_private(file, path, Kind::Given).map_err(failed)?;
+    match made.is_acceptable() {
+        true => Ok(()),
+        false => Err(KeyFileError::Open(path.to_owned())),
     }
 }
 
@@ -156,9 +177,9 @@ mod tests {
             let made = std::fs::metadata(&path).unwrap().permissions().mode();
             assert_eq!(made & 0o777, 0o600);
             mode(0o604);
-            let open = MasterKey::load_or_create(&path).unwrap_err();
-            assert!(matches!(open, KeyFileError::Open(_)), "{open}");
-            mode(0o600);
+            MasterKey::load_or_create(&path).unwrap();
+            let made = std::fs::metadata(&path).unwrap().permissions().mode();
+            assert_eq!(made & 0o777, 0o600);
         }
         std::fs::write(&path, "c2hvcnQ=").unwrap();
         let short = MasterKey::load_or_create(&path).unwrap_err();

@@ -1,6 +1,6 @@
 //! By path, on systems where making a link takes a privilege.
 
-use super::{Dir, Owner, refused};
+use super::{Dir, Owner, Privacy, refused};
 use std::fs::File;
 use std::io;
 use std::path::Path;
@@ -17,10 +17,6 @@ pub fn open_append(path: &Path, _: u32) -> io::Result<File> {
         .open(path)
 }
 
-pub(super) fn mode_of(_: &File) -> io::Result<u32> {
-    Ok(0o600)
-}
-
 impl Dir {
     /// Opens a directory.
     ///
@@ -35,12 +31,20 @@ impl Dir {
         })
     }
 
-    /// Returns a mode.
+    /// Returns that it is private: rights are those of the directory above.
     ///
     /// # Errors
     /// None.
-    pub fn mode(&self) -> io::Result<u32> {
-        Ok(0o700)
+    pub fn make_private(&self) -> io::Result<Privacy> {
+        Ok(Privacy::Private)
+    }
+
+    /// As [`Self::make_private`].
+    ///
+    /// # Errors
+    /// None.
+    pub fn privacy(&self) -> io::Result<Privacy> {
+        Ok(Privacy::Private)
     }
 
     fn options(&self, name: &str, options: &std::fs::OpenOptions) -> io::Result<File> {

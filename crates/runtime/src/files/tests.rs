@@ -63,7 +63,7 @@ fn leftover_of_any_kind_does_not_redirect_a_write() {
         let dir = Dir::open(&own).unwrap();
         dir.replace("file", b"new", 0o600, Owner::Directory)
             .unwrap();
-        assert_eq!(dir.read("file", 10).unwrap().unwrap().bytes, b"new");
+        assert_eq!(dir.read("file", 10).unwrap().unwrap(), b"new");
         assert_eq!(
             std::fs::read_to_string(&theirs).unwrap(),
             "secret",

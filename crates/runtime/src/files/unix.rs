@@ -1,6 +1,6 @@
 //! By descriptor, with the calls that end in `at`: no path is resolved a second time.
 
-use super::{Dir, Owner, refused};
+use super::{Dir, Kind, Owner, Privacy, refused};
 use rustix::fd::OwnedFd;
 use rustix::fs::{self, AtFlags, FileType, Gid, Mode, OFlags, Stat, Uid};
 use rustix::io::Errno;
@@ -29,12 +29,20 @@ impl Dir {
         })
     }
 
-    /// Returns its mode, the lowest twelve bits.
+    /// Removes the rights of others where this process may, see [`super::make_private`].
     ///
     /// # Errors
     /// The system's error.
-    pub fn mode(&self) -> io::Result<u32> {
-        mode_of(&self.fd)
+    pub fn make_private(&self) -> io::Result<Privacy> {
+        super::make_private(&self.fd, &self.path, Kind::Own)
+    }
+
+    /// Returns what [`Self::make_private`] would, and changes nothing.
+    ///
+    /// # Errors
+    /// The system's error.
+    pub fn privacy(&self) -> io::Result<Privacy> {
+        super::privacy(&self.fd, Kind::Own)
     }
 
     fn open_at(&self, name: &str, flags: OFlags, mode: u32) -> io::Result<File> {
@@ -216,10 +224,6 @@ pub(super) fn open_trusted(path: &Path, flags: OFlags, mode: Mode) -> io::Result
         };
     }
     Err(refused("it is a symbolic link to too many others"))
-}
-
-pub(super) fn mode_of(file: &File) -> io::Result<u32> {
-    Ok(file.metadata()?.mode() & 0o7777)
 }
 
 /// Opens a file at a path for reading and appending, or makes it with this mode. A symbolic link in its

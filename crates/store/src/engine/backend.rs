@@ -7,11 +7,11 @@ use super::StoreError;
 use super::pool::{BreakageClock, Pool};
 use super::postgres;
 use super::sqlite;
-use crate::database::Database;
+use crate::database::{Database, PostgresUrl};
 use sqlx::any::{AnyConnectOptions, AnyPoolOptions};
 use sqlx::migrate::{MigrateError, Migrator};
 use sqlx::postgres::PgDatabaseError;
-use sqlx::{AnyConnection, AnyPool, ConnectOptions as _, Connection as _};
+use sqlx::{AnyConnection, AnyPool, ConnectOptions as _, Connection as _, Row as _};
 use std::time::Duration;
 
 /// Attempts to migrate: another process may be migrating the same new database.
@@ -105,6 +105,20 @@ impl Connector {
         sqlx::raw_sql(self.setup).execute(&mut connection).await?;
         Ok(connection)
     }
+}
+
+/// Returns whether a PostgreSQL database has tables of this program. Changes nothing.
+pub(crate) async fn has_tables(url: &PostgresUrl) -> Result<bool, sqlx::Error> {
+    sqlx::any::install_default_drivers();
+    let options: AnyConnectOptions = url.reveal().parse()?;
+    let mut connection = options.disable_statement_logging().connect().await?;
+    let query = "SELECT count(*) AS tables FROM information_schema.tables WHERE table_name = 'meta' \
+                 AND table_schema = current_schema()";
+    let row = sqlx::query(query).fetch_one(&mut connection).await?;
+    let tables: i64 = row.try_get("tables")?;
+    // The result is known; a failed farewell changes nothing.
+    let _ = connection.close().await;
+    Ok(tables > 0)
 }
 
 /// Opens the database, and creates or migrates its tables.

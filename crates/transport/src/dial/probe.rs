@@ -4,9 +4,8 @@ use super::connect::connect_tcp;
 use super::error::upgrade_error;
 use super::{DIAL_TIMEOUT, DialError, Dialer, Proxy, RelayUrl, USER_AGENT, explain_tls};
 use crate::socket::Metered;
-use crate::tls::{Oldest, TlsSetupError, provider, roots};
+use crate::tls::{Oldest, TlsSetupError, Trust, TrustVerifier, provider};
 use crate::{tcp, websocket};
-use rustls::client::WebPkiServerVerifier;
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
 use rustls::{ClientConfig, DigitallySignedStruct, SignatureScheme};
@@ -53,10 +52,10 @@ pub struct PathReport {
     pub failure: Option<DialError>,
 }
 
-/// Records the presented certificates, and leaves the decision to the standard verifier.
+/// Records the presented certificates, and leaves the decision to the verifier of real connections.
 #[derive(Debug)]
 struct RecordingVerifier {
-    inner: Arc<WebPkiServerVerifier>,
+    inner: TrustVerifier,
     seen: Mutex<Vec<CertificateDer<'static>>>,
 }
 
@@ -110,9 +109,7 @@ pub async fn probe_path(
     oldest: Oldest,
     proxy: &Proxy,
 ) -> Result<PathReport, TlsSetupError> {
-    let inner = WebPkiServerVerifier::builder_with_provider(Arc::new(roots(ca_files)?), provider())
-        .build()
-        .map_err(|error| TlsSetupError::from(rustls::Error::General(error.to_string())))?;
+    let inner = Trust::read(ca_files)?.verifier();
     let verifier = Arc::new(RecordingVerifier {
         inner,
         seen: Mutex::default(),

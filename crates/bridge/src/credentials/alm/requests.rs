@@ -244,8 +244,7 @@ async fn send(
     let decided = active.policy.decide_own(endpoint, method, own.path);
     let candidate = decided.map_err(refused)?;
     let addresses = resolve(candidate.target().host()).await?;
-    let settings = active.config.rules.settings(endpoint);
-    let ca_file = settings.and_then(|settings| settings.ca_file.as_deref());
+    let ca_file = active.ca_file(candidate.rule());
     let pool_key = Client::pool_key(candidate.target(), ca_file, None);
     let request = OwnRequest {
         approved: candidate.approve_any(addresses).map_err(refused)?,

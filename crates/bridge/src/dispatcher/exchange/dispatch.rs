@@ -86,11 +86,7 @@ impl Exchange {
         body: RequestBody,
     ) -> Result<(), Failure> {
         let active = self.active.clone();
-        let ca_file = match &self.head.target {
-            RequestTarget::Endpoint { name, .. } => active.config.rules.settings(name),
-            RequestTarget::Url(_) | RequestTarget::Connect { .. } => None,
-        }
-        .and_then(|settings| settings.ca_file.as_deref());
+        let ca_file = active.ca_file(candidate.rule());
         let mut injection = self.injection(candidate)?;
         let client_cert = injection.as_ref().and_then(Injection::client_cert);
         // With the certificates: a connection that was made with one must not serve a request with another.

@@ -1,0 +1,160 @@
+//! `config check`: the meaning of a config, and what is wrong with the files and the database that it names. They
+//! are read as at a start, and nothing is created or changed.
+
+use super::{CliError, output, serve};
+use crate::config::{Config, Database, Tls};
+use crate::vault::MasterKey;
+use runtime::files::Kind;
+use runtime::findings::Findings;
+use std::path::Path;
+use std::time::Duration;
+use store::Probe;
+use transport::tls::{inspect_ca_file, inspect_chain, inspect_pair};
+
+/// How long the database may take to respond.
+const DATABASE_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// Prints the meaning of a config and what was found.
+pub(super) fn run(config: &Config, path: &Path) -> Result<(), CliError> {
+    let mut found = Findings::default();
+    certificates(config, &mut found);
+    key_file(&config.key_file, &mut found);
+    database_files(config, &mut found);
+    database(config, &mut found)?;
+    if let Some(file) = &config.log.file {
+        found.written("log.file", file.get(), true);
+    }
+    combinations(config, &mut found);
+    let mut lines = serve::explain(config, path);
+    if found.errors() == 0 {
+        lines[0] = format!("{} is valid.", path.display());
+    }
+    lines.extend(found.lines().iter().cloned());
+    output::lines(&lines)?;
+    match found.errors() {
+        0 => Ok(()),
+        count => Err(CliError::Check {
+            path: path.to_owned(),
+            count,
+        }),
+    }
+}
+
+fn certificates(config: &Config, found: &mut Findings) {
+    match &config.tls {
+        Some(Tls::Files {
+            cert_file,
+            key_file,
+        }) => {
+            found.read("tls.cert_file", inspect_pair(cert_file, key_file));
+            found.private("tls.key_file", key_file, Kind::Given);
+        }
+        Some(Tls::SelfSigned { dir, .. }) => found.directory("tls.self_signed", dir),
+        None => {}
+    }
+    let files = [
+        ("direct.ca_file", &config.direct.ca_file),
+        ("telemetry.ca_file", &config.telemetry.ca_file),
+    ];
+    for (key, file) in files {
+        if let Some(file) = file {
+            found.read(key, inspect_ca_file(file));
+        }
+    }
+}
+
+fn key_file(path: &Path, found: &mut Findings) {
+    let key = "storage.key_file";
+    if !path.exists() {
+        found.written(key, path, true);
+        found.note(format!("{key}: {} will be created", path.display()));
+        return;
+    }
+    found.private(key, path, Kind::Given);
+    if let Err(error) = MasterKey::check(path) {
+        found.error(key, error.to_string());
+    }
+}
+
+fn database(config: &Config, found: &mut Findings) -> Result<(), CliError> {
+    let key = "storage.url";
+    if let Database::Sqlite(path) = &config.database {
+        found.written(key, path, true);
+    }
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .map_err(CliError::Runtime)?;
+    let probing = async {
+        let probing = store::probe(&config.database);
+        tokio::time::timeout(DATABASE_TIMEOUT, probing).await
+    };
+    match runtime.block_on(probing) {
+        Ok(Ok(Probe::Absent)) => found.note(format!("{key}: the database will be created")),
+        Ok(Ok(Probe::Empty)) => found.note(format!("{key}: the tables will be created")),
+        Ok(Ok(Probe::Ready)) => {}
+        Ok(Err(error)) => found.error(key, error.to_string()),
+        Err(_) => found.error(
+            key,
+            format!(
+                "{} did not respond within {DATABASE_TIMEOUT:?}: check host, port and firewall",
+                config.database
+            ),
+        ),
+    }
+    Ok(())
+}
+
+/// The files that the parameters of a PostgreSQL URL name. The database's library reads them itself, and its error
+/// names no cause.
+fn database_files(config: &Config, found: &mut Findings) {
+    let Database::Postgres(url) = &config.database else {
+        return;
+    };
+    let query = url.reveal().split_once('?').map_or("", |(_, query)| query);
+    for (name, value) in form_urlencoded::parse(query.as_bytes()) {
+        let key = format!("storage.url: {name}");
+        match &*name {
+            "sslrootcert" | "ssl-root-cert" => {
+                found.read(&key, inspect_ca_file(Path::new(&*value)))
+            }
+            "sslcert" | "ssl-cert" => {
+                let read = runtime::pem::certificates(Path::new(&*value));
+                found.read(&key, read.map(|chain| inspect_chain(&chain.all)));
+            }
+            "sslkey" | "ssl-key" => {
+                let read = runtime::pem::private_key(Path::new(&*value));
+                found.read(&key, read.map(|_| Vec::new()));
+            }
+            _ => {}
+        }
+    }
+}
+
+/// Keys that are right alone and may not be meant together.
+fn combinations(config: &Config, found: &mut Findings) {
+    let listen = &config.listen;
+    let all = [
+        ("listen.public", listen.public),
+        ("listen.internal", listen.internal),
+        ("listen.proxy", listen.proxy),
+        ("listen.admin", listen.admin),
+    ];
+    for (index, (key, address)) in all.iter().enumerate() {
+        let same = all[..index].iter().find(|(_, other)| {
+            // Port 0 lets the system choose, a different one each time.
+            address.is_some_and(|address| address.port() != 0) && other == address
+        });
+        if let (Some((other, _)), Some(address)) = (same, address) {
+            found.error(
+                key,
+                format!("{address} is also {other}: each listener needs a port of its own"),
+            );
+        }
+    }
+    if config.deliveries.schedule.is_empty() {
+        found.warning(
+            "deliveries.schedule is empty: a stored call is attempted once and never again",
+        );
+    }
+}

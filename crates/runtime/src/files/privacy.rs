@@ -1,0 +1,195 @@
+//! Who may read a private file, and what follows if too many may.
+//!
+//! ```text
+//! no rights of others                                -> private
+//! a program's own file, of this user or read by root  -> tightened, with a warning in the log
+//! root's, and the only others are one of our groups   -> accepted: root gave it to that group for us
+//! anything else                                       -> open: the caller rejects it
+//! ```
+//!
+//! A file that an administrator supplies is treated with more care: its group may be how it reaches a service.
+//!
+//! Kubernetes makes everything in a volume with `fsGroup` readable and writable by that group, at each start of
+//! a pod. Volumes of other systems show wide modes as well. A program that only complained could never start
+//! again: no administrator can run `chmod` in its container.
+
+use std::fs::File;
+use std::io;
+use std::path::Path;
+
+/// The rights of the group and of all others.
+const OTHERS: u32 = 0o077;
+
+/// Whose a file is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Kind {
+    /// The program made it, for itself alone.
+    Own,
+    /// An administrator or a service manager supplies it.
+    Given,
+}
+
+/// How private a file or directory is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Privacy {
+    /// Only its owner has rights.
+    Private,
+    /// It had this mode, and only its owner has rights now.
+    Tightened {
+        /// The mode before.
+        was: u32,
+    },
+    /// Root owns it, and beside root only a group has rights.
+    Group,
+    /// Others have rights.
+    Open {
+        /// Its mode.
+        mode: u32,
+    },
+}
+
+impl Privacy {
+    /// Returns whether it may hold a secret.
+    pub fn is_acceptable(self) -> bool {
+        match self {
+            Self::Private | Self::Tightened { .. } | Self::Group => true,
+            Self::Open { .. } => false,
+        }
+    }
+}
+
+/// Removes the rights of others from an open file or directory, where this process may.
+///
+/// # Errors
+/// The system's error when its mode cannot be read.
+pub fn make_private(file: &File, path: &Path, kind: Kind) -> io::Result<Privacy> {
+    let found = imp::privacy(file, kind, true)?;
+    if let Privacy::Tightened { was } = found {
+        tracing::warn!(
+            path = %path.display(),
+            was = format!("{was:04o}"),
+            "other users had access to a private file; it is now accessible to its owner alone"
+        );
+    }
+    Ok(found)
+}
+
+/// Returns what [`make_private`] would, and changes nothing.
+///
+/// # Errors
+/// As [`make_private`].
+pub fn privacy(file: &File, kind: Kind) -> io::Result<Privacy> {
+    imp::privacy(file, kind, false)
+}
+
+#[cfg(unix)]
+mod imp {
+    use super::{Kind, OTHERS, Privacy};
+    use rustix::fs::Mode;
+    use std::fs::{File, Metadata};
+    use std::io;
+    use std::os::unix::fs::MetadataExt as _;
+
+    pub(super) fn privacy(file: &File, kind: Kind, changes: bool) -> io::Result<Privacy> {
+        let found = file.metadata()?;
+        let mode = found.mode() & 0o7777;
+        if mode & OTHERS == 0 {
+            return Ok(Privacy::Private);
+        }
+        let own = rustix::process::geteuid();
+        // Readable by a group at most: service managers provide files of root that way (systemd's
+        // `LoadCredential=`, Kubernetes' `fsGroup`), and root itself must not take them away from that group.
+        let is_provided =
+            found.uid() == 0 && (mode & 0o037 == 0 || own.is_root() && mode & 0o007 == 0);
+        if kind == Kind::Given && is_provided {
+            return Ok(Privacy::Group);
+        }
+        // A command of root works in the directory of the service's user, whose files are the program's own.
+        let may_tighten = found.uid() == own.as_raw() || own.is_root() && kind == Kind::Own;
+        if may_tighten {
+            if !changes {
+                return Ok(Privacy::Tightened { was: mode });
+            }
+            // By descriptor. Some file systems ignore the change, so the mode is read again.
+            let closed = Mode::from_raw_mode((mode & !OTHERS) as _);
+            let changed = rustix::fs::fchmod(file, closed);
+            if changed.is_ok() && file.metadata()?.mode() & OTHERS == 0 {
+                return Ok(Privacy::Tightened { was: mode });
+            }
+        }
+        match is_of_own_group(&found, mode) {
+            true => Ok(Privacy::Group),
+            false => Ok(Privacy::Open { mode }),
+        }
+    }
+
+    fn is_of_own_group(found: &Metadata, mode: u32) -> bool {
+        if found.uid() != 0 || mode & 0o007 != 0 {
+            return false;
+        }
+        let own = rustix::process::getegid();
+        let more = rustix::process::getgroups().unwrap_or_default();
+        own.as_raw() == found.gid() || more.iter().any(|group| group.as_raw() == found.gid())
+    }
+}
+
+#[cfg(not(unix))]
+mod imp {
+    use super::{Kind, Privacy};
+    use std::fs::File;
+    use std::io;
+
+    pub(super) fn privacy(_: &File, _: Kind, _: bool) -> io::Result<Privacy> {
+        Ok(Privacy::Private)
+    }
+}
+
+#[cfg(all(test, unix))]
+mod tests {
+    use super::*;
+    use crate::testing::TempDir;
+    use std::fs::{self, Permissions};
+    use std::os::unix::fs::PermissionsExt as _;
+
+    #[test]
+    fn own_file_is_tightened_and_checked_unchanged() {
+        let dir = TempDir::new("privacy");
+        let path = dir.path().join("key");
+        fs::write(&path, "x").unwrap();
+        let file = File::open(&path).unwrap();
+        let mode = || fs::metadata(&path).unwrap().permissions().mode() & 0o7777;
+        for was in [0o640, 0o660, 0o604, 0o777] {
+            fs::set_permissions(&path, Permissions::from_mode(was)).unwrap();
+            assert_eq!(
+                privacy(&file, Kind::Own).unwrap(),
+                Privacy::Tightened { was }
+            );
+            assert_eq!(mode(), was, "a check changes nothing");
+            let made = make_private(&file, &path, Kind::Own).unwrap();
+            assert_eq!(made, Privacy::Tightened { was });
+            assert_eq!(mode(), was & 0o700);
+            assert_eq!(
+                make_private(&file, &path, Kind::Own).unwrap(),
+                Privacy::Private
+            );
+        }
+        let own = File::open(dir.path()).unwrap();
+        fs::set_permissions(dir.path(), Permissions::from_mode(0o2770)).unwrap();
+        assert!(
+            make_private(&own, dir.path(), Kind::Own)
+                .unwrap()
+                .is_acceptable()
+        );
+    }
+
+    #[test]
+    fn file_of_another_user_is_open() {
+        // Root's, and readable by all; to root itself it is its own.
+        if rustix::process::geteuid().is_root() {
+            return;
+        }
+        let file = File::open("/etc/passwd").unwrap();
+        let found = privacy(&file, Kind::Given).unwrap();
+        assert!(!found.is_acceptable(), "{found:?}");
+    }
+}

@@ -1,0 +1,83 @@
+//! Looks at a database without creating or changing anything, for `config check`.
+
+use crate::database::{Database, PostgresUrl};
+use crate::{StoreError, engine};
+use std::fs::File;
+use std::io::{ErrorKind, Read as _};
+use std::path::Path;
+
+/// The first bytes of every SQLite file.
+const SQLITE_HEADER: &[u8; 16] = b"SQLite format 3\0";
+
+/// The state of a database that can be used.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Probe {
+    /// It does not exist. A start creates it.
+    Absent,
+    /// It exists and has no tables. A start creates them.
+    Empty,
+    /// It has tables.
+    Ready,
+}
+
+/// Looks at a database.
+///
+/// # Errors
+/// [`StoreError::Unusable`] when it cannot be reached or is something else.
+pub async fn probe(database: &Database) -> Result<Probe, StoreError> {
+    match database {
+        Database::Sqlite(path) => sqlite(path)
+            .map_err(|detail| StoreError::Unusable(format!("{}: {detail}", path.display()))),
+        Database::Postgres(url) => postgres(url).await,
+    }
+}
+
+/// By its first bytes: the library would create the index of the write-ahead log.
+fn sqlite(path: &Path) -> Result<Probe, String> {
+    let mut file = match File::open(path) {
+        Ok(file) => file,
+        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(Probe::Absent),
+        Err(error) => return Err(format!("cannot be read: {error}")),
+    };
+    let mut header = Vec::new();
+    let mut start = file.by_ref().take(SQLITE_HEADER.len() as u64);
+    start
+        .read_to_end(&mut header)
+        .map_err(|error| format!("cannot be read: {error}"))?;
+    match header.as_slice() {
+        [] => Ok(Probe::Empty),
+        header if header == SQLITE_HEADER => Ok(Probe::Ready),
+        _ => Err("is not a SQLite database: name another file in storage.url".to_owned()),
+    }
+}
+
+async fn postgres(url: &PostgresUrl) -> Result<Probe, StoreError> {
+    let unusable = |error: sqlx::Error| StoreError::Unusable(format!("{url}: {error}"));
+    let has_tables = engine::backend::has_tables(url).await.map_err(unusable)?;
+    Ok(match has_tables {
+        true => Probe::Ready,
+        false => Probe::Empty,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use support::TempDir;
+
+    #[tokio::test]
+    async fn probe_of_sqlite_makes_nothing() {
+        let dir = TempDir::new("probe");
+        let path = dir.join("relay.db");
+        let probe = async || probe(&Database::Sqlite(path.clone())).await;
+        assert_eq!(probe().await.unwrap(), Probe::Absent);
+        assert!(!path.exists());
+        std::fs::write(&path, "").unwrap();
+        assert_eq!(probe().await.unwrap(), Probe::Empty);
+        std::fs::write(&path, "SQLite format 3\0 and more").unwrap();
+        assert_eq!(probe().await.unwrap(), Probe::Ready);
+        std::fs::write(&path, "a letter").unwrap();
+        let error = probe().await.unwrap_err().to_string();
+        assert!(error.contains("not a SQLite database"), "{error}");
+    }
+}

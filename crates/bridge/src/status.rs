@@ -1,6 +1,7 @@
 //! The document that `status` shows. The running bridge creates it; the command prints it.
 
 use crate::stats::{LastCall, SlotState};
+use runtime::output::count;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::fmt;
@@ -152,8 +153,9 @@ impl fmt::Display for Status {
             let draining = if session.open { "" } else { ", draining" };
             writeln!(
                 f,
-                "  session {id}: round trip {:.1} ms, {} exchanges{draining}",
-                session.rtt_ms, session.exchanges
+                "  session {id}: round trip {:.1} ms, {}{draining}",
+                session.rtt_ms,
+                count(session.exchanges, "exchange")
             )?;
         }
         self.targets(f)?;
@@ -167,7 +169,7 @@ impl fmt::Display for Status {
             writeln!(f, "  {code}: {count}")?;
         }
         if let Some(lines) = self.audit_lines {
-            writeln!(f, "audit file: {lines} lines")?;
+            writeln!(f, "audit file: {}", count(lines, "line"))?;
         }
         if !self.last_calls.is_empty() {
             writeln!(f, "last calls")?;

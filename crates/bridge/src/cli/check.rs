@@ -1,11 +1,12 @@
 //! `config check` and `policy test`: what the config allows.
 
-use super::common::{ConfigArg, DONE, Outcome, REFUSED, print, short_runtime};
+use super::common::{ConfigArg, DONE, FAILED, Outcome, REFUSED, complain, print, short_runtime};
 use crate::config::Config;
 use crate::dispatcher::own_addresses;
 use crate::target_access::resolve;
 use clap::Args;
 use policy::{Candidate, Policy, PolicyError};
+use runtime::output::count;
 use std::net::IpAddr;
 
 /// `policy test`.
@@ -22,20 +23,40 @@ pub(super) struct TestArgs {
 
 pub(super) fn check(arg: &ConfigArg) -> Outcome {
     let config = arg.load()?;
+    crate::logging::check()?;
+    // With "env" the proxy is in variables, whose mistakes would otherwise appear at the first connection.
+    config.relay.proxy.resolve()?;
+    config.targets.proxy.resolve()?;
     for line in explain(&config)? {
         print(&line);
     }
-    Ok(DONE)
+    let unknown = Config::unknown_variables();
+    if let Some(note) = unknown.note {
+        print(&note);
+    }
+    // At the start it is a warning in the log; a check is asked for mistakes.
+    unknown
+        .mistakes
+        .iter()
+        .for_each(|mistake| complain(mistake));
+    Ok(if unknown.mistakes.is_empty() {
+        DONE
+    } else {
+        FAILED
+    })
 }
 
 /// Returns the meaning of a config, in lines for people.
 pub(super) fn explain(config: &Config) -> Result<Vec<String>, PolicyError> {
     let mut lines = vec![
-        format!("{}: valid", config.path.display()),
+        match &config.source {
+            source if source.file.is_some() => format!("{source}: valid"),
+            source => format!("{source} at {}: valid", config.path.display()),
+        },
         format!(
-            "relay: {}, at most {} connections",
+            "relay: {}, at most {}",
             config.relay.url,
-            config.relay.connections.get()
+            count(config.relay.connections.get(), "connection")
         ),
         format!(
             "bridge: {}, data in {}",

@@ -1,13 +1,14 @@
 //! `credential`: named secrets for targets, stored on this machine.
 
 use super::common::{ConfigArg, DONE, Outcome, REFUSED, print, short_runtime};
-use super::secret_input::secret;
+use super::secret_input::{Wanted, secret};
 use crate::config::{Config, FilePath};
 use crate::credentials::store::{checked, make_kind};
 use crate::credentials::{Origin, Store, alm};
 use crate::dispatcher::{Active, own_addresses};
 use crate::health::probe;
 use clap::{Args, Subcommand, ValueEnum};
+use runtime::value::Form;
 use serde_json::json;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -147,7 +148,8 @@ fn set(args: SetArgs) -> Outcome {
         .iter()
         .map(|text| {
             text.parse()
-                .map_err(|error| format!("--origin {text}: {error}"))
+                // Without the value: it may have a password.
+                .map_err(|error| format!("--origin: {error}"))
         })
         .collect();
     // A credential without origins could be sent nowhere; `checked` rejects that.
@@ -160,15 +162,21 @@ fn set(args: SetArgs) -> Outcome {
         std::fs::read_to_string(path)
             .map_err(|error| format!("--certificate-file {}: {error}", path.display()))
     });
-    let what = match args.kind {
-        KindArg::Alm if args.client_id.is_some() => "client secret",
-        KindArg::Basic | KindArg::Alm => "password",
-        KindArg::Bearer => "token",
-        KindArg::Header => "value",
-        KindArg::Certificate => "key",
+    let (what, form) = match args.kind {
+        KindArg::Alm if args.client_id.is_some() => ("client secret", Form::Key),
+        KindArg::Basic | KindArg::Alm => ("password", Form::Password),
+        KindArg::Bearer => ("token", Form::Key),
+        KindArg::Header => ("value", Form::Password),
+        KindArg::Certificate => ("key", Form::Lines),
     };
     // After the checks that need no secret: a mistake must not cost the administrator a second prompt.
-    let secret = secret(what, "--secret-file", args.secret_file.as_deref(), None)?;
+    let wanted = Wanted {
+        what,
+        form,
+        option: "--secret-file",
+        variable: None,
+    };
+    let secret = secret(wanted, args.secret_file.as_deref())?;
     let certificate = certificate.transpose()?;
     let header = args.header.as_deref();
     let kind = args.kind.name();

@@ -12,7 +12,7 @@ const PRINT_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// Serves until SIGTERM or Ctrl-C, then drains.
 pub(super) async fn run(config: Config, path: &Path) -> Result<(), CliError> {
-    log::start(&config.log);
+    log::start(&config).map_err(CliError::Environment)?;
     let running = Relay::start(config).await?;
     if let Some(ca) = running.ca_path() {
         tracing::info!(ca = %ca.display(), "self-signed certificate in use; bridges and callers must trust its CA");
@@ -111,7 +111,10 @@ async fn stop_signal() {
 
 /// Returns a summary of a config, for people.
 pub(super) fn explain(config: &Config, path: &Path) -> Vec<String> {
-    let mut lines = vec![format!("{} is valid.", path.display())];
+    let mut lines = vec![match &config.source {
+        source if source.variables == 0 => format!("{} is valid.", path.display()),
+        source => format!("The config is valid: {source}."),
+    }];
     let listen = &config.listen;
     if let Some(address) = listen.public {
         let how = match &config.tls {

@@ -196,7 +196,19 @@ fn open_audit(config: &Config, identity: &Identity) -> Result<Option<Arc<Audit>>
     if !section.enabled {
         return Ok(None);
     }
-    let path = section.path(config.bridge.data_dir.get());
+    let data_dir = config.bridge.data_dir.get();
+    let path = section.path(data_dir);
+    let left = section
+        .file
+        .as_ref()
+        .and_then(|file| file.left_behind(data_dir));
+    if let Some(left) = left {
+        tracing::warn!(
+            former = %left.display(), now = %path.display(),
+            "audit.file is a relative path, which is resolved against the data directory; a former version wrote next to \
+             the config file: stop the bridge and move the files, or the record begins again"
+        );
+    }
     let opened = Audit::open(&path, section.keep(), identity.key.clone());
     opened.map(Some).map_err(|source| StartError::Audit {
         path: path.display().to_string(),

@@ -16,14 +16,14 @@ use common::{ConfigArg, DONE, FAILED, complain};
 use std::process::ExitCode;
 
 const AFTER_HELP: &str = "\
-Every command reads the config file (--config FILE) and the environment variables BRIDGE_..., which
-override it. Without a file, BRIDGE_RELAY_URL, BRIDGE_NAME and BRIDGE_DATA_DIR must be set.
+Every command reads the config file (--config FILE) and the environment variables BRIDGE_...,
+which override it. Without a file, BRIDGE_RELAY_URL, BRIDGE_NAME and BRIDGE_DATA_DIR must be set.
 
 Exit codes:
   0  success. `policy test`: the request would be allowed. `status`: the bridge is online
   1  failure; standard error has the cause and the remedy. `status`: the bridge is offline
   2  invalid command line
-  3  `policy test`: the request would be refused. `credential test`: a target rejects the credential";
+  3  `policy test`: the request would be refused. `credential test`: a target rejects it";
 
 /// Connects to a relay, and sends its requests inside this network as far as the local config allows.
 #[derive(Debug, Parser)]
@@ -40,11 +40,11 @@ enum Command {
     /// Connect to the relay and serve requests until SIGTERM. This is the command of the service.
     #[command(after_help = "\
 Signals:
-  SIGTERM, SIGINT  drain running requests for up to 30 s, then exit; a second one exits immediately
+  SIGTERM, SIGINT  drain running requests for up to 30 s, then exit; a second one exits at once
   SIGHUP           reload the config, and open the log files again
 
-Without an identity, `run` first pairs the bridge if BRIDGE_CLIENT_ID is set, with the client secret in
-BRIDGE_CLIENT_SECRET_FILE or BRIDGE_CLIENT_SECRET.")]
+Without an identity, `run` first pairs the bridge if BRIDGE_CLIENT_ID is set, with the client
+secret in BRIDGE_CLIENT_SECRET_FILE or BRIDGE_CLIENT_SECRET.")]
     Run(ConfigArg),
     /// Check the config file.
     #[command(subcommand)]
@@ -121,6 +121,21 @@ pub fn main() -> ExitCode {
 mod tests {
     use super::*;
     use clap::CommandFactory;
+
+    #[test]
+    fn help_fits_the_width_at_which_it_is_wrapped() {
+        fn check(command: &clap::Command) {
+            let help = command
+                .get_after_help()
+                .map(ToString::to_string)
+                .unwrap_or_default();
+            for line in help.lines() {
+                assert!(line.chars().count() <= 98, "{}: {line}", command.get_name());
+            }
+            command.get_subcommands().for_each(check);
+        }
+        check(&Cli::command());
+    }
 
     #[test]
     fn command_line_is_well_formed_and_takes_no_secret() {

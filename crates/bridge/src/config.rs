@@ -59,7 +59,7 @@ pub use window::Window;
 pub use runtime::config::{ConfigError, FilePath};
 pub use runtime::logging::LogSection;
 
-use runtime::config::{Document, Environment};
+use runtime::config::{Document, Environment, Source, Unknown};
 use serde::{Deserialize, Serialize};
 use std::path::{Path, PathBuf};
 
@@ -85,6 +85,9 @@ pub struct Config {
     /// The file it was read from.
     #[serde(skip)]
     pub path: PathBuf,
+    /// The file and the variables that it was read from.
+    #[serde(skip)]
+    pub(crate) source: Source,
     /// `[relay]`.
     pub relay: RelaySection,
     /// `[bridge]`.
@@ -150,7 +153,7 @@ impl Config {
 
     #[cfg(test)]
     fn load_with(path: &Path, get: impl Fn(&str) -> Option<String>) -> Result<Self, ConfigError> {
-        let (file, document) = ENVIRONMENT.load_with(path, get)?;
+        let (file, document) = ENVIRONMENT.load_with::<_, String>(path, get)?;
         Self::checked(file, &document, path)
     }
 
@@ -168,6 +171,7 @@ impl Config {
         let rules = Rules::new(file.endpoint, &file.allow);
         Ok(Self {
             path: path.to_owned(),
+            source: document.source(),
             relay: file.relay,
             bridge: file.bridge,
             targets: file.targets,
@@ -195,6 +199,11 @@ impl Config {
             Some(dir) if !dir.trim().is_empty() => Ok(runtime::config::base_of(path).join(dir)),
             Some(_) | None => Err(error),
         }
+    }
+
+    /// Returns the environment variables with the bridge's prefix that are not a key.
+    pub(crate) fn unknown_variables() -> Unknown {
+        ENVIRONMENT.unknown_of_process::<File>()
     }
 
     /// Logs a warning for each environment variable with the bridge's prefix that is not a key.

@@ -6,15 +6,29 @@
 use crate::config::{Config, LOG_ENV, LogSection};
 use runtime::logging::Program;
 pub(crate) use runtime::logging::set_filter;
+use std::path::Path;
+
+const PROGRAM: Program = Program {
+    filter_variable: LOG_ENV,
+    crates: &[],
+    has_target: false,
+};
 
 /// Starts to log. A second call changes nothing.
-pub(crate) fn start(section: &LogSection) {
-    let program = Program {
-        filter_variable: LOG_ENV,
-        crates: &[],
-        has_target: false,
-    };
-    program.start(section);
+///
+/// # Errors
+/// What is wrong with the filter in the environment.
+pub(crate) fn start(section: &LogSection, data_dir: &Path) -> Result<(), String> {
+    PROGRAM.start(section, data_dir)?;
     // The config is read before there is a log to warn in.
     Config::warn_of_unknown_variables();
+    Ok(())
+}
+
+/// Checks the filter in the environment.
+///
+/// # Errors
+/// The variable, and what is wrong with it.
+pub(crate) fn check() -> Result<(), String> {
+    PROGRAM.check()
 }

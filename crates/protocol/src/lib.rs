@@ -2,7 +2,7 @@
 //!
 //! A relay and a bridge exchange frames over one WebSocket, one binary message for each frame. This
 //! crate has the format of the frames ([`frame`]), the signatures of the opening ([`opening`]), the
-//! state of a session that many exchanges share ([`session`]), and the failures of requests ([`code`]).
+//! state of a session that many exchanges share ([`session`]), the failures of requests ([`code`]), and the rule for names ([`name`]).
 //! It reads no clock, holds no lock and spawns no task: the crate `transport` owns sockets and time.
 //!
 //! `proto/WIRE.md` is the specification. Its rules are cited here by their numbers (W-1 and so on).
@@ -10,6 +10,7 @@
 pub mod code;
 pub mod frame;
 pub mod limits;
+pub mod name;
 pub mod opening;
 pub mod session;
 

@@ -52,6 +52,8 @@ enum CliError {
     Check { path: PathBuf, count: usize },
     #[error("{0}")]
     Backup(String),
+    #[error("{0}")]
+    Environment(String),
     #[error("{0} rows of the audit record are missing")]
     AuditLost(i64),
     #[error("name a tenant with --tenant NAME: {0}")]
@@ -102,7 +104,16 @@ fn run(args: Args) -> Result<(), CliError> {
         return output::text(crate::api::openapi::text());
     }
     if let Command::Config(ConfigCommand::Check) = &args.command {
-        return check::run(&Config::load(path)?, path);
+        let config = Config::load(path)?;
+        log::check().map_err(CliError::Environment)?;
+        let unknown = Config::unknown_variables();
+        if let [first, rest @ ..] = unknown.mistakes.as_slice() {
+            // At the start it is a warning in the log; a check is asked for mistakes.
+            rest.iter()
+                .for_each(|mistake| runtime::output::complain(mistake));
+            return Err(CliError::Environment(first.clone()));
+        }
+        return check::run(&config, path, unknown.note);
     }
     let config = Config::load(path)?;
     if let Command::Reload = &args.command {
@@ -180,6 +191,21 @@ mod tests {
     #[test]
     fn command_line_is_consistent() {
         Args::command().debug_assert();
+    }
+
+    #[test]
+    fn help_fits_the_width_at_which_it_is_wrapped() {
+        fn check(command: &clap::Command) {
+            let help = command
+                .get_after_help()
+                .map(ToString::to_string)
+                .unwrap_or_default();
+            for line in help.lines() {
+                assert!(line.chars().count() <= 98, "{}: {line}", command.get_name());
+            }
+            command.get_subcommands().for_each(check);
+        }
+        check(&Args::command());
     }
 
     #[test]

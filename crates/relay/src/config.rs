@@ -32,7 +32,7 @@ pub use runtime::config::{ByteSize, ConfigDuration, ConfigError};
 pub use runtime::logging::LogSection;
 
 use listen::{ListenTable, TlsTable};
-use runtime::config::{Document, Environment, Mistake};
+use runtime::config::{Document, Environment, Mistake, Source, Unknown};
 use serde::ser::Serializer;
 use serde::{Deserialize, Serialize};
 use std::net::SocketAddr;
@@ -55,6 +55,9 @@ const KEY_FILE: &str = "relay-secrets.key";
 /// A whole config that was checked. `Serialize` writes the keys that need a restart.
 #[derive(Debug, Clone, Serialize)]
 pub struct Config {
+    /// Where it was read from.
+    #[serde(skip)]
+    pub source: Source,
     /// `[listen]`.
     pub listen: Listen,
     /// `[tls]`; `None` for a public listener without TLS. Another certificate is applied at once; with and
@@ -193,6 +196,7 @@ impl File {
         self.directory.validate()?;
         self.telemetry.validate()?;
         Ok(Config {
+            source: Source::default(),
             listen,
             tls,
             database,
@@ -235,7 +239,24 @@ impl Config {
 
     fn checked(file: File, document: &Document, path: &Path) -> Result<Self, ConfigError> {
         let checked = file.check(&runtime::config::base_of(path));
-        checked.map_err(|mistake| document.reject(mistake))
+        let mut config = checked.map_err(|mistake| document.reject(mistake))?;
+        config.source = document.source();
+        Ok(config)
+    }
+
+    /// Returns the directory of what the relay writes: that of a SQLite database, else that of the key file. A relative
+    /// `log.file` is resolved against it.
+    pub fn data_dir(&self) -> PathBuf {
+        let file = match &self.database {
+            Database::Sqlite(path) => path,
+            Database::Postgres(_) => &self.key_file,
+        };
+        file.parent().unwrap_or(Path::new("")).to_owned()
+    }
+
+    /// Returns the environment variables with the relay's prefix that are not a key.
+    pub(crate) fn unknown_variables() -> Unknown {
+        ENVIRONMENT.unknown_of_process::<File>()
     }
 
     /// Logs a warning for each environment variable with the relay's prefix that is not a key.
@@ -248,6 +269,7 @@ impl Config {
     pub fn local(data_dir: &Path) -> Self {
         let loopback = SocketAddr::from(([127, 0, 0, 1], 0));
         Self {
+            source: Source::default(),
             listen: Listen {
                 public: Some(loopback),
                 internal: Some(loopback),

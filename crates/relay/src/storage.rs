@@ -34,8 +34,7 @@ pub use keys::{NewKey, Revoked};
 pub(crate) use model::hex;
 pub use model::{
     ApiKey, Bridge, BridgeId, BridgeIdentity, Changes, ClientId, Existing, IdentityId, NoRandom,
-    Role, Secret, SecretHash, Tenant, TenantId, TenantState, UnknownWord, is_valid_name, now,
-    now_ms, random,
+    Role, Secret, SecretHash, Tenant, TenantId, TenantState, UnknownWord, now, now_ms, random,
 };
 pub use pairing::{Paired, Pairing};
 pub use scope::Scope;
@@ -236,9 +235,7 @@ impl Storage {
     }
 }
 
-fn invalid_name(what: &str, name: &str) -> StorageError {
-    StorageError::Invalid(format!(
-        "`{}` is not a valid name for a {what}: use 1 to 64 letters, digits, `.`, `_` or `-`",
-        name.escape_debug().take(80).collect::<String>()
-    ))
+/// Checks the name of a tenant or a bridge.
+fn require_name(what: &'static str, name: &str) -> Result<(), StorageError> {
+    protocol::name::check(what, name).map_err(|error| StorageError::Invalid(error.to_string()))
 }

@@ -6,7 +6,8 @@
 //!                       Mistake (a key or a span) ------+--> ConfigError: file:line, or the variable
 //! ```
 //!
-//! Every value keeps its place in the file while it is checked, so each mistake has its line: of a plain key,
+//! Syntax is explained by `slips`, the deserializer's messages by `words`; a value from outside is read by
+//! [`crate::value`]. Every value keeps its place in the file while it is checked, so each mistake has its line: of a plain key,
 //! a dotted key and an inline table alike. A value from the environment has a place after the end of the
 //! file, one for each variable. Unknown keys are mistakes, and get a suggestion.
 //!
@@ -17,21 +18,26 @@ mod changes;
 mod environment;
 mod error;
 mod schema;
+mod slips;
 mod units;
+mod words;
 
 pub use changes::first_change;
-pub use environment::{Environment, Variable, missing_from_examples};
+pub use environment::{Environment, Unknown, Variable, missing_from_examples};
 pub use error::{ConfigError, Location, Mistake};
 pub use schema::{Key, Kind};
 pub use units::{
-    BoundedInt, ByteSize, ConfigDuration, FilePath, Interval, Timeout, UnitError, as_text,
-    at_least_one, longer_than_zero, optional_path, text,
+    BoundedInt, ByteSize, ConfigDuration, DataPath, FilePath, Interval, Timeout, UnitError,
+    as_text, at_least_one, longer_than_zero, optional_path, text,
 };
 
+use crate::value::{self, ValueError};
 use environment::Set;
 use error::At;
 use serde::de::DeserializeOwned;
 use std::collections::HashMap;
+use std::ffi::OsString;
+use std::fmt;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 use toml::Spanned;
@@ -48,8 +54,32 @@ pub struct Document {
     /// Whether the file exists; without it the environment gives everything.
     has_file: bool,
     set: Vec<Set>,
+    environment: Option<Environment>,
     /// Where sections and keys are, by `section` and `section.key`.
     spans: HashMap<String, Range<usize>>,
+}
+
+/// Where a config comes from. `Display` describes it for people.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Source {
+    /// The file; `None` where there is none.
+    pub file: Option<PathBuf>,
+    /// The number of environment variables that set a key.
+    pub variables: usize,
+}
+
+impl fmt::Display for Source {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let count = match self.variables {
+            1 => "1 environment variable".to_owned(),
+            count => format!("{count} environment variables"),
+        };
+        match (&self.file, self.variables) {
+            (Some(file), 0) => write!(f, "{}", file.display()),
+            (Some(file), _) => write!(f, "{} and {count}", file.display()),
+            (None, _) => write!(f, "{count}, without a config file"),
+        }
+    }
 }
 
 impl Environment {
@@ -59,34 +89,45 @@ impl Environment {
     /// # Errors
     /// [`ConfigError`] with the line or the variable of the first mistake.
     pub fn load<T: DeserializeOwned>(&self, path: &Path) -> Result<(T, Document), ConfigError> {
-        self.load_with(path, |name| std::env::var(name).ok())
+        self.load_with(path, |name| std::env::var_os(name))
     }
 
     /// The same, with the variables that `get` returns.
     ///
     /// # Errors
     /// As [`Self::load`].
-    pub fn load_with<T: DeserializeOwned>(
+    pub fn load_with<T: DeserializeOwned, V: Into<OsString>>(
         &self,
         path: &Path,
-        get: impl Fn(&str) -> Option<String>,
+        get: impl Fn(&str) -> Option<V>,
     ) -> Result<(T, Document), ConfigError> {
         // The environment comes first: whether a missing file is a mistake depends on it.
-        let set = self.set::<T>(get);
+        let set = self
+            .set::<T, V>(get)
+            .map_err(|(name, error)| ConfigError::Mistake {
+                path: path.to_owned(),
+                location: Location::Variable(name),
+                message: error.to_string(),
+            })?;
         let (text, has_file) = match read(path) {
             Ok(text) => (text, true),
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound && !set.is_empty() => {
+            Err(ReadError::Io(error))
+                if error.kind() == std::io::ErrorKind::NotFound && !set.is_empty() =>
+            {
                 (String::new(), false)
             }
-            Err(source) => {
+            Err(ReadError::Io(source)) => {
                 return Err(ConfigError::Read {
                     path: path.to_owned(),
                     prefix: self.prefix,
                     source,
                 });
             }
+            Err(ReadError::Text(error)) => return Err(not_a_text(path, &error)),
         };
-        Document::new(path, text, has_file, set).read()
+        let mut document = Document::new(path, text, has_file, set);
+        document.environment = Some(*self);
+        document.read()
     }
 
     /// Reads one key, also when the rest of the config has mistakes.
@@ -98,8 +139,10 @@ impl Environment {
     ) -> Option<String> {
         let is_key =
             |set: &Set| set.variable.key.section == Some(section) && set.variable.key.name == key;
-        let mut set = self.set::<T>(|name| std::env::var(name).ok()).into_iter();
-        if let Some(set) = set.find(is_key) {
+        let set = self
+            .set::<T, _>(|name| std::env::var_os(name))
+            .unwrap_or_default();
+        if let Some(set) = set.into_iter().find(is_key) {
             return Some(set.text);
         }
         let table: toml::Table = read(path).ok()?.parse().ok()?;
@@ -124,15 +167,41 @@ pub fn base_of(path: &Path) -> PathBuf {
         .unwrap_or_default()
 }
 
-fn read(path: &Path) -> std::io::Result<String> {
+/// Why a config file cannot be read.
+enum ReadError {
+    Io(std::io::Error),
+    Text(ValueError),
+}
+
+fn read(path: &Path) -> Result<String, ReadError> {
+    let bytes = read_bytes(path).map_err(ReadError::Io)?;
+    value::decode(&bytes).map_err(ReadError::Text)
+}
+
+fn read_bytes(path: &Path) -> std::io::Result<Vec<u8>> {
     // Checked before the read: a wrong `--config` may name a disk image.
-    if std::fs::metadata(path)?.len() > FILE_MAX_BYTES {
+    let metadata = std::fs::metadata(path)?;
+    if metadata.is_dir() {
+        return Err(std::io::Error::other("it is a directory, not a file"));
+    }
+    if metadata.len() > FILE_MAX_BYTES {
         let limit = FILE_MAX_BYTES >> 20;
         return Err(std::io::Error::other(format!(
             "it is larger than {limit} MiB, the limit for a config file"
         )));
     }
-    std::fs::read_to_string(path)
+    std::fs::read(path)
+}
+
+fn not_a_text(path: &Path, error: &ValueError) -> ConfigError {
+    ConfigError::Mistake {
+        path: path.to_owned(),
+        location: match error {
+            ValueError::NotUtf8 { line } => Location::Line(*line),
+            _ => Location::Config,
+        },
+        message: error.to_string(),
+    }
 }
 
 impl Document {
@@ -142,12 +211,14 @@ impl Document {
             text,
             has_file,
             set,
+            environment: None,
             spans: HashMap::new(),
         }
     }
 
     fn read<T: DeserializeOwned>(mut self) -> Result<(T, Self), ConfigError> {
         let tree = self.merged()?;
+        self.check_headers(&tree, &schema::sections::<T>())?;
         let mut spans = HashMap::new();
         collect_spans(&tree, "", &mut spans);
         // Without a file a mistake in the whole must not name its first line.
@@ -158,17 +229,103 @@ impl Document {
         let deserializer = toml::de::Deserializer::from(Spanned::new(whole, tree));
         let base = base_of(&self.path);
         let config = units::with_base(&base, || T::deserialize(deserializer))
-            .map_err(|error| self.error(error.span(), error.message()))?;
+            .map_err(|error| self.explain::<T>(&error))?;
         // Kept for checks that come after deserialization, when the tree is gone.
         self.spans = spans;
         Ok((config, self))
+    }
+
+    /// Rejects `[name]` for a list and `[[name]]` for a section. The deserializer would take the entries of a list for
+    /// the keys of the section, in their order.
+    fn check_headers(
+        &self,
+        tree: &DeTable<'_>,
+        sections: &[schema::Section],
+    ) -> Result<(), ConfigError> {
+        for section in sections {
+            let Some(value) = tree.get(section.name) else {
+                continue;
+            };
+            let name = section.name;
+            let message = match (value.get_ref(), section.is_list) {
+                (DeValue::Table(_), true) => {
+                    format!("[{name}] is a list: write [[{name}]], one header for each entry")
+                }
+                (DeValue::Array(_), false) => format!("[[{name}]] is no list: write [{name}]"),
+                _ => continue,
+            };
+            return Err(self.error(Some(value.span()), &message));
+        }
+        Ok(())
+    }
+
+    /// Returns a mistake that the deserializer found, in the words of a config.
+    fn explain<T: DeserializeOwned>(&self, error: &toml::de::Error) -> ConfigError {
+        let sections = schema::sections::<T>();
+        if let Some(error) = self.missing_in_section::<T>(error, &sections) {
+            return self.in_words(&error, &sections);
+        }
+        self.in_words(error, &sections)
+    }
+
+    /// Where a whole section is missing, returns what is missing in it: this is what the administrator has to write.
+    fn missing_in_section<T: DeserializeOwned>(
+        &self,
+        error: &toml::de::Error,
+        sections: &[schema::Section],
+    ) -> Option<toml::de::Error> {
+        let name = error
+            .message()
+            .strip_prefix("missing field `")?
+            .strip_suffix('`')?;
+        let section = sections
+            .iter()
+            .find(|section| section.name == name && !section.is_list)?;
+        let mut tree = self.merged().ok()?;
+        let outside = self.variable_span(self.set.len());
+        if tree.contains_key(section.name) {
+            return None;
+        }
+        tree.insert(
+            Spanned::new(outside.clone(), section.name.into()),
+            Spanned::new(outside.clone(), DeValue::Table(DeTable::new())),
+        );
+        let deserializer = toml::de::Deserializer::from(Spanned::new(outside, tree));
+        T::deserialize(deserializer).err()
+    }
+
+    fn in_words(&self, error: &toml::de::Error, sections: &[schema::Section]) -> ConfigError {
+        // The names on the way are only in the text of the error: "message, line break, in `limits.wait`".
+        let text = error.to_string();
+        let path = text
+            .trim_end()
+            .rsplit_once("\nin `")
+            .and_then(|(_, path)| path.strip_suffix('`'));
+        let path: Vec<String> = path
+            .into_iter()
+            .flat_map(|path| path.split('.'))
+            .map(str::to_owned)
+            .collect();
+        let context = words::Context {
+            path: &path,
+            sections,
+            variable: &|section, key| Some(self.environment?.variable_of(section, key)),
+        };
+        self.error(
+            error.span(),
+            &words::in_plain_words(error.message(), &context),
+        )
     }
 
     /// Returns the file's tree with the environment's values in it.
     fn merged(&self) -> Result<DeTable<'_>, ConfigError> {
         let mut tree = DeTable::parse(&self.text)
             .map(Spanned::into_inner)
-            .map_err(|error| self.error(error.span(), error.message()))?;
+            .map_err(|error| {
+                let at = error.span().map_or(0, |span| span.start);
+                let message = slips::in_words(&self.text, at, error.message());
+                self.error(error.span(), &message)
+            })?;
         let outside = self.variable_span(self.set.len());
         for (index, set) in self.set.iter().enumerate() {
             let span = self.variable_span(index);
@@ -186,39 +343,41 @@ impl Document {
     }
 
     fn location(&self, span: Option<Range<usize>>) -> Location {
+        let whole = match self.has_file {
+            true => Location::Config,
+            false => Location::Environment,
+        };
         let Some(start) = span.map(|span| span.start) else {
-            return Location::Config;
+            return whole;
         };
         // Bytes, not characters: a span may end inside of one where the text is not TOML.
         if let Some(before) = self.text.as_bytes().get(..start) {
             let breaks = before.iter().filter(|byte| **byte == b'\n').count();
             return match self.has_file {
                 true => Location::Line(1 + breaks),
-                false => Location::Config,
+                false => whole,
             };
         }
         let index = start - self.text.len() - 1;
         match self.set.get(index) {
             Some(set) => Location::Variable(set.variable.name.clone()),
-            None => Location::Config,
+            None => whole,
         }
     }
 
     fn error(&self, span: Option<Range<usize>>, message: &str) -> ConfigError {
-        let location = self.location(span);
-        let mut message = error::in_plain_words(message);
-        if let Location::Variable(name) = &location
-            && let Some(set) = self.set.iter().find(|set| set.variable.name == *name)
-            && set.variable.key.kind == Kind::Text
-            && set.text.starts_with(['"', '\''])
-        {
-            // `docker --env-file` passes quotation marks on as part of the value.
-            message.push_str("; the value begins with a quotation mark: remove the quotes");
-        }
         ConfigError::Mistake {
             path: self.path.clone(),
-            location,
-            message,
+            location: self.location(span),
+            message: message.to_owned(),
+        }
+    }
+
+    /// Returns where the config comes from, for people: the file, the environment, or both.
+    pub fn source(&self) -> Source {
+        Source {
+            file: self.has_file.then(|| self.path.clone()),
+            variables: self.set.len(),
         }
     }
 

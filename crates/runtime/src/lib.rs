@@ -17,6 +17,8 @@
 //! shortage  whether an error means that this machine is short of a resource
 //! testing   what tests of several crates share
 //! time      instants as RFC 3339
+//! userinfo  user and password in a URL, checked before anything shows the URL
+//! value     what an administrator supplies in a variable, a file or at a prompt: which forms are taken
 //! ```
 
 #![cfg_attr(
@@ -40,3 +42,5 @@ pub mod secret;
 pub mod shortage;
 pub mod testing;
 pub mod time;
+pub mod userinfo;
+pub mod value;

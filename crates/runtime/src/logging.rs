@@ -11,13 +11,16 @@
 mod journal;
 mod rotated;
 
-use crate::config::{BoundedInt, ByteSize, FilePath};
+use crate::config::{BoundedInt, ByteSize, DataPath};
 use crate::log::StandardError;
+use crate::value::{self, Form};
 use rotated::Rotated;
 use serde::{Deserialize, Serialize};
 use std::io::IsTerminal as _;
+use std::path::Path;
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU64, Ordering};
+use tracing_subscriber::filter::LevelFilter;
 use tracing_subscriber::layer::SubscriberExt as _;
 use tracing_subscriber::util::SubscriberInitExt as _;
 use tracing_subscriber::{EnvFilter, Registry, reload};
@@ -35,8 +38,9 @@ pub struct LogSection {
     pub level: LogLevel,
     /// Text for people, or JSON for programs. Defaults to `"text"`.
     pub format: LogFormat,
-    /// A file to write to. Defaults to none: lines go to standard error.
-    pub file: Option<FilePath>,
+    /// A file to write to; a relative path is resolved against the directory of the program's data. Defaults to none:
+    /// lines go to standard error.
+    pub file: Option<DataPath>,
     /// Size above which the file is rotated. Defaults to `"16MiB"`.
     pub file_max: ByteSize,
     /// Number of rotated files that are kept, 1 to 999. Defaults to 5.
@@ -108,10 +112,25 @@ pub struct Program {
 }
 
 impl Program {
-    fn filter(&self, level: LogLevel) -> EnvFilter {
-        if let Ok(filter) = EnvFilter::try_from_env(self.filter_variable) {
-            return filter;
+    /// Checks the environment variable with filters.
+    ///
+    /// # Errors
+    /// The variable, and what is wrong with it.
+    pub fn check(&self) -> Result<(), String> {
+        self.filter(LogLevel::default()).map(|_| ())
+    }
+
+    fn filter(&self, level: LogLevel) -> Result<EnvFilter, String> {
+        let name = self.filter_variable;
+        let of_variable = |error: String| format!("environment variable {name}: {error}");
+        match value::variable(Form::Setting, name) {
+            Ok(Some(text)) => parse_filter(&text).map_err(of_variable),
+            Ok(None) => Ok(self.of_level(level)),
+            Err(error) => Err(of_variable(error.to_string())),
         }
+    }
+
+    fn of_level(&self, level: LogLevel) -> EnvFilter {
         let name = level.as_str();
         let is_of_all = self.crates.is_empty();
         match level {
@@ -127,9 +146,12 @@ impl Program {
 
     /// Starts to log. A second call changes nothing, nor does a call in a process that logs already. A file
     /// that cannot be opened is retried; until then lines go to standard error.
-    pub fn start(&self, section: &LogSection) {
+    ///
+    /// # Errors
+    /// What is wrong with the filter in the environment.
+    pub fn start(&self, section: &LogSection, data_dir: &Path) -> Result<(), String> {
         // Reloadable, so that an operator can debug a fault that a restart would hide.
-        let (filter, handle) = reload::Layer::new(self.filter(section.level));
+        let (filter, handle) = reload::Layer::new(self.filter(section.level)?);
         let mut not_opened = None;
         let (lines, is_terminal) = match &section.file {
             None => (
@@ -138,7 +160,7 @@ impl Program {
             ),
             Some(file) => {
                 let (size, files) = (section.file_max.bytes(), section.files.get());
-                let (rotated, opened) = Rotated::open(file.get(), size, files);
+                let (rotated, opened) = Rotated::open(&file.in_dir(data_dir), size, files);
                 not_opened = opened.err();
                 (crate::log::start(rotated), false)
             }
@@ -166,9 +188,25 @@ impl Program {
             }
             Err(error) => tracing::debug!(%error, "logging was already set up"),
         }
-        if let Some(error) = not_opened {
-            tracing::error!(%error, "cannot open log.file; logging to standard error until it can be opened");
+        let path = section.file.as_ref().map(|file| file.in_dir(data_dir));
+        if let (Some(error), Some(path)) = (not_opened, &path) {
+            tracing::error!(
+                path = %path.display(), %error,
+                "cannot open log.file; logging to standard error until it can be opened"
+            );
         }
+        let left = section
+            .file
+            .as_ref()
+            .and_then(|file| file.left_behind(data_dir));
+        if let (Some(left), Some(path)) = (left, &path) {
+            tracing::warn!(
+                former = %left.display(), now = %path.display(),
+                "log.file is a relative path, which is resolved against the data directory; a former version wrote next \
+                 to the config file"
+            );
+        }
+        Ok(())
     }
 }
 
@@ -187,10 +225,85 @@ pub fn reopens() -> u64 {
 /// # Errors
 /// What is wrong with the filter.
 pub fn set_filter(filter: &str) -> Result<(), String> {
-    let filter = EnvFilter::try_new(filter)
-        .map_err(|error| format!("{filter:?} is not a log filter: {error}"))?;
+    let filter = parse_filter(filter.trim())?;
     let handle = FILTER
         .get()
         .ok_or("another part of this process set up its log")?;
     handle.reload(filter).map_err(|error| error.to_string())
+}
+
+/// Parses a level, or filters by module like `info,transport=debug`. Modules without a filter log from WARN on.
+///
+/// # Errors
+/// What is wrong with the filter, with the list of levels.
+pub fn parse_filter(text: &str) -> Result<EnvFilter, String> {
+    let wrong = |part: &str| {
+        format!(
+            "{} is not a log filter: write a level (error, warn, info, debug, trace, off), or filters by module like \
+             info,transport=debug",
+            value::shown(part)
+        )
+    };
+    // The library takes any other word for a module, logs nothing else, and so silences the program.
+    let is_level = |word: &str| {
+        let is_word = !word.is_empty() && word.bytes().all(|byte| byte.is_ascii_alphabetic());
+        is_word && word.parse::<LevelFilter>().is_ok()
+    };
+    let has_spans = text.contains(['[', '{']);
+    let mut has_level = false;
+    for part in text.split(',').filter(|_| !has_spans) {
+        match part.trim().split_once('=') {
+            Some((module, level)) if !module.trim().is_empty() && is_level(level.trim()) => {}
+            None if is_level(part.trim()) => has_level = true,
+            Some(_) | None => return Err(wrong(part.trim())),
+        }
+    }
+    // Without a level for all, the library switches everything else off.
+    let text = match has_level || has_spans {
+        true => text.to_owned(),
+        false => format!("warn,{text}"),
+    };
+    EnvFilter::try_new(text.replace(' ', "")).map_err(|_| wrong(&text))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn log_filter_is_a_level_or_names_modules() {
+        for text in [
+            "info",
+            "DEBUG",
+            "off",
+            "info,transport=debug",
+            "integration_bridge=trace",
+        ] {
+            assert!(parse_filter(text).is_ok(), "{text}");
+        }
+        for text in [
+            "blah",
+            "loud",
+            "integration_bridge",
+            "info,blah",
+            "transport=loud",
+            "=info",
+            "",
+            "5",
+            "[=loud",
+        ] {
+            let error = parse_filter(text).unwrap_err();
+            assert!(
+                error.contains("error, warn, info, debug, trace"),
+                "{text}: {error}"
+            );
+        }
+    }
+
+    #[test]
+    fn filter_by_module_keeps_warnings_of_others() {
+        let filter = parse_filter("transport=debug").unwrap();
+        assert_eq!(filter.max_level_hint(), Some(LevelFilter::DEBUG));
+        assert!(filter.to_string().contains("warn"), "{filter}");
+    }
 }

@@ -24,6 +24,19 @@ pub fn is_lost() -> bool {
     IS_LOST.load(Ordering::Relaxed)
 }
 
+/// Returns a number with its noun: `1 session`, `2 sessions`.
+pub fn count(number: impl Into<u64>, noun: &str) -> String {
+    match number.into() {
+        1 => format!("1 {noun}"),
+        number => format!("{number} {noun}s"),
+    }
+}
+
+/// Prints a warning to standard error, if that is possible.
+pub fn warn(line: &str) {
+    let _ = writeln!(io::stderr(), "warning: {line}");
+}
+
 /// Prints an error to standard error, if that is possible.
 pub fn complain(line: &str) {
     let _ = writeln!(io::stderr(), "error: {line}");

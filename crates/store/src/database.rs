@@ -41,14 +41,35 @@ impl PostgresUrl {
 
 impl fmt::Display for PostgresUrl {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let rest = self.0.split_once("://").map_or("", |(_, rest)| rest);
-        let rest = rest.split(['?', '#']).next().unwrap_or_default();
-        let (authority, path) = rest.split_once('/').unwrap_or((rest, ""));
-        let host = authority
-            .rsplit_once('@')
-            .map_or(authority, |(_, host)| host);
+        // A password that is not percent-encoded can end the authority early, and a URL without a host has the
+        // password where the port should be: then nothing of it is shown.
+        let Some((host, path)) = plain_parts(&self.0) else {
+            return f.write_str("postgres://(not shown)");
+        };
         write!(f, "postgres://{host}/{path}")
     }
+}
+
+/// Returns hosts and database, if no part of a user or password can be among them.
+fn plain_parts(url: &str) -> Option<(&str, &str)> {
+    let (_, rest) = url.split_once("://")?;
+    let end = rest.find(['/', '?', '#']).unwrap_or(rest.len());
+    let (authority, after) = rest.split_at(end);
+    let host = authority
+        .rsplit_once('@')
+        .map_or(authority, |(_, host)| host);
+    let is_host = |byte: u8| {
+        byte.is_ascii_alphanumeric()
+            || matches!(byte, b'.' | b'-' | b'_' | b'%' | b'[' | b']' | b':' | b',')
+    };
+    let has_port = |host: &str| match host.rsplit_once(':') {
+        Some((_, port)) if !port.contains(']') => port.bytes().all(|byte| byte.is_ascii_digit()),
+        Some(_) | None => true,
+    };
+    let path = after.split(['?', '#']).next()?.trim_start_matches('/');
+    let is_plain =
+        !after.contains('@') && host.bytes().all(is_host) && host.split(',').all(has_port);
+    is_plain.then_some((host, path))
 }
 
 impl fmt::Debug for PostgresUrl {
@@ -99,6 +120,16 @@ mod tests {
         let database = Database::parse(url, Path::new("")).unwrap();
         assert_eq!(database.to_string(), "postgres://db.example:5432/relay");
         assert!(!format!("{database:?}").contains("s3cret"));
+        for url in [
+            "postgres://relay:s3c/ret@db.example/relay",
+            "postgres://relay:s3c#ret@db.example/relay",
+            "postgres://relay:s3c?ret@db.example/relay",
+            "postgres://relay:s3c@ret/x@db.example/relay",
+            "postgres://relay:s3cret/relay",
+        ] {
+            let shown = PostgresUrl::new(url).to_string();
+            assert!(!shown.contains("s3c") && !shown.contains("ret@"), "{shown}");
+        }
         let broken = Database::parse("mysql://a:s3cret@b/c", Path::new("")).unwrap_err();
         assert!(!broken.contains("s3cret"), "{broken}");
     }

@@ -2,12 +2,13 @@
 
 mod files;
 
-use super::common::{ConfigArg, DONE, FAILED, Outcome, REFUSED, print, short_runtime};
+use super::common::{ConfigArg, DONE, FAILED, Outcome, REFUSED, complain, print, short_runtime};
 use crate::config::{Config, QuotaSection};
 use crate::dispatcher::own_addresses;
 use crate::target_access::resolve;
 use clap::Args;
 use policy::{Candidate, Policy, PolicyError};
+use runtime::output::count;
 use std::net::IpAddr;
 
 /// `policy test`.
@@ -24,30 +25,47 @@ pub(super) struct TestArgs {
 
 pub(super) fn check(arg: &ConfigArg) -> Outcome {
     let config = arg.load()?;
+    crate::logging::check()?;
+    // With "env" the proxy is in variables, whose mistakes would otherwise appear at the first connection.
+    config.relay.proxy.resolve()?;
+    config.targets.proxy.resolve()?;
     let found = files::inspect(&config);
-    let path = config.path.display();
-    match found.errors() {
-        0 => print(&format!("{path}: valid")),
-        count => print(&format!(
-            "{path}: valid by itself, with {count} errors in what it names"
-        )),
-    }
+    let verdict = match found.errors() {
+        0 => "valid".to_owned(),
+        errors => format!(
+            "valid by itself, with {} in what it names",
+            count(errors, "error")
+        ),
+    };
+    print(&match &config.source {
+        source if source.file.is_some() => format!("{source}: {verdict}"),
+        source => format!("{source} at {}: {verdict}", config.path.display()),
+    });
     for line in explain(&config)?.iter().chain(found.lines()) {
         print(line);
     }
-    match found.errors() {
-        0 => Ok(DONE),
-        _ => Ok(FAILED),
+    let unknown = Config::unknown_variables();
+    if let Some(note) = unknown.note {
+        print(&note);
     }
+    // At the start it is a warning in the log; a check is asked for mistakes.
+    unknown
+        .mistakes
+        .iter()
+        .for_each(|mistake| complain(mistake));
+    Ok(match found.errors() == 0 && unknown.mistakes.is_empty() {
+        true => DONE,
+        false => FAILED,
+    })
 }
 
 /// Returns the meaning of a config, in lines for people.
 pub(super) fn explain(config: &Config) -> Result<Vec<String>, PolicyError> {
     let mut lines = vec![
         format!(
-            "relay: {}, at most {} connections",
+            "relay: {}, at most {}",
             config.relay.url,
-            config.relay.connections.get()
+            count(config.relay.connections.get(), "connection")
         ),
         format!(
             "bridge: {}, data in {}",

@@ -50,6 +50,11 @@ pub(super) fn complain(line: &str) {
     runtime::output::complain(line);
 }
 
+/// Prints a warning to standard error.
+pub(super) fn warn(line: &str) {
+    runtime::output::warn(line);
+}
+
 /// Returns a runtime for commands that finish soon.
 pub(super) fn short_runtime() -> std::io::Result<tokio::runtime::Runtime> {
     tokio::runtime::Builder::new_current_thread()

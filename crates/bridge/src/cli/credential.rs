@@ -1,7 +1,7 @@
 //! `credential`: named secrets for targets, stored on this machine.
 
 use super::common::{ConfigArg, DONE, Outcome, REFUSED, print, short_runtime};
-use super::secret_input::{private_key, secret};
+use super::secret_input::{Wanted, private_key, secret};
 use crate::config::{Config, FilePath};
 use crate::credentials::store::{checked, make_kind};
 use crate::credentials::{Origin, Store, alm};
@@ -9,6 +9,7 @@ use crate::dispatcher::{Active, own_addresses};
 use crate::health::probe;
 use clap::{Args, Subcommand, ValueEnum};
 use runtime::pem;
+use runtime::value::Form;
 use serde_json::json;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -148,7 +149,8 @@ fn set(args: SetArgs) -> Outcome {
         .iter()
         .map(|text| {
             text.parse()
-                .map_err(|error| format!("--origin {text}: {error}"))
+                // Without the value: it may have a password.
+                .map_err(|error| format!("--origin: {error}"))
         })
         .collect();
     // A credential without origins could be sent nowhere; `checked` rejects that.
@@ -165,17 +167,23 @@ fn set(args: SetArgs) -> Outcome {
             .map(|chain| chain.ders().iter().map(pem::certificate_text).collect())
             .map_err(|detail| format!("--certificate-file {}: {detail}", path.display()))
     });
-    let what = match args.kind {
-        KindArg::Alm if args.client_id.is_some() => "client secret",
-        KindArg::Basic | KindArg::Alm => "password",
-        KindArg::Bearer => "token",
-        KindArg::Header => "value",
-        KindArg::Certificate => "key",
+    let (what, form) = match args.kind {
+        KindArg::Alm if args.client_id.is_some() => ("client secret", Form::Key),
+        KindArg::Basic | KindArg::Alm => ("password", Form::Password),
+        KindArg::Bearer => ("token", Form::Key),
+        KindArg::Header => ("value", Form::Password),
+        KindArg::Certificate => ("key", Form::Lines),
     };
     // After the checks that need no secret: a mistake must not cost the administrator a second prompt.
+    let wanted = Wanted {
+        what,
+        form,
+        option: "--secret-file",
+        variable: None,
+    };
     let secret = match (args.kind, args.secret_file.as_deref()) {
         (KindArg::Certificate, Some(path)) => private_key("--secret-file", path)?,
-        (_, path) => secret(what, "--secret-file", path, None)?,
+        (_, path) => secret(wanted, path)?,
     };
     let certificate: Option<String> = certificate.transpose()?;
     let header = args.header.as_deref();

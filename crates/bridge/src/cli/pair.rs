@@ -1,10 +1,11 @@
 //! `pair`: registers this bridge with the relay.
 
 use super::common::{ConfigArg, DONE, Outcome, print, short_runtime};
-use super::secret_input::{SECRET_ENV, secret};
+use super::secret_input::{SECRET_ENV, Wanted, secret};
 use crate::config::check_name;
 use crate::pairing::{self, ApiKey};
 use clap::Args;
+use runtime::value::{self, Form};
 use std::path::PathBuf;
 
 /// `pair`.
@@ -37,18 +38,22 @@ pub(super) fn pair(args: PairArgs) -> Outcome {
     if let Some(relay) = args.relay {
         config.relay.url = relay
             .parse()
-            .map_err(|error| format!("--relay {relay} {error}"))?;
+            // Without the value: it may have a password.
+            .map_err(|error| format!("the URL of --relay {error}"))?;
     }
     if let Some(name) = args.name {
         check_name(&name)?;
         config.bridge.name = name;
     }
-    let client_secret = secret(
-        "client secret",
-        "--client-secret-file",
-        args.client_secret_file.as_deref(),
-        Some(SECRET_ENV),
-    )?;
+    let client_id = value::read(Form::Key, args.client_id.as_bytes())
+        .map_err(|error| format!("--client-id: {error}"))?;
+    let wanted = Wanted {
+        what: "client secret",
+        form: Form::Key,
+        option: "--client-secret-file",
+        variable: Some(SECRET_ENV),
+    };
+    let client_secret = secret(wanted, args.client_secret_file.as_deref())?;
     // The relay would count it as a failed authentication, and may block this address after some.
     if client_secret.is_empty() {
         return Err(
@@ -57,7 +62,7 @@ pub(super) fn pair(args: PairArgs) -> Outcome {
         );
     }
     let api_key = ApiKey {
-        client_id: args.client_id,
+        client_id,
         client_secret,
     };
     let identity = short_runtime()?.block_on(pairing::pair(&config, &api_key))?;

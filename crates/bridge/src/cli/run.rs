@@ -3,7 +3,7 @@
 //! SIGTERM and SIGINT drain the bridge; a second one exits immediately. SIGHUP reloads the config and opens the log files again.
 
 use super::common::{ConfigArg, DONE, FAILED, Outcome};
-use super::secret_input::{SECRET_ENV, secret};
+use super::secret_input::{SECRET_ENV, Wanted, secret};
 use crate::bridge::{Bridge, RunningBridge};
 use crate::config::Config;
 use crate::data_dir::PrivateDir;
@@ -11,7 +11,8 @@ use crate::identity::{Identity, IdentityError};
 use crate::logging;
 use crate::pairing::{self, ApiKey, PairError};
 use crate::text::error_chain;
-use std::path::PathBuf;
+use runtime::value::{self, Form, ValueError};
+use std::path::Path;
 use transport::backoff::Reconnect;
 use transport::workers::{WorkerShare, builder};
 
@@ -21,7 +22,7 @@ const SECRET_FILE_ENV: &str = "BRIDGE_CLIENT_SECRET_FILE";
 
 pub(super) fn run(arg: &ConfigArg) -> Outcome {
     let config = arg.load()?;
-    logging::start(&config.log);
+    logging::start(&config.log, config.bridge.data_dir.get())?;
     let runtime = builder(WorkerShare::Half).build()?;
     let code = runtime.block_on(async {
         // Before everything else: without a handler, SIGHUP during a slow start would end the process.
@@ -42,7 +43,11 @@ pub(super) fn run(arg: &ConfigArg) -> Outcome {
 /// Pairs a bridge that has an API key in its environment and no identity yet, as in a container. An
 /// unreachable relay is retried; a rejection is an error.
 async fn pair_if_needed(config: &Config) -> Result<(), Box<dyn std::error::Error>> {
-    let Ok(client_id) = std::env::var(CLIENT_ID_ENV) else {
+    let of_variable =
+        |name: &str, error: ValueError| format!("environment variable {name}: {error}");
+    let client_id = value::variable(Form::Key, CLIENT_ID_ENV)
+        .map_err(|error| of_variable(CLIENT_ID_ENV, error))?;
+    let Some(client_id) = client_id else {
         return Ok(());
     };
     let dir = PrivateDir::open(config.bridge.data_dir.get())?;
@@ -51,13 +56,21 @@ async fn pair_if_needed(config: &Config) -> Result<(), Box<dyn std::error::Error
         // Paired, or damaged: the start reports a damaged identity.
         Ok(_) | Err(_) => return Ok(()),
     }
-    let file = std::env::var_os(SECRET_FILE_ENV).map(PathBuf::from);
-    let client_secret = secret(
-        "client secret",
-        SECRET_FILE_ENV,
-        file.as_deref(),
-        Some(SECRET_ENV),
-    )?;
+    let file = value::variable(Form::Setting, SECRET_FILE_ENV)
+        .map_err(|error| of_variable(SECRET_FILE_ENV, error))?;
+    let wanted = Wanted {
+        what: "client secret",
+        form: Form::Key,
+        option: SECRET_FILE_ENV,
+        variable: Some(SECRET_ENV),
+    };
+    let client_secret = secret(wanted, file.as_deref().map(Path::new))?;
+    // The relay would count it as a failed authentication.
+    if client_secret.is_empty() {
+        return Err(
+            format!("the client secret is empty ({SECRET_FILE_ENV} or {SECRET_ENV})").into(),
+        );
+    }
     let api_key = ApiKey {
         client_id,
         client_secret,

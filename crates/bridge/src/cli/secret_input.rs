@@ -1,35 +1,62 @@
 //! Secrets from a file, standard input, the environment or a prompt. Never from the command line, where other
-//! users could see them in the list of processes.
+//! users could see them in the list of processes. `runtime::value` decides which forms are taken.
 
+use super::common::warn;
 use crate::secret::Secret;
 use runtime::pem;
-use std::io::{IsTerminal as _, Read as _};
+use runtime::value::{self, Form};
+use std::io::{IsTerminal as _, Read};
 use std::path::Path;
 
 /// The environment variable with the client secret of an API key.
 pub(super) const SECRET_ENV: &str = "BRIDGE_CLIENT_SECRET";
 
 /// Longest secret that is read, in bytes. A private key in PEM fits.
-const SECRET_MAX_BYTES: u64 = 64 * 1024;
+const SECRET_MAX_BYTES: usize = 64 * 1024;
+
+/// A secret that a command needs.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Wanted<'a> {
+    /// What it is, for messages: `client secret`.
+    pub(super) what: &'a str,
+    /// What it may look like.
+    pub(super) form: Form,
+    /// The option, or the variable, with its file.
+    pub(super) option: &'a str,
+    /// The environment variable with the secret itself.
+    pub(super) variable: Option<&'a str>,
+}
 
 /// Reads a secret from a file ("-" is standard input), else from an environment variable, else from a prompt.
-/// `what` names the secret in messages, `option` the option with the file.
 ///
 /// # Errors
-/// The source that cannot be read, or the sources that are possible.
-pub(super) fn secret(
-    what: &str,
-    option: &str,
-    file: Option<&Path>,
-    variable: Option<&str>,
-) -> Result<Secret, String> {
+/// The source that cannot be read and why, or the sources that are possible.
+pub(super) fn secret(wanted: Wanted<'_>, file: Option<&Path>) -> Result<Secret, String> {
+    let Wanted {
+        what,
+        form,
+        option,
+        variable,
+    } = wanted;
+    let source = match file {
+        Some(path) if path == Path::new("-") => "standard input".to_owned(),
+        Some(path) => format!("{} ({option})", path.display()),
+        None => String::new(),
+    };
+    let failed = |error: &dyn std::fmt::Display, source: &str| {
+        format!("cannot read the {what} from {source}: {error}")
+    };
     if let Some(path) = file {
-        return read(path)
-            .map(|text| Secret::new(&text))
-            .map_err(|error| format!("cannot read the {what} from {}: {error}", path.display()));
+        let bytes = read(path).map_err(|error| failed(&error, &source))?;
+        let text = value::read(form, &bytes).map_err(|error| failed(&error, &source))?;
+        return Ok(taken(wanted, &text, &source));
     }
-    if let Some(text) = variable.and_then(|name| std::env::var(name).ok()) {
-        return Ok(Secret::new(&text));
+    if let Some(name) = variable {
+        let source = format!("the environment variable {name}");
+        let text = value::variable(form, name).map_err(|error| failed(&error, &source))?;
+        if let Some(text) = text {
+            return Ok(taken(wanted, &text, &source));
+        }
     }
     // A prompt in a script or a service would wait for ever.
     if !std::io::stdin().is_terminal() {
@@ -39,9 +66,10 @@ pub(super) fn secret(
             or.unwrap_or_default()
         ));
     }
-    rpassword::prompt_password(format!("{what}: "))
-        .map(|text| Secret::new(&text))
-        .map_err(|error| format!("cannot read the {what}: {error}"))
+    let typed = rpassword::prompt_password(format!("{what}: "))
+        .map_err(|error| failed(&error, "the prompt"))?;
+    let text = value::read(form, typed.as_bytes()).map_err(|error| failed(&error, "the prompt"))?;
+    Ok(taken(wanted, &text, "the prompt"))
 }
 
 /// Reads a private key from a file ("-" is standard input), in any form that the reader of keys takes. Returns it
@@ -50,28 +78,39 @@ pub(super) fn secret(
 /// # Errors
 /// The file that cannot be read, or what it holds instead. No part of it is in the message.
 pub(super) fn private_key(option: &str, path: &Path) -> Result<Secret, String> {
-    let bytes = bytes(path)
+    let bytes = read(path)
         .map_err(|error| format!("cannot read the key from {}: {error}", path.display()))?;
     let key = pem::private_key_in(&bytes)
         .map_err(|detail| format!("{option} {}: {detail}", path.display()))?;
     Ok(Secret::new(&pem::key_text(&key)))
 }
 
-fn read(path: &Path) -> std::io::Result<String> {
-    let text = String::from_utf8(bytes(path)?);
-    text.map_err(|_| std::io::Error::other("it is not UTF-8 text"))
+/// A password may have blanks and quotation marks. At its ends they are more often a mistake, so they are kept and
+/// reported.
+fn taken(wanted: Wanted<'_>, text: &str, source: &str) -> Secret {
+    if wanted.form == Form::Password
+        && let Some(oddity) = value::oddity(text)
+    {
+        warn(&format!("the {} from {source} {oddity}", wanted.what));
+    }
+    Secret::new(text)
 }
 
-fn bytes(path: &Path) -> std::io::Result<Vec<u8>> {
+fn read(path: &Path) -> std::io::Result<Vec<u8>> {
     let mut bytes = Vec::new();
-    if path == Path::new("-") {
-        std::io::stdin()
-            .take(SECRET_MAX_BYTES)
-            .read_to_end(&mut bytes)?;
-    } else {
-        std::fs::File::open(path)?
-            .take(SECRET_MAX_BYTES)
-            .read_to_end(&mut bytes)?;
+    let input: &mut dyn Read = match path == Path::new("-") {
+        true => &mut std::io::stdin(),
+        false => &mut std::fs::File::open(path)?,
+    };
+    // One more than the longest: a part of a secret would be refused elsewhere, without this reason.
+    input
+        .take(SECRET_MAX_BYTES as u64 + 1)
+        .read_to_end(&mut bytes)?;
+    match bytes.len() <= SECRET_MAX_BYTES {
+        true => Ok(bytes),
+        false => Err(std::io::Error::other(format!(
+            "it is longer than {} KiB, the limit for a secret",
+            SECRET_MAX_BYTES / 1024
+        ))),
     }
-    Ok(bytes)
 }

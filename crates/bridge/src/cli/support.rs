@@ -140,8 +140,8 @@ pub(super) fn bundle(args: &BundleArgs) -> Outcome {
     }
     bundle.add("data-directory.txt", &listing(&data_dir))?;
     if let Ok(config) = &config {
-        let log = config.log.file.as_ref().map(FilePath::get);
-        match log.map(tail_of) {
+        let log = config.log.file.as_ref();
+        match log.map(|file| tail_of(&file.in_dir(&data_dir))) {
             Some(Ok(text)) => bundle.add("bridge.log", &text)?,
             Some(Err(error)) => bundle.add("bridge.log", &format!("cannot read it: {error}"))?,
             None => bundle.add(

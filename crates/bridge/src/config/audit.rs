@@ -1,6 +1,6 @@
 //! `[audit]`: the record of requests and their outcomes.
 
-use runtime::config::{BoundedInt, ByteSize, FilePath, Timeout};
+use runtime::config::{BoundedInt, ByteSize, DataPath, Timeout};
 use serde::{Deserialize, Serialize};
 use std::path::{Path, PathBuf};
 
@@ -10,8 +10,8 @@ use std::path::{Path, PathBuf};
 pub struct AuditSection {
     /// Whether the record is written. Defaults to true.
     pub enabled: bool,
-    /// Its file. Defaults to `audit.jsonl` in the data directory.
-    pub file: Option<FilePath>,
+    /// Its file; a relative path is resolved against the data directory. Defaults to `audit.jsonl`.
+    pub file: Option<DataPath>,
     /// Size above which the file is rotated. Defaults to `"16MiB"`.
     pub file_max: ByteSize,
     /// Age above which the file is rotated. Defaults to `"24h"`.
@@ -38,7 +38,7 @@ impl AuditSection {
         let own = || data_dir.join(crate::audit::FILE);
         self.file
             .as_ref()
-            .map_or_else(own, |file| file.get().to_owned())
+            .map_or_else(own, |file| file.in_dir(data_dir))
     }
 
     pub(crate) fn keep(&self) -> crate::audit::Keep {

@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 #[derive(Debug, Clone, Deserialize, Serialize)]
 #[serde(deny_unknown_fields)]
 pub struct BridgeSection {
-    /// The bridge's name in its tenant, 1 to 64 visible characters. Has no default.
+    /// The bridge's name in its tenant: 1 to 64 letters, digits, `.`, `_` or `-`. Has no default.
     #[serde(deserialize_with = "bridge_name")]
     pub name: String,
     /// The directory of identity and state; created with mode 0700. Has no default.
@@ -36,13 +36,7 @@ fn bridge_name<'de, D: Deserializer<'de>>(deserializer: D) -> Result<String, D::
     Ok(name)
 }
 
-/// Whether a name can be a bridge's.
+/// Checks whether a name can be a bridge's, by the relay's own rule: what is valid here can be paired.
 pub(crate) fn check_name(name: &str) -> Result<(), String> {
-    let fits = (1..=64).contains(&name.chars().count())
-        && name.trim() == name
-        && !name.chars().any(char::is_control);
-    if fits {
-        return Ok(());
-    }
-    Err("a bridge's name has 1 to 64 visible characters, and no space at its ends".into())
+    protocol::name::check("a bridge", name).map_err(|error| error.to_string())
 }

@@ -1,5 +1,6 @@
 //! `[metrics]`: the listener for Prometheus.
 
+use runtime::value::shown;
 use serde::de::{self, Deserializer};
 use serde::{Deserialize, Serialize};
 use std::net::SocketAddr;
@@ -18,7 +19,7 @@ fn loopback<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<SocketA
     let right = "write a loopback address with its port, like \"127.0.0.1:9091\"";
     let address: SocketAddr = text
         .parse()
-        .map_err(|_| de::Error::custom(format!("{text:?} is not an address: {right}")))?;
+        .map_err(|_| de::Error::custom(format!("{} is not an address: {right}", shown(&text))))?;
     // The listener has no authentication, and the bridge is to have no port that others can reach.
     if !address.ip().is_loopback() {
         let wrong = format!("other machines can reach {address}: {right}");

@@ -1,6 +1,7 @@
 //! Values that `[relay]` and `[targets]` share: the proxy, and the oldest TLS version.
 
 use runtime::from_text;
+use runtime::value::{self, Form};
 use std::str::FromStr;
 use transport::dial::{Proxy, ProxyError};
 
@@ -62,6 +63,10 @@ impl FromStr for ProxySetting {
                  HTTPS_PROXY"
                     .into())
             }
+            // A user and password without a host.
+            url if runtime::userinfo::check(url).is_err() => {
+                Err("not a proxy: the port must be a number, as in \"http://proxy.example.com:3128\"".into())
+            }
             url => Proxy::from_url("relay.proxy", url)
                 .map(Self::Via)
                 .map_err(|_| {
@@ -80,11 +85,29 @@ impl ProxySetting {
     /// [`ProxyError`] when an environment variable is set and cannot be understood.
     pub fn resolve(&self) -> Result<Proxy, ProxyError> {
         match self {
-            Self::Env => Proxy::from_env(|name| std::env::var(name).ok()),
+            Self::Env => from_environment(),
             Self::Direct => Ok(Proxy::Direct),
             Self::Via(proxy) => Ok(proxy.clone()),
         }
     }
+}
+
+/// Reads the variables that other programs read, too. Their values have the same forms as those of the config.
+fn from_environment() -> Result<Proxy, ProxyError> {
+    let mut set = Vec::new();
+    for name in Proxy::VARIABLES {
+        match value::variable(Form::Setting, name) {
+            Ok(text) => set.extend(text.map(|text| (name, text))),
+            Err(error) => {
+                let (name, why) = (name.to_owned(), format!("cannot be used: {error}"));
+                return Err(ProxyError::Setting { name, why });
+            }
+        }
+    }
+    Proxy::from_env(|name| {
+        let found = set.iter().find(|(own, _)| *own == name);
+        found.map(|(_, text)| text.clone())
+    })
 }
 
 from_text! {

@@ -46,7 +46,8 @@ impl FromStr for Rate {
     fn from_str(text: &str) -> Result<Self, String> {
         let wrong = || {
             format!(
-                "{text:?} is not a rate: write a number and a time, like \"10/s\", \"600/m\" or \"1000/h\""
+                "{} is not a rate: write a number and a time, like \"10/s\", \"600/m\" or \"1000/h\"",
+                runtime::value::shown(text)
             )
         };
         let (count, unit) = text.split_once('/').ok_or_else(wrong)?;

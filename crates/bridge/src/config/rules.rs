@@ -42,6 +42,15 @@ pub(crate) struct EndpointSettings {
     pub(crate) quota: QuotaSection,
 }
 
+/// Returns a proposal for the name of an endpoint, as the end of a message.
+fn endpoint_like(text: &str) -> String {
+    let name =
+        protocol::name::proposal(text).map(|name| name.to_ascii_lowercase().replace('.', "-"));
+    let name = name.map(|name| name.trim_start_matches(['-', '_']).to_owned());
+    let name = name.filter(|name| policy::is_endpoint_name(name));
+    name.map_or_else(String::new, |name| format!(", for example `{name}`"))
+}
+
 /// A mistake at a value, with its key in front of the message.
 fn wrong<T>(key: &str, value: &Spanned<T>, error: impl Display) -> Mistake {
     Mistake::at(value.span(), format!("{key}: {error}"))
@@ -90,7 +99,10 @@ impl Rules {
         let (name, url) = (&section.name, &section.url);
         let mut endpoint =
             Endpoint::new(name.get_ref(), url.get_ref(), methods).map_err(|error| match error {
-                policy::EndpointError::Name => wrong("name", name, error),
+                policy::EndpointError::Name => {
+                    let like = endpoint_like(name.get_ref());
+                    wrong("name", name, format!("{error}{like}"))
+                }
                 policy::EndpointError::Url(_)
                 | policy::EndpointError::Query
                 | policy::EndpointError::Path { .. }
@@ -158,8 +170,15 @@ impl Rules {
         }
         // An incomplete list would make the relay skip this bridge for hosts that it serves; without a list
         // the relay asks.
-        let hosts = self.allow.iter().map(|rule| rule.host.to_string());
-        let with_hosts = with_hosts && self.allow.len() <= SERVES_HOSTS_MAX;
+        // Several rules may have the same host, with other ports or paths.
+        let mut hosts: Vec<String> = Vec::new();
+        for rule in &self.allow {
+            let host = rule.host.to_string();
+            if !hosts.contains(&host) {
+                hosts.push(host);
+            }
+        }
+        let with_hosts = with_hosts && hosts.len() <= SERVES_HOSTS_MAX;
         let is_repeatable = |name: &&String| {
             self.settings(name)
                 .is_some_and(|settings| settings.repeatable)

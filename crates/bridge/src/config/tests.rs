@@ -53,7 +53,7 @@ fn mistake_has_its_line_and_a_remedy() {
         (
             "[targets]\nconnect_timeout = 5\n",
             2,
-            &["integer", "\"30s\""],
+            &["a number", "\"30s\""],
         ),
         (
             "[targets]\nhead_timeout = \"2d\"\n",
@@ -66,6 +66,22 @@ fn mistake_has_its_line_and_a_remedy() {
             &["\"48h\"", "\"24h\""],
         ),
         ("[targets]\nca_file = \"\"\n", 2, &["empty"]),
+        (
+            "[targets]\nca_file = \"C:\\corp\\ca.pem\"\n",
+            2,
+            &["single quotes"],
+        ),
+        (
+            "[targets]\nca_file = \"C:\\temp\\ca.pem\"\n",
+            2,
+            &["single quotes"],
+        ),
+        (
+            "[targets]\nhost = \"ci\"\n",
+            2,
+            &["belongs under [[allow]]"],
+        ),
+        ("[allow]\nhost = \"ci\"\n", 1, &["[[allow]]"]),
         ("[targets]\npool_idle_max = -1\n", 2, &["-1", "0 to 8192"]),
         (
             "[limits]\nwindow_budget = \"16MB\"\n",
@@ -78,7 +94,7 @@ fn mistake_has_its_line_and_a_remedy() {
         (
             "[[endpoint]]\nname = \"ALM\"\nurl = \"https://alm/\"\n",
             2,
-            &["name", "a-z"],
+            &["name", "a-z", "`alm`"],
         ),
         (
             "[[endpoint]]\nname = \"alm\"\nurl = \"ftp://alm/\"\n",
@@ -136,7 +152,7 @@ fn mistake_has_its_line_and_a_remedy() {
             4,
             &["https"],
         ),
-        ("[bridge]\n", 1, &["duplicate", "bridge"]),
+        ("[bridge]\n", 1, &["twice", "bridge", "line 4"]),
         ("data_dir = \n", 1, &[]),
     ];
     for (added, line, words) in mistakes {
@@ -185,6 +201,8 @@ fn mistake_in_a_required_key_has_its_line() {
         ),
         ("[relay]", "[relay]\nconnections = 9", 3, &["9", "1 to 8"]),
         ("berlin-dc1", "", 5, &["1 to 64"]),
+        ("berlin-dc1", "Berlin DC 1", 5, &["`Berlin-DC-1`"]),
+        ("berlin-dc1", "Büro", 5, &["`Buero`"]),
         ("data_dir = \"state\"", "", 4, &["missing key", "data_dir"]),
     ] {
         let text = MINIMAL.replace(right, mistaken);

@@ -46,8 +46,9 @@ impl FromStr for Window {
     fn from_str(text: &str) -> Result<Self, String> {
         let wrong = || {
             format!(
-                "{text:?} is not a maintenance window: write days and times in UTC, like \"daily 02:00-02:30\", \
-                 \"sat 22:00-23:30\" or \"mon,wed 23:30-00:30\""
+                "{} is not a maintenance window: write days and times in UTC, like \"daily 02:00-02:30\", \
+                 \"sat 22:00-23:30\" or \"mon,wed 23:30-00:30\"",
+                runtime::value::shown(text)
             )
         };
         let (days, times) = text.split_once(' ').ok_or_else(wrong)?;

@@ -246,7 +246,10 @@ fn tunnel(config: &Config) -> Check {
         let sessions = status.sessions.len();
         return Check::ok(
             "tunnel",
-            format!("the running bridge is online with {sessions} sessions"),
+            format!(
+                "the running bridge is online with {}",
+                runtime::output::count(u64::try_from(sessions).unwrap_or_default(), "session")
+            ),
         );
     }
     let slot = status.connections.iter().find(|slot| slot.error.is_some());

@@ -12,11 +12,12 @@ use std::sync::Arc;
 /// Summarizes the config.
 pub(super) fn config(config: &Config) -> Check {
     let rules = &config.rules;
+    let of = |count, noun| runtime::output::count(u64::try_from(count).unwrap_or_default(), noun);
     let found = format!(
-        "{}: {} endpoints, {} allow rules",
+        "{}: {}, {}",
         config.path.display(),
-        rules.endpoints.len(),
-        rules.allow.len()
+        of(rules.endpoints.len(), "endpoint"),
+        of(rules.allow.len(), "allow rule")
     );
     if config.bridge.paused {
         // Valid, but a bridge that was left paused looks like a failure to callers.

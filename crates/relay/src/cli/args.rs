@@ -25,11 +25,11 @@ pub(super) struct Args {
 
 const EXAMPLES: &str = "\
 Examples:
-  integration-relay config check                              check relay.toml and print a summary
-  integration-relay tenant create acme                        create a tenant
-  integration-relay key create --tenant acme --role bridge    the key that `integration-bridge pair` needs
-  integration-relay key create --tenant acme --role caller    the key that callers send as HTTP Basic
-  integration-relay serve                                     run; other commands work meanwhile";
+  integration-relay config check                            check relay.toml, print a summary
+  integration-relay tenant create acme                      create a tenant
+  integration-relay key create --tenant acme --role bridge  the key for `integration-bridge pair`
+  integration-relay key create --tenant acme --role caller  the key that callers send
+  integration-relay serve                                   run; other commands work meanwhile";
 
 #[derive(Debug, Subcommand)]
 pub(super) enum Command {
@@ -84,10 +84,11 @@ Examples:
   integration-relay backup /backup/relay.db
   integration-relay restore /backup/relay.db --replace
 
-A backup does not contain the key file (storage.key_file). Keep a copy of it in another place: without it,
-stored calls cannot be decrypted. After a restore, deliveries are paused, because the relay cannot know what
-was delivered since the backup. Review the pending calls, then run `integration-relay deliveries resume`.
-With PostgreSQL use pg_dump and pg_restore, and run `integration-relay deliveries pause` before the relay starts.";
+A backup does not contain the key file (storage.key_file). Keep a copy of it in another place:
+without it, stored calls cannot be decrypted. After a restore, deliveries are paused, because the
+relay cannot know what was delivered since the backup. Review the pending calls, then run
+`integration-relay deliveries resume`. With PostgreSQL use pg_dump and pg_restore, and run
+`integration-relay deliveries pause` before the relay starts.";
 
 /// The option of commands that print one result.
 #[derive(Debug, ClapArgs)]
@@ -267,7 +268,7 @@ pub(super) enum KeyCommand {
     #[command(after_help = "\
 Examples:
   integration-relay key create --tenant acme --role bridge --name berlin
-  integration-relay key create --tenant acme --role bridge --existing replace   to re-install a bridge
+  integration-relay key create --tenant acme --role bridge --existing replace
   integration-relay key create --tenant acme --role caller --expires 90d --host '*.corp.example'
   integration-relay key create --tenant acme --role synchronizer --json")]
     Create {

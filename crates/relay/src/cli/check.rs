@@ -14,8 +14,8 @@ use transport::tls::{inspect_ca_file, inspect_chain, inspect_pair};
 /// How long the database may take to respond.
 const DATABASE_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// Prints the meaning of a config and what was found.
-pub(super) fn run(config: &Config, path: &Path) -> Result<(), CliError> {
+/// Prints the meaning of a config, what was found, and the note about the environment.
+pub(super) fn run(config: &Config, path: &Path, note: Option<String>) -> Result<(), CliError> {
     let mut found = Findings::default();
     certificates(config, &mut found);
     key_file(&config.key_file, &mut found);
@@ -25,11 +25,17 @@ pub(super) fn run(config: &Config, path: &Path) -> Result<(), CliError> {
         found.written("log.file", file.get(), true);
     }
     combinations(config, &mut found);
-    let mut lines = serve::explain(config, path);
-    if found.errors() == 0 {
-        lines[0] = format!("{} is valid.", path.display());
-    }
+    let verdict = match found.errors() {
+        0 => "is valid",
+        _ => "has no mistake in itself",
+    };
+    let mut lines = vec![match &config.source {
+        source if source.variables == 0 => format!("{} {verdict}.", path.display()),
+        source => format!("The config {verdict}: {source}."),
+    }];
+    lines.extend(serve::explain(config));
     lines.extend(found.lines().iter().cloned());
+    lines.extend(note);
     output::lines(&lines)?;
     match found.errors() {
         0 => Ok(()),

@@ -12,7 +12,7 @@ const PRINT_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// Serves until SIGTERM or Ctrl-C, then drains.
 pub(super) async fn run(config: Config, path: &Path) -> Result<(), CliError> {
-    log::start(&config.log);
+    log::start(&config).map_err(CliError::Environment)?;
     let started_with = config.clone();
     let running = Relay::start(config).await?;
     if let Some(ca) = running.ca_path() {
@@ -103,8 +103,8 @@ async fn stop_signal() {
 }
 
 /// Returns a summary of a config, for people.
-pub(super) fn explain(config: &Config, path: &Path) -> Vec<String> {
-    let mut lines = vec![format!("{} has no mistake in itself.", path.display())];
+pub(super) fn explain(config: &Config) -> Vec<String> {
+    let mut lines = Vec::new();
     let listen = &config.listen;
     if let Some(address) = listen.public {
         let how = match &config.tls {

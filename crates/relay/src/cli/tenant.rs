@@ -16,15 +16,18 @@ pub(super) async fn run(storage: &Storage, command: TenantCommand) -> Result<(),
             output: JsonObject { json },
         } => {
             // Setup scripts may run repeatedly, so an existing tenant is a success.
-            let tenant = match storage.create_tenant(&name).await {
-                Err(StorageError::Conflict(_)) => storage.tenant(&name).await?,
-                created => created?,
+            let (tenant, is_new) = match storage.create_tenant(&name).await {
+                Err(StorageError::Conflict(_)) => (storage.tenant(&name).await?, false),
+                created => (created?, true),
             };
             if json {
                 return output::json(&document(&tenant));
             }
             output::lines(&[
-                format!("Tenant {name} exists."),
+                match is_new {
+                    true => format!("Tenant {name} is created."),
+                    false => format!("Tenant {name} existed already and is unchanged."),
+                },
                 format!(
                     "Next: integration-relay key create --tenant {name} --role bridge|caller|synchronizer|admin"
                 ),
@@ -158,8 +161,18 @@ fn expiry(expires_in: Option<i64>) -> String {
     match expires_in {
         None => "by deliveries.expires_in of the config".to_owned(),
         Some(0) => "never".to_owned(),
-        Some(seconds) => format!("after {seconds} s"),
+        Some(seconds) => format!("after {}", span(seconds)),
     }
+}
+
+/// Returns a time in the largest unit that divides it.
+fn span(seconds: i64) -> String {
+    let units = [(86_400, "day"), (3_600, "hour"), (60, "minute")];
+    let unit = units
+        .into_iter()
+        .find(|(unit, _)| seconds > 0 && seconds % unit == 0);
+    let (unit, noun) = unit.unwrap_or((1, "second"));
+    runtime::output::count(u64::try_from(seconds / unit).unwrap_or_default(), noun)
 }
 
 /// Asks for the tenant's name, since a deletion cannot be undone.
@@ -184,4 +197,22 @@ fn document(tenant: &Tenant) -> Value {
         "notice_url": tenant.notice_url,
         "expires_in": tenant.expires_in,
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn expiry_has_the_largest_unit() {
+        for (seconds, text) in [
+            (604_800, "after 7 days"),
+            (86_400, "after 1 day"),
+            (5_400, "after 90 minutes"),
+            (61, "after 61 seconds"),
+            (0, "never"),
+        ] {
+            assert_eq!(expiry(Some(seconds)), text);
+        }
+    }
 }

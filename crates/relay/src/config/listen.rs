@@ -31,7 +31,8 @@ fn address<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<SocketAd
     let text = String::deserialize(deserializer)?;
     text.parse().map(Some).map_err(|_| {
         de::Error::custom(format!(
-            "{text:?} is not an address: write ip:port, as in \"127.0.0.1:8443\""
+            "{} is not an address: write ip:port, as in \"127.0.0.1:8443\"",
+            runtime::value::shown(&text)
         ))
     })
 }

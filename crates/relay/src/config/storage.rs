@@ -2,6 +2,8 @@
 
 use ring::digest::SHA256;
 use runtime::config::{FilePath, Mistake};
+use runtime::userinfo;
+use runtime::value::{self, Form};
 use serde::Deserialize;
 use serde::ser::Serializer;
 use std::path::Path;
@@ -33,12 +35,12 @@ impl StorageTable {
             (Some(url), None) => parse(url, base),
             (None, None) => parse("sqlite://relay.db", base),
             (None, Some(file)) => {
-                // Secrets that are mounted as files often end in a line break, which `trim` removes below.
-                let url = std::fs::read_to_string(file.get()).map_err(|error| {
-                    let message = format!("{file} cannot be read: {error}");
-                    Mistake::of_key("storage.url_file", message)
-                })?;
-                parse(url.trim(), base)
+                let mistake = |error: &dyn std::fmt::Display| {
+                    Mistake::of_key("storage.url_file", format!("names {file}: {error}"))
+                };
+                let bytes = std::fs::read(file.get()).map_err(|error| mistake(&error))?;
+                let url = value::read(Form::Setting, &bytes).map_err(|error| mistake(&error))?;
+                parse(&url, base)
             }
         }
     }
@@ -56,5 +58,9 @@ pub(super) fn digest<S: Serializer>(database: &Database, serializer: S) -> Resul
 }
 
 fn parse(url: &str, base: &Path) -> Result<Database, Mistake> {
+    // A path of SQLite may have any character.
+    if !url.starts_with("sqlite://") {
+        userinfo::check(url).map_err(|error| Mistake::of_key("storage.url", error))?;
+    }
     Database::parse(url, base).map_err(|message| Mistake::of_key("storage.url", message))
 }

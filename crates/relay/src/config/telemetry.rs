@@ -1,6 +1,7 @@
 //! `[telemetry]`: where traces are sent.
 
 use runtime::config::{Mistake, optional_path};
+use runtime::userinfo;
 use serde::{Deserialize, Serialize};
 use std::path::PathBuf;
 
@@ -29,6 +30,14 @@ impl Default for Telemetry {
     }
 }
 
+fn has_user(url: &str) -> bool {
+    let rest = url.split_once("://").map_or(url, |(_, rest)| rest);
+    rest.split(['/', '?', '#'])
+        .next()
+        .unwrap_or_default()
+        .contains('@')
+}
+
 impl Telemetry {
     /// Checks values against limits that their types do not have.
     ///
@@ -38,6 +47,16 @@ impl Telemetry {
         if !(0.0..=1.0).contains(&self.ratio) {
             let message = format!("is {}: write a number from 0.0 to 1.0", self.ratio);
             return Err(Mistake::of_key("telemetry.ratio", message));
+        }
+        if let Some(Err(error)) = self.otlp_endpoint.as_deref().map(userinfo::check) {
+            return Err(Mistake::of_key("telemetry.otlp_endpoint", error));
+        }
+        if self.otlp_endpoint.as_deref().is_some_and(has_user) {
+            return Err(Mistake::of_key(
+                "telemetry.otlp_endpoint",
+                "has a user or password, which the relay does not send: leave it out, and let the collector accept this \
+                 machine",
+            ));
         }
         let is_url = self.otlp_endpoint.as_deref().is_none_or(|endpoint| {
             let uri = endpoint.parse::<http::Uri>();

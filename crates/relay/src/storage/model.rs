@@ -379,18 +379,8 @@ pub struct Changes {
     pub claims: Vec<super::Claim>,
 }
 
-/// Longest name of a tenant, a key or a bridge, in bytes.
-pub(super) const NAME_MAX_BYTES: usize = 64;
-
-/// Returns whether a name is valid for a tenant or a bridge: 1 to 64 letters, digits, `.`, `_`, `-`.
-pub fn is_valid_name(name: &str) -> bool {
-    (1..=NAME_MAX_BYTES).contains(&name.len())
-        && name
-            .bytes()
-            .all(|b| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'_' | b'-'))
-        // Names become path segments, and these two mean directories.
-        && !matches!(name, "." | "..")
-}
+/// Longest name of a key, in bytes.
+pub(super) const NAME_MAX_BYTES: usize = protocol::name::NAME_MAX_BYTES;
 
 #[cfg(test)]
 mod tests {
@@ -409,16 +399,6 @@ mod tests {
         let other = Secret::random().unwrap();
         assert!(!secret.hash().matches(&other.hash()));
         assert!(!secret.hash().matches(&SecretHash::unmatchable()));
-    }
-
-    #[test]
-    fn valid_names_are_short_and_plain() {
-        for name in ["a", "berlin-dc1", "A.b_c-9", &"x".repeat(64)] {
-            assert!(is_valid_name(name), "{name}");
-        }
-        for name in ["", ".", "..", "a b", "a/b", "ä", &"x".repeat(65), "a\n"] {
-            assert!(!is_valid_name(name), "{name}");
-        }
     }
 
     #[test]

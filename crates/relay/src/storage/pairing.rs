@@ -10,7 +10,7 @@
 
 use super::audit::{self, AuditEvent};
 use super::model::{BridgeId, ClientId, Existing, IdentityId, TenantId, TenantState, hex, now};
-use super::{IDENTITIES_MAX, Storage, StorageError, invalid_name, is_valid_name};
+use super::{IDENTITIES_MAX, Storage, StorageError, require_name};
 use serde_json::json;
 use sqlx::Row as _;
 use store::Transaction;
@@ -60,9 +60,7 @@ impl Storage {
     /// another key pair has the name and the API key does not allow it, or when a bound is reached,
     /// [`StorageError::KeyGone`] when the API key was revoked meanwhile.
     pub async fn pair(&self, pairing: &Pairing) -> Result<Paired, StorageError> {
-        if !is_valid_name(&pairing.name) {
-            return Err(invalid_name("bridge", &pairing.name));
-        }
+        require_name("a bridge", &pairing.name)?;
         let (mut tx, revision) = self.change().await?;
         // The key was valid when the request began. It may have been revoked while the body arrived; in this
         // transaction it cannot change any more.

@@ -1,6 +1,7 @@
 //! The scope of an API key: the bridges, endpoints, hosts and credentials that it is narrowed to.
 
-use super::model::{Role, is_valid_name};
+use super::model::Role;
+use protocol::name;
 use serde::{Deserialize, Serialize};
 use std::fmt;
 
@@ -65,25 +66,24 @@ impl Narrowing {
     }
 
     fn accepts(self, entry: &str) -> bool {
-        let plain = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'_' | b'-');
         entry.len() <= SCOPE_ENTRY_MAX_BYTES
             && match self {
-                Self::Bridge => is_valid_name(entry),
+                Self::Bridge | Self::Credential => name::is_valid(entry),
                 Self::Endpoint => policy::is_endpoint_name(entry),
                 Self::Host => policy::HostPattern::parse(entry).is_ok(),
-                Self::Credential => !entry.is_empty() && entry.bytes().all(plain),
             }
     }
 
     fn hint(self, entry: &str) -> String {
         match self {
-            Self::Bridge => "use 1 to 64 letters, digits, `.`, `_` or `-`".to_owned(),
+            Self::Bridge | Self::Credential => {
+                "use 1 to 64 letters, digits, `.`, `_` or `-`".to_owned()
+            }
             Self::Endpoint => policy::EndpointError::Name.to_string(),
             Self::Host => match policy::HostPattern::parse(entry) {
                 Err(error) => error.to_string(),
                 Ok(_) => format!("it is longer than {SCOPE_ENTRY_MAX_BYTES} bytes"),
             },
-            Self::Credential => "use letters, digits, `.`, `_` and `-`".to_owned(),
         }
     }
 }

@@ -1,8 +1,8 @@
 //! Tenants: customers' spaces.
 
 use super::audit::{self, AuditEvent};
-use super::model::{Tenant, TenantId, TenantState, is_valid_name, now};
-use super::{Storage, StorageError, invalid_name, rows};
+use super::model::{Tenant, TenantId, TenantState, now};
+use super::{Storage, StorageError, require_name, rows};
 use serde_json::json;
 use store::{Backend, Transaction};
 
@@ -45,9 +45,7 @@ impl Storage {
     /// [`StorageError::Invalid`] for an invalid name, [`StorageError::Conflict`] for one that
     /// exists.
     pub async fn create_tenant(&self, name: &str) -> Result<Tenant, StorageError> {
-        if !is_valid_name(name) {
-            return Err(invalid_name("tenant", name));
-        }
+        require_name("a tenant", name)?;
         let (mut tx, revision) = self.change().await?;
         let tenant = Tenant {
             id: TenantId::random()?,

@@ -7,11 +7,14 @@
 //! - a list of tables has the plural that the program gives it (`BRIDGE_ENDPOINTS`);
 //! - lists and tables are written in TOML (`RELAY_LISTEN_AUTHORITIES='["a.example"]'`).
 //!
-//! An empty variable counts as not set.
+//! An empty variable counts as not set. [`crate::value`] has the forms that a value may have.
 
-use super::error::closest;
 use super::schema::{self, Key, Kind};
+use super::slips;
+use super::words::closest;
+use crate::value::{self, Form, ValueError, shown};
 use serde::de::DeserializeOwned;
+use std::ffi::OsString;
 use std::ops::Range;
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
@@ -66,63 +69,159 @@ impl Environment {
         format!("{}_{}", self.prefix, own.to_ascii_uppercase())
     }
 
-    /// Returns the variables that are set.
-    pub(super) fn set<T: DeserializeOwned>(
-        &self,
-        get: impl Fn(&str) -> Option<String>,
-    ) -> Vec<Set> {
-        let variables = self.variables::<T>().into_iter();
-        let set = |variable: Variable| {
-            let text = get(&variable.name)?;
-            // Secrets of Kubernetes often end in a line break, from `echo | base64`.
-            let text = text.trim_end_matches(['\r', '\n']).to_owned();
-            (!text.is_empty()).then_some(Set { variable, text })
+    /// Returns the name of the variable of a section's key.
+    pub(super) fn variable_of(&self, section: &str, key: &str) -> String {
+        let own = match section.eq_ignore_ascii_case(self.prefix) {
+            true => key.to_owned(),
+            false => format!("{section}_{key}"),
         };
-        variables.filter_map(set).collect()
+        format!("{}_{}", self.prefix, own.to_ascii_uppercase())
+    }
+
+    /// Returns the variables that are set.
+    ///
+    /// # Errors
+    /// A variable whose value has a form that is refused.
+    pub(super) fn set<T: DeserializeOwned, V: Into<OsString>>(
+        &self,
+        get: impl Fn(&str) -> Option<V>,
+    ) -> Result<Vec<Set>, (String, ValueError)> {
+        let mut found = Vec::new();
+        for variable in self.variables::<T>() {
+            let Some(text) = get(&variable.name) else {
+                continue;
+            };
+            let form = match variable.key.kind {
+                Kind::Text | Kind::Scalar => Form::Setting,
+                Kind::List | Kind::Table => Form::Toml,
+            };
+            let text: OsString = text.into();
+            match value::read(form, text.as_encoded_bytes()) {
+                Ok(text) if text.is_empty() => {}
+                Ok(text) => found.push(Set { variable, text }),
+                Err(error) => return Err((variable.name, error)),
+            }
+        }
+        Ok(found)
     }
 
     /// Logs what [`Self::unknown`] finds in this process's environment. Only names are logged: a value may be a
     /// secret.
     pub fn warn_of_unknown<T: DeserializeOwned>(&self) {
-        for warning in self.unknown::<T>(variable_names()) {
-            tracing::warn!("{warning}");
+        let unknown = self.unknown::<T>(variables_of_process());
+        for mistake in unknown.mistakes {
+            tracing::warn!("{mistake}");
+        }
+        if let Some(note) = unknown.note {
+            tracing::debug!("{note}");
         }
     }
 
-    /// Returns a warning for each variable with the prefix that is no key, with a suggestion. Names that
-    /// Kubernetes makes for a service (`RELAY_SERVICE_HOST`, `RELAY_PUBLIC_PORT_443_TCP`) are left out.
-    pub fn unknown<T: DeserializeOwned>(&self, names: impl Iterator<Item = String>) -> Vec<String> {
+    /// Returns what [`Self::unknown`] finds in this process's environment.
+    pub fn unknown_of_process<T: DeserializeOwned>(&self) -> Unknown {
+        self.unknown::<T>(variables_of_process())
+    }
+
+    /// Returns the variables with the prefix that are no key. A misspelled variable would otherwise be ignored, and
+    /// the default be active. Each item is a name with its value.
+    pub fn unknown<T: DeserializeOwned>(
+        &self,
+        variables: impl Iterator<Item = (String, String)>,
+    ) -> Unknown {
         let known = self.variables::<T>();
         let known: Vec<&str> = known
             .iter()
             .map(|variable| variable.name.as_str())
+            .chain(self.others.iter().copied())
             .collect();
-        // A misspelled variable would otherwise be ignored, and the default be active.
-        let is_unknown = |name: &String| {
-            let own = name
+        let mut unknown = Unknown::default();
+        let mut ignored = Vec::new();
+        for (name, value) in variables {
+            let upper = name.to_ascii_uppercase();
+            let own = upper
                 .strip_prefix(self.prefix)
                 .and_then(|rest| rest.strip_prefix('_'));
-            own.is_some_and(|own| !is_of_kubernetes(own))
-                && !known.contains(&name.as_str())
-                && !self.others.contains(&name.as_str())
-        };
-        let warn = |name: String| match closest(&name, known.iter().copied()) {
-            Some(near) => format!("unknown environment variable {name}; did you mean {near}?"),
-            None => format!("unknown environment variable {name}: no config key has this name"),
-        };
-        names.filter(is_unknown).map(warn).collect()
+            let Some(own) = own.filter(|_| !known.contains(&name.as_str())) else {
+                continue;
+            };
+            // Names in small letters belong to other programs, unless they are exactly a key's.
+            if upper != name && !known.contains(&upper.as_str()) {
+                continue;
+            }
+            if is_of_kubernetes(own, &value) {
+                ignored.push(name);
+                continue;
+            }
+            // `BRIDGE_BRIDGE_NAME`: the section is named like the prefix, and left out.
+            let again = format!("{}_", self.prefix);
+            let short = own
+                .strip_prefix(&again)
+                .map(|rest| format!("{again}{rest}"));
+            let short = short.and_then(|short| known.iter().copied().find(|known| *known == short));
+            unknown.mistakes.push(
+                match short.or_else(|| closest(&upper, known.iter().copied())) {
+                    Some(near) => {
+                        format!("unknown environment variable {name}; did you mean {near}?")
+                    }
+                    None => {
+                        format!("unknown environment variable {name}: no config key has this name")
+                    }
+                },
+            );
+        }
+        if let [first, rest @ ..] = ignored.as_slice() {
+            let more = match rest.len() {
+                0 => String::new(),
+                count => format!(" and {count} more"),
+            };
+            unknown.note = Some(format!(
+                "ignored: {first}{more}, which Kubernetes makes for a service of this name (enableServiceLinks: false \
+                 switches them off)"
+            ));
+        }
+        unknown
     }
 }
 
-fn variable_names() -> impl Iterator<Item = String> {
-    // A name that is not UTF-8 is not one of ours.
-    std::env::vars_os().filter_map(|(name, _)| name.into_string().ok())
+/// Variables with the prefix of a program that are none of its keys.
+#[derive(Debug, Default)]
+pub struct Unknown {
+    /// One message for each that looks like a mistake, with a suggestion.
+    pub mistakes: Vec<String>,
+    /// One line about those that Kubernetes makes.
+    pub note: Option<String>,
 }
 
-fn is_of_kubernetes(own: &str) -> bool {
-    // For a service named `relay` every pod gets these, whether or not it uses them.
-    let is_port = own == "PORT" || own.ends_with("_PORT");
-    is_port || own.contains("PORT_") || own.contains("SERVICE_HOST")
+fn variables_of_process() -> impl Iterator<Item = (String, String)> {
+    // A name that is not UTF-8 is not one of ours.
+    std::env::vars_os().filter_map(|(name, value)| {
+        Some((
+            name.into_string().ok()?,
+            value.to_string_lossy().into_owned(),
+        ))
+    })
+}
+
+/// For a service named `relay`, every pod gets `RELAY_SERVICE_HOST`, `RELAY_PORT_443_TCP` and others, whether or not it
+/// uses them.
+fn is_of_kubernetes(own: &str, value: &str) -> bool {
+    let own = format!("_{own}");
+    let is_url = ["tcp://", "udp://", "sctp://"]
+        .iter()
+        .any(|scheme| value.starts_with(scheme));
+    let is_number = !value.is_empty() && value.bytes().all(|byte| byte.is_ascii_digit());
+    // `_PORT_443_TCP`, and the same with `_PROTO`, `_PORT`, `_ADDR`.
+    let is_port = own.rsplit("_PORT_").any(|rest| {
+        let (number, rest) = rest.split_once('_').unwrap_or((rest, ""));
+        let protocol = rest.split('_').next().unwrap_or_default();
+        !number.is_empty()
+            && number.bytes().all(|byte| byte.is_ascii_digit())
+            && matches!(protocol, "TCP" | "UDP" | "SCTP")
+    });
+    own.ends_with("_SERVICE_HOST")
+        || (is_number && (own.ends_with("_SERVICE_PORT") || own.contains("_SERVICE_PORT_")))
+        || (is_url && own.ends_with("_PORT"))
+        || is_port
 }
 
 /// Returns what the examples of a program's config lack, and what they have that does not exist. For tests. A
@@ -219,25 +318,24 @@ pub(super) fn put<'a>(
 }
 
 fn value(key: Key, text: &str) -> Result<DeValue<'_>, String> {
-    // The message of the parser names no part of the text, which may be a secret.
-    let parse = || {
-        DeValue::parse(text.trim())
-            .map(Spanned::into_inner)
-            .map_err(|error| error.message().to_owned())
-    };
+    let parsed = DeValue::parse(text).map(Spanned::into_inner);
+    let why = || slips::of_value(text).map_or_else(String::new, |why| format!(" ({why})"));
     match key.kind {
         Kind::Text => Ok(DeValue::String(text.into())),
-        Kind::Scalar => match parse() {
+        Kind::Scalar => match parsed {
             Ok(value @ (DeValue::Integer(_) | DeValue::Float(_) | DeValue::Boolean(_))) => {
                 Ok(value)
             }
-            Ok(_) | Err(_) => Err(format!("{text:?} is not a number, and not true or false")),
+            Ok(_) | Err(_) => Err(format!(
+                "{} is not a number, and not true or false",
+                shown(text)
+            )),
         },
-        Kind::List => match parse() {
+        Kind::List => match parsed {
             Ok(value @ DeValue::Array(_)) => Ok(value),
-            other => Err(format!(
-                "not a TOML array ({}); write {}",
-                other.map_or_else(|error| error, |_| "it is another type".into()),
+            Ok(_) | Err(_) => Err(format!(
+                "the value is not a TOML array{}; write {}",
+                why(),
                 match key.section {
                     None =>
                         "an array of inline tables, like [{name = \"a\", url = \"https://a.example/\"}]",
@@ -245,11 +343,11 @@ fn value(key: Key, text: &str) -> Result<DeValue<'_>, String> {
                 }
             )),
         },
-        Kind::Table => match parse() {
+        Kind::Table => match parsed {
             Ok(value @ DeValue::Table(_)) => Ok(value),
-            other => Err(format!(
-                "not a TOML inline table ({}); write one like {{ a = 1 }}",
-                other.map_or_else(|error| error, |_| "it is another type".into()),
+            Ok(_) | Err(_) => Err(format!(
+                "the value is not a TOML inline table{}; write one like {{ a = 1 }}",
+                why()
             )),
         },
     }

@@ -36,6 +36,8 @@ pub enum Location {
     Variable(String),
     /// In the config as a whole, for example a key that is missing in both.
     Config,
+    /// In the environment as a whole, where there is no file.
+    Environment,
 }
 
 impl ConfigError {
@@ -49,7 +51,7 @@ impl ConfigError {
                 Location::Variable(name) => {
                     format!("config rejected at the environment variable {name}")
                 }
-                Location::Config => "config rejected".into(),
+                Location::Config | Location::Environment => "config rejected".into(),
             },
         }
     }
@@ -71,6 +73,11 @@ impl fmt::Display for ConfigError {
                 Location::Line(line) => write!(f, "{}:{line}: {message}", path.display()),
                 Location::Variable(name) => write!(f, "environment variable {name}: {message}"),
                 Location::Config => write!(f, "{}: {message}", path.display()),
+                Location::Environment => write!(
+                    f,
+                    "environment variables, without a config file {}: {message}",
+                    path.display()
+                ),
             },
         }
     }
@@ -113,54 +120,5 @@ impl Mistake {
             at: At::Span(span),
             message: message.into(),
         }
-    }
-}
-
-/// Rewrites a message of the deserializer: an unknown key gets a suggestion.
-///
-/// serde has no typed error for it, only this text, which its documentation promises in
-/// `serde::de::Error::unknown_field`.
-pub(super) fn in_plain_words(message: &str) -> String {
-    let message = message.trim();
-    let Some(rest) = message.strip_prefix("unknown field `") else {
-        return message
-            .strip_prefix("missing field ")
-            .map_or_else(|| message.to_owned(), |rest| format!("missing key {rest}"));
-    };
-    // The text is: name` , expected one of `a`, `b`. Every second part is between backticks.
-    let mut quoted = rest.split('`').step_by(2);
-    let given = quoted.next().unwrap_or_default();
-    let known: Vec<&str> = quoted.filter(|name| !name.is_empty()).collect();
-    match closest(given, known.iter().copied()) {
-        Some(near) => format!("unknown key `{given}`; did you mean `{near}`?"),
-        None => format!("unknown key `{given}`; known here: {}", known.join(", ")),
-    }
-}
-
-/// Returns the known name that is most like the given one, if one is like it at all.
-pub(super) fn closest<'a>(given: &str, known: impl Iterator<Item = &'a str>) -> Option<&'a str> {
-    let scored = known.map(|name| (strsim::damerau_levenshtein(given, name), name));
-    let (distance, name) = scored.min_by_key(|(distance, _)| *distance)?;
-    // A third of the letters may differ, as compilers have it: beyond that a suggestion misleads.
-    (distance <= (given.len().max(3)) / 3).then_some(name)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn unknown_key_gets_a_suggestion_if_one_is_near() {
-        let message = "unknown field `relais`, expected one of `relay`, `bridge`";
-        assert_eq!(
-            in_plain_words(message),
-            "unknown key `relais`; did you mean `relay`?"
-        );
-        let message = "unknown field `colour`, expected `name` or `url`";
-        assert_eq!(
-            in_plain_words(message),
-            "unknown key `colour`; known here: name, url"
-        );
-        assert_eq!(in_plain_words("missing field `url`"), "missing key `url`");
     }
 }

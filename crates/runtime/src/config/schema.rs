@@ -3,6 +3,7 @@
 //! ```text
 //! derive(Deserialize) --deserialize_struct(fields)--> Probe   the keys of a section
 //!                     --deserialize_str / i64 / seq-> Probe   the kind of a key's value
+//!                     --visit_seq(one entry)--------> Probe   the keys of a list's entries
 //! ```
 //!
 //! The probe is a deserializer without data. It walks to one key, records what the type asks it for, and ends
@@ -11,7 +12,7 @@
 use serde::de::value::Error;
 use serde::de::{
     self, DeserializeOwned, DeserializeSeed, Deserializer, IntoDeserializer as _, MapAccess,
-    Visitor,
+    SeqAccess, Visitor,
 };
 use std::cell::Cell;
 
@@ -75,6 +76,48 @@ pub(super) fn keys<T: DeserializeOwned>() -> Vec<Key> {
     keys
 }
 
+/// A section with the names of its keys, for messages.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Section {
+    pub(super) name: &'static str,
+    /// Whether it is a list of tables, `[[name]]`.
+    pub(super) is_list: bool,
+    pub(super) keys: Vec<&'static str>,
+}
+
+impl Section {
+    /// Returns it as its header is written.
+    pub(super) fn header(&self) -> String {
+        match self.is_list {
+            true => format!("[[{}]]", self.name),
+            false => format!("[{}]", self.name),
+        }
+    }
+}
+
+/// The step of a walk from a list to its entries.
+const ENTRY: &str = "[]";
+
+/// Returns the sections of `T` and their keys, those of lists of tables included.
+pub(super) fn sections<T: DeserializeOwned>() -> Vec<Section> {
+    let section = |name: &'static str| {
+        let (is_list, found) = match probe::<T>(&[name]) {
+            Some(Found::Leaf(Kind::List)) => (true, probe::<T>(&[name, ENTRY])),
+            found => (false, found),
+        };
+        Section {
+            name,
+            is_list,
+            keys: fields(found).to_vec(),
+        }
+    };
+    fields(probe::<T>(&[]))
+        .iter()
+        .copied()
+        .map(section)
+        .collect()
+}
+
 fn fields(found: Option<Found>) -> &'static [&'static str] {
     match found {
         Some(Found::Fields(fields)) => fields,
@@ -122,8 +165,17 @@ impl<'de> Deserializer<'de> for Probe<'_> {
             deserialize_byte_buf deserialize_identifier deserialize_ignored_any deserialize_unit;
         Scalar: deserialize_bool deserialize_i8 deserialize_i16 deserialize_i32 deserialize_i64
             deserialize_u8 deserialize_u16 deserialize_u32 deserialize_u64 deserialize_f32 deserialize_f64;
-        List: deserialize_seq;
         Table: deserialize_map;
+    }
+
+    fn deserialize_seq<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Error> {
+        match self.path {
+            [ENTRY, rest @ ..] => visitor.visit_seq(Entry(Probe {
+                path: rest,
+                found: self.found,
+            })),
+            _ => self.leaf(Kind::List),
+        }
     }
 
     fn deserialize_struct<V: Visitor<'de>>(
@@ -188,6 +240,21 @@ impl<'de> Deserializer<'de> for Probe<'_> {
         _: V,
     ) -> Result<V::Value, Error> {
         self.leaf(Kind::Text)
+    }
+}
+
+/// A list with one entry.
+struct Entry<'a>(Probe<'a>);
+
+impl<'de> SeqAccess<'de> for Entry<'_> {
+    type Error = Error;
+
+    fn next_element_seed<S: DeserializeSeed<'de>>(
+        &mut self,
+        seed: S,
+    ) -> Result<Option<S::Value>, Error> {
+        let Probe { path, found } = self.0;
+        seed.deserialize(Probe { path, found }).map(Some)
     }
 }
 

@@ -61,7 +61,7 @@ impl File {
             found.map(|(_, value)| (*value).to_owned())
         };
         let path = self.0.path().join("server.toml");
-        let loaded = PROGRAM.load_with(&path, get);
+        let loaded = PROGRAM.load_with::<_, String>(&path, get);
         loaded.map(|(config, _)| config).map_err(|error| {
             let dir = format!("{}/", self.0.path().display());
             error.to_string().replace(&dir, "")
@@ -125,7 +125,17 @@ fn mistake_is_located_in_every_form_of_a_key() {
         ("\nlimits.wait = \"5\"", 4, "\"30s\""),
         ("limits = { is_open = true, wait = \"5\" }", 3, "\"30s\""),
         ("[limits]\n\nwiat = \"5s\"", 5, "did you mean `wait`?"),
-        ("[limit]\nwait = \"5s\"", 3, "did you mean `limits`?"),
+        ("[limit]\nwait = \"5s\"", 3, "did you mean [limits]?"),
+        ("[limits]\nca_file = \"5s\"", 4, "belongs under [server]"),
+        ("[limits]\nis_open = \"true\"", 4, "without quotation marks"),
+        ("[limits]\nstreams_max = \"7\"", 4, "a whole number"),
+        ("[limits]\nwait = 5s", 4, "wait = \"5s\""),
+        ("[limits]\nwait = \"C:\\x\"", 4, "single quotes"),
+        ("[[limits]]\nwait = \"5s\"", 3, "write [limits]"),
+        ("[endpoint]\nname = \"a\"", 3, "write [[endpoint]]"),
+        ("[[endpoint]]\nname = 5", 4, "`endpoint.name`"),
+        ("[[endpoint]]\n", 3, "missing key `name` in [[endpoint]]"),
+        ("[limits]\n[limits]\n", 4, "first in line 3"),
         ("[limits]\nwait = 5", 4, "a duration in quotes"),
         ("[limits\n", 3, ""),
     ] {
@@ -152,6 +162,11 @@ fn mistake_of_the_environment_names_its_variable() {
         ("SERVER_LIMITS_STREAMS_MAX", "many", "\"many\""),
         ("SERVER_LIMITS_STREAMS_MAX", "101", "1 to 100"),
         ("SERVER_LIMITS_WAIT", "\"5s\"", "remove the quotes"),
+        ("SERVER_LIMITS_STREAMS_MAX", "'7'", "remove the quotes"),
+        ("SERVER_URL", "https://a\nhttps://b", "line break"),
+        ("SERVER_URL", "https://a\u{a0}b", "no-break space"),
+        ("SERVER_URL", "\u{201c}https://a\u{201d}", "typographic"),
+        ("SERVER_NAMES", "[\u{201c}x\u{201d}]", "typographic"),
         ("SERVER_NAMES", "x", "[\"a\", \"b\"]"),
         ("SERVER_ENDPOINTS", "x", "inline tables"),
         ("SERVER_ENDPOINTS", "[{}]", "missing key `name`"),
@@ -169,7 +184,11 @@ fn key_missing_everywhere_blames_no_variable() {
     let file = File::new("");
     std::fs::remove_file(file.0.path().join("server.toml")).unwrap();
     let error = file.load(&[("SERVER_NAMES", "[]")]).unwrap_err();
-    assert_eq!(error, "server.toml: missing key `url`");
+    assert_eq!(
+        error,
+        "environment variables, without a config file server.toml: missing key `url` in [server]; write it, or set \
+         the environment variable SERVER_URL"
+    );
     let config = file.load(&[("SERVER_URL", "https://a.example")]);
     assert_eq!(config.unwrap().server.url, "https://a.example");
     let error = file.load(&[]).unwrap_err();
@@ -191,23 +210,106 @@ fn check_of_a_program_locates_key_or_section() {
 }
 
 #[test]
-fn unknown_variable_gets_a_warning() {
-    let names = [
-        "SERVER_LIMITS_STREAM_MAX",
-        "SERVER_CONFIG",
-        "SERVER_URL",
-        "SERVER_PORT_80_TCP",
-        "SERVER_SERVICE_HOST",
-        "SERVER_SERVICE_PORT_HTTPS",
-        "SERVER_PUBLIC_PORT",
-        "SERVERLESS",
-        "PATH",
+fn unknown_variable_is_a_mistake_or_of_kubernetes() {
+    let variables = [
+        ("SERVER_LIMITS_STREAM_MAX", "1"),
+        ("SERVER_SERVER_URL", "https://a"),
+        ("server_url", "https://a"),
+        ("SERVER_LISTEN_PORT", "8443"),
+        ("SERVER_SUPPORT_LEVEL", "x"),
+        ("SERVER_CONFIG", "x"),
+        ("SERVER_URL", "x"),
+        ("SERVER_PORT", "tcp://10.0.0.1:80"),
+        ("SERVER_PORT_80_TCP", "tcp://10.0.0.1:80"),
+        ("SERVER_PORT_80_TCP_ADDR", "10.0.0.1"),
+        ("SERVER_SERVICE_HOST", "10.0.0.1"),
+        ("SERVER_SERVICE_PORT_HTTPS", "443"),
+        ("SERVER_PUBLIC_PORT", "tcp://10.0.0.1:443"),
+        ("SERVERLESS", "x"),
+        ("server_other", "x"),
+        ("PATH", "x"),
     ];
-    let warnings = PROGRAM.unknown::<Config>(names.map(str::to_owned).into_iter());
+    let variables = variables.map(|(name, value)| (name.to_owned(), value.to_owned()));
+    let unknown = PROGRAM.unknown::<Config>(variables.into_iter());
+    let of = |name: &str, rest: &str| format!("unknown environment variable {name}{rest}");
     assert_eq!(
-        warnings,
+        unknown.mistakes,
         [
-            "unknown environment variable SERVER_LIMITS_STREAM_MAX; did you mean SERVER_LIMITS_STREAMS_MAX?"
+            of(
+                "SERVER_LIMITS_STREAM_MAX",
+                "; did you mean SERVER_LIMITS_STREAMS_MAX?"
+            ),
+            of("SERVER_SERVER_URL", "; did you mean SERVER_URL?"),
+            of("server_url", "; did you mean SERVER_URL?"),
+            of("SERVER_LISTEN_PORT", ": no config key has this name"),
+            of("SERVER_SUPPORT_LEVEL", ": no config key has this name"),
         ]
     );
+    let note = unknown.note.unwrap();
+    assert!(
+        note.starts_with("ignored: SERVER_PORT and 5 more, which Kubernetes"),
+        "{note}"
+    );
+}
+
+#[test]
+fn file_of_windows_tools_is_taken_or_named() {
+    let file = File::new("");
+    let path = file.0.path().join("server.toml");
+    let windows = FILE.replace('\n', "\r\n");
+    let wide: Vec<u8> = windows.encode_utf16().flat_map(u16::to_le_bytes).collect();
+    for bytes in [
+        [b"\xef\xbb\xbf", windows.as_bytes()].concat(),
+        [b"\xff\xfe", wide.as_slice()].concat(),
+    ] {
+        std::fs::write(&path, bytes).unwrap();
+        assert_eq!(file.load(&[]).unwrap().server.url, "https://a.example");
+    }
+    std::fs::write(&path, b"[server]\nurl = \"https://a.example\" # B\xfcro\n").unwrap();
+    let error = file.load(&[]).unwrap_err();
+    assert_eq!(
+        error,
+        "server.toml:2: the text is not UTF-8 (line 2): save it as UTF-8"
+    );
+    std::fs::write(&path, wide).unwrap();
+    let error = file.load(&[]).unwrap_err();
+    assert!(error.contains("without a byte order mark"), "{error}");
+}
+
+#[test]
+fn source_names_file_and_variables() {
+    let file = File::new(FILE);
+    let path = file.0.path().join("server.toml");
+    let source = |pairs: &'static [(&str, &str)]| {
+        let get = |name: &str| {
+            let found = pairs.iter().find(|(key, _)| *key == name);
+            found.map(|(_, value)| (*value).to_owned())
+        };
+        let (_, document) = PROGRAM.load_with::<Config, String>(&path, get).unwrap();
+        document.source().to_string()
+    };
+    assert_eq!(source(&[]), path.display().to_string());
+    let both = source(&[("SERVER_NAMES", "[]")]);
+    assert_eq!(
+        both,
+        format!("{} and 1 environment variable", path.display())
+    );
+    std::fs::remove_file(&path).unwrap();
+    let alone = source(&[("SERVER_URL", "https://a"), ("SERVER_NAMES", "[]")]);
+    assert_eq!(alone, "2 environment variables, without a config file");
+}
+
+#[test]
+fn written_file_counts_from_the_data_directory() {
+    let dir = crate::testing::TempDir::new("data-path");
+    let (etc, data) = (dir.path().join("etc"), dir.path().join("data"));
+    std::fs::create_dir_all(&etc).unwrap();
+    let path: DataPath = units::with_base(&etc, || "a.log".parse()).unwrap();
+    assert_eq!(path.in_dir(&data), data.join("a.log"));
+    assert_eq!(path.left_behind(&data), None);
+    // A former version wrote it next to the config file.
+    std::fs::write(etc.join("a.log"), "").unwrap();
+    assert_eq!(path.left_behind(&data), Some(etc.join("a.log").as_path()));
+    let absolute: DataPath = "/var/log/a.log".parse().unwrap();
+    assert_eq!(absolute.in_dir(&data), Path::new("/var/log/a.log"));
 }

@@ -4,6 +4,7 @@
 //! because a reader cannot know which unit it counts. Values are parsed once, here, and printed in the form in
 //! which they are written.
 
+use crate::value::shown;
 use serde::de::{self, Deserialize, Deserializer, Visitor};
 use serde::ser::{Serialize, Serializer};
 use std::cell::RefCell;
@@ -15,7 +16,7 @@ use std::time::Duration;
 
 /// A text is not a duration, or not a size.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("{given:?} is not {kind}: write a whole number and its unit, as in {example}")]
+#[error("{} is not {kind}: write a whole number and its unit, as in {example}", shown(.given))]
 pub struct UnitError {
     given: String,
     kind: &'static str,
@@ -345,14 +346,69 @@ impl FromStr for FilePath {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
-        if text.trim().is_empty() {
-            return Err("the path is empty: write one, or leave the key out".into());
-        }
+        check_path(text)?;
         let path = BASE.with_borrow(|base| match base {
             Some(base) => base.join(text),
             None => PathBuf::from(text),
         });
         Ok(Self(path))
+    }
+}
+
+fn check_path(text: &str) -> Result<(), String> {
+    if text.trim().is_empty() {
+        return Err("the path is empty: write one, or leave the key out".into());
+    }
+    // `"C:\temp"` in double quotes is a path with a tab.
+    if text.chars().any(char::is_control) {
+        return Err(
+            "the path has a control character: a backslash in double quotes begins an escape sequence. Write the path in \
+             single quotes, as in 'C:\\temp\\ca.pem', or write each backslash twice"
+                .into(),
+        );
+    }
+    Ok(())
+}
+
+/// The path of a file that the program writes. A relative path is resolved against the program's directory for data, not
+/// against the directory of the config file: a service may not write there.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct DataPath {
+    given: PathBuf,
+    /// The path next to the config file, where versions before this rule wrote.
+    next_to_config: PathBuf,
+}
+
+impl DataPath {
+    /// Returns the path of a file whose relative path is resolved against `data_dir`.
+    pub fn in_dir(&self, data_dir: &Path) -> PathBuf {
+        data_dir.join(&self.given)
+    }
+
+    /// Returns the file next to the config file, if it exists there and not in `data_dir`: a former version wrote
+    /// it.
+    pub fn left_behind(&self, data_dir: &Path) -> Option<&Path> {
+        let new = self.in_dir(data_dir);
+        let is_left = new != self.next_to_config && !new.exists() && self.next_to_config.is_file();
+        is_left.then_some(&self.next_to_config)
+    }
+}
+
+impl FromStr for DataPath {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let FilePath(next_to_config) = text.parse()?;
+        Ok(Self {
+            given: PathBuf::from(text),
+            next_to_config,
+        })
+    }
+}
+
+impl fmt::Display for DataPath {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.given.display().fmt(f)
     }
 }
 
@@ -454,9 +510,17 @@ from_text! {
     Interval, "a duration in quotes with its unit, like \"60s\", or \"off\"";
     ByteSize, "a size in quotes with its unit, like \"16MiB\"";
     FilePath, "a path in quotes";
+    DataPath, "a path in quotes";
 }
 
-to_text!(ConfigDuration, Timeout, Interval, ByteSize, FilePath);
+to_text!(
+    ConfigDuration,
+    Timeout,
+    Interval,
+    ByteSize,
+    FilePath,
+    DataPath
+);
 
 #[cfg(test)]
 mod tests {

@@ -25,10 +25,12 @@ const RESPONSE_HEADERS_MAX: usize = 64;
 #[derive(Debug, thiserror::Error)]
 pub enum ProxyError {
     /// The setting is not a proxy URL. Its text may hold a password, so the error does not repeat it.
-    #[error("the proxy setting {name} is not a URL like http://proxy.example.com:3128")]
+    #[error("the proxy setting {name} {why}")]
     Setting {
         /// The name of the setting.
         name: String,
+        /// What is wrong, without the text.
+        why: String,
     },
     /// The proxy responded with a status other than 2xx.
     #[error("the proxy {proxy} answered CONNECT with {status}{hint}")]
@@ -104,6 +106,16 @@ pub enum Proxy {
 }
 
 impl Proxy {
+    /// The variables that [`Self::from_env`] reads.
+    pub const VARIABLES: [&'static str; 6] = [
+        "HTTPS_PROXY",
+        "https_proxy",
+        "ALL_PROXY",
+        "all_proxy",
+        "NO_PROXY",
+        "no_proxy",
+    ];
+
     /// Parses a URL like `http://proxy.example.com:3128`.
     ///
     /// # Errors
@@ -158,17 +170,27 @@ impl Proxy {
 
 impl ProxyServer {
     fn parse(name: &str, url: &str) -> Result<Self, ProxyError> {
-        let wrong = || ProxyError::Setting {
+        let because = |why: String| ProxyError::Setting {
             name: name.to_owned(),
+            why,
         };
+        let wrong = || because("is not a URL like http://proxy.example.com:3128".into());
+        // Before the URL is parsed: with an unencoded `/` in the password, the user would be the host.
+        runtime::userinfo::check(url).map_err(|error| because(error.to_string()))?;
         let url = if url.contains("://") {
             url.to_owned()
         } else {
             format!("http://{url}")
         };
         let uri: Uri = url.parse().map_err(|_| wrong())?;
-        if uri.scheme_str() != Some("http") {
-            return Err(wrong());
+        match uri.scheme_str() {
+            Some("http") => {}
+            Some("https") => {
+                return Err(because(
+                    "begins with https://: write http://, with which proxies connect to HTTPS servers, too".into(),
+                ));
+            }
+            Some(_) | None => return Err(wrong()),
         }
         let authority = uri.authority().ok_or_else(wrong)?;
         let user = authority.as_str().rsplit_once('@').map(|(user, _)| user);
@@ -383,5 +405,26 @@ mod tests {
         assert!(!format!("{proxy:?}").contains("secret"));
         let error = Proxy::from_url("relay.proxy", "ftp://me:secret@proxy").unwrap_err();
         assert!(!error.to_string().contains("secret"));
+    }
+
+    #[test]
+    fn unencoded_password_is_refused_in_words() {
+        for password in [
+            "sec/ret", "sec#ret", "sec?ret", "sec@ret", "sec ret", "sec%ret",
+        ] {
+            let url = format!("http://me:{password}@proxy:3128");
+            let error = Proxy::from_url("HTTPS_PROXY", &url)
+                .unwrap_err()
+                .to_string();
+            assert!(
+                error.contains("HTTPS_PROXY") && error.contains("write %2"),
+                "{error}"
+            );
+            assert!(!error.contains("sec") && !error.contains("ret@"), "{error}");
+        }
+        let proxy = env(&[("HTTPS_PROXY", "http://me:a:b%2F@proxy")]);
+        let server = proxy.for_host("relay.example.com", 443).unwrap();
+        assert_eq!(server.host(), "proxy");
+        assert_eq!(server.authorization.as_deref(), Some("Basic bWU6YTpiLw=="));
     }
 }

@@ -1,0 +1,247 @@
+//! Slips in the text of a config file: what the line has, and what to write.
+//!
+//! The parser says where it stopped, in the words of the grammar. The usual slips are few, so the line is looked
+//! at again here: quotation marks, backslashes, comments and separators of other formats. No message repeats a
+//! value, which may be a secret; only a number with its unit is shown.
+
+use crate::value::{is_invisible, is_typographic_quote, name_of};
+
+/// Returns what is wrong near a byte of a text, given the parser's message.
+pub(super) fn in_words(text: &str, at: usize, message: &str) -> String {
+    if let Some(format) = other_format(text) {
+        return format!(
+            "the file is {format}, and the config is TOML: write key = value under [section]"
+        );
+    }
+    let line = line_at(text, at);
+    if message.starts_with("duplicate key") {
+        return duplicate(text, line, at);
+    }
+    if message.starts_with("cannot recurse") {
+        return "brackets are nested too deep".into();
+    }
+    of_line(line)
+}
+
+/// Returns what is wrong with a list or table that a variable holds.
+pub(super) fn of_value(text: &str) -> Option<String> {
+    odd_character(text).or_else(|| {
+        let is_bare = !text.contains(['"', '\'']) && text.contains(char::is_alphabetic);
+        is_bare.then(|| "each text in it stands in quotation marks".into())
+    })
+}
+
+fn other_format(text: &str) -> Option<&'static str> {
+    let text = text.trim_start();
+    match text.chars().next()? {
+        '{' => Some("JSON"),
+        '<' => Some("XML or HTML"),
+        _ if text.starts_with("---") => Some("YAML"),
+        _ => None,
+    }
+}
+
+fn line_at(text: &str, at: usize) -> &str {
+    let mut at = at.min(text.len());
+    while !text.is_char_boundary(at) {
+        at -= 1;
+    }
+    let (before, after) = text.split_at(at);
+    let start = before.rfind('\n').map_or(0, |at| at + 1);
+    let end = after.find('\n').map_or(text.len(), |end| at + end);
+    text.get(start..end)
+        .unwrap_or_default()
+        .trim_end_matches('\r')
+}
+
+fn duplicate(text: &str, line: &str, at: usize) -> String {
+    let name = line.trim();
+    let what = match name.starts_with('[') {
+        true => name.split('#').next().unwrap_or_default().trim(),
+        false => name.split('=').next().unwrap_or_default().trim(),
+    };
+    // The first one is the place that the administrator has forgotten.
+    let is_first = |line: &str| {
+        let line = line.trim();
+        line.strip_prefix(what).is_some_and(|rest| {
+            let rest = rest.trim_start();
+            rest.is_empty() || rest.starts_with(['=', '#'])
+        })
+    };
+    let lines = text.get(..at).unwrap_or_default().lines().enumerate();
+    let first = lines.filter(|(_, line)| is_first(line)).last();
+    let first = first.map_or_else(String::new, |(index, _)| {
+        format!(", first in line {}", index + 1)
+    });
+    match what.starts_with('[') {
+        true => format!("{what} is there twice{first}: write all its keys under one header"),
+        false => format!("{what} is there twice{first}: remove one"),
+    }
+}
+
+fn odd_character(line: &str) -> Option<String> {
+    if line.contains(is_typographic_quote) {
+        return Some("typographic quotation marks: write straight ones (\")".into());
+    }
+    let odd = line
+        .chars()
+        .find(|c| is_invisible(*c) && *c != '\t' && *c != '\n')?;
+    Some(match odd {
+        '\r' => "a line ends with a carriage return alone: save the file with the line ends of Unix or Windows".into(),
+        odd => format!("{} is in this line: remove it, or write a plain space", name_of(odd)),
+    })
+}
+
+fn of_line(line: &str) -> String {
+    if let Some(odd) = odd_character(line) {
+        return odd;
+    }
+    let line = line.trim();
+    if ["//", ";", "--", "/*", "REM ", "rem "]
+        .iter()
+        .any(|sign| line.starts_with(sign))
+    {
+        return "a comment begins with #".into();
+    }
+    if line.starts_with('[') {
+        return "a section is written [name], and an entry of a list [[name]], each alone in its line".into();
+    }
+    let Some((key, value)) = line.split_once('=') else {
+        return match line.split_once(':') {
+            Some((key, _)) if is_key(key.trim()) => {
+                let key = key.trim();
+                format!("write = after `{key}`, as in {key} = ..., and not a colon")
+            }
+            Some(_) | None => "this line is neither key = value nor [section]".into(),
+        };
+    };
+    let key = key.trim();
+    if !is_key(key) {
+        return "the key before = may have letters, digits, - and _ only, without blanks and quotation marks".into();
+    }
+    of_assignment(key, value.trim())
+}
+
+fn is_key(text: &str) -> bool {
+    let is_part = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_' | b'.');
+    !text.is_empty() && text.bytes().all(is_part)
+}
+
+fn of_assignment(key: &str, value: &str) -> String {
+    let first = value.chars().next();
+    match first {
+        None | Some('#') => {
+            format!("`{key}` has no value: write one after =, or put # before the key")
+        }
+        Some('=' | '>') => format!("write one = after `{key}`"),
+        Some(quote @ ('"' | '\'')) => of_text(key, value, quote),
+        Some('[') => format!(
+            "the list of `{key}` is written [\"a\", \"b\"]: each text in quotation marks, commas between, and ] at the end"
+        ),
+        Some('{') => format!(
+            "the table of `{key}` is written {{ name = \"value\" }} in one line, with commas between, and }} at the end"
+        ),
+        Some(_) => of_bare(key, value),
+    }
+}
+
+fn of_text(key: &str, value: &str, quote: char) -> String {
+    let inner = value.get(1..).unwrap_or_default();
+    if quote == '"' && inner.contains('\\') {
+        return format!(
+            "a backslash in `{key}`: in double quotes it begins an escape sequence. Write the value in single quotes, as \
+             in 'C:\\corp\\ca.pem', or write each backslash twice"
+        );
+    }
+    match inner.split_once(quote) {
+        None => format!("the value of `{key}` lacks its closing quotation mark ({quote})"),
+        Some((_, rest)) if rest.trim_start().starts_with([',', ';']) => {
+            format!(
+                "remove the {} after the value of `{key}`",
+                rest.trim_start().get(..1).unwrap_or_default()
+            )
+        }
+        Some(_) => format!(
+            "`{key}` has text after its closing quotation mark: remove it, or begin a comment with #"
+        ),
+    }
+}
+
+fn of_bare(key: &str, value: &str) -> String {
+    let value = value.split('#').next().unwrap_or_default().trim();
+    if let Some(rest) = value.strip_suffix([',', ';']) {
+        let sign = value.get(rest.len()..).unwrap_or_default();
+        return format!("remove the {sign} after the value of `{key}`");
+    }
+    let lower = value.to_ascii_lowercase();
+    if matches!(
+        lower.as_str(),
+        "true" | "false" | "yes" | "no" | "on" | "off"
+    ) {
+        return format!(
+            "write `{key}` as true or false, in small letters (or in quotation marks, if it is a text)"
+        );
+    }
+    let digits = value.trim_start_matches(|c: char| c.is_ascii_digit());
+    let is_unit = digits.len() <= 3 && digits.bytes().all(|byte| byte.is_ascii_alphabetic());
+    if digits.len() < value.len() && is_unit {
+        return format!("`{key}` needs quotation marks: write {key} = \"{value}\"");
+    }
+    format!("the value of `{key}` stands in no quotation marks: write {key} = \"...\"")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn slip_is_named_with_what_to_write() {
+        for (text, words) in [
+            ("url = \u{201c}https://a\u{201d}", "straight ones"),
+            ("url\u{a0}= \"https://a\"", "no-break space (U+00A0)"),
+            ("url = https://me:sesame@a", "write url = \"...\""),
+            ("wait = 5s", "write wait = \"5s\""),
+            ("url = \"https://sesame", "closing quotation mark (\")"),
+            ("file = \"C:\\corp\\sesame.pem\"", "single quotes"),
+            ("url = \"https://sesame\",", "remove the ,"),
+            ("url = \"sesame\" x", "after its closing"),
+            ("url: \"sesame\"", "and not a colon"),
+            ("url == \"sesame\"", "write one ="),
+            ("url =", "has no value"),
+            ("open = True", "in small letters"),
+            ("open = yes", "in small letters"),
+            ("// a comment", "begins with #"),
+            ("; a comment", "begins with #"),
+            ("[limits", "[name]"),
+            ("[[allow]", "[[name]]"),
+            ("my url = \"sesame\"", "the key before ="),
+            ("names = [\"a\" \"b\"]", "commas between"),
+            ("weights = { a = 1", "} at the end"),
+            ("sesame", "neither key"),
+        ] {
+            let error = in_words(text, 0, "invalid");
+            assert!(error.contains(words), "{text}: {error}");
+            assert!(!error.contains("sesame"), "{text}: {error}");
+        }
+        for (text, words) in [
+            ("{\n\"a\": 1}", "JSON"),
+            ("---\na: 1", "YAML"),
+            ("<a/>", "XML"),
+        ] {
+            assert!(in_words(text, 3, "invalid").contains(words), "{text}");
+        }
+    }
+
+    #[test]
+    fn duplicate_names_the_first_place() {
+        let text = "[a]\nx = 1\n[b]\nx = 1\n\n[a]\nx = 2\n";
+        let error = in_words(text, text.rfind("[a]").unwrap(), "duplicate key");
+        assert_eq!(
+            error,
+            "[a] is there twice, first in line 1: write all its keys under one header"
+        );
+        let text = "[a]\nx = 1\nx = \"sesame\"\n";
+        let error = in_words(text, text.rfind('x').unwrap(), "duplicate key");
+        assert_eq!(error, "x is there twice, first in line 2: remove one");
+    }
+}

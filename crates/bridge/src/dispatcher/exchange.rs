@@ -24,10 +24,11 @@ use crate::target_access::{RESOLVER, lookup_owner};
 use bytes::Bytes;
 use http_body_util::{BodyExt as _, LengthLimitError, Limited};
 use http_client::{AddressRule, RequestBody, ResolveError};
-use policy::{Approved, Candidate};
-use protocol::frame::{RequestHead, RequestTarget};
+use policy::{Approved, Candidate, Refusal};
+use protocol::frame::{RequestContext, RequestHead, RequestTarget};
 use protocol::{Code, Execution, Failure};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 use tokio::time::{Instant, timeout_at};
 use transport::http::wire_asks_for_websocket;
@@ -40,11 +41,8 @@ pub(super) async fn run(active: Arc<Active>, records: &Records, incoming: Incomi
     let mut exchange = Exchange::new(active, head, send);
     let result = exchange.serve(&records.nonces, recv).await;
     exchange.record(records, started.elapsed(), &result);
+    exchange.log(started.elapsed(), &result);
     if let Err(failure) = result {
-        tracing::debug!(
-            code = %failure.code, execution = %failure.execution, detail = failure.detail,
-            method = exchange.head.method, took = ?started.elapsed(), "exchange failed"
-        );
         exchange.send.reset(failure);
     }
 }
@@ -64,6 +62,7 @@ pub(super) async fn deliver(
     // The nonce is released before the relay gets the failure: it may send the same attempt at once.
     exchange.nonce = None;
     exchange.record(records, started.elapsed(), &result);
+    exchange.log(started.elapsed(), &result);
     if let Err(failure) = result {
         exchange.send.reset(failure);
     }
@@ -73,6 +72,8 @@ pub(super) async fn deliver(
 pub(super) struct Exchange {
     pub(super) active: Arc<Active>,
     pub(super) head: RequestHead,
+    /// What the relay and the caller call the request.
+    pub(super) context: RequestContext,
     pub(super) send: SendStream,
     pub(super) deadlines: Deadlines,
     /// The status of the target's response.
@@ -81,20 +82,26 @@ pub(super) struct Exchange {
     pub(super) response_max: Option<u64>,
     /// The nonce of a signed request.
     pub(super) nonce: Option<NonceReservation>,
+    /// Whether the log has the reason of its failure already.
+    pub(super) is_logged: AtomicBool,
     /// Whether this bridge adds a credential, which informational responses could repeat.
     pub(super) has_credential: bool,
 }
 
 impl Exchange {
-    fn new(active: Arc<Active>, head: RequestHead, send: SendStream) -> Self {
+    fn new(active: Arc<Active>, mut head: RequestHead, send: SendStream) -> Self {
+        // No target gets the context.
+        let context = head.headers.split_context();
         Self {
             deadlines: Deadlines::new(&active, &head),
             active,
             head,
+            context,
             send,
             status: None,
             response_max: None,
             nonce: None,
+            is_logged: AtomicBool::new(false),
             has_credential: false,
         }
     }
@@ -206,7 +213,13 @@ impl Exchange {
             } => policy.decide_endpoint(name, method, path_and_query),
             RequestTarget::Connect { host, port } => policy.decide_connect(host, *port),
         }
-        .map_err(|refusal| refused_by(&refusal, &self.head))
+        .map_err(|refusal| self.refused(&refusal))
+    }
+
+    /// Returns the failure for a refusal of the policy, which is logged here.
+    fn refused(&self, refusal: &Refusal) -> Failure {
+        self.is_logged.store(true, Ordering::Relaxed);
+        refused_by(refusal, &self.head, &self.context)
     }
 
     /// Resolves the candidate's host, and returns the addresses that may be connected to.
@@ -215,7 +228,7 @@ impl Exchange {
         let approved = RESOLVER.approved(candidate, AddressRule::Any, owner).await;
         approved.map_err(|error| match error {
             ResolveError::Lookup(failure) => failure,
-            ResolveError::Refused(refusal) => refused_by(&refusal, &self.head),
+            ResolveError::Refused(refusal) => self.refused(&refusal),
         })
     }
 

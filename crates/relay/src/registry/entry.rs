@@ -3,7 +3,7 @@
 use super::clones::SessionId;
 use super::offer::AdvertisedRoutes;
 use super::slot::Slot;
-use protocol::frame::{Hello, JournalMark};
+use protocol::frame::{CONTEXT_SINCE_VERSION, Hello, JournalMark};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
@@ -35,6 +35,8 @@ pub(crate) struct TunnelEntry {
     pub software: String,
     /// The bridge's host.
     pub host: String,
+    /// Whether it reads the context of a request (W-69).
+    pub reads_context: bool,
     /// When it connected.
     pub since: Instant,
     /// The session that its process had before.
@@ -62,6 +64,7 @@ impl TunnelEntry {
             session,
             software: hello.software.clone(),
             host: hello.host.clone(),
+            reads_context: hello.version >= CONTEXT_SINCE_VERSION,
             since: now,
             before: super::slot::previous_session(hello),
             journal: hello.journal,

@@ -12,6 +12,7 @@ mod authorize;
 mod deadlines;
 mod delivery;
 mod exchange;
+mod named;
 mod raw;
 mod refusal;
 mod response;

@@ -11,16 +11,18 @@
 //! [`Frame::decode`] accepts hostile bytes: it neither panics nor allocates beyond the frame's own size
 //! and [`crate::limits`].
 
+mod context;
 mod control;
 mod decode;
 mod head;
 mod headers;
 mod serial;
 
+pub use context::{CONTEXT_SINCE_VERSION, ContextText, RequestContext};
 pub use control::{
     AuditHead, Challenge, Credit, DeliveryResult, EndpointHealth, GoAway, GoAwayReason, Hello,
-    JournalMark, PreviousSession, Reach, Refused, RefusedCode, Report, Serves, VERSION, Welcome,
-    Windows,
+    JournalMark, PreviousSession, Reach, Refused, RefusedCode, Report, Serves, VERSION,
+    VERSION_MIN, Welcome, Windows,
 };
 pub use head::{
     BodyLength, CallAttempt, CallerWeight, Class, RequestHead, RequestTarget, ResponseHead,

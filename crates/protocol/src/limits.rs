@@ -27,6 +27,12 @@ pub const HEADERS_MAX: usize = 256;
 /// Bytes of a method, an endpoint's name, a credential's name.
 pub const NAME_MAX_BYTES: usize = 256;
 
+/// Bytes of the id in a request's context (W-69).
+pub const CONTEXT_ID_MAX_BYTES: usize = 64;
+
+/// Bytes of the label in a request's context (W-69).
+pub const CONTEXT_LABEL_MAX_BYTES: usize = 128;
+
 /// Bytes of a failure's detail; longer ones are truncated.
 pub const DETAIL_MAX_BYTES: usize = 512;
 

@@ -8,9 +8,10 @@ mod golden;
 use bytes::Bytes;
 use described::{frame, text};
 use golden::{bytes, file};
-use protocol::frame::{Frame, FrameError};
+use protocol::frame::{Frame, FrameError, RequestContext};
 use protocol::opening::{PairingTranscript, Transcript};
 use ring::signature::{Ed25519KeyPair, KeyPair};
+use serde_json::Value;
 use std::collections::HashSet;
 
 #[test]
@@ -27,6 +28,21 @@ fn valid_vectors_decode_and_encode() {
         );
         assert!(described.encode() == Ok(wire), "{name}");
     }
+}
+
+#[test]
+fn context_vector_is_split_from_its_fields() {
+    let vectors = file("valid.json");
+    let is_it = |vector: &&Value| vector["name"] == "OPEN: a request with its context";
+    let vector = vectors.iter().find(is_it).unwrap();
+    let Frame::Open { mut head, .. } = decoded(&bytes(&vector["hex"])) else {
+        panic!("it is no OPEN");
+    };
+    let context = head.headers.split_context();
+    let id = "req_000102030405060708090a0b0c0d0e0f";
+    assert_eq!(context, RequestContext::new(id, Some("nightly import")));
+    let fields: Vec<_> = head.headers.iter().collect();
+    assert_eq!(fields, [(&b"accept"[..], &b"*/*"[..])]);
 }
 
 #[test]

@@ -85,6 +85,8 @@ fn limits_in_the_document_match_the_code() {
         FRAME_MAX_BYTES as Bytes64,
         HEADERS_MAX as Count,
         NAME_MAX_BYTES as Bytes64,
+        CONTEXT_ID_MAX_BYTES as Bytes64,
+        CONTEXT_LABEL_MAX_BYTES as Bytes64,
         DETAIL_MAX_BYTES as Bytes64,
         SERVES_ENDPOINTS_MAX as Count,
         SERVES_HOSTS_MAX as Count,

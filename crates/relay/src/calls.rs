@@ -19,6 +19,8 @@ use crate::idempotency::{ExecutedRequest, KeyedRequest, StoredResponse};
 use crate::ingress::calls::described::CallReceipt;
 use crate::ingress::calls::{self, AdmittedCall, CallRequest, Collected, Mode};
 use crate::problem::Problem;
+use crate::recent_calls::{CallEnd, StartedCall};
+use crate::request_name::{REQUEST_ID, RequestName, id_header};
 use crate::routing;
 use crate::storage::audit::AuditEvent;
 use crate::storage::idempotency::CALL;
@@ -28,7 +30,7 @@ use http::{Request, Response, StatusCode, Version};
 use hyper::body::Incoming;
 use policy::Target;
 use protocol::frame::RequestTarget;
-use protocol::{Code, Execution, Failure};
+use protocol::{Execution, Failure};
 use serde_json::{Value, json};
 use std::sync::Arc;
 use std::time::Instant;
@@ -64,12 +66,13 @@ pub(crate) async fn handle(
     principal: &Principal,
     connection: &Arc<Connection>,
     request: Request<Incoming>,
+    name: &RequestName,
 ) -> Result<Response<Body>, Problem> {
     // The permit is acquired before the body is read, so that bodies without one use no memory. It is held
     // until the response is written.
     let permit = control.data.begin(principal)?;
     let held = permit.clone();
-    match admitted(control, principal, connection, request, permit).await {
+    match admitted(control, principal, connection, request, (permit, name)).await {
         Ok(response) => Ok(response.map(|body| body.with_permit(held))),
         Err(problem) => Err(problem.holding(held)),
     }
@@ -81,7 +84,7 @@ async fn admitted(
     principal: &Principal,
     connection: &Arc<Connection>,
     request: Request<Incoming>,
-    permit: ExchangePermit,
+    (permit, name): (ExchangePermit, &RequestName),
 ) -> Result<Response<Body>, Problem> {
     let limits = &*control.data.limits();
     let mut memory = control.data.reservation(connection, &permit);
@@ -107,8 +110,14 @@ async fn admitted(
         bridge: call.bridge.as_deref(),
         credential: call.head.credential.as_deref(),
     })?;
-    let id = crate::deliveries::fresh_id()
-        .map_err(|error| Problem::not_sent(Code::Internal, error.to_string()))?;
+    let name = match &call.label {
+        Some(label) => name
+            .clone()
+            .labelled(label)
+            .map_err(|error| Problem::invalid(error.to_string()))?,
+        None => name.clone(),
+    };
+    call.label = name.label().map(str::to_owned);
     let digest = match call.mode == Mode::Deliver || call.idempotency_key.is_some() {
         true => Some(ring::digest::digest(&ring::digest::SHA256, &text)),
         false => None,
@@ -119,6 +128,7 @@ async fn admitted(
         // Until it is stored, an encrypted copy of the body is in memory as well.
         let bytes = memory.bytes() + call.body.len() as u64;
         memory.try_grow_to(bytes).map_err(NoMemory::failure)?;
+        let id = name.id().to_owned();
         return Box::pin(deliver(control, principal, call, id, digest.as_ref())).await;
     }
     let key = call.idempotency_key.clone();
@@ -129,8 +139,8 @@ async fn admitted(
         permit,
     };
     let (Some(key), Some(digest)) = (key, digest) else {
-        let finished = execute(control, principal, call, &id).await;
-        return Ok(finished.into_response(&id));
+        let finished = execute(control, principal, call, &name).await;
+        return Ok(finished.into_response(name.id()));
     };
     let mut digest = digest.as_ref().to_vec();
     if !principal.scope.given.is_all() {
@@ -147,8 +157,8 @@ async fn admitted(
     };
     let (own, principal) = (control.clone(), principal.clone());
     let executing = async move {
-        let finished = execute(&own, &principal, call, &id).await;
-        finished.executed(&id).await
+        let finished = execute(&own, &principal, call, &name).await;
+        finished.executed(name.id()).await
     };
     let response = Box::pin(control.idempotency.execute(keyed, executing)).await?;
     // Only a stored response to a repeated request has bytes without a reservation. They are in memory
@@ -227,8 +237,10 @@ impl CallOutcome {
     fn into_response(self, id: &str) -> Response<Body> {
         if let Some(failure) = self.failure {
             let id = self.document["id"].as_str().unwrap_or(id);
-            return Problem::from(failure).of_call(id).into_response();
+            return Problem::from(failure).of_request(id).into_response();
         }
+        // A repeated request gets the id of the call that was made.
+        let id = id_header(self.document["id"].as_str().unwrap_or(id));
         let body = CallBody::new(&self.document, self.body);
         let mut response = Response::new(Body::from(body));
         *response.status_mut() = StatusCode::from_u16(self.status).unwrap_or(StatusCode::OK);
@@ -236,6 +248,7 @@ impl CallOutcome {
             header::CONTENT_TYPE,
             HeaderValue::from_static("application/json"),
         );
+        response.headers_mut().insert(REQUEST_ID, id);
         response
     }
 }
@@ -271,6 +284,7 @@ async fn deliver(
     let submitted = SubmittedCall {
         id,
         url,
+        label: call.label,
         class,
         host: call.target.host().to_string(),
         method: call.head.method,
@@ -289,6 +303,7 @@ async fn deliver(
         .accept(&principal.tenant, &principal.client_id, submitted)
         .await?;
     let location = format!("/v1/calls/{}", accepted.id);
+    let id = id_header(&accepted.id);
     let receipt = CallReceipt {
         id: accepted.id,
         mode: "deliver",
@@ -296,6 +311,7 @@ async fn deliver(
     };
     let mut response = crate::api::json::reply(StatusCode::ACCEPTED, &receipt)?;
     let headers = response.headers_mut();
+    headers.insert(REQUEST_ID, id);
     if let Ok(location) = HeaderValue::from_str(&location) {
         headers.insert(header::LOCATION, location);
     }
@@ -310,12 +326,35 @@ async fn execute(
     control: &Arc<ControlPlane>,
     principal: &Principal,
     call: AdmittedCall,
-    id: &str,
+    name: &RequestName,
 ) -> FinishedCall {
-    let started = Instant::now();
-    let (target, executed) = calls::execute(&control.data, principal, call, id, started).await;
-    let calls::Executed { result, mut memory } = executed;
-    record(control, principal, id, &target, &result, started).await;
+    let (id, started) = (name.id(), Instant::now());
+    let listed = StartedCall {
+        id: id.to_owned(),
+        label: name.label().map(str::to_owned),
+        client_id: principal.client_id.clone(),
+        method: call.call.head.method.clone(),
+        host: call.call.target.host().to_string(),
+        bridge: call.call.bridge.clone(),
+        bytes: call.call.body.len(),
+    };
+    let listed = control.recent_calls.begin(&principal.tenant, listed);
+    let (target, executed) = calls::execute(&control.data, principal, call, name, started).await;
+    let calls::Executed {
+        result,
+        bridge,
+        mut memory,
+    } = executed;
+    let route = route_of(&result, bridge.as_deref());
+    listed.end(&CallEnd {
+        result: result
+            .as_ref()
+            .map(|(document, _)| calls::status_of(document)),
+        route,
+        bridge: bridge.as_deref(),
+    });
+    let ended = (&result, bridge.unwrap_or_default(), route);
+    record(control, principal, name, &target, ended, started).await;
     let outcome = match result {
         Ok((document, body)) => CallOutcome {
             status: 200,
@@ -326,7 +365,7 @@ async fn execute(
         },
         Err(failure) => {
             memory.shrink_to(0);
-            let problem = Problem::from(failure.clone()).of_call(id);
+            let problem = Problem::from(failure.clone()).of_request(id);
             CallOutcome {
                 status: failure.code.http_status(),
                 document: Arc::new(problem.document()),
@@ -339,29 +378,38 @@ async fn execute(
     FinishedCall { outcome, memory }
 }
 
+/// Returns the route that a call took: `bridge`, `direct`, or `none`.
+fn route_of(result: &Result<Collected, Failure>, bridge: Option<&str>) -> &'static str {
+    match (result, bridge) {
+        (Ok((document, _)), _) if document["route"] == "direct" => "direct",
+        (Ok(_), _) | (Err(_), Some(_)) => "bridge",
+        (Err(failure), None) => match failure.execution {
+            Execution::NotSent => "none",
+            // Without a bridge, it was the relay that sent it.
+            Execution::NotDispatched | Execution::PossiblyExecuted | Execution::Executed => {
+                "direct"
+            }
+        },
+    }
+}
+
 /// Adds the outcome of a call to the metrics and to the audit record, with the host and without the rest of
 /// the URL, which may have secrets.
 async fn record(
     control: &ControlPlane,
     principal: &Principal,
-    id: &str,
+    name: &RequestName,
     target: &Target,
-    result: &Result<Collected, Failure>,
+    (result, bridge, route): (&Result<Collected, Failure>, Arc<str>, &'static str),
     started: Instant,
 ) {
-    let (code, execution, bridge, down) = match result {
-        Ok((document, body)) => {
-            let bridge = document["bridge"].as_str().unwrap_or_default();
-            ("ok", Execution::Executed, bridge, body.len())
-        }
-        Err(failure) => (failure.code.as_str(), failure.execution, "", 0),
+    let (code, execution, down) = match result {
+        Ok((_, body)) => ("ok", Execution::Executed, body.len()),
+        Err(failure) => (failure.code.as_str(), failure.execution, 0),
     };
-    let route = match result {
-        Ok((document, _)) if document["route"] == "direct" => "direct",
-        Ok(_) => "bridge",
-        Err(_) => "none",
-    };
-    control.metrics.call_took(route, code, started.elapsed());
+    // The metric counts failures by their code alone.
+    let counted = if result.is_ok() { route } else { "none" };
+    control.metrics.call_took(counted, code, started.elapsed());
     let status = result
         .as_ref()
         .ok()
@@ -370,14 +418,20 @@ async fn record(
         tenant: principal.tenant.clone(),
         actor: principal.client_id.clone(),
         action: "call",
-        object: id.to_owned(),
-        bridge: bridge.into(),
+        object: name.id().to_owned(),
+        bridge,
         result: code,
         execution: execution.as_str(),
         bytes_down: down as u64,
         took_ms: u64::try_from(started.elapsed().as_millis()).unwrap_or(u64::MAX),
         count: 1,
-        detail: json!({"host": target.host().to_string(), "status": status}).to_string(),
+        detail: json!({
+            "host": target.host().to_string(),
+            "label": name.label(),
+            "status": status,
+            "detail": result.as_ref().err().map(|failure| &failure.detail),
+        })
+        .to_string(),
         ..AuditEvent::default()
     };
     // Awaited before the response is sent: a call that its caller knows of is in the record, or is counted

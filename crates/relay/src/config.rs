@@ -21,7 +21,7 @@ mod weights;
 pub use deliveries::{Deliveries, EXPIRES_IN_MAX_S};
 pub use direct::Direct;
 pub use limits::Limits;
-pub use operations::{Audit, Directory, Notices};
+pub use operations::{Audit, Calls, Directory, Notices};
 pub use store::{Database, PostgresUrl};
 pub use telemetry::Telemetry;
 pub use tunnel::Tunnel;
@@ -79,6 +79,8 @@ pub struct Config {
     pub directory: Directory,
     /// `[audit]`.
     pub audit: Audit,
+    /// `[calls]`.
+    pub calls: Calls,
     /// `[notices]`.
     pub notices: Notices,
     /// `[limits]`.
@@ -165,6 +167,8 @@ struct File {
     #[serde(default)]
     audit: Audit,
     #[serde(default)]
+    calls: Calls,
+    #[serde(default)]
     notices: Notices,
     #[serde(default)]
     limits: Limits,
@@ -193,6 +197,7 @@ impl File {
         self.limits.validate()?;
         self.tunnel.validate()?;
         self.deliveries.validate()?;
+        self.calls.validate()?;
         self.directory.validate()?;
         self.telemetry.validate()?;
         Ok(Config {
@@ -205,6 +210,7 @@ impl File {
             direct: self.direct,
             directory: self.directory,
             audit: self.audit,
+            calls: self.calls,
             notices: self.notices,
             limits: self.limits,
             weights: self.weights,
@@ -285,6 +291,7 @@ impl Config {
             direct: Direct::default(),
             directory: Directory::default(),
             audit: Audit::default(),
+            calls: Calls::default(),
             notices: Notices::default(),
             limits: Limits::default(),
             tunnel: Tunnel::default(),

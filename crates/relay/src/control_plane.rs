@@ -13,6 +13,7 @@ use crate::directory::{Directory, ServiceReports};
 use crate::idempotency::IdempotencyCache;
 use crate::metrics::Metrics;
 use crate::ownership::Ownership;
+use crate::recent_calls::RecentCalls;
 use crate::serving::Serving;
 use crate::telemetry::Spans;
 use crate::throttle::LogRateLimiter;
@@ -41,6 +42,8 @@ pub(crate) struct ControlPlane {
     pub(crate) deliveries: Arc<Deliveries>,
     /// The audit record.
     pub(crate) audit: Arc<Auditing>,
+    /// The calls whose callers waited.
+    pub(crate) recent_calls: Arc<RecentCalls>,
     /// Requests with an idempotency key.
     pub(crate) idempotency: Arc<IdempotencyCache>,
     /// What is stored of services that report themselves.
@@ -81,8 +84,10 @@ impl ControlPlane {
             metrics.clone(),
             spans,
         );
+        let keep_ms = i64::try_from(config.calls.recent_keep.0.as_millis()).unwrap_or(i64::MAX);
         Self {
             data: Arc::new(data),
+            recent_calls: Arc::new(RecentCalls::new(config.calls.recent_max, keep_ms)),
             authenticator: Authenticator::new(
                 directory.clone(),
                 audit.clone(),

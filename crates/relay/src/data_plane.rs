@@ -30,6 +30,12 @@ use std::sync::{Arc, Mutex, PoisonError, RwLock};
 /// Handshake permits for callers, as a fraction (1/n) of those for bridges.
 const CALLER_HANDSHAKES_DIVISOR: u32 = 4;
 
+/// Log lines a second about failed requests.
+const FAILED_LINES_PER_SECOND: u32 = 20;
+
+/// The same about requests without a valid key.
+const STRANGER_LINES_PER_SECOND: u32 = 5;
+
 /// The state that the data path works on.
 #[derive(Debug)]
 pub(crate) struct DataPlane {
@@ -59,6 +65,10 @@ pub(crate) struct DataPlane {
     pub(crate) unauthenticated: Arc<PendingPool>,
     /// The connections of every listener.
     pub(crate) connections: Connections,
+    /// Rate limiter for log lines about failed requests of authenticated callers.
+    pub(crate) failed_requests: LogRateLimiter,
+    /// Rate limiter for log lines about requests without a valid key.
+    pub(crate) strangers: LogRateLimiter,
     /// Rate limiter for log lines about connections that could not be accepted.
     pub(crate) failed_accepts: LogRateLimiter,
     /// Rate limiter for log lines about handshakes that got no permit in time.
@@ -119,6 +129,8 @@ impl DataPlane {
             caller_handshakes: AdmissionControl::new(callers, (callers / 2).max(1)),
             unauthenticated: PendingPool::new(unauthenticated, connections.proven.clone()),
             connections,
+            failed_requests: LogRateLimiter::new(FAILED_LINES_PER_SECOND),
+            strangers: LogRateLimiter::new(STRANGER_LINES_PER_SECOND),
             failed_accepts: LogRateLimiter::default(),
             late_handshakes: LogRateLimiter::default(),
             window_budget: Budget::new(config.tunnel.window_budget.0),

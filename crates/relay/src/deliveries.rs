@@ -75,6 +75,8 @@ pub(crate) struct SubmittedCall {
     pub id: String,
     /// The target's URL.
     pub url: String,
+    /// The caller's label.
+    pub label: Option<String>,
     /// Whether the call may go direct.
     pub class: DirectClass,
     /// The URL's host.
@@ -190,6 +192,7 @@ impl Deliveries {
             id: call.id.clone(),
             tenant: tenant.clone(),
             client_id: client_id.to_owned(),
+            label: call.label,
             created_ms: now_ms(),
             method: call.method,
             host: call.host,
@@ -354,7 +357,7 @@ impl Deliveries {
     }
 }
 
-/// Returns the id of a new call: 128 random bits.
+/// Returns the id of a new call of the relay itself: 128 random bits.
 ///
 /// # Errors
 /// [`NoRandom`](crate::storage::NoRandom).

@@ -32,16 +32,11 @@ use crate::metrics::Metrics;
 use crate::registry::{Registry, TunnelEntry};
 use crate::routing::Identities;
 use crate::routing::select_tunnel::{self, RouteTarget};
-use crate::throttle::LogRateLimiter;
 use bytes::Bytes;
 use http_body::Body;
 use protocol::frame::RequestHead;
 use protocol::{Code, Execution, Failure};
 use std::sync::Arc;
-use std::time::Instant;
-
-/// Log lines a second about failed requests.
-const FAILED_LINES_PER_SECOND: u32 = 20;
 
 /// What an exchange needs of the relay.
 #[derive(Debug)]
@@ -49,8 +44,6 @@ pub(crate) struct ExchangeContext {
     registry: Arc<Registry>,
     identities: Arc<dyn Identities>,
     metrics: Arc<Metrics>,
-    /// Rate limiter for log lines about failed requests.
-    failed_requests: LogRateLimiter,
 }
 
 impl ExchangeContext {
@@ -64,7 +57,6 @@ impl ExchangeContext {
             registry,
             identities,
             metrics,
-            failed_requests: LogRateLimiter::new(FAILED_LINES_PER_SECOND),
         }
     }
 
@@ -103,30 +95,6 @@ impl ExchangeContext {
             tried,
         )
     }
-
-    /// Writes one line for a failed request: enough to find it by what its caller received.
-    fn log_failure(
-        &self,
-        principal: &Principal,
-        call: Option<&str>,
-        failure: &Failure,
-        started: Instant,
-    ) {
-        if self.failed_requests.allow() {
-            let took_ms = started.elapsed().as_secs_f64() * 1e3;
-            tracing::info!(
-                tenant = %principal.tenant_name,
-                key = %principal.client_id,
-                call,
-                code = %failure.code,
-                execution = %failure.execution,
-                detail = failure.detail,
-                took_ms = format!("{took_ms:.1}"),
-                suppressed = self.failed_requests.suppressed(),
-                "request failed"
-            );
-        }
-    }
 }
 
 /// The body of a request.
@@ -151,8 +119,6 @@ impl<B> Outbound<B> {
 /// A request to be sent through a tunnel.
 #[derive(Debug)]
 pub(crate) struct ExchangeRequest<'a> {
-    /// The call's id, for the log.
-    pub(crate) call: Option<&'a str>,
     /// The caller.
     pub(crate) principal: &'a Principal,
     /// The only bridge that may take it, if the caller names one.
@@ -163,7 +129,8 @@ pub(crate) struct ExchangeRequest<'a> {
     pub(crate) head: RequestHead,
 }
 
-/// Sends a request through a tunnel and waits for the response's head.
+/// Sends a request through a tunnel and waits for the response's head. `last_bridge` becomes the name of the bridge
+/// that the last attempt was sent to.
 ///
 /// # Errors
 /// The failure, with the execution status.
@@ -172,6 +139,7 @@ pub(crate) async fn run<B>(
     request: ExchangeRequest<'_>,
     body: Outbound<B>,
     permit: ExchangePermit,
+    last_bridge: &mut Option<Arc<str>>,
 ) -> Result<TunnelResponse, Failure>
 where
     B: Body<Data = Bytes> + Send + 'static,
@@ -182,11 +150,7 @@ where
         // Replaced below. It stays if this future is dropped, which means that the caller has cancelled.
         outcome: Code::Cancelled.as_str(),
     };
-    let (principal, call, started) = (request.principal, request.call, Instant::now());
-    let result = attempts::run(context, request, body, permit).await;
-    if let Err(failure) = &result {
-        context.log_failure(principal, call, failure, started);
-    }
+    let result = attempts::run(context, request, body, permit, last_bridge).await;
     counted.outcome = match &result {
         Ok(_) => Execution::Executed.as_str(),
         Err(failure) => failure.code.as_str(),

@@ -7,11 +7,12 @@
 //! | the listener `proxy`: absolute-form and CONNECT | `forward_proxy` |
 //!
 //! `pass` passes a request on unchanged, with `fields` (header fields), `bodies`, `hop_headers` (`Via`,
-//! `Forwarded`) and `recording` (sums, metrics, trace); `raw` passes bytes that are not HTTP.
+//! `Forwarded`) and `recording` (sums, metrics, trace); `failure_log` has the log lines of all ingresses; `raw` passes bytes that are not HTTP.
 
 mod bodies;
 pub(crate) mod calls;
 pub(crate) mod endpoints;
+pub(crate) mod failure_log;
 mod fields;
 pub(crate) mod forward_proxy;
 mod hop_headers;

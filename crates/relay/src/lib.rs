@@ -11,9 +11,9 @@
 //! | plane | state | modules |
 //! | --- | --- | --- |
 //! | data | `data_plane` | `admission`, `body`, `capacity`, `connection`, `direct`, `exchange`, `ingress`, `listener`, `problem`, `registry`, `routing`, `sending` |
-//! | control | `control_plane` | `api`, `audit`, `auth`, `deliveries`, `denials`, `directory`, `generation`, `idempotency`, `notices`, `ownership`, `serving`, `vault` |
+//! | control | `control_plane` | `api`, `audit`, `auth`, `deliveries`, `denials`, `directory`, `generation`, `idempotency`, `notices`, `ownership`, `recent_calls`, `serving`, `vault` |
 //! | edge: sees both | | `calls`, `cli`, `reload`, `running`, `service`, `tunnel` |
-//! | shared: sees neither | | `access`, `config`, `metrics`, `storage`, `telemetry`, `throttle`, `trace` |
+//! | shared: sees neither | | `access`, `config`, `metrics`, `request_name`, `storage`, `telemetry`, `throttle`, `trace` |
 //!
 //! [`Relay::start`] runs a relay inside another program.
 
@@ -43,8 +43,10 @@ mod metrics;
 mod notices;
 mod ownership;
 mod problem;
+mod recent_calls;
 mod registry;
 mod reload;
+mod request_name;
 mod routing;
 mod running;
 mod sending;

@@ -297,6 +297,7 @@ async fn send(state: &Arc<ControlPlane>, notice: Notice) -> Result<(), StorageEr
     headers.insert(http::header::CONTENT_TYPE, json);
     let call = SubmittedCall {
         id: crate::deliveries::fresh_id()?,
+        label: Some(format!("notice.{}", notice.kind)),
         host,
         url,
         class,

@@ -15,10 +15,12 @@ use http::{Response, StatusCode};
 use protocol::{Code, Failure};
 use serde_json::{Map, Value, json};
 use std::borrow::Cow;
+use std::sync::Arc;
 use std::time::Duration;
 
 use crate::body::{self, Body};
 use crate::capacity::ExchangePermit;
+use crate::request_name::{REQUEST_ID, id_header};
 
 /// Distinguishes the relay's own errors from a target's responses.
 pub(crate) const BRIDGE_ERROR: HeaderName = HeaderName::from_static("bridge-error");
@@ -28,8 +30,10 @@ pub(crate) const BRIDGE_ERROR: HeaderName = HeaderName::from_static("bridge-erro
 pub(crate) struct Problem {
     /// Code, execution and detail.
     pub failure: Failure,
-    /// The call's id, where there is one.
-    pub call: Option<String>,
+    /// The id of the call or request, where there is one.
+    pub id: Option<Arc<str>>,
+    /// The bridge that had the request, or that the last attempt was sent to.
+    pub bridge: Option<Arc<str>>,
     /// The allowed methods, for `method_not_allowed`.
     pub allow: Option<Cow<'static, str>>,
     /// When to retry, if not at the usual time for the code.
@@ -46,7 +50,8 @@ impl From<Failure> for Problem {
     fn from(failure: Failure) -> Self {
         Self {
             failure,
-            call: None,
+            id: None,
+            bridge: None,
             allow: None,
             later: None,
             closes: false,
@@ -90,12 +95,17 @@ impl Problem {
         }
     }
 
-    /// Returns the same with the id of a call.
-    pub(crate) fn of_call(self, id: impl Into<String>) -> Self {
+    /// Returns the same with the id of a call or request.
+    pub(crate) fn of_request(self, id: impl Into<Arc<str>>) -> Self {
         Self {
-            call: Some(id.into()),
+            id: Some(id.into()),
             ..self
         }
+    }
+
+    /// Returns the same with the bridge that the last attempt was sent to.
+    pub(crate) fn through(self, bridge: Option<Arc<str>>) -> Self {
+        Self { bridge, ..self }
     }
 
     /// Returns the same with the time to retry after.
@@ -163,8 +173,8 @@ impl Problem {
         if !self.at_proxy {
             out.insert("help".into(), json!(help::path(code)));
         }
-        if let Some(id) = &self.call {
-            out.insert("id".into(), json!(id));
+        if let Some(id) = &self.id {
+            out.insert("id".into(), json!(&**id));
         }
         if let Some(after) = self.retry_after() {
             out.insert("retry_after".into(), json!(after.as_secs()));
@@ -190,6 +200,9 @@ impl Problem {
             HeaderValue::from_static("application/problem+json"),
         );
         headers.insert(BRIDGE_ERROR, HeaderValue::from_static(code.as_str()));
+        if let Some(id) = &self.id {
+            headers.insert(REQUEST_ID, id_header(id));
+        }
         if code == Code::Unauthorized {
             let name = match self.at_proxy {
                 true => header::PROXY_AUTHENTICATE,
@@ -223,7 +236,7 @@ mod tests {
     #[test]
     fn every_code_has_document_status_and_header() {
         for code in Code::ALL {
-            let problem = Problem::not_sent(*code, "a fact").of_call("c1");
+            let problem = Problem::not_sent(*code, "a fact").of_request("c1");
             let document = problem.document();
             assert_eq!(document["code"], code.as_str());
             assert_eq!(document["execution"], "not_sent");
@@ -232,6 +245,7 @@ mod tests {
             let response = problem.into_response();
             assert_eq!(response.status().as_u16(), code.http_status());
             assert_eq!(response.headers()[BRIDGE_ERROR], code.as_str());
+            assert_eq!(response.headers()[REQUEST_ID], "c1");
             let again = response.headers().contains_key(header::RETRY_AFTER);
             let expected = [
                 Code::Overloaded,

@@ -18,15 +18,17 @@ use crate::body::{self, Body};
 use crate::calls;
 use crate::connection::{Connection, ListenerKind};
 use crate::control_plane::ControlPlane;
+use crate::ingress::failure_log::LoggedRequest;
 use crate::ingress::{self, endpoints, forward_proxy};
 use crate::listener::RequestHandler;
 use crate::metrics::{Format, Snapshot};
 use crate::problem::{Problem, help};
+use crate::request_name::{LABEL, REQUEST_ID, RequestName};
 use crate::sending::{Progress, ResponseBody};
 use crate::tunnel::upgrade;
 use bytes::Bytes;
 use http::header::{self, HeaderMap, HeaderValue};
-use http::uri::PathAndQuery;
+use http::uri::{Authority, PathAndQuery};
 use http::{Method, Request, Response, StatusCode, Version};
 use http_body_util::BodyExt;
 use hyper::body::Incoming;
@@ -66,9 +68,31 @@ impl Service {
         request: Request<Incoming>,
     ) -> Response<Body> {
         let is_connect = *request.method() == Method::CONNECT;
+        let named = name_of(connection, &request);
         let mut request = Some(request);
-        match self.dispatch(connection, &mut request).await {
-            Ok(response) => response,
+        let (name, result) = match named {
+            Ok(None) => (None, self.dispatch(connection, &mut request, None).await),
+            Ok(Some(name)) => {
+                let exchange = NamedRequest {
+                    name: &name,
+                    started: Instant::now(),
+                };
+                let result = self
+                    .dispatch(connection, &mut request, Some(exchange))
+                    .await;
+                (Some(name), result)
+            }
+            Err(problem) => (None, Err(problem)),
+        };
+        match result {
+            Ok(mut response) => {
+                if let Some(name) = &name {
+                    // A call that was repeated has the id of the first one.
+                    let id = response.headers_mut().entry(REQUEST_ID);
+                    id.or_insert_with(|| name.header());
+                }
+                response
+            }
             Err(problem) => {
                 if let Some(request) = request {
                     let is_http2 = request.version() == Version::HTTP_2;
@@ -84,6 +108,10 @@ impl Service {
                 } else {
                     problem
                 };
+                let problem = match name {
+                    Some(name) if problem.id.is_none() => problem.of_request(name.id()),
+                    Some(_) | None => problem,
+                };
                 problem.into_response()
             }
         }
@@ -96,6 +124,7 @@ impl Service {
         &self,
         connection: &Arc<Connection>,
         pending: &mut Option<Request<Incoming>>,
+        exchange: Option<NamedRequest<'_>>,
     ) -> Result<Response<Body>, Problem> {
         let Some(request) = pending.as_ref() else {
             return Err(Problem::not_found());
@@ -112,7 +141,7 @@ impl Service {
         if connection.arrived == ListenerKind::Proxy {
             control.serving.check().await?;
             self.check_head(request.headers())?;
-            return Box::pin(self.proxy(connection, pending)).await;
+            return Box::pin(self.proxy(connection, pending, exchange)).await;
         }
         // Shares the URI's bytes.
         let target = request.uri().path_and_query().cloned();
@@ -154,24 +183,36 @@ impl Service {
                 upgrade::tunnel(control, connection, taken(pending)?).await
             }
             "/v1/calls" if *request.method() == Method::POST => {
+                let exchange = exchange.ok_or_else(Problem::not_found)?;
                 let principal = self
                     .admit(connection, request, Permission::CALLS, Some("POST"))
-                    .await?;
-                let handling = calls::handle(control, &principal, connection, taken(pending)?);
-                Box::pin(handling)
                     .await
-                    .inspect_err(|problem| self.note_denial(&principal, problem, connection))
+                    .inspect_err(|problem| self.log(exchange, None, (None, None), problem))?;
+                let name = labelled(exchange.name, request.headers())?;
+                let request = taken(pending)?;
+                let handling = calls::handle(control, &principal, connection, request, &name);
+                Box::pin(handling).await.inspect_err(|problem| {
+                    self.note_denial(&principal, problem, connection);
+                    let exchange = exchange.with(&name);
+                    self.log(exchange, Some(&principal), (None, None), problem);
+                })
             }
             _ => {
                 if let Some((endpoint, rest)) = endpoints::split_target(target) {
+                    let exchange = exchange.ok_or_else(Problem::not_found)?;
                     let allowed = Permission::ENDPOINTS;
-                    let principal = self.admit(connection, request, allowed, None).await?;
+                    let to = (Some(endpoint), None);
+                    let admitted = self.admit(connection, request, allowed, None).await;
+                    let principal =
+                        admitted.inspect_err(|problem| self.log(exchange, None, to, problem))?;
+                    let name = labelled(exchange.name, request.headers())?;
                     let request = taken(pending)?;
-                    let result =
-                        endpoints::handle(data, &principal, connection, request, endpoint, rest)
-                            .await;
-                    return result.inspect_err(|problem| {
+                    let path = (endpoint, rest);
+                    let handling =
+                        endpoints::handle(data, &principal, connection, request, &name, path);
+                    return handling.await.inspect_err(|problem| {
                         self.note_denial(&principal, problem, connection);
+                        self.log(exchange.with(&name), Some(&principal), to, problem);
                     });
                 }
                 Box::pin(api::dispatch(control, connection, pending)).await
@@ -184,10 +225,15 @@ impl Service {
         &self,
         connection: &Arc<Connection>,
         pending: &mut Option<Request<Incoming>>,
+        exchange: Option<NamedRequest<'_>>,
     ) -> Result<Response<Body>, Problem> {
-        let Some(request) = pending.as_ref() else {
+        let Some((request, exchange)) = pending.as_ref().zip(exchange) else {
             return Err(Problem::not_found());
         };
+        let host = request.uri().authority().cloned();
+        let host = host.as_ref().map(Authority::host);
+        let name = labelled(exchange.name, request.headers())?;
+        let exchange = exchange.with(&name);
         let control = &self.control;
         let principal = control.authenticator.authenticate_by(
             request.headers(),
@@ -195,11 +241,36 @@ impl Service {
             connection.peer.ip(),
         );
         // A proxy's client expects 407 where another one expects 401.
-        let principal = principal.await.map_err(Problem::at_proxy)?;
-        connection.authenticated(&principal.tenant);
-        forward_proxy::handle(&control.data, &principal, connection, pending)
+        let principal = principal
             .await
-            .inspect_err(|problem| self.note_denial(&principal, problem, connection))
+            .map_err(Problem::at_proxy)
+            .inspect_err(|problem| self.log(exchange, None, (None, host), problem))?;
+        connection.authenticated(&principal.tenant);
+        forward_proxy::handle(&control.data, &principal, connection, pending, &name)
+            .await
+            .inspect_err(|problem| {
+                self.note_denial(&principal, problem, connection);
+                self.log(exchange, Some(&principal), (None, host), problem);
+            })
+    }
+
+    /// Logs what a caller received instead of a response. `to` is the endpoint or the host.
+    fn log(
+        &self,
+        exchange: NamedRequest<'_>,
+        principal: Option<&Principal>,
+        (endpoint, host): (Option<&str>, Option<&str>),
+        problem: &Problem,
+    ) {
+        let logged = LoggedRequest {
+            name: exchange.name,
+            principal,
+            endpoint,
+            host,
+            bridge: problem.bridge.as_deref(),
+            started: exchange.started,
+        };
+        logged.failed(&self.control.data, &problem.failure);
     }
 
     /// Returns the caller, if the method is right and the key may.
@@ -305,6 +376,44 @@ impl Service {
         let text = control.metrics.render(now, format);
         typed(StatusCode::OK, format.content_type(), text.into())
     }
+}
+
+/// A request that goes to a target.
+#[derive(Debug, Clone, Copy)]
+struct NamedRequest<'a> {
+    name: &'a RequestName,
+    started: Instant,
+}
+
+impl<'a> NamedRequest<'a> {
+    fn with(self, name: &'a RequestName) -> Self {
+        Self { name, ..self }
+    }
+}
+
+/// Returns a new name for a request that goes to a target; `None` for any other.
+fn name_of(
+    connection: &Connection,
+    request: &Request<Incoming>,
+) -> Result<Option<RequestName>, Problem> {
+    let path = request.uri().path();
+    match connection.arrived {
+        ListenerKind::Admin => Ok(None),
+        ListenerKind::Proxy => Ok(Some(RequestName::of_request())),
+        ListenerKind::Tls | ListenerKind::Plain => match path {
+            "/v1/calls" if *request.method() == Method::POST => RequestName::of_call()
+                .map(Some)
+                .map_err(|error| Problem::not_sent(Code::Internal, error.to_string())),
+            _ if path.starts_with("/v1/endpoints/") => Ok(Some(RequestName::of_request())),
+            _ => Ok(None),
+        },
+    }
+}
+
+/// Returns the name with the caller's label, if the request has one.
+fn labelled(name: &RequestName, headers: &HeaderMap) -> Result<RequestName, Problem> {
+    let labelled = name.clone().with_label_of(headers);
+    labelled.map_err(|error| Problem::invalid(format!("{LABEL}: {error}")))
 }
 
 /// Checks that the request names its host exactly once, in `Host` (RFC 9112, 3.2) or in HTTP/2's `:authority`

@@ -16,7 +16,7 @@ use crate::ownership;
 use crate::registry::{TunnelEntry, TunnelOwner};
 use crate::serving::Role;
 use bytes::Bytes;
-use protocol::frame::{Challenge, Hello, Refused, RefusedCode, VERSION, Welcome};
+use protocol::frame::{Challenge, Hello, Refused, RefusedCode, VERSION, VERSION_MIN, Welcome};
 use protocol::session::EndReason;
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -64,7 +64,7 @@ pub(crate) async fn open<IO: Io>(
     let challenge = Challenge {
         nonce,
         node: control.node.clone(),
-        version_min: VERSION,
+        version_min: VERSION_MIN,
         version_max: VERSION,
         windows: control.data.windows(),
     };

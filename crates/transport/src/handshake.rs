@@ -17,7 +17,7 @@ use crate::websocket::Buffers;
 use bytes::Bytes;
 use protocol::frame::{
     Challenge, Frame, Hello, JournalMark, PROOF_BYTES, PreviousSession, Refused, RefusedCode,
-    Serves, VERSION, Welcome, Windows,
+    Serves, VERSION, VERSION_MIN, Welcome, Windows,
 };
 use protocol::limits::OPENING_TIMEOUT;
 use protocol::opening::{CHANNEL_BINDING_BYTES, Transcript};
@@ -373,16 +373,16 @@ pub(crate) async fn bridge_opening<IO: Io>(
         let what = "a frame other than CHALLENGE".to_owned();
         return Err(OpeningError::Protocol(what));
     };
-    if !(challenge.version_min..=challenge.version_max).contains(&VERSION)
-        || !challenge.windows.are_usable()
-    {
+    // The latest version that both support.
+    let version = challenge.version_max.min(VERSION);
+    if version < challenge.version_min.max(VERSION_MIN) || !challenge.windows.are_usable() {
         return Err(OpeningError::Refused(Refused {
             code: RefusedCode::Version,
             retry_after_ms: 0,
         }));
     }
     let mut hello = Hello {
-        version: VERSION,
+        version,
         nonce: random()?,
         tenant: identity.tenant.clone(),
         bridge: identity.bridge.clone(),

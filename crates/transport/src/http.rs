@@ -5,7 +5,7 @@
 
 use http::header::{self, HeaderMap, HeaderName, HeaderValue};
 use http_body::SizeHint;
-use protocol::frame::{BodyLength, Headers, HeadersBuilder};
+use protocol::frame::{BodyLength, Headers, HeadersBuilder, RequestContext};
 
 pub use protocol::frame::FrameError;
 
@@ -115,7 +115,7 @@ pub fn to_wire_with_upgrade(
     protocols: &HeaderValue,
     skip: impl Fn(&HeaderName) -> bool,
 ) -> Result<Headers, FrameError> {
-    let mut builder = builder(map, skip)?;
+    let mut builder = builder(map, &RequestContext::default(), skip)?;
     builder.push(header::UPGRADE.as_str().as_bytes(), protocols.as_bytes())?;
     Ok(builder.build())
 }
@@ -125,11 +125,27 @@ pub fn to_wire_with_upgrade(
 /// # Errors
 /// [`FrameError`] when they are too many or too large for a head.
 pub fn to_wire(map: &HeaderMap, skip: impl Fn(&HeaderName) -> bool) -> Result<Headers, FrameError> {
-    Ok(builder(map, skip)?.build())
+    Ok(builder(map, &RequestContext::default(), skip)?.build())
+}
+
+/// Like [`to_wire`], with the context of the request first (W-69), if there is room for it.
+///
+/// # Errors
+/// [`FrameError`] when the fields are too many or too large for a head.
+pub fn to_wire_in_context(
+    map: &HeaderMap,
+    context: &RequestContext,
+    skip: impl Fn(&HeaderName) -> bool,
+) -> Result<Headers, FrameError> {
+    match builder(map, context, &skip) {
+        Ok(builder) => Ok(builder.build()),
+        Err(_) => to_wire(map, skip),
+    }
 }
 
 fn builder(
     map: &HeaderMap,
+    context: &RequestContext,
     skip: impl Fn(&HeaderName) -> bool,
 ) -> Result<HeadersBuilder, FrameError> {
     // `Connection` lists further hop-by-hop fields. `close` is an option and names no field.
@@ -141,7 +157,8 @@ fn builder(
         .map(str::trim)
         .filter(|token| !token.is_empty() && !token.eq_ignore_ascii_case("close"))
         .collect();
-    let mut builder = HeadersBuilder::with_capacity(map.len());
+    let mut builder = HeadersBuilder::with_capacity(map.len() + context.fields());
+    context.push_to(&mut builder)?;
     for (name, value) in map {
         let of_connection = is_hop_by_hop(name)
             || named

@@ -11,7 +11,7 @@ use bytes::Bytes;
 use http_body_util::{BodyExt, Full, StreamBody};
 use protocol::frame::{
     BodyLength, Challenge, Class, GoAwayReason, Headers, RefusedCode, RequestHead, RequestTarget,
-    ResponseHead, Serves, TimeLeft, VERSION, Welcome, Windows,
+    ResponseHead, Serves, TimeLeft, VERSION, VERSION_MIN, Welcome, Windows,
 };
 use protocol::session::{Budget, EndReason, OpenError};
 use protocol::{Code, Execution, Failure};
@@ -97,6 +97,38 @@ fn welcome() -> Welcome {
         heartbeat_ms: 15_000,
         dead_after_ms: 25_000,
         nodes: 1,
+    }
+}
+
+#[tokio::test]
+async fn bridge_chooses_the_latest_common_version() {
+    for (range, chosen) in [
+        ((VERSION_MIN, VERSION_MIN), Some(VERSION_MIN)),
+        ((VERSION_MIN, VERSION), Some(VERSION)),
+        ((VERSION_MIN, VERSION + 7), Some(VERSION)),
+        ((VERSION + 1, VERSION + 7), None),
+        ((0, VERSION_MIN - 1), None),
+    ] {
+        let (near, far) = duplex(64 * 1024);
+        let challenge = Challenge {
+            version_min: range.0,
+            version_max: range.1,
+            ..challenge()
+        };
+        let relay = async {
+            let candidate = relay_opening(near, Bytes::new(), challenge).await.ok()?;
+            let public = key().public_key().as_ref().to_vec();
+            let verified = candidate.verify(&public, ChannelBinding::EndsBefore);
+            verified.unwrap();
+            let version = candidate.hello().version;
+            let (_, driver) = candidate.welcome(welcome(), settings(None)).await.unwrap();
+            tokio::spawn(driver);
+            Some(version)
+        };
+        let handler: Handler = Arc::new(|_| {});
+        let (version, bridge) = tokio::join!(relay, bridge(far, None, handler));
+        assert_eq!(version, chosen, "{range:?}");
+        assert_eq!(bridge.is_ok(), chosen.is_some(), "{range:?}");
     }
 }
 

@@ -10,6 +10,7 @@ use http_client::request_head;
 use policy::{Approved, Candidate};
 use protocol::frame::RequestTarget;
 use protocol::{Code, Failure};
+use std::sync::atomic::Ordering;
 
 fn invalid(detail: impl Into<String>) -> Failure {
     Failure::not_dispatched(Code::InvalidRequest, detail)
@@ -48,7 +49,19 @@ impl Exchange {
         let method = &self.head.method;
         let injection = Injection::new(credential.clone(), candidate.target(), method)
             .inspect_err(|failure| {
-                limited(|| tracing::warn!(detail = failure.detail, "request refused"));
+                self.is_logged.store(true, Ordering::Relaxed);
+                limited(|| {
+                    let named = self.named();
+                    tracing::warn!(
+                        id = named.id,
+                        label = named.label,
+                        host = named.host,
+                        endpoint = named.endpoint,
+                        path = named.path,
+                        detail = failure.detail,
+                        "request refused"
+                    );
+                });
             })?;
         injection.check_caller(candidate.target())?;
         let is_url = matches!(self.head.target, RequestTarget::Url(_));

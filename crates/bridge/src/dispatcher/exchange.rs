@@ -25,10 +25,11 @@ use crate::target_access::{RESOLVER, lookup_owner, with_trust_keys};
 use bytes::Bytes;
 use http_body_util::{BodyExt as _, LengthLimitError, Limited};
 use http_client::{AddressRule, RequestBody, ResolveError};
-use policy::{Approved, Candidate};
-use protocol::frame::{RequestHead, RequestTarget};
+use policy::{Approved, Candidate, Refusal};
+use protocol::frame::{RequestContext, RequestHead, RequestTarget};
 use protocol::{Code, Execution, Failure};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 use tokio::time::{Instant, timeout_at};
 use transport::http::wire_upgrade;
@@ -41,11 +42,8 @@ pub(super) async fn run(active: Arc<Active>, records: &Records, incoming: Incomi
     let mut exchange = Exchange::new(active, head, send);
     let result = exchange.serve(&records.nonces, recv).await;
     exchange.record(records, started.elapsed(), &result);
+    exchange.log(started.elapsed(), &result);
     if let Err(failure) = result {
-        tracing::debug!(
-            code = %failure.code, execution = %failure.execution, detail = failure.detail,
-            method = exchange.head.method, took = ?started.elapsed(), "exchange failed"
-        );
         exchange.send.reset(failure);
     }
 }
@@ -65,6 +63,7 @@ pub(super) async fn deliver(
     // The nonce is released before the relay gets the failure: it may send the same attempt at once.
     exchange.nonce = None;
     exchange.record(records, started.elapsed(), &result);
+    exchange.log(started.elapsed(), &result);
     if let Err(failure) = result {
         exchange.send.reset(failure);
     }
@@ -74,6 +73,8 @@ pub(super) async fn deliver(
 pub(super) struct Exchange {
     pub(super) active: Arc<Active>,
     pub(super) head: RequestHead,
+    /// What the relay and the caller call the request.
+    pub(super) context: RequestContext,
     pub(super) send: SendStream,
     pub(super) deadlines: Deadlines,
     /// The status of the target's response.
@@ -84,19 +85,25 @@ pub(super) struct Exchange {
     pub(super) nonce: Option<NonceReservation>,
     /// Removes the credential that this bridge adds from what the target sends back.
     pub(super) cleaner: Option<Cleaner>,
+    /// Whether the log has the reason of its failure already.
+    pub(super) is_logged: AtomicBool,
 }
 
 impl Exchange {
-    fn new(active: Arc<Active>, head: RequestHead, send: SendStream) -> Self {
+    fn new(active: Arc<Active>, mut head: RequestHead, send: SendStream) -> Self {
+        // No target gets the context.
+        let context = head.headers.split_context();
         Self {
             deadlines: Deadlines::new(&active, &head),
             active,
             head,
+            context,
             send,
             status: None,
             response_max: None,
             nonce: None,
             cleaner: None,
+            is_logged: AtomicBool::new(false),
         }
     }
 
@@ -224,7 +231,13 @@ impl Exchange {
             } => policy.decide_endpoint(name, method, path_and_query),
             RequestTarget::Connect { host, port } => policy.decide_connect(host, *port),
         }
-        .map_err(|refusal| refused_by(&refusal, &self.head))
+        .map_err(|refusal| self.refused(&refusal))
+    }
+
+    /// Returns the failure for a refusal of the policy, which is logged here.
+    fn refused(&self, refusal: &Refusal) -> Failure {
+        self.is_logged.store(true, Ordering::Relaxed);
+        refused_by(refusal, &self.head, &self.context)
     }
 
     /// Resolves the candidate's host, and returns the addresses that may be connected to.
@@ -233,7 +246,7 @@ impl Exchange {
         let approved = RESOLVER.approved(candidate, AddressRule::Any, owner).await;
         approved.map_err(|error| match error {
             ResolveError::Lookup(failure) => failure,
-            ResolveError::Refused(refusal) => refused_by(&refusal, &self.head),
+            ResolveError::Refused(refusal) => self.refused(&refusal),
         })
     }
 

@@ -1,7 +1,8 @@
 //! Maps the policy's refusals to failures for the relay, and to log lines for the administrator.
 
+use super::named::NamedRequest;
 use policy::{Refusal, RefusalKind};
-use protocol::frame::{RequestHead, RequestTarget};
+use protocol::frame::{RequestContext, RequestHead};
 use protocol::{Code, Failure};
 use std::sync::LazyLock;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -44,13 +45,14 @@ impl Lines {
     }
 }
 
-/// Maps a refusal to a failure, and logs the host, the method and the reason; never a path, a query or a
-/// header field. Nothing was dispatched.
-pub(super) fn refused(refusal: &Refusal, head: &RequestHead) -> Failure {
+/// Maps a refusal to a failure, and logs the request and the reason; never a query or a header field. Nothing was
+/// dispatched.
+pub(super) fn refused(refusal: &Refusal, head: &RequestHead, context: &RequestContext) -> Failure {
     let code = code(refusal.kind());
     // The failure is returned in any case; only the log is limited.
     if let Some(left_out) = LINES.next(START.elapsed().as_secs()) {
-        log(refusal, head, code, left_out);
+        let named = NamedRequest::new(head, context);
+        log(refusal, (&head.method, named), code, left_out);
     }
     Failure::not_dispatched(code, refusal.to_string())
 }
@@ -62,22 +64,19 @@ pub(super) fn limited(log: impl FnOnce()) {
     }
 }
 
-fn log(refusal: &Refusal, head: &RequestHead, code: Code, left_out: u64) {
-    let (endpoint, host) = match &head.target {
-        RequestTarget::Url(url) => (None, host(url)),
-        RequestTarget::Endpoint { name, .. } => (Some(name.clone()), None),
-        RequestTarget::Connect { host, .. } => (None, Some(host.clone())),
-    };
+fn log(refusal: &Refusal, (method, named): (&str, NamedRequest), code: Code, left_out: u64) {
     let left_out = (left_out > 0).then_some(left_out);
+    let NamedRequest {
+        id,
+        label,
+        host,
+        endpoint,
+        path,
+    } = named;
     tracing::warn!(
-        %code, host, endpoint, method = head.method, reason = %refusal, left_out, "request refused"
+        id, label, %code, host, endpoint, method, path, reason = %refusal, left_out,
+        "request refused"
     );
-}
-
-/// Returns the host of a URL, which comes from the relay and may be anything.
-fn host(url: &str) -> Option<String> {
-    let target = policy::Target::parse(url).ok()?;
-    Some(target.authority().to_owned())
 }
 
 fn code(kind: RefusalKind) -> Code {

@@ -9,8 +9,11 @@ use crate::limits::{
 };
 use serde::{Deserialize, Serialize};
 
-/// The version of the wire that this code supports.
-pub const VERSION: u16 = 1;
+/// The latest version of the wire that this code supports. Version 2 adds the context of requests (W-69).
+pub const VERSION: u16 = 2;
+
+/// The oldest version of the wire that this code supports.
+pub const VERSION_MIN: u16 = 1;
 
 /// What one side allows the other to have outstanding.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]

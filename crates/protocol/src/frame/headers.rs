@@ -70,6 +70,12 @@ impl Headers {
     pub fn is_empty(&self) -> bool {
         self.count == 0
     }
+
+    /// Drops the first `fields` fields, which take `bytes` bytes of the block.
+    pub(super) fn skip(&mut self, bytes: usize, fields: usize) {
+        self.block = self.block.slice(bytes..);
+        self.count -= fields;
+    }
 }
 
 fn split(rest: &[u8]) -> Option<(&[u8], &[u8], &[u8])> {
@@ -119,6 +125,22 @@ impl HeadersBuilder {
         self.block.extend_from_slice(name);
         self.block.extend_from_slice(value);
         self.count += 1;
+        Ok(())
+    }
+
+    /// Appends all fields of a block.
+    ///
+    /// # Errors
+    /// As [`Self::push`].
+    pub(super) fn append(&mut self, headers: &Headers) -> Result<(), FrameError> {
+        if self.count + headers.count > HEADERS_MAX {
+            return Err(FrameError::TooManyHeaders);
+        }
+        if self.block.len() + headers.block.len() > HEAD_MAX_BYTES {
+            return Err(FrameError::TooLarge);
+        }
+        self.block.extend_from_slice(&headers.block);
+        self.count += headers.count;
         Ok(())
     }
 

@@ -3,6 +3,7 @@
 use super::errors::failed;
 use super::timestamp::Timestamp;
 use super::{Context, Handling, json, page::Page};
+use crate::problem::Problem;
 use crate::storage::audit::{AuditFilter, AuditRow};
 use bytes::Bytes;
 use http::{Request, StatusCode};
@@ -75,6 +76,16 @@ fn view(cx: &Context<'_>, row: AuditRow) -> AuditView {
     }
 }
 
+fn status(text: &str) -> Result<u16, Problem> {
+    let status = text.parse().ok();
+    let status = status.filter(|status| (100..1000).contains(status));
+    status.ok_or_else(|| {
+        Problem::invalid(format!(
+            "status is {text:?}; it must be a number from 100 to 999"
+        ))
+    })
+}
+
 pub(super) fn list<'a>(cx: &'a Context<'a>, _: Request<Bytes>) -> Handling<'a> {
     Box::pin(async move {
         // A site administrator who names no tenant sees the rows of all, including those of the site
@@ -90,6 +101,9 @@ pub(super) fn list<'a>(cx: &'a Context<'a>, _: Request<Bytes>) -> Handling<'a> {
             tenant,
             action: text("action"),
             actor: text("actor"),
+            object: text("object"),
+            result: text("result"),
+            status: cx.query.text("status").map(status).transpose()?,
             since_ms: cx.query.instant_ms("since")?,
             until_ms: cx.query.instant_ms("until")?,
         };

@@ -1,7 +1,7 @@
-//! `/v1/calls ...`: stored calls, to show, deliver again and cancel.
+//! `/v1/calls ...`: calls, to show; stored calls also to deliver again and cancel.
 
 use super::errors::{failed, failed_after_change};
-use super::page::{Page, SCANNED_MAX};
+use super::page::{Page, SCANNED_MAX, wrong_cursor};
 use super::timestamp::Timestamp;
 use super::{Context, Handling, json};
 use crate::access::Object;
@@ -14,7 +14,9 @@ use http::{Request, StatusCode};
 use protocol::Code;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
+use std::iter::Peekable;
 use std::sync::Arc;
+use std::vec::IntoIter;
 
 /// Calls that one request redelivers or cancels.
 const AT_ONCE: u32 = 1000;
@@ -25,11 +27,15 @@ const NARROWED_AT_ONCE: usize = 200;
 /// Calls that one statement reads to find those that a narrowed key sees.
 const SCANNED_AT_ONCE: u32 = 1000;
 
-/// A stored call, without its URL, header fields and body.
+/// A call, without its URL, header fields and body.
 #[derive(Debug, Serialize, JsonSchema)]
 pub(crate) struct CallView {
     /// The call's id, which is also its `webhook-id`.
     id: String,
+    /// `wait` (listed in memory for some time) or `deliver` (stored).
+    mode: &'static str,
+    /// The caller's own name for the call.
+    label: Option<String>,
     /// `pending`, `waiting_for_bridge`, `attempting`, `succeeded`, `failed`, `refused`,
     /// `outcome_unknown`, `cancelled` or `expired`.
     state: &'static str,
@@ -88,7 +94,7 @@ pub(crate) struct AttemptView {
     detail: String,
 }
 
-/// A stored call with its attempts.
+/// A call with its attempts.
 #[derive(Debug, Serialize, JsonSchema)]
 pub(crate) struct CallWithAttempts {
     /// The call.
@@ -162,6 +168,11 @@ pub(crate) struct Cancelled {
 fn view(call: CallSummary) -> CallView {
     CallView {
         id: call.id,
+        mode: match call.is_waited_for {
+            true => "wait",
+            false => "deliver",
+        },
+        label: call.label,
         state: call.state.as_str(),
         created_at: Timestamp::Millis(call.created_ms),
         client_id: call.client_id,
@@ -204,6 +215,7 @@ fn filter(selection: CallSelection) -> Result<CallFilter, Problem> {
     Ok(CallFilter {
         state: state_of(selection.state.as_deref())?,
         host: selection.host,
+        label: None,
         since_ms: selection.since.map(Timestamp::millis),
         until_ms: selection.until.map(Timestamp::millis),
     })
@@ -215,6 +227,7 @@ pub(super) fn list<'a>(cx: &'a Context<'a>, _: Request<Bytes>) -> Handling<'a> {
         let filter = CallFilter {
             state: state_of(cx.query.text("state"))?,
             host: cx.query.text("host").map(str::to_owned),
+            label: cx.query.text("label").map(str::to_owned),
             since_ms: cx.query.instant_ms("since")?,
             until_ms: cx.query.instant_ms("until")?,
         };
@@ -233,7 +246,35 @@ fn sees(cx: &Context<'_>, host: &str, bridge: Option<&str>, client_id: &str) -> 
     })
 }
 
-/// Returns a page of the calls that the key sees, newest first, and the cursor of the next one.
+/// Where a page begins: each list has its own sequence.
+#[derive(Debug, Clone, Copy)]
+struct Before {
+    stored: i64,
+    recent: i64,
+}
+
+impl Before {
+    fn of(page: &Page) -> Result<Self, Problem> {
+        let Some(key) = &page.after else {
+            return Ok(Self {
+                stored: i64::MAX,
+                recent: i64::MAX,
+            });
+        };
+        let (stored, recent) = key.split_once('.').ok_or_else(wrong_cursor)?;
+        Ok(Self {
+            stored: stored.parse().map_err(|_| wrong_cursor())?,
+            recent: recent.parse().map_err(|_| wrong_cursor())?,
+        })
+    }
+
+    fn cursor(self) -> String {
+        Page::cursor(&format!("{}.{}", self.stored, self.recent))
+    }
+}
+
+/// Returns a page of the calls that the key sees, newest first, and the cursor of the next one. Stored calls and calls
+/// whose callers waited are merged by the time of their submission.
 async fn visible(
     cx: &Context<'_>,
     tenant: &str,
@@ -241,29 +282,50 @@ async fn visible(
     page: &Page,
 ) -> Result<(Vec<CallSummary>, Option<String>), Problem> {
     let storage = cx.state.directory.storage();
-    let (mut before, mut calls, mut scanned) = (page.before()?, Vec::new(), 0);
+    let (mut before, mut calls, mut scanned) = (Before::of(page)?, Vec::new(), 0);
     loop {
-        let rows = storage.calls(tenant, filter, before, page.rows()).await;
-        let rows = rows.map_err(failed)?;
-        let is_end = rows.len() <= page.limit();
-        for call in rows.into_iter().take(page.limit()) {
+        let stored = storage.calls(tenant, filter, before.stored, page.rows());
+        let (mut stored, has_more_stored) = cut(stored.await.map_err(failed)?, page);
+        let recent = &cx.state.recent_calls;
+        let recent = recent.page(tenant, filter, before.recent, page.rows());
+        let (mut recent, has_more_recent) = cut(recent, page);
+        loop {
+            let is_stored = match (stored.peek(), recent.peek()) {
+                (Some(stored), Some(recent)) => stored.created_ms >= recent.created_ms,
+                // The next rows of the other list may be newer, so they are read first.
+                (Some(_), None) if !has_more_recent => true,
+                (None, Some(_)) if !has_more_stored => false,
+                (Some(_), None) | (None, Some(_)) | (None, None) => break,
+            };
             if calls.len() == page.limit() {
-                return Ok((calls, Some(Page::cursor(&before.to_string()))));
+                return Ok((calls, Some(before.cursor())));
             }
+            let (list, sequence) = match is_stored {
+                true => (&mut stored, &mut before.stored),
+                false => (&mut recent, &mut before.recent),
+            };
+            let Some(call) = list.next() else { break };
             // Bounded: a narrowed key that sees few calls must not make one request read the whole table.
             scanned += 1;
-            before = call.seq;
+            *sequence = call.seq;
             if sees(cx, &call.host, call.bridge.as_deref(), &call.client_id) {
                 calls.push(call);
             }
         }
-        if is_end {
+        if !has_more_stored && !has_more_recent {
             return Ok((calls, None));
         }
         if calls.len() == page.limit() || scanned >= SCANNED_MAX {
-            return Ok((calls, Some(Page::cursor(&before.to_string()))));
+            return Ok((calls, Some(before.cursor())));
         }
     }
+}
+
+/// Cuts rows to a page. Returns whether there are more.
+fn cut(mut rows: Vec<CallSummary>, page: &Page) -> (Peekable<IntoIter<CallSummary>>, bool) {
+    let has_more = rows.len() > page.limit();
+    rows.truncate(page.limit());
+    (rows.into_iter().peekable(), has_more)
 }
 
 /// Returns the ids of the oldest matching calls that a narrowed key sees, for one bulk request, and whether
@@ -300,7 +362,16 @@ async fn seen_ids(
 /// Returns a stored call of the tenant, if the key sees it.
 async fn seen_call(cx: &Context<'_>, tenant: &str) -> Result<CallSummary, Problem> {
     let storage = cx.state.directory.storage();
-    let call = storage.call(tenant, cx.path("id")).await.map_err(failed)?;
+    let id = cx.path("id");
+    if let Some(recent) = cx.state.recent_calls.find(tenant, id) {
+        let call = &recent.summary;
+        if sees(cx, &call.host, call.bridge.as_deref(), &call.client_id) {
+            let detail = "its caller waits or has waited for it (mode wait): it is not stored, so it cannot be \
+                          delivered again or cancelled";
+            return Err(Problem::not_sent(Code::Conflict, detail));
+        }
+    }
+    let call = storage.call(tenant, id).await.map_err(failed)?;
     match sees(cx, &call.host, call.bridge.as_deref(), &call.client_id) {
         true => Ok(call),
         // The same text as for an unknown id, so that the response does not reveal that the call exists.
@@ -321,12 +392,18 @@ async fn with_attempts(
     status: StatusCode,
 ) -> Result<Result<http::Response<crate::body::Body>, Problem>, StorageError> {
     let (storage, id) = (cx.state.directory.storage(), cx.path("id"));
-    let call = storage.call(tenant, id).await?;
+    let recent = cx.state.recent_calls.find(tenant, id);
+    let (call, attempts) = match recent {
+        Some(recent) => (recent.summary, recent.attempt.into_iter().collect()),
+        None => {
+            let call = storage.call(tenant, id).await?;
+            (call, storage.call_attempts(tenant, id).await?)
+        }
+    };
     if !sees(cx, &call.host, call.bridge.as_deref(), &call.client_id) {
         // The same text as for an unknown id, see `seen_call`.
         return Ok(Err(failed(no_call())));
     }
-    let attempts = storage.call_attempts(tenant, id).await?;
     let document = CallWithAttempts {
         call: view(call),
         attempt_list: attempts.into_iter().map(attempt).collect(),

@@ -254,7 +254,7 @@ fn problem() -> Value {
             "code": {"type": "string", "enum": codes},
             "execution": {"type": "string", "enum": executions},
             "help": {"type": "string", "description": "The path of the code's entry in the troubleshooting guide, at this relay."},
-            "id": {"type": "string", "description": "The call's id, if the request is a call."},
+            "id": {"type": "string", "description": "The id of the call or request, as in `Bridge-Request-Id`."},
             "retry_after": {"type": "integer", "description": "Seconds after which the client can retry."},
         },
     })

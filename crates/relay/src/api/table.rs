@@ -332,6 +332,9 @@ fn tenant_wide() -> Vec<Operation> {
                 CURSOR_PARAMETER,
                 text("action", "Only this action, such as `key.create`."),
                 text("actor", "Only this actor."),
+                text("object", "Only this object: an id, a name or a host."),
+                text("result", "Only this result: `ok`, a code, or `failed` for every code."),
+                text("status", "Only requests that the target answered with this status."),
                 instant("since", "Only rows at or after this time."),
                 instant("until", "Only rows before this time."),
             ] }),
@@ -410,10 +413,14 @@ fn stored_calls() -> Vec<Operation> {
             Method::GET,
             "/v1/calls",
             Permission::STORED_CALLS,
-            document::<calls::CallPage>(200, "A page of stored calls."),
+            document::<calls::CallPage>(200, "A page of calls."),
             Some(calls::list),
         )
-        .summary("List stored calls, newest first")
+        .summary("List calls, newest first")
+        .description(
+            "Stored calls, and calls with mode `wait` as far as they are kept: in memory, bounded by \
+             `calls.recent_max` and `calls.recent_keep`, until the relay restarts.",
+        )
         .query(
             const {
                 &[
@@ -422,6 +429,7 @@ fn stored_calls() -> Vec<Operation> {
                     CURSOR_PARAMETER,
                     text("state", "Only calls in this state."),
                     text("host", "Only calls to this host."),
+                    text("label", "Only calls with this label."),
                     instant("since", "Only calls submitted at or after this time."),
                     instant("until", "Only calls submitted before this time."),
                 ]
@@ -435,7 +443,7 @@ fn stored_calls() -> Vec<Operation> {
             document::<calls::CallWithAttempts>(200, "The call."),
             Some(calls::show),
         )
-        .summary("Show a stored call with its attempts")
+        .summary("Show a call with its attempts")
         .query(OF_TENANT),
         operation(
             "redeliverCall",

@@ -249,6 +249,7 @@ pub(super) fn delete<'a>(cx: &'a Context<'a>, request: Request<Bytes>) -> Handli
         cx.state.directory.follow_change().await;
         // After the commit: an attempt that still runs finds no key any more, and its row is gone.
         cx.state.deliveries.forget_tenant(tenant.id.as_str());
+        cx.state.recent_calls.forget_tenant(tenant.id.as_str());
         Ok(json::empty())
     })
 }

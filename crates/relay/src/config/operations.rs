@@ -1,10 +1,13 @@
-//! `[audit]`, `[directory]` and `[notices]`: what the relay records, caches and warns about.
+//! `[audit]`, `[calls]`, `[directory]` and `[notices]`: what the relay records, caches and warns about.
 
 use runtime::config::{ConfigDuration, Mistake};
 use serde::{Deserialize, Serialize};
 use std::time::Duration;
 
 const DAY_S: u64 = 24 * 3600;
+
+/// The largest `calls.recent_max`: about 1 GiB with the longest texts.
+const RECENT_CALLS_MAX: u32 = 1_000_000;
 
 /// `[audit]`: the record of administrative actions and of endpoint exchanges.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize, Serialize)]
@@ -22,6 +25,42 @@ impl Default for Audit {
             keep: ConfigDuration::secs(90 * DAY_S),
             sums_every: ConfigDuration::secs(60),
         }
+    }
+}
+
+/// `[calls]`: the list of calls whose callers waited. It is in memory.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Calls {
+    /// Number of calls that are listed, of all tenants together; 0 for none. Defaults to 10000.
+    pub recent_max: u32,
+    /// How long a call is listed. Defaults to `"24h"`.
+    pub recent_keep: ConfigDuration,
+}
+
+impl Default for Calls {
+    fn default() -> Self {
+        Self {
+            recent_max: 10_000,
+            recent_keep: ConfigDuration::secs(DAY_S),
+        }
+    }
+}
+
+impl Calls {
+    /// Checks values against limits that their types do not have.
+    ///
+    /// # Errors
+    /// The first mistake.
+    pub(super) fn validate(&self) -> Result<(), Mistake> {
+        if self.recent_max > RECENT_CALLS_MAX {
+            let message = format!(
+                "is {}: it must be at most {RECENT_CALLS_MAX}",
+                self.recent_max
+            );
+            return Err(Mistake::of_key("calls.recent_max", message));
+        }
+        Ok(())
     }
 }
 

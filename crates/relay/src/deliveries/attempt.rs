@@ -12,6 +12,7 @@ use crate::capacity::Reservation;
 use crate::direct::{self, DirectRequest};
 use crate::exchange;
 use crate::registry::TunnelEntry;
+use crate::request_name::RequestName;
 use crate::routing;
 use bytes::Bytes;
 use http::HeaderValue;
@@ -22,6 +23,7 @@ use protocol::frame::{
     BodyLength, CallAttempt, Class, DeliveryResult, RequestHead, RequestTarget, ResponseHead,
     TimeLeft,
 };
+use protocol::session::OpenError;
 use protocol::{Code, Execution, Failure};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
@@ -64,9 +66,9 @@ pub(super) async fn through(
     attempt: CallAttempt,
     method: &str,
     request: StoredRequest,
-    headers: &HeaderMap,
+    (headers, name): (&HeaderMap, &RequestName),
 ) -> AttemptEnd {
-    let result = exchange_with(cx, entry, attempt, method, request, headers).await;
+    let result = exchange_with(cx, entry, attempt, method, request, (headers, name)).await;
     result.unwrap_or_else(failed)
 }
 
@@ -86,14 +88,18 @@ async fn exchange_with(
     attempt: CallAttempt,
     method: &str,
     request: StoredRequest,
-    headers: &HeaderMap,
+    (headers, name): (&HeaderMap, &RequestName),
 ) -> Result<AttemptEnd, Failure> {
     let headers = transport::http::to_wire(headers, |_| false).map_err(|error| {
         let detail = format!("the request head does not fit into the tunnel: {error}");
         Failure::not_sent(Code::HeadersTooLarge, detail)
     })?;
+    let headers = match entry.reads_context {
+        true => headers.with_context(name.context()),
+        false => headers,
+    };
     let timeout_ms = request.about.timeout_ms;
-    let head = RequestHead {
+    let mut head = RequestHead {
         class: Class::Interactive,
         share: protocol::frame::CallerWeight::default(),
         target: RequestTarget::Url(request.about.url),
@@ -115,7 +121,12 @@ async fn exchange_with(
     let body = request.body;
     let is_inline = body.len() <= INLINE_MAX_BYTES;
     let first: &[u8] = if is_inline { &body } else { &[] };
-    let opened = entry.session.open(&head, first, is_inline);
+    let mut opened = entry.session.open(&head, first, is_inline);
+    // Without the context the head may fit: no delivery fails for what is only for people.
+    if matches!(opened, Err(OpenError::Head(_))) && head.headers.has_context() {
+        head.headers.split_context();
+        opened = entry.session.open(&head, first, is_inline);
+    }
     let (send, mut recv) = match opened {
         Ok(streams) => streams,
         Err(error) => return Err(exchange::not_opened(&error).unwrap_or_else(|failure| failure)),

@@ -83,6 +83,8 @@ pub(super) fn settlement(
     Some(Settlement {
         id: call.id.clone(),
         tenant: call.tenant.clone(),
+        label: call.label.clone(),
+        host: call.host.clone(),
         attempt: finished.number,
         via: finished.via,
         bridge_name: finished.bridge_name.to_owned(),
@@ -179,7 +181,7 @@ fn after_write(
     let Written::Settled(Some(now)) = *written else {
         return None;
     };
-    tracing::debug!(call = %settlement.id, attempt = settlement.attempt, state = %now, "attempt ended");
+    log(cx, settlement, now);
     let metrics = &cx.data.metrics;
     metrics.attempt(settlement.code.map_or("answered", Code::as_str));
     if now.is_final() {
@@ -187,6 +189,42 @@ fn after_write(
         metrics.delivery(now.as_str());
     }
     Some(now)
+}
+
+/// Logs an attempt's end: a failure at level INFO, like a failed request.
+fn log(cx: &DeliveryContext, end: &Settlement, now: CallState) {
+    let is_failed = end.state != CallState::Succeeded;
+    let limiter = &cx.data.failed_requests;
+    if is_failed && limiter.allow() {
+        let suppressed = limiter.suppressed();
+        tracing::info!(
+            id = &*end.id,
+            label = end.label,
+            tenant = cx.directory.tenant_name(&end.tenant).as_deref(),
+            host = end.host,
+            bridge = (!end.bridge_name.is_empty()).then_some(&*end.bridge_name),
+            attempt = end.attempt,
+            status = end.status,
+            code = end.code.map(Code::as_str),
+            execution = %end.execution,
+            detail = end.detail,
+            state = %now,
+            took_ms = end.took_ms,
+            suppressed = (suppressed > 0).then_some(suppressed),
+            "delivery attempt failed"
+        );
+    } else if !is_failed {
+        tracing::debug!(
+            id = &*end.id,
+            label = end.label,
+            host = end.host,
+            bridge = end.bridge_name,
+            attempt = end.attempt,
+            status = end.status,
+            took_ms = end.took_ms,
+            "delivery attempt succeeded"
+        );
+    }
 }
 
 /// Returns the row of the audit record for an attempt's end.
@@ -203,8 +241,11 @@ fn audit_event(end: &Settlement, now: CallState) -> AuditEvent {
         count: 1,
         detail: serde_json::json!({
             "attempt": end.attempt,
+            "host": end.host,
+            "label": end.label,
             "status": end.status,
             "state": now.as_str(),
+            "detail": end.code.map(|_| &end.detail),
         })
         .to_string(),
         ..AuditEvent::default()

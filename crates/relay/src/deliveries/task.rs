@@ -9,6 +9,7 @@ use super::seal_context;
 use super::settle::{FinishedAttempt, settle};
 use super::state::AttemptEnd;
 use crate::registry::TunnelEntry;
+use crate::request_name::RequestName;
 use crate::storage::calls::{StoredCall, Via, Write, Written};
 use crate::storage::{WriteError, now, now_ms};
 use opentelemetry::trace::SpanKind;
@@ -192,7 +193,14 @@ async fn execute(
     }
     let end = match route {
         Route::Bridge(entry) => {
-            attempt::through(cx, entry, number, &call.method, request, &headers).await
+            let name = RequestName::new(call.id.to_string());
+            // A stored label was checked when the call was accepted.
+            let name = match &call.label {
+                Some(label) => name.clone().labelled(label).unwrap_or(name),
+                None => name,
+            };
+            let sent = (&headers, &name);
+            attempt::through(cx, entry, number, &call.method, request, sent).await
         }
         Route::Direct => {
             let tenant = call.tenant.clone();

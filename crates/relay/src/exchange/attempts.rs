@@ -10,6 +10,7 @@ use bytes::Bytes;
 use http_body::Body;
 use http_body_util::BodyExt as _;
 use protocol::frame::{ResponseHead, TimeLeft};
+use protocol::session::OpenError;
 use protocol::{Code, Execution, Failure};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -32,6 +33,7 @@ pub(super) async fn run<B>(
     request: ExchangeRequest<'_>,
     body: Outbound<B>,
     permit: ExchangePermit,
+    last_bridge: &mut Option<Arc<str>>,
 ) -> Result<TunnelResponse, Failure>
 where
     B: Body<Data = Bytes> + Send + 'static,
@@ -59,6 +61,7 @@ where
         upload,
         started: Instant::now(),
         tried: Vec::new(),
+        last_bridge,
         last: None,
         possibly_executed: None,
     };
@@ -88,6 +91,8 @@ struct Attempts<'a, B> {
     started: Instant,
     /// The tunnels that were tried.
     tried: Vec<Arc<TunnelEntry>>,
+    /// The bridge that the last attempt was sent to.
+    last_bridge: &'a mut Option<Arc<str>>,
     /// The failure of the last attempt.
     last: Option<Failure>,
     /// The failure of an attempt before the last one that may have been executed.
@@ -119,12 +124,21 @@ where
             let left = left_of(self.time, self.started.elapsed())?;
             let (head_limit, for_bridge) = share_time(left);
             self.request.head.time_left = for_bridge;
+            *self.last_bridge = Some(entry.owner.name.clone());
+            if !entry.reads_context {
+                self.request.head.headers.split_context();
+            }
             let opened =
                 entry
                     .session
                     .open(&self.request.head, &self.inline, self.upload.is_none());
             let streams = match opened {
                 Ok(streams) => streams,
+                // Without the context the head may fit: no request fails for what is only for people.
+                Err(OpenError::Head(_)) if self.request.head.headers.has_context() => {
+                    self.request.head.headers.split_context();
+                    continue;
+                }
                 Err(error) => {
                     let failure = not_opened(&error)?;
                     self.tried.push(entry);

@@ -100,7 +100,7 @@ mod tests {
     #[tokio::test]
     async fn replayed_response_equals_the_first() {
         let problem = Problem::from(Failure::possibly_executed(Code::TunnelLost, "lost"));
-        let first = StoredResponse::read(problem.of_call("c1").into_response())
+        let first = StoredResponse::read(problem.of_request("c1").into_response())
             .await
             .unwrap();
         let again = StoredResponse::decode(&first.encode()).unwrap();

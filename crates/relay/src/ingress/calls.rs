@@ -7,11 +7,13 @@ mod document;
 
 pub(crate) use document::{CallRequest, Mode};
 
+use super::failure_log::LoggedRequest;
 use crate::access::Principal;
 use crate::capacity::{ExchangePermit, Reservation, Unread, collect_response};
 use crate::data_plane::DataPlane;
 use crate::direct::DirectRequest;
 use crate::exchange::{self, ExchangeRequest, Outbound, TunnelResponse};
+use crate::request_name::RequestName;
 use crate::routing::select_tunnel::RouteTarget;
 use crate::routing::{self, Route};
 use crate::telemetry::Span;
@@ -43,6 +45,8 @@ pub(crate) struct AdmittedCall {
 pub(crate) struct Executed {
     /// The response, or why there is none.
     pub(crate) result: Result<Collected, Failure>,
+    /// The bridge that the last attempt was sent to, if any was.
+    pub(crate) bridge: Option<Arc<str>>,
     /// The memory of the response's body.
     pub(crate) memory: Reservation,
 }
@@ -60,9 +64,10 @@ pub(crate) async fn execute(
     data: &Arc<DataPlane>,
     principal: &Principal,
     admitted: AdmittedCall,
-    id: &str,
+    name: &RequestName,
     started: Instant,
 ) -> (Target, Executed) {
+    let id = name.id();
     let AdmittedCall {
         mut call,
         memory: request_memory,
@@ -87,8 +92,11 @@ pub(crate) async fn execute(
         body: call.body.clone(),
         has_credential: call.head.credential.is_some(),
     };
+    // After the copy for a direct call: no target gets the context.
+    call.head.headers = call.head.headers.with_context(name.context());
+    let host = call.target.host().to_string();
+    let mut bridge = None;
     let request = ExchangeRequest {
-        call: Some(id),
         principal,
         bridge: call.bridge.as_deref(),
         target: RouteTarget::Host(call.target.host()),
@@ -100,7 +108,8 @@ pub(crate) async fn execute(
     } else {
         Outbound::Streaming(Full::new(call.body))
     };
-    let result = match exchange::run(&data.exchange, request, outbound, permit).await {
+    let running = exchange::run(&data.exchange, request, outbound, permit, &mut bridge);
+    let result = match running.await {
         Ok(response) => collect(data, response, id, time, &mut memory).await,
         // Only a request that was certainly not sent may use another route, and none that names its bridge.
         Err(failure) if failure.execution == Execution::NotSent && call.bridge.is_none() => {
@@ -119,7 +128,24 @@ pub(crate) async fn execute(
     };
     drop(request_memory);
     end_span(span, &result);
-    (call.target, Executed { result, memory })
+    let logged = LoggedRequest {
+        name,
+        principal: Some(principal),
+        endpoint: None,
+        host: Some(&host),
+        bridge: bridge.as_deref().or(call.bridge.as_deref()),
+        started,
+    };
+    match &result {
+        Ok((document, _)) => logged.responded(status_of(document)),
+        Err(failure) => logged.failed(data, failure),
+    }
+    let executed = Executed {
+        result,
+        bridge,
+        memory,
+    };
+    (call.target, executed)
 }
 
 fn begin_span(
@@ -139,16 +165,19 @@ fn begin_span(
     Some(span)
 }
 
+/// Returns the target's status in the document of a call that got a response.
+pub(crate) fn status_of(document: &Value) -> u16 {
+    let status = document["response"]["status"].as_u64();
+    status
+        .and_then(|status| u16::try_from(status).ok())
+        .unwrap_or(0)
+}
+
 fn end_span(span: Option<Span>, result: &Result<Collected, Failure>) {
     let Some(mut span) = span else { return };
     match result {
         Ok((document, _)) => {
-            let status = document["response"]["status"].as_u64();
-            span.answered(
-                status
-                    .and_then(|status| u16::try_from(status).ok())
-                    .unwrap_or(0),
-            );
+            span.answered(status_of(document));
             if let Some(bridge) = document["bridge"].as_str() {
                 span.set("bridge.name", bridge.to_owned());
             }

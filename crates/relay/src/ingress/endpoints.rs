@@ -6,6 +6,7 @@ use crate::body::Body;
 use crate::connection::Connection;
 use crate::data_plane::DataPlane;
 use crate::problem::Problem;
+use crate::request_name::RequestName;
 use crate::routing::select_tunnel::RouteTarget;
 use http::{Method, Request, Response};
 use hyper::body::Incoming;
@@ -29,8 +30,8 @@ pub(crate) async fn handle(
     principal: &Principal,
     connection: &Arc<Connection>,
     request: Request<Incoming>,
-    endpoint: &str,
-    rest: &str,
+    name: &RequestName,
+    (endpoint, rest): (&str, &str),
 ) -> Result<Response<Body>, Problem> {
     principal.scope.check(Object::Endpoint(endpoint))?;
     // hyper switches a connection to raw bytes after a 2xx response to CONNECT.
@@ -43,6 +44,7 @@ pub(crate) async fn handle(
             path_and_query: rest.to_owned(),
         },
         route: RouteTarget::Endpoint(endpoint),
+        request: name,
         name: endpoint,
         own_header: consumed_header(request.headers()),
     };

@@ -3,11 +3,12 @@
 use super::pass::IngressKind;
 use crate::body::{self, Body};
 use crate::problem::{BRIDGE_ERROR, Problem};
+use crate::request_name::{LABEL, REQUEST_ID};
 use http::header::{self, HeaderMap, HeaderName, HeaderValue};
 use http::{Response, StatusCode, Version};
 use protocol::frame::{Headers, ResponseHead};
 use protocol::{Code, Execution, Failure};
-use transport::http::{FrameError, to_wire, to_wire_with_upgrade};
+use transport::http::{FrameError, to_wire_in_context, to_wire_with_upgrade};
 
 /// Returns whether the caller holds its body back until the target wants it.
 pub(super) fn expects_continue(headers: &HeaderMap) -> bool {
@@ -32,7 +33,8 @@ pub(super) fn request_headers(
     if expects_continue(&headers) {
         headers.remove(header::EXPECT);
     }
-    to_wire(&headers, |name| is_not_for_target(name, kind)).map_err(too_large)
+    let skip = |name: &HeaderName| is_not_for_target(name, kind);
+    to_wire_in_context(&headers, kind.request.context(), skip).map_err(too_large)
 }
 
 /// Returns the fields of a request to switch to one of these protocols.
@@ -46,11 +48,16 @@ pub(super) fn upgrade_headers(
 ) -> Result<Headers, Problem> {
     // The relay has the whole body, and the bridge sends it at once.
     let skip = |name: &HeaderName| is_not_for_target(name, kind) || *name == header::EXPECT;
-    to_wire_with_upgrade(headers, protocols, skip).map_err(too_large)
+    let fields = to_wire_with_upgrade(headers, protocols, skip);
+    Ok(fields
+        .map_err(too_large)?
+        .with_context(kind.request.context()))
 }
 
 fn is_not_for_target(name: &HeaderName, kind: &IngressKind<'_>) -> bool {
-    *name == header::HOST || kind.own_header.as_ref() == Some(name)
+    *name == header::HOST
+        || kind.own_header.as_ref() == Some(name)
+        || (kind.request.label().is_some() && *name == LABEL)
 }
 
 fn too_large(error: FrameError) -> Problem {
@@ -102,7 +109,7 @@ pub(super) fn response_head(
     Ok(response)
 }
 
-/// Returns the target's header fields, without one that only the relay's own errors have.
+/// Returns the target's header fields, without those that only the relay writes.
 ///
 /// # Errors
 /// `target_protocol` for a field that HTTP cannot express.
@@ -110,6 +117,7 @@ pub(super) fn response_headers(head: &ResponseHead) -> Result<HeaderMap, Failure
     let mut headers = transport::http::from_wire(&head.headers)
         .map_err(|_| unusable("a header field is not valid HTTP"))?;
     headers.remove(BRIDGE_ERROR);
+    headers.remove(REQUEST_ID);
     Ok(headers)
 }
 

@@ -16,6 +16,7 @@ use crate::body::{self, Body};
 use crate::connection::Connection;
 use crate::data_plane::DataPlane;
 use crate::problem::Problem;
+use crate::request_name::RequestName;
 use crate::routing::select_tunnel::RouteTarget;
 use bytes::Bytes;
 use http::{Method, Request, Response, StatusCode, Uri};
@@ -35,6 +36,7 @@ pub(crate) async fn handle(
     principal: &Principal,
     connection: &Arc<Connection>,
     pending: &mut Option<Request<Incoming>>,
+    request_name: &RequestName,
 ) -> Result<Response<Body>, Problem> {
     let Some(request) = pending.as_ref() else {
         return Err(Problem::not_found());
@@ -55,12 +57,20 @@ pub(crate) async fn handle(
         return Err(Problem::not_found());
     };
     if is_connect {
-        return connect(data, principal, connection, request, &target).await;
+        return connect(
+            data,
+            principal,
+            connection,
+            request,
+            (&target, request_name),
+        )
+        .await;
     }
     let name = format!("proxy {}:{}", target.host(), target.port());
     let kind = IngressKind {
         target: RequestTarget::Url(request.uri().to_string()),
         route: RouteTarget::Host(target.host()),
+        request: request_name,
         name: &name,
         own_header: Some(BRIDGE_AUTHORIZATION),
     };
@@ -96,7 +106,7 @@ async fn connect(
     principal: &Principal,
     connection: &Arc<Connection>,
     mut request: Request<Incoming>,
-    target: &Target,
+    (target, request_name): (&Target, &RequestName),
 ) -> Result<Response<Body>, Problem> {
     let permit = data.begin(principal)?;
     let name = format!("proxy {}:{}", target.host(), target.port());
@@ -106,23 +116,27 @@ async fn connect(
             port: target.port(),
         },
         route: RouteTarget::Host(target.host()),
+        request: request_name,
         name: &name,
         own_header: None,
     };
     let recording = RecordingGuard::begin(data, principal, &kind, &request);
     let upgrade = hyper::upgrade::on(&mut request);
-    let exchange_request =
-        pass::raw_request(data, principal, &Method::CONNECT, Headers::default(), kind);
-    let mut result = raw::open(data, exchange_request, Bytes::new(), permit).await;
+    let fields = Headers::default().with_context(request_name.context());
+    let exchange_request = pass::raw_request(data, principal, &Method::CONNECT, fields, kind);
+    let mut bridge = None;
+    let mut result = raw::open(data, exchange_request, Bytes::new(), permit, &mut bridge).await;
     let recorded = result.as_mut().map(|(received, _)| received);
     recording.end(recorded.map_err(|failure| &*failure), 0);
-    let (received, raw) = result?;
+    let (received, raw) =
+        result.map_err(|failure| Problem::from(failure).through(bridge.clone()))?;
     if received.head.status != StatusCode::OK.as_u16() {
         let detail = format!(
             "the bridge did not open a stream: status {}",
             received.head.status
         );
-        return Err(Failure::new(Code::TargetProtocol, Execution::Executed, detail).into());
+        let failure = Failure::new(Code::TargetProtocol, Execution::Executed, detail);
+        return Err(Problem::from(failure).through(bridge));
     }
     raw.begin(upgrade, received.body, connection.clone());
     Ok(Response::new(body::empty()))

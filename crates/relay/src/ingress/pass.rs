@@ -19,6 +19,7 @@ use crate::connection::{Connection, ListenerKind};
 use crate::data_plane::DataPlane;
 use crate::exchange::{self, ExchangeRequest, Outbound, UploadError};
 use crate::problem::Problem;
+use crate::request_name::RequestName;
 use crate::routing::select_tunnel::RouteTarget;
 use bytes::Bytes;
 use http::header::{self, HeaderMap, HeaderName, HeaderValue};
@@ -42,6 +43,8 @@ pub(crate) struct IngressKind<'a> {
     pub(crate) target: RequestTarget,
     /// The endpoint or host, for the choice of a tunnel.
     pub(crate) route: RouteTarget<'a>,
+    /// What the request is called.
+    pub(crate) request: &'a RequestName,
     /// The endpoint, or its replacement in the audit record's sums.
     pub(crate) name: &'a str,
     /// The field that carries the relay's own key.
@@ -114,13 +117,16 @@ pub(crate) async fn on(
         Err(problem) => return Err(holding(problem)),
     };
     let up = body.known_bytes().or(declared).unwrap_or(0);
-    let mut result = exchange::run(&data.exchange, exchange_request, body, permit).await;
+    let mut bridge = None;
+    let running = exchange::run(&data.exchange, exchange_request, body, permit, &mut bridge);
+    let mut result = running.await;
     recording.end(result.as_mut().map_err(|failure| &*failure), up);
     let responded = result.and_then(|received| {
         let response = response_head(&received.head, is_for_head)?;
         Ok((received, response))
     });
-    let (received, mut response) = responded.map_err(|failure| holding(failure.into()))?;
+    let (received, mut response) =
+        responded.map_err(|failure| holding(Problem::from(failure).through(bridge)))?;
     hop_headers::add_to_response(data.config.hops, response.headers_mut());
     *response.body_mut() = with_declared_length(&received.head, received.body, parts.version);
     Ok(response)
@@ -195,10 +201,11 @@ async fn upgrade(
     let exchange_request = raw_request(data, principal, request.method(), fields, kind);
     let body = switching_body(data, request.body_mut(), &permit).await?;
     let up = body.len() as u64;
-    let mut result = raw::open(data, exchange_request, body, permit).await;
+    let mut bridge = None;
+    let mut result = raw::open(data, exchange_request, body, permit, &mut bridge).await;
     let recorded = result.as_mut().map(|(received, _)| received);
     recording.end(recorded.map_err(|failure| &*failure), up);
-    let (received, raw) = result?;
+    let (received, raw) = result.map_err(|failure| Problem::from(failure).through(bridge))?;
     if received.head.status != StatusCode::SWITCHING_PROTOCOLS.as_u16() {
         let mut response = response_head(&received.head, is_for_head)?;
         hop_headers::add_to_response(data.config.hops, response.headers_mut());
@@ -280,7 +287,6 @@ fn exchange_request<'a>(
     kind: IngressKind<'a>,
 ) -> ExchangeRequest<'a> {
     ExchangeRequest {
-        call: None,
         principal,
         bridge: None,
         target: kind.route,

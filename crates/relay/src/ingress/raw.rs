@@ -60,6 +60,7 @@ pub(super) async fn open(
     request: ExchangeRequest<'_>,
     front: Bytes,
     permit: ExchangePermit,
+    last_bridge: &mut Option<Arc<str>>,
 ) -> Result<(TunnelResponse, RawStream), Failure> {
     let (reader, connecting) = oneshot::channel();
     let body = RawBody {
@@ -70,7 +71,7 @@ pub(super) async fn open(
     let limit = data.limits().endpoint_head_timeout.0;
     // No idle timeout of the caller: silence is normal on a raw stream, and the bridge has its own limit.
     let body = Outbound::Streaming(body);
-    let running = exchange::run(&data.exchange, request, body, permit);
+    let running = exchange::run(&data.exchange, request, body, permit, last_bridge);
     // The exchange's own limit for the head starts at the end of the upload, which never comes here.
     match tokio::time::timeout(limit + TIME_GRACE, running).await {
         Ok(result) => result.map(|response| (response, RawStream { reader })),

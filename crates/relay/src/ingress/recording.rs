@@ -1,9 +1,12 @@
 //! Records how a request that passes through ended: in the audit record's sums, the metrics and the trace.
 
+use super::failure_log::LoggedRequest;
 use super::pass::IngressKind;
 use crate::access::Principal;
 use crate::data_plane::DataPlane;
 use crate::exchange::TunnelResponse;
+use crate::request_name::RequestName;
+use crate::routing::select_tunnel::RouteTarget;
 use crate::telemetry;
 use http::Request;
 use hyper::body::Incoming;
@@ -17,6 +20,9 @@ pub(super) struct RecordingGuard<'a> {
     data: &'a DataPlane,
     principal: &'a Principal,
     name: &'a str,
+    request: &'a RequestName,
+    /// The endpoint, unless the request goes to a URL.
+    endpoint: Option<&'a str>,
     started: Instant,
     span: Option<telemetry::Span>,
 }
@@ -34,14 +40,33 @@ impl<'a> RecordingGuard<'a> {
             span.set("http.request.method", request.method().to_string());
             span.set("bridge.tenant", principal.tenant_name.to_string());
             span.set("bridge.endpoint", kind.name.to_owned());
+            span.set("bridge.request", kind.request.id().to_owned());
         }
         Self {
             data,
             principal,
             name: kind.name,
+            request: kind.request,
+            endpoint: match kind.route {
+                RouteTarget::Endpoint(name) => Some(name),
+                RouteTarget::Host(_) => None,
+            },
             started: Instant::now(),
             span,
         }
+    }
+
+    fn log(&self, bridge: &str, status: u16) {
+        let logged = LoggedRequest {
+            name: self.request,
+            principal: Some(self.principal),
+            endpoint: self.endpoint,
+            // `proxy HOST:PORT`.
+            host: self.endpoint.is_none().then_some(self.name),
+            bridge: Some(bridge),
+            started: self.started,
+        };
+        logged.responded(status);
     }
 
     /// Records the response, whose body's bytes are counted from here on, or the failure.
@@ -50,6 +75,7 @@ impl<'a> RecordingGuard<'a> {
         match result {
             Ok(response) => {
                 let bridge = &response.through.owner.name;
+                self.log(bridge, response.head.status);
                 if let Some(mut span) = self.span {
                     span.set("bridge.name", bridge.to_string());
                     span.answered(response.head.status);

@@ -3,7 +3,7 @@
 use super::clones::SessionId;
 use super::offer::AdvertisedRoutes;
 use super::slot::Slot;
-use protocol::frame::{Hello, JournalMark};
+use protocol::frame::{CONTEXT_SINCE_VERSION, Hello, JournalMark};
 use std::net::IpAddr;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -38,6 +38,8 @@ pub(crate) struct TunnelEntry {
     pub host: String,
     /// The address that the tunnel comes from.
     pub peer: IpAddr,
+    /// Whether it reads the context of a request (W-69).
+    pub reads_context: bool,
     /// When it connected.
     pub since: Instant,
     /// The session that its process had before.
@@ -67,6 +69,7 @@ impl TunnelEntry {
             software: hello.software.clone(),
             host: hello.host.clone(),
             peer,
+            reads_context: hello.version >= CONTEXT_SINCE_VERSION,
             since: now,
             before: super::slot::previous_session(hello),
             journal: hello.journal,

@@ -106,6 +106,12 @@ pub struct AuditFilter {
     pub action: Option<String>,
     /// Rows of this actor.
     pub actor: Option<String>,
+    /// Rows about this object.
+    pub object: Option<String>,
+    /// Rows with this result; `failed` for every result but `ok`.
+    pub result: Option<String>,
+    /// Rows of requests that the target answered with this status.
+    pub status: Option<u16>,
     /// Rows of this moment or later, in milliseconds since 1970.
     pub since_ms: Option<i64>,
     /// Rows before this moment.
@@ -193,6 +199,22 @@ fn bind<'q>(query: Query<'q>, actor: &'q str, event: &'q AuditEvent) -> Query<'q
         .bind(or(&event.detail, "{}"))
 }
 
+/// Rows that match, newest first. The detail is JSON in which quotes are escaped, so no text in it can look like a
+/// status.
+macro_rules! rows_where {
+    ($more:literal) => {
+        concat!(
+            "SELECT * FROM audit WHERE seq < $1 AND ($2 = '' OR action = $2
+                  OR ($2 LIKE '%.' AND substr(action, 1, length($2)) = $2))
+             AND ($3 = '' OR actor = $3) AND at_ms >= $4 AND at_ms < $5
+             AND ($7 = '' OR result = $7 OR ($7 = 'failed' AND result <> 'ok'))
+             AND ($8 = '' OR detail LIKE $8)",
+            $more,
+            " ORDER BY seq DESC LIMIT $6"
+        )
+    };
+}
+
 fn audit_row(row: &AnyRow) -> Result<AuditRow, StorageError> {
     Ok(AuditRow {
         seq: row.try_get("seq")?,
@@ -234,28 +256,26 @@ impl Storage {
         before: i64,
         limit: u32,
     ) -> Result<Vec<AuditRow>, StorageError> {
-        // Two texts: rows of one tenant are read from an index of its own.
-        let text = match filter.tenant {
-            Some(_) => {
-                "SELECT * FROM audit WHERE seq < $1 AND ($2 = '' OR action = $2)
-                 AND ($3 = '' OR actor = $3) AND at_ms >= $4 AND at_ms < $5 AND tenant_id = $7
-                 ORDER BY seq DESC LIMIT $6"
-            }
-            None => {
-                "SELECT * FROM audit WHERE seq < $1 AND ($2 = '' OR action = $2)
-                 AND ($3 = '' OR actor = $3) AND at_ms >= $4 AND at_ms < $5
-                 ORDER BY seq DESC LIMIT $6"
-            }
+        // Several texts: rows of one tenant or object are read from an index of its own.
+        let text = match (&filter.tenant, &filter.object) {
+            (Some(_), None) => rows_where!(" AND tenant_id = $9"),
+            (None, Some(_)) => rows_where!(" AND object = $9"),
+            // An expression instead of the column: the index of objects leads to few rows, that of tenants to many.
+            (Some(_), Some(_)) => rows_where!(" AND tenant_id || '' = $9 AND object = $10"),
+            (None, None) => rows_where!(""),
         };
+        let status = filter.status.map(|status| format!("%\"status\":{status}%"));
         let mut query = sqlx::query(text)
             .bind(before)
             .bind(filter.action.clone().unwrap_or_default())
             .bind(filter.actor.clone().unwrap_or_default())
             .bind(filter.since_ms.unwrap_or(0))
             .bind(filter.until_ms.unwrap_or(i64::MAX))
-            .bind(i64::from(limit));
-        if let Some(tenant) = &filter.tenant {
-            query = query.bind(tenant.clone());
+            .bind(i64::from(limit))
+            .bind(filter.result.clone().unwrap_or_default())
+            .bind(status.unwrap_or_default());
+        for value in [&filter.tenant, &filter.object].into_iter().flatten() {
+            query = query.bind(value.clone());
         }
         let rows = query.fetch_all(self.pool()).await?;
         rows.iter().map(audit_row).collect()

@@ -45,6 +45,8 @@ pub struct NewCall {
     pub tenant: Arc<str>,
     /// The client id of the key that submitted it.
     pub client_id: String,
+    /// The caller's label.
+    pub label: Option<String>,
     /// When it was submitted, in milliseconds since 1970.
     pub created_ms: i64,
     /// The request's method.
@@ -115,6 +117,8 @@ pub struct StoredCall {
     pub id: Arc<str>,
     /// Its tenant's id.
     pub tenant: Arc<str>,
+    /// The caller's label.
+    pub label: Option<String>,
     /// The request's method.
     pub method: String,
     /// The URL's host.
@@ -149,6 +153,10 @@ pub struct Settlement {
     pub id: Arc<str>,
     /// Its tenant's id.
     pub tenant: Arc<str>,
+    /// The caller's label.
+    pub label: Option<String>,
+    /// The URL's host.
+    pub host: String,
     /// The attempt.
     pub attempt: u32,
     /// Where it was sent: only that installation may settle it.
@@ -199,6 +207,7 @@ fn stored(row: &AnyRow) -> Result<StoredCall, StorageError> {
     Ok(StoredCall {
         id: row.try_get::<String, _>("id")?.into(),
         tenant: row.try_get::<String, _>("tenant_id")?.into(),
+        label: row.try_get("label")?,
         method: row.try_get("method")?,
         host: row.try_get("host")?,
         bridge: row.try_get("bridge")?,

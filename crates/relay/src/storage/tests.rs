@@ -17,6 +17,7 @@ fn call(tenant: &str, id: &str) -> calls::NewCall {
         id: id.to_owned(),
         tenant: tenant.into(),
         client_id: "client".to_owned(),
+        label: Some("nightly".to_owned()),
         created_ms: 1_000,
         method: "POST".to_owned(),
         host: "a.example".to_owned(),
@@ -43,6 +44,8 @@ fn settlement(tenant: &str, id: &str, state: CallState, now_ms: i64, after_ms: i
     Write::Settle(Box::new(calls::Settlement {
         id: id.into(),
         tenant: tenant.into(),
+        label: None,
+        host: "a.example".to_owned(),
         attempt: 1,
         via: via(),
         bridge_name: "dc1".to_owned(),

@@ -1,10 +1,13 @@
 //! Records how an exchange ended: in the statistics, and in the audit file.
 
 use super::super::Records;
+use super::super::named::{self, NamedRequest};
+use super::super::refusal::limited;
 use super::Exchange;
-use protocol::frame::RequestTarget;
+use protocol::frame::{ContextText, RequestTarget};
 use protocol::{Code, Execution, Failure};
 use serde_json::{Value, json};
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 /// What is recorded of a URL that cannot be parsed: it may hold anything.
@@ -47,6 +50,45 @@ impl Exchange {
         }
     }
 
+    /// Returns how log lines name the request.
+    pub(in super::super) fn named(&self) -> NamedRequest {
+        NamedRequest::new(&self.head, &self.context)
+    }
+
+    /// Logs the end: a failure at level INFO, unless its reason was logged already; a response at level DEBUG.
+    pub(super) fn log(&self, took: Duration, result: &Result<(), Failure>) {
+        let (attempt, method) = (self.head.call.map(|call| call.attempt), &self.head.method);
+        let took_ms = u64::try_from(took.as_millis()).unwrap_or(u64::MAX);
+        match result {
+            Err(_) if self.is_logged.load(Ordering::Relaxed) => {}
+            Err(failure) => limited(|| {
+                let named = self.named();
+                tracing::info!(
+                    id = named.id, label = named.label, host = named.host,
+                    endpoint = named.endpoint, method, path = named.path, attempt,
+                    code = %failure.code, execution = %failure.execution,
+                    detail = failure.detail, took_ms, "request failed"
+                );
+            }),
+            Ok(()) if tracing::enabled!(tracing::Level::DEBUG) => {
+                let named = self.named();
+                tracing::debug!(
+                    id = named.id,
+                    label = named.label,
+                    host = named.host,
+                    endpoint = named.endpoint,
+                    method,
+                    path = named.path,
+                    attempt,
+                    status = self.status,
+                    took_ms,
+                    "request done"
+                );
+            }
+            Ok(()) => {}
+        }
+    }
+
     /// Returns the entry for the audit file. It has the path of a URL, and never its query.
     fn audit_entry(&self, outcome: &str, took: Duration, result: &Result<(), Failure>) -> Value {
         let (to, path) = match &self.head.target {
@@ -65,6 +107,8 @@ impl Exchange {
         let is_refused = failure.is_some_and(|failure| failure.code == Code::RefusedByPolicy);
         json!({
             "event": if is_refused { "refused" } else { "call" },
+            "id": named::id(&self.head, &self.context),
+            "label": self.context.label.as_ref().map(ContextText::as_str),
             "method": self.head.method,
             "to": to,
             "path": path,

@@ -46,6 +46,13 @@ pub(crate) struct CallDocument {
         regex(pattern = r"^[\x21-\x7e]+$")
     )]
     pub(super) idempotency_key: Option<String>,
+    /// The caller's own name for the call, by which it is found in lists, audit records and logs.
+    #[schemars(
+        default,
+        length(min = 1, max = 128),
+        regex(pattern = r"^[\x21-\x7e]([\x20-\x7e]*[\x21-\x7e])?$")
+    )]
+    pub(super) label: Option<String>,
     /// For `deliver`: the relay may repeat the request when its outcome is unknown. Defaults to false.
     #[serde(default)]
     pub(super) at_least_once: bool,

@@ -3,6 +3,7 @@
 use super::described::CallDocument;
 use crate::config::{EXPIRES_IN_MAX_S, Limits};
 use crate::problem::Problem;
+use crate::request_name::check_label;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
@@ -41,6 +42,7 @@ pub(crate) struct CallRequest {
     pub(crate) bridge: Option<String>,
     pub(crate) timeout_ms: u32,
     pub(crate) idempotency_key: Option<String>,
+    pub(crate) label: Option<String>,
     pub(crate) mode: Mode,
     pub(crate) at_least_once: bool,
     pub(crate) expires_in: Option<u32>,
@@ -101,6 +103,9 @@ impl CallRequest {
                 )));
             }
         }
+        if let Some(label) = &document.label {
+            check_label(label).map_err(|error| Problem::invalid(format!("label: {error}")))?;
+        }
         let length = match body.len() {
             0 => BodyLength::None,
             bytes => BodyLength::Known(bytes as u64),
@@ -128,6 +133,7 @@ impl CallRequest {
             bridge: document.bridge,
             timeout_ms,
             idempotency_key: document.idempotency_key,
+            label: document.label,
             mode,
             at_least_once: document.at_least_once,
             expires_in: document.expires_in,
@@ -272,6 +278,15 @@ mod tests {
             let error = parse(&text).unwrap_err();
             assert!(error.contains(&name.to_lowercase()), "{error}");
         }
+    }
+
+    #[test]
+    fn label_of_a_call_is_checked() {
+        let text = |label: &str| json!({"url": "http://ci/", "label": label}).to_string();
+        let call = parse(&text("nightly import")).unwrap();
+        assert_eq!(call.label.as_deref(), Some("nightly import"));
+        let error = parse(&text("a\nb")).unwrap_err();
+        assert!(error.starts_with("label: a label must have"), "{error}");
     }
 
     #[test]

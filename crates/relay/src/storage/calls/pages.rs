@@ -16,6 +16,8 @@ pub struct CallSummary {
     pub id: String,
     /// The client id of the key that submitted it.
     pub client_id: String,
+    /// The caller's label.
+    pub label: Option<String>,
     /// When it was submitted, in milliseconds since 1970.
     pub created_ms: i64,
     /// Its state.
@@ -46,6 +48,8 @@ pub struct CallSummary {
     pub execution: Option<String>,
     /// The last failure in plain text.
     pub detail: Option<String>,
+    /// Whether its caller waits for the response. No such call is stored.
+    pub is_waited_for: bool,
 }
 
 /// One attempt.
@@ -78,20 +82,22 @@ pub struct CallFilter {
     pub state: Option<CallState>,
     /// Calls to this host.
     pub host: Option<String>,
+    /// Calls with this label.
+    pub label: Option<String>,
     /// Calls submitted at this moment or later, in milliseconds since 1970.
     pub since_ms: Option<i64>,
     /// Calls submitted before this moment.
     pub until_ms: Option<i64>,
 }
 
-/// A page of calls. Two texts instead of `($7 = '' OR state = $7)`: each is then read from an index of its own, in
+/// A page of calls. Two texts instead of `($8 = '' OR state = $8)`: each is then read from an index of its own, in
 /// its order.
 macro_rules! page {
     ($state:literal) => {
         concat!(
             "SELECT * FROM calls
              WHERE tenant_id = $1 AND seq < $2 AND ($3 = '' OR host = $3)
-               AND created_ms >= $4 AND created_ms < $5",
+               AND created_ms >= $4 AND created_ms < $5 AND ($7 = '' OR label = $7)",
             $state,
             " ORDER BY seq DESC LIMIT $6"
         )
@@ -100,7 +106,7 @@ macro_rules! page {
 
 pub(in crate::storage) const PAGE_OF_ALL: &str = page!("");
 
-pub(in crate::storage) const PAGE_OF_STATE: &str = page!(" AND state = $7");
+pub(in crate::storage) const PAGE_OF_STATE: &str = page!(" AND state = $8");
 
 fn summary(row: &AnyRow) -> Result<CallSummary, StorageError> {
     let state: CallState = word(row, "state")?;
@@ -109,6 +115,7 @@ fn summary(row: &AnyRow) -> Result<CallSummary, StorageError> {
         seq: row.try_get("seq")?,
         id: row.try_get("id")?,
         client_id: row.try_get("client_id")?,
+        label: row.try_get("label")?,
         created_ms: row.try_get("created_ms")?,
         state,
         method: row.try_get("method")?,
@@ -132,15 +139,18 @@ fn summary(row: &AnyRow) -> Result<CallSummary, StorageError> {
         code: row.try_get("code")?,
         execution: row.try_get("execution")?,
         detail: row.try_get("detail")?,
+        is_waited_for: false,
     })
 }
 
-/// Makes calls pending again at `$1`, with their whole schedule and time to live. A direct call that was found to
-/// be misrouted (2) is tried directly again.
+/// Makes calls pending again at `$1`, with their whole schedule and time to live. The result of the last attempt is
+/// that of an earlier schedule, and stays in the list of attempts only. A direct call that was found to be misrouted
+/// (2) is tried directly again.
 macro_rules! redeliver {
     () => {
         "UPDATE calls SET state = 'pending', step = 0, due_ms = $1, due_set_ms = $1, left_ms = 0,
                 cancelled = 0, finished_ms = NULL, expires_ms = $1 + expires_in_ms,
+                status = NULL, code = NULL, execution = NULL, detail = NULL,
                 direct = CASE WHEN direct = 2 THEN 1 ELSE direct END"
     };
 }
@@ -167,7 +177,8 @@ impl Storage {
             .bind(filter.host.clone().unwrap_or_default())
             .bind(filter.since_ms.unwrap_or(0))
             .bind(filter.until_ms.unwrap_or(i64::MAX))
-            .bind(i64::from(limit));
+            .bind(i64::from(limit))
+            .bind(filter.label.clone().unwrap_or_default());
         if let Some(state) = filter.state {
             query = query.bind(state.as_str());
         }

@@ -141,10 +141,11 @@ macro_rules! insert_call {
         concat!(
             "INSERT INTO calls (id, tenant_id, client_id, created_ms, state, method, host, bridge, \
                                 at_least_once, idempotency_key, digest, sealed, bytes, due_ms, \
-                                due_set_ms, expires_in_ms, expires_ms, direct, direct_mark) \
+                                due_set_ms, expires_in_ms, expires_ms, direct, direct_mark, \
+                                label) \
              SELECT $1, id, $2, $3, 'pending', $4, $5, $6, $7, $8, $9, $10, $11, $3, $3, \
                     NULLIF(COALESCE($13, expires_in * 1000, $14), 0), \
-                    $3 + NULLIF(COALESCE($13, expires_in * 1000, $14), 0), $15, $16 \
+                    $3 + NULLIF(COALESCE($13, expires_in * 1000, $14), 0), $15, $16, $17 \
              FROM tenants WHERE id = $12 AND state <> 'deleted'",
             $lock,
             " ON CONFLICT DO NOTHING"
@@ -185,6 +186,7 @@ async fn accept(tx: &mut Transaction, call: &NewCall) -> Result<Accepted, StoreE
         .bind(default)
         .bind(i64::from(call.class.is_direct))
         .bind(call.class.mark)
+        .bind(call.label.clone())
         .execute(&mut **tx)
         .await?;
     if inserted.rows_affected() > 0 {

@@ -8,6 +8,7 @@ async fn accept(batch: &Batch, tenant: &Tenant, id: &str, client: &str) {
         id: id.to_owned(),
         tenant: tenant.id.as_str().into(),
         client_id: client.to_owned(),
+        label: Some("nightly".to_owned()),
         created_ms: 1,
         method: "POST".to_owned(),
         host: "a.example".to_owned(),
@@ -45,6 +46,8 @@ fn end(tenant: &Tenant, id: &str, attempt: u32, via: &Via, state: CallState) -> 
     Settlement {
         id: id.into(),
         tenant: tenant.id.as_str().into(),
+        label: None,
+        host: "a.example".to_owned(),
         attempt,
         via: via.clone(),
         bridge_name: "b".to_owned(),
@@ -144,6 +147,44 @@ async fn class_of_a_call_follows_the_patterns(database: TestDatabase) {
     assert!(storage.redeliver_call(id, "call_1", 20).await.unwrap());
     let due = storage.due_calls(id, 30, 10).await.unwrap();
     assert_eq!(due[0].class, direct);
+}
+
+async fn redelivered_call_has_no_result_yet(database: TestDatabase) {
+    let storage = database.open().await;
+    let tenant = storage.create_tenant("acme").await.unwrap();
+    let id = tenant.id.as_str();
+    let batch = batch(&storage).await;
+    for call in ["call_1", "call_2"] {
+        accept(&batch, &tenant, call, "client").await;
+        begin(&batch, call, 1, &via("brg_1", 1)).await;
+        let failed = Settlement {
+            status: Some(500),
+            detail: "the target responded with 500".to_owned(),
+            ..end(&tenant, call, 1, &via("brg_1", 1), CallState::Failed)
+        };
+        settle(&batch, failed).await;
+        let shown = storage.call(id, call).await.unwrap();
+        assert_eq!(shown.label.as_deref(), Some("nightly"));
+        assert_eq!(shown.status, Some(500));
+        assert!(shown.code.is_some() && shown.detail.is_some());
+    }
+    assert!(storage.redeliver_call(id, "call_1", 20).await.unwrap());
+    let filter = CallFilter::default();
+    assert_eq!(storage.redeliver_calls(id, &filter, 20, 10).await.unwrap(), 1);
+    for call in ["call_1", "call_2"] {
+        let shown = storage.call(id, call).await.unwrap();
+        assert_eq!(shown.state, CallState::Pending);
+        assert_eq!((shown.status, shown.code, shown.execution, shown.detail), (None, None, None, None));
+        // The attempts stay.
+        assert_eq!(storage.call_attempts(id, call).await.unwrap().len(), 1);
+    }
+    let labelled = |label: &str| CallFilter {
+        label: Some(label.to_owned()),
+        ..CallFilter::default()
+    };
+    let found = storage.calls(id, &labelled("nightly"), i64::MAX, 10).await;
+    assert_eq!(found.unwrap().len(), 2);
+    assert!(storage.calls(id, &labelled("daily"), i64::MAX, 10).await.unwrap().is_empty());
 }
 
 async fn lost_journal_is_reported_until_recorded(database: TestDatabase) {

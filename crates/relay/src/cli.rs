@@ -49,7 +49,7 @@ enum CliError {
     #[error("cannot start the runtime: {0}")]
     Runtime(std::io::Error),
     #[error("{path} names what cannot be used; the {count} errors are listed above", path = .path.display())]
-    Check { path: PathBuf, count: usize },
+    Check { path: PathBuf, count: u32 },
     #[error("{0}")]
     Backup(String),
     #[error("{0}")]

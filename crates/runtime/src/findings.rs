@@ -10,7 +10,7 @@ use std::path::Path;
 #[derive(Debug, Default)]
 pub struct Findings {
     lines: Vec<String>,
-    errors: usize,
+    errors: u32,
 }
 
 impl Findings {
@@ -36,7 +36,7 @@ impl Findings {
     }
 
     /// Returns how many errors there are.
-    pub fn errors(&self) -> usize {
+    pub fn errors(&self) -> u32 {
         self.errors
     }
 

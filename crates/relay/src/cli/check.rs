@@ -22,7 +22,7 @@ pub(super) fn run(config: &Config, path: &Path, note: Option<String>) -> Result<
     database_files(config, &mut found);
     database(config, &mut found)?;
     if let Some(file) = &config.log.file {
-        found.written("log.file", file.get(), true);
+        found.written("log.file", &file.in_dir(&config.data_dir()), true);
     }
     combinations(config, &mut found);
     let verdict = match found.errors() {

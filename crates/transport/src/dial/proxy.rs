@@ -423,7 +423,7 @@ mod tests {
             assert!(!error.contains("sec") && !error.contains("ret@"), "{error}");
         }
         let proxy = env(&[("HTTPS_PROXY", "http://me:a:b%2F@proxy")]);
-        let server = proxy.for_host("relay.example.com", 443).unwrap();
+        let server = proxy.server_for("relay.example.com", 443).unwrap();
         assert_eq!(server.host(), "proxy");
         assert_eq!(server.authorization.as_deref(), Some("Basic bWU6YTpiLw=="));
     }

@@ -20,13 +20,14 @@ pub(super) fn inspect(config: &Config) -> Findings {
     certificates(config, &mut found);
     keys(config, &mut found);
     data_dir(config, &mut found);
+    let data_dir = config.bridge.data_dir.get();
     if let Some(file) = &config.log.file {
-        found.written("log.file", file.get(), true);
+        found.written("log.file", &file.in_dir(data_dir), true);
     }
     if config.audit.enabled
         && let Some(file) = &config.audit.file
     {
-        found.written("audit.file", file.get(), true);
+        found.written("audit.file", &file.in_dir(data_dir), true);
     }
     found
 }

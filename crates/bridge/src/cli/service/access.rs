@@ -50,7 +50,7 @@ fn problems(config: &Config) -> Vec<String> {
         }
         Err(error) => problems.push(error_chain(&error)),
     }
-    let log = config.log.file.as_ref().map(|file| file.get().to_owned());
+    let log = config.log.file.as_ref().map(|file| file.in_dir(data_dir));
     let audit = config.audit.enabled.then(|| config.audit.path(data_dir));
     for (key, file) in [("log.file", log), ("audit.file", audit)] {
         let Some(file) = file else { continue };

@@ -82,7 +82,7 @@ fn set_variable() -> Option<String> {
 
 fn service(args: &InstallArgs, config: &Config) -> std::io::Result<Service> {
     let data_dir = std::path::absolute(config.bridge.data_dir.get())?;
-    let log = config.log.file.as_ref().map(|file| file.get().to_owned());
+    let log = config.log.file.as_ref().map(|file| file.in_dir(&data_dir));
     let audit = config.audit.enabled.then(|| config.audit.path(&data_dir));
     let mut writes = Vec::new();
     for file in [log, audit].into_iter().flatten() {

@@ -1,6 +1,7 @@
 //! The document that `status` shows. The running bridge creates it; the command prints it.
 
 use crate::stats::{LastCall, SlotState};
+use runtime::output::counted;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::fmt;
@@ -86,14 +87,6 @@ pub(crate) struct EndpointStatus {
     pub credential: Option<String>,
 }
 
-/// Returns a noun in the form that follows this number.
-fn plural(count: u64, noun: &str) -> String {
-    match count {
-        1 => noun.to_owned(),
-        _ => format!("{noun}s"),
-    }
-}
-
 /// Formats a duration for people: `3d 4h`, `5m 10s`.
 fn readable(seconds: u64) -> String {
     let units = [("d", 86_400), ("h", 3_600), ("m", 60), ("s", 1)];
@@ -160,10 +153,9 @@ impl fmt::Display for Status {
             let draining = if session.open { "" } else { ", draining" };
             writeln!(
                 f,
-                "  session {id}: round trip {:.1} ms, {} {}{draining}",
+                "  session {id}: round trip {:.1} ms, {}{draining}",
                 session.rtt_ms,
-                session.exchanges,
-                plural(u64::from(session.exchanges), "exchange")
+                counted(session.exchanges, "exchange")
             )?;
         }
         self.targets(f)?;
@@ -177,7 +169,7 @@ impl fmt::Display for Status {
             writeln!(f, "  {code}: {count}")?;
         }
         if let Some(lines) = self.audit_lines {
-            writeln!(f, "audit file: {lines} {}", plural(lines, "line"))?;
+            writeln!(f, "audit file: {}", counted(lines, "line"))?;
         }
         if !self.last_calls.is_empty() {
             writeln!(f, "last calls")?;

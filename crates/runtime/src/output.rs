@@ -28,3 +28,22 @@ pub fn is_lost() -> bool {
 pub fn complain(line: &str) {
     let _ = writeln!(io::stderr(), "error: {line}");
 }
+
+/// Returns a number with its noun: `1 session`, `2 sessions`.
+pub fn counted(count: impl TryInto<u64>, noun: &str) -> String {
+    match count.try_into().unwrap_or(u64::MAX) {
+        1 => format!("1 {noun}"),
+        count => format!("{count} {noun}s"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn noun_follows_its_number() {
+        let texts = [0_usize, 1, 2].map(|count| counted(count, "session"));
+        assert_eq!(texts, ["0 sessions", "1 session", "2 sessions"]);
+    }
+}

@@ -33,9 +33,9 @@ pub(super) fn explain(config: &Config) -> Result<Vec<String>, PolicyError> {
     let mut lines = vec![
         format!("{}: valid", config.path.display()),
         format!(
-            "relay: {}, at most {} connections",
+            "relay: {}, at most {}",
             config.relay.url,
-            config.relay.connections.get()
+            runtime::output::counted(config.relay.connections.get(), "connection")
         ),
         format!(
             "bridge: {}, data in {}",

@@ -7,16 +7,17 @@ use crate::dispatcher::{Active, own_addresses};
 use crate::health::probe;
 use crate::text::error_chain;
 use protocol::Code;
+use runtime::output::counted;
 use std::sync::Arc;
 
 /// Summarizes the config.
 pub(super) fn config(config: &Config) -> Check {
     let rules = &config.rules;
     let found = format!(
-        "{}: {} endpoints, {} allow rules",
+        "{}: {}, {}",
         config.path.display(),
-        rules.endpoints.len(),
-        rules.allow.len()
+        counted(rules.endpoints.len(), "endpoint"),
+        counted(rules.allow.len(), "allow rule")
     );
     if config.bridge.paused {
         // Valid, but a bridge that was left paused looks like a failure to callers.

@@ -1,7 +1,7 @@
 //! The document that `status` shows. The running bridge creates it; the command prints it.
 
 use crate::stats::{LastCall, SlotState};
-use runtime::output::count;
+use runtime::output::counted;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::fmt;
@@ -155,7 +155,7 @@ impl fmt::Display for Status {
                 f,
                 "  session {id}: round trip {:.1} ms, {}{draining}",
                 session.rtt_ms,
-                count(session.exchanges, "exchange")
+                counted(session.exchanges, "exchange")
             )?;
         }
         self.targets(f)?;
@@ -169,7 +169,7 @@ impl fmt::Display for Status {
             writeln!(f, "  {code}: {count}")?;
         }
         if let Some(lines) = self.audit_lines {
-            writeln!(f, "audit file: {}", count(lines, "line"))?;
+            writeln!(f, "audit file: {}", counted(lines, "line"))?;
         }
         if !self.last_calls.is_empty() {
             writeln!(f, "last calls")?;

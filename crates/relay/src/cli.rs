@@ -54,7 +54,7 @@ enum CliError {
     Backup(String),
     #[error("{0}")]
     Environment(String),
-    #[error("{0} rows of the audit record are missing")]
+    #[error("{} missing in the audit record", runtime::output::counted(*.0, "row"))]
     AuditLost(i64),
     #[error("name a tenant with --tenant NAME: {0}")]
     WhichTenant(String),

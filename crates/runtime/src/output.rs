@@ -24,14 +24,6 @@ pub fn is_lost() -> bool {
     IS_LOST.load(Ordering::Relaxed)
 }
 
-/// Returns a number with its noun: `1 session`, `2 sessions`.
-pub fn count(number: impl Into<u64>, noun: &str) -> String {
-    match number.into() {
-        1 => format!("1 {noun}"),
-        number => format!("{number} {noun}s"),
-    }
-}
-
 /// Prints a warning to standard error, if that is possible.
 pub fn warn(line: &str) {
     let _ = writeln!(io::stderr(), "warning: {line}");
@@ -40,4 +32,23 @@ pub fn warn(line: &str) {
 /// Prints an error to standard error, if that is possible.
 pub fn complain(line: &str) {
     let _ = writeln!(io::stderr(), "error: {line}");
+}
+
+/// Returns a number with its noun: `1 session`, `2 sessions`.
+pub fn counted(count: impl TryInto<u64>, noun: &str) -> String {
+    match count.try_into().unwrap_or(u64::MAX) {
+        1 => format!("1 {noun}"),
+        count => format!("{count} {noun}s"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn noun_follows_its_number() {
+        let texts = [0_usize, 1, 2].map(|count| counted(count, "session"));
+        assert_eq!(texts, ["0 sessions", "1 session", "2 sessions"]);
+    }
 }

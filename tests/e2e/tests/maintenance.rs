@@ -10,7 +10,10 @@ use std::process::Command;
 use std::sync::Arc;
 use std::time::Duration;
 use support::setup::{Relay, RelaySetup};
-use support::{Ask, LONG_TIMEOUT, TIMEOUT, TempDir, TestEnv, ThrowawayCa, eventually};
+use support::{
+    Ask, LONG_TIMEOUT, Running, TIMEOUT, TempDir, TestEnv, ThrowawayCa, eventually, let_time_pass,
+    process,
+};
 
 fn with_part(path: &Path, part: &str) -> PathBuf {
     let mut name = path.as_os_str().to_owned();
@@ -69,6 +72,30 @@ async fn restore_leaves_no_log_of_the_old_database() {
     );
     let keys = world.relay_cli(&["key", "list"]).await;
     assert!(keys.contains(&late.client_id), "{keys}");
+}
+
+/// At whatever moment: the database is the old one, or the new one.
+#[tokio::test]
+async fn killed_restore_leaves_one_whole_database() {
+    let mut world = TestEnv::start().await;
+    let dir = world.relay_config().parent().unwrap().to_owned();
+    let copy = dir.join("copy.db");
+    world.relay_cli(&["backup", copy.to_str().unwrap()]).await;
+    world.key("caller", &["--name", "late"]).await;
+    world.kill_relay().await;
+    for step in 0..12 {
+        let mut restore = process::command("integration-relay");
+        restore.arg("restore").arg(&copy).arg("--replace");
+        restore.arg("--config").arg(world.relay_config());
+        let running = Running::spawn("restore", restore);
+        let_time_pass(Duration::from_millis(20 * step), "a step of the restore").await;
+        running.kill9();
+        running.wait_exit(TIMEOUT).await;
+        let keys = world.relay_cli(&["key", "list"]).await;
+        assert!(keys.contains(&world.caller.client_id), "{step}: {keys}");
+    }
+    world.start_relay().await;
+    world.wait_online_within(LONG_TIMEOUT).await;
 }
 
 #[tokio::test]

@@ -130,10 +130,10 @@ async fn install_checks_before_it_changes_anything() {
     let config = world.bridge_config();
     std::fs::set_permissions(&config, std::fs::Permissions::from_mode(0o600)).unwrap();
     let error = manager
-        .install(&world, &["--user", "nobody"])
+        .install(&world, &["--user", "daemon"])
         .await
         .failure();
-    assert!(error.contains("as the user nobody"), "{error}");
+    assert!(error.contains("as the user daemon"), "{error}");
     assert!(!manager.unit().exists());
     assert_eq!(manager.read("calls"), "");
 }

@@ -58,10 +58,9 @@ pub(super) fn run(command: &AuditCommand) -> Outcome {
     match verify(&file, identity.key.public(), &args.head) {
         Ok(found) => {
             print(&format!(
-                "{}: valid. {} {}, lines {} to {}, signed up to line {}; the hash of the last line is {}",
+                "{}: valid. {}, lines {} to {}, signed up to line {}; the hash of the last line is {}",
                 file.display(),
-                found.files,
-                if found.files == 1 { "file" } else { "files" },
+                runtime::output::counted(found.files, "file"),
                 found.first,
                 found.last,
                 found.signed,

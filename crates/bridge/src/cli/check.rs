@@ -8,7 +8,7 @@ use crate::dispatcher::own_addresses;
 use crate::target_access::resolve;
 use clap::Args;
 use policy::{Candidate, Policy, PolicyError};
-use runtime::output::count;
+use runtime::output::counted;
 use std::net::IpAddr;
 
 /// `policy test`.
@@ -34,7 +34,7 @@ pub(super) fn check(arg: &ConfigArg) -> Outcome {
         0 => "valid".to_owned(),
         errors => format!(
             "valid by itself, with {} in what it names",
-            count(errors, "error")
+            counted(errors, "error")
         ),
     };
     print(&match &config.source {
@@ -65,7 +65,7 @@ pub(super) fn explain(config: &Config) -> Result<Vec<String>, PolicyError> {
         format!(
             "relay: {}, at most {}",
             config.relay.url,
-            count(config.relay.connections.get(), "connection")
+            counted(config.relay.connections.get(), "connection")
         ),
         format!(
             "bridge: {}, data in {}",

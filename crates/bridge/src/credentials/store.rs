@@ -208,7 +208,7 @@ impl Store {
         if file.credentials.len() >= CREDENTIALS_MAX {
             return Err(StoreError::Full);
         }
-        // A new key beside secrets that another one sealed would hide that the other one is lost.
+        // A new key next to secrets that another one sealed would hide that the other one is lost.
         let key = self.key(file.credentials.is_empty())?;
         file.credentials.push(seal(&key, credential)?);
         // A stable order makes copies of the file comparable.
@@ -554,6 +554,14 @@ mod tests {
         assert!(matches!(store.load(), Err(StoreError::Key { .. })));
         std::fs::remove_file(store.dir.path(OWN_KEY_FILE)).unwrap();
         assert!(matches!(store.load(), Err(StoreError::Key { .. })));
+        // No new key is made while secrets of the lost one are there. Without them one is.
+        let other = basic("ci", "http://ci.corp.example:8080");
+        let error = store.set(&other).unwrap_err();
+        assert!(matches!(error, StoreError::Key { .. }), "{error}");
+        assert!(!store.dir.path(OWN_KEY_FILE).exists());
+        store.remove("alm").unwrap();
+        store.set(&other).unwrap();
+        store.load().unwrap();
     }
 
     #[test]

@@ -10,6 +10,7 @@ use crate::data_dir::PrivateDir;
 use crate::identity::{Identity, IdentityError};
 use crate::stats::now_s;
 use crate::text::error_chain;
+use runtime::output::counted;
 use std::sync::Arc;
 use transport::dial::{DialError, PathReport, probe_path};
 
@@ -243,13 +244,10 @@ fn tunnel(config: &Config) -> Check {
         Err(error) => return Check::skipped("tunnel", format!("no running bridge: {error}")),
     };
     if status.online {
-        let sessions = status.sessions.len();
+        let sessions = counted(status.sessions.len(), "session");
         return Check::ok(
             "tunnel",
-            format!(
-                "the running bridge is online with {}",
-                runtime::output::count(u64::try_from(sessions).unwrap_or_default(), "session")
-            ),
+            format!("the running bridge is online with {sessions}"),
         );
     }
     let slot = status.connections.iter().find(|slot| slot.error.is_some());

@@ -7,17 +7,17 @@ use crate::dispatcher::{Active, own_addresses};
 use crate::health::probe;
 use crate::text::error_chain;
 use protocol::Code;
+use runtime::output::counted;
 use std::sync::Arc;
 
 /// Summarizes the config.
 pub(super) fn config(config: &Config) -> Check {
     let rules = &config.rules;
-    let of = |count, noun| runtime::output::count(u64::try_from(count).unwrap_or_default(), noun);
     let found = format!(
         "{}: {}, {}",
         config.path.display(),
-        of(rules.endpoints.len(), "endpoint"),
-        of(rules.allow.len(), "allow rule")
+        counted(rules.endpoints.len(), "endpoint"),
+        counted(rules.allow.len(), "allow rule")
     );
     if config.bridge.paused {
         // Valid, but a bridge that was left paused looks like a failure to callers.

@@ -64,8 +64,7 @@ pub(super) async fn run(
             output::table(header, &rows, "No bridges are paired.")?;
             match connected.0 {
                 Err(why) if !rows.is_empty() => {
-                    runtime::output::complain(&format!("whether bridges are connected: {why}"));
-                    Ok(())
+                    output::lines(&[format!("Whether bridges are connected is unknown: {why}.")])
                 }
                 Ok(_) | Err(_) => Ok(()),
             }
@@ -240,10 +239,7 @@ fn summary(tunnels: Vec<&Tunnel>) -> String {
         return "no".to_owned();
     };
     let since = now() - i64::try_from(oldest.up_s).unwrap_or(0);
-    let sessions = match tunnels.len() {
-        1 => "1 session".to_owned(),
-        count => format!("{count} sessions"),
-    };
+    let sessions = runtime::output::counted(tunnels.len(), "session");
     format!(
         "since {}, {sessions}, {} at {} ({})",
         to_minute(since),

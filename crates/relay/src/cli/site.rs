@@ -7,6 +7,7 @@ use crate::storage::audit::{AuditFilter, AuditRow};
 use crate::storage::{
     ApiKey, Existing, NewKey, Role, Scope, Secret, Storage, StorageError, now_ms,
 };
+use runtime::output::counted;
 use runtime::time::to_minute;
 use serde_json::{Value, json};
 
@@ -152,7 +153,7 @@ async fn verify(storage: &Storage, json: bool) -> Result<(), CliError> {
         output::json(&json!({"rows": rows, "lost": lost}))?;
     } else {
         output::lines(&[
-            format!("The audit record has {rows} rows."),
+            format!("The audit record has {}.", counted(rows, "row")),
             format!("Missing rows: {lost} (see `audit list --action audit.lost`)."),
         ])?;
     }

@@ -172,7 +172,7 @@ fn span(seconds: i64) -> String {
         .into_iter()
         .find(|(unit, _)| seconds > 0 && seconds % unit == 0);
     let (unit, noun) = unit.unwrap_or((1, "second"));
-    runtime::output::count(u64::try_from(seconds / unit).unwrap_or_default(), noun)
+    runtime::output::counted(seconds / unit, noun)
 }
 
 /// Asks for the tenant's name, since a deletion cannot be undone.

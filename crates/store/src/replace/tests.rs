@@ -108,19 +108,16 @@ async fn log_without_a_database_is_moved() {
 }
 
 #[tokio::test]
-async fn damaged_database_is_kept_with_its_log() {
+async fn damaged_database_is_moved_aside() {
     let world = World::new("replace-damaged").await;
     world.make_killed().await;
-    let _ = fs::remove_file(with_suffix(&world.to, "-wal"));
     fs::write(&world.to, [b'x'; 8192]).unwrap();
-    fs::write(with_suffix(&world.to, "-wal"), b"a log").unwrap();
     let replaced = world.replace().await.unwrap();
     assert!(replaced.damage.is_some(), "{replaced:?}");
     assert_eq!(fs::read(&world.aside).unwrap(), [b'x'; 8192]);
-    assert_eq!(
-        fs::read(with_suffix(&world.aside, "-wal")).unwrap(),
-        b"a log"
-    );
+    for part in PARTS {
+        assert!(!with_suffix(&world.to, part).exists(), "{part}");
+    }
     assert_eq!(word(&world.to).await, "new");
 }
 

@@ -1,6 +1,6 @@
 //! The steps of `service install` and `service uninstall`.
 
-use super::super::common::{DONE, FAILED, Outcome, complain, print};
+use super::super::common::{DONE, FAILED, Outcome, print};
 use super::unit::Service;
 use super::{InstallArgs, NAME, ServiceCommand, UNSUPPORTED, UnitArgs, access, account, systemd};
 use crate::config::{Config, ENVIRONMENT};
@@ -25,7 +25,7 @@ fn install(args: &InstallArgs) -> Outcome {
     let service = service(args, &config)?;
     let text = service.unit()?;
     for path in service.hidden() {
-        complain(&format!(
+        print(&format!(
             "warning: the service does not see {}: its unit hides /home, /root and /tmp (ProtectHome, PrivateTmp)",
             path.display()
         ));
@@ -51,7 +51,7 @@ fn install(args: &InstallArgs) -> Outcome {
     print(&format!("{} written", file.display()));
     if args.unit.no_start {
         if account::find(&service.user)?.is_none() {
-            complain(&format!(
+            print(&format!(
                 "warning: the user {} does not exist yet; the service needs it",
                 service.user
             ));

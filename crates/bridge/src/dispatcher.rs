@@ -225,6 +225,8 @@ impl Dispatcher {
     /// Returns a dispatcher with its first config.
     pub(crate) fn new(active: Active, deliveries: Arc<Deliveries>, records: Records) -> Arc<Self> {
         records.open_nonces(&active.config);
+        // Also at the start: a pause outlives the process that was told to pause.
+        log_pause(false, active.config.bridge.paused);
         Arc::new(Self {
             active: RwLock::new(Arc::new(active)),
             deliveries,
@@ -243,6 +245,10 @@ impl Dispatcher {
     /// Applies another config, for exchanges that begin from now on.
     pub(crate) fn replace(&self, active: Active) {
         self.records.open_nonces(&active.config);
+        log_pause(
+            self.active().config.bridge.paused,
+            active.config.bridge.paused,
+        );
         *self.active.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(active);
     }
 
@@ -325,6 +331,17 @@ impl Dispatcher {
             exchange::run(active, &records, incoming).await;
             drop(running);
         }));
+    }
+}
+
+/// Logs that the config pauses the bridge, or does not any more.
+fn log_pause(was_paused: bool, is_paused: bool) {
+    match (was_paused, is_paused) {
+        (false, true) => tracing::warn!(
+            "this bridge is paused by its config (bridge.paused): it refuses every request"
+        ),
+        (true, false) => tracing::info!("this bridge is not paused any more"),
+        (true, true) | (false, false) => {}
     }
 }
 

@@ -5,6 +5,7 @@
 //! command line.
 
 mod args;
+mod audit_words;
 mod backup;
 mod bridge;
 mod check;
@@ -171,17 +172,7 @@ async fn open_or_create(database: &Database) -> Result<Storage, CliError> {
 
 /// Returns the database with the user's account as the actor of the audit record.
 fn acting(storage: &Storage) -> Storage {
-    let account = ["USER", "LOGNAME", "USERNAME"]
-        .iter()
-        .find_map(|name| std::env::var(name).ok().filter(|value| !value.is_empty()));
-    let account: String = account
-        .unwrap_or_else(|| "unknown".to_owned())
-        .chars()
-        // The variable is the user's, and the record is shown on terminals.
-        .filter(|c| !c.is_control())
-        .take(64)
-        .collect();
-    storage.acting(&format!("cli:{account}"))
+    storage.acting(&format!("cli:{}", runtime::account::current()))
 }
 
 #[cfg(test)]

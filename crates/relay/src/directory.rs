@@ -452,6 +452,7 @@ impl Paired for Directory {
         let paired = bridges.map(|bridge| PairedBridge {
             name: bridge.name,
             installations: bridge.installations,
+            identities: bridge.identities,
         });
         paired.collect()
     }

@@ -32,6 +32,15 @@ const URGENT_DELAY: Duration = Duration::from_secs(1);
 /// How often the task checks whether deliveries are paused.
 const PAUSE_CHECK_INTERVAL: Duration = Duration::from_secs(2);
 
+/// How often this process checks whether it serves, before it reads what bridges served.
+const RECALL_INTERVAL: Duration = Duration::from_secs(1);
+
+/// Installations whose last declaration is read.
+const OFFERS_MAX: u32 = 20_000;
+
+/// Declarations that are stored in one round.
+const OFFERS_PER_ROUND: usize = 1000;
+
 /// How long a cleared notice is kept, in seconds.
 const KEPT_S: i64 = 90 * 24 * 3600;
 
@@ -63,6 +72,7 @@ pub(crate) fn check_url(url: &str) -> Result<(), String> {
 /// and when keys were used.
 pub(crate) async fn run(state: Arc<ControlPlane>) {
     let mut used_until = now() - 60;
+    recall_offers(&state).await;
     loop {
         tokio::select! {
             () = tokio::time::sleep(ROUND_INTERVAL) => {}
@@ -78,6 +88,49 @@ pub(crate) async fn run(state: Arc<ControlPlane>) {
     }
 }
 
+/// Reads what bridges served before this process served, once it does.
+async fn recall_offers(state: &ControlPlane) {
+    loop {
+        if state.serving.is_active() {
+            match state.directory.storage().last_offers(OFFERS_MAX).await {
+                Ok(offers) => {
+                    for (identity, serves) in offers {
+                        // One that a later version wrote may not be readable. It is then not known.
+                        if let Ok(serves) = serde_json::from_str(&serves) {
+                            let identity = identity.into();
+                            state.data.registry.recall_offer(&identity, serves);
+                        }
+                    }
+                    return;
+                }
+                Err(error) => tracing::debug!(%error, "cannot read what bridges served yet"),
+            }
+        }
+        tokio::time::sleep(RECALL_INTERVAL).await;
+    }
+}
+
+/// Stores what bridges serve, where it has changed.
+async fn store_offers(state: &ControlPlane) -> Result<(), StorageError> {
+    let registry = &state.data.registry;
+    let changed = registry.unstored_offers(OFFERS_PER_ROUND);
+    if changed.is_empty() {
+        return Ok(());
+    }
+    let as_json = changed.iter().filter_map(|(identity, offer)| {
+        let serves = serde_json::to_string(&*offer.serves).ok()?;
+        Some((identity.clone(), serves))
+    });
+    let as_json: Vec<_> = as_json.collect();
+    let stored = state.directory.storage().store_offers(&as_json).await;
+    if stored.is_err() {
+        for (identity, _) in &changed {
+            registry.offer_not_stored(identity);
+        }
+    }
+    stored
+}
+
 /// Logs that deliveries were paused or resumed, which any process with the database can do.
 pub(crate) async fn watch_pause(state: Arc<ControlPlane>) {
     let mut was_paused = false;
@@ -88,10 +141,15 @@ pub(crate) async fn watch_pause(state: Arc<ControlPlane>) {
             match (was_paused, paused) {
                 (false, true) => {
                     tracing::warn!(
-                        "deliveries are paused: calls are stored, and no attempt begins"
+                        "deliveries are paused: calls are stored, and no attempt begins; resume \
+                         them by `integration-relay deliveries resume`"
                     );
+                    state.notices_wanted.notify_one();
                 }
-                (true, false) => tracing::info!("deliveries are resumed"),
+                (true, false) => {
+                    tracing::info!("deliveries are resumed");
+                    state.notices_wanted.notify_one();
+                }
                 (true, true) | (false, false) => {}
             }
             was_paused = paused;
@@ -114,6 +172,7 @@ async fn round(state: &Arc<ControlPlane>, used_until: &mut i64) -> Result<(), St
     if !seen.is_empty() {
         storage.bridges_seen(&seen).await?;
     }
+    store_offers(state).await?;
     let config = &state.config.notices;
     let span =
         |span: crate::config::ConfigDuration| i64::try_from(span.0.as_secs()).unwrap_or(i64::MAX);
@@ -128,6 +187,9 @@ async fn round(state: &Arc<ControlPlane>, used_until: &mut i64) -> Result<(), St
         .collect();
     settle(state, BRIDGE_OFFLINE, &offline).await?;
     let before = now_s.saturating_add(span(config.key_expires_within));
+    let is_paused = storage.deliveries_paused().await?;
+    let paused: Vec<Cause> = is_paused.then(paused_cause).into_iter().collect();
+    settle(state, "deliveries_paused", &paused).await?;
     settle(state, "key_expires", &storage.keys_expiring(before).await?).await?;
     settle(state, "dead_letters", &storage.dead_letters().await?).await?;
     let outage = state.directory.take_outage();
@@ -157,6 +219,16 @@ fn outage_cause(outage: Duration) -> Cause {
             "the database did not respond for {seconds} s; meanwhile the relay used the last known keys \
              and bridges, at most for directory.stale_max"
         ),
+    }
+}
+
+fn paused_cause() -> Cause {
+    Cause {
+        tenant: SITE.into(),
+        object: "deliveries".into(),
+        detail: "deliveries are paused: calls are stored, and no attempt begins. To resume them: \
+                 integration-relay deliveries resume"
+            .into(),
     }
 }
 

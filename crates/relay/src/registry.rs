@@ -5,10 +5,12 @@
 //! or lower one is stale. Two processes that run with one identity replace each other once, and that is reported
 //! as a clone (`clones`).
 //!
-//! `entry`: a tunnel; `slot`: the history of a slot; `offer`: what a bridge serves; `tunnels`: the index of a tenant.
+//! `entry`: a tunnel; `slot`: the history of a slot; `offer`: what a bridge serves; `last_offers`: what it served before
+//! it went offline; `tunnels`: the index of a tenant.
 
 mod clones;
 mod entry;
+mod last_offers;
 mod offer;
 mod slot;
 mod tunnels;
@@ -17,7 +19,8 @@ pub(crate) use entry::{TunnelEntry, TunnelOwner};
 pub(crate) use offer::{AdvertisedRoutes, Standing};
 pub(crate) use tunnels::Tunnels;
 
-use protocol::frame::{GoAwayReason, Hello, PreviousSession, RefusedCode};
+use last_offers::LastOffers;
+use protocol::frame::{GoAwayReason, Hello, PreviousSession, RefusedCode, Serves};
 use protocol::session::EndReason;
 use slot::{Slot, SlotHistory, slot_of};
 use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
@@ -41,6 +44,7 @@ struct Inner {
     /// By tenant.
     sessions: HashMap<Arc<str>, Tunnels>,
     count: usize,
+    last_offers: LastOffers,
     slots: BTreeMap<Slot, SlotHistory>,
 }
 
@@ -177,6 +181,7 @@ impl Registry {
         let tunnels = inner.sessions.entry(owner.tenant.clone()).or_default();
         tunnels.insert(&entry);
         inner.count += 1;
+        inner.last_offers.remember(&owner.identity, entry.offer());
         // Closing takes the lock of the session, so it comes after the registry's lock is released.
         drop(inner);
         for old in old {
@@ -232,9 +237,38 @@ impl Registry {
 
     /// Changes what is routed to a tunnel.
     pub(crate) fn set_offer(&self, entry: &Arc<TunnelEntry>, offer: AdvertisedRoutes) {
-        if let Some(tunnels) = self.lock().sessions.get_mut(&entry.owner.tenant) {
+        let mut inner = self.lock();
+        if let Some(tunnels) = inner.sessions.get_mut(&entry.owner.tenant) {
             tunnels.set_offer(entry, offer);
+            let identity = &entry.owner.identity;
+            inner.last_offers.remember(identity, entry.offer());
         }
+    }
+
+    /// Returns what an installation served when it was last connected, if that is known.
+    pub(crate) fn last_offer(&self, identity: &str) -> Option<Arc<AdvertisedRoutes>> {
+        self.lock().last_offers.get(identity).cloned()
+    }
+
+    /// Takes what an installation served from the database.
+    pub(crate) fn recall_offer(&self, identity: &Arc<str>, serves: Serves) {
+        let offer = AdvertisedRoutes::recalled(serves);
+        self.lock().last_offers.recall(identity, offer);
+    }
+
+    /// Returns up to `max` declarations that are to be stored.
+    pub(crate) fn unstored_offers(&self, max: usize) -> Vec<(Arc<str>, Arc<AdvertisedRoutes>)> {
+        self.lock().last_offers.take_unstored(max)
+    }
+
+    /// Returns whether the database does not have what an installation serves.
+    pub(crate) fn is_offer_unstored(&self, identity: &str) -> bool {
+        self.lock().last_offers.is_unstored(identity)
+    }
+
+    /// Notes that a declaration could not be stored.
+    pub(crate) fn offer_not_stored(&self, identity: &str) {
+        self.lock().last_offers.unstore(identity);
     }
 
     /// Returns every tunnel.
@@ -388,7 +422,7 @@ impl Inner {
 mod tests {
     use super::clones::Live;
     use super::*;
-    use protocol::frame::{Serves, Windows};
+    use protocol::frame::Windows;
 
     fn owner(tenant: &str, bridge: &str) -> TunnelOwner {
         TunnelOwner {

@@ -91,7 +91,7 @@ impl RequestName {
         self.0.label.as_ref().map(ContextText::as_str)
     }
 
-    /// Returns what the bridge is told of it.
+    /// Returns what the bridge gets of it.
     pub(crate) fn context(&self) -> &RequestContext {
         &self.0
     }

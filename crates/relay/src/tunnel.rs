@@ -262,7 +262,8 @@ async fn welcome<IO: Io>(
     is_new_conflict |= control
         .ownership
         .route(&control.directory, &control.data.registry, &entry);
-    if is_new_conflict {
+    // What it serves is stored in the round of the notices.
+    if is_new_conflict || control.data.registry.is_offer_unstored(&owner.identity) {
         control.notices_wanted.notify_one();
     }
     if let Some(previous) = hello.previous.clone() {

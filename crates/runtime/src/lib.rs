@@ -1,6 +1,7 @@
 //! What every program needs, and what knows neither relay nor bridge.
 //!
 //! ```text
+//! account   the account of the user that runs a command
 //! body      adapters around HTTP bodies
 //! config    files in TOML with the environment on top; units; mistakes with their lines; what a reload may change
 //! files     opened relative to their directory, without following links; replaced as a whole
@@ -26,6 +27,7 @@
     expect(clippy::unwrap_used, reason = "a test fails by panicking")
 )]
 
+pub mod account;
 pub mod body;
 pub mod config;
 pub mod files;

@@ -74,7 +74,7 @@ async fn status_reports_online_and_offline() {
 
 #[tokio::test]
 async fn config_reload_applies_or_reports_rejection() {
-    let world = TestEnv::start().await;
+    let mut world = TestEnv::start().await;
     let small = || Ask::get(world.endpoint("/small")).key(&world.caller);
     world.api.send(small()).await.expect_status(200);
     edit(&world, |text| format!("{text}\n[nonsense]\nx = 1\n"));
@@ -105,6 +105,16 @@ async fn config_reload_applies_or_reports_rejection() {
     let rejected = world.api.send(small()).await;
     assert_eq!(rejected.code(), "overloaded");
     assert_eq!(rejected.execution(), "not_dispatched");
+    // The log shows it when it begins, and after a restart.
+    for restarts in [false, true] {
+        if restarts {
+            world.stop_bridge().await;
+            world.start_bridge();
+            world.wait_online().await;
+        }
+        let log = world.bridge.process();
+        log.wait_log("paused by its config", TIMEOUT).await;
+    }
     edit(&world, |text| text.replace("paused = true\n", ""));
     world.bridge_cli(&["reload"]).await.success();
     world.api.send(small()).await.expect_status(200);

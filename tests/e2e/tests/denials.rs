@@ -150,7 +150,18 @@ async fn pause_resume_and_restore_leave_rows() {
         metrics.contains("integration_relay_deliveries_paused 1"),
         "{metrics}"
     );
+    let open = async || {
+        let page = world.get("/v1/notices?open=true", &site).await;
+        let notices = page["notices"].as_array().unwrap().clone();
+        notices.iter().any(|one| one["kind"] == "deliveries_paused")
+    };
+    eventually(TIMEOUT, "a notice of the pause", open).await;
     world.relay_cli(&["deliveries", "resume"]).await;
+    eventually(TIMEOUT, "no notice of the pause", async || !open().await).await;
+    let told = world
+        .relay_cli(&["audit", "list", "--action", "deliveries.pause"])
+        .await;
+    assert!(told.contains("paused all deliveries"), "{told}");
     for action in ["deliveries.pause", "deliveries.resume"] {
         let found = rows(&world, &site, action, "ok", 1).await;
         assert!(found[0]["actor"].as_str().unwrap().starts_with("cli:"));

@@ -433,3 +433,46 @@ async fn offline_notice_needs_no_bridge() {
     let calls = api.send(ask).await.expect_status(200).json();
     assert_eq!(calls["calls"], json!([]), "{calls:#}");
 }
+
+/// A bridge that is switched off does not turn every URL into `bridge_offline`: the relay remembers what it served.
+#[tokio::test]
+async fn url_that_no_bridge_served_is_refused() {
+    let mut site = TestEnv::start().await;
+    let mut other = add_other_bridge(&site).await;
+    // Its declaration is stored soon after it has connected.
+    let stored = async || {
+        let needle = b"\"other.example\"";
+        site.relay_files().iter().any(|file| {
+            let bytes = std::fs::read(file).unwrap_or_default();
+            bytes.windows(needle.len()).any(|window| window == needle)
+        })
+    };
+    eventually(LONG_TIMEOUT, "a stored declaration", stored).await;
+    other.stop(LONG_TIMEOUT).await;
+    for restarted in [false, true] {
+        if restarted {
+            site.kill_relay().await;
+            site.start_relay().await;
+            site.wait_online().await;
+        }
+        let code = async |host: &str| {
+            let call = json!({"url": format!("http://{host}/"), "method": "GET"});
+            site.call(call).await.code()
+        };
+        eventually(LONG_TIMEOUT, "a refusal", async || {
+            let code = code("none.example").await;
+            if code == "refused_by_policy" {
+                Ok(())
+            } else {
+                Err(code)
+            }
+        })
+        .await;
+        assert_eq!(code("other.example").await, "bridge_offline");
+        let ask = Ask::get("/v1/endpoints/nothing/").key(&site.caller);
+        assert_eq!(site.api.send(ask).await.code(), "unknown_endpoint");
+    }
+    // A stored call waits: the bridge may serve more when it comes back.
+    let waiting = submit(&site, json!({"url": "http://none.example/"})).await;
+    wait_state(&site, &waiting, "waiting_for_bridge").await;
+}

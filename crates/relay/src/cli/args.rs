@@ -143,6 +143,8 @@ pub(super) enum AuditCommand {
     #[command(after_help = "\
 Examples:
   integration-relay audit list --tenant acme --limit 20
+  integration-relay audit list --object call_0123456789abcdef0123456789abcdef
+  integration-relay audit list --tenant acme --result failed
   integration-relay audit list --action key.create --json")]
     List {
         #[command(flatten)]
@@ -153,6 +155,15 @@ Examples:
         /// List only this actor: a client id, cli:ACCOUNT, or relay.
         #[arg(long)]
         actor: Option<String>,
+        /// List only this object: the id of a call or key, or a name.
+        #[arg(long)]
+        object: Option<String>,
+        /// List only this result: ok, a code, or failed for every code.
+        #[arg(long)]
+        result: Option<String>,
+        /// List only requests that the target answered with this status.
+        #[arg(long, value_parser = clap::value_parser!(u16).range(100..1000))]
+        status: Option<u16>,
         /// Maximum number of rows, 1 to 10000.
         #[arg(long, default_value_t = 100, value_parser = clap::value_parser!(u32).range(1..=10_000))]
         limit: u32,

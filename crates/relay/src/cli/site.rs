@@ -1,7 +1,7 @@
 //! `init`, `deliveries ...` and `audit ...`: commands for the relay as a whole.
 
 use super::args::{AuditCommand, DeliveriesCommand, JsonObject, ListOptions};
-use super::{CliError, key, output};
+use super::{CliError, audit_words, key, output};
 use crate::api::timestamp::Timestamp;
 use crate::storage::audit::{AuditFilter, AuditRow};
 use crate::storage::{
@@ -97,7 +97,7 @@ pub(super) async fn deliveries(
 }
 
 pub(super) async fn audit(storage: &Storage, command: AuditCommand) -> Result<(), CliError> {
-    let (tenant, action, actor, limit, json) = match command {
+    let (filter, tenant, limit, json) = match command {
         AuditCommand::Verify {
             output: JsonObject { json },
         } => return verify(storage, json).await,
@@ -105,19 +105,27 @@ pub(super) async fn audit(storage: &Storage, command: AuditCommand) -> Result<()
             list: ListOptions { tenant, json },
             action,
             actor,
+            object,
+            result,
+            status,
             limit,
-        } => (tenant, action, actor, limit, json),
+        } => {
+            let filter = AuditFilter {
+                action,
+                actor,
+                object,
+                result,
+                status,
+                ..AuditFilter::default()
+            };
+            (filter, tenant, limit, json)
+        }
     };
     let tenant = match tenant {
         Some(name) => Some(storage.tenant(&name).await?.id.to_string()),
         None => None,
     };
-    let filter = AuditFilter {
-        tenant,
-        action,
-        actor,
-        ..AuditFilter::default()
-    };
+    let filter = AuditFilter { tenant, ..filter };
     let rows = storage.audit_rows(&filter, i64::MAX, limit).await?;
     if json {
         return output::json(&rows.iter().map(document).collect());
@@ -133,16 +141,13 @@ pub(super) async fn audit(storage: &Storage, command: AuditCommand) -> Result<()
                     .unwrap_or(&row.tenant)
                     .clone(),
                 row.actor.clone(),
-                row.action.clone(),
-                row.object.clone(),
+                audit_words::what(row),
                 row.bridge.clone(),
-                row.result.clone(),
+                audit_words::outcome(row),
             ]
         })
         .collect();
-    let header = [
-        "AT", "TENANT", "ACTOR", "ACTION", "OBJECT", "BRIDGE", "RESULT",
-    ];
+    let header = ["AT", "TENANT", "ACTOR", "WHAT", "BRIDGE", "OUTCOME"];
     output::table(header, &rows, "The audit record is empty.")
 }
 

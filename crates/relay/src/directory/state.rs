@@ -28,6 +28,8 @@ pub(crate) struct BridgeSummary {
     pub created: i64,
     /// Number of its installations.
     pub installations: usize,
+    /// The identities of its installations.
+    pub identities: Vec<Arc<str>>,
     /// Whether it is disconnected until an administrator enables it.
     pub is_disabled: bool,
     /// Whether TLS inspection is allowed.
@@ -397,6 +399,7 @@ impl State {
                     name: name.clone(),
                     created: entry.created,
                     installations: entry.valid().count(),
+                    identities: entry.valid().map(|known| known.id.shared()).collect(),
                     is_disabled: entry.is_disabled,
                     is_inspected: entry.is_inspected,
                 })

@@ -50,6 +50,13 @@ impl AdvertisedRoutes {
         }
     }
 
+    /// Returns what a bridge declared before it went offline. It is not known which endpoints are its own, so all of
+    /// them count.
+    pub(crate) fn recalled(serves: Serves) -> Self {
+        let standings = vec![Standing::Own; serves.endpoints.len()];
+        Self::new(Arc::new(serves), (standings, true))
+    }
+
     /// Returns the endpoints that it declares, and what it may do with each.
     pub(crate) fn declared(&self) -> impl Iterator<Item = (&str, &Standing)> {
         let names = self.serves.endpoints.iter().map(String::as_str);
@@ -82,6 +89,11 @@ impl AdvertisedRoutes {
     /// Returns whether a PUT or DELETE to the endpoint may be executed twice.
     pub(crate) fn is_repeatable(&self, endpoint: &str) -> bool {
         self.serves.repeatable.iter().any(|name| name == endpoint)
+    }
+
+    /// Returns whether it declares the endpoint, its own or not.
+    pub(crate) fn declares(&self, endpoint: &str) -> bool {
+        self.serves.endpoints.iter().any(|name| name == endpoint)
     }
 
     /// Returns whether it may serve the host: a pattern matches, or it declares no patterns.

@@ -1,6 +1,8 @@
 //! Why no tunnel takes a request: a bridge that is missing, offline or not ready, or bridges that all reject it.
 //!
-//! Only bridges that are all connected and ready can reject a request: any other may be the one that serves it.
+//! Only bridges that are all connected and ready can reject a stored call: any other may be the one that serves it. A
+//! request whose caller waits is also rejected if the offline bridges did not serve its target when they were last
+//! connected. A stored call waits for them: they may serve more when they come back.
 
 use super::select_tunnel::{PairedBridge, Purpose, RouteTarget, Search};
 use crate::registry::TunnelEntry;
@@ -54,6 +56,7 @@ impl NoTunnel {
 #[derive(Debug, Clone)]
 pub(super) struct TunnelState {
     name: Arc<str>,
+    identity: Arc<str>,
     instance: [u8; 16],
     /// It accepts new streams.
     is_open: bool,
@@ -68,6 +71,7 @@ impl TunnelState {
     pub(super) fn of(entry: &TunnelEntry, target: RouteTarget<'_>) -> Self {
         Self {
             name: entry.owner.name.clone(),
+            identity: entry.owner.identity.clone(),
             instance: *entry.instance(),
             is_open: entry.session.is_open(),
             keeps_journal: entry.journal.is_some(),
@@ -82,10 +86,12 @@ impl TunnelState {
     }
 }
 
-/// Returns why there is no tunnel. Pure: a test below has its table.
+/// Returns why there is no tunnel. `last_served` tells whether an installation served the target when it was last
+/// connected, if that is known. Pure: a test below has its table.
 pub(super) fn explain(
     known: &[PairedBridge],
     tunnels: &[TunnelState],
+    last_served: &dyn Fn(&str) -> Option<bool>,
     search: Search<'_>,
 ) -> NoTunnel {
     let Search {
@@ -125,9 +131,22 @@ pub(super) fn explain(
         .filter(|known| bridge.is_none_or(|named| *named == *known.name))
         .filter(|known| within.is_empty() || within.iter().any(|name| **name == *known.name))
         .collect();
+    // An installation that is offline and is not known to serve something else.
+    let may_serve = |known: &PairedBridge| {
+        let is_online = |identity: &str| {
+            tunnels
+                .iter()
+                .any(|seen| seen.is_open && *seen.identity == *identity)
+        };
+        let mut offline = known.identities.iter().filter(|own| !is_online(own));
+        known.identities.is_empty() || offline.any(|own| last_served(own).unwrap_or(true))
+    };
+    let waits =
+        |known: &PairedBridge| purpose == Purpose::Delivery || bridge.is_some() || may_serve(known);
     // The installation that is offline may be the one that serves the target.
     let away: Vec<&str> = asked
         .iter()
+        .filter(|known| waits(known))
         // At least one: a bridge whose installations are all revoked counts as offline, because it may be paired again.
         .filter(|known| count(&known.name, &|seen| seen.is_open) < known.installations.max(1))
         .map(|known| &*known.name)
@@ -141,6 +160,7 @@ pub(super) fn explain(
     }
     let unready: Vec<&str> = asked
         .iter()
+        .filter(|known| waits(known))
         .filter(|known| {
             count(&known.name, &|seen| seen.is_ready(purpose)) < known.installations.max(1)
         })
@@ -194,6 +214,9 @@ mod tests {
         PairedBridge {
             name: name.into(),
             installations,
+            identities: (1..=installations)
+                .map(|number| format!("{name}-{number}").into())
+                .collect(),
         }
     }
 
@@ -201,6 +224,7 @@ mod tests {
     fn ready(name: &str, instance: u8) -> TunnelState {
         TunnelState {
             name: name.into(),
+            identity: format!("{name}-{instance}").into(),
             instance: [instance; 16],
             is_open: true,
             keeps_journal: true,
@@ -265,7 +289,7 @@ mod tests {
                 except: &[],
                 purpose,
             };
-            explain(known, tunnels, search).reason
+            explain(known, tunnels, &|_| None, search).reason
         };
         let (a, b) = (paired("a", 1), paired("b", 1));
         let both = || vec![a.clone(), b.clone()];
@@ -388,6 +412,24 @@ mod tests {
         let got = reason(&both(), &[ready("b", 2)], None, &within, Purpose::Request);
         assert_eq!(got, NotServed);
         assert!(NotServed.is_refusal());
+        // Offline bridges that are known to serve something else are not waited for, unless by a stored call.
+        let served = |identity: &str, serves: bool| identity.starts_with("a-").then_some(serves);
+        let with = |bridge, serves, purpose| {
+            let search = Search {
+                tenant: "t",
+                bridge,
+                target: RouteTarget::Host(host.host()),
+                within: &[],
+                except: &[],
+                purpose,
+            };
+            let last = |identity: &str| served(identity, serves);
+            explain(&both(), &[ready("b", 1)], &last, search).reason
+        };
+        assert_eq!(with(None, false, Purpose::Request), NotServed);
+        assert_eq!(with(None, true, Purpose::Request), Away);
+        assert_eq!(with(None, false, Purpose::Delivery), Away);
+        assert_eq!(with(Some("a"), false, Purpose::Request), Away);
         for waits in [NoBridge, UnknownBridge, Away, NotReady] {
             assert!(!waits.is_refusal());
         }

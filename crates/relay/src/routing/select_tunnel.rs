@@ -40,6 +40,8 @@ pub(crate) struct PairedBridge {
     pub name: Arc<str>,
     /// The number of its installations that are not revoked.
     pub installations: usize,
+    /// Their identities.
+    pub identities: Vec<Arc<str>>,
 }
 
 /// Knows the bridges that a tenant has paired.
@@ -106,7 +108,15 @@ pub(crate) fn search_tunnel(
         .iter()
         .map(|entry| TunnelState::of(entry, search.target))
         .collect();
-    Err(explain(&paired.bridges(search.tenant), &states, search))
+    let last_served = |identity: &str| {
+        let offer = registry.last_offer(identity)?;
+        Some(match search.target {
+            RouteTarget::Endpoint(name) => offer.declares(name),
+            RouteTarget::Host(host) => offer.may_serve(host),
+        })
+    };
+    let known = paired.bridges(search.tenant);
+    Err(explain(&known, &states, &last_served, search))
 }
 
 /// As [`choose`], without the reason if there is none.
@@ -214,6 +224,7 @@ mod tests {
             let paired = |name: &&str| PairedBridge {
                 name: (*name).into(),
                 installations: 1,
+                identities: vec![(*name).into()],
             };
             self.0.iter().map(paired).collect()
         }

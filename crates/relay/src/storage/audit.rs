@@ -259,9 +259,14 @@ impl Storage {
         // Several texts: rows of one tenant or object are read from an index of its own.
         let text = match (&filter.tenant, &filter.object) {
             (Some(_), None) => rows_where!(" AND tenant_id = $9"),
-            (None, Some(_)) => rows_where!(" AND object = $9"),
+            (None, Some(_)) => {
+                rows_where!(" AND substr(object, 1, 64) = substr($9, 1, 64) AND object = $9")
+            }
             // An expression instead of the column: the index of objects leads to few rows, that of tenants to many.
-            (Some(_), Some(_)) => rows_where!(" AND tenant_id || '' = $9 AND object = $10"),
+            (Some(_), Some(_)) => rows_where!(
+                " AND tenant_id || '' = $9
+                 AND substr(object, 1, 64) = substr($10, 1, 64) AND object = $10"
+            ),
             (None, None) => rows_where!(""),
         };
         let status = filter.status.map(|status| format!("%\"status\":{status}%"));

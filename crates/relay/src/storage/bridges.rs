@@ -156,6 +156,41 @@ impl Storage {
         Ok(())
     }
 
+    /// Stores what installations (identities) served when they were last connected, as JSON.
+    ///
+    /// # Errors
+    /// [`StorageError`] when the database does not respond; nothing was stored.
+    pub async fn store_offers(&self, offers: &[(Arc<str>, String)]) -> Result<(), StorageError> {
+        // Not a `change`, as in `bridges_seen`.
+        let mut tx = self.begin().await?;
+        for (identity, serves) in offers {
+            sqlx::query("UPDATE bridge_identities SET serves = $1 WHERE id = $2")
+                .bind(serves)
+                .bind(&**identity)
+                .execute(&mut *tx)
+                .await?;
+        }
+        tx.commit().await?;
+        Ok(())
+    }
+
+    /// Returns what installations (identities) served when they were last connected, as JSON: up to `limit` of them.
+    ///
+    /// # Errors
+    /// [`StorageError`] when the database does not respond.
+    pub async fn last_offers(&self, limit: u32) -> Result<Vec<(String, String)>, StorageError> {
+        let rows = sqlx::query(
+            "SELECT id, serves FROM bridge_identities
+             WHERE serves IS NOT NULL AND revoked IS NULL LIMIT $1",
+        )
+        .bind(i64::from(limit))
+        .fetch_all(self.pool())
+        .await?;
+        rows.iter()
+            .map(|row| Ok((row.try_get("id")?, row.try_get("serves")?)))
+            .collect()
+    }
+
     /// Returns when each bridge of a tenant (its id) was last connected, by id, in seconds since 1970.
     ///
     /// # Errors

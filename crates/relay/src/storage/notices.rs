@@ -14,7 +14,7 @@ pub struct Notice {
     /// The tenant's id.
     pub tenant: Arc<str>,
     /// `bridge_offline`, `bridge_cloned`, `endpoint_conflict`, `dead_letters`, `key_expires`,
-    /// `certificate_expires`.
+    /// `certificate_expires`, `deliveries_paused`.
     pub kind: String,
     /// Its object: a bridge's name, a client id, ...
     pub object: String,

@@ -463,6 +463,45 @@ async fn administrative_actions_leave_audit_rows(database: TestDatabase) {
     );
 }
 
+async fn audit_rows_are_filtered(database: TestDatabase) {
+    let storage = database.open().await;
+    let long = "x".repeat(200);
+    let row = |tenant: &str, action, object: &str, result, detail: &str| audit::AuditEvent {
+        tenant: tenant.into(),
+        actor: "k".into(),
+        action,
+        object: object.to_owned(),
+        result,
+        count: 1,
+        detail: detail.to_owned(),
+        ..audit::AuditEvent::default()
+    };
+    let rows = [
+        row("a", "call", "call_1", "ok", r#"{"host":"h","status":404}"#),
+        row("a", "call", "call_2", "timeout", r#"{"host":"h","label":"\"status\":404","status":null}"#),
+        row("b", "call", "call_1", "refused_by_policy", "{}"),
+        row("a", "key.create", &long, "ok", "{}"),
+        row("a", "key.rotate", &long[1..], "ok", "{}"),
+    ];
+    storage.audit(&rows).await.unwrap();
+    let none = audit::AuditFilter::default;
+    let some = |text: &str| Some(text.to_owned());
+    for (filter, expected) in [
+        (audit::AuditFilter { object: some("call_1"), ..none() }, 2),
+        (audit::AuditFilter { object: some("call_1"), tenant: some("a"), ..none() }, 1),
+        (audit::AuditFilter { object: some("call_1"), tenant: some("c"), ..none() }, 0),
+        (audit::AuditFilter { object: Some(long.clone()), ..none() }, 1),
+        (audit::AuditFilter { result: some("failed"), ..none() }, 2),
+        (audit::AuditFilter { result: some("timeout"), tenant: some("a"), ..none() }, 1),
+        (audit::AuditFilter { status: Some(404), ..none() }, 1),
+        (audit::AuditFilter { action: some("key."), ..none() }, 2),
+        (audit::AuditFilter { action: some("key"), ..none() }, 0),
+    ] {
+        let found = storage.audit_rows(&filter, i64::MAX, 10).await.unwrap();
+        assert_eq!(found.len(), expected, "{filter:?}");
+    }
+}
+
 async fn revoked_bridge_releases_its_name(database: TestDatabase) {
     let storage = database.open().await;
     let acme = storage.create_tenant("acme").await.unwrap();

@@ -92,7 +92,7 @@ impl Exchange {
     /// Returns the entry for the audit file. It has the path of a URL, and never its query.
     fn audit_entry(&self, outcome: &str, took: Duration, result: &Result<(), Failure>) -> Value {
         let (to, path) = match &self.head.target {
-            RequestTarget::Endpoint { name, .. } => (format!("endpoint {name}"), None),
+            RequestTarget::Endpoint { name, .. } => (format!("endpoint {name}"), self.named().path),
             RequestTarget::Connect { host, port } => (format!("{host}:{port}"), None),
             RequestTarget::Url(url) => match policy::Target::parse(url) {
                 Ok(target) => (

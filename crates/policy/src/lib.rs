@@ -47,6 +47,7 @@ pub use crate::rule::endpoint::{
 };
 pub use crate::rule::host_pattern::HostPattern;
 pub use crate::rule::methods::{METHOD_MAX_BYTES, Methods};
+pub use crate::rule::overrides::Overrides;
 pub use crate::rule::path_pattern::PathPattern;
 pub use crate::rule::{ENTRIES_MAX, PatternError, Ports, Rule};
 pub use crate::target::host::{Host, HostError};

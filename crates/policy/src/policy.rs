@@ -156,7 +156,7 @@ impl Policy {
         }
         // Before a name is resolved, so that a metadata name is never looked up.
         self.limits.refuse_host(request.target.host())?;
-        let grant = Grant::endpoint(rule, request.target.host());
+        let grant = Grant::endpoint(rule, request.target.host()).dropping(endpoint.overrides());
         if let Host::Addr(addr) = request.target.host() {
             self.limits.admit(&grant, request.target.host(), *addr)?;
         }
@@ -284,6 +284,7 @@ impl Policy {
         evaluate::evaluate(&self.rules[index], request)?;
         let rule = &self.rules[index];
         let grant = Grant::allow(self.rule_ref(index), rule.host.clone());
+        let grant = grant.dropping(rule.overrides());
         let host = request.target.host();
         self.limits.refuse_host(host).map_err(Miss::Address)?;
         // The address is known already, so the administrator gets the reason now and not after a lookup.

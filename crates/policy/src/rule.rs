@@ -15,12 +15,14 @@ pub(crate) mod endpoint;
 pub(crate) mod error;
 pub(crate) mod host_pattern;
 pub(crate) mod methods;
+pub(crate) mod overrides;
 pub(crate) mod path_pattern;
 
 pub use self::error::PatternError;
 
 use self::host_pattern::HostPattern;
 use self::methods::Methods;
+use self::overrides::Overrides;
 use self::path_pattern::PathPattern;
 use crate::address;
 use crate::target::Scheme;
@@ -95,6 +97,9 @@ pub struct Rule {
     pub resolved: bool,
     /// Whether raw streams (CONNECT) may be opened; they show neither method nor path. Defaults to `false`.
     pub connect: bool,
+    /// Whether fields that replace the method or the path at some targets are sent although this rule restricts
+    /// methods or paths. Defaults to `false`.
+    pub pass_overrides: bool,
 }
 
 impl Rule {
@@ -109,6 +114,7 @@ impl Rule {
             paths: None,
             resolved: false,
             connect: false,
+            pass_overrides: false,
         }
     }
 
@@ -188,6 +194,14 @@ impl Rule {
         };
         if net.prefix_len() < wide {
             warnings.push(format!("{} is a very large network", self.host));
+        }
+    }
+
+    /// Returns which fields are dropped from the requests that it allows.
+    pub(crate) fn overrides(&self) -> Overrides {
+        Overrides {
+            no_method: !self.pass_overrides && self.methods != Methods::Any,
+            no_path: !self.pass_overrides && self.paths.is_some(),
         }
     }
 

@@ -14,6 +14,7 @@ use super::candidate::RuleRef;
 use super::refusal::{Refusal, RefusalKind, part};
 use crate::address::{always_refused, is_loopback, is_metadata_name, is_public, readings};
 use crate::rule::host_pattern::HostPattern;
+use crate::rule::overrides::Overrides;
 use crate::target::host::Host;
 use std::net::IpAddr;
 
@@ -32,12 +33,22 @@ pub(crate) struct Limits {
 #[derive(Debug, Clone)]
 pub(crate) struct Grant {
     pub(crate) rule: RuleRef,
+    pub(crate) overrides: Overrides,
     pattern: HostPattern,
 }
 
 impl Grant {
     pub(crate) fn allow(rule: RuleRef, pattern: HostPattern) -> Self {
-        Self { rule, pattern }
+        Self {
+            rule,
+            overrides: Overrides::default(),
+            pattern,
+        }
+    }
+
+    /// Sets which fields are dropped from the requests that it allows.
+    pub(crate) fn dropping(self, overrides: Overrides) -> Self {
+        Self { overrides, ..self }
     }
 
     /// Creates the grant of an endpoint: it admits the same addresses as a rule with the host of its URL.
@@ -46,7 +57,7 @@ impl Grant {
             Host::Name(name) => HostPattern::Name(name.clone()),
             Host::Addr(addr) => HostPattern::Addr(*addr),
         };
-        Self { rule, pattern }
+        Self::allow(rule, pattern)
     }
 
     /// Whether the rule names this address, as an address or as a network of one address.

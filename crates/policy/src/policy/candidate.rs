@@ -12,6 +12,7 @@ use super::admission::{Grant, Limits};
 use super::evaluate::Request;
 use super::refusal::{Refusal, RefusalKind, part};
 use crate::rule::host_pattern::HostPattern;
+use crate::rule::overrides::Overrides;
 use crate::target::Target;
 use crate::target::host::Host;
 use std::fmt;
@@ -136,6 +137,7 @@ impl Candidate {
             // Canonical, so that the socket connects to exactly the address that was checked.
             addr: SocketAddr::new(addr.to_canonical(), self.target.port()),
             rule: grant.rule.clone(),
+            overrides: grant.overrides,
         }
     }
 }
@@ -148,6 +150,7 @@ pub struct Approved {
     target: Arc<Target>,
     addr: SocketAddr,
     rule: RuleRef,
+    overrides: Overrides,
 }
 
 impl Approved {
@@ -169,6 +172,11 @@ impl Approved {
     /// Returns the entry that allowed it.
     pub fn rule(&self) -> &RuleRef {
         &self.rule
+    }
+
+    /// Returns which of the request's fields must not be sent.
+    pub fn overrides(&self) -> Overrides {
+        self.overrides
     }
 }
 

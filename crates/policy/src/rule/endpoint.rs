@@ -3,6 +3,7 @@
 use super::PatternError;
 use super::methods::Methods;
 use crate::address;
+use crate::rule::overrides::Overrides;
 use crate::target::host::Host;
 use crate::target::path::ambiguity;
 use crate::target::{Target, TargetError};
@@ -56,6 +57,9 @@ pub struct Endpoint {
     pub base: Target,
     /// The methods. Defaults to any.
     pub methods: Methods,
+    /// Whether fields that replace the method or the path at some targets are sent although this endpoint
+    /// restricts methods, or paths by that of its URL. Defaults to `false`.
+    pub pass_overrides: bool,
 }
 
 impl Endpoint {
@@ -68,6 +72,7 @@ impl Endpoint {
             name: name.to_owned(),
             base: Target::parse(url)?,
             methods,
+            pass_overrides: false,
         };
         endpoint.validate()?;
         Ok(endpoint)
@@ -104,6 +109,14 @@ impl Endpoint {
         };
         let warn = |why| format!("{} is {why}: it is refused all the same", self.base.host());
         refused.map(warn).into_iter().collect()
+    }
+
+    /// Returns which fields are dropped from the requests that it allows.
+    pub(crate) fn overrides(&self) -> Overrides {
+        Overrides {
+            no_method: !self.pass_overrides && self.methods != Methods::Any,
+            no_path: !self.pass_overrides && self.narrows(),
+        }
     }
 
     /// Whether its base path restricts callers to a part of the target.

@@ -125,6 +125,7 @@ fn rule() -> impl Strategy<Value = Rule> {
                     paths: paths.map(|paths| paths.into_iter().map(path).collect()),
                     resolved,
                     connect,
+                    pass_overrides: false,
                 }
             },
         )

@@ -40,7 +40,6 @@ mod target;
 
 pub use crate::policy::candidate::{Approved, Candidate, RESOLVED_MAX, RuleRef};
 pub use crate::policy::explain::{Explanation, RuleVerdict};
-pub use crate::policy::overrides::Overrides;
 pub use crate::policy::refusal::{REFUSAL_MAX_BYTES, Refusal, RefusalKind};
 pub use crate::policy::{ENDPOINTS_MAX, Policy, PolicyError, RULES_MAX};
 pub use crate::rule::endpoint::{
@@ -48,6 +47,7 @@ pub use crate::rule::endpoint::{
 };
 pub use crate::rule::host_pattern::HostPattern;
 pub use crate::rule::methods::{METHOD_MAX_BYTES, Methods};
+pub use crate::rule::overrides::Overrides;
 pub use crate::rule::path_pattern::PathPattern;
 pub use crate::rule::{ENTRIES_MAX, PatternError, Ports, Rule};
 pub use crate::target::host::{Host, HostError};

@@ -13,7 +13,6 @@ mod configured;
 pub(crate) mod error;
 pub(crate) mod evaluate;
 pub(crate) mod explain;
-pub(crate) mod overrides;
 pub(crate) mod refusal;
 
 pub use self::error::PolicyError;

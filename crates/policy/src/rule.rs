@@ -15,15 +15,16 @@ pub(crate) mod endpoint;
 pub(crate) mod error;
 pub(crate) mod host_pattern;
 pub(crate) mod methods;
+pub(crate) mod overrides;
 pub(crate) mod path_pattern;
 
 pub use self::error::PatternError;
 
 use self::host_pattern::HostPattern;
 use self::methods::Methods;
+use self::overrides::Overrides;
 use self::path_pattern::PathPattern;
 use crate::address;
-use crate::policy::overrides::Overrides;
 use crate::target::Scheme;
 use std::fmt;
 

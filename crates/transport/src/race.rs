@@ -83,9 +83,9 @@ where
     };
     let deadline = Instant::now() + limit;
     let mut alarm = pin!(sleep_until(deadline));
-    let mut must_begin = true;
+    // Each turn begins the next attempt: at first, when the alarm fires, and when another one has failed.
     loop {
-        if must_begin && let Some(of) = waiting.pop_front() {
+        if let Some(of) = waiting.pop_front() {
             if running.len() >= RUNNING_MAX
                 && let Some(oldest) = running.pop_front()
             {
@@ -128,10 +128,8 @@ where
                         SILENT.note(lost.silent.into_iter().chain(late), address);
                         return Ok((of, connected));
                     }
-                    // The next one begins at once: there is nothing to wait for.
                     Err(error) => lost.failed.push((address, error)),
                 }
-                must_begin = true;
             }
             None if Instant::now() >= deadline => {
                 // Not remembered: where none responds, no order is better than the resolver's.
@@ -139,7 +137,7 @@ where
                     .extend(running.iter().map(|attempt| attempt.address));
                 return Err(lost);
             }
-            None => must_begin = true,
+            None => {}
         }
     }
 }

@@ -138,7 +138,7 @@ impl Exchange {
             return Box::pin(raw::serve(self, candidate, recv)).await;
         }
         if let Some(protocols) = protocols {
-            return Box::pin(upgrade::serve(self, candidate, protocols, recv)).await;
+            return Box::pin(upgrade::serve(self, candidate, &protocols, recv)).await;
         }
         let bytes_max = self.request_max(candidate);
         let body = RequestBody::new(recv, self.head.body, bytes_max)?;

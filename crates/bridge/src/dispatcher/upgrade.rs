@@ -62,7 +62,7 @@ impl Outgoing for Handshake<'_> {
 pub(super) async fn serve(
     exchange: &mut Exchange,
     candidate: &Candidate,
-    protocols: HeaderValue,
+    protocols: &HeaderValue,
     mut recv: RecvStream,
 ) -> Result<(), Failure> {
     let body = body(exchange, candidate, &mut recv).await?;
@@ -129,7 +129,7 @@ pub(super) async fn serve(
         let response = response.map(response::PeekedBody::from);
         return response::forward(exchange, response, connection, &progress).await;
     }
-    switch(exchange, candidate, (&protocols, response), recv).await
+    switch(exchange, candidate, (protocols, response), recv).await
 }
 
 /// Returns the body of the request: what its length announces. The bytes that follow are not HTTP.
@@ -149,9 +149,10 @@ async fn body(
     let length = length.and_then(|text| text.parse::<usize>().ok());
     let length = length.filter(|bytes| *bytes <= INLINE_MAX_BYTES);
     let length = length.ok_or_else(|| {
-        invalid(
-            "a request to switch protocols has a body whose length is not known, or is too large",
-        )
+        invalid(&format!(
+            "the body of a request to switch protocols must have a known length of at most \
+             {INLINE_MAX_BYTES} bytes"
+        ))
     })?;
     if exchange
         .request_max(candidate)

@@ -11,10 +11,10 @@
 //! addresses.
 
 use super::candidate::RuleRef;
-use super::overrides::Overrides;
 use super::refusal::{Refusal, RefusalKind, part};
 use crate::address::{always_refused, is_loopback, is_metadata_name, is_public, readings};
 use crate::rule::host_pattern::HostPattern;
+use crate::rule::overrides::Overrides;
 use crate::target::host::Host;
 use std::net::IpAddr;
 

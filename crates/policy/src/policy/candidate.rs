@@ -10,9 +10,9 @@
 
 use super::admission::{Grant, Limits};
 use super::evaluate::Request;
-use super::overrides::Overrides;
 use super::refusal::{Refusal, RefusalKind, part};
 use crate::rule::host_pattern::HostPattern;
+use crate::rule::overrides::Overrides;
 use crate::target::Target;
 use crate::target::host::Host;
 use std::fmt;

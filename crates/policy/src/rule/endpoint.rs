@@ -3,7 +3,7 @@
 use super::PatternError;
 use super::methods::Methods;
 use crate::address;
-use crate::policy::overrides::Overrides;
+use crate::rule::overrides::Overrides;
 use crate::target::host::Host;
 use crate::target::path::ambiguity;
 use crate::target::{Target, TargetError};

@@ -15,7 +15,7 @@ pub(super) fn config(config: &Config) -> Check {
     let of = |count, noun| runtime::output::count(u64::try_from(count).unwrap_or_default(), noun);
     let found = format!(
         "{}: {}, {}",
-        config.path.display(),
+        config.source,
         of(rules.endpoints.len(), "endpoint"),
         of(rules.allow.len(), "allow rule")
     );

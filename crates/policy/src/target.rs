@@ -102,7 +102,13 @@ impl Target {
         if authority.contains('@') {
             return Err(TargetError::UserInfo);
         }
-        let (host, port) = split_port(authority)?;
+        let (host, port) = split_port(authority).map_err(|error| {
+            // `http://user:pass/word@host/`: the port is a part of the password.
+            match path_and_query.contains('@') {
+                true => TargetError::UserInfo,
+                false => error,
+            }
+        })?;
         Self::new(
             scheme,
             Host::parse(host)?,

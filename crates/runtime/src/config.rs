@@ -219,6 +219,7 @@ impl Document {
     fn read<T: DeserializeOwned>(mut self) -> Result<(T, Self), ConfigError> {
         let tree = self.merged()?;
         self.check_headers(&tree, &schema::sections::<T>())?;
+        self.check_texts(&tree, "")?;
         let mut spans = HashMap::new();
         collect_spans(&tree, "", &mut spans);
         // Without a file a mistake in the whole must not name its first line.
@@ -257,6 +258,39 @@ impl Document {
             return Err(self.error(Some(value.span()), &message));
         }
         Ok(())
+    }
+
+    /// Rejects texts with invisible characters. The values' own checks would find them, too, and not see the reason.
+    fn check_texts(&self, table: &DeTable<'_>, prefix: &str) -> Result<(), ConfigError> {
+        for (name, value) in table {
+            self.check_text(value, &format!("{prefix}{}", name.get_ref()))?;
+        }
+        Ok(())
+    }
+
+    fn check_text(&self, value: &Spanned<DeValue<'_>>, key: &str) -> Result<(), ConfigError> {
+        match value.get_ref() {
+            DeValue::String(text) => {
+                // A control character in a path has words of its own, about backslashes.
+                let is_odd = |c: &char| value::is_invisible(*c) && !c.is_control();
+                match text.chars().find(is_odd) {
+                    Some(odd) => {
+                        let odd = value::name_of(odd);
+                        Err(self.error(
+                            Some(value.span()),
+                            &format!("`{key}` has {odd} inside: remove it"),
+                        ))
+                    }
+                    None => Ok(()),
+                }
+            }
+            DeValue::Array(items) => items.iter().try_for_each(|item| self.check_text(item, key)),
+            DeValue::Table(table) => self.check_texts(table, &format!("{key}.")),
+            DeValue::Integer(_)
+            | DeValue::Float(_)
+            | DeValue::Boolean(_)
+            | DeValue::Datetime(_) => Ok(()),
+        }
     }
 
     /// Returns a mistake that the deserializer found, in the words of a config.

@@ -39,7 +39,7 @@ pub enum ValueError {
     },
     /// More than one line.
     LineBreak,
-    /// A character that nobody sees, inside the value.
+    /// An invisible character inside the value.
     Invisible(char),
     /// A blank inside a key.
     Blank,

@@ -150,7 +150,10 @@ async fn relay_shows_no_part_of_a_password() {
         std::fs::write(&config, text).unwrap();
         let finished = run("integration-relay", &config, &["config", "check"], &[]).await;
         assert_hidden("storage.url_file", &finished, password);
-        // The host is forgotten.
+        // The host is forgotten. What follows an `@` is then the host for every reader.
+        if password.contains('@') {
+            continue;
+        }
         std::fs::write(&file, format!("postgres://robot-7:{password}")).unwrap();
         let finished = run("integration-relay", &config, &["config", "check"], &[]).await;
         assert_hidden("a URL without a host", &finished, password);

@@ -15,7 +15,7 @@ pub(super) fn config(config: &Config) -> Check {
     let rules = &config.rules;
     let found = format!(
         "{}: {}, {}",
-        config.path.display(),
+        config.source,
         counted(rules.endpoints.len(), "endpoint"),
         counted(rules.allow.len(), "allow rule")
     );

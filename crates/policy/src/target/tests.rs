@@ -51,6 +51,8 @@ fn default_port_is_omitted() {
 fn ambiguous_url_is_rejected() {
     assert_eq!(error("https://good@evil/"), TargetError::UserInfo);
     assert_eq!(error("https://user:pw@host:443/"), TargetError::UserInfo);
+    assert_eq!(error("https://user:p/w@host:443/"), TargetError::UserInfo);
+    assert_eq!(error("https://user:p#w@host:443/"), TargetError::UserInfo);
     assert_eq!(error("https://good\\@evil/"), TargetError::Backslash);
     assert_eq!(error("https://good\\.evil/"), TargetError::Backslash);
     assert_eq!(error("https://good/a\\b"), TargetError::Backslash);

@@ -326,10 +326,15 @@ fn value(key: Key, text: &str) -> Result<DeValue<'_>, String> {
             Ok(value @ (DeValue::Integer(_) | DeValue::Float(_) | DeValue::Boolean(_))) => {
                 Ok(value)
             }
-            Ok(_) | Err(_) => Err(format!(
-                "{} is not a number, and not true or false",
-                shown(text)
-            )),
+            Ok(_) | Err(_) => {
+                let lower = text.to_ascii_lowercase();
+                Err(match lower.as_str() {
+                    "true" | "false" | "yes" | "no" | "on" | "off" => {
+                        "write true or false, in small letters".to_owned()
+                    }
+                    _ => format!("{} is not a number, and not true or false", shown(text)),
+                })
+            }
         },
         Kind::List => match parsed {
             Ok(value @ DeValue::Array(_)) => Ok(value),

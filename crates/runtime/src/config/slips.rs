@@ -26,6 +26,12 @@ pub(super) fn in_words(text: &str, at: usize, message: &str) -> String {
 /// Returns what is wrong with a list or table that a variable holds.
 pub(super) fn of_value(text: &str) -> Option<String> {
     odd_character(text).or_else(|| {
+        if text.contains("\":") || text.contains(": ") {
+            return Some(
+                "write = between a key and its value, as in { name = \"a\" }, and not a colon"
+                    .into(),
+            );
+        }
         let is_bare = !text.contains(['"', '\'']) && text.contains(char::is_alphabetic);
         is_bare.then(|| "each text in it stands in quotation marks".into())
     })

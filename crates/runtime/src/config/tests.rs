@@ -136,6 +136,16 @@ fn mistake_is_located_in_every_form_of_a_key() {
         ("[[endpoint]]\nname = 5", 4, "`endpoint.name`"),
         ("[[endpoint]]\n", 3, "missing key `name` in [[endpoint]]"),
         ("[limits]\n[limits]\n", 4, "first in line 3"),
+        (
+            "[limits]\nwait = \"5s\u{a0}\"",
+            4,
+            "`limits.wait` has a no-break space",
+        ),
+        (
+            "[[endpoint]]\nname = \"a\u{200b}\"",
+            4,
+            "`endpoint.name` has a zero-width space",
+        ),
         ("[limits]\nwait = 5", 4, "a duration in quotes"),
         ("[limits\n", 3, ""),
     ] {
@@ -167,6 +177,8 @@ fn mistake_of_the_environment_names_its_variable() {
         ("SERVER_URL", "https://a\u{a0}b", "no-break space"),
         ("SERVER_URL", "\u{201c}https://a\u{201d}", "typographic"),
         ("SERVER_NAMES", "[\u{201c}x\u{201d}]", "typographic"),
+        ("SERVER_LIMITS_IS_OPEN", "True", "write true or false"),
+        ("SERVER_ENDPOINTS", "[{\"name\": \"x\"}]", "not a colon"),
         ("SERVER_NAMES", "x", "[\"a\", \"b\"]"),
         ("SERVER_ENDPOINTS", "x", "inline tables"),
         ("SERVER_ENDPOINTS", "[{}]", "missing key `name`"),

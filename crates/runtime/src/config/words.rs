@@ -47,6 +47,10 @@ pub(super) fn in_plain_words(message: &str, context: &Context<'_>) -> String {
     if let Some(rest) = typed.iter().find_map(|prefix| message.strip_prefix(prefix)) {
         return wrong_type(rest, context);
     }
+    // What the TOML library says of an enum.
+    if message.starts_with("wanted string or table") {
+        return format!("{} must be a word in quotation marks", context.key());
+    }
     if let Some(rest) = message.strip_prefix("duplicate field `") {
         return format!(
             "`{}` is there twice: remove one",
@@ -81,6 +85,17 @@ fn unknown_key(rest: &str, context: &Context<'_>) -> String {
             |own| format!("under {}", own.header()),
         );
         return format!("unknown key `{given}` {here}: it belongs under {list}");
+    }
+    // `log_level`, as the environment variable has it.
+    let joined = context.sections.iter().find_map(|section| {
+        let key = given.strip_prefix(section.name)?.strip_prefix('_')?;
+        (!section.is_list && section.keys.contains(&key)).then(|| (section, key.to_owned()))
+    });
+    if let Some((section, key)) = joined {
+        return format!(
+            "unknown key `{given}`; write `{key}` under {}",
+            section.header()
+        );
     }
     let header = |name: &str| {
         let section = context.sections.iter().find(|section| section.name == name);
@@ -123,7 +138,8 @@ fn unknown_word(rest: &str, context: &Context<'_>) -> String {
         .filter(|word| !word.is_empty())
         .map(|word| format!("\"{word}\""))
         .collect();
-    let near = closest(given, known.iter().map(|word| word.trim_matches('"')));
+    let lower = given.to_ascii_lowercase();
+    let near = closest(&lower, known.iter().map(|word| word.trim_matches('"')));
     let near = near.map(|near| format!("; did you mean \"{near}\"?"));
     let list = match known.as_slice() {
         [others @ .., last] if !others.is_empty() => format!("{} or {last}", others.join(", ")),
@@ -154,7 +170,9 @@ fn wrong_type(rest: &str, context: &Context<'_>) -> String {
     }
     let found = match found.split(' ').next().unwrap_or_default() {
         "string" => "a text in quotation marks",
-        "integer" | "floating" => "a number without quotation marks",
+        "integer" if is_integer(expected) => "a number that is too large or negative",
+        "integer" => "a number without quotation marks",
+        "floating" => "a number with a fraction",
         "boolean" => "true or false",
         "sequence" => "a list",
         "map" => "a table",
@@ -164,6 +182,9 @@ fn wrong_type(rest: &str, context: &Context<'_>) -> String {
     let expected = match expected {
         "a boolean" => "true or false without quotation marks".to_owned(),
         "a string" | "str" | "a borrowed string" => "a text in quotation marks".to_owned(),
+        "a sequence" | "an array" if found.starts_with("a number") => {
+            "a list, like [1, 2]".to_owned()
+        }
         "a sequence" | "an array" => "a list, like [\"a\", \"b\"]".to_owned(),
         "a map" => "a table, like { name = \"value\" }".to_owned(),
         "f32" | "f64" => "a number without quotation marks".to_owned(),
@@ -276,6 +297,21 @@ mod tests {
                 &["relay"],
                 "invalid type: string \"sesame\", expected struct Relay",
                 "`relay` is a section: write its keys under [relay]",
+            ),
+            (
+                &[],
+                "unknown field `targets_wait`, expected `relay`",
+                "unknown key `targets_wait`; write `wait` under [targets]",
+            ),
+            (
+                &["log", "level"],
+                "wanted string or table",
+                "`log.level` must be a word in quotation marks",
+            ),
+            (
+                &["relay", "n"],
+                "invalid type: floating point `1.5`, expected u32",
+                "`relay.n` is a number with a fraction: write a whole number without quotation marks",
             ),
             (
                 &["relay", "n"],

@@ -159,7 +159,9 @@ async fn http_target_needs_no_connect() {
             .endpoint(endpoint("t", target.url("/base/")))
             .endpoint(endpoint("named", named.clone()))
             .endpoint(endpoint("gone", format!("http://127.0.0.1:{gone}/")))
-            .set("targets.proxy", proxy)
+            .set("targets.proxy", "env")
+            .env("HTTPS_PROXY", proxy)
+            .env("NO_PROXY", "")
             .set("targets.proxy_names", names)
             .set("targets.health_interval", "off");
         Bridge::write(&site.relay, setup, site.dir())

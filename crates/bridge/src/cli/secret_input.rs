@@ -24,11 +24,11 @@ pub(super) fn secret(
 ) -> Result<Secret, String> {
     if let Some(path) = file {
         return read(path)
-            .map(|text| Secret::new(&text))
+            .map(Secret::owned)
             .map_err(|error| format!("cannot read the {what} from {}: {error}", path.display()));
     }
     if let Some(text) = variable.and_then(|name| std::env::var(name).ok()) {
-        return Ok(Secret::new(&text));
+        return Ok(Secret::owned(text));
     }
     // A prompt in a script or a service would wait for ever.
     if !std::io::stdin().is_terminal() {
@@ -39,12 +39,13 @@ pub(super) fn secret(
         ));
     }
     rpassword::prompt_password(format!("{what}: "))
-        .map(|text| Secret::new(&text))
+        .map(Secret::owned)
         .map_err(|error| format!("cannot read the {what}: {error}"))
 }
 
 fn read(path: &Path) -> std::io::Result<String> {
-    let mut text = String::new();
+    // With room for all, so that growing leaves no part in freed memory.
+    let mut text = String::with_capacity(usize::try_from(SECRET_MAX_BYTES).unwrap_or_default());
     if path == Path::new("-") {
         std::io::stdin()
             .take(SECRET_MAX_BYTES)

@@ -5,6 +5,7 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use runtime::files::{Dir, Owner};
 use runtime::sealed::{KEY_BYTES, SealingKey};
+use runtime::secret::Zeroizing;
 use std::fs::File;
 use std::io::{self, Read as _, Write as _};
 use std::path::{Path, PathBuf};
@@ -54,17 +55,41 @@ impl MasterKey {
         };
         // By the open file: the path could name another one by now.
         check_mode(&file, path)?;
-        let mut text = String::new();
+        let mut text = Zeroizing::new(String::with_capacity(
+            usize::try_from(FILE_MAX_BYTES).unwrap_or_default(),
+        ));
         file.take(FILE_MAX_BYTES)
             .read_to_string(&mut text)
             .map_err(failed)?;
         let bytes = STANDARD.decode(text.trim()).ok();
-        let bytes: Option<[u8; KEY_BYTES]> = bytes.and_then(|bytes| bytes.try_into().ok());
+        let bytes: Option<Zeroizing<[u8; KEY_BYTES]>> = bytes
+            .map(Zeroizing::new)
+            .and_then(|bytes| bytes.as_slice().try_into().ok())
+            .map(Zeroizing::new);
         let bytes = bytes.ok_or_else(|| KeyFileError::Malformed(path.to_owned()))?;
         Ok(Self {
             key: SealingKey::new(&bytes),
             file: path.to_owned(),
         })
+    }
+}
+
+impl MasterKey {
+    /// Reads an existing file; `None` if there is none.
+    ///
+    /// # Errors
+    /// [`KeyFileError`].
+    pub(crate) fn load(path: &Path) -> Result<Option<Self>, KeyFileError> {
+        match path.try_exists() {
+            Ok(true) => Self::load_or_create(path).map(Some),
+            Ok(false) => Ok(None),
+            Err(error) => Err(KeyFileError::Io(path.to_owned(), error)),
+        }
+    }
+
+    /// Returns the key that signs the seals of the audit record.
+    pub(crate) fn audit_key(&self) -> SealingKey {
+        self.key.clone()
     }
 }
 

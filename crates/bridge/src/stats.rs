@@ -4,6 +4,7 @@
 //! never with a path, a query, a header field or a body.
 
 use protocol::{Code, Failure};
+use runtime::peer_text::PeerText;
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -40,7 +41,7 @@ pub(crate) struct SlotState {
     /// `connecting`, `up`, `waiting`, or `unused` (the relay has fewer nodes than there are connections).
     pub state: String,
     /// The node that it is connected to.
-    pub node: Option<String>,
+    pub node: Option<PeerText>,
     /// Seconds in this state.
     pub for_s: u64,
     /// Why it is not up.
@@ -52,7 +53,7 @@ pub(crate) struct SlotState {
 #[derive(Debug, Clone)]
 struct SlotNow {
     state: &'static str,
-    node: Option<String>,
+    node: Option<PeerText>,
     since: Instant,
     error: Option<String>,
     advice: Option<&'static str>,
@@ -174,8 +175,8 @@ impl RuntimeStats {
     }
 
     /// Records that a connection is up.
-    pub(crate) fn up(&self, slot: u8, node: &str) {
-        let node = Some(node.to_owned());
+    pub(crate) fn up(&self, slot: u8, node: &PeerText) {
+        let node = Some(node.clone());
         self.slot(
             slot,
             SlotNow {

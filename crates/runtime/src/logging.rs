@@ -3,17 +3,25 @@
 //! ERROR: the operator must act. WARN: worth a look. INFO: a session up or down. DEBUG: small events. TRACE:
 //! frames. Header values, bodies, queries and secrets are never logged.
 //!
+//! An event is one line: what a peer can put into a field (line breaks, terminal escapes) is escaped, so that it cannot
+//! forge a line or control a terminal.
+//!
 //! Lines pass through a bounded queue ([`crate::log`]): a log that cannot be written loses lines, and delays
 //! no request.
 
 mod rotated;
 
 use crate::config::{BoundedInt, ByteSize, FilePath};
-use crate::log::StandardError;
+use crate::log::{Lines, StandardError};
+use crate::peer_text::{Escaping, escape};
 use rotated::Rotated;
 use serde::{Deserialize, Serialize};
-use std::io::IsTerminal as _;
+use std::fmt::{self, Write as _};
+use std::io::{self, IsTerminal as _};
 use std::sync::OnceLock;
+use tracing::field::Field;
+use tracing_subscriber::field::MakeExt as _;
+use tracing_subscriber::fmt::format::{Writer, debug_fn};
 use tracing_subscriber::layer::SubscriberExt as _;
 use tracing_subscriber::util::SubscriberInitExt as _;
 use tracing_subscriber::{EnvFilter, Registry, reload};
@@ -125,10 +133,7 @@ impl Program {
         let (filter, handle) = reload::Layer::new(self.filter(section.level));
         let mut not_opened = None;
         let (lines, is_terminal) = match &section.file {
-            None => (
-                crate::log::start(StandardError),
-                std::io::stderr().is_terminal(),
-            ),
+            None => (crate::log::start(StandardError), io::stderr().is_terminal()),
             Some(file) => {
                 let (size, files) = (section.file_max.bytes(), section.files.get());
                 let (rotated, opened) = Rotated::open(file.get(), size, files);
@@ -142,8 +147,15 @@ impl Program {
             .with_writer(move || lines.clone());
         let registry = tracing_subscriber::registry().with(filter);
         let started = match section.format {
-            LogFormat::Text => registry.with(layer.with_ansi(is_terminal)).try_init(),
-            LogFormat::Json => registry.with(layer.json().flatten_event(true)).try_init(),
+            LogFormat::Text => {
+                // Fields are escaped one by one: on a terminal the whole line has colours, which are escapes.
+                let layer = layer.fmt_fields(debug_fn(field).delimited(" "));
+                registry.with(layer.with_ansi(is_terminal)).try_init()
+            }
+            LogFormat::Json => {
+                let layer = layer.map_writer(|lines| move || EscapedLines(lines()));
+                registry.with(layer.json().flatten_event(true)).try_init()
+            }
         };
         match started {
             Ok(()) => {
@@ -158,6 +170,41 @@ impl Program {
     }
 }
 
+/// Writes a field of an event as `name=value`, and the message alone.
+fn field(writer: &mut Writer<'_>, field: &Field, value: &dyn fmt::Debug) -> fmt::Result {
+    match field.name() {
+        "message" => {}
+        name if writer.has_ansi_escapes() => {
+            // Italic and dimmed, as in the library's own format.
+            write!(writer, "\u{1b}[3m{name}\u{1b}[0m\u{1b}[2m=\u{1b}[0m")?;
+        }
+        name => write!(writer, "{name}=")?,
+    }
+    write!(Escaping::line(writer), "{value:?}")
+}
+
+/// Escapes in lines of JSON what JSON itself allows in strings, such as C1 and changes of direction.
+struct EscapedLines(Lines);
+
+impl io::Write for EscapedLines {
+    fn write(&mut self, line: &[u8]) -> io::Result<usize> {
+        match std::str::from_utf8(line.strip_suffix(b"\n").unwrap_or(line)) {
+            Ok(text) => {
+                let mut text = escape(text).into_owned();
+                text.push('\n');
+                io::Write::write_all(&mut self.0, text.as_bytes())?;
+            }
+            // The formatter writes UTF-8 only.
+            Err(_) => io::Write::write_all(&mut self.0, line)?,
+        }
+        Ok(line.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
 /// Replaces the filter of the running program.
 ///
 /// # Errors
@@ -169,4 +216,53 @@ pub fn set_filter(filter: &str) -> Result<(), String> {
         .get()
         .ok_or("another part of this process set up its log")?;
     handle.reload(filter).map_err(|error| error.to_string())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::sync::{Arc, Mutex};
+
+    #[derive(Clone, Default)]
+    struct Shared(Arc<Mutex<Vec<u8>>>);
+
+    impl io::Write for Shared {
+        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+            self.0.lock().unwrap().extend_from_slice(bytes);
+            Ok(bytes.len())
+        }
+
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    #[test]
+    fn peer_text_forges_no_log_line() {
+        let hostile = "x\n2026-01-01T00:00:00Z ERROR forged\u{1b}[2J\u{9b}31m\u{202e}\r";
+        for is_terminal in [false, true] {
+            let written = Shared::default();
+            let writer = written.clone();
+            let layer = tracing_subscriber::fmt::layer()
+                .with_writer(move || writer.clone())
+                .fmt_fields(debug_fn(field).delimited(" "))
+                .with_ansi(is_terminal);
+            let subscriber = tracing_subscriber::registry().with(layer);
+            tracing::subscriber::with_default(subscriber, || {
+                tracing::warn!(host = %hostile, text = hostile, number = 3, "hello {hostile}");
+            });
+            let text = String::from_utf8(written.0.lock().unwrap().clone()).unwrap();
+            assert_eq!(text.lines().count(), 1, "{text:?}");
+            assert!(!text.contains("\u{1b}[2J"), "{text:?}");
+            for c in ['\r', '\u{9b}', '\u{202e}'] {
+                assert!(!text.contains(c), "{text:?}");
+            }
+            if !is_terminal {
+                assert!(text.contains("hello x\\n2026"), "{text:?}");
+                assert!(text.contains("host=x\\n2026"), "{text:?}");
+                assert!(text.contains(" number=3"), "{text:?}");
+                assert!(!text.contains('\u{1b}'), "{text:?}");
+            }
+        }
+    }
 }

@@ -4,10 +4,14 @@ use super::clones::SessionId;
 use super::offer::AdvertisedRoutes;
 use super::slot::Slot;
 use protocol::frame::{Hello, JournalMark};
+use runtime::peer_text::PeerText;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
 use transport::Session;
+
+/// Longest description of a bridge's host or program, in characters.
+const ABOUT_MAX_CHARS: usize = 128;
 
 /// The bridge that a tunnel belongs to, as the directory knows it.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -32,9 +36,9 @@ pub(crate) struct TunnelEntry {
     /// What it serves. Only the registry changes it, because its index depends on it.
     offer: Mutex<Arc<AdvertisedRoutes>>,
     /// The bridge's program version.
-    pub software: String,
+    pub software: PeerText,
     /// The bridge's host.
-    pub host: String,
+    pub host: PeerText,
     /// When it connected.
     pub since: Instant,
     /// The session that its process had before.
@@ -60,8 +64,8 @@ impl TunnelEntry {
         Self {
             offer: Mutex::new(Arc::new(offer)),
             session,
-            software: hello.software.clone(),
-            host: hello.host.clone(),
+            software: PeerText::bounded(&hello.software, ABOUT_MAX_CHARS),
+            host: PeerText::bounded(&hello.host, ABOUT_MAX_CHARS),
             since: now,
             before: super::slot::previous_session(hello),
             journal: hello.journal,

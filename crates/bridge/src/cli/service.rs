@@ -5,7 +5,8 @@ use clap::{Args, Subcommand};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-const NAME: &str = "integration-bridge";
+/// The name of the unit.
+pub(super) const NAME: &str = "integration-bridge";
 const UNIT: &str = include_str!("../../../../deploy/systemd/integration-bridge.service");
 
 /// `service`.

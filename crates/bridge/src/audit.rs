@@ -9,21 +9,22 @@
 //! of the previous line (`prev`, without the line break; zeros for the first), and an `event`.
 //!
 //! The head is the number and hash of the last line. The bridge signs it with its key and reports it to the
-//! relay. A changed line breaks the chain; a truncated file ends before its head.
+//! relay. A changed line breaks the chain; a truncated file ends before its head. The start, signed as well, is the
+//! first line that rotation has left: a file without its first lines begins after its start.
 //!
-//! Each call has a line; exchanges with endpoints are summed up by the minute. Queries, header fields and
+//! Each call has a line; exchanges with endpoints are summed up by the minute. So are calls that fail before anything
+//! leaves, beyond a budget of lines for each caller (`refusals`). Queries, header fields and
 //! bodies are never written. `head` has the head's file, `lines` the chain on the disk, `verify` the check.
 
 mod head;
 mod lines;
+mod refusals;
 pub(crate) mod verify;
 
 use crate::identity::Key;
-use crate::text::hex;
-use head::HeadFile;
 use lines::Lines;
 use protocol::frame::{AuditHead, Bounded};
-use protocol::opening::AuditTranscript;
+use refusals::Refusals;
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
 use std::io;
@@ -34,6 +35,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 pub(crate) use lines::Keep;
+pub(crate) use refusals::Kind;
 
 /// The file in the data directory, unless `audit.file` names another.
 pub(crate) const FILE: &str = "audit.jsonl";
@@ -47,8 +49,14 @@ const HEAD_INTERVAL: Duration = Duration::from_secs(60);
 /// Pause before a file that failed is opened again.
 const REOPEN_WAIT: Duration = Duration::from_secs(2);
 
-/// Distinct sums in memory.
+/// Distinct sums in memory. Further exchanges are summed by their outcome alone.
 const SUMS_MAX: usize = 4096;
+
+/// Replaces endpoint and method in a sum beyond [`SUMS_MAX`].
+const OTHERS: &str = "(others)";
+
+/// Longest text that callers and targets choose, in characters: a line must not be as long as they like.
+const TEXT_MAX_CHARS: usize = 256;
 
 /// A message to the writing thread.
 enum Message {
@@ -73,6 +81,7 @@ pub(crate) struct Audit {
     seq: Arc<AtomicU64>,
     head: Arc<Mutex<Option<AuditHead>>>,
     sums: Arc<Mutex<BTreeMap<SumKey, Sum>>>,
+    refusals: Arc<Mutex<Refusals>>,
     writer: Mutex<Option<std::thread::JoinHandle<()>>>,
 }
 
@@ -91,7 +100,7 @@ impl Audit {
     /// # Errors
     /// The system's error, if waiting does not help.
     pub(crate) fn open(path: &Path, keep: Keep, key: Key) -> io::Result<Arc<Self>> {
-        let lines = match Lines::open(path, keep.clone()) {
+        let lines = match Lines::open(path, keep.clone(), &key) {
             Ok(lines) => Some(lines),
             Err(error) if runtime::shortage::is_disk_trouble(&error) => {
                 tracing::error!(%error, file = %path.display(), "cannot write the audit file; lines are counted until it can be written");
@@ -105,6 +114,7 @@ impl Audit {
             Arc::new(AtomicU64::new(lines.as_ref().map_or(0, Lines::seq))),
         );
         let (head, sums) = (Arc::default(), Arc::default());
+        let refusals = Arc::<Mutex<Refusals>>::default();
         let writer = Writer {
             is_failing: lines.is_none(),
             lines,
@@ -117,6 +127,7 @@ impl Audit {
             seq: seq.clone(),
             head: Arc::clone(&head),
             sums: Arc::clone(&sums),
+            refusals: refusals.clone(),
         };
         // A thread, not a task: a synchronous write to a slow disk would block a worker of the runtime.
         let writer = std::thread::Builder::new()
@@ -128,6 +139,7 @@ impl Audit {
             seq,
             head,
             sums,
+            refusals,
             writer: Mutex::new(Some(writer)),
         }))
     }
@@ -151,15 +163,26 @@ impl Audit {
         }
     }
 
+    /// Adds a line for a request of which nothing left the bridge, or counts it if its caller has caused many.
+    pub(crate) fn refusal(&self, caller: u32, kind: Kind, event: impl FnOnce() -> Value) {
+        let may_write = {
+            let mut refusals = self.refusals.lock().unwrap_or_else(PoisonError::into_inner);
+            refusals.may_write(caller, kind, Instant::now())
+        };
+        if may_write {
+            self.add(event());
+        }
+    }
+
     /// Adds an exchange with an endpoint to its sum.
     pub(crate) fn endpoint(&self, name: &str, method: &str, outcome: String, took: Duration) {
         let mut sums = self.sums.lock().unwrap_or_else(PoisonError::into_inner);
-        let key = (name.to_owned(), method.to_owned(), outcome);
-        // Methods come from callers, so the number of keys needs a bound.
-        if sums.len() >= SUMS_MAX && !sums.contains_key(&key) {
-            self.lost.fetch_add(1, Ordering::Relaxed);
-            return;
-        }
+        let key = (cut(name).into_owned(), cut(method).into_owned(), outcome);
+        // Methods come from callers, so the number of keys needs a bound. The few outcomes are beyond it.
+        let key = match sums.len() >= SUMS_MAX && !sums.contains_key(&key) {
+            true => (OTHERS.to_owned(), OTHERS.to_owned(), key.2),
+            false => key,
+        };
         let sum = sums.entry(key).or_default();
         sum.count += 1;
         sum.took_ms += u64::try_from(took.as_millis()).unwrap_or(u64::MAX);
@@ -173,6 +196,14 @@ impl Audit {
         if let Some(writer) = writer.take() {
             let _ = writer.join();
         }
+    }
+}
+
+/// Returns the beginning of a text that a caller or a target has chosen.
+pub(crate) fn cut(text: &str) -> std::borrow::Cow<'_, str> {
+    match text.char_indices().nth(TEXT_MAX_CHARS) {
+        None => text.into(),
+        Some((end, _)) => format!("{}...", &text[..end]).into(),
     }
 }
 
@@ -190,6 +221,7 @@ struct Writer {
     seq: Arc<AtomicU64>,
     head: Arc<Mutex<Option<AuditHead>>>,
     sums: Arc<Mutex<BTreeMap<SumKey, Sum>>>,
+    refusals: Arc<Mutex<Refusals>>,
 }
 
 impl Writer {
@@ -248,7 +280,7 @@ impl Writer {
         let appended = match &mut self.lines {
             Some(lines) => lines.append(event),
             None if Instant::now() < self.reopen_at => return false,
-            None => Lines::open(&self.path, self.keep.clone()).and_then(|mut lines| {
+            None => Lines::open(&self.path, self.keep.clone(), &self.key).and_then(|mut lines| {
                 let appended = lines.append(event);
                 self.lines = Some(lines);
                 appended
@@ -285,34 +317,29 @@ impl Writer {
                 "outcome": outcome, "count": sum.count, "took_ms": sum.took_ms,
             }));
         }
+        let refusals = {
+            let mut refusals = self.refusals.lock().unwrap_or_else(PoisonError::into_inner);
+            refusals.take(Instant::now())
+        };
+        refusals.into_iter().for_each(|event| self.write(event));
     }
 
     fn sign(&mut self) {
-        let Some(lines) = &self.lines else {
+        let Some(lines) = &mut self.lines else {
             return;
         };
-        let (id, seq, hash) = (lines.id(), lines.seq(), lines.hash());
-        let transcript = AuditTranscript {
-            id: &id,
-            sequence: seq,
-            hash: &hash,
+        let (head, signature) = match lines.sign_head() {
+            Ok(signed) => signed,
+            Err(error) => {
+                tracing::error!(%error, "cannot write the head of the audit file");
+                return;
+            }
         };
-        let signature = transcript.sign(self.key.pair());
-        let head = HeadFile {
-            id: hex(&id),
-            seq,
-            hash: hex(&hash),
-            signature: hex(&signature),
-        };
-        if let Err(error) = lines.keep_head(&head) {
-            tracing::error!(%error, "cannot write the head of the audit file");
-            return;
-        }
         // Only after the file: a head that the relay has and the disk lost would look like a truncation.
         *self.head.lock().unwrap_or_else(PoisonError::into_inner) = Some(AuditHead {
-            id,
-            sequence: seq,
-            hash,
+            id: head.id,
+            sequence: head.seq,
+            hash: head.hash,
             signature: Bounded::truncated(signature),
         });
     }

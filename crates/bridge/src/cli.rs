@@ -90,6 +90,7 @@ Example:
 
 /// Runs the program.
 pub fn main() -> ExitCode {
+    runtime::dumps::disable();
     let outcome = match Cli::parse().command {
         Command::Pair(args) => pair::pair(args),
         Command::Run(config) => run::run(&config),

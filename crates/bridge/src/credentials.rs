@@ -17,7 +17,7 @@ pub(crate) mod store;
 
 pub(crate) use inject::{Cleaner, Injection};
 pub(crate) use origin::Origin;
-pub(crate) use store::{Store, StoreError};
+pub(crate) use store::{OWN_KEY_FILE, Store, StoreError};
 
 use crate::config::{Config, FilePath};
 use crate::secret::Secret;

@@ -13,6 +13,7 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use ring::rand::SystemRandom;
 use ring::signature::{Ed25519KeyPair, KeyPair as _};
+use runtime::secret::{Zeroize as _, Zeroizing};
 use serde::{Deserialize, Serialize};
 use std::fmt;
 use std::sync::Arc;
@@ -51,7 +52,7 @@ pub enum IdentityError {
 #[derive(Clone)]
 pub struct Key {
     // ring cannot export a key pair, so the encoding is kept for `save`.
-    pkcs8: Vec<u8>,
+    pkcs8: Zeroizing<Vec<u8>>,
     pair: Arc<Ed25519KeyPair>,
     instance: [u8; 16],
 }
@@ -72,10 +73,10 @@ impl Key {
         let pkcs8 = Ed25519KeyPair::generate_pkcs8(&SystemRandom::new())
             .map_err(|_| IdentityError::Random)?;
         let instance = transport::handshake::random().map_err(|_| IdentityError::Random)?;
-        Self::from_parts(pkcs8.as_ref().to_vec(), instance).ok_or(IdentityError::Random)
+        Self::from_parts(pkcs8.as_ref().to_vec().into(), instance).ok_or(IdentityError::Random)
     }
 
-    fn from_parts(pkcs8: Vec<u8>, instance: [u8; 16]) -> Option<Self> {
+    fn from_parts(pkcs8: Zeroizing<Vec<u8>>, instance: [u8; 16]) -> Option<Self> {
         let pair = Ed25519KeyPair::from_pkcs8(&pkcs8).ok()?;
         Some(Self {
             pkcs8,
@@ -141,6 +142,7 @@ impl Identity {
         let text = data_dir
             .read_private(IDENTITY_FILE)?
             .ok_or_else(|| IdentityError::NotPaired { path: path.clone() })?;
+        let text = Zeroizing::new(text);
         let damaged = |detail: &str| IdentityError::Damaged {
             path: path.clone(),
             detail: detail.to_owned(),
@@ -153,10 +155,11 @@ impl Identity {
             .ok()
             .and_then(|bytes| bytes.try_into().ok())
             .ok_or_else(|| damaged("the field instance is not 16 bytes"))?;
+        let private_key = Zeroizing::new(stored.private_key);
         let key = STANDARD
-            .decode(&stored.private_key)
+            .decode(private_key.as_bytes())
             .ok()
-            .and_then(|pkcs8| Key::from_parts(pkcs8, instance))
+            .and_then(|pkcs8| Key::from_parts(pkcs8.into(), instance))
             .ok_or_else(|| damaged("the field private_key is not an Ed25519 key"))?;
         Ok(Self {
             relay: stored.relay,
@@ -173,16 +176,18 @@ impl Identity {
     /// # Errors
     /// [`IdentityError::DataDir`] if the file cannot be written.
     pub fn save(&self, data_dir: &DataDir) -> Result<(), IdentityError> {
-        let stored = Stored {
+        let mut stored = Stored {
             relay: self.relay.clone(),
             tenant: self.tenant.clone(),
             tenant_id: self.tenant_id.clone(),
             bridge_id: self.bridge_id.clone(),
             name: self.name.clone(),
             instance: STANDARD.encode(self.key.instance),
-            private_key: STANDARD.encode(&self.key.pkcs8),
+            private_key: STANDARD.encode(&*self.key.pkcs8),
         };
         let text = serde_json::to_vec_pretty(&stored).expect("strings are always JSON");
+        let text = Zeroizing::new(text);
+        stored.private_key.zeroize();
         data_dir.write_private(IDENTITY_FILE, &text)?;
         Ok(())
     }

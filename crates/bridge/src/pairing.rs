@@ -23,6 +23,7 @@ use http_body_util::{BodyExt as _, Limited};
 use http_client::{Connection, RequestBody, ResponseBody};
 use protocol::frame::BodyLength;
 use protocol::opening::PairingTranscript;
+use runtime::peer_text::{PeerText, is_plain};
 use serde::{Deserialize, Serialize};
 use std::fmt;
 use std::time::Duration;
@@ -32,6 +33,9 @@ use transport::tls::{ClientTls, TlsSetupError};
 
 /// Bytes of the response that are read.
 const RESPONSE_MAX_BYTES: usize = 64 * 1024;
+
+/// Longest name or id in the response, in bytes.
+const NAME_MAX_BYTES: usize = 256;
 
 /// From the request's first byte to the response's last.
 const RESPONSE_TIMEOUT: Duration = Duration::from_secs(30);
@@ -128,9 +132,18 @@ struct PairResponse {
     name: String,
 }
 
+impl PairResponse {
+    /// Returns whether all its texts are names: short, and without control characters.
+    fn is_plain(&self) -> bool {
+        [&self.tenant, &self.tenant_id, &self.bridge_id, &self.name]
+            .iter()
+            .all(|text| text.len() <= NAME_MAX_BYTES && text.chars().all(is_plain))
+    }
+}
+
 #[derive(Deserialize)]
 struct Problem {
-    detail: Option<String>,
+    detail: Option<PeerText>,
 }
 
 /// Pairs this bridge and stores its identity in the data directory.
@@ -239,7 +252,13 @@ async fn post(dialer: &Dialer, api_key: &ApiKey, body: Bytes) -> Result<PairResp
     let body = Limited::new(body, RESPONSE_MAX_BYTES).collect().await;
     let body = body.map_err(|error| no_response(&error))?.to_bytes();
     if (200..300).contains(&status) {
-        return serde_json::from_slice(&body).map_err(|_| PairError::NotRelay);
+        let response: PairResponse =
+            serde_json::from_slice(&body).map_err(|_| PairError::NotRelay)?;
+        // They are stored, sent in every HELLO, and shown. No relay has such names.
+        return match response.is_plain() {
+            true => Ok(response),
+            false => Err(PairError::NotRelay),
+        };
     }
     let detail = serde_json::from_slice::<Problem>(&body)
         .ok()

@@ -1,40 +1,30 @@
 //! Removes secrets from text that leaves this machine.
 //!
-//! Three filters, each of which may remove too much:
+//! Filters, each of which may remove too much:
 //!
-//! 1. the secrets that this program knows, wherever they appear;
-//! 2. the rest of a line after a word that announces a secret, like `password`;
-//! 3. text that looks like a secret: PEM blocks, user information in URLs, long words of mixed letters and digits.
+//! 1. the secrets that this program knows, in every encoding that logs and configs have (`known`);
+//! 2. the rest of a line after a word that announces a secret, like `password` or `key=` (`shape`);
+//! 3. text that looks like a secret: PEM blocks, user information in URLs, tokens (`shape`);
+//! 4. comments of a config, where administrators note passwords (`comments`).
+//!
+//! A JSON document is redacted value by value before it is serialized: it stays a valid document, and no filter stops at an
+//! escape.
+
+mod comments;
+mod known;
+mod shape;
+
+use serde_json::Value;
+
+pub(crate) use comments::without_comments;
 
 /// Replaces what was removed.
 const REMOVED: &str = "[removed]";
 
-/// Words that announce a secret. The rest of their line is removed.
-const ANNOUNCING: [&str; 16] = [
-    "password",
-    "passwd",
-    "passphrase",
-    "secret",
-    "token",
-    "authorization",
-    "cookie",
-    "api-key",
-    "api_key",
-    "apikey",
-    "private",
-    "bearer ",
-    "basic ",
-    "signature",
-    "x-xsrf",
-    "proof",
-];
-
-/// Words of mixed letters and digits count as secrets from this length on, in bytes.
-const WORD_MIN: usize = 20;
-
 /// The filters, with the known secrets.
 #[derive(Default)]
 pub(crate) struct Redactor {
+    /// Each secret in all its encodings, the longest first: a short one may be part of a longer one.
     known: Vec<String>,
 }
 
@@ -45,37 +35,49 @@ impl std::fmt::Debug for Redactor {
 }
 
 impl Redactor {
-    /// Adds a known secret, in clear and in base64.
+    /// Adds a known secret, in all its encodings.
     pub(crate) fn know(&mut self, secret: &str) {
-        use base64::Engine as _;
         let secret = secret.trim();
         // Removing one or two characters everywhere would make the text unreadable and hide nothing.
         if secret.len() < 3 {
             return;
         }
-        self.known.push(secret.to_owned());
+        self.known.extend(known::encodings(secret.as_bytes()));
+        self.sort();
+    }
+
+    /// Adds a known secret that is not text, such as a key.
+    pub(crate) fn know_bytes(&mut self, secret: &[u8]) {
+        match std::str::from_utf8(secret) {
+            Ok(text) => self.know(text),
+            Err(_) => {
+                self.known.extend(known::encodings(secret));
+                self.sort();
+            }
+        }
+    }
+
+    fn sort(&mut self) {
         self.known
-            .push(base64::engine::general_purpose::STANDARD.encode(secret));
+            .sort_by(|a, b| b.len().cmp(&a.len()).then_with(|| a.cmp(b)));
+        self.known.dedup();
     }
 
     /// Returns the text without secrets.
     pub(crate) fn redact(&self, text: &str) -> String {
-        let mut text = text.to_owned();
-        // Known secrets first: the other filters split the text at characters that a secret may contain.
-        for secret in &self.known {
-            text = text.replace(secret, REMOVED);
-        }
+        let text = self.without_known(text);
         let mut out = String::with_capacity(text.len());
         // A PEM block is removed as a whole: its lines have no marker, and short ones pass the other filters.
         let mut is_pem = false;
         for line in text.lines() {
+            // On one line, with `\n` in a JSON string for example, begin and end are both found.
             if line.contains("-----BEGIN ") {
                 is_pem = true;
                 out.push_str(REMOVED);
                 out.push('\n');
             }
             if !is_pem {
-                out.push_str(&redact_line(line));
+                out.push_str(&shape::redact_line(line));
                 out.push('\n');
             }
             if line.contains("-----END ") {
@@ -84,95 +86,61 @@ impl Redactor {
         }
         out
     }
-}
 
-fn redact_line(line: &str) -> String {
-    let lower = line.to_ascii_lowercase();
-    // The offsets are valid in `line`, too: only ASCII letters change, and keep their length.
-    let announced = ANNOUNCING
-        .iter()
-        .filter_map(|word| Some(lower.find(word)? + word.len()))
-        .min();
-    let (head, tail) = match announced {
-        None => (line, ""),
-        Some(at) => line.split_at(at),
-    };
-    let mut out = redact_words(&without_user(head));
-    if !tail.is_empty() {
-        // The rest of the word and its separator stay, so that the line can still be understood.
-        let value = tail
-            .find(['=', ':', ' ', '\t'])
-            .map_or(tail.len(), |at| at + 1);
-        out.push_str(&tail[..value]);
-        if value < tail.len() {
-            out.push_str(REMOVED);
-        }
-    }
-    out
-}
-
-/// Removes the user information from URLs: `scheme://user:password@host`.
-fn without_user(line: &str) -> String {
-    let mut out = String::with_capacity(line.len());
-    let mut rest = line;
-    while let Some(at) = rest.find("://") {
-        let (before, after) = rest.split_at(at + 3);
-        out.push_str(before);
-        let end = after
-            .find(['/', ' ', '"', '\'', '?', '#'])
-            .unwrap_or(after.len());
-        let authority = &after[..end];
-        // The last one: a password may contain further `@`.
-        match authority.rsplit_once('@') {
-            Some((_, host)) => {
-                out.push_str(REMOVED);
-                out.push('@');
-                out.push_str(host);
+    /// Returns a document of JSON without secrets.
+    pub(crate) fn redact_json(&self, value: &Value) -> Value {
+        match value {
+            Value::Null | Value::Bool(_) | Value::Number(_) => value.clone(),
+            Value::String(text) => Value::from(self.redact(text).trim_end()),
+            Value::Array(items) => items.iter().map(|item| self.redact_json(item)).collect(),
+            Value::Object(fields) => {
+                let fields = fields.iter().map(|(name, value)| {
+                    let value = match value {
+                        Value::String(_) | Value::Number(_) if shape::is_announcing(name) => {
+                            Value::from(REMOVED)
+                        }
+                        // Ids and hashes of the product's own documents look like tokens.
+                        Value::String(text) if shape::is_public(name) => {
+                            Value::from(self.without_known(text))
+                        }
+                        value => self.redact_json(value),
+                    };
+                    (self.without_known(name), value)
+                });
+                Value::Object(fields.collect())
             }
-            None => out.push_str(authority),
-        }
-        rest = &after[end..];
-    }
-    out.push_str(rest);
-    out
-}
-
-/// Removes words that look like a secret.
-fn redact_words(line: &str) -> String {
-    let is_part = |c: char| c.is_ascii_alphanumeric() || matches!(c, '_' | '-' | '+' | '/' | '=');
-    let mut out = String::with_capacity(line.len());
-    let mut word = String::new();
-    let end = |word: &mut String, out: &mut String| {
-        out.push_str(if looks_secret(word) { REMOVED } else { word });
-        word.clear();
-    };
-    for c in line.chars() {
-        if is_part(c) {
-            word.push(c);
-        } else {
-            end(&mut word, &mut out);
-            out.push(c);
         }
     }
-    end(&mut word, &mut out);
-    out
-}
 
-/// Returns whether a word looks like a key or token: long, with upper case, lower case and digits. The segments
-/// of a path are checked one by one, because a long path usually has all three.
-fn looks_secret(word: &str) -> bool {
-    word.split('/').any(|segment| {
-        let has = |class: fn(&char) -> bool| segment.chars().any(|c| class(&c));
-        segment.len() >= WORD_MIN
-            && has(char::is_ascii_digit)
-            && has(char::is_ascii_uppercase)
-            && has(char::is_ascii_lowercase)
-    })
+    /// Returns lines of JSON without secrets; other lines are redacted as text.
+    pub(crate) fn redact_json_lines(&self, text: &str) -> String {
+        let lines = text
+            .lines()
+            .map(|line| match serde_json::from_str::<Value>(line) {
+                Ok(value @ (Value::Object(_) | Value::Array(_))) => {
+                    format!("{}\n", self.redact_json(&value))
+                }
+                Ok(_) | Err(_) => self.redact(line),
+            });
+        lines.collect()
+    }
+
+    fn without_known(&self, text: &str) -> String {
+        let mut text = text.to_owned();
+        // Before the other filters, which split the text at characters that a secret may contain.
+        for secret in &self.known {
+            if text.contains(secret.as_str()) {
+                text = text.replace(secret.as_str(), REMOVED);
+            }
+        }
+        text
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use serde_json::json;
 
     #[test]
     fn secrets_are_removed_and_other_text_stays() {
@@ -186,7 +154,19 @@ mod tests {
             ("aHVudGVyMg==", "aHVudGVyMg"),
             ("client_secret = ibs_x", "ibs_x"),
             ("cookie: a=1; LWSSO=abc", "abc"),
+            ("pass=swordfish", "swordfish"),
+            ("db pwd: swordfish", "swordfish"),
+            ("GET /a?key=swordfish&b=1", "swordfish"),
+            ("GET /a?x=1&access-key=swordfish", "swordfish"),
+            ("{\"pw\": \"swordfish\"}", "swordfish"),
+            ("the token ibs_abcdefgh here", "ibs_abcdefgh"),
             ("a key Zm9vYmFyYmF6cXV4MTIzNDU2 in a line", "Zm9vYmFy"),
+            ("sent dGhlIHdvcmRzIGFyZSBsb25n= there", "dGhlIHdvcmRz"),
+            (
+                "sent 9f86d081884c7d659a2feaa0c55ad015 there",
+                "9f86d081884c7d659a2feaa0c55ad015",
+            ),
+            ("sent a1b2c3d4e5f6g7h8i9j0k1l2 there", "a1b2c3d4e5f6g7h8"),
             (
                 "-----BEGIN PRIVATE KEY-----\nMIGHAgEA\n-----END PRIVATE KEY-----",
                 "MIGH",
@@ -199,8 +179,70 @@ mod tests {
             "url = \"https://relay.example.com\"",
             "2026-11-26T10:00:00Z  INFO session up slot=0 session=\"b04f9b8d2518283b9a916691cdf1b205\"",
             "data_dir = \"/var/lib/integration-bridge\"",
+            "key_file = \"/etc/integration-bridge/key\"",
+            "an integration-bridge-support-1764517200.tar was written",
         ] {
             assert_eq!(redactor.redact(text).trim_end(), text);
         }
+    }
+
+    #[test]
+    fn known_secret_is_found_in_each_encoding() {
+        use base64::Engine as _;
+        use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
+        let secret = "p\"a ss\\w/örd?>~";
+        let mut redactor = Redactor::default();
+        redactor.know(secret);
+        let json = serde_json::to_string(secret).unwrap();
+        let percent: String = secret.bytes().map(|byte| format!("%{byte:02X}")).collect();
+        let hex = crate::text::hex(secret.as_bytes());
+        for encoded in [
+            secret.to_owned(),
+            json.trim_matches('"').to_owned(),
+            "p\\\"a ss\\\\w/\\u00f6rd?>~".to_owned(),
+            "p%22a%20ss%5Cw%2F%C3%B6rd%3F%3E~".to_owned(),
+            "p%22a+ss%5cw%2f%c3%b6rd%3f%3e~".to_owned(),
+            "p%22a%20ss%5Cw/%C3%B6rd?%3E~".to_owned(),
+            percent,
+            hex.clone(),
+            hex.to_ascii_uppercase(),
+            STANDARD.encode(secret),
+            URL_SAFE_NO_PAD.encode(secret),
+        ] {
+            let redacted = redactor.redact(&format!("before <{encoded}> after"));
+            assert_eq!(redacted, "before <[removed]> after\n", "{encoded}");
+        }
+        // With a user before it, and anything after it.
+        for user in ["", "u", "me", "usr"] {
+            let basic = STANDARD.encode(format!("{user}:{secret}:x"));
+            let redacted = redactor.redact(&format!("sent {basic}."));
+            assert!(redacted.contains(REMOVED), "{redacted}");
+        }
+    }
+
+    #[test]
+    fn redacted_json_is_valid_and_keeps_ids() {
+        let mut redactor = Redactor::default();
+        redactor.know("sesame\"street");
+        let document = json!({
+            "found": "the proxy said \"sesame\"street\" to Authorization: Basic eA==\nx",
+            "password": "short",
+            "id": "9f86d081884c7d659a2feaa0c55ad015",
+            "count": 3,
+            "list": ["http://u:p@host/", {"token": "t"}],
+        });
+        let redacted = redactor.redact_json(&document);
+        let text = redacted.to_string();
+        assert_eq!(serde_json::from_str::<Value>(&text).unwrap(), redacted);
+        for secret in ["sesame", "eA==", "short", "u:p", "\"t\""] {
+            assert!(!text.contains(secret), "{text}");
+        }
+        assert_eq!(redacted["id"], document["id"]);
+        assert_eq!(redacted["count"], 3);
+        let lines = redactor.redact_json_lines("{\"token\":\"x1\"}\nnot json pass=x2\n");
+        assert_eq!(
+            lines,
+            "{\"token\":\"[removed]\"}\nnot json pass=[removed]\n"
+        );
     }
 }

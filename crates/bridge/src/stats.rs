@@ -4,6 +4,7 @@
 //! never with a path, a query, a header field or a body.
 
 use protocol::{Code, Failure};
+use runtime::peer_text::PeerText;
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -40,7 +41,7 @@ pub(crate) struct SlotState {
     /// `connecting`, `up`, `waiting`, or `unused` (the relay has fewer nodes than there are connections).
     pub state: String,
     /// The node that it is connected to.
-    pub node: Option<String>,
+    pub node: Option<PeerText>,
     /// The id of its session.
     #[serde(default)]
     pub session: Option<String>,
@@ -55,7 +56,7 @@ pub(crate) struct SlotState {
 #[derive(Debug, Clone)]
 struct SlotNow {
     state: &'static str,
-    node: Option<String>,
+    node: Option<PeerText>,
     session: Option<String>,
     since: Instant,
     error: Option<String>,
@@ -179,8 +180,8 @@ impl RuntimeStats {
     }
 
     /// Records that a connection is up.
-    pub(crate) fn up(&self, slot: u8, node: &str, session: String) {
-        let node = Some(node.to_owned());
+    pub(crate) fn up(&self, slot: u8, node: &PeerText, session: String) {
+        let node = Some(node.clone());
         self.slot(
             slot,
             SlotNow {

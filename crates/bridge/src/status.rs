@@ -2,6 +2,7 @@
 
 use crate::stats::{LastCall, SlotState};
 use runtime::output::counted;
+use runtime::peer_text::escape;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::fmt;
@@ -53,8 +54,20 @@ pub(crate) struct Status {
     pub config_refused: Option<String>,
     /// Lines of the audit file, where there is one.
     pub audit_lines: Option<u64>,
+    /// The head of the audit file that was signed last.
+    #[serde(default)]
+    pub audit_head: Option<AuditHeadStatus>,
     /// The last calls, the newest first.
     pub last_calls: Vec<LastCall>,
+}
+
+/// A line of the audit file, up to which all lines are signed.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(crate) struct AuditHeadStatus {
+    /// Its number.
+    pub seq: u64,
+    /// Its SHA-256, in hexadecimal.
+    pub hash: String,
 }
 
 /// A session.
@@ -111,41 +124,42 @@ impl fmt::Display for Status {
         writeln!(
             f,
             "bridge {} of tenant {}: {state}",
-            self.bridge, self.tenant
+            escape(&self.bridge),
+            escape(&self.tenant)
         )?;
         writeln!(
             f,
             "  {}, process {}, up {}{}",
-            self.software,
+            escape(&self.software),
             self.pid,
             readable(self.uptime_s),
             self.memory_bytes
                 .map(|bytes| format!(", {:.1} MiB", bytes as f64 / 1_048_576.0))
                 .unwrap_or_default()
         )?;
-        writeln!(f, "  key {}", self.key)?;
-        writeln!(f, "  config {}", self.config_file)?;
+        writeln!(f, "  key {}", escape(&self.key))?;
+        writeln!(f, "  config {}", escape(&self.config_file))?;
         if let Some(why) = &self.config_refused {
-            writeln!(f, "  the last reload REJECTED the config: {why}")?;
+            writeln!(f, "  the last reload REJECTED the config: {}", escape(why))?;
         }
-        writeln!(f, "relay {}", self.relay)?;
+        writeln!(f, "relay {}", escape(&self.relay))?;
         for slot in &self.connections {
             write!(
                 f,
                 "  connection {}: {} for {}",
                 slot.slot,
-                slot.state,
+                escape(&slot.state),
                 readable(slot.for_s)
             )?;
             if let Some(node) = &slot.node {
                 write!(f, ", node {node}")?;
             }
             if let Some(error) = &slot.error {
-                write!(f, "; {error}")?;
+                write!(f, "; {}", escape(error))?;
             }
             writeln!(f)?;
             if let Some(advice) = &slot.advice {
-                writeln!(f, "    {advice}")?;
+                writeln!(f, "    {}", escape(advice))?;
             }
         }
         for session in &self.sessions {
@@ -153,7 +167,8 @@ impl fmt::Display for Status {
             let draining = if session.open { "" } else { ", draining" };
             writeln!(
                 f,
-                "  session {id}: round trip {:.1} ms, {}{draining}",
+                "  session {}: round trip {:.1} ms, {}{draining}",
+                escape(id),
                 session.rtt_ms,
                 counted(session.exchanges, "exchange")
             )?;
@@ -166,7 +181,7 @@ impl fmt::Display for Status {
             self.exchanges_running, self.exchanges_answered
         )?;
         for (code, count) in &self.exchanges_failed {
-            writeln!(f, "  {code}: {count}")?;
+            writeln!(f, "  {}: {count}", escape(code))?;
         }
         if let Some(lines) = self.audit_lines {
             writeln!(f, "audit file: {}", counted(lines, "line"))?;
@@ -180,9 +195,9 @@ impl fmt::Display for Status {
                 f,
                 "  {:>8} ago  {:<7} {}  {}  {} ms",
                 readable(now.saturating_sub(call.at)),
-                call.method,
-                call.to,
-                call.outcome,
+                escape(&call.method),
+                escape(&call.to),
+                escape(&call.outcome),
                 call.took_ms
             )?;
         }
@@ -200,16 +215,18 @@ impl Status {
             write!(
                 f,
                 "  {}  {}  {}",
-                endpoint.name, endpoint.url, endpoint.health
+                escape(&endpoint.name),
+                escape(&endpoint.url),
+                escape(&endpoint.health)
             )?;
             if let Some(ago) = endpoint.checked_s_ago {
                 write!(f, " ({} ago)", readable(ago))?;
             }
             if let Some(detail) = &endpoint.detail {
-                write!(f, ": {detail}")?;
+                write!(f, ": {}", escape(detail))?;
             }
             if let Some(credential) = &endpoint.credential {
-                write!(f, "; credential {credential}")?;
+                write!(f, "; credential {}", escape(credential))?;
             }
             writeln!(f)?;
         }
@@ -243,6 +260,7 @@ impl Status {
             config_loaded_at: 0,
             config_refused: None,
             audit_lines: None,
+            audit_head: None,
             last_calls: Vec::new(),
         }
     }

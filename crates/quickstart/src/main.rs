@@ -30,6 +30,7 @@ const SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(5);
 
 #[tokio::main]
 async fn main() -> ExitCode {
+    runtime::dumps::disable();
     let args = Args::parse();
     // Only errors: the output below describes the rest.
     let lines = runtime::log::start(runtime::log::StandardError);

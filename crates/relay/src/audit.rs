@@ -3,3 +3,4 @@
 
 pub(crate) mod checkpoints;
 pub(crate) mod recorder;
+pub(crate) mod sealing;

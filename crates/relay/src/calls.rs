@@ -434,7 +434,11 @@ async fn record(
         .to_string(),
         ..AuditEvent::default()
     };
-    // Awaited before the response is sent: a call that its caller knows of is in the record, or is counted
-    // as lost.
-    control.audit.record(event).await;
+    // Awaited before the response is sent: a call that its caller knows of is in the record, is counted there, or is
+    // counted as lost.
+    match execution.is_safe_to_repeat() {
+        // It cost its caller nothing, so its tenant has a budget of such rows.
+        true => control.audit.record_unsent(principal, event).await,
+        false => control.audit.record(event).await,
+    }
 }

@@ -71,11 +71,7 @@ impl ControlPlane {
         spans: Option<Arc<Spans>>,
     ) -> Self {
         let (config, metrics) = (Arc::new(config), Arc::new(metrics));
-        let audit = Auditing::start(
-            directory.storage().clone(),
-            config.audit.sums_every.0,
-            config.audit.keep.0,
-        );
+        let audit = Auditing::start(directory.storage().clone(), config.audit.sums_every.0);
         // The data plane gets the directory and the audit record as trait objects, and knows neither type.
         let data = DataPlane::new(
             config.clone(),
@@ -126,7 +122,7 @@ impl ControlPlane {
             Denied::Request => self.metrics.request_denied(code),
             Denied::Pairing => self.metrics.pairing(code),
             // Counted with all refused tunnels.
-            Denied::Tunnel => {}
+            Denied::Tunnel | Denied::Call => {}
         }
         self.audit.denials.note(denied, code, client, address);
     }

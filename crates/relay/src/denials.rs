@@ -45,6 +45,8 @@ pub(crate) enum Denied {
     Pairing,
     /// A bridge's tunnel.
     Tunnel,
+    /// A call of which nothing left the relay or the bridge, beyond those with rows of their own.
+    Call,
 }
 
 impl Denied {
@@ -53,6 +55,7 @@ impl Denied {
             Self::Request => "auth.denied",
             Self::Pairing => "bridge.pair",
             Self::Tunnel => "tunnel.denied",
+            Self::Call => "call",
         }
     }
 }
@@ -178,6 +181,17 @@ impl Denials {
         self.lock().add(kind, 1);
     }
 
+    /// Adds a call of which nothing was sent to the sums, without a log line.
+    pub(crate) fn count_call(&self, code: &'static str, client: DeniedClient) {
+        let kind = Kind {
+            denied: Denied::Call,
+            code,
+            client,
+            address: None,
+        };
+        self.lock().add(kind, 1);
+    }
+
     fn lock(&self) -> MutexGuard<'_, Inner> {
         self.inner.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -277,6 +291,7 @@ fn audit_event(kind: Kind, count: u64) -> AuditEvent {
         count,
         detail: match kind.address {
             Some(address) => json!({"address": address.to_string()}).to_string(),
+            None if kind.denied == Denied::Call => String::new(),
             None => json!({"addresses": "several"}).to_string(),
         },
         ..AuditEvent::default()

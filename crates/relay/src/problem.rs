@@ -13,6 +13,7 @@ use bytes::Bytes;
 use http::header::{self, HeaderName, HeaderValue};
 use http::{Response, StatusCode};
 use protocol::{Code, Failure};
+use runtime::peer_text::escape;
 use serde_json::{Map, Value, json};
 use std::borrow::Cow;
 use std::sync::Arc;
@@ -165,7 +166,8 @@ impl Problem {
         out.insert("type".into(), json!(kind));
         out.insert("title".into(), json!(code.as_str().replace('_', " ")));
         out.insert("status".into(), json!(self.status()));
-        out.insert("detail".into(), json!(self.failure.detail));
+        // A bridge may have written it, and people read it on terminals.
+        out.insert("detail".into(), json!(escape(&self.failure.detail)));
         out.insert("code".into(), json!(code.as_str()));
         let execution = self.failure.execution.as_str();
         out.insert("execution".into(), json!(execution));

@@ -4,6 +4,7 @@
 //! account   the account of the user that runs a command
 //! body      adapters around HTTP bodies
 //! config    files in TOML with the environment on top; units; mistakes with their lines; what a reload may change
+//! dumps     no core dumps of a process with secrets
 //! files     opened relative to their directory, without following links; replaced as a whole
 //! findings  what a check of the files that a config names found
 //! hex       bytes as hexadecimal text
@@ -13,8 +14,9 @@
 //! metrics   OpenMetrics, one line a metric
 //! output    what commands print, also into a pipe without a reader
 //! pem       certificates and keys that an administrator supplies, in every form that they have
+//! peer_text text that a peer chose, safe for terminals, logs and tables
 //! sealed    secrets encrypted at rest
-//! secret    text that is redacted in logs
+//! secret    text that is redacted in logs and overwritten in memory
 //! shortage  whether an error means that this machine is short of a resource
 //! testing   what tests of several crates share
 //! time      instants as RFC 3339
@@ -30,6 +32,7 @@
 pub mod account;
 pub mod body;
 pub mod config;
+pub mod dumps;
 pub mod files;
 pub mod findings;
 pub mod hex;
@@ -38,6 +41,7 @@ pub mod log;
 pub mod logging;
 pub mod metrics;
 pub mod output;
+pub mod peer_text;
 pub mod pem;
 pub mod sealed;
 pub mod secret;

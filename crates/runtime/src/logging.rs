@@ -3,24 +3,33 @@
 //! ERROR: the operator must act. WARN: worth a look. INFO: a session up or down. DEBUG: small events. TRACE:
 //! frames. Header values, bodies, queries and secrets are never logged.
 //!
+//! An event is one line: what a peer can put into a field (line breaks, terminal escapes) is escaped, so that it cannot
+//! forge a line or control a terminal.
+//!
 //! Lines pass through a bounded queue ([`crate::log`]): a log that cannot be written loses lines, and delays
 //! no request.
 //!
 //! Where standard error is the journal of systemd, it has the time and the priority itself ([`journal`]).
 
+mod escaped;
+mod filter;
 mod journal;
 mod rotated;
+
+pub use filter::parse_filter;
 
 use crate::config::{BoundedInt, ByteSize, DataPath};
 use crate::log::StandardError;
 use crate::value::{self, Form};
+use escaped::{EscapedLines, field};
 use rotated::Rotated;
 use serde::{Deserialize, Serialize};
-use std::io::IsTerminal as _;
+use std::io::{self, IsTerminal as _};
 use std::path::Path;
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU64, Ordering};
-use tracing_subscriber::filter::LevelFilter;
+use tracing_subscriber::field::MakeExt as _;
+use tracing_subscriber::fmt::format::debug_fn;
 use tracing_subscriber::layer::SubscriberExt as _;
 use tracing_subscriber::util::SubscriberInitExt as _;
 use tracing_subscriber::{EnvFilter, Registry, reload};
@@ -154,10 +163,7 @@ impl Program {
         let (filter, handle) = reload::Layer::new(self.filter(section.level)?);
         let mut not_opened = None;
         let (lines, is_terminal) = match &section.file {
-            None => (
-                crate::log::start(StandardError),
-                std::io::stderr().is_terminal(),
-            ),
+            None => (crate::log::start(StandardError), io::stderr().is_terminal()),
             Some(file) => {
                 let (size, files) = (section.file_max.bytes(), section.files.get());
                 let (rotated, opened) = Rotated::open(&file.in_dir(data_dir), size, files);
@@ -174,12 +180,20 @@ impl Program {
         let started = match section.format {
             LogFormat::Text if is_journal => {
                 let format = journal::Format::new(self.has_target);
+                let layer = layer.fmt_fields(debug_fn(field).delimited(" "));
                 registry
                     .with(layer.with_ansi(false).event_format(format))
                     .try_init()
             }
-            LogFormat::Text => registry.with(layer.with_ansi(is_terminal)).try_init(),
-            LogFormat::Json => registry.with(layer.json().flatten_event(true)).try_init(),
+            LogFormat::Text => {
+                // Fields are escaped one by one: on a terminal the whole line has colours, which are escapes.
+                let layer = layer.fmt_fields(debug_fn(field).delimited(" "));
+                registry.with(layer.with_ansi(is_terminal)).try_init()
+            }
+            LogFormat::Json => {
+                let layer = layer.map_writer(|lines| move || EscapedLines(lines()));
+                registry.with(layer.json().flatten_event(true)).try_init()
+            }
         };
         match started {
             Ok(()) => {
@@ -230,80 +244,4 @@ pub fn set_filter(filter: &str) -> Result<(), String> {
         .get()
         .ok_or("another part of this process set up its log")?;
     handle.reload(filter).map_err(|error| error.to_string())
-}
-
-/// Parses a level, or filters by module like `info,transport=debug`. Modules without a filter log from WARN on.
-///
-/// # Errors
-/// What is wrong with the filter, with the list of levels.
-pub fn parse_filter(text: &str) -> Result<EnvFilter, String> {
-    let wrong = |part: &str| {
-        format!(
-            "{} is not a log filter: write a level (error, warn, info, debug, trace, off), or filters by module like \
-             info,transport=debug",
-            value::shown(part)
-        )
-    };
-    // The library takes any other word for a module, logs nothing else, and so silences the program.
-    let is_level = |word: &str| {
-        let is_word = !word.is_empty() && word.bytes().all(|byte| byte.is_ascii_alphabetic());
-        is_word && word.parse::<LevelFilter>().is_ok()
-    };
-    let has_spans = text.contains(['[', '{']);
-    let mut has_level = false;
-    for part in text.split(',').filter(|_| !has_spans) {
-        match part.trim().split_once('=') {
-            Some((module, level)) if !module.trim().is_empty() && is_level(level.trim()) => {}
-            None if is_level(part.trim()) => has_level = true,
-            Some(_) | None => return Err(wrong(part.trim())),
-        }
-    }
-    // Without a level for all, the library switches everything else off.
-    let text = match has_level || has_spans {
-        true => text.to_owned(),
-        false => format!("warn,{text}"),
-    };
-    EnvFilter::try_new(text.replace(' ', "")).map_err(|_| wrong(&text))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn log_filter_is_a_level_or_names_modules() {
-        for text in [
-            "info",
-            "DEBUG",
-            "off",
-            "info,transport=debug",
-            "integration_bridge=trace",
-        ] {
-            assert!(parse_filter(text).is_ok(), "{text}");
-        }
-        for text in [
-            "blah",
-            "loud",
-            "integration_bridge",
-            "info,blah",
-            "transport=loud",
-            "=info",
-            "",
-            "5",
-            "[=loud",
-        ] {
-            let error = parse_filter(text).unwrap_err();
-            assert!(
-                error.contains("error, warn, info, debug, trace"),
-                "{text}: {error}"
-            );
-        }
-    }
-
-    #[test]
-    fn filter_by_module_keeps_warnings_of_others() {
-        let filter = parse_filter("transport=debug").unwrap();
-        assert_eq!(filter.max_level_hint(), Some(LevelFilter::DEBUG));
-        assert!(filter.to_string().contains("warn"), "{filter}");
-    }
 }

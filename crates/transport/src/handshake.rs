@@ -24,6 +24,7 @@ use protocol::opening::{CHANNEL_BINDING_BYTES, Transcript};
 use protocol::session::{Config, EndReason, Side};
 use ring::rand::{SecureRandom, SystemRandom};
 use ring::signature::Ed25519KeyPair;
+use runtime::peer_text::PeerText;
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
@@ -336,6 +337,9 @@ pub(crate) struct Dialled {
     pub(crate) channel: Option<[u8; CHANNEL_BINDING_BYTES]>,
 }
 
+/// Longest name of a node that is kept, in characters.
+const NODE_MAX_CHARS: usize = 128;
+
 /// A tunnel that the relay accepted.
 pub struct Tunnel {
     /// A handle on its session.
@@ -344,8 +348,8 @@ pub struct Tunnel {
     pub driver: SessionDriver,
     /// The relay's WELCOME.
     pub welcome: Welcome,
-    /// The name of the relay's node.
-    pub node: String,
+    /// The name of the relay's node, as the relay gives it.
+    pub node: PeerText,
 }
 
 impl std::fmt::Debug for Tunnel {
@@ -429,7 +433,7 @@ pub(crate) async fn bridge_opening<IO: Io>(
                 session,
                 driver,
                 welcome,
-                node: challenge.node,
+                node: PeerText::bounded(&challenge.node, NODE_MAX_CHARS),
             })
         }
         Frame::Refused(refused) => Err(OpeningError::Refused(refused)),

@@ -34,15 +34,21 @@ impl Drop for HostileRelay {
 impl HostileRelay {
     /// Shows a certificate of this CA for `localhost`.
     pub async fn start(ca: &ThrowawayCa) -> Self {
+        Self::start_named(ca, "hostile").await
+    }
+
+    /// The same, with a name of its node.
+    pub async fn start_named(ca: &ThrowawayCa, node: &str) -> Self {
+        let node = std::sync::Arc::<str>::from(node);
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
         let addr = listener.local_addr().unwrap();
         let tls = TlsAcceptor::from(ca.server_config(&["localhost"], &["http/1.1"]));
         let (opened, sessions) = mpsc::channel(8);
         let serving = tokio::spawn(async move {
             while let Ok((tcp, _)) = listener.accept().await {
-                let (tls, opened) = (tls.clone(), opened.clone());
+                let (tls, opened, node) = (tls.clone(), opened.clone(), node.clone());
                 tokio::spawn(async move {
-                    if let Some(session) = open(tcp, tls).await {
+                    if let Some(session) = open(tcp, tls, &node).await {
                         let _ = opened.send(session).await;
                     }
                 });
@@ -63,7 +69,7 @@ impl HostileRelay {
     }
 }
 
-async fn open(tcp: TcpStream, tls: TlsAcceptor) -> Option<Session> {
+async fn open(tcp: TcpStream, tls: TlsAcceptor, node: &str) -> Option<Session> {
     let mut stream = tls.accept(tcp).await.ok()?;
     let mut head = Vec::new();
     while !head.ends_with(b"\r\n\r\n") {
@@ -88,7 +94,7 @@ async fn open(tcp: TcpStream, tls: TlsAcceptor) -> Option<Session> {
     };
     let challenge = Challenge {
         nonce: transport::handshake::random().ok()?,
-        node: "hostile".into(),
+        node: node.to_owned(),
         version_min: 1,
         version_max: 1,
         windows,

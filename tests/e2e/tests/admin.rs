@@ -5,7 +5,7 @@ use hyper::Method;
 use serde_json::json;
 use std::time::Duration;
 use support::setup::Neighbour;
-use support::{ApiKey, Ask, TIMEOUT, TestEnv, eventually, let_time_pass};
+use support::{ApiKey, Ask, LONG_TIMEOUT, TIMEOUT, TestEnv, eventually, let_time_pass};
 
 const TWO_SECONDS: Duration = Duration::from_secs(2);
 
@@ -352,4 +352,38 @@ async fn restored_backup_has_deliveries_paused() {
         !world.target.hooks().is_empty()
     })
     .await;
+}
+
+#[tokio::test]
+async fn audit_seals_are_verified_by_the_command() {
+    let world = TestEnv::start().await;
+    // The first seal is made a few seconds after the start.
+    let output = eventually(LONG_TIMEOUT, "a seal", async || {
+        let output = world.relay.cli(&["audit", "verify"]).await;
+        let code = output.status.code();
+        match code {
+            Some(0) => Some(output.stdout),
+            _ => {
+                assert_eq!(code, Some(4), "{} {}", output.stdout, output.stderr);
+                assert!(
+                    output.stderr.contains("it cannot be concluded"),
+                    "{}",
+                    output.stderr
+                );
+                None
+            }
+        }
+    })
+    .await;
+    let head = output.split("--head ").nth(1).unwrap().trim();
+    assert!(head.starts_with("1:"), "{output}");
+    let again = world.relay.cli(&["audit", "verify", "--head", head]).await;
+    again.success();
+    let later = format!("99{head}");
+    let cut = world
+        .relay
+        .cli(&["audit", "verify", "--head", &later])
+        .await;
+    assert_eq!(cut.status.code(), Some(1));
+    assert!(cut.stderr.contains("its end was cut off"), "{}", cut.stderr);
 }

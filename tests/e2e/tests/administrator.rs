@@ -176,6 +176,77 @@ async fn audit_chain_survives_kills_and_shows_edits() {
     assert!(output.contains("is not valid"), "{output}");
 }
 
+/// Returns the exit code and the output of `audit verify`.
+async fn verify(world: &TestEnv, args: &[&str]) -> (i32, String) {
+    let args = [&["audit", "verify"], args].concat();
+    let output = world.bridge_cli(&args).await;
+    let text = format!("{}{}", output.stdout, output.stderr);
+    (output.status.code().unwrap(), text)
+}
+
+#[tokio::test]
+async fn audit_verify_detects_removal_and_says_what_is_open() {
+    let mut world = TestEnv::start().await;
+    for _ in 0..5 {
+        let call = json!({"url": world.target.url("/small")});
+        world.call(call).await.expect_status(200);
+    }
+    // The head in the bridge's memory is compared, too.
+    let output = world.bridge_cli(&["audit", "verify"]).await.success();
+    assert!(output.contains(": valid."), "{output}");
+    world.stop_bridge().await;
+    let file = world.bridge_data_dir().join("audit.jsonl");
+    let head = world.bridge_data_dir().join("audit.head.json");
+    let good = std::fs::read_to_string(&file).unwrap();
+    let signed = std::fs::read_to_string(&head).unwrap();
+
+    let copy = world.dir().join("copy.jsonl");
+    std::fs::write(&copy, &good).unwrap();
+    let copy = copy.to_str().unwrap();
+    let (code, text) = verify(&world, &["--file", copy]).await;
+    assert_eq!(code, 4, "{text}");
+    assert!(text.contains("no defect was found"), "{text}");
+    assert!(
+        text.contains("it cannot be concluded that the bridge wrote"),
+        "{text}"
+    );
+    let (code, text) = verify(
+        &world,
+        &["--file", copy, "--head-file", head.to_str().unwrap()],
+    )
+    .await;
+    assert_eq!((code, text.contains(": valid.")), (0, true), "{text}");
+
+    let without_first: String = good
+        .lines()
+        .skip(2)
+        .map(|line| format!("{line}\n"))
+        .collect();
+    std::fs::write(&file, without_first).unwrap();
+    let (code, text) = verify(&world, &[]).await;
+    assert_eq!(code, 1, "{text}");
+    assert!(text.contains("its beginning was removed"), "{text}");
+
+    std::fs::write(&file, &good).unwrap();
+    let unsigned =
+        json!({"id": "00".repeat(16), "seq": 0, "hash": "00".repeat(32), "signature": ""});
+    std::fs::write(&head, unsigned.to_string()).unwrap();
+    let (code, text) = verify(&world, &[]).await;
+    assert_eq!(code, 1, "{text}");
+    std::fs::write(&head, &signed).unwrap();
+
+    std::fs::write(&file, "").unwrap();
+    let (code, text) = verify(&world, &[]).await;
+    assert_eq!((code, text.contains("is empty")), (1, true), "{text}");
+    // A bridge that starts with the emptied file does not hide it.
+    world.start_bridge();
+    world.wait_online().await;
+    world.stop_bridge().await;
+    let (code, text) = verify(&world, &[]).await;
+    assert_eq!(code, 1, "{text}");
+    assert!(text.contains("its beginning was removed"), "{text}");
+}
+
 #[tokio::test]
 async fn metrics_listen_on_loopback_only() {
     let port = support::ports::free();

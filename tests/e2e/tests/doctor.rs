@@ -1,6 +1,7 @@
 //! `doctor`, the support bundle, a bridge in a container, and the service unit.
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
+use base64::Engine as _;
 use serde_json::Value;
 use support::process::{command, finish};
 use support::setup::{Endpoint, path};
@@ -113,6 +114,22 @@ async fn doctor_names_the_failing_hop() {
     assert!(output.stdout.contains("FAIL  config"), "{}", output.stdout);
 }
 
+/// Returns a file of a support bundle.
+fn file_in(archive: &[u8], name: &str) -> String {
+    let path = format!("support-bundle/{name}\0");
+    let mut at = 0;
+    while at + 512 <= archive.len() {
+        let header = &archive[at..at + 512];
+        let size = String::from_utf8_lossy(&header[124..135]);
+        let size = usize::from_str_radix(size.trim(), 8).unwrap_or(0);
+        if header.starts_with(path.as_bytes()) {
+            return String::from_utf8(archive[at + 512..at + 512 + size].to_vec()).unwrap();
+        }
+        at += 512 + size.div_ceil(512) * 512;
+    }
+    panic!("no {name} in the archive");
+}
+
 #[tokio::test]
 async fn support_bundle_contains_no_secret() {
     let log = TempDir::new("bridge-log");
@@ -150,7 +167,8 @@ async fn support_bundle_contains_no_secret() {
     // An administrator's notes, and what another program wrote into the log.
     let path = world.bridge_config();
     let text = std::fs::read_to_string(&path).unwrap();
-    std::fs::write(&path, format!("# the password is {}\n{text}", secrets[1])).unwrap();
+    let notes = format!("# use {} here\n{text}# pass={}\n", secrets[1], secrets[1]);
+    std::fs::write(&path, notes).unwrap();
     let mut lines = std::fs::read_to_string(&file).unwrap();
     assert!(lines.contains("session up"), "{lines}");
     lines.push_str(&format!("Authorization: Basic {}\n", secrets[2]));
@@ -158,13 +176,39 @@ async fn support_bundle_contains_no_secret() {
         "the login was planted-user:{} and {}\n",
         secrets[0], secrets[3]
     ));
+    // The credential's secret, as programs encode it.
+    let percent: String = secrets[0]
+        .bytes()
+        .map(|byte| format!("%{byte:02x}"))
+        .collect();
+    let hex: String = secrets[0]
+        .bytes()
+        .map(|byte| format!("{byte:02x}"))
+        .collect();
+    let base64 = base64::engine::general_purpose::STANDARD.encode(secrets[0]);
+    let encoded = [percent.as_str(), hex.as_str(), base64.trim_end_matches('=')];
+    for text in encoded {
+        lines.push_str(&format!("{{\"message\":\"sent {text}\"}}\nsent {text}\n"));
+    }
     std::fs::write(&file, lines).unwrap();
+    // The journal of a machine without this service.
+    let journalctl = log.join("journalctl");
+    let script = format!("#!/bin/sh\necho \"unit $2 failed: pass={}\"\n", secrets[0]);
+    std::fs::write(&journalctl, script).unwrap();
+    let executable = <std::fs::Permissions as std::os::unix::fs::PermissionsExt>::from_mode(0o755);
+    std::fs::set_permissions(&journalctl, executable).unwrap();
 
     let archive = log.join("bundle.tar");
-    let output = world
-        .bridge_cli(&["support-bundle", "--output", archive.to_str().unwrap()])
-        .await
-        .success();
+    let bundle = |path: &str| {
+        let mut command = command("integration-bridge");
+        command
+            .args(["support-bundle", "--output", archive.to_str().unwrap()])
+            .arg("--config")
+            .arg(world.bridge_config())
+            .env("PATH", path);
+        finish("support-bundle", command, LONG_TIMEOUT)
+    };
+    let output = bundle(log.path().to_str().unwrap()).await.success();
     assert!(
         output.contains("doctor.txt") && output.contains("status.txt"),
         "{output}"
@@ -183,9 +227,38 @@ async fn support_bundle_contains_no_secret() {
         .collect();
     assert!(!private.is_empty());
     let of_key = [world.bridge_key.client_secret.as_str()];
-    for secret in secrets.iter().chain(&private).chain(&of_key) {
+    let planted = secrets.iter().chain(&encoded);
+    for secret in planted.chain(&private).chain(&of_key) {
         assert!(!text.contains(secret), "{secret} is in the archive");
     }
+    for name in ["doctor.json", "status.json"] {
+        let text = file_in(&bytes, name);
+        let document: Result<Value, _> = serde_json::from_str(&text);
+        assert!(
+            document.is_ok_and(|document| document.is_object()),
+            "{text}"
+        );
+    }
+    let journal = file_in(&bytes, "journal.txt");
+    assert!(
+        journal.contains("unit integration-bridge failed: pass=[removed]"),
+        "{journal}"
+    );
+    let audit = file_in(&bytes, "audit.jsonl");
+    let line: Value = serde_json::from_str(audit.lines().next().unwrap()).unwrap();
+    assert_eq!(
+        (&line["seq"], &line["event"]),
+        (&1.into(), &"opened".into())
+    );
+    assert!(line["id"].as_str().unwrap().len() == 32, "{line}");
+    let metrics = file_in(&bytes, "metrics.txt");
+    assert!(metrics.contains("metrics.listen"), "{metrics}");
+    // Without a journal the bundle says so.
+    std::fs::remove_file(&archive).unwrap();
+    bundle("/nonexistent").await.success();
+    let bytes = std::fs::read(&archive).unwrap();
+    let journal = file_in(&bytes, "journal.txt");
+    assert!(journal.contains("journalctl does not run"), "{journal}");
     let again = world
         .bridge_cli(&["support-bundle", "--output", archive.to_str().unwrap()])
         .await

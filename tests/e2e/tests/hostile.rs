@@ -404,3 +404,65 @@ async fn malformed_frames_close_their_tunnel_only() {
     let ask = Ask::get(world.endpoint("/small")).key(&world.caller);
     world.api.send(ask).await.expect_status(200);
 }
+
+/// Returns the record of a `ClientHello` whose highest version is this one.
+fn client_hello(version: [u8; 2]) -> Vec<u8> {
+    let with_length = |bytes: &[u8]| {
+        let length = u16::try_from(bytes.len()).unwrap();
+        [&length.to_be_bytes()[..], bytes].concat()
+    };
+    let name = [&[0][..], &with_length(b"localhost")].concat();
+    let mut extensions = Vec::new();
+    for (kind, content) in [
+        (0_u16, with_length(&name)),
+        // x25519, secp256r1, secp384r1.
+        (10, with_length(&[0, 29, 0, 23, 0, 24])),
+        (11, vec![1, 0]),
+        // ECDSA and RSA with SHA-256, and RSA-PSS.
+        (13, with_length(&[4, 3, 8, 4, 4, 1])),
+        // Extended master secret.
+        (23, Vec::new()),
+    ] {
+        extensions.extend(kind.to_be_bytes());
+        extensions.extend(with_length(&content));
+    }
+    let mut hello = version.to_vec();
+    hello.extend([7; 32]);
+    hello.push(0);
+    // Of TLS 1.2 and of older versions: only the version may decide.
+    hello.extend(with_length(&[
+        0xc0, 0x2b, 0xc0, 0x2f, 0xcc, 0xa9, 0xcc, 0xa8, 0xc0, 0x09, 0xc0, 0x13,
+    ]));
+    hello.extend([1, 0]);
+    hello.extend(with_length(&extensions));
+    let length = u32::try_from(hello.len()).unwrap().to_be_bytes();
+    let handshake = [&[1][..], &length[1..], &hello].concat();
+    [&[0x16, 3, 1][..], &with_length(&handshake)].concat()
+}
+
+#[tokio::test]
+async fn tls_older_than_1_2_is_refused() {
+    let world = TestEnv::start().await;
+    let url = world.public.url("");
+    let addr = url.trim_start_matches("https://").trim_end_matches('/');
+    for (version, kind) in [
+        ([3, 0], 0x15),
+        ([3, 1], 0x15),
+        ([3, 2], 0x15),
+        ([3, 3], 0x16),
+    ] {
+        let mut stream = tokio::net::TcpStream::connect(addr).await.unwrap();
+        stream.write_all(&client_hello(version)).await.unwrap();
+        let mut record = [0; 7];
+        stream.read_exact(&mut record).await.unwrap();
+        // An alert, or the server's part of the handshake.
+        assert_eq!(record[0], kind, "{version:?}: {record:?}");
+        if kind == 0x15 {
+            // Fatal, and then the end of the connection.
+            assert_eq!(record[5], 2, "{record:?}");
+            let mut rest = Vec::new();
+            let _ = stream.read_to_end(&mut rest).await;
+            assert!(rest.is_empty(), "{rest:?}");
+        }
+    }
+}

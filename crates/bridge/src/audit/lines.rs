@@ -3,13 +3,14 @@
 //! Another program may rename or truncate the file, as logrotate does. The chain then continues in the file at the
 //! name, with a line `continued` that says what happened.
 
-use super::head::{HeadFile, head_path};
+use super::head::{Head, HeadFile, Start, head_path};
+use crate::identity::Key;
 use crate::text::{hex, unhex};
 use ring::digest::{SHA256, digest};
 use runtime::files::{Dir, Owner};
 use serde_json::{Value, json};
 use std::fs::{self, File};
-use std::io::{self, Read as _, Seek as _, SeekFrom, Write as _};
+use std::io::{self, BufRead as _, Read as _, Seek as _, SeekFrom, Write as _};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
@@ -35,6 +36,7 @@ pub(super) struct Lines {
     dir: Dir,
     name: String,
     keep: Keep,
+    key: Key,
     file: File,
     bytes: u64,
     since: SystemTime,
@@ -44,6 +46,8 @@ pub(super) struct Lines {
     check_at: Instant,
     /// The calls of `runtime::logging::reopen` that were followed.
     reopens: u64,
+    /// The first line that has to exist; `None` in a file of an older version until a rotation removes lines.
+    start: Option<Start>,
 }
 
 fn sha256(line: &[u8]) -> [u8; 32] {
@@ -75,9 +79,12 @@ pub(super) fn rotated(path: &Path, number: u32) -> PathBuf {
 impl Lines {
     /// Opens a file and continues its chain. Half a line that a crash left is removed.
     ///
+    /// Lines up to the signed head that are missing or changed are no reason to stop: the next line continues after the
+    /// head, so that the gap stays visible to `audit verify`, and says what is wrong.
+    ///
     /// # Errors
     /// The system's error, or that the file is not an audit file.
-    pub(super) fn open(path: &Path, keep: Keep) -> io::Result<Self> {
+    pub(super) fn open(path: &Path, keep: Keep, key: &Key) -> io::Result<Self> {
         let parent = path.parent().filter(|dir| !dir.as_os_str().is_empty());
         let parent = parent.unwrap_or(Path::new("."));
         fs::create_dir_all(parent)?;
@@ -97,15 +104,17 @@ impl Lines {
             let bytes = before.metadata()?.len();
             last = last_line(&mut before, bytes)?;
         }
-        let damaged = || {
-            io::Error::other(
-                "not an audit file: its last line or its head is damaged; move both away",
-            )
-        };
+        let head = read_head(&dir, &name)?;
+        if last.is_some() && head.is_none() {
+            return Err(io::Error::other(
+                "not an audit file, or its head is damaged; move both away",
+            ));
+        }
         let mut lines = Self {
             dir,
             name,
             keep,
+            key: key.clone(),
             file,
             bytes,
             since: SystemTime::now(),
@@ -115,72 +124,61 @@ impl Lines {
             hash: [0; 32],
             check_at: Instant::now() + CHECK_EVERY,
             reopens: runtime::logging::reopens(),
+            start: None,
         };
-        if let Some(line) = &last {
-            let value: Value = serde_json::from_slice(line).map_err(|_| damaged())?;
-            lines.seq = value["seq"].as_u64().ok_or_else(damaged)?;
-            lines.hash = sha256(line);
-            lines.id = lines.id_of_head()?.ok_or_else(damaged)?;
-            let at = value["at"].as_u64().unwrap_or_default();
-            lines.since = UNIX_EPOCH + Duration::from_millis(at);
-        } else if let Some((id, seq, hash)) = lines.signed_head()? {
-            // Another program has moved the lines away while the bridge was stopped. Beginning with line 1 again
-            // would look like another file, and hide that lines are missing.
-            (lines.id, lines.seq, lines.hash) = (id, seq, hash);
-        } else {
-            // Before the first line: after a crash between the two, lines without a head would count as
-            // damaged, and the bridge would not start.
-            lines.keep_head(&HeadFile {
-                id: hex(&lines.id),
-                seq: 0,
-                hash: hex(&[0; 32]),
-                signature: String::new(),
-            })?;
+        let mut opened = json!({"event": "opened", "half_line_bytes": cut});
+        match head {
+            None => {
+                lines.start = Some(lines.start_at(1, hex(&[0; 32])));
+                // Before the first line: after a crash between the two, lines without a head would count as
+                // damaged, and the bridge would not start.
+                lines.sign_head()?;
+            }
+            Some((file, head)) => {
+                lines.id = head.id;
+                lines.start.clone_from(&file.start);
+                let last = last.as_deref().and_then(End::of);
+                let broken = broken_since(path, &lines.keep, &head, last.as_ref());
+                if let Some(broken) = &broken {
+                    tracing::error!(
+                        file = %path.display(), broken,
+                        "the audit file was changed outside of the bridge; `audit verify` shows where"
+                    );
+                    opened["broken"] = json!(broken);
+                }
+                if file.proved(key.public()).is_none() {
+                    // After a pairing with another relay the bridge has another key.
+                    opened["head_key"] = json!("another");
+                }
+                match last {
+                    Some(last) if broken.is_none() => {
+                        lines.seq = last.seq;
+                        lines.hash = last.hash;
+                        lines.since = UNIX_EPOCH + Duration::from_millis(last.at);
+                    }
+                    // After the last line that existed, and chained to the head: no line with that hash is before it.
+                    last => {
+                        lines.seq = last.map_or(0, |last| last.seq).max(head.seq);
+                        lines.hash = head.hash;
+                    }
+                }
+            }
         }
-        lines.append(json!({
-            "event": "opened", "id": hex(&lines.id), "half_line_bytes": cut,
-        }))?;
+        opened["id"] = json!(hex(&lines.id));
+        lines.append(opened)?;
         Ok(lines)
     }
 
     fn head_name(&self) -> io::Result<String> {
-        let head = head_path(Path::new(&self.name));
-        head.to_str()
-            .map(str::to_owned)
-            .ok_or_else(|| io::Error::other("the file name is not UTF-8"))
+        head_name(&self.name)
     }
 
-    fn read_head(&self) -> io::Result<Option<HeadFile>> {
-        let content = self.dir.read(&self.head_name()?, LINE_MAX_BYTES)?;
-        Ok(content.and_then(|bytes| serde_json::from_slice(&bytes).ok()))
-    }
-
-    fn id_of_head(&self) -> io::Result<Option<[u8; 16]>> {
-        Ok(self
-            .read_head()?
-            .and_then(|head| unhex(&head.id))
-            .and_then(|id| id.try_into().ok()))
-    }
-
-    /// Returns the id of the chain, and number and hash of the last line that was signed.
-    fn signed_head(&self) -> io::Result<Option<([u8; 16], u64, [u8; 32])>> {
-        let head = self.read_head()?.filter(|head| head.seq > 0);
-        Ok(head.and_then(|head| {
-            let id = unhex(&head.id)?.try_into().ok()?;
-            Some((id, head.seq, unhex(&head.hash)?.try_into().ok()?))
-        }))
-    }
-
-    pub(super) fn id(&self) -> [u8; 16] {
-        self.id
+    fn start_at(&self, seq: u64, prev: String) -> Start {
+        Start::signed(&self.key, &self.id, seq, prev)
     }
 
     pub(super) fn seq(&self) -> u64 {
         self.seq
-    }
-
-    pub(super) fn hash(&self) -> [u8; 32] {
-        self.hash
     }
 
     /// Appends a line, after a rotation if one is due.
@@ -258,8 +256,8 @@ impl Lines {
     fn rotate(&mut self) -> io::Result<()> {
         // The chain continues in the next file: this one must be complete on the disk first.
         self.file.sync_data()?;
+        self.remove_oldest()?;
         let numbered = |number| rotated_name(&self.name, number);
-        let _ = self.dir.remove(&numbered(self.keep.files));
         // From the oldest on, so that no rename replaces a file that is still needed.
         for number in (1..self.keep.files).rev() {
             match self.dir.rename(&numbered(number), &numbered(number + 1)) {
@@ -274,14 +272,137 @@ impl Lines {
         Ok(())
     }
 
-    /// Writes the head's file, after the lines that it covers are on the disk.
-    pub(super) fn keep_head(&self, head: &HeadFile) -> io::Result<()> {
+    /// Removes the files that the next rotation has no number for, and moves the signed start to the line after them.
+    fn remove_oldest(&mut self) -> io::Result<()> {
+        let exists = |number: u32| {
+            self.dir
+                .open_file(&rotated_name(&self.name, number))
+                .is_ok()
+        };
+        // Several if the config keeps fewer than before.
+        let mut end = self.keep.files;
+        while exists(end) {
+            end += 1;
+        }
+        if end == self.keep.files {
+            return Ok(());
+        }
+        let oldest = match self.keep.files {
+            1 => self.name.clone(),
+            files => rotated_name(&self.name, files - 1),
+        };
+        let first = self
+            .dir
+            .open_file(&oldest)
+            .ok()
+            .and_then(|file| first_line(file).ok().flatten());
+        if let Some((seq, prev)) = first {
+            // Before the removal: after a crash between the two, the file has more lines than it must have.
+            self.start = Some(self.start_at(seq, prev));
+            self.sign_head()?;
+        }
+        for number in self.keep.files..end {
+            self.dir.remove(&rotated_name(&self.name, number))?;
+        }
+        Ok(())
+    }
+
+    /// Signs the head and writes its file, after the lines that it covers are on the disk. Returns it with its signature.
+    pub(super) fn sign_head(&mut self) -> io::Result<(Head, Vec<u8>)> {
         // In this order: a head on the disk without its lines would look like a truncated file.
         self.file.sync_data()?;
-        let text = serde_json::to_vec(head)?;
+        let head = Head {
+            id: self.id,
+            seq: self.seq,
+            hash: self.hash,
+        };
+        let file = HeadFile::signed(&self.key, &head, self.start.clone());
+        let text = serde_json::to_vec(&file)?;
         self.dir
-            .replace(&self.head_name()?, &text, 0o600, Owner::Directory)
+            .replace(&self.head_name()?, &text, 0o600, Owner::Directory)?;
+        Ok((head, unhex(&file.signature).unwrap_or_default()))
     }
+}
+
+/// The last line of a file.
+struct End {
+    seq: u64,
+    at: u64,
+    hash: [u8; 32],
+}
+
+impl End {
+    fn of(line: &[u8]) -> Option<Self> {
+        let value: Value = serde_json::from_slice(line).ok()?;
+        Some(Self {
+            seq: value["seq"].as_u64()?,
+            at: value["at"].as_u64().unwrap_or_default(),
+            hash: sha256(line),
+        })
+    }
+}
+
+fn head_name(name: &str) -> io::Result<String> {
+    let head = head_path(Path::new(name));
+    head.to_str()
+        .map(str::to_owned)
+        .ok_or_else(|| io::Error::other("the file name is not UTF-8"))
+}
+
+/// Returns the head of an earlier run, if its file is readable.
+fn read_head(dir: &Dir, name: &str) -> io::Result<Option<(HeadFile, Head)>> {
+    let Some(content) = dir.read(&head_name(name)?, LINE_MAX_BYTES)? else {
+        return Ok(None);
+    };
+    let file: Option<HeadFile> = serde_json::from_slice(&content).ok();
+    Ok(file.and_then(|file| file.unproved().map(|head| (file, head))))
+}
+
+/// Returns what is wrong with the lines from the signed head on, if anything is.
+fn broken_since(path: &Path, keep: &Keep, head: &Head, last: Option<&End>) -> Option<String> {
+    let Some(last) = last else {
+        return (head.seq > 0).then(|| format!("all lines up to {} are missing", head.seq));
+    };
+    if last.seq < head.seq {
+        return Some(format!(
+            "the file ends at line {}, but line {} existed",
+            last.seq, head.seq
+        ));
+    }
+    // The files from the one with the head's line on: usually the current one alone.
+    let mut files = Vec::new();
+    for number in 0..=keep.files {
+        let file = match number {
+            0 => path.to_owned(),
+            number => rotated(path, number),
+        };
+        let first = runtime::files::open(&file).and_then(first_line);
+        let Ok(first) = first else {
+            break;
+        };
+        files.push(file);
+        if first.is_some_and(|(seq, _)| seq <= head.seq) {
+            break;
+        }
+    }
+    files.reverse();
+    super::verify::check_since(&files, head.seq, &hex(&head.hash)).err()
+}
+
+/// Returns the number of the first line, and the hash of the line before it, or `None` for an empty file.
+fn first_line(file: File) -> io::Result<Option<(u64, String)>> {
+    let mut line = Vec::new();
+    io::BufReader::new(file.take(LINE_MAX_BYTES)).read_until(b'\n', &mut line)?;
+    if line.is_empty() {
+        return Ok(None);
+    }
+    let value: Value = serde_json::from_slice(&line)?;
+    let seq = value["seq"].as_u64();
+    let seq = seq.ok_or_else(|| io::Error::other("the line has no seq"))?;
+    Ok(Some((
+        seq,
+        value["prev"].as_str().unwrap_or_default().to_owned(),
+    )))
 }
 
 /// Removes half a line that a crash left at the end. Returns its length in bytes.

@@ -1,9 +1,8 @@
-//! `audit verify`: checks that an audit file is exactly what the bridge wrote.
+//! `audit verify`: checks that an audit file is exactly what the bridge wrote, and says what cannot be concluded.
 
 use super::head::{HeadFile, head_path};
 use super::lines::rotated;
-use crate::text::{hex, unhex};
-use protocol::opening::AuditTranscript;
+use crate::text::hex;
 use ring::digest::{SHA256, digest};
 use serde_json::Value;
 use std::io::{self, BufRead as _, BufReader, Read as _};
@@ -15,7 +14,10 @@ const FILES_MAX: u32 = 10_000;
 /// Longest line of a valid file, in bytes.
 const LINE_MAX_BYTES: usize = 1024 * 1024;
 
-/// The result for a valid file.
+/// The hash before the very first line.
+const NO_LINE: [u8; 32] = [0; 32];
+
+/// The result for a file without a defect.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct Verified {
     /// Files that were read, including rotated ones.
@@ -28,6 +30,27 @@ pub(crate) struct Verified {
     pub(crate) hash: String,
     /// The line up to which the bridge has signed.
     pub(crate) signed: u64,
+    /// What cannot be concluded. Empty for a valid file.
+    pub(crate) unproved: Vec<Unproved>,
+}
+
+/// What cannot be concluded from the files that were given.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub(crate) enum Unproved {
+    /// There is no head.
+    #[error(
+        "that the bridge wrote these lines, and that none is missing at the end: the head is not there; name its \
+         copy with --head-file, or a line that the relay has stored with --head"
+    )]
+    NoHead,
+    /// The bridge has signed no line.
+    #[error("that the bridge wrote these lines: its head was signed before the first one")]
+    NothingSigned,
+    /// There is no signed start.
+    #[error(
+        "that none is missing at the beginning: earlier lines may have been removed by rotation or by hand"
+    )]
+    NoStart,
 }
 
 /// A line's number and hash that were stored elsewhere, for example at the relay.
@@ -69,12 +92,14 @@ pub(crate) enum Broken {
     Head(String),
 }
 
-/// Reads all parts of an audit file, oldest first, and compares them with the signed head and with anchors.
+/// Reads all parts of an audit file, oldest first, and compares them with the signed head and start, and with anchors.
+/// `head_file` is the head's file, if it is not next to the audit file.
 ///
 /// # Errors
 /// The first defect.
 pub(crate) fn verify(
     path: &Path,
+    head_file: Option<&Path>,
     public_key: &[u8],
     anchors: &[Anchor],
 ) -> Result<Verified, Broken> {
@@ -85,21 +110,33 @@ pub(crate) fn verify(
         .collect();
     files.reverse();
     files.push(path.to_owned());
-    let head = head(path, public_key)?;
-    let mut anchors: Vec<Anchor> = anchors.to_vec();
-    // Signed by the bridge, so it counts like one that was stored elsewhere.
-    anchors.extend(head.iter().map(|head| Anchor {
-        seq: head.seq,
-        hash: head.hash.clone(),
-    }));
+    let head = match head_file {
+        Some(file) => Some(head(file, public_key)?),
+        None => match head(&head_path(path), public_key) {
+            // A copy of the lines alone. What they are is still checked.
+            Err(Broken::Io { source, .. }) if source.kind() == io::ErrorKind::NotFound => None,
+            head => Some(head?),
+        },
+    };
+    let mut unproved = Vec::new();
+    let mut all: Vec<Anchor> = anchors.to_vec();
+    match &head {
+        None => {}
+        Some(head) if head.seq == 0 => unproved.push(Unproved::NothingSigned),
+        // Signed by the bridge, so it counts like one that was stored elsewhere.
+        Some(head) => all.push(Anchor {
+            seq: head.seq,
+            hash: head.hash.to_ascii_lowercase(),
+        }),
+    }
     let mut chain = Chain::default();
     for file in &files {
-        read(file, &mut chain, &anchors)?;
+        read(file, &mut chain, &all)?;
     }
     let (first, last) = chain.first.zip(chain.last).ok_or_else(|| Broken::Empty {
         path: path.to_owned(),
     })?;
-    for anchor in &anchors {
+    for anchor in &all {
         if anchor.seq > last.0 {
             return Err(Broken::Head(format!(
                 "the file ends at line {}, but line {} existed: its end was cut off",
@@ -107,54 +144,92 @@ pub(crate) fn verify(
             )));
         }
     }
+    let start = head.as_ref().and_then(|head| head.start.as_ref());
+    let start = start.map(|start| (start.seq, start.prev.to_ascii_lowercase()));
+    match start {
+        Some((seq, _)) if first.0 > seq => {
+            return Err(Broken::Head(format!(
+                "the file begins at line {}, but line {seq} has to exist: its beginning was removed",
+                first.0
+            )));
+        }
+        Some((seq, prev)) if first.0 == seq && first.1 != prev => {
+            return Err(Broken::Head(format!(
+                "line {seq} was changed: it does not follow the line that was before it"
+            )));
+        }
+        Some(_) => {}
+        None if first.0 > 1 => unproved.push(Unproved::NoStart),
+        None => {}
+    }
+    if first.0 <= 1 && first.1 != hex(&NO_LINE) {
+        return Err(Broken::Head(
+            "line 1 was changed: no line was before it".into(),
+        ));
+    }
+    if head.is_none() && !anchors.iter().any(|anchor| anchor.seq == last.0) {
+        unproved.push(Unproved::NoHead);
+    }
     Ok(Verified {
         files: files.len(),
-        first,
+        first: first.0,
         last: last.0,
         hash: last.1,
         signed: head.map_or(0, |head| head.seq),
+        unproved,
     })
 }
 
-/// Returns the head, if its signature is valid, or `None` for a file that has not been signed yet.
-fn head(path: &Path, public_key: &[u8]) -> Result<Option<HeadFile>, Broken> {
-    let path = head_path(path);
+/// Checks the chain in these files, oldest first, which must have the line `seq` with this hash; no line for 0.
+///
+/// # Errors
+/// The first defect.
+pub(super) fn check_since(files: &[PathBuf], seq: u64, hash: &str) -> Result<(), String> {
+    let anchor = Anchor {
+        seq,
+        hash: hash.to_owned(),
+    };
+    let mut chain = Chain::default();
+    for file in files {
+        read(file, &mut chain, std::slice::from_ref(&anchor)).map_err(|error| error.to_string())?;
+    }
+    match chain.first {
+        Some((first, _)) if first > seq.max(1) => {
+            Err(format!("line {seq} is missing; the files begin at {first}"))
+        }
+        Some(_) => Ok(()),
+        None => Err("there are no lines".to_owned()),
+    }
+}
+
+/// Returns the head, if its signatures are valid.
+fn head(path: &Path, public_key: &[u8]) -> Result<HeadFile, Broken> {
     // Without following links: root may verify a file of the bridge's own user, which could link to another.
     let mut text = Vec::new();
-    runtime::files::open(&path)
+    runtime::files::open(path)
         .and_then(|file| file.take(LINE_MAX_BYTES as u64).read_to_end(&mut text))
         .map_err(|source| Broken::Io {
-            path: path.clone(),
+            path: path.to_owned(),
             source,
         })?;
     let wrong = |what: &str| Broken::Head(format!("{}: {what}", path.display()));
-    let head: HeadFile =
+    let file: HeadFile =
         serde_json::from_slice(&text).map_err(|_| wrong("not a head of an audit file"))?;
-    if head.seq == 0 {
-        return Ok(None);
+    if file.unproved().is_none() {
+        return Err(wrong("not a head of an audit file"));
     }
-    let bytes = |text: &str| unhex(text).ok_or_else(|| wrong("not a head of an audit file"));
-    let id: [u8; 16] = bytes(&head.id)?
-        .try_into()
-        .map_err(|_| wrong("not a head of an audit file"))?;
-    let hash: [u8; 32] = bytes(&head.hash)?
-        .try_into()
-        .map_err(|_| wrong("not a head of an audit file"))?;
-    let transcript = AuditTranscript {
-        id: &id,
-        sequence: head.seq,
-        hash: &hash,
-    };
-    if !transcript.is_signed_by(public_key, &bytes(&head.signature)?) {
-        return Err(wrong("the signature is not of this bridge's key"));
+    match file.proved(public_key) {
+        Some(_) => Ok(file),
+        // Also before the first line: an unsigned head would fit to any lines.
+        None if file.signature.is_empty() => Err(wrong("the head is not signed")),
+        None => Err(wrong("the signature is not of this bridge's key")),
     }
-    Ok(Some(head))
 }
 
-/// The chain so far: the first line's number; the last line's number and hash.
+/// The chain so far: the first line's number and predecessor; the last line's number and hash.
 #[derive(Default)]
 struct Chain {
-    first: Option<u64>,
+    first: Option<(u64, String)>,
     last: Option<(u64, String)>,
 }
 
@@ -199,7 +274,7 @@ fn read(path: &Path, chain: &mut Chain, anchors: &[Anchor]) -> Result<(), Broken
                 "line {seq} was changed: its hash differs from the signed or given one"
             )));
         }
-        chain.first.get_or_insert(seq);
+        chain.first.get_or_insert_with(|| (seq, prev.to_owned()));
         chain.last = Some((seq, hash));
     }
     Ok(())
@@ -242,10 +317,11 @@ mod tests {
         for _ in 0..3 {
             write(&path, &key, 2000, 40);
         }
-        let verified = verify(&path, key.public(), &[]).unwrap();
+        let verified = verify(&path, None, key.public(), &[]).unwrap();
         // `opened`, forty calls and one sum; three times.
         assert_eq!((verified.first, verified.last), (1, 3 * 42));
         assert_eq!(verified.signed, verified.last);
+        assert!(verified.unproved.is_empty(), "{verified:?}");
         assert!(verified.files > 3, "{verified:?}");
     }
 
@@ -275,7 +351,7 @@ mod tests {
                 .unwrap()
                 .contains("\"reason\":\"moved\"")
         );
-        let verified = verify(&path, key.public(), &[]).unwrap();
+        let verified = verify(&path, None, key.public(), &[]).unwrap();
         assert_eq!((verified.files, verified.first, verified.last), (2, 1, 4));
         // As `copytruncate` does it.
         fs::copy(&path, dir.path().join("audit.jsonl-20260101")).unwrap();
@@ -288,12 +364,18 @@ mod tests {
             "{text}"
         );
         audit.stop();
-        fs::remove_file(rotated(&path, 1)).unwrap();
-        assert_eq!(verify(&path, key.public(), &[]).unwrap().first, 5);
         fs::rename(&path, dir.path().join("audit.jsonl-20260102")).unwrap();
         write(&path, &key, 1 << 20, 1);
-        let verified = verify(&path, key.public(), &[]).unwrap();
-        assert_eq!((verified.first, verified.last), (7, 9));
+        // Files with names that are not known cannot be told from removed ones.
+        let error = verify(&path, None, key.public(), &[]).unwrap_err();
+        assert!(matches!(error, Broken::Line { .. }), "{error}");
+        // With the names that the bridge uses, no line is missing.
+        fs::rename(rotated(&path, 1), rotated(&path, 3)).unwrap();
+        for (name, number) in [("audit.jsonl-20260101", 2), ("audit.jsonl-20260102", 1)] {
+            fs::rename(dir.path().join(name), rotated(&path, number)).unwrap();
+        }
+        let verified = verify(&path, None, key.public(), &[]).unwrap();
+        assert_eq!((verified.files, verified.first, verified.last), (4, 1, 9));
     }
 
     #[cfg(target_os = "linux")]
@@ -327,7 +409,7 @@ mod tests {
             .map(|line| line["count"].as_u64().unwrap())
             .sum();
         assert!(lost >= 5, "{text}");
-        verify(&path, key.public(), &[]).unwrap();
+        verify(&path, None, key.public(), &[]).unwrap();
     }
 
     #[test]
@@ -340,7 +422,7 @@ mod tests {
         let lines: Vec<&str> = good.lines().collect();
         let check = |lines: &[&str]| {
             fs::write(&path, lines.join("\n") + "\n").unwrap();
-            verify(&path, key.public(), &[]).map_err(|error| error.to_string())
+            verify(&path, None, key.public(), &[]).map_err(|error| error.to_string())
         };
         assert!(check(&lines).is_ok());
         let changed = lines[4].replace("\"number\":3", "\"number\":4");
@@ -360,14 +442,14 @@ mod tests {
         // The signature is not of another key.
         check(&lines).unwrap();
         let other = Key::generate().unwrap();
-        let error = verify(&path, other.public(), &[]).unwrap_err();
+        let error = verify(&path, None, other.public(), &[]).unwrap_err();
         assert!(error.to_string().contains("signature"), "{error}");
         // An anchor from the relay counts as well.
         let anchor = Anchor {
             seq: 99,
             hash: String::new(),
         };
-        let error = verify(&path, key.public(), &[anchor]).unwrap_err();
+        let error = verify(&path, None, key.public(), &[anchor]).unwrap_err();
         assert!(error.to_string().contains("cut off"), "{error}");
     }
 
@@ -381,8 +463,137 @@ mod tests {
         text.extend_from_slice(b"{\"seq\":6,\"at\":1");
         fs::write(&path, text).unwrap();
         write(&path, &key, 1 << 20, 1);
-        verify(&path, key.public(), &[]).unwrap();
+        verify(&path, None, key.public(), &[]).unwrap();
         let text = fs::read_to_string(&path).unwrap();
         assert!(text.contains("\"half_line_bytes\":15"), "{text}");
+    }
+
+    fn failure(path: &Path, key: &Key) -> String {
+        verify(path, None, key.public(), &[])
+            .unwrap_err()
+            .to_string()
+    }
+
+    #[test]
+    fn removed_beginning_is_detected() {
+        let dir = TempDir::new("audit-start");
+        let path = dir.path().join("audit.jsonl");
+        let key = Key::generate().unwrap();
+        write(&path, &key, 1 << 20, 10);
+        let text = fs::read_to_string(&path).unwrap();
+        let rest: Vec<&str> = text.lines().skip(3).collect();
+        fs::write(&path, rest.join("\n") + "\n").unwrap();
+        let error = failure(&path, &key);
+        assert!(error.contains("its beginning was removed"), "{error}");
+        // Also after the bridge has signed again.
+        write(&path, &key, 1 << 20, 1);
+        let error = failure(&path, &key);
+        assert!(error.contains("its beginning was removed"), "{error}");
+    }
+
+    #[test]
+    fn rotation_moves_the_start() {
+        let dir = TempDir::new("audit-rotation");
+        let path = dir.path().join("audit.jsonl");
+        let key = Key::generate().unwrap();
+        let few = Keep {
+            files: 3,
+            ..keep(2000)
+        };
+        for files in [3, 3, 2, 1] {
+            let keep = Keep {
+                files,
+                ..few.clone()
+            };
+            let audit = Audit::open(&path, keep, key.clone()).unwrap();
+            for number in 0..100 {
+                audit.add(json!({"event": "call", "number": number}));
+            }
+            audit.stop();
+            let verified = verify(&path, None, key.public(), &[]).unwrap();
+            assert!(verified.first > 1, "{verified:?}");
+            assert!(verified.unproved.is_empty(), "{verified:?}");
+            assert_eq!(verified.files, files as usize + 1);
+        }
+        // The oldest file was removed by hand.
+        fs::remove_file(rotated(&path, 1)).unwrap();
+        let error = failure(&path, &key);
+        assert!(error.contains("its beginning was removed"), "{error}");
+    }
+
+    #[test]
+    fn emptied_file_stays_visible_after_a_restart() {
+        let dir = TempDir::new("audit-emptied");
+        let path = dir.path().join("audit.jsonl");
+        let key = Key::generate().unwrap();
+        write(&path, &key, 1 << 20, 10);
+        fs::write(&path, "").unwrap();
+        let error = failure(&path, &key);
+        assert!(error.contains("is empty"), "{error}");
+        write(&path, &key, 1 << 20, 1);
+        let error = failure(&path, &key);
+        assert!(error.contains("its beginning was removed"), "{error}");
+        let text = fs::read_to_string(&path).unwrap();
+        assert!(text.contains("all lines up to 12 are missing"), "{text}");
+        // With rotated files: the gap is in the middle.
+        let path = dir.path().join("other.jsonl");
+        write(&path, &key, 2000, 40);
+        fs::write(&path, "").unwrap();
+        write(&path, &key, 1 << 20, 1);
+        let error = failure(&path, &key);
+        assert!(error.contains("missing"), "{error}");
+    }
+
+    #[test]
+    fn rewritten_file_stays_visible_after_a_restart() {
+        let dir = TempDir::new("audit-rewritten");
+        let path = dir.path().join("audit.jsonl");
+        let key = Key::generate().unwrap();
+        write(&path, &key, 1 << 20, 10);
+        // Another chain of the same length, without the bridge's key.
+        let mut prev = hex(&NO_LINE);
+        let mut text = String::new();
+        for seq in 1..=12 {
+            let line = json!({"seq": seq, "at": 1, "prev": prev, "event": "call"}).to_string();
+            prev = hex(digest(&SHA256, line.as_bytes()).as_ref());
+            text.push_str(&line);
+            text.push('\n');
+        }
+        fs::write(&path, &text).unwrap();
+        let error = failure(&path, &key);
+        assert!(error.contains("line 12 was changed"), "{error}");
+        write(&path, &key, 1 << 20, 1);
+        let error = failure(&path, &key);
+        assert!(error.contains("line 12 or 13 was changed"), "{error}");
+        // A head that claims that nothing was signed yet.
+        fs::write(&path, &text).unwrap();
+        let head = json!({"id": "00".repeat(16), "seq": 0, "hash": hex(&NO_LINE), "signature": ""});
+        fs::write(head_path(&path), head.to_string()).unwrap();
+        let error = failure(&path, &key);
+        assert!(error.contains("the head is not signed"), "{error}");
+    }
+
+    #[test]
+    fn copy_without_head_is_inconclusive() {
+        let dir = TempDir::new("audit-copy");
+        let path = dir.path().join("audit.jsonl");
+        let key = Key::generate().unwrap();
+        write(&path, &key, 1 << 20, 10);
+        let copy = dir.path().join("copy.jsonl");
+        fs::copy(&path, &copy).unwrap();
+        let verified = verify(&copy, None, key.public(), &[]).unwrap();
+        assert_eq!(verified.unproved, [Unproved::NoHead]);
+        // With the head, or with what the relay has stored, all is proved.
+        let head = head_path(&path);
+        let with_head = verify(&copy, Some(&head), key.public(), &[]).unwrap();
+        assert!(with_head.unproved.is_empty(), "{with_head:?}");
+        let anchor = Anchor {
+            seq: verified.last,
+            hash: verified.hash,
+        };
+        let anchored = verify(&copy, None, key.public(), &[anchor]).unwrap();
+        assert!(anchored.unproved.is_empty(), "{anchored:?}");
+        let missing = verify(&copy, Some(&copy.with_extension("none")), key.public(), &[]);
+        assert!(missing.is_err());
     }
 }

@@ -12,6 +12,9 @@ pub(super) const FAILED: u8 = 1;
 /// `policy test`: the request would be refused. `credential test`: a target rejects the credential.
 pub(super) const REFUSED: u8 = 3;
 
+/// `audit verify`: no defect was found, and the files do not show that nothing is missing.
+pub(super) const UNPROVED: u8 = 4;
+
 /// An exit code, or the error to print.
 pub(super) type Outcome = Result<u8, Box<dyn Error>>;
 

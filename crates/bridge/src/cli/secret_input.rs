@@ -4,6 +4,7 @@
 use super::common::warn;
 use crate::secret::Secret;
 use runtime::pem;
+use runtime::secret::Zeroizing;
 use runtime::value::{self, Form};
 use std::io::{IsTerminal as _, Read};
 use std::path::Path;
@@ -49,13 +50,13 @@ pub(super) fn secret(wanted: Wanted<'_>, file: Option<&Path>) -> Result<Secret, 
     if let Some(path) = file {
         let bytes = read(path).map_err(|error| failed(&error, &source))?;
         let text = value::read(form, &bytes).map_err(|error| failed(&error, &source))?;
-        return Ok(taken(wanted, &text, &source));
+        return Ok(taken(wanted, text, &source));
     }
     if let Some(name) = variable {
         let source = format!("the environment variable {name}");
         let text = value::variable(form, name).map_err(|error| failed(&error, &source))?;
         if let Some(text) = text {
-            return Ok(taken(wanted, &text, &source));
+            return Ok(taken(wanted, text, &source));
         }
     }
     // A prompt in a script or a service would wait for ever.
@@ -67,9 +68,10 @@ pub(super) fn secret(wanted: Wanted<'_>, file: Option<&Path>) -> Result<Secret, 
         ));
     }
     let typed = rpassword::prompt_password(format!("{what}: "))
+        .map(Zeroizing::new)
         .map_err(|error| failed(&error, "the prompt"))?;
     let text = value::read(form, typed.as_bytes()).map_err(|error| failed(&error, "the prompt"))?;
-    Ok(taken(wanted, &text, "the prompt"))
+    Ok(taken(wanted, text, "the prompt"))
 }
 
 /// Reads a private key from a file ("-" is standard input), in any form that the reader of keys takes. Returns it
@@ -82,22 +84,23 @@ pub(super) fn private_key(option: &str, path: &Path) -> Result<Secret, String> {
         .map_err(|error| format!("cannot read the key from {}: {error}", path.display()))?;
     let key = pem::private_key_in(&bytes)
         .map_err(|detail| format!("{option} {}: {detail}", path.display()))?;
-    Ok(Secret::new(&pem::key_text(&key)))
+    Ok(Secret::owned(pem::key_text(&key)))
 }
 
 /// A password may have blanks and quotation marks. At its ends they are more often a mistake, so they are kept and
 /// reported.
-fn taken(wanted: Wanted<'_>, text: &str, source: &str) -> Secret {
+fn taken(wanted: Wanted<'_>, text: String, source: &str) -> Secret {
     if wanted.form == Form::Password
-        && let Some(oddity) = value::oddity(text)
+        && let Some(oddity) = value::oddity(&text)
     {
         warn(&format!("the {} from {source} {oddity}", wanted.what));
     }
-    Secret::new(text)
+    Secret::owned(text)
 }
 
-fn read(path: &Path) -> std::io::Result<Vec<u8>> {
-    let mut bytes = Vec::new();
+fn read(path: &Path) -> std::io::Result<Zeroizing<Vec<u8>>> {
+    // With room for all, so that growing leaves no part in freed memory.
+    let mut bytes = Zeroizing::new(Vec::with_capacity(SECRET_MAX_BYTES + 1));
     let input: &mut dyn Read = match path == Path::new("-") {
         true => &mut std::io::stdin(),
         false => &mut std::fs::File::open(path)?,

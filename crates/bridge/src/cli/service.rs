@@ -20,7 +20,8 @@ use clap::{Args, Subcommand};
 use runtime::config::Timeout;
 use std::path::PathBuf;
 
-const NAME: &str = "integration-bridge";
+/// The name of the unit.
+pub(super) const NAME: &str = "integration-bridge";
 
 /// `service`.
 #[derive(Debug, Subcommand)]

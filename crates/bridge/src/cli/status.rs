@@ -47,8 +47,7 @@ pub(super) fn status(args: &StatusArgs) -> Outcome {
             print(&text);
         } else {
             if args.watch {
-                // Clears the terminal and moves the cursor to its top.
-                print("\u{1b}[2J\u{1b}[H");
+                runtime::output::clear_terminal();
             }
             print(status.to_string().trim_end());
         }

@@ -1,24 +1,29 @@
 //! `doctor` and `support-bundle`: finds the fault, and collects what support needs, without secrets.
+//! `collect` reads logs, the journal and metrics.
+
+mod collect;
 
 use super::check::explain;
 use super::common::{ConfigArg, DONE, FAILED, Outcome, print, short_runtime};
 use super::secret_input::SECRET_ENV;
+use super::service;
 use crate::config::{Config, FilePath};
 use crate::control::message::{ControlRequest, ControlResponse};
 use crate::control::socket;
-use crate::credentials::Store;
+use crate::credentials::{OWN_KEY_FILE, Store};
 use crate::data_dir::PrivateDir;
 use crate::doctor::{State, examine};
-use crate::redact::Redactor;
+use crate::redact::{Redactor, without_comments};
 use crate::stats::now_s;
-use crate::text::error_chain;
+use crate::text::{error_chain, unhex};
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
 use clap::Args;
+use serde::Serialize;
+use std::error::Error;
 use std::fs::File;
-use std::io::{self, Read as _, Seek as _, SeekFrom};
+use std::io;
 use std::path::{Path, PathBuf};
-
-/// Bytes from the end of the log that are included.
-const LOG_MAX_BYTES: u64 = 4 * 1024 * 1024;
 
 /// Variables whose value is a secret or identifies one.
 const SECRET_VARIABLES: [&str; 2] = [SECRET_ENV, "BRIDGE_CLIENT_ID"];
@@ -68,6 +73,24 @@ impl Bundle {
     /// Adds a file, after its secrets were removed.
     fn add(&mut self, name: &str, text: &str) -> io::Result<()> {
         let text = self.redactor.redact(text);
+        self.append(name, &text)
+    }
+
+    /// Adds a document as JSON, after its secrets were removed from its values: it stays valid JSON.
+    fn add_json(&mut self, name: &str, document: &impl Serialize) -> Result<(), Box<dyn Error>> {
+        let document = self.redactor.redact_json(&serde_json::to_value(document)?);
+        Ok(self.append(name, &format!("{document:#}\n"))?)
+    }
+
+    /// Adds lines of text or JSON, or why there are none.
+    fn add_lines(&mut self, name: &str, lines: Result<String, String>) -> io::Result<()> {
+        let text = lines.unwrap_or_else(|why| format!("not included: {why}"));
+        let text = self.redactor.redact_json_lines(&text);
+        self.append(name, &text)
+    }
+
+    /// Adds a file as it is.
+    fn append(&mut self, name: &str, text: &str) -> io::Result<()> {
         let mut header = tar::Header::new_gnu();
         header.set_size(text.len() as u64);
         header.set_mode(0o600);
@@ -98,9 +121,14 @@ pub(super) fn bundle(args: &BundleArgs) -> Outcome {
         .map_err(|error| format!("cannot write {}: {error}", output.display()))?;
     // A broken config is a reason to write a bundle, not to fail.
     let config = args.config.load();
+    let data_dir = args.config.data_dir();
     let mut bundle = Bundle {
         tar: tar::Builder::new(file),
-        redactor: known_secrets(config.as_ref().ok()),
+        redactor: known_secrets(
+            config.as_ref().ok(),
+            data_dir.as_deref().ok(),
+            &args.config.config,
+        ),
         names: Vec::new(),
     };
     let version = format!(
@@ -112,8 +140,8 @@ pub(super) fn bundle(args: &BundleArgs) -> Outcome {
     bundle.add("version.txt", &version)?;
     let text = std::fs::read_to_string(&args.config.config)
         .unwrap_or_else(|error| format!("cannot read it: {error}\n"));
-    // The text as well as its parsed form: comments and order often explain a mistake.
-    bundle.add("bridge.toml", &text)?;
+    // The text as well as its parsed form: its order often explains a mistake.
+    bundle.add("bridge.toml", &without_comments(&text))?;
     let checked = match &config {
         Ok(config) => {
             explain(config).map_or_else(|error| error.to_string(), |lines| lines.join("\n"))
@@ -125,30 +153,43 @@ pub(super) fn bundle(args: &BundleArgs) -> Outcome {
     print("running doctor; this may take a minute");
     let report = short_runtime()?.block_on(examine(&args.config.config));
     bundle.add("doctor.txt", &report.to_string())?;
-    bundle.add("doctor.json", &serde_json::to_string_pretty(&report)?)?;
-    let data_dir = args.config.data_dir()?;
-    match socket::send(&data_dir, &ControlRequest::Status) {
-        Ok(ControlResponse::Status(status)) => {
-            bundle.add("status.txt", &status.to_string())?;
-            bundle.add("status.json", &serde_json::to_string_pretty(&status)?)?;
+    bundle.add_json("doctor.json", &report)?;
+    match &data_dir {
+        Ok(data_dir) => {
+            match socket::send(data_dir, &ControlRequest::Status) {
+                Ok(ControlResponse::Status(status)) => {
+                    bundle.add("status.txt", &status.to_string())?;
+                    bundle.add_json("status.json", &status)?;
+                }
+                Ok(_) => bundle.add(
+                    "status.txt",
+                    "the running bridge sent an unexpected response",
+                )?,
+                Err(error) => bundle.add("status.txt", &error_chain(&error))?,
+            }
+            bundle.add("data-directory.txt", &listing(data_dir))?;
         }
-        Ok(_) => bundle.add(
-            "status.txt",
-            "the running bridge sent an unexpected response",
-        )?,
-        Err(error) => bundle.add("status.txt", &error_chain(&error))?,
+        Err(error) => bundle.add("status.txt", &error_chain(error))?,
     }
-    bundle.add("data-directory.txt", &listing(&data_dir))?;
+    let log = config
+        .as_ref()
+        .ok()
+        .and_then(|config| config.log.file.as_ref());
+    if let (Some(file), Ok(data_dir)) = (log, &data_dir) {
+        bundle.add_lines("bridge.log", collect::tail(&file.in_dir(data_dir)))?;
+    }
+    // Also with a log file: a bridge that did not start has logged to standard error only.
+    bundle.add_lines("journal.txt", collect::journal(service::NAME))?;
     if let Ok(config) = &config {
-        let log = config.log.file.as_ref();
-        match log.map(|file| tail_of(&file.in_dir(&data_dir))) {
-            Some(Ok(text)) => bundle.add("bridge.log", &text)?,
-            Some(Err(error)) => bundle.add("bridge.log", &format!("cannot read it: {error}"))?,
-            None => bundle.add(
-                "bridge.log",
-                "the log goes to standard error; add the output of: journalctl -u integration-bridge",
-            )?,
+        if config.audit.enabled {
+            let file = config.audit.path(config.bridge.data_dir.get());
+            bundle.add_lines("audit.jsonl", collect::tail(&file))?;
         }
+        let metrics = match config.metrics.listen {
+            Some(address) => collect::metrics(address),
+            None => Err("the config has no metrics.listen".to_owned()),
+        };
+        bundle.add_lines("metrics.txt", metrics)?;
     }
     let names = bundle.names.join(", ");
     bundle.tar.into_inner()?.sync_all()?;
@@ -157,32 +198,29 @@ pub(super) fn bundle(args: &BundleArgs) -> Outcome {
     Ok(DONE)
 }
 
-/// Returns a redactor with every secret that this program can know.
-fn known_secrets(config: Option<&Config>) -> Redactor {
+/// Returns a redactor with every secret that this program can know, also if the config cannot be used.
+fn known_secrets(config: Option<&Config>, data_dir: Option<&Path>, file: &Path) -> Redactor {
     let mut redactor = Redactor::default();
-    for name in SECRET_VARIABLES {
-        if let Ok(value) = std::env::var(name) {
+    for (name, value) in std::env::vars() {
+        if is_secret_variable(&name) {
             redactor.know(&value);
+            if name.ends_with("_FILE")
+                && let Ok(text) = std::fs::read_to_string(&value)
+            {
+                redactor.know(&text);
+            }
         }
-    }
-    let secret_file = std::env::var_os("BRIDGE_CLIENT_SECRET_FILE");
-    if let Some(Ok(text)) = secret_file.map(std::fs::read_to_string) {
-        redactor.know(&text);
-    }
-    for (_, value) in std::env::vars() {
         // User and password of a proxy, in whatever variable the proxy is configured.
-        if let Some((user, _)) = value
-            .split_once("://")
-            .and_then(|(_, rest)| rest.rsplit_once('@'))
-        {
-            user.split(':').for_each(|part| redactor.know(part));
-        }
+        users_in(&value, &mut redactor);
     }
-    let Some(config) = config else {
+    if let Ok(text) = std::fs::read_to_string(file) {
+        users_in(&text, &mut redactor);
+    }
+    let Some(data_dir) = data_dir else {
         return redactor;
     };
-    let data_dir = config.bridge.data_dir.get();
-    let key_file = config.bridge.key_file.as_ref().map(FilePath::get);
+    let key_file = config.and_then(|config| config.bridge.key_file.as_ref());
+    let key_file = key_file.map(FilePath::get);
     if let Ok(credentials) = Store::new(data_dir, key_file).and_then(|store| store.load()) {
         for credential in credentials.all() {
             for secret in credential.kind.secrets() {
@@ -190,20 +228,82 @@ fn known_secrets(config: Option<&Config>) -> Redactor {
             }
         }
     }
-    let identity =
-        PrivateDir::open(data_dir).and_then(|dir| dir.read_private(crate::identity::IDENTITY_FILE));
-    if let Ok(Some(bytes)) = identity
+    let Ok(dir) = PrivateDir::open(data_dir) else {
+        return redactor;
+    };
+    if let Ok(Some(bytes)) = dir.read_private(crate::identity::IDENTITY_FILE)
         && let Ok(value) = serde_json::from_slice::<serde_json::Value>(&bytes)
         && let Some(fields) = value.as_object()
     {
         // The private key is among them. A longer list is safer than one of field names, which may change.
-        fields
-            .values()
-            .filter_map(|value| value.as_str())
-            .filter(|text| text.len() > 40)
-            .for_each(|text| redactor.know(text));
+        for text in fields.values().filter_map(|value| value.as_str()) {
+            if text.len() > 40 {
+                redactor.know(text);
+                if let Ok(bytes) = STANDARD.decode(text) {
+                    redactor.know_bytes(&bytes);
+                }
+            }
+        }
+    }
+    for key in [
+        key_file.map(std::fs::read),
+        Some(std::fs::read(data_dir.join(OWN_KEY_FILE))),
+    ] {
+        if let Some(Ok(key)) = key {
+            redactor.know_bytes(&key);
+        }
     }
     redactor
+}
+
+/// Adds users and passwords of the URLs in a text, as they are and decoded.
+fn users_in(text: &str, redactor: &mut Redactor) {
+    for (at, _) in text.match_indices("://") {
+        let rest = &text[at + 3..];
+        let end = rest.find(|c: char| c.is_whitespace() || "/\"'?#".contains(c));
+        let authority = &rest[..end.unwrap_or(rest.len())];
+        let Some((user, _)) = authority.rsplit_once('@') else {
+            continue;
+        };
+        // A user alone is a token of some services; a name of few letters would be removed everywhere.
+        for part in user.splitn(2, ':') {
+            redactor.know(part);
+            redactor.know(&percent_decoded(part));
+        }
+    }
+}
+
+fn percent_decoded(text: &str) -> String {
+    let mut out = Vec::new();
+    let mut rest = text.as_bytes();
+    while let Some((first, more)) = rest.split_first() {
+        let digits = more.get(..2).filter(|_| *first == b'%');
+        let byte = digits
+            .and_then(|digits| std::str::from_utf8(digits).ok())
+            .and_then(unhex);
+        match byte.as_deref() {
+            Some([byte]) => {
+                out.push(*byte);
+                rest = &more[2..];
+            }
+            _ => {
+                out.push(*first);
+                rest = more;
+            }
+        }
+    }
+    String::from_utf8_lossy(&out).into_owned()
+}
+
+/// Returns whether a variable of the environment holds a secret, by its name.
+fn is_secret_variable(name: &str) -> bool {
+    let upper = name.to_ascii_uppercase();
+    SECRET_VARIABLES.contains(&name)
+        || [
+            "SECRET", "PASSWORD", "PASSWD", "TOKEN", "API_KEY", "PRIVATE",
+        ]
+        .iter()
+        .any(|word| upper.contains(word))
 }
 
 /// Returns the bridge's variables and the proxy variables, with the values of those that hold no secret.
@@ -214,7 +314,7 @@ fn environment() -> String {
             upper.starts_with("BRIDGE_") || upper.ends_with("_PROXY")
         })
         .map(
-            |(name, value)| match SECRET_VARIABLES.contains(&name.as_str()) {
+            |(name, value)| match is_secret_variable(&name) && !name.ends_with("_FILE") {
                 true => format!("{name}=[removed]"),
                 false => format!("{name}={value}"),
             },
@@ -248,15 +348,4 @@ fn listing(dir: &Path) -> String {
         .collect();
     lines.sort();
     lines.join("\n")
-}
-
-/// Returns the end of a log file.
-fn tail_of(path: &Path) -> io::Result<String> {
-    // Without following links: the bridge's own user could have linked to a file that only root can read.
-    let mut file = runtime::files::open(path)?;
-    let bytes = file.metadata()?.len();
-    file.seek(SeekFrom::Start(bytes.saturating_sub(LOG_MAX_BYTES)))?;
-    let mut text = Vec::new();
-    file.take(LOG_MAX_BYTES).read_to_end(&mut text)?;
-    Ok(String::from_utf8_lossy(&text).into_owned())
 }

@@ -50,7 +50,7 @@ impl Connection {
         tracing::info!(
             slot = self.number,
             session = hex(&welcome.session),
-            node,
+            %node,
             "session up"
         );
         state.stats.up(self.number, &node, hex(&welcome.session));

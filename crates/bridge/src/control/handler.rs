@@ -4,7 +4,7 @@ use crate::control::message::{ControlRequest, ControlResponse};
 use crate::logging;
 use crate::reload::reload;
 use crate::state::BridgeState;
-use crate::status::{EndpointStatus, SessionStatus, Status};
+use crate::status::{AuditHeadStatus, EndpointStatus, SessionStatus, Status};
 use crate::text::{error_chain, hex};
 use protocol::frame::Reach;
 use std::sync::Arc;
@@ -111,6 +111,14 @@ pub(crate) fn status(state: &BridgeState) -> Status {
         config_loaded_at: state.config_loaded_at.load(Ordering::Relaxed),
         config_refused: state.health.config_refused(),
         audit_lines: state.audit.as_ref().map(|audit| audit.lines()),
+        audit_head: state
+            .audit
+            .as_ref()
+            .and_then(|audit| audit.head())
+            .map(|head| AuditHeadStatus {
+                seq: head.sequence,
+                hash: hex(&head.hash),
+            }),
         last_calls: stats.calls(),
     }
 }

@@ -22,6 +22,7 @@ use base64::engine::general_purpose::STANDARD;
 use http_client::ClientCert;
 use ring::rand::{SecureRandom as _, SystemRandom};
 use runtime::sealed::NonceKey;
+use runtime::secret::{Zeroize as _, Zeroizing};
 use serde::{Deserialize, Serialize};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -30,7 +31,7 @@ use std::sync::Arc;
 pub(crate) const FILE: &str = "credentials.json";
 
 /// The key file that is created where the config and the service manager provide none.
-const OWN_KEY_FILE: &str = "credentials.key";
+pub(crate) const OWN_KEY_FILE: &str = "credentials.key";
 
 /// The key file's name in the service manager's directory.
 const MANAGED_KEY_FILE: &str = "integration-bridge.key";
@@ -265,14 +266,16 @@ impl Store {
         }
     }
 
-    fn given_key(&self, path: &Path) -> Result<Vec<u8>, StoreError> {
+    fn given_key(&self, path: &Path) -> Result<Zeroizing<Vec<u8>>, StoreError> {
         // The service manager's file is read-only, and readable by the service's user alone.
-        read_given(path)?.ok_or_else(|| self.key_error("it does not exist"))
+        read_given(path)?
+            .map(Zeroizing::new)
+            .ok_or_else(|| self.key_error("it does not exist"))
     }
 
-    fn own_key(&self, make: bool) -> Result<Vec<u8>, StoreError> {
+    fn own_key(&self, make: bool) -> Result<Zeroizing<Vec<u8>>, StoreError> {
         if let Some(bytes) = self.dir.read_private(OWN_KEY_FILE)? {
-            return Ok(bytes);
+            return Ok(bytes.into());
         }
         if !make {
             return Err(self.key_error(
@@ -280,7 +283,7 @@ impl Store {
                  lost, remove each credential (`integration-bridge credential remove NAME`) and set it again",
             ));
         }
-        let mut bytes = vec![0; 32];
+        let mut bytes = Zeroizing::new(vec![0; 32]);
         let random = SystemRandom::new();
         random.fill(&mut bytes).map_err(|_| StoreError::Random)?;
         self.dir.write_private(OWN_KEY_FILE, &bytes)?;
@@ -293,7 +296,7 @@ impl Store {
         };
         let bytes = STANDARD.decode(&entry.sealed).map_err(|_| sealed())?;
         let context = context(&entry.name, &entry.kind, &entry.origins);
-        let plain = key.open(&context, bytes).map_err(|_| sealed())?;
+        let plain = Zeroizing::new(key.open(&context, bytes).map_err(|_| sealed())?);
         let parts: Parts = serde_json::from_slice(&plain).map_err(|_| sealed())?;
         let origins: Result<Vec<Origin>, _> =
             entry.origins.iter().map(|origin| origin.parse()).collect();
@@ -323,8 +326,9 @@ fn context(name: &str, kind: &str, origins: &[String]) -> Vec<u8> {
 fn seal(key: &NonceKey, credential: &Credential) -> Result<Entry, StoreError> {
     let origins: Vec<String> = credential.origins.iter().map(ToString::to_string).collect();
     let kind = credential.kind.word().to_owned();
-    let parts = Parts::of(&credential.kind);
-    let text = serde_json::to_vec(&parts).map_err(|_| StoreError::Random)?;
+    let mut parts = Parts::of(&credential.kind);
+    let text = Zeroizing::new(serde_json::to_vec(&parts).map_err(|_| StoreError::Random)?);
+    parts.secret.zeroize();
     let context = context(&credential.name, &kind, &origins);
     let sealed = key.seal(&context, &text).map_err(|_| StoreError::Random)?;
     Ok(Entry {
@@ -381,7 +385,7 @@ impl Parts {
             self.client_id,
             self.header.as_deref(),
             self.certificate,
-            Secret::new(&self.secret),
+            Secret::owned(self.secret),
         )
     }
 }

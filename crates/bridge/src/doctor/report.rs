@@ -1,5 +1,6 @@
 //! The result of `doctor`: checks in the order of a request's route, for people and as JSON.
 
+use runtime::peer_text::escape;
 use serde::Serialize;
 use std::fmt;
 
@@ -55,10 +56,12 @@ impl Check {
         found: impl Into<String>,
         advice: Option<&str>,
     ) -> Self {
+        let found: String = found.into();
         Self {
             hop,
             state,
-            found: found.into(),
+            // Much of it is the text of a relay, a proxy or a target.
+            found: escape(&found).into_owned(),
             advice: advice.filter(|text| !text.is_empty()).map(str::to_owned),
         }
     }

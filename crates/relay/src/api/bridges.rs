@@ -14,6 +14,7 @@ use bytes::Bytes;
 use http::{Request, StatusCode};
 use protocol::Code;
 use protocol::frame::{EndpointHealth, Reach};
+use runtime::peer_text::PeerText;
 use schemars::JsonSchema;
 use serde::Serialize;
 use std::collections::HashMap;
@@ -193,8 +194,8 @@ fn session(entry: &TunnelEntry, scope: &KeyScope) -> SessionView {
         .filter(|(_, (name, _))| scope.sees(Object::Endpoint(name)))
         .map(|(at, (name, standing))| endpoint(name, standing, health(at)));
     SessionView {
-        host: entry.host.clone(),
-        software: entry.software.clone(),
+        host: entry.host.to_string(),
+        software: entry.software.to_string(),
         up_s: entry.since.elapsed().as_secs(),
         streams: entry.session.streams_open(),
         rtt_ms: entry.session.rtt().as_micros() as f64 / 1e3,
@@ -208,7 +209,9 @@ fn session(entry: &TunnelEntry, scope: &KeyScope) -> SessionView {
                 lines: head.sequence,
                 hash: hex(&head.hash),
             }),
-        config_refused: report.and_then(|report| report.config_refused.clone()),
+        config_refused: report
+            .and_then(|report| report.config_refused.as_deref().map(PeerText::new))
+            .map(|text| text.to_string()),
         // The patterns of a bridge would reveal hosts that such a key may not call.
         hosts: match scope.has_targets() {
             true => None,

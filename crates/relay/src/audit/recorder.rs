@@ -2,6 +2,7 @@
 //!
 //! ```text
 //! calls, deliveries --- one row each ---> bounded queue ---> one task, a transaction for many rows
+//! calls of which nothing was sent, beyond a tenant's budget of rows --- added to the sums of denials
 //! endpoint exchanges, denials --- added to a sum in memory ---> stored once a minute, and at the end
 //! ```
 //!
@@ -10,11 +11,12 @@
 //! stored as a row of its own (`audit.lost`). Sums stay in memory meanwhile.
 
 use crate::access::Principal;
-use crate::denials::Denials;
+use crate::denials::{Denials, DeniedClient};
 use crate::exchange::{TrafficLog, TrafficSum};
 use crate::storage::audit::{AuditEvent, LOST};
 use crate::storage::tenants::SITE;
 use crate::storage::{Storage, StorageError, StoreError, now_ms};
+use runtime::limit::{Refill, TokenBucket};
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -36,14 +38,20 @@ const ERROR_DELAY: Duration = Duration::from_secs(1);
 /// How long a request waits for room in the queue.
 const QUEUE_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// Sums in memory. Above it, exchanges of further kinds are not counted.
+/// Sums in memory. Exchanges of further kinds are summed by key and result alone.
 const SUMS_MAX: usize = 50_000;
 
-/// Rows that are deleted in one transaction.
-const DELETED_PER_TRANSACTION: u32 = 500;
+/// Sums of one tenant: callers can invent any number of names, and must leave room for other tenants.
+const SUMS_PER_TENANT_MAX: usize = 5_000;
 
-/// How often old rows are deleted.
-const DELETE_INTERVAL: Duration = Duration::from_secs(600);
+/// Replaces the endpoint in a sum beyond the bounds.
+const OTHERS: &str = "(others)";
+
+/// Rows that a tenant may cause at once, and then in the long run, by calls of which nothing was sent.
+const UNSENT: Refill = Refill {
+    per_second: 0.5,
+    burst: 300.0,
+};
 
 #[derive(Debug)]
 struct Row {
@@ -62,6 +70,8 @@ struct OfKey {
 #[derive(Debug, Default)]
 struct Sums {
     by_key: HashMap<Arc<str>, OfKey>,
+    /// Number of sums of each tenant.
+    of_tenant: HashMap<Arc<str>, usize>,
     count: usize,
 }
 
@@ -76,6 +86,8 @@ enum Message {
 pub(crate) struct Auditing {
     queue: mpsc::Sender<Message>,
     sums: Mutex<Sums>,
+    /// The tenants' budgets of rows for calls of which nothing was sent. A full one is the same as none.
+    unsent: Mutex<HashMap<Arc<str>, TokenBucket>>,
     /// Denials that are not stored yet.
     pub denials: Denials,
     shared: Arc<Shared>,
@@ -99,23 +111,22 @@ impl Shared {
 }
 
 impl Auditing {
-    /// Starts to store rows, and to delete those older than `keep`.
-    pub(crate) fn start(storage: Storage, sums_every: Duration, keep: Duration) -> Arc<Self> {
+    /// Starts to store rows.
+    pub(crate) fn start(storage: Storage, sums_every: Duration) -> Arc<Self> {
         let (queue, waiting) = mpsc::channel(QUEUED_MAX);
         let shared = Arc::new(Shared::default());
-        tokio::spawn(write(storage.clone(), waiting, shared.clone()));
+        tokio::spawn(write(storage, waiting, shared.clone()));
         let auditing = Arc::new(Self {
             queue,
             sums: Mutex::default(),
+            unsent: Mutex::default(),
             denials: Denials::default(),
             shared,
         });
         tokio::spawn(summing(
             // Weak: the task ends with the recorder instead of keeping it alive.
             Arc::downgrade(&auditing),
-            storage,
             sums_every,
-            keep,
         ));
         auditing
     }
@@ -144,6 +155,25 @@ impl Auditing {
         }
     }
 
+    /// Adds a row for a call of which nothing was sent, within its tenant's budget. Beyond it the call is counted: a key
+    /// could otherwise fill the record with calls that cost it nothing.
+    pub(crate) async fn record_unsent(&self, principal: &Principal, event: AuditEvent) {
+        let has_budget = {
+            let now = Instant::now();
+            let mut unsent = self.unsent.lock().unwrap_or_else(PoisonError::into_inner);
+            let budget = unsent.entry(principal.tenant.clone());
+            let budget = budget.or_insert_with(|| TokenBucket::full(UNSENT, now));
+            budget.take(UNSENT, now).is_ok()
+        };
+        match has_budget {
+            true => self.record(event).await,
+            false => {
+                let client = DeniedClient::of(principal);
+                self.denials.count_call(event.result, client);
+            }
+        }
+    }
+
     /// Rows that were lost since the start.
     pub(crate) fn lost(&self) -> u64 {
         self.shared.lost.load(Ordering::Relaxed)
@@ -162,6 +192,12 @@ impl Auditing {
             // Bounded, so that a failing database does not delay the shutdown.
             let _ = tokio::time::timeout(QUEUE_TIMEOUT, waiting).await;
         }
+    }
+
+    fn forget_full_budgets(&self) {
+        let now = Instant::now();
+        let mut unsent = self.unsent.lock().unwrap_or_else(PoisonError::into_inner);
+        unsent.retain(|_, budget| !budget.is_full(UNSENT, now));
     }
 
     fn sums(&self) -> Vec<AuditEvent> {
@@ -188,13 +224,15 @@ impl Auditing {
             }
         }
         // A sum that no exchange holds is created again when it is needed.
-        let mut kept = 0;
+        let mut kept = HashMap::<Arc<str>, usize>::new();
         for of_key in sums.by_key.values_mut() {
             of_key.rows.retain(|row| Arc::strong_count(&row.sum) > 1);
-            kept += of_key.rows.len();
+            *kept.entry(of_key.tenant.clone()).or_default() += of_key.rows.len();
         }
         sums.by_key.retain(|_, of_key| !of_key.rows.is_empty());
-        sums.count = kept;
+        kept.retain(|_, rows| *rows > 0);
+        sums.count = kept.values().sum();
+        sums.of_tenant = kept;
         events
     }
 }
@@ -208,20 +246,32 @@ impl TrafficLog for Auditing {
         result: &'static str,
     ) -> Arc<TrafficSum> {
         let mut sums = self.sums.lock().unwrap_or_else(PoisonError::into_inner);
-        let fits = |row: &&Row| {
-            row.result == result && *row.endpoint == *endpoint && row.bridge == *bridge
+        let find = |sums: &Sums, endpoint: &str, bridge: &str| {
+            let of_key = sums.by_key.get(&principal.client_id)?;
+            let row = of_key.rows.iter().find(|row| {
+                row.result == result && *row.endpoint == *endpoint && *row.bridge == *bridge
+            });
+            row.map(|row| row.sum.clone())
         };
-        if let Some(of_key) = sums.by_key.get(&principal.client_id)
-            && let Some(row) = of_key.rows.iter().find(fits)
-        {
-            return row.sum.clone();
-        }
-        let sum = Arc::new(TrafficSum::default());
-        if sums.count >= SUMS_MAX {
-            // Callers can invent any number of endpoint names. Beyond the bound their exchanges have no row.
+        if let Some(sum) = find(&sums, endpoint, bridge) {
             return sum;
         }
+        let of_tenant = sums.of_tenant.get(&principal.tenant).copied();
+        let is_full =
+            sums.count >= SUMS_MAX || of_tenant.unwrap_or_default() >= SUMS_PER_TENANT_MAX;
+        let (endpoint, bridge) = match is_full {
+            false => (endpoint, bridge.clone()),
+            true => {
+                // Bounded without a further check: a key has one such sum for each result.
+                if let Some(sum) = find(&sums, OTHERS, "") {
+                    return sum;
+                }
+                (OTHERS, Arc::default())
+            }
+        };
+        let sum = Arc::new(TrafficSum::default());
         sums.count += 1;
+        *sums.of_tenant.entry(principal.tenant.clone()).or_default() += 1;
         let of_key = sums.by_key.entry(principal.client_id.clone());
         let of_key = of_key.or_insert_with(|| OfKey {
             tenant: principal.tenant.clone(),
@@ -229,7 +279,7 @@ impl TrafficLog for Auditing {
         });
         of_key.rows.push(Row {
             endpoint: endpoint.into(),
-            bridge: bridge.clone(),
+            bridge,
             result,
             sum: sum.clone(),
         });
@@ -323,14 +373,8 @@ fn is_passing(error: &StorageError) -> bool {
     )
 }
 
-/// Stores the sums at intervals, and deletes old rows.
-async fn summing(
-    auditing: std::sync::Weak<Auditing>,
-    storage: Storage,
-    every: Duration,
-    keep: Duration,
-) {
-    let mut forgotten = tokio::time::Instant::now();
+/// Stores the sums at intervals.
+async fn summing(auditing: std::sync::Weak<Auditing>, every: Duration) {
     loop {
         tokio::time::sleep(every).await;
         let Some(auditing) = auditing.upgrade() else {
@@ -344,15 +388,7 @@ async fn summing(
         for event in auditing.denials.take_events(Instant::now(), false) {
             auditing.record(event).await;
         }
-        drop(auditing);
-        if forgotten.elapsed() >= DELETE_INTERVAL {
-            forgotten = tokio::time::Instant::now();
-            let kept_ms = i64::try_from(keep.as_millis()).unwrap_or(i64::MAX);
-            let before = now_ms().saturating_sub(kept_ms);
-            while matches!(storage.forget_audit(before, DELETED_PER_TRANSACTION).await, Ok(gone) if gone > 0)
-            {
-            }
-        }
+        auditing.forget_full_budgets();
     }
 }
 
@@ -382,7 +418,7 @@ mod tests {
         let database = Database::Sqlite(dir.path().join("relay.db"));
         let storage = Storage::open(&database).await.unwrap();
         let long = Duration::from_secs(3600);
-        let auditing = Auditing::start(storage.clone(), long, long);
+        let auditing = Auditing::start(storage.clone(), long);
         let bridge: Arc<str> = "b1".into();
         for (key, result) in [
             ("k1", "ok"),
@@ -446,6 +482,79 @@ mod tests {
         assert_eq!(auditing.lost(), 0);
     }
 
+    #[tokio::test]
+    async fn invented_names_lose_no_exchange() {
+        let dir = TempDir::new("auditing-names");
+        let database = Database::Sqlite(dir.path().join("relay.db"));
+        let storage = Storage::open(&database).await.unwrap();
+        let long = Duration::from_secs(3600);
+        let auditing = Auditing::start(storage.clone(), long);
+        let bridge: Arc<str> = "b1".into();
+        let other = Principal {
+            tenant: "other".into(),
+            ..principal("k2")
+        };
+        let names = SUMS_PER_TENANT_MAX + 700;
+        for number in 0..names {
+            let name = format!("invented-{number}");
+            let sum = auditing.endpoint(&principal("k1"), &name, &bridge, "not_served");
+            sum.responded(Duration::from_millis(1), 1);
+        }
+        let sum = auditing.endpoint(&other, "alm", &bridge, "ok");
+        sum.responded(Duration::from_millis(1), 1);
+        let events = auditing.sums();
+        let counts = |tenant: &str| {
+            let of = events.iter().filter(|event| &*event.tenant == tenant);
+            of.map(|event| event.count).sum::<u64>()
+        };
+        assert_eq!(counts("t"), names as u64);
+        assert_eq!(counts("other"), 1);
+        let merged = events.iter().find(|event| event.object == OTHERS).unwrap();
+        assert_eq!((merged.count, &*merged.bridge), (700, ""));
+        assert_eq!(events.len(), SUMS_PER_TENANT_MAX + 2);
+    }
+
+    #[tokio::test]
+    async fn flood_of_unsent_calls_is_few_rows() {
+        let dir = TempDir::new("auditing-unsent");
+        let database = Database::Sqlite(dir.path().join("relay.db"));
+        let storage = Storage::open(&database).await.unwrap();
+        let long = Duration::from_secs(3600);
+        let auditing = Auditing::start(storage.clone(), long);
+        let event = |tenant: &Arc<str>, number: usize| AuditEvent {
+            tenant: tenant.clone(),
+            actor: "k1".into(),
+            action: "call",
+            object: format!("call_{number}"),
+            result: "refused_by_policy",
+            count: 1,
+            ..AuditEvent::default()
+        };
+        let flooding = principal("k1");
+        let other = Principal {
+            tenant: "other".into(),
+            ..principal("k2")
+        };
+        for number in 0..2000 {
+            let event = event(&flooding.tenant, number);
+            auditing.record_unsent(&flooding, event).await;
+        }
+        let own = event(&other.tenant, 1);
+        auditing.record_unsent(&other, own).await;
+        auditing.flush().await;
+        let filter = AuditFilter::default();
+        let rows = storage.audit_rows(&filter, i64::MAX, 10_000).await.unwrap();
+        let of = |tenant: &str| {
+            let counts = rows.iter().filter(|row| row.tenant == tenant);
+            counts.map(|row| row.count).collect::<Vec<_>>()
+        };
+        assert_eq!(of("other"), [1]);
+        assert!(of("t").len() <= 310, "{} rows", of("t").len());
+        assert_eq!(of("t").iter().sum::<i64>(), 2000);
+        auditing.forget_full_budgets();
+        assert_eq!(auditing.unsent.lock().unwrap().len(), 2);
+    }
+
     /// While the database fails, a request loses its row instead of its time. Afterwards the record has the
     /// number of missing rows.
     #[tokio::test]
@@ -454,7 +563,7 @@ mod tests {
         let database = Database::Sqlite(disk.path().join("relay.db"));
         let storage = Storage::open(&database).await.unwrap();
         let long = Duration::from_secs(3600);
-        let auditing = Auditing::start(storage.clone(), long, long);
+        let auditing = Auditing::start(storage.clone(), long);
         let event = |number: usize| AuditEvent {
             tenant: "t".into(),
             actor: "k1".into(),

@@ -37,7 +37,8 @@ pub(super) enum Command {
     Serve,
     /// Make the running relay read its config again. Fails if the relay rejects it, and prints why.
     Reload,
-    /// Create the database and the first site administrator's key, which is shown only once.
+    /// Create the database and the first site administrator's key, which is shown only once: on a terminal, or in a
+    /// file next to `storage.key_file`.
     Init {
         #[command(flatten)]
         output: JsonObject,
@@ -132,10 +133,22 @@ pub(super) enum DeliveriesCommand {
     Resume,
 }
 
+fn seal(text: &str) -> Result<(i64, String), String> {
+    let (number, mac) = text.split_once(':').ok_or("write NUMBER:SIGNATURE")?;
+    let number = number
+        .parse()
+        .map_err(|_| "the part before ':' is not a number")?;
+    Ok((number, mac.to_ascii_lowercase()))
+}
+
 #[derive(Debug, Subcommand)]
 pub(super) enum AuditCommand {
-    /// Count the rows, and those that could not be stored. Exit code 1 if any is missing.
+    /// Compare the rows with their seals, and count those that could not be stored. Exit code 1: a row was changed, removed
+    /// or not stored; 4: no defect was found, and nothing shows that no row is missing.
     Verify {
+        /// Number and signature of a seal, as an earlier run has printed them: the record must still have it.
+        #[arg(long, value_name = "NUMBER:SIGNATURE", value_parser = seal)]
+        head: Option<(i64, String)>,
         #[command(flatten)]
         output: JsonObject,
     },

@@ -1,6 +1,9 @@
 //! Output of commands: lines for people, JSON for programs. A closed pipe is an error, not a panic.
+//!
+//! Control characters are escaped: a bridge, a caller or a target may have chosen the text.
 
 use super::CliError;
+use runtime::peer_text::{escape, escape_document};
 use serde_json::Value;
 use std::fmt::Write as _;
 use std::io::Write as _;
@@ -9,7 +12,7 @@ use std::io::Write as _;
 pub(super) fn lines<T: AsRef<str>>(lines: &[T]) -> Result<(), CliError> {
     let mut text = String::new();
     for line in lines {
-        text.push_str(line.as_ref());
+        text.push_str(&escape(line.as_ref()));
         text.push('\n');
     }
     write(&text)
@@ -22,7 +25,7 @@ pub(super) fn text(text: &str) -> Result<(), CliError> {
 
 /// Prints a JSON document.
 pub(super) fn json(document: &Value) -> Result<(), CliError> {
-    write(&format!("{document:#}\n"))
+    write(&escape_document(&format!("{document:#}\n")))
 }
 
 /// Prints a table, or `empty` if it has no rows.
@@ -34,8 +37,13 @@ pub(super) fn table<const N: usize>(
     if rows.is_empty() {
         return lines(&[empty]);
     }
+    // Cells come from the database, where bridges and callers have put some of them.
+    let rows: Vec<_> = rows
+        .iter()
+        .map(|row| row.each_ref().map(|cell| escape(cell)))
+        .collect();
     let mut widths = header.map(str::len);
-    for row in rows {
+    for row in &rows {
         for (width, cell) in widths.iter_mut().zip(row) {
             // Characters instead of bytes: names may have letters outside ASCII.
             *width = (*width).max(cell.chars().count());
@@ -52,8 +60,8 @@ pub(super) fn table<const N: usize>(
         text.push('\n');
     };
     put(header);
-    for row in rows {
-        put(row.each_ref().map(String::as_str));
+    for row in &rows {
+        put(row.each_ref().map(|cell| &**cell));
     }
     write(&text)
 }

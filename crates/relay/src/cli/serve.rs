@@ -3,17 +3,18 @@
 use super::{CliError, control, log};
 use crate::config::{Config, Tls};
 use crate::running::{Relay, RunningRelay};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 use tokio::sync::oneshot;
 
-/// Time limit for printing the first key to standard output.
+/// Time limit for showing the first key.
 const PRINT_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// Serves until SIGTERM or Ctrl-C, then drains.
 pub(super) async fn run(config: Config, path: &Path) -> Result<(), CliError> {
     log::start(&config).map_err(CliError::Environment)?;
     let started_with = config.clone();
+    let key_file = config.key_file.clone();
     let running = Relay::start(config).await?;
     if let Some(ca) = running.ca_path() {
         tracing::info!(ca = %ca.display(), "self-signed certificate in use; bridges and callers must trust its CA");
@@ -21,7 +22,7 @@ pub(super) async fn run(config: Config, path: &Path) -> Result<(), CliError> {
     // Only the active relay creates the key; one in standby must not.
     let first_key = async {
         running.active().await;
-        first_key(&running).await?;
+        first_key(&running, key_file).await?;
         std::future::pending().await
     };
     let result = tokio::select! {
@@ -35,8 +36,8 @@ pub(super) async fn run(config: Config, path: &Path) -> Result<(), CliError> {
     result
 }
 
-/// Creates the first site administrator's key, which is shown only once, on standard output.
-async fn first_key(running: &RunningRelay) -> Result<(), CliError> {
+/// Creates the first site administrator's key, which is shown only once: on a terminal or in a file.
+async fn first_key(running: &RunningRelay, key_file: PathBuf) -> Result<(), CliError> {
     let storage = running.storage();
     if storage.has_site_admin().await? {
         return Ok(());
@@ -49,7 +50,7 @@ async fn first_key(running: &RunningRelay) -> Result<(), CliError> {
     let showing = std::thread::Builder::new().name("first key".to_owned());
     let spawned = showing.spawn(move || {
         let whose = "The first key of a site administrator, to manage tenants over the API:";
-        let _ = done.send(super::key::shown(&key, &secret, "", whose.into(), false));
+        let _ = done.send(super::first_key::show((&key, &secret), whose, &key_file));
     });
     let shown = match spawned {
         Ok(_) => tokio::time::timeout(PRINT_TIMEOUT, printed).await,
@@ -57,8 +58,8 @@ async fn first_key(running: &RunningRelay) -> Result<(), CliError> {
     };
     if !matches!(shown, Ok(Ok(Ok(())))) {
         tracing::warn!(
-            "cannot print the first site administrator's key to standard output; create another with \
-             `integration-relay key create --role site-admin`"
+            "cannot show the first site administrator's key; create another with `integration-relay key create \
+             --role site-admin`"
         );
     }
     Ok(())

@@ -1,15 +1,17 @@
 //! `init`, `deliveries ...` and `audit ...`: commands for the relay as a whole.
 
 use super::args::{AuditCommand, DeliveriesCommand, JsonObject, ListOptions};
-use super::{CliError, audit_words, key, output};
+use super::{CliError, audit_words, first_key, key, output};
 use crate::api::timestamp::Timestamp;
 use crate::storage::audit::{AuditFilter, AuditRow};
 use crate::storage::{
     ApiKey, Existing, NewKey, Role, Scope, Secret, Storage, StorageError, now_ms,
 };
+use crate::vault::MasterKey;
 use runtime::output::counted;
 use runtime::time::to_minute;
 use serde_json::{Value, json};
+use std::path::Path;
 
 /// Creates a site administrator's key.
 pub(super) async fn new_key(storage: &Storage) -> Result<(ApiKey, Secret), StorageError> {
@@ -23,7 +25,7 @@ pub(super) async fn new_key(storage: &Storage) -> Result<(ApiKey, Secret), Stora
     storage.create_key_with("", new).await
 }
 
-pub(super) async fn init(storage: &Storage, json: bool) -> Result<(), CliError> {
+pub(super) async fn init(storage: &Storage, key_file: &Path, json: bool) -> Result<(), CliError> {
     if storage.has_site_admin().await? {
         return Err(CliError::Storage(StorageError::Conflict(
             "a site administrator's key exists already; create another with `key create --role \
@@ -32,8 +34,12 @@ pub(super) async fn init(storage: &Storage, json: bool) -> Result<(), CliError> 
         )));
     }
     let (made, secret) = new_key(storage).await?;
-    let whose = "The database is ready. The first key of a site administrator:".into();
-    key::shown(&made, &secret, "", whose, json)
+    let whose = "The database is ready. The first key of a site administrator:";
+    match json {
+        // Asked for by a program that reads it.
+        true => key::shown(&made, &secret, "", whose.to_owned(), true),
+        false => first_key::show((&made, &secret), whose, key_file),
+    }
 }
 
 pub(super) async fn deliveries(
@@ -96,11 +102,16 @@ pub(super) async fn deliveries(
     }
 }
 
-pub(super) async fn audit(storage: &Storage, command: AuditCommand) -> Result<(), CliError> {
+pub(super) async fn audit(
+    storage: &Storage,
+    key_file: &Path,
+    command: AuditCommand,
+) -> Result<(), CliError> {
     let (filter, tenant, limit, json) = match command {
         AuditCommand::Verify {
+            head,
             output: JsonObject { json },
-        } => return verify(storage, json).await,
+        } => return verify(storage, key_file, head.as_ref(), json).await,
         AuditCommand::List {
             list: ListOptions { tenant, json },
             action,
@@ -151,20 +162,62 @@ pub(super) async fn audit(storage: &Storage, command: AuditCommand) -> Result<()
     output::table(header, &rows, "The audit record is empty.")
 }
 
-/// Prints the number of rows of the audit record, and of missing rows. Fails if any is missing.
-async fn verify(storage: &Storage, json: bool) -> Result<(), CliError> {
+/// Prints the number of rows of the audit record, of missing rows, and what the seals show.
+async fn verify(
+    storage: &Storage,
+    key_file: &Path,
+    head: Option<&(i64, String)>,
+    json: bool,
+) -> Result<(), CliError> {
     let (rows, lost) = storage.audit_totals().await?;
+    // Never created here: a new key fits no seal.
+    let found = match MasterKey::load(key_file) {
+        Ok(Some(master)) => storage.check_seals(&master.audit_key(), head).await?,
+        Ok(None) => {
+            let why = format!("the key file {} does not exist", key_file.display());
+            return Err(CliError::AuditUnproved(why));
+        }
+        Err(error) => return Err(CliError::AuditUnproved(error.to_string())),
+    };
+    let (sealed, broken) = match found {
+        Ok(sealed) => (Some(sealed), None),
+        Err(defect) => (None, Some(defect)),
+    };
+    let seal = sealed.as_ref().and_then(|sealed| sealed.head.clone());
     if json {
-        output::json(&json!({"rows": rows, "lost": lost}))?;
+        output::json(&json!({
+            "rows": rows,
+            "lost": lost,
+            "broken": broken,
+            "checked": sealed.as_ref().map(|sealed| sealed.checked),
+            "unsealed": sealed.as_ref().map(|sealed| sealed.unsealed),
+            "head": seal.as_ref().map(|(number, mac)| format!("{number}:{mac}")),
+        }))?;
     } else {
-        output::lines(&[
+        let mut lines = vec![
             format!("The audit record has {}.", counted(rows, "row")),
             format!("Missing rows: {lost} (see `audit list --action audit.lost`)."),
-        ])?;
+        ];
+        if let (Some(sealed), Some((number, mac))) = (&sealed, &seal) {
+            lines.push(format!(
+                "{} rows are as they were sealed; {} are newer than the last seal.",
+                sealed.checked, sealed.unsealed
+            ));
+            lines.push(format!("The last seal: --head {number}:{mac}"));
+        }
+        output::lines(&lines)?;
     }
-    match lost {
-        0 => Ok(()),
-        _ => Err(CliError::AuditLost(lost)),
+    if let Some(defect) = broken {
+        return Err(CliError::AuditBroken(defect));
+    }
+    if lost > 0 {
+        return Err(CliError::AuditLost(lost));
+    }
+    match seal {
+        None if rows > 0 => Err(CliError::AuditUnproved(
+            "there is no seal; a running relay makes the first one within minutes".into(),
+        )),
+        None | Some(_) => Ok(()),
     }
 }
 

@@ -13,6 +13,7 @@ use base64::engine::general_purpose::STANDARD;
 use http::HeaderValue;
 use http::header::HeaderName;
 use ring::hmac;
+use runtime::secret::Zeroizing;
 use std::fmt;
 
 /// Identifies the delivery.
@@ -30,7 +31,7 @@ const BYTES: std::ops::RangeInclusive<usize> = 24..=64;
 
 /// A signing secret. Redacted in `Debug`.
 #[derive(Clone, PartialEq, Eq)]
-pub(crate) struct SigningSecret(Vec<u8>);
+pub(crate) struct SigningSecret(Zeroizing<Vec<u8>>);
 
 impl fmt::Debug for SigningSecret {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -44,18 +45,19 @@ impl SigningSecret {
     /// # Errors
     /// [`NoRandom`].
     pub(crate) fn random() -> Result<Self, NoRandom> {
-        Ok(Self(random::<32>()?.to_vec()))
+        Ok(Self(Zeroizing::new(random::<32>()?.to_vec())))
     }
 
     /// Reads `whsec_` followed by base64.
     pub(crate) fn parse(text: &str) -> Option<Self> {
         let bytes = STANDARD.decode(text.strip_prefix(PREFIX)?).ok()?;
+        let bytes = Zeroizing::new(bytes);
         BYTES.contains(&bytes.len()).then_some(Self(bytes))
     }
 
     /// Returns the secret with these bytes, from the vault.
     pub(super) fn from_bytes(bytes: Vec<u8>) -> Self {
-        Self(bytes)
+        Self(Zeroizing::new(bytes))
     }
 
     /// Returns the bytes, for the vault.

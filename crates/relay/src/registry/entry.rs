@@ -4,11 +4,15 @@ use super::clones::SessionId;
 use super::offer::AdvertisedRoutes;
 use super::slot::Slot;
 use protocol::frame::{CONTEXT_SINCE_VERSION, Hello, JournalMark};
+use runtime::peer_text::PeerText;
 use std::net::IpAddr;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
 use transport::Session;
+
+/// Longest description of a bridge's host or program, in characters.
+const ABOUT_MAX_CHARS: usize = 128;
 
 /// The bridge that a tunnel belongs to, as the directory knows it.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -33,9 +37,9 @@ pub(crate) struct TunnelEntry {
     /// What it serves. Only the registry changes it, because its index depends on it.
     offer: Mutex<Arc<AdvertisedRoutes>>,
     /// The bridge's program version.
-    pub software: String,
+    pub software: PeerText,
     /// The bridge's host.
-    pub host: String,
+    pub host: PeerText,
     /// The address that the tunnel comes from.
     pub peer: IpAddr,
     /// Whether it reads the context of a request (W-69).
@@ -66,8 +70,8 @@ impl TunnelEntry {
         Self {
             offer: Mutex::new(Arc::new(offer)),
             session,
-            software: hello.software.clone(),
-            host: hello.host.clone(),
+            software: PeerText::bounded(&hello.software, ABOUT_MAX_CHARS),
+            host: PeerText::bounded(&hello.host, ABOUT_MAX_CHARS),
             peer,
             reads_context: hello.version >= CONTEXT_SINCE_VERSION,
             since: now,

@@ -68,7 +68,7 @@ impl SlotHistory {
             tracing::warn!(
                 tenant = %self.owner.tenant,
                 bridge = %self.owner.name,
-                host = current.host.escape_debug().to_string(),
+                host = %current.host,
                 "two processes connect as this bridge: was its data directory copied? The one that \
                  connected first stays connected"
             );

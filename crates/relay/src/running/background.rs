@@ -3,6 +3,7 @@
 use crate::control_plane::ControlPlane;
 use crate::deliveries::{self, DeliveryContext};
 use crate::registry::TunnelEntry;
+use crate::vault::SealingKey;
 use crate::{audit, notices};
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -13,7 +14,7 @@ use tokio::task::JoinHandle;
 const CLAIM_RETRY_INTERVAL: Duration = Duration::from_secs(5);
 
 /// Starts the background tasks of the control plane.
-pub(super) fn spawn(state: &Arc<ControlPlane>) -> Vec<JoinHandle<()>> {
+pub(super) fn spawn(state: &Arc<ControlPlane>, audit_key: SealingKey) -> Vec<JoinHandle<()>> {
     let cx = Arc::new(DeliveryContext {
         data: state.data.clone(),
         deliveries: state.deliveries.clone(),
@@ -33,6 +34,11 @@ pub(super) fn spawn(state: &Arc<ControlPlane>) -> Vec<JoinHandle<()>> {
         tokio::spawn(notices::run(state.clone())),
         tokio::spawn(notices::watch_pause(state.clone())),
         tokio::spawn(audit::checkpoints::run(tunnels, state.audit.clone())),
+        tokio::spawn(audit::sealing::run(
+            state.directory.storage().clone(),
+            audit_key,
+            state.data.config.audit.keep.0,
+        )),
         tokio::spawn(follow_endpoint_owners(state.clone())),
         tokio::spawn(abort_unauthorized(state.clone())),
         tokio::spawn(state.directory.clone().keep_fresh()),

@@ -31,6 +31,7 @@ pub(super) async fn start(config: Config) -> Result<RunningRelay, StartError> {
     // Before the first delivery is read: an older copy of the database pauses deliveries.
     let generation = generation::begin(&storage, &config.key_file).await?;
     let master = vault::master_key(&storage, &config.key_file).await?;
+    let audit_key = master.audit_key();
     let vault = Vault::new(storage.clone(), master).await?;
     let deliveries = Deliveries::new(storage.clone(), vault, config.deliveries.clone());
     let directory = Directory::load(storage, config.directory.stale_max.0).await?;
@@ -133,7 +134,7 @@ pub(super) async fn start(config: Config) -> Result<RunningRelay, StartError> {
         running.tasks.push(tokio::spawn(following));
     }
     running.tasks.push(tokio::spawn(generation.follow()));
-    running.tasks.extend(background::spawn(&state));
+    running.tasks.extend(background::spawn(&state, audit_key));
     Ok(running)
 }
 

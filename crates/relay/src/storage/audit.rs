@@ -1,6 +1,8 @@
 //! The audit record: actor, action, object, time and result. Rows are added, and deleted when they are too old. They
 //! are never changed.
 
+pub(crate) mod seals;
+
 use super::model::now_ms;
 use super::{Storage, StorageError};
 use sqlx::Row as _;
@@ -299,6 +301,18 @@ impl Storage {
         .fetch_one(self.pool())
         .await?;
         Ok((rows.try_get("total")?, rows.try_get("lost")?))
+    }
+
+    /// Returns whether there are rows that are older than a moment.
+    ///
+    /// # Errors
+    /// [`StorageError`] when the database does not respond.
+    pub(crate) async fn has_audit_before(&self, before_ms: i64) -> Result<bool, StorageError> {
+        let row = sqlx::query("SELECT 1 AS one FROM audit WHERE at_ms < $1 LIMIT 1")
+            .bind(before_ms)
+            .fetch_optional(self.pool())
+            .await?;
+        Ok(row.is_some())
     }
 
     /// Deletes up to `limit` rows that are older than a moment. Returns their number.

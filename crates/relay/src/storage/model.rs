@@ -5,6 +5,7 @@ use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use ring::digest::{SHA256, digest};
 use ring::rand::{SecureRandom, SystemRandom};
+use runtime::secret::Zeroizing;
 use serde::Serialize;
 use std::fmt;
 use std::sync::Arc;
@@ -116,9 +117,9 @@ pub fn now_ms() -> i64 {
     })
 }
 
-/// An API key's secret: `ibs_` and 256 random bits. `Debug` redacts it.
+/// An API key's secret: `ibs_` and 256 random bits. `Debug` redacts it; its memory is overwritten when it is dropped.
 #[derive(Clone, PartialEq, Eq)]
-pub struct Secret(String);
+pub struct Secret(Zeroizing<String>);
 
 impl Secret {
     /// Returns a new random secret.
@@ -127,12 +128,13 @@ impl Secret {
     /// [`NoRandom`].
     pub fn random() -> Result<Self, NoRandom> {
         let bytes: [u8; 32] = random()?;
-        Ok(Self(format!("ibs_{}", URL_SAFE_NO_PAD.encode(bytes))))
+        let text = Zeroizing::new(URL_SAFE_NO_PAD.encode(bytes));
+        Ok(Self(Zeroizing::new(format!("ibs_{}", *text))))
     }
 
     /// Wraps the text that a caller presented.
     pub fn presented(text: String) -> Self {
-        Self(text)
+        Self(Zeroizing::new(text))
     }
 
     /// Returns the secret itself, for its only display.

@@ -11,6 +11,7 @@
 use super::audit::{self, AuditEvent};
 use super::model::{BridgeId, ClientId, Existing, IdentityId, TenantId, TenantState, hex, now};
 use super::{IDENTITIES_MAX, Storage, StorageError, require_name};
+use runtime::peer_text::PeerText;
 use serde_json::json;
 use sqlx::Row as _;
 use store::Transaction;
@@ -83,10 +84,7 @@ impl Storage {
                 bridge
             }
         };
-        let about = |text: &str| -> String {
-            let plain = text.chars().filter(|c| !c.is_control());
-            plain.take(ABOUT_MAX_CHARS).collect()
-        };
+        let about = |text: &str| PeerText::bounded(text, ABOUT_MAX_CHARS).to_string();
         sqlx::query(
             "INSERT INTO bridge_identities
              (id, bridge_id, public_key, instance, paired_by, host, software, created, revision,

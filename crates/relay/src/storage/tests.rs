@@ -133,6 +133,7 @@ macro_rules! on_both {
     };
 }
 
+mod audit_seals;
 mod due;
 mod faults;
 mod interleaving;

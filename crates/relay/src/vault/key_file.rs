@@ -7,6 +7,7 @@ use runtime::files::{Dir, Owner};
 #[cfg(unix)]
 use runtime::files::{Kind, make_private};
 use runtime::sealed::{KEY_BYTES, SealingKey};
+use runtime::secret::Zeroizing;
 use std::fs::File;
 use std::io::{self, Read as _, Write as _};
 use std::path::{Path, PathBuf};
@@ -81,17 +82,41 @@ impl MasterKey {
     }
 
     fn read(file: File, path: &Path) -> Result<Self, KeyFileError> {
-        let mut text = String::new();
+        let mut text = Zeroizing::new(String::with_capacity(
+            usize::try_from(FILE_MAX_BYTES).unwrap_or_default(),
+        ));
         file.take(FILE_MAX_BYTES)
             .read_to_string(&mut text)
             .map_err(|error| KeyFileError::Io(path.to_owned(), error))?;
         let bytes = STANDARD.decode(text.trim()).ok();
-        let bytes: Option<[u8; KEY_BYTES]> = bytes.and_then(|bytes| bytes.try_into().ok());
+        let bytes: Option<Zeroizing<[u8; KEY_BYTES]>> = bytes
+            .map(Zeroizing::new)
+            .and_then(|bytes| bytes.as_slice().try_into().ok())
+            .map(Zeroizing::new);
         let bytes = bytes.ok_or_else(|| KeyFileError::Malformed(path.to_owned()))?;
         Ok(Self {
             key: SealingKey::new(&bytes),
             file: path.to_owned(),
         })
+    }
+}
+
+impl MasterKey {
+    /// Reads an existing file; `None` if there is none.
+    ///
+    /// # Errors
+    /// [`KeyFileError`].
+    pub(crate) fn load(path: &Path) -> Result<Option<Self>, KeyFileError> {
+        match path.try_exists() {
+            Ok(true) => Self::load_or_create(path).map(Some),
+            Ok(false) => Ok(None),
+            Err(error) => Err(KeyFileError::Io(path.to_owned(), error)),
+        }
+    }
+
+    /// Returns the key that signs the seals of the audit record.
+    pub(crate) fn audit_key(&self) -> SealingKey {
+        self.key.clone()
     }
 }
 

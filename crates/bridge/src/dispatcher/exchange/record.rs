@@ -4,6 +4,7 @@ use super::super::Records;
 use super::super::named::{self, NamedRequest};
 use super::super::refusal::limited;
 use super::Exchange;
+use crate::audit::{Kind, cut};
 use protocol::frame::{ContextText, RequestTarget};
 use protocol::{Code, Execution, Failure};
 use serde_json::{Value, json};
@@ -45,8 +46,22 @@ impl Exchange {
             ),
         };
         records.board.call(method, &to, outcome(), took);
-        if let Some(audit) = &records.audit {
-            audit.add(self.audit_entry(&outcome(), took, result));
+        let Some(audit) = &records.audit else {
+            return;
+        };
+        let entry = || self.audit_entry(&outcome(), took, result);
+        match result {
+            // It cost its caller nothing: many of them would displace the lines about others.
+            Err(failure) if failure.execution.is_safe_to_repeat() => {
+                let kind = Kind {
+                    event: event(failure),
+                    method: cut(method).into_owned(),
+                    to: cut(&to).into_owned(),
+                    outcome: outcome(),
+                };
+                audit.refusal(self.head.share.caller, kind, entry);
+            }
+            Ok(()) | Err(_) => audit.add(entry()),
         }
     }
 
@@ -104,21 +119,28 @@ impl Exchange {
         };
         let failure = result.as_ref().err();
         let call = self.head.call.map(|call| crate::text::hex(&call.call));
-        let is_refused = failure.is_some_and(|failure| failure.code == Code::RefusedByPolicy);
         json!({
-            "event": if is_refused { "refused" } else { "call" },
+            "event": failure.map_or("call", event),
             "id": named::id(&self.head, &self.context),
             "label": self.context.label.as_ref().map(ContextText::as_str),
-            "method": self.head.method,
-            "to": to,
-            "path": path,
-            "credential": self.head.credential,
+            "method": cut(&self.head.method),
+            "to": cut(&to),
+            "path": path.as_deref().map(cut),
+            "credential": self.head.credential.as_deref().map(cut),
             "call": call,
             "attempt": self.head.call.map(|call| call.attempt),
             "outcome": outcome,
             "execution": failure.map_or(Execution::Executed, |f| f.execution).as_str(),
-            "detail": failure.map(|failure| &failure.detail),
+            "detail": failure.map(|failure| cut(&failure.detail)),
             "took_ms": u64::try_from(took.as_millis()).unwrap_or(u64::MAX),
         })
+    }
+}
+
+/// Returns the event of a failed request.
+fn event(failure: &Failure) -> &'static str {
+    match failure.code == Code::RefusedByPolicy {
+        true => "refused",
+        false => "call",
     }
 }

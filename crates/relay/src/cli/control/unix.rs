@@ -133,9 +133,9 @@ fn tunnels(running: &RunningRelay) -> Vec<Tunnel> {
     let all = running.state().data.registry.all();
     let tunnel = |entry: &std::sync::Arc<crate::registry::TunnelEntry>| Tunnel {
         bridge: entry.owner.bridge.to_string(),
-        host: entry.host.clone(),
+        host: entry.host.to_string(),
         address: entry.peer.to_string(),
-        software: entry.software.clone(),
+        software: entry.software.to_string(),
         up_s: entry.since.elapsed().as_secs(),
         draining: !entry.session.is_open(),
     };

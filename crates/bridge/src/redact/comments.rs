@@ -1,0 +1,111 @@
+//! A config without its comments: administrators note passwords there, in any words.
+
+/// Replaces a comment.
+const COMMENT: &str = "# [comment removed]";
+
+/// Where a scan is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Place {
+    Plain,
+    /// In a string of one line, with its quote.
+    Short(char),
+    /// In a string of several lines, with its quote.
+    Long(char),
+}
+
+/// Returns TOML without its comments. Lines keep their numbers.
+pub(crate) fn without_comments(text: &str) -> String {
+    let (stripped, place) = strip(text);
+    match place {
+        Place::Plain => stripped,
+        // A string without its end hides the comments that follow: every `#` counts as one then.
+        Place::Short(_) | Place::Long(_) => text
+            .lines()
+            .map(|line| match line.split_once('#') {
+                Some((before, _)) => format!("{before}{COMMENT}\n"),
+                None => format!("{line}\n"),
+            })
+            .collect(),
+    }
+}
+
+fn strip(text: &str) -> (String, Place) {
+    let mut out = String::with_capacity(text.len());
+    let mut place = Place::Plain;
+    for line in text.lines() {
+        let mut rest = line;
+        while let Some(c) = rest.chars().next() {
+            let mut taken = c.len_utf8();
+            match place {
+                Place::Plain if c == '#' => {
+                    out.push_str(COMMENT);
+                    break;
+                }
+                Place::Plain if c == '"' || c == '\'' => {
+                    place = match rest.starts_with(long(c)) {
+                        true => {
+                            taken = 3;
+                            Place::Long(c)
+                        }
+                        false => Place::Short(c),
+                    };
+                }
+                Place::Short(quote) if c == quote => place = Place::Plain,
+                Place::Long(quote) if rest.starts_with(long(quote)) => {
+                    taken = 3;
+                    place = Place::Plain;
+                }
+                // The character after a backslash ends nothing. Literal strings have no escapes.
+                Place::Short('"') | Place::Long('"') if c == '\\' => {
+                    taken += rest[1..].chars().next().map_or(0, char::len_utf8);
+                }
+                Place::Plain | Place::Short(_) | Place::Long(_) => {}
+            }
+            out.push_str(&rest[..taken]);
+            rest = &rest[taken..];
+        }
+        out.push('\n');
+        if let Place::Short(_) = place {
+            // An error of TOML: the string has no end. The next line begins outside.
+            place = Place::Plain;
+        }
+    }
+    (out, place)
+}
+
+fn long(quote: char) -> &'static str {
+    match quote {
+        '"' => "\"\"\"",
+        _ => "'''",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn comments_go_and_strings_stay() {
+        let text = "a = \"x # y\" # pass is s1\n# s2\nb = 'it # is\\' # s3\nc = \"\"\"\n# kept\n\"\"\" # s4\n\
+                    d = \"q\\\" # z\" #s5\ne = 1\n";
+        let stripped = without_comments(text);
+        for secret in ["s1", "s2", "s3", "s4", "s5"] {
+            assert!(!stripped.contains(secret), "{stripped}");
+        }
+        for kept in ["x # y", "it # is", "# kept", "q\\\" # z", "e = 1"] {
+            assert!(stripped.contains(kept), "{stripped}");
+        }
+        assert_eq!(stripped.lines().count(), text.lines().count());
+    }
+
+    #[test]
+    fn string_without_end_hides_no_comment() {
+        for text in [
+            "a = \"x\n# secret1\n",
+            "a = \"\"\"x\n# secret1\nb = 2 # secret1\n",
+        ] {
+            let stripped = without_comments(text);
+            assert!(!stripped.contains("secret1"), "{stripped}");
+        }
+    }
+}

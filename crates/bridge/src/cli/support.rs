@@ -7,7 +7,6 @@ use crate::config::{Config, FilePath};
 use crate::control::message::{ControlRequest, ControlResponse};
 use crate::control::socket;
 use crate::credentials::Store;
-use crate::data_dir::PrivateDir;
 use crate::doctor::{State, examine};
 use crate::redact::Redactor;
 use crate::stats::now_s;
@@ -181,17 +180,20 @@ fn known_secrets(config: Option<&Config>) -> Redactor {
     let Some(config) = config else {
         return redactor;
     };
-    let data_dir = config.bridge.data_dir.get();
     let key_file = config.bridge.key_file.as_ref().map(FilePath::get);
-    if let Ok(credentials) = Store::new(data_dir, key_file).and_then(|store| store.load()) {
+    if let Ok(credentials) =
+        Store::of_bridge(&config.bridge, key_file).and_then(|store| store.load())
+    {
         for credential in credentials.all() {
             for secret in credential.kind.secrets() {
                 redactor.know(secret.expose());
             }
         }
     }
-    let identity =
-        PrivateDir::open(data_dir).and_then(|dir| dir.read_private(crate::identity::IDENTITY_FILE));
+    let identity = config
+        .bridge
+        .open_data_dir()
+        .and_then(|dir| dir.read_private(crate::identity::IDENTITY_FILE));
     if let Ok(Some(bytes)) = identity
         && let Ok(value) = serde_json::from_slice::<serde_json::Value>(&bytes)
         && let Some(fields) = value.as_object()

@@ -49,7 +49,7 @@ pub enum DataDirError {
     #[error(
         "other users have access to {path} (mode {mode:04o}), which holds a private key, and this user may not \
          change that; run `chmod {remedy} '{path}'` as its owner, mount the volume so that the bridge's user owns \
-         it, or, if nobody else uses the volume, set bridge.data_dir_shared = true"
+         it, or, if only the bridge uses the volume, set bridge.data_dir_shared = true"
     )]
     NotPrivate {
         /// The file or directory.

@@ -38,6 +38,8 @@ pub(crate) struct Ready {
     pub acceptor: TlsAcceptor,
     /// The self-signed CA, PEM.
     pub ca_path: Option<PathBuf>,
+    /// Where the certificate comes from.
+    source: Tls,
 }
 
 /// Returns when the first certificate of a file expires, in seconds since 1970. `None` if it cannot be read.
@@ -54,12 +56,18 @@ fn not_after(certificate: &[u8]) -> Option<i64> {
 
 /// Accepts TLS handshakes with the active certificate.
 #[derive(Clone)]
-pub(crate) struct Acceptor(Arc<RwLock<TlsAcceptor>>);
+pub(crate) struct Acceptor(Arc<RwLock<Ready>>);
 
 impl Acceptor {
     /// Returns an acceptor with the first certificate.
-    pub(crate) fn new(acceptor: TlsAcceptor) -> Self {
-        Self(Arc::new(RwLock::new(acceptor)))
+    pub(crate) fn new(first: Ready) -> Self {
+        Self(Arc::new(RwLock::new(first)))
+    }
+
+    /// Returns where the active certificate comes from.
+    pub(crate) fn source(&self) -> Tls {
+        let active = self.0.read().unwrap_or_else(PoisonError::into_inner);
+        active.source.clone()
     }
 
     /// Returns the acceptor for the next handshake.
@@ -67,12 +75,13 @@ impl Acceptor {
         self.0
             .read()
             .unwrap_or_else(PoisonError::into_inner)
+            .acceptor
             .clone()
     }
 
     /// Replaces the certificate. Handshakes in progress keep the one that they began with.
-    pub(crate) fn replace(&self, acceptor: TlsAcceptor) {
-        *self.0.write().unwrap_or_else(PoisonError::into_inner) = acceptor;
+    pub(crate) fn replace(&self, next: Ready) {
+        *self.0.write().unwrap_or_else(PoisonError::into_inner) = next;
     }
 }
 
@@ -102,6 +111,7 @@ pub(crate) fn prepare(tls: &Tls) -> Result<Ready, TlsError> {
     Ok(Ready {
         acceptor: TlsAcceptor::from(Arc::new(config)),
         ca_path,
+        source: tls.clone(),
     })
 }
 

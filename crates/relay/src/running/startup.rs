@@ -36,7 +36,7 @@ pub(super) async fn start(config: Config) -> Result<RunningRelay, StartError> {
     let directory = Directory::load(storage, config.directory.stale_max.0).await?;
     let tls = config.tls.as_ref().map(tls::prepare).transpose()?;
     let ca_path = tls.as_ref().and_then(|ready| ready.ca_path.clone());
-    let acceptor = tls.map(|ready| Acceptor::new(ready.acceptor));
+    let acceptor = tls.map(Acceptor::new);
     let public_kind = match acceptor {
         Some(_) => ListenerKind::Tls,
         None => ListenerKind::Plain,

@@ -6,7 +6,7 @@ use crate::config::{Config, DeliveriesSection};
 use crate::connection::{Connection, DRAIN_TIMEOUT};
 use crate::control::handler;
 use crate::credentials::{self, StoreError, alm};
-use crate::data_dir::{DataDir, DataDirError};
+use crate::data_dir::DataDirError;
 use crate::deliveries::Deliveries;
 use crate::dispatcher::{Active, ActiveError, Dispatcher, Records, own_addresses};
 use crate::health::Health;
@@ -95,7 +95,7 @@ impl Bridge {
     /// [`StartError`], for example if the bridge is not paired or its data directory is in use.
     pub fn start(config: Config) -> Result<RunningBridge, StartError> {
         // First, because it locks the directory: everything below may then rely on being alone.
-        let data_dir = DataDir::open(config.bridge.data_dir.get())?;
+        let data_dir = config.bridge.lock_data_dir()?;
         let identity = Identity::load(&data_dir)?;
         let configured = config.relay.url.to_string();
         if identity.relay != configured {

@@ -190,6 +190,6 @@ pub enum ProxyCredentialError {
 /// [`StoreError`] if the store or its key cannot be read.
 pub(crate) fn load(config: &Config) -> Result<Arc<Credentials>, StoreError> {
     let key_file = config.bridge.key_file.as_ref().map(FilePath::get);
-    let store = Store::new(config.bridge.data_dir.get(), key_file)?;
+    let store = Store::of_bridge(&config.bridge, key_file)?;
     Ok(Arc::new(store.load()?))
 }

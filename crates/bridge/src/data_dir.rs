@@ -48,8 +48,8 @@ pub enum DataDirError {
     /// Other users can read a private file.
     #[error(
         "other users have access to {path} (mode {mode:04o}), which holds a private key, and this user may not \
-         change that; run `chmod {remedy} '{path}'` as its owner, or mount the volume so that the bridge's user \
-         owns it"
+         change that; run `chmod {remedy} '{path}'` as its owner, mount the volume so that the bridge's user owns \
+         it, or, if only the bridge uses the volume, set bridge.data_dir_shared = true"
     )]
     NotPrivate {
         /// The file or directory.
@@ -74,6 +74,8 @@ pub struct PrivateDir {
     dir: Arc<Dir>,
     /// Whether rights of others are removed. A check changes nothing.
     tightens: bool,
+    /// Whether the administrator accepts that other users have access (`bridge.data_dir_shared`).
+    is_shared: bool,
 }
 
 /// The directory, locked for as long as the value lives.
@@ -92,12 +94,19 @@ impl std::ops::Deref for DataDir {
 }
 
 impl DataDir {
-    /// Creates the directory if it is missing (mode 0700), and locks it.
+    /// Opens a directory that is not shared.
+    #[cfg(test)]
+    pub(crate) fn open(path: &Path) -> Result<Self, DataDirError> {
+        Self::open_as(path, false)
+    }
+
+    /// Creates the directory if it is missing (mode 0700), and locks it. `is_shared` accepts one to which other
+    /// users have access for good.
     ///
     /// # Errors
-    /// [`DataDirError`] if it is not writable, readable by others, or in use.
-    pub fn open(path: &Path) -> Result<Self, DataDirError> {
-        let dir = PrivateDir::open(path)?;
+    /// [`DataDirError`] if it is not writable, open to others, or in use.
+    pub(crate) fn open_as(path: &Path, is_shared: bool) -> Result<Self, DataDirError> {
+        let dir = PrivateDir::open_as(path, is_shared)?;
         // A file of its own: the others are replaced by renames, which would leave the lock on the old file.
         // The system releases the lock when the process ends, however it ends.
         let lock = match dir.dir.open_or_create(LOCK_FILE, Owner::Directory) {
@@ -123,11 +132,18 @@ impl DataDir {
 }
 
 impl PrivateDir {
-    /// Creates the directory if it is missing (mode 0700). It is not locked.
+    /// Opens a directory that is not shared.
+    #[cfg(test)]
+    pub(crate) fn open(path: &Path) -> Result<Self, DataDirError> {
+        Self::open_as(path, false)
+    }
+
+    /// Creates the directory if it is missing (mode 0700). It is not locked. `is_shared` accepts one to which other
+    /// users have access for good: the modes of some volumes cannot be changed.
     ///
     /// # Errors
-    /// [`DataDirError`] if it is not writable or readable by others.
-    pub fn open(path: &Path) -> Result<Self, DataDirError> {
+    /// [`DataDirError`] if it is not writable or open to others.
+    pub(crate) fn open_as(path: &Path, is_shared: bool) -> Result<Self, DataDirError> {
         let failed = |action| {
             move |source| DataDirError::Io {
                 action,
@@ -141,10 +157,11 @@ impl PrivateDir {
         let privacy = dir
             .make_private()
             .map_err(failed("opening the directory"))?;
-        check_private(path, privacy, "700")?;
+        check_private(path, privacy, "700", is_shared)?;
         Ok(Self {
             dir: Arc::new(dir),
             tightens: true,
+            is_shared,
         })
     }
 
@@ -152,17 +169,18 @@ impl PrivateDir {
     ///
     /// # Errors
     /// [`DataDirError`] if it is not readable, or readable by others for good.
-    pub(crate) fn open_unchanged(path: &Path) -> Result<Self, DataDirError> {
+    pub(crate) fn open_unchanged(path: &Path, is_shared: bool) -> Result<Self, DataDirError> {
         let failed = |source| DataDirError::Io {
             action: "opening the directory",
             path: path.display().to_string(),
             source,
         };
         let dir = Dir::open(path).map_err(failed)?;
-        check_private(path, dir.privacy().map_err(failed)?, "700")?;
+        check_private(path, dir.privacy().map_err(failed)?, "700", is_shared)?;
         Ok(Self {
             dir: Arc::new(dir),
             tightens: false,
+            is_shared,
         })
     }
 
@@ -242,7 +260,7 @@ impl PrivateDir {
         let path = self.path(name);
         let content = within_bounds(&path, content)?;
         // Checked at each read: an administrator may have copied or edited the file since.
-        check_private(&path, content.privacy, "600")?;
+        check_private(&path, content.privacy, "600", self.is_shared)?;
         Ok(Some(content.bytes))
     }
 
@@ -284,7 +302,7 @@ pub(crate) fn read_given(path: &Path) -> Result<Option<Vec<u8>>, DataDirError> {
     let mut limited = file.take(FILE_MAX_BYTES.saturating_add(1));
     limited.read_to_end(&mut bytes).map_err(failed)?;
     let content = within_bounds(path, Content { bytes, privacy })?;
-    check_private(path, content.privacy, "600")?;
+    check_private(path, content.privacy, "600", false)?;
     Ok(Some(content.bytes))
 }
 
@@ -308,9 +326,15 @@ fn make_private_dir(path: &Path) -> io::Result<()> {
     builder.create(path)
 }
 
-fn check_private(path: &Path, privacy: Privacy, remedy: &'static str) -> Result<(), DataDirError> {
+fn check_private(
+    path: &Path,
+    privacy: Privacy,
+    remedy: &'static str,
+    is_shared: bool,
+) -> Result<(), DataDirError> {
     match privacy {
         Privacy::Private | Privacy::Tightened { .. } | Privacy::Group => Ok(()),
+        Privacy::Open { .. } if is_shared => Ok(()),
         Privacy::Open { mode } => Err(DataDirError::NotPrivate {
             path: path.display().to_string(),
             mode,
@@ -381,6 +405,20 @@ mod tests {
             read_given(&file).unwrap();
             assert_eq!(mode(), open & 0o700, "{open:o}");
         }
+    }
+
+    #[cfg(unix)]
+    #[test]
+    fn access_of_others_needs_the_setting() {
+        let open = Privacy::Open { mode: 0o777 };
+        let path = Path::new("data");
+        let refused = check_private(path, open, "700", false).unwrap_err();
+        assert!(
+            refused.to_string().contains("bridge.data_dir_shared"),
+            "{refused}"
+        );
+        check_private(path, open, "700", true).unwrap();
+        check_private(path, Privacy::Group, "700", false).unwrap();
     }
 
     #[test]

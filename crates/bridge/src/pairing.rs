@@ -11,7 +11,7 @@
 use crate::config::{Config, ConfigError};
 use crate::connection_counter::ConnectionCounter;
 use crate::credentials::{self, Credentials, ProxyCredentialError, StoreError, with_credential};
-use crate::data_dir::{DataDir, DataDirError};
+use crate::data_dir::DataDirError;
 use crate::identity::{self, Identity, IdentityError, Key};
 pub use crate::secret::Secret;
 use base64::Engine as _;
@@ -154,7 +154,7 @@ struct Problem {
 /// # Errors
 /// [`PairError`]; an earlier identity stays valid.
 pub async fn pair(config: &Config, api_key: &ApiKey) -> Result<Identity, PairError> {
-    let data_dir = DataDir::open(config.bridge.data_dir.get())?;
+    let data_dir = config.bridge.lock_data_dir()?;
     let relay = config.relay.url.to_string();
     let key = match Identity::load(&data_dir) {
         // The relay knows the bridge by this key.

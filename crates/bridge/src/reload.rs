@@ -132,7 +132,11 @@ impl Stamps {
             config.path.clone(),
             config.bridge.data_dir.get().join(credentials::store::FILE),
         ];
-        let files = [&config.relay.ca_file, &config.bridge.key_file];
+        let files = [
+            &config.relay.ca_file,
+            &config.bridge.key_file,
+            &config.signed_calls.public_key_file,
+        ];
         let files = files
             .into_iter()
             .flatten()

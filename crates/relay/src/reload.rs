@@ -7,6 +7,7 @@ use crate::config::{Config, Tls};
 use crate::control_plane::ControlPlane;
 use crate::listener::tls::{self, Acceptor, TlsError};
 use runtime::files::Stamp;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -50,7 +51,7 @@ fn try_apply(
     let ready = config.tls.as_ref().map(tls::prepare).transpose()?;
     if let (Some(acceptor), Some(ready)) = (acceptor, ready) {
         state.metrics.certificate_expires(ready.expires);
-        acceptor.replace(ready.acceptor);
+        acceptor.replace(ready);
     }
     state.data.set_limits(config.limits.clone());
     Ok(())
@@ -59,13 +60,11 @@ fn try_apply(
 /// Follows the certificate's files: a new pair is used from the next handshake on. A broken pair is reported once
 /// and not used.
 pub(crate) async fn follow(state: Arc<ControlPlane>, acceptor: Acceptor) {
-    // The files of the start: a reload that names other files installs their pair itself.
-    let Some(tls) = state.config.tls.clone() else {
-        return;
-    };
-    let mut known = stamps(&tls);
+    let mut known = stamps(&acceptor.source());
     loop {
         tokio::time::sleep(CHECK_EVERY).await;
+        // A reload may have named other files since.
+        let tls = acceptor.source();
         let now = stamps(&tls);
         if now == known {
             continue;
@@ -75,8 +74,8 @@ pub(crate) async fn follow(state: Arc<ControlPlane>, acceptor: Acceptor) {
         known = now;
         match tls::prepare(&tls) {
             Ok(ready) => {
-                acceptor.replace(ready.acceptor);
                 state.metrics.certificate_expires(ready.expires);
+                acceptor.replace(ready);
                 state.metrics.reloaded(true);
                 tracing::info!("certificate reloaded");
             }
@@ -88,12 +87,13 @@ pub(crate) async fn follow(state: Arc<ControlPlane>, acceptor: Acceptor) {
     }
 }
 
-fn stamps(tls: &Tls) -> Vec<Option<Stamp>> {
+fn stamps(tls: &Tls) -> Vec<(PathBuf, Option<Stamp>)> {
+    let stamp = |file: &PathBuf| (file.clone(), Stamp::of(file));
     match tls {
         Tls::Files {
             cert_file,
             key_file,
-        } => [cert_file, key_file].map(|file| Stamp::of(file)).into(),
+        } => [cert_file, key_file].map(stamp).into(),
         // Only the relay itself renews it.
         Tls::SelfSigned { .. } => Vec::new(),
     }

@@ -107,6 +107,22 @@ impl Findings {
         }
     }
 
+    /// Warns of a secret file that all users may read, or change. Access by a group may be meant.
+    pub fn secret(&mut self, key: &str, path: &Path) {
+        let Ok(found) = File::open(path).and_then(|file| privacy(&file, Kind::Given)) else {
+            return;
+        };
+        if let Privacy::Tightened { was: mode } | Privacy::Open { mode } = found
+            && mode & 0o027 != 0
+        {
+            self.warning(format!(
+                "{key}: users other than its owner and its group can read {0}, or its group can change it (mode \
+                 {mode:04o}): run `chmod 640 '{0}'`",
+                path.display()
+            ));
+        }
+    }
+
     /// Checks who may read a secret file or directory.
     pub fn private(&mut self, key: &str, path: &Path, kind: Kind) {
         let Ok(found) = File::open(path).and_then(|file| privacy(&file, kind)) else {

@@ -66,7 +66,7 @@ async fn ca_file_counts_for_its_own_entry_alone() {
     let ask = Ask::get("/v1/endpoints/right/small").key(&world.caller);
     world.api.send(ask).await.expect_status(200);
     let answer = call("/small").await.expect_status(200).json();
-    assert_eq!(answer["status"], 200, "{answer:#}");
+    assert_eq!(answer["response"]["status"], 200, "{answer:#}");
     let refused = call("/hook").await;
     assert_eq!(refused.code(), "target_tls", "{}", refused.text());
     let detail = refused.json()["detail"].to_string();

@@ -3,7 +3,6 @@
 use super::common::{ConfigArg, DONE, FAILED, Outcome, UNPROVED, complain, print};
 use super::status::status_of;
 use crate::audit::verify::{Anchor, verify};
-use crate::data_dir::PrivateDir;
 use crate::identity::Identity;
 use crate::text::unhex;
 use clap::{Args, Subcommand};
@@ -58,7 +57,7 @@ pub(super) fn run(command: &AuditCommand) -> Outcome {
     let AuditCommand::Verify(args) = command;
     let config = args.config.load()?;
     let data_dir = config.bridge.data_dir.get();
-    let identity = Identity::load(&PrivateDir::open(data_dir)?)?;
+    let identity = Identity::load(&config.bridge.open_data_dir()?)?;
     let mut anchors = args.head.clone();
     let file = match &args.file {
         Some(file) => file.clone(),

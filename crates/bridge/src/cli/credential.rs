@@ -125,7 +125,7 @@ pub(super) fn run(command: CredentialCommand) -> Outcome {
 
 fn store(config: &Config) -> Result<Store, crate::credentials::StoreError> {
     let key_file = config.bridge.key_file.as_ref().map(FilePath::get);
-    Store::new(config.bridge.data_dir.get(), key_file)
+    Store::of_bridge(&config.bridge, key_file)
 }
 
 /// Returns the origins of the endpoints that use a credential.

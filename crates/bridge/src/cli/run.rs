@@ -6,7 +6,6 @@ use super::common::{ConfigArg, DONE, FAILED, Outcome};
 use super::secret_input::{SECRET_ENV, Wanted, secret};
 use crate::bridge::{Bridge, RunningBridge};
 use crate::config::Config;
-use crate::data_dir::PrivateDir;
 use crate::identity::{Identity, IdentityError};
 use crate::logging;
 use crate::pairing::{self, ApiKey, PairError};
@@ -50,7 +49,7 @@ async fn pair_if_needed(config: &Config) -> Result<(), Box<dyn std::error::Error
     let Some(client_id) = client_id else {
         return Ok(());
     };
-    let dir = PrivateDir::open(config.bridge.data_dir.get())?;
+    let dir = config.bridge.open_data_dir()?;
     match Identity::load(&dir) {
         Err(IdentityError::NotPaired { .. }) => {}
         // Paired, or damaged: the start reports a damaged identity.

@@ -221,16 +221,17 @@ fn known_secrets(config: Option<&Config>, data_dir: Option<&Path>, file: &Path) 
     };
     let key_file = config.and_then(|config| config.bridge.key_file.as_ref());
     let key_file = key_file.map(FilePath::get);
-    if let Ok(credentials) = Store::new(data_dir, key_file).and_then(|store| store.load()) {
+    let is_shared = config.is_some_and(|config| config.bridge.data_dir_shared);
+    let Ok(dir) = PrivateDir::open_as(data_dir, is_shared) else {
+        return redactor;
+    };
+    if let Ok(credentials) = Store::of(dir.clone(), key_file).load() {
         for credential in credentials.all() {
             for secret in credential.kind.secrets() {
                 redactor.know(secret.expose());
             }
         }
     }
-    let Ok(dir) = PrivateDir::open(data_dir) else {
-        return redactor;
-    };
     if let Ok(Some(bytes)) = dir.read_private(crate::identity::IDENTITY_FILE)
         && let Ok(value) = serde_json::from_slice::<serde_json::Value>(&bytes)
         && let Some(fields) = value.as_object()

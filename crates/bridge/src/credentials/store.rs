@@ -14,7 +14,7 @@
 
 use super::alm::Login;
 use super::{CREDENTIALS_MAX, Credential, Credentials, Kind, ORIGINS_MAX, Origin};
-use crate::config::check_credential_name;
+use crate::config::{BridgeSection, check_credential_name};
 use crate::data_dir::{DataDirError, PrivateDir, read_given};
 use crate::secret::Secret;
 use base64::Engine as _;
@@ -129,15 +129,15 @@ pub(crate) struct Store {
 }
 
 impl Store {
-    /// Opens a data directory, which is created if it is missing. `key_file` is that of the config.
+    /// Opens the data directory, which is created if it is missing. `key_file` is that of the config.
     ///
     /// # Errors
     /// [`StoreError::DataDir`] when the directory cannot be used.
-    pub(crate) fn new(data_dir: &Path, key_file: Option<&Path>) -> Result<Self, StoreError> {
-        Ok(Self {
-            dir: PrivateDir::open(data_dir)?,
-            key_file: key_file.map(Path::to_owned),
-        })
+    pub(crate) fn of_bridge(
+        bridge: &BridgeSection,
+        key_file: Option<&Path>,
+    ) -> Result<Self, StoreError> {
+        Ok(Self::of(bridge.open_data_dir()?, key_file))
     }
 
     /// Returns the store of an open directory.
@@ -503,10 +503,14 @@ mod tests {
         checked(name, kind.unwrap(), vec![origin.parse().unwrap()]).unwrap()
     }
 
+    fn store(dir: &TempDir) -> Store {
+        Store::of(PrivateDir::open(&dir.path().join("data")).unwrap(), None)
+    }
+
     #[test]
     fn what_is_set_comes_back_and_is_not_in_the_file() {
         let dir = TempDir::new("credentials");
-        let store = Store::new(&dir.path().join("data"), None).unwrap();
+        let store = store(&dir);
         assert_eq!(store.load().unwrap().all().count(), 0);
         store
             .set(&basic("alm", "https://alm.corp.example"))
@@ -532,7 +536,7 @@ mod tests {
     #[test]
     fn an_entry_that_was_pointed_elsewhere_does_not_open() {
         let dir = TempDir::new("credentials-moved");
-        let store = Store::new(&dir.path().join("data"), None).unwrap();
+        let store = store(&dir);
         store
             .set(&basic("alm", "https://alm.corp.example"))
             .unwrap();
@@ -548,7 +552,7 @@ mod tests {
     #[test]
     fn another_key_opens_nothing_and_a_missing_one_is_said() {
         let dir = TempDir::new("credentials-key");
-        let store = Store::new(&dir.path().join("data"), None).unwrap();
+        let store = store(&dir);
         store
             .set(&basic("alm", "https://alm.corp.example"))
             .unwrap();

@@ -6,7 +6,6 @@ use crate::config::Config;
 use crate::control::message::{ControlRequest, ControlResponse};
 use crate::control::socket;
 use crate::credentials::{self, with_credential};
-use crate::data_dir::PrivateDir;
 use crate::identity::{Identity, IdentityError};
 use crate::stats::now_s;
 use crate::text::error_chain;
@@ -215,7 +214,9 @@ fn identity(config: &Config) -> Check {
     if !config.bridge.data_dir.get().exists() {
         return Check::fail("identity", "this bridge is not paired yet", PAIR);
     }
-    let loaded = PrivateDir::open(config.bridge.data_dir.get())
+    let loaded = config
+        .bridge
+        .open_data_dir()
         .map_err(IdentityError::from)
         .and_then(|dir| Identity::load(&dir));
     match loaded {

@@ -2,7 +2,6 @@
 
 use super::report::Check;
 use crate::config::Config;
-use crate::data_dir::PrivateDir;
 use crate::text::error_chain;
 use ring::rand::{SecureRandom as _, SystemRandom};
 use std::path::Path;
@@ -35,7 +34,7 @@ pub(super) fn check_data_dir(config: &Config) -> Vec<Check> {
         let found = format!("{} does not exist yet; `pair` creates it", path.display());
         return vec![Check::skipped("data", found)];
     }
-    match PrivateDir::open(path) {
+    match config.bridge.open_data_dir() {
         Ok(dir) => {
             // A real write: modes do not show a full disk or a read-only file system.
             let probe = dir.write_private("doctor", b"writable");

@@ -4,8 +4,8 @@
 use super::{CliError, output, serve};
 use crate::config::{Config, Database, Tls};
 use crate::vault::MasterKey;
-use runtime::files::Kind;
 use runtime::findings::Findings;
+use std::net::SocketAddr;
 use std::path::Path;
 use std::time::Duration;
 use store::Probe;
@@ -53,7 +53,7 @@ fn certificates(config: &Config, found: &mut Findings) {
             key_file,
         }) => {
             found.read("tls.cert_file", inspect_pair(cert_file, key_file));
-            found.private("tls.key_file", key_file, Kind::Given);
+            found.secret("tls.key_file", key_file);
         }
         Some(Tls::SelfSigned { dir, .. }) => found.directory("tls.self_signed", dir),
         None => {}
@@ -76,7 +76,7 @@ fn key_file(path: &Path, found: &mut Findings) {
         found.note(format!("{key}: {} will be created", path.display()));
         return;
     }
-    found.private(key, path, Kind::Given);
+    found.secret(key, path);
     if let Err(error) = MasterKey::check(path) {
         found.error(key, error.to_string());
     }
@@ -147,10 +147,9 @@ fn combinations(config: &Config, found: &mut Findings) {
         ("listen.admin", listen.admin),
     ];
     for (index, (key, address)) in all.iter().enumerate() {
-        let same = all[..index].iter().find(|(_, other)| {
-            // Port 0 lets the system choose, a different one each time.
-            address.is_some_and(|address| address.port() != 0) && other == address
-        });
+        let same = all[..index]
+            .iter()
+            .find(|(_, other)| collide(*address, *other));
         if let (Some((other, _)), Some(address)) = (same, address) {
             found.error(
                 key,
@@ -162,5 +161,47 @@ fn combinations(config: &Config, found: &mut Findings) {
         found.warning(
             "deliveries.schedule is empty: a stored call is attempted once and never again",
         );
+    }
+}
+
+/// Returns whether two listeners cannot exist together: an address of all interfaces covers each of them.
+fn collide(one: Option<SocketAddr>, other: Option<SocketAddr>) -> bool {
+    let (Some(one), Some(other)) = (one, other) else {
+        return false;
+    };
+    // Port 0 lets the system choose, a different one each time.
+    let is_same_port = one.port() == other.port() && one.port() != 0;
+    let is_covered =
+        one.ip() == other.ip() || one.ip().is_unspecified() || other.ip().is_unspecified();
+    is_same_port && is_covered
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn listeners_of_one_port_collide() {
+        let collide = |one: &str, other: &str| {
+            collide(Some(one.parse().unwrap()), Some(other.parse().unwrap()))
+        };
+        assert!(collide("127.0.0.1:80", "127.0.0.1:80"));
+        assert!(collide("0.0.0.0:80", "127.0.0.1:80"));
+        assert!(!collide("127.0.0.2:80", "127.0.0.1:80"));
+        assert!(!collide("127.0.0.1:81", "127.0.0.1:80"));
+        assert!(!collide("127.0.0.1:0", "127.0.0.1:0"));
+    }
+
+    #[test]
+    fn empty_schedule_and_shared_port_are_reported() {
+        let mut config = Config::local(Path::new("data"));
+        config.listen.public = Some(([127, 0, 0, 1], 8443).into());
+        config.listen.admin = config.listen.public;
+        config.deliveries.schedule.clear();
+        let mut found = Findings::default();
+        combinations(&config, &mut found);
+        assert_eq!(found.errors(), 1, "{found:?}");
+        assert!(found.lines()[0].contains("listen.admin"), "{found:?}");
+        assert!(found.lines()[1].contains("schedule is empty"), "{found:?}");
     }
 }

@@ -40,6 +40,8 @@ pub(crate) struct Ready {
     pub ca_path: Option<PathBuf>,
     /// When the certificate expires, in seconds since 1970.
     pub expires: Option<i64>,
+    /// Where the certificate comes from.
+    source: Tls,
 }
 
 /// Returns when the first certificate of a file expires, in seconds since 1970. `None` if it cannot be read.
@@ -56,12 +58,18 @@ fn not_after(certificate: &[u8]) -> Option<i64> {
 
 /// Accepts TLS handshakes with the active certificate.
 #[derive(Clone)]
-pub(crate) struct Acceptor(Arc<RwLock<TlsAcceptor>>);
+pub(crate) struct Acceptor(Arc<RwLock<Ready>>);
 
 impl Acceptor {
     /// Returns an acceptor with the first certificate.
-    pub(crate) fn new(acceptor: TlsAcceptor) -> Self {
-        Self(Arc::new(RwLock::new(acceptor)))
+    pub(crate) fn new(first: Ready) -> Self {
+        Self(Arc::new(RwLock::new(first)))
+    }
+
+    /// Returns where the active certificate comes from.
+    pub(crate) fn source(&self) -> Tls {
+        let active = self.0.read().unwrap_or_else(PoisonError::into_inner);
+        active.source.clone()
     }
 
     /// Returns the acceptor for the next handshake.
@@ -69,12 +77,13 @@ impl Acceptor {
         self.0
             .read()
             .unwrap_or_else(PoisonError::into_inner)
+            .acceptor
             .clone()
     }
 
     /// Replaces the certificate. Handshakes in progress keep the one that they began with.
-    pub(crate) fn replace(&self, acceptor: TlsAcceptor) {
-        *self.0.write().unwrap_or_else(PoisonError::into_inner) = acceptor;
+    pub(crate) fn replace(&self, next: Ready) {
+        *self.0.write().unwrap_or_else(PoisonError::into_inner) = next;
     }
 }
 
@@ -105,6 +114,7 @@ pub(crate) fn prepare(tls: &Tls) -> Result<Ready, TlsError> {
         acceptor: TlsAcceptor::from(Arc::new(config)),
         ca_path,
         expires: expires(&cert_file),
+        source: tls.clone(),
     })
 }
 

@@ -39,7 +39,7 @@ pub(super) async fn start(config: Config) -> Result<RunningRelay, StartError> {
     let ca_path = tls.as_ref().and_then(|ready| ready.ca_path.clone());
     let metrics = Metrics::new();
     metrics.certificate_expires(tls.as_ref().and_then(|ready| ready.expires));
-    let acceptor = tls.map(|ready| Acceptor::new(ready.acceptor));
+    let acceptor = tls.map(Acceptor::new);
     let public_kind = match acceptor {
         Some(_) => ListenerKind::Tls,
         None => ListenerKind::Plain,

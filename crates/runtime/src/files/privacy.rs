@@ -39,7 +39,7 @@ pub enum Privacy {
         /// The mode before.
         was: u32,
     },
-    /// Root owns it, and beside root only a group has rights.
+    /// Root owns it, and apart from root only a group has rights.
     Group,
     /// Others have rights.
     Open {

@@ -92,8 +92,10 @@ fn data_dir(config: &Config, found: &mut Findings) {
     if found.errors() > errors || !path.exists() {
         return;
     }
-    found.private(key, path, Kind::Own);
-    let dir = match PrivateDir::open_unchanged(path) {
+    if !config.bridge.data_dir_shared {
+        found.private(key, path, Kind::Own);
+    }
+    let dir = match PrivateDir::open_unchanged(path, config.bridge.data_dir_shared) {
         Ok(dir) => dir,
         Err(error) => return found.error(key, error_chain(&error)),
     };

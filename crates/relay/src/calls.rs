@@ -24,7 +24,7 @@ use crate::storage::audit::AuditEvent;
 use crate::storage::idempotency::CALL;
 use bytes::Bytes;
 use http::header::{self, HeaderValue};
-use http::{Request, Response, StatusCode, Version};
+use http::{Request, Response, StatusCode};
 use hyper::body::Incoming;
 use policy::Target;
 use protocol::frame::RequestTarget;
@@ -67,7 +67,19 @@ pub(crate) async fn handle(
 ) -> Result<Response<Body>, Problem> {
     // The permit is acquired before the body is read, so that bodies without one use no memory. It is held
     // until the response is written.
-    let permit = control.data.begin(principal)?;
+    let permit = match control.data.begin(principal) {
+        Ok(permit) => permit,
+        Err(failure) => {
+            let is_held_back = crate::ingress::holds_body_back(&request);
+            crate::ingress::drain(request.into_body());
+            let problem = Problem::from(failure);
+            return Err(if is_held_back {
+                problem.closing()
+            } else {
+                problem
+            });
+        }
+    };
     let held = permit.clone();
     match admitted(control, principal, connection, request, permit).await {
         Ok(response) => Ok(response.map(|body| body.with_permit(held))),
@@ -91,10 +103,9 @@ async fn admitted(
         idle: limits.caller_idle_timeout.0,
     };
     let trace = crate::trace::of(request.headers());
-    let is_http2 = request.version() == Version::HTTP_2;
     let mut incoming = request.into_body();
     let text = capacity::collect_body(&mut incoming, limit, &mut memory).await;
-    if text.is_err() && is_http2 {
+    if text.is_err() {
         crate::ingress::drain(incoming);
     }
     let text = text?;

@@ -15,7 +15,7 @@ use crate::capacity::{self, BodyLimits, ExchangePermit, NoMemory, Reservation};
 use crate::connection::Connection;
 use crate::control_plane::ControlPlane;
 use crate::deliveries::SubmittedCall;
-use crate::idempotency::{ExecutedRequest, KeyedRequest, StoredResponse};
+use crate::idempotency::{self, ExecutedRequest, KeyedRequest, StoredResponse};
 use crate::ingress::calls::described::CallReceipt;
 use crate::ingress::calls::{self, AdmittedCall, CallRequest, Collected, Mode};
 use crate::problem::Problem;
@@ -103,6 +103,7 @@ async fn admitted(
         idle: limits.caller_idle_timeout.0,
     };
     let trace = crate::trace::of(request.headers());
+    let key = idempotency::key_of(request.headers());
     let mut incoming = request.into_body();
     let text = capacity::collect_body(&mut incoming, limit, &mut memory).await;
     if text.is_err() {
@@ -110,6 +111,8 @@ async fn admitted(
     }
     let text = text?;
     let mut call = CallRequest::parse(&text, limits)?;
+    // Checked after the body is read, so that its caller gets the response.
+    call.join_idempotency_key(key?)?;
     if let Some(trace) = trace {
         call.join_trace(&trace)?;
     }

@@ -7,6 +7,7 @@
 //!
 //! They have a header `Bridge-Error: CODE`. A target's response never has it.
 
+pub(crate) mod document;
 pub(crate) mod help;
 
 use http::header::{self, HeaderName, HeaderValue};

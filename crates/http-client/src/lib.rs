@@ -52,4 +52,4 @@ pub use stream::Stream;
 const RESPONSE_HEADERS_MAX: usize = 100;
 
 /// Largest response header section, and the most that a connection buffers, in bytes.
-const HEAD_BUFFER_BYTES: usize = 64 * 1024;
+const HEAD_BUFFER_BYTES: usize = 96 * 1024;

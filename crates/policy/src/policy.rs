@@ -116,10 +116,17 @@ impl Policy {
 
     /// Decides whether `method` may be called on `url`, by the rules. Endpoints are not considered.
     ///
+    /// OPTIONS for a URL without a path is about the server itself: the request line has `*` (RFC 9112, 3.2.4). A
+    /// rule that allows some paths only does not allow it.
+    ///
     /// # Errors
     /// The [`Refusal`] of the nearest rule, or one that states that there is no rule.
     pub fn decide_url(&self, method: &str, url: &str) -> Result<Candidate, Refusal> {
-        self.decide(&Request::http(method, Target::parse(url)?)?)
+        let mut target = Target::parse(url)?;
+        if method == "OPTIONS" {
+            target = target.into_asterisk(url);
+        }
+        self.decide(&Request::http(method, target)?)
     }
 
     /// Decides whether `method` may be called on an endpoint. `path_and_query` follows the name in

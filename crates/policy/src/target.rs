@@ -5,9 +5,13 @@
 //! scheme  host             port path             query     path and query: bytes unchanged
 //! ```
 //!
+//! Characters that no request line may have (RFC 3986, appendix A), and that many clients send all the same, are
+//! percent-encoded ([`encode`]): the policy and the target then see the same text.
+//!
 //! Text that two parsers could read differently (userinfo, backslashes, `0x7f.1`, raw spaces) is an
 //! error. Hosts are in [`host`], dot segments and the like in [`path`].
 
+pub(crate) mod encode;
 pub(crate) mod error;
 pub(crate) mod host;
 pub(crate) mod path;
@@ -19,8 +23,9 @@ use std::fmt;
 use std::str::FromStr;
 use std::sync::Arc;
 
-/// Longest URL: 8 KiB, which common servers accept as a request line.
-pub const URL_MAX_BYTES: usize = 8 * 1024;
+/// Longest URL: 32 KiB. Some servers accept request lines of 8 KiB only, others more; the filters of ALM's clients
+/// need it.
+pub const URL_MAX_BYTES: usize = 32 * 1024;
 
 /// The scheme of a target.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -73,7 +78,7 @@ impl fmt::Display for Scheme {
 /// An absolute `http` or `https` URL without user information and fragment.
 ///
 /// Scheme and host are canonical (lower case, no trailing dot, an address as an address); the
-/// bytes of path and query are unchanged. Its `Display` parses to an equal one.
+/// bytes of path and query are unchanged, except for characters that must be encoded. Its `Display` parses to an equal one.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Target {
     scheme: Scheme,
@@ -188,6 +193,10 @@ impl Target {
         }
         let origin = scheme.as_str().len() + "://".len() + authority.len();
         let bytes = origin + path_and_query.len();
+        if let Some(encoded) = encode::path_and_query(&path_and_query) {
+            path_and_query = encoded;
+            path_len = path_and_query.find('?').unwrap_or(path_and_query.len());
+        }
         // Checked again: a base URL and the rest may be short each, and too long together.
         if bytes > URL_MAX_BYTES {
             return Err(TargetError::TooLong { bytes });
@@ -200,6 +209,16 @@ impl Target {
             path_and_query,
             path_len,
         })
+    }
+
+    /// Returns this origin as the target of `OPTIONS *` (RFC 9112, 3.2.4), if the URL has neither path nor query.
+    pub(crate) fn into_asterisk(mut self, url: &str) -> Self {
+        let after_scheme = url.split_once("://").map_or(url, |(_, rest)| rest);
+        if !after_scheme.contains(['/', '?']) {
+            self.path_and_query = "*".to_owned();
+            self.path_len = 1;
+        }
+        self
     }
 
     /// Returns the scheme.
@@ -217,7 +236,7 @@ impl Target {
         self.port
     }
 
-    /// Returns the raw path; it begins with `/`.
+    /// Returns the raw path. It begins with `/`, or is the `*` of `OPTIONS *`.
     pub fn path(&self) -> &str {
         &self.path_and_query[..self.path_len]
     }
@@ -245,7 +264,10 @@ impl Target {
 
 impl fmt::Display for Target {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}{}", self.origin(), self.path_and_query)
+        // The target of `OPTIONS *` is the URL without a path.
+        let path_and_query = self.path_and_query.strip_prefix('*');
+        let path_and_query = path_and_query.unwrap_or(&self.path_and_query);
+        write!(f, "{}{path_and_query}", self.origin())
     }
 }
 

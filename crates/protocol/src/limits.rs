@@ -14,9 +14,9 @@ pub const DATA_MAX_BYTES: usize = 16 * 1024;
 /// parts together.
 pub const DATA_SENT_BYTES: usize = DATA_MAX_BYTES - HEADER_BYTES - 8;
 
-/// Largest encoded head in OPEN, HEAD or TRAILERS, and largest control payload: 48 KiB, enough for the
-/// cookies of single sign-on.
-pub const HEAD_MAX_BYTES: usize = 48 * 1024;
+/// Largest encoded head in OPEN, HEAD or TRAILERS, and largest control payload: 128 KiB, enough for a
+/// Kerberos ticket and the cookies of single sign-on (64 KiB is a common limit) next to a URL of 32 KiB.
+pub const HEAD_MAX_BYTES: usize = 128 * 1024;
 
 /// Largest frame, and therefore the largest WebSocket message: a header, a head with its length, a body.
 pub const FRAME_MAX_BYTES: usize = HEADER_BYTES + 4 + HEAD_MAX_BYTES + DATA_MAX_BYTES;

@@ -51,7 +51,7 @@ use crate::control_plane::ControlPlane;
 use crate::problem::Problem;
 use crate::storage::{Role, Storage};
 use bytes::Bytes;
-use http::{Method, Request, Response, Version};
+use http::{Method, Request, Response};
 use hyper::body::Incoming;
 use protocol::{Code, Failure};
 use query::Query;
@@ -362,9 +362,8 @@ impl Admitted<'_> {
             Method::POST | Method::PUT | Method::PATCH => {
                 let idle = self.state.data.limits().caller_idle_timeout.0;
                 let body = json::body(&mut incoming, idle, &mut memory).await;
-                // Some clients drop the response when their HTTP/2 upload is reset, so the rest is read and
-                // discarded.
-                if body.is_err() && parts.version == Version::HTTP_2 {
+                // Clients lose the response when their upload is reset, so the rest is read and discarded.
+                if body.is_err() {
                     crate::ingress::drain(incoming);
                 }
                 body?

@@ -15,7 +15,7 @@ use crate::capacity::{self, BodyLimits, ExchangePermit, NoMemory, Reservation};
 use crate::connection::Connection;
 use crate::control_plane::ControlPlane;
 use crate::deliveries::SubmittedCall;
-use crate::idempotency::{ExecutedRequest, KeyedRequest, StoredResponse};
+use crate::idempotency::{self, ExecutedRequest, KeyedRequest, StoredResponse};
 use crate::ingress::calls::described::CallReceipt;
 use crate::ingress::calls::{self, AdmittedCall, CallRequest, Collected, Mode};
 use crate::problem::Problem;
@@ -26,7 +26,7 @@ use crate::storage::audit::AuditEvent;
 use crate::storage::idempotency::CALL;
 use bytes::Bytes;
 use http::header::{self, HeaderValue};
-use http::{Request, Response, StatusCode, Version};
+use http::{Request, Response, StatusCode};
 use hyper::body::Incoming;
 use policy::Target;
 use protocol::frame::RequestTarget;
@@ -70,7 +70,19 @@ pub(crate) async fn handle(
 ) -> Result<Response<Body>, Problem> {
     // The permit is acquired before the body is read, so that bodies without one use no memory. It is held
     // until the response is written.
-    let permit = control.data.begin(principal)?;
+    let permit = match control.data.begin(principal) {
+        Ok(permit) => permit,
+        Err(failure) => {
+            let is_held_back = crate::ingress::holds_body_back(&request);
+            crate::ingress::drain(request.into_body());
+            let problem = Problem::from(failure);
+            return Err(if is_held_back {
+                problem.closing()
+            } else {
+                problem
+            });
+        }
+    };
     let held = permit.clone();
     match admitted(control, principal, connection, request, (permit, name)).await {
         Ok(response) => Ok(response.map(|body| body.with_permit(held))),
@@ -94,14 +106,16 @@ async fn admitted(
         idle: limits.caller_idle_timeout.0,
     };
     let trace = crate::trace::of(request.headers());
-    let is_http2 = request.version() == Version::HTTP_2;
+    let key = idempotency::key_of(request.headers());
     let mut incoming = request.into_body();
     let text = capacity::collect_body(&mut incoming, limit, &mut memory).await;
-    if text.is_err() && is_http2 {
+    if text.is_err() {
         crate::ingress::drain(incoming);
     }
     let text = text?;
     let mut call = CallRequest::parse(&text, limits)?;
+    // Checked after the body is read, so that its caller gets the response.
+    call.join_idempotency_key(key?)?;
     if let Some(trace) = trace {
         call.join_trace(&trace)?;
     }

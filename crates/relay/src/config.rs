@@ -9,6 +9,7 @@
 
 mod deliveries;
 mod direct;
+mod endpoints;
 mod hop_headers;
 mod limits;
 mod listen;
@@ -20,6 +21,7 @@ mod weights;
 
 pub use deliveries::{Deliveries, EXPIRES_IN_MAX_S};
 pub use direct::Direct;
+pub use endpoints::Endpoints;
 pub use limits::Limits;
 pub use operations::{Audit, Calls, Directory, Notices};
 pub use store::{Database, PostgresUrl};
@@ -90,6 +92,8 @@ pub struct Config {
     /// `[hop_headers]`.
     #[serde(rename = "hop_headers")]
     pub hops: Hops,
+    /// `[endpoints]`.
+    pub endpoints: Endpoints,
     /// `[tunnel]`.
     pub tunnel: Tunnel,
     /// `[telemetry]`.
@@ -177,6 +181,8 @@ struct File {
     #[serde(default)]
     hop_headers: Hops,
     #[serde(default)]
+    endpoints: Endpoints,
+    #[serde(default)]
     tunnel: Tunnel,
     #[serde(default)]
     telemetry: Telemetry,
@@ -195,6 +201,7 @@ impl File {
         let tls = self.tls.map(|table| table.check(dir)).transpose()?;
         let listen = self.listen.check(tls.is_some())?;
         self.limits.validate()?;
+        self.endpoints.validate()?;
         self.tunnel.validate()?;
         self.deliveries.validate()?;
         self.calls.validate()?;
@@ -215,6 +222,7 @@ impl File {
             limits: self.limits,
             weights: self.weights,
             hops: self.hop_headers,
+            endpoints: self.endpoints,
             tunnel: self.tunnel,
             telemetry: self.telemetry,
             log: self.log,
@@ -297,6 +305,7 @@ impl Config {
             tunnel: Tunnel::default(),
             weights: Weights::default(),
             hops: Hops::default(),
+            endpoints: Endpoints::default(),
             telemetry: Telemetry::default(),
             log: LogSection::default(),
         }

@@ -47,6 +47,8 @@ pub(crate) struct Connection {
     memory: ByteCount,
     /// Bytes of responses in hyper's queue.
     unsent: ByteCount,
+    /// Whether its end is the end of its response (HTTP/1.0).
+    is_end_of_response: AtomicBool,
     /// Whether the head of its last request was cut.
     is_cut: AtomicBool,
     /// Its permit among the pending connections, which it releases when it authenticates.
@@ -107,6 +109,7 @@ impl Connection {
             is_raw: AtomicBool::new(false),
             memory: ByteCount::default(),
             unsent: ByteCount::default(),
+            is_end_of_response: AtomicBool::new(false),
             is_cut: AtomicBool::new(false),
             pending,
             established: OnceLock::new(),
@@ -146,6 +149,17 @@ impl Connection {
     /// Returns whether the head of its last request was cut.
     pub(crate) fn has_cut_head(&self) -> bool {
         self.is_cut.load(Ordering::Relaxed)
+    }
+
+    /// Notes that the end of the connection ends the response (RFC 9112, 6.3): one of unknown length over
+    /// HTTP/1.0.
+    pub(crate) fn ends_response(&self) {
+        self.is_end_of_response.store(true, Ordering::Relaxed);
+    }
+
+    /// Returns whether the end of the connection ends the response.
+    pub(crate) fn is_end_of_response(&self) -> bool {
+        self.is_end_of_response.load(Ordering::Relaxed)
     }
 
     /// Returns whether it has not authenticated.

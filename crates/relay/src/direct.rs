@@ -156,10 +156,10 @@ impl Direct {
         let approving = self.approved(&candidate, &request);
         let approved = timeout_at(deadline, approving).await;
         let approved = approved.map_err(|_| late(Execution::NotDispatched))??;
-        let headers = &request.headers;
+        let (headers, is_empty) = (&request.headers, request.body.is_empty());
         let mut outgoing = OwnRequest {
             approved,
-            head: |approved: &Approved| request_head(approved, headers),
+            head: |approved: &Approved| request_head(approved, headers, is_empty),
         };
         let plan = RequestPlan::new(&candidate, Client::pool_key(candidate.target(), None, None));
         // Once: whether a call may be repeated is for its caller to decide.
@@ -208,7 +208,11 @@ fn refused(refusal: &policy::Refusal) -> Failure {
 }
 
 /// Builds the request's head. The fields of the caller's connection and its `Host` are left out.
-fn request_head(approved: &Approved, headers: &HeaderMap) -> Result<Request<()>, Failure> {
+fn request_head(
+    approved: &Approved,
+    headers: &HeaderMap,
+    is_empty: bool,
+) -> Result<Request<()>, Failure> {
     let invalid = |what: &str| Failure::not_dispatched(Code::InvalidRequest, what);
     let target = approved.target();
     let method = Method::from_bytes(approved.method().as_bytes());
@@ -224,6 +228,12 @@ fn request_head(approved: &Approved, headers: &HeaderMap) -> Result<Request<()>,
         if *name != header::HOST && !transport::http::is_hop_by_hop(name) {
             request.headers_mut().append(name.clone(), value.clone());
         }
+    }
+    // The HTTP library states the length of a body, but not that a POST has none.
+    let length = transport::http::composed_length(approved.method(), 0);
+    if is_empty && length == BodyLength::Known(0) {
+        let none = HeaderValue::from_static("0");
+        request.headers_mut().insert(header::CONTENT_LENGTH, none);
     }
     Ok(request)
 }

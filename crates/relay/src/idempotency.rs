@@ -13,11 +13,13 @@
 //! calls belong to a tenant: its API keys share them, but a narrowed one never gets the response of another. Keys of
 //! API operations belong to one API key.
 //!
-//! [`response`] holds the stored form of a response, [`attempt`] executes one request.
+//! [`key_header`] reads the header, [`response`] holds the stored form of a response, [`attempt`] executes one request.
 
 mod attempt;
+mod key_header;
 mod response;
 
+pub(crate) use key_header::key_of;
 pub(crate) use response::StoredResponse;
 
 use crate::body::Body;

@@ -7,7 +7,8 @@
 //! | the listener `proxy`: absolute-form and CONNECT | `forward_proxy` |
 //!
 //! `pass` passes a request on unchanged, with `fields` (header fields), `bodies`, `hop_headers` (`Via`,
-//! `Forwarded`) and `recording` (sums, metrics, trace); `failure_log` has the log lines of all ingresses; `raw` passes bytes that are not HTTP.
+//! `Forwarded`), `shared_origin` (what a browser may do with a response) and `recording` (sums, metrics, trace); `failure_log` has the
+//! log lines of all ingresses; `raw` passes bytes that are not HTTP.
 
 mod bodies;
 pub(crate) mod calls;
@@ -19,23 +20,40 @@ mod hop_headers;
 mod pass;
 mod raw;
 mod recording;
+mod shared_origin;
 
 use bytes::Bytes;
+use http::Request;
+use http_body::Body as _;
 use http_body_util::BodyExt;
 use hyper::body::Incoming;
 use std::time::Duration;
 
-/// How much is read of a request's body that is not wanted any more, and for how long.
-const DRAIN_MAX_BYTES: usize = 8 * 1024 * 1024;
-const DRAIN_WITHIN: Duration = Duration::from_secs(10);
+/// How much is read of a request's body that is not wanted any more, for how long, and how long its caller may
+/// pause. The time is the bound that matters: many clients read the response only after they have sent all.
+const DRAIN_MAX_BYTES: usize = 1024 * 1024 * 1024;
+const DRAIN_WITHIN: Duration = Duration::from_secs(30);
+const DRAIN_IDLE: Duration = Duration::from_secs(5);
 
-/// Reads a request's body on to its end, after a response over HTTP/2 that came before it.
+/// Returns whether the caller holds the request's body back until it is requested. HTTP/1.0 has no such
+/// expectation (RFC 9110, 10.1.1).
+pub(crate) fn holds_body_back(request: &Request<Incoming>) -> bool {
+    !request.body().is_end_stream()
+        && fields::expects_continue(request.headers(), request.version())
+}
+
+/// Reads a request's body on to its end, after a response that came before it.
 ///
-/// A reset with NO_ERROR would be right (RFC 9113, 8.1), but widely used clients then lose the response.
+/// Over HTTP/1.1 the connection would otherwise be closed with unread bytes: that resets it, and a client that is
+/// still sending loses the response. Over HTTP/2 a reset with NO_ERROR would be right (RFC 9113, 8.1), but widely
+/// used clients then lose the response.
 pub(crate) fn drain(mut body: Incoming) {
+    if body.is_end_stream() {
+        return;
+    }
     let reading = async move {
         let mut bytes = 0;
-        while let Some(Ok(frame)) = body.frame().await {
+        while let Ok(Some(Ok(frame))) = tokio::time::timeout(DRAIN_IDLE, body.frame()).await {
             bytes += frame.data_ref().map_or(0, Bytes::len);
             if bytes > DRAIN_MAX_BYTES {
                 return;

@@ -7,9 +7,9 @@
 //!
 //! They have a header `Bridge-Error: CODE`. A target's response never has it.
 
+pub(crate) mod document;
 pub(crate) mod help;
 
-use bytes::Bytes;
 use http::header::{self, HeaderName, HeaderValue};
 use http::{Response, StatusCode};
 use protocol::{Code, Failure};
@@ -43,6 +43,11 @@ pub(crate) struct Problem {
     pub closes: bool,
     /// Whether the response goes to a client of the proxy, which gets 407 instead of 401 (RFC 9110, 15.5.8).
     pub at_proxy: bool,
+    /// Whether the response has no document. The HTTP client of Java 17 waits forever for the body of a final response
+    /// that came where it expected 100 (<https://bugs.openjdk.org/browse/JDK-8286171>).
+    pub is_bare: bool,
+    /// The status, if it is not that of the code.
+    pub other_status: Option<StatusCode>,
     /// The request's permit, which its response keeps until it is written.
     pub permit: Option<ExchangePermit>,
 }
@@ -57,6 +62,8 @@ impl From<Failure> for Problem {
             later: None,
             closes: false,
             at_proxy: false,
+            is_bare: false,
+            other_status: None,
             permit: None,
         }
     }
@@ -141,7 +148,27 @@ impl Problem {
         }
     }
 
+    /// Returns the same for a caller that holds its body back: it may send the body or not, so the connection is
+    /// closed. A request for a key has no document.
+    pub(crate) fn before_body(self) -> Self {
+        Self {
+            is_bare: self.failure.code == Code::Unauthorized,
+            ..self.closing()
+        }
+    }
+
+    /// Returns the same with another status than that of its code.
+    pub(crate) fn with_status(self, status: StatusCode) -> Self {
+        Self {
+            other_status: Some(status),
+            ..self
+        }
+    }
+
     fn status(&self) -> u16 {
+        if let Some(status) = self.other_status {
+            return status.as_u16();
+        }
         match self.failure.code {
             // A client of a proxy would otherwise attribute the 401 to the target.
             Code::Unauthorized if self.at_proxy => 407,
@@ -187,8 +214,10 @@ impl Problem {
     /// Returns the response.
     pub(crate) fn into_response(self) -> Response<Body> {
         let code = self.failure.code;
-        let document = Bytes::from(format!("{}\n", self.document()));
-        let mut body = body::full(document);
+        let mut body = match self.is_bare {
+            true => body::empty(),
+            false => body::full(format!("{}\n", self.document())),
+        };
         if let Some(permit) = self.permit.clone() {
             body = body.with_permit(permit);
         }
@@ -197,10 +226,10 @@ impl Problem {
             // Every code has a valid status. The fallback only avoids a panic.
             StatusCode::from_u16(self.status()).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
         let headers = response.headers_mut();
-        headers.insert(
-            header::CONTENT_TYPE,
-            HeaderValue::from_static("application/problem+json"),
-        );
+        if !self.is_bare {
+            let kind = HeaderValue::from_static("application/problem+json");
+            headers.insert(header::CONTENT_TYPE, kind);
+        }
         headers.insert(BRIDGE_ERROR, HeaderValue::from_static(code.as_str()));
         if let Some(id) = &self.id {
             headers.insert(REQUEST_ID, id_header(id));

@@ -16,6 +16,7 @@ use crate::access::{Permission, Principal};
 use crate::api;
 use crate::body::{self, Body};
 use crate::calls;
+use crate::connection::bare_lf_guard::ASTERISK_PATH;
 use crate::connection::{Connection, ListenerKind};
 use crate::control_plane::ControlPlane;
 use crate::ingress::failure_log::LoggedRequest;
@@ -30,6 +31,7 @@ use bytes::Bytes;
 use http::header::{self, HeaderMap, HeaderValue};
 use http::uri::{Authority, PathAndQuery};
 use http::{Method, Request, Response, StatusCode, Version};
+use http_body::Body as _;
 use http_body_util::BodyExt;
 use hyper::body::Incoming;
 use protocol::Code;
@@ -54,8 +56,12 @@ impl RequestHandler for Service {
         progress: &Arc<Progress>,
         request: Request<Incoming>,
     ) -> Response<ResponseBody> {
-        let is_http2 = request.version() == Version::HTTP_2;
+        let version = request.version();
+        let is_http2 = version == Version::HTTP_2;
         let response = self.handle(connection, request).await;
+        if version == Version::HTTP_10 && response.body().size_hint().exact().is_none() {
+            connection.ends_response();
+        }
         response.map(|body| ResponseBody::new(body, connection, progress, is_http2))
     }
 }
@@ -93,13 +99,9 @@ impl Service {
                 }
                 response
             }
-            Err(problem) => {
+            Err(mut problem) => {
                 if let Some(request) = request {
-                    let is_http2 = request.version() == Version::HTTP_2;
-                    let rest = Box::pin(discard(request.into_body())).await;
-                    if let Some(rest) = rest.filter(|_| is_http2) {
-                        ingress::drain(rest);
-                    }
+                    problem = Box::pin(discard(request, problem)).await;
                 }
                 // A client that does not wait for the response to CONNECT has already sent bytes for the
                 // target. They must not be read as the next request (RFC 9110, 9.3.6).
@@ -138,6 +140,7 @@ impl Service {
             return Err(Problem::not_sent(Code::HeadersTooLarge, detail).closing());
         }
         check_host(request)?;
+        check_expectation(request)?;
         if connection.arrived == ListenerKind::Proxy {
             control.serving.check().await?;
             self.check_head(request.headers())?;
@@ -148,9 +151,13 @@ impl Service {
         let target = target.as_ref().map_or("", PathAndQuery::as_str);
         let path = target.split('?').next().unwrap_or_default();
         match path {
-            "/healthz" => return get(request.method()).map(|()| plain(StatusCode::OK, "ok\n")),
+            "/healthz" => return probe(request.method()).map(|()| plain(StatusCode::OK, "ok\n")),
             "/readyz" => {
-                get(request.method())?;
+                probe(request.method())?;
+                return Ok(self.readiness().await);
+            }
+            // What load balancers send when no path is configured for their check.
+            "/" | "*" | ASTERISK_PATH if *request.method() == Method::OPTIONS => {
                 return Ok(self.readiness().await);
             }
             "/metrics" if connection.arrived == ListenerKind::Admin => {
@@ -206,10 +213,9 @@ impl Service {
                     let principal =
                         admitted.inspect_err(|problem| self.log(exchange, None, to, problem))?;
                     let name = labelled(exchange.name, request.headers())?;
-                    let request = taken(pending)?;
                     let path = (endpoint, rest);
                     let handling =
-                        endpoints::handle(data, &principal, connection, request, &name, path);
+                        endpoints::handle(data, &principal, connection, pending, &name, path);
                     return handling.await.inspect_err(|problem| {
                         self.note_denial(&principal, problem, connection);
                         self.log(exchange.with(&name), Some(&principal), to, problem);
@@ -421,6 +427,8 @@ fn labelled(name: &RequestName, headers: &HeaderMap) -> Result<RequestName, Prob
 fn check_host(request: &Request<Incoming>) -> Result<(), Problem> {
     let hosts = request.headers().get_all(header::HOST).iter().count();
     let is_unambiguous = match request.version() {
+        // HTTP/1.0 has no such field, but its clients may send it.
+        Version::HTTP_10 => hosts <= 1,
         Version::HTTP_11 => hosts == 1,
         Version::HTTP_2 => match (request.uri().authority(), hosts) {
             (Some(_), 0) | (None, 1) => true,
@@ -444,13 +452,39 @@ fn check_host(request: &Request<Incoming>) -> Result<(), Problem> {
     Ok(())
 }
 
+/// Checks that the caller expects nothing but `100-continue` (RFC 9110, 10.1.1). HTTP/1.0 has no expectations.
+fn check_expectation(request: &Request<Incoming>) -> Result<(), Problem> {
+    if request.version() == Version::HTTP_10 {
+        return Ok(());
+    }
+    for value in request.headers().get_all(header::EXPECT) {
+        let text = value.to_str().unwrap_or_default();
+        let is_known = |member: &str| member.trim().eq_ignore_ascii_case("100-continue");
+        if !text.split(',').all(is_known) {
+            let detail = format!("Expect has {text:?}; only 100-continue is supported");
+            return Err(Problem::invalid(detail).with_status(StatusCode::EXPECTATION_FAILED));
+        }
+    }
+    Ok(())
+}
+
 fn taken(pending: &mut Option<Request<Incoming>>) -> Result<Request<Incoming>, Problem> {
     pending.take().ok_or_else(Problem::not_found)
 }
 
-/// Reads the rest of a small body, so that a client that still sends does not lose the response: some drop an
-/// HTTP/2 stream that is reset after its response. Returns a larger body, for the rest to be drained.
-async fn discard(mut body: Incoming) -> Option<Incoming> {
+/// Reads the body of a rejected request, so that a client that still sends it does not lose the response: a small
+/// one before the response, because some clients drop an HTTP/2 stream that is reset after its response. A task
+/// reads the rest of a larger one.
+///
+/// A body that its caller holds back (`Expect: 100-continue`) is not read before the response, which would request
+/// it. The caller may send it or not, so no other request can follow it on the connection (RFC 9110, 10.1.1).
+async fn discard(request: Request<Incoming>, problem: Problem) -> Problem {
+    let is_held_back = ingress::holds_body_back(&request);
+    let mut body = request.into_body();
+    if is_held_back {
+        ingress::drain(body);
+        return problem.before_body();
+    }
     let reading = async {
         let mut bytes = 0;
         while let Some(Ok(frame)) = body.frame().await {
@@ -462,7 +496,16 @@ async fn discard(mut body: Incoming) -> Option<Incoming> {
     };
     let _ = tokio::time::timeout(DISCARD_WITHIN, reading).await;
     // A body that failed or timed out is drained as well: its caller may still send.
-    (!http_body::Body::is_end_stream(&body)).then_some(body)
+    ingress::drain(body);
+    problem
+}
+
+/// Checks the method of a health check. Some balancers use OPTIONS.
+fn probe(method: &Method) -> Result<(), Problem> {
+    match *method {
+        Method::GET | Method::HEAD | Method::OPTIONS => Ok(()),
+        _ => Err(Problem::method("GET, HEAD, OPTIONS")),
+    }
 }
 
 fn get(method: &Method) -> Result<(), Problem> {

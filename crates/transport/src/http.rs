@@ -213,6 +213,15 @@ pub fn body_length(headers: &HeaderMap, hint: &SizeHint, is_end: bool) -> BodyLe
     }
 }
 
+/// Returns what the head of a request that this program composes states about its body. A request without a body has no
+/// length, except for methods that usually have one: some servers respond with 411 to those (RFC 9110, 8.6).
+pub fn composed_length(method: &str, bytes: usize) -> BodyLength {
+    match bytes {
+        0 if !["POST", "PUT", "PATCH"].contains(&method) => BodyLength::None,
+        bytes => BodyLength::Known(bytes as u64),
+    }
+}
+
 /// Returns the value of `Content-Length`, if it is a number.
 fn content_length(headers: &HeaderMap) -> Option<u64> {
     headers

@@ -19,6 +19,11 @@ pub fn will_reset(stream: &TcpStream) {
     let _ = SockRef::from(stream).set_linger(Some(Duration::ZERO));
 }
 
+/// Undoes [`will_reset`]: the connection ends in order.
+pub fn will_end_in_order(stream: &TcpStream) {
+    let _ = SockRef::from(stream).set_linger(None);
+}
+
 /// Sets `TCP_NODELAY`, `TCP_NOTSENT_LOWAT` where the system has it, and keepalive probes.
 ///
 /// # Errors

@@ -255,3 +255,40 @@ async fn hop_headers_are_off_by_default() {
     assert_eq!(seen(&request, "via"), ["1.0 fred"]);
     assert_eq!(seen(&request, "forwarded"), ["for=192.0.2.43"]);
 }
+
+#[tokio::test]
+async fn endpoint_cannot_act_on_the_whole_origin() {
+    let fields = b"Service-Worker-Allowed: /\r\nClear-Site-Data: \"*\"\r\nNEL: {}\r\n\
+        Strict-Transport-Security: max-age=1\r\nAlt-Svc: h3=\":443\"\r\nReport-To: {}\r\n\
+        Reporting-Endpoints: a=\"/b\"\r\nPublic-Key-Pins: x\r\nX-Frame-Options: DENY\r\n\
+        Content-Security-Policy: default-src 'self'\r\n";
+    let removed = [
+        "service-worker-allowed",
+        "clear-site-data",
+        "nel",
+        "strict-transport-security",
+        "alt-svc",
+        "report-to",
+        "reporting-endpoints",
+        "public-key-pins",
+    ];
+    let (world, _target) = answering(fields, |relay| relay).await;
+    let excepted = format!("{}/own", world.tenant());
+    let (other, _other_target) = answering(fields, |relay| {
+        relay.set("endpoints.sandbox_except", vec![excepted])
+    })
+    .await;
+    for (world, policies) in [
+        (&world, &[&b"default-src 'self'"[..], b"sandbox"][..]),
+        (&other, &[b"default-src 'self'"]),
+    ] {
+        for origin in [&world.api, &world.public] {
+            let answer = origin.send(first_case(world)).await.expect_status(200);
+            for name in removed {
+                assert_eq!(answer.header(name), None, "{name}");
+            }
+            assert_eq!(answer.header("x-frame-options"), Some("DENY"));
+            assert_eq!(values(&answer, "content-security-policy"), policies);
+        }
+    }
+}

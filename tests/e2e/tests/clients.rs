@@ -71,6 +71,8 @@ impl ClientEnv {
         let rule = Allow::host("127.0.0.1").ports(ports).set("connect", true);
         let env = TestEnv::bare()
             .ca(&ca)
+            // Chromium runs scripts of pages of endpoints.
+            .relay(|relay| relay.set("endpoints.sandbox", false))
             .endpoint(Endpoint::new("t", target.url("/")))
             .endpoint(Endpoint::new("web", format!("{}/", web.url)))
             .allow(rule)

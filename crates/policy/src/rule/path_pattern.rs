@@ -4,6 +4,7 @@
 //! bytes is a prefix for the target as well.
 
 use super::PatternError;
+use crate::target::encode;
 use crate::target::path::ambiguity;
 use std::fmt;
 use std::str::FromStr;
@@ -39,6 +40,9 @@ impl PathPattern {
                 why: why.to_string(),
             });
         }
+        // As a target has it.
+        let encoded = encode::path_and_query(text);
+        let text = encoded.as_deref().unwrap_or(text);
         let under = text.strip_suffix('*');
         let path = under.unwrap_or(text);
         // `/hooks*` would match `/hooksx` as well, so the star must follow a slash.
@@ -55,7 +59,10 @@ impl PathPattern {
     pub fn matches(&self, path: &str) -> bool {
         match self {
             Self::Exact(exact) => path == exact,
-            Self::Under(folder) => path.starts_with(folder.as_str()),
+            // `/*` is every path, and the server as a whole (`OPTIONS *`).
+            Self::Under(folder) => {
+                path.starts_with(folder.as_str()) || (folder == "/" && path == "*")
+            }
         }
     }
 }
@@ -80,6 +87,20 @@ impl FromStr for PathPattern {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn path_is_compared_as_the_target_sees_it() {
+        let exact = PathPattern::parse("/a<b>").unwrap();
+        assert!(exact.matches("/a%3Cb%3E"));
+        assert_eq!(exact.to_string().parse(), Ok(exact));
+    }
+
+    #[test]
+    fn asterisk_needs_every_path() {
+        assert!(PathPattern::parse("/*").unwrap().matches("*"));
+        assert!(!PathPattern::parse("/").unwrap().matches("*"));
+        assert!(!PathPattern::parse("/hooks/*").unwrap().matches("*"));
+    }
 
     #[test]
     fn path_star_matches_below_only() {

@@ -15,7 +15,7 @@ use serde::{Deserialize, Serialize};
 #[serde(deny_unknown_fields)]
 pub(crate) struct RouteQuery {
     /// An absolute `http` or `https` URL.
-    #[schemars(length(max = 8192))]
+    #[schemars(length(max = 32768))]
     url: String,
     /// The request's method. Defaults to `POST`.
     method: Option<String>,

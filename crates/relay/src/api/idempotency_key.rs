@@ -3,15 +3,10 @@
 
 use super::{Context, Handler};
 use crate::body::Body;
-use crate::idempotency::{ExecutedRequest, KeyedRequest, StoredResponse};
+use crate::idempotency::{self, ExecutedRequest, KeyedRequest, StoredResponse};
 use crate::problem::Problem;
 use bytes::Bytes;
-use http::header::HeaderName;
 use http::{Request, Response};
-
-const IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempotency-key");
-
-const KEY_MAX_BYTES: usize = 128;
 
 /// Executes a request, or replays the response to an earlier one with the same key.
 ///
@@ -23,17 +18,9 @@ pub(super) async fn execute(
     handler: Handler,
     request: Request<Bytes>,
 ) -> Result<Response<Body>, Problem> {
-    let mut given = request.headers().get_all(&IDEMPOTENCY_KEY).iter();
-    let Some(value) = given.next() else {
+    let Some(text) = idempotency::key_of(request.headers())? else {
         return handler(cx, request).await;
     };
-    let text = value.to_str().unwrap_or_default();
-    let is_visible = text.bytes().all(|byte| byte.is_ascii_graphic());
-    if text.is_empty() || text.len() > KEY_MAX_BYTES || !is_visible || given.next().is_some() {
-        return Err(Problem::invalid(format!(
-            "Idempotency-Key must be given once, with 1 to {KEY_MAX_BYTES} visible ASCII characters"
-        )));
-    }
     let mut digest = ring::digest::Context::new(&ring::digest::SHA256);
     digest.update(request.uri().to_string().as_bytes());
     // A URI contains no zero byte, so no other split of URI and body has this hash.

@@ -2,7 +2,7 @@
 
 use crate::body::{self, Body};
 use crate::capacity::{BodyLimits, Reservation, collect_body};
-use crate::problem::Problem;
+use crate::problem::{Problem, document};
 use bytes::Bytes;
 use http::header::{self, HeaderValue};
 use http::{Request, Response, StatusCode};
@@ -45,11 +45,7 @@ pub(crate) fn read<T: DeserializeOwned>(request: &Request<Bytes>) -> Result<T, P
         b"" => b"{}",
         text => text,
     };
-    if !text.starts_with(b"{") {
-        return Err(Problem::invalid("the body must be a JSON object"));
-    }
-    serde_json::from_slice(text)
-        .map_err(|error| Problem::invalid(format!("invalid document: {error}")))
+    document::parse(text).map_err(Problem::invalid)
 }
 
 /// Returns a response with a document.

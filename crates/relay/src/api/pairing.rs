@@ -14,7 +14,7 @@ use super::{Context, Handling, json};
 use crate::access::Object;
 use crate::body::Body;
 use crate::denials::{Denied, DeniedClient};
-use crate::problem::Problem;
+use crate::problem::{Problem, document};
 use crate::storage::Pairing;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
@@ -57,8 +57,7 @@ struct PairingRequest {
 
 impl PairingRequest {
     fn parse(text: &[u8], client_id: &str) -> Result<Self, Problem> {
-        let document: PairDocument = serde_json::from_slice(text)
-            .map_err(|error| Problem::invalid(format!("invalid pairing: {error}")))?;
+        let document: PairDocument = document::parse(text).map_err(Problem::invalid)?;
         let request = Self {
             public_key: bytes("public_key", &document.public_key)?,
             instance: instance(&document.instance)?,

@@ -514,6 +514,7 @@ fn data_path() -> Vec<Operation> {
             None,
         )
         .summary("Make a Call URL request, or submit it for delivery")
+        .idempotent()
         .request_body(schema::<call::CallDocument>)
         .errors(TARGET_ERRORS),
         operation(

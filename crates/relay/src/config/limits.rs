@@ -82,7 +82,7 @@ pub struct Limits {
     /// request counts until its response is read. Defaults to 1024.
     #[serde(deserialize_with = "at_least_one")]
     pub operations_max: u32,
-    /// A request's header section, at most 40 KiB. Defaults to `"32KiB"`.
+    /// A request's header section, at most 80 KiB. Defaults to `"64KiB"`.
     #[serde(skip_serializing)]
     pub header_bytes_max: ByteSize,
     /// Fields in a request's header section, at most 256. Defaults to 96.
@@ -146,7 +146,7 @@ impl Default for Limits {
             call_memory_max: ByteSize::mib(64),
             connection_memory_max: ByteSize::mib(8),
             operations_max: 1024,
-            header_bytes_max: ByteSize::kib(32),
+            header_bytes_max: ByteSize::kib(64),
             headers_max: 96,
             call_timeout: ConfigDuration::secs(30),
             call_timeout_max: ConfigDuration::secs(300),
@@ -162,8 +162,8 @@ impl Default for Limits {
     }
 }
 
-/// Largest `header_bytes_max`. A head on the wire has 48 KiB, and each field costs 4 bytes there.
-const HEADER_BYTES_CAP: ByteSize = ByteSize::kib(40);
+/// Largest `header_bytes_max`. A head on the wire has 128 KiB, with the URL, and each field costs 4 bytes there.
+const HEADER_BYTES_CAP: ByteSize = ByteSize::kib(80);
 
 /// Smallest `pending_memory_max`: several connections with TLS and a long header section each.
 const PENDING_MEMORY_MIN: ByteSize = ByteSize::mib(1);

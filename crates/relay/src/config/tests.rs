@@ -131,7 +131,7 @@ fn mistake_names_file_line_and_remedy() {
         (
             "[listen]\npublic = \"127.0.0.1:1\"\n[limits]\nheader_bytes_max = \"1MiB\"",
             "relay.toml:4: ",
-            "40KiB",
+            "80KiB",
         ),
         (
             "[listen]\npublic = \"127.0.0.1:1\"\n[tunnel]\ndead_after = \"5s\"",

@@ -5,11 +5,15 @@
 //! is replaced by a NUL, which no head may have: hyper responds with 400 and closes the connection. Bodies and the
 //! bytes of raw connections are not changed.
 //!
+//! hyper also rejects characters in a request's target that many clients do not encode, such as `>`, and does not tell
+//! `OPTIONS http://host` from `OPTIONS http://host/`. So the first are percent-encoded here, as the policy and the target
+//! see them ([`policy::Target`]), and the second gets [`ASTERISK_PATH`].
+//!
 //! A head that is longer than any that can pass is cut: the rest is removed, so that it takes no memory and its
 //! request can still be rejected with a problem document. Nothing is read after it.
 
 use super::Connection;
-use super::inspected_io::{InspectedIo, StreamInspector};
+use super::inspected_io::{Edit, InspectedIo, StreamInspector};
 use super::{SOCKET_BYTES, TLS_BYTES};
 use std::io;
 use std::sync::Arc;
@@ -22,8 +26,12 @@ const LINE_KEPT_BYTES: usize = 128;
 /// Bytes of a head that are not charged: hyper's buffer has this size from the start.
 const HEAD_FREE_BYTES: usize = 8 * 1024;
 
-/// Bytes of a head that are passed on: more than any head that can pass (a head on the wire has 48 KiB).
-const HEAD_KEPT_BYTES: usize = 56 * 1024;
+/// Bytes of a head that are passed on: more than any head that can pass (a head on the wire has 128 KiB).
+const HEAD_KEPT_BYTES: usize = 136 * 1024;
+
+/// The path that an OPTIONS request for a URL without a path gets. No request can have it: a policy allows no
+/// backslash in a path.
+pub(crate) const ASTERISK_PATH: &str = "/\\*";
 
 /// A connection whose lines are inspected.
 pub(crate) type BareLfIo<IO> = InspectedIo<IO, BareLfGuard>;
@@ -70,6 +78,10 @@ impl StreamInspector for BareLfGuard {
         kept
     }
 
+    fn take_edits(&mut self) -> Vec<Edit> {
+        std::mem::take(&mut self.lines.edits)
+    }
+
     fn inspect(
         &mut self,
         _: &mut Context<'_>,
@@ -77,6 +89,10 @@ impl StreamInspector for BareLfGuard {
         _: &mut [u8],
     ) -> Poll<io::Result<()>> {
         result
+    }
+
+    fn is_end_of_response(&self) -> bool {
+        self.connection.is_end_of_response()
     }
 
     /// A raw stream has its own idle limit (`limits.raw_idle_timeout`).
@@ -117,6 +133,19 @@ enum Follows {
     Raw,
 }
 
+/// The position in a request line.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum RequestLine {
+    Method,
+    /// The target before its `?`, with its slashes so far.
+    Path {
+        slashes: u8,
+    },
+    Query,
+    /// After the target, or a target that is no URL.
+    Rest,
+}
+
 /// The position in the input of a connection.
 #[derive(Debug)]
 struct Lines {
@@ -132,6 +161,12 @@ struct Lines {
     head_bytes: usize,
     /// Bytes that must still be written in place of removed ones.
     owed: Vec<u8>,
+    /// The position in the request line, if the current line is one.
+    request_line: RequestLine,
+    /// Edits of the request line, in the current part of the line.
+    found: Vec<Edit>,
+    /// The same, in the current input.
+    edits: Vec<Edit>,
 }
 
 impl Default for Lines {
@@ -144,6 +179,9 @@ impl Default for Lines {
             has_cr: false,
             head_bytes: 0,
             owed: Vec::new(),
+            request_line: RequestLine::Method,
+            found: Vec::new(),
+            edits: Vec::new(),
         }
     }
 }
@@ -193,6 +231,12 @@ impl Lines {
                 }
                 Next::ChunkSize | Next::ChunkEnd | Next::Trailer => self.part_of_line(rest),
             };
+            for edit in self.found.drain(..) {
+                self.edits.push(match edit {
+                    Edit::Encode(index) => Edit::Encode(kept + index),
+                    Edit::Insert(index, text) => Edit::Insert(kept + index, text),
+                });
+            }
             if at != kept {
                 bytes.copy_within(at..at + taken, kept);
             }
@@ -238,6 +282,10 @@ impl Lines {
         let room = &mut self.line[self.length.min(LINE_KEPT_BYTES)..];
         let kept = part.len().min(room.len());
         room[..kept].copy_from_slice(&part[..kept]);
+        if self.next == (Next::Line { is_first: true }) {
+            self.scan_request_line(bytes, end.unwrap_or(bytes.len()));
+        }
+        let part = &bytes[..end.unwrap_or(bytes.len())];
         self.length += part.len();
         if let Some(last) = part.last() {
             self.has_cr = *last == b'\r';
@@ -250,6 +298,38 @@ impl Lines {
         }
         (self.length, self.has_cr) = (0, false);
         end + 1
+    }
+
+    /// Notes what must be edited in a part of a request line.
+    fn scan_request_line(&mut self, bytes: &[u8], end: usize) {
+        use RequestLine::{Method, Path, Query, Rest};
+        for (index, byte) in bytes[..end].iter().enumerate() {
+            self.request_line = match (self.request_line, byte) {
+                (Rest, _) => return,
+                (Method, b' ') if self.line.starts_with(b"CONNECT ") => Rest,
+                (Method, b' ') => Path { slashes: 0 },
+                (Path { slashes }, b'/') => Path {
+                    slashes: slashes.saturating_add(1),
+                },
+                (Path { .. }, b'?') => Query,
+                (Path { slashes }, b' ') => {
+                    // `OPTIONS http://host `: two slashes, and the target does not begin with one.
+                    let target = self.line.strip_prefix(b"OPTIONS ");
+                    let is_url = target.is_some_and(|target| target[0].is_ascii_alphabetic());
+                    if is_url && slashes == 2 {
+                        self.found
+                            .push(Edit::Insert(index, ASTERISK_PATH.as_bytes()));
+                    }
+                    Rest
+                }
+                (Query, b' ') => Rest,
+                (Path { .. }, b'<' | b'>' | b'`') | (Query, b'<' | b'>' | b'"') => {
+                    self.found.push(Edit::Encode(index));
+                    continue;
+                }
+                (same @ (Method | Path { .. } | Query), _) => same,
+            };
+        }
     }
 
     /// Follows a line that ended in CR LF. Returns false for one after which the position in the input is unknown.
@@ -266,6 +346,7 @@ impl Lines {
                     false => Follows::Nothing,
                 };
                 self.next = Next::Line { is_first: false };
+                self.request_line = RequestLine::Method;
             }
             Next::Line { is_first: false } if length == 0 => {
                 self.head_bytes = 0;
@@ -425,6 +506,60 @@ mod tests {
             let rejected = seen.iter().filter(|byte| **byte == 0).count();
             assert_eq!(rejected, 1, "{text}");
             assert_eq!(seen.len(), text.len());
+        }
+    }
+
+    /// Returns what hyper gets of a text that arrives in two pieces, with the edits.
+    fn edited(text: &str, cut: usize) -> String {
+        let mut lines = Lines::default();
+        let mut all = Vec::new();
+        for piece in [&text[..cut], &text[cut..]] {
+            let mut piece = piece.as_bytes().to_vec();
+            let kept = lines.inspect(&mut piece);
+            let edits = std::mem::take(&mut lines.edits);
+            all.extend(Edit::apply(&edits, &piece[..kept]));
+        }
+        String::from_utf8(all).unwrap()
+    }
+
+    #[test]
+    fn request_target_is_encoded_where_hyper_needs_it() {
+        for (line, expected) in [
+            (
+                "GET /a?q={id[>10]} HTTP/1.1",
+                "GET /a?q={id[%3E10]} HTTP/1.1",
+            ),
+            (
+                "GET /<a>`?<\"`> HTTP/1.1",
+                "GET /%3Ca%3E%60?%3C%22`%3E HTTP/1.1",
+            ),
+            (
+                "GET http://h/\"?\" HTTP/1.0",
+                "GET http://h/\"?%22 HTTP/1.0",
+            ),
+            ("OPTIONS http://h HTTP/1.1", "OPTIONS http://h/\\* HTTP/1.1"),
+            (
+                "OPTIONS http://h:80 HTTP/1.1",
+                "OPTIONS http://h:80/\\* HTTP/1.1",
+            ),
+            ("OPTIONS http://h/ HTTP/1.1", "OPTIONS http://h/ HTTP/1.1"),
+            ("OPTIONS http://h?a HTTP/1.1", "OPTIONS http://h?a HTTP/1.1"),
+            ("OPTIONS * HTTP/1.1", "OPTIONS * HTTP/1.1"),
+            ("OPTIONS /a/ HTTP/1.1", "OPTIONS /a/ HTTP/1.1"),
+            ("CONNECT h<:1 HTTP/1.1", "CONNECT h<:1 HTTP/1.1"),
+        ] {
+            // Twice, with a field and a body that must stay as they are.
+            let rest = "X: <`\">\r\nContent-Length: 7\r\n\r\n/ ?<>` \r";
+            let rest = if line.starts_with("CONNECT") {
+                "\r\n"
+            } else {
+                rest
+            };
+            let text = format!("{line}\r\n{rest}{line}\r\n{rest}");
+            let expected = format!("{expected}\r\n{rest}{expected}\r\n{rest}");
+            for cut in 0..text.len() {
+                assert_eq!(edited(&text, cut), expected, "cut at {cut}");
+            }
         }
     }
 

@@ -11,6 +11,7 @@ use super::state::AttemptEnd;
 use crate::capacity::Reservation;
 use crate::direct::{self, DirectRequest};
 use crate::exchange;
+use crate::ingress::calls::add_user_agent;
 use crate::registry::TunnelEntry;
 use crate::request_name::RequestName;
 use crate::routing;
@@ -20,8 +21,7 @@ use http::header::{self, HeaderMap};
 use http_body_util::{BodyExt, Full};
 use policy::Target;
 use protocol::frame::{
-    BodyLength, CallAttempt, Class, DeliveryResult, RequestHead, RequestTarget, ResponseHead,
-    TimeLeft,
+    CallAttempt, Class, DeliveryResult, RequestHead, RequestTarget, ResponseHead, TimeLeft,
 };
 use protocol::session::OpenError;
 use protocol::{Code, Execution, Failure};
@@ -38,7 +38,8 @@ const GRACE: Duration = Duration::from_secs(5);
 /// Time limit for the rest of the response after its head: a bridge sends no more than a piece of it.
 const REST_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// Returns the header fields of an attempt. Those of the signature are always the relay's.
+/// Returns the header fields of an attempt. Those of the signature are always the relay's; `User-Agent` is, unless
+/// the call has one.
 pub(super) fn headers(
     given: &HeaderMap,
     secrets: &[SigningSecret],
@@ -56,6 +57,7 @@ pub(super) fn headers(
     if let Some(value) = sign::signatures(secrets, id, now, body) {
         headers.insert(WEBHOOK_SIGNATURE, value);
     }
+    add_user_agent(&mut headers);
     headers
 }
 
@@ -105,10 +107,7 @@ async fn exchange_with(
         target: RequestTarget::Url(request.about.url),
         method: method.to_owned(),
         headers,
-        body: match request.body.len() {
-            0 => BodyLength::None,
-            bytes => BodyLength::Known(bytes as u64),
-        },
+        body: transport::http::composed_length(method, request.body.len()),
         expect_continue: false,
         time_left: TimeLeft {
             head_ms: timeout_ms,
@@ -400,6 +399,12 @@ mod tests {
         assert_ne!(made["webhook-signature"], "forged");
         assert_eq!(made.get_all("webhook-signature").iter().count(), 1);
         assert_eq!(made["x-own"], "forged");
+        assert!(
+            made["user-agent"]
+                .to_str()
+                .unwrap()
+                .starts_with("integration-relay/")
+        );
     }
 
     #[test]

@@ -8,33 +8,44 @@ use http_body::{Body as HttpBody, Frame, SizeHint};
 use hyper::body::Incoming;
 use protocol::frame::{BodyLength, ResponseHead};
 use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Poll};
 
-/// A request's body that ends in order or in an error, and is read on to its end when it is dropped over
-/// HTTP/2.
+/// A request's body that ends in order or in an error, and is read on to its end when it is dropped: its caller may
+/// still send, and would otherwise lose the response.
 ///
 /// hyper reports an HTTP/2 stream that its caller resets with NO_ERROR or CANCEL as an ordinary end. Whether
 /// END_STREAM was received tells the two apart.
 pub(super) struct DrainOnDrop {
     body: Option<Incoming>,
     is_http2: bool,
+    /// For a body that its caller holds back: whether it was read, which requests it.
+    is_requested: Option<Arc<AtomicBool>>,
 }
 
 impl DrainOnDrop {
-    pub(super) fn new(body: Incoming, is_http2: bool) -> Self {
+    pub(super) fn new(
+        body: Incoming,
+        is_http2: bool,
+        is_requested: Option<Arc<AtomicBool>>,
+    ) -> Self {
         Self {
             body: Some(body),
             is_http2,
+            is_requested,
         }
     }
 }
 
 impl Drop for DrainOnDrop {
     fn drop(&mut self) {
-        if let Some(body) = self.body.take()
-            && self.is_http2
-            && !body.is_end_stream()
-        {
+        // A body that was never requested must not be requested now.
+        let is_held_back = match &self.is_requested {
+            Some(is_requested) => !is_requested.load(Ordering::Relaxed),
+            None => false,
+        };
+        if let Some(body) = self.body.take().filter(|_| !is_held_back) {
             super::drain(body);
         }
     }
@@ -48,6 +59,9 @@ impl HttpBody for DrainOnDrop {
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, UploadError>>> {
+        if let Some(is_requested) = &self.is_requested {
+            is_requested.store(true, Ordering::Relaxed);
+        }
         let is_http2 = self.is_http2;
         let Some(body) = &mut self.body else {
             return Poll::Ready(None);
@@ -56,9 +70,12 @@ impl HttpBody for DrainOnDrop {
         let is_short = is_http2 && !body.is_end_stream();
         Poll::Ready(match frame {
             Some(Ok(frame)) => Some(Ok(frame)),
-            None if !is_short => None,
+            // Nothing more will come of it, so there is nothing to drain.
+            None if !is_short => {
+                self.body = None;
+                None
+            }
             None | Some(Err(_)) => {
-                // Nothing more will come of it, so there is nothing to drain.
                 self.body = None;
                 Some(Err(UploadError::Aborted))
             }

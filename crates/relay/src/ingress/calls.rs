@@ -5,7 +5,7 @@
 pub(crate) mod described;
 mod document;
 
-pub(crate) use document::{CallRequest, Mode};
+pub(crate) use document::{CallRequest, Mode, add_user_agent};
 
 use super::failure_log::LoggedRequest;
 use crate::access::Principal;
@@ -267,10 +267,7 @@ async fn send_direct(
         "execution": Execution::Executed.as_str(),
         "route": "direct",
         "bridge": null,
-        "response": {
-            "status": response.status.as_u16(),
-            "headers": document::headers(&response.headers),
-        },
+        "response": document::response(response.status.as_u16(), &response.headers),
         "timing": {"head_ms": total_ms, "total_ms": total_ms},
     });
     Ok((document, response.body))
@@ -311,10 +308,7 @@ async fn collect(
         "execution": Execution::Executed.as_str(),
         "route": "bridge",
         "bridge": &*response.through.owner.name,
-        "response": {
-            "status": response.head.status,
-            "headers": document::headers(&headers),
-        },
+        "response": document::response(response.head.status, &headers),
         "timing": {"head_ms": head_ms, "total_ms": millis(time.started.elapsed())},
     });
     Ok((document, body))

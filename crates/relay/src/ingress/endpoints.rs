@@ -21,7 +21,7 @@ pub(crate) fn split_target(path_and_query: &str) -> Option<(&str, &str)> {
     (!name.is_empty()).then_some((name, rest))
 }
 
-/// Passes a request on to a named endpoint.
+/// Passes a request on to a named endpoint. Takes it out of `pending` once it is accepted.
 ///
 /// # Errors
 /// A problem of the relay's own; an error of the target is a response.
@@ -29,15 +29,18 @@ pub(crate) async fn handle(
     data: &Arc<DataPlane>,
     principal: &Principal,
     connection: &Arc<Connection>,
-    request: Request<Incoming>,
+    pending: &mut Option<Request<Incoming>>,
     name: &RequestName,
     (endpoint, rest): (&str, &str),
 ) -> Result<Response<Body>, Problem> {
     principal.scope.check(Object::Endpoint(endpoint))?;
     // hyper switches a connection to raw bytes after a 2xx response to CONNECT.
-    if *request.method() == Method::CONNECT {
+    if pending.as_ref().map(Request::method) == Some(&Method::CONNECT) {
         return Err(Problem::method("any method but CONNECT"));
     }
+    let Some(request) = pending.take() else {
+        return Err(Problem::not_found());
+    };
     let kind = IngressKind {
         target: RequestTarget::Endpoint {
             name: endpoint.to_owned(),

@@ -10,8 +10,13 @@ use protocol::frame::{Headers, ResponseHead};
 use protocol::{Code, Execution, Failure};
 use transport::http::{FrameError, to_wire_in_context, to_wire_with_upgrade};
 
-/// Returns whether the caller holds its body back until the target wants it.
-pub(super) fn expects_continue(headers: &HeaderMap) -> bool {
+/// Returns whether the caller holds its body back until the target wants it. A request in HTTP/1.0 cannot
+/// (RFC 9110, 10.1.1).
+pub(super) fn expects_continue(headers: &HeaderMap, version: Version) -> bool {
+    version > Version::HTTP_10 && is_continue(headers)
+}
+
+fn is_continue(headers: &HeaderMap) -> bool {
     let value = headers.get(header::EXPECT).map(HeaderValue::as_bytes);
     value.is_some_and(|value| value.eq_ignore_ascii_case(b"100-continue"))
 }
@@ -29,8 +34,8 @@ pub(super) fn request_headers(
     if version == Version::HTTP_2 {
         join_cookies(&mut headers);
     }
-    // The bridge sends its own `Expect: 100-continue`. Any other expectation is for the target.
-    if expects_continue(&headers) {
+    // The bridge sends its own `Expect: 100-continue`. `service` rejects any other expectation.
+    if is_continue(&headers) {
         headers.remove(header::EXPECT);
     }
     let skip = |name: &HeaderName| is_not_for_target(name, kind);

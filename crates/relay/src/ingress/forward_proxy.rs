@@ -14,11 +14,13 @@ use super::recording::RecordingGuard;
 use crate::access::{BRIDGE_AUTHORIZATION, Object, Permission, Principal};
 use crate::body::{self, Body};
 use crate::connection::Connection;
+use crate::connection::bare_lf_guard::ASTERISK_PATH;
 use crate::data_plane::DataPlane;
 use crate::problem::Problem;
 use crate::request_name::RequestName;
 use crate::routing::select_tunnel::RouteTarget;
 use bytes::Bytes;
+use http::uri::PathAndQuery;
 use http::{Method, Request, Response, StatusCode, Uri};
 use hyper::body::Incoming;
 use policy::Target;
@@ -45,6 +47,7 @@ pub(crate) async fn handle(
     let is_connect = *request.method() == Method::CONNECT;
     let target = match is_connect {
         true => connect_target(request.uri())?,
+        false if is_asterisk(request.method(), request.uri()) => origin_target(request.uri())?,
         false => url_target(request.uri())?,
     };
     // Checked here, because the bridge does not know the scopes of keys.
@@ -67,14 +70,34 @@ pub(crate) async fn handle(
         .await;
     }
     let name = format!("proxy {}:{}", target.host(), target.port());
+    let url = match is_asterisk(request.method(), request.uri()) {
+        // OPTIONS for a URL without a path: the bridge sends `*` (RFC 9112, 3.2.4).
+        true => target.origin(),
+        false => request.uri().to_string(),
+    };
     let kind = IngressKind {
-        target: RequestTarget::Url(request.uri().to_string()),
+        target: RequestTarget::Url(url),
         route: RouteTarget::Host(target.host()),
         request: request_name,
         name: &name,
         own_header: Some(BRIDGE_AUTHORIZATION),
     };
     pass::on(data, principal, connection, request, kind).await
+}
+
+/// Returns whether a request is OPTIONS for a URL without a path.
+fn is_asterisk(method: &Method, uri: &Uri) -> bool {
+    let path = uri.path_and_query().map(PathAndQuery::as_str);
+    *method == Method::OPTIONS && uri.scheme().is_some() && path == Some(ASTERISK_PATH)
+}
+
+/// Returns the target of a URL without its path.
+fn origin_target(uri: &Uri) -> Result<Target, Problem> {
+    let mut parts = uri.clone().into_parts();
+    parts.path_and_query = Some(PathAndQuery::from_static("/"));
+    // The parts come from a URI, so they make one.
+    let uri = Uri::from_parts(parts).map_err(|error| Problem::invalid(error.to_string()))?;
+    url_target(&uri)
 }
 
 /// Returns the target of a request in absolute-form.

@@ -11,6 +11,7 @@ use super::fields::{
 use super::hop_headers::{self, Caller};
 use super::raw;
 use super::recording::RecordingGuard;
+use super::shared_origin;
 use crate::access::Principal;
 use crate::body::{self, Body};
 use crate::capacity::{BodyLimits, ExchangePermit, collect_body};
@@ -29,6 +30,7 @@ use hyper::body::Incoming;
 use protocol::frame::{BodyLength, Headers, RequestHead, RequestTarget, TimeLeft};
 use runtime::body::IdleTimeoutBody;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 use transport::handle::INLINE_MAX_BYTES;
 use transport::http::{WEBSOCKET, has_websocket, upgrade_protocols, wire_upgrade};
@@ -51,6 +53,16 @@ pub(crate) struct IngressKind<'a> {
     pub(crate) own_header: Option<HeaderName>,
 }
 
+impl<'a> IngressKind<'a> {
+    /// Returns the endpoint's name, if the request goes to one.
+    fn endpoint(&self) -> Option<&'a str> {
+        match self.route {
+            RouteTarget::Endpoint(name) => Some(name),
+            RouteTarget::Host(_) => None,
+        }
+    }
+}
+
 /// Passes a request on.
 ///
 /// # Errors
@@ -62,13 +74,6 @@ pub(crate) async fn on(
     request: Request<Incoming>,
     kind: IngressKind<'_>,
 ) -> Result<Response<Body>, Problem> {
-    if request.version() < Version::HTTP_11 {
-        // In HTTP/1.0 a response of unknown length ends with the connection: an aborted one would look
-        // complete.
-        return Err(Problem::invalid(
-            "HTTP/1.0 is not supported here; use HTTP/1.1 or HTTP/2",
-        ));
-    }
     if request.version() == Version::HTTP_11
         && let Some(protocols) = upgrade_protocols(request.headers())
         && may_switch(&protocols, request.body())?
@@ -82,14 +87,18 @@ pub(crate) async fn on(
         ))
         .await;
     }
-    let permit = data.begin(principal)?;
+    let endpoint = kind.endpoint();
+    let permit = match data.begin(principal) {
+        Ok(permit) => permit,
+        Err(failure) => return Err(rejected(request, failure.into())),
+    };
     // A problem document keeps the permit until it is written, as any response does.
     let held = permit.clone();
     let holding = move |problem: Problem| problem.holding(held);
     let recording = RecordingGuard::begin(data, principal, &kind, &request);
     let (mut parts, body) = request.into_parts();
     let is_for_head = parts.method == Method::HEAD;
-    let expects = !body.is_end_stream() && expects_continue(&parts.headers);
+    let expects = !body.is_end_stream() && expects_continue(&parts.headers, parts.version);
     let length =
         transport::http::body_length(&parts.headers, &body.size_hint(), body.is_end_stream());
     let declared = match length {
@@ -104,17 +113,28 @@ pub(crate) async fn on(
     );
     let headers = match request_headers(parts.headers, parts.version, &kind) {
         Ok(headers) => headers,
-        Err(problem) => return Err(holding(problem)),
+        Err(problem) => {
+            super::drain(body);
+            return Err(holding(problem));
+        }
     };
     let caller_idle = data.limits().caller_idle_timeout.0;
     let idle = data.limits().endpoint_idle_timeout;
     let (head, known) = ((&parts.method, headers), (length, expects));
     let exchange_request = exchange_request(data, principal, head, known, idle, kind);
     let is_http2 = parts.version == Version::HTTP_2;
-    let framing = (declared, expects, is_http2);
+    // Whether the body was requested from a caller that holds it back.
+    let is_requested = expects.then(Arc::<AtomicBool>::default);
+    let framing = (declared, is_requested.clone(), is_http2);
     let body = match outbound(body, framing, caller_idle, &permit).await {
         Ok(body) => body,
         Err(problem) => return Err(holding(problem)),
+    };
+    // After a final response the caller may send its body or not, so no other request can follow it on the
+    // connection (RFC 9110, 10.1.1).
+    let must_close = || {
+        let is_requested = is_requested.as_ref();
+        is_requested.is_some_and(|is_requested| !is_requested.load(Ordering::Relaxed))
     };
     let up = body.known_bytes().or(declared).unwrap_or(0);
     let mut bridge = None;
@@ -125,17 +145,38 @@ pub(crate) async fn on(
         let response = response_head(&received.head, is_for_head)?;
         Ok((received, response))
     });
-    let (received, mut response) =
-        responded.map_err(|failure| holding(Problem::from(failure).through(bridge)))?;
-    hop_headers::add_to_response(data.config.hops, response.headers_mut());
+    let (received, mut response) = responded.map_err(|failure| {
+        let problem = holding(Problem::from(failure).through(bridge));
+        if must_close() {
+            problem.closing()
+        } else {
+            problem
+        }
+    })?;
+    finish_response(data, principal, endpoint, response.headers_mut());
+    if must_close() {
+        let close = HeaderValue::from_static("close");
+        response.headers_mut().insert(header::CONNECTION, close);
+    }
     *response.body_mut() = with_declared_length(&received.head, received.body, parts.version);
     Ok(response)
+}
+
+/// Returns the problem of a request whose body was not read. A task reads it, unless its caller holds it back.
+fn rejected(request: Request<Incoming>, problem: Problem) -> Problem {
+    let is_held_back = super::holds_body_back(&request);
+    super::drain(request.into_body());
+    if is_held_back {
+        problem.closing()
+    } else {
+        problem
+    }
 }
 
 /// Returns the body to send: collected if it is small, else as it arrives.
 async fn outbound(
     mut body: Incoming,
-    (declared, expects, is_http2): (Option<u64>, bool, bool),
+    (declared, is_requested, is_http2): (Option<u64>, Option<Arc<AtomicBool>>, bool),
     caller_idle: Duration,
     permit: &ExchangePermit,
 ) -> Result<Outbound<IdleTimeoutBody<DrainOnDrop, IdleError>>, Problem> {
@@ -147,8 +188,8 @@ async fn outbound(
         .exact()
         .is_some_and(|bytes| bytes <= INLINE_MAX_BYTES as u64);
     // A body that its caller holds back must not be read: hyper would send the 100 before the target did.
-    if !is_small || expects {
-        let body = DrainOnDrop::new(body, is_http2);
+    if !is_small || is_requested.is_some() {
+        let body = DrainOnDrop::new(body, is_http2, is_requested);
         let body = IdleTimeoutBody::new(body, caller_idle, UploadError::Idle as IdleError);
         return Ok(Outbound::Streaming(body));
     }
@@ -158,7 +199,13 @@ async fn outbound(
         idle: caller_idle,
     };
     let mut memory = permit.reservation();
-    let bytes = collect_body(&mut body, limits, &mut memory).await?;
+    let bytes = match collect_body(&mut body, limits, &mut memory).await {
+        Ok(bytes) => bytes,
+        Err(failure) => {
+            super::drain(body);
+            return Err(failure.into());
+        }
+    };
     // hyper reports an HTTP/2 body as complete although its caller reset the stream (NO_ERROR, CANCEL).
     if declared.is_some_and(|declared| declared != bytes.len() as u64) {
         return Err(Problem::invalid(
@@ -191,6 +238,7 @@ async fn upgrade(
     (mut request, protocols): (Request<Incoming>, HeaderValue),
     kind: IngressKind<'_>,
 ) -> Result<Response<Body>, Problem> {
+    let endpoint = kind.endpoint();
     let permit = data.begin(principal)?;
     let recording = RecordingGuard::begin(data, principal, &kind, &request);
     let upgrade = hyper::upgrade::on(&mut request);
@@ -208,7 +256,7 @@ async fn upgrade(
     let (received, raw) = result.map_err(|failure| Problem::from(failure).through(bridge))?;
     if received.head.status != StatusCode::SWITCHING_PROTOCOLS.as_u16() {
         let mut response = response_head(&received.head, is_for_head)?;
-        hop_headers::add_to_response(data.config.hops, response.headers_mut());
+        finish_response(data, principal, endpoint, response.headers_mut());
         // What the client sends next may be meant for the other protocol, so it must not be read as a request.
         let close = HeaderValue::from_static("close");
         response.headers_mut().insert(header::CONNECTION, close);
@@ -246,6 +294,20 @@ async fn switching_body(
     };
     let mut memory = permit.reservation();
     Ok(collect_body(body, limits, &mut memory).await?)
+}
+
+/// Adds `Via` to a response, if the config enables it, and makes that of an endpoint safe for the others.
+fn finish_response(
+    data: &DataPlane,
+    principal: &Principal,
+    endpoint: Option<&str>,
+    headers: &mut HeaderMap,
+) {
+    hop_headers::add_to_response(data.config.hops, headers);
+    if let Some(endpoint) = endpoint {
+        let endpoint = (&*principal.tenant_name, endpoint);
+        shared_origin::protect(&data.config.endpoints, endpoint, headers);
+    }
 }
 
 /// Adds `Via` and `Forwarded` to a request, if the config enables them.

@@ -137,7 +137,9 @@ impl RawStream {
             if let Ok(upgraded) = Box::pin(upgrade).await {
                 match upgraded.downcast::<TokioIo<BareLfIo<TcpStream>>>() {
                     Ok(Parts { io, read_buf, .. }) => {
-                        let (read, write) = io.into_inner().into_inner().into_split();
+                        let (io, left) = io.into_inner().into_parts();
+                        let read_buf = Bytes::from([read_buf, left].concat());
+                        let (read, write) = io.into_split();
                         run(self, body, (read, read_buf), write, |write| {
                             // A FIN would look like an orderly end to the caller, so an aborted stream must
                             // end in a RST.

@@ -5,6 +5,7 @@ use super::idle::{IdleClock, IdleLimits, StreamExecutor, current_stream};
 use super::{ListenerContext, RequestHandler};
 use crate::connection::Connection;
 use crate::connection::bare_lf_guard::{BareLfGuard, BareLfIo};
+use crate::connection::inspected_io::ResetIo;
 use crate::connection::write_timeout::WriteTimeout;
 use crate::data_plane::DataPlane;
 use crate::sending::Progress;
@@ -19,8 +20,8 @@ use tokio::sync::watch;
 /// What a pending connection with HTTP/2 is charged.
 pub(super) const HTTP2_BYTES: usize = 48 * 1024;
 
-/// HTTP/1 buffer of a connection. Above every head that can pass (a head on the wire has 48 KiB).
-const HTTP1_BUFFER_BYTES: usize = 64 * 1024;
+/// HTTP/1 buffer of a connection. Above every head that can pass (a head on the wire has 128 KiB).
+const HTTP1_BUFFER_BYTES: usize = 144 * 1024;
 
 /// HTTP/1 header fields that hyper parses. Above `limits.headers_max`, so that the relay itself rejects a
 /// request with too many, with a problem document.
@@ -30,7 +31,7 @@ const HTTP1_FIELDS: usize = 512;
 const HTTP2_STREAMS: u32 = 256;
 
 /// HTTP/2 header section. Above `limits.header_bytes_max`, for the same reason.
-const HTTP2_HEADER_BYTES: u32 = 64 * 1024;
+const HTTP2_HEADER_BYTES: u32 = 136 * 1024;
 
 /// HTTP/2 request bodies in flight: one stream, and the whole connection.
 const HTTP2_STREAM_WINDOW_BYTES: u32 = 256 * 1024;
@@ -54,7 +55,7 @@ pub(super) async fn http1<IO, H: RequestHandler>(
     connection: Connection,
     context: ListenerContext<H>,
 ) where
-    IO: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    IO: AsyncRead + AsyncWrite + ResetIo + Unpin + Send + 'static,
 {
     let ListenerContext {
         handler,
@@ -123,7 +124,7 @@ pub(super) async fn http2<IO, H: RequestHandler>(
     connection: Connection,
     context: ListenerContext<H>,
 ) where
-    IO: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    IO: AsyncRead + AsyncWrite + ResetIo + Unpin + Send + 'static,
 {
     let ListenerContext {
         handler,

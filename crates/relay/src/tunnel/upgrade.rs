@@ -9,6 +9,7 @@ use crate::connection::{Connection, ListenerKind};
 use crate::control_plane::ControlPlane;
 use crate::problem::Problem;
 use crate::tunnel::{self, ActiveTunnel, Arrival};
+use bytes::Bytes;
 use http::header;
 use http::{Request, Response};
 use hyper::body::Incoming;
@@ -136,12 +137,16 @@ async fn open(
                 .downcast::<TokioIo<BareLfIo<TlsStream<TcpStream>>>>()
                 .ok()?;
             let Parts { io, read_buf, .. } = parts;
-            tunnel::open(control, io.into_inner().into_inner(), read_buf, arrival).await
+            let (io, left) = io.into_inner().into_parts();
+            let early = Bytes::from([read_buf, left].concat());
+            tunnel::open(control, io, early, arrival).await
         }
         ListenerKind::Plain | ListenerKind::Proxy | ListenerKind::Admin => {
             let parts = upgraded.downcast::<TokioIo<BareLfIo<TcpStream>>>().ok()?;
             let Parts { io, read_buf, .. } = parts;
-            tunnel::open(control, io.into_inner().into_inner(), read_buf, arrival).await
+            let (io, left) = io.into_inner().into_parts();
+            let early = Bytes::from([read_buf, left].concat());
+            tunnel::open(control, io, early, arrival).await
         }
     }
 }

@@ -83,6 +83,11 @@ class ViaJava {
             HttpClient fresh =
                     client().version(asked).proxy(all).authenticator(answering(KEY, ALICE)).build();
             equal(text(fresh, request(ENV.get("WEB") + "/private").build()), "{\"user\": \"alice\"}");
+            // The challenge comes before the body that was held back.
+            HttpClient holding =
+                    client().version(asked).proxy(all).authenticator(answering(KEY, ALICE)).build();
+            HttpRequest.Builder held = request(ENV.get("TARGET") + "/sink").expectContinue(true);
+            equal(text(holding, held.POST(BodyPublishers.ofFile(BODY)).build()), RECEIVED);
             HttpClient keyless = client().version(asked).proxy(all).build();
             for (String target : new String[] {ENV.get("TARGET"), ENV.get("TARGET_TLS")}) {
                 HttpResponse<String> refused =

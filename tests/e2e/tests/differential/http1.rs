@@ -27,7 +27,11 @@ impl Http1Env {
         let env = TestEnv::bare()
             .endpoint(Endpoint::new("t", recorder.url("/")))
             .allow(rule)
-            .relay(|relay| relay.set("limits.headers_max", HEADERS_MAX))
+            .relay(|relay| {
+                relay
+                    .set("limits.headers_max", HEADERS_MAX)
+                    .set("endpoints.sandbox", false)
+            })
             .start()
             .await;
         Self {

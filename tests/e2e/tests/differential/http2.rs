@@ -32,7 +32,11 @@ impl Http2Env {
             .ca(&ca)
             .endpoint(Endpoint::new("t", target.url("/")))
             .allow(Allow::loopback(target.addr().port()))
-            .relay(|relay| relay.set("limits.headers_max", HEADERS_MAX))
+            .relay(|relay| {
+                relay
+                    .set("limits.headers_max", HEADERS_MAX)
+                    .set("endpoints.sandbox", false)
+            })
             .start()
             .await;
         let key = env.caller.basic();

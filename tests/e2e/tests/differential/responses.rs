@@ -256,9 +256,6 @@ fn fields(target: Target) -> Vec<Case> {
         with(
             "what a browser obeys",
             &[
-                ("alt-svc", "h3=\":443\""),
-                ("strict-transport-security", "max-age=1"),
-                ("clear-site-data", "\"*\""),
                 ("content-security-policy", "default-src 'none'"),
                 ("access-control-allow-origin", "*"),
             ],

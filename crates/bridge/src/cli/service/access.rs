@@ -9,7 +9,6 @@
 use super::super::common::{ConfigArg, DONE, FAILED, Outcome, complain};
 use crate::config::Config;
 use crate::credentials;
-use crate::data_dir::PrivateDir;
 use crate::identity::Identity;
 use crate::pairing::dialer;
 use crate::text::error_chain;
@@ -33,7 +32,7 @@ pub(super) fn check(config: &ConfigArg) -> Outcome {
 fn problems(config: &Config) -> Vec<String> {
     let mut problems = Vec::new();
     let data_dir = config.bridge.data_dir.get();
-    match PrivateDir::open(data_dir) {
+    match config.bridge.open_data_dir() {
         Ok(dir) => {
             let written = dir
                 .write_private(PROBE, b"")

@@ -172,3 +172,32 @@ fn public_only_refuses_every_other_address() {
         RefusalKind::AddressNotAllowed
     );
 }
+
+#[test]
+fn options_without_path_is_about_the_server() {
+    let rule = |paths: Option<&str>| {
+        let mut rule = Rule::new(HostPattern::parse("ci.corp.example").unwrap(), Methods::Any);
+        rule.paths = paths.map(|path| vec![PathPattern::parse(path).unwrap()]);
+        Policy::new(vec![rule], vec![]).unwrap()
+    };
+    for paths in [None, Some("/*")] {
+        let policy = rule(paths);
+        for url in ["http://ci.corp.example", "HTTP://CI.corp.example:80"] {
+            let candidate = policy.decide_url("OPTIONS", url).unwrap();
+            assert_eq!(candidate.target().path_and_query(), "*");
+            assert_eq!(candidate.target().to_string(), "http://ci.corp.example");
+        }
+        for (method, url, path) in [
+            ("OPTIONS", "http://ci.corp.example/", "/"),
+            ("OPTIONS", "http://ci.corp.example?a", "/?a"),
+            ("GET", "http://ci.corp.example", "/"),
+        ] {
+            let candidate = policy.decide_url(method, url).unwrap();
+            assert_eq!(candidate.target().path_and_query(), path);
+        }
+    }
+    for paths in ["/", "/hooks/*"] {
+        let decided = rule(Some(paths)).decide_url("OPTIONS", "http://ci.corp.example");
+        assert_eq!(kind(decided), RefusalKind::Path);
+    }
+}

@@ -20,6 +20,11 @@ pub(crate) struct CallDocument {
     #[serde(default)]
     #[schemars(with = "BTreeMap<String, HeaderText>")]
     pub(super) headers: Map<String, Value>,
+    /// Header fields for the target whose values are bytes in base64, for values that are not UTF-8. Excludes
+    /// fields of the same name in `headers`.
+    #[serde(default)]
+    #[schemars(with = "BTreeMap<String, HeaderText>")]
+    pub(super) headers_base64: Map<String, Value>,
     /// The body as text.
     #[schemars(default)]
     pub(super) body: Option<String>,
@@ -39,7 +44,8 @@ pub(crate) struct CallDocument {
     /// and delivers it later. Defaults to `wait`.
     #[schemars(default, with = "Option<ModeName>")]
     pub(super) mode: Option<String>,
-    /// A repeated request with the same key gets the same response, without a second call.
+    /// A repeated request with the same key gets the same response, without a second call. The header
+    /// `Idempotency-Key` has the same effect.
     #[schemars(
         default,
         length(min = 1, max = 128),
@@ -106,8 +112,10 @@ pub(crate) struct CallResponse {
 pub(crate) struct TargetResponse {
     /// Status code.
     status: u16,
-    /// Header fields.
+    /// Header fields. A byte that is not UTF-8 is shown as U+FFFD.
     headers: BTreeMap<String, HeaderText>,
+    /// The values in base64 of each field that has a value that is not UTF-8.
+    headers_base64: Option<BTreeMap<String, HeaderText>>,
     /// The body, if it is text.
     body: Option<String>,
     /// The body in base64, if it is not text.

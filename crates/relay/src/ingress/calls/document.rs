@@ -2,7 +2,7 @@
 
 use super::described::CallDocument;
 use crate::config::{EXPIRES_IN_MAX_S, Limits};
-use crate::problem::Problem;
+use crate::problem::{self, Problem};
 use crate::request_name::check_label;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
@@ -10,12 +10,15 @@ use bytes::Bytes;
 use http::header::{self, HeaderMap, HeaderName, HeaderValue};
 use policy::Target;
 use protocol::Code;
-use protocol::frame::{BodyLength, Class, RequestHead, RequestTarget, TimeLeft};
+use protocol::frame::{Class, RequestHead, RequestTarget, TimeLeft};
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
 
 /// Characters of an idempotency key.
 const IDEMPOTENCY_KEY_MAX: usize = 128;
+
+/// The `User-Agent` of requests that the relay composes.
+const USER_AGENT: &str = concat!("integration-relay/", env!("CARGO_PKG_VERSION"));
 
 /// The value of a header field, or several.
 #[derive(Debug, Deserialize)]
@@ -54,14 +57,7 @@ impl CallRequest {
     /// # Errors
     /// `invalid_request`, with the field that is wrong.
     pub(crate) fn parse(text: &[u8], limits: &Limits) -> Result<Self, Problem> {
-        // serde also reads a struct from an array, which is not part of the API.
-        if !text.trim_ascii_start().starts_with(b"{") {
-            return Err(Problem::invalid(
-                "the body must be a JSON object like {\"url\": \"https://...\"}",
-            ));
-        }
-        let document: CallDocument = serde_json::from_slice(text)
-            .map_err(|error| Problem::invalid(format!("invalid call: {error}")))?;
+        let document: CallDocument = problem::document::parse(text).map_err(Problem::invalid)?;
         let mode = match document.mode.as_deref() {
             None | Some("wait") => Mode::Wait,
             Some("deliver") => Mode::Deliver,
@@ -106,16 +102,13 @@ impl CallRequest {
         if let Some(label) = &document.label {
             check_label(label).map_err(|error| Problem::invalid(format!("label: {error}")))?;
         }
-        let length = match body.len() {
-            0 => BodyLength::None,
-            bytes => BodyLength::Known(bytes as u64),
-        };
+        let length = transport::http::composed_length(&method, body.len());
         let head = RequestHead {
             class: Class::Interactive,
             share: protocol::frame::CallerWeight::default(),
             target: RequestTarget::Url(document.url),
             method,
-            headers: header_fields(document.headers)?,
+            headers: header_fields(document.headers, document.headers_base64)?,
             body: length,
             expect_continue: false,
             time_left: TimeLeft {
@@ -142,6 +135,23 @@ impl CallRequest {
 }
 
 impl CallRequest {
+    /// Adds the idempotency key of the request's header.
+    ///
+    /// # Errors
+    /// `invalid_request` if the document has another one.
+    pub(crate) fn join_idempotency_key(&mut self, key: Option<String>) -> Result<(), Problem> {
+        match (&self.idempotency_key, key) {
+            (_, None) => {}
+            (Some(own), Some(key)) if *own != key => {
+                return Err(Problem::invalid(
+                    "the header Idempotency-Key and the field idempotency_key have different keys; give one of them",
+                ));
+            }
+            (_, key) => self.idempotency_key = key,
+        }
+        Ok(())
+    }
+
     /// Adds the caller's trace, unless the call has its own for the target.
     ///
     /// # Errors
@@ -195,21 +205,53 @@ fn is_reserved(name: &HeaderName) -> bool {
         || [header::HOST, header::CONTENT_LENGTH, header::EXPECT].contains(name)
 }
 
-fn header_fields(given: Map<String, Value>) -> Result<protocol::frame::Headers, Problem> {
+/// Adds the relay's `User-Agent` to a request that has none (RFC 9110, 10.1.5). Some servers and firewalls
+/// respond with 403 to a request without one.
+pub(crate) fn add_user_agent(headers: &mut HeaderMap) {
+    let own = HeaderValue::from_static(USER_AGENT);
+    headers.entry(header::USER_AGENT).or_insert(own);
+}
+
+/// Returns the fields of a call: those given as text, and those given as bytes in base64.
+fn header_fields(
+    texts: Map<String, Value>,
+    encoded: Map<String, Value>,
+) -> Result<protocol::frame::Headers, Problem> {
     let mut map = HeaderMap::new();
+    append_fields(&mut map, "headers", texts, |text| Some(text.into_bytes()))?;
+    let decode = |text: String| STANDARD.decode(text).ok();
+    append_fields(&mut map, "headers_base64", encoded, decode)?;
+    add_user_agent(&mut map);
+    transport::http::to_wire(&map, |_| false)
+        .map_err(|error| Problem::not_sent(Code::HeadersTooLarge, format!("headers: {error}")))
+}
+
+/// Adds the fields of one member of the call's document. `bytes` decodes a value.
+fn append_fields(
+    map: &mut HeaderMap,
+    member: &str,
+    given: Map<String, Value>,
+    bytes: impl Fn(String) -> Option<Vec<u8>>,
+) -> Result<(), Problem> {
+    let before = map.clone();
     for (text, values) in given {
         let name = HeaderName::from_bytes(text.as_bytes()).map_err(|_| {
-            Problem::invalid(format!("headers: {text:?} is not a valid header name"))
+            Problem::invalid(format!("{member}: {text:?} is not a valid header name"))
         })?;
         if is_reserved(&name) {
             return Err(Problem::invalid(format!(
-                "headers: {name} must not be set (it is derived from url and body, or belongs to a connection)"
+                "{member}: {name} must not be set (it is derived from url and body, or belongs to a connection)"
+            )));
+        }
+        if before.contains_key(&name) {
+            return Err(Problem::invalid(format!(
+                "{member}: {name} is in headers as well; give it in one of them"
             )));
         }
         // Parsed for each field, so that the error names the field.
         let values: Values = serde_json::from_value(values).map_err(|_| {
             Problem::invalid(format!(
-                "headers: the value of {name} must be a string or a list of strings"
+                "{member}: the value of {name} must be a string or a list of strings"
             ))
         })?;
         let values = match values {
@@ -217,33 +259,62 @@ fn header_fields(given: Map<String, Value>) -> Result<protocol::frame::Headers, 
             Values::Many(values) => values,
         };
         for value in values {
-            let value = HeaderValue::from_bytes(value.as_bytes()).map_err(|_| {
+            let value = bytes(value).ok_or_else(|| {
+                Problem::invalid(format!("{member}: the value of {name} is not base64"))
+            })?;
+            let value = HeaderValue::from_maybe_shared(Bytes::from(value)).map_err(|_| {
                 Problem::invalid(format!(
-                    "headers: the value of {name} has a character that is not allowed"
+                    "{member}: the value of {name} has a character that is not allowed"
                 ))
             })?;
             map.append(name.clone(), value);
         }
     }
-    transport::http::to_wire(&map, |_| false)
-        .map_err(|error| Problem::not_sent(Code::HeadersTooLarge, format!("headers: {error}")))
+    Ok(())
+}
+
+/// Returns the target's response for the document of a call, without its body.
+pub(crate) fn response(status: u16, map: &HeaderMap) -> Value {
+    let mut out = json!({"status": status, "headers": headers(map)});
+    let encoded = headers_base64(map);
+    if !encoded.is_empty() {
+        out["headers_base64"] = Value::Object(encoded);
+    }
+    out
+}
+
+/// Returns the fields with a value that is not UTF-8, which `headers` cannot show: all values of such a name, in
+/// base64.
+fn headers_base64(map: &HeaderMap) -> Map<String, Value> {
+    let is_text = |value: &HeaderValue| std::str::from_utf8(value.as_bytes()).is_ok();
+    map.keys()
+        .filter(|name| !map.get_all(*name).iter().all(is_text))
+        .map(|name| {
+            let values = map.get_all(name).iter();
+            let values = values.map(|value| json!(STANDARD.encode(value.as_bytes())));
+            (name.as_str().to_owned(), one_or_list(values.collect()))
+        })
+        .collect()
+}
+
+fn one_or_list(values: Vec<Value>) -> Value {
+    match <[Value; 1]>::try_from(values) {
+        Ok([one]) => one,
+        Err(many) => Value::Array(many),
+    }
 }
 
 /// Returns the fields of a response. A name that repeats has a list.
-pub(crate) fn headers(map: &HeaderMap) -> Value {
+fn headers(map: &HeaderMap) -> Value {
     let mut out = Map::new();
     for name in map.keys() {
         let values: Vec<Value> = map
             .get_all(name)
             .iter()
-            // JSON has no form for bytes that are not UTF-8.
+            // JSON has no form for bytes that are not UTF-8; `headers_base64` has them.
             .map(|value| json!(String::from_utf8_lossy(value.as_bytes())))
             .collect();
-        let value = match <[Value; 1]>::try_from(values) {
-            Ok([one]) => one,
-            Err(many) => Value::Array(many),
-        };
-        out.insert(name.as_str().to_owned(), value);
+        out.insert(name.as_str().to_owned(), one_or_list(values));
     }
     Value::Object(out)
 }
@@ -251,6 +322,7 @@ pub(crate) fn headers(map: &HeaderMap) -> Value {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use protocol::frame::BodyLength;
 
     fn parse(text: &str) -> Result<CallRequest, String> {
         CallRequest::parse(text.as_bytes(), &Limits::default())
@@ -262,7 +334,67 @@ mod tests {
         let call = parse(r#"{"url": "http://ci/hooks"}"#).unwrap();
         assert_eq!(call.head.method, "POST");
         assert_eq!(call.timeout_ms, 30_000);
-        assert_eq!(call.head.body, BodyLength::None);
+        assert_eq!(call.head.body, BodyLength::Known(0));
+    }
+
+    #[test]
+    fn bodiless_request_has_length_and_user_agent() {
+        for (method, expected) in [
+            ("POST", BodyLength::Known(0)),
+            ("PUT", BodyLength::Known(0)),
+            ("PATCH", BodyLength::Known(0)),
+            ("GET", BodyLength::None),
+            ("DELETE", BodyLength::None),
+        ] {
+            let text = format!(r#"{{"url": "http://ci/", "method": "{method}"}}"#);
+            let call = parse(&text).unwrap();
+            assert_eq!(call.head.body, expected, "{method}");
+            let map = transport::http::from_wire(&call.head.headers).unwrap();
+            assert_eq!(map[header::USER_AGENT], USER_AGENT);
+        }
+        let own = r#"{"url": "http://ci/", "headers": {"USER-AGENT": "mine"}}"#;
+        let map = transport::http::from_wire(&parse(own).unwrap().head.headers).unwrap();
+        assert_eq!(
+            map.get_all(header::USER_AGENT).iter().collect::<Vec<_>>(),
+            ["mine"]
+        );
+    }
+
+    #[test]
+    fn field_bytes_pass_in_base64() {
+        let text = r#"{"url": "http://ci/", "headers_base64": {"x-name": ["/A==", "YQ=="]}}"#;
+        let map = transport::http::from_wire(&parse(text).unwrap().head.headers).unwrap();
+        let values: Vec<_> = map
+            .get_all("x-name")
+            .iter()
+            .map(HeaderValue::as_bytes)
+            .collect();
+        assert_eq!(values, [&b"\xfc"[..], b"a"]);
+        for (text, words) in [
+            (r#"{"x": "%"}"#, "not base64"),
+            (r#"{"x": "DQo="}"#, "not allowed"),
+            (r#"{"host": "YQ=="}"#, "host"),
+            (r#"{"a": "YQ=="}"#, "as well"),
+        ] {
+            let text = format!(
+                r#"{{"url": "http://ci/", "headers": {{"a": "b"}}, "headers_base64": {text}}}"#
+            );
+            let error = parse(&text).unwrap_err();
+            assert!(error.contains(words), "{error}");
+        }
+    }
+
+    #[test]
+    fn response_fields_that_are_not_text_are_in_base64() {
+        let mut map = HeaderMap::new();
+        map.append("a", HeaderValue::from_bytes("\u{fc}".as_bytes()).unwrap());
+        let plain = response(200, &map);
+        assert_eq!(plain, json!({"status": 200, "headers": {"a": "\u{fc}"}}));
+        map.append("b", HeaderValue::from_static("x"));
+        map.append("b", HeaderValue::from_bytes(b"\xfc").unwrap());
+        map.append("c", HeaderValue::from_bytes(b"\xe4y").unwrap());
+        let encoded = &response(200, &map)["headers_base64"];
+        assert_eq!(*encoded, json!({"b": ["eA==", "/A=="], "c": "5Hk="}));
     }
 
     #[test]
@@ -293,8 +425,9 @@ mod tests {
     fn repeated_fields_are_lists() {
         let call =
             parse(r#"{"url": "http://ci/", "headers": {"a": ["1", "2"], "b": "3"}}"#).unwrap();
-        assert_eq!(call.head.headers.len(), 3);
+        assert_eq!(call.head.headers.len(), 4);
         let map = transport::http::from_wire(&call.head.headers).unwrap();
-        assert_eq!(headers(&map), json!({"a": ["1", "2"], "b": "3"}));
+        let expected = json!({"a": ["1", "2"], "b": "3", "user-agent": USER_AGENT});
+        assert_eq!(headers(&map), expected);
     }
 }

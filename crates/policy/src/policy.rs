@@ -156,7 +156,7 @@ impl Policy {
         }
         // Before a name is resolved, so that a metadata name is never looked up.
         self.limits.refuse_host(request.target.host())?;
-        let grant = Grant::endpoint(rule, request.target.host());
+        let grant = Grant::endpoint(rule, request.target.host(), endpoint.this_host);
         if let Host::Addr(addr) = request.target.host() {
             self.limits.admit(&grant, request.target.host(), *addr)?;
         }

@@ -56,6 +56,9 @@ pub struct Endpoint {
     pub base: Target,
     /// The methods. Defaults to any.
     pub methods: Methods,
+    /// Whether its host may be a name of this machine: loopback, or one of the machine's own addresses. Defaults to
+    /// false.
+    pub this_host: bool,
 }
 
 impl Endpoint {
@@ -68,9 +71,17 @@ impl Endpoint {
             name: name.to_owned(),
             base: Target::parse(url)?,
             methods,
+            this_host: false,
         };
         endpoint.validate()?;
         Ok(endpoint)
+    }
+
+    /// Sets whether its host may be a name of this machine.
+    #[must_use]
+    pub fn with_this_host(mut self, this_host: bool) -> Self {
+        self.this_host = this_host;
+        self
     }
 
     /// Checks the values that the types of the parts cannot exclude.

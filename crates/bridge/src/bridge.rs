@@ -129,7 +129,13 @@ impl Bridge {
             audit.add(json!({"event": "start", "software": identity::software()}));
         }
         let metrics = active.config.metrics.listen;
-        let records = Records::new(stats.clone(), audit.clone(), identity.key.public());
+        let health = Arc::new(Health::default());
+        let records = Records::new(
+            stats.clone(),
+            health.clone(),
+            audit.clone(),
+            identity.key.public(),
+        );
         let state = Arc::new(BridgeState {
             tenant: identity.tenant.clone(),
             name: identity.name.clone(),
@@ -139,7 +145,7 @@ impl Bridge {
             lifecycle: Lifecycle::new(),
             dispatcher: Dispatcher::new(active, deliveries.clone(), records),
             deliveries,
-            health: Health::default(),
+            health,
             stats,
             audit,
             config_loaded_at: AtomicU64::new(now_s()),

@@ -25,6 +25,7 @@ use crate::audit::Audit;
 use crate::config::{Config, HeaderCase};
 use crate::credentials::{Credentials, ProxyCredentialError, with_credential};
 use crate::deliveries::Deliveries;
+use crate::health::Health;
 use crate::quota::Quotas;
 use crate::signed::TenantKey;
 use crate::stats::RuntimeStats;
@@ -162,6 +163,7 @@ pub(crate) fn own_addresses() -> Vec<IpAddr> {
 #[derive(Debug, Clone)]
 pub(crate) struct Records {
     pub(crate) board: Arc<RuntimeStats>,
+    pub(crate) health: Arc<Health>,
     pub(crate) audit: Option<Arc<Audit>>,
     nonces: Arc<NonceStore>,
 }
@@ -170,12 +172,14 @@ impl Records {
     /// `public_key` is the bridge's own.
     pub(crate) fn new(
         board: Arc<RuntimeStats>,
+        health: Arc<Health>,
         audit: Option<Arc<Audit>>,
         public_key: &[u8],
     ) -> Self {
         let fingerprint = crate::signed::fingerprint(public_key);
         Self {
             board,
+            health,
             audit,
             nonces: Arc::new(NonceStore::new(fingerprint)),
         }

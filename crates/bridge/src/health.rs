@@ -5,7 +5,8 @@
 //! ```
 //!
 //! A probe takes the steps of every request: policy, resolver, policy, connection. Without a `health_path` it
-//! ends there, and the target gets a connection without a request.
+//! ends there, and the target gets a connection without a request. A request of a caller that succeeds shows at once
+//! that an unreachable endpoint is back; it does not wait for the next probe.
 
 mod probe;
 
@@ -14,6 +15,7 @@ pub(crate) use probe::{Probe, probe};
 use crate::dispatcher::Active;
 use protocol::Code;
 use protocol::frame::{Bounded, EndpointHealth, Reach, Report};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 use tokio::sync::{Notify, Semaphore};
@@ -41,6 +43,11 @@ pub(crate) struct Finding {
 }
 
 impl Finding {
+    /// Whether no connection, or no response, was possible.
+    fn is_unreachable(&self) -> bool {
+        self.reach == Reach::Down && self.code.is_some()
+    }
+
     fn of(endpoint: String, probe: Probe) -> Self {
         let is_healthy = probe.status.is_none_or(|status| status < 500);
         let reach = match &probe.failure {
@@ -80,6 +87,10 @@ pub(crate) struct Health {
     found: Mutex<Vec<Finding>>,
     config_refused: Mutex<Option<Refused>>,
     requested: Notify,
+    /// Whether an endpoint is unreachable: a request of a healthy bridge reads this alone.
+    has_unreachable: AtomicBool,
+    /// A request showed that an endpoint is back.
+    recovered: Notify,
 }
 
 impl Health {
@@ -93,6 +104,42 @@ impl Health {
     pub(crate) fn request_probes(&self) {
         // `notify_one` keeps one request for a watcher that is busy with a round.
         self.requested.notify_one();
+    }
+
+    /// Notes that a target responded to a caller's request. An endpoint that no probe could reach is then up. One
+    /// whose `health_path` responds with an error stays down: the request says nothing of that path.
+    pub(crate) fn responded(&self, endpoint: &str, status: u16) {
+        if status >= 500 || !self.has_unreachable.load(Ordering::Relaxed) {
+            return;
+        }
+        let mut known = self.found.lock().unwrap_or_else(PoisonError::into_inner);
+        let Some(found) = known
+            .iter_mut()
+            .find(|found| found.endpoint == endpoint && found.is_unreachable())
+        else {
+            return;
+        };
+        tracing::info!(
+            endpoint,
+            status,
+            "endpoint reachable again: a request succeeded"
+        );
+        *found = Finding {
+            endpoint: endpoint.to_owned(),
+            reach: Reach::Up,
+            status: None,
+            code: None,
+            detail: None,
+            at: Instant::now(),
+        };
+        self.note_unreachable(&known);
+        drop(known);
+        self.recovered.notify_one();
+    }
+
+    fn note_unreachable(&self, known: &[Finding]) {
+        let any = known.iter().any(Finding::is_unreachable);
+        self.has_unreachable.store(any, Ordering::Relaxed);
     }
 
     /// Sets why the last config was rejected; `None` when it was accepted.
@@ -155,9 +202,18 @@ impl Health {
                     None => std::future::pending().await,
                 }
             };
-            tokio::select! {
-                () = pause => {}
-                () = self.requested.notified() => {}
+            let next_round = async {
+                tokio::select! {
+                    () = pause => {}
+                    () = self.requested.notified() => {}
+                }
+            };
+            let mut next_round = std::pin::pin!(next_round);
+            loop {
+                tokio::select! {
+                    () = &mut next_round => break,
+                    () = self.recovered.notified() => report(),
+                }
             }
         }
     }
@@ -180,6 +236,7 @@ impl Health {
                 Reach::Down | Reach::Up | Reach::Unknown => {}
             }
         }
+        self.note_unreachable(&found);
         *known = found;
     }
 }
@@ -202,4 +259,38 @@ async fn round(active: &Arc<Active>) -> Vec<Finding> {
     // They finish in any order; the report lists them as the config does.
     found.sort_by_key(|(index, _)| *index);
     found.into_iter().map(|(_, found)| found).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn down(endpoint: &str, code: Option<Code>, status: Option<u16>) -> Finding {
+        Finding {
+            endpoint: endpoint.to_owned(),
+            reach: Reach::Down,
+            status,
+            code,
+            detail: None,
+            at: Instant::now(),
+        }
+    }
+
+    #[test]
+    fn request_that_succeeds_marks_an_endpoint_up() {
+        let health = Health::default();
+        let reach = |at: usize| health.found()[at].reach;
+        health.keep(vec![
+            down("gone", Some(Code::TargetRefused), None),
+            down("ill", None, Some(503)),
+        ]);
+        health.responded("gone", 502);
+        assert_eq!(reach(0), Reach::Down);
+        health.responded("gone", 404);
+        assert_eq!(reach(0), Reach::Up);
+        assert!(!health.has_unreachable.load(Ordering::Relaxed));
+        // Its own check of health says more than any other path.
+        health.responded("ill", 200);
+        assert_eq!(reach(1), Reach::Down);
+    }
 }

@@ -206,6 +206,7 @@ mod tests {
             session: Some(session.into()),
             for_s: 1,
             error: None,
+            pattern: None,
             advice: None,
         };
         let session = |id: &str| SessionStatus {

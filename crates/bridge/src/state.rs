@@ -39,7 +39,7 @@ pub(crate) struct BridgeState {
     pub(crate) lifecycle: Lifecycle,
     pub(crate) dispatcher: Arc<Dispatcher>,
     pub(crate) deliveries: Arc<Deliveries>,
-    pub(crate) health: Health,
+    pub(crate) health: Arc<Health>,
     pub(crate) stats: Arc<RuntimeStats>,
     pub(crate) audit: Option<Arc<Audit>>,
     /// When the active config was loaded, in seconds since 1970.

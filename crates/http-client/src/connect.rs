@@ -16,10 +16,12 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::net::TcpStream;
-use tokio::time::timeout;
-use tokio_rustls::TlsConnector;
 use transport::dial::ProxyError;
+use transport::failure::{self, Cause, Diagnosis};
 use transport::race::{STAGGER, STAGGER_PROXIED, race};
+
+/// Longest reason of an unusable certificate or key file that a caller gets, in bytes.
+const SETUP_MAX_BYTES: usize = 512;
 
 /// Connects to the first address that accepts, within `limit` for all of them together.
 ///
@@ -50,9 +52,9 @@ pub(crate) async fn connect(
     };
     let end = (key.clone(), approved.socket_addr());
     let connection = Connection::begin(stream, end, is_http2, title_case).await;
-    let mut connection = connection.map_err(|error| {
-        let error = io::Error::other(error);
-        Failure::not_dispatched(Code::TargetRefused, error.to_string())
+    let mut connection = connection.map_err(|_| {
+        let why = Diagnosis::from(Cause::ClosedBeforeResponse);
+        Failure::not_dispatched(Code::TargetRefused, why.with_remedy())
     })?;
     if let Some(absolute) = absolute {
         connection.set_absolute(absolute, has_others);
@@ -78,13 +80,25 @@ struct ConnectError {
 }
 
 impl ConnectError {
-    fn of(address: SocketAddr, error: &(dyn std::error::Error + 'static)) -> Self {
-        let is_shortage = shortage::io_error(error).is_some_and(|error| {
-            shortage::is_connect_shortage(error, || has_route_to(address.ip()))
-        });
+    fn of(address: SocketAddr, error: &io::Error, detail: String) -> Self {
+        let is_shortage = shortage::is_connect_shortage(error, || has_route_to(address.ip()));
         Self {
-            detail: error.to_string(),
+            detail,
             is_shortage,
+        }
+    }
+
+    fn of_proxy(address: SocketAddr, error: &ProxyError) -> Self {
+        let detail = match error.diagnosis() {
+            Some(why) => format!("{error}; {}", why.remedy()),
+            None => error.to_string(),
+        };
+        match error.io_error() {
+            Some(error) => Self::of(address, error, detail),
+            None => Self {
+                detail,
+                is_shortage: false,
+            },
         }
     }
 }
@@ -114,13 +128,15 @@ async fn reach(
 ) -> Result<Reached, ConnectError> {
     let address = approved.socket_addr();
     let Some(server) = proxy.server_for(&approved) else {
-        let connected = TcpStream::connect(address).await;
-        return match connected {
+        return match TcpStream::connect(address).await {
             Ok(stream) => Ok((stream, None)),
-            Err(error) => Err(ConnectError::of(address, &error)),
+            Err(error) => {
+                let detail = failure::connect(&error).with_remedy();
+                Err(ConnectError::of(address, &error, detail))
+            }
         };
     };
-    let failed = |error: ProxyError| ConnectError::of(address, &error);
+    let failed = |error: ProxyError| ConnectError::of_proxy(address, &error);
     let method = proxy.method(&approved, purpose);
     if method != Method::Absolute {
         // The proxy gets the address that was approved. By name, it would resolve the name again, and could
@@ -178,7 +194,11 @@ async fn tcp(
         return Err(overloaded(shortage));
     }
     let silent = lost.silent.iter();
-    details.extend(silent.map(|address| format!("{address}: no connection within {limit:?}")));
+    details.extend(silent.map(|address| {
+        let within = format!("no connection within {:.1} s", limit.as_secs_f64());
+        let why = Diagnosis::new(Cause::ConnectTimeout, within);
+        format!("{address}: {}", why.with_remedy())
+    }));
     // The owner of a DNS zone chooses how many there are.
     let last = details
         .pop()
@@ -202,7 +222,18 @@ async fn secure(
         .await
         .map_err(|error| match shortage::is_in(&error) {
             true => overloaded(&error),
-            false => failed(error.to_string()),
+            false => {
+                // Callers need no path of this machine's files; the log has it.
+                tracing::warn!(target = key.authority(), error = %error, "TLS cannot be set up");
+                failed(
+                    Diagnosis::explained(
+                        Cause::TlsLocal,
+                        &error.without_directory(),
+                        SETUP_MAX_BYTES,
+                    )
+                    .with_remedy(),
+                )
+            }
         })?;
     // The name comes from the URL, not from the address: that is what the certificate must match.
     let name = match &key.host {
@@ -210,10 +241,6 @@ async fn secure(
             .map_err(|_| failed("the host is not a name that a certificate can have".into()))?,
         policy::Host::Addr(address) => ServerName::IpAddress((*address).into()),
     };
-    let connecting = TlsConnector::from(config).connect(name, stream);
-    match timeout(limit, connecting).await {
-        Ok(Ok(stream)) => Ok(stream),
-        Ok(Err(error)) => Err(failed(transport::dial::explain_tls(&error))),
-        Err(_) => Err(failed(format!("no handshake within {limit:?}"))),
-    }
+    let secured = failure::handshake(config, name, stream, limit).await;
+    secured.map_err(|why| failed(why.with_remedy()))
 }

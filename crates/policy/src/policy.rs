@@ -163,7 +163,8 @@ impl Policy {
         }
         // Before a name is resolved, so that a metadata name is never looked up.
         self.limits.refuse_host(request.target.host())?;
-        let grant = Grant::endpoint(rule, request.target.host()).dropping(endpoint.overrides());
+        let host = request.target.host();
+        let grant = Grant::endpoint(rule, host, endpoint.this_host).dropping(endpoint.overrides());
         if let Host::Addr(addr) = request.target.host() {
             self.limits.admit(&grant, request.target.host(), *addr)?;
         }

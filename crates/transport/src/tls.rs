@@ -9,6 +9,7 @@ pub use inspect::{inspect_ca_file, inspect_chain, inspect_pair};
 pub use pair::{Pair, read_pair};
 pub use trust::{Trust, TrustVerifier};
 
+use crate::failure::{self, Observer};
 use protocol::opening::{CHANNEL_BINDING_BYTES, EXPORTER_LABEL};
 use runtime::pem::FileError;
 use rustls::crypto::CryptoProvider;
@@ -44,6 +45,21 @@ pub enum TlsSetupError {
     /// rustls rejects the combination.
     #[error("{0}")]
     Rustls(#[from] rustls::Error),
+}
+
+impl TlsSetupError {
+    /// Returns the text with the file's name instead of its path, for callers: they know the file and not the machine.
+    pub fn without_directory(&self) -> String {
+        match self {
+            Self::File { path, detail } => match path.file_name() {
+                Some(name) => format!("{}: {detail}", name.to_string_lossy()),
+                None => detail.clone(),
+            },
+            Self::NoRoots { .. } | Self::Shortage(_) | Self::Pair(_) | Self::Rustls(_) => {
+                self.to_string()
+            }
+        }
+    }
 }
 
 impl From<FileError> for TlsSetupError {
@@ -95,15 +111,19 @@ impl ClientTls<'_> {
             Oldest::Tls13 => &[&rustls::version::TLS13],
         };
         let trust = Trust::read(self.ca_files)?;
-        // Not the library's verifier, which rejects a certificate that `ca_file` names as that of the server.
+        // Not the library's verifier, which rejects a certificate that `ca_file` names as that of the server. The
+        // observer keeps the chains that it rejects.
+        let verifier = Observer::new(Arc::new(trust.verifier()));
         let builder = ClientConfig::builder_with_provider(provider())
             .with_protocol_versions(versions)?
             .dangerous()
-            .with_custom_certificate_verifier(Arc::new(trust.verifier()));
+            .with_custom_certificate_verifier(verifier);
         let mut config = match self.own {
             None => builder.with_no_client_auth(),
             Some(pair) => builder.with_client_auth_cert(pair.chain, pair.key)?,
         };
+        config.client_auth_cert_resolver =
+            failure::certificate_resolver(config.client_auth_cert_resolver);
         config.alpn_protocols = self.alpn.iter().map(|name| name.to_vec()).collect();
         Ok(Arc::new(config))
     }

@@ -15,10 +15,11 @@ pub(crate) struct Args {
 }
 
 /// Files that tests need, and the Debian packages that contain them.
-const PACKAGES: [(&str, &str); 12] = [
+const PACKAGES: [(&str, &str); 13] = [
     ("/usr/sbin/squid", "squid"),
     ("/usr/sbin/ip", "iproute2"),
     ("/usr/sbin/logrotate", "logrotate"),
+    ("/usr/bin/openssl", "openssl"),
     (
         "/usr/lib/x86_64-linux-gnu/faketime/libfaketimeMT.so.1",
         "libfaketime",

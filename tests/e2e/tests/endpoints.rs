@@ -4,9 +4,10 @@
 use bytes::Bytes;
 use e2e::accept_request;
 use hyper::Method;
+use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 use support::setup::{Endpoint, path};
-use support::{Ask, RawTarget, TestEnv, let_time_pass, pattern};
+use support::{Ask, LONG_TIMEOUT, RawTarget, TestEnv, eventually, let_time_pass, pattern};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 
@@ -362,4 +363,94 @@ async fn key_cannot_take_every_slot() {
     assert!(own.headers.contains_key("retry-after"));
     other.expect_status(200);
     get("/small", &world.caller).await.expect_status(200);
+}
+
+#[tokio::test]
+async fn https_endpoint_of_this_host_needs_a_setting() {
+    // The name of this machine leads to one of its own addresses, or to loopback.
+    let name = std::fs::read_to_string("/etc/hostname").unwrap_or_default();
+    let name = name.trim().to_ascii_lowercase();
+    let resolved = tokio::net::lookup_host((name.as_str(), 0)).await;
+    let Some(address) = resolved
+        .ok()
+        .and_then(|mut all| all.find(SocketAddr::is_ipv4))
+    else {
+        eprintln!("skipped: {name:?} has no address here");
+        return;
+    };
+    let SocketAddr::V4(address) = address else {
+        return;
+    };
+    let ca = support::ThrowawayCa::new();
+    let config = ca.issue(&[name.as_str()]).server_config(&["http/1.1"]);
+    let listener = TcpListener::bind((*address.ip(), 0)).await.unwrap();
+    let port = listener.local_addr().unwrap().port();
+    let acceptor = tokio_rustls::TlsAcceptor::from(config);
+    tokio::spawn(async move {
+        while let Ok((socket, _)) = listener.accept().await {
+            let Ok(mut stream) = acceptor.accept(socket).await else {
+                continue;
+            };
+            let mut head = [0; 4096];
+            let _ = stream.read(&mut head).await;
+            let answer = b"HTTP/1.1 204 No Content\r\nConnection: close\r\n\r\n";
+            let _ = stream.write_all(answer).await;
+            let _ = stream.shutdown().await;
+        }
+    });
+    let dir = support::TempDir::new("this-host");
+    let file = ca.write_to(dir.path());
+    let url = format!("https://{name}:{port}/");
+    let endpoint = |called: &str| Endpoint::new(called, url.as_str()).set("ca_file", path(&file));
+    let world = TestEnv::builder()
+        .endpoint(endpoint("denied"))
+        .endpoint(endpoint("allowed").set("this_host", true))
+        .start()
+        .await;
+    let ask = |called: &str| Ask::get(format!("/v1/endpoints/{called}/")).key(&world.caller);
+    let answer = world.api.send(ask("denied")).await.expect_status(403);
+    let text = answer.text();
+    assert!(
+        text.contains("refused_by_policy") && text.contains("this_host = true"),
+        "{text}"
+    );
+    world.api.send(ask("allowed")).await.expect_status(204);
+}
+
+#[tokio::test]
+async fn endpoint_is_up_after_a_request_succeeds() {
+    let address = support::ports::free_addr();
+    // Probes are rare: only a request can show in time that the target is back.
+    let world = TestEnv::builder()
+        .bridge(|bridge| bridge.set("targets.health_interval", "10m"))
+        .endpoint(Endpoint::new("back", format!("http://{address}/")))
+        .start()
+        .await;
+    let health = async || {
+        let status = world.bridge_cli(&["status", "--json"]).await.success();
+        let status: serde_json::Value = serde_json::from_str(&status).unwrap();
+        let all = status["endpoints"].as_array().unwrap().clone();
+        let found = all.iter().find(|found| found["name"] == "back").unwrap();
+        found["health"].clone()
+    };
+    eventually(LONG_TIMEOUT, "the endpoint to be down", async || {
+        health().await == "down"
+    })
+    .await;
+    let listener = TcpListener::bind(address).await.unwrap();
+    tokio::spawn(async move {
+        while let Ok((mut stream, _)) = listener.accept().await {
+            let mut head = [0; 4096];
+            let _ = stream.read(&mut head).await;
+            let answer = b"HTTP/1.1 204 No Content\r\nConnection: close\r\n\r\n";
+            let _ = stream.write_all(answer).await;
+        }
+    });
+    let ask = Ask::get("/v1/endpoints/back/").key(&world.caller);
+    world.api.send(ask).await.expect_status(204);
+    let within = Duration::from_secs(3);
+    eventually(within, "the endpoint to be up", async || {
+        health().await == "up"
+    })
+    .await;
 }

@@ -2,12 +2,14 @@
 
 mod files;
 
-use super::common::{ConfigArg, DONE, FAILED, Outcome, REFUSED, complain, print, short_runtime};
+use super::common::{
+    ConfigArg, DONE, FAILED, Outcome, REFUSED, USAGE, complain, print, short_runtime,
+};
 use crate::config::{Config, QuotaSection};
 use crate::dispatcher::own_addresses;
 use crate::target_access::resolve;
 use clap::Args;
-use policy::{Candidate, Policy, PolicyError};
+use policy::{Candidate, Policy, PolicyError, RefusalKind};
 use runtime::output::counted;
 use std::net::IpAddr;
 
@@ -171,6 +173,15 @@ pub(super) fn test(args: &TestArgs) -> Outcome {
     let config = args.config.load()?;
     let policy: Policy = config.rules.policy(own_addresses())?;
     let explanation = policy.explain(&args.method, &args.url);
+    if let Err(refusal) = &explanation.decision
+        && refusal.kind() == RefusalKind::InvalidUrl
+    {
+        // No request could have this URL: the policy decided nothing.
+        complain(&format!(
+            "{refusal}; the argument is a URL like https://ci.corp.example/hooks/1"
+        ));
+        return Ok(USAGE);
+    }
     print(&explanation.to_string());
     let Ok(candidate) = &explanation.decision else {
         return Ok(REFUSED);

@@ -9,6 +9,8 @@ use std::path::PathBuf;
 pub(super) const DONE: u8 = 0;
 /// The command failed.
 pub(super) const FAILED: u8 = 1;
+/// The command line is wrong, as for an unknown option.
+pub(super) const USAGE: u8 = 2;
 /// `policy test`: the request would be refused. `credential test`: a target rejects the credential.
 pub(super) const REFUSED: u8 = 3;
 

@@ -80,6 +80,10 @@ with_quota! {
         /// false.
         #[serde(default)]
         pub unsigned: bool,
+        /// Whether the host of `url` may be a name of this machine: it may then resolve to loopback or to one of
+        /// the machine's own addresses, which are refused otherwise. Defaults to false.
+        #[serde(default)]
+        pub this_host: bool,
         /// How a request that has its own credential is treated. Defaults to `"refuse"`.
         #[serde(default)]
         pub caller_credentials: CallerCredentials,

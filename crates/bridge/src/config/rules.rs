@@ -109,6 +109,7 @@ impl Rules {
                 | policy::EndpointError::Methods(_) => wrong("url", url, error),
             })?;
         endpoint.pass_overrides = section.pass_overrides;
+        let endpoint = endpoint.with_this_host(section.this_host);
         // The health check passes the policy like a request: a path that it would reject is a mistake here.
         if let Some(path) = &section.health_path {
             let checking = Policy::new(Vec::new(), vec![endpoint.clone()]);

@@ -8,7 +8,7 @@
 //! A rule by name admits every address that the name resolves to, private networks included: this is
 //! the bridge's purpose. Loopback and the machine's own addresses are different. Services there trust
 //! local clients, and the server of a DNS zone could point a name at them. So a rule must name them as
-//! addresses.
+//! addresses. An endpoint may name them by `this_host`: its URL is the operator's, and HTTPS needs the name.
 
 use super::candidate::RuleRef;
 use super::refusal::{Refusal, RefusalKind, part};
@@ -35,6 +35,8 @@ pub(crate) struct Grant {
     pub(crate) rule: RuleRef,
     pub(crate) overrides: Overrides,
     pattern: HostPattern,
+    /// Whether the host may be this machine, see [`Endpoint::this_host`](crate::Endpoint::this_host).
+    this_host: bool,
 }
 
 impl Grant {
@@ -43,6 +45,7 @@ impl Grant {
             rule,
             overrides: Overrides::default(),
             pattern,
+            this_host: false,
         }
     }
 
@@ -51,13 +54,17 @@ impl Grant {
         Self { overrides, ..self }
     }
 
-    /// Creates the grant of an endpoint: it admits the same addresses as a rule with the host of its URL.
-    pub(crate) fn endpoint(rule: RuleRef, host: &Host) -> Self {
+    /// Creates the grant of an endpoint: it admits the same addresses as a rule with the host of its URL, and this
+    /// machine's with `this_host`.
+    pub(crate) fn endpoint(rule: RuleRef, host: &Host, this_host: bool) -> Self {
         let pattern = match host {
             Host::Name(name) => HostPattern::Name(name.clone()),
             Host::Addr(addr) => HostPattern::Addr(*addr),
         };
-        Self::allow(rule, pattern)
+        Self {
+            this_host,
+            ..Self::allow(rule, pattern)
+        }
     }
 
     /// Whether the rule names this address, as an address or as a network of one address.
@@ -67,6 +74,20 @@ impl Grant {
             .network()
             .is_some_and(|net| net.prefix_len() == net.max_prefix_len());
         single && self.pattern.contains(addr)
+    }
+
+    /// Returns the change that would admit an address of this machine.
+    fn how_to_name(&self, canonical: IpAddr) -> String {
+        match &self.rule {
+            RuleRef::Endpoint(name) => format!(
+                "set this_host = true in the entry of endpoint {}, or use the address in its url",
+                part(name)
+            ),
+            RuleRef::Allow(..) => format!(
+                "call it by address, with host = \"{canonical}\" in an allow rule, or declare an endpoint with \
+                 this_host = true"
+            ),
+        }
     }
 
     /// Whether the rule names loopback: by an address, a network within it, or `localhost` and exact
@@ -85,7 +106,7 @@ impl Grant {
                 ends.is_some_and(|ends| ends.iter().all(IpAddr::is_loopback))
             }
         };
-        self.names(addr) || (within && addr.to_canonical().is_loopback())
+        self.names(addr) || ((within || self.this_host) && addr.to_canonical().is_loopback())
     }
 }
 
@@ -136,14 +157,20 @@ impl Limits {
         }
         if is_loopback(addr) && !grant.names_loopback(addr) {
             return refuse(format!(
-                "is loopback, which must be named: call it by address, with host = \"{canonical}\" in an allow rule"
+                "is loopback, which must be named: {}",
+                grant.how_to_name(canonical)
             ));
         }
         // All readings: an IPv6 address that carries one of this machine's reaches the same services.
-        if readings(addr).any(|reading| self.own.contains(&reading)) && !grant.names(addr) {
+        // `this_host` is for the address itself, not for one that carries it to another gateway.
+        let is_this_host = grant.this_host && self.own.contains(&canonical);
+        if readings(addr).any(|reading| self.own.contains(&reading))
+            && !grant.names(addr)
+            && !is_this_host
+        {
             return refuse(format!(
-                "is this machine's own, which must be named: call it by address, with host = \"{canonical}\" in an \
-                 allow rule, or in an endpoint's url"
+                "is this machine's own, which must be named: {}",
+                grant.how_to_name(canonical)
             ));
         }
         Ok(())
@@ -294,6 +321,43 @@ mod tests {
     }
 
     #[test]
+    fn endpoint_of_this_host_admits_this_machine_alone() {
+        let limits = Limits {
+            own: vec!["10.0.0.5".parse().unwrap(), "fd00::5".parse().unwrap()],
+            ..Limits::default()
+        };
+        let host = Host::parse("wiki.corp").unwrap();
+        let admit = |this_host: bool, addr: &str| {
+            let grant = Grant::endpoint(RuleRef::Endpoint("wiki".into()), &host, this_host);
+            limits.admit(&grant, &host, addr.parse().unwrap())
+        };
+        for addr in [
+            "127.0.0.1",
+            "127.0.1.1",
+            "::1",
+            "10.0.0.5",
+            "fd00::5",
+            "::ffff:10.0.0.5",
+        ] {
+            assert!(admit(true, addr).is_ok(), "{addr}");
+            let refusal = admit(false, addr).unwrap_err();
+            assert_eq!(refusal.kind(), RefusalKind::AddressNotAllowed, "{addr}");
+            let way = "set this_host = true in the entry of endpoint wiki";
+            assert!(refusal.detail().contains(way), "{refusal}");
+        }
+        for addr in [
+            "169.254.169.254",
+            "0.0.0.0",
+            "64:ff9b::7f00:1",
+            "2002:a00:5::1",
+        ] {
+            assert!(admit(true, addr).is_err(), "{addr}");
+        }
+        // Other machines, as without the setting.
+        assert!(admit(true, "10.0.0.6").is_ok());
+    }
+
+    #[test]
     fn address_in_the_url_is_the_only_one_admitted() {
         assert_eq!(admit("10.0.0.0/8", "10.1.2.3", "10.1.2.3"), Ok(()));
         assert_eq!(admit("10.0.0.0/8", "10.1.2.3", "::ffff:10.1.2.3"), Ok(()));
@@ -311,7 +375,7 @@ mod tests {
         };
         for (text, admitted) in [("8.8.8.8", true), ("10.0.0.1", false), ("127.0.0.1", false)] {
             let host = Host::parse(text).unwrap();
-            let grant = Grant::endpoint(RuleRef::Endpoint("a".into()), &host);
+            let grant = Grant::endpoint(RuleRef::Endpoint("a".into()), &host, true);
             assert_eq!(
                 limits.admit(&grant, &host, text.parse().unwrap()).is_ok(),
                 admitted,

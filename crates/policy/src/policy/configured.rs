@@ -23,7 +23,7 @@ impl Candidate {
     pub fn for_configured(key: &str, method: &str, url: &str) -> Result<Self, Refusal> {
         let request = Request::http(method, Target::parse(url)?)?;
         let rule = RuleRef::Endpoint(key.to_owned());
-        let grant = Grant::endpoint(rule, request.target.host());
+        let grant = Grant::endpoint(rule, request.target.host(), false);
         let limits = Limits {
             is_configured: true,
             ..Limits::default()

@@ -60,6 +60,9 @@ pub struct Endpoint {
     /// Whether fields that replace the method or the path at some targets are sent although this endpoint
     /// restricts methods, or paths by that of its URL. Defaults to `false`.
     pub pass_overrides: bool,
+    /// Whether its host may be a name of this machine: loopback, or one of the machine's own addresses. Defaults to
+    /// false.
+    pub this_host: bool,
 }
 
 impl Endpoint {
@@ -73,9 +76,17 @@ impl Endpoint {
             base: Target::parse(url)?,
             methods,
             pass_overrides: false,
+            this_host: false,
         };
         endpoint.validate()?;
         Ok(endpoint)
+    }
+
+    /// Sets whether its host may be a name of this machine.
+    #[must_use]
+    pub fn with_this_host(mut self, this_host: bool) -> Self {
+        self.this_host = this_host;
+        self
     }
 
     /// Checks the values that the types of the parts cannot exclude.

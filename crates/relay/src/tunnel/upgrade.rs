@@ -73,12 +73,24 @@ fn channel(control: &ControlPlane, connection: &Connection) -> Result<ChannelBin
     }
     match connection.exporter {
         Some(exporter) => Ok(ChannelBinding::Exporter(exporter)),
-        None => Err(Problem::not_sent(
-            Code::Forbidden,
-            "a tunnel requires TLS; if a load balancer terminates it, set listen.behind_balancer = true",
-        )),
+        None => {
+            if control.refused_tunnels.allow() {
+                tracing::warn!(
+                    reason = "no_tls",
+                    peer = %connection.peer,
+                    suppressed = control.refused_tunnels.suppressed(),
+                    advice = "let the load balancer pass TLS through, or set listen.behind_balancer = true",
+                    "tunnel refused"
+                );
+            }
+            Err(Problem::not_sent(Code::Forbidden, TLS_REQUIRED))
+        }
     }
 }
+
+/// The detail for a bridge whose TLS ends before the relay. The bridge shows it to its administrator.
+const TLS_REQUIRED: &str = "a tunnel requires TLS up to the relay; if a load balancer terminates it, the operator of the \
+                            relay sets listen.behind_balancer = true, or lets the balancer pass TLS through";
 
 async fn run(
     control: Arc<ControlPlane>,

@@ -1,6 +1,7 @@
 //! Name lookup and TCP connections of a dial.
 
 use super::{ADDRESS_TIMEOUT, DialError};
+use crate::failure::{self, Cause};
 use crate::race::{STAGGER, race};
 use std::io;
 use std::net::{IpAddr, SocketAddr};
@@ -11,7 +12,7 @@ pub(super) async fn resolve(host: &str, port: u16) -> Result<Vec<SocketAddr>, Di
     let found = tokio::net::lookup_host((host, port)).await;
     let found = found.map_err(|error| DialError::Dns {
         host: host.to_owned(),
-        detail: error.to_string(),
+        why: failure::lookup(&error),
     })?;
     let mut addresses: Vec<SocketAddr> = Vec::new();
     for address in found {
@@ -27,7 +28,7 @@ pub(super) async fn resolve(host: &str, port: u16) -> Result<Vec<SocketAddr>, Di
 pub(super) fn no_address(host: &str) -> DialError {
     DialError::Dns {
         host: host.to_owned(),
-        detail: "it has no address".to_owned(),
+        why: Cause::NameWithoutAddress.into(),
     }
 }
 
@@ -64,16 +65,12 @@ pub(super) async fn connect_any(
         |one| connect_from(*one, source),
     );
     racing.await.map_err(|lost| {
-        let silent = lost.silent.into_iter().map(|address| {
-            let detail = format!(
-                "no response within {ADDRESS_TIMEOUT:?}: does a firewall drop the packets?"
-            );
-            (address, io::Error::new(io::ErrorKind::TimedOut, detail))
-        });
+        let silent = lost.silent.into_iter();
+        let silent = silent.map(|address| (address, io::ErrorKind::TimedOut.into()));
         let failed = lost.failed.into_iter();
-        let error = |(address, source): (SocketAddr, io::Error)| DialError::Tcp {
+        let error = |(address, error): (SocketAddr, io::Error)| DialError::Tcp {
             address: address.to_string(),
-            source,
+            error,
         };
         failed.chain(silent).map(error).collect()
     })

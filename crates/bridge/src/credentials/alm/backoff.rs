@@ -32,17 +32,45 @@ pub(super) fn wait_after(failure: &Failure, before: Option<Duration>) -> Duratio
                 .unwrap_or(BUSY_WAIT)
                 .min(BUSY_WAIT_MAX);
         }
-        _ => (FAILED_WAIT_MIN, FAILED_WAIT_MAX),
+        // Every other failure may pass soon, and does not lock an account.
+        Code::Unauthorized
+        | Code::TenantSuspended
+        | Code::InvalidRequest
+        | Code::NoBridge
+        | Code::BridgeOffline
+        | Code::RefusedByPolicy
+        | Code::UnknownEndpoint
+        | Code::TargetDns
+        | Code::TargetRefused
+        | Code::TargetTls
+        | Code::TargetTimeout
+        | Code::TargetClosed
+        | Code::ResponseTooLarge
+        | Code::TunnelLost
+        | Code::Timeout
+        | Code::Cancelled
+        | Code::RequestTooLarge
+        | Code::HeadersTooLarge
+        | Code::NotFound
+        | Code::MethodNotAllowed
+        | Code::Conflict
+        | Code::TargetProtocol
+        | Code::Internal
+        | Code::PreconditionFailed
+        | Code::RateLimited
+        | Code::Standby
+        | Code::DirectoryStale
+        | Code::OutcomeUnknown => (FAILED_WAIT_MIN, FAILED_WAIT_MAX),
     };
     before.map_or(min, |before| (before * 2).clamp(min, max))
 }
 
 /// Returns the failure of a sign-in, for a caller that may retry after `left`.
 pub(super) fn with_retry(failure: &Failure, left: Duration) -> Failure {
-    match failure.code {
-        Code::Overloaded => failure.clone().with_retry_after(left),
-        _ => failure.clone(),
+    if failure.code == Code::Overloaded {
+        return failure.clone().with_retry_after(left);
     }
+    failure.clone()
 }
 
 /// How often responses may still end the endpoint's session: a token bucket.

@@ -33,6 +33,9 @@ impl Exchange {
                 if let Some(audit) = &records.audit {
                     audit.endpoint(name, method, outcome(), took);
                 }
+                if let (Ok(()), Some(status)) = (result, self.status) {
+                    records.health.responded(name, status);
+                }
                 // Its sum is in the audit file already; a line for each request would fill the disk.
                 if result.is_ok() {
                     return;

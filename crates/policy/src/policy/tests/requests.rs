@@ -108,8 +108,8 @@ fn endpoint_names_its_address() {
     let refusal = approve("name", "10.0.0.5").unwrap_err();
     assert_eq!(
         refusal.to_string(),
-        "10.0.0.5 (resolved from me.corp.example) is this machine's own, which must be named: call it by address, \
-         with host = \"10.0.0.5\" in an allow rule, or in an endpoint's url"
+        "10.0.0.5 (resolved from me.corp.example) is this machine's own, which must be named: set this_host = \
+         true in the entry of endpoint name, or use the address in its url"
     );
     assert_eq!(policy.warnings().len(), 1);
 }

@@ -9,18 +9,21 @@
 //!                               \--(shutdown)--> drain, end    (rejected: once a minute, ERROR)
 //! ```
 //!
-//! `established` holds what happens while a session is up; `advice`, the texts for an administrator. A
+//! `established` holds what happens while a session is up; `advice`, the texts for an administrator; `lifetimes`
+//! finds sessions that are cut after a fixed time. A
 //! rejection that only an administrator can repair is logged at level ERROR and retried once a minute. A
 //! failing disk does not stop the connection: the counter in memory still increases.
 
 mod advice;
 mod established;
+mod lifetimes;
 
 use crate::connection_counter::{ConnectionCounter, TooFar};
 use crate::data_dir::DataDirError;
 use crate::state::{BridgeState, Stage};
 use crate::text::error_chain;
 use advice::Advice;
+use lifetimes::Lifetimes;
 use protocol::frame::{PreviousSession, RefusedCode};
 use protocol::limits::STREAM_WINDOW_CAP_BYTES;
 use std::sync::Arc;
@@ -58,6 +61,8 @@ pub(crate) struct Connection {
     is_stale_repeated: bool,
     /// The latest write of the counter failed.
     is_disk_failing: bool,
+    /// How long the last sessions lasted that the network ended.
+    lifetimes: Lifetimes,
 }
 
 /// What follows an attempt.
@@ -87,6 +92,7 @@ impl Connection {
             retiring: Vec::new(),
             is_stale_repeated: false,
             is_disk_failing: false,
+            lifetimes: Lifetimes::default(),
         }
     }
 
@@ -256,14 +262,16 @@ impl Connection {
         let text = error_chain(error);
         let wait = self.reconnect.next_wait(error.retry_after());
         if !error.needs_operator() {
+            let advice = error.diagnosis().map(|why| why.remedy());
             tracing::warn!(
                 slot = self.number,
                 relay,
                 error = text,
+                advice,
                 wait = %seconds(wait),
                 "cannot connect to the relay"
             );
-            self.state.stats.down(self.number, text, None);
+            self.state.stats.down(self.number, text, advice);
             return Next::Wait(wait);
         }
         // A retry that cannot succeed only adds to the relay's load: at most one a minute.

@@ -20,7 +20,7 @@ use bytes::Bytes;
 use http::header::{AUTHORIZATION, CONTENT_TYPE, HOST};
 use http::{HeaderValue, Method, Request};
 use http_body_util::{BodyExt as _, Limited};
-use http_client::{Connection, RequestBody, ResponseBody};
+use http_client::{Connection, RequestBody, ResponseBody, no_answer};
 use protocol::frame::BodyLength;
 use protocol::opening::PairingTranscript;
 use serde::{Deserialize, Serialize};
@@ -28,7 +28,11 @@ use std::fmt;
 use std::time::Duration;
 use tokio::time::timeout;
 use transport::dial::{DialError, Dialer, ProxyError, RelayUrl};
+use transport::failure::{Cause, bounded};
 use transport::tls::{ClientTls, TlsSetupError};
+
+/// Bytes of the relay's own message that are shown.
+const DETAIL_MAX_BYTES: usize = 300;
 
 /// Bytes of the response that are read.
 const RESPONSE_MAX_BYTES: usize = 64 * 1024;
@@ -78,7 +82,7 @@ pub enum PairError {
     #[error(transparent)]
     Tls(#[from] TlsSetupError),
     /// The relay was not reached.
-    #[error("the relay {relay} was not reached")]
+    #[error("the relay {relay} was not reached: {source}{remedy}", remedy = remedy(.source))]
     Dial {
         /// The relay.
         relay: String,
@@ -229,21 +233,24 @@ async fn post(dialer: &Dialer, api_key: &ApiKey, body: Bytes) -> Result<PairResp
         source,
     })?;
     let connection = Connection::with_dialed(stream).await;
-    let mut connection = connection.map_err(|error| no_response(&error))?;
+    let closed = Cause::ClosedBeforeResponse.words().what;
+    let mut connection = connection.map_err(|_| no_response(&closed))?;
     let request = pair_request(&dialer.relay().authority(), api_key, body)?;
     let response = connection.send(request).await;
-    let response = response.map_err(|error| no_response(error.error()))?;
+    let response = response.map_err(|error| no_response(&no_answer(error.error())))?;
     let (parts, incoming) = response.into_parts();
     let status = parts.status.as_u16();
     let body = ResponseBody::new(incoming, &mut connection);
     let body = Limited::new(body, RESPONSE_MAX_BYTES).collect().await;
-    let body = body.map_err(|error| no_response(&error))?.to_bytes();
+    let cut = "its response was not complete";
+    let body = body.map_err(|_| no_response(&cut))?.to_bytes();
     if (200..300).contains(&status) {
         return serde_json::from_slice(&body).map_err(|_| PairError::NotRelay);
     }
     let detail = serde_json::from_slice::<Problem>(&body)
         .ok()
         .and_then(|problem| problem.detail)
+        .map(|detail| bounded(&detail, DETAIL_MAX_BYTES))
         .map(|detail| format!(" (the relay reports: {detail})"));
     Err(PairError::Refused {
         status,
@@ -274,6 +281,12 @@ fn pair_request(
     headers.insert(AUTHORIZATION, authorization);
     headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
     Ok(request)
+}
+
+/// Returns the remedy of a failed dial, as the end of a sentence.
+fn remedy(error: &DialError) -> String {
+    let why = error.diagnosis();
+    why.map_or_else(String::new, |why| format!("; {}", why.remedy()))
 }
 
 fn advice(status: u16) -> &'static str {

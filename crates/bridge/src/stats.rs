@@ -9,6 +9,7 @@ use std::collections::{BTreeMap, VecDeque};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
+use transport::failure::Diagnosis;
 
 /// Number of last calls that are kept.
 const CALLS_MAX: usize = 50;
@@ -47,6 +48,9 @@ pub(crate) struct SlotState {
     pub error: Option<String>,
     /// What the administrator can do.
     pub advice: Option<String>,
+    /// A pattern of its last sessions, also while it is up: they were cut after the same time.
+    #[serde(default)]
+    pub pattern: Option<String>,
 }
 
 #[derive(Debug, Clone)]
@@ -65,6 +69,7 @@ pub(crate) struct RuntimeStats {
     failed: Vec<AtomicU64>,
     calls: Mutex<VecDeque<LastCall>>,
     slots: Mutex<BTreeMap<u8, SlotNow>>,
+    patterns: Mutex<BTreeMap<u8, Diagnosis>>,
     since: Instant,
 }
 
@@ -75,6 +80,7 @@ impl Default for RuntimeStats {
             failed: Code::ALL.iter().map(|_| AtomicU64::new(0)).collect(),
             calls: Mutex::default(),
             slots: Mutex::default(),
+            patterns: Mutex::default(),
             since: Instant::now(),
         }
     }
@@ -197,8 +203,24 @@ impl RuntimeStats {
         );
     }
 
+    /// Records the pattern of a connection's last sessions, or that there is none. It stays while the connection is
+    /// up: the bridge reconnects within a second, and no administrator would see it otherwise.
+    pub(crate) fn cut(&self, slot: u8, pattern: Option<Diagnosis>) {
+        let mut patterns = lock(&self.patterns);
+        match pattern {
+            Some(pattern) if patterns.len() < SLOTS_MAX || patterns.contains_key(&slot) => {
+                patterns.insert(slot, pattern);
+            }
+            Some(_) => {}
+            None => {
+                patterns.remove(&slot);
+            }
+        }
+    }
+
     /// Returns the state of each connection.
     pub(crate) fn slots(&self) -> Vec<SlotState> {
+        let patterns = lock(&self.patterns).clone();
         let slots = lock(&self.slots);
         slots
             .iter()
@@ -209,6 +231,7 @@ impl RuntimeStats {
                 for_s: now.since.elapsed().as_secs(),
                 error: now.error.clone(),
                 advice: now.advice.map(str::to_owned),
+                pattern: patterns.get(slot).map(Diagnosis::with_remedy),
             })
             .collect()
     }

@@ -146,6 +146,9 @@ impl fmt::Display for Status {
             if let Some(advice) = &slot.advice {
                 writeln!(f, "    {advice}")?;
             }
+            if let Some(pattern) = &slot.pattern {
+                writeln!(f, "    {pattern}")?;
+            }
         }
         for session in &self.sessions {
             let id = session.id.get(..8).unwrap_or(&session.id);

@@ -15,8 +15,8 @@ use std::net::{IpAddr, SocketAddr};
 use std::time::{Duration, Instant};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
-use tokio_rustls::TlsConnector;
-use transport::dial::Proxy;
+use transport::dial::{Proxy, ProxyError};
+use transport::failure::{self, Cause, Diagnosis};
 
 /// Connects to the first address that accepts, within `limit` for all of them together.
 ///
@@ -41,9 +41,9 @@ pub(crate) async fn connect(
     };
     let end = (key.clone(), approved.socket_addr());
     let connection = Connection::begin(stream, end, is_http2).await;
-    let connection = connection.map_err(|error| {
-        let error = io::Error::other(error);
-        Failure::not_dispatched(Code::TargetRefused, error.to_string())
+    let connection = connection.map_err(|_| {
+        let why = Diagnosis::from(Cause::ClosedBeforeResponse);
+        Failure::not_dispatched(Code::TargetRefused, why.with_remedy())
     })?;
     Ok((approved, connection))
 }
@@ -66,13 +66,25 @@ struct ConnectError {
 }
 
 impl ConnectError {
-    fn of(address: SocketAddr, error: &(dyn std::error::Error + 'static)) -> Self {
-        let is_shortage = shortage::io_error(error).is_some_and(|error| {
-            shortage::is_connect_shortage(error, || has_route_to(address.ip()))
-        });
+    fn of(address: SocketAddr, error: &io::Error, detail: String) -> Self {
+        let is_shortage = shortage::is_connect_shortage(error, || has_route_to(address.ip()));
         Self {
-            detail: error.to_string(),
+            detail,
             is_shortage,
+        }
+    }
+
+    fn of_proxy(address: SocketAddr, error: &ProxyError) -> Self {
+        let detail = match error.diagnosis() {
+            Some(why) => format!("{error}; {}", why.remedy()),
+            None => error.to_string(),
+        };
+        match error.io_error() {
+            Some(error) => Self::of(address, error, detail),
+            None => Self {
+                detail,
+                is_shortage: false,
+            },
         }
     }
 }
@@ -102,10 +114,11 @@ async fn reach(approved: &Approved, proxy: &Proxy) -> Result<TcpStream, ConnectE
         .await;
     match through {
         Some(Ok(stream)) => Ok(stream),
-        Some(Err(error)) => Err(ConnectError::of(address, &error)),
-        None => TcpStream::connect(address)
-            .await
-            .map_err(|error| ConnectError::of(address, &error)),
+        Some(Err(error)) => Err(ConnectError::of_proxy(address, &error)),
+        None => TcpStream::connect(address).await.map_err(|error| {
+            let detail = failure::connect(&error).with_remedy();
+            ConnectError::of(address, &error, detail)
+        }),
     }
 }
 
@@ -144,7 +157,11 @@ async fn tcp(
                 }
                 detail
             }
-            Err(_) => format!("{address}: no connection within {share:?}"),
+            Err(_) => {
+                let within = format!("no connection within {:.1} s", share.as_secs_f64());
+                let why = Diagnosis::new(Cause::ConnectTimeout, within);
+                format!("{address}: {}", why.with_remedy())
+            }
         };
     }
     if let Some(shortage) = shortage {
@@ -170,7 +187,11 @@ async fn secure(
         .await
         .map_err(|error| match shortage::is_in(&error) {
             true => overloaded(&error),
-            false => failed(error.to_string()),
+            false => {
+                // Callers need no path of this machine's files; the log has it.
+                tracing::warn!(target = key.authority(), error = %error, "TLS cannot be set up");
+                failed(Diagnosis::from(Cause::TlsLocal).with_remedy())
+            }
         })?;
     // The name comes from the URL, not from the address: that is what the certificate must match.
     let name = match &key.host {
@@ -178,10 +199,6 @@ async fn secure(
             .map_err(|_| failed("the host is not a name that a certificate can have".into()))?,
         policy::Host::Addr(address) => ServerName::IpAddress((*address).into()),
     };
-    let connecting = TlsConnector::from(config).connect(name, stream);
-    match timeout(limit, connecting).await {
-        Ok(Ok(stream)) => Ok(stream),
-        Ok(Err(error)) => Err(failed(transport::dial::explain_tls(&error))),
-        Err(_) => Err(failed(format!("no handshake within {limit:?}"))),
-    }
+    let secured = failure::handshake(config, name, stream, limit).await;
+    secured.map_err(|why| failed(why.with_remedy()))
 }

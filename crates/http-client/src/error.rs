@@ -3,6 +3,8 @@
 use crate::http2;
 use protocol::{Code, Execution, Failure};
 use std::error::Error as _;
+use std::io::ErrorKind;
+use transport::failure::{Cause, Diagnosis, after_handshake};
 
 /// Why the body of a response is not complete.
 #[derive(Debug, thiserror::Error)]
@@ -136,13 +138,53 @@ fn request_failure(error: &hyper::Error) -> Failure {
         return of_http2(cause, Execution::PossiblyExecuted);
     }
     if error.is_parse() {
-        // hyper's text quotes nothing of the message. It also names a head that is too large.
-        let detail =
-            format!("the target's response is not HTTP/1.1 that can be passed on: {error}");
-        return Failure::possibly_executed(Code::TargetProtocol, detail);
+        return Failure::possibly_executed(
+            Code::TargetProtocol,
+            parse_failure(error).with_remedy(),
+        );
     }
-    let detail = format!("the target closed the connection before it responded: {error}");
-    Failure::possibly_executed(Code::TargetClosed, detail)
+    // With TLS 1.3, a target rejects a client certificate only after the handshake. The code stays: `target_tls`
+    // states that nothing was dispatched.
+    if let Some(alert) = after_handshake(error) {
+        return Failure::possibly_executed(Code::TargetClosed, alert.with_remedy());
+    }
+    let was_reset = runtime::shortage::io_error(error).is_some_and(|error| {
+        matches!(
+            error.kind(),
+            ErrorKind::ConnectionReset | ErrorKind::BrokenPipe
+        )
+    });
+    let why = Diagnosis::from(match was_reset {
+        true => Cause::ResetBeforeResponse,
+        false => Cause::ClosedBeforeResponse,
+    });
+    Failure::possibly_executed(Code::TargetClosed, why.with_remedy())
+}
+
+/// Returns why a request that was handed to a connection got no response.
+pub fn no_answer(error: &hyper::Error) -> String {
+    request_failure(error).detail
+}
+
+/// Returns what is wrong with the head of a response. hyper has no public kind for it, and its text is fixed.
+fn parse_failure(error: &hyper::Error) -> Diagnosis {
+    if error.is_parse_too_large() {
+        return Cause::ResponseHeadTooLarge.into();
+    }
+    let text = error.to_string();
+    let has = |part: &str| text.contains(part);
+    let found = if error.is_parse_status() {
+        "the status line"
+    } else if has("content-length") {
+        "Content-Length"
+    } else if has("transfer-encoding") {
+        "Transfer-Encoding"
+    } else if has("header") {
+        "a header field"
+    } else {
+        return Cause::NotHttp.into();
+    };
+    Diagnosis::new(Cause::ResponseHeadInvalid, found)
 }
 
 /// Returns the failure for a request that the target refused and did nothing with.

@@ -35,7 +35,7 @@ mod wire;
 pub use client::{Client, ClientOptions, PoolLimits};
 pub use client_cert::ClientCert;
 pub use connection::{Connection, ResponseBody, switched};
-pub use error::{BodyError, SendError};
+pub use error::{BodyError, SendError, no_answer};
 pub use execute::{Attempts, Executed, NoResponse, Outgoing, OwnRequest, Replay, RequestPlan};
 pub use pool::Reuse;
 pub use request_body::{Progress, RequestBody};

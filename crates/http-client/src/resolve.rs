@@ -8,7 +8,8 @@ use protocol::{Code, Failure};
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
-use transport::lookup::{Lookups, Owner};
+use transport::failure::{self, Cause, Diagnosis};
+use transport::lookup::{LookupError, Lookups, Owner};
 
 /// Longest wait for the system's resolver; its own retries can take longer.
 const TIMEOUT: Duration = Duration::from_secs(5);
@@ -68,7 +69,16 @@ impl Resolver {
                 true => Code::Overloaded,
                 false => Code::TargetDns,
             };
-            let detail = format!("the name {name} could not be resolved: {error}");
+            let why = match &error {
+                LookupError::Failed(error) => failure::lookup(error).with_remedy(),
+                LookupError::Empty => Diagnosis::from(Cause::NameWithoutAddress).with_remedy(),
+                LookupError::Timeout(limit) => {
+                    Diagnosis::new(Cause::NameServerSilent, format!("within {limit:?}"))
+                        .with_remedy()
+                }
+                LookupError::Busy(_) | LookupError::Shortage(_) => error.to_string(),
+            };
+            let detail = format!("the name {name} could not be resolved: {why}");
             Failure::not_dispatched(code, detail)
         })
     }

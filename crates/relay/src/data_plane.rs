@@ -63,6 +63,8 @@ pub(crate) struct DataPlane {
     pub(crate) failed_accepts: LogRateLimiter,
     /// Rate limiter for log lines about handshakes that got no permit in time.
     pub(crate) late_handshakes: LogRateLimiter,
+    /// Log lines about clients that reject this relay's certificate.
+    pub(crate) failed_handshakes: LogRateLimiter,
     /// Memory that flow-control windows grow into.
     pub(crate) window_budget: Arc<Budget>,
     /// Each tenant's part of [`Self::window_budget`]; of those that had a tunnel.
@@ -121,6 +123,7 @@ impl DataPlane {
             connections,
             failed_accepts: LogRateLimiter::default(),
             late_handshakes: LogRateLimiter::default(),
+            failed_handshakes: LogRateLimiter::default(),
             window_budget: Budget::new(config.tunnel.window_budget.0),
             tenant_budgets: Mutex::default(),
             limits: ActiveLimits::new(config.limits.clone()),

@@ -21,7 +21,7 @@ mod probe;
 mod proxy;
 mod relay_url;
 
-pub use error::{DialError, explain_tls};
+pub use error::DialError;
 pub use probe::{PathReport, probe_path};
 pub use proxy::{Proxy, ProxyError, ProxyServer};
 pub use relay_url::{RelayUrl, RelayUrlError};
@@ -29,7 +29,7 @@ pub use relay_url::{RelayUrl, RelayUrlError};
 use crate::handle::Settings;
 use crate::handshake::{Dialled, Identity, Introduction, Tunnel, bridge_opening};
 use crate::socket::Metered;
-use crate::{tcp, tls, websocket};
+use crate::{failure, tcp, tls, websocket};
 use connect::{connect_tcp, connect_to, no_address, resolve};
 use error::{MostSignificant, upgrade_error};
 use http::{HeaderMap, header};
@@ -40,7 +40,6 @@ use std::sync::Arc;
 use std::time::Duration;
 use tokio::net::TcpStream;
 use tokio::time::timeout;
-use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 use tokio_tungstenite::tungstenite::handshake::client::generate_key;
 
@@ -242,18 +241,18 @@ impl Dialer {
             }
             (Route::Proxied, None) => connect_tcp(relay.host(), relay.port(), self.source).await?,
         };
-        tcp::tune(&stream).map_err(|source| DialError::Tcp {
+        tcp::tune(&stream).map_err(|error| DialError::Tcp {
             address: relay.authority(),
-            source,
+            error,
         })?;
         *step = "TLS";
-        TlsConnector::from(self.tls.clone())
-            .connect(relay.server_name.clone(), stream)
-            .await
-            .map_err(|error| DialError::Tls {
-                host: relay.host().to_owned(),
-                detail: explain_tls(&error),
-            })
+        let (tls, name) = (self.tls.clone(), relay.server_name.clone());
+        // The limit of the whole dial ends it earlier, and names the step.
+        let secured = failure::handshake(tls, name, stream, DIAL_TIMEOUT).await;
+        secured.map_err(|why| DialError::Tls {
+            host: relay.host().to_owned(),
+            why,
+        })
     }
 
     fn upgrade_request(&self) -> http::Request<()> {

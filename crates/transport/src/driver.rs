@@ -12,6 +12,7 @@
 //! Reading never waits for a stream or for the writer. Credit guarantees the space for a stream's
 //! bytes, and a flush that cannot proceed does not stop the reader.
 
+use crate::failure;
 use crate::handle::{Shared, Writer};
 use crate::socket::Socket;
 use bytes::Bytes;
@@ -19,7 +20,6 @@ use protocol::frame::GoAwayReason;
 use protocol::limits::{DATA_MAX_BYTES, WRITE_BATCH_BYTES, WRITE_STALL};
 use protocol::session::EndReason;
 use std::future::Future;
-use std::io;
 use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
@@ -396,14 +396,11 @@ impl<IO> Drop for Driver<IO> {
     }
 }
 
-fn end_reason(error: &Error) -> EndReason {
+/// Returns why a connection ended, in words for people.
+pub(crate) fn end_reason(error: &Error) -> EndReason {
     match error {
         Error::ConnectionClosed | Error::AlreadyClosed => EndReason::Closed,
-        // The text of rustls for this error is a paragraph of documentation.
-        Error::Io(error) if error.kind() == io::ErrorKind::UnexpectedEof => {
-            EndReason::Io("the connection was closed without a closing handshake".into())
-        }
-        Error::Io(error) => EndReason::Io(error.to_string()),
+        Error::Io(error) => EndReason::Io(failure::ended(error)),
         // A message above the largest frame: the peer violates the limits, the connection is fine.
         Error::Capacity(error) => EndReason::Protocol(error.to_string()),
         Error::Protocol(error) => match error {

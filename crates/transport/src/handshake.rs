@@ -9,7 +9,7 @@
 //!     .refuse      REFUSED  ------------->   -> DialError::Refused
 //! ```
 
-use crate::driver::Driver;
+use crate::driver::{Driver, end_reason};
 use crate::handle::{Session, Settings, Shared};
 use crate::socket::{Metered, Socket};
 use crate::websocket;
@@ -55,7 +55,7 @@ pub enum OpeningError {
     #[error("the opening timed out after {OPENING_TIMEOUT:?}")]
     Timeout,
     /// The connection failed.
-    #[error("the connection failed during the opening: {0}")]
+    #[error("the opening failed: {reason}", reason = end_reason(.0))]
     WebSocket(Box<WsError>),
     /// The peer closed.
     #[error("the peer closed the connection during the opening")]

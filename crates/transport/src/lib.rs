@@ -7,6 +7,7 @@
 //! socket     the session's WebSocket, with buffers that fit its traffic
 //! websocket  limits of the WebSocket, and the upgrade on the relay's side
 //! dial       the connection to the relay: names, proxies, TCP, TLS, upgrade, under one deadline
+//! failure    why connections fail: causes, their words and remedies
 //! lookup     name lookups, shared fairly by several owners
 //! tls, tcp   configs and socket options
 //! http       conversion between the heads of `http` and those of the wire
@@ -24,6 +25,7 @@
 pub mod backoff;
 pub mod dial;
 mod driver;
+pub mod failure;
 pub mod handle;
 pub mod handshake;
 pub mod http;

@@ -1,6 +1,8 @@
 //! TLS configs for both sides, and the channel binding of a connection.
 
+use crate::failure::{self, Observer};
 use protocol::opening::{CHANNEL_BINDING_BYTES, EXPORTER_LABEL};
+use rustls::client::WebPkiServerVerifier;
 use rustls::crypto::CryptoProvider;
 use rustls::pki_types::pem::{self, PemObject};
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
@@ -135,16 +137,31 @@ impl ClientTls<'_> {
             Oldest::Tls12 => rustls::DEFAULT_VERSIONS,
             Oldest::Tls13 => &[&rustls::version::TLS13],
         };
+        let verifier = verifier(roots(self.ca_files)?)?;
+        // The standard verifier is not replaced: the observer keeps the chains that it rejects.
         let builder = ClientConfig::builder_with_provider(provider())
             .with_protocol_versions(versions)?
-            .with_root_certificates(roots(self.ca_files)?);
+            .dangerous()
+            .with_custom_certificate_verifier(verifier);
         let mut config = match self.own {
             None => builder.with_no_client_auth(),
             Some((chain, key)) => builder.with_client_auth_cert(chain, key)?,
         };
+        config.client_auth_cert_resolver =
+            failure::certificate_resolver(config.client_auth_cert_resolver);
         config.alpn_protocols = self.alpn.iter().map(|name| name.to_vec()).collect();
         Ok(Arc::new(config))
     }
+}
+
+/// Returns the verifier of server certificates for these roots.
+///
+/// # Errors
+/// [`TlsSetupError::Rustls`] when there is no root.
+pub(crate) fn verifier(roots: RootCertStore) -> Result<Arc<Observer>, TlsSetupError> {
+    let inner = WebPkiServerVerifier::builder_with_provider(Arc::new(roots), provider()).build();
+    let inner = inner.map_err(|error| rustls::Error::General(error.to_string()))?;
+    Ok(Observer::new(inner))
 }
 
 /// Creates a client config: TLS 1.2 and 1.3, the system's roots and the extra ones.

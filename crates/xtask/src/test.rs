@@ -15,9 +15,10 @@ pub(crate) struct Args {
 }
 
 /// Files that tests need, and the Debian packages that contain them.
-const PACKAGES: [(&str, &str); 11] = [
+const PACKAGES: [(&str, &str); 12] = [
     ("/usr/sbin/squid", "squid"),
     ("/usr/sbin/ip", "iproute2"),
+    ("/usr/bin/openssl", "openssl"),
     (
         "/usr/lib/x86_64-linux-gnu/faketime/libfaketimeMT.so.1",
         "libfaketime",

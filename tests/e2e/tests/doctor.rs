@@ -3,8 +3,8 @@
 
 use serde_json::Value;
 use support::process::{command, finish};
-use support::setup::{Endpoint, path};
-use support::{Ask, LONG_TIMEOUT, Running, Target, TempDir, TestEnv};
+use support::setup::{Bridge, BridgeSetup, Endpoint, path};
+use support::{Ask, LONG_TIMEOUT, Running, Target, TempDir, TestEnv, eventually};
 
 async fn doctor(world: &TestEnv) -> Value {
     let output = world.bridge_cli(&["doctor", "--json"]).await;
@@ -60,7 +60,7 @@ async fn doctor_names_the_failing_hop() {
     assert_eq!(report["fails_at"], "endpoint");
     let text = world.bridge_cli(&["doctor"]).await.stdout;
     assert!(
-        text.contains("FAIL  endpoint   gone:") && text.contains("that the target runs"),
+        text.contains("FAIL  endpoint   gone:") && text.contains("that the server runs"),
         "{text}"
     );
 
@@ -92,7 +92,10 @@ async fn doctor_names_the_failing_hop() {
         "{tls:#}"
     );
     assert!(
-        tls["advice"].as_str().unwrap().contains("inspected"),
+        tls["advice"]
+            .as_str()
+            .unwrap()
+            .contains("set relay.ca_file"),
         "{tls:#}"
     );
 
@@ -276,4 +279,91 @@ async fn service_unit_is_installed_and_removed() {
     removal.args(["service", "uninstall", "--unit-dir", dir, "--no-start"]);
     finish("uninstall", removal, LONG_TIMEOUT).await.success();
     assert!(!units.join("integration-bridge.service").exists());
+}
+
+#[tokio::test]
+async fn policy_test_of_no_url_is_a_usage_error() {
+    let world = TestEnv::start().await;
+    for url in ["ci.corp.example", "", "https://"] {
+        let output = world.bridge_cli(&["policy", "test", url]).await;
+        assert_eq!(output.status.code(), Some(2), "{url}: {}", output.stderr);
+        assert!(
+            output.stderr.contains("a URL like https://"),
+            "{url}: {}",
+            output.stderr
+        );
+        assert_eq!(output.stdout, "", "{url}");
+    }
+    let output = world
+        .bridge_cli(&["policy", "test", "https://ci.example/"])
+        .await;
+    assert_eq!(output.status.code(), Some(3), "{}", output.stderr);
+}
+
+#[tokio::test]
+async fn revoked_bridge_has_advice() {
+    let world = TestEnv::start().await;
+    world
+        .relay_cli(&["bridge", "revoke", "--tenant", world.tenant(), "b1"])
+        .await;
+    let advice = "pair it again with a new API key";
+    eventually(LONG_TIMEOUT, "the advice in status", async || {
+        let output = world.bridge_cli(&["status"]).await;
+        output.stdout.contains(advice)
+    })
+    .await;
+    let report = doctor(&world).await;
+    let tunnel = check(&report, "tunnel");
+    assert_eq!(tunnel["state"], "fail", "{report:#}");
+    assert!(
+        tunnel["advice"].as_str().unwrap().contains(advice),
+        "{report:#}"
+    );
+}
+
+/// Terminates TLS before the relay, as a balancer that the relay is not configured for.
+async fn balancer(ca: &support::ThrowawayCa, relay: std::net::SocketAddr) -> std::net::SocketAddr {
+    let config = ca.server_config(&["localhost"], &["http/1.1"]);
+    let acceptor = tokio_rustls::TlsAcceptor::from(config);
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    tokio::spawn(async move {
+        while let Ok((socket, _)) = listener.accept().await {
+            let acceptor = acceptor.clone();
+            tokio::spawn(async move {
+                let mut client = acceptor.accept(socket).await.ok()?;
+                let mut server = tokio::net::TcpStream::connect(relay).await.ok()?;
+                tokio::io::copy_bidirectional(&mut client, &mut server)
+                    .await
+                    .ok()
+            });
+        }
+    });
+    address
+}
+
+#[tokio::test]
+async fn balancer_that_ends_tls_is_explained() {
+    let world = TestEnv::bare().start().await;
+    let address = balancer(&world.ca, world.relay.internal().addr()).await;
+    let setup = BridgeSetup::new("balanced").via(address);
+    let mut bridge = Bridge::write(&world.relay, setup, world.dir());
+    let key = world.relay.create_key(world.tenant(), "bridge").await;
+    bridge.pair(&key).await;
+    bridge.start();
+    let reason = "listen.behind_balancer = true";
+    eventually(LONG_TIMEOUT, "the relay's reason in status", async || {
+        let status = bridge.cli(&["status"]).await;
+        status.stdout.contains(reason)
+    })
+    .await;
+    let report = bridge.doctor().await;
+    let websocket = check(&report, "websocket");
+    assert_eq!(websocket["state"], "fail", "{report:#}");
+    assert!(
+        websocket["found"].as_str().unwrap().contains(reason),
+        "{report:#}"
+    );
+    let line = "tunnel refused";
+    world.relay.process().wait_log(line, LONG_TIMEOUT).await;
 }

@@ -370,3 +370,21 @@ async fn direct_call_without_descriptors_is_overloaded() {
     assert_eq!(caller.send(call(urls[1])).await.code(), "target_dns");
     assert_eq!(caller.send(call(urls[2])).await.code(), "target_refused");
 }
+
+#[tokio::test]
+async fn doctor_finds_lost_large_packets() {
+    let mut site = NetworkEnv::start().await;
+    site.bridge.stop(LONG_TIMEOUT).await;
+    // The relay's certificate does not fit into one; the client's part of the handshake does.
+    site.network.set_packet_max(600);
+    let report = site.bridge.doctor().await;
+    assert_eq!(report["fails_at"], "tls", "{report:#}");
+    let checks = report["checks"].as_array().unwrap();
+    let tls = checks.iter().find(|check| check["hop"] == "tls").unwrap();
+    let found = tls["found"].as_str().unwrap();
+    assert!(found.contains("large packets are lost"), "{report:#}");
+    assert!(
+        tls["advice"].as_str().unwrap().contains("MTU"),
+        "{report:#}"
+    );
+}

@@ -159,7 +159,15 @@ impl Network {
 
     /// Sets the lost packets in a thousand, and the delay in each direction.
     pub fn set_line(&self, lost_permille: u32, delay: Duration) {
-        let text = format!("{lost_permille} {}", delay.as_millis());
+        self.write_settings(&format!("{lost_permille} {}", delay.as_millis()));
+    }
+
+    /// Loses every packet that is larger than this, in both directions, without a notice.
+    pub fn set_packet_max(&self, bytes: usize) {
+        self.write_settings(&format!("0 0 {bytes}"));
+    }
+
+    fn write_settings(&self, text: &str) {
         // As a whole: it is read all the time.
         let new = self.settings.with_extension("new");
         fs::write(&new, text).expect("our own directory");

@@ -3,6 +3,7 @@
 
 use protocol::frame::RefusedCode;
 use transport::dial::DialError;
+use transport::failure::Cause;
 
 /// An error text with its remedy.
 pub(super) struct Advice {
@@ -46,9 +47,10 @@ pub(super) fn for_rejection(error: &DialError) -> &'static str {
         Some(RefusedCode::Authority) => {
             "the relay does not serve the host name in relay.url: use the URL that its operator gave"
         }
+        // The relay did not decide: something before it answered.
         Some(RefusedCode::StaleEpoch { .. } | RefusedCode::Overloaded) | None => {
-            "check that relay.url is the URL of an integration relay, and that no proxy in between \
-             asks for a password"
+            let why = error.diagnosis();
+            why.map_or(Cause::NotRelay.words().remedy, |why| why.remedy())
         }
     }
 }

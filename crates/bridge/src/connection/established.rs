@@ -69,7 +69,7 @@ impl Connection {
                 self.previous = Some(session.previous_session_report());
                 // The session is over, so this returns at once.
                 let goaway = session.goaway().await;
-                self.session_ended(&session, &reason, goaway)
+                self.session_ended(&session, &reason, goaway, since.elapsed())
             }
             Ending::ReplacementRequested(goaway) => {
                 let asked = Duration::from_millis(goaway.retry_after_ms.into());
@@ -154,9 +154,9 @@ impl Connection {
         session: &Session,
         reason: &EndReason,
         goaway: Option<GoAway>,
+        lasted: Duration,
     ) -> Next {
         let (slot, session) = (self.number, hex(&session.id()));
-        self.state.stats.down(slot, reason.to_string(), None);
         let final_reason = match reason {
             EndReason::PeerLeft(reason) => Some(*reason),
             EndReason::Replaced => Some(GoAwayReason::Replaced),
@@ -168,6 +168,21 @@ impl Connection {
             | EndReason::Io(_)
             | EndReason::Draining => None,
         };
+        let is_orderly = goaway.is_some() || final_reason.is_some();
+        let cut = self.lifetimes.ended(lasted, is_orderly);
+        let advice = match final_reason {
+            Some(GoAwayReason::Replaced) => Some(advice::CLONED.advice),
+            Some(GoAwayReason::Revoked) => Some(advice::REVOKED),
+            Some(
+                GoAwayReason::Draining
+                | GoAwayReason::Renew
+                | GoAwayReason::Protocol
+                | GoAwayReason::Overloaded,
+            )
+            | None => cut.as_ref().map(|cut| cut.remedy()),
+        };
+        self.state.stats.down(slot, reason.to_string(), advice);
+        self.state.stats.cut(slot, cut.clone());
         match final_reason {
             Some(GoAwayReason::Replaced) => tracing::error!(
                 slot, session, %reason, advice = advice::CLONED.advice,
@@ -197,7 +212,10 @@ impl Connection {
                     }
                     Some(_) | None => self.reconnect.next_wait(None),
                 };
-                tracing::warn!(slot, session, %reason, wait = %seconds(wait), "session down");
+                let pattern = cut.map(tracing::field::display);
+                tracing::warn!(
+                    slot, session, %reason, pattern, advice, wait = %seconds(wait), "session down"
+                );
                 return Next::Wait(wait);
             }
         }

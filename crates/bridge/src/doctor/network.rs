@@ -12,6 +12,7 @@ use crate::stats::now_s;
 use crate::text::error_chain;
 use std::sync::Arc;
 use transport::dial::{DialError, PathReport, probe_path};
+use transport::failure::Diagnosis;
 
 /// Difference of the clocks above which there is a warning, in seconds.
 const CLOCK_DIFFERENCE_MAX_S: u64 = 60;
@@ -74,6 +75,9 @@ pub(super) async fn check(config: &Config, checks: &mut Vec<Check>) {
 fn steps(config: &Config, look: &PathReport, checks: &mut Vec<Check>) {
     let failure = look.failure.as_ref();
     let detail = failure.map(|error| error_chain(error)).unwrap_or_default();
+    // One remedy for each cause. The fallback is for a failure without one.
+    let why = failure.and_then(DialError::diagnosis);
+    let remedy = |fallback: &'static str| why.as_ref().map_or(fallback, |why| why.remedy());
     let host = match &look.proxy {
         Some(proxy) => format!("the proxy {proxy}"),
         None => config.relay.url.host().to_owned(),
@@ -83,8 +87,10 @@ fn steps(config: &Config, look: &PathReport, checks: &mut Vec<Check>) {
         checks.push(Check::fail(
             "dns",
             detail,
-            "check relay.url, and that the resolver of this machine knows the host; if a proxy resolves it, set \
-             relay.proxy or HTTPS_PROXY",
+            &format!(
+                "{}; if a proxy resolves it, set relay.proxy or HTTPS_PROXY",
+                remedy("check relay.url")
+            ),
         ));
         return;
     }
@@ -94,14 +100,12 @@ fn steps(config: &Config, look: &PathReport, checks: &mut Vec<Check>) {
         format!("{host} resolves to {}", list.join(", ")),
     ));
     let Some(connected) = look.connected else {
+        let advice = remedy("check that the firewall allows connections to that address and port");
         let advice = match look.proxy {
-            Some(_) => "check the address of the proxy, and that the proxy runs",
-            None => {
-                "check that the firewall allows connections to that address and port; if a proxy is required, \
-                 set relay.proxy or HTTPS_PROXY"
-            }
+            Some(_) => format!("check the address of the proxy, and that the proxy runs: {advice}"),
+            None => format!("{advice}; if a proxy is required, set relay.proxy or HTTPS_PROXY"),
         };
-        checks.push(Check::fail("tcp", detail, advice));
+        checks.push(Check::fail("tcp", detail, &advice));
         return;
     };
     checks.push(Check::ok("tcp", format!("connected to {connected}")));
@@ -112,20 +116,20 @@ fn steps(config: &Config, look: &PathReport, checks: &mut Vec<Check>) {
             format!("{proxy} accepts the connection"),
         )),
         (Some(_), false) => {
-            let advice = "ask the operator of the proxy to allow CONNECT to the relay's host and port; the bridge \
-                          supports Basic authentication, but not NTLM or Negotiate";
+            let advice = remedy("have the operator of the proxy allow CONNECT to the relay");
             checks.push(Check::fail("proxy", detail, advice));
             return;
         }
     }
-    if !tls(look, failure, &detail, checks) {
+    let advice = remedy("check that a TLS server listens on this port");
+    if !tls(look, advice, &detail, checks) {
         return;
     }
     let Some(status) = look.health else {
         checks.push(Check::fail(
             "relay",
             detail,
-            "check that relay.url is the URL of an integration relay",
+            remedy("check that relay.url is the URL of an integration relay"),
         ));
         return;
     };
@@ -141,19 +145,13 @@ fn steps(config: &Config, look: &PathReport, checks: &mut Vec<Check>) {
     checks.push(if look.upgraded {
         Check::ok("websocket", "the relay accepts the upgrade")
     } else {
-        let advice = "a middlebox removes WebSocket upgrades: exempt the relay's host from inspection, or allow \
-                      HTTP/1.1 with Upgrade: websocket";
+        let advice = remedy("have every proxy before the relay pass Upgrade: websocket on");
         Check::fail("websocket", detail, advice)
     });
 }
 
 /// Reports TLS and the certificate chain. Returns whether the handshake succeeded.
-fn tls(
-    look: &PathReport,
-    failure: Option<&DialError>,
-    detail: &str,
-    checks: &mut Vec<Check>,
-) -> bool {
+fn tls(look: &PathReport, advice: &'static str, detail: &str, checks: &mut Vec<Check>) -> bool {
     let shown = chain(look.chain.iter().map(AsRef::as_ref));
     let summary: Vec<String> = shown.iter().map(ToString::to_string).collect();
     let summary = summary.join("; ");
@@ -163,16 +161,9 @@ fn tls(
             true => detail.to_owned(),
             false => format!("{detail}. The server sent: {summary}"),
         };
-        let advice = match failure {
-            Some(DialError::Tls { .. }) if !shown.is_empty() => {
-                "if the certificate is signed by your own company, TLS is inspected: set relay.ca_file to that \
-                 CA, or exempt the relay's host from inspection"
-            }
-            _ => {
-                "check that a TLS server listens on this port, and that no middlebox closes the connection"
-            }
-        };
-        checks.push(Check::fail("tls", found, advice));
+        // The words are for all servers; here the setting is the relay's.
+        let advice = advice.replace("ca_file", "relay.ca_file");
+        checks.push(Check::fail("tls", found, &advice));
         return false;
     };
     let expires_at = shown.first().map(|leaf| leaf.expires_at);
@@ -244,6 +235,14 @@ fn tunnel(config: &Config) -> Check {
     };
     if status.online {
         let sessions = status.sessions.len();
+        // The pattern holds its remedy: a session that is up does not show that the last ones were cut.
+        let pattern = status
+            .connections
+            .iter()
+            .find_map(|slot| slot.pattern.as_deref());
+        if let Some((found, remedy)) = pattern.and_then(Diagnosis::split) {
+            return Check::warn("tunnel", found, remedy);
+        }
         return Check::ok(
             "tunnel",
             format!("the running bridge is online with {sessions} sessions"),

@@ -8,6 +8,7 @@ use crate::health::probe;
 use crate::text::error_chain;
 use protocol::Code;
 use std::sync::Arc;
+use transport::failure::Diagnosis;
 
 /// Summarizes the config.
 pub(super) fn config(config: &Config) -> Check {
@@ -85,6 +86,52 @@ pub(super) async fn check(config: &Config, checks: &mut Vec<Check>) {
     }
 }
 
+/// Returns what to do about a failure that does not say it itself.
+fn advice(code: Code) -> &'static str {
+    match code {
+        Code::TargetDns => "check the host name, and that the resolver of this machine knows it",
+        Code::TargetRefused => {
+            "check that the target runs, and that no firewall blocks this machine"
+        }
+        Code::TargetTls => {
+            "check the certificate of the target, and ca_file of the endpoint or of [targets]"
+        }
+        Code::TargetTimeout => {
+            "check that the target responds; raise head_timeout of the endpoint if it is slow"
+        }
+        Code::TargetClosed | Code::TargetProtocol => {
+            "see the log of the target; check that scheme and port of the URL are correct"
+        }
+        Code::RefusedByPolicy => "change the url of the endpoint, or its entry as the text says",
+        Code::InvalidRequest => "correct the endpoint, or store its credential, as the text says",
+        Code::Unauthorized | Code::Forbidden => {
+            "store the credential again: `integration-bridge credential set`"
+        }
+        Code::Overloaded | Code::RateLimited => {
+            "free memory or file descriptors of this machine, then run `doctor` again"
+        }
+        Code::RequestTooLarge | Code::ResponseTooLarge | Code::HeadersTooLarge => {
+            "raise the limit that the text names"
+        }
+        // A probe does not pass the relay, so no relay responds with these.
+        Code::NoBridge
+        | Code::BridgeOffline
+        | Code::TunnelLost
+        | Code::Timeout
+        | Code::Cancelled
+        | Code::Standby
+        | Code::DirectoryStale
+        | Code::TenantSuspended
+        | Code::NotFound
+        | Code::MethodNotAllowed
+        | Code::Conflict
+        | Code::PreconditionFailed
+        | Code::OutcomeUnknown
+        | Code::UnknownEndpoint
+        | Code::Internal => "see the log of the bridge",
+    }
+}
+
 /// Checks an endpoint: name, connection, TLS, HTTP, and its credential.
 async fn check_endpoint(active: &Arc<Active>, name: &str) -> Check {
     let found = probe(active, name, true).await;
@@ -101,21 +148,13 @@ async fn check_endpoint(active: &Arc<Active>, name: &str) -> Check {
         text.push_str(&format!("connected to {address}; "));
     }
     if let Some(failure) = &found.failure {
-        text.push_str(&format!("{} ({})", failure.detail, failure.code));
-        let advice = match failure.code {
-            Code::TargetDns => {
-                "check the host name, and that the resolver of this machine knows it"
-            }
-            Code::TargetRefused => {
-                "check that the target runs, and that no firewall blocks this machine"
-            }
-            Code::TargetTls => {
-                "if the target has a private CA, set ca_file in [targets] or in the endpoint"
-            }
-            Code::RefusedByPolicy => "the policy refuses the address of the endpoint",
-            _ => "",
+        // The failure of a connection ends with its remedy.
+        let (found, remedy) = match Diagnosis::split(&failure.detail) {
+            Some((found, remedy)) => (found, remedy),
+            None => (failure.detail.as_str(), advice(failure.code)),
         };
-        return Check::fail("endpoint", text, advice);
+        text.push_str(&format!("{found} ({})", failure.code));
+        return Check::fail("endpoint", text, remedy);
     }
     let Some(status) = found.status else {
         return Check::ok("endpoint", text);

@@ -11,6 +11,7 @@ use std::time::Duration;
 use tokio::net::TcpStream;
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
+use transport::failure::client::ClientCause;
 
 /// How long a client may take to send its ClientHello; and, after its permit, to complete its handshake.
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
@@ -75,7 +76,7 @@ pub(super) async fn complete(
         Ok(Ok(stream)) => stream,
         Ok(Err(error)) => {
             metrics.handshake(Handshake::Failed);
-            tracing::debug!(%error, %peer, "TLS handshake failed");
+            log_failure(data, peer, &error);
             return None;
         }
         Err(_) => {
@@ -91,6 +92,19 @@ pub(super) async fn complete(
     });
     connection.exporter = tls::exporter(session);
     Some(stream)
+}
+
+/// Logs why a client failed its handshake. A client that rejects the certificate needs the operator; the rest
+/// is mostly scans of the port.
+fn log_failure(data: &DataPlane, peer: SocketAddr, error: &std::io::Error) {
+    let (cause, error) = ClientCause::of(error);
+    let remedy = cause.remedy();
+    if cause.needs_operator() && data.failed_handshakes.allow() {
+        let suppressed = data.failed_handshakes.suppressed();
+        tracing::warn!(%peer, error, remedy, suppressed, "TLS handshake failed");
+    } else {
+        tracing::debug!(%peer, error, remedy, "TLS handshake failed");
+    }
 }
 
 /// Waits for a permit for a connection's handshake. Returns `None` if the client does not complete its

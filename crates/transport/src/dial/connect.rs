@@ -1,6 +1,7 @@
 //! Name lookup and TCP connections of a dial.
 
 use super::{ADDRESS_TIMEOUT, DialError};
+use crate::failure::{self, Cause};
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 use tokio::net::{TcpSocket, TcpStream};
@@ -11,7 +12,7 @@ pub(super) async fn resolve(host: &str, port: u16) -> Result<Vec<SocketAddr>, Di
     let found = tokio::net::lookup_host((host, port)).await;
     let found = found.map_err(|error| DialError::Dns {
         host: host.to_owned(),
-        detail: error.to_string(),
+        why: failure::lookup(&error),
     })?;
     let mut addresses: Vec<SocketAddr> = Vec::new();
     for address in found {
@@ -27,7 +28,7 @@ pub(super) async fn resolve(host: &str, port: u16) -> Result<Vec<SocketAddr>, Di
 pub(super) fn no_address(host: &str) -> DialError {
     DialError::Dns {
         host: host.to_owned(),
-        detail: "it has no address".to_owned(),
+        why: Cause::NameWithoutAddress.into(),
     }
 }
 
@@ -55,14 +56,11 @@ pub(super) async fn connect_to(
     let error = match timeout(ADDRESS_TIMEOUT, connect_from(address, source)).await {
         Ok(Ok(stream)) => return Ok(stream),
         Ok(Err(error)) => error,
-        Err(_) => io::Error::new(
-            io::ErrorKind::TimedOut,
-            format!("no response within {ADDRESS_TIMEOUT:?}: does a firewall drop the packets?"),
-        ),
+        Err(_) => io::ErrorKind::TimedOut.into(),
     };
     Err(DialError::Tcp {
         address: address.to_string(),
-        source: error,
+        error,
     })
 }
 

@@ -1,9 +1,11 @@
 //! Why the relay was not reached, and what follows for the next address and the next attempt.
 
 use super::{DIAL_TIMEOUT, ProxyError};
+use crate::failure::{self, Cause, Diagnosis};
 use crate::handshake::OpeningError;
 use http::header;
 use protocol::frame::RefusedCode;
+use serde::Deserialize;
 use std::io;
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -13,45 +15,45 @@ use tokio_tungstenite::tungstenite::Error as WsError;
 #[derive(Debug, thiserror::Error)]
 pub enum DialError {
     /// The name could not be resolved.
-    #[error("the name {host} could not be resolved: {detail}")]
+    #[error("the name {host} could not be resolved: {why}")]
     Dns {
         /// The name.
         host: String,
-        /// The resolver's error.
-        detail: String,
+        /// Why there is no address.
+        why: Diagnosis,
     },
     /// No address accepted the connection.
-    #[error("no TCP connection to {address}: {source}")]
+    #[error("no TCP connection to {address}: {why}", why = failure::connect(.error))]
     Tcp {
         /// The last address tried.
         address: String,
         /// The system's error.
-        source: io::Error,
+        error: io::Error,
     },
     /// The proxy did not connect.
     #[error("{0}")]
     Proxy(#[from] ProxyError),
     /// TLS failed.
-    #[error("TLS with {host} failed: {detail}")]
+    #[error("TLS with {host} failed: {why}")]
     Tls {
         /// The relay's name.
         host: String,
-        /// The error, and what to do about it.
-        detail: String,
+        /// Why there is no handshake.
+        why: Diagnosis,
     },
     /// The relay, or a middlebox, responded to the upgrade with a status other than 101.
-    #[error("the relay answered the WebSocket upgrade with HTTP {status}{hint}")]
+    #[error("the WebSocket upgrade was answered with HTTP {status}: {why}")]
     Http {
         /// The status.
         status: u16,
         /// The value of `Retry-After`.
         retry_after: Option<Duration>,
-        /// A possible reason.
-        hint: &'static str,
+        /// The reason, with the detail of an error document.
+        why: Diagnosis,
     },
     /// The upgrade failed for another reason.
     #[error("the WebSocket upgrade failed: {0}")]
-    Upgrade(String),
+    Upgrade(Diagnosis),
     /// The opening failed, or the relay refused the tunnel.
     #[error(transparent)]
     Opening(#[from] OpeningError),
@@ -109,6 +111,25 @@ impl DialError {
             | Self::Upgrade(_)
             | Self::Timeout { .. }
             | Self::Silent { .. } => None,
+        }
+    }
+
+    /// Returns why the relay was not reached. `None` if the relay was reached, and refused the tunnel.
+    pub fn diagnosis(&self) -> Option<Diagnosis> {
+        match self {
+            Self::Dns { why, .. }
+            | Self::Tls { why, .. }
+            | Self::Http { why, .. }
+            | Self::Upgrade(why) => Some(why.clone()),
+            Self::Tcp { error, .. } => Some(failure::connect(error)),
+            Self::Proxy(error) => error.diagnosis(),
+            Self::Timeout { step } | Self::Silent { step, .. } => match *step {
+                "TCP" => Some(Cause::ConnectTimeout.into()),
+                "TLS" => Some(failure::silent()),
+                "WebSocket upgrade" => Some(Cause::UpgradeRemoved.into()),
+                _ => None,
+            },
+            Self::Opening(_) => None,
         }
     }
 
@@ -183,37 +204,19 @@ impl MostSignificant {
     }
 }
 
-/// Describes a TLS error, with what an administrator can do about it.
-pub fn explain_tls(error: &io::Error) -> String {
-    use rustls::{CertificateError, Error};
-    let inner = error.get_ref().and_then(|e| e.downcast_ref::<Error>());
-    let hint = match inner {
-        Some(Error::InvalidCertificate(certificate)) => match certificate {
-            CertificateError::UnknownIssuer | CertificateError::BadSignature => {
-                "; if the certificate comes from a private CA, or a proxy inspects TLS, give that CA's certificate as ca_file"
-            }
-            CertificateError::Expired | CertificateError::ExpiredContext { .. } => {
-                "; if the certificate is valid, check this machine's clock"
-            }
-            CertificateError::NotValidYet | CertificateError::NotValidYetContext { .. } => {
-                "; check this machine's clock"
-            }
-            CertificateError::NotValidForName | CertificateError::NotValidForNameContext { .. } => {
-                "; the certificate is for another name than the one in the URL"
-            }
-            _ => "",
-        },
-        Some(Error::InvalidMessage(_)) => "; is there really a TLS server at this port?",
-        _ => "",
-    };
-    format!("{error}{hint}")
-}
+/// Bytes of an error document's detail that are shown.
+const DETAIL_MAX_BYTES: usize = 300;
 
 /// Converts an error of the WebSocket upgrade.
 pub(super) fn upgrade_error(error: WsError) -> DialError {
     let response = match error {
         WsError::Http(response) => response,
-        other => return DialError::Upgrade(other.to_string()),
+        WsError::Io(error) => return DialError::Upgrade(connection_lost(&error)),
+        WsError::ConnectionClosed | WsError::AlreadyClosed => {
+            return DialError::Upgrade(Cause::ClosedBeforeResponse.into());
+        }
+        // The WebSocket library's texts are for programmers.
+        _ => return DialError::Upgrade(Cause::UpgradeRemoved.into()),
     };
     let status = response.status().as_u16();
     let retry_after = response
@@ -221,18 +224,43 @@ pub(super) fn upgrade_error(error: WsError) -> DialError {
         .get(header::RETRY_AFTER)
         .and_then(|value| value.to_str().ok()?.parse().ok())
         .map(Duration::from_secs);
-    let hint = match status {
-        200 | 400 | 426 => "; does a middlebox strip WebSocket upgrades?",
-        404 => "; is this URL that of an integration relay?",
-        407 => "; a proxy on the path requires authentication",
-        429 | 503 => "; it is overloaded, and the bridge retries",
-        _ => "",
+    let cause = match status {
+        404 => Cause::NotRelay,
+        407 => Cause::ProxyLoginMissing,
+        429 | 503 => Cause::RelayBusy,
+        502 | 504 => Cause::RelayUnreachable,
+        200..=399 | 426 => Cause::UpgradeRemoved,
+        _ => Cause::RelayRejects,
+    };
+    // The relay's own reason is better than any guess.
+    let detail = response.body().as_deref().and_then(problem_detail);
+    let why = match detail {
+        Some(detail) => Diagnosis::explained(cause, &detail, DETAIL_MAX_BYTES),
+        None => cause.into(),
     };
     DialError::Http {
         status,
         retry_after,
-        hint,
+        why,
     }
+}
+
+fn connection_lost(error: &io::Error) -> Diagnosis {
+    match error.kind() {
+        io::ErrorKind::UnexpectedEof => Cause::ClosedBeforeResponse.into(),
+        _ => failure::after_handshake(error).unwrap_or_else(|| Cause::ResetBeforeResponse.into()),
+    }
+}
+
+/// The part of an error document (RFC 9457) that is for people.
+#[derive(Deserialize)]
+struct Problem {
+    detail: Option<String>,
+}
+
+fn problem_detail(body: &[u8]) -> Option<String> {
+    let problem: Problem = serde_json::from_slice(body).ok()?;
+    problem.detail.filter(|detail| !detail.trim().is_empty())
 }
 
 #[cfg(test)]
@@ -250,7 +278,7 @@ mod tests {
         let http = |status| DialError::Http {
             status,
             retry_after: None,
-            hint: "",
+            why: Cause::RelayRejects.into(),
         };
         for error in [http(503), http(502), refused(RefusedCode::Overloaded)] {
             assert!(error.may_differ_elsewhere(), "{error}");

@@ -2,11 +2,11 @@
 
 use super::connect::connect_tcp;
 use super::error::upgrade_error;
-use super::{DIAL_TIMEOUT, DialError, Dialer, Proxy, RelayUrl, explain_tls};
+use super::{DIAL_TIMEOUT, DialError, Dialer, Proxy, RelayUrl};
+use crate::failure::{self, Cause, Diagnosis, Observer};
 use crate::socket::Metered;
-use crate::tls::{Oldest, TlsSetupError, provider, roots};
+use crate::tls::{Oldest, TlsSetupError, provider, roots, verifier};
 use crate::{tcp, websocket};
-use rustls::client::WebPkiServerVerifier;
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
 use rustls::{ClientConfig, DigitallySignedStruct, SignatureScheme};
@@ -15,12 +15,15 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::TcpSocket;
 use tokio::time::timeout;
-use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 
 /// The time for one step.
 const STEP_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// The segment size that every IPv4 path carries (RFC 9293, 3.7.1).
+const SMALL_SEGMENT_BYTES: u32 = 536;
 
 /// Bytes of an HTTP response that are read.
 const RESPONSE_MAX_BYTES: u64 = 16 * 1024;
@@ -56,7 +59,7 @@ pub struct PathReport {
 /// Records the presented certificates, and leaves the decision to the standard verifier.
 #[derive(Debug)]
 struct RecordingVerifier {
-    inner: Arc<WebPkiServerVerifier>,
+    inner: Arc<Observer>,
     seen: Mutex<Vec<CertificateDer<'static>>>,
 }
 
@@ -110,22 +113,20 @@ pub async fn probe_path(
     oldest: Oldest,
     proxy: &Proxy,
 ) -> Result<PathReport, TlsSetupError> {
-    let inner = WebPkiServerVerifier::builder_with_provider(Arc::new(roots(ca_files)?), provider())
-        .build()
-        .map_err(|error| TlsSetupError::from(rustls::Error::General(error.to_string())))?;
-    let verifier = Arc::new(RecordingVerifier {
-        inner,
+    let recording = Arc::new(RecordingVerifier {
+        inner: verifier(roots(ca_files)?)?,
         seen: Mutex::default(),
     });
     let versions: &[&rustls::SupportedProtocolVersion] = match oldest {
         Oldest::Tls12 => rustls::DEFAULT_VERSIONS,
         Oldest::Tls13 => &[&rustls::version::TLS13],
     };
-    let tls = ClientConfig::builder_with_provider(provider())
+    let mut tls = ClientConfig::builder_with_provider(provider())
         .with_protocol_versions(versions)?
         .dangerous()
-        .with_custom_certificate_verifier(verifier.clone())
+        .with_custom_certificate_verifier(recording.clone())
         .with_no_client_auth();
+    tls.client_auth_cert_resolver = failure::certificate_resolver(tls.client_auth_cert_resolver);
     let dialer = Dialer::new(relay.clone(), &tls, proxy.clone());
     let mut report = PathReport::default();
     let steps = steps(&dialer, &mut report);
@@ -136,8 +137,22 @@ pub async fn probe_path(
             step: "one of the steps",
         }),
     };
-    report.chain =
-        std::mem::take(&mut *verifier.seen.lock().unwrap_or_else(PoisonError::into_inner));
+    if let Some(DialError::Tls { why, .. }) = &mut report.failure
+        && matches!(
+            why.cause(),
+            Cause::SilentInHandshake | Cause::StalledInHandshake
+        )
+        && let (None, Some(address)) = (&report.proxy, report.connected)
+        && small_packets_pass(&dialer, address).await
+    {
+        *why = Cause::LargePacketsLost.into();
+    }
+    report.chain = std::mem::take(
+        &mut *recording
+            .seen
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner),
+    );
     Ok(report)
 }
 
@@ -149,14 +164,14 @@ async fn steps(dialer: &Dialer, report: &mut PathReport) -> Result<(), DialError
     });
     report.proxy = server.map(|server| format!("{}:{}", server.host(), server.port()));
     let resolving = tokio::net::lookup_host((host, port));
-    let dns = |detail: String| DialError::Dns {
+    let dns = |why: Diagnosis| DialError::Dns {
         host: host.to_owned(),
-        detail,
+        why,
     };
     let resolved = timeout(STEP_TIMEOUT, resolving).await;
-    let resolved = resolved.map_err(|_| dns(format!("no response within {STEP_TIMEOUT:?}")))?;
+    let resolved = resolved.map_err(|_| dns(Cause::NameServerSilent.into()))?;
     report.resolved = resolved
-        .map_err(|error| dns(error.to_string()))?
+        .map_err(|error| dns(failure::lookup(&error)))?
         .map(|address| address.ip())
         .collect();
     report.resolved.dedup();
@@ -182,6 +197,36 @@ async fn steps(dialer: &Dialer, report: &mut PathReport) -> Result<(), DialError
     Ok(())
 }
 
+/// Returns whether a handshake succeeds with small packets: then the path loses large ones.
+async fn small_packets_pass(dialer: &Dialer, address: SocketAddr) -> bool {
+    let connecting = async {
+        let socket = match address {
+            SocketAddr::V4(_) => TcpSocket::new_v4()?,
+            SocketAddr::V6(_) => TcpSocket::new_v6()?,
+        };
+        limit_segments(&socket)?;
+        socket.connect(address).await
+    };
+    let Ok(Ok(stream)) = timeout(STEP_TIMEOUT, connecting).await else {
+        return false;
+    };
+    let (tls, name) = (dialer.tls.clone(), dialer.relay.server_name.clone());
+    let shaken = failure::handshake(tls, name, stream, STEP_TIMEOUT).await;
+    shaken.is_ok()
+}
+
+/// Announces a small segment size, so that both sides send small packets.
+#[cfg(unix)]
+fn limit_segments(socket: &TcpSocket) -> std::io::Result<()> {
+    socket2::SockRef::from(socket).set_tcp_mss(SMALL_SEGMENT_BYTES)
+}
+
+#[cfg(not(unix))]
+fn limit_segments(_: &TcpSocket) -> std::io::Result<()> {
+    let _ = SMALL_SEGMENT_BYTES;
+    Err(std::io::ErrorKind::Unsupported.into())
+}
+
 /// Opens a TLS connection, through the proxy if there is one.
 async fn secured(
     dialer: &Dialer,
@@ -201,19 +246,16 @@ async fn secured(
     let connected = timeout(STEP_TIMEOUT, connecting).await;
     let stream = connected.map_err(late("proxy"))??;
     report.through_proxy = true;
-    tcp::tune(&stream).map_err(|source| DialError::Tcp {
+    tcp::tune(&stream).map_err(|error| DialError::Tcp {
         address: relay.authority(),
-        source,
+        error,
     })?;
-    let connector = TlsConnector::from(dialer.tls.clone());
-    let handshake = connector.connect(relay.server_name.clone(), stream);
-    let shaken = timeout(STEP_TIMEOUT, handshake).await;
-    let stream = shaken
-        .map_err(late("TLS"))?
-        .map_err(|error| DialError::Tls {
-            host: relay.host().to_owned(),
-            detail: explain_tls(&error),
-        })?;
+    let (tls, name) = (dialer.tls.clone(), relay.server_name.clone());
+    let shaken = failure::handshake(tls, name, stream, STEP_TIMEOUT).await;
+    let stream = shaken.map_err(|why| DialError::Tls {
+        host: relay.host().to_owned(),
+        why,
+    })?;
     let version = stream.get_ref().1.protocol_version();
     report.tls = version.and_then(|version| version.as_str().map(|text| text.replace('_', ".")));
     Ok(stream)
@@ -249,10 +291,14 @@ async fn request_health(
     let mut response = httparse::Response::new(&mut headers);
     let parsed = response.parse(&response_head);
     let Some(status) = response.code.filter(|_| parsed.is_ok()) else {
-        let detail = exchanged.err().map(|error| error.to_string());
-        return Err(DialError::Upgrade(
-            detail.unwrap_or_else(|| "the peer is not an HTTP server".to_owned()),
-        ));
+        let is_lost = response_head.is_empty();
+        let why = exchanged
+            .err()
+            .and_then(|error| failure::after_handshake(&error));
+        return Err(DialError::Upgrade(why.unwrap_or_else(|| match is_lost {
+            true => Cause::ClosedBeforeResponse.into(),
+            false => Cause::NotHttp.into(),
+        })));
     };
     report.health = Some(status);
     let date = response

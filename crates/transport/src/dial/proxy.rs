@@ -3,6 +3,7 @@
 //! The relay and, where configured, targets are reached through them. [`super::no_proxy`] has the exceptions.
 
 use super::no_proxy::NoProxy;
+use crate::failure::{self, Cause, Diagnosis};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use http::Uri;
@@ -27,29 +28,58 @@ pub enum ProxyError {
         name: String,
     },
     /// The proxy responded with a status other than 2xx.
-    #[error("the proxy {proxy} answered CONNECT with {status}{hint}")]
+    #[error("the proxy {proxy} answered CONNECT with {status}: {what}", what = .cause.words().what)]
     Status {
         /// The proxy.
         proxy: String,
         /// Its status.
         status: u16,
-        /// A possible reason.
-        hint: &'static str,
+        /// The reason.
+        cause: Cause,
     },
     /// The response is not HTTP.
-    #[error("the proxy {proxy} did not answer CONNECT with HTTP")]
+    #[error("the proxy {proxy} failed: {what}", what = Cause::ProxyNotHttp.words().what)]
     NotHttp {
         /// The proxy.
         proxy: String,
     },
-    /// The connection to it failed.
-    #[error("the connection to the proxy {proxy} failed: {source}")]
+    /// There is no connection to it.
+    #[error("the proxy {proxy} was not reached: {why}", why = failure::reach(.error))]
+    Unreachable {
+        /// The proxy.
+        proxy: String,
+        /// The system's error.
+        error: io::Error,
+    },
+    /// The connection to it ended before its response.
+    #[error("the proxy {proxy} failed: {what}", what = Cause::ProxyClosed.words().what)]
     Io {
         /// The proxy.
         proxy: String,
         /// The system's error.
-        source: io::Error,
+        error: io::Error,
     },
+}
+
+impl ProxyError {
+    /// Returns why the connection failed. `None` for a setting that is no proxy URL.
+    pub fn diagnosis(&self) -> Option<Diagnosis> {
+        match self {
+            Self::Setting { .. } => None,
+            Self::Status { cause, .. } => Some((*cause).into()),
+            Self::NotHttp { .. } => Some(Cause::ProxyNotHttp.into()),
+            Self::Unreachable { error, .. } => Some(failure::reach(error)),
+            Self::Io { .. } => Some(Cause::ProxyClosed.into()),
+        }
+    }
+
+    /// Returns the system's error, if there is one.
+    pub fn io_error(&self) -> Option<&io::Error> {
+        match self {
+            Self::Unreachable { error, .. } | Self::Io { error, .. } => Some(error),
+            Self::Setting { .. } | Self::Status { .. } | Self::NotHttp { .. } => None,
+        }
+    }
 }
 
 /// One proxy.
@@ -139,9 +169,9 @@ impl Proxy {
         let connected = TcpStream::connect((server.host.as_str(), server.port)).await;
         let stream = match connected {
             Ok(stream) => stream,
-            Err(source) => {
+            Err(error) => {
                 let proxy = server.name();
-                return Some(Err(ProxyError::Io { proxy, source }));
+                return Some(Err(ProxyError::Unreachable { proxy, error }));
             }
         };
         Some(server.connect(stream, authority).await)
@@ -212,9 +242,9 @@ impl ProxyServer {
         mut stream: TcpStream,
         authority: &str,
     ) -> Result<TcpStream, ProxyError> {
-        let failed = |source| ProxyError::Io {
+        let failed = |error| ProxyError::Io {
             proxy: self.name(),
-            source,
+            error,
         };
         let mut request = format!("CONNECT {authority} HTTP/1.1\r\nHost: {authority}\r\n");
         if let Some(authorization) = &self.authorization {
@@ -255,24 +285,19 @@ impl ProxyServer {
         // A proxy may offer several schemes. Only one that excludes Basic deserves the hint.
         let wants_other =
             schemes.clone().next().is_some() && !schemes.any(|field| is_basic(field.value));
-        let hint = match status {
+        let cause = match status {
             200..=299 => return Ok(()),
-            407 if self.authorization.is_some() => ": it does not accept the user and password",
-            407 if wants_other => {
-                ": it requires NTLM or Negotiate, which are not supported; allow Basic for this machine"
-            }
-            407 => {
-                ": it requires a user and password: proxy_credential, or http://user:password@host:port in \
-                 HTTPS_PROXY"
-            }
-            403 => ": it does not allow connections to that host and port",
-            502..=504 => ": it could not reach that host",
-            _ => "",
+            407 if wants_other => Cause::ProxyLoginScheme,
+            407 if self.authorization.is_some() => Cause::ProxyLoginRejected,
+            407 => Cause::ProxyLoginMissing,
+            403 => Cause::ProxyForbids,
+            502..=504 => Cause::ProxyCannotReach,
+            _ => Cause::ProxyRefuses,
         };
         Err(ProxyError::Status {
             proxy: self.name(),
             status,
-            hint,
+            cause,
         })
     }
 }

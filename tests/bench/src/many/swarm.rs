@@ -209,7 +209,7 @@ impl Counters {
     /// Counts a failure by its kind.
     fn note(&self, error: &DialError) {
         let kind = match error {
-            DialError::Tcp { source, .. } => format!("TCP: {source}"),
+            DialError::Tcp { error, .. } => format!("TCP: {error}"),
             other => other.to_string(),
         };
         let mut kinds = self.kinds.lock().unwrap_or_else(PoisonError::into_inner);

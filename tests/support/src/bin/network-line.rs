@@ -2,8 +2,8 @@
 //! TUN devices, `line0` and `line1`, in the namespace that it runs in, prints `ready`, and carries packets
 //! between them. The caller moves the devices to where they belong; they stay connected to it.
 //!
-//! SETTINGS is a file with two numbers: packets lost in a thousand, and the delay one way in
-//! milliseconds. It is read again all the time.
+//! SETTINGS is a file with three numbers: packets lost in a thousand, the delay one way in milliseconds, and the
+//! largest packet that is carried, in bytes (without it any). It is read again all the time.
 
 use std::collections::hash_map::RandomState;
 use std::hash::{BuildHasher as _, Hasher as _};
@@ -28,6 +28,7 @@ const READ_EVERY: Duration = Duration::from_millis(20);
 struct Settings {
     lost_permille: AtomicU64,
     delay_ms: AtomicU64,
+    packet_max: AtomicU64,
 }
 
 /// A packet, and when it arrives.
@@ -64,6 +65,8 @@ impl Settings {
         if let (Some(Ok(lost)), Some(Ok(delay))) = (numbers.next(), numbers.next()) {
             self.lost_permille.store(lost, Ordering::Relaxed);
             self.delay_ms.store(delay, Ordering::Relaxed);
+            let packet_max = numbers.next().and_then(Result::ok).unwrap_or(u64::MAX);
+            self.packet_max.store(packet_max, Ordering::Relaxed);
         }
     }
 }
@@ -78,6 +81,10 @@ fn read(from: &SyncDevice, settings: &Settings, line: &SyncSender<Packet>) {
             thread::sleep(READ_EVERY);
             continue;
         };
+        // Lost without a notice, as by a firewall that drops ICMP.
+        if length as u64 > settings.packet_max.load(Ordering::Relaxed) {
+            continue;
+        }
         count += 1;
         let mut thrown = dice.build_hasher();
         thrown.write_u64(count);

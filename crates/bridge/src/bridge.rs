@@ -8,7 +8,7 @@ use crate::control::handler;
 use crate::credentials::{self, StoreError, alm};
 use crate::data_dir::DataDirError;
 use crate::deliveries::Deliveries;
-use crate::dispatcher::{Active, ActiveError, Dispatcher, Records, own_addresses};
+use crate::dispatcher::{Active, ActiveError, Dispatcher, OnResponse, Records, own_addresses};
 use crate::health::Health;
 use crate::identity::{self, Identity, IdentityError};
 use crate::journal::{Bounds, Journal, OpenError as JournalError};
@@ -130,9 +130,12 @@ impl Bridge {
         }
         let metrics = active.config.metrics.listen;
         let health = Arc::new(Health::default());
+        let noted = health.clone();
+        let on_response =
+            OnResponse::new(move |endpoint, status| noted.responded(endpoint, status));
         let records = Records::new(
             stats.clone(),
-            health.clone(),
+            on_response,
             audit.clone(),
             identity.key.public(),
         );

@@ -25,7 +25,6 @@ use crate::audit::Audit;
 use crate::config::{Config, HeaderCase};
 use crate::credentials::{Credentials, ProxyCredentialError, with_credential};
 use crate::deliveries::Deliveries;
-use crate::health::Health;
 use crate::quota::Quotas;
 use crate::signed::TenantKey;
 use crate::stats::RuntimeStats;
@@ -159,11 +158,32 @@ pub(crate) fn own_addresses() -> Vec<IpAddr> {
     }
 }
 
+/// Gets the endpoint and the status of each response of an endpoint. The health of endpoints uses it, and itself
+/// makes requests: a call keeps the dispatcher free of it.
+#[derive(Clone)]
+pub(crate) struct OnResponse(Arc<dyn Fn(&str, u16) + Send + Sync>);
+
+impl OnResponse {
+    pub(crate) fn new(note: impl Fn(&str, u16) + Send + Sync + 'static) -> Self {
+        Self(Arc::new(note))
+    }
+
+    fn note(&self, endpoint: &str, status: u16) {
+        (self.0)(endpoint, status);
+    }
+}
+
+impl std::fmt::Debug for OnResponse {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("OnResponse")
+    }
+}
+
 /// Where the ends of exchanges are recorded.
 #[derive(Debug, Clone)]
 pub(crate) struct Records {
     pub(crate) board: Arc<RuntimeStats>,
-    pub(crate) health: Arc<Health>,
+    on_response: OnResponse,
     pub(crate) audit: Option<Arc<Audit>>,
     nonces: Arc<NonceStore>,
 }
@@ -172,14 +192,14 @@ impl Records {
     /// `public_key` is the bridge's own.
     pub(crate) fn new(
         board: Arc<RuntimeStats>,
-        health: Arc<Health>,
+        on_response: OnResponse,
         audit: Option<Arc<Audit>>,
         public_key: &[u8],
     ) -> Self {
         let fingerprint = crate::signed::fingerprint(public_key);
         Self {
             board,
-            health,
+            on_response,
             audit,
             nonces: Arc::new(NonceStore::new(fingerprint)),
         }

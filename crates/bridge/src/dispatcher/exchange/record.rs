@@ -34,7 +34,7 @@ impl Exchange {
                     audit.endpoint(name, method, outcome(), took);
                 }
                 if let (Ok(()), Some(status)) = (result, self.status) {
-                    records.health.responded(name, status);
+                    records.on_response.note(name, status);
                 }
                 // Its sum is in the audit file already; a line for each request would fill the disk.
                 if result.is_ok() {

@@ -35,10 +35,7 @@ async fn main() -> ExitCode {
     // Only errors: the output below describes the rest.
     let lines = runtime::log::start(runtime::log::StandardError);
     let started = tracing_subscriber::fmt()
-        .with_env_filter(
-            tracing_subscriber::EnvFilter::try_from_default_env()
-                .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("error")),
-        )
+        .with_env_filter(log_filter())
         .with_ansi(std::io::stderr().is_terminal())
         .log_internal_errors(false)
         .with_writer(move || lines.clone())
@@ -54,6 +51,22 @@ async fn main() -> ExitCode {
             runtime::output::complain(&format!("quickstart: {error}"));
             ExitCode::FAILURE
         }
+    }
+}
+
+/// Returns the filter in `RUST_LOG`, or else the one for errors. A wrong one is reported, and does not end the program: other
+/// programs read the variable, too.
+fn log_filter() -> tracing_subscriber::EnvFilter {
+    let set = std::env::var("RUST_LOG")
+        .ok()
+        .filter(|text| !text.is_empty());
+    match set.map(|text| runtime::logging::parse_filter(text.trim())) {
+        Some(Ok(filter)) => filter,
+        Some(Err(error)) => {
+            runtime::output::warn(&format!("environment variable RUST_LOG: {error}"));
+            tracing_subscriber::EnvFilter::new("error")
+        }
+        None => tracing_subscriber::EnvFilter::new("error"),
     }
 }
 

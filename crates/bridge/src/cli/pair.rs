@@ -1,8 +1,8 @@
 //! `pair`: registers this bridge with the relay.
 
-use super::common::{ConfigArg, DONE, Outcome, print, short_runtime};
+use super::common::{ConfigArg, DONE, Outcome, print, short_runtime, warn};
 use super::secret_input::{SECRET_ENV, Wanted, secret};
-use crate::config::check_name;
+use crate::config::{Config, check_name};
 use crate::pairing::{self, ApiKey};
 use clap::Args;
 use runtime::value::{self, Form};
@@ -35,6 +35,10 @@ pub(super) struct PairArgs {
 
 pub(super) fn pair(args: PairArgs) -> Outcome {
     let mut config = args.config.load()?;
+    // A misspelled variable would pair another name or with another relay.
+    for mistake in Config::unknown_variables().mistakes {
+        warn(&mistake);
+    }
     if let Some(relay) = args.relay {
         config.relay.url = relay
             .parse()

@@ -37,8 +37,8 @@ async fn restore_leaves_no_log_of_the_old_database() {
     let (database, copy) = (dir.join("relay.db"), dir.join("copy.db"));
     let copy_name = copy.to_str().unwrap();
     world.relay_cli(&["backup", copy_name]).await;
-    let running = world.relay_cli_fails(&["restore", copy_name, "--replace"]);
-    let running = running.await;
+    let restore = ["restore", copy_name, "--replace"];
+    let running = world.relay_cli_fails(&restore).await;
     assert!(running.contains("another process serves"), "{running}");
     let late = world.key("caller", &["--name", "late"]).await;
     world.kill_relay().await;
@@ -64,8 +64,8 @@ async fn restore_leaves_no_log_of_the_old_database() {
             .then_some(path)
     });
     let aside = aside.unwrap();
-    let said = world.relay_cli(&["restore", aside.to_str().unwrap(), "--replace"]);
-    let said = said.await;
+    let restore = ["restore", aside.to_str().unwrap(), "--replace"];
+    let said = world.relay_cli(&restore).await;
     assert!(
         said.contains("not made by `integration-relay backup`"),
         "{said}"
@@ -208,7 +208,7 @@ async fn reload_command_reports_a_rejected_config() {
     assert!(error.contains("no relay runs with this config"), "{error}");
     // The same for the bridge.
     let config = fs::read_to_string(world.bridge_config()).unwrap();
-    fs::write(world.bridge_config(), config.replace("b1", "b2")).unwrap();
+    fs::write(world.bridge_config(), config.replace("\"b1\"", "\"b2\"")).unwrap();
     let error = world.bridge_cli(&["reload"]).await.failure();
     assert!(error.contains("bridge.name"), "{error}");
 }

@@ -208,7 +208,7 @@ async fn reload_command_reports_a_rejected_config() {
     assert!(error.contains("no relay runs with this config"), "{error}");
     // The same for the bridge.
     let config = fs::read_to_string(world.bridge_config()).unwrap();
-    fs::write(world.bridge_config(), config.replace("b1", "b2")).unwrap();
+    fs::write(world.bridge_config(), config.replace("\"b1\"", "\"b2\"")).unwrap();
     let error = world.bridge_cli(&["reload"]).await.failure();
     assert!(error.contains("bridge.name"), "{error}");
 }

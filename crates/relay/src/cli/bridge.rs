@@ -48,7 +48,7 @@ pub(super) async fn run(
                         alarms.state(bridge),
                         to_minute(bridge.created),
                         bridge.last_seen.map_or_else(|| "never".into(), to_minute),
-                        connected.map_or_else(|| "unknown".into(), summary),
+                        connected.map_or_else(|| "unknown".into(), |own| summary(&own)),
                     ]
                 })
                 .collect();
@@ -233,7 +233,7 @@ impl Connected {
 }
 
 /// Returns a bridge's tunnels, for people: since when, from where, by which program.
-fn summary(tunnels: Vec<&Tunnel>) -> String {
+fn summary(tunnels: &[&Tunnel]) -> String {
     // The oldest tells how long the bridge has been connected.
     let Some(oldest) = tunnels.iter().max_by_key(|tunnel| tunnel.up_s) else {
         return "no".to_owned();

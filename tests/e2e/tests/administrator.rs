@@ -75,7 +75,8 @@ async fn status_reports_online_and_offline() {
 #[tokio::test]
 async fn config_reload_applies_or_reports_rejection() {
     let mut world = TestEnv::start().await;
-    let small = || Ask::get(world.endpoint("/small")).key(&world.caller);
+    let (path, caller) = (world.endpoint("/small"), world.caller.clone());
+    let small = || Ask::get(path.clone()).key(&caller);
     world.api.send(small()).await.expect_status(200);
     edit(&world, |text| format!("{text}\n[nonsense]\nx = 1\n"));
     let now = until(&world, |status| status["config_refused"].is_string()).await;

@@ -12,6 +12,10 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Poll};
 
+/// The largest piece of a request's body. hyper's buffer has room for a long head and returns pieces of its size; the
+/// upload keeps 64 KiB for a retry, and a larger first piece would prevent it.
+const PIECE_MAX_BYTES: usize = 64 * 1024;
+
 /// A request's body that ends in order or in an error, and is read on to its end when it is dropped: its caller may
 /// still send, and would otherwise lose the response.
 ///
@@ -19,6 +23,8 @@ use std::task::{Context, Poll};
 /// END_STREAM was received tells the two apart.
 pub(super) struct DrainOnDrop {
     body: Option<Incoming>,
+    /// What is left of a piece that was too large.
+    rest: Bytes,
     is_http2: bool,
     /// For a body that its caller holds back: whether it was read, which requests it.
     is_requested: Option<Arc<AtomicBool>>,
@@ -32,9 +38,15 @@ impl DrainOnDrop {
     ) -> Self {
         Self {
             body: Some(body),
+            rest: Bytes::new(),
             is_http2,
             is_requested,
         }
+    }
+
+    fn split_rest(&mut self) -> Bytes {
+        let bytes = self.rest.len().min(PIECE_MAX_BYTES);
+        self.rest.split_to(bytes)
     }
 }
 
@@ -62,6 +74,10 @@ impl HttpBody for DrainOnDrop {
         if let Some(is_requested) = &self.is_requested {
             is_requested.store(true, Ordering::Relaxed);
         }
+        if !self.rest.is_empty() {
+            let piece = self.split_rest();
+            return Poll::Ready(Some(Ok(Frame::data(piece))));
+        }
         let is_http2 = self.is_http2;
         let Some(body) = &mut self.body else {
             return Poll::Ready(None);
@@ -69,7 +85,13 @@ impl HttpBody for DrainOnDrop {
         let frame = std::task::ready!(Pin::new(&mut *body).poll_frame(cx));
         let is_short = is_http2 && !body.is_end_stream();
         Poll::Ready(match frame {
-            Some(Ok(frame)) => Some(Ok(frame)),
+            Some(Ok(frame)) => match frame.into_data() {
+                Ok(data) => {
+                    self.rest = data;
+                    Some(Ok(Frame::data(self.split_rest())))
+                }
+                Err(frame) => Some(Ok(frame)),
+            },
             // Nothing more will come of it, so there is nothing to drain.
             None if !is_short => {
                 self.body = None;

@@ -445,24 +445,19 @@ async fn tls_older_than_1_2_is_refused() {
     let world = TestEnv::start().await;
     let url = world.public.url("");
     let addr = url.trim_start_matches("https://").trim_end_matches('/');
-    for (version, kind) in [
-        ([3, 0], 0x15),
-        ([3, 1], 0x15),
-        ([3, 2], 0x15),
-        ([3, 3], 0x16),
+    for (version, is_accepted) in [
+        ([3, 0], false),
+        ([3, 1], false),
+        ([3, 2], false),
+        ([3, 3], true),
     ] {
         let mut stream = tokio::net::TcpStream::connect(addr).await.unwrap();
         stream.write_all(&client_hello(version)).await.unwrap();
-        let mut record = [0; 7];
-        stream.read_exact(&mut record).await.unwrap();
-        // An alert, or the server's part of the handshake.
-        assert_eq!(record[0], kind, "{version:?}: {record:?}");
-        if kind == 0x15 {
-            // Fatal, and then the end of the connection.
-            assert_eq!(record[5], 2, "{record:?}");
-            let mut rest = Vec::new();
-            let _ = stream.read_to_end(&mut rest).await;
-            assert!(rest.is_empty(), "{rest:?}");
-        }
+        let mut record = Vec::new();
+        // Fewer bytes if the relay closes the connection.
+        let _ = stream.take(7).read_to_end(&mut record).await;
+        // 0x16: the server's part of the handshake. Otherwise an alert, or nothing.
+        let has_handshake = record.first() == Some(&0x16);
+        assert_eq!(has_handshake, is_accepted, "{version:?}: {record:?}");
     }
 }

@@ -15,7 +15,7 @@ mod inject;
 mod origin;
 pub(crate) mod store;
 
-pub(crate) use inject::Injection;
+pub(crate) use inject::{Cleaner, Injection};
 pub(crate) use origin::Origin;
 pub(crate) use store::{Store, StoreError};
 

@@ -5,8 +5,11 @@
 use hyper::Method;
 use serde_json::json;
 use std::time::Duration;
+use support::recorder::{RawRequest, Sending, talk};
 use support::setup::{Endpoint, path};
-use support::{Alm, Answer, Ask, Target, TempDir, TestEnv, ThrowawayCa, eventually};
+use support::{
+    Alm, Answer, Ask, RawTarget, TIMEOUT, Target, TempDir, TestEnv, ThrowawayCa, eventually,
+};
 
 const PASSWORD: &str = "correct horse battery";
 /// `me:` and the password.
@@ -111,6 +114,40 @@ async fn endpoint_credential_reaches_its_target_only() {
         async || world.api.send(ask()).await.status != 200,
     )
     .await;
+}
+
+#[tokio::test]
+async fn credential_is_in_no_part_of_a_response() {
+    let echo = format!("X-Echo: {BASIC}\r\n");
+    let response = format!(
+        "HTTP/1.1 103 Early Hints\r\nLink: </a.css>\r\n{echo}\r\n\
+         HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\nTrailer: X-Echo, X-Sum\r\n{echo}\r\n\
+         3\r\nabc\r\n0\r\n{echo}X-Sum: 7\r\n\r\n"
+    );
+    let target = RawTarget::start(response).await;
+    let endpoint = Endpoint::new("private", target.url("/")).set("credential", "own");
+    let world = TestEnv::builder().endpoint(endpoint).start().await;
+    set(&world, "own", &["--user", "me"], PASSWORD).await;
+    let ask = || Ask::get("/v1/endpoints/private/").key(&world.caller);
+    until_good(&world, ask).await;
+    let request = RawRequest {
+        head: format!(
+            "GET /v1/endpoints/private/ HTTP/1.1\r\nHost: x\r\nBridge-Authorization: {}\r\n\
+             TE: trailers\r\nConnection: close, TE\r\n\r\n",
+            world.caller.basic()
+        )
+        .into(),
+        body: Vec::new(),
+        sending: Sending::AtOnce,
+    };
+    let heard = talk(world.api.addr(), None, &request, TIMEOUT)
+        .await
+        .unwrap();
+    let answer = heard.answer.as_ref().unwrap();
+    assert_eq!((answer.status(), &*answer.body), (200, &b"abc"[..]));
+    assert_eq!(answer.trailers, [("x-sum".to_owned(), b"7".to_vec())]);
+    let all = String::from_utf8_lossy(&heard.raw()).into_owned();
+    assert!(!all.contains(&BASIC[6..]), "{all}");
 }
 
 #[tokio::test]

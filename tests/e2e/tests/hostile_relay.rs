@@ -8,7 +8,8 @@ use protocol::frame::{BodyLength, HeadersBuilder, RequestTarget};
 use protocol::session::EndReason;
 
 use std::time::Instant;
-use support::{LONG_TIMEOUT, Target, TestEnv};
+use support::setup::Allow;
+use support::{LONG_TIMEOUT, RawTarget, Target, TestEnv};
 use transport::Session;
 
 /// A bridge with a hostile relay, and targets that it may and may not reach.
@@ -63,6 +64,52 @@ async fn start_hostile() -> HostileEnv {
         session,
         forbidden,
     }
+}
+
+/// A relay gets informational heads, which callers do not.
+#[tokio::test]
+async fn informational_head_repeats_no_credential() {
+    const BASIC: &str = "bWU6bmV2ZXItdG8tYmUtc2Vlbg==";
+    let target = RawTarget::start(format!(
+        "HTTP/1.1 103 Early Hints\r\nLink: </a.css>\r\nX-Echo: Basic {BASIC}\r\n\r\n\
+         HTTP/1.1 204 No Content\r\nX-Echo: Basic {BASIC}\r\nX-Sum: 7\r\n\r\n"
+    ))
+    .await;
+    let rule = Allow::loopback(target.addr().port());
+    let site = TestEnv::builder().allow(rule).start().await;
+    let secret = site.dir().join("secret");
+    std::fs::write(&secret, "never-to-be-seen").unwrap();
+    let (secret, origin) = (
+        secret.to_str().unwrap(),
+        format!("http://{}", target.addr()),
+    );
+    let set = [
+        "credential",
+        "set",
+        "own",
+        "--user",
+        "me",
+        "--secret-file",
+        secret,
+    ];
+    let set = [&set[..], &["--origin", &origin]].concat();
+    site.bridge.cli(&set).await.success();
+    site.bridge.cli(&["reload"]).await.success();
+    let mut relay = HostileRelay::start(&site.ca).await;
+    site.proxy().retarget(relay.addr);
+    site.proxy().reset();
+    let session = relay.session().await;
+    let mut asked = url("GET", &target.url("/"));
+    asked.credential = Some("own".into());
+    let (_send, mut recv) = begin(&session, &asked, true);
+    for (status, kept) in [(103, &b"link"[..]), (204, b"x-sum")] {
+        let head = tokio::time::timeout(LONG_TIMEOUT, recv.head()).await;
+        let head = head.unwrap().unwrap();
+        assert_eq!(head.status, status);
+        let names: Vec<_> = head.headers.iter().map(|(name, _)| name).collect();
+        assert_eq!(names, [kept]);
+    }
+    assert!(target.last_request().contains(BASIC));
 }
 
 #[tokio::test]

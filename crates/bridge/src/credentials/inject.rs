@@ -18,6 +18,44 @@ pub(crate) struct Injection {
     jar: Option<Arc<Jar>>,
 }
 
+/// Removes the fields of a response that would reveal a credential: in its head, in the informational heads
+/// before it, and in its trailers.
+pub(crate) struct Cleaner {
+    has_session: bool,
+    secrets: Vec<Vec<u8>>,
+}
+
+impl std::fmt::Debug for Cleaner {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Cleaner")
+            .field("has_session", &self.has_session)
+            .finish_non_exhaustive()
+    }
+}
+
+impl Cleaner {
+    /// Removes fields that repeat the credential, and the cookies of its session, which stay on this machine.
+    pub(crate) fn clean(&self, headers: &mut HeaderMap) {
+        if self.has_session {
+            // The session is the bridge's: with its cookies, a caller could use it without the bridge.
+            headers.remove(http::header::SET_COOKIE);
+        }
+        let reveals = |value: &HeaderValue| {
+            let value = value.as_bytes();
+            let has = |part: &Vec<u8>| value.windows(part.len()).any(|window| window == part);
+            self.secrets.iter().any(has)
+        };
+        let revealing: Vec<HeaderName> = headers
+            .iter()
+            .filter(|(_, value)| reveals(value))
+            .map(|(name, _)| name.clone())
+            .collect();
+        for name in revealing {
+            headers.remove(name);
+        }
+    }
+}
+
 fn refused(code: Code, detail: String) -> Failure {
     Failure::not_dispatched(code, detail)
 }
@@ -160,26 +198,11 @@ impl Injection {
         Ok(Some((name, value)))
     }
 
-    /// Removes the response's fields that would reveal it: fields that repeat it, and the cookies of the session,
-    /// which stay on this machine.
-    pub(crate) fn clean(&self, headers: &mut HeaderMap) {
-        if self.jar.is_some() {
-            // The session is the bridge's: with its cookies, a caller could use it without the bridge.
-            headers.remove(http::header::SET_COOKIE);
-        }
-        let secrets = self.secrets();
-        let reveals = |value: &HeaderValue| {
-            let value = value.as_bytes();
-            let has = |part: &Vec<u8>| value.windows(part.len()).any(|window| window == part);
-            secrets.iter().any(has)
-        };
-        let revealing: Vec<HeaderName> = headers
-            .iter()
-            .filter(|(_, value)| reveals(value))
-            .map(|(name, _)| name.clone())
-            .collect();
-        for name in revealing {
-            headers.remove(name);
+    /// Returns what removes it from the fields of a response.
+    pub(crate) fn cleaner(&self) -> Cleaner {
+        Cleaner {
+            has_session: self.jar.is_some(),
+            secrets: self.secrets(),
         }
     }
 
@@ -269,7 +292,7 @@ mod tests {
         headers.insert("x-echo", "Basic bWU6b3Blbi1zZXNhbWU=".parse().unwrap());
         headers.insert("x-plain", "it was open-sesame!".parse().unwrap());
         headers.insert("set-cookie", "own=1".parse().unwrap());
-        injection.clean(&mut headers);
+        injection.cleaner().clean(&mut headers);
         assert_eq!(headers.len(), 1);
         assert!(headers.contains_key("set-cookie"));
     }

@@ -248,7 +248,7 @@ async fn execute(
     let result = match executed {
         Ok(mut executed) => {
             if let Some(injection) = injection {
-                injection.clean(executed.response.headers_mut());
+                injection.cleaner().clean(executed.response.headers_mut());
             }
             Ok(collect(exchange, executed).await)
         }

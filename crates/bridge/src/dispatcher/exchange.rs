@@ -18,6 +18,7 @@ use super::deadlines::{Deadlines, timed_out};
 use super::refusal::refused as refused_by;
 use super::signed::{NonceReservation, NonceStore};
 use super::{Active, Records, delivery, raw, websocket};
+use crate::credentials::Cleaner;
 use crate::deliveries::Deliveries;
 use crate::quota::{Quota, QuotaPermit};
 use crate::target_access::{RESOLVER, lookup_owner};
@@ -81,8 +82,8 @@ pub(super) struct Exchange {
     pub(super) response_max: Option<u64>,
     /// The nonce of a signed request.
     pub(super) nonce: Option<NonceReservation>,
-    /// Whether this bridge adds a credential, which informational responses could repeat.
-    pub(super) has_credential: bool,
+    /// Removes the credential that this bridge adds from what the target sends back.
+    pub(super) cleaner: Option<Cleaner>,
 }
 
 impl Exchange {
@@ -95,7 +96,7 @@ impl Exchange {
             status: None,
             response_max: None,
             nonce: None,
-            has_credential: false,
+            cleaner: None,
         }
     }
 

@@ -14,6 +14,7 @@ pub(super) use peek::PeekedBody;
 
 use super::deadlines::timed_out;
 use super::exchange::Exchange;
+use crate::credentials::Cleaner;
 use bytes::{Bytes, BytesMut};
 use head::wire_head;
 use http::{Response, StatusCode};
@@ -80,6 +81,8 @@ pub(super) async fn forward(
             )
         };
         // Counted although the length was checked above: a chunked body has none.
+        let cleaner = exchange.cleaner.take();
+        let body = body.map_frame(move |frame| without_secrets(frame, cleaner.as_ref()));
         let body = CountedBody::new(body.map_err(Failure::from), count);
         let body = IdleTimeoutBody::new(body, exchange.deadlines.idle, stalled);
         // Boxed: most responses fit into one frame, and their future stays small.
@@ -100,6 +103,18 @@ pub(super) async fn forward(
         exchange.active.client.return_to_pool(connection).await;
     }
     Ok(())
+}
+
+/// Returns a frame without the credential that the bridge added, which trailers may repeat as a head may.
+fn without_secrets(frame: Frame<Bytes>, cleaner: Option<&Cleaner>) -> Frame<Bytes> {
+    let Some(cleaner) = cleaner else { return frame };
+    match frame.into_trailers() {
+        Ok(mut trailers) => {
+            cleaner.clean(&mut trailers);
+            Frame::trailers(trailers)
+        }
+        Err(data) => data,
+    }
 }
 
 fn executed(code: Code, detail: impl Into<String>) -> Failure {

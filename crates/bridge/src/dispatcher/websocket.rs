@@ -67,7 +67,6 @@ pub(super) async fn serve(
     };
     let ca_file = settings.and_then(|settings| settings.ca_file.as_deref());
     let mut injection = exchange.injection(candidate)?;
-    exchange.has_credential = injection.is_some();
     let client_cert = injection.as_ref().and_then(Injection::client_cert);
     let pool_key = Client::pool_key(candidate.target(), ca_file, client_cert);
     // WebSocket over HTTP/2 (RFC 8441) is not supported here, so HTTP/2 is not offered.
@@ -82,6 +81,7 @@ pub(super) async fn serve(
             .before_dispatch(exchange.sign_in(injection))
             .await?;
     }
+    exchange.cleaner = injection.as_ref().map(Injection::cleaner);
     // The target gets a request without a body: the frames that follow are not HTTP.
     exchange.head.body = BodyLength::None;
     let mut attempts = Attempts::new(Replay::Never, 1);
@@ -116,7 +116,8 @@ pub(super) async fn serve(
         let is_unauthorized = response.status() == StatusCode::UNAUTHORIZED;
         let reason = is_unauthorized.then_some(SessionEnd::Unauthorized);
         exchange.follow_session(injection, response.headers(), reason);
-        injection.clean(response.headers_mut());
+        let cleaner = exchange.cleaner.insert(injection.cleaner());
+        cleaner.clean(response.headers_mut());
     }
     exchange.rewrite(response.headers_mut());
     exchange.status = Some(response.status().as_u16());

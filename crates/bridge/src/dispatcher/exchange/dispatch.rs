@@ -89,7 +89,6 @@ impl Exchange {
         }
         .and_then(|settings| settings.ca_file.as_deref());
         let mut injection = self.injection(candidate)?;
-        self.has_credential = injection.is_some();
         let client_cert = injection.as_ref().and_then(Injection::client_cert);
         // With the certificates: a connection that was made with one must not serve a request with another.
         let pool_key = Client::pool_key(candidate.target(), ca_file, client_cert);
@@ -107,6 +106,7 @@ impl Exchange {
         {
             Box::pin(self.before_dispatch(self.sign_in(injection))).await?;
         }
+        self.cleaner = injection.as_ref().map(Injection::cleaner);
         let has_session = injection.as_ref().is_some_and(|own| own.jar().is_some());
         let buffered_body = body.buffered();
         let reauth_body = buffered_body.clone().filter(|_| has_session);
@@ -151,7 +151,9 @@ impl Exchange {
                 Box::pin(renewing).await?
             }
         };
-        injection.clean(response.headers_mut());
+        // Made again: the response may have changed the session's cookies.
+        let cleaner = self.cleaner.insert(injection.cleaner());
+        cleaner.clean(response.headers_mut());
         self.forward(response, connection, &progress).await
     }
 
@@ -196,6 +198,7 @@ impl Exchange {
         };
         let signing_in = self.before_dispatch(self.sign_in(injection)).await;
         signing_in.map_err(no_effect)?;
+        self.cleaner = Some(injection.cleaner());
         let active = self.active.clone();
         let body = RequestBody::from_bytes(bytes, self.head.body);
         let mut request = ExchangeRequest {

@@ -23,7 +23,7 @@ const CONTINUE_TIMEOUT: Duration = Duration::from_secs(1);
 /// What happens while the bridge waits for a response.
 enum Step {
     /// An informational response arrived.
-    Informational(ResponseHead),
+    Informational(StatusCode, HeaderMap),
     /// The response's head arrived, or the connection failed.
     Head,
     /// The relay ended the exchange.
@@ -62,8 +62,8 @@ impl Exchange {
                     received = Some(result);
                 }
                 // Informational responses go first: one poll may bring them and the final head.
-                if let Some(head) = informational.pop() {
-                    return Poll::Ready(Step::Informational(head));
+                if let Some((status, headers)) = informational.pop() {
+                    return Poll::Ready(Step::Informational(status, headers));
                 }
                 if received.is_some() {
                     return Poll::Ready(Step::Head);
@@ -75,14 +75,18 @@ impl Exchange {
             });
             match step.await {
                 // A 100 that the caller does not wait for.
-                Step::Informational(head) if head.status == 100 && !self.head.expect_continue => {}
-                // Others could repeat the credential that the bridge added, and are not cleaned.
-                Step::Informational(head) if head.status != 100 && self.has_credential => {}
-                Step::Informational(head) => {
-                    if head.status == 100 {
+                Step::Informational(StatusCode::CONTINUE, _) if !self.head.expect_continue => {}
+                Step::Informational(status, mut headers) => {
+                    if status == StatusCode::CONTINUE {
                         continue_by = None;
                     }
-                    self.send.head(&head, &[], false).map_err(ended)?;
+                    // They may repeat the credential that the bridge added, as a final head may.
+                    if let Some(cleaner) = &self.cleaner {
+                        cleaner.clean(&mut headers);
+                    }
+                    if let Some(head) = wire_head(status, &headers) {
+                        self.send.head(&head, &[], false).map_err(ended)?;
+                    }
                 }
                 Step::Head => {
                     if let Some(result) = received.take() {
@@ -127,7 +131,7 @@ fn continue_head() -> ResponseHead {
 }
 
 /// Informational responses that hyper reports while the response is polled for.
-struct InformationalQueue(Arc<Mutex<VecDeque<ResponseHead>>>);
+struct InformationalQueue(Arc<Mutex<VecDeque<(StatusCode, HeaderMap)>>>);
 
 impl InformationalQueue {
     fn of(request: &mut Request<RequestBody>) -> Self {
@@ -137,16 +141,14 @@ impl InformationalQueue {
         hyper::ext::on_informational(request, move |response| {
             let mut queue = sink.lock().unwrap_or_else(PoisonError::into_inner);
             // Those over the wire's limit are dropped: a caller must not depend on them.
-            if queue.len() < INFORMATIONAL_MAX as usize
-                && let Some(head) = wire_head(response.status(), response.headers())
-            {
-                queue.push_back(head);
+            if queue.len() < INFORMATIONAL_MAX as usize {
+                queue.push_back((response.status(), response.headers().clone()));
             }
         });
         Self(queue)
     }
 
-    fn pop(&self) -> Option<ResponseHead> {
+    fn pop(&self) -> Option<(StatusCode, HeaderMap)> {
         let mut queue = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         queue.pop_front()
     }
